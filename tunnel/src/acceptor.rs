@@ -1,0 +1,303 @@
+//! The side that is dialled: turns transports into sessions.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use rand::Rng;
+use thiserror::Error;
+use tokio::sync::{Semaphore, TryAcquireError};
+
+use crate::control::{ControlError, HandshakeStream};
+use crate::proto::code::CloseCode;
+use crate::proto::handshake::{
+    self, AcceptorHandshake, AcceptorStep, HandshakeError, Local, Proven,
+};
+use crate::proto::limits;
+use crate::proto::session::Agreed;
+use crate::proto::stream_id::Role;
+use crate::session::{Info, Session, SessionId};
+use crate::transport::quic::QuicTransport;
+use crate::transport::{Transport, TransportError, websocket};
+
+/// Decides which keys are whose.
+///
+/// Asked once for each session, after the connector has proven that it owns the key.
+pub trait Admission: Send + Sync + 'static {
+    /// The name of the agent that `proven` belongs to, or why it is not let in.
+    fn admit<'a>(&'a self, proven: &'a Proven) -> BoxFuture<'a, Result<String, Denied>>;
+}
+
+/// Why a connector is not let in. Both parts are told to it.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("{code}: {reason}")]
+pub struct Denied {
+    /// For programs.
+    pub code: CloseCode,
+    /// For people.
+    pub reason: String,
+}
+
+impl Denied {
+    /// The key is nobody's.
+    pub fn unknown_key() -> Self {
+        Self {
+            code: CloseCode::Unauthenticated,
+            reason: "this agent token is not known here".to_owned(),
+        }
+    }
+}
+
+/// What an acceptor tells its connectors.
+#[derive(Debug, Clone)]
+pub struct AcceptorConfig {
+    /// Streams that a connector may have open at once; each costs about 4 KiB when idle.
+    pub max_streams: u32,
+    /// Silence after which a PING is sent, one second at least. Shorter finds a lost agent sooner
+    /// and costs a packet each way per agent and interval.
+    pub keepalive: Duration,
+    /// Name and version of the software, for the peers' logs.
+    pub software: String,
+}
+
+impl Default for AcceptorConfig {
+    fn default() -> Self {
+        Self {
+            max_streams: limits::STREAMS,
+            keepalive: limits::KEEPALIVE,
+            software: concat!("underpass-tunnel/", env!("CARGO_PKG_VERSION")).to_owned(),
+        }
+    }
+}
+
+/// Why a connection did not become a session.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum AcceptError {
+    /// Too many connections are in their handshakes.
+    #[error(
+        "more than {} connections are not authenticated yet",
+        limits::UNAUTHENTICATED
+    )]
+    Overloaded,
+    /// The QUIC handshake failed.
+    #[error("QUIC handshake failed")]
+    Quic(#[source] quinn::ConnectionError),
+    /// The connection ended meanwhile.
+    #[error("connection ended in the session handshake")]
+    Transport(#[source] TransportError),
+    /// The connector broke the handshake, or could not prove its key.
+    #[error("session handshake failed")]
+    Handshake(#[source] HandshakeError),
+    /// The handshake took too long.
+    #[error("no session within {} s", limits::HANDSHAKE_TIME.as_secs())]
+    Timeout,
+    /// The key is not let in.
+    #[error("agent refused")]
+    Denied(#[source] Denied),
+}
+
+/// Turns transports into sessions, within bounds.
+pub struct Acceptor {
+    config: AcceptorConfig,
+    admission: Arc<dyn Admission>,
+    unauthenticated: Semaphore,
+}
+
+impl Acceptor {
+    /// An acceptor that lets in whom `admission` knows.
+    pub fn new(config: AcceptorConfig, admission: Arc<dyn Admission>) -> Self {
+        Self {
+            config,
+            admission,
+            unauthenticated: Semaphore::new(limits::UNAUTHENTICATED),
+        }
+    }
+
+    /// Accepts a QUIC connection.
+    ///
+    /// # Errors
+    /// Where no session comes of it; the peer was told why.
+    ///
+    /// # Cancel safety
+    /// Dropping the future drops the connection.
+    pub async fn accept_quic(&self, incoming: quinn::Incoming) -> Result<Session, AcceptError> {
+        let permit = match self.unauthenticated.try_acquire() {
+            Ok(permit) => permit,
+            Err(TryAcquireError::NoPermits | TryAcquireError::Closed) => {
+                incoming.refuse();
+                return Err(AcceptError::Overloaded);
+            }
+        };
+        let handshake = async { incoming.accept()?.await };
+        let connection = match tokio::time::timeout(limits::CONNECT_TIME, handshake).await {
+            Ok(connection) => connection.map_err(AcceptError::Quic)?,
+            Err(_) => return Err(AcceptError::Timeout),
+        };
+        let session = self
+            .accept_bounded(Arc::new(QuicTransport::new(connection)))
+            .await;
+        drop(permit);
+        session
+    }
+
+    /// Accepts a WebSocket whose upgrade was answered with [`websocket::respond`].
+    ///
+    /// # Errors
+    /// Where no session comes of it; the peer was told why.
+    ///
+    /// # Cancel safety
+    /// Dropping the future drops the connection.
+    pub async fn accept_websocket<S>(
+        &self,
+        io: S,
+        remote: Option<SocketAddr>,
+    ) -> Result<Session, AcceptError>
+    where
+        S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin + 'static,
+    {
+        self.accept(Arc::new(websocket::accept(io, remote).await))
+            .await
+    }
+
+    /// Accepts a session on any transport.
+    ///
+    /// # Errors
+    /// Where no session comes of it; the peer was told why.
+    ///
+    /// # Cancel safety
+    /// Dropping the future drops the connection.
+    pub async fn accept(&self, transport: Arc<dyn Transport>) -> Result<Session, AcceptError> {
+        let Ok(_permit) = self.unauthenticated.try_acquire() else {
+            transport.close(CloseCode::Overloaded, "too many handshakes");
+            return Err(AcceptError::Overloaded);
+        };
+        self.accept_bounded(transport).await
+    }
+
+    async fn accept_bounded(&self, transport: Arc<dyn Transport>) -> Result<Session, AcceptError> {
+        let handshake = self.handshake(&transport);
+        let error = match tokio::time::timeout(limits::HANDSHAKE_TIME, handshake).await {
+            Ok(Ok((control, agreed, info))) => {
+                return Ok(Session::start(transport, control.into(), &agreed, info));
+            }
+            Ok(Err((control, error))) => {
+                tell(control, &error).await;
+                error
+            }
+            Err(_) => AcceptError::Timeout,
+        };
+        let (code, reason) = close_words(&error);
+        transport.close(code, &reason);
+        Err(error)
+    }
+
+    async fn handshake(
+        &self,
+        transport: &Arc<dyn Transport>,
+    ) -> Result<(HandshakeStream, Agreed, Info), (Option<HandshakeStream>, AcceptError)> {
+        let stream = transport
+            .accept()
+            .await
+            .map_err(|error| (None, AcceptError::Transport(error)))?;
+        let mut control = HandshakeStream::new(stream);
+        match self.converse(&mut control, transport.as_ref()).await {
+            Ok((agreed, info)) => Ok((control, agreed, info)),
+            Err(error) => Err((Some(control), error)),
+        }
+    }
+
+    async fn converse(
+        &self,
+        control: &mut HandshakeStream,
+        transport: &dyn Transport,
+    ) -> Result<(Agreed, Info), AcceptError> {
+        let mut handshake = AcceptorHandshake::start(random());
+        let proven = loop {
+            let frame = control.receive().await?;
+            match handshake.handle(frame).map_err(AcceptError::Handshake)? {
+                AcceptorStep::Send(bytes) => control.send(bytes).await?,
+                AcceptorStep::Proven(proven) => break proven,
+            }
+        };
+        let agent = self
+            .admission
+            .admit(&proven)
+            .await
+            .map_err(AcceptError::Denied)?;
+        let id = random();
+        control.send(self.welcome(id, &agent)).await?;
+        let agreed = Agreed {
+            local_streams: proven.max_streams,
+            remote_streams: self.config.max_streams,
+            keepalive: self.config.keepalive,
+        };
+        let info = Info {
+            id: SessionId(id),
+            agent,
+            instance: proven.instance,
+            software: proven.software,
+            role: Role::Acceptor,
+            transport: transport.kind(),
+            remote: transport.remote(),
+        };
+        Ok((agreed, info))
+    }
+
+    fn welcome(&self, id: [u8; 16], agent: &str) -> Bytes {
+        let local = Local {
+            max_streams: self.config.max_streams,
+            software: self.config.software.clone(),
+        };
+        let keepalive_ms = u32::try_from(self.config.keepalive.as_millis()).unwrap_or(u32::MAX);
+        handshake::welcome(&local, id, keepalive_ms, agent)
+    }
+}
+
+impl fmt::Debug for Acceptor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Acceptor")
+            .field("config", &self.config)
+            .finish_non_exhaustive()
+    }
+}
+
+pub(crate) fn random<const N: usize>() -> [u8; N] {
+    let mut bytes = [0; N];
+    rand::rng().fill_bytes(&mut bytes);
+    bytes
+}
+
+fn close_words(error: &AcceptError) -> (CloseCode, String) {
+    let code = match error {
+        AcceptError::Overloaded => CloseCode::Overloaded,
+        AcceptError::Quic(_) | AcceptError::Transport(_) => CloseCode::Shutdown,
+        AcceptError::Handshake(error) => error.close_code().unwrap_or(CloseCode::Shutdown),
+        AcceptError::Timeout => CloseCode::HandshakeTimeout,
+        AcceptError::Denied(denied) => return (denied.code, denied.reason.clone()),
+    };
+    (code, crate::error::chain(error))
+}
+
+/// Sends the connector a CLOSE with the reason, as far as it still listens.
+async fn tell(control: Option<HandshakeStream>, error: &AcceptError) {
+    if matches!(error, AcceptError::Transport(_)) {
+        return;
+    }
+    if let Some(control) = control {
+        let (code, reason) = close_words(error);
+        control.close(code, &reason).await;
+    }
+}
+
+impl From<ControlError> for AcceptError {
+    fn from(error: ControlError) -> Self {
+        match error {
+            ControlError::Decode(error) => Self::Handshake(error.into()),
+            ControlError::Transport(error) => Self::Transport(error),
+        }
+    }
+}

@@ -1,0 +1,328 @@
+//! The side that dials: finds a transport that works, and keeps a session.
+
+mod dial;
+mod race;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rand::Rng;
+use thiserror::Error;
+
+pub use self::dial::DialError;
+use crate::acceptor::random;
+use crate::control::{ControlError, HandshakeStream};
+use crate::error::chain;
+use crate::proto::backoff::Backoff;
+use crate::proto::code::CloseCode;
+use crate::proto::handshake::{ConnectorHandshake, ConnectorStep, HandshakeError, Local};
+use crate::proto::key::AgentKey;
+use crate::proto::limits;
+use crate::proto::session::Agreed;
+use crate::proto::stream_id::Role;
+use crate::session::{Info, Session, SessionId};
+use crate::tls::{self, TlsError};
+use crate::transport::quic::EndpointError;
+use crate::transport::{Transport, TransportError};
+
+/// Which protocols to dial with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Transports {
+    /// QUIC first, WebSocket where it does not get through.
+    #[default]
+    Auto,
+    /// QUIC only.
+    Quic,
+    /// WebSocket only.
+    WebSocket,
+}
+
+/// Where and as whom to connect.
+#[derive(Debug)]
+pub struct ConnectorConfig {
+    /// The server's DNS name or IP address, which its certificate must carry.
+    pub host: String,
+    /// The server's port, UDP and TCP alike.
+    pub port: u16,
+    /// The CA that signs the server's certificate, as PEM. No other is trusted.
+    pub ca_pem: Vec<u8>,
+    /// Who this is.
+    pub key: AgentKey,
+    /// Which protocols to dial with.
+    pub transports: Transports,
+    /// How long QUIC may try before WebSocket starts beside it. Longer favours QUIC on slow
+    /// paths; it is the delay of every reconnect where UDP is dropped.
+    pub quic_head_start: Duration,
+    /// The ceiling of the first wait after a failure; doubled by each further failure.
+    pub backoff_initial: Duration,
+    /// The ceiling of any wait.
+    pub backoff_max: Duration,
+    /// Streams that the server may have open at once; each costs about 4 KiB when idle.
+    pub max_streams: u32,
+    /// Name and version of the software, for the server's logs.
+    pub software: String,
+}
+
+impl ConnectorConfig {
+    /// The usual configuration.
+    pub fn new(host: impl Into<String>, port: u16, ca_pem: Vec<u8>, key: AgentKey) -> Self {
+        Self {
+            host: host.into(),
+            port,
+            ca_pem,
+            key,
+            transports: Transports::Auto,
+            quic_head_start: Duration::from_millis(300),
+            backoff_initial: Duration::from_millis(500),
+            backoff_max: Duration::from_secs(30),
+            max_streams: limits::STREAMS,
+            software: concat!("underpass-tunnel/", env!("CARGO_PKG_VERSION")).to_owned(),
+        }
+    }
+}
+
+/// Why a connector cannot be made of its configuration.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// The CA is not usable.
+    #[error("the server's CA cannot be used")]
+    Ca(#[from] TlsError),
+    /// TLS and QUIC do not fit together.
+    #[error("QUIC cannot be configured")]
+    Quic(#[from] EndpointError),
+    /// The host is neither a DNS name nor an IP address.
+    #[error("`{0}` is neither a DNS name nor an IP address")]
+    Host(String),
+}
+
+/// Why no session came about.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum ConnectError {
+    /// No transport could be had.
+    #[error("cannot reach the server")]
+    Dial(#[from] DialError),
+    /// The connection ended meanwhile.
+    #[error("connection ended in the session handshake")]
+    Transport(#[source] TransportError),
+    /// The server did not let us in, or broke the handshake.
+    #[error("session handshake failed")]
+    Handshake(#[source] HandshakeError),
+    /// The handshake took too long.
+    #[error("no session within {} s", limits::HANDSHAKE_TIME.as_secs())]
+    Timeout,
+}
+
+impl ConnectError {
+    /// Whether a person has to mend something before another try can succeed: the token is not
+    /// known, the CA is another one, no version is in common.
+    pub fn needs_attention(&self) -> bool {
+        match self {
+            Self::Dial(error) => error.is_untrusted(),
+            Self::Handshake(HandshakeError::ClosedByPeer { code, .. })
+            | Self::Transport(TransportError::ClosedByPeer { code, .. }) => {
+                matches!(
+                    code,
+                    CloseCode::Unauthenticated | CloseCode::Version | CloseCode::Revoked
+                )
+            }
+            Self::Handshake(_) => true,
+            Self::Transport(_) | Self::Timeout => false,
+        }
+    }
+}
+
+/// What a connector is doing.
+#[derive(Debug)]
+pub enum Status<'a> {
+    /// A session stands.
+    Connected(&'a Info),
+    /// An attempt failed; the next one follows after the wait.
+    Failed(&'a ConnectError, Duration),
+    /// The session ended; the next attempt follows after the wait.
+    Ended(&'a crate::session::SessionError, Duration),
+}
+
+/// A session that lasted this long was no accident: the next failure waits from the start again.
+const STABLE: Duration = Duration::from_secs(10);
+
+/// Dials a server, and again when the session is lost.
+pub struct Connector {
+    dialler: dial::Dialler,
+    key: AgentKey,
+    instance: [u8; 16],
+    local: Local,
+    backoff: Backoff,
+}
+
+impl Connector {
+    /// A connector that has not dialled yet.
+    ///
+    /// # Errors
+    /// Where the configuration cannot work.
+    pub fn new(config: ConnectorConfig) -> Result<Self, ConfigError> {
+        let tls = tls::pinned_client(&config.ca_pem)?;
+        Ok(Self {
+            dialler: dial::Dialler::new(&config, tls)?,
+            key: config.key,
+            instance: random(),
+            local: Local {
+                max_streams: config.max_streams,
+                software: config.software,
+            },
+            backoff: Backoff::new(config.backoff_initial, config.backoff_max),
+        })
+    }
+
+    /// Dials once.
+    ///
+    /// # Errors
+    /// Where no session comes of it.
+    ///
+    /// # Cancel safety
+    /// Dropping the future ends the attempt.
+    pub async fn connect(&self) -> Result<Session, ConnectError> {
+        let transport = self.dialler.dial().await?;
+        self.establish(transport).await
+    }
+
+    /// Makes a session on a transport that was dialled elsewhere.
+    ///
+    /// # Errors
+    /// Where no session comes of it.
+    ///
+    /// # Cancel safety
+    /// Dropping the future drops the connection.
+    pub async fn establish(&self, transport: Arc<dyn Transport>) -> Result<Session, ConnectError> {
+        let handshake = self.handshake(transport.as_ref());
+        let error = match tokio::time::timeout(limits::HANDSHAKE_TIME, handshake).await {
+            Ok(Ok((control, agreed, info))) => {
+                return Ok(Session::start(transport, control.into(), &agreed, info));
+            }
+            Ok(Err(error)) => error,
+            Err(_) => ConnectError::Timeout,
+        };
+        let code = match &error {
+            ConnectError::Handshake(error) => error.close_code().unwrap_or(CloseCode::Shutdown),
+            ConnectError::Timeout => CloseCode::HandshakeTimeout,
+            ConnectError::Dial(_) | ConnectError::Transport(_) => CloseCode::Shutdown,
+        };
+        transport.close(code, &chain(&error));
+        Err(error)
+    }
+
+    async fn handshake(
+        &self,
+        transport: &dyn Transport,
+    ) -> Result<(HandshakeStream, Agreed, Info), ConnectError> {
+        let stream = transport.open().await.map_err(ConnectError::Transport)?;
+        let mut control = HandshakeStream::new(stream);
+        let (mut handshake, hello) =
+            ConnectorHandshake::start(&self.local, &self.key, self.instance);
+        control.send(hello).await?;
+        let welcome = loop {
+            let frame = control.receive().await?;
+            match handshake
+                .handle(frame, &self.key)
+                .map_err(ConnectError::Handshake)?
+            {
+                ConnectorStep::Send(bytes) => control.send(bytes).await?,
+                ConnectorStep::Established(welcome) => break welcome,
+            }
+        };
+        let agreed = Agreed {
+            local_streams: welcome.max_streams,
+            remote_streams: self.local.max_streams,
+            keepalive: Duration::from_millis(welcome.keepalive_ms.into()),
+        };
+        let info = Info {
+            id: SessionId(welcome.session),
+            agent: welcome.peer,
+            instance: self.instance,
+            software: welcome.software,
+            role: Role::Connector,
+            transport: transport.kind(),
+            remote: transport.remote(),
+        };
+        Ok((control, agreed, info))
+    }
+
+    /// Keeps a session: dials, hands each session to `serve`, and dials again once it has ended.
+    /// Never returns; drop the future to stop.
+    ///
+    /// `serve` is called once per session and should return soon; `status` hears of every change.
+    ///
+    /// # Cancel safety
+    /// Dropping the future drops this side's handle on the session; `serve` may hold another.
+    pub async fn run(
+        &self,
+        mut serve: impl FnMut(Session),
+        mut status: impl FnMut(Status<'_>),
+    ) -> std::convert::Infallible {
+        let mut backoff = self.backoff.clone();
+        loop {
+            let wait = match self.connect().await {
+                Ok(session) => {
+                    self.keep(session, &mut backoff, &mut serve, &mut status)
+                        .await
+                }
+                Err(error) => {
+                    let wait = backoff.failed(rand::rng().next_u32());
+                    status(Status::Failed(&error, wait));
+                    wait
+                }
+            };
+            tokio::time::sleep(wait).await;
+        }
+    }
+
+    /// Waits for the session's end and gives the wait before the next attempt.
+    async fn keep(
+        &self,
+        session: Session,
+        backoff: &mut Backoff,
+        serve: &mut impl FnMut(Session),
+        status: &mut impl FnMut(Status<'_>),
+    ) -> Duration {
+        let since = Instant::now();
+        status(Status::Connected(session.info()));
+        serve(session.clone());
+        let told = async {
+            match session.going_away().await {
+                Some(go_away) => Duration::from_millis(go_away.return_after_ms.into()),
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            error = session.closed() => {
+                if since.elapsed() >= STABLE {
+                    backoff.reset();
+                }
+                let wait = backoff.failed(rand::rng().next_u32());
+                status(Status::Ended(&error, wait));
+                wait
+            }
+            // The old session goes on to its streams' end in the hands of `serve`.
+            wait = told => wait,
+        }
+    }
+}
+
+impl fmt::Debug for Connector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connector")
+            .field("dialler", &self.dialler)
+            .finish_non_exhaustive()
+    }
+}
+
+impl From<ControlError> for ConnectError {
+    fn from(error: ControlError) -> Self {
+        match error {
+            ControlError::Decode(error) => Self::Handshake(error.into()),
+            ControlError::Transport(error) => Self::Transport(error),
+        }
+    }
+}

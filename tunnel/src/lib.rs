@@ -1,0 +1,88 @@
+//! A reverse tunnel: the side that cannot be dialled dials out, and both sides then open streams.
+//!
+//! A [`Connector`] (in an agent, behind NAT) dials a server over QUIC or, where UDP does not pass,
+//! over WebSocket. An [`Acceptor`] (in the server) turns each connection into a [`Session`], whose
+//! agent has proven that it owns an [`AgentKey`]. Either side then [opens](Session::open) and
+//! [accepts](Session::accept) [`Stream`]s: reliable, ordered, with half-close and reset codes, the
+//! same over every transport.
+//!
+//! The crate knows nothing of what the streams carry. `docs/PROTOCOL.md` is the wire's reference.
+//!
+//! # A stream through a tunnel
+//!
+//! ```
+//! use std::sync::Arc;
+//! use futures_util::future::BoxFuture;
+//! use tokio::io::{AsyncReadExt, AsyncWriteExt};
+//! use underpass_tunnel::{
+//!     Acceptor, AcceptorConfig, Admission, AgentKey, Connector, ConnectorConfig, Denied,
+//!     OpenRequest, Proven, PublicKey, transport::memory,
+//! };
+//!
+//! /// Lets in one agent.
+//! struct One(PublicKey);
+//!
+//! impl Admission for One {
+//!     fn admit<'a>(&'a self, proven: &'a Proven) -> BoxFuture<'a, Result<String, Denied>> {
+//!         let known = proven.key == self.0;
+//!         Box::pin(async move {
+//!             if known { Ok("edge-1".to_owned()) } else { Err(Denied::unknown_key()) }
+//!         })
+//!     }
+//! }
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let key = AgentKey::from_seed([7; 32])?; // from random bytes, in earnest
+//! let acceptor = Acceptor::new(AcceptorConfig::default(), Arc::new(One(key.public_key())));
+//! # let ca_pem = rcgen::generate_simple_self_signed(["x".to_owned()])?.cert.pem().into_bytes();
+//! let connector = Connector::new(ConnectorConfig::new("tunnel.example.org", 8443, ca_pem, key))?;
+//!
+//! let (here, there) = memory::pair(); // `connector.connect()` dials a real server instead
+//! let (agent, server) =
+//!     tokio::join!(connector.establish(Arc::new(here)), acceptor.accept(Arc::new(there)));
+//! let (agent, server) = (agent?, server?);
+//!
+//! tokio::spawn(async move {
+//!     while let Ok(incoming) = agent.accept().await {
+//!         let mut stream = incoming.accept().await?;
+//!         let (mut read, mut write) = tokio::io::split(&mut stream);
+//!         tokio::io::copy(&mut read, &mut write).await?;
+//!         write.shutdown().await?;
+//!     }
+//!     Ok::<_, std::io::Error>(())
+//! });
+//!
+//! let mut stream = server.open(OpenRequest { target: "echo".into(), ..Default::default() }).await?;
+//! stream.write_all(b"hello").await?;
+//! stream.shutdown().await?;
+//! let mut answer = String::new();
+//! stream.read_to_string(&mut answer).await?;
+//! assert_eq!(answer, "hello");
+//! # Ok(())
+//! # }
+//! ```
+
+mod acceptor;
+mod connector;
+mod control;
+mod error;
+pub mod proto;
+mod registry;
+mod session;
+mod stream;
+pub mod tls;
+pub mod transport;
+
+pub use acceptor::{AcceptError, Acceptor, AcceptorConfig, Admission, Denied};
+pub use connector::{
+    ConfigError, ConnectError, Connector, ConnectorConfig, DialError, Status, Transports,
+};
+pub use error::chain;
+pub use proto::code::{CloseCode, ResetCode};
+pub use proto::frame::{Class, GoAway};
+pub use proto::handshake::Proven;
+pub use proto::key::{AgentKey, KeyError, PublicKey};
+pub use registry::Registry;
+pub use session::{IncomingStream, Info, OpenError, OpenRequest, Session, SessionError, SessionId};
+pub use stream::{ReadHalf, Stream, StreamError, WriteHalf};

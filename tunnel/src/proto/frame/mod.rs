@@ -1,0 +1,178 @@
+//! Frames: `type (varint) | length (varint) | body`, one file each (PROTOCOL.md, "Frames").
+
+mod challenge;
+mod close;
+mod go_away;
+mod hello;
+mod open;
+mod ping;
+mod proof;
+mod reader;
+mod welcome;
+
+pub use challenge::Challenge;
+pub use close::Close;
+pub use go_away::GoAway;
+pub use hello::Hello;
+pub use open::{Answer, Class, Open};
+pub use ping::{Ping, Pong};
+pub use proof::Proof;
+pub use reader::FrameReader;
+pub use welcome::Welcome;
+
+use bytes::{Bytes, BytesMut};
+
+use super::wire::{Fields, VarInt};
+use super::{DecodeError, limits};
+
+/// A frame type's number, its name for logs, the limit of its body and the body's encoding.
+pub(crate) trait Body: Sized {
+    /// The number on the wire.
+    const TYPE: u32;
+    /// The most bytes a body may have.
+    const MAX: usize = limits::CONTROL_FRAME;
+    /// Appends the body.
+    fn encode_body(&self, out: &mut BytesMut);
+    /// Reads the body.
+    fn decode_body(fields: &mut Fields) -> Result<Self, DecodeError>;
+}
+
+/// A frame as it was cut from the byte stream, its body not yet read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RawFrame {
+    /// The type's number.
+    pub kind: u64,
+    /// The body.
+    pub body: Bytes,
+}
+
+impl RawFrame {
+    pub(crate) fn decode<B: Body>(self) -> Result<B, DecodeError> {
+        if self.kind != u64::from(B::TYPE) {
+            return Err(DecodeError::UnexpectedFrame(self.kind));
+        }
+        if self.body.len() > B::MAX {
+            let len = self.body.len() as u64;
+            return Err(DecodeError::TooLong {
+                what: "frame",
+                len,
+                max: B::MAX,
+            });
+        }
+        let mut fields = Fields::new(self.body);
+        let body = B::decode_body(&mut fields)?;
+        fields.finish()?;
+        Ok(body)
+    }
+}
+
+pub(crate) fn encode<B: Body>(body: &B, out: &mut BytesMut) {
+    let mut bytes = BytesMut::new();
+    body.encode_body(&mut bytes);
+    VarInt::from_u32(B::TYPE).encode(out);
+    super::wire::put_bytes(out, &bytes);
+}
+
+/// The frame as bytes of its own.
+pub(crate) fn to_bytes<B: Body>(body: &B) -> Bytes {
+    let mut out = BytesMut::new();
+    encode(body, &mut out);
+    out.freeze()
+}
+
+/// The frames of an established session's control stream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Control {
+    /// Are you there?
+    Ping(Ping),
+    /// I am.
+    Pong(Pong),
+    /// Open no new streams.
+    GoAway(GoAway),
+    /// The session is over.
+    Close(Close),
+}
+
+impl Control {
+    /// Reads a frame of the control stream.
+    ///
+    /// # Errors
+    /// Where the type has no place on an established control stream, or the body is malformed.
+    pub fn decode(frame: RawFrame) -> Result<Self, DecodeError> {
+        match u32::try_from(frame.kind) {
+            Ok(Ping::TYPE) => frame.decode().map(Self::Ping),
+            Ok(Pong::TYPE) => frame.decode().map(Self::Pong),
+            Ok(GoAway::TYPE) => frame.decode().map(Self::GoAway),
+            Ok(Close::TYPE) => frame.decode().map(Self::Close),
+            _ => Err(DecodeError::UnexpectedFrame(frame.kind)),
+        }
+    }
+
+    /// The frame as bytes.
+    pub fn encode(&self) -> Bytes {
+        match self {
+            Self::Ping(body) => to_bytes(body),
+            Self::Pong(body) => to_bytes(body),
+            Self::GoAway(body) => to_bytes(body),
+            Self::Close(body) => to_bytes(body),
+        }
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod testing {
+    use super::*;
+
+    /// Asserts the exact bytes of a frame, that they decode to it, that every shorter body is
+    /// refused, and that a longer one is.
+    pub(crate) fn assert_wire<B: Body + PartialEq + std::fmt::Debug>(frame: &B, wire: &[u8]) {
+        assert_eq!(to_bytes(frame)[..], *wire, "encoding of {frame:?}");
+        let raw = FrameReader::new(B::MAX).read_all(wire).unwrap();
+        assert_eq!(raw.clone().decode::<B>().unwrap(), *frame);
+        for len in 0..raw.body.len() {
+            let short = RawFrame {
+                kind: raw.kind,
+                body: raw.body.slice(..len),
+            };
+            assert!(short.decode::<B>().is_err(), "{len} bytes of {frame:?}");
+        }
+        let mut long = raw.body.to_vec();
+        long.push(0);
+        let long = RawFrame {
+            kind: raw.kind,
+            body: long.into(),
+        };
+        assert_eq!(long.decode::<B>(), Err(DecodeError::Trailing(1)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_handshake_frame_has_no_place_on_an_established_control_stream() {
+        let proof = Proof { signature: [7; 64] };
+        let raw = FrameReader::new(Proof::MAX)
+            .read_all(&to_bytes(&proof))
+            .unwrap();
+        assert_eq!(
+            Control::decode(raw),
+            Err(DecodeError::UnexpectedFrame(u64::from(Proof::TYPE)))
+        );
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_bytes_make_a_decoder_panic(kind in 0u64..20, body: Vec<u8>) {
+            let raw = RawFrame { kind, body: body.into() };
+            let _ = Control::decode(raw.clone());
+            let _ = raw.clone().decode::<Hello>();
+            let _ = raw.clone().decode::<Challenge>();
+            let _ = raw.clone().decode::<Proof>();
+            let _ = raw.clone().decode::<Welcome>();
+            let _ = raw.clone().decode::<Open>();
+            let _ = raw.decode::<Answer>();
+        }
+    }
+}

@@ -1,0 +1,167 @@
+//! Whether the peer is still there, and how far away (PROTOCOL.md, "Keepalive").
+
+use std::time::{Duration, Instant};
+
+use super::stream_id::Role;
+
+/// Keepalive of one session: decides when a PING is due and when the peer counts as lost.
+///
+/// The connector sends a PING after each `interval` of silence. The acceptor waits half as long
+/// again, so that in the ordinary case only one side of each session does any work.
+#[derive(Debug)]
+pub struct Keepalive {
+    patience: Duration,
+    answer_time: Duration,
+    heard: Instant,
+    ping: Option<Outstanding>,
+    sent: u64,
+    round_trip: Option<Duration>,
+}
+
+#[derive(Debug)]
+struct Outstanding {
+    opaque: [u8; 8],
+    sent: Instant,
+}
+
+/// What a passed deadline asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Due {
+    /// Send a PING with these bytes.
+    Ping([u8; 8]),
+    /// The peer did not answer: it counts as lost.
+    Lost,
+}
+
+impl Keepalive {
+    /// Starts at `now`, having just heard from the peer.
+    pub fn new(role: Role, interval: Duration, answer_time: Duration, now: Instant) -> Self {
+        let patience = match role {
+            Role::Connector => interval,
+            Role::Acceptor => interval + interval / 2,
+        };
+        Self {
+            patience,
+            answer_time,
+            heard: now,
+            ping: None,
+            sent: 0,
+            round_trip: None,
+        }
+    }
+
+    /// The peer sent something.
+    pub fn heard(&mut self, now: Instant) {
+        self.heard = self.heard.max(now);
+    }
+
+    /// The peer answered a PING. An answer to a question that was not asked changes nothing.
+    pub fn pong(&mut self, opaque: [u8; 8], now: Instant) {
+        if let Some(ping) = self.ping.take_if(|ping| ping.opaque == opaque) {
+            self.round_trip = Some(now.saturating_duration_since(ping.sent));
+        }
+    }
+
+    /// A PING at once, unless one is under way already.
+    pub fn probe(&mut self, now: Instant) -> Option<[u8; 8]> {
+        if self.ping.is_some() {
+            return None;
+        }
+        let opaque = self.sent.to_be_bytes();
+        self.sent = self.sent.wrapping_add(1);
+        self.ping = Some(Outstanding { opaque, sent: now });
+        Some(opaque)
+    }
+
+    /// When to call [`handle_timeout`](Self::handle_timeout) next.
+    pub fn poll_timeout(&self) -> Instant {
+        match &self.ping {
+            Some(ping) => self.heard.max(ping.sent) + self.answer_time,
+            None => self.heard + self.patience,
+        }
+    }
+
+    /// Says what is due at `now`, if anything is.
+    pub fn handle_timeout(&mut self, now: Instant) -> Option<Due> {
+        if now < self.poll_timeout() {
+            return None;
+        }
+        if self.ping.is_some() {
+            return Some(Due::Lost);
+        }
+        self.probe(now).map(Due::Ping)
+    }
+
+    /// The last measured round trip, or `None` before the first.
+    pub fn round_trip(&self) -> Option<Duration> {
+        self.round_trip
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const INTERVAL: Duration = Duration::from_secs(10);
+    const ANSWER: Duration = Duration::from_secs(4);
+
+    fn start(role: Role) -> (Keepalive, Instant) {
+        let now = Instant::now();
+        (Keepalive::new(role, INTERVAL, ANSWER, now), now)
+    }
+
+    #[test]
+    fn silence_asks_and_more_silence_loses() {
+        let (mut keepalive, start) = start(Role::Connector);
+        assert_eq!(keepalive.handle_timeout(start + INTERVAL / 2), None);
+        let asked = keepalive.poll_timeout();
+        assert_eq!(asked, start + INTERVAL);
+        assert!(matches!(
+            keepalive.handle_timeout(asked),
+            Some(Due::Ping(_))
+        ));
+        assert_eq!(
+            keepalive.handle_timeout(asked),
+            None,
+            "one question at a time"
+        );
+        assert_eq!(keepalive.handle_timeout(asked + ANSWER), Some(Due::Lost));
+    }
+
+    #[test]
+    fn an_answer_measures_the_round_trip() {
+        let (mut keepalive, start) = start(Role::Connector);
+        let opaque = keepalive.probe(start).unwrap();
+        let now = start + Duration::from_millis(30);
+        keepalive.heard(now);
+        keepalive.pong(opaque, now);
+        assert_eq!(keepalive.round_trip(), Some(Duration::from_millis(30)));
+        assert_eq!(keepalive.poll_timeout(), now + INTERVAL);
+    }
+
+    #[test]
+    fn an_answer_that_nobody_asked_for_changes_nothing() {
+        let (mut keepalive, start) = start(Role::Connector);
+        keepalive.pong([1; 8], start);
+        assert_eq!(keepalive.round_trip(), None);
+        keepalive.probe(start).unwrap();
+        keepalive.pong([0xff; 8], start);
+        assert_eq!(keepalive.round_trip(), None);
+        assert_eq!(keepalive.handle_timeout(start + ANSWER), Some(Due::Lost));
+    }
+
+    #[test]
+    fn a_peer_that_sends_other_things_meanwhile_is_not_lost() {
+        let (mut keepalive, start) = start(Role::Connector);
+        keepalive.probe(start).unwrap();
+        keepalive.heard(start + ANSWER / 2);
+        assert_eq!(keepalive.handle_timeout(start + ANSWER), None);
+    }
+
+    #[test]
+    fn the_acceptor_lets_the_connector_ask_first() {
+        let (connector, now) = start(Role::Connector);
+        let acceptor = Keepalive::new(Role::Acceptor, INTERVAL, ANSWER, now);
+        assert!(acceptor.poll_timeout() > connector.poll_timeout());
+    }
+}

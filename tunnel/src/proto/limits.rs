@@ -1,0 +1,86 @@
+//! Every bound on what a peer can cost this side, each with its reason.
+//!
+//! A slow or hostile peer must cost bounded memory and time (security rules 11 and 19). Bounds that
+//! an operator may want to move are fields of a configuration whose defaults stand here.
+
+use std::time::Duration;
+
+/// Body of a frame on the control stream, in bytes. The longest is HELLO with its software name;
+/// 4 KiB leaves room for fields that later versions add, and is what one unauthenticated
+/// connection can make this side buffer.
+pub const CONTROL_FRAME: usize = 4 * 1024;
+
+/// Body of an OPEN frame, in bytes: the application's header (below) and its own few fields.
+pub const OPEN_FRAME: usize = OPEN_HEADER + 1024;
+
+/// The application's part of an open header, in bytes. An identity with a thousand directory
+/// groups of 200 bytes needs 200 KiB; kube-apiserver takes 1 MiB of headers in all.
+pub const OPEN_HEADER: usize = 256 * 1024;
+
+/// A target's name, in bytes: long enough for a DNS name (253) with a port.
+pub const TARGET: usize = 300;
+
+/// A reason phrase, in bytes. It goes to a log line, not to a program.
+pub const REASON: usize = 512;
+
+/// The software name in HELLO and WELCOME, in bytes.
+pub const SOFTWARE: usize = 128;
+
+/// A peer's name in WELCOME, in bytes: a DNS name.
+pub const PEER_NAME: usize = 253;
+
+/// Protocol versions that HELLO may list.
+pub const VERSIONS: usize = 16;
+
+/// Streams that one side may have open at once in one session, unless configured. A busy cluster
+/// has a few hundred watches per controller; each open stream costs about 4 KiB when idle.
+pub const STREAMS: u32 = 4096;
+
+/// Streams whose open header is still arriving. The header follows the stream's first byte in the
+/// same flight, so that more than a few at once means a peer that withholds them.
+pub const STREAMS_OPENING: usize = 256;
+
+/// Opened streams that wait for the application to take them. Beyond it the peer is refused
+/// rather than queued: a queue would hide the overload.
+pub const STREAMS_UNACCEPTED: usize = 256;
+
+/// Time for an open header to arrive in full.
+pub const OPEN_HEADER_TIME: Duration = Duration::from_secs(10);
+
+/// Time for the peer's answer to an OPEN. The answer is sent before the target is reached, so it
+/// measures the peer's life and the path, never the target.
+pub const ANSWER_TIME: Duration = Duration::from_secs(3);
+
+/// Time for the whole session handshake after the transport's: four flights, no human.
+pub const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
+
+/// Time for one transport to connect, TLS included.
+pub const CONNECT_TIME: Duration = Duration::from_secs(10);
+
+/// Connections that are not yet authenticated, at once, over all transports. Each may hold a TLS
+/// handshake's state and one control frame: about 64 KiB, 128 MiB in all at the worst.
+pub const UNAUTHENTICATED: usize = 2048;
+
+/// Silence after which a PING goes out. Load balancers forget idle connections after 30 s at the
+/// earliest that is common.
+pub const KEEPALIVE: Duration = Duration::from_secs(10);
+
+/// Time for the answer to a PING, before the session counts as lost.
+pub const KEEPALIVE_ANSWER: Duration = Duration::from_secs(10);
+
+/// The shortest keepalive that a peer may ask of this side: a shorter one would be load.
+pub const KEEPALIVE_MIN: Duration = Duration::from_secs(1);
+
+/// Time for the control stream's last frame (CLOSE) to leave before the transport is cut.
+pub const CLOSE_TIME: Duration = Duration::from_secs(1);
+
+/// Frames waiting on the control stream. Every one answers a frame of the peer (PONG) or is one of
+/// a handful of ours, so that more means a peer that sends and does not read.
+pub const CONTROL_QUEUE: usize = 64;
+
+/// The longest front of `reason` that fits [`REASON`] and ends between characters.
+pub(crate) fn clip(reason: &str) -> &str {
+    reason
+        .get(..reason.floor_char_boundary(REASON))
+        .unwrap_or_default()
+}

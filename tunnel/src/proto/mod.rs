@@ -1,0 +1,18 @@
+//! The protocol without input or output: what `docs/PROTOCOL.md` says, and nothing else.
+//!
+//! Nothing here reads a clock, draws randomness, spawns or blocks. Time and random bytes are
+//! arguments; bytes and frames go in, bytes, frames and events come out. That is why the whole
+//! protocol can be driven by a simulated pair with a virtual clock, from a seed.
+
+pub mod backoff;
+pub mod code;
+pub mod frame;
+pub mod handshake;
+pub mod keepalive;
+pub mod key;
+pub mod limits;
+pub mod session;
+pub mod stream_id;
+pub(crate) mod wire;
+
+pub use wire::{DecodeError, VarInt, VarIntRange};

@@ -1,0 +1,84 @@
+//! Which session serves which agent's name.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::proto::code::CloseCode;
+use crate::session::Session;
+
+/// The sessions of this process, by the agent's name. Clones share their content.
+///
+/// Several processes of one agent may be connected at once (a rollout, a second replica): each
+/// has a session here. A second session of the same process takes the first one's place.
+#[derive(Debug, Clone, Default)]
+pub struct Registry {
+    sessions: Arc<Mutex<HashMap<String, Vec<Session>>>>,
+}
+
+impl Registry {
+    /// An empty registry.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds a session under its agent's name, until it ends.
+    pub fn insert(&self, session: Session) {
+        let superseded = self.put(session.clone());
+        if let Some(old) = superseded {
+            old.close(
+                CloseCode::Superseded,
+                "the same agent process has connected again",
+            );
+        }
+        let registry = self.clone();
+        tokio::spawn(async move {
+            session.closed().await;
+            registry.remove(&session);
+        });
+    }
+
+    fn put(&self, session: Session) -> Option<Session> {
+        let mut sessions = self.lock();
+        let of_agent = sessions.entry(session.info().agent.clone()).or_default();
+        let same_process = |old: &Session| old.info().instance == session.info().instance;
+        let superseded = of_agent
+            .iter()
+            .position(same_process)
+            .map(|at| of_agent.remove(at));
+        of_agent.push(session);
+        superseded
+    }
+
+    fn remove(&self, session: &Session) {
+        let mut sessions = self.lock();
+        let agent = &session.info().agent;
+        if let Some(of_agent) = sessions.get_mut(agent) {
+            of_agent.retain(|other| !other.is_same(session));
+            if of_agent.is_empty() {
+                sessions.remove(agent);
+            }
+        }
+    }
+
+    /// The session to open `agent`'s next stream in: the newest that takes streams, one whose
+    /// peer answers before one whose peer does not.
+    pub fn pick(&self, agent: &str) -> Option<Session> {
+        let sessions = self.lock();
+        let of_agent = sessions.get(agent)?;
+        let usable = || of_agent.iter().rev().filter(|session| session.is_open());
+        usable()
+            .find(|session| !session.is_suspect())
+            .or_else(|| usable().next())
+            .cloned()
+    }
+
+    /// All sessions.
+    pub fn sessions(&self) -> Vec<Session> {
+        self.lock().values().flatten().cloned().collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Vec<Session>>> {
+        // Nothing under the lock leaves the map half-changed.
+        self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

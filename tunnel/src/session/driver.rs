@@ -1,0 +1,218 @@
+//! The task that owns a session's control stream.
+
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Instant;
+
+use bytes::Bytes;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+
+use super::incoming::{self, IncomingStream};
+use super::{SessionError, Shared};
+use crate::error::chain;
+use crate::proto::frame::{FrameReader, GoAway};
+use crate::proto::limits;
+use crate::proto::session::{Event, Violation};
+use crate::transport::{BiStream, HalfError, TransportError};
+
+/// Bytes of the control stream read in one go.
+const READ: usize = limits::CONTROL_FRAME;
+
+/// The first stream of every session.
+pub(crate) struct ControlStream {
+    pub(crate) stream: BiStream,
+    /// Holds what was received behind the handshake's last frame.
+    pub(crate) reader: FrameReader,
+}
+
+/// Where the driver puts what it learns.
+pub(super) struct Outlets {
+    pub(super) incoming: mpsc::Sender<IncomingStream>,
+    pub(super) go_away: watch::Sender<Option<GoAway>>,
+    pub(super) ended: watch::Sender<Option<SessionError>>,
+}
+
+/// Drives the session to its end.
+pub(super) async fn run(shared: Arc<Shared>, control: ControlStream, outlets: Outlets) {
+    let Outlets {
+        incoming,
+        go_away,
+        ended,
+    } = outlets;
+    let mut driver = Driver {
+        shared: &shared,
+        stream: control.stream,
+        unsent: VecDeque::new(),
+        go_away,
+        opening: JoinSet::new(),
+        incoming,
+    };
+    let behind_handshake = control.reader.into_rest();
+    let error = driver.run(behind_handshake).await;
+    let _ = tokio::time::timeout(limits::CLOSE_TIME, driver.say_last_words()).await;
+    let (code, reason) = match error.close_code() {
+        Some(code) => (code, chain(&error)),
+        None => (crate::CloseCode::Shutdown, String::new()),
+    };
+    tracing::debug!(session = %shared.info.id, agent = shared.info.agent, "{}", chain(&error));
+    ended.send_replace(Some(error));
+    drop(driver);
+    shared.transport.close(code, &reason);
+}
+
+struct Driver<'a> {
+    shared: &'a Arc<Shared>,
+    stream: BiStream,
+    unsent: VecDeque<Bytes>,
+    go_away: watch::Sender<Option<GoAway>>,
+    /// Streams whose open header is still arriving.
+    opening: JoinSet<Result<(), Violation>>,
+    incoming: mpsc::Sender<IncomingStream>,
+}
+
+/// What woke the driver.
+enum Wake {
+    Control(Result<Option<Bytes>, HalfError>),
+    Written(Result<(), HalfError>),
+    Changed,
+    Timeout,
+    Stream(Result<BiStream, TransportError>),
+    Opened(Result<(), Violation>),
+}
+
+impl Driver<'_> {
+    async fn run(&mut self, behind_handshake: Bytes) -> SessionError {
+        self.shared
+            .protocol()
+            .handle_bytes(&behind_handshake, Instant::now());
+        loop {
+            if let Some(error) = self.take_output() {
+                return error;
+            }
+            match self.wait().await {
+                Wake::Control(Ok(Some(bytes))) => {
+                    self.shared.protocol().handle_bytes(&bytes, Instant::now());
+                }
+                Wake::Control(Ok(None)) => {
+                    return SessionError::Transport(TransportError::lost(ControlEnded));
+                }
+                Wake::Control(Err(error)) | Wake::Written(Err(error)) => {
+                    return SessionError::Transport(into_transport_error(error));
+                }
+                Wake::Stream(Err(error)) => return self.end_of_transport(error),
+                Wake::Stream(Ok(stream)) => self.begin_opening(stream),
+                Wake::Opened(Err(violation)) => self.shared.protocol().fail(violation),
+                Wake::Timeout => self.shared.protocol().handle_timeout(Instant::now()),
+                Wake::Written(Ok(())) | Wake::Opened(Ok(())) | Wake::Changed => {}
+            }
+        }
+    }
+
+    /// Takes what the protocol wants sent and told; gives the session's end, if that is it.
+    fn take_output(&mut self) -> Option<SessionError> {
+        let mut protocol = self.shared.protocol();
+        while let Some(bytes) = protocol.poll_transmit() {
+            self.unsent.push_back(bytes);
+        }
+        // The protocol bounds what it queues by what it is polled for; this bounds the rest.
+        if self.unsent.len() > limits::CONTROL_QUEUE {
+            protocol.fail(Violation::NotReading);
+        }
+        while let Some(event) = protocol.poll_event() {
+            match event {
+                Event::GoAway(go_away) => {
+                    self.go_away.send_replace(Some(go_away));
+                }
+                Event::Closed(ending) => {
+                    while let Some(bytes) = protocol.poll_transmit() {
+                        self.unsent.push_back(bytes);
+                    }
+                    return Some(SessionError::Ended(ending));
+                }
+            }
+        }
+        None
+    }
+
+    async fn wait(&mut self) -> Wake {
+        let timeout = self
+            .shared
+            .protocol()
+            .poll_timeout()
+            .unwrap_or_else(Instant::now);
+        let BiStream { send, recv } = &mut self.stream;
+        let unsent = &mut self.unsent;
+        tokio::select! {
+            // Control bytes first: they may say why the transport is about to end.
+            biased;
+            read = poll_fn(|cx| recv.poll_read_bytes(cx, READ)) => Wake::Control(read),
+            written = poll_fn(|cx| poll_send(send.as_mut(), unsent, cx)), if !unsent.is_empty() => {
+                Wake::Written(written)
+            }
+            () = self.shared.changed.notified() => Wake::Changed,
+            () = tokio::time::sleep_until(timeout.into()) => Wake::Timeout,
+            Some(opened) = self.opening.join_next() => {
+                Wake::Opened(opened.unwrap_or(Ok(())))
+            }
+            stream = self.shared.transport.accept() => Wake::Stream(stream),
+        }
+    }
+
+    fn begin_opening(&mut self, stream: BiStream) {
+        if self.opening.len() >= limits::STREAMS_OPENING {
+            // Dropped, and with it reset: the peer withholds the headers of too many others.
+            tracing::warn!(session = %self.shared.info.id, "too many streams without open header");
+            return;
+        }
+        let shared = Arc::clone(self.shared);
+        self.opening
+            .spawn(incoming::open(shared, stream, self.incoming.clone()));
+    }
+
+    /// The transport is gone; the control stream may still hold the reason.
+    fn end_of_transport(&mut self, error: TransportError) -> SessionError {
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        while let Poll::Ready(Ok(Some(bytes))) = self.stream.recv.poll_read_bytes(&mut cx, READ) {
+            self.shared.protocol().handle_bytes(&bytes, Instant::now());
+        }
+        self.take_output().unwrap_or(SessionError::Transport(error))
+    }
+
+    /// Sends what is left, which ends in a CLOSE where this side closed.
+    async fn say_last_words(&mut self) {
+        let BiStream { send, .. } = &mut self.stream;
+        let unsent = &mut self.unsent;
+        // Whether the peer still hears it makes no difference any more.
+        let _ = poll_fn(|cx| poll_send(send.as_mut(), unsent, cx)).await;
+        let _ = poll_fn(|cx| send.poll_finish(cx)).await;
+    }
+}
+
+fn poll_send(
+    send: &mut dyn crate::transport::SendStream,
+    unsent: &mut VecDeque<Bytes>,
+    cx: &mut Context<'_>,
+) -> Poll<Result<(), HalfError>> {
+    while let Some(bytes) = unsent.front_mut() {
+        while !bytes.is_empty() {
+            ready!(send.poll_write_bytes(cx, bytes))?;
+        }
+        unsent.pop_front();
+    }
+    send.poll_flush(cx)
+}
+
+fn into_transport_error(error: HalfError) -> TransportError {
+    match error {
+        HalfError::Transport(error) => error,
+        other => TransportError::lost(other),
+    }
+}
+
+/// The peer ended the control stream, which lives as long as the session.
+#[derive(Debug, thiserror::Error)]
+#[error("the peer ended the control stream")]
+struct ControlEnded;

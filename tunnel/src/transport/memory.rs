@@ -1,0 +1,22 @@
+//! Transports within one process, for tests of this library and of those who embed it.
+
+use tokio_util::compat::TokioAsyncReadCompatExt;
+
+use super::Kind;
+use super::yamux::YamuxTransport;
+use crate::proto::stream_id::Role;
+
+/// Bytes that each direction holds before a write waits, like a socket's buffer.
+const BUFFER: usize = 256 * 1024;
+
+/// Two ends of one connection: the connector's and the acceptor's.
+///
+/// They speak what the WebSocket transport speaks, over a pipe. Must be called within a tokio
+/// runtime, which runs both ends' drivers.
+pub fn pair() -> (YamuxTransport, YamuxTransport) {
+    let (connector, acceptor) = tokio::io::duplex(BUFFER);
+    (
+        YamuxTransport::start(connector.compat(), Role::Connector, Kind::Memory, None),
+        YamuxTransport::start(acceptor.compat(), Role::Acceptor, Kind::Memory, None),
+    )
+}

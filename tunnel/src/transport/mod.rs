@@ -1,0 +1,177 @@
+//! Transports: what carries a session's streams between two processes.
+//!
+//! A transport gives reliable byte streams in both directions, each half of which ends in a clean
+//! end (FIN) or in a reset with a code, and can be stopped by its reader with a code. It knows
+//! nothing of sessions. Whatever a concrete protocol lacks of this (yamux has no codes, and takes
+//! a reset for a clean end), its transport adds.
+
+pub mod memory;
+pub mod quic;
+pub mod websocket;
+mod yamux;
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use thiserror::Error;
+
+pub use self::yamux::YamuxTransport;
+
+use crate::proto::code::{CloseCode, ResetCode};
+
+/// One connection to a peer.
+///
+/// # Cancel safety
+/// [`open`](Self::open) and [`accept`](Self::accept) may be dropped at any point: no stream is
+/// lost, an unfinished open leaves nothing behind.
+pub trait Transport: fmt::Debug + Send + Sync + 'static {
+    /// Opens a stream. The peer sees it once something was written.
+    fn open(&self) -> BoxFuture<'_, Result<BiStream, TransportError>>;
+
+    /// Waits for the peer's next stream.
+    fn accept(&self) -> BoxFuture<'_, Result<BiStream, TransportError>>;
+
+    /// Ends the connection: what was written before is sent if the peer still reads, within about
+    /// a second. Every later call, and every stream, gives [`TransportError::ClosedHere`].
+    fn close(&self, code: CloseCode, reason: &str);
+
+    /// Waits until the connection has ended, whoever ended it.
+    fn closed(&self) -> BoxFuture<'_, TransportError>;
+
+    /// The path's smoothed round-trip time, where the transport measures one.
+    fn round_trip(&self) -> Option<Duration>;
+
+    /// Which protocol this is.
+    fn kind(&self) -> Kind;
+
+    /// The peer's address, where there is one.
+    fn remote(&self) -> Option<SocketAddr>;
+}
+
+/// The protocols that carry sessions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Kind {
+    /// QUIC version 1 (RFC 9000), a native stream for each stream.
+    Quic,
+    /// WebSocket (RFC 6455) over TLS, whose messages carry yamux.
+    WebSocket,
+    /// Within one process, for tests.
+    Memory,
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Quic => "quic",
+            Self::WebSocket => "websocket",
+            Self::Memory => "memory",
+        })
+    }
+}
+
+/// Both halves of a stream.
+pub struct BiStream {
+    /// The half that this side writes.
+    pub send: Box<dyn SendStream>,
+    /// The half that this side reads.
+    pub recv: Box<dyn RecvStream>,
+}
+
+impl fmt::Debug for BiStream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BiStream").finish_non_exhaustive()
+    }
+}
+
+/// The writing half of a stream.
+///
+/// Dropping it before [`poll_finish`](Self::poll_finish) was ready resets it with
+/// [`ResetCode::Cancelled`].
+pub trait SendStream: Send + Sync {
+    /// Takes bytes from the front of `data`, at least one. Ready without room is an error.
+    fn poll_write(&mut self, cx: &mut Context<'_>, data: &[u8]) -> Poll<Result<usize, HalfError>>;
+
+    /// Takes bytes from the front of `data` without copying where the transport can, and advances
+    /// it past them; at least one byte.
+    fn poll_write_bytes(
+        &mut self,
+        cx: &mut Context<'_>,
+        data: &mut Bytes,
+    ) -> Poll<Result<(), HalfError>>;
+
+    /// Hands everything taken so far to the connection.
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), HalfError>>;
+
+    /// Ends this half cleanly (FIN) after everything taken so far. Ready once that is handed to
+    /// the connection; being called again afterwards changes nothing.
+    fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), HalfError>>;
+
+    /// Ends this half at once: what the peer has not read may never arrive.
+    fn reset(&mut self, code: ResetCode);
+}
+
+/// The reading half of a stream.
+///
+/// Dropping it before its end stops it with [`ResetCode::Cancelled`].
+pub trait RecvStream: Send + Sync {
+    /// The next bytes, `max` at most; `None` at the clean end.
+    fn poll_read_bytes(
+        &mut self,
+        cx: &mut Context<'_>,
+        max: usize,
+    ) -> Poll<Result<Option<Bytes>, HalfError>>;
+
+    /// Tells the peer that nothing more will be read: its writes fail with
+    /// [`HalfError::Stopped`].
+    fn stop(&mut self, code: ResetCode);
+}
+
+/// Why a transport ended, or could not do what was asked.
+#[derive(Debug, Clone, Error)]
+#[non_exhaustive]
+pub enum TransportError {
+    /// This side closed it.
+    #[error("connection closed")]
+    ClosedHere,
+    /// The peer closed it.
+    #[error("connection closed by the peer: {code}: {reason}")]
+    ClosedByPeer {
+        /// Why, for programs.
+        code: CloseCode,
+        /// Why, for people.
+        reason: String,
+    },
+    /// It broke, or the peer broke its protocol.
+    #[error("connection lost")]
+    Lost(#[source] Arc<dyn std::error::Error + Send + Sync>),
+}
+
+impl TransportError {
+    pub(crate) fn lost(error: impl std::error::Error + Send + Sync + 'static) -> Self {
+        Self::Lost(Arc::new(error))
+    }
+}
+
+/// Why a stream's half ended before its clean end.
+#[derive(Debug, Clone, Error)]
+#[non_exhaustive]
+pub enum HalfError {
+    /// The peer reset its writing half, or this side reset its own.
+    #[error("stream reset: {0}")]
+    Reset(ResetCode),
+    /// The peer reads no more.
+    #[error("stream stopped by the peer: {0}")]
+    Stopped(ResetCode),
+    /// This side has finished this half already.
+    #[error("stream already finished")]
+    Finished,
+    /// The transport ended under it.
+    #[error("stream lost with its connection")]
+    Transport(#[source] TransportError),
+}

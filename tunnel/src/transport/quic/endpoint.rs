@@ -1,0 +1,99 @@
+//! QUIC endpoints: sockets and what quinn is told about them.
+
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::sync::Arc;
+use std::time::Duration;
+
+use quinn::crypto::rustls::{NoInitialCipherSuite, QuicClientConfig, QuicServerConfig};
+use quinn::{ClientConfig, Endpoint, EndpointConfig, TokioRuntime, TransportConfig, VarInt};
+use thiserror::Error;
+
+use super::ALPN;
+use crate::proto::limits;
+
+/// Silence after which quinn gives a connection up. The session's keepalive finds a lost peer
+/// sooner; this is for connections that never became sessions.
+const IDLE: Duration = Duration::from_secs(30);
+
+/// Why there is no endpoint.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum EndpointError {
+    /// The socket cannot be had.
+    #[error("cannot bind UDP {address}")]
+    Bind {
+        /// The wanted address.
+        address: SocketAddr,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The TLS configuration has no cipher suite that QUIC needs (RFC 9001, section 5.3).
+    #[error("the TLS configuration does not fit QUIC")]
+    Tls(#[from] NoInitialCipherSuite),
+}
+
+/// An endpoint that accepts, on `address`.
+///
+/// # Errors
+/// Where the address is taken or the TLS configuration does not fit.
+pub fn server(address: SocketAddr, tls: rustls::ServerConfig) -> Result<Endpoint, EndpointError> {
+    let mut tls = tls;
+    tls.alpn_protocols = vec![ALPN.to_vec()];
+    let crypto = QuicServerConfig::try_from(tls)?;
+    let mut config = quinn::ServerConfig::with_crypto(Arc::new(crypto));
+    config.transport_config(Arc::new(transport_config()));
+    bind(address, Some(config))
+}
+
+/// An endpoint that connects to addresses of `peer`'s family.
+///
+/// # Errors
+/// Where no socket can be had.
+pub(crate) fn client(peer: SocketAddr) -> Result<Endpoint, EndpointError> {
+    let any = match peer {
+        SocketAddr::V4(_) => SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
+        SocketAddr::V6(_) => SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)),
+    };
+    bind(any, None)
+}
+
+pub(crate) fn client_config(tls: rustls::ClientConfig) -> Result<ClientConfig, EndpointError> {
+    let mut tls = tls;
+    tls.alpn_protocols = vec![ALPN.to_vec()];
+    let mut config = ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls)?));
+    config.transport_config(Arc::new(transport_config()));
+    Ok(config)
+}
+
+fn bind(
+    address: SocketAddr,
+    config: Option<quinn::ServerConfig>,
+) -> Result<Endpoint, EndpointError> {
+    let bind_error = |source| EndpointError::Bind { address, source };
+    let socket = UdpSocket::bind(address).map_err(bind_error)?;
+    Endpoint::new(
+        EndpointConfig::default(),
+        config,
+        socket,
+        Arc::new(TokioRuntime),
+    )
+    .map_err(bind_error)
+}
+
+fn transport_config() -> TransportConfig {
+    let mut config = TransportConfig::default();
+    config
+        // The session counts streams; this only has to stay out of its way: its limit, and those
+        // that end.
+        .max_concurrent_bidi_streams(VarInt::from_u32(2 * limits::STREAMS))
+        .max_concurrent_uni_streams(VarInt::from_u32(0))
+        .datagram_receive_buffer_size(None)
+        .max_idle_timeout(Some(idle()));
+    config
+}
+
+fn idle() -> quinn::IdleTimeout {
+    let millis = u32::try_from(IDLE.as_millis()).unwrap_or(u32::MAX);
+    quinn::IdleTimeout::from(VarInt::from_u32(millis))
+}

@@ -1,0 +1,207 @@
+//! QUIC: each stream is a native stream, unframed.
+
+mod endpoint;
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use quinn::{ConnectionError, ReadError, VarInt, WriteError};
+
+pub use self::endpoint::{EndpointError, server};
+pub(crate) use self::endpoint::{client, client_config};
+use super::{BiStream, HalfError, Kind, RecvStream, SendStream, Transport, TransportError};
+use crate::proto::code::{CloseCode, ResetCode};
+
+/// The ALPN protocol id that both ends must agree on (RFC 7301).
+pub const ALPN: &[u8] = b"underpass/1";
+
+/// A QUIC connection whose handshake is done.
+#[derive(Debug)]
+pub struct QuicTransport {
+    connection: quinn::Connection,
+}
+
+impl QuicTransport {
+    /// Takes an established connection.
+    pub fn new(connection: quinn::Connection) -> Self {
+        Self { connection }
+    }
+}
+
+impl Transport for QuicTransport {
+    fn open(&self) -> BoxFuture<'_, Result<BiStream, TransportError>> {
+        async {
+            let (send, recv) = self.connection.open_bi().await?;
+            Ok(bi_stream(send, recv))
+        }
+        .boxed()
+    }
+
+    fn accept(&self) -> BoxFuture<'_, Result<BiStream, TransportError>> {
+        async {
+            let (send, recv) = self.connection.accept_bi().await?;
+            Ok(bi_stream(send, recv))
+        }
+        .boxed()
+    }
+
+    fn close(&self, code: CloseCode, reason: &str) {
+        self.connection
+            .close(varint(code.to_wire()), reason.as_bytes());
+    }
+
+    fn closed(&self) -> BoxFuture<'_, TransportError> {
+        self.connection.closed().map(TransportError::from).boxed()
+    }
+
+    fn round_trip(&self) -> Option<Duration> {
+        Some(self.connection.rtt())
+    }
+
+    fn kind(&self) -> Kind {
+        Kind::Quic
+    }
+
+    fn remote(&self) -> Option<SocketAddr> {
+        Some(self.connection.remote_address())
+    }
+}
+
+fn bi_stream(send: quinn::SendStream, recv: quinn::RecvStream) -> BiStream {
+    BiStream {
+        send: Box::new(QuicSend {
+            inner: send,
+            finished: false,
+        }),
+        recv: Box::new(QuicRecv {
+            inner: recv,
+            ended: false,
+        }),
+    }
+}
+
+/// Codes come from enums whose numbers are small, or from the wire, where they were varints.
+fn varint(code: u64) -> VarInt {
+    VarInt::from_u64(code).unwrap_or(VarInt::MAX)
+}
+
+struct QuicSend {
+    inner: quinn::SendStream,
+    finished: bool,
+}
+
+impl SendStream for QuicSend {
+    fn poll_write(&mut self, cx: &mut Context<'_>, data: &[u8]) -> Poll<Result<usize, HalfError>> {
+        pin!(self.inner.write(data))
+            .poll(cx)
+            .map_err(HalfError::from)
+    }
+
+    fn poll_write_bytes(
+        &mut self,
+        cx: &mut Context<'_>,
+        data: &mut Bytes,
+    ) -> Poll<Result<(), HalfError>> {
+        // The future may be dropped between polls: it holds no bytes, and the stream remembers the
+        // waker ("cancel safety" in its documentation). Chunks taken are emptied in place.
+        let chunks = std::slice::from_mut(data);
+        ready!(pin!(self.inner.write_chunks(chunks)).poll(cx))?;
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_flush(&mut self, _: &mut Context<'_>) -> Poll<Result<(), HalfError>> {
+        // Written bytes are the connection's own at once; its driver sends them.
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_finish(&mut self, _: &mut Context<'_>) -> Poll<Result<(), HalfError>> {
+        self.finished = true;
+        // An error says that the stream is finished, reset or stopped already. A peer that stopped
+        // reading does not mind that nothing more comes.
+        let _ = self.inner.finish();
+        Poll::Ready(Ok(()))
+    }
+
+    fn reset(&mut self, code: ResetCode) {
+        self.finished = true;
+        // An error says that there is nothing left to reset.
+        let _ = self.inner.reset(varint(code.to_wire()));
+    }
+}
+
+impl Drop for QuicSend {
+    fn drop(&mut self) {
+        // quinn would finish it: a clean end of a stream that was abandoned.
+        if !self.finished {
+            self.reset(ResetCode::Cancelled);
+        }
+    }
+}
+
+struct QuicRecv {
+    inner: quinn::RecvStream,
+    ended: bool,
+}
+
+impl RecvStream for QuicRecv {
+    fn poll_read_bytes(
+        &mut self,
+        cx: &mut Context<'_>,
+        max: usize,
+    ) -> Poll<Result<Option<Bytes>, HalfError>> {
+        if self.ended {
+            return Poll::Ready(Ok(None));
+        }
+        let chunk = ready!(pin!(self.inner.read_chunk(max, true)).poll(cx))?;
+        self.ended = chunk.is_none();
+        Poll::Ready(Ok(chunk.map(|chunk| chunk.bytes)))
+    }
+
+    fn stop(&mut self, code: ResetCode) {
+        self.ended = true;
+        // An error says that the stream has ended already.
+        let _ = self.inner.stop(varint(code.to_wire()));
+    }
+}
+
+impl From<ConnectionError> for TransportError {
+    fn from(error: ConnectionError) -> Self {
+        match error {
+            ConnectionError::LocallyClosed => Self::ClosedHere,
+            ConnectionError::ApplicationClosed(close) => Self::ClosedByPeer {
+                code: CloseCode::from_wire(close.error_code.into_inner()),
+                reason: String::from_utf8_lossy(&close.reason).into_owned(),
+            },
+            other => Self::lost(other),
+        }
+    }
+}
+
+impl From<WriteError> for HalfError {
+    fn from(error: WriteError) -> Self {
+        match error {
+            WriteError::Stopped(code) => Self::Stopped(ResetCode::from_wire(code.into_inner())),
+            WriteError::ConnectionLost(error) => Self::Transport(error.into()),
+            WriteError::ClosedStream => Self::Finished,
+            // 0-RTT is never used: its data could be replayed.
+            other @ WriteError::ZeroRttRejected => Self::Transport(TransportError::lost(other)),
+        }
+    }
+}
+
+impl From<ReadError> for HalfError {
+    fn from(error: ReadError) -> Self {
+        match error {
+            ReadError::Reset(code) => Self::Reset(ResetCode::from_wire(code.into_inner())),
+            ReadError::ConnectionLost(error) => Self::Transport(error.into()),
+            ReadError::ClosedStream => Self::Finished,
+            other => Self::Transport(TransportError::lost(other)),
+        }
+    }
+}
