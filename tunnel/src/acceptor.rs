@@ -54,10 +54,12 @@ impl Denied {
 /// What an acceptor tells its connectors.
 #[derive(Debug, Clone)]
 pub struct AcceptorConfig {
-    /// Streams that a connector may have open at once; each costs about 4 KiB when idle.
+    /// Streams that a connector may have open at once, [`limits::STREAMS_MAX`] at most; each costs
+    /// about 4 KiB when idle.
     pub max_streams: u32,
-    /// Silence after which a PING is sent, one second at least. Shorter finds a lost agent sooner
-    /// and costs a packet each way per agent and interval.
+    /// Silence after which a PING is sent: one to twenty seconds, other values are taken for the
+    /// nearer of these. Shorter finds a lost agent sooner and costs a packet each way per agent and
+    /// interval.
     pub keepalive: Duration,
     /// Name and version of the software, for the peers' logs.
     pub software: String,
@@ -110,6 +112,13 @@ pub struct Acceptor {
 impl Acceptor {
     /// An acceptor that lets in whom `admission` knows.
     pub fn new(config: AcceptorConfig, admission: Arc<dyn Admission>) -> Self {
+        let config = AcceptorConfig {
+            max_streams: config.max_streams.min(limits::STREAMS_MAX),
+            keepalive: config
+                .keepalive
+                .clamp(limits::KEEPALIVE_MIN, limits::KEEPALIVE_MAX),
+            ..config
+        };
         Self {
             config,
             admission,
@@ -179,35 +188,33 @@ impl Acceptor {
     }
 
     async fn accept_bounded(&self, transport: Arc<dyn Transport>) -> Result<Session, AcceptError> {
-        let handshake = self.handshake(&transport);
-        let error = match tokio::time::timeout(limits::HANDSHAKE_TIME, handshake).await {
-            Ok(Ok((control, agreed, info))) => {
+        let mut control = None;
+        let handshake = self.handshake(transport.as_ref(), &mut control);
+        let result = tokio::time::timeout(limits::HANDSHAKE_TIME, handshake).await;
+        let error = match (result.unwrap_or(Err(AcceptError::Timeout)), control.take()) {
+            (Ok((agreed, info)), Some(control)) => {
                 return Ok(Session::start(transport, control.into(), &agreed, info));
             }
-            Ok(Err((control, error))) => {
+            (Ok(_), None) => AcceptError::Transport(TransportError::ClosedHere),
+            (Err(error), control) => {
                 tell(control, &error).await;
                 error
             }
-            Err(_) => AcceptError::Timeout,
         };
         let (code, reason) = close_words(&error);
         transport.close(code, &reason);
         Err(error)
     }
 
+    /// Leaves the control stream in `control` however it ends, so that the peer can be told.
     async fn handshake(
         &self,
-        transport: &Arc<dyn Transport>,
-    ) -> Result<(HandshakeStream, Agreed, Info), (Option<HandshakeStream>, AcceptError)> {
-        let stream = transport
-            .accept()
-            .await
-            .map_err(|error| (None, AcceptError::Transport(error)))?;
-        let mut control = HandshakeStream::new(stream);
-        match self.converse(&mut control, transport.as_ref()).await {
-            Ok((agreed, info)) => Ok((control, agreed, info)),
-            Err(error) => Err((Some(control), error)),
-        }
+        transport: &dyn Transport,
+        control: &mut Option<HandshakeStream>,
+    ) -> Result<(Agreed, Info), AcceptError> {
+        let stream = transport.accept().await.map_err(AcceptError::Transport)?;
+        let control = control.insert(HandshakeStream::new(stream));
+        self.converse(control, transport).await
     }
 
     async fn converse(
@@ -228,6 +235,7 @@ impl Acceptor {
             .admit(&proven)
             .await
             .map_err(AcceptError::Denied)?;
+        transport.authenticated();
         let id = random();
         control.send(self.welcome(id, &agent)).await?;
         let agreed = Agreed {
@@ -238,6 +246,7 @@ impl Acceptor {
         let info = Info {
             id: SessionId(id),
             agent,
+            key: proven.key,
             instance: proven.instance,
             software: proven.software,
             role: Role::Acceptor,

@@ -75,6 +75,7 @@ impl From<HalfError> for ControlError {
     fn from(error: HalfError) -> Self {
         match error {
             HalfError::Transport(error) => Self::Transport(error),
+            HalfError::Malformed(error) => Self::Decode(error),
             other => Self::Transport(TransportError::lost(other)),
         }
     }

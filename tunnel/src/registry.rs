@@ -60,16 +60,13 @@ impl Registry {
         }
     }
 
-    /// The session to open `agent`'s next stream in: the newest that takes streams, one whose
-    /// peer answers before one whose peer does not.
+    /// The session to open `agent`'s next stream in: the newest that takes streams and whose peer
+    /// answers. A session that left an OPEN unanswered is passed over until its peer is heard
+    /// from: waiting for it once more would only make the next caller wait too.
     pub fn pick(&self, agent: &str) -> Option<Session> {
         let sessions = self.lock();
-        let of_agent = sessions.get(agent)?;
-        let usable = || of_agent.iter().rev().filter(|session| session.is_open());
-        usable()
-            .find(|session| !session.is_suspect())
-            .or_else(|| usable().next())
-            .cloned()
+        let usable = |session: &&Session| session.is_open() && !session.is_suspect();
+        sessions.get(agent)?.iter().rev().find(usable).cloned()
     }
 
     /// All sessions.

@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::Sleep;
+use tokio::time::{Instant, Sleep};
 
 use crate::proto::code::ResetCode;
 use crate::proto::frame::{Answer, FrameReader};
@@ -93,6 +93,9 @@ pub enum StreamError {
     /// This side has ended its half already.
     #[error("this half of the stream has ended")]
     Finished,
+    /// The peer's bytes are none of the transport's frames.
+    #[error("malformed bytes from the peer")]
+    Malformed(#[source] DecodeError),
     /// The session ended under the stream.
     #[error("stream lost with its session")]
     Session(#[source] SessionError),
@@ -104,7 +107,7 @@ impl From<StreamError> for io::Error {
         let kind = match &error {
             StreamError::Refused { .. } => io::ErrorKind::ConnectionRefused,
             StreamError::NoAnswer(_) => io::ErrorKind::TimedOut,
-            StreamError::BadAnswer(_) => io::ErrorKind::InvalidData,
+            StreamError::BadAnswer(_) | StreamError::Malformed(_) => io::ErrorKind::InvalidData,
             StreamError::Unanswered | StreamError::Reset(_) => io::ErrorKind::ConnectionReset,
             StreamError::Stopped(_) | StreamError::Finished => io::ErrorKind::BrokenPipe,
             StreamError::Session(_) => io::ErrorKind::ConnectionAborted,
@@ -114,11 +117,11 @@ impl From<StreamError> for io::Error {
 }
 
 impl Stream {
-    /// A stream that this side opened: the peer's answer comes first.
-    pub(crate) fn opened(stream: BiStream, slot: Slot) -> Self {
+    /// A stream that this side opened: the peer's answer comes first, until `deadline`.
+    pub(crate) fn opened(stream: BiStream, slot: Slot, deadline: Instant) -> Self {
         let awaited = Awaited {
             reader: FrameReader::new(limits::CONTROL_FRAME),
-            deadline: Box::pin(tokio::time::sleep(limits::ANSWER_TIME)),
+            deadline: Box::pin(tokio::time::sleep_until(deadline)),
         };
         Self::new(
             stream,
@@ -297,6 +300,13 @@ fn poll_receive_answer(
     }
 }
 
+impl ReadHalf {
+    /// Reads no more, and tells the peer why: its writes fail with [`StreamError::Stopped`].
+    pub fn stop(mut self, code: ResetCode) {
+        self.stream.stop(code);
+    }
+}
+
 impl WriteHalf {
     /// As [`Stream::write_bytes`].
     ///
@@ -326,6 +336,7 @@ fn into_stream_error(error: HalfError, slot: &Slot) -> StreamError {
         HalfError::Reset(code) => StreamError::Reset(code),
         HalfError::Stopped(code) => StreamError::Stopped(code),
         HalfError::Finished => StreamError::Finished,
+        HalfError::Malformed(error) => StreamError::Malformed(error),
         HalfError::Transport(error) => StreamError::Session(slot.session().ending(error)),
     }
 }

@@ -5,7 +5,7 @@ mod race;
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rand::Rng;
 use thiserror::Error;
@@ -58,7 +58,8 @@ pub struct ConnectorConfig {
     pub backoff_initial: Duration,
     /// The ceiling of any wait.
     pub backoff_max: Duration,
-    /// Streams that the server may have open at once; each costs about 4 KiB when idle.
+    /// Streams that the server may have open at once, [`limits::STREAMS_MAX`] at most; each costs
+    /// about 4 KiB when idle.
     pub max_streams: u32,
     /// Name and version of the software, for the server's logs.
     pub software: String,
@@ -116,6 +117,15 @@ pub enum ConnectError {
 }
 
 impl ConnectError {
+    /// What to tell the peer, if there is anything to tell.
+    fn close_code(&self) -> Option<CloseCode> {
+        match self {
+            Self::Handshake(error) => error.close_code(),
+            Self::Timeout => Some(CloseCode::HandshakeTimeout),
+            Self::Dial(_) | Self::Transport(_) => None,
+        }
+    }
+
     /// Whether a person has to mend something before another try can succeed: the token is not
     /// known, the CA is another one, no version is in common.
     pub fn needs_attention(&self) -> bool {
@@ -169,7 +179,7 @@ impl Connector {
             key: config.key,
             instance: random(),
             local: Local {
-                max_streams: config.max_streams,
+                max_streams: config.max_streams.min(limits::STREAMS_MAX),
                 software: config.software,
             },
             backoff: Backoff::new(config.backoff_initial, config.backoff_max),
@@ -196,29 +206,34 @@ impl Connector {
     /// # Cancel safety
     /// Dropping the future drops the connection.
     pub async fn establish(&self, transport: Arc<dyn Transport>) -> Result<Session, ConnectError> {
-        let handshake = self.handshake(transport.as_ref());
-        let error = match tokio::time::timeout(limits::HANDSHAKE_TIME, handshake).await {
-            Ok(Ok((control, agreed, info))) => {
+        let mut control = None;
+        let handshake = self.handshake(transport.as_ref(), &mut control);
+        let result = tokio::time::timeout(limits::HANDSHAKE_TIME, handshake).await;
+        let error = match (result.unwrap_or(Err(ConnectError::Timeout)), control.take()) {
+            (Ok((agreed, info)), Some(control)) => {
                 return Ok(Session::start(transport, control.into(), &agreed, info));
             }
-            Ok(Err(error)) => error,
-            Err(_) => ConnectError::Timeout,
+            (Ok(_), None) => ConnectError::Transport(TransportError::ClosedHere),
+            (Err(error), control) => {
+                if let (Some(code), Some(control)) = (error.close_code(), control) {
+                    control.close(code, &chain(&error)).await;
+                }
+                error
+            }
         };
-        let code = match &error {
-            ConnectError::Handshake(error) => error.close_code().unwrap_or(CloseCode::Shutdown),
-            ConnectError::Timeout => CloseCode::HandshakeTimeout,
-            ConnectError::Dial(_) | ConnectError::Transport(_) => CloseCode::Shutdown,
-        };
+        let code = error.close_code().unwrap_or(CloseCode::Shutdown);
         transport.close(code, &chain(&error));
         Err(error)
     }
 
+    /// Leaves the control stream in `control` however it ends, so that the peer can be told.
     async fn handshake(
         &self,
         transport: &dyn Transport,
-    ) -> Result<(HandshakeStream, Agreed, Info), ConnectError> {
+        control: &mut Option<HandshakeStream>,
+    ) -> Result<(Agreed, Info), ConnectError> {
         let stream = transport.open().await.map_err(ConnectError::Transport)?;
-        let mut control = HandshakeStream::new(stream);
+        let control = control.insert(HandshakeStream::new(stream));
         let (mut handshake, hello) =
             ConnectorHandshake::start(&self.local, &self.key, self.instance);
         control.send(hello).await?;
@@ -240,13 +255,14 @@ impl Connector {
         let info = Info {
             id: SessionId(welcome.session),
             agent: welcome.peer,
+            key: self.key.public_key(),
             instance: self.instance,
             software: welcome.software,
             role: Role::Connector,
             transport: transport.kind(),
             remote: transport.remote(),
         };
-        Ok((control, agreed, info))
+        Ok((agreed, info))
     }
 
     /// Keeps a session: dials, hands each session to `serve`, and dials again once it has ended.
@@ -286,7 +302,7 @@ impl Connector {
         serve: &mut impl FnMut(Session),
         status: &mut impl FnMut(Status<'_>),
     ) -> Duration {
-        let since = Instant::now();
+        let since = tokio::time::Instant::now();
         status(Status::Connected(session.info()));
         serve(session.clone());
         let told = async {
@@ -295,17 +311,26 @@ impl Connector {
                 None => std::future::pending().await,
             }
         };
-        tokio::select! {
-            error = session.closed() => {
-                if since.elapsed() >= STABLE {
-                    backoff.reset();
-                }
+        let leaving = tokio::select! {
+            // A server that leaves an idle session closes it in the same breath.
+            biased;
+            return_after = told => Ok(return_after),
+            error = session.closed() => Err(error),
+        };
+        let stable = since.elapsed() >= STABLE;
+        if stable {
+            backoff.reset();
+        }
+        match leaving {
+            // The old session goes on to its streams' end in the hands of `serve`.
+            Ok(return_after) if stable => return_after,
+            // A server that sends everyone away at once must not be asked again at once.
+            Ok(return_after) => return_after.max(backoff.failed(rand::rng().next_u32())),
+            Err(error) => {
                 let wait = backoff.failed(rand::rng().next_u32());
                 status(Status::Ended(&error, wait));
                 wait
             }
-            // The old session goes on to its streams' end in the hands of `serve`.
-            wait = told => wait,
         }
     }
 }

@@ -36,6 +36,10 @@ pub const VERSIONS: usize = 16;
 /// has a few hundred watches per controller; each open stream costs about 4 KiB when idle.
 pub const STREAMS: u32 = 4096;
 
+/// The most that configuration may allow. The transports' own limits, which end whole connections,
+/// leave room for this many from each side, and as many again that are ending.
+pub const STREAMS_MAX: u32 = 2 * STREAMS;
+
 /// Streams whose open header is still arriving. The header follows the stream's first byte in the
 /// same flight, so that more than a few at once means a peer that withholds them.
 pub const STREAMS_OPENING: usize = 256;
@@ -57,8 +61,10 @@ pub const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
 /// Time for one transport to connect, TLS included.
 pub const CONNECT_TIME: Duration = Duration::from_secs(10);
 
-/// Connections that are not yet authenticated, at once, over all transports. Each may hold a TLS
-/// handshake's state and one control frame: about 64 KiB, 128 MiB in all at the worst.
+/// Connections that are not yet authenticated, at once, over all transports. Each may have one
+/// stream, and hold a TLS handshake's state, a QUIC window of 64 KiB or a WebSocket message and a
+/// yamux window of 256 KiB each: about 600 KiB, 1.2 GiB in all at the very worst. It must let ten
+/// thousand agents back in after a restart, at four flights each.
 pub const UNAUTHENTICATED: usize = 2048;
 
 /// Silence after which a PING goes out. Load balancers forget idle connections after 30 s at the
@@ -70,6 +76,13 @@ pub const KEEPALIVE_ANSWER: Duration = Duration::from_secs(10);
 
 /// The shortest keepalive that a peer may ask of this side: a shorter one would be load.
 pub const KEEPALIVE_MIN: Duration = Duration::from_secs(1);
+
+/// The longest keepalive: NAT entries for UDP live 30 s at the least (RFC 4787, section 4.3, asks for
+/// two minutes; few keep them), and the QUIC transport gives up after 30 s of silence.
+pub const KEEPALIVE_MAX: Duration = Duration::from_secs(20);
+
+/// Time for a stream's last frames to leave after its owner let go of it.
+pub const LINGER_TIME: Duration = Duration::from_secs(10);
 
 /// Time for the control stream's last frame (CLOSE) to leave before the transport is cut.
 pub const CLOSE_TIME: Duration = Duration::from_secs(1);

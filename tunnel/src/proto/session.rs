@@ -47,6 +47,7 @@ pub struct Session {
     remote_max: u32,
     keepalive: Keepalive,
     suspect: bool,
+    peer_goes_away: bool,
     reader: FrameReader,
     transmit: VecDeque<Bytes>,
     events: VecDeque<Event>,
@@ -149,7 +150,9 @@ pub enum OpenRefused {
 impl Session {
     /// A session whose handshake has just ended.
     pub fn new(role: Role, agreed: &Agreed, now: Instant) -> Self {
-        let interval = agreed.keepalive.max(limits::KEEPALIVE_MIN);
+        let interval = agreed
+            .keepalive
+            .clamp(limits::KEEPALIVE_MIN, limits::KEEPALIVE_MAX);
         Self {
             role,
             phase: Phase::Open,
@@ -162,6 +165,7 @@ impl Session {
             remote_max: agreed.remote_streams,
             keepalive: Keepalive::new(role, interval, limits::KEEPALIVE_ANSWER, now),
             suspect: false,
+            peer_goes_away: false,
             reader: FrameReader::new(limits::CONTROL_FRAME),
             transmit: VecDeque::new(),
             events: VecDeque::new(),
@@ -278,8 +282,17 @@ impl Session {
         }
     }
 
+    /// Bytes of some stream came from the peer at `at`: it is there. Its PONG may stand behind many
+    /// of them.
+    pub fn heard(&mut self, at: Instant) {
+        self.keepalive.heard(at);
+    }
+
     /// Takes bytes of the control stream.
     pub fn handle_bytes(&mut self, bytes: &[u8], now: Instant) {
+        if self.phase == Phase::Closed {
+            return;
+        }
         self.reader.push(bytes);
         while self.phase != Phase::Closed {
             match self.reader.next() {
@@ -315,7 +328,10 @@ impl Session {
                 if self.phase == Phase::Open {
                     self.phase = Phase::Draining;
                 }
-                self.events.push_back(Event::GoAway(go_away));
+                // Only the first counts, which also bounds the events.
+                if !std::mem::replace(&mut self.peer_goes_away, true) {
+                    self.events.push_back(Event::GoAway(go_away));
+                }
             }
             Control::Close(Close { code, reason }) => self.end(Ending::Peer { code, reason }),
         }

@@ -4,18 +4,17 @@ use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::Instant;
 
 use bytes::Bytes;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
-use super::incoming::{self, IncomingStream};
-use super::{SessionError, Shared};
+use super::incoming::{self, Queued};
+use super::{SessionError, Shared, now};
 use crate::error::chain;
 use crate::proto::frame::{FrameReader, GoAway};
 use crate::proto::limits;
-use crate::proto::session::{Event, Violation};
+use crate::proto::session::{Ending, Event, Violation};
 use crate::transport::{BiStream, HalfError, TransportError};
 
 /// Bytes of the control stream read in one go.
@@ -30,7 +29,7 @@ pub(crate) struct ControlStream {
 
 /// Where the driver puts what it learns.
 pub(super) struct Outlets {
-    pub(super) incoming: mpsc::Sender<IncomingStream>,
+    pub(super) incoming: mpsc::Sender<Queued>,
     pub(super) go_away: watch::Sender<Option<GoAway>>,
     pub(super) ended: watch::Sender<Option<SessionError>>,
 }
@@ -46,31 +45,42 @@ pub(super) async fn run(shared: Arc<Shared>, control: ControlStream, outlets: Ou
         shared: &shared,
         stream: control.stream,
         unsent: VecDeque::new(),
+        flushed: true,
         go_away,
         opening: JoinSet::new(),
         incoming,
     };
     let behind_handshake = control.reader.into_rest();
     let error = driver.run(behind_handshake).await;
-    let _ = tokio::time::timeout(limits::CLOSE_TIME, driver.say_last_words()).await;
+    tracing::debug!(session = %shared.info.id, agent = shared.info.agent, "{}", chain(&error));
+    let closed_by_peer = matches!(error, SessionError::Ended(Ending::Peer { .. }));
+    if !closed_by_peer {
+        let _ = tokio::time::timeout(limits::CLOSE_TIME, driver.say_last_words()).await;
+    }
     let (code, reason) = match error.close_code() {
         Some(code) => (code, chain(&error)),
         None => (crate::CloseCode::Shutdown, String::new()),
     };
-    tracing::debug!(session = %shared.info.id, agent = shared.info.agent, "{}", chain(&error));
     ended.send_replace(Some(error));
     drop(driver);
+    if closed_by_peer {
+        // What the peer sent on other streams may still be on its way, although its CLOSE is here.
+        let _ = tokio::time::timeout(limits::CLOSE_TIME, shared.transport.closed()).await;
+    }
     shared.transport.close(code, &reason);
+    shared.drop_queued().await;
 }
 
 struct Driver<'a> {
     shared: &'a Arc<Shared>,
     stream: BiStream,
     unsent: VecDeque<Bytes>,
+    /// Whether the transport has everything that is not in `unsent`.
+    flushed: bool,
     go_away: watch::Sender<Option<GoAway>>,
     /// Streams whose open header is still arriving.
     opening: JoinSet<Result<(), Violation>>,
-    incoming: mpsc::Sender<IncomingStream>,
+    incoming: mpsc::Sender<Queued>,
 }
 
 /// What woke the driver.
@@ -87,26 +97,33 @@ impl Driver<'_> {
     async fn run(&mut self, behind_handshake: Bytes) -> SessionError {
         self.shared
             .protocol()
-            .handle_bytes(&behind_handshake, Instant::now());
+            .handle_bytes(&behind_handshake, now());
         loop {
             if let Some(error) = self.take_output() {
                 return error;
             }
             match self.wait().await {
                 Wake::Control(Ok(Some(bytes))) => {
-                    self.shared.protocol().handle_bytes(&bytes, Instant::now());
+                    self.shared.protocol().handle_bytes(&bytes, now());
                 }
                 Wake::Control(Ok(None)) => {
                     return SessionError::Transport(TransportError::lost(ControlEnded));
                 }
-                Wake::Control(Err(error)) | Wake::Written(Err(error)) => {
-                    return SessionError::Transport(into_transport_error(error));
+                Wake::Control(Err(HalfError::Malformed(error))) => {
+                    self.shared.protocol().fail(Violation::Decode(error));
                 }
-                Wake::Stream(Err(error)) => return self.end_of_transport(error),
+                Wake::Control(Err(error)) => {
+                    return SessionError::from_transport(into_transport_error(error));
+                }
+                Wake::Written(Err(error)) => {
+                    return self.end_of_transport(into_transport_error(error)).await;
+                }
+                Wake::Stream(Err(error)) => return self.end_of_transport(error).await,
                 Wake::Stream(Ok(stream)) => self.begin_opening(stream),
                 Wake::Opened(Err(violation)) => self.shared.protocol().fail(violation),
-                Wake::Timeout => self.shared.protocol().handle_timeout(Instant::now()),
-                Wake::Written(Ok(())) | Wake::Opened(Ok(())) | Wake::Changed => {}
+                Wake::Timeout => self.handle_timeout(),
+                Wake::Written(Ok(())) => self.flushed = true,
+                Wake::Opened(Ok(())) | Wake::Changed => {}
             }
         }
     }
@@ -116,6 +133,7 @@ impl Driver<'_> {
         let mut protocol = self.shared.protocol();
         while let Some(bytes) = protocol.poll_transmit() {
             self.unsent.push_back(bytes);
+            self.flushed = false;
         }
         // The protocol bounds what it queues by what it is polled for; this bounds the rest.
         if self.unsent.len() > limits::CONTROL_QUEUE {
@@ -142,14 +160,14 @@ impl Driver<'_> {
             .shared
             .protocol()
             .poll_timeout()
-            .unwrap_or_else(Instant::now);
+            .unwrap_or_else(now);
         let BiStream { send, recv } = &mut self.stream;
         let unsent = &mut self.unsent;
         tokio::select! {
             // Control bytes first: they may say why the transport is about to end.
             biased;
             read = poll_fn(|cx| recv.poll_read_bytes(cx, READ)) => Wake::Control(read),
-            written = poll_fn(|cx| poll_send(send.as_mut(), unsent, cx)), if !unsent.is_empty() => {
+            written = poll_fn(|cx| poll_send(send.as_mut(), unsent, cx)), if !self.flushed => {
                 Wake::Written(written)
             }
             () = self.shared.changed.notified() => Wake::Changed,
@@ -172,13 +190,42 @@ impl Driver<'_> {
             .spawn(incoming::open(shared, stream, self.incoming.clone()));
     }
 
-    /// The transport is gone; the control stream may still hold the reason.
-    fn end_of_transport(&mut self, error: TransportError) -> SessionError {
-        let mut cx = Context::from_waker(std::task::Waker::noop());
-        while let Poll::Ready(Ok(Some(bytes))) = self.stream.recv.poll_read_bytes(&mut cx, READ) {
-            self.shared.protocol().handle_bytes(&bytes, Instant::now());
+    /// Bytes of other streams prove that the peer is there, too.
+    fn handle_timeout(&mut self) {
+        let mut protocol = self.shared.protocol();
+        if let Some(at) = self.shared.transport.last_heard() {
+            protocol.heard(at);
         }
-        self.take_output().unwrap_or(SessionError::Transport(error))
+        protocol.handle_timeout(now());
+    }
+
+    /// The transport is gone, or going; the control stream may still hold the reason.
+    async fn end_of_transport(&mut self, error: TransportError) -> SessionError {
+        let reason = tokio::time::timeout(limits::CLOSE_TIME, self.read_to_the_end()).await;
+        reason
+            .ok()
+            .flatten()
+            .unwrap_or_else(|| SessionError::from_transport(error))
+    }
+
+    async fn read_to_the_end(&mut self) -> Option<SessionError> {
+        let recv = &mut self.stream.recv;
+        loop {
+            match poll_fn(|cx| recv.poll_read_bytes(cx, READ)).await {
+                Ok(Some(bytes)) => self.shared.protocol().handle_bytes(&bytes, now()),
+                Ok(None) => return None,
+                Err(HalfError::Transport(error @ TransportError::ClosedByPeer { .. })) => {
+                    return Some(SessionError::from_transport(error));
+                }
+                Err(_) => return None,
+            }
+            let mut protocol = self.shared.protocol();
+            while let Some(event) = protocol.poll_event() {
+                if let Event::Closed(ending) = event {
+                    return Some(SessionError::Ended(ending));
+                }
+            }
+        }
     }
 
     /// Sends what is left, which ends in a CLOSE where this side closed.

@@ -20,6 +20,31 @@ use crate::transport::{BiStream, HalfError};
 /// Bytes read in one go while the open header arrives.
 const READ: usize = 16 * 1024;
 
+/// A stream that waits to be taken. It counts as one of the peer's without holding the session.
+pub(super) struct Queued {
+    stream: BiStream,
+    open: Open,
+    payload: Bytes,
+}
+
+impl Queued {
+    pub(super) fn id(&self) -> StreamId {
+        self.open.stream
+    }
+
+    pub(super) fn into_incoming(self, shared: &Arc<Shared>) -> IncomingStream {
+        IncomingStream {
+            slot: Slot {
+                shared: Arc::clone(shared),
+                id: self.open.stream,
+            },
+            stream: self.stream,
+            open: self.open,
+            payload: self.payload,
+        }
+    }
+}
+
 /// A stream that the peer wants, and that nobody has answered yet.
 ///
 /// Dropping it refuses it with [`ResetCode::Cancelled`].
@@ -98,7 +123,7 @@ enum HeaderError {
     #[error("the stream ended before its open header did")]
     Ended,
     #[error("the stream broke before its open header arrived")]
-    Broken(#[from] HalfError),
+    Broken(#[source] HalfError),
 }
 
 impl HeaderError {
@@ -117,7 +142,7 @@ impl HeaderError {
 pub(super) async fn open(
     shared: Arc<Shared>,
     mut stream: BiStream,
-    accepted: mpsc::Sender<IncomingStream>,
+    accepted: mpsc::Sender<Queued>,
 ) -> Result<(), Violation> {
     let header = tokio::time::timeout(limits::OPEN_HEADER_TIME, read_header(&mut stream)).await;
     let (open, payload) = match header.unwrap_or(Err(HeaderError::Timeout)) {
@@ -139,28 +164,23 @@ pub(super) async fn open(
         refuse(stream, code, "no stream is taken now").await;
         return Ok(());
     }
-    let slot = Slot {
-        shared,
-        id: open.stream,
-    };
-    match accepted.try_send(IncomingStream {
-        slot,
+    let queued = Queued {
         stream,
         open,
         payload,
-    }) {
-        Ok(()) => {}
-        Err(mpsc::error::TrySendError::Full(incoming)) => {
-            incoming
-                .refuse(ResetCode::Overloaded, "too many streams wait to be taken")
-                .await;
+    };
+    let (queued, code, reason) = match accepted.try_send(queued) {
+        Ok(()) => return Ok(()),
+        Err(mpsc::error::TrySendError::Full(queued)) => {
+            let reason = "too many streams wait to be taken";
+            (queued, ResetCode::Overloaded, reason)
         }
-        Err(mpsc::error::TrySendError::Closed(incoming)) => {
-            incoming
-                .refuse(ResetCode::UnknownTarget, "this side takes no streams")
-                .await;
+        Err(mpsc::error::TrySendError::Closed(queued)) => {
+            let reason = "this side takes no streams";
+            (queued, ResetCode::UnknownTarget, reason)
         }
-    }
+    };
+    queued.into_incoming(&shared).refuse(code, reason).await;
     Ok(())
 }
 
@@ -170,8 +190,18 @@ async fn read_header(stream: &mut BiStream) -> Result<(Open, Bytes), HeaderError
         if let Some(raw) = reader.next()? {
             return Ok((raw.decode()?, reader.into_rest()));
         }
-        let bytes = poll_fn(|cx| stream.recv.poll_read_bytes(cx, READ)).await?;
-        reader.push(&bytes.ok_or(HeaderError::Ended)?);
+        let bytes = poll_fn(|cx| stream.recv.poll_read_bytes(cx, READ)).await;
+        match bytes.map_err(broken)? {
+            Some(bytes) => reader.push(&bytes),
+            None => return Err(HeaderError::Ended),
+        }
+    }
+}
+
+fn broken(error: HalfError) -> HeaderError {
+    match error {
+        HalfError::Malformed(error) => HeaderError::Decode(error),
+        error => HeaderError::Broken(error),
     }
 }
 

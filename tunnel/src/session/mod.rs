@@ -16,8 +16,10 @@ use tokio::sync::{Mutex as AsyncMutex, Notify, mpsc, watch};
 
 pub(crate) use self::driver::ControlStream;
 pub use self::incoming::IncomingStream;
+use self::incoming::Queued;
 use crate::proto::code::CloseCode;
 use crate::proto::frame::{self, Class, GoAway, Open};
+use crate::proto::key::PublicKey;
 use crate::proto::limits;
 use crate::proto::session::{Agreed, Ending, OpenRefused, Session as Protocol};
 use crate::proto::stream_id::{Role, StreamId};
@@ -41,6 +43,8 @@ pub struct Info {
     pub id: SessionId,
     /// The connector's name, as the acceptor knows it. The same at both ends.
     pub agent: String,
+    /// The key that the connector proved.
+    pub key: PublicKey,
     /// The connector's process.
     pub instance: [u8; 16],
     /// Name and version of the peer's software.
@@ -98,13 +102,23 @@ pub enum SessionError {
 }
 
 impl SessionError {
+    /// Some transports carry the peer's reason themselves.
+    fn from_transport(error: TransportError) -> Self {
+        match error {
+            TransportError::ClosedByPeer { code, reason } => {
+                Self::Ended(Ending::Peer { code, reason })
+            }
+            other => Self::Transport(other),
+        }
+    }
+
     /// The code that the session was closed with, if it was closed.
     pub fn close_code(&self) -> Option<CloseCode> {
         match self {
-            Self::Ended(Ending::Local { code, .. } | Ending::Peer { code, .. })
-            | Self::Transport(TransportError::ClosedByPeer { code, .. }) => Some(*code),
+            Self::Ended(Ending::Local { code, .. } | Ending::Peer { code, .. }) => Some(*code),
             Self::Ended(Ending::Violation(violation)) => Some(violation.close_code()),
-            _ => None,
+            Self::Ended(Ending::KeepaliveTimeout(_)) => Some(CloseCode::KeepaliveTimeout),
+            Self::Transport(_) => None,
         }
     }
 }
@@ -126,6 +140,9 @@ pub enum OpenError {
     /// The session takes no new stream now.
     #[error("no new stream")]
     Refused(#[from] OpenRefused),
+    /// The peer takes not even the open header.
+    #[error("no answer from the peer within {} ms", .0.as_millis())]
+    NoAnswer(Duration),
     /// The session ended meanwhile.
     #[error("session ended while opening a stream")]
     Session(#[from] SessionError),
@@ -138,7 +155,7 @@ pub(crate) struct Shared {
     /// A stream was released.
     released: Notify,
     transport: Arc<dyn Transport>,
-    incoming: AsyncMutex<mpsc::Receiver<IncomingStream>>,
+    incoming: AsyncMutex<mpsc::Receiver<Queued>>,
     go_away: watch::Receiver<Option<GoAway>>,
     ended: watch::Receiver<Option<SessionError>>,
     info: Info,
@@ -156,7 +173,7 @@ impl Session {
         let (ended_tx, ended) = watch::channel(None);
         let (go_away_tx, go_away) = watch::channel(None);
         let shared = Arc::new(Shared {
-            protocol: Mutex::new(Protocol::new(info.role, agreed, Instant::now())),
+            protocol: Mutex::new(Protocol::new(info.role, agreed, now())),
             changed: Notify::new(),
             released: Notify::new(),
             transport,
@@ -190,6 +207,23 @@ impl Session {
     pub async fn open(&self, request: OpenRequest) -> Result<Stream, OpenError> {
         check(&request)?;
         let slot = self.shared.open_slot()?;
+        let deadline = tokio::time::Instant::now() + limits::ANSWER_TIME;
+        let opening = self.open_in(slot, request, deadline);
+        match tokio::time::timeout_at(deadline, opening).await {
+            Ok(opened) => opened,
+            Err(_) => {
+                self.shared.suspect();
+                Err(OpenError::NoAnswer(limits::ANSWER_TIME))
+            }
+        }
+    }
+
+    async fn open_in(
+        &self,
+        slot: Slot,
+        request: OpenRequest,
+        deadline: tokio::time::Instant,
+    ) -> Result<Stream, OpenError> {
         let transport_stream = self
             .shared
             .transport
@@ -202,16 +236,14 @@ impl Session {
             target: request.target,
             header: request.header,
         };
-        let mut stream = Stream::opened(transport_stream, slot);
-        stream
-            .send_preface(frame::to_bytes(&open))
-            .await
-            .map_err(|error| match error {
-                HalfError::Transport(error) => self.shared.ending(error),
-                // Nobody reads, resets or finishes a stream that nobody has seen yet.
-                other => SessionError::Transport(TransportError::lost(other)),
-            })?;
-        Ok(stream)
+        let mut stream = Stream::opened(transport_stream, slot, deadline);
+        match stream.send_preface(frame::to_bytes(&open)).await {
+            Ok(()) => Ok(stream),
+            // The answer, which the first read finds, says more.
+            Err(HalfError::Stopped(_)) => Ok(stream),
+            Err(HalfError::Transport(error)) => Err(self.shared.ending(error).into()),
+            Err(other) => Err(SessionError::Transport(TransportError::lost(other)).into()),
+        }
     }
 
     /// Waits for the peer's next stream.
@@ -222,8 +254,9 @@ impl Session {
     /// # Cancel safety
     /// No stream is lost.
     pub async fn accept(&self) -> Result<IncomingStream, SessionError> {
-        match self.shared.incoming.lock().await.recv().await {
-            Some(stream) => Ok(stream),
+        let queued = self.shared.incoming.lock().await.recv().await;
+        match queued {
+            Some(queued) => Ok(queued.into_incoming(&self.shared)),
             None => Err(self.closed().await),
         }
     }
@@ -366,6 +399,15 @@ impl Shared {
         }
     }
 
+    /// Drops the streams that nobody took before the session ended.
+    async fn drop_queued(&self) {
+        let mut incoming = self.incoming.lock().await;
+        incoming.close();
+        while let Ok(queued) = incoming.try_recv() {
+            self.protocol().release_remote(queued.id());
+        }
+    }
+
     async fn closed(&self) -> SessionError {
         let mut ended = self.ended.clone();
         match ended.wait_for(Option::is_some).await.as_deref() {
@@ -380,12 +422,12 @@ impl Shared {
         self.ended
             .borrow()
             .clone()
-            .unwrap_or(SessionError::Transport(error))
+            .unwrap_or_else(|| SessionError::from_transport(error))
     }
 
     /// A stream of this session has no answer from the peer.
     pub(crate) fn suspect(&self) {
-        self.with_protocol(|protocol| protocol.suspect(Instant::now()));
+        self.with_protocol(|protocol| protocol.suspect(now()));
     }
 }
 
@@ -425,6 +467,11 @@ impl Drop for CloseOnDrop {
         self.0
             .with_protocol(|protocol| protocol.close(CloseCode::Shutdown, "session dropped"));
     }
+}
+
+/// The runtime's clock, which tests may pause.
+pub(crate) fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
 }
 
 /// Writes all of `bytes` and hands them to the connection.

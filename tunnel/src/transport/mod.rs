@@ -14,7 +14,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
@@ -22,6 +22,7 @@ use thiserror::Error;
 
 pub use self::yamux::YamuxTransport;
 
+use crate::proto::DecodeError;
 use crate::proto::code::{CloseCode, ResetCode};
 
 /// One connection to a peer.
@@ -36,12 +37,22 @@ pub trait Transport: fmt::Debug + Send + Sync + 'static {
     /// Waits for the peer's next stream.
     fn accept(&self) -> BoxFuture<'_, Result<BiStream, TransportError>>;
 
-    /// Ends the connection: what was written before is sent if the peer still reads, within about
-    /// a second. Every later call, and every stream, gives [`TransportError::ClosedHere`].
+    /// Ends the connection: what was written before, and finished, is sent if the peer still reads,
+    /// within about a second. Then every call, and every stream, gives
+    /// [`TransportError::ClosedHere`].
     fn close(&self, code: CloseCode, reason: &str);
 
     /// Waits until the connection has ended, whoever ended it.
     fn closed(&self) -> BoxFuture<'_, TransportError>;
+
+    /// The peer has proven who it is. Until then it is let have one stream and little memory.
+    fn authenticated(&self) {}
+
+    /// When the last byte came from the peer, where the transport keeps account of it: bytes of any
+    /// stream prove that the peer is there.
+    fn last_heard(&self) -> Option<Instant> {
+        None
+    }
 
     /// The path's smoothed round-trip time, where the transport measures one.
     fn round_trip(&self) -> Option<Duration>;
@@ -171,6 +182,9 @@ pub enum HalfError {
     /// This side has finished this half already.
     #[error("stream already finished")]
     Finished,
+    /// The peer's bytes are none of this transport's frames.
+    #[error("malformed stream")]
+    Malformed(#[source] DecodeError),
     /// The transport ended under it.
     #[error("stream lost with its connection")]
     Transport(#[source] TransportError),

@@ -32,9 +32,9 @@ pub const PATH: &str = "/v1/tunnel";
 /// Bytes gathered into one message before it is sent without being asked to: some TLS records.
 const MESSAGE: usize = 64 * 1024;
 
-/// Bytes that a peer's message may have. We send `MESSAGE` and one yamux frame at the most; other
-/// implementations may gather more.
-const MESSAGE_MAX: usize = 1024 * 1024;
+/// Bytes that a peer's message may have, in one frame or several: this side buffers that much before
+/// it knows who the peer is. We send `MESSAGE` and one yamux frame (64 KiB) at the most.
+const MESSAGE_MAX: usize = 256 * 1024;
 
 /// Bytes that wait for the socket before writes do.
 const WRITE_BUFFER_MAX: usize = 512 * 1024;

@@ -16,6 +16,12 @@ use crate::proto::limits;
 /// sooner; this is for connections that never became sessions.
 const IDLE: Duration = Duration::from_secs(30);
 
+/// The session counts streams; this only has to stay out of its way: its limit, and those that end.
+pub(super) const STREAMS: VarInt = VarInt::from_u32(2 * limits::STREAMS_MAX);
+
+/// Bytes that a peer may send before it is authenticated: some control frames.
+const UNAUTHENTICATED_WINDOW: VarInt = VarInt::from_u32(64 * 1024);
+
 /// Why there is no endpoint.
 #[derive(Debug, Error)]
 #[non_exhaustive]
@@ -42,7 +48,12 @@ pub fn server(address: SocketAddr, tls: rustls::ServerConfig) -> Result<Endpoint
     tls.alpn_protocols = vec![ALPN.to_vec()];
     let crypto = QuicServerConfig::try_from(tls)?;
     let mut config = quinn::ServerConfig::with_crypto(Arc::new(crypto));
-    config.transport_config(Arc::new(transport_config()));
+    let mut transport = transport_config();
+    // Until the peer has proven who it is (see `QuicTransport::authenticated`).
+    transport
+        .max_concurrent_bidi_streams(VarInt::from_u32(1))
+        .receive_window(UNAUTHENTICATED_WINDOW);
+    config.transport_config(Arc::new(transport));
     bind(address, Some(config))
 }
 
@@ -84,9 +95,7 @@ fn bind(
 fn transport_config() -> TransportConfig {
     let mut config = TransportConfig::default();
     config
-        // The session counts streams; this only has to stay out of its way: its limit, and those
-        // that end.
-        .max_concurrent_bidi_streams(VarInt::from_u32(2 * limits::STREAMS))
+        .max_concurrent_bidi_streams(STREAMS)
         .max_concurrent_uni_streams(VarInt::from_u32(0))
         .datagram_receive_buffer_size(None)
         .max_idle_timeout(Some(idle()));

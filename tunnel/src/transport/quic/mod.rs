@@ -5,6 +5,7 @@ mod endpoint;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -12,11 +13,13 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use quinn::{ConnectionError, ReadError, VarInt, WriteError};
+use tokio_util::task::TaskTracker;
 
 pub use self::endpoint::{EndpointError, server};
 pub(crate) use self::endpoint::{client, client_config};
 use super::{BiStream, HalfError, Kind, RecvStream, SendStream, Transport, TransportError};
 use crate::proto::code::{CloseCode, ResetCode};
+use crate::proto::limits;
 
 /// The ALPN protocol id that both ends must agree on (RFC 7301).
 pub const ALPN: &[u8] = b"underpass/1";
@@ -25,35 +28,79 @@ pub const ALPN: &[u8] = b"underpass/1";
 #[derive(Debug)]
 pub struct QuicTransport {
     connection: quinn::Connection,
+    /// Streams that are finished and whose bytes the peer has not acknowledged: QUIC's close would
+    /// throw them away.
+    unacknowledged: TaskTracker,
+    closing: AtomicBool,
 }
 
 impl QuicTransport {
     /// Takes an established connection.
     pub fn new(connection: quinn::Connection) -> Self {
-        Self { connection }
+        Self {
+            connection,
+            unacknowledged: TaskTracker::new(),
+            closing: AtomicBool::new(false),
+        }
+    }
+
+    fn bi_stream(&self, (send, recv): (quinn::SendStream, quinn::RecvStream)) -> BiStream {
+        BiStream {
+            send: Box::new(QuicSend {
+                inner: send,
+                ended: false,
+                unacknowledged: self.unacknowledged.clone(),
+            }),
+            recv: Box::new(QuicRecv {
+                inner: recv,
+                end: None,
+            }),
+        }
     }
 }
 
 impl Transport for QuicTransport {
     fn open(&self) -> BoxFuture<'_, Result<BiStream, TransportError>> {
         async {
-            let (send, recv) = self.connection.open_bi().await?;
-            Ok(bi_stream(send, recv))
+            Ok(self.bi_stream(self.connection.open_bi().await?))
         }
         .boxed()
     }
 
     fn accept(&self) -> BoxFuture<'_, Result<BiStream, TransportError>> {
         async {
-            let (send, recv) = self.connection.accept_bi().await?;
-            Ok(bi_stream(send, recv))
+            Ok(self.bi_stream(self.connection.accept_bi().await?))
         }
         .boxed()
     }
 
     fn close(&self, code: CloseCode, reason: &str) {
+        if self.closing.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let connection = self.connection.clone();
+        let code = varint(code.to_wire());
+        self.unacknowledged.close();
+        match tokio::runtime::Handle::try_current() {
+            Ok(runtime) if !self.unacknowledged.is_empty() => {
+                let unacknowledged = self.unacknowledged.clone();
+                let reason = reason.to_owned();
+                runtime.spawn(async move {
+                    // A peer that acknowledges nothing must not keep the connection.
+                    let _ = tokio::time::timeout(limits::CLOSE_TIME, unacknowledged.wait()).await;
+                    connection.close(code, reason.as_bytes());
+                });
+            }
+            _ => connection.close(code, reason.as_bytes()),
+        }
+    }
+
+    fn authenticated(&self) {
         self.connection
-            .close(varint(code.to_wire()), reason.as_bytes());
+            .set_max_concurrent_bi_streams(endpoint::STREAMS);
+        // Each stream's window bounds it; one for all would let those that are not read stall the
+        // others.
+        self.connection.set_receive_window(VarInt::MAX);
     }
 
     fn closed(&self) -> BoxFuture<'_, TransportError> {
@@ -73,19 +120,6 @@ impl Transport for QuicTransport {
     }
 }
 
-fn bi_stream(send: quinn::SendStream, recv: quinn::RecvStream) -> BiStream {
-    BiStream {
-        send: Box::new(QuicSend {
-            inner: send,
-            finished: false,
-        }),
-        recv: Box::new(QuicRecv {
-            inner: recv,
-            ended: false,
-        }),
-    }
-}
-
 /// Codes come from enums whose numbers are small, or from the wire, where they were varints.
 fn varint(code: u64) -> VarInt {
     VarInt::from_u64(code).unwrap_or(VarInt::MAX)
@@ -93,7 +127,9 @@ fn varint(code: u64) -> VarInt {
 
 struct QuicSend {
     inner: quinn::SendStream,
-    finished: bool,
+    /// Finished or reset.
+    ended: bool,
+    unacknowledged: TaskTracker,
 }
 
 impl SendStream for QuicSend {
@@ -121,15 +157,21 @@ impl SendStream for QuicSend {
     }
 
     fn poll_finish(&mut self, _: &mut Context<'_>) -> Poll<Result<(), HalfError>> {
-        self.finished = true;
         // An error says that the stream is finished, reset or stopped already. A peer that stopped
         // reading does not mind that nothing more comes.
-        let _ = self.inner.finish();
+        if self.inner.finish().is_ok()
+            && !self.ended
+            && let Ok(runtime) = tokio::runtime::Handle::try_current()
+        {
+            self.unacknowledged
+                .spawn_on(self.inner.stopped().map(drop), &runtime);
+        }
+        self.ended = true;
         Poll::Ready(Ok(()))
     }
 
     fn reset(&mut self, code: ResetCode) {
-        self.finished = true;
+        self.ended = true;
         // An error says that there is nothing left to reset.
         let _ = self.inner.reset(varint(code.to_wire()));
     }
@@ -138,7 +180,7 @@ impl SendStream for QuicSend {
 impl Drop for QuicSend {
     fn drop(&mut self) {
         // quinn would finish it: a clean end of a stream that was abandoned.
-        if !self.finished {
+        if !self.ended {
             self.reset(ResetCode::Cancelled);
         }
     }
@@ -146,7 +188,8 @@ impl Drop for QuicSend {
 
 struct QuicRecv {
     inner: quinn::RecvStream,
-    ended: bool,
+    /// How it ended, once it has: quinn tells only once.
+    end: Option<Result<(), HalfError>>,
 }
 
 impl RecvStream for QuicRecv {
@@ -155,16 +198,19 @@ impl RecvStream for QuicRecv {
         cx: &mut Context<'_>,
         max: usize,
     ) -> Poll<Result<Option<Bytes>, HalfError>> {
-        if self.ended {
-            return Poll::Ready(Ok(None));
+        if let Some(end) = &self.end {
+            return Poll::Ready(end.clone().map(|()| None));
         }
-        let chunk = ready!(pin!(self.inner.read_chunk(max, true)).poll(cx))?;
-        self.ended = chunk.is_none();
-        Poll::Ready(Ok(chunk.map(|chunk| chunk.bytes)))
+        match ready!(pin!(self.inner.read_chunk(max, true)).poll(cx)) {
+            Ok(Some(chunk)) => return Poll::Ready(Ok(Some(chunk.bytes))),
+            Ok(None) => self.end = Some(Ok(())),
+            Err(error) => self.end = Some(Err(error.into())),
+        }
+        self.poll_read_bytes(cx, max)
     }
 
     fn stop(&mut self, code: ResetCode) {
-        self.ended = true;
+        self.end = Some(Err(HalfError::Reset(code)));
         // An error says that the stream has ended already.
         let _ = self.inner.stop(varint(code.to_wire()));
     }

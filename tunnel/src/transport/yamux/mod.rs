@@ -4,6 +4,8 @@
 //! each stream carries frames of our own ([`wire`]), and an end without a FIN frame is a reset
 //! (PROTOCOL.md, "Streams over yamux").
 
+mod io;
+mod link;
 mod stream;
 mod wire;
 
@@ -11,8 +13,9 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::future::BoxFuture;
 use futures_util::{AsyncRead, AsyncWrite, FutureExt};
@@ -20,6 +23,8 @@ use tokio::sync::{Mutex, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use yamux::{Connection, ConnectionError, Mode};
 
+use self::io::{Io, LastHeard};
+use self::link::Link;
 use super::{BiStream, Kind, Transport, TransportError};
 use crate::proto::code::CloseCode;
 use crate::proto::limits;
@@ -47,6 +52,9 @@ pub struct YamuxTransport {
     incoming: Mutex<mpsc::Receiver<BiStream>>,
     close: CancellationToken,
     ended: watch::Receiver<Option<TransportError>>,
+    heard: LastHeard,
+    /// Whether the peer may open more streams than one.
+    trusted: Arc<AtomicBool>,
 }
 
 impl YamuxTransport {
@@ -56,6 +64,7 @@ impl YamuxTransport {
         IO: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
         let mut config = yamux::Config::default();
+        // The crate checks each setting against the other, at once.
         config.set_max_connection_receive_window(None);
         config.set_max_num_streams(MAX_STREAMS);
         config.set_max_connection_receive_window(Some(WINDOWS));
@@ -68,11 +77,17 @@ impl YamuxTransport {
         let (accepted, incoming) = mpsc::channel(limits::STREAMS_OPENING);
         let close = CancellationToken::new();
         let (ending, ended) = watch::channel(None);
+        let heard = LastHeard::new();
+        // A connector's peer has shown the pinned CA's certificate before the first byte.
+        let trusted = Arc::new(AtomicBool::new(role == Role::Connector));
         let driver = Driver {
-            connection: Connection::new(io, config, mode),
+            connection: Connection::new(Io::new(io, heard.clone()), config, mode),
+            link: Arc::default(),
             open_requests,
             waiting: VecDeque::new(),
             accepted,
+            trusted: Arc::clone(&trusted),
+            first_came: false,
         };
         tokio::spawn(driver.run(close.clone(), ending));
         Self {
@@ -82,6 +97,8 @@ impl YamuxTransport {
             incoming: Mutex::new(incoming),
             close,
             ended,
+            heard,
+            trusted,
         }
     }
 
@@ -129,6 +146,14 @@ impl Transport for YamuxTransport {
         self.ended().boxed()
     }
 
+    fn authenticated(&self) {
+        self.trusted.store(true, Ordering::Release);
+    }
+
+    fn last_heard(&self) -> Option<Instant> {
+        Some(self.heard.get())
+    }
+
     fn round_trip(&self) -> Option<Duration> {
         None
     }
@@ -150,10 +175,13 @@ impl Drop for YamuxTransport {
 
 /// Owns the connection: yamux makes progress only while it is polled.
 struct Driver<IO> {
-    connection: Connection<IO>,
+    connection: Connection<Io<IO>>,
+    link: Arc<Link>,
     open_requests: mpsc::Receiver<oneshot::Sender<Result<BiStream, TransportError>>>,
     waiting: VecDeque<oneshot::Sender<Result<BiStream, TransportError>>>,
     accepted: mpsc::Sender<BiStream>,
+    trusted: Arc<AtomicBool>,
+    first_came: bool,
 }
 
 impl<IO> Driver<IO>
@@ -168,12 +196,14 @@ where
         let error = tokio::select! {
             error = std::future::poll_fn(|cx| self.poll(cx)) => error,
             () = closing.cancelled() => {
+                self.link.end(TransportError::ClosedHere);
                 let close = std::future::poll_fn(|cx| self.connection.poll_close(cx));
                 // A peer that reads nothing must not keep the connection.
                 let _ = tokio::time::timeout(limits::CLOSE_TIME, close).await;
                 TransportError::ClosedHere
             }
         };
+        self.link.end(error.clone());
         drop(self);
         ending.send_replace(Some(error));
     }
@@ -187,15 +217,23 @@ where
                 return Poll::Ready(error);
             }
             match self.connection.poll_next_inbound(cx) {
-                // A full queue means that the session does not keep up: the stream is dropped, and
-                // with it reset. Waiting here would stall every other stream.
-                Poll::Ready(Some(Ok(stream))) => {
-                    let _ = self.accepted.try_send(stream::bi_stream(stream));
-                }
+                Poll::Ready(Some(Ok(stream))) => self.take_inbound(stream),
                 Poll::Ready(Some(Err(error))) => return Poll::Ready(error.into()),
                 Poll::Ready(None) => return Poll::Ready(ConnectionError::Closed.into()),
                 Poll::Pending => return Poll::Pending,
             }
+        }
+    }
+
+    fn take_inbound(&mut self, stream: yamux::Stream) {
+        let first = !std::mem::replace(&mut self.first_came, true);
+        // Before it is authenticated, a peer has no use for more than the control stream.
+        if first || self.trusted.load(Ordering::Acquire) {
+            // A full queue means that the session does not keep up: the stream is dropped, and
+            // with it reset. Waiting here would stall every other stream.
+            let _ = self
+                .accepted
+                .try_send(stream::bi_stream(stream, &self.link));
         }
     }
 
@@ -208,7 +246,7 @@ where
             match self.connection.poll_new_outbound(cx) {
                 Poll::Ready(Ok(stream)) => {
                     // Whoever asked may be gone by now: the stream goes with the answer.
-                    let _ = request.send(Ok(stream::bi_stream(stream)));
+                    let _ = request.send(Ok(stream::bi_stream(stream, &self.link)));
                 }
                 Poll::Ready(Err(error)) => {
                     let error = TransportError::from(error);

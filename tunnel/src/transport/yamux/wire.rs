@@ -32,6 +32,16 @@ pub(super) enum Frame {
 }
 
 impl Frame {
+    /// The type's number.
+    pub(super) fn kind(&self) -> u64 {
+        u64::from(match self {
+            Self::Data(_) => DATA,
+            Self::Fin => FIN,
+            Self::Reset(_) => RESET,
+            Self::Stop(_) => STOP,
+        })
+    }
+
     pub(super) fn decode(raw: RawFrame) -> Result<Self, DecodeError> {
         match u32::try_from(raw.kind) {
             Ok(DATA) => Ok(Self::Data(raw.body)),

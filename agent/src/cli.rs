@@ -1,0 +1,133 @@
+//! The command line.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Parser, ValueEnum};
+use underpass_tunnel::Transports;
+use url::Url;
+
+/// Dials out to an Underpass server and serves it this cluster's Kubernetes API, as the users that
+/// the server names and with this agent's own credential.
+#[derive(Debug, Parser)]
+#[command(name = "underpass-agent", version, max_term_width = 100)]
+pub(crate) struct Cli {
+    /// The server, as its certificate names it
+    #[arg(long, env = "UNDERPASS_SERVER", value_name = "https://HOST[:PORT]", value_parser = server)]
+    pub(crate) server: Server,
+    /// The server's CA, as PEM (`ca.pem` in the server's data directory). No other is trusted
+    #[arg(long, env = "UNDERPASS_CA_FILE", value_name = "FILE")]
+    pub(crate) ca_file: PathBuf,
+    /// File that holds the agent's token (`underpass-server cluster add` prints one)
+    #[arg(long, env = "UNDERPASS_TOKEN_FILE", value_name = "FILE")]
+    pub(crate) token_file: PathBuf,
+    /// How to reach the API server; without it, as a pod of the cluster does
+    #[arg(long, env = "UNDERPASS_KUBECONFIG", value_name = "FILE")]
+    pub(crate) kubeconfig: Option<PathBuf>,
+    /// The kubeconfig's context, where it is not the current one
+    #[arg(
+        long,
+        env = "UNDERPASS_CONTEXT",
+        value_name = "NAME",
+        requires = "kubeconfig"
+    )]
+    pub(crate) context: Option<String>,
+    /// How to reach the server
+    #[arg(long, env = "UNDERPASS_TRANSPORT", default_value = "auto")]
+    pub(crate) transport: Transport,
+    /// ServiceAccounts of this namespace may be impersonated; repeat for more
+    #[arg(long = "allow-service-accounts", value_name = "NAMESPACE")]
+    pub(crate) service_accounts: Vec<String>,
+    /// Time for requests in flight when the agent is told to stop
+    #[arg(long, env = "UNDERPASS_DRAIN", default_value = "30s", value_name = "TIME", value_parser = humantime::parse_duration)]
+    pub(crate) drain: Duration,
+    /// How log lines are written to stderr; UNDERPASS_LOG=debug shows more
+    #[arg(long, env = "UNDERPASS_LOG_FORMAT", default_value = "text")]
+    pub(crate) log_format: LogFormat,
+}
+
+/// Where the server is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Server {
+    pub(crate) host: String,
+    pub(crate) port: u16,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Transport {
+    /// QUIC, and WebSocket where QUIC does not get through
+    Auto,
+    /// QUIC only
+    Quic,
+    /// WebSocket over TLS only
+    Websocket,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LogFormat {
+    /// For people
+    Text,
+    /// For machines: one object a line
+    Json,
+}
+
+impl From<Transport> for Transports {
+    fn from(transport: Transport) -> Self {
+        match transport {
+            Transport::Auto => Self::Auto,
+            Transport::Quic => Self::Quic,
+            Transport::Websocket => Self::WebSocket,
+        }
+    }
+}
+
+fn server(text: &str) -> Result<Server, String> {
+    let url = Url::parse(text).map_err(|error| error.to_string())?;
+    let bare = url.path() == "/" && url.query().is_none() && url.username().is_empty();
+    match (url.host(), url.port_or_known_default()) {
+        (Some(host), Some(port)) if url.scheme() == "https" && bare => {
+            // An IPv6 address has its brackets in URLs only.
+            let host = match host {
+                url::Host::Ipv6(address) => address.to_string(),
+                other => other.to_string(),
+            };
+            Ok(Server { host, port })
+        }
+        _ => Err("expected https://HOST[:PORT]".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_server_is_a_bare_https_url() {
+        let parsed = |text| server(text).map(|server| (server.host, server.port));
+        assert_eq!(
+            parsed("https://u.example.org"),
+            Ok(("u.example.org".to_owned(), 443))
+        );
+        assert_eq!(
+            parsed("https://127.0.0.1:8443/"),
+            Ok(("127.0.0.1".to_owned(), 8443))
+        );
+        assert_eq!(parsed("https://[::1]:8443"), Ok(("::1".to_owned(), 8443)));
+        for bad in [
+            "u.example.org:8443",
+            "http://u",
+            "https://u/path",
+            "https://a@u",
+            "wss://u",
+        ] {
+            assert!(server(bad).is_err(), "{bad}");
+        }
+    }
+}

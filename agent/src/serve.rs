@@ -1,0 +1,77 @@
+//! Serves the streams that the server opens.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio_util::task::TaskTracker;
+use underpass_proxy::TARGET_KUBE_API;
+use underpass_proxy::upstream::ApiServer;
+use underpass_tunnel::{IncomingStream, ResetCode, Session, chain};
+
+/// When a drained agent would be back. It isn't: whoever started it decides.
+const RETURN_AFTER: Duration = Duration::ZERO;
+
+/// The sessions in service: one, or for a while two where the server asked to come back.
+pub(crate) struct Sessions {
+    api_server: Arc<ApiServer>,
+    live: Arc<Mutex<Vec<Session>>>,
+    tasks: TaskTracker,
+}
+
+impl Sessions {
+    pub(crate) fn new(api_server: Arc<ApiServer>) -> Self {
+        Self {
+            api_server,
+            live: Arc::default(),
+            tasks: TaskTracker::new(),
+        }
+    }
+
+    /// Serves the session's streams in the background, until it ends.
+    pub(crate) fn serve(&self, session: Session) {
+        lock(&self.live).push(session.clone());
+        let (api_server, live) = (Arc::clone(&self.api_server), Arc::clone(&self.live));
+        let tasks = self.tasks.clone();
+        self.tasks.spawn(async move {
+            while let Ok(incoming) = session.accept().await {
+                let api_server = Arc::clone(&api_server);
+                tasks.spawn(async move { serve_stream(incoming, &api_server).await });
+            }
+            lock(&live).retain(|other| !other.is_same(&session));
+        });
+    }
+
+    /// Takes no new streams and waits for the end of those in flight, or for the deadline.
+    pub(crate) async fn drain(&self, deadline: Duration) {
+        let sessions = lock(&self.live).clone();
+        let drains = sessions
+            .iter()
+            .map(|session| session.drain(deadline, RETURN_AFTER, "the agent is shutting down"));
+        futures_util::future::join_all(drains).await;
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+}
+
+fn lock(live: &Mutex<Vec<Session>>) -> std::sync::MutexGuard<'_, Vec<Session>> {
+    live.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Rule 17: the agent serves the targets that it knows, whatever the server asks for.
+async fn serve_stream(incoming: IncomingStream, api_server: &ApiServer) {
+    if incoming.target() != TARGET_KUBE_API {
+        let target = incoming.target().to_owned();
+        tracing::warn!(target, "stream refused");
+        let reason = format!("this agent serves no target `{target}`");
+        incoming.refuse(ResetCode::UnknownTarget, &reason).await;
+        return;
+    }
+    let identity = incoming.header().clone();
+    let served = match incoming.accept().await {
+        Ok(stream) => api_server.serve_stream(stream, &identity).await,
+        Err(error) => return tracing::debug!("stream gone: {}", chain(&error)),
+    };
+    if let Err(error) = served {
+        tracing::debug!("stream ended early: {}", chain(&error));
+    }
+}

@@ -1,0 +1,132 @@
+//! Who it is, what they may, whom they may act as: decided before anything is opened (security rules 4, 5, 8, 16).
+
+use http::Request;
+use hyper::body::Incoming;
+
+use super::{
+    Access, AuthenticateError, AuthorizeError, Caller, Connection, Front, acting_as, audit::Record,
+    route::Route,
+};
+use crate::{Identity, Refusal, RequestInfo, Revocation};
+
+/// A request that may happen.
+pub(super) struct Admitted {
+    pub(super) route: Route,
+    pub(super) info: RequestInfo,
+    /// Whom it runs as.
+    pub(super) identity: Identity,
+    pub(super) decisions: Decisions,
+}
+
+/// The decisions that a request rests on: who the caller is, what they may, whom they may act as.
+#[derive(Clone, Default)]
+pub(super) struct Decisions([Revocation; 3]);
+
+impl Decisions {
+    pub(super) async fn revoked(self) {
+        let [caller, access, acting] = self.0;
+        tokio::select! {
+            () = caller.revoked() => {}
+            () = access.revoked() => {}
+            () = acting.revoked() => {}
+        }
+    }
+}
+
+/// A request in flight was ended because a decision was taken back.
+#[derive(Debug, thiserror::Error)]
+#[error("access was revoked")]
+pub(super) struct Revoked;
+
+impl Front {
+    /// Rules 4, 5, 8 and 16: who it is, what they may, before anything is opened.
+    pub(super) async fn admit(
+        &self,
+        request: &Request<Incoming>,
+        connection: &Connection,
+        upgrade: bool,
+        record: &mut Record,
+    ) -> Result<Admitted, Refusal> {
+        let caller = Caller::read(request.headers(), connection.info());
+        let caller = caller.ok_or(Refusal::Unauthorized)?;
+        let found = self.config.authenticator.authenticate(&caller).await;
+        let authenticated = found
+            .map_err(|error| unauthenticated(&error))?
+            .ok_or(Refusal::Unauthorized)?;
+        let target = request.uri().path_and_query().ok_or(Refusal::NotFound)?;
+        let route = Route::find(target).ok_or(Refusal::NotFound)?;
+        let (path, query) = (route.path.path(), route.path.query());
+        let info = RequestInfo::parse(request.method(), path, query, upgrade);
+        let real = authenticated.identity;
+        record.caller(&real, &route.cluster, info.verb());
+
+        let access = Access::new(&real, &route.cluster, &info);
+        let authorized = self.config.authorizer.authorize(&access).await;
+        let authorized = authorized.map_err(|error| forbidden(&error, &access, info.verb()))?;
+        let acting = match acting_as::target(request.headers())? {
+            None => None,
+            Some(target) => {
+                record.acting_as(&target);
+                let allowed = self
+                    .config
+                    .authorizer
+                    .authorize_acting_as(&access, &target)
+                    .await;
+                let allowed = allowed.map_err(|error| forbidden(&error, &access, "impersonate"))?;
+                let target = target
+                    .with_extra(acting_as::ORIGINAL_USER_EXTRA, real.user())
+                    .map_err(|_| Refusal::BadRequest("the Impersonate headers are too large"))?;
+                Some((target, allowed))
+            }
+        };
+        let (identity, acting) = acting.unwrap_or_else(|| (real, Revocation::never()));
+        self.config
+            .policy
+            .check(&identity)
+            .map_err(|never| Refusal::IdentityForbidden {
+                user: identity.user().to_owned(),
+                reason: never.to_string(),
+            })?;
+        let decisions = Decisions([authenticated.revocation, authorized, acting]);
+        Ok(Admitted {
+            route,
+            info,
+            identity,
+            decisions,
+        })
+    }
+}
+
+fn unauthenticated(error: &AuthenticateError) -> Refusal {
+    match error {
+        AuthenticateError::Rejected(why) => {
+            tracing::info!(why, "credential rejected");
+            Refusal::Unauthorized
+        }
+        AuthenticateError::Unavailable(source) => {
+            tracing::error!(
+                error = &**source as &dyn std::error::Error,
+                "cannot authenticate"
+            );
+            Refusal::Unavailable
+        }
+    }
+}
+
+fn forbidden(error: &AuthorizeError, access: &Access<'_>, verb: &str) -> Refusal {
+    match error {
+        AuthorizeError::Denied { reason } => Refusal::Forbidden {
+            user: access.identity().user().to_owned(),
+            cluster: access.cluster().clone(),
+            verb: verb.to_owned().into(),
+            reason: reason.clone(),
+        },
+        AuthorizeError::Unavailable(source) => {
+            tracing::error!(
+                error = &**source as &dyn std::error::Error,
+                "cannot authorize"
+            );
+            Refusal::Unavailable
+        }
+    }
+}

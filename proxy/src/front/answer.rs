@@ -1,0 +1,179 @@
+//! What the client gets: the agent's answer as a stream, or a byte pipe after a validated 101.
+
+use std::{
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+use bytes::Bytes;
+use http::{HeaderValue, Response, StatusCode, Version, header, response};
+use hyper::{body::Incoming, upgrade::OnUpgrade};
+use tracing::Instrument;
+
+use super::{
+    Connection,
+    admit::{Decisions, Revoked},
+    audit::Record,
+    watch_end::WatchEnd,
+};
+use crate::{
+    Body, BoxError, Refusal,
+    body::{self, Guard, Guarded},
+    exchange::{Exchange, Until},
+    headers,
+    pipe::{self, Meter},
+    upgrade::UpgradeRequest,
+};
+
+/// What the agent answered.
+pub(super) struct Answer {
+    pub(super) response: Response<Incoming>,
+    pub(super) exchange: Exchange,
+    pub(super) upgrade: Option<UpgradeRequest>,
+    pub(super) decisions: Decisions,
+    /// Ends a watch when the front drains.
+    pub(super) watch_end: Option<WatchEnd>,
+}
+
+pub(super) fn refuse(refusal: &Refusal, record: &mut Record) -> Response<Body> {
+    tracing::debug!(%refusal, "refused");
+    record.refused(refusal);
+    refusal.to_response()
+}
+
+impl Answer {
+    pub(super) fn into_response(
+        self,
+        mut record: Record,
+        connection: &Connection,
+        on_upgrade: OnUpgrade,
+    ) -> Response<Body> {
+        let switching = self.response.status() == StatusCode::SWITCHING_PROTOCOLS;
+        match self.upgrade.clone() {
+            Some(upgrade) if switching => self.switch(&upgrade, record, connection, on_upgrade),
+            None if switching => refuse(&Refusal::BadAnswer("an unasked 101"), &mut record),
+            upgrade => self.stream(record, upgrade.is_some()),
+        }
+    }
+
+    /// Rule 1: anything but a validated 101 is an ordinary response, and the connection ends with it.
+    fn stream(self, mut record: Record, close: bool) -> Response<Body> {
+        let (mut parts, incoming) = self.response.into_parts();
+        parts.version = Version::HTTP_11;
+        parts.extensions.clear();
+        headers::clean_response(&mut parts.headers);
+        if close {
+            parts
+                .headers
+                .insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        record.head(parts.status);
+        let revoked = self.decisions.revoked();
+        let (exchange, watch_end) = (self.exchange, self.watch_end);
+        let audited = Audited {
+            exchange,
+            record,
+            watch_end,
+        };
+        let guard = Until::new(audited, "revoked", async move {
+            revoked.await;
+            Box::new(Revoked) as BoxError
+        });
+        Response::from_parts(parts, body::boxed(Guarded::new(incoming, guard)))
+    }
+
+    fn switch(
+        mut self,
+        upgrade: &UpgradeRequest,
+        mut record: Record,
+        connection: &Connection,
+        client: OnUpgrade,
+    ) -> Response<Body> {
+        let upstream = hyper::upgrade::on(&mut self.response);
+        let (mut parts, _) = self.response.into_parts();
+        if let Err(error) = upgrade.verify(&parts) {
+            tracing::warn!(%error, "upgrade not believed");
+            return refuse(
+                &Refusal::BadAnswer("an upgrade to something else"),
+                &mut record,
+            );
+        }
+        record.head(parts.status);
+        let meter = Arc::new(Meter::default());
+        record.piped(Arc::clone(&meter));
+        let (gone, revoked) = (connection.gone.clone(), self.decisions.revoked());
+        let exchange = self.exchange;
+        let piping = async move {
+            let _exchange = exchange;
+            tokio::select! {
+                ended = pipe::run(client, upstream, &meter) => note(&mut record, ended),
+                () = gone.cancelled() => record.ended("connection closed"),
+                () = revoked => record.ended("revoked"),
+            }
+        };
+        connection.pipes.spawn(piping.in_current_span());
+        switching_response(&mut parts, upgrade);
+        Response::from_parts(parts, body::empty())
+    }
+}
+
+fn note(record: &mut Record, ended: Result<(), pipe::PipeError>) {
+    match ended {
+        Ok(()) => record.ended("complete"),
+        Err(error) => {
+            tracing::debug!(
+                error = &error as &dyn std::error::Error,
+                "upgraded stream ended early"
+            );
+            record.ended("lost");
+        }
+    }
+}
+
+/// The 101 for the client: what the upstream said about its protocol, and an upgrade rebuilt by us.
+fn switching_response(parts: &mut response::Parts, upgrade: &UpgradeRequest) {
+    parts.version = Version::HTTP_11;
+    parts.extensions.clear();
+    headers::clean_response(&mut parts.headers);
+    parts.headers.remove(header::CONTENT_LENGTH);
+    upgrade.write(&mut parts.headers);
+}
+
+/// Keeps the exchange and the audit record for as long as the response's body lives.
+struct Audited {
+    exchange: Exchange,
+    record: Record,
+    watch_end: Option<WatchEnd>,
+}
+
+impl Guard for Audited {
+    fn poll_abort(&mut self, cx: &mut Context<'_>) -> Poll<BoxError> {
+        self.exchange.poll_abort(cx)
+    }
+
+    fn passed(&mut self, data: &Bytes) {
+        self.record.passed(data.len());
+        if let Some(watch) = &mut self.watch_end {
+            watch.passed(data);
+        }
+    }
+
+    fn poll_cut(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(watch) = &mut self.watch_end else {
+            return Poll::Pending;
+        };
+        ready!(watch.poll(cx));
+        // The exchange is not finished: dropping it tells the agent to end the watch upstream.
+        self.record.ended("drained");
+        Poll::Ready(())
+    }
+
+    fn failed(&mut self, why: &'static str) {
+        self.record.ended(why);
+    }
+
+    fn finished(&mut self) {
+        self.record.ended("complete");
+        self.exchange.finished();
+    }
+}

@@ -1,0 +1,85 @@
+//! What a caller may reach.
+
+use async_trait::async_trait;
+
+use crate::{BoxError, ClusterName, Identity, RequestInfo, Revocation};
+
+/// One access to be decided, before a stream is opened (security rules 5 and 8).
+#[derive(Clone, Copy, Debug)]
+pub struct Access<'a> {
+    identity: &'a Identity,
+    cluster: &'a ClusterName,
+    request: &'a RequestInfo,
+}
+
+impl<'a> Access<'a> {
+    pub(crate) fn new(
+        identity: &'a Identity,
+        cluster: &'a ClusterName,
+        request: &'a RequestInfo,
+    ) -> Self {
+        Self {
+            identity,
+            cluster,
+            request,
+        }
+    }
+
+    /// The authenticated caller; never whom they want to act as.
+    pub fn identity(&self) -> &'a Identity {
+        self.identity
+    }
+
+    /// The cluster.
+    pub fn cluster(&self) -> &'a ClusterName {
+        self.cluster
+    }
+
+    /// What they want to do there. [`RequestInfo::verb`] of exec, attach and port-forward is `create`.
+    pub fn request(&self) -> &'a RequestInfo {
+        self.request
+    }
+}
+
+/// Decides by the server's own policy, never by the RBAC of the cluster in question (rule 5): the cluster's
+/// API server decides again for itself.
+#[async_trait]
+pub trait Authorizer: Send + Sync {
+    /// May this access happen? The answer stands until its [`Revocation`].
+    ///
+    /// A cluster that the identity may not reach must look the same whether it exists or not: answer
+    /// [`AuthorizeError::Denied`] for both.
+    ///
+    /// # Errors
+    /// Denied, or not to be decided now.
+    async fn authorize(&self, access: &Access<'_>) -> Result<Revocation, AuthorizeError>;
+
+    /// May the caller act as `target` there (`kubectl --as`, security rule 16)? Asked after
+    /// [`Authorizer::authorize`]. Denied unless implemented.
+    ///
+    /// # Errors
+    /// Denied, or not to be decided now.
+    async fn authorize_acting_as(
+        &self,
+        access: &Access<'_>,
+        target: &Identity,
+    ) -> Result<Revocation, AuthorizeError> {
+        let _ = (access, target);
+        Err(AuthorizeError::Denied { reason: None })
+    }
+}
+
+/// Why an access does not happen.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum AuthorizeError {
+    /// It is not allowed.
+    #[error("denied")]
+    Denied {
+        /// What the caller may be told beside the fact.
+        reason: Option<String>,
+    },
+    /// The policy's source cannot be reached.
+    #[error("the authorizer is not available")]
+    Unavailable(#[source] BoxError),
+}

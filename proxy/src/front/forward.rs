@@ -1,0 +1,246 @@
+//! One request: authenticate, authorize, clean, connect, forward.
+
+use std::net::IpAddr;
+
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Version, header,
+    uri::PathAndQuery,
+};
+use hyper::body::Incoming;
+use tracing::Instrument;
+
+use super::{
+    Connection, Front, Open, StreamClass,
+    admit::Admitted,
+    answer::{Answer, refuse},
+    audit::{self, Record},
+    authenticate, route,
+    watch_end::WatchEnd,
+};
+use crate::{
+    Body, BoxedIo, Refusal,
+    exchange::{self, Exchange, ExchangeError},
+    headers, limits,
+    upgrade::UpgradeRequest,
+};
+
+const AUDIT_ID: HeaderName = HeaderName::from_static("audit-id");
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+
+impl Front {
+    /// Answers one request, of any path.
+    ///
+    /// # Cancel safety
+    /// Dropping the future, or the response's body before its end, drops the tunnel's stream, so that the agent
+    /// cancels upstream. Upgraded streams belong to `connection`.
+    pub async fn handle(
+        &self,
+        request: Request<Incoming>,
+        connection: &Connection,
+    ) -> Response<Body> {
+        if !request.uri().path().starts_with(route::PREFIX) {
+            return self.config.fallback.handle(request, connection).await;
+        }
+        let id = audit::new_id();
+        let span = tracing::info_span!("request", audit_id = id);
+        self.handle_cluster(request, connection, id)
+            .instrument(span)
+            .await
+    }
+
+    async fn handle_cluster(
+        &self,
+        mut request: Request<Incoming>,
+        connection: &Connection,
+        id: String,
+    ) -> Response<Body> {
+        let target = request
+            .uri()
+            .path_and_query()
+            .map_or("", PathAndQuery::as_str);
+        let client = connection.info().client;
+        let mut record = Record::new(id, client, request.method().clone(), target);
+        let id_header = record.id_header();
+        let upgrading = request.headers().contains_key(header::UPGRADE);
+        let on_upgrade = hyper::upgrade::on(&mut request);
+        let mut response = match self.answer(request, connection, &mut record).await {
+            Ok(answer) => answer.into_response(record, connection, on_upgrade),
+            Err(refusal) => {
+                let mut response = refuse(&refusal, &mut record);
+                if upgrading {
+                    // Rule 1: what the client sent ahead, as if it had been upgraded, must not be read as requests.
+                    let close = HeaderValue::from_static("close");
+                    response.headers_mut().insert(header::CONNECTION, close);
+                }
+                response
+            }
+        };
+        if let Some(id) = id_header {
+            response.headers_mut().insert(AUDIT_ID, id);
+        }
+        response
+    }
+
+    async fn answer(
+        &self,
+        mut request: Request<Incoming>,
+        connection: &Connection,
+        record: &mut Record,
+    ) -> Result<Answer, Refusal> {
+        let (method, version) = (request.method().clone(), request.version());
+        let upgrade = UpgradeRequest::from_parts(&method, version, request.headers());
+        let upgrade = upgrade.map_err(|error| {
+            tracing::debug!(%error, "upgrade refused");
+            Refusal::BadRequest("the upgrade is ambiguous")
+        })?;
+        if upgrade.is_some() && !http_body::Body::is_end_stream(request.body()) {
+            // Bytes of a body could be taken for bytes of the upgraded stream, or the other way round.
+            return Err(Refusal::BadRequest("an upgrade must not have a body"));
+        }
+        authenticate::adopt_websocket_bearer(request.headers_mut());
+        let admitted = self
+            .admit(&request, connection, upgrade.is_some(), record)
+            .await?;
+        let revoked = admitted.decisions.clone().revoked();
+        let decisions = admitted.decisions.clone();
+        let watch = admitted.info.verb() == "watch" && upgrade.is_none();
+        let head = self.exchange(request, admitted, connection, upgrade.as_ref(), record);
+        let (response, exchange) = tokio::select! {
+            biased;
+            () = revoked => return Err(Refusal::Unauthorized),
+            answered = head => answered?,
+        };
+        let watch_end = watch.then(|| WatchEnd::new(self.draining.clone(), response.headers()));
+        Ok(Answer {
+            response,
+            exchange,
+            upgrade,
+            decisions,
+            watch_end,
+        })
+    }
+
+    async fn exchange(
+        &self,
+        request: Request<Incoming>,
+        admitted: Admitted,
+        connection: &Connection,
+        upgrade: Option<&UpgradeRequest>,
+        record: &Record,
+    ) -> Result<(Response<Incoming>, Exchange), Refusal> {
+        let (mut parts, body) = request.into_parts();
+        headers::clean_request(&mut parts.headers);
+        let client = connection.info().client;
+        write_headers(&mut parts.headers, client, record, upgrade)?;
+        let head = Head {
+            method: parts.method,
+            path: admitted.route.path.clone(),
+            headers: parts.headers,
+        };
+        let outgoing = head.into_request(body)?;
+
+        let stream = self.connect(&admitted, record).await?;
+        let answered = exchange::send(stream, outgoing);
+        let answered = if admitted.info.is_long_running() || upgrade.is_some() {
+            answered.await
+        } else {
+            let limit = tokio::time::timeout(limits::RESPONSE_HEAD_TIMEOUT, answered).await;
+            limit.map_err(|_| Refusal::Timeout("the agent's answer"))?
+        };
+        answered.map_err(|error| {
+            tracing::warn!(
+                cluster = %admitted.route.cluster,
+                error = &error as &dyn std::error::Error, "no answer through the tunnel"
+            );
+            match error {
+                ExchangeError::Malformed(_) => Refusal::BadAnswer("not HTTP/1.1"),
+                ExchangeError::Lost(_) => Refusal::AgentLost(admitted.route.cluster.clone()),
+            }
+        })
+    }
+
+    async fn connect(&self, admitted: &Admitted, record: &Record) -> Result<BoxedIo, Refusal> {
+        let cluster = &admitted.route.cluster;
+        let identity = admitted
+            .identity
+            .encode()
+            .map_err(|_| Refusal::HeadersTooLarge)?;
+        let interactive = admitted.info.is_interactive();
+        let class = if interactive {
+            StreamClass::Interactive
+        } else {
+            StreamClass::Default
+        };
+        let open = Open {
+            identity,
+            class,
+            audit_id: record.id().to_owned(),
+        };
+        let connecting = self.config.clusters.connect(cluster, &open);
+        match tokio::time::timeout(limits::STREAM_CONNECT_TIMEOUT, connecting).await {
+            Ok(Ok(stream)) => Ok(stream),
+            Ok(Err(error)) => {
+                tracing::info!(%cluster, error = &error as &dyn std::error::Error, "no stream");
+                Err(error.refusal(cluster))
+            }
+            Err(_) => {
+                tracing::info!(%cluster, "no stream in time");
+                Err(Refusal::NoAgent(cluster.clone()))
+            }
+        }
+    }
+}
+
+/// What is written on the stream.
+struct Head {
+    method: Method,
+    path: PathAndQuery,
+    headers: HeaderMap,
+}
+
+impl Head {
+    fn into_request<B>(self, body: B) -> Result<Request<B>, Refusal> {
+        let mut request = Request::new(body);
+        *request.method_mut() = self.method;
+        *request.version_mut() = Version::HTTP_11;
+        *request.uri_mut() = self.path.into();
+        *request.headers_mut() = self.headers;
+        let lines = request.headers().len();
+        let bytes: usize = request
+            .headers()
+            .iter()
+            .map(|(name, value)| name.as_str().len() + value.len() + 4)
+            .sum();
+        let room = limits::HEADER_COUNT.saturating_sub(limits::HEADER_COUNT_RESERVE);
+        let target = request
+            .uri()
+            .path_and_query()
+            .map_or(0, |target| target.as_str().len());
+        if lines > room || bytes.saturating_add(target) > limits::HEADER_BYTES {
+            return Err(Refusal::HeadersTooLarge);
+        }
+        Ok(request)
+    }
+}
+
+/// Written last, on clean headers: nothing that the client sent can take these away or add to them.
+fn write_headers(
+    headers: &mut HeaderMap,
+    client: IpAddr,
+    record: &Record,
+    upgrade: Option<&UpgradeRequest>,
+) -> Result<(), Refusal> {
+    // The agent writes the API server's own authority; HTTP/1.1 wants a Host meanwhile.
+    headers.insert(
+        header::HOST,
+        HeaderValue::from_static("kubernetes.default.svc"),
+    );
+    headers.insert(AUDIT_ID, record.id_header().ok_or(Refusal::Unavailable)?);
+    // kube-apiserver's audit takes sourceIPs from here.
+    let client = HeaderValue::from_str(&client.to_canonical().to_string());
+    headers.insert(X_FORWARDED_FOR, client.map_err(|_| Refusal::Unavailable)?);
+    if let Some(upgrade) = upgrade {
+        upgrade.write(headers);
+    }
+    Ok(())
+}

@@ -1,0 +1,163 @@
+//! The server's half: authenticates callers, decides, and forwards into the tunnel.
+
+mod acting_as;
+mod admit;
+mod answer;
+mod audit;
+mod authenticate;
+mod authorize;
+mod clusters;
+mod forward;
+mod route;
+mod serve;
+mod token;
+mod token_store;
+mod watch_end;
+
+use std::{net::IpAddr, sync::Arc};
+
+use async_trait::async_trait;
+use http::{Request, Response};
+use hyper::body::Incoming;
+use rustls_pki_types::CertificateDer;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{Body, ImpersonationPolicy, Refusal};
+
+pub use self::{
+    acting_as::ORIGINAL_USER_EXTRA,
+    authenticate::{AuthenticateError, Authenticated, Authenticator, Caller, InOrder},
+    authorize::{Access, AuthorizeError, Authorizer},
+    clusters::{Clusters, ConnectError, Open, StreamClass},
+    serve::ServeError,
+    token::{Token, TokenError, TokenHash},
+    token_store::{StoreError, TokenAuthenticator, TokenRecord, TokenStore},
+};
+
+/// How a connection's bytes are to be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// `http/1.1`, which upgrades need; also where ALPN chose nothing.
+    Http1,
+    /// `h2`.
+    Http2,
+}
+
+impl Protocol {
+    /// What the listener offers, in its order of preference.
+    pub const ALPN: [&'static [u8]; 2] = [b"h2", b"http/1.1"];
+
+    /// Reads what ALPN chose.
+    pub fn from_alpn(alpn: Option<&[u8]>) -> Self {
+        if alpn == Some(b"h2") {
+            Self::Http2
+        } else {
+            Self::Http1
+        }
+    }
+}
+
+/// What the listener knows about a connection.
+#[derive(Clone, Debug)]
+pub struct ConnectionInfo {
+    /// The client's address: the socket's, or what a trusted hop (PROXY protocol) said.
+    pub client: IpAddr,
+    /// What the TLS handshake chose.
+    pub protocol: Protocol,
+    /// The client's certificate chain, verified by the TLS acceptor; empty without one.
+    pub certificates: Vec<CertificateDer<'static>>,
+}
+
+/// One connection while it is served: its facts, and the upgraded streams that came out of it.
+#[derive(Debug)]
+pub struct Connection {
+    info: ConnectionInfo,
+    pipes: TaskTracker,
+    gone: CancellationToken,
+}
+
+impl Connection {
+    /// A connection for [`Front::handle`]. Whoever drops the last reference ends its upgraded streams.
+    pub fn new(info: ConnectionInfo) -> Self {
+        Self {
+            info,
+            pipes: TaskTracker::new(),
+            gone: CancellationToken::new(),
+        }
+    }
+
+    /// What the listener knows about it.
+    pub fn info(&self) -> &ConnectionInfo {
+        &self.info
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.gone.cancel();
+    }
+}
+
+/// Serves what is not below `/k8s/clusters/`: health, the server's own API.
+#[async_trait]
+pub trait Fallback: Send + Sync {
+    /// Answers `request`. Nothing has been authenticated.
+    async fn handle(&self, request: Request<Incoming>, connection: &Connection) -> Response<Body>;
+}
+
+/// Answers 404 with a `metav1.Status`.
+#[derive(Clone, Copy, Debug)]
+pub struct NotFound;
+
+#[async_trait]
+impl Fallback for NotFound {
+    async fn handle(&self, _request: Request<Incoming>, _: &Connection) -> Response<Body> {
+        Refusal::NotFound.to_response()
+    }
+}
+
+/// The parts that a front is made of.
+#[derive(Clone)]
+#[allow(
+    missing_debug_implementations,
+    reason = "trait objects of other crates"
+)]
+pub struct FrontConfig {
+    /// Who is calling.
+    pub authenticator: Arc<dyn Authenticator>,
+    /// What they may reach.
+    pub authorizer: Arc<dyn Authorizer>,
+    /// How a cluster is reached.
+    pub clusters: Arc<dyn Clusters>,
+    /// What is not a cluster's; [`NotFound`] for nothing.
+    pub fallback: Arc<dyn Fallback>,
+    /// Whom nobody may become; the agents check theirs again.
+    pub policy: ImpersonationPolicy,
+}
+
+/// The HTTPS front, without its sockets.
+#[allow(
+    missing_debug_implementations,
+    reason = "trait objects of other crates"
+)]
+pub struct Front {
+    config: FrontConfig,
+    draining: CancellationToken,
+}
+
+impl Front {
+    /// Puts the parts together.
+    pub fn new(config: FrontConfig) -> Self {
+        Self {
+            config,
+            draining: CancellationToken::new(),
+        }
+    }
+
+    /// Tells every connection to finish: HTTP/2 gets a GOAWAY, HTTP/1.1 closes after the current response.
+    /// Watches end cleanly between two events, spread over [`limits::DRAIN_SPREAD`](crate::limits::DRAIN_SPREAD), so that informers go
+    /// on elsewhere from where they are; everything else goes on until it ends or its `serve_connection` is dropped.
+    pub fn drain(&self) {
+        self.draining.cancel();
+    }
+}

@@ -1,0 +1,13 @@
+//! Byte streams.
+
+use tokio::io::{AsyncRead, AsyncWrite};
+
+/// A bidirectional byte stream.
+pub trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
+
+/// A stream to an agent, or to an API server. Its contract: `poll_shutdown` is a half-close; dropping it
+/// before the end resets it, so that the other side cancels; the peer's reset is a read error, never a
+/// clean end.
+pub type BoxedIo = Box<dyn Io>;

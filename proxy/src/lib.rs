@@ -1,0 +1,52 @@
+//! Impersonating Kubernetes API proxy, in two halves that any byte stream joins.
+//!
+//! - [`front`], at the server: authenticates a caller, decides what they may reach, cleans the request, opens a
+//!   stream to the cluster's agent with the caller's [`Identity`] in its open header, and writes the request
+//!   on it as HTTP/1.1.
+//! - [`upstream`], at the agent: reads the request, checks the identity against its own
+//!   [`ImpersonationPolicy`], writes it as impersonation headers with its own credential, and asks the API server.
+//!
+//! The halves know neither the tunnel's sockets nor command lines: the server implements [`front::Clusters`] on
+//! its tunnel, the agent hands every incoming stream to [`upstream::ApiServer::serve_stream`].
+//!
+//! # What is never true
+//! - A request is forwarded without an identity, or with one that it brought itself ([`Identity`] has no public
+//!   constructor; headers are cleaned twice and written last).
+//! - Bytes are relayed raw before a 101 that answers the very upgrade that was asked for.
+//! - A redirect is followed.
+//! - A body is collected: every chunk passes when it comes, and an end that was an error stays an error.
+
+pub mod front;
+pub mod kubeconfig;
+pub mod limits;
+pub mod upstream;
+
+mod body;
+mod cluster;
+mod exchange;
+mod headers;
+mod identity;
+mod impersonate;
+mod io;
+mod pipe;
+mod policy;
+mod refusal;
+mod request_info;
+mod revocation;
+mod status;
+mod upgrade;
+
+pub use self::{
+    body::{Body, BoxError, empty, full},
+    cluster::{ClusterName, ClusterNameError},
+    identity::{Identity, IdentityError},
+    io::{BoxedIo, Io},
+    policy::{ImpersonationPolicy, NeverImpersonated},
+    refusal::Refusal,
+    request_info::RequestInfo,
+    revocation::Revocation,
+};
+
+/// The target of tunnel streams that carry requests to a cluster's API server. The stream's open header is
+/// [`Identity::encode`]; its payload is one HTTP/1.1 exchange.
+pub const TARGET_KUBE_API: &str = "kube-api";

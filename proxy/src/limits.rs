@@ -1,0 +1,137 @@
+//! Every bound of this crate, each with its reason.
+//!
+//! A bound that a stranger can reach before authentication is marked *unauthenticated*.
+
+use std::time::Duration;
+
+/// An encoded identity, whole. Hundreds of groups with long names (directory paths of 200 bytes)
+/// need about 128 KiB; kube-apiserver itself reads no more than 1 MiB of headers.
+pub const IDENTITY_BYTES: usize = 256 * 1024;
+
+/// Groups of one identity. Directories give power users one or two thousand.
+pub const GROUPS: usize = 4096;
+
+/// Extra keys of one identity.
+pub const EXTRA_KEYS: usize = 256;
+
+/// Values of all extra keys of one identity: each costs kube-apiserver one authorization check.
+pub const EXTRA_VALUES: usize = 4096;
+
+/// One user name, uid, group or extra value. Kubernetes has no bound of its own; LDAP names reach
+/// a few hundred bytes.
+pub const NAME_BYTES: usize = 4096;
+
+/// One extra key, before percent-encoding trebles it.
+pub const EXTRA_KEY_BYTES: usize = 512;
+
+/// Request or response headers, whole (*unauthenticated*): what kube-apiserver reads
+/// (`DefaultMaxHeaderBytes` of net/http), so that no wall of ours stands before its own.
+pub const HEADER_BYTES: usize = 1024 * 1024;
+
+/// hyper's connection buffer must hold the whole head, and some of what follows it.
+pub const HTTP1_BUFFER_BYTES: usize = HEADER_BYTES + 64 * 1024;
+
+/// Header lines of one message (*unauthenticated*). hyper's default of 100 refuses
+/// `kubectl --as-group` with many groups; the parser reserves 64 bytes for each.
+pub const HEADER_COUNT: usize = 1024;
+
+/// Header lines that we add ourselves on the way to the agent (Host, Audit-ID, upgrade, …).
+pub const HEADER_COUNT_RESERVE: usize = 16;
+
+/// A bearer token (*unauthenticated*). OIDC tokens with many groups reach some 16 KiB.
+pub const BEARER_BYTES: usize = 64 * 1024;
+
+/// How long a client may take to send a request's head, and how long an HTTP/1.1 connection may
+/// stay idle between requests (*unauthenticated*).
+pub const HEADER_READ_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// An HTTP/2 connection without any request in flight is told to go away (*unauthenticated*).
+/// Longer than client-go's own idle timeout (90 s), so that the client usually closes first.
+pub const FRONT_IDLE_TIMEOUT: Duration = Duration::from_secs(180);
+
+/// HTTP/2 PING towards clients: under every common idle limit of load balancers.
+pub const FRONT_KEEPALIVE_INTERVAL: Duration = Duration::from_secs(25);
+
+/// A client that does not answer a PING for so long is gone.
+pub const FRONT_KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Concurrent requests on one client's HTTP/2 connection (*unauthenticated*): net/http's default,
+/// enough for one controller's watches.
+pub const FRONT_STREAMS: u32 = 250;
+
+/// Receive window of one request body on HTTP/2 (*unauthenticated*): kube-apiserver's own.
+pub const FRONT_STREAM_WINDOW: u32 = 256 * 1024;
+
+/// Receive window of one client's HTTP/2 connection (*unauthenticated*): 32 stalled uploads can't
+/// stop the others; API bodies are at most 3 MiB, so that stalls are short.
+pub const FRONT_CONNECTION_WINDOW: u32 = 8 * 1024 * 1024;
+
+/// What one response on HTTP/2 may wait to be sent, where the client reads slowly: a full client costs
+/// [`FRONT_STREAMS`] times this.
+pub const FRONT_SEND_BUFFER: usize = 256 * 1024;
+
+/// From "open a stream to this cluster" to the stream, the wait for a reconnecting agent included.
+/// kubectl users wait that long; programs retry on the 503.
+pub const STREAM_CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// From sending a request to its response head, for requests that are not long-running. Twice
+/// kube-apiserver's own limit (60 s), so that its answer comes first; watches, logs, proxied
+/// services and upgrades have none: their head may take as long as the workload does.
+pub const RESPONSE_HEAD_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// One HTTP/1.1 connection may take so long to finish its shutdown after the last byte was read.
+pub const SHUTDOWN_GRACE: Duration = Duration::from_secs(5);
+
+/// When a front drains, its watches end at random moments within this time: clients that all came back at
+/// once would be a storm for the next replica.
+pub const DRAIN_SPREAD: Duration = Duration::from_secs(5);
+
+/// Copy buffer of an upgraded stream, one for each direction: half of TLS's write batch, and
+/// small enough for thousands of idle shells.
+pub const PIPE_BUFFER_BYTES: usize = 32 * 1024;
+
+/// TCP connect and TLS handshake with the API server, together.
+pub const API_SERVER_CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// One readiness check against the API server.
+pub const API_SERVER_CHECK_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The body of a readiness check's answer (`/version` is some 400 bytes).
+pub const VERSION_BYTES: usize = 64 * 1024;
+
+/// Streams that we put on one HTTP/2 connection to the API server, whatever it would allow:
+/// kube-apiserver's default, and the loss of one connection should not end every watch.
+pub const UPSTREAM_STREAMS: usize = 100;
+
+/// HTTP/2 connections to the API server: 12,800 watches.
+pub const UPSTREAM_CONNECTIONS: usize = 128;
+
+/// Idle HTTP/1.1 connections kept to an API server that offers no HTTP/2.
+pub const UPSTREAM_IDLE_HTTP1: usize = 32;
+
+/// Receive window of one response: what one slow reader can cost the agent.
+pub const UPSTREAM_STREAM_WINDOW: u32 = 256 * 1024;
+
+/// Receive window of one connection to the API server. More than all streams' windows together,
+/// so that slow readers never stall the others (konnectivity#881).
+pub const UPSTREAM_CONNECTION_WINDOW: u32 = 32 * 1024 * 1024;
+
+/// HTTP/2 PING towards the API server while requests are in flight.
+pub const UPSTREAM_KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
+
+/// An API server that does not answer a PING for so long is gone.
+pub const UPSTREAM_KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// An idle connection to the API server is closed: before its own `IdleTimeout` of 90 s, so that
+/// we do not race its GOAWAY.
+pub const UPSTREAM_IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Attempts to send one request, where each earlier one was provably not processed.
+pub const UPSTREAM_ATTEMPTS: usize = 4;
+
+/// A token file is read again when the last read is older. The kubelet replaces a ServiceAccount
+/// token at 80% of its life (>= 2 minutes before it expires), so that seconds are plenty.
+pub const TOKEN_FILE_AGE: Duration = Duration::from_secs(10);
+
+/// A token file larger than this is not a token.
+pub const TOKEN_FILE_BYTES: u64 = 64 * 1024;

@@ -1,0 +1,219 @@
+//! Everything that this proxy answers itself instead of forwarding.
+//!
+//! A [`Refusal`] is what the outside may see; causes, addresses and peers' texts stay in the log
+//! (security rule 11).
+
+use std::{borrow::Cow, time::Duration};
+
+use http::{HeaderValue, Response, StatusCode, header};
+
+use crate::{Body, ClusterName, status::Status};
+
+/// Clients may try again so soon: an agent that lost its transport is back within a second.
+const RETRY_SOON: Duration = Duration::from_secs(1);
+
+/// A request that was not forwarded, or whose forwarding failed before the response's head.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Refusal {
+    /// No credential, or one that nobody accepts.
+    #[error("Unauthorized")]
+    Unauthorized,
+    /// The caller may not reach the cluster that way.
+    #[error(
+        "clusters.underpass.dev \"{cluster}\" is forbidden: User \"{user}\" cannot {verb} resource \
+         \"clusters\" in API group \"underpass.dev\"{}",
+        because(reason.as_deref())
+    )]
+    Forbidden {
+        /// Who asked.
+        user: String,
+        /// For which cluster.
+        cluster: ClusterName,
+        /// To do what: a verb of Kubernetes.
+        verb: Cow<'static, str>,
+        /// Why, where the authorizer lets the user know.
+        reason: Option<String>,
+    },
+    /// The identity itself may not be used here.
+    #[error("{user:?} is forbidden: {reason}")]
+    IdentityForbidden {
+        /// Who asked.
+        user: String,
+        /// What of the identity is the trouble.
+        reason: String,
+    },
+    /// The path names no cluster.
+    #[error("the server could not find the requested resource")]
+    NotFound,
+    /// The cluster is not known. Only those who may reach a cluster of that name learn this.
+    #[error("clusters.underpass.dev \"{0}\" not found")]
+    UnknownCluster(ClusterName),
+    /// The cluster has no agent connected at the moment.
+    #[error("cluster \"{0}\" has no agent connected")]
+    NoAgent(ClusterName),
+    /// The agent declined the stream.
+    #[error("the agent of cluster \"{0}\" refused the request")]
+    AgentRefused(ClusterName),
+    /// The tunnel or the agent failed before the response's head.
+    #[error("the connection to the agent of cluster \"{0}\" was lost before it answered")]
+    AgentLost(ClusterName),
+    /// The agent, or the API server behind it, spoke something other than HTTP.
+    #[error("the upstream's answer was not valid: {0}")]
+    BadAnswer(&'static str),
+    /// Nothing answered in time.
+    #[error("timed out waiting for {0}")]
+    Timeout(&'static str),
+    /// The agent cannot reach its API server.
+    #[error("the agent cannot reach the API server: {0}")]
+    ApiServerUnreachable(&'static str),
+    /// The API server does not accept the agent's own credential.
+    #[error("the API server does not accept the agent's credential")]
+    AgentUnauthorized,
+    /// The request makes no sense.
+    #[error("the request is not valid: {0}")]
+    BadRequest(&'static str),
+    /// The request's headers are larger than any API server reads.
+    #[error("the request's headers are too large")]
+    HeadersTooLarge,
+    /// The caller, or everybody together, asks too much.
+    #[error("too many requests, please try again later")]
+    TooManyRequests,
+    /// Something that a decision needs cannot be reached.
+    #[error("the server is currently unable to handle the request")]
+    Unavailable,
+}
+
+fn because(reason: Option<&str>) -> String {
+    reason
+        .map(|reason| format!(": {reason}"))
+        .unwrap_or_default()
+}
+
+impl Refusal {
+    /// The HTTP status code.
+    pub fn code(&self) -> StatusCode {
+        match self {
+            Self::Unauthorized => StatusCode::UNAUTHORIZED,
+            Self::Forbidden { .. } | Self::IdentityForbidden { .. } | Self::AgentRefused(_) => {
+                StatusCode::FORBIDDEN
+            }
+            Self::NotFound | Self::UnknownCluster(_) => StatusCode::NOT_FOUND,
+            Self::NoAgent(_) | Self::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+            Self::AgentLost(_)
+            | Self::BadAnswer(_)
+            | Self::ApiServerUnreachable(_)
+            | Self::AgentUnauthorized => StatusCode::BAD_GATEWAY,
+            Self::Timeout(_) => StatusCode::GATEWAY_TIMEOUT,
+            Self::BadRequest(_) => StatusCode::BAD_REQUEST,
+            Self::HeadersTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            Self::TooManyRequests => StatusCode::TOO_MANY_REQUESTS,
+        }
+    }
+
+    /// `metav1.StatusReason`, as `kubectl` prints it. Codes that the API machinery has no reason for get
+    /// their HTTP name.
+    pub fn reason(&self) -> &'static str {
+        match self.code().as_u16() {
+            400 => "BadRequest",
+            401 => "Unauthorized",
+            403 => "Forbidden",
+            404 => "NotFound",
+            429 => "TooManyRequests",
+            431 => "RequestHeaderFieldsTooLarge",
+            502 => "BadGateway",
+            504 => "Timeout",
+            _ => "ServiceUnavailable",
+        }
+    }
+
+    /// The answer for the client: a `metav1.Status`.
+    pub fn to_response(&self) -> Response<Body> {
+        let message = self.to_string();
+        let mut status = Status::new(self.code(), self.reason(), &message);
+        match self {
+            Self::Forbidden { cluster, .. } => status = status.about_cluster(cluster.as_str()),
+            Self::UnknownCluster(cluster)
+            | Self::NoAgent(cluster)
+            | Self::AgentRefused(cluster)
+            | Self::AgentLost(cluster) => status = status.about_cluster(cluster.as_str()),
+            _ => {}
+        }
+        if matches!(
+            self,
+            Self::NoAgent(_) | Self::Unavailable | Self::TooManyRequests
+        ) {
+            status = status.retry_after(RETRY_SOON);
+        }
+        let mut response = status.into_response();
+        if matches!(self, Self::Unauthorized) {
+            let scheme = HeaderValue::from_static("Bearer realm=\"underpass\"");
+            response
+                .headers_mut()
+                .insert(header::WWW_AUTHENTICATE, scheme);
+        }
+        response
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::BodyExt;
+
+    use super::*;
+
+    async fn json(refusal: &Refusal) -> (Response<()>, serde_json::Value) {
+        let (parts, body) = refusal.to_response().into_parts();
+        let bytes = body.collect().await.unwrap().to_bytes();
+        (
+            Response::from_parts(parts, ()),
+            serde_json::from_slice(&bytes).unwrap(),
+        )
+    }
+
+    #[tokio::test]
+    async fn a_missing_agent_is_worth_a_retry() {
+        let refusal = Refusal::NoAgent(ClusterName::new("x").unwrap());
+        let (response, status) = json(&refusal).await;
+        assert_eq!(response.status(), 503);
+        assert_eq!(response.headers()["retry-after"], "1");
+        assert_eq!(response.headers()["content-type"], "application/json");
+        let expected = serde_json::json!({
+            "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
+            "message": "cluster \"x\" has no agent connected", "reason": "ServiceUnavailable",
+            "details": {
+                "name": "x", "group": "underpass.dev", "kind": "clusters", "retryAfterSeconds": 1
+            },
+            "code": 503
+        });
+        assert_eq!(status, expected);
+    }
+
+    #[tokio::test]
+    async fn forbidden_reads_like_kubernetes() {
+        let refusal = Refusal::Forbidden {
+            user: "alice".into(),
+            cluster: ClusterName::new("prod").unwrap(),
+            verb: "create".into(),
+            reason: None,
+        };
+        let (response, status) = json(&refusal).await;
+        assert_eq!(response.status(), 403);
+        assert_eq!(
+            status["message"],
+            "clusters.underpass.dev \"prod\" is forbidden: User \"alice\" cannot create resource \
+             \"clusters\" in API group \"underpass.dev\""
+        );
+    }
+
+    #[tokio::test]
+    async fn unauthorized_names_the_scheme() {
+        let (response, status) = json(&Refusal::Unauthorized).await;
+        assert_eq!(
+            response.headers()["www-authenticate"],
+            "Bearer realm=\"underpass\""
+        );
+        assert_eq!(status["reason"], "Unauthorized");
+        assert_eq!(status["code"], 401);
+    }
+}

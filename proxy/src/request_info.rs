@@ -1,0 +1,252 @@
+//! What a request means to Kubernetes: verb, resource, subresource.
+//!
+//! This follows kube-apiserver's `RequestInfoFactory` (apiserver/pkg/endpoints/request/requestinfo.go) far enough to
+//! decide by. Like there, the path is percent-decoded first: `/exec` may arrive as `/%65xec`.
+
+use http::Method;
+
+/// The meaning of one request.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RequestInfo {
+    verb: String,
+    api_group: String,
+    namespace: String,
+    resource: String,
+    name: String,
+    subresource: String,
+}
+
+impl RequestInfo {
+    /// Reads a request to the API server. `upgrade`: it asks to become a byte stream.
+    pub fn parse(method: &Method, path: &str, query: Option<&str>, upgrade: bool) -> Self {
+        let decoded = percent_decode(path);
+        let parts: Vec<&str> = decoded.trim_matches('/').split('/').collect();
+        let mut info = Self::resource_of(&parts);
+        if info.verb.is_empty() {
+            info.verb = info.verb_of(method, query);
+        }
+        if info.is_stream() || (upgrade && info.verb == "get") {
+            // Kubernetes 1.35 asks for `create` whatever the method; older clusters let a WebSocket's GET pass as
+            // `get`, which read-only roles hold.
+            info.verb = "create".to_owned();
+        }
+        info
+    }
+
+    /// `get`, `list`, `watch`, `create`, `update`, `patch`, `delete`, `deletecollection`, `proxy`, or the method in lower
+    /// case. exec, attach and port-forward are `create` in every form, and so is any other upgrade but a watch.
+    pub fn verb(&self) -> &str {
+        &self.verb
+    }
+
+    /// The API group; empty for the core group and for paths that name no resource.
+    pub fn api_group(&self) -> &str {
+        &self.api_group
+    }
+
+    /// The namespace, or empty.
+    pub fn namespace(&self) -> &str {
+        &self.namespace
+    }
+
+    /// The resource (plural), or empty for paths such as `/version`.
+    pub fn resource(&self) -> &str {
+        &self.resource
+    }
+
+    /// The object's name, or empty.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The subresource, or empty.
+    pub fn subresource(&self) -> &str {
+        &self.subresource
+    }
+
+    /// kube-apiserver's `--long-running` set: no deadline on the answer's head, no total deadline.
+    pub fn is_long_running(&self) -> bool {
+        matches!(self.verb.as_str(), "watch" | "proxy")
+            || matches!(
+                self.subresource.as_str(),
+                "attach" | "exec" | "proxy" | "log" | "portforward"
+            )
+    }
+
+    /// exec, attach, port-forward: a shell or a connection into a workload.
+    pub fn is_stream(&self) -> bool {
+        matches!(self.subresource.as_str(), "attach" | "exec" | "portforward")
+    }
+
+    /// A person may be typing: carry it before bulk data.
+    pub fn is_interactive(&self) -> bool {
+        matches!(self.subresource.as_str(), "attach" | "exec")
+    }
+
+    /// The answer may come from a workload instead of the API server.
+    pub fn is_proxied(&self) -> bool {
+        self.verb == "proxy" || self.subresource == "proxy"
+    }
+
+    fn resource_of(parts: &[&str]) -> Self {
+        let mut info = Self::default();
+        let mut rest = match parts {
+            ["api", _version, rest @ ..] => rest,
+            ["apis", group, _version, rest @ ..] => {
+                info.api_group = (*group).to_owned();
+                rest
+            }
+            _ => return Self::default(),
+        };
+        if let [verb @ ("watch" | "proxy"), tail @ ..] = rest {
+            info.verb = (*verb).to_owned();
+            rest = tail;
+        }
+        if let ["namespaces", namespace, tail @ ..] = rest {
+            info.namespace = (*namespace).to_owned();
+            if !matches!(tail, [] | ["status" | "finalize", ..]) {
+                rest = tail;
+            }
+        }
+        let part = |index: usize| {
+            rest.get(index)
+                .map_or_else(String::new, ToString::to_string)
+        };
+        info.resource = part(0);
+        info.name = part(1);
+        if info.verb != "proxy" {
+            info.subresource = part(2);
+        }
+        info
+    }
+
+    fn verb_of(&self, method: &Method, query: Option<&str>) -> String {
+        let verb = match method.as_str() {
+            other if self.resource.is_empty() => return other.to_ascii_lowercase(),
+            "GET" | "HEAD" if watches(query) => "watch",
+            "GET" | "HEAD" if self.name.is_empty() => "list",
+            "GET" | "HEAD" => "get",
+            "POST" => "create",
+            "PUT" => "update",
+            "PATCH" => "patch",
+            "DELETE" if self.name.is_empty() => "deletecollection",
+            "DELETE" => "delete",
+            other => return other.to_ascii_lowercase(),
+        };
+        verb.to_owned()
+    }
+}
+
+/// `watch` as apimachinery reads a boolean parameter: anything but "false" and "0" is true.
+fn watches(query: Option<&str>) -> bool {
+    query.unwrap_or_default().split('&').any(|pair| {
+        let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+        percent_decode(key) == "watch" && !matches!(percent_decode(value).as_str(), "false" | "0")
+    })
+}
+
+/// Decodes valid escapes once and leaves anything else as it is.
+fn percent_decode(text: &str) -> String {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((&first, tail)) = rest.split_first() {
+        if let (b'%', Some((byte, after))) = (first, escape(tail)) {
+            bytes.push(byte);
+            rest = after;
+        } else {
+            bytes.push(first);
+            rest = tail;
+        }
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+fn escape(tail: &[u8]) -> Option<(u8, &[u8])> {
+    let (digits, after) = tail.split_at_checked(2)?;
+    let digits = str::from_utf8(digits)
+        .ok()
+        .filter(|d| !d.starts_with('+'))?;
+    Some((u8::from_str_radix(digits, 16).ok()?, after))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn info(method: Method, uri: &str, upgrade: bool) -> RequestInfo {
+        let (path, query) = uri
+            .split_once('?')
+            .map_or((uri, None), |(p, q)| (p, Some(q)));
+        RequestInfo::parse(&method, path, query, upgrade)
+    }
+
+    #[test]
+    fn reads_verbs_and_resources() {
+        let cases = [
+            (Method::GET, "/api/v1/pods", "list", "pods", ""),
+            (Method::GET, "/api/v1/pods?watch=true", "watch", "pods", ""),
+            (Method::GET, "/api/v1/pods?watch=0", "list", "pods", ""),
+            (Method::GET, "/api/v1/watch/pods", "watch", "pods", ""),
+            (Method::GET, "/api/v1/namespaces/a", "get", "namespaces", ""),
+            (
+                Method::PUT,
+                "/api/v1/namespaces/a/status",
+                "update",
+                "namespaces",
+                "status",
+            ),
+            (
+                Method::GET,
+                "/apis/apps/v1/namespaces/a/deployments/d/scale",
+                "get",
+                "deployments",
+                "scale",
+            ),
+            (
+                Method::DELETE,
+                "/api/v1/namespaces/a/pods",
+                "deletecollection",
+                "pods",
+                "",
+            ),
+            (Method::PATCH, "/api/v1/nodes/n", "patch", "nodes", ""),
+            (Method::GET, "/version", "get", "", ""),
+            (Method::GET, "/api/v1/proxy/nodes/n", "proxy", "nodes", ""),
+        ];
+        for (method, uri, verb, resource, subresource) in cases {
+            let info = info(method, uri, false);
+            assert_eq!(
+                (info.verb(), info.resource(), info.subresource()),
+                (verb, resource, subresource),
+                "{uri}"
+            );
+        }
+    }
+
+    #[test]
+    fn rule_8_streams_are_create_in_every_spelling() {
+        for uri in [
+            "/api/v1/namespaces/a/pods/p/exec?command=sh",
+            "/api/v1/namespaces/a/pods/p/%65xec",
+            "//api/v1/namespaces/a/pods/p/attach/",
+            "/api/v1/namespaces/a/pods/p%2Fportforward",
+        ] {
+            assert_eq!(info(Method::GET, uri, false).verb(), "create", "{uri}");
+            assert!(info(Method::GET, uri, true).is_long_running(), "{uri}");
+        }
+        assert_eq!(
+            info(Method::GET, "/apis/x.io/v1/things/t/console", true).verb(),
+            "create"
+        );
+        assert_eq!(
+            info(Method::GET, "/api/v1/pods?watch=1", true).verb(),
+            "watch"
+        );
+    }
+
+    #[test]
+    fn broken_escapes_stay() {
+        assert_eq!(percent_decode("a%2"), "a%2");
+        assert_eq!(percent_decode("%zz%+1%41"), "%zz%+1A");
+    }
+}

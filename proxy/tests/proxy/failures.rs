@@ -1,0 +1,163 @@
+//! What the user sees when something is missing or broken, and what not (security rule 11).
+
+use std::sync::Arc;
+
+use http::Response;
+use tokio::net::TcpListener;
+use underpass_proxy::{
+    empty,
+    upstream::{ApiServer, ApiServerError, ApiServerOptions},
+};
+
+use crate::{
+    api::{Api, ok},
+    world::{World, code, collect, soon, status},
+};
+
+#[tokio::test]
+async fn each_failure_of_the_tunnel_is_a_status() {
+    let api = Api::start(ok).await;
+    let world = World::new(&api).await;
+    for (cluster, expected, reason) in [
+        ("unknown", 404, "NotFound"),
+        ("no-agent", 503, "ServiceUnavailable"),
+        ("refused", 403, "Forbidden"),
+        ("lost", 502, "BadGateway"),
+        ("vanishing", 502, "BadGateway"),
+        ("garbage", 502, "BadGateway"),
+    ] {
+        let mut request = world.request("GET", "/api", empty());
+        *request.uri_mut() = format!("http://front/k8s/clusters/{cluster}/api")
+            .parse()
+            .unwrap();
+        let response = soon(world.http2().await.send_request(request))
+            .await
+            .unwrap();
+        assert_eq!(response.status(), expected, "{cluster}");
+        assert_eq!(response.headers()["content-type"], "application/json");
+        assert!(response.headers().contains_key("audit-id"));
+        let retry = response.headers().get("retry-after").is_some();
+        assert_eq!(retry, expected == 503, "{cluster}");
+        let body = collect(response.into_body()).await;
+        let status: serde_json::Value = serde_json::from_slice(&body).unwrap();
+        assert_eq!(status["reason"], reason, "{cluster}");
+        assert_eq!(
+            status["details"]["name"].is_null(),
+            cluster == "garbage",
+            "{status}"
+        );
+        let text = status.to_string();
+        assert!(
+            !text.contains("10.0.0.7") && !text.contains("secret"),
+            "{text}"
+        );
+    }
+}
+
+async fn ask(config: kube::Config) -> String {
+    let agent = ApiServer::new(config, ApiServerOptions::default())
+        .await
+        .unwrap();
+    let world = World::with_agent(Arc::new(agent), vec![]).await;
+    world.get("/api", "").await
+}
+
+#[tokio::test]
+async fn rule_11_an_unreachable_api_server_is_told_without_its_address() {
+    let port = {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        listener.local_addr().unwrap().port()
+    };
+    let answer = ask(kube::Config::new(
+        format!("https://127.0.0.1:{port}").parse().unwrap(),
+    ))
+    .await;
+    assert_eq!(code(&answer), 502);
+    assert_eq!(
+        status(&answer)["message"],
+        "the agent cannot reach the API server: cannot connect"
+    );
+    assert!(!answer.contains(&port.to_string()), "{answer}");
+}
+
+#[tokio::test]
+async fn rule_10_an_untrusted_certificate_gets_no_credential() {
+    let api = Api::start(ok).await;
+    let other = crate::api::Pki::new(&[]);
+    let mut config = kube::Config::new(format!("https://{}", api.address).parse().unwrap());
+    config.root_cert = Some(vec![other.certificate]);
+    config.auth_info.token = Some("agent-token".to_owned().into());
+    let answer = ask(config).await;
+    assert_eq!(code(&answer), 502);
+    let message = "the agent cannot reach the API server: the TLS handshake failed";
+    assert_eq!(status(&answer)["message"], message);
+    assert_eq!(api.seen().len(), 0);
+}
+
+#[tokio::test]
+async fn rule_10_verification_is_not_turned_off_by_a_kubeconfig() {
+    let url = |url: &str| kube::Config::new(url.parse().unwrap());
+    let mut unverified = url("https://127.0.0.1:1");
+    unverified.accept_invalid_certs = true;
+    for config in [unverified.clone(), url("http://127.0.0.1:1")] {
+        let made = ApiServer::new(config, ApiServerOptions::default()).await;
+        assert!(matches!(made, Err(ApiServerError::Insecure)));
+    }
+    let insecure = ApiServerOptions {
+        insecure: true,
+        ..ApiServerOptions::default()
+    };
+    assert!(ApiServer::new(unverified, insecure).await.is_ok());
+    let mut impersonating = url("https://127.0.0.1:1");
+    impersonating.auth_info.impersonate = Some("root".to_owned());
+    let made = ApiServer::new(impersonating, ApiServerOptions::default()).await;
+    assert!(matches!(made, Err(ApiServerError::Unsupported("as"))));
+}
+
+#[tokio::test]
+async fn the_agents_own_401_does_not_look_like_the_callers() {
+    let api = Api::start(|_| async {
+        let mut response = Response::new(underpass_proxy::full("no"));
+        *response.status_mut() = http::StatusCode::UNAUTHORIZED;
+        response
+    })
+    .await;
+    let world = World::new(&api).await;
+    let answer = world.get("/api/v1/pods", "").await;
+    assert_eq!(code(&answer), 502);
+    assert!(
+        status(&answer)["message"]
+            .as_str()
+            .unwrap()
+            .contains("agent's credential")
+    );
+    // A service behind the proxy subresource speaks for itself.
+    let answer = world
+        .get("/api/v1/namespaces/a/services/s/proxy/x", "")
+        .await;
+    assert_eq!(code(&answer), 401);
+}
+
+#[tokio::test]
+async fn rule_2_redirects_are_passed_on_not_followed() {
+    let evil = Api::start(ok).await;
+    let location = format!("https://{}/api/v1/secrets", evil.address);
+    let api = Api::start(move |_| {
+        let location = location.clone();
+        async move {
+            let response = Response::builder().status(307).header("location", location);
+            response.header("set-cookie", "a=b").body(empty()).unwrap()
+        }
+    })
+    .await;
+    let world = World::new(&api).await;
+    let answer = world.get("/api/v1/pods", "").await;
+    assert_eq!(code(&answer), 307);
+    assert!(answer.contains("location: https://127.0.0.1"), "{answer}");
+    assert!(!answer.contains("set-cookie"), "{answer}");
+    assert_eq!(api.seen().len(), 1);
+    assert_eq!(
+        evil.connections.load(std::sync::atomic::Ordering::SeqCst),
+        0
+    );
+}

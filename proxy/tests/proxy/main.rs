@@ -1,0 +1,20 @@
+//! Both halves of the proxy, joined, between real clients on sockets and a fake API server behind TLS.
+//!
+//! (`cfg(test)` on the modules is for the lints: helpers state expectations too.)
+
+#[cfg(test)]
+mod api;
+#[cfg(test)]
+mod failures;
+#[cfg(test)]
+mod identity_rules;
+#[cfg(test)]
+mod pool;
+#[cfg(test)]
+mod smuggling;
+#[cfg(test)]
+mod streaming;
+#[cfg(test)]
+mod upgrades;
+#[cfg(test)]
+mod world;

@@ -1,0 +1,172 @@
+//! The command line.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use underpass_proxy::ClusterName;
+
+/// Reaches Kubernetes clusters behind NAT: authenticates callers and carries their API calls to
+/// agents that dial out.
+#[derive(Debug, Parser)]
+#[command(name = "underpass-server", version, max_term_width = 100)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+    /// Folder of the server's CA and access file
+    #[arg(
+        long,
+        global = true,
+        env = "UNDERPASS_DATA_DIR",
+        default_value = "underpass-data"
+    )]
+    pub(crate) data_dir: PathBuf,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run the server
+    Serve(Serve),
+    /// Clusters, and the tokens of their agents
+    #[command(subcommand)]
+    Cluster(Cluster),
+    /// Users, and which clusters they may reach
+    #[command(subcommand)]
+    User(User),
+    /// Users' tokens
+    #[command(subcommand)]
+    Token(Token),
+    /// Write a kubeconfig that works at once
+    Kubeconfig(Kubeconfig),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Serve {
+    /// Address for HTTPS (TCP) and QUIC (UDP); port 0 takes a free one
+    #[arg(
+        long,
+        env = "UNDERPASS_LISTEN",
+        default_value = "[::]:8443",
+        value_name = "ADDRESS:PORT"
+    )]
+    pub(crate) listen: SocketAddr,
+    /// DNS name or IP address that users and agents reach the server by; repeat for more. The
+    /// first goes into kubeconfigs
+    #[arg(
+        long = "name", env = "UNDERPASS_NAMES", value_delimiter = ',', value_name = "NAME",
+        default_values = ["localhost", "127.0.0.1", "::1"]
+    )]
+    pub(crate) names: Vec<String>,
+    /// Port that users reach the server at, where it is not the one listened on
+    #[arg(long, env = "UNDERPASS_PUBLIC_PORT", value_name = "PORT")]
+    pub(crate) public_port: Option<u16>,
+    /// Time for requests in flight when the server is told to stop
+    #[arg(long, env = "UNDERPASS_DRAIN", default_value = "30s", value_name = "TIME", value_parser = humantime::parse_duration)]
+    pub(crate) drain: Duration,
+    /// How log lines are written to stderr; UNDERPASS_LOG=debug shows more
+    #[arg(long, env = "UNDERPASS_LOG_FORMAT", default_value = "text")]
+    pub(crate) log_format: LogFormat,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LogFormat {
+    /// For people
+    Text,
+    /// For machines: one object a line
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Cluster {
+    /// Make a token for an agent of the cluster (and the cluster, if it is new); printed once
+    Add {
+        /// 1 to 63 of a-z, 0-9 and '-'
+        name: ClusterName,
+    },
+    /// Show the clusters
+    List,
+    /// Forget a cluster: its agents are cut off
+    Remove {
+        /// As `cluster list` shows it
+        name: ClusterName,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum User {
+    /// Make a user, or add to what an existing one may do
+    Add {
+        /// The name that clusters know the user by
+        name: String,
+        #[command(flatten)]
+        rights: Rights,
+    },
+    /// Show the users
+    List,
+    /// Forget a user and their tokens: what they have open ends
+    Remove {
+        /// As `user list` shows it
+        name: String,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Rights {
+    /// Group that clusters see the user in; repeat for more
+    #[arg(long = "group", value_name = "GROUP")]
+    pub(crate) groups: Vec<String>,
+    /// Cluster that the user may reach; repeat for more
+    #[arg(long = "cluster", value_name = "CLUSTER")]
+    pub(crate) clusters: Vec<ClusterName>,
+    /// The user may reach every cluster
+    #[arg(long)]
+    pub(crate) all_clusters: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Token {
+    /// Show the tokens: whose, and until when; never the secret
+    List {
+        /// Of this user only
+        #[arg(long)]
+        user: Option<String>,
+    },
+    /// Revoke a token: what was opened with it ends
+    Revoke {
+        /// The id's first characters, as `token list` shows it
+        id: String,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Kubeconfig {
+    /// Whose; made if there is no such user
+    #[arg(long)]
+    pub(crate) user: String,
+    /// Cluster to reach, which the user is then allowed to; repeat for more
+    #[arg(long = "cluster", required = true, value_name = "CLUSTER")]
+    pub(crate) clusters: Vec<ClusterName>,
+    /// Group to add the user to; repeat for more
+    #[arg(long = "group", value_name = "GROUP")]
+    pub(crate) groups: Vec<String>,
+    /// How long the new token is good for, like 12h or 90d
+    #[arg(long, default_value = "90d", value_name = "TIME", value_parser = humantime::parse_duration)]
+    pub(crate) expires: Duration,
+    /// The server's URL, where it is not what `serve` was last started with
+    #[arg(long, value_name = "URL")]
+    pub(crate) server: Option<String>,
+    /// File to write, readable by its owner only; stdout without it
+    #[arg(long, short, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        super::Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,48 @@
+//! The subcommands. They, and nothing else, write to stdout and stderr directly.
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a command line prints"
+)]
+
+pub(crate) mod cluster;
+pub(crate) mod kubeconfig;
+pub(crate) mod serve;
+pub(crate) mod token;
+pub(crate) mod user;
+
+/// The last words of a command that failed.
+pub(crate) fn complain(error: &anyhow::Error) {
+    eprintln!("underpass-server: {error:#}");
+}
+
+/// Columns of which each is as wide as its longest cell.
+fn print_table(header: &[&str], rows: &[Vec<String>]) {
+    let header: Vec<String> = header.iter().map(|&cell| cell.to_owned()).collect();
+    let widths: Vec<usize> = (0..header.len())
+        .map(|column| {
+            let cells = std::iter::once(&header)
+                .chain(rows)
+                .filter_map(|row| row.get(column));
+            cells
+                .map(|cell| cell.chars().count())
+                .max()
+                .unwrap_or_default()
+        })
+        .collect();
+    for row in std::iter::once(&header).chain(rows) {
+        let cells = row
+            .iter()
+            .zip(&widths)
+            .map(|(cell, width)| format!("{cell:width$}"));
+        println!("{}", cells.collect::<Vec<_>>().join("  ").trim_end());
+    }
+}
+
+fn list(names: &[String]) -> String {
+    if names.is_empty() {
+        "-".to_owned()
+    } else {
+        names.join(",")
+    }
+}

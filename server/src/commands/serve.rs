@@ -1,0 +1,167 @@
+//! `underpass-server serve`
+
+use std::io::IsTerminal;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use metrics_exporter_prometheus::PrometheusBuilder;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing_subscriber::EnvFilter;
+use underpass_proxy::ImpersonationPolicy;
+use underpass_proxy::front::{Front, FrontConfig, InOrder, TokenAuthenticator};
+use underpass_tunnel::{Acceptor, AcceptorConfig};
+
+use crate::access::AccessStore;
+use crate::cli::{LogFormat, Serve};
+use crate::data_dir::DataDir;
+use crate::http::{Http, Readiness};
+use crate::listen::{self, Sockets};
+use crate::pki::{Ca, ServerCertificate};
+use crate::tunnel::Tunnel;
+
+/// The file of the data directory that holds the URL that kubeconfigs point to.
+pub(super) const URL: &str = "url";
+
+pub(crate) fn run(data: DataDir, options: Serve) -> Result<()> {
+    start_logging(options.log_format);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(serve(data, options))
+}
+
+fn start_logging(format: LogFormat) {
+    let filter =
+        EnvFilter::try_from_env("UNDERPASS_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr);
+    match format {
+        LogFormat::Text => log.init(),
+        LogFormat::Json => log.json().init(),
+    }
+}
+
+async fn serve(data: DataDir, options: Serve) -> Result<()> {
+    let mut stop = Stop::listen()?;
+    let ca = Ca::load_or_create(&data)?;
+    let certificate = ServerCertificate::new(&ca, &options.names)?;
+    let tls = certificate.tls()?;
+    let sockets = Sockets::bind(options.listen, &tls).await?;
+    let url = url(&options, sockets.address.port())?;
+    data.write(URL, &format!("{url}\n"))?;
+    tokio::spawn(certificate.renew(ca, options.names));
+
+    let access = AccessStore::open(data)?;
+    tokio::spawn(Arc::clone(&access).watch());
+    let tunnel = Tunnel::new(Arc::clone(&access));
+    tokio::spawn(tunnel.clone().enforce_access());
+    let acceptor = Arc::new(Acceptor::new(acceptor_config(), access.clone()));
+    let readiness = Readiness::default();
+    let http = Http {
+        tunnel: tunnel.clone(),
+        acceptor: Arc::clone(&acceptor),
+        metrics: PrometheusBuilder::new()
+            .install_recorder()
+            .context("cannot keep metrics")?,
+        readiness: readiness.clone(),
+    };
+    let front = Arc::new(Front::new(FrontConfig {
+        authenticator: Arc::new(InOrder::new(vec![Arc::new(TokenAuthenticator::new(
+            access.clone(),
+        ))])),
+        authorizer: access,
+        clusters: Arc::new(tunnel.clone()),
+        fallback: Arc::new(http),
+        policy: ImpersonationPolicy::default(),
+    }));
+
+    let connections = TaskTracker::new();
+    let no_more = CancellationToken::new();
+    let users = listen::serve_tcp(
+        sockets.tcp,
+        tls,
+        Arc::clone(&front),
+        connections.clone(),
+        no_more.clone(),
+    );
+    tokio::spawn(users);
+    tokio::spawn(listen::serve_quic(
+        sockets.quic.clone(),
+        acceptor,
+        tunnel.clone(),
+    ));
+    readiness.set(true);
+    tracing::info!(address = %sockets.address, %url, "serving HTTPS and QUIC");
+
+    let signal = stop.wait().await;
+    tracing::info!(signal, deadline = ?options.drain, "stopping; the signal again stops at once");
+    readiness.set(false);
+    sockets.quic.set_server_config(None);
+    no_more.cancel();
+    front.drain();
+    connections.close();
+    let drained = async {
+        tokio::join!(
+            wait_for(&connections, options.drain),
+            tunnel.drain(options.drain)
+        );
+        sockets.quic.wait_idle().await;
+    };
+    tokio::select! {
+        () = drained => tracing::info!("stopped"),
+        _ = stop.wait() => tracing::warn!("stopped at once"),
+    }
+    Ok(())
+}
+
+fn acceptor_config() -> AcceptorConfig {
+    AcceptorConfig {
+        software: concat!("underpass-server/", env!("CARGO_PKG_VERSION")).to_owned(),
+        ..AcceptorConfig::default()
+    }
+}
+
+fn url(options: &Serve, listening: u16) -> Result<String> {
+    let name = options.names.first().context("the server needs a --name")?;
+    let port = options.public_port.unwrap_or(listening);
+    Ok(match name.parse::<std::net::Ipv6Addr>() {
+        Ok(address) => format!("https://[{address}]:{port}"),
+        Err(_) => format!("https://{name}:{port}"),
+    })
+}
+
+async fn wait_for(connections: &TaskTracker, deadline: Duration) {
+    if tokio::time::timeout(deadline, connections.wait())
+        .await
+        .is_err()
+    {
+        tracing::warn!(left = connections.len(), "connections are cut off");
+    }
+}
+
+/// SIGTERM and SIGINT.
+struct Stop {
+    terminate: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
+}
+
+impl Stop {
+    fn listen() -> Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn wait(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
+}

@@ -1,0 +1,127 @@
+//! What the front serves beside clusters: health, metrics, and agents' WebSockets.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use async_trait::async_trait;
+use http::header::{CONTENT_TYPE, RETRY_AFTER};
+use http::{HeaderValue, Method, Request, Response, StatusCode};
+use hyper::body::Incoming;
+use hyper_util::rt::TokioIo;
+use metrics_exporter_prometheus::PrometheusHandle;
+use underpass_proxy::front::{Connection, Fallback};
+use underpass_proxy::{Body, Refusal, empty, full};
+use underpass_tunnel::transport::{Kind, websocket};
+use underpass_tunnel::{Acceptor, chain};
+
+use crate::tunnel::Tunnel;
+
+/// The front's own paths.
+pub(crate) struct Http {
+    pub(crate) tunnel: Tunnel,
+    pub(crate) acceptor: Arc<Acceptor>,
+    pub(crate) metrics: PrometheusHandle,
+    pub(crate) readiness: Readiness,
+}
+
+/// Whether a load balancer shall send anything here.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Readiness(Arc<AtomicBool>);
+
+impl Readiness {
+    pub(crate) fn set(&self, ready: bool) {
+        self.0.store(ready, Ordering::Release);
+    }
+
+    fn get(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
+}
+
+#[async_trait]
+impl Fallback for Http {
+    async fn handle(&self, request: Request<Incoming>, connection: &Connection) -> Response<Body> {
+        let known = matches!(request.uri().path(), "/healthz" | "/readyz" | "/metrics");
+        if known && !matches!(*request.method(), Method::GET | Method::HEAD) {
+            return text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD here\n");
+        }
+        match request.uri().path() {
+            "/healthz" => text(StatusCode::OK, "ok\n"),
+            "/readyz" if self.readiness.get() => text(StatusCode::OK, "ok\n"),
+            "/readyz" => draining(),
+            "/metrics" => self.render_metrics(),
+            websocket::PATH => self.upgrade(request, connection),
+            _ => Refusal::NotFound.to_response(),
+        }
+    }
+}
+
+impl Http {
+    fn render_metrics(&self) -> Response<Body> {
+        let sessions = self.tunnel.sessions();
+        for kind in [Kind::Quic, Kind::WebSocket] {
+            let of_kind = sessions
+                .iter()
+                .filter(|session| session.info().transport == kind);
+            let gauge =
+                metrics::gauge!("underpass_agent_sessions", "transport" => kind.to_string());
+            gauge.set(count(of_kind.count()));
+        }
+        let streams = sessions
+            .iter()
+            .map(underpass_tunnel::Session::open_streams)
+            .sum();
+        metrics::gauge!("underpass_tunnel_streams").set(count(streams));
+        text(StatusCode::OK, self.metrics.render())
+    }
+
+    fn upgrade(&self, request: Request<Incoming>, connection: &Connection) -> Response<Body> {
+        if !self.readiness.get() {
+            return draining();
+        }
+        let (parts, body) = request.into_parts();
+        let mut request = Request::from_parts(parts, ());
+        let response = match websocket::respond(&request) {
+            Ok(response) => response,
+            Err(error) => {
+                tracing::debug!("no WebSocket: {}", chain(&error));
+                return text(StatusCode::BAD_REQUEST, format!("{}\n", chain(&error)));
+            }
+        };
+        let upgrade = hyper::upgrade::on(&mut request);
+        drop(body);
+        let (acceptor, tunnel) = (Arc::clone(&self.acceptor), self.tunnel.clone());
+        let remote = SocketAddr::new(connection.info().client, 0);
+        tokio::spawn(async move {
+            match upgrade.await {
+                Ok(io) => {
+                    let io = TokioIo::new(io);
+                    tunnel.serve(acceptor.accept_websocket(io, Some(remote)).await);
+                }
+                Err(error) => tracing::debug!("upgrade not completed: {error}"),
+            }
+        });
+        response.map(|()| empty())
+    }
+}
+
+fn draining() -> Response<Body> {
+    let mut response = text(StatusCode::SERVICE_UNAVAILABLE, "shutting down\n");
+    response
+        .headers_mut()
+        .insert(RETRY_AFTER, HeaderValue::from_static("1"));
+    response
+}
+
+fn text(status: StatusCode, body: impl Into<String>) -> Response<Body> {
+    let mut response = Response::new(full(body.into()));
+    *response.status_mut() = status;
+    let plain = HeaderValue::from_static("text/plain; charset=utf-8");
+    response.headers_mut().insert(CONTENT_TYPE, plain);
+    response
+}
+
+fn count(number: usize) -> f64 {
+    u32::try_from(number).map_or(f64::MAX, f64::from)
+}

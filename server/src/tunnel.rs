@@ -1,0 +1,136 @@
+//! The tunnel's sessions, as the proxy and the operator see them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures_util::future::join_all;
+use rand::RngExt;
+use underpass_proxy::front::{Clusters, ConnectError, Open, StreamClass};
+use underpass_proxy::{BoxedIo, ClusterName, TARGET_KUBE_API};
+use underpass_tunnel::{
+    AcceptError, Class, CloseCode, OpenError, OpenRequest, Registry, ResetCode, Session, chain,
+};
+
+use crate::access::AccessStore;
+
+/// The clusters that agents serve.
+#[derive(Debug, Clone)]
+pub(crate) struct Tunnel {
+    registry: Registry,
+    access: Arc<AccessStore>,
+}
+
+impl Tunnel {
+    pub(crate) fn new(access: Arc<AccessStore>) -> Self {
+        Self {
+            registry: Registry::new(),
+            access,
+        }
+    }
+
+    /// Takes a session into service, or logs why there is none.
+    pub(crate) fn serve(&self, accepted: Result<Session, AcceptError>) {
+        let session = match accepted {
+            Ok(session) => session,
+            Err(error) => {
+                metrics::counter!("underpass_agents_refused_total").increment(1);
+                tracing::warn!("no session: {}", chain(&error));
+                return;
+            }
+        };
+        let info = session.info();
+        tracing::info!(
+            cluster = info.agent, session = %info.id, transport = %info.transport,
+            remote = info.remote.map(tracing::field::display), software = info.software,
+            "agent connected"
+        );
+        self.registry.insert(session.clone());
+        tokio::spawn(watch(session));
+    }
+
+    /// Ends the sessions of agents that may no longer serve their cluster, whenever that changes.
+    pub(crate) async fn enforce_access(self) {
+        let mut changes = self.access.changes();
+        while changes.changed().await.is_ok() {
+            for session in self.registry.sessions() {
+                let info = session.info();
+                let cluster = self.access.cluster_of(&info.key);
+                if cluster.is_none_or(|cluster| cluster.as_str() != info.agent) {
+                    session.close(CloseCode::Revoked, "this agent token was withdrawn");
+                }
+            }
+        }
+    }
+
+    /// Asks every agent to leave and to come back, spread over a second, and waits for their
+    /// streams' end or the deadline.
+    pub(crate) async fn drain(&self, deadline: Duration) {
+        let drains = self
+            .registry
+            .sessions()
+            .into_iter()
+            .map(|session| async move {
+                let return_after = Duration::from_millis(rand::rng().random_range(0..1000));
+                session
+                    .drain(deadline, return_after, "the server is shutting down")
+                    .await;
+            });
+        join_all(drains).await;
+    }
+
+    /// Sessions by transport, for metrics.
+    pub(crate) fn sessions(&self) -> Vec<Session> {
+        self.registry.sessions()
+    }
+}
+
+/// Refuses what the agent opens, since nothing here is for agents to reach, and logs the end.
+async fn watch(session: Session) {
+    let error = loop {
+        match session.accept().await {
+            Ok(incoming) => {
+                let target = incoming.target().to_owned();
+                let reason = format!("this server serves no target `{target}`");
+                incoming.refuse(ResetCode::UnknownTarget, &reason).await;
+            }
+            Err(error) => break error,
+        }
+    };
+    let info = session.info();
+    tracing::info!(cluster = info.agent, session = %info.id, "agent gone: {}", chain(&error));
+}
+
+#[async_trait]
+impl Clusters for Tunnel {
+    async fn connect(&self, cluster: &ClusterName, open: &Open) -> Result<BoxedIo, ConnectError> {
+        let request = OpenRequest {
+            target: TARGET_KUBE_API.to_owned(),
+            header: open.identity.clone(),
+            class: match open.class {
+                StreamClass::Interactive => Class::Interactive,
+                _ => Class::Default,
+            },
+        };
+        let mut lost = None;
+        // A session may end between being picked and being used: then the next one is tried, and
+        // one that has ended is not picked again.
+        while let Some(session) = self.registry.pick(cluster.as_str()) {
+            match session.open(request.clone()).await {
+                Ok(stream) => return Ok(Box::new(stream)),
+                Err(OpenError::TooLarge { .. }) => return Err(ConnectError::HeaderTooLarge),
+                Err(OpenError::Refused(refused)) if session.is_open() => {
+                    tracing::warn!(%cluster, "no stream: {}", chain(&refused));
+                    return Err(ConnectError::TooManyStreams);
+                }
+                Err(error) if session.is_open() => return Err(ConnectError::Lost(Box::new(error))),
+                Err(error) => lost = Some(error),
+            }
+        }
+        match lost {
+            Some(error) => Err(ConnectError::Lost(Box::new(error))),
+            None if self.access.has_cluster(cluster) => Err(ConnectError::NoAgent),
+            None => Err(ConnectError::UnknownCluster),
+        }
+    }
+}

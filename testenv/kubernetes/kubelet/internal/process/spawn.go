@@ -1,0 +1,54 @@
+// Package process runs containers and the commands executed in them as ordinary local processes.
+package process
+
+import (
+	"os"
+	"os/exec"
+	"runtime"
+	"sync"
+	"syscall"
+
+	"github.com/creack/pty"
+)
+
+// spawner starts every process on one thread that lives as long as the program: the parent-death signal is sent when
+// the thread that forked ends, not the process.
+var spawner = sync.OnceValue(func() chan<- func() {
+	jobs := make(chan func())
+	go func() {
+		runtime.LockOSThread()
+		for job := range jobs {
+			job()
+		}
+	}()
+	return jobs
+})
+
+// spawn starts cmd as the leader of a session of its own, so that a signal reaches all of its process group, and so
+// that it dies with us.
+func spawn(cmd *exec.Cmd, controllingTerminal bool) error {
+	cmd.SysProcAttr = &syscall.SysProcAttr{
+		Setsid:    true,
+		Setctty:   controllingTerminal,
+		Ctty:      0,
+		Pdeathsig: syscall.SIGKILL,
+	}
+	done := make(chan error, 1)
+	spawner() <- func() { done <- cmd.Start() }
+	return <-done
+}
+
+// spawnOnTerminal starts cmd on a new pseudo-terminal and returns our end of it.
+func spawnOnTerminal(cmd *exec.Cmd) (*os.File, error) {
+	ours, theirs, err := pty.Open()
+	if err != nil {
+		return nil, err
+	}
+	defer theirs.Close()
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = theirs, theirs, theirs
+	if err := spawn(cmd, true); err != nil {
+		ours.Close()
+		return nil, err
+	}
+	return ours, nil
+}

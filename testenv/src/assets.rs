@@ -1,0 +1,205 @@
+//! The programs that a cluster consists of.
+
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+
+use crate::AssetsError;
+use crate::build::Cache;
+
+/// The Kubernetes release that is built; the modules pin it.
+pub const KUBERNETES_VERSION: &str = "v1.36.3";
+
+/// The variables that name a folder of ready-made programs, the first one found wins. The second is what the
+/// Kubernetes controller libraries' own test environment reads.
+const FOLDERS: [&str; 2] = ["UNDERPASS_TESTENV_ASSETS", "KUBEBUILDER_ASSETS"];
+
+const ETCD: &str = "etcd";
+const KUBE_APISERVER: &str = "kube-apiserver";
+const KUBE_CONTROLLER_MANAGER: &str = "kube-controller-manager";
+const KUBECTL: &str = "kubectl";
+
+/// Kubernetes's commands, by import path; each is built under its last segment.
+const KUBERNETES: [&str; 3] = [
+    "k8s.io/kubernetes/cmd/kube-apiserver",
+    "k8s.io/kubernetes/cmd/kube-controller-manager",
+    "k8s.io/kubernetes/cmd/kubectl",
+];
+
+/// Something to build from one of this crate's Go modules.
+#[derive(Debug)]
+pub(crate) struct Recipe {
+    /// For people, and in the name of the folder.
+    pub(crate) name: &'static str,
+    /// The module's folder, relative to this crate.
+    pub(crate) module: &'static str,
+    pub(crate) packages: &'static [&'static str],
+    /// The name of the program, if it is not the last segment of its package.
+    pub(crate) program: Option<&'static str>,
+    /// The folder with sources of our own, relative to the module.
+    pub(crate) sources: Option<&'static str>,
+    /// The version that the programs are told that they have.
+    pub(crate) version: Option<&'static str>,
+    /// How long it takes the first time, on two cores.
+    pub(crate) minutes: &'static str,
+}
+
+const KUBERNETES_RECIPE: Recipe = Recipe {
+    name: "kubernetes",
+    module: "kubernetes",
+    packages: &KUBERNETES,
+    program: None,
+    sources: None,
+    version: Some(KUBERNETES_VERSION),
+    minutes: "about 10 minutes",
+};
+
+const ETCD_RECIPE: Recipe = Recipe {
+    name: "etcd",
+    module: "etcd",
+    packages: &["go.etcd.io/etcd/server/v3"],
+    program: Some(ETCD),
+    sources: None,
+    version: None,
+    minutes: "about 2 minutes",
+};
+
+const NODE_RECIPE: Recipe = Recipe {
+    name: "kubelet",
+    module: "kubernetes",
+    packages: &["./kubelet"],
+    program: None,
+    sources: Some("kubelet"),
+    version: None,
+    minutes: "a minute after Kubernetes",
+};
+
+const SUPERVISE_RECIPE: Recipe = Recipe {
+    name: "supervise",
+    module: "supervise",
+    packages: &["."],
+    program: Some("supervise"),
+    sources: Some("."),
+    version: None,
+    minutes: "a few seconds",
+};
+
+/// The programs that a [`crate::Cluster`] runs.
+#[derive(Debug, Clone)]
+pub struct Assets {
+    etcd: PathBuf,
+    kube_apiserver: PathBuf,
+    kube_controller_manager: PathBuf,
+    kubectl: PathBuf,
+    node: PathBuf,
+    supervise: PathBuf,
+}
+
+impl Assets {
+    /// Finds the programs, or builds those that are not there.
+    ///
+    /// etcd and Kubernetes come from the folder that `UNDERPASS_TESTENV_ASSETS` (or `KUBEBUILDER_ASSETS`) names, else
+    /// from the cache; the kubelet stand-in and the supervisor are always this checkout's. The cache is
+    /// `UNDERPASS_CACHE`, else `underpass/testenv` in `XDG_CACHE_HOME` or `~/.cache`. What is in it is found by a hash of
+    /// everything that it was built from, so another version, Go release or source never meets a stale program. Two
+    /// processes that need the same build share one.
+    ///
+    /// `progress` gets a line for everything that takes a while. The call blocks: an instant if everything is there,
+    /// about ten minutes on two cores if nothing is.
+    ///
+    /// # Errors
+    /// Go is missing or too old, modules cannot be downloaded, the disk is full, or a build fails otherwise.
+    pub fn ensure(mut progress: impl FnMut(&str)) -> Result<Self, AssetsError> {
+        let cache = Cache::open()?;
+        let progress: &mut dyn FnMut(&str) = &mut progress;
+        let (etcd, kubernetes) = match folder()? {
+            Some(folder) => (folder.clone(), folder),
+            None => (
+                cache.ensure(&ETCD_RECIPE, progress)?,
+                cache.ensure(&KUBERNETES_RECIPE, progress)?,
+            ),
+        };
+        Ok(Self {
+            etcd: etcd.join(ETCD),
+            kube_apiserver: kubernetes.join(KUBE_APISERVER),
+            kube_controller_manager: kubernetes.join(KUBE_CONTROLLER_MANAGER),
+            kubectl: kubernetes.join(KUBECTL),
+            node: cache.ensure(&NODE_RECIPE, progress)?.join("kubelet"),
+            supervise: cache.ensure(&SUPERVISE_RECIPE, progress)?.join("supervise"),
+        })
+    }
+
+    /// etcd.
+    #[must_use]
+    pub fn etcd(&self) -> &Path {
+        &self.etcd
+    }
+
+    /// kube-apiserver.
+    #[must_use]
+    pub fn kube_apiserver(&self) -> &Path {
+        &self.kube_apiserver
+    }
+
+    /// kube-controller-manager.
+    #[must_use]
+    pub fn kube_controller_manager(&self) -> &Path {
+        &self.kube_controller_manager
+    }
+
+    /// kubectl.
+    #[must_use]
+    pub fn kubectl(&self) -> &Path {
+        &self.kubectl
+    }
+
+    pub(crate) fn node(&self) -> &Path {
+        &self.node
+    }
+
+    pub(crate) fn supervise(&self) -> &Path {
+        &self.supervise
+    }
+}
+
+/// The folder of ready-made programs, if the environment names one.
+fn folder() -> Result<Option<PathBuf>, AssetsError> {
+    let Some((variable, folder)) = FOLDERS.iter().find_map(|variable| {
+        let folder = std::env::var_os(variable).filter(|value| !value.is_empty())?;
+        Some((*variable, PathBuf::from(folder)))
+    }) else {
+        return Ok(None);
+    };
+    // Processes run in folders of their own, where a relative path would mean something else.
+    let folder = std::path::absolute(&folder).map_err(|source| AssetsError::Io {
+        path: folder,
+        source,
+    })?;
+    for program in [ETCD, KUBE_APISERVER, KUBE_CONTROLLER_MANAGER, KUBECTL] {
+        if !folder.join(program).is_file() {
+            return Err(AssetsError::NotInFolder {
+                variable,
+                folder,
+                program,
+            });
+        }
+    }
+    Ok(Some(folder))
+}
+
+/// Progress for people: a line on standard error.
+pub fn progress_to_stderr(line: &str) {
+    // Nobody is left to tell if this fails.
+    let _ = writeln!(std::io::stderr(), "testenv: {line}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_module_pins_the_release_that_we_name() {
+        let pinned = format!("\n\tk8s.io/kubernetes {KUBERNETES_VERSION}\n");
+        let module = include_str!("../kubernetes/go.mod");
+        assert!(module.contains(&pinned), "{pinned:?}");
+    }
+}

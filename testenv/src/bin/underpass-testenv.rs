@@ -1,0 +1,45 @@
+//! Starts a cluster, says how to use it, and ends it on Ctrl-C.
+#![allow(
+    clippy::print_stdout,
+    reason = "a command line; what it prints is for the shell"
+)]
+
+use std::error::Error;
+use std::process::ExitCode;
+
+use tokio::signal::unix::{SignalKind, signal};
+use underpass_testenv::{Assets, Cluster, ClusterOptions, progress_to_stderr};
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> ExitCode {
+    let Err(error) = run().await else {
+        return ExitCode::SUCCESS;
+    };
+    let mut line = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        line.push_str(": ");
+        line.push_str(&error.to_string());
+        source = error.source();
+    }
+    progress_to_stderr(&line);
+    ExitCode::FAILURE
+}
+
+async fn run() -> Result<(), Box<dyn Error>> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let assets = Assets::ensure(progress_to_stderr)?;
+    let kubectl = assets.kubectl().to_owned();
+    progress_to_stderr("starting a cluster");
+    let cluster = Cluster::start(ClusterOptions::default().with_assets(assets)).await?;
+    println!("export KUBECONFIG={}", cluster.admin_kubeconfig().display());
+    println!("# kubectl of the same release: {}", kubectl.display());
+    println!("# logs: {}", cluster.dir().display());
+    progress_to_stderr("ready; Ctrl-C ends it");
+    tokio::select! {
+        result = tokio::signal::ctrl_c() => result?,
+        _ = terminate.recv() => {}
+    }
+    cluster.stop().await;
+    Ok(())
+}

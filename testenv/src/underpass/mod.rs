@@ -1,0 +1,379 @@
+//! A running Underpass: real server and agent processes in front of a cluster.
+
+mod programs;
+
+use std::fs::{self, File, Permissions};
+use std::io;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+pub use programs::Programs;
+
+use crate::supervisor::{Start, Supervisor, tail};
+use crate::{Assets, ClusterError, KubectlError, kubectl};
+
+/// The cluster's name at the server.
+pub const CLUSTER_NAME: &str = "edge";
+
+/// How long anything may take on a busy machine before it is an error.
+const DEADLINE: Duration = Duration::from_secs(30);
+
+/// The pause between two questions whether something is ready.
+const POLL: Duration = Duration::from_millis(20);
+
+/// What a process gets to finish when it is asked to end.
+const GRACE: Duration = Duration::from_secs(10);
+
+/// How the agent reaches the server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Transport {
+    /// QUIC, and WebSocket where that fails.
+    Auto,
+    /// QUIC only.
+    Quic,
+    /// WebSocket only.
+    WebSocket,
+}
+
+impl Transport {
+    /// As the agent's command line says it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Quic => "quic",
+            Self::WebSocket => "websocket",
+        }
+    }
+}
+
+/// A server, and an agent of one cluster, as processes with a folder of their own. Dropping it ends them and removes the
+/// folder, also during a panic; it ends with the process that started it in any case.
+#[derive(Debug)]
+pub struct Underpass {
+    programs: Programs,
+    assets: Assets,
+    dir: PathBuf,
+    url: String,
+    server: Start,
+    agent_kubeconfig: PathBuf,
+    supervisor: Supervisor,
+}
+
+impl Underpass {
+    /// Starts a server and an agent that reaches its API server with `agent_kubeconfig`, and waits until the agent is
+    /// connected. Blocks.
+    ///
+    /// # Errors
+    /// A process ends or does not get ready in time; the error holds the end of its log. What was started is ended.
+    pub fn start(
+        programs: Programs,
+        assets: Assets,
+        agent_kubeconfig: &Path,
+        transport: Transport,
+    ) -> Result<Self, ClusterError> {
+        let dir = tempfile::Builder::new()
+            .prefix("underpass-testenv-")
+            .permissions(Permissions::from_mode(0o700))
+            .tempdir()
+            .map_err(ClusterError::io("create Underpass's folder"))?;
+        let log = File::create(dir.path().join("supervise.log"))
+            .map_err(ClusterError::io("create the supervisor's log"))?;
+        let supervisor = Supervisor::spawn(assets.supervise(), dir.path(), log)
+            .map_err(ClusterError::io("start the supervisor"))?;
+        // From here on the folder is the supervisor's to remove, after the last process that writes to it.
+        let dir = dir.keep();
+        let mut underpass = Self {
+            server: server(&programs, &dir, "127.0.0.1:0"),
+            url: String::new(),
+            agent_kubeconfig: agent_kubeconfig.to_owned(),
+            programs,
+            assets,
+            dir,
+            supervisor,
+        };
+        underpass.start_server()?;
+        let token = underpass.administer(&["cluster", "add", CLUSTER_NAME])?;
+        fs::write(underpass.token_file(), token)
+            .map_err(ClusterError::io("write the agent's token"))?;
+        underpass.start_agent(transport)?;
+        Ok(underpass)
+    }
+
+    fn start_server(&mut self) -> Result<(), ClusterError> {
+        // What an earlier run left would look like this one's.
+        let _ = fs::remove_file(self.data_dir().join("url"));
+        self.supervisor.start(&self.server)?;
+        self.url = self.wait_for(&self.server, "server", || {
+            fs::read_to_string(self.data_dir().join("url")).map(|url| url.trim().to_owned())
+        })?;
+        // It listens before it writes the file, and serves right after.
+        self.wait_for(&self.server, "server", || self.get("/readyz"))?;
+        Ok(())
+    }
+
+    /// Ends the server as SIGTERM does, and starts it again on the same port.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn restart_server(&mut self) -> Result<(), ClusterError> {
+        self.supervisor.stop(self.server.name, GRACE)?;
+        let port = self.url.rsplit(':').next().unwrap_or_default();
+        self.server = server(&self.programs, &self.dir, &format!("127.0.0.1:{port}"));
+        self.start_server()
+    }
+
+    /// Starts the agent, which must not be running, and waits until it is connected.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn start_agent(&self, transport: Transport) -> Result<(), ClusterError> {
+        self.spawn_agent(transport)?;
+        self.wait_connected(transport)
+    }
+
+    /// Starts the agent, which must not be running.
+    ///
+    /// # Errors
+    /// The process cannot be started.
+    pub fn spawn_agent(&self, transport: Transport) -> Result<(), ClusterError> {
+        self.supervisor.start(&self.agent(transport))
+    }
+
+    /// Waits until the server has a session of the agent.
+    ///
+    /// # Errors
+    /// It takes too long, or the agent has ended.
+    pub fn wait_connected(&self, transport: Transport) -> Result<(), ClusterError> {
+        self.wait_for(&self.agent(transport), "agent", || {
+            let metrics = self.get("/metrics").map_err(io::Error::other)?;
+            match sessions(&metrics, transport) {
+                0 => Err(io::Error::other("no session yet")),
+                _ => Ok(()),
+            }
+        })
+    }
+
+    /// Ends the agent as SIGTERM does.
+    ///
+    /// # Errors
+    /// There is no way to ask for it.
+    pub fn stop_agent(&self) -> Result<(), ClusterError> {
+        self.supervisor.stop("agent", GRACE)
+    }
+
+    /// Ends the agent as SIGKILL does: nobody is told.
+    ///
+    /// # Errors
+    /// There is no way to ask for it.
+    pub fn kill_agent(&self) -> Result<(), ClusterError> {
+        self.supervisor.stop("agent", Duration::ZERO)
+    }
+
+    /// Runs `underpass-server` with `arguments` on this server's data directory, and returns its standard output.
+    ///
+    /// # Errors
+    /// It fails.
+    pub fn administer(&self, arguments: &[&str]) -> Result<String, ClusterError> {
+        let mut command = Command::new(self.programs.server());
+        command
+            .env_clear()
+            .arg("--data-dir")
+            .arg(self.data_dir())
+            .args(arguments);
+        kubectl::output(command, None).map_err(ClusterError::Kubectl)
+    }
+
+    /// Writes a kubeconfig for a user, who is made if need be, and returns its path.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub fn kubeconfig(&self, user: &str, groups: &[&str]) -> Result<PathBuf, ClusterError> {
+        let path = self.dir.join(format!("{user}.kubeconfig"));
+        let output = path.to_string_lossy();
+        let mut arguments = vec!["kubeconfig", "--cluster", CLUSTER_NAME, "--user", user];
+        arguments.extend(["--output", &output]);
+        arguments.extend(groups.iter().flat_map(|group| ["--group", group]));
+        self.administer(&arguments)?;
+        Ok(path)
+    }
+
+    /// The pinned kubectl with a kubeconfig, kept apart from the caller's own settings.
+    #[must_use]
+    pub fn kubectl(&self, kubeconfig: &Path) -> Command {
+        kubectl::command(self.assets.kubectl(), kubeconfig, &self.dir.join("home"))
+    }
+
+    /// Where users reach the server: `https://localhost:PORT`.
+    #[must_use]
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// The server's CA certificate, as PEM.
+    #[must_use]
+    pub fn ca_file(&self) -> PathBuf {
+        self.data_dir().join("ca.pem")
+    }
+
+    /// The server's data directory.
+    #[must_use]
+    pub fn data_dir(&self) -> PathBuf {
+        self.dir.join("data")
+    }
+
+    /// The file that holds the agent's token.
+    #[must_use]
+    pub fn token_file(&self) -> PathBuf {
+        self.dir.join("agent.token")
+    }
+
+    /// A folder for files of the caller, removed at the end.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// What the server has logged.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn server_log(&self) -> io::Result<String> {
+        fs::read_to_string(&self.server.log)
+    }
+
+    /// What the agent has logged, all of its starts included.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn agent_log(&self) -> io::Result<String> {
+        fs::read_to_string(self.dir.join("agent.log"))
+    }
+
+    /// A path of the server's own, like `/metrics`.
+    ///
+    /// # Errors
+    /// It answers with another status than 200, or not at all.
+    pub fn get(&self, path: &str) -> Result<String, KubectlError> {
+        let mut command = self.kubectl(Path::new("/dev/null"));
+        command
+            .arg("--server")
+            .arg(&self.url)
+            .arg("--certificate-authority")
+            .arg(self.ca_file());
+        // Without any, kubectl asks for a name and password; these paths look at none.
+        command.args(["--token", "none", "get", "--raw", path]);
+        kubectl::output(command, None)
+    }
+
+    fn agent(&self, transport: Transport) -> Start {
+        let program = self.programs.agent().to_string_lossy();
+        let files = [
+            ("--ca-file", self.ca_file()),
+            ("--token-file", self.token_file()),
+            ("--kubeconfig", self.agent_kubeconfig.clone()),
+        ];
+        let mut argv: Vec<String> = [
+            &*program,
+            "--server",
+            &self.url,
+            "--transport",
+            transport.as_str(),
+        ]
+        .map(str::to_owned)
+        .to_vec();
+        for (flag, path) in files {
+            argv.extend([flag.to_owned(), path.to_string_lossy().into_owned()]);
+        }
+        start("agent", argv, &self.dir)
+    }
+
+    /// Asks until there is an answer.
+    fn wait_for<T, E: std::error::Error>(
+        &self,
+        process: &Start,
+        name: &'static str,
+        ask: impl Fn() -> Result<T, E>,
+    ) -> Result<T, ClusterError> {
+        let begin = Instant::now();
+        loop {
+            match ask() {
+                Ok(answer) => return Ok(answer),
+                Err(error) if begin.elapsed() > DEADLINE => {
+                    return Err(ClusterError::NotReady {
+                        name,
+                        waited: DEADLINE,
+                        last: error.to_string(),
+                        log: tail(&process.log),
+                    });
+                }
+                Err(_) => self.supervisor.check(process, POLL)?,
+            }
+        }
+    }
+}
+
+fn server(programs: &Programs, dir: &Path, listen: &str) -> Start {
+    let data = dir.join("data");
+    let argv = [
+        &*programs.server().to_string_lossy(),
+        "serve",
+        "--listen",
+        listen,
+        "--data-dir",
+        &data.to_string_lossy(),
+        "--drain",
+        "5s",
+    ];
+    start("server", argv.map(str::to_owned).to_vec(), dir)
+}
+
+fn start(name: &'static str, argv: Vec<String>, dir: &Path) -> Start {
+    let mut env = vec!["RUST_BACKTRACE=1".to_owned()];
+    if let Ok(filter) = std::env::var("UNDERPASS_LOG") {
+        env.push(format!("UNDERPASS_LOG={filter}"));
+    }
+    let grace_ms = u64::try_from(GRACE.as_millis()).unwrap_or(u64::MAX);
+    let log = dir.join(format!("{name}.log"));
+    Start {
+        name,
+        argv,
+        env,
+        dir: dir.to_owned(),
+        log,
+        grace_ms,
+        has_children: false,
+    }
+}
+
+/// The sessions that the server counts over the transport.
+fn sessions(metrics: &str, transport: Transport) -> u32 {
+    let counts = metrics.lines().filter_map(|line| {
+        let of_kind = line.strip_prefix("underpass_agent_sessions{transport=\"")?;
+        let (kind, count) = of_kind.split_once("\"} ")?;
+        let wanted = transport == Transport::Auto || kind == transport.as_str();
+        if wanted {
+            count.parse::<u32>().ok()
+        } else {
+            None
+        }
+    });
+    counts.sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sessions_are_counted_by_transport() {
+        let metrics = "# TYPE x gauge\nunderpass_agent_sessions{transport=\"quic\"} 2\n\
+                       underpass_agent_sessions{transport=\"websocket\"} 1\n";
+        assert_eq!(sessions(metrics, Transport::Quic), 2);
+        assert_eq!(sessions(metrics, Transport::WebSocket), 1);
+        assert_eq!(sessions(metrics, Transport::Auto), 3);
+        assert_eq!(sessions("", Transport::Auto), 0);
+    }
+}

@@ -1,0 +1,61 @@
+//! `cargo xtask lint`
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+
+use crate::process;
+
+/// Pinned, so that a new lint of theirs never turns an old commit red.
+const CARGO_DENY: &str = "0.20.2";
+
+pub(crate) fn run() -> Result<()> {
+    process::run(process::cargo()?.args(["fmt", "--all", "--check"]))?;
+    let mut clippy = process::cargo()?;
+    clippy.args([
+        "clippy",
+        "--workspace",
+        "--all-targets",
+        "--",
+        "--deny",
+        "warnings",
+    ]);
+    process::run(&mut clippy)?;
+    let mut docs = process::cargo()?;
+    docs.args([
+        "doc",
+        "--workspace",
+        "--no-deps",
+        "--document-private-items",
+    ]);
+    process::run(docs.env("RUSTDOCFLAGS", "--deny warnings"))?;
+    // Advisories need a database from the network beside the package registries; without it the
+    // other checks must still run.
+    let deny = cargo_deny()?;
+    process::run(process::program(&deny)?.args(["check", "bans", "licenses", "sources"]))?;
+    if let Err(error) = process::run(process::program(&deny)?.args(["fetch", "db"])) {
+        eprintln!("advisories are NOT checked: their database cannot be had ({error:#})");
+        return Ok(());
+    }
+    process::run(process::program(&deny)?.args(["check", "advisories"]))
+}
+
+/// cargo-deny, built once and kept outside the checkout.
+fn cargo_deny() -> Result<PathBuf> {
+    let root = process::tools()?.join(format!("cargo-deny-{CARGO_DENY}"));
+    let program = root.join("bin/cargo-deny");
+    if !program.exists() {
+        eprintln!("building cargo-deny {CARGO_DENY}, once: some minutes");
+        let mut install = process::cargo()?;
+        install.args([
+            "install",
+            "--quiet",
+            "--locked",
+            "cargo-deny",
+            "--version",
+            CARGO_DENY,
+        ]);
+        process::run(install.arg("--root").arg(&root))?;
+    }
+    Ok(program)
+}

@@ -1,0 +1,85 @@
+//! What the commands need from the machine, and how it gets there.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use anyhow::{Result, bail};
+
+use crate::process;
+
+/// A program that comes from a Debian package.
+struct Needed {
+    program: &'static str,
+    package: &'static str,
+    what_for: &'static str,
+}
+
+/// What the tests use beside Rust and Go.
+const FOR_TESTS: &[Needed] = &[
+    Needed {
+        program: "cc",
+        package: "gcc",
+        what_for: "the cryptography library",
+    },
+    Needed {
+        program: "tar",
+        package: "tar",
+        what_for: "kubectl cp",
+    },
+];
+
+/// What fuzzing needs beside that.
+const FOR_FUZZING: &[Needed] = &[Needed {
+    program: "c++",
+    package: "g++",
+    what_for: "the fuzzing library",
+}];
+
+pub(crate) fn for_tests() -> Result<()> {
+    install(FOR_TESTS)
+}
+
+pub(crate) fn for_fuzzing() -> Result<()> {
+    install(FOR_FUZZING)
+}
+
+/// Installs what is missing where that is possible, and says what is missing where it is not.
+fn install(needed: &[Needed]) -> Result<()> {
+    let missing: Vec<_> = needed
+        .iter()
+        .filter(|needed| !is_there(needed.program))
+        .collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    for Needed {
+        program, what_for, ..
+    } in &missing
+    {
+        eprintln!("missing: {program}, for {what_for}");
+    }
+    let packages: Vec<_> = missing.iter().map(|needed| needed.package).collect();
+    let packages = packages.join(" ");
+    if !Path::new("/etc/debian_version").exists() || !is_there("apt-get") {
+        bail!("install what is missing; on Debian these are the packages: {packages}");
+    }
+    if !is_root() {
+        bail!("install what is missing: sudo apt-get install {packages}");
+    }
+    process::run(process::program("apt-get")?.args(["update", "--quiet"]))?;
+    let mut install = process::program("apt-get")?;
+    install
+        .env("DEBIAN_FRONTEND", "noninteractive")
+        .args(["install", "--yes", "--quiet"]);
+    process::run(install.args(packages.split(' ')))
+}
+
+fn is_there(program: &str) -> bool {
+    let paths = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&paths).any(|folder| folder.join(program).is_file())
+}
+
+fn is_root() -> bool {
+    let id = Command::new("id").arg("-u").stderr(Stdio::null()).output();
+    id.is_ok_and(|output| output.stdout.trim_ascii() == b"0")
+}
