@@ -2,6 +2,7 @@
 //! speaks to an API server when it upgrades.
 
 use std::{
+    io,
     pin::Pin,
     task::{Context, Poll, ready},
 };
@@ -21,7 +22,14 @@ pub(crate) enum ExchangeError {
     /// The peer sent something that is no HTTP response.
     #[error("the answer is not valid HTTP/1.1")]
     Malformed(#[source] hyper::Error),
-    /// The stream ended or failed before the response's head.
+    /// The other side did not say that it takes the stream. Most likely it is gone, and did nothing; its word
+    /// may also be late.
+    #[error("nobody took the stream")]
+    NotTaken(#[source] hyper::Error),
+    /// The other side declined the stream: nothing was done.
+    #[error("the stream was declined")]
+    Declined(#[source] hyper::Error),
+    /// The stream ended or failed before the response's head. Something may have been done.
     #[error("the stream was lost before the answer")]
     Lost(#[source] hyper::Error),
 }
@@ -29,11 +37,20 @@ pub(crate) enum ExchangeError {
 impl From<hyper::Error> for ExchangeError {
     fn from(error: hyper::Error) -> Self {
         if error.is_parse() {
-            Self::Malformed(error)
-        } else {
-            Self::Lost(error)
+            return Self::Malformed(error);
+        }
+        match io_kind(&error) {
+            Some(io::ErrorKind::NotConnected) => Self::NotTaken(error),
+            Some(io::ErrorKind::ConnectionRefused) => Self::Declined(error),
+            _ => Self::Lost(error),
         }
     }
+}
+
+/// What the stream itself said, where it was the stream that failed.
+fn io_kind(error: &hyper::Error) -> Option<io::ErrorKind> {
+    let source = std::error::Error::source(error)?;
+    source.downcast_ref::<io::Error>().map(io::Error::kind)
 }
 
 /// The task that moves an exchange's bytes. Dropping it drops the stream at once, so that whoever waits

@@ -52,6 +52,9 @@ pub enum Refusal {
     /// The cluster has no agent connected at the moment.
     #[error("cluster \"{0}\" has no agent connected")]
     NoAgent(ClusterName),
+    /// The agent does not answer, and whether it acted is not known.
+    #[error("the agent of cluster \"{0}\" does not answer")]
+    AgentSilent(ClusterName),
     /// The agent declined the stream.
     #[error("the agent of cluster \"{0}\" refused the request")]
     AgentRefused(ClusterName),
@@ -99,7 +102,9 @@ impl Refusal {
                 StatusCode::FORBIDDEN
             }
             Self::NotFound | Self::UnknownCluster(_) => StatusCode::NOT_FOUND,
-            Self::NoAgent(_) | Self::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+            Self::NoAgent(_) | Self::AgentSilent(_) | Self::Unavailable => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
             Self::AgentLost(_)
             | Self::BadAnswer(_)
             | Self::ApiServerUnreachable(_)
@@ -135,6 +140,7 @@ impl Refusal {
             Self::Forbidden { cluster, .. } => status = status.about_cluster(cluster.as_str()),
             Self::UnknownCluster(cluster)
             | Self::NoAgent(cluster)
+            | Self::AgentSilent(cluster)
             | Self::AgentRefused(cluster)
             | Self::AgentLost(cluster) => status = status.about_cluster(cluster.as_str()),
             _ => {}

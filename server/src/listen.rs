@@ -3,11 +3,11 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::{Context, Result};
 use quinn::Endpoint;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -15,14 +15,8 @@ use underpass_proxy::front::{ConnectionInfo, Front, Protocol};
 use underpass_tunnel::transport::quic;
 use underpass_tunnel::{Acceptor, chain};
 
+use crate::limits;
 use crate::tunnel::Tunnel;
-
-/// Time for a client's TLS handshake.
-const TLS_TIME: Duration = Duration::from_secs(10);
-
-/// Wait after `accept` failed for lack of resources (file descriptors, memory): trying again at
-/// once would only spin.
-const EXHAUSTED: Duration = Duration::from_millis(100);
 
 /// How often another port is tried where the system chose one for TCP that is taken for UDP.
 const PORT_ATTEMPTS: usize = 16;
@@ -76,16 +70,25 @@ pub(crate) async fn serve_tcp(
     let mut tls = tls;
     tls.alpn_protocols = Protocol::ALPN.map(<[u8]>::to_vec).to_vec();
     let tls = TlsAcceptor::from(Arc::new(tls));
+    let handshakes = Arc::new(Semaphore::new(limits::TLS_HANDSHAKES));
     loop {
+        let accept = async {
+            let place = Arc::clone(&handshakes)
+                .acquire_owned()
+                .await
+                .map_err(io::Error::other)?;
+            let (tcp, client) = listener.accept().await?;
+            Ok::<_, io::Error>((tcp, client, place))
+        };
         let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
+            accepted = accept => accepted,
             () = stop.cancelled() => return,
         };
         match accepted {
-            Ok((tcp, client)) => {
+            Ok((tcp, client, place)) => {
                 let (tls, front) = (tls.clone(), Arc::clone(&front));
                 connections.spawn(async move {
-                    if let Err(error) = serve_connection(tcp, client, &tls, &front).await {
+                    if let Err(error) = serve_connection(tcp, client, place, &tls, &front).await {
                         tracing::debug!(%client, "connection ended: {error:#}");
                     }
                 });
@@ -93,7 +96,7 @@ pub(crate) async fn serve_tcp(
             Err(error) if is_of_the_connection(&error) => {}
             Err(error) => {
                 tracing::error!("cannot accept: {error}");
-                tokio::time::sleep(EXHAUSTED).await;
+                tokio::time::sleep(limits::ACCEPT_PAUSE).await;
             }
         }
     }
@@ -112,14 +115,16 @@ fn is_of_the_connection(error: &io::Error) -> bool {
 async fn serve_connection(
     tcp: TcpStream,
     client: SocketAddr,
+    handshaking: OwnedSemaphorePermit,
     tls: &TlsAcceptor,
     front: &Arc<Front>,
 ) -> Result<()> {
     // Responses are written whole; waiting for more would delay watch events.
     tcp.set_nodelay(true)?;
-    let tls = tokio::time::timeout(TLS_TIME, tls.accept(tcp))
+    let tls = tokio::time::timeout(limits::TLS_TIME, tls.accept(tcp))
         .await
         .context("TLS took too long")?;
+    drop(handshaking);
     let tls = tls.context("TLS failed")?;
     let protocol = Protocol::from_alpn(tls.get_ref().1.alpn_protocol());
     let info = ConnectionInfo {

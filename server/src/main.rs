@@ -5,6 +5,7 @@ mod cli;
 mod commands;
 mod data_dir;
 mod http;
+mod limits;
 mod listen;
 mod pki;
 mod tunnel;

@@ -112,25 +112,23 @@ impl Clusters for Tunnel {
                 _ => Class::Default,
             },
         };
-        let mut lost = None;
-        // A session may end between being picked and being used: then the next one is tried, and
-        // one that has ended is not picked again.
+        // A session may turn out to be gone, or its agent to be silent: it is not picked again then,
+        // and nothing was asked of the agent yet, so that another one may be.
         while let Some(session) = self.registry.pick(cluster.as_str()) {
             match session.open(request.clone()).await {
                 Ok(stream) => return Ok(Box::new(stream)),
                 Err(OpenError::TooLarge { .. }) => return Err(ConnectError::HeaderTooLarge),
-                Err(OpenError::Refused(refused)) if session.is_open() => {
-                    tracing::warn!(%cluster, "no stream: {}", chain(&refused));
+                Err(error) if session.is_open() && !session.is_suspect() => {
+                    tracing::warn!(%cluster, "no stream: {}", chain(&error));
                     return Err(ConnectError::TooManyStreams);
                 }
-                Err(error) if session.is_open() => return Err(ConnectError::Lost(Box::new(error))),
-                Err(error) => lost = Some(error),
+                Err(error) => tracing::info!(%cluster, "no stream: {}", chain(&error)),
             }
         }
-        match lost {
-            Some(error) => Err(ConnectError::Lost(Box::new(error))),
-            None if self.access.has_cluster(cluster) => Err(ConnectError::NoAgent),
-            None => Err(ConnectError::UnknownCluster),
+        if self.access.has_cluster(cluster) {
+            Err(ConnectError::NoAgent)
+        } else {
+            Err(ConnectError::UnknownCluster)
         }
     }
 }

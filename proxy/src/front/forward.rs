@@ -137,6 +137,7 @@ impl Front {
             path: admitted.route.path.clone(),
             headers: parts.headers,
         };
+        let safe = head.method.is_safe();
         let outgoing = head.into_request(body)?;
 
         let stream = self.connect(&admitted, record).await?;
@@ -152,9 +153,15 @@ impl Front {
                 cluster = %admitted.route.cluster,
                 error = &error as &dyn std::error::Error, "no answer through the tunnel"
             );
+            let cluster = admitted.route.cluster.clone();
             match error {
                 ExchangeError::Malformed(_) => Refusal::BadAnswer("not HTTP/1.1"),
-                ExchangeError::Lost(_) => Refusal::AgentLost(admitted.route.cluster.clone()),
+                // The agent may have heard what we did not hear it answer: only what changes nothing may
+                // be asked for again.
+                ExchangeError::NotTaken(_) if safe => Refusal::NoAgent(cluster),
+                ExchangeError::NotTaken(_) => Refusal::AgentSilent(cluster),
+                ExchangeError::Declined(_) => Refusal::AgentRefused(cluster),
+                ExchangeError::Lost(_) => Refusal::AgentLost(cluster),
             }
         })
     }

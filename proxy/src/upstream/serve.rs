@@ -236,7 +236,9 @@ impl ApiServer {
                     tracing::warn!(error = &error as &dyn std::error::Error, "no answer");
                     match error {
                         ExchangeError::Malformed(_) => Refusal::BadAnswer("not HTTP/1.1"),
-                        ExchangeError::Lost(_) => {
+                        ExchangeError::NotTaken(_)
+                        | ExchangeError::Declined(_)
+                        | ExchangeError::Lost(_) => {
                             Refusal::ApiServerUnreachable("the connection was lost")
                         }
                     }

@@ -24,6 +24,8 @@ async fn each_failure_of_the_tunnel_is_a_status() {
         ("refused", 403, "Forbidden"),
         ("lost", 502, "BadGateway"),
         ("vanishing", 502, "BadGateway"),
+        ("silent", 503, "ServiceUnavailable"),
+        ("declined", 403, "Forbidden"),
         ("garbage", 502, "BadGateway"),
     ] {
         let mut request = world.request("GET", "/api", empty());
@@ -52,6 +54,19 @@ async fn each_failure_of_the_tunnel_is_a_status() {
             "{text}"
         );
     }
+}
+
+#[tokio::test]
+async fn what_changes_something_is_not_to_be_asked_for_again() {
+    let api = Api::start(ok).await;
+    let world = World::new(&api).await;
+    let mut request = world.request("POST", "/api", empty());
+    *request.uri_mut() = "http://front/k8s/clusters/silent/api".parse().unwrap();
+    let response = soon(world.http2().await.send_request(request))
+        .await
+        .unwrap();
+    assert_eq!(response.status(), 503);
+    assert!(!response.headers().contains_key("retry-after"));
 }
 
 async fn ask(config: kube::Config) -> String {

@@ -16,7 +16,7 @@ async fn rule_3_connection_header_cannot_remove_identity() {
     for path in ["/api", "/exec"] {
         let lines = "Connection: Impersonate-User, X-Remote-User\r\n\
                      CONNECTION: impersonate-group,Impersonate-Uid , Authorization\r\n\
-                     connection: Audit-ID, X-Forwarded-For, Host\r\n";
+                     connection: Audit-ID, X-Forwarded-For, Host, X-HOP\r\nX-Hop: 1\r\n";
         assert_eq!(code(&world.get(path, lines).await), 200);
     }
     for seen in api.seen() {
@@ -28,6 +28,7 @@ async fn rule_3_connection_header_cannot_remove_identity() {
         assert_eq!(seen.all("x-forwarded-for"), ["127.0.0.1"]);
         assert_eq!(seen.all("audit-id").len(), 1);
         assert_eq!(seen.all("connection"), [""; 0]);
+        assert_eq!(seen.all("x-hop"), [""; 0]);
     }
 }
 

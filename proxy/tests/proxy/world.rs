@@ -1,6 +1,6 @@
 //! A front on sockets, an agent, and whatever lies between.
 
-use std::{collections::HashMap, net::SocketAddr, sync::Arc, time::Duration};
+use std::{collections::HashMap, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use http::Request;
@@ -105,6 +105,8 @@ impl Clusters for Tunnel {
             }),
             "lost" => Err(ConnectError::Lost("10.0.0.7 reset".into())),
             "vanishing" => Ok(Box::new(tokio::io::duplex(64).0)),
+            "silent" => Ok(failing(io::ErrorKind::NotConnected)),
+            "declined" => Ok(failing(io::ErrorKind::ConnectionRefused)),
             "garbage" => {
                 let (server, mut client) = tokio::io::duplex(1024);
                 tokio::spawn(async move {
@@ -117,6 +119,16 @@ impl Clusters for Tunnel {
             _ => Err(ConnectError::UnknownCluster),
         }
     }
+}
+
+/// A stream that takes a request and fails where the answer should come.
+fn failing(kind: io::ErrorKind) -> BoxedIo {
+    let (write, mut taken) = tokio::io::duplex(1024);
+    let answer = tokio_util::io::StreamReader::new(futures_util::stream::once(async move {
+        taken.read_u8().await?;
+        Err::<bytes::Bytes, _>(io::Error::new(kind, "10.0.0.7 secret"))
+    }));
+    Box::new(tokio::io::join(Box::pin(answer), write))
 }
 
 /// A front with tokens for `alice` and `mallory`, listening for both versions of HTTP.

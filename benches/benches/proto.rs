@@ -1,0 +1,87 @@
+//! The protocol without I/O: what encoding, decoding and the handshake cost.
+#![allow(
+    missing_docs,
+    reason = "criterion's macros make undocumented functions"
+)]
+#![allow(
+    clippy::expect_used,
+    reason = "a benchmark that cannot be set up has nothing to measure"
+)]
+
+use std::hint::black_box;
+
+use bytes::{Bytes, BytesMut};
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use underpass_tunnel::AgentKey;
+use underpass_tunnel::proto::VarInt;
+use underpass_tunnel::proto::frame::{Control, FrameReader, Ping};
+use underpass_tunnel::proto::handshake::{
+    AcceptorHandshake, AcceptorStep, ConnectorHandshake, ConnectorStep, Local,
+};
+use underpass_tunnel::proto::limits;
+
+fn varints(c: &mut Criterion) {
+    let mut group = c.benchmark_group("varint");
+    for value in [37u64, 15_293, 494_878_333, 151_288_809_941_952_652] {
+        let value = VarInt::try_from(value).expect("it is below 2^62");
+        group.bench_function(format!("{} bytes", value.encoded_len()), |b| {
+            let mut out = BytesMut::with_capacity(8);
+            b.iter(|| {
+                out.clear();
+                black_box(value).encode(&mut out);
+                VarInt::decode(&mut &out[..])
+            });
+        });
+    }
+    group.finish();
+}
+
+fn control_frames(c: &mut Criterion) {
+    let mut group = c.benchmark_group("control frame");
+    let ping = Control::Ping(Ping([7; 8]));
+    group.bench_function("encode PING", |b| b.iter(|| black_box(&ping).encode()));
+    let wire: Bytes = (0..64)
+        .flat_map(|_| ping.encode())
+        .collect::<Vec<_>>()
+        .into();
+    group.throughput(Throughput::Elements(64));
+    group.bench_function("cut and decode 64 PINGs", |b| {
+        b.iter(|| {
+            let mut reader = FrameReader::new(limits::CONTROL_FRAME);
+            reader.push(black_box(&wire));
+            while let Ok(Some(frame)) = reader.next() {
+                black_box(Control::decode(frame)).expect("it is a PING");
+            }
+        });
+    });
+    group.finish();
+}
+
+fn handshake(c: &mut Criterion) {
+    let key = AgentKey::from_seed([7; 32]).expect("any seed makes a key");
+    let local = Local {
+        max_streams: 100,
+        software: "bench".to_owned(),
+    };
+    let cut = |bytes: &Bytes| {
+        let mut reader = FrameReader::new(limits::CONTROL_FRAME);
+        reader.push(bytes);
+        reader.next().ok().flatten().expect("one frame")
+    };
+    c.bench_function("handshake, both ends", |b| {
+        b.iter(|| {
+            let (mut connector, hello) = ConnectorHandshake::start(&local, &key, [1; 16]);
+            let mut acceptor = AcceptorHandshake::start([2; 32]);
+            let Ok(AcceptorStep::Send(challenge)) = acceptor.handle(cut(&hello)) else {
+                unreachable!("HELLO is good");
+            };
+            let Ok(ConnectorStep::Send(proof)) = connector.handle(cut(&challenge), &key) else {
+                unreachable!("CHALLENGE is good");
+            };
+            acceptor.handle(cut(&proof)).expect("PROOF is good")
+        });
+    });
+}
+
+criterion_group!(benches, varints, control_frames, handshake);
+criterion_main!(benches);
