@@ -108,7 +108,8 @@ async fn establish(connector: &Connector, transport: Arc<dyn Transport>) -> Sess
 
 async fn over_quic(certificate: &Certificate, acceptor: &Acceptor) -> (Session, Session) {
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-    let endpoint = quic::server(address, certificate.server()).expect("loopback has a free port");
+    let endpoint = quic::server(address, certificate.server(), &quic::ResetKey::random())
+        .expect("loopback has a free port");
     let port = endpoint
         .local_addr()
         .expect("a bound socket has an address")

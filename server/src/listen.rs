@@ -30,7 +30,11 @@ pub(crate) struct Sockets {
 
 impl Sockets {
     /// Binds both protocols to the same port. Port 0 is one that is free for both.
-    pub(crate) async fn bind(address: SocketAddr, tls: &rustls::ServerConfig) -> Result<Self> {
+    pub(crate) async fn bind(
+        address: SocketAddr,
+        tls: &rustls::ServerConfig,
+        reset_key: &quic::ResetKey,
+    ) -> Result<Self> {
         let mut attempts = if address.port() == 0 {
             PORT_ATTEMPTS
         } else {
@@ -42,7 +46,7 @@ impl Sockets {
                 .await
                 .with_context(|| format!("cannot listen on TCP {address}"))?;
             let address = tcp.local_addr()?;
-            match quic::server(address, tls.clone()) {
+            match quic::server(address, tls.clone(), reset_key) {
                 Ok(quic) => return Ok(Self { tcp, quic, address }),
                 Err(_) if attempts > 0 => {}
                 Err(error) => return Err(error).context("cannot listen for QUIC"),

@@ -16,6 +16,8 @@ use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use time::{Duration as Span, OffsetDateTime};
 
+use underpass_tunnel::transport::quic::ResetKey;
+
 use crate::data_dir::DataDir;
 
 const CA_CERTIFICATE: &str = "ca.pem";
@@ -81,6 +83,11 @@ impl Ca {
                 data.path(CA_CERTIFICATE).display()
             )
         })
+    }
+
+    /// The key of QUIC's stateless resets: as lasting and as secret as the CA's own.
+    pub(crate) fn reset_key(&self) -> ResetKey {
+        ResetKey::derive(&self.issuer.key().serialize_der())
     }
 
     fn issue(&self, names: &[String]) -> Result<CertifiedKey> {

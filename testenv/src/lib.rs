@@ -4,6 +4,9 @@
 //! and a stand-in for a node's kubelet that runs pods as local processes. It needs neither root nor containers, listens
 //! on loopback only, and leaves nothing behind, however the process that started it ends.
 //!
+//! [`scenarios`] are what users do with kubectl, as tests that run on any way to a cluster; [`testing`] is what they
+//! are made of.
+//!
 //! The programs are built from their Go modules once and cached outside the checkout; see [`Assets`].
 //!
 //! ```no_run
@@ -29,7 +32,9 @@ mod kubeconfig;
 mod kubectl;
 mod options;
 mod ports;
+pub mod scenarios;
 mod supervisor;
+pub mod testing;
 mod underpass;
 
 pub use assets::{Assets, KUBERNETES_VERSION, progress_to_stderr};

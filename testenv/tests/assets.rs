@@ -7,14 +7,12 @@
     reason = "helpers of tests state expectations as tests do; the lints know only functions marked as tests"
 )]
 
-mod common;
-
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::Path;
 use std::process::Stdio;
 
-use common::{Reading, run, text};
 use tokio::process::Command;
+use underpass_testenv::testing::{Reading, run, text};
 use underpass_testenv::{Assets, progress_to_stderr};
 
 /// The command line, with the given changes to its environment.

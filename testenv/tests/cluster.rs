@@ -12,14 +12,19 @@ mod common;
 
 use std::path::Path;
 
-use common::{CLUSTER, eventually, idle_pod, kubectl, run, text};
+use common::{CLUSTER, admin};
 use serde_json::Value;
 use tokio::process::Command;
+use underpass_testenv::testing::{Client, Wire, alive, eventually, pod, run, succeed, text};
 use underpass_testenv::{Cluster, ClusterOptions, KUBERNETES_VERSION, NODE_NAME};
+
+fn direct(cluster: &Cluster) -> Client<'_> {
+    Client::direct(cluster, Wire::WebSocket)
+}
 
 #[tokio::test]
 async fn namespaces_are_listed() {
-    let names = kubectl(&CLUSTER, &["get", "namespaces", "-o", "name"]).await;
+    let names = admin().run(&["get", "namespaces", "-o", "name"]).await;
     for name in ["namespace/default", "namespace/kube-system"] {
         assert!(names.lines().any(|line| line == name), "{names}");
     }
@@ -28,10 +33,12 @@ async fn namespaces_are_listed() {
 #[tokio::test]
 async fn everything_is_the_pinned_release() {
     let versions: Value =
-        serde_json::from_str(&kubectl(&CLUSTER, &["version", "-o", "json"]).await).unwrap();
+        serde_json::from_str(&admin().run(&["version", "-o", "json"]).await).unwrap();
     assert_eq!(versions["clientVersion"]["gitVersion"], KUBERNETES_VERSION);
     assert_eq!(versions["serverVersion"]["gitVersion"], KUBERNETES_VERSION);
-    let node = common::field(&CLUSTER, "node/node", ".status.nodeInfo.kubeletVersion").await;
+    let node = admin()
+        .field("node/node", ".status.nodeInfo.kubeletVersion")
+        .await;
     assert_eq!(node, KUBERNETES_VERSION);
 }
 
@@ -99,7 +106,7 @@ async fn the_audit_log_names_the_impersonator() {
         "--as=carol-of-the-audit",
         "--as-group=system:masters",
     ]);
-    common::succeed(&mut command, b"").await;
+    succeed(&mut command, b"").await;
     let log = CLUSTER.audit_log().unwrap();
     let event = eventually("an audit event", async || {
         std::fs::read_to_string(log)
@@ -118,12 +125,12 @@ async fn the_audit_log_names_the_impersonator() {
 #[tokio::test]
 async fn only_the_api_server_may_talk_to_the_node() {
     // The administrator's certificate is of the same authority as the API server's.
-    let port = common::field(
-        &CLUSTER,
-        &format!("node/{NODE_NAME}"),
-        ".status.daemonEndpoints.kubeletEndpoint.Port",
-    )
-    .await;
+    let port = admin()
+        .field(
+            &format!("node/{NODE_NAME}"),
+            ".status.daemonEndpoints.kubeletEndpoint.Port",
+        )
+        .await;
     let mut healthz = Command::from(CLUSTER.kubectl());
     healthz.args([
         "get",
@@ -141,7 +148,7 @@ async fn only_the_api_server_may_talk_to_the_node() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_restart_keeps_address_state_and_pods() {
     let cluster = Cluster::start(ClusterOptions::default()).await.unwrap();
-    idle_pod(&cluster, "before").await;
+    direct(&cluster).idle_pod("before").await;
     let url = cluster.api_server_url().to_owned();
     let pid = || processes(&cluster, "kube-apiserver");
     let old = pid();
@@ -154,16 +161,16 @@ async fn a_restart_keeps_address_state_and_pods() {
     assert_ne!(old, processes(&cluster, "kube-apiserver"));
     assert_eq!(url, cluster.api_server_url());
     let restarts = ".status.containerStatuses[0].restartCount";
-    assert_eq!(common::field(&cluster, "pod/before", restarts).await, "0");
+    assert_eq!(direct(&cluster).field("pod/before", restarts).await, "0");
     // The node notices as well: it still runs what is new.
-    idle_pod(&cluster, "after").await;
+    direct(&cluster).idle_pod("after").await;
     cluster.stop().await;
 }
 
 #[tokio::test]
 async fn dropping_leaves_nothing_behind() {
     let cluster = Cluster::start(ClusterOptions::default()).await.unwrap();
-    idle_pod(&cluster, "left").await;
+    direct(&cluster).idle_pod("left").await;
     let dir = cluster.dir().to_owned();
     let running = processes(&cluster, "");
     assert!(
@@ -171,10 +178,7 @@ async fn dropping_leaves_nothing_behind() {
         "etcd, three of Kubernetes and a pod: {running:?}"
     );
     drop(cluster);
-    let left: Vec<_> = running
-        .into_iter()
-        .filter(|pid| common::alive(*pid))
-        .collect();
+    let left: Vec<_> = running.into_iter().filter(|pid| alive(*pid)).collect();
     assert!(left.is_empty(), "{left:?}");
     assert!(!dir.exists());
 }
@@ -194,9 +198,9 @@ async fn a_failing_api_server_is_quoted() {
 async fn the_api_alone_takes_pods_and_agents_and_runs_nothing() {
     let options = ClusterOptions::api_only().with_goaway_chance(0.02);
     let cluster = Cluster::start(options).await.unwrap();
-    common::create(&cluster, &common::pod("waits", "true")).await;
+    direct(&cluster).create(&pod("waits", "true")).await;
     assert_eq!(
-        common::field(&cluster, "pod/waits", ".status.phase").await,
+        direct(&cluster).field("pod/waits", ".status.phase").await,
         "Pending"
     );
     let agent = cluster.agent_kubeconfig().unwrap();
@@ -207,12 +211,15 @@ async fn the_api_alone_takes_pods_and_agents_and_runs_nothing() {
         "-o",
         "jsonpath={.status.userInfo.username}",
     ];
-    let name = text(&common::succeed(whoami.args(name), b"").await);
+    let name = text(&succeed(whoami.args(name), b"").await);
     assert_eq!(
         name,
         "system:serviceaccount:underpass-system:underpass-agent"
     );
-    assert_eq!(kubectl(&cluster, &["get", "nodes", "-o", "name"]).await, "");
+    assert_eq!(
+        direct(&cluster).run(&["get", "nodes", "-o", "name"]).await,
+        ""
+    );
 }
 
 /// The processes that have the cluster's folder in their command line or run in it, of the given program if one is

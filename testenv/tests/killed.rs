@@ -8,13 +8,11 @@
     reason = "helpers of tests state expectations as tests do; the lints know only functions marked as tests"
 )]
 
-mod common;
-
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
-use common::{Reading, alive, eventually, family, pod, run, succeed, text};
 use tokio::process::{Child, Command};
+use underpass_testenv::testing::{Reading, alive, eventually, family, pod, run, succeed, text};
 use underpass_testenv::{Assets, progress_to_stderr};
 
 /// A process that runs a cluster, as a test binary does, with a pod that does not want to end.

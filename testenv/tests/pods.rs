@@ -12,16 +12,14 @@ mod common;
 
 use std::time::{Duration, Instant};
 
-use common::{
-    CLUSTER, alive, create, eventually, field, idle_pod, kubectl, pod, run, text, wait_ready,
-};
+use common::{CLUSTER, admin};
 use serde_json::{Value, json};
-use tokio::process::Command;
+use underpass_testenv::testing::{alive, eventually, pod, text};
 
 async fn wait_for(object: &str, path: &str, wanted: &str) {
     eventually(
         &format!("{object}{path} is {wanted}"),
-        async || match field(&CLUSTER, object, path).await {
+        async || match admin().field(object, path).await {
             value if value == wanted => Ok(()),
             other => Err(other),
         },
@@ -30,29 +28,26 @@ async fn wait_for(object: &str, path: &str, wanted: &str) {
 }
 
 async fn logs(pod: &str) -> String {
-    kubectl(&CLUSTER, &["logs", pod]).await
+    admin().run(&["logs", pod]).await
 }
 
 #[tokio::test]
 async fn the_node_is_ready_and_stays_so() {
     let node: Value =
-        serde_json::from_str(&kubectl(&CLUSTER, &["get", "node", "node", "-o", "json"]).await)
-            .unwrap();
+        serde_json::from_str(&admin().run(&["get", "node", "node", "-o", "json"]).await).unwrap();
     assert_eq!(node["status"]["addresses"][0]["address"], "127.0.0.1");
     let lease = "lease/node";
     let renewed = async || {
-        kubectl(
-            &CLUSTER,
-            &[
+        admin()
+            .run(&[
                 "get",
                 lease,
                 "-n",
                 "kube-node-lease",
                 "-o",
                 "jsonpath={.spec.renewTime}",
-            ],
-        )
-        .await
+            ])
+            .await
     };
     let first = renewed().await;
     eventually("the lease is renewed", async || {
@@ -80,7 +75,7 @@ async fn environment_and_arguments() {
             { "name": "POD", "valueFrom": { "fieldRef": { "fieldPath": "metadata.name" } } },
         ],
     });
-    create(&CLUSTER, &manifest).await;
+    admin().create(&manifest).await;
     wait_for("pod/environment", ".status.phase", "Succeeded").await;
     let port = CLUSTER.api_server_url().rsplit(':').next().unwrap();
     let expected = format!("world-$(WHO)-$(NOBODY) hello world environment {port}\n/\n");
@@ -91,15 +86,19 @@ async fn environment_and_arguments() {
 async fn a_pod_that_fails_says_so() {
     let mut manifest = pod("fails", "exit 3");
     manifest["spec"]["restartPolicy"] = json!("Never");
-    create(&CLUSTER, &manifest).await;
+    admin().create(&manifest).await;
     wait_for("pod/fails", ".status.phase", "Failed").await;
     let terminated = ".status.containerStatuses[0].state.terminated";
     assert_eq!(
-        field(&CLUSTER, "pod/fails", &format!("{terminated}.exitCode")).await,
+        admin()
+            .field("pod/fails", &format!("{terminated}.exitCode"))
+            .await,
         "3"
     );
     assert_eq!(
-        field(&CLUSTER, "pod/fails", &format!("{terminated}.reason")).await,
+        admin()
+            .field("pod/fails", &format!("{terminated}.reason"))
+            .await,
         "Error"
     );
 }
@@ -109,7 +108,7 @@ async fn on_failure_restarts_until_it_succeeds() {
     let script = "echo run >> runs; [ $(wc -l < runs) -ge 3 ]";
     let mut manifest = pod("on-failure", script);
     manifest["spec"]["restartPolicy"] = json!("OnFailure");
-    create(&CLUSTER, &manifest).await;
+    admin().create(&manifest).await;
     wait_for("pod/on-failure", ".status.phase", "Succeeded").await;
     wait_for(
         "pod/on-failure",
@@ -121,7 +120,7 @@ async fn on_failure_restarts_until_it_succeeds() {
 
 #[tokio::test]
 async fn a_container_that_keeps_failing_backs_off() {
-    create(&CLUSTER, &pod("crashes", "exit 1")).await;
+    admin().create(&pod("crashes", "exit 1")).await;
     wait_for(
         "pod/crashes",
         ".status.containerStatuses[0].state.waiting.reason",
@@ -142,8 +141,8 @@ async fn init_containers_run_first_and_in_order() {
         })
     };
     manifest["spec"]["initContainers"] = json!([step("one"), step("two")]);
-    create(&CLUSTER, &manifest).await;
-    wait_ready(&CLUSTER, "init").await;
+    admin().create(&manifest).await;
+    admin().wait_ready("init").await;
     eventually("the order", async || match logs("init").await {
         log if log == "one\ntwo\nmain\n" => Ok(()),
         other => Err(other),
@@ -155,7 +154,7 @@ async fn init_containers_run_first_and_in_order() {
 async fn an_image_alone_is_refused_with_a_reason() {
     let mut manifest = pod("image", "");
     manifest["spec"]["containers"][0] = json!({ "name": "main", "image": "nginx" });
-    create(&CLUSTER, &manifest).await;
+    admin().create(&manifest).await;
     let waiting = ".status.containerStatuses[0].state.waiting";
     wait_for(
         "pod/image",
@@ -163,13 +162,11 @@ async fn an_image_alone_is_refused_with_a_reason() {
         "CreateContainerError",
     )
     .await;
-    let message = field(&CLUSTER, "pod/image", &format!("{waiting}.message")).await;
+    let message = admin()
+        .field("pod/image", &format!("{waiting}.message"))
+        .await;
     assert!(message.contains("needs a command or args"), "{message}");
-    let output = run(
-        Command::from(CLUSTER.kubectl()).args(["logs", "image"]),
-        b"",
-    )
-    .await;
+    let output = admin().output(&["logs", "image"]).await;
     assert!(
         text(&output.stderr).contains("is waiting to start"),
         "{output:?}"
@@ -184,7 +181,7 @@ async fn deleting_gives_time_to_end() {
     let mut manifest = pod("graceful", script);
     manifest["spec"]["containers"][0]["env"] = json!([{ "name": "OUT", "value": said }]);
     manifest["spec"]["terminationGracePeriodSeconds"] = json!(60);
-    create(&CLUSTER, &manifest).await;
+    admin().create(&manifest).await;
     // Ready means that it was started; the trap is set when it says so.
     eventually("the trap", async || match logs_or_error("graceful").await {
         log if log == "up\n" => Ok(()),
@@ -192,7 +189,7 @@ async fn deleting_gives_time_to_end() {
     })
     .await;
     let begin = Instant::now();
-    kubectl(&CLUSTER, &["delete", "pod", "graceful"]).await;
+    admin().run(&["delete", "pod", "graceful"]).await;
     assert!(
         begin.elapsed() < Duration::from_secs(30),
         "it did not wait for the whole period"
@@ -201,7 +198,7 @@ async fn deleting_gives_time_to_end() {
 }
 
 async fn logs_or_error(pod: &str) -> String {
-    let output = run(Command::from(CLUSTER.kubectl()).args(["logs", pod]), b"").await;
+    let output = admin().output(&["logs", pod]).await;
     text(&output.stdout) + &text(&output.stderr)
 }
 
@@ -209,7 +206,7 @@ async fn logs_or_error(pod: &str) -> String {
 async fn deleting_insists_in_the_end() {
     // Kubernetes reads two dollar signs as one.
     let script = "trap '' TERM; sleep 100000 & echo $$$$ $!; while :; do wait; sleep 1; done";
-    create(&CLUSTER, &pod("stubborn", script)).await;
+    admin().create(&pod("stubborn", script)).await;
     let pids: Vec<u32> = eventually("the pids", async || {
         let log = logs_or_error("stubborn").await;
         let pids: Vec<u32> = log
@@ -221,7 +218,7 @@ async fn deleting_insists_in_the_end() {
     .await;
     assert!(alive(pids[0]) && alive(pids[1]));
     let begin = Instant::now();
-    kubectl(&CLUSTER, &["delete", "pod", "stubborn"]).await;
+    admin().run(&["delete", "pod", "stubborn"]).await;
     assert!(
         begin.elapsed() >= Duration::from_secs(2),
         "the grace period is 2 s"
@@ -230,23 +227,17 @@ async fn deleting_insists_in_the_end() {
         !alive(pids[0]) && !alive(pids[1]),
         "the object is gone before its processes"
     );
-    let gone = run(
-        Command::from(CLUSTER.kubectl()).args(["get", "pod", "stubborn"]),
-        b"",
-    )
-    .await;
+    let gone = admin().output(&["get", "pod", "stubborn"]).await;
     assert!(text(&gone.stderr).contains("NotFound"), "{gone:?}");
 }
 
 #[tokio::test]
 async fn a_name_can_be_used_again() {
     for _ in 0..2 {
-        idle_pod(&CLUSTER, "again").await;
-        kubectl(
-            &CLUSTER,
-            &["delete", "pod", "again", "--force", "--grace-period=0"],
-        )
-        .await;
+        admin().idle_pod("again").await;
+        admin()
+            .run(&["delete", "pod", "again", "--force", "--grace-period=0"])
+            .await;
     }
 }
 
@@ -278,27 +269,21 @@ async fn controllers_make_pods() {
         "metadata": { "name": "made" },
         "spec": { "template": template("Never", "echo done") },
     });
-    create(&CLUSTER, &deployment).await;
-    create(&CLUSTER, &job).await;
-    kubectl(
-        &CLUSTER,
-        &["rollout", "status", "deployment/made", "--timeout=60s"],
-    )
-    .await;
-    kubectl(
-        &CLUSTER,
-        &[
+    admin().create(&deployment).await;
+    admin().create(&job).await;
+    admin()
+        .run(&["rollout", "status", "deployment/made", "--timeout=60s"])
+        .await;
+    admin()
+        .run(&[
             "wait",
             "--for=condition=Complete",
             "job/made",
             "--timeout=60s",
-        ],
-    )
-    .await;
-    kubectl(
-        &CLUSTER,
-        &["delete", "deployment", "made", "--cascade=foreground"],
-    )
-    .await;
+        ])
+        .await;
+    admin()
+        .run(&["delete", "deployment", "made", "--cascade=foreground"])
+        .await;
     assert_eq!(logs("job/made").await, "done\n");
 }

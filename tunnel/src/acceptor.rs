@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use rand::Rng;
 use thiserror::Error;
 use tokio::sync::{Semaphore, TryAcquireError};
 
@@ -19,6 +18,7 @@ use crate::proto::handshake::{
 use crate::proto::limits;
 use crate::proto::session::Agreed;
 use crate::proto::stream_id::Role;
+use crate::random::random;
 use crate::session::{Info, Session, SessionId};
 use crate::transport::quic::QuicTransport;
 use crate::transport::{Transport, TransportError, websocket};
@@ -272,12 +272,6 @@ impl fmt::Debug for Acceptor {
             .field("config", &self.config)
             .finish_non_exhaustive()
     }
-}
-
-pub(crate) fn random<const N: usize>() -> [u8; N] {
-    let mut bytes = [0; N];
-    rand::rng().fill_bytes(&mut bytes);
-    bytes
 }
 
 fn close_words(error: &AcceptError) -> (CloseCode, String) {

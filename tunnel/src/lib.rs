@@ -68,6 +68,7 @@ mod connector;
 mod control;
 mod error;
 pub mod proto;
+mod random;
 mod registry;
 mod session;
 mod stream;

@@ -102,11 +102,18 @@ pub enum StreamError {
 }
 
 impl From<StreamError> for io::Error {
-    /// The [`StreamError`] is the error's inner one.
+    /// The [`StreamError`] is the error's inner one. The kind says whether anything was done:
+    /// [`NotConnected`](io::ErrorKind::NotConnected) is a stream that the peer does not take now,
+    /// and that may be tried again, [`ConnectionRefused`](io::ErrorKind::ConnectionRefused) one
+    /// that it does not take at all. With any other kind the peer may have acted.
     fn from(error: StreamError) -> Self {
         let kind = match &error {
+            StreamError::NoAnswer(_)
+            | StreamError::Refused {
+                code: ResetCode::GoingAway | ResetCode::Overloaded,
+                ..
+            } => io::ErrorKind::NotConnected,
             StreamError::Refused { .. } => io::ErrorKind::ConnectionRefused,
-            StreamError::NoAnswer(_) => io::ErrorKind::TimedOut,
             StreamError::BadAnswer(_) | StreamError::Malformed(_) => io::ErrorKind::InvalidData,
             StreamError::Unanswered | StreamError::Reset(_) => io::ErrorKind::ConnectionReset,
             StreamError::Stopped(_) | StreamError::Finished => io::ErrorKind::BrokenPipe,

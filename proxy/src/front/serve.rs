@@ -154,8 +154,10 @@ fn http1() -> http1::Builder {
     builder
         .timer(TokioTimer::new())
         .header_read_timeout(limits::HEADER_READ_TIMEOUT)
-        .max_headers(limits::HEADER_COUNT)
-        .max_header_size(limits::HEADER_BYTES)
+        // A little more than passes: what is a little too much is then refused by us, with a Status,
+        // and only what is far too much by hyper, without.
+        .max_headers(2 * limits::HEADER_COUNT)
+        .max_header_size(limits::HTTP1_BUFFER_BYTES)
         .max_buf_size(limits::HTTP1_BUFFER_BYTES);
     builder
 }

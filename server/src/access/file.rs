@@ -1,6 +1,6 @@
 //! Reading and writing the access file.
 
-use super::{Access, AccessError};
+use super::{Access, AccessError, Invalid};
 use crate::data_dir::DataDir;
 
 /// The file's name in the data directory.
@@ -19,6 +19,10 @@ impl Access {
             return Ok(Self::default());
         };
         let path = || data.path(NAME).display().to_string();
+        // A file that is being written, or that a full disk has cut off, must not look like one that names nobody.
+        if text.trim().is_empty() {
+            return Err(AccessError::Invalid(path(), Invalid::Empty));
+        }
         let access: Self = match serde_saphyr::from_str(&text) {
             Ok(access) => access,
             Err(error) => return Err(AccessError::Parse(path(), Box::new(error))),
@@ -72,6 +76,7 @@ mod tests {
     #[test]
     fn mistakes_are_named() {
         let error = |text| underpass_tunnel::chain(&with_text(text).unwrap_err());
+        assert!(error("\n").contains("it is empty"));
         assert!(error("users:\n- name: a\n  clutsers: []\n").contains("clutsers"));
         assert!(error("clusters:\n- name: Not_A_Label\n").contains("cluster's name"));
         assert!(error("clusters:\n- name: a\n- name: a\n").contains("`a` stands in it twice"));

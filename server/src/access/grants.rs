@@ -1,6 +1,6 @@
 //! Decisions that streams in flight rest on, so that taking one back ends them (rule 12).
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
@@ -13,11 +13,13 @@ use super::Access;
 /// Something that was decided from the access file.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) enum Grant {
-    /// The token is this user's, with these groups.
+    /// The token is this user's, whom clusters know as this.
     Token {
         hash: TokenHash,
         user: String,
+        uid: Option<String>,
         groups: Vec<String>,
+        extra: BTreeMap<String, Vec<String>>,
     },
     /// The user may reach the cluster.
     Reach { user: String, cluster: ClusterName },
@@ -26,9 +28,18 @@ pub(super) enum Grant {
 impl Grant {
     fn holds(&self, access: &Access) -> bool {
         match self {
-            Self::Token { hash, user, groups } => access
-                .token(hash)
-                .is_some_and(|(owner, _)| owner.name == *user && owner.groups == *groups),
+            Self::Token {
+                hash,
+                user,
+                uid,
+                groups,
+                extra,
+            } => access.token(hash).is_some_and(|(owner, _)| {
+                owner.name == *user
+                    && owner.uid == *uid
+                    && owner.groups == *groups
+                    && owner.extra == *extra
+            }),
             Self::Reach { user, cluster } => {
                 access.has_cluster(cluster)
                     && access

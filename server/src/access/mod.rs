@@ -154,6 +154,8 @@ fn first_twice<'a>(names: impl Iterator<Item = &'a str>) -> Option<&'a str> {
 /// Why a file that can be parsed cannot be used.
 #[derive(Debug, PartialEq, Eq, Error)]
 pub(crate) enum Invalid {
+    #[error("it is empty (to start from nothing, remove it)")]
+    Empty,
     #[error("cluster `{0}` stands in it twice")]
     ClusterTwice(String),
     #[error("user `{0}` stands in it twice")]

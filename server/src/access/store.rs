@@ -106,7 +106,9 @@ impl AccessStore {
         let grant = Grant::Token {
             hash: *hash,
             user: user.name.clone(),
+            uid: user.uid.clone(),
             groups: user.groups.clone(),
+            extra: user.extra.clone(),
         };
         Some(TokenRecord {
             user: user.name.clone(),
@@ -226,14 +228,37 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn rule_12_changing_what_a_user_is_revokes_what_rests_on_it() {
+        let changes: [fn(&mut super::super::User); 3] = [
+            |user| user.uid = Some("7".to_owned()),
+            |user| user.groups.push("ops".to_owned()),
+            |user| drop(user.extra.insert("scope".to_owned(), Vec::new())),
+        ];
+        for change in changes {
+            let (_dir, data, store) = store();
+            let token = token_for(&data, "alice");
+            let alice = store.find(&token.hash()).await.unwrap().unwrap().revocation;
+            Access::edit(&data, |access| {
+                change(access.users.first_mut().unwrap());
+                Ok(())
+            })
+            .unwrap();
+            store.refresh();
+            assert!(alice.is_revoked());
+        }
+    }
+
+    #[tokio::test]
     async fn a_broken_file_changes_nothing() {
         let (_dir, data, store) = store();
         let token = token_for(&data, "alice");
         let alice = store.find(&token.hash()).await.unwrap().unwrap().revocation;
-        data.write(file::NAME, "users: 7\n").unwrap();
-        store.refresh();
-        assert!(!alice.is_revoked());
-        assert!(store.find(&token.hash()).await.unwrap().is_some());
+        for broken in ["users: 7\n", ""] {
+            data.write(file::NAME, broken).unwrap();
+            store.refresh();
+            assert!(!alice.is_revoked());
+            assert!(store.find(&token.hash()).await.unwrap().is_some());
+        }
     }
 
     #[tokio::test]

@@ -51,7 +51,7 @@ async fn serve(data: DataDir, options: Serve) -> Result<()> {
     let ca = Ca::load_or_create(&data)?;
     let certificate = ServerCertificate::new(&ca, &options.names)?;
     let tls = certificate.tls()?;
-    let sockets = Sockets::bind(options.listen, &tls).await?;
+    let sockets = Sockets::bind(options.listen, &tls, &ca.reset_key()).await?;
     let url = url(&options, sockets.address.port())?;
     data.write(URL, &format!("{url}\n"))?;
     tokio::spawn(certificate.renew(ca, options.names));

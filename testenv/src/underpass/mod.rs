@@ -1,5 +1,6 @@
 //! A running Underpass: real server and agent processes in front of a cluster.
 
+mod agent;
 mod programs;
 
 use std::fs::{self, File, Permissions};
@@ -95,6 +96,13 @@ impl Underpass {
             supervisor,
         };
         underpass.start_server()?;
+        let port = underpass.url.rsplit(':').next().unwrap_or_default();
+        // From here on it is where the agents and kubeconfigs look for it.
+        underpass.server = server(
+            &underpass.programs,
+            &underpass.dir,
+            &format!("127.0.0.1:{port}"),
+        );
         let token = underpass.administer(&["cluster", "add", CLUSTER_NAME])?;
         fs::write(underpass.token_file(), token)
             .map_err(ClusterError::io("write the agent's token"))?;
@@ -102,74 +110,49 @@ impl Underpass {
         Ok(underpass)
     }
 
+    /// Starts the server, which must not be running, where it was before, and waits until it serves.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn restart_server(&self) -> Result<(), ClusterError> {
+        self.run_server()?;
+        self.wait_serving()
+    }
+
     fn start_server(&mut self) -> Result<(), ClusterError> {
+        self.url = self.run_server()?;
+        self.wait_serving()
+    }
+
+    /// The server listens before it writes its URL, and serves right after.
+    fn wait_serving(&self) -> Result<(), ClusterError> {
+        self.wait_for(&self.server, "server", || self.get("/readyz").map(drop))
+    }
+
+    /// Gives its URL.
+    fn run_server(&self) -> Result<String, ClusterError> {
         // What an earlier run left would look like this one's.
         let _ = fs::remove_file(self.data_dir().join("url"));
         self.supervisor.start(&self.server)?;
-        self.url = self.wait_for(&self.server, "server", || {
+        self.wait_for(&self.server, "server", || {
             fs::read_to_string(self.data_dir().join("url")).map(|url| url.trim().to_owned())
-        })?;
-        // It listens before it writes the file, and serves right after.
-        self.wait_for(&self.server, "server", || self.get("/readyz"))?;
-        Ok(())
-    }
-
-    /// Ends the server as SIGTERM does, and starts it again on the same port.
-    ///
-    /// # Errors
-    /// As [`Self::start`].
-    pub fn restart_server(&mut self) -> Result<(), ClusterError> {
-        self.supervisor.stop(self.server.name, GRACE)?;
-        let port = self.url.rsplit(':').next().unwrap_or_default();
-        self.server = server(&self.programs, &self.dir, &format!("127.0.0.1:{port}"));
-        self.start_server()
-    }
-
-    /// Starts the agent, which must not be running, and waits until it is connected.
-    ///
-    /// # Errors
-    /// As [`Self::start`].
-    pub fn start_agent(&self, transport: Transport) -> Result<(), ClusterError> {
-        self.spawn_agent(transport)?;
-        self.wait_connected(transport)
-    }
-
-    /// Starts the agent, which must not be running.
-    ///
-    /// # Errors
-    /// The process cannot be started.
-    pub fn spawn_agent(&self, transport: Transport) -> Result<(), ClusterError> {
-        self.supervisor.start(&self.agent(transport))
-    }
-
-    /// Waits until the server has a session of the agent.
-    ///
-    /// # Errors
-    /// It takes too long, or the agent has ended.
-    pub fn wait_connected(&self, transport: Transport) -> Result<(), ClusterError> {
-        self.wait_for(&self.agent(transport), "agent", || {
-            let metrics = self.get("/metrics").map_err(io::Error::other)?;
-            match sessions(&metrics, transport) {
-                0 => Err(io::Error::other("no session yet")),
-                _ => Ok(()),
-            }
         })
     }
 
-    /// Ends the agent as SIGTERM does.
+    /// Ends the server as SIGTERM does, and waits for its end.
     ///
     /// # Errors
     /// There is no way to ask for it.
-    pub fn stop_agent(&self) -> Result<(), ClusterError> {
-        self.supervisor.stop("agent", GRACE)
+    pub fn stop_server(&self) -> Result<(), ClusterError> {
+        self.supervisor.stop(self.server.name, GRACE)
     }
 
-    /// Ends the agent as SIGKILL does: nobody is told.
+    /// Ends the server as SIGKILL does: nobody is told.
     ///
     /// # Errors
     /// There is no way to ask for it.
-    pub fn kill_agent(&self) -> Result<(), ClusterError> {
-        self.supervisor.stop("agent", Duration::ZERO)
+    pub fn kill_server(&self) -> Result<(), ClusterError> {
+        self.supervisor.stop(self.server.name, Duration::ZERO)
     }
 
     /// Runs `underpass-server` with `arguments` on this server's data directory, and returns its standard output.
@@ -244,12 +227,10 @@ impl Underpass {
         fs::read_to_string(&self.server.log)
     }
 
-    /// What the agent has logged, all of its starts included.
-    ///
-    /// # Errors
-    /// It cannot be read.
-    pub fn agent_log(&self) -> io::Result<String> {
-        fs::read_to_string(self.dir.join("agent.log"))
+    /// The programs that run.
+    #[must_use]
+    pub const fn programs(&self) -> &Programs {
+        &self.programs
     }
 
     /// A path of the server's own, like `/metrics`.
@@ -266,28 +247,6 @@ impl Underpass {
         // Without any, kubectl asks for a name and password; these paths look at none.
         command.args(["--token", "none", "get", "--raw", path]);
         kubectl::output(command, None)
-    }
-
-    fn agent(&self, transport: Transport) -> Start {
-        let program = self.programs.agent().to_string_lossy();
-        let files = [
-            ("--ca-file", self.ca_file()),
-            ("--token-file", self.token_file()),
-            ("--kubeconfig", self.agent_kubeconfig.clone()),
-        ];
-        let mut argv: Vec<String> = [
-            &*program,
-            "--server",
-            &self.url,
-            "--transport",
-            transport.as_str(),
-        ]
-        .map(str::to_owned)
-        .to_vec();
-        for (flag, path) in files {
-            argv.extend([flag.to_owned(), path.to_string_lossy().into_owned()]);
-        }
-        start("agent", argv, &self.dir)
     }
 
     /// Asks until there is an answer.
@@ -345,35 +304,5 @@ fn start(name: &'static str, argv: Vec<String>, dir: &Path) -> Start {
         log,
         grace_ms,
         has_children: false,
-    }
-}
-
-/// The sessions that the server counts over the transport.
-fn sessions(metrics: &str, transport: Transport) -> u32 {
-    let counts = metrics.lines().filter_map(|line| {
-        let of_kind = line.strip_prefix("underpass_agent_sessions{transport=\"")?;
-        let (kind, count) = of_kind.split_once("\"} ")?;
-        let wanted = transport == Transport::Auto || kind == transport.as_str();
-        if wanted {
-            count.parse::<u32>().ok()
-        } else {
-            None
-        }
-    });
-    counts.sum()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn sessions_are_counted_by_transport() {
-        let metrics = "# TYPE x gauge\nunderpass_agent_sessions{transport=\"quic\"} 2\n\
-                       underpass_agent_sessions{transport=\"websocket\"} 1\n";
-        assert_eq!(sessions(metrics, Transport::Quic), 2);
-        assert_eq!(sessions(metrics, Transport::WebSocket), 1);
-        assert_eq!(sessions(metrics, Transport::Auto), 3);
-        assert_eq!(sessions("", Transport::Auto), 0);
     }
 }

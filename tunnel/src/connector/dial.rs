@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use rustls::pki_types::ServerName;
 use thiserror::Error;
 use tokio::net::TcpStream;
@@ -166,8 +167,9 @@ impl Dialler {
     }
 
     async fn dial_address(&self, address: SocketAddr) -> Result<Arc<dyn Transport>, DialError> {
-        let quic = within(Kind::Quic, address, self.dial_quic(address));
-        let websocket = within(Kind::WebSocket, address, self.dial_websocket(address));
+        // Boxed: a TLS handshake's future is large, and an agent rarely dials.
+        let quic = within(Kind::Quic, address, self.dial_quic(address)).boxed();
+        let websocket = within(Kind::WebSocket, address, self.dial_websocket(address)).boxed();
         match self.transports {
             Transports::Quic => quic.await,
             Transports::WebSocket => websocket.await,

@@ -11,7 +11,6 @@ use rand::Rng;
 use thiserror::Error;
 
 pub use self::dial::DialError;
-use crate::acceptor::random;
 use crate::control::{ControlError, HandshakeStream};
 use crate::error::chain;
 use crate::proto::backoff::Backoff;
@@ -21,6 +20,7 @@ use crate::proto::key::AgentKey;
 use crate::proto::limits;
 use crate::proto::session::Agreed;
 use crate::proto::stream_id::Role;
+use crate::random::random;
 use crate::session::{Info, Session, SessionId};
 use crate::tls::{self, TlsError};
 use crate::transport::quic::EndpointError;

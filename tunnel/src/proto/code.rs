@@ -20,7 +20,7 @@ macro_rules! codes {
 
         impl $name {
             #[cfg(test)]
-            const KNOWN: &'static [Self] = &[$(Self::$variant),*];
+            pub(crate) const KNOWN: &'static [Self] = &[$(Self::$variant),*];
 
             /// The number on the wire.
             pub const fn to_wire(self) -> u64 {
@@ -67,7 +67,7 @@ codes! {
         FrameTooLarge = 0x02, "frame too large";
         /// A well-formed frame where it has no place.
         UnexpectedFrame = 0x03, "unexpected frame";
-        /// A stream id of the wrong side, or one used before.
+        /// A stream id of the wrong side, or one in use.
         StreamId = 0x04, "invalid stream id";
         /// No protocol version in common.
         Version = 0x05, "no common protocol version";

@@ -45,8 +45,13 @@ pub const STREAMS_MAX: u32 = 2 * STREAMS;
 pub const STREAMS_OPENING: usize = 256;
 
 /// Opened streams that wait for the application to take them. Beyond it the peer is refused
-/// rather than queued: a queue would hide the overload.
-pub const STREAMS_UNACCEPTED: usize = 256;
+/// rather than queued: a queue would hide the overload. Half of the 256 streams that yamux lets one
+/// side open unanswered, so that the refusals get through.
+pub const STREAMS_UNACCEPTED: usize = 128;
+
+/// Time for room among these. A burst is no overload; the refusal must come well within
+/// [`ANSWER_TIME`].
+pub const ACCEPT_TIME: Duration = Duration::from_secs(1);
 
 /// Time for an open header to arrive in full.
 pub const OPEN_HEADER_TIME: Duration = Duration::from_secs(10);

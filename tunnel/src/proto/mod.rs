@@ -6,12 +6,23 @@
 
 pub mod backoff;
 pub mod code;
+#[cfg(test)]
+mod document;
 pub mod frame;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 pub mod handshake;
 pub mod keepalive;
 pub mod key;
 pub mod limits;
 pub mod session;
+#[cfg(any(test, feature = "fuzzing"))]
+#[allow(
+    clippy::indexing_slicing,
+    clippy::expect_used,
+    reason = "a simulation for tests: a panic is its finding"
+)]
+mod simulation;
 pub mod stream_id;
 pub(crate) mod wire;
 

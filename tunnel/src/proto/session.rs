@@ -244,6 +244,12 @@ impl Session {
         });
     }
 
+    /// Ends the session without a word: its transport is gone. Whoever calls this knows, and no
+    /// event follows.
+    pub fn abandon(&mut self) {
+        self.phase = Phase::Closed;
+    }
+
     /// Ends the session because the peer broke the protocol outside the control stream.
     pub fn fail(&mut self, violation: Violation) {
         self.end(violation.into());

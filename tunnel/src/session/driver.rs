@@ -57,6 +57,8 @@ pub(super) async fn run(shared: Arc<Shared>, control: ControlStream, outlets: Ou
     if !closed_by_peer {
         let _ = tokio::time::timeout(limits::CLOSE_TIME, driver.say_last_words()).await;
     }
+    // Where it was the transport that ended, the protocol does not know yet.
+    shared.protocol().abandon();
     let (code, reason) = match error.close_code() {
         Some(code) => (code, chain(&error)),
         None => (crate::CloseCode::Shutdown, String::new()),
@@ -156,11 +158,8 @@ impl Driver<'_> {
     }
 
     async fn wait(&mut self) -> Wake {
-        let timeout = self
-            .shared
-            .protocol()
-            .poll_timeout()
-            .unwrap_or_else(now);
+        let timeout = self.shared.protocol().poll_timeout().unwrap_or_else(now);
+        let room = self.opening.len() < limits::STREAMS_OPENING;
         let BiStream { send, recv } = &mut self.stream;
         let unsent = &mut self.unsent;
         tokio::select! {
@@ -175,16 +174,12 @@ impl Driver<'_> {
             Some(opened) = self.opening.join_next() => {
                 Wake::Opened(opened.unwrap_or(Ok(())))
             }
-            stream = self.shared.transport.accept() => Wake::Stream(stream),
+            // A peer that withholds headers waits until the first of them has timed out.
+            stream = self.shared.transport.accept(), if room => Wake::Stream(stream),
         }
     }
 
     fn begin_opening(&mut self, stream: BiStream) {
-        if self.opening.len() >= limits::STREAMS_OPENING {
-            // Dropped, and with it reset: the peer withholds the headers of too many others.
-            tracing::warn!(session = %self.shared.info.id, "too many streams without open header");
-            return;
-        }
         let shared = Arc::clone(self.shared);
         self.opening
             .spawn(incoming::open(shared, stream, self.incoming.clone()));

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use thiserror::Error;
-use tokio::sync::mpsc;
+use tokio::sync::mpsc::{self, error::SendTimeoutError};
 
 use super::{Shared, Slot, write_all};
 use crate::proto::code::ResetCode;
@@ -169,13 +169,13 @@ pub(super) async fn open(
         open,
         payload,
     };
-    let (queued, code, reason) = match accepted.try_send(queued) {
+    let (queued, code, reason) = match accepted.send_timeout(queued, limits::ACCEPT_TIME).await {
         Ok(()) => return Ok(()),
-        Err(mpsc::error::TrySendError::Full(queued)) => {
+        Err(SendTimeoutError::Timeout(queued)) => {
             let reason = "too many streams wait to be taken";
             (queued, ResetCode::Overloaded, reason)
         }
-        Err(mpsc::error::TrySendError::Closed(queued)) => {
+        Err(SendTimeoutError::Closed(queued)) => {
             let reason = "this side takes no streams";
             (queued, ResetCode::UnknownTarget, reason)
         }

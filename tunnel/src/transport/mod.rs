@@ -21,6 +21,8 @@ use futures_util::future::BoxFuture;
 use thiserror::Error;
 
 pub use self::yamux::YamuxTransport;
+#[cfg(test)]
+pub(crate) use self::yamux::frames as yamux_frames;
 
 use crate::proto::DecodeError;
 use crate::proto::code::{CloseCode, ResetCode};

@@ -5,6 +5,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::Duration;
 
+use aws_lc_rs::hmac;
 use quinn::crypto::rustls::{NoInitialCipherSuite, QuicClientConfig, QuicServerConfig};
 use quinn::{ClientConfig, Endpoint, EndpointConfig, TokioRuntime, TransportConfig, VarInt};
 use thiserror::Error;
@@ -39,11 +40,35 @@ pub enum EndpointError {
     Tls(#[from] NoInitialCipherSuite),
 }
 
+/// The key of stateless resets (RFC 9000, section 10.3): with the same key a server that was started
+/// again tells agents at once that it knows nothing of their connections, which otherwise takes
+/// until their keepalive gives up.
+#[derive(Debug, Clone)]
+pub struct ResetKey(Arc<hmac::Key>);
+
+impl ResetKey {
+    /// A key that only this process knows: after a crash, agents find out by keepalive.
+    pub fn random() -> Self {
+        Self::derive(&crate::random::random::<32>())
+    }
+
+    /// The key that belongs to a secret of the server's, which it still has after a restart.
+    pub fn derive(secret: &[u8]) -> Self {
+        let secret = hmac::Key::new(hmac::HMAC_SHA256, secret);
+        let key = hmac::sign(&secret, b"underpass quic stateless reset");
+        Self(Arc::new(hmac::Key::new(hmac::HMAC_SHA256, key.as_ref())))
+    }
+}
+
 /// An endpoint that accepts, on `address`.
 ///
 /// # Errors
 /// Where the address is taken or the TLS configuration does not fit.
-pub fn server(address: SocketAddr, tls: rustls::ServerConfig) -> Result<Endpoint, EndpointError> {
+pub fn server(
+    address: SocketAddr,
+    tls: rustls::ServerConfig,
+    reset_key: &ResetKey,
+) -> Result<Endpoint, EndpointError> {
     let mut tls = tls;
     tls.alpn_protocols = vec![ALPN.to_vec()];
     let crypto = QuicServerConfig::try_from(tls)?;
@@ -54,7 +79,8 @@ pub fn server(address: SocketAddr, tls: rustls::ServerConfig) -> Result<Endpoint
         .max_concurrent_bidi_streams(VarInt::from_u32(1))
         .receive_window(UNAUTHENTICATED_WINDOW);
     config.transport_config(Arc::new(transport));
-    bind(address, Some(config))
+    let endpoint = EndpointConfig::new(Arc::clone(&reset_key.0) as Arc<dyn quinn::crypto::HmacKey>);
+    bind(address, endpoint, Some(config))
 }
 
 /// An endpoint that connects to addresses of `peer`'s family.
@@ -66,7 +92,7 @@ pub(crate) fn client(peer: SocketAddr) -> Result<Endpoint, EndpointError> {
         SocketAddr::V4(_) => SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
         SocketAddr::V6(_) => SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)),
     };
-    bind(any, None)
+    bind(any, EndpointConfig::default(), None)
 }
 
 pub(crate) fn client_config(tls: rustls::ClientConfig) -> Result<ClientConfig, EndpointError> {
@@ -79,17 +105,12 @@ pub(crate) fn client_config(tls: rustls::ClientConfig) -> Result<ClientConfig, E
 
 fn bind(
     address: SocketAddr,
+    endpoint: EndpointConfig,
     config: Option<quinn::ServerConfig>,
 ) -> Result<Endpoint, EndpointError> {
     let bind_error = |source| EndpointError::Bind { address, source };
     let socket = UdpSocket::bind(address).map_err(bind_error)?;
-    Endpoint::new(
-        EndpointConfig::default(),
-        config,
-        socket,
-        Arc::new(TokioRuntime),
-    )
-    .map_err(bind_error)
+    Endpoint::new(endpoint, config, socket, Arc::new(TokioRuntime)).map_err(bind_error)
 }
 
 fn transport_config() -> TransportConfig {

@@ -15,7 +15,7 @@ use futures_util::future::BoxFuture;
 use quinn::{ConnectionError, ReadError, VarInt, WriteError};
 use tokio_util::task::TaskTracker;
 
-pub use self::endpoint::{EndpointError, server};
+pub use self::endpoint::{EndpointError, ResetKey, server};
 pub(crate) use self::endpoint::{client, client_config};
 use super::{BiStream, HalfError, Kind, RecvStream, SendStream, Transport, TransportError};
 use crate::proto::code::{CloseCode, ResetCode};
@@ -61,17 +61,11 @@ impl QuicTransport {
 
 impl Transport for QuicTransport {
     fn open(&self) -> BoxFuture<'_, Result<BiStream, TransportError>> {
-        async {
-            Ok(self.bi_stream(self.connection.open_bi().await?))
-        }
-        .boxed()
+        async { Ok(self.bi_stream(self.connection.open_bi().await?)) }.boxed()
     }
 
     fn accept(&self) -> BoxFuture<'_, Result<BiStream, TransportError>> {
-        async {
-            Ok(self.bi_stream(self.connection.accept_bi().await?))
-        }
-        .boxed()
+        async { Ok(self.bi_stream(self.connection.accept_bi().await?)) }.boxed()
     }
 
     fn close(&self, code: CloseCode, reason: &str) {

@@ -32,7 +32,8 @@ impl LastHeard {
     }
 
     fn now(&self) {
-        let passed = u64::try_from(now().saturating_duration_since(self.start).as_millis()).unwrap_or(u64::MAX);
+        let passed = u64::try_from(now().saturating_duration_since(self.start).as_millis())
+            .unwrap_or(u64::MAX);
         self.at.store(passed, Ordering::Relaxed);
     }
 }

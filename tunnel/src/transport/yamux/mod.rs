@@ -25,6 +25,8 @@ use yamux::{Connection, ConnectionError, Mode};
 
 use self::io::{Io, LastHeard};
 use self::link::Link;
+#[cfg(test)]
+pub(crate) use self::wire::frames;
 use super::{BiStream, Kind, Transport, TransportError};
 use crate::proto::code::CloseCode;
 use crate::proto::limits;

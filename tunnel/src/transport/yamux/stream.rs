@@ -133,33 +133,38 @@ impl Core {
 
     /// Takes one more frame, or the end.
     fn poll_receive(&mut self) -> Poll<()> {
-        loop {
+        let frame = loop {
             match self.reader.next().and_then(decode) {
-                Ok(Some(frame)) => return Poll::Ready(self.handle(frame)),
+                Ok(Some(frame)) => break Ok(frame),
+                Err(error) => break Err(HalfError::Malformed(error)),
                 Ok(None) => {}
-                Err(error) => return Poll::Ready(self.malformed(error)),
             }
-            let waker = self.waker.clone();
-            let cx = &mut Context::from_waker(&waker);
-            let error = match Pin::new(&mut self.stream).poll_next(cx) {
-                Poll::Ready(Some(Ok(packet))) => {
-                    self.reader.push(packet.as_ref());
-                    continue;
-                }
-                Poll::Ready(Some(Err(error))) => {
-                    HalfError::Transport(self.link.ended().unwrap_or(TransportError::lost(error)))
-                }
-                // yamux ends a reset stream like a finished one: without a FIN it was reset.
-                Poll::Ready(None) => self
-                    .link
-                    .ended()
-                    .map_or(HalfError::Reset(ResetCode::Cancelled), HalfError::Transport),
-                Poll::Pending => match self.link.ended() {
-                    Some(error) => HalfError::Transport(error),
-                    None => return Poll::Pending,
-                },
-            };
-            return Poll::Ready(self.exhaust(error));
+            match ready!(self.poll_packet()) {
+                Ok(packet) => self.reader.push(packet.as_ref()),
+                Err(error) => break Err(error),
+            }
+        };
+        match frame {
+            Ok(frame) => self.handle(frame),
+            Err(HalfError::Malformed(error)) => self.malformed(error),
+            Err(error) => self.exhaust(error),
+        }
+        Poll::Ready(())
+    }
+
+    fn poll_packet(&mut self) -> Poll<Result<yamux::Packet, HalfError>> {
+        let waker = self.waker.clone();
+        let cx = &mut Context::from_waker(&waker);
+        let packet = Pin::new(&mut self.stream).poll_next(cx);
+        match (packet, self.link.ended()) {
+            (Poll::Ready(Some(Ok(packet))), _) => Poll::Ready(Ok(packet)),
+            (_, Some(error)) => Poll::Ready(Err(HalfError::Transport(error))),
+            (Poll::Pending, None) => Poll::Pending,
+            (Poll::Ready(Some(Err(error))), None) => {
+                Poll::Ready(Err(HalfError::Transport(TransportError::lost(error))))
+            }
+            // yamux ends a reset stream like a finished one: without a FIN it was reset.
+            (Poll::Ready(None), None) => Poll::Ready(Err(HalfError::Reset(ResetCode::Cancelled))),
         }
     }
 

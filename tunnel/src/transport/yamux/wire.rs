@@ -53,6 +53,20 @@ impl Frame {
     }
 }
 
+/// Type, name and limit of each frame, for the test that compares them with the document.
+#[cfg(test)]
+pub(crate) fn frames() -> impl Iterator<Item = (u64, &'static str, usize)> {
+    let names = [
+        (DATA, "DATA"),
+        (FIN, "FIN"),
+        (RESET, "RESET"),
+        (STOP, "STOP"),
+    ];
+    names
+        .into_iter()
+        .map(|(kind, name)| (u64::from(kind), name, DATA_MAX))
+}
+
 fn code(body: Bytes) -> Result<ResetCode, DecodeError> {
     let mut fields = Fields::new(body);
     let code = ResetCode::from_wire(fields.varint("code")?);

@@ -1,0 +1,97 @@
+//! The agent goes away, and comes back.
+
+use std::time::Duration;
+
+use underpass_testenv::testing::{Wire, within};
+use underpass_testenv::{CLUSTER_NAME, Transport};
+
+use crate::deployment::{Deployment, token_of};
+use crate::flight::InFlight;
+use crate::over_both_transports;
+use crate::raw::{self, Answer};
+
+over_both_transports!(
+    sigterm_ends_what_is_in_flight_and_the_next_call_is_a_503,
+    sigkill_ends_what_is_in_flight_and_the_next_call_is_a_503,
+    kubectl_waits_for_an_agent_that_comes_back,
+);
+
+/// Far less than the second after which a client is asked to try again.
+const AT_ONCE: Duration = Duration::from_millis(500);
+
+/// How soon calls work again after an agent's start.
+const BACK: Duration = Duration::from_secs(2);
+
+async fn version(deployment: &Deployment) -> Answer {
+    let token = token_of(deployment.admin_kubeconfig());
+    let path = format!("/k8s/clusters/{CLUSTER_NAME}/version");
+    raw::get(deployment, &path, Some(&token)).await
+}
+
+#[track_caller]
+fn assert_no_agent_at_once(answer: &Answer) {
+    answer.assert_status(503, "ServiceUnavailable");
+    assert_eq!(answer.headers["retry-after"], "1");
+    assert_eq!(answer.message(), "cluster \"edge\" has no agent connected");
+    assert!(answer.took < AT_ONCE, "{answer:?}");
+}
+
+/// Calls work within two seconds.
+async fn assert_comes_back(deployment: &Deployment) {
+    deployment.spawn_agent(deployment.transport).unwrap();
+    within(BACK, "calls work again", async || {
+        let answer = version(deployment).await;
+        if answer.code == 200 {
+            Ok(())
+        } else {
+            Err(answer)
+        }
+    })
+    .await;
+}
+
+async fn sigterm_ends_what_is_in_flight_and_the_next_call_is_a_503(transport: Transport) {
+    let deployment = Deployment::start(transport).await;
+    let client = deployment.admin(Wire::WebSocket);
+    let logs = InFlight::logs(&client, "agent-term").await;
+    deployment.blocking(|u| u.stop_agent().unwrap()).await;
+    assert_no_agent_at_once(&version(&deployment).await);
+    logs.ended().await.assert_error();
+    assert_comes_back(&deployment).await;
+}
+
+async fn sigkill_ends_what_is_in_flight_and_the_next_call_is_a_503(transport: Transport) {
+    let deployment = Deployment::start(transport).await;
+    let client = deployment.admin(Wire::WebSocket);
+    let logs = InFlight::logs(&client, "agent-kill").await;
+    let shell = InFlight::shell(&client, "agent-kill-shell").await;
+    deployment.blocking(|u| u.kill_agent().unwrap()).await;
+    // UDP tells nobody that the other side is gone: over QUIC the first call finds out, by waiting for an answer.
+    let first = version(&deployment).await;
+    first.assert_status(503, "ServiceUnavailable");
+    assert_no_agent_at_once(&version(&deployment).await);
+    assert_comes_back(&deployment).await;
+    logs.ended().await.assert_error();
+    shell.ended().await.assert_error();
+}
+
+/// It retries on the 503's Retry-After: who calls in that moment notices nothing but the wait.
+async fn kubectl_waits_for_an_agent_that_comes_back(transport: Transport) {
+    let deployment = Deployment::start(transport).await;
+    deployment.blocking(|u| u.stop_agent().unwrap()).await;
+    let client = deployment.admin(Wire::WebSocket);
+    let (said, ()) = tokio::join!(client.run(&["get", "--raw", "/version"]), async {
+        // kubectl has been told to try again.
+        within(Duration::from_secs(10), "a refused call", async || {
+            let log = deployment.server_log().unwrap();
+            if log.contains("code=503") {
+                Ok(())
+            } else {
+                Err("none")
+            }
+        })
+        .await;
+        deployment.spawn_agent(transport).unwrap();
+    });
+    assert!(said.contains("gitVersion"), "{said}");
+}

@@ -1,0 +1,180 @@
+//! Requests that go nowhere, and what kubectl makes of them.
+
+use std::time::Duration;
+
+use http::Request;
+use underpass_testenv::testing::Wire;
+use underpass_testenv::{CLUSTER_NAME, Transport};
+
+use crate::deployment::{Deployment, changed, token_of};
+use crate::raw;
+
+/// Far less than the second after which a client is asked to try again.
+const AT_ONCE: Duration = Duration::from_millis(500);
+
+fn deployment() -> &'static Deployment {
+    Deployment::shared(Transport::Quic)
+}
+
+/// Someone who may reach every cluster.
+fn traveller() -> std::path::PathBuf {
+    let all = ["user", "add", "traveller", "--all-clusters"];
+    deployment().administer(&all).unwrap();
+    deployment().kubeconfig("traveller", &[]).unwrap()
+}
+
+#[tokio::test]
+async fn an_unknown_cluster_is_not_found() {
+    let kubeconfig = traveller();
+    let token = token_of(&kubeconfig);
+    let path = "/k8s/clusters/nowhere/api/v1/namespaces";
+    let answer = raw::get(deployment(), path, Some(&token)).await;
+    answer.assert_status(404, "NotFound");
+    let here = format!("/k8s/clusters/{CLUSTER_NAME}");
+    let kubeconfig = changed(&kubeconfig, "nowhere", &here, "/k8s/clusters/nowhere");
+    let client = deployment().client(&kubeconfig, Wire::WebSocket);
+    assert_eq!(
+        client.fail(&["get", "--raw", "/api/v1/namespaces"]).await,
+        "Error from server (NotFound): clusters.underpass.dev \"nowhere\" not found\n"
+    );
+    // Of the errors of discovery kubectl reads the code only.
+    let said = client.fail(&["get", "pods"]).await;
+    assert!(said.contains("Error from server (NotFound)"), "{said}");
+}
+
+#[tokio::test]
+async fn a_cluster_without_an_agent_is_a_503_at_once() {
+    let deployment = deployment();
+    deployment
+        .administer(&["cluster", "add", "silent"])
+        .unwrap();
+    let kubeconfig = deployment.dir().join("silent.kubeconfig");
+    let output = kubeconfig.to_string_lossy();
+    let who = ["kubeconfig", "--user", "patient", "--cluster", "silent"];
+    deployment
+        .administer(&[&who[..], &["--output", &output]].concat())
+        .unwrap();
+    let token = token_of(&kubeconfig);
+    let answer = raw::get(deployment, "/k8s/clusters/silent/api", Some(&token)).await;
+    answer.assert_status(503, "ServiceUnavailable");
+    assert_eq!(answer.headers["retry-after"], "1");
+    assert_eq!(answer.body["details"]["retryAfterSeconds"], 1);
+    assert_eq!(
+        answer.message(),
+        "cluster \"silent\" has no agent connected"
+    );
+    assert!(answer.took < AT_ONCE, "{:?}", answer.took);
+    // kubectl asks ten times, a second apart, before it says why.
+    let client = deployment.client(&kubeconfig, Wire::WebSocket);
+    let said = client.fail(&["get", "--raw", "/api"]).await;
+    assert_eq!(
+        said,
+        "Error from server (ServiceUnavailable): cluster \"silent\" has no agent connected\n"
+    );
+}
+
+#[tokio::test]
+async fn a_path_outside_of_every_cluster_is_not_found() {
+    let token = token_of(deployment().admin_kubeconfig());
+    for path in [
+        "/",
+        "/api/v1/namespaces",
+        "/k8s/clusters/",
+        "/k8s/clusters/Not_A_Name/api",
+    ] {
+        let answer = raw::get(deployment(), path, Some(&token)).await;
+        answer.assert_status(404, "NotFound");
+    }
+}
+
+#[tokio::test]
+async fn a_path_keeps_its_escapes() {
+    let token = token_of(deployment().admin_kubeconfig());
+    let rest = "/api/v1/namespaces/default/configmaps/a%2Fb%20c%2f";
+    let path = format!("/k8s/clusters/{CLUSTER_NAME}{rest}");
+    let answer = raw::get(deployment(), &path, Some(&token)).await;
+    let id = answer.headers["audit-id"].to_str().unwrap();
+    let admin = deployment().admin(Wire::WebSocket);
+    underpass_testenv::testing::eventually("the API server's event", async || {
+        let found = admin.audit_events(|event| event["auditID"] == id);
+        let event = found.into_iter().next().ok_or("none")?;
+        assert_eq!(event["requestURI"], rest);
+        Ok::<_, &str>(())
+    })
+    .await;
+}
+
+/// A request of so many header lines of so many bytes each.
+async fn with_headers(lines: usize, bytes: usize) -> raw::Answer {
+    let token = token_of(deployment().admin_kubeconfig());
+    let mut request = Request::get(format!("/k8s/clusters/{CLUSTER_NAME}/version"))
+        .header("authorization", format!("Bearer {token}"));
+    for number in 0..lines {
+        request = request.header(format!("x-filling-{number}"), "x".repeat(bytes));
+    }
+    raw::send(deployment(), request).await
+}
+
+#[tokio::test]
+async fn large_headers_pass() {
+    let answer = with_headers(64, 8 * 1024).await;
+    assert_eq!(answer.code, 200, "{answer:?}");
+}
+
+#[tokio::test]
+async fn rule_11_oversized_headers_are_a_431() {
+    let answer = with_headers(1015, 16).await;
+    answer.assert_status(431, "RequestHeaderFieldsTooLarge");
+    // What does not fit hyper's buffer is not read to its end, and refused by hyper itself.
+    let answer = with_headers(256, 8 * 1024).await;
+    assert_eq!(answer.code, 431, "{answer:?}");
+    // Nobody else notices.
+    let admin = deployment().admin(Wire::WebSocket);
+    admin.run(&["get", "--raw", "/version"]).await;
+}
+
+#[tokio::test]
+async fn rule_16_acting_as_somebody_else_is_refused_without_a_right_to() {
+    let admin = deployment().admin(Wire::WebSocket);
+    let said = admin.fail(&["get", "--raw", "/version", "--as=root"]).await;
+    assert!(
+        said.contains("(Forbidden)") && said.contains("cannot impersonate"),
+        "{said}"
+    );
+}
+
+#[tokio::test]
+async fn tmp_measure() {
+    let deployment = deployment();
+    deployment
+        .administer(&["cluster", "add", "silent2"])
+        .unwrap();
+    let kubeconfig = deployment.dir().join("silent2.kubeconfig");
+    let output = kubeconfig.to_string_lossy();
+    let who = ["kubeconfig", "--user", "patient2", "--cluster", "silent2"];
+    deployment
+        .administer(&[&who[..], &["--output", &output]].concat())
+        .unwrap();
+    let client = deployment.client(&kubeconfig, Wire::WebSocket);
+    let b = std::time::Instant::now();
+    let out = std::process::Command::from(client.kubectl().into_std())
+        .args(["get", "pods"])
+        .output()
+        .unwrap();
+    println!("MEASURED {:?} {out:?}", b.elapsed());
+    let mut many = client.kubectl();
+    many.args(["get", "--raw", "/version", "--as=x"]);
+    for n in 0..2000 {
+        many.arg(format!("--as-group=group-{n}"));
+    }
+    let client = deployment.admin(Wire::WebSocket);
+    let mut many2 = client.kubectl();
+    many2.args(["get", "--raw", "/version", "--as=x"]);
+    for n in 0..2000 {
+        many2.arg(format!("--as-group=group-{n}"));
+    }
+    println!(
+        "MANY {:?}",
+        underpass_testenv::testing::run(&mut many2, b"").await
+    );
+}

@@ -1,0 +1,234 @@
+//! What the programs say to someone who starts them wrongly, and how they end.
+
+use std::path::Path;
+
+use tokio::net::{TcpListener, UdpSocket};
+use tokio::process::Command;
+use underpass_testenv::testing::{run, succeed, text};
+
+use crate::deployment::{CLUSTER, PROGRAMS};
+
+/// Runs a program that has to fail, and returns what it says.
+async fn refusal(program: &Path, code: i32, arguments: &[&str]) -> String {
+    let mut command = Command::new(program);
+    command.env_clear().args(arguments);
+    let output = run(&mut command, b"").await;
+    assert_eq!(
+        output.status.code(),
+        Some(code),
+        "{arguments:?}: {output:?}"
+    );
+    let said = text(&output.stderr);
+    assert!(!said.contains("panicked"), "{said}");
+    said
+}
+
+async fn server(code: i32, arguments: &[&str]) -> String {
+    refusal(PROGRAMS.server(), code, arguments).await
+}
+
+async fn agent(code: i32, arguments: &[&str]) -> String {
+    refusal(PROGRAMS.agent(), code, arguments).await
+}
+
+#[tokio::test]
+async fn bad_flags_of_the_server_are_named() {
+    for (arguments, wanted) in [
+        (&["serve", "--listen", "nowhere"][..], "--listen"),
+        (&["serve", "--drain", "soon"], "--drain"),
+        (&["serve", "--no-such-flag"], "--no-such-flag"),
+        (&["cluster", "add", "Not_A_Name"], "Not_A_Name"),
+        (&["kubeconfig", "--user", "alice"], "--cluster"),
+        (&["no-such-command"], "no-such-command"),
+    ] {
+        let said = server(2, arguments).await;
+        assert!(said.contains(wanted), "{arguments:?}: {said}");
+    }
+}
+
+#[tokio::test]
+async fn bad_flags_of_the_agent_are_named() {
+    for (arguments, wanted) in [
+        (
+            &["--server", "http://localhost"][..],
+            "expected https://HOST[:PORT]",
+        ),
+        (
+            &["--server", "localhost:8443"],
+            "expected https://HOST[:PORT]",
+        ),
+        (&["--transport", "carrier-pigeon"], "auto, quic, websocket"),
+        (&[], "--token-file"),
+    ] {
+        let said = agent(2, arguments).await;
+        assert!(said.contains(wanted), "{arguments:?}: {said}");
+    }
+}
+
+#[tokio::test]
+async fn a_missing_data_directory_is_made_or_explained() {
+    let dir = tempfile::tempdir().unwrap();
+    let missing = dir.path().join("not/there");
+    let missing = missing.to_str().unwrap();
+    let said = server(
+        1,
+        &[
+            "--data-dir",
+            missing,
+            "kubeconfig",
+            "--user",
+            "a",
+            "--cluster",
+            "b",
+        ],
+    )
+    .await;
+    assert!(
+        said.contains("start `underpass-server serve` once"),
+        "{said}"
+    );
+    let said = server(1, &["--data-dir", "/dev/null/data", "cluster", "list"]).await;
+    assert!(said.contains("cannot create /dev/null/data"), "{said}");
+    let said = server(1, &["--data-dir", missing, "token", "revoke", "abc"]).await;
+    assert!(said.contains("there is no token `abc`"), "{said}");
+}
+
+#[tokio::test]
+async fn a_kubeconfig_for_an_unknown_cluster_says_how_to_make_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().to_str().unwrap();
+    std::fs::write(dir.path().join("ca.pem"), CLUSTER.ca_pem()).unwrap();
+    std::fs::write(dir.path().join("url"), "https://localhost:1").unwrap();
+    let said = server(
+        1,
+        &[
+            "--data-dir",
+            data,
+            "kubeconfig",
+            "--user",
+            "a",
+            "--cluster",
+            "b",
+        ],
+    )
+    .await;
+    assert!(said.contains("underpass-server cluster add b"), "{said}");
+    assert!(
+        !dir.path().join("access.yaml").exists(),
+        "a user was made nevertheless"
+    );
+}
+
+#[tokio::test]
+async fn a_port_that_is_taken_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().to_str().unwrap();
+    let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = tcp.local_addr().unwrap().to_string();
+    let said = server(1, &["--data-dir", data, "serve", "--listen", &address]).await;
+    assert!(
+        said.contains(&format!("cannot listen on TCP {address}")),
+        "{said}"
+    );
+    assert!(said.contains("in use"), "{said}");
+
+    let udp = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let address = udp.local_addr().unwrap().to_string();
+    let said = server(1, &["--data-dir", data, "serve", "--listen", &address]).await;
+    assert!(
+        said.contains("cannot listen for QUIC") && said.contains("in use"),
+        "{said}"
+    );
+}
+
+#[tokio::test]
+async fn a_broken_access_file_stops_a_start() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().to_str().unwrap();
+    std::fs::write(dir.path().join("access.yaml"), "users: 7\n").unwrap();
+    let said = server(1, &["--data-dir", data, "serve", "--listen", "127.0.0.1:0"]).await;
+    assert!(
+        said.contains("access.yaml is no valid access file"),
+        "{said}"
+    );
+}
+
+#[tokio::test]
+async fn files_that_the_agent_cannot_use_are_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = |name: &str, content: &str| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, content).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let ca = file("ca.pem", CLUSTER.ca_pem());
+    let noise = file("noise", "no PEM, no token, no kubeconfig: {");
+    let mut add = Command::new(PROGRAMS.server());
+    add.arg("--data-dir")
+        .arg(dir.path().join("data"))
+        .args(["cluster", "add", "x"]);
+    let secret = text(&succeed(&mut add, b"").await);
+    let whole = file("whole.token", &secret);
+    let half = file("half.token", &secret[..secret.len() / 2]);
+    let absent = dir.path().join("absent").to_str().unwrap().to_owned();
+    for (ca, token, kubeconfig, wanted) in [
+        (&absent, &whole, &noise, format!("cannot read {absent}")),
+        (&noise, &whole, &noise, "CA".to_owned()),
+        (&ca, &absent, &noise, format!("cannot read {absent}")),
+        (&ca, &noise, &noise, format!("no agent token in {noise}")),
+        (&ca, &half, &noise, format!("no agent token in {half}")),
+        (
+            &ca,
+            &whole,
+            &absent,
+            format!("cannot use kubeconfig {absent}"),
+        ),
+        (
+            &ca,
+            &whole,
+            &noise,
+            format!("cannot use kubeconfig {noise}"),
+        ),
+    ] {
+        let files = [
+            "--ca-file",
+            ca,
+            "--token-file",
+            token,
+            "--kubeconfig",
+            kubeconfig,
+        ];
+        let said = agent(
+            1,
+            &[&["--server", "https://localhost:1"][..], &files].concat(),
+        )
+        .await;
+        assert!(said.contains(&wanted), "{said}");
+        assert!(!said.contains(secret.trim()), "a token in an error: {said}");
+    }
+}
+
+#[tokio::test]
+async fn an_agent_outside_of_a_pod_is_told_of_kubeconfig() {
+    let dir = tempfile::tempdir().unwrap();
+    let ca = dir.path().join("ca.pem");
+    std::fs::write(&ca, CLUSTER.ca_pem()).unwrap();
+    let mut add = Command::new(PROGRAMS.server());
+    add.arg("--data-dir")
+        .arg(dir.path().join("data"))
+        .args(["cluster", "add", "x"]);
+    let token = dir.path().join("token");
+    std::fs::write(&token, succeed(&mut add, b"").await).unwrap();
+    let files = [
+        "--ca-file",
+        ca.to_str().unwrap(),
+        "--token-file",
+        token.to_str().unwrap(),
+    ];
+    let said = agent(
+        1,
+        &[&["--server", "https://localhost:1"][..], &files].concat(),
+    )
+    .await;
+    assert!(said.contains("give --kubeconfig"), "{said}");
+}

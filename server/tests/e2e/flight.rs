@@ -1,0 +1,80 @@
+//! Requests in flight.
+
+use std::process::ExitStatus;
+
+use tokio::process::Child;
+use underpass_testenv::testing::{Client, DEADLINE, Reading, pod, spawn};
+
+/// kubectl while it reads something that does not end by itself.
+pub(crate) struct InFlight {
+    child: Child,
+    stderr: Reading<tokio::process::ChildStderr>,
+}
+
+/// How kubectl ended.
+#[derive(Debug)]
+pub(crate) struct Ended {
+    pub(crate) status: ExitStatus,
+    pub(crate) stderr: String,
+}
+
+impl Ended {
+    /// That kubectl could tell it from an end that was meant.
+    #[track_caller]
+    pub(crate) fn assert_error(&self) {
+        assert!(!self.status.success(), "{self:?}");
+        assert!(!self.stderr.is_empty(), "{self:?}");
+    }
+}
+
+impl InFlight {
+    /// `logs -f` of a pod of its own, which has said something and goes on.
+    pub(crate) async fn logs(client: &Client<'_>, test: &str) -> Self {
+        let name = client.name(test);
+        let script = "echo written; exec sleep 100000";
+        client.start_pod(&pod(&name, script)).await;
+        Self::start(client, &["logs", "-f", &name], "written\n").await
+    }
+
+    /// A watch that has seen its first object.
+    pub(crate) async fn watch(client: &Client<'_>) -> Self {
+        // `get --watch` hides how the watch ended; a raw one tells.
+        let watch = ["get", "--raw", "/api/v1/namespaces?watch=true"];
+        Self::start(client, &watch, "\"type\":\"ADDED\"").await
+    }
+
+    /// A shell that has answered.
+    pub(crate) async fn shell(client: &Client<'_>, test: &str) -> Self {
+        let pod = client.target(test).await;
+        let script = "echo up; exec sleep 100000";
+        let exec = ["exec", "-i", &pod, "--", "sh", "-c", script];
+        Self::start(client, &exec, "up\n").await
+    }
+
+    async fn start(client: &Client<'_>, arguments: &[&str], first: &str) -> Self {
+        let mut child = spawn(client.kubectl().args(arguments));
+        let mut stdout = Reading::new(child.stdout.take().unwrap());
+        stdout.until(first).await;
+        // Nobody reads on, but it must not end because of that.
+        tokio::spawn(async move { stdout.rest().await });
+        let stderr = Reading::new(child.stderr.take().unwrap());
+        Self { child, stderr }
+    }
+
+    /// Whether it has not ended.
+    pub(crate) fn goes_on(mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
+    }
+
+    /// Waits for the end.
+    pub(crate) async fn ended(mut self) -> Ended {
+        let ending = async {
+            let stderr = self.stderr.rest().await;
+            let status = self.child.wait().await.unwrap();
+            Ended { status, stderr }
+        };
+        tokio::time::timeout(DEADLINE, ending)
+            .await
+            .expect("what is in flight ends")
+    }
+}

@@ -1,0 +1,48 @@
+//! kubectl, a server, an agent and a real API server, as users meet them.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "helpers of tests state expectations as tests do; the lints know only functions marked as tests"
+)]
+
+mod access_file;
+mod agent_lost;
+mod audit;
+mod bad_agents;
+mod bad_requests;
+mod command_lines;
+mod credentials;
+mod deployment;
+mod flight;
+mod raw;
+mod rbac;
+mod revoked;
+mod server_restarted;
+mod tls;
+mod tunnelled;
+
+/// Makes tests of functions that take a transport: a module for each.
+macro_rules! over_both_transports {
+    ($($test:ident),* $(,)?) => {
+        mod quic {
+            $(
+                #[tokio::test]
+                async fn $test() {
+                    super::$test(underpass_testenv::Transport::Quic).await;
+                }
+            )*
+        }
+        mod websocket {
+            $(
+                #[tokio::test]
+                async fn $test() {
+                    super::$test(underpass_testenv::Transport::WebSocket).await;
+                }
+            )*
+        }
+    };
+}
+use over_both_transports;

@@ -1,0 +1,103 @@
+//! Rule 12: what is taken back ends what rests on it, within seconds.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use underpass_testenv::testing::Wire;
+use underpass_testenv::{CLUSTER_NAME, Transport};
+
+use crate::deployment::Deployment;
+use crate::flight::InFlight;
+use crate::over_both_transports;
+
+over_both_transports!(
+    rule_12_revoking_a_token_ends_what_it_has_open,
+    rule_12_removing_a_user_ends_what_they_have_open,
+    rule_12_removing_a_cluster_ends_what_is_open_to_it,
+);
+
+const SOON: Duration = Duration::from_secs(5);
+
+/// A user who may do everything in the cluster, by a binding of their own.
+async fn user(deployment: &Deployment, name: &str) -> (String, PathBuf) {
+    let name = format!("{name}-{}", deployment.transport.as_str());
+    let binding = ["--clusterrole=cluster-admin", &format!("--user={name}")];
+    let bind = [&["create", "clusterrolebinding", &name][..], &binding].concat();
+    deployment.admin(Wire::WebSocket).run(&bind).await;
+    let kubeconfig = deployment.kubeconfig(&name, &[]).unwrap();
+    (name, kubeconfig)
+}
+
+/// What the user has open when `revoke` is done ends soon after it, while another's goes on.
+async fn assert_ends(deployment: &Deployment, kubeconfig: &PathBuf, test: &str, revoke: &[&str]) {
+    let client = deployment.client(kubeconfig, Wire::WebSocket);
+    let open = [
+        InFlight::logs(&client, test).await,
+        InFlight::watch(&client).await,
+        InFlight::shell(&client, &format!("{test}-shell")).await,
+    ];
+    deployment.administer(revoke).unwrap();
+    let ending = async {
+        for open in open {
+            open.ended().await.assert_error();
+        }
+    };
+    tokio::time::timeout(SOON, ending)
+        .await
+        .expect("everything ends soon");
+}
+
+async fn rule_12_revoking_a_token_ends_what_it_has_open(transport: Transport) {
+    let deployment = Deployment::shared(transport);
+    let (name, kubeconfig) = user(deployment, "token-loser").await;
+    let other = InFlight::watch(&deployment.admin(Wire::WebSocket)).await;
+    let list = deployment
+        .administer(&["token", "list", "--user", &name])
+        .unwrap();
+    let id = list
+        .lines()
+        .nth(1)
+        .unwrap()
+        .split_whitespace()
+        .next()
+        .unwrap()
+        .to_owned();
+    assert_ends(
+        deployment,
+        &kubeconfig,
+        "revoked",
+        &["token", "revoke", &id],
+    )
+    .await;
+    assert!(other.goes_on(), "somebody else's watch has ended");
+}
+
+async fn rule_12_removing_a_user_ends_what_they_have_open(transport: Transport) {
+    let deployment = Deployment::shared(transport);
+    let (name, kubeconfig) = user(deployment, "leaver").await;
+    let other = InFlight::watch(&deployment.admin(Wire::WebSocket)).await;
+    assert_ends(
+        deployment,
+        &kubeconfig,
+        "removed",
+        &["user", "remove", &name],
+    )
+    .await;
+    assert!(other.goes_on(), "somebody else's watch has ended");
+}
+
+async fn rule_12_removing_a_cluster_ends_what_is_open_to_it(transport: Transport) {
+    let deployment = Deployment::start(transport).await;
+    let admin = deployment.admin_kubeconfig().to_owned();
+    let remove = ["cluster", "remove", CLUSTER_NAME];
+    assert_ends(&deployment, &admin, "cluster-gone", &remove).await;
+    // The agent is cut off too, and says what to do about it.
+    underpass_testenv::testing::eventually("the agent's log", async || {
+        let log = deployment.agent_log().unwrap();
+        let told = log
+            .lines()
+            .any(|line| line.contains("ERROR") && line.contains("token"));
+        if told { Ok(()) } else { Err(log) }
+    })
+    .await;
+}

@@ -1,0 +1,154 @@
+//! What the fuzz targets call (`fuzz/`): the decoders that are nobody else's business.
+
+use bytes::Bytes;
+
+use super::frame::{
+    self, Answer, Body, Challenge, Close, Control, FrameReader, GoAway, Hello, Open, Ping, Pong,
+    Proof, RawFrame, Welcome,
+};
+use super::handshake::{
+    self, AcceptorHandshake, AcceptorStep, ConnectorHandshake, ConnectorStep, Local,
+};
+use super::key::AgentKey;
+use super::limits;
+use super::simulation::{Choices, World};
+
+/// Every decoder on the frames of `data`, which arrives in pieces of the length that its first byte
+/// says.
+pub fn frames(data: &[u8]) {
+    let Some((piece, data)) = data.split_first() else {
+        return;
+    };
+    let mut reader = FrameReader::new(limits::CONTROL_FRAME);
+    for bytes in data.chunks(usize::from(*piece) + 1) {
+        reader.push(bytes);
+        loop {
+            match reader.next() {
+                Ok(Some(raw)) => decode_all(&raw),
+                Ok(None) => break,
+                Err(_) => return,
+            }
+        }
+    }
+}
+
+fn decode_all(raw: &RawFrame) {
+    let _ = Control::decode(raw.clone());
+    round_trip::<Hello>(raw);
+    round_trip::<Challenge>(raw);
+    round_trip::<Proof>(raw);
+    round_trip::<Welcome>(raw);
+    round_trip::<Ping>(raw);
+    round_trip::<Pong>(raw);
+    round_trip::<GoAway>(raw);
+    round_trip::<Close>(raw);
+    round_trip::<Open>(raw);
+    round_trip::<Answer>(raw);
+}
+
+/// What decodes must survive being encoded again.
+fn round_trip<B: Body + PartialEq + std::fmt::Debug>(raw: &RawFrame) {
+    let Ok(body) = raw.clone().decode::<B>() else {
+        return;
+    };
+    let mut reader = FrameReader::new(B::MAX);
+    reader.push(&frame::to_bytes(&body));
+    let again = reader.next().map(|raw| raw.map(RawFrame::decode::<B>));
+    assert_eq!(again, Ok(Some(Ok(body))));
+}
+
+/// An open header, with payload behind it.
+pub fn open_header(data: &[u8]) {
+    let mut reader = FrameReader::new(limits::OPEN_FRAME);
+    reader.push(data);
+    if let Ok(Some(raw)) = reader.next() {
+        let length = raw.body.len();
+        round_trip::<Open>(&raw);
+        let rest = reader.into_rest();
+        assert!(data.ends_with(&rest), "the payload is what stood behind");
+        assert!(rest.len() + length < data.len());
+    }
+}
+
+/// Choices from a fuzzer's bytes.
+struct Input<'a>(&'a [u8]);
+
+impl Choices for Input<'_> {
+    fn pick(&mut self, n: u32) -> Option<u32> {
+        let (value, rest) = if n <= 256 {
+            let (byte, rest) = self.0.split_first()?;
+            (u32::from(*byte), rest)
+        } else {
+            let (bytes, rest) = self.0.split_first_chunk()?;
+            (u32::from(u16::from_be_bytes(*bytes)), rest)
+        };
+        self.0 = rest;
+        Some(value % n)
+    }
+}
+
+/// Two sessions, and whatever `data` says may happen to them.
+pub fn session(data: &[u8]) {
+    World::new(&mut Input(data)).run(400);
+}
+
+/// A handshake whose frames are changed on the way: the first byte says which frame, the second and
+/// third where, the others into what.
+pub fn handshake(data: &[u8]) {
+    let [which, high, low, change @ ..] = data else {
+        return;
+    };
+    let at = usize::from(u16::from_be_bytes([*high, *low]));
+    let tamper = |index: u8, frame: Bytes| {
+        let mut frame = frame.to_vec();
+        if *which == index && !frame.is_empty() {
+            let at = at % frame.len();
+            frame.splice(at.., change.iter().copied());
+        }
+        Bytes::from(frame)
+    };
+    let local = Local {
+        max_streams: 10,
+        software: "fuzz/1".to_owned(),
+    };
+    let Ok(key) = AgentKey::from_seed([1; 32]) else {
+        return;
+    };
+    let (mut connector, hello) = ConnectorHandshake::start(&local, &key, [9; 16]);
+    let mut acceptor = AcceptorHandshake::start([5; 32]);
+    let Some(AcceptorStep::Send(challenge)) = accept(&mut acceptor, &tamper(0, hello)) else {
+        return;
+    };
+    let Some(ConnectorStep::Send(proof)) = connect(&mut connector, &tamper(1, challenge), &key)
+    else {
+        return;
+    };
+    if let Some(AcceptorStep::Proven(proven)) = accept(&mut acceptor, &tamper(2, proof)) {
+        assert_eq!(proven.key, key.public_key(), "nobody else's key was proven");
+        assert_eq!((proven.instance, proven.max_streams), ([9; 16], 10));
+        assert_eq!(
+            proven.software, "fuzz/1",
+            "nothing that is signed was changed"
+        );
+    }
+    let welcome = handshake::welcome(&local, [3; 16], 1000, "edge-1");
+    let _ = connect(&mut connector, &tamper(3, welcome), &key);
+}
+
+fn only(bytes: &[u8]) -> Option<RawFrame> {
+    let mut reader = FrameReader::new(limits::CONTROL_FRAME);
+    reader.push(bytes);
+    reader.next().ok().flatten()
+}
+
+fn accept(acceptor: &mut AcceptorHandshake, bytes: &[u8]) -> Option<AcceptorStep> {
+    acceptor.handle(only(bytes)?).ok()
+}
+
+fn connect(
+    connector: &mut ConnectorHandshake,
+    bytes: &[u8],
+    key: &AgentKey,
+) -> Option<ConnectorStep> {
+    connector.handle(only(bytes)?, key).ok()
+}

@@ -1,0 +1,56 @@
+//! Transports as a stranger would dial them: without the connector.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+
+use quinn::crypto::rustls::QuicClientConfig;
+use rustls::pki_types::ServerName;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use underpass_tunnel::tls;
+use underpass_tunnel::transport::YamuxTransport;
+use underpass_tunnel::transport::quic::{ALPN, QuicTransport};
+use underpass_tunnel::transport::websocket;
+
+use crate::server::Pki;
+
+pub(crate) const HOST: &str = "127.0.0.1";
+
+pub(crate) async fn quic(pki: &Pki, port: u16) -> QuicTransport {
+    let connection = quic_connection(pki, port, ALPN).await.unwrap();
+    QuicTransport::new(connection)
+}
+
+pub(crate) async fn quic_connection(
+    pki: &Pki,
+    port: u16,
+    alpn: &[u8],
+) -> Result<quinn::Connection, quinn::ConnectionError> {
+    let mut tls = tls::pinned_client(&pki.ca_pem).unwrap();
+    tls.alpn_protocols = vec![alpn.to_vec()];
+    let config = quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls).unwrap()));
+    let endpoint = quinn::Endpoint::client(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).unwrap();
+    endpoint
+        .connect_with(config, (Ipv4Addr::LOCALHOST, port).into(), HOST)
+        .unwrap()
+        .await
+}
+
+pub(crate) async fn tls(pki: &Pki, port: u16) -> TlsStream<TcpStream> {
+    let mut config = tls::pinned_client(&pki.ca_pem).unwrap();
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    let tcp = TcpStream::connect((HOST, port)).await.unwrap();
+    tcp.set_nodelay(true).unwrap();
+    TlsConnector::from(Arc::new(config))
+        .connect(ServerName::try_from(HOST).unwrap(), tcp)
+        .await
+        .unwrap()
+}
+
+pub(crate) async fn websocket(pki: &Pki, port: u16) -> YamuxTransport {
+    let host = format!("{HOST}:{port}");
+    websocket::connect(tls(pki, port).await, &host, None)
+        .await
+        .unwrap()
+}

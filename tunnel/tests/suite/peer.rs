@@ -1,0 +1,198 @@
+//! A peer that is no session: it can send whatever it likes.
+
+use std::future::poll_fn;
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use underpass_tunnel::proto::VarInt;
+use underpass_tunnel::proto::frame::{FrameReader, RawFrame};
+use underpass_tunnel::proto::handshake::{
+    self, AcceptorHandshake, AcceptorStep, ConnectorHandshake, ConnectorStep, Local,
+};
+use underpass_tunnel::proto::limits;
+use underpass_tunnel::transport::{BiStream, HalfError, Kind, Transport, TransportError};
+use underpass_tunnel::{AgentKey, Session};
+
+use crate::harness::{RawServer, acceptor_config, key, raw, within};
+
+pub(crate) const PING: u64 = 0x05;
+pub(crate) const OPEN: u64 = 0x10;
+pub(crate) const ANSWER: u64 = 0x11;
+pub(crate) const CLOSE: u64 = 0x08;
+
+/// Any frame, well-formed or not.
+pub(crate) fn frame(kind: u64, body: &[u8]) -> Bytes {
+    let mut out = BytesMut::new();
+    VarInt::try_from(kind).unwrap().encode(&mut out);
+    VarInt::try_from(body.len() as u64)
+        .unwrap()
+        .encode(&mut out);
+    out.extend_from_slice(body);
+    out.freeze()
+}
+
+/// A good OPEN.
+pub(crate) fn open_frame(id: u8) -> Bytes {
+    frame(OPEN, &[id, 1, 1, b't', 0])
+}
+
+/// One stream of a transport, as frames.
+pub(crate) struct RawStream {
+    pub(crate) stream: BiStream,
+    reader: FrameReader,
+}
+
+impl RawStream {
+    pub(crate) fn new(stream: BiStream) -> Self {
+        Self {
+            stream,
+            reader: FrameReader::new(limits::OPEN_FRAME),
+        }
+    }
+
+    pub(crate) async fn send(&mut self, mut bytes: Bytes) -> Result<(), HalfError> {
+        let send = &mut self.stream.send;
+        while !bytes.is_empty() {
+            poll_fn(|cx| send.poll_write_bytes(cx, &mut bytes)).await?;
+        }
+        poll_fn(|cx| send.poll_flush(cx)).await
+    }
+
+    pub(crate) async fn finish(&mut self) {
+        let send = &mut self.stream.send;
+        within("it ends", poll_fn(|cx| send.poll_finish(cx)))
+            .await
+            .unwrap();
+    }
+
+    pub(crate) async fn bytes(&mut self) -> Result<Option<Bytes>, HalfError> {
+        let recv = &mut self.stream.recv;
+        within("bytes come", poll_fn(|cx| recv.poll_read_bytes(cx, 4096))).await
+    }
+
+    /// The next frame, or `None` at the clean end.
+    pub(crate) async fn frame(&mut self) -> Result<Option<RawFrame>, HalfError> {
+        loop {
+            if let Some(frame) = self.reader.next().unwrap() {
+                return Ok(Some(frame));
+            }
+            match self.bytes().await? {
+                Some(bytes) => self.reader.push(&bytes),
+                None => return Ok(None),
+            }
+        }
+    }
+
+    pub(crate) async fn must(&mut self) -> RawFrame {
+        self.frame().await.unwrap().expect("a frame, not an end")
+    }
+
+    /// The code of the CLOSE that ends the session, or of the connection's own close.
+    pub(crate) async fn close_code(&mut self) -> u64 {
+        loop {
+            match self.frame().await {
+                Ok(Some(frame)) if frame.kind == CLOSE => {
+                    return VarInt::decode(&mut frame.body.clone())
+                        .unwrap()
+                        .into_inner();
+                }
+                Ok(Some(_)) => {}
+                Err(HalfError::Transport(TransportError::ClosedByPeer { code, .. })) => {
+                    return code.to_wire();
+                }
+                other => panic!("no CLOSE but {other:?}"),
+            }
+        }
+    }
+
+    /// The code of the refusal that the peer must answer with.
+    pub(crate) async fn refusal(&mut self) -> u64 {
+        let answer = self.must().await;
+        assert_eq!(
+            (answer.kind, answer.body.first()),
+            (ANSWER, Some(&1)),
+            "a refusal"
+        );
+        VarInt::decode(&mut answer.body.slice(1..))
+            .unwrap()
+            .into_inner()
+    }
+}
+
+pub(crate) fn local() -> Local {
+    Local {
+        max_streams: 100,
+        software: "hostile/1".to_owned(),
+    }
+}
+
+/// An agent that has been let in, and does what the test says.
+pub(crate) struct RawAgent {
+    pub(crate) transport: Arc<dyn Transport>,
+    pub(crate) control: RawStream,
+    /// The server's end.
+    pub(crate) session: Session,
+    _server: RawServer,
+}
+
+impl RawAgent {
+    pub(crate) async fn connect(kind: Kind) -> Self {
+        let (transport, mut server) = raw(kind, acceptor_config()).await;
+        let control = RawStream::new(transport.open().await.unwrap());
+        let (control, session) = tokio::join!(log_in(control, key(1)), server.session());
+        Self {
+            transport,
+            control,
+            session,
+            _server: server,
+        }
+    }
+
+    pub(crate) async fn open(&self) -> RawStream {
+        RawStream::new(
+            within("a stream opens", self.transport.open())
+                .await
+                .unwrap(),
+        )
+    }
+}
+
+pub(crate) async fn log_in(mut control: RawStream, key: AgentKey) -> RawStream {
+    let handshake = say_hello(&mut control, &key).await;
+    prove(control, &key, handshake).await
+}
+
+pub(crate) async fn say_hello(control: &mut RawStream, key: &AgentKey) -> ConnectorHandshake {
+    let (handshake, hello) = ConnectorHandshake::start(&local(), key, [7; 16]);
+    control.send(hello).await.unwrap();
+    handshake
+}
+
+pub(crate) async fn prove(
+    mut control: RawStream,
+    key: &AgentKey,
+    mut handshake: ConnectorHandshake,
+) -> RawStream {
+    loop {
+        match handshake.handle(control.must().await, key).unwrap() {
+            ConnectorStep::Send(bytes) => control.send(bytes).await.unwrap(),
+            ConnectorStep::Established(_) => return control,
+        }
+    }
+}
+
+/// The server's end of a handshake, which lets everyone in.
+pub(crate) async fn let_in(transport: &dyn Transport) -> RawStream {
+    let mut control = RawStream::new(transport.accept().await.unwrap());
+    let mut handshake = AcceptorHandshake::start([3; 32]);
+    loop {
+        match handshake.handle(control.must().await).unwrap() {
+            AcceptorStep::Send(bytes) => control.send(bytes).await.unwrap(),
+            AcceptorStep::Proven(_) => break,
+        }
+    }
+    let welcome = handshake::welcome(&local(), [5; 16], 10_000, "edge-1");
+    transport.authenticated();
+    control.send(welcome).await.unwrap();
+    control
+}

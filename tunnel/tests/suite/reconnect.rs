@@ -1,0 +1,135 @@
+//! The connector: which way it takes, and that it comes back.
+
+use std::net::UdpSocket;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use underpass_tunnel::transport::Kind;
+use underpass_tunnel::{CloseCode, Connector, ConnectorConfig, Session, Status};
+
+use crate::harness::{acceptor_config, connector_config, released, run, within};
+use crate::life::still_works;
+use crate::server::{Listen, Pki, Server};
+
+async fn connect(pki: &Pki, server: &mut Server) -> (Session, Session) {
+    let connector = Connector::new(connector_config(server.port, pki)).unwrap();
+    let (agent, session) = tokio::join!(connector.connect(), server.session());
+    (agent.unwrap(), session)
+}
+
+#[test]
+fn quic_is_preferred() {
+    run(async {
+        let pki = Pki::new();
+        let mut server = Server::start(&pki, acceptor_config()).await;
+        let connector = Connector::new(ConnectorConfig {
+            // However slow this machine is.
+            quic_head_start: Duration::from_secs(10),
+            ..connector_config(server.port, &pki)
+        })
+        .unwrap();
+        let (agent, session) = tokio::join!(connector.connect(), server.session());
+        assert_eq!(agent.unwrap().info().transport, Kind::Quic);
+        assert_eq!(session.info().transport, Kind::Quic);
+    });
+}
+
+#[test]
+fn a_closed_udp_port_leaves_websocket() {
+    run(async {
+        let pki = Pki::new();
+        let mut server = Server::start_on(0, &pki, acceptor_config(), Listen::WebSocketOnly).await;
+        let (agent, session) = connect(&pki, &mut server).await;
+        assert_eq!(agent.info().transport, Kind::WebSocket);
+        still_works(&session, &agent).await;
+        released(&agent, &session).await;
+    });
+}
+
+#[test]
+fn a_udp_port_that_swallows_everything_leaves_websocket() {
+    run(async {
+        let pki = Pki::new();
+        let mut server = Server::start_on(0, &pki, acceptor_config(), Listen::WebSocketOnly).await;
+        let _black_hole = UdpSocket::bind(("127.0.0.1", server.port)).unwrap();
+        let (agent, session) = connect(&pki, &mut server).await;
+        assert_eq!(agent.info().transport, Kind::WebSocket);
+        still_works(&agent, &session).await;
+        released(&agent, &session).await;
+    });
+}
+
+/// Runs a connector and gives its sessions, each with when it came.
+fn keep_connected(pki: &Pki, port: u16) -> mpsc::UnboundedReceiver<(Session, Instant)> {
+    let connector = Arc::new(Connector::new(connector_config(port, pki)).unwrap());
+    let (sessions, received) = mpsc::unbounded_channel();
+    let stop = sessions.clone();
+    tokio::spawn(async move {
+        let serve = |session| {
+            let _ = sessions.send((session, Instant::now()));
+        };
+        let status = |status: Status<'_>| {
+            assert!(!matches!(status, Status::Failed(error, _) if error.needs_attention()));
+        };
+        tokio::select! {
+            never = connector.run(serve, status) => match never {},
+            () = stop.closed() => {}
+        }
+    });
+    received
+}
+
+async fn next(sessions: &mut mpsc::UnboundedReceiver<(Session, Instant)>) -> (Session, Instant) {
+    within("the agent connects", sessions.recv()).await.unwrap()
+}
+
+#[test]
+fn a_server_that_restarts_is_found_again() {
+    run(async {
+        let pki = Pki::new();
+        let mut server = Server::start(&pki, acceptor_config()).await;
+        let port = server.port;
+        let mut sessions = keep_connected(&pki, port);
+        let (first, _) = next(&mut sessions).await;
+        let session = server.session().await;
+        session.close(CloseCode::Shutdown, "restart");
+        within("the agent hears of it", first.closed()).await;
+        // A QUIC connection holds its endpoint's socket.
+        drop(session);
+        server.stop().await;
+
+        let mut server = Server::start_on(port, &pki, acceptor_config(), Listen::Both).await;
+        let session = server.session().await;
+        let (second, _) = next(&mut sessions).await;
+        still_works(&session, &second).await;
+        released(&second, &session).await;
+    });
+}
+
+#[test]
+fn the_time_to_come_back_is_the_servers_to_say() {
+    run(async {
+        let pki = Pki::new();
+        let mut server = Server::start(&pki, acceptor_config()).await;
+        let mut sessions = keep_connected(&pki, server.port);
+        for _ in 0..3 {
+            let (_agent, _) = next(&mut sessions).await;
+            let session = server.session().await;
+            let pause = Duration::from_millis(700);
+            let left = Instant::now();
+            // Idle: GOAWAY and CLOSE leave in the same breath.
+            within(
+                "drained",
+                session.drain(Duration::from_secs(5), pause, "moving"),
+            )
+            .await;
+            let (again, came) = next(&mut sessions).await;
+            assert!(came - left >= pause, "it came back after {:?}", came - left);
+            let session = server.session().await;
+            again.close(CloseCode::Shutdown, "next round");
+            within("the server hears of it", session.closed()).await;
+        }
+    });
+}

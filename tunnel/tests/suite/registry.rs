@@ -1,0 +1,111 @@
+//! Which session the registry picks.
+
+use std::sync::Arc;
+
+use underpass_tunnel::transport::{Transport, memory};
+use underpass_tunnel::{
+    Acceptor, CloseCode, Connector, Registry, Session, SessionError, StreamError,
+};
+
+use crate::bytes::open;
+use crate::harness::{acceptor, acceptor_config, connector_config, fails, key, run, until, within};
+use crate::peer::{PING, RawStream, frame, log_in};
+use crate::server::Pki;
+
+fn connector(pki: &Pki) -> Connector {
+    Connector::new(connector_config(1, pki)).unwrap()
+}
+
+async fn join(connector: &Connector, acceptor: &Acceptor) -> (Session, Session) {
+    let (here, there) = memory::pair();
+    let (agent, server) = tokio::join!(
+        connector.establish(Arc::new(here)),
+        acceptor.accept(Arc::new(there))
+    );
+    (agent.unwrap(), server.unwrap())
+}
+
+#[test]
+fn the_same_process_takes_its_own_place() {
+    run(async {
+        let (pki, acceptor) = (Pki::new(), acceptor(acceptor_config()));
+        let (registry, connector) = (Registry::new(), connector(&pki));
+        let (first_agent, first) = join(&connector, &acceptor).await;
+        registry.insert(first.clone());
+        let (_second_agent, second) = join(&connector, &acceptor).await;
+        registry.insert(second.clone());
+        let error: SessionError = within("the old one ends", first_agent.closed()).await;
+        assert_eq!(error.close_code(), Some(CloseCode::Superseded));
+        assert!(registry.pick("edge-1").unwrap().is_same(&second));
+        until("the old one is removed", || registry.sessions().len() == 1).await;
+        // Its removal must not take the new one along.
+        assert!(registry.pick("edge-1").unwrap().is_same(&second));
+        second.close(CloseCode::Shutdown, "over");
+        until("the new one is removed", || registry.sessions().is_empty()).await;
+        assert!(registry.pick("edge-1").is_none());
+    });
+}
+
+#[test]
+fn the_newest_that_takes_streams_is_picked() {
+    run(async {
+        let (pki, acceptor) = (Pki::new(), acceptor(acceptor_config()));
+        let registry = Registry::new();
+        let (_agent_1, first) = join(&connector(&pki), &acceptor).await;
+        let (agent_2, second) = join(&connector(&pki), &acceptor).await;
+        registry.insert(first.clone());
+        registry.insert(second.clone());
+        assert!(registry.pick("edge-1").unwrap().is_same(&second));
+        assert!(registry.pick("edge-2").is_none());
+        // One that drains is passed over at once.
+        let held = open(&second).await;
+        let draining = tokio::spawn(async move {
+            let (long, soon) = (
+                std::time::Duration::from_secs(60),
+                std::time::Duration::ZERO,
+            );
+            agent_2.drain(long, soon, "rollout").await;
+        });
+        within("it is told", second.going_away()).await.unwrap();
+        assert!(registry.pick("edge-1").unwrap().is_same(&first));
+        drop(held);
+        second.close(CloseCode::Shutdown, "over");
+        within("the drain ends", draining).await.unwrap();
+        until("it is removed", || registry.sessions().len() == 1).await;
+        first.close(CloseCode::Shutdown, "over");
+        until("none is left", || registry.sessions().is_empty()).await;
+    });
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_that_does_not_answer_is_passed_over() {
+    let (pki, acceptor) = (Pki::new(), acceptor(acceptor_config()));
+    let registry = Registry::new();
+    let (_agent, healthy) = join(&connector(&pki), &acceptor).await;
+    let (here, there) = memory::pair();
+    let control = RawStream::new(here.open().await.unwrap());
+    let (control, mute) = tokio::join!(log_in(control, key(1)), acceptor.accept(Arc::new(there)));
+    let (mut control, mute) = (control, mute.unwrap());
+    registry.insert(healthy.clone());
+    registry.insert(mute.clone());
+    assert!(
+        registry.pick("edge-1").unwrap().is_same(&mute),
+        "the newest"
+    );
+
+    let mut stream = open(&mute).await;
+    let error = fails("a stream without answer", stream.accepted()).await;
+    assert!(matches!(error, StreamError::NoAnswer(_)), "{error:?}");
+    assert!(mute.is_suspect());
+    assert!(registry.pick("edge-1").unwrap().is_same(&healthy));
+
+    healthy.close(CloseCode::Shutdown, "over");
+    assert!(
+        registry.pick("edge-1").is_none(),
+        "asking once more would only wait once more"
+    );
+
+    control.send(frame(PING, &[0; 8])).await.unwrap();
+    until("it is heard again", || !mute.is_suspect()).await;
+    assert!(registry.pick("edge-1").unwrap().is_same(&mute));
+}

@@ -1,0 +1,241 @@
+//! A server on loopback, as the real one is built: QUIC and HTTPS on the same port.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use http_body_util::Full;
+use hyper::body::{Bytes, Incoming};
+use hyper::service::service_fn;
+use hyper::{Request, Response, StatusCode};
+use hyper_util::rt::TokioIo;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
+use underpass_tunnel::transport::{quic, websocket};
+use underpass_tunnel::{AcceptError, Acceptor, AcceptorConfig, Session, tls};
+
+use crate::harness::{acceptor, within};
+
+/// A CA and a server's certificate.
+pub(crate) struct Pki {
+    pub(crate) ca_pem: Vec<u8>,
+    certificate: CertificateDer<'static>,
+    key: PrivateKeyDer<'static>,
+}
+
+impl Pki {
+    pub(crate) fn new() -> Self {
+        let ca_key = rcgen::KeyPair::generate().unwrap();
+        let mut ca = rcgen::CertificateParams::new(Vec::new()).unwrap();
+        ca.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        let ca_pem = ca.self_signed(&ca_key).unwrap().pem().into_bytes();
+        let issuer = rcgen::Issuer::new(ca, ca_key);
+        let key = rcgen::KeyPair::generate().unwrap();
+        let leaf = rcgen::CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
+        let certificate = leaf.signed_by(&key, &issuer).unwrap();
+        Self {
+            ca_pem,
+            certificate: certificate.der().clone(),
+            key: PrivateKeyDer::try_from(key.serialize_der()).unwrap(),
+        }
+    }
+
+    pub(crate) fn tls(&self) -> rustls::ServerConfig {
+        tls::server(vec![self.certificate.clone()], self.key.clone_key()).unwrap()
+    }
+}
+
+type Results = mpsc::UnboundedSender<Result<Session, AcceptError>>;
+
+/// A listening server. Dropping it stops it, not its sessions.
+pub(crate) struct Server {
+    pub(crate) port: u16,
+    sessions: mpsc::UnboundedReceiver<Result<Session, AcceptError>>,
+    upgrade: Arc<AtomicBool>,
+    endpoint: Option<quinn::Endpoint>,
+    _tasks: JoinSet<()>,
+}
+
+/// What a server listens with.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Listen {
+    Both,
+    WebSocketOnly,
+}
+
+impl Server {
+    pub(crate) async fn start(pki: &Pki, config: AcceptorConfig) -> Self {
+        Self::start_on(0, pki, config, Listen::Both).await
+    }
+
+    pub(crate) async fn start_on(
+        port: u16,
+        pki: &Pki,
+        config: AcceptorConfig,
+        listen: Listen,
+    ) -> Self {
+        let (listener, endpoint) = bind(port, pki, listen).await;
+        let port = listener.local_addr().unwrap().port();
+        let (results, sessions) = mpsc::unbounded_channel();
+        let upgrade = Arc::new(AtomicBool::new(true));
+        let acceptor = acceptor(config);
+        let mut tasks = JoinSet::new();
+        if let Some(endpoint) = &endpoint {
+            tasks.spawn(serve_quic(
+                endpoint.clone(),
+                Arc::clone(&acceptor),
+                results.clone(),
+            ));
+        }
+        let https = Https {
+            acceptor,
+            results,
+            upgrade: Arc::clone(&upgrade),
+        };
+        tasks.spawn(serve_https(listener, pki.tls(), Arc::new(https)));
+        Self {
+            port,
+            sessions,
+            upgrade,
+            endpoint,
+            _tasks: tasks,
+        }
+    }
+
+    pub(crate) async fn result(&mut self) -> Result<Session, AcceptError> {
+        within("an agent connects", self.sessions.recv())
+            .await
+            .unwrap()
+    }
+
+    /// The next session. The connector gives up attempts that come in second.
+    pub(crate) async fn session(&mut self) -> Session {
+        loop {
+            if let Ok(session) = self.result().await {
+                return session;
+            }
+        }
+    }
+
+    /// From now on answers upgrades like any web server that knows nothing of them.
+    pub(crate) fn refuse_upgrades(&self) {
+        self.upgrade.store(false, Ordering::Relaxed);
+    }
+
+    /// Stops listening, so that the port is free once this returns.
+    pub(crate) async fn stop(mut self) {
+        self._tasks.shutdown().await;
+        if let Some(endpoint) = self.endpoint.take() {
+            endpoint.close(0u32.into(), b"");
+            within("the endpoint is idle", endpoint.wait_idle()).await;
+        }
+    }
+}
+
+/// TCP and UDP share a port: the first free TCP port whose UDP twin is free too.
+async fn bind(port: u16, pki: &Pki, listen: Listen) -> (TcpListener, Option<quinn::Endpoint>) {
+    let address = SocketAddr::from(([127, 0, 0, 1], port));
+    within("a port is free for both", async {
+        loop {
+            if let Ok(listener) = TcpListener::bind(address).await {
+                if listen == Listen::WebSocketOnly {
+                    return (listener, None);
+                }
+                if let Ok(endpoint) = quic::server(
+                    listener.local_addr().unwrap(),
+                    pki.tls(),
+                    &quic::ResetKey::random(),
+                ) {
+                    return (listener, Some(endpoint));
+                }
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await
+}
+
+async fn serve_quic(endpoint: quinn::Endpoint, acceptor: Arc<Acceptor>, results: Results) {
+    let mut connections = JoinSet::new();
+    while let Some(incoming) = endpoint.accept().await {
+        let (acceptor, results) = (Arc::clone(&acceptor), results.clone());
+        connections.spawn(async move {
+            let _ = results.send(acceptor.accept_quic(incoming).await);
+        });
+    }
+}
+
+struct Https {
+    acceptor: Arc<Acceptor>,
+    results: Results,
+    upgrade: Arc<AtomicBool>,
+}
+
+async fn serve_https(listener: TcpListener, tls: rustls::ServerConfig, https: Arc<Https>) {
+    let mut tls = tls;
+    tls.alpn_protocols = vec![b"http/1.1".to_vec()];
+    let tls = TlsAcceptor::from(Arc::new(tls));
+    let mut connections = JoinSet::new();
+    loop {
+        let (tcp, remote) = listener.accept().await.unwrap();
+        let (tls, https) = (tls.clone(), Arc::clone(&https));
+        connections.spawn(async move {
+            let _ = serve_connection(tls, tcp, remote, https).await;
+        });
+    }
+}
+
+async fn serve_connection(
+    tls: TlsAcceptor,
+    tcp: TcpStream,
+    remote: SocketAddr,
+    https: Arc<Https>,
+) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    tcp.set_nodelay(true)?;
+    let io = TokioIo::new(tls.accept(tcp).await?);
+    let service = service_fn(|request| {
+        let answer = answer(request, remote, Arc::clone(&https));
+        async { Ok::<_, Infallible>(answer) }
+    });
+    hyper::server::conn::http1::Builder::new()
+        .serve_connection(io, service)
+        .with_upgrades()
+        .await?;
+    Ok(())
+}
+
+fn answer(
+    request: Request<Incoming>,
+    remote: SocketAddr,
+    https: Arc<Https>,
+) -> Response<Full<Bytes>> {
+    if request.uri().path() != websocket::PATH || !https.upgrade.load(Ordering::Relaxed) {
+        return refusal(StatusCode::NOT_FOUND, "no such page");
+    }
+    let (parts, body) = request.into_parts();
+    let head = Request::from_parts(parts.clone(), ());
+    match websocket::respond(&head) {
+        Ok(response) => {
+            let request = Request::from_parts(parts, body);
+            tokio::spawn(async move {
+                let upgraded = hyper::upgrade::on(request).await.unwrap();
+                let io = TokioIo::new(upgraded);
+                let result = https.acceptor.accept_websocket(io, Some(remote)).await;
+                let _ = https.results.send(result);
+            });
+            response.map(|()| Full::default())
+        }
+        Err(error) => refusal(StatusCode::BAD_REQUEST, &error.to_string()),
+    }
+}
+
+fn refusal(status: StatusCode, text: &str) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(Bytes::copy_from_slice(text.as_bytes())));
+    *response.status_mut() = status;
+    response
+}
