@@ -7,7 +7,7 @@ use std::{borrow::Cow, time::Duration};
 
 use http::{HeaderValue, Response, StatusCode, header};
 
-use crate::{Body, ClusterName, status::Status};
+use crate::{Body, ClusterName, full, status::Status};
 
 /// Clients may try again so soon: an agent that lost its transport is back within a second.
 const RETRY_SOON: Duration = Duration::from_secs(1);
@@ -134,6 +134,30 @@ impl Refusal {
 
     /// The answer for the client: a `metav1.Status`.
     pub fn to_response(&self) -> Response<Body> {
+        let retry = matches!(
+            self,
+            Self::NoAgent(_) | Self::Unavailable | Self::TooManyRequests
+        );
+        self.to_status_response(retry)
+    }
+
+    /// The answer for a client that asks which APIs there are.
+    ///
+    /// client-go does not decode a `Status` there: of a 403 it prints a plain text, of the others words of its
+    /// own. And kubectl asks five times over, ten times each where it is told to retry: nearly a minute
+    /// until it says that the cluster is away.
+    pub(crate) fn to_discovery_response(&self) -> Response<Body> {
+        if !matches!(self, Self::Forbidden { .. }) {
+            return self.to_status_response(false);
+        }
+        let mut response = Response::new(full(self.to_string()));
+        *response.status_mut() = self.code();
+        let plain = HeaderValue::from_static("text/plain; charset=utf-8");
+        response.headers_mut().insert(header::CONTENT_TYPE, plain);
+        response
+    }
+
+    fn to_status_response(&self, retry: bool) -> Response<Body> {
         let message = self.to_string();
         let mut status = Status::new(self.code(), self.reason(), &message);
         match self {
@@ -145,10 +169,7 @@ impl Refusal {
             | Self::AgentLost(cluster) => status = status.about_cluster(cluster.as_str()),
             _ => {}
         }
-        if matches!(
-            self,
-            Self::NoAgent(_) | Self::Unavailable | Self::TooManyRequests
-        ) {
+        if retry {
             status = status.retry_after(RETRY_SOON);
         }
         let mut response = status.into_response();
@@ -193,6 +214,25 @@ mod tests {
             "code": 503
         });
         assert_eq!(status, expected);
+    }
+
+    #[tokio::test]
+    async fn discovery_is_told_at_once() {
+        let refusal = Refusal::NoAgent(ClusterName::new("x").unwrap());
+        let response = refusal.to_discovery_response();
+        assert_eq!(response.status(), 503);
+        assert!(!response.headers().contains_key("retry-after"));
+        let refusal = Refusal::Forbidden {
+            user: "alice".into(),
+            cluster: ClusterName::new("prod").unwrap(),
+            verb: "get".into(),
+            reason: None,
+        };
+        let (parts, body) = refusal.to_discovery_response().into_parts();
+        assert_eq!(parts.status, 403);
+        assert_eq!(parts.headers["content-type"], "text/plain; charset=utf-8");
+        let text = body.collect().await.unwrap().to_bytes();
+        assert_eq!(text, refusal.to_string());
     }
 
     #[tokio::test]

@@ -3,11 +3,8 @@
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
-use crate::AssetsError;
 use crate::build::Cache;
-
-/// The Kubernetes release that is built; the modules pin it.
-pub const KUBERNETES_VERSION: &str = "v1.36.3";
+use crate::{AssetsError, recipe};
 
 /// The variables that name a folder of ready-made programs, the first one found wins. The second is what the
 /// Kubernetes controller libraries' own test environment reads.
@@ -17,71 +14,6 @@ const ETCD: &str = "etcd";
 const KUBE_APISERVER: &str = "kube-apiserver";
 const KUBE_CONTROLLER_MANAGER: &str = "kube-controller-manager";
 const KUBECTL: &str = "kubectl";
-
-/// Kubernetes's commands, by import path; each is built under its last segment.
-const KUBERNETES: [&str; 3] = [
-    "k8s.io/kubernetes/cmd/kube-apiserver",
-    "k8s.io/kubernetes/cmd/kube-controller-manager",
-    "k8s.io/kubernetes/cmd/kubectl",
-];
-
-/// Something to build from one of this crate's Go modules.
-#[derive(Debug)]
-pub(crate) struct Recipe {
-    /// For people, and in the name of the folder.
-    pub(crate) name: &'static str,
-    /// The module's folder, relative to this crate.
-    pub(crate) module: &'static str,
-    pub(crate) packages: &'static [&'static str],
-    /// The name of the program, if it is not the last segment of its package.
-    pub(crate) program: Option<&'static str>,
-    /// The folder with sources of our own, relative to the module.
-    pub(crate) sources: Option<&'static str>,
-    /// The version that the programs are told that they have.
-    pub(crate) version: Option<&'static str>,
-    /// How long it takes the first time, on two cores.
-    pub(crate) minutes: &'static str,
-}
-
-const KUBERNETES_RECIPE: Recipe = Recipe {
-    name: "kubernetes",
-    module: "kubernetes",
-    packages: &KUBERNETES,
-    program: None,
-    sources: None,
-    version: Some(KUBERNETES_VERSION),
-    minutes: "about 10 minutes",
-};
-
-const ETCD_RECIPE: Recipe = Recipe {
-    name: "etcd",
-    module: "etcd",
-    packages: &["go.etcd.io/etcd/server/v3"],
-    program: Some(ETCD),
-    sources: None,
-    version: None,
-    minutes: "about 2 minutes",
-};
-
-const NODE_RECIPE: Recipe = Recipe {
-    name: "kubelet",
-    module: "kubernetes",
-    packages: &["./kubelet"],
-    program: None,
-    sources: Some("kubelet"),
-    version: None,
-    minutes: "a minute after Kubernetes",
-};
-
-const SUPERVISE_RECIPE: Recipe = Recipe {
-    name: "supervise",
-    module: "supervise",
-    packages: &["."],
-    program: Some("supervise"),
-    sources: Some("."),
-    version: None,
-    minutes: "a few seconds",
-};
 
 /// The programs that a [`crate::Cluster`] runs.
 #[derive(Debug, Clone)]
@@ -114,8 +46,8 @@ impl Assets {
         let (etcd, kubernetes) = match folder()? {
             Some(folder) => (folder.clone(), folder),
             None => (
-                cache.ensure(&ETCD_RECIPE, progress)?,
-                cache.ensure(&KUBERNETES_RECIPE, progress)?,
+                cache.ensure(&recipe::ETCD, progress)?,
+                cache.ensure(&recipe::KUBERNETES, progress)?,
             ),
         };
         Ok(Self {
@@ -123,8 +55,10 @@ impl Assets {
             kube_apiserver: kubernetes.join(KUBE_APISERVER),
             kube_controller_manager: kubernetes.join(KUBE_CONTROLLER_MANAGER),
             kubectl: kubernetes.join(KUBECTL),
-            node: cache.ensure(&NODE_RECIPE, progress)?.join("kubelet"),
-            supervise: cache.ensure(&SUPERVISE_RECIPE, progress)?.join("supervise"),
+            node: cache.ensure(&recipe::NODE, progress)?.join("kubelet"),
+            supervise: cache
+                .ensure(&recipe::SUPERVISE, progress)?
+                .join("supervise"),
         })
     }
 
@@ -190,16 +124,4 @@ fn folder() -> Result<Option<PathBuf>, AssetsError> {
 pub fn progress_to_stderr(line: &str) {
     // Nobody is left to tell if this fails.
     let _ = writeln!(std::io::stderr(), "testenv: {line}");
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_module_pins_the_release_that_we_name() {
-        let pinned = format!("\n\tk8s.io/kubernetes {KUBERNETES_VERSION}\n");
-        let module = include_str!("../kubernetes/go.mod");
-        assert!(module.contains(&pinned), "{pinned:?}");
-    }
 }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use aws_lc_rs::digest;
 
 use crate::AssetsError;
-use crate::assets::Recipe;
+use crate::recipe::Recipe;
 
 /// What the modules' `go` lines require.
 const GO_NEEDED: &str = "1.26.0";

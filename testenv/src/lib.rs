@@ -32,13 +32,15 @@ mod kubeconfig;
 mod kubectl;
 mod options;
 mod ports;
+mod recipe;
 pub mod scenarios;
 mod supervisor;
 pub mod testing;
 mod underpass;
 
-pub use assets::{Assets, KUBERNETES_VERSION, progress_to_stderr};
+pub use assets::{Assets, progress_to_stderr};
 pub use cluster::Cluster;
 pub use error::{AssetsError, ClusterError, KubectlError};
 pub use options::{ClusterOptions, NODE_NAME};
+pub use recipe::KUBERNETES_VERSION;
 pub use underpass::{CLUSTER_NAME, Programs, Transport, Underpass};

@@ -62,11 +62,15 @@ impl Front {
         let mut record = Record::new(id, client, request.method().clone(), target);
         let id_header = record.id_header();
         let upgrading = request.headers().contains_key(header::UPGRADE);
+        let discovery = asks_for_discovery(request.headers());
         let on_upgrade = hyper::upgrade::on(&mut request);
         let mut response = match self.answer(request, connection, &mut record).await {
             Ok(answer) => answer.into_response(record, connection, on_upgrade),
             Err(refusal) => {
                 let mut response = refuse(&refusal, &mut record);
+                if discovery {
+                    response = refusal.to_discovery_response();
+                }
                 if upgrading {
                     // Rule 1: what the client sent ahead, as if it had been upgraded, must not be read as requests.
                     let close = HeaderValue::from_static("close");
@@ -196,6 +200,15 @@ impl Front {
             }
         }
     }
+}
+
+/// kubectl and client-go begin with this (KEP-3352), and treat its errors unlike any other's.
+fn asks_for_discovery(headers: &HeaderMap) -> bool {
+    let mut accepted = headers.get_all(header::ACCEPT).iter();
+    accepted.any(|line| {
+        line.to_str()
+            .is_ok_and(|line| line.contains("apidiscovery.k8s.io"))
+    })
 }
 
 /// What is written on the stream.

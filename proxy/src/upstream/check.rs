@@ -4,7 +4,7 @@ use http::{Method, Request, StatusCode};
 use http_body_util::{BodyExt, Limited};
 use serde::Deserialize;
 
-use super::{ApiServer, CredentialError, pool::SendError};
+use super::{ApiServer, CredentialError, error::SendError};
 use crate::{BoxError, Refusal, limits};
 
 /// Why the API server is not ready for us.

@@ -12,7 +12,7 @@ use http::{Request, Response};
 use hyper::{body::Incoming, client::conn::http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 
-use super::{endpoint::ConnectError, pool::SendError, replay::Attempt};
+use super::{endpoint::ConnectError, error::SendError, replay::Attempt};
 use crate::{BoxError, BoxedIo, body::Guard, limits};
 
 type Driver = http2::Connection<TokioIo<BoxedIo>, Attempt, TokioExecutor>;

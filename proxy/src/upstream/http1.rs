@@ -11,7 +11,7 @@ use hyper::{body::Incoming, client::conn::http1::SendRequest};
 use hyper_util::rt::TokioIo;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::{endpoint::ConnectError, pool::SendError, replay::Attempt};
+use super::{endpoint::ConnectError, error::SendError, replay::Attempt};
 use crate::{BoxError, BoxedIo, body::Guard, exchange, limits};
 
 /// Connections without a request.

@@ -4,6 +4,7 @@ mod check;
 mod connection;
 mod credential;
 mod endpoint;
+mod error;
 mod http1;
 mod pool;
 mod replay;
@@ -16,7 +17,7 @@ use kube::client::ConfigExt;
 use crate::ImpersonationPolicy;
 
 pub use self::{
-    check::CheckError, credential::CredentialError, endpoint::ConnectError, pool::SendError,
+    check::CheckError, credential::CredentialError, endpoint::ConnectError, error::SendError,
     serve::ServeStreamError,
 };
 use self::{credential::Credential, endpoint::Endpoint, pool::Pool};

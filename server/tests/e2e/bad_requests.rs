@@ -142,39 +142,3 @@ async fn rule_16_acting_as_somebody_else_is_refused_without_a_right_to() {
         "{said}"
     );
 }
-
-#[tokio::test]
-async fn tmp_measure() {
-    let deployment = deployment();
-    deployment
-        .administer(&["cluster", "add", "silent2"])
-        .unwrap();
-    let kubeconfig = deployment.dir().join("silent2.kubeconfig");
-    let output = kubeconfig.to_string_lossy();
-    let who = ["kubeconfig", "--user", "patient2", "--cluster", "silent2"];
-    deployment
-        .administer(&[&who[..], &["--output", &output]].concat())
-        .unwrap();
-    let client = deployment.client(&kubeconfig, Wire::WebSocket);
-    let b = std::time::Instant::now();
-    let out = std::process::Command::from(client.kubectl().into_std())
-        .args(["get", "pods"])
-        .output()
-        .unwrap();
-    println!("MEASURED {:?} {out:?}", b.elapsed());
-    let mut many = client.kubectl();
-    many.args(["get", "--raw", "/version", "--as=x"]);
-    for n in 0..2000 {
-        many.arg(format!("--as-group=group-{n}"));
-    }
-    let client = deployment.admin(Wire::WebSocket);
-    let mut many2 = client.kubectl();
-    many2.args(["get", "--raw", "/version", "--as=x"]);
-    for n in 0..2000 {
-        many2.arg(format!("--as-group=group-{n}"));
-    }
-    println!(
-        "MANY {:?}",
-        underpass_testenv::testing::run(&mut many2, b"").await
-    );
-}

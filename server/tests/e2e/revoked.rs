@@ -1,6 +1,6 @@
 //! Rule 12: what is taken back ends what rests on it, within seconds.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use underpass_testenv::testing::Wire;
@@ -29,7 +29,7 @@ async fn user(deployment: &Deployment, name: &str) -> (String, PathBuf) {
 }
 
 /// What the user has open when `revoke` is done ends soon after it, while another's goes on.
-async fn assert_ends(deployment: &Deployment, kubeconfig: &PathBuf, test: &str, revoke: &[&str]) {
+async fn assert_ends(deployment: &Deployment, kubeconfig: &Path, test: &str, revoke: &[&str]) {
     let client = deployment.client(kubeconfig, Wire::WebSocket);
     let open = [
         InFlight::logs(&client, test).await,

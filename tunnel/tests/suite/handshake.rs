@@ -9,7 +9,7 @@ use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::{Error as WebSocketError, Message};
 use underpass_tunnel::proto::handshake::{ConnectorHandshake, ConnectorStep, HandshakeError};
 use underpass_tunnel::proto::limits;
-use underpass_tunnel::transport::quic::{self, ALPN, ResetKey};
+use underpass_tunnel::transport::quic::{self, ALPN};
 use underpass_tunnel::transport::websocket::{PATH, SUBPROTOCOL_YAMUX};
 use underpass_tunnel::transport::{Kind, Transport, TransportError, memory};
 use underpass_tunnel::{

@@ -1,5 +1,13 @@
 //! One suite for all transports: what a session promises does not depend on what carries it.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test states what it expects, its helpers too"
+)]
+
 mod bytes;
 mod dial;
 mod ends;

@@ -185,11 +185,8 @@ pub(crate) async fn prove(
 pub(crate) async fn let_in(transport: &dyn Transport) -> RawStream {
     let mut control = RawStream::new(transport.accept().await.unwrap());
     let mut handshake = AcceptorHandshake::start([3; 32]);
-    loop {
-        match handshake.handle(control.must().await).unwrap() {
-            AcceptorStep::Send(bytes) => control.send(bytes).await.unwrap(),
-            AcceptorStep::Proven(_) => break,
-        }
+    while let AcceptorStep::Send(bytes) = handshake.handle(control.must().await).unwrap() {
+        control.send(bytes).await.unwrap();
     }
     let welcome = handshake::welcome(&local(), [5; 16], 10_000, "edge-1");
     transport.authenticated();
