@@ -11,7 +11,7 @@ use anyhow::{Context, Result};
 use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
-use underpass_tunnel::{AgentKey, Connector, ConnectorConfig, Status, chain};
+use underpass_tunnel::{AgentKey, ConnectError, Connector, ConnectorConfig, Status, chain};
 
 use crate::cli::{Cli, LogFormat};
 use crate::serve::Sessions;
@@ -78,6 +78,17 @@ fn connector(cli: &Cli) -> Result<Connector> {
     Ok(Connector::new(config)?)
 }
 
+/// What mends an error that does not go away by itself.
+fn advice(error: &ConnectError) -> &'static str {
+    match error {
+        ConnectError::Dial(_) => "give --ca-file the `ca.pem` of this server's data directory",
+        _ => {
+            "give --token-file a token that `underpass-server cluster add` has printed on this \
+             server, or bring agent and server to versions that know each other"
+        }
+    }
+}
+
 fn report(status: Status<'_>) {
     match status {
         Status::Connected(info) => tracing::info!(
@@ -86,7 +97,8 @@ fn report(status: Status<'_>) {
             "connected"
         ),
         Status::Failed(error, wait) if error.needs_attention() => {
-            tracing::error!("{} (trying again in {wait:.1?})", chain(error));
+            let advice = advice(error);
+            tracing::error!("{}; {advice} (trying again in {wait:.1?})", chain(error));
         }
         Status::Failed(error, wait) => {
             tracing::warn!("{} (trying again in {wait:.1?})", chain(error));

@@ -97,7 +97,8 @@ impl Http {
             match upgrade.await {
                 Ok(io) => {
                     let io = TokioIo::new(io);
-                    tunnel.serve(acceptor.accept_websocket(io, Some(remote)).await);
+                    let accepted = acceptor.accept_websocket(io, Some(remote)).await;
+                    tunnel.serve(accepted, remote.ip());
                 }
                 Err(error) => tracing::debug!("upgrade not completed: {error}"),
             }

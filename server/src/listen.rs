@@ -59,7 +59,8 @@ impl Sockets {
 pub(crate) async fn serve_quic(endpoint: Endpoint, acceptor: Arc<Acceptor>, tunnel: Tunnel) {
     while let Some(incoming) = endpoint.accept().await {
         let (acceptor, tunnel) = (Arc::clone(&acceptor), tunnel.clone());
-        tokio::spawn(async move { tunnel.serve(acceptor.accept_quic(incoming).await) });
+        let remote = incoming.remote_address().ip().to_canonical();
+        tokio::spawn(async move { tunnel.serve(acceptor.accept_quic(incoming).await, remote) });
     }
 }
 

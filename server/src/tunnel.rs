@@ -1,5 +1,6 @@
 //! The tunnel's sessions, as the proxy and the operator see them.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,13 +30,13 @@ impl Tunnel {
         }
     }
 
-    /// Takes a session into service, or logs why there is none.
-    pub(crate) fn serve(&self, accepted: Result<Session, AcceptError>) {
+    /// Takes a session into service, or logs why there is none with whoever is at `remote`.
+    pub(crate) fn serve(&self, accepted: Result<Session, AcceptError>, remote: IpAddr) {
         let session = match accepted {
             Ok(session) => session,
             Err(error) => {
                 metrics::counter!("underpass_agents_refused_total").increment(1);
-                tracing::warn!("no session: {}", chain(&error));
+                tracing::warn!(%remote, "no session: {}", chain(&error));
                 return;
             }
         };

@@ -234,6 +234,7 @@ impl Acceptor {
             .admission
             .admit(&proven)
             .await
+            .and_then(nameable)
             .map_err(AcceptError::Denied)?;
         transport.authenticated();
         let id = random();
@@ -274,6 +275,17 @@ impl fmt::Debug for Acceptor {
     }
 }
 
+/// WELCOME has room for a DNS name; a longer one would look like the peer's fault there.
+fn nameable(agent: String) -> Result<String, Denied> {
+    if agent.len() <= limits::PEER_NAME {
+        return Ok(agent);
+    }
+    Err(Denied {
+        code: CloseCode::Internal,
+        reason: format!("the agent's name has more than {} bytes", limits::PEER_NAME),
+    })
+}
+
 fn close_words(error: &AcceptError) -> (CloseCode, String) {
     let code = match error {
         AcceptError::Overloaded => CloseCode::Overloaded,
@@ -302,5 +314,17 @@ impl From<ControlError> for AcceptError {
             ControlError::Decode(error) => Self::Handshake(error.into()),
             ControlError::Transport(error) => Self::Transport(error),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_that_welcome_cannot_hold_is_this_sides_fault() {
+        assert!(nameable("a".repeat(limits::PEER_NAME)).is_ok());
+        let denied = nameable("a".repeat(limits::PEER_NAME + 1)).unwrap_err();
+        assert_eq!(denied.code, CloseCode::Internal);
     }
 }

@@ -57,6 +57,25 @@ async fn each_failure_of_the_tunnel_is_a_status() {
 }
 
 #[tokio::test]
+async fn discovery_is_not_told_to_try_again() {
+    let api = Api::start(ok).await;
+    let world = World::new(&api).await;
+    let accept =
+        "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList,application/json";
+    let mut request = world.request("GET", "/api", empty());
+    *request.uri_mut() = "http://front/k8s/clusters/no-agent/api".parse().unwrap();
+    request
+        .headers_mut()
+        .insert("accept", accept.parse().unwrap());
+    let response = soon(world.http2().await.send_request(request))
+        .await
+        .unwrap();
+    assert_eq!(response.status(), 503);
+    assert!(!response.headers().contains_key("retry-after"));
+    assert!(response.headers().contains_key("audit-id"));
+}
+
+#[tokio::test]
 async fn what_changes_something_is_not_to_be_asked_for_again() {
     let api = Api::start(ok).await;
     let world = World::new(&api).await;

@@ -54,12 +54,18 @@ async fn a_token_that_the_server_does_not_know(transport: Transport) {
     let log = deployment
         .spawn_another_agent("stranger", transport, &flags)
         .unwrap();
-    says(&log, &["ERROR", "token", "trying again"]).await;
+    says(
+        &log,
+        &["ERROR", "underpass-server cluster add", "trying again"],
+    )
+    .await;
     eventually("the server's log says why", async || {
         let log = deployment.server_log().unwrap();
-        let told = log
-            .lines()
-            .any(|line| line.contains("WARN") && line.contains("no session"));
+        let told = log.lines().any(|line| {
+            line.contains("WARN")
+                && line.contains("no session")
+                && line.contains("remote=127.0.0.1")
+        });
         if told { Ok(()) } else { Err(log) }
     })
     .await;
@@ -78,7 +84,11 @@ async fn rule_10_a_ca_that_did_not_sign_the_server(transport: Transport) {
         .unwrap();
     says(
         &log,
-        &["ERROR", "a certificate that the pinned CA did not sign"],
+        &[
+            "ERROR",
+            "a certificate that the pinned CA did not sign",
+            "give --ca-file",
+        ],
     )
     .await;
     assert_undisturbed(deployment).await;

@@ -1,5 +1,6 @@
 //! Requests that go nowhere, and what kubectl makes of them.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use http::Request;
@@ -17,7 +18,7 @@ fn deployment() -> &'static Deployment {
 }
 
 /// Someone who may reach every cluster.
-fn traveller() -> std::path::PathBuf {
+fn traveller() -> PathBuf {
     let all = ["user", "add", "traveller", "--all-clusters"];
     deployment().administer(&all).unwrap();
     deployment().kubeconfig("traveller", &[]).unwrap()
@@ -42,35 +43,51 @@ async fn an_unknown_cluster_is_not_found() {
     assert!(said.contains("Error from server (NotFound)"), "{said}");
 }
 
+/// A user of a cluster that no agent has ever served.
+fn user_of_silence(user: &str) -> PathBuf {
+    let deployment = deployment();
+    let add = ["cluster", "add", "silent"];
+    deployment.administer(&add).unwrap();
+    let path = deployment.dir().join(format!("{user}.kubeconfig"));
+    let output = path.to_string_lossy();
+    let write = ["kubeconfig", "--user", user, "--cluster", "silent"];
+    let write = [&write[..], &["--output", &output]].concat();
+    deployment.administer(&write).unwrap();
+    path
+}
+
 #[tokio::test]
 async fn a_cluster_without_an_agent_is_a_503_at_once() {
-    let deployment = deployment();
-    deployment
-        .administer(&["cluster", "add", "silent"])
-        .unwrap();
-    let kubeconfig = deployment.dir().join("silent.kubeconfig");
-    let output = kubeconfig.to_string_lossy();
-    let who = ["kubeconfig", "--user", "patient", "--cluster", "silent"];
-    deployment
-        .administer(&[&who[..], &["--output", &output]].concat())
-        .unwrap();
+    let kubeconfig = user_of_silence("patient");
     let token = token_of(&kubeconfig);
-    let answer = raw::get(deployment, "/k8s/clusters/silent/api", Some(&token)).await;
+    let path = "/k8s/clusters/silent/api/v1/pods";
+    let answer = raw::get(deployment(), path, Some(&token)).await;
     answer.assert_status(503, "ServiceUnavailable");
     assert_eq!(answer.headers["retry-after"], "1");
     assert_eq!(answer.body["details"]["retryAfterSeconds"], 1);
-    assert_eq!(
-        answer.message(),
-        "cluster \"silent\" has no agent connected"
-    );
+    let message = "cluster \"silent\" has no agent connected";
+    assert_eq!(answer.message(), message);
     assert!(answer.took < AT_ONCE, "{:?}", answer.took);
     // kubectl asks ten times, a second apart, before it says why.
-    let client = deployment.client(&kubeconfig, Wire::WebSocket);
-    let said = client.fail(&["get", "--raw", "/api"]).await;
+    let client = deployment().client(&kubeconfig, Wire::WebSocket);
+    let said = client.fail(&["get", "--raw", "/api/v1/pods"]).await;
     assert_eq!(
         said,
-        "Error from server (ServiceUnavailable): cluster \"silent\" has no agent connected\n"
+        format!("Error from server (ServiceUnavailable): {message}\n")
     );
+}
+
+/// With a `Retry-After` in discovery it would ask a hundred times, and take most of a minute.
+#[tokio::test]
+async fn kubectl_gives_up_soon_on_a_cluster_without_an_agent() {
+    let kubeconfig = user_of_silence("hasty");
+    let client = deployment().client(&kubeconfig, Wire::WebSocket);
+    let said = client.fail(&["get", "pods"]).await;
+    assert!(said.contains("(ServiceUnavailable)"), "{said}");
+    let log = deployment().server_log().unwrap();
+    let asked = log.lines().filter(|line| line.contains("user=\"hasty\""));
+    let asked = asked.count();
+    assert!((1..=15).contains(&asked), "{asked} requests");
 }
 
 #[tokio::test]

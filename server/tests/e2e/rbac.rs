@@ -139,7 +139,7 @@ async fn rule_5_a_right_in_the_cluster_opens_no_other_cluster(transport: Transpo
         "/k8s/clusters/other",
     );
     let client = deployment.client(&kubeconfig, Wire::WebSocket);
-    let said = client.fail(&["get", "--raw", "/api/v1/secrets"]).await;
+    let said = client.fail(&["get", "secrets"]).await;
     let refused = "clusters.underpass.dev \"other\" is forbidden: User \"e2e-admin\" cannot";
     assert!(
         said.contains("(Forbidden)") && said.contains(refused),

@@ -7,6 +7,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use rand::Rng;
 use thiserror::Error;
 
@@ -278,11 +279,16 @@ impl Connector {
         mut status: impl FnMut(Status<'_>),
     ) -> std::convert::Infallible {
         let mut backoff = self.backoff.clone();
+        let mut left = None;
         loop {
             let wait = match self.connect().await {
                 Ok(session) => {
-                    self.keep(session, &mut backoff, &mut serve, &mut status)
-                        .await
+                    let mut end = Box::pin(session.end());
+                    let wait = self
+                        .keep(session, &mut backoff, &mut serve, &mut status)
+                        .await;
+                    left = end.as_mut().now_or_never().is_none().then_some(end);
+                    wait
                 }
                 Err(error) => {
                     let wait = backoff.failed(rand::rng().next_u32());
@@ -290,7 +296,7 @@ impl Connector {
                     wait
                 }
             };
-            tokio::time::sleep(wait).await;
+            pause(wait, &mut left, &mut backoff).await;
         }
     }
 
@@ -335,6 +341,27 @@ impl Connector {
     }
 }
 
+/// Waits before the next attempt; less long if `left`, a session that the server asked to leave, ends
+/// meanwhile. Then that server has gone, and what takes its place is about to come: the failures until now
+/// say nothing about it.
+async fn pause<E>(wait: Duration, left: &mut Option<E>, backoff: &mut Backoff)
+where
+    E: Future<Output = ()> + Unpin,
+{
+    let Some(end) = left else {
+        return tokio::time::sleep(wait).await;
+    };
+    tokio::select! {
+        () = tokio::time::sleep(wait) => {}
+        () = end => {
+            *left = None;
+            backoff.reset();
+            let wait = wait.min(backoff.failed(rand::rng().next_u32()));
+            tokio::time::sleep(wait).await;
+        }
+    }
+}
+
 impl fmt::Debug for Connector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Connector")
@@ -349,5 +376,106 @@ impl From<ControlError> for ConnectError {
             ControlError::Decode(error) => Self::Handshake(error.into()),
             ControlError::Transport(error) => Self::Transport(error),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::acceptor::{Acceptor, AcceptorConfig, Admission, Denied};
+    use crate::proto::handshake::Proven;
+    use crate::transport::memory;
+    use futures_util::future::BoxFuture;
+
+    struct Everyone;
+
+    impl Admission for Everyone {
+        fn admit<'a>(&'a self, _: &'a Proven) -> BoxFuture<'a, Result<String, Denied>> {
+            Box::pin(async { Ok("edge-1".to_owned()) })
+        }
+    }
+
+    fn connector() -> Connector {
+        let ca = rcgen::generate_simple_self_signed(["x".to_owned()]).unwrap();
+        let key = AgentKey::from_seed([7; 32]).unwrap();
+        let ca_pem = ca.cert.pem().into_bytes();
+        Connector::new(ConnectorConfig::new("127.0.0.1", 1, ca_pem, key)).unwrap()
+    }
+
+    /// How long the connector waits after `act` was done to the other end of its session.
+    async fn wait_after(connector: &Connector, act: impl AsyncFnOnce(Session)) -> Duration {
+        let acceptor = Acceptor::new(AcceptorConfig::default(), Arc::new(Everyone));
+        let (here, there) = memory::pair();
+        let (agent, server) = tokio::join!(
+            connector.establish(Arc::new(here)),
+            acceptor.accept(Arc::new(there))
+        );
+        let mut backoff = connector.backoff.clone();
+        let (serve, status) = (&mut |_| {}, &mut |_: Status<'_>| {});
+        let (wait, ()) = tokio::join!(
+            connector.keep(agent.unwrap(), &mut backoff, serve, status),
+            act(server.unwrap()),
+        );
+        wait
+    }
+
+    /// A server that drains for long does not listen meanwhile: the attempts that it refuses must not
+    /// delay the one that its successor would take.
+    #[tokio::test(start_paused = true)]
+    async fn the_end_of_a_session_that_was_left_starts_the_backoff_anew() {
+        let mut backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(30));
+        for _ in 0..10 {
+            backoff.failed(u32::MAX);
+        }
+        let start = tokio::time::Instant::now();
+        let drain = Duration::from_secs(3);
+        let mut left = Some(Box::pin(tokio::time::sleep(drain)));
+        pause(Duration::from_secs(30), &mut left, &mut backoff).await;
+        assert!(left.is_none());
+        let took = start.elapsed();
+        assert!(
+            took >= drain && took <= drain + Duration::from_millis(510),
+            "{took:?}"
+        );
+        assert!(
+            backoff.failed(u32::MAX) <= Duration::from_secs(1),
+            "starts anew"
+        );
+    }
+
+    /// A server that leaves an idle session sends GOAWAY and CLOSE in one packet.
+    #[tokio::test(start_paused = true)]
+    async fn a_go_away_counts_though_the_session_ends_at_once() {
+        let connector = connector();
+        let pause = Duration::from_secs(7);
+        for _ in 0..20 {
+            let drain = async |server: Session| {
+                server.drain(Duration::from_secs(5), pause, "moving").await;
+            };
+            assert_eq!(wait_after(&connector, drain).await, pause);
+        }
+    }
+
+    /// Else a server that sends everyone away at once would be asked without end.
+    #[tokio::test(start_paused = true)]
+    async fn a_go_away_from_a_young_session_backs_off() {
+        let connector = connector();
+        let young = async |server: Session| {
+            server
+                .drain(Duration::ZERO, Duration::ZERO, "not here")
+                .await;
+        };
+        let mut longest = Duration::ZERO;
+        for _ in 0..20 {
+            longest = longest.max(wait_after(&connector, young).await);
+        }
+        assert!(longest > Duration::ZERO && longest <= Duration::from_millis(500));
+        let old = async |server: Session| {
+            tokio::time::sleep(STABLE).await;
+            server
+                .drain(Duration::ZERO, Duration::ZERO, "new version")
+                .await;
+        };
+        assert_eq!(wait_after(&connector, old).await, Duration::ZERO);
     }
 }

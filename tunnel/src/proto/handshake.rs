@@ -368,6 +368,69 @@ mod tests {
         ));
     }
 
+    /// The proof of a connector whose HELLO and whose CHALLENGE were changed on the way.
+    fn after_changes(
+        change_hello: impl FnOnce(&mut Hello),
+        change_challenge: impl FnOnce(&mut Challenge),
+    ) -> Result<AcceptorStep, HandshakeError> {
+        let key = key(1);
+        let (mut connector, hello) = ConnectorHandshake::start(&local(), &key, [9; 16]);
+        let mut changed: Hello = raw(&hello).decode().unwrap();
+        change_hello(&mut changed);
+        let mut acceptor = AcceptorHandshake::start([5; 32]);
+        let challenge = sent(acceptor.handle(raw(&frame::to_bytes(&changed))).unwrap());
+        let mut challenge: Challenge = raw(&challenge).decode().unwrap();
+        change_challenge(&mut challenge);
+        let challenge = raw(&frame::to_bytes(&challenge));
+        let ConnectorStep::Send(proof) = connector.handle(challenge, &key).unwrap() else {
+            panic!("no proof");
+        };
+        acceptor.handle(raw(&proof))
+    }
+
+    #[test]
+    fn whatever_was_said_is_signed() {
+        assert!(after_changes(|_| {}, |_| {}).is_ok());
+        let refused = |result| matches!(result, Err(HandshakeError::BadProof(_)));
+        assert!(refused(after_changes(
+            |hello| hello.instance = [8; 16],
+            |_| {}
+        )));
+        assert!(refused(after_changes(
+            |hello| hello.max_streams += 1,
+            |_| {}
+        )));
+        assert!(refused(after_changes(
+            |hello| hello.versions.push(2),
+            |_| {}
+        )));
+        assert!(refused(after_changes(
+            |hello| hello.software.push('x'),
+            |_| {}
+        )));
+        assert!(refused(after_changes(
+            |_| {},
+            |challenge| challenge.nonce = [6; 32]
+        )));
+    }
+
+    /// PROTOCOL.md, "Handshake", step 2.
+    #[test]
+    fn the_signed_bytes_are_the_documents() {
+        let key = key(1);
+        let (mut connector, hello) = ConnectorHandshake::start(&local(), &key, [9; 16]);
+        let challenge = frame::to_bytes(&Challenge {
+            version: 1,
+            nonce: [5; 32],
+        });
+        let ConnectorStep::Send(proof) = connector.handle(raw(&challenge), &key).unwrap() else {
+            panic!("no proof");
+        };
+        let signed = [&b"underpass session proof v1\0"[..], &hello, &challenge].concat();
+        let proof: Proof = raw(&proof).decode().unwrap();
+        assert!(key.public_key().verifies(&signed, &proof.signature));
+    }
+
     #[test]
     fn no_common_version_names_what_was_offered() {
         let mut hello: Hello = raw(&ConnectorHandshake::start(&local(), &key(1), [9; 16]).1)

@@ -310,6 +310,15 @@ impl Session {
         self.shared.closed().await
     }
 
+    /// The session's end, for who must not keep it alive by waiting.
+    pub(crate) fn end(&self) -> impl Future<Output = ()> + Send + use<> {
+        let mut ended = self.shared.ended.clone();
+        async move {
+            // An error means that the driver is gone: that is an end, too.
+            let _ = ended.wait_for(Option::is_some).await;
+        }
+    }
+
     /// Waits until the peer is going away, and says when to come back; `None` where the session
     /// ended without.
     ///

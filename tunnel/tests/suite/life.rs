@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use futures_util::FutureExt;
+use futures_util::future::join_all;
 use tokio::io::AsyncWriteExt;
 use underpass_tunnel::proto::limits;
 use underpass_tunnel::proto::session::{Ending, OpenRefused};
@@ -53,20 +54,27 @@ pub(crate) async fn drain_waits_for_live_streams(kind: Kind) {
 pub(crate) async fn drain_delivers_the_last_bytes(kind: Kind) {
     const TOTAL: usize = 200_000;
     let Pair { agent, server, .. } = &pair(kind).await;
-    let mut ends = Vec::new();
-    for seed in 0..20 {
+    let mut writers = Vec::new();
+    let mut readers = Vec::new();
+    for _ in 0..40 {
         let (here, there) = stream(server, agent).await;
-        let (_, mut write) = here.into_split();
-        let sent = pour(&mut write, seed, TOTAL, 50_000).await.unwrap();
-        ends.push((there, sent));
+        writers.push(here.into_split().1);
+        readers.push(there);
     }
+    // All at once, so that all queues are full when the CLOSE joins them.
+    let pouring = writers
+        .iter_mut()
+        .zip(1..)
+        .map(|(write, seed)| pour(write, seed, TOTAL, 50_000));
+    let sent = join_all(pouring).await;
+    drop(writers);
     assert_eq!(server.open_streams(), 0, "nothing holds the drain up");
     within("the drain ends", server.drain(LONG, Duration::ZERO, "bye")).await;
     within("the agent hears of the end", agent.closed()).await;
-    for (there, sent) in ends {
+    for (there, sent) in readers.into_iter().zip(sent) {
         let (mut read, _write) = there.into_split();
         let (total, hash) = within("the bytes arrive", drink(&mut read)).await.unwrap();
-        assert_eq!((total, hash.as_ref()), (TOTAL, sent.as_ref()));
+        assert_eq!((total, hash.as_ref()), (TOTAL, sent.unwrap().as_ref()));
     }
 }
 

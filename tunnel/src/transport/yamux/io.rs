@@ -95,3 +95,49 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Io<T> {
         Poll::Ready(Ok(()))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures_util::{AsyncWriteExt as _, FutureExt};
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio_util::compat::TokioAsyncReadCompatExt;
+
+    const PIPE: usize = 1024;
+
+    #[tokio::test]
+    async fn a_close_reads_on_until_the_peer_has_closed() {
+        let (here, mut there) = tokio::io::duplex(PIPE);
+        let mut io = Io::new(here.compat(), LastHeard::new());
+        there.write_all(&[7; PIPE]).await.unwrap();
+        io.write_all(b"last words").await.unwrap();
+        let mut close = io.close();
+        assert!(
+            (&mut close).now_or_never().is_none(),
+            "the peer has not closed"
+        );
+        // There is room again: what nobody wants was read.
+        there.write_all(&[7; PIPE]).await.unwrap();
+        let mut words = Vec::new();
+        there.read_to_end(&mut words).await.unwrap();
+        assert_eq!(words, b"last words");
+        assert!((&mut close).now_or_never().is_none(), "it still has not");
+        drop(there);
+        close.await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn hearing_is_remembered() {
+        let (here, mut there) = tokio::io::duplex(PIPE);
+        let heard = LastHeard::new();
+        let mut io = Io::new(here.compat(), heard.clone());
+        let start = heard.get();
+        tokio::time::advance(Duration::from_secs(3)).await;
+        assert_eq!(heard.get(), start);
+        there.write_all(b"x").await.unwrap();
+        futures_util::AsyncReadExt::read(&mut io, &mut [0; 8])
+            .await
+            .unwrap();
+        assert_eq!(heard.get(), start + Duration::from_secs(3));
+    }
+}
