@@ -204,21 +204,17 @@ impl Driver<'_> {
     }
 
     async fn read_to_the_end(&mut self) -> Option<SessionError> {
-        let recv = &mut self.stream.recv;
         loop {
+            let recv = &mut self.stream.recv;
             match poll_fn(|cx| recv.poll_read_bytes(cx, READ)).await {
                 Ok(Some(bytes)) => self.shared.protocol().handle_bytes(&bytes, now()),
-                Ok(None) => return None,
                 Err(HalfError::Transport(error @ TransportError::ClosedByPeer { .. })) => {
                     return Some(SessionError::from_transport(error));
                 }
-                Err(_) => return None,
+                Ok(None) | Err(_) => return None,
             }
-            let mut protocol = self.shared.protocol();
-            while let Some(event) = protocol.poll_event() {
-                if let Event::Closed(ending) = event {
-                    return Some(SessionError::Ended(ending));
-                }
+            if let Some(error) = self.take_output() {
+                return Some(error);
             }
         }
     }
@@ -258,3 +254,162 @@ fn into_transport_error(error: HalfError) -> TransportError {
 #[derive(Debug, thiserror::Error)]
 #[error("the peer ended the control stream")]
 struct ControlEnded;
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+    use std::time::Duration;
+
+    use futures_util::FutureExt;
+    use futures_util::future::BoxFuture;
+
+    use super::*;
+    use crate::proto::code::{CloseCode, ResetCode};
+    use crate::proto::frame::{Close, Control};
+    use crate::proto::session::Agreed;
+    use crate::proto::stream_id::Role;
+    use crate::session::{Info, Session, SessionId};
+    use crate::transport::{Kind, RecvStream, SendStream, Transport};
+
+    /// A connection that the peer has closed already.
+    #[derive(Debug)]
+    struct Gone;
+
+    fn gone() -> TransportError {
+        TransportError::ClosedByPeer {
+            code: CloseCode::Shutdown,
+            reason: String::new(),
+        }
+    }
+
+    impl Transport for Gone {
+        fn open(&self) -> BoxFuture<'_, Result<BiStream, TransportError>> {
+            async { Err(gone()) }.boxed()
+        }
+
+        fn accept(&self) -> BoxFuture<'_, Result<BiStream, TransportError>> {
+            async { Err(gone()) }.boxed()
+        }
+
+        fn close(&self, _: CloseCode, _: &str) {}
+
+        fn closed(&self) -> BoxFuture<'_, TransportError> {
+            async { gone() }.boxed()
+        }
+
+        fn round_trip(&self) -> Option<Duration> {
+            None
+        }
+
+        fn kind(&self) -> Kind {
+            Kind::Memory
+        }
+
+        fn remote(&self) -> Option<SocketAddr> {
+            None
+        }
+    }
+
+    /// A control stream whose bytes are found only at the second look.
+    struct Late {
+        looked: bool,
+        bytes: Option<Bytes>,
+    }
+
+    impl RecvStream for Late {
+        fn poll_read_bytes(
+            &mut self,
+            _: &mut Context<'_>,
+            _: usize,
+        ) -> Poll<Result<Option<Bytes>, HalfError>> {
+            if !std::mem::replace(&mut self.looked, true) {
+                return Poll::Pending;
+            }
+            match self.bytes.take() {
+                Some(bytes) => Poll::Ready(Ok(Some(bytes))),
+                None => Poll::Ready(Err(HalfError::Transport(gone()))),
+            }
+        }
+
+        fn stop(&mut self, _: ResetCode) {}
+    }
+
+    struct Deaf;
+
+    impl SendStream for Deaf {
+        fn poll_write(&mut self, _: &mut Context<'_>, _: &[u8]) -> Poll<Result<usize, HalfError>> {
+            Poll::Ready(Err(HalfError::Transport(gone())))
+        }
+
+        fn poll_write_bytes(
+            &mut self,
+            _: &mut Context<'_>,
+            _: &mut Bytes,
+        ) -> Poll<Result<(), HalfError>> {
+            Poll::Ready(Err(HalfError::Transport(gone())))
+        }
+
+        fn poll_flush(&mut self, _: &mut Context<'_>) -> Poll<Result<(), HalfError>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_finish(&mut self, _: &mut Context<'_>) -> Poll<Result<(), HalfError>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn reset(&mut self, _: ResetCode) {}
+    }
+
+    fn session(bytes: Bytes) -> Session {
+        let recv = Late {
+            looked: false,
+            bytes: Some(bytes),
+        };
+        let control = ControlStream {
+            stream: BiStream {
+                send: Box::new(Deaf),
+                recv: Box::new(recv),
+            },
+            reader: FrameReader::new(limits::CONTROL_FRAME),
+        };
+        let agreed = Agreed {
+            local_streams: 1,
+            remote_streams: 1,
+            keepalive: limits::KEEPALIVE,
+        };
+        let key = crate::AgentKey::from_seed([1; 32]).unwrap().public_key();
+        let info = Info {
+            id: SessionId([0; 16]),
+            agent: "edge-1".to_owned(),
+            key,
+            instance: [0; 16],
+            software: String::new(),
+            role: Role::Connector,
+            transport: Kind::Memory,
+            remote: None,
+        };
+        Session::start(Arc::new(Gone), control, &agreed, info)
+    }
+
+    /// The connection's end may be noticed before the last bytes of the control stream are.
+    #[tokio::test(start_paused = true)]
+    async fn the_last_words_count_though_the_connection_is_gone() {
+        let go_away = GoAway {
+            code: CloseCode::Shutdown,
+            return_after_ms: 700,
+            reason: "moving".to_owned(),
+        };
+        let close = Close {
+            code: CloseCode::Revoked,
+            reason: "because".to_owned(),
+        };
+        let frames = [
+            Control::GoAway(go_away.clone()).encode(),
+            Control::Close(close).encode(),
+        ];
+        let session = session(frames.concat().into());
+        let error = session.closed().await;
+        assert_eq!(error.close_code(), Some(CloseCode::Revoked), "{error:?}");
+        assert_eq!(session.going_away().await, Some(go_away));
+    }
+}
