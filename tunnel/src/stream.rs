@@ -102,10 +102,10 @@ pub enum StreamError {
 }
 
 impl From<StreamError> for io::Error {
-    /// The [`StreamError`] is the error's inner one. The kind says whether anything was done:
-    /// [`NotConnected`](io::ErrorKind::NotConnected) is a stream that the peer does not take now,
-    /// and that may be tried again, [`ConnectionRefused`](io::ErrorKind::ConnectionRefused) one
-    /// that it does not take at all. With any other kind the peer may have acted.
+    /// The [`StreamError`] is the error's inner one. Of two kinds nothing else comes:
+    /// [`NotConnected`](io::ErrorKind::NotConnected) is a stream of which the peer did not say that it takes
+    /// it, or not now; [`ConnectionRefused`](io::ErrorKind::ConnectionRefused) is one that it declined.
+    /// Only after the latter is it certain that nothing was done with what was written.
     fn from(error: StreamError) -> Self {
         let kind = match &error {
             StreamError::NoAnswer(_)

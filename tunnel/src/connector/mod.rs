@@ -281,22 +281,23 @@ impl Connector {
         let mut backoff = self.backoff.clone();
         let mut left = None;
         loop {
-            let wait = match self.connect().await {
+            match self.connect().await {
                 Ok(session) => {
                     let mut end = Box::pin(session.end());
                     let wait = self
                         .keep(session, &mut backoff, &mut serve, &mut status)
                         .await;
                     left = end.as_mut().now_or_never().is_none().then_some(end);
-                    wait
+                    // In full, though the old session may end before: the server says when its
+                    // agents come back, so that they do not come all at once.
+                    tokio::time::sleep(wait).await;
                 }
                 Err(error) => {
                     let wait = backoff.failed(rand::rng().next_u32());
                     status(Status::Failed(&error, wait));
-                    wait
+                    pause(wait, &mut left, &mut backoff).await;
                 }
-            };
-            pause(wait, &mut left, &mut backoff).await;
+            }
         }
     }
 
