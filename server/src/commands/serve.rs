@@ -56,30 +56,12 @@ async fn serve(data: DataDir, options: Serve) -> Result<()> {
     data.write(URL, &format!("{url}\n"))?;
     tokio::spawn(certificate.renew(ca, options.names));
 
-    let access = AccessStore::open(data)?;
-    tokio::spawn(Arc::clone(&access).watch());
-    let tunnel = Tunnel::new(Arc::clone(&access));
-    tokio::spawn(tunnel.clone().enforce_access());
-    let acceptor = Arc::new(Acceptor::new(acceptor_config(), access.clone()));
-    let readiness = Readiness::default();
-    let http = Http {
-        tunnel: tunnel.clone(),
-        acceptor: Arc::clone(&acceptor),
-        metrics: PrometheusBuilder::new()
-            .install_recorder()
-            .context("cannot keep metrics")?,
-        readiness: readiness.clone(),
-    };
-    let front = Arc::new(Front::new(FrontConfig {
-        authenticator: Arc::new(InOrder::new(vec![Arc::new(TokenAuthenticator::new(
-            access.clone(),
-        ))])),
-        authorizer: access,
-        clusters: Arc::new(tunnel.clone()),
-        fallback: Arc::new(http),
-        policy: ImpersonationPolicy::default(),
-    }));
-
+    let Parts {
+        tunnel,
+        acceptor,
+        readiness,
+        front,
+    } = assemble(data)?;
     let connections = TaskTracker::new();
     let no_more = CancellationToken::new();
     let users = listen::serve_tcp(
@@ -117,6 +99,46 @@ async fn serve(data: DataDir, options: Serve) -> Result<()> {
         _ = stop.wait() => tracing::warn!("stopped at once"),
     }
     Ok(())
+}
+
+/// What the listeners serve.
+struct Parts {
+    tunnel: Tunnel,
+    acceptor: Arc<Acceptor>,
+    readiness: Readiness,
+    front: Arc<Front>,
+}
+
+/// Puts the parts together, and starts what watches over the access file.
+fn assemble(data: DataDir) -> Result<Parts> {
+    let access = AccessStore::open(data)?;
+    tokio::spawn(Arc::clone(&access).watch());
+    let tunnel = Tunnel::new(Arc::clone(&access));
+    tokio::spawn(tunnel.clone().enforce_access());
+    let acceptor = Arc::new(Acceptor::new(acceptor_config(), access.clone()));
+    let readiness = Readiness::default();
+    let http = Http {
+        tunnel: tunnel.clone(),
+        acceptor: Arc::clone(&acceptor),
+        metrics: PrometheusBuilder::new()
+            .install_recorder()
+            .context("cannot keep metrics")?,
+        readiness: readiness.clone(),
+    };
+    let tokens = TokenAuthenticator::new(access.clone());
+    let front = Arc::new(Front::new(FrontConfig {
+        authenticator: Arc::new(InOrder::new(vec![Arc::new(tokens)])),
+        authorizer: access,
+        clusters: Arc::new(tunnel.clone()),
+        fallback: Arc::new(http),
+        policy: ImpersonationPolicy::default(),
+    }));
+    Ok(Parts {
+        tunnel,
+        acceptor,
+        readiness,
+        front,
+    })
 }
 
 fn acceptor_config() -> AcceptorConfig {
