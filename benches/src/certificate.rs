@@ -1,9 +1,7 @@
 //! A server's certificate, and the CA that signed it.
 
-use std::sync::Arc;
-
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use rustls::{ClientConfig, ServerConfig};
 
 /// A self-signed certificate for `localhost`.
 #[derive(Debug)]
@@ -41,15 +39,6 @@ impl Certificate {
 
     /// The configuration that trusts it.
     pub fn client(&self) -> ClientConfig {
-        let mut roots = RootCertStore::empty();
-        roots
-            .add(self.certificate.clone())
-            .expect("the certificate can be trusted");
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        ClientConfig::builder_with_provider(provider)
-            .with_protocol_versions(&[&rustls::version::TLS13])
-            .expect("the provider speaks TLS 1.3")
-            .with_root_certificates(roots)
-            .with_no_client_auth()
+        underpass_tunnel::tls::pinned_client(self.pem.as_bytes()).expect("rustls takes the CA")
     }
 }

@@ -36,9 +36,14 @@ pub(super) struct Answer {
 }
 
 pub(super) fn refuse(refusal: &Refusal, record: &mut Record) -> Response<Body> {
+    note_refusal(refusal, record);
+    refusal.to_response()
+}
+
+/// For the log and the audit.
+pub(super) fn note_refusal(refusal: &Refusal, record: &mut Record) {
     tracing::debug!(%refusal, "refused");
     record.refused(refusal);
-    refusal.to_response()
 }
 
 impl Answer {

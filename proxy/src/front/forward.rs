@@ -12,7 +12,7 @@ use tracing::Instrument;
 use super::{
     Connection, Front, Open, StreamClass,
     admit::Admitted,
-    answer::{Answer, refuse},
+    answer::{Answer, note_refusal},
     audit::{self, Record},
     authenticate, route,
     watch_end::WatchEnd,
@@ -67,10 +67,12 @@ impl Front {
         let mut response = match self.answer(request, connection, &mut record).await {
             Ok(answer) => answer.into_response(record, connection, on_upgrade),
             Err(refusal) => {
-                let mut response = refuse(&refusal, &mut record);
-                if discovery {
-                    response = refusal.to_discovery_response();
-                }
+                note_refusal(&refusal, &mut record);
+                let mut response = if discovery {
+                    refusal.to_discovery_response()
+                } else {
+                    refusal.to_response()
+                };
                 if upgrading {
                     // Rule 1: what the client sent ahead, as if it had been upgraded, must not be read as requests.
                     let close = HeaderValue::from_static("close");
