@@ -19,19 +19,28 @@ import (
 // the upgraded connection to it. WebSocket (what kube-apiserver 1.36 passes on to nodes that declare the feature) is
 // translated to SPDY by Kubernetes's own handlers, SPDY is passed on as it is.
 
-func (s *Server) exec(w http.ResponseWriter, r *http.Request) {
+// container names the container that a request is for and says what is to be streamed, or answers why not.
+func (s *Server) container(w http.ResponseWriter, r *http.Request) (string, *remotecommand.Options, bool) {
 	options, err := remotecommand.NewOptions(r)
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusBadRequest)
-		return
+		return "", nil, false
 	}
 	run, err := s.options.Table.Run(podOf(r), r.PathValue("container"), false)
 	if err != nil {
 		refuse(w, err)
+		return "", nil, false
+	}
+	return run.ID(), options, true
+}
+
+func (s *Server) exec(w http.ResponseWriter, r *http.Request) {
+	container, options, ok := s.container(w, r)
+	if !ok {
 		return
 	}
 	response, err := s.streams.GetExec(&runtimeapi.ExecRequest{
-		ContainerId: run.ID(),
+		ContainerId: container,
 		Cmd:         r.Form["command"],
 		Tty:         options.TTY,
 		Stdin:       options.Stdin,
@@ -46,18 +55,12 @@ func (s *Server) exec(w http.ResponseWriter, r *http.Request) {
 }
 
 func (s *Server) attach(w http.ResponseWriter, r *http.Request) {
-	options, err := remotecommand.NewOptions(r)
-	if err != nil {
-		http.Error(w, err.Error(), http.StatusBadRequest)
-		return
-	}
-	run, err := s.options.Table.Run(podOf(r), r.PathValue("container"), false)
-	if err != nil {
-		refuse(w, err)
+	container, options, ok := s.container(w, r)
+	if !ok {
 		return
 	}
 	response, err := s.streams.GetAttach(&runtimeapi.AttachRequest{
-		ContainerId: run.ID(),
+		ContainerId: container,
 		Tty:         options.TTY,
 		Stdin:       options.Stdin,
 		Stdout:      options.Stdout,
