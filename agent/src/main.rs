@@ -96,6 +96,14 @@ fn report(status: Status<'_>) {
             server = info.remote.map(tracing::field::display), software = info.software,
             "connected"
         ),
+        Status::Detached(session, wait) => tracing::warn!(
+            session = %session.info().id, streams = session.open_streams(),
+            "connection lost, streams wait (connecting again in {wait:.1?})"
+        ),
+        Status::Resumed(session) => tracing::info!(
+            session = %session.info().id, transport = session.transport().map(tracing::field::display),
+            streams = session.open_streams(), "connected again, streams go on"
+        ),
         Status::Failed(error, wait) if error.needs_attention() => {
             let advice = advice(error);
             tracing::error!("{}; {advice} (trying again in {wait:.1?})", chain(error));

@@ -63,7 +63,7 @@ async fn serve_stream(incoming: IncomingStream, api_server: &ApiServer) {
         let target = incoming.target().to_owned();
         tracing::warn!(target, "stream refused");
         let reason = format!("this agent serves no target `{target}`");
-        incoming.refuse(ResetCode::UnknownTarget, &reason).await;
+        incoming.refuse(ResetCode::UnknownTarget, &reason);
         return;
     }
     let identity = incoming.header().clone();

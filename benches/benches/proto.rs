@@ -39,11 +39,17 @@ fn varints(c: &mut Criterion) {
 fn control_frames(c: &mut Criterion) {
     let mut group = c.benchmark_group("control frame");
     let ping = Control::Ping(Ping([7; 8]));
-    group.bench_function("encode PING", |b| b.iter(|| black_box(&ping).encode()));
-    let wire: Bytes = (0..64)
-        .flat_map(|_| ping.encode())
-        .collect::<Vec<_>>()
-        .into();
+    group.bench_function("encode PING", |b| {
+        let mut out = BytesMut::with_capacity(16);
+        b.iter(|| {
+            out.clear();
+            black_box(&ping).encode(&mut out);
+        });
+    });
+    let mut wire = BytesMut::new();
+    for _ in 0..64 {
+        ping.encode(&mut wire);
+    }
     group.throughput(Throughput::Elements(64));
     group.bench_function("cut and decode 64 PINGs", |b| {
         b.iter(|| {
@@ -61,6 +67,7 @@ fn handshake(c: &mut Criterion) {
     let key = AgentKey::from_seed([7; 32]).expect("any seed makes a key");
     let local = Local {
         max_streams: 100,
+        resume_window_ms: 60_000,
         software: "bench".to_owned(),
     };
     let cut = |bytes: &Bytes| {
@@ -70,7 +77,7 @@ fn handshake(c: &mut Criterion) {
     };
     c.bench_function("handshake, both ends", |b| {
         b.iter(|| {
-            let (mut connector, hello) = ConnectorHandshake::start(&local, &key, [1; 16]);
+            let (mut connector, hello) = ConnectorHandshake::start(&local, &key, [1; 16], None);
             let mut acceptor = AcceptorHandshake::start([2; 32]);
             let Ok(AcceptorStep::Send(challenge)) = acceptor.handle(cut(&hello)) else {
                 unreachable!("HELLO is good");

@@ -72,6 +72,8 @@ impl Pair {
                         .accept(Arc::new(there))
                         .await
                         .expect("it is let in")
+                        .into_session()
+                        .expect("it is new")
                 },)
             }
             Carrier::Quic => over_quic(&certificate, &acceptor).await,
@@ -123,6 +125,8 @@ async fn over_quic(certificate: &Certificate, acceptor: &Acceptor) -> (Session, 
                 .accept_quic(incoming)
                 .await
                 .expect("the agent behaves")
+                .into_session()
+                .expect("it is new")
         },
     )
 }
@@ -147,6 +151,8 @@ async fn over_websocket(certificate: &Certificate, acceptor: &Acceptor) -> (Sess
             .accept_websocket(tls, Some(remote))
             .await
             .expect("the agent behaves")
+            .into_session()
+            .expect("it is new")
     };
     tokio::join!(
         async { connector.connect().await.expect("it is let in") },

@@ -63,7 +63,7 @@ impl Http {
         for kind in [Kind::Quic, Kind::WebSocket] {
             let of_kind = sessions
                 .iter()
-                .filter(|session| session.info().transport == kind);
+                .filter(|session| session.transport() == Some(kind));
             let gauge =
                 metrics::gauge!("underpass_agent_sessions", "transport" => kind.to_string());
             gauge.set(count(of_kind.count()));

@@ -10,7 +10,8 @@ use rand::RngExt;
 use underpass_proxy::front::{Clusters, ConnectError, Open, StreamClass};
 use underpass_proxy::{BoxedIo, ClusterName, TARGET_KUBE_API};
 use underpass_tunnel::{
-    AcceptError, Class, CloseCode, OpenError, OpenRequest, Registry, ResetCode, Session, chain,
+    AcceptError, Accepted, Class, CloseCode, OpenError, OpenRequest, Registry, ResetCode, Session,
+    chain,
 };
 
 use crate::access::AccessStore;
@@ -31,9 +32,17 @@ impl Tunnel {
     }
 
     /// Takes a session into service, or logs why there is none with whoever is at `remote`.
-    pub(crate) fn serve(&self, accepted: Result<Session, AcceptError>, remote: IpAddr) {
+    pub(crate) fn serve(&self, accepted: Result<Accepted, AcceptError>, remote: IpAddr) {
         let session = match accepted {
-            Ok(session) => session,
+            Ok(Accepted::New(session)) => session,
+            Ok(Accepted::Resumed(info)) => {
+                metrics::counter!("underpass_sessions_resumed_total").increment(1);
+                tracing::info!(
+                    cluster = info.agent, session = %info.id, transport = %info.transport,
+                    remote = info.remote.map(tracing::field::display), "agent is back"
+                );
+                return;
+            }
             Err(error) => {
                 metrics::counter!("underpass_agents_refused_total").increment(1);
                 tracing::warn!(%remote, "no session: {}", chain(&error));
@@ -93,7 +102,7 @@ async fn watch(session: Session) {
             Ok(incoming) => {
                 let target = incoming.target().to_owned();
                 let reason = format!("this server serves no target `{target}`");
-                incoming.refuse(ResetCode::UnknownTarget, &reason).await;
+                incoming.refuse(ResetCode::UnknownTarget, &reason);
             }
             Err(error) => break error,
         }

@@ -1,8 +1,9 @@
 //! The side that is dialled: turns transports into sessions.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -13,19 +14,20 @@ use tokio::sync::{Semaphore, TryAcquireError};
 use crate::control::{ControlError, HandshakeStream};
 use crate::proto::code::CloseCode;
 use crate::proto::handshake::{
-    self, AcceptorHandshake, AcceptorStep, HandshakeError, Local, Proven,
+    self, AcceptorHandshake, AcceptorStep, HandshakeError, Local, Proven, ResumptionClaim,
 };
 use crate::proto::limits;
-use crate::proto::session::Agreed;
+use crate::proto::secret::SessionSecret;
+use crate::proto::session::{Agreed, LinkId, LinkRefused};
 use crate::proto::stream_id::Role;
 use crate::random::random;
-use crate::session::{Info, Session, SessionId};
+use crate::session::{Info, Joining, Session, SessionId, Shared};
 use crate::transport::quic::QuicTransport;
 use crate::transport::{Transport, TransportError, websocket};
 
 /// Decides which keys are whose.
 ///
-/// Asked once for each session, after the connector has proven that it owns the key.
+/// Asked once for each transport, after the connector has proven that it owns the key.
 pub trait Admission: Send + Sync + 'static {
     /// The name of the agent that `proven` belongs to, or why it is not let in.
     fn admit<'a>(&'a self, proven: &'a Proven) -> BoxFuture<'a, Result<String, Denied>>;
@@ -61,6 +63,9 @@ pub struct AcceptorConfig {
     /// nearer of these. Shorter finds a lost agent sooner and costs a packet each way per agent and
     /// interval.
     pub keepalive: Duration,
+    /// How long a session waits for its connector when its last transport is lost, an hour at the
+    /// most; zero ends it at once. What both sides were sending is kept meanwhile.
+    pub resume_window: Duration,
     /// Name and version of the software, for the peers' logs.
     pub software: String,
 }
@@ -70,6 +75,7 @@ impl Default for AcceptorConfig {
         Self {
             max_streams: limits::STREAMS,
             keepalive: limits::KEEPALIVE,
+            resume_window: limits::RESUME_WINDOW,
             software: concat!("underpass-tunnel/", env!("CARGO_PKG_VERSION")).to_owned(),
         }
     }
@@ -100,6 +106,62 @@ pub enum AcceptError {
     /// The key is not let in.
     #[error("agent refused")]
     Denied(#[source] Denied),
+    /// The session that it was for does not take it.
+    #[error("session not resumed")]
+    Resume(#[source] LinkRefused),
+}
+
+/// What became of a connection.
+#[derive(Debug)]
+pub enum Accepted {
+    /// A session that is new.
+    New(Session),
+    /// A transport of a session that was there; its streams move to it. Says who it is, with the
+    /// protocol and the address of the new transport.
+    Resumed(Box<Info>),
+}
+
+impl Accepted {
+    /// The session, where it is new.
+    pub fn into_session(self) -> Option<Session> {
+        match self {
+            Self::New(session) => Some(session),
+            Self::Resumed(_) => None,
+        }
+    }
+}
+
+/// The sessions that connectors may come back to.
+#[derive(Default)]
+struct Sessions {
+    by_id: HashMap<[u8; 16], Weak<Shared>>,
+    /// How many there may be before those that are over are looked for.
+    sweep_at: usize,
+}
+
+impl Sessions {
+    fn insert(&mut self, session: &Session) {
+        if self.by_id.len() >= self.sweep_at {
+            self.by_id.retain(|_, session| {
+                let live = session.upgrade();
+                live.is_some_and(|session| !session.core(|core| core.is_closed()))
+            });
+            self.sweep_at = 2 * self.by_id.len() + 64;
+        }
+        let shared = session.shared();
+        self.by_id
+            .insert(shared.info().id.0, Arc::downgrade(shared));
+    }
+
+    fn find(&self, id: &[u8; 16]) -> Option<Arc<Shared>> {
+        self.by_id.get(id)?.upgrade()
+    }
+}
+
+/// How a handshake goes on, once the connector is known.
+enum Admitted {
+    New(Agreed, SessionSecret, Info),
+    Resumed(Arc<Shared>, ResumptionClaim),
 }
 
 /// Turns transports into sessions, within bounds.
@@ -107,6 +169,7 @@ pub struct Acceptor {
     config: AcceptorConfig,
     admission: Arc<dyn Admission>,
     unauthenticated: Semaphore,
+    sessions: Mutex<Sessions>,
 }
 
 impl Acceptor {
@@ -117,12 +180,14 @@ impl Acceptor {
             keepalive: config
                 .keepalive
                 .clamp(limits::KEEPALIVE_MIN, limits::KEEPALIVE_MAX),
+            resume_window: config.resume_window.min(limits::RESUME_WINDOW_MAX),
             ..config
         };
         Self {
             config,
             admission,
             unauthenticated: Semaphore::new(limits::UNAUTHENTICATED),
+            sessions: Mutex::default(),
         }
     }
 
@@ -133,7 +198,7 @@ impl Acceptor {
     ///
     /// # Cancel safety
     /// Dropping the future drops the connection.
-    pub async fn accept_quic(&self, incoming: quinn::Incoming) -> Result<Session, AcceptError> {
+    pub async fn accept_quic(&self, incoming: quinn::Incoming) -> Result<Accepted, AcceptError> {
         let permit = match self.unauthenticated.try_acquire() {
             Ok(permit) => permit,
             Err(TryAcquireError::NoPermits | TryAcquireError::Closed) => {
@@ -164,7 +229,7 @@ impl Acceptor {
         &self,
         io: S,
         remote: Option<SocketAddr>,
-    ) -> Result<Session, AcceptError>
+    ) -> Result<Accepted, AcceptError>
     where
         S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin + 'static,
     {
@@ -172,14 +237,14 @@ impl Acceptor {
             .await
     }
 
-    /// Accepts a session on any transport.
+    /// Accepts any transport.
     ///
     /// # Errors
     /// Where no session comes of it; the peer was told why.
     ///
     /// # Cancel safety
     /// Dropping the future drops the connection.
-    pub async fn accept(&self, transport: Arc<dyn Transport>) -> Result<Session, AcceptError> {
+    pub async fn accept(&self, transport: Arc<dyn Transport>) -> Result<Accepted, AcceptError> {
         let Ok(_permit) = self.unauthenticated.try_acquire() else {
             transport.close(CloseCode::Overloaded, "too many handshakes");
             return Err(AcceptError::Overloaded);
@@ -187,13 +252,13 @@ impl Acceptor {
         self.accept_bounded(transport).await
     }
 
-    async fn accept_bounded(&self, transport: Arc<dyn Transport>) -> Result<Session, AcceptError> {
+    async fn accept_bounded(&self, transport: Arc<dyn Transport>) -> Result<Accepted, AcceptError> {
         let mut control = None;
         let handshake = self.handshake(transport.as_ref(), &mut control);
         let result = tokio::time::timeout(limits::HANDSHAKE_TIME, handshake).await;
         let error = match (result.unwrap_or(Err(AcceptError::Timeout)), control.take()) {
-            (Ok((agreed, info)), Some(control)) => {
-                return Ok(Session::start(transport, control.into(), &agreed, info));
+            (Ok(admitted), Some(control)) => {
+                return self.enter(admitted, transport, control);
             }
             (Ok(_), None) => AcceptError::Transport(TransportError::ClosedHere),
             (Err(error), control) => {
@@ -211,7 +276,7 @@ impl Acceptor {
         &self,
         transport: &dyn Transport,
         control: &mut Option<HandshakeStream>,
-    ) -> Result<(Agreed, Info), AcceptError> {
+    ) -> Result<Admitted, AcceptError> {
         let stream = transport.accept().await.map_err(AcceptError::Transport)?;
         let control = control.insert(HandshakeStream::new(stream));
         self.converse(control, transport).await
@@ -221,7 +286,7 @@ impl Acceptor {
         &self,
         control: &mut HandshakeStream,
         transport: &dyn Transport,
-    ) -> Result<(Agreed, Info), AcceptError> {
+    ) -> Result<Admitted, AcceptError> {
         let mut handshake = AcceptorHandshake::start(random());
         let proven = loop {
             let frame = control.receive().await?;
@@ -237,12 +302,25 @@ impl Acceptor {
             .and_then(nameable)
             .map_err(AcceptError::Denied)?;
         transport.authenticated();
-        let id = random();
-        control.send(self.welcome(id, &agent)).await?;
+        if let Some((session, claim)) = self.resumable(&proven, &agent) {
+            claim
+                .verify(session.secret())
+                .map_err(AcceptError::Handshake)?;
+            let received = session.core(|core| core.arrived());
+            control.send(handshake::resumed(received)).await?;
+            return Ok(Admitted::Resumed(session, claim));
+        }
+        let (id, secret) = (random(), SessionSecret::new(random()));
+        let wanted = Duration::from_millis(proven.resume_window_ms.into());
+        let resume_window = self.config.resume_window.min(wanted);
+        control
+            .send(self.welcome(id, secret.clone(), resume_window, &agent))
+            .await?;
         let agreed = Agreed {
             local_streams: proven.max_streams,
             remote_streams: self.config.max_streams,
             keepalive: self.config.keepalive,
+            resume_window,
         };
         let info = Info {
             id: SessionId(id),
@@ -254,16 +332,70 @@ impl Acceptor {
             transport: transport.kind(),
             remote: transport.remote(),
         };
-        Ok((agreed, info))
+        Ok(Admitted::New(agreed, secret, info))
     }
 
-    fn welcome(&self, id: [u8; 16], agent: &str) -> Bytes {
+    /// The session that a connector wants to carry on, if it is there and is the same agent's. One
+    /// that is not gets a new session: it may have been this server that was started again.
+    fn resumable(&self, proven: &Proven, agent: &str) -> Option<(Arc<Shared>, ResumptionClaim)> {
+        let claim = proven.resumption.clone()?;
+        let session = self.sessions().find(&claim.session)?;
+        let info = session.info();
+        let same = info.key == proven.key && info.agent == agent;
+        let live = !session.core(|core| core.is_closed());
+        (same && live).then_some((session, claim))
+    }
+
+    fn enter(
+        &self,
+        admitted: Admitted,
+        transport: Arc<dyn Transport>,
+        control: HandshakeStream,
+    ) -> Result<Accepted, AcceptError> {
+        let (kind, remote) = (transport.kind(), transport.remote());
+        let joining = |link, peer_has| Joining {
+            transport,
+            control: control.into(),
+            link,
+            peer_has,
+        };
+        match admitted {
+            Admitted::New(agreed, secret, info) => {
+                let session = Session::start(joining(LinkId::FIRST, 0), &agreed, secret, info);
+                self.sessions().insert(&session);
+                Ok(Accepted::New(session))
+            }
+            Admitted::Resumed(session, claim) => {
+                let joining = joining(LinkId(claim.attempt), claim.received);
+                session.join(joining).map_err(AcceptError::Resume)?;
+                Ok(Accepted::Resumed(Box::new(Info {
+                    transport: kind,
+                    remote,
+                    ..session.info().clone()
+                })))
+            }
+        }
+    }
+
+    fn sessions(&self) -> std::sync::MutexGuard<'_, Sessions> {
+        // Nothing under the lock leaves the map half-changed.
+        self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn welcome(
+        &self,
+        id: [u8; 16],
+        secret: SessionSecret,
+        resume_window: Duration,
+        agent: &str,
+    ) -> Bytes {
+        let millis = |time: Duration| u32::try_from(time.as_millis()).unwrap_or(u32::MAX);
         let local = Local {
             max_streams: self.config.max_streams,
+            resume_window_ms: millis(resume_window),
             software: self.config.software.clone(),
         };
-        let keepalive_ms = u32::try_from(self.config.keepalive.as_millis()).unwrap_or(u32::MAX);
-        handshake::welcome(&local, id, keepalive_ms, agent)
+        handshake::welcome(&local, id, secret, millis(self.config.keepalive), agent)
     }
 }
 
@@ -292,6 +424,7 @@ fn close_words(error: &AcceptError) -> (CloseCode, String) {
         AcceptError::Quic(_) | AcceptError::Transport(_) => CloseCode::Shutdown,
         AcceptError::Handshake(error) => error.close_code().unwrap_or(CloseCode::Shutdown),
         AcceptError::Timeout => CloseCode::HandshakeTimeout,
+        AcceptError::Resume(_) => CloseCode::ResumeRefused,
         AcceptError::Denied(denied) => return (denied.code, denied.reason.clone()),
     };
     (code, crate::error::chain(error))

@@ -41,7 +41,7 @@
 //! let (here, there) = memory::pair(); // `connector.connect()` dials a real server instead
 //! let (agent, server) =
 //!     tokio::join!(connector.establish(Arc::new(here)), acceptor.accept(Arc::new(there)));
-//! let (agent, server) = (agent?, server?);
+//! let (agent, server) = (agent?, server?.into_session().ok_or("it is new")?);
 //!
 //! tokio::spawn(async move {
 //!     while let Ok(incoming) = agent.accept().await {
@@ -75,9 +75,10 @@ mod stream;
 pub mod tls;
 pub mod transport;
 
-pub use acceptor::{AcceptError, Acceptor, AcceptorConfig, Admission, Denied};
+pub use acceptor::{AcceptError, Accepted, Acceptor, AcceptorConfig, Admission, Denied};
 pub use connector::{
-    ConfigError, ConnectError, Connector, ConnectorConfig, DialError, Status, Transports,
+    ConfigError, ConnectError, Connector, ConnectorConfig, DialError, Reconnected, Status,
+    Transports,
 };
 pub use error::chain;
 pub use proto::code::{CloseCode, ResetCode};
@@ -85,5 +86,7 @@ pub use proto::frame::{Class, GoAway};
 pub use proto::handshake::Proven;
 pub use proto::key::{AgentKey, KeyError, PublicKey};
 pub use registry::Registry;
-pub use session::{IncomingStream, Info, OpenError, OpenRequest, Session, SessionError, SessionId};
+pub use session::{
+    IncomingStream, Info, LinkLoss, OpenError, OpenRequest, Session, SessionError, SessionId,
+};
 pub use stream::{ReadHalf, Stream, StreamError, WriteHalf};

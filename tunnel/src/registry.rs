@@ -62,11 +62,16 @@ impl Registry {
 
     /// The session to open `agent`'s next stream in: the newest that takes streams and whose peer
     /// answers. A session that left an OPEN unanswered is passed over until its peer is heard
-    /// from: waiting for it once more would only make the next caller wait too.
+    /// from: waiting for it once more would only make the next caller wait too. One that has just
+    /// lost its transport is taken where there is no other: it is likely to have another soon.
     pub fn pick(&self, agent: &str) -> Option<Session> {
         let sessions = self.lock();
-        let usable = |session: &&Session| session.is_open() && !session.is_suspect();
-        sessions.get(agent)?.iter().rev().find(usable).cloned()
+        let newest_first = sessions.get(agent)?.iter().rev();
+        let mut usable = newest_first
+            .filter(|session| session.is_open() && !session.is_suspect() && session.is_reachable());
+        let first = usable.clone().next();
+        let attached = usable.find(|session| session.transport().is_some());
+        attached.or(first).cloned()
     }
 
     /// All sessions.

@@ -17,8 +17,10 @@ use crate::proto::code::ResetCode;
 use crate::proto::frame::{Answer, FrameReader};
 use crate::proto::stream_id::StreamId;
 use crate::proto::{DecodeError, limits};
-use crate::session::{SessionError, Slot, write_all};
-use crate::transport::{BiStream, HalfError, RecvStream, SendStream};
+use crate::session::{SessionError, Shared, StreamIo};
+
+/// Bytes copied in one go: what is kept is of that size.
+const COPY: usize = 64 * 1024;
 
 /// Bytes read in one go where the caller names no number.
 const READ: usize = 64 * 1024;
@@ -30,6 +32,9 @@ const READ: usize = 64 * 1024;
 /// reached resets it with [`ResetCode::Cancelled`]: the peer gets an error, never a clean end
 /// that is none.
 ///
+/// It goes on when the session's transport is lost and another one takes its place: whoever reads
+/// and writes it waits meanwhile, and neither misses a byte nor sees one twice.
+///
 /// Written bytes may wait until [`poll_flush`](AsyncWrite::poll_flush) or the next write.
 #[derive(Debug)]
 pub struct Stream {
@@ -39,16 +44,31 @@ pub struct Stream {
 
 /// The half of a [`Stream`] that writes.
 pub struct WriteHalf {
-    stream: Box<dyn SendStream>,
-    slot: Arc<Slot>,
+    hold: Arc<Hold>,
+    /// The clean end is on its way: nothing is left to do.
+    finished: bool,
 }
 
 /// The half of a [`Stream`] that reads.
 pub struct ReadHalf {
-    stream: Box<dyn RecvStream>,
+    hold: Arc<Hold>,
     answer: AnswerState,
+    /// What came behind the peer's answer.
     received: Bytes,
-    slot: Arc<Slot>,
+    /// How it ended, once it has.
+    end: Option<Result<(), StreamError>>,
+}
+
+/// What both halves hold; the session keeps the stream until both have let go.
+struct Hold {
+    shared: Arc<Shared>,
+    io: Arc<StreamIo>,
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        self.shared.with(|core| core.release(self.io.id()));
+    }
 }
 
 /// Whether the peer has answered our OPEN yet.
@@ -125,46 +145,37 @@ impl From<StreamError> for io::Error {
 
 impl Stream {
     /// A stream that this side opened: the peer's answer comes first, until `deadline`.
-    pub(crate) fn opened(stream: BiStream, slot: Slot, deadline: Instant) -> Self {
+    pub(crate) fn opened(shared: Arc<Shared>, io: Arc<StreamIo>, deadline: Instant) -> Self {
         let awaited = Awaited {
             reader: FrameReader::new(limits::CONTROL_FRAME),
             deadline: Box::pin(tokio::time::sleep_until(deadline)),
         };
-        Self::new(
-            stream,
-            AnswerState::Awaited(Box::new(awaited)),
-            Bytes::new(),
-            slot,
-        )
+        Self::new(shared, io, AnswerState::Awaited(Box::new(awaited)))
     }
 
-    /// A stream that the peer opened, with the payload that came behind its header.
-    pub(crate) fn accepted_from(stream: BiStream, payload: Bytes, slot: Slot) -> Self {
-        Self::new(stream, AnswerState::Accepted, payload, slot)
+    /// A stream that the peer opened.
+    pub(crate) fn accepted_from(shared: Arc<Shared>, io: Arc<StreamIo>) -> Self {
+        Self::new(shared, io, AnswerState::Accepted)
     }
 
-    fn new(stream: BiStream, answer: AnswerState, received: Bytes, slot: Slot) -> Self {
-        let slot = Arc::new(slot);
+    fn new(shared: Arc<Shared>, io: Arc<StreamIo>, answer: AnswerState) -> Self {
+        let hold = Arc::new(Hold { shared, io });
         Self {
             send: WriteHalf {
-                stream: stream.send,
-                slot: Arc::clone(&slot),
+                hold: Arc::clone(&hold),
+                finished: false,
             },
             recv: ReadHalf {
-                stream: stream.recv,
+                hold,
                 answer,
-                received,
-                slot,
+                received: Bytes::new(),
+                end: None,
             },
         }
     }
 
-    pub(crate) async fn send_preface(&mut self, preface: Bytes) -> Result<(), HalfError> {
-        write_all(self.send.stream.as_mut(), preface).await
-    }
-
-    pub(crate) fn error(&self, error: HalfError) -> StreamError {
-        into_stream_error(error, &self.send.slot)
+    pub(crate) async fn send_preface(&mut self, preface: Bytes) -> Result<(), StreamError> {
+        self.send.write_bytes(preface).await
     }
 
     /// Waits for the peer's answer to the open header.
@@ -182,13 +193,14 @@ impl Stream {
 
     /// The stream's id in its session.
     pub fn id(&self) -> StreamId {
-        self.send.slot.id()
+        self.send.hold.io.id()
     }
 
     /// Ends both directions at once and tells the peer why.
-    pub fn reset(mut self, code: ResetCode) {
-        self.send.stream.reset(code);
-        self.recv.stream.stop(code);
+    pub fn reset(self, code: ResetCode) {
+        let Self { send, recv } = self;
+        send.reset(code);
+        recv.stop(code);
     }
 
     /// Parts the stream into halves that can go to different tasks. Dropping a half ends its
@@ -246,71 +258,92 @@ impl ReadHalf {
             let len = self.received.len().min(max);
             return Poll::Ready(Ok(Some(self.received.split_to(len))));
         }
-        self.stream
-            .poll_read_bytes(cx, max)
-            .map_err(|error| into_stream_error(error, &self.slot))
+        self.poll_received(cx, max)
+    }
+
+    fn poll_received(
+        &mut self,
+        cx: &mut Context<'_>,
+        max: usize,
+    ) -> Poll<Result<Option<Bytes>, StreamError>> {
+        if let Some(end) = &self.end {
+            return Poll::Ready(end.clone().map(|()| None));
+        }
+        let result = ready!(self.hold.io.poll_read(&self.hold.shared, cx, max));
+        match &result {
+            Ok(Some(_)) => {}
+            Ok(None) => self.end = Some(Ok(())),
+            Err(error) => self.end = Some(Err(error.clone())),
+        }
+        Poll::Ready(result)
     }
 
     fn poll_answer(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), StreamError>> {
-        let awaited = match &mut self.answer {
+        match &self.answer {
             AnswerState::Accepted => return Poll::Ready(Ok(())),
             AnswerState::Failed(error) => return Poll::Ready(Err(error.clone())),
-            AnswerState::Awaited(awaited) => awaited,
+            AnswerState::Awaited(_) => {}
+        }
+        let result = ready!(self.poll_receive_answer(cx));
+        self.answer = match &result {
+            Ok(()) => AnswerState::Accepted,
+            Err(error) => AnswerState::Failed(error.clone()),
         };
-        let result = match ready!(poll_receive_answer(awaited, self.stream.as_mut(), cx)) {
-            Ok((Answer::Accepted, payload)) => {
-                self.received = payload;
-                self.answer = AnswerState::Accepted;
+        Poll::Ready(result)
+    }
+
+    fn poll_receive_answer(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), StreamError>> {
+        loop {
+            let AnswerState::Awaited(awaited) = &mut self.answer else {
+                return Poll::Ready(Ok(()));
+            };
+            if let Some(raw) = awaited.reader.next().map_err(StreamError::BadAnswer)? {
+                let Answer = raw.decode().map_err(StreamError::BadAnswer)?;
+                let reader = std::mem::replace(&mut awaited.reader, FrameReader::new(0));
+                self.received = reader.into_rest();
                 return Poll::Ready(Ok(()));
             }
-            Ok((Answer::Refused { code, reason }, _)) => StreamError::Refused { code, reason },
-            Err(AnswerError::Decode(error)) => StreamError::BadAnswer(error),
-            Err(AnswerError::Ended) => StreamError::Unanswered,
-            Err(AnswerError::Stream(error)) => into_stream_error(error, &self.slot),
-            Err(AnswerError::Timeout) => {
-                self.slot.session().suspect();
-                StreamError::NoAnswer(limits::ANSWER_TIME)
+            match self.poll_received(cx, READ) {
+                Poll::Ready(Ok(Some(bytes))) => self.push_answer(&bytes),
+                Poll::Ready(Ok(None)) => return Poll::Ready(Err(StreamError::Unanswered)),
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                Poll::Pending => return self.poll_deadline(cx),
             }
-        };
-        self.answer = AnswerState::Failed(result.clone());
-        Poll::Ready(Err(result))
+        }
     }
-}
 
-enum AnswerError {
-    Decode(DecodeError),
-    Ended,
-    Timeout,
-    Stream(HalfError),
-}
+    fn push_answer(&mut self, bytes: &[u8]) {
+        if let AnswerState::Awaited(awaited) = &mut self.answer {
+            awaited.reader.push(bytes);
+        }
+    }
 
-fn poll_receive_answer(
-    awaited: &mut Awaited,
-    stream: &mut dyn RecvStream,
-    cx: &mut Context<'_>,
-) -> Poll<Result<(Answer, Bytes), AnswerError>> {
-    loop {
-        if let Some(raw) = awaited.reader.next().map_err(AnswerError::Decode)? {
-            let answer = raw.decode().map_err(AnswerError::Decode)?;
-            let reader = std::mem::replace(&mut awaited.reader, FrameReader::new(0));
-            return Poll::Ready(Ok((answer, reader.into_rest())));
+    fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), StreamError>> {
+        if let AnswerState::Awaited(awaited) = &mut self.answer {
+            ready!(awaited.deadline.as_mut().poll(cx));
         }
-        match stream.poll_read_bytes(cx, READ) {
-            Poll::Ready(Ok(Some(bytes))) => awaited.reader.push(&bytes),
-            Poll::Ready(Ok(None)) => return Poll::Ready(Err(AnswerError::Ended)),
-            Poll::Ready(Err(error)) => return Poll::Ready(Err(AnswerError::Stream(error))),
-            Poll::Pending => {
-                ready!(awaited.deadline.as_mut().poll(cx));
-                return Poll::Ready(Err(AnswerError::Timeout));
-            }
-        }
+        self.hold.shared.suspect();
+        Poll::Ready(Err(StreamError::NoAnswer(limits::ANSWER_TIME)))
     }
 }
 
 impl ReadHalf {
     /// Reads no more, and tells the peer why: its writes fail with [`StreamError::Stopped`].
     pub fn stop(mut self, code: ResetCode) {
-        self.stream.stop(code);
+        self.stop_now(code);
+    }
+
+    fn stop_now(&mut self, code: ResetCode) {
+        if self.end.is_none() {
+            self.end = Some(Err(StreamError::Finished));
+            self.hold.io.stop(&self.hold.shared, code);
+        }
+    }
+}
+
+impl Drop for ReadHalf {
+    fn drop(&mut self) {
+        self.stop_now(ResetCode::Cancelled);
     }
 }
 
@@ -322,29 +355,49 @@ impl WriteHalf {
     ///
     /// # Cancel safety
     /// A part may have been written.
-    pub async fn write_bytes(&mut self, bytes: Bytes) -> Result<(), StreamError> {
-        write_all(self.stream.as_mut(), bytes)
-            .await
-            .map_err(|error| self.error(error))
+    pub async fn write_bytes(&mut self, mut bytes: Bytes) -> Result<(), StreamError> {
+        while !bytes.is_empty() {
+            poll_fn(|cx| self.poll_write_bytes(cx, &mut bytes)).await?;
+        }
+        poll_fn(|cx| self.poll_flush_bytes(cx)).await
+    }
+
+    /// Takes bytes from the front of `bytes`, without a copy; at least one.
+    ///
+    /// # Errors
+    /// Where the peer takes no more.
+    pub fn poll_write_bytes(
+        &mut self,
+        cx: &mut Context<'_>,
+        bytes: &mut Bytes,
+    ) -> Poll<Result<(), StreamError>> {
+        if bytes.is_empty() {
+            return Poll::Ready(Ok(()));
+        }
+        let Hold { shared, io } = &*self.hold;
+        let take = |room: usize| bytes.split_to(bytes.len().min(room));
+        io.poll_write(shared, cx, take).map_ok(drop)
+    }
+
+    fn poll_flush_bytes(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), StreamError>> {
+        self.hold.io.poll_flush(&self.hold.shared, cx)
     }
 
     /// Ends this direction at once and tells the peer why. What it has not read may never arrive.
     pub fn reset(mut self, code: ResetCode) {
-        self.stream.reset(code);
+        self.reset_now(code);
     }
 
-    fn error(&self, error: HalfError) -> StreamError {
-        into_stream_error(error, &self.slot)
+    fn reset_now(&mut self, code: ResetCode) {
+        if !std::mem::replace(&mut self.finished, true) {
+            self.hold.io.reset(&self.hold.shared, code);
+        }
     }
 }
 
-fn into_stream_error(error: HalfError, slot: &Slot) -> StreamError {
-    match error {
-        HalfError::Reset(code) => StreamError::Reset(code),
-        HalfError::Stopped(code) => StreamError::Stopped(code),
-        HalfError::Finished => StreamError::Finished,
-        HalfError::Malformed(error) => StreamError::Malformed(error),
-        HalfError::Transport(error) => StreamError::Session(slot.session().ending(error)),
+impl Drop for WriteHalf {
+    fn drop(&mut self) {
+        self.reset_now(ResetCode::Cancelled);
     }
 }
 
@@ -366,28 +419,32 @@ impl AsyncRead for ReadHalf {
 
 impl AsyncWrite for WriteHalf {
     fn poll_write(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
         if buf.is_empty() {
             return Poll::Ready(Ok(0));
         }
-        self.stream
-            .poll_write(cx, buf)
-            .map_err(|error| self.error(error).into())
+        let Hold { shared, io } = &*self.hold;
+        let take = |room: usize| {
+            let len = buf.len().min(room).min(COPY);
+            Bytes::copy_from_slice(buf.get(..len).unwrap_or_default())
+        };
+        io.poll_write(shared, cx, take).map_err(io::Error::from)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.stream
-            .poll_flush(cx)
-            .map_err(|error| self.error(error).into())
+        self.poll_flush_bytes(cx).map_err(io::Error::from)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.stream
-            .poll_finish(cx)
-            .map_err(|error| self.error(error).into())
+        if self.finished {
+            return Poll::Ready(Ok(()));
+        }
+        ready!(self.hold.io.poll_finish(&self.hold.shared, cx))?;
+        self.finished = true;
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -422,7 +479,7 @@ impl AsyncWrite for Stream {
 impl fmt::Debug for WriteHalf {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("WriteHalf")
-            .field("id", &self.slot.id())
+            .field("id", &self.hold.io.id())
             .finish_non_exhaustive()
     }
 }
@@ -430,7 +487,7 @@ impl fmt::Debug for WriteHalf {
 impl fmt::Debug for ReadHalf {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ReadHalf")
-            .field("id", &self.slot.id())
+            .field("id", &self.hold.io.id())
             .finish_non_exhaustive()
     }
 }

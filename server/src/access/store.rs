@@ -271,7 +271,9 @@ mod tests {
             key,
             instance: [0; 16],
             max_streams: 1,
+            resume_window_ms: 0,
             software: String::new(),
+            resumption: None,
         };
         assert_eq!(store.admit(&proven).await, Err(Denied::unknown_key()));
         let prod: ClusterName = "prod".parse().unwrap();

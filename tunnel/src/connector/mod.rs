@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use rand::Rng;
+use rand::{Rng, RngExt};
 use thiserror::Error;
 
 pub use self::dial::DialError;
@@ -16,13 +16,16 @@ use crate::control::{ControlError, HandshakeStream};
 use crate::error::chain;
 use crate::proto::backoff::Backoff;
 use crate::proto::code::CloseCode;
-use crate::proto::handshake::{ConnectorHandshake, ConnectorStep, HandshakeError, Local};
+use crate::proto::frame::Welcome;
+use crate::proto::handshake::{
+    ConnectorHandshake, ConnectorStep, HandshakeError, Local, Resumption,
+};
 use crate::proto::key::AgentKey;
 use crate::proto::limits;
-use crate::proto::session::Agreed;
+use crate::proto::session::{Agreed, LinkId, LinkRefused};
 use crate::proto::stream_id::Role;
 use crate::random::random;
-use crate::session::{Info, Session, SessionId};
+use crate::session::{Info, Joining, Session, SessionId};
 use crate::tls::{self, TlsError};
 use crate::transport::quic::EndpointError;
 use crate::transport::{Transport, TransportError};
@@ -59,6 +62,9 @@ pub struct ConnectorConfig {
     pub backoff_initial: Duration,
     /// The ceiling of any wait.
     pub backoff_max: Duration,
+    /// How long a session waits for its next transport when it has lost the last, an hour at the
+    /// most; the server's own limit may be shorter. Zero ends sessions with their transport.
+    pub resume_window: Duration,
     /// Streams that the server may have open at once, [`limits::STREAMS_MAX`] at most; each costs
     /// about 4 KiB when idle.
     pub max_streams: u32,
@@ -78,6 +84,7 @@ impl ConnectorConfig {
             quic_head_start: Duration::from_millis(300),
             backoff_initial: Duration::from_millis(500),
             backoff_max: Duration::from_secs(30),
+            resume_window: limits::RESUME_WINDOW,
             max_streams: limits::STREAMS,
             software: concat!("underpass-tunnel/", env!("CARGO_PKG_VERSION")).to_owned(),
         }
@@ -115,6 +122,18 @@ pub enum ConnectError {
     /// The handshake took too long.
     #[error("no session within {} s", limits::HANDSHAKE_TIME.as_secs())]
     Timeout,
+    /// The session to resume does not take the transport.
+    #[error("session not resumed")]
+    Resume(#[source] LinkRefused),
+}
+
+/// What became of a dial for a session that was there.
+#[derive(Debug)]
+pub enum Reconnected {
+    /// It goes on.
+    Resumed,
+    /// The server does not have it any more, and the connector has ended it. This one is new.
+    New(Session),
 }
 
 impl ConnectError {
@@ -123,6 +142,7 @@ impl ConnectError {
         match self {
             Self::Handshake(error) => error.close_code(),
             Self::Timeout => Some(CloseCode::HandshakeTimeout),
+            Self::Resume(_) => Some(CloseCode::ResumeRefused),
             Self::Dial(_) | Self::Transport(_) => None,
         }
     }
@@ -140,7 +160,19 @@ impl ConnectError {
                 )
             }
             Self::Handshake(_) => true,
-            Self::Transport(_) | Self::Timeout => false,
+            Self::Transport(_) | Self::Timeout | Self::Resume(_) => false,
+        }
+    }
+
+    /// Whether the server says that the session to resume cannot go on.
+    fn refuses_resumption(&self) -> bool {
+        match self {
+            Self::Resume(_) => true,
+            Self::Handshake(HandshakeError::ClosedByPeer { code, .. })
+            | Self::Transport(TransportError::ClosedByPeer { code, .. }) => {
+                *code == CloseCode::ResumeRefused
+            }
+            _ => false,
         }
     }
 }
@@ -150,6 +182,11 @@ impl ConnectError {
 pub enum Status<'a> {
     /// A session stands.
     Connected(&'a Info),
+    /// The session has lost its transport, and its streams wait; the next attempt follows after the
+    /// wait.
+    Detached(&'a Session, Duration),
+    /// The session goes on, on another transport.
+    Resumed(&'a Session),
     /// An attempt failed; the next one follows after the wait.
     Failed(&'a ConnectError, Duration),
     /// The session ended; the next attempt follows after the wait.
@@ -158,6 +195,10 @@ pub enum Status<'a> {
 
 /// A session that lasted this long was no accident: the next failure waits from the start again.
 const STABLE: Duration = Duration::from_secs(10);
+
+/// Over how long the agents of a server spread that all lose it at once, when each had a session
+/// that was stable: their streams wait.
+const RESUME_SPREAD: Duration = Duration::from_millis(100);
 
 /// Dials a server, and again when the session is lost.
 pub struct Connector {
@@ -181,13 +222,20 @@ impl Connector {
             instance: random(),
             local: Local {
                 max_streams: config.max_streams.min(limits::STREAMS_MAX),
+                resume_window_ms: config
+                    .resume_window
+                    .min(limits::RESUME_WINDOW_MAX)
+                    .as_millis()
+                    .try_into()
+                    .unwrap_or(u32::MAX),
                 software: config.software,
             },
             backoff: Backoff::new(config.backoff_initial, config.backoff_max),
         })
     }
 
-    /// Dials once.
+    /// Dials once. When the session loses its transport, [`reconnect`](Self::reconnect) brings
+    /// another one; [`run`](Self::run) does both, for ever.
     ///
     /// # Errors
     /// Where no session comes of it.
@@ -199,6 +247,18 @@ impl Connector {
         self.establish(transport).await
     }
 
+    /// Dials once, to carry on `session`: where it has no transport, or to replace the one it has.
+    ///
+    /// # Errors
+    /// Where nothing comes of it. The session waits on.
+    ///
+    /// # Cancel safety
+    /// Dropping the future ends the attempt.
+    pub async fn reconnect(&self, session: &Session) -> Result<Reconnected, ConnectError> {
+        let transport = self.dialler.dial().await?;
+        self.resume(session, transport).await
+    }
+
     /// Makes a session on a transport that was dialled elsewhere.
     ///
     /// # Errors
@@ -207,13 +267,69 @@ impl Connector {
     /// # Cancel safety
     /// Dropping the future drops the connection.
     pub async fn establish(&self, transport: Arc<dyn Transport>) -> Result<Session, ConnectError> {
+        let (outcome, control) = self.shake_hands(&transport, None).await?;
+        match outcome {
+            ConnectorStep::Established(welcome) => Ok(self.start(welcome, transport, control)),
+            // Neither comes out of a handshake that asked for a session.
+            ConnectorStep::Resumed(_) | ConnectorStep::Send(_) => {
+                Err(ConnectError::Transport(TransportError::ClosedHere))
+            }
+        }
+    }
+
+    /// Carries on `session` on a transport that was dialled elsewhere.
+    ///
+    /// # Errors
+    /// Where nothing comes of it. The session waits on.
+    ///
+    /// # Cancel safety
+    /// Dropping the future drops the connection.
+    pub async fn resume(
+        &self,
+        session: &Session,
+        transport: Arc<dyn Transport>,
+    ) -> Result<Reconnected, ConnectError> {
+        let resumption = session.shared().resumption();
+        let result = self.shake_hands(&transport, Some(&resumption)).await;
+        let (outcome, control) = result.inspect_err(|error| {
+            if error.refuses_resumption() {
+                session.close(CloseCode::ResumeRefused, "the server does not resume it");
+            }
+        })?;
+        match outcome {
+            ConnectorStep::Resumed(resumed) => {
+                let joining = Joining {
+                    transport,
+                    control: control.into(),
+                    link: LinkId(resumption.attempt),
+                    peer_has: resumed.received,
+                };
+                session
+                    .shared()
+                    .join(joining)
+                    .map_err(ConnectError::Resume)?;
+                Ok(Reconnected::Resumed)
+            }
+            ConnectorStep::Established(welcome) => {
+                let reason = "the server does not have it any more";
+                session.close(CloseCode::ResumeRefused, reason);
+                Ok(Reconnected::New(self.start(welcome, transport, control)))
+            }
+            ConnectorStep::Send(_) => Err(ConnectError::Transport(TransportError::ClosedHere)),
+        }
+    }
+
+    /// Shakes hands to the end, and tells the peer where that is a bad one.
+    async fn shake_hands(
+        &self,
+        transport: &Arc<dyn Transport>,
+        resumption: Option<&Resumption>,
+    ) -> Result<(ConnectorStep, HandshakeStream), ConnectError> {
         let mut control = None;
-        let handshake = self.handshake(transport.as_ref(), &mut control);
+        let handshake = self.handshake(transport.as_ref(), resumption, &mut control);
         let result = tokio::time::timeout(limits::HANDSHAKE_TIME, handshake).await;
         let error = match (result.unwrap_or(Err(ConnectError::Timeout)), control.take()) {
-            (Ok((agreed, info)), Some(control)) => {
-                return Ok(Session::start(transport, control.into(), &agreed, info));
-            }
+            (Ok(outcome), Some(control)) => return Ok((outcome, control)),
             (Ok(_), None) => ConnectError::Transport(TransportError::ClosedHere),
             (Err(error), control) => {
                 if let (Some(code), Some(control)) = (error.close_code(), control) {
@@ -231,27 +347,37 @@ impl Connector {
     async fn handshake(
         &self,
         transport: &dyn Transport,
+        resumption: Option<&Resumption>,
         control: &mut Option<HandshakeStream>,
-    ) -> Result<(Agreed, Info), ConnectError> {
+    ) -> Result<ConnectorStep, ConnectError> {
         let stream = transport.open().await.map_err(ConnectError::Transport)?;
         let control = control.insert(HandshakeStream::new(stream));
         let (mut handshake, hello) =
-            ConnectorHandshake::start(&self.local, &self.key, self.instance);
+            ConnectorHandshake::start(&self.local, &self.key, self.instance, resumption);
         control.send(hello).await?;
-        let welcome = loop {
+        loop {
             let frame = control.receive().await?;
             match handshake
                 .handle(frame, &self.key)
                 .map_err(ConnectError::Handshake)?
             {
                 ConnectorStep::Send(bytes) => control.send(bytes).await?,
-                ConnectorStep::Established(welcome) => break welcome,
+                outcome => return Ok(outcome),
             }
-        };
+        }
+    }
+
+    fn start(
+        &self,
+        welcome: Welcome,
+        transport: Arc<dyn Transport>,
+        control: HandshakeStream,
+    ) -> Session {
         let agreed = Agreed {
             local_streams: welcome.max_streams,
             remote_streams: self.local.max_streams,
             keepalive: Duration::from_millis(welcome.keepalive_ms.into()),
+            resume_window: Duration::from_millis(welcome.resume_window_ms.into()),
         };
         let info = Info {
             id: SessionId(welcome.session),
@@ -263,11 +389,18 @@ impl Connector {
             transport: transport.kind(),
             remote: transport.remote(),
         };
-        Ok((agreed, info))
+        let first = Joining {
+            transport,
+            control: control.into(),
+            link: LinkId::FIRST,
+            peer_has: 0,
+        };
+        Session::start(first, &agreed, welcome.secret, info)
     }
 
-    /// Keeps a session: dials, hands each session to `serve`, and dials again once it has ended.
-    /// Never returns; drop the future to stop.
+    /// Keeps a session: dials, hands each session to `serve`, brings the session another transport
+    /// when it loses the last, and dials anew once it has ended. Never returns; drop the future to
+    /// stop.
     ///
     /// `serve` is called once per session and should return soon; `status` hears of every change.
     ///
@@ -280,64 +413,118 @@ impl Connector {
     ) -> std::convert::Infallible {
         let mut backoff = self.backoff.clone();
         let mut left = None;
+        let mut detached = None;
         loop {
-            match self.connect().await {
-                Ok(session) => {
-                    let mut end = Box::pin(session.end());
-                    let wait = self
-                        .keep(session, &mut backoff, &mut serve, &mut status)
-                        .await;
+            let attempt = match &detached {
+                None => self.connect().await.map(Reconnected::New),
+                Some(session) => self.reconnect(session).await,
+            };
+            let session = match (attempt, detached.take()) {
+                (Ok(Reconnected::New(session)), _) => {
+                    status(Status::Connected(session.info()));
+                    serve(session.clone());
+                    session
+                }
+                (Ok(Reconnected::Resumed), Some(session)) => {
+                    status(Status::Resumed(&session));
+                    session
+                }
+                // Only a session that was there is resumed.
+                (Ok(Reconnected::Resumed), None) => continue,
+                (Err(error), waiting) => {
+                    let wait = backoff.failed(rand::rng().next_u32());
+                    status(Status::Failed(&error, wait));
+                    pause(wait, &mut left, &mut backoff).await;
+                    detached = waiting.filter(|session| still_waits(session, &mut status));
+                    continue;
+                }
+            };
+            let mut end = Box::pin(session.end());
+            match self.keep(session, &mut backoff, &mut status).await {
+                Kept::Detached(session, wait) => {
+                    tokio::time::sleep(wait).await;
+                    detached = still_waits(&session, &mut status).then_some(session);
+                }
+                Kept::Left(wait) => {
                     left = end.as_mut().now_or_never().is_none().then_some(end);
                     // In full, though the old session may end before: the server says when its
                     // agents come back, so that they do not come all at once.
                     tokio::time::sleep(wait).await;
                 }
-                Err(error) => {
-                    let wait = backoff.failed(rand::rng().next_u32());
-                    status(Status::Failed(&error, wait));
-                    pause(wait, &mut left, &mut backoff).await;
-                }
             }
         }
     }
 
-    /// Waits for the session's end and gives the wait before the next attempt.
+    /// Waits until the session has no transport any more, or is over, or to be left.
     async fn keep(
         &self,
         session: Session,
         backoff: &mut Backoff,
-        serve: &mut impl FnMut(Session),
         status: &mut impl FnMut(Status<'_>),
-    ) -> Duration {
+    ) -> Kept {
         let since = tokio::time::Instant::now();
-        status(Status::Connected(session.info()));
-        serve(session.clone());
         let told = async {
             match session.going_away().await {
                 Some(go_away) => Duration::from_millis(go_away.return_after_ms.into()),
                 None => std::future::pending().await,
             }
         };
-        let leaving = tokio::select! {
+        enum Woken {
+            Leave(Duration),
+            Ended(crate::session::SessionError),
+            Detached,
+        }
+        let woken = tokio::select! {
             // A server that leaves an idle session closes it in the same breath.
             biased;
-            return_after = told => Ok(return_after),
-            error = session.closed() => Err(error),
+            return_after = told => Woken::Leave(return_after),
+            error = session.closed() => Woken::Ended(error),
+            () = session.detached() => Woken::Detached,
         };
         let stable = since.elapsed() >= STABLE;
         if stable {
             backoff.reset();
         }
-        match leaving {
+        match woken {
             // The old session goes on to its streams' end in the hands of `serve`.
-            Ok(return_after) if stable => return_after,
+            Woken::Leave(return_after) if stable => Kept::Left(return_after),
             // A server that sends everyone away at once must not be asked again at once.
-            Ok(return_after) => return_after.max(backoff.failed(rand::rng().next_u32())),
-            Err(error) => {
+            Woken::Leave(return_after) => {
+                Kept::Left(return_after.max(backoff.failed(rand::rng().next_u32())))
+            }
+            Woken::Ended(error) => {
                 let wait = backoff.failed(rand::rng().next_u32());
                 status(Status::Ended(&error, wait));
-                wait
+                Kept::Left(wait)
             }
+            Woken::Detached => {
+                let wait = if stable {
+                    rand::rng().random_range(Duration::ZERO..RESUME_SPREAD)
+                } else {
+                    backoff.failed(rand::rng().next_u32())
+                };
+                status(Status::Detached(&session, wait));
+                Kept::Detached(session, wait)
+            }
+        }
+    }
+}
+
+/// How a session that was kept came to need something.
+enum Kept {
+    /// It wants another transport, after the wait.
+    Detached(Session, Duration),
+    /// Another session is wanted, after the wait.
+    Left(Duration),
+}
+
+/// Whether a session still waits for a transport; says so where it has ended meanwhile.
+fn still_waits(session: &Session, status: &mut impl FnMut(Status<'_>)) -> bool {
+    match session.closed().now_or_never() {
+        None => true,
+        Some(error) => {
+            status(Status::Ended(&error, Duration::ZERO));
+            false
         }
     }
 }
@@ -412,12 +599,16 @@ mod tests {
             acceptor.accept(Arc::new(there))
         );
         let mut backoff = connector.backoff.clone();
-        let (serve, status) = (&mut |_| {}, &mut |_: Status<'_>| {});
-        let (wait, ()) = tokio::join!(
-            connector.keep(agent.unwrap(), &mut backoff, serve, status),
-            act(server.unwrap()),
+        let status = &mut |_: Status<'_>| {};
+        let server = server.unwrap().into_session().unwrap();
+        let (kept, ()) = tokio::join!(
+            connector.keep(agent.unwrap(), &mut backoff, status),
+            act(server),
         );
-        wait
+        match kept {
+            Kept::Left(wait) => wait,
+            Kept::Detached(..) => panic!("the transport is there"),
+        }
     }
 
     /// A server that drains for long does not listen meanwhile: the attempts that it refuses must not

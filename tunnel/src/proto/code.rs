@@ -85,6 +85,12 @@ codes! {
         Revoked = 0x0b, "identity revoked";
         /// A fault of the closing side.
         Internal = 0x0c, "internal error";
+        /// The session cannot be carried on: its secret was not proven, or the transport comes late.
+        ResumeRefused = 0x0d, "resume refused";
+        /// Offsets that cannot be: bytes acknowledged that were not sent, or sent without credit.
+        FlowControl = 0x0e, "flow control violated";
+        /// This transport is not needed any more; the session goes on.
+        TransportLeft = 0x0f, "transport left";
     }
 }
 

@@ -2,7 +2,8 @@
 
 use super::code::{CloseCode, ResetCode};
 use super::frame::{
-    Answer, Body, Challenge, Close, GoAway, Hello, Open, Ping, Pong, Proof, Welcome,
+    Ack, Answer, Attach, Attached, Body, Challenge, Close, Credit, Done, GoAway, Hello, Leave,
+    Open, Ping, Pong, Proof, Refuse, ResetStream, Resumed, Sequence, StopSending, Welcome,
 };
 use super::limits;
 use crate::transport;
@@ -85,8 +86,19 @@ fn frame_types_and_their_limits_are_the_documents() {
         frame::<Pong>("PONG"),
         frame::<GoAway>("GOAWAY"),
         frame::<Close>("CLOSE"),
+        frame::<Resumed>("RESUMED"),
+        frame::<Leave>("LEAVE"),
+        frame::<Ack>("ACK"),
+        frame::<Credit>("CREDIT"),
+        frame::<Refuse>("REFUSE"),
+        frame::<ResetStream>("RESET_STREAM"),
+        frame::<StopSending>("STOP_SENDING"),
         frame::<Open>("OPEN"),
         frame::<Answer>("ANSWER"),
+        frame::<Attach>("ATTACH"),
+        frame::<Attached>("ATTACHED"),
+        frame::<Done>("DONE"),
+        frame::<Sequence>("SEQUENCE"),
     ];
     let of_yamux = transport::yamux_frames();
     known.extend(of_yamux.map(|(kind, name, max)| (kind, name.to_owned(), max as u64)));
@@ -135,6 +147,23 @@ fn limits_are_the_documents() {
         ("ANSWER", seconds(limits::ANSWER_TIME)),
         ("handshake", seconds(limits::HANDSHAKE_TIME)),
         ("unread PONGs", limits::CONTROL_QUEUE.to_string()),
+        (
+            "credit of a stream at first",
+            format!("{} bytes", limits::STREAM_CREDIT),
+        ),
+        (
+            "lasting frames without ACK",
+            limits::LASTING_FRAMES.to_string(),
+        ),
+        ("gaps among stream ids", limits::STREAM_ID_GAPS.to_string()),
+        (
+            "resume window",
+            format!(
+                "{}, configurable up to {}",
+                seconds(limits::RESUME_WINDOW),
+                seconds(limits::RESUME_WINDOW_MAX)
+            ),
+        ),
     ];
     assert_eq!(rows.len(), limits.len() + 1, "and the WebSocket's");
     for (what, limit) in limits {
@@ -158,6 +187,9 @@ fn cited_sections_exist() {
         "Encoding",
         "Handshake",
         "Frames",
+        "Lasting frames",
+        "Offsets, acknowledgement and credit",
+        "Resuming",
         "Stream ids",
         "Streams over yamux",
         "Keepalive",

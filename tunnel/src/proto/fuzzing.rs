@@ -3,14 +3,16 @@
 use bytes::Bytes;
 
 use super::frame::{
-    self, Answer, Body, Challenge, Close, Control, FrameReader, GoAway, Hello, Open, Ping, Pong,
-    Proof, RawFrame, Welcome,
+    self, Ack, Answer, Attach, Attached, Body, Challenge, Close, Control, Credit, Done,
+    FrameReader, GoAway, Hello, Leave, Open, Ping, Pong, Proof, RawFrame, Refuse, ResetStream,
+    Resumed, Sequence, StopSending, Welcome,
 };
 use super::handshake::{
-    self, AcceptorHandshake, AcceptorStep, ConnectorHandshake, ConnectorStep, Local,
+    self, AcceptorHandshake, AcceptorStep, ConnectorHandshake, ConnectorStep, Local, Resumption,
 };
 use super::key::AgentKey;
 use super::limits;
+use super::secret::SessionSecret;
 use super::simulation::{Choices, World};
 
 /// Every decoder on the frames of `data`, which arrives in pieces of the length that its first byte
@@ -42,6 +44,17 @@ fn decode_all(raw: &RawFrame) {
     round_trip::<Pong>(raw);
     round_trip::<GoAway>(raw);
     round_trip::<Close>(raw);
+    round_trip::<Resumed>(raw);
+    round_trip::<Leave>(raw);
+    round_trip::<Ack>(raw);
+    round_trip::<Sequence>(raw);
+    round_trip::<Credit>(raw);
+    round_trip::<Refuse>(raw);
+    round_trip::<ResetStream>(raw);
+    round_trip::<StopSending>(raw);
+    round_trip::<Done>(raw);
+    round_trip::<Attach>(raw);
+    round_trip::<Attached>(raw);
     round_trip::<Open>(raw);
     round_trip::<Answer>(raw);
 }
@@ -93,7 +106,7 @@ pub fn session(data: &[u8]) {
 }
 
 /// A handshake whose frames are changed on the way: the first byte says which frame, the second and
-/// third where, the others into what.
+/// third where, the others into what. The first byte's highest bit asks for a session that exists.
 pub fn handshake(data: &[u8]) {
     let [which, high, low, change @ ..] = data else {
         return;
@@ -101,7 +114,7 @@ pub fn handshake(data: &[u8]) {
     let at = usize::from(u16::from_be_bytes([*high, *low]));
     let tamper = |index: u8, frame: Bytes| {
         let mut frame = frame.to_vec();
-        if *which == index && !frame.is_empty() {
+        if *which & 0x7f == index && !frame.is_empty() {
             let at = at % frame.len();
             frame.splice(at.., change.iter().copied());
         }
@@ -109,12 +122,21 @@ pub fn handshake(data: &[u8]) {
     };
     let local = Local {
         max_streams: 10,
+        resume_window_ms: 60_000,
         software: "fuzz/1".to_owned(),
     };
     let Ok(key) = AgentKey::from_seed([1; 32]) else {
         return;
     };
-    let (mut connector, hello) = ConnectorHandshake::start(&local, &key, [9; 16]);
+    let secret = SessionSecret::new([4; 32]);
+    let resumption = (*which & 0x80 != 0).then(|| Resumption {
+        session: [3; 16],
+        secret: secret.clone(),
+        attempt: 1,
+        received: 2,
+    });
+    let (mut connector, hello) =
+        ConnectorHandshake::start(&local, &key, [9; 16], resumption.as_ref());
     let mut acceptor = AcceptorHandshake::start([5; 32]);
     let Some(AcceptorStep::Send(challenge)) = accept(&mut acceptor, &tamper(0, hello)) else {
         return;
@@ -130,9 +152,18 @@ pub fn handshake(data: &[u8]) {
             proven.software, "fuzz/1",
             "nothing that is signed was changed"
         );
+        assert_eq!(proven.resumption.is_some(), resumption.is_some());
+        if let Some(claim) = proven.resumption {
+            assert_eq!((claim.session, claim.attempt), ([3; 16], 1));
+            assert!(claim.verify(&SessionSecret::new([6; 32])).is_err());
+        }
     }
-    let welcome = handshake::welcome(&local, [3; 16], 1000, "edge-1");
-    let _ = connect(&mut connector, &tamper(3, welcome), &key);
+    let answer = if resumption.is_some() {
+        handshake::resumed(7)
+    } else {
+        handshake::welcome(&local, [3; 16], secret, 1000, "edge-1")
+    };
+    let _ = connect(&mut connector, &tamper(3, answer), &key);
 }
 
 fn only(bytes: &[u8]) -> Option<RawFrame> {

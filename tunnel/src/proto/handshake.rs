@@ -5,7 +5,7 @@
 //!     | -- HELLO ------------------> |
 //!     | <----------- CHALLENGE ----- |
 //!     | -- PROOF ------------------> |   looks the key up
-//!     | <------------- WELCOME ----- |
+//!     | <-- WELCOME or RESUMED ----- |
 //! ```
 //! Either side may send CLOSE in place of its next frame.
 
@@ -13,8 +13,11 @@ use bytes::Bytes;
 use thiserror::Error;
 
 use super::code::CloseCode;
-use super::frame::{self, Body, Challenge, Close, Hello, Proof, RawFrame, Welcome};
+use super::frame::{
+    self, Body, Challenge, Close, Hello, Proof, Purpose, RawFrame, Resumed, Welcome,
+};
 use super::key::{AgentKey, PublicKey};
+use super::secret::SessionSecret;
 use super::{DecodeError, limits};
 
 /// The protocol versions that this library speaks, best first.
@@ -22,6 +25,9 @@ pub const VERSIONS: &[u32] = &[1];
 
 /// In front of what is signed, so that a signature made here means nothing anywhere else.
 const PROOF_CONTEXT: &[u8] = b"underpass session proof v1\0";
+
+/// The same for the proof of a session's secret.
+const RESUMPTION_CONTEXT: &[u8] = b"underpass session resumption v1\0";
 
 /// Why a handshake ended without a session.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -42,6 +48,9 @@ pub enum HandshakeError {
     /// The connector's signature does not belong to its key.
     #[error("the proof does not match the claimed key {0}")]
     BadProof(PublicKey),
+    /// The connector does not know the secret of the session that it wants to resume.
+    #[error("no proof of the session's secret")]
+    BadResumption,
     /// The peer ended the handshake.
     #[error("closed by the peer: {code}: {reason}")]
     ClosedByPeer {
@@ -59,6 +68,7 @@ impl HandshakeError {
             Self::Decode(error) => Some(decode_close_code(*error)),
             Self::NoCommonVersion { .. } | Self::VersionNotOffered(_) => Some(CloseCode::Version),
             Self::BadProof(_) => Some(CloseCode::Unauthenticated),
+            Self::BadResumption => Some(CloseCode::ResumeRefused),
             Self::ClosedByPeer { .. } => None,
         }
     }
@@ -78,14 +88,30 @@ pub(crate) fn decode_close_code(error: DecodeError) -> CloseCode {
 pub struct Local {
     /// Streams that the peer may have open at once.
     pub max_streams: u32,
+    /// How long sessions wait without a transport, in milliseconds.
+    pub resume_window_ms: u32,
     /// Name and version of the software, for the peer's logs.
     pub software: String,
+}
+
+/// What a connector needs to carry on a session.
+#[derive(Debug, Clone)]
+pub struct Resumption {
+    /// The session's id.
+    pub session: [u8; 16],
+    /// Its secret.
+    pub secret: SessionSecret,
+    /// Which of the session's transports this is; each has a higher number than those before.
+    pub attempt: u64,
+    /// Lasting control frames of the acceptor's that have arrived.
+    pub received: u64,
 }
 
 /// The connector's end of a handshake.
 #[derive(Debug)]
 pub struct ConnectorHandshake {
     hello: Bytes,
+    secret: Option<SessionSecret>,
     state: ConnectorState,
 }
 
@@ -100,24 +126,39 @@ enum ConnectorState {
 pub enum ConnectorStep {
     /// Send these bytes and wait for the next frame.
     Send(Bytes),
-    /// The session stands.
+    /// A new session stands. Where another was to be resumed, the acceptor has it no more.
     Established(Welcome),
+    /// The session to resume goes on.
+    Resumed(Resumed),
 }
 
 impl ConnectorHandshake {
     /// Starts a handshake: send the bytes, then pass each received frame to
     /// [`handle`](Self::handle).
-    pub fn start(local: &Local, key: &AgentKey, instance: [u8; 16]) -> (Self, Bytes) {
+    pub fn start(
+        local: &Local,
+        key: &AgentKey,
+        instance: [u8; 16],
+        resumption: Option<&Resumption>,
+    ) -> (Self, Bytes) {
+        let purpose = resumption.map_or(Purpose::NewSession, |resumption| Purpose::Resume {
+            session: resumption.session,
+            attempt: resumption.attempt,
+            received: resumption.received,
+        });
         let hello = frame::to_bytes(&Hello {
             versions: VERSIONS.to_vec(),
             public_key: key.public_key().0,
             instance,
             max_streams: local.max_streams,
+            resume_window_ms: local.resume_window_ms,
             software: clip_software(&local.software),
+            purpose,
         });
         (
             Self {
                 hello: hello.clone(),
+                secret: resumption.map(|resumption| resumption.secret.clone()),
                 state: ConnectorState::AwaitChallenge,
             },
             hello,
@@ -140,12 +181,21 @@ impl ConnectorHandshake {
                 if !VERSIONS.contains(&challenge.version) {
                     return Err(HandshakeError::VersionNotOffered(challenge.version));
                 }
-                let message = transcript(&self.hello, &frame::to_bytes(&challenge));
+                let challenge = frame::to_bytes(&challenge);
                 self.state = ConnectorState::AwaitWelcome;
+                let resumption = self.secret.as_ref().map(|secret| {
+                    secret.prove(&transcript(RESUMPTION_CONTEXT, &self.hello, &challenge))
+                });
                 let proof = Proof {
-                    signature: key.sign(&message),
+                    signature: key.sign(&transcript(PROOF_CONTEXT, &self.hello, &challenge)),
+                    resumption,
                 };
                 Ok(ConnectorStep::Send(frame::to_bytes(&proof)))
+            }
+            ConnectorState::AwaitWelcome
+                if self.secret.is_some() && frame.kind == u64::from(Resumed::TYPE) =>
+            {
+                Ok(ConnectorStep::Resumed(frame.decode()?))
             }
             ConnectorState::AwaitWelcome => Ok(ConnectorStep::Established(frame.decode()?)),
         }
@@ -162,7 +212,7 @@ pub struct AcceptorHandshake {
 #[derive(Debug)]
 enum AcceptorState {
     AwaitHello,
-    AwaitProof { hello: Hello, message: Vec<u8> },
+    AwaitProof { hello: Hello, challenge: Bytes },
     Proven,
 }
 
@@ -176,8 +226,39 @@ pub struct Proven {
     pub instance: [u8; 16],
     /// Streams that this side may have open at once.
     pub max_streams: u32,
+    /// How long the connector wants sessions to wait for it, in milliseconds.
+    pub resume_window_ms: u32,
     /// Name and version of the connector's software.
     pub software: String,
+    /// The session that it wants to carry on.
+    pub resumption: Option<ResumptionClaim>,
+}
+
+/// A connector's wish to carry on a session, whose secret it may or may not know.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ResumptionClaim {
+    /// The session's id.
+    pub session: [u8; 16],
+    /// Which of the session's transports this is.
+    pub attempt: u64,
+    /// Lasting control frames of ours that the connector has.
+    pub received: u64,
+    message: Vec<u8>,
+    proof: [u8; 32],
+}
+
+impl ResumptionClaim {
+    /// Checks that the connector knows the session's secret.
+    ///
+    /// # Errors
+    /// Where it does not.
+    pub fn verify(&self, secret: &SessionSecret) -> Result<(), HandshakeError> {
+        if secret.verifies(&self.message, &self.proof) {
+            Ok(())
+        } else {
+            Err(HandshakeError::BadResumption)
+        }
+    }
 }
 
 /// What the acceptor does next.
@@ -185,7 +266,7 @@ pub struct Proven {
 pub enum AcceptorStep {
     /// Send these bytes and wait for the next frame.
     Send(Bytes),
-    /// Look the key up; then send [`welcome`] or a CLOSE.
+    /// Look the key up; then send [`welcome`], [`resumed`] or a CLOSE.
     Proven(Proven),
 }
 
@@ -206,18 +287,8 @@ impl AcceptorHandshake {
         let frame = refuse_close(frame)?;
         match std::mem::replace(&mut self.state, AcceptorState::Proven) {
             AcceptorState::AwaitHello => self.handle_hello(frame),
-            AcceptorState::AwaitProof { hello, message } => {
-                let proof: Proof = frame.decode()?;
-                let key = PublicKey(hello.public_key);
-                if !key.verifies(&message, &proof.signature) {
-                    return Err(HandshakeError::BadProof(key));
-                }
-                Ok(AcceptorStep::Proven(Proven {
-                    key,
-                    instance: hello.instance,
-                    max_streams: hello.max_streams,
-                    software: hello.software,
-                }))
+            AcceptorState::AwaitProof { hello, challenge } => {
+                prove(hello, &challenge, &frame.decode()?).map(AcceptorStep::Proven)
             }
             AcceptorState::Proven => Err(DecodeError::UnexpectedFrame(frame.kind).into()),
         }
@@ -238,21 +309,74 @@ impl AcceptorHandshake {
             version,
             nonce: self.nonce,
         });
-        let message = transcript(&frame::to_bytes(&hello), &challenge);
-        self.state = AcceptorState::AwaitProof { hello, message };
+        self.state = AcceptorState::AwaitProof {
+            hello,
+            challenge: challenge.clone(),
+        };
         Ok(AcceptorStep::Send(challenge))
     }
 }
 
-/// The frame that ends a good handshake.
-pub fn welcome(local: &Local, session: [u8; 16], keepalive_ms: u32, peer: &str) -> Bytes {
+fn prove(hello: Hello, challenge: &Bytes, proof: &Proof) -> Result<Proven, HandshakeError> {
+    let key = PublicKey(hello.public_key);
+    let said = frame::to_bytes(&hello);
+    if !key.verifies(
+        &transcript(PROOF_CONTEXT, &said, challenge),
+        &proof.signature,
+    ) {
+        return Err(HandshakeError::BadProof(key));
+    }
+    let resumption = match (hello.purpose, proof.resumption) {
+        (Purpose::NewSession, _) => None,
+        (Purpose::Resume { .. }, None) => return Err(HandshakeError::BadResumption),
+        (
+            Purpose::Resume {
+                session,
+                attempt,
+                received,
+            },
+            Some(proof),
+        ) => Some(ResumptionClaim {
+            session,
+            attempt,
+            received,
+            message: transcript(RESUMPTION_CONTEXT, &said, challenge),
+            proof,
+        }),
+    };
+    Ok(Proven {
+        key,
+        instance: hello.instance,
+        max_streams: hello.max_streams,
+        resume_window_ms: hello.resume_window_ms,
+        software: hello.software,
+        resumption,
+    })
+}
+
+/// The frame that ends a good handshake with a new session.
+pub fn welcome(
+    local: &Local,
+    session: [u8; 16],
+    secret: SessionSecret,
+    keepalive_ms: u32,
+    peer: &str,
+) -> Bytes {
     frame::to_bytes(&Welcome {
         session,
+        secret,
         max_streams: local.max_streams,
         keepalive_ms,
+        resume_window_ms: local.resume_window_ms,
         peer: peer.to_owned(),
         software: clip_software(&local.software),
     })
+}
+
+/// The frame that ends a good handshake for a session that goes on. `received` counts the
+/// connector's lasting control frames that have arrived.
+pub fn resumed(received: u64) -> Bytes {
+    frame::to_bytes(&Resumed { received })
 }
 
 /// The frame that ends a bad one.
@@ -265,8 +389,8 @@ pub fn close(code: CloseCode, reason: &str) -> Bytes {
 
 /// What is signed. Both frames are encoded anew, in the shortest form, so that both sides sign the
 /// same bytes whatever encoding of a number the peer chose.
-fn transcript(hello: &Bytes, challenge: &Bytes) -> Vec<u8> {
-    [PROOF_CONTEXT, hello, challenge].concat()
+fn transcript(context: &[u8], hello: &Bytes, challenge: &Bytes) -> Vec<u8> {
+    [context, hello, challenge].concat()
 }
 
 fn refuse_close(frame: RawFrame) -> Result<RawFrame, HandshakeError> {
@@ -292,12 +416,17 @@ mod tests {
     fn local() -> Local {
         Local {
             max_streams: 10,
+            resume_window_ms: 60_000,
             software: "test/1".into(),
         }
     }
 
     fn key(seed: u8) -> AgentKey {
         AgentKey::from_seed([seed; 32]).unwrap()
+    }
+
+    fn secret(seed: u8) -> SessionSecret {
+        SessionSecret::new([seed; 32])
     }
 
     fn raw(bytes: &[u8]) -> RawFrame {
@@ -316,7 +445,7 @@ mod tests {
     #[test]
     fn a_session_is_agreed() {
         let key = key(1);
-        let (mut connector, hello) = ConnectorHandshake::start(&local(), &key, [9; 16]);
+        let (mut connector, hello) = ConnectorHandshake::start(&local(), &key, [9; 16], None);
         let mut acceptor = AcceptorHandshake::start([5; 32]);
         let challenge = sent(acceptor.handle(raw(&hello)).unwrap());
         let ConnectorStep::Send(proof) = connector.handle(raw(&challenge), &key).unwrap() else {
@@ -327,7 +456,7 @@ mod tests {
         };
         assert_eq!(proven.key, key.public_key());
         assert_eq!(proven.instance, [9; 16]);
-        let welcome = welcome(&local(), [3; 16], 1000, "edge-1");
+        let welcome = welcome(&local(), [3; 16], secret(2), 1000, "edge-1");
         let ConnectorStep::Established(welcome) = connector.handle(raw(&welcome), &key).unwrap()
         else {
             panic!("not established");
@@ -340,7 +469,7 @@ mod tests {
 
     #[test]
     fn a_proof_with_another_key_is_refused() {
-        let (mut connector, hello) = ConnectorHandshake::start(&local(), &key(1), [9; 16]);
+        let (mut connector, hello) = ConnectorHandshake::start(&local(), &key(1), [9; 16], None);
         let mut acceptor = AcceptorHandshake::start([5; 32]);
         let challenge = sent(acceptor.handle(raw(&hello)).unwrap());
         let ConnectorStep::Send(proof) = connector.handle(raw(&challenge), &key(2)).unwrap() else {
@@ -354,7 +483,7 @@ mod tests {
     #[test]
     fn a_recorded_proof_is_worth_nothing() {
         let key = key(1);
-        let (mut connector, hello) = ConnectorHandshake::start(&local(), &key, [9; 16]);
+        let (mut connector, hello) = ConnectorHandshake::start(&local(), &key, [9; 16], None);
         let mut first = AcceptorHandshake::start([5; 32]);
         let challenge = sent(first.handle(raw(&hello)).unwrap());
         let ConnectorStep::Send(proof) = connector.handle(raw(&challenge), &key).unwrap() else {
@@ -374,7 +503,7 @@ mod tests {
         change_challenge: impl FnOnce(&mut Challenge),
     ) -> Result<AcceptorStep, HandshakeError> {
         let key = key(1);
-        let (mut connector, hello) = ConnectorHandshake::start(&local(), &key, [9; 16]);
+        let (mut connector, hello) = ConnectorHandshake::start(&local(), &key, [9; 16], None);
         let mut changed: Hello = raw(&hello).decode().unwrap();
         change_hello(&mut changed);
         let mut acceptor = AcceptorHandshake::start([5; 32]);
@@ -418,7 +547,7 @@ mod tests {
     #[test]
     fn the_signed_bytes_are_the_documents() {
         let key = key(1);
-        let (mut connector, hello) = ConnectorHandshake::start(&local(), &key, [9; 16]);
+        let (mut connector, hello) = ConnectorHandshake::start(&local(), &key, [9; 16], None);
         let challenge = frame::to_bytes(&Challenge {
             version: 1,
             nonce: [5; 32],
@@ -433,7 +562,7 @@ mod tests {
 
     #[test]
     fn no_common_version_names_what_was_offered() {
-        let mut hello: Hello = raw(&ConnectorHandshake::start(&local(), &key(1), [9; 16]).1)
+        let mut hello: Hello = raw(&ConnectorHandshake::start(&local(), &key(1), [9; 16], None).1)
             .decode()
             .unwrap();
         hello.versions = vec![77, 78];
@@ -450,7 +579,7 @@ mod tests {
     #[test]
     fn a_close_in_place_of_any_frame_carries_its_reason() {
         let key = key(1);
-        let (mut connector, _) = ConnectorHandshake::start(&local(), &key, [9; 16]);
+        let (mut connector, _) = ConnectorHandshake::start(&local(), &key, [9; 16], None);
         let error = connector.handle(raw(&close(CloseCode::Overloaded, "later")), &key);
         let expected = HandshakeError::ClosedByPeer {
             code: CloseCode::Overloaded,
@@ -462,10 +591,81 @@ mod tests {
     #[test]
     fn frames_out_of_order_are_refused() {
         let mut acceptor = AcceptorHandshake::start([5; 32]);
-        let error = acceptor.handle(raw(&frame::to_bytes(&Proof { signature: [0; 64] })));
+        let error = acceptor.handle(raw(&frame::to_bytes(&Proof {
+            signature: [0; 64],
+            resumption: None,
+        })));
         assert_eq!(
             error.unwrap_err().close_code(),
             Some(CloseCode::UnexpectedFrame)
         );
+    }
+
+    fn resumption() -> Resumption {
+        Resumption {
+            session: [3; 16],
+            secret: secret(2),
+            attempt: 4,
+            received: 17,
+        }
+    }
+
+    /// What the acceptor hears from a connector that resumes, after `change` on the way.
+    fn claim(change: impl FnOnce(&mut Proof)) -> Result<Proven, HandshakeError> {
+        let key = key(1);
+        let (mut connector, hello) =
+            ConnectorHandshake::start(&local(), &key, [9; 16], Some(&resumption()));
+        let mut acceptor = AcceptorHandshake::start([5; 32]);
+        let challenge = sent(acceptor.handle(raw(&hello)).unwrap());
+        let ConnectorStep::Send(proof) = connector.handle(raw(&challenge), &key).unwrap() else {
+            panic!("no proof");
+        };
+        let mut proof: Proof = raw(&proof).decode().unwrap();
+        change(&mut proof);
+        match acceptor.handle(raw(&frame::to_bytes(&proof)))? {
+            AcceptorStep::Proven(proven) => Ok(proven),
+            AcceptorStep::Send(_) => panic!("not proven"),
+        }
+    }
+
+    #[test]
+    fn a_session_is_resumed_by_who_knows_its_secret() {
+        let claim = claim(|_| {}).unwrap().resumption.unwrap();
+        assert_eq!(
+            (claim.session, claim.attempt, claim.received),
+            ([3; 16], 4, 17)
+        );
+        assert_eq!(claim.verify(&secret(2)), Ok(()));
+        assert_eq!(
+            claim.verify(&secret(1)),
+            Err(HandshakeError::BadResumption),
+            "a session's id alone is worth nothing"
+        );
+    }
+
+    #[test]
+    fn a_resumption_without_its_proof_is_refused() {
+        let error = claim(|proof| proof.resumption = None).unwrap_err();
+        assert_eq!(error.close_code(), Some(CloseCode::ResumeRefused));
+        let claim = claim(|proof| proof.resumption = Some([0; 32])).unwrap();
+        assert!(claim.resumption.unwrap().verify(&secret(2)).is_err());
+    }
+
+    #[test]
+    fn resumed_is_for_who_asked() {
+        let key = key(1);
+        for asked in [true, false] {
+            let resumption = asked.then(resumption);
+            let (mut connector, hello) =
+                ConnectorHandshake::start(&local(), &key, [9; 16], resumption.as_ref());
+            let mut acceptor = AcceptorHandshake::start([5; 32]);
+            let challenge = sent(acceptor.handle(raw(&hello)).unwrap());
+            connector.handle(raw(&challenge), &key).unwrap();
+            let step = connector.handle(raw(&resumed(12)), &key);
+            assert_eq!(
+                step.ok(),
+                asked.then_some(ConnectorStep::Resumed(Resumed { received: 12 }))
+            );
+        }
     }
 }

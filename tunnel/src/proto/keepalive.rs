@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::limits;
 use super::stream_id::Role;
 
 /// Keepalive of one session: decides when a PING is due and when the peer counts as lost.
@@ -73,17 +74,19 @@ impl Keepalive {
         Some(opaque)
     }
 
-    /// When to call [`handle_timeout`](Self::handle_timeout) next.
-    pub fn poll_timeout(&self) -> Instant {
+    /// When to call [`handle_timeout`](Self::handle_timeout) next. A peer that is `owing`, because it
+    /// has something to acknowledge, is asked sooner.
+    pub fn poll_timeout(&self, owing: bool) -> Instant {
         match &self.ping {
             Some(ping) => self.heard.max(ping.sent) + self.answer_time,
+            None if owing => self.heard + self.patience.min(limits::KEEPALIVE_OWING),
             None => self.heard + self.patience,
         }
     }
 
     /// Says what is due at `now`, if anything is.
-    pub fn handle_timeout(&mut self, now: Instant) -> Option<Due> {
-        if now < self.poll_timeout() {
+    pub fn handle_timeout(&mut self, owing: bool, now: Instant) -> Option<Due> {
+        if now < self.poll_timeout(owing) {
             return None;
         }
         if self.ping.is_some() {
@@ -113,19 +116,22 @@ mod tests {
     #[test]
     fn silence_asks_and_more_silence_loses() {
         let (mut keepalive, start) = start(Role::Connector);
-        assert_eq!(keepalive.handle_timeout(start + INTERVAL / 2), None);
-        let asked = keepalive.poll_timeout();
+        assert_eq!(keepalive.handle_timeout(false, start + INTERVAL / 2), None);
+        let asked = keepalive.poll_timeout(false);
         assert_eq!(asked, start + INTERVAL);
         assert!(matches!(
-            keepalive.handle_timeout(asked),
+            keepalive.handle_timeout(false, asked),
             Some(Due::Ping(_))
         ));
         assert_eq!(
-            keepalive.handle_timeout(asked),
+            keepalive.handle_timeout(false, asked),
             None,
             "one question at a time"
         );
-        assert_eq!(keepalive.handle_timeout(asked + ANSWER), Some(Due::Lost));
+        assert_eq!(
+            keepalive.handle_timeout(false, asked + ANSWER),
+            Some(Due::Lost)
+        );
     }
 
     #[test]
@@ -136,7 +142,7 @@ mod tests {
         keepalive.heard(now);
         keepalive.pong(opaque, now);
         assert_eq!(keepalive.round_trip(), Some(Duration::from_millis(30)));
-        assert_eq!(keepalive.poll_timeout(), now + INTERVAL);
+        assert_eq!(keepalive.poll_timeout(false), now + INTERVAL);
     }
 
     #[test]
@@ -147,7 +153,10 @@ mod tests {
         keepalive.probe(start).unwrap();
         keepalive.pong([0xff; 8], start);
         assert_eq!(keepalive.round_trip(), None);
-        assert_eq!(keepalive.handle_timeout(start + ANSWER), Some(Due::Lost));
+        assert_eq!(
+            keepalive.handle_timeout(false, start + ANSWER),
+            Some(Due::Lost)
+        );
     }
 
     #[test]
@@ -155,13 +164,27 @@ mod tests {
         let (mut keepalive, start) = start(Role::Connector);
         keepalive.probe(start).unwrap();
         keepalive.heard(start + ANSWER / 2);
-        assert_eq!(keepalive.handle_timeout(start + ANSWER), None);
+        assert_eq!(keepalive.handle_timeout(false, start + ANSWER), None);
     }
 
     #[test]
     fn the_acceptor_lets_the_connector_ask_first() {
         let (connector, now) = start(Role::Connector);
         let acceptor = Keepalive::new(Role::Acceptor, INTERVAL, ANSWER, now);
-        assert!(acceptor.poll_timeout() > connector.poll_timeout());
+        assert!(acceptor.poll_timeout(false) > connector.poll_timeout(false));
+    }
+
+    #[test]
+    fn a_peer_that_owes_an_acknowledgement_is_asked_sooner() {
+        let (mut keepalive, start) = start(Role::Connector);
+        let asked = keepalive.poll_timeout(true);
+        assert_eq!(asked, start + limits::KEEPALIVE_OWING);
+        assert!(matches!(
+            keepalive.handle_timeout(true, asked),
+            Some(Due::Ping(_))
+        ));
+        let lost = keepalive.poll_timeout(true);
+        assert_eq!(lost, asked + ANSWER);
+        assert_eq!(keepalive.handle_timeout(false, lost), Some(Due::Lost));
     }
 }

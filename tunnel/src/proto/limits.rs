@@ -13,6 +13,9 @@ pub const CONTROL_FRAME: usize = 4 * 1024;
 /// Body of an OPEN frame, in bytes: the application's header (below) and its own few fields.
 pub const OPEN_FRAME: usize = OPEN_HEADER + 1024;
 
+/// An OPEN frame with its type and length.
+pub const OPEN_FRAME_WHOLE: usize = OPEN_FRAME + 16;
+
 /// The application's part of an open header, in bytes. An identity with a thousand directory
 /// groups of 200 bytes needs 200 KiB; kube-apiserver takes 1 MiB of headers in all.
 pub const OPEN_HEADER: usize = 256 * 1024;
@@ -53,6 +56,55 @@ pub const STREAMS_UNACCEPTED: usize = 128;
 /// [`ANSWER_TIME`].
 pub const ACCEPT_TIME: Duration = Duration::from_secs(1);
 
+/// Bytes of one stream that a side may send before it hears that any arrived. Larger windows delay a
+/// keystroke beside a bulk stream on a fast path; smaller ones make the first round trips of a
+/// transfer slow.
+pub const STREAM_CREDIT: u64 = 256 * 1024;
+
+/// What that window may grow to: 1.6 Gbit/s over a path of 40 ms.
+pub const STREAM_CREDIT_MAX: u64 = 8 * 1024 * 1024;
+
+/// Bytes that all windows of a session may grow beyond their beginnings, at the receiving side:
+/// eight streams at full size. The beginnings come on top, [`STREAM_CREDIT`] for each stream.
+pub const SESSION_CREDIT_GROWTH: u64 = 64 * 1024 * 1024;
+
+/// Bytes that a session keeps until the peer acknowledges them, over all its streams. Writers wait
+/// where it is full.
+pub const SESSION_KEPT: u64 = 64 * 1024 * 1024;
+
+/// Bytes that each stream may keep though the session is full, so that streams which nobody reads
+/// cannot stop the others.
+pub const STREAM_KEPT_MIN: u64 = 64 * 1024;
+
+/// Pieces that one stream's kept bytes may be in. Each costs about 100 bytes beside its content: a
+/// writer of single bytes must not cost a hundred times what it writes.
+pub const STREAM_PIECES: usize = 4096;
+
+/// Lasting control frames kept until the peer acknowledges them. A stream causes four at the most;
+/// a peer that lets more gather does not read, or does not answer.
+pub const LASTING_FRAMES: usize = 4 * STREAMS_MAX as usize;
+
+/// Lasting control frames after which they are acknowledged at once.
+pub const ACK_FRAMES: u64 = 64;
+
+/// Time for which acknowledgements gather. It is how long the peer keeps bytes for nothing; each
+/// batch wakes both sides.
+pub const ACK_DELAY: Duration = Duration::from_millis(5);
+
+/// Runs of stream ids that were passed over and may still come. Streams arrive almost in order.
+pub const STREAM_ID_GAPS: usize = STREAMS_MAX as usize;
+
+/// How long a session waits without a transport, unless configured: a laptop's nap in a lift, a load
+/// balancer's restart, a changed address. Each side keeps what it sent meanwhile.
+pub const RESUME_WINDOW: Duration = Duration::from_secs(60);
+
+/// The longest that configuration may make it.
+pub const RESUME_WINDOW_MAX: Duration = Duration::from_secs(3600);
+
+/// How long new streams wait for a session that has lost its transport. A peer that is there comes
+/// back sooner; callers of one that is not should hear so.
+pub const DETACHED_GRACE: Duration = Duration::from_secs(2);
+
 /// Time for an open header to arrive in full.
 pub const OPEN_HEADER_TIME: Duration = Duration::from_secs(10);
 
@@ -76,8 +128,13 @@ pub const UNAUTHENTICATED: usize = 2048;
 /// earliest that is common.
 pub const KEEPALIVE: Duration = Duration::from_secs(10);
 
-/// Time for the answer to a PING, before the session counts as lost.
-pub const KEEPALIVE_ANSWER: Duration = Duration::from_secs(10);
+/// The same while the peer has something to acknowledge, which it does at once: silence then is
+/// likely to be a path that has died. UDP that is dropped from some moment on is noticed by this.
+pub const KEEPALIVE_OWING: Duration = Duration::from_secs(2);
+
+/// Time for the answer to a PING, before the transport counts as lost. Being wrong costs a resumption;
+/// being slow costs the user's patience.
+pub const KEEPALIVE_ANSWER: Duration = Duration::from_secs(5);
 
 /// The shortest keepalive that a peer may ask of this side: a shorter one would be load.
 pub const KEEPALIVE_MIN: Duration = Duration::from_secs(1);

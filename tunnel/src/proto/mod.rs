@@ -15,14 +15,17 @@ pub mod handshake;
 pub mod keepalive;
 pub mod key;
 pub mod limits;
+pub mod secret;
 pub mod session;
 #[cfg(any(test, feature = "fuzzing"))]
 #[allow(
     clippy::indexing_slicing,
     clippy::expect_used,
+    clippy::panic,
     reason = "a simulation for tests: a panic is its finding"
 )]
 mod simulation;
+pub mod stream;
 pub mod stream_id;
 pub(crate) mod wire;
 

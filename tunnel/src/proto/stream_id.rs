@@ -52,6 +52,17 @@ impl StreamId {
         }
     }
 
+    /// How many ids the same side uses before this one.
+    pub(crate) const fn index(self) -> u64 {
+        self.0.into_inner() >> 1
+    }
+
+    #[cfg(test)]
+    pub(crate) fn from_index(initiator: Role, index: u64) -> Self {
+        let first = Self::first(initiator).0.into_inner();
+        Self(VarInt::try_from(2 * index + first).expect("a small index"))
+    }
+
     /// From the wire: any integer is somebody's stream id.
     pub const fn from_wire(value: VarInt) -> Self {
         Self(value)

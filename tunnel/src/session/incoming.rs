@@ -6,41 +6,30 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use thiserror::Error;
-use tokio::sync::mpsc::{self, error::SendTimeoutError};
+use tokio::sync::mpsc::error::SendTimeoutError;
 
-use super::{Shared, Slot, write_all};
+use super::io::StreamIo;
+use super::shared::Shared;
+use crate::error::chain;
 use crate::proto::code::ResetCode;
 use crate::proto::frame::{self, Answer, Class, FrameReader, Open};
-use crate::proto::session::Violation;
 use crate::proto::stream_id::StreamId;
 use crate::proto::{DecodeError, limits};
 use crate::stream::{Stream, StreamError};
-use crate::transport::{BiStream, HalfError};
+use crate::transport::HalfError;
 
-/// Bytes read in one go while the open header arrives.
-const READ: usize = 16 * 1024;
-
-/// A stream that waits to be taken. It counts as one of the peer's without holding the session.
+/// A stream that waits to be taken. It does not hold the session.
 pub(super) struct Queued {
-    stream: BiStream,
+    io: Arc<StreamIo>,
     open: Open,
-    payload: Bytes,
 }
 
 impl Queued {
-    pub(super) fn id(&self) -> StreamId {
-        self.open.stream
-    }
-
     pub(super) fn into_incoming(self, shared: &Arc<Shared>) -> IncomingStream {
         IncomingStream {
-            slot: Slot {
-                shared: Arc::clone(shared),
-                id: self.open.stream,
-            },
-            stream: self.stream,
+            stream: Some(Stream::accepted_from(Arc::clone(shared), self.io)),
+            shared: Arc::clone(shared),
             open: self.open,
-            payload: self.payload,
         }
     }
 }
@@ -49,10 +38,10 @@ impl Queued {
 ///
 /// Dropping it refuses it with [`ResetCode::Cancelled`].
 pub struct IncomingStream {
-    slot: Slot,
-    stream: BiStream,
+    /// `None` once it was answered.
+    stream: Option<Stream>,
+    shared: Arc<Shared>,
     open: Open,
-    payload: Bytes,
 }
 
 impl IncomingStream {
@@ -73,7 +62,7 @@ impl IncomingStream {
 
     /// The stream's id in its session.
     pub fn id(&self) -> StreamId {
-        self.slot.id()
+        self.open.stream
     }
 
     /// Takes the stream. Answer before the target is reached: the peer waits three seconds for
@@ -84,22 +73,32 @@ impl IncomingStream {
     ///
     /// # Cancel safety
     /// Dropping the future cancels the stream.
-    pub async fn accept(self) -> Result<Stream, StreamError> {
-        let mut stream = Stream::accepted_from(self.stream, self.payload, self.slot);
-        let answer = frame::to_bytes(&Answer::Accepted);
-        stream
-            .send_preface(answer)
-            .await
-            .map_err(|error| stream.error(error))?;
+    pub async fn accept(mut self) -> Result<Stream, StreamError> {
+        let Some(mut stream) = self.stream.take() else {
+            return Err(StreamError::Finished);
+        };
+        stream.send_preface(frame::to_bytes(&Answer)).await?;
         Ok(stream)
     }
 
-    /// Refuses the stream. `reason` goes to the peer.
-    ///
-    /// # Cancel safety
-    /// The peer may then learn the refusal without its reason.
-    pub async fn refuse(self, code: ResetCode, reason: &str) {
-        refuse(self.stream, code, reason).await;
+    /// Refuses the stream. `code` and `reason` go to the peer, 512 bytes of it at the most.
+    pub fn refuse(mut self, code: ResetCode, reason: &str) {
+        self.refuse_now(code, reason);
+    }
+
+    fn refuse_now(&mut self, code: ResetCode, reason: &str) {
+        if let Some(stream) = self.stream.take() {
+            // Before the stream is dropped, which would be a reset.
+            self.shared
+                .with(|core| core.refuse(self.open.stream, code, reason));
+            drop(stream);
+        }
+    }
+}
+
+impl Drop for IncomingStream {
+    fn drop(&mut self) {
+        self.refuse_now(ResetCode::Cancelled, "nobody took the stream");
     }
 }
 
@@ -107,7 +106,7 @@ impl fmt::Debug for IncomingStream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // The header may hold what must not be logged.
         f.debug_struct("IncomingStream")
-            .field("id", &self.slot.id())
+            .field("id", &self.open.stream)
             .field("target", &self.open.target)
             .finish_non_exhaustive()
     }
@@ -115,7 +114,7 @@ impl fmt::Debug for IncomingStream {
 
 /// Why a stream's open header was not taken.
 #[derive(Debug, Error)]
-enum HeaderError {
+pub(super) enum HeaderError {
     #[error("malformed open header")]
     Decode(#[from] DecodeError),
     #[error("the open header did not arrive within {} s", limits::OPEN_HEADER_TIME.as_secs())]
@@ -124,97 +123,82 @@ enum HeaderError {
     Ended,
     #[error("the stream broke before its open header arrived")]
     Broken(#[source] HalfError),
+    #[error("the stream ended before its open header arrived")]
+    Stream(#[source] StreamError),
 }
 
 impl HeaderError {
-    fn code(&self) -> ResetCode {
+    pub(super) fn code(&self) -> ResetCode {
         match self {
             Self::Decode(DecodeError::TooLong { .. }) => ResetCode::HeaderTooLarge,
             Self::Decode(_) | Self::Ended => ResetCode::HeaderInvalid,
             Self::Timeout => ResetCode::HeaderTimeout,
-            Self::Broken(_) => ResetCode::Cancelled,
+            Self::Broken(_) | Self::Stream(_) => ResetCode::Cancelled,
         }
     }
 }
 
-/// Reads a new stream's open header and passes the stream on. A bad header costs the stream; only
-/// an id that the peer may not use costs the session.
-pub(super) async fn open(
-    shared: Arc<Shared>,
-    mut stream: BiStream,
-    accepted: mpsc::Sender<Queued>,
-) -> Result<(), Violation> {
-    let header = tokio::time::timeout(limits::OPEN_HEADER_TIME, read_header(&mut stream)).await;
-    let (open, payload) = match header.unwrap_or(Err(HeaderError::Timeout)) {
-        Ok(header) => header,
-        Err(error) => {
-            let reason = crate::error::chain(&error);
-            tracing::warn!(session = %shared.info.id, agent = shared.info.agent, "stream refused: {reason}");
-            refuse(stream, error.code(), &reason).await;
-            return Ok(());
-        }
+/// Passes a stream on to whoever accepts, whatever becomes of its transport meanwhile.
+pub(super) fn announce(shared: Arc<Shared>, io: Arc<StreamIo>, open: Open) {
+    let queued = Queued { io, open };
+    let queued = match shared.queue().try_send(queued) {
+        Ok(()) => return,
+        Err(error) => error.into_inner(),
     };
-    let may_open = shared.protocol().accept_stream(open.stream)?;
-    if !may_open {
-        let code = if shared.protocol().is_open() {
-            ResetCode::Overloaded
-        } else {
-            ResetCode::GoingAway
+    tokio::spawn(async move {
+        let sent = shared.queue().send_timeout(queued, limits::ACCEPT_TIME);
+        let (queued, code, reason) = match sent.await {
+            Ok(()) => return,
+            Err(SendTimeoutError::Timeout(queued)) => {
+                let reason = "too many streams wait to be taken";
+                (queued, ResetCode::Overloaded, reason)
+            }
+            Err(SendTimeoutError::Closed(queued)) => {
+                let reason = "this side takes no streams";
+                (queued, ResetCode::UnknownTarget, reason)
+            }
         };
-        refuse(stream, code, "no stream is taken now").await;
-        return Ok(());
-    }
-    let queued = Queued {
-        stream,
-        open,
-        payload,
-    };
-    let (queued, code, reason) = match accepted.send_timeout(queued, limits::ACCEPT_TIME).await {
-        Ok(()) => return Ok(()),
-        Err(SendTimeoutError::Timeout(queued)) => {
-            let reason = "too many streams wait to be taken";
-            (queued, ResetCode::Overloaded, reason)
-        }
-        Err(SendTimeoutError::Closed(queued)) => {
-            let reason = "this side takes no streams";
-            (queued, ResetCode::UnknownTarget, reason)
-        }
-    };
-    queued.into_incoming(&shared).refuse(code, reason).await;
-    Ok(())
+        queued.into_incoming(&shared).refuse(code, reason);
+    });
 }
 
-async fn read_header(stream: &mut BiStream) -> Result<(Open, Bytes), HeaderError> {
+/// Reads the OPEN of a stream whose first transport was lost before it arrived, and passes the
+/// stream on.
+pub(super) fn read_open(shared: Arc<Shared>, io: Arc<StreamIo>) {
+    tokio::spawn(async move {
+        let header = read_header(&shared, &io);
+        let header = tokio::time::timeout(limits::OPEN_HEADER_TIME, header).await;
+        match header.unwrap_or(Err(HeaderError::Timeout)) {
+            Ok((open, rest)) => {
+                io.put_back(rest);
+                announce(shared, io, open);
+            }
+            Err(error) => {
+                let info = shared.info();
+                let reason = chain(&error);
+                tracing::warn!(session = %info.id, agent = info.agent, "stream refused: {reason}");
+                shared.with(|core| core.refuse(io.id(), error.code(), &reason));
+            }
+        }
+    });
+}
+
+async fn read_header(shared: &Shared, io: &StreamIo) -> Result<(Open, Bytes), HeaderError> {
     let mut reader = FrameReader::new(limits::OPEN_FRAME);
     loop {
         if let Some(raw) = reader.next()? {
-            return Ok((raw.decode()?, reader.into_rest()));
+            let open: Open = raw.decode()?;
+            if open.stream != io.id() {
+                let value = open.stream.to_wire().into_inner();
+                let what = "stream";
+                return Err(DecodeError::BadValue { what, value }.into());
+            }
+            return Ok((open, reader.into_rest()));
         }
-        let bytes = poll_fn(|cx| stream.recv.poll_read_bytes(cx, READ)).await;
-        match bytes.map_err(broken)? {
+        let bytes = poll_fn(|cx| io.poll_read(shared, cx, 16 * 1024)).await;
+        match bytes.map_err(HeaderError::Stream)? {
             Some(bytes) => reader.push(&bytes),
             None => return Err(HeaderError::Ended),
         }
     }
-}
-
-fn broken(error: HalfError) -> HeaderError {
-    match error {
-        HalfError::Malformed(error) => HeaderError::Decode(error),
-        error => HeaderError::Broken(error),
-    }
-}
-
-/// Answers with a refusal and ends the stream. Tells as much as the peer still listens to.
-async fn refuse(mut stream: BiStream, code: ResetCode, reason: &str) {
-    let answer = Answer::Refused {
-        code,
-        reason: reason.to_owned(),
-    };
-    let told = async {
-        write_all(stream.send.as_mut(), frame::to_bytes(&answer)).await?;
-        poll_fn(|cx| stream.send.poll_finish(cx)).await
-    };
-    let _ = tokio::time::timeout(limits::ANSWER_TIME, told).await;
-    stream.recv.stop(code);
 }

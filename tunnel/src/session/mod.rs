@@ -1,35 +1,45 @@
-//! Sessions: the handle, and the task that drives the protocol.
+//! Sessions: the handle, and the tasks that drive the protocol.
 
-mod driver;
 mod incoming;
+mod io;
+mod link;
+mod opening;
+mod preface;
+mod shared;
+mod supervisor;
 
 use std::fmt;
 use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::pin::pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use thiserror::Error;
-use tokio::sync::{Mutex as AsyncMutex, Notify, mpsc, watch};
 
-pub(crate) use self::driver::ControlStream;
 pub use self::incoming::IncomingStream;
-use self::incoming::Queued;
+pub(crate) use self::io::StreamIo;
+pub(crate) use self::link::ControlStream;
+pub(crate) use self::shared::{Joining, Shared};
 use crate::proto::code::CloseCode;
-use crate::proto::frame::{self, Class, GoAway, Open};
+use crate::proto::frame::{Class, GoAway, Open};
 use crate::proto::key::PublicKey;
 use crate::proto::limits;
-use crate::proto::session::{Agreed, Ending, OpenRefused, Session as Protocol};
-use crate::proto::stream_id::{Role, StreamId};
+use crate::proto::secret::SessionSecret;
+use crate::proto::session::{Agreed, Ending, LinkEnd, OpenRefused};
+use crate::proto::stream_id::Role;
 use crate::stream::Stream;
-use crate::transport::{HalfError, Kind, SendStream, Transport, TransportError};
+use crate::transport::{HalfError, Kind, SendStream, TransportError};
 
 /// A handle on an authenticated relation with a peer. Clones are handles on the same session.
 ///
-/// The session ends when it is closed by either side, when the peer is lost, and when the last
-/// handle is dropped; its streams end with it.
+/// A session outlives its transports: when one dies, its streams wait, and go on at the exact byte
+/// on the next one, for as long as the resume window lasts. The connector brings the next one
+/// ([`Connector::run`](crate::Connector::run) does so by itself).
+///
+/// The session ends when it is closed by either side, when no transport came in time, and when the
+/// last handle is dropped; its streams end with it.
 #[derive(Clone)]
 pub struct Session {
     shared: Arc<Shared>,
@@ -51,9 +61,9 @@ pub struct Info {
     pub software: String,
     /// Which end this is.
     pub role: Role,
-    /// The protocol that carries the session.
+    /// The protocol that carried the session first; see [`Session::transport`].
     pub transport: Kind,
-    /// The peer's address, where there is one.
+    /// The peer's first address, where there is one; see [`Session::remote`].
     pub remote: Option<SocketAddr>,
 }
 
@@ -93,32 +103,36 @@ pub struct OpenRequest {
 #[derive(Debug, Clone, Error)]
 #[non_exhaustive]
 pub enum SessionError {
-    /// One side closed it, or the protocol was broken, or the peer stopped answering.
+    /// One side closed it, or the protocol was broken, or no transport came in time.
     #[error("session ended")]
     Ended(#[source] Ending),
-    /// Its transport ended without a word.
+    /// Its last transport ended, and no other came in time.
     #[error("session lost its transport")]
+    Transport(#[source] LinkLoss),
+}
+
+/// How a transport of a session ended, as far as the session is concerned.
+#[derive(Debug, Clone, Error)]
+#[non_exhaustive]
+pub enum LinkLoss {
+    /// One side left it, or the peer stopped answering on it.
+    #[error("transport given up")]
+    Link(#[source] LinkEnd),
+    /// It broke.
+    #[error("transport lost")]
     Transport(#[source] TransportError),
 }
 
 impl SessionError {
-    /// Some transports carry the peer's reason themselves.
-    fn from_transport(error: TransportError) -> Self {
-        match error {
-            TransportError::ClosedByPeer { code, reason } => {
-                Self::Ended(Ending::Peer { code, reason })
-            }
-            other => Self::Transport(other),
-        }
-    }
-
     /// The code that the session was closed with, if it was closed.
     pub fn close_code(&self) -> Option<CloseCode> {
         match self {
             Self::Ended(Ending::Local { code, .. } | Ending::Peer { code, .. }) => Some(*code),
             Self::Ended(Ending::Violation(violation)) => Some(violation.close_code()),
-            Self::Ended(Ending::KeepaliveTimeout(_)) => Some(CloseCode::KeepaliveTimeout),
-            Self::Transport(_) => None,
+            Self::Transport(LinkLoss::Link(LinkEnd::KeepaliveTimeout(_))) => {
+                Some(CloseCode::KeepaliveTimeout)
+            }
+            Self::Ended(Ending::Detached(_)) | Self::Transport(_) => None,
         }
     }
 }
@@ -148,50 +162,26 @@ pub enum OpenError {
     Session(#[from] SessionError),
 }
 
-pub(crate) struct Shared {
-    protocol: Mutex<Protocol>,
-    /// The protocol has something to send or to tell.
-    changed: Notify,
-    /// A stream was released.
-    released: Notify,
-    transport: Arc<dyn Transport>,
-    incoming: AsyncMutex<mpsc::Receiver<Queued>>,
-    go_away: watch::Receiver<Option<GoAway>>,
-    ended: watch::Receiver<Option<SessionError>>,
-    info: Info,
-}
-
 impl Session {
-    /// Starts an established session: `control` is past the handshake.
+    /// Starts an established session on its first transport.
     pub(crate) fn start(
-        transport: Arc<dyn Transport>,
-        control: ControlStream,
+        first: Joining,
         agreed: &Agreed,
+        secret: SessionSecret,
         info: Info,
     ) -> Self {
-        let (incoming_tx, incoming) = mpsc::channel(limits::STREAMS_UNACCEPTED);
-        let (ended_tx, ended) = watch::channel(None);
-        let (go_away_tx, go_away) = watch::channel(None);
-        let shared = Arc::new(Shared {
-            protocol: Mutex::new(Protocol::new(info.role, agreed, now())),
-            changed: Notify::new(),
-            released: Notify::new(),
-            transport,
-            incoming: AsyncMutex::new(incoming),
-            go_away,
-            ended,
-            info,
-        });
-        let outlets = driver::Outlets {
-            incoming: incoming_tx,
-            go_away: go_away_tx,
-            ended: ended_tx,
-        };
-        tokio::spawn(driver::run(Arc::clone(&shared), control, outlets));
+        let (shared, outlets) = Shared::new(agreed, secret, info);
+        // Nothing stands against the first.
+        let _ = shared.join(first);
+        tokio::spawn(supervisor::run(Arc::clone(&shared), outlets));
         Self {
             _close: Arc::new(CloseOnDrop(Arc::clone(&shared))),
             shared,
         }
+    }
+
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
     }
 
     /// Opens a stream.
@@ -206,44 +196,20 @@ impl Session {
     /// Dropping the future cancels the stream.
     pub async fn open(&self, request: OpenRequest) -> Result<Stream, OpenError> {
         check(&request)?;
-        let slot = self.shared.open_slot()?;
         let deadline = tokio::time::Instant::now() + limits::ANSWER_TIME;
-        let opening = self.open_in(slot, request, deadline);
-        match tokio::time::timeout_at(deadline, opening).await {
-            Ok(opened) => opened,
-            Err(_) => {
-                self.shared.suspect();
-                Err(OpenError::NoAnswer(limits::ANSWER_TIME))
-            }
-        }
-    }
-
-    async fn open_in(
-        &self,
-        slot: Slot,
-        request: OpenRequest,
-        deadline: tokio::time::Instant,
-    ) -> Result<Stream, OpenError> {
-        let transport_stream = self
-            .shared
-            .transport
-            .open()
-            .await
-            .map_err(|error| self.shared.ending(error))?;
-        let open = Open {
-            stream: slot.id(),
+        let io = self.shared.open_stream(|stream| Open {
+            stream,
             class: request.class,
             target: request.target,
             header: request.header,
-        };
-        let mut stream = Stream::opened(transport_stream, slot, deadline);
-        match stream.send_preface(frame::to_bytes(&open)).await {
-            Ok(()) => Ok(stream),
-            // The answer, which the first read finds, says more.
-            Err(HalfError::Stopped(_)) => Ok(stream),
-            Err(HalfError::Transport(error)) => Err(self.shared.ending(error).into()),
-            Err(other) => Err(SessionError::Transport(TransportError::lost(other)).into()),
+        })?;
+        let stream = Stream::opened(Arc::clone(&self.shared), Arc::clone(&io), deadline);
+        let opening = opening::open(&self.shared, &io);
+        if tokio::time::timeout_at(deadline, opening).await.is_err() {
+            self.shared.suspect();
+            return Err(OpenError::NoAnswer(limits::ANSWER_TIME));
         }
+        Ok(stream)
     }
 
     /// Waits for the peer's next stream.
@@ -254,8 +220,7 @@ impl Session {
     /// # Cancel safety
     /// No stream is lost.
     pub async fn accept(&self) -> Result<IncomingStream, SessionError> {
-        let queued = self.shared.incoming.lock().await.recv().await;
-        match queued {
+        match self.shared.next_incoming().await {
             Some(queued) => Ok(queued.into_incoming(&self.shared)),
             None => Err(self.closed().await),
         }
@@ -263,8 +228,7 @@ impl Session {
 
     /// Ends the session at once, and its streams with it.
     pub fn close(&self, code: CloseCode, reason: &str) {
-        self.shared
-            .with_protocol(|protocol| protocol.close(code, reason));
+        self.shared.with(|core| core.close(code, reason));
     }
 
     /// Takes no new streams, asks the peer to open none and to dial again after `return_after`,
@@ -274,8 +238,8 @@ impl Session {
     /// The session stays in its drain; it ends when it is closed or dropped.
     pub async fn drain(&self, deadline: Duration, return_after: Duration, reason: &str) {
         let return_after_ms = u32::try_from(return_after.as_millis()).unwrap_or(u32::MAX);
-        self.shared.with_protocol(|protocol| {
-            protocol.go_away(GoAway {
+        self.shared.with(|core| {
+            core.go_away(GoAway {
                 code: CloseCode::Shutdown,
                 return_after_ms,
                 reason: reason.to_owned(),
@@ -290,7 +254,7 @@ impl Session {
     async fn idle(&self) {
         let mut ended = pin!(self.closed());
         loop {
-            let mut released = pin!(self.shared.released.notified());
+            let mut released = pin!(self.shared.released());
             released.as_mut().enable();
             if self.open_streams() == 0 {
                 return;
@@ -312,7 +276,7 @@ impl Session {
 
     /// The session's end, for who must not keep it alive by waiting.
     pub(crate) fn end(&self) -> impl Future<Output = ()> + Send + use<> {
-        let mut ended = self.shared.ended.clone();
+        let mut ended = self.shared.watch_ended();
         async move {
             // An error means that the driver is gone: that is an end, too.
             let _ = ended.wait_for(Option::is_some).await;
@@ -325,37 +289,79 @@ impl Session {
     /// # Cancel safety
     /// Nothing is lost.
     pub async fn going_away(&self) -> Option<GoAway> {
-        let mut go_away = self.shared.go_away.clone();
-        go_away.wait_for(Option::is_some).await.ok()?.clone()
+        let mut go_away = self.shared.watch_go_away();
+        tokio::select! {
+            // What was said before the end was said.
+            biased;
+            go_away = go_away.wait_for(Option::is_some) => go_away.ok()?.clone(),
+            _ = self.closed() => None,
+        }
     }
 
     /// Whether a stream may be opened: the session has not ended, and neither side is going away.
     pub fn is_open(&self) -> bool {
-        self.shared.protocol().is_open()
+        self.shared.core(|core| core.is_open())
     }
 
     /// Whether the peer left an OPEN unanswered and was not heard from since. Such a session may
     /// recover; where there is another, open there.
     pub fn is_suspect(&self) -> bool {
-        self.shared.protocol().is_suspect()
+        self.shared.core(|core| core.is_suspect())
     }
 
     /// Streams open now, of both sides.
     pub fn open_streams(&self) -> usize {
-        self.shared.protocol().open_streams()
+        self.shared.core(|core| core.open_streams())
     }
 
-    /// The path's round-trip time: the transport's own measure, else that of the last PING.
+    /// Whether there is a transport, or its loss is so recent that another one may be on its way.
+    /// Streams that are opened meanwhile begin with it.
+    pub fn is_reachable(&self) -> bool {
+        let now = now();
+        let detached = self.shared.core(|core| core.detached_since());
+        detached.is_none_or(|since| now.saturating_duration_since(since) < limits::DETACHED_GRACE)
+    }
+
+    /// Waits until the session has no transport, or has ended.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost.
+    pub async fn detached(&self) {
+        self.shared.wait_attached(false).await;
+    }
+
+    /// Waits until the session has a transport, or has ended.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost.
+    pub async fn attached(&self) {
+        self.shared.wait_attached(true).await;
+    }
+
+    /// The path's shortest round-trip time since its transport joined: the transport's own measure,
+    /// or that of a PING. `None` without a transport, or before the first measure.
     pub fn round_trip(&self) -> Option<Duration> {
-        self.shared
-            .transport
-            .round_trip()
-            .or_else(|| self.shared.protocol().round_trip())
+        self.shared.core(|core| core.round_trip())
+    }
+
+    /// The protocol that carries the session now; `None` while it has no transport.
+    pub fn transport(&self) -> Option<Kind> {
+        self.shared.transport().map(|transport| transport.kind())
+    }
+
+    /// The peer's address on the transport that carries the session now.
+    pub fn remote(&self) -> Option<SocketAddr> {
+        self.shared.transport()?.remote()
+    }
+
+    /// Bytes of all streams that are kept until the peer acknowledges them.
+    pub fn kept_bytes(&self) -> u64 {
+        self.shared.core(|core| core.kept())
     }
 
     /// Who is at the other end, and how.
     pub fn info(&self) -> &Info {
-        &self.shared.info
+        self.shared.info()
     }
 
     /// Whether both are handles on the same session.
@@ -367,7 +373,7 @@ impl Session {
 impl fmt::Debug for Session {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Session")
-            .field("info", &self.shared.info)
+            .field("info", self.shared.info())
             .finish_non_exhaustive()
     }
 }
@@ -381,100 +387,12 @@ fn check(request: &OpenRequest) -> Result<(), OpenError> {
     }
 }
 
-impl Shared {
-    fn protocol(&self) -> MutexGuard<'_, Protocol> {
-        // The protocol never panics half-way; a caller's panic under the lock changes nothing.
-        self.protocol.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Changes the protocol's state and lets the driver act on it.
-    fn with_protocol<T>(&self, change: impl FnOnce(&mut Protocol) -> T) -> T {
-        let result = change(&mut self.protocol());
-        self.changed.notify_one();
-        result
-    }
-
-    fn open_slot(self: &Arc<Self>) -> Result<Slot, OpenError> {
-        match self.protocol().open_stream() {
-            Ok(id) => Ok(Slot {
-                shared: Arc::clone(self),
-                id,
-            }),
-            Err(OpenRefused::Closed) => match self.ended.borrow().clone() {
-                Some(error) => Err(error.into()),
-                None => Err(OpenRefused::Closed.into()),
-            },
-            Err(refused) => Err(refused.into()),
-        }
-    }
-
-    /// Drops the streams that nobody took before the session ended.
-    async fn drop_queued(&self) {
-        let mut incoming = self.incoming.lock().await;
-        incoming.close();
-        while let Ok(queued) = incoming.try_recv() {
-            self.protocol().release_remote(queued.id());
-        }
-    }
-
-    async fn closed(&self) -> SessionError {
-        let mut ended = self.ended.clone();
-        match ended.wait_for(Option::is_some).await.as_deref() {
-            Ok(Some(error)) => error.clone(),
-            // The driver was dropped with its runtime.
-            _ => SessionError::Transport(TransportError::ClosedHere),
-        }
-    }
-
-    /// How the session ended, seen from a stream whose transport gave `error`.
-    pub(crate) fn ending(&self, error: TransportError) -> SessionError {
-        self.ended
-            .borrow()
-            .clone()
-            .unwrap_or_else(|| SessionError::from_transport(error))
-    }
-
-    /// A stream of this session has no answer from the peer.
-    pub(crate) fn suspect(&self) {
-        self.with_protocol(|protocol| protocol.suspect(now()));
-    }
-}
-
-/// A stream's place among those that may be open, given back when dropped.
-pub(crate) struct Slot {
-    shared: Arc<Shared>,
-    id: StreamId,
-}
-
-impl Slot {
-    pub(crate) fn id(&self) -> StreamId {
-        self.id
-    }
-
-    pub(crate) fn session(&self) -> &Shared {
-        &self.shared
-    }
-}
-
-impl Drop for Slot {
-    fn drop(&mut self) {
-        let mut protocol = self.shared.protocol();
-        if self.id.initiator() == self.shared.info.role {
-            protocol.release_local();
-        } else {
-            protocol.release_remote(self.id);
-        }
-        drop(protocol);
-        self.shared.released.notify_waiters();
-    }
-}
-
 struct CloseOnDrop(Arc<Shared>);
 
 impl Drop for CloseOnDrop {
     fn drop(&mut self) {
         self.0
-            .with_protocol(|protocol| protocol.close(CloseCode::Shutdown, "session dropped"));
+            .with(|core| core.close(CloseCode::Shutdown, "session dropped"));
     }
 }
 

@@ -179,10 +179,7 @@ pub(crate) async fn a_finished_stream_may_be_dropped(pair: &Pair) {
 pub(crate) async fn a_refusal_carries_code_and_reason(pair: &Pair) {
     for code in codes() {
         let mut here = open(&pair.server).await;
-        incoming(&pair.agent)
-            .await
-            .refuse(code, "ask elsewhere")
-            .await;
+        incoming(&pair.agent).await.refuse(code, "ask elsewhere");
         let refused = |error: &StreamError| matches!(error, StreamError::Refused { code: seen, reason } if *seen == code && reason == "ask elsewhere");
         let error = fails("a refused stream", here.accepted()).await;
         assert!(refused(&error), "{error:?}");
@@ -202,7 +199,13 @@ pub(crate) async fn an_incoming_stream_dropped_is_cancelled(pair: &Pair) {
     drop(incoming(&pair.agent).await);
     let error = fails("a cancelled stream", here.accepted()).await;
     assert!(
-        matches!(error, StreamError::Reset(ResetCode::Cancelled)),
+        matches!(
+            error,
+            StreamError::Refused {
+                code: ResetCode::Cancelled,
+                ..
+            }
+        ),
         "{error:?}"
     );
 }

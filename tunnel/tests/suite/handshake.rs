@@ -85,7 +85,7 @@ pub(crate) async fn an_oversized_hello(kind: Kind) {
 pub(crate) async fn no_common_version(kind: Kind) {
     let mut hello = vec![1, 0x3f];
     hello.extend([0xaa; 48]);
-    hello.extend([5, 1, b'x']);
+    hello.extend([5, 0, 1, b'x', 0]);
     let (code, error) = told(kind, frame(0x01, &hello)).await;
     assert_eq!(code, CloseCode::Version.to_wire());
     assert!(
@@ -99,7 +99,7 @@ fn a_proof_by_another_key_is_told_apart_from_an_unknown_key() {
     run(async {
         let (transport, mut server) = raw(Kind::Memory, acceptor_config()).await;
         let mut control = RawStream::new(transport.open().await.unwrap());
-        let (mut handshake, hello) = ConnectorHandshake::start(&local(), &key(1), [7; 16]);
+        let (mut handshake, hello) = ConnectorHandshake::start(&local(), &key(1), [7; 16], None);
         let lie = async {
             control.send(hello).await.unwrap();
             let challenge = control.must().await;

@@ -9,8 +9,8 @@ use futures_util::future::BoxFuture;
 use tokio::time::Instant;
 use underpass_tunnel::transport::{Kind, Transport, memory};
 use underpass_tunnel::{
-    Acceptor, AcceptorConfig, Admission, AgentKey, Connector, ConnectorConfig, Denied, Proven,
-    PublicKey, Session, Transports,
+    Accepted, Acceptor, AcceptorConfig, Admission, AgentKey, Connector, ConnectorConfig, Denied,
+    Proven, PublicKey, Session, Transports,
 };
 
 use crate::server::{Pki, Server};
@@ -64,6 +64,8 @@ pub(crate) fn connector_config(port: u16, pki: &Pki) -> ConnectorConfig {
         max_streams: 1000,
         backoff_initial: Duration::from_millis(20),
         backoff_max: Duration::from_millis(200),
+        // Sessions end with their transport, except where a test is about that.
+        resume_window: Duration::ZERO,
         ..ConnectorConfig::new("127.0.0.1", port, pki.ca_pem.clone(), key(1))
     }
 }
@@ -121,7 +123,7 @@ async fn join(
 ) -> (Session, Session) {
     let acceptor = acceptor(config);
     let (agent, server) = tokio::join!(connector.establish(here), acceptor.accept(there));
-    (agent.unwrap(), server.unwrap())
+    (agent.unwrap(), server.unwrap().into_session().unwrap())
 }
 
 /// A session whose agent's transport the test can reach, to cut it.
@@ -152,7 +154,7 @@ pub(crate) struct RawServer {
 }
 
 impl RawServer {
-    pub(crate) async fn result(&mut self) -> Result<Session, underpass_tunnel::AcceptError> {
+    pub(crate) async fn result(&mut self) -> Result<Accepted, underpass_tunnel::AcceptError> {
         match (&mut self.listener, self.memory.take()) {
             (Some(listener), _) => listener.result().await,
             (None, Some((acceptor, transport))) => acceptor.accept(transport).await,
@@ -161,7 +163,7 @@ impl RawServer {
     }
 
     pub(crate) async fn session(&mut self) -> Session {
-        self.result().await.unwrap()
+        self.result().await.unwrap().into_session().unwrap()
     }
 }
 

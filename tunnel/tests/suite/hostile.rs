@@ -17,7 +17,7 @@ async fn refused_stream(kind: Kind, header: Bytes, end: bool, code: ResetCode) {
     if end {
         bad.finish().await;
     }
-    assert_eq!(bad.refusal().await, code.to_wire());
+    assert_eq!(bad.reset_code().await, code);
     assert_undisturbed(&agent).await;
     drop((bad, agent.transport, agent.control));
 }

@@ -19,8 +19,10 @@ mod life;
 mod peer;
 mod reconnect;
 mod registry;
+mod relay;
 mod server;
 mod streams;
+mod survive;
 mod vanish;
 
 /// Instantiates tests on a pair (`pairs`) and tests that build their own (`own`) per transport.
@@ -83,6 +85,11 @@ per_transport! {
             a_frame_that_has_no_place_ends_the_session, a_stream_id_of_the_wrong_side_ends_the_session,
             a_stream_id_in_use_ends_the_session, a_control_stream_that_ends_ends_the_session,
             streams_before_authentication_are_not_kept, a_flood_of_pings_is_answered_or_ended;
+        survive: a_transfer_survives_a_cut_every_50_ms, many_short_streams_survive_cuts,
+            half_closed_streams_survive, ends_that_were_said_without_a_transport_arrive,
+            streams_opened_without_a_transport_wait_for_one, a_later_transport_takes_over,
+            the_resume_window_ends_in_typed_errors, a_close_without_a_transport_is_found_out,
+            a_stolen_session_id_is_worth_nothing;
         handshake: a_wrong_key_is_refused_on_both_sides, no_common_version,
             garbage_instead_of_hello, an_oversized_hello;
     }

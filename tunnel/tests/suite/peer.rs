@@ -10,8 +10,9 @@ use underpass_tunnel::proto::handshake::{
     self, AcceptorHandshake, AcceptorStep, ConnectorHandshake, ConnectorStep, Local,
 };
 use underpass_tunnel::proto::limits;
+use underpass_tunnel::proto::secret::SessionSecret;
 use underpass_tunnel::transport::{BiStream, HalfError, Kind, Transport, TransportError};
-use underpass_tunnel::{AgentKey, Session};
+use underpass_tunnel::{AgentKey, ResetCode, Session};
 
 use crate::harness::{RawServer, acceptor_config, key, raw, within};
 
@@ -105,23 +106,19 @@ impl RawStream {
         }
     }
 
-    /// The code of the refusal that the peer must answer with.
-    pub(crate) async fn refusal(&mut self) -> u64 {
-        let answer = self.must().await;
-        assert_eq!(
-            (answer.kind, answer.body.first()),
-            (ANSWER, Some(&1)),
-            "a refusal"
-        );
-        VarInt::decode(&mut answer.body.slice(1..))
-            .unwrap()
-            .into_inner()
+    /// The code with which the peer must end a stream of which it knows nothing.
+    pub(crate) async fn reset_code(&mut self) -> ResetCode {
+        match self.frame().await {
+            Err(HalfError::Reset(code)) => code,
+            other => panic!("no reset but {other:?}"),
+        }
     }
 }
 
 pub(crate) fn local() -> Local {
     Local {
         max_streams: 100,
+        resume_window_ms: 0,
         software: "hostile/1".to_owned(),
     }
 }
@@ -163,7 +160,7 @@ pub(crate) async fn log_in(mut control: RawStream, key: AgentKey) -> RawStream {
 }
 
 pub(crate) async fn say_hello(control: &mut RawStream, key: &AgentKey) -> ConnectorHandshake {
-    let (handshake, hello) = ConnectorHandshake::start(&local(), key, [7; 16]);
+    let (handshake, hello) = ConnectorHandshake::start(&local(), key, [7; 16], None);
     control.send(hello).await.unwrap();
     handshake
 }
@@ -176,7 +173,7 @@ pub(crate) async fn prove(
     loop {
         match handshake.handle(control.must().await, key).unwrap() {
             ConnectorStep::Send(bytes) => control.send(bytes).await.unwrap(),
-            ConnectorStep::Established(_) => return control,
+            ConnectorStep::Established(_) | ConnectorStep::Resumed(_) => return control,
         }
     }
 }
@@ -188,7 +185,13 @@ pub(crate) async fn let_in(transport: &dyn Transport) -> RawStream {
     while let AcceptorStep::Send(bytes) = handshake.handle(control.must().await).unwrap() {
         control.send(bytes).await.unwrap();
     }
-    let welcome = handshake::welcome(&local(), [5; 16], 10_000, "edge-1");
+    let welcome = handshake::welcome(
+        &local(),
+        [5; 16],
+        SessionSecret::new([6; 32]),
+        10_000,
+        "edge-1",
+    );
     transport.authenticated();
     control.send(welcome).await.unwrap();
     control

@@ -22,7 +22,7 @@ async fn join(connector: &Connector, acceptor: &Acceptor) -> (Session, Session) 
         connector.establish(Arc::new(here)),
         acceptor.accept(Arc::new(there))
     );
-    (agent.unwrap(), server.unwrap())
+    (agent.unwrap(), server.unwrap().into_session().unwrap())
 }
 
 #[test]
@@ -85,7 +85,7 @@ async fn a_session_that_does_not_answer_is_passed_over() {
     let (here, there) = memory::pair();
     let control = RawStream::new(here.open().await.unwrap());
     let (control, mute) = tokio::join!(log_in(control, key(1)), acceptor.accept(Arc::new(there)));
-    let (mut control, mute) = (control, mute.unwrap());
+    let (mut control, mute) = (control, mute.unwrap().into_session().unwrap());
     registry.insert(healthy.clone());
     registry.insert(mute.clone());
     assert!(

@@ -17,7 +17,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 use underpass_tunnel::transport::{quic, websocket};
-use underpass_tunnel::{AcceptError, Acceptor, AcceptorConfig, Session, tls};
+use underpass_tunnel::{AcceptError, Accepted, Acceptor, AcceptorConfig, Session, tls};
 
 use crate::harness::{acceptor, within};
 
@@ -50,12 +50,12 @@ impl Pki {
     }
 }
 
-type Results = mpsc::UnboundedSender<Result<Session, AcceptError>>;
+type Results = mpsc::UnboundedSender<Result<Accepted, AcceptError>>;
 
 /// A listening server. Dropping it stops it, not its sessions.
 pub(crate) struct Server {
     pub(crate) port: u16,
-    sessions: mpsc::UnboundedReceiver<Result<Session, AcceptError>>,
+    sessions: mpsc::UnboundedReceiver<Result<Accepted, AcceptError>>,
     upgrade: Arc<AtomicBool>,
     endpoint: Option<quinn::Endpoint>,
     _tasks: JoinSet<()>,
@@ -107,16 +107,16 @@ impl Server {
         }
     }
 
-    pub(crate) async fn result(&mut self) -> Result<Session, AcceptError> {
+    pub(crate) async fn result(&mut self) -> Result<Accepted, AcceptError> {
         within("an agent connects", self.sessions.recv())
             .await
             .unwrap()
     }
 
-    /// The next session. The connector gives up attempts that come in second.
+    /// The next new session. The connector gives up attempts that come in second.
     pub(crate) async fn session(&mut self) -> Session {
         loop {
-            if let Ok(session) = self.result().await {
+            if let Ok(Accepted::New(session)) = self.result().await {
                 return session;
             }
         }

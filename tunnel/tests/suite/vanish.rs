@@ -8,11 +8,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::net::UdpSocket;
 use tokio::task::JoinSet;
-use underpass_tunnel::proto::session::Ending;
+use underpass_tunnel::proto::session::LinkEnd;
 use underpass_tunnel::transport::{Transport, memory};
 use underpass_tunnel::{
-    AcceptorConfig, Connector, ConnectorConfig, OpenError, OpenRequest, SessionError, StreamError,
-    Transports,
+    AcceptorConfig, Connector, ConnectorConfig, LinkLoss, OpenError, OpenRequest, SessionError,
+    StreamError, Transports,
 };
 
 use crate::bytes::{open, stream, target};
@@ -92,7 +92,10 @@ fn an_agent_that_vanishes_is_suspect_at_once_and_lost_soon() {
         assert!(session.is_suspect());
         let error = within("keepalive ends it", session.closed()).await;
         assert!(
-            matches!(error, SessionError::Ended(Ending::KeepaliveTimeout(_))),
+            matches!(
+                error,
+                SessionError::Transport(LinkLoss::Link(LinkEnd::KeepaliveTimeout(_)))
+            ),
             "{error:?}"
         );
         let error = fails("its streams end", here.read_bytes()).await;
@@ -128,7 +131,10 @@ async fn a_peer_that_takes_streams_and_never_answers() {
     assert_eq!(control.must().await.kind, crate::peer::PING);
     let error = agent.closed().await;
     assert!(
-        matches!(error, SessionError::Ended(Ending::KeepaliveTimeout(_))),
+        matches!(
+            error,
+            SessionError::Transport(LinkLoss::Link(LinkEnd::KeepaliveTimeout(_)))
+        ),
         "{error:?}"
     );
 }
@@ -161,13 +167,13 @@ async fn a_peer_that_is_busy_with_other_bytes_is_not_lost() {
     let mut stream = open(&agent).await;
     let mut other = RawStream::new(there.accept().await.unwrap());
     other
-        .send(crate::peer::frame(crate::peer::ANSWER, &[0]))
+        .send(crate::peer::frame(crate::peer::ANSWER, &[]))
         .await
         .unwrap();
     stream.accepted().await.unwrap();
     // Its PONG would stand behind these.
     for _ in 0..20 {
-        tokio::time::advance(Duration::from_secs(5)).await;
+        tokio::time::advance(Duration::from_secs(3)).await;
         other.send(Bytes::from_static(b"x")).await.unwrap();
         assert_eq!(stream.read_bytes().await.unwrap().unwrap(), "x");
     }
@@ -175,7 +181,10 @@ async fn a_peer_that_is_busy_with_other_bytes_is_not_lost() {
     // Then nothing more: it is lost after all.
     let error = agent.closed().await;
     assert!(
-        matches!(error, SessionError::Ended(Ending::KeepaliveTimeout(_))),
+        matches!(
+            error,
+            SessionError::Transport(LinkLoss::Link(LinkEnd::KeepaliveTimeout(_)))
+        ),
         "{error:?}"
     );
     drop(control);

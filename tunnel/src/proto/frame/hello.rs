@@ -2,14 +2,16 @@
 
 use bytes::{BufMut, BytesMut};
 
-use super::{Body, DecodeError, Fields, VarInt, limits};
+use super::{Body, DecodeError, Fields, VarInt, limits, put_varint};
 use crate::proto::wire::put_bytes;
 
 /// The first frame of a session, from the connector.
 ///
 /// ```text
 /// 0x01 | length | count (varint) | version (varint) × count | public key (32) | instance (16)
-///      | max streams (varint) | software (length + UTF-8)
+///      | max streams (varint) | resume window, ms (varint) | software (length + UTF-8)
+///      | 0                                                          a new session
+///      | 1 | session (16) | attempt (varint) | received (varint)    one that exists
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Hello {
@@ -22,8 +24,62 @@ pub struct Hello {
     pub instance: [u8; 16],
     /// Streams that the acceptor may have open at once.
     pub max_streams: u32,
+    /// How long the connector wants sessions to wait for it without a transport; 0: not at all.
+    pub resume_window_ms: u32,
     /// What runs there, for logs: name and version.
     pub software: String,
+    /// What the transport is for.
+    pub purpose: Purpose,
+}
+
+/// What a transport is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// A session of its own.
+    NewSession,
+    /// To carry on a session.
+    Resume {
+        /// Its id, of its WELCOME.
+        session: [u8; 16],
+        /// Counts the connector's transports of this session, so that a late one is known for
+        /// what it is. The session's first transport is 0.
+        attempt: u64,
+        /// Lasting control frames of the acceptor's that have arrived since the session began.
+        received: u64,
+    },
+}
+
+impl Purpose {
+    fn encode(self, out: &mut BytesMut) {
+        match self {
+            Self::NewSession => put_varint(out, 0),
+            Self::Resume {
+                session,
+                attempt,
+                received,
+            } => {
+                put_varint(out, 1);
+                out.put_slice(&session);
+                put_varint(out, attempt);
+                put_varint(out, received);
+            }
+        }
+    }
+
+    fn decode(fields: &mut Fields) -> Result<Self, DecodeError> {
+        match fields.varint("purpose")? {
+            0 => Ok(Self::NewSession),
+            1 => Ok(Self::Resume {
+                session: fields.array("session")?,
+                attempt: fields.varint("attempt")?,
+                received: fields.varint("received")?,
+            }),
+            value => Err(DecodeError::BadValue {
+                what: "purpose",
+                value,
+            }),
+        }
+    }
 }
 
 impl Body for Hello {
@@ -38,7 +94,9 @@ impl Body for Hello {
         out.put_slice(&self.public_key);
         out.put_slice(&self.instance);
         VarInt::from_u32(self.max_streams).encode(out);
+        VarInt::from_u32(self.resume_window_ms).encode(out);
         put_bytes(out, self.software.as_bytes());
+        self.purpose.encode(out);
     }
 
     fn decode_body(fields: &mut Fields) -> Result<Self, DecodeError> {
@@ -58,7 +116,9 @@ impl Body for Hello {
             public_key: fields.array("public key")?,
             instance: fields.array("instance")?,
             max_streams: fields.u32("max streams")?,
+            resume_window_ms: fields.u32("resume window")?,
             software: fields.string("software", limits::SOFTWARE)?,
+            purpose: Purpose::decode(fields)?,
         })
     }
 }
@@ -68,20 +128,41 @@ mod tests {
     use super::super::testing::assert_wire;
     use super::*;
 
-    #[test]
-    fn wire() {
-        let hello = Hello {
+    fn hello(purpose: Purpose) -> Hello {
+        Hello {
             versions: vec![1],
             public_key: [0xaa; 32],
             instance: [0xbb; 16],
             max_streams: 100,
+            resume_window_ms: 7,
             software: "x/1".into(),
-        };
-        let mut wire = vec![0x01, 0x38, 1, 1];
+            purpose,
+        }
+    }
+
+    #[test]
+    fn wire() {
+        let mut wire = vec![0x01, 0x3a, 1, 1];
         wire.extend([0xaa; 32]);
         wire.extend([0xbb; 16]);
-        wire.extend([0x40, 100, 3, b'x', b'/', b'1']);
-        assert_wire(&hello, &wire);
+        wire.extend([0x40, 100, 7, 3, b'x', b'/', b'1', 0]);
+        assert_wire(&hello(Purpose::NewSession), &wire);
+    }
+
+    #[test]
+    fn wire_of_one_that_resumes() {
+        let mut wire = vec![0x01, 0x40, 0x4c, 1, 1];
+        wire.extend([0xaa; 32]);
+        wire.extend([0xbb; 16]);
+        wire.extend([0x40, 100, 7, 3, b'x', b'/', b'1', 1]);
+        wire.extend([0xee; 16]);
+        wire.extend([2, 9]);
+        let purpose = Purpose::Resume {
+            session: [0xee; 16],
+            attempt: 2,
+            received: 9,
+        };
+        assert_wire(&hello(purpose), &wire);
     }
 
     #[test]

@@ -3,7 +3,6 @@
 use bytes::{Bytes, BytesMut};
 
 use super::{Body, DecodeError, Fields, VarInt, limits};
-use crate::proto::code::ResetCode;
 use crate::proto::stream_id::StreamId;
 use crate::proto::wire::put_bytes;
 
@@ -81,52 +80,22 @@ impl Body for Open {
     }
 }
 
-/// The first frame in the other direction of a stream: the peer's answer to [`Open`]. After
-/// [`Answer::Accepted`] the peer's payload follows; after [`Answer::Refused`] nothing does.
+/// The first frame in the other direction of a stream: the peer takes it, and its payload follows.
+/// A stream that is not taken is answered with [`Refuse`](super::Refuse) instead.
 ///
 /// ```text
-/// 0x11 | length | 0                                          accepted
-/// 0x11 | length | 1 | code (varint) | reason (length + UTF-8)  refused
+/// 0x11 | 0
 /// ```
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Answer {
-    /// The peer takes the stream.
-    Accepted,
-    /// The peer does not.
-    Refused {
-        /// Why, for programs.
-        code: ResetCode,
-        /// Why, for people.
-        reason: String,
-    },
-}
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Answer;
 
 impl Body for Answer {
     const TYPE: u32 = 0x11;
 
-    fn encode_body(&self, out: &mut BytesMut) {
-        match self {
-            Self::Accepted => VarInt::from_u32(0).encode(out),
-            Self::Refused { code, reason } => {
-                VarInt::from_u32(1).encode(out);
-                code.encode(out);
-                put_bytes(out, limits::clip(reason).as_bytes());
-            }
-        }
-    }
+    fn encode_body(&self, _: &mut BytesMut) {}
 
-    fn decode_body(fields: &mut Fields) -> Result<Self, DecodeError> {
-        match fields.varint("answer")? {
-            0 => Ok(Self::Accepted),
-            1 => Ok(Self::Refused {
-                code: ResetCode::from_wire(fields.varint("code")?),
-                reason: fields.string("reason", limits::REASON)?,
-            }),
-            value => Err(DecodeError::BadValue {
-                what: "answer",
-                value,
-            }),
-        }
+    fn decode_body(_: &mut Fields) -> Result<Self, DecodeError> {
+        Ok(Self)
     }
 }
 
@@ -145,12 +114,7 @@ mod tests {
             header: Bytes::from_static(b"h"),
         };
         assert_wire(&open, &[0x10, 8, 1, 2, 3, b't', b'c', b'p', 1, b'h']);
-        assert_wire(&Answer::Accepted, &[0x11, 1, 0]);
-        let refused = Answer::Refused {
-            code: ResetCode::Forbidden,
-            reason: "no".into(),
-        };
-        assert_wire(&refused, &[0x11, 5, 1, 1, 2, b'n', b'o']);
+        assert_wire(&Answer, &[0x11, 0]);
     }
 
     #[test]

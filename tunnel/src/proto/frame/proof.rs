@@ -7,12 +7,15 @@ use super::{Body, DecodeError, Fields};
 /// The connector's answer to CHALLENGE.
 ///
 /// ```text
-/// 0x03 | length | signature (64)
+/// 0x03 | length | signature (64) | 0                        for a new session
+/// 0x03 | length | signature (64) | 1 | resumption (32)      for one that exists
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Proof {
     /// Ed25519 signature (RFC 8032) over the handshake's transcript.
     pub signature: [u8; 64],
+    /// HMAC-SHA256 (RFC 2104) over the transcript, by the secret of the session to resume.
+    pub resumption: Option<[u8; 32]>,
 }
 
 impl Body for Proof {
@@ -20,11 +23,28 @@ impl Body for Proof {
 
     fn encode_body(&self, out: &mut BytesMut) {
         out.put_slice(&self.signature);
+        match &self.resumption {
+            None => out.put_u8(0),
+            Some(resumption) => {
+                out.put_u8(1);
+                out.put_slice(resumption);
+            }
+        }
     }
 
     fn decode_body(fields: &mut Fields) -> Result<Self, DecodeError> {
         Ok(Self {
             signature: fields.array("signature")?,
+            resumption: match fields.varint("resumption")? {
+                0 => None,
+                1 => Some(fields.array("resumption")?),
+                value => {
+                    return Err(DecodeError::BadValue {
+                        what: "resumption",
+                        value,
+                    });
+                }
+            },
         })
     }
 }
@@ -36,13 +56,22 @@ mod tests {
 
     #[test]
     fn wire() {
-        let mut wire = vec![0x03, 0x40, 64];
+        let mut wire = vec![0x03, 0x40, 65];
         wire.extend([0xdd; 64]);
-        assert_wire(
-            &Proof {
-                signature: [0xdd; 64],
-            },
-            &wire,
-        );
+        wire.push(0);
+        let proof = Proof {
+            signature: [0xdd; 64],
+            resumption: None,
+        };
+        assert_wire(&proof, &wire);
+        let mut wire = vec![0x03, 0x40, 97];
+        wire.extend([0xdd; 64]);
+        wire.push(1);
+        wire.extend([0xcc; 32]);
+        let proof = Proof {
+            signature: [0xdd; 64],
+            resumption: Some([0xcc; 32]),
+        };
+        assert_wire(&proof, &wire);
     }
 }

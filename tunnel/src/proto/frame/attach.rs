@@ -1,0 +1,91 @@
+//! ATTACH and ATTACHED: a stream goes on, on another transport.
+
+use bytes::BytesMut;
+
+use super::{Body, DecodeError, Fields, put_varint};
+use crate::proto::stream_id::StreamId;
+
+/// The first frame on a transport stream that carries on a session's stream, from the side that
+/// opened that stream. Its payload follows once ATTACHED was received.
+///
+/// ```text
+/// 0x12 | length | stream (varint) | received (varint) | limit (varint)
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Attach {
+    /// Which stream.
+    pub stream: StreamId,
+    /// Bytes of the stream that the sender of this frame has: the next ones follow ATTACHED.
+    pub received: u64,
+    /// Bytes of the stream that may be sent to it in all.
+    pub limit: u64,
+}
+
+impl Body for Attach {
+    const TYPE: u32 = 0x12;
+
+    fn encode_body(&self, out: &mut BytesMut) {
+        self.stream.to_wire().encode(out);
+        put_varint(out, self.received);
+        put_varint(out, self.limit);
+    }
+
+    fn decode_body(fields: &mut Fields) -> Result<Self, DecodeError> {
+        Ok(Self {
+            stream: StreamId::from_wire(fields.raw_varint("stream")?),
+            received: fields.varint("received")?,
+            limit: fields.varint("limit")?,
+        })
+    }
+}
+
+/// The answer to [`Attach`], first in the other direction.
+///
+/// ```text
+/// 0x13 | length | received (varint) | limit (varint)
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Attached {
+    /// Bytes of the stream that the sender of this frame has: the next ones follow it.
+    pub received: u64,
+    /// Bytes of the stream that may be sent to it in all.
+    pub limit: u64,
+}
+
+impl Body for Attached {
+    const TYPE: u32 = 0x13;
+
+    fn encode_body(&self, out: &mut BytesMut) {
+        put_varint(out, self.received);
+        put_varint(out, self.limit);
+    }
+
+    fn decode_body(fields: &mut Fields) -> Result<Self, DecodeError> {
+        Ok(Self {
+            received: fields.varint("received")?,
+            limit: fields.varint("limit")?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::assert_wire;
+    use super::*;
+    use crate::proto::stream_id::Role;
+
+    #[test]
+    fn wire() {
+        let attach = Attach {
+            stream: StreamId::first(Role::Acceptor),
+            received: 3,
+            limit: 500,
+        };
+        assert_wire(&attach, &[0x12, 4, 1, 3, 0x41, 0xf4]);
+        let attached = Attached {
+            received: 3,
+            limit: 500,
+        };
+        assert_wire(&attached, &[0x13, 3, 3, 0x41, 0xf4]);
+    }
+}

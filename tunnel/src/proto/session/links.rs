@@ -1,0 +1,496 @@
+//! The session's links: its control frames, on whatever transports there are.
+
+use std::fmt;
+use std::time::{Duration, Instant};
+
+use bytes::{Bytes, BytesMut};
+use thiserror::Error;
+
+use super::{Ending, Event, Phase, Session, Violation};
+use crate::proto::code::CloseCode;
+use crate::proto::frame::{
+    Ack, Close, Control, Credit, FrameReader, Lasting, Leave, Ping, Pong, RawFrame, Sequence,
+};
+use crate::proto::keepalive::{Due, Keepalive};
+use crate::proto::limits;
+use crate::proto::stream_id::{Role, StreamId};
+
+/// Bytes of control frames given out in one go.
+const BATCH: usize = 16 * 1024;
+
+/// The round trip that is assumed until one was measured.
+const ROUND_TRIP: Duration = Duration::from_millis(100);
+
+/// A transport's number in its session: the attempt of HELLO. Later ones are higher.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LinkId(pub u64);
+
+impl LinkId {
+    /// The link on which the session began.
+    pub const FIRST: Self = Self(0);
+
+    /// The link after this one.
+    pub fn next(self) -> Self {
+        Self(self.0 + 1)
+    }
+}
+
+impl fmt::Display for LinkId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Why a transport may not join the session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum LinkRefused {
+    /// The session is over.
+    #[error("the session has ended")]
+    Closed,
+    /// A later transport has joined already.
+    #[error("transport {late} comes after transport {latest}")]
+    Late {
+        /// The transport.
+        late: LinkId,
+        /// The latest one.
+        latest: LinkId,
+    },
+    /// The peer names a number of lasting frames that cannot be.
+    #[error("the peer says that it has {0} lasting frames, which cannot be")]
+    Frames(u64),
+}
+
+/// How a link ended, where the transport itself did not.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum LinkEnd {
+    /// The peer stopped answering.
+    #[error("the peer has not answered for {} s", .0.as_secs())]
+    KeepaliveTimeout(Duration),
+    /// The peer needs it no more.
+    #[error("left by the peer: {code}: {reason}")]
+    PeerLeft {
+        /// Why, for programs.
+        code: CloseCode,
+        /// Why, for people.
+        reason: String,
+    },
+    /// This side needs it no more.
+    #[error("left")]
+    Left,
+}
+
+/// One link's side of the control frames.
+#[derive(Debug)]
+pub(super) struct Link {
+    reader: FrameReader,
+    keepalive: Keepalive,
+    round_trip: Option<Duration>,
+    /// Frames of this link alone.
+    queue: BytesMut,
+    queued: usize,
+    /// The number of the lasting frame to send next, and of the one that arrives next.
+    next_out: u64,
+    next_in: u64,
+    /// The peer is to hear what `next_out` is.
+    announce: bool,
+    over: bool,
+}
+
+impl Link {
+    pub(super) fn queue(&mut self, frame: &Control) {
+        frame.encode(&mut self.queue);
+        self.queued += 1;
+    }
+}
+
+impl Session {
+    /// A transport has joined, whose peer says that it has `peer_has` lasting frames.
+    ///
+    /// # Errors
+    /// Where it may not join. Nothing has changed then.
+    pub fn link_up(
+        &mut self,
+        link: LinkId,
+        peer_has: u64,
+        now: Instant,
+    ) -> Result<(), LinkRefused> {
+        if self.phase == Phase::Closed {
+            return Err(LinkRefused::Closed);
+        }
+        if let Some(latest) = self.latest.filter(|latest| link <= *latest) {
+            return Err(LinkRefused::Late { late: link, latest });
+        }
+        if self.outbox.acknowledge(peer_has).is_err() {
+            return Err(LinkRefused::Frames(peer_has));
+        }
+        let next_out = self.outbox.first();
+        let joined = Link {
+            reader: FrameReader::new(limits::CONTROL_FRAME),
+            keepalive: Keepalive::new(self.role, self.keepalive, limits::KEEPALIVE_ANSWER, now),
+            round_trip: None,
+            queue: BytesMut::new(),
+            queued: 0,
+            next_out,
+            next_in: 0,
+            announce: self.latest.is_some(),
+            over: false,
+        };
+        self.links.insert(link, joined);
+        self.latest = Some(link);
+        self.primary = Some(link);
+        self.detached = None;
+        self.suspect = false;
+        self.ping(now);
+        self.leave_behind();
+        Ok(())
+    }
+
+    /// A link's transport has ended. Where it was the primary one, the session waits for another,
+    /// or ends. Earlier links are no substitute: they only carry what has not moved yet.
+    pub fn link_lost(&mut self, link: LinkId, now: Instant) {
+        self.links.remove(&link);
+        if self.primary != Some(link) {
+            return;
+        }
+        self.primary = None;
+        if self.phase == Phase::Closed {
+            return;
+        }
+        self.detached = Some(now);
+        let earlier: Vec<_> = self.links.keys().copied().collect();
+        for link in earlier {
+            self.leave(link, "the session has lost a later transport");
+        }
+        self.handle_detached(now);
+    }
+
+    /// This side needs a link no more: the peer is told, and the link ends.
+    pub fn leave(&mut self, link: LinkId, reason: &str) {
+        if self.phase == Phase::Closed {
+            return;
+        }
+        if let Some(left) = self.links.get_mut(&link)
+            && !std::mem::replace(&mut left.over, true)
+        {
+            left.queue(&Control::Leave(Leave {
+                code: CloseCode::Shutdown,
+                reason: reason.to_owned(),
+            }));
+            self.changed = true;
+            self.events.push_back(Event::LinkEnded(link, LinkEnd::Left));
+        }
+    }
+
+    /// The connector leaves links that carry nothing any more, now that there is a later one.
+    pub(super) fn leave_behind(&mut self) {
+        if self.links.len() < 2 || self.role != Role::Connector {
+            return;
+        }
+        let earlier = self.links.keys().filter(|link| Some(**link) < self.primary);
+        let idle: Vec<_> = earlier
+            .copied()
+            .filter(|link| !self.carries(*link))
+            .collect();
+        for link in idle {
+            self.leave(link, "the session goes on, on another transport");
+        }
+    }
+
+    /// The link that new streams go on; `None` while the session has no transport.
+    pub fn primary(&self) -> Option<LinkId> {
+        self.primary
+    }
+
+    /// The latest link that there ever was.
+    pub fn latest(&self) -> Option<LinkId> {
+        self.latest
+    }
+
+    /// Since when the session has no transport.
+    pub fn detached_since(&self) -> Option<Instant> {
+        self.detached
+    }
+
+    /// Lasting frames of the peer that have arrived: what to tell it on the next link.
+    pub fn arrived(&self) -> u64 {
+        self.arrived
+    }
+
+    /// When to call [`handle_detached`](Self::handle_detached).
+    pub fn poll_detached(&self) -> Option<Instant> {
+        let since = self.detached?;
+        (self.phase != Phase::Closed).then(|| since + self.resume_window)
+    }
+
+    /// Ends the session if it was without a transport for too long.
+    pub fn handle_detached(&mut self, now: Instant) {
+        if self.poll_detached().is_some_and(|at| now >= at) {
+            self.end(Ending::Detached(self.resume_window));
+        }
+    }
+
+    /// The path's round trip: the shortest measured on the primary link.
+    pub fn round_trip(&self) -> Option<Duration> {
+        self.links.get(&self.primary?)?.round_trip
+    }
+
+    pub(super) fn assumed_round_trip(&self) -> Duration {
+        self.round_trip().unwrap_or(ROUND_TRIP)
+    }
+
+    /// The transport has measured a round trip of its own.
+    pub fn measured(&mut self, link: LinkId, round_trip: Duration) {
+        if let Some(link) = self.links.get_mut(&link) {
+            let shortest = link.round_trip.get_or_insert(round_trip);
+            *shortest = round_trip.min(*shortest);
+        }
+    }
+
+    /// Asks for a round trip now, unless one is being measured.
+    pub fn ping(&mut self, now: Instant) {
+        let Some(primary) = self.primary else {
+            return;
+        };
+        if let Some(link) = self.links.get_mut(&primary)
+            && let Some(opaque) = link.keepalive.probe(now)
+        {
+            link.queue(&Control::Ping(Ping(opaque)));
+            self.changed = true;
+        }
+    }
+
+    /// Bytes of some stream came over the link at `at`: the peer is there. Its PONG may stand behind
+    /// many of them.
+    pub fn heard(&mut self, link: LinkId, at: Instant) {
+        if let Some(link) = self.links.get_mut(&link) {
+            link.keepalive.heard(at);
+        }
+    }
+
+    /// Takes bytes of a link's control stream.
+    pub fn handle_bytes(&mut self, link: LinkId, bytes: &[u8], now: Instant) {
+        let Some(reader) = self.reader(link) else {
+            return;
+        };
+        reader.push(bytes);
+        while let Some(reader) = self.reader(link) {
+            let handled = match reader.next() {
+                Ok(Some(frame)) => self.handle_frame(link, frame, now),
+                Ok(None) => return,
+                Err(error) => Err(error.into()),
+            };
+            if let Err(violation) = handled {
+                self.fail(violation);
+            }
+        }
+    }
+
+    /// `None` once nothing more is to be read there.
+    fn reader(&mut self, link: LinkId) -> Option<&mut FrameReader> {
+        if self.phase == Phase::Closed {
+            return None;
+        }
+        let link = self.links.get_mut(&link)?;
+        (!link.over).then_some(&mut link.reader)
+    }
+
+    fn handle_frame(&mut self, id: LinkId, frame: RawFrame, now: Instant) -> Result<(), Violation> {
+        let frame = Control::decode(frame)?;
+        self.suspect = false;
+        let Some(link) = self.links.get_mut(&id) else {
+            return Ok(());
+        };
+        link.keepalive.heard(now);
+        match frame {
+            Control::Ping(Ping(opaque)) => {
+                if link.queued >= limits::CONTROL_QUEUE {
+                    return Err(Violation::NotReading);
+                }
+                link.queue(&Control::Pong(Pong(opaque)));
+            }
+            Control::Pong(Pong(opaque)) => {
+                link.keepalive.pong(opaque, now);
+                if let Some(round_trip) = link.keepalive.round_trip() {
+                    self.measured(id, round_trip);
+                }
+            }
+            Control::Close(Close { code, reason }) => self.end(Ending::Peer { code, reason }),
+            Control::Leave(Leave { code, reason }) => {
+                link.over = true;
+                let end = LinkEnd::PeerLeft { code, reason };
+                self.events.push_back(Event::LinkEnded(id, end));
+            }
+            Control::Sequence(Sequence(number)) => {
+                if number > self.arrived {
+                    return Err(Violation::Sequence(number));
+                }
+                link.next_in = number;
+            }
+            Control::Ack(Ack(count)) => self
+                .outbox
+                .acknowledge(count)
+                .map_err(|_| Violation::Acknowledgement(count))?,
+            Control::Credit(credit) => self.on_credit(&credit)?,
+            Control::Lasting(frame) => {
+                let number = link.next_in;
+                link.next_in += 1;
+                // What was sent again, on a later link, counts once.
+                if number == self.arrived {
+                    self.arrived += 1;
+                    self.acknowledge_soon(now);
+                    self.handle_lasting(frame)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn handle_lasting(&mut self, frame: Lasting) -> Result<(), Violation> {
+        match frame {
+            Lasting::GoAway(go_away) => {
+                if self.phase == Phase::Open {
+                    self.phase = Phase::Draining;
+                }
+                // Only the first counts, which also bounds the events.
+                if !std::mem::replace(&mut self.peer_goes_away, true) {
+                    self.events.push_back(Event::GoAway(go_away));
+                }
+                Ok(())
+            }
+            Lasting::Refuse(refuse) => self.on_refuse(refuse),
+            Lasting::ResetStream(reset) => self.on_reset(reset),
+            Lasting::StopSending(stop) => self.on_stop(stop),
+            Lasting::Done(done) => self.on_done(done),
+        }
+    }
+
+    /// Lets acknowledgements gather for a while.
+    pub(super) fn acknowledge_soon(&mut self, now: Instant) {
+        if self.acknowledge_at.is_none() {
+            self.acknowledge_at = Some(now + limits::ACK_DELAY);
+            self.changed = true;
+        }
+    }
+
+    pub(super) fn credit_due(&mut self, id: StreamId) {
+        self.credits_due.push_back(id);
+        self.changed = true;
+    }
+
+    /// Whether there may be something new to transmit, or an earlier timeout, since it was asked
+    /// last.
+    pub fn take_changed(&mut self) -> bool {
+        std::mem::take(&mut self.changed)
+    }
+
+    /// When to call [`handle_timeout`](Self::handle_timeout) for a link, or `None` once it is over.
+    pub fn poll_timeout(&self, link: LinkId) -> Option<Instant> {
+        let entry = self.links.get(&link)?;
+        if entry.over || self.phase == Phase::Closed {
+            return None;
+        }
+        let keepalive = entry.keepalive.poll_timeout(self.is_owed(link));
+        let acknowledge = self.acknowledge_at.filter(|_| self.primary == Some(link));
+        Some(acknowledge.map_or(keepalive, |at| at.min(keepalive)))
+    }
+
+    /// Does what is due at `now` for a link.
+    pub fn handle_timeout(&mut self, link: LinkId, now: Instant) {
+        if self.phase == Phase::Closed {
+            return;
+        }
+        if self.primary == Some(link) && self.acknowledge_at.is_some_and(|at| now >= at) {
+            self.acknowledge_at = None;
+            self.gathered();
+        }
+        let owing = self.is_owed(link);
+        let Some(entry) = self.links.get_mut(&link).filter(|link| !link.over) else {
+            return;
+        };
+        match entry.keepalive.handle_timeout(owing, now) {
+            Some(Due::Ping(opaque)) => entry.queue(&Control::Ping(Ping(opaque))),
+            Some(Due::Lost) => {
+                entry.over = true;
+                let end = LinkEnd::KeepaliveTimeout(limits::KEEPALIVE_ANSWER);
+                self.events.push_back(Event::LinkEnded(link, end));
+            }
+            None => {}
+        }
+    }
+
+    /// Whether the peer has something to acknowledge on a link. What its application leaves unread
+    /// looks the same; then the PING is answered.
+    fn is_owed(&self, link: LinkId) -> bool {
+        self.primary == Some(link) && (self.kept > 0 || self.outbox.len() > 0)
+    }
+
+    /// What has gathered goes out with the next transmission.
+    fn gathered(&mut self) {
+        self.credits_due.append(&mut self.credits_soon);
+        self.queue_ack();
+    }
+
+    fn queue_ack(&mut self) {
+        if self.acknowledged == self.arrived {
+            return;
+        }
+        if let Some(link) = self.primary.and_then(|id| self.links.get_mut(&id)) {
+            link.queue(&Control::Ack(Ack(self.arrived)));
+            self.acknowledged = self.arrived;
+        }
+    }
+
+    /// Bytes to write to a link's control stream.
+    pub fn poll_transmit(&mut self, link: LinkId) -> Option<Bytes> {
+        if self.arrived - self.acknowledged >= limits::ACK_FRAMES {
+            self.queue_ack();
+        }
+        let mut out = BytesMut::new();
+        if self.primary == Some(link) {
+            self.transmit_lasting(link, &mut out);
+        }
+        // A CLOSE is the last word, behind everything that was said before.
+        if out.len() < BATCH
+            && let Some(entry) = self.links.get_mut(&link)
+        {
+            entry.queued = 0;
+            out.unsplit(std::mem::take(&mut entry.queue));
+        }
+        if self.primary == Some(link) && self.phase != Phase::Closed {
+            self.transmit_credits(&mut out);
+        }
+        (!out.is_empty()).then(|| out.freeze())
+    }
+
+    fn transmit_lasting(&mut self, link: LinkId, out: &mut BytesMut) {
+        let Some(link) = self.links.get_mut(&link).filter(|link| !link.over) else {
+            return;
+        };
+        if std::mem::take(&mut link.announce) {
+            Control::Sequence(Sequence(link.next_out)).encode(out);
+        }
+        while out.len() < BATCH
+            && let Some(frame) = self.outbox.get(link.next_out)
+        {
+            out.extend_from_slice(frame);
+            link.next_out += 1;
+        }
+    }
+
+    fn transmit_credits(&mut self, out: &mut BytesMut) {
+        while out.len() < BATCH
+            && let Some(stream) = self.credits_due.pop_front()
+        {
+            if let Some((received, limit)) = self.take_credit(stream) {
+                let credit = Credit {
+                    stream,
+                    received,
+                    limit,
+                };
+                Control::Credit(credit).encode(out);
+            }
+        }
+    }
+}

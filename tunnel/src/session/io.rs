@@ -1,0 +1,427 @@
+//! A stream's transport halves: what the application, the link and the session have in common.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Wake, Waker, ready};
+
+use bytes::Bytes;
+use futures_util::task::AtomicWaker;
+
+use super::Shared;
+use crate::proto::code::ResetCode;
+use crate::proto::frame::Attached;
+use crate::proto::session::{LinkId, WriteEnd};
+use crate::proto::stream::{Chunk, RecvEnd, SendEnd};
+use crate::proto::stream_id::StreamId;
+use crate::stream::StreamError;
+use crate::transport::{BiStream, HalfError, RecvStream, SendStream};
+
+/// The halves that carry a stream now, if any do, and who waits for them.
+///
+/// Locks are taken in this order: a half's, then the session's.
+pub(crate) struct StreamIo {
+    id: StreamId,
+    reader: AtomicWaker,
+    writers: Arc<Writers>,
+    recv: Mutex<RecvIo>,
+    send: Mutex<SendIo>,
+}
+
+#[derive(Default)]
+struct RecvIo {
+    half: Option<Box<dyn RecvStream>>,
+    /// Bytes that came with a frame in front, and count as received.
+    early: Bytes,
+}
+
+#[derive(Default)]
+struct SendIo {
+    half: Option<Box<dyn SendStream>>,
+    /// The half has bytes that it may not have passed on.
+    unflushed: bool,
+}
+
+/// A stream that left its old transport, and what it begins with on the next.
+pub(super) type Begun = Option<crate::proto::session::Beginning>;
+
+impl StreamIo {
+    pub(super) fn new(id: StreamId) -> Arc<Self> {
+        Arc::new(Self {
+            id,
+            reader: AtomicWaker::new(),
+            writers: Arc::default(),
+            recv: Mutex::default(),
+            send: Mutex::default(),
+        })
+    }
+
+    pub(crate) fn id(&self) -> StreamId {
+        self.id
+    }
+
+    pub(super) fn wake_reader(&self) {
+        self.reader.wake();
+    }
+
+    pub(super) fn wake_writer(&self) {
+        self.writers.wake_by_ref();
+    }
+
+    fn recv(&self) -> MutexGuard<'_, RecvIo> {
+        // Nothing under the lock leaves it half-changed.
+        self.recv.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn send(&self) -> MutexGuard<'_, SendIo> {
+        self.send.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Leaves the transport that carries the stream for `link`. `None` where it is not to go there.
+    pub(super) fn begin(&self, shared: &Shared, link: LinkId) -> Begun {
+        let (mut recv, mut send) = (self.recv(), self.send());
+        let beginning = shared.with(|core| core.begin(link, self.id))?;
+        // What arrives there from now on would not be counted.
+        recv.half = None;
+        send.half = None;
+        Some(beginning)
+    }
+
+    /// Goes on, on a transport stream of this side whose peer answered ATTACH.
+    pub(super) fn attach(
+        &self,
+        shared: &Shared,
+        link: LinkId,
+        stream: BiStream,
+        attached: Attached,
+        rest: Bytes,
+    ) {
+        let (mut recv, mut send) = (self.recv(), self.send());
+        let carries =
+            shared.check(|core| core.rewind(link, self.id, attached.received, attached.limit));
+        if carries {
+            self.install(shared, &mut recv, &mut send, stream);
+            self.take_early(shared, &mut recv, rest);
+        }
+    }
+
+    /// Begins on a transport stream of this side.
+    pub(super) fn open(&self, shared: &Shared, link: LinkId, stream: BiStream) {
+        let (mut recv, mut send) = (self.recv(), self.send());
+        if shared.with(|core| core.is_on(link, self.id)) {
+            self.install(shared, &mut recv, &mut send, stream);
+        }
+    }
+
+    /// Begins on a transport stream of the peer's, with the payload behind its OPEN.
+    pub(super) fn take(&self, shared: &Shared, stream: BiStream, payload: Bytes) {
+        let (mut recv, mut send) = (self.recv(), self.send());
+        recv.early = payload;
+        self.install(shared, &mut recv, &mut send, stream);
+    }
+
+    /// Goes on, on a transport stream of the peer's that began with ATTACH; `answer` gives the
+    /// answer once nothing more arrives on the old one.
+    pub(super) fn take_attached(
+        &self,
+        shared: &Shared,
+        stream: BiStream,
+        answer: impl FnOnce() -> Option<Attached>,
+    ) -> Option<()> {
+        let (mut recv, mut send) = (self.recv(), self.send());
+        recv.half = None;
+        send.half = None;
+        let attached = answer()?;
+        let mut stream = stream;
+        // In front of everything else: nobody else has the half yet.
+        let frame = crate::proto::frame::to_bytes(&attached);
+        stream.send = Box::new(super::preface::Prefaced::new(stream.send, frame));
+        self.install(shared, &mut recv, &mut send, stream);
+        Some(())
+    }
+
+    fn install(&self, shared: &Shared, recv: &mut RecvIo, send: &mut SendIo, stream: BiStream) {
+        let reads = shared.with(|core| core.recv_end(self.id).is_none());
+        recv.half = reads.then_some(stream.recv);
+        send.half = Some(stream.send);
+        send.unflushed = true;
+        self.reader.wake();
+        self.wake_writer();
+    }
+
+    fn take_early(&self, shared: &Shared, recv: &mut RecvIo, rest: Bytes) {
+        let len = rest.len() as u64;
+        if len > 0 && shared.check(|core| core.received(self.id, len, super::now()).map(|()| true))
+        {
+            recv.early = if recv.early.is_empty() {
+                rest
+            } else {
+                [&recv.early[..], &rest].concat().into()
+            };
+        }
+    }
+
+    /// Gives back bytes that were read and belong to the application.
+    pub(super) fn put_back(&self, bytes: Bytes) {
+        self.recv().early = bytes;
+    }
+
+    /// Drops the halves: the session is over.
+    pub(super) fn detach(&self) {
+        self.recv().half = None;
+        self.send().half = None;
+    }
+
+    // --- reading ---
+
+    /// The next bytes; `None` at the clean end.
+    pub(crate) fn poll_read(
+        &self,
+        shared: &Shared,
+        cx: &mut Context<'_>,
+        max: usize,
+    ) -> Poll<Result<Option<Bytes>, StreamError>> {
+        let mut recv = self.recv();
+        if !recv.early.is_empty() {
+            let len = recv.early.len().min(max);
+            return Poll::Ready(Ok(Some(recv.early.split_to(len))));
+        }
+        self.reader.register(cx.waker());
+        if let Some(half) = recv.half.as_mut() {
+            match half.poll_read_bytes(cx, max) {
+                Poll::Ready(Ok(Some(bytes))) => {
+                    let len = bytes.len() as u64;
+                    let now = super::now();
+                    if shared.check(|core| core.received(self.id, len, now).map(|()| true)) {
+                        return Poll::Ready(Ok(Some(bytes)));
+                    }
+                }
+                Poll::Ready(Ok(None)) => {
+                    recv.half = None;
+                    shared.with(|core| core.fin_received(self.id, super::now()));
+                    return Poll::Ready(Ok(None));
+                }
+                Poll::Ready(Err(HalfError::Malformed(error))) => {
+                    recv.half = None;
+                    shared.with(|core| core.stop(self.id, ResetCode::Internal));
+                    return Poll::Ready(Err(StreamError::Malformed(error)));
+                }
+                // What became of the stream, the session says, or another transport does.
+                Poll::Ready(Err(_)) => recv.half = None,
+                Poll::Pending => {}
+            }
+        }
+        self.poll_read_end(shared)
+    }
+
+    fn poll_read_end(&self, shared: &Shared) -> Poll<Result<Option<Bytes>, StreamError>> {
+        let (end, gone) = shared.with(|core| (core.recv_end(self.id), core.is_closed()));
+        Poll::Ready(match end {
+            Some(RecvEnd::Ended) => Ok(None),
+            Some(RecvEnd::Reset(code)) => Err(StreamError::Reset(code)),
+            Some(RecvEnd::Refused(code, reason)) => Err(StreamError::Refused { code, reason }),
+            Some(RecvEnd::Stopped) => Err(StreamError::Finished),
+            None if gone => match shared.ended() {
+                Some(error) => Err(StreamError::Session(error)),
+                // It is about to be said how.
+                None => return Poll::Pending,
+            },
+            None => return Poll::Pending,
+        })
+    }
+
+    /// Reads no more.
+    pub(crate) fn stop(&self, shared: &Shared, code: ResetCode) {
+        let half = self.recv().half.take();
+        shared.with(|core| core.stop(self.id, code));
+        if let Some(mut half) = half {
+            half.stop(code);
+        }
+    }
+
+    // --- writing ---
+
+    /// Takes bytes, which `take` gives for a number at the most; gives how many.
+    pub(crate) fn poll_write(
+        &self,
+        shared: &Shared,
+        cx: &mut Context<'_>,
+        take: impl FnOnce(usize) -> Bytes,
+    ) -> Poll<Result<usize, StreamError>> {
+        let mut send = self.send();
+        self.writers.application.register(cx.waker());
+        ready!(self.poll_hand_over(shared, &mut send));
+        let len = match self.room(shared) {
+            Ok(0) => return Poll::Pending,
+            Ok(room) => {
+                let bytes = take(room);
+                let len = bytes.len();
+                shared.with(|core| core.write(self.id, bytes));
+                len
+            }
+            Err(error) => return error.map_or(Poll::Pending, |error| Poll::Ready(Err(error))),
+        };
+        // What is not taken now, the next write or a flush hands over.
+        let _ = self.poll_hand_over(shared, &mut send);
+        Poll::Ready(Ok(len))
+    }
+
+    /// Hands over everything that was written. A session without a transport keeps it: that is as
+    /// good.
+    pub(crate) fn poll_flush(
+        &self,
+        shared: &Shared,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), StreamError>> {
+        self.writers.application.register(cx.waker());
+        ready!(self.poll_flush_half(shared));
+        match self.room(shared) {
+            Ok(_) | Err(Some(StreamError::Finished)) => Poll::Ready(Ok(())),
+            Err(Some(error)) => Poll::Ready(Err(error)),
+            Err(None) => Poll::Pending,
+        }
+    }
+
+    /// As [`poll_flush`](Self::poll_flush), for whoever does it beside the application.
+    pub(super) fn poll_pump(&self, shared: &Shared, cx: &mut Context<'_>) -> Poll<()> {
+        self.writers.register_pump(cx.waker());
+        self.poll_flush_half(shared)
+    }
+
+    fn poll_flush_half(&self, shared: &Shared) -> Poll<()> {
+        let mut send = self.send();
+        ready!(self.poll_hand_over(shared, &mut send));
+        if !send.unflushed {
+            return Poll::Ready(());
+        }
+        if let Some(half) = send.half.as_mut() {
+            let waker = self.writers.waker();
+            if ready!(half.poll_flush(&mut Context::from_waker(&waker))).is_err() {
+                send.half = None;
+            }
+        }
+        send.unflushed = false;
+        Poll::Ready(())
+    }
+
+    /// Ends the direction cleanly. Ready once the transport has the end, or there is none.
+    pub(crate) fn poll_finish(
+        &self,
+        shared: &Shared,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), StreamError>> {
+        match self.room(shared) {
+            Ok(_) => shared.with(|core| core.finish(self.id)),
+            // A peer that reads no more does not mind that nothing more comes.
+            Err(Some(StreamError::Finished | StreamError::Stopped(_))) => {}
+            Err(Some(error)) => return Poll::Ready(Err(error)),
+            Err(None) => {}
+        }
+        match ready!(self.poll_flush(shared, cx)) {
+            Ok(()) | Err(StreamError::Stopped(_)) => Poll::Ready(Ok(())),
+            Err(error) => Poll::Ready(Err(error)),
+        }
+    }
+
+    /// Ends the direction early.
+    pub(crate) fn reset(&self, shared: &Shared, code: ResetCode) {
+        let half = self.send().half.take();
+        shared.with(|core| core.reset(self.id, code));
+        if let Some(mut half) = half {
+            half.reset(code);
+        }
+    }
+
+    /// Bytes that may be written. `Err(None)` means that the session is about to say how it ended.
+    fn room(&self, shared: &Shared) -> Result<usize, Option<StreamError>> {
+        let (room, closed) = shared.with(|core| (core.room(self.id), core.is_closed()));
+        room.map_err(|end| match end {
+            WriteEnd::Finished | WriteEnd::Over(SendEnd::Done) => Some(StreamError::Finished),
+            WriteEnd::Over(SendEnd::Reset(code)) => Some(StreamError::Reset(code)),
+            WriteEnd::Over(SendEnd::Stopped(code)) => Some(StreamError::Stopped(code)),
+            WriteEnd::Gone if closed => shared.ended().map(StreamError::Session),
+            WriteEnd::Gone => Some(StreamError::Finished),
+        })
+    }
+
+    /// Hands what was written to the transport, until that takes no more. Ready where nothing is
+    /// left, or there is no transport.
+    fn poll_hand_over(&self, shared: &Shared, send: &mut SendIo) -> Poll<()> {
+        let SendIo { half, unflushed } = send;
+        let Some(transport) = half.as_mut() else {
+            return Poll::Ready(());
+        };
+        let mut chunk = shared.with(|core| core.next_chunk(self.id));
+        if chunk == Chunk::Nothing {
+            return Poll::Ready(());
+        }
+        let waker = self.writers.waker();
+        let cx = &mut Context::from_waker(&waker);
+        loop {
+            *unflushed = true;
+            let handed = match &mut chunk {
+                Chunk::Nothing => return Poll::Ready(()),
+                Chunk::Data(bytes) => {
+                    let before = bytes.len();
+                    let written = ready!(transport.poll_write_bytes(cx, bytes));
+                    written.map(|()| before - bytes.len())
+                }
+                Chunk::Fin => ready!(transport.poll_finish(cx)).map(|()| 0),
+            };
+            chunk = match (handed, &chunk) {
+                (Ok(_), Chunk::Fin) => {
+                    shared.with(|core| core.fin_sent(self.id));
+                    *half = None;
+                    return Poll::Ready(());
+                }
+                (Ok(len), _) => shared.with(|core| {
+                    core.sent(self.id, len);
+                    core.next_chunk(self.id)
+                }),
+                // The session hears why, or goes on elsewhere.
+                (Err(_), _) => {
+                    *half = None;
+                    return Poll::Ready(());
+                }
+            };
+        }
+    }
+}
+
+/// Whoever waits for a stream's sending half. Transports hold these, and not the stream, which holds
+/// the transport's half.
+#[derive(Default)]
+struct Writers {
+    application: AtomicWaker,
+    /// Those who hand over what was written before, after a move: several where moves follow fast.
+    pumps: Mutex<Vec<Waker>>,
+}
+
+impl Writers {
+    fn waker(self: &Arc<Self>) -> Waker {
+        Waker::from(Arc::clone(self))
+    }
+
+    fn register_pump(&self, waker: &Waker) {
+        let mut pumps = self.pumps();
+        if !pumps.iter().any(|pump| pump.will_wake(waker)) {
+            pumps.push(waker.clone());
+        }
+    }
+
+    fn pumps(&self) -> MutexGuard<'_, Vec<Waker>> {
+        self.pumps.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Wake for Writers {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.application.wake();
+        let pumps = std::mem::take(&mut *self.pumps());
+        for pump in pumps {
+            pump.wake();
+        }
+    }
+}

@@ -1,0 +1,354 @@
+//! What a session's handles, streams and tasks have in common.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::futures::Notified;
+use tokio::sync::{Mutex as AsyncMutex, Notify, mpsc, watch};
+
+use super::incoming::Queued;
+use super::io::StreamIo;
+use super::link::{ControlStream, LinkHandle};
+use super::{Info, OpenError, SessionError, now};
+use crate::proto::code::CloseCode;
+use crate::proto::frame::{GoAway, Open};
+use crate::proto::handshake::Resumption;
+use crate::proto::limits;
+use crate::proto::secret::SessionSecret;
+use crate::proto::session::{
+    Agreed, Ending, Event, LinkId, LinkRefused, OpenRefused, Session as Core, Violation,
+};
+use crate::proto::stream_id::StreamId;
+use crate::transport::{Transport, TransportError};
+
+/// A transport that is past its handshake for a session.
+pub(crate) struct Joining {
+    pub(crate) transport: Arc<dyn Transport>,
+    pub(crate) control: ControlStream,
+    /// Which of the session's transports it is.
+    pub(crate) link: LinkId,
+    /// Lasting frames that the peer says it has.
+    pub(crate) peer_has: u64,
+}
+
+/// A transport that has joined, and waits for its driver.
+pub(super) type Joined = (Arc<LinkHandle>, ControlStream);
+
+/// Where the supervisor puts what it learns, and where transports come from.
+pub(super) struct Outlets {
+    pub(super) joined: mpsc::UnboundedReceiver<Joined>,
+    pub(super) ended: watch::Sender<Option<SessionError>>,
+}
+
+pub(crate) struct Shared {
+    state: Mutex<State>,
+    joins: mpsc::UnboundedSender<Joined>,
+    /// Wakes the supervisor.
+    pub(super) closing: Notify,
+    /// A stream is no more.
+    released: Notify,
+    queue: mpsc::Sender<Queued>,
+    incoming: AsyncMutex<mpsc::Receiver<Queued>>,
+    go_away: watch::Receiver<Option<GoAway>>,
+    ended: watch::Receiver<Option<SessionError>>,
+    attached: watch::Sender<bool>,
+    secret: SessionSecret,
+    info: Info,
+}
+
+struct State {
+    core: Core,
+    streams: HashMap<StreamId, Arc<StreamIo>>,
+    links: HashMap<LinkId, Arc<LinkHandle>>,
+    /// The connector's next transport.
+    next_link: LinkId,
+    go_away: watch::Sender<Option<GoAway>>,
+    ending: Option<Ending>,
+}
+
+impl Shared {
+    pub(super) fn new(agreed: &Agreed, secret: SessionSecret, info: Info) -> (Arc<Self>, Outlets) {
+        let (joins, joined) = mpsc::unbounded_channel();
+        let (queue, incoming) = mpsc::channel(limits::STREAMS_UNACCEPTED);
+        let (ended_tx, ended) = watch::channel(None);
+        let (go_away_tx, go_away) = watch::channel(None);
+        let (attached, _) = watch::channel(true);
+        let shared = Arc::new(Self {
+            state: Mutex::new(State {
+                core: Core::new(info.role, agreed, now()),
+                streams: HashMap::new(),
+                links: HashMap::new(),
+                next_link: LinkId::FIRST.next(),
+                go_away: go_away_tx,
+                ending: None,
+            }),
+            joins,
+            closing: Notify::new(),
+            released: Notify::new(),
+            queue,
+            incoming: AsyncMutex::new(incoming),
+            go_away,
+            ended,
+            attached,
+            secret,
+            info,
+        });
+        let outlets = Outlets {
+            joined,
+            ended: ended_tx,
+        };
+        (shared, outlets)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // The protocol never panics half-way; a caller's panic under the lock changes nothing.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Looks at the protocol's state.
+    pub(crate) fn core<T>(&self, look: impl FnOnce(&Core) -> T) -> T {
+        look(&self.state().core)
+    }
+
+    /// Changes the protocol's state, and sees to what follows from it.
+    pub(crate) fn with<T>(&self, change: impl FnOnce(&mut Core) -> T) -> T {
+        let mut state = self.state();
+        let result = change(&mut state.core);
+        let gone = self.dispatch(&mut state);
+        drop(state);
+        // Streams' halves may have much to do when they go.
+        drop(gone);
+        result
+    }
+
+    /// As [`with`](Self::with), for what the peer can be wrong about: that ends the session.
+    pub(crate) fn check(&self, change: impl FnOnce(&mut Core) -> Result<bool, Violation>) -> bool {
+        self.with(|core| match change(core) {
+            Ok(result) => result,
+            Err(violation) => {
+                core.fail(violation);
+                false
+            }
+        })
+    }
+
+    /// Gives the streams that are no more.
+    fn dispatch(&self, state: &mut State) -> Vec<Arc<StreamIo>> {
+        let mut gone = Vec::new();
+        while let Some(event) = state.core.poll_event() {
+            match event {
+                Event::Writable(id) => {
+                    if let Some(stream) = state.streams.get(&id) {
+                        stream.wake_writer();
+                    }
+                }
+                Event::Readable(id) => {
+                    if let Some(stream) = state.streams.get(&id) {
+                        stream.wake_reader();
+                    }
+                }
+                Event::Forgotten(id) => {
+                    gone.extend(state.streams.remove(&id));
+                    self.released.notify_waiters();
+                }
+                Event::LinkEnded(link, end) => {
+                    if let Some(link) = state.links.get(&link) {
+                        link.end(end);
+                    }
+                }
+                Event::GoAway(go_away) => {
+                    state.go_away.send_replace(Some(go_away));
+                }
+                Event::Closed(ending) => {
+                    state.ending = Some(ending);
+                    self.closing.notify_one();
+                    for link in state.links.values() {
+                        link.changed.notify_one();
+                    }
+                }
+            }
+        }
+        if state.core.take_changed()
+            && let Some(link) = state.core.primary()
+            && let Some(link) = state.links.get(&link)
+        {
+            link.changed.notify_one();
+        }
+        gone
+    }
+
+    // --- links ---
+
+    /// A transport joins the session; the supervisor drives it.
+    pub(crate) fn join(&self, joining: Joining) -> Result<(), LinkRefused> {
+        let (id, transport) = (joining.link, joining.transport);
+        let mut state = self.state();
+        if let Err(refused) = state.core.link_up(id, joining.peer_has, now()) {
+            drop(state);
+            transport.close(CloseCode::ResumeRefused, &refused.to_string());
+            return Err(refused);
+        }
+        let link = Arc::new(LinkHandle::new(id, transport));
+        state.links.insert(id, Arc::clone(&link));
+        let gone = self.dispatch(&mut state);
+        drop(state);
+        drop(gone);
+        self.attached.send_replace(true);
+        // An error means that the session has just ended, as its streams hear.
+        let _ = self.joins.send((link, joining.control));
+        Ok(())
+    }
+
+    pub(super) fn link_lost(&self, link: LinkId) {
+        self.state().links.remove(&link);
+        let attached = self.with(|core| {
+            core.link_lost(link, now());
+            core.primary().is_some()
+        });
+        self.attached.send_replace(attached);
+    }
+
+    /// Streams of this side, to be put on a new link.
+    pub(super) fn own_streams(&self) -> Vec<Arc<StreamIo>> {
+        let state = self.state();
+        let own = state.core.own_streams();
+        own.iter()
+            .filter_map(|id| state.streams.get(id).cloned())
+            .collect()
+    }
+
+    pub(super) fn primary(&self) -> Option<Arc<LinkHandle>> {
+        let state = self.state();
+        state.links.get(&state.core.primary()?).cloned()
+    }
+
+    pub(super) fn transport(&self) -> Option<Arc<dyn Transport>> {
+        self.primary().map(|link| Arc::clone(&link.transport))
+    }
+
+    /// What the connector needs to bring another transport.
+    pub(crate) fn resumption(&self) -> Resumption {
+        let mut state = self.state();
+        let attempt = state.next_link;
+        state.next_link = attempt.next();
+        Resumption {
+            session: self.info.id.0,
+            secret: self.secret.clone(),
+            attempt: attempt.0,
+            received: state.core.arrived(),
+        }
+    }
+
+    pub(crate) fn secret(&self) -> &SessionSecret {
+        &self.secret
+    }
+
+    /// Waits until the session has a transport, or has none; or has ended.
+    pub(super) async fn wait_attached(&self, attached: bool) {
+        let mut watch = self.attached.subscribe();
+        tokio::select! {
+            _ = watch.wait_for(|now| *now == attached) => {}
+            _ = self.closed() => {}
+        }
+    }
+
+    // --- streams ---
+
+    pub(super) fn open_stream(
+        &self,
+        open: impl FnOnce(StreamId) -> Open,
+    ) -> Result<Arc<StreamIo>, OpenError> {
+        let mut state = self.state();
+        match state.core.open_stream(open) {
+            Ok(id) => {
+                let io = StreamIo::new(id);
+                state.streams.insert(id, Arc::clone(&io));
+                Ok(io)
+            }
+            Err(OpenRefused::Closed) => match self.ended() {
+                Some(error) => Err(error.into()),
+                None => Err(OpenRefused::Closed.into()),
+            },
+            Err(refused) => Err(refused.into()),
+        }
+    }
+
+    /// The halves of a stream that the peer opened, new or not; `None` where it is no more.
+    pub(super) fn io(&self, id: StreamId) -> Option<Arc<StreamIo>> {
+        let mut state = self.state();
+        if !state.core.has(id) {
+            return None;
+        }
+        let io = state.streams.entry(id).or_insert_with(|| StreamIo::new(id));
+        Some(Arc::clone(io))
+    }
+
+    /// Where the peer's streams wait to be taken.
+    pub(super) fn queue(&self) -> &mpsc::Sender<Queued> {
+        &self.queue
+    }
+
+    pub(super) async fn next_incoming(&self) -> Option<Queued> {
+        let next = async { self.incoming.lock().await.recv().await };
+        tokio::select! {
+            next = next => next,
+            _ = self.closed() => None,
+        }
+    }
+
+    pub(super) fn released(&self) -> Notified<'_> {
+        self.released.notified()
+    }
+
+    /// A stream of this session has no answer from the peer.
+    pub(crate) fn suspect(&self) {
+        self.with(|core| core.suspect(now()));
+    }
+
+    // --- the end ---
+
+    pub(super) fn ending(&self) -> Option<Ending> {
+        self.state().ending.clone()
+    }
+
+    /// Wakes everyone who waits for a stream, after the end was said; nobody's stream is taken.
+    pub(super) async fn end_streams(&self) {
+        let streams = std::mem::take(&mut self.state().streams);
+        for stream in streams.values() {
+            stream.detach();
+            stream.wake_reader();
+            stream.wake_writer();
+        }
+        self.released.notify_waiters();
+        self.attached.send_replace(false);
+        let mut incoming = self.incoming.lock().await;
+        incoming.close();
+        while incoming.try_recv().is_ok() {}
+    }
+
+    /// How the session ended, if it did.
+    pub(crate) fn ended(&self) -> Option<SessionError> {
+        self.ended.borrow().clone()
+    }
+
+    pub(super) fn watch_ended(&self) -> watch::Receiver<Option<SessionError>> {
+        self.ended.clone()
+    }
+
+    pub(super) fn watch_go_away(&self) -> watch::Receiver<Option<GoAway>> {
+        self.go_away.clone()
+    }
+
+    pub(super) async fn closed(&self) -> SessionError {
+        let mut ended = self.ended.clone();
+        match ended.wait_for(Option::is_some).await.as_deref() {
+            Ok(Some(error)) => error.clone(),
+            // The supervisor was dropped with its runtime.
+            _ => SessionError::Transport(super::LinkLoss::Transport(TransportError::ClosedHere)),
+        }
+    }
+
+    pub(crate) fn info(&self) -> &Info {
+        &self.info
+    }
+}
