@@ -77,7 +77,9 @@ pub mod transport;
 
 pub use acceptor::{AcceptError, Acceptor, AcceptorConfig, Admission, Denied};
 pub use connector::{
-    ConfigError, ConnectError, Connector, ConnectorConfig, DialError, Status, Transports,
+    AttemptError, ConfigError, ConnectError, Connector, ConnectorConfig, DialError, NoProxy, Proxy,
+    ProxyConfigError, ProxyEnvError, ProxyError, ProxyUrl, ProxyUrlError, Resolve, ServerAddress,
+    Status, Step, SystemResolver, Transports, Way, WayError,
 };
 pub use error::chain;
 pub use proto::code::{CloseCode, ResetCode};
@@ -87,3 +89,4 @@ pub use proto::key::{AgentKey, KeyError, PublicKey};
 pub use registry::Registry;
 pub use session::{IncomingStream, Info, OpenError, OpenRequest, Session, SessionError, SessionId};
 pub use stream::{ReadHalf, Stream, StreamError, WriteHalf};
+pub use tls::{CaPin, Distrust, Trust};
