@@ -3,21 +3,42 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Parser, ValueEnum};
-use underpass_tunnel::Transports;
+use clap::{ArgGroup, Parser, ValueEnum};
+use underpass_tunnel::{CaPin, ProxyUrl, ProxyUrlError, ServerAddress, Transports};
 use url::Url;
+
+const AFTER_HELP: &str = "\
+Proxies: the WebSocket goes through the proxy of HTTPS_PROXY, except to the servers of NO_PROXY and to \
+this machine itself; --proxy and --no-proxy come before them. A password is better kept in the \
+environment, where other users of the machine do not see it. QUIC cannot go through a proxy: it is tried \
+past it, and the WebSocket follows; --transport websocket leaves QUIC out. The API server is reached \
+without a proxy.";
 
 /// Dials out to an Underpass server and serves it this cluster's Kubernetes API, as the users that
 /// the server names and with this agent's own credential.
 #[derive(Debug, Parser)]
-#[command(name = "underpass-agent", version, max_term_width = 100)]
+#[command(name = "underpass-agent", version, max_term_width = 100, after_help = AFTER_HELP)]
+#[command(group(ArgGroup::new("trust").required(true).multiple(true)))]
 pub(crate) struct Cli {
-    /// The server, as its certificate names it
-    #[arg(long, env = "UNDERPASS_SERVER", value_name = "https://HOST[:PORT]", value_parser = server)]
-    pub(crate) server: Server,
+    /// The server, as its certificate names it; repeat, or separate by commas, where there are
+    /// several: one is used at a time, and the next one when it fails
+    #[arg(
+        long = "server", env = "UNDERPASS_SERVER", required = true, value_delimiter = ',',
+        value_name = "https://HOST[:PORT]", value_parser = server
+    )]
+    pub(crate) servers: Vec<ServerAddress>,
     /// The server's CA, as PEM (`ca.pem` in the server's data directory). No other is trusted
-    #[arg(long, env = "UNDERPASS_CA_FILE", value_name = "FILE")]
-    pub(crate) ca_file: PathBuf,
+    #[arg(long, env = "UNDERPASS_CA_FILE", value_name = "FILE", group = "trust")]
+    pub(crate) ca_file: Option<PathBuf>,
+    /// The server's CA by its hash (`underpass-server ca-pin` prints it), instead of a file; with
+    /// both, a CA of the file must have it
+    #[arg(
+        long,
+        env = "UNDERPASS_CA_PIN",
+        value_name = "sha256:HEX",
+        group = "trust"
+    )]
+    pub(crate) ca_pin: Option<CaPin>,
     /// File that holds the agent's token (`underpass-server cluster add` prints one)
     #[arg(long, env = "UNDERPASS_TOKEN_FILE", value_name = "FILE")]
     pub(crate) token_file: PathBuf,
@@ -35,6 +56,22 @@ pub(crate) struct Cli {
     /// How to reach the server
     #[arg(long, env = "UNDERPASS_TRANSPORT", default_value = "auto")]
     pub(crate) transport: Transport,
+    /// HTTP proxy for WebSocket, instead of the environment's HTTPS_PROXY
+    #[arg(
+        long, env = "UNDERPASS_PROXY", hide_env_values = true, value_parser = proxy,
+        value_name = "http[s]://[USER:PASSWORD@]HOST[:PORT]"
+    )]
+    pub(crate) proxy: Option<Result<ProxyUrl, ProxyUrlError>>,
+    /// Servers to reach without a proxy, instead of the environment's NO_PROXY; `*` for all
+    #[arg(
+        long,
+        env = "UNDERPASS_NO_PROXY",
+        value_name = "HOST|.DOMAIN|NETWORK,..."
+    )]
+    pub(crate) no_proxy: Option<String>,
+    /// CA of an https:// proxy's certificate, as PEM; without it, those that the system trusts
+    #[arg(long, env = "UNDERPASS_PROXY_CA_FILE", value_name = "FILE")]
+    pub(crate) proxy_ca_file: Option<PathBuf>,
     /// ServiceAccounts of this namespace may be impersonated; repeat for more
     #[arg(long = "allow-service-accounts", value_name = "NAMESPACE")]
     pub(crate) service_accounts: Vec<String>,
@@ -44,13 +81,6 @@ pub(crate) struct Cli {
     /// How log lines are written to stderr; UNDERPASS_LOG=debug shows more
     #[arg(long, env = "UNDERPASS_LOG_FORMAT", default_value = "text")]
     pub(crate) log_format: LogFormat,
-}
-
-/// Where the server is.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Server {
-    pub(crate) host: String,
-    pub(crate) port: u16,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -81,7 +111,7 @@ impl From<Transport> for Transports {
     }
 }
 
-fn server(text: &str) -> Result<Server, String> {
+fn server(text: &str) -> Result<ServerAddress, String> {
     let url = Url::parse(text).map_err(|error| error.to_string())?;
     let bare = url.path() == "/" && url.query().is_none() && url.username().is_empty();
     match (url.host(), url.port_or_known_default()) {
@@ -91,10 +121,15 @@ fn server(text: &str) -> Result<Server, String> {
                 url::Host::Ipv6(address) => address.to_string(),
                 other => other.to_string(),
             };
-            Ok(Server { host, port })
+            Ok(ServerAddress { host, port })
         }
         _ => Err("expected https://HOST[:PORT]".to_owned()),
     }
+}
+
+/// Its error is kept for later: clap would print the URL with it, and that may hold a password.
+fn proxy(text: &str) -> Result<Result<ProxyUrl, ProxyUrlError>, std::convert::Infallible> {
+    Ok(text.parse())
 }
 
 #[cfg(test)]
@@ -106,6 +141,15 @@ mod tests {
     #[test]
     fn the_command_line_is_sound() {
         Cli::command().debug_assert();
+    }
+
+    fn parse(arguments: &[&str]) -> Result<Cli, clap::Error> {
+        let usual = ["underpass-agent", "--token-file", "token"];
+        Cli::try_parse_from(usual.iter().chain(arguments))
+    }
+
+    fn servers(cli: &Cli) -> Vec<String> {
+        cli.servers.iter().map(ToString::to_string).collect()
     }
 
     #[test]
@@ -128,6 +172,51 @@ mod tests {
             "wss://u",
         ] {
             assert!(server(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn servers_are_repeated_or_listed() {
+        let two = ["a:443", "b:8443"];
+        let ca = ["--ca-file", "ca.pem"];
+        let repeated = ["--server", "https://a", "--server", "https://b:8443"];
+        let cli = parse(&[&repeated[..], &ca].concat()).unwrap();
+        assert_eq!(servers(&cli), two);
+        let listed = ["--server", "https://a,https://b:8443"];
+        let cli = parse(&[&listed[..], &ca].concat()).unwrap();
+        assert_eq!(servers(&cli), two);
+        assert!(parse(&ca).is_err(), "none at all");
+    }
+
+    #[test]
+    fn the_ca_is_a_file_or_a_pin_or_both() {
+        let server = ["--server", "https://a"];
+        let file = ["--ca-file", "ca.pem"];
+        let text = format!("sha256:{}", "ab".repeat(32));
+        let pin = ["--ca-pin", &text];
+        let neither = parse(&server).unwrap_err().to_string();
+        assert!(neither.contains("--ca-file"), "{neither}");
+        assert!(neither.contains("--ca-pin"), "{neither}");
+        assert!(parse(&[server, file].concat()).is_ok());
+        let cli = parse(&[server, pin].concat()).unwrap();
+        assert_eq!(cli.ca_pin.unwrap().to_string(), text);
+        assert!(parse(&[server, file, pin].concat()).is_ok());
+        let bad = parse(&[server, ["--ca-pin", "abcd"]].concat());
+        let bad = bad.unwrap_err().to_string();
+        assert!(bad.contains("underpass-server ca-pin"), "{bad}");
+    }
+
+    #[test]
+    fn rule_11_a_proxys_password_is_not_shown() {
+        let usual = ["--server", "https://a", "--ca-file", "ca.pem"];
+        for (url, sound) in [
+            ("http://u:secret@p:1", true),
+            ("socks5://u:secret@p:1", false),
+        ] {
+            let cli = parse(&[&usual[..], &["--proxy", url]].concat()).unwrap();
+            let shown = format!("{cli:?}");
+            assert!(!shown.contains("secret"), "{shown}");
+            assert_eq!(cli.proxy.unwrap().is_ok(), sound);
         }
     }
 }

@@ -16,11 +16,7 @@ pub(crate) async fn api_server(cli: &Cli) -> Result<Arc<ApiServer>> {
         Some(path) => {
             let kubeconfig = Kubeconfig::read_from(path)
                 .with_context(|| format!("cannot use kubeconfig {}", path.display()))?;
-            let options = KubeConfigOptions {
-                context: cli.context.clone(),
-                ..KubeConfigOptions::default()
-            };
-            Config::from_custom_kubeconfig(kubeconfig, &options)
+            load(kubeconfig, cli.context.clone())
                 .await
                 .with_context(|| format!("cannot use kubeconfig {}", path.display()))?
         }
@@ -50,4 +46,53 @@ pub(crate) async fn api_server(cli: &Cli) -> Result<Arc<ApiServer>> {
         }
     }
     Ok(Arc::new(api_server))
+}
+
+/// Stands in the place of a proxy's URL where a kubeconfig has none.
+const NO_PROXY: &str = "http://no-proxy.invalid/";
+
+/// What a kubeconfig says, and nothing else: where it names no proxy, kube would take the environment's,
+/// which is the way to the Underpass server. The API server is on this side of it.
+async fn load(mut kubeconfig: Kubeconfig, context: Option<String>) -> Result<Config> {
+    let clusters = kubeconfig.clusters.iter_mut();
+    for cluster in clusters.filter_map(|named| named.cluster.as_mut()) {
+        let proxy = cluster.proxy_url.take().filter(|url| !url.is_empty());
+        cluster.proxy_url = Some(proxy.unwrap_or_else(|| NO_PROXY.to_owned()));
+    }
+    let options = KubeConfigOptions {
+        context,
+        ..KubeConfigOptions::default()
+    };
+    let mut config = Config::from_custom_kubeconfig(kubeconfig, &options).await?;
+    if config
+        .proxy_url
+        .as_ref()
+        .is_some_and(|url| *url == NO_PROXY)
+    {
+        config.proxy_url = None;
+    }
+    Ok(config)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn proxy_of(cluster: &str) -> Option<String> {
+        let kubeconfig = format!(
+            "clusters: [{{name: c, cluster: {{server: 'https://a:6443'{cluster}}}}}]\n\
+             contexts: [{{name: x, context: {{cluster: c, user: u}}}}]\ncurrent-context: x\n"
+        );
+        let kubeconfig = Kubeconfig::from_yaml(&kubeconfig).unwrap();
+        let config = load(kubeconfig, None).await.unwrap();
+        config.proxy_url.map(|url| url.to_string())
+    }
+
+    #[tokio::test]
+    async fn the_api_servers_proxy_is_the_kubeconfigs_or_none() {
+        assert_eq!(proxy_of("").await, None);
+        assert_eq!(proxy_of(", proxy-url: ''").await, None);
+        let named = proxy_of(", proxy-url: 'http://p:3128'").await;
+        assert_eq!(named.as_deref(), Some("http://p:3128/"));
+    }
 }

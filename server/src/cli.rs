@@ -39,6 +39,8 @@ pub(crate) enum Command {
     Token(Token),
     /// Write a kubeconfig that works at once
     Kubeconfig(Kubeconfig),
+    /// Print the hash of the server's CA, for agents' --ca-pin
+    CaPin,
 }
 
 #[derive(Debug, Args)]

@@ -35,5 +35,6 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::User(command) => commands::user::run(&data, command),
         Command::Token(command) => commands::token::run(&data, command),
         Command::Kubeconfig(options) => commands::kubeconfig::run(&data, options),
+        Command::CaPin => commands::ca_pin::run(&data),
     }
 }

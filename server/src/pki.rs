@@ -11,12 +11,13 @@ use rcgen::{
     Issuer, KeyPair, KeyUsagePurpose, SanType,
 };
 use rustls::crypto::aws_lc_rs;
-use rustls::pki_types::PrivateKeyDer;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use time::{Duration as Span, OffsetDateTime};
 
 use underpass_tunnel::transport::quic::ResetKey;
+use underpass_tunnel::{CaPin, tls};
 
 use crate::data_dir::DataDir;
 
@@ -38,6 +39,7 @@ const RENEWAL: Duration = Duration::from_secs(24 * 60 * 60);
 /// The CA that agents and kubeconfigs pin.
 pub(crate) struct Ca {
     issuer: Issuer<'static, KeyPair>,
+    certificate: CertificateDer<'static>,
 }
 
 impl Ca {
@@ -59,7 +61,11 @@ impl Ca {
     fn load(pem: &str, key: &str) -> Result<Self> {
         let key = KeyPair::from_pem(key)?;
         let issuer = Issuer::from_ca_cert_pem(pem, key)?;
-        Ok(Self { issuer })
+        let certificate = first_certificate(pem)?;
+        Ok(Self {
+            issuer,
+            certificate,
+        })
     }
 
     fn create(data: &DataDir) -> Result<Self> {
@@ -85,6 +91,14 @@ impl Ca {
         })
     }
 
+    /// What agents may know the CA by instead of its certificate.
+    pub(crate) fn pin(data: &DataDir) -> Result<CaPin> {
+        let pem = Self::certificate(data)?;
+        first_certificate(&pem)
+            .and_then(|certificate| Ok(CaPin::of(&certificate)?))
+            .with_context(|| format!("cannot use {}", data.path(CA_CERTIFICATE).display()))
+    }
+
     /// The key of QUIC's stateless resets: as lasting and as secret as the CA's own.
     pub(crate) fn reset_key(&self) -> ResetKey {
         ResetKey::derive(&self.issuer.key().serialize_der())
@@ -104,8 +118,16 @@ impl Ca {
         let certificate = params.signed_by(&key, &self.issuer)?;
         let key = PrivateKeyDer::try_from(key.serialize_der()).map_err(anyhow::Error::msg)?;
         let key = aws_lc_rs::sign::any_supported_type(&key)?;
-        Ok(CertifiedKey::new(vec![certificate.der().clone()], key))
+        // Agents that know no more of the CA than its pin look for it there.
+        let chain = vec![certificate.der().clone(), self.certificate.clone()];
+        Ok(CertifiedKey::new(chain, key))
     }
+}
+
+/// The CA's certificate: the first one of its file.
+fn first_certificate(pem: &str) -> Result<CertificateDer<'static>> {
+    let certificates = tls::certificates(pem.as_bytes())?;
+    certificates.into_iter().next().context("no certificate")
 }
 
 fn params(common_name: &str, life: Span) -> Result<CertificateParams> {
@@ -182,6 +204,21 @@ mod tests {
         ];
         let certificate = ServerCertificate::new(&second, &names).unwrap();
         certificate.tls().unwrap();
+    }
+
+    #[test]
+    fn the_ca_that_is_pinned_is_served_with_the_certificate() {
+        let dir = tempfile::tempdir().unwrap();
+        let data = DataDir::open(dir.path()).unwrap();
+        assert!(Ca::pin(&data).is_err(), "there is none yet");
+        let ca = Ca::load_or_create(&data).unwrap();
+        let served = ca.issue(&["localhost".to_owned()]).unwrap().cert;
+        let [leaf, last] = &served[..] else {
+            panic!("{} certificates", served.len());
+        };
+        let pin = Ca::pin(&data).unwrap();
+        assert_eq!(CaPin::of(last).unwrap(), pin);
+        assert_ne!(CaPin::of(leaf).unwrap(), pin);
     }
 
     #[test]

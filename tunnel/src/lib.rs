@@ -77,8 +77,9 @@ pub mod transport;
 
 pub use acceptor::{AcceptError, Accepted, Acceptor, AcceptorConfig, Admission, Denied};
 pub use connector::{
-    ConfigError, ConnectError, Connector, ConnectorConfig, DialError, Reconnected, Status,
-    Transports,
+    AttemptError, ConfigError, ConnectError, Connector, ConnectorConfig, DialError, NoProxy, Proxy,
+    ProxyConfigError, ProxyEnvError, ProxyError, ProxyUrl, ProxyUrlError, Reconnected, Resolve,
+    ServerAddress, Status, Step, SystemResolver, Transports, Way, WayError,
 };
 pub use error::chain;
 pub use proto::code::{CloseCode, ResetCode};
@@ -90,3 +91,4 @@ pub use session::{
     IncomingStream, Info, LinkLoss, OpenError, OpenRequest, Session, SessionError, SessionId,
 };
 pub use stream::{ReadHalf, Stream, StreamError, WriteHalf};
+pub use tls::{CaPin, Distrust, Trust};

@@ -5,6 +5,7 @@
     reason = "a command line prints"
 )]
 
+pub(crate) mod ca_pin;
 pub(crate) mod cluster;
 pub(crate) mod kubeconfig;
 pub(crate) mod serve;

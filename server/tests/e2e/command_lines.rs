@@ -58,7 +58,9 @@ async fn bad_flags_of_the_agent_are_named() {
             "expected https://HOST[:PORT]",
         ),
         (&["--transport", "carrier-pigeon"], "auto, quic, websocket"),
+        (&["--ca-pin", "abcd"], "`underpass-server ca-pin` prints it"),
         (&[], "--token-file"),
+        (&[], "<--ca-file <FILE>|--ca-pin <sha256:HEX>>"),
     ] {
         let said = agent(2, arguments).await;
         assert!(said.contains(wanted), "{arguments:?}: {said}");
@@ -83,6 +85,11 @@ async fn a_missing_data_directory_is_made_or_explained() {
         ],
     )
     .await;
+    assert!(
+        said.contains("start `underpass-server serve` once"),
+        "{said}"
+    );
+    let said = server(1, &["--data-dir", missing, "ca-pin"]).await;
     assert!(
         said.contains("start `underpass-server serve` once"),
         "{said}"

@@ -1,220 +1,268 @@
-//! One attempt to reach the server.
+//! One attempt to reach a server.
 
 use std::fmt;
-use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use rustls::pki_types::ServerName;
-use thiserror::Error;
+use futures_util::future::BoxFuture;
+use rustls::client::danger::ServerCertVerifier;
 use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsConnector;
 
-use super::race::race;
+use super::error::{AttemptError, DialError, Step, Way, WayError};
+use super::proxy::ProxyDialler;
+use super::race::{interleaved, race, staggered};
+use super::resolve::Resolve;
+use super::server::{Rotation, Server};
 use super::{ConfigError, ConnectorConfig, Transports};
-use crate::error::chain;
 use crate::proto::limits;
-use crate::tls;
-use crate::transport::quic::{self, EndpointError, QuicTransport};
-use crate::transport::websocket::{self, UpgradeError};
+use crate::tls::{self, Distrust, Witness};
+use crate::transport::quic::{self, QuicTransport};
+use crate::transport::websocket;
 use crate::transport::{Kind, Transport};
 
 /// The TLS alert for an ALPN mismatch, as QUIC carries it (RFC 9001, section 4.8; RFC 7301).
 const NO_APPLICATION_PROTOCOL: u8 = 120;
 
-/// Why no transport could be had.
-#[derive(Debug, Error)]
-#[non_exhaustive]
-pub enum DialError {
-    /// The server's name has no address.
-    #[error("cannot resolve `{host}`")]
-    Resolve {
-        /// The name.
-        host: String,
-        /// What the resolver said.
-        source: io::Error,
-    },
-    /// The server's certificate is not signed by the pinned CA.
-    #[error("{address} presents a certificate that the pinned CA did not sign")]
-    Untrusted {
-        /// The server's address.
-        address: SocketAddr,
-        /// What TLS said.
-        source: Box<dyn std::error::Error + Send + Sync>,
-    },
-    /// What answers there is no Underpass server of a version that this side speaks.
-    #[error("{address} does not speak this version of the protocol (ALPN)")]
-    Alpn {
-        /// The server's address.
-        address: SocketAddr,
-    },
-    /// No socket for QUIC.
-    #[error("no UDP socket")]
-    Endpoint(#[source] EndpointError),
-    /// QUIC cannot be tried with that address.
-    #[error("QUIC to {address} cannot be tried")]
-    QuicStart {
-        /// The server's address.
-        address: SocketAddr,
-        /// Why.
-        source: quinn::ConnectError,
-    },
-    /// The QUIC handshake failed.
-    #[error("QUIC to {address} failed")]
-    Quic {
-        /// The server's address.
-        address: SocketAddr,
-        /// Why.
-        source: quinn::ConnectionError,
-    },
-    /// TCP or TLS failed.
-    #[error("TLS over TCP to {address} failed")]
-    Tls {
-        /// The server's address.
-        address: SocketAddr,
-        /// Why.
-        source: io::Error,
-    },
-    /// The server did not upgrade to WebSocket.
-    #[error("WebSocket to {address} failed")]
-    WebSocket {
-        /// The server's address.
-        address: SocketAddr,
-        /// Why.
-        source: UpgradeError,
-    },
-    /// It took too long.
-    #[error("{kind} to {address}: nothing within {} s", limits::CONNECT_TIME.as_secs())]
-    Timeout {
-        /// The protocol.
-        kind: Kind,
-        /// The server's address.
-        address: SocketAddr,
-    },
-    /// Every protocol failed.
-    #[error("QUIC: {}; WebSocket: {}", chain(.quic), chain(.websocket))]
-    Both {
-        /// Why QUIC did.
-        quic: Box<DialError>,
-        /// Why WebSocket did.
-        websocket: Box<DialError>,
-    },
-}
+/// How long an address has for itself before the next one is tried beside it: the Connection Attempt
+/// Delay that RFC 8305, section 5, recommends.
+const ADDRESS_DELAY: Duration = Duration::from_millis(250);
 
-impl DialError {
-    pub(super) fn is_untrusted(&self) -> bool {
-        match self {
-            Self::Untrusted { .. } => true,
-            Self::Both { quic, websocket } => quic.is_untrusted() || websocket.is_untrusted(),
-            _ => false,
-        }
-    }
-}
+type Connected = Arc<dyn Transport>;
 
-/// Knows where the server is and how to reach it.
+/// Boxed: handshakes are large.
+type Ways<'a> = Vec<BoxFuture<'a, Result<Connected, AttemptError>>>;
+
+/// Knows where the servers are and how to reach them.
 pub(super) struct Dialler {
-    host: String,
-    port: u16,
-    server_name: ServerName<'static>,
+    servers: Rotation,
+    resolver: Arc<dyn Resolve>,
     transports: Transports,
     head_start: Duration,
-    quic: quinn::ClientConfig,
-    tls: TlsConnector,
+    proxy: Option<ProxyDialler>,
+    verifier: Arc<dyn ServerCertVerifier>,
+    tls: rustls::ClientConfig,
 }
 
 impl Dialler {
-    pub(super) fn new(
-        config: &ConnectorConfig,
-        tls: rustls::ClientConfig,
-    ) -> Result<Self, ConfigError> {
-        let server_name = ServerName::try_from(config.host.clone())
-            .map_err(|_| ConfigError::Host(config.host.clone()))?;
-        let quic = quic::client_config(tls.clone())?;
-        let mut tls = tls;
-        // The WebSocket upgrade is HTTP/1.1's (RFC 6455, section 4.1).
-        tls.alpn_protocols = vec![b"http/1.1".to_vec()];
+    /// `random` is drawn evenly from all its values: it chooses the server to begin with.
+    pub(super) fn new(config: &ConnectorConfig, random: u32) -> Result<Self, ConfigError> {
+        let verifier = tls::verifier(&config.trust)?;
+        let tls = tls::client_with(Arc::clone(&verifier))?;
+        // Made anew for each attempt; whether it can be made is known now.
+        quic::client_config(tls.clone())?;
         Ok(Self {
-            host: config.host.clone(),
-            port: config.port,
-            server_name,
+            servers: Rotation::new(&config.servers, random)?,
+            resolver: Arc::clone(&config.resolver),
             transports: config.transports,
             head_start: config.quic_head_start,
-            quic,
-            tls: TlsConnector::from(Arc::new(tls)),
+            proxy: config.proxy.clone().map(ProxyDialler::new).transpose()?,
+            verifier,
+            tls,
         })
     }
 
-    /// A transport to the first of the server's addresses that answers.
-    pub(super) async fn dial(&self) -> Result<Arc<dyn Transport>, DialError> {
-        let resolve_error = |source| DialError::Resolve {
-            host: self.host.clone(),
-            source,
-        };
-        let addresses: Vec<_> = tokio::net::lookup_host((self.host.as_str(), self.port))
-            .await
-            .map_err(resolve_error)?
-            .collect();
-        let mut last = resolve_error(io::ErrorKind::NotFound.into());
-        for address in addresses {
-            match self.dial_address(address).await {
-                Ok(transport) => return Ok(transport),
-                Err(error) => last = error,
+    /// A transport to the server whose turn it is, by the first of its addresses that answers. A server
+    /// that cannot be reached loses its turn to the next one.
+    pub(super) async fn dial(&self) -> Result<Connected, DialError> {
+        let turn = self.servers.current();
+        // Boxed: it holds handshakes, and an agent rarely dials.
+        let dialled = Box::pin(self.dial_server(turn.server)).await;
+        dialled.map_err(|attempts| {
+            self.servers.end(turn);
+            DialError {
+                server: turn.server.address.clone(),
+                attempts,
             }
-        }
-        Err(last)
+        })
     }
 
-    async fn dial_address(&self, address: SocketAddr) -> Result<Arc<dyn Transport>, DialError> {
-        // Boxed: a TLS handshake's future is large, and an agent rarely dials.
-        let quic = within(Kind::Quic, address, self.dial_quic(address)).boxed();
-        let websocket = within(Kind::WebSocket, address, self.dial_websocket(address)).boxed();
+    /// The next attempt goes to another server, if there is one: that which was dialled last can be
+    /// reached, but is of no use now.
+    pub(super) fn elsewhere(&self) {
+        self.servers.end(self.servers.current());
+    }
+
+    async fn dial_server(&self, server: &Server) -> Result<Connected, Vec<AttemptError>> {
+        let proxy = self.proxy.as_ref();
+        if let Some(proxy) = proxy.filter(|proxy| proxy.proxy.applies_to(&server.address)) {
+            // Behind a proxy the server's name may be one that only the proxy can resolve.
+            let quic = async {
+                let addresses = self
+                    .resolve(&server.address.host, server.address.port)
+                    .await?;
+                self.quic(server, &addresses).await
+            };
+            return self.either(quic, self.proxied(proxy, server)).await;
+        }
+        let addresses = self
+            .resolve(&server.address.host, server.address.port)
+            .await?;
+        let quic = self.quic(server, &addresses);
+        self.either(quic, self.websocket(server, &addresses)).await
+    }
+
+    async fn either(
+        &self,
+        quic: impl Future<Output = Result<Connected, Vec<AttemptError>>>,
+        websocket: impl Future<Output = Result<Connected, Vec<AttemptError>>>,
+    ) -> Result<Connected, Vec<AttemptError>> {
         match self.transports {
             Transports::Quic => quic.await,
             Transports::WebSocket => websocket.await,
             Transports::Auto => {
                 race(quic, websocket, self.head_start)
                     .await
-                    .map_err(|(quic, websocket)| DialError::Both {
-                        quic: Box::new(quic),
-                        websocket: Box::new(websocket),
+                    .map_err(|(mut quic, websocket)| {
+                        quic.extend(websocket);
+                        quic
                     })
             }
         }
     }
 
-    async fn dial_quic(&self, address: SocketAddr) -> Result<Arc<dyn Transport>, DialError> {
-        let endpoint = quic::client(address).map_err(DialError::Endpoint)?;
+    /// The addresses of a name, in the order in which to try them; at least one.
+    async fn resolve(&self, host: &str, port: u16) -> Result<Vec<SocketAddr>, Vec<AttemptError>> {
+        let failed = |source| {
+            let host = host.to_owned();
+            vec![AttemptError::Resolve { host, source }]
+        };
+        let resolving = self.resolver.resolve(host, port);
+        let addresses = tokio::time::timeout(limits::CONNECT_TIME, resolving)
+            .await
+            .map_err(|elapsed| failed(elapsed.into()))?
+            .map_err(failed)?;
+        let addresses = interleaved(addresses);
+        if addresses.is_empty() {
+            let host = host.to_owned();
+            return Err(vec![AttemptError::NoAddress { host }]);
+        }
+        Ok(addresses)
+    }
+
+    async fn quic(
+        &self,
+        server: &Server,
+        addresses: &[SocketAddr],
+    ) -> Result<Connected, Vec<AttemptError>> {
+        let ways: Ways<'_> = addresses
+            .iter()
+            .map(|&address| {
+                let kind = Kind::Quic;
+                let way = Way::Direct { kind, address };
+                attempt(way, self.dial_quic(server, address)).boxed()
+            })
+            .collect();
+        staggered(ways, ADDRESS_DELAY).await
+    }
+
+    async fn websocket(
+        &self,
+        server: &Server,
+        addresses: &[SocketAddr],
+    ) -> Result<Connected, Vec<AttemptError>> {
+        let ways: Ways<'_> = addresses
+            .iter()
+            .map(|&address| {
+                let kind = Kind::WebSocket;
+                let way = Way::Direct { kind, address };
+                attempt(way, self.dial_websocket(server, address)).boxed()
+            })
+            .collect();
+        staggered(ways, ADDRESS_DELAY).await
+    }
+
+    async fn proxied(
+        &self,
+        proxy: &ProxyDialler,
+        server: &Server,
+    ) -> Result<Connected, Vec<AttemptError>> {
+        let (host, port) = proxy.place();
+        let addresses = self.resolve(host, port).await?;
+        let ways: Ways<'_> = addresses
+            .iter()
+            .map(|&address| {
+                let way = Way::Proxied {
+                    proxy: proxy.proxy.url.clone(),
+                    address,
+                };
+                attempt(way, self.dial_proxied(proxy, server, address)).boxed()
+            })
+            .collect();
+        staggered(ways, ADDRESS_DELAY).await
+    }
+
+    async fn dial_quic(&self, server: &Server, address: SocketAddr) -> Result<Connected, WayError> {
+        let deadline = Deadline::new();
+        let mut tls = self.tls.clone();
+        let witness = Witness::of(&mut tls, &self.verifier);
+        let config = quic::client_config(tls).map_err(WayError::Endpoint)?;
+        let endpoint = quic::client(address).map_err(WayError::Endpoint)?;
         // quinn names IP addresses without brackets, as ServerName does.
         let connecting = endpoint
-            .connect_with(self.quic.clone(), address, &self.server_name.to_str())
-            .map_err(|source| DialError::QuicStart { address, source })?;
-        let connection = connecting
-            .await
-            .map_err(|source| quic_error(address, source))?;
+            .connect_with(config, address, &server.name.to_str())
+            .map_err(WayError::QuicStart)?;
+        let connection = deadline
+            .step(Step::Quic, connecting)
+            .await?
+            .map_err(|source| untrusted(&witness).unwrap_or_else(|| quic_error(source)))?;
         Ok(Arc::new(QuicTransport::new(connection)))
     }
 
-    async fn dial_websocket(&self, address: SocketAddr) -> Result<Arc<dyn Transport>, DialError> {
-        let tls_error = |source| tls_error(address, source);
-        let tcp = TcpStream::connect(address).await.map_err(tls_error)?;
-        // Frames are gathered above; waiting for more would only delay them.
-        tcp.set_nodelay(true).map_err(tls_error)?;
-        let tls = self
-            .tls
-            .connect(self.server_name.clone(), tcp)
-            .await
-            .map_err(tls_error)?;
-        let host = match &self.server_name {
-            ServerName::IpAddress(rustls::pki_types::IpAddr::V6(_)) => {
-                format!("[{}]:{}", self.host, self.port)
-            }
-            _ => format!("{}:{}", self.host, self.port),
-        };
-        let transport = websocket::connect(tls, &host, Some(address))
-            .await
-            .map_err(|source| DialError::WebSocket { address, source })?;
+    async fn dial_websocket(
+        &self,
+        server: &Server,
+        address: SocketAddr,
+    ) -> Result<Connected, WayError> {
+        let deadline = Deadline::new();
+        let tcp = deadline.tcp(address).await?;
+        self.upgrade(server, tcp, Some(address), deadline).await
+    }
+
+    async fn dial_proxied(
+        &self,
+        proxy: &ProxyDialler,
+        server: &Server,
+        address: SocketAddr,
+    ) -> Result<Connected, WayError> {
+        let deadline = Deadline::new();
+        let tcp = deadline.tcp(address).await?;
+        let io = deadline
+            .step(Step::Proxy, proxy.open(tcp, &server.address))
+            .await?
+            .map_err(WayError::Proxy)?;
+        // The server's address is known to the proxy alone.
+        self.upgrade(server, io, None, deadline).await
+    }
+
+    /// TLS and WebSocket on a connection that leads to the server.
+    async fn upgrade<S>(
+        &self,
+        server: &Server,
+        io: S,
+        remote: Option<SocketAddr>,
+        deadline: Deadline,
+    ) -> Result<Connected, WayError>
+    where
+        S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin + 'static,
+    {
+        let mut tls = self.tls.clone();
+        // The WebSocket upgrade is HTTP/1.1's (RFC 6455, section 4.1).
+        tls.alpn_protocols = vec![b"http/1.1".to_vec()];
+        let witness = Witness::of(&mut tls, &self.verifier);
+        let connecting = TlsConnector::from(Arc::new(tls)).connect(server.name.clone(), io);
+        let tls = deadline
+            .step(Step::Tls, connecting)
+            .await?
+            .map_err(|source| untrusted(&witness).unwrap_or(WayError::Tls(source)))?;
+        let host = server.address.to_string();
+        let transport = deadline
+            .step(Step::WebSocket, websocket::connect(tls, &host, remote))
+            .await?
+            .map_err(WayError::WebSocket)?;
         Ok(Arc::new(transport))
     }
 }
@@ -222,55 +270,70 @@ impl Dialler {
 impl fmt::Debug for Dialler {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Dialler")
-            .field("host", &self.host)
-            .field("port", &self.port)
+            .field("servers", &self.servers)
             .field("transports", &self.transports)
+            .field("proxy", &self.proxy.as_ref().map(|proxy| &proxy.proxy))
             .finish_non_exhaustive()
     }
 }
 
-async fn within<T>(
-    kind: Kind,
-    address: SocketAddr,
-    dial: impl Future<Output = Result<T, DialError>>,
-) -> Result<T, DialError> {
-    tokio::time::timeout(limits::CONNECT_TIME, dial)
+async fn attempt(
+    way: Way,
+    dialling: impl Future<Output = Result<Connected, WayError>>,
+) -> Result<Connected, AttemptError> {
+    dialling
         .await
-        .unwrap_or(Err(DialError::Timeout { kind, address }))
+        .inspect(|_| tracing::debug!(%way, "connected"))
+        .map_err(|error| AttemptError::Failed { way, error })
 }
 
-fn tls_error(address: SocketAddr, source: io::Error) -> DialError {
-    let rustls = source
-        .get_ref()
-        .and_then(|inner| inner.downcast_ref::<rustls::Error>());
-    if rustls.is_some_and(tls::is_untrusted) {
-        return DialError::Untrusted {
-            address,
-            source: Box::new(source),
-        };
+/// When an address has had its time.
+#[derive(Clone, Copy)]
+struct Deadline(Instant);
+
+impl Deadline {
+    fn new() -> Self {
+        Self(Instant::now() + limits::CONNECT_TIME)
     }
-    DialError::Tls { address, source }
+
+    async fn step<T>(self, step: Step, doing: impl Future<Output = T>) -> Result<T, WayError> {
+        timeout_at(self.0, doing)
+            .await
+            .map_err(|_| WayError::Timeout { step })
+    }
+
+    async fn tcp(self, address: SocketAddr) -> Result<TcpStream, WayError> {
+        let connecting = TcpStream::connect(address);
+        let tcp = self
+            .step(Step::Tcp, connecting)
+            .await?
+            .map_err(WayError::Tcp)?;
+        // Frames are gathered above; waiting for more would only delay them.
+        tcp.set_nodelay(true).map_err(WayError::Tcp)?;
+        Ok(tcp)
+    }
 }
 
-fn quic_error(address: SocketAddr, source: quinn::ConnectionError) -> DialError {
+fn untrusted(witness: &Witness) -> Option<WayError> {
+    let error = witness.error()?;
+    let distrust = error.into();
+    // rustls has no words for errors of others.
+    let source = match distrust {
+        Distrust::NotPinned(_) => None,
+        _ => Some(error.clone()),
+    };
+    Some(WayError::Untrusted { distrust, source })
+}
+
+fn quic_error(error: quinn::ConnectionError) -> WayError {
     use quinn::ConnectionError::{ConnectionClosed, TransportError};
-    let (code, local) = match &source {
-        TransportError(error) => (error.code, true),
-        ConnectionClosed(close) => (close.error_code, false),
-        _ => return DialError::Quic { address, source },
+    let code = match &error {
+        TransportError(error) => error.code,
+        ConnectionClosed(close) => close.error_code,
+        _ => return WayError::Quic(error),
     };
     if code == quinn::TransportErrorCode::crypto(NO_APPLICATION_PROTOCOL) {
-        return DialError::Alpn { address };
+        return WayError::Alpn;
     }
-    // rustls raises unknown_ca (48) or, for a bad signature, decrypt_error (51) on this side.
-    let untrusted = [48, 51]
-        .map(quinn::TransportErrorCode::crypto)
-        .contains(&code);
-    if local && untrusted {
-        return DialError::Untrusted {
-            address,
-            source: Box::new(source),
-        };
-    }
-    DialError::Quic { address, source }
+    WayError::Quic(error)
 }

@@ -1,7 +1,11 @@
 //! The side that dials: finds a transport that works, and keeps a session.
 
 mod dial;
+mod error;
+mod proxy;
 mod race;
+mod resolve;
+mod server;
 
 use std::fmt;
 use std::sync::Arc;
@@ -11,7 +15,12 @@ use futures_util::FutureExt;
 use rand::{Rng, RngExt};
 use thiserror::Error;
 
-pub use self::dial::DialError;
+pub use self::error::{AttemptError, DialError, Step, Way, WayError};
+pub use self::proxy::{
+    NoProxy, Proxy, ProxyConfigError, ProxyEnvError, ProxyError, ProxyUrl, ProxyUrlError,
+};
+pub use self::resolve::{Resolve, SystemResolver};
+pub use self::server::ServerAddress;
 use crate::control::{ControlError, HandshakeStream};
 use crate::error::chain;
 use crate::proto::backoff::Backoff;
@@ -26,7 +35,7 @@ use crate::proto::session::{Agreed, LinkId, LinkRefused};
 use crate::proto::stream_id::Role;
 use crate::random::random;
 use crate::session::{Info, Joining, Session, SessionId};
-use crate::tls::{self, TlsError};
+use crate::tls::{TlsError, Trust};
 use crate::transport::quic::EndpointError;
 use crate::transport::{Transport, TransportError};
 
@@ -45,16 +54,20 @@ pub enum Transports {
 /// Where and as whom to connect.
 #[derive(Debug)]
 pub struct ConnectorConfig {
-    /// The server's DNS name or IP address, which its certificate must carry.
-    pub host: String,
-    /// The server's port, UDP and TCP alike.
-    pub port: u16,
-    /// The CA that signs the server's certificate, as PEM. No other is trusted.
-    pub ca_pem: Vec<u8>,
+    /// The servers, of which one is used at a time; at least one. A connector starts with any of them,
+    /// keeps to it, and goes on to the next one when an attempt fails.
+    pub servers: Vec<ServerAddress>,
+    /// What a server's certificate must prove.
+    pub trust: Trust,
     /// Who this is.
     pub key: AgentKey,
     /// Which protocols to dial with.
     pub transports: Transports,
+    /// The HTTP proxy that WebSockets go through. None unless set: the environment is not asked, see
+    /// [`Proxy::from_env`].
+    pub proxy: Option<Proxy>,
+    /// Finds the addresses of the servers and of the proxy.
+    pub resolver: Arc<dyn Resolve>,
     /// How long QUIC may try before WebSocket starts beside it. Longer favours QUIC on slow
     /// paths; it is the delay of every reconnect where UDP is dropped.
     pub quic_head_start: Duration,
@@ -73,14 +86,16 @@ pub struct ConnectorConfig {
 }
 
 impl ConnectorConfig {
-    /// The usual configuration.
-    pub fn new(host: impl Into<String>, port: u16, ca_pem: Vec<u8>, key: AgentKey) -> Self {
+    /// The usual configuration, for one server, without a proxy. `trust` may be the server's CA as PEM
+    /// or its [pin](crate::tls::CaPin).
+    pub fn new(host: impl Into<String>, port: u16, trust: impl Into<Trust>, key: AgentKey) -> Self {
         Self {
-            host: host.into(),
-            port,
-            ca_pem,
+            servers: vec![ServerAddress::new(host, port)],
+            trust: trust.into(),
             key,
             transports: Transports::Auto,
+            proxy: None,
+            resolver: Arc::new(SystemResolver),
             quic_head_start: Duration::from_millis(300),
             backoff_initial: Duration::from_millis(500),
             backoff_max: Duration::from_secs(30),
@@ -101,9 +116,15 @@ pub enum ConfigError {
     /// TLS and QUIC do not fit together.
     #[error("QUIC cannot be configured")]
     Quic(#[from] EndpointError),
+    /// The list of servers is empty.
+    #[error("no server is named")]
+    NoServer,
     /// The host is neither a DNS name nor an IP address.
     #[error("`{0}` is neither a DNS name nor an IP address")]
     Host(String),
+    /// The proxy is not usable.
+    #[error("the proxy cannot be used")]
+    Proxy(#[from] ProxyConfigError),
 }
 
 /// Why no session came about.
@@ -151,7 +172,7 @@ impl ConnectError {
     /// known, the CA is another one, no version is in common.
     pub fn needs_attention(&self) -> bool {
         match self {
-            Self::Dial(error) => error.is_untrusted(),
+            Self::Dial(error) => error.needs_attention(),
             Self::Handshake(HandshakeError::ClosedByPeer { code, .. })
             | Self::Transport(TransportError::ClosedByPeer { code, .. }) => {
                 matches!(
@@ -215,9 +236,8 @@ impl Connector {
     /// # Errors
     /// Where the configuration cannot work.
     pub fn new(config: ConnectorConfig) -> Result<Self, ConfigError> {
-        let tls = tls::pinned_client(&config.ca_pem)?;
         Ok(Self {
-            dialler: dial::Dialler::new(&config, tls)?,
+            dialler: dial::Dialler::new(&config, rand::rng().next_u32())?,
             key: config.key,
             instance: random(),
             local: Local {
@@ -244,7 +264,11 @@ impl Connector {
     /// Dropping the future ends the attempt.
     pub async fn connect(&self) -> Result<Session, ConnectError> {
         let transport = self.dialler.dial().await?;
-        self.establish(transport).await
+        let session = self.establish(transport).await;
+        if session.is_err() {
+            self.dialler.elsewhere();
+        }
+        session
     }
 
     /// Dials once, to carry on `session`: where it has no transport, or to replace the one it has.
@@ -484,6 +508,9 @@ impl Connector {
         let stable = since.elapsed() >= STABLE;
         if stable {
             backoff.reset();
+        }
+        if matches!(woken, Woken::Leave(_)) {
+            self.dialler.elsewhere();
         }
         match woken {
             // The old session goes on to its streams' end in the hands of `serve`.

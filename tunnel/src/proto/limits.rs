@@ -115,8 +115,17 @@ pub const ANSWER_TIME: Duration = Duration::from_secs(3);
 /// Time for the whole session handshake after the transport's: four flights, no human.
 pub const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
 
-/// Time for one transport to connect, TLS included.
+/// Time for one transport to connect to one address, TLS and a proxy's answer included; also for a
+/// name to be resolved. With [`ADDRESSES`] started one after the other, an attempt ends within 25 s.
 pub const CONNECT_TIME: Duration = Duration::from_secs(10);
+
+/// Addresses of one server's name that are tried, and of a proxy's: a name that has hundreds would
+/// keep an attempt, and the sockets that it tries side by side, going for minutes.
+pub const ADDRESSES: usize = 16;
+
+/// An HTTP proxy's answer to CONNECT, in bytes, up to the empty line. Proxies send some hundred bytes,
+/// with lists of what authentication they take.
+pub const PROXY_ANSWER: usize = 8 * 1024;
 
 /// Connections that are not yet authenticated, at once, over all transports. Each may have one
 /// stream, and hold a TLS handshake's state, a QUIC window of 64 KiB or a WebSocket message and a

@@ -38,9 +38,13 @@ pub(crate) async fn quic_connection(
 }
 
 pub(crate) async fn tls(pki: &Pki, port: u16) -> TlsStream<TcpStream> {
+    let tcp = TcpStream::connect((HOST, port)).await.unwrap();
+    tls_on(pki, tcp).await
+}
+
+async fn tls_on(pki: &Pki, tcp: TcpStream) -> TlsStream<TcpStream> {
     let mut config = tls::pinned_client(&pki.ca_pem).unwrap();
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    let tcp = TcpStream::connect((HOST, port)).await.unwrap();
     tcp.set_nodelay(true).unwrap();
     TlsConnector::from(Arc::new(config))
         .connect(ServerName::try_from(HOST).unwrap(), tcp)
@@ -49,8 +53,14 @@ pub(crate) async fn tls(pki: &Pki, port: u16) -> TlsStream<TcpStream> {
 }
 
 pub(crate) async fn websocket(pki: &Pki, port: u16) -> YamuxTransport {
+    let tcp = TcpStream::connect((HOST, port)).await.unwrap();
+    websocket_on(pki, port, tcp).await
+}
+
+/// On a connection that leads to the server on `port`.
+pub(crate) async fn websocket_on(pki: &Pki, port: u16, tcp: TcpStream) -> YamuxTransport {
     let host = format!("{HOST}:{port}");
-    websocket::connect(tls(pki, port).await, &host, None)
+    websocket::connect(tls_on(pki, tcp).await, &host, None)
         .await
         .unwrap()
 }

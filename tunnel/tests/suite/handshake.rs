@@ -11,15 +11,13 @@ use underpass_tunnel::proto::handshake::{ConnectorHandshake, ConnectorStep, Hand
 use underpass_tunnel::proto::limits;
 use underpass_tunnel::transport::quic::{self, ALPN};
 use underpass_tunnel::transport::websocket::{PATH, SUBPROTOCOL_YAMUX};
-use underpass_tunnel::transport::{Kind, Transport, TransportError, memory};
+use underpass_tunnel::transport::{Transport, TransportError, memory};
 use underpass_tunnel::{
-    AcceptError, CloseCode, ConnectError, Connector, ConnectorConfig, DialError, Transports,
+    AcceptError, CloseCode, ConnectError, Connector, ConnectorConfig, Transports, WayError,
 };
 
 use crate::dial::{self, HOST};
-use crate::harness::{
-    acceptor, acceptor_config, connector_config, fails, key, raw, run, transports,
-};
+use crate::harness::{Kind, acceptor, acceptor_config, connector_config, key, raw, run, way_error};
 use crate::peer::{RawStream, frame, let_in, local};
 use crate::server::{Pki, Server};
 
@@ -165,26 +163,6 @@ async fn a_server_that_says_nothing_is_given_up_and_told() {
 }
 
 #[test]
-fn a_server_of_another_ca_is_untrusted() {
-    for kind in [Kind::Quic, Kind::WebSocket] {
-        run(async move {
-            let server = Server::start(&Pki::new(), acceptor_config()).await;
-            let config = ConnectorConfig {
-                transports: transports(kind),
-                ..connector_config(server.port, &Pki::new())
-            };
-            let connector = Connector::new(config).unwrap();
-            let error = fails("dialling", connector.connect()).await;
-            assert!(
-                matches!(error, ConnectError::Dial(DialError::Untrusted { .. })),
-                "{kind}: {error:?}"
-            );
-            assert!(error.needs_attention());
-        });
-    }
-}
-
-#[test]
 fn another_alpn_is_named() {
     run(async {
         let pki = Pki::new();
@@ -204,11 +182,8 @@ fn another_alpn_is_named() {
             transports: Transports::Quic,
             ..connector_config(port, &pki)
         };
-        let error = fails("dialling", Connector::new(config).unwrap().connect()).await;
-        assert!(
-            matches!(error, ConnectError::Dial(DialError::Alpn { .. })),
-            "{error:?}"
-        );
+        let error = way_error(config).await;
+        assert!(matches!(error, WayError::Alpn), "{error:?}");
         serving.abort();
         // And the other way round: the server takes no other protocol's client.
         let server = Server::start(&pki, acceptor_config()).await;
@@ -232,11 +207,10 @@ fn a_web_server_that_does_not_upgrade_is_quoted() {
             transports: Transports::WebSocket,
             ..connector_config(server.port, &pki)
         };
-        let error = fails("dialling", Connector::new(config).unwrap().connect()).await;
-        let ConnectError::Dial(DialError::WebSocket { source, .. }) = &error else {
-            panic!("{error:?}");
+        let WayError::WebSocket(error) = way_error(config).await else {
+            panic!("not the server's answer");
         };
-        let told = source.to_string();
+        let told = error.to_string();
         assert!(
             told.contains("404") && told.contains("no such page"),
             "{told}"

@@ -7,12 +7,13 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use tokio::time::Instant;
-use underpass_tunnel::transport::{Kind, Transport, memory};
+use underpass_tunnel::transport::{Transport, memory};
 use underpass_tunnel::{
-    Accepted, Acceptor, AcceptorConfig, Admission, AgentKey, Connector, ConnectorConfig, Denied,
-    Proven, PublicKey, Session, Transports,
+    Accepted, Acceptor, AcceptorConfig, Admission, AgentKey, AttemptError, ConnectError, Connector,
+    ConnectorConfig, Denied, DialError, Proven, PublicKey, Session, Transports, WayError,
 };
 
+use crate::http_proxy::HttpProxy;
 use crate::server::{Pki, Server};
 
 /// How long anything may take that happens at once.
@@ -24,6 +25,16 @@ const GONE: Duration = Duration::from_secs(45);
 
 /// How long a test may take as a whole.
 const TEST_DEADLINE: Duration = Duration::from_secs(120);
+
+/// What a test runs over: each transport, and each way to it that is a different one to the bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Memory,
+    Quic,
+    WebSocket,
+    /// WebSocket through an HTTP proxy that wants a password.
+    Proxied,
+}
 
 pub(crate) fn key(seed: u8) -> AgentKey {
     AgentKey::from_seed([seed; 32]).unwrap()
@@ -73,8 +84,8 @@ pub(crate) fn connector_config(port: u16, pki: &Pki) -> ConnectorConfig {
 pub(crate) fn transports(kind: Kind) -> Transports {
     match kind {
         Kind::Quic => Transports::Quic,
-        Kind::WebSocket => Transports::WebSocket,
-        _ => Transports::Auto,
+        Kind::WebSocket | Kind::Proxied => Transports::WebSocket,
+        Kind::Memory => Transports::Auto,
     }
 }
 
@@ -83,6 +94,7 @@ pub(crate) struct Pair {
     pub(crate) agent: Session,
     pub(crate) server: Session,
     _listener: Option<Server>,
+    _proxy: Option<HttpProxy>,
 }
 
 pub(crate) async fn pair(kind: Kind) -> Pair {
@@ -99,11 +111,14 @@ pub(crate) async fn pair_with(kind: Kind, config: AcceptorConfig) -> Pair {
             agent,
             server,
             _listener: None,
+            _proxy: None,
         };
     }
     let mut listener = Server::start(&pki, config).await;
+    let proxy = proxy(kind).await;
     let connector = Connector::new(ConnectorConfig {
         transports: transports(kind),
+        proxy: proxy.as_ref().map(HttpProxy::config),
         ..connector_config(listener.port, &pki)
     })
     .unwrap();
@@ -112,6 +127,14 @@ pub(crate) async fn pair_with(kind: Kind, config: AcceptorConfig) -> Pair {
         agent: agent.unwrap(),
         server,
         _listener: Some(listener),
+        _proxy: proxy,
+    }
+}
+
+pub(crate) async fn proxy(kind: Kind) -> Option<HttpProxy> {
+    match kind {
+        Kind::Proxied => Some(HttpProxy::start().await),
+        Kind::Memory | Kind::Quic | Kind::WebSocket => None,
     }
 }
 
@@ -181,6 +204,11 @@ pub(crate) async fn raw(kind: Kind, config: AcceptorConfig) -> (Arc<dyn Transpor
     let listener = Server::start(&pki, config).await;
     let transport: Arc<dyn Transport> = match kind {
         Kind::Quic => Arc::new(crate::dial::quic(&pki, listener.port).await),
+        Kind::Proxied => {
+            let proxy = HttpProxy::start().await;
+            let tcp = proxy.connect(listener.port).await;
+            Arc::new(crate::dial::websocket_on(&pki, listener.port, tcp).await)
+        }
         _ => Arc::new(crate::dial::websocket(&pki, listener.port).await),
     };
     let server = RawServer {
@@ -264,5 +292,23 @@ pub(crate) async fn fails<T: Debug, E>(
     match within(what, future).await {
         Ok(value) => panic!("{what}: no error but {value:?}"),
         Err(error) => error,
+    }
+}
+
+/// Why the only way fails that there is to a server.
+pub(crate) async fn way_error(config: ConnectorConfig) -> WayError {
+    let error = dial_error(config).await;
+    let [AttemptError::Failed { error, .. }] = <[_; 1]>::try_from(error.attempts).unwrap() else {
+        panic!("no way was tried");
+    };
+    error
+}
+
+/// Why no way leads to a server.
+pub(crate) async fn dial_error(config: ConnectorConfig) -> DialError {
+    let connector = Connector::new(config).unwrap();
+    match fails("dialling", connector.connect()).await {
+        ConnectError::Dial(error) => error,
+        error => panic!("dialling went well, and then {error:?}"),
     }
 }

@@ -8,6 +8,7 @@
     reason = "a test states what it expects, its helpers too"
 )]
 
+mod addresses;
 mod bytes;
 mod dial;
 mod ends;
@@ -15,14 +16,17 @@ mod flow;
 mod handshake;
 mod harness;
 mod hostile;
+mod http_proxy;
 mod life;
 mod peer;
+mod proxies;
 mod reconnect;
 mod registry;
 mod relay;
 mod server;
 mod streams;
 mod survive;
+mod trust;
 mod vanish;
 
 /// Instantiates tests on a pair (`pairs`) and tests that build their own (`own`) per transport.
@@ -31,10 +35,11 @@ macro_rules! per_transport {
         per_transport!(@one memory, Memory, { $($pair_file: $($pair_test),+;)+ } { $($own_file: $($own_test),+;)+ });
         per_transport!(@one quic, Quic, { $($pair_file: $($pair_test),+;)+ } { $($own_file: $($own_test),+;)+ });
         per_transport!(@one websocket, WebSocket, { $($pair_file: $($pair_test),+;)+ } { $($own_file: $($own_test),+;)+ });
+        per_transport!(@one proxied, Proxied, { $($pair_file: $($pair_test),+;)+ } { $($own_file: $($own_test),+;)+ });
     };
     (@one $transport:ident, $kind:ident, { $($pair_file:ident: $($pair_test:ident),+;)+ } { $($own_file:ident: $($own_test:ident),+;)+ }) => {
         mod $transport {
-            use underpass_tunnel::transport::Kind;
+            use crate::harness::Kind;
             $($(
                 #[test]
                 fn $pair_test() {

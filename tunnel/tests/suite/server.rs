@@ -17,36 +17,52 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 use underpass_tunnel::transport::{quic, websocket};
-use underpass_tunnel::{AcceptError, Accepted, Acceptor, AcceptorConfig, Session, tls};
+use underpass_tunnel::{AcceptError, Accepted, Acceptor, AcceptorConfig, CaPin, Session, tls};
 
 use crate::harness::{acceptor, within};
+
+/// The name that test servers' certificates carry beside this machine's.
+pub(crate) const NAME: &str = "tunnel.test";
 
 /// A CA and a server's certificate.
 pub(crate) struct Pki {
     pub(crate) ca_pem: Vec<u8>,
-    certificate: CertificateDer<'static>,
+    /// The server's own certificate and its CA's.
+    pub(crate) chain: Vec<CertificateDer<'static>>,
     key: PrivateKeyDer<'static>,
 }
 
 impl Pki {
     pub(crate) fn new() -> Self {
+        Self::with(|_| {})
+    }
+
+    /// With a server's certificate that differs.
+    pub(crate) fn with(change: impl FnOnce(&mut rcgen::CertificateParams)) -> Self {
         let ca_key = rcgen::KeyPair::generate().unwrap();
         let mut ca = rcgen::CertificateParams::new(Vec::new()).unwrap();
         ca.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-        let ca_pem = ca.self_signed(&ca_key).unwrap().pem().into_bytes();
+        let ca_certificate = ca.self_signed(&ca_key).unwrap();
         let issuer = rcgen::Issuer::new(ca, ca_key);
         let key = rcgen::KeyPair::generate().unwrap();
-        let leaf = rcgen::CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
+        let names = ["127.0.0.1", "::1", NAME].map(str::to_owned);
+        let mut leaf = rcgen::CertificateParams::new(names).unwrap();
+        change(&mut leaf);
         let certificate = leaf.signed_by(&key, &issuer).unwrap();
         Self {
-            ca_pem,
-            certificate: certificate.der().clone(),
+            ca_pem: ca_certificate.pem().into_bytes(),
+            chain: vec![certificate.der().clone(), ca_certificate.der().clone()],
             key: PrivateKeyDer::try_from(key.serialize_der()).unwrap(),
         }
     }
 
+    /// Of the CA.
+    pub(crate) fn pin(&self) -> CaPin {
+        CaPin::of(&tls::certificates(&self.ca_pem).unwrap()[0]).unwrap()
+    }
+
     pub(crate) fn tls(&self) -> rustls::ServerConfig {
-        tls::server(vec![self.certificate.clone()], self.key.clone_key()).unwrap()
+        tls::server(self.chain.clone(), self.key.clone_key()).unwrap()
     }
 }
 
@@ -79,7 +95,16 @@ impl Server {
         config: AcceptorConfig,
         listen: Listen,
     ) -> Self {
-        let (listener, endpoint) = bind(port, pki, listen).await;
+        Self::start_at(([127, 0, 0, 1], port).into(), pki, config, listen).await
+    }
+
+    pub(crate) async fn start_at(
+        address: SocketAddr,
+        pki: &Pki,
+        config: AcceptorConfig,
+        listen: Listen,
+    ) -> Self {
+        let (listener, endpoint) = bind(address, pki, listen).await;
         let port = listener.local_addr().unwrap().port();
         let (results, sessions) = mpsc::unbounded_channel();
         let upgrade = Arc::new(AtomicBool::new(true));
@@ -138,8 +163,11 @@ impl Server {
 }
 
 /// TCP and UDP share a port: the first free TCP port whose UDP twin is free too.
-async fn bind(port: u16, pki: &Pki, listen: Listen) -> (TcpListener, Option<quinn::Endpoint>) {
-    let address = SocketAddr::from(([127, 0, 0, 1], port));
+async fn bind(
+    address: SocketAddr,
+    pki: &Pki,
+    listen: Listen,
+) -> (TcpListener, Option<quinn::Endpoint>) {
     within("a port is free for both", async {
         loop {
             if let Ok(listener) = TcpListener::bind(address).await {

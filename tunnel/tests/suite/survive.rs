@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::io::AsyncWriteExt;
 use underpass_tunnel::proto::handshake::{ConnectorHandshake, ConnectorStep, Resumption};
 use underpass_tunnel::proto::secret::SessionSecret;
-use underpass_tunnel::transport::{Kind, Transport, memory};
+use underpass_tunnel::transport::{Transport, memory};
 use underpass_tunnel::{
     Accepted, Acceptor, AcceptorConfig, CloseCode, Connector, ConnectorConfig, LinkLoss, OpenError,
     Reconnected, ResetCode, Session, SessionError, Stream, StreamError,
@@ -14,8 +14,9 @@ use underpass_tunnel::{
 
 use crate::bytes::{drink, incoming, open, pour, read_whole, send, stream, target};
 use crate::harness::{
-    acceptor, acceptor_config, connector_config, fails, key, released, run, until, within,
+    Kind, acceptor, acceptor_config, connector_config, fails, key, released, run, until, within,
 };
+use crate::http_proxy::HttpProxy;
 use crate::life::still_works;
 use crate::peer::{RawStream, local};
 use crate::relay::Relay;
@@ -31,6 +32,7 @@ enum Network {
         pki: Pki,
         server: u16,
         relay: Relay,
+        proxy: Option<HttpProxy>,
     },
 }
 
@@ -82,6 +84,7 @@ impl Survivor {
             kind,
             server: listener.port,
             relay: Relay::start(listener.port).await,
+            proxy: crate::harness::proxy(kind).await,
             pki,
         };
         let transport = network.dial().await;
@@ -102,7 +105,7 @@ impl Survivor {
     /// Cuts the transport below the session: no CLOSE, and what is under way is lost.
     fn cut(&self) {
         if let Network::Loopback {
-            kind: Kind::WebSocket,
+            kind: Kind::WebSocket | Kind::Proxied,
             relay,
             ..
         } = &self.network
@@ -170,6 +173,15 @@ impl Network {
                 server,
                 ..
             } => Arc::new(crate::dial::quic(pki, *server).await),
+            Self::Loopback {
+                pki,
+                relay,
+                proxy: Some(proxy),
+                ..
+            } => {
+                let tcp = proxy.connect(relay.port).await;
+                Arc::new(crate::dial::websocket_on(pki, relay.port, tcp).await)
+            }
             Self::Loopback { pki, relay, .. } => {
                 Arc::new(crate::dial::websocket(pki, relay.port).await)
             }

@@ -1,0 +1,202 @@
+//! The connection to the server: how it is made, and what is said about it.
+
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use underpass_tunnel::{
+    AgentKey, AttemptError, ConnectError, Connector, ConnectorConfig, DialError, Distrust, NoProxy,
+    Proxy, ProxyError, ServerAddress, Status, Transports, Trust, Way, WayError, chain,
+};
+
+use crate::cli::Cli;
+
+/// What dials the server.
+pub(crate) fn connector(cli: &Cli) -> Result<Connector> {
+    let token = read(&cli.token_file)?;
+    let trust = trust(cli)?;
+    let key: AgentKey = token
+        .parse()
+        .with_context(|| format!("no agent token in {}", cli.token_file.display()))?;
+    let first = cli.servers.first().context("no --server is named")?;
+    let mut config = ConnectorConfig::new(first.host.clone(), first.port, trust, key);
+    config.servers.clone_from(&cli.servers);
+    config.transports = cli.transport.into();
+    config.proxy = proxy(cli)?;
+    config.software = concat!("underpass-agent/", env!("CARGO_PKG_VERSION")).to_owned();
+    if let Some(proxy) = &config.proxy {
+        tell_proxied(proxy, &config.servers, config.transports);
+    }
+    Ok(Connector::new(config)?)
+}
+
+fn read(path: &Path) -> Result<String> {
+    std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
+}
+
+fn trust(cli: &Cli) -> Result<Trust> {
+    let pem = cli.ca_file.as_deref().map(read).transpose()?;
+    match (pem.map(String::into_bytes), cli.ca_pin) {
+        (Some(pem), Some(pin)) => Ok(Trust::PinnedCa(pem, pin)),
+        (Some(pem), None) => Ok(pem.into()),
+        (None, Some(pin)) => Ok(pin.into()),
+        (None, None) => anyhow::bail!("neither --ca-file nor --ca-pin is given"),
+    }
+}
+
+/// The proxy, from the command line or else from the environment.
+fn proxy(cli: &Cli) -> Result<Option<Proxy>> {
+    let mut proxy = match &cli.proxy {
+        Some(url) => {
+            let mut proxy = Proxy::new(url.clone().context("--proxy cannot be used")?);
+            proxy.except = NoProxy::from_env()?;
+            proxy
+        }
+        None => match Proxy::from_env()? {
+            Some(proxy) => proxy,
+            None => return Ok(None),
+        },
+    };
+    if let Some(list) = &cli.no_proxy {
+        proxy.except = NoProxy::from(list.as_str());
+    }
+    if let Some(path) = &cli.proxy_ca_file {
+        proxy.ca_pem = Some(read(path)?.into_bytes());
+    }
+    Ok(Some(proxy))
+}
+
+/// A proxy may come from an environment that nobody thought of.
+fn tell_proxied(proxy: &Proxy, servers: &[ServerAddress], transports: Transports) {
+    if transports == Transports::Quic {
+        return;
+    }
+    for server in servers.iter().filter(|server| proxy.applies_to(server)) {
+        tracing::info!(%server, proxy = %proxy.url, "WebSocket goes through a proxy");
+    }
+}
+
+/// Logs what the connector does.
+pub(crate) fn report(status: Status<'_>) {
+    match status {
+        Status::Connected(info) => tracing::info!(
+            cluster = info.agent, session = %info.id, transport = %info.transport,
+            server = info.remote.map(tracing::field::display), software = info.software,
+            "connected"
+        ),
+        Status::Detached(session, wait) => tracing::warn!(
+            session = %session.info().id, streams = session.open_streams(),
+            "connection lost, streams wait (connecting again in {wait:.1?})"
+        ),
+        Status::Resumed(session) => tracing::info!(
+            session = %session.info().id, transport = session.transport().map(tracing::field::display),
+            streams = session.open_streams(), "connected again, streams go on"
+        ),
+        Status::Failed(error, wait) if error.needs_attention() => {
+            let advice = advice(error);
+            tracing::error!("{}; {advice} (trying again in {wait:.1?})", chain(error));
+        }
+        Status::Failed(error, wait) => {
+            tracing::warn!("{} (trying again in {wait:.1?})", chain(error));
+        }
+        Status::Ended(error, wait) => {
+            tracing::warn!("{} (connecting again in {wait:.1?})", chain(error));
+        }
+    }
+}
+
+/// What mends an error that does not go away by itself.
+fn advice(error: &ConnectError) -> &'static str {
+    match error {
+        ConnectError::Dial(error) => dial_advice(error),
+        _ => {
+            "give --token-file a token that `underpass-server cluster add` has printed on this \
+             server, or bring agent and server to versions that know each other"
+        }
+    }
+}
+
+fn dial_advice(error: &DialError) -> &'static str {
+    const CA: &str = "give --ca-file the `ca.pem` of this server's data directory, or --ca-pin what \
+                      `underpass-server ca-pin` prints there";
+    let advice = error.attempts.iter().find_map(|attempt| match attempt {
+        AttemptError::Failed { way, error } => way_advice(way, error),
+        _ => None,
+    });
+    advice.unwrap_or(CA)
+}
+
+fn way_advice(way: &Way, error: &WayError) -> Option<&'static str> {
+    Some(match error {
+        WayError::Untrusted { distrust, .. } => match (distrust, way) {
+            (Distrust::WrongName, _) => {
+                "give --server a name that the server has: `underpass-server serve --name`"
+            }
+            (Distrust::Expired | Distrust::NotYetValid, _) => {
+                "see whether the clocks here and at the server are right"
+            }
+            (_, Way::Proxied { .. }) => {
+                "if the proxy opens TLS to look inside, have it leave out the server; if not, give \
+                 --ca-pin what `underpass-server ca-pin` prints there"
+            }
+            _ => return None,
+        },
+        WayError::Proxy(ProxyError::Credentials { .. }) => {
+            "put user and password into the proxy's URL, in HTTPS_PROXY or UNDERPASS_PROXY: \
+             http://USER:PASSWORD@HOST:PORT"
+        }
+        WayError::Proxy(ProxyError::Forbidden) => {
+            "have the proxy allow CONNECT to the server, or name the server in NO_PROXY if it can be \
+             reached without the proxy"
+        }
+        WayError::Proxy(ProxyError::Untrusted(_)) => {
+            "give --proxy-ca-file the CA of the proxy's certificate"
+        }
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    fn cli(more: &[&str]) -> Cli {
+        let usual = [
+            "underpass-agent",
+            "--server",
+            "https://a",
+            "--token-file",
+            "t",
+        ];
+        let trust = [
+            "--ca-pin",
+            "sha256:0000000000000000000000000000000000000000000000000000000000000000",
+        ];
+        Cli::try_parse_from(usual.iter().chain(&trust).chain(more)).unwrap()
+    }
+
+    #[test]
+    fn a_proxy_on_the_command_line_is_the_one() {
+        let asked = cli(&[
+            "--proxy",
+            "http://u:p@proxy:3128",
+            "--no-proxy",
+            ".example.org",
+        ]);
+        let proxy = proxy(&asked).unwrap().unwrap();
+        assert_eq!(proxy.url.to_string(), "http://proxy:3128");
+        for (host, applies) in [("u.example.org", false), ("u.example.com", true)] {
+            let server = ServerAddress::new(host, 443);
+            assert_eq!(proxy.applies_to(&server), applies, "{host}");
+        }
+    }
+
+    #[test]
+    fn rule_11_a_proxy_that_cannot_be_used_is_not_shown() {
+        let error = proxy(&cli(&["--proxy", "socks5://u:secret@p:1"])).unwrap_err();
+        let told = format!("{error:#} {error:?}");
+        assert!(told.contains("--proxy") && told.contains("SOCKS"), "{told}");
+        assert!(!told.contains("secret"), "{told}");
+    }
+}

@@ -1,0 +1,194 @@
+//! Why an attempt came to nothing.
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+
+use thiserror::Error;
+
+use super::ServerAddress;
+use super::proxy::{ProxyError, ProxyUrl};
+use crate::error::chain;
+use crate::proto::limits;
+use crate::tls::Distrust;
+use crate::transport::Kind;
+use crate::transport::quic::EndpointError;
+use crate::transport::websocket::UpgradeError;
+
+/// Why no transport to a server could be had.
+#[derive(Debug, Error)]
+#[error("no way to {server}: {}", each(.attempts))]
+pub struct DialError {
+    /// The server that was dialled.
+    pub server: ServerAddress,
+    /// What was tried, and what became of it.
+    pub attempts: Vec<AttemptError>,
+}
+
+impl DialError {
+    /// Whether a person has to mend something before another try can succeed.
+    pub fn needs_attention(&self) -> bool {
+        self.attempts.iter().any(|attempt| match attempt {
+            AttemptError::Failed { error, .. } => error.needs_attention(),
+            AttemptError::Resolve { .. } | AttemptError::NoAddress { .. } => false,
+        })
+    }
+
+    /// Why each way failed that could be tried.
+    pub fn way_errors(&self) -> impl Iterator<Item = &WayError> {
+        self.attempts.iter().filter_map(|attempt| match attempt {
+            AttemptError::Failed { error, .. } => Some(error),
+            AttemptError::Resolve { .. } | AttemptError::NoAddress { .. } => None,
+        })
+    }
+}
+
+fn each(attempts: &[AttemptError]) -> String {
+    let attempts: Vec<_> = attempts.iter().map(|attempt| chain(attempt)).collect();
+    attempts.join("; ")
+}
+
+/// One thing that was tried and failed.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum AttemptError {
+    /// The addresses of a name could not be found out.
+    #[error("cannot resolve `{host}`")]
+    Resolve {
+        /// The name of the server, or of the proxy.
+        host: String,
+        /// What the resolver said.
+        source: io::Error,
+    },
+    /// A name has no address.
+    #[error("`{host}` has no address")]
+    NoAddress {
+        /// The name of the server, or of the proxy.
+        host: String,
+    },
+    /// A way was tried.
+    #[error("{way}")]
+    Failed {
+        /// Which one.
+        way: Way,
+        /// Why it failed.
+        #[source]
+        error: WayError,
+    },
+}
+
+/// A way to a server.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum Way {
+    /// To one of the server's addresses.
+    Direct {
+        /// The protocol.
+        kind: Kind,
+        /// The address.
+        address: SocketAddr,
+    },
+    /// WebSocket through a proxy.
+    Proxied {
+        /// The proxy.
+        proxy: ProxyUrl,
+        /// The proxy's address.
+        address: SocketAddr,
+    },
+}
+
+impl fmt::Display for Way {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Direct { kind, address } => write!(f, "{kind} to {address}"),
+            Self::Proxied { proxy, address } => {
+                write!(f, "{} through {proxy} at {address}", Kind::WebSocket)
+            }
+        }
+    }
+}
+
+/// Why a way failed.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum WayError {
+    /// The server's certificate is not to be trusted.
+    #[error("the server presents a certificate {distrust}")]
+    Untrusted {
+        /// What is wrong with it.
+        distrust: Distrust,
+        /// What TLS said, where that says more.
+        source: Option<rustls::Error>,
+    },
+    /// What answers there is no Underpass server of a version that this side speaks.
+    #[error("what answers does not speak this version of the protocol (ALPN)")]
+    Alpn,
+    /// No socket for QUIC, or a configuration that does not fit it.
+    #[error("no QUIC endpoint")]
+    Endpoint(#[source] EndpointError),
+    /// QUIC cannot be tried with that address.
+    #[error("QUIC cannot be tried")]
+    QuicStart(#[source] quinn::ConnectError),
+    /// The QUIC handshake failed.
+    #[error("no QUIC connection")]
+    Quic(#[source] quinn::ConnectionError),
+    /// There is no TCP connection.
+    #[error("no TCP connection")]
+    Tcp(#[source] io::Error),
+    /// The proxy gave no way to the server.
+    #[error("no way through the proxy")]
+    Proxy(#[source] ProxyError),
+    /// TLS failed.
+    #[error("no TLS with the server")]
+    Tls(#[source] io::Error),
+    /// The server did not upgrade to WebSocket.
+    #[error("no WebSocket")]
+    WebSocket(#[source] UpgradeError),
+    /// It took too long.
+    #[error("{step} not done within {} s", limits::CONNECT_TIME.as_secs())]
+    Timeout {
+        /// What was waited for.
+        step: Step,
+    },
+}
+
+impl WayError {
+    fn needs_attention(&self) -> bool {
+        match self {
+            Self::Untrusted { .. } => true,
+            Self::Proxy(error) => matches!(
+                error,
+                ProxyError::Untrusted(_) | ProxyError::Credentials { .. } | ProxyError::Forbidden
+            ),
+            _ => false,
+        }
+    }
+}
+
+/// A part of the way to a server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Step {
+    /// The QUIC handshake.
+    Quic,
+    /// The TCP connection.
+    Tcp,
+    /// The proxy's answer.
+    Proxy,
+    /// The TLS handshake with the server.
+    Tls,
+    /// The upgrade to WebSocket.
+    WebSocket,
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Quic => "QUIC handshake",
+            Self::Tcp => "TCP connection",
+            Self::Proxy => "exchange with the proxy",
+            Self::Tls => "TLS handshake",
+            Self::WebSocket => "upgrade to WebSocket",
+        })
+    }
+}

@@ -1,0 +1,199 @@
+//! HTTP proxies that the WebSocket transport goes through (CONNECT; RFC 9110, section 9.3.6).
+
+mod connect;
+mod dial;
+mod no_proxy;
+mod url;
+
+use std::env;
+
+use thiserror::Error;
+use zeroize::Zeroizing;
+
+pub use self::connect::ProxyError;
+pub(super) use self::dial::ProxyDialler;
+pub use self::no_proxy::NoProxy;
+pub use self::url::{ProxyUrl, ProxyUrlError};
+use super::ServerAddress;
+use crate::tls::TlsError;
+
+/// The proxy to reach servers through, and the servers that need none.
+///
+/// QUIC cannot go through an HTTP proxy. With [`Transports::Auto`](crate::Transports::Auto) it is tried
+/// directly all the same: where the network lets it through it is the better way, and where it does not,
+/// the WebSocket through the proxy starts after QUIC's head start.
+///
+/// The server's certificate is verified as ever: the proxy sees the server's name and encrypted bytes. A
+/// proxy that opens TLS to look inside presents a certificate of its own, and the connector refuses it.
+#[derive(Debug, Clone)]
+pub struct Proxy {
+    /// Where the proxy is, and who this side is to it.
+    pub url: ProxyUrl,
+    /// Servers that are reached without it.
+    pub except: NoProxy,
+    /// For `https://` proxies: the CAs that may sign the proxy's certificate, as PEM. `None` means
+    /// those that the operating system trusts.
+    pub ca_pem: Option<Vec<u8>>,
+}
+
+impl Proxy {
+    /// A proxy for every server.
+    pub fn new(url: ProxyUrl) -> Self {
+        Self {
+            url,
+            except: NoProxy::default(),
+            ca_pem: None,
+        }
+    }
+
+    /// What the environment says: the proxy of `HTTPS_PROXY`, except for the servers of `NO_PROXY` and
+    /// for this machine itself (`localhost` and loopback addresses). Each variable's name in lower case
+    /// counts where the one in upper case is unset or empty.
+    ///
+    /// # Errors
+    /// Where the proxy's URL cannot be used.
+    pub fn from_env() -> Result<Option<Self>, ProxyEnvError> {
+        Self::from_variables(variable)
+    }
+
+    fn from_variables(
+        variable: impl Fn(&'static str) -> Result<Option<Zeroizing<String>>, ProxyEnvError>,
+    ) -> Result<Option<Self>, ProxyEnvError> {
+        for name in ["HTTPS_PROXY", "https_proxy"] {
+            let Some(text) = variable(name)? else {
+                continue;
+            };
+            let url = text
+                .parse()
+                .map_err(|source| ProxyEnvError::Url { name, source })?;
+            let mut proxy = Self::new(url);
+            proxy.except = NoProxy::from_variables(variable)?.and_loopback();
+            return Ok(Some(proxy));
+        }
+        Ok(None)
+    }
+
+    /// Whether the way to `server` leads through the proxy.
+    pub fn applies_to(&self, server: &ServerAddress) -> bool {
+        !self.except.matches(server)
+    }
+}
+
+impl NoProxy {
+    /// What `NO_PROXY` says, or `no_proxy` where that is unset or empty.
+    ///
+    /// # Errors
+    /// Where it is no text.
+    pub fn from_env() -> Result<Self, ProxyEnvError> {
+        Self::from_variables(variable)
+    }
+
+    fn from_variables(
+        variable: impl Fn(&'static str) -> Result<Option<Zeroizing<String>>, ProxyEnvError>,
+    ) -> Result<Self, ProxyEnvError> {
+        let list = match variable("NO_PROXY")? {
+            Some(list) => Some(list),
+            None => variable("no_proxy")?,
+        };
+        Ok(list.map_or_else(Self::default, |list| Self::from(list.as_str())))
+    }
+}
+
+/// A variable that is set to more than nothing.
+fn variable(name: &'static str) -> Result<Option<Zeroizing<String>>, ProxyEnvError> {
+    match env::var(name) {
+        Ok(text) if text.is_empty() => Ok(None),
+        Ok(text) => Ok(Some(Zeroizing::new(text))),
+        Err(env::VarError::NotPresent) => Ok(None),
+        Err(env::VarError::NotUnicode(_)) => Err(ProxyEnvError::NotText { name }),
+    }
+}
+
+/// Why the environment names no usable proxy. No variable's content is repeated: it may hold a password.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum ProxyEnvError {
+    /// It holds something else than the URL of a proxy that can be used.
+    #[error("the environment variable {name} names no proxy that can be used")]
+    Url {
+        /// The variable.
+        name: &'static str,
+        /// Why not.
+        source: ProxyUrlError,
+    },
+    /// It is no text.
+    #[error("the environment variable {name} is not UTF-8")]
+    NotText {
+        /// The variable.
+        name: &'static str,
+    },
+}
+
+/// Why a proxy's configuration cannot be used.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum ProxyConfigError {
+    /// The CA for the proxy is not usable.
+    #[error("the CA for the proxy's certificate cannot be used")]
+    Ca(#[from] TlsError),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn from(variables: &[(&str, &str)]) -> Result<Option<Proxy>, ProxyEnvError> {
+        Proxy::from_variables(|name| {
+            let found = variables.iter().find(|(set, _)| *set == name);
+            let text = found.map(|(_, text)| Zeroizing::new((*text).to_owned()));
+            Ok(text.filter(|text| !text.is_empty()))
+        })
+    }
+
+    fn url(variables: &[(&str, &str)]) -> Option<String> {
+        let proxy = from(variables).unwrap()?;
+        Some(proxy.url.to_string())
+    }
+
+    #[test]
+    fn the_environment_names_the_proxy() {
+        assert_eq!(url(&[]), None);
+        assert_eq!(url(&[("HTTP_PROXY", "http://p:1")]), None);
+        assert_eq!(
+            url(&[("HTTPS_PROXY", "http://p:1"), ("https_proxy", "http://q:1")]).as_deref(),
+            Some("http://p:1")
+        );
+        assert_eq!(
+            url(&[("HTTPS_PROXY", ""), ("https_proxy", "http://q:1")]).as_deref(),
+            Some("http://q:1")
+        );
+    }
+
+    #[test]
+    fn the_environment_names_exceptions() {
+        let upper = ("NO_PROXY", "example.org");
+        let proxy = from(&[("HTTPS_PROXY", "p:1"), upper, ("no_proxy", "example.com")]);
+        let proxy = proxy.unwrap().unwrap();
+        for (host, applies) in [
+            ("u.example.org", false),
+            ("u.example.com", true),
+            ("localhost", false),
+            ("127.0.0.1", false),
+            ("::1", false),
+        ] {
+            let server = ServerAddress::new(host, 443);
+            assert_eq!(proxy.applies_to(&server), applies, "{host}");
+        }
+        // One that was named on purpose has no exceptions that were not.
+        let proxy = Proxy::new("p:1".parse().unwrap());
+        assert!(proxy.applies_to(&ServerAddress::new("localhost", 443)));
+    }
+
+    #[test]
+    fn rule_11_an_unusable_variable_is_named_and_not_shown() {
+        let error = from(&[("https_proxy", "socks5://u:secret@p:1")]).unwrap_err();
+        let told = format!("{error:?} {}", crate::error::chain(&error));
+        assert!(told.contains("https_proxy"), "{told}");
+        assert!(!told.contains("secret"), "{told}");
+    }
+}

@@ -1,0 +1,216 @@
+//! Where a proxy is, and who this side is to it.
+
+use std::fmt;
+use std::net::Ipv6Addr;
+use std::str::FromStr;
+
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use percent_encoding::percent_decode_str;
+use rustls::pki_types::ServerName;
+use thiserror::Error;
+use zeroize::Zeroizing;
+
+use crate::connector::server::authority;
+
+/// An HTTP proxy's URL: `http://[USER:PASSWORD@]HOST[:PORT]`, or `https://` for one that is spoken to
+/// over TLS. Without a scheme it is `http://`; ports are 80 and 443 unless named.
+///
+/// User and password may be percent-encoded, as `%40` for `@`. They are erased from memory when the last
+/// copy is dropped, and neither `Debug` nor `Display` shows them.
+#[derive(Clone)]
+pub struct ProxyUrl {
+    pub(super) tls: bool,
+    pub(super) host: String,
+    pub(super) port: u16,
+    pub(super) name: ServerName<'static>,
+    /// The value of Proxy-Authorization (RFC 7617).
+    pub(super) authorization: Option<Zeroizing<String>>,
+}
+
+/// Why a text is not the URL of a proxy that can be used. The text is not repeated: it may hold a
+/// password.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum ProxyUrlError {
+    /// It is a proxy of another kind.
+    #[error("a proxy's URL starts with http:// or https:// (there is no support for SOCKS)")]
+    Scheme,
+    /// The host is missing or malformed.
+    #[error("a proxy's URL is http://[USER:PASSWORD@]HOST[:PORT]: there is no host in this one")]
+    Host,
+    /// The port is no number from 1 to 65535.
+    #[error("a proxy's port is a number from 1 to 65535")]
+    Port,
+    /// Something follows the host and port.
+    #[error("a proxy's URL ends with its host and port")]
+    Path,
+    /// Basic authentication cannot carry such a name (RFC 7617, section 2).
+    #[error("a user of a proxy cannot have a colon in its name")]
+    User,
+}
+
+impl FromStr for ProxyUrl {
+    type Err = ProxyUrlError;
+
+    fn from_str(text: &str) -> Result<Self, ProxyUrlError> {
+        let text = text.trim();
+        let (tls, rest) = match text.split_once("://") {
+            Some((scheme, rest)) if scheme.eq_ignore_ascii_case("http") => (false, rest),
+            Some((scheme, rest)) if scheme.eq_ignore_ascii_case("https") => (true, rest),
+            Some(_) => return Err(ProxyUrlError::Scheme),
+            None => (false, text),
+        };
+        // The last one: people do not always encode the `@` of their password.
+        let (user_info, place) = match rest.rsplit_once('@') {
+            Some((user_info, place)) => (Some(user_info), place),
+            None => (None, rest),
+        };
+        let place = place.strip_suffix('/').unwrap_or(place);
+        if place.contains(['/', '?', '#']) {
+            return Err(ProxyUrlError::Path);
+        }
+        let (host, port) = host_and_port(place).ok_or(ProxyUrlError::Host)?;
+        let port = match port {
+            Some(port) => port.parse().ok().filter(|port| *port != 0),
+            None => Some(if tls { 443 } else { 80 }),
+        };
+        let name = ServerName::try_from(host.to_owned()).map_err(|_| ProxyUrlError::Host)?;
+        Ok(Self {
+            tls,
+            host: host.to_owned(),
+            port: port.ok_or(ProxyUrlError::Port)?,
+            name,
+            authorization: user_info.map(basic).transpose()?,
+        })
+    }
+}
+
+/// Takes `HOST[:PORT]` apart, where an IPv6 address has brackets unless it stands alone.
+pub(super) fn host_and_port(text: &str) -> Option<(&str, Option<&str>)> {
+    if let Some(rest) = text.strip_prefix('[') {
+        let (host, rest) = rest.split_once(']')?;
+        host.parse::<Ipv6Addr>().ok()?;
+        return match rest {
+            "" => Some((host, None)),
+            _ => Some((host, Some(rest.strip_prefix(':')?))),
+        };
+    }
+    if text.parse::<Ipv6Addr>().is_ok() {
+        return Some((text, None));
+    }
+    Some(match text.split_once(':') {
+        Some((host, port)) => (host, Some(port)),
+        None => (text, None),
+    })
+}
+
+/// The credentials of Basic authentication for a URL's user information.
+fn basic(user_info: &str) -> Result<Zeroizing<String>, ProxyUrlError> {
+    let (user, password) = user_info.split_once(':').unwrap_or((user_info, ""));
+    // As large as it can become: memory that is moved is not erased.
+    let mut plain = Zeroizing::new(Vec::with_capacity(user_info.len() + 1));
+    plain.extend(percent_decode_str(user));
+    if plain.contains(&b':') {
+        return Err(ProxyUrlError::User);
+    }
+    plain.push(b':');
+    plain.extend(percent_decode_str(password));
+    let mut value = Zeroizing::new(String::with_capacity(6 + plain.len().div_ceil(3) * 4));
+    value.push_str("Basic ");
+    BASE64_STANDARD.encode_string(&plain[..], &mut value);
+    Ok(value)
+}
+
+/// Without user and password.
+impl fmt::Display for ProxyUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.tls { "https://" } else { "http://" })?;
+        authority(f, &self.host, self.port)
+    }
+}
+
+impl fmt::Debug for ProxyUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("ProxyUrl")
+            .field(&format_args!("{self}"))
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(text: &str) -> Result<(String, Option<String>), ProxyUrlError> {
+        let url: ProxyUrl = text.parse()?;
+        let authorization = url.authorization.as_ref().map(|value| value.to_string());
+        Ok((url.to_string(), authorization))
+    }
+
+    #[test]
+    fn proxies_are_named_as_other_programs_name_them() {
+        for (text, shown) in [
+            ("http://proxy.corp:3128", "http://proxy.corp:3128"),
+            ("proxy.corp:3128", "http://proxy.corp:3128"),
+            ("  HTTP://proxy.corp  ", "http://proxy.corp:80"),
+            ("https://proxy.corp/", "https://proxy.corp:443"),
+            ("10.0.0.1", "http://10.0.0.1:80"),
+            ("http://[fd00::1]:3128", "http://[fd00::1]:3128"),
+            ("http://[fd00::1]", "http://[fd00::1]:80"),
+        ] {
+            assert_eq!(parsed(text), Ok((shown.to_owned(), None)), "{text}");
+        }
+    }
+
+    #[test]
+    fn credentials_are_basic_and_percent_decoded() {
+        for (text, plain) in [
+            ("http://Aladdin:open%20sesame@p", "Aladdin:open sesame"),
+            ("alice:pass@p:1", "alice:pass"),
+            ("http://alice@p", "alice:"),
+            ("http://alice:a:b@p", "alice:a:b"),
+            ("http://alice:p@ss/w#rd@p", "alice:p@ss/w#rd"),
+            ("http://a%40corp:%C3%A4@p", "a@corp:ä"),
+            ("http://alice:100%@p", "alice:100%"),
+        ] {
+            let (_, authorization) = parsed(text).unwrap();
+            let value = authorization.unwrap();
+            let encoded = value.strip_prefix("Basic ").unwrap();
+            let decoded = BASE64_STANDARD.decode(encoded).unwrap();
+            assert_eq!(String::from_utf8(decoded).unwrap(), plain, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_proxy_is_told_apart() {
+        for (text, error) in [
+            ("socks5://p:1080", ProxyUrlError::Scheme),
+            ("", ProxyUrlError::Host),
+            ("http://", ProxyUrlError::Host),
+            ("http://:3128", ProxyUrlError::Host),
+            ("http://not a host", ProxyUrlError::Host),
+            ("http://[::1", ProxyUrlError::Host),
+            ("http://[p]:1", ProxyUrlError::Host),
+            ("http://p:", ProxyUrlError::Port),
+            ("http://p:0", ProxyUrlError::Port),
+            ("http://p:65536", ProxyUrlError::Port),
+            ("http://p:1:2", ProxyUrlError::Port),
+            ("http://p/path", ProxyUrlError::Path),
+            ("http://p?q", ProxyUrlError::Path),
+            ("http://a%3Ab:c@p", ProxyUrlError::User),
+        ] {
+            assert_eq!(parsed(text).unwrap_err(), error, "{text}");
+        }
+    }
+
+    #[test]
+    fn rule_11_credentials_are_not_shown() {
+        let url: ProxyUrl = "http://alice:secret@p:1".parse().unwrap();
+        let shown = format!("{url} {url:?} {url:#?}");
+        let encoded = BASE64_STANDARD.encode("alice:secret");
+        for hidden in ["alice", "secret", encoded.as_str(), "Basic"] {
+            assert!(!shown.contains(hidden), "{shown}");
+        }
+    }
+}

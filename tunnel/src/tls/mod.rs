@@ -1,0 +1,187 @@
+//! TLS as both transports use it: version 1.3, a pinned CA, one ALPN protocol.
+
+mod pin;
+mod witness;
+
+use std::io;
+use std::sync::Arc;
+
+use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::ServerCertVerifier;
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use thiserror::Error;
+
+pub use self::pin::{CaPin, CaPinError};
+pub use self::witness::Distrust;
+pub(crate) use self::witness::Witness;
+
+/// What makes a connector believe that it speaks with its server: always a CA that was pinned
+/// beforehand, never one of the system's.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum Trust {
+    /// The CAs in this PEM text.
+    Ca(Vec<u8>),
+    /// The CA that has this pin. The server must send the CA's certificate with its own.
+    Pin(CaPin),
+    /// Of the CAs in this PEM text, the one that has this pin: a check that the text is the right one.
+    PinnedCa(Vec<u8>, CaPin),
+}
+
+impl From<Vec<u8>> for Trust {
+    fn from(pem: Vec<u8>) -> Self {
+        Self::Ca(pem)
+    }
+}
+
+impl From<CaPin> for Trust {
+    fn from(pin: CaPin) -> Self {
+        Self::Pin(pin)
+    }
+}
+
+/// Why a TLS configuration cannot be made.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum TlsError {
+    /// The text holds no certificate.
+    #[error("no PEM certificate found")]
+    NoCertificate,
+    /// The text is no PEM.
+    #[error("malformed PEM")]
+    Pem(#[source] rustls::pki_types::pem::Error),
+    /// rustls does not take the certificate or key.
+    #[error("certificate or key refused")]
+    Rejected(#[source] rustls::Error),
+    /// No certificate of the text has the pin.
+    #[error("no certificate in it has the pin {0}")]
+    NotPinned(CaPin),
+    /// rustls does not take the CAs.
+    #[error("the CAs cannot be used")]
+    Verifier(#[from] rustls::client::VerifierBuilderError),
+    /// The system's CAs cannot be read.
+    #[error("the operating system has no CA certificates that can be read")]
+    NoSystemRoots(#[source] Option<rustls_native_certs::Error>),
+}
+
+/// The configuration of a connector that trusts the CAs in `pem` and no others.
+///
+/// # Errors
+/// Where `pem` holds no usable certificate.
+pub fn pinned_client(pem: &[u8]) -> Result<ClientConfig, TlsError> {
+    client(&Trust::Ca(pem.to_vec()))
+}
+
+/// The configuration of a connector that trusts as told.
+///
+/// # Errors
+/// Where no usable certificate can have that trust.
+pub fn client(trust: &Trust) -> Result<ClientConfig, TlsError> {
+    client_with(verifier(trust)?)
+}
+
+pub(crate) fn client_with(verifier: Arc<dyn ServerCertVerifier>) -> Result<ClientConfig, TlsError> {
+    Ok(ClientConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .map_err(TlsError::Rejected)?
+        .dangerous()
+        .with_custom_certificate_verifier(verifier)
+        .with_no_client_auth())
+}
+
+/// What verifies a server's certificate: rustls' own verifier on the CAs that are trusted.
+pub(crate) fn verifier(trust: &Trust) -> Result<Arc<dyn ServerCertVerifier>, TlsError> {
+    let trusted = match trust {
+        Trust::Pin(pin) => return Ok(Arc::new(pin::Verifier::new(*pin, provider()))),
+        Trust::Ca(pem) => certificates(pem)?,
+        Trust::PinnedCa(pem, pin) => {
+            let mut trusted = certificates(pem)?;
+            trusted.retain(|certificate| pin.is_of(certificate));
+            if trusted.is_empty() {
+                return Err(TlsError::NotPinned(*pin));
+            }
+            trusted
+        }
+    };
+    let roots = Arc::new(roots(trusted)?);
+    Ok(WebPkiServerVerifier::builder_with_provider(roots, provider()).build()?)
+}
+
+/// The configuration for a proxy's own TLS: with the CAs in `pem`, or with those of the system.
+pub(crate) fn proxy_client(pem: Option<&[u8]>) -> Result<Arc<ClientConfig>, TlsError> {
+    let roots = match pem {
+        Some(pem) => roots(certificates(pem)?)?,
+        None => system_roots()?,
+    };
+    // Proxies are appliances, often old ones: TLS 1.2 as well.
+    let config = ClientConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .map_err(TlsError::Rejected)?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    Ok(Arc::new(config))
+}
+
+fn roots(trusted: Vec<CertificateDer<'static>>) -> Result<RootCertStore, TlsError> {
+    let mut roots = RootCertStore::empty();
+    for certificate in trusted {
+        roots.add(certificate).map_err(TlsError::Rejected)?;
+    }
+    Ok(roots)
+}
+
+fn system_roots() -> Result<RootCertStore, TlsError> {
+    let mut system = rustls_native_certs::load_native_certs();
+    let mut roots = RootCertStore::empty();
+    // Systems have certificates among theirs that no library takes.
+    roots.add_parsable_certificates(system.certs);
+    if roots.is_empty() {
+        return Err(TlsError::NoSystemRoots(system.errors.pop()));
+    }
+    Ok(roots)
+}
+
+/// The configuration of an acceptor, for QUIC. `certificates` are its own and then its CA's, which
+/// connectors need that know no more than the CA's pin.
+///
+/// # Errors
+/// Where the certificate or key is not usable.
+pub fn server(
+    certificates: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+) -> Result<ServerConfig, TlsError> {
+    ServerConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .map_err(TlsError::Rejected)?
+        .with_no_client_auth()
+        .with_single_cert(certificates, key)
+        .map_err(TlsError::Rejected)
+}
+
+/// The certificates in a PEM text.
+///
+/// # Errors
+/// Where it holds none.
+pub fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let certificates: Vec<_> = CertificateDer::pem_slice_iter(pem)
+        .collect::<Result<_, _>>()
+        .map_err(TlsError::Pem)?;
+    if certificates.is_empty() {
+        Err(TlsError::NoCertificate)
+    } else {
+        Ok(certificates)
+    }
+}
+
+/// The error of a handshake that failed for the peer's certificate.
+pub(crate) fn certificate_error(error: &io::Error) -> Option<rustls::Error> {
+    let rustls = error.get_ref()?.downcast_ref::<rustls::Error>()?;
+    matches!(rustls, rustls::Error::InvalidCertificate(_)).then(|| rustls.clone())
+}
+
+fn provider() -> Arc<CryptoProvider> {
+    Arc::new(aws_lc_rs::default_provider())
+}

@@ -1,0 +1,176 @@
+//! Whom the connector takes for its server (security rule 10), over each transport alike.
+
+use underpass_tunnel::{
+    CaPin, ConfigError, Connector, ConnectorConfig, Distrust, Trust, WayError, chain,
+};
+
+use crate::harness::{
+    Kind, acceptor_config, connector_config, dial_error, released, run, transports,
+};
+use crate::life::still_works;
+use crate::server::{NAME, Pki, Server};
+
+const KINDS: [Kind; 2] = [Kind::Quic, Kind::WebSocket];
+
+fn config(kind: Kind, server: &Server, pki: &Pki, trust: impl Into<Trust>) -> ConnectorConfig {
+    ConnectorConfig {
+        transports: transports(kind),
+        trust: trust.into(),
+        ..connector_config(server.port, pki)
+    }
+}
+
+async fn works(config: ConnectorConfig, server: &mut Server) {
+    let connector = Connector::new(config).unwrap();
+    let (agent, session) = tokio::join!(connector.connect(), server.session());
+    let agent = agent.unwrap();
+    still_works(&agent, &session).await;
+    released(&agent, &session).await;
+}
+
+/// Why the server is not trusted, and how it is told.
+async fn refused(config: ConnectorConfig) -> (Distrust, String) {
+    let error = dial_error(config).await;
+    assert!(error.needs_attention(), "{error}");
+    let distrust = error.way_errors().find_map(|error| match error {
+        WayError::Untrusted { distrust, .. } => Some(*distrust),
+        _ => None,
+    });
+    let told = chain(&error);
+    (
+        distrust.unwrap_or_else(|| panic!("not for its certificate: {told}")),
+        told,
+    )
+}
+
+/// Over both transports, with what this makes of a server's PKI.
+fn each_refuses(
+    pki: impl Fn() -> Pki,
+    change: impl Fn(&mut ConnectorConfig, &Pki),
+    wanted: impl Fn(&Pki) -> Distrust,
+) {
+    for kind in KINDS {
+        run(async {
+            let pki = pki();
+            let server = Server::start(&pki, acceptor_config()).await;
+            for trust in [Trust::from(pki.ca_pem.clone()), pki.pin().into()] {
+                let mut config = config(kind, &server, &pki, trust);
+                change(&mut config, &pki);
+                let (distrust, told) = refused(config).await;
+                assert_eq!(distrust, wanted(&pki), "{kind:?}: {told}");
+                assert!(told.contains(&distrust.to_string()), "{told}");
+            }
+        });
+    }
+}
+
+#[test]
+fn a_pin_is_as_good_as_a_file() {
+    for kind in KINDS {
+        run(async move {
+            let pki = Pki::new();
+            let mut server = Server::start(&pki, acceptor_config()).await;
+            let pin: CaPin = pki.pin().to_string().parse().unwrap();
+            works(config(kind, &server, &pki, pin), &mut server).await;
+            let both = Trust::PinnedCa(pki.ca_pem.clone(), pin);
+            works(config(kind, &server, &pki, both), &mut server).await;
+        });
+    }
+}
+
+#[test]
+fn rule_10_a_server_of_another_ca_is_untrusted() {
+    let other = Pki::new();
+    each_refuses(
+        Pki::new,
+        |config, _| config.trust = other.ca_pem.clone().into(),
+        |_| Distrust::UnknownCa,
+    );
+    let pin = other.pin();
+    each_refuses(
+        Pki::new,
+        |config, _| config.trust = pin.into(),
+        |_| Distrust::NotPinned(pin),
+    );
+}
+
+#[test]
+fn rule_10_the_error_names_the_pin() {
+    let pin = Pki::new().pin();
+    let told = Distrust::NotPinned(pin).to_string();
+    assert!(told.contains(&pin.to_string()), "{told}");
+}
+
+/// With the pinned CA in the chain for show, and a certificate of another.
+#[test]
+fn rule_10_a_chain_that_shows_the_pinned_ca_is_not_enough() {
+    let pinned = Pki::new();
+    let pin = pinned.pin();
+    each_refuses(
+        || {
+            let mut pki = Pki::new();
+            pki.chain.push(pinned.chain[1].clone());
+            pki
+        },
+        |config, _| config.trust = pin.into(),
+        |_| Distrust::UnknownCa,
+    );
+}
+
+#[test]
+fn rule_10_a_chain_without_the_ca_proves_nothing_to_who_knows_its_pin() {
+    each_refuses(
+        || {
+            let mut pki = Pki::new();
+            pki.chain.truncate(1);
+            pki
+        },
+        |config, pki| config.trust = pki.pin().into(),
+        |pki| Distrust::NotPinned(pki.pin()),
+    );
+    // A file is enough for that.
+    run(async {
+        let mut pki = Pki::new();
+        pki.chain.truncate(1);
+        let mut server = Server::start(&pki, acceptor_config()).await;
+        let both = Trust::PinnedCa(pki.ca_pem.clone(), pki.pin());
+        works(config(Kind::Quic, &server, &pki, both), &mut server).await;
+    });
+}
+
+#[test]
+fn rule_10_the_name_must_be_the_one_that_was_dialled() {
+    let other = |params: &mut rcgen::CertificateParams| {
+        let name = rcgen::SanType::DnsName(NAME.try_into().unwrap());
+        params.subject_alt_names = vec![name];
+    };
+    each_refuses(|| Pki::with(other), |_, _| {}, |_| Distrust::WrongName);
+}
+
+#[test]
+fn rule_10_the_time_must_be_right() {
+    let day = rcgen::date_time_ymd;
+    each_refuses(
+        || Pki::with(|params| params.not_after = day(2020, 1, 1)),
+        |_, _| {},
+        |_| Distrust::Expired,
+    );
+    each_refuses(
+        || Pki::with(|params| params.not_before = day(3000, 1, 1)),
+        |_, _| {},
+        |_| Distrust::NotYetValid,
+    );
+}
+
+#[test]
+fn a_file_that_is_not_the_pinned_one_is_noticed_at_once() {
+    let (pki, other) = (Pki::new(), Pki::new());
+    let trust = Trust::PinnedCa(pki.ca_pem.clone(), other.pin());
+    let config = ConnectorConfig {
+        trust,
+        ..connector_config(1, &pki)
+    };
+    let error = Connector::new(config).unwrap_err();
+    assert!(matches!(error, ConfigError::Ca(_)), "{error:?}");
+    assert!(chain(&error).contains(&other.pin().to_string()), "{error}");
+}
