@@ -74,6 +74,7 @@ fn connector(cli: &Cli) -> Result<Connector> {
         .with_context(|| format!("no agent token in {}", cli.token_file.display()))?;
     let mut config = ConnectorConfig::new(cli.server.host.clone(), cli.server.port, ca_pem, key);
     config.transports = cli.transport.into();
+    config.quic = cli.quic.config()?;
     config.software = concat!("underpass-agent/", env!("CARGO_PKG_VERSION")).to_owned();
     Ok(Connector::new(config)?)
 }

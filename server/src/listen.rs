@@ -12,7 +12,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use underpass_proxy::front::{ConnectionInfo, Front, Protocol};
-use underpass_tunnel::transport::quic;
+use underpass_tunnel::transport::quic::{self, QuicConfig};
 use underpass_tunnel::{Acceptor, chain};
 
 use crate::limits;
@@ -34,6 +34,7 @@ impl Sockets {
         address: SocketAddr,
         tls: &rustls::ServerConfig,
         reset_key: &quic::ResetKey,
+        quic_config: &QuicConfig,
     ) -> Result<Self> {
         let mut attempts = if address.port() == 0 {
             PORT_ATTEMPTS
@@ -46,7 +47,7 @@ impl Sockets {
                 .await
                 .with_context(|| format!("cannot listen on TCP {address}"))?;
             let address = tcp.local_addr()?;
-            match quic::server(address, tls.clone(), reset_key) {
+            match quic::server(address, tls.clone(), reset_key, quic_config) {
                 Ok(quic) => return Ok(Self { tcp, quic, address }),
                 Err(_) if attempts > 0 => {}
                 Err(error) => return Err(error).context("cannot listen for QUIC"),

@@ -51,7 +51,8 @@ async fn serve(data: DataDir, options: Serve) -> Result<()> {
     let ca = Ca::load_or_create(&data)?;
     let certificate = ServerCertificate::new(&ca, &options.names)?;
     let tls = certificate.tls()?;
-    let sockets = Sockets::bind(options.listen, &tls, &ca.reset_key()).await?;
+    let quic = options.quic.config()?;
+    let sockets = Sockets::bind(options.listen, &tls, &ca.reset_key(), &quic).await?;
     let url = url(&options, sockets.address.port())?;
     data.write(URL, &format!("{url}\n"))?;
     tokio::spawn(certificate.renew(ca, options.names));

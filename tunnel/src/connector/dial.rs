@@ -17,7 +17,7 @@ use super::{ConfigError, ConnectorConfig, Transports};
 use crate::error::chain;
 use crate::proto::limits;
 use crate::tls;
-use crate::transport::quic::{self, EndpointError, QuicTransport};
+use crate::transport::quic::{self, EndpointError, QuicConfig, QuicTransport};
 use crate::transport::websocket::{self, UpgradeError};
 use crate::transport::{Kind, Transport};
 
@@ -121,6 +121,7 @@ pub(super) struct Dialler {
     transports: Transports,
     head_start: Duration,
     quic: quinn::ClientConfig,
+    quic_config: QuicConfig,
     tls: TlsConnector,
 }
 
@@ -131,7 +132,7 @@ impl Dialler {
     ) -> Result<Self, ConfigError> {
         let server_name = ServerName::try_from(config.host.clone())
             .map_err(|_| ConfigError::Host(config.host.clone()))?;
-        let quic = quic::client_config(tls.clone())?;
+        let quic = quic::client_config(tls.clone(), &config.quic)?;
         let mut tls = tls;
         // The WebSocket upgrade is HTTP/1.1's (RFC 6455, section 4.1).
         tls.alpn_protocols = vec![b"http/1.1".to_vec()];
@@ -142,6 +143,7 @@ impl Dialler {
             transports: config.transports,
             head_start: config.quic_head_start,
             quic,
+            quic_config: config.quic.clone(),
             tls: TlsConnector::from(Arc::new(tls)),
         })
     }
@@ -185,7 +187,7 @@ impl Dialler {
     }
 
     async fn dial_quic(&self, address: SocketAddr) -> Result<Arc<dyn Transport>, DialError> {
-        let endpoint = quic::client(address).map_err(DialError::Endpoint)?;
+        let endpoint = quic::client(address, &self.quic_config).map_err(DialError::Endpoint)?;
         // quinn names IP addresses without brackets, as ServerName does.
         let connecting = endpoint
             .connect_with(self.quic.clone(), address, &self.server_name.to_str())

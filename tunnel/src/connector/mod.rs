@@ -24,7 +24,7 @@ use crate::proto::stream_id::Role;
 use crate::random::random;
 use crate::session::{Info, Session, SessionId};
 use crate::tls::{self, TlsError};
-use crate::transport::quic::EndpointError;
+use crate::transport::quic::{EndpointError, QuicConfig};
 use crate::transport::{Transport, TransportError};
 
 /// Which protocols to dial with.
@@ -55,6 +55,8 @@ pub struct ConnectorConfig {
     /// How long QUIC may try before WebSocket starts beside it. Longer favours QUIC on slow
     /// paths; it is the delay of every reconnect where UDP is dropped.
     pub quic_head_start: Duration,
+    /// How QUIC uses its sockets and its memory.
+    pub quic: QuicConfig,
     /// The ceiling of the first wait after a failure; doubled by each further failure.
     pub backoff_initial: Duration,
     /// The ceiling of any wait.
@@ -76,6 +78,7 @@ impl ConnectorConfig {
             key,
             transports: Transports::Auto,
             quic_head_start: Duration::from_millis(300),
+            quic: QuicConfig::default(),
             backoff_initial: Duration::from_millis(500),
             backoff_max: Duration::from_secs(30),
             max_streams: limits::STREAMS,

@@ -16,6 +16,7 @@ mod handshake;
 mod harness;
 mod hostile;
 mod life;
+mod path;
 mod peer;
 mod reconnect;
 mod registry;

@@ -16,7 +16,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
-use underpass_tunnel::transport::{quic, websocket};
+use underpass_tunnel::transport::quic::{self, QuicConfig};
+use underpass_tunnel::transport::websocket;
 use underpass_tunnel::{AcceptError, Acceptor, AcceptorConfig, Session, tls};
 
 use crate::harness::{acceptor, within};
@@ -150,6 +151,7 @@ async fn bind(port: u16, pki: &Pki, listen: Listen) -> (TcpListener, Option<quin
                     listener.local_addr().unwrap(),
                     pki.tls(),
                     &quic::ResetKey::random(),
+                    &QuicConfig::default(),
                 ) {
                     return (listener, Some(endpoint));
                 }
