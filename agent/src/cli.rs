@@ -70,7 +70,7 @@ pub(crate) enum Transport {
 #[derive(Debug, Args)]
 pub(crate) struct Quic {
     /// Whether the kernel cuts batches into UDP datagrams (GSO): auto (where a trial at start works),
-    /// on or off. Off costs two and a half times the CPU per byte
+    /// on or off. Off costs twice the CPU per byte, and more
     #[arg(
         long,
         env = "UNDERPASS_QUIC_GSO",

@@ -67,7 +67,7 @@ pub enum Offload {
     Auto,
     /// Without trying. What the network card refuses is still noticed, and lost.
     On,
-    /// Never: each datagram is a system call. Costs two and a half times the CPU per byte.
+    /// Never: each datagram is a system call. Costs twice the CPU per byte, and more.
     Off,
 }
 
