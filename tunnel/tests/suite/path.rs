@@ -123,6 +123,27 @@ fn without_discovery_and_offload_bytes_arrive_too() {
     });
 }
 
+#[cfg(feature = "qlog")]
+#[test]
+fn packets_of_both_ends_are_traced() {
+    let folder = std::env::temp_dir().join(format!("underpass-traces-{}", std::process::id()));
+    let config = QuicConfig::default().qlog(&folder);
+    run(async {
+        after_bulk(config).await;
+    });
+    let mut sides = Vec::new();
+    for file in std::fs::read_dir(&folder).unwrap() {
+        let path = file.unwrap().path();
+        let trace = std::fs::read_to_string(&path).unwrap();
+        assert!(trace.contains("packet_sent"), "{}", path.display());
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        sides.extend(name.split_once('-').map(|(side, _)| side.to_owned()));
+    }
+    std::fs::remove_dir_all(&folder).unwrap();
+    sides.sort();
+    assert_eq!(sides, ["client", "server"]);
+}
+
 #[test]
 fn a_path_is_told_of_while_it_lives_and_after() {
     run(async {
