@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{ArgGroup, Parser, ValueEnum};
+use clap::{ArgGroup, Args, Parser, ValueEnum};
+use underpass_tunnel::transport::quic::{Offload, QuicConfig, QuicConfigError};
 use underpass_tunnel::{CaPin, ProxyUrl, ProxyUrlError, ServerAddress, Transports};
 use url::Url;
 
@@ -72,6 +73,8 @@ pub(crate) struct Cli {
     /// CA of an https:// proxy's certificate, as PEM; without it, those that the system trusts
     #[arg(long, env = "UNDERPASS_PROXY_CA_FILE", value_name = "FILE")]
     pub(crate) proxy_ca_file: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) quic: Quic,
     /// ServiceAccounts of this namespace may be impersonated; repeat for more
     #[arg(long = "allow-service-accounts", value_name = "NAMESPACE")]
     pub(crate) service_accounts: Vec<String>,
@@ -91,6 +94,58 @@ pub(crate) enum Transport {
     Quic,
     /// WebSocket over TLS only
     Websocket,
+}
+
+/// How QUIC uses the machine.
+#[derive(Debug, Args)]
+pub(crate) struct Quic {
+    /// Whether the kernel cuts batches into UDP datagrams (GSO): auto (where a trial at start works),
+    /// on or off. Off costs twice the CPU per byte, and more
+    #[arg(
+        long,
+        env = "UNDERPASS_QUIC_GSO",
+        default_value = "auto",
+        value_name = "auto|on|off"
+    )]
+    pub(crate) quic_gso: Offload,
+    /// Largest UDP datagram that is looked for on a path, 1200 to 6550 bytes; 1200 looks for none and
+    /// costs a fifth more datagrams on ordinary paths
+    #[arg(
+        long,
+        env = "UNDERPASS_QUIC_MAX_DATAGRAM",
+        default_value = "6550",
+        value_name = "BYTES"
+    )]
+    pub(crate) quic_max_datagram: u16,
+    /// Receive and send buffer of each UDP socket, in KiB. More outlasts longer bursts; the system's
+    /// net.core.rmem_max and wmem_max bound it
+    #[arg(
+        long,
+        env = "UNDERPASS_UDP_BUFFER",
+        default_value = "2048",
+        value_name = "KIB"
+    )]
+    pub(crate) udp_buffer: u32,
+    /// Folder for a trace of every QUIC packet: slow, and without bound
+    #[cfg(feature = "qlog")]
+    #[arg(long, env = "UNDERPASS_QLOG", value_name = "FOLDER")]
+    pub(crate) qlog: Option<PathBuf>,
+}
+
+impl Quic {
+    pub(crate) fn config(&self) -> Result<QuicConfig, QuicConfigError> {
+        let buffer = usize::try_from(self.udp_buffer).unwrap_or(usize::MAX);
+        let config = QuicConfig::default()
+            .offload(self.quic_gso)
+            .max_datagram(self.quic_max_datagram)?
+            .socket_buffer(buffer.saturating_mul(1024))?;
+        #[cfg(feature = "qlog")]
+        let config = match &self.qlog {
+            Some(folder) => config.qlog(folder),
+            None => config,
+        };
+        Ok(config)
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -218,5 +273,20 @@ mod tests {
             assert!(!shown.contains("secret"), "{shown}");
             assert_eq!(cli.proxy.unwrap().is_ok(), sound);
         }
+    }
+
+    #[test]
+    fn the_defaults_of_quic_are_the_librarys() {
+        #[derive(Debug, clap::Parser)]
+        struct Line {
+            #[command(flatten)]
+            quic: Quic,
+        }
+        let parse = |args: &[&str]| <Line as clap::Parser>::try_parse_from(args);
+        let config = parse(&["x"]).unwrap().quic.config();
+        assert_eq!(config, Ok(QuicConfig::default()));
+        let bad = parse(&["x", "--quic-max-datagram", "9000"]).unwrap();
+        assert!(bad.quic.config().is_err());
+        assert!(parse(&["x", "--quic-gso", "perhaps"]).is_err());
     }
 }

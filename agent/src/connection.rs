@@ -21,6 +21,7 @@ pub(crate) fn connector(cli: &Cli) -> Result<Connector> {
     let mut config = ConnectorConfig::new(first.host.clone(), first.port, trust, key);
     config.servers.clone_from(&cli.servers);
     config.transports = cli.transport.into();
+    config.quic = cli.quic.config()?;
     config.proxy = proxy(cli)?;
     config.software = concat!("underpass-agent/", env!("CARGO_PKG_VERSION")).to_owned();
     if let Some(proxy) = &config.proxy {

@@ -10,14 +10,24 @@
 mod baseline;
 mod certificate;
 mod sessions;
+mod tuned;
 
 pub use baseline::{quinn_streams, tcp, tls};
 pub use certificate::Certificate;
 pub use sessions::{Carrier, Pair};
+pub use tuned::Tuned;
 
 use std::io;
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+
+/// The processor time that this process has taken, of all its threads: both ends of what is measured.
+pub fn cpu_time() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    let nanos = u32::try_from(time.tv_nsec).expect("less than a second");
+    Duration::new(u64::try_from(time.tv_sec).expect("no time before"), nanos)
+}
 
 /// Sends back what it reads, until the end.
 ///

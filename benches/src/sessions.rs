@@ -8,7 +8,8 @@ use futures_util::future::BoxFuture;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
-use underpass_tunnel::transport::{Transport, memory, quic, websocket};
+use underpass_tunnel::transport::quic::{self, QuicConfig};
+use underpass_tunnel::transport::{Transport, memory, websocket};
 use underpass_tunnel::{
     Acceptor, AcceptorConfig, Admission, AgentKey, Connector, ConnectorConfig, Denied, OpenRequest,
     Proven, Session, Stream, Transports,
@@ -110,8 +111,13 @@ async fn establish(connector: &Connector, transport: Arc<dyn Transport>) -> Sess
 
 async fn over_quic(certificate: &Certificate, acceptor: &Acceptor) -> (Session, Session) {
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-    let endpoint = quic::server(address, certificate.server(), &quic::ResetKey::random())
-        .expect("loopback has a free port");
+    let endpoint = quic::server(
+        address,
+        certificate.server(),
+        &quic::ResetKey::random(),
+        &QuicConfig::default(),
+    )
+    .expect("loopback has a free port");
     let port = endpoint
         .local_addr()
         .expect("a bound socket has an address")

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use underpass_proxy::ClusterName;
+use underpass_tunnel::transport::quic::{Offload, QuicConfig, QuicConfigError};
 
 /// Reaches Kubernetes clusters behind NAT: authenticates callers and carries their API calls to
 /// agents that dial out.
@@ -66,9 +67,66 @@ pub(crate) struct Serve {
     /// Time for requests in flight when the server is told to stop
     #[arg(long, env = "UNDERPASS_DRAIN", default_value = "30s", value_name = "TIME", value_parser = humantime::parse_duration)]
     pub(crate) drain: Duration,
+    /// How long an agent's streams wait for it when its connection is lost; 0s ends them with it
+    #[arg(long, env = "UNDERPASS_RESUME_WINDOW", default_value = "60s", value_name = "TIME", value_parser = humantime::parse_duration)]
+    pub(crate) resume_window: Duration,
+    #[command(flatten)]
+    pub(crate) quic: Quic,
     /// How log lines are written to stderr; UNDERPASS_LOG=debug shows more
     #[arg(long, env = "UNDERPASS_LOG_FORMAT", default_value = "text")]
     pub(crate) log_format: LogFormat,
+}
+
+/// How QUIC uses the machine.
+#[derive(Debug, Args)]
+pub(crate) struct Quic {
+    /// Whether the kernel cuts batches into UDP datagrams (GSO): auto (where a trial at start works),
+    /// on or off. Off costs twice the CPU per byte, and more
+    #[arg(
+        long,
+        env = "UNDERPASS_QUIC_GSO",
+        default_value = "auto",
+        value_name = "auto|on|off"
+    )]
+    pub(crate) quic_gso: Offload,
+    /// Largest UDP datagram that is looked for on a path, 1200 to 6550 bytes; 1200 looks for none and
+    /// costs a fifth more datagrams on ordinary paths
+    #[arg(
+        long,
+        env = "UNDERPASS_QUIC_MAX_DATAGRAM",
+        default_value = "6550",
+        value_name = "BYTES"
+    )]
+    pub(crate) quic_max_datagram: u16,
+    /// Receive and send buffer of each UDP socket, in KiB. More outlasts longer bursts; the system's
+    /// net.core.rmem_max and wmem_max bound it
+    #[arg(
+        long,
+        env = "UNDERPASS_UDP_BUFFER",
+        default_value = "2048",
+        value_name = "KIB"
+    )]
+    pub(crate) udp_buffer: u32,
+    /// Folder for a trace of every QUIC packet: slow, and without bound
+    #[cfg(feature = "qlog")]
+    #[arg(long, env = "UNDERPASS_QLOG", value_name = "FOLDER")]
+    pub(crate) qlog: Option<PathBuf>,
+}
+
+impl Quic {
+    pub(crate) fn config(&self) -> Result<QuicConfig, QuicConfigError> {
+        let buffer = usize::try_from(self.udp_buffer).unwrap_or(usize::MAX);
+        let config = QuicConfig::default()
+            .offload(self.quic_gso)
+            .max_datagram(self.quic_max_datagram)?
+            .socket_buffer(buffer.saturating_mul(1024))?;
+        #[cfg(feature = "qlog")]
+        let config = match &self.qlog {
+            Some(folder) => config.qlog(folder),
+            None => config,
+        };
+        Ok(config)
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -167,8 +225,25 @@ pub(crate) struct Kubeconfig {
 mod tests {
     use clap::CommandFactory;
 
+    use super::*;
+
     #[test]
     fn the_command_line_is_sound() {
-        super::Cli::command().debug_assert();
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_defaults_of_quic_are_the_librarys() {
+        #[derive(Debug, clap::Parser)]
+        struct Line {
+            #[command(flatten)]
+            quic: Quic,
+        }
+        let parse = |args: &[&str]| <Line as clap::Parser>::try_parse_from(args);
+        let config = parse(&["x"]).unwrap().quic.config();
+        assert_eq!(config, Ok(QuicConfig::default()));
+        let bad = parse(&["x", "--quic-max-datagram", "9000"]).unwrap();
+        assert!(bad.quic.config().is_err());
+        assert!(parse(&["x", "--quic-gso", "perhaps"]).is_err());
     }
 }

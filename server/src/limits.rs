@@ -9,6 +9,16 @@ pub(crate) const TLS_TIME: Duration = Duration::from_secs(10);
 /// TLS handshakes at once, of some 50 KiB each. Beyond it clients wait in the kernel's queue.
 pub(crate) const TLS_HANDSHAKES: usize = 1024;
 
+/// TCP connections at once, of users, of agents on WebSocket and of whoever says nothing at all: room
+/// for ten thousand agents, twice while they come back, and as many connections of users. One that is
+/// idle costs some 60 KiB with its TLS and HTTP, 2 GiB in all, and one that has never sent a request is
+/// ended by the proxy after three minutes at the most. Beyond it clients wait in the kernel's queue.
+pub(crate) const CONNECTIONS: usize = 32_768;
+
 /// Wait after `accept` failed for lack of resources (file descriptors, memory): trying again at
 /// once would only spin.
 pub(crate) const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// How often the log says that connections are refused for their number: whoever floods the server
+/// must not fill its disk as well.
+pub(crate) const SAME_NEWS: Duration = Duration::from_secs(1);

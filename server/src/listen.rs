@@ -9,10 +9,11 @@ use quinn::Endpoint;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use underpass_proxy::front::{ConnectionInfo, Front, Protocol};
-use underpass_tunnel::transport::quic;
+use underpass_tunnel::transport::quic::{self, QuicConfig};
 use underpass_tunnel::{Acceptor, chain};
 
 use crate::limits;
@@ -34,6 +35,7 @@ impl Sockets {
         address: SocketAddr,
         tls: &rustls::ServerConfig,
         reset_key: &quic::ResetKey,
+        quic_config: &QuicConfig,
     ) -> Result<Self> {
         let mut attempts = if address.port() == 0 {
             PORT_ATTEMPTS
@@ -46,7 +48,7 @@ impl Sockets {
                 .await
                 .with_context(|| format!("cannot listen on TCP {address}"))?;
             let address = tcp.local_addr()?;
-            match quic::server(address, tls.clone(), reset_key) {
+            match quic::server(address, tls.clone(), reset_key, quic_config) {
                 Ok(quic) => return Ok(Self { tcp, quic, address }),
                 Err(_) if attempts > 0 => {}
                 Err(error) => return Err(error).context("cannot listen for QUIC"),
@@ -75,25 +77,17 @@ pub(crate) async fn serve_tcp(
     let mut tls = tls;
     tls.alpn_protocols = Protocol::ALPN.map(<[u8]>::to_vec).to_vec();
     let tls = TlsAcceptor::from(Arc::new(tls));
-    let handshakes = Arc::new(Semaphore::new(limits::TLS_HANDSHAKES));
+    let door = Door::new(limits::TLS_HANDSHAKES, limits::CONNECTIONS);
     loop {
-        let accept = async {
-            let place = Arc::clone(&handshakes)
-                .acquire_owned()
-                .await
-                .map_err(io::Error::other)?;
-            let (tcp, client) = listener.accept().await?;
-            Ok::<_, io::Error>((tcp, client, place))
-        };
         let accepted = tokio::select! {
-            accepted = accept => accepted,
+            accepted = door.next(&listener) => accepted,
             () = stop.cancelled() => return,
         };
         match accepted {
-            Ok((tcp, client, place)) => {
+            Ok((tcp, client, places)) => {
                 let (tls, front) = (tls.clone(), Arc::clone(&front));
                 connections.spawn(async move {
-                    if let Err(error) = serve_connection(tcp, client, place, &tls, &front).await {
+                    if let Err(error) = serve_connection(tcp, client, places, &tls, &front).await {
                         tracing::debug!(%client, "connection ended: {error:#}");
                     }
                 });
@@ -105,6 +99,44 @@ pub(crate) async fn serve_tcp(
             }
         }
     }
+}
+
+/// Lets as many clients in as there are places for. The others wait in the kernel's queue, where they
+/// cost nothing here.
+struct Door {
+    handshakes: Arc<Semaphore>,
+    connections: Arc<Semaphore>,
+}
+
+/// What a client takes up, and gives back when these are dropped.
+struct Places {
+    handshake: OwnedSemaphorePermit,
+    connection: OwnedSemaphorePermit,
+}
+
+impl Door {
+    fn new(handshakes: usize, connections: usize) -> Self {
+        Self {
+            handshakes: Arc::new(Semaphore::new(handshakes)),
+            connections: Arc::new(Semaphore::new(connections)),
+        }
+    }
+
+    async fn next(&self, listener: &TcpListener) -> io::Result<(TcpStream, SocketAddr, Places)> {
+        let places = Places {
+            handshake: place(&self.handshakes).await?,
+            connection: place(&self.connections).await?,
+        };
+        let (tcp, client) = listener.accept().await?;
+        Ok((tcp, client, places))
+    }
+}
+
+async fn place(places: &Arc<Semaphore>) -> io::Result<OwnedSemaphorePermit> {
+    Arc::clone(places)
+        .acquire_owned()
+        .await
+        .map_err(io::Error::other)
 }
 
 /// Errors of a connection that was given up before it was accepted: `accept(2)`.
@@ -120,17 +152,12 @@ fn is_of_the_connection(error: &io::Error) -> bool {
 async fn serve_connection(
     tcp: TcpStream,
     client: SocketAddr,
-    handshaking: OwnedSemaphorePermit,
+    places: Places,
     tls: &TlsAcceptor,
     front: &Arc<Front>,
 ) -> Result<()> {
-    // Responses are written whole; waiting for more would delay watch events.
-    tcp.set_nodelay(true)?;
-    let tls = tokio::time::timeout(limits::TLS_TIME, tls.accept(tcp))
-        .await
-        .context("TLS took too long")?;
-    drop(handshaking);
-    let tls = tls.context("TLS failed")?;
+    let _connection = places.connection;
+    let tls = handshake(tcp, places.handshake, tls).await?;
     let protocol = Protocol::from_alpn(tls.get_ref().1.alpn_protocol());
     let info = ConnectionInfo {
         client: client.ip().to_canonical(),
@@ -141,4 +168,120 @@ async fn serve_connection(
         tracing::debug!(%client, "{}", chain(&error));
     }
     Ok(())
+}
+
+async fn handshake(
+    tcp: TcpStream,
+    place: OwnedSemaphorePermit,
+    tls: &TlsAcceptor,
+) -> Result<TlsStream<TcpStream>> {
+    // Responses are written whole; waiting for more would delay watch events.
+    tcp.set_nodelay(true)?;
+    let tls = tokio::time::timeout(limits::TLS_TIME, tls.accept(tcp))
+        .await
+        .context("TLS took too long")?;
+    drop(place);
+    tls.context("TLS failed")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+    use std::net::Ipv4Addr;
+    use std::task::Poll;
+    use std::time::Duration;
+
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    use super::*;
+
+    const DEADLINE: Duration = Duration::from_secs(20);
+
+    async fn listener() -> (TcpListener, SocketAddr) {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        (listener, address)
+    }
+
+    fn acceptor() -> TlsAcceptor {
+        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        let key = made.signing_key.serialize_der().try_into().unwrap();
+        let config = underpass_tunnel::tls::server(vec![made.cert.der().clone()], key).unwrap();
+        TlsAcceptor::from(Arc::new(config))
+    }
+
+    /// Lets two clients in, and the third one once `give_back` was done with the first one's places.
+    async fn the_third_waits(door: Door, give_back: impl FnOnce(Places) -> Option<Places>) {
+        let (listener, address) = listener().await;
+        let mut clients = Vec::new();
+        for _ in 0..3 {
+            clients.push(TcpStream::connect(address).await.unwrap());
+        }
+        let (_tcp, _, first) = door.next(&listener).await.unwrap();
+        let (_tcp, _, _second) = door.next(&listener).await.unwrap();
+        let mut third = Box::pin(door.next(&listener));
+        let waits = poll_fn(|cx| Poll::Ready(third.as_mut().poll(cx).is_pending())).await;
+        assert!(waits, "a third client was let in");
+        let _kept = give_back(first);
+        let third = tokio::time::timeout(DEADLINE, third).await;
+        third.expect("there is a place again").unwrap();
+    }
+
+    #[tokio::test]
+    async fn handshakes_beyond_the_limit_wait_outside() {
+        the_third_waits(
+            Door::new(2, 9),
+            |Places {
+                 handshake,
+                 connection,
+             }| {
+                drop(handshake);
+                // A client whose handshake is done still counts as a connection.
+                Some(Places {
+                    handshake: Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap(),
+                    connection,
+                })
+            },
+        )
+        .await;
+    }
+
+    #[tokio::test]
+    async fn connections_beyond_the_limit_wait_outside() {
+        the_third_waits(Door::new(9, 2), |places| {
+            drop(places);
+            None
+        })
+        .await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_says_nothing_is_cut_off_and_gives_its_place_back() {
+        let (listener, address) = listener().await;
+        let mut client = TcpStream::connect(address).await.unwrap();
+        let door = Door::new(1, 1);
+        let (tcp, _, places) = door.next(&listener).await.unwrap();
+        let start = tokio::time::Instant::now();
+        let error = handshake(tcp, places.handshake, &acceptor())
+            .await
+            .unwrap_err();
+        assert_eq!(error.to_string(), "TLS took too long");
+        assert!(start.elapsed() >= limits::TLS_TIME);
+        assert_eq!(door.handshakes.available_permits(), 1);
+        assert_eq!(client.read(&mut [0]).await.unwrap(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_client_that_speaks_something_else_gives_its_place_back() {
+        let (listener, address) = listener().await;
+        let mut client = TcpStream::connect(address).await.unwrap();
+        client.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
+        let door = Door::new(1, 1);
+        let (tcp, _, places) = door.next(&listener).await.unwrap();
+        let tls = acceptor();
+        let handshake = handshake(tcp, places.handshake, &tls);
+        let error = tokio::time::timeout(DEADLINE, handshake).await.unwrap();
+        assert_eq!(error.unwrap_err().to_string(), "TLS failed");
+        assert_eq!(door.handshakes.available_permits(), 1);
+    }
 }

@@ -1,8 +1,8 @@
 //! The tunnel's sessions, as the proxy and the operator see them.
 
 use std::net::IpAddr;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use futures_util::future::join_all;
@@ -15,12 +15,14 @@ use underpass_tunnel::{
 };
 
 use crate::access::AccessStore;
+use crate::limits;
 
 /// The clusters that agents serve.
 #[derive(Debug, Clone)]
 pub(crate) struct Tunnel {
     registry: Registry,
     access: Arc<AccessStore>,
+    overload: Arc<Occasional>,
 }
 
 impl Tunnel {
@@ -28,6 +30,7 @@ impl Tunnel {
         Self {
             registry: Registry::new(),
             access,
+            overload: Arc::default(),
         }
     }
 
@@ -43,11 +46,7 @@ impl Tunnel {
                 );
                 return;
             }
-            Err(error) => {
-                metrics::counter!("underpass_agents_refused_total").increment(1);
-                tracing::warn!(%remote, "no session: {}", chain(&error));
-                return;
-            }
+            Err(error) => return self.refused(&error, remote),
         };
         let info = session.info();
         tracing::info!(
@@ -57,6 +56,19 @@ impl Tunnel {
         );
         self.registry.insert(session.clone());
         tokio::spawn(watch(session));
+    }
+
+    fn refused(&self, error: &AcceptError, remote: IpAddr) {
+        if let AcceptError::AddressUnproven = error {
+            // Whoever is there comes again; a flood must not fill the log.
+            metrics::counter!("underpass_agents_asked_for_address_total").increment(1);
+            return;
+        }
+        metrics::counter!("underpass_agents_refused_total").increment(1);
+        match error {
+            AcceptError::Overloaded if !self.overload.is_news() => {}
+            error => tracing::warn!(%remote, "no session: {}", chain(error)),
+        }
     }
 
     /// Ends the sessions of agents that may no longer serve their cluster, whenever that changes.
@@ -92,6 +104,22 @@ impl Tunnel {
     /// Sessions by transport, for metrics.
     pub(crate) fn sessions(&self) -> Vec<Session> {
         self.registry.sessions()
+    }
+}
+
+/// What is worth a log line once in a while.
+#[derive(Debug, Default)]
+struct Occasional(Mutex<Option<Instant>>);
+
+impl Occasional {
+    /// Whether it was not said within the last second.
+    fn is_news(&self) -> bool {
+        let mut said = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let news = said.is_none_or(|said| said.elapsed() >= limits::SAME_NEWS);
+        if news {
+            *said = Some(Instant::now());
+        }
+        news
     }
 }
 

@@ -9,9 +9,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use thiserror::Error;
-use tokio::sync::{Semaphore, TryAcquireError};
 
 use crate::control::{ControlError, HandshakeStream};
+use crate::gate::{Bounds, Closed, Gate, Place};
 use crate::proto::code::CloseCode;
 use crate::proto::handshake::{
     self, AcceptorHandshake, AcceptorStep, HandshakeError, Local, Proven, ResumptionClaim,
@@ -91,6 +91,9 @@ pub enum AcceptError {
         limits::UNAUTHENTICATED
     )]
     Overloaded,
+    /// So many are that a QUIC peer first has to prove its address: it was told so, and comes again.
+    #[error("the peer's address is not proven yet")]
+    AddressUnproven,
     /// The QUIC handshake failed.
     #[error("QUIC handshake failed")]
     Quic(#[source] quinn::ConnectionError),
@@ -168,7 +171,7 @@ enum Admitted {
 pub struct Acceptor {
     config: AcceptorConfig,
     admission: Arc<dyn Admission>,
-    unauthenticated: Semaphore,
+    gate: Gate,
     sessions: Mutex<Sessions>,
 }
 
@@ -186,7 +189,7 @@ impl Acceptor {
         Self {
             config,
             admission,
-            unauthenticated: Semaphore::new(limits::UNAUTHENTICATED),
+            gate: Gate::new(Bounds::default()),
             sessions: Mutex::default(),
         }
     }
@@ -199,14 +202,8 @@ impl Acceptor {
     /// # Cancel safety
     /// Dropping the future drops the connection.
     pub async fn accept_quic(&self, incoming: quinn::Incoming) -> Result<Accepted, AcceptError> {
-        let permit = match self.unauthenticated.try_acquire() {
-            Ok(permit) => permit,
-            Err(TryAcquireError::NoPermits | TryAcquireError::Closed) => {
-                incoming.refuse();
-                return Err(AcceptError::Overloaded);
-            }
-        };
-        let handshake = async { incoming.accept()?.await };
+        let (incoming, mut place) = self.admit_quic(incoming)?;
+        let handshake = quic_handshake(incoming, &mut place);
         let connection = match tokio::time::timeout(limits::CONNECT_TIME, handshake).await {
             Ok(connection) => connection.map_err(AcceptError::Quic)?,
             Err(_) => return Err(AcceptError::Timeout),
@@ -214,8 +211,31 @@ impl Acceptor {
         let session = self
             .accept_bounded(Arc::new(QuicTransport::new(connection)))
             .await;
-        drop(permit);
+        drop(place);
         session
+    }
+
+    /// Before anything is computed for it.
+    fn admit_quic(
+        &self,
+        incoming: quinn::Incoming,
+    ) -> Result<(quinn::Incoming, Place), AcceptError> {
+        let source = incoming.remote_address().ip();
+        match self
+            .gate
+            .enter(Some(source), incoming.remote_address_validated())
+        {
+            Ok(place) => Ok((incoming, place)),
+            Err(Closed::Unproven) => {
+                // An error says that it is proven: that is not asked for twice.
+                let _ = incoming.retry();
+                Err(AcceptError::AddressUnproven)
+            }
+            Err(Closed::Full) => {
+                incoming.refuse();
+                Err(AcceptError::Overloaded)
+            }
+        }
     }
 
     /// Accepts a WebSocket whose upgrade was answered with [`websocket::respond`].
@@ -245,7 +265,9 @@ impl Acceptor {
     /// # Cancel safety
     /// Dropping the future drops the connection.
     pub async fn accept(&self, transport: Arc<dyn Transport>) -> Result<Accepted, AcceptError> {
-        let Ok(_permit) = self.unauthenticated.try_acquire() else {
+        // TCP's handshake has proven the address.
+        let source = transport.remote().map(|remote| remote.ip());
+        let Ok(_place) = self.gate.enter(source, true) else {
             transport.close(CloseCode::Overloaded, "too many handshakes");
             return Err(AcceptError::Overloaded);
         };
@@ -399,6 +421,21 @@ impl Acceptor {
     }
 }
 
+async fn quic_handshake(
+    incoming: quinn::Incoming,
+    place: &mut Place,
+) -> Result<quinn::Connection, quinn::ConnectionError> {
+    let mut connecting = incoming.accept()?;
+    place.remember_for(limits::FAILED_HANDSHAKE_TIME);
+    if connecting.handshake_data().await.is_err() {
+        // A connection that its very first packet closes, quinn forgets when it has been idle.
+        place.remember_for(limits::QUIC_IDLE);
+    }
+    let connection = connecting.await?;
+    place.remember_for(Duration::ZERO);
+    Ok(connection)
+}
+
 impl fmt::Debug for Acceptor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Acceptor")
@@ -420,7 +457,7 @@ fn nameable(agent: String) -> Result<String, Denied> {
 
 fn close_words(error: &AcceptError) -> (CloseCode, String) {
     let code = match error {
-        AcceptError::Overloaded => CloseCode::Overloaded,
+        AcceptError::Overloaded | AcceptError::AddressUnproven => CloseCode::Overloaded,
         AcceptError::Quic(_) | AcceptError::Transport(_) => CloseCode::Shutdown,
         AcceptError::Handshake(error) => error.close_code().unwrap_or(CloseCode::Shutdown),
         AcceptError::Timeout => CloseCode::HandshakeTimeout,
@@ -449,6 +486,9 @@ impl From<ControlError> for AcceptError {
         }
     }
 }
+
+#[cfg(test)]
+mod rush;
 
 #[cfg(test)]
 mod tests {

@@ -67,6 +67,7 @@ mod acceptor;
 mod connector;
 mod control;
 mod error;
+mod gate;
 pub mod proto;
 mod random;
 mod registry;

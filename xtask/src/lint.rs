@@ -16,6 +16,8 @@ pub(crate) fn run() -> Result<()> {
         "clippy",
         "--workspace",
         "--all-targets",
+        // The tests compile the code without them.
+        "--all-features",
         "--",
         "--deny",
         "warnings",
@@ -25,6 +27,7 @@ pub(crate) fn run() -> Result<()> {
     docs.args([
         "doc",
         "--workspace",
+        "--all-features",
         "--no-deps",
         "--document-private-items",
     ]);

@@ -51,7 +51,8 @@ async fn serve(data: DataDir, options: Serve) -> Result<()> {
     let ca = Ca::load_or_create(&data)?;
     let certificate = ServerCertificate::new(&ca, &options.names)?;
     let tls = certificate.tls()?;
-    let sockets = Sockets::bind(options.listen, &tls, &ca.reset_key()).await?;
+    let quic = options.quic.config()?;
+    let sockets = Sockets::bind(options.listen, &tls, &ca.reset_key(), &quic).await?;
     let url = url(&options, sockets.address.port())?;
     data.write(URL, &format!("{url}\n"))?;
     tokio::spawn(certificate.renew(ca, options.names));
@@ -61,7 +62,7 @@ async fn serve(data: DataDir, options: Serve) -> Result<()> {
         acceptor,
         readiness,
         front,
-    } = assemble(data)?;
+    } = assemble(data, options.resume_window)?;
     let connections = TaskTracker::new();
     let no_more = CancellationToken::new();
     let users = listen::serve_tcp(
@@ -110,12 +111,15 @@ struct Parts {
 }
 
 /// Puts the parts together, and starts what watches over the access file.
-fn assemble(data: DataDir) -> Result<Parts> {
+fn assemble(data: DataDir, resume_window: Duration) -> Result<Parts> {
     let access = AccessStore::open(data)?;
     tokio::spawn(Arc::clone(&access).watch());
     let tunnel = Tunnel::new(Arc::clone(&access));
     tokio::spawn(tunnel.clone().enforce_access());
-    let acceptor = Arc::new(Acceptor::new(acceptor_config(), access.clone()));
+    let acceptor = Arc::new(Acceptor::new(
+        acceptor_config(resume_window),
+        access.clone(),
+    ));
     let readiness = Readiness::default();
     let http = Http {
         tunnel: tunnel.clone(),
@@ -141,8 +145,9 @@ fn assemble(data: DataDir) -> Result<Parts> {
     })
 }
 
-fn acceptor_config() -> AcceptorConfig {
+fn acceptor_config(resume_window: Duration) -> AcceptorConfig {
     AcceptorConfig {
+        resume_window,
         software: concat!("underpass-server/", env!("CARGO_PKG_VERSION")).to_owned(),
         ..AcceptorConfig::default()
     }

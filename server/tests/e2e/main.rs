@@ -21,6 +21,7 @@ mod raw;
 mod rbac;
 mod revoked;
 mod server_restarted;
+mod survive;
 mod tls;
 mod tunnelled;
 

@@ -285,6 +285,9 @@ fn server(programs: &Programs, dir: &Path, listen: &str) -> Start {
         &data.to_string_lossy(),
         "--drain",
         "5s",
+        // Streams of an agent that was killed end after that.
+        "--resume-window",
+        "5s",
     ];
     start("server", argv.map(str::to_owned).to_vec(), dir)
 }

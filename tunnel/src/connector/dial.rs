@@ -20,7 +20,7 @@ use super::server::{Rotation, Server};
 use super::{ConfigError, ConnectorConfig, Transports};
 use crate::proto::limits;
 use crate::tls::{self, Distrust, Witness};
-use crate::transport::quic::{self, QuicTransport};
+use crate::transport::quic::{self, QuicConfig, QuicTransport};
 use crate::transport::websocket;
 use crate::transport::{Kind, Transport};
 
@@ -42,6 +42,7 @@ pub(super) struct Dialler {
     resolver: Arc<dyn Resolve>,
     transports: Transports,
     head_start: Duration,
+    quic: QuicConfig,
     proxy: Option<ProxyDialler>,
     verifier: Arc<dyn ServerCertVerifier>,
     tls: rustls::ClientConfig,
@@ -53,12 +54,13 @@ impl Dialler {
         let verifier = tls::verifier(&config.trust)?;
         let tls = tls::client_with(Arc::clone(&verifier))?;
         // Made anew for each attempt; whether it can be made is known now.
-        quic::client_config(tls.clone())?;
+        quic::client_config(tls.clone(), &config.quic)?;
         Ok(Self {
             servers: Rotation::new(&config.servers, random)?,
             resolver: Arc::clone(&config.resolver),
             transports: config.transports,
             head_start: config.quic_head_start,
+            quic: config.quic.clone(),
             proxy: config.proxy.clone().map(ProxyDialler::new).transpose()?,
             verifier,
             tls,
@@ -199,8 +201,8 @@ impl Dialler {
         let deadline = Deadline::new();
         let mut tls = self.tls.clone();
         let witness = Witness::of(&mut tls, &self.verifier);
-        let config = quic::client_config(tls).map_err(WayError::Endpoint)?;
-        let endpoint = quic::client(address).map_err(WayError::Endpoint)?;
+        let config = quic::client_config(tls, &self.quic).map_err(WayError::Endpoint)?;
+        let endpoint = quic::client(address, &self.quic).map_err(WayError::Endpoint)?;
         // quinn names IP addresses without brackets, as ServerName does.
         let connecting = endpoint
             .connect_with(config, address, &server.name.to_str())

@@ -36,7 +36,7 @@ use crate::proto::stream_id::Role;
 use crate::random::random;
 use crate::session::{Info, Joining, Session, SessionId};
 use crate::tls::{TlsError, Trust};
-use crate::transport::quic::EndpointError;
+use crate::transport::quic::{EndpointError, QuicConfig};
 use crate::transport::{Transport, TransportError};
 
 /// Which protocols to dial with.
@@ -71,6 +71,8 @@ pub struct ConnectorConfig {
     /// How long QUIC may try before WebSocket starts beside it. Longer favours QUIC on slow
     /// paths; it is the delay of every reconnect where UDP is dropped.
     pub quic_head_start: Duration,
+    /// How QUIC uses its sockets and its memory.
+    pub quic: QuicConfig,
     /// The ceiling of the first wait after a failure; doubled by each further failure.
     pub backoff_initial: Duration,
     /// The ceiling of any wait.
@@ -97,6 +99,7 @@ impl ConnectorConfig {
             proxy: None,
             resolver: Arc::new(SystemResolver),
             quic_head_start: Duration::from_millis(300),
+            quic: QuicConfig::default(),
             backoff_initial: Duration::from_millis(500),
             backoff_max: Duration::from_secs(30),
             resume_window: limits::RESUME_WINDOW,
@@ -220,6 +223,10 @@ const STABLE: Duration = Duration::from_secs(10);
 /// Over how long the agents of a server spread that all lose it at once, when each had a session
 /// that was stable: their streams wait.
 const RESUME_SPREAD: Duration = Duration::from_millis(100);
+
+/// The same where the transport did not last: a path that cuts every connection soon must not be
+/// filled with handshakes.
+const RESUME_SPREAD_UNSTABLE: Duration = Duration::from_secs(1);
 
 /// Dials a server, and again when the session is lost.
 pub struct Connector {
@@ -450,6 +457,7 @@ impl Connector {
                     session
                 }
                 (Ok(Reconnected::Resumed), Some(session)) => {
+                    backoff.reset();
                     status(Status::Resumed(&session));
                     session
                 }
@@ -525,11 +533,13 @@ impl Connector {
                 Kept::Left(wait)
             }
             Woken::Detached => {
-                let wait = if stable {
-                    rand::rng().random_range(Duration::ZERO..RESUME_SPREAD)
+                // The server took this side the last time: it is the path that fails.
+                let spread = if stable {
+                    RESUME_SPREAD
                 } else {
-                    backoff.failed(rand::rng().next_u32())
+                    RESUME_SPREAD_UNSTABLE
                 };
+                let wait = rand::rng().random_range(Duration::ZERO..spread);
                 status(Status::Detached(&session, wait));
                 Kept::Detached(session, wait)
             }

@@ -274,7 +274,10 @@ impl StreamIo {
         self.writers.application.register(cx.waker());
         ready!(self.poll_flush_half(shared));
         match self.room(shared) {
-            Ok(_) | Err(Some(StreamError::Finished)) => Poll::Ready(Ok(())),
+            // To a peer that reads no more there is nothing to hand over: the next write hears it.
+            Ok(_) | Err(Some(StreamError::Finished | StreamError::Stopped(_))) => {
+                Poll::Ready(Ok(()))
+            }
             Err(Some(error)) => Poll::Ready(Err(error)),
             Err(None) => Poll::Pending,
         }
@@ -315,10 +318,7 @@ impl StreamIo {
             Err(Some(error)) => return Poll::Ready(Err(error)),
             Err(None) => {}
         }
-        match ready!(self.poll_flush(shared, cx)) {
-            Ok(()) | Err(StreamError::Stopped(_)) => Poll::Ready(Ok(())),
-            Err(error) => Poll::Ready(Err(error)),
-        }
+        self.poll_flush(shared, cx)
     }
 
     /// Ends the direction early.

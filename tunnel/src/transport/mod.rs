@@ -7,6 +7,7 @@
 
 pub mod memory;
 pub mod quic;
+mod stats;
 pub mod websocket;
 mod yamux;
 
@@ -20,6 +21,7 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use thiserror::Error;
 
+pub use self::stats::PathStats;
 pub use self::yamux::YamuxTransport;
 #[cfg(test)]
 pub(crate) use self::yamux::frames as yamux_frames;
@@ -58,6 +60,15 @@ pub trait Transport: fmt::Debug + Send + Sync + 'static {
 
     /// The path's smoothed round-trip time, where the transport measures one.
     fn round_trip(&self) -> Option<Duration>;
+
+    /// What the transport knows of its path; after its end, what it knew last. Costs a short lock:
+    /// for metrics, not for each stream.
+    fn stats(&self) -> PathStats {
+        PathStats {
+            round_trip: self.round_trip(),
+            ..PathStats::default()
+        }
+    }
 
     /// Which protocol this is.
     fn kind(&self) -> Kind;

@@ -27,14 +27,25 @@ pub(crate) async fn quic_connection(
     port: u16,
     alpn: &[u8],
 ) -> Result<quinn::Connection, quinn::ConnectionError> {
+    let (_endpoint, connecting) = connecting(pki, port, alpn);
+    connecting.await
+}
+
+/// A connection, and the endpoint whose socket carries it.
+pub(crate) async fn quic_endpoint(pki: &Pki, port: u16) -> (quinn::Endpoint, quinn::Connection) {
+    let (endpoint, connecting) = connecting(pki, port, ALPN);
+    (endpoint, connecting.await.unwrap())
+}
+
+fn connecting(pki: &Pki, port: u16, alpn: &[u8]) -> (quinn::Endpoint, quinn::Connecting) {
     let mut tls = tls::pinned_client(&pki.ca_pem).unwrap();
     tls.alpn_protocols = vec![alpn.to_vec()];
     let config = quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls).unwrap()));
     let endpoint = quinn::Endpoint::client(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).unwrap();
-    endpoint
+    let connecting = endpoint
         .connect_with(config, (Ipv4Addr::LOCALHOST, port).into(), HOST)
-        .unwrap()
-        .await
+        .unwrap();
+    (endpoint, connecting)
 }
 
 pub(crate) async fn tls(pki: &Pki, port: u16) -> TlsStream<TcpStream> {

@@ -2,13 +2,14 @@
 
 use bytes::Bytes;
 use tokio::io::AsyncWriteExt;
+use underpass_tunnel::proto::limits;
 use underpass_tunnel::{ReadHalf, Stream};
 
 use crate::bytes::{drink, fill, finish, pour, send, stream};
 use crate::harness::{Pair, within};
 
-/// A few MiB: the windows of one stream, and what the connection holds.
-const BOUND: usize = 4 * 1024 * 1024;
+/// The session's first credit, with some to spare.
+const BOUND: usize = 2 * limits::STREAM_CREDIT as usize;
 
 pub(crate) async fn a_reader_that_does_not_read_stalls_its_own_stream_only(pair: &Pair) {
     let (stalled, unread) = stream(&pair.server, &pair.agent).await;

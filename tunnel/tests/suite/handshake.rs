@@ -9,7 +9,7 @@ use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::{Error as WebSocketError, Message};
 use underpass_tunnel::proto::handshake::{ConnectorHandshake, ConnectorStep, HandshakeError};
 use underpass_tunnel::proto::limits;
-use underpass_tunnel::transport::quic::{self, ALPN};
+use underpass_tunnel::transport::quic::{self, ALPN, QuicConfig};
 use underpass_tunnel::transport::websocket::{PATH, SUBPROTOCOL_YAMUX};
 use underpass_tunnel::transport::{Transport, TransportError, memory};
 use underpass_tunnel::{
@@ -290,7 +290,13 @@ fn a_peer_that_proves_nothing_gets_no_memory_over_quic() {
     run(async {
         let pki = Pki::new();
         let any_port = (std::net::Ipv4Addr::LOCALHOST, 0).into();
-        let endpoint = quic::server(any_port, pki.tls(), &quic::ResetKey::random()).unwrap();
+        let endpoint = quic::server(
+            any_port,
+            pki.tls(),
+            &quic::ResetKey::random(),
+            &QuicConfig::default(),
+        )
+        .unwrap();
         let port = endpoint.local_addr().unwrap().port();
         let (accepted, connection) = tokio::join!(
             async { endpoint.accept().await.unwrap().await },

@@ -16,7 +16,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
-use underpass_tunnel::transport::{quic, websocket};
+use underpass_tunnel::transport::quic::{self, QuicConfig};
+use underpass_tunnel::transport::websocket;
 use underpass_tunnel::{AcceptError, Accepted, Acceptor, AcceptorConfig, CaPin, Session, tls};
 
 use crate::harness::{acceptor, within};
@@ -178,6 +179,7 @@ async fn bind(
                     listener.local_addr().unwrap(),
                     pki.tls(),
                     &quic::ResetKey::random(),
+                    &QuicConfig::default(),
                 ) {
                     return (listener, Some(endpoint));
                 }

@@ -1,27 +1,26 @@
 //! QUIC endpoints: sockets and what quinn is told about them.
 
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
 
 use aws_lc_rs::hmac;
 use quinn::crypto::rustls::{NoInitialCipherSuite, QuicClientConfig, QuicServerConfig};
-use quinn::{ClientConfig, Endpoint, EndpointConfig, TokioRuntime, TransportConfig, VarInt};
+use quinn::{
+    ClientConfig, Endpoint, EndpointConfig, IdleTimeout, MtuDiscoveryConfig, TokioRuntime,
+    TransportConfig, VarInt,
+};
 use thiserror::Error;
 
-use super::ALPN;
+use super::config::{DATAGRAM_MIN, Offload, QuicConfig};
+use super::{ALPN, offload, socket};
 use crate::proto::limits;
-
-/// Silence after which quinn gives a connection up. The session's keepalive finds a lost peer
-/// sooner; this is for connections that never became sessions.
-const IDLE: Duration = Duration::from_secs(30);
 
 /// The session counts streams; this only has to stay out of its way: its limit, and those that end.
 pub(super) const STREAMS: VarInt = VarInt::from_u32(2 * limits::STREAMS_MAX);
 
-/// Bytes that a peer may send before it is authenticated: some control frames.
-const UNAUTHENTICATED_WINDOW: VarInt = VarInt::from_u32(64 * 1024);
+/// What an authenticated peer may have sent and nobody has read.
+pub(super) const CONNECTION_WINDOW: VarInt = VarInt::from_u32(limits::QUIC_CONNECTION_WINDOW);
 
 /// Why there is no endpoint.
 #[derive(Debug, Error)]
@@ -38,6 +37,15 @@ pub enum EndpointError {
     /// The TLS configuration has no cipher suite that QUIC needs (RFC 9001, section 5.3).
     #[error("the TLS configuration does not fit QUIC")]
     Tls(#[from] NoInitialCipherSuite),
+    /// The trace cannot be written.
+    #[cfg(feature = "qlog")]
+    #[error("cannot write a qlog trace to {}", path.display())]
+    Qlog {
+        /// The file.
+        path: std::path::PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
 }
 
 /// The key of stateless resets (RFC 9000, section 10.3): with the same key a server that was started
@@ -60,70 +68,115 @@ impl ResetKey {
     }
 }
 
-/// An endpoint that accepts, on `address`.
+/// An endpoint that accepts, on `address`. A client may change its address in the midst of it
+/// (connection migration, RFC 9000, section 9).
 ///
 /// # Errors
-/// Where the address is taken or the TLS configuration does not fit.
+/// Where the address is taken, the TLS configuration does not fit, or a trace cannot be written.
 pub fn server(
     address: SocketAddr,
     tls: rustls::ServerConfig,
     reset_key: &ResetKey,
+    config: &QuicConfig,
 ) -> Result<Endpoint, EndpointError> {
     let mut tls = tls;
     tls.alpn_protocols = vec![ALPN.to_vec()];
     let crypto = QuicServerConfig::try_from(tls)?;
-    let mut config = quinn::ServerConfig::with_crypto(Arc::new(crypto));
-    let mut transport = transport_config();
+    let mut server = quinn::ServerConfig::with_crypto(Arc::new(crypto));
+    let mut transport = transport_config(config, "server")?;
     // Until the peer has proven who it is (see `QuicTransport::authenticated`).
     transport
         .max_concurrent_bidi_streams(VarInt::from_u32(1))
-        .receive_window(UNAUTHENTICATED_WINDOW);
-    config.transport_config(Arc::new(transport));
+        .receive_window(VarInt::from_u32(limits::UNAUTHENTICATED_WINDOW));
+    server
+        .transport_config(Arc::new(transport))
+        .migration(true)
+        .max_incoming(limits::QUIC_INCOMING)
+        .incoming_buffer_size(limits::QUIC_INCOMING_BYTES)
+        .incoming_buffer_size_total(limits::QUIC_INCOMING_BYTES_TOTAL);
     let endpoint = EndpointConfig::new(Arc::clone(&reset_key.0) as Arc<dyn quinn::crypto::HmacKey>);
-    bind(address, endpoint, Some(config))
+    bind(address, endpoint, Some(server), config)
 }
 
-/// An endpoint that connects to addresses of `peer`'s family.
+/// An endpoint that connects to addresses of `peer`'s family, for one connection.
+///
+/// It is bound to no address: where the machine's own changes, packets leave with the new one, and
+/// the server takes that for a migration.
 ///
 /// # Errors
 /// Where no socket can be had.
-pub(crate) fn client(peer: SocketAddr) -> Result<Endpoint, EndpointError> {
+pub(crate) fn client(peer: SocketAddr, config: &QuicConfig) -> Result<Endpoint, EndpointError> {
     let any = match peer {
         SocketAddr::V4(_) => SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
         SocketAddr::V6(_) => SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)),
     };
-    bind(any, EndpointConfig::default(), None)
+    bind(any, EndpointConfig::default(), None, config)
 }
 
-pub(crate) fn client_config(tls: rustls::ClientConfig) -> Result<ClientConfig, EndpointError> {
+pub(crate) fn client_config(
+    tls: rustls::ClientConfig,
+    config: &QuicConfig,
+) -> Result<ClientConfig, EndpointError> {
     let mut tls = tls;
     tls.alpn_protocols = vec![ALPN.to_vec()];
-    let mut config = ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls)?));
-    config.transport_config(Arc::new(transport_config()));
-    Ok(config)
+    let mut client = ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls)?));
+    client.transport_config(Arc::new(transport_config(config, "client")?));
+    Ok(client)
 }
 
 fn bind(
     address: SocketAddr,
     endpoint: EndpointConfig,
-    config: Option<quinn::ServerConfig>,
+    server: Option<quinn::ServerConfig>,
+    config: &QuicConfig,
 ) -> Result<Endpoint, EndpointError> {
     let bind_error = |source| EndpointError::Bind { address, source };
-    let socket = UdpSocket::bind(address).map_err(bind_error)?;
-    Endpoint::new(endpoint, config, socket, Arc::new(TokioRuntime)).map_err(bind_error)
+    let mut endpoint = endpoint;
+    endpoint
+        .max_udp_payload_size(config.max_datagram.max(ETHERNET))
+        .map_err(|error| bind_error(io::Error::other(error)))?;
+    let socket = socket::bind(address, config.socket_buffer).map_err(bind_error)?;
+    Endpoint::new(endpoint, server, socket, Arc::new(TokioRuntime)).map_err(bind_error)
 }
 
-fn transport_config() -> TransportConfig {
-    let mut config = TransportConfig::default();
-    config
+/// The least that is taken from peers, whatever this side sends: Ethernet's datagrams.
+const ETHERNET: u16 = 1472;
+
+/// What is not set here is quinn's default, and measured to be right or to make no difference
+/// (`docs/PERFORMANCE.md`): Cubic, acknowledgements of every second packet, an assumed round trip of
+/// 333 ms before the first is measured (RFC 9002, section 6.2.2).
+fn transport_config(config: &QuicConfig, side: &str) -> Result<TransportConfig, EndpointError> {
+    let offload = match config.offload {
+        Offload::Auto => offload::works(),
+        Offload::On => true,
+        Offload::Off => false,
+    };
+    let discovery = (config.max_datagram > DATAGRAM_MIN).then(|| {
+        let mut discovery = MtuDiscoveryConfig::default();
+        discovery.upper_bound(config.max_datagram);
+        discovery
+    });
+    let mut transport = TransportConfig::default();
+    transport
+        .enable_segmentation_offload(offload)
+        .mtu_discovery_config(discovery)
+        .stream_receive_window(VarInt::from_u32(limits::QUIC_STREAM_WINDOW))
+        .receive_window(CONNECTION_WINDOW)
+        .send_window(config.send_window.into())
         .max_concurrent_bidi_streams(STREAMS)
         .max_concurrent_uni_streams(VarInt::from_u32(0))
         .datagram_receive_buffer_size(None)
         .max_idle_timeout(Some(idle()));
-    config
+    #[cfg(feature = "qlog")]
+    if let Some(folder) = &config.qlog {
+        transport.qlog_stream(super::qlog::start(folder, side)?);
+    }
+    #[cfg(not(feature = "qlog"))]
+    let _ = side;
+    Ok(transport)
 }
 
-fn idle() -> quinn::IdleTimeout {
-    let millis = u32::try_from(IDLE.as_millis()).unwrap_or(u32::MAX);
-    quinn::IdleTimeout::from(VarInt::from_u32(millis))
+fn idle() -> IdleTimeout {
+    let millis = u32::try_from(limits::QUIC_IDLE.as_millis()).unwrap_or(u32::MAX);
+    IdleTimeout::from(VarInt::from_u32(millis))
 }

@@ -1,11 +1,17 @@
 //! QUIC: each stream is a native stream, unframed.
 
+mod config;
 mod endpoint;
+mod offload;
+#[cfg(feature = "qlog")]
+mod qlog;
+mod socket;
 
 use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -15,9 +21,12 @@ use futures_util::future::BoxFuture;
 use quinn::{ConnectionError, ReadError, VarInt, WriteError};
 use tokio_util::task::TaskTracker;
 
+pub use self::config::{Offload, QuicConfig, QuicConfigError};
 pub use self::endpoint::{EndpointError, ResetKey, server};
 pub(crate) use self::endpoint::{client, client_config};
-use super::{BiStream, HalfError, Kind, RecvStream, SendStream, Transport, TransportError};
+use super::{
+    BiStream, HalfError, Kind, PathStats, RecvStream, SendStream, Transport, TransportError,
+};
 use crate::proto::code::{CloseCode, ResetCode};
 use crate::proto::limits;
 
@@ -27,21 +36,64 @@ pub const ALPN: &[u8] = b"underpass/1";
 /// A QUIC connection whose handshake is done.
 #[derive(Debug)]
 pub struct QuicTransport {
-    connection: quinn::Connection,
+    state: Mutex<State>,
     /// Streams that are finished and whose bytes the peer has not acknowledged: QUIC's close would
     /// throw them away.
     unacknowledged: TaskTracker,
     closing: AtomicBool,
 }
 
+/// quinn keeps a connection's socket as long as any handle on the connection: a session that is kept
+/// after its end must not keep the agent's.
+#[derive(Debug)]
+enum State {
+    Live(quinn::Connection),
+    Ended(Last),
+}
+
+/// What is known of a connection that has ended.
+#[derive(Debug, Clone)]
+struct Last {
+    error: TransportError,
+    remote: SocketAddr,
+    stats: PathStats,
+}
+
 impl QuicTransport {
     /// Takes an established connection.
     pub fn new(connection: quinn::Connection) -> Self {
         Self {
-            connection,
+            state: Mutex::new(State::Live(connection)),
             unacknowledged: TaskTracker::new(),
             closing: AtomicBool::new(false),
         }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Nothing panics while it is held.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The connection, or why there is none any more.
+    fn live(&self) -> Result<quinn::Connection, TransportError> {
+        match &*self.state() {
+            State::Live(connection) => Ok(connection.clone()),
+            State::Ended(last) => Err(last.error.clone()),
+        }
+    }
+
+    /// quinn said that the connection has ended: lets go of it.
+    fn ended(&self, connection: &quinn::Connection, error: ConnectionError) -> TransportError {
+        let last = Last {
+            error: error.into(),
+            remote: connection.remote_address(),
+            stats: path_stats(connection),
+        };
+        let mut state = self.state();
+        if let State::Live(_) = *state {
+            *state = State::Ended(last.clone());
+        }
+        last.error
     }
 
     fn bi_stream(&self, (send, recv): (quinn::SendStream, quinn::RecvStream)) -> BiStream {
@@ -61,18 +113,32 @@ impl QuicTransport {
 
 impl Transport for QuicTransport {
     fn open(&self) -> BoxFuture<'_, Result<BiStream, TransportError>> {
-        async { Ok(self.bi_stream(self.connection.open_bi().await?)) }.boxed()
+        async {
+            let connection = self.live()?;
+            match connection.open_bi().await {
+                Ok(halves) => Ok(self.bi_stream(halves)),
+                Err(error) => Err(self.ended(&connection, error)),
+            }
+        }
+        .boxed()
     }
 
     fn accept(&self) -> BoxFuture<'_, Result<BiStream, TransportError>> {
-        async { Ok(self.bi_stream(self.connection.accept_bi().await?)) }.boxed()
+        async {
+            let connection = self.live()?;
+            match connection.accept_bi().await {
+                Ok(halves) => Ok(self.bi_stream(halves)),
+                Err(error) => Err(self.ended(&connection, error)),
+            }
+        }
+        .boxed()
     }
 
     fn close(&self, code: CloseCode, reason: &str) {
+        let Ok(connection) = self.live() else { return };
         if self.closing.swap(true, Ordering::Relaxed) {
             return;
         }
-        let connection = self.connection.clone();
         let code = varint(code.to_wire());
         self.unacknowledged.close();
         match tokio::runtime::Handle::try_current() {
@@ -90,19 +156,37 @@ impl Transport for QuicTransport {
     }
 
     fn authenticated(&self) {
-        self.connection
-            .set_max_concurrent_bi_streams(endpoint::STREAMS);
-        // Each stream's window bounds it; one for all would let those that are not read stall the
-        // others.
-        self.connection.set_receive_window(VarInt::MAX);
+        if let Ok(connection) = self.live() {
+            connection.set_max_concurrent_bi_streams(endpoint::STREAMS);
+            connection.set_receive_window(endpoint::CONNECTION_WINDOW);
+        }
     }
 
     fn closed(&self) -> BoxFuture<'_, TransportError> {
-        self.connection.closed().map(TransportError::from).boxed()
+        async {
+            match self.live() {
+                Ok(connection) => {
+                    let error = connection.closed().await;
+                    self.ended(&connection, error)
+                }
+                Err(error) => error,
+            }
+        }
+        .boxed()
     }
 
     fn round_trip(&self) -> Option<Duration> {
-        Some(self.connection.rtt())
+        match &*self.state() {
+            State::Live(connection) => Some(connection.rtt()),
+            State::Ended(last) => last.stats.round_trip,
+        }
+    }
+
+    fn stats(&self) -> PathStats {
+        match &*self.state() {
+            State::Live(connection) => path_stats(connection),
+            State::Ended(last) => last.stats,
+        }
     }
 
     fn kind(&self) -> Kind {
@@ -110,7 +194,25 @@ impl Transport for QuicTransport {
     }
 
     fn remote(&self) -> Option<SocketAddr> {
-        Some(self.connection.remote_address())
+        Some(match &*self.state() {
+            State::Live(connection) => connection.remote_address(),
+            State::Ended(last) => last.remote,
+        })
+    }
+}
+
+fn path_stats(connection: &quinn::Connection) -> PathStats {
+    let stats = connection.stats();
+    PathStats {
+        round_trip: Some(stats.path.rtt),
+        congestion_window: Some(stats.path.cwnd),
+        congestion_events: Some(stats.path.congestion_events),
+        sent_packets: Some(stats.path.sent_packets),
+        lost_packets: Some(stats.path.lost_packets),
+        sent_bytes: Some(stats.udp_tx.bytes),
+        received_bytes: Some(stats.udp_rx.bytes),
+        max_datagram: Some(stats.path.current_mtu),
+        black_holes: Some(stats.path.black_holes_detected),
     }
 }
 
