@@ -2,14 +2,13 @@
 
 use bytes::Bytes;
 use tokio::io::AsyncWriteExt;
-use underpass_tunnel::proto::limits;
 use underpass_tunnel::{ReadHalf, Stream};
 
 use crate::bytes::{drink, fill, finish, pour, send, stream};
 use crate::harness::{Pair, within};
 
-/// The session's first credit, with some to spare.
-const BOUND: usize = 2 * limits::STREAM_CREDIT as usize;
+/// The session's first credit, which is 256 KiB, with some to spare.
+const BOUND: usize = 512 * 1024;
 
 pub(crate) async fn a_reader_that_does_not_read_stalls_its_own_stream_only(pair: &Pair) {
     let (stalled, unread) = stream(&pair.server, &pair.agent).await;
