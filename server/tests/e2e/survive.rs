@@ -11,7 +11,7 @@ use underpass_testenv::Transport;
 use underpass_testenv::scenarios::{attach, cp, exec, logs, objects, port_forward};
 use underpass_testenv::testing::{Client, Wire, eventually};
 
-use crate::deployment::Deployment;
+use crate::deployment::{CLUSTER, Deployment};
 
 /// How long a connection lives: some get as far as their first streams, some do not.
 const LIFE: Duration = Duration::from_millis(300);
@@ -79,7 +79,13 @@ async fn through_cuts(scenario: impl AsyncFnOnce(&Client<'_>)) {
         })
         .await
         .unwrap();
-    let client = deployment.admin(Wire::WebSocket);
+    // The same scenarios run beside these, on the shared deployments, in the same cluster.
+    let client = Client::new(
+        &CLUSTER,
+        deployment.admin_kubeconfig(),
+        "cut",
+        Wire::WebSocket,
+    );
     eventually("the agent serves", async || {
         let said = client.output(&["get", "--raw", "/version"]).await;
         if said.status.success() {
