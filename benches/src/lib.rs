@@ -10,14 +10,18 @@
 mod baseline;
 mod certificate;
 mod sessions;
+mod websockets;
 
 pub use baseline::{quinn_streams, tcp, tls};
 pub use certificate::Certificate;
 pub use sessions::{Carrier, Pair};
+pub use websockets::{tls_pair, websockets};
 
 use std::io;
 
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::sync::Semaphore;
+use underpass_tunnel::Stream;
 
 /// Sends back what it reads, until the end.
 ///
@@ -36,6 +40,24 @@ pub async fn echo(mut stream: impl AsyncRead + AsyncWrite + Unpin) -> io::Result
             }
         }
     }
+}
+
+/// Bytes for each of which [`drain`] adds a permit.
+pub const SINK_CREDIT_UNIT: usize = 64 * 1024;
+
+/// Reads until the end, then ends its own half. Adds a permit to `credit` for each
+/// [`SINK_CREDIT_UNIT`] bytes, so that a writer in this process need not run ahead.
+///
+/// # Errors
+/// What the stream gives.
+pub async fn drain(mut stream: Stream, credit: &Semaphore) -> io::Result<()> {
+    let mut total = 0;
+    while let Some(bytes) = stream.read_bytes().await? {
+        let before = total / SINK_CREDIT_UNIT;
+        total += bytes.len();
+        credit.add_permits(total / SINK_CREDIT_UNIT - before);
+    }
+    stream.shutdown().await
 }
 
 /// Sends `message` and waits until as much has come back.

@@ -12,7 +12,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use underpass_proxy::front::{ConnectionInfo, Front, Protocol};
-use underpass_tunnel::transport::quic;
+use underpass_tunnel::transport::{quic, tcp};
 use underpass_tunnel::{Acceptor, chain};
 
 use crate::limits;
@@ -118,15 +118,15 @@ fn is_of_the_connection(error: &io::Error) -> bool {
 }
 
 async fn serve_connection(
-    tcp: TcpStream,
+    socket: TcpStream,
     client: SocketAddr,
     handshaking: OwnedSemaphorePermit,
     tls: &TlsAcceptor,
     front: &Arc<Front>,
 ) -> Result<()> {
-    // Responses are written whole; waiting for more would delay watch events.
-    tcp.set_nodelay(true)?;
-    let tls = tokio::time::timeout(limits::TLS_TIME, tls.accept(tcp))
+    // Responses are written whole, and so are an agent's frames.
+    tcp::tune(&socket)?;
+    let tls = tokio::time::timeout(limits::TLS_TIME, tls.accept(socket))
         .await
         .context("TLS took too long")?;
     drop(handshaking);

@@ -21,7 +21,8 @@ use crate::proto::stream_id::Role;
 use crate::random::random;
 use crate::session::{Info, Session, SessionId};
 use crate::transport::quic::QuicTransport;
-use crate::transport::{Transport, TransportError, websocket};
+use crate::transport::websocket::{self, Subprotocol};
+use crate::transport::{Transport, TransportError};
 
 /// Decides which keys are whose.
 ///
@@ -153,7 +154,8 @@ impl Acceptor {
         session
     }
 
-    /// Accepts a WebSocket whose upgrade was answered with [`websocket::respond`].
+    /// Accepts a WebSocket whose upgrade was answered with [`websocket::respond`], which chose
+    /// `subprotocol`.
     ///
     /// # Errors
     /// Where no session comes of it; the peer was told why.
@@ -163,12 +165,13 @@ impl Acceptor {
     pub async fn accept_websocket<S>(
         &self,
         io: S,
+        subprotocol: Subprotocol,
         remote: Option<SocketAddr>,
     ) -> Result<Session, AcceptError>
     where
         S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin + 'static,
     {
-        self.accept(Arc::new(websocket::accept(io, remote).await))
+        self.accept(websocket::accept(io, subprotocol, remote).await)
             .await
     }
 

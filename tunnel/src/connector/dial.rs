@@ -18,8 +18,8 @@ use crate::error::chain;
 use crate::proto::limits;
 use crate::tls;
 use crate::transport::quic::{self, EndpointError, QuicTransport};
-use crate::transport::websocket::{self, UpgradeError};
-use crate::transport::{Kind, Transport};
+use crate::transport::websocket::{self, Subprotocol, UpgradeError};
+use crate::transport::{Kind, Transport, tcp};
 
 /// The TLS alert for an ALPN mismatch, as QUIC carries it (RFC 9001, section 4.8; RFC 7301).
 const NO_APPLICATION_PROTOCOL: u8 = 120;
@@ -198,12 +198,11 @@ impl Dialler {
 
     async fn dial_websocket(&self, address: SocketAddr) -> Result<Arc<dyn Transport>, DialError> {
         let tls_error = |source| tls_error(address, source);
-        let tcp = TcpStream::connect(address).await.map_err(tls_error)?;
-        // Frames are gathered above; waiting for more would only delay them.
-        tcp.set_nodelay(true).map_err(tls_error)?;
+        let socket = TcpStream::connect(address).await.map_err(tls_error)?;
+        tcp::tune(&socket).map_err(tls_error)?;
         let tls = self
             .tls
-            .connect(self.server_name.clone(), tcp)
+            .connect(self.server_name.clone(), socket)
             .await
             .map_err(tls_error)?;
         let host = match &self.server_name {
@@ -212,10 +211,9 @@ impl Dialler {
             }
             _ => format!("{}:{}", self.host, self.port),
         };
-        let transport = websocket::connect(tls, &host, Some(address))
+        websocket::connect(tls, &host, Some(address), &Subprotocol::ALL)
             .await
-            .map_err(|source| DialError::WebSocket { address, source })?;
-        Ok(Arc::new(transport))
+            .map_err(|source| DialError::WebSocket { address, source })
     }
 }
 

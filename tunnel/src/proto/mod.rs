@@ -15,6 +15,7 @@ pub mod handshake;
 pub mod keepalive;
 pub mod key;
 pub mod limits;
+pub mod mux;
 pub mod session;
 #[cfg(any(test, feature = "fuzzing"))]
 #[allow(
@@ -24,6 +25,7 @@ pub mod session;
 )]
 mod simulation;
 pub mod stream_id;
+pub mod websocket;
 pub(crate) mod wire;
 
 pub use wire::{DecodeError, VarInt, VarIntRange};

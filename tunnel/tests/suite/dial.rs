@@ -9,9 +9,9 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use underpass_tunnel::tls;
-use underpass_tunnel::transport::YamuxTransport;
 use underpass_tunnel::transport::quic::{ALPN, QuicTransport};
-use underpass_tunnel::transport::websocket;
+use underpass_tunnel::transport::websocket::{self, Subprotocol};
+use underpass_tunnel::transport::{Transport, tcp};
 
 use crate::server::Pki;
 
@@ -40,17 +40,17 @@ pub(crate) async fn quic_connection(
 pub(crate) async fn tls(pki: &Pki, port: u16) -> TlsStream<TcpStream> {
     let mut config = tls::pinned_client(&pki.ca_pem).unwrap();
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    let tcp = TcpStream::connect((HOST, port)).await.unwrap();
-    tcp.set_nodelay(true).unwrap();
+    let socket = TcpStream::connect((HOST, port)).await.unwrap();
+    tcp::tune(&socket).unwrap();
     TlsConnector::from(Arc::new(config))
-        .connect(ServerName::try_from(HOST).unwrap(), tcp)
+        .connect(ServerName::try_from(HOST).unwrap(), socket)
         .await
         .unwrap()
 }
 
-pub(crate) async fn websocket(pki: &Pki, port: u16) -> YamuxTransport {
+pub(crate) async fn websocket(pki: &Pki, port: u16, offers: &[Subprotocol]) -> Arc<dyn Transport> {
     let host = format!("{HOST}:{port}");
-    websocket::connect(tls(pki, port).await, &host, None)
+    websocket::connect(tls(pki, port).await, &host, None, offers)
         .await
         .unwrap()
 }

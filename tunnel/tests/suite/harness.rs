@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use tokio::time::Instant;
-use underpass_tunnel::transport::{Kind, Transport, memory};
+use underpass_tunnel::transport::websocket::Subprotocol;
+use underpass_tunnel::transport::{Transport, memory};
 use underpass_tunnel::{
     Acceptor, AcceptorConfig, Admission, AgentKey, Connector, ConnectorConfig, Denied, Proven,
     PublicKey, Session, Transports,
@@ -24,6 +25,16 @@ const GONE: Duration = Duration::from_secs(45);
 
 /// How long a test may take as a whole.
 const TEST_DEADLINE: Duration = Duration::from_secs(120);
+
+/// What carries a session: each of these runs the suite.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Memory,
+    Quic,
+    WebSocket,
+    /// A WebSocket whose client offers nothing else.
+    Yamux,
+}
 
 pub(crate) fn key(seed: u8) -> AgentKey {
     AgentKey::from_seed([seed; 32]).unwrap()
@@ -97,6 +108,17 @@ pub(crate) async fn pair_with(kind: Kind, config: AcceptorConfig) -> Pair {
             agent,
             server,
             _listener: None,
+        };
+    }
+    // A connector offers every multiplexer.
+    if kind == Kind::Yamux {
+        let (raw, mut server) = raw(kind, config).await;
+        let connector = Connector::new(connector_config(1, &pki)).unwrap();
+        let (agent, session) = tokio::join!(connector.establish(raw), server.session());
+        return Pair {
+            agent: agent.unwrap(),
+            server: session,
+            _listener: server.listener,
         };
     }
     let mut listener = Server::start(&pki, config).await;
@@ -179,7 +201,8 @@ pub(crate) async fn raw(kind: Kind, config: AcceptorConfig) -> (Arc<dyn Transpor
     let listener = Server::start(&pki, config).await;
     let transport: Arc<dyn Transport> = match kind {
         Kind::Quic => Arc::new(crate::dial::quic(&pki, listener.port).await),
-        _ => Arc::new(crate::dial::websocket(&pki, listener.port).await),
+        Kind::Yamux => crate::dial::websocket(&pki, listener.port, &[Subprotocol::Yamux]).await,
+        _ => crate::dial::websocket(&pki, listener.port, &Subprotocol::ALL).await,
     };
     let server = RawServer {
         listener: Some(listener),

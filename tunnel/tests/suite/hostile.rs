@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use underpass_tunnel::proto::limits;
-use underpass_tunnel::transport::{HalfError, Kind};
+use underpass_tunnel::transport::HalfError;
 use underpass_tunnel::{CloseCode, ResetCode, SessionError};
 
-use crate::harness::{acceptor_config, key, raw, until, within};
+use crate::harness::{Kind, acceptor_config, key, raw, until, within};
 use crate::peer::{OPEN, PING, RawAgent, RawStream, frame, open_frame, prove, say_hello};
 
 async fn refused_stream(kind: Kind, header: Bytes, end: bool, code: ResetCode) {

@@ -7,14 +7,13 @@ use futures_util::future::join_all;
 use tokio::io::AsyncWriteExt;
 use underpass_tunnel::proto::limits;
 use underpass_tunnel::proto::session::{Ending, OpenRefused};
-use underpass_tunnel::transport::Kind;
 use underpass_tunnel::{
     AcceptorConfig, CloseCode, OpenError, ResetCode, Session, SessionError, StreamError,
 };
 
 use crate::bytes::{drink, incoming, open, pour, read_whole, stream, target, write_until_error};
 use crate::harness::{
-    Pair, acceptor_config, cuttable, fails, pair, pair_with, released, until, within,
+    Kind, Pair, acceptor_config, cuttable, fails, pair, pair_with, released, until, within,
 };
 
 const LONG: Duration = Duration::from_secs(60);

@@ -10,10 +10,10 @@ use underpass_tunnel::proto::handshake::{
     self, AcceptorHandshake, AcceptorStep, ConnectorHandshake, ConnectorStep, Local,
 };
 use underpass_tunnel::proto::limits;
-use underpass_tunnel::transport::{BiStream, HalfError, Kind, Transport, TransportError};
+use underpass_tunnel::transport::{BiStream, HalfError, Transport, TransportError};
 use underpass_tunnel::{AgentKey, Session};
 
-use crate::harness::{RawServer, acceptor_config, key, raw, within};
+use crate::harness::{Kind, RawServer, acceptor_config, key, raw, within};
 
 pub(crate) const PING: u64 = 0x05;
 pub(crate) const OPEN: u64 = 0x10;
