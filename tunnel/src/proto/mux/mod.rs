@@ -11,6 +11,14 @@ mod frame;
 mod number;
 mod receive;
 mod schedule;
+#[cfg(any(test, feature = "fuzzing"))]
+#[allow(
+    clippy::indexing_slicing,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a simulation for tests: a panic is its finding"
+)]
+pub(super) mod simulation;
 mod stream;
 mod table;
 

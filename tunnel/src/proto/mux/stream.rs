@@ -109,6 +109,7 @@ impl Sending {
     }
 
     pub(super) fn finish(&mut self) -> Result<(), Ended> {
+        self.waiting = false;
         match self.state {
             SendState::Open => self.state = SendState::Finishing,
             // A peer that stopped reading does not mind that nothing more comes.
@@ -123,6 +124,7 @@ impl Sending {
     }
 
     pub(super) fn reset(&mut self, code: ResetCode) {
+        self.waiting = false;
         if self.state == SendState::Open {
             self.state = SendState::Resetting(code);
             self.queue.clear();
@@ -254,7 +256,8 @@ impl Receiving {
 
     /// This side reads no more. Gives how many unread bytes were dropped.
     pub(super) fn stop(&mut self, code: ResetCode) -> usize {
-        self.stop_code = Some(code);
+        self.waiting = false;
+        self.stop_code.get_or_insert(code);
         if self.stop == Stop::No {
             self.stop = match self.end {
                 None => Stop::Asked,
