@@ -20,7 +20,9 @@ use tokio::sync::Semaphore;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::Role;
-use underpass_benches::{Carrier, Certificate, Pair, SINK_CREDIT_UNIT, tls_pair, websockets};
+use underpass_benches::{
+    Carrier, Certificate, Pair, SINK_CREDIT_UNIT, at_agent, tls_pair, websockets,
+};
 use underpass_tunnel::Class;
 use underpass_tunnel::transport::websocket::Subprotocol;
 use underpass_tunnel::transport::{BiStream, RecvStream, SendStream, Transport};
@@ -28,7 +30,8 @@ use underpass_tunnel::transport::{BiStream, RecvStream, SendStream, Transport};
 const CHUNK: usize = SINK_CREDIT_UNIT;
 const TOTAL: usize = 512 * 1024 * 1024;
 const ROUNDS: usize = 7;
-/// What the session's credit lets be under way on one stream, at first.
+/// What the session's credit lets be under way on one stream, at first. Here a semaphore stands in
+/// for it.
 const CREDIT: usize = 256 * 1024;
 const KEYSTROKES: usize = 3000;
 
@@ -66,25 +69,44 @@ async fn measure(work: impl Future<Output = ()>) -> Cost {
     }
 }
 
+/// Runs the writer's and the reader's end, each where it belongs.
+async fn both<W, R>(way: Way, writing: W, reading: R) -> Cost
+where
+    W: Future<Output = ()> + Send + 'static,
+    R: Future<Output = ()> + Send + 'static,
+{
+    measure(async {
+        match way {
+            Way::Down => tokio::join!(here(writing), at_agent(reading)),
+            Way::Up => tokio::join!(at_agent(writing), here(reading)),
+        };
+    })
+    .await
+}
+
+async fn here(work: impl Future<Output = ()> + Send + 'static) {
+    tokio::spawn(work).await.expect("it runs");
+}
+
 async fn bare_tls() -> Cost {
     let (mut reader, mut writer) = tls_pair(&Certificate::new()).await;
-    measure(async {
-        let sending = tokio::spawn(async move {
-            let chunk = vec![7; CHUNK];
-            for _ in 0..TOTAL / CHUNK {
-                writer.write_all(&chunk).await.expect("it is taken");
-            }
-            writer.flush().await.expect("it is taken");
-            writer
-        });
+    let writing = async move {
+        let chunk = vec![7; CHUNK];
+        for _ in 0..TOTAL / CHUNK {
+            writer.write_all(&chunk).await.expect("it is taken");
+        }
+        writer.flush().await.expect("it is taken");
+        // Kept until the other end has read everything.
+        let _ = writer.read(&mut [0]).await;
+    };
+    let reading = async move {
         let mut buffer = vec![0; CHUNK];
         let mut left = TOTAL;
         while left > 0 {
             left -= reader.read(&mut buffer).await.expect("it comes");
         }
-        sending.await.expect("it sent");
-    })
-    .await
+    };
+    both(Way::Down, writing, reading).await
 }
 
 async fn tungstenite(way: Way) -> Cost {
@@ -95,28 +117,31 @@ async fn tungstenite(way: Way) -> Cost {
         Way::Down => (client, server),
         Way::Up => (server, client),
     };
-    measure(async {
-        let sending = tokio::spawn(async move {
-            let chunk = Bytes::from(vec![7; CHUNK]);
-            for _ in 0..TOTAL / CHUNK {
-                let message = Message::Binary(chunk.clone());
-                writer.send(message).await.expect("it is taken");
-            }
-            writer
-        });
+    let writing = async move {
+        let chunk = Bytes::from(vec![7; CHUNK]);
+        for _ in 0..TOTAL / CHUNK {
+            let message = Message::Binary(chunk.clone());
+            writer.send(message).await.expect("it is taken");
+        }
+        let _ = writer.next().await;
+    };
+    let reading = async move {
         let mut left = TOTAL;
         while left > 0 {
             let message = reader.next().await.expect("no end").expect("no error");
             left -= message.len();
         }
-        sending.await.expect("it sent");
-    })
-    .await
+    };
+    both(way, writing, reading).await
+}
+
+async fn try_read(stream: &mut dyn RecvStream) -> Option<usize> {
+    let bytes = poll_fn(|cx| stream.poll_read_bytes(cx, CHUNK)).await;
+    Some(bytes.ok()??.len())
 }
 
 async fn read(stream: &mut dyn RecvStream) -> usize {
-    let bytes = poll_fn(|cx| stream.poll_read_bytes(cx, CHUNK)).await;
-    bytes.expect("no error").map_or(0, |bytes| bytes.len())
+    try_read(stream).await.expect("no error and no end")
 }
 
 async fn write(stream: &mut dyn SendStream, mut bytes: Bytes) {
@@ -139,36 +164,41 @@ async fn open(opener: &dyn Transport, other: &dyn Transport) -> (BiStream, BiStr
     (here, there)
 }
 
-async fn transport(way: Way, credit: usize, offer: Subprotocol) -> Cost {
+async fn transport(way: Way, window: usize, offer: Subprotocol) -> Cost {
     let (agent, server) = websockets(&Certificate::new(), &[offer]).await;
     agent.authenticated();
     server.authenticated();
     // The first stream of a connection has a rank of its own.
     let _control = open(agent.as_ref(), server.as_ref()).await;
-    let (mut writer, mut reader) = match way {
+    let (mut writer, reader) = match way {
         Way::Down => open(server.as_ref(), agent.as_ref()).await,
         Way::Up => open(agent.as_ref(), server.as_ref()).await,
     };
-    let outstanding = Arc::new(Semaphore::new(credit / CHUNK));
-    let cost = measure(async {
-        let credit = Arc::clone(&outstanding);
-        let sending = tokio::spawn(async move {
-            let chunk = Bytes::from(vec![7; CHUNK]);
-            for _ in 0..TOTAL / CHUNK {
-                credit.acquire().await.expect("it is open").forget();
-                write(writer.send.as_mut(), chunk.clone()).await;
-            }
-            writer
-        });
-        let mut read_so_far = 0;
-        while read_so_far < TOTAL {
-            let before = read_so_far / CHUNK;
-            read_so_far += read(reader.recv.as_mut()).await;
-            outstanding.add_permits(read_so_far / CHUNK - before);
+    let outstanding = Arc::new(Semaphore::new(window / CHUNK));
+    let credit = Arc::clone(&outstanding);
+    let writing = async move {
+        let chunk = Bytes::from(vec![7; CHUNK]);
+        for _ in 0..TOTAL / CHUNK {
+            credit.acquire().await.expect("it is open").forget();
+            write(writer.send.as_mut(), chunk.clone()).await;
         }
-        sending.await.expect("it sent");
-    })
-    .await;
+        // Kept until the other end has read everything.
+        let _ = poll_fn(|cx| writer.recv.poll_read_bytes(cx, 1)).await;
+    };
+    let reading = async move {
+        // Both halves: they are dropped with it.
+        let mut reader = reader;
+        let (mut total, mut granted) = (0, 0);
+        while total < TOTAL {
+            total += read(reader.recv.as_mut()).await;
+            // As a session does: a window's half at a time.
+            if total - granted >= window / 2 {
+                outstanding.add_permits((total - granted) / CHUNK);
+                granted += (total - granted) / CHUNK * CHUNK;
+            }
+        }
+    };
+    let cost = both(way, writing, reading).await;
     drop((agent, server));
     cost
 }
@@ -176,7 +206,7 @@ async fn transport(way: Way, credit: usize, offer: Subprotocol) -> Cost {
 async fn session(carrier: Carrier) -> Cost {
     let pair = Pair::connect(carrier).await;
     let (mut reader, mut writer, credit) = pair.open_sink().await;
-    credit.add_permits(4 * CREDIT / CHUNK);
+    credit.add_permits(CREDIT / CHUNK);
     measure(async {
         let chunk = Bytes::from(vec![7; CHUNK]);
         for _ in 0..TOTAL / CHUNK {
@@ -200,16 +230,16 @@ fn runs() -> Vec<(&'static str, Run)> {
         ("tungstenite, down", || tungstenite(Way::Down).boxed()),
         ("tungstenite, up (masked)", || tungstenite(Way::Up).boxed()),
         ("underpass.v1, down", || {
-            transport(Way::Down, 4 * CREDIT, Subprotocol::Underpass).boxed()
-        }),
-        ("underpass.v1, up (masked)", || {
-            transport(Way::Up, 4 * CREDIT, Subprotocol::Underpass).boxed()
-        }),
-        ("underpass.v1, down, 256 KiB under way", || {
             transport(Way::Down, CREDIT, Subprotocol::Underpass).boxed()
         }),
+        ("underpass.v1, up (masked)", || {
+            transport(Way::Up, CREDIT, Subprotocol::Underpass).boxed()
+        }),
+        ("underpass.v1, down, 1 MiB under way", || {
+            transport(Way::Down, 4 * CREDIT, Subprotocol::Underpass).boxed()
+        }),
         ("yamux, down", || {
-            transport(Way::Down, 4 * CREDIT, Subprotocol::Yamux).boxed()
+            transport(Way::Down, CREDIT, Subprotocol::Yamux).boxed()
         }),
         ("session over underpass.v1, down", || {
             session(Carrier::WebSocket).boxed()
@@ -284,21 +314,21 @@ async fn keystrokes(offer: Subprotocol, beside_bulk: bool) -> (Vec<f64>, f64) {
     });
     let moved = Arc::new(std::sync::atomic::AtomicUsize::new(0));
     let so_far = Arc::clone(&moved);
-    let sink = tokio::spawn(async move {
+    // These end with their connection.
+    let sink = tokio::spawn(at_agent(async move {
         let mut total = 0;
-        loop {
+        while let Some(len) = try_read(sink.recv.as_mut()).await {
             let before = total / CHUNK;
-            total += read(sink.recv.as_mut()).await;
+            total += len;
             outstanding.add_permits(total / CHUNK - before);
             so_far.store(total, std::sync::atomic::Ordering::Relaxed);
         }
-    });
-    let echo = tokio::spawn(async move {
-        loop {
-            let len = read(echo.recv.as_mut()).await;
+    }));
+    let echo = tokio::spawn(at_agent(async move {
+        while let Some(len) = try_read(echo.recv.as_mut()).await {
             write(echo.send.as_mut(), Bytes::from(vec![7; len])).await;
         }
-    });
+    }));
     let mut times = Vec::new();
     let all = Instant::now();
     for _ in 0..KEYSTROKES {
@@ -310,8 +340,10 @@ async fn keystrokes(offer: Subprotocol, beside_bulk: bool) -> (Vec<f64>, f64) {
     }
     let moved = moved.load(std::sync::atomic::Ordering::Relaxed);
     let gbits = moved as f64 * 8e-9 / all.elapsed().as_secs_f64();
-    for task in [bulk, sink, echo] {
-        task.abort();
+    bulk.abort();
+    drop((agent, server));
+    for task in [sink, echo] {
+        task.await.expect("it ends");
     }
     times.sort_by(f64::total_cmp);
     (times, gbits)

@@ -15,7 +15,7 @@ mod websockets;
 pub use baseline::{quinn_streams, tcp, tls};
 pub use certificate::Certificate;
 pub use sessions::{Carrier, Pair};
-pub use websockets::{tls_pair, websockets};
+pub use websockets::{at_agent, tls_pair, websockets};
 
 use std::io;
 
@@ -46,16 +46,19 @@ pub async fn echo(mut stream: impl AsyncRead + AsyncWrite + Unpin) -> io::Result
 pub const SINK_CREDIT_UNIT: usize = 64 * 1024;
 
 /// Reads until the end, then ends its own half. Adds a permit to `credit` for each
-/// [`SINK_CREDIT_UNIT`] bytes, so that a writer in this process need not run ahead.
+/// [`SINK_CREDIT_UNIT`] bytes, two at a time, so that a writer in this process need not run ahead.
 ///
 /// # Errors
 /// What the stream gives.
 pub async fn drain(mut stream: Stream, credit: &Semaphore) -> io::Result<()> {
-    let mut total = 0;
+    let (mut total, mut granted) = (0, 0);
     while let Some(bytes) = stream.read_bytes().await? {
-        let before = total / SINK_CREDIT_UNIT;
         total += bytes.len();
-        credit.add_permits(total / SINK_CREDIT_UNIT - before);
+        let units = (total - granted) / SINK_CREDIT_UNIT;
+        if units >= 2 {
+            credit.add_permits(units);
+            granted += units * SINK_CREDIT_UNIT;
+        }
     }
     stream.shutdown().await
 }

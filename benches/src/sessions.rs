@@ -12,7 +12,7 @@ use underpass_tunnel::{
     Proven, ReadHalf, Session, Stream, Transports, WriteHalf,
 };
 
-use crate::{Certificate, drain, echo, websockets};
+use crate::{Certificate, at_agent, drain, echo, websockets};
 
 /// What carries a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,7 +83,7 @@ impl Pair {
             Carrier::Yamux => over_websocket(&certificate, &acceptor, Subprotocol::Yamux).await,
         };
         let credit = Arc::new(Semaphore::new(0));
-        tokio::spawn(serve(agent.clone(), Arc::clone(&credit)));
+        tokio::spawn(at_agent(serve(agent.clone(), Arc::clone(&credit))));
         Self {
             server,
             credit,
@@ -154,7 +154,8 @@ async fn over_websocket(
 ) -> (Session, Session) {
     let (agent, server) = websockets(certificate, &[offer]).await;
     let connector = connector(certificate, 0, Transports::WebSocket);
-    tokio::join!(establish(&connector, agent), async {
+    let agent = at_agent(async move { establish(&connector, agent).await });
+    tokio::join!(agent, async {
         acceptor.accept(server).await.expect("the agent behaves")
     })
 }

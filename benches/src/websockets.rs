@@ -2,16 +2,26 @@
 
 use std::io;
 use std::net::Ipv4Addr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::Runtime;
 use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 use underpass_tunnel::transport::websocket::{self, Subprotocol};
 use underpass_tunnel::transport::{Transport, tcp};
 
 use crate::Certificate;
+
+static AGENT: OnceLock<Runtime> = OnceLock::new();
+
+/// Runs `work` where the agent is: in a runtime of its own, as it is a process of its own. In one
+/// runtime, tasks of both ends would be moved between the threads by whom they wake.
+pub async fn at_agent<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> T {
+    let agent = AGENT.get_or_init(|| Runtime::new().expect("a runtime"));
+    agent.spawn(work).await.expect("it runs")
+}
 
 /// Both ends of a TLS connection whose sockets are set up as a tunnel's are: client and server.
 pub async fn tls_pair(certificate: &Certificate) -> (TlsStream<TcpStream>, TlsStream<TcpStream>) {
@@ -27,13 +37,13 @@ pub async fn tls_pair(certificate: &Certificate) -> (TlsStream<TcpStream>, TlsSt
         let tls = TlsAcceptor::from(Arc::new(certificate.server()));
         tls.accept(socket).await.expect("the client trusts us")
     };
-    let client = async {
+    let tls = TlsConnector::from(Arc::new(certificate.client()));
+    let client = at_agent(async move {
         let socket = TcpStream::connect(address).await.expect("it listens");
         tcp::tune(&socket).expect("TCP has these options");
         let name = ServerName::try_from("localhost").expect("localhost is a name");
-        let tls = TlsConnector::from(Arc::new(certificate.client()));
         tls.connect(name, socket).await.expect("it is trusted")
-    };
+    });
     let (client, server) = tokio::join!(client, server);
     (client.into(), server.into())
 }
@@ -44,12 +54,13 @@ pub async fn websockets(
     offers: &[Subprotocol],
 ) -> (Arc<dyn Transport>, Arc<dyn Transport>) {
     let (client, mut server) = tls_pair(certificate).await;
+    let offers = offers.to_vec();
     tokio::join!(
-        async {
-            websocket::connect(client, "localhost", None, offers)
+        at_agent(async move {
+            websocket::connect(client, "localhost", None, &offers)
                 .await
                 .expect("the server upgrades")
-        },
+        }),
         async {
             let subprotocol = upgrade(&mut server)
                 .await

@@ -169,3 +169,87 @@ impl Mux {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::BytesMut;
+
+    use super::*;
+    use crate::proto::code::ResetCode;
+    use crate::proto::mux::Ended;
+    use crate::proto::stream_id::Role;
+
+    fn mux() -> Mux {
+        let mut mux = Mux::new(Role::Acceptor);
+        mux.authenticated();
+        mux
+    }
+
+    /// A DATA frame whose payload is one allocation, however many frames have it.
+    fn data(mux: &mut Mux, stream: u64, payload: &Bytes) -> Result<(), Violation> {
+        let mut head = BytesMut::new();
+        let header = Header::Data {
+            len: payload.len(),
+            fin: false,
+        };
+        let number = crate::proto::VarInt::try_from(stream).unwrap();
+        header.encode(Number::from_wire(number), &mut head);
+        mux.receive(head.freeze())?;
+        mux.receive(payload.clone())
+    }
+
+    #[test]
+    fn what_all_streams_hold_has_a_limit_and_what_is_read_counts_no_more() {
+        let mut mux = mux();
+        let payload = Bytes::from(vec![7; limits::MUX_DATA]);
+        let per_stream = limits::MUX_STREAM_RECEIVE / payload.len();
+        let frames = limits::MUX_CONNECTION_RECEIVE / payload.len();
+        for i in 0..frames {
+            let stream = 2 * (i / per_stream) as u64;
+            data(&mut mux, stream, &payload).unwrap();
+        }
+        assert_eq!(mux.held(), limits::MUX_CONNECTION_RECEIVE);
+        let first = mux.accept().unwrap();
+        assert_eq!(mux.poll_read(first, 1), Ok(Some(payload.slice(..1))));
+        let last = 2 * (frames / per_stream) as u64;
+        data(&mut mux, last, &payload.slice(..1)).unwrap();
+        let max = limits::MUX_CONNECTION_RECEIVE;
+        assert_eq!(
+            data(&mut mux, last, &payload.slice(..1)),
+            Err(Violation::ConnectionOverflow { max })
+        );
+    }
+
+    #[test]
+    fn a_reset_and_a_dropped_reader_give_back_what_was_held() {
+        let mut mux = mux();
+        let payload = Bytes::from(vec![7; 10_000]);
+        data(&mut mux, 0, &payload).unwrap();
+        data(&mut mux, 2, &payload).unwrap();
+        let (first, second) = (mux.accept().unwrap(), mux.accept().unwrap());
+        mux.receive(Bytes::from_static(&[0x42, 0, 5])).unwrap();
+        assert_eq!(mux.held(), 10_000);
+        mux.release_recv(second);
+        assert_eq!(mux.held(), 0);
+        data(&mut mux, 2, &payload).unwrap();
+        assert_eq!(mux.held(), 0, "nobody wants it");
+        let code = ResetCode::from_wire(5);
+        assert_eq!(mux.poll_read(first, 1), Err(Err(Ended::Reset(code))));
+    }
+
+    #[test]
+    fn the_connectors_peer_is_trusted_at_once_and_the_acceptors_is_not() {
+        let payload = Bytes::from(vec![7; limits::MUX_DATA]);
+        let mut connector = Mux::new(Role::Connector);
+        data(&mut connector, 1, &payload).unwrap();
+        data(&mut connector, 1, &payload).unwrap();
+        let mut acceptor = Mux::new(Role::Acceptor);
+        data(&mut acceptor, 0, &payload).unwrap();
+        let max = limits::MUX_UNAUTHENTICATED;
+        let overflow = Violation::StreamOverflow {
+            number: Number::CONTROL,
+            max,
+        };
+        assert_eq!(data(&mut acceptor, 0, &payload), Err(overflow));
+    }
+}

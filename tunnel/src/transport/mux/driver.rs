@@ -12,6 +12,7 @@ use tokio::sync::{oneshot, watch};
 use tokio_util::io::{poll_read_buf, poll_write_buf};
 
 use super::MuxError;
+use super::buffer::ReadBuffer;
 use super::shared::Shared;
 use crate::proto::limits;
 use crate::proto::mux::Chunks;
@@ -31,12 +32,9 @@ const MESSAGE_HEADER: usize = 4;
 /// What a mask adds to it.
 const MASK: usize = 4;
 
-/// Writes and reads in one go, before other tasks have their turn: those that read what came, first
-/// of all.
-const TURNS: usize = 8;
-
-/// What is read at once from a connection on which little happens: thousands of those are idle.
-const READ_MIN: usize = 4 * 1024;
+/// Writes and reads in one go, before other tasks have their turn: a millisecond's worth. Fewer cost
+/// more: whoever yields has another thread woken to look for work.
+const TURNS: usize = 32;
 
 /// Why the driver ends.
 enum Ending {
@@ -63,9 +61,7 @@ pub(super) struct Driver<S> {
     /// The last Ping's payload: earlier ones need no answer any more (RFC 6455, section 5.5.3).
     pong: Option<Bytes>,
     decoder: Decoder,
-    received: BytesMut,
-    /// How much to read at once: grows while that is filled, and shrinks again.
-    read_size: usize,
+    received: ReadBuffer,
 }
 
 impl<S> Driver<S>
@@ -89,8 +85,7 @@ where
             scratch: BytesMut::new(),
             pong: None,
             decoder: Decoder::new(role),
-            received: received.into(),
-            read_size: READ_MIN,
+            received: ReadBuffer::new(received),
         }
     }
 
@@ -148,16 +143,7 @@ where
         for _ in 0..TURNS {
             let sent = self.poll_send(cx);
             if let Poll::Ready(Err(error)) = sent {
-                // The peer may have said why it has gone.
-                while let Poll::Ready(received) = self.poll_receive(cx) {
-                    if let Err(ending @ Ending::There(_)) = received {
-                        return Poll::Ready(ending);
-                    }
-                    if received.is_err() {
-                        break;
-                    }
-                }
-                return Poll::Ready(Ending::Broken(MuxError::Io(error)));
+                return Poll::Ready(self.last_words(error, cx));
             }
             match self.poll_receive(cx) {
                 Poll::Ready(Err(ending)) => return Poll::Ready(ending),
@@ -167,6 +153,18 @@ where
         }
         cx.waker().wake_by_ref();
         Poll::Pending
+    }
+
+    /// Nothing can be written any more; the peer may have said why.
+    fn last_words(&mut self, error: io::Error, cx: &mut Context<'_>) -> Ending {
+        for _ in 0..TURNS {
+            match self.poll_receive(cx) {
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(ending @ Ending::There(_))) => return ending,
+                Poll::Ready(Err(_)) | Poll::Pending => break,
+            }
+        }
+        Ending::Broken(MuxError::Io(error))
     }
 
     /// Sends one message. Pending where there is none, or the connection takes no more.
@@ -256,7 +254,7 @@ where
     /// Reads once and hands out what came. Pending where nothing has.
     fn poll_receive(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Ending>> {
         // What came behind the handshake counts as read.
-        if self.received.is_empty() || !self.decode()? {
+        if self.received.bytes.is_empty() || !self.decode()? {
             ready!(self.poll_read(cx))?;
             self.decode()?;
         }
@@ -264,14 +262,14 @@ where
     }
 
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Ending>> {
-        self.make_room();
+        self.received.make_room();
         let read = ready!(poll_read_buf(
             Pin::new(&mut self.io),
             cx,
-            &mut self.received
+            &mut self.received.bytes
         ));
         if let Ok(len) = read {
-            self.adapt(len);
+            self.received.filled(len);
         }
         Poll::Ready(match read {
             Ok(0) => Err(Ending::Broken(MuxError::Eof)),
@@ -283,30 +281,12 @@ where
         })
     }
 
-    fn make_room(&mut self) {
-        if self.received.is_empty() && self.received.capacity() > 2 * self.read_size {
-            self.received = BytesMut::new();
-        }
-        if self.received.capacity() - self.received.len() < self.read_size / 2 {
-            // The same allocation again, where nothing of it is held any more.
-            self.received.reserve(self.read_size);
-        }
-    }
-
-    fn adapt(&mut self, read: usize) {
-        if self.received.len() == self.received.capacity() {
-            self.read_size = (4 * self.read_size).min(limits::MUX_READ_BUFFER);
-        } else if read < self.read_size / 8 {
-            self.read_size = (self.read_size / 2).max(READ_MIN);
-        }
-    }
-
     /// Hands out what was read; tells whether that was anything.
     fn decode(&mut self) -> Result<bool, Ending> {
         let mut any = false;
         while let Some(received) = self
             .decoder
-            .decode(&mut self.received)
+            .decode(&mut self.received.bytes)
             .map_err(|error| Ending::Broken(MuxError::Framing(error)))?
         {
             any = true;

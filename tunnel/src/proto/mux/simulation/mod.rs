@@ -1,11 +1,14 @@
 //! Two multiplexers that exchange streams over cut byte streams, against a model of what may
 //! arrive. A test draws the choices from a seed, a fuzzer from its input.
 
-use std::collections::{BTreeMap, HashSet, VecDeque};
+mod model;
+
+use std::collections::{BTreeMap, HashSet};
 
 use bytes::{Bytes, BytesMut};
 
-use super::{Chunks, Ended, Event, Key, Mux, Violation};
+use self::model::{Direction, read, reset, write};
+use super::{Chunks, Ended, Event, Key, Mux};
 use crate::proto::code::ResetCode;
 use crate::proto::frame::Class;
 use crate::proto::limits;
@@ -17,24 +20,6 @@ const STREAMS: usize = 12;
 
 /// Bytes written at once at the most, some of them more than one frame holds.
 const WRITE: u32 = 80_000;
-
-/// One direction of one stream, as its two ends know it.
-#[derive(Debug, Default)]
-struct Direction {
-    /// Written and not read.
-    under_way: VecDeque<u8>,
-    /// The next byte that is written.
-    next: u8,
-    finished: bool,
-    /// By its writer.
-    reset: Option<ResetCode>,
-    /// By its reader.
-    stopped: Option<ResetCode>,
-    /// The reader has seen its end.
-    over: bool,
-    /// The writer was told of the stop.
-    told: bool,
-}
 
 /// One end's hold of a stream.
 #[derive(Debug, Clone, Copy)]
@@ -380,72 +365,13 @@ impl<'a, C: Choices> World<'a, C> {
     }
 }
 
-/// Gives whether there was room, or an end.
-fn write(mux: &mut Mux, key: Key, outwards: &mut Direction, len: usize) -> bool {
-    match mux.poll_room(key) {
-        Ok(0) => return false,
-        Ok(room) => {
-            assert!(!outwards.finished && outwards.reset.is_none());
-            let bytes: Vec<u8> = (0..len.min(room))
-                .map(|_| {
-                    outwards.next = outwards.next.wrapping_add(1);
-                    outwards.next
-                })
-                .collect();
-            outwards.under_way.extend(&bytes);
-            mux.write(key, bytes.into());
-        }
-        Err(Ended::Stopped(code)) => {
-            assert_eq!(Some(code), outwards.stopped, "a STOP with its code");
-            outwards.told = true;
-        }
-        Err(Ended::Finished) => assert!(outwards.finished),
-        Err(Ended::Reset(code)) => assert_eq!(Some(code), outwards.reset),
-    }
-    true
-}
-
-fn reset(outwards: &mut Direction, code: ResetCode) {
-    // What is finished, or stopped, stays that.
-    if !outwards.finished && !outwards.told && outwards.reset.is_none() {
-        outwards.reset = Some(code);
-    }
-}
-
 fn name(handle: Handle) -> u32 {
     u32::try_from(handle.stream).expect("not that many")
 }
 
-/// Gives whether there was anything. The other end let go of a stream that is `lost`, whose name
-/// went with a reset.
-fn read(mux: &mut Mux, key: Key, inwards: &mut Direction, max: usize, lost: bool) -> bool {
-    match mux.poll_read(key, max) {
-        Ok(None) => return false,
-        Ok(Some(bytes)) => {
-            assert!(!bytes.is_empty() && bytes.len() <= max);
-            for byte in bytes {
-                assert_eq!(Some(byte), inwards.under_way.pop_front(), "in order");
-            }
-        }
-        Err(Ok(())) => {
-            assert!(inwards.finished, "no clean end without a FIN");
-            assert!(inwards.under_way.is_empty(), "the end is behind every byte");
-            inwards.over = true;
-        }
-        Err(Err(Ended::Reset(code))) => {
-            let lost = lost.then_some(ResetCode::Cancelled);
-            let made = inwards.stopped.or(inwards.reset).or(lost);
-            assert_eq!(Some(code), made, "a RESET with its code");
-            inwards.over = true;
-        }
-        Err(Err(other)) => panic!("{other:?}"),
-    }
-    true
-}
-
 /// Any bytes at all, to one end.
 #[cfg(feature = "fuzzing")]
-pub(crate) fn garbage(data: &[u8]) -> Option<Violation> {
+pub(crate) fn garbage(data: &[u8]) -> Option<super::Violation> {
     let (piece, data) = data.split_first()?;
     let mut mux = Mux::new(Role::Acceptor);
     if piece % 2 == 0 {
