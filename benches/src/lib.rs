@@ -11,16 +11,20 @@ mod baseline;
 mod certificate;
 mod sessions;
 mod tuned;
+mod websockets;
 
 pub use baseline::{quinn_streams, tcp, tls};
 pub use certificate::Certificate;
 pub use sessions::{Carrier, Pair};
 pub use tuned::Tuned;
+pub use websockets::{at_agent, tls_pair, websockets};
 
 use std::io;
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::sync::Semaphore;
+use underpass_tunnel::Stream;
 
 /// The processor time that this process has taken, of all its threads: both ends of what is measured.
 pub fn cpu_time() -> Duration {
@@ -46,6 +50,27 @@ pub async fn echo(mut stream: impl AsyncRead + AsyncWrite + Unpin) -> io::Result
             }
         }
     }
+}
+
+/// Bytes for each of which [`drain`] adds a permit.
+pub const SINK_CREDIT_UNIT: usize = 64 * 1024;
+
+/// Reads until the end, then ends its own half. Adds a permit to `credit` for each
+/// [`SINK_CREDIT_UNIT`] bytes, two at a time, so that a writer in this process need not run ahead.
+///
+/// # Errors
+/// What the stream gives.
+pub async fn drain(mut stream: Stream, credit: &Semaphore) -> io::Result<()> {
+    let (mut total, mut granted) = (0, 0);
+    while let Some(bytes) = stream.read_bytes().await? {
+        total += bytes.len();
+        let units = (total - granted) / SINK_CREDIT_UNIT;
+        if units >= 2 {
+            credit.add_permits(units);
+            granted += units * SINK_CREDIT_UNIT;
+        }
+    }
+    stream.shutdown().await
 }
 
 /// Sends `message` and waits until as much has come back.

@@ -1,21 +1,19 @@
 //! Our own sessions, over each transport.
 
-use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
-use tokio::net::TcpListener;
-use tokio_rustls::TlsAcceptor;
+use tokio::sync::Semaphore;
 use underpass_tunnel::transport::quic::{self, QuicConfig};
-use underpass_tunnel::transport::{Transport, memory, websocket};
+use underpass_tunnel::transport::websocket::Subprotocol;
+use underpass_tunnel::transport::{Transport, memory};
 use underpass_tunnel::{
     Acceptor, AcceptorConfig, Admission, AgentKey, Connector, ConnectorConfig, Denied, OpenRequest,
-    Proven, Session, Stream, Transports,
+    Proven, ReadHalf, Session, Stream, Transports, WriteHalf,
 };
 
-use crate::{Certificate, echo};
+use crate::{Certificate, at_agent, drain, echo, websockets};
 
 /// What carries a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,13 +22,15 @@ pub enum Carrier {
     Memory,
     /// QUIC on loopback.
     Quic,
-    /// WebSocket over TLS on loopback.
+    /// Our own multiplexer in a WebSocket over TLS on loopback.
     WebSocket,
+    /// yamux in the same.
+    Yamux,
 }
 
 impl Carrier {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::Memory, Self::Quic, Self::WebSocket];
+    pub const ALL: [Self; 4] = [Self::Memory, Self::Quic, Self::WebSocket, Self::Yamux];
 
     /// For reports.
     pub const fn name(self) -> &'static str {
@@ -38,6 +38,7 @@ impl Carrier {
             Self::Memory => "memory",
             Self::Quic => "quic",
             Self::WebSocket => "websocket",
+            Self::Yamux => "yamux",
         }
     }
 }
@@ -55,6 +56,7 @@ impl Admission for Anybody {
 #[derive(Debug)]
 pub struct Pair {
     server: Session,
+    credit: Arc<Semaphore>,
     /// The session ends with its last handle.
     _agent: Session,
 }
@@ -78,11 +80,16 @@ impl Pair {
                 },)
             }
             Carrier::Quic => over_quic(&certificate, &acceptor).await,
-            Carrier::WebSocket => over_websocket(&certificate, &acceptor).await,
+            Carrier::WebSocket => {
+                over_websocket(&certificate, &acceptor, Subprotocol::Underpass).await
+            }
+            Carrier::Yamux => over_websocket(&certificate, &acceptor, Subprotocol::Yamux).await,
         };
-        tokio::spawn(serve(agent.clone()));
+        let credit = Arc::new(Semaphore::new(0));
+        tokio::spawn(at_agent(serve(agent.clone(), Arc::clone(&credit))));
         Self {
             server,
+            credit,
             _agent: agent,
         }
     }
@@ -94,6 +101,18 @@ impl Pair {
             ..OpenRequest::default()
         };
         self.server.open(request).await.expect("the session lives")
+    }
+
+    /// Opens a stream whose bytes the agent drops; it ends its own half once it has read the end.
+    /// For each [`SINK_CREDIT_UNIT`](crate::SINK_CREDIT_UNIT) that it has read it adds a permit.
+    pub async fn open_sink(&self) -> (ReadHalf, WriteHalf, Arc<Semaphore>) {
+        let request = OpenRequest {
+            target: "sink".to_owned(),
+            ..OpenRequest::default()
+        };
+        let stream = self.server.open(request).await;
+        let (read, write) = stream.expect("the session lives").into_split();
+        (read, write, Arc::clone(&self.credit))
     }
 }
 
@@ -137,66 +156,34 @@ async fn over_quic(certificate: &Certificate, acceptor: &Acceptor) -> (Session, 
     )
 }
 
-async fn over_websocket(certificate: &Certificate, acceptor: &Acceptor) -> (Session, Session) {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
-        .await
-        .expect("loopback has a free port");
-    let address = listener
-        .local_addr()
-        .expect("a bound socket has an address");
-    let connector = connector(certificate, address.port(), Transports::WebSocket);
+/// Both ends of a session over one of the multiplexers inside a WebSocket.
+async fn over_websocket(
+    certificate: &Certificate,
+    acceptor: &Acceptor,
+    offer: Subprotocol,
+) -> (Session, Session) {
+    let (agent, server) = websockets(certificate, &[offer]).await;
+    let connector = connector(certificate, 0, Transports::WebSocket);
+    let agent = at_agent(async move { establish(&connector, agent).await });
     let server = async {
-        let (tcp, remote) = listener.accept().await.expect("the client comes");
-        tcp.set_nodelay(true).expect("TCP has this option");
-        let tls = TlsAcceptor::from(Arc::new(certificate.server()));
-        let mut tls = tls.accept(tcp).await.expect("the client trusts us");
-        upgrade(&mut tls)
-            .await
-            .expect("the client asks for a WebSocket");
-        acceptor
-            .accept_websocket(tls, Some(remote))
-            .await
-            .expect("the agent behaves")
-            .into_session()
-            .expect("it is new")
+        let accepted = acceptor.accept(server).await.expect("the agent behaves");
+        accepted.into_session().expect("it is new")
     };
-    tokio::join!(
-        async { connector.connect().await.expect("it is let in") },
-        server
-    )
+    tokio::join!(agent, server)
 }
 
-/// Answers the HTTP upgrade, as far as our own client needs it.
-async fn upgrade(io: &mut (impl AsyncRead + AsyncWrite + Unpin)) -> io::Result<()> {
-    let mut head = Vec::new();
-    while !head.ends_with(b"\r\n\r\n") {
-        head.push(io.read_u8().await?);
-    }
-    let head = String::from_utf8_lossy(&head);
-    let mut request = http::Request::get(websocket::PATH);
-    for line in head.lines().skip(1) {
-        if let Some((name, value)) = line.split_once(": ") {
-            request = request.header(name, value);
-        }
-    }
-    let request = request.body(()).map_err(io::Error::other)?;
-    let response = websocket::respond(&request).map_err(io::Error::other)?;
-    let mut answer = String::from("HTTP/1.1 101 Switching Protocols\r\n");
-    for (name, value) in response.headers() {
-        let value = value.to_str().map_err(io::Error::other)?;
-        answer.push_str(&format!("{name}: {value}\r\n"));
-    }
-    answer.push_str("\r\n");
-    io.write_all(answer.as_bytes()).await?;
-    io.flush().await
-}
-
-async fn serve(session: Session) {
+async fn serve(session: Session, credit: Arc<Semaphore>) {
     while let Ok(incoming) = session.accept().await {
+        let credit = Arc::clone(&credit);
         tokio::spawn(async move {
+            let sink = incoming.target() == "sink";
             if let Ok(stream) = incoming.accept().await {
                 // A benchmark drops its streams when it has what it wants.
-                let _ = echo(stream).await;
+                let _ = if sink {
+                    drain(stream, &credit).await
+                } else {
+                    echo(stream).await
+                };
             }
         });
     }

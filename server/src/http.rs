@@ -82,8 +82,8 @@ impl Http {
         }
         let (parts, body) = request.into_parts();
         let mut request = Request::from_parts(parts, ());
-        let response = match websocket::respond(&request) {
-            Ok(response) => response,
+        let (response, subprotocol) = match websocket::respond(&request) {
+            Ok(chosen) => chosen,
             Err(error) => {
                 tracing::debug!("no WebSocket: {}", chain(&error));
                 return text(StatusCode::BAD_REQUEST, format!("{}\n", chain(&error)));
@@ -97,8 +97,8 @@ impl Http {
             match upgrade.await {
                 Ok(io) => {
                     let io = TokioIo::new(io);
-                    let accepted = acceptor.accept_websocket(io, Some(remote)).await;
-                    tunnel.serve(accepted, remote.ip());
+                    let accepted = acceptor.accept_websocket(io, subprotocol, Some(remote));
+                    tunnel.serve(accepted.await, remote.ip());
                 }
                 Err(error) => tracing::debug!("upgrade not completed: {error}"),
             }

@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use underpass_proxy::front::{ConnectionInfo, Front, Protocol};
 use underpass_tunnel::transport::quic::{self, QuicConfig};
+use underpass_tunnel::transport::tcp;
 use underpass_tunnel::{Acceptor, chain};
 
 use crate::limits;
@@ -150,14 +151,16 @@ fn is_of_the_connection(error: &io::Error) -> bool {
 }
 
 async fn serve_connection(
-    tcp: TcpStream,
+    socket: TcpStream,
     client: SocketAddr,
     places: Places,
     tls: &TlsAcceptor,
     front: &Arc<Front>,
 ) -> Result<()> {
+    // Responses are written whole, and so are an agent's frames.
+    tcp::tune(&socket)?;
     let _connection = places.connection;
-    let tls = handshake(tcp, places.handshake, tls).await?;
+    let tls = handshake(socket, places.handshake, tls).await?;
     let protocol = Protocol::from_alpn(tls.get_ref().1.alpn_protocol());
     let info = ConnectionInfo {
         client: client.ip().to_canonical(),

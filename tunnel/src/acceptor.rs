@@ -23,7 +23,8 @@ use crate::proto::stream_id::Role;
 use crate::random::random;
 use crate::session::{Info, Joining, Session, SessionId, Shared};
 use crate::transport::quic::QuicTransport;
-use crate::transport::{Transport, TransportError, websocket};
+use crate::transport::websocket::{self, Subprotocol};
+use crate::transport::{Transport, TransportError};
 
 /// Decides which keys are whose.
 ///
@@ -248,12 +249,13 @@ impl Acceptor {
     pub async fn accept_websocket<S>(
         &self,
         io: S,
+        subprotocol: Subprotocol,
         remote: Option<SocketAddr>,
     ) -> Result<Accepted, AcceptError>
     where
         S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin + 'static,
     {
-        self.accept(Arc::new(websocket::accept(io, remote).await))
+        self.accept(websocket::accept(io, subprotocol, remote).await)
             .await
     }
 

@@ -21,8 +21,8 @@ use super::{ConfigError, ConnectorConfig, Transports};
 use crate::proto::limits;
 use crate::tls::{self, Distrust, Witness};
 use crate::transport::quic::{self, QuicConfig, QuicTransport};
-use crate::transport::websocket;
-use crate::transport::{Kind, Transport};
+use crate::transport::websocket::{self, Subprotocol};
+use crate::transport::{Kind, Transport, tcp};
 
 /// The TLS alert for an ALPN mismatch, as QUIC carries it (RFC 9001, section 4.8; RFC 7301).
 const NO_APPLICATION_PROTOCOL: u8 = 120;
@@ -220,8 +220,8 @@ impl Dialler {
         address: SocketAddr,
     ) -> Result<Connected, WayError> {
         let deadline = Deadline::new();
-        let tcp = deadline.tcp(address).await?;
-        self.upgrade(server, tcp, Some(address), deadline).await
+        let socket = deadline.tcp(address).await?;
+        self.upgrade(server, socket, Some(address), deadline).await
     }
 
     async fn dial_proxied(
@@ -231,9 +231,9 @@ impl Dialler {
         address: SocketAddr,
     ) -> Result<Connected, WayError> {
         let deadline = Deadline::new();
-        let tcp = deadline.tcp(address).await?;
+        let socket = deadline.tcp(address).await?;
         let io = deadline
-            .step(Step::Proxy, proxy.open(tcp, &server.address))
+            .step(Step::Proxy, proxy.open(socket, &server.address))
             .await?
             .map_err(WayError::Proxy)?;
         // The server's address is known to the proxy alone.
@@ -261,11 +261,11 @@ impl Dialler {
             .await?
             .map_err(|source| untrusted(&witness).unwrap_or(WayError::Tls(source)))?;
         let host = server.address.to_string();
-        let transport = deadline
-            .step(Step::WebSocket, websocket::connect(tls, &host, remote))
+        let connecting = websocket::connect(tls, &host, remote, &Subprotocol::ALL);
+        deadline
+            .step(Step::WebSocket, connecting)
             .await?
-            .map_err(WayError::WebSocket)?;
-        Ok(Arc::new(transport))
+            .map_err(WayError::WebSocket)
     }
 }
 
@@ -306,13 +306,12 @@ impl Deadline {
 
     async fn tcp(self, address: SocketAddr) -> Result<TcpStream, WayError> {
         let connecting = TcpStream::connect(address);
-        let tcp = self
+        let socket = self
             .step(Step::Tcp, connecting)
             .await?
             .map_err(WayError::Tcp)?;
-        // Frames are gathered above; waiting for more would only delay them.
-        tcp.set_nodelay(true).map_err(WayError::Tcp)?;
-        Ok(tcp)
+        tcp::tune(&socket).map_err(WayError::Tcp)?;
+        Ok(socket)
     }
 }
 

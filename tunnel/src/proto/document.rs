@@ -5,7 +5,7 @@ use super::frame::{
     Ack, Answer, Attach, Attached, Body, Challenge, Close, Credit, Done, GoAway, Hello, Leave,
     Open, Ping, Pong, Proof, Refuse, ResetStream, Resumed, Sequence, StopSending, Welcome,
 };
-use super::limits;
+use super::{limits, mux};
 use crate::transport;
 
 const DOCUMENT: &str = include_str!("../../../docs/PROTOCOL.md");
@@ -106,6 +106,16 @@ fn frame_types_and_their_limits_are_the_documents() {
 }
 
 #[test]
+fn frame_types_of_the_multiplexer_are_the_documents() {
+    let documented: Vec<_> = table("0x43 | stream (varint) | code (varint)\n```\n")
+        .iter()
+        .map(|row| (number(row[0]), row[1].to_owned()))
+        .collect();
+    let known = mux::FRAMES.map(|(kind, name)| (u64::from(kind), name.to_owned()));
+    assert_eq!(documented, known);
+}
+
+#[test]
 fn limits_are_the_documents() {
     let rows = table("## Limits");
     let documented = |what: &str| {
@@ -164,8 +174,30 @@ fn limits_are_the_documents() {
                 seconds(limits::RESUME_WINDOW_MAX)
             ),
         ),
+        ("WebSocket message", bytes(limits::WEBSOCKET_MESSAGE)),
+        ("payload of DATA, underpass.v1", bytes(limits::MUX_DATA)),
+        (
+            "unread bytes of one stream, underpass.v1",
+            bytes(limits::MUX_STREAM_RECEIVE),
+        ),
+        (
+            "unread bytes of a connection, underpass.v1",
+            bytes(limits::MUX_CONNECTION_RECEIVE),
+        ),
+        (
+            "unread bytes before the proof, underpass.v1",
+            bytes(limits::MUX_UNAUTHENTICATED),
+        ),
+        (
+            "streams of one side at once, underpass.v1",
+            format!(
+                "{}; before the proof {}",
+                limits::MUX_STREAMS,
+                limits::MUX_STREAMS_UNAUTHENTICATED
+            ),
+        ),
     ];
-    assert_eq!(rows.len(), limits.len() + 1, "and the WebSocket's");
+    assert_eq!(rows.len(), limits.len());
     for (what, limit) in limits {
         assert_eq!(documented(what), limit, "{what}");
     }
@@ -175,7 +207,8 @@ fn limits_are_the_documents() {
 fn names_are_the_documents() {
     use transport::{quic, websocket};
     let alpn = std::str::from_utf8(quic::ALPN).unwrap();
-    for name in [alpn, websocket::PATH, websocket::SUBPROTOCOL_YAMUX] {
+    let [first, second] = websocket::Subprotocol::ALL.map(websocket::Subprotocol::name);
+    for name in [alpn, websocket::PATH, first, second] {
         assert!(DOCUMENT.contains(&format!("`{name}`")), "{name}");
     }
 }
@@ -191,6 +224,7 @@ fn cited_sections_exist() {
         "Offsets, acknowledgement and credit",
         "Resuming",
         "Stream ids",
+        "Streams over underpass.v1",
         "Streams over yamux",
         "Keepalive",
         "Error codes",

@@ -1,6 +1,6 @@
 //! What the fuzz targets call (`fuzz/`): the decoders that are nobody else's business.
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 
 use super::frame::{
     self, Ack, Answer, Attach, Attached, Body, Challenge, Close, Control, Credit, Done,
@@ -12,8 +12,11 @@ use super::handshake::{
 };
 use super::key::AgentKey;
 use super::limits;
+use super::mux::simulation as mux_simulation;
 use super::secret::SessionSecret;
 use super::simulation::{Choices, World};
+use super::stream_id::Role;
+use super::websocket::{Decoder, FramingError, Received};
 
 /// Every decoder on the frames of `data`, which arrives in pieces of the length that its first byte
 /// says.
@@ -103,6 +106,58 @@ impl Choices for Input<'_> {
 /// Two sessions, and whatever `data` says may happen to them.
 pub fn session(data: &[u8]) {
     World::new(&mut Input(data)).run(400);
+}
+
+/// Two multiplexers, and whatever `data` says may happen to their streams; where its first byte is
+/// even, it is what a peer sends to one of them.
+pub fn mux(data: &[u8]) {
+    match data.split_first() {
+        Some((first, data)) if first % 2 == 0 => {
+            let _ = mux_simulation::garbage(data);
+        }
+        Some((_, data)) => mux_simulation::World::new(&mut Input(data)).run(600),
+        None => {}
+    }
+}
+
+/// A WebSocket's bytes, which mean the same however they are cut: the first byte says into pieces
+/// of which length, and whether they are a client's.
+pub fn websocket(data: &[u8]) {
+    let Some((first, data)) = data.split_first() else {
+        return;
+    };
+    let role = if first % 2 == 0 {
+        Role::Connector
+    } else {
+        Role::Acceptor
+    };
+    let whole = unframe(role, data, data.len().max(1));
+    assert_eq!(unframe(role, data, usize::from(*first / 2) + 1), whole);
+}
+
+/// What a decoder gives, payload put together, and why it stopped.
+type Unframed = (Vec<u8>, Vec<Received>, Option<FramingError>);
+
+fn unframe(role: Role, data: &[u8], piece: usize) -> Unframed {
+    let mut decoder = Decoder::new(role);
+    let mut buffer = BytesMut::new();
+    let (mut payload, mut rest) = (Vec::new(), Vec::new());
+    for bytes in data.chunks(piece) {
+        buffer.extend_from_slice(bytes);
+        loop {
+            match decoder.decode(&mut buffer) {
+                Ok(Some(Received::Payload(bytes))) => payload.extend_from_slice(&bytes),
+                Ok(Some(other)) => rest.push(other),
+                Ok(None) => break,
+                Err(error) => return (payload, rest, Some(error)),
+            }
+        }
+        assert!(
+            buffer.len() <= Decoder::UNDECODED_MAX,
+            "it takes what it can"
+        );
+    }
+    (payload, rest, None)
 }
 
 /// A handshake whose frames are changed on the way: the first byte says which frame, the second and

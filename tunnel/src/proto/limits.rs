@@ -183,6 +183,44 @@ pub const QUIC_CONNECTION_WINDOW: u32 = STREAMS * 256 * 1024;
 /// sessions. QUIC agrees on it in its handshake: it cannot be shorter until the peer is authenticated.
 pub const QUIC_IDLE: Duration = Duration::from_secs(30);
 
+/// Bytes of a WebSocket message. A message is never assembled, so that this costs nothing here;
+/// things between two peers may assemble it, and some take no larger ones.
+pub const WEBSOCKET_MESSAGE: usize = 256 * 1024;
+
+/// Payload of one DATA frame of `underpass.v1`, in bytes. It is given out as it arrives; the limit
+/// keeps frames of other streams from standing behind a longer one.
+pub const MUX_DATA: usize = 64 * 1024;
+
+/// Bytes of one stream that wait inside the multiplexer to be sent, before its writer does: what
+/// the connection takes at once, twice, so that it finds the next while it sends the first.
+pub const MUX_SEND_QUEUE: usize = 128 * 1024;
+
+/// Bytes of one stream that wait for its reader. The session's credit grows to 8 MiB; the rest is for
+/// what is no payload of the session's stream.
+pub const MUX_STREAM_RECEIVE: usize = 8 * 1024 * 1024 + 512 * 1024;
+
+/// Bytes of all streams of a connection that wait for their readers: all that the session's credit
+/// can allow, [`STREAM_CREDIT`] for each stream and [`SESSION_CREDIT_GROWTH`], and what is no payload
+/// of the session's streams. Who sends more keeps to no credit; memory may be four times as much at
+/// the worst, see [`MUX_READ_BUFFER`].
+pub const MUX_CONNECTION_RECEIVE: usize =
+    STREAMS_MAX as usize * (STREAM_CREDIT as usize + 8 * 1024) + SESSION_CREDIT_GROWTH as usize;
+
+/// The same before the peer is authenticated: some control frames.
+pub const MUX_UNAUTHENTICATED: usize = 64 * 1024;
+
+/// Streams that a peer has open on one connection. The session counts streams and refuses those
+/// above its own limit; this leaves it room to, and ends a connection whose peer does not care.
+pub const MUX_STREAMS: usize = 2 * STREAMS_MAX as usize;
+
+/// The same before the peer is authenticated. All but the first are refused, and the refusals wait
+/// here until the peer reads them.
+pub const MUX_STREAMS_UNAUTHENTICATED: usize = 64;
+
+/// Bytes read from a connection in one go: two TLS records. Payload is given out as slices of it,
+/// those of less than a quarter are copied: a slice keeps at most four times its size alive.
+pub const MUX_READ_BUFFER: usize = 32 * 1024;
+
 /// Silence after which a PING goes out. Load balancers forget idle connections after 30 s at the
 /// earliest that is common.
 pub const KEEPALIVE: Duration = Duration::from_secs(10);

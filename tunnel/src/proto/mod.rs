@@ -15,6 +15,7 @@ pub mod handshake;
 pub mod keepalive;
 pub mod key;
 pub mod limits;
+pub mod mux;
 pub mod secret;
 pub mod session;
 #[cfg(any(test, feature = "fuzzing"))]
@@ -27,6 +28,7 @@ pub mod session;
 mod simulation;
 pub mod stream;
 pub mod stream_id;
+pub mod websocket;
 pub(crate) mod wire;
 
 pub use wire::{DecodeError, VarInt, VarIntRange};

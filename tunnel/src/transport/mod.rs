@@ -5,9 +5,12 @@
 //! nothing of sessions. Whatever a concrete protocol lacks of this (yamux has no codes, and takes
 //! a reset for a clean end), its transport adds.
 
+mod heard;
 pub mod memory;
+mod mux;
 pub mod quic;
 mod stats;
+pub mod tcp;
 pub mod websocket;
 mod yamux;
 
@@ -21,6 +24,7 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use thiserror::Error;
 
+pub use self::mux::{MuxError, MuxTransport};
 pub use self::stats::PathStats;
 pub use self::yamux::YamuxTransport;
 #[cfg(test)]
@@ -28,6 +32,7 @@ pub(crate) use self::yamux::frames as yamux_frames;
 
 use crate::proto::DecodeError;
 use crate::proto::code::{CloseCode, ResetCode};
+use crate::proto::frame::Class;
 
 /// One connection to a peer.
 ///
@@ -83,7 +88,7 @@ pub trait Transport: fmt::Debug + Send + Sync + 'static {
 pub enum Kind {
     /// QUIC version 1 (RFC 9000), a native stream for each stream.
     Quic,
-    /// WebSocket (RFC 6455) over TLS, whose messages carry yamux.
+    /// WebSocket (RFC 6455) over TLS, whose messages carry a multiplexer.
     WebSocket,
     /// Within one process, for tests.
     Memory,
@@ -138,6 +143,13 @@ pub trait SendStream: Send + Sync {
 
     /// Ends this half at once: what the peer has not read may never arrive.
     fn reset(&mut self, code: ResetCode);
+
+    /// How urgent this half's bytes are beside those of other streams, from now on; before, they are
+    /// of [`Class::Default`]. Bytes of one stream never overtake each other. A transport that has
+    /// no order of its own among streams takes no notice, as this default does.
+    fn prioritize(&mut self, class: Class) {
+        let _ = class;
+    }
 }
 
 /// The reading half of a stream.

@@ -9,9 +9,9 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use underpass_tunnel::tls;
-use underpass_tunnel::transport::YamuxTransport;
 use underpass_tunnel::transport::quic::{ALPN, QuicTransport};
-use underpass_tunnel::transport::websocket;
+use underpass_tunnel::transport::websocket::{self, Subprotocol};
+use underpass_tunnel::transport::{Transport, tcp};
 
 use crate::server::Pki;
 
@@ -49,29 +49,34 @@ fn connecting(pki: &Pki, port: u16, alpn: &[u8]) -> (quinn::Endpoint, quinn::Con
 }
 
 pub(crate) async fn tls(pki: &Pki, port: u16) -> TlsStream<TcpStream> {
-    let tcp = TcpStream::connect((HOST, port)).await.unwrap();
-    tls_on(pki, tcp).await
+    let socket = TcpStream::connect((HOST, port)).await.unwrap();
+    tls_on(pki, socket).await
 }
 
-async fn tls_on(pki: &Pki, tcp: TcpStream) -> TlsStream<TcpStream> {
+async fn tls_on(pki: &Pki, socket: TcpStream) -> TlsStream<TcpStream> {
     let mut config = tls::pinned_client(&pki.ca_pem).unwrap();
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    tcp.set_nodelay(true).unwrap();
+    tcp::tune(&socket).unwrap();
     TlsConnector::from(Arc::new(config))
-        .connect(ServerName::try_from(HOST).unwrap(), tcp)
+        .connect(ServerName::try_from(HOST).unwrap(), socket)
         .await
         .unwrap()
 }
 
-pub(crate) async fn websocket(pki: &Pki, port: u16) -> YamuxTransport {
-    let tcp = TcpStream::connect((HOST, port)).await.unwrap();
-    websocket_on(pki, port, tcp).await
+pub(crate) async fn websocket(pki: &Pki, port: u16, offers: &[Subprotocol]) -> Arc<dyn Transport> {
+    let socket = TcpStream::connect((HOST, port)).await.unwrap();
+    websocket_on(pki, port, socket, offers).await
 }
 
 /// On a connection that leads to the server on `port`.
-pub(crate) async fn websocket_on(pki: &Pki, port: u16, tcp: TcpStream) -> YamuxTransport {
+pub(crate) async fn websocket_on(
+    pki: &Pki,
+    port: u16,
+    socket: TcpStream,
+    offers: &[Subprotocol],
+) -> Arc<dyn Transport> {
     let host = format!("{HOST}:{port}");
-    websocket::connect(tls_on(pki, tcp).await, &host, None)
+    websocket::connect(tls_on(pki, socket).await, &host, None, offers)
         .await
         .unwrap()
 }

@@ -10,7 +10,7 @@ use tokio_tungstenite::tungstenite::{Error as WebSocketError, Message};
 use underpass_tunnel::proto::handshake::{ConnectorHandshake, ConnectorStep, HandshakeError};
 use underpass_tunnel::proto::limits;
 use underpass_tunnel::transport::quic::{self, ALPN, QuicConfig};
-use underpass_tunnel::transport::websocket::{PATH, SUBPROTOCOL_YAMUX};
+use underpass_tunnel::transport::websocket::{PATH, Subprotocol};
 use underpass_tunnel::transport::{Transport, TransportError, memory};
 use underpass_tunnel::{
     AcceptError, CloseCode, ConnectError, Connector, ConnectorConfig, Transports, WayError,
@@ -240,35 +240,40 @@ fn another_subprotocol_is_refused() {
             };
             assert_eq!(response.status(), 400);
             let body = String::from_utf8(response.body().clone().unwrap()).unwrap();
-            assert!(body.contains(SUBPROTOCOL_YAMUX), "{body}");
+            assert!(body.contains(Subprotocol::Underpass.name()), "{body}");
         }
     });
 }
 
 #[test]
-fn bytes_that_are_no_yamux_end_the_connection() {
+fn bytes_that_are_no_multiplexers_end_the_connection() {
     for message in [
         Message::Binary(vec![0xff; 64].into()),
         Message::Text("hello".into()),
         Message::Binary(vec![0; 300 * 1024].into()),
     ] {
-        run(async move {
-            let pki = Pki::new();
-            let mut server = Server::start(&pki, acceptor_config()).await;
-            let mut request = format!("wss://{HOST}:{}{PATH}", server.port)
-                .into_client_request()
-                .unwrap();
-            request
-                .headers_mut()
-                .insert("sec-websocket-protocol", SUBPROTOCOL_YAMUX.parse().unwrap());
-            let tls = dial::tls(&pki, server.port).await;
-            let (mut socket, _) = tokio_tungstenite::client_async(request, tls).await.unwrap();
-            // The server may have hung up before all of it was sent.
-            let _ = socket.send(message).await;
-            let error = server.result().await.unwrap_err();
-            assert!(matches!(error, AcceptError::Transport(_)), "{error:?}");
-        });
+        for subprotocol in Subprotocol::ALL {
+            run(ended_by(message.clone(), subprotocol));
+        }
     }
+}
+
+async fn ended_by(message: Message, subprotocol: Subprotocol) {
+    let pki = Pki::new();
+    let mut server = Server::start(&pki, acceptor_config()).await;
+    let mut request = format!("wss://{HOST}:{}{PATH}", server.port)
+        .into_client_request()
+        .unwrap();
+    let offer = subprotocol.name().parse().unwrap();
+    request
+        .headers_mut()
+        .insert("sec-websocket-protocol", offer);
+    let tls = dial::tls(&pki, server.port).await;
+    let (mut socket, _) = tokio_tungstenite::client_async(request, tls).await.unwrap();
+    // The server may have hung up before all of it was sent.
+    let _ = socket.send(message).await;
+    let error = server.result().await.unwrap_err();
+    assert!(matches!(error, AcceptError::Transport(_)), "{error:?}");
 }
 
 #[test]

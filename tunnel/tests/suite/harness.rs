@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use tokio::time::Instant;
+use underpass_tunnel::transport::websocket::Subprotocol;
 use underpass_tunnel::transport::{Transport, memory};
 use underpass_tunnel::{
     Accepted, Acceptor, AcceptorConfig, Admission, AgentKey, AttemptError, ConnectError, Connector,
@@ -34,6 +35,8 @@ pub(crate) enum Kind {
     WebSocket,
     /// WebSocket through an HTTP proxy that wants a password.
     Proxied,
+    /// A WebSocket whose client offers no multiplexer but yamux.
+    Yamux,
 }
 
 pub(crate) fn key(seed: u8) -> AgentKey {
@@ -84,8 +87,16 @@ pub(crate) fn connector_config(port: u16, pki: &Pki) -> ConnectorConfig {
 pub(crate) fn transports(kind: Kind) -> Transports {
     match kind {
         Kind::Quic => Transports::Quic,
-        Kind::WebSocket | Kind::Proxied => Transports::WebSocket,
+        Kind::WebSocket | Kind::Proxied | Kind::Yamux => Transports::WebSocket,
         Kind::Memory => Transports::Auto,
+    }
+}
+
+/// The multiplexers that a client of this kind offers.
+pub(crate) fn offers(kind: Kind) -> &'static [Subprotocol] {
+    match kind {
+        Kind::Yamux => &[Subprotocol::Yamux],
+        _ => &Subprotocol::ALL,
     }
 }
 
@@ -114,6 +125,18 @@ pub(crate) async fn pair_with(kind: Kind, config: AcceptorConfig) -> Pair {
             _proxy: None,
         };
     }
+    // A connector offers every multiplexer.
+    if kind == Kind::Yamux {
+        let (raw, mut server) = raw(kind, config).await;
+        let connector = Connector::new(connector_config(1, &pki)).unwrap();
+        let (agent, session) = tokio::join!(connector.establish(raw), server.session());
+        return Pair {
+            agent: agent.unwrap(),
+            server: session,
+            _listener: server.listener,
+            _proxy: None,
+        };
+    }
     let mut listener = Server::start(&pki, config).await;
     let proxy = proxy(kind).await;
     let connector = Connector::new(ConnectorConfig {
@@ -134,7 +157,7 @@ pub(crate) async fn pair_with(kind: Kind, config: AcceptorConfig) -> Pair {
 pub(crate) async fn proxy(kind: Kind) -> Option<HttpProxy> {
     match kind {
         Kind::Proxied => Some(HttpProxy::start().await),
-        Kind::Memory | Kind::Quic | Kind::WebSocket => None,
+        Kind::Memory | Kind::Quic | Kind::WebSocket | Kind::Yamux => None,
     }
 }
 
@@ -207,9 +230,9 @@ pub(crate) async fn raw(kind: Kind, config: AcceptorConfig) -> (Arc<dyn Transpor
         Kind::Proxied => {
             let proxy = HttpProxy::start().await;
             let tcp = proxy.connect(listener.port).await;
-            Arc::new(crate::dial::websocket_on(&pki, listener.port, tcp).await)
+            crate::dial::websocket_on(&pki, listener.port, tcp, offers(kind)).await
         }
-        _ => Arc::new(crate::dial::websocket(&pki, listener.port).await),
+        _ => crate::dial::websocket(&pki, listener.port, offers(kind)).await,
     };
     let server = RawServer {
         listener: Some(listener),

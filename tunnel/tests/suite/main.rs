@@ -37,6 +37,7 @@ macro_rules! per_transport {
         per_transport!(@one quic, Quic, { $($pair_file: $($pair_test),+;)+ } { $($own_file: $($own_test),+;)+ });
         per_transport!(@one websocket, WebSocket, { $($pair_file: $($pair_test),+;)+ } { $($own_file: $($own_test),+;)+ });
         per_transport!(@one proxied, Proxied, { $($pair_file: $($pair_test),+;)+ } { $($own_file: $($own_test),+;)+ });
+        per_transport!(@one yamux, Yamux, { $($pair_file: $($pair_test),+;)+ } { $($own_file: $($own_test),+;)+ });
     };
     (@one $transport:ident, $kind:ident, { $($pair_file:ident: $($pair_test:ident),+;)+ } { $($own_file:ident: $($own_test:ident),+;)+ }) => {
         mod $transport {

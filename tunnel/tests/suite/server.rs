@@ -17,7 +17,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 use underpass_tunnel::transport::quic::{self, QuicConfig};
-use underpass_tunnel::transport::websocket;
+use underpass_tunnel::transport::{tcp, websocket};
 use underpass_tunnel::{AcceptError, Accepted, Acceptor, AcceptorConfig, CaPin, Session, tls};
 
 use crate::harness::{acceptor, within};
@@ -222,12 +222,12 @@ async fn serve_https(listener: TcpListener, tls: rustls::ServerConfig, https: Ar
 
 async fn serve_connection(
     tls: TlsAcceptor,
-    tcp: TcpStream,
+    socket: TcpStream,
     remote: SocketAddr,
     https: Arc<Https>,
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-    tcp.set_nodelay(true)?;
-    let io = TokioIo::new(tls.accept(tcp).await?);
+    tcp::tune(&socket)?;
+    let io = TokioIo::new(tls.accept(socket).await?);
     let service = service_fn(|request| {
         let answer = answer(request, remote, Arc::clone(&https));
         async { Ok::<_, Infallible>(answer) }
@@ -250,12 +250,15 @@ fn answer(
     let (parts, body) = request.into_parts();
     let head = Request::from_parts(parts.clone(), ());
     match websocket::respond(&head) {
-        Ok(response) => {
+        Ok((response, subprotocol)) => {
             let request = Request::from_parts(parts, body);
             tokio::spawn(async move {
                 let upgraded = hyper::upgrade::on(request).await.unwrap();
                 let io = TokioIo::new(upgraded);
-                let result = https.acceptor.accept_websocket(io, Some(remote)).await;
+                let accepted = https
+                    .acceptor
+                    .accept_websocket(io, subprotocol, Some(remote));
+                let result = accepted.await;
                 let _ = https.results.send(result);
             });
             response.map(|()| Full::default())

@@ -14,7 +14,8 @@ use underpass_tunnel::{
 
 use crate::bytes::{drink, incoming, open, pour, read_whole, send, stream, target};
 use crate::harness::{
-    Kind, acceptor, acceptor_config, connector_config, fails, key, released, run, until, within,
+    Kind, acceptor, acceptor_config, connector_config, fails, key, offers, released, run, until,
+    within,
 };
 use crate::http_proxy::HttpProxy;
 use crate::life::still_works;
@@ -105,7 +106,7 @@ impl Survivor {
     /// Cuts the transport below the session: no CLOSE, and what is under way is lost.
     fn cut(&self) {
         if let Network::Loopback {
-            kind: Kind::WebSocket | Kind::Proxied,
+            kind: Kind::WebSocket | Kind::Proxied | Kind::Yamux,
             relay,
             ..
         } = &self.network
@@ -132,19 +133,14 @@ impl Survivor {
     }
 
     /// Cuts and resumes every `pause`, for ever.
-    async fn keep_cutting(&self, pause: Duration) -> usize {
-        let mut cuts = 0;
+    async fn keep_cutting(&self, pause: Duration) -> ! {
         loop {
             tokio::time::sleep(pause).await;
             self.cut();
-            cuts += 1;
             let transport = self.network.dial().await;
             *self.transport.lock().unwrap() = Arc::clone(&transport);
             // It may be cut in the middle of its handshake.
             let _ = self.connector.resume(&self.agent, transport).await;
-            if cuts == usize::MAX {
-                return cuts;
-            }
         }
     }
 
@@ -174,17 +170,18 @@ impl Network {
                 ..
             } => Arc::new(crate::dial::quic(pki, *server).await),
             Self::Loopback {
+                kind,
                 pki,
                 relay,
                 proxy: Some(proxy),
                 ..
             } => {
-                let tcp = proxy.connect(relay.port).await;
-                Arc::new(crate::dial::websocket_on(pki, relay.port, tcp).await)
+                let socket = proxy.connect(relay.port).await;
+                crate::dial::websocket_on(pki, relay.port, socket, offers(*kind)).await
             }
-            Self::Loopback { pki, relay, .. } => {
-                Arc::new(crate::dial::websocket(pki, relay.port).await)
-            }
+            Self::Loopback {
+                kind, pki, relay, ..
+            } => crate::dial::websocket(pki, relay.port, offers(*kind)).await,
         }
     }
 }

@@ -2,41 +2,11 @@
 
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
-use std::time::{Duration, Instant};
 
 use futures_util::{AsyncRead, AsyncWrite};
 
-use crate::session::now;
-
-/// When bytes last came from the peer.
-#[derive(Debug, Clone)]
-pub(super) struct LastHeard {
-    start: Instant,
-    /// Milliseconds after `start`.
-    at: Arc<AtomicU64>,
-}
-
-impl LastHeard {
-    pub(super) fn new() -> Self {
-        Self {
-            start: now(),
-            at: Arc::default(),
-        }
-    }
-
-    pub(super) fn get(&self) -> Instant {
-        self.start + Duration::from_millis(self.at.load(Ordering::Relaxed))
-    }
-
-    fn now(&self) {
-        let passed = u64::try_from(now().saturating_duration_since(self.start).as_millis())
-            .unwrap_or(u64::MAX);
-        self.at.store(passed, Ordering::Relaxed);
-    }
-}
+use crate::transport::heard::LastHeard;
 
 /// Notes when the peer was heard, and closes so that the peer can read everything that was sent.
 pub(super) struct Io<T> {
@@ -63,7 +33,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for Io<T> {
     ) -> Poll<io::Result<usize>> {
         let result = ready!(Pin::new(&mut self.inner).poll_read(cx, buf));
         if result.is_ok() {
-            self.heard.now();
+            self.heard.touch();
         }
         Poll::Ready(result)
     }
@@ -98,6 +68,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Io<T> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use futures_util::{AsyncWriteExt as _, FutureExt};
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};

@@ -23,10 +23,11 @@ use tokio::sync::{Mutex, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use yamux::{Connection, ConnectionError, Mode};
 
-use self::io::{Io, LastHeard};
+use self::io::Io;
 use self::link::Link;
 #[cfg(test)]
 pub(crate) use self::wire::frames;
+use super::heard::LastHeard;
 use super::{BiStream, Kind, Transport, TransportError};
 use crate::proto::code::CloseCode;
 use crate::proto::limits;

@@ -1,0 +1,112 @@
+//! What a connection is read into.
+
+use bytes::{Bytes, BytesMut};
+
+use crate::proto::limits;
+
+/// What is read at once from a connection on which little happens: thousands of those are idle.
+const SIZE_MIN: usize = 4 * 1024;
+
+/// A read buffer that gives out slices of itself. Where these are gone by the time it is full, it
+/// starts again at its front.
+#[derive(Debug)]
+pub(super) struct ReadBuffer {
+    /// What was read and not given out, with room behind it.
+    pub(super) bytes: BytesMut,
+    /// How much to read at once: grows while that is filled, and shrinks again.
+    size: usize,
+}
+
+impl ReadBuffer {
+    pub(super) fn new(received: Bytes) -> Self {
+        Self {
+            bytes: received.into(),
+            size: SIZE_MIN,
+        }
+    }
+
+    /// Makes room behind what has not been given out.
+    pub(super) fn make_room(&mut self) {
+        if self.bytes.is_empty() && self.bytes.capacity() > 2 * self.size {
+            self.bytes = BytesMut::new();
+        }
+        if self.bytes.capacity() - self.bytes.len() < self.size / 2 {
+            self.bytes.reserve(self.size);
+        }
+    }
+
+    /// So much was read.
+    pub(super) fn filled(&mut self, read: usize) {
+        if self.bytes.len() == self.bytes.capacity() {
+            self.size = (4 * self.size).min(limits::MUX_READ_BUFFER);
+        } else if read < self.size / 8 {
+            self.size = (self.size / 2).max(SIZE_MIN);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    /// Reads as much as there is room for, and gives all of it out.
+    fn read(buffer: &mut ReadBuffer) -> Bytes {
+        buffer.make_room();
+        let len = buffer.bytes.capacity() - buffer.bytes.len();
+        buffer.bytes.resize(buffer.bytes.len() + len, 7);
+        buffer.filled(len);
+        buffer.bytes.split().freeze()
+    }
+
+    fn busy() -> ReadBuffer {
+        let mut buffer = ReadBuffer::new(Bytes::new());
+        while buffer.size < limits::MUX_READ_BUFFER {
+            read(&mut buffer);
+        }
+        buffer
+    }
+
+    #[test]
+    fn slices_that_are_gone_make_room() {
+        let mut buffer = busy();
+        read(&mut buffer);
+        let places: HashSet<_> = (0..10).map(|_| read(&mut buffer).as_ptr()).collect();
+        assert_eq!(places.len(), 1, "the same one again");
+    }
+
+    #[test]
+    fn what_is_held_is_not_overwritten() {
+        let mut buffer = busy();
+        let held: Vec<_> = (0..10).map(|_| read(&mut buffer)).collect();
+        let places: HashSet<_> = held.iter().map(|bytes| bytes.as_ptr()).collect();
+        assert_eq!(places.len(), held.len());
+    }
+
+    #[test]
+    fn an_idle_connection_keeps_little() {
+        let mut buffer = busy();
+        for _ in 0..8 {
+            buffer.make_room();
+            buffer.bytes.extend_from_slice(b"ping");
+            buffer.filled(4);
+            let _ = buffer.bytes.split();
+        }
+        buffer.make_room();
+        assert!(buffer.bytes.capacity() <= 2 * SIZE_MIN);
+    }
+
+    #[test]
+    fn the_beginning_of_a_header_moves_along() {
+        let mut buffer = busy();
+        let first = read(&mut buffer);
+        buffer.make_room();
+        let len = buffer.bytes.capacity();
+        buffer.bytes.resize(len, 1);
+        let second = buffer.bytes.split_to(len - 3);
+        buffer.make_room();
+        assert_eq!(buffer.bytes[..], [1; 3]);
+        drop((first, second));
+    }
+}

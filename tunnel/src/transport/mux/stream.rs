@@ -1,0 +1,155 @@
+//! A stream's halves.
+
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+
+use super::shared::{Shared, State};
+use crate::proto::code::ResetCode;
+use crate::proto::frame::Class;
+use crate::proto::mux::{Ended, Key};
+use crate::transport::{BiStream, HalfError, RecvStream, SendStream};
+
+/// The halves of `key`, which they release.
+pub(super) fn bi_stream(shared: &Arc<Shared>, key: Key) -> BiStream {
+    BiStream {
+        send: Box::new(MuxSend {
+            shared: Arc::clone(shared),
+            key,
+        }),
+        recv: Box::new(MuxRecv {
+            shared: Arc::clone(shared),
+            key,
+        }),
+    }
+}
+
+impl From<Ended> for HalfError {
+    fn from(ended: Ended) -> Self {
+        match ended {
+            Ended::Reset(code) => Self::Reset(code),
+            Ended::Stopped(code) => Self::Stopped(code),
+            Ended::Finished => Self::Finished,
+        }
+    }
+}
+
+struct MuxSend {
+    shared: Arc<Shared>,
+    key: Key,
+}
+
+impl MuxSend {
+    /// Calls `write` with the room that there is: it tells how many bytes it handed over.
+    fn poll_room<T>(
+        &self,
+        cx: &Context<'_>,
+        write: impl FnOnce(&mut State, usize) -> T,
+    ) -> Poll<Result<T, HalfError>> {
+        self.shared.with(|state| {
+            // Under the lock, which the connection's end takes after it is set: whoever waits is
+            // woken.
+            if let Some(error) = self.shared.ended() {
+                return Poll::Ready(Err(HalfError::Transport(error.clone())));
+            }
+            match state.mux.poll_room(self.key)? {
+                0 => {
+                    state.wait_to_write(self.key, cx);
+                    Poll::Pending
+                }
+                room => Poll::Ready(Ok(write(state, room))),
+            }
+        })
+    }
+}
+
+impl SendStream for MuxSend {
+    fn poll_write(&mut self, cx: &mut Context<'_>, data: &[u8]) -> Poll<Result<usize, HalfError>> {
+        // Nobody else writes, so that the room can only grow while the bytes are copied, which must
+        // not hold up every other stream.
+        let room = std::task::ready!(self.poll_room(cx, |_, room| room))?;
+        let data = data.get(..room).unwrap_or(data);
+        let bytes = Bytes::copy_from_slice(data);
+        self.shared.with(|state| state.mux.write(self.key, bytes));
+        Poll::Ready(Ok(data.len()))
+    }
+
+    fn poll_write_bytes(
+        &mut self,
+        cx: &mut Context<'_>,
+        data: &mut Bytes,
+    ) -> Poll<Result<(), HalfError>> {
+        self.poll_room(cx, |state, room| {
+            let bytes = data.split_to(room.min(data.len()));
+            state.mux.write(self.key, bytes);
+        })
+    }
+
+    fn poll_flush(&mut self, _: &mut Context<'_>) -> Poll<Result<(), HalfError>> {
+        // What was taken is the connection's own at once; its driver sends it.
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_finish(&mut self, _: &mut Context<'_>) -> Poll<Result<(), HalfError>> {
+        Poll::Ready(self.shared.with(|state| match self.shared.ended() {
+            Some(error) if !state.mux.is_finished(self.key) => {
+                Err(HalfError::Transport(error.clone()))
+            }
+            _ => state.mux.finish(self.key).map_err(HalfError::from),
+        }))
+    }
+
+    fn reset(&mut self, code: ResetCode) {
+        self.shared.with(|state| state.mux.reset(self.key, code));
+    }
+
+    fn prioritize(&mut self, class: Class) {
+        self.shared
+            .with(|state| state.mux.prioritize(self.key, class));
+    }
+}
+
+impl Drop for MuxSend {
+    fn drop(&mut self) {
+        self.shared.with(|state| state.release_send(self.key));
+    }
+}
+
+struct MuxRecv {
+    shared: Arc<Shared>,
+    key: Key,
+}
+
+impl RecvStream for MuxRecv {
+    fn poll_read_bytes(
+        &mut self,
+        cx: &mut Context<'_>,
+        max: usize,
+    ) -> Poll<Result<Option<Bytes>, HalfError>> {
+        self.shared
+            .with(|state| match state.mux.poll_read(self.key, max) {
+                Ok(Some(bytes)) => Poll::Ready(Ok(Some(bytes))),
+                Err(Ok(())) => Poll::Ready(Ok(None)),
+                Err(Err(ended)) => Poll::Ready(Err(ended.into())),
+                // What came before the connection's end is read first.
+                Ok(None) => match self.shared.ended() {
+                    Some(error) => Poll::Ready(Err(HalfError::Transport(error.clone()))),
+                    None => {
+                        state.wait_to_read(self.key, cx);
+                        Poll::Pending
+                    }
+                },
+            })
+    }
+
+    fn stop(&mut self, code: ResetCode) {
+        self.shared.with(|state| state.mux.stop(self.key, code));
+    }
+}
+
+impl Drop for MuxRecv {
+    fn drop(&mut self) {
+        self.shared.with(|state| state.release_recv(self.key));
+    }
+}
