@@ -43,7 +43,7 @@ pub use self::{
     io::{BoxedIo, Io},
     policy::{ImpersonationPolicy, NeverImpersonated},
     refusal::Refusal,
-    request_info::RequestInfo,
+    request_info::{RequestInfo, StreamClass},
     revocation::Revocation,
 };
 

@@ -14,6 +14,20 @@ pub struct RequestInfo {
     resource: String,
     name: String,
     subresource: String,
+    class: StreamClass,
+}
+
+/// How urgent the bytes of a request's stream are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum StreamClass {
+    /// Somebody may be typing.
+    Interactive,
+    /// Requests, watches, logs, forwarded ports.
+    #[default]
+    Default,
+    /// A copy.
+    Bulk,
 }
 
 impl RequestInfo {
@@ -29,6 +43,9 @@ impl RequestInfo {
             // Kubernetes 1.35 asks for `create` whatever the method; older clusters let a WebSocket's GET pass as
             // `get`, which read-only roles hold.
             info.verb = "create".to_owned();
+        }
+        if matches!(info.subresource.as_str(), "attach" | "exec") {
+            info.class = class_of(query);
         }
         info
     }
@@ -78,9 +95,10 @@ impl RequestInfo {
         matches!(self.subresource.as_str(), "attach" | "exec" | "portforward")
     }
 
-    /// A person may be typing: carry it before bulk data.
-    pub fn is_interactive(&self) -> bool {
-        matches!(self.subresource.as_str(), "attach" | "exec")
+    /// How urgent its bytes are, as far as the request shows it: a terminal is somebody's, and tar is what
+    /// `kubectl cp` runs at the other end.
+    pub fn class(&self) -> StreamClass {
+        self.class
     }
 
     /// The answer may come from a workload instead of the API server.
@@ -137,12 +155,36 @@ impl RequestInfo {
     }
 }
 
-/// `watch` as apimachinery reads a boolean parameter: anything but "false" and "0" is true.
+/// Of an exec or attach.
+fn class_of(query: Option<&str>) -> StreamClass {
+    let command = values(query, "command").next();
+    if is_true(query, "tty") {
+        StreamClass::Interactive
+    } else if command.is_some_and(|command| command.rsplit('/').next() == Some("tar")) {
+        StreamClass::Bulk
+    } else {
+        StreamClass::Default
+    }
+}
+
 fn watches(query: Option<&str>) -> bool {
-    query.unwrap_or_default().split('&').any(|pair| {
-        let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-        percent_decode(key) == "watch" && !matches!(percent_decode(value).as_str(), "false" | "0")
-    })
+    is_true(query, "watch")
+}
+
+/// A parameter as apimachinery reads a boolean: anything but "false" and "0" is true.
+fn is_true(query: Option<&str>, name: &'static str) -> bool {
+    values(query, name).any(|value| !matches!(value.as_str(), "false" | "0"))
+}
+
+/// The values of a parameter, in order.
+fn values(query: Option<&str>, name: &'static str) -> impl Iterator<Item = String> {
+    query
+        .unwrap_or_default()
+        .split('&')
+        .filter_map(move |pair| {
+            let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+            (percent_decode(key) == name).then(|| percent_decode(value))
+        })
 }
 
 /// Decodes valid escapes once and leaves anything else as it is.
@@ -242,6 +284,27 @@ mod tests {
             info(Method::GET, "/api/v1/pods?watch=1", true).verb(),
             "watch"
         );
+    }
+
+    #[test]
+    fn terminals_are_urgent_and_copies_are_not() {
+        let pod = "/api/v1/namespaces/a/pods/p";
+        for (what, class) in [
+            (
+                "exec?command=sh&tty=true&stdin=true",
+                StreamClass::Interactive,
+            ),
+            ("attach?container=c&tty=1", StreamClass::Interactive),
+            ("exec?command=sh&tty=false", StreamClass::Default),
+            ("exec?command=sh&command=tar", StreamClass::Default),
+            ("exec?container=c&command=tar&command=cf", StreamClass::Bulk),
+            ("exec?command=%2Fbin%2Ftar", StreamClass::Bulk),
+            ("log?follow=true&tty=true", StreamClass::Default),
+            ("portforward", StreamClass::Default),
+        ] {
+            let info = info(Method::GET, &format!("{pod}/{what}"), true);
+            assert_eq!(info.class(), class, "{what}");
+        }
     }
 
     #[test]

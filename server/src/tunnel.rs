@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use futures_util::future::join_all;
 use rand::RngExt;
-use underpass_proxy::front::{Clusters, ConnectError, Open, StreamClass};
+use underpass_proxy::StreamClass;
+use underpass_proxy::front::{Clusters, ConnectError, Open};
 use underpass_proxy::{BoxedIo, ClusterName, TARGET_KUBE_API};
 use underpass_tunnel::{
     AcceptError, Accepted, Class, CloseCode, OpenError, OpenRequest, Registry, ResetCode, Session,
@@ -147,6 +148,7 @@ impl Clusters for Tunnel {
             header: open.identity.clone(),
             class: match open.class {
                 StreamClass::Interactive => Class::Interactive,
+                StreamClass::Bulk => Class::Bulk,
                 _ => Class::Default,
             },
         };

@@ -3,17 +3,7 @@
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use crate::{BoxError, BoxedIo, ClusterName, Refusal};
-
-/// How urgent a stream is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum StreamClass {
-    /// Somebody may be typing.
-    Interactive,
-    /// Everything else. (What is bulk shows only from its bytes.)
-    Default,
-}
+use crate::{BoxError, BoxedIo, ClusterName, Refusal, StreamClass};
 
 /// What a stream is for.
 #[derive(Clone, Debug)]

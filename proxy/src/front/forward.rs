@@ -10,7 +10,7 @@ use hyper::body::Incoming;
 use tracing::Instrument;
 
 use super::{
-    Connection, Front, Open, StreamClass,
+    Connection, Front, Open,
     admit::Admitted,
     answer::{Answer, note_refusal},
     audit::{self, Record},
@@ -178,15 +178,9 @@ impl Front {
             .identity
             .encode()
             .map_err(|_| Refusal::HeadersTooLarge)?;
-        let interactive = admitted.info.is_interactive();
-        let class = if interactive {
-            StreamClass::Interactive
-        } else {
-            StreamClass::Default
-        };
         let open = Open {
             identity,
-            class,
+            class: admitted.info.class(),
             audit_id: record.id().to_owned(),
         };
         let connecting = self.config.clusters.connect(cluster, &open);

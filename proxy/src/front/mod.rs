@@ -28,7 +28,7 @@ pub use self::{
     acting_as::ORIGINAL_USER_EXTRA,
     authenticate::{AuthenticateError, Authenticated, Authenticator, Caller, InOrder},
     authorize::{Access, AuthorizeError, Authorizer},
-    clusters::{Clusters, ConnectError, Open, StreamClass},
+    clusters::{Clusters, ConnectError, Open},
     serve::ServeError,
     token::{Token, TokenError, TokenHash},
     token_store::{StoreError, TokenAuthenticator, TokenRecord, TokenStore},

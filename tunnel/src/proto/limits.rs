@@ -203,6 +203,10 @@ pub const MUX_STREAM_RECEIVE: usize = 8 * 1024 * 1024 + 512 * 1024;
 /// can allow, [`STREAM_CREDIT`] for each stream and [`SESSION_CREDIT_GROWTH`], and what is no payload
 /// of the session's streams. Who sends more keeps to no credit; memory may be four times as much at
 /// the worst, see [`MUX_READ_BUFFER`].
+#[allow(
+    clippy::cast_possible_truncation,
+    reason = "constants that fit: the sum is less than 4 GiB"
+)]
 pub const MUX_CONNECTION_RECEIVE: usize =
     STREAMS_MAX as usize * (STREAM_CREDIT as usize + 8 * 1024) + SESSION_CREDIT_GROWTH as usize;
 

@@ -1,6 +1,6 @@
 //! A stream's transport halves: what the application, the link and the session have in common.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll, Wake, Waker, ready};
 
 use bytes::Bytes;
@@ -8,7 +8,7 @@ use futures_util::task::AtomicWaker;
 
 use super::Shared;
 use crate::proto::code::ResetCode;
-use crate::proto::frame::Attached;
+use crate::proto::frame::{Attached, Class};
 use crate::proto::session::{LinkId, WriteEnd};
 use crate::proto::stream::{Chunk, RecvEnd, SendEnd};
 use crate::proto::stream_id::StreamId;
@@ -20,6 +20,8 @@ use crate::transport::{BiStream, HalfError, RecvStream, SendStream};
 /// Locks are taken in this order: a half's, then the session's.
 pub(crate) struct StreamIo {
     id: StreamId,
+    /// How urgent it is, once its OPEN is known.
+    class: OnceLock<Class>,
     reader: AtomicWaker,
     writers: Arc<Writers>,
     recv: Mutex<RecvIo>,
@@ -47,6 +49,7 @@ impl StreamIo {
     pub(super) fn new(id: StreamId) -> Arc<Self> {
         Arc::new(Self {
             id,
+            class: OnceLock::new(),
             reader: AtomicWaker::new(),
             writers: Arc::default(),
             recv: Mutex::default(),
@@ -56,6 +59,20 @@ impl StreamIo {
 
     pub(crate) fn id(&self) -> StreamId {
         self.id
+    }
+
+    /// How urgent it is, as its OPEN says; `None` before that is known.
+    pub(super) fn class(&self) -> Option<Class> {
+        self.class.get().copied()
+    }
+
+    /// Its OPEN is known, and says how urgent it is.
+    pub(super) fn classify(&self, class: Class) {
+        let mut send = self.send();
+        let class = *self.class.get_or_init(|| class);
+        if let Some(half) = send.half.as_mut() {
+            half.prioritize(class);
+        }
     }
 
     pub(super) fn wake_reader(&self) {
@@ -139,6 +156,10 @@ impl StreamIo {
     }
 
     fn install(&self, shared: &Shared, recv: &mut RecvIo, send: &mut SendIo, stream: BiStream) {
+        let mut stream = stream;
+        if let Some(class) = self.class() {
+            stream.send.prioritize(class);
+        }
         let reads = shared.with(|core| core.recv_end(self.id).is_none());
         recv.half = reads.then_some(stream.recv);
         send.half = Some(stream.send);

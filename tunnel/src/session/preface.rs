@@ -5,6 +5,7 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 
 use crate::proto::code::ResetCode;
+use crate::proto::frame::Class;
 use crate::transport::{HalfError, SendStream};
 
 /// Sends a frame in front of whatever is written.
@@ -53,5 +54,9 @@ impl SendStream for Prefaced {
 
     fn reset(&mut self, code: ResetCode) {
         self.inner.reset(code);
+    }
+
+    fn prioritize(&mut self, class: Class) {
+        self.inner.prioritize(class);
     }
 }

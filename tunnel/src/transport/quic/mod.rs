@@ -18,7 +18,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use quinn::{ConnectionError, ReadError, VarInt, WriteError};
+use quinn::{ConnectionError, Dir, ReadError, Side, StreamId, VarInt, WriteError};
 use tokio_util::task::TaskTracker;
 
 pub use self::config::{Offload, QuicConfig, QuicConfigError};
@@ -28,6 +28,7 @@ use super::{
     BiStream, HalfError, Kind, PathStats, RecvStream, SendStream, Transport, TransportError,
 };
 use crate::proto::code::{CloseCode, ResetCode};
+use crate::proto::frame::Class;
 use crate::proto::limits;
 
 /// The ALPN protocol id that both ends must agree on (RFC 7301).
@@ -97,6 +98,10 @@ impl QuicTransport {
     }
 
     fn bi_stream(&self, (send, recv): (quinn::SendStream, quinn::RecvStream)) -> BiStream {
+        if is_control(send.id()) {
+            // An error says that the stream is gone.
+            let _ = send.set_priority(CONTROL);
+        }
         BiStream {
             send: Box::new(QuicSend {
                 inner: send,
@@ -271,6 +276,30 @@ impl SendStream for QuicSend {
         // An error says that there is nothing left to reset.
         let _ = self.inner.reset(varint(code.to_wire()));
     }
+
+    fn prioritize(&mut self, class: Class) {
+        if !is_control(self.inner.id()) {
+            // An error says that the stream is gone.
+            let _ = self.inner.set_priority(priority(class));
+        }
+    }
+}
+
+/// Of the session's own frames.
+const CONTROL: i32 = 2;
+
+/// quinn sends streams of higher numbers first, and those of one number in turn.
+const fn priority(class: Class) -> i32 {
+    match class {
+        Class::Interactive => 1,
+        Class::Default => 0,
+        Class::Bulk => -1,
+    }
+}
+
+/// Whether it is the connector's first.
+fn is_control(id: StreamId) -> bool {
+    id.initiator() == Side::Client && id.dir() == Dir::Bi && id.index() == 0
 }
 
 impl Drop for QuicSend {
