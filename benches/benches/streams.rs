@@ -16,7 +16,6 @@ use underpass_benches::{Carrier, Pair, bulk, quinn_streams, round_trip, tcp, tls
 
 const MESSAGE: [u8; 1024] = [7; 1024];
 const CHUNK: usize = 64 * 1024;
-/// No more than a reader that is not scheduled may leave unread: the session has no credit of its own.
 const BULK: usize = 8 * 1024 * 1024;
 
 fn runtime() -> Runtime {

@@ -10,20 +10,20 @@
 mod baseline;
 mod certificate;
 mod sessions;
+mod transports;
 mod tuned;
-mod websockets;
 
 pub use baseline::{quinn_streams, tcp, tls};
 pub use certificate::Certificate;
-pub use sessions::{Carrier, Pair};
+pub use sessions::{ECHO, Pair, SINK};
+pub use transports::{Carrier, at_agent, tls_pair, transports};
 pub use tuned::Tuned;
-pub use websockets::{at_agent, tls_pair, websockets};
 
 use std::io;
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
-use tokio::sync::Semaphore;
 use underpass_tunnel::Stream;
 
 /// The processor time that this process has taken, of all its threads: both ends of what is measured.
@@ -52,23 +52,26 @@ pub async fn echo(mut stream: impl AsyncRead + AsyncWrite + Unpin) -> io::Result
     }
 }
 
-/// Bytes for each of which [`drain`] adds a permit.
-pub const SINK_CREDIT_UNIT: usize = 64 * 1024;
-
-/// Reads until the end, then ends its own half. Adds a permit to `credit` for each
-/// [`SINK_CREDIT_UNIT`] bytes, two at a time, so that a writer in this process need not run ahead.
+/// Reads until the end, then ends its own half.
 ///
 /// # Errors
 /// What the stream gives.
-pub async fn drain(mut stream: Stream, credit: &Semaphore) -> io::Result<()> {
-    let (mut total, mut granted) = (0, 0);
-    while let Some(bytes) = stream.read_bytes().await? {
-        total += bytes.len();
-        let units = (total - granted) / SINK_CREDIT_UNIT;
-        if units >= 2 {
-            credit.add_permits(units);
-            granted += units * SINK_CREDIT_UNIT;
-        }
+pub async fn drain(mut stream: Stream) -> io::Result<()> {
+    while stream.read_bytes().await?.is_some() {}
+    stream.shutdown().await
+}
+
+/// Writes `total` bytes, then the end.
+///
+/// # Errors
+/// What the stream gives.
+pub async fn pour(mut stream: Stream, total: usize) -> io::Result<()> {
+    let chunk = Bytes::from(vec![7; 64 * 1024]);
+    let mut left = total;
+    while left > 0 {
+        let piece = chunk.slice(..left.min(chunk.len()));
+        left -= piece.len();
+        stream.write_bytes(piece).await?;
     }
     stream.shutdown().await
 }

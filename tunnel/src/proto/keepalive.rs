@@ -95,6 +95,11 @@ impl Keepalive {
         self.probe(now).map(Due::Ping)
     }
 
+    /// PINGs sent so far.
+    pub fn asked(&self) -> u64 {
+        self.sent
+    }
+
     /// The last measured round trip, or `None` before the first.
     pub fn round_trip(&self) -> Option<Duration> {
         self.round_trip

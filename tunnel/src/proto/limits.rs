@@ -61,6 +61,10 @@ pub const ACCEPT_TIME: Duration = Duration::from_secs(1);
 /// transfer slow.
 pub const STREAM_CREDIT: u64 = 256 * 1024;
 
+/// PINGs with which a link begins, one after the other. Windows grow with the shortest round trip, and
+/// the first one also measures how busy both ends are with the beginning.
+pub const PINGS_FIRST: u64 = 4;
+
 /// What that window may grow to: 1.6 Gbit/s over a path of 40 ms.
 pub const STREAM_CREDIT_MAX: u64 = 8 * 1024 * 1024;
 

@@ -18,9 +18,6 @@ use crate::proto::stream_id::{Role, StreamId};
 /// Bytes of control frames given out in one go.
 const BATCH: usize = 16 * 1024;
 
-/// The round trip that is assumed until one was measured.
-const ROUND_TRIP: Duration = Duration::from_millis(100);
-
 /// A transport's number in its session: the attempt of HELLO. Later ones are higher.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LinkId(pub u64);
@@ -237,7 +234,8 @@ impl Session {
     }
 
     pub(super) fn assumed_round_trip(&self) -> Duration {
-        self.round_trip().unwrap_or(ROUND_TRIP)
+        // Windows do not grow before the first measure, a round trip after the link's beginning.
+        self.round_trip().unwrap_or_default()
     }
 
     /// The transport has measured a round trip of its own.
@@ -312,8 +310,12 @@ impl Session {
             }
             Control::Pong(Pong(opaque)) => {
                 link.keepalive.pong(opaque, now);
+                let again = link.keepalive.asked() < limits::PINGS_FIRST;
                 if let Some(round_trip) = link.keepalive.round_trip() {
                     self.measured(id, round_trip);
+                }
+                if again && self.primary == Some(id) {
+                    self.ping(now);
                 }
             }
             Control::Close(Close { code, reason }) => self.end(Ending::Peer { code, reason }),

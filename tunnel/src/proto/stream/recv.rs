@@ -29,6 +29,8 @@ pub struct Receiver {
     limit: u64,
     window: u64,
     granted: Option<Instant>,
+    /// More is to be granted.
+    due: bool,
     end: Option<RecvEnd>,
 }
 
@@ -63,6 +65,7 @@ impl Receiver {
             limit,
             window: limits::STREAM_CREDIT,
             granted: None,
+            due: false,
             end: None,
         }
     }
@@ -101,17 +104,21 @@ impl Receiver {
                 limit: self.limit,
             });
         }
-        let granted = self.granted.unwrap_or(now);
         let first = self.granted.is_none();
-        self.granted = Some(granted);
+        let granted = *self.granted.get_or_insert(now);
         if self.limit - self.received > self.window / 2 {
             return Ok(Due::Soon);
         }
-        if !first && now.saturating_duration_since(granted) < round_trip {
-            let more = self.window.min(spare);
-            self.window = (self.window + more).min(limits::STREAM_CREDIT_MAX);
+        // Once for each grant: what was granted last tells how fast the peer is, and what follows
+        // until the next one says nothing.
+        if !self.due {
+            self.due = true;
+            self.granted = Some(now);
+            if !first && now.saturating_duration_since(granted) < round_trip {
+                let more = self.window.min(spare);
+                self.window = (self.window + more).min(limits::STREAM_CREDIT_MAX);
+            }
         }
-        self.granted = Some(now);
         Ok(Due::Now)
     }
 
@@ -124,6 +131,7 @@ impl Receiver {
     pub fn credit(&mut self) -> (u64, u64) {
         self.limit = self.limit.max(self.received + self.window);
         self.told = self.received;
+        self.due = false;
         (self.received, self.limit)
     }
 
@@ -172,6 +180,23 @@ mod tests {
         assert!(receiver.has_news());
         assert_eq!(receiver.credit(), (WINDOW / 2 + 1, WINDOW / 2 + 1 + WINDOW));
         assert!(!receiver.has_news());
+    }
+
+    #[test]
+    fn the_window_grows_once_for_each_grant() {
+        let mut receiver = Receiver::new(WINDOW);
+        let now = Instant::now();
+        let spare = limits::STREAM_CREDIT_MAX;
+        receiver.take(1, now, ROUND_TRIP, spare).unwrap();
+        for _ in 0..10 {
+            let due = receiver.take(WINDOW / 20, now, ROUND_TRIP, spare).unwrap();
+            assert_eq!(due == Due::Now, receiver.received() >= WINDOW / 2);
+        }
+        for _ in 0..5 {
+            let due = receiver.take(1, now, ROUND_TRIP, spare).unwrap();
+            assert_eq!(due, Due::Now, "the grant is late");
+        }
+        assert_eq!(receiver.window, 2 * WINDOW);
     }
 
     /// Reads half a window every `pace` and gives the window after a while.

@@ -105,7 +105,7 @@ pub fn server(
 ///
 /// # Errors
 /// Where no socket can be had.
-pub(crate) fn client(peer: SocketAddr, config: &QuicConfig) -> Result<Endpoint, EndpointError> {
+pub fn client(peer: SocketAddr, config: &QuicConfig) -> Result<Endpoint, EndpointError> {
     let any = match peer {
         SocketAddr::V4(_) => SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
         SocketAddr::V6(_) => SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)),
@@ -113,7 +113,11 @@ pub(crate) fn client(peer: SocketAddr, config: &QuicConfig) -> Result<Endpoint, 
     bind(any, EndpointConfig::default(), None, config)
 }
 
-pub(crate) fn client_config(
+/// How such an endpoint dials a server of ours.
+///
+/// # Errors
+/// Where the TLS configuration does not fit QUIC, or a trace cannot be written.
+pub fn client_config(
     tls: rustls::ClientConfig,
     config: &QuicConfig,
 ) -> Result<ClientConfig, EndpointError> {

@@ -22,8 +22,7 @@ use quinn::{ConnectionError, Dir, ReadError, Side, StreamId, VarInt, WriteError}
 use tokio_util::task::TaskTracker;
 
 pub use self::config::{Offload, QuicConfig, QuicConfigError};
-pub use self::endpoint::{EndpointError, ResetKey, server};
-pub(crate) use self::endpoint::{client, client_config};
+pub use self::endpoint::{EndpointError, ResetKey, client, client_config, server};
 use super::{
     BiStream, HalfError, Kind, PathStats, RecvStream, SendStream, Transport, TransportError,
 };

@@ -1,7 +1,7 @@
-//! WebSockets over TLS on loopback, at each level.
+//! Connections on loopback: bare TLS, and all that carry sessions.
 
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, OnceLock};
 
 use rustls::pki_types::ServerName;
@@ -9,8 +9,9 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Runtime;
 use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
+use underpass_tunnel::transport::quic::{self, QuicConfig, QuicTransport, ResetKey};
 use underpass_tunnel::transport::websocket::{self, Subprotocol};
-use underpass_tunnel::transport::{Transport, tcp};
+use underpass_tunnel::transport::{Transport, memory, tcp};
 
 use crate::Certificate;
 
@@ -48,16 +49,88 @@ pub async fn tls_pair(certificate: &Certificate) -> (TlsStream<TcpStream>, TlsSt
     (client.into(), server.into())
 }
 
-/// Both ends of a WebSocket that carries one of `offers`: the agent's and the server's.
-pub async fn websockets(
+/// What carries streams.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Carrier {
+    /// A pipe within the process.
+    Memory,
+    /// QUIC on loopback.
+    Quic,
+    /// Our own multiplexer in a WebSocket over TLS on loopback.
+    WebSocket,
+    /// yamux in the same.
+    Yamux,
+}
+
+impl Carrier {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Memory, Self::Quic, Self::WebSocket, Self::Yamux];
+
+    /// For reports.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Memory => "memory",
+            Self::Quic => "quic",
+            Self::WebSocket => "websocket",
+            Self::Yamux => "yamux",
+        }
+    }
+}
+
+/// Both ends of a connection, set up as a tunnel's is, before anybody has proven anything: the agent's
+/// and the server's.
+pub async fn transports(
+    carrier: Carrier,
     certificate: &Certificate,
-    offers: &[Subprotocol],
+) -> (Arc<dyn Transport>, Arc<dyn Transport>) {
+    match carrier {
+        Carrier::Memory => {
+            let (agent, server) = memory::pair();
+            (Arc::new(agent), Arc::new(server))
+        }
+        Carrier::Quic => quic_pair(certificate).await,
+        Carrier::WebSocket => websockets(certificate, Subprotocol::Underpass).await,
+        Carrier::Yamux => websockets(certificate, Subprotocol::Yamux).await,
+    }
+}
+
+async fn quic_pair(certificate: &Certificate) -> (Arc<dyn Transport>, Arc<dyn Transport>) {
+    let config = QuicConfig::default();
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    let listening = quic::server(address, certificate.server(), &ResetKey::random(), &config)
+        .expect("loopback has a free port");
+    let address = listening
+        .local_addr()
+        .expect("a bound socket has an address");
+    let tls = certificate.client();
+    let agent = at_agent(async move {
+        let endpoint = quic::client(address, &config).expect("there are sockets");
+        let config = quic::client_config(tls, &config).expect("TLS 1.3 fits QUIC");
+        let connecting = endpoint.connect_with(config, address, "localhost");
+        connecting
+            .expect("the address is usable")
+            .await
+            .expect("it is trusted")
+    });
+    let server = async {
+        let incoming = listening.accept().await.expect("the endpoint is open");
+        incoming.await.expect("the client is what it should be")
+    };
+    let (agent, server) = tokio::join!(agent, server);
+    (
+        Arc::new(QuicTransport::new(agent)),
+        Arc::new(QuicTransport::new(server)),
+    )
+}
+
+async fn websockets(
+    certificate: &Certificate,
+    offer: Subprotocol,
 ) -> (Arc<dyn Transport>, Arc<dyn Transport>) {
     let (client, mut server) = tls_pair(certificate).await;
-    let offers = offers.to_vec();
     tokio::join!(
         at_agent(async move {
-            websocket::connect(client, "localhost", None, &offers)
+            websocket::connect(client, "localhost", None, &[offer])
                 .await
                 .expect("the server upgrades")
         }),
