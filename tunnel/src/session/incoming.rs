@@ -170,7 +170,7 @@ pub(super) fn read_open(shared: Arc<Shared>, io: Arc<StreamIo>) {
         let header = tokio::time::timeout(limits::OPEN_HEADER_TIME, header).await;
         match header.unwrap_or(Err(HeaderError::Timeout)) {
             Ok((open, rest)) => {
-                io.classify(open.class);
+                io.classify(&shared, open.class);
                 io.put_back(rest);
                 announce(shared, io, open);
             }

@@ -1,6 +1,6 @@
 //! A stream's transport halves: what the application, the link and the session have in common.
 
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Wake, Waker, ready};
 
 use bytes::Bytes;
@@ -20,8 +20,6 @@ use crate::transport::{BiStream, HalfError, RecvStream, SendStream};
 /// Locks are taken in this order: a half's, then the session's.
 pub(crate) struct StreamIo {
     id: StreamId,
-    /// How urgent it is, once its OPEN is known.
-    class: OnceLock<Class>,
     reader: AtomicWaker,
     writers: Arc<Writers>,
     recv: Mutex<RecvIo>,
@@ -49,7 +47,6 @@ impl StreamIo {
     pub(super) fn new(id: StreamId) -> Arc<Self> {
         Arc::new(Self {
             id,
-            class: OnceLock::new(),
             reader: AtomicWaker::new(),
             writers: Arc::default(),
             recv: Mutex::default(),
@@ -61,15 +58,10 @@ impl StreamIo {
         self.id
     }
 
-    /// How urgent it is, as its OPEN says; `None` before that is known.
-    pub(super) fn class(&self) -> Option<Class> {
-        self.class.get().copied()
-    }
-
     /// Its OPEN is known, and says how urgent it is.
-    pub(super) fn classify(&self, class: Class) {
+    pub(super) fn classify(&self, shared: &Shared, class: Class) {
         let mut send = self.send();
-        let class = *self.class.get_or_init(|| class);
+        shared.with(|core| core.classify(self.id, class));
         if let Some(half) = send.half.as_mut() {
             half.prioritize(class);
         }
@@ -157,10 +149,11 @@ impl StreamIo {
 
     fn install(&self, shared: &Shared, recv: &mut RecvIo, send: &mut SendIo, stream: BiStream) {
         let mut stream = stream;
-        if let Some(class) = self.class() {
+        let (reads, class) =
+            shared.core(|core| (core.recv_end(self.id).is_none(), core.class(self.id)));
+        if let Some(class) = class {
             stream.send.prioritize(class);
         }
-        let reads = shared.with(|core| core.recv_end(self.id).is_none());
         recv.half = reads.then_some(stream.recv);
         send.half = Some(stream.send);
         send.unflushed = true;

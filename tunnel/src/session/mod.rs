@@ -197,7 +197,7 @@ impl Session {
     pub async fn open(&self, request: OpenRequest) -> Result<Stream, OpenError> {
         check(&request)?;
         let deadline = tokio::time::Instant::now() + limits::ANSWER_TIME;
-        let io = self.shared.open_stream(request.class, |stream| Open {
+        let io = self.shared.open_stream(|stream| Open {
             stream,
             class: request.class,
             target: request.target,

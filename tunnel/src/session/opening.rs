@@ -172,7 +172,7 @@ fn take_open(
     if taken == Taken::New
         && let Some(io) = shared.io(id)
     {
-        io.classify(open.class);
+        io.classify(shared, open.class);
         io.take(shared, stream, rest);
         incoming::announce(Arc::clone(shared), io, open);
     }

@@ -11,7 +11,7 @@ use super::io::StreamIo;
 use super::link::{ControlStream, LinkHandle};
 use super::{Info, OpenError, SessionError, now};
 use crate::proto::code::CloseCode;
-use crate::proto::frame::{Class, GoAway, Open};
+use crate::proto::frame::{GoAway, Open};
 use crate::proto::handshake::Resumption;
 use crate::proto::limits;
 use crate::proto::secret::SessionSecret;
@@ -256,14 +256,12 @@ impl Shared {
 
     pub(super) fn open_stream(
         &self,
-        class: Class,
         open: impl FnOnce(StreamId) -> Open,
     ) -> Result<Arc<StreamIo>, OpenError> {
         let mut state = self.state();
         match state.core.open_stream(open) {
             Ok(id) => {
                 let io = StreamIo::new(id);
-                io.classify(class);
                 state.streams.insert(id, Arc::clone(&io));
                 Ok(io)
             }

@@ -13,6 +13,7 @@ use crate::proto::frame::{
 };
 use crate::proto::keepalive::{Due, Keepalive};
 use crate::proto::limits;
+use crate::proto::stream::Pace;
 use crate::proto::stream_id::{Role, StreamId};
 
 /// Bytes of control frames given out in one go.
@@ -233,9 +234,15 @@ impl Session {
         self.links.get(&self.primary?)?.round_trip
     }
 
-    pub(super) fn assumed_round_trip(&self) -> Duration {
-        // Windows do not grow before the first measure, a round trip after the link's beginning.
-        self.round_trip().unwrap_or_default()
+    /// What the windows of streams are to be large enough for.
+    pub(super) fn pace(&self) -> Pace {
+        // They do not grow before the first measure, a round trip after the link's beginning.
+        let round_trip = self.round_trip().unwrap_or_default();
+        if self.classes.interactive > 0 {
+            Pace::Latency(round_trip)
+        } else {
+            Pace::Throughput(round_trip)
+        }
     }
 
     /// The transport has measured a round trip of its own.

@@ -14,7 +14,7 @@ use self::links::Link;
 pub use self::links::{LinkEnd, LinkId, LinkRefused};
 use self::outbox::Outbox;
 use self::seen::Seen;
-pub use self::streams::{Beginning, Taken, WriteEnd};
+pub use self::streams::{Beginning, Classes, Taken, WriteEnd};
 use self::streams::{Count, StreamState};
 use super::code::CloseCode;
 use super::frame::{Close, Control, GoAway, Lasting};
@@ -87,6 +87,7 @@ pub struct Session {
     kept: u64,
     /// Bytes that windows have grown, over all streams.
     grown: u64,
+    classes: Classes,
     keepalive: Duration,
     resume_window: Duration,
     /// Since when there is no link.
@@ -247,6 +248,7 @@ impl Session {
             acknowledge_at: None,
             kept: 0,
             grown: 0,
+            classes: Classes::default(),
             keepalive,
             resume_window: agreed.resume_window.min(limits::RESUME_WINDOW_MAX),
             detached: Some(now),

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::{LinkId, OpenRefused, Phase, Session, Violation};
 use crate::proto::code::ResetCode;
 use crate::proto::frame::{
-    self, Attach, Attached, Credit, Done, Lasting, Open, Refuse, ResetStream, StopSending,
+    self, Attach, Attached, Class, Credit, Done, Lasting, Open, Refuse, ResetStream, StopSending,
 };
 use crate::proto::limits;
 use crate::proto::session::Event;
@@ -35,6 +35,8 @@ impl Count {
 pub(super) struct StreamState {
     send: SendBuffer,
     recv: Receiver,
+    /// How urgent it is, once its OPEN is known.
+    class: Option<Class>,
     /// The link that carries it, or carried it last.
     link: Option<LinkId>,
     /// Its OPEN was passed on.
@@ -50,6 +52,7 @@ impl StreamState {
         Self {
             send: SendBuffer::new(send_limit),
             recv: Receiver::new(recv_limit),
+            class: None,
             link: None,
             opened: false,
             held: false,
@@ -59,6 +62,27 @@ impl StreamState {
 
     fn is_over(&self) -> bool {
         !self.held && self.send.ended().is_some() && self.recv.ended().is_some()
+    }
+}
+
+/// Streams by class. One whose OPEN is not known yet is of none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Classes {
+    /// Somebody types.
+    pub interactive: u32,
+    /// Requests and watches.
+    pub default: u32,
+    /// Copies.
+    pub bulk: u32,
+}
+
+impl Classes {
+    fn of(&mut self, class: Class) -> &mut u32 {
+        match class {
+            Class::Interactive => &mut self.interactive,
+            Class::Default => &mut self.default,
+            Class::Bulk => &mut self.bulk,
+        }
     }
 }
 
@@ -114,7 +138,8 @@ impl Session {
         let id = self.next_id.ok_or(OpenRefused::Draining)?;
         self.next_id = id.next();
         self.local.open += 1;
-        let header = frame::to_bytes(&open(id));
+        let open = open(id);
+        let header = frame::to_bytes(&open);
         let limit = header.len() as u64 + limits::STREAM_CREDIT;
         let mut stream = StreamState::new(limit, limits::STREAM_CREDIT);
         stream.opened = true;
@@ -122,7 +147,28 @@ impl Session {
         self.kept += header.len() as u64;
         stream.send.write(header);
         self.streams.insert(id, stream);
+        self.classify(id, open.class);
         Ok(id)
+    }
+
+    /// The stream's OPEN is known, and says how urgent it is.
+    pub fn classify(&mut self, id: StreamId, class: Class) {
+        if let Some(stream) = self.streams.get_mut(&id)
+            && stream.class.is_none()
+        {
+            stream.class = Some(class);
+            *self.classes.of(class) += 1;
+        }
+    }
+
+    /// How urgent the stream is; `None` where its OPEN is not known, or it is no more.
+    pub fn class(&self, id: StreamId) -> Option<Class> {
+        self.streams.get(&id)?.class
+    }
+
+    /// Streams open now, of both sides, by class.
+    pub fn classes(&self) -> Classes {
+        self.classes
     }
 
     /// A transport stream of `link` began with the OPEN of stream `id`, a frame of `header` bytes;
@@ -428,7 +474,7 @@ impl Session {
     /// # Errors
     /// Where the peer was not allowed to send them.
     pub fn received(&mut self, id: StreamId, len: u64, now: Instant) -> Result<(), Violation> {
-        let round_trip = self.assumed_round_trip();
+        let pace = self.pace();
         let Some(stream) = self.streams.get_mut(&id) else {
             return Ok(());
         };
@@ -436,9 +482,9 @@ impl Session {
         let before = stream.recv.grown();
         let due = stream
             .recv
-            .take(len, now, round_trip, spare)
+            .take(len, now, pace, spare)
             .map_err(|error| Violation::Offset(id, error))?;
-        self.grown += stream.recv.grown() - before;
+        self.grown = self.grown - before + stream.recv.grown();
         match (due, stream.news) {
             (Due::Now, Some(Due::Now)) | (Due::Soon, Some(_)) => {}
             (Due::Now, _) => {
@@ -490,6 +536,9 @@ impl Session {
             return;
         };
         self.grown -= stream.recv.grown();
+        if let Some(class) = stream.class {
+            *self.classes.of(class) -= 1;
+        }
         self.streams.remove(&id);
         let count = if id.initiator() == self.role {
             &mut self.local

@@ -3,7 +3,7 @@
 mod recv;
 mod send;
 
-pub use recv::{Due, Receiver, RecvEnd};
+pub use recv::{Due, Pace, Receiver, RecvEnd};
 pub use send::{Chunk, SendBuffer, SendEnd};
 
 use thiserror::Error;

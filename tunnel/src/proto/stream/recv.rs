@@ -9,7 +9,8 @@ use crate::proto::limits;
 /// One direction of a stream, at the side that receives it.
 ///
 /// The window grows where it is what limits the peer: half of it was used up in less than a round
-/// trip, so that the whole is less than two times the bandwidth-delay product.
+/// trip, so that the whole is less than four times the bandwidth-delay product. Who types beside it
+/// waits for what is under way: see [`Pace`].
 ///
 /// ```text
 ///          clean end
@@ -45,6 +46,37 @@ pub enum RecvEnd {
     Refused(ResetCode, String),
     /// This side reads no more.
     Stopped,
+}
+
+/// What a window is to be large enough for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pace {
+    /// The path's round trip, and no more: somebody types. A window that has become larger than that
+    /// shrinks again.
+    Latency(Duration),
+    /// The path's round trip, and [`limits::WINDOW_TIME`] at the least: on a short path larger windows
+    /// spare grants, of which each wakes both sides.
+    Throughput(Duration),
+}
+
+impl Pace {
+    /// Whether a window whose half lasted for `time` should be larger.
+    fn is_exceeded(self, time: Duration) -> bool {
+        match self {
+            Self::Latency(round_trip) => time < round_trip,
+            // Without a measure of the path nothing grows.
+            Self::Throughput(Duration::ZERO) => false,
+            Self::Throughput(round_trip) => time < round_trip.max(limits::WINDOW_TIME),
+        }
+    }
+
+    /// Whether it should be smaller: what doubled it would not do so again by far.
+    fn is_undercut(self, time: Duration) -> bool {
+        match self {
+            Self::Latency(round_trip) => time > 4 * round_trip,
+            Self::Throughput(_) => false,
+        }
+    }
 }
 
 /// How soon the peer should hear what arrived.
@@ -94,7 +126,7 @@ impl Receiver {
         &mut self,
         len: u64,
         now: Instant,
-        round_trip: Duration,
+        pace: Pace,
         spare: u64,
     ) -> Result<Due, OffsetError> {
         self.received += len;
@@ -114,9 +146,12 @@ impl Receiver {
         if !self.due {
             self.due = true;
             self.granted = Some(now);
-            if !first && now.saturating_duration_since(granted) < round_trip {
+            let time = now.saturating_duration_since(granted);
+            if !first && pace.is_exceeded(time) {
                 let more = self.window.min(spare);
                 self.window = (self.window + more).min(limits::STREAM_CREDIT_MAX);
+            } else if !first && pace.is_undercut(time) {
+                self.window = (self.window / 2).max(limits::STREAM_CREDIT);
             }
         }
         Ok(Due::Now)
@@ -153,14 +188,15 @@ mod tests {
     use super::*;
 
     const ROUND_TRIP: Duration = Duration::from_millis(40);
+    const PACE: Pace = Pace::Latency(ROUND_TRIP);
     const WINDOW: u64 = limits::STREAM_CREDIT;
 
     #[test]
     fn more_than_was_allowed_is_an_error() {
         let mut receiver = Receiver::new(WINDOW);
         let now = Instant::now();
-        receiver.take(WINDOW, now, ROUND_TRIP, 0).unwrap();
-        let error = receiver.take(1, now, ROUND_TRIP, 0).unwrap_err();
+        receiver.take(WINDOW, now, PACE, 0).unwrap();
+        let error = receiver.take(1, now, PACE, 0).unwrap_err();
         assert_eq!(
             error,
             OffsetError::Overrun {
@@ -174,8 +210,8 @@ mod tests {
     fn credit_follows_before_it_runs_out() {
         let mut receiver = Receiver::new(WINDOW);
         let now = Instant::now();
-        assert_eq!(receiver.take(1, now, ROUND_TRIP, 0), Ok(Due::Soon));
-        let due = receiver.take(WINDOW / 2, now, ROUND_TRIP, 0);
+        assert_eq!(receiver.take(1, now, PACE, 0), Ok(Due::Soon));
+        let due = receiver.take(WINDOW / 2, now, PACE, 0);
         assert_eq!(due, Ok(Due::Now));
         assert!(receiver.has_news());
         assert_eq!(receiver.credit(), (WINDOW / 2 + 1, WINDOW / 2 + 1 + WINDOW));
@@ -187,41 +223,59 @@ mod tests {
         let mut receiver = Receiver::new(WINDOW);
         let now = Instant::now();
         let spare = limits::STREAM_CREDIT_MAX;
-        receiver.take(1, now, ROUND_TRIP, spare).unwrap();
+        receiver.take(1, now, PACE, spare).unwrap();
         for _ in 0..10 {
-            let due = receiver.take(WINDOW / 20, now, ROUND_TRIP, spare).unwrap();
+            let due = receiver.take(WINDOW / 20, now, PACE, spare).unwrap();
             assert_eq!(due == Due::Now, receiver.received() >= WINDOW / 2);
         }
         for _ in 0..5 {
-            let due = receiver.take(1, now, ROUND_TRIP, spare).unwrap();
+            let due = receiver.take(1, now, PACE, spare).unwrap();
             assert_eq!(due, Due::Now, "the grant is late");
         }
         assert_eq!(receiver.window, 2 * WINDOW);
     }
 
-    /// Reads half a window every `pace` and gives the window after a while.
-    fn window_at(pace: Duration, spare: u64) -> u64 {
+    /// Reads half a window every `time` and gives the window after a while.
+    fn window_at(time: Duration, pace: Pace, spare: u64) -> u64 {
         let mut receiver = Receiver::new(WINDOW);
+        read_halves(&mut receiver, time, pace, spare);
+        receiver.window
+    }
+
+    fn read_halves(receiver: &mut Receiver, time: Duration, pace: Pace, spare: u64) {
         let mut now = Instant::now();
         for _ in 0..20 {
             let half = receiver.window / 2;
-            if receiver.take(half, now, ROUND_TRIP, spare).unwrap() == Due::Now {
+            if receiver.take(half, now, pace, spare).unwrap() == Due::Now {
                 receiver.credit();
             }
-            now += pace;
+            now += time;
         }
-        receiver.window
     }
 
     #[test]
     fn the_window_grows_only_where_it_limits() {
-        let unlimited = limits::STREAM_CREDIT_MAX;
-        assert_eq!(window_at(ROUND_TRIP * 2, unlimited), WINDOW);
-        assert_eq!(
-            window_at(ROUND_TRIP / 2, unlimited),
-            limits::STREAM_CREDIT_MAX
-        );
-        assert_eq!(window_at(ROUND_TRIP / 2, 0), WINDOW, "nothing to spare");
+        let max = limits::STREAM_CREDIT_MAX;
+        for pace in [PACE, Pace::Throughput(ROUND_TRIP)] {
+            assert_eq!(window_at(ROUND_TRIP * 2, pace, max), WINDOW);
+            assert_eq!(window_at(ROUND_TRIP / 2, pace, max), max);
+            assert_eq!(window_at(ROUND_TRIP / 2, pace, 0), WINDOW, "no spare");
+        }
+    }
+
+    #[test]
+    fn on_a_short_path_windows_are_worth_some_time_unless_somebody_types() {
+        let short = Duration::from_micros(50);
+        let (time, max) = (limits::WINDOW_TIME / 2, limits::STREAM_CREDIT_MAX);
+        assert_eq!(window_at(time, Pace::Throughput(short), max), max);
+        assert_eq!(window_at(time, Pace::Latency(short), max), WINDOW);
+        let unmeasured = Pace::Throughput(Duration::ZERO);
+        assert_eq!(window_at(time, unmeasured, max), WINDOW);
+        let mut receiver = Receiver::new(WINDOW);
+        read_halves(&mut receiver, time, Pace::Throughput(short), max);
+        assert_eq!(receiver.grown(), max - WINDOW);
+        read_halves(&mut receiver, time, Pace::Latency(short), max);
+        assert_eq!(receiver.grown(), 0, "somebody has begun to type");
     }
 
     #[test]
