@@ -73,6 +73,14 @@ pub(crate) struct Cli {
     /// CA of an https:// proxy's certificate, as PEM; without it, those that the system trusts
     #[arg(long, env = "UNDERPASS_PROXY_CA_FILE", value_name = "FILE")]
     pub(crate) proxy_ca_file: Option<PathBuf>,
+    /// On WebSocket, when to look whether QUIC gets through; doubled each time that it does not, up to
+    /// 10 minutes. 0s: never
+    #[arg(long, env = "UNDERPASS_QUIC_PROBE", default_value = "30s", value_name = "TIME", value_parser = humantime::parse_duration)]
+    pub(crate) quic_probe: Duration,
+    /// How old a WebSocket becomes before a new one takes its place, without a break; half of it at the
+    /// least. Less than the age at which load balancers cut connections. 0s: any age
+    #[arg(long, env = "UNDERPASS_WEBSOCKET_MAX_AGE", default_value = "50m", value_name = "TIME", value_parser = humantime::parse_duration)]
+    pub(crate) websocket_max_age: Duration,
     #[command(flatten)]
     pub(crate) quic: Quic,
     /// ServiceAccounts of this namespace may be impersonated; repeat for more

@@ -22,6 +22,8 @@ pub(crate) fn connector(cli: &Cli) -> Result<Connector> {
     config.servers.clone_from(&cli.servers);
     config.transports = cli.transport.into();
     config.quic = cli.quic.config()?;
+    config.quic_probe = cli.quic_probe;
+    config.websocket_max_age = cli.websocket_max_age;
     config.proxy = proxy(cli)?;
     config.software = concat!("underpass-agent/", env!("CARGO_PKG_VERSION")).to_owned();
     if let Some(proxy) = &config.proxy {
@@ -91,6 +93,11 @@ pub(crate) fn report(status: Status<'_>) {
         Status::Resumed(session) => tracing::info!(
             session = %session.info().id, transport = session.transport().map(tracing::field::display),
             streams = session.open_streams(), "connected again, streams go on"
+        ),
+        Status::Moved(session, from) => tracing::info!(
+            session = %session.info().id, %from,
+            transport = session.transport().map(tracing::field::display),
+            streams = session.open_streams(), "moved to another connection"
         ),
         Status::Failed(error, wait) if error.needs_attention() => {
             let advice = advice(error);

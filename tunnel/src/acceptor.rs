@@ -113,6 +113,9 @@ pub enum AcceptError {
     /// The session that it was for does not take it.
     #[error("session not resumed")]
     Resume(#[source] LinkRefused),
+    /// The session that it was for, and for no other, is not here.
+    #[error("no such session here")]
+    NoSession,
 }
 
 /// What became of a connection.
@@ -334,6 +337,13 @@ impl Acceptor {
             control.send(handshake::resumed(received)).await?;
             return Ok(Admitted::Resumed(session, claim));
         }
+        if proven
+            .resumption
+            .as_ref()
+            .is_some_and(|claim| !claim.or_new)
+        {
+            return Err(AcceptError::NoSession);
+        }
         let (id, secret) = (random(), SessionSecret::new(random()));
         let wanted = Duration::from_millis(proven.resume_window_ms.into());
         let resume_window = self.config.resume_window.min(wanted);
@@ -359,8 +369,7 @@ impl Acceptor {
         Ok(Admitted::New(agreed, secret, info))
     }
 
-    /// The session that a connector wants to carry on, if it is there and is the same agent's. One
-    /// that is not gets a new session: it may have been this server that was started again.
+    /// The session that a connector wants to carry on, if it is there and is the same agent's.
     fn resumable(&self, proven: &Proven, agent: &str) -> Option<(Arc<Shared>, ResumptionClaim)> {
         let claim = proven.resumption.clone()?;
         let session = self.sessions().find(&claim.session)?;
@@ -463,7 +472,7 @@ fn close_words(error: &AcceptError) -> (CloseCode, String) {
         AcceptError::Quic(_) | AcceptError::Transport(_) => CloseCode::Shutdown,
         AcceptError::Handshake(error) => error.close_code().unwrap_or(CloseCode::Shutdown),
         AcceptError::Timeout => CloseCode::HandshakeTimeout,
-        AcceptError::Resume(_) => CloseCode::ResumeRefused,
+        AcceptError::Resume(_) | AcceptError::NoSession => CloseCode::ResumeRefused,
         AcceptError::Denied(denied) => return (denied.code, denied.reason.clone()),
     };
     (code, crate::error::chain(error))

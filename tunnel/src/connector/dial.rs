@@ -72,7 +72,7 @@ impl Dialler {
     pub(super) async fn dial(&self) -> Result<Connected, DialError> {
         let turn = self.servers.current();
         // Boxed: it holds handshakes, and an agent rarely dials.
-        let dialled = Box::pin(self.dial_server(turn.server)).await;
+        let dialled = Box::pin(self.dial_server(turn.server, self.transports)).await;
         dialled.map_err(|attempts| {
             self.servers.end(turn);
             DialError {
@@ -82,13 +82,32 @@ impl Dialler {
         })
     }
 
+    /// Another transport to the server that was dialled last, which keeps its turn: there is one already.
+    pub(super) async fn dial_beside(&self, transports: Transports) -> Result<Connected, DialError> {
+        let server = self.servers.current().server;
+        let dialled = Box::pin(self.dial_server(server, transports)).await;
+        dialled.map_err(|attempts| DialError {
+            server: server.address.clone(),
+            attempts,
+        })
+    }
+
+    /// The protocols that may be dialled with.
+    pub(super) fn transports(&self) -> Transports {
+        self.transports
+    }
+
     /// The next attempt goes to another server, if there is one: that which was dialled last can be
     /// reached, but is of no use now.
     pub(super) fn elsewhere(&self) {
         self.servers.end(self.servers.current());
     }
 
-    async fn dial_server(&self, server: &Server) -> Result<Connected, Vec<AttemptError>> {
+    async fn dial_server(
+        &self,
+        server: &Server,
+        transports: Transports,
+    ) -> Result<Connected, Vec<AttemptError>> {
         let proxy = self.proxy.as_ref();
         if let Some(proxy) = proxy.filter(|proxy| proxy.proxy.applies_to(&server.address)) {
             // Behind a proxy the server's name may be one that only the proxy can resolve.
@@ -98,21 +117,24 @@ impl Dialler {
                     .await?;
                 self.quic(server, &addresses).await
             };
-            return self.either(quic, self.proxied(proxy, server)).await;
+            let websocket = self.proxied(proxy, server);
+            return self.either(transports, quic, websocket).await;
         }
         let addresses = self
             .resolve(&server.address.host, server.address.port)
             .await?;
         let quic = self.quic(server, &addresses);
-        self.either(quic, self.websocket(server, &addresses)).await
+        let websocket = self.websocket(server, &addresses);
+        self.either(transports, quic, websocket).await
     }
 
     async fn either(
         &self,
+        transports: Transports,
         quic: impl Future<Output = Result<Connected, Vec<AttemptError>>>,
         websocket: impl Future<Output = Result<Connected, Vec<AttemptError>>>,
     ) -> Result<Connected, Vec<AttemptError>> {
-        match self.transports {
+        match transports {
             Transports::Quic => quic.await,
             Transports::WebSocket => websocket.await,
             Transports::Auto => {

@@ -8,12 +8,87 @@ use thiserror::Error;
 
 use super::ServerAddress;
 use super::proxy::{ProxyError, ProxyUrl};
+use crate::control::ControlError;
 use crate::error::chain;
+use crate::proto::code::CloseCode;
+use crate::proto::handshake::HandshakeError;
 use crate::proto::limits;
+use crate::proto::session::LinkRefused;
 use crate::tls::Distrust;
-use crate::transport::Kind;
 use crate::transport::quic::EndpointError;
 use crate::transport::websocket::UpgradeError;
+use crate::transport::{Kind, TransportError};
+
+/// Why no session came about.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum ConnectError {
+    /// No transport could be had.
+    #[error("cannot reach the server")]
+    Dial(#[from] DialError),
+    /// The connection ended meanwhile.
+    #[error("connection ended in the session handshake")]
+    Transport(#[source] TransportError),
+    /// The server did not let us in, or broke the handshake.
+    #[error("session handshake failed")]
+    Handshake(#[source] HandshakeError),
+    /// The handshake took too long.
+    #[error("no session within {} s", limits::HANDSHAKE_TIME.as_secs())]
+    Timeout,
+    /// The session to resume does not take the transport.
+    #[error("session not resumed")]
+    Resume(#[source] LinkRefused),
+}
+
+impl ConnectError {
+    /// What to tell the peer, if there is anything to tell.
+    pub(super) fn close_code(&self) -> Option<CloseCode> {
+        match self {
+            Self::Handshake(error) => error.close_code(),
+            Self::Timeout => Some(CloseCode::HandshakeTimeout),
+            Self::Resume(_) => Some(CloseCode::ResumeRefused),
+            Self::Dial(_) | Self::Transport(_) => None,
+        }
+    }
+
+    /// Whether a person has to mend something before another try can succeed: the token is not
+    /// known, the CA is another one, no version is in common.
+    pub fn needs_attention(&self) -> bool {
+        match self {
+            Self::Dial(error) => error.needs_attention(),
+            Self::Handshake(HandshakeError::ClosedByPeer { code, .. })
+            | Self::Transport(TransportError::ClosedByPeer { code, .. }) => {
+                matches!(
+                    code,
+                    CloseCode::Unauthenticated | CloseCode::Version | CloseCode::Revoked
+                )
+            }
+            Self::Handshake(_) => true,
+            Self::Transport(_) | Self::Timeout | Self::Resume(_) => false,
+        }
+    }
+
+    /// Whether the server says that the session to resume cannot go on.
+    pub(super) fn refuses_resumption(&self) -> bool {
+        match self {
+            Self::Resume(_) => true,
+            Self::Handshake(HandshakeError::ClosedByPeer { code, .. })
+            | Self::Transport(TransportError::ClosedByPeer { code, .. }) => {
+                *code == CloseCode::ResumeRefused
+            }
+            _ => false,
+        }
+    }
+}
+
+impl From<ControlError> for ConnectError {
+    fn from(error: ControlError) -> Self {
+        match error {
+            ControlError::Decode(error) => Self::Handshake(error.into()),
+            ControlError::Transport(error) => Self::Transport(error),
+        }
+    }
+}
 
 /// Why no transport to a server could be had.
 #[derive(Debug, Error)]

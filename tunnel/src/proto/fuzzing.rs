@@ -189,6 +189,7 @@ pub fn handshake(data: &[u8]) {
         secret: secret.clone(),
         attempt: 1,
         received: 2,
+        or_new: *which & 0x40 == 0,
     });
     let (mut connector, hello) =
         ConnectorHandshake::start(&local, &key, [9; 16], resumption.as_ref());

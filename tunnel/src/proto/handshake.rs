@@ -105,14 +105,28 @@ pub struct Resumption {
     pub attempt: u64,
     /// Lasting control frames of the acceptor's that have arrived.
     pub received: u64,
+    /// Whether a new session will do where the acceptor does not have that one.
+    pub or_new: bool,
 }
 
 /// The connector's end of a handshake.
 #[derive(Debug)]
 pub struct ConnectorHandshake {
     hello: Bytes,
+    asks_for: AsksFor,
     secret: Option<SessionSecret>,
     state: ConnectorState,
+}
+
+/// What the connector will have.
+#[derive(Debug, Clone, Copy)]
+enum AsksFor {
+    /// A new session.
+    Session,
+    /// One that exists, or a new one.
+    EitherSession,
+    /// One that exists.
+    ThatSession,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -145,7 +159,13 @@ impl ConnectorHandshake {
             session: resumption.session,
             attempt: resumption.attempt,
             received: resumption.received,
+            or_new: resumption.or_new,
         });
+        let asks_for = match resumption {
+            None => AsksFor::Session,
+            Some(resumption) if resumption.or_new => AsksFor::EitherSession,
+            Some(_) => AsksFor::ThatSession,
+        };
         let hello = frame::to_bytes(&Hello {
             versions: VERSIONS.to_vec(),
             public_key: key.public_key().0,
@@ -158,6 +178,7 @@ impl ConnectorHandshake {
         (
             Self {
                 hello: hello.clone(),
+                asks_for,
                 secret: resumption.map(|resumption| resumption.secret.clone()),
                 state: ConnectorState::AwaitChallenge,
             },
@@ -192,12 +213,18 @@ impl ConnectorHandshake {
                 };
                 Ok(ConnectorStep::Send(frame::to_bytes(&proof)))
             }
-            ConnectorState::AwaitWelcome
-                if self.secret.is_some() && frame.kind == u64::from(Resumed::TYPE) =>
-            {
-                Ok(ConnectorStep::Resumed(frame.decode()?))
+            ConnectorState::AwaitWelcome => {
+                let resumed = frame.kind == u64::from(Resumed::TYPE);
+                match self.asks_for {
+                    AsksFor::Session => Ok(ConnectorStep::Established(frame.decode()?)),
+                    AsksFor::EitherSession if !resumed => {
+                        Ok(ConnectorStep::Established(frame.decode()?))
+                    }
+                    AsksFor::EitherSession | AsksFor::ThatSession => {
+                        Ok(ConnectorStep::Resumed(frame.decode()?))
+                    }
+                }
             }
-            ConnectorState::AwaitWelcome => Ok(ConnectorStep::Established(frame.decode()?)),
         }
     }
 }
@@ -243,6 +270,8 @@ pub struct ResumptionClaim {
     pub attempt: u64,
     /// Lasting control frames of ours that the connector has.
     pub received: u64,
+    /// Whether a new session will do where that one is not to be had.
+    pub or_new: bool,
     message: Vec<u8>,
     proof: [u8; 32],
 }
@@ -334,12 +363,14 @@ fn prove(hello: Hello, challenge: &Bytes, proof: &Proof) -> Result<Proven, Hands
                 session,
                 attempt,
                 received,
+                or_new,
             },
             Some(proof),
         ) => Some(ResumptionClaim {
             session,
             attempt,
             received,
+            or_new,
             message: transcript(RESUMPTION_CONTEXT, &said, challenge),
             proof,
         }),
@@ -607,6 +638,7 @@ mod tests {
             secret: secret(2),
             attempt: 4,
             received: 17,
+            or_new: true,
         }
     }
 
@@ -666,6 +698,33 @@ mod tests {
                 step.ok(),
                 asked.then_some(ConnectorStep::Resumed(Resumed { received: 12 }))
             );
+        }
+    }
+
+    #[test]
+    fn a_session_that_was_not_wanted_is_no_substitute() {
+        let key = key(1);
+        for or_new in [true, false] {
+            let resumption = Resumption {
+                or_new,
+                ..resumption()
+            };
+            let (mut connector, hello) =
+                ConnectorHandshake::start(&local(), &key, [9; 16], Some(&resumption));
+            let mut acceptor = AcceptorHandshake::start([5; 32]);
+            let challenge = sent(acceptor.handle(raw(&hello)).unwrap());
+            let ConnectorStep::Send(proof) = connector.handle(raw(&challenge), &key).unwrap()
+            else {
+                panic!("no proof");
+            };
+            let AcceptorStep::Proven(proven) = acceptor.handle(raw(&proof)).unwrap() else {
+                panic!("not proven");
+            };
+            assert_eq!(proven.resumption.unwrap().or_new, or_new);
+            let welcome = welcome(&local(), [1; 16], secret(3), 10_000, "edge");
+            let step = connector.handle(raw(&welcome), &key);
+            assert_eq!(matches!(step, Ok(ConnectorStep::Established(_))), or_new);
+            assert_eq!(step.is_err(), !or_new, "{step:?}");
         }
     }
 }

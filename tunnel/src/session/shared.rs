@@ -226,9 +226,11 @@ impl Shared {
         self.primary().map(|link| Arc::clone(&link.transport))
     }
 
-    /// What the connector needs to bring another transport.
+    /// What the connector needs to bring another transport. A session that has one is not given up
+    /// for a new one.
     pub(crate) fn resumption(&self) -> Resumption {
         let mut state = self.state();
+        let or_new = state.core.primary().is_none();
         let attempt = state.next_link;
         state.next_link = attempt.next();
         Resumption {
@@ -236,6 +238,7 @@ impl Shared {
             secret: self.secret.clone(),
             attempt: attempt.0,
             received: state.core.arrived(),
+            or_new,
         }
     }
 

@@ -18,6 +18,7 @@ mod harness;
 mod hostile;
 mod http_proxy;
 mod life;
+mod moves;
 mod path;
 mod peer;
 mod proxies;

@@ -75,7 +75,9 @@ pub(crate) struct Server {
     sessions: mpsc::UnboundedReceiver<Result<Accepted, AcceptError>>,
     upgrade: Arc<AtomicBool>,
     endpoint: Option<quinn::Endpoint>,
-    _tasks: JoinSet<()>,
+    acceptor: Arc<Acceptor>,
+    results: Results,
+    tasks: JoinSet<()>,
 }
 
 /// What a server listens with.
@@ -111,26 +113,37 @@ impl Server {
         let upgrade = Arc::new(AtomicBool::new(true));
         let acceptor = acceptor(config);
         let mut tasks = JoinSet::new();
-        if let Some(endpoint) = &endpoint {
-            tasks.spawn(serve_quic(
-                endpoint.clone(),
-                Arc::clone(&acceptor),
-                results.clone(),
-            ));
-        }
         let https = Https {
-            acceptor,
-            results,
+            acceptor: Arc::clone(&acceptor),
+            results: results.clone(),
             upgrade: Arc::clone(&upgrade),
         };
         tasks.spawn(serve_https(listener, pki.tls(), Arc::new(https)));
-        Self {
+        let mut server = Self {
             port,
             sessions,
             upgrade,
             endpoint,
-            _tasks: tasks,
+            acceptor,
+            results,
+            tasks,
+        };
+        server.serve_quic();
+        server
+    }
+
+    fn serve_quic(&mut self) {
+        if let Some(endpoint) = self.endpoint.clone() {
+            let (acceptor, results) = (Arc::clone(&self.acceptor), self.results.clone());
+            self.tasks.spawn(serve_quic(endpoint, acceptor, results));
         }
+    }
+
+    /// From now on listens for QUIC beside what it listens for.
+    pub(crate) fn listen_quic(&mut self, pki: &Pki) {
+        let address = ([127, 0, 0, 1], self.port).into();
+        self.endpoint = Some(quic_endpoint(address, pki).unwrap());
+        self.serve_quic();
     }
 
     pub(crate) async fn result(&mut self) -> Result<Accepted, AcceptError> {
@@ -155,7 +168,7 @@ impl Server {
 
     /// Stops listening, so that the port is free once this returns.
     pub(crate) async fn stop(mut self) {
-        self._tasks.shutdown().await;
+        self.tasks.shutdown().await;
         if let Some(endpoint) = self.endpoint.take() {
             endpoint.close(0u32.into(), b"");
             within("the endpoint is idle", endpoint.wait_idle()).await;
@@ -175,12 +188,7 @@ async fn bind(
                 if listen == Listen::WebSocketOnly {
                     return (listener, None);
                 }
-                if let Ok(endpoint) = quic::server(
-                    listener.local_addr().unwrap(),
-                    pki.tls(),
-                    &quic::ResetKey::random(),
-                    &QuicConfig::default(),
-                ) {
+                if let Ok(endpoint) = quic_endpoint(listener.local_addr().unwrap(), pki) {
                     return (listener, Some(endpoint));
                 }
             }
@@ -188,6 +196,11 @@ async fn bind(
         }
     })
     .await
+}
+
+fn quic_endpoint(address: SocketAddr, pki: &Pki) -> Result<quinn::Endpoint, quic::EndpointError> {
+    let (reset_key, config) = (quic::ResetKey::random(), QuicConfig::default());
+    quic::server(address, pki.tls(), &reset_key, &config)
 }
 
 async fn serve_quic(endpoint: quinn::Endpoint, acceptor: Arc<Acceptor>, results: Results) {

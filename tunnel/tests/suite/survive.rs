@@ -437,6 +437,7 @@ pub(crate) async fn a_stolen_session_id_is_worth_nothing(kind: Kind) {
         secret: SessionSecret::new([1; 32]),
         attempt: 9,
         received: 0,
+        or_new: true,
     };
     for detached in [false, true] {
         if detached {
@@ -453,6 +454,12 @@ pub(crate) async fn a_stolen_session_id_is_worth_nothing(kind: Kind) {
             matches!(granted, Ok(ConnectorStep::Established(_))),
             "a new session: {granted:?}"
         );
+        let only_that = Resumption {
+            or_new: false,
+            ..unknown
+        };
+        let refused = steal(&survivor, &only_that).await;
+        assert_eq!(refused, Err(CloseCode::ResumeRefused.to_wire()));
     }
     survivor.resume().await;
     still_works(server, agent).await;

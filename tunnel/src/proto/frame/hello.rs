@@ -46,6 +46,8 @@ pub enum Purpose {
         attempt: u64,
         /// Lasting control frames of the acceptor's that have arrived since the session began.
         received: u64,
+        /// Whether a new session will do where that one is not to be had.
+        or_new: bool,
     },
 }
 
@@ -57,8 +59,9 @@ impl Purpose {
                 session,
                 attempt,
                 received,
+                or_new,
             } => {
-                put_varint(out, 1);
+                put_varint(out, if or_new { 1 } else { 3 });
                 out.put_slice(&session);
                 put_varint(out, attempt);
                 put_varint(out, received);
@@ -69,10 +72,11 @@ impl Purpose {
     fn decode(fields: &mut Fields) -> Result<Self, DecodeError> {
         match fields.varint("purpose")? {
             0 => Ok(Self::NewSession),
-            1 => Ok(Self::Resume {
+            purpose @ (1 | 3) => Ok(Self::Resume {
                 session: fields.array("session")?,
                 attempt: fields.varint("attempt")?,
                 received: fields.varint("received")?,
+                or_new: purpose == 1,
             }),
             value => Err(DecodeError::BadValue {
                 what: "purpose",
@@ -151,16 +155,23 @@ mod tests {
 
     #[test]
     fn wire_of_one_that_resumes() {
+        for (purpose, or_new) in [(1, true), (3, false)] {
+            resumes(purpose, or_new);
+        }
+    }
+
+    fn resumes(purpose: u8, or_new: bool) {
         let mut wire = vec![0x01, 0x40, 0x4c, 1, 1];
         wire.extend([0xaa; 32]);
         wire.extend([0xbb; 16]);
-        wire.extend([0x40, 100, 7, 3, b'x', b'/', b'1', 1]);
+        wire.extend([0x40, 100, 7, 3, b'x', b'/', b'1', purpose]);
         wire.extend([0xee; 16]);
         wire.extend([2, 9]);
         let purpose = Purpose::Resume {
             session: [0xee; 16],
             attempt: 2,
             received: 9,
+            or_new,
         };
         assert_wire(&hello(purpose), &wire);
     }

@@ -1,0 +1,353 @@
+//! Keeping a session: what `run` does when it ends, is to be left, has lost its transport, or could have a
+//! better one.
+
+use std::convert::Infallible;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use rand::{Rng, RngExt};
+
+use super::plan::{Move, Moves};
+use super::{ConnectError, Connector, Reconnected, Transports};
+use crate::error::chain;
+use crate::proto::backoff::Backoff;
+use crate::session::{Info, Session, now};
+use crate::transport::Kind;
+
+/// What a connector is doing.
+#[derive(Debug)]
+pub enum Status<'a> {
+    /// A session stands.
+    Connected(&'a Info),
+    /// The session has lost its transport, and its streams wait; the next attempt follows after the
+    /// wait.
+    Detached(&'a Session, Duration),
+    /// The session goes on, on another transport.
+    Resumed(&'a Session),
+    /// The session has left a transport that worked, of the protocol named, for another one.
+    Moved(&'a Session, Kind),
+    /// An attempt failed; the next one follows after the wait.
+    Failed(&'a ConnectError, Duration),
+    /// The session ended; the next attempt follows after the wait.
+    Ended(&'a crate::session::SessionError, Duration),
+}
+
+/// A session that lasted this long was no accident: the next failure waits from the start again.
+const STABLE: Duration = Duration::from_secs(10);
+
+/// Over how long the agents of a server spread that all lose it at once, when each had a session
+/// that was stable: their streams wait.
+const RESUME_SPREAD: Duration = Duration::from_millis(100);
+
+/// The same where the transport did not last: a path that cuts every connection soon must not be
+/// filled with handshakes.
+const RESUME_SPREAD_UNSTABLE: Duration = Duration::from_secs(1);
+
+impl Connector {
+    /// Keeps a session: dials, hands each session to `serve`, brings the session another transport
+    /// when it loses the last, and dials anew once it has ended. Never returns; drop the future to
+    /// stop.
+    ///
+    /// `serve` is called once per session and should return soon; `status` hears of every change.
+    ///
+    /// # Cancel safety
+    /// Dropping the future drops this side's handle on the session; `serve` may hold another.
+    pub async fn run(
+        &self,
+        mut serve: impl FnMut(Session),
+        mut status: impl FnMut(Status<'_>),
+    ) -> Infallible {
+        let mut backoff = self.backoff.clone();
+        let mut left = None;
+        let mut detached = None;
+        loop {
+            let attempt = match &detached {
+                None => self.connect().await.map(Reconnected::New),
+                Some(session) => self.reconnect(session).await,
+            };
+            let session = match (attempt, detached.take()) {
+                (Ok(Reconnected::New(session)), _) => {
+                    status(Status::Connected(session.info()));
+                    serve(session.clone());
+                    session
+                }
+                (Ok(Reconnected::Resumed), Some(session)) => {
+                    backoff.reset();
+                    status(Status::Resumed(&session));
+                    session
+                }
+                // Only a session that was there is resumed.
+                (Ok(Reconnected::Resumed), None) => continue,
+                (Err(error), waiting) => {
+                    let wait = backoff.failed(rand::rng().next_u32());
+                    status(Status::Failed(&error, wait));
+                    pause(wait, &mut left, &mut backoff).await;
+                    detached = waiting.filter(|session| still_waits(session, &mut status));
+                    continue;
+                }
+            };
+            let mut end = Box::pin(session.end());
+            match self.keep(session, &mut backoff, &mut status).await {
+                Kept::Detached(session, wait) => {
+                    tokio::time::sleep(wait).await;
+                    detached = still_waits(&session, &mut status).then_some(session);
+                }
+                Kept::Left(wait) => {
+                    left = end.as_mut().now_or_never().is_none().then_some(end);
+                    // In full, though the old session may end before: the server says when its
+                    // agents come back, so that they do not come all at once.
+                    tokio::time::sleep(wait).await;
+                }
+            }
+        }
+    }
+
+    /// Waits until the session has no transport any more, or is over, or to be left.
+    async fn keep(
+        &self,
+        session: Session,
+        backoff: &mut Backoff,
+        status: &mut impl FnMut(Status<'_>),
+    ) -> Kept {
+        let since = tokio::time::Instant::now();
+        let told = async {
+            match session.going_away().await {
+                Some(go_away) => Duration::from_millis(go_away.return_after_ms.into()),
+                None => std::future::pending().await,
+            }
+        };
+        enum Woken {
+            Leave(Duration),
+            Ended(crate::session::SessionError),
+            Detached,
+        }
+        let woken = tokio::select! {
+            // A server that leaves an idle session closes it in the same breath.
+            biased;
+            return_after = told => Woken::Leave(return_after),
+            error = session.closed() => Woken::Ended(error),
+            () = session.detached() => Woken::Detached,
+            never = self.improve(&session, status) => match never {},
+        };
+        let stable = since.elapsed() >= STABLE;
+        if stable {
+            backoff.reset();
+        }
+        if matches!(woken, Woken::Leave(_)) {
+            self.dialler.elsewhere();
+        }
+        match woken {
+            // The old session goes on to its streams' end in the hands of `serve`.
+            Woken::Leave(return_after) if stable => Kept::Left(return_after),
+            // A server that sends everyone away at once must not be asked again at once.
+            Woken::Leave(return_after) => {
+                Kept::Left(return_after.max(backoff.failed(rand::rng().next_u32())))
+            }
+            Woken::Ended(error) => {
+                let wait = backoff.failed(rand::rng().next_u32());
+                status(Status::Ended(&error, wait));
+                Kept::Left(wait)
+            }
+            Woken::Detached => {
+                // The server took this side the last time: it is the path that fails.
+                let spread = if stable {
+                    RESUME_SPREAD
+                } else {
+                    RESUME_SPREAD_UNSTABLE
+                };
+                let wait = rand::rng().random_range(Duration::ZERO..spread);
+                status(Status::Detached(&session, wait));
+                Kept::Detached(session, wait)
+            }
+        }
+    }
+}
+
+impl Connector {
+    /// Moves the session to a better transport whenever one may be had.
+    async fn improve(&self, session: &Session, status: &mut impl FnMut(Status<'_>)) -> Infallible {
+        loop {
+            let Some(kind) = session.transport() else {
+                // Whoever lost it is woken, too.
+                return std::future::pending().await;
+            };
+            let mut moves = self.plan.begin(kind, now(), rand::rng().next_u32());
+            while let Err(()) = self.try_move(session, &mut moves).await {}
+            status(Status::Moved(session, kind));
+        }
+    }
+
+    /// Waits until something is due, and tries it.
+    async fn try_move(&self, session: &Session, moves: &mut Moves) -> Result<(), ()> {
+        let Some((at, which)) = moves.next() else {
+            return std::future::pending().await;
+        };
+        tokio::time::sleep_until(at.into()).await;
+        let transports = match which {
+            Move::ToQuic => Transports::Quic,
+            Move::Renew => self.dialler.transports(),
+        };
+        let moved = async {
+            let transport = self.dialler.dial_beside(transports).await?;
+            self.resume(session, transport).await
+        };
+        match moved.await {
+            Ok(_) => Ok(()),
+            Err(error) => {
+                let id = session.info().id;
+                tracing::debug!(session = %id, "stays where it is: {}", chain(&error));
+                moves.failed(which, now(), rand::rng().next_u32());
+                Err(())
+            }
+        }
+    }
+}
+
+/// How a session that was kept came to need something.
+enum Kept {
+    /// It wants another transport, after the wait.
+    Detached(Session, Duration),
+    /// Another session is wanted, after the wait.
+    Left(Duration),
+}
+
+/// Whether a session still waits for a transport; says so where it has ended meanwhile.
+fn still_waits(session: &Session, status: &mut impl FnMut(Status<'_>)) -> bool {
+    match session.closed().now_or_never() {
+        None => true,
+        Some(error) => {
+            status(Status::Ended(&error, Duration::ZERO));
+            false
+        }
+    }
+}
+
+/// Waits before the next attempt; less long if `left`, a session that the server asked to leave, ends
+/// meanwhile. Then that server has gone, and what takes its place is about to come: the failures until now
+/// say nothing about it.
+async fn pause<E>(wait: Duration, left: &mut Option<E>, backoff: &mut Backoff)
+where
+    E: Future<Output = ()> + Unpin,
+{
+    let Some(end) = left else {
+        return tokio::time::sleep(wait).await;
+    };
+    tokio::select! {
+        () = tokio::time::sleep(wait) => {}
+        () = end => {
+            *left = None;
+            backoff.reset();
+            let wait = wait.min(backoff.failed(rand::rng().next_u32()));
+            tokio::time::sleep(wait).await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::AgentKey;
+    use crate::acceptor::{Acceptor, AcceptorConfig, Admission, Denied};
+    use crate::connector::ConnectorConfig;
+    use crate::proto::handshake::Proven;
+    use crate::transport::memory;
+    use futures_util::future::BoxFuture;
+
+    struct Everyone;
+
+    impl Admission for Everyone {
+        fn admit<'a>(&'a self, _: &'a Proven) -> BoxFuture<'a, Result<String, Denied>> {
+            Box::pin(async { Ok("edge-1".to_owned()) })
+        }
+    }
+
+    fn connector() -> Connector {
+        let ca = rcgen::generate_simple_self_signed(["x".to_owned()]).unwrap();
+        let key = AgentKey::from_seed([7; 32]).unwrap();
+        let ca_pem = ca.cert.pem().into_bytes();
+        Connector::new(ConnectorConfig::new("127.0.0.1", 1, ca_pem, key)).unwrap()
+    }
+
+    /// How long the connector waits after `act` was done to the other end of its session.
+    async fn wait_after(connector: &Connector, act: impl AsyncFnOnce(Session)) -> Duration {
+        let acceptor = Acceptor::new(AcceptorConfig::default(), Arc::new(Everyone));
+        let (here, there) = memory::pair();
+        let (agent, server) = tokio::join!(
+            connector.establish(Arc::new(here)),
+            acceptor.accept(Arc::new(there))
+        );
+        let mut backoff = connector.backoff.clone();
+        let status = &mut |_: Status<'_>| {};
+        let server = server.unwrap().into_session().unwrap();
+        let (kept, ()) = tokio::join!(
+            connector.keep(agent.unwrap(), &mut backoff, status),
+            act(server),
+        );
+        match kept {
+            Kept::Left(wait) => wait,
+            Kept::Detached(..) => panic!("the transport is there"),
+        }
+    }
+
+    /// A server that drains for long does not listen meanwhile: the attempts that it refuses must not
+    /// delay the one that its successor would take.
+    #[tokio::test(start_paused = true)]
+    async fn the_end_of_a_session_that_was_left_starts_the_backoff_anew() {
+        let mut backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(30));
+        for _ in 0..10 {
+            backoff.failed(u32::MAX);
+        }
+        let start = tokio::time::Instant::now();
+        let drain = Duration::from_secs(3);
+        let mut left = Some(Box::pin(tokio::time::sleep(drain)));
+        pause(Duration::from_secs(30), &mut left, &mut backoff).await;
+        assert!(left.is_none());
+        let took = start.elapsed();
+        assert!(
+            took >= drain && took <= drain + Duration::from_millis(510),
+            "{took:?}"
+        );
+        assert!(
+            backoff.failed(u32::MAX) <= Duration::from_secs(1),
+            "starts anew"
+        );
+    }
+
+    /// A server that leaves an idle session sends GOAWAY and CLOSE in one packet.
+    #[tokio::test(start_paused = true)]
+    async fn a_go_away_counts_though_the_session_ends_at_once() {
+        let connector = connector();
+        let pause = Duration::from_secs(7);
+        for _ in 0..20 {
+            let drain = async |server: Session| {
+                server.drain(Duration::from_secs(5), pause, "moving").await;
+            };
+            assert_eq!(wait_after(&connector, drain).await, pause);
+        }
+    }
+
+    /// Else a server that sends everyone away at once would be asked without end.
+    #[tokio::test(start_paused = true)]
+    async fn a_go_away_from_a_young_session_backs_off() {
+        let connector = connector();
+        let young = async |server: Session| {
+            server
+                .drain(Duration::ZERO, Duration::ZERO, "not here")
+                .await;
+        };
+        let mut longest = Duration::ZERO;
+        for _ in 0..20 {
+            longest = longest.max(wait_after(&connector, young).await);
+        }
+        assert!(longest > Duration::ZERO && longest <= Duration::from_millis(500));
+        let old = async |server: Session| {
+            tokio::time::sleep(STABLE).await;
+            server
+                .drain(Duration::ZERO, Duration::ZERO, "new version")
+                .await;
+        };
+        assert_eq!(wait_after(&connector, old).await, Duration::ZERO);
+    }
+}
