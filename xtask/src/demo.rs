@@ -51,7 +51,7 @@ impl From<Through> for Transport {
 }
 
 pub(crate) fn run(options: &Options) -> Result<()> {
-    setup::for_tests()?;
+    setup::for_demo()?;
     // Before anything is started: from here on Ctrl-C ends the demo in good order.
     let interrupt = Interrupt::listen()?;
     step("building underpass-server and underpass-agent (minutes the first time)");

@@ -14,8 +14,8 @@ struct Needed {
     what_for: &'static str,
 }
 
-/// What the tests use beside Rust and Go.
-const FOR_TESTS: &[Needed] = &[
+/// What the demo uses beside Rust and Go.
+const FOR_DEMO: &[Needed] = &[
     Needed {
         program: "cc",
         package: "gcc",
@@ -28,6 +28,25 @@ const FOR_TESTS: &[Needed] = &[
     },
 ];
 
+/// What the tests use beside that.
+const FOR_TESTS: &[Needed] = &[
+    Needed {
+        program: "ip",
+        package: "iproute2",
+        what_for: "networks of the tests' own",
+    },
+    Needed {
+        program: "nft",
+        package: "nftables",
+        what_for: "networks that drop UDP",
+    },
+    Needed {
+        program: "unshare",
+        package: "util-linux",
+        what_for: "networks of the tests' own",
+    },
+];
+
 /// What fuzzing needs beside that.
 const FOR_FUZZING: &[Needed] = &[Needed {
     program: "c++",
@@ -35,20 +54,21 @@ const FOR_FUZZING: &[Needed] = &[Needed {
     what_for: "the fuzzing library",
 }];
 
+pub(crate) fn for_demo() -> Result<()> {
+    install(FOR_DEMO.iter())
+}
+
 pub(crate) fn for_tests() -> Result<()> {
-    install(FOR_TESTS)
+    install(FOR_DEMO.iter().chain(FOR_TESTS))
 }
 
 pub(crate) fn for_fuzzing() -> Result<()> {
-    install(FOR_FUZZING)
+    install(FOR_FUZZING.iter())
 }
 
 /// Installs what is missing where that is possible, and says what is missing where it is not.
-fn install(needed: &[Needed]) -> Result<()> {
-    let missing: Vec<_> = needed
-        .iter()
-        .filter(|needed| !is_there(needed.program))
-        .collect();
+fn install(needed: impl Iterator<Item = &'static Needed>) -> Result<()> {
+    let missing: Vec<_> = needed.filter(|needed| !is_there(needed.program)).collect();
     if missing.is_empty() {
         return Ok(());
     }
@@ -76,7 +96,10 @@ fn install(needed: &[Needed]) -> Result<()> {
 
 fn is_there(program: &str) -> bool {
     let paths = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&paths).any(|folder| folder.join(program).is_file())
+    let paths = std::env::split_paths(&paths);
+    // Where Debian keeps what an administrator uses, and other users have no path to.
+    let mut folders = paths.chain(["/usr/sbin".into(), "/sbin".into()]);
+    folders.any(|folder| folder.join(program).is_file())
 }
 
 fn is_root() -> bool {

@@ -29,6 +29,7 @@ mod server;
 mod streams;
 mod survive;
 mod trust;
+mod udp;
 mod vanish;
 
 /// Instantiates tests on a pair (`pairs`) and tests that build their own (`own`) per transport.

@@ -22,15 +22,24 @@ use crate::life::still_works;
 use crate::server::{Listen, Pki, Server};
 
 /// A session that its connector keeps.
-struct Kept {
-    agent: Session,
+pub(crate) struct Kept {
+    pub(crate) agent: Session,
     /// From which transports it moved.
     moved: mpsc::UnboundedReceiver<Kind>,
     connector: JoinHandle<()>,
 }
 
 impl Kept {
+    /// Moves are all that may happen to the session.
     async fn start(config: ConnectorConfig) -> Self {
+        Self::start_with(config, |status| panic!("{status:?}")).await
+    }
+
+    /// `other` hears of what is neither the session's beginning nor a move.
+    pub(crate) async fn start_with(
+        config: ConnectorConfig,
+        mut other: impl FnMut(Status<'_>) + Send + 'static,
+    ) -> Self {
         let connector = Connector::new(config).unwrap();
         let (sessions, mut received) = mpsc::unbounded_channel();
         let (moves, moved) = mpsc::unbounded_channel();
@@ -43,7 +52,7 @@ impl Kept {
                 Status::Moved(_, from) => {
                     let _ = moves.send(from);
                 }
-                other => panic!("nothing else happens: {other:?}"),
+                status => other(status),
             };
             match connector.run(serve, status).await {}
         });
@@ -55,13 +64,13 @@ impl Kept {
         }
     }
 
-    async fn moves(&mut self) -> Kind {
+    pub(crate) async fn moves(&mut self) -> Kind {
         within("the session moves", self.moved.recv())
             .await
             .expect("the connector runs")
     }
 
-    async fn over(self, server: &Session) {
+    pub(crate) async fn over(self, server: &Session) {
         released(&self.agent, server).await;
         self.connector.abort();
         assert!(self.connector.await.unwrap_err().is_cancelled());
@@ -71,7 +80,7 @@ impl Kept {
 }
 
 /// Words there and back, one after the other, until it is stopped.
-struct Chat {
+pub(crate) struct Chat {
     stop: Arc<AtomicBool>,
     words: Arc<AtomicU32>,
     talk: JoinHandle<()>,
@@ -79,7 +88,7 @@ struct Chat {
 }
 
 impl Chat {
-    async fn start(opener: &Session, other: &Session) -> Self {
+    pub(crate) async fn start(opener: &Session, other: &Session) -> Self {
         let (mut here, mut there) = stream(opener, other).await;
         let (stop, words) = (
             Arc::new(AtomicBool::new(false)),
@@ -116,7 +125,7 @@ impl Chat {
         }
     }
 
-    async fn goes_on(&self) {
+    pub(crate) async fn goes_on(&self) {
         let before = self.words.load(Ordering::Relaxed);
         until("the chat goes on", || {
             self.words.load(Ordering::Relaxed) > before + 3
@@ -124,7 +133,7 @@ impl Chat {
         .await;
     }
 
-    async fn over(self) {
+    pub(crate) async fn over(self) {
         self.stop.store(true, Ordering::Relaxed);
         within("it ends", self.talk).await.unwrap();
         within("the other side ends", self.echo).await.unwrap();
