@@ -11,8 +11,8 @@ use underpass_proxy::StreamClass;
 use underpass_proxy::front::{Clusters, ConnectError, Open};
 use underpass_proxy::{BoxedIo, ClusterName, TARGET_KUBE_API};
 use underpass_tunnel::{
-    AcceptError, Accepted, Class, CloseCode, OpenError, OpenRequest, Registry, ResetCode, Session,
-    chain,
+    AcceptError, Accepted, Class, CloseCode, Dialer, DialerError, OpenError, Registry, ResetCode,
+    Session, chain,
 };
 
 use crate::access::AccessStore;
@@ -143,26 +143,23 @@ async fn watch(session: Session) {
 #[async_trait]
 impl Clusters for Tunnel {
     async fn connect(&self, cluster: &ClusterName, open: &Open) -> Result<BoxedIo, ConnectError> {
-        let request = OpenRequest {
-            target: TARGET_KUBE_API.to_owned(),
-            header: open.identity.clone(),
-            class: match open.class {
-                StreamClass::Interactive => Class::Interactive,
-                StreamClass::Bulk => Class::Bulk,
-                _ => Class::Default,
-            },
+        let class = match open.class {
+            StreamClass::Interactive => Class::Interactive,
+            StreamClass::Bulk => Class::Bulk,
+            _ => Class::Default,
         };
-        // A session may turn out to be gone, or its agent to be silent: it is not picked again then,
-        // and nothing was asked of the agent yet, so that another one may be.
-        while let Some(session) = self.registry.pick(cluster.as_str()) {
-            match session.open(request.clone()).await {
-                Ok(stream) => return Ok(Box::new(stream)),
-                Err(OpenError::TooLarge { .. }) => return Err(ConnectError::HeaderTooLarge),
-                Err(error) if session.is_open() && !session.is_suspect() => {
-                    tracing::warn!(%cluster, "no stream: {}", chain(&error));
-                    return Err(ConnectError::TooManyStreams);
-                }
-                Err(error) => tracing::info!(%cluster, "no stream: {}", chain(&error)),
+        let dialer = Dialer::to_agent(self.registry.clone(), cluster.as_str(), TARGET_KUBE_API)
+            .header(open.identity.clone())
+            .class(class);
+        match dialer.dial().await {
+            Ok(stream) => return Ok(Box::new(stream)),
+            Err(DialerError::NotConnected(_)) => {}
+            Err(DialerError::Open(OpenError::TooLarge { .. })) => {
+                return Err(ConnectError::HeaderTooLarge);
+            }
+            Err(error) => {
+                tracing::warn!(%cluster, "{}", chain(&error));
+                return Err(ConnectError::TooManyStreams);
             }
         }
         if self.access.has_cluster(cluster) {

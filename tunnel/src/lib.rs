@@ -8,6 +8,22 @@
 //!
 //! The crate knows nothing of what the streams carry. `docs/PROTOCOL.md` is the wire's reference.
 //!
+//! # Where to begin
+//!
+//! - At the side that listens: an [`Acceptor`] with an [`Admission`] that knows the agents' keys; put
+//!   what it accepts into a [`Registry`].
+//! - At the side that dials: a [`Connector`], whose [`run`](Connector::run) keeps a session for ever, over
+//!   whatever transport works, and gives it to you when it is new.
+//! - Either side: a [`Dialer`] for connections to a target by name, or [`Session::open`];
+//!   [`Session::accept`] for what the other side opens.
+//! - In tests: [`transport::memory`], as below.
+//!
+//! With the feature `hyper` the [`Dialer`] is a connector for hyper, and so for kube-rs. The repository's
+//! `examples/` are programs that run: an echo, a TCP service behind NAT, kube-rs that lists pods.
+//!
+//! Streams outlive the transport that carries them: when it is lost, the connector brings another, and
+//! readers and writers go on at the byte where they were.
+//!
 //! # A stream through a tunnel
 //!
 //! ```
@@ -66,6 +82,7 @@
 mod acceptor;
 mod connector;
 mod control;
+mod dialer;
 mod error;
 mod gate;
 pub mod proto;
@@ -82,6 +99,9 @@ pub use connector::{
     ProxyConfigError, ProxyEnvError, ProxyError, ProxyUrl, ProxyUrlError, Reconnected, Resolve,
     ServerAddress, Status, Step, SystemResolver, Transports, Way, WayError,
 };
+#[cfg(feature = "hyper")]
+pub use dialer::HttpIo;
+pub use dialer::{Dialer, DialerError};
 pub use error::chain;
 pub use proto::code::{CloseCode, ResetCode};
 pub use proto::frame::{Class, GoAway};

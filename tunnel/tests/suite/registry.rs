@@ -2,12 +2,15 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
+use tokio::io::AsyncWriteExt;
 use underpass_tunnel::transport::{Transport, memory};
 use underpass_tunnel::{
-    Acceptor, CloseCode, Connector, Registry, Session, SessionError, StreamError,
+    Acceptor, Class, CloseCode, Connector, Dialer, DialerError, Registry, Session, SessionError,
+    StreamError,
 };
 
-use crate::bytes::open;
+use crate::bytes::{open, read_whole};
 use crate::harness::{acceptor, acceptor_config, connector_config, fails, key, run, until, within};
 use crate::peer::{PING, RawStream, frame, log_in};
 use crate::server::Pki;
@@ -43,6 +46,37 @@ fn the_same_process_takes_its_own_place() {
         second.close(CloseCode::Shutdown, "over");
         until("the new one is removed", || registry.sessions().is_empty()).await;
         assert!(registry.pick("edge-1").is_none());
+    });
+}
+
+#[test]
+fn a_dialer_finds_its_agent_or_says_that_it_is_not_there() {
+    run(async {
+        let (pki, acceptor) = (Pki::new(), acceptor(acceptor_config()));
+        let registry = Registry::new();
+        let dialer = Dialer::to_agent(registry.clone(), "edge-1", "echo")
+            .class(Class::Interactive)
+            .header(Bytes::from_static(b"for the target"));
+        let error = fails("dialling nobody", dialer.dial()).await;
+        assert!(
+            matches!(&error, DialerError::NotConnected(agent) if agent == "edge-1"),
+            "{error:?}"
+        );
+        let (agent, session) = join(&connector(&pki), &acceptor).await;
+        registry.insert(session.clone());
+        for dialer in [dialer, Dialer::new(session.clone(), "echo")] {
+            let mut stream = dialer.dial().await.unwrap();
+            stream.write_all(b"hello").await.unwrap();
+            stream.shutdown().await.unwrap();
+            let incoming = agent.accept().await.unwrap();
+            assert_eq!(incoming.target(), "echo");
+            let mut taken = incoming.accept().await.unwrap();
+            assert_eq!(read_whole(&mut taken).await.unwrap(), b"hello");
+        }
+        session.close(CloseCode::Shutdown, "over");
+        let closed = Dialer::new(session, "echo");
+        let error = fails("dialling a closed session", closed.dial()).await;
+        assert!(matches!(error, DialerError::Open(_)), "{error:?}");
     });
 }
 

@@ -1,0 +1,112 @@
+//! Targets by name, for whoever wants connections and does not care for sessions.
+
+#[cfg(feature = "hyper")]
+mod hyper;
+
+use bytes::Bytes;
+use thiserror::Error;
+
+#[cfg(feature = "hyper")]
+pub use self::hyper::HttpIo;
+use crate::error::chain;
+use crate::proto::frame::Class;
+use crate::registry::Registry;
+use crate::session::{OpenError, OpenRequest, Session};
+use crate::stream::Stream;
+
+/// Opens streams to one target at the other end of a tunnel.
+///
+/// With the feature `hyper` it is a connector for hyper, and for whatever is built on that: a
+/// `tower_service::Service` of `http::Uri`, whose connections lead to the target whatever the URI
+/// says. TLS inside, where the target wants it, is the caller's to add, as for TCP.
+#[derive(Debug, Clone)]
+pub struct Dialer {
+    way: Way,
+    request: OpenRequest,
+}
+
+#[derive(Debug, Clone)]
+enum Way {
+    Session(Session),
+    Agent { registry: Registry, agent: String },
+}
+
+/// Why there is no stream to a target.
+#[derive(Debug, Clone, Error)]
+#[non_exhaustive]
+pub enum DialerError {
+    /// The agent has no session here, or none whose peer answers.
+    #[error("agent `{0}` is not connected")]
+    NotConnected(String),
+    /// A session takes no new stream.
+    #[error("no stream through the tunnel")]
+    Open(#[from] OpenError),
+}
+
+impl Dialer {
+    /// Opens streams in `session`, to what its peer knows as `target`.
+    pub fn new(session: Session, target: impl Into<String>) -> Self {
+        Self::on(Way::Session(session), target)
+    }
+
+    /// Opens streams in whatever session `agent` has at the time.
+    pub fn to_agent(
+        registry: Registry,
+        agent: impl Into<String>,
+        target: impl Into<String>,
+    ) -> Self {
+        let agent = agent.into();
+        Self::on(Way::Agent { registry, agent }, target)
+    }
+
+    fn on(way: Way, target: impl Into<String>) -> Self {
+        let request = OpenRequest {
+            target: target.into(),
+            ..OpenRequest::default()
+        };
+        Self { way, request }
+    }
+
+    /// With what the target needs to know: 256 KiB at most.
+    #[must_use]
+    pub fn header(mut self, header: Bytes) -> Self {
+        self.request.header = header;
+        self
+    }
+
+    /// With another urgency than [`Class::Default`].
+    #[must_use]
+    pub fn class(mut self, class: Class) -> Self {
+        self.request.class = class;
+        self
+    }
+
+    /// Opens a stream, as [`Session::open`] does. Of an agent's several sessions, the next one is asked
+    /// where one turns out to be gone, or its peer to be silent.
+    ///
+    /// # Errors
+    /// Where there is no session, or it takes no stream.
+    ///
+    /// # Cancel safety
+    /// Dropping the future cancels the stream.
+    pub async fn dial(&self) -> Result<Stream, DialerError> {
+        let (registry, agent) = match &self.way {
+            Way::Session(session) => return Ok(session.open(self.request.clone()).await?),
+            Way::Agent { registry, agent } => (registry, agent),
+        };
+        // It is not picked again then, and nothing was asked of the peer yet.
+        while let Some(session) = registry.pick(agent) {
+            match session.open(self.request.clone()).await {
+                Ok(stream) => return Ok(stream),
+                Err(error @ OpenError::TooLarge { .. }) => return Err(error.into()),
+                Err(error) if session.is_open() && !session.is_suspect() => {
+                    return Err(error.into());
+                }
+                Err(error) => {
+                    tracing::debug!(agent, session = %session.info().id, "{}", chain(&error));
+                }
+            }
+        }
+        Err(DialerError::NotConnected(agent.clone()))
+    }
+}
