@@ -4,6 +4,7 @@ mod cli;
 mod cluster;
 mod connection;
 mod serve;
+mod telemetry;
 
 use std::io::IsTerminal;
 use std::process::ExitCode;
@@ -47,6 +48,9 @@ async fn run(cli: Cli) -> Result<()> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let connector = connection::connector(&cli)?;
     let sessions = Sessions::new(cluster::api_server(&cli).await?);
+    if let Some(address) = cli.metrics {
+        telemetry::serve(address, sessions.clone())?;
+    }
     let connected = connector.run(|session| sessions.serve(session), connection::report);
     tokio::select! {
         never = connected => match never {},

@@ -12,6 +12,7 @@ use underpass_tunnel::{IncomingStream, ResetCode, Session, chain};
 const RETURN_AFTER: Duration = Duration::ZERO;
 
 /// The sessions in service: one, or for a while two where the server asked to come back.
+#[derive(Clone)]
 pub(crate) struct Sessions {
     api_server: Arc<ApiServer>,
     live: Arc<Mutex<Vec<Session>>>,
@@ -41,9 +42,14 @@ impl Sessions {
         });
     }
 
+    /// Those in service now.
+    pub(crate) fn live(&self) -> Vec<Session> {
+        lock(&self.live).clone()
+    }
+
     /// Takes no new streams and waits for the end of those in flight, or for the deadline.
     pub(crate) async fn drain(&self, deadline: Duration) {
-        let sessions = lock(&self.live).clone();
+        let sessions = self.live();
         let drains = sessions
             .iter()
             .map(|session| session.drain(deadline, RETURN_AFTER, "the agent is shutting down"));

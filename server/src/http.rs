@@ -1,5 +1,6 @@
 //! What the front serves beside clusters: health, metrics, and agents' WebSockets.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,7 +14,7 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use underpass_proxy::front::{Connection, Fallback};
 use underpass_proxy::{Body, Refusal, empty, full};
 use underpass_tunnel::transport::{Kind, websocket};
-use underpass_tunnel::{Acceptor, chain};
+use underpass_tunnel::{Acceptor, chain, record_sessions};
 
 use crate::tunnel::Tunnel;
 
@@ -68,11 +69,14 @@ impl Http {
                 metrics::gauge!("underpass_agent_sessions", "transport" => kind.to_string());
             gauge.set(count(of_kind.count()));
         }
-        let streams = sessions
-            .iter()
-            .map(underpass_tunnel::Session::open_streams)
-            .sum();
-        metrics::gauge!("underpass_tunnel_streams").set(count(streams));
+        let mut by_agent = BTreeMap::<_, Vec<_>>::new();
+        for session in &sessions {
+            let agent = session.info().agent.as_str();
+            by_agent.entry(agent).or_default().push(session);
+        }
+        for (agent, sessions) in by_agent {
+            record_sessions(agent, sessions);
+        }
         text(StatusCode::OK, self.metrics.render())
     }
 

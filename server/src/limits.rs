@@ -19,6 +19,10 @@ pub(crate) const CONNECTIONS: usize = 32_768;
 /// once would only spin.
 pub(crate) const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// How long a gauge is shown after it was last set, which each request for metrics does: those of agents
+/// that are gone go.
+pub(crate) const METRICS_IDLE: Duration = Duration::from_secs(1);
+
 /// How often the log says that connections are refused for their number: whoever floods the server
 /// must not fill its disk as well.
 pub(crate) const SAME_NEWS: Duration = Duration::from_secs(1);

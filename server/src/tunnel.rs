@@ -40,7 +40,6 @@ impl Tunnel {
         let session = match accepted {
             Ok(Accepted::New(session)) => session,
             Ok(Accepted::Resumed(info)) => {
-                metrics::counter!("underpass_sessions_resumed_total").increment(1);
                 tracing::info!(
                     cluster = info.agent, session = %info.id, transport = %info.transport,
                     remote = info.remote.map(tracing::field::display), "agent is back"

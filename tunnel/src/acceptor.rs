@@ -9,6 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use thiserror::Error;
+use tokio::time::Instant;
 
 use crate::control::{ControlError, HandshakeStream};
 use crate::gate::{Bounds, Closed, Gate, Place};
@@ -22,6 +23,7 @@ use crate::proto::session::{Agreed, LinkId, LinkRefused};
 use crate::proto::stream_id::Role;
 use crate::random::random;
 use crate::session::{Info, Joining, Session, SessionId, Shared};
+use crate::telemetry;
 use crate::transport::quic::QuicTransport;
 use crate::transport::websocket::{self, Subprotocol};
 use crate::transport::{Transport, TransportError};
@@ -281,8 +283,15 @@ impl Acceptor {
 
     async fn accept_bounded(&self, transport: Arc<dyn Transport>) -> Result<Accepted, AcceptError> {
         let mut control = None;
+        let (begun, kind) = (Instant::now(), transport.kind());
         let handshake = self.handshake(transport.as_ref(), &mut control);
         let result = tokio::time::timeout(limits::HANDSHAKE_TIME, handshake).await;
+        let outcome = match &result {
+            Ok(Ok(Admitted::New(..))) => "new",
+            Ok(Ok(Admitted::Resumed(..))) => "resumed",
+            Ok(Err(_)) | Err(_) => "failed",
+        };
+        telemetry::handshake(kind, outcome, begun.elapsed());
         let error = match (result.unwrap_or(Err(AcceptError::Timeout)), control.take()) {
             (Ok(admitted), Some(control)) => {
                 return self.enter(admitted, transport, control);

@@ -90,6 +90,7 @@ mod random;
 mod registry;
 mod session;
 mod stream;
+mod telemetry;
 pub mod tls;
 pub mod transport;
 
@@ -107,9 +108,12 @@ pub use proto::code::{CloseCode, ResetCode};
 pub use proto::frame::{Class, GoAway};
 pub use proto::handshake::Proven;
 pub use proto::key::{AgentKey, KeyError, PublicKey};
+pub use proto::session::Classes;
 pub use registry::Registry;
 pub use session::{
     IncomingStream, Info, LinkLoss, OpenError, OpenRequest, Session, SessionError, SessionId,
+    SessionStats,
 };
 pub use stream::{ReadHalf, Stream, StreamError, WriteHalf};
+pub use telemetry::{describe_metrics, record_sessions};
 pub use tls::{CaPin, Distrust, Trust};

@@ -5,19 +5,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use metrics_exporter_prometheus::PrometheusBuilder;
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use metrics_util::MetricKindMask;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing_subscriber::EnvFilter;
 use underpass_proxy::ImpersonationPolicy;
 use underpass_proxy::front::{Front, FrontConfig, InOrder, TokenAuthenticator};
-use underpass_tunnel::{Acceptor, AcceptorConfig};
+use underpass_tunnel::{Acceptor, AcceptorConfig, describe_metrics};
 
 use crate::access::AccessStore;
 use crate::cli::{LogFormat, Serve};
 use crate::data_dir::DataDir;
 use crate::http::{Http, Readiness};
+use crate::limits;
 use crate::listen::{self, Sockets};
 use crate::pki::{Ca, ServerCertificate};
 use crate::tunnel::Tunnel;
@@ -124,9 +126,7 @@ fn assemble(data: DataDir, resume_window: Duration) -> Result<Parts> {
     let http = Http {
         tunnel: tunnel.clone(),
         acceptor: Arc::clone(&acceptor),
-        metrics: PrometheusBuilder::new()
-            .install_recorder()
-            .context("cannot keep metrics")?,
+        metrics: record_metrics()?,
         readiness: readiness.clone(),
     };
     let tokens = TokenAuthenticator::new(access.clone());
@@ -191,4 +191,14 @@ impl Stop {
             _ = self.interrupt.recv() => "SIGINT",
         }
     }
+}
+
+/// Gauges of agents that are gone are forgotten: those of others are set whenever somebody looks.
+fn record_metrics() -> Result<PrometheusHandle> {
+    let metrics = PrometheusBuilder::new()
+        .idle_timeout(MetricKindMask::GAUGE, Some(limits::METRICS_IDLE))
+        .install_recorder()
+        .context("cannot keep metrics")?;
+    describe_metrics();
+    Ok(metrics)
 }

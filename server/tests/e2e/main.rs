@@ -17,6 +17,7 @@ mod command_lines;
 mod credentials;
 mod deployment;
 mod flight;
+mod metrics;
 mod raw;
 mod rbac;
 mod revoked;

@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rand::Rng;
+use tokio::time::Instant;
 
 pub use self::config::{ConfigError, ConnectorConfig, Transports};
 pub use self::error::{AttemptError, ConnectError, DialError, Step, Way, WayError};
@@ -37,6 +38,7 @@ use crate::proto::session::{Agreed, LinkId};
 use crate::proto::stream_id::Role;
 use crate::random::random;
 use crate::session::{Info, Joining, Session, SessionId};
+use crate::telemetry;
 use crate::transport::{Transport, TransportError};
 
 /// What became of a dial for a session that was there.
@@ -183,7 +185,14 @@ impl Connector {
     ) -> Result<(ConnectorStep, HandshakeStream), ConnectError> {
         let mut control = None;
         let handshake = self.handshake(transport.as_ref(), resumption, &mut control);
+        let begun = Instant::now();
         let result = tokio::time::timeout(limits::HANDSHAKE_TIME, handshake).await;
+        let outcome = match &result {
+            Ok(Ok(ConnectorStep::Established(_))) => "new",
+            Ok(Ok(_)) => "resumed",
+            Ok(Err(_)) | Err(_) => "failed",
+        };
+        telemetry::handshake(transport.kind(), outcome, begun.elapsed());
         let error = match (result.unwrap_or(Err(ConnectError::Timeout)), control.take()) {
             (Ok(outcome), Some(control)) => return Ok((outcome, control)),
             (Ok(_), None) => ConnectError::Transport(TransportError::ClosedHere),

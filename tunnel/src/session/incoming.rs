@@ -7,6 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use thiserror::Error;
 use tokio::sync::mpsc::error::SendTimeoutError;
+use tracing::Instrument;
 
 use super::io::StreamIo;
 use super::shared::Shared;
@@ -165,7 +166,7 @@ pub(super) fn announce(shared: Arc<Shared>, io: Arc<StreamIo>, open: Open) {
 /// Reads the OPEN of a stream whose first transport was lost before it arrived, and passes the
 /// stream on.
 pub(super) fn read_open(shared: Arc<Shared>, io: Arc<StreamIo>) {
-    tokio::spawn(async move {
+    let reading = async move {
         let header = read_header(&shared, &io);
         let header = tokio::time::timeout(limits::OPEN_HEADER_TIME, header).await;
         match header.unwrap_or(Err(HeaderError::Timeout)) {
@@ -175,13 +176,13 @@ pub(super) fn read_open(shared: Arc<Shared>, io: Arc<StreamIo>) {
                 announce(shared, io, open);
             }
             Err(error) => {
-                let info = shared.info();
                 let reason = chain(&error);
-                tracing::warn!(session = %info.id, agent = info.agent, "stream refused: {reason}");
+                tracing::warn!("stream refused: {reason}");
                 shared.with(|core| core.refuse(io.id(), error.code(), &reason));
             }
         }
-    });
+    };
+    tokio::spawn(reading.in_current_span());
 }
 
 async fn read_header(shared: &Shared, io: &StreamIo) -> Result<(Open, Bytes), HeaderError> {

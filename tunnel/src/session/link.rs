@@ -8,6 +8,7 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
+use tracing::Instrument;
 
 use super::opening;
 use super::shared::Shared;
@@ -81,11 +82,8 @@ pub(super) async fn run(
         resuming: JoinSet::new(),
     };
     for stream in shared.own_streams() {
-        driver.resuming.spawn(opening::resume(
-            Arc::clone(&shared),
-            Arc::clone(&link),
-            stream,
-        ));
+        let resuming = opening::resume(Arc::clone(&shared), Arc::clone(&link), stream);
+        driver.resuming.spawn(resuming.in_current_span());
     }
     let over = driver.run(control.reader.into_rest()).await;
     let loss = driver.finish(over).await;
@@ -204,7 +202,8 @@ impl Driver<'_> {
 
     fn begin_opening(&mut self, stream: BiStream) {
         let (shared, link) = (Arc::clone(self.shared), Arc::clone(self.link));
-        self.opening.spawn(opening::take(shared, link, stream));
+        self.opening
+            .spawn(opening::take(shared, link, stream).in_current_span());
     }
 
     /// Bytes of other streams prove that the peer is there, too.

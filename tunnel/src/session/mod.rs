@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use thiserror::Error;
+use tracing::Instrument;
 
 pub use self::incoming::IncomingStream;
 pub(crate) use self::io::StreamIo;
@@ -27,10 +28,11 @@ use crate::proto::frame::{Class, GoAway, Open};
 use crate::proto::key::PublicKey;
 use crate::proto::limits;
 use crate::proto::secret::SessionSecret;
+use crate::proto::session::Classes;
 use crate::proto::session::{Agreed, Ending, LinkEnd, OpenRefused};
 use crate::proto::stream_id::Role;
 use crate::stream::Stream;
-use crate::transport::{HalfError, Kind, SendStream, TransportError};
+use crate::transport::{HalfError, Kind, PathStats, SendStream, TransportError};
 
 /// A handle on an authenticated relation with a peer. Clones are handles on the same session.
 ///
@@ -97,6 +99,24 @@ pub struct OpenRequest {
     pub header: Bytes,
     /// How urgent its bytes are.
     pub class: Class,
+}
+
+/// What is known of a session at one moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct SessionStats {
+    /// The path's shortest round trip, as [`Session::round_trip`].
+    pub round_trip: Option<Duration>,
+    /// Bytes that are kept until the peer has them, as [`Session::kept_bytes`].
+    pub kept_bytes: u64,
+    /// Streams open now, of both sides.
+    pub streams: Classes,
+    /// How often a transport took the place of one that was lost.
+    pub resumes: u64,
+    /// How often one took the place of another that still worked.
+    pub moves: u64,
+    /// What the transport knows of its path; `None` while there is none.
+    pub path: Option<PathStats>,
 }
 
 /// How a session ended.
@@ -173,7 +193,10 @@ impl Session {
         let (shared, outlets) = Shared::new(agreed, secret, info);
         // Nothing stands against the first.
         let _ = shared.join(first);
-        tokio::spawn(supervisor::run(Arc::clone(&shared), outlets));
+        let span = tracing::info_span!(
+            "session", id = %shared.info().id, agent = shared.info().agent
+        );
+        tokio::spawn(supervisor::run(Arc::clone(&shared), outlets).instrument(span));
         Self {
             _close: Arc::new(CloseOnDrop(Arc::clone(&shared))),
             shared,
@@ -342,6 +365,11 @@ impl Session {
     /// or that of a PING. `None` without a transport, or before the first measure.
     pub fn round_trip(&self) -> Option<Duration> {
         self.shared.core(|core| core.round_trip())
+    }
+
+    /// All that metrics are made of; some short locks.
+    pub fn stats(&self) -> SessionStats {
+        self.shared.stats()
     }
 
     /// The protocol that carries the session now; `None` while it has no transport.

@@ -33,9 +33,7 @@ pub(super) async fn open(shared: &Arc<Shared>, io: &Arc<StreamIo>) {
 /// Puts a stream of this side on a new transport, and hands over what it has.
 pub(super) async fn resume(shared: Arc<Shared>, link: Arc<LinkHandle>, io: Arc<StreamIo>) {
     if let Err(error) = begin(&shared, &link, &io).await {
-        tracing::debug!(
-            session = %shared.info().id, stream = %io.id(), "not resumed: {}", chain(&error)
-        );
+        tracing::debug!(stream = %io.id(), "not resumed: {}", chain(&error));
     }
 }
 
@@ -98,7 +96,7 @@ pub(super) async fn take(
         Ok((First::Attach(attach), _, _)) => take_attach(&shared, &link, stream, attach),
         Ok((First::Open(open), len, rest)) => take_open(&shared, &link, stream, open, len, rest),
         Err(error) => {
-            discard(&shared, &mut stream, &error);
+            discard(&mut stream, &error);
             Ok(())
         }
     }
@@ -123,10 +121,9 @@ fn parse((frame, len, rest): Parsed<RawFrame>) -> Result<Parsed<First>, HeaderEr
 }
 
 /// A stream whose id nobody knows can only be ended below the session.
-fn discard(shared: &Shared, stream: &mut BiStream, error: &HeaderError) {
-    let info = shared.info();
+fn discard(stream: &mut BiStream, error: &HeaderError) {
     let reason = chain(error);
-    tracing::warn!(session = %info.id, agent = info.agent, "stream refused: {reason}");
+    tracing::warn!("stream refused: {reason}");
     stream.send.reset(error.code());
     stream.recv.stop(error.code());
 }

@@ -9,7 +9,7 @@ use tokio::sync::{Mutex as AsyncMutex, Notify, mpsc, watch};
 use super::incoming::Queued;
 use super::io::StreamIo;
 use super::link::{ControlStream, LinkHandle};
-use super::{Info, OpenError, SessionError, now};
+use super::{Info, OpenError, SessionError, SessionStats, now};
 use crate::proto::code::CloseCode;
 use crate::proto::frame::{GoAway, Open};
 use crate::proto::handshake::Resumption;
@@ -19,7 +19,8 @@ use crate::proto::session::{
     Agreed, Ending, Event, LinkId, LinkRefused, OpenRefused, Session as Core, Violation,
 };
 use crate::proto::stream_id::StreamId;
-use crate::transport::{Transport, TransportError};
+use crate::telemetry::{self, Joined as Why};
+use crate::transport::{Kind, Transport, TransportError};
 
 /// A transport that is past its handshake for a session.
 pub(crate) struct Joining {
@@ -64,6 +65,8 @@ struct State {
     next_link: LinkId,
     go_away: watch::Sender<Option<GoAway>>,
     ending: Option<Ending>,
+    resumes: u64,
+    moves: u64,
 }
 
 impl Shared {
@@ -81,6 +84,8 @@ impl Shared {
                 next_link: LinkId::FIRST.next(),
                 go_away: go_away_tx,
                 ending: None,
+                resumes: 0,
+                moves: 0,
             }),
             joins,
             closing: Notify::new(),
@@ -147,7 +152,8 @@ impl Shared {
                         stream.wake_reader();
                     }
                 }
-                Event::Forgotten(id) => {
+                Event::Forgotten { id, send, recv } => {
+                    telemetry::stream_ended(send, &recv);
                     gone.extend(state.streams.remove(&id));
                     self.released.notify_waiters();
                 }
@@ -182,12 +188,26 @@ impl Shared {
     /// A transport joins the session; the supervisor drives it.
     pub(crate) fn join(&self, joining: Joining) -> Result<(), LinkRefused> {
         let (id, transport) = (joining.link, joining.transport);
+        let kind = transport.kind();
         let mut state = self.state();
+        let why = if id == LinkId::FIRST {
+            Why::New
+        } else if state.core.primary().is_none() {
+            Why::Resumed
+        } else {
+            Why::Moved
+        };
         if let Err(refused) = state.core.link_up(id, joining.peer_has, now()) {
             drop(state);
             transport.close(CloseCode::ResumeRefused, &refused.to_string());
             return Err(refused);
         }
+        match why {
+            Why::New => {}
+            Why::Resumed => state.resumes += 1,
+            Why::Moved => state.moves += 1,
+        }
+        telemetry::transport_joined(kind, why);
         let link = Arc::new(LinkHandle::new(id, transport));
         state.links.insert(id, Arc::clone(&link));
         let gone = self.dispatch(&mut state);
@@ -208,6 +228,11 @@ impl Shared {
         self.attached.send_replace(attached);
     }
 
+    pub(super) fn kind_of(&self, link: LinkId) -> Option<Kind> {
+        let state = self.state();
+        state.links.get(&link).map(|link| link.transport.kind())
+    }
+
     /// Streams of this side, to be put on a new link.
     pub(super) fn own_streams(&self) -> Vec<Arc<StreamIo>> {
         let state = self.state();
@@ -224,6 +249,24 @@ impl Shared {
 
     pub(super) fn transport(&self) -> Option<Arc<dyn Transport>> {
         self.primary().map(|link| Arc::clone(&link.transport))
+    }
+
+    pub(super) fn stats(&self) -> SessionStats {
+        let state = self.state();
+        let primary = state.core.primary();
+        let link = primary.and_then(|link| state.links.get(&link));
+        let transport = link.map(|link| Arc::clone(&link.transport));
+        let mut stats = SessionStats {
+            round_trip: state.core.round_trip(),
+            kept_bytes: state.core.kept(),
+            streams: state.core.classes(),
+            resumes: state.resumes,
+            moves: state.moves,
+            path: None,
+        };
+        drop(state);
+        stats.path = transport.map(|transport| transport.stats());
+        stats
     }
 
     /// What the connector needs to bring another transport. A session that has one is not given up

@@ -3,12 +3,14 @@
 use std::sync::Arc;
 
 use tokio::task::JoinSet;
+use tracing::Instrument;
 
 use super::link;
 use super::shared::{Joined, Outlets, Shared};
 use super::{LinkLoss, SessionError, now};
 use crate::error::chain;
 use crate::proto::session::{Ending, LinkId};
+use crate::telemetry;
 
 /// Drives the session to its end.
 pub(super) async fn run(shared: Arc<Shared>, outlets: Outlets) {
@@ -36,8 +38,8 @@ pub(super) async fn run(shared: Arc<Shared>, outlets: Outlets) {
         }
     }
     let error = ending(&shared, loss);
-    let info = shared.info();
-    tracing::debug!(session = %info.id, agent = info.agent, "{}", chain(&error));
+    tracing::debug!("{}", chain(&error));
+    telemetry::session_ended(&error);
     // The links say their last words meanwhile.
     ended.send_replace(Some(error));
     shared.end_streams().await;
@@ -45,7 +47,11 @@ pub(super) async fn run(shared: Arc<Shared>, outlets: Outlets) {
     while let Ok(late) = joined.try_recv() {
         drive(&shared, &mut links, late);
     }
-    while links.join_next().await.is_some() {}
+    while let Some(over) = links.join_next().await {
+        if let Ok((id, why)) = over {
+            lost(&shared, id, &why);
+        }
+    }
 }
 
 fn ending(shared: &Shared, loss: Option<LinkLoss>) -> SessionError {
@@ -64,20 +70,20 @@ fn drive(
     links: &mut JoinSet<(LinkId, Option<LinkLoss>)>,
     (link, control): Joined,
 ) {
+    let kind = link.transport.kind();
+    let span = tracing::info_span!("link", id = %link.id, %kind);
     if link.id != LinkId::FIRST {
-        let info = shared.info();
-        tracing::debug!(
-            session = %info.id, agent = info.agent, link = %link.id,
-            transport = %link.transport.kind(), "session resumed"
-        );
+        tracing::debug!(parent: &span, "session resumed");
     }
-    links.spawn(link::run(Arc::clone(shared), link, control));
+    links.spawn(link::run(Arc::clone(shared), link, control).instrument(span));
 }
 
 fn lost(shared: &Shared, id: LinkId, why: &Option<LinkLoss>) {
-    let info = shared.info();
+    if let Some(kind) = shared.kind_of(id) {
+        telemetry::transport_lost(kind, why.as_ref());
+    }
     if let Some(why) = why {
-        tracing::debug!(session = %info.id, agent = info.agent, link = %id, "{}", chain(why));
+        tracing::debug!(link = %id, "{}", chain(why));
     }
     shared.link_lost(id);
 }

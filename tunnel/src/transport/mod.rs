@@ -94,13 +94,20 @@ pub enum Kind {
     Memory,
 }
 
-impl fmt::Display for Kind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+impl Kind {
+    /// In lower case, for logs and metrics.
+    pub const fn name(self) -> &'static str {
+        match self {
             Self::Quic => "quic",
             Self::WebSocket => "websocket",
             Self::Memory => "memory",
-        })
+        }
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
     }
 }
 

@@ -19,7 +19,7 @@ use self::streams::{Count, StreamState};
 use super::code::CloseCode;
 use super::frame::{Close, Control, GoAway, Lasting};
 use super::handshake::decode_close_code;
-use super::stream::OffsetError;
+use super::stream::{OffsetError, RecvEnd, SendEnd};
 use super::stream_id::{Role, StreamId};
 use super::{DecodeError, limits};
 
@@ -114,7 +114,14 @@ pub enum Event {
     /// The stream's receiving direction ended in another way than by its last byte.
     Readable(StreamId),
     /// The stream is no more.
-    Forgotten(StreamId),
+    Forgotten {
+        /// Which one.
+        id: StreamId,
+        /// How the direction ended that this side wrote.
+        send: SendEnd,
+        /// How the other ended.
+        recv: RecvEnd,
+    },
     /// The link is over: its transport is to be closed. Tell [`Session::link_lost`].
     LinkEnded(LinkId, LinkEnd),
     /// The peer takes no new streams and says when to come back.

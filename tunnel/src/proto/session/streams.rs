@@ -59,10 +59,6 @@ impl StreamState {
             news: None,
         }
     }
-
-    fn is_over(&self) -> bool {
-        !self.held && self.send.ended().is_some() && self.recv.ended().is_some()
-    }
 }
 
 /// Streams by class. One whose OPEN is not known yet is of none.
@@ -532,9 +528,13 @@ impl Session {
     }
 
     fn forget_if_over(&mut self, id: StreamId) {
-        let Some(stream) = self.streams.get(&id).filter(|stream| stream.is_over()) else {
+        let Some(stream) = self.streams.get(&id).filter(|stream| !stream.held) else {
             return;
         };
+        let (Some(send), Some(recv)) = (stream.send.ended(), stream.recv.ended()) else {
+            return;
+        };
+        let (send, recv) = (send, recv.clone());
         self.grown -= stream.recv.grown();
         if let Some(class) = stream.class {
             *self.classes.of(class) -= 1;
@@ -546,7 +546,7 @@ impl Session {
             &mut self.remote
         };
         count.open = count.open.saturating_sub(1);
-        self.events.push_back(Event::Forgotten(id));
+        self.events.push_back(Event::Forgotten { id, send, recv });
         self.leave_behind();
     }
 

@@ -121,7 +121,7 @@ impl End {
                     self.ending = Some(ending);
                     self.streams.clear();
                 }
-                Event::Forgotten(id) => {
+                Event::Forgotten { id, .. } => {
                     assert!(self.forgotten.insert(id), "{id} is forgotten once");
                     if let Some(stream) = self.streams.remove(&id) {
                         assert!(stream.released, "{id} is forgotten while it is held");

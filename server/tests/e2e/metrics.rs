@@ -1,0 +1,82 @@
+//! What server and agent tell whoever watches them.
+
+use underpass_testenv::Transport;
+use underpass_testenv::testing::{Wire, eventually};
+
+use crate::deployment::Deployment;
+
+/// The values of a metric whose line contains each of `labels`.
+fn values(metrics: &str, name: &str, labels: &[&str]) -> Vec<f64> {
+    metrics
+        .lines()
+        .filter_map(|line| {
+            let (series, value) = line.rsplit_once(' ')?;
+            let rest = series.strip_prefix(name)?;
+            let wanted = rest.is_empty() || rest.starts_with('{');
+            let has_all = labels.iter().all(|label| rest.contains(label));
+            (wanted && has_all).then(|| value.parse().unwrap())
+        })
+        .collect()
+}
+
+#[tokio::test]
+async fn of_sessions_and_streams_are_shown_and_go_with_the_agent() {
+    for (transport, kind) in [
+        (Transport::Quic, "transport=\"quic\""),
+        (Transport::WebSocket, "transport=\"websocket\""),
+    ] {
+        let deployment = Deployment::start(transport).await;
+        let client = deployment.admin(Wire::WebSocket);
+        client.run(&["get", "--raw", "/version"]).await;
+        let metrics = deployment.get("/metrics").unwrap();
+        for (name, labels) in [
+            ("underpass_tunnel_transports_total", [kind, "why=\"new\""]),
+            (
+                "underpass_tunnel_handshake_seconds_count",
+                [kind, "outcome=\"new\""],
+            ),
+        ] {
+            assert_eq!(values(&metrics, name, &labels), [1.0], "{name}: {metrics}");
+        }
+        let round_trip = values(
+            &metrics,
+            "underpass_tunnel_round_trip_seconds",
+            &["agent=\"edge\""],
+        );
+        assert!(
+            matches!(round_trip[..], [seconds] if seconds > 0.0 && seconds < 10.0),
+            "{metrics}"
+        );
+        for class in ["interactive", "default", "bulk"] {
+            let label = format!("class=\"{class}\"");
+            let streams = values(
+                &metrics,
+                "underpass_tunnel_streams",
+                &["agent=\"edge\"", &label],
+            );
+            assert_eq!(streams.len(), 1, "{class}: {metrics}");
+        }
+        assert_eq!(
+            values(&metrics, "underpass_tunnel_kept_bytes", &[]).len(),
+            1
+        );
+
+        deployment.blocking(|u| u.stop_agent().unwrap()).await;
+        eventually("the agent's figures go with it", async || {
+            let metrics = deployment.get("/metrics").unwrap();
+            let ended = values(
+                &metrics,
+                "underpass_tunnel_sessions_ended_total",
+                &["shutdown"],
+            );
+            let left = values(&metrics, "underpass_tunnel_round_trip_seconds", &[]);
+            let streams = values(&metrics, "underpass_tunnel_streams_ended_total", &["end="]);
+            if ended == [1.0] && left.is_empty() && streams.iter().sum::<f64>() > 0.0 {
+                Ok(())
+            } else {
+                Err(metrics)
+            }
+        })
+        .await;
+    }
+}
