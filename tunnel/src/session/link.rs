@@ -291,6 +291,9 @@ impl Driver<'_> {
             }
         };
         self.link.transport.close(code, &reason);
+        // Until then the process must not end.
+        let closed = self.link.transport.closed();
+        let _ = tokio::time::timeout(limits::CLOSE_TIME, closed).await;
     }
 
     async fn finish_link(&mut self, end: &LinkEnd) {

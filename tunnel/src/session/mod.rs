@@ -255,7 +255,8 @@ impl Session {
     }
 
     /// Takes no new streams, asks the peer to open none and to dial again after `return_after`,
-    /// waits until every stream has ended, or for `deadline`, and closes the session.
+    /// waits until every stream has ended, or for `deadline`, closes the session, and waits until
+    /// the peer was told, for some seconds at the most: the process may end then.
     ///
     /// # Cancel safety
     /// The session stays in its drain; it ends when it is closed or dropped.
@@ -270,7 +271,7 @@ impl Session {
         });
         let _ = tokio::time::timeout(deadline, self.idle()).await;
         self.close(CloseCode::Shutdown, reason);
-        self.closed().await;
+        self.shared.gone().await;
     }
 
     /// Waits until no stream is open, or the session has ended.

@@ -394,6 +394,13 @@ impl Shared {
         }
     }
 
+    /// Waits until the session has ended, and its transports with it.
+    pub(super) async fn gone(&self) {
+        let mut ended = self.ended.clone();
+        // The supervisor holds the other end until then.
+        while ended.changed().await.is_ok() {}
+    }
+
     pub(crate) fn info(&self) -> &Info {
         &self.info
     }

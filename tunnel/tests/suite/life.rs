@@ -8,13 +8,16 @@ use tokio::io::AsyncWriteExt;
 use underpass_tunnel::proto::limits;
 use underpass_tunnel::proto::session::{Ending, OpenRefused};
 use underpass_tunnel::{
-    AcceptorConfig, CloseCode, OpenError, ResetCode, Session, SessionError, StreamError,
+    AcceptorConfig, CloseCode, Connector, ConnectorConfig, OpenError, ResetCode, Session,
+    SessionError, StreamError,
 };
 
 use crate::bytes::{drink, incoming, open, pour, read_whole, stream, target, write_until_error};
 use crate::harness::{
-    Kind, Pair, acceptor_config, cuttable, fails, pair, pair_with, released, until, within,
+    Kind, Pair, acceptor_config, connector_config, cuttable, fails, pair, pair_with, released, run,
+    transports, until, within,
 };
+use crate::server::{Pki, Server};
 
 const LONG: Duration = Duration::from_secs(60);
 
@@ -348,4 +351,37 @@ pub(crate) async fn still_works(opener: &Session, other: &Session) {
     here.write_all(b"still works").await.unwrap();
     here.shutdown().await.unwrap();
     assert_eq!(read_whole(&mut there).await.unwrap(), b"still works");
+}
+
+/// The peer must not wait out the resume window for a process that has ended as planned.
+#[test]
+fn the_process_may_end_once_its_session_is_drained() {
+    for kind in [Kind::Quic, Kind::WebSocket] {
+        run(async move {
+            let pki = Pki::new();
+            let mut server = Server::start(&pki, acceptor_config()).await;
+            for _ in 0..20 {
+                let config = ConnectorConfig {
+                    transports: transports(kind),
+                    resume_window: Duration::from_secs(60),
+                    ..connector_config(server.port, &pki)
+                };
+                let process = tokio::task::spawn_blocking(move || {
+                    let runtime = tokio::runtime::Builder::new_current_thread()
+                        .enable_all()
+                        .build()
+                        .unwrap();
+                    runtime.block_on(async {
+                        let agent = Connector::new(config).unwrap().connect().await.unwrap();
+                        let moment = Duration::from_secs(5);
+                        agent.drain(moment, Duration::ZERO, "over").await;
+                    });
+                });
+                let session = server.session().await;
+                within("the process ends", process).await.unwrap();
+                let error = within("the server was told", session.closed()).await;
+                assert_eq!(error.close_code(), Some(CloseCode::Shutdown), "{error:?}");
+            }
+        });
+    }
 }
