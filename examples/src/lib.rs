@@ -7,10 +7,12 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use futures_util::future::BoxFuture;
+use tokio::io::copy_bidirectional;
+use tokio::net::{TcpStream, ToSocketAddrs};
 use underpass_tunnel::transport::quic::{self, QuicConfig, ResetKey};
 use underpass_tunnel::{
     Accepted, Acceptor, AcceptorConfig, Admission, AgentKey, Connector, ConnectorConfig, Denied,
-    Proven, PublicKey, Registry, Session, Transports, tls,
+    IncomingStream, Proven, PublicKey, Registry, ResetCode, Session, Transports, tls,
 };
 
 /// Knows one agent.
@@ -104,4 +106,23 @@ pub async fn connected(server: &Server, name: &str) {
     while server.agents.pick(name).is_none() {
         tokio::time::sleep(std::time::Duration::from_millis(5)).await;
     }
+}
+
+/// At the agent: joins a stream that the server opened to a TCP service.
+///
+/// # Errors
+/// Where either of them breaks.
+pub async fn join_tcp(incoming: IncomingStream, service: impl ToSocketAddrs) -> Result<()> {
+    let mut connection = match TcpStream::connect(service).await {
+        Ok(connection) => connection,
+        Err(error) => {
+            // The server's side is told, instead of a stream that ends at once.
+            incoming.refuse(ResetCode::TargetUnreachable, &error.to_string());
+            return Ok(());
+        }
+    };
+    let mut stream = incoming.accept().await?;
+    // Half-close passes in both directions; a reset ends both.
+    copy_bidirectional(&mut stream, &mut connection).await?;
+    Ok(())
 }

@@ -15,11 +15,9 @@ use kube::api::ListParams;
 use kube::client::ConfigExt;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Api, Client, Config, ResourceExt};
-use tokio::io::copy_bidirectional;
-use tokio::net::TcpStream;
 use tower::{BoxError, ServiceBuilder};
-use underpass_examples::{Server, agent, connected};
-use underpass_tunnel::{AgentKey, Dialer, IncomingStream, ResetCode, Session};
+use underpass_examples::{Server, agent, connected, join_tcp};
+use underpass_tunnel::{AgentKey, Dialer, Session};
 
 #[tokio::main]
 async fn main() -> Result<()> {
@@ -60,19 +58,6 @@ fn client(config: &Config, dialer: Dialer) -> Result<Client> {
 
 async fn serve(session: Session, api_server: String) {
     while let Ok(incoming) = session.accept().await {
-        tokio::spawn(connect(incoming, api_server.clone()).map(drop));
+        tokio::spawn(join_tcp(incoming, api_server.clone()).map(drop));
     }
-}
-
-async fn connect(incoming: IncomingStream, api_server: String) -> Result<()> {
-    let mut connection = match TcpStream::connect(api_server).await {
-        Ok(connection) => connection,
-        Err(error) => {
-            incoming.refuse(ResetCode::TargetFailed, &error.to_string());
-            return Ok(());
-        }
-    };
-    let mut stream = incoming.accept().await?;
-    copy_bidirectional(&mut stream, &mut connection).await?;
-    Ok(())
 }

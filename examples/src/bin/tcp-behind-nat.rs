@@ -9,7 +9,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use anyhow::{Context, Result};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
-use underpass_examples::{Server, agent, connected};
+use underpass_examples::{Server, agent, connected, join_tcp};
 use underpass_tunnel::{AgentKey, Dialer, IncomingStream, ResetCode, Session};
 
 const TARGET: &str = "tcp";
@@ -50,7 +50,6 @@ async fn forward(listener: TcpListener, dialer: Dialer) -> Result<()> {
         let dialer = dialer.clone();
         tokio::spawn(async move {
             let mut stream = dialer.dial().await?;
-            // Half-close passes in both directions; a reset ends both.
             copy_bidirectional(&mut connection, &mut stream).await?;
             anyhow::Ok(())
         });
@@ -69,16 +68,7 @@ async fn connect(incoming: IncomingStream, service: SocketAddr) -> Result<()> {
         incoming.refuse(ResetCode::UnknownTarget, "this agent serves `tcp` only");
         return Ok(());
     }
-    let mut connection = match TcpStream::connect(service).await {
-        Ok(connection) => connection,
-        Err(error) => {
-            incoming.refuse(ResetCode::TargetFailed, &error.to_string());
-            return Ok(());
-        }
-    };
-    let mut stream = incoming.accept().await?;
-    copy_bidirectional(&mut stream, &mut connection).await?;
-    Ok(())
+    join_tcp(incoming, service).await
 }
 
 /// A service that greets whoever connects.

@@ -15,6 +15,7 @@ mod bad_agents;
 mod bad_requests;
 mod command_lines;
 mod credentials;
+mod cutter;
 mod deployment;
 mod flight;
 mod metrics;

@@ -1,86 +1,52 @@
 //! kubectl through a tunnel whose every connection is cut, again and again: it notices nothing.
 
-use std::net::Ipv4Addr;
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tokio::io::copy_bidirectional;
-use tokio::net::{TcpListener, TcpStream};
-use tokio::task::JoinSet;
 use underpass_testenv::Transport;
 use underpass_testenv::scenarios::{attach, cp, exec, logs, objects, port_forward};
 use underpass_testenv::testing::{Client, Wire, eventually};
 
+use crate::cutter::{Cutter, Swallower};
 use crate::deployment::{CLUSTER, Deployment};
 
 /// How long a connection lives: some get as far as their first streams, some do not.
 const LIFE: Duration = Duration::from_millis(300);
 
-/// Stands between agent and server.
-struct Cutter {
-    port: u16,
-    connections: Arc<Mutex<JoinSet<()>>>,
-    _listening: JoinSet<()>,
-}
-
-impl Cutter {
-    async fn start(server: u16) -> Self {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-        let port = listener.local_addr().unwrap().port();
-        let connections = Arc::new(Mutex::new(JoinSet::new()));
-        let mut listening = JoinSet::new();
-        listening.spawn(relay(listener, server, Arc::clone(&connections)));
-        Self {
-            port,
-            connections,
-            _listening: listening,
-        }
-    }
-
-    /// Cuts whatever there is, and gives how many connections that were.
-    fn cut(&self) -> usize {
-        let mut connections = self.connections.lock().unwrap();
-        // Those that have ended by themselves are no cuts.
-        while connections.try_join_next().is_some() {}
-        let cut = connections.len();
-        connections.abort_all();
-        cut
-    }
-}
-
-async fn relay(listener: TcpListener, server: u16, connections: Arc<Mutex<JoinSet<()>>>) {
-    loop {
-        let (mut agent, _) = listener.accept().await.unwrap();
-        connections.lock().unwrap().spawn(async move {
-            if let Ok(mut server) = TcpStream::connect((Ipv4Addr::LOCALHOST, server)).await {
-                let _ = copy_bidirectional(&mut agent, &mut server).await;
-            }
-        });
-    }
-}
-
-/// A server, and an agent whose every connection to it can be cut.
-struct Fragile {
+/// A server whose agent reaches it by another port.
+struct Detour {
     deployment: Deployment,
-    cutter: Cutter,
+    /// In names of objects: the same scenarios run beside these, in the same cluster.
+    way: &'static str,
 }
 
-impl Fragile {
-    async fn start() -> Self {
-        let deployment = Deployment::start(Transport::WebSocket).await;
+impl Detour {
+    async fn new(transport: Transport, way: &'static str) -> Self {
+        let deployment = Deployment::start(transport).await;
         deployment.blocking(|u| u.stop_agent().unwrap()).await;
-        let port = deployment.url().rsplit(':').next().unwrap();
-        let cutter = Cutter::start(port.parse().unwrap()).await;
-        let through = format!("https://localhost:{}", cutter.port);
-        deployment
+        Self { deployment, way }
+    }
+
+    fn server(&self) -> u16 {
+        let port = self.deployment.url().rsplit(':').next().unwrap();
+        port.parse().unwrap()
+    }
+
+    fn client(&self) -> Client<'_> {
+        let kubeconfig = self.deployment.admin_kubeconfig();
+        Client::new(&CLUSTER, kubeconfig, self.way, Wire::WebSocket)
+    }
+
+    async fn start_agent(&self, port: u16) {
+        let transport = self.deployment.transport;
+        let through = format!("https://localhost:{port}");
+        self.deployment
             .blocking(move |u| {
                 let flags = [("--server", through.as_str())];
-                u.spawn_another_agent("cut", Transport::WebSocket, &flags)
+                u.spawn_another_agent("cut", transport, &flags)
             })
             .await
             .unwrap();
-        let fragile = Self { deployment, cutter };
-        let client = fragile.client();
+        let client = self.client();
         eventually("the agent serves", async || {
             let said = client.output(&["get", "--raw", "/version"]).await;
             if said.status.success() {
@@ -90,13 +56,21 @@ impl Fragile {
             }
         })
         .await;
-        fragile
     }
+}
 
-    fn client(&self) -> Client<'_> {
-        // The same scenarios run beside these, on the shared deployments, in the same cluster.
-        let kubeconfig = self.deployment.admin_kubeconfig();
-        Client::new(&CLUSTER, kubeconfig, "cut", Wire::WebSocket)
+/// Over WebSocket.
+struct Fragile {
+    detour: Detour,
+    cutter: Cutter,
+}
+
+impl Fragile {
+    async fn start() -> Self {
+        let detour = Detour::new(Transport::WebSocket, "cut").await;
+        let cutter = Cutter::start(detour.server()).await;
+        detour.start_agent(cutter.port).await;
+        Self { detour, cutter }
     }
 
     /// Runs a scenario while every connection of the agent is cut; leaves those alone that come after
@@ -124,7 +98,8 @@ macro_rules! through_cuts {
             #[tokio::test]
             async fn $test() {
                 let fragile = Fragile::start().await;
-                fragile.cut_during(usize::MAX, $scenario(&fragile.client())).await;
+                let client = fragile.detour.client();
+                fragile.cut_during(usize::MAX, $scenario(&client)).await;
             }
         )*
     };
@@ -147,8 +122,33 @@ const CUTS_OF_A_COPY: usize = 8;
 #[tokio::test]
 async fn a_copy_of_64_mib_both_ways() {
     let fragile = Fragile::start().await;
-    let client = fragile.client();
+    let client = fragile.detour.client();
     let file = cp::LargeFile::prepare(&client).await;
     fragile.cut_during(CUTS_OF_A_COPY, file.copy_there()).await;
     fragile.cut_during(CUTS_OF_A_COPY, file.copy_back()).await;
+}
+
+/// Over QUIC nobody is told of a cut: it is found out after some seconds (PROTOCOL.md, "Keepalive"), in which
+/// a new call would be answered with 503.
+#[tokio::test]
+async fn a_copy_of_64_mib_out_of_a_pod_when_quic_is_swallowed() {
+    const PART: usize = 8 << 20;
+    let detour = Detour::new(Transport::Quic, "swallowed").await;
+    let swallower = Swallower::start(detour.server()).await;
+    detour.start_agent(swallower.port).await;
+    let client = detour.client();
+    let file = cp::LargeFile::prepare(&client).await;
+    file.copy_there().await;
+    // What went before has not come so far.
+    let swallowing = async {
+        eventually("a part has been copied", async || {
+            match swallower.swallow(PART) {
+                0 => Err("not yet"),
+                swallowed => Ok(swallowed),
+            }
+        })
+        .await
+    };
+    let ((), swallowed) = tokio::join!(file.copy_back(), swallowing);
+    assert_eq!(swallowed, 1);
 }

@@ -2,6 +2,7 @@
 
 use bytes::{Bytes, BytesMut};
 
+use super::choices::Choices;
 use super::frame::{
     self, Ack, Answer, Attach, Attached, Body, Challenge, Close, Control, Credit, Done,
     FrameReader, GoAway, Hello, Leave, Open, Ping, Pong, Proof, RawFrame, Refuse, ResetStream,
@@ -14,7 +15,7 @@ use super::key::AgentKey;
 use super::limits;
 use super::mux::simulation as mux_simulation;
 use super::secret::SessionSecret;
-use super::simulation::{Choices, World};
+use super::simulation::World;
 use super::stream_id::Role;
 use super::websocket::{Decoder, FramingError, Received};
 

@@ -5,6 +5,9 @@
 //! protocol can be driven by a simulated pair with a virtual clock, from a seed.
 
 pub mod backoff;
+#[cfg(any(test, feature = "fuzzing"))]
+#[allow(clippy::expect_used, reason = "what tests use")]
+mod choices;
 pub mod code;
 #[cfg(test)]
 mod document;

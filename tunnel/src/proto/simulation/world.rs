@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 
-use super::Choices;
 use super::end::{End, Place, Stream};
 use super::network::{Item, Transport};
+use crate::proto::choices::Choices;
 use crate::proto::code::{CloseCode, ResetCode};
 use crate::proto::frame::{
     self, Attach, Attached, Body, Class, Control, Credit, Done, FrameReader, GoAway, Lasting, Open,

@@ -9,10 +9,10 @@ use bytes::{Bytes, BytesMut};
 
 use self::model::{Direction, read, reset, write};
 use super::{Chunks, Ended, Event, Key, Mux};
+use crate::proto::choices::Choices;
 use crate::proto::code::ResetCode;
 use crate::proto::frame::Class;
 use crate::proto::limits;
-use crate::proto::simulation::Choices;
 use crate::proto::stream_id::Role;
 
 /// Live streams at the most: enough to meet each other, few enough to be driven far.
@@ -54,8 +54,8 @@ struct End {
 }
 
 /// Both ends, and what the streams between them are allowed to do.
-pub(crate) struct World<'a, C> {
-    choices: &'a mut C,
+pub(crate) struct World<'a> {
+    choices: &'a mut dyn Choices,
     ends: [End; 2],
     /// From end 0 and from end 1, for each stream.
     streams: Vec<[Direction; 2]>,
@@ -63,8 +63,8 @@ pub(crate) struct World<'a, C> {
     unaccepted: BTreeMap<u32, usize>,
 }
 
-impl<'a, C: Choices> World<'a, C> {
-    pub(crate) fn new(choices: &'a mut C) -> Self {
+impl<'a> World<'a> {
+    pub(crate) fn new(choices: &'a mut dyn Choices) -> Self {
         let ends = [Role::Connector, Role::Acceptor].map(|role| {
             let mut mux = Mux::new(role);
             mux.authenticated();
@@ -403,46 +403,12 @@ pub(crate) fn garbage(data: &[u8]) -> Option<super::Violation> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    const SEED: &str = "UNDERPASS_MUX_SEED";
-    const SEEDS: u64 = 100;
-    const STEPS: usize = 1500;
-
-    /// Choices from a seed (SplitMix64: seeds next to each other give unrelated runs).
-    struct Seeded(u64);
-
-    impl Choices for Seeded {
-        fn pick(&mut self, n: u32) -> Option<u32> {
-            self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-            let mut mixed = self.0;
-            mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-            mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-            u32::try_from((mixed ^ (mixed >> 31)) % u64::from(n)).ok()
-        }
-    }
-
-    /// Says how to run a failed seed again.
-    struct Replay(u64);
-
-    impl Drop for Replay {
-        fn drop(&mut self) {
-            if std::thread::panicking() {
-                let seed = self.0;
-                eprintln!("replay: {SEED}={seed} cargo test -p underpass-tunnel mux::simulation");
-            }
-        }
-    }
-
-    fn simulate(seed: u64) {
-        let _replay = Replay(seed);
-        World::new(&mut Seeded(seed)).run(STEPS);
-    }
+    use crate::proto::choices::for_each_seed;
 
     #[test]
     fn streams_arrive_exactly_as_they_were_sent() {
-        match std::env::var(SEED) {
-            Ok(seed) => simulate(seed.parse().expect("a number")),
-            Err(_) => (0..SEEDS).for_each(simulate),
-        }
+        for_each_seed("streams_arrive_exactly", 200, |choices| {
+            World::new(choices).run(1500);
+        });
     }
 }

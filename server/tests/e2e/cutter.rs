@@ -1,0 +1,140 @@
+//! What stands between an agent and its server, and cuts their connections.
+
+use std::collections::HashMap;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::{Arc, Mutex};
+
+use tokio::io::copy_bidirectional;
+use tokio::net::{TcpListener, TcpStream, UdpSocket};
+use tokio::task::{AbortHandle, JoinSet};
+
+const ANY: (Ipv4Addr, u16) = (Ipv4Addr::LOCALHOST, 0);
+
+/// A path for TCP to a server on this machine.
+pub(crate) struct Cutter {
+    pub(crate) port: u16,
+    connections: Arc<Mutex<JoinSet<()>>>,
+    _listening: JoinSet<()>,
+}
+
+impl Cutter {
+    pub(crate) async fn start(server: u16) -> Self {
+        let listener = TcpListener::bind(ANY).await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let connections = Arc::default();
+        let mut listening = JoinSet::new();
+        listening.spawn(relay(listener, server, Arc::clone(&connections)));
+        Self {
+            port,
+            connections,
+            _listening: listening,
+        }
+    }
+
+    /// Cuts whatever there is, and gives how many connections that were.
+    pub(crate) fn cut(&self) -> usize {
+        let mut connections = self.connections.lock().unwrap();
+        // Those that have ended by themselves are no cuts.
+        while connections.try_join_next().is_some() {}
+        let cut = connections.len();
+        connections.abort_all();
+        cut
+    }
+}
+
+async fn relay(listener: TcpListener, server: u16, connections: Arc<Mutex<JoinSet<()>>>) {
+    loop {
+        let (mut agent, _) = listener.accept().await.unwrap();
+        connections.lock().unwrap().spawn(async move {
+            if let Ok(mut server) = TcpStream::connect((Ipv4Addr::LOCALHOST, server)).await {
+                let _ = copy_bidirectional(&mut agent, &mut server).await;
+            }
+        });
+    }
+}
+
+/// A path for UDP to a server on this machine.
+pub(crate) struct Swallower {
+    pub(crate) port: u16,
+    flows: Flows,
+    _relaying: JoinSet<()>,
+}
+
+/// By the agent's address.
+type Flows = Arc<Mutex<HashMap<SocketAddr, Flow>>>;
+
+/// Datagrams between one socket of the agent's and one that the server sees.
+enum Flow {
+    Live {
+        upstream: Arc<UdpSocket>,
+        /// Bytes that the agent has sent.
+        sent: usize,
+        back: AbortHandle,
+    },
+    Swallowed,
+}
+
+impl Swallower {
+    pub(crate) async fn start(server: u16) -> Self {
+        let socket = Arc::new(UdpSocket::bind(ANY).await.unwrap());
+        let port = socket.local_addr().unwrap().port();
+        let flows = Flows::default();
+        let mut relaying = JoinSet::new();
+        relaying.spawn(relay_udp(socket, server, Arc::clone(&flows)));
+        Self {
+            port,
+            flows,
+            _relaying: relaying,
+        }
+    }
+
+    /// Swallows from now on what belongs to connections on which the agent has sent so many bytes: nobody is
+    /// told. Gives how many those are.
+    pub(crate) fn swallow(&self, above: usize) -> usize {
+        let mut flows = self.flows.lock().unwrap();
+        let mut swallowed = 0;
+        for flow in flows.values_mut() {
+            if let Flow::Live { sent, back, .. } = flow
+                && *sent >= above
+            {
+                back.abort();
+                *flow = Flow::Swallowed;
+                swallowed += 1;
+            }
+        }
+        swallowed
+    }
+}
+
+async fn relay_udp(socket: Arc<UdpSocket>, server: u16, flows: Flows) {
+    let mut tasks = JoinSet::new();
+    let mut datagram = vec![0; 65_535];
+    loop {
+        let (len, agent) = socket.recv_from(&mut datagram).await.unwrap();
+        if !flows.lock().unwrap().contains_key(&agent) {
+            let upstream = Arc::new(UdpSocket::bind(ANY).await.unwrap());
+            let server = (Ipv4Addr::LOCALHOST, server);
+            upstream.connect(server).await.unwrap();
+            let back = send_back(Arc::clone(&upstream), Arc::clone(&socket), agent);
+            let flow = Flow::Live {
+                upstream,
+                sent: 0,
+                back: tasks.spawn(back),
+            };
+            flows.lock().unwrap().insert(agent, flow);
+        }
+        if let Some(Flow::Live { upstream, sent, .. }) = flows.lock().unwrap().get_mut(&agent) {
+            *sent += len;
+            // A full buffer loses it, as a network would.
+            let _ = upstream.try_send(&datagram[..len]);
+        }
+    }
+}
+
+async fn send_back(upstream: Arc<UdpSocket>, socket: Arc<UdpSocket>, agent: SocketAddr) {
+    let mut datagram = vec![0; 65_535];
+    // An error says that the server has closed its socket.
+    while let Ok(len) = upstream.recv(&mut datagram).await {
+        let _ = socket.try_send_to(&datagram[..len], agent);
+    }
+}
