@@ -11,6 +11,7 @@ use futures_util::future::BoxFuture;
 use thiserror::Error;
 use tokio::time::Instant;
 
+use crate::census::{Census, Counted, NoRoom};
 use crate::control::{ControlError, HandshakeStream};
 use crate::gate::{Bounds, Closed, Gate, Place};
 use crate::proto::code::CloseCode;
@@ -62,6 +63,10 @@ pub struct AcceptorConfig {
     /// Streams that a connector may have open at once, [`limits::STREAMS_MAX`] at most; each costs
     /// about 4 KiB when idle.
     pub max_streams: u32,
+    /// Sessions that one agent's key may have at once: its replicas, and a rollout.
+    pub max_sessions_of_agent: usize,
+    /// Sessions of all agents.
+    pub max_sessions: usize,
     /// Silence after which a PING is sent: one to twenty seconds, other values are taken for the
     /// nearer of these. Shorter finds a lost agent sooner and costs a packet each way per agent and
     /// interval.
@@ -77,6 +82,8 @@ impl Default for AcceptorConfig {
     fn default() -> Self {
         Self {
             max_streams: limits::STREAMS,
+            max_sessions_of_agent: limits::SESSIONS_OF_AGENT,
+            max_sessions: limits::SESSIONS,
             keepalive: limits::KEEPALIVE,
             resume_window: limits::RESUME_WINDOW,
             software: concat!("underpass-tunnel/", env!("CARGO_PKG_VERSION")).to_owned(),
@@ -112,6 +119,9 @@ pub enum AcceptError {
     /// The key is not let in.
     #[error("agent refused")]
     Denied(#[source] Denied),
+    /// There are as many sessions as there may be.
+    #[error("no room for another session")]
+    NoRoom(#[from] NoRoom),
     /// The session that it was for does not take it.
     #[error("session not resumed")]
     Resume(#[source] LinkRefused),
@@ -169,7 +179,7 @@ impl Sessions {
 
 /// How a handshake goes on, once the connector is known.
 enum Admitted {
-    New(Agreed, SessionSecret, Info),
+    New(Agreed, SessionSecret, Info, Counted),
     Resumed(Arc<Shared>, ResumptionClaim),
 }
 
@@ -178,6 +188,7 @@ pub struct Acceptor {
     config: AcceptorConfig,
     admission: Arc<dyn Admission>,
     gate: Gate,
+    census: Census,
     sessions: Mutex<Sessions>,
 }
 
@@ -193,6 +204,7 @@ impl Acceptor {
             ..config
         };
         Self {
+            census: Census::new(config.max_sessions_of_agent, config.max_sessions),
             config,
             admission,
             gate: Gate::new(Bounds::default()),
@@ -353,6 +365,7 @@ impl Acceptor {
         {
             return Err(AcceptError::NoSession);
         }
+        let counted = self.census.enter(proven.key)?;
         let (id, secret) = (random(), SessionSecret::new(random()));
         let wanted = Duration::from_millis(proven.resume_window_ms.into());
         let resume_window = self.config.resume_window.min(wanted);
@@ -375,7 +388,7 @@ impl Acceptor {
             transport: transport.kind(),
             remote: transport.remote(),
         };
-        Ok(Admitted::New(agreed, secret, info))
+        Ok(Admitted::New(agreed, secret, info, counted))
     }
 
     /// The session that a connector wants to carry on, if it is there and is the same agent's.
@@ -402,8 +415,9 @@ impl Acceptor {
             peer_has,
         };
         match admitted {
-            Admitted::New(agreed, secret, info) => {
-                let session = Session::start(joining(LinkId::FIRST, 0), &agreed, secret, info);
+            Admitted::New(agreed, secret, info, counted) => {
+                let first = joining(LinkId::FIRST, 0);
+                let session = Session::start(first, &agreed, secret, info, counted);
                 self.sessions().insert(&session);
                 Ok(Accepted::New(session))
             }
@@ -477,7 +491,9 @@ fn nameable(agent: String) -> Result<String, Denied> {
 
 fn close_words(error: &AcceptError) -> (CloseCode, String) {
     let code = match error {
-        AcceptError::Overloaded | AcceptError::AddressUnproven => CloseCode::Overloaded,
+        AcceptError::Overloaded | AcceptError::AddressUnproven | AcceptError::NoRoom(_) => {
+            CloseCode::Overloaded
+        }
         AcceptError::Quic(_) | AcceptError::Transport(_) => CloseCode::Shutdown,
         AcceptError::Handshake(error) => error.close_code().unwrap_or(CloseCode::Shutdown),
         AcceptError::Timeout => CloseCode::HandshakeTimeout,

@@ -80,6 +80,7 @@
 //! ```
 
 mod acceptor;
+mod census;
 mod connector;
 mod control;
 mod dialer;
@@ -95,6 +96,7 @@ pub mod tls;
 pub mod transport;
 
 pub use acceptor::{AcceptError, Accepted, Acceptor, AcceptorConfig, Admission, Denied};
+pub use census::NoRoom;
 pub use connector::{
     AttemptError, ConfigError, ConnectError, Connector, ConnectorConfig, DialError, NoProxy, Proxy,
     ProxyConfigError, ProxyEnvError, ProxyError, ProxyUrl, ProxyUrlError, Reconnected, Resolve,

@@ -260,7 +260,7 @@ impl Connector {
             link: LinkId::FIRST,
             peer_has: 0,
         };
-        Session::start(first, &agreed, welcome.secret, info)
+        Session::start(first, &agreed, welcome.secret, info, ())
     }
 }
 

@@ -167,6 +167,14 @@ fn limits_are_the_documents() {
         ),
         ("gaps among stream ids", limits::STREAM_ID_GAPS.to_string()),
         (
+            "sessions of one key",
+            format!("{}, configurable", limits::SESSIONS_OF_AGENT),
+        ),
+        (
+            "sessions in all",
+            format!("{}, configurable", limits::SESSIONS),
+        ),
+        (
             "resume window",
             format!(
                 "{}, configurable up to {}",

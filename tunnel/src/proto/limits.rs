@@ -35,6 +35,14 @@ pub const PEER_NAME: usize = 253;
 /// Protocol versions that HELLO may list.
 pub const VERSIONS: usize = 16;
 
+/// Sessions of one agent's key, unless configured: its replicas, and those of a rollout beside them. One that
+/// is idle costs some 20 KiB; a key that was copied to where it does not belong must not take them all.
+pub const SESSIONS_OF_AGENT: usize = 64;
+
+/// Sessions in all, unless configured: more than ten thousand agents, each with a second session while it
+/// comes back. Idle ones cost 1.3 GiB together.
+pub const SESSIONS: usize = 65_536;
+
 /// Streams that one side may have open at once in one session, unless configured. A busy cluster
 /// has a few hundred watches per controller; each open stream costs about 4 KiB when idle.
 pub const STREAMS: u32 = 4096;

@@ -183,12 +183,14 @@ pub enum OpenError {
 }
 
 impl Session {
-    /// Starts an established session on its first transport.
+    /// Starts an established session on its first transport. `held` is dropped once it has ended, and its
+    /// transports with it.
     pub(crate) fn start(
         first: Joining,
         agreed: &Agreed,
         secret: SessionSecret,
         info: Info,
+        held: impl Send + 'static,
     ) -> Self {
         let (shared, outlets) = Shared::new(agreed, secret, info);
         // Nothing stands against the first.
@@ -196,7 +198,12 @@ impl Session {
         let span = tracing::info_span!(
             "session", id = %shared.info().id, agent = shared.info().agent
         );
-        tokio::spawn(supervisor::run(Arc::clone(&shared), outlets).instrument(span));
+        let run = supervisor::run(Arc::clone(&shared), outlets);
+        let run = async move {
+            run.await;
+            drop(held);
+        };
+        tokio::spawn(run.instrument(span));
         Self {
             _close: Arc::new(CloseOnDrop(Arc::clone(&shared))),
             shared,

@@ -5,11 +5,12 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use futures_util::future::join_all;
 use tokio::io::AsyncWriteExt;
+use underpass_tunnel::proto::handshake::HandshakeError;
 use underpass_tunnel::proto::limits;
 use underpass_tunnel::proto::session::{Ending, OpenRefused};
 use underpass_tunnel::{
-    AcceptorConfig, CloseCode, Connector, ConnectorConfig, OpenError, ResetCode, Session,
-    SessionError, StreamError,
+    AcceptorConfig, CloseCode, ConnectError, Connector, ConnectorConfig, OpenError, ResetCode,
+    Session, SessionError, StreamError,
 };
 
 use crate::bytes::{drink, incoming, open, pour, read_whole, stream, target, write_until_error};
@@ -384,4 +385,46 @@ fn the_process_may_end_once_its_session_is_drained() {
             }
         });
     }
+}
+
+/// A key that was copied to where it does not belong must not take all the sessions that there may be.
+#[test]
+fn an_agent_has_no_more_sessions_than_its_share() {
+    run(async {
+        let pki = Pki::new();
+        let config = AcceptorConfig {
+            max_sessions_of_agent: 2,
+            ..acceptor_config()
+        };
+        let mut server = Server::start(&pki, config).await;
+        let port = server.port;
+        let connect = async || {
+            let connector = Connector::new(connector_config(port, &pki)).unwrap();
+            connector.connect().await
+        };
+        let first = connect().await.unwrap();
+        let second = connect().await.unwrap();
+        let error = fails("a third", connect()).await;
+        assert!(
+            matches!(
+                &error,
+                ConnectError::Handshake(HandshakeError::ClosedByPeer { code: CloseCode::Overloaded, reason })
+                    if reason.contains("2 sessions")
+            ),
+            "{error:?}"
+        );
+        assert!(!error.needs_attention(), "it may be over soon");
+        let sessions = [server.session().await, server.session().await];
+        first.close(CloseCode::Shutdown, "makes room");
+        within("the server hears of it", sessions[0].closed()).await;
+        let third = within("there is room again", async {
+            loop {
+                if let Ok(session) = connect().await {
+                    break session;
+                }
+            }
+        })
+        .await;
+        drop((second, third));
+    });
 }
