@@ -125,7 +125,13 @@ pub async fn to_a_closed_port(client: &Client<'_>) {
     let (mut child, local) = forward(client, &format!("pod/{pod}"), &format!(":{free}")).await;
     let mut connection = TcpStream::connect(("127.0.0.1", local)).await.unwrap();
     let mut stderr = Reading::new(child.stderr.as_mut().unwrap());
-    stderr.until("connection refused").await;
+    // kubelet resets the stream behind its error: kubectl says which of them it met first.
+    let reasons = ["connection refused", "Stream reset"];
+    let find = |said: &str| {
+        let ends = reasons.map(|reason| said.find(reason).map(|at| at + reason.len()));
+        ends.into_iter().flatten().min().map(|end| ((), end))
+    };
+    stderr.until_some("connection refused", find).await;
     let mut nothing = Vec::new();
     let ended = tokio::time::timeout(DEADLINE, connection.read_to_end(&mut nothing)).await;
     assert!(ended.is_ok(), "the local connection stays open");
