@@ -208,8 +208,9 @@ pub const WEBSOCKET_MESSAGE: usize = 256 * 1024;
 pub const MUX_DATA: usize = 64 * 1024;
 
 /// Bytes of one stream that wait inside the multiplexer to be sent, before its writer does: what
-/// the connection takes at once, twice, so that it finds the next while it sends the first.
-pub const MUX_SEND_QUEUE: usize = 128 * 1024;
+/// the connection takes at once, four times, so that writer and connection seldom wake each other. They
+/// are the session's own, which keeps them anyway.
+pub const MUX_SEND_QUEUE: usize = 256 * 1024;
 
 /// Bytes of one stream that wait for its reader. The session's credit grows to 8 MiB; the rest is for
 /// what is no payload of the session's stream.
