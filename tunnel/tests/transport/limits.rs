@@ -153,7 +153,9 @@ fn frames_of_streams_that_are_gone_are_ignored() {
                 .unwrap();
             answers.extend_from_slice(&message.into_data());
         }
-        assert_eq!(answers, [STOP, 4, 0, RESET, 4, 0]);
+        // The halves are dropped one after the other, and the connection may be faster.
+        let told = [[STOP, 4, 0, RESET, 4, 0], [RESET, 4, 0, STOP, 4, 0]];
+        assert!(told.iter().any(|told| answers == told), "{answers:?}");
         let late = [
             data(4, b"late"),
             frame(STOP, 4, 0, b""),
