@@ -45,8 +45,10 @@ const RESUME_SPREAD_UNSTABLE: Duration = Duration::from_secs(1);
 
 impl Connector {
     /// Keeps a session: dials, hands each session to `serve`, brings the session another transport
-    /// when it loses the last, and dials anew once it has ended. Never returns; drop the future to
-    /// stop.
+    /// when it loses the last, moves it from WebSocket to QUIC when that gets through and from an old
+    /// WebSocket to a new one ([`quic_probe`](super::ConnectorConfig::quic_probe),
+    /// [`websocket_max_age`](super::ConnectorConfig::websocket_max_age)), and dials anew once it has
+    /// ended. Never returns; drop the future to stop.
     ///
     /// `serve` is called once per session and should return soon; `status` hears of every change.
     ///
