@@ -63,7 +63,7 @@ pub(crate) struct Cli {
         long, env = "UNDERPASS_PROXY", hide_env_values = true, value_parser = proxy,
         value_name = "http[s]://[USER:PASSWORD@]HOST[:PORT]"
     )]
-    pub(crate) proxy: Option<Result<ProxyUrl, ProxyUrlError>>,
+    pub(crate) proxy: Option<Result<Option<ProxyUrl>, ProxyUrlError>>,
     /// Servers to reach without a proxy, instead of the environment's NO_PROXY; `*` for all
     #[arg(
         long,
@@ -194,9 +194,13 @@ fn server(text: &str) -> Result<ServerAddress, String> {
     }
 }
 
-/// Its error is kept for later: clap would print the URL with it, and that may hold a password.
-fn proxy(text: &str) -> Result<Result<ProxyUrl, ProxyUrlError>, std::convert::Infallible> {
-    Ok(text.parse())
+/// An empty variable is one that is not set. An error is kept for later: clap would print the URL with it,
+/// and that may hold a password.
+fn proxy(text: &str) -> Result<Result<Option<ProxyUrl>, ProxyUrlError>, std::convert::Infallible> {
+    if text.is_empty() {
+        return Ok(Ok(None));
+    }
+    Ok(text.parse().map(Some))
 }
 
 #[cfg(test)]

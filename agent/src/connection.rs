@@ -48,9 +48,10 @@ fn trust(cli: &Cli) -> Result<Trust> {
 
 /// The proxy, from the command line or else from the environment.
 fn proxy(cli: &Cli) -> Result<Option<Proxy>> {
-    let mut proxy = match &cli.proxy {
+    let asked = cli.proxy.clone().transpose();
+    let mut proxy = match asked.context("--proxy cannot be used")?.flatten() {
         Some(url) => {
-            let mut proxy = Proxy::new(url.clone().context("--proxy cannot be used")?);
+            let mut proxy = Proxy::new(url);
             proxy.except = NoProxy::from_env()?;
             proxy
         }
@@ -198,6 +199,11 @@ mod tests {
             let server = ServerAddress::new(host, 443);
             assert_eq!(proxy.applies_to(&server), applies, "{host}");
         }
+    }
+
+    #[test]
+    fn an_empty_proxy_is_none_that_was_asked_for() {
+        assert!(matches!(cli(&["--proxy", ""]).proxy, Some(Ok(None))));
     }
 
     #[test]
