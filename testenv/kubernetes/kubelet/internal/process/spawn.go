@@ -4,12 +4,21 @@ package process
 import (
 	"os"
 	"os/exec"
+	"os/signal"
 	"runtime"
 	"sync"
 	"syscall"
 
 	"github.com/creack/pty"
 )
+
+// A program that was started with nohup ignores SIGHUP, and so would every process that it starts: a terminal's end
+// would end nothing. What is caught, and not ignored, has its ordinary effect in children.
+func init() {
+	if signal.Ignored(syscall.SIGHUP) {
+		signal.Notify(make(chan os.Signal, 1), syscall.SIGHUP)
+	}
+}
 
 // spawner starts every process on one thread that lives as long as the program: the parent-death signal is sent when
 // the thread that forked ends, not the process.
