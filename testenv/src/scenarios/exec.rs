@@ -92,10 +92,14 @@ pub async fn on_a_terminal(client: &Client<'_>) {
     let mut terminal = Terminal::run(client, &format!("exec -it {pod} -- sh")).await;
     // The quotes keep the terminal's echo of a command from looking like its output.
     terminal
-        .send("test -t 0 && test -t 1 && echo is-a''-tty; stty size\n")
+        .send("test -t 0 && test -t 1 && echo is-a''-tty\n")
         .await;
     terminal.expect("is-a-tty").await;
-    terminal.expect("40 100").await;
+    // kubectl tells the size beside what is typed: on a slow way it comes later.
+    terminal
+        .send("until [ \"$(stty size)\" = '40 100' ]; do :; done; echo si''zed\n")
+        .await;
+    terminal.expect("sized").await;
 
     terminal.resize(50, 120).await;
     terminal
