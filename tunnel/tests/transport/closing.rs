@@ -27,12 +27,14 @@ fn closed_there(kind: Kind, error: &TransportError) -> bool {
     }
 }
 
-/// Of a stream whose connection the other end has ended, or lost. A reader of yamux may see its stream end
-/// before the connection's driver has said why; that is no clean end either.
+/// Of a stream whose connection the other end has ended, or lost. Who reads or writes a stream of yamux may see
+/// it end before the connection's driver has said why; that is no clean end either.
 fn ended_with(kind: Kind, error: HalfError, why: impl Fn(&TransportError) -> bool) -> bool {
     match error {
         HalfError::Transport(error) => why(&error),
-        HalfError::Reset(ResetCode::Cancelled) => kind == Kind::YamuxTls,
+        HalfError::Reset(ResetCode::Cancelled) | HalfError::Stopped(ResetCode::Cancelled) => {
+            kind == Kind::YamuxTls
+        }
         _ => false,
     }
 }
