@@ -214,7 +214,7 @@ pub const MUX_SEND_QUEUE: usize = 256 * 1024;
 
 /// Bytes of one stream that wait for its reader. The session's credit grows to 8 MiB; the rest is for
 /// what is no payload of the session's stream.
-pub const MUX_STREAM_RECEIVE: usize = 8 * 1024 * 1024 + 512 * 1024;
+pub const MUX_STREAM_RECEIVE: usize = QUIC_STREAM_WINDOW as usize;
 
 /// Bytes of all streams of a connection that wait for their readers: all that the session's credit
 /// can allow, [`STREAM_CREDIT`] for each stream and [`SESSION_CREDIT_GROWTH`], and what is no payload
@@ -228,7 +228,7 @@ pub const MUX_CONNECTION_RECEIVE: usize =
     STREAMS_MAX as usize * (STREAM_CREDIT as usize + 8 * 1024) + SESSION_CREDIT_GROWTH as usize;
 
 /// The same before the peer is authenticated: some control frames.
-pub const MUX_UNAUTHENTICATED: usize = 64 * 1024;
+pub const MUX_UNAUTHENTICATED: usize = UNAUTHENTICATED_WINDOW as usize;
 
 /// Streams that a peer has open on one connection. The session counts streams and refuses those
 /// above its own limit; this leaves it room to, and ends a connection whose peer does not care.

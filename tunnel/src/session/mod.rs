@@ -195,7 +195,8 @@ impl Session {
         let (shared, outlets) = Shared::new(agreed, secret, info);
         // Nothing stands against the first.
         let _ = shared.join(first);
-        let span = tracing::info_span!(
+        // Of the highest level: a filter that lets a warning through must not take away whose it is.
+        let span = tracing::error_span!(
             "session", id = %shared.info().id, agent = shared.info().agent
         );
         let run = supervisor::run(Arc::clone(&shared), outlets);

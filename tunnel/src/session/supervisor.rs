@@ -71,7 +71,7 @@ fn drive(
     (link, control): Joined,
 ) {
     let kind = link.transport.kind();
-    let span = tracing::info_span!("link", id = %link.id, %kind);
+    let span = tracing::error_span!("link", id = %link.id, %kind);
     if link.id != LinkId::FIRST {
         tracing::debug!(parent: &span, "session resumed");
     }
