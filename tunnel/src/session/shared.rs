@@ -18,6 +18,7 @@ use crate::proto::secret::SessionSecret;
 use crate::proto::session::{
     Agreed, Ending, Event, LinkId, LinkRefused, OpenRefused, Session as Core, Violation,
 };
+use crate::proto::stream::{RecvEnd, SendEnd};
 use crate::proto::stream_id::StreamId;
 use crate::telemetry::{self, Joined as Why};
 use crate::transport::{Kind, Transport, TransportError};
@@ -67,6 +68,24 @@ struct State {
     ending: Option<Ending>,
     resumes: u64,
     moves: u64,
+}
+
+/// Streams that are no more. Their halves may have much to do when they go, and counting them takes time:
+/// nobody else's streams shall wait for that.
+#[derive(Default)]
+struct Gone {
+    streams: Vec<Arc<StreamIo>>,
+    ends: Vec<(SendEnd, RecvEnd)>,
+}
+
+impl Gone {
+    /// To be called without the lock.
+    fn let_go(self) {
+        for (send, recv) in &self.ends {
+            telemetry::stream_ended(*send, recv);
+        }
+        drop(self.streams);
+    }
 }
 
 impl Shared {
@@ -121,8 +140,7 @@ impl Shared {
         let result = change(&mut state.core);
         let gone = self.dispatch(&mut state);
         drop(state);
-        // Streams' halves may have much to do when they go.
-        drop(gone);
+        gone.let_go();
         result
     }
 
@@ -138,8 +156,8 @@ impl Shared {
     }
 
     /// Gives the streams that are no more.
-    fn dispatch(&self, state: &mut State) -> Vec<Arc<StreamIo>> {
-        let mut gone = Vec::new();
+    fn dispatch(&self, state: &mut State) -> Gone {
+        let mut gone = Gone::default();
         while let Some(event) = state.core.poll_event() {
             match event {
                 Event::Writable(id) => {
@@ -153,8 +171,8 @@ impl Shared {
                     }
                 }
                 Event::Forgotten { id, send, recv } => {
-                    telemetry::stream_ended(send, &recv);
-                    gone.extend(state.streams.remove(&id));
+                    gone.ends.push((send, recv));
+                    gone.streams.extend(state.streams.remove(&id));
                     self.released.notify_waiters();
                 }
                 Event::LinkEnded(link, end) => {
@@ -212,7 +230,7 @@ impl Shared {
         state.links.insert(id, Arc::clone(&link));
         let gone = self.dispatch(&mut state);
         drop(state);
-        drop(gone);
+        gone.let_go();
         self.attached.send_replace(true);
         // An error means that the session has just ended, as its streams hear.
         let _ = self.joins.send((link, joining.control));
