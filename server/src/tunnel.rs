@@ -46,6 +46,13 @@ impl Tunnel {
                 );
                 return;
             }
+            Ok(Accepted::Lane(info)) => {
+                tracing::debug!(
+                    cluster = info.agent, session = %info.id,
+                    remote = info.remote.map(tracing::field::display), "agent has a lane for copies"
+                );
+                return;
+            }
             Err(error) => return self.refused(&error, remote),
         };
         let info = session.info();

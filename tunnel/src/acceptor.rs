@@ -15,12 +15,13 @@ use crate::census::{Census, Counted, NoRoom};
 use crate::control::{ControlError, HandshakeStream};
 use crate::gate::{Bounds, Closed, Gate, Place};
 use crate::proto::code::CloseCode;
+use crate::proto::frame::Wish;
 use crate::proto::handshake::{
     self, AcceptorHandshake, AcceptorStep, HandshakeError, Local, Proven, ResumptionClaim,
 };
 use crate::proto::limits;
 use crate::proto::secret::SessionSecret;
-use crate::proto::session::{Agreed, LinkId, LinkRefused};
+use crate::proto::session::{Agreed, LinkId, LinkRefused, LinkRole};
 use crate::proto::stream_id::Role;
 use crate::random::random;
 use crate::session::{Info, Joining, Session, SessionId, Shared};
@@ -138,6 +139,8 @@ pub enum Accepted {
     /// A transport of a session that was there; its streams move to it. Says who it is, with the
     /// protocol and the address of the new transport.
     Resumed(Box<Info>),
+    /// A lane of a session that was there, for its streams of the class bulk. Says the same of it.
+    Lane(Box<Info>),
 }
 
 impl Accepted {
@@ -145,7 +148,7 @@ impl Accepted {
     pub fn into_session(self) -> Option<Session> {
         match self {
             Self::New(session) => Some(session),
-            Self::Resumed(_) => None,
+            Self::Resumed(_) | Self::Lane(_) => None,
         }
     }
 }
@@ -361,7 +364,7 @@ impl Acceptor {
         if proven
             .resumption
             .as_ref()
-            .is_some_and(|claim| !claim.or_new)
+            .is_some_and(|claim| claim.wish != Wish::MainOrNew)
         {
             return Err(AcceptError::NoSession);
         }
@@ -408,27 +411,36 @@ impl Acceptor {
         control: HandshakeStream,
     ) -> Result<Accepted, AcceptError> {
         let (kind, remote) = (transport.kind(), transport.remote());
-        let joining = |link, peer_has| Joining {
+        let joining = |link, role, peer_has| Joining {
             transport,
             control: control.into(),
             link,
+            role,
             peer_has,
         };
         match admitted {
             Admitted::New(agreed, secret, info, counted) => {
-                let first = joining(LinkId::FIRST, 0);
+                let first = joining(LinkId::FIRST, LinkRole::Main, 0);
                 let session = Session::start(first, &agreed, secret, info, counted);
                 self.sessions().insert(&session);
                 Ok(Accepted::New(session))
             }
             Admitted::Resumed(session, claim) => {
-                let joining = joining(LinkId(claim.attempt), claim.received);
+                let role = match claim.wish {
+                    Wish::Lane => LinkRole::Lane,
+                    Wish::Main | Wish::MainOrNew => LinkRole::Main,
+                };
+                let joining = joining(LinkId(claim.attempt), role, claim.received);
                 session.join(joining).map_err(AcceptError::Resume)?;
-                Ok(Accepted::Resumed(Box::new(Info {
+                let info = Box::new(Info {
                     transport: kind,
                     remote,
                     ..session.info().clone()
-                })))
+                });
+                Ok(match role {
+                    LinkRole::Main => Accepted::Resumed(info),
+                    LinkRole::Lane => Accepted::Lane(info),
+                })
             }
         }
     }

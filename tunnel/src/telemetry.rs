@@ -30,7 +30,7 @@ pub fn describe_metrics() {
     );
     metrics::describe_counter!(
         TRANSPORTS,
-        "Transports that joined a session, by protocol and why: new, resumed after a loss, or moved to"
+        "Transports that joined a session, by protocol and why: new, resumed after a loss, moved to, or a lane beside"
     );
     metrics::describe_counter!(
         TRANSPORTS_LOST,
@@ -105,6 +105,8 @@ pub(crate) enum Joined {
     Resumed,
     /// It had one.
     Moved,
+    /// It is beside the one that the session has, for bulk streams.
+    Lane,
 }
 
 pub(crate) fn transport_joined(kind: Kind, why: Joined) {
@@ -112,6 +114,7 @@ pub(crate) fn transport_joined(kind: Kind, why: Joined) {
         Joined::New => "new",
         Joined::Resumed => "resumed",
         Joined::Moved => "moved",
+        Joined::Lane => "lane",
     };
     metrics::counter!(TRANSPORTS, "transport" => kind.name(), "why" => why).increment(1);
 }

@@ -52,6 +52,9 @@ pub struct ConnectorConfig {
     /// agents that came together do not move together. Set it below the age at which load balancers
     /// cut connections: streams do not wait for a new one then. Zero: any age.
     pub websocket_max_age: Duration,
+    /// Whether streams of the class bulk get a second WebSocket to themselves while the session is on
+    /// WebSocket and they last: what a copy loses on the way does not hold up keystrokes then.
+    pub lanes: bool,
     /// How QUIC uses its sockets and its memory.
     pub quic: QuicConfig,
     /// The ceiling of the first wait after a failure; doubled by each further failure.
@@ -82,6 +85,7 @@ impl ConnectorConfig {
             quic_head_start: Duration::from_millis(300),
             quic_probe: Duration::from_secs(30),
             websocket_max_age: Duration::from_secs(50 * 60),
+            lanes: true,
             quic: QuicConfig::default(),
             backoff_initial: Duration::from_millis(500),
             backoff_max: Duration::from_secs(30),

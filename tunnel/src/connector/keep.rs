@@ -47,7 +47,8 @@ impl Connector {
     /// Keeps a session: dials, hands each session to `serve`, brings the session another transport
     /// when it loses the last, moves it from WebSocket to QUIC when that gets through and from an old
     /// WebSocket to a new one ([`quic_probe`](super::ConnectorConfig::quic_probe),
-    /// [`websocket_max_age`](super::ConnectorConfig::websocket_max_age)), and dials anew once it has
+    /// [`websocket_max_age`](super::ConnectorConfig::websocket_max_age)), gives it a lane while it has copies
+    /// to carry over WebSocket ([`lanes`](super::ConnectorConfig::lanes)), and dials anew once it has
     /// ended. Never returns; drop the future to stop.
     ///
     /// `serve` is called once per session and should return soon; `status` hears of every change.
@@ -130,6 +131,7 @@ impl Connector {
             error = session.closed() => Woken::Ended(error),
             () = session.detached() => Woken::Detached,
             never = self.improve(&session, status) => match never {},
+            never = self.keep_lane(&session) => match never {},
         };
         let stable = since.elapsed() >= STABLE;
         if stable {

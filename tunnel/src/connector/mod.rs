@@ -4,6 +4,7 @@ mod config;
 mod dial;
 mod error;
 mod keep;
+mod lane;
 mod plan;
 mod proxy;
 mod race;
@@ -30,11 +31,11 @@ use crate::control::HandshakeStream;
 use crate::error::chain;
 use crate::proto::backoff::Backoff;
 use crate::proto::code::CloseCode;
-use crate::proto::frame::Welcome;
+use crate::proto::frame::{Welcome, Wish};
 use crate::proto::handshake::{ConnectorHandshake, ConnectorStep, Local, Resumption};
 use crate::proto::key::AgentKey;
 use crate::proto::limits;
-use crate::proto::session::{Agreed, LinkId};
+use crate::proto::session::{Agreed, LinkId, LinkRole};
 use crate::proto::stream_id::Role;
 use crate::random::random;
 use crate::session::{Info, Joining, Session, SessionId};
@@ -58,6 +59,7 @@ pub struct Connector {
     local: Local,
     backoff: Backoff,
     plan: Plan,
+    lanes: bool,
 }
 
 impl Connector {
@@ -69,6 +71,7 @@ impl Connector {
         Ok(Self {
             dialler: dial::Dialler::new(&config, rand::rng().next_u32())?,
             plan: Plan::new(&config),
+            lanes: config.lanes,
             key: config.key,
             instance: random(),
             local: Local {
@@ -146,11 +149,21 @@ impl Connector {
         session: &Session,
         transport: Arc<dyn Transport>,
     ) -> Result<Reconnected, ConnectError> {
-        let resumption = session.shared().resumption();
+        self.join(session, transport, LinkRole::Main).await
+    }
+
+    /// Brings `session` another transport, for what `role` says.
+    async fn join(
+        &self,
+        session: &Session,
+        transport: Arc<dyn Transport>,
+        role: LinkRole,
+    ) -> Result<Reconnected, ConnectError> {
+        let resumption = session.shared().resumption(role);
         let result = self.shake_hands(&transport, Some(&resumption)).await;
         let (outcome, control) = result.inspect_err(|error| {
             // Another server than the one that has it may have answered.
-            if resumption.or_new && error.refuses_resumption() {
+            if resumption.wish == Wish::MainOrNew && error.refuses_resumption() {
                 session.close(CloseCode::ResumeRefused, "the server does not resume it");
             }
         })?;
@@ -160,6 +173,7 @@ impl Connector {
                     transport,
                     control: control.into(),
                     link: LinkId(resumption.attempt),
+                    role,
                     peer_has: resumed.received,
                 };
                 session
@@ -258,6 +272,7 @@ impl Connector {
             transport,
             control: control.into(),
             link: LinkId::FIRST,
+            role: LinkRole::Main,
             peer_has: 0,
         };
         Session::start(first, &agreed, welcome.secret, info, ())

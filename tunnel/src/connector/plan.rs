@@ -56,8 +56,13 @@ impl Plan {
         }
         Moves {
             probe: self.probe.map(|wait| (now + spread(wait, random), wait)),
-            renew: self.max_age.map(|age| now + spread(age, random)),
+            renew: self.age(random).map(|age| now + age),
         }
+    }
+
+    /// How old a WebSocket becomes; `None`: any age.
+    pub(super) fn age(&self, random: u32) -> Option<Duration> {
+        self.max_age.map(|age| spread(age, random))
     }
 }
 

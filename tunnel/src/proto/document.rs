@@ -165,6 +165,7 @@ fn limits_are_the_documents() {
             "lasting frames without ACK",
             limits::LASTING_FRAMES.to_string(),
         ),
+        ("links of a session", limits::LINKS.to_string()),
         ("gaps among stream ids", limits::STREAM_ID_GAPS.to_string()),
         (
             "sessions of one key",

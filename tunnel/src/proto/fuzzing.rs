@@ -6,7 +6,7 @@ use super::choices::Choices;
 use super::frame::{
     self, Ack, Answer, Attach, Attached, Body, Challenge, Close, Control, Credit, Done,
     FrameReader, GoAway, Hello, Leave, Open, Ping, Pong, Proof, RawFrame, Refuse, ResetStream,
-    Resumed, Sequence, StopSending, Welcome,
+    Resumed, Sequence, StopSending, Welcome, Wish,
 };
 use super::handshake::{
     self, AcceptorHandshake, AcceptorStep, ConnectorHandshake, ConnectorStep, Local, Resumption,
@@ -190,7 +190,11 @@ pub fn handshake(data: &[u8]) {
         secret: secret.clone(),
         attempt: 1,
         received: 2,
-        or_new: *which & 0x40 == 0,
+        wish: match *which & 0x60 {
+            0 => Wish::MainOrNew,
+            0x20 => Wish::Main,
+            _ => Wish::Lane,
+        },
     });
     let (mut connector, hello) =
         ConnectorHandshake::start(&local, &key, [9; 16], resumption.as_ref());

@@ -14,7 +14,7 @@ use thiserror::Error;
 
 use super::code::CloseCode;
 use super::frame::{
-    self, Body, Challenge, Close, Hello, Proof, Purpose, RawFrame, Resumed, Welcome,
+    self, Body, Challenge, Close, Hello, Proof, Purpose, RawFrame, Resumed, Welcome, Wish,
 };
 use super::key::{AgentKey, PublicKey};
 use super::secret::SessionSecret;
@@ -105,8 +105,8 @@ pub struct Resumption {
     pub attempt: u64,
     /// Lasting control frames of the acceptor's that have arrived.
     pub received: u64,
-    /// Whether a new session will do where the acceptor does not have that one.
-    pub or_new: bool,
+    /// What the transport is to be to the session.
+    pub wish: Wish,
 }
 
 /// The connector's end of a handshake.
@@ -159,11 +159,11 @@ impl ConnectorHandshake {
             session: resumption.session,
             attempt: resumption.attempt,
             received: resumption.received,
-            or_new: resumption.or_new,
+            wish: resumption.wish,
         });
         let asks_for = match resumption {
             None => AsksFor::Session,
-            Some(resumption) if resumption.or_new => AsksFor::EitherSession,
+            Some(resumption) if resumption.wish == Wish::MainOrNew => AsksFor::EitherSession,
             Some(_) => AsksFor::ThatSession,
         };
         let hello = frame::to_bytes(&Hello {
@@ -270,8 +270,8 @@ pub struct ResumptionClaim {
     pub attempt: u64,
     /// Lasting control frames of ours that the connector has.
     pub received: u64,
-    /// Whether a new session will do where that one is not to be had.
-    pub or_new: bool,
+    /// What the transport is to be to the session.
+    pub wish: Wish,
     message: Vec<u8>,
     proof: [u8; 32],
 }
@@ -363,14 +363,14 @@ fn prove(hello: Hello, challenge: &Bytes, proof: &Proof) -> Result<Proven, Hands
                 session,
                 attempt,
                 received,
-                or_new,
+                wish,
             },
             Some(proof),
         ) => Some(ResumptionClaim {
             session,
             attempt,
             received,
-            or_new,
+            wish,
             message: transcript(RESUMPTION_CONTEXT, &said, challenge),
             proof,
         }),
@@ -638,7 +638,7 @@ mod tests {
             secret: secret(2),
             attempt: 4,
             received: 17,
-            or_new: true,
+            wish: Wish::MainOrNew,
         }
     }
 
@@ -704,9 +704,9 @@ mod tests {
     #[test]
     fn a_session_that_was_not_wanted_is_no_substitute() {
         let key = key(1);
-        for or_new in [true, false] {
+        for wish in [Wish::MainOrNew, Wish::Main, Wish::Lane] {
             let resumption = Resumption {
-                or_new,
+                wish,
                 ..resumption()
             };
             let (mut connector, hello) =
@@ -720,7 +720,8 @@ mod tests {
             let AcceptorStep::Proven(proven) = acceptor.handle(raw(&proof)).unwrap() else {
                 panic!("not proven");
             };
-            assert_eq!(proven.resumption.unwrap().or_new, or_new);
+            assert_eq!(proven.resumption.unwrap().wish, wish);
+            let or_new = wish == Wish::MainOrNew;
             let welcome = welcome(&local(), [1; 16], secret(3), 10_000, "edge");
             let step = connector.handle(raw(&welcome), &key);
             assert_eq!(matches!(step, Ok(ConnectorStep::Established(_))), or_new);

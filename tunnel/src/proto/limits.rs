@@ -69,6 +69,11 @@ pub const ACCEPT_TIME: Duration = Duration::from_secs(1);
 /// transfer slow.
 pub const STREAM_CREDIT: u64 = 256 * 1024;
 
+/// Transports of one session at once, beyond which the earliest are left: a main link and a lane, one of each
+/// that is being left, and the same again where a path fails so often that the ends of connections are
+/// noticed late.
+pub const LINKS: usize = 8;
+
 /// PINGs with which a link begins, one after the other. Windows grow with the shortest round trip, and
 /// the first one also measures how busy both ends are with the beginning.
 pub const PINGS_FIRST: u64 = 4;

@@ -8,7 +8,7 @@ use futures_util::task::AtomicWaker;
 
 use super::Shared;
 use crate::proto::code::ResetCode;
-use crate::proto::frame::{Attached, Class};
+use crate::proto::frame::{Attached, Class, Leg};
 use crate::proto::session::{LinkId, WriteEnd};
 use crate::proto::stream::{Chunk, RecvEnd, SendEnd};
 use crate::proto::stream_id::StreamId;
@@ -98,14 +98,14 @@ impl StreamIo {
     pub(super) fn attach(
         &self,
         shared: &Shared,
-        link: LinkId,
+        leg: Leg,
         stream: BiStream,
         attached: Attached,
         rest: Bytes,
     ) {
         let (mut recv, mut send) = (self.recv(), self.send());
         let carries =
-            shared.check(|core| core.rewind(link, self.id, attached.received, attached.limit));
+            shared.check(|core| core.rewind(self.id, leg, attached.received, attached.limit));
         if carries {
             self.install(shared, &mut recv, &mut send, stream);
             self.take_early(shared, &mut recv, rest);
@@ -113,9 +113,9 @@ impl StreamIo {
     }
 
     /// Begins on a transport stream of this side.
-    pub(super) fn open(&self, shared: &Shared, link: LinkId, stream: BiStream) {
+    pub(super) fn open(&self, shared: &Shared, leg: Leg, stream: BiStream) {
         let (mut recv, mut send) = (self.recv(), self.send());
-        if shared.with(|core| core.is_on(link, self.id)) {
+        if shared.with(|core| core.is_current(self.id, leg)) {
             self.install(shared, &mut recv, &mut send, stream);
         }
     }

@@ -81,10 +81,6 @@ pub(super) async fn run(
         opening: JoinSet::new(),
         resuming: JoinSet::new(),
     };
-    for stream in shared.own_streams() {
-        let resuming = opening::resume(Arc::clone(&shared), Arc::clone(&link), stream);
-        driver.resuming.spawn(resuming.in_current_span());
-    }
     let over = driver.run(control.reader.into_rest()).await;
     let loss = driver.finish(over).await;
     (link.id, loss)
@@ -117,6 +113,7 @@ impl Driver<'_> {
     async fn run(&mut self, behind_handshake: Bytes) -> Over {
         self.handle_bytes(&behind_handshake);
         loop {
+            self.take_arrivals();
             self.take_output();
             if let Some(over) = self.over() {
                 return over;
@@ -158,6 +155,14 @@ impl Driver<'_> {
                 core.measured(id, round_trip);
             }
         });
+    }
+
+    /// Streams of this side move here.
+    fn take_arrivals(&mut self) {
+        for stream in self.shared.take_arrivals(self.link.id) {
+            let resuming = opening::resume(Arc::clone(self.shared), Arc::clone(self.link), stream);
+            self.resuming.spawn(resuming.in_current_span());
+        }
     }
 
     /// Takes what is to be sent, once what was taken before is gone: a peer that does not read

@@ -22,7 +22,7 @@ use tracing::Instrument;
 pub use self::incoming::IncomingStream;
 pub(crate) use self::io::StreamIo;
 pub(crate) use self::link::ControlStream;
-pub(crate) use self::shared::{Joining, Shared};
+pub(crate) use self::shared::{Bulk, Joining, Shared};
 use crate::proto::code::CloseCode;
 use crate::proto::frame::{Class, GoAway, Open};
 use crate::proto::key::PublicKey;
@@ -115,6 +115,10 @@ pub struct SessionStats {
     pub resumes: u64,
     /// How often one took the place of another that still worked.
     pub moves: u64,
+    /// Whether there is a lane beside the transport.
+    pub lane: bool,
+    /// How often there came one.
+    pub lanes: u64,
     /// What the transport knows of its path; `None` while there is none.
     pub path: Option<PathStats>,
 }

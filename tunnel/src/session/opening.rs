@@ -21,10 +21,10 @@ use crate::transport::{BiStream, HalfError, TransportError};
 /// Bytes read in one go while a frame arrives.
 const READ: usize = 16 * 1024;
 
-/// Puts a new stream of this side on the session's transport. Where there is none, or it fails, the
+/// Puts a new stream of this side on the transport where it belongs. Where there is none, or it fails, the
 /// next transport takes the stream.
 pub(super) async fn open(shared: &Arc<Shared>, io: &Arc<StreamIo>) {
-    if let Some(link) = shared.primary() {
+    if let Some(link) = shared.link_for(io.id()) {
         // Why a transport cannot take it, its driver hears, too.
         let _ = begin(shared, &link, io).await;
     }
@@ -60,10 +60,10 @@ async fn begin(
     };
     let mut stream = link.transport.open().await?;
     match beginning {
-        Beginning::Open => io.open(shared, link.id, stream),
+        Beginning::Open(leg) => io.open(shared, leg, stream),
         Beginning::Attach(attach) => {
             let (attached, rest) = ask(&mut stream, &attach).await?;
-            io.attach(shared, link.id, stream, attached, rest);
+            io.attach(shared, attach.leg, stream, attached, rest);
         }
     }
     poll_fn(|cx| io.poll_pump(shared, cx)).await;
@@ -182,7 +182,7 @@ fn take_attach(
     stream: BiStream,
     attach: Attach,
 ) -> Result<(), Violation> {
-    let taken = shared.with(|core| core.take_attach(link.id, attach.stream))?;
+    let taken = shared.with(|core| core.take_attach(link.id, attach.stream, attach.leg))?;
     if taken == Taken::Nobodys {
         return Ok(());
     }
@@ -191,7 +191,7 @@ fn take_attach(
     };
     let mut answer = Ok(None);
     let went = io.take_attached(shared, stream, || {
-        answer = shared.with(|core| core.attached(link.id, attach));
+        answer = shared.with(|core| core.attached(attach));
         answer.ok().flatten()
     });
     answer?;

@@ -11,12 +11,12 @@ use super::io::StreamIo;
 use super::link::{ControlStream, LinkHandle};
 use super::{Info, OpenError, SessionError, SessionStats, now};
 use crate::proto::code::CloseCode;
-use crate::proto::frame::{GoAway, Open};
+use crate::proto::frame::{GoAway, Open, Wish};
 use crate::proto::handshake::Resumption;
 use crate::proto::limits;
 use crate::proto::secret::SessionSecret;
 use crate::proto::session::{
-    Agreed, Ending, Event, LinkId, LinkRefused, OpenRefused, Session as Core, Violation,
+    Agreed, Ending, Event, LinkId, LinkRefused, LinkRole, OpenRefused, Session as Core, Violation,
 };
 use crate::proto::stream::{RecvEnd, SendEnd};
 use crate::proto::stream_id::StreamId;
@@ -29,6 +29,8 @@ pub(crate) struct Joining {
     pub(crate) control: ControlStream,
     /// Which of the session's transports it is.
     pub(crate) link: LinkId,
+    /// And for what.
+    pub(crate) role: LinkRole,
     /// Lasting frames that the peer says it has.
     pub(crate) peer_has: u64,
 }
@@ -54,6 +56,7 @@ pub(crate) struct Shared {
     go_away: watch::Receiver<Option<GoAway>>,
     ended: watch::Receiver<Option<SessionError>>,
     attached: watch::Sender<bool>,
+    bulk: watch::Sender<Bulk>,
     secret: SessionSecret,
     info: Info,
 }
@@ -68,6 +71,18 @@ struct State {
     ending: Option<Ending>,
     resumes: u64,
     moves: u64,
+    lanes: u64,
+    /// As it was told last.
+    bulk: Bulk,
+}
+
+/// What decides whether a lane is wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Bulk {
+    /// Streams of the class bulk are open.
+    pub(crate) streams: bool,
+    /// There is a lane for them.
+    pub(crate) lane: bool,
 }
 
 /// Streams that are no more. Their halves may have much to do when they go, and counting them takes time:
@@ -95,6 +110,7 @@ impl Shared {
         let (ended_tx, ended) = watch::channel(None);
         let (go_away_tx, go_away) = watch::channel(None);
         let (attached, _) = watch::channel(true);
+        let (bulk, _) = watch::channel(Bulk::default());
         let shared = Arc::new(Self {
             state: Mutex::new(State {
                 core: Core::new(info.role, agreed, now()),
@@ -105,6 +121,8 @@ impl Shared {
                 ending: None,
                 resumes: 0,
                 moves: 0,
+                lanes: 0,
+                bulk: Bulk::default(),
             }),
             joins,
             closing: Notify::new(),
@@ -114,6 +132,7 @@ impl Shared {
             go_away,
             ended,
             attached,
+            bulk,
             secret,
             info,
         });
@@ -198,6 +217,14 @@ impl Shared {
         {
             link.changed.notify_one();
         }
+        let bulk = Bulk {
+            streams: state.core.classes().bulk > 0,
+            lane: state.core.lane().is_some(),
+        };
+        if bulk != state.bulk {
+            state.bulk = bulk;
+            self.bulk.send_replace(bulk);
+        }
         gone
     }
 
@@ -208,20 +235,26 @@ impl Shared {
         let (id, transport) = (joining.link, joining.transport);
         let kind = transport.kind();
         let mut state = self.state();
-        let why = if id == LinkId::FIRST {
+        let why = if joining.role == LinkRole::Lane {
+            Why::Lane
+        } else if id == LinkId::FIRST {
             Why::New
         } else if state.core.primary().is_none() {
             Why::Resumed
         } else {
             Why::Moved
         };
-        if let Err(refused) = state.core.link_up(id, joining.peer_has, now()) {
+        let up = state
+            .core
+            .link_up(id, joining.role, joining.peer_has, now());
+        if let Err(refused) = up {
             drop(state);
             transport.close(CloseCode::ResumeRefused, &refused.to_string());
             return Err(refused);
         }
         match why {
             Why::New => {}
+            Why::Lane => state.lanes += 1,
             Why::Resumed => state.resumes += 1,
             Why::Moved => state.moves += 1,
         }
@@ -251,13 +284,20 @@ impl Shared {
         state.links.get(&link).map(|link| link.transport.kind())
     }
 
-    /// Streams of this side, to be put on a new link.
-    pub(super) fn own_streams(&self) -> Vec<Arc<StreamIo>> {
-        let state = self.state();
-        let own = state.core.own_streams();
-        own.iter()
+    /// Streams of this side that are to be put on a link.
+    pub(super) fn take_arrivals(&self, link: LinkId) -> Vec<Arc<StreamIo>> {
+        let mut state = self.state();
+        let arrivals = state.core.take_arrivals(link);
+        arrivals
+            .iter()
             .filter_map(|id| state.streams.get(id).cloned())
             .collect()
+    }
+
+    /// The link for a new stream of this side.
+    pub(super) fn link_for(&self, id: StreamId) -> Option<Arc<LinkHandle>> {
+        let state = self.state();
+        state.links.get(&state.core.link_for(id)?).cloned()
     }
 
     pub(super) fn primary(&self) -> Option<Arc<LinkHandle>> {
@@ -280,6 +320,8 @@ impl Shared {
             streams: state.core.classes(),
             resumes: state.resumes,
             moves: state.moves,
+            lane: state.core.lane().is_some(),
+            lanes: state.lanes,
             path: None,
         };
         drop(state);
@@ -289,9 +331,13 @@ impl Shared {
 
     /// What the connector needs to bring another transport. A session that has one is not given up
     /// for a new one.
-    pub(crate) fn resumption(&self) -> Resumption {
+    pub(crate) fn resumption(&self, role: LinkRole) -> Resumption {
         let mut state = self.state();
-        let or_new = state.core.primary().is_none();
+        let wish = match role {
+            LinkRole::Lane => Wish::Lane,
+            LinkRole::Main if state.core.primary().is_none() => Wish::MainOrNew,
+            LinkRole::Main => Wish::Main,
+        };
         let attempt = state.next_link;
         state.next_link = attempt.next();
         Resumption {
@@ -299,7 +345,7 @@ impl Shared {
             secret: self.secret.clone(),
             attempt: attempt.0,
             received: state.core.arrived(),
-            or_new,
+            wish,
         }
     }
 
@@ -314,6 +360,11 @@ impl Shared {
             _ = watch.wait_for(|now| *now == attached) => {}
             _ = self.closed() => {}
         }
+    }
+
+    /// Whether streams of the class bulk are open, and a lane for them; as it changes.
+    pub(crate) fn watch_bulk(&self) -> watch::Receiver<Bulk> {
+        self.bulk.subscribe()
     }
 
     // --- streams ---

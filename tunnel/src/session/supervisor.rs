@@ -73,7 +73,7 @@ fn drive(
     let kind = link.transport.kind();
     let span = tracing::error_span!("link", id = %link.id, %kind);
     if link.id != LinkId::FIRST {
-        tracing::debug!(parent: &span, "session resumed");
+        tracing::debug!(parent: &span, "joined the session");
     }
     links.spawn(link::run(Arc::clone(shared), link, control).instrument(span));
 }

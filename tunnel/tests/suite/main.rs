@@ -17,6 +17,7 @@ mod handshake;
 mod harness;
 mod hostile;
 mod http_proxy;
+mod lanes;
 mod life;
 mod moves;
 mod path;
@@ -99,6 +100,8 @@ per_transport! {
             streams_opened_without_a_transport_wait_for_one, a_later_transport_takes_over,
             the_resume_window_ends_in_typed_errors, a_close_without_a_transport_is_found_out,
             a_stolen_session_id_is_worth_nothing;
+        lanes: copies_have_the_lane_to_themselves, copies_go_on_without_their_lane,
+            copies_survive_the_loss_of_either_link, a_lane_does_not_outlive_the_main_link;
         handshake: a_wrong_key_is_refused_on_both_sides, no_common_version,
             garbage_instead_of_hello, an_oversized_hello;
     }

@@ -31,7 +31,7 @@ pub(crate) struct Kept {
 
 impl Kept {
     /// Moves are all that may happen to the session.
-    async fn start(config: ConnectorConfig) -> Self {
+    pub(crate) async fn start(config: ConnectorConfig) -> Self {
         Self::start_with(config, |status| panic!("{status:?}")).await
     }
 

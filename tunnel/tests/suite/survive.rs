@@ -4,12 +4,13 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::io::AsyncWriteExt;
+use underpass_tunnel::proto::frame::Wish;
 use underpass_tunnel::proto::handshake::{ConnectorHandshake, ConnectorStep, Resumption};
 use underpass_tunnel::proto::secret::SessionSecret;
 use underpass_tunnel::transport::{Transport, memory};
 use underpass_tunnel::{
-    Accepted, Acceptor, AcceptorConfig, CloseCode, Connector, ConnectorConfig, LinkLoss, OpenError,
-    Reconnected, ResetCode, Session, SessionError, Stream, StreamError,
+    Accepted, Acceptor, AcceptorConfig, CloseCode, ConnectError, Connector, ConnectorConfig,
+    LinkLoss, OpenError, Reconnected, ResetCode, Session, SessionError, Stream, StreamError,
 };
 
 use crate::bytes::{drink, incoming, open, pour, read_whole, send, stream, target};
@@ -33,22 +34,24 @@ enum Network {
         pki: Pki,
         server: u16,
         relay: Relay,
+        lanes: Relay,
         proxy: Option<HttpProxy>,
     },
 }
 
 /// A session whose transports the test cuts and brings.
-struct Survivor {
+pub(crate) struct Survivor {
     connector: Connector,
     network: Network,
-    agent: Session,
-    server: Session,
+    pub(crate) agent: Session,
+    pub(crate) server: Session,
     transport: Mutex<Arc<dyn Transport>>,
+    lane: Mutex<Option<Arc<dyn Transport>>>,
     _listener: Option<Server>,
 }
 
 impl Survivor {
-    async fn start(kind: Kind) -> Self {
+    pub(crate) async fn start(kind: Kind) -> Self {
         Self::start_with(kind, WINDOW).await
     }
 
@@ -77,6 +80,7 @@ impl Survivor {
                 agent: agent.unwrap(),
                 server: server.unwrap().into_session().unwrap(),
                 transport: Mutex::new(here),
+                lane: Mutex::new(None),
                 _listener: None,
             };
         }
@@ -85,6 +89,7 @@ impl Survivor {
             kind,
             server: listener.port,
             relay: Relay::start(listener.port).await,
+            lanes: Relay::start(listener.port).await,
             proxy: crate::harness::proxy(kind).await,
             pki,
         };
@@ -99,6 +104,7 @@ impl Survivor {
             agent: agent.unwrap(),
             server,
             transport: Mutex::new(transport),
+            lane: Mutex::new(None),
             _listener: Some(listener),
         }
     }
@@ -117,14 +123,48 @@ impl Survivor {
         transport.close(CloseCode::TransportLeft, "cut");
     }
 
+    /// Dials a lane.
+    pub(crate) async fn add_lane(&self) -> Result<(), ConnectError> {
+        let transport = self.network.dial_lane().await;
+        *self.lane.lock().unwrap() = Some(Arc::clone(&transport));
+        self.connector.add_lane(&self.agent, transport).await
+    }
+
+    /// Cuts the last lane, as [`cut`](Self::cut) cuts the other one.
+    pub(crate) fn cut_lane(&self) {
+        if let Network::Loopback {
+            kind: Kind::WebSocket | Kind::Proxied | Kind::Yamux,
+            lanes,
+            ..
+        } = &self.network
+        {
+            return lanes.cut();
+        }
+        if let Some(lane) = self.lane.lock().unwrap().take() {
+            lane.close(CloseCode::TransportLeft, "cut");
+        }
+    }
+
+    /// Bytes that lanes have carried; `None` where nothing counts them.
+    pub(crate) fn lane_bytes(&self) -> Option<u64> {
+        match &self.network {
+            Network::Loopback {
+                kind: Kind::WebSocket | Kind::Proxied | Kind::Yamux,
+                lanes,
+                ..
+            } => Some(lanes.carried()),
+            _ => None,
+        }
+    }
+
     /// Cuts, and waits until both sides know.
-    async fn detach(&self) {
+    pub(crate) async fn detach(&self) {
         self.cut();
         within("the agent notices", self.agent.detached()).await;
         within("the server notices", self.server.detached()).await;
     }
 
-    async fn resume(&self) {
+    pub(crate) async fn resume(&self) {
         let transport = self.network.dial().await;
         *self.transport.lock().unwrap() = Arc::clone(&transport);
         let resumed = self.connector.resume(&self.agent, transport).await;
@@ -133,7 +173,7 @@ impl Survivor {
     }
 
     /// Cuts and resumes every `pause`, for ever.
-    async fn keep_cutting(&self, pause: Duration) -> ! {
+    pub(crate) async fn keep_cutting(&self, pause: Duration) -> ! {
         loop {
             tokio::time::sleep(pause).await;
             self.cut();
@@ -144,7 +184,7 @@ impl Survivor {
         }
     }
 
-    async fn over(self) {
+    pub(crate) async fn over(self) {
         released(&self.agent, &self.server).await;
         for session in [&self.agent, &self.server] {
             until("nothing is kept", || session.kept_bytes() == 0).await;
@@ -156,6 +196,24 @@ impl Survivor {
 
 impl Network {
     async fn dial(&self) -> Arc<dyn Transport> {
+        self.dial_by(|network| match network {
+            Self::Memory(_) => 0,
+            Self::Loopback { relay, .. } => relay.port,
+        })
+        .await
+    }
+
+    async fn dial_lane(&self) -> Arc<dyn Transport> {
+        self.dial_by(|network| match network {
+            Self::Memory(_) => 0,
+            Self::Loopback { lanes, .. } => lanes.port,
+        })
+        .await
+    }
+
+    /// Dials; WebSockets go by the port of a relay.
+    async fn dial_by(&self, relay: impl Fn(&Self) -> u16) -> Arc<dyn Transport> {
+        let port = relay(self);
         match self {
             Self::Memory(acceptor) => {
                 let (here, there) = memory::pair();
@@ -172,21 +230,20 @@ impl Network {
             Self::Loopback {
                 kind,
                 pki,
-                relay,
                 proxy: Some(proxy),
                 ..
             } => {
-                let socket = proxy.connect(relay.port).await;
-                crate::dial::websocket_on(pki, relay.port, socket, offers(*kind)).await
+                let socket = proxy.connect(port).await;
+                crate::dial::websocket_on(pki, port, socket, offers(*kind)).await
             }
-            Self::Loopback {
-                kind, pki, relay, ..
-            } => crate::dial::websocket(pki, relay.port, offers(*kind)).await,
+            Self::Loopback { kind, pki, .. } => {
+                crate::dial::websocket(pki, port, offers(*kind)).await
+            }
         }
     }
 }
 
-async fn transfer(stream: Stream, seed: u64, total: usize) -> (Vec<u8>, Vec<u8>) {
+pub(crate) async fn transfer(stream: Stream, seed: u64, total: usize) -> (Vec<u8>, Vec<u8>) {
     let (mut read, mut write) = stream.into_split();
     let (sent, received) = tokio::join!(pour(&mut write, seed, total, 48 * 1024), drink(&mut read));
     let (len, received) = received.unwrap();
@@ -437,7 +494,7 @@ pub(crate) async fn a_stolen_session_id_is_worth_nothing(kind: Kind) {
         secret: SessionSecret::new([1; 32]),
         attempt: 9,
         received: 0,
-        or_new: true,
+        wish: Wish::MainOrNew,
     };
     for detached in [false, true] {
         if detached {
@@ -454,12 +511,16 @@ pub(crate) async fn a_stolen_session_id_is_worth_nothing(kind: Kind) {
             matches!(granted, Ok(ConnectorStep::Established(_))),
             "a new session: {granted:?}"
         );
-        let only_that = Resumption {
-            or_new: false,
-            ..unknown
-        };
-        let refused = steal(&survivor, &only_that).await;
-        assert_eq!(refused, Err(CloseCode::ResumeRefused.to_wire()));
+        for wish in [Wish::Main, Wish::Lane] {
+            for resumption in [&unknown, &forged] {
+                let only_that = Resumption {
+                    wish,
+                    ..resumption.clone()
+                };
+                let refused = steal(&survivor, &only_that).await;
+                assert_eq!(refused, Err(CloseCode::ResumeRefused.to_wire()));
+            }
+        }
     }
     survivor.resume().await;
     still_works(server, agent).await;

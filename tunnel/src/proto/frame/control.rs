@@ -62,6 +62,14 @@ impl Control {
         }
     }
 
+    /// Whether it is about the link on which it stands, and so may stand on a lane.
+    pub fn is_of_the_link(&self) -> bool {
+        matches!(
+            self,
+            Self::Ping(_) | Self::Pong(_) | Self::Close(_) | Self::Leave(_)
+        )
+    }
+
     /// Appends the frame.
     pub fn encode(&self, out: &mut BytesMut) {
         match self {

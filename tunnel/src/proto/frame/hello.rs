@@ -11,7 +11,9 @@ use crate::proto::wire::put_bytes;
 /// 0x01 | length | count (varint) | version (varint) × count | public key (32) | instance (16)
 ///      | max streams (varint) | resume window, ms (varint) | software (length + UTF-8)
 ///      | 0                                                          a new session
-///      | 1 | session (16) | attempt (varint) | received (varint)    one that exists
+///      | 1 | session (16) | attempt (varint) | received (varint)    one that exists, or a new one
+///      | 2 | session (16) | attempt (varint) | received (varint)    a lane of one that exists
+///      | 3 | session (16) | attempt (varint) | received (varint)    one that exists
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Hello {
@@ -46,9 +48,20 @@ pub enum Purpose {
         attempt: u64,
         /// Lasting control frames of the acceptor's that have arrived since the session began.
         received: u64,
-        /// Whether a new session will do where that one is not to be had.
-        or_new: bool,
+        /// What the transport is to be to it.
+        wish: Wish,
     },
+}
+
+/// What a connector wants of a session that exists.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wish {
+    /// Its main link, or a new session where that one is not to be had.
+    MainOrNew,
+    /// Its main link.
+    Main,
+    /// A lane beside its main link.
+    Lane,
 }
 
 impl Purpose {
@@ -59,9 +72,14 @@ impl Purpose {
                 session,
                 attempt,
                 received,
-                or_new,
+                wish,
             } => {
-                put_varint(out, if or_new { 1 } else { 3 });
+                let purpose = match wish {
+                    Wish::MainOrNew => 1,
+                    Wish::Lane => 2,
+                    Wish::Main => 3,
+                };
+                put_varint(out, purpose);
                 out.put_slice(&session);
                 put_varint(out, attempt);
                 put_varint(out, received);
@@ -72,11 +90,15 @@ impl Purpose {
     fn decode(fields: &mut Fields) -> Result<Self, DecodeError> {
         match fields.varint("purpose")? {
             0 => Ok(Self::NewSession),
-            purpose @ (1 | 3) => Ok(Self::Resume {
+            purpose @ 1..=3 => Ok(Self::Resume {
                 session: fields.array("session")?,
                 attempt: fields.varint("attempt")?,
                 received: fields.varint("received")?,
-                or_new: purpose == 1,
+                wish: match purpose {
+                    1 => Wish::MainOrNew,
+                    2 => Wish::Lane,
+                    _ => Wish::Main,
+                },
             }),
             value => Err(DecodeError::BadValue {
                 what: "purpose",
@@ -155,12 +177,12 @@ mod tests {
 
     #[test]
     fn wire_of_one_that_resumes() {
-        for (purpose, or_new) in [(1, true), (3, false)] {
-            resumes(purpose, or_new);
+        for (purpose, wish) in [(1, Wish::MainOrNew), (2, Wish::Lane), (3, Wish::Main)] {
+            resumes(purpose, wish);
         }
     }
 
-    fn resumes(purpose: u8, or_new: bool) {
+    fn resumes(purpose: u8, wish: Wish) {
         let mut wire = vec![0x01, 0x40, 0x4c, 1, 1];
         wire.extend([0xaa; 32]);
         wire.extend([0xbb; 16]);
@@ -171,7 +193,7 @@ mod tests {
             session: [0xee; 16],
             attempt: 2,
             received: 9,
-            or_new,
+            wish,
         };
         assert_wire(&hello(purpose), &wire);
     }

@@ -18,13 +18,13 @@ mod stream_ends;
 mod welcome;
 
 pub use ack::{Ack, Sequence};
-pub use attach::{Attach, Attached};
+pub use attach::{Attach, Attached, Leg};
 pub use challenge::Challenge;
 pub use close::Close;
 pub use control::{Control, Lasting};
 pub use credit::Credit;
 pub use go_away::GoAway;
-pub use hello::{Hello, Purpose};
+pub use hello::{Hello, Purpose, Wish};
 pub use leave::Leave;
 pub use open::{Answer, Class, Open};
 pub use ping::{Ping, Pong};

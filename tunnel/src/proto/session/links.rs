@@ -7,6 +7,7 @@ use bytes::{Bytes, BytesMut};
 use thiserror::Error;
 
 use super::{Ending, Event, Phase, Session, Violation};
+use crate::proto::DecodeError;
 use crate::proto::code::CloseCode;
 use crate::proto::frame::{
     Ack, Close, Control, Credit, FrameReader, Lasting, Leave, Ping, Pong, RawFrame, Sequence,
@@ -14,7 +15,7 @@ use crate::proto::frame::{
 use crate::proto::keepalive::{Due, Keepalive};
 use crate::proto::limits;
 use crate::proto::stream::Pace;
-use crate::proto::stream_id::{Role, StreamId};
+use crate::proto::stream_id::StreamId;
 
 /// Bytes of control frames given out in one go.
 const BATCH: usize = 16 * 1024;
@@ -39,6 +40,15 @@ impl fmt::Display for LinkId {
     }
 }
 
+/// What a link is to its session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LinkRole {
+    /// It carries what the session has to say, and streams.
+    Main,
+    /// It carries streams of the class bulk alone, beside a main link.
+    Lane,
+}
+
 /// Why a transport may not join the session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[non_exhaustive]
@@ -54,6 +64,9 @@ pub enum LinkRefused {
         /// The latest one.
         latest: LinkId,
     },
+    /// A lane is beside a main link, and there is none.
+    #[error("a lane, and no main link")]
+    LaneAlone,
     /// The peer names a number of lasting frames that cannot be.
     #[error("the peer says that it has {0} lasting frames, which cannot be")]
     Frames(u64),
@@ -82,6 +95,11 @@ pub enum LinkEnd {
 /// One link's side of the control frames.
 #[derive(Debug)]
 pub(super) struct Link {
+    pub(super) role: LinkRole,
+    /// Streams that it carries.
+    pub(super) streams: usize,
+    /// Streams of this side that are to begin there.
+    pub(super) arrivals: Vec<StreamId>,
     reader: FrameReader,
     keepalive: Keepalive,
     round_trip: Option<Duration>,
@@ -93,7 +111,7 @@ pub(super) struct Link {
     next_in: u64,
     /// The peer is to hear what `next_out` is.
     announce: bool,
-    over: bool,
+    pub(super) over: bool,
 }
 
 impl Link {
@@ -104,13 +122,14 @@ impl Link {
 }
 
 impl Session {
-    /// A transport has joined, whose peer says that it has `peer_has` lasting frames.
+    /// A transport has joined as `role`, whose peer says that it has `peer_has` lasting frames.
     ///
     /// # Errors
     /// Where it may not join. Nothing has changed then.
     pub fn link_up(
         &mut self,
         link: LinkId,
+        role: LinkRole,
         peer_has: u64,
         now: Instant,
     ) -> Result<(), LinkRefused> {
@@ -120,11 +139,17 @@ impl Session {
         if let Some(latest) = self.latest.filter(|latest| link <= *latest) {
             return Err(LinkRefused::Late { late: link, latest });
         }
+        if role == LinkRole::Lane && self.primary.is_none() {
+            return Err(LinkRefused::LaneAlone);
+        }
         if self.outbox.acknowledge(peer_has).is_err() {
             return Err(LinkRefused::Frames(peer_has));
         }
         let next_out = self.outbox.first();
         let joined = Link {
+            role,
+            streams: 0,
+            arrivals: Vec::new(),
             reader: FrameReader::new(limits::CONTROL_FRAME),
             keepalive: Keepalive::new(self.role, self.keepalive, limits::KEEPALIVE_ANSWER, now),
             round_trip: None,
@@ -132,34 +157,59 @@ impl Session {
             queued: 0,
             next_out,
             next_in: 0,
-            announce: self.latest.is_some(),
+            announce: role == LinkRole::Main && self.latest.is_some(),
             over: false,
         };
         self.links.insert(link, joined);
         self.latest = Some(link);
-        self.primary = Some(link);
-        self.detached = None;
-        self.suspect = false;
-        self.ping(now);
+        match role {
+            LinkRole::Main => {
+                self.primary = Some(link);
+                self.detached = None;
+                self.suspect = false;
+                self.ping(now);
+            }
+            LinkRole::Lane => self.lane = Some(link),
+        }
+        self.bound_links();
+        self.rehome();
         self.leave_behind();
         Ok(())
     }
 
+    /// A peer that brings links and leaves none has its earliest ones left.
+    fn bound_links(&mut self) {
+        let excess = self.links().saturating_sub(limits::LINKS);
+        let staying = self.links.iter().filter(|(_, link)| !link.over);
+        let earliest: Vec<_> = staying
+            .map(|(id, _)| *id)
+            .filter(|id| Some(*id) != self.primary && Some(*id) != self.lane)
+            .take(excess)
+            .collect();
+        for link in earliest {
+            self.leave(link, "too many transports at once");
+        }
+    }
+
     /// A link's transport has ended. Where it was the primary one, the session waits for another,
-    /// or ends. Earlier links are no substitute: they only carry what has not moved yet.
+    /// or ends. The others are no substitute: earlier ones only carry what has not moved yet, and what
+    /// cut one connection may have cut a lane, too.
     pub fn link_lost(&mut self, link: LinkId, now: Instant) {
         self.links.remove(&link);
-        if self.primary != Some(link) {
-            return;
-        }
-        self.primary = None;
+        self.uproot(link);
+        self.lane.take_if(|lane| *lane == link);
         if self.phase == Phase::Closed {
             return;
         }
+        if self.primary != Some(link) {
+            self.rehome();
+            return;
+        }
+        self.primary = None;
         self.detached = Some(now);
-        let earlier: Vec<_> = self.links.keys().copied().collect();
-        for link in earlier {
-            self.leave(link, "the session has lost a later transport");
+        let others: Vec<_> = self.links.keys().copied().collect();
+        for link in others {
+            self.leave(link, "the session has lost its main transport");
         }
         self.handle_detached(now);
     }
@@ -177,28 +227,29 @@ impl Session {
                 reason: reason.to_owned(),
             }));
             self.changed = true;
-            self.events.push_back(Event::LinkEnded(link, LinkEnd::Left));
+            self.end_link(link, LinkEnd::Left);
         }
     }
 
-    /// The connector leaves links that carry nothing any more, now that there is a later one.
-    pub(super) fn leave_behind(&mut self) {
-        if self.links.len() < 2 || self.role != Role::Connector {
-            return;
-        }
-        let earlier = self.links.keys().filter(|link| Some(**link) < self.primary);
-        let idle: Vec<_> = earlier
-            .copied()
-            .filter(|link| !self.carries(*link))
-            .collect();
-        for link in idle {
-            self.leave(link, "the session goes on, on another transport");
-        }
+    /// Nothing new goes there.
+    fn end_link(&mut self, link: LinkId, end: LinkEnd) {
+        self.lane.take_if(|lane| *lane == link);
+        self.events.push_back(Event::LinkEnded(link, end));
     }
 
-    /// The link that new streams go on; `None` while the session has no transport.
+    /// The main link, for whatever has no lane; `None` while the session has no transport.
     pub fn primary(&self) -> Option<LinkId> {
         self.primary
+    }
+
+    /// The lane for streams of the class bulk, if there is one.
+    pub fn lane(&self) -> Option<LinkId> {
+        self.lane
+    }
+
+    /// Links that are not being left.
+    pub fn links(&self) -> usize {
+        self.links.values().filter(|link| !link.over).count()
     }
 
     /// The latest link that there ever was.
@@ -302,12 +353,16 @@ impl Session {
     }
 
     fn handle_frame(&mut self, id: LinkId, frame: RawFrame, now: Instant) -> Result<(), Violation> {
+        let kind = frame.kind;
         let frame = Control::decode(frame)?;
         self.suspect = false;
         let Some(link) = self.links.get_mut(&id) else {
             return Ok(());
         };
         link.keepalive.heard(now);
+        if link.role == LinkRole::Lane && !frame.is_of_the_link() {
+            return Err(DecodeError::UnexpectedFrame(kind).into());
+        }
         match frame {
             Control::Ping(Ping(opaque)) => {
                 if link.queued >= limits::CONTROL_QUEUE {
@@ -328,8 +383,7 @@ impl Session {
             Control::Close(Close { code, reason }) => self.end(Ending::Peer { code, reason }),
             Control::Leave(Leave { code, reason }) => {
                 link.over = true;
-                let end = LinkEnd::PeerLeft { code, reason };
-                self.events.push_back(Event::LinkEnded(id, end));
+                self.end_link(id, LinkEnd::PeerLeft { code, reason });
             }
             Control::Sequence(Sequence(number)) => {
                 if number > self.arrived {
@@ -422,8 +476,7 @@ impl Session {
             Some(Due::Ping(opaque)) => entry.queue(&Control::Ping(Ping(opaque))),
             Some(Due::Lost) => {
                 entry.over = true;
-                let end = LinkEnd::KeepaliveTimeout(limits::KEEPALIVE_ANSWER);
-                self.events.push_back(Event::LinkEnded(link, end));
+                self.end_link(link, LinkEnd::KeepaliveTimeout(limits::KEEPALIVE_ANSWER));
             }
             None => {}
         }
@@ -432,7 +485,12 @@ impl Session {
     /// Whether the peer has something to acknowledge on a link. What its application leaves unread
     /// looks the same; then the PING is answered.
     fn is_owed(&self, link: LinkId) -> bool {
-        self.primary == Some(link) && (self.kept > 0 || self.outbox.len() > 0)
+        if self.primary == Some(link) {
+            return self.kept > 0 || self.outbox.len() > 0;
+        }
+        // What is kept may all be of streams elsewhere: then a PING was sent in vain.
+        let carries = self.links.get(&link).is_some_and(|link| link.streams > 0);
+        carries && self.kept > 0
     }
 
     /// What has gathered goes out with the next transmission.

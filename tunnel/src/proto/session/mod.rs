@@ -2,6 +2,7 @@
 
 mod links;
 mod outbox;
+mod placement;
 mod seen;
 mod streams;
 
@@ -11,10 +12,11 @@ use std::time::{Duration, Instant};
 use thiserror::Error;
 
 use self::links::Link;
-pub use self::links::{LinkEnd, LinkId, LinkRefused};
+pub use self::links::{LinkEnd, LinkId, LinkRefused, LinkRole};
 use self::outbox::Outbox;
+pub use self::placement::{Beginning, Taken};
 use self::seen::Seen;
-pub use self::streams::{Beginning, Classes, Taken, WriteEnd};
+pub use self::streams::{Classes, WriteEnd};
 use self::streams::{Count, StreamState};
 use super::code::CloseCode;
 use super::frame::{Close, Control, GoAway, Lasting};
@@ -53,13 +55,13 @@ pub struct Agreed {
 ///   time goes to [`handle_timeout`](Self::handle_timeout) when
 ///   [`poll_timeout`](Self::poll_timeout) has passed.
 /// - A new transport stream's first frame goes to [`take_open`](Self::take_open) or
-///   [`take_attach`](Self::take_attach). On a new link, this side's
-///   [`own_streams`](Self::own_streams) are put on transport streams of their own.
+///   [`take_attach`](Self::take_attach). A link's [`take_arrivals`](Self::take_arrivals) are put on
+///   transport streams of their own there, each with what [`begin`](Self::begin) says.
 /// - What a stream sends comes from [`next_chunk`](Self::next_chunk), what arrived is told with
 ///   [`received`](Self::received).
 ///
 /// After any of these, act on [`poll_event`](Self::poll_event) until `None`, and look for
-/// something to transmit on every link.
+/// something to transmit, and for arrivals, on every link.
 #[derive(Debug)]
 pub struct Session {
     role: Role,
@@ -71,8 +73,10 @@ pub struct Session {
     /// Ids of the peer's that were used.
     seen: Seen,
     links: BTreeMap<LinkId, Link>,
-    /// The link that lasting frames, acknowledgements and new streams go on: the latest.
+    /// The link that lasting frames, acknowledgements and new streams go on: the latest main one.
     primary: Option<LinkId>,
+    /// The link for streams of the class bulk, where there is one beside: the latest lane.
+    lane: Option<LinkId>,
     /// The latest link that there ever was.
     latest: Option<LinkId>,
     outbox: Outbox,
@@ -246,6 +250,7 @@ impl Session {
             seen: Seen::default(),
             links: BTreeMap::new(),
             primary: None,
+            lane: None,
             latest: None,
             outbox: Outbox::default(),
             arrived: 0,

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::{LinkId, OpenRefused, Phase, Session, Violation};
 use crate::proto::code::ResetCode;
 use crate::proto::frame::{
-    self, Attach, Attached, Class, Credit, Done, Lasting, Open, Refuse, ResetStream, StopSending,
+    self, Class, Credit, Done, Lasting, Leg, Open, Refuse, ResetStream, StopSending,
 };
 use crate::proto::limits;
 use crate::proto::session::Event;
@@ -33,16 +33,18 @@ impl Count {
 
 #[derive(Debug)]
 pub(super) struct StreamState {
-    send: SendBuffer,
-    recv: Receiver,
+    pub(super) send: SendBuffer,
+    pub(super) recv: Receiver,
     /// How urgent it is, once its OPEN is known.
-    class: Option<Class>,
-    /// The link that carries it, or carried it last.
-    link: Option<LinkId>,
+    pub(super) class: Option<Class>,
+    /// The link that carries it; `None` while none does.
+    pub(super) link: Option<LinkId>,
+    /// The leg of its way that comes next.
+    pub(super) next_leg: Leg,
     /// Its OPEN was passed on.
-    opened: bool,
+    pub(super) opened: bool,
     /// Somebody has not let go of it yet.
-    held: bool,
+    pub(super) held: bool,
     /// Whether a CREDIT is on its way out, and how soon.
     news: Option<Due>,
 }
@@ -54,10 +56,16 @@ impl StreamState {
             recv: Receiver::new(recv_limit),
             class: None,
             link: None,
+            next_leg: Leg::FIRST,
             opened: false,
             held: false,
             news: None,
         }
+    }
+
+    /// Whether both directions are.
+    pub(super) fn is_over(&self) -> bool {
+        self.send.ended().is_some() && self.recv.ended().is_some()
     }
 }
 
@@ -80,26 +88,6 @@ impl Classes {
             Class::Bulk => &mut self.bulk,
         }
     }
-}
-
-/// What becomes of a transport stream that names a stream of the session.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Taken {
-    /// It is that stream's, which is new: pass it on.
-    New,
-    /// It is that stream's, which goes on.
-    Known,
-    /// It is nobody's: drop it. Why, the peer has been told, or knows.
-    Nobodys,
-}
-
-/// What a transport stream of this side begins with.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Beginning {
-    /// The stream's own bytes, whose first are its OPEN: the peer cannot know it yet.
-    Open,
-    /// ATTACH; the stream's bytes follow after the answer.
-    Attach(Attach),
 }
 
 /// Why nothing more can be written.
@@ -167,88 +155,12 @@ impl Session {
         self.classes
     }
 
-    /// A transport stream of `link` began with the OPEN of stream `id`, a frame of `header` bytes;
-    /// `taken` bytes were read from it.
-    ///
-    /// # Errors
-    /// Where the peer may not use that id.
-    pub fn take_open(
-        &mut self,
-        link: LinkId,
-        id: StreamId,
-        header: u64,
-        taken: u64,
-        now: Instant,
-    ) -> Result<Taken, Violation> {
-        match self.meet(link, id)? {
-            Taken::Nobodys => return Ok(Taken::Nobodys),
-            Taken::Known if self.streams.get(&id).is_some_and(|stream| stream.opened) => {
-                return Err(Violation::DuplicateStream(id));
-            }
-            Taken::New | Taken::Known => {}
-        }
-        if let Some(stream) = self.streams.get_mut(&id) {
-            stream.link = Some(link);
-            stream.held = true;
-            stream.opened = true;
-            stream.recv.allow_header(header);
-        }
-        self.received(id, taken, now)?;
-        Ok(Taken::New)
-    }
-
-    /// A transport stream of `link` began with ATTACH. Where it is somebody's, answer with
-    /// [`attached`](Self::attached).
-    ///
-    /// # Errors
-    /// Where the peer may not use that id.
-    pub fn take_attach(&mut self, link: LinkId, id: StreamId) -> Result<Taken, Violation> {
-        let mut taken = self.meet(link, id)?;
-        if let Some(stream) = self.streams.get_mut(&id)
-            && taken != Taken::Nobodys
-        {
-            stream.link = Some(link);
-            if !std::mem::replace(&mut stream.opened, true) {
-                stream.held = true;
-                // How long its OPEN is will be seen.
-                stream.recv.allow_header(limits::OPEN_FRAME_WHOLE as u64);
-                taken = Taken::New;
-            }
-            self.leave_behind();
-        }
-        Ok(taken)
-    }
-
-    /// Whose a transport stream is; makes room for a stream that is new.
-    fn meet(&mut self, link: LinkId, id: StreamId) -> Result<Taken, Violation> {
-        if id.initiator() == self.role {
-            return Err(Violation::WrongInitiator(id));
-        }
-        if let Some(stream) = self.streams.get(&id) {
-            // A later link has taken it from this one.
-            let late = stream.link.is_some_and(|current| link < current);
-            return Ok(if late { Taken::Nobodys } else { Taken::Known });
-        }
-        if !self.see(id)? {
-            return Ok(Taken::Nobodys);
-        }
-        if self.phase != Phase::Open {
-            self.refuse_unseen(id, ResetCode::GoingAway);
-            return Ok(Taken::Nobodys);
-        }
-        Ok(if self.admit(id) {
-            Taken::New
-        } else {
-            Taken::Nobodys
-        })
-    }
-
-    fn see(&mut self, id: StreamId) -> Result<bool, Violation> {
+    pub(super) fn see(&mut self, id: StreamId) -> Result<bool, Violation> {
         self.seen.insert(id).map_err(|_| Violation::StreamIdGaps)
     }
 
     /// Makes room for a new stream of the peer, or refuses it.
-    fn admit(&mut self, id: StreamId) -> bool {
+    pub(super) fn admit(&mut self, id: StreamId) -> bool {
         if self.remote.is_full() {
             self.refuse_unseen(id, ResetCode::Overloaded);
             return false;
@@ -259,7 +171,7 @@ impl Session {
         true
     }
 
-    fn refuse_unseen(&mut self, stream: StreamId, code: ResetCode) {
+    pub(super) fn refuse_unseen(&mut self, stream: StreamId, code: ResetCode) {
         self.say_now(&Lasting::Refuse(Refuse {
             stream,
             code,
@@ -281,102 +193,9 @@ impl Session {
         self.release(id);
     }
 
-    /// This side's streams that need a transport stream on a new link, the oldest first.
-    pub fn own_streams(&self) -> Vec<StreamId> {
-        let own = self.streams.iter().filter(|(id, stream)| {
-            let over = stream.send.ended().is_some() && stream.recv.ended().is_some();
-            id.initiator() == self.role && !over
-        });
-        let mut own: Vec<_> = own.map(|(id, _)| *id).collect();
-        own.sort_unstable();
-        own
-    }
-
-    /// What a stream of this side begins with on a link. `None` where it is no more, or a later link
-    /// has it.
-    pub fn begin(&mut self, link: LinkId, id: StreamId) -> Option<Beginning> {
-        let stream = self.streams.get_mut(&id)?;
-        if stream.link.is_some_and(|current| link <= current) {
-            return None;
-        }
-        stream.link = Some(link);
-        let beginning = if !stream.send.was_sent() && stream.send.ended().is_none() {
-            Beginning::Open
-        } else {
-            let (received, limit) = stream.recv.credit();
-            Beginning::Attach(Attach {
-                stream: id,
-                received,
-                limit,
-            })
-        };
-        self.leave_behind();
-        Some(beginning)
-    }
-
     /// Whether there is that stream.
     pub fn has(&self, id: StreamId) -> bool {
         self.streams.contains_key(&id)
-    }
-
-    /// Whether the link is the latest that the stream went to.
-    pub fn is_on(&self, link: LinkId, id: StreamId) -> bool {
-        self.streams
-            .get(&id)
-            .is_some_and(|stream| stream.link == Some(link))
-    }
-
-    /// Whether a link still carries streams.
-    pub(super) fn carries(&self, link: LinkId) -> bool {
-        self.streams
-            .values()
-            .any(|stream| stream.link == Some(link))
-    }
-
-    /// The answer to the peer's ATTACH, which said what it has; sends again from there. `None` where
-    /// a later link has the stream.
-    ///
-    /// # Errors
-    /// Where the peer cannot have that.
-    pub fn attached(
-        &mut self,
-        link: LinkId,
-        attach: Attach,
-    ) -> Result<Option<Attached>, Violation> {
-        if !self.rewind(link, attach.stream, attach.received, attach.limit)? {
-            return Ok(None);
-        }
-        let stream = self.streams.get_mut(&attach.stream);
-        Ok(stream.map(|stream| {
-            let (received, limit) = stream.recv.credit();
-            Attached { received, limit }
-        }))
-    }
-
-    /// The peer's answer to ATTACH: sends again from what it has. Gives `false` where a later link
-    /// has the stream.
-    ///
-    /// # Errors
-    /// Where the peer cannot have that.
-    pub fn rewind(
-        &mut self,
-        link: LinkId,
-        id: StreamId,
-        received: u64,
-        limit: u64,
-    ) -> Result<bool, Violation> {
-        let Some(stream) = self.streams.get_mut(&id) else {
-            return Ok(false);
-        };
-        if stream.link != Some(link) {
-            return Ok(false);
-        }
-        self.kept -= stream
-            .send
-            .rewind(received, limit)
-            .map_err(|error| Violation::Offset(id, error))?;
-        self.events.push_back(Event::Writable(id));
-        Ok(true)
     }
 
     /// Bytes that may be written now: 0 until [`Event::Writable`].
@@ -539,6 +358,7 @@ impl Session {
         if let Some(class) = stream.class {
             *self.classes.of(class) -= 1;
         }
+        self.put(id, None);
         self.streams.remove(&id);
         let count = if id.initiator() == self.role {
             &mut self.local

@@ -7,7 +7,7 @@ use std::time::Instant;
 use bytes::Bytes;
 
 use crate::proto::code::ResetCode;
-use crate::proto::frame::FrameReader;
+use crate::proto::frame::{FrameReader, Leg};
 use crate::proto::limits;
 use crate::proto::session::{Agreed, Ending, Event, LinkEnd, LinkId, Session};
 use crate::proto::stream::{Chunk, RecvEnd, SendEnd};
@@ -20,6 +20,14 @@ pub(super) struct Place {
     pub(super) channel: usize,
 }
 
+/// An ATTACH that waits for its answer.
+#[derive(Debug)]
+pub(super) struct Attaching {
+    pub(super) place: Place,
+    pub(super) leg: Leg,
+    pub(super) reader: FrameReader,
+}
+
 /// What an application knows of its stream.
 #[derive(Debug, Default)]
 pub(super) struct Stream {
@@ -27,7 +35,7 @@ pub(super) struct Stream {
     pub(super) send_at: Option<Place>,
     pub(super) recv_at: Option<Place>,
     /// Our OPEN waits for ATTACHED on that channel.
-    pub(super) attaching: Option<(Place, FrameReader)>,
+    pub(super) attaching: Option<Attaching>,
     /// The peer's OPEN is still arriving.
     pub(super) header: Option<FrameReader>,
     /// Payload written and read.
@@ -142,7 +150,16 @@ impl End {
             assert_eq!(kept, 0, "an ended session keeps nothing");
             assert_eq!(self.session.open_streams(), 0);
             assert!(!self.session.is_open(), "an ended session opens nothing");
+        } else if self.session.lane().is_some() {
+            assert!(
+                self.session.primary().is_some(),
+                "a lane is beside something"
+            );
         }
+        assert!(
+            self.session.links() <= limits::LINKS,
+            "the links' bound holds"
+        );
     }
 
     /// Writes up to `len` bytes.

@@ -5,17 +5,18 @@ use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 
-use super::end::{End, Place, Stream};
+use super::end::{Attaching, End, Place, Stream};
 use super::network::{Item, Transport};
 use crate::proto::choices::Choices;
 use crate::proto::code::{CloseCode, ResetCode};
 use crate::proto::frame::{
-    self, Attach, Attached, Body, Class, Control, Credit, Done, FrameReader, GoAway, Lasting, Open,
-    Ping, RawFrame,
+    self, Attach, Attached, Body, Class, Control, Credit, Done, FrameReader, GoAway, Lasting, Leg,
+    Open, Ping, RawFrame,
 };
 use crate::proto::limits;
 use crate::proto::session::{
-    Agreed, Beginning, Ending, LinkEnd, LinkId, OpenRefused, Taken, Violation,
+    Agreed, Beginning, Ending, LinkEnd, LinkId, LinkRefused, LinkRole, OpenRefused, Taken,
+    Violation,
 };
 use crate::proto::stream::RecvEnd;
 use crate::proto::stream_id::StreamId;
@@ -33,6 +34,7 @@ const STREAMS: [u32; 2] = [5, 9];
 /// A transport's handshake, between HELLO and its end.
 struct Handshake {
     link: LinkId,
+    role: LinkRole,
     at: Duration,
     connector_has: u64,
     /// What the acceptor said, once it has joined.
@@ -75,7 +77,7 @@ impl<'a> World<'a> {
         };
         let link = world.transport();
         for end in [1, 0] {
-            world.join(end, link, 0);
+            world.join(end, link, LinkRole::Main, 0);
         }
         world
     }
@@ -111,7 +113,8 @@ impl<'a> World<'a> {
             37 => self.with_stream(end, pick, End::refuse),
             38..=40 => self.with_stream(end, pick, End::release),
             41..=44 => self.cut(),
-            45..=48 => self.dial(),
+            45..=47 => self.dial(LinkRole::Main),
+            48 | 55 => self.dial(LinkRole::Lane),
             49 if pick < 8 => self.leave(end),
             50 => session.ping(now),
             51 => session.suspect(now),
@@ -140,6 +143,11 @@ impl<'a> World<'a> {
 
     fn open(&mut self, which: usize) {
         let target = "x".repeat(self.choices.below(40) as usize);
+        let class = match self.choices.below(3) {
+            0 => Class::Bulk,
+            1 => Class::Interactive,
+            _ => Class::Default,
+        };
         let end = &mut self.ends[which];
         let was_open = end.session.is_open();
         let mut opened = None;
@@ -147,7 +155,7 @@ impl<'a> World<'a> {
             opened = Some(stream);
             Open {
                 stream,
-                class: Class::Default,
+                class,
                 target,
                 header: Bytes::new(),
             }
@@ -158,7 +166,7 @@ impl<'a> World<'a> {
                 assert_eq!((id.initiator(), Some(id)), (end.role, opened));
                 assert!(end.truth.insert(id, Default::default()).is_none());
                 end.streams.insert(id, Stream::default());
-                if let Some(link) = self.ends[which].session.primary() {
+                if let Some(link) = self.ends[which].session.link_for(id) {
                     self.begin(which, link, id);
                 }
             }
@@ -182,7 +190,7 @@ impl<'a> World<'a> {
     }
 
     /// The connector dials, whether it has a transport or not.
-    fn dial(&mut self) {
+    fn dial(&mut self, role: LinkRole) {
         if self.ends[0].ending.is_some() || self.handshakes.len() > 2 {
             return;
         }
@@ -190,6 +198,7 @@ impl<'a> World<'a> {
         let at = self.arrival();
         self.handshakes.push(Handshake {
             link,
+            role,
             at,
             connector_has: self.ends[0].session.arrived(),
             acceptor_has: None,
@@ -208,10 +217,10 @@ impl<'a> World<'a> {
             } else if dead {
                 // Nobody hears of it.
             } else if let Some(acceptor_has) = handshake.acceptor_has {
-                self.join(0, handshake.link, acceptor_has);
+                self.join(0, handshake.link, handshake.role, acceptor_has);
             } else {
                 let acceptor_has = self.ends[1].session.arrived();
-                if self.join(1, handshake.link, handshake.connector_has) {
+                if self.join(1, handshake.link, handshake.role, handshake.connector_has) {
                     handshake.acceptor_has = Some(acceptor_has);
                     handshake.at = self.arrival();
                     self.handshakes.push(handshake);
@@ -220,19 +229,21 @@ impl<'a> World<'a> {
         }
     }
 
-    fn join(&mut self, end: usize, link: LinkId, peer_has: u64) -> bool {
+    fn join(&mut self, end: usize, link: LinkId, role: LinkRole, peer_has: u64) -> bool {
         let now = self.instant();
-        if let Err(refused) = self.ends[end].session.link_up(link, peer_has, now) {
+        let session = &mut self.ends[end].session;
+        if let Err(refused) = session.link_up(link, role, peer_has, now) {
+            let known = match refused {
+                LinkRefused::Late { .. } => session.latest() > Some(link),
+                LinkRefused::LaneAlone => role == LinkRole::Lane && session.primary().is_none(),
+                _ => false,
+            };
             let alive = self.ends.iter().all(|end| end.ending.is_none());
-            let late = self.ends[end].session.latest() > Some(link);
-            assert!(late || !alive || self.poisoned, "{refused:?}");
+            assert!(known || !alive || self.poisoned, "{refused:?}");
             return false;
         }
         if let Some(transport) = self.transports.get_mut(&link) {
             transport.up[end] = true;
-        }
-        for id in self.ends[end].session.own_streams() {
-            self.begin(end, link, id);
         }
         true
     }
@@ -252,9 +263,14 @@ impl<'a> World<'a> {
         let stream = self.ends[which].streams.entry(id).or_insert_with(released);
         (stream.send_at, stream.recv_at, stream.attaching) = (None, None, None);
         match beginning {
-            Beginning::Open => stream.place(place),
+            Beginning::Open(_) => stream.place(place),
             Beginning::Attach(attach) => {
-                stream.attaching = Some((place, FrameReader::new(limits::CONTROL_FRAME)));
+                let reader = FrameReader::new(limits::CONTROL_FRAME);
+                stream.attaching = Some(Attaching {
+                    place,
+                    leg: attach.leg,
+                    reader,
+                });
                 let item = Item::Bytes(frame::to_bytes(&attach));
                 transport.post(which, channel, at, item);
             }
@@ -298,7 +314,7 @@ impl<'a> World<'a> {
     fn leave(&mut self, end: usize) {
         let primary = self.ends[end].session.primary();
         let earlier = self.transports.iter().find(|(link, transport)| {
-            transport.up[end] && !transport.dead && Some(**link) < primary
+            transport.up[end] && !transport.dead && Some(**link) != primary
         });
         if let Some((link, _)) = earlier {
             let link = *link;
@@ -315,7 +331,9 @@ impl<'a> World<'a> {
                 let there = |place: &mut Place| place.link == link;
                 stream.send_at.take_if(there);
                 stream.recv_at.take_if(there);
-                stream.attaching.take_if(|(place, _)| place.link == link);
+                stream
+                    .attaching
+                    .take_if(|attaching| attaching.place.link == link);
             }
             self.ends[end].session.link_lost(link, now);
         }
@@ -333,10 +351,20 @@ impl<'a> World<'a> {
             self.ends[end].take_events();
             self.transmit(end);
             self.end_links(end);
+            self.arrive(end);
             self.pump(end);
             self.notice_ends(end);
             self.ends[end].take_events();
             self.ends[end].check();
+        }
+    }
+
+    /// Puts streams on the links where they belong now.
+    fn arrive(&mut self, end: usize) {
+        for link in self.joined(end) {
+            for id in self.ends[end].session.take_arrivals(link) {
+                self.begin(end, link, id);
+            }
         }
     }
 
@@ -477,7 +505,10 @@ impl<'a> World<'a> {
 
     fn is_attaching(&self, end: usize, link: LinkId) -> bool {
         let mut streams = self.ends[end].streams.values();
-        streams.any(|stream| matches!(&stream.attaching, Some((place, _)) if place.link == link))
+        streams.any(|stream| {
+            let attaching = stream.attaching.as_ref();
+            attaching.is_some_and(|attaching| attaching.place.link == link)
+        })
     }
 
     fn handle_timeouts(&mut self, end: usize) {
@@ -599,17 +630,17 @@ impl<'a> World<'a> {
         let session = &mut self.ends[end].session;
         if frame.kind == u64::from(Attach::TYPE) {
             let attach: Attach = frame.decode()?;
-            let met = session.take_attach(place.link, attach.stream)?;
+            let met = session.take_attach(place.link, attach.stream, attach.leg)?;
             if met == Taken::Nobodys {
                 return Ok(());
             }
-            let answer = session.attached(place.link, attach)?;
+            let answer = session.attached(attach)?;
             let stream = self.ends[end].meet(attach.stream);
             if met == Taken::New {
                 stream.header = Some(FrameReader::new(limits::OPEN_FRAME));
             }
             stream.place(place);
-            let answer = frame::to_bytes(&answer.expect("it is this link's"));
+            let answer = frame::to_bytes(&answer.expect("it is this leg's"));
             let at = self.arrival();
             if let Some(transport) = self.transports.get_mut(&place.link) {
                 transport.post(end, place.channel, at, Item::Bytes(answer));
@@ -630,33 +661,32 @@ impl<'a> World<'a> {
     fn await_attached(&mut self, end: usize, id: StreamId) {
         loop {
             let stream = self.ends[end].streams.get(&id);
-            let Some((place, _)) = stream.and_then(|stream| stream.attaching.as_ref()) else {
+            let Some(attaching) = stream.and_then(|stream| stream.attaching.as_ref()) else {
                 return;
             };
-            let place = *place;
+            let place = attaching.place;
             let Some(item) = self.next_item(end, place) else {
                 return;
             };
             let Some(stream) = self.ends[end].streams.get_mut(&id) else {
                 return;
             };
-            let (Item::Bytes(bytes), Some((_, mut reader))) = (item, stream.attaching.take())
-            else {
+            let (Item::Bytes(bytes), Some(mut attaching)) = (item, stream.attaching.take()) else {
                 return;
             };
-            reader.push(&bytes);
-            let Some(frame) = reader.next().expect("an honest peer's frame") else {
-                stream.attaching = Some((place, reader));
+            attaching.reader.push(&bytes);
+            let Some(frame) = attaching.reader.next().expect("an honest peer's frame") else {
+                stream.attaching = Some(attaching);
                 continue;
             };
             let attached: Attached = frame.decode().expect("an honest peer's ATTACHED");
             let session = &mut self.ends[end].session;
-            match session.rewind(place.link, id, attached.received, attached.limit) {
+            match session.rewind(id, attaching.leg, attached.received, attached.limit) {
                 Ok(true) => {
                     if let Some(stream) = self.ends[end].streams.get_mut(&id) {
                         stream.place(place);
                     }
-                    let rest = reader.into_rest();
+                    let rest = attaching.reader.into_rest();
                     self.take_bytes(end, id, &rest);
                 }
                 Ok(false) => {}
@@ -769,6 +799,7 @@ impl<'a> World<'a> {
             5 => {
                 let attach = Attach {
                     stream,
+                    leg: Leg(u64::from(self.choices.below(4))),
                     received: number,
                     limit: number,
                 };
@@ -794,7 +825,7 @@ impl<'a> World<'a> {
     fn conclude(&mut self) {
         for _ in 0..40 {
             if self.ends[0].session.primary().is_none() && self.handshakes.is_empty() {
-                self.dial();
+                self.dial(LinkRole::Main);
             }
             for end in 0..2 {
                 let mut ids: Vec<_> = self.ends[end].streams.keys().copied().collect();

@@ -1,0 +1,103 @@
+//! A lane: a second WebSocket for a session's copies, so that a segment which one of them loses does not
+//! hold up keystrokes.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rand::Rng;
+use tokio::sync::watch;
+use tokio::time::timeout;
+
+use super::{ConnectError, Connector, Transports};
+use crate::error::chain;
+use crate::proto::session::LinkRole;
+use crate::session::{Bulk, Session};
+use crate::transport::{Kind, Transport};
+
+/// How long a stream of the class bulk must last before it is worth a connection.
+const AFTER: Duration = Duration::from_secs(1);
+
+/// The wait after an attempt that failed, and what it is doubled up to: behind a load balancer the next
+/// attempt may meet the server that has the session.
+const AGAIN: Duration = Duration::from_secs(1);
+const AGAIN_MAX: Duration = Duration::from_secs(60);
+
+impl Connector {
+    /// Keeps a lane beside the session's WebSocket for as long as streams of the class bulk need one. Over
+    /// QUIC no stream waits for what another one has lost.
+    pub(super) async fn keep_lane(&self, session: &Session) -> Infallible {
+        let mut bulk = session.shared().watch_bulk();
+        let mut again = AGAIN;
+        loop {
+            wanted(&mut bulk).await;
+            let websocket = session.transport() == Some(Kind::WebSocket);
+            if !self.lanes || !websocket || !session.is_open() {
+                // None of these changes while the session keeps its transport, or it is for the better.
+                return std::future::pending().await;
+            }
+            match self.dial_lane(session, &mut bulk).await {
+                Ok(()) => again = AGAIN,
+                Err(error) => {
+                    let id = session.info().id;
+                    tracing::debug!(session = %id, "no lane: {}", chain(&error));
+                    tokio::time::sleep(again).await;
+                    again = (again * 2).min(AGAIN_MAX);
+                }
+            }
+        }
+    }
+
+    /// Brings lanes, each once the one before is too old, until one is left or lost.
+    async fn dial_lane(
+        &self,
+        session: &Session,
+        bulk: &mut watch::Receiver<Bulk>,
+    ) -> Result<(), ConnectError> {
+        loop {
+            let transport = self.dialler.dial_beside(Transports::WebSocket).await?;
+            self.add_lane(session, transport).await?;
+            let gone = wait_for(bulk, |bulk| !bulk.lane);
+            let age = self.plan.age(rand::rng().next_u32());
+            if timeout(age.unwrap_or(Duration::MAX), gone).await.is_ok() {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Gives `session` a transport that was dialled elsewhere as its lane: streams of the class bulk move to
+    /// it, and it is left once there are none. [`run`](Self::run) does so by itself where the session
+    /// is on WebSocket.
+    ///
+    /// # Errors
+    /// Where nothing comes of it; the session is as it was. One without a transport takes no lane.
+    ///
+    /// # Cancel safety
+    /// Dropping the future drops the connection.
+    pub async fn add_lane(
+        &self,
+        session: &Session,
+        transport: Arc<dyn Transport>,
+    ) -> Result<(), ConnectError> {
+        self.join(session, transport, LinkRole::Lane).await?;
+        Ok(())
+    }
+}
+
+/// Waits until there is something for a lane that lasts, and no lane.
+async fn wanted(bulk: &mut watch::Receiver<Bulk>) {
+    loop {
+        wait_for(bulk, |bulk| bulk.streams && !bulk.lane).await;
+        let over = wait_for(bulk, |bulk| !bulk.streams || bulk.lane);
+        if timeout(AFTER, over).await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn wait_for(bulk: &mut watch::Receiver<Bulk>, what: impl FnMut(&Bulk) -> bool) {
+    if bulk.wait_for(what).await.is_err() {
+        // The session is gone; whoever keeps it is woken by that.
+        std::future::pending().await
+    }
+}
