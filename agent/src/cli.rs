@@ -82,6 +82,10 @@ pub(crate) struct Cli {
     /// least. Less than the age at which load balancers cut connections. 0s: any age
     #[arg(long, env = "UNDERPASS_WEBSOCKET_MAX_AGE", default_value = "50m", value_name = "TIME", value_parser = humantime::parse_duration)]
     pub(crate) websocket_max_age: Duration,
+    /// On WebSocket, keep to one connection: copies (kubectl cp) get none of their own, and what they lose on
+    /// the way holds up keystrokes
+    #[arg(long, env = "UNDERPASS_NO_LANES")]
+    pub(crate) no_lanes: bool,
     #[command(flatten)]
     pub(crate) quic: Quic,
     /// ServiceAccounts of this namespace may be impersonated; repeat for more

@@ -24,6 +24,7 @@ pub(crate) fn connector(cli: &Cli) -> Result<Connector> {
     config.quic = cli.quic.config()?;
     config.quic_probe = cli.quic_probe;
     config.websocket_max_age = cli.websocket_max_age;
+    config.lanes = !cli.no_lanes;
     config.proxy = proxy(cli)?;
     config.software = concat!("underpass-agent/", env!("CARGO_PKG_VERSION")).to_owned();
     if let Some(proxy) = &config.proxy {

@@ -1,7 +1,7 @@
 //! What server and agent tell whoever watches them.
 
 use underpass_testenv::Transport;
-use underpass_testenv::testing::{Wire, eventually};
+use underpass_testenv::testing::{Wire, eventually, spawn};
 
 use crate::deployment::Deployment;
 
@@ -79,4 +79,37 @@ async fn of_sessions_and_streams_are_shown_and_go_with_the_agent() {
         })
         .await;
     }
+}
+
+/// Over WebSocket a copy that lasts gets a connection of its own, and nothing else does.
+#[tokio::test]
+async fn a_copy_that_lasts_has_a_lane_until_it_ends() {
+    let deployment = Deployment::start(Transport::WebSocket).await;
+    let client = deployment.admin(Wire::WebSocket);
+    let pod = client.target("lane").await;
+    let lanes = || {
+        let metrics = deployment.get("/metrics").unwrap();
+        let joined = "underpass_tunnel_transports_total";
+        let left = "underpass_tunnel_transports_lost_total";
+        [
+            values(&metrics, joined, &["why=\"lane\""]),
+            values(&metrics, left, &["reason=\"left\""]),
+        ]
+    };
+    let mut typing = spawn(&mut client.exec(&pod, &["-i"], &["cat"]));
+    // What kubectl cp runs in the pod; its input is the archive.
+    let mut copying = spawn(&mut client.exec(&pod, &["-i"], &["tar", "xf", "-"]));
+    eventually("there is a lane", async || match lanes() {
+        [joined, left] if joined == [1.0] && left.is_empty() => Ok(()),
+        other => Err(other),
+    })
+    .await;
+    copying.kill().await.unwrap();
+    eventually("the lane is left", async || match lanes() {
+        [joined, left] if joined == [1.0] && left == [1.0] => Ok(()),
+        other => Err(other),
+    })
+    .await;
+    assert!(typing.try_wait().unwrap().is_none(), "it noticed nothing");
+    typing.kill().await.unwrap();
 }
