@@ -16,6 +16,7 @@
 //! - A redirect is followed.
 //! - A body is collected: every chunk passes when it comes, and an end that was an error stays an error.
 
+pub mod audit;
 pub mod front;
 pub mod kubeconfig;
 pub mod limits;

@@ -9,7 +9,10 @@ use http::Method;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RequestInfo {
     verb: String,
+    /// Before upgrades were made `create`.
+    audit_verb: String,
     api_group: String,
+    api_version: String,
     namespace: String,
     resource: String,
     name: String,
@@ -39,6 +42,7 @@ impl RequestInfo {
         if info.verb.is_empty() {
             info.verb = info.verb_of(method, query);
         }
+        info.audit_verb = info.verb.clone();
         if info.is_stream() || (upgrade && info.verb == "get") {
             // Kubernetes 1.35 asks for `create` whatever the method; older clusters let a WebSocket's GET pass as
             // `get`, which read-only roles hold.
@@ -56,9 +60,19 @@ impl RequestInfo {
         &self.verb
     }
 
+    /// The verb as kube-apiserver's audit log has it: a shell over WebSocket is a `get` there.
+    pub fn audit_verb(&self) -> &str {
+        &self.audit_verb
+    }
+
     /// The API group; empty for the core group and for paths that name no resource.
     pub fn api_group(&self) -> &str {
         &self.api_group
+    }
+
+    /// The API version; empty for paths that name no resource.
+    pub fn api_version(&self) -> &str {
+        &self.api_version
     }
 
     /// The namespace, or empty.
@@ -109,8 +123,12 @@ impl RequestInfo {
     fn resource_of(parts: &[&str]) -> Self {
         let mut info = Self::default();
         let mut rest = match parts {
-            ["api", _version, rest @ ..] => rest,
-            ["apis", group, _version, rest @ ..] => {
+            ["api", version, rest @ ..] => {
+                info.api_version = (*version).to_owned();
+                rest
+            }
+            ["apis", group, version, rest @ ..] => {
+                info.api_version = (*version).to_owned();
                 info.api_group = (*group).to_owned();
                 rest
             }

@@ -8,6 +8,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use underpass_proxy::ClusterName;
 use underpass_tunnel::transport::quic::{Offload, QuicConfig, QuicConfigError};
 
+use crate::audit;
+
 /// Reaches Kubernetes clusters behind NAT: authenticates callers and carries their API calls to
 /// agents that dial out.
 #[derive(Debug, Parser)]
@@ -70,6 +72,8 @@ pub(crate) struct Serve {
     /// How long an agent's streams wait for it when its connection is lost; 0s ends them with it
     #[arg(long, env = "UNDERPASS_RESUME_WINDOW", default_value = "60s", value_name = "TIME", value_parser = humantime::parse_duration)]
     pub(crate) resume_window: Duration,
+    #[command(flatten)]
+    pub(crate) audit: audit::Options,
     #[command(flatten)]
     pub(crate) quic: Quic,
     /// How log lines are written to stderr; UNDERPASS_LOG=debug shows more

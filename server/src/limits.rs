@@ -26,3 +26,6 @@ pub(crate) const METRICS_IDLE: Duration = Duration::from_secs(1);
 /// How often the log says that connections are refused for their number: whoever floods the server
 /// must not fill its disk as well.
 pub(crate) const SAME_NEWS: Duration = Duration::from_secs(1);
+
+/// Time to write what is left of the audit log when the server stops: a disk that takes longer is stuck.
+pub(crate) const AUDIT_FLUSH: Duration = Duration::from_secs(5);

@@ -58,7 +58,7 @@ impl Front {
         let (path, query) = (route.path.path(), route.path.query());
         let info = RequestInfo::parse(request.method(), path, query, upgrade);
         let real = authenticated.identity;
-        record.caller(&real, &route.cluster, info.verb());
+        record.caller(&real, &route, &info);
 
         let access = Access::new(&real, &route.cluster, &info);
         let authorized = self.config.authorizer.authorize(&access).await;
@@ -87,6 +87,10 @@ impl Front {
                 user: identity.user().to_owned(),
                 reason: never.to_string(),
             })?;
+        self.config.audit.ready().await.map_err(|stuck| {
+            tracing::error!("{stuck}");
+            Refusal::Unavailable
+        })?;
         let decisions = Decisions([authenticated.revocation, authorized, acting]);
         Ok(Admitted {
             route,

@@ -1,15 +1,21 @@
-//! One line for each request that was decided on, when it ends (security rule 15): shells and port-forwards
-//! like any other, with both identities, the duration and the bytes.
+//! A request from its arrival to its end, for the audit log (security rule 15): shells and port-forwards like any
+//! other, with both identities, the duration and the bytes.
 
 use std::{net::IpAddr, sync::Arc, time::Instant};
 
 use aws_lc_rs::rand;
-use http::{HeaderValue, Method, StatusCode};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use time::OffsetDateTime;
 
-use crate::{ClusterName, Identity, Refusal, pipe::Meter};
+use super::route::Route;
+use crate::{
+    ClusterName, Identity, Refusal, RequestInfo,
+    audit::{Call, Event, Stage, Trail, User},
+    pipe::Meter,
+};
 
-/// A target longer than this is cut in the log; kube-apiserver's own audit keeps all of it.
-const TARGET_CHARS: usize = 2048;
+/// A target or a header that is longer than this is cut; kube-apiserver's own audit keeps all of it.
+const TEXT_CHARS: usize = 2048;
 
 /// A new `Audit-ID`: a random UUID (RFC 9562, section 5.4), as kube-apiserver makes them.
 pub(crate) fn new_id() -> String {
@@ -30,18 +36,22 @@ pub(crate) fn new_id() -> String {
     .join("-")
 }
 
-/// A request from its arrival to its end. The line is written when it is dropped, however that happens.
+/// One request. Its last event is written when it is dropped, however that happens.
 #[derive(Debug)]
 pub(crate) struct Record {
+    trail: Trail,
     id: String,
     client: IpAddr,
+    user_agent: String,
     method: Method,
+    /// As the client asked for it; as the cluster gets it, once that is known.
     target: String,
+    received: OffsetDateTime,
     started: Instant,
     cluster: Option<ClusterName>,
-    user: Option<String>,
-    acting_as: Option<String>,
-    verb: String,
+    user: Option<User>,
+    acting_as: Option<User>,
+    info: Option<RequestInfo>,
     code: Option<StatusCode>,
     outcome: &'static str,
     /// What an upgraded stream carries, or what the answer's body has carried.
@@ -50,17 +60,28 @@ pub(crate) struct Record {
 }
 
 impl Record {
-    pub(crate) fn new(id: String, client: IpAddr, method: Method, target: &str) -> Self {
+    pub(crate) fn new(
+        trail: Trail,
+        id: String,
+        client: IpAddr,
+        method: Method,
+        target: &str,
+        headers: &HeaderMap,
+    ) -> Self {
+        let agent = headers.get(header::USER_AGENT).map(HeaderValue::as_bytes);
         Self {
+            trail,
             id,
             client,
+            user_agent: cut(&String::from_utf8_lossy(agent.unwrap_or_default())),
             method,
-            target: target.chars().take(TARGET_CHARS).collect(),
+            target: cut(target),
+            received: OffsetDateTime::now_utc(),
             started: Instant::now(),
             cluster: None,
             user: None,
             acting_as: None,
-            verb: String::new(),
+            info: None,
             code: None,
             outcome: "client gone",
             pipe: None,
@@ -76,23 +97,33 @@ impl Record {
         HeaderValue::from_str(&self.id).ok()
     }
 
-    pub(crate) fn caller(&mut self, identity: &Identity, cluster: &ClusterName, verb: &str) {
-        self.user = Some(identity.user().to_owned());
-        self.cluster = Some(cluster.clone());
-        self.verb = verb.to_owned();
+    pub(crate) fn caller(&mut self, identity: &Identity, route: &Route, info: &RequestInfo) {
+        self.user = Some(identity.into());
+        self.cluster = Some(route.cluster.clone());
+        self.target = cut(route.path.as_str());
+        self.info = Some(info.clone());
     }
 
     pub(crate) fn acting_as(&mut self, target: &Identity) {
-        self.acting_as = Some(target.user().to_owned());
+        self.acting_as = Some(target.into());
     }
 
     pub(crate) fn refused(&mut self, refusal: &Refusal) {
-        self.head(refusal.code());
+        self.code = Some(refusal.code());
         self.outcome = "refused";
+        self.note_head();
     }
 
     pub(crate) fn head(&mut self, code: StatusCode) {
         self.code = Some(code);
+        self.note_head();
+        let long = self.info.as_ref().is_some_and(RequestInfo::is_long_running);
+        if long {
+            self.write(Stage::ResponseStarted);
+        }
+    }
+
+    fn note_head(&self) {
         metrics::histogram!("underpass_proxy_response_head_seconds")
             .record(self.started.elapsed().as_secs_f64());
     }
@@ -108,6 +139,61 @@ impl Record {
     pub(crate) fn ended(&mut self, outcome: &'static str) {
         self.outcome = outcome;
     }
+
+    fn milliseconds(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    fn bytes_down(&self) -> u64 {
+        self.pipe
+            .as_ref()
+            .map_or(self.body_bytes, |pipe| pipe.down())
+    }
+
+    fn write(&self, stage: Stage) {
+        let nobody = User::default();
+        let user = self.user.as_ref().unwrap_or(&nobody);
+        let call = Call {
+            user,
+            cluster: self.cluster.as_ref(),
+            info: self.info.as_ref(),
+            path: self.target.split('?').next().unwrap_or_default(),
+        };
+        self.trail.write(stage, call, |level| {
+            let mut event = Event::new(level, stage, &self.id, self.client, self.received);
+            event.request_uri = &self.target;
+            event.user_agent = &self.user_agent;
+            event.user = user.clone();
+            event.impersonated_user.clone_from(&self.acting_as);
+            match &self.info {
+                Some(info) => event.asks(info),
+                None => event.verb = self.method.as_str(),
+            }
+            if let Some(code) = self.code {
+                event.answered(code.as_u16());
+            }
+            let mut annotate = |key, value: String| event.annotations.insert(key, value);
+            if let Some(cluster) = &self.cluster {
+                annotate("underpass.dev/cluster", cluster.to_string());
+            }
+            if stage == Stage::ResponseComplete {
+                annotate("underpass.dev/outcome", self.outcome.to_owned());
+                annotate(
+                    "underpass.dev/milliseconds",
+                    self.milliseconds().to_string(),
+                );
+                annotate("underpass.dev/bytes-down", self.bytes_down().to_string());
+                if let Some(pipe) = &self.pipe {
+                    annotate("underpass.dev/bytes-up", pipe.up().to_string());
+                }
+            }
+            event
+        });
+    }
+}
+
+fn cut(text: &str) -> String {
+    text.chars().take(TEXT_CHARS).collect()
 }
 
 impl Drop for Record {
@@ -118,6 +204,7 @@ impl Drop for Record {
             "code" => code.to_string(), "outcome" => self.outcome
         )
         .increment(1);
+        self.write(Stage::ResponseComplete);
         tracing::info!(
             target: "underpass::audit",
             audit_id = self.id,
@@ -125,14 +212,14 @@ impl Drop for Record {
             method = %self.method,
             target = self.target,
             cluster = self.cluster.as_ref().map(ClusterName::as_str),
-            user = self.user,
-            acting_as = self.acting_as,
-            verb = self.verb,
+            user = self.user.as_ref().map(User::name),
+            acting_as = self.acting_as.as_ref().map(User::name),
+            verb = self.info.as_ref().map(RequestInfo::verb),
             code,
             outcome = self.outcome,
             bytes_up = self.pipe.as_ref().map(|pipe| pipe.up()),
-            bytes_down = self.pipe.as_ref().map_or(self.body_bytes, |pipe| pipe.down()),
-            milliseconds = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
+            bytes_down = self.bytes_down(),
+            milliseconds = self.milliseconds(),
             "request ended"
         );
     }

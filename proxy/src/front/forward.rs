@@ -59,7 +59,8 @@ impl Front {
             .path_and_query()
             .map_or("", PathAndQuery::as_str);
         let client = connection.info().client;
-        let mut record = Record::new(id, client, request.method().clone(), target);
+        let (trail, method) = (self.config.audit.clone(), request.method().clone());
+        let mut record = Record::new(trail, id, client, method, target, request.headers());
         let id_header = record.id_header();
         let upgrading = request.headers().contains_key(header::UPGRADE);
         let discovery = asks_for_discovery(request.headers());

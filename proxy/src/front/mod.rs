@@ -22,7 +22,7 @@ use hyper::body::Incoming;
 use rustls_pki_types::CertificateDer;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::{Body, ImpersonationPolicy, Refusal};
+use crate::{Body, ImpersonationPolicy, Refusal, audit::Trail};
 
 pub use self::{
     acting_as::ORIGINAL_USER_EXTRA,
@@ -133,6 +133,8 @@ pub struct FrontConfig {
     pub fallback: Arc<dyn Fallback>,
     /// Whom nobody may become; the agents check theirs again.
     pub policy: ImpersonationPolicy,
+    /// Where it is written who did what; [`Trail::default`] for nowhere.
+    pub audit: Trail,
 }
 
 /// The HTTPS front, without its sockets.

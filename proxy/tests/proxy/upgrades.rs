@@ -43,7 +43,7 @@ async fn upgrade(world: &World, method: &str, lines: &str) -> (TcpStream, String
 }
 
 /// An API server that agrees to SPDY, reads to the end, and only then answers.
-async fn answer_at_the_end(mut request: Request<Incoming>) -> Response<Body> {
+pub(crate) async fn answer_at_the_end(mut request: Request<Incoming>) -> Response<Body> {
     let upgraded = hyper::upgrade::on(&mut request);
     tokio::spawn(async move {
         let mut stream = TokioIo::new(upgraded.await.unwrap());

@@ -13,6 +13,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use underpass_proxy::{
     Body, BoxedIo, ClusterName, Identity, ImpersonationPolicy, Revocation,
+    audit::Trail,
     front::{
         Access, AuthorizeError, Authorizer, Clusters, ConnectError, ConnectionInfo, Front,
         FrontConfig, InOrder, NotFound, Open, Protocol, StoreError, Token, TokenAuthenticator,
@@ -153,6 +154,15 @@ impl World {
     }
 
     pub(crate) async fn with_agent(agent: Arc<ApiServer>, groups: Vec<String>) -> Self {
+        Self::build(agent, groups, Trail::default()).await
+    }
+
+    /// One whose audit log goes to `audit`.
+    pub(crate) async fn audited(api: &Api, audit: Trail) -> Self {
+        Self::build(agent(api).await, vec!["dev".to_owned()], audit).await
+    }
+
+    async fn build(agent: Arc<ApiServer>, groups: Vec<String>, audit: Trail) -> Self {
         let mut store = Store::default();
         let mut token = |user: &str, groups: Vec<String>| {
             let token = Token::generate().unwrap();
@@ -178,6 +188,7 @@ impl World {
             clusters: Arc::new(Tunnel(agent)),
             fallback: Arc::new(NotFound),
             policy: ImpersonationPolicy::default(),
+            audit,
         }));
         let (http1, first) = listen(&front, Protocol::Http1).await;
         let (http2, second) = listen(&front, Protocol::Http2).await;

@@ -12,10 +12,12 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing_subscriber::EnvFilter;
 use underpass_proxy::ImpersonationPolicy;
+use underpass_proxy::audit::Trail;
 use underpass_proxy::front::{Front, FrontConfig, InOrder, TokenAuthenticator};
 use underpass_tunnel::{Acceptor, AcceptorConfig, describe_metrics};
 
 use crate::access::AccessStore;
+use crate::audit;
 use crate::cli::{LogFormat, Serve};
 use crate::data_dir::DataDir;
 use crate::http::{Http, Readiness};
@@ -54,6 +56,7 @@ async fn serve(data: DataDir, options: Serve) -> Result<()> {
     let certificate = ServerCertificate::new(&ca, &options.names)?;
     let tls = certificate.tls()?;
     let quic = options.quic.config()?;
+    let trail = audit::open(&options.audit, &data).await?;
     let sockets = Sockets::bind(options.listen, &tls, &ca.reset_key(), &quic).await?;
     let url = url(&options, sockets.address.port())?;
     data.write(URL, &format!("{url}\n"))?;
@@ -64,7 +67,7 @@ async fn serve(data: DataDir, options: Serve) -> Result<()> {
         acceptor,
         readiness,
         front,
-    } = assemble(data, options.resume_window)?;
+    } = assemble(data, options.resume_window, trail.clone())?;
     let connections = TaskTracker::new();
     let no_more = CancellationToken::new();
     let users = listen::serve_tcp(
@@ -101,6 +104,7 @@ async fn serve(data: DataDir, options: Serve) -> Result<()> {
         () = drained => tracing::info!("stopped"),
         _ = stop.wait() => tracing::warn!("stopped at once"),
     }
+    trail.flush(limits::AUDIT_FLUSH).await;
     Ok(())
 }
 
@@ -113,7 +117,7 @@ struct Parts {
 }
 
 /// Puts the parts together, and starts what watches over the access file.
-fn assemble(data: DataDir, resume_window: Duration) -> Result<Parts> {
+fn assemble(data: DataDir, resume_window: Duration, audit: Trail) -> Result<Parts> {
     let access = AccessStore::open(data)?;
     tokio::spawn(Arc::clone(&access).watch());
     let tunnel = Tunnel::new(Arc::clone(&access));
@@ -136,6 +140,7 @@ fn assemble(data: DataDir, resume_window: Duration) -> Result<Parts> {
         clusters: Arc::new(tunnel.clone()),
         fallback: Arc::new(http),
         policy: ImpersonationPolicy::default(),
+        audit,
     }));
     Ok(Parts {
         tunnel,

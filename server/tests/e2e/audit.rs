@@ -1,5 +1,7 @@
 //! What both sides keep: the API server's audit log names the user, and both logs have the same id.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use serde_json::{Value, json};
 use underpass_testenv::testing::{Client, Wire, eventually, spawn};
 use underpass_testenv::{CLUSTER_NAME, Transport};
@@ -38,15 +40,20 @@ async fn one_id_from_the_client_to_the_api_server(transport: Transport) {
     assert_eq!(event["impersonatedUser"]["username"], user.as_str());
     let groups = json!(["auditors", "system:authenticated"]);
     assert_eq!(event["impersonatedUser"]["groups"], groups);
-    eventually("the server's line", async || {
-        let log = deployment.server_log().unwrap();
-        let line = log
-            .lines()
-            .find(|line| line.contains("underpass::audit") && line.contains(&id));
-        line.map(|line| assert!(line.contains(&user), "{line}"))
-            .ok_or("none")
+    let ours = eventually("the server's event", async || {
+        let found = ours(deployment, |event| event["auditID"] == id.as_str());
+        found.into_iter().next().ok_or("none")
     })
     .await;
+    assert_eq!(ours["requestURI"], "/version");
+    assert_eq!(ours["user"]["username"], user.as_str());
+    assert_eq!(ours["user"]["groups"], json!(["auditors"]));
+    assert_eq!(ours["annotations"]["underpass.dev/cluster"], CLUSTER_NAME);
+    let log = deployment.server_log().unwrap();
+    let line = log
+        .lines()
+        .find(|line| line.contains("underpass::audit") && line.contains(&id));
+    assert!(line.unwrap().contains(&user), "{line:?}");
 }
 
 /// What kubectl does in a session, shells and logs included, is in both logs under the same ids.
@@ -70,16 +77,31 @@ async fn rule_15_every_call_is_in_both_logs(transport: Transport) {
     }
     let client = deployment.client(&kubeconfig, Wire::WebSocket);
     eventually("the same ids in both logs", async || {
-        let (theirs, ours) = (theirs(&client, &user), ours(deployment, &user));
-        let execs = theirs.iter().filter(|(_, kind)| kind == "exec").count();
-        let ids: Vec<_> = theirs.into_iter().map(|(id, _)| id).collect();
-        if ids == ours && execs == 2 {
+        let whole = |event: &Value| event["stage"] == "ResponseComplete";
+        let ours = ours(deployment, |event| {
+            event["user"]["username"] == user.as_str() && whole(event)
+        });
+        let theirs: Vec<_> = events_of(&client, &user)
+            .into_iter()
+            .filter(whole)
+            .collect();
+        let (ours, theirs) = (calls(&ours), calls(&theirs));
+        let execs = theirs.values().filter(|call| call[3] == "exec").count();
+        if ours == theirs && execs == 2 {
             Ok(())
         } else {
-            Err((ids.len(), ours.len(), execs))
+            Err((ours, theirs))
         }
     })
     .await;
+    let begun = ours(deployment, |event| {
+        event["user"]["username"] == user.as_str() && event["stage"] == "ResponseStarted"
+    });
+    let long: BTreeSet<_> = begun
+        .iter()
+        .filter_map(|event| event["verb"].as_str())
+        .collect();
+    assert!(long.contains("watch"), "{long:?}");
     for event in events_of(&client, &user) {
         let groups = json!(["busy group", "system:authenticated"]);
         assert_eq!(event["impersonatedUser"]["groups"], groups, "{event}");
@@ -87,34 +109,31 @@ async fn rule_15_every_call_is_in_both_logs(transport: Transport) {
     }
 }
 
-/// The API server's ids, each with the subresource that was called.
-fn theirs(client: &Client<'_>, user: &str) -> Vec<(String, String)> {
-    let mut ids: Vec<_> = events_of(client, user)
+/// What both logs must agree on, of each call by its id. Not the names of new objects: these are in bodies.
+fn calls(events: &[Value]) -> BTreeMap<String, [Value; 4]> {
+    events
         .iter()
         .map(|event| {
-            let subresource = event["objectRef"]["subresource"].as_str();
-            let id = event["auditID"].as_str().unwrap();
-            (id.to_owned(), subresource.unwrap_or_default().to_owned())
+            let object = &event["objectRef"];
+            let call = [
+                event["verb"].clone(),
+                object["resource"].clone(),
+                object["namespace"].clone(),
+                object["subresource"].clone(),
+            ];
+            (event["auditID"].as_str().unwrap().to_owned(), call)
         })
-        .collect();
-    ids.sort();
-    ids.dedup();
-    ids
+        .collect()
 }
 
-/// The server's ids.
-fn ours(deployment: &Deployment, user: &str) -> Vec<String> {
-    let log = deployment.server_log().unwrap();
-    let wanted = format!("user=\"{user}\"");
-    let mut ids: Vec<_> = log
+/// The server's events that `wanted` picks.
+fn ours(deployment: &Deployment, wanted: impl Fn(&Value) -> bool) -> Vec<Value> {
+    let log = deployment.data_dir().join("audit.log");
+    // The last line may be half written.
+    std::fs::read_to_string(log)
+        .unwrap()
         .lines()
-        .filter(|line| line.contains("underpass::audit") && line.contains(&wanted))
-        .map(|line| {
-            let id = line.split("audit_id=\"").nth(1).unwrap();
-            id.split('"').next().unwrap().to_owned()
-        })
-        .collect();
-    ids.sort();
-    ids.dedup();
-    ids
+        .filter_map(|line| serde_json::from_str(line).ok())
+        .filter(wanted)
+        .collect()
 }

@@ -1,0 +1,22 @@
+//! The audit log: what every call was, whose, and how it ended, as Kubernetes' own events
+//! (`audit.k8s.io/v1`), so that what reads one reads the other. Both have the same `auditID`.
+//!
+//! A [`Trail`] has a [`Policy`], which says what is worth an event, and [`Outlet`]s, which each have a bounded
+//! queue in front of a [`Sink`]. A sink that is stuck is the business of its outlet alone: see [`Full`].
+
+mod event;
+mod outlet;
+mod policy;
+mod trail;
+mod webhook;
+
+pub(crate) use self::{
+    event::{Event, Stage, User},
+    policy::Call,
+};
+pub use self::{
+    outlet::{Full, Outlet, OutletConfig, Sink},
+    policy::{Level, Policy, PolicyError},
+    trail::{Stuck, Trail},
+    webhook::{Webhook, WebhookError},
+};

@@ -1,0 +1,173 @@
+//! A queue of events, in front of something that may be slow.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use tokio::sync::{Notify, mpsc};
+
+use crate::BoxError;
+
+/// The wait after a sink has failed, and what it is doubled up to.
+const AGAIN: Duration = Duration::from_millis(100);
+const AGAIN_MAX: Duration = Duration::from_secs(5);
+
+/// Where events end: a file, a stream, a service.
+#[async_trait]
+pub trait Sink: Send {
+    /// Writes events, each a JSON object without a line's end. All of them, or none as far as can be seen: what
+    /// failed is tried again.
+    ///
+    /// # Errors
+    /// They could not be written now.
+    async fn write(&mut self, events: &[Bytes]) -> Result<(), BoxError>;
+}
+
+/// What happens while a sink takes fewer events than there are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Full {
+    /// New calls wait until there is room, and are refused when there is none for some seconds: nothing happens
+    /// that is not written.
+    Block,
+    /// Events are dropped, and counted (`underpass_audit_dropped_total`).
+    Drop,
+}
+
+/// How an outlet behaves.
+#[derive(Clone, Copy, Debug)]
+pub struct OutletConfig {
+    /// Events that may wait. With [`Full::Block`] those of calls that had begun come on top.
+    pub capacity: usize,
+    /// What happens beyond it.
+    pub full: Full,
+    /// The most events that a sink is given at once.
+    pub batch: usize,
+}
+
+impl Default for OutletConfig {
+    fn default() -> Self {
+        Self {
+            capacity: 10_000,
+            full: Full::Block,
+            batch: 400,
+        }
+    }
+}
+
+/// One sink and its queue. The events go to it in a task of their own, in order.
+#[derive(Clone, Debug)]
+pub struct Outlet {
+    config: OutletConfig,
+    name: &'static str,
+    queue: mpsc::UnboundedSender<Bytes>,
+    state: Arc<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    waiting: AtomicUsize,
+    /// Some were written.
+    written: Notify,
+}
+
+impl Outlet {
+    /// Starts the task; `name` is the outlet's in metrics and logs. It ends with the last clone.
+    pub fn start(name: &'static str, sink: Box<dyn Sink>, config: OutletConfig) -> Self {
+        let (queue, events) = mpsc::unbounded_channel();
+        let state = Arc::new(State::default());
+        tokio::spawn(run(name, sink, events, Arc::clone(&state), config.batch));
+        Self {
+            config,
+            name,
+            queue,
+            state,
+        }
+    }
+
+    /// Events that were not written yet.
+    pub fn waiting(&self) -> usize {
+        self.state.waiting.load(Ordering::Acquire)
+    }
+
+    pub(super) fn put(&self, event: Bytes) {
+        if self.config.full == Full::Drop && self.waiting() >= self.config.capacity {
+            metrics::counter!("underpass_audit_dropped_total", "sink" => self.name).increment(1);
+            return;
+        }
+        self.state.waiting.fetch_add(1, Ordering::AcqRel);
+        if self.queue.send(event).is_err() {
+            // Its task was dropped with the runtime.
+            self.state.waiting.fetch_sub(1, Ordering::AcqRel);
+        }
+    }
+
+    /// Waits until a call may begin.
+    pub(super) async fn ready(&self) {
+        if self.config.full == Full::Block {
+            self.fewer_than(self.config.capacity).await;
+        }
+    }
+
+    /// Waits until everything is written.
+    pub(super) async fn flushed(&self) {
+        self.fewer_than(1).await;
+    }
+
+    async fn fewer_than(&self, count: usize) {
+        loop {
+            let written = self.state.written.notified();
+            tokio::pin!(written);
+            written.as_mut().enable();
+            if self.waiting() < count {
+                return;
+            }
+            written.await;
+        }
+    }
+
+    pub(super) fn name(&self) -> &'static str {
+        self.name
+    }
+}
+
+async fn run(
+    name: &'static str,
+    mut sink: Box<dyn Sink>,
+    mut events: mpsc::UnboundedReceiver<Bytes>,
+    state: Arc<State>,
+    batch: usize,
+) {
+    let mut next = Vec::with_capacity(batch);
+    while events.recv_many(&mut next, batch.max(1)).await > 0 {
+        write(name, sink.as_mut(), &next).await;
+        let count = next.len();
+        metrics::counter!("underpass_audit_events_total", "sink" => name).increment(count as u64);
+        next.clear();
+        state.waiting.fetch_sub(count, Ordering::AcqRel);
+        state.written.notify_waiters();
+    }
+}
+
+/// Until it succeeds.
+async fn write(name: &'static str, sink: &mut dyn Sink, events: &[Bytes]) {
+    let mut again = AGAIN;
+    let mut failing = false;
+    while let Err(error) = sink.write(events).await {
+        metrics::counter!("underpass_audit_errors_total", "sink" => name).increment(1);
+        if !std::mem::replace(&mut failing, true) {
+            let error: &dyn std::error::Error = &*error;
+            tracing::error!(sink = name, error, "the audit log cannot be written");
+        }
+        tokio::time::sleep(again).await;
+        again = (again * 2).min(AGAIN_MAX);
+    }
+    if failing {
+        tracing::info!(sink = name, "the audit log is written again");
+    }
+}

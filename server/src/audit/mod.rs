@@ -1,0 +1,141 @@
+//! Where the audit log goes, by the command line.
+
+mod file;
+mod stdout;
+
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use clap::{Args, ValueEnum};
+use underpass_proxy::audit::{Full, Outlet, OutletConfig, Policy, Trail, Webhook};
+
+use self::file::{Keep, LogFile};
+use self::stdout::Stdout;
+use crate::data_dir::DataDir;
+
+/// The log's name in the data directory.
+const NAME: &str = "audit.log";
+
+/// What the command line says of the audit log.
+#[derive(Debug, Args)]
+pub(crate) struct Options {
+    /// File for the audit log: an audit.k8s.io/v1 event a line; `-` for stdout, `off` for none
+    /// [default: audit.log in the data directory]
+    #[arg(long, env = "UNDERPASS_AUDIT_LOG", value_name = "FILE")]
+    audit_log: Option<Place>,
+    /// Size at which the audit log's file is put aside and a new one begun, in MiB
+    #[arg(long, env = "UNDERPASS_AUDIT_LOG_SIZE", default_value = "100", value_name = "MIB", value_parser = clap::value_parser!(u64).range(1..))]
+    audit_log_size: u64,
+    /// Files put aside that are kept, the latest ones
+    #[arg(
+        long,
+        env = "UNDERPASS_AUDIT_LOG_FILES",
+        default_value = "10",
+        value_name = "NUMBER"
+    )]
+    audit_log_files: usize,
+    /// How long they are kept; 0s: as long as their number allows
+    #[arg(long, env = "UNDERPASS_AUDIT_LOG_AGE", default_value = "0s", value_name = "TIME", value_parser = humantime::parse_duration)]
+    audit_log_age: Duration,
+    /// Policy that says which calls are written, as kube-apiserver's --audit-policy-file, with `clusters` in
+    /// rules; without it, all of them
+    #[arg(long, env = "UNDERPASS_AUDIT_POLICY", value_name = "FILE")]
+    audit_policy: Option<PathBuf>,
+    /// Kubeconfig of a service that gets the events, too, as kube-apiserver's --audit-webhook-config-file
+    #[arg(long, env = "UNDERPASS_AUDIT_WEBHOOK", value_name = "FILE")]
+    audit_webhook: Option<PathBuf>,
+    /// What happens when events cannot be written as fast as they come: `block` lets new calls wait, and
+    /// refuses them after 10 s; `drop` drops events and counts them
+    #[arg(
+        long,
+        env = "UNDERPASS_AUDIT_FULL",
+        default_value = "block",
+        value_name = "block|drop"
+    )]
+    audit_full: WhenFull,
+    /// Events that may wait to be written before that
+    #[arg(long, env = "UNDERPASS_AUDIT_BUFFER", default_value = "10000", value_name = "EVENTS", value_parser = clap::value_parser!(u32).range(1..))]
+    audit_buffer: u32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum WhenFull {
+    Block,
+    Drop,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Place {
+    Off,
+    Stdout,
+    File(PathBuf),
+}
+
+impl FromStr for Place {
+    type Err = std::convert::Infallible;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Ok(match text {
+            "off" => Self::Off,
+            "-" => Self::Stdout,
+            path => Self::File(path.into()),
+        })
+    }
+}
+
+/// The audit log, whose tasks run from now on.
+///
+/// # Errors
+/// Where it could not be written: nobody learns later that nothing was.
+pub(crate) async fn open(options: &Options, data: &DataDir) -> Result<Trail> {
+    let policy = match &options.audit_policy {
+        Some(path) => read_policy(path)?,
+        None => Policy::everything(),
+    };
+    let config = OutletConfig {
+        capacity: usize::try_from(options.audit_buffer).unwrap_or(usize::MAX),
+        full: match options.audit_full {
+            WhenFull::Block => Full::Block,
+            WhenFull::Drop => Full::Drop,
+        },
+        ..OutletConfig::default()
+    };
+    let mut outlets = Vec::new();
+    match &options.audit_log {
+        Some(Place::Off) => {}
+        Some(Place::Stdout) => {
+            outlets.push(Outlet::start("stdout", Box::new(Stdout), config));
+        }
+        place => {
+            let path = match place {
+                Some(Place::File(path)) => path.clone(),
+                _ => data.path(NAME),
+            };
+            let keep = Keep {
+                size: options.audit_log_size.saturating_mul(1024 * 1024),
+                files: options.audit_log_files,
+                age: (!options.audit_log_age.is_zero()).then_some(options.audit_log_age),
+            };
+            let shown = path.display().to_string();
+            let file = LogFile::open(path, keep)
+                .with_context(|| format!("cannot write the audit log {shown}"))?;
+            tracing::info!(file = shown, "audit log");
+            outlets.push(Outlet::start("file", Box::new(file), config));
+        }
+    }
+    if let Some(path) = &options.audit_webhook {
+        let webhook = Webhook::from_kubeconfig(path)
+            .await
+            .with_context(|| path.display().to_string())?;
+        outlets.push(Outlet::start("webhook", Box::new(webhook), config));
+    }
+    Ok(Trail::new(policy, outlets))
+}
+
+fn read_policy(path: &Path) -> Result<Policy> {
+    let text = std::fs::read_to_string(path)
+        .with_context(|| format!("cannot read the audit policy {}", path.display()))?;
+    Policy::from_yaml(&text).with_context(|| path.display().to_string())
+}
