@@ -36,9 +36,24 @@ const FOR_TESTS: &[Needed] = &[
         what_for: "networks of the tests' own",
     },
     Needed {
+        program: "node",
+        package: "nodejs",
+        what_for: "an OpenID Connect provider",
+    },
+    Needed {
+        program: "npm",
+        package: "npm",
+        what_for: "an OpenID Connect provider",
+    },
+    Needed {
         program: "nft",
         package: "nftables",
         what_for: "networks that drop UDP",
+    },
+    Needed {
+        program: "slapd",
+        package: "slapd",
+        what_for: "an LDAP directory",
     },
     Needed {
         program: "unshare",

@@ -40,6 +40,7 @@ pub(crate) struct Record {
     started: Instant,
     cluster: Option<ClusterName>,
     user: Option<String>,
+    authenticated: Option<String>,
     acting_as: Option<String>,
     verb: String,
     code: Option<StatusCode>,
@@ -59,6 +60,7 @@ impl Record {
             started: Instant::now(),
             cluster: None,
             user: None,
+            authenticated: None,
             acting_as: None,
             verb: String::new(),
             code: None,
@@ -78,6 +80,7 @@ impl Record {
 
     pub(crate) fn caller(&mut self, identity: &Identity, cluster: &ClusterName, verb: &str) {
         self.user = Some(identity.user().to_owned());
+        self.authenticated = identity.provenance().map(ToString::to_string);
         self.cluster = Some(cluster.clone());
         self.verb = verb.to_owned();
     }
@@ -126,6 +129,7 @@ impl Drop for Record {
             target = self.target,
             cluster = self.cluster.as_ref().map(ClusterName::as_str),
             user = self.user,
+            authenticated = self.authenticated,
             acting_as = self.acting_as,
             verb = self.verb,
             code,

@@ -9,10 +9,8 @@ use async_trait::async_trait;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tokio::sync::watch;
-use underpass_proxy::front::{
-    Access as AccessRequest, AuthorizeError, Authorizer, StoreError, TokenHash, TokenRecord,
-    TokenStore,
-};
+use underpass_proxy::authenticate::{StoreError, TokenHash, TokenRecord, TokenStore};
+use underpass_proxy::front::{Access as AccessRequest, AuthorizeError, Authorizer};
 use underpass_proxy::{ClusterName, Revocation};
 use underpass_tunnel::{Admission, Denied, Proven, PublicKey, chain};
 
@@ -186,7 +184,7 @@ impl Admission for AccessStore {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use underpass_proxy::front::Token;
+    use underpass_proxy::authenticate::Token;
 
     fn store() -> (tempfile::TempDir, DataDir, Arc<AccessStore>) {
         let dir = tempfile::tempdir().unwrap();

@@ -12,7 +12,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing_subscriber::EnvFilter;
 use underpass_proxy::ImpersonationPolicy;
-use underpass_proxy::front::{Front, FrontConfig, InOrder, TokenAuthenticator};
+use underpass_proxy::authenticate::{Chain, Step, TokenAuthenticator};
+use underpass_proxy::front::{Front, FrontConfig};
 use underpass_tunnel::{Acceptor, AcceptorConfig, describe_metrics};
 
 use crate::access::AccessStore;
@@ -129,9 +130,10 @@ fn assemble(data: DataDir, resume_window: Duration) -> Result<Parts> {
         metrics: record_metrics()?,
         readiness: readiness.clone(),
     };
-    let tokens = TokenAuthenticator::new(access.clone());
+    let tokens = Arc::new(TokenAuthenticator::new("tokens", access.clone()));
+    let tokens = Step::new("tokens", tokens, Duration::from_secs(10));
     let front = Arc::new(Front::new(FrontConfig {
-        authenticator: Arc::new(InOrder::new(vec![Arc::new(tokens)])),
+        authenticator: Arc::new(Chain::new(vec![tokens])),
         authorizer: access,
         clusters: Arc::new(tunnel.clone()),
         fallback: Arc::new(http),
