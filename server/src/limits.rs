@@ -26,3 +26,7 @@ pub(crate) const METRICS_IDLE: Duration = Duration::from_secs(1);
 /// How often the log says that connections are refused for their number: whoever floods the server
 /// must not fill its disk as well.
 pub(crate) const SAME_NEWS: Duration = Duration::from_secs(1);
+
+/// What an authenticator may take, unless the authentication file says otherwise: a little more than one question to
+/// a provider.
+pub(crate) const AUTHENTICATION: Duration = Duration::from_secs(12);

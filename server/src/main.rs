@@ -1,6 +1,7 @@
 //! The Underpass server: parse, build, run, drain.
 
 mod access;
+mod authentication;
 mod cli;
 mod commands;
 mod data_dir;

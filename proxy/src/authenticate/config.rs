@@ -6,7 +6,7 @@ use crate::BoxError;
 
 /// A field of a configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
-#[error("{field}: {why}")]
+#[error("{field}")]
 pub struct ConfigError {
     /// Where it stands, from the authenticator's own section on: `issuer.url`.
     pub field: String,
@@ -104,11 +104,9 @@ mod tests {
             "https:///path",
         ] {
             let error = https_url("issuer.url", bad).unwrap_err();
-            assert_eq!(
-                error.to_string(),
-                "issuer.url: must be a URL of the form https://HOST[:PORT][/PATH]",
-                "{bad}"
-            );
+            assert_eq!(error.to_string(), "issuer.url", "{bad}");
+            let why = "must be a URL of the form https://HOST[:PORT][/PATH]";
+            assert_eq!(error.why.to_string(), why);
         }
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! - [`TokenAuthenticator`]: Underpass's own bearer tokens.
 //! - [`Oidc`]: ID tokens of OpenID Connect providers.
+//! - [`ClientCertificates`]: TLS client certificates.
 //!
 //! An authenticator looks at a [`Caller`] and says *not mine*, *mine: this identity*, *mine: refused*, or *mine, but
 //! I cannot check it now*. The first one whose credential it is decides alone, so that a broken provider, or a wrong
@@ -14,6 +15,7 @@
 #[allow(dead_code, reason = "authenticators that ask somebody follow")]
 mod cache;
 mod caller;
+mod certificate;
 mod chain;
 mod config;
 mod error;
@@ -36,6 +38,7 @@ use crate::{Identity, Revocation};
 pub(crate) use self::caller::adopt_websocket_bearer;
 pub use self::{
     caller::{Caller, Password},
+    certificate::{CertificatePrefixes, CertificateRequest, ClientCertificates},
     chain::{Chain, Step},
     config::{ConfigError, Misconfigured},
     error::{AuthenticateError, Rejection},

@@ -3,6 +3,8 @@
 //! (`cfg(test)` on the modules is for the lints: helpers state expectations too.)
 
 #[cfg(test)]
+mod certificate;
+#[cfg(test)]
 mod oidc;
 #[cfg(test)]
 mod oidc_attacks;

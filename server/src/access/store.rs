@@ -146,11 +146,17 @@ impl TokenStore for AccessStore {
 impl Authorizer for AccessStore {
     async fn authorize(&self, request: &AccessRequest<'_>) -> Result<Revocation, AuthorizeError> {
         let (user, cluster) = (request.identity().user(), request.cluster());
+        let may = |access: &Access| {
+            access
+                .user(user)
+                .is_some_and(|user| user.may_reach(cluster))
+        };
+        // A right may be younger than the last look, as a token may.
+        if !may(&self.current.load()) {
+            self.refresh();
+        }
         let access = self.current.load();
-        let allowed = access
-            .user(user)
-            .is_some_and(|user| user.may_reach(cluster));
-        if !allowed {
+        if !may(&access) {
             return Err(AuthorizeError::Denied { reason: None });
         }
         let grant = Grant::Reach {

@@ -1,6 +1,7 @@
 //! `underpass-server serve`
 
 use std::io::IsTerminal;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,11 +13,12 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing_subscriber::EnvFilter;
 use underpass_proxy::ImpersonationPolicy;
-use underpass_proxy::authenticate::{Chain, Step, TokenAuthenticator};
+use underpass_proxy::authenticate::CertificateRequest;
 use underpass_proxy::front::{Front, FrontConfig};
 use underpass_tunnel::{Acceptor, AcceptorConfig, describe_metrics};
 
 use crate::access::AccessStore;
+use crate::authentication::{Authentication, Surroundings};
 use crate::cli::{LogFormat, Serve};
 use crate::data_dir::DataDir;
 use crate::http::{Http, Readiness};
@@ -58,19 +60,20 @@ async fn serve(data: DataDir, options: Serve) -> Result<()> {
     let sockets = Sockets::bind(options.listen, &tls, &ca.reset_key(), &quic).await?;
     let url = url(&options, sockets.address.port())?;
     data.write(URL, &format!("{url}\n"))?;
-    tokio::spawn(certificate.renew(ca, options.names));
+    tokio::spawn(Arc::clone(&certificate).renew(ca, options.names));
 
     let Parts {
         tunnel,
         acceptor,
         readiness,
         front,
-    } = assemble(data, options.resume_window)?;
+        certificates,
+    } = assemble(data, options.authentication, options.resume_window)?;
     let connections = TaskTracker::new();
     let no_more = CancellationToken::new();
     let users = listen::serve_tcp(
         sockets.tcp,
-        tls,
+        certificate.tls_asking(certificates)?,
         Arc::clone(&front),
         connections.clone(),
         no_more.clone(),
@@ -111,10 +114,15 @@ struct Parts {
     acceptor: Arc<Acceptor>,
     readiness: Readiness,
     front: Arc<Front>,
+    certificates: Arc<CertificateRequest>,
 }
 
-/// Puts the parts together, and starts what watches over the access file.
-fn assemble(data: DataDir, resume_window: Duration) -> Result<Parts> {
+/// Puts the parts together, and starts what watches over the access file and the authentication file.
+fn assemble(
+    data: DataDir,
+    authentication: Option<PathBuf>,
+    resume_window: Duration,
+) -> Result<Parts> {
     let access = AccessStore::open(data)?;
     tokio::spawn(Arc::clone(&access).watch());
     let tunnel = Tunnel::new(Arc::clone(&access));
@@ -130,10 +138,13 @@ fn assemble(data: DataDir, resume_window: Duration) -> Result<Parts> {
         metrics: record_metrics()?,
         readiness: readiness.clone(),
     };
-    let tokens = Arc::new(TokenAuthenticator::new("tokens", access.clone()));
-    let tokens = Step::new("tokens", tokens, Duration::from_secs(10));
+    let surroundings = Surroundings {
+        tokens: access.clone(),
+    };
+    let authentication = Authentication::open(authentication, surroundings)?;
+    tokio::spawn(Arc::clone(&authentication).watch());
     let front = Arc::new(Front::new(FrontConfig {
-        authenticator: Arc::new(Chain::new(vec![tokens])),
+        authenticator: authentication.chain(),
         authorizer: access,
         clusters: Arc::new(tunnel.clone()),
         fallback: Arc::new(http),
@@ -144,6 +155,7 @@ fn assemble(data: DataDir, resume_window: Duration) -> Result<Parts> {
         acceptor,
         readiness,
         front,
+        certificates: authentication.certificates(),
     })
 }
 

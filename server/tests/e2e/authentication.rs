@@ -1,0 +1,196 @@
+//! Users who are known elsewhere, with real kubectl.
+
+use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use underpass_testenv::testing::providers::OidcProvider;
+use underpass_testenv::testing::{Client, Wire, eventually};
+use underpass_testenv::{CLUSTER_NAME, Transport};
+
+use crate::deployment::{CLUSTER, Deployment};
+use crate::flight::InFlight;
+
+/// The deployment whose authentication file these tests have to themselves.
+struct Elsewhere {
+    deployment: Deployment,
+    provider: OidcProvider,
+}
+
+impl Elsewhere {
+    async fn start() -> Self {
+        let this = Self {
+            deployment: Deployment::start(Transport::Quic).await,
+            provider: OidcProvider::start().await,
+        };
+        let ca = this.deployment.dir().join("cluster-ca.pem");
+        std::fs::write(ca, CLUSTER.ca_pem()).unwrap();
+        this
+    }
+
+    /// Tokens, the provider as `corp`, and certificates of the cluster's own CA.
+    fn file(&self) -> Value {
+        json!({ "authenticators": [
+            { "name": "tokens", "tokens": {} },
+            { "name": "corp", "jwt": {
+                "issuer": {
+                    "url": self.provider.issuer(),
+                    "audiences": ["underpass"],
+                    "certificateAuthorityFile": self.provider.ca_file(),
+                },
+                "claimMappings": {
+                    "username": { "claim": "sub", "prefix": "corp:" },
+                    "groups": { "claim": "groups", "prefix": "corp:" },
+                },
+            } },
+            { "name": "certificates", "clientCertificates": {
+                "certificateAuthorityFiles": ["cluster-ca.pem"],
+                "usernamePrefix": "cert:",
+            } },
+        ] })
+    }
+
+    /// Writes the file, and waits until it is in force.
+    async fn configure(&self, file: &Value) {
+        let before = self.setups();
+        std::fs::write(self.deployment.authentication_file(), file.to_string()).unwrap();
+        eventually("the file is in force", async || {
+            let log = self.deployment.server_log().unwrap();
+            (self.setups() > before).then_some(()).ok_or(log)
+        })
+        .await;
+    }
+
+    fn setups(&self) -> usize {
+        let log = self.deployment.server_log().unwrap();
+        log.matches("authentication is set up").count()
+    }
+
+    /// The cluster's kubeconfig, leading through Underpass.
+    fn through(&self, kubeconfig: &Path) -> PathBuf {
+        let mut text: Value = serde_json::from_slice(&std::fs::read(kubeconfig).unwrap()).unwrap();
+        let url = self.deployment.url();
+        text["clusters"][0]["cluster"] = json!({
+            "server": format!("{url}/k8s/clusters/{CLUSTER_NAME}"),
+            "certificate-authority": self.deployment.ca_file(),
+        });
+        let name = kubeconfig.file_name().unwrap().to_string_lossy();
+        let path = self.deployment.dir().join(format!("through-{name}"));
+        std::fs::write(&path, text.to_string()).unwrap();
+        path
+    }
+
+    async fn token(&self, claims: Value, seconds: i64) -> PathBuf {
+        let token = self.provider.token("underpass", &claims, seconds).await;
+        self.through(&CLUSTER.kubeconfig_with_token("oidc", &token).unwrap())
+    }
+
+    fn certificate(&self, user: &str, groups: &[&str]) -> PathBuf {
+        self.through(&CLUSTER.kubeconfig_for(user, groups).unwrap())
+    }
+
+    fn client<'a>(&self, kubeconfig: &'a Path) -> Client<'a> {
+        self.deployment.client(kubeconfig, Wire::WebSocket)
+    }
+
+    fn let_in(&self, user: &str) {
+        let add = ["user", "add", user, "--cluster", CLUSTER_NAME];
+        self.deployment.administer(&add).unwrap();
+    }
+}
+
+async fn whoami(client: &Client<'_>) -> Value {
+    let answer = client.run(&["auth", "whoami", "-o", "json"]).await;
+    let answer: Value = serde_json::from_str(&answer).unwrap();
+    answer["status"]["userInfo"].clone()
+}
+
+static ALICE: LazyLock<Value> =
+    LazyLock::new(|| json!({ "sub": "alice", "groups": ["dev", "on call"] }));
+
+#[tokio::test]
+async fn an_id_token_reaches_the_cluster() {
+    let elsewhere = Elsewhere::start().await;
+    elsewhere.configure(&elsewhere.file()).await;
+    elsewhere.let_in("corp:alice");
+    let kubeconfig = elsewhere.token(ALICE.clone(), 600).await;
+    let user = whoami(&elsewhere.client(&kubeconfig)).await;
+    assert_eq!(user["username"], "corp:alice");
+    assert_eq!(
+        user["groups"],
+        json!(["corp:dev", "corp:on call", "system:authenticated"])
+    );
+    let log = elsewhere.deployment.server_log().unwrap();
+    assert!(log.contains("authenticated=\"jwt/corp\""), "{log}");
+    // The provider knows bob, and the server's policy does not let him in.
+    let kubeconfig = elsewhere.token(json!({ "sub": "bob" }), 600).await;
+    let said = elsewhere.client(&kubeconfig).fail(&["get", "pods"]).await;
+    assert!(said.contains("User \"corp:bob\" cannot"), "{said}");
+    // Expired, and for somebody else.
+    let expired = elsewhere.token(ALICE.clone(), -60).await;
+    let said = elsewhere.client(&expired).fail(&["get", "pods"]).await;
+    assert!(said.contains("must be logged in"), "{said}");
+    let other = elsewhere.provider.token("other", &ALICE, 600).await;
+    let other = elsewhere.through(&CLUSTER.kubeconfig_with_token("other", &other).unwrap());
+    let said = elsewhere.client(&other).fail(&["get", "pods"]).await;
+    assert!(said.contains("must be logged in"), "{said}");
+    // Underpass's own tokens work beside it.
+    let admin = elsewhere.deployment.admin(Wire::WebSocket);
+    admin.run(&["get", "--raw", "/version"]).await;
+    // Nothing of any token is in the log.
+    let token = elsewhere.provider.token("underpass", &ALICE, 600).await;
+    let log = elsewhere.deployment.server_log().unwrap();
+    let head = token.split('.').next().unwrap();
+    assert!(!log.contains(head), "{log}");
+}
+
+#[tokio::test]
+async fn a_client_certificate_reaches_the_cluster() {
+    let elsewhere = Elsewhere::start().await;
+    let kubeconfig = elsewhere.certificate("alice", &["dev", "ops"]);
+    elsewhere.let_in("cert:alice");
+    let client = elsewhere.client(&kubeconfig);
+    // Nobody asks for certificates yet. (kubectl asks for a name and a password then.)
+    let refused = client.output(&["get", "--raw", "/version"]).await;
+    assert!(!refused.status.success(), "{refused:?}");
+
+    elsewhere.configure(&elsewhere.file()).await;
+    let user = whoami(&client).await;
+    assert_eq!(user["username"], "cert:alice");
+    assert_eq!(
+        user["groups"],
+        json!(["dev", "ops", "system:authenticated"])
+    );
+    let log = elsewhere.deployment.server_log().unwrap();
+    assert!(
+        log.contains("authenticated=\"certificate/certificates\""),
+        "{log}"
+    );
+
+    // A certificate that the cluster itself takes for its master is none here (rule 17).
+    let masters = elsewhere.certificate("root", &["system:masters"]);
+    elsewhere.let_in("cert:root");
+    let refused = elsewhere
+        .client(&masters)
+        .output(&["get", "--raw", "/version"])
+        .await;
+    assert!(!refused.status.success(), "{refused:?}");
+}
+
+#[tokio::test]
+async fn rule_12_an_authenticator_that_is_taken_away_ends_what_rests_on_it() {
+    let elsewhere = Elsewhere::start().await;
+    elsewhere.configure(&elsewhere.file()).await;
+    elsewhere.let_in("corp:alice");
+    let bind = ["--clusterrole=cluster-admin", "--user=corp:alice"];
+    let bind = [&["create", "clusterrolebinding", "corp-alice"][..], &bind].concat();
+    CLUSTER.run_kubectl(&bind).unwrap();
+    let kubeconfig = elsewhere.token(ALICE.clone(), 600).await;
+    let watch = InFlight::watch(&elsewhere.client(&kubeconfig)).await;
+    let mut without = elsewhere.file();
+    without["authenticators"].as_array_mut().unwrap().remove(1);
+    elsewhere.configure(&without).await;
+    let ended = tokio::time::timeout(Duration::from_secs(5), watch.ended()).await;
+    ended.expect("it ends within 5 s").assert_error();
+}
