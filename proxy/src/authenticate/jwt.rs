@@ -1,8 +1,10 @@
 //! What a signed token says of itself. Nothing here is proved.
 
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD as BASE64URL};
-use serde::Deserialize;
-use serde::de::IgnoredAny;
+use serde::{Deserialize, de::IgnoredAny};
+use serde_json::Value;
 
 /// Whom a token claims to come from, and whom it is for: enough to see whose it is to check.
 #[derive(Debug, Deserialize)]
@@ -11,6 +13,16 @@ pub(crate) struct Peeked {
     pub(crate) issuer: String,
     #[serde(rename = "aud", default)]
     pub(crate) audiences: Audiences,
+    #[serde(rename = "exp", default)]
+    expires: Option<Value>,
+}
+
+impl Peeked {
+    /// When the token says that it ends.
+    pub(crate) fn expires_at(&self) -> Option<SystemTime> {
+        let seconds = self.expires.as_ref().and_then(Value::as_f64)?;
+        UNIX_EPOCH.checked_add(Duration::try_from_secs_f64(seconds).ok()?)
+    }
 }
 
 /// One text or several (RFC 7519, section 4.1.3).

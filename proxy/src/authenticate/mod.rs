@@ -3,6 +3,7 @@
 //! - [`TokenAuthenticator`]: Underpass's own bearer tokens.
 //! - [`Oidc`]: ID tokens of OpenID Connect providers.
 //! - [`ClientCertificates`]: TLS client certificates.
+//! - [`TokenReview`]: ServiceAccount tokens, which their cluster reviews.
 //!
 //! An authenticator looks at a [`Caller`] and says *not mine*, *mine: this identity*, *mine: refused*, or *mine, but
 //! I cannot check it now*. The first one whose credential it is decides alone, so that a broken provider, or a wrong
@@ -12,23 +13,20 @@
 //! Only this crate can make an [`Authenticated`], so that every way in is written, and tested, here; what differs
 //! between installations is behind traits such as [`TokenStore`].
 
-#[allow(dead_code, reason = "authenticators that ask somebody follow")]
 mod cache;
 mod caller;
 mod certificate;
 mod chain;
 mod config;
 mod error;
-#[allow(dead_code, reason = "authenticators that ask somebody follow")]
 mod failures;
 mod https;
-#[allow(dead_code, reason = "authenticators that ask somebody follow")]
 mod jwt;
 mod oidc;
-#[allow(dead_code, reason = "authenticators that ask somebody follow")]
 mod remote;
 mod source;
 mod token;
+mod token_review;
 mod token_store;
 
 use async_trait::async_trait;
@@ -50,6 +48,7 @@ pub use self::{
     remote::{NoRandomness, RemoteOptions},
     source::{Reserved, Source},
     token::{Token, TokenError, TokenHash},
+    token_review::{REVIEWER, TokenReview, TokenReviewConfig},
     token_store::{StoreError, TokenAuthenticator, TokenRecord, TokenStore},
 };
 

@@ -13,8 +13,8 @@ use crate::{Identity, Method, Provenance, Revocation};
 
 /// An authenticator that asks somebody outside: what its identities are called, and how long they last.
 ///
-/// Names that begin with `system:` or `kubeadm:` mean something to Kubernetes, and names that begin with `underpass:` to this
-/// server: whoever can choose their own name at a provider must not be able to choose one of those. An authenticator
+/// Names that begin with `system:` or `kubeadm:` mean something to Kubernetes, and names that begin with `underpass:` or
+/// `serviceaccount:` to this server: whoever can choose their own name at a provider must not be able to choose one of those. An authenticator
 /// gives them only where its configuration states them one by one.
 #[derive(Clone, Debug)]
 pub struct Source {
@@ -74,10 +74,11 @@ impl Source {
             extra,
             expires_at,
         } = assertion;
-        if is_reserved(&user) && !self.stated.users.contains(&user) {
+        if self.is_reserved(&user) && !self.stated.users.contains(&user) {
             return Err(Rejection::Reserved(user));
         }
-        let reserved = |group: &&String| is_reserved(group) && !self.stated.groups.contains(*group);
+        let reserved =
+            |group: &&String| self.is_reserved(group) && !self.stated.groups.contains(*group);
         if let Some(group) = groups.iter().find(reserved) {
             return Err(Rejection::Reserved(group.clone()));
         }
@@ -88,6 +89,11 @@ impl Source {
             authenticator: Arc::clone(&self.name),
             expires_at,
         }))
+    }
+
+    fn is_reserved(&self, name: &str) -> bool {
+        let anothers = self.method != Method::TokenReview && begins(name, &ACCOUNTS);
+        anothers || begins(name, &RESERVED)
     }
 
     /// Makes the identity, which lasts as long as the authenticator.
@@ -104,9 +110,15 @@ impl Source {
     }
 }
 
+/// What belongs to Kubernetes, and to this server.
+const RESERVED: [&str; 3] = ["system:", "kubeadm:", "underpass:"];
+
+/// What [`TokenReview`](super::TokenReview) makes, and nobody else.
+const ACCOUNTS: [&str; 2] = ["serviceaccount:", "serviceaccounts:"];
+
 /// Kubernetes compares names as they are; case is looked past here because a directory may not.
-fn is_reserved(name: &str) -> bool {
-    ["system:", "underpass:", "kubeadm:"].iter().any(|prefix| {
+fn begins(name: &str, prefixes: &[&str]) -> bool {
+    prefixes.iter().any(|prefix| {
         name.get(..prefix.len())
             .is_some_and(|start| start.eq_ignore_ascii_case(prefix))
     })
@@ -135,6 +147,8 @@ mod tests {
             ("system:admin", &[][..]),
             ("System:admin", &[]),
             ("underpass:token-reviewer", &[]),
+            ("serviceaccount:edge:ci:deployer", &[]),
+            ("alice", &["serviceaccounts:edge"]),
             ("alice", &["dev", "system:masters"]),
             ("alice", &["kubeadm:cluster-admins"]),
         ] {

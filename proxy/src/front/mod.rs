@@ -21,6 +21,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{Body, ImpersonationPolicy, Refusal, authenticate::Authenticator};
 
+pub(crate) use self::audit::new_id as new_audit_id;
 pub use self::{
     acting_as::ORIGINAL_USER_EXTRA,
     authorize::{Access, AuthorizeError, Authorizer},

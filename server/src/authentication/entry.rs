@@ -16,6 +16,7 @@ use super::Surroundings;
 use super::certificates::Certificates;
 use super::file::{Contents, duration};
 use super::jwt::Jwt;
+use super::token_review::Review;
 
 /// A name, and exactly one kind of authenticator.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
@@ -30,6 +31,7 @@ pub(super) struct Entry {
     tokens: Option<Tokens>,
     jwt: Option<Jwt>,
     client_certificates: Option<Certificates>,
+    token_review: Option<Review>,
 }
 
 /// Names that begin with `system:` and the like, which it may give nevertheless.
@@ -52,6 +54,7 @@ pub(super) enum Kind<'a> {
     Tokens,
     Jwt(&'a Jwt),
     Certificates(&'a Certificates),
+    Review(&'a Review),
 }
 
 impl Entry {
@@ -69,12 +72,13 @@ impl Entry {
             self.tokens.as_ref().map(|_| Kind::Tokens),
             self.jwt.as_ref().map(Kind::Jwt),
             self.client_certificates.as_ref().map(Kind::Certificates),
+            self.token_review.as_ref().map(Kind::Review),
         ];
         let mut kinds = kinds.into_iter().flatten();
         match (kinds.next(), kinds.next()) {
             (Some(kind), None) => Ok(kind),
             _ => Err(Misconfigured::Invalid(
-                "needs exactly one of tokens, jwt and clientCertificates",
+                "needs exactly one of tokens, jwt, clientCertificates and tokenReview",
             )),
         }
     }
@@ -84,7 +88,7 @@ impl Entry {
         match self.kind() {
             Ok(Kind::Jwt(jwt)) => jwt.files(),
             Ok(Kind::Certificates(certificates)) => certificates.files(),
-            Ok(Kind::Tokens) | Err(_) => Vec::new(),
+            Ok(Kind::Tokens | Kind::Review(_)) | Err(_) => Vec::new(),
         }
     }
 
@@ -93,6 +97,18 @@ impl Entry {
         match (self.kind().ok()?, earlier.kind().ok()?) {
             (Kind::Tokens, Kind::Tokens) => Some(("tokens", twice("tokens"))),
             (Kind::Jwt(ours), Kind::Jwt(theirs)) => {
+                let same = ours.issuer() == theirs.issuer();
+                same.then(|| ("jwt.issuer.url", twice(ours.issuer())))
+            }
+            (Kind::Review(ours), Kind::Review(theirs)) => {
+                let same = ours.clashes(theirs);
+                same.then(|| ("tokenReview.audiences", twice(ours.issuer())))
+            }
+            (Kind::Review(ours), Kind::Jwt(theirs)) => {
+                let same = ours.issuer() == theirs.issuer();
+                same.then(|| ("tokenReview.issuer", twice(ours.issuer())))
+            }
+            (Kind::Jwt(ours), Kind::Review(theirs)) => {
                 let same = ours.issuer() == theirs.issuer();
                 same.then(|| ("jwt.issuer.url", twice(ours.issuer())))
             }
@@ -123,6 +139,10 @@ impl Entry {
             Kind::Certificates(certificates) => {
                 let built = certificates.build(source(Method::Certificate), contents);
                 within("clientCertificates", built)
+            }
+            Kind::Review(review) => {
+                let built = review.build(source(Method::TokenReview), &surroundings.clusters);
+                within("tokenReview", built)
             }
         }
     }

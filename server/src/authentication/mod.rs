@@ -7,6 +7,7 @@ mod certificates;
 mod entry;
 mod file;
 mod jwt;
+mod token_review;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use underpass_proxy::authenticate::{
     Authenticator, CertificateRequest, Chain, Step, TokenAuthenticator, TokenStore,
 };
+use underpass_proxy::front::Clusters;
 use underpass_tunnel::chain;
 
 use self::entry::{Entry, Kind};
@@ -30,6 +32,7 @@ const INTERVAL: Duration = Duration::from_secs(1);
 #[derive(Clone)]
 pub(crate) struct Surroundings {
     pub(crate) tokens: Arc<dyn TokenStore>,
+    pub(crate) clusters: Arc<dyn Clusters>,
 }
 
 /// The chain, and what it was made of.

@@ -3,6 +3,9 @@ use std::path::Path;
 use async_trait::async_trait;
 use underpass_proxy::authenticate::{StoreError, TokenHash, TokenRecord};
 
+use underpass_proxy::front::{ConnectError, Open};
+use underpass_proxy::{BoxedIo, ClusterName};
+
 use super::*;
 
 struct NoTokens;
@@ -14,9 +17,19 @@ impl TokenStore for NoTokens {
     }
 }
 
+struct NoClusters;
+
+#[async_trait]
+impl Clusters for NoClusters {
+    async fn connect(&self, _: &ClusterName, _: &Open) -> Result<BoxedIo, ConnectError> {
+        Err(ConnectError::UnknownCluster)
+    }
+}
+
 fn surroundings() -> Surroundings {
     Surroundings {
         tokens: Arc::new(NoTokens),
+        clusters: Arc::new(NoClusters),
     }
 }
 
@@ -64,13 +77,20 @@ authenticators:
   clientCertificates:
     certificateAuthorityFiles: [ca.pem]
     usernamePrefix: 'cert:'
+- name: edge
+  tokenReview:
+    cluster: edge
+    issuer: https://kubernetes.default.svc
+    audiences: [underpass]
+    namespaces: [ci]
+    cache: 30s
 ";
 
 #[tokio::test]
 async fn a_file_describes_a_chain() {
     let dir = folder();
     let authentication = open(dir.path(), GOOD).unwrap();
-    assert_eq!(names(&authentication), ["tokens", "corp", "admins"]);
+    assert_eq!(names(&authentication), ["tokens", "corp", "admins", "edge"]);
 }
 
 #[tokio::test]
@@ -159,6 +179,20 @@ async fn mistakes_name_their_field() {
         let error = open(dir.path(), &GOOD.replace(from, to)).err().unwrap();
         assert!(error.contains(said), "{to}: {error}");
     }
+    let second = "- name: other
+  tokenReview: {cluster: b, issuer: ISSUER, audiences: [x, underpass]}
+";
+    for (issuer, field) in [
+        ("https://kubernetes.default.svc", "tokenReview.audiences"),
+        ("https://issuer.example", "tokenReview.issuer"),
+    ] {
+        let text = format!("{GOOD}{}", second.replace("ISSUER", issuer));
+        let error = open(dir.path(), &text).err().unwrap();
+        assert!(
+            error.contains(&format!("authenticators[4]: {field}")),
+            "{error}"
+        );
+    }
     for text in ["", "authenticators: []", "authenticators: 7", "x: 1"] {
         let error = open(dir.path(), text).err().unwrap();
         assert!(error.contains("authentication file"), "{text}: {error}");
@@ -166,11 +200,11 @@ async fn mistakes_name_their_field() {
     let twice = format!(
         "{GOOD}{}",
         GOOD.replace("authenticators:", "")
-            .replace("name: ", "name: x")
+            .replace("- name: ", "- name: x")
     );
     let error = open(dir.path(), &twice).err().unwrap();
     assert!(
-        error.contains("authenticators[3]: tokens: \"tokens\" stands there twice"),
+        error.contains("authenticators[4]: tokens: \"tokens\" stands there twice"),
         "{error}"
     );
 }
@@ -181,7 +215,7 @@ async fn rule_12_what_changes_is_retired_and_the_rest_stays() {
     let authentication = open(dir.path(), GOOD).unwrap();
     let (retired, kept) = {
         let built = authentication.built.lock().unwrap();
-        let [tokens, corp, admins] = &built[..] else {
+        let [tokens, corp, admins, _] = &built[..] else {
             panic!("{} authenticators", built.len());
         };
         let kept = [
@@ -193,7 +227,7 @@ async fn rule_12_what_changes_is_retired_and_the_rest_stays() {
     let path = dir.path().join("authentication.yaml");
     std::fs::write(&path, "authenticators: 7").unwrap();
     authentication.refresh().unwrap_err();
-    assert_eq!(names(&authentication).len(), 3);
+    assert_eq!(names(&authentication).len(), 4);
 
     std::fs::write(
         &path,

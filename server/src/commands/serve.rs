@@ -140,6 +140,7 @@ fn assemble(
     };
     let surroundings = Surroundings {
         tokens: access.clone(),
+        clusters: Arc::new(tunnel.clone()),
     };
     let authentication = Authentication::open(authentication, surroundings)?;
     tokio::spawn(Arc::clone(&authentication).watch());

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 use std::time::Duration;
 
+use base64::Engine as _;
 use serde_json::{Value, json};
 use underpass_testenv::testing::providers::OidcProvider;
 use underpass_testenv::testing::{Client, Wire, eventually};
@@ -176,6 +177,106 @@ async fn a_client_certificate_reaches_the_cluster() {
         .output(&["get", "--raw", "/version"])
         .await;
     assert!(!refused.status.success(), "{refused:?}");
+}
+
+/// What a token of a ServiceAccount in `default` for this audience may be used as.
+fn account_token(name: &str, audience: &str) -> String {
+    let words = ["create", "token", name, "--audience", audience];
+    CLUSTER.run_kubectl(&words).unwrap().trim().to_owned()
+}
+
+#[tokio::test]
+async fn a_service_account_reaches_the_cluster() {
+    let elsewhere = Elsewhere::start().await;
+    CLUSTER
+        .run_kubectl(&["create", "serviceaccount", "ci"])
+        .unwrap();
+    let token = account_token("ci", "underpass");
+    let issuer = token.split('.').nth(1).unwrap();
+    let issuer = base64::engine::general_purpose::URL_SAFE_NO_PAD
+        .decode(issuer)
+        .unwrap();
+    let issuer: Value = serde_json::from_slice(&issuer).unwrap();
+    let mut file = elsewhere.file();
+    file["authenticators"].as_array_mut().unwrap().push(json!({
+        "name": "workloads",
+        "tokenReview": {
+            "cluster": CLUSTER_NAME,
+            "issuer": issuer["iss"],
+            "audiences": ["underpass"],
+            "namespaces": ["default"],
+            "cache": "1s",
+        },
+    }));
+    elsewhere.configure(&file).await;
+    elsewhere.let_in("serviceaccount:edge:default:ci");
+    let kubeconfig = elsewhere.through(&CLUSTER.kubeconfig_with_token("ci", &token).unwrap());
+    let client = elsewhere.client(&kubeconfig);
+    let version = ["get", "--raw", "/version"];
+    // The cluster's administrator has not agreed yet.
+    let said = client.fail(&version).await;
+    assert!(said.contains("currently unable to handle"), "{said}");
+    let log = elsewhere.deployment.server_log().unwrap();
+    assert!(
+        log.contains("does not let user underpass:token-reviewer create"),
+        "{log}"
+    );
+    let role = "underpass-token-reviewer";
+    let resource = "--resource=tokenreviews.authentication.k8s.io";
+    CLUSTER
+        .run_kubectl(&["create", "clusterrole", role, "--verb=create", resource])
+        .unwrap();
+    let bind = [
+        &format!("--clusterrole={role}"),
+        "--user=underpass:token-reviewer",
+    ];
+    let bind = [&["create", "clusterrolebinding", role][..], &bind].concat();
+    CLUSTER.run_kubectl(&bind).unwrap();
+    eventually("the cluster reviews", async || {
+        let answer = client.output(&version).await;
+        answer.status.success().then_some(()).ok_or(answer)
+    })
+    .await;
+    let user = whoami(&client).await;
+    assert_eq!(user["username"], "serviceaccount:edge:default:ci");
+    let groups = [
+        "serviceaccounts:edge",
+        "serviceaccounts:edge:default",
+        "system:authenticated",
+    ];
+    assert_eq!(user["groups"], json!(groups));
+
+    // A token for the API server itself is nobody's here, and is shown to nobody.
+    let native = CLUSTER.service_account_token("default", "ci").unwrap();
+    let native = elsewhere.through(&CLUSTER.kubeconfig_with_token("native", &native).unwrap());
+    elsewhere.client(&native).fail(&version).await;
+    // One that the cluster has not issued is refused by the cluster.
+    let (signed, _) = token.rsplit_once('.').unwrap();
+    let forged = format!("{signed}.{}", "A".repeat(342));
+    let forged = elsewhere.through(&CLUSTER.kubeconfig_with_token("forged", &forged).unwrap());
+    elsewhere.client(&forged).fail(&version).await;
+    let log = elsewhere.deployment.server_log().unwrap();
+    assert!(
+        log.contains("credential rejected authenticator=\"workloads\""),
+        "{log}"
+    );
+
+    // An account that is gone is nobody, once its cluster is asked again (rule 12).
+    CLUSTER
+        .run_kubectl(&["delete", "serviceaccount", "ci"])
+        .unwrap();
+    eventually("the account is gone here as well", async || {
+        let answer = client.output(&version).await;
+        if answer.status.success() {
+            Err(answer)
+        } else {
+            Ok(())
+        }
+    })
+    .await;
+    // Nothing of the token is in the log.
+    let log = elsewhere.deployment.server_log().unwrap();
+    assert!(!log.contains(token.rsplit('.').next().unwrap()));
 }
 
 #[tokio::test]
