@@ -186,3 +186,15 @@ pub const ISSUER_KEYS_PAUSE: Duration = Duration::from_secs(2);
 
 /// Certificates between a client's and its root (*unauthenticated*): each is parsed for every request.
 pub const CLIENT_INTERMEDIATES: usize = 8;
+
+/// Connections to a directory that are kept for the next search.
+pub const LDAP_IDLE: usize = 8;
+
+/// Entries in one page of a search: Active Directory gives no more than 1,000.
+pub const LDAP_PAGE: usize = 500;
+
+/// Groups that one search looks for the groups of: some 20 KiB of filter.
+pub const LDAP_TERMS: usize = 100;
+
+/// How deep groups in groups are followed.
+pub const LDAP_LEVELS: usize = 16;

@@ -27,6 +27,7 @@ enum Authorization<'a> {
 }
 
 /// A name and a password. The password is cleared from memory when dropped, and not in `Debug`.
+#[derive(Clone)]
 pub struct Password {
     user: String,
     password: Zeroizing<String>,
@@ -89,6 +90,16 @@ impl<'a> Caller<'a> {
     /// The client's address.
     pub fn client(&self) -> IpAddr {
         self.client
+    }
+
+    /// Somebody who has typed a name and a password.
+    pub(super) fn typed(login: Password, client: IpAddr) -> Caller<'static> {
+        Caller {
+            authorization: Authorization::Basic(login),
+            certificates: &[],
+            client,
+            jwt: OnceLock::new(),
+        }
     }
 
     /// Reads a request. `None`: its credential is ambiguous or unreadable, which is no way to be anybody.

@@ -1,6 +1,7 @@
 //! Several authenticators, in a stated order.
 
 use std::{
+    net::IpAddr,
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -8,7 +9,9 @@ use std::{
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
 
-use super::{AuthenticateError, Authenticated, Authenticator, Caller, Rejection, error::TooSlow};
+use super::{
+    AuthenticateError, Authenticated, Authenticator, Caller, Password, Rejection, error::TooSlow,
+};
 use crate::Provenance;
 
 /// One authenticator of a [`Chain`].
@@ -82,6 +85,22 @@ impl Chain {
     /// Asks `steps` from first to last.
     pub fn new(steps: Vec<Step>) -> Self {
         Self(ArcSwap::from_pointee(steps))
+    }
+
+    /// What a name and a password are worth, for a login: the same authenticators decide, in the same order and with the
+    /// same bounds, as for HTTP Basic on a request. `None`: none of them reads passwords of such names.
+    ///
+    /// # Errors
+    /// The password is wrong, or cannot be checked now.
+    ///
+    /// # Cancel safety
+    /// As [`Authenticator::authenticate`].
+    pub async fn login(
+        &self,
+        login: Password,
+        client: IpAddr,
+    ) -> Result<Option<Authenticated>, AuthenticateError> {
+        self.authenticate(&Caller::typed(login, client)).await
     }
 
     /// Asks others from now on. Whoever is being asked goes on.

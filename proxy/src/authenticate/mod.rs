@@ -3,6 +3,7 @@
 //! - [`TokenAuthenticator`]: Underpass's own bearer tokens.
 //! - [`Oidc`]: ID tokens of OpenID Connect providers.
 //! - [`ClientCertificates`]: TLS client certificates.
+//! - [`Ldap`]: names and passwords of a directory.
 //! - [`TokenReview`]: ServiceAccount tokens, which their cluster reviews.
 //!
 //! An authenticator looks at a [`Caller`] and says *not mine*, *mine: this identity*, *mine: refused*, or *mine, but
@@ -22,6 +23,7 @@ mod error;
 mod failures;
 mod https;
 mod jwt;
+mod ldap;
 mod oidc;
 mod remote;
 mod source;
@@ -41,6 +43,7 @@ pub use self::{
     config::{ConfigError, Misconfigured},
     error::{AuthenticateError, Rejection},
     https::{Roots, RootsError},
+    ldap::{Bind, GroupMembership, GroupSearch, Ldap, LdapConfig, UserSearch},
     oidc::{
         Algorithm, Claims, Oidc, OidcConfig, PrefixedClaim, RequiredClaim, UnknownAlgorithm,
         UsernamePrefix,

@@ -17,7 +17,6 @@ use crate::{Identity, limits};
 /// A credential that is kept while it is checked.
 pub(crate) enum Credential {
     Bearer(Zeroizing<String>),
-    #[allow(dead_code, reason = "LDAP follows")]
     Password(Password),
 }
 

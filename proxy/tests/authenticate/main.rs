@@ -5,6 +5,8 @@
 #[cfg(test)]
 mod certificate;
 #[cfg(test)]
+mod ldap;
+#[cfg(test)]
 mod oidc;
 #[cfg(test)]
 mod oidc_attacks;

@@ -16,6 +16,7 @@ use super::Surroundings;
 use super::certificates::Certificates;
 use super::file::{Contents, duration};
 use super::jwt::Jwt;
+use super::ldap::Ldap;
 use super::token_review::Review;
 
 /// A name, and exactly one kind of authenticator.
@@ -32,6 +33,7 @@ pub(super) struct Entry {
     jwt: Option<Jwt>,
     client_certificates: Option<Certificates>,
     token_review: Option<Review>,
+    ldap: Option<Ldap>,
 }
 
 /// Names that begin with `system:` and the like, which it may give nevertheless.
@@ -49,12 +51,15 @@ struct Names {
 #[serde(deny_unknown_fields)]
 pub(super) struct Tokens {}
 
+const EARLIER: &str = "is never asked: an earlier directory has no realm, and takes every name";
+
 /// What an entry is.
 pub(super) enum Kind<'a> {
     Tokens,
     Jwt(&'a Jwt),
     Certificates(&'a Certificates),
     Review(&'a Review),
+    Ldap(&'a Ldap),
 }
 
 impl Entry {
@@ -73,12 +78,13 @@ impl Entry {
             self.jwt.as_ref().map(Kind::Jwt),
             self.client_certificates.as_ref().map(Kind::Certificates),
             self.token_review.as_ref().map(Kind::Review),
+            self.ldap.as_ref().map(Kind::Ldap),
         ];
         let mut kinds = kinds.into_iter().flatten();
         match (kinds.next(), kinds.next()) {
             (Some(kind), None) => Ok(kind),
             _ => Err(Misconfigured::Invalid(
-                "needs exactly one of tokens, jwt, clientCertificates and tokenReview",
+                "needs exactly one of tokens, jwt, clientCertificates, tokenReview and ldap",
             )),
         }
     }
@@ -88,6 +94,7 @@ impl Entry {
         match self.kind() {
             Ok(Kind::Jwt(jwt)) => jwt.files(),
             Ok(Kind::Certificates(certificates)) => certificates.files(),
+            Ok(Kind::Ldap(ldap)) => ldap.files(),
             Ok(Kind::Tokens | Kind::Review(_)) | Err(_) => Vec::new(),
         }
     }
@@ -112,6 +119,14 @@ impl Entry {
                 let same = ours.issuer() == theirs.issuer();
                 same.then(|| ("jwt.issuer.url", twice(ours.issuer())))
             }
+            // Without a realm the earlier one takes every name.
+            (Kind::Ldap(ours), Kind::Ldap(theirs)) => match (ours.realm(), theirs.realm()) {
+                (_, None) => Some(("ldap.realm", Misconfigured::Invalid(EARLIER))),
+                (Some(ours), Some(theirs)) if ours.eq_ignore_ascii_case(theirs) => {
+                    Some(("ldap.realm", twice(ours)))
+                }
+                _ => None,
+            },
             _ => None,
         }
     }
@@ -144,6 +159,7 @@ impl Entry {
                 let built = review.build(source(Method::TokenReview), &surroundings.clusters);
                 within("tokenReview", built)
             }
+            Kind::Ldap(ldap) => within("ldap", ldap.build(source(Method::Ldap), contents)),
         }
     }
 }

@@ -7,6 +7,7 @@ mod certificates;
 mod entry;
 mod file;
 mod jwt;
+mod ldap;
 mod token_review;
 
 use std::path::{Path, PathBuf};

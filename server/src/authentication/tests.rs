@@ -39,6 +39,7 @@ fn folder() -> tempfile::TempDir {
     let ca = rcgen::generate_simple_self_signed(["ca".to_owned()]).unwrap();
     std::fs::write(dir.path().join("ca.pem"), ca.cert.pem()).unwrap();
     std::fs::write(dir.path().join("empty.pem"), "").unwrap();
+    std::fs::write(dir.path().join("password"), "secret\n").unwrap();
     dir
 }
 
@@ -84,13 +85,31 @@ authenticators:
     audiences: [underpass]
     namespaces: [ci]
     cache: 30s
+- name: directory
+  ldap:
+    url: ldaps://dc.example.org
+    certificateAuthorityFile: ca.pem
+    bindDN: cn=underpass,dc=example,dc=org
+    bindPasswordFile: password
+    userSearch:
+      base: ou=people,dc=example,dc=org
+      filter: (&(objectClass=person)(uid={username}))
+      nameAttribute: uid
+    groupSearch:
+      base: ou=groups,dc=example,dc=org
+      filter: (objectClass=groupOfNames)
+      nameAttribute: cn
+      membership: {member: member}
 ";
 
 #[tokio::test]
 async fn a_file_describes_a_chain() {
     let dir = folder();
     let authentication = open(dir.path(), GOOD).unwrap();
-    assert_eq!(names(&authentication), ["tokens", "corp", "admins", "edge"]);
+    assert_eq!(
+        names(&authentication),
+        ["tokens", "corp", "admins", "edge", "directory"]
+    );
 }
 
 #[tokio::test]
@@ -189,7 +208,7 @@ async fn mistakes_name_their_field() {
         let text = format!("{GOOD}{}", second.replace("ISSUER", issuer));
         let error = open(dir.path(), &text).err().unwrap();
         assert!(
-            error.contains(&format!("authenticators[4]: {field}")),
+            error.contains(&format!("authenticators[5]: {field}")),
             "{error}"
         );
     }
@@ -204,7 +223,7 @@ async fn mistakes_name_their_field() {
     );
     let error = open(dir.path(), &twice).err().unwrap();
     assert!(
-        error.contains("authenticators[4]: tokens: \"tokens\" stands there twice"),
+        error.contains("authenticators[5]: tokens: \"tokens\" stands there twice"),
         "{error}"
     );
 }
@@ -215,7 +234,7 @@ async fn rule_12_what_changes_is_retired_and_the_rest_stays() {
     let authentication = open(dir.path(), GOOD).unwrap();
     let (retired, kept) = {
         let built = authentication.built.lock().unwrap();
-        let [tokens, corp, admins, _] = &built[..] else {
+        let [tokens, corp, admins, _, _] = &built[..] else {
             panic!("{} authenticators", built.len());
         };
         let kept = [
@@ -227,7 +246,7 @@ async fn rule_12_what_changes_is_retired_and_the_rest_stays() {
     let path = dir.path().join("authentication.yaml");
     std::fs::write(&path, "authenticators: 7").unwrap();
     authentication.refresh().unwrap_err();
-    assert_eq!(names(&authentication).len(), 4);
+    assert_eq!(names(&authentication).len(), 5);
 
     std::fs::write(
         &path,

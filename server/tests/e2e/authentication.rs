@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use serde_json::{Value, json};
-use underpass_testenv::testing::providers::OidcProvider;
+use underpass_testenv::testing::providers::{Directory, OidcProvider, SEARCHER};
 use underpass_testenv::testing::{Client, Wire, eventually};
 use underpass_testenv::{CLUSTER_NAME, Transport};
 
@@ -277,6 +277,56 @@ async fn a_service_account_reaches_the_cluster() {
     // Nothing of the token is in the log.
     let log = elsewhere.deployment.server_log().unwrap();
     assert!(!log.contains(token.rsplit('.').next().unwrap()));
+}
+
+#[tokio::test]
+async fn a_password_of_a_directory_reaches_the_cluster() {
+    let elsewhere = Elsewhere::start().await;
+    let directory = Directory::start().await;
+    std::fs::write(elsewhere.deployment.dir().join("ldap.password"), SEARCHER.1).unwrap();
+    let mut file = elsewhere.file();
+    file["authenticators"].as_array_mut().unwrap().push(json!({
+        "name": "directory",
+        "ldap": {
+            "url": directory.ldaps(),
+            "certificateAuthorityFile": directory.ca_file(),
+            "bindDN": SEARCHER.0,
+            "bindPasswordFile": "ldap.password",
+            "userSearch": {
+                "base": "ou=people,dc=example,dc=org",
+                "filter": "(&(objectClass=inetOrgPerson)(uid={username}))",
+                "nameAttribute": "uid",
+            },
+            "groupSearch": {
+                "base": "ou=groups,dc=example,dc=org",
+                "filter": "(objectClass=groupOfNames)",
+                "nameAttribute": "cn",
+                "membership": { "member": "member" },
+            },
+        },
+    }));
+    elsewhere.configure(&file).await;
+    elsewhere.let_in("alice");
+    let kubeconfig = |password: &str| {
+        let path = CLUSTER.kubeconfig_with_token("password", "x").unwrap();
+        let text = std::fs::read(&path).unwrap();
+        let mut text: Value = serde_json::from_slice(&text).unwrap();
+        text["users"][0]["user"] = json!({ "username": "alice", "password": password });
+        std::fs::write(&path, text.to_string()).unwrap();
+        elsewhere.through(&path)
+    };
+    let right = kubeconfig("alice-secret");
+    let user = whoami(&elsewhere.client(&right)).await;
+    assert_eq!(user["username"], "alice");
+    let groups = ["dev", "platform", "everyone", "system:authenticated"];
+    assert_eq!(user["groups"], json!(groups));
+    let wrong = kubeconfig("bob-secret");
+    let said = elsewhere.client(&wrong).fail(&["get", "pods"]).await;
+    assert!(said.contains("must be logged in"), "{said}");
+    // Neither password is in the log, nor the one of the account that searches.
+    let log = elsewhere.deployment.server_log().unwrap();
+    assert!(log.contains("authenticated=\"ldap/directory\""), "{log}");
+    assert!(!log.contains("-secret"), "{log}");
 }
 
 #[tokio::test]

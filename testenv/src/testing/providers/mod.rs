@@ -2,5 +2,7 @@
 
 mod oidc;
 mod program;
+mod slapd;
 
 pub use oidc::OidcProvider;
+pub use slapd::{Directory, SEARCHER};
