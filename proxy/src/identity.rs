@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::limits;
+use crate::{Provenance, limits};
 
 /// The only version of the encoding.
 const VERSION: u32 = 1;
@@ -26,6 +26,7 @@ pub struct Identity {
     uid: Option<String>,
     groups: Vec<String>,
     extra: BTreeMap<String, Vec<String>>,
+    provenance: Option<Provenance>,
 }
 
 /// Why an identity was refused.
@@ -82,9 +83,16 @@ impl Identity {
             uid,
             groups,
             extra,
+            provenance: None,
         };
         identity.check()?;
         Ok(identity)
+    }
+
+    /// The same caller, and who vouches for them.
+    pub(crate) fn vouched_for(mut self, provenance: Provenance) -> Self {
+        self.provenance = Some(provenance);
+        self
     }
 
     /// The user's name.
@@ -107,7 +115,20 @@ impl Identity {
         &self.extra
     }
 
-    /// Encodes the identity for a stream's open header.
+    /// How it was authenticated. `None` for whom somebody acts as, and at the agent: it does not cross the tunnel.
+    pub fn provenance(&self) -> Option<&Provenance> {
+        self.provenance.as_ref()
+    }
+
+    /// Would a cluster see the same caller?
+    pub(crate) fn is_same_caller(&self, other: &Self) -> bool {
+        self.user == other.user
+            && self.uid == other.uid
+            && self.groups == other.groups
+            && self.extra == other.extra
+    }
+
+    /// Encodes the identity for a stream's open header: the user, uid, groups and extras.
     ///
     /// # Errors
     /// [`IdentityError::TooLarge`] when it does not fit [`limits::IDENTITY_BYTES`].
@@ -231,6 +252,19 @@ mod tests {
                 .as_bytes()
         );
         assert_eq!(Identity::decode(&bytes).unwrap(), alice());
+    }
+
+    #[test]
+    fn how_it_was_authenticated_stays_at_the_server() {
+        let vouched = alice().vouched_for(Provenance {
+            method: crate::Method::Jwt,
+            authenticator: "corp".into(),
+            expires_at: None,
+        });
+        assert_eq!(vouched.encode().unwrap(), alice().encode().unwrap());
+        let decoded = Identity::decode(&vouched.encode().unwrap()).unwrap();
+        assert_eq!(decoded.provenance(), None);
+        assert!(decoded.is_same_caller(&vouched));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use http::Uri;
 use serde::Serialize;
 use zeroize::Zeroizing;
 
-use crate::{ClusterName, front::Token};
+use crate::{ClusterName, authenticate::Token};
 
 /// What a kubeconfig is made of.
 #[derive(Debug)]

@@ -17,6 +17,7 @@
 //! - A body is collected: every chunk passes when it comes, and an end that was an error stays an error.
 
 pub mod audit;
+pub mod authenticate;
 pub mod front;
 pub mod kubeconfig;
 pub mod limits;
@@ -31,6 +32,7 @@ mod impersonate;
 mod io;
 mod pipe;
 mod policy;
+mod provenance;
 mod refusal;
 mod request_info;
 mod revocation;
@@ -43,6 +45,7 @@ pub use self::{
     identity::{Identity, IdentityError},
     io::{BoxedIo, Io},
     policy::{ImpersonationPolicy, NeverImpersonated},
+    provenance::{Method, Provenance},
     refusal::Refusal,
     request_info::{RequestInfo, StreamClass},
     revocation::Revocation,

@@ -135,3 +135,66 @@ pub const TOKEN_FILE_AGE: Duration = Duration::from_secs(10);
 
 /// A token file larger than this is not a token.
 pub const TOKEN_FILE_BYTES: u64 = 64 * 1024;
+
+/// A name and password (*unauthenticated*): base64 of a name of 256 characters and a long passphrase.
+pub const BASIC_BYTES: usize = 4 * 1024;
+
+/// Identities that each authenticator remembers, of a few KiB each.
+pub const CACHED_IDENTITIES: usize = 4096;
+
+/// Bad credentials that each authenticator remembers (*unauthenticated*), of some hundred bytes each.
+pub const CACHED_REJECTIONS: usize = 4096;
+
+/// Questions that one authenticator asks its provider at the same time (*unauthenticated*). Providers answer in
+/// tens of milliseconds: a thousand new users in a second.
+pub const CHECKS_AT_ONCE: usize = 32;
+
+/// Credentials that one authenticator is checking or is going to (*unauthenticated*): beyond it, 429.
+pub const CHECKS_WAITING: usize = 256;
+
+/// Bad credentials that one client may present in a row (*unauthenticated*): more than a tool with an old password
+/// tries until somebody looks, and little for a dictionary.
+pub const FAILURES: u32 = 50;
+
+/// After so long one of them is forgiven.
+pub const FAILURE_FORGIVEN: Duration = Duration::from_secs(2);
+
+/// Clients whose bad credentials each authenticator counts (*unauthenticated*), of some hundred bytes each.
+pub const FAILING_CLIENTS: usize = 8192;
+
+/// TCP connect with an identity provider.
+pub const PROVIDER_CONNECT_TIME: Duration = Duration::from_secs(5);
+
+/// One question to an identity provider, from connect to the answer's last byte.
+pub const PROVIDER_TIME: Duration = Duration::from_secs(10);
+
+/// An identity provider's answer: a page of a hundred teams is some 200 KiB.
+pub const PROVIDER_ANSWER_BYTES: usize = 1024 * 1024;
+
+/// Keys of one token issuer. Providers publish two to four.
+pub const ISSUER_KEYS: usize = 64;
+
+/// An issuer's keys are fetched again when they are older, while the old ones serve: a key that the issuer took
+/// back counts so long.
+pub const ISSUER_KEYS_AGE: Duration = Duration::from_secs(300);
+
+/// An issuer that cannot be reached keeps its keys so long: past it nobody can say that they were not taken back.
+pub const ISSUER_KEYS_STALE: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// An issuer is not asked for its keys more often (*unauthenticated*: anybody can name a key that does not exist).
+pub const ISSUER_KEYS_PAUSE: Duration = Duration::from_secs(2);
+
+/// Certificates between a client's and its root (*unauthenticated*): each is parsed for every request.
+pub const CLIENT_INTERMEDIATES: usize = 8;
+
+/// Connections to a directory that are kept for the next search.
+pub const LDAP_IDLE: usize = 8;
+
+/// Entries in one page of a search: Active Directory gives no more than 1,000.
+pub const LDAP_PAGE: usize = 500;
+
+/// Groups that one search looks for the groups of: some 20 KiB of filter.
+pub const LDAP_TERMS: usize = 100;
+
+/// How deep groups in groups are followed.
+pub const LDAP_LEVELS: usize = 16;

@@ -66,6 +66,10 @@ pub(crate) struct Serve {
     /// Port that users reach the server at, where it is not the one listened on
     #[arg(long, env = "UNDERPASS_PUBLIC_PORT", value_name = "PORT")]
     pub(crate) public_port: Option<u16>,
+    /// File that says how callers are authenticated (docs/AUTHENTICATION.md), read again when it
+    /// changes; without it, by Underpass's own tokens
+    #[arg(long, env = "UNDERPASS_AUTHENTICATION", value_name = "FILE")]
+    pub(crate) authentication: Option<PathBuf>,
     /// Time for requests in flight when the server is told to stop
     #[arg(long, env = "UNDERPASS_DRAIN", default_value = "30s", value_name = "TIME", value_parser = humantime::parse_duration)]
     pub(crate) drain: Duration,

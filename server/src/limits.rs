@@ -29,3 +29,7 @@ pub(crate) const SAME_NEWS: Duration = Duration::from_secs(1);
 
 /// Time to write what is left of the audit log when the server stops: a disk that takes longer is stuck.
 pub(crate) const AUDIT_FLUSH: Duration = Duration::from_secs(5);
+
+/// What an authenticator may take, unless the authentication file says otherwise: a little more than one question to
+/// a provider.
+pub(crate) const AUTHENTICATION: Duration = Duration::from_secs(12);

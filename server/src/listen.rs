@@ -162,10 +162,11 @@ async fn serve_connection(
     let _connection = places.connection;
     let tls = handshake(socket, places.handshake, tls).await?;
     let protocol = Protocol::from_alpn(tls.get_ref().1.alpn_protocol());
+    let shown = tls.get_ref().1.peer_certificates().unwrap_or_default();
     let info = ConnectionInfo {
         client: client.ip().to_canonical(),
         protocol,
-        certificates: Vec::new(),
+        certificates: shown.to_vec(),
     };
     if let Err(error) = front.serve_connection(tls, info).await {
         tracing::debug!(%client, "{}", chain(&error));

@@ -2,6 +2,7 @@
 
 mod access;
 mod audit;
+mod authentication;
 mod cli;
 mod commands;
 mod data_dir;

@@ -12,7 +12,8 @@ use rcgen::{
 };
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::server::danger::ClientCertVerifier;
+use rustls::server::{ClientHello, NoClientAuth, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use time::{Duration as Span, OffsetDateTime};
 
@@ -167,13 +168,21 @@ impl ServerCertificate {
         }
     }
 
-    /// The TLS configuration that serves it.
+    /// The TLS configuration that serves it, and asks clients for nothing.
     pub(crate) fn tls(self: &Arc<Self>) -> Result<rustls::ServerConfig> {
+        self.tls_asking(Arc::new(NoClientAuth))
+    }
+
+    /// The TLS configuration that serves it, and asks clients for what `verifier` wants.
+    pub(crate) fn tls_asking(
+        self: &Arc<Self>,
+        verifier: Arc<dyn ClientCertVerifier>,
+    ) -> Result<rustls::ServerConfig> {
         let provider = Arc::new(aws_lc_rs::default_provider());
         let resolver: Arc<dyn ResolvesServerCert> = Arc::<Self>::clone(self);
         Ok(rustls::ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()?
-            .with_no_client_auth()
+            .with_client_cert_verifier(verifier)
             .with_cert_resolver(resolver))
     }
 }

@@ -47,6 +47,11 @@ impl Cache {
         })
     }
 
+    /// Where everything is kept.
+    pub(crate) fn folder(&self) -> &Path {
+        &self.dir
+    }
+
     /// The folder with the recipe's programs, built if it is not there.
     pub(crate) fn ensure(
         &self,

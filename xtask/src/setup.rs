@@ -1,5 +1,6 @@
 //! What the commands need from the machine, and how it gets there.
 
+use std::io::Write as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -36,9 +37,24 @@ const FOR_TESTS: &[Needed] = &[
         what_for: "networks of the tests' own",
     },
     Needed {
+        program: "node",
+        package: "nodejs",
+        what_for: "an OpenID Connect provider",
+    },
+    Needed {
+        program: "npm",
+        package: "npm",
+        what_for: "an OpenID Connect provider",
+    },
+    Needed {
         program: "nft",
         package: "nftables",
         what_for: "networks that drop UDP",
+    },
+    Needed {
+        program: "slapd",
+        package: "slapd",
+        what_for: "an LDAP directory",
     },
     Needed {
         program: "unshare",
@@ -87,11 +103,29 @@ fn install(needed: impl Iterator<Item = &'static Needed>) -> Result<()> {
         bail!("install what is missing: sudo apt-get install {packages}");
     }
     process::run(process::program("apt-get")?.args(["update", "--quiet"]))?;
+    if missing.iter().any(|needed| needed.package == "slapd") {
+        without_a_directory_of_its_own()?;
+    }
     let mut install = process::program("apt-get")?;
     install
         .env("DEBIAN_FRONTEND", "noninteractive")
         .args(["install", "--yes", "--quiet"]);
     process::run(install.args(packages.split(' ')))
+}
+
+/// The package would make a directory, and serve it: the tests need the program only.
+fn without_a_directory_of_its_own() -> Result<()> {
+    let mut answer = process::program("debconf-set-selections")?
+        .stdin(Stdio::piped())
+        .spawn()?;
+    if let Some(stdin) = &mut answer.stdin {
+        stdin.write_all(b"slapd slapd/no_configuration boolean true\n")?;
+    }
+    // Waiting closes its input first.
+    if !answer.wait()?.success() {
+        bail!("debconf-set-selections does not take the answer for slapd");
+    }
+    Ok(())
 }
 
 fn is_there(program: &str) -> bool {

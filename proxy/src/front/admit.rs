@@ -3,11 +3,11 @@
 use http::Request;
 use hyper::body::Incoming;
 
-use super::{
-    Access, AuthenticateError, AuthorizeError, Caller, Connection, Front, acting_as, audit::Record,
-    route::Route,
+use super::{Access, AuthorizeError, Connection, Front, acting_as, audit::Record, route::Route};
+use crate::{
+    Identity, Refusal, RequestInfo, Revocation,
+    authenticate::{AuthenticateError, Caller},
 };
-use crate::{Identity, Refusal, RequestInfo, Revocation};
 
 /// A request that may happen.
 pub(super) struct Admitted {
@@ -101,19 +101,12 @@ impl Front {
     }
 }
 
+/// The authenticators have said more in the log.
 fn unauthenticated(error: &AuthenticateError) -> Refusal {
     match error {
-        AuthenticateError::Rejected(why) => {
-            tracing::info!(why, "credential rejected");
-            Refusal::Unauthorized
-        }
-        AuthenticateError::Unavailable(source) => {
-            tracing::error!(
-                error = &**source as &dyn std::error::Error,
-                "cannot authenticate"
-            );
-            Refusal::Unavailable
-        }
+        AuthenticateError::Rejected(_) => Refusal::Unauthorized,
+        AuthenticateError::Unavailable(_) => Refusal::Unavailable,
+        AuthenticateError::Busy => Refusal::TooManyRequests,
     }
 }
 

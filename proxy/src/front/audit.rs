@@ -50,6 +50,7 @@ pub(crate) struct Record {
     started: Instant,
     cluster: Option<ClusterName>,
     user: Option<User>,
+    authenticated: Option<String>,
     acting_as: Option<User>,
     info: Option<RequestInfo>,
     code: Option<StatusCode>,
@@ -80,6 +81,7 @@ impl Record {
             started: Instant::now(),
             cluster: None,
             user: None,
+            authenticated: None,
             acting_as: None,
             info: None,
             code: None,
@@ -99,6 +101,7 @@ impl Record {
 
     pub(crate) fn caller(&mut self, identity: &Identity, route: &Route, info: &RequestInfo) {
         self.user = Some(identity.into());
+        self.authenticated = identity.provenance().map(ToString::to_string);
         self.cluster = Some(route.cluster.clone());
         self.target = cut(route.path.as_str());
         self.info = Some(info.clone());
@@ -176,6 +179,9 @@ impl Record {
             if let Some(cluster) = &self.cluster {
                 annotate("underpass.dev/cluster", cluster.to_string());
             }
+            if let Some(by) = &self.authenticated {
+                annotate("underpass.dev/authenticated-by", by.clone());
+            }
             if stage == Stage::ResponseComplete {
                 annotate("underpass.dev/outcome", self.outcome.to_owned());
                 annotate(
@@ -213,6 +219,7 @@ impl Drop for Record {
             target = self.target,
             cluster = self.cluster.as_ref().map(ClusterName::as_str),
             user = self.user.as_ref().map(User::name),
+            authenticated = self.authenticated,
             acting_as = self.acting_as.as_ref().map(User::name),
             verb = self.info.as_ref().map(RequestInfo::verb),
             code,

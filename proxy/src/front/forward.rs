@@ -14,11 +14,11 @@ use super::{
     admit::Admitted,
     answer::{Answer, note_refusal},
     audit::{self, Record},
-    authenticate, route,
+    route,
     watch_end::WatchEnd,
 };
 use crate::{
-    Body, BoxedIo, Refusal,
+    Body, BoxedIo, Refusal, authenticate,
     exchange::{self, Exchange, ExchangeError},
     headers, limits,
     upgrade::UpgradeRequest,

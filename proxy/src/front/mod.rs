@@ -4,14 +4,11 @@ mod acting_as;
 mod admit;
 mod answer;
 mod audit;
-mod authenticate;
 mod authorize;
 mod clusters;
 mod forward;
 mod route;
 mod serve;
-mod token;
-mod token_store;
 mod watch_end;
 
 use std::{net::IpAddr, sync::Arc};
@@ -22,16 +19,14 @@ use hyper::body::Incoming;
 use rustls_pki_types::CertificateDer;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::{Body, ImpersonationPolicy, Refusal, audit::Trail};
+use crate::{Body, ImpersonationPolicy, Refusal, audit::Trail, authenticate::Authenticator};
 
+pub(crate) use self::audit::new_id as new_audit_id;
 pub use self::{
     acting_as::ORIGINAL_USER_EXTRA,
-    authenticate::{AuthenticateError, Authenticated, Authenticator, Caller, InOrder},
     authorize::{Access, AuthorizeError, Authorizer},
     clusters::{Clusters, ConnectError, Open},
     serve::ServeError,
-    token::{Token, TokenError, TokenHash},
-    token_store::{StoreError, TokenAuthenticator, TokenRecord, TokenStore},
 };
 
 /// How a connection's bytes are to be read.
@@ -64,7 +59,8 @@ pub struct ConnectionInfo {
     pub client: IpAddr,
     /// What the TLS handshake chose.
     pub protocol: Protocol,
-    /// The client's certificate chain, verified by the TLS acceptor; empty without one.
+    /// The certificate chain that the client showed, as it came, and whose key it proved to hold; empty without one.
+    /// Nothing else of it is verified: an authenticator does that, with the CAs of its configuration.
     pub certificates: Vec<CertificateDer<'static>>,
 }
 

@@ -14,10 +14,12 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use underpass_proxy::{
     Body, BoxedIo, ClusterName, Identity, ImpersonationPolicy, Revocation,
     audit::Trail,
+    authenticate::{
+        Chain, Step, StoreError, Token, TokenAuthenticator, TokenHash, TokenRecord, TokenStore,
+    },
     front::{
         Access, AuthorizeError, Authorizer, Clusters, ConnectError, ConnectionInfo, Front,
-        FrontConfig, InOrder, NotFound, Open, Protocol, StoreError, Token, TokenAuthenticator,
-        TokenHash, TokenRecord, TokenStore,
+        FrontConfig, NotFound, Open, Protocol,
     },
     upstream::{ApiServer, ApiServerOptions},
 };
@@ -181,9 +183,10 @@ impl World {
         };
         let (alice, mallory) = (token("alice", groups), token("mallory", vec![]));
         let revoke = CancellationToken::new();
-        let authenticator = TokenAuthenticator::new(Arc::new(store));
+        let tokens = Arc::new(TokenAuthenticator::new("tokens", Arc::new(store)));
+        let step = Step::new("tokens", tokens, Duration::from_secs(5));
         let front = Arc::new(Front::new(FrontConfig {
-            authenticator: Arc::new(InOrder::new(vec![Arc::new(authenticator)])),
+            authenticator: Arc::new(Chain::new(vec![step])),
             authorizer: Arc::new(Rules(revoke.clone())),
             clusters: Arc::new(Tunnel(agent)),
             fallback: Arc::new(NotFound),

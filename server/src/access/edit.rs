@@ -5,7 +5,7 @@ use std::time::Duration;
 use thiserror::Error;
 use time::OffsetDateTime;
 use underpass_proxy::ClusterName;
-use underpass_proxy::front::{Token, TokenHash};
+use underpass_proxy::authenticate::{Token, TokenHash};
 use underpass_tunnel::PublicKey;
 
 use super::{Access, AccessError, AgentRecord, Cluster, TokenEntry, User};
@@ -27,7 +27,7 @@ pub(crate) enum EditError {
     #[error("a user needs a name")]
     EmptyName,
     #[error("no randomness for a token")]
-    Token(#[from] underpass_proxy::front::TokenError),
+    Token(#[from] underpass_proxy::authenticate::TokenError),
     #[error("an expiry of {0:?} is beyond the calendar")]
     Expiry(Duration),
 }

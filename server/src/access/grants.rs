@@ -5,7 +5,7 @@ use std::sync::{Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
 use tokio_util::sync::CancellationToken;
-use underpass_proxy::front::TokenHash;
+use underpass_proxy::authenticate::TokenHash;
 use underpass_proxy::{ClusterName, Revocation};
 
 use super::Access;

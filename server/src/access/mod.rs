@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use time::OffsetDateTime;
 use underpass_proxy::ClusterName;
-use underpass_proxy::front::TokenHash;
+use underpass_proxy::authenticate::TokenHash;
 use underpass_tunnel::PublicKey;
 
 pub(crate) use self::edit::TokenSummary;
@@ -206,7 +206,7 @@ mod text {
 
 mod hex {
     use serde::{Deserialize, Deserializer, Serializer, de::Error};
-    use underpass_proxy::front::TokenHash;
+    use underpass_proxy::authenticate::TokenHash;
 
     pub(super) fn serialize<S: Serializer>(
         hash: &TokenHash,

@@ -9,10 +9,8 @@ use async_trait::async_trait;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tokio::sync::watch;
-use underpass_proxy::front::{
-    Access as AccessRequest, AuthorizeError, Authorizer, StoreError, TokenHash, TokenRecord,
-    TokenStore,
-};
+use underpass_proxy::authenticate::{StoreError, TokenHash, TokenRecord, TokenStore};
+use underpass_proxy::front::{Access as AccessRequest, AuthorizeError, Authorizer};
 use underpass_proxy::{ClusterName, Revocation};
 use underpass_tunnel::{Admission, Denied, Proven, PublicKey, chain};
 
@@ -148,11 +146,17 @@ impl TokenStore for AccessStore {
 impl Authorizer for AccessStore {
     async fn authorize(&self, request: &AccessRequest<'_>) -> Result<Revocation, AuthorizeError> {
         let (user, cluster) = (request.identity().user(), request.cluster());
+        let may = |access: &Access| {
+            access
+                .user(user)
+                .is_some_and(|user| user.may_reach(cluster))
+        };
+        // A right may be younger than the last look, as a token may.
+        if !may(&self.current.load()) {
+            self.refresh();
+        }
         let access = self.current.load();
-        let allowed = access
-            .user(user)
-            .is_some_and(|user| user.may_reach(cluster));
-        if !allowed {
+        if !may(&access) {
             return Err(AuthorizeError::Denied { reason: None });
         }
         let grant = Grant::Reach {
@@ -186,7 +190,7 @@ impl Admission for AccessStore {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use underpass_proxy::front::Token;
+    use underpass_proxy::authenticate::Token;
 
     fn store() -> (tempfile::TempDir, DataDir, Arc<AccessStore>) {
         let dir = tempfile::tempdir().unwrap();

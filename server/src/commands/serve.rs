@@ -1,6 +1,7 @@
 //! `underpass-server serve`
 
 use std::io::IsTerminal;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,11 +14,13 @@ use tokio_util::task::TaskTracker;
 use tracing_subscriber::EnvFilter;
 use underpass_proxy::ImpersonationPolicy;
 use underpass_proxy::audit::Trail;
-use underpass_proxy::front::{Front, FrontConfig, InOrder, TokenAuthenticator};
+use underpass_proxy::authenticate::CertificateRequest;
+use underpass_proxy::front::{Front, FrontConfig};
 use underpass_tunnel::{Acceptor, AcceptorConfig, describe_metrics};
 
 use crate::access::AccessStore;
 use crate::audit;
+use crate::authentication::{Authentication, Surroundings};
 use crate::cli::{LogFormat, Serve};
 use crate::data_dir::DataDir;
 use crate::http::{Http, Readiness};
@@ -60,19 +63,25 @@ async fn serve(data: DataDir, options: Serve) -> Result<()> {
     let sockets = Sockets::bind(options.listen, &tls, &ca.reset_key(), &quic).await?;
     let url = url(&options, sockets.address.port())?;
     data.write(URL, &format!("{url}\n"))?;
-    tokio::spawn(certificate.renew(ca, options.names));
+    tokio::spawn(Arc::clone(&certificate).renew(ca, options.names));
 
     let Parts {
         tunnel,
         acceptor,
         readiness,
         front,
-    } = assemble(data, options.resume_window, trail.clone())?;
+        certificates,
+    } = assemble(
+        data,
+        options.authentication,
+        options.resume_window,
+        trail.clone(),
+    )?;
     let connections = TaskTracker::new();
     let no_more = CancellationToken::new();
     let users = listen::serve_tcp(
         sockets.tcp,
-        tls,
+        certificate.tls_asking(certificates)?,
         Arc::clone(&front),
         connections.clone(),
         no_more.clone(),
@@ -114,10 +123,16 @@ struct Parts {
     acceptor: Arc<Acceptor>,
     readiness: Readiness,
     front: Arc<Front>,
+    certificates: Arc<CertificateRequest>,
 }
 
-/// Puts the parts together, and starts what watches over the access file.
-fn assemble(data: DataDir, resume_window: Duration, audit: Trail) -> Result<Parts> {
+/// Puts the parts together, and starts what watches over the access file and the authentication file.
+fn assemble(
+    data: DataDir,
+    authentication: Option<PathBuf>,
+    resume_window: Duration,
+    audit: Trail,
+) -> Result<Parts> {
     let access = AccessStore::open(data)?;
     tokio::spawn(Arc::clone(&access).watch());
     let tunnel = Tunnel::new(Arc::clone(&access));
@@ -133,9 +148,14 @@ fn assemble(data: DataDir, resume_window: Duration, audit: Trail) -> Result<Part
         metrics: record_metrics()?,
         readiness: readiness.clone(),
     };
-    let tokens = TokenAuthenticator::new(access.clone());
+    let surroundings = Surroundings {
+        tokens: access.clone(),
+        clusters: Arc::new(tunnel.clone()),
+    };
+    let authentication = Authentication::open(authentication, surroundings)?;
+    tokio::spawn(Arc::clone(&authentication).watch());
     let front = Arc::new(Front::new(FrontConfig {
-        authenticator: Arc::new(InOrder::new(vec![Arc::new(tokens)])),
+        authenticator: authentication.chain(),
         authorizer: access,
         clusters: Arc::new(tunnel.clone()),
         fallback: Arc::new(http),
@@ -147,6 +167,7 @@ fn assemble(data: DataDir, resume_window: Duration, audit: Trail) -> Result<Part
         acceptor,
         readiness,
         front,
+        certificates: authentication.certificates(),
     })
 }
 

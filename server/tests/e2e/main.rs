@@ -11,6 +11,7 @@
 mod access_file;
 mod agent_lost;
 mod audit;
+mod authentication;
 mod bad_agents;
 mod bad_requests;
 mod command_lines;

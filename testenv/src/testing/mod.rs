@@ -10,6 +10,7 @@
 
 mod client;
 mod process;
+pub mod providers;
 mod reading;
 mod terminal;
 

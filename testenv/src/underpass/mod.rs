@@ -18,6 +18,12 @@ use crate::{Assets, ClusterError, KubectlError, kubectl};
 /// The cluster's name at the server.
 pub const CLUSTER_NAME: &str = "edge";
 
+/// The file that says how callers are authenticated.
+const AUTHENTICATION: &str = "authentication.yaml";
+
+/// What it says at first.
+const TOKENS: &str = "authenticators: [{name: tokens, tokens: {}}]\n";
+
 /// How long anything may take on a busy machine before it is an error.
 const DEADLINE: Duration = Duration::from_secs(30);
 
@@ -86,6 +92,8 @@ impl Underpass {
             .map_err(ClusterError::io("start the supervisor"))?;
         // From here on the folder is the supervisor's to remove, after the last process that writes to it.
         let dir = dir.keep();
+        fs::write(dir.join(AUTHENTICATION), TOKENS)
+            .map_err(ClusterError::io("write the authentication file"))?;
         let mut underpass = Self {
             server: server(&programs, &dir, "127.0.0.1:0"),
             url: String::new(),
@@ -213,6 +221,12 @@ impl Underpass {
         self.dir.join("agent.token")
     }
 
+    /// The file that says how callers are authenticated; at first, by Underpass's own tokens.
+    #[must_use]
+    pub fn authentication_file(&self) -> PathBuf {
+        self.dir.join(AUTHENTICATION)
+    }
+
     /// A folder for files of the caller, removed at the end.
     #[must_use]
     pub fn dir(&self) -> &Path {
@@ -276,6 +290,7 @@ impl Underpass {
 
 fn server(programs: &Programs, dir: &Path, listen: &str) -> Start {
     let data = dir.join("data");
+    let authentication = dir.join(AUTHENTICATION);
     let argv = [
         &*programs.server().to_string_lossy(),
         "serve",
@@ -283,6 +298,8 @@ fn server(programs: &Programs, dir: &Path, listen: &str) -> Start {
         listen,
         "--data-dir",
         &data.to_string_lossy(),
+        "--authentication",
+        &authentication.to_string_lossy(),
         "--drain",
         "5s",
         // Streams of an agent that was killed end after that.

@@ -5,10 +5,10 @@ use std::{collections::BTreeMap, sync::Arc, time::SystemTime};
 use async_trait::async_trait;
 
 use super::{
-    AuthenticateError, Authenticated, Authenticator, Caller,
+    AuthenticateError, Authenticated, Authenticator, Caller, Rejection,
     token::{Token, TokenError, TokenHash},
 };
-use crate::{BoxError, Identity, Revocation};
+use crate::{BoxError, Identity, Method, Provenance, Revocation};
 
 /// What is kept about a token.
 #[derive(Clone, Debug, Default)]
@@ -45,12 +45,18 @@ pub struct StoreError(#[source] pub BoxError);
 /// Accepts the tokens of a [`TokenStore`].
 #[derive(Clone)]
 #[allow(missing_debug_implementations, reason = "a trait object")]
-pub struct TokenAuthenticator(Arc<dyn TokenStore>);
+pub struct TokenAuthenticator {
+    name: Arc<str>,
+    store: Arc<dyn TokenStore>,
+}
 
 impl TokenAuthenticator {
-    /// Looks tokens up in `store`.
-    pub fn new(store: Arc<dyn TokenStore>) -> Self {
-        Self(store)
+    /// The authenticator called `name`, which looks tokens up in `store`.
+    pub fn new(name: impl Into<Arc<str>>, store: Arc<dyn TokenStore>) -> Self {
+        Self {
+            name: name.into(),
+            store,
+        }
     }
 }
 
@@ -62,31 +68,36 @@ impl Authenticator for TokenAuthenticator {
     ) -> Result<Option<Authenticated>, AuthenticateError> {
         let token = match caller.bearer().map(Token::parse) {
             None | Some(Err(TokenError::Foreign)) => return Ok(None),
-            Some(Err(_)) => return Err(AuthenticateError::Rejected("malformed token")),
+            Some(Err(_)) => return Err(Rejection::Malformed.into()),
             Some(Ok(token)) => token,
         };
-        let found = self.0.find(&token.hash()).await;
+        let found = self.store.find(&token.hash()).await;
         let record = found
             .map_err(|error| AuthenticateError::Unavailable(Box::new(error)))?
-            .ok_or(AuthenticateError::Rejected("unknown token"))?;
+            .ok_or(Rejection::Unknown)?;
         if record
             .expires_at
             .is_some_and(|end| end <= SystemTime::now())
         {
-            return Err(AuthenticateError::Rejected("expired token"));
+            return Err(Rejection::Expired.into());
         }
         let TokenRecord {
             user,
             uid,
             groups,
             extra,
+            expires_at,
             revocation,
-            ..
         } = record;
         let identity = Identity::new(user, uid, groups, extra)
             .map_err(|error| AuthenticateError::Unavailable(Box::new(error)))?;
+        let provenance = Provenance {
+            method: Method::Token,
+            authenticator: Arc::clone(&self.name),
+            expires_at,
+        };
         Ok(Some(Authenticated {
-            identity,
+            identity: identity.vouched_for(provenance),
             revocation,
         }))
     }
@@ -128,7 +139,7 @@ mod tests {
             .map(|(token, record)| (token.hash(), record))
             .collect();
         let caller = Caller::read(&headers, &info).unwrap();
-        let found = TokenAuthenticator::new(Arc::new(Store(store)))
+        let found = TokenAuthenticator::new("tokens", Arc::new(Store(store)))
             .authenticate(&caller)
             .await?;
         Ok(found.map(|found| found.identity().user().to_owned()))
@@ -158,7 +169,7 @@ mod tests {
             let refused = present(token.expose(), record(Some(past))).await;
             assert!(matches!(
                 refused,
-                Err(AuthenticateError::Rejected("expired token"))
+                Err(AuthenticateError::Rejected(Rejection::Expired))
             ));
         }
     }

@@ -1,0 +1,185 @@
+//! TLS client certificates, as kube-apiserver reads them (`--client-ca-file`).
+
+mod request;
+
+use std::{
+    fmt,
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use async_trait::async_trait;
+use rustls::{
+    RootCertStore,
+    server::{WebPkiClientVerifier, danger::ClientCertVerifier},
+};
+use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, UnixTime, pem::PemObject};
+use x509_parser::{
+    certificate::X509Certificate,
+    der_parser::asn1_rs::{Tag, oid},
+    prelude::FromDer,
+    x509::X509Name,
+};
+
+pub use self::request::CertificateRequest;
+use super::{
+    AuthenticateError, Authenticated, Authenticator, Caller, Rejection, Roots, Source,
+    config::ConfigError, source::Assertion,
+};
+
+/// Accepts client certificates that certain CAs have signed for client authentication.
+///
+/// The common name is the user and each organization a group. A request with a certificate that leads to none of
+/// these CAs is another authenticator's; one that leads to them and is not valid is refused.
+///
+/// The listener proves that the client holds the certificate's key. Everything else is checked here, for each
+/// request: a certificate that expires, or whose CA is configured no longer, is worth nothing from then on, however
+/// old the connection.
+#[derive(Clone)]
+pub struct ClientCertificates {
+    source: Source,
+    verifier: Arc<dyn ClientCertVerifier>,
+    roots: Arc<RootCertStore>,
+    prefixes: CertificatePrefixes,
+}
+
+/// What stands before names.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CertificatePrefixes {
+    /// Before the common name.
+    pub username: String,
+    /// Before each organization.
+    pub groups: String,
+}
+
+impl fmt::Debug for ClientCertificates {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClientCertificates")
+            .field("source", &self.source)
+            .field("prefixes", &self.prefixes)
+            .finish_non_exhaustive()
+    }
+}
+
+impl ClientCertificates {
+    /// Accepts certificates that lead to `roots`. `revoked` are certificate revocation lists, as PEM; with any, each
+    /// CA between a certificate and its root needs one that is current.
+    ///
+    /// # Errors
+    /// The lists cannot be read.
+    pub fn new(
+        source: Source,
+        roots: &Roots,
+        revoked: &[u8],
+        prefixes: CertificatePrefixes,
+    ) -> Result<Self, ConfigError> {
+        let lists =
+            CertificateRevocationListDer::pem_slice_iter(revoked).collect::<Result<Vec<_>, _>>();
+        let lists = lists.map_err(|e| ConfigError::unusable("revocationListFiles", e))?;
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let verifier = WebPkiClientVerifier::builder_with_provider(roots.store(), provider)
+            .with_crls(lists)
+            .enforce_revocation_expiration()
+            .build()
+            .map_err(|e| ConfigError::unusable("revocationListFiles", e))?;
+        Ok(Self {
+            source,
+            verifier,
+            roots: roots.store(),
+            prefixes,
+        })
+    }
+
+    /// Is it for me to say? The certificate, or one that came with it, names one of my CAs as its issuer.
+    fn leads_here(&self, chain: &[CertificateDer<'_>]) -> bool {
+        let mine = |issuer: &[u8]| {
+            let mut subjects = self.roots.roots.iter().map(|root| root.subject.as_ref());
+            subjects.any(|subject| is_name(issuer, subject))
+        };
+        chain.iter().any(|certificate| {
+            X509Certificate::from_der(certificate)
+                .is_ok_and(|(_, certificate)| mine(certificate.issuer().as_raw()))
+        })
+    }
+
+    fn verify(&self, chain: &[CertificateDer<'_>]) -> Result<Assertion, Rejection> {
+        let (certificate, intermediates) = chain.split_first().ok_or(Rejection::Malformed)?;
+        self.verifier
+            .verify_client_cert(certificate, intermediates, UnixTime::now())
+            .map_err(|error| match error {
+                rustls::Error::InvalidCertificate(
+                    rustls::CertificateError::Expired
+                    | rustls::CertificateError::ExpiredContext { .. },
+                ) => Rejection::Expired,
+                rustls::Error::InvalidCertificate(
+                    rustls::CertificateError::NotValidYet
+                    | rustls::CertificateError::NotValidYetContext { .. },
+                ) => Rejection::NotYetValid,
+                other => Rejection::Certificate(other.to_string()),
+            })?;
+        let (rest, certificate) =
+            X509Certificate::from_der(certificate).map_err(|_| Rejection::Malformed)?;
+        if !rest.is_empty() || certificate.is_ca() {
+            return Err(Rejection::Certificate("not a client's".to_owned()));
+        }
+        let subject = certificate.subject();
+        let mut names = texts(subject, &oid!(2.5.4.3))?.into_iter();
+        let (Some(name), None) = (names.next(), names.next()) else {
+            let why = "needs exactly one common name";
+            return Err(Rejection::Certificate(why.to_owned()));
+        };
+        let groups = texts(subject, &oid!(2.5.4.10))?;
+        let prefixed = |group| format!("{}{group}", self.prefixes.groups);
+        Ok(Assertion {
+            user: format!("{}{name}", self.prefixes.username),
+            groups: groups.into_iter().map(prefixed).collect(),
+            expires_at: end(&certificate),
+            ..Assertion::default()
+        })
+    }
+}
+
+/// A root's name is kept without the header of its outer SEQUENCE.
+fn is_name(raw: &[u8], content: &[u8]) -> bool {
+    raw.ends_with(content) && (2..=5).contains(&(raw.len() - content.len()))
+}
+
+fn end(certificate: &X509Certificate<'_>) -> Option<SystemTime> {
+    let seconds = u64::try_from(certificate.validity().not_after.timestamp()).unwrap_or(0);
+    UNIX_EPOCH.checked_add(Duration::from_secs(seconds))
+}
+
+/// The values of one attribute. UTF8String and PrintableString are what is in use (RFC 5280, section 4.1.2.4), and what
+/// means the same to everybody.
+fn texts<'a>(
+    name: &'a X509Name<'_>,
+    attribute: &x509_parser::der_parser::Oid<'_>,
+) -> Result<Vec<&'a str>, Rejection> {
+    let values = name
+        .iter_attributes()
+        .filter(|a| a.attr_type() == attribute);
+    values
+        .map(|value| {
+            let readable = matches!(
+                value.attr_value().tag(),
+                Tag::Utf8String | Tag::PrintableString
+            );
+            let text = value.as_str().ok().filter(|_| readable);
+            text.ok_or_else(|| Rejection::Certificate("has a name that cannot be read".to_owned()))
+        })
+        .collect()
+}
+
+#[async_trait]
+impl Authenticator for ClientCertificates {
+    async fn authenticate(
+        &self,
+        caller: &Caller<'_>,
+    ) -> Result<Option<Authenticated>, AuthenticateError> {
+        let chain = caller.certificates();
+        if !self.leads_here(chain) {
+            return Ok(None);
+        }
+        Ok(Some(self.source.vouch(self.verify(chain)?)?))
+    }
+}

@@ -1,0 +1,354 @@
+//! ServiceAccount tokens, which their cluster reviews.
+//!
+//! The question goes through the tunnel, as any request does: the agent impersonates [`REVIEWER`], whom the cluster's
+//! RBAC lets create TokenReviews and nothing else. So the server needs no credential of the cluster's (security rule
+//! 9) and no way to its API server, the agent's own account gets no further right, and the cluster's administrator
+//! decides whether its tokens count here, by one binding.
+//!
+//! - A token is shown to a cluster only where its `iss` and `aud` say that it was made for this server by that cluster:
+//!   nobody's token for something else is shown to anybody.
+//! - A cluster can vouch for its own ServiceAccounts and for nobody else, whatever it answers. They have names of this
+//!   server's making, with the cluster's name in them: `system:serviceaccount:ci:deployer` would be another account in
+//!   every cluster that it is impersonated in.
+
+use std::{fmt, sync::Arc};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use http::{HeaderValue, Request, StatusCode, header};
+use http_body_util::{BodyExt, Full, Limited};
+use serde::Deserialize;
+use zeroize::Zeroizing;
+
+use super::{
+    AuthenticateError, Authenticated, Authenticator, Caller, ConfigError, Misconfigured, Rejection,
+    RemoteOptions, Source,
+    config::not_empty,
+    jwt,
+    remote::{Credential, Lookup, Remote},
+    source::Assertion,
+};
+use crate::{
+    BoxError, ClusterName, Identity, StreamClass,
+    exchange::{self, ExchangeError},
+    front::{Clusters, ConnectError, Open},
+    limits,
+};
+
+/// As whom clusters are asked. They let this user `create` `tokenreviews.authentication.k8s.io`.
+pub const REVIEWER: &str = "underpass:token-reviewer";
+
+/// Which tokens are which cluster's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TokenReviewConfig {
+    /// The cluster, as this server knows it.
+    pub cluster: ClusterName,
+    /// What its tokens have in `iss`: kube-apiserver's `--service-account-issuer`.
+    pub issuer: String,
+    /// Whom tokens must be made for; none of these may be an audience of the cluster's own API server.
+    pub audiences: Vec<String>,
+    /// The namespaces whose ServiceAccounts may come in; all of them where there is none.
+    pub namespaces: Vec<String>,
+    /// How it asks.
+    pub remote: RemoteOptions,
+}
+
+/// Accepts the tokens of one cluster's ServiceAccounts.
+///
+/// The user is `serviceaccount:CLUSTER:NAMESPACE:NAME`, the groups are `serviceaccounts:CLUSTER` and
+/// `serviceaccounts:CLUSTER:NAMESPACE`.
+pub struct TokenReview(Remote<Review>);
+
+impl TokenReview {
+    /// Checks the configuration.
+    ///
+    /// # Errors
+    /// The field that cannot be used.
+    pub fn new(
+        source: Source,
+        config: TokenReviewConfig,
+        clusters: Arc<dyn Clusters>,
+    ) -> Result<Self, ConfigError> {
+        not_empty("issuer", &config.issuer)?;
+        if config.audiences.is_empty() {
+            return Err(ConfigError::new("audiences", Misconfigured::Empty));
+        }
+        for (position, audience) in config.audiences.iter().enumerate() {
+            not_empty(&format!("audiences[{position}]"), audience)?;
+        }
+        let options = config.remote;
+        let review = Review {
+            source: source.clone(),
+            config,
+            clusters,
+        };
+        let remote = Remote::new(review, source, options);
+        Ok(Self(
+            remote.map_err(|e| ConfigError::unusable("cluster", e))?,
+        ))
+    }
+}
+
+impl fmt::Debug for TokenReview {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TokenReview").finish_non_exhaustive()
+    }
+}
+
+#[async_trait]
+impl Authenticator for TokenReview {
+    async fn authenticate(
+        &self,
+        caller: &Caller<'_>,
+    ) -> Result<Option<Authenticated>, AuthenticateError> {
+        self.0.authenticate(caller).await
+    }
+}
+
+struct Review {
+    source: Source,
+    config: TokenReviewConfig,
+    clusters: Arc<dyn Clusters>,
+}
+
+/// Why a cluster has not said anything of use.
+#[derive(Debug, thiserror::Error)]
+enum ReviewError {
+    #[error("cluster {0:?} cannot be reached")]
+    Unreachable(String, #[source] ConnectError),
+    #[error("cluster {0:?} has not answered")]
+    Lost(String, #[source] ExchangeError),
+    #[error("cluster {0:?} does not let user {REVIEWER} create tokenreviews.authentication.k8s.io")]
+    Forbidden(String),
+    #[error("cluster {0:?} answered {1}")]
+    Status(String, StatusCode),
+    #[error("the answer was cut off or is too large")]
+    Body(#[source] BoxError),
+    #[error("the answer is no TokenReview")]
+    Malformed(#[source] serde_json::Error),
+    #[error("the question cannot be written")]
+    Question(#[source] BoxError),
+}
+
+/// What matters of a TokenReview (authentication.k8s.io/v1).
+#[derive(Deserialize)]
+struct Answer {
+    status: Status,
+}
+
+#[derive(Deserialize)]
+struct Status {
+    #[serde(default)]
+    authenticated: bool,
+    #[serde(default)]
+    audiences: Vec<String>,
+    #[serde(default)]
+    user: User,
+}
+
+#[derive(Default, Deserialize)]
+struct User {
+    #[serde(default)]
+    username: String,
+    #[serde(default)]
+    uid: Option<String>,
+}
+
+#[async_trait]
+impl Lookup for Review {
+    fn claim(&self, caller: &Caller<'_>) -> Result<Option<Credential>, Rejection> {
+        let (Some(token), Some(peeked)) = (caller.bearer(), caller.jwt()) else {
+            return Ok(None);
+        };
+        let mine = peeked.issuer == self.config.issuer
+            && peeked.audiences.contains_any(&self.config.audiences);
+        Ok(mine.then(|| Credential::bearer(token)))
+    }
+
+    async fn look_up(&self, credential: &Credential) -> Result<Identity, AuthenticateError> {
+        let Credential::Bearer(token) = credential else {
+            return Err(Rejection::Malformed.into());
+        };
+        let asked = self.ask(token).await;
+        let status = asked.map_err(AuthenticateError::unavailable)?.status;
+        Ok(self.source.identity(self.assertion(token, status)?)?)
+    }
+}
+
+impl Review {
+    fn name(&self) -> String {
+        self.config.cluster.to_string()
+    }
+
+    async fn ask(&self, token: &str) -> Result<Answer, ReviewError> {
+        let open = Open {
+            identity: reviewer().map_err(ReviewError::Question)?,
+            class: StreamClass::Default,
+            audit_id: crate::front::new_audit_id(),
+        };
+        let request = self.question(token, &open.audit_id);
+        let request = request.map_err(|e| ReviewError::Question(e.into()))?;
+        let stream = self.clusters.connect(&self.config.cluster, &open).await;
+        let stream = stream.map_err(|e| ReviewError::Unreachable(self.name(), e))?;
+        let answered = exchange::send(stream, request).await;
+        let (response, mut exchange) = answered.map_err(|e| ReviewError::Lost(self.name(), e))?;
+        match response.status() {
+            StatusCode::OK | StatusCode::CREATED => {}
+            StatusCode::FORBIDDEN => return Err(ReviewError::Forbidden(self.name())),
+            other => return Err(ReviewError::Status(self.name(), other)),
+        }
+        let body = Limited::new(response.into_body(), limits::PROVIDER_ANSWER_BYTES);
+        let body = body.collect().await.map_err(ReviewError::Body)?.to_bytes();
+        exchange.finish();
+        serde_json::from_slice(&body).map_err(ReviewError::Malformed)
+    }
+
+    fn question(&self, token: &str, audit_id: &str) -> http::Result<Request<Full<Bytes>>> {
+        let question = serde_json::json!({
+            "apiVersion": "authentication.k8s.io/v1",
+            "kind": "TokenReview",
+            "spec": { "token": token, "audiences": self.config.audiences },
+        });
+        let body = Zeroizing::new(question.to_string());
+        let json = HeaderValue::from_static("application/json");
+        Request::post("/apis/authentication.k8s.io/v1/tokenreviews")
+            .header(header::HOST, "kubernetes.default.svc")
+            .header(header::CONTENT_TYPE, &json)
+            .header(header::ACCEPT, &json)
+            .header("audit-id", audit_id)
+            .body(Full::from(body.as_bytes().to_vec()))
+    }
+
+    fn assertion(&self, token: &str, status: Status) -> Result<Assertion, Rejection> {
+        if !status.authenticated {
+            return Err(Rejection::Unknown);
+        }
+        // An API server that does not know audiences says none (TokenReviewStatus).
+        let ours = |audience: &String| self.config.audiences.contains(audience);
+        if !status.audiences.iter().any(ours) {
+            return Err(Rejection::Audience);
+        }
+        let account = status.user.username.strip_prefix("system:serviceaccount:");
+        let account = account.and_then(|account| account.split_once(':'));
+        let (namespace, name) = account.ok_or(Rejection::NotAllowed)?;
+        let listed = self.config.namespaces.is_empty()
+            || self
+                .config
+                .namespaces
+                .iter()
+                .any(|listed| listed == namespace);
+        if namespace.is_empty() || name.is_empty() || name.contains(':') || !listed {
+            return Err(Rejection::NotAllowed);
+        }
+        let cluster = &self.config.cluster;
+        Ok(Assertion {
+            user: format!("serviceaccount:{cluster}:{namespace}:{name}"),
+            uid: status.user.uid.filter(|uid| !uid.is_empty()),
+            groups: vec![
+                format!("serviceaccounts:{cluster}"),
+                format!("serviceaccounts:{cluster}:{namespace}"),
+            ],
+            expires_at: jwt::peek(token).and_then(|peeked| peeked.expires_at()),
+            ..Assertion::default()
+        })
+    }
+}
+
+fn reviewer() -> Result<Bytes, BoxError> {
+    let reviewer = Identity::new(REVIEWER.to_owned(), None, Vec::new(), Default::default())?;
+    Ok(reviewer.encode()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+    use tokio_util::sync::CancellationToken;
+
+    use super::*;
+    use crate::{BoxedIo, Method, authenticate::Reserved};
+
+    struct Nowhere;
+
+    #[async_trait]
+    impl Clusters for Nowhere {
+        async fn connect(&self, _: &ClusterName, _: &Open) -> Result<BoxedIo, ConnectError> {
+            Err(ConnectError::NoAgent)
+        }
+    }
+
+    fn review() -> Review {
+        let source = Source::new(
+            "edge",
+            Method::TokenReview,
+            Reserved::default(),
+            CancellationToken::new(),
+        );
+        Review {
+            source,
+            config: TokenReviewConfig {
+                cluster: ClusterName::new("edge").unwrap(),
+                issuer: "https://kubernetes.default.svc".to_owned(),
+                audiences: vec!["underpass".to_owned()],
+                namespaces: vec!["ci".to_owned()],
+                remote: RemoteOptions::default(),
+            },
+            clusters: Arc::new(Nowhere),
+        }
+    }
+
+    fn read(change: impl FnOnce(&mut serde_json::Value)) -> Result<Assertion, Rejection> {
+        let mut answer = json!({ "status": {
+            "authenticated": true, "audiences": ["underpass"],
+            "user": {
+                "username": "system:serviceaccount:ci:deployer", "uid": "7",
+                "groups": ["system:masters"], "extra": { "scopes": ["all"] },
+            },
+        } });
+        change(&mut answer["status"]);
+        let answer: Answer = serde_json::from_value(answer).unwrap();
+        review().assertion("", answer.status)
+    }
+
+    #[test]
+    fn a_cluster_names_its_accounts_and_nothing_else() {
+        let read = read(|_| {}).unwrap();
+        assert_eq!(read.user, "serviceaccount:edge:ci:deployer");
+        assert_eq!(read.uid.as_deref(), Some("7"));
+        assert_eq!(
+            read.groups,
+            ["serviceaccounts:edge", "serviceaccounts:edge:ci"]
+        );
+        assert!(read.extra.is_empty());
+    }
+
+    #[test]
+    fn rule_17_a_captured_cluster_vouches_for_nobody_else() {
+        for name in [
+            "system:admin",
+            "alice",
+            "system:serviceaccount:kube-system:deployer",
+            "system:serviceaccount:ci",
+            "system:serviceaccount:ci:",
+            "system:serviceaccount::deployer",
+            "system:serviceaccount:ci:a:b",
+            "serviceaccount:other:ci:deployer",
+            "",
+        ] {
+            let refused = read(|status| status["user"]["username"] = json!(name));
+            assert_eq!(refused.unwrap_err(), Rejection::NotAllowed, "{name}");
+        }
+        let refused = read(|status| status["authenticated"] = json!(false));
+        assert_eq!(refused.unwrap_err(), Rejection::Unknown);
+        for audiences in [json!([]), json!(["kubernetes"])] {
+            let refused = read(|status| status["audiences"] = audiences);
+            assert_eq!(refused.unwrap_err(), Rejection::Audience);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_cluster_that_is_away_is_unavailable() {
+        let credential = Credential::bearer("x");
+        let error = review().look_up(&credential).await.unwrap_err();
+        assert!(matches!(error, AuthenticateError::Unavailable(_)));
+    }
+}

@@ -1,0 +1,77 @@
+//! How a caller was authenticated.
+
+use std::{fmt, sync::Arc, time::SystemTime};
+
+/// The kind of proof that a caller gave.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Method {
+    /// A bearer token of Underpass's own.
+    Token,
+    /// A name and password of Underpass's own.
+    Password,
+    /// A signed token of an OpenID Connect provider.
+    Jwt,
+    /// A name and password that an LDAP directory has accepted.
+    Ldap,
+    /// A token of GitHub's.
+    GitHub,
+    /// A TLS client certificate.
+    Certificate,
+    /// A ServiceAccount's token that its cluster has accepted.
+    TokenReview,
+}
+
+impl Method {
+    /// As logs and metrics write it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Token => "token",
+            Self::Password => "password",
+            Self::Jwt => "jwt",
+            Self::Ldap => "ldap",
+            Self::GitHub => "github",
+            Self::Certificate => "certificate",
+            Self::TokenReview => "token-review",
+        }
+    }
+}
+
+impl fmt::Display for Method {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Who vouches for an [`Identity`](crate::Identity), how, and for how long.
+///
+/// It stays at the server: an agent needs to know whom to impersonate, and could not check the rest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Provenance {
+    pub(crate) method: Method,
+    pub(crate) authenticator: Arc<str>,
+    pub(crate) expires_at: Option<SystemTime>,
+}
+
+impl Provenance {
+    /// The kind of proof.
+    pub fn method(&self) -> Method {
+        self.method
+    }
+
+    /// The authenticator's name in the configuration.
+    pub fn authenticator(&self) -> &str {
+        &self.authenticator
+    }
+
+    /// From when on the proof is worth nothing; `None` where it says nothing of its end.
+    pub fn expires_at(&self) -> Option<SystemTime> {
+        self.expires_at
+    }
+}
+
+impl fmt::Display for Provenance {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.method, self.authenticator)
+    }
+}

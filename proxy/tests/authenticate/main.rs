@@ -1,0 +1,14 @@
+//! Authenticators against real providers, and against those who would like to be somebody else.
+//!
+//! (`cfg(test)` on the modules is for the lints: helpers state expectations too.)
+
+#[cfg(test)]
+mod certificate;
+#[cfg(test)]
+mod ldap;
+#[cfg(test)]
+mod oidc;
+#[cfg(test)]
+mod oidc_attacks;
+#[cfg(test)]
+mod present;

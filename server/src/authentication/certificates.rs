@@ -1,0 +1,61 @@
+//! `clientCertificates`
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde::Deserialize;
+use underpass_proxy::authenticate::{
+    Authenticator, CertificatePrefixes, ClientCertificates, ConfigError, Misconfigured, Roots,
+    Source,
+};
+
+use super::file::Contents;
+
+/// Client certificates of certain CAs.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub(super) struct Certificates {
+    certificate_authority_files: Vec<PathBuf>,
+    #[serde(default)]
+    revocation_list_files: Vec<PathBuf>,
+    #[serde(default)]
+    username_prefix: String,
+    #[serde(default)]
+    groups_prefix: String,
+}
+
+impl Certificates {
+    pub(super) fn files(&self) -> Vec<(String, &Path)> {
+        let named = |field: &'static str, paths: &'_ [PathBuf]| {
+            let name = move |position| format!("clientCertificates.{field}[{position}]");
+            (0..paths.len()).map(name).collect::<Vec<_>>()
+        };
+        let authorities = &self.certificate_authority_files;
+        let lists = &self.revocation_list_files;
+        let names = named("certificateAuthorityFiles", authorities)
+            .into_iter()
+            .chain(named("revocationListFiles", lists));
+        names
+            .zip(authorities.iter().chain(lists).map(PathBuf::as_path))
+            .collect()
+    }
+
+    pub(super) fn build(
+        &self,
+        source: Source,
+        contents: &Contents,
+    ) -> Result<Arc<dyn Authenticator>, ConfigError> {
+        let authorities = contents.of_all(&self.certificate_authority_files);
+        let roots = Roots::from_pem(&authorities).map_err(|error| ConfigError {
+            field: "certificateAuthorityFiles".to_owned(),
+            why: Misconfigured::Unusable(Box::new(error)),
+        })?;
+        let revoked = contents.of_all(&self.revocation_list_files);
+        let prefixes = CertificatePrefixes {
+            username: self.username_prefix.clone(),
+            groups: self.groups_prefix.clone(),
+        };
+        let built = ClientCertificates::new(source, &roots, &revoked, prefixes)?;
+        Ok(Arc::new(built))
+    }
+}

@@ -1,0 +1,195 @@
+//! One authenticator of the file.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Deserialize;
+use tokio_util::sync::CancellationToken;
+use underpass_proxy::Method;
+use underpass_proxy::authenticate::{
+    Authenticator, ConfigError, Misconfigured, Reserved, Roots, Source,
+};
+
+use super::Surroundings;
+use super::certificates::Certificates;
+use super::file::{Contents, duration};
+use super::jwt::Jwt;
+use super::ldap::Ldap;
+use super::token_review::Review;
+
+/// A name, and exactly one kind of authenticator.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub(super) struct Entry {
+    pub(super) name: String,
+    /// How long it may take, whatever it does.
+    #[serde(default, deserialize_with = "duration")]
+    pub(super) timeout: Option<Duration>,
+    #[serde(default)]
+    reserved_names: Names,
+    tokens: Option<Tokens>,
+    jwt: Option<Jwt>,
+    client_certificates: Option<Certificates>,
+    token_review: Option<Review>,
+    ldap: Option<Ldap>,
+}
+
+/// Names that begin with `system:` and the like, which it may give nevertheless.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Names {
+    #[serde(default)]
+    users: BTreeSet<String>,
+    #[serde(default)]
+    groups: BTreeSet<String>,
+}
+
+/// Underpass's own tokens.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Tokens {}
+
+const EARLIER: &str = "is never asked: an earlier directory has no realm, and takes every name";
+
+/// What an entry is.
+pub(super) enum Kind<'a> {
+    Tokens,
+    Jwt(&'a Jwt),
+    Certificates(&'a Certificates),
+    Review(&'a Review),
+    Ldap(&'a Ldap),
+}
+
+impl Entry {
+    /// What there is without a file.
+    pub(super) fn tokens() -> Self {
+        Self {
+            name: "tokens".to_owned(),
+            tokens: Some(Tokens {}),
+            ..Self::default()
+        }
+    }
+
+    pub(super) fn kind(&self) -> Result<Kind<'_>, Misconfigured> {
+        let kinds = [
+            self.tokens.as_ref().map(|_| Kind::Tokens),
+            self.jwt.as_ref().map(Kind::Jwt),
+            self.client_certificates.as_ref().map(Kind::Certificates),
+            self.token_review.as_ref().map(Kind::Review),
+            self.ldap.as_ref().map(Kind::Ldap),
+        ];
+        let mut kinds = kinds.into_iter().flatten();
+        match (kinds.next(), kinds.next()) {
+            (Some(kind), None) => Ok(kind),
+            _ => Err(Misconfigured::Invalid(
+                "needs exactly one of tokens, jwt, clientCertificates, tokenReview and ldap",
+            )),
+        }
+    }
+
+    /// The files that it names, and where.
+    pub(super) fn files(&self) -> Vec<(String, &Path)> {
+        match self.kind() {
+            Ok(Kind::Jwt(jwt)) => jwt.files(),
+            Ok(Kind::Certificates(certificates)) => certificates.files(),
+            Ok(Kind::Ldap(ldap)) => ldap.files(),
+            Ok(Kind::Tokens | Kind::Review(_)) | Err(_) => Vec::new(),
+        }
+    }
+
+    /// Would it and an earlier one both answer for the same credential?
+    pub(super) fn clash(&self, earlier: &Self) -> Option<(&'static str, Misconfigured)> {
+        match (self.kind().ok()?, earlier.kind().ok()?) {
+            (Kind::Tokens, Kind::Tokens) => Some(("tokens", twice("tokens"))),
+            (Kind::Jwt(ours), Kind::Jwt(theirs)) => {
+                let same = ours.issuer() == theirs.issuer();
+                same.then(|| ("jwt.issuer.url", twice(ours.issuer())))
+            }
+            (Kind::Review(ours), Kind::Review(theirs)) => {
+                let same = ours.clashes(theirs);
+                same.then(|| ("tokenReview.audiences", twice(ours.issuer())))
+            }
+            (Kind::Review(ours), Kind::Jwt(theirs)) => {
+                let same = ours.issuer() == theirs.issuer();
+                same.then(|| ("tokenReview.issuer", twice(ours.issuer())))
+            }
+            (Kind::Jwt(ours), Kind::Review(theirs)) => {
+                let same = ours.issuer() == theirs.issuer();
+                same.then(|| ("jwt.issuer.url", twice(ours.issuer())))
+            }
+            // Without a realm the earlier one takes every name.
+            (Kind::Ldap(ours), Kind::Ldap(theirs)) => match (ours.realm(), theirs.realm()) {
+                (_, None) => Some(("ldap.realm", Misconfigured::Invalid(EARLIER))),
+                (Some(ours), Some(theirs)) if ours.eq_ignore_ascii_case(theirs) => {
+                    Some(("ldap.realm", twice(ours)))
+                }
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+
+    pub(super) fn build(
+        &self,
+        contents: &Contents,
+        surroundings: &Surroundings,
+        retired: &CancellationToken,
+    ) -> Result<Arc<dyn Authenticator>, ConfigError> {
+        let source = |method| {
+            let stated = Reserved {
+                users: self.reserved_names.users.clone(),
+                groups: self.reserved_names.groups.clone(),
+            };
+            Source::new(self.name.as_str(), method, stated, retired.clone())
+        };
+        let kind = self.kind().map_err(|why| ConfigError {
+            field: String::new(),
+            why,
+        })?;
+        match kind {
+            Kind::Tokens => Ok(surroundings.token_authenticator(&self.name)),
+            Kind::Jwt(jwt) => within("jwt", jwt.build(source(Method::Jwt), contents)),
+            Kind::Certificates(certificates) => {
+                let built = certificates.build(source(Method::Certificate), contents);
+                within("clientCertificates", built)
+            }
+            Kind::Review(review) => {
+                let built = review.build(source(Method::TokenReview), &surroundings.clusters);
+                within("tokenReview", built)
+            }
+            Kind::Ldap(ldap) => within("ldap", ldap.build(source(Method::Ldap), contents)),
+        }
+    }
+}
+
+fn within(
+    section: &str,
+    built: Result<Arc<dyn Authenticator>, ConfigError>,
+) -> Result<Arc<dyn Authenticator>, ConfigError> {
+    built.map_err(|ConfigError { field, why }| ConfigError {
+        field: format!("{section}.{field}"),
+        why,
+    })
+}
+
+fn twice(name: &str) -> Misconfigured {
+    Misconfigured::Twice(name.to_owned())
+}
+
+/// The CAs of a file, or the system's without one.
+pub(super) fn roots(
+    field: &str,
+    file: Option<&Path>,
+    contents: &Contents,
+) -> Result<Roots, ConfigError> {
+    let roots = match file {
+        Some(path) => Roots::from_pem(contents.of(path)),
+        None => Roots::system(),
+    };
+    roots.map_err(|error| ConfigError {
+        field: field.to_owned(),
+        why: Misconfigured::Unusable(Box::new(error)),
+    })
+}

@@ -1,0 +1,161 @@
+//! Reading the authentication file, and what it names.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::{Deserialize, Deserializer};
+use thiserror::Error;
+use underpass_proxy::authenticate::{ConfigError, Misconfigured};
+use zeroize::Zeroizing;
+
+use super::entry::Entry;
+
+/// A file larger than this is not what it should be.
+const MAX_BYTES: u64 = 4 * 1024 * 1024;
+
+/// The file's content.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct File {
+    pub(super) authenticators: Vec<Entry>,
+}
+
+/// Why the file cannot be used.
+#[derive(Debug, Error)]
+pub(crate) enum AuthenticationError {
+    #[error("cannot read the authentication file {}", path.display())]
+    Read { path: PathBuf, source: io::Error },
+    #[error("{} is no valid authentication file: at {at}", path.display())]
+    Parse {
+        path: PathBuf,
+        at: String,
+        source: Box<serde_saphyr::Error>,
+    },
+    #[error("the authentication file is not valid: {at}")]
+    Entry { at: String, source: ConfigError },
+    #[error("the authentication file is not valid: {at}")]
+    Invalid { at: String, source: Misconfigured },
+    #[error("the authentication file is not valid: at {at}: cannot read {}", path.display())]
+    Named {
+        at: String,
+        path: PathBuf,
+        source: io::Error,
+    },
+}
+
+impl AuthenticationError {
+    fn entry(at: String, field: &str, why: Misconfigured) -> Self {
+        let field = field.to_owned();
+        Self::Entry {
+            at,
+            source: ConfigError { field, why },
+        }
+    }
+}
+
+impl File {
+    pub(super) fn read(path: &Path) -> Result<Self, AuthenticationError> {
+        let bytes = read(path).map_err(|source| AuthenticationError::Read {
+            path: path.into(),
+            source,
+        })?;
+        let text = String::from_utf8_lossy(&bytes);
+        let mut at = String::new();
+        let parsed = serde_saphyr::with_deserializer_from_str(&text, |deserializer| {
+            serde_path_to_error::deserialize(deserializer).map_err(|error| {
+                at = error.path().to_string();
+                error.into_inner()
+            })
+        });
+        let file: Self = parsed.map_err(|source| AuthenticationError::Parse {
+            path: path.into(),
+            at,
+            source: Box::new(source),
+        })?;
+        file.check()?;
+        Ok(file)
+    }
+
+    fn check(&self) -> Result<(), AuthenticationError> {
+        if self.authenticators.is_empty() {
+            let at = "authenticators".to_owned();
+            let source = Misconfigured::Empty;
+            return Err(AuthenticationError::Invalid { at, source });
+        }
+        for (position, entry) in self.authenticators.iter().enumerate() {
+            let at = || format!("authenticators[{position}]");
+            if let Err(source) = entry.kind() {
+                return Err(AuthenticationError::Invalid { at: at(), source });
+            }
+            let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+            if entry.name.is_empty() || !entry.name.chars().all(legal) {
+                let why = Misconfigured::Invalid("must be letters, digits, '-', '_' and '.'");
+                return Err(AuthenticationError::entry(at(), "name", why));
+            }
+            let before = self.authenticators.iter().take(position);
+            if before.clone().any(|other| other.name == entry.name) {
+                let why = Misconfigured::Twice(entry.name.clone());
+                return Err(AuthenticationError::entry(at(), "name", why));
+            }
+            if let Some((field, why)) = before.clone().find_map(|other| entry.clash(other)) {
+                return Err(AuthenticationError::entry(at(), field, why));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What the files hold that an entry names. Some of it is secret.
+#[derive(Clone, PartialEq)]
+pub(super) struct Contents(Vec<(PathBuf, Zeroizing<Vec<u8>>)>);
+
+impl Contents {
+    pub(super) fn read(
+        files: &[(String, &Path)],
+        position: usize,
+        folder: &Path,
+    ) -> Result<Self, AuthenticationError> {
+        let read = |(field, path): &(String, &Path)| match read(&folder.join(path)) {
+            Ok(bytes) => Ok((path.to_path_buf(), bytes)),
+            Err(source) => Err(AuthenticationError::Named {
+                at: format!("authenticators[{position}].{field}"),
+                path: folder.join(path),
+                source,
+            }),
+        };
+        files.iter().map(read).collect::<Result<_, _>>().map(Self)
+    }
+
+    pub(super) fn of(&self, path: &Path) -> &[u8] {
+        let file = self.0.iter().find(|(name, _)| name == path);
+        file.map(|(_, bytes)| bytes.as_slice()).unwrap_or_default()
+    }
+
+    /// All of these, one after the other.
+    pub(super) fn of_all(&self, paths: &[PathBuf]) -> Vec<u8> {
+        let files: Vec<_> = paths.iter().map(|path| self.of(path)).collect();
+        files.join(&b'\n')
+    }
+}
+
+fn read(path: &Path) -> io::Result<Zeroizing<Vec<u8>>> {
+    if fs::metadata(path)?.len() > MAX_BYTES {
+        return Err(io::Error::new(
+            io::ErrorKind::FileTooLarge,
+            "larger than 4 MiB",
+        ));
+    }
+    fs::read(path).map(Zeroizing::new)
+}
+
+/// `10s`, `5m`, `1h 30m`.
+pub(super) fn duration<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<Duration>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    humantime::parse_duration(&text)
+        .map(Some)
+        .map_err(serde::de::Error::custom)
+}

@@ -1,0 +1,177 @@
+//! `jwt`: the fields of kube-apiserver's `AuthenticationConfiguration`, with files in place of inline certificates,
+//! and claims in place of CEL.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Deserialize;
+use underpass_proxy::authenticate::{
+    Algorithm, Authenticator, Claims, ConfigError, Misconfigured, Oidc, OidcConfig, PrefixedClaim,
+    RequiredClaim, Source, UsernamePrefix,
+};
+
+use super::entry::roots;
+use super::file::{Contents, duration};
+
+/// Tokens of one OpenID Connect provider.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub(super) struct Jwt {
+    issuer: Issuer,
+    #[serde(default)]
+    claim_mappings: Mappings,
+    #[serde(default)]
+    claim_validation_rules: Vec<Rule>,
+    #[serde(default)]
+    signing_algorithms: Option<Vec<String>>,
+    #[serde(default, deserialize_with = "duration")]
+    clock_skew: Option<Duration>,
+}
+
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct Issuer {
+    url: String,
+    #[serde(default, rename = "discoveryURL")]
+    discovery_url: Option<String>,
+    audiences: Vec<String>,
+    #[serde(default)]
+    certificate_authority_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Mappings {
+    #[serde(default)]
+    username: Option<Mapping>,
+    #[serde(default)]
+    groups: Option<Mapping>,
+    #[serde(default)]
+    uid: Option<Uid>,
+    #[serde(default)]
+    extra: Vec<Extra>,
+}
+
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Mapping {
+    claim: String,
+    #[serde(default)]
+    prefix: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Uid {
+    claim: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Extra {
+    key: String,
+    claim: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct Rule {
+    claim: String,
+    required_value: String,
+}
+
+/// How far clocks may differ, unless it is said.
+const CLOCK_SKEW: Duration = Duration::from_secs(10);
+
+impl Jwt {
+    pub(super) fn issuer(&self) -> &str {
+        &self.issuer.url
+    }
+
+    pub(super) fn files(&self) -> Vec<(String, &Path)> {
+        let field = "jwt.issuer.certificateAuthorityFile".to_owned();
+        let file = self.issuer.certificate_authority_file.as_deref();
+        file.map(|path| (field, path)).into_iter().collect()
+    }
+
+    pub(super) fn build(
+        &self,
+        source: Source,
+        contents: &Contents,
+    ) -> Result<Arc<dyn Authenticator>, ConfigError> {
+        let issuer = &self.issuer;
+        let file = issuer.certificate_authority_file.as_deref();
+        let config = OidcConfig {
+            issuer_url: issuer.url.clone(),
+            discovery_url: issuer.discovery_url.clone(),
+            audiences: issuer.audiences.clone(),
+            roots: roots("issuer.certificateAuthorityFile", file, contents)?,
+            algorithms: self.algorithms()?,
+            clock_skew: self.clock_skew.unwrap_or(CLOCK_SKEW),
+            claims: self.claim_mappings.claims(),
+            required: self
+                .claim_validation_rules
+                .iter()
+                .map(Rule::required)
+                .collect(),
+        };
+        let oidc = Arc::new(Oidc::new(source, config)?);
+        let warming = Arc::clone(&oidc);
+        tokio::spawn(async move { warming.warm_up().await });
+        Ok(oidc)
+    }
+
+    fn algorithms(&self) -> Result<Vec<Algorithm>, ConfigError> {
+        let Some(names) = &self.signing_algorithms else {
+            return Ok(vec![Algorithm::RS256]);
+        };
+        let named = names.iter().enumerate().map(|(position, name)| {
+            name.parse().map_err(|_| ConfigError {
+                field: format!("signingAlgorithms[{position}]"),
+                why: Misconfigured::NoneOf {
+                    value: name.clone(),
+                    allowed: Algorithm::NAMES,
+                },
+            })
+        });
+        named.collect()
+    }
+}
+
+impl Mappings {
+    fn claims(&self) -> Claims {
+        let default = Claims::default();
+        let (username, username_prefix) = match &self.username {
+            None => (default.username, UsernamePrefix::Default),
+            Some(Mapping { claim, prefix }) => {
+                let prefix = prefix.clone().map(UsernamePrefix::Text);
+                (claim.clone(), prefix.unwrap_or(UsernamePrefix::Default))
+            }
+        };
+        let groups = self.groups.as_ref().map(|groups| PrefixedClaim {
+            claim: groups.claim.clone(),
+            prefix: groups.prefix.clone().unwrap_or_default(),
+        });
+        let extra = self
+            .extra
+            .iter()
+            .map(|extra| (extra.key.clone(), extra.claim.clone()));
+        Claims {
+            username,
+            username_prefix,
+            groups,
+            uid: self.uid.as_ref().map(|uid| uid.claim.clone()),
+            extra: extra.collect(),
+        }
+    }
+}
+
+impl Rule {
+    fn required(&self) -> RequiredClaim {
+        RequiredClaim {
+            claim: self.claim.clone(),
+            value: self.required_value.clone(),
+        }
+    }
+}

@@ -1,0 +1,203 @@
+//! Who may call: the chain of authenticators that the authentication file describes.
+//!
+//! The file, and every file that it names, is read again when it changes. Authenticators whose part has not changed
+//! stay as they are, with what they remember; what rests on one that is gone or different ends.
+
+mod certificates;
+mod entry;
+mod file;
+mod jwt;
+mod ldap;
+mod token_review;
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+use underpass_proxy::authenticate::{
+    Authenticator, CertificateRequest, Chain, Step, TokenAuthenticator, TokenStore,
+};
+use underpass_proxy::front::Clusters;
+use underpass_tunnel::chain;
+
+use self::entry::{Entry, Kind};
+pub(crate) use self::file::AuthenticationError;
+use self::file::{Contents, File};
+use crate::limits;
+
+/// How often the files are looked at: a change takes effect within this time.
+const INTERVAL: Duration = Duration::from_secs(1);
+
+/// What authenticators are made with.
+#[derive(Clone)]
+pub(crate) struct Surroundings {
+    pub(crate) tokens: Arc<dyn TokenStore>,
+    pub(crate) clusters: Arc<dyn Clusters>,
+}
+
+/// The chain, and what it was made of.
+pub(crate) struct Authentication {
+    path: Option<PathBuf>,
+    surroundings: Surroundings,
+    chain: Arc<Chain>,
+    certificates: Arc<CertificateRequest>,
+    built: Mutex<Vec<Built>>,
+}
+
+/// An authenticator, and everything that it depends on.
+struct Built {
+    entry: Entry,
+    contents: Contents,
+    authenticator: Arc<dyn Authenticator>,
+    retired: CancellationToken,
+}
+
+impl Authentication {
+    /// Reads the file. Without one there are Underpass's own tokens.
+    pub(crate) fn open(
+        path: Option<PathBuf>,
+        surroundings: Surroundings,
+    ) -> Result<Arc<Self>, AuthenticationError> {
+        let authentication = Self {
+            path,
+            surroundings,
+            chain: Arc::new(Chain::new(Vec::new())),
+            certificates: CertificateRequest::new(),
+            built: Mutex::default(),
+        };
+        authentication.refresh()?;
+        Ok(Arc::new(authentication))
+    }
+
+    /// The authenticators, now and after each change.
+    pub(crate) fn chain(&self) -> Arc<Chain> {
+        Arc::clone(&self.chain)
+    }
+
+    /// How TLS asks clients for certificates: only while an authenticator reads them.
+    pub(crate) fn certificates(&self) -> Arc<CertificateRequest> {
+        Arc::clone(&self.certificates)
+    }
+
+    /// Looks at the files from time to time, for as long as the server runs. What cannot be used changes nothing.
+    pub(crate) async fn watch(self: Arc<Self>) {
+        let mut interval = tokio::time::interval(INTERVAL);
+        let mut last = None;
+        loop {
+            interval.tick().await;
+            let error = self.refresh().err().map(|error| chain(&error));
+            // Once, not every second until somebody mends it.
+            if error != last
+                && let Some(error) = &error
+            {
+                tracing::error!("keeping the last good authentication file: {error}");
+            }
+            last = error;
+        }
+    }
+
+    /// Makes what has changed.
+    fn refresh(&self) -> Result<(), AuthenticationError> {
+        let entries = match &self.path {
+            Some(path) => File::read(path)?.authenticators,
+            None => vec![Entry::tokens()],
+        };
+        let wanted = self.read_all(entries)?;
+        let mut built = self.built.lock().unwrap_or_else(PoisonError::into_inner);
+        let same = |(entry, contents): &(Entry, Contents), built: &Built| {
+            built.entry == *entry && built.contents == *contents
+        };
+        if wanted.len() == built.len() && wanted.iter().zip(&*built).all(|(w, b)| same(w, b)) {
+            return Ok(());
+        }
+        // All of them, before any of them counts: half of a new file would be worse than the old one.
+        let mut next = Vec::with_capacity(wanted.len());
+        for (position, wanted) in wanted.into_iter().enumerate() {
+            let kept = built.iter().find(|built| same(&wanted, built));
+            next.push(match kept {
+                Some(kept) => kept.share(),
+                None => self.build(position, wanted)?,
+            });
+        }
+        let names: Vec<_> = next.iter().map(|built| built.entry.name.as_str()).collect();
+        tracing::info!(authenticators = names.join(","), "authentication is set up");
+        self.chain.replace(next.iter().map(Built::step).collect());
+        let certificates = |built: &Built| matches!(built.entry.kind(), Ok(Kind::Certificates(_)));
+        self.certificates.want(next.iter().any(certificates));
+        let gone = std::mem::replace(&mut *built, next);
+        for old in gone {
+            if !built
+                .iter()
+                .any(|built| Arc::ptr_eq(&built.authenticator, &old.authenticator))
+            {
+                old.retired.cancel();
+            }
+        }
+        Ok(())
+    }
+
+    fn read_all(&self, entries: Vec<Entry>) -> Result<Vec<(Entry, Contents)>, AuthenticationError> {
+        let mut read = Vec::with_capacity(entries.len());
+        for (position, entry) in entries.into_iter().enumerate() {
+            let contents = Contents::read(&entry.files(), position, self.folder())?;
+            read.push((entry, contents));
+        }
+        Ok(read)
+    }
+
+    /// Paths are relative to the authentication file.
+    fn folder(&self) -> &Path {
+        let path = self.path.as_deref().unwrap_or(Path::new(""));
+        path.parent().unwrap_or(Path::new(""))
+    }
+
+    fn build(
+        &self,
+        position: usize,
+        (entry, contents): (Entry, Contents),
+    ) -> Result<Built, AuthenticationError> {
+        let retired = CancellationToken::new();
+        let authenticator = entry
+            .build(&contents, &self.surroundings, &retired)
+            .map_err(|source| AuthenticationError::Entry {
+                at: format!("authenticators[{position}]"),
+                source,
+            })?;
+        Ok(Built {
+            entry,
+            contents,
+            authenticator,
+            retired,
+        })
+    }
+}
+
+impl Surroundings {
+    fn token_authenticator(&self, name: &str) -> Arc<dyn Authenticator> {
+        Arc::new(TokenAuthenticator::new(name, Arc::clone(&self.tokens)))
+    }
+}
+
+impl Built {
+    fn share(&self) -> Self {
+        Self {
+            entry: self.entry.clone(),
+            contents: self.contents.clone(),
+            authenticator: Arc::clone(&self.authenticator),
+            retired: self.retired.clone(),
+        }
+    }
+
+    fn step(&self) -> Step {
+        let limit = self.entry.timeout.unwrap_or(limits::AUTHENTICATION);
+        Step::new(
+            self.entry.name.as_str(),
+            Arc::clone(&self.authenticator),
+            limit,
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,288 @@
+use std::path::Path;
+
+use async_trait::async_trait;
+use underpass_proxy::authenticate::{StoreError, TokenHash, TokenRecord};
+
+use underpass_proxy::front::{ConnectError, Open};
+use underpass_proxy::{BoxedIo, ClusterName};
+
+use super::*;
+
+struct NoTokens;
+
+#[async_trait]
+impl TokenStore for NoTokens {
+    async fn find(&self, _: &TokenHash) -> Result<Option<TokenRecord>, StoreError> {
+        Ok(None)
+    }
+}
+
+struct NoClusters;
+
+#[async_trait]
+impl Clusters for NoClusters {
+    async fn connect(&self, _: &ClusterName, _: &Open) -> Result<BoxedIo, ConnectError> {
+        Err(ConnectError::UnknownCluster)
+    }
+}
+
+fn surroundings() -> Surroundings {
+    Surroundings {
+        tokens: Arc::new(NoTokens),
+        clusters: Arc::new(NoClusters),
+    }
+}
+
+/// A folder with a CA in it.
+fn folder() -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    let ca = rcgen::generate_simple_self_signed(["ca".to_owned()]).unwrap();
+    std::fs::write(dir.path().join("ca.pem"), ca.cert.pem()).unwrap();
+    std::fs::write(dir.path().join("empty.pem"), "").unwrap();
+    std::fs::write(dir.path().join("password"), "secret\n").unwrap();
+    dir
+}
+
+fn open(dir: &Path, text: &str) -> Result<Arc<Authentication>, String> {
+    let path = dir.join("authentication.yaml");
+    std::fs::write(&path, text).unwrap();
+    Authentication::open(Some(path), surroundings()).map_err(|error| chain(&error))
+}
+
+fn names(authentication: &Authentication) -> Vec<String> {
+    let built = authentication.built.lock().unwrap();
+    built.iter().map(|built| built.entry.name.clone()).collect()
+}
+
+const GOOD: &str = "
+authenticators:
+- name: tokens
+  tokens: {}
+- name: corp
+  timeout: 5s
+  reservedNames: {groups: ['system:monitoring']}
+  jwt:
+    issuer:
+      url: https://issuer.example
+      audiences: [underpass]
+      certificateAuthorityFile: ca.pem
+    claimMappings:
+      username: {claim: email, prefix: ''}
+      groups: {claim: groups, prefix: 'corp:'}
+      uid: {claim: oid}
+      extra: [{key: example.org/team, claim: team}]
+    claimValidationRules: [{claim: hd, requiredValue: example.org}]
+    signingAlgorithms: [RS256, ES256]
+    clockSkew: 30s
+- name: admins
+  clientCertificates:
+    certificateAuthorityFiles: [ca.pem]
+    usernamePrefix: 'cert:'
+- name: edge
+  tokenReview:
+    cluster: edge
+    issuer: https://kubernetes.default.svc
+    audiences: [underpass]
+    namespaces: [ci]
+    cache: 30s
+- name: directory
+  ldap:
+    url: ldaps://dc.example.org
+    certificateAuthorityFile: ca.pem
+    bindDN: cn=underpass,dc=example,dc=org
+    bindPasswordFile: password
+    userSearch:
+      base: ou=people,dc=example,dc=org
+      filter: (&(objectClass=person)(uid={username}))
+      nameAttribute: uid
+    groupSearch:
+      base: ou=groups,dc=example,dc=org
+      filter: (objectClass=groupOfNames)
+      nameAttribute: cn
+      membership: {member: member}
+";
+
+#[tokio::test]
+async fn a_file_describes_a_chain() {
+    let dir = folder();
+    let authentication = open(dir.path(), GOOD).unwrap();
+    assert_eq!(
+        names(&authentication),
+        ["tokens", "corp", "admins", "edge", "directory"]
+    );
+}
+
+#[tokio::test]
+async fn without_a_file_there_are_tokens() {
+    let authentication = Authentication::open(None, surroundings()).ok().unwrap();
+    assert_eq!(names(&authentication), ["tokens"]);
+}
+
+#[tokio::test]
+async fn mistakes_name_their_field() {
+    let dir = folder();
+    for (from, to, said) in [
+        ("clockSkew", "clockSkwe", "authenticators[1].jwt"),
+        (
+            "clockSkew: 30s",
+            "clockSkew: 30",
+            "authenticators[1].jwt.clockSkew",
+        ),
+        (
+            "clockSkew: 30s",
+            "clockSkew: 1h",
+            "authenticators[1]: jwt.clockSkew: must be at most 5m",
+        ),
+        (
+            "audiences: [underpass]",
+            "audiences: x",
+            "authenticators[1].jwt.issuer.audiences",
+        ),
+        (
+            "audiences: [underpass]",
+            "audiences: []",
+            "jwt.issuer.audiences: must not be empty",
+        ),
+        (
+            "https:",
+            "http:",
+            "authenticators[1]: jwt.issuer.url: must be a URL",
+        ),
+        (
+            "[RS256, ES256]",
+            "[RS256, HS256]",
+            "jwt.signingAlgorithms[1]: \"HS256\" is none of",
+        ),
+        (
+            "[RS256, ES256]",
+            "[none]",
+            "jwt.signingAlgorithms[0]: \"none\" is none of",
+        ),
+        (
+            "name: corp",
+            "name: tokens",
+            "authenticators[1]: name: \"tokens\" stands there twice",
+        ),
+        (
+            "name: corp",
+            "name: 'a b'",
+            "authenticators[1]: name: must be letters",
+        ),
+        (
+            "tokens: {}",
+            "timeout: 5s",
+            "authenticators[0]: needs exactly one of",
+        ),
+        (
+            "File: ca.pem",
+            "File: no.pem",
+            "authenticators[1].jwt.issuer.certificateAuthorityFile: cannot read",
+        ),
+        (
+            "File: ca.pem",
+            "File: empty.pem",
+            "jwt.issuer.certificateAuthorityFile: cannot be used: there is no certificate",
+        ),
+        (
+            "Files: [ca.pem]",
+            "Files: [ca.pem, no.pem]",
+            "authenticators[2].clientCertificates.certificateAuthorityFiles[1]",
+        ),
+        (
+            "Files: [ca.pem]",
+            "Files: [empty.pem]",
+            "clientCertificates.certificateAuthorityFiles: cannot be used",
+        ),
+    ] {
+        assert!(GOOD.contains(from), "{from}");
+        let error = open(dir.path(), &GOOD.replace(from, to)).err().unwrap();
+        assert!(error.contains(said), "{to}: {error}");
+    }
+    let second = "- name: other
+  tokenReview: {cluster: b, issuer: ISSUER, audiences: [x, underpass]}
+";
+    for (issuer, field) in [
+        ("https://kubernetes.default.svc", "tokenReview.audiences"),
+        ("https://issuer.example", "tokenReview.issuer"),
+    ] {
+        let text = format!("{GOOD}{}", second.replace("ISSUER", issuer));
+        let error = open(dir.path(), &text).err().unwrap();
+        assert!(
+            error.contains(&format!("authenticators[5]: {field}")),
+            "{error}"
+        );
+    }
+    for text in ["", "authenticators: []", "authenticators: 7", "x: 1"] {
+        let error = open(dir.path(), text).err().unwrap();
+        assert!(error.contains("authentication file"), "{text}: {error}");
+    }
+    let twice = format!(
+        "{GOOD}{}",
+        GOOD.replace("authenticators:", "")
+            .replace("- name: ", "- name: x")
+    );
+    let error = open(dir.path(), &twice).err().unwrap();
+    assert!(
+        error.contains("authenticators[5]: tokens: \"tokens\" stands there twice"),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn rule_12_what_changes_is_retired_and_the_rest_stays() {
+    let dir = folder();
+    let authentication = open(dir.path(), GOOD).unwrap();
+    let (retired, kept) = {
+        let built = authentication.built.lock().unwrap();
+        let [tokens, corp, admins, _, _] = &built[..] else {
+            panic!("{} authenticators", built.len());
+        };
+        let kept = [
+            Arc::clone(&tokens.authenticator),
+            Arc::clone(&admins.authenticator),
+        ];
+        ([corp.retired.clone(), admins.retired.clone()], kept)
+    };
+    let path = dir.path().join("authentication.yaml");
+    std::fs::write(&path, "authenticators: 7").unwrap();
+    authentication.refresh().unwrap_err();
+    assert_eq!(names(&authentication).len(), 5);
+
+    std::fs::write(
+        &path,
+        GOOD.replace("audiences: [underpass]", "audiences: [other]"),
+    )
+    .unwrap();
+    authentication.refresh().unwrap();
+    assert_eq!(
+        retired.each_ref().map(CancellationToken::is_cancelled),
+        [true, false]
+    );
+    {
+        let built = authentication.built.lock().unwrap();
+        assert!(Arc::ptr_eq(&built[0].authenticator, &kept[0]));
+        assert!(Arc::ptr_eq(&built[2].authenticator, &kept[1]));
+    }
+    // A file that it names counts like itself.
+    let ca = rcgen::generate_simple_self_signed(["other".to_owned()]).unwrap();
+    std::fs::write(dir.path().join("ca.pem"), ca.cert.pem()).unwrap();
+    authentication.refresh().unwrap();
+    assert_eq!(
+        retired.each_ref().map(CancellationToken::is_cancelled),
+        [true, true]
+    );
+}
+
+#[tokio::test]
+async fn certificates_are_asked_for_only_where_somebody_reads_them() {
+    use rustls::server::danger::ClientCertVerifier as _;
+
+    let dir = folder();
+    let authentication = open(dir.path(), GOOD).unwrap();
+    let request = authentication.certificates();
+    assert!(request.offer_client_auth() && !request.client_auth_mandatory());
+    let without = GOOD.split("- name: admins").next().unwrap();
+    std::fs::write(dir.path().join("authentication.yaml"), without).unwrap();
+    authentication.refresh().unwrap();
+    assert!(!request.offer_client_auth());
+}

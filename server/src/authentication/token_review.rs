@@ -1,0 +1,71 @@
+//! `tokenReview`
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Deserialize;
+use underpass_proxy::ClusterName;
+use underpass_proxy::authenticate::{
+    Authenticator, ConfigError, Misconfigured, RemoteOptions, Source, TokenReview,
+    TokenReviewConfig,
+};
+use underpass_proxy::front::Clusters;
+
+use super::file::duration;
+
+/// ServiceAccount tokens of one cluster.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub(super) struct Review {
+    cluster: String,
+    issuer: String,
+    audiences: Vec<String>,
+    #[serde(default)]
+    namespaces: Vec<String>,
+    #[serde(default, deserialize_with = "duration")]
+    cache: Option<Duration>,
+}
+
+impl Review {
+    /// Could both mean the same token? It would be shown to the wrong cluster.
+    pub(super) fn clashes(&self, other: &Self) -> bool {
+        let shared = |audience| other.audiences.contains(audience);
+        self.issuer == other.issuer && self.audiences.iter().any(shared)
+    }
+
+    pub(super) fn issuer(&self) -> &str {
+        &self.issuer
+    }
+
+    pub(super) fn build(
+        &self,
+        source: Source,
+        clusters: &Arc<dyn Clusters>,
+    ) -> Result<Arc<dyn Authenticator>, ConfigError> {
+        let cluster = ClusterName::new(&self.cluster).map_err(|error| ConfigError {
+            field: "cluster".to_owned(),
+            why: Misconfigured::Unusable(Box::new(error)),
+        })?;
+        let config = TokenReviewConfig {
+            cluster,
+            issuer: self.issuer.clone(),
+            audiences: self.audiences.clone(),
+            namespaces: self.namespaces.clone(),
+            remote: remote(self.cache),
+        };
+        Ok(Arc::new(TokenReview::new(
+            source,
+            config,
+            Arc::clone(clusters),
+        )?))
+    }
+}
+
+/// Defaults, and how long an identity counts where the file says it.
+pub(super) fn remote(cache: Option<Duration>) -> RemoteOptions {
+    let default = RemoteOptions::default();
+    RemoteOptions {
+        cache: cache.unwrap_or(default.cache),
+        ..default
+    }
+}

@@ -1,0 +1,347 @@
+//! Users who are known elsewhere, with real kubectl.
+
+use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
+use std::time::Duration;
+
+use base64::Engine as _;
+use serde_json::{Value, json};
+use underpass_testenv::testing::providers::{Directory, OidcProvider, SEARCHER};
+use underpass_testenv::testing::{Client, Wire, eventually};
+use underpass_testenv::{CLUSTER_NAME, Transport};
+
+use crate::deployment::{CLUSTER, Deployment};
+use crate::flight::InFlight;
+
+/// The deployment whose authentication file these tests have to themselves.
+struct Elsewhere {
+    deployment: Deployment,
+    provider: OidcProvider,
+}
+
+impl Elsewhere {
+    async fn start() -> Self {
+        let this = Self {
+            deployment: Deployment::start(Transport::Quic).await,
+            provider: OidcProvider::start().await,
+        };
+        let ca = this.deployment.dir().join("cluster-ca.pem");
+        std::fs::write(ca, CLUSTER.ca_pem()).unwrap();
+        this
+    }
+
+    /// Tokens, the provider as `corp`, and certificates of the cluster's own CA.
+    fn file(&self) -> Value {
+        json!({ "authenticators": [
+            { "name": "tokens", "tokens": {} },
+            { "name": "corp", "jwt": {
+                "issuer": {
+                    "url": self.provider.issuer(),
+                    "audiences": ["underpass"],
+                    "certificateAuthorityFile": self.provider.ca_file(),
+                },
+                "claimMappings": {
+                    "username": { "claim": "sub", "prefix": "corp:" },
+                    "groups": { "claim": "groups", "prefix": "corp:" },
+                },
+            } },
+            { "name": "certificates", "clientCertificates": {
+                "certificateAuthorityFiles": ["cluster-ca.pem"],
+                "usernamePrefix": "cert:",
+            } },
+        ] })
+    }
+
+    /// Writes the file, and waits until it is in force.
+    async fn configure(&self, file: &Value) {
+        let before = self.setups();
+        std::fs::write(self.deployment.authentication_file(), file.to_string()).unwrap();
+        eventually("the file is in force", async || {
+            let log = self.deployment.server_log().unwrap();
+            (self.setups() > before).then_some(()).ok_or(log)
+        })
+        .await;
+    }
+
+    fn setups(&self) -> usize {
+        let log = self.deployment.server_log().unwrap();
+        log.matches("authentication is set up").count()
+    }
+
+    /// The cluster's kubeconfig, leading through Underpass.
+    fn through(&self, kubeconfig: &Path) -> PathBuf {
+        let mut text: Value = serde_json::from_slice(&std::fs::read(kubeconfig).unwrap()).unwrap();
+        let url = self.deployment.url();
+        text["clusters"][0]["cluster"] = json!({
+            "server": format!("{url}/k8s/clusters/{CLUSTER_NAME}"),
+            "certificate-authority": self.deployment.ca_file(),
+        });
+        let name = kubeconfig.file_name().unwrap().to_string_lossy();
+        let path = self.deployment.dir().join(format!("through-{name}"));
+        std::fs::write(&path, text.to_string()).unwrap();
+        path
+    }
+
+    async fn token(&self, claims: Value, seconds: i64) -> PathBuf {
+        let token = self.provider.token("underpass", &claims, seconds).await;
+        self.through(&CLUSTER.kubeconfig_with_token("oidc", &token).unwrap())
+    }
+
+    fn certificate(&self, user: &str, groups: &[&str]) -> PathBuf {
+        self.through(&CLUSTER.kubeconfig_for(user, groups).unwrap())
+    }
+
+    fn client<'a>(&self, kubeconfig: &'a Path) -> Client<'a> {
+        self.deployment.client(kubeconfig, Wire::WebSocket)
+    }
+
+    fn let_in(&self, user: &str) {
+        let add = ["user", "add", user, "--cluster", CLUSTER_NAME];
+        self.deployment.administer(&add).unwrap();
+    }
+}
+
+async fn whoami(client: &Client<'_>) -> Value {
+    let answer = client.run(&["auth", "whoami", "-o", "json"]).await;
+    let answer: Value = serde_json::from_str(&answer).unwrap();
+    answer["status"]["userInfo"].clone()
+}
+
+static ALICE: LazyLock<Value> =
+    LazyLock::new(|| json!({ "sub": "alice", "groups": ["dev", "on call"] }));
+
+#[tokio::test]
+async fn an_id_token_reaches_the_cluster() {
+    let elsewhere = Elsewhere::start().await;
+    elsewhere.configure(&elsewhere.file()).await;
+    elsewhere.let_in("corp:alice");
+    let kubeconfig = elsewhere.token(ALICE.clone(), 600).await;
+    let user = whoami(&elsewhere.client(&kubeconfig)).await;
+    assert_eq!(user["username"], "corp:alice");
+    assert_eq!(
+        user["groups"],
+        json!(["corp:dev", "corp:on call", "system:authenticated"])
+    );
+    let log = elsewhere.deployment.server_log().unwrap();
+    assert!(log.contains("authenticated=\"jwt/corp\""), "{log}");
+    // The provider knows bob, and the server's policy does not let him in.
+    let kubeconfig = elsewhere.token(json!({ "sub": "bob" }), 600).await;
+    let said = elsewhere.client(&kubeconfig).fail(&["get", "pods"]).await;
+    assert!(said.contains("User \"corp:bob\" cannot"), "{said}");
+    // Expired, and for somebody else.
+    let expired = elsewhere.token(ALICE.clone(), -60).await;
+    let said = elsewhere.client(&expired).fail(&["get", "pods"]).await;
+    assert!(said.contains("must be logged in"), "{said}");
+    let other = elsewhere.provider.token("other", &ALICE, 600).await;
+    let other = elsewhere.through(&CLUSTER.kubeconfig_with_token("other", &other).unwrap());
+    let said = elsewhere.client(&other).fail(&["get", "pods"]).await;
+    assert!(said.contains("must be logged in"), "{said}");
+    // Underpass's own tokens work beside it.
+    let admin = elsewhere.deployment.admin(Wire::WebSocket);
+    admin.run(&["get", "--raw", "/version"]).await;
+    // Nothing of any token is in the log.
+    let token = elsewhere.provider.token("underpass", &ALICE, 600).await;
+    let log = elsewhere.deployment.server_log().unwrap();
+    let head = token.split('.').next().unwrap();
+    assert!(!log.contains(head), "{log}");
+}
+
+#[tokio::test]
+async fn a_client_certificate_reaches_the_cluster() {
+    let elsewhere = Elsewhere::start().await;
+    let kubeconfig = elsewhere.certificate("alice", &["dev", "ops"]);
+    elsewhere.let_in("cert:alice");
+    let client = elsewhere.client(&kubeconfig);
+    // Nobody asks for certificates yet. (kubectl asks for a name and a password then.)
+    let refused = client.output(&["get", "--raw", "/version"]).await;
+    assert!(!refused.status.success(), "{refused:?}");
+
+    elsewhere.configure(&elsewhere.file()).await;
+    let user = whoami(&client).await;
+    assert_eq!(user["username"], "cert:alice");
+    assert_eq!(
+        user["groups"],
+        json!(["dev", "ops", "system:authenticated"])
+    );
+    let log = elsewhere.deployment.server_log().unwrap();
+    assert!(
+        log.contains("authenticated=\"certificate/certificates\""),
+        "{log}"
+    );
+
+    // A certificate that the cluster itself takes for its master is none here (rule 17).
+    let masters = elsewhere.certificate("root", &["system:masters"]);
+    elsewhere.let_in("cert:root");
+    let refused = elsewhere
+        .client(&masters)
+        .output(&["get", "--raw", "/version"])
+        .await;
+    assert!(!refused.status.success(), "{refused:?}");
+}
+
+/// What a token of a ServiceAccount in `default` for this audience may be used as.
+fn account_token(name: &str, audience: &str) -> String {
+    let words = ["create", "token", name, "--audience", audience];
+    CLUSTER.run_kubectl(&words).unwrap().trim().to_owned()
+}
+
+#[tokio::test]
+async fn a_service_account_reaches_the_cluster() {
+    let elsewhere = Elsewhere::start().await;
+    CLUSTER
+        .run_kubectl(&["create", "serviceaccount", "ci"])
+        .unwrap();
+    let token = account_token("ci", "underpass");
+    let issuer = token.split('.').nth(1).unwrap();
+    let issuer = base64::engine::general_purpose::URL_SAFE_NO_PAD
+        .decode(issuer)
+        .unwrap();
+    let issuer: Value = serde_json::from_slice(&issuer).unwrap();
+    let mut file = elsewhere.file();
+    file["authenticators"].as_array_mut().unwrap().push(json!({
+        "name": "workloads",
+        "tokenReview": {
+            "cluster": CLUSTER_NAME,
+            "issuer": issuer["iss"],
+            "audiences": ["underpass"],
+            "namespaces": ["default"],
+            "cache": "1s",
+        },
+    }));
+    elsewhere.configure(&file).await;
+    elsewhere.let_in("serviceaccount:edge:default:ci");
+    let kubeconfig = elsewhere.through(&CLUSTER.kubeconfig_with_token("ci", &token).unwrap());
+    let client = elsewhere.client(&kubeconfig);
+    let version = ["get", "--raw", "/version"];
+    // The cluster's administrator has not agreed yet.
+    let said = client.fail(&version).await;
+    assert!(said.contains("currently unable to handle"), "{said}");
+    let log = elsewhere.deployment.server_log().unwrap();
+    assert!(
+        log.contains("does not let user underpass:token-reviewer create"),
+        "{log}"
+    );
+    let role = "underpass-token-reviewer";
+    let resource = "--resource=tokenreviews.authentication.k8s.io";
+    CLUSTER
+        .run_kubectl(&["create", "clusterrole", role, "--verb=create", resource])
+        .unwrap();
+    let bind = [
+        &format!("--clusterrole={role}"),
+        "--user=underpass:token-reviewer",
+    ];
+    let bind = [&["create", "clusterrolebinding", role][..], &bind].concat();
+    CLUSTER.run_kubectl(&bind).unwrap();
+    eventually("the cluster reviews", async || {
+        let answer = client.output(&version).await;
+        answer.status.success().then_some(()).ok_or(answer)
+    })
+    .await;
+    let user = whoami(&client).await;
+    assert_eq!(user["username"], "serviceaccount:edge:default:ci");
+    let groups = [
+        "serviceaccounts:edge",
+        "serviceaccounts:edge:default",
+        "system:authenticated",
+    ];
+    assert_eq!(user["groups"], json!(groups));
+
+    // A token for the API server itself is nobody's here, and is shown to nobody.
+    let native = CLUSTER.service_account_token("default", "ci").unwrap();
+    let native = elsewhere.through(&CLUSTER.kubeconfig_with_token("native", &native).unwrap());
+    elsewhere.client(&native).fail(&version).await;
+    // One that the cluster has not issued is refused by the cluster.
+    let (signed, _) = token.rsplit_once('.').unwrap();
+    let forged = format!("{signed}.{}", "A".repeat(342));
+    let forged = elsewhere.through(&CLUSTER.kubeconfig_with_token("forged", &forged).unwrap());
+    elsewhere.client(&forged).fail(&version).await;
+    let log = elsewhere.deployment.server_log().unwrap();
+    assert!(
+        log.contains("credential rejected authenticator=\"workloads\""),
+        "{log}"
+    );
+
+    // An account that is gone is nobody, once its cluster is asked again (rule 12).
+    CLUSTER
+        .run_kubectl(&["delete", "serviceaccount", "ci"])
+        .unwrap();
+    eventually("the account is gone here as well", async || {
+        let answer = client.output(&version).await;
+        if answer.status.success() {
+            Err(answer)
+        } else {
+            Ok(())
+        }
+    })
+    .await;
+    // Nothing of the token is in the log.
+    let log = elsewhere.deployment.server_log().unwrap();
+    assert!(!log.contains(token.rsplit('.').next().unwrap()));
+}
+
+#[tokio::test]
+async fn a_password_of_a_directory_reaches_the_cluster() {
+    let elsewhere = Elsewhere::start().await;
+    let directory = Directory::start().await;
+    std::fs::write(elsewhere.deployment.dir().join("ldap.password"), SEARCHER.1).unwrap();
+    let mut file = elsewhere.file();
+    file["authenticators"].as_array_mut().unwrap().push(json!({
+        "name": "directory",
+        "ldap": {
+            "url": directory.ldaps(),
+            "certificateAuthorityFile": directory.ca_file(),
+            "bindDN": SEARCHER.0,
+            "bindPasswordFile": "ldap.password",
+            "userSearch": {
+                "base": "ou=people,dc=example,dc=org",
+                "filter": "(&(objectClass=inetOrgPerson)(uid={username}))",
+                "nameAttribute": "uid",
+            },
+            "groupSearch": {
+                "base": "ou=groups,dc=example,dc=org",
+                "filter": "(objectClass=groupOfNames)",
+                "nameAttribute": "cn",
+                "membership": { "member": "member" },
+            },
+        },
+    }));
+    elsewhere.configure(&file).await;
+    elsewhere.let_in("alice");
+    let kubeconfig = |password: &str| {
+        let path = CLUSTER.kubeconfig_with_token("password", "x").unwrap();
+        let text = std::fs::read(&path).unwrap();
+        let mut text: Value = serde_json::from_slice(&text).unwrap();
+        text["users"][0]["user"] = json!({ "username": "alice", "password": password });
+        std::fs::write(&path, text.to_string()).unwrap();
+        elsewhere.through(&path)
+    };
+    let right = kubeconfig("alice-secret");
+    let user = whoami(&elsewhere.client(&right)).await;
+    assert_eq!(user["username"], "alice");
+    let groups = ["dev", "platform", "everyone", "system:authenticated"];
+    assert_eq!(user["groups"], json!(groups));
+    let wrong = kubeconfig("bob-secret");
+    let said = elsewhere.client(&wrong).fail(&["get", "pods"]).await;
+    assert!(said.contains("must be logged in"), "{said}");
+    // Neither password is in the log, nor the one of the account that searches.
+    let log = elsewhere.deployment.server_log().unwrap();
+    assert!(log.contains("authenticated=\"ldap/directory\""), "{log}");
+    assert!(!log.contains("-secret"), "{log}");
+}
+
+#[tokio::test]
+async fn rule_12_an_authenticator_that_is_taken_away_ends_what_rests_on_it() {
+    let elsewhere = Elsewhere::start().await;
+    elsewhere.configure(&elsewhere.file()).await;
+    elsewhere.let_in("corp:alice");
+    let bind = ["--clusterrole=cluster-admin", "--user=corp:alice"];
+    let bind = [&["create", "clusterrolebinding", "corp-alice"][..], &bind].concat();
+    CLUSTER.run_kubectl(&bind).unwrap();
+    let kubeconfig = elsewhere.token(ALICE.clone(), 600).await;
+    let watch = InFlight::watch(&elsewhere.client(&kubeconfig)).await;
+    let mut without = elsewhere.file();
+    without["authenticators"].as_array_mut().unwrap().remove(1);
+    elsewhere.configure(&without).await;
+    let ended = tokio::time::timeout(Duration::from_secs(5), watch.ended()).await;
+    ended.expect("it ends within 5 s").assert_error();
+}

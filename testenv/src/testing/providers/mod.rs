@@ -1,0 +1,8 @@
+//! Identity providers, as processes of their own that end with the test.
+
+mod oidc;
+mod program;
+mod slapd;
+
+pub use oidc::OidcProvider;
+pub use slapd::{Directory, SEARCHER};
