@@ -198,3 +198,12 @@ pub const LDAP_TERMS: usize = 100;
 
 /// How deep groups in groups are followed.
 pub const LDAP_LEVELS: usize = 16;
+
+/// Pages of a hundred that are read of a user's organizations, and of their teams.
+pub const GITHUB_PAGES: usize = 10;
+
+/// A device login that nobody has confirmed is given up, whatever its server says. GitHub says fifteen minutes.
+pub const DEVICE_LOGIN: Duration = Duration::from_secs(1800);
+
+/// A server is not asked more often whether a device login is confirmed. GitHub says five seconds.
+pub const DEVICE_INTERVAL: Duration = Duration::from_secs(1);

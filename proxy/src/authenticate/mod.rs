@@ -4,6 +4,7 @@
 //! - [`Oidc`]: ID tokens of OpenID Connect providers.
 //! - [`ClientCertificates`]: TLS client certificates.
 //! - [`Ldap`]: names and passwords of a directory.
+//! - [`GitHub`]: GitHub's tokens.
 //! - [`TokenReview`]: ServiceAccount tokens, which their cluster reviews.
 //!
 //! An authenticator looks at a [`Caller`] and says *not mine*, *mine: this identity*, *mine: refused*, or *mine, but
@@ -21,6 +22,7 @@ mod chain;
 mod config;
 mod error;
 mod failures;
+mod github;
 mod https;
 mod jwt;
 mod ldap;
@@ -42,6 +44,7 @@ pub use self::{
     chain::{Chain, Step},
     config::{ConfigError, Misconfigured},
     error::{AuthenticateError, Rejection},
+    github::{DeviceAuthorization, DeviceError, DeviceLogin, GitHub, GitHubConfig},
     https::{Roots, RootsError},
     ldap::{Bind, GroupMembership, GroupSearch, Ldap, LdapConfig, UserSearch},
     oidc::{

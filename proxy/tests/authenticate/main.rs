@@ -5,6 +5,8 @@
 #[cfg(test)]
 mod certificate;
 #[cfg(test)]
+mod github;
+#[cfg(test)]
 mod ldap;
 #[cfg(test)]
 mod oidc;

@@ -15,6 +15,7 @@ use underpass_proxy::authenticate::{
 use super::Surroundings;
 use super::certificates::Certificates;
 use super::file::{Contents, duration};
+use super::github::GitHub;
 use super::jwt::Jwt;
 use super::ldap::Ldap;
 use super::token_review::Review;
@@ -34,6 +35,7 @@ pub(super) struct Entry {
     client_certificates: Option<Certificates>,
     token_review: Option<Review>,
     ldap: Option<Ldap>,
+    github: Option<GitHub>,
 }
 
 /// Names that begin with `system:` and the like, which it may give nevertheless.
@@ -60,6 +62,7 @@ pub(super) enum Kind<'a> {
     Certificates(&'a Certificates),
     Review(&'a Review),
     Ldap(&'a Ldap),
+    GitHub(&'a GitHub),
 }
 
 impl Entry {
@@ -79,12 +82,13 @@ impl Entry {
             self.client_certificates.as_ref().map(Kind::Certificates),
             self.token_review.as_ref().map(Kind::Review),
             self.ldap.as_ref().map(Kind::Ldap),
+            self.github.as_ref().map(Kind::GitHub),
         ];
         let mut kinds = kinds.into_iter().flatten();
         match (kinds.next(), kinds.next()) {
             (Some(kind), None) => Ok(kind),
             _ => Err(Misconfigured::Invalid(
-                "needs exactly one of tokens, jwt, clientCertificates, tokenReview and ldap",
+                "needs exactly one of tokens, jwt, clientCertificates, tokenReview, ldap and github",
             )),
         }
     }
@@ -95,6 +99,7 @@ impl Entry {
             Ok(Kind::Jwt(jwt)) => jwt.files(),
             Ok(Kind::Certificates(certificates)) => certificates.files(),
             Ok(Kind::Ldap(ldap)) => ldap.files(),
+            Ok(Kind::GitHub(github)) => github.files(),
             Ok(Kind::Tokens | Kind::Review(_)) | Err(_) => Vec::new(),
         }
     }
@@ -103,6 +108,8 @@ impl Entry {
     pub(super) fn clash(&self, earlier: &Self) -> Option<(&'static str, Misconfigured)> {
         match (self.kind().ok()?, earlier.kind().ok()?) {
             (Kind::Tokens, Kind::Tokens) => Some(("tokens", twice("tokens"))),
+            // Nothing in a token says which GitHub it is of.
+            (Kind::GitHub(_), Kind::GitHub(_)) => Some(("github", twice("github"))),
             (Kind::Jwt(ours), Kind::Jwt(theirs)) => {
                 let same = ours.issuer() == theirs.issuer();
                 same.then(|| ("jwt.issuer.url", twice(ours.issuer())))
@@ -160,6 +167,9 @@ impl Entry {
                 within("tokenReview", built)
             }
             Kind::Ldap(ldap) => within("ldap", ldap.build(source(Method::Ldap), contents)),
+            Kind::GitHub(github) => {
+                within("github", github.build(source(Method::GitHub), contents))
+            }
         }
     }
 }

@@ -6,6 +6,7 @@
 mod certificates;
 mod entry;
 mod file;
+mod github;
 mod jwt;
 mod ldap;
 mod token_review;

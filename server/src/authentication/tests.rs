@@ -100,6 +100,10 @@ authenticators:
       filter: (objectClass=groupOfNames)
       nameAttribute: cn
       membership: {member: member}
+- name: hub
+  github:
+    organizations: [example]
+    certificateAuthorityFile: ca.pem
 ";
 
 #[tokio::test]
@@ -108,7 +112,7 @@ async fn a_file_describes_a_chain() {
     let authentication = open(dir.path(), GOOD).unwrap();
     assert_eq!(
         names(&authentication),
-        ["tokens", "corp", "admins", "edge", "directory"]
+        ["tokens", "corp", "admins", "edge", "directory", "hub"]
     );
 }
 
@@ -208,7 +212,7 @@ async fn mistakes_name_their_field() {
         let text = format!("{GOOD}{}", second.replace("ISSUER", issuer));
         let error = open(dir.path(), &text).err().unwrap();
         assert!(
-            error.contains(&format!("authenticators[5]: {field}")),
+            error.contains(&format!("authenticators[6]: {field}")),
             "{error}"
         );
     }
@@ -223,7 +227,7 @@ async fn mistakes_name_their_field() {
     );
     let error = open(dir.path(), &twice).err().unwrap();
     assert!(
-        error.contains("authenticators[5]: tokens: \"tokens\" stands there twice"),
+        error.contains("authenticators[6]: tokens: \"tokens\" stands there twice"),
         "{error}"
     );
 }
@@ -234,7 +238,7 @@ async fn rule_12_what_changes_is_retired_and_the_rest_stays() {
     let authentication = open(dir.path(), GOOD).unwrap();
     let (retired, kept) = {
         let built = authentication.built.lock().unwrap();
-        let [tokens, corp, admins, _, _] = &built[..] else {
+        let [tokens, corp, admins, ..] = &built[..] else {
             panic!("{} authenticators", built.len());
         };
         let kept = [
@@ -246,7 +250,7 @@ async fn rule_12_what_changes_is_retired_and_the_rest_stays() {
     let path = dir.path().join("authentication.yaml");
     std::fs::write(&path, "authenticators: 7").unwrap();
     authentication.refresh().unwrap_err();
-    assert_eq!(names(&authentication).len(), 5);
+    assert_eq!(names(&authentication).len(), 6);
 
     std::fs::write(
         &path,
