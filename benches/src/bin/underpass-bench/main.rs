@@ -7,6 +7,7 @@
 )]
 
 mod cli;
+mod link;
 mod load;
 mod peers;
 mod plan;

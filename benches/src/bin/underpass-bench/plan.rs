@@ -17,6 +17,8 @@ pub(crate) struct Plan {
     pub(crate) requests: Duration,
     /// Keystrokes in a sample.
     pub(crate) keystrokes: usize,
+    /// Keystrokes in a sample over a long link.
+    pub(crate) distant_keystrokes: usize,
     /// How many agents a process of them is, in the scenario of idle agents.
     pub(crate) crowds: Vec<u32>,
     /// How many agent processes there are, of systems that have one agent in each.
@@ -36,6 +38,7 @@ impl Plan {
             bulk: Duration::from_secs(2),
             requests: Duration::from_millis(1500),
             keystrokes: 1000,
+            distant_keystrokes: 100,
             crowds: vec![10, 1000, 4000],
             processes: 25,
             idle: Duration::from_secs(10),
@@ -51,6 +54,7 @@ impl Plan {
             bulk: Duration::from_millis(200),
             requests: Duration::from_millis(200),
             keystrokes: 30,
+            distant_keystrokes: 5,
             crowds: vec![5, 20],
             processes: 2,
             idle: Duration::from_millis(300),

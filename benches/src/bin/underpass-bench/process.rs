@@ -69,6 +69,11 @@ impl Process {
         })
     }
 
+    /// Its process id.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Starts it once more, after its end, with the same arguments.
     ///
     /// # Errors

@@ -1,7 +1,8 @@
 //! What all systems find: a target, certificates, and a folder of their own.
 
+use std::ffi::OsString;
 use std::fs;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -12,6 +13,7 @@ use rcgen::{
 };
 use tempfile::TempDir;
 
+use crate::link::{self, Link, Shape};
 use crate::ports;
 use crate::process::{self, Process};
 
@@ -23,30 +25,61 @@ pub(crate) const PASSWORD: &str = "bench";
 pub(crate) struct Site {
     folder: TempDir,
     program: PathBuf,
-    /// Where what users order is done.
+    /// Where what users order is done, as agents know it.
     pub(crate) target: SocketAddr,
+    /// The same as users know it.
+    pub(crate) target_from_here: SocketAddr,
+    /// Where servers listen for agents.
+    address: IpAddr,
+    /// Where what servers dial listens.
+    far_address: IpAddr,
     _target: Process,
+    /// Last, so that what is behind it ends before.
+    link: Option<Link>,
 }
 
 impl Site {
-    /// Makes certificates, and starts the target.
+    /// Makes certificates, and starts the target. All is on loopback.
     ///
     /// # Errors
     /// Where there is no place, or no port.
     pub(crate) fn new() -> Result<Self> {
+        Self::with(None)
+    }
+
+    /// The same with agents and target behind a link.
+    ///
+    /// # Errors
+    /// Where there can be no link, too.
+    pub(crate) fn behind(shape: Shape) -> Result<Self> {
+        Self::with(Some(shape))
+    }
+
+    fn with(shape: Option<Shape>) -> Result<Self> {
         let folder = tempfile::Builder::new()
             .prefix("underpass-bench-")
             .tempdir()?;
         certificates(folder.path()).context("cannot make certificates")?;
         let program = std::env::current_exe()?;
+        let link = shape.map(|shape| Link::up(folder.path(), &program, shape));
+        let link = link.transpose()?;
         let target = ports::free()?;
-        let arguments = ["process", "target", "--listen", &target.to_string()];
-        let process = Process::start(folder.path(), "target", &program, arguments)?;
+        let (address, far_address) = match &link {
+            None => (target.ip(), target.ip()),
+            Some(_) => (link::HERE.into(), link::THERE.into()),
+        };
+        let all = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), target.port()).to_string();
+        let arguments = ["process", "target", "--listen", &all];
+        let process = start(folder.path(), link.as_ref(), "target", &program, arguments)?;
         Ok(Self {
             folder,
             program,
             target,
+            target_from_here: SocketAddr::new(far_address, target.port()),
+            address,
+            far_address,
             _target: process,
+            link,
         })
     }
 
@@ -74,6 +107,22 @@ impl Site {
         self.file("ca.pem")
     }
 
+    /// An address where a server can listen for agents.
+    ///
+    /// # Errors
+    /// Where no port is free.
+    pub(crate) fn for_agents(&self) -> Result<SocketAddr> {
+        Ok(SocketAddr::new(self.address, ports::free()?.port()))
+    }
+
+    /// An address beside the target that can be dialled from the server's side.
+    ///
+    /// # Errors
+    /// Where no port is free.
+    pub(crate) fn beside_target(&self) -> Result<SocketAddr> {
+        Ok(SocketAddr::new(self.far_address, ports::free()?.port()))
+    }
+
     /// Starts a program.
     ///
     /// # Errors
@@ -85,6 +134,19 @@ impl Site {
         arguments: impl IntoIterator<Item = &'a str>,
     ) -> Result<Process> {
         Process::start(self.path(), name, program, arguments)
+    }
+
+    /// Starts a program beside the target.
+    ///
+    /// # Errors
+    /// Where there is none.
+    pub(crate) fn start_there<'a>(
+        &self,
+        name: &str,
+        program: &Path,
+        arguments: impl IntoIterator<Item = &'a str>,
+    ) -> Result<Process> {
+        start(self.path(), self.link.as_ref(), name, program, arguments)
     }
 
     /// Starts a process that this program has.
@@ -99,6 +161,20 @@ impl Site {
     ) -> Result<Process> {
         let role = ["process", role].into_iter();
         self.start(name, &self.program, role.chain(arguments))
+    }
+
+    /// The same beside the target.
+    ///
+    /// # Errors
+    /// Where that fails.
+    pub(crate) fn start_own_there<'a>(
+        &self,
+        name: &str,
+        role: &'a str,
+        arguments: impl IntoIterator<Item = &'a str>,
+    ) -> Result<Process> {
+        let role = ["process", role].into_iter();
+        self.start_there(name, &self.program, role.chain(arguments))
     }
 
     /// The server's certificate and key in one file of PKCS #12, for those who take nothing else.
@@ -123,6 +199,24 @@ impl Site {
     }
 }
 
+/// In the network behind the link, where there is one.
+fn start<'a>(
+    folder: &Path,
+    link: Option<&Link>,
+    name: &str,
+    program: &Path,
+    arguments: impl IntoIterator<Item = &'a str>,
+) -> Result<Process> {
+    let Some(link) = link else {
+        return Process::start(folder, name, program, arguments);
+    };
+    let [enter, words @ ..] = link.enter();
+    let words = words.into_iter().map(OsString::from);
+    let command = words.chain([program.as_os_str().to_owned()]);
+    let command = command.chain(arguments.into_iter().map(OsString::from));
+    Process::start(folder, name, Path::new(&enter), command)
+}
+
 /// A CA, and a certificate of each side.
 fn certificates(folder: &Path) -> Result<()> {
     let mut ca = CertificateParams::default();
@@ -135,12 +229,17 @@ fn certificates(folder: &Path) -> Result<()> {
     ];
     let ca = CertifiedIssuer::self_signed(ca, KeyPair::generate()?)?;
     fs::write(folder.join("ca.pem"), ca.pem())?;
+    let names = [
+        "localhost".to_owned(),
+        "127.0.0.1".to_owned(),
+        link::HERE.to_string(),
+    ];
     for (name, usage) in [
         ("server", ExtendedKeyUsagePurpose::ServerAuth),
         ("client", ExtendedKeyUsagePurpose::ClientAuth),
     ] {
         let key = KeyPair::generate()?;
-        let mut params = CertificateParams::new(["localhost".to_owned(), "127.0.0.1".to_owned()])?;
+        let mut params = CertificateParams::new(names.clone())?;
         params.distinguished_name.push(DnType::CommonName, name);
         params.extended_key_usages = vec![usage];
         let certificate = params.signed_by(&key, &ca)?;

@@ -2,6 +2,7 @@
 //! on connections that the exit dials. Who types has a connection of their own.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use quinn::{Connection, Endpoint};
@@ -11,6 +12,9 @@ use underpass_tunnel::transport::Transport as _;
 use underpass_tunnel::transport::quic::{self, QuicConfig, QuicTransport, ResetKey};
 
 use super::{Identity, Trust, Users, pump};
+
+/// As often as a session sends PINGs.
+const KEEPALIVE: Duration = Duration::from_secs(10);
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct EntryOptions {
@@ -44,6 +48,8 @@ pub(super) async fn entry(options: &EntryOptions) -> Result<()> {
     let users = accept(&endpoint).await?;
     let keys = accept(&endpoint).await?;
     tokio::try_join!(
+        keep_alive(&users),
+        keep_alive(&keys),
         serve(options.users.users, &users),
         serve(options.users.keys, &keys)
     )?;
@@ -60,6 +66,16 @@ async fn accept(endpoint: &Endpoint) -> Result<Connection> {
 
 fn authenticated(connection: &Connection) {
     QuicTransport::new(connection.clone()).authenticated();
+}
+
+/// Sends a byte now and then, as a session sends PINGs: an idle connection ends after 30 s.
+async fn keep_alive(connection: &Connection) -> Result<()> {
+    // The exit takes its first stream for this one.
+    let (mut stream, _recv) = connection.open_bi().await?;
+    loop {
+        stream.write_all(b"p").await?;
+        tokio::time::sleep(KEEPALIVE).await;
+    }
 }
 
 async fn serve(users: SocketAddr, connection: &Connection) -> Result<()> {
@@ -99,6 +115,9 @@ async fn dial(options: &ExitOptions) -> Result<Connection> {
 }
 
 async fn lead_out(connection: &Connection, target: SocketAddr) -> Result<()> {
+    // The entry's first bytes are no user's.
+    let (_send, mut pings) = connection.accept_bi().await?;
+    tokio::spawn(async move { while let Ok(Some(_)) = pings.read(&mut [0]).await {} });
     loop {
         let (send, recv) = connection.accept_bi().await?;
         tokio::spawn(async move {

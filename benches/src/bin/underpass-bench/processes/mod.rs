@@ -3,6 +3,7 @@
 mod floor_quic;
 mod floor_tls;
 mod framed;
+mod link;
 mod pump;
 mod questions;
 mod target;
@@ -21,6 +22,8 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 pub(crate) enum Role {
     /// What users are led to
     Target(target::Options),
+    /// A link that is slow and long
+    Link(link::Options),
     /// A TLS connection for each user's: where users connect
     FloorTlsEntry(floor_tls::EntryOptions),
     /// A TLS connection for each user's: beside the target
@@ -96,6 +99,7 @@ pub(crate) fn run(role: Role) -> Result<()> {
     runtime.block_on(async {
         match role {
             Role::Target(options) => target::run(&options).await,
+            Role::Link(options) => link::run(&options),
             Role::FloorTlsEntry(options) => floor_tls::entry(options).await,
             Role::FloorTlsExit(options) => floor_tls::exit(options).await,
             Role::FloorQuicEntry(options) => floor_quic::entry(&options).await,

@@ -1,4 +1,4 @@
-//! What the harness asks Underpass's server while it runs: a line for a line of JSON.
+//! What the harness asks processes of ours while they run: a line for a line of JSON.
 
 use std::io::{BufRead as _, Write as _};
 use std::time::Instant;
@@ -16,14 +16,18 @@ use crate::load::Order;
 /// Answers from a thread of its own, until nobody asks any more.
 pub(super) fn answer(agents: Registry) {
     let runtime = Handle::current();
+    answer_with(move |question| runtime.block_on(answer_to(question, &agents)));
+}
+
+/// The same with other answers.
+pub(super) fn answer_with(answers: impl Fn(&str) -> Result<Value> + Send + 'static) {
     std::thread::spawn(move || {
         for question in std::io::stdin().lock().lines() {
             let Ok(question) = question else { return };
-            let answer = runtime
-                .block_on(answer_to(&question, &agents))
-                .unwrap_or_else(|error| json!({ "error": format!("{error:#}") }));
-            let mut answers = std::io::stdout().lock();
-            if writeln!(answers, "{answer}").is_err() {
+            let answer =
+                answers(&question).unwrap_or_else(|error| json!({ "error": format!("{error:#}") }));
+            let mut output = std::io::stdout().lock();
+            if writeln!(output, "{answer}").is_err() {
                 return;
             }
         }

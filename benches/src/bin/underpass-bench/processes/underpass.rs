@@ -138,7 +138,7 @@ async fn forward(users: SocketAddr, dialer: Dialer) -> Result<()> {
 pub(super) async fn agent(options: AgentOptions) -> Result<()> {
     let pem = options.trust.pem()?;
     for number in options.first..options.first + options.count {
-        let (host, port) = ("localhost", options.server.port());
+        let (host, port) = (options.server.ip().to_string(), options.server.port());
         let mut config = ConnectorConfig::new(host, port, pem.clone(), key(number)?);
         config.transports = match options.transport {
             Transport::Quic => Transports::Quic,

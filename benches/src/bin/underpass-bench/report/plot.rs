@@ -30,6 +30,7 @@ const CHARTS: &[Chart] = &[
     Chart { name: "requests", title: "A connection per request of 1 KiB, p50 in µs (less is better)", scenario: "requests", cell: "1 in flight", metric: Metric::Median },
     Chart { name: "requests-64", title: "64 requests in flight, answers per second (more is better)", scenario: "requests", cell: "64 in flight", metric: Metric::Rate },
     Chart { name: "keystroke", title: "Keystroke beside a copy, p99 in µs (less is better)", scenario: "interactive", cell: "beside a copy", metric: Metric::Late },
+    Chart { name: "keystroke-link", title: "Keystroke beside a copy that fills 100 Mbit/s and 40 ms, p99 in µs (less is better)", scenario: "link", cell: "beside a copy", metric: Metric::Late },
     Chart { name: "recovery", title: "Cut connection: ms until bytes flow (less is better)", scenario: "recovery", cell: "connection cut", metric: Metric::Flows },
 ];
 

@@ -1,8 +1,9 @@
 //! Agents that do nothing.
 
+use std::fs;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use serde::Deserialize;
 
 use super::Bench;
@@ -16,7 +17,7 @@ use crate::systems::{Agents, Kind, Running, System};
 const SCENARIO: &str = "idle";
 
 /// How long it may take until all are connected.
-const DEADLINE: Duration = Duration::from_secs(120);
+const DEADLINE: Duration = Duration::from_secs(300);
 
 /// The pause between two looks.
 const POLL: Duration = Duration::from_millis(20);
@@ -144,8 +145,10 @@ async fn processes(bench: &mut Bench<'_>, system: &dyn System) -> Result<()> {
     for first in 1..count {
         running.add(site, dial, Agents { first, count: 1 })?;
     }
+    if system.relays() {
+        all_dialled(&mut running, count).await?;
+    }
     settle(&running, plan).await?;
-    // They are not counted; those that failed would be gone.
     running.check()?;
     let more = running.server_usage()?.resident as f64 - alone.resident as f64;
     note(
@@ -157,6 +160,34 @@ async fn processes(bench: &mut Bench<'_>, system: &dyn System) -> Result<()> {
     );
     note(bench, system, &cell, Metric::Agents, f64::from(count));
     Ok(())
+}
+
+/// Until the server has as many connections: it is not asked, but the kernel.
+async fn all_dialled(running: &mut Running<'_>, count: u32) -> Result<()> {
+    let begun = Instant::now();
+    let port = running.server.agents.port();
+    while established(&fs::read_to_string("/proc/net/tcp")?, port) < usize::try_from(count)? {
+        running.check()?;
+        ensure!(
+            begun.elapsed() < DEADLINE,
+            "not all of {count} agents have dialled"
+        );
+        tokio::time::sleep(POLL).await;
+    }
+    Ok(())
+}
+
+/// Connections to a port of this machine in `proc_pid_net(5)`'s list of IPv4.
+fn established(list: &str, port: u16) -> usize {
+    let port = format!(":{port:04X}");
+    let lines = list.lines().skip(1);
+    let to_port = lines.filter(|line| {
+        let mut fields = line.split_ascii_whitespace().skip(1);
+        let local = fields.next().unwrap_or_default();
+        // Behind the remote address stands the state, 01 being ESTABLISHED.
+        local.ends_with(&port) && fields.nth(1) == Some("01")
+    });
+    to_port.count()
 }
 
 /// Until nobody has anything to do any more, and then some.
@@ -204,5 +235,22 @@ async fn all_connected(running: &mut Running<'_>, count: u32) -> Result<()> {
             bail!("{sessions} of {count} agents are connected after {DEADLINE:?}");
         }
         tokio::time::sleep(POLL).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_are_counted_at_the_servers_end() {
+        let list = "  sl  local_address rem_address   st\n\
+                    0: 0100007F:4E20 00000000:0000 0A 0\n\
+                    1: 0100007F:4E20 0100007F:C350 01 0\n\
+                    2: 0100007F:C350 0100007F:4E20 01 0\n\
+                    3: 0100007F:4E20 0100007F:C351 06 0\n";
+        assert_eq!(established(list, 20_000), 1);
+        assert_eq!(established(list, 50_000), 1);
+        assert_eq!(established(list, 1), 0);
     }
 }

@@ -15,7 +15,7 @@ use crate::systems::Running;
 
 pub(super) struct Interactive;
 
-const ALONE: &str = "alone";
+pub(super) const ALONE: &str = "alone";
 const BESIDE_RATED: &str = "beside 1 Gbit/s";
 
 /// 1 Gbit/s.
@@ -39,18 +39,27 @@ impl Turns for Interactive {
         running: &'a Running<'_>,
         plan: &'a Plan,
     ) -> BoxFuture<'a, Result<Figures>> {
-        measure(cell, running, plan).boxed()
+        measure(cell, running, plan.warm_up, plan.keystrokes).boxed()
     }
 }
 
-async fn measure(cell: &str, running: &Running<'_>, plan: &Plan) -> Result<Figures> {
+/// Types so many keystrokes, once a copy has run for `warm_up`.
+///
+/// # Errors
+/// Where one does not come back, or the copy ends.
+pub(super) async fn measure(
+    cell: &str,
+    running: &Running<'_>,
+    warm_up: Duration,
+    keystrokes: usize,
+) -> Result<Figures> {
     let mut keys = Echo::start(running.keys()).await?;
     let rate = if cell == BESIDE_RATED { RATE } else { 0 };
     let streams = if cell == ALONE { 0 } else { 1 };
     let mut copy = Bulk::start(running.door(), streams, Direction::Down, rate).await?;
-    tokio::time::sleep(plan.warm_up).await;
+    tokio::time::sleep(warm_up).await;
     let (begun, moved) = (Instant::now(), copy.moved());
-    let times = type_keys(&mut keys, plan.keystrokes, PAUSE).await?;
+    let times = type_keys(&mut keys, keystrokes, PAUSE).await?;
     let gigabits = (copy.moved() - moved) as f64 * 8e-9;
     copy.check()?;
     let mut figures = percentiles(&times)?;

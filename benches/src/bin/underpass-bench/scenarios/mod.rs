@@ -3,6 +3,7 @@
 mod bulk;
 mod idle;
 mod interactive;
+mod link;
 mod recovery;
 mod relay;
 mod requests;
@@ -24,6 +25,10 @@ pub(crate) enum Scenario {
     Requests,
     /// A keystroke's echo, alone and beside copies
     Interactive,
+    /// The same over a link of 100 Mbit/s and 40 ms that the copy fills; needs root
+    Link,
+    /// The same over a link that loses 1% of the packets; needs root
+    Loss,
     /// Agents that do nothing: memory, processor time, and how they come back
     Idle,
     /// A cut connection: when bytes flow again
@@ -56,6 +61,8 @@ impl Scenario {
                 Ok(())
             }
             Self::Interactive => turns::run(bench, &interactive::Interactive).await,
+            Self::Link => link::run(bench, &link::SHAPED).await,
+            Self::Loss => link::run(bench, &link::LOSSY).await,
             Self::Idle => idle::run(bench).await,
             Self::Recovery => recovery::run(bench).await,
         }

@@ -32,13 +32,13 @@ impl System for Chisel {
     }
 
     fn server(&self, site: &Site) -> Result<Server> {
-        let (users, agents) = (ports::free()?, ports::free()?);
+        let (users, agents) = (ports::free()?, site.for_agents()?);
         let program = peers::CHISEL.ensure()?.join("chisel");
         let arguments = [
             "server",
             "--reverse",
             "--host",
-            "127.0.0.1",
+            &agents.ip().to_string(),
             "--port",
             &agents.port().to_string(),
         ];
@@ -68,7 +68,7 @@ impl System for Chisel {
             &format!("R:{users}:{}", site.target),
         ];
         let name = format!("chisel-agent-{}", agents.first);
-        Ok(Some(site.start(&name, &program, arguments)?))
+        Ok(Some(site.start_there(&name, &program, arguments)?))
     }
 
     fn relays(&self) -> bool {

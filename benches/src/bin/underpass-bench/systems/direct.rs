@@ -28,8 +28,8 @@ impl System for Direct {
         Ok(Server {
             process: None,
             agents: site.target,
-            door: Door::Tcp(site.target),
-            keys: Door::Tcp(site.target),
+            door: Door::Tcp(site.target_from_here),
+            keys: Door::Tcp(site.target_from_here),
         })
     }
 

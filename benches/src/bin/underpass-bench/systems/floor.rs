@@ -41,7 +41,7 @@ impl System for Tls {
     }
 
     fn server(&self, site: &Site) -> Result<Server> {
-        let (users, keys, exit) = (ports::free()?, ports::free()?, ports::free()?);
+        let (users, keys, exit) = (ports::free()?, ports::free()?, site.beside_target()?);
         let arguments = [
             "--users".to_owned(),
             users.to_string(),
@@ -83,7 +83,11 @@ impl System for Tls {
         let keep = self.keep.then_some("--keep");
         let arguments = arguments.iter().map(String::as_str).chain(keep);
         let name = format!("{}-agent", self.name());
-        Ok(Some(site.start_own(&name, "floor-tls-exit", arguments)?))
+        Ok(Some(site.start_own_there(
+            &name,
+            "floor-tls-exit",
+            arguments,
+        )?))
     }
 }
 
@@ -102,7 +106,7 @@ impl System for Quic {
     }
 
     fn server(&self, site: &Site) -> Result<Server> {
-        let (users, keys, exits) = (ports::free()?, ports::free()?, ports::free()?);
+        let (users, keys, exits) = (ports::free()?, ports::free()?, site.for_agents()?);
         let arguments = [
             "--users",
             &users.to_string(),
@@ -138,7 +142,7 @@ impl System for Quic {
             "--ca",
             &site.ca(),
         ];
-        Ok(Some(site.start_own(
+        Ok(Some(site.start_own_there(
             "floor-quic-agent",
             "floor-quic-exit",
             arguments,

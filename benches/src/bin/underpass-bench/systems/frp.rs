@@ -47,7 +47,7 @@ impl System for Frp {
     }
 
     fn server(&self, site: &Site) -> Result<Server> {
-        let (users, agents) = (ports::free()?, ports::free()?);
+        let (users, agents) = (ports::free()?, site.for_agents()?);
         let program = peers::FRP.ensure()?.join("frps");
         let name = format!("{}-server", self.name());
         let quic = match self {
@@ -55,7 +55,8 @@ impl System for Frp {
             Self::Quic => format!("quicBindPort = {}", agents.port()),
         };
         let config = format!(
-            r#"bindAddr = "127.0.0.1"
+            r#"bindAddr = "{bind}"
+proxyBindAddr = "127.0.0.1"
 bindPort = {port}
 {quic}
 log.level = "warn"
@@ -64,6 +65,7 @@ transport.tls.force = true
 transport.tls.certFile = "{cert}"
 transport.tls.keyFile = "{key}"
 "#,
+            bind = agents.ip(),
             port = agents.port(),
             cert = site.file("server.pem"),
             key = site.file("server.key"),
@@ -91,7 +93,7 @@ transport.tls.keyFile = "{key}"
             Self::Quic => "quic",
         };
         let config = format!(
-            r#"serverAddr = "127.0.0.1"
+            r#"serverAddr = "{server}"
 serverPort = {port}
 loginFailExit = false
 log.level = "warn"
@@ -108,6 +110,7 @@ localIP = "127.0.0.1"
 localPort = {target}
 remotePort = {users}
 "#,
+            server = dial.ip(),
             port = dial.port(),
             ca = site.ca(),
             number = agents.first,
@@ -115,7 +118,7 @@ remotePort = {users}
             users = chisel::users(server, agents)?.port(),
         );
         let config = site.write(&format!("{name}.toml"), &config)?;
-        Ok(Some(site.start(&name, &program, ["-c", &config])?))
+        Ok(Some(site.start_there(&name, &program, ["-c", &config])?))
     }
 
     fn relays(&self) -> bool {

@@ -32,7 +32,7 @@ impl System for Konnectivity {
     }
 
     fn server(&self, site: &Site) -> Result<Server> {
-        let (agents, admin, health) = (ports::free()?, ports::free()?, ports::free()?);
+        let (agents, admin, health) = (site.for_agents()?, ports::free()?, ports::free()?);
         let program = peers::KONNECTIVITY.ensure()?.join("server");
         let socket = site
             .path()
@@ -41,7 +41,7 @@ impl System for Konnectivity {
             "--mode=http-connect",
             &format!("--uds-name={}", socket.display()),
             "--server-port=0",
-            "--agent-bind-address=127.0.0.1",
+            &format!("--agent-bind-address={}", agents.ip()),
             &format!("--agent-port={}", agents.port()),
             &format!("--admin-port={}", admin.port()),
             "--health-bind-address=127.0.0.1",
@@ -74,7 +74,7 @@ impl System for Konnectivity {
         let program = peers::KONNECTIVITY.ensure()?.join("agent");
         let (admin, health) = (ports::free()?, ports::free()?);
         let arguments = [
-            "--proxy-server-host=127.0.0.1",
+            &format!("--proxy-server-host={}", dial.ip()),
             &format!("--proxy-server-port={}", dial.port()),
             &format!("--agent-cert={}", site.file("client.pem")),
             &format!("--agent-key={}", site.file("client.key")),
@@ -91,7 +91,7 @@ impl System for Konnectivity {
             "--v=0",
         ];
         let name = format!("konnectivity-agent-{}", agents.first);
-        Ok(Some(site.start(&name, &program, arguments)?))
+        Ok(Some(site.start_there(&name, &program, arguments)?))
     }
 
     fn relays(&self) -> bool {

@@ -34,7 +34,7 @@ impl System for Rathole {
     }
 
     fn server(&self, site: &Site) -> Result<Server> {
-        let (users, agents) = (ports::free()?, ports::free()?);
+        let (users, agents) = (ports::free()?, site.for_agents()?);
         let program = peers::RATHOLE.ensure()?.join("rathole");
         let config = format!(
             r#"[server]
@@ -92,7 +92,7 @@ retry_interval = 1
             target = site.target,
         );
         let config = site.write("rathole-agent.toml", &config)?;
-        Ok(Some(site.start(
+        Ok(Some(site.start_there(
             "rathole-agent",
             &program,
             ["--client", &config],

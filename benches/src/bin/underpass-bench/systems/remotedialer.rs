@@ -32,7 +32,7 @@ impl System for Remotedialer {
     }
 
     fn server(&self, site: &Site) -> Result<Server> {
-        let (users, agents) = (ports::free()?, ports::free()?);
+        let (users, agents) = (ports::free()?, site.for_agents()?);
         let program = peers::REMOTEDIALER.ensure()?.join("remotedialer");
         let arguments = [
             "server",
@@ -66,7 +66,7 @@ impl System for Remotedialer {
         let arguments = [
             "agent",
             "-server",
-            &format!("wss://localhost:{}", dial.port()),
+            &format!("wss://{dial}"),
             "-ca",
             &site.ca(),
             "-first",
@@ -75,7 +75,7 @@ impl System for Remotedialer {
             &agents.count.to_string(),
         ];
         let name = format!("remotedialer-agent-{}", agents.first);
-        Ok(Some(site.start(&name, &program, arguments)?))
+        Ok(Some(site.start_there(&name, &program, arguments)?))
     }
 
     fn crowds(&self) -> bool {

@@ -51,7 +51,7 @@ impl System for Ssh {
     }
 
     fn server(&self, site: &Site) -> Result<Server> {
-        let (users, agents) = (ports::free()?, ports::free()?);
+        let (users, agents) = (ports::free()?, site.for_agents()?);
         for key in ["ssh-host", "ssh-agent"] {
             make_key(&site.file(key))?;
         }
@@ -112,7 +112,15 @@ impl System for Ssh {
             &dial.ip().to_string(),
         ];
         let name = format!("ssh-agent-{}", agents.first);
-        Ok(Some(site.start(&name, Path::new("ssh"), arguments)?))
+        Ok(Some(site.start_there(
+            &name,
+            Path::new("ssh"),
+            arguments,
+        )?))
+    }
+
+    fn relays(&self) -> bool {
+        true
     }
 }
 

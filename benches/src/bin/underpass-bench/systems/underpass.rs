@@ -45,7 +45,7 @@ impl System for Underpass {
     }
 
     fn server(&self, site: &Site) -> Result<Server> {
-        let (users, keys, agents) = (ports::free()?, ports::free()?, ports::free()?);
+        let (users, keys, agents) = (ports::free()?, ports::free()?, site.for_agents()?);
         let arguments = [
             "--users",
             &users.to_string(),
@@ -89,7 +89,11 @@ impl System for Underpass {
             &agents.count.to_string(),
         ];
         let name = format!("{}-agent-{}", self.name(), agents.first);
-        Ok(Some(site.start_own(&name, "underpass-agent", arguments)?))
+        Ok(Some(site.start_own_there(
+            &name,
+            "underpass-agent",
+            arguments,
+        )?))
     }
 
     fn crowds(&self) -> bool {
