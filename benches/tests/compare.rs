@@ -134,3 +134,35 @@ fn what_does_not_exist_is_not_measured() {
         "{told}"
     );
 }
+
+#[test]
+fn a_link_takes_its_time_or_says_that_it_needs_root() {
+    let folder = tempfile::tempdir().unwrap();
+    let arguments = [
+        "run",
+        "--short",
+        "--only",
+        "direct,underpass-quic",
+        "--scenario",
+        "link",
+    ];
+    let output = bench(&arguments, folder.path());
+    let log = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{log}");
+    let report = report(folder.path());
+    if !rustix::process::geteuid().is_root() {
+        let reason = report["failures"][0]["reason"].as_str().unwrap();
+        assert!(reason.contains("root"), "{reason}");
+        return;
+    }
+    let found = measured(&report, &["alone", "beside a copy"]);
+    assert_eq!(found.len(), 2, "{log}");
+    let figures = report["figures"].as_array().unwrap();
+    let mut alone = figures
+        .iter()
+        .filter(|figure| figure["cell"] == "alone" && figure["metric"] == "median");
+    assert!(
+        alone.all(|figure| figure["samples"][0].as_f64().unwrap() >= 40_000.0),
+        "{log}"
+    );
+}

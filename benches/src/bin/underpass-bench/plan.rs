@@ -23,6 +23,10 @@ pub(crate) struct Plan {
     pub(crate) crowds: Vec<u32>,
     /// How many agent processes there are, of systems that have one agent in each.
     pub(crate) processes: u32,
+    /// Watches at once.
+    pub(crate) watches: usize,
+    /// Writes that they all see, in a sample.
+    pub(crate) writes: usize,
     /// How long agents are watched being idle.
     pub(crate) idle: Duration,
     /// Cuts in a repetition.
@@ -41,6 +45,8 @@ impl Plan {
             distant_keystrokes: 100,
             crowds: vec![10, 1000, 4000],
             processes: 25,
+            watches: 1000,
+            writes: 10,
             idle: Duration::from_secs(10),
             cuts: 3,
         }
@@ -57,6 +63,8 @@ impl Plan {
             distant_keystrokes: 5,
             crowds: vec![5, 20],
             processes: 2,
+            watches: 20,
+            writes: 2,
             idle: Duration::from_millis(300),
             cuts: 1,
         }

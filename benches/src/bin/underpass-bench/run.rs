@@ -92,11 +92,13 @@ fn plan(options: &Options) -> Plan {
 }
 
 fn scenarios(options: &Options) -> Vec<Scenario> {
-    if options.scenario.is_empty() {
-        Scenario::value_variants().to_vec()
-    } else {
-        options.scenario.clone()
+    if !options.scenario.is_empty() {
+        return options.scenario.clone();
     }
+    let all = Scenario::value_variants().iter().copied();
+    // Kubernetes and the product's programs take minutes to build.
+    all.filter(|&scenario| !options.short || scenario != Scenario::Kube)
+        .collect()
 }
 
 /// The systems that are named; without names all, or in a short run those that need no building.

@@ -84,6 +84,12 @@ const TARGETS: &[Target] = &[
     Target { title: "over QUIC: seconds until all are back after a restart", scenario: "idle", cells: &["4000 agents"], system: QUIC, metric: Metric::Back, against: Unit(1.0, " s"), wanted: AtMost(60.0) },
     Target { title: "over WebSocket: opening a stream, against 10 agents", scenario: "idle", cells: &["4000 agents"], system: WEBSOCKET, metric: Metric::Opened, against: Cell("10 agents"), wanted: AtMost(1.2) },
     Target { title: "over QUIC: opening a stream, against 10 agents", scenario: "idle", cells: &["4000 agents"], system: QUIC, metric: Metric::Opened, against: Cell("10 agents"), wanted: AtMost(1.2) },
+    Target { title: "over WebSocket: p50 above direct, in ms", scenario: "kube", cells: &["GET"], system: WEBSOCKET, metric: Metric::Added, against: Unit(1e3, " ms"), wanted: AtMost(0.35) },
+    Target { title: "over QUIC: p50 above direct, in ms", scenario: "kube", cells: &["GET"], system: QUIC, metric: Metric::Added, against: Unit(1e3, " ms"), wanted: AtMost(0.35) },
+    Target { title: "over WebSocket: a write is seen later than direct, in ms", scenario: "kube", cells: &["1000 watches"], system: WEBSOCKET, metric: Metric::Added, against: Unit(1e3, " ms"), wanted: AtMost(2.0) },
+    Target { title: "over QUIC: a write is seen later than direct, in ms", scenario: "kube", cells: &["1000 watches"], system: QUIC, metric: Metric::Added, against: Unit(1e3, " ms"), wanted: AtMost(2.0) },
+    Target { title: "over WebSocket: an idle agent process in MiB", scenario: "kube", cells: &["idle agent"], system: WEBSOCKET, metric: Metric::AgentResident, against: Unit(1.0, " MiB"), wanted: AtMost(8.0) },
+    Target { title: "over QUIC: an idle agent process in MiB", scenario: "kube", cells: &["idle agent"], system: QUIC, metric: Metric::AgentResident, against: Unit(1.0, " MiB"), wanted: AtMost(8.0) },
     Target { title: "over WebSocket: bytes flow after the reconnect's start, in ms", scenario: "recovery", cells: &["connection cut"], system: WEBSOCKET, metric: FlowsSinceDial, against: Unit(1.0, " ms"), wanted: AtMost(100.0) },
 ];
 

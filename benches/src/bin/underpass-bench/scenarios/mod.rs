@@ -3,6 +3,7 @@
 mod bulk;
 mod idle;
 mod interactive;
+mod kube;
 mod link;
 mod recovery;
 mod relay;
@@ -31,6 +32,8 @@ pub(crate) enum Scenario {
     Loss,
     /// Agents that do nothing: memory, processor time, and how they come back
     Idle,
+    /// GETs and watches of a real API server, through the whole product
+    Kube,
     /// A cut connection: when bytes flow again
     Recovery,
 }
@@ -57,13 +60,14 @@ impl Scenario {
             Self::Bulk => turns::run(bench, &bulk::Bulk).await,
             Self::Requests => {
                 turns::run(bench, &requests::Requests).await?;
-                requests::add_latency_over_direct(bench.report);
+                requests::add_latency_over_direct(bench.report, "requests");
                 Ok(())
             }
             Self::Interactive => turns::run(bench, &interactive::Interactive).await,
             Self::Link => link::run(bench, &link::SHAPED).await,
             Self::Loss => link::run(bench, &link::LOSSY).await,
             Self::Idle => idle::run(bench).await,
+            Self::Kube => kube::run(bench).await,
             Self::Recovery => recovery::run(bench).await,
         }
     }

@@ -69,11 +69,11 @@ pub(super) fn percentiles(times: &[f64]) -> Result<Figures> {
 }
 
 /// What each repetition's median is above direct's in the same one.
-pub(super) fn add_latency_over_direct(report: &mut Report) {
+pub(super) fn add_latency_over_direct(report: &mut Report, scenario: &str) {
     let medians: Vec<_> = report
         .figures
         .iter()
-        .filter(|figure| figure.scenario == Requests.name() && figure.metric == Metric::Median)
+        .filter(|figure| figure.scenario == scenario && figure.metric == Metric::Median)
         .cloned()
         .collect();
     for figure in &medians {
@@ -102,7 +102,7 @@ mod tests {
                 report.add("requests", "1 in flight", system, Metric::Median, sample);
             }
         }
-        add_latency_over_direct(&mut report);
+        add_latency_over_direct(&mut report, "requests");
         let added = |system| report.spread("requests", "1 in flight", system, Metric::Added);
         assert_eq!(added("peer").unwrap().median, 55.0);
         assert_eq!(added("direct"), None);

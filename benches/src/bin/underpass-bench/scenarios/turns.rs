@@ -44,14 +44,7 @@ pub(super) async fn run(bench: &mut Bench<'_>, turns: &impl Turns) -> Result<()>
             running.rotate_left(next);
             let mut left = Vec::new();
             for system in running {
-                let measured = turn(bench, turns, cell, &system, repetition).await;
-                match measured {
-                    Ok(()) => left.push(system),
-                    // It is ended here, and has no turn any more.
-                    Err(error) => {
-                        bench.report.fail(Some(turns.name()), system.name(), &error);
-                    }
-                }
+                left.extend(turn_or_again(bench, turns, cell, system, repetition).await);
             }
             running = left;
         }
@@ -80,6 +73,30 @@ async fn start<'a>(bench: &mut Bench<'a>, turns: &impl Turns) -> Vec<Running<'a>
         }
     }
     running
+}
+
+/// A system that fails is told of, and started anew for its next turn.
+async fn turn_or_again<'a>(
+    bench: &mut Bench<'_>,
+    turns: &impl Turns,
+    cell: &str,
+    running: Running<'a>,
+    repetition: usize,
+) -> Option<Running<'a>> {
+    let Err(error) = turn(bench, turns, cell, &running, repetition).await else {
+        return Some(running);
+    };
+    let system = running.system();
+    let error = error.context(cell.to_owned());
+    bench.report.fail(Some(turns.name()), system.name(), &error);
+    drop(running);
+    match Running::start(system, bench.site).await {
+        Ok(again) => Some(again),
+        Err(error) => {
+            bench.report.fail(Some(turns.name()), system.name(), &error);
+            None
+        }
+    }
 }
 
 async fn turn(

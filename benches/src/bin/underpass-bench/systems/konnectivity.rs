@@ -19,8 +19,8 @@ impl System for Konnectivity {
     }
 
     fn settings(&self) -> &'static str {
-        "v0.34.0, mode http-connect; users on the unix socket that Kubernetes' manual has the API \
-         server use; agents over gRPC with mutual TLS"
+        "v0.34.0, mode http-connect with users on a unix socket, as its README has it; agents over \
+         gRPC with mutual TLS"
     }
 
     fn kind(&self) -> Kind {

@@ -104,6 +104,11 @@ impl<'a> Running<'a> {
         Ok(())
     }
 
+    /// What it is.
+    pub(crate) fn system(&self) -> &'a dyn System {
+        self.system
+    }
+
     /// Whose it is.
     pub(crate) fn kind(&self) -> Kind {
         self.system.kind()
