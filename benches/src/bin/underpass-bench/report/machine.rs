@@ -19,6 +19,9 @@ pub(crate) struct Machine {
     pub(crate) cores: usize,
     /// The kernel's release.
     pub(crate) kernel: String,
+    /// The congestion control of TCP, which the kernel chooses; that of QUIC is each system's own.
+    #[serde(default)]
+    pub(crate) congestion_control: String,
 }
 
 impl Machine {
@@ -33,7 +36,9 @@ impl Machine {
         let release = read("/proc/sys/kernel/osrelease");
         // What stands behind the numbers is the builder's own.
         let kernel = release.trim().split('-').next().map(str::to_owned);
+        let congestion_control = read("/proc/sys/net/ipv4/tcp_congestion_control");
         Self {
+            congestion_control: congestion_control.trim().to_owned(),
             processor: name.map_or_else(unknown, str::to_owned),
             cores: std::thread::available_parallelism().map_or(1, usize::from),
             kernel: kernel.unwrap_or_else(unknown),

@@ -41,9 +41,13 @@ fn conditions(report: &Report) -> String {
         )
     });
     format!(
-        "{} cores of {}, Linux {}. Medians of {} repetitions (least to most), in which all systems \
+        "{} cores of {}, Linux {}, TCP with {}. Medians of {} repetitions (least to most), in which all systems \
          take turns.{others}\n",
-        machine.cores, machine.processor, machine.kernel, report.plan.repetitions
+        machine.cores,
+        machine.processor,
+        machine.kernel,
+        machine.congestion_control,
+        report.plan.repetitions
     )
 }
 
