@@ -5,6 +5,7 @@
     reason = "a command line prints"
 )]
 
+mod bench;
 mod demo;
 mod fuzz;
 mod lint;
@@ -31,6 +32,8 @@ enum Command {
     Demo(demo::Options),
     /// Run every test
     Test(test::Options),
+    /// Measure Underpass beside its peers and beside a floor
+    Bench(bench::Options),
     /// Check format, lints, dependencies and docs
     Lint,
     /// Run each fuzz target for a while
@@ -51,6 +54,7 @@ fn run(command: Command) -> Result<()> {
     match command {
         Command::Demo(options) => demo::run(&options),
         Command::Test(options) => test::run(&options),
+        Command::Bench(options) => bench::run(&options),
         Command::Lint => lint::run(),
         Command::Fuzz(options) => fuzz::run(&options),
     }

@@ -63,6 +63,36 @@ const FOR_TESTS: &[Needed] = &[
     },
 ];
 
+/// What building and running the benchmarks' peers needs.
+const FOR_PEERS: &[Needed] = &[
+    Needed {
+        program: "pkg-config",
+        package: "pkg-config",
+        what_for: "rathole",
+    },
+    Needed {
+        // A header: it is there or not, wherever programs are looked for.
+        program: "/usr/include/openssl/ssl.h",
+        package: "libssl-dev",
+        what_for: "rathole",
+    },
+    Needed {
+        program: "openssl",
+        package: "openssl",
+        what_for: "rathole's certificate",
+    },
+    Needed {
+        program: "ssh",
+        package: "openssh-client",
+        what_for: "ssh -R",
+    },
+    Needed {
+        program: "setpriv",
+        package: "util-linux",
+        what_for: "processes that end with the benchmark",
+    },
+];
+
 /// What fuzzing needs beside that.
 const FOR_FUZZING: &[Needed] = &[Needed {
     program: "c++",
@@ -76,6 +106,10 @@ pub(crate) fn for_demo() -> Result<()> {
 
 pub(crate) fn for_tests() -> Result<()> {
     install(FOR_DEMO.iter().chain(FOR_TESTS))
+}
+
+pub(crate) fn for_peers() -> Result<()> {
+    install(FOR_DEMO.iter().chain(FOR_PEERS))
 }
 
 pub(crate) fn for_fuzzing() -> Result<()> {

@@ -9,6 +9,7 @@ use crate::{process, setup};
 const GO: &[(&str, &str)] = &[
     ("testenv/kubernetes", "./kubelet/..."),
     ("testenv/supervise", "./..."),
+    ("benches/peers/remotedialer", "./..."),
 ];
 
 #[derive(Debug, clap::Args)]

@@ -1,0 +1,164 @@
+//! Calls to a real API server: straight, and through the whole product.
+
+mod calls;
+mod client;
+
+use std::collections::HashSet;
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context as _, Result};
+use kube::Client;
+use serde_json::json;
+use underpass_testenv::{
+    Assets, Cluster, ClusterOptions, Programs, Transport, Underpass, progress_to_stderr,
+};
+
+use super::Bench;
+use super::requests::{add_latency_over_direct, percentiles};
+use crate::report::Metric;
+use crate::usage::Usage;
+
+const SCENARIO: &str = "kube";
+
+/// Who calls, on every way: the cluster's RBAC lets them do everything.
+const USER: &str = "bench";
+
+/// A way to the API server.
+struct Way {
+    /// As the same is called elsewhere in a report.
+    name: &'static str,
+    client: Client,
+    /// What it leads through.
+    _underpass: Option<Underpass>,
+}
+
+/// Measures the ways that are chosen, each a system's, in turns.
+pub(super) async fn run(bench: &mut Bench<'_>) -> Result<()> {
+    match prepare(bench).await {
+        Ok((cluster, ways)) => {
+            measure(bench, &ways).await?;
+            add_latency_over_direct(bench.report, SCENARIO);
+            drop(ways);
+            cluster.stop().await;
+        }
+        Err(error) => bench.report.fail(Some(SCENARIO), "all systems", &error),
+    }
+    Ok(())
+}
+
+async fn prepare(bench: &mut Bench<'_>) -> Result<(Cluster, Vec<Way>)> {
+    let assets = Assets::ensure(progress_to_stderr)?;
+    let programs = Programs::build_release()?;
+    let options = ClusterOptions::api_only().with_assets(assets.clone());
+    let cluster = Cluster::start(options).await?;
+    cluster.apply(&binding())?;
+    cluster.apply(&calls::config_map())?;
+    let agent = cluster.agent_kubeconfig()?;
+    let mut ways = Vec::new();
+    let chosen: HashSet<_> = bench.systems.iter().map(|system| system.name()).collect();
+    if chosen.contains("direct") {
+        let client = client::of(&cluster.kubeconfig_for(USER, &[])?).await?;
+        ways.push(Way {
+            name: "direct",
+            client,
+            _underpass: None,
+        });
+    }
+    for (name, transport) in [
+        ("underpass-websocket", Transport::WebSocket),
+        ("underpass-quic", Transport::Quic),
+    ] {
+        if !chosen.contains(name) {
+            continue;
+        }
+        let before = processes_of(programs.agent())?;
+        let underpass = Underpass::start(programs.clone(), assets.clone(), &agent, transport)?;
+        let after = processes_of(programs.agent())?;
+        for id in after.difference(&before) {
+            let mebibytes = Usage::of_tree(*id)?.resident as f64 / f64::from(1024 * 1024);
+            let metric = Metric::AgentResident;
+            bench
+                .report
+                .add(SCENARIO, "idle agent", name, metric, mebibytes);
+        }
+        let client = client::of(&underpass.kubeconfig(USER, &[])?).await?;
+        ways.push(Way {
+            name,
+            client,
+            _underpass: Some(underpass),
+        });
+    }
+    Ok((cluster, ways))
+}
+
+fn binding() -> serde_json::Value {
+    json!({
+        "apiVersion": "rbac.authorization.k8s.io/v1",
+        "kind": "ClusterRoleBinding",
+        "metadata": { "name": USER },
+        "roleRef": {
+            "apiGroup": "rbac.authorization.k8s.io",
+            "kind": "ClusterRole",
+            "name": "cluster-admin",
+        },
+        "subjects": [{
+            "apiGroup": "rbac.authorization.k8s.io",
+            "kind": "User",
+            "name": USER,
+        }],
+    })
+}
+
+/// The processes that run a program.
+fn processes_of(program: &Path) -> Result<HashSet<u32>> {
+    let mut found = HashSet::new();
+    for entry in fs::read_dir("/proc")? {
+        let entry = entry?;
+        let id: Option<u32> = entry
+            .file_name()
+            .to_str()
+            .and_then(|name| name.parse().ok());
+        let runs = fs::read_link(entry.path().join("exe")).is_ok_and(|exe| exe == program);
+        found.extend(id.filter(|_| runs));
+    }
+    Ok(found)
+}
+
+async fn measure(bench: &mut Bench<'_>, ways: &[Way]) -> Result<()> {
+    let plan = bench.plan;
+    // Who writes does so straight, whichever way the watches go.
+    let writer = ways.first().context("no way is chosen")?;
+    for _ in 0..plan.repetitions {
+        for way in ways {
+            let times = calls::gets(&way.client, plan.requests).await;
+            note(bench, "GET", way.name, times);
+        }
+        for way in ways {
+            let delays =
+                calls::watches(&way.client, &writer.client, plan.watches, plan.writes).await;
+            note(
+                bench,
+                &format!("{} watches", plan.watches),
+                way.name,
+                delays,
+            );
+        }
+    }
+    Ok(())
+}
+
+fn note(bench: &mut Bench<'_>, cell: &str, way: &str, times: Result<Vec<f64>>) {
+    match times.and_then(|times| percentiles(&times)) {
+        Ok(figures) => {
+            for (metric, sample) in figures {
+                eprintln!(
+                    "{SCENARIO}, {cell}: {way:<20}  {} {sample:.0}",
+                    metric.title()
+                );
+                bench.report.add(SCENARIO, cell, way, metric, sample);
+            }
+        }
+        Err(error) => bench.report.fail(Some(SCENARIO), way, &error),
+    }
+}

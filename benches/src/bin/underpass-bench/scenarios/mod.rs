@@ -1,0 +1,74 @@
+//! What is measured.
+
+mod bulk;
+mod idle;
+mod interactive;
+mod kube;
+mod link;
+mod recovery;
+mod relay;
+mod requests;
+mod turns;
+
+use anyhow::Result;
+
+use crate::plan::Plan;
+use crate::report::Report;
+use crate::site::Site;
+use crate::systems::System;
+
+/// What to measure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Scenario {
+    /// One and eight streams that carry what they can, both ways
+    Bulk,
+    /// Small requests: on one connection, and a connection for each
+    Requests,
+    /// A keystroke's echo, alone and beside copies
+    Interactive,
+    /// The same over a link of 100 Mbit/s and 40 ms that the copy fills; needs root
+    Link,
+    /// The same over a link that loses 1% of the packets; needs root
+    Loss,
+    /// Agents that do nothing: memory, processor time, and how they come back
+    Idle,
+    /// GETs and watches of a real API server, through the whole product
+    Kube,
+    /// A cut connection: when bytes flow again
+    Recovery,
+}
+
+/// What a scenario works with.
+pub(crate) struct Bench<'a> {
+    /// Where everything runs.
+    pub(crate) site: &'a Site,
+    /// What is compared.
+    pub(crate) systems: &'a [Box<dyn System>],
+    /// How long.
+    pub(crate) plan: &'a Plan,
+    /// What comes out.
+    pub(crate) report: &'a mut Report,
+}
+
+impl Scenario {
+    /// Measures it for all systems. What a system cannot do goes into the report.
+    ///
+    /// # Errors
+    /// Where the benchmark itself cannot go on.
+    pub(crate) async fn run(self, bench: &mut Bench<'_>) -> Result<()> {
+        match self {
+            Self::Bulk => turns::run(bench, &bulk::Bulk).await,
+            Self::Requests => {
+                turns::run(bench, &requests::Requests).await?;
+                requests::add_latency_over_direct(bench.report, "requests");
+                Ok(())
+            }
+            Self::Interactive => turns::run(bench, &interactive::Interactive).await,
+            Self::Link => link::run(bench, &link::SHAPED).await,
+            Self::Loss => link::run(bench, &link::LOSSY).await,
+            Self::Idle => idle::run(bench).await,
+            Self::Kube => kube::run(bench).await,
+            Self::Recovery => recovery::run(bench).await,
+        }
+    }
+}
