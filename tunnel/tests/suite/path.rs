@@ -192,3 +192,55 @@ fn is_taken(address: SocketAddr) -> bool {
     assert_eq!(address.ip().to_string(), HOST);
     UdpSocket::bind(address).is_err()
 }
+
+/// A server in a runtime of its own, which ends as a crash does: without a word. Gives its port and what ends it.
+fn doomed(pki: &Pki, key: quic::ResetKey) -> (u16, impl FnOnce() + use<>) {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .unwrap();
+    let any_port = (Ipv4Addr::LOCALHOST, 0).into();
+    let endpoint = {
+        let _within = runtime.enter();
+        quic::server(any_port, pki.tls(), &key, &QuicConfig::default()).unwrap()
+    };
+    let port = endpoint.local_addr().unwrap().port();
+    let serving = runtime.spawn(async move {
+        let mut connections = Vec::new();
+        while let Some(incoming) = endpoint.accept().await {
+            connections.extend(incoming.await);
+        }
+    });
+    let crash = move || {
+        // Within it, handles on connections close these when they go; in a runtime that is gone nothing is sent.
+        runtime.shutdown_background();
+        drop(serving);
+    };
+    (port, crash)
+}
+
+/// RFC 9000, section 10.3. Without it an agent waits until its keepalive gives up.
+#[test]
+fn a_server_that_crashed_says_that_it_is_another_one() {
+    run(async {
+        let pki = Pki::new();
+        let key = || quic::ResetKey::derive(b"the CA's key");
+        let (port, crash) = doomed(&pki, key());
+        let (_endpoint, connection) = dial::quic_endpoint(&pki, port).await;
+        let (mut send, _recv) = within("a stream", connection.open_bi()).await.unwrap();
+        send.write_all(b"hello").await.unwrap();
+        crash();
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        let again = || quic::server(address, pki.tls(), &key(), &QuicConfig::default());
+        let mut server = again();
+        while server.is_err() {
+            // The socket goes with the runtime's last thread.
+            tokio::task::yield_now().await;
+            server = again();
+        }
+        let _ = send.write_all(b"are you there?").await;
+        let error = within("it is told", connection.closed()).await;
+        assert_eq!(error, quinn::ConnectionError::Reset);
+    });
+}

@@ -265,7 +265,7 @@ mod tests {
 
     #[test]
     fn on_a_short_path_windows_are_worth_some_time_unless_somebody_types() {
-        let short = Duration::from_micros(50);
+        let short = limits::WINDOW_TIME / 20;
         let (time, max) = (limits::WINDOW_TIME / 2, limits::STREAM_CREDIT_MAX);
         assert_eq!(window_at(time, Pace::Throughput(short), max), max);
         assert_eq!(window_at(time, Pace::Latency(short), max), WINDOW);

@@ -12,7 +12,7 @@ const SIZE_MIN: usize = 4 * 1024;
 /// Blocks that were filled and may be filled again once their slices are gone, of one connection: as much as
 /// the readers of a fast one hold. Memory that the allocator gave back to the system and gets again costs a
 /// page fault for each 4 KiB.
-const SPARES: usize = 16;
+const SPARES: usize = 32;
 
 /// A read buffer that gives out slices of itself, and fills the same blocks again where these are gone by
 /// then.

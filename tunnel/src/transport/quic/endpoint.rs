@@ -10,14 +10,15 @@ use quinn::{
     ClientConfig, Endpoint, EndpointConfig, IdleTimeout, MtuDiscoveryConfig, TokioRuntime,
     TransportConfig, VarInt,
 };
+use quinn_proto::HashedConnectionIdGenerator;
 use thiserror::Error;
 
 use super::config::{DATAGRAM_MIN, Offload, QuicConfig};
 use super::{ALPN, offload, socket};
 use crate::proto::limits;
 
-/// The session counts streams; this only has to stay out of its way: its limit, and those that end.
-pub(super) const STREAMS: VarInt = VarInt::from_u32(2 * limits::STREAMS_MAX);
+/// What an authenticated peer may have open at first; see [`super::allowance`].
+pub(super) const STREAMS: VarInt = VarInt::from_u32(limits::QUIC_STREAMS_FIRST);
 
 /// What an authenticated peer may have sent and nobody has read.
 pub(super) const CONNECTION_WINDOW: VarInt = VarInt::from_u32(limits::QUIC_CONNECTION_WINDOW);
@@ -52,7 +53,11 @@ pub enum EndpointError {
 /// again tells agents at once that it knows nothing of their connections, which otherwise takes
 /// until their keepalive gives up.
 #[derive(Debug, Clone)]
-pub struct ResetKey(Arc<hmac::Key>);
+pub struct ResetKey {
+    key: Arc<hmac::Key>,
+    /// Marks the ids of connections: quinn answers nothing that comes with others.
+    ids: u64,
+}
 
 impl ResetKey {
     /// A key that only this process knows: after a crash, agents find out by keepalive.
@@ -64,7 +69,12 @@ impl ResetKey {
     pub fn derive(secret: &[u8]) -> Self {
         let secret = hmac::Key::new(hmac::HMAC_SHA256, secret);
         let key = hmac::sign(&secret, b"underpass quic stateless reset");
-        Self(Arc::new(hmac::Key::new(hmac::HMAC_SHA256, key.as_ref())))
+        let ids = hmac::sign(&secret, b"underpass quic connection ids");
+        let ids = ids.as_ref().first_chunk().copied().unwrap_or_default();
+        Self {
+            key: Arc::new(hmac::Key::new(hmac::HMAC_SHA256, key.as_ref())),
+            ids: u64::from_be_bytes(ids),
+        }
     }
 }
 
@@ -94,7 +104,10 @@ pub fn server(
         .max_incoming(limits::QUIC_INCOMING)
         .incoming_buffer_size(limits::QUIC_INCOMING_BYTES)
         .incoming_buffer_size_total(limits::QUIC_INCOMING_BYTES_TOTAL);
-    let endpoint = EndpointConfig::new(Arc::clone(&reset_key.0) as Arc<dyn quinn::crypto::HmacKey>);
+    let key = Arc::clone(&reset_key.key);
+    let mut endpoint = EndpointConfig::new(key as Arc<dyn quinn::crypto::HmacKey>);
+    let ids = reset_key.ids;
+    endpoint.cid_generator(move || Box::new(HashedConnectionIdGenerator::from_key(ids)));
     bind(address, endpoint, Some(server), config)
 }
 

@@ -1,5 +1,6 @@
 //! QUIC: each stream is a native stream, unframed.
 
+mod allowance;
 mod config;
 mod endpoint;
 mod offload;
@@ -21,6 +22,7 @@ use futures_util::future::BoxFuture;
 use quinn::{ConnectionError, Dir, ReadError, Side, StreamId, VarInt, WriteError};
 use tokio_util::task::TaskTracker;
 
+use self::allowance::{Allowance, Place};
 pub use self::config::{Offload, QuicConfig, QuicConfigError};
 pub use self::endpoint::{EndpointError, ResetKey, client, client_config, server};
 use super::{
@@ -41,6 +43,7 @@ pub struct QuicTransport {
     /// throw them away.
     unacknowledged: TaskTracker,
     closing: AtomicBool,
+    allowance: Allowance,
 }
 
 /// quinn keeps a connection's socket as long as any handle on the connection: a session that is kept
@@ -66,6 +69,7 @@ impl QuicTransport {
             state: Mutex::new(State::Live(connection)),
             unacknowledged: TaskTracker::new(),
             closing: AtomicBool::new(false),
+            allowance: Allowance::new(),
         }
     }
 
@@ -96,7 +100,12 @@ impl QuicTransport {
         last.error
     }
 
-    fn bi_stream(&self, (send, recv): (quinn::SendStream, quinn::RecvStream)) -> BiStream {
+    fn bi_stream(
+        &self,
+        (send, recv): (quinn::SendStream, quinn::RecvStream),
+        places: Option<[Place; 2]>,
+    ) -> BiStream {
+        let [sending, receiving] = places.map_or([None, None], |places| places.map(Some));
         if is_control(send.id()) {
             // An error says that the stream is gone.
             let _ = send.set_priority(CONTROL);
@@ -106,10 +115,12 @@ impl QuicTransport {
                 inner: send,
                 ended: false,
                 unacknowledged: self.unacknowledged.clone(),
+                _place: sending,
             }),
             recv: Box::new(QuicRecv {
                 inner: recv,
                 end: None,
+                _place: receiving,
             }),
         }
     }
@@ -120,7 +131,7 @@ impl Transport for QuicTransport {
         async {
             let connection = self.live()?;
             match connection.open_bi().await {
-                Ok(halves) => Ok(self.bi_stream(halves)),
+                Ok(halves) => Ok(self.bi_stream(halves, None)),
                 Err(error) => Err(self.ended(&connection, error)),
             }
         }
@@ -131,7 +142,13 @@ impl Transport for QuicTransport {
         async {
             let connection = self.live()?;
             match connection.accept_bi().await {
-                Ok(halves) => Ok(self.bi_stream(halves)),
+                Ok(halves) => {
+                    let (places, grown) = self.allowance.take();
+                    if let Some(grown) = grown {
+                        connection.set_max_concurrent_bi_streams(grown);
+                    }
+                    Ok(self.bi_stream(halves, Some(places)))
+                }
                 Err(error) => Err(self.ended(&connection, error)),
             }
         }
@@ -230,6 +247,7 @@ struct QuicSend {
     /// Finished or reset.
     ended: bool,
     unacknowledged: TaskTracker,
+    _place: Option<Place>,
 }
 
 impl SendStream for QuicSend {
@@ -314,6 +332,7 @@ struct QuicRecv {
     inner: quinn::RecvStream,
     /// How it ended, once it has: quinn tells only once.
     end: Option<Result<(), HalfError>>,
+    _place: Option<Place>,
 }
 
 impl RecvStream for QuicRecv {
