@@ -1,44 +1,69 @@
 //! How many streams a peer may have open: few at first, more as it opens them.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 
 use quinn::VarInt;
 
 use crate::proto::limits;
 
-/// A half of a stream that the peer opened. It counts until it is dropped.
-pub(super) type Place = Arc<()>;
-
 /// Counts the peer's streams.
 #[derive(Debug)]
 pub(super) struct Allowance {
-    halves: Place,
+    open: Arc<AtomicUsize>,
     limit: AtomicU32,
+}
+
+/// A stream that the peer opened; each of its halves has it.
+#[derive(Debug)]
+pub(super) struct Place {
+    open: Arc<AtomicUsize>,
+    /// The peer has ended its direction.
+    over: AtomicBool,
 }
 
 impl Allowance {
     /// The limit that every connection begins with, once the peer is authenticated.
     pub(super) fn new() -> Self {
         Self {
-            halves: Place::default(),
+            open: Arc::default(),
             limit: AtomicU32::new(limits::QUIC_STREAMS_FIRST),
         }
     }
 
-    /// The peer has opened a stream, which has two halves; gives the new limit where it is to grow.
-    pub(super) fn take(&self) -> ([Place; 2], Option<VarInt>) {
-        let places = [Arc::clone(&self.halves), Arc::clone(&self.halves)];
+    /// The peer has opened a stream; gives the new limit where it is to grow.
+    pub(super) fn take(&self) -> (Arc<Place>, Option<VarInt>) {
+        let open = self.open.fetch_add(1, Ordering::Relaxed) + 1;
+        let place = Arc::new(Place {
+            open: Arc::clone(&self.open),
+            over: AtomicBool::new(false),
+        });
         let limit = self.limit.load(Ordering::Relaxed);
-        let streams = Arc::strong_count(&self.halves) / 2;
         // Half of it is left while the peer hears of more.
-        let due = streams > limit as usize / 2 && limit < limits::QUIC_STREAMS;
+        let due = open > limit as usize / 2 && limit < limits::QUIC_STREAMS;
         let grown = due.then(|| {
             let grown = limit.saturating_mul(4).min(limits::QUIC_STREAMS);
             self.limit.store(grown, Ordering::Relaxed);
             VarInt::from_u32(grown)
         });
-        (places, grown)
+        (place, grown)
+    }
+}
+
+impl Place {
+    /// The peer has ended its direction.
+    pub(super) fn over(&self) {
+        self.over.store(true, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Place {
+    /// A stream that this side let go of before the peer has ended it is one of the peer's still, for QUIC, and who
+    /// knows how long: it counts for ever.
+    fn drop(&mut self) {
+        if *self.over.get_mut() {
+            self.open.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 }
 
@@ -50,19 +75,27 @@ mod tests {
     fn it_grows_with_what_is_open_and_not_with_what_was() {
         let allowance = Allowance::new();
         for _ in 0..10 * limits::QUIC_STREAMS {
-            let (_places, grown) = allowance.take();
+            let (place, grown) = allowance.take();
+            place.over();
             assert_eq!(grown, None, "one at a time");
         }
         let mut open = Vec::new();
-        let mut limit = limits::QUIC_STREAMS_FIRST;
-        for _ in 0..limits::QUIC_STREAMS {
-            let (places, grown) = allowance.take();
-            open.push(places);
-            if let Some(grown) = grown {
-                limit = u32::try_from(grown.into_inner()).unwrap();
-            }
-            assert!(limit as usize >= open.len(), "it never stops a peer");
+        grows_to_the_end(&allowance, |place| open.push(place));
+    }
+
+    #[test]
+    fn what_the_peer_has_not_ended_counts_though_nobody_reads_it() {
+        grows_to_the_end(&Allowance::new(), drop);
+    }
+
+    fn grows_to_the_end(allowance: &Allowance, mut with: impl FnMut(Arc<Place>)) {
+        let mut limit = u64::from(limits::QUIC_STREAMS_FIRST);
+        for open in 1..=u64::from(limits::QUIC_STREAMS) {
+            let (place, grown) = allowance.take();
+            with(place);
+            limit = grown.map_or(limit, VarInt::into_inner);
+            assert!(limit >= open, "it never stops a peer");
         }
-        assert_eq!(limit, limits::QUIC_STREAMS);
+        assert_eq!(limit, u64::from(limits::QUIC_STREAMS));
     }
 }

@@ -12,7 +12,7 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -103,9 +103,8 @@ impl QuicTransport {
     fn bi_stream(
         &self,
         (send, recv): (quinn::SendStream, quinn::RecvStream),
-        places: Option<[Place; 2]>,
+        place: Option<Arc<Place>>,
     ) -> BiStream {
-        let [sending, receiving] = places.map_or([None, None], |places| places.map(Some));
         if is_control(send.id()) {
             // An error says that the stream is gone.
             let _ = send.set_priority(CONTROL);
@@ -115,12 +114,12 @@ impl QuicTransport {
                 inner: send,
                 ended: false,
                 unacknowledged: self.unacknowledged.clone(),
-                _place: sending,
+                _place: place.clone(),
             }),
             recv: Box::new(QuicRecv {
                 inner: recv,
                 end: None,
-                _place: receiving,
+                place,
             }),
         }
     }
@@ -143,11 +142,11 @@ impl Transport for QuicTransport {
             let connection = self.live()?;
             match connection.accept_bi().await {
                 Ok(halves) => {
-                    let (places, grown) = self.allowance.take();
+                    let (place, grown) = self.allowance.take();
                     if let Some(grown) = grown {
                         connection.set_max_concurrent_bi_streams(grown);
                     }
-                    Ok(self.bi_stream(halves, Some(places)))
+                    Ok(self.bi_stream(halves, Some(place)))
                 }
                 Err(error) => Err(self.ended(&connection, error)),
             }
@@ -247,7 +246,7 @@ struct QuicSend {
     /// Finished or reset.
     ended: bool,
     unacknowledged: TaskTracker,
-    _place: Option<Place>,
+    _place: Option<Arc<Place>>,
 }
 
 impl SendStream for QuicSend {
@@ -332,7 +331,8 @@ struct QuicRecv {
     inner: quinn::RecvStream,
     /// How it ended, once it has: quinn tells only once.
     end: Option<Result<(), HalfError>>,
-    _place: Option<Place>,
+    /// Where the peer opened the stream.
+    place: Option<Arc<Place>>,
 }
 
 impl RecvStream for QuicRecv {
@@ -348,6 +348,9 @@ impl RecvStream for QuicRecv {
             Ok(Some(chunk)) => return Poll::Ready(Ok(Some(chunk.bytes))),
             Ok(None) => self.end = Some(Ok(())),
             Err(error) => self.end = Some(Err(error.into())),
+        }
+        if let Some(place) = self.place.take() {
+            place.over();
         }
         self.poll_read_bytes(cx, max)
     }
