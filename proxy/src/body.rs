@@ -28,7 +28,7 @@ pub fn full(bytes: impl Into<Bytes>) -> Body {
 }
 
 /// Boxes a foreign body.
-pub(crate) fn boxed<B>(body: B) -> Body
+pub fn boxed<B>(body: B) -> Body
 where
     B: http_body::Body<Data = Bytes> + Send + 'static,
     B::Error: Into<BoxError>,

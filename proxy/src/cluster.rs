@@ -2,11 +2,14 @@
 
 use std::{fmt, str::FromStr};
 
+use serde::{Deserialize, Serialize};
+
 /// The name of a cluster: a DNS label as Kubernetes defines it (RFC 1123: 1 to 63 of `[a-z0-9-]`,
 /// not starting or ending with `-`).
 ///
 /// A value of this type is safe in a path, a log line and a kubeconfig.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct ClusterName(Box<str>);
 
 /// Why a text is not a [`ClusterName`].
@@ -43,6 +46,26 @@ impl FromStr for ClusterName {
 
     fn from_str(name: &str) -> Result<Self, Self::Err> {
         Self::new(name)
+    }
+}
+
+impl TryFrom<String> for ClusterName {
+    type Error = ClusterNameError;
+
+    fn try_from(name: String) -> Result<Self, Self::Error> {
+        Self::new(&name)
+    }
+}
+
+impl From<ClusterName> for String {
+    fn from(name: ClusterName) -> Self {
+        name.0.into()
+    }
+}
+
+impl std::borrow::Borrow<str> for ClusterName {
+    fn borrow(&self) -> &str {
+        &self.0
     }
 }
 

@@ -260,6 +260,7 @@ mod tests {
             method: crate::Method::Jwt,
             authenticator: "corp".into(),
             expires_at: None,
+            scope: crate::Scope::default(),
         });
         assert_eq!(vouched.encode().unwrap(), alice().encode().unwrap());
         let decoded = Identity::decode(&vouched.encode().unwrap()).unwrap();

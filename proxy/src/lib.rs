@@ -6,6 +6,8 @@
 //! - [`upstream`], at the agent: reads the request, checks the identity against its own
 //!   [`ImpersonationPolicy`], writes it as impersonation headers with its own credential, and asks the API server.
 //!
+//! Who may reach what is in the [`directory`].
+//!
 //! The halves know neither the tunnel's sockets nor command lines: the server implements [`front::Clusters`] on
 //! its tunnel, the agent hands every incoming stream to [`upstream::ApiServer::serve_stream`].
 //!
@@ -18,6 +20,7 @@
 
 pub mod audit;
 pub mod authenticate;
+pub mod directory;
 pub mod front;
 pub mod kubeconfig;
 pub mod limits;
@@ -36,11 +39,12 @@ mod provenance;
 mod refusal;
 mod request_info;
 mod revocation;
+mod scope;
 mod status;
 mod upgrade;
 
 pub use self::{
-    body::{Body, BoxError, empty, full},
+    body::{Body, BoxError, boxed, empty, full},
     cluster::{ClusterName, ClusterNameError},
     identity::{Identity, IdentityError},
     io::{BoxedIo, Io},
@@ -49,6 +53,7 @@ pub use self::{
     refusal::Refusal,
     request_info::{RequestInfo, StreamClass},
     revocation::Revocation,
+    scope::{OutOfScope, Scope},
 };
 
 /// The target of tunnel streams that carry requests to a cluster's API server. The stream's open header is

@@ -38,6 +38,27 @@ pub const HEADER_COUNT: usize = 1024;
 /// Header lines that we add ourselves on the way to the agent (Host, Audit-ID, upgrade, …).
 pub const HEADER_COUNT_RESERVE: usize = 16;
 
+/// The name of an object of the directory. Distinguished names reach 200 bytes.
+pub const OBJECT_NAME_BYTES: usize = 512;
+
+/// Labels of one cluster, or of one selector.
+pub const LABELS: usize = 64;
+
+/// One object of the directory, as JSON: a group of ten thousand users.
+pub const OBJECT_BYTES: usize = 512 * 1024;
+
+/// Objects of one kind. All are in memory, of some hundred bytes each, and each change looks all of them over.
+pub const OBJECTS: usize = 100_000;
+
+/// Users in one group of the directory.
+pub const GROUP_MEMBERS: usize = 10_000;
+
+/// Subjects, or clusters by name, of one binding: more are better chosen by group and by label.
+pub const BINDING_NAMES: usize = 4096;
+
+/// How often it is written down when tokens were last used (rancher#49017: a write for each request hurts the store).
+pub const TOKEN_USE_INTERVAL: Duration = Duration::from_secs(60);
+
 /// A bearer token (*unauthenticated*). OIDC tokens with many groups reach some 16 KiB.
 pub const BEARER_BYTES: usize = 64 * 1024;
 

@@ -2,6 +2,8 @@
 
 use std::{fmt, sync::Arc, time::SystemTime};
 
+use crate::Scope;
+
 /// The kind of proof that a caller gave.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -43,7 +45,7 @@ impl fmt::Display for Method {
     }
 }
 
-/// Who vouches for an [`Identity`](crate::Identity), how, and for how long.
+/// Who vouches for an [`Identity`](crate::Identity), how, for how long, and for what.
 ///
 /// It stays at the server: an agent needs to know whom to impersonate, and could not check the rest.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,6 +53,7 @@ pub struct Provenance {
     pub(crate) method: Method,
     pub(crate) authenticator: Arc<str>,
     pub(crate) expires_at: Option<SystemTime>,
+    pub(crate) scope: Scope,
 }
 
 impl Provenance {
@@ -67,6 +70,11 @@ impl Provenance {
     /// From when on the proof is worth nothing; `None` where it says nothing of its end.
     pub fn expires_at(&self) -> Option<SystemTime> {
         self.expires_at
+    }
+
+    /// What the credential may be used for.
+    pub fn scope(&self) -> &Scope {
+        &self.scope
     }
 }
 

@@ -7,7 +7,7 @@ use std::{borrow::Cow, time::Duration};
 
 use http::{HeaderValue, Response, StatusCode, header};
 
-use crate::{Body, ClusterName, full, status::Status};
+use crate::{Body, ClusterName, authenticate::AuthenticateError, full, status::Status};
 
 /// Clients may try again so soon: an agent that lost its transport is back within a second.
 const RETRY_SOON: Duration = Duration::from_secs(1);
@@ -180,6 +180,17 @@ impl Refusal {
                 .insert(header::WWW_AUTHENTICATE, scheme);
         }
         response
+    }
+}
+
+/// The authenticators have said more in the log.
+impl From<&AuthenticateError> for Refusal {
+    fn from(error: &AuthenticateError) -> Self {
+        match error {
+            AuthenticateError::Rejected(_) => Self::Unauthorized,
+            AuthenticateError::Unavailable(_) => Self::Unavailable,
+            AuthenticateError::Busy => Self::TooManyRequests,
+        }
     }
 }
 

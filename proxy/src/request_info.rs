@@ -109,6 +109,25 @@ impl RequestInfo {
         matches!(self.subresource.as_str(), "attach" | "exec" | "portforward")
     }
 
+    /// It only asks: what a read-only right allows. A `selfsubjectaccessreview` and its kin are questions too,
+    /// although they are created (`kubectl auth can-i`, `kubectl auth whoami`).
+    pub fn changes_nothing(&self) -> bool {
+        match self.verb.as_str() {
+            "get" | "list" | "watch" | "head" | "options" => true,
+            "create" => {
+                let reviews = matches!(
+                    (self.api_group.as_str(), self.resource.as_str()),
+                    (
+                        "authorization.k8s.io",
+                        "selfsubjectaccessreviews" | "selfsubjectrulesreviews"
+                    ) | ("authentication.k8s.io", "selfsubjectreviews")
+                );
+                reviews && self.name.is_empty() && self.subresource.is_empty()
+            }
+            _ => false,
+        }
+    }
+
     /// How urgent its bytes are, as far as the request shows it: a terminal is somebody's, and tar is what
     /// `kubectl cp` runs at the other end.
     pub fn class(&self) -> StreamClass {

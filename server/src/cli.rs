@@ -6,9 +6,11 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use underpass_proxy::ClusterName;
+use underpass_proxy::directory::{Name, Role};
 use underpass_tunnel::transport::quic::{Offload, QuicConfig, QuicConfigError};
 
 use crate::audit;
+use crate::client::Elsewhere;
 
 /// Reaches Kubernetes clusters behind NAT: authenticates callers and carries their API calls to
 /// agents that dial out.
@@ -17,7 +19,7 @@ use crate::audit;
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Command,
-    /// Folder of the server's CA and access file
+    /// Folder of the server's CA and directory
     #[arg(
         long,
         global = true,
@@ -25,6 +27,8 @@ pub(crate) struct Cli {
         default_value = "underpass-data"
     )]
     pub(crate) data_dir: PathBuf,
+    #[command(flatten)]
+    pub(crate) elsewhere: Elsewhere,
 }
 
 #[derive(Debug, Subcommand)]
@@ -34,9 +38,18 @@ pub(crate) enum Command {
     /// Clusters, and the tokens of their agents
     #[command(subcommand)]
     Cluster(Cluster),
+    /// Tokens of agents
+    #[command(subcommand)]
+    Agent(Agent),
     /// Users, and which clusters they may reach
     #[command(subcommand)]
     User(User),
+    /// Groups of users
+    #[command(subcommand)]
+    Group(Group),
+    /// Who may reach which clusters, and as what
+    #[command(subcommand)]
+    Binding(Binding),
     /// Users' tokens
     #[command(subcommand)]
     Token(Token),
@@ -151,9 +164,20 @@ pub(crate) enum Cluster {
     Add {
         /// 1 to 63 of a-z, 0-9 and '-'
         name: ClusterName,
+        /// What bindings may choose the cluster by; repeat for more
+        #[arg(long = "label", value_name = "KEY=VALUE")]
+        labels: Vec<String>,
     },
     /// Show the clusters
     List,
+    /// Change what bindings may choose a cluster by
+    Label {
+        /// As `cluster list` shows it
+        name: ClusterName,
+        /// Labels to set, and KEY- to remove one
+        #[arg(required = true, value_name = "KEY=VALUE|KEY-")]
+        labels: Vec<String>,
+    },
     /// Forget a cluster: its agents are cut off
     Remove {
         /// As `cluster list` shows it
@@ -162,20 +186,101 @@ pub(crate) enum Cluster {
 }
 
 #[derive(Debug, Subcommand)]
+pub(crate) enum Agent {
+    /// Show the tokens of agents, never the secrets
+    List {
+        /// Of this cluster only
+        #[arg(long)]
+        cluster: Option<ClusterName>,
+    },
+    /// Revoke one token: the agent that uses it is cut off, others of its cluster go on
+    Revoke {
+        /// As `agent list` shows it
+        id: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Group {
+    /// Make a group of users, or replace its members
+    Set {
+        /// The name that clusters and bindings know the group by
+        name: Name,
+        /// User in it; repeat for more
+        #[arg(long = "member", value_name = "USER")]
+        members: Vec<Name>,
+    },
+    /// Show the groups
+    List,
+    /// Forget a group, and what bindings gave it
+    Remove {
+        /// As `group list` shows it
+        name: Name,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Binding {
+    /// Make a binding, or replace it
+    Set(NewBinding),
+    /// Show the bindings
+    List,
+    /// Forget a binding: what rests on it ends
+    Remove {
+        /// As `binding list` shows it
+        name: Name,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct NewBinding {
+    /// What to call it
+    pub(crate) name: Name,
+    /// What it lets its subjects do: view, access, shell, services, operate or admin
+    #[arg(long)]
+    pub(crate) role: Role,
+    /// User, of the directory or of an identity provider; repeat for more
+    #[arg(long = "user", value_name = "USER")]
+    pub(crate) users: Vec<Name>,
+    /// Group, of the directory or of an identity provider; repeat for more
+    #[arg(long = "group", value_name = "GROUP")]
+    pub(crate) groups: Vec<Name>,
+    /// Cluster; repeat for more
+    #[arg(long = "cluster", value_name = "CLUSTER")]
+    pub(crate) clusters: Vec<ClusterName>,
+    /// Clusters that have this label, and all others that are given
+    #[arg(long = "label", value_name = "KEY=VALUE")]
+    pub(crate) labels: Vec<String>,
+    /// Every cluster, those to come included
+    #[arg(long)]
+    pub(crate) all_clusters: bool,
+}
+
+#[derive(Debug, Subcommand)]
 pub(crate) enum User {
     /// Make a user, or add to what an existing one may do
     Add {
         /// The name that clusters know the user by
-        name: String,
+        name: Name,
         #[command(flatten)]
         rights: Rights,
     },
     /// Show the users
     List,
+    /// Let a user's tokens count for nothing, for now: what they have open ends
+    Disable {
+        /// As `user list` shows it
+        name: Name,
+    },
+    /// Let them count again
+    Enable {
+        /// As `user list` shows it
+        name: Name,
+    },
     /// Forget a user and their tokens: what they have open ends
     Remove {
         /// As `user list` shows it
-        name: String,
+        name: Name,
     },
 }
 
@@ -183,17 +288,22 @@ pub(crate) enum User {
 pub(crate) struct Rights {
     /// Group that clusters see the user in; repeat for more
     #[arg(long = "group", value_name = "GROUP")]
-    pub(crate) groups: Vec<String>,
+    pub(crate) groups: Vec<Name>,
     /// Cluster that the user may reach; repeat for more
     #[arg(long = "cluster", value_name = "CLUSTER")]
     pub(crate) clusters: Vec<ClusterName>,
     /// The user may reach every cluster
     #[arg(long)]
     pub(crate) all_clusters: bool,
+    /// What the user may do there: view, access, shell, services, operate or admin
+    #[arg(long, default_value = "operate")]
+    pub(crate) role: Role,
 }
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Token {
+    /// Make a token; printed once
+    Create(NewToken),
     /// Show the tokens: whose, and until when; never the secret
     List {
         /// Of this user only
@@ -208,16 +318,41 @@ pub(crate) enum Token {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct NewToken {
+    /// Whose; with --api, one's own without it
+    #[arg(long)]
+    pub(crate) user: Option<Name>,
+    /// How long it is good for, like 12h or 90d
+    #[arg(long, default_value = "90d", value_name = "TIME", value_parser = humantime::parse_duration)]
+    pub(crate) expires: Duration,
+    /// Cluster that it is good for, and no other; repeat for more
+    #[arg(long = "cluster", value_name = "CLUSTER")]
+    pub(crate) clusters: Vec<ClusterName>,
+    /// It is good for requests that change nothing
+    #[arg(long)]
+    pub(crate) read_only: bool,
+    /// What to call it
+    #[arg(long)]
+    pub(crate) description: Option<String>,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct Kubeconfig {
     /// Whose; made if there is no such user
     #[arg(long)]
-    pub(crate) user: String,
+    pub(crate) user: Name,
     /// Cluster to reach, which the user is then allowed to; repeat for more
     #[arg(long = "cluster", required = true, value_name = "CLUSTER")]
     pub(crate) clusters: Vec<ClusterName>,
     /// Group to add the user to; repeat for more
     #[arg(long = "group", value_name = "GROUP")]
-    pub(crate) groups: Vec<String>,
+    pub(crate) groups: Vec<Name>,
+    /// What the user may do there: view, access, shell, services, operate or admin
+    #[arg(long, default_value = "operate")]
+    pub(crate) role: Role,
+    /// The new token is good for requests that change nothing
+    #[arg(long)]
+    pub(crate) read_only: bool,
     /// How long the new token is good for, like 12h or 90d
     #[arg(long, default_value = "90d", value_name = "TIME", value_parser = humantime::parse_duration)]
     pub(crate) expires: Duration,

@@ -32,6 +32,7 @@ impl DataDir {
         Ok(Self(path.into()))
     }
 
+    /// A file's path.
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.0.join(name)
     }

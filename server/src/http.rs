@@ -1,4 +1,4 @@
-//! What the front serves beside clusters: health, metrics, and agents' WebSockets.
+//! What the front serves beside clusters: health, metrics, agents' WebSockets, and the API.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -11,11 +11,14 @@ use http::{HeaderValue, Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use metrics_exporter_prometheus::PrometheusHandle;
+use underpass_proxy::authenticate::{Authenticator, Caller, Token};
+use underpass_proxy::directory::Directory;
 use underpass_proxy::front::{Connection, Fallback};
 use underpass_proxy::{Body, Refusal, empty, full};
 use underpass_tunnel::transport::{Kind, websocket};
 use underpass_tunnel::{Acceptor, chain, record_sessions};
 
+use crate::api::{self, Api, Requester};
 use crate::tunnel::Tunnel;
 
 /// The front's own paths.
@@ -24,6 +27,9 @@ pub(crate) struct Http {
     pub(crate) acceptor: Arc<Acceptor>,
     pub(crate) metrics: PrometheusHandle,
     pub(crate) readiness: Readiness,
+    pub(crate) directory: Arc<Directory>,
+    pub(crate) authenticator: Arc<dyn Authenticator>,
+    pub(crate) api: Api,
 }
 
 /// Whether a load balancer shall send anything here.
@@ -53,6 +59,7 @@ impl Fallback for Http {
             "/readyz" => draining(),
             "/metrics" => self.render_metrics(),
             websocket::PATH => self.upgrade(request, connection),
+            path if path.starts_with(api::PREFIX) => self.answer(request, connection).await,
             _ => Refusal::NotFound.to_response(),
         }
     }
@@ -78,6 +85,46 @@ impl Http {
             record_sessions(agent, sessions);
         }
         text(StatusCode::OK, self.metrics.render())
+    }
+
+    /// The API, for whoever the authenticators vouch for.
+    async fn answer(&self, request: Request<Incoming>, connection: &Connection) -> Response<Body> {
+        let client = connection.info().client;
+        match self.requester(&request, connection).await {
+            Ok(requester) => self.api.answer(request, requester, Some(client)).await,
+            Err(refusal) => {
+                tracing::info!(
+                    target: "underpass::audit",
+                    %client, method = %request.method(), path = request.uri().path(),
+                    code = refusal.code().as_u16(), "request to the API"
+                );
+                refusal.to_response()
+            }
+        }
+    }
+
+    async fn requester(
+        &self,
+        request: &Request<Incoming>,
+        connection: &Connection,
+    ) -> Result<Requester, Refusal> {
+        let caller = Caller::read(request.headers(), connection.info());
+        let caller = caller.ok_or(Refusal::Unauthorized)?;
+        let authenticated = self.authenticator.authenticate(&caller).await;
+        let authenticated = authenticated
+            .map_err(|error| Refusal::from(&error))?
+            .ok_or(Refusal::Unauthorized)?;
+        let token = caller.bearer().and_then(|bearer| Token::parse(bearer).ok());
+        let owner = token.and_then(|token| {
+            let snapshot = self.directory.snapshot();
+            snapshot
+                .token(&token.hash())
+                .map(|(_, token)| token.owner.clone())
+        });
+        Ok(Requester::User {
+            identity: authenticated.identity().clone(),
+            owner,
+        })
     }
 
     fn upgrade(&self, request: Request<Incoming>, connection: &Connection) -> Response<Body> {

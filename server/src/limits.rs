@@ -30,6 +30,22 @@ pub(crate) const SAME_NEWS: Duration = Duration::from_secs(1);
 /// Time to write what is left of the audit log when the server stops: a disk that takes longer is stuck.
 pub(crate) const AUDIT_FLUSH: Duration = Duration::from_secs(5);
 
+/// The body of a request to the API: an object of the directory, and its wrapping.
+pub(crate) const API_BODY: usize = 1024 * 1024;
+
+/// An answer of the API that a subcommand reads: a page of the largest objects would be cut.
+pub(crate) const API_ANSWER: usize = 64 * 1024 * 1024;
+
+/// Objects in a page of a list, unless the client says otherwise, and at the most.
+pub(crate) const API_PAGE: usize = 500;
+pub(crate) const API_PAGE_MOST: usize = 1000;
+
+/// What somebody calls a token.
+pub(crate) const DESCRIPTION_CHARS: usize = 256;
+
+/// How long the first administrator's token counts: until they have made better ones.
+pub(crate) const FIRST_TOKEN: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+
 /// What an authenticator may take, unless the authentication file says otherwise: a little more than one question to
 /// a provider.
 pub(crate) const AUTHENTICATION: Duration = Duration::from_secs(12);

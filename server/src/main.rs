@@ -1,15 +1,18 @@
 //! The Underpass server: parse, build, run, drain.
 
-mod access;
+mod api;
 mod audit;
 mod authentication;
 mod cli;
+mod client;
 mod commands;
 mod data_dir;
+mod directory;
 mod http;
 mod limits;
 mod listen;
 mod pki;
+mod socket;
 mod tunnel;
 
 use std::process::ExitCode;
@@ -17,6 +20,7 @@ use std::process::ExitCode;
 use clap::Parser;
 
 use crate::cli::{Cli, Command};
+use crate::client::Client;
 use crate::data_dir::DataDir;
 
 fn main() -> ExitCode {
@@ -30,13 +34,28 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: Cli) -> anyhow::Result<()> {
-    let data = DataDir::open(&cli.data_dir)?;
     match cli.command {
-        Command::Serve(options) => commands::serve::run(data, options),
-        Command::Cluster(command) => commands::cluster::run(&data, command),
-        Command::User(command) => commands::user::run(&data, command),
-        Command::Token(command) => commands::token::run(&data, command),
-        Command::Kubeconfig(options) => commands::kubeconfig::run(&data, options),
-        Command::CaPin => commands::ca_pin::run(&data),
+        Command::Serve(options) => commands::serve::run(DataDir::open(&cli.data_dir)?, options),
+        Command::CaPin => commands::ca_pin::run(&DataDir::open(&cli.data_dir)?),
+        _ => tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?
+            .block_on(administer(cli)),
+    }
+}
+
+/// The subcommands that ask the API.
+async fn administer(cli: Cli) -> anyhow::Result<()> {
+    let data = cli.data_dir.as_path();
+    let client = Client::find(data, &cli.elsewhere).await?;
+    match cli.command {
+        Command::Cluster(command) => commands::cluster::run(&client, data, command).await,
+        Command::Agent(command) => commands::cluster::run_agent(&client, command).await,
+        Command::User(command) => commands::user::run(&client, command).await,
+        Command::Group(command) => commands::user::run_group(&client, command).await,
+        Command::Binding(command) => commands::binding::run(&client, command).await,
+        Command::Token(command) => commands::token::run(&client, command).await,
+        Command::Kubeconfig(options) => commands::kubeconfig::run(&client, data, options).await,
+        Command::Serve(_) | Command::CaPin => Ok(()),
     }
 }

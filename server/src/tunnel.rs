@@ -5,32 +5,33 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use futures_util::future::join_all;
+use futures_util::FutureExt;
+use futures_util::future::{BoxFuture, join_all, ready};
 use rand::RngExt;
 use underpass_proxy::StreamClass;
+use underpass_proxy::directory::Directory;
 use underpass_proxy::front::{Clusters, ConnectError, Open};
 use underpass_proxy::{BoxedIo, ClusterName, TARGET_KUBE_API};
 use underpass_tunnel::{
-    AcceptError, Accepted, Class, CloseCode, Dialer, DialerError, OpenError, Registry, ResetCode,
-    Session, chain,
+    AcceptError, Accepted, Admission, Class, CloseCode, Denied, Dialer, DialerError, OpenError,
+    Proven, Registry, ResetCode, Session, chain,
 };
 
-use crate::access::AccessStore;
 use crate::limits;
 
 /// The clusters that agents serve.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(crate) struct Tunnel {
     registry: Registry,
-    access: Arc<AccessStore>,
+    directory: Arc<Directory>,
     overload: Arc<Occasional>,
 }
 
 impl Tunnel {
-    pub(crate) fn new(access: Arc<AccessStore>) -> Self {
+    pub(crate) fn new(directory: Arc<Directory>) -> Self {
         Self {
             registry: Registry::new(),
-            access,
+            directory,
             overload: Arc::default(),
         }
     }
@@ -80,11 +81,12 @@ impl Tunnel {
 
     /// Ends the sessions of agents that may no longer serve their cluster, whenever that changes.
     pub(crate) async fn enforce_access(self) {
-        let mut changes = self.access.changes();
+        let mut changes = self.directory.changes();
         while changes.changed().await.is_ok() {
+            let snapshot = self.directory.snapshot();
             for session in self.registry.sessions() {
                 let info = session.info();
-                let cluster = self.access.cluster_of(&info.key);
+                let cluster = snapshot.cluster_of_agent(&info.key.to_string());
                 if cluster.is_none_or(|cluster| cluster.as_str() != info.agent) {
                     session.close(CloseCode::Revoked, "this agent token was withdrawn");
                 }
@@ -106,6 +108,15 @@ impl Tunnel {
                     .await;
             });
         join_all(drains).await;
+    }
+
+    /// How many agents of the cluster are connected.
+    pub(crate) fn connected(&self, cluster: &ClusterName) -> usize {
+        let sessions = self.registry.sessions();
+        let of_cluster = sessions
+            .iter()
+            .filter(|session| session.info().agent == cluster.as_str());
+        of_cluster.count()
     }
 
     /// Sessions by transport, for metrics.
@@ -146,6 +157,18 @@ async fn watch(session: Session) {
     tracing::info!(cluster = info.agent, session = %info.id, "agent gone: {}", chain(&error));
 }
 
+/// Lets agents in by their keys.
+pub(crate) struct Keys(pub(crate) Arc<Directory>);
+
+impl Admission for Keys {
+    fn admit<'a>(&'a self, proven: &'a Proven) -> BoxFuture<'a, Result<String, Denied>> {
+        let snapshot = self.0.snapshot();
+        let cluster = snapshot.cluster_of_agent(&proven.key.to_string());
+        let admitted = cluster.map(ToString::to_string);
+        ready(admitted.ok_or_else(Denied::unknown_key)).boxed()
+    }
+}
+
 #[async_trait]
 impl Clusters for Tunnel {
     async fn connect(&self, cluster: &ClusterName, open: &Open) -> Result<BoxedIo, ConnectError> {
@@ -168,7 +191,7 @@ impl Clusters for Tunnel {
                 return Err(ConnectError::TooManyStreams);
             }
         }
-        if self.access.has_cluster(cluster) {
+        if self.directory.snapshot().has_cluster(cluster) {
             Err(ConnectError::NoAgent)
         } else {
             Err(ConnectError::UnknownCluster)

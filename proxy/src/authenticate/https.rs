@@ -71,7 +71,10 @@ impl Roots {
     }
 
     /// TLS that trusts them, and nobody else.
-    pub(crate) fn client(&self) -> Result<ClientConfig, rustls::Error> {
+    ///
+    /// # Errors
+    /// The cryptography has no protocol version in common with TLS: never, as it is built.
+    pub fn client(&self) -> Result<ClientConfig, rustls::Error> {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         Ok(ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()?

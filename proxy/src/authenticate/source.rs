@@ -9,7 +9,7 @@ use std::{
 use tokio_util::sync::CancellationToken;
 
 use super::{Authenticated, Rejection};
-use crate::{Identity, Method, Provenance, Revocation};
+use crate::{Identity, Method, Provenance, Revocation, Scope};
 
 /// An authenticator that asks somebody outside: what its identities are called, and how long they last.
 ///
@@ -88,6 +88,7 @@ impl Source {
             method: self.method,
             authenticator: Arc::clone(&self.name),
             expires_at,
+            scope: Scope::default(),
         }))
     }
 

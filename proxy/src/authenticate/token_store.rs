@@ -8,7 +8,7 @@ use super::{
     AuthenticateError, Authenticated, Authenticator, Caller, Rejection,
     token::{Token, TokenError, TokenHash},
 };
-use crate::{BoxError, Identity, Method, Provenance, Revocation};
+use crate::{BoxError, Identity, Method, Provenance, Revocation, Scope};
 
 /// What is kept about a token.
 #[derive(Clone, Debug, Default)]
@@ -23,6 +23,8 @@ pub struct TokenRecord {
     pub extra: BTreeMap<String, Vec<String>>,
     /// From when on it is no longer accepted; `None` is never.
     pub expires_at: Option<SystemTime>,
+    /// What it may be used for.
+    pub scope: Scope,
     /// Cancelled when the token is revoked, or its user's groups change.
     pub revocation: Revocation,
 }
@@ -87,6 +89,7 @@ impl Authenticator for TokenAuthenticator {
             groups,
             extra,
             expires_at,
+            scope,
             revocation,
         } = record;
         let identity = Identity::new(user, uid, groups, extra)
@@ -95,6 +98,11 @@ impl Authenticator for TokenAuthenticator {
             method: Method::Token,
             authenticator: Arc::clone(&self.name),
             expires_at,
+            scope,
+        };
+        let revocation = match expires_at {
+            Some(end) => revocation.until(end),
+            None => revocation,
         };
         Ok(Some(Authenticated {
             identity: identity.vouched_for(provenance),

@@ -4,10 +4,7 @@ use http::Request;
 use hyper::body::Incoming;
 
 use super::{Access, AuthorizeError, Connection, Front, acting_as, audit::Record, route::Route};
-use crate::{
-    Identity, Refusal, RequestInfo, Revocation,
-    authenticate::{AuthenticateError, Caller},
-};
+use crate::{Identity, OutOfScope, Refusal, RequestInfo, Revocation, authenticate::Caller};
 
 /// A request that may happen.
 pub(super) struct Admitted {
@@ -51,7 +48,7 @@ impl Front {
         let caller = caller.ok_or(Refusal::Unauthorized)?;
         let found = self.config.authenticator.authenticate(&caller).await;
         let authenticated = found
-            .map_err(|error| unauthenticated(&error))?
+            .map_err(|error| Refusal::from(&error))?
             .ok_or(Refusal::Unauthorized)?;
         let target = request.uri().path_and_query().ok_or(Refusal::NotFound)?;
         let route = Route::find(target).ok_or(Refusal::NotFound)?;
@@ -61,6 +58,10 @@ impl Front {
         record.caller(&real, &route, &info);
 
         let access = Access::new(&real, &route.cluster, &info);
+        if let Some(provenance) = real.provenance() {
+            let allowed = provenance.scope().check(&route.cluster, &info);
+            allowed.map_err(|limit| out_of_scope(limit, &access))?;
+        }
         let authorized = self.config.authorizer.authorize(&access).await;
         let authorized = authorized.map_err(|error| forbidden(&error, &access, info.verb()))?;
         let acting = match acting_as::target(request.headers())? {
@@ -101,12 +102,12 @@ impl Front {
     }
 }
 
-/// The authenticators have said more in the log.
-fn unauthenticated(error: &AuthenticateError) -> Refusal {
-    match error {
-        AuthenticateError::Rejected(_) => Refusal::Unauthorized,
-        AuthenticateError::Unavailable(_) => Refusal::Unavailable,
-        AuthenticateError::Busy => Refusal::TooManyRequests,
+fn out_of_scope(limit: OutOfScope, access: &Access<'_>) -> Refusal {
+    Refusal::Forbidden {
+        user: access.identity().user().to_owned(),
+        cluster: access.cluster().clone(),
+        verb: access.request().verb().to_owned().into(),
+        reason: Some(limit.to_string()),
     }
 }
 

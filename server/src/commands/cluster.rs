@@ -1,53 +1,136 @@
-//! `underpass-server cluster`
+//! `underpass-server cluster` and `underpass-server agent`
 
-use anyhow::{Context, Result};
-use underpass_tunnel::AgentKey;
+use std::path::Path;
 
-use super::print_table;
-use super::serve::URL;
-use crate::access::Access;
-use crate::cli::Cluster;
+use anyhow::Result;
+use serde_json::{Map, Value, json};
+
+use super::{print_table, timestamp};
+use crate::api::{AgentMade, AgentRequest, AgentView, ClusterSpec, ClusterStatus, View, segment};
+use crate::cli::{Agent, Cluster};
+use crate::client::Client;
+use crate::commands::serve::URL;
 use crate::data_dir::DataDir;
 use crate::pki::Ca;
 
-pub(crate) fn run(data: &DataDir, command: Cluster) -> Result<()> {
+type Shown = View<ClusterSpec, ClusterStatus>;
+
+pub(crate) async fn run(client: &Client, data: &Path, command: Cluster) -> Result<()> {
     match command {
-        Cluster::Add { name } => {
-            let key = AgentKey::from_seed(rand::random()).context("cannot make an agent token")?;
-            Access::edit(data, |access| {
-                access.add_agent(&name, key.public_key());
-                Ok(())
-            })?;
+        Cluster::Add { name, labels } => {
+            let wanted = AgentRequest {
+                cluster: name.clone(),
+                make_cluster: true,
+            };
+            let made: AgentMade = client.post("/v1/agents", &wanted).await?;
+            if !labels.is_empty() {
+                label(client, name.as_str(), &labels).await?;
+            }
             eprintln!("A token for an agent of cluster {name}; it is shown this once:");
-            println!("{}", *key.to_secret_text());
-            eprintln!("{}", next_step(data));
+            println!("{}", made.token);
+            eprintln!("{}", next_step(client, data));
         }
         Cluster::List => {
-            let access = Access::read(data)?;
-            let rows: Vec<_> = access
-                .clusters()
-                .map(|(name, agents)| vec![name.to_string(), agents.to_string()])
-                .collect();
-            print_table(&["CLUSTER", "AGENT TOKENS"], &rows);
+            let clusters: Vec<Shown> = client.list("/v1/clusters").await?;
+            let rows: Vec<_> = clusters.iter().map(row).collect();
+            print_table(&["CLUSTER", "AGENT TOKENS", "CONNECTED", "LABELS"], &rows);
+        }
+        Cluster::Label { name, labels } => {
+            let shown = label(client, name.as_str(), &labels).await?;
+            eprintln!("Cluster {name} has the labels {}.", labels_of(&shown));
         }
         Cluster::Remove { name } => {
-            Access::edit(data, |access| access.remove_cluster(&name))?;
+            client
+                .delete(&format!("/v1/clusters/{}", segment(name.as_str())))
+                .await?;
             eprintln!("Cluster {name} is forgotten; its agents are cut off.");
         }
     }
     Ok(())
 }
 
-/// How to start the agent, as far as this server knows itself already.
-fn next_step(data: &DataDir) -> String {
+pub(crate) async fn run_agent(client: &Client, command: Agent) -> Result<()> {
+    match command {
+        Agent::List { cluster } => {
+            let path = match &cluster {
+                Some(cluster) => format!("/v1/agents?cluster={cluster}"),
+                None => "/v1/agents".to_owned(),
+            };
+            let agents: Vec<AgentView> = client.list(&path).await?;
+            let mut rows = Vec::new();
+            for agent in agents {
+                rows.push(vec![
+                    agent.id,
+                    agent.cluster.to_string(),
+                    timestamp(agent.created)?,
+                ]);
+            }
+            print_table(&["ID", "CLUSTER", "CREATED"], &rows);
+        }
+        Agent::Revoke { id } => {
+            client
+                .delete(&format!("/v1/agents/{}", segment(&id)))
+                .await?;
+            eprintln!("Agent token {id} is revoked; whoever uses it is cut off.");
+        }
+    }
+    Ok(())
+}
+
+/// `key=value` sets, `key-` removes.
+async fn label(client: &Client, name: &str, labels: &[String]) -> Result<Shown> {
+    let mut change = Map::new();
+    for label in labels {
+        match (label.split_once('='), label.strip_suffix('-')) {
+            (Some((key, value)), _) => change.insert(key.to_owned(), value.into()),
+            (None, Some(key)) => change.insert(key.to_owned(), Value::Null),
+            (None, None) => anyhow::bail!("{label:?} is neither KEY=VALUE nor KEY-"),
+        };
+    }
+    let path = format!("/v1/clusters/{}", segment(name));
+    client.patch(&path, &json!({ "labels": change })).await
+}
+
+fn labels_of(cluster: &Shown) -> String {
+    let labels = cluster.spec.labels.iter();
+    let labels: Vec<_> = labels
+        .map(|(key, value)| format!("{key}={value}"))
+        .collect();
+    super::list(&labels)
+}
+
+fn row(cluster: &Shown) -> Vec<String> {
+    let connected = cluster.status.connected;
+    vec![
+        cluster.name.clone(),
+        cluster.status.agents.to_string(),
+        connected.map_or_else(|| "-".to_owned(), |connected| connected.to_string()),
+        labels_of(cluster),
+    ]
+}
+
+/// How to start the agent, as far as it is known here.
+fn next_step(client: &Client, data: &Path) -> String {
     // Whatever is wrong with these, the token has been made.
-    match (data.read(URL).ok().flatten(), Ca::pin(data).ok()) {
-        (Some(url), Some(pin)) => format!(
+    let here = match client {
+        Client::Https(remote) => Some((remote.url.to_string(), None)),
+        _ => DataDir::open(data).ok().and_then(|data| {
+            let url = data.read(URL).ok().flatten()?;
+            Some((url, Some(Ca::pin(&data).ok()?)))
+        }),
+    };
+    match here {
+        Some((url, Some(pin))) => format!(
             "With that in a file, start the agent:\n  \
              underpass-agent --server {} --ca-pin {pin} --token-file FILE",
             url.trim()
         ),
-        _ => {
+        Some((url, None)) => format!(
+            "With that in a file, start the agent (`underpass-server ca-pin`, at the server, prints PIN):\n  \
+             underpass-agent --server {} --ca-pin PIN --token-file FILE",
+            url.trim_end_matches('/')
+        ),
+        None => {
             "Once `underpass-server serve` has been started, `underpass-server ca-pin` prints what \
               else the agent needs."
                 .to_owned()
@@ -63,13 +146,14 @@ mod tests {
     fn the_next_step_can_be_copied() {
         let dir = tempfile::tempdir().unwrap();
         let data = DataDir::open(dir.path()).unwrap();
-        let early = next_step(&data);
+        let client = Client::Socket(data.clone());
+        let early = next_step(&client, dir.path());
         assert!(early.contains("underpass-server ca-pin"), "{early}");
         Ca::load_or_create(&data).unwrap();
         data.write(URL, "https://u.example.org:8443\n").unwrap();
         let pin = Ca::pin(&data).unwrap();
         let wanted = format!("--server https://u.example.org:8443 --ca-pin {pin} --token-file");
-        let told = next_step(&data);
+        let told = next_step(&client, dir.path());
         assert!(told.contains(&wanted), "{told}");
     }
 }

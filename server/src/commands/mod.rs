@@ -5,6 +5,10 @@
     reason = "a command line prints"
 )]
 
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+pub(crate) mod binding;
 pub(crate) mod ca_pin;
 pub(crate) mod cluster;
 pub(crate) mod kubeconfig;
@@ -38,6 +42,10 @@ fn print_table(header: &[&str], rows: &[Vec<String>]) {
             .map(|(cell, width)| format!("{cell:width$}"));
         println!("{}", cells.collect::<Vec<_>>().join("  ").trim_end());
     }
+}
+
+fn timestamp(time: OffsetDateTime) -> anyhow::Result<String> {
+    Ok(time.format(&Rfc3339)?)
 }
 
 fn list(names: &[String]) -> String {

@@ -10,24 +10,27 @@ use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use metrics_util::MetricKindMask;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
+use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 use tracing_subscriber::EnvFilter;
 use underpass_proxy::ImpersonationPolicy;
 use underpass_proxy::audit::Trail;
-use underpass_proxy::authenticate::CertificateRequest;
+use underpass_proxy::authenticate::{CertificateRequest, Token};
+use underpass_proxy::directory::Directory;
 use underpass_proxy::front::{Front, FrontConfig};
 use underpass_tunnel::{Acceptor, AcceptorConfig, describe_metrics};
 
-use crate::access::AccessStore;
+use crate::api::{self, Api};
 use crate::audit;
 use crate::authentication::{Authentication, Surroundings};
 use crate::cli::{LogFormat, Serve};
 use crate::data_dir::DataDir;
+use crate::directory;
 use crate::http::{Http, Readiness};
 use crate::limits;
 use crate::listen::{self, Sockets};
 use crate::pki::{Ca, ServerCertificate};
-use crate::tunnel::Tunnel;
+use crate::socket::Socket;
+use crate::tunnel::{Keys, Tunnel};
 
 /// The file of the data directory that holds the URL that kubeconfigs point to.
 pub(super) const URL: &str = "url";
@@ -55,6 +58,11 @@ fn start_logging(format: LogFormat) {
 
 async fn serve(data: DataDir, options: Serve) -> Result<()> {
     let mut stop = Stop::listen()?;
+    // First: whoever holds the directory is the server of this data directory.
+    let directory = directory::open(&data).await?;
+    if let Some(token) = api::first_administrator(&directory).await? {
+        announce(&token);
+    }
     let ca = Ca::load_or_create(&data)?;
     let certificate = ServerCertificate::new(&ca, &options.names)?;
     let tls = certificate.tls()?;
@@ -71,12 +79,15 @@ async fn serve(data: DataDir, options: Serve) -> Result<()> {
         readiness,
         front,
         certificates,
+        api,
     } = assemble(
-        data,
+        Arc::clone(&directory),
         options.authentication,
         options.resume_window,
         trail.clone(),
     )?;
+    let operators = Socket::bind(&data).context("cannot listen for subcommands")?;
+    let operators = AbortOnDropHandle::new(tokio::spawn(operators.serve(api)));
     let connections = TaskTracker::new();
     let no_more = CancellationToken::new();
     let users = listen::serve_tcp(
@@ -113,8 +124,21 @@ async fn serve(data: DataDir, options: Serve) -> Result<()> {
         () = drained => tracing::info!("stopped"),
         _ = stop.wait() => tracing::warn!("stopped at once"),
     }
+    drop(operators);
+    directory.write_uses().await;
     trail.flush(limits::AUDIT_FLUSH).await;
     Ok(())
+}
+
+/// Once in the life of a directory.
+fn announce(token: &Token) {
+    eprintln!(
+        "The first administrator of this server is the user {}. This token of theirs is shown this once, and ends in \
+         {} days; at this machine `underpass-server` needs none:\n{}",
+        api::FIRST_ADMINISTRATOR,
+        limits::FIRST_TOKEN.as_secs() / (24 * 60 * 60),
+        token.expose()
+    );
 }
 
 /// What the listeners serve.
@@ -124,39 +148,48 @@ struct Parts {
     readiness: Readiness,
     front: Arc<Front>,
     certificates: Arc<CertificateRequest>,
+    api: Api,
 }
 
-/// Puts the parts together, and starts what watches over the access file and the authentication file.
+/// Puts the parts together, and starts what watches over the directory and the authentication file.
 fn assemble(
-    data: DataDir,
+    directory: Arc<Directory>,
     authentication: Option<PathBuf>,
     resume_window: Duration,
     audit: Trail,
 ) -> Result<Parts> {
-    let access = AccessStore::open(data)?;
-    tokio::spawn(Arc::clone(&access).watch());
-    let tunnel = Tunnel::new(Arc::clone(&access));
+    tokio::spawn(Arc::clone(&directory).follow());
+    tokio::spawn(Arc::clone(&directory).note_uses());
+    let tunnel = Tunnel::new(Arc::clone(&directory));
     tokio::spawn(tunnel.clone().enforce_access());
     let acceptor = Arc::new(Acceptor::new(
         acceptor_config(resume_window),
-        access.clone(),
+        Arc::new(Keys(Arc::clone(&directory))),
     ));
     let readiness = Readiness::default();
+    let surroundings = Surroundings {
+        tokens: directory.clone(),
+        clusters: Arc::new(tunnel.clone()),
+    };
+    let authentication = Authentication::open(authentication, surroundings)?;
+    tokio::spawn(Arc::clone(&authentication).watch());
+    let sessions = {
+        let tunnel = tunnel.clone();
+        Arc::new(move |cluster: &_| Some(tunnel.connected(cluster)))
+    };
+    let api = Api::new(Arc::clone(&directory), sessions);
     let http = Http {
         tunnel: tunnel.clone(),
         acceptor: Arc::clone(&acceptor),
         metrics: record_metrics()?,
         readiness: readiness.clone(),
+        directory: Arc::clone(&directory),
+        authenticator: authentication.chain(),
+        api: api.clone(),
     };
-    let surroundings = Surroundings {
-        tokens: access.clone(),
-        clusters: Arc::new(tunnel.clone()),
-    };
-    let authentication = Authentication::open(authentication, surroundings)?;
-    tokio::spawn(Arc::clone(&authentication).watch());
     let front = Arc::new(Front::new(FrontConfig {
         authenticator: authentication.chain(),
-        authorizer: access,
+        authorizer: directory,
         clusters: Arc::new(tunnel.clone()),
         fallback: Arc::new(http),
         policy: ImpersonationPolicy::default(),
@@ -168,6 +201,7 @@ fn assemble(
         readiness,
         front,
         certificates: authentication.certificates(),
+        api,
     })
 }
 

@@ -1,45 +1,121 @@
-//! `underpass-server user`
+//! `underpass-server user` and `underpass-server group`
 
 use anyhow::Result;
+use serde_json::json;
 
 use super::{list, print_table};
-use crate::access::Access;
-use crate::cli::{Rights, User};
-use crate::data_dir::DataDir;
+use crate::api::{
+    AccessGiven, AccessRequest, GroupSpec, GroupStatus, UserSpec, UserStatus, View, segment,
+};
+use crate::cli::{Group, Rights, User};
+use crate::client::Client;
 
-pub(crate) fn run(data: &DataDir, command: User) -> Result<()> {
+type Shown = View<UserSpec, UserStatus>;
+type ShownGroup = View<GroupSpec, GroupStatus>;
+
+pub(crate) async fn run(client: &Client, command: User) -> Result<()> {
     match command {
         User::Add { name, rights } => {
             let Rights {
                 groups,
                 clusters,
                 all_clusters,
+                role,
             } = rights;
-            let made = Access::edit(data, |access| {
-                let made = access.ensure_user(&name)?;
-                access.join_groups(&name, &groups)?;
-                access.grant(&name, &clusters)?;
-                if all_clusters {
-                    access.grant_all(&name)?;
-                }
-                Ok(made)
-            })?;
-            eprintln!(
-                "User {name} {}.",
-                if made { "is made" } else { "is up to date" }
-            );
+            let wanted = AccessRequest {
+                user: name.clone(),
+                groups,
+                clusters,
+                all_clusters,
+                role,
+                token: None,
+            };
+            let given: AccessGiven = client.post("/v1/access", &wanted).await?;
+            let made = if given.made {
+                "is made"
+            } else {
+                "is up to date"
+            };
+            eprintln!("User {name} {made}.");
         }
         User::List => {
-            let access = Access::read(data)?;
-            let rows: Vec<_> = access
-                .users()
-                .map(|(name, groups, clusters)| vec![name.to_owned(), list(groups), list(clusters)])
-                .collect();
-            print_table(&["USER", "GROUPS", "CLUSTERS"], &rows);
+            let users: Vec<Shown> = client.list("/v1/users").await?;
+            let rows: Vec<_> = users.iter().map(row).collect();
+            print_table(&["USER", "GROUPS", "CLUSTERS", "STATE"], &rows);
         }
+        User::Disable { name } => set_disabled(client, name.as_str(), true).await?,
+        User::Enable { name } => set_disabled(client, name.as_str(), false).await?,
         User::Remove { name } => {
-            Access::edit(data, |access| access.remove_user(&name))?;
+            client
+                .delete(&format!("/v1/users/{}", segment(name.as_str())))
+                .await?;
             eprintln!("User {name} is forgotten; what they have open ends.");
+        }
+    }
+    Ok(())
+}
+
+async fn set_disabled(client: &Client, name: &str, disabled: bool) -> Result<()> {
+    let path = format!("/v1/users/{}", segment(name));
+    let _: Shown = client
+        .patch(&path, &json!({ "disabled": disabled }))
+        .await?;
+    if disabled {
+        eprintln!("User {name} is disabled; what they have open ends.");
+    } else {
+        eprintln!("User {name} is enabled; their tokens count again.");
+    }
+    Ok(())
+}
+
+fn row(user: &Shown) -> Vec<String> {
+    let reach = user.status.reach.iter();
+    let reach: Vec<_> = reach
+        .flat_map(|(role, clusters)| {
+            clusters
+                .iter()
+                .map(move |cluster| format!("{cluster}({role})"))
+        })
+        .collect();
+    let state = if user.spec.disabled {
+        "disabled"
+    } else {
+        "enabled"
+    };
+    vec![
+        user.name.clone(),
+        list(&user.status.groups),
+        list(&reach),
+        state.to_owned(),
+    ]
+}
+
+pub(crate) async fn run_group(client: &Client, command: Group) -> Result<()> {
+    match command {
+        Group::List => {
+            let groups: Vec<ShownGroup> = client.list("/v1/groups").await?;
+            let rows: Vec<_> = groups
+                .iter()
+                .map(|group| {
+                    let members = group.spec.members.iter().map(ToString::to_string);
+                    vec![group.name.clone(), list(&members.collect::<Vec<_>>())]
+                })
+                .collect();
+            print_table(&["GROUP", "MEMBERS"], &rows);
+        }
+        Group::Set { name, members } => {
+            let path = format!("/v1/groups/{}", segment(name.as_str()));
+            let spec = GroupSpec {
+                members: members.into_iter().collect(),
+            };
+            let shown: ShownGroup = client.put(&path, &spec).await?;
+            eprintln!("Group {name} has {} members.", shown.spec.members.len());
+        }
+        Group::Remove { name } => {
+            client
+                .delete(&format!("/v1/groups/{}", segment(name.as_str())))
+                .await?;
+            eprintln!("Group {name} is forgotten, and what bindings gave it.");
         }
     }
     Ok(())

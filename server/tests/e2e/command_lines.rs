@@ -120,9 +120,13 @@ async fn a_kubeconfig_for_an_unknown_cluster_says_how_to_make_it() {
     )
     .await;
     assert!(said.contains("underpass-server cluster add b"), "{said}");
-    assert!(
-        !dir.path().join("access.yaml").exists(),
-        "a user was made nevertheless"
+    let mut list = Command::new(PROGRAMS.server());
+    list.args(["--data-dir", data, "user", "list"]);
+    let users = text(&succeed(&mut list, b"").await);
+    assert_eq!(
+        users.lines().count(),
+        1,
+        "a user was made nevertheless: {users}"
     );
 }
 
@@ -149,13 +153,13 @@ async fn a_port_that_is_taken_is_named() {
 }
 
 #[tokio::test]
-async fn a_broken_access_file_stops_a_start() {
+async fn a_broken_directory_stops_a_start() {
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().to_str().unwrap();
-    std::fs::write(dir.path().join("access.yaml"), "users: 7\n").unwrap();
+    std::fs::write(dir.path().join("directory.redb"), "users: 7\n").unwrap();
     let said = server(1, &["--data-dir", data, "serve", "--listen", "127.0.0.1:0"]).await;
     assert!(
-        said.contains("access.yaml is no valid access file"),
+        said.contains("directory.redb is no directory of Underpass's, or is damaged"),
         "{said}"
     );
 }

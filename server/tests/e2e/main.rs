@@ -8,7 +8,6 @@
     reason = "helpers of tests state expectations as tests do; the lints know only functions marked as tests"
 )]
 
-mod access_file;
 mod agent_lost;
 mod audit;
 mod authentication;
@@ -18,6 +17,7 @@ mod command_lines;
 mod credentials;
 mod cutter;
 mod deployment;
+mod directory;
 mod flight;
 mod metrics;
 mod raw;

@@ -1,0 +1,107 @@
+//! Why the directory is not changed.
+
+use super::{
+    name::NameError,
+    object::Kind,
+    snapshot::Unreadable,
+    store::{CommitError, StoreError},
+};
+use crate::{ClusterNameError, IdentityError, limits};
+
+/// Why a directory cannot be opened.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OpenError {
+    /// The store does not work.
+    #[error("the directory cannot be read")]
+    Store(#[from] StoreError),
+    /// The store holds what this version does not understand.
+    #[error("the directory cannot be used")]
+    Unreadable(#[from] Unreadable),
+}
+
+/// Why a change does not happen. Nothing has changed, except perhaps after [`ChangeError::Unknown`].
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ChangeError {
+    /// There is no such object.
+    #[error("there is no {kind} {name:?}")]
+    NotFound {
+        /// Its kind.
+        kind: Kind,
+        /// Its name.
+        name: String,
+    },
+    /// There is one already.
+    #[error("there is a {kind} {name:?} already")]
+    Exists {
+        /// Its kind.
+        kind: Kind,
+        /// Its name.
+        name: String,
+    },
+    /// It is not as the caller has seen it.
+    #[error("{kind} {name:?} was changed meanwhile; read it again")]
+    Changed {
+        /// Its kind.
+        kind: Kind,
+        /// Its name.
+        name: String,
+    },
+    /// Another one has the same key.
+    #[error("{kind} {name:?} has the same key")]
+    Twice {
+        /// The other's kind.
+        kind: Kind,
+        /// The other's name.
+        name: String,
+    },
+    /// The name cannot be one.
+    #[error(transparent)]
+    Name(NameError),
+    /// The name cannot be a cluster's.
+    #[error(transparent)]
+    ClusterName(ClusterNameError),
+    /// Clusters could not be told of such a user.
+    #[error(transparent)]
+    Identity(IdentityError),
+    /// A binding of nobody, or to nothing.
+    #[error("a binding needs at least one subject, and clusters by name, by label, or all")]
+    EmptyBinding,
+    /// The object is larger than [`limits::OBJECT_BYTES`].
+    #[error("{kind} {name:?} is larger than {} bytes", limits::OBJECT_BYTES)]
+    TooLarge {
+        /// Its kind.
+        kind: Kind,
+        /// Its name.
+        name: String,
+    },
+    /// The directory, or the object, holds as many as it may.
+    #[error("there are too many objects of kind {0}")]
+    TooMany(Kind),
+    /// It cannot be written as JSON.
+    #[error("the object cannot be written")]
+    Encode(#[source] serde_json::Error),
+    /// Others change the directory all the time.
+    #[error("the directory is being changed by others, try again")]
+    Busy,
+    /// The store does not work.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// Whether the change has happened is not known.
+    #[error("it is not known whether the directory was changed")]
+    Unknown(#[source] crate::BoxError),
+    /// What somebody else has written cannot be read.
+    #[error(transparent)]
+    Unreadable(#[from] Unreadable),
+}
+
+impl From<CommitError> for ChangeError {
+    fn from(error: CommitError) -> Self {
+        match error {
+            CommitError::Conflict => Self::Busy,
+            CommitError::Store(error) => Self::Store(error),
+            CommitError::Unknown(source) => Self::Unknown(source),
+        }
+    }
+}

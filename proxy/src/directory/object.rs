@@ -1,0 +1,282 @@
+//! What the directory keeps.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use time::OffsetDateTime;
+
+use super::{
+    name::{Labels, Name},
+    role::Role,
+};
+use crate::{ClusterName, Scope, authenticate::TokenHash};
+
+/// A kind of object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Kind {
+    /// [`Cluster`].
+    Cluster,
+    /// [`Agent`].
+    Agent,
+    /// [`User`].
+    User,
+    /// [`Group`].
+    Group,
+    /// [`AccessToken`].
+    Token,
+    /// [`Binding`].
+    Binding,
+    /// [`TokenUse`].
+    TokenUse,
+}
+
+impl Kind {
+    /// Every kind.
+    pub const ALL: [Self; 7] = [
+        Self::Cluster,
+        Self::Agent,
+        Self::User,
+        Self::Group,
+        Self::Token,
+        Self::Binding,
+        Self::TokenUse,
+    ];
+
+    /// As stores and errors write it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Cluster => "cluster",
+            Self::Agent => "agent",
+            Self::User => "user",
+            Self::Group => "group",
+            Self::Token => "token",
+            Self::Binding => "binding",
+            Self::TokenUse => "token-use",
+        }
+    }
+
+    /// Reads what [`Kind::as_str`] wrote.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.as_str() == name)
+    }
+}
+
+impl std::fmt::Display for Kind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Something that the directory keeps under a kind and a name. Stores see JSON: unknown fields are refused, since one
+/// that this version does not know might restrict what is allowed.
+pub trait Object: Clone + PartialEq + Serialize + DeserializeOwned + Send + Sync + 'static {
+    /// Its kind.
+    const KIND: Kind;
+}
+
+/// A cluster.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Cluster {
+    /// When it was made.
+    #[serde(with = "time::serde::rfc3339")]
+    pub created: OffsetDateTime,
+    /// What bindings may choose it by.
+    #[serde(default, skip_serializing_if = "Labels::is_empty")]
+    pub labels: Labels,
+}
+
+/// An agent's key: who holds its private half may serve the cluster.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Agent {
+    /// When it was made.
+    #[serde(with = "time::serde::rfc3339")]
+    pub created: OffsetDateTime,
+    /// Which cluster it may serve.
+    pub cluster: ClusterName,
+    /// The public key, as the tunnel writes it.
+    pub key: String,
+}
+
+/// Somebody whom this directory knows itself. Users of identity providers need no entry.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct User {
+    /// When they were made.
+    #[serde(with = "time::serde::rfc3339")]
+    pub created: OffsetDateTime,
+    /// What clusters know them by beside the name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uid: Option<String>,
+    /// Further facts for clusters, by lower-case key.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub extra: BTreeMap<String, Vec<String>>,
+    /// Their tokens count for nothing while this is set, and they cannot log in.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub disabled: bool,
+}
+
+/// Users of this directory that clusters and bindings see together.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Group {
+    /// When it was made.
+    #[serde(with = "time::serde::rfc3339")]
+    pub created: OffsetDateTime,
+    /// The users in it.
+    #[serde(default)]
+    pub members: BTreeSet<Name>,
+}
+
+/// A bearer token: never the secret, only its hash.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct AccessToken {
+    /// When it was made.
+    #[serde(with = "time::serde::rfc3339")]
+    pub created: OffsetDateTime,
+    /// SHA-256 of the token.
+    #[serde(with = "super::hex")]
+    pub sha256: TokenHash,
+    /// Whose it is.
+    pub owner: Owner,
+    /// From when on it counts for nothing; `None` is never.
+    #[serde(
+        default,
+        with = "time::serde::rfc3339::option",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub expires: Option<OffsetDateTime>,
+    /// What it may be used for.
+    #[serde(default, skip_serializing_if = "Scope::is_everything")]
+    pub scope: Scope,
+    /// What people call it.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub description: String,
+}
+
+/// Whose a token is.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub enum Owner {
+    /// A user of the directory, with the groups that they are in when the token is used.
+    User(Name),
+    /// Somebody whom an authenticator vouched for when they logged in, as they were then.
+    Login(Login),
+}
+
+impl Owner {
+    /// The user's name.
+    pub fn name(&self) -> &str {
+        match self {
+            Self::User(name) => name.as_str(),
+            Self::Login(login) => &login.user,
+        }
+    }
+}
+
+/// Who logged in.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Login {
+    /// The user's name.
+    pub user: String,
+    /// Their uid.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uid: Option<String>,
+    /// Their groups at that time.
+    #[serde(default)]
+    pub groups: Vec<String>,
+    /// Further facts, by lower-case key.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub extra: BTreeMap<String, Vec<String>>,
+    /// Who vouched for them: kind and name of the authenticator.
+    pub authenticated_by: String,
+}
+
+/// When a token was last used, to the minute.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct TokenUse {
+    /// The time.
+    #[serde(with = "time::serde::rfc3339")]
+    pub last: OffsetDateTime,
+}
+
+/// Who may reach which clusters, and as what.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Binding {
+    /// When it was made.
+    #[serde(with = "time::serde::rfc3339")]
+    pub created: OffsetDateTime,
+    /// Users and groups, of the directory or of identity providers.
+    pub subjects: BTreeSet<Subject>,
+    /// The clusters.
+    pub clusters: Selector,
+    /// What the subjects may do there.
+    pub role: Role,
+}
+
+/// Somebody whom a binding names.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(rename_all = "camelCase")]
+pub enum Subject {
+    /// A user, by name.
+    #[cfg_attr(feature = "openapi", schema(value_type = String))]
+    User(Name),
+    /// A group, by name.
+    #[cfg_attr(feature = "openapi", schema(value_type = String))]
+    Group(Name),
+}
+
+/// Clusters that a binding is about: those that any of the three chooses.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Selector {
+    /// Every cluster, those to come included.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub all: bool,
+    /// By name.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    #[cfg_attr(feature = "openapi", schema(value_type = Vec<String>))]
+    pub names: BTreeSet<ClusterName>,
+    /// Those that have all of these labels.
+    #[serde(default, skip_serializing_if = "Labels::is_empty")]
+    #[cfg_attr(feature = "openapi", schema(value_type = std::collections::BTreeMap<String, String>))]
+    pub labels: Labels,
+}
+
+impl Selector {
+    /// Does it choose nothing, now and ever?
+    pub fn is_empty(&self) -> bool {
+        !self.all && self.names.is_empty() && self.labels.is_empty()
+    }
+
+    /// Does it choose the cluster called `name`, which has `labels`?
+    pub fn selects(&self, name: &ClusterName, labels: &Labels) -> bool {
+        let by_labels = !self.labels.is_empty() && self.labels.are_among(labels);
+        self.all || self.names.contains(name) || by_labels
+    }
+}
+
+macro_rules! objects {
+    ($($object:ident: $kind:ident),+ $(,)?) => {
+        $(impl Object for $object {
+            const KIND: Kind = Kind::$kind;
+        })+
+    };
+}
+
+objects!(
+    Cluster: Cluster,
+    Agent: Agent,
+    User: User,
+    Group: Group,
+    AccessToken: Token,
+    Binding: Binding,
+    TokenUse: TokenUse,
+);

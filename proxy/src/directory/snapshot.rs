@@ -1,0 +1,335 @@
+//! The directory at one moment, and every question that is decided from it.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
+};
+
+use super::{
+    name::{Labels, Name},
+    object::{
+        AccessToken, Agent, Binding, Cluster, Group, Kind, Object, Owner, Subject, TokenUse, User,
+    },
+    role::{Ability, Role},
+    store::{Contents, Key, Record, Revision},
+};
+use crate::{ClusterName, authenticate::TokenHash};
+
+/// An object, and when it was last changed.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Entry<T> {
+    /// The revision of its last change.
+    pub revision: Revision,
+    /// The object.
+    pub object: Arc<T>,
+}
+
+/// Objects of one kind, by name.
+pub type Table<T> = BTreeMap<String, Entry<T>>;
+
+/// What a token's owner is to clusters.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub(super) struct Facts {
+    pub(super) user: String,
+    pub(super) uid: Option<String>,
+    pub(super) groups: Vec<String>,
+    pub(super) extra: BTreeMap<String, Vec<String>>,
+}
+
+/// Every object, and what is looked up in them.
+#[derive(Clone, Debug, Default)]
+pub struct Snapshot {
+    pub(super) revision: Revision,
+    pub(super) tables: Tables,
+    index: Index,
+}
+
+/// The objects themselves.
+#[derive(Clone, Debug, Default)]
+pub struct Tables {
+    pub(super) clusters: Table<Cluster>,
+    pub(super) agents: Table<Agent>,
+    pub(super) users: Table<User>,
+    pub(super) groups: Table<Group>,
+    pub(super) tokens: Table<AccessToken>,
+    pub(super) bindings: Table<Binding>,
+    pub(super) uses: Table<TokenUse>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Index {
+    tokens: HashMap<TokenHash, String>,
+    agents: HashMap<String, String>,
+    /// The groups of each user, in the order of their names.
+    groups: HashMap<String, Vec<String>>,
+    bindings: HashMap<Subject, Vec<String>>,
+}
+
+/// An object that this version cannot read.
+#[derive(Debug, thiserror::Error)]
+#[error("the directory's {kind} {name:?} cannot be read (is it from a newer version?)")]
+pub struct Unreadable {
+    kind: Kind,
+    name: String,
+    source: serde_json::Error,
+}
+
+/// A kind that has a table of its own: all of them.
+pub trait Tabled: Object {
+    /// Its table.
+    fn table(tables: &Tables) -> &Table<Self>;
+    /// Its table, to change it.
+    fn table_mut(tables: &mut Tables) -> &mut Table<Self>;
+}
+
+macro_rules! tabled {
+    ($($object:ident: $field:ident),+ $(,)?) => {
+        $(impl Tabled for $object {
+            fn table(tables: &Tables) -> &Table<Self> {
+                &tables.$field
+            }
+
+            fn table_mut(tables: &mut Tables) -> &mut Table<Self> {
+                &mut tables.$field
+            }
+        })+
+    };
+}
+
+tabled!(
+    Cluster: clusters,
+    Agent: agents,
+    User: users,
+    Group: groups,
+    AccessToken: tokens,
+    Binding: bindings,
+    TokenUse: uses,
+);
+
+/// A right, and the binding that it comes from.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Right {
+    pub(super) binding: String,
+    pub(super) subject: Subject,
+    pub(super) cluster: ClusterName,
+    pub(super) ability: Ability,
+}
+
+impl Snapshot {
+    /// Reads what a store holds.
+    pub(super) fn read(contents: Contents) -> Result<Self, Unreadable> {
+        let mut tables = Tables::default();
+        for (key, record) in contents.records {
+            match key.0 {
+                Kind::Cluster => read(&mut tables.clusters, key, &record)?,
+                Kind::Agent => read(&mut tables.agents, key, &record)?,
+                Kind::User => read(&mut tables.users, key, &record)?,
+                Kind::Group => read(&mut tables.groups, key, &record)?,
+                Kind::Token => read(&mut tables.tokens, key, &record)?,
+                Kind::Binding => read(&mut tables.bindings, key, &record)?,
+                Kind::TokenUse => read(&mut tables.uses, key, &record)?,
+            }
+        }
+        Ok(Self::new(contents.revision, tables))
+    }
+
+    pub(super) fn new(revision: Revision, tables: Tables) -> Self {
+        let index = Index::of(&tables);
+        Self {
+            revision,
+            tables,
+            index,
+        }
+    }
+
+    /// The state of the store that it shows.
+    pub fn revision(&self) -> Revision {
+        self.revision
+    }
+
+    /// All objects of a kind.
+    pub fn all<T: Tabled>(&self) -> &Table<T> {
+        T::table(&self.tables)
+    }
+
+    /// One object.
+    pub fn get<T: Tabled>(&self, name: &str) -> Option<&Entry<T>> {
+        T::table(&self.tables).get(name)
+    }
+
+    /// The token with this hash, and its id.
+    pub fn token(&self, hash: &TokenHash) -> Option<(&str, &AccessToken)> {
+        let id = self.index.tokens.get(hash)?;
+        let entry = self.tables.tokens.get(id)?;
+        Some((id, &entry.object))
+    }
+
+    /// The cluster that the holder of this key may serve.
+    pub fn cluster_of_agent(&self, key: &str) -> Option<&ClusterName> {
+        let id = self.index.agents.get(key)?;
+        self.tables
+            .agents
+            .get(id)
+            .map(|agent| &agent.object.cluster)
+    }
+
+    /// The groups that a user of the directory is in.
+    pub fn groups_of(&self, user: &str) -> &[String] {
+        self.index.groups.get(user).map_or(&[], Vec::as_slice)
+    }
+
+    /// What a token's owner is to clusters; `None` where the token counts for nothing.
+    pub(super) fn facts(&self, token: &AccessToken) -> Option<Facts> {
+        match &token.owner {
+            Owner::User(name) => {
+                let user = &self.get::<User>(name.as_str())?.object;
+                (!user.disabled).then(|| Facts {
+                    user: name.to_string(),
+                    uid: user.uid.clone(),
+                    groups: self.groups_of(name.as_str()).to_vec(),
+                    extra: user.extra.clone(),
+                })
+            }
+            Owner::Login(login) => Some(Facts {
+                user: login.user.clone(),
+                uid: login.uid.clone(),
+                groups: login.groups.clone(),
+                extra: login.extra.clone(),
+            }),
+        }
+    }
+
+    /// The bindings that name the user or one of the groups.
+    fn bindings_of<'a>(
+        &'a self,
+        user: &str,
+        groups: &'a [String],
+    ) -> impl Iterator<Item = (Subject, &'a str, &'a Binding)> + 'a {
+        let user = Name::new(user).ok().map(Subject::User);
+        let groups = groups
+            .iter()
+            .filter_map(|group| Name::new(group).ok().map(Subject::Group));
+        user.into_iter().chain(groups).flat_map(move |subject| {
+            let names = self.index.bindings.get(&subject);
+            names.into_iter().flatten().filter_map(move |name| {
+                let binding = self.tables.bindings.get(name)?;
+                Some((subject.clone(), name.as_str(), &*binding.object))
+            })
+        })
+    }
+
+    /// The right that allows it, if one does.
+    pub(super) fn right(
+        &self,
+        user: &str,
+        groups: &[String],
+        cluster: &ClusterName,
+        ability: Ability,
+    ) -> Option<Right> {
+        let labels = self.labels(cluster);
+        let mut bindings = self.bindings_of(user, groups);
+        bindings.find_map(|(subject, name, binding)| {
+            let fits = binding.role.allows(ability) && binding.clusters.selects(cluster, labels);
+            fits.then(|| Right {
+                binding: name.to_owned(),
+                subject,
+                cluster: cluster.clone(),
+                ability,
+            })
+        })
+    }
+
+    /// Does the binding still give the right?
+    pub(super) fn gives(&self, right: &Right) -> bool {
+        let Some(binding) = self.get::<Binding>(&right.binding) else {
+            return false;
+        };
+        let binding = &binding.object;
+        binding.subjects.contains(&right.subject)
+            && binding.role.allows(right.ability)
+            && binding
+                .clusters
+                .selects(&right.cluster, self.labels(&right.cluster))
+    }
+
+    /// The roles that somebody has in a cluster.
+    pub fn roles(&self, user: &str, groups: &[String], cluster: &ClusterName) -> BTreeSet<Role> {
+        let labels = self.labels(cluster);
+        self.bindings_of(user, groups)
+            .filter(|(_, _, binding)| binding.clusters.selects(cluster, labels))
+            .map(|(_, _, binding)| binding.role)
+            .collect()
+    }
+
+    /// What a user's bindings, and those of the groups that the directory has them in, choose: clusters by name, `*` for
+    /// all, `key=value` for a label.
+    pub fn reach_of(&self, user: &str) -> BTreeMap<Role, BTreeSet<String>> {
+        let mut reach = BTreeMap::<_, BTreeSet<String>>::new();
+        for (_, _, binding) in self.bindings_of(user, self.groups_of(user)) {
+            let chosen = reach.entry(binding.role).or_default();
+            let selector = &binding.clusters;
+            chosen.extend(selector.names.iter().map(ToString::to_string));
+            chosen.extend(selector.all.then(|| "*".to_owned()));
+            let labels = selector.labels.iter();
+            chosen.extend(labels.map(|(key, value)| format!("{key}={value}")));
+        }
+        reach
+    }
+
+    /// May somebody change the whole directory? Who is `admin` of all clusters may.
+    pub fn is_administrator(&self, user: &str, groups: &[String]) -> bool {
+        self.bindings_of(user, groups)
+            .any(|(_, _, binding)| binding.clusters.all && binding.role == Role::Admin)
+    }
+
+    /// Is there such a cluster?
+    pub fn has_cluster(&self, name: &ClusterName) -> bool {
+        self.tables.clusters.contains_key(name.as_str())
+    }
+
+    fn labels(&self, cluster: &ClusterName) -> &Labels {
+        static NONE: std::sync::LazyLock<Labels> = std::sync::LazyLock::new(Labels::default);
+        self.get::<Cluster>(cluster.as_str())
+            .map_or(&NONE, |cluster| &cluster.object.labels)
+    }
+}
+
+fn read<T: Object>(table: &mut Table<T>, key: Key, record: &Record) -> Result<(), Unreadable> {
+    let (kind, name) = key;
+    match serde_json::from_slice(&record.value) {
+        Ok(object) => {
+            let entry = Entry {
+                revision: record.revision,
+                object: Arc::new(object),
+            };
+            table.insert(name, entry);
+            Ok(())
+        }
+        Err(source) => Err(Unreadable { kind, name, source }),
+    }
+}
+
+impl Index {
+    fn of(tables: &Tables) -> Self {
+        let mut index = Self::default();
+        for (id, token) in &tables.tokens {
+            index.tokens.insert(token.object.sha256, id.clone());
+        }
+        for (id, agent) in &tables.agents {
+            index.agents.insert(agent.object.key.clone(), id.clone());
+        }
+        for (name, group) in &tables.groups {
+            for member in &group.object.members {
+                let groups = index.groups.entry(member.to_string()).or_default();
+                groups.push(name.clone());
+            }
+        }
+        for (name, binding) in &tables.bindings {
+            for subject in &binding.object.subjects {
+                let bindings = index.bindings.entry(subject.clone()).or_default();
+                bindings.push(name.clone());
+            }
+        }
+        index
+    }
+}

@@ -1,0 +1,106 @@
+//! `/v1/access`: lets a user in, in one go.
+
+use axum::extract::State as From;
+use axum::extract::rejection::JsonRejection;
+use axum::routing::post;
+use axum::{Json, Router};
+use serde::{Deserialize, Serialize};
+use underpass_proxy::ClusterName;
+use underpass_proxy::directory::{Draft, Expect, Name, Owner, Role, Subject, User};
+
+use super::problem::Problem;
+use super::tokens::{self, TokenMade, TokenRequest};
+use super::{Requester, State};
+
+/// Who is to be let in, and where. All of it happens, or nothing.
+#[derive(Debug, Clone, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub(crate) struct AccessRequest {
+    /// The user, who is made where there is none.
+    #[schema(value_type = String)]
+    pub(crate) user: Name,
+    /// Groups to be in, which are made where there are none.
+    #[serde(default)]
+    #[schema(value_type = Vec<String>)]
+    pub(crate) groups: Vec<Name>,
+    /// Clusters to reach.
+    #[serde(default)]
+    #[schema(value_type = Vec<String>)]
+    pub(crate) clusters: Vec<ClusterName>,
+    /// Every cluster, those to come included.
+    #[serde(default)]
+    pub(crate) all_clusters: bool,
+    /// What the user may do there.
+    pub(crate) role: Role,
+    /// A token of theirs, to make with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) token: Option<TokenRequest>,
+}
+
+/// What was done.
+#[derive(Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct AccessGiven {
+    /// There was no such user before.
+    pub(crate) made: bool,
+    /// The clusters that the user could not reach in this role by a binding of their own.
+    #[schema(value_type = Vec<String>)]
+    pub(crate) granted: Vec<ClusterName>,
+    /// The token.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) token: Option<TokenMade>,
+}
+
+pub(super) fn routes() -> Router<State> {
+    Router::new().route("/v1/access", post(give))
+}
+
+async fn give(
+    From(state): From<State>,
+    requester: Requester,
+    body: Result<Json<AccessRequest>, JsonRejection>,
+) -> Result<Json<AccessGiven>, Problem> {
+    let Json(wanted) = body?;
+    let token = wanted
+        .token
+        .as_ref()
+        .map(|_| tokens::generate())
+        .transpose()?;
+    let give = |draft: &mut Draft| {
+        requester.must_administer(draft.before())?;
+        let user = &wanted.user;
+        let made = draft.get::<User>(user.as_str()).is_none();
+        if made {
+            let new = User {
+                created: draft.now(),
+                uid: None,
+                extra: Default::default(),
+                disabled: false,
+            };
+            draft.put(user.as_str(), new, Expect::Absent)?;
+        }
+        for group in &wanted.groups {
+            draft.join(group, std::slice::from_ref(user))?;
+        }
+        let subject = Subject::User(user.clone());
+        let granted = draft.grant(&subject, &wanted.clusters, wanted.all_clusters, wanted.role)?;
+        let id = match (&token, &wanted.token) {
+            (Some(token), Some(wanted)) => {
+                let owner = Owner::User(user.clone());
+                Some(tokens::put(draft, token, owner, wanted)?)
+            }
+            _ => None,
+        };
+        Ok::<_, Problem>((made, granted, id))
+    };
+    let (made, granted, id) = state.directory.change(give).await?.value;
+    let token = match (id, token) {
+        (Some(id), Some(token)) => Some(tokens::made(&state.directory.snapshot(), &id, &token)?),
+        _ => None,
+    };
+    Ok(Json(AccessGiven {
+        made,
+        granted,
+        token,
+    }))
+}

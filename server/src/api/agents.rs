@@ -1,0 +1,196 @@
+//! `/v1/agents`: the tokens of agents, each of which is the private half of a key.
+
+use axum::extract::rejection::{JsonRejection, QueryRejection};
+use axum::extract::{Path, Query, State as From};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Json, Router};
+use http::{HeaderMap, StatusCode};
+use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
+use underpass_proxy::ClusterName;
+use underpass_proxy::directory::{
+    Agent, Cluster, Draft, Entry, Expect, Labels, Revision, Snapshot,
+};
+use underpass_tunnel::AgentKey;
+
+use super::page::{Page, tagged};
+use super::problem::Problem;
+use super::{Requester, State};
+
+/// What a client sees of an agent's token.
+#[derive(Debug, Serialize, Deserialize, utoipa::ToSchema)]
+#[schema(as = Agent)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct View {
+    /// Its id.
+    pub(crate) id: String,
+    /// Of its last change.
+    #[schema(value_type = u64)]
+    pub(crate) revision: Revision,
+    /// When it was made.
+    #[serde(with = "time::serde::rfc3339")]
+    pub(crate) created: OffsetDateTime,
+    /// The cluster that it may serve.
+    #[schema(value_type = String)]
+    pub(crate) cluster: ClusterName,
+    /// The public half of the key.
+    pub(crate) key: String,
+}
+
+/// A token to make.
+#[derive(Debug, Serialize, Deserialize, utoipa::ToSchema)]
+#[schema(as = AgentRequest)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub(crate) struct AgentRequest {
+    /// The cluster that it may serve.
+    #[schema(value_type = String)]
+    pub(crate) cluster: ClusterName,
+    /// Whether the cluster is made where there is none.
+    #[serde(default)]
+    pub(crate) make_cluster: bool,
+}
+
+/// A token that was just made.
+#[derive(Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct AgentMade {
+    /// The token: the private half of the key, which is kept nowhere.
+    pub(crate) token: String,
+    /// What is kept.
+    pub(crate) agent: View,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Filter {
+    cluster: Option<String>,
+    after: Option<String>,
+    limit: Option<usize>,
+}
+
+pub(super) fn routes() -> Router<State> {
+    Router::new()
+        .route("/v1/agents", get(list).post(create))
+        .route("/v1/agents/{id}", get(read).delete(remove))
+}
+
+fn view(id: &str, entry: &Entry<Agent>) -> View {
+    let agent = &entry.object;
+    View {
+        id: id.to_owned(),
+        revision: entry.revision,
+        created: agent.created,
+        cluster: agent.cluster.clone(),
+        key: agent.key.clone(),
+    }
+}
+
+fn is_visible(requester: &Requester, snapshot: &Snapshot, agent: &Agent) -> bool {
+    requester.administers(snapshot, &agent.cluster) || requester.is_administrator(snapshot)
+}
+
+async fn list(
+    From(state): From<State>,
+    requester: Requester,
+    headers: HeaderMap,
+    filter: Result<Query<Filter>, QueryRejection>,
+) -> Result<Response, Problem> {
+    let Query(filter) = filter?;
+    let page = Page {
+        after: filter.after,
+        limit: filter.limit,
+    };
+    let snapshot = state.directory.snapshot();
+    let wanted = |agent: &Agent| {
+        filter
+            .cluster
+            .as_deref()
+            .is_none_or(|cluster| cluster == agent.cluster.as_str())
+    };
+    let shown = page.of(snapshot.all::<Agent>(), |id, entry| {
+        (wanted(&entry.object) && is_visible(&requester, &snapshot, &entry.object))
+            .then(|| view(id, entry))
+    });
+    Ok(tagged(&headers, snapshot.revision(), &shown))
+}
+
+async fn read(
+    From(state): From<State>,
+    requester: Requester,
+    headers: HeaderMap,
+    Path(id): Path<String>,
+) -> Result<Response, Problem> {
+    let snapshot = state.directory.snapshot();
+    let entry = snapshot
+        .get::<Agent>(&id)
+        .filter(|entry| is_visible(&requester, &snapshot, &entry.object))
+        .ok_or_else(|| Problem::not_found("agent", &id))?;
+    Ok(tagged(&headers, entry.revision, &view(&id, entry)))
+}
+
+async fn create(
+    From(state): From<State>,
+    requester: Requester,
+    body: Result<Json<AgentRequest>, JsonRejection>,
+) -> Result<Response, Problem> {
+    let Json(wanted) = body?;
+    let no_key = |error: &dyn std::error::Error| {
+        tracing::error!("no agent token: {error}");
+        Problem::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "no agent token can be made",
+        )
+    };
+    let key = AgentKey::from_seed(rand::random()).map_err(|error| no_key(&error))?;
+    let public = key.public_key().to_string();
+    let id: String = public
+        .chars()
+        .filter(char::is_ascii_alphanumeric)
+        .take(12)
+        .collect();
+    let make = |draft: &mut Draft| {
+        requester.must_administer_cluster(draft.before(), &wanted.cluster)?;
+        if wanted.make_cluster && draft.get::<Cluster>(wanted.cluster.as_str()).is_none() {
+            requester.must_administer(draft.before())?;
+            let cluster = Cluster {
+                created: draft.now(),
+                labels: Labels::default(),
+            };
+            draft.put(wanted.cluster.as_str(), cluster, Expect::Absent)?;
+        }
+        let agent = Agent {
+            created: draft.now(),
+            cluster: wanted.cluster.clone(),
+            key: public.clone(),
+        };
+        draft.put(&id, agent, Expect::Absent)?;
+        Ok::<_, Problem>(())
+    };
+    state.directory.change(make).await?;
+    let snapshot = state.directory.snapshot();
+    let entry = snapshot
+        .get::<Agent>(&id)
+        .ok_or_else(|| Problem::not_found("agent", &id))?;
+    let made = AgentMade {
+        token: key.to_secret_text().to_string(),
+        agent: view(&id, entry),
+    };
+    Ok((StatusCode::CREATED, Json(made)).into_response())
+}
+
+async fn remove(
+    From(state): From<State>,
+    requester: Requester,
+    Path(id): Path<String>,
+) -> Result<StatusCode, Problem> {
+    let remove = |draft: &mut Draft| {
+        let agent = draft.get::<Agent>(&id).map(|entry| entry.object.clone());
+        match agent.filter(|agent| is_visible(&requester, draft.before(), agent)) {
+            Some(_) => Ok(draft.remove::<Agent>(&id, Expect::Present)?),
+            None => Err(Problem::not_found("agent", &id)),
+        }
+    };
+    state.directory.change(remove).await?;
+    Ok(StatusCode::NO_CONTENT)
+}

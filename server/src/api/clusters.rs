@@ -1,0 +1,90 @@
+//! `/v1/clusters`
+
+use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
+use underpass_proxy::ClusterName;
+use underpass_proxy::directory::{Agent, Cluster, Draft, Labels, Snapshot};
+
+use super::problem::Problem;
+use super::resource::Resource;
+use super::{Requester, State};
+
+pub(crate) struct Clusters;
+
+/// What a cluster is.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, utoipa::ToSchema)]
+#[schema(as = ClusterSpec)]
+#[serde(deny_unknown_fields, rename_all = "camelCase", default)]
+pub(crate) struct Spec {
+    /// What bindings may choose it by.
+    #[schema(value_type = std::collections::BTreeMap<String, String>)]
+    pub(crate) labels: Labels,
+}
+
+/// How it is with a cluster.
+#[derive(Debug, Serialize, Deserialize, utoipa::ToSchema)]
+#[schema(as = ClusterStatus)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Status {
+    /// Agent tokens that may serve it.
+    pub(crate) agents: usize,
+    /// Agents that are connected to this server now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) connected: Option<usize>,
+}
+
+impl From<&Cluster> for Spec {
+    fn from(cluster: &Cluster) -> Self {
+        Self {
+            labels: cluster.labels.clone(),
+        }
+    }
+}
+
+impl Resource for Clusters {
+    type Object = Cluster;
+    type Spec = Spec;
+    type Status = Status;
+
+    const PATH: &'static str = "clusters";
+    const ABOUT: &'static str = "A cluster. Who may reach one sees it; administrators change them";
+
+    fn object(spec: Spec, created: OffsetDateTime) -> Cluster {
+        Cluster {
+            created,
+            labels: spec.labels,
+        }
+    }
+
+    fn created(cluster: &Cluster) -> OffsetDateTime {
+        cluster.created
+    }
+
+    fn status(name: &str, _: &Cluster, state: &State, snapshot: &Snapshot) -> Status {
+        let agents = snapshot.all::<Agent>().values();
+        let connected = ClusterName::new(name)
+            .ok()
+            .and_then(|name| (state.sessions)(&name));
+        Status {
+            agents: agents
+                .filter(|agent| agent.object.cluster.as_str() == name)
+                .count(),
+            connected,
+        }
+    }
+
+    fn visible(name: &str, _: &Cluster, requester: &Requester, snapshot: &Snapshot) -> bool {
+        requester.is_administrator(snapshot)
+            || ClusterName::new(name).is_ok_and(|name| requester.sees(snapshot, &name))
+    }
+
+    fn allow(
+        _: Option<&Cluster>,
+        _: Option<&Cluster>,
+        requester: &Requester,
+        draft: &Draft,
+    ) -> Result<(), Problem> {
+        // Labels decide who may reach it: they are not its own administrators' to change.
+        requester.must_administer(draft.before())
+    }
+}

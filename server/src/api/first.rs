@@ -1,0 +1,72 @@
+//! The first administrator of a directory in which nobody may do anything yet.
+
+use std::sync::Arc;
+
+use anyhow::Result;
+use underpass_proxy::authenticate::Token;
+use underpass_proxy::directory::{
+    Binding, Directory, Draft, Expect, Name, Owner, Role, Subject, User,
+};
+
+use super::problem::Problem;
+use super::tokens::{self, TokenRequest};
+use crate::limits;
+
+/// What they are called.
+pub(crate) const NAME: &str = "admin";
+
+/// Makes them, and their token, in a directory without users and bindings.
+pub(crate) async fn first_administrator(directory: &Arc<Directory>) -> Result<Option<Token>> {
+    let name = Name::new(NAME)?;
+    let token = tokens::generate()?;
+    let make = |draft: &mut Draft| {
+        if !draft.all::<User>().is_empty() || !draft.all::<Binding>().is_empty() {
+            return Ok(false);
+        }
+        let user = User {
+            created: draft.now(),
+            uid: None,
+            extra: Default::default(),
+            disabled: false,
+        };
+        draft.put(NAME, user, Expect::Absent)?;
+        draft.grant(&Subject::User(name.clone()), &[], true, Role::Admin)?;
+        let wanted = TokenRequest {
+            expires_in_seconds: Some(limits::FIRST_TOKEN.as_secs()),
+            description: "first administrator".to_owned(),
+            ..TokenRequest::default()
+        };
+        tokens::put(draft, &token, Owner::User(name.clone()), &wanted)?;
+        Ok::<_, Problem>(true)
+    };
+    let made = directory.change(make).await?.value;
+    Ok(made.then_some(token))
+}
+
+#[cfg(test)]
+mod tests {
+    use underpass_proxy::directory::{Cluster, Labels, MemoryStore};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn there_is_one_first_administrator() {
+        let directory = Directory::open(Arc::new(MemoryStore::default()))
+            .await
+            .unwrap();
+        // An agent's token may be made before the server was ever started.
+        let cluster = |draft: &mut Draft| {
+            let cluster = Cluster {
+                created: draft.now(),
+                labels: Labels::default(),
+            };
+            draft.put("edge", cluster, Expect::Absent)
+        };
+        directory.change(cluster).await.unwrap();
+        let token = first_administrator(&directory).await.unwrap().unwrap();
+        let snapshot = directory.snapshot();
+        assert!(snapshot.is_administrator(NAME, &[]));
+        assert_eq!(snapshot.token(&token.hash()).unwrap().1.owner.name(), NAME);
+        assert!(first_administrator(&directory).await.unwrap().is_none());
+    }
+}

@@ -1,0 +1,343 @@
+//! `/v1/openapi.json`: what the API is, for programs.
+
+use axum::response::{IntoResponse, Response};
+use http::header::CONTENT_TYPE;
+use utoipa::ToSchema;
+use utoipa::openapi::content::ContentBuilder;
+use utoipa::openapi::path::{
+    HttpMethod, Operation, OperationBuilder, ParameterBuilder, ParameterIn, PathsBuilder,
+};
+use utoipa::openapi::request_body::RequestBodyBuilder;
+use utoipa::openapi::response::ResponseBuilder;
+use utoipa::openapi::schema::{
+    ArrayBuilder, KnownFormat, ObjectBuilder, SchemaFormat, SchemaType, Type,
+};
+use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityRequirement, SecurityScheme};
+use utoipa::openapi::{
+    ComponentsBuilder, Info, OpenApi, OpenApiBuilder, Ref, RefOr, Required, Schema,
+};
+
+use super::resource::Resource;
+use super::{access, agents, bindings, clusters, groups, myself, problem, tokens, users};
+
+pub(super) async fn serve() -> Response {
+    match describe().to_json() {
+        Ok(json) => ([(CONTENT_TYPE, "application/json")], json).into_response(),
+        // A description that cannot be written is a mistake of ours that its test finds.
+        Err(_) => http::StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+    }
+}
+
+/// One method of one path.
+pub(super) struct Described {
+    pub(super) method: HttpMethod,
+    pub(super) path: String,
+    about: &'static str,
+    /// Query parameters beside those of pages.
+    filters: &'static [&'static str],
+    is_list: bool,
+    takes: Option<RefOr<Schema>>,
+    gives: Option<(&'static str, RefOr<Schema>)>,
+    may_conflict: bool,
+}
+
+/// The schemas that the description refers to.
+#[derive(Default)]
+struct Schemas(Vec<(String, RefOr<Schema>)>);
+
+impl Schemas {
+    fn of<T: ToSchema>(&mut self) -> RefOr<Schema> {
+        T::schemas(&mut self.0);
+        let name = T::name().into_owned();
+        self.0.push((name.clone(), T::schema()));
+        RefOr::Ref(Ref::from_schema_name(name))
+    }
+
+    fn named(&mut self, name: &str, schema: impl Into<Schema>) -> RefOr<Schema> {
+        self.0.push((name.to_owned(), RefOr::T(schema.into())));
+        RefOr::Ref(Ref::from_schema_name(name))
+    }
+
+    fn list(&mut self, of: RefOr<Schema>, name: &str) -> RefOr<Schema> {
+        let list = ObjectBuilder::new()
+            .property("items", ArrayBuilder::new().items(of).build())
+            .required("items")
+            .property("next", text());
+        self.named(name, list.build())
+    }
+}
+
+fn text() -> Schema {
+    typed(Type::String)
+}
+
+fn moment() -> Schema {
+    ObjectBuilder::new()
+        .schema_type(SchemaType::Type(Type::String))
+        .format(Some(SchemaFormat::KnownFormat(KnownFormat::DateTime)))
+        .build()
+        .into()
+}
+
+fn typed(kind: Type) -> Schema {
+    ObjectBuilder::new()
+        .schema_type(SchemaType::Type(kind))
+        .build()
+        .into()
+}
+
+/// Every method of every path.
+#[cfg(test)]
+pub(super) fn described() -> Vec<Described> {
+    operations(&mut Schemas::default())
+}
+
+fn operations(schemas: &mut Schemas) -> Vec<Described> {
+    let mut all = Vec::new();
+    resource::<clusters::Clusters>(&mut all, schemas);
+    resource::<users::Users>(&mut all, schemas);
+    resource::<groups::Groups>(&mut all, schemas);
+    resource::<bindings::Bindings>(&mut all, schemas);
+
+    let agent = schemas.of::<agents::View>();
+    let list = schemas.list(agent.clone(), "AgentList");
+    let about = "Tokens of agents; administrators, of their clusters";
+    let mut agents = Described::list("/v1/agents", about, list);
+    agents.filters = &["cluster"];
+    all.push(agents);
+    let made = schemas.of::<agents::AgentMade>();
+    let wanted = schemas.of::<agents::AgentRequest>();
+    let about = "Makes a token for an agent, which is shown this once";
+    all.push(Described::create("/v1/agents", about, wanted, made));
+    let about = "A token of an agent";
+    all.push(Described::read("/v1/agents/{id}", about, agent));
+    let about = "Takes an agent's token back: its sessions end";
+    all.push(Described::remove("/v1/agents/{id}", about));
+
+    let token = schemas.of::<tokens::View>();
+    let list = schemas.list(token.clone(), "TokenList");
+    let about = "Tokens: one's own; administrators, all";
+    let mut tokens = Described::list("/v1/tokens", about, list);
+    tokens.filters = &["user"];
+    all.push(tokens);
+    let made = schemas.of::<tokens::TokenMade>();
+    let wanted = schemas.of::<tokens::TokenRequest>();
+    let about = "Makes a token, which is shown this once";
+    all.push(Described::create("/v1/tokens", about, wanted, made));
+    let about = "A token, never its secret";
+    all.push(Described::read("/v1/tokens/{id}", about, token));
+    let about = "Takes a token back: what was opened with it ends";
+    all.push(Described::remove("/v1/tokens/{id}", about));
+
+    let (wanted, given) = (
+        schemas.of::<access::AccessRequest>(),
+        schemas.of::<access::AccessGiven>(),
+    );
+    let about = "Lets a user in: user, groups, binding and token, all of it or nothing; administrators only";
+    let mut access = Described::create("/v1/access", about, wanted, given);
+    access.gives = access.gives.map(|(_, schema)| ("200", schema));
+    all.push(access);
+    let myself = schemas.of::<myself::Myself>();
+    let about = "Who asks, and what they may";
+    all.push(Described::read("/v1/self", about, myself));
+    all
+}
+
+fn resource<R: Resource>(all: &mut Vec<Described>, schemas: &mut Schemas) {
+    use underpass_proxy::directory::Object;
+
+    let (many, one) = (
+        format!("/v1/{}", R::PATH),
+        format!("/v1/{}/{{name}}", R::PATH),
+    );
+    let kind = R::Object::KIND.as_str();
+    let title: String = kind
+        .chars()
+        .take(1)
+        .flat_map(char::to_uppercase)
+        .chain(kind.chars().skip(1))
+        .collect();
+    let (spec, status) = (schemas.of::<R::Spec>(), schemas.of::<R::Status>());
+    let view = ObjectBuilder::new()
+        .property("name", text())
+        .property("revision", typed(Type::Integer))
+        .property("created", moment())
+        .property("spec", spec.clone())
+        .property("status", status);
+    let view = ["name", "revision", "created", "spec", "status"]
+        .into_iter()
+        .fold(view, ObjectBuilder::required);
+    let view = schemas.named(&title, view.build());
+    let new = ObjectBuilder::new()
+        .property("name", text())
+        .required("name")
+        .property("spec", spec.clone())
+        .required("spec");
+    let new = schemas.named(&format!("New{title}"), new.build());
+    let list = schemas.list(view.clone(), &format!("{title}List"));
+    all.push(Described::list(&many, R::ABOUT, list));
+    all.push(Described::create(&many, R::ABOUT, new, view.clone()));
+    all.push(Described::read(&one, R::ABOUT, view.clone()));
+    let about = "Replaces it; with If-None-Match: *, makes it";
+    let mut put = Described::create(&one, about, spec, view.clone());
+    put.method = HttpMethod::Put;
+    put.gives = Some(("200", view.clone()));
+    all.push(put);
+    let about = "Changes parts of the spec: a JSON merge patch (RFC 7396)";
+    let mut patch = Described::create(&one, about, typed(Type::Object).into(), view.clone());
+    patch.method = HttpMethod::Patch;
+    patch.gives = Some(("200", view));
+    all.push(patch);
+    all.push(Described::remove(
+        &one,
+        "Removes it, and what cannot be without it",
+    ));
+}
+
+impl Described {
+    fn read(path: &str, about: &'static str, gives: RefOr<Schema>) -> Self {
+        Self {
+            method: HttpMethod::Get,
+            path: path.to_owned(),
+            about,
+            filters: &[],
+            is_list: false,
+            takes: None,
+            gives: Some(("200", gives)),
+            may_conflict: false,
+        }
+    }
+
+    fn list(path: &str, about: &'static str, gives: RefOr<Schema>) -> Self {
+        Self {
+            is_list: true,
+            ..Self::read(path, about, gives)
+        }
+    }
+
+    fn create(path: &str, about: &'static str, takes: RefOr<Schema>, gives: RefOr<Schema>) -> Self {
+        Self {
+            method: HttpMethod::Post,
+            takes: Some(takes),
+            gives: Some(("201", gives)),
+            may_conflict: true,
+            ..Self::read(path, about, text().into())
+        }
+    }
+
+    fn remove(path: &str, about: &'static str) -> Self {
+        Self {
+            method: HttpMethod::Delete,
+            gives: None,
+            may_conflict: true,
+            ..Self::read(path, about, text().into())
+        }
+    }
+
+    fn operation(&self) -> Operation {
+        let mut operation = OperationBuilder::new().summary(Some(self.about));
+        let variable = self
+            .path
+            .split_once('{')
+            .and_then(|(_, rest)| rest.split_once('}'));
+        if let Some((name, _)) = variable {
+            operation = operation.parameter(
+                ParameterBuilder::new()
+                    .name(name)
+                    .parameter_in(ParameterIn::Path)
+                    .required(Required::True)
+                    .schema(Some(text())),
+            );
+        }
+        let query = |name: &str, schema| {
+            ParameterBuilder::new()
+                .name(name)
+                .parameter_in(ParameterIn::Query)
+                .required(Required::False)
+                .schema(Some(schema))
+        };
+        for filter in self.filters {
+            operation = operation.parameter(query(filter, text()));
+        }
+        if self.is_list {
+            operation = operation
+                .parameter(query("after", text()))
+                .parameter(query("limit", typed(Type::Integer)));
+        }
+        if let Some(takes) = &self.takes {
+            let body = ContentBuilder::new().schema(Some(takes.clone())).build();
+            let body = RequestBodyBuilder::new()
+                .content("application/json", body)
+                .required(Some(Required::True));
+            operation = operation.request_body(Some(body.build()));
+        }
+        operation = match &self.gives {
+            Some((code, schema)) => {
+                let content = ContentBuilder::new().schema(Some(schema.clone())).build();
+                let response = ResponseBuilder::new()
+                    .description("Done")
+                    .content("application/json", content);
+                operation.response(*code, response.build())
+            }
+            None => operation.response("204", ResponseBuilder::new().description("Done").build()),
+        };
+        let problem = |description: &str| {
+            let schema = Ref::from_schema_name(problem::Problem::name());
+            let content = ContentBuilder::new().schema(Some(schema)).build();
+            ResponseBuilder::new()
+                .description(description)
+                .content("application/problem+json", content)
+                .build()
+        };
+        operation = operation
+            .response(
+                "401",
+                problem("No credential, or one that counts for nothing"),
+            )
+            .response("403", problem("Not allowed"));
+        if self.path.contains('{') {
+            operation = operation.response("404", problem("There is none"));
+        }
+        if self.may_conflict {
+            operation = operation
+                .response("409", problem("There is one already"))
+                .response("412", problem("It was changed meanwhile"))
+                .response("422", problem("It cannot be so"));
+        }
+        operation.build()
+    }
+}
+
+/// The whole description.
+pub(super) fn describe() -> OpenApi {
+    let mut schemas = Schemas::default();
+    let operations = operations(&mut schemas);
+    schemas.of::<problem::Problem>();
+    let mut paths = PathsBuilder::new().build();
+    for operation in &operations {
+        paths.add_path_operation(
+            &operation.path,
+            vec![operation.method.clone()],
+            operation.operation(),
+        );
+    }
+    let bearer = SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer));
+    let mut info = Info::new("Underpass", "v1");
+    info.description = Some(
+        "The directory of an Underpass server: clusters, agents, users, groups, tokens, bindings."
+            .to_owned(),
+    );
+    let mut components = ComponentsBuilder::new().security_scheme("bearer", bearer);
+    for (name, schema) in schemas.0 {
+        components = components.schema(name, schema);
+    }
+    OpenApiBuilder::new()
+        .info(info)
+        .paths(paths)
+        .components(Some(components.build()))
+        .security(Some([SecurityRequirement::new(
+            "bearer",
+            Vec::<String>::new(),
+        )]))
+        .build()
+}

@@ -1,0 +1,88 @@
+//! Lists, in pages.
+
+use axum::Json;
+use axum::response::{IntoResponse, Response};
+use http::header::ETAG;
+use http::{HeaderMap, HeaderValue, StatusCode};
+use serde::{Deserialize, Serialize};
+use underpass_proxy::directory::{Revision, Table};
+
+use crate::limits;
+
+/// Which page.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Page {
+    /// The last name of the page before.
+    pub(super) after: Option<String>,
+    /// How many objects.
+    pub(super) limit: Option<usize>,
+}
+
+/// One page of a list, in the order of names.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct List<T> {
+    /// The objects.
+    pub(crate) items: Vec<T>,
+    /// What `after` is for the next page; none behind the last one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) next: Option<String>,
+}
+
+impl Page {
+    /// The page of what `view` shows; what it hides does not count.
+    pub(super) fn of<T, V>(
+        &self,
+        table: &Table<T>,
+        mut view: impl FnMut(&str, &underpass_proxy::directory::Entry<T>) -> Option<V>,
+    ) -> List<V> {
+        let limit = self.limit.unwrap_or(limits::API_PAGE);
+        let limit = limit.clamp(1, limits::API_PAGE_MOST);
+        let from = match &self.after {
+            Some(after) => (
+                std::ops::Bound::Excluded(after.as_str()),
+                std::ops::Bound::Unbounded,
+            ),
+            None => (std::ops::Bound::Unbounded, std::ops::Bound::Unbounded),
+        };
+        let mut items = Vec::new();
+        let mut last = None;
+        for (name, entry) in table.range::<str, _>(from) {
+            let Some(shown) = view(name, entry) else {
+                continue;
+            };
+            if items.len() == limit {
+                return List { items, next: last };
+            }
+            items.push(shown);
+            last = Some(name.clone());
+        }
+        List { items, next: None }
+    }
+}
+
+pub(super) fn etag(revision: Revision) -> HeaderValue {
+    // Digits and quotes are always a header.
+    HeaderValue::from_str(&format!("\"{revision}\""))
+        .unwrap_or_else(|_| HeaderValue::from_static("\"0\""))
+}
+
+/// A JSON answer with its `ETag`; 304 where the client has it already (RFC 9110, section 13.1.2).
+pub(super) fn tagged<T: Serialize>(asked: &HeaderMap, revision: Revision, value: &T) -> Response {
+    let tag = etag(revision);
+    if names(asked, http::header::IF_NONE_MATCH, &tag) {
+        return (StatusCode::NOT_MODIFIED, [(ETAG, tag)]).into_response();
+    }
+    ([(ETAG, tag)], Json(value)).into_response()
+}
+
+/// Does a list of tags hold this one? Weak tags (`W/`) compare like others: ours change with every byte.
+fn names(headers: &HeaderMap, list: http::HeaderName, tag: &HeaderValue) -> bool {
+    let lines = headers.get_all(list);
+    let mut tags = lines
+        .iter()
+        .filter_map(|line| line.to_str().ok())
+        .flat_map(|line| line.split(','))
+        .map(|tag| tag.trim().trim_start_matches("W/"));
+    tags.any(|named| named == "*" || named.as_bytes() == tag.as_bytes())
+}

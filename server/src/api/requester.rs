@@ -1,0 +1,112 @@
+//! Who asks, and what they may.
+
+use axum::extract::FromRequestParts;
+use http::request::Parts;
+use underpass_proxy::directory::{Owner, Role, Snapshot};
+use underpass_proxy::{ClusterName, Identity, Scope};
+
+use super::problem::Problem;
+
+/// Somebody whom the listener has authenticated.
+#[derive(Debug, Clone)]
+pub(crate) enum Requester {
+    /// Whoever owns the data directory: they could change its files as well.
+    Operator,
+    /// A caller, and whose token they showed, where it is one of the directory's.
+    User {
+        identity: Identity,
+        owner: Option<Owner>,
+    },
+}
+
+impl Requester {
+    /// Their name, for logs.
+    pub(crate) fn name(&self) -> &str {
+        match self {
+            Self::Operator => "underpass:operator",
+            Self::User { identity, .. } => identity.user(),
+        }
+    }
+
+    pub(super) fn scope(&self) -> Scope {
+        match self {
+            Self::Operator => Scope::default(),
+            Self::User { identity, .. } => identity
+                .provenance()
+                .map(|provenance| provenance.scope().clone())
+                .unwrap_or_default(),
+        }
+    }
+
+    /// May they change the whole directory?
+    pub(super) fn is_administrator(&self, snapshot: &Snapshot) -> bool {
+        match self {
+            Self::Operator => true,
+            Self::User { identity, .. } => {
+                // Who administers everything does so with a credential for everything.
+                self.scope().clusters.is_none()
+                    && snapshot.is_administrator(identity.user(), identity.groups())
+            }
+        }
+    }
+
+    /// May they change the cluster's agents and bindings?
+    pub(super) fn administers(&self, snapshot: &Snapshot, cluster: &ClusterName) -> bool {
+        match self {
+            Self::Operator => true,
+            Self::User { identity, .. } => {
+                let roles = snapshot.roles(identity.user(), identity.groups(), cluster);
+                self.scope().includes(cluster) && roles.contains(&Role::Admin)
+            }
+        }
+    }
+
+    /// May they know of the cluster?
+    pub(super) fn sees(&self, snapshot: &Snapshot, cluster: &ClusterName) -> bool {
+        match self {
+            Self::Operator => true,
+            Self::User { identity, .. } => {
+                let roles = snapshot.roles(identity.user(), identity.groups(), cluster);
+                self.scope().includes(cluster) && !roles.is_empty()
+            }
+        }
+    }
+
+    pub(super) fn must_administer(&self, snapshot: &Snapshot) -> Result<(), Problem> {
+        if self.is_administrator(snapshot) {
+            return Ok(());
+        }
+        Err(Problem::forbidden(
+            "this needs the role admin on all clusters, and a credential that is not limited to some",
+        ))
+    }
+
+    pub(super) fn must_administer_cluster(
+        &self,
+        snapshot: &Snapshot,
+        cluster: &ClusterName,
+    ) -> Result<(), Problem> {
+        if self.administers(snapshot, cluster) || self.is_administrator(snapshot) {
+            return Ok(());
+        }
+        // The same answer whether there is such a cluster or not.
+        Err(Problem::forbidden(
+            "this needs the role admin on the cluster",
+        ))
+    }
+}
+
+/// A request without one came in past the listener: nobody is nobody.
+impl<S: Sync> FromRequestParts<S> for Requester {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        let requester = parts.extensions.get::<Self>().cloned();
+        let requester = requester
+            .ok_or_else(|| Problem::new(http::StatusCode::UNAUTHORIZED, "Unauthorized"))?;
+        if requester.scope().read_only && !parts.method.is_safe() {
+            return Err(Problem::forbidden("this credential is read-only"));
+        }
+        Ok(requester)
+    }
+}

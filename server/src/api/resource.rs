@@ -1,0 +1,337 @@
+//! What is the same for every kind of object that has a name and can be changed as a whole.
+
+use axum::extract::rejection::JsonRejection;
+use axum::extract::{Path, Query, State as From};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Json, Router};
+use http::header::{ETAG, IF_MATCH, IF_NONE_MATCH, LOCATION};
+use http::{HeaderMap, HeaderValue, StatusCode};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
+use underpass_proxy::directory::{Checked, Draft, Entry, Expect, Revision, Snapshot};
+
+use super::page::{Page, etag, tagged};
+use super::problem::Problem;
+use super::{Requester, State};
+
+/// A kind of object, as the API has it.
+pub(super) trait Resource: Send + Sync + 'static {
+    /// The directory's object.
+    type Object: Checked;
+    /// What a client may set.
+    type Spec: Serialize
+        + DeserializeOwned
+        + utoipa::ToSchema
+        + Send
+        + Sync
+        + for<'a> std::convert::From<&'a Self::Object>;
+    /// What a client sees beside that.
+    type Status: Serialize + DeserializeOwned + utoipa::ToSchema;
+
+    /// The name in paths: the plural.
+    const PATH: &'static str;
+    /// What one is, for the description.
+    const ABOUT: &'static str;
+
+    fn object(spec: Self::Spec, created: OffsetDateTime) -> Self::Object;
+
+    fn created(object: &Self::Object) -> OffsetDateTime;
+
+    fn status(
+        name: &str,
+        object: &Self::Object,
+        state: &State,
+        snapshot: &Snapshot,
+    ) -> Self::Status;
+
+    /// May the requester see it?
+    fn visible(
+        name: &str,
+        object: &Self::Object,
+        requester: &Requester,
+        snapshot: &Snapshot,
+    ) -> bool;
+
+    /// May the requester make `after` of `before`, either of which may be nothing?
+    fn allow(
+        before: Option<&Self::Object>,
+        after: Option<&Self::Object>,
+        requester: &Requester,
+        draft: &Draft,
+    ) -> Result<(), Problem>;
+}
+
+/// An object as a client sees it.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct View<Spec, Status> {
+    /// Its name.
+    pub(crate) name: String,
+    /// Of its last change; also its `ETag`.
+    pub(crate) revision: Revision,
+    /// When it was made.
+    #[serde(with = "time::serde::rfc3339")]
+    pub(crate) created: OffsetDateTime,
+    /// What can be set.
+    pub(crate) spec: Spec,
+    /// What can only be seen.
+    pub(crate) status: Status,
+}
+
+/// A new object.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct New<Spec> {
+    pub(crate) name: String,
+    pub(crate) spec: Spec,
+}
+
+type ViewOf<R> = View<<R as Resource>::Spec, <R as Resource>::Status>;
+
+pub(super) fn routes<R: Resource>() -> Router<State> {
+    let one = get(read::<R>)
+        .put(replace::<R>)
+        .patch(patch::<R>)
+        .delete(remove::<R>);
+    Router::new()
+        .route(
+            &format!("/v1/{}", R::PATH),
+            get(list::<R>).post(create::<R>),
+        )
+        .route(&format!("/v1/{}/{{name}}", R::PATH), one)
+}
+
+fn view<R: Resource>(
+    name: &str,
+    entry: &Entry<R::Object>,
+    state: &State,
+    snapshot: &Snapshot,
+) -> ViewOf<R> {
+    View {
+        name: name.to_owned(),
+        revision: entry.revision,
+        created: R::created(&entry.object),
+        spec: (&*entry.object).into(),
+        status: R::status(name, &entry.object, state, snapshot),
+    }
+}
+
+async fn list<R: Resource>(
+    From(state): From<State>,
+    requester: Requester,
+    headers: HeaderMap,
+    page: Result<Query<Page>, axum::extract::rejection::QueryRejection>,
+) -> Result<Response, Problem> {
+    let Query(page) = page?;
+    let snapshot = state.directory.snapshot();
+    let shown = page.of(snapshot.all::<R::Object>(), |name, entry| {
+        R::visible(name, &entry.object, &requester, &snapshot)
+            .then(|| view::<R>(name, entry, &state, &snapshot))
+    });
+    Ok(tagged(&headers, snapshot.revision(), &shown))
+}
+
+async fn read<R: Resource>(
+    From(state): From<State>,
+    requester: Requester,
+    headers: HeaderMap,
+    Path(name): Path<String>,
+) -> Result<Response, Problem> {
+    let snapshot = state.directory.snapshot();
+    let entry = snapshot
+        .get::<R::Object>(&name)
+        .filter(|entry| R::visible(&name, &entry.object, &requester, &snapshot))
+        .ok_or_else(|| absent::<R>(&name))?;
+    let view = view::<R>(&name, entry, &state, &snapshot);
+    Ok(tagged(&headers, entry.revision, &view))
+}
+
+async fn create<R: Resource>(
+    From(state): From<State>,
+    requester: Requester,
+    body: Result<Json<New<R::Spec>>, JsonRejection>,
+) -> Result<Response, Problem> {
+    let Json(New { name, spec }) = body?;
+    // The change may be tried again.
+    let object = R::object(spec, OffsetDateTime::UNIX_EPOCH);
+    let put = |draft: &mut Draft| put::<R>(draft, &requester, &name, &object, Expect::Absent);
+    state.directory.change(put).await?;
+    let mut response = answer::<R>(&state, StatusCode::CREATED, &name)?;
+    if let Ok(location) = HeaderValue::from_str(&path::<R>(&name)) {
+        response.headers_mut().insert(LOCATION, location);
+    }
+    Ok(response)
+}
+
+async fn replace<R: Resource>(
+    From(state): From<State>,
+    requester: Requester,
+    headers: HeaderMap,
+    Path(name): Path<String>,
+    body: Result<Json<R::Spec>, JsonRejection>,
+) -> Result<Response, Problem> {
+    let Json(spec) = body?;
+    let expect = expected(&headers)?.ok_or_else(|| {
+        Problem::new(
+            StatusCode::PRECONDITION_REQUIRED,
+            "to replace an object, send its ETag in If-Match; to make one, If-None-Match: *",
+        )
+    })?;
+    let object = R::object(spec, OffsetDateTime::UNIX_EPOCH);
+    let before = state.directory.snapshot().get::<R::Object>(&name).is_some();
+    let put = |draft: &mut Draft| put::<R>(draft, &requester, &name, &object, expect);
+    state.directory.change(put).await?;
+    let status = if before {
+        StatusCode::OK
+    } else {
+        StatusCode::CREATED
+    };
+    answer::<R>(&state, status, &name)
+}
+
+/// JSON merge patch (RFC 7396) of the spec.
+async fn patch<R: Resource>(
+    From(state): From<State>,
+    requester: Requester,
+    headers: HeaderMap,
+    Path(name): Path<String>,
+    body: Result<Json<serde_json::Value>, JsonRejection>,
+) -> Result<Response, Problem> {
+    let Json(change) = body?;
+    let expect = expected(&headers)?.unwrap_or(Expect::Present);
+    let amend = |draft: &mut Draft| {
+        let before = draft
+            .get::<R::Object>(&name)
+            .ok_or_else(|| absent::<R>(&name))?;
+        let spec = R::Spec::from(&*before.object);
+        let mut spec =
+            serde_json::to_value(spec).map_err(|error| Problem::invalid(error.to_string()))?;
+        merge(&mut spec, &change);
+        let spec =
+            serde_json::from_value(spec).map_err(|error| Problem::invalid(error.to_string()))?;
+        let object = R::object(spec, OffsetDateTime::UNIX_EPOCH);
+        put::<R>(draft, &requester, &name, &object, expect)
+    };
+    state.directory.change(amend).await?;
+    answer::<R>(&state, StatusCode::OK, &name)
+}
+
+async fn remove<R: Resource>(
+    From(state): From<State>,
+    requester: Requester,
+    headers: HeaderMap,
+    Path(name): Path<String>,
+) -> Result<StatusCode, Problem> {
+    let expect = expected(&headers)?.unwrap_or(Expect::Present);
+    let remove = |draft: &mut Draft| {
+        let before = draft
+            .get::<R::Object>(&name)
+            .map(|entry| entry.object.clone());
+        R::allow(before.as_deref(), None, &requester, draft)?;
+        draft
+            .remove::<R::Object>(&name, expect)
+            .map_err(Problem::from)
+    };
+    state.directory.change(remove).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+fn put<R: Resource>(
+    draft: &mut Draft,
+    requester: &Requester,
+    name: &str,
+    object: &R::Object,
+    expect: Expect,
+) -> Result<(), Problem> {
+    let before = draft
+        .get::<R::Object>(name)
+        .map(|entry| entry.object.clone());
+    R::allow(before.as_deref(), Some(object), requester, draft)?;
+    let created = before.as_deref().map_or(draft.now(), R::created);
+    // Whatever the client cannot set stays as it was.
+    let object = R::object(R::Spec::from(object), created);
+    Ok(draft.put(name, object, expect)?)
+}
+
+fn answer<R: Resource>(state: &State, status: StatusCode, name: &str) -> Result<Response, Problem> {
+    let snapshot = state.directory.snapshot();
+    // Somebody else may have removed it since.
+    let entry = snapshot
+        .get::<R::Object>(name)
+        .ok_or_else(|| absent::<R>(name))?;
+    let view = view::<R>(name, entry, state, &snapshot);
+    Ok((status, [(ETAG, etag(entry.revision))], Json(view)).into_response())
+}
+
+fn absent<R: Resource>(name: &str) -> Problem {
+    use underpass_proxy::directory::Object;
+
+    Problem::not_found(R::Object::KIND.as_str(), name)
+}
+
+/// What the client has seen (RFC 9110, section 13.1).
+pub(super) fn expected(headers: &HeaderMap) -> Result<Option<Expect>, Problem> {
+    let one = |name| -> Result<Option<&str>, Problem> {
+        let mut lines = headers.get_all(&name).iter();
+        match (lines.next(), lines.next()) {
+            (None, _) => Ok(None),
+            (Some(line), None) => Ok(line.to_str().ok()),
+            (Some(_), Some(_)) => Err(Problem::new(
+                StatusCode::BAD_REQUEST,
+                format!("{name} stands in the request twice"),
+            )),
+        }
+    };
+    match (one(IF_MATCH)?, one(IF_NONE_MATCH)?) {
+        (None, None) => Ok(None),
+        (None, Some("*")) => Ok(Some(Expect::Absent)),
+        (Some("*"), None) => Ok(Some(Expect::Present)),
+        (Some(tag), None) => {
+            let digits = tag.strip_prefix('"').and_then(|tag| tag.strip_suffix('"'));
+            let revision = digits.and_then(|digits| digits.parse().ok());
+            let revision = revision.ok_or_else(|| {
+                let detail = format!("{tag} is no ETag of this API");
+                Problem::new(StatusCode::PRECONDITION_FAILED, detail)
+            })?;
+            Ok(Some(Expect::Unchanged(Revision(revision))))
+        }
+        _ => Err(Problem::new(
+            StatusCode::BAD_REQUEST,
+            "a change takes one If-Match, or If-None-Match: *",
+        )),
+    }
+}
+
+/// What a path segment may hold as it is (RFC 3986, section 2.3).
+const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'.')
+    .remove(b'_')
+    .remove(b'~');
+
+/// A name in a path.
+pub(crate) fn segment(name: &str) -> String {
+    utf8_percent_encode(name, SEGMENT).to_string()
+}
+
+fn path<R: Resource>(name: &str) -> String {
+    format!("/v1/{}/{}", R::PATH, segment(name))
+}
+
+fn merge(target: &mut serde_json::Value, change: &serde_json::Value) {
+    use serde_json::Value;
+
+    let (Value::Object(target), Value::Object(change)) = (&mut *target, change) else {
+        target.clone_from(change);
+        return;
+    };
+    for (key, value) in change {
+        match value {
+            Value::Null => drop(target.remove(key)),
+            value => merge(target.entry(key.as_str()).or_insert(Value::Null), value),
+        }
+    }
+}

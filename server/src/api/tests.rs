@@ -1,0 +1,702 @@
+//! The API as a client sees it, without a socket.
+
+use http::header::{ETAG, IF_MATCH, IF_NONE_MATCH};
+use http::{HeaderMap, Method, Request, StatusCode};
+use http_body_util::{BodyExt, Full};
+use serde_json::{Value, json};
+use underpass_proxy::directory::MemoryStore;
+
+use super::*;
+
+struct World {
+    api: Api,
+    directory: Arc<Directory>,
+}
+
+struct Answer {
+    status: StatusCode,
+    headers: HeaderMap,
+    body: Value,
+}
+
+impl Answer {
+    fn tag(&self) -> String {
+        self.headers[ETAG].to_str().unwrap().to_owned()
+    }
+
+    #[track_caller]
+    fn expect(self, status: u16) -> Value {
+        assert_eq!(self.status, status, "{}", self.body);
+        self.body
+    }
+}
+
+impl World {
+    async fn new() -> Self {
+        let directory = Directory::open(Arc::new(MemoryStore::default()))
+            .await
+            .unwrap();
+        let sessions: Sessions = Arc::new(|cluster| (cluster.as_str() == "prod").then_some(2));
+        let api = Api::new(Arc::clone(&directory), sessions);
+        Self { api, directory }
+    }
+
+    async fn ask(
+        &self,
+        who: &Requester,
+        method: Method,
+        path: &str,
+        body: &Value,
+        headers: &[(http::HeaderName, &str)],
+    ) -> Answer {
+        let mut request = Request::builder().method(method).uri(path);
+        for (name, value) in headers {
+            request = request.header(name, *value);
+        }
+        let body = if body.is_null() {
+            Vec::new()
+        } else {
+            request = request.header("content-type", "application/json");
+            serde_json::to_vec(body).unwrap()
+        };
+        let request = request.body(Full::from(body)).unwrap();
+        let (head, body) = self
+            .api
+            .answer(request, who.clone(), None)
+            .await
+            .into_parts();
+        let bytes = body.collect().await.unwrap().to_bytes();
+        Answer {
+            status: head.status,
+            headers: head.headers,
+            body: serde_json::from_slice(&bytes).unwrap_or(Value::Null),
+        }
+    }
+
+    async fn operate(&self, method: Method, path: &str, body: Value) -> Answer {
+        self.ask(&Requester::Operator, method, path, &body, &[])
+            .await
+    }
+
+    /// A user of the directory with a token of theirs, as the listener would see them.
+    async fn user(&self, name: &str, access: Value) -> Requester {
+        let mut wanted = json!({"user": name, "role": "view", "token": {}});
+        let (Value::Object(all), Value::Object(some)) = (&mut wanted, access) else {
+            panic!("not an object");
+        };
+        all.extend(some);
+        let given = self
+            .operate(Method::POST, "/v1/access", wanted)
+            .await
+            .expect(200);
+        self.holder(given["token"]["token"].as_str().unwrap()).await
+    }
+
+    async fn holder(&self, bearer: &str) -> Requester {
+        use underpass_proxy::authenticate::{Authenticator, Caller, Token, TokenAuthenticator};
+        use underpass_proxy::front::{ConnectionInfo, Protocol};
+
+        let mut headers = HeaderMap::new();
+        headers.insert("authorization", format!("Bearer {bearer}").parse().unwrap());
+        let info = ConnectionInfo {
+            client: std::net::Ipv4Addr::LOCALHOST.into(),
+            protocol: Protocol::Http1,
+            certificates: vec![],
+        };
+        let caller = Caller::read(&headers, &info).unwrap();
+        let tokens = TokenAuthenticator::new("tokens", self.directory.clone());
+        let found = tokens.authenticate(&caller).await.unwrap().unwrap();
+        let hash = Token::parse(bearer).unwrap().hash();
+        let snapshot = self.directory.snapshot();
+        Requester::User {
+            identity: found.identity().clone(),
+            owner: snapshot.token(&hash).map(|(_, token)| token.owner.clone()),
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_object_is_made_read_changed_and_removed() {
+    let world = World::new().await;
+    let new = json!({"name": "prod", "spec": {"labels": {"env": "prod"}}});
+    let made = world
+        .operate(Method::POST, "/v1/clusters", new.clone())
+        .await;
+    assert_eq!(made.headers["location"], "/v1/clusters/prod");
+    let tag = made.tag();
+    let body = made.expect(201);
+    assert_eq!(body["spec"]["labels"]["env"], "prod");
+    assert_eq!(body["status"]["connected"], 2);
+    world
+        .operate(Method::POST, "/v1/clusters", new)
+        .await
+        .expect(409);
+
+    // Whoever has seen another state changes nothing.
+    let path = "/v1/clusters/prod";
+    let spec = json!({"labels": {"env": "dev"}});
+    let put = async |headers: &[(http::HeaderName, &str)]| {
+        world
+            .ask(&Requester::Operator, Method::PUT, path, &spec, headers)
+            .await
+    };
+    put(&[]).await.expect(428);
+    put(&[(IF_NONE_MATCH, "*")]).await.expect(409);
+    put(&[(IF_MATCH, "\"999\"")]).await.expect(412);
+    put(&[(IF_MATCH, "sesame")]).await.expect(412);
+    put(&[(IF_MATCH, &tag), (IF_NONE_MATCH, "*")])
+        .await
+        .expect(400);
+    let changed = put(&[(IF_MATCH, &tag)]).await;
+    let newer = changed.tag();
+    assert_ne!(newer, tag);
+    let body = changed.expect(200);
+    assert_eq!(body["spec"]["labels"], json!({"env": "dev"}));
+    put(&[(IF_MATCH, &tag)]).await.expect(412);
+
+    let patch = json!({"labels": {"zone": "a", "env": null}});
+    let patched = world.operate(Method::PATCH, path, patch).await.expect(200);
+    assert_eq!(patched["spec"]["labels"], json!({"zone": "a"}));
+
+    let read = world.operate(Method::GET, path, Value::Null).await;
+    let tag = read.tag();
+    let again = world
+        .ask(
+            &Requester::Operator,
+            Method::GET,
+            path,
+            &Value::Null,
+            &[(IF_NONE_MATCH, &tag)],
+        )
+        .await;
+    assert_eq!(again.status, 304);
+    world
+        .operate(Method::DELETE, path, Value::Null)
+        .await
+        .expect(204);
+    world
+        .operate(Method::DELETE, path, Value::Null)
+        .await
+        .expect(404);
+    world
+        .operate(Method::GET, path, Value::Null)
+        .await
+        .expect(404);
+}
+
+#[tokio::test]
+async fn what_makes_no_sense_is_named() {
+    let world = World::new().await;
+    for (method, path, body, status, word) in [
+        (
+            Method::POST,
+            "/v1/clusters",
+            json!({"name": "Bad_Name", "spec": {}}),
+            422,
+            "a-z",
+        ),
+        (
+            Method::POST,
+            "/v1/clusters",
+            json!({"name": "a", "spec": {"lables": {}}}),
+            422,
+            "lables",
+        ),
+        (
+            Method::POST,
+            "/v1/clusters",
+            json!({"name": "a", "spec": {"labels": {"a b": ""}}}),
+            422,
+            "a b",
+        ),
+        (
+            Method::POST,
+            "/v1/clusters",
+            json!([1]),
+            422,
+            "invalid type",
+        ),
+        (
+            Method::POST,
+            "/v1/bindings",
+            json!({"name": "b", "spec": {"subjects": [], "clusters": {}, "role": "view"}}),
+            422,
+            "subject",
+        ),
+        (
+            Method::POST,
+            "/v1/bindings",
+            json!({"name": "b", "spec": {"subjects": [{"user": "a"}], "clusters": {"all": true}, "role": "root"}}),
+            422,
+            "root",
+        ),
+        (
+            Method::POST,
+            "/v1/bindings",
+            json!({"name": "b", "spec": {"subjects": [{"user": "a"}], "clusters": {"names": ["none"]}, "role": "view"}}),
+            404,
+            "none",
+        ),
+        (
+            Method::POST,
+            "/v1/groups",
+            json!({"name": "g", "spec": {"members": ["nobody"]}}),
+            404,
+            "nobody",
+        ),
+        (
+            Method::POST,
+            "/v1/users",
+            json!({"name": " a", "spec": {}}),
+            422,
+            "space",
+        ),
+        (
+            Method::POST,
+            "/v1/users",
+            json!({"name": "a", "spec": {"extra": {"UPPER": ["x"]}}}),
+            422,
+            "extra key",
+        ),
+        (
+            Method::POST,
+            "/v1/agents",
+            json!({"cluster": "none"}),
+            404,
+            "none",
+        ),
+        (
+            Method::POST,
+            "/v1/tokens",
+            json!({"user": "nobody"}),
+            404,
+            "nobody",
+        ),
+        (Method::POST, "/v1/tokens", json!({}), 422, "whose"),
+        (Method::GET, "/v1/nothing", Value::Null, 404, "openapi"),
+        (Method::PUT, "/v1/clusters", json!({}), 405, "openapi"),
+        (
+            Method::GET,
+            "/v1/clusters?limit=many",
+            Value::Null,
+            400,
+            "limit",
+        ),
+    ] {
+        let answer = world.operate(method, path, body).await;
+        assert_eq!(answer.status, status, "{path}: {}", answer.body);
+        let kind = &answer.headers["content-type"];
+        assert_eq!(kind, "application/problem+json", "{path}");
+        assert_eq!(answer.body["status"], status);
+        let detail = answer.body["detail"].as_str().unwrap();
+        assert!(detail.contains(word), "{path}: {detail}");
+    }
+    assert_eq!(world.directory.snapshot().revision().0, 0);
+}
+
+#[tokio::test]
+async fn lists_come_in_pages() {
+    let world = World::new().await;
+    for number in 0..7 {
+        let new = json!({"name": format!("c{number}"), "spec": {}});
+        world
+            .operate(Method::POST, "/v1/clusters", new)
+            .await
+            .expect(201);
+    }
+    let mut seen = Vec::new();
+    let mut path = "/v1/clusters?limit=3".to_owned();
+    let mut pages = 0;
+    loop {
+        let page = world
+            .operate(Method::GET, &path, Value::Null)
+            .await
+            .expect(200);
+        let names = page["items"].as_array().unwrap().iter();
+        seen.extend(names.map(|item| item["name"].as_str().unwrap().to_owned()));
+        pages += 1;
+        match page["next"].as_str() {
+            Some(next) => path = format!("/v1/clusters?limit=3&after={next}"),
+            None => break,
+        }
+    }
+    assert_eq!(pages, 3);
+    assert_eq!(seen, ["c0", "c1", "c2", "c3", "c4", "c5", "c6"]);
+}
+
+#[tokio::test]
+async fn lists_of_tokens_can_be_narrowed() {
+    let world = World::new().await;
+    for user in ["alice", "bob"] {
+        world.user(user, json!({})).await;
+    }
+    for (query, found) in [
+        ("", 2),
+        ("?user=alice", 1),
+        ("?user=alice&limit=1", 1),
+        ("?user=eve", 0),
+    ] {
+        let list = world
+            .operate(Method::GET, &format!("/v1/tokens{query}"), Value::Null)
+            .await
+            .expect(200);
+        assert_eq!(list["items"].as_array().unwrap().len(), found, "{query}");
+        assert!(list["next"].is_null());
+    }
+    for query in [
+        "/v1/tokens?usr=alice",
+        "/v1/agents?cluser=a",
+        "/v1/users?x=1",
+    ] {
+        world
+            .operate(Method::GET, query, Value::Null)
+            .await
+            .expect(400);
+    }
+    world
+        .operate(Method::GET, "/v1/agents?cluster=a", Value::Null)
+        .await
+        .expect(200);
+}
+
+#[tokio::test]
+async fn rule_8_only_administrators_change_the_directory() {
+    let world = World::new().await;
+    for name in ["prod", "dev"] {
+        let new = json!({"name": name, "spec": {}});
+        world
+            .operate(Method::POST, "/v1/clusters", new)
+            .await
+            .expect(201);
+    }
+    let viewer = world.user("viewer", json!({"clusters": ["prod"]})).await;
+    let local = world
+        .user("local", json!({"clusters": ["prod"], "role": "admin"}))
+        .await;
+    let root = world
+        .user("root", json!({"allClusters": true, "role": "admin"}))
+        .await;
+    let binding = |cluster: &str| json!({"subjects": [{"user": "viewer"}], "clusters": {"names": [cluster]}, "role": "admin"});
+    let named = |name: &str, spec: Value| json!({"name": name, "spec": spec});
+    let all = json!({"subjects": [{"user": "local"}], "clusters": {"all": true}, "role": "admin"});
+    let labelled = json!({"subjects": [{"user": "local"}], "clusters": {"labels": {"a": "b"}}, "role": "admin"});
+    let none = Value::Null;
+    // Path, body, and the answers for the viewer, prod's administrator, and everything's.
+    for (method, path, body, answers) in [
+        (
+            Method::POST,
+            "/v1/users",
+            named("eve", json!({})),
+            [403, 403, 201],
+        ),
+        (Method::GET, "/v1/users/root", none.clone(), [404, 404, 200]),
+        (
+            Method::DELETE,
+            "/v1/users/eve",
+            none.clone(),
+            [403, 403, 204],
+        ),
+        (
+            Method::POST,
+            "/v1/groups",
+            named("g", json!({})),
+            [403, 403, 201],
+        ),
+        (
+            Method::PATCH,
+            "/v1/clusters/prod",
+            json!({"labels": {"a": "b"}}),
+            [403, 403, 200],
+        ),
+        (
+            Method::GET,
+            "/v1/clusters/dev",
+            none.clone(),
+            [404, 404, 200],
+        ),
+        (
+            Method::GET,
+            "/v1/clusters/prod",
+            none.clone(),
+            [200, 200, 200],
+        ),
+        (
+            Method::POST,
+            "/v1/bindings",
+            named("1", binding("dev")),
+            [403, 403, 201],
+        ),
+        (
+            Method::POST,
+            "/v1/bindings",
+            named("2", all),
+            [403, 403, 201],
+        ),
+        (
+            Method::POST,
+            "/v1/bindings",
+            named("3", labelled),
+            [403, 403, 201],
+        ),
+        (
+            Method::GET,
+            "/v1/bindings/user-root-admin",
+            none.clone(),
+            [404, 404, 200],
+        ),
+        (
+            Method::DELETE,
+            "/v1/bindings/none",
+            none.clone(),
+            [403, 403, 404],
+        ),
+        (
+            Method::POST,
+            "/v1/agents",
+            json!({"cluster": "dev"}),
+            [403, 403, 201],
+        ),
+        (
+            Method::POST,
+            "/v1/agents",
+            json!({"cluster": "new", "makeCluster": true}),
+            [403, 403, 201],
+        ),
+        (
+            Method::POST,
+            "/v1/tokens",
+            json!({"user": "root", "expiresInSeconds": 9}),
+            [403, 403, 201],
+        ),
+        (
+            Method::POST,
+            "/v1/access",
+            json!({"user": "viewer", "allClusters": true, "role": "admin"}),
+            [403, 403, 200],
+        ),
+    ] {
+        for (who, status) in [&viewer, &local, &root].into_iter().zip(answers) {
+            // What the last one is allowed would change what the others are.
+            let answer = world.ask(who, method.clone(), path, &body, &[]).await;
+            assert_eq!(answer.status, status, "{method} {path} by {}", who.name());
+        }
+        if path == "/v1/bindings" {
+            for name in ["1", "2", "3"] {
+                let path = format!("/v1/bindings/{name}");
+                world.operate(Method::DELETE, &path, Value::Null).await;
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn rule_8_who_is_admin_of_a_cluster_decides_who_reaches_it() {
+    let world = World::new().await;
+    let new = json!({"name": "prod", "spec": {}});
+    world
+        .operate(Method::POST, "/v1/clusters", new)
+        .await
+        .expect(201);
+    let local = world
+        .user("local", json!({"clusters": ["prod"], "role": "admin"}))
+        .await;
+    let spec =
+        json!({"subjects": [{"group": "ops"}], "clusters": {"names": ["prod"]}, "role": "shell"});
+    let new = json!({"name": "ops", "spec": spec});
+    let none = Value::Null;
+    world
+        .ask(&local, Method::POST, "/v1/bindings", &new, &[])
+        .await
+        .expect(201);
+    let widened = json!({"clusters": {"all": true}});
+    world
+        .ask(&local, Method::PATCH, "/v1/bindings/ops", &widened, &[])
+        .await
+        .expect(403);
+    let made = world
+        .ask(
+            &local,
+            Method::POST,
+            "/v1/agents",
+            &json!({"cluster": "prod"}),
+            &[],
+        )
+        .await
+        .expect(201);
+    assert!(made["token"].as_str().unwrap().starts_with("upa_"));
+    let agents = format!("/v1/agents/{}", made["agent"]["id"].as_str().unwrap());
+    world
+        .ask(&local, Method::DELETE, &agents, &none, &[])
+        .await
+        .expect(204);
+    world
+        .ask(&local, Method::DELETE, "/v1/bindings/ops", &none, &[])
+        .await
+        .expect(204);
+}
+
+#[tokio::test]
+async fn rule_14_a_token_is_shown_once_and_within_its_makers_limits() {
+    let world = World::new().await;
+    let new = json!({"name": "prod", "spec": {}});
+    world
+        .operate(Method::POST, "/v1/clusters", new)
+        .await
+        .expect(201);
+    let alice = world.user("alice", json!({"clusters": ["prod"]})).await;
+    let endless = world
+        .ask(&alice, Method::POST, "/v1/tokens", &json!({}), &[])
+        .await;
+    endless.expect(422);
+    let wanted = json!({"expiresInSeconds": 60, "scope": {"clusters": ["prod"], "readOnly": true}, "description": "ci"});
+    let made = world
+        .ask(&alice, Method::POST, "/v1/tokens", &wanted, &[])
+        .await
+        .expect(201);
+    let secret = made["token"].as_str().unwrap().to_owned();
+    let list = world
+        .ask(&alice, Method::GET, "/v1/tokens", &Value::Null, &[])
+        .await
+        .expect(200);
+    assert_eq!(list["items"].as_array().unwrap().len(), 2);
+    assert!(!list.to_string().contains(&secret));
+
+    // What it was made with limits what it may do here, too.
+    let limited = world.holder(&secret).await;
+    let read = world
+        .ask(&limited, Method::GET, "/v1/self", &Value::Null, &[])
+        .await
+        .expect(200);
+    assert_eq!(read["scope"], wanted["scope"]);
+    assert_eq!(read["clusters"][0]["name"], "prod");
+    let write = world
+        .ask(&limited, Method::POST, "/v1/tokens", &wanted, &[])
+        .await
+        .expect(403);
+    assert!(write["detail"].as_str().unwrap().contains("read-only"));
+    let scoped = json!({"expiresInSeconds": 60, "scope": {"clusters": ["prod"]}});
+    let made = world
+        .ask(&alice, Method::POST, "/v1/tokens", &scoped, &[])
+        .await
+        .expect(201);
+    let scoped = world.holder(made["token"].as_str().unwrap()).await;
+    for more in [
+        json!({"expiresInSeconds": 60}),
+        json!({"expiresInSeconds": 60, "scope": {"clusters": ["prod", "dev"]}}),
+    ] {
+        world
+            .ask(&scoped, Method::POST, "/v1/tokens", &more, &[])
+            .await
+            .expect(403);
+    }
+    let far = json!({"expiresInSeconds": u64::MAX});
+    world
+        .ask(&alice, Method::POST, "/v1/tokens", &far, &[])
+        .await
+        .expect(422);
+    // Nobody else sees it, or takes it back.
+    let bob = world.user("bob", json!({})).await;
+    let path = format!("/v1/tokens/{}", made["about"]["id"].as_str().unwrap());
+    for method in [Method::GET, Method::DELETE] {
+        world
+            .ask(&bob, method, &path, &Value::Null, &[])
+            .await
+            .expect(404);
+    }
+    world
+        .ask(&alice, Method::DELETE, &path, &Value::Null, &[])
+        .await
+        .expect(204);
+}
+
+#[tokio::test]
+async fn rule_5_an_administrators_token_for_one_cluster_administers_nothing_else() {
+    let world = World::new().await;
+    for name in ["prod", "dev"] {
+        let new = json!({"name": name, "spec": {}});
+        world
+            .operate(Method::POST, "/v1/clusters", new)
+            .await
+            .expect(201);
+    }
+    let access =
+        json!({"allClusters": true, "role": "admin", "token": {"scope": {"clusters": ["prod"]}}});
+    let limited = world.user("root", access).await;
+    for (path, body) in [
+        ("/v1/users", json!({"name": "eve", "spec": {}})),
+        ("/v1/agents", json!({"cluster": "dev"})),
+        (
+            "/v1/tokens",
+            json!({"user": "alice", "expiresInSeconds": 9}),
+        ),
+    ] {
+        world
+            .ask(&limited, Method::POST, path, &body, &[])
+            .await
+            .expect(403);
+    }
+    world
+        .ask(&limited, Method::GET, "/v1/clusters/dev", &Value::Null, &[])
+        .await
+        .expect(404);
+    world
+        .ask(
+            &limited,
+            Method::POST,
+            "/v1/agents",
+            &json!({"cluster": "prod"}),
+            &[],
+        )
+        .await
+        .expect(201);
+}
+
+#[tokio::test]
+async fn letting_somebody_in_is_all_or_nothing() {
+    let world = World::new().await;
+    let wanted = json!({"user": "alice", "groups": ["ops"], "clusters": ["none"], "role": "view", "token": {}});
+    world
+        .operate(Method::POST, "/v1/access", wanted)
+        .await
+        .expect(404);
+    assert_eq!(world.directory.snapshot().revision().0, 0);
+}
+
+#[tokio::test]
+async fn rule_3_without_a_requester_nothing_is_answered() {
+    let world = World::new().await;
+    let request = Request::get("/v1/clusters")
+        .body(axum::body::Body::empty())
+        .unwrap();
+    let response = world.api.router.clone().oneshot(request).await.unwrap();
+    assert_eq!(response.status(), 401);
+}
+
+#[tokio::test]
+async fn what_is_described_exists() {
+    let world = World::new().await;
+    for operation in openapi::described() {
+        let path = operation.path.replace("{name}", "x").replace("{id}", "x");
+        let method = match operation.method {
+            utoipa::openapi::HttpMethod::Get => Method::GET,
+            utoipa::openapi::HttpMethod::Post => Method::POST,
+            utoipa::openapi::HttpMethod::Put => Method::PUT,
+            utoipa::openapi::HttpMethod::Patch => Method::PATCH,
+            _ => Method::DELETE,
+        };
+        let answer = world.operate(method, &path, Value::Null).await;
+        let detail = answer.body["detail"].as_str().unwrap_or_default();
+        assert!(!detail.contains("openapi"), "{path}: {detail}");
+    }
+    let served = world
+        .operate(Method::GET, "/v1/openapi.json", Value::Null)
+        .await
+        .expect(200);
+    assert_eq!(served, serde_json::to_value(openapi::describe()).unwrap());
+    // Every reference leads somewhere.
+    let text = served.to_string();
+    for reference in text.split("\"#/components/schemas/").skip(1) {
+        let name = reference.split('"').next().unwrap();
+        assert!(!served["components"]["schemas"][name].is_null(), "{name}");
+    }
+}

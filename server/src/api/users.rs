@@ -1,0 +1,98 @@
+//! `/v1/users`
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
+use underpass_proxy::directory::{Draft, Role, Snapshot, User};
+
+use super::problem::Problem;
+use super::resource::Resource;
+use super::{Requester, State};
+
+pub(crate) struct Users;
+
+/// What a user is.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, utoipa::ToSchema)]
+#[schema(as = UserSpec)]
+#[serde(deny_unknown_fields, rename_all = "camelCase", default)]
+pub(crate) struct Spec {
+    /// What clusters know them by beside the name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) uid: Option<String>,
+    /// Further facts for clusters, by lower-case key.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) extra: BTreeMap<String, Vec<String>>,
+    /// Their tokens count for nothing, and they cannot log in.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) disabled: bool,
+}
+
+/// How it is with a user.
+#[derive(Debug, Serialize, Deserialize, utoipa::ToSchema)]
+#[schema(as = UserStatus)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Status {
+    /// The groups that the directory has them in.
+    pub(crate) groups: Vec<String>,
+    /// What bindings give them, by role: clusters by name, `*` for all, `key=value` for a label.
+    #[schema(value_type = BTreeMap<String, Vec<String>>)]
+    pub(crate) reach: BTreeMap<Role, BTreeSet<String>>,
+}
+
+impl From<&User> for Spec {
+    fn from(user: &User) -> Self {
+        Self {
+            uid: user.uid.clone(),
+            extra: user.extra.clone(),
+            disabled: user.disabled,
+        }
+    }
+}
+
+impl Resource for Users {
+    type Object = User;
+    type Spec = Spec;
+    type Status = Status;
+
+    const PATH: &'static str = "users";
+    const ABOUT: &'static str = "A user of the directory's own; administrators only";
+
+    fn object(spec: Spec, created: OffsetDateTime) -> User {
+        let Spec {
+            uid,
+            extra,
+            disabled,
+        } = spec;
+        User {
+            created,
+            uid,
+            extra,
+            disabled,
+        }
+    }
+
+    fn created(user: &User) -> OffsetDateTime {
+        user.created
+    }
+
+    fn status(name: &str, _: &User, _: &State, snapshot: &Snapshot) -> Status {
+        Status {
+            groups: snapshot.groups_of(name).to_vec(),
+            reach: snapshot.reach_of(name),
+        }
+    }
+
+    fn visible(_: &str, _: &User, requester: &Requester, snapshot: &Snapshot) -> bool {
+        requester.is_administrator(snapshot)
+    }
+
+    fn allow(
+        _: Option<&User>,
+        _: Option<&User>,
+        requester: &Requester,
+        draft: &Draft,
+    ) -> Result<(), Problem> {
+        requester.must_administer(draft.before())
+    }
+}
