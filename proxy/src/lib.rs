@@ -35,6 +35,7 @@ mod policy;
 mod provenance;
 mod refusal;
 mod request_info;
+mod review;
 mod revocation;
 mod status;
 mod upgrade;

@@ -207,3 +207,6 @@ pub const DEVICE_LOGIN: Duration = Duration::from_secs(1800);
 
 /// A server is not asked more often whether a device login is confirmed. GitHub says five seconds.
 pub const DEVICE_INTERVAL: Duration = Duration::from_secs(1);
+
+/// What a cluster's answer to a question of ours may say in the log.
+pub const PEER_MESSAGE_CHARS: usize = 512;
