@@ -23,6 +23,7 @@ pub mod kubeconfig;
 pub mod limits;
 pub mod upstream;
 
+mod access_review;
 mod body;
 mod cluster;
 mod exchange;
@@ -37,10 +38,12 @@ mod refusal;
 mod request_info;
 mod review;
 mod revocation;
+mod service_account;
 mod status;
 mod upgrade;
 
 pub use self::{
+    access_review::{ACCESS_REVIEWER, AccessReviews, Impersonated},
     body::{Body, BoxError, empty, full},
     cluster::{ClusterName, ClusterNameError},
     identity::{Identity, IdentityError},

@@ -12,10 +12,10 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing_subscriber::EnvFilter;
-use underpass_proxy::ImpersonationPolicy;
 use underpass_proxy::audit::Trail;
 use underpass_proxy::authenticate::CertificateRequest;
 use underpass_proxy::front::{Front, FrontConfig};
+use underpass_proxy::{AccessReviews, ImpersonationPolicy};
 use underpass_tunnel::{Acceptor, AcceptorConfig, describe_metrics};
 
 use crate::access::AccessStore;
@@ -157,6 +157,7 @@ fn assemble(
     let front = Arc::new(Front::new(FrontConfig {
         authenticator: authentication.chain(),
         authorizer: access,
+        acting_as: Arc::new(AccessReviews::new(Arc::new(tunnel.clone()))),
         clusters: Arc::new(tunnel.clone()),
         fallback: Arc::new(http),
         policy: ImpersonationPolicy::default(),
