@@ -21,6 +21,7 @@ pub mod authenticate;
 pub mod front;
 pub mod kubeconfig;
 pub mod limits;
+pub mod rbac;
 pub mod upstream;
 
 mod access_review;

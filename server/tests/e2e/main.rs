@@ -9,7 +9,9 @@
 )]
 
 mod access_file;
+mod acting_as;
 mod agent_lost;
+mod agent_rbac;
 mod audit;
 mod authentication;
 mod bad_agents;
