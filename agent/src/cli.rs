@@ -4,10 +4,12 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{ArgGroup, Args, Parser, ValueEnum};
+use clap::{ArgGroup, Args, CommandFactory, FromArgMatches, Parser, ValueEnum};
 use underpass_tunnel::transport::quic::{Offload, QuicConfig, QuicConfigError};
 use underpass_tunnel::{CaPin, ProxyUrl, ProxyUrlError, ServerAddress, Transports};
 use url::Url;
+
+use crate::rbac::Rbac;
 
 const AFTER_HELP: &str = "\
 Proxies: the WebSocket goes through the proxy of HTTPS_PROXY, except to the servers of NO_PROXY and to \
@@ -91,6 +93,14 @@ pub(crate) struct Cli {
     /// ServiceAccounts of this namespace may be impersonated; repeat for more
     #[arg(long = "allow-service-accounts", value_name = "NAMESPACE")]
     pub(crate) service_accounts: Vec<String>,
+    /// This user is never impersonated, whatever the server says; repeat for more. Those of Kubernetes
+    /// itself (system:…) are not in any case
+    #[arg(long = "deny-user", value_name = "NAME")]
+    pub(crate) denied_users: Vec<String>,
+    /// This group is never impersonated; repeat for more. For example one that the cluster binds to
+    /// cluster-admin
+    #[arg(long = "deny-group", value_name = "NAME")]
+    pub(crate) denied_groups: Vec<String>,
     /// Time for requests in flight when the agent is told to stop
     #[arg(long, env = "UNDERPASS_DRAIN", default_value = "30s", value_name = "TIME", value_parser = humantime::parse_duration)]
     pub(crate) drain: Duration,
@@ -100,6 +110,44 @@ pub(crate) struct Cli {
     /// How log lines are written to stderr; UNDERPASS_LOG=debug shows more
     #[arg(long, env = "UNDERPASS_LOG_FORMAT", default_value = "text")]
     pub(crate) log_format: LogFormat,
+}
+
+/// What the agent was started for.
+#[derive(Debug)]
+pub(crate) enum Task {
+    /// To serve its cluster.
+    Serve(Box<Cli>),
+    /// To print manifests.
+    Rbac(Rbac),
+}
+
+impl Task {
+    /// Reads the command line, and ends the process where it is wrong.
+    pub(crate) fn parse() -> Self {
+        Self::try_parse_from(std::env::args_os()).unwrap_or_else(|error| error.exit())
+    }
+
+    fn try_parse_from<I>(arguments: I) -> Result<Self, clap::Error>
+    where
+        I: IntoIterator,
+        I::Item: Into<std::ffi::OsString> + Clone,
+    {
+        let mut command = command();
+        let matches = command.try_get_matches_from_mut(arguments)?;
+        let task = match matches.subcommand() {
+            Some((_, rbac)) => Rbac::from_arg_matches(rbac).map(Self::Rbac),
+            None => Cli::from_arg_matches(&matches).map(|cli| Self::Serve(Box::new(cli))),
+        };
+        task.map_err(|error| error.format(&mut command))
+    }
+}
+
+/// Not derived: a derived subcommand would make every flag of the agent's optional.
+fn command() -> clap::Command {
+    Cli::command()
+        .subcommand_negates_reqs(true)
+        .args_conflicts_with_subcommands(true)
+        .subcommand(Rbac::augment_args(clap::Command::new("rbac")))
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -209,13 +257,32 @@ fn proxy(text: &str) -> Result<Result<Option<ProxyUrl>, ProxyUrlError>, std::con
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     #[test]
     fn the_command_line_is_sound() {
-        Cli::command().debug_assert();
+        command().debug_assert();
+    }
+
+    #[test]
+    fn printing_manifests_needs_nothing_of_what_serving_needs() {
+        let parse = |arguments: &[&str]| {
+            Task::try_parse_from([&["underpass-agent"][..], arguments].concat())
+        };
+        let rbac = parse(&["rbac", "--users", "alice", "bob", "--constrained"]);
+        assert!(matches!(rbac.unwrap(), Task::Rbac(_)));
+        let nothing = parse(&[]).unwrap_err().to_string();
+        assert!(nothing.contains("--token-file"), "{nothing}");
+        let serve = [
+            "--server",
+            "https://a",
+            "--ca-file",
+            "ca",
+            "--token-file",
+            "t",
+        ];
+        assert!(matches!(parse(&serve).unwrap(), Task::Serve(_)));
+        parse(&[&serve[..], &["rbac"]].concat()).unwrap_err();
     }
 
     fn parse(arguments: &[&str]) -> Result<Cli, clap::Error> {

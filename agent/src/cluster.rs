@@ -23,10 +23,7 @@ pub(crate) async fn api_server(cli: &Cli) -> Result<Arc<ApiServer>> {
         None => Config::incluster()
             .context("not running in a pod with a ServiceAccount: give --kubeconfig")?,
     };
-    let policy = cli.service_accounts.iter().fold(
-        ImpersonationPolicy::default(),
-        ImpersonationPolicy::allow_service_accounts,
-    );
+    let policy = policy(cli);
     let api_server = ApiServer::new(
         config,
         ApiServerOptions {
@@ -46,6 +43,17 @@ pub(crate) async fn api_server(cli: &Cli) -> Result<Arc<ApiServer>> {
         }
     }
     Ok(Arc::new(api_server))
+}
+
+/// Rule 17: whom the server cannot have impersonated here.
+fn policy(cli: &Cli) -> ImpersonationPolicy {
+    let policy = ImpersonationPolicy::default();
+    let accounts = cli.service_accounts.iter();
+    let policy = accounts.fold(policy, ImpersonationPolicy::allow_service_accounts);
+    let users = cli.denied_users.iter();
+    let policy = users.fold(policy, ImpersonationPolicy::deny_user);
+    let groups = cli.denied_groups.iter();
+    groups.fold(policy, ImpersonationPolicy::deny_group)
 }
 
 /// Stands in the place of a proxy's URL where a kubeconfig has none.

@@ -3,29 +3,47 @@
 mod cli;
 mod cluster;
 mod connection;
+mod rbac;
 mod serve;
 mod telemetry;
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
-use anyhow::Result;
-use clap::Parser;
+use anyhow::{Context, Result};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
-use crate::cli::{Cli, LogFormat};
+use crate::cli::{Cli, LogFormat, Task};
+use crate::rbac::Rbac;
 use crate::serve::Sessions;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
-    start_logging(cli.log_format);
-    match run(cli) {
+    let done = match Task::parse() {
+        Task::Serve(cli) => {
+            start_logging(cli.log_format);
+            run(*cli)
+        }
+        Task::Rbac(options) => {
+            start_logging(LogFormat::Text);
+            print(options)
+        }
+    };
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{error:#}");
             ExitCode::FAILURE
         }
+    }
+}
+
+fn print(options: Rbac) -> Result<()> {
+    let manifests = rbac::manifests(options)?;
+    // Whoever reads may have read enough.
+    match std::io::stdout().write_all(manifests.as_bytes()) {
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        written => written.context("cannot print"),
     }
 }
 

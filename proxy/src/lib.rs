@@ -24,8 +24,10 @@ pub mod directory;
 pub mod front;
 pub mod kubeconfig;
 pub mod limits;
+pub mod rbac;
 pub mod upstream;
 
+mod access_review;
 mod body;
 mod cluster;
 mod exchange;
@@ -38,12 +40,15 @@ mod policy;
 mod provenance;
 mod refusal;
 mod request_info;
+mod review;
 mod revocation;
 mod scope;
+mod service_account;
 mod status;
 mod upgrade;
 
 pub use self::{
+    access_review::{ACCESS_REVIEWER, AccessReviews, Impersonated},
     body::{Body, BoxError, boxed, empty, full},
     cluster::{ClusterName, ClusterNameError},
     identity::{Identity, IdentityError},

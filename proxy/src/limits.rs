@@ -228,3 +228,32 @@ pub const DEVICE_LOGIN: Duration = Duration::from_secs(1800);
 
 /// A server is not asked more often whether a device login is confirmed. GitHub says five seconds.
 pub const DEVICE_INTERVAL: Duration = Duration::from_secs(1);
+
+/// What a cluster's answer to a question of ours may say in the log.
+pub const PEER_MESSAGE_CHARS: usize = 512;
+
+/// SubjectAccessReviews of one `--as` that are asked at the same time: 300 groups are 38 round trips to the cluster, and
+/// no API server counts so few as a flood.
+pub const ACCESS_REVIEWS_AT_ONCE: usize = 8;
+
+/// Whether somebody may act as somebody else, from the first review to the last.
+pub const ACTING_AS_TIME: Duration = Duration::from_secs(20);
+
+/// Callers and whom they want to act as that are being reviewed in one cluster: beyond it, 429. A cluster that hangs
+/// costs so many, and takes nothing from the others.
+pub const ACTING_AS_WAITING: usize = 64;
+
+/// How long a cluster's yes counts for new requests: as long as kube-apiserver itself remembers a constrained
+/// impersonation. One kubectl command, with its discovery, is one round of reviews.
+pub const ACTING_AS_ALLOWED: Duration = Duration::from_secs(10);
+
+/// How long its no counts: one kubectl command's repetitions, and hardly longer than somebody who was just given the
+/// right takes to try again.
+pub const ACTING_AS_REFUSED: Duration = Duration::from_secs(2);
+
+/// While watches, shells and logs rest on a cluster's yes, it is asked again so often: what a right that was taken away
+/// in the cluster is still good for, and [`ACTING_AS_ALLOWED`] more at the most.
+pub const ACTING_AS_AGAIN: Duration = Duration::from_secs(30);
+
+/// Answers that are remembered, yes and no each, of some hundred bytes.
+pub const ACTING_AS_ANSWERS: usize = 4096;

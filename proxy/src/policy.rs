@@ -1,7 +1,8 @@
 //! Identities that nobody may become through this proxy.
 //!
 //! The same check runs on the server's side and on the agent's: a captured server cannot exceed it
-//! (security rule 17).
+//! (security rule 17). The server's side refuses a little more, and leaves one thing to the cluster: see
+//! [`ImpersonationPolicy::check_caller`] and [`ImpersonationPolicy::check_target`].
 //!
 //! Names that start with `system:` belong to Kubernetes itself, so that they are refused unless
 //! listed here, future ones included:
@@ -11,14 +12,21 @@
 //!   authenticator that yields them is broken.
 //! - `system:authenticated` passes: kube-apiserver adds it to every impersonated user anyway.
 //! - `system:serviceaccount:*` is refused unless its namespace is allowed: a ServiceAccount belongs to one
-//!   cluster, and several of `kube-system` amount to cluster-admin. Its own groups pass with it.
+//!   cluster, and several of `kube-system` amount to cluster-admin. Its own groups pass with it. The agent's own
+//!   account gains nobody anything: all that it may do is impersonate, and who is impersonated cannot go on to.
 //! - `kubeadm:cluster-admins` is bound to cluster-admin by kubeadm (1.29 and later).
 //! - Extras below `authentication.kubernetes.io/` are what kube-apiserver itself asserts of a token (pod, node,
 //!   credential); admission policies trust them.
 
 use std::collections::BTreeSet;
 
-use crate::Identity;
+use crate::{Identity, review::OWN_NAMES, service_account};
+
+/// What kube-apiserver itself asserts of a token.
+const ASSERTED: &str = "authentication.kubernetes.io/";
+
+/// What this server asserts.
+pub(crate) const OWN_EXTRAS: &str = "underpass.dev/";
 
 /// Which identities may be impersonated. The default allows no ServiceAccount.
 #[derive(Clone, Debug, Default)]
@@ -70,48 +78,93 @@ impl ImpersonationPolicy {
     /// # Errors
     /// The first part of it that may not.
     pub fn check(&self, identity: &Identity) -> Result<(), NeverImpersonated> {
-        if !self.user_allowed(identity.user()) {
-            return Err(NeverImpersonated::User(identity.user().to_owned()));
-        }
-        if let Some(group) = identity
-            .groups()
-            .iter()
-            .find(|group| !self.group_allowed(group))
-        {
-            return Err(NeverImpersonated::Group(group.clone()));
-        }
-        let asserted = |key: &&String| key.starts_with("authentication.kubernetes.io/");
-        identity
-            .extra()
-            .keys()
-            .find(asserted)
-            .map_or(Ok(()), |key| Err(NeverImpersonated::Extra(key.clone())))
+        self.check_with(identity, Accounts::Allowed)
     }
 
-    fn user_allowed(&self, user: &str) -> bool {
+    /// [`check`](Self::check) of somebody who calls: they may be none of Underpass's own users, and assert nothing in
+    /// its place.
+    pub(crate) fn check_caller(&self, caller: &Identity) -> Result<(), NeverImpersonated> {
+        not_ours(caller)?;
+        self.check_with(caller, Accounts::Allowed)
+    }
+
+    /// [`check_caller`](Self::check_caller) of somebody whom a caller wants to act as in a cluster. ServiceAccounts pass
+    /// here: the cluster is asked whether this caller may be that account, and its agent allows namespaces.
+    pub(crate) fn check_target(&self, target: &Identity) -> Result<(), NeverImpersonated> {
+        not_ours(target)?;
+        self.check_with(target, Accounts::All)
+    }
+
+    fn check_with(&self, identity: &Identity, accounts: Accounts) -> Result<(), NeverImpersonated> {
+        if !self.user_allowed(identity.user(), accounts) {
+            return Err(NeverImpersonated::User(identity.user().to_owned()));
+        }
+        let mut groups = identity.groups().iter();
+        if let Some(group) = groups.find(|group| !self.group_allowed(group, accounts)) {
+            return Err(NeverImpersonated::Group(group.clone()));
+        }
+        extra_below(identity, ASSERTED)
+    }
+
+    fn user_allowed(&self, user: &str, accounts: Accounts) -> bool {
         if self.denied_users.contains(user) {
             return false;
         }
-        match user.strip_prefix("system:") {
-            None => true,
-            Some(rest) => rest
-                .strip_prefix("serviceaccount:")
-                .and_then(|account| account.split_once(':'))
-                .is_some_and(|(namespace, _)| self.service_account_namespaces.contains(namespace)),
+        if !user.starts_with("system:") {
+            return true;
         }
+        service_account::split(user)
+            .is_some_and(|(namespace, _)| self.namespace_allowed(namespace, accounts))
     }
 
-    fn group_allowed(&self, group: &str) -> bool {
+    fn group_allowed(&self, group: &str, accounts: Accounts) -> bool {
         if self.denied_groups.contains(group) || group == "kubeadm:cluster-admins" {
             return false;
         }
         match group.strip_prefix("system:") {
             None | Some("authenticated") => true,
-            Some("serviceaccounts") => !self.service_account_namespaces.is_empty(),
+            Some("serviceaccounts") => {
+                accounts == Accounts::All || !self.service_account_namespaces.is_empty()
+            }
             Some(rest) => rest
                 .strip_prefix("serviceaccounts:")
-                .is_some_and(|namespace| self.service_account_namespaces.contains(namespace)),
+                .is_some_and(|namespace| self.namespace_allowed(namespace, accounts)),
         }
+    }
+
+    fn namespace_allowed(&self, namespace: &str, accounts: Accounts) -> bool {
+        match accounts {
+            Accounts::All => service_account::is_label(namespace),
+            Accounts::Allowed => self.service_account_namespaces.contains(namespace),
+        }
+    }
+}
+
+/// Which ServiceAccounts pass.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Accounts {
+    /// Those of the policy's namespaces.
+    Allowed,
+    /// Any.
+    All,
+}
+
+fn not_ours(identity: &Identity) -> Result<(), NeverImpersonated> {
+    let ours = |name: &&String| name.starts_with(OWN_NAMES);
+    if identity.user().starts_with(OWN_NAMES) {
+        return Err(NeverImpersonated::User(identity.user().to_owned()));
+    }
+    if let Some(group) = identity.groups().iter().find(ours) {
+        return Err(NeverImpersonated::Group(group.clone()));
+    }
+    extra_below(identity, OWN_EXTRAS)
+}
+
+fn extra_below(identity: &Identity, prefix: &str) -> Result<(), NeverImpersonated> {
+    let below = |key: &&String| key.starts_with(prefix);
+    match identity.extra().keys().find(below) {
+        None => Ok(()),
+        Some(key) => Err(NeverImpersonated::Extra(key.clone())),
     }
 }
 
@@ -139,6 +192,8 @@ mod tests {
             "system:kube-proxy",
             "system:kube-scheduler",
             "system:node:worker-1",
+            "system:bootstrap:abcdef",
+            "system:serviceaccount:kube-system:",
             "system:serviceaccount:kube-system:clusterrole-aggregation-controller",
             "system:something-new",
         ] {
@@ -162,12 +217,65 @@ mod tests {
         let groups = ["system:serviceaccounts", "system:serviceaccounts:ci"];
         assert!(check(&policy, "system:serviceaccount:ci:deployer", &groups));
         assert!(!check(&policy, "system:serviceaccount:kube-system:x", &[]));
-        assert!(!check(&policy, "system:serviceaccount:ci", &[]));
+        for almost in ["ci", "ci:", "ci:a:b", "ci:A"] {
+            let user = format!("system:serviceaccount:{almost}");
+            assert!(!check(&policy, &user, &[]), "{user}");
+        }
         assert!(!check(
             &policy,
             "alice",
             &["system:serviceaccounts:kube-system"]
         ));
+    }
+
+    fn identity(user: &str, groups: &[&str], extra: &[&str]) -> Identity {
+        let groups = groups.iter().map(|&group| group.to_owned()).collect();
+        let extra = extra
+            .iter()
+            .map(|&key| (key.to_owned(), vec!["x".to_owned()]));
+        Identity::new(user.into(), None, groups, extra.collect()).unwrap()
+    }
+
+    #[test]
+    fn rule_17_underpasses_own_users_are_nobodys() {
+        let policy = ImpersonationPolicy::default();
+        for ours in [
+            identity("underpass:token-reviewer", &[], &[]),
+            identity("alice", &["underpass:x"], &[]),
+            identity("alice", &[], &["underpass.dev/original-user"]),
+        ] {
+            policy.check_caller(&ours).unwrap_err();
+            policy.check_target(&ours).unwrap_err();
+        }
+        // The agent has to let them pass: it is the server that asks as them.
+        let reviewer = identity("underpass:token-reviewer", &[], &[]);
+        policy.check(&reviewer).unwrap();
+    }
+
+    #[test]
+    fn rule_17_whom_somebody_acts_as_is_bounded_too() {
+        let policy = ImpersonationPolicy::default();
+        let account = "system:serviceaccount:ci:deployer";
+        let groups = ["system:serviceaccounts", "system:serviceaccounts:ci"];
+        let deployer = identity(account, &groups, &[]);
+        policy.check_target(&deployer).unwrap();
+        policy.check_caller(&deployer).unwrap_err();
+        for never in [
+            identity("system:node:worker-1", &[], &[]),
+            identity("system:admin", &[], &[]),
+            identity("system:serviceaccount:ci:a:b", &[], &[]),
+            identity(account, &["system:masters"], &[]),
+            identity("bob", &["system:nodes"], &[]),
+            identity("bob", &["system:serviceaccounts:"], &[]),
+            identity("bob", &["kubeadm:cluster-admins"], &[]),
+            identity("bob", &[], &["authentication.kubernetes.io/pod-name"]),
+        ] {
+            policy.check_target(&never).unwrap_err();
+        }
+        policy
+            .deny_user(account)
+            .check_target(&deployer)
+            .unwrap_err();
     }
 
     #[test]

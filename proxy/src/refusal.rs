@@ -7,7 +7,9 @@ use std::{borrow::Cow, time::Duration};
 
 use http::{HeaderValue, Response, StatusCode, header};
 
-use crate::{Body, ClusterName, authenticate::AuthenticateError, full, status::Status};
+use crate::{
+    Body, ClusterName, Impersonated, authenticate::AuthenticateError, full, status::Status,
+};
 
 /// Clients may try again so soon: an agent that lost its transport is back within a second.
 const RETRY_SOON: Duration = Duration::from_secs(1);
@@ -43,6 +45,20 @@ pub enum Refusal {
         /// What of the identity is the trouble.
         reason: String,
     },
+    /// The cluster does not let the caller act as that. In kube-apiserver's words (`ForbiddenStatusError` in
+    /// apiserver/pkg/endpoints/handlers/responsewriters/errors.go), since it is its decision.
+    #[error("{what} is forbidden: User \"{user}\" cannot impersonate {}", what.long())]
+    MayNotActAs {
+        /// Who asked.
+        user: String,
+        /// What of whom they want to act as is the trouble.
+        what: Box<Impersonated>,
+    },
+    /// The cluster does not say whether the caller may act as somebody else.
+    #[error(
+        "acting as somebody else is forbidden in cluster \"{0}\": the cluster does not let Underpass ask whether you may"
+    )]
+    ActingAsNotReviewed(ClusterName),
     /// The path names no cluster.
     #[error("the server could not find the requested resource")]
     NotFound,
@@ -98,9 +114,11 @@ impl Refusal {
     pub fn code(&self) -> StatusCode {
         match self {
             Self::Unauthorized => StatusCode::UNAUTHORIZED,
-            Self::Forbidden { .. } | Self::IdentityForbidden { .. } | Self::AgentRefused(_) => {
-                StatusCode::FORBIDDEN
-            }
+            Self::Forbidden { .. }
+            | Self::IdentityForbidden { .. }
+            | Self::MayNotActAs { .. }
+            | Self::ActingAsNotReviewed(_)
+            | Self::AgentRefused(_) => StatusCode::FORBIDDEN,
             Self::NotFound | Self::UnknownCluster(_) => StatusCode::NOT_FOUND,
             Self::NoAgent(_) | Self::AgentSilent(_) | Self::Unavailable => {
                 StatusCode::SERVICE_UNAVAILABLE
@@ -147,7 +165,14 @@ impl Refusal {
     /// own. And kubectl asks five times over, ten times each where it is told to retry: nearly a minute
     /// until it says that the cluster is away.
     pub(crate) fn to_discovery_response(&self) -> Response<Body> {
-        if !matches!(self, Self::Forbidden { .. }) {
+        let plain = matches!(
+            self,
+            Self::Forbidden { .. }
+                | Self::IdentityForbidden { .. }
+                | Self::MayNotActAs { .. }
+                | Self::ActingAsNotReviewed(_)
+        );
+        if !plain {
             return self.to_status_response(false);
         }
         let mut response = Response::new(full(self.to_string()));
@@ -163,6 +188,7 @@ impl Refusal {
         match self {
             Self::Forbidden { cluster, .. } => status = status.about_cluster(cluster.as_str()),
             Self::UnknownCluster(cluster)
+            | Self::ActingAsNotReviewed(cluster)
             | Self::NoAgent(cluster)
             | Self::AgentSilent(cluster)
             | Self::AgentRefused(cluster)

@@ -6,7 +6,7 @@ use std::{
 };
 
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 /// The life of a decision: of an authentication or an authorization. Whoever made the decision keeps
 /// the token; cancelling it ends every request, watch and shell that rests on it (security rule 12).
@@ -16,17 +16,10 @@ use tokio_util::sync::CancellationToken;
 /// made it said how long it counts.
 #[derive(Clone, Debug, Default)]
 pub struct Revocation {
-    token: Token,
+    decision: Option<CancellationToken>,
     deadline: Option<Instant>,
-}
-
-#[derive(Clone, Debug, Default)]
-enum Token {
-    #[default]
-    None,
-    Own(CancellationToken),
-    /// Whoever made the decision sees by the count whether anything still rests on it.
-    Shared(Arc<CancellationToken>),
+    /// Tells whoever made the decision when nothing rests on it any longer.
+    _rest: Option<Arc<DropGuard>>,
 }
 
 /// Timers do not reach further.
@@ -41,16 +34,8 @@ impl Revocation {
     /// A decision that ends when `token` is cancelled.
     pub fn when(token: CancellationToken) -> Self {
         Self {
-            token: Token::Own(token),
-            deadline: None,
-        }
-    }
-
-    /// A decision that ends when `token` is cancelled, whose maker wants to know when nothing rests on it.
-    pub(crate) fn shared(token: Arc<CancellationToken>) -> Self {
-        Self {
-            token: Token::Shared(token),
-            deadline: None,
+            decision: Some(token),
+            ..Self::default()
         }
     }
 
@@ -64,38 +49,44 @@ impl Revocation {
         self
     }
 
+    /// The same decision. The last reference to `rest` is gone when nothing rests on the decision any longer: for whoever
+    /// has to ask again from time to time, or to remember what may be taken back.
+    #[must_use]
+    pub(crate) fn until_unused(self, rest: Arc<DropGuard>) -> Self {
+        Self {
+            _rest: Some(rest),
+            ..self
+        }
+    }
+
     /// Waits until the decision is taken back.
     ///
     /// # Cancel safety
     /// May be dropped and called again.
     pub async fn revoked(self) {
-        let cancelled = async {
-            match &self.token {
-                Token::None => std::future::pending().await,
-                Token::Own(token) => token.cancelled().await,
-                Token::Shared(token) => token.cancelled().await,
+        let taken_back = async {
+            match &self.decision {
+                Some(token) => token.cancelled().await,
+                None => std::future::pending().await,
             }
         };
         match self.deadline {
-            None => cancelled.await,
+            None => taken_back.await,
             Some(deadline) => {
                 // Too late and taken back are the same to whoever waits.
-                let _ = tokio::time::timeout_at(deadline, cancelled).await;
+                let _ = tokio::time::timeout_at(deadline, taken_back).await;
             }
         }
     }
 
     /// Has it been taken back already?
     pub fn is_revoked(&self) -> bool {
-        let cancelled = match &self.token {
-            Token::None => false,
-            Token::Own(token) => token.is_cancelled(),
-            Token::Shared(token) => token.is_cancelled(),
-        };
-        cancelled
-            || self
-                .deadline
-                .is_some_and(|deadline| deadline <= Instant::now())
+        let taken_back = self
+            .decision
+            .as_ref()
+            .is_some_and(CancellationToken::is_cancelled);
+        let now = Instant::now();
+        taken_back || self.deadline.is_some_and(|deadline| deadline <= now)
     }
 }
 
@@ -107,8 +98,7 @@ mod tests {
     async fn rule_12_a_decision_ends_with_its_time() {
         let start = Instant::now();
         let end = SystemTime::now() + Duration::from_secs(60);
-        let token = CancellationToken::new();
-        let decision = Revocation::when(token).until(end);
+        let decision = Revocation::when(CancellationToken::new()).until(end);
         assert!(!decision.is_revoked());
         decision.clone().revoked().await;
         assert!(start.elapsed() <= Duration::from_secs(61));
@@ -117,14 +107,26 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn rule_12_a_decision_ends_when_it_is_taken_back() {
-        let token = Arc::new(CancellationToken::new());
+        let token = CancellationToken::new();
         let far = SystemTime::now() + Duration::from_secs(1 << 40);
-        let decision = Revocation::shared(Arc::clone(&token)).until(far);
+        let decision = Revocation::when(token.clone()).until(far);
         token.cancel();
         decision.revoked().await;
         let past = Revocation::never().until(SystemTime::UNIX_EPOCH);
         assert!(past.is_revoked());
         past.revoked().await;
         assert!(!Revocation::never().is_revoked());
+    }
+
+    #[tokio::test]
+    async fn whoever_waits_rests_on_it() {
+        let unused = CancellationToken::new();
+        let rest = Arc::new(unused.clone().drop_guard());
+        let decision = Revocation::when(CancellationToken::new()).until_unused(rest);
+        let waiting = Box::pin(decision.clone().revoked());
+        drop(decision);
+        assert!(!unused.is_cancelled());
+        drop(waiting);
+        assert!(unused.is_cancelled());
     }
 }

@@ -15,7 +15,7 @@ use crate::components::{self, Layout};
 use crate::kubeconfig::{self, Credential, write_private};
 use crate::options::{ClusterOptions, NODE_NAME};
 use crate::supervisor::{Start, Supervisor, tail};
-use crate::{Assets, ClusterError, agent, kubectl, ports, progress_to_stderr};
+use crate::{Assets, ClusterError, Programs, agent, kubectl, ports, progress_to_stderr};
 
 /// How often a port may be lost to another process before it is an error.
 const ATTEMPTS: usize = 3;
@@ -268,6 +268,23 @@ impl Cluster {
         self.kubeconfig_with_token(agent::NAME, &token)
     }
 
+    /// The same by what `underpass-agent rbac` prints for that namespace with these arguments: a kubeconfig of the
+    /// ServiceAccount `underpass-agent` in it.
+    ///
+    /// # Errors
+    /// The program fails, the API server refuses, or the file cannot be written.
+    pub fn agent_account(
+        &self,
+        programs: &Programs,
+        namespace: &str,
+        arguments: &[&str],
+    ) -> Result<PathBuf, ClusterError> {
+        let arguments = [&["--namespace", namespace], arguments].concat();
+        self.apply_text(&programs.agent_manifests(&arguments)?)?;
+        let token = self.service_account_token(namespace, agent::NAME)?;
+        self.kubeconfig_with_token(namespace, &token)
+    }
+
     /// A token of a ServiceAccount that exists, good for an hour.
     ///
     /// # Errors
@@ -322,9 +339,17 @@ impl Cluster {
     /// # Errors
     /// kubectl fails; the error holds its standard error.
     pub fn apply(&self, manifest: &Value) -> Result<(), ClusterError> {
+        self.apply_text(&manifest.to_string())
+    }
+
+    /// Applies manifests in YAML, as the administrator.
+    ///
+    /// # Errors
+    /// kubectl fails; the error holds its standard error.
+    pub fn apply_text(&self, manifests: &str) -> Result<(), ClusterError> {
         let mut command = self.kubectl();
         command.args(["apply", "-f", "-"]);
-        kubectl::output(command, Some(manifest.to_string().as_bytes()))?;
+        kubectl::output(command, Some(manifests.as_bytes()))?;
         Ok(())
     }
 

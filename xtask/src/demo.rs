@@ -62,7 +62,8 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let backend = Backend::start(options, &assets)?;
     step("starting a server, and an agent that dials out to it");
     let transport = options.transport.into();
-    let underpass = Underpass::start(programs, assets, &backend.agent_kubeconfig()?, transport)?;
+    let agent = backend.agent_kubeconfig(&programs)?;
+    let underpass = Underpass::start(programs, assets, &agent, transport)?;
     let kubeconfig = underpass.kubeconfig(USER, &[])?;
     backend.let_in()?;
 
@@ -152,9 +153,9 @@ impl Backend {
 
     /// What the agent reaches the cluster with: in ours a ServiceAccount that may impersonate and
     /// nothing else.
-    fn agent_kubeconfig(&self) -> Result<PathBuf> {
+    fn agent_kubeconfig(&self, programs: &Programs) -> Result<PathBuf> {
         match self {
-            Self::Ours(cluster) => Ok(cluster.agent_kubeconfig()?),
+            Self::Ours(cluster) => Ok(cluster.agent_account(programs, "underpass-system", &[])?),
             Self::Theirs { kubeconfig, .. } => Ok(kubeconfig.clone()),
         }
     }

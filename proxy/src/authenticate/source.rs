@@ -112,7 +112,7 @@ impl Source {
 }
 
 /// What belongs to Kubernetes, and to this server.
-const RESERVED: [&str; 3] = ["system:", "kubeadm:", "underpass:"];
+const RESERVED: [&str; 3] = ["system:", "kubeadm:", crate::review::OWN_NAMES];
 
 /// What [`TokenReview`](super::TokenReview) makes, and nobody else.
 const ACCOUNTS: [&str; 2] = ["serviceaccount:", "serviceaccounts:"];

@@ -1,9 +1,8 @@
 //! ServiceAccount tokens, which their cluster reviews.
 //!
-//! The question goes through the tunnel, as any request does: the agent impersonates [`REVIEWER`], whom the cluster's
-//! RBAC lets create TokenReviews and nothing else. So the server needs no credential of the cluster's (security rule
-//! 9) and no way to its API server, the agent's own account gets no further right, and the cluster's administrator
-//! decides whether its tokens count here, by one binding.
+//! The question goes through the tunnel ([`Reviewer`]): the agent impersonates [`REVIEWER`], whom the cluster's RBAC lets
+//! create TokenReviews and nothing else. The cluster's administrator decides whether its tokens count here, by one
+//! binding.
 //!
 //! - A token is shown to a cluster only where its `iss` and `aud` say that it was made for this server by that cluster:
 //!   nobody's token for something else is shown to anybody.
@@ -14,11 +13,7 @@
 use std::{fmt, sync::Arc};
 
 use async_trait::async_trait;
-use bytes::Bytes;
-use http::{HeaderValue, Request, StatusCode, header};
-use http_body_util::{BodyExt, Full, Limited};
-use serde::Deserialize;
-use zeroize::Zeroizing;
+use serde::{Deserialize, Serialize};
 
 use super::{
     AuthenticateError, Authenticated, Authenticator, Caller, ConfigError, Misconfigured, Rejection,
@@ -29,10 +24,9 @@ use super::{
     source::Assertion,
 };
 use crate::{
-    BoxError, ClusterName, Identity, StreamClass,
-    exchange::{self, ExchangeError},
-    front::{Clusters, ConnectError, Open},
-    limits,
+    ClusterName, Identity,
+    front::Clusters,
+    review::{ReviewError, Reviewer},
 };
 
 /// As whom clusters are asked. They let this user `create` `tokenreviews.authentication.k8s.io`.
@@ -80,7 +74,7 @@ impl TokenReview {
         let review = Review {
             source: source.clone(),
             config,
-            clusters,
+            reviewer: reviewer(clusters),
         };
         let remote = Remote::new(review, source, options);
         Ok(Self(
@@ -108,29 +102,34 @@ impl Authenticator for TokenReview {
 struct Review {
     source: Source,
     config: TokenReviewConfig,
-    clusters: Arc<dyn Clusters>,
+    reviewer: Reviewer,
 }
 
-/// Why a cluster has not said anything of use.
-#[derive(Debug, thiserror::Error)]
-enum ReviewError {
-    #[error("cluster {0:?} cannot be reached")]
-    Unreachable(String, #[source] ConnectError),
-    #[error("cluster {0:?} has not answered")]
-    Lost(String, #[source] ExchangeError),
-    #[error("cluster {0:?} does not let user {REVIEWER} create tokenreviews.authentication.k8s.io")]
-    Forbidden(String),
-    #[error("cluster {0:?} answered {1}")]
-    Status(String, StatusCode),
-    #[error("the answer was cut off or is too large")]
-    Body(#[source] BoxError),
-    #[error("the answer is no TokenReview")]
-    Malformed(#[source] serde_json::Error),
-    #[error("the question cannot be written")]
-    Question(#[source] BoxError),
+fn reviewer(clusters: Arc<dyn Clusters>) -> Reviewer {
+    Reviewer {
+        clusters,
+        user: REVIEWER,
+        resource: "tokenreviews.authentication.k8s.io",
+        path: "/apis/authentication.k8s.io/v1/tokenreviews",
+    }
 }
 
-/// What matters of a TokenReview (authentication.k8s.io/v1).
+/// A TokenReview (authentication.k8s.io/v1) to be made.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Question<'a> {
+    api_version: &'static str,
+    kind: &'static str,
+    spec: Spec<'a>,
+}
+
+#[derive(Serialize)]
+struct Spec<'a> {
+    token: &'a str,
+    audiences: &'a [String],
+}
+
+/// What matters of one that was made.
 #[derive(Deserialize)]
 struct Answer {
     status: Status,
@@ -176,47 +175,16 @@ impl Lookup for Review {
 }
 
 impl Review {
-    fn name(&self) -> String {
-        self.config.cluster.to_string()
-    }
-
     async fn ask(&self, token: &str) -> Result<Answer, ReviewError> {
-        let open = Open {
-            identity: reviewer().map_err(ReviewError::Question)?,
-            class: StreamClass::Default,
-            audit_id: crate::front::new_audit_id(),
+        let question = Question {
+            api_version: "authentication.k8s.io/v1",
+            kind: "TokenReview",
+            spec: Spec {
+                token,
+                audiences: &self.config.audiences,
+            },
         };
-        let request = self.question(token, &open.audit_id);
-        let request = request.map_err(|e| ReviewError::Question(e.into()))?;
-        let stream = self.clusters.connect(&self.config.cluster, &open).await;
-        let stream = stream.map_err(|e| ReviewError::Unreachable(self.name(), e))?;
-        let answered = exchange::send(stream, request).await;
-        let (response, mut exchange) = answered.map_err(|e| ReviewError::Lost(self.name(), e))?;
-        match response.status() {
-            StatusCode::OK | StatusCode::CREATED => {}
-            StatusCode::FORBIDDEN => return Err(ReviewError::Forbidden(self.name())),
-            other => return Err(ReviewError::Status(self.name(), other)),
-        }
-        let body = Limited::new(response.into_body(), limits::PROVIDER_ANSWER_BYTES);
-        let body = body.collect().await.map_err(ReviewError::Body)?.to_bytes();
-        exchange.finish();
-        serde_json::from_slice(&body).map_err(ReviewError::Malformed)
-    }
-
-    fn question(&self, token: &str, audit_id: &str) -> http::Result<Request<Full<Bytes>>> {
-        let question = serde_json::json!({
-            "apiVersion": "authentication.k8s.io/v1",
-            "kind": "TokenReview",
-            "spec": { "token": token, "audiences": self.config.audiences },
-        });
-        let body = Zeroizing::new(question.to_string());
-        let json = HeaderValue::from_static("application/json");
-        Request::post("/apis/authentication.k8s.io/v1/tokenreviews")
-            .header(header::HOST, "kubernetes.default.svc")
-            .header(header::CONTENT_TYPE, &json)
-            .header(header::ACCEPT, &json)
-            .header("audit-id", audit_id)
-            .body(Full::from(body.as_bytes().to_vec()))
+        self.reviewer.ask(&self.config.cluster, &question).await
     }
 
     fn assertion(&self, token: &str, status: Status) -> Result<Assertion, Rejection> {
@@ -254,18 +222,17 @@ impl Review {
     }
 }
 
-fn reviewer() -> Result<Bytes, BoxError> {
-    let reviewer = Identity::new(REVIEWER.to_owned(), None, Vec::new(), Default::default())?;
-    Ok(reviewer.encode()?)
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::json;
     use tokio_util::sync::CancellationToken;
 
     use super::*;
-    use crate::{BoxedIo, Method, authenticate::Reserved};
+    use crate::{
+        BoxedIo, Method,
+        authenticate::Reserved,
+        front::{ConnectError, Open},
+    };
 
     struct Nowhere;
 
@@ -292,7 +259,7 @@ mod tests {
                 namespaces: vec!["ci".to_owned()],
                 remote: RemoteOptions::default(),
             },
-            clusters: Arc::new(Nowhere),
+            reviewer: reviewer(Arc::new(Nowhere)),
         }
     }
 

@@ -6,7 +6,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::snapshot::{Facts, Right, Snapshot};
 use crate::Revocation;
@@ -41,9 +41,37 @@ pub(super) struct Grants(Mutex<Live>);
 
 #[derive(Debug, Default)]
 struct Live {
-    grants: HashMap<Grant, Weak<CancellationToken>>,
+    grants: HashMap<Grant, Decision>,
     /// The map is swept when it has grown to this.
     sweep_at: usize,
+}
+
+/// A decision, and whether anything rests on it.
+#[derive(Debug)]
+struct Decision {
+    taken_back: CancellationToken,
+    rest: Weak<DropGuard>,
+}
+
+impl Decision {
+    /// The decision, and one that rests on it.
+    fn new() -> (Self, Arc<DropGuard>) {
+        // Nobody waits for it: what is asked is whether anything still holds it.
+        let rest = Arc::new(CancellationToken::new().drop_guard());
+        let decision = Self {
+            taken_back: CancellationToken::new(),
+            rest: Arc::downgrade(&rest),
+        };
+        (decision, rest)
+    }
+
+    fn revocation(&self, rest: Arc<DropGuard>) -> Revocation {
+        Revocation::when(self.taken_back.clone()).until_unused(rest)
+    }
+
+    fn is_used(&self) -> bool {
+        self.rest.strong_count() > 0
+    }
 }
 
 impl Grants {
@@ -57,25 +85,25 @@ impl Grants {
             revoked.cancel();
             return Revocation::when(revoked);
         }
-        if let Some(token) = live.grants.get(&grant).and_then(Weak::upgrade) {
-            return Revocation::shared(token);
+        if let Some(decision) = live.grants.get(&grant)
+            && let Some(rest) = decision.rest.upgrade()
+        {
+            return decision.revocation(rest);
         }
         live.make_room();
-        let token = Arc::new(CancellationToken::new());
-        live.grants.insert(grant, Arc::downgrade(&token));
-        Revocation::shared(token)
+        let (decision, rest) = Decision::new();
+        let revocation = decision.revocation(rest);
+        live.grants.insert(grant, decision);
+        revocation
     }
 
     /// Takes back every decision that the changed directory no longer makes.
     pub(super) fn recheck(&self, snapshot: &Snapshot) {
         let mut live = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        live.grants.retain(|grant, token| {
-            let Some(token) = token.upgrade() else {
-                return false;
-            };
-            let holds = grant.holds(snapshot);
+        live.grants.retain(|grant, decision| {
+            let holds = decision.is_used() && grant.holds(snapshot);
             if !holds {
-                token.cancel();
+                decision.taken_back.cancel();
             }
             holds
         });
@@ -87,7 +115,7 @@ impl Live {
     fn make_room(&mut self) {
         const FEW: usize = 1024;
         if self.grants.len() >= self.sweep_at.max(FEW) {
-            self.grants.retain(|_, token| token.strong_count() > 0);
+            self.grants.retain(|_, decision| decision.is_used());
             self.sweep_at = self.grants.len().saturating_mul(2);
         }
     }
@@ -101,7 +129,7 @@ mod tests {
     #[test]
     fn decisions_that_nothing_rests_on_are_forgotten() {
         let mut live = Live::default();
-        let kept = Arc::new(CancellationToken::new());
+        let mut kept = None;
         for number in 0..10_000 {
             live.make_room();
             let right = Right {
@@ -110,14 +138,11 @@ mod tests {
                 cluster: ClusterName::new("c").unwrap(),
                 ability: Ability::Read,
             };
-            let token = if number == 0 {
-                Arc::downgrade(&kept)
-            } else {
-                Weak::new()
-            };
-            live.grants.insert(Grant::Right(right), token);
+            let (decision, rest) = Decision::new();
+            kept.get_or_insert(rest);
+            live.grants.insert(Grant::Right(right), decision);
         }
         assert!(live.grants.len() <= 1025, "{}", live.grants.len());
-        assert!(live.grants.values().any(|token| token.strong_count() > 0));
+        assert!(live.grants.values().any(Decision::is_used));
     }
 }

@@ -1,6 +1,6 @@
 //! `kubectl --as`: a caller who wants to be somebody else (security rule 16).
 //!
-//! The headers are read into an [`Identity`], the authorizer is asked with the real caller's name, and the
+//! The headers are read into an [`Identity`], [`ActingAs`](super::ActingAs) is asked with the real caller's name, and the
 //! result says in an extra who it really was. The headers themselves never pass. They are not merely dropped
 //! either: a user who says `--as=somebody-harmless` must not find the command executed with their own rights.
 
@@ -8,10 +8,11 @@ use std::collections::BTreeMap;
 
 use http::{HeaderMap, HeaderValue};
 
-use crate::{Identity, Refusal};
+use crate::{Identity, Refusal, policy::OWN_EXTRAS};
 
-/// The extra key that names the real user where somebody acts as somebody else.
-pub const ORIGINAL_USER_EXTRA: &str = "original-user.underpass.dev";
+/// The extra key that names the real user where somebody acts as somebody else. A domain and a path, since constrained
+/// impersonation takes no other keys (KEP-5284; `validateExtra` in apiserver/pkg/endpoints/filters/impersonation/mode.go).
+pub const ORIGINAL_USER_EXTRA: &str = "underpass.dev/original-user";
 
 /// Reads whom the request wants to act as, before its headers are cleaned.
 pub(crate) fn target(headers: &HeaderMap) -> Result<Option<Identity>, Refusal> {
@@ -61,7 +62,7 @@ fn extra(headers: &HeaderMap) -> Result<BTreeMap<String, Vec<String>>, Refusal> 
         };
         match rest.strip_prefix("extra-") {
             // Nobody may say who they really are themselves.
-            Some(key) if decode(key)? == ORIGINAL_USER_EXTRA => {
+            Some(key) if decode(key)?.starts_with(OWN_EXTRAS) => {
                 return Err(Refusal::BadRequest(
                     "this Impersonate-Extra key is reserved",
                 ));
@@ -134,11 +135,11 @@ mod tests {
             &[user, ("Impersonate-Future", "x")],
             &[
                 user,
-                ("Impersonate-Extra-original-user.underpass.dev", "eve"),
+                ("Impersonate-Extra-underpass.dev%2Foriginal-user", "eve"),
             ],
             &[
                 user,
-                ("Impersonate-Extra-original-user.underpass%2Edev", "eve"),
+                ("Impersonate-Extra-underpass%2Edev%2foriginal-user", "eve"),
             ],
             &[user, ("Impersonate-Extra-a%2", "x")],
             &[("Impersonate-User", "")],

@@ -4,7 +4,9 @@ use http::Request;
 use hyper::body::Incoming;
 
 use super::{Access, AuthorizeError, Connection, Front, acting_as, audit::Record, route::Route};
-use crate::{Identity, OutOfScope, Refusal, RequestInfo, Revocation, authenticate::Caller};
+use crate::{
+    Identity, NeverImpersonated, OutOfScope, Refusal, RequestInfo, Revocation, authenticate::Caller,
+};
 
 /// A request that may happen.
 pub(super) struct Admitted {
@@ -63,31 +65,14 @@ impl Front {
             allowed.map_err(|limit| out_of_scope(limit, &access))?;
         }
         let authorized = self.config.authorizer.authorize(&access).await;
-        let authorized = authorized.map_err(|error| forbidden(&error, &access, info.verb()))?;
-        let acting = match acting_as::target(request.headers())? {
-            None => None,
-            Some(target) => {
-                record.acting_as(&target);
-                let allowed = self
-                    .config
-                    .authorizer
-                    .authorize_acting_as(&access, &target)
-                    .await;
-                let allowed = allowed.map_err(|error| forbidden(&error, &access, "impersonate"))?;
-                let target = target
-                    .with_extra(acting_as::ORIGINAL_USER_EXTRA, real.user())
-                    .map_err(|_| Refusal::BadRequest("the Impersonate headers are too large"))?;
-                Some((target, allowed))
-            }
-        };
-        let (identity, acting) = acting.unwrap_or_else(|| (real, Revocation::never()));
+        let authorized = authorized.map_err(|error| forbidden(&error, &access))?;
+        // Also of whoever acts as somebody else: what nobody may be must not count for anything in a cluster.
         self.config
             .policy
-            .check(&identity)
-            .map_err(|never| Refusal::IdentityForbidden {
-                user: identity.user().to_owned(),
-                reason: never.to_string(),
-            })?;
+            .check_caller(&real)
+            .map_err(|never| never_impersonated(&real, &never))?;
+        let acting = self.act_as(&access, request, record).await?;
+        let (identity, acting) = acting.unwrap_or_else(|| (real, Revocation::never()));
         self.config.audit.ready().await.map_err(|stuck| {
             tracing::error!("{stuck}");
             Refusal::Unavailable
@@ -100,6 +85,35 @@ impl Front {
             decisions,
         })
     }
+
+    /// Rule 16: whom the caller wants to act as, if they may.
+    async fn act_as(
+        &self,
+        access: &Access<'_>,
+        request: &Request<Incoming>,
+        record: &mut Record,
+    ) -> Result<Option<(Identity, Revocation)>, Refusal> {
+        let Some(target) = acting_as::target(request.headers())? else {
+            return Ok(None);
+        };
+        record.acting_as(&target);
+        self.config
+            .policy
+            .check_target(&target)
+            .map_err(|never| never_impersonated(&target, &never))?;
+        let allowed = self.config.acting_as.may(access, &target).await?;
+        let named = target
+            .with_extra(acting_as::ORIGINAL_USER_EXTRA, access.identity().user())
+            .map_err(|_| Refusal::BadRequest("the Impersonate headers are too large"))?;
+        Ok(Some((named, allowed)))
+    }
+}
+
+fn never_impersonated(identity: &Identity, never: &NeverImpersonated) -> Refusal {
+    Refusal::IdentityForbidden {
+        user: identity.user().to_owned(),
+        reason: never.to_string(),
+    }
 }
 
 fn out_of_scope(limit: OutOfScope, access: &Access<'_>) -> Refusal {
@@ -111,12 +125,12 @@ fn out_of_scope(limit: OutOfScope, access: &Access<'_>) -> Refusal {
     }
 }
 
-fn forbidden(error: &AuthorizeError, access: &Access<'_>, verb: &str) -> Refusal {
+fn forbidden(error: &AuthorizeError, access: &Access<'_>) -> Refusal {
     match error {
         AuthorizeError::Denied { reason } => Refusal::Forbidden {
             user: access.identity().user().to_owned(),
             cluster: access.cluster().clone(),
-            verb: verb.to_owned().into(),
+            verb: access.request().verb().to_owned().into(),
             reason: reason.clone(),
         },
         AuthorizeError::Unavailable(source) => {

@@ -1,8 +1,8 @@
-//! What a caller may reach.
+//! What a caller may reach, and whom they may act as there.
 
 use async_trait::async_trait;
 
-use crate::{BoxError, ClusterName, Identity, RequestInfo, Revocation};
+use crate::{BoxError, ClusterName, Identity, Refusal, RequestInfo, Revocation};
 
 /// One access to be decided, before a stream is opened (security rules 5 and 8).
 #[derive(Clone, Copy, Debug)]
@@ -53,19 +53,32 @@ pub trait Authorizer: Send + Sync {
     /// # Errors
     /// Denied, or not to be decided now.
     async fn authorize(&self, access: &Access<'_>) -> Result<Revocation, AuthorizeError>;
+}
 
-    /// May the caller act as `target` there (`kubectl --as`, security rule 16)? Asked after
-    /// [`Authorizer::authorize`]. Denied unless implemented.
+/// Decides who may act as whom (`kubectl --as`, security rule 16), once [`Authorizer::authorize`] has let the caller
+/// reach the cluster. [`AccessReviews`](crate::AccessReviews) leaves it to the cluster's RBAC.
+#[async_trait]
+pub trait ActingAs: Send + Sync {
+    /// May the caller act as `target` there? The answer stands until its [`Revocation`].
     ///
     /// # Errors
-    /// Denied, or not to be decided now.
-    async fn authorize_acting_as(
-        &self,
-        access: &Access<'_>,
-        target: &Identity,
-    ) -> Result<Revocation, AuthorizeError> {
-        let _ = (access, target);
-        Err(AuthorizeError::Denied { reason: None })
+    /// What the caller is told. Its cause is in the log already.
+    async fn may(&self, access: &Access<'_>, target: &Identity) -> Result<Revocation, Refusal>;
+}
+
+/// Nobody may act as anybody else.
+#[derive(Clone, Copy, Debug)]
+pub struct Nobody;
+
+#[async_trait]
+impl ActingAs for Nobody {
+    async fn may(&self, access: &Access<'_>, _: &Identity) -> Result<Revocation, Refusal> {
+        Err(Refusal::Forbidden {
+            user: access.identity().user().to_owned(),
+            cluster: access.cluster().clone(),
+            verb: "impersonate".into(),
+            reason: Some("nobody may act as somebody else here".to_owned()),
+        })
     }
 }
 

@@ -24,7 +24,7 @@ use crate::{Body, ImpersonationPolicy, Refusal, audit::Trail, authenticate::Auth
 pub(crate) use self::audit::new_id as new_audit_id;
 pub use self::{
     acting_as::ORIGINAL_USER_EXTRA,
-    authorize::{Access, AuthorizeError, Authorizer},
+    authorize::{Access, ActingAs, AuthorizeError, Authorizer, Nobody},
     clusters::{Clusters, ConnectError, Open},
     serve::ServeError,
 };
@@ -123,6 +123,8 @@ pub struct FrontConfig {
     pub authenticator: Arc<dyn Authenticator>,
     /// What they may reach.
     pub authorizer: Arc<dyn Authorizer>,
+    /// Whom they may act as; [`Nobody`] for nobody.
+    pub acting_as: Arc<dyn ActingAs>,
     /// How a cluster is reached.
     pub clusters: Arc<dyn Clusters>,
     /// What is not a cluster's; [`NotFound`] for nothing.

@@ -121,7 +121,7 @@ async fn rule_16_acting_as_names_the_real_user() {
     assert_eq!(seen.all("impersonate-group"), ["ops"]);
     assert_eq!(seen.all("impersonate-uid"), [""; 0]);
     assert_eq!(
-        seen.all("impersonate-extra-original-user.underpass.dev"),
+        seen.all("impersonate-extra-underpass.dev%2foriginal-user"),
         ["alice"]
     );
     // What may be asked for is still bounded by the policy.

@@ -3,6 +3,8 @@
 //! (`cfg(test)` on the modules is for the lints: helpers state expectations too.)
 
 #[cfg(test)]
+mod acting_as;
+#[cfg(test)]
 mod api;
 #[cfg(test)]
 mod audit;

@@ -12,14 +12,14 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use underpass_proxy::{
-    Body, BoxedIo, ClusterName, Identity, ImpersonationPolicy, Revocation,
+    AccessReviews, Body, BoxedIo, ClusterName, Identity, ImpersonationPolicy, Refusal, Revocation,
     audit::Trail,
     authenticate::{
         Chain, Step, StoreError, Token, TokenAuthenticator, TokenHash, TokenRecord, TokenStore,
     },
     front::{
-        Access, AuthorizeError, Authorizer, Clusters, ConnectError, ConnectionInfo, Front,
-        FrontConfig, NotFound, Open, Protocol,
+        Access, ActingAs, AuthorizeError, Authorizer, Clusters, ConnectError, ConnectionInfo,
+        Front, FrontConfig, Nobody, NotFound, Open, Protocol,
     },
     upstream::{ApiServer, ApiServerOptions},
 };
@@ -65,7 +65,7 @@ impl TokenStore for Store {
     }
 }
 
-/// Everybody but `mallory` may reach everything; `alice` may act as `bob`.
+/// Everybody but `mallory` may reach everything.
 struct Rules(CancellationToken);
 
 #[async_trait]
@@ -76,16 +76,18 @@ impl Authorizer for Rules {
         }
         Ok(Revocation::when(self.0.clone()))
     }
+}
 
-    async fn authorize_acting_as(
-        &self,
-        access: &Access<'_>,
-        target: &Identity,
-    ) -> Result<Revocation, AuthorizeError> {
+/// `alice` may act as `bob`.
+struct AliceAsBob;
+
+#[async_trait]
+impl ActingAs for AliceAsBob {
+    async fn may(&self, access: &Access<'_>, target: &Identity) -> Result<Revocation, Refusal> {
         if access.identity().user() == "alice" && target.user() == "bob" {
             return Ok(Revocation::never());
         }
-        Err(AuthorizeError::Denied { reason: None })
+        Nobody.may(access, target).await
     }
 }
 
@@ -164,7 +166,23 @@ impl World {
         Self::build(agent(api).await, vec!["dev".to_owned()], audit).await
     }
 
+    /// One in which the cluster says who may act as whom.
+    pub(crate) async fn reviewed(api: &Api, groups: Vec<String>) -> Self {
+        let agent = agent(api).await;
+        let reviews = AccessReviews::new(Arc::new(Tunnel(Arc::clone(&agent))));
+        Self::assemble(agent, groups, Trail::default(), Arc::new(reviews)).await
+    }
+
     async fn build(agent: Arc<ApiServer>, groups: Vec<String>, audit: Trail) -> Self {
+        Self::assemble(agent, groups, audit, Arc::new(AliceAsBob)).await
+    }
+
+    async fn assemble(
+        agent: Arc<ApiServer>,
+        groups: Vec<String>,
+        audit: Trail,
+        acting_as: Arc<dyn ActingAs>,
+    ) -> Self {
         let mut store = Store::default();
         let mut token = |user: &str, groups: Vec<String>| {
             let token = Token::generate().unwrap();
@@ -188,6 +206,7 @@ impl World {
         let front = Arc::new(Front::new(FrontConfig {
             authenticator: Arc::new(Chain::new(vec![step])),
             authorizer: Arc::new(Rules(revoke.clone())),
+            acting_as,
             clusters: Arc::new(Tunnel(agent)),
             fallback: Arc::new(NotFound),
             policy: ImpersonationPolicy::default(),

@@ -12,11 +12,11 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 use tracing_subscriber::EnvFilter;
-use underpass_proxy::ImpersonationPolicy;
 use underpass_proxy::audit::Trail;
 use underpass_proxy::authenticate::{CertificateRequest, Token};
 use underpass_proxy::directory::Directory;
 use underpass_proxy::front::{Front, FrontConfig};
+use underpass_proxy::{AccessReviews, ImpersonationPolicy};
 use underpass_tunnel::{Acceptor, AcceptorConfig, describe_metrics};
 
 use crate::api::{self, Api};
@@ -190,6 +190,7 @@ fn assemble(
     let front = Arc::new(Front::new(FrontConfig {
         authenticator: authentication.chain(),
         authorizer: directory,
+        acting_as: Arc::new(AccessReviews::new(Arc::new(tunnel.clone()))),
         clusters: Arc::new(tunnel.clone()),
         fallback: Arc::new(http),
         policy: ImpersonationPolicy::default(),

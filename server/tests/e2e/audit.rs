@@ -14,7 +14,7 @@ over_both_transports!(
     rule_15_every_call_is_in_both_logs,
 );
 
-const AGENT: &str = "system:serviceaccount:underpass-system:underpass-agent";
+pub(crate) const AGENT: &str = "system:serviceaccount:underpass-system:underpass-agent";
 
 /// The API server's events of a user who was impersonated.
 fn events_of(client: &Client<'_>, user: &str) -> Vec<Value> {
@@ -127,7 +127,7 @@ fn calls(events: &[Value]) -> BTreeMap<String, [Value; 4]> {
 }
 
 /// The server's events that `wanted` picks.
-fn ours(deployment: &Deployment, wanted: impl Fn(&Value) -> bool) -> Vec<Value> {
+pub(crate) fn ours(deployment: &Deployment, wanted: impl Fn(&Value) -> bool) -> Vec<Value> {
     let log = deployment.data_dir().join("audit.log");
     // The last line may be half written.
     std::fs::read_to_string(log)

@@ -10,7 +10,7 @@ use underpass_testenv::testing::providers::{Directory, OidcProvider, SEARCHER};
 use underpass_testenv::testing::{Client, Wire, eventually};
 use underpass_testenv::{CLUSTER_NAME, Transport};
 
-use crate::deployment::{CLUSTER, Deployment};
+use crate::deployment::{CLUSTER, Deployment, agent_account};
 use crate::flight::InFlight;
 
 /// The deployment whose authentication file these tests have to themselves.
@@ -221,17 +221,7 @@ async fn a_service_account_reaches_the_cluster() {
         log.contains("does not let user underpass:token-reviewer create"),
         "{log}"
     );
-    let role = "underpass-token-reviewer";
-    let resource = "--resource=tokenreviews.authentication.k8s.io";
-    CLUSTER
-        .run_kubectl(&["create", "clusterrole", role, "--verb=create", resource])
-        .unwrap();
-    let bind = [
-        &format!("--clusterrole={role}"),
-        "--user=underpass:token-reviewer",
-    ];
-    let bind = [&["create", "clusterrolebinding", role][..], &bind].concat();
-    CLUSTER.run_kubectl(&bind).unwrap();
+    agent_account("underpass-system", &["--token-reviewer"]);
     eventually("the cluster reviews", async || {
         let answer = client.output(&version).await;
         answer.status.success().then_some(()).ok_or(answer)

@@ -149,13 +149,3 @@ async fn rule_11_oversized_headers_are_a_431() {
     let admin = deployment().admin(Wire::WebSocket);
     admin.run(&["get", "--raw", "/version"]).await;
 }
-
-#[tokio::test]
-async fn rule_16_acting_as_somebody_else_is_refused_without_a_right_to() {
-    let admin = deployment().admin(Wire::WebSocket);
-    let said = admin.fail(&["get", "--raw", "/version", "--as=root"]).await;
-    assert!(
-        said.contains("(Forbidden)") && said.contains("cannot impersonate"),
-        "{said}"
-    );
-}

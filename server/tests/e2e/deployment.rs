@@ -27,7 +27,9 @@ static ASSETS: LazyLock<Assets> =
 pub(crate) static PROGRAMS: LazyLock<Programs> =
     LazyLock::new(|| Programs::build().unwrap_or_else(|e| panic!("{e:?}")));
 
-static AGENT_KUBECONFIG: LazyLock<PathBuf> = LazyLock::new(|| CLUSTER.agent_kubeconfig().unwrap());
+/// By what `underpass-agent rbac` prints and nothing else.
+static AGENT_KUBECONFIG: LazyLock<PathBuf> =
+    LazyLock::new(|| agent_account("underpass-system", &[]));
 
 static QUIC: LazyLock<Deployment> = LazyLock::new(|| Deployment::start_blocking(Transport::Quic));
 
@@ -52,6 +54,13 @@ fn admin_binding() -> serde_json::Value {
     })
 }
 
+/// A kubeconfig of the agent's ServiceAccount, by what `underpass-agent rbac` prints with these arguments.
+pub(crate) fn agent_account(namespace: &str, arguments: &[&str]) -> PathBuf {
+    CLUSTER
+        .agent_account(&PROGRAMS, namespace, arguments)
+        .unwrap_or_else(|e| panic!("{e:?}"))
+}
+
 /// A server and an agent in front of the shared cluster.
 pub(crate) struct Deployment {
     underpass: Arc<Underpass>,
@@ -74,10 +83,20 @@ impl Deployment {
         tokio::task::spawn_blocking(start).await.unwrap()
     }
 
+    /// One whose agent has another account of the cluster's.
+    pub(crate) async fn start_as(transport: Transport, agent: PathBuf) -> Self {
+        let start = move || Self::start_blocking_as(transport, &agent);
+        tokio::task::spawn_blocking(start).await.unwrap()
+    }
+
     fn start_blocking(transport: Transport) -> Self {
+        Self::start_blocking_as(transport, &AGENT_KUBECONFIG)
+    }
+
+    fn start_blocking_as(transport: Transport, agent: &Path) -> Self {
         let (programs, assets) = (PROGRAMS.clone(), ASSETS.clone());
-        let underpass = Underpass::start(programs, assets, &AGENT_KUBECONFIG, transport)
-            .unwrap_or_else(|e| panic!("{e}"));
+        let underpass =
+            Underpass::start(programs, assets, agent, transport).unwrap_or_else(|e| panic!("{e}"));
         let admin = underpass.kubeconfig(ADMIN, &[]).unwrap();
         Self {
             underpass: Arc::new(underpass),

@@ -8,7 +8,9 @@
     reason = "helpers of tests state expectations as tests do; the lints know only functions marked as tests"
 )]
 
+mod acting_as;
 mod agent_lost;
+mod agent_rbac;
 mod audit;
 mod authentication;
 mod bad_agents;

@@ -33,8 +33,8 @@ impl Underpass {
         self.supervisor.start(&self.agent(AGENT, transport, &[]))
     }
 
-    /// Starts one more agent, which differs from the usual one by these flags, and gives the file that it logs to. The
-    /// name tells it from the others.
+    /// Starts one more agent, which differs from the usual one by these flags or has them beside its own, and gives the
+    /// file that it logs to. The name tells it from the others.
     ///
     /// # Errors
     /// The process cannot be started.
@@ -103,6 +103,11 @@ impl Underpass {
             let change = changed.iter().find(|(changed, _)| *changed == flag);
             argv.push(flag.to_owned());
             argv.push(change.map_or(value, |(_, value)| (*value).to_owned()));
+        }
+        for (flag, value) in changed {
+            if !argv.iter().any(|known| known == flag) {
+                argv.extend([(*flag).to_owned(), (*value).to_owned()]);
+            }
         }
         start(name, argv, &self.dir)
     }

@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 
 use serde::Deserialize;
 
-use crate::ClusterError;
+use crate::{ClusterError, kubectl};
 
 /// `underpass-server` and `underpass-agent`, built from this checkout.
 #[derive(Debug, Clone)]
@@ -92,6 +92,16 @@ impl Programs {
     #[must_use]
     pub fn agent(&self) -> &Path {
         &self.agent
+    }
+
+    /// What `underpass-agent rbac` prints with these arguments.
+    ///
+    /// # Errors
+    /// It fails.
+    pub fn agent_manifests(&self, arguments: &[&str]) -> Result<String, ClusterError> {
+        let mut command = Command::new(&self.agent);
+        command.env_clear().arg("rbac").args(arguments);
+        Ok(kubectl::output(command, None)?)
     }
 }
 
