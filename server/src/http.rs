@@ -96,7 +96,8 @@ impl Http {
         let upgrade = hyper::upgrade::on(&mut request);
         drop(body);
         let (acceptor, tunnel) = (Arc::clone(&self.acceptor), self.tunnel.clone());
-        let remote = SocketAddr::new(connection.info().client, 0);
+        let client = connection.info().peer.client(request.headers());
+        let remote = SocketAddr::new(client, 0);
         tokio::spawn(async move {
             match upgrade.await {
                 Ok(io) => {

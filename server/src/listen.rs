@@ -17,6 +17,7 @@ use underpass_tunnel::transport::quic::{self, QuicConfig};
 use underpass_tunnel::transport::tcp;
 use underpass_tunnel::{Acceptor, chain};
 
+use crate::hops::Hops;
 use crate::limits;
 use crate::tunnel::Tunnel;
 
@@ -71,6 +72,7 @@ pub(crate) async fn serve_quic(endpoint: Endpoint, acceptor: Arc<Acceptor>, tunn
 pub(crate) async fn serve_tcp(
     listener: TcpListener,
     tls: rustls::ServerConfig,
+    hops: Hops,
     front: Arc<Front>,
     connections: TaskTracker,
     stop: CancellationToken,
@@ -85,11 +87,12 @@ pub(crate) async fn serve_tcp(
             () = stop.cancelled() => return,
         };
         match accepted {
-            Ok((tcp, client, places)) => {
-                let (tls, front) = (tls.clone(), Arc::clone(&front));
+            Ok((tcp, remote, places)) => {
+                let (tls, hops, front) = (tls.clone(), hops.clone(), Arc::clone(&front));
                 connections.spawn(async move {
-                    if let Err(error) = serve_connection(tcp, client, places, &tls, &front).await {
-                        tracing::debug!(%client, "connection ended: {error:#}");
+                    let served = serve_connection(tcp, remote, places, &hops, &tls, &front);
+                    if let Err(error) = served.await {
+                        tracing::debug!(%remote, "connection ended: {error:#}");
                     }
                 });
             }
@@ -151,25 +154,27 @@ fn is_of_the_connection(error: &io::Error) -> bool {
 }
 
 async fn serve_connection(
-    socket: TcpStream,
-    client: SocketAddr,
+    mut socket: TcpStream,
+    remote: SocketAddr,
     places: Places,
+    hops: &Hops,
     tls: &TlsAcceptor,
     front: &Arc<Front>,
 ) -> Result<()> {
     // Responses are written whole, and so are an agent's frames.
     tcp::tune(&socket)?;
     let _connection = places.connection;
+    let peer = hops.peer(&mut socket, remote).await?;
     let tls = handshake(socket, places.handshake, tls).await?;
     let protocol = Protocol::from_alpn(tls.get_ref().1.alpn_protocol());
     let shown = tls.get_ref().1.peer_certificates().unwrap_or_default();
     let info = ConnectionInfo {
-        client: client.ip().to_canonical(),
+        peer,
         protocol,
         certificates: shown.to_vec(),
     };
     if let Err(error) = front.serve_connection(tls, info).await {
-        tracing::debug!(%client, "{}", chain(&error));
+        tracing::debug!(%remote, "{}", chain(&error));
     }
     Ok(())
 }

@@ -6,9 +6,11 @@ mod authentication;
 mod cli;
 mod commands;
 mod data_dir;
+mod hops;
 mod http;
 mod limits;
 mod listen;
+mod occasional;
 mod pki;
 mod tunnel;
 

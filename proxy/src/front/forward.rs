@@ -1,7 +1,5 @@
 //! One request: authenticate, authorize, clean, connect, forward.
 
-use std::net::IpAddr;
-
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Version, header,
     uri::PathAndQuery,
@@ -14,6 +12,7 @@ use super::{
     admit::Admitted,
     answer::{Answer, note_refusal},
     audit::{self, Record},
+    peer::{self, X_FORWARDED_FOR},
     route,
     watch_end::WatchEnd,
 };
@@ -25,7 +24,6 @@ use crate::{
 };
 
 const AUDIT_ID: HeaderName = HeaderName::from_static("audit-id");
-const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
 impl Front {
     /// Answers one request, of any path.
@@ -58,7 +56,7 @@ impl Front {
             .uri()
             .path_and_query()
             .map_or("", PathAndQuery::as_str);
-        let client = connection.info().client;
+        let client = connection.info().peer.client(request.headers());
         let (trail, method) = (self.config.audit.clone(), request.method().clone());
         let mut record = Record::new(trail, id, client, method, target, request.headers());
         let id_header = record.id_header();
@@ -111,7 +109,7 @@ impl Front {
         let revoked = admitted.decisions.clone().revoked();
         let decisions = admitted.decisions.clone();
         let watch = admitted.info.verb() == "watch" && upgrade.is_none();
-        let head = self.exchange(request, admitted, connection, upgrade.as_ref(), record);
+        let head = self.exchange(request, admitted, upgrade.as_ref(), record);
         let (response, exchange) = tokio::select! {
             biased;
             () = revoked => return Err(Refusal::Unauthorized),
@@ -131,14 +129,12 @@ impl Front {
         &self,
         request: Request<Incoming>,
         admitted: Admitted,
-        connection: &Connection,
         upgrade: Option<&UpgradeRequest>,
         record: &Record,
     ) -> Result<(Response<Incoming>, Exchange), Refusal> {
         let (mut parts, body) = request.into_parts();
         headers::clean_request(&mut parts.headers);
-        let client = connection.info().client;
-        write_headers(&mut parts.headers, client, record, upgrade)?;
+        write_headers(&mut parts.headers, record, upgrade)?;
         let head = Head {
             method: parts.method,
             path: admitted.route.path.clone(),
@@ -243,7 +239,6 @@ impl Head {
 /// Written last, on clean headers: nothing that the client sent can take these away or add to them.
 fn write_headers(
     headers: &mut HeaderMap,
-    client: IpAddr,
     record: &Record,
     upgrade: Option<&UpgradeRequest>,
 ) -> Result<(), Refusal> {
@@ -254,8 +249,8 @@ fn write_headers(
     );
     headers.insert(AUDIT_ID, record.id_header().ok_or(Refusal::Unavailable)?);
     // kube-apiserver's audit takes sourceIPs from here.
-    let client = HeaderValue::from_str(&client.to_canonical().to_string());
-    headers.insert(X_FORWARDED_FOR, client.map_err(|_| Refusal::Unavailable)?);
+    let client = peer::write(record.client()).ok_or(Refusal::Unavailable)?;
+    headers.insert(X_FORWARDED_FOR, client);
     if let Some(upgrade) = upgrade {
         upgrade.write(headers);
     }

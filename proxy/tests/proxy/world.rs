@@ -12,14 +12,14 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use underpass_proxy::{
-    Body, BoxedIo, ClusterName, Identity, ImpersonationPolicy, Revocation,
+    Body, BoxedIo, ClusterName, Identity, ImpersonationPolicy, Network, Networks, Revocation,
     audit::Trail,
     authenticate::{
         Chain, Step, StoreError, Token, TokenAuthenticator, TokenHash, TokenRecord, TokenStore,
     },
     front::{
         Access, AuthorizeError, Authorizer, Clusters, ConnectError, ConnectionInfo, Front,
-        FrontConfig, NotFound, Open, Protocol,
+        FrontConfig, NotFound, Open, Peer, Protocol,
     },
     upstream::{ApiServer, ApiServerOptions},
 };
@@ -156,15 +156,27 @@ impl World {
     }
 
     pub(crate) async fn with_agent(agent: Arc<ApiServer>, groups: Vec<String>) -> Self {
-        Self::build(agent, groups, Trail::default()).await
+        Self::build(agent, groups, Trail::default(), Networks::default()).await
     }
 
     /// One whose audit log goes to `audit`.
     pub(crate) async fn audited(api: &Api, audit: Trail) -> Self {
-        Self::build(agent(api).await, vec!["dev".to_owned()], audit).await
+        let groups = vec!["dev".to_owned()];
+        Self::build(agent(api).await, groups, audit, Networks::default()).await
     }
 
-    async fn build(agent: Arc<ApiServer>, groups: Vec<String>, audit: Trail) -> Self {
+    /// One behind proxies of this network.
+    pub(crate) async fn behind(api: &Api, audit: Trail, proxies: &str) -> Self {
+        let proxies = [proxies.parse::<Network>().unwrap()].into_iter().collect();
+        Self::build(agent(api).await, vec!["dev".to_owned()], audit, proxies).await
+    }
+
+    async fn build(
+        agent: Arc<ApiServer>,
+        groups: Vec<String>,
+        audit: Trail,
+        proxies: Networks,
+    ) -> Self {
         let mut store = Store::default();
         let mut token = |user: &str, groups: Vec<String>| {
             let token = Token::generate().unwrap();
@@ -193,8 +205,8 @@ impl World {
             policy: ImpersonationPolicy::default(),
             audit,
         }));
-        let (http1, first) = listen(&front, Protocol::Http1).await;
-        let (http2, second) = listen(&front, Protocol::Http2).await;
+        let (http1, first) = listen(&front, Protocol::Http1, &proxies).await;
+        let (http2, second) = listen(&front, Protocol::Http2, &proxies).await;
         Self {
             http1,
             http2,
@@ -264,15 +276,19 @@ impl World {
     }
 }
 
-async fn listen(front: &Arc<Front>, protocol: Protocol) -> (SocketAddr, AbortOnDropHandle<()>) {
+async fn listen(
+    front: &Arc<Front>,
+    protocol: Protocol,
+    proxies: &Networks,
+) -> (SocketAddr, AbortOnDropHandle<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let front = Arc::clone(front);
+    let (front, proxies) = (Arc::clone(front), proxies.clone());
     let listening = tokio::spawn(async move {
         while let Ok((socket, peer)) = listener.accept().await {
             let front = Arc::clone(&front);
             let info = ConnectionInfo {
-                client: peer.ip(),
+                peer: Peer::new(peer.ip(), &proxies),
                 protocol,
                 certificates: vec![],
             };

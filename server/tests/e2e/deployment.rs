@@ -75,9 +75,15 @@ impl Deployment {
     }
 
     fn start_blocking(transport: Transport) -> Self {
+        Self::start_blocking_with(transport, &[])
+    }
+
+    /// One with further flags of `underpass-server serve`.
+    pub(crate) fn start_blocking_with(transport: Transport, flags: &[&str]) -> Self {
         let (programs, assets) = (PROGRAMS.clone(), ASSETS.clone());
-        let underpass = Underpass::start(programs, assets, &AGENT_KUBECONFIG, transport)
-            .unwrap_or_else(|e| panic!("{e}"));
+        let underpass =
+            Underpass::start_with(programs, assets, &AGENT_KUBECONFIG, transport, flags)
+                .unwrap_or_else(|e| panic!("{e}"));
         let admin = underpass.kubeconfig(ADMIN, &[]).unwrap();
         Self {
             underpass: Arc::new(underpass),

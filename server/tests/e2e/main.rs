@@ -19,6 +19,7 @@ mod credentials;
 mod cutter;
 mod deployment;
 mod flight;
+mod load_balancer;
 mod metrics;
 mod raw;
 mod rbac;
