@@ -1,7 +1,7 @@
 //! One request: authenticate, authorize, clean, connect, forward.
 
 use http::{
-    HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Version, header,
+    HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version, header,
     uri::PathAndQuery,
 };
 use hyper::body::Incoming;
@@ -19,7 +19,7 @@ use super::{
 use crate::{
     Body, BoxedIo, Refusal, authenticate,
     exchange::{self, Exchange, ExchangeError},
-    headers, limits,
+    headers, limits, pipe,
     upgrade::UpgradeRequest,
 };
 
@@ -32,6 +32,25 @@ impl Front {
     /// Dropping the future, or the response's body before its end, drops the tunnel's stream, so that the agent
     /// cancels upstream. Upgraded streams belong to `connection`.
     pub async fn handle(
+        &self,
+        request: Request<Incoming>,
+        connection: &Connection,
+    ) -> Response<Body> {
+        let ambiguous = ambiguous(&request);
+        // Rule 1: what the client sent ahead, as if it had been upgraded, must not be read as requests.
+        let last = ambiguous.is_some() || request.headers().contains_key(header::UPGRADE);
+        let mut response = match ambiguous {
+            Some(refusal) => refusal.to_response(),
+            None => self.handle_path(request, connection).await,
+        };
+        if last && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            let close = HeaderValue::from_static("close");
+            response.headers_mut().insert(header::CONNECTION, close);
+        }
+        response
+    }
+
+    async fn handle_path(
         &self,
         request: Request<Incoming>,
         connection: &Connection,
@@ -62,24 +81,21 @@ impl Front {
         let id_header = record.id_header();
         let upgrading = request.headers().contains_key(header::UPGRADE);
         let discovery = asks_for_discovery(request.headers());
-        let on_upgrade = hyper::upgrade::on(&mut request);
+        let mut on_upgrade = Some(hyper::upgrade::on(&mut request));
         let mut response = match self.answer(request, connection, &mut record).await {
-            Ok(answer) => answer.into_response(record, connection, on_upgrade),
+            Ok(answer) => answer.into_response(record, connection, &mut on_upgrade),
             Err(refusal) => {
                 note_refusal(&refusal, &mut record);
-                let mut response = if discovery {
+                if discovery {
                     refusal.to_discovery_response()
                 } else {
                     refusal.to_response()
-                };
-                if upgrading {
-                    // Rule 1: what the client sent ahead, as if it had been upgraded, must not be read as requests.
-                    let close = HeaderValue::from_static("close");
-                    response.headers_mut().insert(header::CONNECTION, close);
                 }
-                response
             }
         };
+        if let Some(client) = on_upgrade.filter(|_| upgrading) {
+            connection.pipes.spawn(pipe::close(client));
+        }
         if let Some(id) = id_header {
             response.headers_mut().insert(AUDIT_ID, id);
         }
@@ -193,6 +209,30 @@ impl Front {
             }
         }
     }
+}
+
+/// What hyper lets pass that two parsers may read differently. Nothing here would be deceived by it; who stands before us,
+/// and shares its connections among clients, may be.
+fn ambiguous<B>(request: &Request<B>) -> Option<Refusal> {
+    let fields = request.headers();
+    let mut hosts = fields.get_all(header::HOST).iter();
+    let one_host = hosts.next().is_some() && hosts.next().is_none();
+    if !one_host && request.version() == Version::HTTP_11 {
+        // RFC 9112, section 3.2.
+        return Some(Refusal::BadRequest(
+            "a request must have exactly one Host header",
+        ));
+    }
+    let codings = fields.get_all(header::TRANSFER_ENCODING).iter();
+    let mut codings = codings.flat_map(headers::tokens);
+    let last = codings.next_back();
+    if last.is_some() && codings.next().is_some() {
+        // RFC 9112, section 6.1. hyper decodes the last one, `chunked`, and takes what is left for the body.
+        return Some(Refusal::BadRequest(
+            "the only transfer coding that is known here is chunked, once",
+        ));
+    }
+    None
 }
 
 /// kubectl and client-go begin with this (KEP-3352), and treat its errors unlike any other's.
