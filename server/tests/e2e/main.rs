@@ -10,6 +10,7 @@
 
 mod access_file;
 mod agent_lost;
+mod attacks;
 mod audit;
 mod authentication;
 mod bad_agents;
