@@ -27,7 +27,8 @@ static ASSETS: LazyLock<Assets> =
 pub(crate) static PROGRAMS: LazyLock<Programs> =
     LazyLock::new(|| Programs::build().unwrap_or_else(|e| panic!("{e:?}")));
 
-static AGENT_KUBECONFIG: LazyLock<PathBuf> = LazyLock::new(|| CLUSTER.agent_kubeconfig().unwrap());
+pub(crate) static AGENT_KUBECONFIG: LazyLock<PathBuf> =
+    LazyLock::new(|| CLUSTER.agent_kubeconfig().unwrap());
 
 static QUIC: LazyLock<Deployment> = LazyLock::new(|| Deployment::start_blocking(Transport::Quic));
 

@@ -8,10 +8,12 @@ mod frames;
 mod http1;
 mod http2;
 mod recorder;
+mod secrets;
 mod upgrades;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
+use std::sync::LazyLock;
 
 use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -35,8 +37,12 @@ struct Attacker {
     cluster: &'static str,
 }
 
+/// One for attacks alone: agents of recorders come and go, and floods are slow for whoever is beside them.
+static DEPLOYMENT: LazyLock<Deployment> =
+    LazyLock::new(|| Deployment::start_blocking_with(Transport::Quic, &[]));
+
 fn deployment() -> &'static Deployment {
-    Deployment::shared(Transport::Quic)
+    &DEPLOYMENT
 }
 
 impl Attacker {
