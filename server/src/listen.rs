@@ -12,7 +12,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use underpass_proxy::front::{ConnectionInfo, Front, Protocol};
+use underpass_proxy::front::{ConnectionInfo, Front, Peer, Protocol};
 use underpass_tunnel::transport::quic::{self, QuicConfig};
 use underpass_tunnel::transport::tcp;
 use underpass_tunnel::{Acceptor, chain};
@@ -154,7 +154,7 @@ fn is_of_the_connection(error: &io::Error) -> bool {
 }
 
 async fn serve_connection(
-    mut socket: TcpStream,
+    socket: TcpStream,
     remote: SocketAddr,
     places: Places,
     hops: &Hops,
@@ -164,8 +164,7 @@ async fn serve_connection(
     // Responses are written whole, and so are an agent's frames.
     tcp::tune(&socket)?;
     let _connection = places.connection;
-    let peer = hops.peer(&mut socket, remote).await?;
-    let tls = handshake(socket, places.handshake, tls).await?;
+    let (peer, tls) = handshake(socket, remote, places.handshake, hops, tls).await?;
     let protocol = Protocol::from_alpn(tls.get_ref().1.alpn_protocol());
     let shown = tls.get_ref().1.peer_certificates().unwrap_or_default();
     let info = ConnectionInfo {
@@ -179,18 +178,22 @@ async fn serve_connection(
     Ok(())
 }
 
+/// What precedes HTTP: a load balancer's header, where one is due, and TLS.
 async fn handshake(
-    tcp: TcpStream,
+    mut tcp: TcpStream,
+    remote: SocketAddr,
     place: OwnedSemaphorePermit,
+    hops: &Hops,
     tls: &TlsAcceptor,
-) -> Result<TlsStream<TcpStream>> {
+) -> Result<(Peer, TlsStream<TcpStream>)> {
     // Responses are written whole; waiting for more would delay watch events.
     tcp.set_nodelay(true)?;
+    let peer = hops.peer(&mut tcp, remote).await?;
     let tls = tokio::time::timeout(limits::TLS_TIME, tls.accept(tcp))
         .await
         .context("TLS took too long")?;
     drop(place);
-    tls.context("TLS failed")
+    Ok((peer, tls.context("TLS failed")?))
 }
 
 #[cfg(test)]
@@ -200,9 +203,11 @@ mod tests {
     use std::task::Poll;
     use std::time::Duration;
 
+    use clap::Parser as _;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
     use super::*;
+    use crate::cli::{Cli, Command};
 
     const DEADLINE: Duration = Duration::from_secs(20);
 
@@ -269,11 +274,11 @@ mod tests {
         let (listener, address) = listener().await;
         let mut client = TcpStream::connect(address).await.unwrap();
         let door = Door::new(1, 1);
-        let (tcp, _, places) = door.next(&listener).await.unwrap();
+        let (tcp, remote, places) = door.next(&listener).await.unwrap();
         let start = tokio::time::Instant::now();
-        let error = handshake(tcp, places.handshake, &acceptor())
-            .await
-            .unwrap_err();
+        let (hops, tls) = (Hops::default(), acceptor());
+        let handshake = handshake(tcp, remote, places.handshake, &hops, &tls);
+        let error = handshake.await.unwrap_err();
         assert_eq!(error.to_string(), "TLS took too long");
         assert!(start.elapsed() >= limits::TLS_TIME);
         assert_eq!(door.handshakes.available_permits(), 1);
@@ -286,11 +291,29 @@ mod tests {
         let mut client = TcpStream::connect(address).await.unwrap();
         client.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
         let door = Door::new(1, 1);
-        let (tcp, _, places) = door.next(&listener).await.unwrap();
-        let tls = acceptor();
-        let handshake = handshake(tcp, places.handshake, &tls);
+        let (tcp, remote, places) = door.next(&listener).await.unwrap();
+        let (hops, tls) = (Hops::default(), acceptor());
+        let handshake = handshake(tcp, remote, places.handshake, &hops, &tls);
         let error = tokio::time::timeout(DEADLINE, handshake).await.unwrap();
         assert_eq!(error.unwrap_err().to_string(), "TLS failed");
         assert_eq!(door.handshakes.available_permits(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn rule_11_a_load_balancer_that_says_nothing_gives_its_place_back() {
+        let serve = ["x", "serve", "--proxy-protocol-from", "127.0.0.0/8"];
+        let Command::Serve(options) = Cli::parse_from(serve).command else {
+            panic!("it says serve");
+        };
+        let (listener, address) = listener().await;
+        let mut client = TcpStream::connect(address).await.unwrap();
+        let door = Door::new(1, 1);
+        let (tcp, remote, places) = door.next(&listener).await.unwrap();
+        let (hops, tls) = (options.hops.into(), acceptor());
+        let handshake = handshake(tcp, remote, places.handshake, &hops, &tls);
+        let error = handshake.await.unwrap_err();
+        assert!(format!("{error:#}").ends_with("did not come in time"));
+        assert_eq!(door.handshakes.available_permits(), 1);
+        assert_eq!(client.read(&mut [0]).await.unwrap(), 0);
     }
 }

@@ -298,6 +298,36 @@ async fn rule_4_nobody_but_a_trusted_proxy_says_where_a_request_comes_from() {
     assert_came_from(&answer, "203.0.113.66").await;
 }
 
+/// What a request for an agent's WebSocket from this address has the server's log say, where no agent's hello follows.
+async fn asks_for_a_session(source: Ipv4Addr, client: &str) {
+    let tls = raw::connect_from(deployment(), source, b"", &[b"http/1.1"]);
+    let mut tls = tls.await.unwrap();
+    let request = format!(
+        "GET {} HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
+         Sec-WebSocket-Protocol: underpass.v1\r\nX-Forwarded-For: 192.0.2.55\r\n\r\nnonsense",
+        underpass_tunnel::transport::websocket::PATH
+    );
+    tls.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = [0; 12];
+    tls.read_exact(&mut answer).await.unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 101");
+    eventually("the log says who it was", async || {
+        let log = deployment().server_log().unwrap();
+        let wanted = format!("remote={client}");
+        let mut lines = log.lines();
+        let told = lines.any(|line| line.contains("no session") && line.ends_with(&wanted));
+        if told { Ok(()) } else { Err(log) }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_agents_address_is_what_a_trusted_proxy_says() {
+    asks_for_a_session(PROXY, "192.0.2.55").await;
+    asks_for_a_session(Ipv4Addr::LOCALHOST, "127.0.0.1").await;
+}
+
 /// A password of somebody of the directory, by way of the load balancer.
 async fn log_in(deployment: &Deployment, client: &str, user: &str, password: &str) -> u16 {
     let header = v1(client);

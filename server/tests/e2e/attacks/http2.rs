@@ -313,6 +313,13 @@ async fn rule_11_a_rapid_reset_leaves_others_untouched() {
     // Whatever became of the connection, its streams are gone from the tunnel, and everybody is served.
     drop(http2);
     assert_undisturbed().await;
+    for event in attacker.seen().await {
+        assert_eq!(event["requestURI"], "/version?reset", "{event}");
+        assert_eq!(
+            event["impersonatedUser"]["username"],
+            attacker.user.as_str()
+        );
+    }
     underpass_testenv::testing::eventually("its streams are gone", async || {
         let metrics = deployment().get("/metrics").unwrap();
         let open = metrics.lines().filter_map(|line| {
