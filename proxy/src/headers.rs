@@ -77,7 +77,7 @@ pub(crate) fn has_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> 
 
 /// The items of one line of a comma-separated list. Bytes, since a line that is not UTF-8 must not hide
 /// a name from us that another parser would find.
-pub(crate) fn tokens(line: &HeaderValue) -> impl Iterator<Item = &[u8]> {
+pub(crate) fn tokens(line: &HeaderValue) -> impl DoubleEndedIterator<Item = &[u8]> {
     line.as_bytes()
         .split(|&b| b == b',')
         .map(<[u8]>::trim_ascii)

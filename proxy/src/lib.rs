@@ -35,6 +35,7 @@ mod headers;
 mod identity;
 mod impersonate;
 mod io;
+mod network;
 mod pipe;
 mod policy;
 mod provenance;
@@ -53,6 +54,7 @@ pub use self::{
     cluster::{ClusterName, ClusterNameError},
     identity::{Identity, IdentityError},
     io::{BoxedIo, Io},
+    network::{Network, NetworkError, Networks},
     policy::{ImpersonationPolicy, NeverImpersonated},
     provenance::{Method, Provenance},
     refusal::Refusal,

@@ -76,6 +76,18 @@ pub const FRONT_KEEPALIVE_INTERVAL: Duration = Duration::from_secs(25);
 /// A client that does not answer a PING for so long is gone.
 pub const FRONT_KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 
+/// A PROXY protocol header (*unauthenticated*, but from configured networks only). Its addresses take 232 bytes at the
+/// most, what load balancers add some hundred, and the name or the certificate of a client one or two thousand.
+pub const PROXY_HEADER_BYTES: usize = 4096;
+
+/// Time for a PROXY protocol header. It is a load balancer's first packet, and its specification wants three seconds at
+/// the least for one that was lost.
+pub const PROXY_HEADER_TIME: Duration = Duration::from_secs(5);
+
+/// Entries of `X-Forwarded-For` that are read, from the last one on (*unauthenticated*): nobody has so many proxies in
+/// a row, and a header of 1 MiB that names trusted ones only would cost milliseconds.
+pub const FORWARDED_HOPS: usize = 32;
+
 /// Concurrent requests on one client's HTTP/2 connection (*unauthenticated*): net/http's default,
 /// enough for one controller's watches.
 pub const FRONT_STREAMS: u32 = 250;

@@ -11,7 +11,7 @@ use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf, copy_bidirectional_with_sizes};
 
-use crate::limits::PIPE_BUFFER_BYTES;
+use crate::limits::{PIPE_BUFFER_BYTES, SHUTDOWN_GRACE};
 
 /// What a pipe has carried so far; it stays readable when the pipe is cut.
 #[derive(Debug, Default)]
@@ -55,6 +55,18 @@ pub(crate) async fn run(
     relay(client, upstream, meter)
         .await
         .map_err(PipeError::Lost)
+}
+
+/// Closes a stream whose request asked for an upgrade and was answered otherwise. Whatever is answered, hyper hands such a
+/// stream over and leaves its end to us. In a tunnel, to drop it would be a reset, which may overtake the answer.
+pub(crate) async fn close(stream: OnUpgrade) {
+    let closing = async {
+        if let Ok(stream) = stream.await {
+            // Nothing is lost by it that was not lost already.
+            let _ = TokioIo::new(stream).shutdown().await;
+        }
+    };
+    let _ = tokio::time::timeout(SHUTDOWN_GRACE, closing).await;
 }
 
 async fn relay(client: Upgraded, upstream: Upgraded, meter: &Meter) -> io::Result<()> {

@@ -9,8 +9,8 @@ use underpass_proxy::ClusterName;
 use underpass_proxy::directory::{Name, Role};
 use underpass_tunnel::transport::quic::{Offload, QuicConfig, QuicConfigError};
 
-use crate::audit;
 use crate::client::Elsewhere;
+use crate::{audit, hops};
 
 /// Reaches Kubernetes clusters behind NAT: authenticates callers and carries their API calls to
 /// agents that dial out.
@@ -89,6 +89,8 @@ pub(crate) struct Serve {
     /// How long an agent's streams wait for it when its connection is lost; 0s ends them with it
     #[arg(long, env = "UNDERPASS_RESUME_WINDOW", default_value = "60s", value_name = "TIME", value_parser = humantime::parse_duration)]
     pub(crate) resume_window: Duration,
+    #[command(flatten)]
+    pub(crate) hops: hops::Options,
     #[command(flatten)]
     pub(crate) audit: audit::Options,
     #[command(flatten)]

@@ -89,7 +89,7 @@ impl Http {
 
     /// The API, for whoever the authenticators vouch for.
     async fn answer(&self, request: Request<Incoming>, connection: &Connection) -> Response<Body> {
-        let client = connection.info().client;
+        let client = connection.info().peer.client(request.headers());
         match self.requester(&request, connection).await {
             Ok(requester) => self.api.answer(request, requester, Some(client)).await,
             Err(refusal) => {
@@ -143,7 +143,8 @@ impl Http {
         let upgrade = hyper::upgrade::on(&mut request);
         drop(body);
         let (acceptor, tunnel) = (Arc::clone(&self.acceptor), self.tunnel.clone());
-        let remote = SocketAddr::new(connection.info().client, 0);
+        let client = connection.info().peer.client(request.headers());
+        let remote = SocketAddr::new(client, 0);
         tokio::spawn(async move {
             match upgrade.await {
                 Ok(io) => {

@@ -23,8 +23,8 @@ pub(crate) const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// that are gone go.
 pub(crate) const METRICS_IDLE: Duration = Duration::from_secs(1);
 
-/// How often the log says that connections are refused for their number: whoever floods the server
-/// must not fill its disk as well.
+/// How often the log says that connections are refused for their number, or for want of a PROXY protocol header:
+/// whoever floods the server must not fill its disk as well.
 pub(crate) const SAME_NEWS: Duration = Duration::from_secs(1);
 
 /// Time to write what is left of the audit log when the server stops: a disk that takes longer is stuck.

@@ -12,11 +12,12 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use underpass_proxy::front::{ConnectionInfo, Front, Protocol};
+use underpass_proxy::front::{ConnectionInfo, Front, Peer, Protocol};
 use underpass_tunnel::transport::quic::{self, QuicConfig};
 use underpass_tunnel::transport::tcp;
 use underpass_tunnel::{Acceptor, chain};
 
+use crate::hops::Hops;
 use crate::limits;
 use crate::tunnel::Tunnel;
 
@@ -71,6 +72,7 @@ pub(crate) async fn serve_quic(endpoint: Endpoint, acceptor: Arc<Acceptor>, tunn
 pub(crate) async fn serve_tcp(
     listener: TcpListener,
     tls: rustls::ServerConfig,
+    hops: Hops,
     front: Arc<Front>,
     connections: TaskTracker,
     stop: CancellationToken,
@@ -85,11 +87,12 @@ pub(crate) async fn serve_tcp(
             () = stop.cancelled() => return,
         };
         match accepted {
-            Ok((tcp, client, places)) => {
-                let (tls, front) = (tls.clone(), Arc::clone(&front));
+            Ok((tcp, remote, places)) => {
+                let (tls, hops, front) = (tls.clone(), hops.clone(), Arc::clone(&front));
                 connections.spawn(async move {
-                    if let Err(error) = serve_connection(tcp, client, places, &tls, &front).await {
-                        tracing::debug!(%client, "connection ended: {error:#}");
+                    let served = serve_connection(tcp, remote, places, &hops, &tls, &front);
+                    if let Err(error) = served.await {
+                        tracing::debug!(%remote, "connection ended: {error:#}");
                     }
                 });
             }
@@ -152,40 +155,45 @@ fn is_of_the_connection(error: &io::Error) -> bool {
 
 async fn serve_connection(
     socket: TcpStream,
-    client: SocketAddr,
+    remote: SocketAddr,
     places: Places,
+    hops: &Hops,
     tls: &TlsAcceptor,
     front: &Arc<Front>,
 ) -> Result<()> {
     // Responses are written whole, and so are an agent's frames.
     tcp::tune(&socket)?;
     let _connection = places.connection;
-    let tls = handshake(socket, places.handshake, tls).await?;
+    let (peer, tls) = handshake(socket, remote, places.handshake, hops, tls).await?;
     let protocol = Protocol::from_alpn(tls.get_ref().1.alpn_protocol());
     let shown = tls.get_ref().1.peer_certificates().unwrap_or_default();
     let info = ConnectionInfo {
-        client: client.ip().to_canonical(),
+        peer,
         protocol,
         certificates: shown.to_vec(),
     };
     if let Err(error) = front.serve_connection(tls, info).await {
-        tracing::debug!(%client, "{}", chain(&error));
+        tracing::debug!(%remote, "{}", chain(&error));
     }
     Ok(())
 }
 
+/// What precedes HTTP: a load balancer's header, where one is due, and TLS.
 async fn handshake(
-    tcp: TcpStream,
+    mut tcp: TcpStream,
+    remote: SocketAddr,
     place: OwnedSemaphorePermit,
+    hops: &Hops,
     tls: &TlsAcceptor,
-) -> Result<TlsStream<TcpStream>> {
+) -> Result<(Peer, TlsStream<TcpStream>)> {
     // Responses are written whole; waiting for more would delay watch events.
     tcp.set_nodelay(true)?;
+    let peer = hops.peer(&mut tcp, remote).await?;
     let tls = tokio::time::timeout(limits::TLS_TIME, tls.accept(tcp))
         .await
         .context("TLS took too long")?;
     drop(place);
-    tls.context("TLS failed")
+    Ok((peer, tls.context("TLS failed")?))
 }
 
 #[cfg(test)]
@@ -195,9 +203,11 @@ mod tests {
     use std::task::Poll;
     use std::time::Duration;
 
+    use clap::Parser as _;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
     use super::*;
+    use crate::cli::{Cli, Command};
 
     const DEADLINE: Duration = Duration::from_secs(20);
 
@@ -264,11 +274,11 @@ mod tests {
         let (listener, address) = listener().await;
         let mut client = TcpStream::connect(address).await.unwrap();
         let door = Door::new(1, 1);
-        let (tcp, _, places) = door.next(&listener).await.unwrap();
+        let (tcp, remote, places) = door.next(&listener).await.unwrap();
         let start = tokio::time::Instant::now();
-        let error = handshake(tcp, places.handshake, &acceptor())
-            .await
-            .unwrap_err();
+        let (hops, tls) = (Hops::default(), acceptor());
+        let handshake = handshake(tcp, remote, places.handshake, &hops, &tls);
+        let error = handshake.await.unwrap_err();
         assert_eq!(error.to_string(), "TLS took too long");
         assert!(start.elapsed() >= limits::TLS_TIME);
         assert_eq!(door.handshakes.available_permits(), 1);
@@ -281,11 +291,29 @@ mod tests {
         let mut client = TcpStream::connect(address).await.unwrap();
         client.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
         let door = Door::new(1, 1);
-        let (tcp, _, places) = door.next(&listener).await.unwrap();
-        let tls = acceptor();
-        let handshake = handshake(tcp, places.handshake, &tls);
+        let (tcp, remote, places) = door.next(&listener).await.unwrap();
+        let (hops, tls) = (Hops::default(), acceptor());
+        let handshake = handshake(tcp, remote, places.handshake, &hops, &tls);
         let error = tokio::time::timeout(DEADLINE, handshake).await.unwrap();
         assert_eq!(error.unwrap_err().to_string(), "TLS failed");
         assert_eq!(door.handshakes.available_permits(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn rule_11_a_load_balancer_that_says_nothing_gives_its_place_back() {
+        let serve = ["x", "serve", "--proxy-protocol-from", "127.0.0.0/8"];
+        let Command::Serve(options) = Cli::parse_from(serve).command else {
+            panic!("it says serve");
+        };
+        let (listener, address) = listener().await;
+        let mut client = TcpStream::connect(address).await.unwrap();
+        let door = Door::new(1, 1);
+        let (tcp, remote, places) = door.next(&listener).await.unwrap();
+        let (hops, tls) = (options.hops.into(), acceptor());
+        let handshake = handshake(tcp, remote, places.handshake, &hops, &tls);
+        let error = handshake.await.unwrap_err();
+        assert!(format!("{error:#}").ends_with("did not come in time"));
+        assert_eq!(door.handshakes.available_permits(), 1);
+        assert_eq!(client.read(&mut [0]).await.unwrap(), 0);
     }
 }

@@ -1,8 +1,8 @@
 //! The tunnel's sessions, as the proxy and the operator see them.
 
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::FutureExt;
@@ -17,7 +17,7 @@ use underpass_tunnel::{
     Proven, Registry, ResetCode, Session, chain,
 };
 
-use crate::limits;
+use crate::occasional::Occasional;
 
 /// The clusters that agents serve.
 #[derive(Clone)]
@@ -122,22 +122,6 @@ impl Tunnel {
     /// Sessions by transport, for metrics.
     pub(crate) fn sessions(&self) -> Vec<Session> {
         self.registry.sessions()
-    }
-}
-
-/// What is worth a log line once in a while.
-#[derive(Debug, Default)]
-struct Occasional(Mutex<Option<Instant>>);
-
-impl Occasional {
-    /// Whether it was not said within the last second.
-    fn is_news(&self) -> bool {
-        let mut said = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let news = said.is_none_or(|said| said.elapsed() >= limits::SAME_NEWS);
-        if news {
-            *said = Some(Instant::now());
-        }
-        news
     }
 }
 

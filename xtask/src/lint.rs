@@ -4,12 +4,13 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 
-use crate::process;
+use crate::{process, rules};
 
 /// Pinned, so that a new lint of theirs never turns an old commit red.
 const CARGO_DENY: &str = "0.20.2";
 
 pub(crate) fn run() -> Result<()> {
+    rules::check(&process::root()?)?;
     process::run(process::cargo()?.args(["fmt", "--all", "--check"]))?;
     let mut clippy = process::cargo()?;
     clippy.args([

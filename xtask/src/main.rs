@@ -10,6 +10,7 @@ mod demo;
 mod fuzz;
 mod lint;
 mod process;
+mod rules;
 mod setup;
 mod test;
 
@@ -34,7 +35,7 @@ enum Command {
     Test(test::Options),
     /// Measure Underpass beside its peers and beside a floor
     Bench(bench::Options),
-    /// Check format, lints, dependencies and docs
+    /// Check format, lints, dependencies, docs and the table of rules
     Lint,
     /// Run each fuzz target for a while
     Fuzz(fuzz::Options),

@@ -82,7 +82,8 @@ impl<'a> Caller<'a> {
         }
     }
 
-    /// The certificate chain whose key the client holds, otherwise unverified; empty without one.
+    /// The certificate chain whose key the client holds, otherwise unverified; empty without one, and behind a proxy
+    /// that ends TLS.
     pub fn certificates(&self) -> &'a [CertificateDer<'static>] {
         self.certificates
     }
@@ -110,10 +111,15 @@ impl<'a> Caller<'a> {
             (Some(line), None) => Authorization::read(line.to_str().ok()?)?,
             (Some(_), Some(_)) => return None,
         };
+        // A proxy's own certificate makes nobody who asks through it the proxy.
+        let certificates = match info.peer.asks_for_others() {
+            true => &[][..],
+            false => &info.certificates,
+        };
         Some(Self {
             authorization,
-            certificates: &info.certificates,
-            client: info.client,
+            certificates,
+            client: info.peer.client(headers),
             jwt: OnceLock::new(),
         })
     }

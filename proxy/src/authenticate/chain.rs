@@ -185,7 +185,7 @@ mod tests {
         let line = format!("Bearer {bearer}").parse().unwrap();
         headers.insert(header::AUTHORIZATION, line);
         let info = ConnectionInfo {
-            client: std::net::Ipv4Addr::LOCALHOST.into(),
+            peer: std::net::IpAddr::from([127, 0, 0, 1]).into(),
             protocol: Protocol::Http1,
             certificates: vec![],
         };

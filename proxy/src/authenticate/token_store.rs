@@ -136,9 +136,8 @@ mod tests {
         let mut headers = HeaderMap::new();
         let line = format!("Bearer {bearer}").parse().unwrap();
         headers.insert(header::AUTHORIZATION, line);
-        let client = std::net::Ipv4Addr::LOCALHOST.into();
         let info = ConnectionInfo {
-            client,
+            peer: std::net::IpAddr::from([127, 0, 0, 1]).into(),
             protocol: Protocol::Http1,
             certificates: vec![],
         };

@@ -6,7 +6,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderValue, Response, StatusCode, Version, header, response};
+use http::{Response, StatusCode, Version, header, response};
 use hyper::{body::Incoming, upgrade::OnUpgrade};
 use tracing::Instrument;
 
@@ -51,27 +51,22 @@ impl Answer {
         self,
         mut record: Record,
         connection: &Connection,
-        on_upgrade: OnUpgrade,
+        client: &mut Option<OnUpgrade>,
     ) -> Response<Body> {
         let switching = self.response.status() == StatusCode::SWITCHING_PROTOCOLS;
         match self.upgrade.clone() {
-            Some(upgrade) if switching => self.switch(&upgrade, record, connection, on_upgrade),
+            Some(upgrade) if switching => self.switch(&upgrade, record, connection, client),
             None if switching => refuse(&Refusal::BadAnswer("an unasked 101"), &mut record),
-            upgrade => self.stream(record, upgrade.is_some()),
+            _ => self.stream(record),
         }
     }
 
-    /// Rule 1: anything but a validated 101 is an ordinary response, and the connection ends with it.
-    fn stream(self, mut record: Record, close: bool) -> Response<Body> {
+    /// Rule 1: anything but a validated 101 is an ordinary response.
+    fn stream(self, mut record: Record) -> Response<Body> {
         let (mut parts, incoming) = self.response.into_parts();
         parts.version = Version::HTTP_11;
         parts.extensions.clear();
         headers::clean_response(&mut parts.headers);
-        if close {
-            parts
-                .headers
-                .insert(header::CONNECTION, HeaderValue::from_static("close"));
-        }
         record.head(parts.status);
         let revoked = self.decisions.revoked();
         let (exchange, watch_end) = (self.exchange, self.watch_end);
@@ -92,7 +87,7 @@ impl Answer {
         upgrade: &UpgradeRequest,
         mut record: Record,
         connection: &Connection,
-        client: OnUpgrade,
+        client: &mut Option<OnUpgrade>,
     ) -> Response<Body> {
         let upstream = hyper::upgrade::on(&mut self.response);
         let (mut parts, _) = self.response.into_parts();
@@ -103,6 +98,9 @@ impl Answer {
                 &mut record,
             );
         }
+        let Some(client) = client.take() else {
+            return refuse(&Refusal::BadRequest("nothing to upgrade"), &mut record);
+        };
         record.head(parts.status);
         let meter = Arc::new(Meter::default());
         record.piped(Arc::clone(&meter));

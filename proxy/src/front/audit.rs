@@ -95,6 +95,10 @@ impl Record {
         &self.id
     }
 
+    pub(crate) fn client(&self) -> IpAddr {
+        self.client
+    }
+
     pub(crate) fn id_header(&self) -> Option<HeaderValue> {
         HeaderValue::from_str(&self.id).ok()
     }

@@ -1,9 +1,7 @@
 //! One request: authenticate, authorize, clean, connect, forward.
 
-use std::net::IpAddr;
-
 use http::{
-    HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Version, header,
+    HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version, header,
     uri::PathAndQuery,
 };
 use hyper::body::Incoming;
@@ -14,18 +12,18 @@ use super::{
     admit::Admitted,
     answer::{Answer, note_refusal},
     audit::{self, Record},
+    peer::{self, X_FORWARDED_FOR},
     route,
     watch_end::WatchEnd,
 };
 use crate::{
     Body, BoxedIo, Refusal, authenticate,
     exchange::{self, Exchange, ExchangeError},
-    headers, limits,
+    headers, limits, pipe,
     upgrade::UpgradeRequest,
 };
 
 const AUDIT_ID: HeaderName = HeaderName::from_static("audit-id");
-const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
 impl Front {
     /// Answers one request, of any path.
@@ -34,6 +32,25 @@ impl Front {
     /// Dropping the future, or the response's body before its end, drops the tunnel's stream, so that the agent
     /// cancels upstream. Upgraded streams belong to `connection`.
     pub async fn handle(
+        &self,
+        request: Request<Incoming>,
+        connection: &Connection,
+    ) -> Response<Body> {
+        let ambiguous = ambiguous(&request);
+        // Rule 1: what the client sent ahead, as if it had been upgraded, must not be read as requests.
+        let last = ambiguous.is_some() || request.headers().contains_key(header::UPGRADE);
+        let mut response = match ambiguous {
+            Some(refusal) => refusal.to_response(),
+            None => self.handle_path(request, connection).await,
+        };
+        if last && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            let close = HeaderValue::from_static("close");
+            response.headers_mut().insert(header::CONNECTION, close);
+        }
+        response
+    }
+
+    async fn handle_path(
         &self,
         request: Request<Incoming>,
         connection: &Connection,
@@ -58,30 +75,27 @@ impl Front {
             .uri()
             .path_and_query()
             .map_or("", PathAndQuery::as_str);
-        let client = connection.info().client;
+        let client = connection.info().peer.client(request.headers());
         let (trail, method) = (self.config.audit.clone(), request.method().clone());
         let mut record = Record::new(trail, id, client, method, target, request.headers());
         let id_header = record.id_header();
         let upgrading = request.headers().contains_key(header::UPGRADE);
         let discovery = asks_for_discovery(request.headers());
-        let on_upgrade = hyper::upgrade::on(&mut request);
+        let mut on_upgrade = Some(hyper::upgrade::on(&mut request));
         let mut response = match self.answer(request, connection, &mut record).await {
-            Ok(answer) => answer.into_response(record, connection, on_upgrade),
+            Ok(answer) => answer.into_response(record, connection, &mut on_upgrade),
             Err(refusal) => {
                 note_refusal(&refusal, &mut record);
-                let mut response = if discovery {
+                if discovery {
                     refusal.to_discovery_response()
                 } else {
                     refusal.to_response()
-                };
-                if upgrading {
-                    // Rule 1: what the client sent ahead, as if it had been upgraded, must not be read as requests.
-                    let close = HeaderValue::from_static("close");
-                    response.headers_mut().insert(header::CONNECTION, close);
                 }
-                response
             }
         };
+        if let Some(client) = on_upgrade.filter(|_| upgrading) {
+            connection.pipes.spawn(pipe::close(client));
+        }
         if let Some(id) = id_header {
             response.headers_mut().insert(AUDIT_ID, id);
         }
@@ -111,7 +125,7 @@ impl Front {
         let revoked = admitted.decisions.clone().revoked();
         let decisions = admitted.decisions.clone();
         let watch = admitted.info.verb() == "watch" && upgrade.is_none();
-        let head = self.exchange(request, admitted, connection, upgrade.as_ref(), record);
+        let head = self.exchange(request, admitted, upgrade.as_ref(), record);
         let (response, exchange) = tokio::select! {
             biased;
             () = revoked => return Err(Refusal::Unauthorized),
@@ -131,14 +145,12 @@ impl Front {
         &self,
         request: Request<Incoming>,
         admitted: Admitted,
-        connection: &Connection,
         upgrade: Option<&UpgradeRequest>,
         record: &Record,
     ) -> Result<(Response<Incoming>, Exchange), Refusal> {
         let (mut parts, body) = request.into_parts();
         headers::clean_request(&mut parts.headers);
-        let client = connection.info().client;
-        write_headers(&mut parts.headers, client, record, upgrade)?;
+        write_headers(&mut parts.headers, record, upgrade)?;
         let head = Head {
             method: parts.method,
             path: admitted.route.path.clone(),
@@ -199,6 +211,30 @@ impl Front {
     }
 }
 
+/// What hyper lets pass that two parsers may read differently. Nothing here would be deceived by it; who stands before us,
+/// and shares its connections among clients, may be.
+fn ambiguous<B>(request: &Request<B>) -> Option<Refusal> {
+    let fields = request.headers();
+    let mut hosts = fields.get_all(header::HOST).iter();
+    let one_host = hosts.next().is_some() && hosts.next().is_none();
+    if !one_host && request.version() == Version::HTTP_11 {
+        // RFC 9112, section 3.2.
+        return Some(Refusal::BadRequest(
+            "a request must have exactly one Host header",
+        ));
+    }
+    let codings = fields.get_all(header::TRANSFER_ENCODING).iter();
+    let mut codings = codings.flat_map(headers::tokens);
+    let last = codings.next_back();
+    if last.is_some() && codings.next().is_some() {
+        // RFC 9112, section 6.1. hyper decodes the last one, `chunked`, and takes what is left for the body.
+        return Some(Refusal::BadRequest(
+            "the only transfer coding that is known here is chunked, once",
+        ));
+    }
+    None
+}
+
 /// kubectl and client-go begin with this (KEP-3352), and treat its errors unlike any other's.
 fn asks_for_discovery(headers: &HeaderMap) -> bool {
     let mut accepted = headers.get_all(header::ACCEPT).iter();
@@ -243,7 +279,6 @@ impl Head {
 /// Written last, on clean headers: nothing that the client sent can take these away or add to them.
 fn write_headers(
     headers: &mut HeaderMap,
-    client: IpAddr,
     record: &Record,
     upgrade: Option<&UpgradeRequest>,
 ) -> Result<(), Refusal> {
@@ -254,8 +289,8 @@ fn write_headers(
     );
     headers.insert(AUDIT_ID, record.id_header().ok_or(Refusal::Unavailable)?);
     // kube-apiserver's audit takes sourceIPs from here.
-    let client = HeaderValue::from_str(&client.to_canonical().to_string());
-    headers.insert(X_FORWARDED_FOR, client.map_err(|_| Refusal::Unavailable)?);
+    let client = peer::write(record.client()).ok_or(Refusal::Unavailable)?;
+    headers.insert(X_FORWARDED_FOR, client);
     if let Some(upgrade) = upgrade {
         upgrade.write(headers);
     }

@@ -7,11 +7,13 @@ mod audit;
 mod authorize;
 mod clusters;
 mod forward;
+mod peer;
+pub mod proxy_protocol;
 mod route;
 mod serve;
 mod watch_end;
 
-use std::{net::IpAddr, sync::Arc};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use http::{Request, Response};
@@ -26,6 +28,7 @@ pub use self::{
     acting_as::ORIGINAL_USER_EXTRA,
     authorize::{Access, ActingAs, AuthorizeError, Authorizer, Nobody},
     clusters::{Clusters, ConnectError, Open},
+    peer::Peer,
     serve::ServeError,
 };
 
@@ -55,8 +58,8 @@ impl Protocol {
 /// What the listener knows about a connection.
 #[derive(Clone, Debug)]
 pub struct ConnectionInfo {
-    /// The client's address: the socket's, or what a trusted hop (PROXY protocol) said.
-    pub client: IpAddr,
+    /// Who is at the other end: as the socket says, or a trusted PROXY protocol header.
+    pub peer: Peer,
     /// What the TLS handshake chose.
     pub protocol: Protocol,
     /// The certificate chain that the client showed, as it came, and whose key it proved to hold; empty without one.

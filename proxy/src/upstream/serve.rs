@@ -1,6 +1,10 @@
 //! One tunnel stream: one request, as the identity in the stream's open header.
 
-use std::{convert::Infallible, net::IpAddr, sync::Mutex};
+use std::{
+    convert::Infallible,
+    net::IpAddr,
+    sync::{Mutex, MutexGuard},
+};
 
 use http::{
     HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Version, header, request,
@@ -33,9 +37,16 @@ pub enum ServeStreamError {
     Upgraded(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
-/// Both sides of an upgrade, once the API server has agreed.
+/// What the request leaves behind for the end of its stream.
+#[derive(Default)]
+struct Left {
+    /// The stream itself, where the request asked for an upgrade.
+    client: Option<OnUpgrade>,
+    switched: Option<Switched>,
+}
+
+/// The API server's side of an upgrade, once it has agreed.
 struct Switched {
-    client: OnUpgrade,
     upstream: OnUpgrade,
     _exchange: Exchange,
 }
@@ -57,24 +68,28 @@ impl ApiServer {
     where
         I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        let switched = Mutex::new(None);
-        let service = service_fn(async |request: Request<Incoming>| {
-            let answered = self.answer(request, identity, &switched).await;
+        let left = Mutex::new(Left::default());
+        let service = service_fn(async |mut request: Request<Incoming>| {
+            lock(&left).client = Some(hyper::upgrade::on(&mut request));
+            let answered = self.answer(request, identity, &left).await;
             Ok::<_, Infallible>(answered.unwrap_or_else(|refusal| refusal.to_response()))
         });
         let serving = server()
             .serve_connection(TokioIo::new(io), service)
             .with_upgrades();
         serving.await.map_err(ServeStreamError::Stream)?;
-        let switched = switched
+        let left = left
             .into_inner()
             .unwrap_or_else(std::sync::PoisonError::into_inner);
+        let Some(client) = left.client else {
+            return Ok(());
+        };
         let Some(Switched {
-            client,
             upstream,
             _exchange,
-        }) = switched
+        }) = left.switched
         else {
+            pipe::close(client).await;
             return Ok(());
         };
         let meter = Meter::default();
@@ -92,15 +107,14 @@ impl ApiServer {
 
     async fn answer(
         &self,
-        mut request: Request<Incoming>,
+        request: Request<Incoming>,
         identity: &[u8],
-        switched: &Mutex<Option<Switched>>,
+        left: &Mutex<Left>,
     ) -> Result<Response<Body>, Refusal> {
         let identity = self.accept(identity)?;
         let upgrade =
             UpgradeRequest::from_parts(request.method(), request.version(), request.headers())
                 .map_err(|_| Refusal::BadRequest("the upgrade is ambiguous"))?;
-        let client = hyper::upgrade::on(&mut request);
         let (mut head, body) = request.into_parts();
         let target = head.uri.path_and_query().cloned();
         let (path, query) = target
@@ -124,7 +138,7 @@ impl ApiServer {
         let upgrading = upgrade.is_some();
         let sending = async {
             match upgrade {
-                Some(upgrade) => self.upgrade(head, body, &upgrade, client, switched).await,
+                Some(upgrade) => self.upgrade(head, body, &upgrade, left).await,
                 None => self.ordinary(head, body).await,
             }
         };
@@ -215,8 +229,7 @@ impl ApiServer {
         head: request::Parts,
         body: Incoming,
         upgrade: &UpgradeRequest,
-        client: OnUpgrade,
-        switched: &Mutex<Option<Switched>>,
+        left: &Mutex<Left>,
     ) -> Result<Response<Body>, Refusal> {
         if !http_body::Body::is_end_stream(&body) {
             return Err(Refusal::BadRequest("an upgrade must not have a body"));
@@ -246,8 +259,13 @@ impl ApiServer {
         if response.status() != StatusCode::SWITCHING_PROTOCOLS {
             return Ok(declined(response, exchange));
         }
-        switch(response, exchange, upgrade, client, switched)
+        switch(response, exchange, upgrade, left)
     }
+}
+
+fn lock(left: &Mutex<Left>) -> MutexGuard<'_, Left> {
+    left.lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
 /// Rule 1: any other answer is an ordinary response; both connections end with it.
@@ -261,8 +279,7 @@ fn switch(
     mut response: Response<Incoming>,
     exchange: Exchange,
     upgrade: &UpgradeRequest,
-    client: OnUpgrade,
-    switched: &Mutex<Option<Switched>>,
+    left: &Mutex<Left>,
 ) -> Result<Response<Body>, Refusal> {
     let upstream = hyper::upgrade::on(&mut response);
     let (mut parts, _) = response.into_parts();
@@ -273,11 +290,7 @@ fn switch(
     headers::clean_response(&mut parts.headers);
     parts.headers.remove(header::CONTENT_LENGTH);
     upgrade.write(&mut parts.headers);
-    let mut slot = switched
-        .lock()
-        .unwrap_or_else(std::sync::PoisonError::into_inner);
-    *slot = Some(Switched {
-        client,
+    lock(left).switched = Some(Switched {
         upstream,
         _exchange: exchange,
     });

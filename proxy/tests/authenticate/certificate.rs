@@ -1,5 +1,8 @@
 //! Client certificates, good and bad.
 
+use std::net::IpAddr;
+
+use http::HeaderMap;
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer,
     CustomExtension, DistinguishedName, DnType, DnValue, ExtendedKeyUsagePurpose, IsCa,
@@ -7,8 +10,11 @@ use rcgen::{
 };
 use rustls_pki_types::CertificateDer;
 use underpass_proxy::{
-    Method,
-    authenticate::{CertificatePrefixes, ClientCertificates, Rejection, Roots},
+    Method, Network,
+    authenticate::{
+        Authenticator as _, Caller, CertificatePrefixes, ClientCertificates, Rejection, Roots,
+    },
+    front::{ConnectionInfo, Peer, Protocol},
 };
 
 use crate::present::{Answer, identity, present, rejection, source};
@@ -220,4 +226,39 @@ async fn rule_12_revoked_certificates_are_refused() {
     let stale = authenticator(&ca, &list(date_time_ymd(2021, 1, 1)));
     let refused = rejection(show(&stale, &[client(&ca, |_| {})]).await);
     assert!(matches!(refused, Rejection::Certificate(_)), "{refused:?}");
+}
+
+/// A proxy that ends TLS may show a certificate of its own. It says who the proxy is, and nothing of who asks.
+#[tokio::test]
+async fn rule_4_a_proxys_certificate_is_nobodys() {
+    let ca = ca("ca");
+    let certs = authenticator(&ca, "");
+    let proxy: IpAddr = [10, 0, 0, 1].into();
+    let proxies = ["10.0.0.0/8".parse::<Network>().unwrap()];
+    let info = |peer| ConnectionInfo {
+        peer,
+        protocol: Protocol::Http2,
+        certificates: vec![client(&ca, |_| {})],
+    };
+    let mut headers = HeaderMap::new();
+    headers.insert("x-forwarded-for", "192.0.2.1".parse().unwrap());
+    let pem = format!(
+        "Subject=\"CN=alice\";Cert=\"{}\"",
+        ca.pem().escape_default()
+    );
+    headers.insert("x-forwarded-client-cert", pem.parse().unwrap());
+    for (peer, client, known) in [
+        (Peer::from(proxy), "10.0.0.1", true),
+        (
+            Peer::new(proxy, &proxies.into_iter().collect()),
+            "192.0.2.1",
+            false,
+        ),
+    ] {
+        let info = info(peer);
+        let caller = Caller::read(&headers, &info).unwrap();
+        assert_eq!(caller.client().to_string(), client);
+        let found = certs.authenticate(&caller).await.unwrap();
+        assert_eq!(found.is_some(), known, "{client}");
+    }
 }

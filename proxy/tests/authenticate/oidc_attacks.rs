@@ -272,7 +272,7 @@ async fn rule_11_floods_of_groups_and_huge_tokens_are_refused() {
     let huge = format!("Bearer {}", "a".repeat(limits::BEARER_BYTES + 1));
     headers.insert(header::AUTHORIZATION, huge.parse().unwrap());
     let info = ConnectionInfo {
-        client: std::net::Ipv4Addr::LOCALHOST.into(),
+        peer: std::net::IpAddr::from([127, 0, 0, 1]).into(),
         protocol: Protocol::Http1,
         certificates: vec![],
     };

@@ -38,7 +38,7 @@ pub(crate) async fn present(
         headers.insert(header::AUTHORIZATION, line.parse().unwrap());
     }
     let info = ConnectionInfo {
-        client: IpAddr::V4(Ipv4Addr::LOCALHOST),
+        peer: IpAddr::V4(Ipv4Addr::LOCALHOST).into(),
         protocol: Protocol::Http1,
         certificates: certificates.to_vec(),
     };

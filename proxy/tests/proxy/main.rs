@@ -11,6 +11,8 @@ mod audit;
 #[cfg(test)]
 mod failures;
 #[cfg(test)]
+mod hops;
+#[cfg(test)]
 mod identity_rules;
 #[cfg(test)]
 mod pool;

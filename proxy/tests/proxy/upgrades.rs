@@ -17,7 +17,7 @@ use crate::{
     world::{World, code, soon, status, until},
 };
 
-const SPDY: &str = "Connection: Upgrade\r\nUpgrade: SPDY/3.1\r\nContent-Length: 0\r\n\
+pub(crate) const SPDY: &str = "Connection: Upgrade\r\nUpgrade: SPDY/3.1\r\nContent-Length: 0\r\n\
                     X-Stream-Protocol-Version: v4.channel.k8s.io\r\n\
                     X-Stream-Protocol-Version: v3.channel.k8s.io\r\n";
 const WEBSOCKET: &str = "Connection: keep-alive, Upgrade\r\nUpgrade: websocket\r\n\
@@ -34,7 +34,7 @@ async fn read_head<S: AsyncReadExt + Unpin>(stream: &mut S) -> String {
     String::from_utf8(head).unwrap()
 }
 
-async fn upgrade(world: &World, method: &str, lines: &str) -> (TcpStream, String) {
+pub(crate) async fn upgrade(world: &World, method: &str, lines: &str) -> (TcpStream, String) {
     let mut socket = TcpStream::connect(world.http1).await.unwrap();
     let head = world.head(method, "/api/v1/namespaces/a/pods/p/exec?command=sh", lines);
     socket.write_all(head.as_bytes()).await.unwrap();

@@ -12,14 +12,15 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use underpass_proxy::{
-    AccessReviews, Body, BoxedIo, ClusterName, Identity, ImpersonationPolicy, Refusal, Revocation,
+    AccessReviews, Body, BoxedIo, ClusterName, Identity, ImpersonationPolicy, Network, Networks,
+    Refusal, Revocation,
     audit::Trail,
     authenticate::{
         Chain, Step, StoreError, Token, TokenAuthenticator, TokenHash, TokenRecord, TokenStore,
     },
     front::{
         Access, ActingAs, AuthorizeError, Authorizer, Clusters, ConnectError, ConnectionInfo,
-        Front, FrontConfig, Nobody, NotFound, Open, Protocol,
+        Front, FrontConfig, Nobody, NotFound, Open, Peer, Protocol,
     },
     upstream::{ApiServer, ApiServerOptions},
 };
@@ -158,29 +159,43 @@ impl World {
     }
 
     pub(crate) async fn with_agent(agent: Arc<ApiServer>, groups: Vec<String>) -> Self {
-        Self::build(agent, groups, Trail::default()).await
+        Self::build(agent, groups, Trail::default(), Networks::default()).await
     }
 
     /// One whose audit log goes to `audit`.
     pub(crate) async fn audited(api: &Api, audit: Trail) -> Self {
-        Self::build(agent(api).await, vec!["dev".to_owned()], audit).await
+        let groups = vec!["dev".to_owned()];
+        Self::build(agent(api).await, groups, audit, Networks::default()).await
     }
 
     /// One in which the cluster says who may act as whom.
     pub(crate) async fn reviewed(api: &Api, groups: Vec<String>) -> Self {
         let agent = agent(api).await;
         let reviews = AccessReviews::new(Arc::new(Tunnel(Arc::clone(&agent))));
-        Self::assemble(agent, groups, Trail::default(), Arc::new(reviews)).await
+        let nobody = Networks::default();
+        Self::assemble(agent, groups, Trail::default(), nobody, Arc::new(reviews)).await
     }
 
-    async fn build(agent: Arc<ApiServer>, groups: Vec<String>, audit: Trail) -> Self {
-        Self::assemble(agent, groups, audit, Arc::new(AliceAsBob)).await
+    /// One behind proxies of this network.
+    pub(crate) async fn behind(api: &Api, audit: Trail, proxies: &str) -> Self {
+        let proxies = [proxies.parse::<Network>().unwrap()].into_iter().collect();
+        Self::build(agent(api).await, vec!["dev".to_owned()], audit, proxies).await
+    }
+
+    async fn build(
+        agent: Arc<ApiServer>,
+        groups: Vec<String>,
+        audit: Trail,
+        proxies: Networks,
+    ) -> Self {
+        Self::assemble(agent, groups, audit, proxies, Arc::new(AliceAsBob)).await
     }
 
     async fn assemble(
         agent: Arc<ApiServer>,
         groups: Vec<String>,
         audit: Trail,
+        proxies: Networks,
         acting_as: Arc<dyn ActingAs>,
     ) -> Self {
         let mut store = Store::default();
@@ -212,8 +227,8 @@ impl World {
             policy: ImpersonationPolicy::default(),
             audit,
         }));
-        let (http1, first) = listen(&front, Protocol::Http1).await;
-        let (http2, second) = listen(&front, Protocol::Http2).await;
+        let (http1, first) = listen(&front, Protocol::Http1, &proxies).await;
+        let (http2, second) = listen(&front, Protocol::Http2, &proxies).await;
         Self {
             http1,
             http2,
@@ -283,15 +298,19 @@ impl World {
     }
 }
 
-async fn listen(front: &Arc<Front>, protocol: Protocol) -> (SocketAddr, AbortOnDropHandle<()>) {
+async fn listen(
+    front: &Arc<Front>,
+    protocol: Protocol,
+    proxies: &Networks,
+) -> (SocketAddr, AbortOnDropHandle<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let front = Arc::clone(front);
+    let (front, proxies) = (Arc::clone(front), proxies.clone());
     let listening = tokio::spawn(async move {
         while let Ok((socket, peer)) = listener.accept().await {
             let front = Arc::clone(&front);
             let info = ConnectionInfo {
-                client: peer.ip(),
+                peer: Peer::new(peer.ip(), &proxies),
                 protocol,
                 certificates: vec![],
             };

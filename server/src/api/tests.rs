@@ -99,7 +99,7 @@ impl World {
         let mut headers = HeaderMap::new();
         headers.insert("authorization", format!("Bearer {bearer}").parse().unwrap());
         let info = ConnectionInfo {
-            client: std::net::Ipv4Addr::LOCALHOST.into(),
+            peer: std::net::IpAddr::from(std::net::Ipv4Addr::LOCALHOST).into(),
             protocol: Protocol::Http1,
             certificates: vec![],
         };

@@ -93,6 +93,7 @@ async fn serve(data: DataDir, options: Serve) -> Result<()> {
     let users = listen::serve_tcp(
         sockets.tcp,
         certificate.tls_asking(certificates)?,
+        options.hops.into(),
         Arc::clone(&front),
         connections.clone(),
         no_more.clone(),

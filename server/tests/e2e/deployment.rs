@@ -28,7 +28,7 @@ pub(crate) static PROGRAMS: LazyLock<Programs> =
     LazyLock::new(|| Programs::build().unwrap_or_else(|e| panic!("{e:?}")));
 
 /// By what `underpass-agent rbac` prints and nothing else.
-static AGENT_KUBECONFIG: LazyLock<PathBuf> =
+pub(crate) static AGENT_KUBECONFIG: LazyLock<PathBuf> =
     LazyLock::new(|| agent_account("underpass-system", &[]));
 
 static QUIC: LazyLock<Deployment> = LazyLock::new(|| Deployment::start_blocking(Transport::Quic));
@@ -85,18 +85,23 @@ impl Deployment {
 
     /// One whose agent has another account of the cluster's.
     pub(crate) async fn start_as(transport: Transport, agent: PathBuf) -> Self {
-        let start = move || Self::start_blocking_as(transport, &agent);
+        let start = move || Self::start_blocking_as(transport, &agent, &[]);
         tokio::task::spawn_blocking(start).await.unwrap()
     }
 
     fn start_blocking(transport: Transport) -> Self {
-        Self::start_blocking_as(transport, &AGENT_KUBECONFIG)
+        Self::start_blocking_as(transport, &AGENT_KUBECONFIG, &[])
     }
 
-    fn start_blocking_as(transport: Transport, agent: &Path) -> Self {
+    /// One with further flags of `underpass-server serve`.
+    pub(crate) fn start_blocking_with(transport: Transport, flags: &[&str]) -> Self {
+        Self::start_blocking_as(transport, &AGENT_KUBECONFIG, flags)
+    }
+
+    fn start_blocking_as(transport: Transport, agent: &Path, flags: &[&str]) -> Self {
         let (programs, assets) = (PROGRAMS.clone(), ASSETS.clone());
-        let underpass =
-            Underpass::start(programs, assets, agent, transport).unwrap_or_else(|e| panic!("{e}"));
+        let underpass = Underpass::start_with(programs, assets, agent, transport, flags)
+            .unwrap_or_else(|e| panic!("{e}"));
         let admin = underpass.kubeconfig(ADMIN, &[]).unwrap();
         Self {
             underpass: Arc::new(underpass),

@@ -11,6 +11,7 @@
 mod acting_as;
 mod agent_lost;
 mod agent_rbac;
+mod attacks;
 mod audit;
 mod authentication;
 mod bad_agents;
@@ -21,6 +22,7 @@ mod cutter;
 mod deployment;
 mod directory;
 mod flight;
+mod load_balancer;
 mod metrics;
 mod raw;
 mod rbac;

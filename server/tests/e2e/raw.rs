@@ -1,5 +1,6 @@
 //! Requests without kubectl, for what kubectl does not show or does by itself.
 
+use std::net::Ipv4Addr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,7 +12,8 @@ use hyper_util::rt::TokioIo;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, ServerName};
 use serde_json::Value;
-use tokio::net::TcpStream;
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use underpass_testenv::Underpass;
@@ -62,9 +64,20 @@ pub(crate) async fn send(underpass: &Underpass, request: http::request::Builder)
 }
 
 async fn exchange(underpass: &Underpass, request: http::request::Builder) -> Answer {
+    let tls = connect(underpass, &[b"http/1.1"]).await.unwrap();
+    exchange_on(tls, request).await
+}
+
+/// A request on a connection that there is for it.
+pub(crate) async fn send_on(tls: TlsStream<TcpStream>, request: http::request::Builder) -> Answer {
+    tokio::time::timeout(DEADLINE, exchange_on(tls, request))
+        .await
+        .expect("an answer in time")
+}
+
+async fn exchange_on(tls: TlsStream<TcpStream>, request: http::request::Builder) -> Answer {
     let request = request.header(header::HOST, "localhost");
     let request = request.body(Empty::<Bytes>::new()).unwrap();
-    let tls = connect(underpass, &[b"http/1.1"]).await.unwrap();
     let handshake = hyper::client::conn::http1::handshake(TokioIo::new(tls));
     let (mut sender, connection) = handshake.await.unwrap();
     let driver = tokio::spawn(connection);
@@ -90,8 +103,22 @@ pub(crate) async fn connect(
     underpass: &Underpass,
     alpn: &[&[u8]],
 ) -> std::io::Result<TlsStream<TcpStream>> {
+    connect_from(underpass, Ipv4Addr::LOCALHOST, b"", alpn).await
+}
+
+/// The same, from this address, and with these bytes before TLS.
+pub(crate) async fn connect_from(
+    underpass: &Underpass,
+    source: Ipv4Addr,
+    first: &[u8],
+    alpn: &[&[u8]],
+) -> std::io::Result<TlsStream<TcpStream>> {
     let connector = TlsConnector::from(Arc::new(tls(&underpass.ca_file(), alpn)));
-    let tcp = TcpStream::connect(authority(underpass)).await?;
+    let socket = TcpSocket::new_v4()?;
+    socket.bind((source, 0).into())?;
+    let server = authority(underpass).parse().unwrap();
+    let mut tcp = socket.connect(server).await?;
+    tcp.write_all(first).await?;
     connector
         .connect(ServerName::try_from("localhost").unwrap(), tcp)
         .await

@@ -81,6 +81,20 @@ impl Underpass {
         agent_kubeconfig: &Path,
         transport: Transport,
     ) -> Result<Self, ClusterError> {
+        Self::start_with(programs, assets, agent_kubeconfig, transport, &[])
+    }
+
+    /// The same, with further flags of `underpass-server serve`.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn start_with(
+        programs: Programs,
+        assets: Assets,
+        agent_kubeconfig: &Path,
+        transport: Transport,
+        flags: &[&str],
+    ) -> Result<Self, ClusterError> {
         let dir = tempfile::Builder::new()
             .prefix("underpass-testenv-")
             .permissions(Permissions::from_mode(0o700))
@@ -95,7 +109,7 @@ impl Underpass {
         fs::write(dir.join(AUTHENTICATION), TOKENS)
             .map_err(ClusterError::io("write the authentication file"))?;
         let mut underpass = Self {
-            server: server(&programs, &dir, "127.0.0.1:0"),
+            server: server(&programs, &dir, "127.0.0.1:0", flags),
             url: String::new(),
             agent_kubeconfig: agent_kubeconfig.to_owned(),
             programs,
@@ -110,6 +124,7 @@ impl Underpass {
             &underpass.programs,
             &underpass.dir,
             &format!("127.0.0.1:{port}"),
+            flags,
         );
         let token = underpass.administer(&["cluster", "add", CLUSTER_NAME])?;
         fs::write(underpass.token_file(), token)
@@ -288,7 +303,7 @@ impl Underpass {
     }
 }
 
-fn server(programs: &Programs, dir: &Path, listen: &str) -> Start {
+fn server(programs: &Programs, dir: &Path, listen: &str, flags: &[&str]) -> Start {
     let data = dir.join("data");
     let authentication = dir.join(AUTHENTICATION);
     let argv = [
@@ -306,7 +321,8 @@ fn server(programs: &Programs, dir: &Path, listen: &str) -> Start {
         "--resume-window",
         "5s",
     ];
-    start("server", argv.map(str::to_owned).to_vec(), dir)
+    let argv = argv.iter().chain(flags).map(|&word| word.to_owned());
+    start("server", argv.collect(), dir)
 }
 
 fn start(name: &'static str, argv: Vec<String>, dir: &Path) -> Start {

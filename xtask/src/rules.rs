@@ -1,0 +1,161 @@
+//! The table of docs/SECURITY.md: every test that it names exists.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail, ensure};
+
+const TABLE: &str = "docs/SECURITY.md";
+
+/// Folders of the checkout that hold no tests of ours.
+const SKIPPED: &[&str] = &["target", ".git", "node_modules"];
+
+/// How a rule's row may end.
+const RESULTS: &[&str] = &["kept", "does not apply yet"];
+
+/// Holds the table against the sources below `root`.
+///
+/// # Errors
+/// What it says and they do not hold.
+pub(crate) fn check(root: &Path) -> Result<()> {
+    let text = fs::read_to_string(root.join(TABLE)).context("there is no table of rules")?;
+    let rows = rows(&text)?;
+    let mut sources = String::new();
+    read_sources(root, &mut sources)?;
+    for row in rows {
+        for test in row.tests {
+            let rule = row.rule;
+            ensure!(
+                is_test(&sources, test),
+                "{TABLE}: rule {rule} names the test `{test}`, which there is not"
+            );
+        }
+    }
+    Ok(())
+}
+
+/// One rule.
+#[derive(Debug, PartialEq, Eq)]
+struct Row<'a> {
+    rule: usize,
+    tests: Vec<&'a str>,
+}
+
+/// The rows of the table, each of which must be whole.
+fn rows(text: &str) -> Result<Vec<Row<'_>>> {
+    let mut rows = Vec::new();
+    for line in text.lines() {
+        let cells: Vec<_> = line.split('|').map(str::trim).collect();
+        let Some(rule) = cells.get(1).and_then(|cell| cell.parse().ok()) else {
+            continue;
+        };
+        let ["", _, _, _, tests, result, ""] = cells[..] else {
+            bail!("{TABLE}: the row of rule {rule} has not five cells");
+        };
+        let expected = rows.len() + 1;
+        ensure!(
+            rule == expected,
+            "{TABLE}: rule {rule} where {expected} should be"
+        );
+        ensure!(
+            RESULTS.contains(&result),
+            "{TABLE}: rule {rule} is neither of {RESULTS:?}"
+        );
+        let names = tests.split_whitespace().map(in_backticks);
+        let Some(tests) = names.collect::<Option<Vec<_>>>() else {
+            bail!("{TABLE}: rule {rule} names something that is not in `backticks`");
+        };
+        ensure!(
+            result != "kept" || !tests.is_empty(),
+            "{TABLE}: rule {rule} is kept by no test"
+        );
+        rows.push(Row { rule, tests });
+    }
+    ensure!(!rows.is_empty(), "{TABLE}: no rule");
+    Ok(rows)
+}
+
+fn in_backticks(word: &str) -> Option<&str> {
+    word.strip_prefix('`')?.strip_suffix('`')
+}
+
+fn read_sources(folder: &Path, sources: &mut String) -> Result<()> {
+    let entries = fs::read_dir(folder).with_context(|| format!("cannot list {folder:?}"))?;
+    for entry in entries {
+        let entry = entry?;
+        let path: PathBuf = entry.path();
+        let skipped = SKIPPED.iter().any(|name| entry.file_name() == *name);
+        if entry.file_type()?.is_dir() && !skipped {
+            read_sources(&path, sources)?;
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            let text =
+                fs::read_to_string(&path).with_context(|| format!("cannot read {path:?}"))?;
+            sources.push_str(&text);
+        }
+    }
+    Ok(())
+}
+
+/// Is there a function of this name that is run as a test: by an attribute, or by a macro that it is handed to?
+fn is_test(sources: &str, name: &str) -> bool {
+    let definition = format!("fn {name}(");
+    let mut definitions = sources.match_indices(&definition).peekable();
+    if definitions.peek().is_none() {
+        return false;
+    }
+    let by_attribute = definitions.any(|(at, _)| {
+        let above = sources.get(..at).unwrap_or_default();
+        // The line that it begins on is not above it.
+        let above = above
+            .lines()
+            .rev()
+            .skip(usize::from(!above.ends_with('\n')));
+        let mut attributes = above
+            .map(str::trim)
+            .take_while(|line| line.starts_with("#[") || line.starts_with("//"));
+        attributes.any(|line| line.starts_with("#[test]") || line.starts_with("#[tokio::test"))
+    });
+    let handed = [',', ';', '\n'].map(|after| format!(" {name}{after}"));
+    by_attribute || handed.iter().any(|text| sources.contains(text))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_is_true() {
+        check(&crate::process::root().unwrap()).unwrap();
+    }
+
+    #[test]
+    fn rows_are_whole_or_refused() {
+        let row = "| 1 | a rule | how | `one` `two` | kept |\n";
+        let read = rows(row).unwrap();
+        assert_eq!(read[0].tests, ["one", "two"]);
+        for bad in [
+            "no table",
+            "| 2 | a rule | how | `one` | kept |",
+            "| 1 | a rule | how | `one` |",
+            "| 1 | a rule | how | one | kept |",
+            "| 1 | a rule | how | | kept |",
+            "| 1 | a rule | how | `one` | perhaps |",
+        ] {
+            rows(bad).unwrap_err();
+        }
+        rows("| 1 | a rule | how | | does not apply yet |").unwrap();
+    }
+
+    #[test]
+    fn a_test_is_a_function_that_is_run() {
+        let sources = "#[test]\n/// Why.\nfn plain() {}\n\n#[tokio::test(start_paused = true)]\nasync fn timed() {}\n\
+                       suite!(\n    handed,\n);\npub(crate) async fn handed(kind: Kind) {}\nfn helper() {}\n\
+                       fn caller() { helper(); }\n";
+        for name in ["plain", "timed", "handed"] {
+            assert!(is_test(sources, name), "{name}");
+        }
+        for name in ["helper", "caller", "gone", "plai"] {
+            assert!(!is_test(sources, name), "{name}");
+        }
+    }
+}
