@@ -28,7 +28,7 @@ use crate::{
 
 /// A sink that takes events while it is allowed to.
 #[derive(Clone)]
-struct Taken {
+pub(crate) struct Taken {
     events: Arc<Mutex<Vec<Value>>>,
     allowed: Arc<Semaphore>,
     /// So many writes fail first.
@@ -55,7 +55,7 @@ impl Sink for Taken {
 }
 
 impl Taken {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self {
             events: Arc::default(),
             allowed: Arc::new(Semaphore::new(Semaphore::MAX_PERMITS)),
@@ -70,7 +70,7 @@ impl Taken {
         }
     }
 
-    fn trail(&self, config: OutletConfig) -> (Trail, Outlet) {
+    pub(crate) fn trail(&self, config: OutletConfig) -> (Trail, Outlet) {
         let outlet = Outlet::start("test", Box::new(self.clone()), config);
         let trail = Trail::new(Policy::everything(), vec![outlet.clone()]);
         (trail, outlet)
@@ -81,7 +81,7 @@ impl Taken {
     }
 
     /// Waits for so many events.
-    async fn all(&self, count: usize) -> Vec<Value> {
+    pub(crate) async fn all(&self, count: usize) -> Vec<Value> {
         until(|| self.events.lock().unwrap().len() >= count).await;
         let events = self.events.lock().unwrap().clone();
         assert_eq!(events.len(), count, "{events:#?}");
@@ -144,6 +144,13 @@ async fn rule_15_what_was_refused_is_written_too() {
     let events = taken.all(2).await;
     let forbidden = json!(["ResponseComplete", "get", "mallory", 403, "refused"]);
     assert_eq!(told(&events[0]), forbidden);
+    let answer = &events[0]["responseStatus"];
+    assert_eq!(
+        [&answer["status"], &answer["reason"]],
+        ["Failure", "Forbidden"]
+    );
+    let message = answer["message"].as_str().unwrap();
+    assert!(message.contains("\"mallory\" cannot get"), "{message}");
     let nobody = json!(["ResponseComplete", "GET", null, 401, "refused"]);
     assert_eq!(told(&events[1]), nobody);
     assert!(
