@@ -8,7 +8,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use underpass_proxy::ClusterName;
 use underpass_tunnel::transport::quic::{Offload, QuicConfig, QuicConfigError};
 
-use crate::audit;
+use crate::{audit, budgets};
 
 /// Reaches Kubernetes clusters behind NAT: authenticates callers and carries their API calls to
 /// agents that dial out.
@@ -78,6 +78,8 @@ pub(crate) struct Serve {
     pub(crate) resume_window: Duration,
     #[command(flatten)]
     pub(crate) audit: audit::Options,
+    #[command(flatten)]
+    pub(crate) budgets: budgets::Options,
     #[command(flatten)]
     pub(crate) quic: Quic,
     /// How log lines are written to stderr; UNDERPASS_LOG=debug shows more

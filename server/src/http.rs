@@ -11,7 +11,7 @@ use http::{HeaderValue, Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use metrics_exporter_prometheus::PrometheusHandle;
-use underpass_proxy::front::{Connection, Fallback};
+use underpass_proxy::front::{Budgets, Connection, Fallback};
 use underpass_proxy::{Body, Refusal, empty, full};
 use underpass_tunnel::transport::{Kind, websocket};
 use underpass_tunnel::{Acceptor, chain, record_sessions};
@@ -22,6 +22,7 @@ use crate::tunnel::Tunnel;
 pub(crate) struct Http {
     pub(crate) tunnel: Tunnel,
     pub(crate) acceptor: Arc<Acceptor>,
+    pub(crate) budgets: Budgets,
     pub(crate) metrics: PrometheusHandle,
     pub(crate) readiness: Readiness,
 }
@@ -77,6 +78,7 @@ impl Http {
         for (agent, sessions) in by_agent {
             record_sessions(agent, sessions);
         }
+        self.budgets.record();
         text(StatusCode::OK, self.metrics.render())
     }
 

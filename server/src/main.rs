@@ -3,6 +3,7 @@
 mod access;
 mod audit;
 mod authentication;
+mod budgets;
 mod cli;
 mod commands;
 mod data_dir;

@@ -13,6 +13,8 @@ use crate::{
 pub(super) struct Admitted {
     pub(super) route: Route,
     pub(super) info: RequestInfo,
+    /// Who really calls.
+    pub(super) caller: String,
     /// Whom it runs as.
     pub(super) identity: Identity,
     pub(super) decisions: Decisions,
@@ -79,6 +81,7 @@ impl Front {
                 Some((target, allowed))
             }
         };
+        let caller = real.user().to_owned();
         let (identity, acting) = acting.unwrap_or_else(|| (real, Revocation::never()));
         self.config
             .policy
@@ -95,6 +98,7 @@ impl Front {
         Ok(Admitted {
             route,
             info,
+            caller,
             identity,
             decisions,
         })

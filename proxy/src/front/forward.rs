@@ -1,4 +1,4 @@
-//! One request: authenticate, authorize, clean, connect, forward.
+//! One request: authenticate, authorize, clean, wait for a place, connect, forward.
 
 use std::net::IpAddr;
 
@@ -14,6 +14,7 @@ use super::{
     admit::Admitted,
     answer::{Answer, note_refusal},
     audit::{self, Record},
+    budget::{Kind, Place},
     route,
     watch_end::WatchEnd,
 };
@@ -112,7 +113,7 @@ impl Front {
         let decisions = admitted.decisions.clone();
         let watch = admitted.info.verb() == "watch" && upgrade.is_none();
         let head = self.exchange(request, admitted, connection, upgrade.as_ref(), record);
-        let (response, exchange) = tokio::select! {
+        let (response, exchange, place) = tokio::select! {
             biased;
             () = revoked => return Err(Refusal::Unauthorized),
             answered = head => answered?,
@@ -121,6 +122,7 @@ impl Front {
         Ok(Answer {
             response,
             exchange,
+            place,
             upgrade,
             decisions,
             watch_end,
@@ -134,7 +136,7 @@ impl Front {
         connection: &Connection,
         upgrade: Option<&UpgradeRequest>,
         record: &Record,
-    ) -> Result<(Response<Incoming>, Exchange), Refusal> {
+    ) -> Result<(Response<Incoming>, Exchange, Place), Refusal> {
         let (mut parts, body) = request.into_parts();
         headers::clean_request(&mut parts.headers);
         let client = connection.info().client;
@@ -147,15 +149,23 @@ impl Front {
         let safe = head.method.is_safe();
         let outgoing = head.into_request(body)?;
 
+        let kind = if admitted.info.is_long_running() || upgrade.is_some() {
+            Kind::Stream
+        } else {
+            Kind::Request
+        };
+        let (caller, cluster) = (&admitted.caller, &admitted.route.cluster);
+        let place = self.config.budgets.place(caller, cluster, kind).await?;
         let stream = self.connect(&admitted, record).await?;
         let answered = exchange::send(stream, outgoing);
-        let answered = if admitted.info.is_long_running() || upgrade.is_some() {
-            answered.await
-        } else {
-            let limit = tokio::time::timeout(limits::RESPONSE_HEAD_TIMEOUT, answered).await;
-            limit.map_err(|_| Refusal::Timeout("the agent's answer"))?
+        let answered = match kind {
+            Kind::Stream => answered.await,
+            Kind::Request => {
+                let limit = tokio::time::timeout(limits::RESPONSE_HEAD_TIMEOUT, answered).await;
+                limit.map_err(|_| Refusal::Timeout("the agent's answer"))?
+            }
         };
-        answered.map_err(|error| {
+        let (response, exchange) = answered.map_err(|error| {
             tracing::warn!(
                 cluster = %admitted.route.cluster,
                 error = &error as &dyn std::error::Error, "no answer through the tunnel"
@@ -170,7 +180,8 @@ impl Front {
                 ExchangeError::Declined(_) => Refusal::AgentRefused(cluster),
                 ExchangeError::Lost(_) => Refusal::AgentLost(cluster),
             }
-        })
+        })?;
+        Ok((response, exchange, place))
     }
 
     async fn connect(&self, admitted: &Admitted, record: &Record) -> Result<BoxedIo, Refusal> {

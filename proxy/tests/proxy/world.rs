@@ -18,8 +18,8 @@ use underpass_proxy::{
         Chain, Step, StoreError, Token, TokenAuthenticator, TokenHash, TokenRecord, TokenStore,
     },
     front::{
-        Access, AuthorizeError, Authorizer, Clusters, ConnectError, ConnectionInfo, Front,
-        FrontConfig, NotFound, Open, Protocol,
+        Access, AuthorizeError, Authorizer, BudgetConfig, Budgets, Clusters, ConnectError,
+        ConnectionInfo, Front, FrontConfig, NotFound, Open, Protocol,
     },
     upstream::{ApiServer, ApiServerOptions},
 };
@@ -134,13 +134,15 @@ fn failing(kind: io::ErrorKind) -> BoxedIo {
     Box::new(tokio::io::join(Box::pin(answer), write))
 }
 
-/// A front with tokens for `alice` and `mallory`, listening for both versions of HTTP.
+/// A front with tokens for `alice`, `bob` and `mallory`, listening for both versions of HTTP.
 pub(crate) struct World {
     pub(crate) http1: SocketAddr,
     pub(crate) http2: SocketAddr,
     pub(crate) alice: String,
+    pub(crate) bob: String,
     pub(crate) mallory: String,
     pub(crate) front: Arc<Front>,
+    pub(crate) budgets: Budgets,
     /// Takes every authorization back.
     pub(crate) revoke: CancellationToken,
     _listening: [AbortOnDropHandle<()>; 2],
@@ -156,15 +158,25 @@ impl World {
     }
 
     pub(crate) async fn with_agent(agent: Arc<ApiServer>, groups: Vec<String>) -> Self {
-        Self::build(agent, groups, Trail::default()).await
+        Self::build(agent, groups, Trail::default(), BudgetConfig::default()).await
     }
 
     /// One whose audit log goes to `audit`.
     pub(crate) async fn audited(api: &Api, audit: Trail) -> Self {
-        Self::build(agent(api).await, vec!["dev".to_owned()], audit).await
+        Self::with_budgets(api, audit, BudgetConfig::default()).await
     }
 
-    async fn build(agent: Arc<ApiServer>, groups: Vec<String>, audit: Trail) -> Self {
+    /// The same with other budgets.
+    pub(crate) async fn with_budgets(api: &Api, audit: Trail, budgets: BudgetConfig) -> Self {
+        Self::build(agent(api).await, vec!["dev".to_owned()], audit, budgets).await
+    }
+
+    async fn build(
+        agent: Arc<ApiServer>,
+        groups: Vec<String>,
+        audit: Trail,
+        budgets: BudgetConfig,
+    ) -> Self {
         let mut store = Store::default();
         let mut token = |user: &str, groups: Vec<String>| {
             let token = Token::generate().unwrap();
@@ -182,9 +194,11 @@ impl World {
             token.expose().to_owned()
         };
         let (alice, mallory) = (token("alice", groups), token("mallory", vec![]));
+        let bob = token("bob", vec![]);
         let revoke = CancellationToken::new();
         let tokens = Arc::new(TokenAuthenticator::new("tokens", Arc::new(store)));
         let step = Step::new("tokens", tokens, Duration::from_secs(5));
+        let budgets = Budgets::new(budgets);
         let front = Arc::new(Front::new(FrontConfig {
             authenticator: Arc::new(Chain::new(vec![step])),
             authorizer: Arc::new(Rules(revoke.clone())),
@@ -192,6 +206,7 @@ impl World {
             fallback: Arc::new(NotFound),
             policy: ImpersonationPolicy::default(),
             audit,
+            budgets: budgets.clone(),
         }));
         let (http1, first) = listen(&front, Protocol::Http1).await;
         let (http2, second) = listen(&front, Protocol::Http2).await;
@@ -199,8 +214,10 @@ impl World {
             http1,
             http2,
             alice,
+            bob,
             mallory,
             front,
+            budgets,
             revoke,
             _listening: [first, second],
         }

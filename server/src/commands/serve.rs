@@ -15,7 +15,7 @@ use tracing_subscriber::EnvFilter;
 use underpass_proxy::ImpersonationPolicy;
 use underpass_proxy::audit::Trail;
 use underpass_proxy::authenticate::CertificateRequest;
-use underpass_proxy::front::{Front, FrontConfig};
+use underpass_proxy::front::{Budgets, Front, FrontConfig};
 use underpass_tunnel::{Acceptor, AcceptorConfig, describe_metrics};
 
 use crate::access::AccessStore;
@@ -59,6 +59,7 @@ async fn serve(data: DataDir, options: Serve) -> Result<()> {
     let certificate = ServerCertificate::new(&ca, &options.names)?;
     let tls = certificate.tls()?;
     let quic = options.quic.config()?;
+    let budgets = Budgets::new(options.budgets.config()?);
     let trail = audit::open(&options.audit, &data).await?;
     let sockets = Sockets::bind(options.listen, &tls, &ca.reset_key(), &quic).await?;
     let url = url(&options, sockets.address.port())?;
@@ -76,6 +77,7 @@ async fn serve(data: DataDir, options: Serve) -> Result<()> {
         options.authentication,
         options.resume_window,
         trail.clone(),
+        budgets,
     )?;
     let connections = TaskTracker::new();
     let no_more = CancellationToken::new();
@@ -132,6 +134,7 @@ fn assemble(
     authentication: Option<PathBuf>,
     resume_window: Duration,
     audit: Trail,
+    budgets: Budgets,
 ) -> Result<Parts> {
     let access = AccessStore::open(data)?;
     tokio::spawn(Arc::clone(&access).watch());
@@ -145,6 +148,7 @@ fn assemble(
     let http = Http {
         tunnel: tunnel.clone(),
         acceptor: Arc::clone(&acceptor),
+        budgets: budgets.clone(),
         metrics: record_metrics()?,
         readiness: readiness.clone(),
     };
@@ -161,6 +165,7 @@ fn assemble(
         fallback: Arc::new(http),
         policy: ImpersonationPolicy::default(),
         audit,
+        budgets,
     }));
     Ok(Parts {
         tunnel,
