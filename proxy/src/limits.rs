@@ -112,6 +112,34 @@ pub const STREAM_CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
 /// services and upgrades have none: their head may take as long as the workload does.
 pub const RESPONSE_HEAD_TIMEOUT: Duration = Duration::from_secs(120);
 
+/// Requests of one user in flight, in all clusters together, unless configured: more than kubectl's discovery or a
+/// busy controller has (client-go's programs ask some ten to fifty times a second), and a fifth of what a cluster takes.
+pub const REQUESTS_PER_USER: usize = 128;
+
+/// Requests in flight in one cluster, unless configured: what kube-apiserver takes at once by default
+/// (`--max-requests-inflight` and `--max-mutating-requests-inflight`, 400 and 200). More would wait there,
+/// where every one of them holds a stream of the tunnel.
+pub const REQUESTS_PER_CLUSTER: usize = 600;
+
+/// Watches, logs, shells and forwarded ports of one user, in all clusters together, unless configured: the informers
+/// of some dozens of controllers. Each costs server and agent some 100 KiB while it is quiet.
+pub const STREAMS_PER_USER: usize = 2000;
+
+/// The same of everybody in one cluster, unless configured. With the requests it is what one session of an agent
+/// takes (4,096 streams), and less than the agent's connections to its API server do
+/// ([`UPSTREAM_STREAMS`] times [`UPSTREAM_CONNECTIONS`]).
+pub const STREAMS_PER_CLUSTER: usize = 3400;
+
+/// Requests of one user that wait for a place, in all clusters together: four times what may be in flight, as many as two
+/// full HTTP/2 connections bring. One that waits costs its head, some 10 KiB and at the most [`HEADER_BYTES`].
+pub const QUEUE_PER_USER: usize = 512;
+
+/// How long a request waits for a place: what kube-apiserver's own queues allow (a quarter of a request's 60 s).
+pub const QUEUE_WAIT: Duration = Duration::from_secs(15);
+
+/// Nobody is told to stay away for longer than this: places may come back at any moment, and client-go tries ten times.
+pub const RETRY_LATEST: Duration = Duration::from_secs(30);
+
 /// One HTTP/1.1 connection may take so long to finish its shutdown after the last byte was read.
 pub const SHUTDOWN_GRACE: Duration = Duration::from_secs(5);
 

@@ -98,6 +98,16 @@ pub enum Refusal {
     /// The caller, or everybody together, asks too much.
     #[error("too many requests, please try again later")]
     TooManyRequests,
+    /// A budget is spent, and waiting for a place in it does not help. Nothing was done.
+    #[error("{whose} has too many {what}, please try again later")]
+    OverBudget {
+        /// The user or the cluster.
+        whose: String,
+        /// What there is too much of.
+        what: &'static str,
+        /// When it may be worth another try.
+        retry_after: Duration,
+    },
     /// Something that a decision needs cannot be reached.
     #[error("the server is currently unable to handle the request")]
     Unavailable,
@@ -130,7 +140,7 @@ impl Refusal {
             Self::Timeout(_) => StatusCode::GATEWAY_TIMEOUT,
             Self::BadRequest(_) => StatusCode::BAD_REQUEST,
             Self::HeadersTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
-            Self::TooManyRequests => StatusCode::TOO_MANY_REQUESTS,
+            Self::TooManyRequests | Self::OverBudget { .. } => StatusCode::TOO_MANY_REQUESTS,
         }
     }
 
@@ -152,11 +162,15 @@ impl Refusal {
 
     /// The answer for the client: a `metav1.Status`.
     pub fn to_response(&self) -> Response<Body> {
-        let retry = matches!(
-            self,
-            Self::NoAgent(_) | Self::Unavailable | Self::TooManyRequests
-        );
-        self.to_status_response(retry)
+        self.to_status_response(self.retry_after())
+    }
+
+    fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::NoAgent(_) | Self::Unavailable | Self::TooManyRequests => Some(RETRY_SOON),
+            Self::OverBudget { retry_after, .. } => Some(*retry_after),
+            _ => None,
+        }
     }
 
     /// The answer for a client that asks which APIs there are.
@@ -173,7 +187,7 @@ impl Refusal {
                 | Self::ActingAsNotReviewed(_)
         );
         if !plain {
-            return self.to_status_response(false);
+            return self.to_status_response(None);
         }
         let mut response = Response::new(full(self.to_string()));
         *response.status_mut() = self.code();
@@ -182,7 +196,7 @@ impl Refusal {
         response
     }
 
-    fn to_status_response(&self, retry: bool) -> Response<Body> {
+    fn to_status_response(&self, retry_after: Option<Duration>) -> Response<Body> {
         let message = self.to_string();
         let mut status = Status::new(self.code(), self.reason(), &message);
         match self {
@@ -195,8 +209,8 @@ impl Refusal {
             | Self::AgentLost(cluster) => status = status.about_cluster(cluster.as_str()),
             _ => {}
         }
-        if retry {
-            status = status.retry_after(RETRY_SOON);
+        if let Some(after) = retry_after {
+            status = status.retry_after(after);
         }
         let mut response = status.into_response();
         if matches!(self, Self::Unauthorized) {
@@ -253,11 +267,36 @@ mod tests {
         assert_eq!(status, expected);
     }
 
+    fn over_budget() -> Refusal {
+        Refusal::OverBudget {
+            whose: "user \"alice\"".to_owned(),
+            what: "requests in flight and waiting",
+            retry_after: Duration::from_secs(7),
+        }
+    }
+
+    #[tokio::test]
+    async fn whose_budget_is_spent_is_told_and_for_how_long() {
+        let (response, status) = json(&over_budget()).await;
+        assert_eq!(response.status(), 429);
+        assert_eq!(response.headers()["retry-after"], "7");
+        let expected = serde_json::json!({
+            "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
+            "message":
+                "user \"alice\" has too many requests in flight and waiting, please try again later",
+            "reason": "TooManyRequests", "details": { "retryAfterSeconds": 7 }, "code": 429
+        });
+        assert_eq!(status, expected);
+    }
+
     #[tokio::test]
     async fn discovery_is_told_at_once() {
         let refusal = Refusal::NoAgent(ClusterName::new("x").unwrap());
         let response = refusal.to_discovery_response();
         assert_eq!(response.status(), 503);
+        assert!(!response.headers().contains_key("retry-after"));
+        let response = over_budget().to_discovery_response();
+        assert_eq!(response.status(), 429);
         assert!(!response.headers().contains_key("retry-after"));
         let refusal = Refusal::Forbidden {
             user: "alice".into(),

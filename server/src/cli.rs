@@ -10,7 +10,7 @@ use underpass_proxy::directory::{Name, Role};
 use underpass_tunnel::transport::quic::{Offload, QuicConfig, QuicConfigError};
 
 use crate::client::Elsewhere;
-use crate::{audit, hops};
+use crate::{audit, budgets, hops};
 
 /// Reaches Kubernetes clusters behind NAT: authenticates callers and carries their API calls to
 /// agents that dial out.
@@ -93,6 +93,8 @@ pub(crate) struct Serve {
     pub(crate) hops: hops::Options,
     #[command(flatten)]
     pub(crate) audit: audit::Options,
+    #[command(flatten)]
+    pub(crate) budgets: budgets::Options,
     #[command(flatten)]
     pub(crate) quic: Quic,
     /// How log lines are written to stderr; UNDERPASS_LOG=debug shows more

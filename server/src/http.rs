@@ -13,7 +13,7 @@ use hyper_util::rt::TokioIo;
 use metrics_exporter_prometheus::PrometheusHandle;
 use underpass_proxy::authenticate::{Authenticator, Caller, Token};
 use underpass_proxy::directory::Directory;
-use underpass_proxy::front::{Connection, Fallback};
+use underpass_proxy::front::{Budgets, Connection, Fallback};
 use underpass_proxy::{Body, Refusal, empty, full};
 use underpass_tunnel::transport::{Kind, websocket};
 use underpass_tunnel::{Acceptor, chain, record_sessions};
@@ -25,6 +25,7 @@ use crate::tunnel::Tunnel;
 pub(crate) struct Http {
     pub(crate) tunnel: Tunnel,
     pub(crate) acceptor: Arc<Acceptor>,
+    pub(crate) budgets: Budgets,
     pub(crate) metrics: PrometheusHandle,
     pub(crate) readiness: Readiness,
     pub(crate) directory: Arc<Directory>,
@@ -84,6 +85,7 @@ impl Http {
         for (agent, sessions) in by_agent {
             record_sessions(agent, sessions);
         }
+        self.budgets.record();
         text(StatusCode::OK, self.metrics.render())
     }
 

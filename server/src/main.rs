@@ -3,6 +3,7 @@
 mod api;
 mod audit;
 mod authentication;
+mod budgets;
 mod cli;
 mod client;
 mod commands;

@@ -7,7 +7,7 @@ use serde::Serialize;
 use time::{OffsetDateTime, format_description::BorrowedFormatItem, macros::format_description};
 
 use super::Level;
-use crate::{Identity, RequestInfo};
+use crate::{Identity, Refusal, RequestInfo};
 
 /// Kubernetes' `MicroTime`.
 const MICRO_TIME: &[BorrowedFormatItem<'_>] =
@@ -110,9 +110,15 @@ struct ObjectReference<'a> {
     subresource: &'a str,
 }
 
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Default, Serialize)]
 struct ResponseStatus {
     metadata: BTreeMap<(), ()>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    status: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    message: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<&'static str>,
     code: u16,
 }
 
@@ -160,8 +166,21 @@ impl<'a> Event<'a> {
 
     /// The answer's status.
     pub(crate) fn answered(&mut self, code: u16) {
-        let metadata = BTreeMap::new();
-        self.response_status = Some(ResponseStatus { metadata, code });
+        self.response_status = Some(ResponseStatus {
+            code,
+            ..ResponseStatus::default()
+        });
+    }
+
+    /// The answer was a `Status` of ours.
+    pub(crate) fn refused(&mut self, refusal: &Refusal) {
+        self.response_status = Some(ResponseStatus {
+            metadata: BTreeMap::new(),
+            status: Some("Failure"),
+            message: Some(refusal.to_string()),
+            reason: Some(refusal.reason()),
+            code: refusal.code().as_u16(),
+        });
     }
 
     /// The event as JSON, without a line's end.

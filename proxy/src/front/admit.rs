@@ -12,6 +12,8 @@ use crate::{
 pub(super) struct Admitted {
     pub(super) route: Route,
     pub(super) info: RequestInfo,
+    /// Who really calls.
+    pub(super) caller: String,
     /// Whom it runs as.
     pub(super) identity: Identity,
     pub(super) decisions: Decisions,
@@ -72,6 +74,7 @@ impl Front {
             .check_caller(&real)
             .map_err(|never| never_impersonated(&real, &never))?;
         let acting = self.act_as(&access, request, record).await?;
+        let caller = real.user().to_owned();
         let (identity, acting) = acting.unwrap_or_else(|| (real, Revocation::never()));
         self.config.audit.ready().await.map_err(|stuck| {
             tracing::error!("{stuck}");
@@ -81,6 +84,7 @@ impl Front {
         Ok(Admitted {
             route,
             info,
+            caller,
             identity,
             decisions,
         })

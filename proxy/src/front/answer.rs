@@ -14,6 +14,7 @@ use super::{
     Connection,
     admit::{Decisions, Revoked},
     audit::Record,
+    budget::Place,
     watch_end::WatchEnd,
 };
 use crate::{
@@ -29,6 +30,8 @@ use crate::{
 pub(super) struct Answer {
     pub(super) response: Response<Incoming>,
     pub(super) exchange: Exchange,
+    /// What it takes of its user's and its cluster's budgets.
+    pub(super) place: Place,
     pub(super) upgrade: Option<UpgradeRequest>,
     pub(super) decisions: Decisions,
     /// Ends a watch when the front drains.
@@ -69,11 +72,11 @@ impl Answer {
         headers::clean_response(&mut parts.headers);
         record.head(parts.status);
         let revoked = self.decisions.revoked();
-        let (exchange, watch_end) = (self.exchange, self.watch_end);
         let audited = Audited {
-            exchange,
+            exchange: self.exchange,
             record,
-            watch_end,
+            place: Some(self.place),
+            watch_end: self.watch_end,
         };
         let guard = Until::new(audited, "revoked", async move {
             revoked.await;
@@ -105,9 +108,9 @@ impl Answer {
         let meter = Arc::new(Meter::default());
         record.piped(Arc::clone(&meter));
         let (gone, revoked) = (connection.gone.clone(), self.decisions.revoked());
-        let exchange = self.exchange;
+        let held = (self.exchange, self.place);
         let piping = async move {
-            let _exchange = exchange;
+            let _held = held;
             tokio::select! {
                 ended = pipe::run(client, upstream, &meter) => note(&mut record, ended),
                 () = gone.cancelled() => record.ended("connection closed"),
@@ -142,10 +145,12 @@ fn switching_response(parts: &mut response::Parts, upgrade: &UpgradeRequest) {
     upgrade.write(&mut parts.headers);
 }
 
-/// Keeps the exchange and the audit record for as long as the response's body lives.
+/// Keeps the exchange, the audit record and the place for as long as the response's body lives.
 struct Audited {
     exchange: Exchange,
     record: Record,
+    /// Until the end: what hyper still has to send costs the cluster nothing.
+    place: Option<Place>,
     watch_end: Option<WatchEnd>,
 }
 
@@ -177,6 +182,7 @@ impl Guard for Audited {
 
     fn finished(&mut self) {
         self.record.ended("complete");
+        self.place = None;
         self.exchange.finished();
     }
 }

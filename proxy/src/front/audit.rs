@@ -54,6 +54,8 @@ pub(crate) struct Record {
     acting_as: Option<User>,
     info: Option<RequestInfo>,
     code: Option<StatusCode>,
+    /// Why it was not forwarded, as the client reads it.
+    refusal: Option<Refusal>,
     outcome: &'static str,
     /// What an upgraded stream carries, or what the answer's body has carried.
     pipe: Option<Arc<Meter>>,
@@ -85,6 +87,7 @@ impl Record {
             acting_as: None,
             info: None,
             code: None,
+            refusal: None,
             outcome: "client gone",
             pipe: None,
             body_bytes: 0,
@@ -117,6 +120,7 @@ impl Record {
 
     pub(crate) fn refused(&mut self, refusal: &Refusal) {
         self.code = Some(refusal.code());
+        self.refusal = Some(refusal.clone());
         self.outcome = "refused";
         self.note_head();
     }
@@ -176,8 +180,10 @@ impl Record {
                 Some(info) => event.asks(info),
                 None => event.verb = self.method.as_str(),
             }
-            if let Some(code) = self.code {
-                event.answered(code.as_u16());
+            match (&self.refusal, self.code) {
+                (Some(refusal), _) => event.refused(refusal),
+                (None, Some(code)) => event.answered(code.as_u16()),
+                (None, None) => {}
             }
             let mut annotate = |key, value: String| event.annotations.insert(key, value);
             if let Some(cluster) = &self.cluster {

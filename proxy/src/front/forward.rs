@@ -1,4 +1,4 @@
-//! One request: authenticate, authorize, clean, connect, forward.
+//! One request: authenticate, authorize, clean, wait for a place, connect, forward.
 
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version, header,
@@ -12,6 +12,7 @@ use super::{
     admit::Admitted,
     answer::{Answer, note_refusal},
     audit::{self, Record},
+    budget::{Kind, Place},
     peer::{self, X_FORWARDED_FOR},
     route,
     watch_end::WatchEnd,
@@ -126,7 +127,7 @@ impl Front {
         let decisions = admitted.decisions.clone();
         let watch = admitted.info.verb() == "watch" && upgrade.is_none();
         let head = self.exchange(request, admitted, upgrade.as_ref(), record);
-        let (response, exchange) = tokio::select! {
+        let (response, exchange, place) = tokio::select! {
             biased;
             () = revoked => return Err(Refusal::Unauthorized),
             answered = head => answered?,
@@ -135,6 +136,7 @@ impl Front {
         Ok(Answer {
             response,
             exchange,
+            place,
             upgrade,
             decisions,
             watch_end,
@@ -147,7 +149,7 @@ impl Front {
         admitted: Admitted,
         upgrade: Option<&UpgradeRequest>,
         record: &Record,
-    ) -> Result<(Response<Incoming>, Exchange), Refusal> {
+    ) -> Result<(Response<Incoming>, Exchange, Place), Refusal> {
         let (mut parts, body) = request.into_parts();
         headers::clean_request(&mut parts.headers);
         write_headers(&mut parts.headers, record, upgrade)?;
@@ -159,15 +161,23 @@ impl Front {
         let safe = head.method.is_safe();
         let outgoing = head.into_request(body)?;
 
+        let kind = if admitted.info.is_long_running() || upgrade.is_some() {
+            Kind::Stream
+        } else {
+            Kind::Request
+        };
+        let (caller, cluster) = (&admitted.caller, &admitted.route.cluster);
+        let place = self.config.budgets.place(caller, cluster, kind).await?;
         let stream = self.connect(&admitted, record).await?;
         let answered = exchange::send(stream, outgoing);
-        let answered = if admitted.info.is_long_running() || upgrade.is_some() {
-            answered.await
-        } else {
-            let limit = tokio::time::timeout(limits::RESPONSE_HEAD_TIMEOUT, answered).await;
-            limit.map_err(|_| Refusal::Timeout("the agent's answer"))?
+        let answered = match kind {
+            Kind::Stream => answered.await,
+            Kind::Request => {
+                let limit = tokio::time::timeout(limits::RESPONSE_HEAD_TIMEOUT, answered).await;
+                limit.map_err(|_| Refusal::Timeout("the agent's answer"))?
+            }
         };
-        answered.map_err(|error| {
+        let (response, exchange) = answered.map_err(|error| {
             tracing::warn!(
                 cluster = %admitted.route.cluster,
                 error = &error as &dyn std::error::Error, "no answer through the tunnel"
@@ -182,7 +192,8 @@ impl Front {
                 ExchangeError::Declined(_) => Refusal::AgentRefused(cluster),
                 ExchangeError::Lost(_) => Refusal::AgentLost(cluster),
             }
-        })
+        })?;
+        Ok((response, exchange, place))
     }
 
     async fn connect(&self, admitted: &Admitted, record: &Record) -> Result<BoxedIo, Refusal> {

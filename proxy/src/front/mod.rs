@@ -5,6 +5,7 @@ mod admit;
 mod answer;
 mod audit;
 mod authorize;
+mod budget;
 mod clusters;
 mod forward;
 mod peer;
@@ -27,6 +28,7 @@ pub(crate) use self::audit::new_id as new_audit_id;
 pub use self::{
     acting_as::ORIGINAL_USER_EXTRA,
     authorize::{Access, ActingAs, AuthorizeError, Authorizer, Nobody},
+    budget::{BudgetConfig, BudgetConfigError, Budgets, Occupancy},
     clusters::{Clusters, ConnectError, Open},
     peer::Peer,
     serve::ServeError,
@@ -136,6 +138,8 @@ pub struct FrontConfig {
     pub policy: ImpersonationPolicy,
     /// Where it is written who did what; [`Trail::default`] for nowhere.
     pub audit: Trail,
+    /// How much each user and each cluster may have in flight; [`Budgets::default`] for what suits most.
+    pub budgets: Budgets,
 }
 
 /// The HTTPS front, without its sockets.

@@ -144,6 +144,13 @@ async fn rule_15_what_was_refused_is_written_too() {
     let events = taken.all(2).await;
     let forbidden = json!(["ResponseComplete", "get", "mallory", 403, "refused"]);
     assert_eq!(told(&events[0]), forbidden);
+    let answer = &events[0]["responseStatus"];
+    assert_eq!(
+        [&answer["status"], &answer["reason"]],
+        ["Failure", "Forbidden"]
+    );
+    let message = answer["message"].as_str().unwrap();
+    assert!(message.contains("\"mallory\" cannot get"), "{message}");
     let nobody = json!(["ResponseComplete", "GET", null, 401, "refused"]);
     assert_eq!(told(&events[1]), nobody);
     assert!(

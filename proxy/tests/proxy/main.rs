@@ -9,6 +9,8 @@ mod api;
 #[cfg(test)]
 mod audit;
 #[cfg(test)]
+mod budgets;
+#[cfg(test)]
 mod failures;
 #[cfg(test)]
 mod hops;

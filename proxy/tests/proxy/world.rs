@@ -19,8 +19,8 @@ use underpass_proxy::{
         Chain, Step, StoreError, Token, TokenAuthenticator, TokenHash, TokenRecord, TokenStore,
     },
     front::{
-        Access, ActingAs, AuthorizeError, Authorizer, Clusters, ConnectError, ConnectionInfo,
-        Front, FrontConfig, Nobody, NotFound, Open, Peer, Protocol,
+        Access, ActingAs, AuthorizeError, Authorizer, BudgetConfig, Budgets, Clusters,
+        ConnectError, ConnectionInfo, Front, FrontConfig, Nobody, NotFound, Open, Peer, Protocol,
     },
     upstream::{ApiServer, ApiServerOptions},
 };
@@ -137,16 +137,40 @@ fn failing(kind: io::ErrorKind) -> BoxedIo {
     Box::new(tokio::io::join(Box::pin(answer), write))
 }
 
-/// A front with tokens for `alice` and `mallory`, listening for both versions of HTTP.
+/// A front with tokens for `alice`, `bob` and `mallory`, listening for both versions of HTTP.
 pub(crate) struct World {
     pub(crate) http1: SocketAddr,
     pub(crate) http2: SocketAddr,
     pub(crate) alice: String,
+    pub(crate) bob: String,
     pub(crate) mallory: String,
     pub(crate) front: Arc<Front>,
+    pub(crate) budgets: Budgets,
     /// Takes every authorization back.
     pub(crate) revoke: CancellationToken,
     _listening: [AbortOnDropHandle<()>; 2],
+}
+
+/// What differs between worlds.
+struct Setup {
+    /// Of alice.
+    groups: Vec<String>,
+    audit: Trail,
+    proxies: Networks,
+    acting_as: Arc<dyn ActingAs>,
+    budgets: BudgetConfig,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        Self {
+            groups: vec!["dev".to_owned()],
+            audit: Trail::default(),
+            proxies: Networks::default(),
+            acting_as: Arc::new(AliceAsBob),
+            budgets: BudgetConfig::default(),
+        }
+    }
 }
 
 impl World {
@@ -159,45 +183,62 @@ impl World {
     }
 
     pub(crate) async fn with_agent(agent: Arc<ApiServer>, groups: Vec<String>) -> Self {
-        Self::build(agent, groups, Trail::default(), Networks::default()).await
+        let setup = Setup {
+            groups,
+            ..Setup::default()
+        };
+        Self::set_up(agent, setup).await
     }
 
     /// One whose audit log goes to `audit`.
     pub(crate) async fn audited(api: &Api, audit: Trail) -> Self {
-        let groups = vec!["dev".to_owned()];
-        Self::build(agent(api).await, groups, audit, Networks::default()).await
+        let setup = Setup {
+            audit,
+            ..Setup::default()
+        };
+        Self::set_up(agent(api).await, setup).await
     }
 
     /// One in which the cluster says who may act as whom.
     pub(crate) async fn reviewed(api: &Api, groups: Vec<String>) -> Self {
         let agent = agent(api).await;
         let reviews = AccessReviews::new(Arc::new(Tunnel(Arc::clone(&agent))));
-        let nobody = Networks::default();
-        Self::assemble(agent, groups, Trail::default(), nobody, Arc::new(reviews)).await
+        let setup = Setup {
+            groups,
+            acting_as: Arc::new(reviews),
+            ..Setup::default()
+        };
+        Self::set_up(agent, setup).await
     }
 
     /// One behind proxies of this network.
     pub(crate) async fn behind(api: &Api, audit: Trail, proxies: &str) -> Self {
-        let proxies = [proxies.parse::<Network>().unwrap()].into_iter().collect();
-        Self::build(agent(api).await, vec!["dev".to_owned()], audit, proxies).await
+        let setup = Setup {
+            audit,
+            proxies: [proxies.parse::<Network>().unwrap()].into_iter().collect(),
+            ..Setup::default()
+        };
+        Self::set_up(agent(api).await, setup).await
     }
 
-    async fn build(
-        agent: Arc<ApiServer>,
-        groups: Vec<String>,
-        audit: Trail,
-        proxies: Networks,
-    ) -> Self {
-        Self::assemble(agent, groups, audit, proxies, Arc::new(AliceAsBob)).await
+    /// One with other budgets.
+    pub(crate) async fn with_budgets(api: &Api, audit: Trail, budgets: BudgetConfig) -> Self {
+        let setup = Setup {
+            audit,
+            budgets,
+            ..Setup::default()
+        };
+        Self::set_up(agent(api).await, setup).await
     }
 
-    async fn assemble(
-        agent: Arc<ApiServer>,
-        groups: Vec<String>,
-        audit: Trail,
-        proxies: Networks,
-        acting_as: Arc<dyn ActingAs>,
-    ) -> Self {
+    async fn set_up(agent: Arc<ApiServer>, setup: Setup) -> Self {
+        let Setup {
+            groups,
+            audit,
+            proxies,
+            acting_as,
+            budgets,
+        } = setup;
         let mut store = Store::default();
         let mut token = |user: &str, groups: Vec<String>| {
             let token = Token::generate().unwrap();
@@ -215,9 +256,11 @@ impl World {
             token.expose().to_owned()
         };
         let (alice, mallory) = (token("alice", groups), token("mallory", vec![]));
+        let bob = token("bob", vec![]);
         let revoke = CancellationToken::new();
         let tokens = Arc::new(TokenAuthenticator::new("tokens", Arc::new(store)));
         let step = Step::new("tokens", tokens, Duration::from_secs(5));
+        let budgets = Budgets::new(budgets);
         let front = Arc::new(Front::new(FrontConfig {
             authenticator: Arc::new(Chain::new(vec![step])),
             authorizer: Arc::new(Rules(revoke.clone())),
@@ -226,6 +269,7 @@ impl World {
             fallback: Arc::new(NotFound),
             policy: ImpersonationPolicy::default(),
             audit,
+            budgets: budgets.clone(),
         }));
         let (http1, first) = listen(&front, Protocol::Http1, &proxies).await;
         let (http2, second) = listen(&front, Protocol::Http2, &proxies).await;
@@ -233,8 +277,10 @@ impl World {
             http1,
             http2,
             alice,
+            bob,
             mallory,
             front,
+            budgets,
             revoke,
             _listening: [first, second],
         }

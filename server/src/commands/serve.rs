@@ -15,7 +15,7 @@ use tracing_subscriber::EnvFilter;
 use underpass_proxy::audit::Trail;
 use underpass_proxy::authenticate::{CertificateRequest, Token};
 use underpass_proxy::directory::Directory;
-use underpass_proxy::front::{Front, FrontConfig};
+use underpass_proxy::front::{Budgets, Front, FrontConfig};
 use underpass_proxy::{AccessReviews, ImpersonationPolicy};
 use underpass_tunnel::{Acceptor, AcceptorConfig, describe_metrics};
 
@@ -67,6 +67,7 @@ async fn serve(data: DataDir, options: Serve) -> Result<()> {
     let certificate = ServerCertificate::new(&ca, &options.names)?;
     let tls = certificate.tls()?;
     let quic = options.quic.config()?;
+    let budgets = Budgets::new(options.budgets.config()?);
     let trail = audit::open(&options.audit, &data).await?;
     let sockets = Sockets::bind(options.listen, &tls, &ca.reset_key(), &quic).await?;
     let url = url(&options, sockets.address.port())?;
@@ -85,6 +86,7 @@ async fn serve(data: DataDir, options: Serve) -> Result<()> {
         options.authentication,
         options.resume_window,
         trail.clone(),
+        budgets,
     )?;
     let operators = Socket::bind(&data).context("cannot listen for subcommands")?;
     let operators = AbortOnDropHandle::new(tokio::spawn(operators.serve(api)));
@@ -158,6 +160,7 @@ fn assemble(
     authentication: Option<PathBuf>,
     resume_window: Duration,
     audit: Trail,
+    budgets: Budgets,
 ) -> Result<Parts> {
     tokio::spawn(Arc::clone(&directory).follow());
     tokio::spawn(Arc::clone(&directory).note_uses());
@@ -182,6 +185,7 @@ fn assemble(
     let http = Http {
         tunnel: tunnel.clone(),
         acceptor: Arc::clone(&acceptor),
+        budgets: budgets.clone(),
         metrics: record_metrics()?,
         readiness: readiness.clone(),
         directory: Arc::clone(&directory),
@@ -196,6 +200,7 @@ fn assemble(
         fallback: Arc::new(http),
         policy: ImpersonationPolicy::default(),
         audit,
+        budgets,
     }));
     Ok(Parts {
         tunnel,

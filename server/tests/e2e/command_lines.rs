@@ -47,6 +47,18 @@ async fn bad_flags_of_the_server_are_named() {
 }
 
 #[tokio::test]
+async fn a_budget_that_lets_nothing_through_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().to_str().unwrap();
+    let flags = ["--listen", "127.0.0.1:0", "--requests-per-user", "0"];
+    let said = server(1, &[&["--data-dir", data, "serve"][..], &flags].concat()).await;
+    assert!(
+        said.contains("the number of requests per user must be at least 1"),
+        "{said}"
+    );
+}
+
+#[tokio::test]
 async fn bad_flags_of_the_agent_are_named() {
     for (arguments, wanted) in [
         (

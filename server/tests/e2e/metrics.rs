@@ -113,3 +113,31 @@ async fn a_copy_that_lasts_has_a_lane_until_it_ends() {
     assert!(typing.try_wait().unwrap().is_none(), "it noticed nothing");
     typing.kill().await.unwrap();
 }
+
+#[tokio::test]
+async fn what_is_in_flight_is_shown_by_cluster_while_it_is() {
+    let deployment = Deployment::start(Transport::WebSocket).await;
+    let client = deployment.admin(Wire::WebSocket);
+    let in_flight = |kind: &str| {
+        let metrics = deployment.get("/metrics").unwrap();
+        let labels = ["cluster=\"edge\"", &format!("kind=\"{kind}\"")];
+        values(&metrics, "underpass_proxy_in_flight", &labels)
+    };
+    let mut watching = spawn(client.kubectl().args(["get", "namespaces", "--watch"]));
+    eventually(
+        "the watch is counted, and its list is not any more",
+        async || match [in_flight("stream"), in_flight("request")] {
+            [streams, requests] if streams == [1.0] && requests == [0.0] => Ok(()),
+            other => Err(other),
+        },
+    )
+    .await;
+    watching.kill().await.unwrap();
+    eventually("nothing is left of the cluster", async || {
+        let metrics = deployment.get("/metrics").unwrap();
+        let names = ["underpass_proxy_in_flight", "underpass_proxy_queued"];
+        let left = names.map(|name| values(&metrics, name, &[]).len());
+        if left == [0, 0] { Ok(()) } else { Err(metrics) }
+    })
+    .await;
+}

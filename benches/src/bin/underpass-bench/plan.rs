@@ -27,6 +27,9 @@ pub(crate) struct Plan {
     pub(crate) watches: usize,
     /// Writes that they all see, in a sample.
     pub(crate) writes: usize,
+    /// GETs at once of a user who knows no measure.
+    #[serde(default)]
+    pub(crate) storm: usize,
     /// How long agents are watched being idle.
     pub(crate) idle: Duration,
     /// Cuts in a repetition.
@@ -47,6 +50,7 @@ impl Plan {
             processes: 25,
             watches: 1000,
             writes: 10,
+            storm: 256,
             idle: Duration::from_secs(10),
             cuts: 3,
         }
@@ -65,6 +69,7 @@ impl Plan {
             processes: 2,
             watches: 20,
             writes: 2,
+            storm: 16,
             idle: Duration::from_millis(300),
             cuts: 1,
         }

@@ -97,8 +97,10 @@ fn scenarios(options: &Options) -> Vec<Scenario> {
     }
     let all = Scenario::value_variants().iter().copied();
     // Kubernetes and the product's programs take minutes to build.
-    all.filter(|&scenario| !options.short || scenario != Scenario::Kube)
-        .collect()
+    all.filter(|&scenario| {
+        !options.short || !matches!(scenario, Scenario::Kube | Scenario::Neighbour)
+    })
+    .collect()
 }
 
 /// The systems that are named; without names all, or in a short run those that need no building.

@@ -20,6 +20,12 @@ pub(crate) enum Metric {
     Late,
     /// Microseconds of the median above that of direct in the same repetition.
     Added,
+    /// The median over that of the same system alone in the same repetition.
+    MedianOverAlone,
+    /// The same of the 99th percentile.
+    LateOverAlone,
+    /// Percent of the calls that were refused as too many.
+    Refused,
     /// Most resident memory of the server so far, in MiB.
     ServerPeak,
     /// Most resident memory of the agent so far, in MiB.
@@ -57,6 +63,9 @@ impl Metric {
             Self::Median => "p50, µs",
             Self::Late => "p99, µs",
             Self::Added => "p50 above direct, µs",
+            Self::MedianOverAlone => "p50 over alone",
+            Self::LateOverAlone => "p99 over alone",
+            Self::Refused => "refused, %",
             Self::ServerPeak => "server's peak, MiB",
             Self::AgentPeak => "agent's peak, MiB",
             Self::Agents => "agents",
@@ -77,6 +86,8 @@ impl Metric {
         match self {
             Self::CpuPerGbit | Self::CpuPerThousand | Self::IdleCpu | Self::Back => 3,
             Self::Throughput | Self::Connected => 2,
+            Self::MedianOverAlone | Self::LateOverAlone => 2,
+            Self::Refused => 1,
             Self::ServerPeak | Self::AgentPeak | Self::AgentResident | Self::PerAgent => 1,
             Self::Flows | Self::FlowsSinceDial => 1,
             Self::Rate | Self::Median | Self::Late | Self::Added => 0,

@@ -90,6 +90,8 @@ const TARGETS: &[Target] = &[
     Target { title: "over QUIC: a write is seen later than direct, in ms", scenario: "kube", cells: &["1000 watches"], system: QUIC, metric: Metric::Added, against: Unit(1e3, " ms"), wanted: AtMost(2.0) },
     Target { title: "over WebSocket: an idle agent process in MiB", scenario: "kube", cells: &["idle agent"], system: WEBSOCKET, metric: Metric::AgentResident, against: Unit(1.0, " MiB"), wanted: AtMost(8.0) },
     Target { title: "over QUIC: an idle agent process in MiB", scenario: "kube", cells: &["idle agent"], system: QUIC, metric: Metric::AgentResident, against: Unit(1.0, " MiB"), wanted: AtMost(8.0) },
+    Target { title: "over WebSocket: another user's GET, p99 over alone", scenario: "neighbour", cells: &["beside 1000 watches"], system: WEBSOCKET, metric: Metric::LateOverAlone, against: Unit(1.0, " times"), wanted: AtMost(1.2) },
+    Target { title: "over QUIC: another user's GET, p99 over alone", scenario: "neighbour", cells: &["beside 1000 watches"], system: QUIC, metric: Metric::LateOverAlone, against: Unit(1.0, " times"), wanted: AtMost(1.2) },
     Target { title: "over WebSocket: bytes flow after the reconnect's start, in ms", scenario: "recovery", cells: &["connection cut"], system: WEBSOCKET, metric: FlowsSinceDial, against: Unit(1.0, " ms"), wanted: AtMost(100.0) },
 ];
 

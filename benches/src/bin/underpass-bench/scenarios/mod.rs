@@ -34,6 +34,8 @@ pub(crate) enum Scenario {
     Idle,
     /// GETs and watches of a real API server, through the whole product
     Kube,
+    /// One user's GETs of a real API server, alone and beside another user's watches and GETs
+    Neighbour,
     /// A cut connection: when bytes flow again
     Recovery,
 }
@@ -68,6 +70,7 @@ impl Scenario {
             Self::Loss => link::run(bench, &link::LOSSY).await,
             Self::Idle => idle::run(bench).await,
             Self::Kube => kube::run(bench).await,
+            Self::Neighbour => kube::neighbour::run(bench).await,
             Self::Recovery => recovery::run(bench).await,
         }
     }

@@ -1,5 +1,7 @@
-//! GETs, and watches that wait for a write.
+//! GETs, watches that wait for a write, and what a user does who knows no measure.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
@@ -33,19 +35,137 @@ pub(super) fn config_map() -> Value {
 
 /// Microseconds of each GET, one after the other for so long.
 pub(super) async fn gets(client: &Client, time: Duration) -> Result<Vec<f64>> {
-    let get = || async {
-        let request = Request::get(PATH).body(Vec::new())?;
-        anyhow::Ok(client.request_text(request).await?)
-    };
     // The first one connects.
-    get().await?;
+    get(client).await?;
     let (mut times, begun) = (Vec::new(), Instant::now());
     while begun.elapsed() < time {
         let asked = Instant::now();
-        get().await?;
+        get(client).await?;
         times.push(micros(asked, Instant::now()));
     }
     Ok(times)
+}
+
+async fn get(client: &Client) -> Result<String> {
+    let request = Request::get(PATH).body(Vec::new())?;
+    Ok(client.request_text(request).await?)
+}
+
+/// GETs, so many at a time, until it is ended.
+pub(super) struct Storm {
+    begun: Instant,
+    told: Arc<Told>,
+    callers: JoinSet<Result<()>>,
+}
+
+/// How calls of a storm ended.
+#[derive(Default)]
+struct Told {
+    answered: AtomicU64,
+    refused: AtomicU64,
+}
+
+/// What became of a storm.
+pub(super) struct Calmed {
+    /// Answers in a second.
+    pub(super) rate: f64,
+    /// Percent of the calls that were refused as too many.
+    pub(super) refused: f64,
+}
+
+impl Storm {
+    pub(super) fn begin(client: &Client, in_flight: usize) -> Self {
+        let told = Arc::<Told>::default();
+        let mut callers = JoinSet::new();
+        for _ in 0..in_flight {
+            let (client, told) = (client.clone(), Arc::clone(&told));
+            callers.spawn(async move {
+                loop {
+                    let counter = match get(&client).await {
+                        Ok(_) => &told.answered,
+                        Err(error) if is_refused(&error) => &told.refused,
+                        Err(error) => return Err(error),
+                    };
+                    counter.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+        }
+        Self {
+            begun: Instant::now(),
+            told,
+            callers,
+        }
+    }
+
+    /// Ends it.
+    ///
+    /// # Errors
+    /// What one of the callers had to give up for.
+    pub(super) async fn end(mut self) -> Result<Calmed> {
+        let seconds = self.begun.elapsed().as_secs_f64();
+        let [answered, refused] = [&self.told.answered, &self.told.refused]
+            .map(|counter| counter.load(Ordering::Relaxed) as f64);
+        if let Some(ended) = self.callers.try_join_next() {
+            ended??;
+        }
+        self.callers.shutdown().await;
+        Ok(Calmed {
+            rate: answered / seconds,
+            refused: 100.0 * refused / (answered + refused),
+        })
+    }
+}
+
+fn is_refused(error: &anyhow::Error) -> bool {
+    matches!(
+        error.downcast_ref(),
+        Some(kube::Error::Api(status)) if status.code == 429
+    )
+}
+
+/// Watches that have begun.
+pub(super) struct Watches {
+    count: usize,
+    watching: JoinSet<Result<()>>,
+    events: mpsc::UnboundedReceiver<Instant>,
+}
+
+impl Watches {
+    /// Opens so many, and waits until each has seen the object as it is.
+    pub(super) async fn begin(client: &Client, count: usize) -> Result<Self> {
+        let (seen, events) = mpsc::unbounded_channel();
+        let mut watching = JoinSet::new();
+        for _ in 0..count {
+            watching.spawn(watch(client.clone(), seen.clone()));
+        }
+        let mut watches = Self {
+            count,
+            watching,
+            events,
+        };
+        watches.all().await.context("not all watches begin")?;
+        Ok(watches)
+    }
+
+    /// Closes them.
+    pub(super) async fn end(mut self) {
+        self.watching.shutdown().await;
+    }
+
+    /// When each of them has seen something.
+    async fn all(&mut self) -> Result<Vec<Instant>> {
+        let arrivals = async {
+            let mut arrivals = Vec::with_capacity(self.count);
+            while arrivals.len() < self.count {
+                let all_gone = "all watches have ended";
+                arrivals.push(self.events.recv().await.context(all_gone)?);
+            }
+            Ok(arrivals)
+        };
+        tokio::time::timeout(DEADLINE, arrivals)
+            .await
+            .context("some are missing")?
+    }
 }
 
 /// Microseconds from when a write was sent until each of so many watches has seen it, for all writes.
@@ -55,16 +175,7 @@ pub(super) async fn watches(
     count: usize,
     writes: usize,
 ) -> Result<Vec<f64>> {
-    let (seen, mut events) = mpsc::unbounded_channel();
-    let mut watching = JoinSet::new();
-    for _ in 0..count {
-        watching.spawn(watch(client.clone(), seen.clone()));
-    }
-    drop(seen);
-    // Each begins with the object as it is.
-    all(&mut events, count)
-        .await
-        .context("not all watches begin")?;
+    let mut watches = Watches::begin(client, count).await?;
     let mut delays = Vec::with_capacity(count * writes);
     for write in 0..writes {
         let patch = json!({ "data": { "write": format!("{write} at {:?}", Instant::now()) } });
@@ -73,9 +184,7 @@ pub(super) async fn watches(
             .body(serde_json::to_vec(&patch)?)?;
         let sent = Instant::now();
         writer.request_text(request).await?;
-        let arrivals = all(&mut events, count)
-            .await
-            .context("not all watches see a write")?;
+        let arrivals = watches.all().await.context("not all watches see a write")?;
         delays.extend(arrivals.into_iter().map(|at| micros(sent, at)));
     }
     Ok(delays)
@@ -101,20 +210,6 @@ async fn watch(client: Client, seen: mpsc::UnboundedSender<Instant>) -> Result<(
         }
     }
     Ok(())
-}
-
-async fn all(events: &mut mpsc::UnboundedReceiver<Instant>, count: usize) -> Result<Vec<Instant>> {
-    let arrivals = async {
-        let mut arrivals = Vec::with_capacity(count);
-        while arrivals.len() < count {
-            let all_gone = "all watches have ended";
-            arrivals.push(events.recv().await.context(all_gone)?);
-        }
-        Ok(arrivals)
-    };
-    tokio::time::timeout(DEADLINE, arrivals)
-        .await
-        .context("some are missing")?
 }
 
 fn micros(from: Instant, to: Instant) -> f64 {

@@ -2,10 +2,11 @@
 
 mod calls;
 mod client;
+pub(super) mod neighbour;
 
 use std::collections::HashSet;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use kube::Client;
@@ -24,18 +25,23 @@ const SCENARIO: &str = "kube";
 /// Who calls, on every way: the cluster's RBAC lets them do everything.
 const USER: &str = "bench";
 
+/// Somebody else who may.
+const NEIGHBOUR: &str = "neighbour";
+
 /// A way to the API server.
 struct Way {
     /// As the same is called elsewhere in a report.
     name: &'static str,
     client: Client,
+    /// The other user's kubeconfig.
+    neighbour: PathBuf,
     /// What it leads through.
     _underpass: Option<Underpass>,
 }
 
 /// Measures the ways that are chosen, each a system's, in turns.
 pub(super) async fn run(bench: &mut Bench<'_>) -> Result<()> {
-    match prepare(bench).await {
+    match prepare(bench, SCENARIO).await {
         Ok((cluster, ways)) => {
             measure(bench, &ways).await?;
             add_latency_over_direct(bench.report, SCENARIO);
@@ -47,7 +53,7 @@ pub(super) async fn run(bench: &mut Bench<'_>) -> Result<()> {
     Ok(())
 }
 
-async fn prepare(bench: &mut Bench<'_>) -> Result<(Cluster, Vec<Way>)> {
+async fn prepare(bench: &mut Bench<'_>, scenario: &str) -> Result<(Cluster, Vec<Way>)> {
     let assets = Assets::ensure(progress_to_stderr)?;
     let programs = Programs::build_release()?;
     let options = ClusterOptions::api_only().with_assets(assets.clone());
@@ -62,6 +68,7 @@ async fn prepare(bench: &mut Bench<'_>) -> Result<(Cluster, Vec<Way>)> {
         ways.push(Way {
             name: "direct",
             client,
+            neighbour: cluster.kubeconfig_for(NEIGHBOUR, &[])?,
             _underpass: None,
         });
     }
@@ -80,12 +87,13 @@ async fn prepare(bench: &mut Bench<'_>) -> Result<(Cluster, Vec<Way>)> {
             let metric = Metric::AgentResident;
             bench
                 .report
-                .add(SCENARIO, "idle agent", name, metric, mebibytes);
+                .add(scenario, "idle agent", name, metric, mebibytes);
         }
         let client = client::of(&underpass.kubeconfig(USER, &[])?).await?;
         ways.push(Way {
             name,
             client,
+            neighbour: underpass.kubeconfig(NEIGHBOUR, &[])?,
             _underpass: Some(underpass),
         });
     }
@@ -93,20 +101,14 @@ async fn prepare(bench: &mut Bench<'_>) -> Result<(Cluster, Vec<Way>)> {
 }
 
 fn binding() -> serde_json::Value {
+    let group = "rbac.authorization.k8s.io";
+    let subject = |name: &str| json!({ "apiGroup": group, "kind": "User", "name": name });
     json!({
         "apiVersion": "rbac.authorization.k8s.io/v1",
         "kind": "ClusterRoleBinding",
         "metadata": { "name": USER },
-        "roleRef": {
-            "apiGroup": "rbac.authorization.k8s.io",
-            "kind": "ClusterRole",
-            "name": "cluster-admin",
-        },
-        "subjects": [{
-            "apiGroup": "rbac.authorization.k8s.io",
-            "kind": "User",
-            "name": USER,
-        }],
+        "roleRef": { "apiGroup": group, "kind": "ClusterRole", "name": "cluster-admin" },
+        "subjects": [subject(USER), subject(NEIGHBOUR)],
     })
 }
 
@@ -132,13 +134,14 @@ async fn measure(bench: &mut Bench<'_>, ways: &[Way]) -> Result<()> {
     for _ in 0..plan.repetitions {
         for way in ways {
             let times = calls::gets(&way.client, plan.requests).await;
-            note(bench, "GET", way.name, times);
+            note(bench, SCENARIO, "GET", way.name, times);
         }
         for way in ways {
             let delays =
                 calls::watches(&way.client, &writer.client, plan.watches, plan.writes).await;
             note(
                 bench,
+                SCENARIO,
                 &format!("{} watches", plan.watches),
                 way.name,
                 delays,
@@ -148,17 +151,17 @@ async fn measure(bench: &mut Bench<'_>, ways: &[Way]) -> Result<()> {
     Ok(())
 }
 
-fn note(bench: &mut Bench<'_>, cell: &str, way: &str, times: Result<Vec<f64>>) {
+fn note(bench: &mut Bench<'_>, scenario: &str, cell: &str, way: &str, times: Result<Vec<f64>>) {
     match times.and_then(|times| percentiles(&times)) {
         Ok(figures) => {
             for (metric, sample) in figures {
                 eprintln!(
-                    "{SCENARIO}, {cell}: {way:<20}  {} {sample:.0}",
+                    "{scenario}, {cell}: {way:<20}  {} {sample:.0}",
                     metric.title()
                 );
-                bench.report.add(SCENARIO, cell, way, metric, sample);
+                bench.report.add(scenario, cell, way, metric, sample);
             }
         }
-        Err(error) => bench.report.fail(Some(SCENARIO), way, &error),
+        Err(error) => bench.report.fail(Some(scenario), way, &error),
     }
 }
