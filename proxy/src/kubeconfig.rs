@@ -16,13 +16,29 @@ pub struct Kubeconfig<'a> {
     pub ca_pem: Option<&'a str>,
     /// Whose token it is: names the user's entry.
     pub user: &'a str,
-    /// The token.
-    pub token: &'a Token,
+    /// What they show.
+    pub credential: Credential<'a>,
     /// The clusters, each of which becomes a context; the first is the current one.
     pub clusters: &'a [ClusterName],
     /// What stands before the names of entries, so that merging with other kubeconfigs does not hide anything:
     /// kubectl keeps the first of two entries with the same name. Usually `underpass-`.
     pub prefix: &'a str,
+}
+
+/// What a kubeconfig's user shows.
+#[derive(Clone, Copy, Debug)]
+pub enum Credential<'a> {
+    /// A token, which is then in the file.
+    Token(&'a Token),
+    /// What a program prints whenever kubectl needs it (`client.authentication.k8s.io/v1`): no secret is in the file.
+    Exec {
+        /// The program, found like any command.
+        command: &'a str,
+        /// Its arguments.
+        arguments: &'a [String],
+        /// What kubectl says where there is no such program.
+        install_hint: &'a str,
+    },
 }
 
 /// Why there is no kubeconfig.
@@ -89,8 +105,43 @@ struct UserEntry<'a> {
 }
 
 #[derive(Serialize)]
-struct UserInfo<'a> {
-    token: &'a str,
+#[serde(rename_all = "lowercase")]
+enum UserInfo<'a> {
+    Token(&'a str),
+    Exec(ExecInfo<'a>),
+}
+
+/// `ExecConfig` of clientcmd's v1 API.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct ExecInfo<'a> {
+    api_version: &'static str,
+    command: &'a str,
+    args: &'a [String],
+    /// It asks nobody anything.
+    interactive_mode: &'static str,
+    provide_cluster_info: bool,
+    install_hint: &'a str,
+}
+
+impl<'a> From<Credential<'a>> for UserInfo<'a> {
+    fn from(credential: Credential<'a>) -> Self {
+        match credential {
+            Credential::Token(token) => Self::Token(token.expose()),
+            Credential::Exec {
+                command,
+                arguments,
+                install_hint,
+            } => Self::Exec(ExecInfo {
+                api_version: "client.authentication.k8s.io/v1",
+                command,
+                args: arguments,
+                interactive_mode: "Never",
+                provide_cluster_info: false,
+                install_hint,
+            }),
+        }
+    }
 }
 
 impl Kubeconfig<'_> {
@@ -123,9 +174,7 @@ impl Kubeconfig<'_> {
             users: vec![Named {
                 name: &user,
                 entry: UserEntry {
-                    user: UserInfo {
-                        token: self.token.expose(),
-                    },
+                    user: self.credential.into(),
                 },
             }],
         };
@@ -194,7 +243,7 @@ mod tests {
             server: "https://underpass.example:8443/",
             ca_pem: Some("-----BEGIN CERTIFICATE-----\nAA==\n-----END CERTIFICATE-----\n"),
             user: "o'brien: \"x\"@example.org",
-            token: &token,
+            credential: Credential::Token(&token),
             clusters: &clusters,
             prefix: "underpass-",
         };
@@ -225,6 +274,35 @@ mod tests {
     }
 
     #[test]
+    fn kube_reads_a_program_that_gives_credentials() {
+        let clusters = clusters(&["prod", "dev"]);
+        let arguments = ["credential".to_owned(), "--api=https://u:1".to_owned()];
+        let config = Kubeconfig {
+            server: "https://u:1",
+            ca_pem: None,
+            user: "u:1",
+            credential: Credential::Exec {
+                command: "underpass-server",
+                arguments: &arguments,
+                install_hint: "get it",
+            },
+            clusters: &clusters,
+            prefix: "underpass-",
+        };
+        let yaml = config.to_yaml().unwrap();
+        let read = kube::config::Kubeconfig::from_yaml(&yaml).unwrap();
+        let user = read.auth_infos[0].auth_info.as_ref().unwrap();
+        let exec = user.exec.as_ref().unwrap();
+        assert_eq!(exec.command.as_deref(), Some("underpass-server"));
+        assert_eq!(exec.args.as_deref(), Some(&arguments[..]));
+        assert_eq!(
+            exec.api_version.as_deref(),
+            Some("client.authentication.k8s.io/v1")
+        );
+        assert!(user.token.is_none());
+    }
+
+    #[test]
     fn refuses_unusable_servers() {
         let token = Token::generate().unwrap();
         let clusters = clusters(&["a"]);
@@ -239,7 +317,7 @@ mod tests {
                 server,
                 ca_pem: None,
                 user: "u",
-                token: &token,
+                credential: Credential::Token(&token),
                 clusters: &clusters,
                 prefix: "",
             };

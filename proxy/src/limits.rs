@@ -200,6 +200,36 @@ pub const TOKEN_FILE_BYTES: u64 = 64 * 1024;
 /// A name and password (*unauthenticated*): base64 of a name of 256 characters and a long passphrase.
 pub const BASIC_BYTES: usize = 4 * 1024;
 
+/// A new password has so many characters (NIST SP 800-63B, section 3.1.1.2, asks for 15 where it is all there is, 8 otherwise).
+pub const PASSWORD_CHARS: usize = 12;
+
+/// A password, as a login brings it (*unauthenticated*).
+pub const PASSWORD_BYTES: usize = 1024;
+
+/// Passwords that are checked at the same time (*unauthenticated*), each with 19 MiB and some 30 ms of a core.
+pub const PASSWORDS_AT_ONCE: usize = 2;
+
+/// Logins that are checked or are going to be (*unauthenticated*): a second's worth. Beyond it, 429.
+pub const PASSWORDS_WAITING: usize = 64;
+
+/// Wrong passwords of one user from one network before a wait (*unauthenticated*): more than somebody mistypes.
+pub const PASSWORD_TRIES: u32 = 5;
+
+/// The longest wait after one of them.
+pub const PASSWORD_WAIT: Duration = Duration::from_secs(15 * 60);
+
+/// Wrong passwords of one user from anywhere before a wait (*unauthenticated*).
+pub const PASSWORD_TRIES_ANYWHERE: u32 = 50;
+
+/// The longest wait after one of them: fourteen hundred guesses a day.
+pub const PASSWORD_WAIT_ANYWHERE: Duration = Duration::from_secs(60);
+
+/// Users and networks whose wrong passwords are remembered (*unauthenticated*), of some hundred bytes each.
+pub const PASSWORD_LOCKOUTS: usize = 8192;
+
+/// How long a token that has expired is still shown, before the directory forgets it.
+pub const EXPIRED_TOKEN_KEPT: Duration = Duration::from_secs(24 * 60 * 60);
+
 /// Identities that each authenticator remembers, of a few KiB each.
 pub const CACHED_IDENTITIES: usize = 4096;
 

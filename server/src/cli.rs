@@ -55,8 +55,29 @@ pub(crate) enum Command {
     Token(Token),
     /// Write a kubeconfig that works at once
     Kubeconfig(Kubeconfig),
+    /// Log in at a server (--api), and keep the token that it gives
+    Login(Login),
+    /// Forget a login (--api), here and at the server
+    Logout,
+    /// Print the token of a login (--api) as kubectl wants it from a plugin, and renew it in time
+    Credential,
+    /// Show who one is at the server, and what one may reach
+    Whoami,
     /// Print the hash of the server's CA, for agents' --ca-pin
     CaPin,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Login {
+    /// The name to log in with, of the directory or of an identity provider that takes passwords
+    #[arg(long)]
+    pub(crate) user: Option<String>,
+    /// File with the password; `-` for standard input; asked for without it
+    #[arg(long, value_name = "FILE")]
+    pub(crate) password_file: Option<PathBuf>,
+    /// How long the token is good for: 12h at the most, and without saying
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    pub(crate) expires: Option<Duration>,
 }
 
 #[derive(Debug, Args)]
@@ -271,6 +292,20 @@ pub(crate) enum User {
     },
     /// Show the users
     List,
+    /// Give a user a password to log in with: whoever logged in with the one before is logged out
+    Password {
+        /// As `user list` shows it
+        name: Name,
+        /// File with the new password; `-` for standard input; asked for without it
+        #[arg(long, value_name = "FILE")]
+        password_file: Option<PathBuf>,
+        /// File with the password until now, which one's own change needs
+        #[arg(long, value_name = "FILE")]
+        current_password_file: Option<PathBuf>,
+        /// Take the password away
+        #[arg(long, conflicts_with_all = ["password_file", "current_password_file"])]
+        remove: bool,
+    },
     /// Let a user's tokens count for nothing, for now: what they have open ends
     Disable {
         /// As `user list` shows it
@@ -343,11 +378,19 @@ pub(crate) struct NewToken {
 #[derive(Debug, Args)]
 pub(crate) struct Kubeconfig {
     /// Whose; made if there is no such user
-    #[arg(long)]
-    pub(crate) user: Name,
+    #[arg(long, required_unless_present = "exec")]
+    pub(crate) user: Option<Name>,
     /// Cluster to reach, which the user is then allowed to; repeat for more
-    #[arg(long = "cluster", required = true, value_name = "CLUSTER")]
+    #[arg(
+        long = "cluster",
+        required_unless_present = "exec",
+        value_name = "CLUSTER"
+    )]
     pub(crate) clusters: Vec<ClusterName>,
+    /// Use the login at --api instead of a new token: kubectl runs `underpass-server credential`. For all clusters that one
+    /// may reach, or some of them
+    #[arg(long, conflicts_with_all = ["user", "groups", "read_only", "expires"])]
+    pub(crate) exec: bool,
     /// Group to add the user to; repeat for more
     #[arg(long = "group", value_name = "GROUP")]
     pub(crate) groups: Vec<Name>,

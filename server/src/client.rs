@@ -24,7 +24,9 @@ use underpass_proxy::authenticate::Roots;
 use zeroize::Zeroizing;
 
 use crate::api::{Api, Problem, Requester};
+use crate::commands::login;
 use crate::data_dir::DataDir;
+use crate::saved::Saved;
 use crate::{directory, limits, socket};
 
 /// How long the server may take to answer.
@@ -83,7 +85,7 @@ impl Client {
     /// Finds the API.
     pub(crate) async fn find(data: &std::path::Path, elsewhere: &Elsewhere) -> Result<Self> {
         match &elsewhere.api {
-            Some(url) => Ok(Self::Https(Remote::new(url, elsewhere)?)),
+            Some(url) => Ok(Self::Https(Remote::known(url, elsewhere).await?)),
             None => Self::local(DataDir::open(data)?).await,
         }
     }
@@ -97,7 +99,7 @@ impl Client {
             }
             match directory::try_open(&data).await {
                 Ok(directory) => {
-                    return Ok(Self::Here(Api::new(directory, Arc::new(|_| None))));
+                    return Ok(Self::Here(Api::offline(directory)));
                 }
                 Err(error) if directory::is_in_use(&error) && Instant::now() < deadline => {
                     tokio::time::sleep(PAUSE).await;
@@ -161,6 +163,13 @@ impl Client {
             }
             Err(error) => Err(error),
         }
+    }
+
+    /// Sets something that is never shown.
+    pub(crate) async fn put_nothing<B: Serialize>(&self, path: &str, body: &B) -> Result<()> {
+        let body = serde_json::to_vec(body)?;
+        let request = self.request(Method::PUT, path, Some(body), &[])?;
+        self.answer(request).await.map(drop)
     }
 
     pub(crate) async fn patch<B: Serialize, T: DeserializeOwned>(
@@ -250,6 +259,29 @@ impl Client {
 }
 
 impl Remote {
+    /// A server elsewhere, with the token that the command line names, or that of a login.
+    async fn known(url: &str, elsewhere: &Elsewhere) -> Result<Self> {
+        let remote = Self::new(url, elsewhere)?;
+        if remote.authorization.is_some() {
+            return Ok(remote);
+        }
+        match Saved::find(&remote.url)? {
+            Some(saved) => Self::of(&login::fresh(saved).await?),
+            None => {
+                let url = url.trim_end_matches('/');
+                bail!(
+                    "log in first (`underpass-server login --api {url}`), or give --api-token-file"
+                );
+            }
+        }
+    }
+
+    /// The server of a login.
+    pub(crate) fn of(saved: &Saved) -> Result<Self> {
+        let bearer = Zeroizing::new(format!("Bearer {}", saved.token.expose()));
+        Self::with(&saved.url, saved.ca_pem.clone(), Some(bearer))
+    }
+
     pub(crate) fn new(url: &str, elsewhere: &Elsewhere) -> Result<Self> {
         let authorization = match &elsewhere.api_token_file {
             None => None,
@@ -260,12 +292,19 @@ impl Remote {
                 Some(Zeroizing::new(format!("Bearer {}", text.trim())))
             }
         };
-        Self::with(url, elsewhere.api_ca_file.as_deref(), authorization)
+        let ca_pem = match &elsewhere.api_ca_file {
+            None => None,
+            Some(path) => {
+                let pem = std::fs::read_to_string(path);
+                Some(pem.with_context(|| format!("cannot read {}", path.display()))?)
+            }
+        };
+        Self::with(url, ca_pem, authorization)
     }
 
-    pub(crate) fn with(
+    fn with(
         url: &str,
-        ca_file: Option<&std::path::Path>,
+        ca_pem: Option<String>,
         authorization: Option<Zeroizing<String>>,
     ) -> Result<Self> {
         let wrong = || format!("{url:?} is not https://HOST[:PORT]");
@@ -274,20 +313,11 @@ impl Remote {
         if parsed.scheme_str() != Some("https") || parsed.host().is_none() || !bare {
             bail!(wrong());
         }
-        let (roots, ca_pem) = match ca_file {
+        let roots = match &ca_pem {
             None => {
-                let roots = Roots::system();
-                let roots =
-                    roots.context("the system has no CA certificates; give --api-ca-file")?;
-                (roots, None)
+                Roots::system().context("the system has no CA certificates; give --api-ca-file")?
             }
-            Some(path) => {
-                let shown = path.display();
-                let pem = std::fs::read_to_string(path);
-                let pem = pem.with_context(|| format!("cannot read {shown}"))?;
-                let roots = Roots::from_pem(pem.as_bytes());
-                (roots.with_context(|| shown.to_string())?, Some(pem))
-            }
+            Some(pem) => Roots::from_pem(pem.as_bytes()).context("the CA file cannot be used")?,
         };
         Ok(Self {
             url: parsed,

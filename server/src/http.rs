@@ -91,6 +91,9 @@ impl Http {
 
     /// The API, for whoever the authenticators vouch for.
     async fn answer(&self, request: Request<Incoming>, connection: &Connection) -> Response<Body> {
+        if request.uri().path() == api::LOGIN {
+            return self.api.log_in(request, connection.info()).await;
+        }
         let client = connection.info().peer.client(request.headers());
         match self.requester(&request, connection).await {
             Ok(requester) => self.api.answer(request, requester, Some(client)).await,
@@ -124,7 +127,7 @@ impl Http {
                 .map(|(_, token)| token.owner.clone())
         });
         Ok(Requester::User {
-            identity: authenticated.identity().clone(),
+            identity: Box::new(authenticated.identity().clone()),
             owner,
         })
     }

@@ -43,6 +43,12 @@ pub(crate) const API_PAGE_MOST: usize = 1000;
 /// What somebody calls a token.
 pub(crate) const DESCRIPTION_CHARS: usize = 256;
 
+/// How long a token counts that a login gives: a working day.
+pub(crate) const LOGIN_TOKEN: Duration = Duration::from_secs(12 * 60 * 60);
+
+/// How long it can be renewed, for users of the directory, whose groups and state are looked at each time it is used.
+pub(crate) const LOGIN: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+
 /// How long the first administrator's token counts: until they have made better ones.
 pub(crate) const FIRST_TOKEN: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 

@@ -15,6 +15,7 @@ mod limits;
 mod listen;
 mod occasional;
 mod pki;
+mod saved;
 mod socket;
 mod tunnel;
 
@@ -49,6 +50,12 @@ fn run(cli: Cli) -> anyhow::Result<()> {
 
 /// The subcommands that ask the API.
 async fn administer(cli: Cli) -> anyhow::Result<()> {
+    match cli.command {
+        Command::Login(options) => return commands::login::log_in(&cli.elsewhere, options).await,
+        Command::Logout => return commands::login::log_out(&cli.elsewhere).await,
+        Command::Credential => return commands::login::print_credential(&cli.elsewhere).await,
+        _ => {}
+    }
     let data = cli.data_dir.as_path();
     let client = Client::find(data, &cli.elsewhere).await?;
     match cli.command {
@@ -59,6 +66,11 @@ async fn administer(cli: Cli) -> anyhow::Result<()> {
         Command::Binding(command) => commands::binding::run(&client, command).await,
         Command::Token(command) => commands::token::run(&client, command).await,
         Command::Kubeconfig(options) => commands::kubeconfig::run(&client, data, options).await,
-        Command::Serve(_) | Command::CaPin => Ok(()),
+        Command::Whoami => commands::login::who_am_i(&client).await,
+        Command::Serve(_)
+        | Command::CaPin
+        | Command::Login(_)
+        | Command::Logout
+        | Command::Credential => Ok(()),
     }
 }

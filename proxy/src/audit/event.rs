@@ -74,6 +74,14 @@ pub(crate) struct User {
 }
 
 impl User {
+    /// Somebody of whom nothing else is known.
+    pub(crate) fn named(name: &str) -> Self {
+        Self {
+            username: name.to_owned(),
+            ..Self::default()
+        }
+    }
+
     pub(crate) fn name(&self) -> &str {
         &self.username
     }

@@ -6,6 +6,7 @@
 
 mod event;
 mod outlet;
+mod own;
 mod policy;
 mod trail;
 mod webhook;
@@ -16,6 +17,7 @@ pub(crate) use self::{
 };
 pub use self::{
     outlet::{Full, Outlet, OutletConfig, Sink},
+    own::OwnCall,
     policy::{Level, Policy, PolicyError},
     trail::{Stuck, Trail},
     webhook::{Webhook, WebhookError},

@@ -27,6 +27,7 @@ mod https;
 mod jwt;
 mod ldap;
 mod oidc;
+mod password;
 mod remote;
 mod source;
 mod token;
@@ -51,6 +52,7 @@ pub use self::{
         Algorithm, Claims, Oidc, OidcConfig, PrefixedClaim, RequiredClaim, UnknownAlgorithm,
         UsernamePrefix,
     },
+    password::{LoginError, PasswordError, PasswordHash, Passwords},
     remote::{NoRandomness, RemoteOptions},
     source::{Reserved, Source},
     token::{Token, TokenError, TokenHash},

@@ -217,7 +217,7 @@ impl Draft {
     }
 
     /// Removes objects of a kind that `gone` is true of.
-    fn sweep<T: Checked>(&mut self, gone: impl Fn(&T) -> bool) {
+    pub(super) fn sweep<T: Checked>(&mut self, gone: impl Fn(&T) -> bool) {
         let names: Vec<_> = self
             .all::<T>()
             .iter()

@@ -201,13 +201,38 @@ impl Directory {
         }
     }
 
-    /// Writes down when tokens were last used, now and then, for as long as the process runs.
-    pub async fn note_uses(self: Arc<Self>) {
+    /// Writes down when tokens were last used, and forgets those that have expired, now and then, for as long as the
+    /// process runs.
+    pub async fn keep_tokens(self: Arc<Self>) {
         let mut interval = tokio::time::interval(limits::TOKEN_USE_INTERVAL);
         interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             interval.tick().await;
             self.write_uses().await;
+            self.forget_expired().await;
+        }
+    }
+
+    /// Forgets tokens that expired some time ago. They count for nothing already.
+    pub async fn forget_expired(self: &Arc<Self>) {
+        let before = OffsetDateTime::now_utc() - limits::EXPIRED_TOKEN_KEPT;
+        let is_old = |token: &AccessToken| token.expires.is_some_and(|end| end < before);
+        let snapshot = self.snapshot();
+        let mut tokens = snapshot.all::<AccessToken>().values();
+        if !tokens.any(|token| is_old(&token.object)) {
+            return;
+        }
+        let forgotten = self
+            .change(|draft| {
+                draft.sweep(is_old);
+                Ok::<_, ChangeError>(())
+            })
+            .await;
+        if let Err(error) = forgotten {
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "expired tokens are not forgotten"
+            );
         }
     }
 

@@ -9,7 +9,10 @@ use super::{
     name::{Labels, Name},
     role::Role,
 };
-use crate::{ClusterName, Scope, authenticate::TokenHash};
+use crate::{
+    ClusterName, Scope,
+    authenticate::{PasswordHash, TokenHash},
+};
 
 /// A kind of object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -112,6 +115,9 @@ pub struct User {
     /// Further facts for clusters, by lower-case key.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub extra: BTreeMap<String, Vec<String>>,
+    /// What is kept of the password that they log in with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub password: Option<PasswordHash>,
     /// Their tokens count for nothing while this is set, and they cannot log in.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub disabled: bool,
@@ -148,6 +154,13 @@ pub struct AccessToken {
         skip_serializing_if = "Option::is_none"
     )]
     pub expires: Option<OffsetDateTime>,
+    /// Until when its holder may have another one for it, where it comes from a login.
+    #[serde(
+        default,
+        with = "time::serde::rfc3339::option",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub renewable_until: Option<OffsetDateTime>,
     /// What it may be used for.
     #[serde(default, skip_serializing_if = "Scope::is_everything")]
     pub scope: Scope,
@@ -164,6 +177,19 @@ pub enum Owner {
     User(Name),
     /// Somebody whom an authenticator vouched for when they logged in, as they were then.
     Login(Login),
+}
+
+impl User {
+    /// Somebody who was made at this time.
+    pub fn new(created: OffsetDateTime) -> Self {
+        Self {
+            created,
+            uid: None,
+            extra: BTreeMap::new(),
+            password: None,
+            disabled: false,
+        }
+    }
 }
 
 impl Owner {

@@ -40,12 +40,7 @@ fn labelled(draft: &Draft, pairs: &[(&str, &str)]) -> Cluster {
 }
 
 fn user(draft: &Draft) -> User {
-    User {
-        created: draft.now(),
-        uid: None,
-        extra: Default::default(),
-        disabled: false,
-    }
+    User::new(draft.now())
 }
 
 /// Clusters `prod` and `dev`, and `alice`.
@@ -72,6 +67,7 @@ async fn token(directory: &Arc<Directory>, owner: Owner) -> Token {
                 sha256,
                 owner: owner.clone(),
                 expires: None,
+                renewable_until: None,
                 scope: Scope::default(),
                 description: String::new(),
             };
@@ -203,7 +199,8 @@ async fn rule_12_what_a_binding_gave_ends_with_it() {
 
 #[tokio::test]
 async fn rule_12_a_token_ends_with_what_its_owner_is() {
-    let changes: [fn(&mut Draft) -> Result<(), ChangeError>; 5] = [
+    type Change = fn(&mut Draft) -> Result<(), ChangeError>;
+    let changes: [Change; 5] = [
         |draft| draft.remove::<User>("alice", Expect::Present),
         |draft| {
             draft
@@ -324,6 +321,32 @@ async fn uses_are_written_once_in_a_while() {
     let before = directory.snapshot().revision();
     directory.write_uses().await;
     assert_eq!(directory.snapshot().revision(), before);
+}
+
+#[tokio::test]
+async fn tokens_that_expired_long_ago_are_forgotten() {
+    let directory = world().await;
+    let now = OffsetDateTime::now_utc();
+    let ends = [
+        None,
+        Some(now - time::Duration::hours(1)),
+        Some(now - time::Duration::days(2)),
+    ];
+    for end in ends {
+        let token = token(&directory, Owner::User(name("alice"))).await;
+        let id = token.hash().to_hex();
+        let expire = directory.change(|draft| {
+            let mut token = AccessToken::clone(&draft.get(&id).unwrap().object);
+            token.expires = end;
+            draft.put(&id, token, Expect::Present)
+        });
+        expire.await.unwrap();
+    }
+    directory.forget_expired().await;
+    let left = directory.snapshot();
+    let mut left = left.all::<AccessToken>().values();
+    assert!(left.all(|token| ends[..2].contains(&token.object.expires)));
+    assert_eq!(directory.snapshot().all::<AccessToken>().len(), 2);
 }
 
 #[tokio::test]

@@ -71,12 +71,7 @@ async fn give(
         let user = &wanted.user;
         let made = draft.get::<User>(user.as_str()).is_none();
         if made {
-            let new = User {
-                created: draft.now(),
-                uid: None,
-                extra: Default::default(),
-                disabled: false,
-            };
+            let new = User::new(draft.now());
             draft.put(user.as_str(), new, Expect::Absent)?;
         }
         for group in &wanted.groups {

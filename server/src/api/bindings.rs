@@ -57,9 +57,9 @@ impl Resource for Bindings {
     const ABOUT: &'static str = "Who may reach which clusters. Who is admin of clusters sees and changes the bindings \
                                  that name these clusters and no other; administrators all";
 
-    fn object(spec: Spec, created: OffsetDateTime) -> Binding {
+    fn object(spec: Spec, before: Option<&Binding>, now: OffsetDateTime) -> Binding {
         Binding {
-            created,
+            created: before.map_or(now, |before| before.created),
             subjects: spec.subjects,
             clusters: spec.clusters,
             role: spec.role,

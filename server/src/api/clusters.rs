@@ -49,9 +49,9 @@ impl Resource for Clusters {
     const PATH: &'static str = "clusters";
     const ABOUT: &'static str = "A cluster. Who may reach one sees it; administrators change them";
 
-    fn object(spec: Spec, created: OffsetDateTime) -> Cluster {
+    fn object(spec: Spec, before: Option<&Cluster>, now: OffsetDateTime) -> Cluster {
         Cluster {
-            created,
+            created: before.map_or(now, |before| before.created),
             labels: spec.labels,
         }
     }

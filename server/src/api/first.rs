@@ -23,12 +23,7 @@ pub(crate) async fn first_administrator(directory: &Arc<Directory>) -> Result<Op
         if !draft.all::<User>().is_empty() || !draft.all::<Binding>().is_empty() {
             return Ok(false);
         }
-        let user = User {
-            created: draft.now(),
-            uid: None,
-            extra: Default::default(),
-            disabled: false,
-        };
+        let user = User::new(draft.now());
         draft.put(NAME, user, Expect::Absent)?;
         draft.grant(&Subject::User(name.clone()), &[], true, Role::Admin)?;
         let wanted = TokenRequest {

@@ -43,9 +43,9 @@ impl Resource for Groups {
     const PATH: &'static str = "groups";
     const ABOUT: &'static str = "A group of the directory's own; administrators only";
 
-    fn object(spec: Spec, created: OffsetDateTime) -> Group {
+    fn object(spec: Spec, before: Option<&Group>, now: OffsetDateTime) -> Group {
         Group {
-            created,
+            created: before.map_or(now, |before| before.created),
             members: spec.members,
         }
     }

@@ -10,9 +10,11 @@ mod bindings;
 mod clusters;
 mod first;
 mod groups;
+mod login;
 mod myself;
 mod openapi;
 mod page;
+mod passwords;
 mod problem;
 mod requester;
 mod resource;
@@ -28,8 +30,11 @@ use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::routing::get;
 use http::{Request, Response};
+use time::OffsetDateTime;
 use tower::ServiceExt;
+use underpass_proxy::audit::{OwnCall, Trail};
 use underpass_proxy::directory::Directory;
+use underpass_proxy::front::ConnectionInfo;
 use underpass_proxy::{Body, ClusterName};
 
 pub(crate) use self::access::{AccessGiven, AccessRequest};
@@ -38,7 +43,10 @@ pub(crate) use self::bindings::{Spec as BindingSpec, Status as BindingStatus};
 pub(crate) use self::clusters::{Spec as ClusterSpec, Status as ClusterStatus};
 pub(crate) use self::first::{NAME as FIRST_ADMINISTRATOR, first_administrator};
 pub(crate) use self::groups::{Spec as GroupSpec, Status as GroupStatus};
+pub(crate) use self::login::{LoginRequest, Logins};
+pub(crate) use self::myself::Myself;
 pub(crate) use self::page::List;
+pub(crate) use self::passwords::NewPassword;
 pub(crate) use self::problem::Problem;
 pub(crate) use self::requester::Requester;
 pub(crate) use self::resource::{View, segment};
@@ -49,10 +57,14 @@ use crate::limits;
 /// What begins every path of the API.
 pub(crate) const PREFIX: &str = "/v1/";
 
+/// Where one logs in.
+pub(crate) const LOGIN: &str = "/v1/login";
+
 /// The API: routes over a directory.
 #[derive(Clone)]
 pub(crate) struct Api {
     router: Router,
+    trail: Trail,
 }
 
 /// What requests are answered from.
@@ -60,17 +72,42 @@ pub(crate) struct Api {
 struct State {
     directory: Arc<Directory>,
     sessions: Sessions,
+    /// Nothing where no server runs.
+    logins: Option<Arc<Logins>>,
+    trail: Trail,
 }
 
 /// How many agents of a cluster are connected to this server; nothing where no server runs.
 pub(crate) type Sessions = Arc<dyn Fn(&ClusterName) -> Option<usize> + Send + Sync>;
 
 impl Api {
-    pub(crate) fn new(directory: Arc<Directory>, sessions: Sessions) -> Self {
-        let state = State {
+    /// Over a directory that no server has open.
+    pub(crate) fn offline(directory: Arc<Directory>) -> Self {
+        Self::over(State {
+            directory,
+            sessions: Arc::new(|_| None),
+            logins: None,
+            trail: Trail::default(),
+        })
+    }
+
+    /// Of a running server.
+    pub(crate) fn new(
+        directory: Arc<Directory>,
+        sessions: Sessions,
+        logins: Logins,
+        trail: Trail,
+    ) -> Self {
+        Self::over(State {
             directory,
             sessions,
-        };
+            logins: Some(Arc::new(logins)),
+            trail,
+        })
+    }
+
+    fn over(state: State) -> Self {
+        let trail = state.trail.clone();
         let router = Router::new()
             .route("/v1/openapi.json", get(openapi::serve))
             .merge(resource::routes::<clusters::Clusters>())
@@ -81,11 +118,13 @@ impl Api {
             .merge(tokens::routes())
             .merge(access::routes())
             .merge(myself::routes())
+            .merge(login::routes())
+            .merge(passwords::routes())
             .fallback(problem::no_such_path)
             .method_not_allowed_fallback(problem::no_such_method)
             .layer(DefaultBodyLimit::max(limits::API_BODY))
             .with_state(state);
-        Self { router }
+        Self { router, trail }
     }
 
     /// Answers a request of somebody who has been authenticated, at `client` where they came over the network.
@@ -99,17 +138,54 @@ impl Api {
         B: http_body::Body<Data = bytes::Bytes> + Send + 'static,
         B::Error: Into<axum::BoxError>,
     {
+        let received = OffsetDateTime::now_utc();
         let (method, path) = (request.method().clone(), request.uri().path().to_owned());
-        let user = requester.name().to_owned();
-        request.extensions_mut().insert(requester);
-        let request = request.map(axum::body::Body::new);
-        let Ok(response) = self.router.clone().oneshot(request).await;
-        let code = response.status().as_u16();
+        let agent = request.headers().get(http::header::USER_AGENT).cloned();
+        request.extensions_mut().insert(requester.clone());
+        let response = self.route(request).await;
+        let (name, code) = (requester.name(), response.status().as_u16());
         tracing::info!(
             target: "underpass::audit",
-            client = client.map(tracing::field::display), user, %method, path, code,
+            client = client.map(tracing::field::display), user = name, %method, path, code,
             "request to the API"
         );
+        self.trail.own_call(&OwnCall {
+            identity: requester.identity(),
+            name,
+            client,
+            method: &method,
+            path: &path,
+            user_agent: agent
+                .as_ref()
+                .and_then(|agent| agent.to_str().ok())
+                .unwrap_or_default(),
+            received,
+            code,
+        });
+        response
+    }
+
+    /// Answers whoever wants to log in: nobody knows yet who it is.
+    pub(crate) async fn log_in<B>(
+        &self,
+        mut request: Request<B>,
+        info: &ConnectionInfo,
+    ) -> Response<Body>
+    where
+        B: http_body::Body<Data = bytes::Bytes> + Send + 'static,
+        B::Error: Into<axum::BoxError>,
+    {
+        request.extensions_mut().insert(info.clone());
+        self.route(request).await
+    }
+
+    async fn route<B>(&self, request: Request<B>) -> Response<Body>
+    where
+        B: http_body::Body<Data = bytes::Bytes> + Send + 'static,
+        B::Error: Into<axum::BoxError>,
+    {
+        let request = request.map(axum::body::Body::new);
+        let Ok(response) = self.router.clone().oneshot(request).await;
         response.map(underpass_proxy::boxed)
     }
 }

@@ -18,7 +18,9 @@ use utoipa::openapi::{
 };
 
 use super::resource::Resource;
-use super::{access, agents, bindings, clusters, groups, myself, problem, tokens, users};
+use super::{
+    access, agents, bindings, clusters, groups, login, myself, passwords, problem, tokens, users,
+};
 
 pub(super) async fn serve() -> Response {
     match describe().to_json() {
@@ -137,6 +139,20 @@ fn operations(schemas: &mut Schemas) -> Vec<Described> {
     let mut access = Described::create("/v1/access", about, wanted, given);
     access.gives = access.gives.map(|(_, schema)| ("200", schema));
     all.push(access);
+    let wanted = schemas.of::<login::LoginRequest>();
+    let made = schemas.of::<tokens::TokenMade>();
+    let about = "Logs in, with a name and password (Basic) or whatever an authenticator takes: gives a token";
+    all.push(Described::create("/v1/login", about, wanted, made));
+    let password = schemas.of::<passwords::NewPassword>();
+    let path = "/v1/users/{name}/password";
+    let about = "Sets a password: one's own, or as an administrator; whoever logged in with the old one is logged out";
+    let mut set = Described::create(path, about, password, text().into());
+    (set.method, set.gives) = (HttpMethod::Put, None);
+    all.push(set);
+    all.push(Described::remove(
+        path,
+        "Takes the password away; administrators only",
+    ));
     let myself = schemas.of::<myself::Myself>();
     let about = "Who asks, and what they may";
     all.push(Described::read("/v1/self", about, myself));

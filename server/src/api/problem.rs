@@ -13,6 +13,7 @@ use underpass_tunnel::chain;
 
 /// Why a request was not done.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "camelCase")]
 pub(crate) struct Problem {
     /// The HTTP status.
     pub(crate) status: u16,
@@ -23,6 +24,9 @@ pub(crate) struct Problem {
     /// The object that is missing, there already, or other than expected.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) about: Option<About>,
+    /// Seconds until another attempt makes sense; also in `Retry-After`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) retry_after_seconds: Option<u64>,
 }
 
 /// An object that a problem is about.
@@ -49,6 +53,7 @@ impl Problem {
             title: status.canonical_reason().unwrap_or("Error").to_owned(),
             detail: detail.into(),
             about: None,
+            retry_after_seconds: None,
         }
     }
 
@@ -58,6 +63,14 @@ impl Problem {
             name: name.to_owned(),
         });
         self
+    }
+
+    /// Too many, too fast.
+    pub(super) fn later(status: StatusCode, detail: impl Into<String>, seconds: u64) -> Self {
+        Self {
+            retry_after_seconds: Some(seconds),
+            ..Self::new(status, detail)
+        }
     }
 
     pub(super) fn forbidden(what: &str) -> Self {
@@ -89,7 +102,9 @@ impl From<ChangeError> for Problem {
             | ChangeError::Identity(_)
             | ChangeError::EmptyBinding => StatusCode::UNPROCESSABLE_ENTITY,
             ChangeError::TooMany(_) => StatusCode::INSUFFICIENT_STORAGE,
-            ChangeError::Busy => StatusCode::SERVICE_UNAVAILABLE,
+            ChangeError::Busy => {
+                return Self::later(StatusCode::SERVICE_UNAVAILABLE, error.to_string(), 1);
+            }
             _ => {
                 tracing::error!("the directory was not changed: {}", chain(&error));
                 return Self::new(
@@ -131,13 +146,12 @@ impl From<PathRejection> for Problem {
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let retry_after = self.retry_after_seconds.map(HeaderValue::from);
         let mut response = (status, Json(self)).into_response();
         let headers = response.headers_mut();
         let kind = HeaderValue::from_static("application/problem+json");
         headers.insert(CONTENT_TYPE, kind);
-        if status == StatusCode::SERVICE_UNAVAILABLE {
-            headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
-        }
+        headers.extend(retry_after.map(|seconds| (RETRY_AFTER, seconds)));
         response
     }
 }

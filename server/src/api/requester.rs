@@ -14,7 +14,7 @@ pub(crate) enum Requester {
     Operator,
     /// A caller, and whose token they showed, where it is one of the directory's.
     User {
-        identity: Identity,
+        identity: Box<Identity>,
         owner: Option<Owner>,
     },
 }
@@ -25,6 +25,14 @@ impl Requester {
         match self {
             Self::Operator => "underpass:operator",
             Self::User { identity, .. } => identity.user(),
+        }
+    }
+
+    /// Who it is, where it is somebody.
+    pub(super) fn identity(&self) -> Option<&Identity> {
+        match self {
+            Self::Operator => None,
+            Self::User { identity, .. } => Some(identity),
         }
     }
 

@@ -22,7 +22,8 @@ pub(super) trait Resource: Send + Sync + 'static {
     /// The directory's object.
     type Object: Checked;
     /// What a client may set.
-    type Spec: Serialize
+    type Spec: Clone
+        + Serialize
         + DeserializeOwned
         + utoipa::ToSchema
         + Send
@@ -36,7 +37,9 @@ pub(super) trait Resource: Send + Sync + 'static {
     /// What one is, for the description.
     const ABOUT: &'static str;
 
-    fn object(spec: Self::Spec, created: OffsetDateTime) -> Self::Object;
+    /// What a client wants, on top of what it cannot set: of the object as it was, or of a new one.
+    fn object(spec: Self::Spec, before: Option<&Self::Object>, now: OffsetDateTime)
+    -> Self::Object;
 
     fn created(object: &Self::Object) -> OffsetDateTime;
 
@@ -155,9 +158,7 @@ async fn create<R: Resource>(
     body: Result<Json<New<R::Spec>>, JsonRejection>,
 ) -> Result<Response, Problem> {
     let Json(New { name, spec }) = body?;
-    // The change may be tried again.
-    let object = R::object(spec, OffsetDateTime::UNIX_EPOCH);
-    let put = |draft: &mut Draft| put::<R>(draft, &requester, &name, &object, Expect::Absent);
+    let put = |draft: &mut Draft| put::<R>(draft, &requester, &name, &spec, Expect::Absent);
     state.directory.change(put).await?;
     let mut response = answer::<R>(&state, StatusCode::CREATED, &name)?;
     if let Ok(location) = HeaderValue::from_str(&path::<R>(&name)) {
@@ -180,9 +181,8 @@ async fn replace<R: Resource>(
             "to replace an object, send its ETag in If-Match; to make one, If-None-Match: *",
         )
     })?;
-    let object = R::object(spec, OffsetDateTime::UNIX_EPOCH);
     let before = state.directory.snapshot().get::<R::Object>(&name).is_some();
-    let put = |draft: &mut Draft| put::<R>(draft, &requester, &name, &object, expect);
+    let put = |draft: &mut Draft| put::<R>(draft, &requester, &name, &spec, expect);
     state.directory.change(put).await?;
     let status = if before {
         StatusCode::OK
@@ -212,8 +212,7 @@ async fn patch<R: Resource>(
         merge(&mut spec, &change);
         let spec =
             serde_json::from_value(spec).map_err(|error| Problem::invalid(error.to_string()))?;
-        let object = R::object(spec, OffsetDateTime::UNIX_EPOCH);
-        put::<R>(draft, &requester, &name, &object, expect)
+        put::<R>(draft, &requester, &name, &spec, expect)
     };
     state.directory.change(amend).await?;
     answer::<R>(&state, StatusCode::OK, &name)
@@ -243,16 +242,15 @@ fn put<R: Resource>(
     draft: &mut Draft,
     requester: &Requester,
     name: &str,
-    object: &R::Object,
+    spec: &R::Spec,
     expect: Expect,
 ) -> Result<(), Problem> {
     let before = draft
         .get::<R::Object>(name)
         .map(|entry| entry.object.clone());
-    R::allow(before.as_deref(), Some(object), requester, draft)?;
-    let created = before.as_deref().map_or(draft.now(), R::created);
-    // Whatever the client cannot set stays as it was.
-    let object = R::object(R::Spec::from(object), created);
+    // The change may be tried again.
+    let object = R::object(spec.clone(), before.as_deref(), draft.now());
+    R::allow(before.as_deref(), Some(&object), requester, draft)?;
     Ok(draft.put(name, object, expect)?)
 }
 

@@ -4,7 +4,9 @@ use http::header::{ETAG, IF_MATCH, IF_NONE_MATCH};
 use http::{HeaderMap, Method, Request, StatusCode};
 use http_body_util::{BodyExt, Full};
 use serde_json::{Value, json};
+use underpass_proxy::authenticate::{Authenticator, Caller, Passwords, Token, TokenAuthenticator};
 use underpass_proxy::directory::MemoryStore;
+use underpass_proxy::front::Protocol;
 
 use super::*;
 
@@ -20,6 +22,16 @@ struct Answer {
 }
 
 impl Answer {
+    async fn read(response: Response<Body>) -> Self {
+        let (head, body) = response.into_parts();
+        let bytes = body.collect().await.unwrap().to_bytes();
+        Self {
+            status: head.status,
+            headers: head.headers,
+            body: serde_json::from_slice(&bytes).unwrap_or(Value::Null),
+        }
+    }
+
     fn tag(&self) -> String {
         self.headers[ETAG].to_str().unwrap().to_owned()
     }
@@ -37,7 +49,11 @@ impl World {
             .await
             .unwrap();
         let sessions: Sessions = Arc::new(|cluster| (cluster.as_str() == "prod").then_some(2));
-        let api = Api::new(Arc::clone(&directory), sessions);
+        let logins = Logins {
+            authenticator: Arc::new(TokenAuthenticator::new("tokens", directory.clone())),
+            passwords: Passwords::new().unwrap(),
+        };
+        let api = Api::new(Arc::clone(&directory), sessions, logins, Trail::default());
         Self { api, directory }
     }
 
@@ -60,17 +76,7 @@ impl World {
             serde_json::to_vec(body).unwrap()
         };
         let request = request.body(Full::from(body)).unwrap();
-        let (head, body) = self
-            .api
-            .answer(request, who.clone(), None)
-            .await
-            .into_parts();
-        let bytes = body.collect().await.unwrap().to_bytes();
-        Answer {
-            status: head.status,
-            headers: head.headers,
-            body: serde_json::from_slice(&bytes).unwrap_or(Value::Null),
-        }
+        Answer::read(self.api.answer(request, who.clone(), None).await).await
     }
 
     async fn operate(&self, method: Method, path: &str, body: Value) -> Answer {
@@ -93,26 +99,160 @@ impl World {
     }
 
     async fn holder(&self, bearer: &str) -> Requester {
-        use underpass_proxy::authenticate::{Authenticator, Caller, Token, TokenAuthenticator};
-        use underpass_proxy::front::{ConnectionInfo, Protocol};
-
         let mut headers = HeaderMap::new();
         headers.insert("authorization", format!("Bearer {bearer}").parse().unwrap());
-        let info = ConnectionInfo {
-            peer: std::net::IpAddr::from(std::net::Ipv4Addr::LOCALHOST).into(),
-            protocol: Protocol::Http1,
-            certificates: vec![],
-        };
-        let caller = Caller::read(&headers, &info).unwrap();
+        let caller = connection();
+        let caller = Caller::read(&headers, &caller).unwrap();
         let tokens = TokenAuthenticator::new("tokens", self.directory.clone());
         let found = tokens.authenticate(&caller).await.unwrap().unwrap();
         let hash = Token::parse(bearer).unwrap().hash();
         let snapshot = self.directory.snapshot();
         Requester::User {
-            identity: found.identity().clone(),
+            identity: Box::new(found.identity().clone()),
             owner: snapshot.token(&hash).map(|(_, token)| token.owner.clone()),
         }
     }
+}
+
+fn connection() -> ConnectionInfo {
+    ConnectionInfo {
+        peer: std::net::IpAddr::from(std::net::Ipv4Addr::LOCALHOST).into(),
+        protocol: Protocol::Http1,
+        certificates: vec![],
+    }
+}
+
+impl World {
+    async fn log_in(&self, authorization: &str, body: Value) -> Answer {
+        let request = Request::post(LOGIN)
+            .header("authorization", authorization)
+            .header("content-type", "application/json")
+            .body(Full::from(body.to_string()))
+            .unwrap();
+        let answer = self.api.log_in(request, &connection()).await;
+        Answer::read(answer).await
+    }
+
+    async fn log_in_with(&self, user: &str, password: &str) -> Answer {
+        use base64::Engine as _;
+
+        let basic = base64::engine::general_purpose::STANDARD.encode(format!("{user}:{password}"));
+        self.log_in(&format!("Basic {basic}"), json!({})).await
+    }
+}
+
+#[tokio::test]
+async fn a_password_gives_a_token_that_can_be_renewed() {
+    let world = World::new().await;
+    let alice = world.user("alice", json!({})).await;
+    let (path, password) = ("/v1/users/alice/password", "correct horse battery");
+    for early in [password, ""] {
+        world.log_in_with("alice", early).await.expect(401);
+    }
+    let set = json!({"password": "short"});
+    world.operate(Method::PUT, path, set).await.expect(422);
+    let set = json!({"password": password});
+    world.operate(Method::PUT, path, set).await.expect(204);
+    let shown = world
+        .operate(Method::GET, "/v1/users/alice", Value::Null)
+        .await
+        .expect(200);
+    assert_eq!(shown["status"]["hasPassword"], true);
+    assert!(!shown.to_string().contains("argon2"));
+    // Other changes leave it.
+    let patch = json!({"uid": "7"});
+    world
+        .operate(Method::PATCH, "/v1/users/alice", patch)
+        .await
+        .expect(200);
+
+    let made = world.log_in_with("alice", password).await.expect(201);
+    assert_eq!(made["about"]["user"], "alice");
+    assert!(made["about"]["renewableUntil"].is_string());
+    let first = made["token"].as_str().unwrap().to_owned();
+    let renewed = world
+        .log_in(&format!("Bearer {first}"), json!({}))
+        .await
+        .expect(201);
+    assert_eq!(
+        renewed["about"]["renewableUntil"],
+        made["about"]["renewableUntil"]
+    );
+    world
+        .log_in_with("alice", "correct horse batterx")
+        .await
+        .expect(401);
+    world.log_in_with("nobody", password).await.expect(401);
+
+    // Tokens that somebody made are not renewed.
+    let api = json!({"user": "alice", "expiresInSeconds": 60});
+    let made = world
+        .operate(Method::POST, "/v1/tokens", api)
+        .await
+        .expect(201);
+    let bearer = format!("Bearer {}", made["token"].as_str().unwrap());
+    world.log_in(&bearer, json!({})).await.expect(403);
+    // Nobody gets more than they came with.
+    let scoped = json!({"scope": {"readOnly": true}});
+    let made = world
+        .log_in(&format!("Bearer {first}"), scoped)
+        .await
+        .expect(201);
+    let bearer = format!("Bearer {}", made["token"].as_str().unwrap());
+    world.log_in(&bearer, json!({})).await.expect(403);
+
+    // One's own needs the one until now.
+    let none = json!({"password": "another password"});
+    world
+        .ask(&alice, Method::PUT, path, &none, &[])
+        .await
+        .expect(422);
+    let wrong = json!({"password": "another password", "current": "not it at all"});
+    world
+        .ask(&alice, Method::PUT, path, &wrong, &[])
+        .await
+        .expect(403);
+    let right = json!({"password": "another password", "current": password});
+    world
+        .ask(&alice, Method::PUT, path, &right, &[])
+        .await
+        .expect(204);
+    let bob = world.user("bob", json!({})).await;
+    world
+        .ask(&bob, Method::PUT, path, &right, &[])
+        .await
+        .expect(403);
+    // Whoever logged in with the old one is logged out; the other tokens stay.
+    world
+        .log_in(&format!("Bearer {first}"), json!({}))
+        .await
+        .expect(401);
+    world.log_in_with("alice", password).await.expect(401);
+    let disable = json!({"disabled": true});
+    world
+        .operate(Method::PATCH, "/v1/users/alice", disable)
+        .await
+        .expect(200);
+    world
+        .log_in_with("alice", "another password")
+        .await
+        .expect(401);
+}
+
+#[tokio::test]
+async fn rule_11_whoever_guesses_a_password_waits() {
+    let world = World::new().await;
+    let mut answer = world.log_in_with("alice", "guess").await;
+    let mut guesses = 1;
+    while answer.status == 401 {
+        answer = world.log_in_with("alice", "guess").await;
+        guesses += 1;
+    }
+    assert_eq!(guesses, underpass_proxy::limits::PASSWORD_TRIES + 2);
+    assert!(answer.headers.contains_key("retry-after"));
+    let body = answer.expect(429);
+    assert!(body["retryAfterSeconds"].as_u64().unwrap() >= 1);
+    world.log_in_with("bob", "guess").await.expect(401);
 }
 
 #[tokio::test]

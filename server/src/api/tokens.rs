@@ -46,6 +46,13 @@ pub(crate) struct View {
         skip_serializing_if = "Option::is_none"
     )]
     pub(crate) expires: Option<OffsetDateTime>,
+    /// Until when its holder may have another one for it, where it comes from a login.
+    #[serde(
+        default,
+        with = "time::serde::rfc3339::option",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub(crate) renewable_until: Option<OffsetDateTime>,
     /// When it was last used, to some minutes.
     #[serde(
         default,
@@ -118,6 +125,7 @@ pub(super) fn view(id: &str, entry: &Entry<AccessToken>, snapshot: &Snapshot) ->
         authenticated_by,
         created: token.created,
         expires: token.expires,
+        renewable_until: token.renewable_until,
         last_used: used.map(|used| used.object.last),
         scope: token.scope.clone(),
         description: token.description.clone(),
@@ -254,6 +262,17 @@ pub(super) fn put(
     owner: Owner,
     wanted: &TokenRequest,
 ) -> Result<String, Problem> {
+    put_login(draft, token, owner, None, wanted)
+}
+
+/// The same for a token that can be renewed until then.
+pub(super) fn put_login(
+    draft: &mut Draft,
+    token: &Token,
+    owner: Owner,
+    renewable_until: Option<OffsetDateTime>,
+    wanted: &TokenRequest,
+) -> Result<String, Problem> {
     if wanted.description.chars().count() > limits::DESCRIPTION_CHARS {
         return Err(Problem::invalid("the description is too long"));
     }
@@ -280,6 +299,7 @@ pub(super) fn put(
         sha256,
         owner,
         expires,
+        renewable_until,
         scope: wanted.scope.clone(),
         description: wanted.description.clone(),
     };
@@ -297,7 +317,7 @@ pub(super) fn made(snapshot: &Snapshot, id: &str, token: &Token) -> Result<Token
     })
 }
 
-fn is_within(inner: &Scope, outer: &Scope) -> bool {
+pub(super) fn is_within(inner: &Scope, outer: &Scope) -> bool {
     let clusters = match (&inner.clusters, &outer.clusters) {
         (_, None) => true,
         (None, Some(_)) => false,

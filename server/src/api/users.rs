@@ -38,6 +38,8 @@ pub(crate) struct Status {
     /// What bindings give them, by role: clusters by name, `*` for all, `key=value` for a label.
     #[schema(value_type = BTreeMap<String, Vec<String>>)]
     pub(crate) reach: BTreeMap<Role, BTreeSet<String>>,
+    /// They have a password to log in with.
+    pub(crate) has_password: bool,
 }
 
 impl From<&User> for Spec {
@@ -58,17 +60,17 @@ impl Resource for Users {
     const PATH: &'static str = "users";
     const ABOUT: &'static str = "A user of the directory's own; administrators only";
 
-    fn object(spec: Spec, created: OffsetDateTime) -> User {
+    fn object(spec: Spec, before: Option<&User>, now: OffsetDateTime) -> User {
         let Spec {
             uid,
             extra,
             disabled,
         } = spec;
         User {
-            created,
             uid,
             extra,
             disabled,
+            ..before.cloned().unwrap_or_else(|| User::new(now))
         }
     }
 
@@ -76,8 +78,9 @@ impl Resource for Users {
         user.created
     }
 
-    fn status(name: &str, _: &User, _: &State, snapshot: &Snapshot) -> Status {
+    fn status(name: &str, user: &User, _: &State, snapshot: &Snapshot) -> Status {
         Status {
+            has_password: user.password.is_some(),
             groups: snapshot.groups_of(name).to_vec(),
             reach: snapshot.reach_of(name),
         }

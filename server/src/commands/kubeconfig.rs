@@ -5,41 +5,54 @@ use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-use anyhow::{Context, Result};
-use underpass_proxy::Scope;
+use anyhow::{Context, Result, bail};
 use underpass_proxy::authenticate::Token;
-use underpass_proxy::kubeconfig::Kubeconfig as Writer;
+use underpass_proxy::kubeconfig::{Credential, Kubeconfig as Writer};
+use underpass_proxy::{ClusterName, Scope};
+use zeroize::Zeroizing;
 
 use super::serve::URL;
-use crate::api::{AccessGiven, AccessRequest, TokenRequest};
+use crate::api::{AccessGiven, AccessRequest, Myself, TokenRequest};
 use crate::cli::Kubeconfig;
-use crate::client::Client;
+use crate::client::{Client, Remote};
 use crate::data_dir::DataDir;
 use crate::pki::Ca;
 
 pub(crate) async fn run(client: &Client, data: &Path, options: Kubeconfig) -> Result<()> {
-    let Kubeconfig {
-        user,
-        clusters,
-        groups,
-        role,
-        expires,
-        read_only,
-        server,
-        output,
-    } = options;
-    let place = Place::find(client, data, server)?;
+    let yaml = if options.exec {
+        of_login(client, &options).await?
+    } else {
+        with_token(client, data, &options).await?
+    };
+    match &options.output {
+        None => print!("{}", *yaml),
+        Some(path) => {
+            write_private(path, &yaml)
+                .with_context(|| format!("cannot write {}", path.display()))?;
+        }
+    }
+    Ok(())
+}
+
+/// Makes a token for a user.
+async fn with_token(
+    client: &Client,
+    data: &Path,
+    options: &Kubeconfig,
+) -> Result<Zeroizing<String>> {
+    let place = Place::find(client, data, options.server.clone())?;
+    let user = options.user.as_ref().context("say whose it is: --user")?;
     let wanted = AccessRequest {
         user: user.clone(),
-        groups,
-        clusters: clusters.clone(),
+        groups: options.groups.clone(),
+        clusters: options.clusters.clone(),
         all_clusters: false,
-        role,
+        role: options.role,
         token: Some(TokenRequest {
-            expires_in_seconds: Some(expires.as_secs()),
+            expires_in_seconds: Some(options.expires.as_secs()),
             scope: Scope {
                 clusters: None,
-                read_only,
+                read_only: options.read_only,
             },
             description: "kubeconfig".to_owned(),
             ..TokenRequest::default()
@@ -54,23 +67,43 @@ pub(crate) async fn run(client: &Client, data: &Path, options: Kubeconfig) -> Re
     for cluster in given.granted {
         eprintln!("User {user} may now reach cluster {cluster}.");
     }
-    let kubeconfig = Writer {
-        server: place.server.trim(),
-        ca_pem: place.ca_pem.as_deref(),
-        user: user.as_str(),
-        token: &token,
-        clusters: &clusters,
-        prefix: "underpass-",
+    place.write(user.as_str(), Credential::Token(&token), &options.clusters)
+}
+
+/// Uses the login at a server elsewhere.
+async fn of_login(client: &Client, options: &Kubeconfig) -> Result<Zeroizing<String>> {
+    let Client::Https(remote) = client else {
+        bail!("--exec needs a server elsewhere: --api URL");
     };
-    let yaml = kubeconfig.to_yaml()?;
-    match output {
-        None => print!("{}", *yaml),
-        Some(path) => {
-            write_private(&path, &yaml)
-                .with_context(|| format!("cannot write {}", path.display()))?;
-        }
+    let me: Myself = client.get("/v1/self").await?;
+    let reachable: Vec<_> = me
+        .clusters
+        .into_iter()
+        .map(|cluster| cluster.name)
+        .collect();
+    let clusters = match options.clusters.as_slice() {
+        [] => reachable,
+        some => match some.iter().find(|cluster| !reachable.contains(cluster)) {
+            None => some.to_vec(),
+            Some(cluster) => bail!("{} may not reach cluster {cluster}", me.user),
+        },
+    };
+    if clusters.is_empty() {
+        bail!("{} may not reach any cluster", me.user);
     }
-    Ok(())
+    let place = Place::of(remote, options.server.clone());
+    let url = remote.url.to_string();
+    let arguments = ["credential", "--api", url.trim_end_matches('/')].map(str::to_owned);
+    let credential = Credential::Exec {
+        command: "underpass-server",
+        arguments: &arguments,
+        install_hint: "underpass-server gives kubectl the token of your login; it has to be found in the PATH",
+    };
+    let host = remote
+        .url
+        .authority()
+        .map_or("", |authority| authority.as_str());
+    place.write(&format!("{}@{host}", me.user), credential, &clusters)
 }
 
 /// Where kubectl finds the server, and whose certificate it has.
@@ -80,13 +113,34 @@ struct Place {
 }
 
 impl Place {
+    fn of(remote: &Remote, server: Option<String>) -> Self {
+        let url = remote.url.to_string();
+        Self {
+            server: server.unwrap_or_else(|| url.trim_end_matches('/').to_owned()),
+            ca_pem: remote.ca_pem.clone(),
+        }
+    }
+
+    fn write(
+        &self,
+        user: &str,
+        credential: Credential<'_>,
+        clusters: &[ClusterName],
+    ) -> Result<Zeroizing<String>> {
+        let kubeconfig = Writer {
+            server: self.server.trim(),
+            ca_pem: self.ca_pem.as_deref(),
+            user,
+            credential,
+            clusters,
+            prefix: "underpass-",
+        };
+        Ok(kubeconfig.to_yaml()?)
+    }
+
     fn find(client: &Client, data: &Path, server: Option<String>) -> Result<Self> {
         if let Client::Https(remote) = client {
-            let url = remote.url.to_string();
-            return Ok(Self {
-                server: server.unwrap_or_else(|| url.trim_end_matches('/').to_owned()),
-                ca_pem: remote.ca_pem.clone(),
-            });
+            return Ok(Self::of(remote, server));
         }
         let data = DataDir::open(data)?;
         let ca_pem = Ca::certificate(&data)?;

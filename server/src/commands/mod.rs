@@ -12,6 +12,7 @@ pub(crate) mod binding;
 pub(crate) mod ca_pin;
 pub(crate) mod cluster;
 pub(crate) mod kubeconfig;
+pub(crate) mod login;
 pub(crate) mod serve;
 pub(crate) mod token;
 pub(crate) mod user;

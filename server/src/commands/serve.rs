@@ -13,13 +13,13 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 use tracing_subscriber::EnvFilter;
 use underpass_proxy::audit::Trail;
-use underpass_proxy::authenticate::{CertificateRequest, Token};
+use underpass_proxy::authenticate::{CertificateRequest, Passwords, Token};
 use underpass_proxy::directory::Directory;
 use underpass_proxy::front::{Budgets, Front, FrontConfig};
 use underpass_proxy::{AccessReviews, ImpersonationPolicy};
 use underpass_tunnel::{Acceptor, AcceptorConfig, describe_metrics};
 
-use crate::api::{self, Api};
+use crate::api::{self, Api, Logins};
 use crate::audit;
 use crate::authentication::{Authentication, Surroundings};
 use crate::cli::{LogFormat, Serve};
@@ -163,7 +163,7 @@ fn assemble(
     budgets: Budgets,
 ) -> Result<Parts> {
     tokio::spawn(Arc::clone(&directory).follow());
-    tokio::spawn(Arc::clone(&directory).note_uses());
+    tokio::spawn(Arc::clone(&directory).keep_tokens());
     let tunnel = Tunnel::new(Arc::clone(&directory));
     tokio::spawn(tunnel.clone().enforce_access());
     let acceptor = Arc::new(Acceptor::new(
@@ -181,7 +181,11 @@ fn assemble(
         let tunnel = tunnel.clone();
         Arc::new(move |cluster: &_| Some(tunnel.connected(cluster)))
     };
-    let api = Api::new(Arc::clone(&directory), sessions);
+    let logins = Logins {
+        authenticator: authentication.chain(),
+        passwords: Passwords::new()?,
+    };
+    let api = Api::new(Arc::clone(&directory), sessions, logins, audit.clone());
     let http = Http {
         tunnel: tunnel.clone(),
         acceptor: Arc::clone(&acceptor),

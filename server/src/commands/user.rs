@@ -3,9 +3,11 @@
 use anyhow::Result;
 use serde_json::json;
 
+use super::login::read_password;
 use super::{list, print_table};
 use crate::api::{
-    AccessGiven, AccessRequest, GroupSpec, GroupStatus, UserSpec, UserStatus, View, segment,
+    AccessGiven, AccessRequest, GroupSpec, GroupStatus, NewPassword, UserSpec, UserStatus, View,
+    segment,
 };
 use crate::cli::{Group, Rights, User};
 use crate::client::Client;
@@ -42,6 +44,34 @@ pub(crate) async fn run(client: &Client, command: User) -> Result<()> {
             let users: Vec<Shown> = client.list("/v1/users").await?;
             let rows: Vec<_> = users.iter().map(row).collect();
             print_table(&["USER", "GROUPS", "CLUSTERS", "STATE"], &rows);
+        }
+        User::Password {
+            name,
+            password_file,
+            current_password_file,
+            remove,
+        } => {
+            let path = format!("/v1/users/{}/password", segment(name.as_str()));
+            if remove {
+                client.delete(&path).await?;
+                eprintln!("User {name} has no password any more.");
+                return Ok(());
+            }
+            let current = match &current_password_file {
+                Some(file) => Some(read_password(Some(file), "")?.to_string()),
+                None => None,
+            };
+            let prompt = format!("New password of {name}: ");
+            let password = read_password(password_file.as_deref(), &prompt)?;
+            if password_file.is_none() && read_password(None, "Again: ")? != password {
+                anyhow::bail!("the passwords differ");
+            }
+            let wanted = NewPassword {
+                password: password.to_string(),
+                current,
+            };
+            client.put_nothing(&path, &wanted).await?;
+            eprintln!("User {name} has a new password.");
         }
         User::Disable { name } => set_disabled(client, name.as_str(), true).await?,
         User::Enable { name } => set_disabled(client, name.as_str(), false).await?,

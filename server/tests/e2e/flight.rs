@@ -2,7 +2,7 @@
 
 use std::process::ExitStatus;
 
-use tokio::process::Child;
+use tokio::process::{Child, Command};
 use underpass_testenv::testing::{Client, DEADLINE, Reading, pod, spawn};
 
 /// kubectl while it reads something that does not end by itself.
@@ -52,7 +52,14 @@ impl InFlight {
     }
 
     async fn start(client: &Client<'_>, arguments: &[&str], first: &str) -> Self {
-        let mut child = spawn(client.kubectl().args(arguments));
+        let mut command = client.kubectl();
+        command.args(arguments);
+        Self::of(command, first).await
+    }
+
+    /// Any command, which says something first and goes on.
+    pub(crate) async fn of(mut command: Command, first: &str) -> Self {
+        let mut child = spawn(&mut command);
         let mut stdout = Reading::new(child.stdout.take().unwrap());
         stdout.until(first).await;
         // Nobody reads on, but it must not end because of that.

@@ -23,6 +23,7 @@ mod deployment;
 mod directory;
 mod flight;
 mod load_balancer;
+mod login;
 mod metrics;
 mod raw;
 mod rbac;

@@ -22,6 +22,11 @@ use crate::raw;
 const VERSION: &str = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 23\r\n\r\n\
                        {\"gitVersion\":\"v1.36.0\"}";
 
+/// Where the server asks whether somebody may act as somebody else, and what it is told: no.
+const REVIEWS: &str = "/apis/authorization.k8s.io/v1/subjectaccessreviews";
+const NO: &str = "HTTP/1.1 201 Created\r\nContent-Type: application/json\r\nContent-Length: 28\r\n\r\n\
+                  {\"status\":{\"allowed\":false}}";
+
 /// What is answered where nothing else was said.
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 
@@ -57,6 +62,11 @@ impl Head {
             .filter(|(found, _)| found.eq_ignore_ascii_case(name))
             .map(|(_, value)| value)
             .collect()
+    }
+
+    /// A question of the agent's or the server's own.
+    fn is_ours(&self) -> bool {
+        matches!(self.target(), "/version" | REVIEWS)
     }
 
     fn content_length(&self) -> usize {
@@ -146,11 +156,11 @@ impl Recorder {
         .await;
     }
 
-    /// What was asked, but for versions.
+    /// What was asked by callers.
     pub(super) fn heads(&self) -> Vec<Head> {
         let connections = self.connections.lock().unwrap();
         let heads = connections.iter().flat_map(|heard| heard.heads.clone());
-        heads.filter(|head| head.target() != "/version").collect()
+        heads.filter(|head| !head.is_ours()).collect()
     }
 
     /// The one request that was asked.
@@ -166,7 +176,7 @@ impl Recorder {
             let connections = self.connections.lock().unwrap();
             let prepared = connections
                 .iter()
-                .filter(|heard| heard.heads.iter().any(|head| head.target() != "/version"));
+                .filter(|heard| heard.heads.iter().any(|head| !head.is_ours()));
             let prepared: Vec<_> = prepared.cloned().collect();
             if !prepared.is_empty() && prepared.iter().all(|heard| heard.ended) {
                 Ok(prepared)
@@ -235,7 +245,14 @@ async fn serve(
                     break;
                 }
                 let mut body = vec![0; head.content_length()];
-                let answer = if path == "/version" { VERSION } else { OK };
+                if path == REVIEWS && !head.all("transfer-encoding").is_empty() {
+                    read_chunked(&mut stream).await;
+                }
+                let answer = match path {
+                    "/version" => VERSION,
+                    REVIEWS => NO,
+                    _ => OK,
+                };
                 if stream.read_exact(&mut body).await.is_err()
                     || stream.write_all(answer.as_bytes()).await.is_err()
                 {

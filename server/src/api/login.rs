@@ -1,0 +1,228 @@
+//! `/v1/login`: a token for whoever proves who they are. It is the one path that nobody is authenticated for before.
+//!
+//! - A name and password of the directory's own: a token that can be renewed for some days.
+//! - Such a token: another one, with the same end.
+//! - Whatever else an authenticator takes (LDAP, OpenID Connect, GitHub, a certificate): a token for the identity as it is now,
+//!   which lasts some hours and cannot be renewed: nobody would notice that a group was left meanwhile.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::State as From;
+use axum::extract::rejection::JsonRejection;
+use axum::routing::post;
+use axum::{Extension, Json, Router};
+use http::{HeaderMap, StatusCode};
+use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
+use underpass_proxy::authenticate::{
+    AuthenticateError, Authenticated, Authenticator, Caller, LoginError, Password, Passwords, Token,
+};
+use underpass_proxy::directory::{AccessToken, Draft, Login, Name, Owner, Snapshot, User};
+use underpass_proxy::front::ConnectionInfo;
+use underpass_proxy::{Identity, Scope};
+
+use super::State;
+use super::problem::Problem;
+use super::tokens::{self, TokenMade, TokenRequest};
+use crate::limits;
+
+/// What checks who somebody is.
+pub(crate) struct Logins {
+    pub(crate) authenticator: Arc<dyn Authenticator>,
+    pub(crate) passwords: Passwords,
+}
+
+/// What the token is to be like.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields, rename_all = "camelCase", default)]
+pub(crate) struct LoginRequest {
+    /// How long it counts: twelve hours at the most, and without saying.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) expires_in_seconds: Option<u64>,
+    /// What it may be used for.
+    #[serde(skip_serializing_if = "Scope::is_everything")]
+    pub(crate) scope: Scope,
+    /// What people call it.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub(crate) description: String,
+}
+
+pub(super) fn routes() -> Router<State> {
+    Router::new().route("/v1/login", post(log_in))
+}
+
+/// Who has proved to be whom.
+struct Proved {
+    owner: Owner,
+    /// Until when what they get can be renewed; `None` where it cannot.
+    renewable_until: Option<OffsetDateTime>,
+    /// What they showed was limited to this.
+    scope: Scope,
+}
+
+async fn log_in(
+    From(state): From<State>,
+    info: Option<Extension<ConnectionInfo>>,
+    headers: HeaderMap,
+    body: Result<Json<LoginRequest>, JsonRejection>,
+) -> Result<(StatusCode, Json<TokenMade>), Problem> {
+    let Json(wanted) = body?;
+    let (Some(Extension(info)), Some(logins)) = (info, &state.logins) else {
+        return Err(Problem::new(
+            StatusCode::NOT_FOUND,
+            "there is nobody to log in to here: ask a running server, at its URL",
+        ));
+    };
+    let caller = Caller::read(&headers, &info).ok_or_else(unauthorized)?;
+    let proved = logins.prove(&caller, &state.directory.snapshot()).await?;
+    if !tokens::is_within(&wanted.scope, &proved.scope) {
+        return Err(Problem::forbidden(
+            "the token would be for more than the credential that asks for it",
+        ));
+    }
+    let token = tokens::generate()?;
+    let keep = |draft: &mut Draft| keep(draft, &token, &proved, &wanted);
+    let id = state.directory.change(keep).await?.value;
+    tracing::info!(
+        target: "underpass::audit",
+        client = %caller.client(), user = proved.owner.name(), token = id, "logged in"
+    );
+    let made = tokens::made(&state.directory.snapshot(), &id, &token)?;
+    Ok((StatusCode::CREATED, Json(made)))
+}
+
+fn keep(
+    draft: &mut Draft,
+    token: &Token,
+    proved: &Proved,
+    wanted: &LoginRequest,
+) -> Result<String, Problem> {
+    let now = draft.now();
+    let most = limits::LOGIN_TOKEN.as_secs();
+    let mut life = wanted.expires_in_seconds.unwrap_or(most).min(most);
+    if let Some(until) = proved.renewable_until {
+        let left = u64::try_from((until - now).whole_seconds()).unwrap_or_default();
+        life = life.min(left);
+    }
+    let request = TokenRequest {
+        user: None,
+        expires_in_seconds: Some(life),
+        scope: wanted.scope.clone(),
+        description: wanted.description.clone(),
+    };
+    tokens::put_login(
+        draft,
+        token,
+        proved.owner.clone(),
+        proved.renewable_until,
+        &request,
+    )
+}
+
+impl Logins {
+    async fn prove(&self, caller: &Caller<'_>, snapshot: &Snapshot) -> Result<Proved, Problem> {
+        if let Some(password) = caller.password() {
+            return self.prove_password(caller, password, snapshot).await;
+        }
+        let found = self.ask(caller).await?.ok_or_else(unauthorized)?;
+        let token = caller.bearer().and_then(|bearer| Token::parse(bearer).ok());
+        match token.and_then(|token| snapshot.token(&token.hash())) {
+            Some((_, token)) => renew(token),
+            None => Ok(from_elsewhere(found.identity())),
+        }
+    }
+
+    async fn ask(&self, caller: &Caller<'_>) -> Result<Option<Authenticated>, Problem> {
+        let asked = self.authenticator.authenticate(caller).await;
+        asked.map_err(|error| match error {
+            AuthenticateError::Rejected(_) => unauthorized(),
+            AuthenticateError::Busy => busy(),
+            _ => Problem::later(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "who you are cannot be checked now",
+                1,
+            ),
+        })
+    }
+
+    /// A user of the directory's own comes first; other names may be a provider's.
+    async fn prove_password(
+        &self,
+        caller: &Caller<'_>,
+        password: &Password,
+        snapshot: &Snapshot,
+    ) -> Result<Proved, Problem> {
+        let user = snapshot.get::<User>(password.user());
+        let kept = user
+            .filter(|user| !user.object.disabled)
+            .and_then(|user| user.object.password.clone());
+        if kept.is_none()
+            && let Some(found) = self.ask(caller).await?
+        {
+            return Ok(from_elsewhere(found.identity()));
+        }
+        let checked = self.passwords.check(password, kept, caller.client()).await;
+        checked.map_err(|error| match error {
+            LoginError::Wrong => unauthorized(),
+            LoginError::Locked(wait) => {
+                let seconds = wait.as_secs().saturating_add(1);
+                Problem::later(StatusCode::TOO_MANY_REQUESTS, error.to_string(), seconds)
+            }
+            _ => busy(),
+        })?;
+        let name = Name::new(password.user()).map_err(|_| unauthorized())?;
+        Ok(Proved {
+            owner: Owner::User(name),
+            renewable_until: Some(OffsetDateTime::now_utc() + limits::LOGIN),
+            scope: Scope::default(),
+        })
+    }
+}
+
+/// One token for another. Tokens that were not made by a login are not renewed: whoever made them said when they end.
+fn renew(token: &AccessToken) -> Result<Proved, Problem> {
+    let until = token
+        .renewable_until
+        .filter(|until| *until > OffsetDateTime::now_utc() + Duration::from_secs(1));
+    let until = until.ok_or_else(|| {
+        Problem::forbidden("this token cannot be renewed (any more); log in again")
+    })?;
+    Ok(Proved {
+        owner: token.owner.clone(),
+        renewable_until: Some(until),
+        scope: token.scope.clone(),
+    })
+}
+
+fn from_elsewhere(identity: &Identity) -> Proved {
+    let provenance = identity.provenance();
+    Proved {
+        owner: Owner::Login(Login {
+            user: identity.user().to_owned(),
+            uid: identity.uid().map(str::to_owned),
+            groups: identity.groups().to_vec(),
+            extra: identity.extra().clone(),
+            authenticated_by: provenance.map(ToString::to_string).unwrap_or_default(),
+        }),
+        renewable_until: None,
+        scope: provenance
+            .map(|provenance| provenance.scope().clone())
+            .unwrap_or_default(),
+    }
+}
+
+fn unauthorized() -> Problem {
+    Problem::new(
+        StatusCode::UNAUTHORIZED,
+        "the credential, or the name or password, is wrong or missing",
+    )
+}
+
+fn busy() -> Problem {
+    Problem::later(
+        StatusCode::TOO_MANY_REQUESTS,
+        "too many credentials are being checked, or too many of yours were wrong",
+        2,
+    )
+}

@@ -1,0 +1,221 @@
+//! Passwords, logins, and kubectl with the plugin that gives it a login's token.
+
+use std::path::{Path, PathBuf};
+use std::process::Output;
+
+use tokio::process::Command;
+use underpass_testenv::testing::{Wire, run, text};
+use underpass_testenv::{CLUSTER_NAME, Transport};
+
+use crate::deployment::{Deployment, PROGRAMS};
+use crate::flight::InFlight;
+use crate::raw;
+
+/// Somebody at a machine of their own.
+struct Person {
+    deployment: &'static Deployment,
+    name: String,
+    home: tempfile::TempDir,
+}
+
+const PASSWORD: &str = "correct horse battery staple";
+
+impl Person {
+    /// Who has a password, and may do everything in the cluster.
+    async fn new(name: &str) -> Self {
+        let deployment = Deployment::shared(Transport::Quic);
+        let binding = ["--clusterrole=cluster-admin", &format!("--user={name}")];
+        let bind = [&["create", "clusterrolebinding", name][..], &binding].concat();
+        deployment.admin(Wire::WebSocket).run(&bind).await;
+        deployment
+            .administer(&["user", "add", name, "--cluster", CLUSTER_NAME])
+            .unwrap();
+        let person = Self {
+            deployment,
+            name: name.to_owned(),
+            home: tempfile::tempdir().unwrap(),
+        };
+        person.set_password(PASSWORD);
+        person
+    }
+
+    fn file(&self, name: &str, content: &str) -> PathBuf {
+        let path = self.home.path().join(name);
+        std::fs::write(&path, content).unwrap();
+        path
+    }
+
+    fn set_password(&self, password: &str) {
+        let file = self.file("new-password", &format!("{password}\n"));
+        let set = [
+            "user",
+            "password",
+            &self.name,
+            "--password-file",
+            file.to_str().unwrap(),
+        ];
+        self.deployment.administer(&set).unwrap();
+    }
+
+    async fn underpass(&self, arguments: &[&str]) -> Output {
+        let mut command = Command::new(PROGRAMS.server());
+        command
+            .env_clear()
+            .env("HOME", self.home.path())
+            .args(["--api", self.deployment.url()])
+            .args(arguments);
+        run(&mut command, b"").await
+    }
+
+    async fn log_in(&self, password: &str) -> Output {
+        let file = self.file("password", password);
+        let ca = self.deployment.ca_file();
+        let (file, ca) = (file.to_str().unwrap(), ca.to_str().unwrap());
+        let login = [
+            "--api-ca-file",
+            ca,
+            "login",
+            "--user",
+            &self.name,
+            "--password-file",
+            file,
+        ];
+        self.underpass(&login).await
+    }
+
+    async fn kubectl(&self, kubeconfig: &Path, arguments: &[&str]) -> Output {
+        let programs = PROGRAMS.server().parent().unwrap();
+        let mut command = Command::from(self.deployment.kubectl(kubeconfig));
+        command
+            .env("PATH", programs)
+            .env("HOME", self.home.path())
+            .args(arguments);
+        run(&mut command, b"").await
+    }
+}
+
+#[tokio::test]
+async fn kubectl_uses_a_login_and_no_secret_is_in_its_file() {
+    let person = Person::new("logs-in").await;
+    let refused = person.underpass(&["whoami"]).await;
+    assert!(text(&refused.stderr).contains("login --api"), "{refused:?}");
+    let wrong = person.log_in("wrong").await;
+    assert!(
+        text(&wrong.stderr).contains("name or password"),
+        "{wrong:?}"
+    );
+    let login = person.log_in(PASSWORD).await;
+    assert!(login.status.success(), "{login:?}");
+    let who = person.underpass(&["whoami"]).await;
+    assert!(
+        text(&who.stderr).starts_with("logs-in (token/tokens)"),
+        "{who:?}"
+    );
+    assert!(text(&who.stdout).contains(CLUSTER_NAME), "{who:?}");
+
+    let kubeconfig = person.home.path().join("kubeconfig");
+    let write = [
+        "kubeconfig",
+        "--exec",
+        "--output",
+        kubeconfig.to_str().unwrap(),
+    ];
+    let written = person.underpass(&write).await;
+    assert!(written.status.success(), "{written:?}");
+    let file = std::fs::read_to_string(&kubeconfig).unwrap();
+    assert!(!file.contains("upt_"), "{file}");
+    let whoami = person.kubectl(&kubeconfig, &["auth", "whoami"]).await;
+    assert!(text(&whoami.stdout).contains("logs-in"), "{whoami:?}");
+
+    // The password is changed: whoever logged in with the old one is logged out, streams included.
+    let mut watch = Command::from(person.deployment.kubectl(&kubeconfig));
+    watch
+        .env("PATH", PROGRAMS.server().parent().unwrap())
+        .env("HOME", person.home.path())
+        .args(["get", "--raw", "/api/v1/namespaces?watch=true"]);
+    let watch = InFlight::of(watch, "\"type\":\"ADDED\"").await;
+    person.set_password("another password entirely");
+    watch.ended().await.assert_error();
+    let out = person.kubectl(&kubeconfig, &["get", "namespaces"]).await;
+    assert!(!out.status.success(), "{out:?}");
+
+    let again = person.log_in("another password entirely").await;
+    assert!(again.status.success(), "{again:?}");
+    let works = person.kubectl(&kubeconfig, &["get", "namespaces"]).await;
+    assert!(works.status.success(), "{works:?}");
+    let logout = person.underpass(&["logout"]).await;
+    assert!(logout.status.success(), "{logout:?}");
+    let out = person.kubectl(&kubeconfig, &["get", "namespaces"]).await;
+    assert!(
+        text(&out.stderr).contains("nobody has logged in"),
+        "{out:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_credential_is_renewed_in_time() {
+    let person = Person::new("renews").await;
+    let login = person.log_in(PASSWORD).await;
+    assert!(login.status.success(), "{login:?}");
+    let credential = async || {
+        let printed = person.underpass(&["credential"]).await;
+        assert!(printed.status.success(), "{printed:?}");
+        let credential: serde_json::Value = serde_json::from_slice(&printed.stdout).unwrap();
+        assert_eq!(credential["kind"], "ExecCredential");
+        credential["status"]["token"].as_str().unwrap().to_owned()
+    };
+    let first = credential().await;
+    assert_eq!(credential().await, first);
+    // As if it had been made yesterday.
+    let logins = person.home.path().join(".config/underpass/logins");
+    let file = std::fs::read_dir(&logins)
+        .unwrap()
+        .next()
+        .unwrap()
+        .unwrap()
+        .path();
+    let mut saved: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+    saved["created"] = "2020-01-01T00:00:00Z".into();
+    std::fs::write(&file, saved.to_string()).unwrap();
+    let second = credential().await;
+    assert_ne!(second, first);
+    assert_eq!(credential().await, second);
+    // Whoever still uses the first one goes on.
+    for token in [&first, &second] {
+        let me = raw::get(person.deployment, "/v1/self", Some(token)).await;
+        assert_eq!(me.body["user"], "renews");
+    }
+    // What has ended says what to do.
+    saved["expires"] = "2020-01-02T00:00:00Z".into();
+    std::fs::write(&file, saved.to_string()).unwrap();
+    let ended = person.underpass(&["credential"]).await;
+    assert!(text(&ended.stderr).contains("has ended"), "{ended:?}");
+}
+
+#[tokio::test]
+async fn logins_are_in_the_audit_log_and_passwords_nowhere() {
+    let person = Person::new("audited-login").await;
+    person.log_in(PASSWORD).await;
+    let data = person.deployment.data_dir();
+    for name in ["directory.redb", "audit.log"] {
+        let bytes = std::fs::read(data.join(name)).unwrap();
+        let found = bytes
+            .windows(PASSWORD.len())
+            .any(|part| part == PASSWORD.as_bytes());
+        assert!(!found, "a password in {name}");
+    }
+    let log = person.deployment.server_log().unwrap();
+    assert!(!log.contains(PASSWORD));
+    assert!(log.contains("logged in"), "{log}");
+    let audit = std::fs::read_to_string(data.join("audit.log")).unwrap();
+    let set = audit
+        .lines()
+        .find(|line| line.contains("/v1/users/audited-login/password"));
+    let set: serde_json::Value = serde_json::from_str(set.expect("an event")).unwrap();
+    assert_eq!(set["user"]["username"], "underpass:operator");
+    assert_eq!(set["verb"], "update");
+    assert_eq!(set["objectRef"]["apiGroup"], "underpass.dev");
+    assert_eq!(set["objectRef"]["resource"], "users");
+    assert_eq!(set["responseStatus"]["code"], 204);
+}
