@@ -75,6 +75,9 @@ pub(crate) struct Login {
     /// File with the password; `-` for standard input; asked for without it
     #[arg(long, value_name = "FILE")]
     pub(crate) password_file: Option<PathBuf>,
+    /// Log in with a code that is confirmed in a browser, where the server has an identity provider for that (GitHub)
+    #[arg(long, conflicts_with_all = ["user", "password_file"])]
+    pub(crate) device: bool,
     /// How long the token is good for: 12h at the most, and without saying
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     pub(crate) expires: Option<Duration>,

@@ -33,6 +33,9 @@ pub(crate) const AUDIT_FLUSH: Duration = Duration::from_secs(5);
 /// The body of a request to the API: an object of the directory, and its wrapping.
 pub(crate) const API_BODY: usize = 1024 * 1024;
 
+/// From an API request's head to its answer, its body included (*unauthenticated*: a login has one).
+pub(crate) const API_TIME: Duration = Duration::from_secs(30);
+
 /// An answer of the API that a subcommand reads: a page of the largest objects would be cut.
 pub(crate) const API_ANSWER: usize = 64 * 1024 * 1024;
 

@@ -14,7 +14,7 @@ use crate::{Identity, RequestInfo};
 pub struct OwnCall<'a> {
     /// Who asked, where it is known; without, whoever owns the server's files.
     pub identity: Option<&'a Identity>,
-    /// What they are called where there is no identity.
+    /// What they are called where there is no identity: what a login claims, or the operator.
     pub name: &'a str,
     /// From where; `None` is from this machine.
     pub client: Option<IpAddr>,
@@ -28,6 +28,13 @@ pub struct OwnCall<'a> {
     pub received: OffsetDateTime,
     /// What was answered.
     pub code: u16,
+}
+
+impl OwnCall<'_> {
+    /// Whoever it is, by name.
+    pub fn user(&self) -> &str {
+        self.identity.map_or(self.name, Identity::user)
+    }
 }
 
 impl Trail {

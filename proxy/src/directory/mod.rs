@@ -213,6 +213,27 @@ impl Directory {
         }
     }
 
+    /// Forgets the tokens of logins by authenticators of which `is_gone` is true: nobody vouches for their holders any
+    /// longer (rule 12).
+    ///
+    /// # Errors
+    /// They cannot be forgotten now.
+    pub async fn forget_logins(
+        self: &Arc<Self>,
+        is_gone: impl Fn(&str) -> bool,
+    ) -> Result<(), ChangeError> {
+        let is_gone = |token: &AccessToken| match &token.owner {
+            Owner::User(_) => false,
+            Owner::Login(login) => is_gone(login.authenticator()),
+        };
+        self.change(|draft| {
+            draft.sweep(is_gone);
+            Ok(())
+        })
+        .await
+        .map(drop)
+    }
+
     /// Forgets tokens that expired some time ago. They count for nothing already.
     pub async fn forget_expired(self: &Arc<Self>) {
         let before = OffsetDateTime::now_utc() - limits::EXPIRED_TOKEN_KEPT;

@@ -221,6 +221,14 @@ pub struct Login {
     pub authenticated_by: String,
 }
 
+impl Login {
+    /// The name of the authenticator that vouched for them.
+    pub fn authenticator(&self) -> &str {
+        let by = self.authenticated_by.split_once('/');
+        by.map_or("", |(_, name)| name)
+    }
+}
+
 /// When a token was last used, to the minute.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]

@@ -324,6 +324,32 @@ async fn uses_are_written_once_in_a_while() {
 }
 
 #[tokio::test]
+async fn rule_12_a_login_ends_with_who_vouched_for_it() {
+    let directory = world().await;
+    let login = |by: &str| {
+        Owner::Login(Login {
+            user: "carol".to_owned(),
+            uid: None,
+            groups: Vec::new(),
+            extra: Default::default(),
+            authenticated_by: by.to_owned(),
+        })
+    };
+    let gone = token(&directory, login("ldap/corp")).await;
+    let stays = token(&directory, login("github/hub")).await;
+    let own = token(&directory, Owner::User(name("alice"))).await;
+    let record = directory.find(&gone.hash()).await.unwrap().unwrap();
+    directory.forget_logins(|by| by == "corp").await.unwrap();
+    assert!(record.revocation.is_revoked());
+    for (token, counts) in [(gone, false), (stays, true), (own, true)] {
+        assert_eq!(
+            directory.find(&token.hash()).await.unwrap().is_some(),
+            counts
+        );
+    }
+}
+
+#[tokio::test]
 async fn tokens_that_expired_long_ago_are_forgotten() {
     let directory = world().await;
     let now = OffsetDateTime::now_utc();

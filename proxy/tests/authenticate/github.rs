@@ -1,24 +1,5 @@
-//! A server that speaks GitHub's documented API, over TLS.
+//! GitHub's tokens, against a server that speaks its documented API, over TLS.
 
-use std::{
-    convert::Infallible,
-    net::SocketAddr,
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicUsize, Ordering},
-    },
-};
-
-use bytes::Bytes;
-use http::{Request, Response, StatusCode, header};
-use http_body_util::{BodyExt, Full};
-use hyper::{body::Incoming, server::conn::http1, service::service_fn};
-use hyper_util::rt::TokioIo;
-use rustls_pki_types::PrivateKeyDer;
-use serde_json::{Value, json};
-use tokio::net::TcpListener;
-use tokio_rustls::TlsAcceptor;
-use tokio_util::task::AbortOnDropHandle;
 use underpass_proxy::{
     Method,
     authenticate::{
@@ -26,224 +7,31 @@ use underpass_proxy::{
     },
 };
 
+use underpass_testenv::testing::providers::FakeGitHub;
+
 use crate::present::{bearer, identity, rejection, soon, source, unavailable};
 
-/// Organizations of alice: more than a page.
-const ORGANIZATIONS: usize = 150;
-
-struct Fake {
-    address: SocketAddr,
-    ca: String,
-    state: Arc<State>,
-    _serving: AbortOnDropHandle<()>,
+fn roots(fake: &FakeGitHub) -> Roots {
+    Roots::from_pem(fake.ca_pem().as_bytes()).unwrap()
 }
 
-#[derive(Default)]
-struct State {
-    /// Path, query and `Authorization` of each request.
-    seen: Mutex<Vec<String>>,
-    /// How often the device's token was asked for.
-    polls: AtomicUsize,
-}
-
-impl Fake {
-    async fn start() -> Self {
-        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
-        let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let tls = rustls::ServerConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_no_client_auth()
-            .with_single_cert(vec![made.cert.der().clone()], key)
-            .unwrap();
-        let tls = TlsAcceptor::from(Arc::new(tls));
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let state = Arc::new(State::default());
-        let shared = Arc::clone(&state);
-        let serving = tokio::spawn(async move {
-            while let Ok((tcp, _)) = listener.accept().await {
-                let (tls, state) = (tls.clone(), Arc::clone(&shared));
-                tokio::spawn(async move {
-                    let Ok(io) = tls.accept(tcp).await else {
-                        return;
-                    };
-                    let service = service_fn(|request| {
-                        let state = Arc::clone(&state);
-                        async move { Ok::<_, Infallible>(answer(request, address, &state).await) }
-                    });
-                    let _ = http1::Builder::new()
-                        .serve_connection(TokioIo::new(io), service)
-                        .await;
-                });
-            }
-        });
-        Self {
-            address,
-            ca: made.cert.pem(),
-            state,
-            _serving: AbortOnDropHandle::new(serving),
-        }
-    }
-
-    fn url(&self) -> String {
-        format!("https://localhost:{}", self.address.port())
-    }
-
-    fn roots(&self) -> Roots {
-        Roots::from_pem(self.ca.as_bytes()).unwrap()
-    }
-
-    fn github(&self, change: impl FnOnce(&mut GitHubConfig)) -> GitHub {
-        let mut config = GitHubConfig {
-            api_url: format!("{}/api/v3", self.url()),
-            roots: self.roots(),
-            organizations: vec!["Org-149".to_owned(), "org-0".to_owned()],
-            username_prefix: "github:".to_owned(),
-            groups_prefix: "github:".to_owned(),
-            remote: RemoteOptions::default(),
-        };
-        change(&mut config);
-        GitHub::new(source("hub", Method::GitHub), config).unwrap()
-    }
-
-    fn seen(&self) -> Vec<String> {
-        self.state.seen.lock().unwrap().clone()
-    }
-}
-
-fn respond(status: u16, body: &Value) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::from(body.to_string()));
-    *response.status_mut() = StatusCode::from_u16(status).unwrap();
-    response
-}
-
-async fn answer(
-    request: Request<Incoming>,
-    address: SocketAddr,
-    state: &State,
-) -> Response<Full<Bytes>> {
-    let path = request.uri().path().to_owned();
-    let query = request.uri().query().unwrap_or_default().to_owned();
-    let authorization = request.headers().get(header::AUTHORIZATION).cloned();
-    let authorization = authorization.map(|line| line.to_str().unwrap().to_owned());
-    let authorization = authorization.unwrap_or_default();
-    state
-        .seen
-        .lock()
-        .unwrap()
-        .push(format!("{path}?{query} {authorization}"));
-    if path.starts_with("/login/") {
-        let body = request.into_body().collect().await.unwrap().to_bytes();
-        return device(&path, str::from_utf8(&body).unwrap(), state);
-    }
-    let token = authorization.strip_prefix("Bearer ").unwrap_or_default();
-    let base = format!("https://localhost:{}/api/v3", address.port());
-    rest(&path, &query, token, &base)
-}
-
-fn rest(path: &str, query: &str, token: &str, base: &str) -> Response<Full<Bytes>> {
-    let bad = json!({ "message": "Bad credentials", "status": "401" });
-    let page = |name: &str| query.split('&').any(|pair| pair == name);
-    let organization = |n: usize| json!({ "login": format!("Org-{n}"), "id": n });
-    let linked = |body: &Value, url: String| {
-        let mut response = respond(200, body);
-        let link = format!("<{base}/x?page=1>; rel=\"prev\", <{url}>; rel=\"next\"");
-        response
-            .headers_mut()
-            .insert(header::LINK, link.parse().unwrap());
-        response
+fn github_of(fake: &FakeGitHub, change: impl FnOnce(&mut GitHubConfig)) -> GitHub {
+    let mut config = GitHubConfig {
+        api_url: format!("{}/api/v3", fake.url()),
+        roots: roots(fake),
+        organizations: vec!["Org-149".to_owned(), "org-0".to_owned()],
+        username_prefix: "github:".to_owned(),
+        groups_prefix: "github:".to_owned(),
+        remote: RemoteOptions::default(),
     };
-    let kind = token.rsplit('_').next().unwrap_or_default();
-    match (path, kind) {
-        (_, "limited") => {
-            let mut response = respond(403, &json!({ "message": "API rate limit exceeded" }));
-            let headers = response.headers_mut();
-            headers.insert("x-ratelimit-remaining", "0".parse().unwrap());
-            response
-        }
-        (_, "broken") => respond(502, &json!({})),
-        (_, "moved") => {
-            let mut response = respond(302, &json!({}));
-            let elsewhere = format!("{base}/elsewhere").parse().unwrap();
-            response.headers_mut().insert(header::LOCATION, elsewhere);
-            response
-        }
-        ("/api/v3/user", "alice" | "outsider" | "astray" | "endless" | "unscoped") => {
-            respond(200, &json!({ "login": kind, "id": 7, "site_admin": true }))
-        }
-        ("/api/v3/user/orgs", "unscoped") => respond(403, &json!({ "message": "Forbidden" })),
-        ("/api/v3/user/orgs", "outsider") => respond(200, &json!([{ "login": "Other" }])),
-        ("/api/v3/user/orgs", "astray") => linked(
-            &json!([organization(0)]),
-            "https://attacker.example/user/orgs".to_owned(),
-        ),
-        ("/api/v3/user/orgs", "endless") => linked(
-            &json!([organization(0)]),
-            format!("{base}/user/orgs?per_page=100"),
-        ),
-        ("/api/v3/user/orgs", "alice") if page("page=2") => {
-            let rest: Vec<_> = (100..ORGANIZATIONS).map(organization).collect();
-            respond(200, &json!(rest))
-        }
-        ("/api/v3/user/orgs", "alice") if page("per_page=100") => {
-            let first: Vec<_> = (0..100).map(organization).collect();
-            linked(
-                &json!(first),
-                format!("{base}/user/orgs?per_page=100&page=2"),
-            )
-        }
-        ("/api/v3/user/teams", "alice") => respond(
-            200,
-            &json!([
-                { "slug": "sre", "name": "S R E", "organization": organization(149) },
-                { "slug": "sre", "name": "x", "organization": organization(5) },
-            ]),
-        ),
-        _ => respond(401, &bad),
-    }
-}
-
-/// RFC 8628, as GitHub documents it: errors are 200.
-fn device(path: &str, body: &str, state: &State) -> Response<Full<Bytes>> {
-    let has = |pair: &str| body.split('&').any(|sent| sent == pair);
-    if path == "/login/device/code" {
-        assert!(has("scope=read:org"), "{body}");
-        let declined = has("client_id=declined");
-        return respond(
-            200,
-            &json!({
-                "device_code": if declined { "no/code" } else { "a/code" },
-                "user_code": "WDJB-MJHT",
-                "verification_uri": "https://github.com/login/device",
-                "expires_in": 900,
-                "interval": 1,
-            }),
-        );
-    }
-    assert!(
-        has("grant_type=urn:ietf:params:oauth:grant-type:device_code"),
-        "{body}"
-    );
-    if has("device_code=no%2Fcode") {
-        return respond(200, &json!({ "error": "access_denied" }));
-    }
-    assert!(has("device_code=a%2Fcode"), "{body}");
-    match state.polls.fetch_add(1, Ordering::Relaxed) {
-        0 => respond(200, &json!({ "error": "authorization_pending" })),
-        1 => respond(200, &json!({ "error": "slow_down", "interval": 2 })),
-        _ => respond(
-            200,
-            &json!({ "access_token": "gho_alice", "token_type": "bearer", "scope": "read:org" }),
-        ),
-    }
+    change(&mut config);
+    GitHub::new(source("hub", Method::GitHub), config).unwrap()
 }
 
 #[tokio::test]
 async fn a_token_gives_an_identity() {
-    let fake = Fake::start().await;
-    let github = fake.github(|_| {});
+    let fake = FakeGitHub::start().await;
+    let github = github_of(&fake, |_| {});
     for token in [
         "ghp_alice",
         "github_pat_11A_alice",
@@ -264,8 +52,8 @@ async fn a_token_gives_an_identity() {
 
 #[tokio::test]
 async fn other_tokens_are_shown_to_nobody() {
-    let fake = Fake::start().await;
-    let github = fake.github(|_| {});
+    let fake = FakeGitHub::start().await;
+    let github = github_of(&fake, |_| {});
     for other in [
         "upt_x",
         "eyJh.b.c",
@@ -288,8 +76,8 @@ async fn other_tokens_are_shown_to_nobody() {
 
 #[tokio::test]
 async fn who_is_not_a_member_is_not_let_in() {
-    let fake = Fake::start().await;
-    let github = fake.github(|_| {});
+    let fake = FakeGitHub::start().await;
+    let github = github_of(&fake, |_| {});
     for (token, why) in [
         ("ghp_nobody", Rejection::Unknown),
         ("ghp_outsider", Rejection::NotAllowed),
@@ -301,8 +89,8 @@ async fn who_is_not_a_member_is_not_let_in() {
 
 #[tokio::test]
 async fn limits_and_faults_of_github_are_not_the_users() {
-    let fake = Fake::start().await;
-    let github = fake.github(|_| {});
+    let fake = FakeGitHub::start().await;
+    let github = github_of(&fake, |_| {});
     for (token, why) in [
         ("ghp_limited", "limit of requests"),
         ("ghp_broken", "answered 502"),
@@ -316,16 +104,16 @@ async fn limits_and_faults_of_github_are_not_the_users() {
 
 #[tokio::test]
 async fn rule_2_a_token_goes_where_the_configuration_says() {
-    let fake = Fake::start().await;
-    let github = fake.github(|_| {});
+    let fake = FakeGitHub::start().await;
+    let github = github_of(&fake, |_| {});
     let said = unavailable(bearer(&github, "ghp_moved").await);
     assert!(said.contains("answered 302"), "{said}");
     assert!(!fake.seen().iter().any(|line| line.contains("elsewhere")));
     let said = unavailable(bearer(&github, "ghp_astray").await);
     assert!(said.contains("another server"), "{said}");
     // Another certificate is another server, too.
-    let other = Fake::start().await;
-    let github = fake.github(|config| config.roots = other.roots());
+    let other = FakeGitHub::start().await;
+    let github = github_of(&fake, |config| config.roots = roots(&other));
     let said = unavailable(bearer(&github, "ghp_alice").await);
     assert!(said.contains("cannot be asked"), "{said}");
     assert!(other.seen().is_empty());
@@ -333,8 +121,8 @@ async fn rule_2_a_token_goes_where_the_configuration_says() {
 
 #[tokio::test]
 async fn a_device_login_gives_a_token() {
-    let fake = Fake::start().await;
-    let login = DeviceLogin::new(&fake.url(), &fake.roots(), "client 1".to_owned()).unwrap();
+    let fake = FakeGitHub::start().await;
+    let login = DeviceLogin::new(&fake.url(), &roots(&fake), "client 1".to_owned()).unwrap();
     let waiting = soon(login.begin()).await.unwrap();
     assert_eq!(waiting.user_code(), "WDJB-MJHT");
     assert_eq!(
@@ -343,9 +131,9 @@ async fn a_device_login_gives_a_token() {
     );
     assert!(!format!("{waiting:?}").contains("code\""));
     let token = soon(login.wait(&waiting)).await.unwrap();
-    assert_eq!(fake.state.polls.load(Ordering::Relaxed), 3);
-    identity(bearer(&fake.github(|_| {}), &token).await);
-    let declined = DeviceLogin::new(&fake.url(), &fake.roots(), "declined".to_owned()).unwrap();
+    assert_eq!(fake.polls(), 3);
+    identity(bearer(&github_of(&fake, |_| {}), &token).await);
+    let declined = DeviceLogin::new(&fake.url(), &roots(&fake), "declined".to_owned()).unwrap();
     let waiting = soon(declined.begin()).await.unwrap();
     let refused = soon(declined.wait(&waiting)).await;
     assert!(matches!(refused, Err(DeviceError::Declined)));

@@ -31,6 +31,32 @@ use crate::limits;
 pub(crate) struct Logins {
     pub(crate) authenticator: Arc<dyn Authenticator>,
     pub(crate) passwords: Passwords,
+    /// Where people may log in with a code, now.
+    pub(crate) device_login: Arc<dyn Fn() -> Option<DeviceLoginWay> + Send + Sync>,
+}
+
+/// How people may log in here. Nothing of it is secret: they need to know it before they are anybody.
+#[derive(Debug, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct LoginWays {
+    /// With a code that they confirm in a browser.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) device: Option<DeviceLoginWay>,
+}
+
+/// A provider of device logins (RFC 8628), whose token is then what one logs in with here: the login is between the
+/// person's machine and the provider, so that nobody can be made to confirm somebody else's.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+#[schema(as = DeviceLogin)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct DeviceLoginWay {
+    /// Where it is.
+    pub(crate) url: String,
+    /// Whose logins they are.
+    pub(crate) client_id: String,
+    /// The CA of its certificate, as PEM; what the system trusts without.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) ca_pem: Option<String>,
 }
 
 /// What the token is to be like.
@@ -49,7 +75,14 @@ pub(crate) struct LoginRequest {
 }
 
 pub(super) fn routes() -> Router<State> {
-    Router::new().route("/v1/login", post(log_in))
+    Router::new().route("/v1/login", post(log_in).get(ways))
+}
+
+async fn ways(From(state): From<State>) -> Json<LoginWays> {
+    let logins = state.logins.as_ref();
+    Json(LoginWays {
+        device: logins.and_then(|logins| (logins.device_login)()),
+    })
 }
 
 /// Who has proved to be whom.

@@ -28,11 +28,14 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
+use axum::response::IntoResponse;
 use axum::routing::get;
-use http::{Request, Response};
+use http::header::USER_AGENT;
+use http::{HeaderValue, Request, Response};
 use time::OffsetDateTime;
 use tower::ServiceExt;
 use underpass_proxy::audit::{OwnCall, Trail};
+use underpass_proxy::authenticate::Caller;
 use underpass_proxy::directory::Directory;
 use underpass_proxy::front::ConnectionInfo;
 use underpass_proxy::{Body, ClusterName};
@@ -43,7 +46,7 @@ pub(crate) use self::bindings::{Spec as BindingSpec, Status as BindingStatus};
 pub(crate) use self::clusters::{Spec as ClusterSpec, Status as ClusterStatus};
 pub(crate) use self::first::{NAME as FIRST_ADMINISTRATOR, first_administrator};
 pub(crate) use self::groups::{Spec as GroupSpec, Status as GroupStatus};
-pub(crate) use self::login::{LoginRequest, Logins};
+pub(crate) use self::login::{DeviceLoginWay, LoginRequest, LoginWays, Logins};
 pub(crate) use self::myself::Myself;
 pub(crate) use self::page::List;
 pub(crate) use self::passwords::NewPassword;
@@ -140,29 +143,29 @@ impl Api {
     {
         let received = OffsetDateTime::now_utc();
         let (method, path) = (request.method().clone(), request.uri().path().to_owned());
-        let agent = request.headers().get(http::header::USER_AGENT).cloned();
+        let agent = request.headers().get(USER_AGENT).cloned();
         request.extensions_mut().insert(requester.clone());
         let response = self.route(request).await;
-        let (name, code) = (requester.name(), response.status().as_u16());
-        tracing::info!(
-            target: "underpass::audit",
-            client = client.map(tracing::field::display), user = name, %method, path, code,
-            "request to the API"
-        );
-        self.trail.own_call(&OwnCall {
+        self.write_down(&OwnCall {
             identity: requester.identity(),
-            name,
+            name: requester.name(),
             client,
             method: &method,
             path: &path,
-            user_agent: agent
-                .as_ref()
-                .and_then(|agent| agent.to_str().ok())
-                .unwrap_or_default(),
+            user_agent: text(agent.as_ref()),
             received,
-            code,
+            code: response.status().as_u16(),
         });
         response
+    }
+
+    fn write_down(&self, call: &OwnCall<'_>) {
+        tracing::info!(
+            target: "underpass::audit",
+            client = call.client.map(tracing::field::display), user = call.user(),
+            method = %call.method, path = call.path, code = call.code, "request to the API"
+        );
+        self.trail.own_call(call);
     }
 
     /// Answers whoever wants to log in: nobody knows yet who it is.
@@ -175,8 +178,26 @@ impl Api {
         B: http_body::Body<Data = bytes::Bytes> + Send + 'static,
         B::Error: Into<axum::BoxError>,
     {
+        let received = OffsetDateTime::now_utc();
+        let client = info.peer.client(request.headers());
+        let method = request.method().clone();
+        let agent = request.headers().get(USER_AGENT).cloned();
+        // Whoever it is who tries; nobody knows it to be true.
+        let claims = Caller::read(request.headers(), info)
+            .and_then(|caller| caller.password().map(|login| login.user().to_owned()));
         request.extensions_mut().insert(info.clone());
-        self.route(request).await
+        let response = self.route(request).await;
+        self.write_down(&OwnCall {
+            identity: None,
+            name: claims.as_deref().unwrap_or_default(),
+            client: Some(client),
+            method: &method,
+            path: LOGIN,
+            user_agent: text(agent.as_ref()),
+            received,
+            code: response.status().as_u16(),
+        });
+        response
     }
 
     async fn route<B>(&self, request: Request<B>) -> Response<Body>
@@ -185,7 +206,16 @@ impl Api {
         B::Error: Into<axum::BoxError>,
     {
         let request = request.map(axum::body::Body::new);
-        let Ok(response) = self.router.clone().oneshot(request).await;
+        let answering = self.router.clone().oneshot(request);
+        let response = match tokio::time::timeout(limits::API_TIME, answering).await {
+            Ok(Ok(response)) => response,
+            Err(_) => problem::too_slow().into_response(),
+        };
         response.map(underpass_proxy::boxed)
     }
+}
+
+fn text(header: Option<&HeaderValue>) -> &str {
+    let text = header.and_then(|value| value.to_str().ok());
+    text.unwrap_or_default()
 }

@@ -143,6 +143,9 @@ fn operations(schemas: &mut Schemas) -> Vec<Described> {
     let made = schemas.of::<tokens::TokenMade>();
     let about = "Logs in, with a name and password (Basic) or whatever an authenticator takes: gives a token";
     all.push(Described::create("/v1/login", about, wanted, made));
+    let ways = schemas.of::<login::LoginWays>();
+    let about = "How people may log in; anybody may ask";
+    all.push(Described::read("/v1/login", about, ways));
     let password = schemas.of::<passwords::NewPassword>();
     let path = "/v1/users/{name}/password";
     let about = "Sets a password: one's own, or as an administrator; whoever logged in with the old one is logged out";

@@ -156,6 +156,10 @@ impl IntoResponse for Problem {
     }
 }
 
+pub(super) fn too_slow() -> Problem {
+    Problem::new(StatusCode::REQUEST_TIMEOUT, "the request took too long")
+}
+
 pub(super) async fn no_such_path() -> Problem {
     Problem::new(
         StatusCode::NOT_FOUND,

@@ -52,6 +52,7 @@ impl World {
         let logins = Logins {
             authenticator: Arc::new(TokenAuthenticator::new("tokens", directory.clone())),
             passwords: Passwords::new().unwrap(),
+            device_login: Arc::new(|| None),
         };
         let api = Api::new(Arc::clone(&directory), sessions, logins, Trail::default());
         Self { api, directory }

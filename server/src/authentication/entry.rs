@@ -19,6 +19,7 @@ use super::github::GitHub;
 use super::jwt::Jwt;
 use super::ldap::Ldap;
 use super::token_review::Review;
+use crate::api::DeviceLoginWay;
 
 /// A name, and exactly one kind of authenticator.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
@@ -101,6 +102,14 @@ impl Entry {
             Ok(Kind::Ldap(ldap)) => ldap.files(),
             Ok(Kind::GitHub(github)) => github.files(),
             Ok(Kind::Tokens | Kind::Review(_)) | Err(_) => Vec::new(),
+        }
+    }
+
+    /// What somebody needs to log in with a code, where it offers that.
+    pub(super) fn device_login(&self, contents: &Contents) -> Option<DeviceLoginWay> {
+        match self.kind() {
+            Ok(Kind::GitHub(github)) => github.device_login(contents),
+            _ => None,
         }
     }
 

@@ -11,20 +11,23 @@ mod jwt;
 mod ldap;
 mod token_review;
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 use underpass_proxy::authenticate::{
-    Authenticator, CertificateRequest, Chain, Step, TokenAuthenticator, TokenStore,
+    Authenticator, CertificateRequest, Chain, Step, TokenAuthenticator,
 };
+use underpass_proxy::directory::Directory;
 use underpass_proxy::front::Clusters;
 use underpass_tunnel::chain;
 
 use self::entry::{Entry, Kind};
 pub(crate) use self::file::AuthenticationError;
 use self::file::{Contents, File};
+use crate::api::DeviceLoginWay;
 use crate::limits;
 
 /// How often the files are looked at: a change takes effect within this time.
@@ -33,7 +36,7 @@ const INTERVAL: Duration = Duration::from_secs(1);
 /// What authenticators are made with.
 #[derive(Clone)]
 pub(crate) struct Surroundings {
-    pub(crate) tokens: Arc<dyn TokenStore>,
+    pub(crate) directory: Arc<Directory>,
     pub(crate) clusters: Arc<dyn Clusters>,
 }
 
@@ -44,6 +47,8 @@ pub(crate) struct Authentication {
     chain: Arc<Chain>,
     certificates: Arc<CertificateRequest>,
     built: Mutex<Vec<Built>>,
+    /// Authenticators whose logins are still to be ended, since the chain has changed.
+    retired: Mutex<Option<HashSet<String>>>,
 }
 
 /// An authenticator, and everything that it depends on.
@@ -66,6 +71,7 @@ impl Authentication {
             chain: Arc::new(Chain::new(Vec::new())),
             certificates: CertificateRequest::new(),
             built: Mutex::default(),
+            retired: Mutex::default(),
         };
         authentication.refresh()?;
         Ok(Arc::new(authentication))
@@ -74,6 +80,15 @@ impl Authentication {
     /// The authenticators, now and after each change.
     pub(crate) fn chain(&self) -> Arc<Chain> {
         Arc::clone(&self.chain)
+    }
+
+    /// The identity provider at which people may log in with a code: at most one, as the file is checked.
+    pub(crate) fn device_login(&self) -> Option<DeviceLoginWay> {
+        let built = self.built.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut ways = built
+            .iter()
+            .filter_map(|built| built.entry.device_login(&built.contents));
+        ways.next()
     }
 
     /// How TLS asks clients for certificates: only while an authenticator reads them.
@@ -95,6 +110,7 @@ impl Authentication {
                 tracing::error!("keeping the last good authentication file: {error}");
             }
             last = error;
+            self.end_logins().await;
         }
     }
 
@@ -126,16 +142,43 @@ impl Authentication {
         self.chain.replace(next.iter().map(Built::step).collect());
         let certificates = |built: &Built| matches!(built.entry.kind(), Ok(Kind::Certificates(_)));
         self.certificates.want(next.iter().any(certificates));
-        let gone = std::mem::replace(&mut *built, next);
-        for old in gone {
-            if !built
-                .iter()
-                .any(|built| Arc::ptr_eq(&built.authenticator, &old.authenticator))
-            {
-                old.retired.cancel();
-            }
+        let before = std::mem::replace(&mut *built, next);
+        let is_there = |old: &Built| {
+            let mut now = built.iter();
+            now.any(|built| Arc::ptr_eq(&built.authenticator, &old.authenticator))
+        };
+        let mut gone = HashSet::new();
+        for old in before.iter().filter(|old| !is_there(old)) {
+            old.retired.cancel();
+            gone.insert(old.entry.name.clone());
         }
+        drop(built);
+        let mut retired = self.retired.lock().unwrap_or_else(PoisonError::into_inner);
+        retired.get_or_insert_default().extend(gone);
         Ok(())
+    }
+
+    /// Ends logins by authenticators that are gone or different, and by those of which nothing is known here: they may
+    /// have been taken away while no server ran.
+    async fn end_logins(&self) {
+        let retired = {
+            let mut retired = self.retired.lock().unwrap_or_else(PoisonError::into_inner);
+            retired.take()
+        };
+        let Some(retired) = retired else {
+            return;
+        };
+        let names: HashSet<_> = {
+            let built = self.built.lock().unwrap_or_else(PoisonError::into_inner);
+            built.iter().map(|built| built.entry.name.clone()).collect()
+        };
+        let is_gone = |by: &str| retired.contains(by) || !names.contains(by);
+        let ended = self.surroundings.directory.forget_logins(is_gone).await;
+        if let Err(error) = ended {
+            tracing::error!("logins are not ended yet: {}", chain(&error));
+            let mut again = self.retired.lock().unwrap_or_else(PoisonError::into_inner);
+            again.get_or_insert_default().extend(retired);
+        }
     }
 
     fn read_all(&self, entries: Vec<Entry>) -> Result<Vec<(Entry, Contents)>, AuthenticationError> {
@@ -176,7 +219,8 @@ impl Authentication {
 
 impl Surroundings {
     fn token_authenticator(&self, name: &str) -> Arc<dyn Authenticator> {
-        Arc::new(TokenAuthenticator::new(name, Arc::clone(&self.tokens)))
+        let tokens = Arc::clone(&self.directory);
+        Arc::new(TokenAuthenticator::new(name, tokens))
     }
 }
 

@@ -1,21 +1,12 @@
 use std::path::Path;
 
 use async_trait::async_trait;
-use underpass_proxy::authenticate::{StoreError, TokenHash, TokenRecord};
-
+use futures_util::FutureExt;
+use underpass_proxy::directory::MemoryStore;
 use underpass_proxy::front::{ConnectError, Open};
 use underpass_proxy::{BoxedIo, ClusterName};
 
 use super::*;
-
-struct NoTokens;
-
-#[async_trait]
-impl TokenStore for NoTokens {
-    async fn find(&self, _: &TokenHash) -> Result<Option<TokenRecord>, StoreError> {
-        Ok(None)
-    }
-}
 
 struct NoClusters;
 
@@ -27,8 +18,10 @@ impl Clusters for NoClusters {
 }
 
 fn surroundings() -> Surroundings {
+    // Memory answers at once.
+    let directory = Directory::open(Arc::new(MemoryStore::default())).now_or_never();
     Surroundings {
-        tokens: Arc::new(NoTokens),
+        directory: directory.unwrap().unwrap(),
         clusters: Arc::new(NoClusters),
     }
 }

@@ -10,10 +10,11 @@ use http::Uri;
 use serde_json::json;
 use time::OffsetDateTime;
 use underpass_proxy::Scope;
+use underpass_proxy::authenticate::{DeviceLogin, Roots};
 use zeroize::Zeroizing;
 
 use super::{list, print_table, timestamp};
-use crate::api::{LOGIN, LoginRequest, Myself, TokenMade};
+use crate::api::{LOGIN, LoginRequest, LoginWays, Myself, TokenMade};
 use crate::cli::Login;
 use crate::client::{Client, Elsewhere, Remote};
 use crate::saved::Saved;
@@ -21,11 +22,14 @@ use crate::saved::Saved;
 pub(crate) async fn log_in(elsewhere: &Elsewhere, options: Login) -> Result<()> {
     let url = url(elsewhere)?;
     let mut remote = Remote::new(url, elsewhere)?;
-    if remote.authorization.is_none() {
+    if options.device {
+        let token = device_login(remote.clone()).await?;
+        remote.authorization = Some(Zeroizing::new(format!("Bearer {}", *token)));
+    } else if remote.authorization.is_none() {
         let user = match options.user {
             Some(user) => user,
             None => bail!(
-                "say who you are: --user NAME, or --api-token-file FILE with a token of your identity provider"
+                "say who you are: --user NAME, --device, or --api-token-file FILE with a token of your identity provider"
             ),
         };
         let password = read_password(
@@ -60,6 +64,26 @@ pub(crate) async fn log_in(elsewhere: &Elsewhere, options: Login) -> Result<()> 
         saved.url.trim_end_matches('/')
     );
     Ok(())
+}
+
+/// Gives the identity provider's token, once its owner has confirmed it.
+async fn device_login(remote: Remote) -> Result<Zeroizing<String>> {
+    let ways: LoginWays = Client::Https(remote).get(LOGIN).await?;
+    let way = ways
+        .device
+        .context("this server has no identity provider for logins with a code")?;
+    let roots = match &way.ca_pem {
+        Some(pem) => Roots::from_pem(pem.as_bytes())?,
+        None => Roots::system()?,
+    };
+    let provider = DeviceLogin::new(&way.url, &roots, way.client_id)?;
+    let login = provider.begin().await?;
+    eprintln!(
+        "Open {} and type the code {}",
+        login.verification_uri(),
+        login.user_code()
+    );
+    Ok(provider.wait(&login).await?)
 }
 
 pub(crate) async fn log_out(elsewhere: &Elsewhere) -> Result<()> {

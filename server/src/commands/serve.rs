@@ -172,7 +172,7 @@ fn assemble(
     ));
     let readiness = Readiness::default();
     let surroundings = Surroundings {
-        tokens: directory.clone(),
+        directory: Arc::clone(&directory),
         clusters: Arc::new(tunnel.clone()),
     };
     let authentication = Authentication::open(authentication, surroundings)?;
@@ -184,6 +184,10 @@ fn assemble(
     let logins = Logins {
         authenticator: authentication.chain(),
         passwords: Passwords::new()?,
+        device_login: {
+            let authentication = Arc::clone(&authentication);
+            Arc::new(move || authentication.device_login())
+        },
     };
     let api = Api::new(Arc::clone(&directory), sessions, logins, audit.clone());
     let http = Http {

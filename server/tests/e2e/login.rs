@@ -3,8 +3,10 @@
 use std::path::{Path, PathBuf};
 use std::process::Output;
 
+use serde_json::json;
 use tokio::process::Command;
-use underpass_testenv::testing::{Wire, run, text};
+use underpass_testenv::testing::providers::FakeGitHub;
+use underpass_testenv::testing::{Wire, eventually, run, text};
 use underpass_testenv::{CLUSTER_NAME, Transport};
 
 use crate::deployment::{Deployment, PROGRAMS};
@@ -191,6 +193,97 @@ async fn a_credential_is_renewed_in_time() {
     std::fs::write(&file, saved.to_string()).unwrap();
     let ended = person.underpass(&["credential"]).await;
     assert!(text(&ended.stderr).contains("has ended"), "{ended:?}");
+}
+
+#[tokio::test]
+async fn a_code_that_is_confirmed_at_github_is_a_login() {
+    let github = FakeGitHub::start().await;
+    let deployment = Deployment::start(Transport::WebSocket).await;
+    let folder = deployment.authentication_file();
+    let ca = folder.with_file_name("github.pem");
+    std::fs::write(&ca, github.ca_pem()).unwrap();
+    let authentication = json!({ "authenticators": [
+        { "name": "tokens", "tokens": {} },
+        { "name": "hub", "github": {
+            "apiURL": format!("{}/api/v3", github.url()),
+            "certificateAuthorityFile": "github.pem",
+            "organizations": ["Org-0"],
+            "usernamePrefix": "github:",
+            "groupsPrefix": "github:",
+            "deviceLogin": { "clientID": "underpass", "url": github.url() },
+        } },
+    ] });
+    std::fs::write(deployment.authentication_file(), authentication.to_string()).unwrap();
+    let bind = [
+        "binding",
+        "set",
+        "hub",
+        "--role",
+        "view",
+        "--group",
+        "github:Org-0",
+        "--cluster",
+    ];
+    deployment
+        .administer(&[&bind[..], &[CLUSTER_NAME]].concat())
+        .unwrap();
+    eventually("the server offers it", async || {
+        let ways = raw::get(&deployment, "/v1/login", None).await;
+        if ways.body["device"]["clientId"] == "underpass" {
+            Ok(())
+        } else {
+            Err(ways)
+        }
+    })
+    .await;
+
+    let home = tempfile::tempdir().unwrap();
+    let underpass = async |arguments: &[&str]| {
+        let mut command = Command::new(PROGRAMS.server());
+        command
+            .env_clear()
+            .env("HOME", home.path())
+            .args(["--api", deployment.url(), "--api-ca-file"])
+            .arg(deployment.ca_file())
+            .args(arguments);
+        run(&mut command, b"").await
+    };
+    let login = underpass(&["login", "--device"]).await;
+    assert!(login.status.success(), "{login:?}");
+    let said = text(&login.stderr);
+    assert!(
+        said.contains("https://github.com/login/device and type the code WDJB-MJHT"),
+        "{said}"
+    );
+    assert!(
+        said.contains("as github:alice") && !said.contains("gho_"),
+        "{said}"
+    );
+    let who = underpass(&["whoami"]).await;
+    assert!(text(&who.stdout).contains("view"), "{who:?}");
+    // The provider's token went to the provider and to the server, and is kept by neither of us.
+    let saved = home.path().join(".config/underpass/logins");
+    for file in std::fs::read_dir(saved).unwrap() {
+        let text = std::fs::read_to_string(file.unwrap().path()).unwrap();
+        assert!(!text.contains("gho_"));
+    }
+    let list = deployment
+        .administer(&["token", "list", "--user", "github:alice"])
+        .unwrap();
+    assert_eq!(list.lines().count(), 2, "{list}");
+
+    // Rule 12: what rests on an authenticator ends with it.
+    let tokens = json!({ "authenticators": [{ "name": "tokens", "tokens": {} }] });
+    std::fs::write(deployment.authentication_file(), tokens.to_string()).unwrap();
+    eventually("the login has ended", async || {
+        let who = underpass(&["whoami"]).await;
+        if text(&who.stderr).contains("401") {
+            Ok(())
+        } else {
+            Err(who)
+        }
+    })
+    .await;
 }
 
 #[tokio::test]
