@@ -1,0 +1,117 @@
+//! Passwords and logins.
+
+use super::*;
+
+#[tokio::test]
+async fn a_password_gives_a_token_that_can_be_renewed() {
+    let world = World::new().await;
+    let alice = world.user("alice", json!({})).await;
+    let (path, password) = ("/v1/users/alice/password", "correct horse battery");
+    for early in [password, ""] {
+        world.log_in_with("alice", early).await.expect(401);
+    }
+    let set = json!({"password": "short"});
+    world.operate(Method::PUT, path, set).await.expect(422);
+    let set = json!({"password": password});
+    world.operate(Method::PUT, path, set).await.expect(204);
+    let shown = world
+        .operate(Method::GET, "/v1/users/alice", Value::Null)
+        .await
+        .expect(200);
+    assert_eq!(shown["status"]["hasPassword"], true);
+    assert!(!shown.to_string().contains("argon2"));
+    // Other changes leave it.
+    let patch = json!({"uid": "7"});
+    world
+        .operate(Method::PATCH, "/v1/users/alice", patch)
+        .await
+        .expect(200);
+
+    let made = world.log_in_with("alice", password).await.expect(201);
+    assert_eq!(made["about"]["user"], "alice");
+    assert!(made["about"]["renewableUntil"].is_string());
+    let first = made["token"].as_str().unwrap().to_owned();
+    let renewed = world
+        .log_in(&format!("Bearer {first}"), json!({}))
+        .await
+        .expect(201);
+    assert_eq!(
+        renewed["about"]["renewableUntil"],
+        made["about"]["renewableUntil"]
+    );
+    world
+        .log_in_with("alice", "correct horse batterx")
+        .await
+        .expect(401);
+    world.log_in_with("nobody", password).await.expect(401);
+
+    // Tokens that somebody made are not renewed.
+    let api = json!({"user": "alice", "expiresInSeconds": 60});
+    let made = world
+        .operate(Method::POST, "/v1/tokens", api)
+        .await
+        .expect(201);
+    let bearer = format!("Bearer {}", made["token"].as_str().unwrap());
+    world.log_in(&bearer, json!({})).await.expect(403);
+    // Nobody gets more than they came with.
+    let scoped = json!({"scope": {"readOnly": true}});
+    let made = world
+        .log_in(&format!("Bearer {first}"), scoped)
+        .await
+        .expect(201);
+    let bearer = format!("Bearer {}", made["token"].as_str().unwrap());
+    world.log_in(&bearer, json!({})).await.expect(403);
+
+    // One's own needs the one until now.
+    let none = json!({"password": "another password"});
+    world
+        .ask(&alice, Method::PUT, path, &none, &[])
+        .await
+        .expect(422);
+    let wrong = json!({"password": "another password", "current": "not it at all"});
+    world
+        .ask(&alice, Method::PUT, path, &wrong, &[])
+        .await
+        .expect(403);
+    let right = json!({"password": "another password", "current": password});
+    world
+        .ask(&alice, Method::PUT, path, &right, &[])
+        .await
+        .expect(204);
+    let bob = world.user("bob", json!({})).await;
+    world
+        .ask(&bob, Method::PUT, path, &right, &[])
+        .await
+        .expect(403);
+    // Whoever logged in with the old one is logged out; the other tokens stay.
+    world
+        .log_in(&format!("Bearer {first}"), json!({}))
+        .await
+        .expect(401);
+    world.log_in_with("alice", password).await.expect(401);
+    let disable = json!({"disabled": true});
+    world
+        .operate(Method::PATCH, "/v1/users/alice", disable)
+        .await
+        .expect(200);
+    world
+        .log_in_with("alice", "another password")
+        .await
+        .expect(401);
+}
+
+#[tokio::test]
+async fn rule_11_whoever_guesses_a_password_waits() {
+    let world = World::new().await;
+    let mut answer = world.log_in_with("alice", "guess").await;
+    let mut guesses = 1;
+    while answer.status == 401 {
+        answer = world.log_in_with("alice", "guess").await;
+        guesses += 1;
+    }
+    assert_eq!(guesses, underpass_proxy::limits::PASSWORD_TRIES + 2);
+    assert!(answer.headers.contains_key("retry-after"));
+    let body = answer.expect(429);
+    assert!(body["retryAfterSeconds"].as_u64().unwrap() >= 1);
+    world.log_in_with("bob", "guess").await.expect(401);
+}

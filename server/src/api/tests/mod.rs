@@ -1,0 +1,147 @@
+//! The API as a client sees it, without a socket.
+
+use http::header::{ETAG, IF_MATCH, IF_NONE_MATCH};
+use http::{HeaderMap, Method, Request, StatusCode};
+use http_body_util::{BodyExt, Full};
+use serde_json::{Value, json};
+use underpass_proxy::authenticate::{Authenticator, Caller, Passwords, Token, TokenAuthenticator};
+use underpass_proxy::directory::MemoryStore;
+use underpass_proxy::front::Protocol;
+
+use super::*;
+
+mod login;
+mod objects;
+mod rights;
+
+struct World {
+    api: Api,
+    directory: Arc<Directory>,
+}
+
+struct Answer {
+    status: StatusCode,
+    headers: HeaderMap,
+    body: Value,
+}
+
+impl Answer {
+    async fn read(response: Response<Body>) -> Self {
+        let (head, body) = response.into_parts();
+        let bytes = body.collect().await.unwrap().to_bytes();
+        Self {
+            status: head.status,
+            headers: head.headers,
+            body: serde_json::from_slice(&bytes).unwrap_or(Value::Null),
+        }
+    }
+
+    fn tag(&self) -> String {
+        self.headers[ETAG].to_str().unwrap().to_owned()
+    }
+
+    #[track_caller]
+    fn expect(self, status: u16) -> Value {
+        assert_eq!(self.status, status, "{}", self.body);
+        self.body
+    }
+}
+
+impl World {
+    async fn new() -> Self {
+        let directory = Directory::open(Arc::new(MemoryStore::default()))
+            .await
+            .unwrap();
+        let sessions: Sessions = Arc::new(|cluster| (cluster.as_str() == "prod").then_some(2));
+        let logins = Logins {
+            authenticator: Arc::new(TokenAuthenticator::new("tokens", directory.clone())),
+            passwords: Passwords::new().unwrap(),
+            device_login: Arc::new(|| None),
+        };
+        let api = Api::new(Arc::clone(&directory), sessions, logins, Trail::default());
+        Self { api, directory }
+    }
+
+    async fn ask(
+        &self,
+        who: &Requester,
+        method: Method,
+        path: &str,
+        body: &Value,
+        headers: &[(http::HeaderName, &str)],
+    ) -> Answer {
+        let mut request = Request::builder().method(method).uri(path);
+        for (name, value) in headers {
+            request = request.header(name, *value);
+        }
+        let body = if body.is_null() {
+            Vec::new()
+        } else {
+            request = request.header("content-type", "application/json");
+            serde_json::to_vec(body).unwrap()
+        };
+        let request = request.body(Full::from(body)).unwrap();
+        Answer::read(self.api.answer(request, who.clone(), None).await).await
+    }
+
+    async fn operate(&self, method: Method, path: &str, body: Value) -> Answer {
+        self.ask(&Requester::Operator, method, path, &body, &[])
+            .await
+    }
+
+    /// A user of the directory with a token of theirs, as the listener would see them.
+    async fn user(&self, name: &str, access: Value) -> Requester {
+        let mut wanted = json!({"user": name, "role": "view", "token": {}});
+        let (Value::Object(all), Value::Object(some)) = (&mut wanted, access) else {
+            panic!("not an object");
+        };
+        all.extend(some);
+        let given = self
+            .operate(Method::POST, "/v1/access", wanted)
+            .await
+            .expect(200);
+        self.holder(given["token"]["token"].as_str().unwrap()).await
+    }
+
+    async fn holder(&self, bearer: &str) -> Requester {
+        let mut headers = HeaderMap::new();
+        headers.insert("authorization", format!("Bearer {bearer}").parse().unwrap());
+        let caller = connection();
+        let caller = Caller::read(&headers, &caller).unwrap();
+        let tokens = TokenAuthenticator::new("tokens", self.directory.clone());
+        let found = tokens.authenticate(&caller).await.unwrap().unwrap();
+        let hash = Token::parse(bearer).unwrap().hash();
+        let snapshot = self.directory.snapshot();
+        Requester::User {
+            identity: Box::new(found.identity().clone()),
+            owner: snapshot.token(&hash).map(|(_, token)| token.owner.clone()),
+        }
+    }
+}
+
+fn connection() -> ConnectionInfo {
+    ConnectionInfo {
+        peer: std::net::IpAddr::from(std::net::Ipv4Addr::LOCALHOST).into(),
+        protocol: Protocol::Http1,
+        certificates: vec![],
+    }
+}
+
+impl World {
+    async fn log_in(&self, authorization: &str, body: Value) -> Answer {
+        let request = Request::post(LOGIN)
+            .header("authorization", authorization)
+            .header("content-type", "application/json")
+            .body(Full::from(body.to_string()))
+            .unwrap();
+        let answer = self.api.log_in(request, &connection()).await;
+        Answer::read(answer).await
+    }
+
+    async fn log_in_with(&self, user: &str, password: &str) -> Answer {
+        use base64::Engine as _;
+
+        let basic = base64::engine::general_purpose::STANDARD.encode(format!("{user}:{password}"));
+        self.log_in(&format!("Basic {basic}"), json!({})).await
+    }
+}
