@@ -50,6 +50,9 @@ pub const OBJECT_BYTES: usize = 512 * 1024;
 /// Objects of one kind. All are in memory, of some hundred bytes each, and each change looks all of them over.
 pub const OBJECTS: usize = 100_000;
 
+/// Tokens of one user that count: a login a minute for a day. Nobody fills the directory alone.
+pub const TOKENS_PER_USER: usize = 2_000;
+
 /// Users in one group of the directory.
 pub const GROUP_MEMBERS: usize = 10_000;
 

@@ -34,7 +34,7 @@ pub(crate) struct Cli {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Run the server
-    Serve(Serve),
+    Serve(Box<Serve>),
     /// Clusters, and the tokens of their agents
     #[command(subcommand)]
     Cluster(Cluster),

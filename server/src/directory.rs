@@ -34,8 +34,8 @@ const THIS_FORMAT: u64 = 1;
 /// What the database may keep in memory of its file.
 const CACHE_BYTES: usize = 4 * 1024 * 1024;
 
-/// How long another process that has the file open is waited for: a subcommand has it for milliseconds, a server that is
-/// stopping for the time that it drains.
+/// How long another process that has the file open is waited for: a subcommand has it for milliseconds. A server that still
+/// drains may have it for longer; whoever starts the next one before its end is told so.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The pause between two attempts meanwhile.

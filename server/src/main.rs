@@ -39,7 +39,7 @@ fn main() -> ExitCode {
 
 fn run(cli: Cli) -> anyhow::Result<()> {
     match cli.command {
-        Command::Serve(options) => commands::serve::run(DataDir::open(&cli.data_dir)?, options),
+        Command::Serve(options) => commands::serve::run(DataDir::open(&cli.data_dir)?, *options),
         Command::CaPin => commands::ca_pin::run(&DataDir::open(&cli.data_dir)?),
         _ => tokio::runtime::Builder::new_current_thread()
             .enable_all()

@@ -409,10 +409,20 @@ impl Checked for Group {
 impl Checked for AccessToken {
     fn check(&self, name: &str, draft: &Draft) -> Result<(), ChangeError> {
         is_name(name)?;
-        match &self.owner {
-            Owner::User(user) => must_exist::<User>(draft, user.as_str()),
-            Owner::Login(_) => Ok(()),
+        if let Owner::User(user) = &self.owner {
+            must_exist::<User>(draft, user.as_str())?;
         }
+        let counts = |token: &Self| token.expires.is_none_or(|end| end > draft.now());
+        let others = draft.all::<Self>().iter().filter(|(other, token)| {
+            let token = &token.object;
+            *other != name && token.owner.name() == self.owner.name() && counts(token)
+        });
+        if others.count() >= limits::TOKENS_PER_USER {
+            return Err(ChangeError::TooManyTokens {
+                user: self.owner.name().to_owned(),
+            });
+        }
+        Ok(())
     }
 
     fn removed(name: &str, draft: &mut Draft) {

@@ -79,6 +79,15 @@ pub enum ChangeError {
     /// The directory, or the object, holds as many as it may.
     #[error("there are too many objects of kind {0}")]
     TooMany(Kind),
+    /// The user has [`limits::TOKENS_PER_USER`] tokens that count.
+    #[error(
+        "user {user:?} has {} tokens already; revoke some",
+        limits::TOKENS_PER_USER
+    )]
+    TooManyTokens {
+        /// Whose they are.
+        user: String,
+    },
     /// It cannot be written as JSON.
     #[error("the object cannot be written")]
     Encode(#[source] serde_json::Error),

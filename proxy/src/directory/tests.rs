@@ -350,6 +350,36 @@ async fn rule_12_a_login_ends_with_who_vouched_for_it() {
 }
 
 #[tokio::test]
+async fn rule_11_nobody_fills_the_directory_with_tokens() {
+    let directory = world().await;
+    let put = |draft: &mut Draft, user: &str, number: usize, expires| {
+        let token = AccessToken {
+            created: draft.now(),
+            sha256: Token::generate().unwrap().hash(),
+            owner: Owner::User(name(user)),
+            expires,
+            renewable_until: None,
+            scope: Scope::default(),
+            description: String::new(),
+        };
+        draft.put(&format!("{user}-{number}"), token, Expect::Absent)
+    };
+    let past = Some(OffsetDateTime::now_utc() - time::Duration::hours(1));
+    let filled = directory.change(|draft| {
+        draft.put("bob", user(draft), Expect::Absent)?;
+        put(draft, "alice", 0, past)?;
+        (1..=limits::TOKENS_PER_USER).try_for_each(|number| put(draft, "alice", number, None))
+    });
+    filled.await.unwrap();
+    let more = directory.change(|draft| put(draft, "alice", usize::MAX, None));
+    assert!(matches!(more.await, Err(ChangeError::TooManyTokens { .. })));
+    directory
+        .change(|draft| put(draft, "bob", 1, None))
+        .await
+        .unwrap();
+}
+
+#[tokio::test]
 async fn tokens_that_expired_long_ago_are_forgotten() {
     let directory = world().await;
     let now = OffsetDateTime::now_utc();

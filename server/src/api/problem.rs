@@ -101,7 +101,9 @@ impl From<ChangeError> for Problem {
             | ChangeError::ClusterName(_)
             | ChangeError::Identity(_)
             | ChangeError::EmptyBinding => StatusCode::UNPROCESSABLE_ENTITY,
-            ChangeError::TooMany(_) => StatusCode::INSUFFICIENT_STORAGE,
+            ChangeError::TooMany(_) | ChangeError::TooManyTokens { .. } => {
+                StatusCode::INSUFFICIENT_STORAGE
+            }
             ChangeError::Busy => {
                 return Self::later(StatusCode::SERVICE_UNAVAILABLE, error.to_string(), 1);
             }
