@@ -278,7 +278,7 @@ impl Remote {
 
     /// The server of a login.
     pub(crate) fn of(saved: &Saved) -> Result<Self> {
-        let bearer = Zeroizing::new(format!("Bearer {}", saved.token.expose()));
+        let bearer = Zeroizing::new(format!("Bearer {}", *saved.token));
         Self::with(&saved.url, saved.ca_pem.clone(), Some(bearer))
     }
 

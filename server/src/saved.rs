@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 use http::Uri;
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
-use zeroize::{Zeroize, ZeroizeOnDrop};
+use zeroize::Zeroizing;
 
 use crate::api::TokenMade;
 
@@ -21,24 +21,13 @@ pub(crate) struct Saved {
     pub(crate) ca_pem: Option<String>,
     pub(crate) user: String,
     pub(crate) token_id: String,
-    pub(crate) token: Secret,
+    pub(crate) token: Zeroizing<String>,
     #[serde(with = "time::serde::rfc3339")]
     pub(crate) created: OffsetDateTime,
     #[serde(with = "time::serde::rfc3339")]
     pub(crate) expires: OffsetDateTime,
     #[serde(default, with = "time::serde::rfc3339::option")]
     pub(crate) renewable_until: Option<OffsetDateTime>,
-}
-
-/// A token, cleared from memory when dropped.
-#[derive(Clone, Serialize, Deserialize, Zeroize, ZeroizeOnDrop)]
-#[serde(transparent)]
-pub(crate) struct Secret(String);
-
-impl Secret {
-    pub(crate) fn expose(&self) -> &str {
-        &self.0
-    }
 }
 
 impl Saved {
@@ -51,7 +40,7 @@ impl Saved {
             ca_pem,
             user: about.user,
             token_id: about.id,
-            token: Secret(made.token),
+            token: made.token,
             created: about.created,
             expires,
             renewable_until: about.renewable_until,

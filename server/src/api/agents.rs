@@ -13,6 +13,7 @@ use underpass_proxy::directory::{
     Agent, Cluster, Draft, Entry, Expect, Labels, Revision, Snapshot,
 };
 use underpass_tunnel::AgentKey;
+use zeroize::Zeroizing;
 
 use super::page::{Page, tagged};
 use super::problem::Problem;
@@ -56,7 +57,8 @@ pub(crate) struct AgentRequest {
 #[serde(rename_all = "camelCase")]
 pub(crate) struct AgentMade {
     /// The token: the private half of the key, which is kept nowhere.
-    pub(crate) token: String,
+    #[schema(value_type = String)]
+    pub(crate) token: Zeroizing<String>,
     /// What is kept.
     pub(crate) agent: View,
 }
@@ -173,7 +175,7 @@ async fn create(
         .get::<Agent>(&id)
         .ok_or_else(|| Problem::not_found("agent", &id))?;
     let made = AgentMade {
-        token: key.to_secret_text().to_string(),
+        token: key.to_secret_text(),
         agent: view(&id, entry),
     };
     Ok((StatusCode::CREATED, Json(made)).into_response())

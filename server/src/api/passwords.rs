@@ -18,10 +18,12 @@ use super::{Requester, State};
 #[serde(deny_unknown_fields)]
 pub(crate) struct NewPassword {
     /// What it is to be: twelve characters at least.
-    pub(crate) password: String,
+    #[schema(value_type = String)]
+    pub(crate) password: Zeroizing<String>,
     /// What it is now, where one's own is changed; administrators leave it out for others.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) current: Option<String>,
+    #[schema(value_type = Option<String>)]
+    pub(crate) current: Option<Zeroizing<String>>,
 }
 
 pub(super) fn routes() -> Router<State> {
@@ -35,7 +37,6 @@ async fn set(
     body: Result<Json<NewPassword>, JsonRejection>,
 ) -> Result<StatusCode, Problem> {
     let Json(NewPassword { password, current }) = body?;
-    let (password, current) = (Zeroizing::new(password), current.map(Zeroizing::new));
     let own = match &requester {
         Requester::User {
             owner: Some(Owner::User(own)),

@@ -16,6 +16,8 @@ use underpass_proxy::directory::{
     AccessToken, Draft, Entry, Expect, Name, Owner, Revision, Snapshot, TokenUse,
 };
 
+use zeroize::Zeroizing;
+
 use super::page::{Page, tagged};
 use super::problem::Problem;
 use super::{Requester, State};
@@ -92,7 +94,8 @@ pub(crate) struct TokenRequest {
 #[serde(rename_all = "camelCase")]
 pub(crate) struct TokenMade {
     /// The token itself, which is kept nowhere.
-    pub(crate) token: String,
+    #[schema(value_type = String)]
+    pub(crate) token: Zeroizing<String>,
     /// What is kept.
     pub(crate) about: View,
 }
@@ -312,7 +315,7 @@ pub(super) fn made(snapshot: &Snapshot, id: &str, token: &Token) -> Result<Token
         .get::<AccessToken>(id)
         .ok_or_else(|| Problem::not_found("token", id))?;
     Ok(TokenMade {
-        token: token.expose().to_owned(),
+        token: Zeroizing::new(token.expose().to_owned()),
         about: view(id, entry, snapshot),
     })
 }

@@ -27,7 +27,7 @@ pub(crate) async fn run(client: &Client, data: &Path, command: Cluster) -> Resul
                 label(client, name.as_str(), &labels).await?;
             }
             eprintln!("A token for an agent of cluster {name}; it is shown this once:");
-            println!("{}", made.token);
+            println!("{}", *made.token);
             eprintln!("{}", next_step(client, data));
         }
         Cluster::List => {

@@ -118,7 +118,7 @@ pub(crate) async fn print_credential(elsewhere: &Elsewhere) -> Result<()> {
         "apiVersion": "client.authentication.k8s.io/v1",
         "kind": "ExecCredential",
         "status": {
-            "token": saved.token.expose(),
+            "token": *saved.token,
             // So that whoever runs for long comes again while there is time for another one.
             "expirationTimestamp": timestamp(match saved.is_renewable(OffsetDateTime::now_utc()) {
                 true => saved.half_life().max(OffsetDateTime::now_utc()),

@@ -17,7 +17,7 @@ pub(crate) async fn run(client: &Client, command: Token) -> Result<()> {
                 "Token {} of {}; it is shown this once:",
                 made.about.id, made.about.user
             );
-            println!("{}", made.token);
+            println!("{}", *made.token);
         }
         Token::List { user } => {
             let path = match &user {

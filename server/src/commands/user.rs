@@ -58,7 +58,7 @@ pub(crate) async fn run(client: &Client, command: User) -> Result<()> {
                 return Ok(());
             }
             let current = match &current_password_file {
-                Some(file) => Some(read_password(Some(file), "")?.to_string()),
+                Some(file) => Some(read_password(Some(file), "")?),
                 None => None,
             };
             let prompt = format!("New password of {name}: ");
@@ -66,10 +66,7 @@ pub(crate) async fn run(client: &Client, command: User) -> Result<()> {
             if password_file.is_none() && read_password(None, "Again: ")? != password {
                 anyhow::bail!("the passwords differ");
             }
-            let wanted = NewPassword {
-                password: password.to_string(),
-                current,
-            };
+            let wanted = NewPassword { password, current };
             client.put_nothing(&path, &wanted).await?;
             eprintln!("User {name} has a new password.");
         }
