@@ -25,6 +25,7 @@ pub mod front;
 pub mod kubeconfig;
 pub mod limits;
 pub mod rbac;
+pub mod seal;
 pub mod upstream;
 
 mod access_review;
