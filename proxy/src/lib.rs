@@ -20,6 +20,7 @@
 
 pub mod audit;
 pub mod authenticate;
+pub mod direct;
 pub mod directory;
 pub mod front;
 pub mod kubeconfig;

@@ -77,6 +77,11 @@ pub enum Refusal {
     /// The tunnel or the agent failed before the response's head.
     #[error("the connection to cluster \"{0}\" was lost before it answered")]
     AgentLost(ClusterName),
+    /// What the directory says of how to reach the cluster cannot be used.
+    #[error(
+        "cluster \"{0}\" cannot be reached as it is configured: the server's log, and `underpass-server cluster list`, say why"
+    )]
+    Unusable(ClusterName),
     /// The agent, or the API server behind it, spoke something other than HTTP.
     #[error("the upstream's answer was not valid: {0}")]
     BadAnswer(&'static str),
@@ -134,6 +139,7 @@ impl Refusal {
                 StatusCode::SERVICE_UNAVAILABLE
             }
             Self::AgentLost(_)
+            | Self::Unusable(_)
             | Self::BadAnswer(_)
             | Self::ApiServerUnreachable(_)
             | Self::AgentUnauthorized => StatusCode::BAD_GATEWAY,
@@ -207,6 +213,7 @@ impl Refusal {
             | Self::NoAgent(cluster)
             | Self::AgentSilent(cluster)
             | Self::AgentRefused(cluster)
+            | Self::Unusable(cluster)
             | Self::AgentLost(cluster) => status = status.about_cluster(cluster.as_str()),
             _ => {}
         }

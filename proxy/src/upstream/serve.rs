@@ -155,6 +155,7 @@ impl ApiServer {
         if response.status() == StatusCode::UNAUTHORIZED && !info.is_proxied() {
             // It is we who are unknown there: the caller must not go and renew a credential.
             tracing::error!("the API server does not accept our credential");
+            self.credential.refused().await;
             return Err(Refusal::AgentUnauthorized);
         }
         *response.version_mut() = Version::HTTP_11;

@@ -53,6 +53,7 @@ impl Resource for Clusters {
         Cluster {
             created: before.map_or(now, |before| before.created),
             labels: spec.labels,
+            direct: before.and_then(|before| before.direct.clone()),
         }
     }
 
