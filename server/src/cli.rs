@@ -27,6 +27,16 @@ pub(crate) struct Cli {
         default_value = "underpass-data"
     )]
     pub(crate) data_dir: PathBuf,
+    /// File with the key that credentials in the directory are encrypted with (32 bytes in base64); repeat
+    /// for older keys, which decrypt only. Without it, secrets.key in the data directory, made at the start
+    #[arg(
+        long = "secrets-key-file",
+        global = true,
+        env = "UNDERPASS_SECRETS_KEY_FILES",
+        value_delimiter = ',',
+        value_name = "FILE"
+    )]
+    pub(crate) secrets_key_files: Vec<PathBuf>,
     #[command(flatten)]
     pub(crate) elsewhere: Elsewhere,
 }
@@ -34,7 +44,7 @@ pub(crate) struct Cli {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Run the server
-    Serve(Serve),
+    Serve(Box<Serve>),
     /// Clusters, and the tokens of their agents
     #[command(subcommand)]
     Cluster(Cluster),
@@ -104,6 +114,15 @@ pub(crate) struct Serve {
     /// changes; without it, by Underpass's own tokens
     #[arg(long, env = "UNDERPASS_AUTHENTICATION", value_name = "FILE")]
     pub(crate) authentication: Option<PathBuf>,
+    /// Program that direct clusters may have as their credential plugin, by its absolute path; repeat for
+    /// more. Administrators choose its arguments
+    #[arg(
+        long = "allow-exec-plugin",
+        env = "UNDERPASS_EXEC_PLUGINS",
+        value_delimiter = ',',
+        value_name = "PATH"
+    )]
+    pub(crate) exec_plugins: Vec<PathBuf>,
     /// Time for requests in flight when the server is told to stop
     #[arg(long, env = "UNDERPASS_DRAIN", default_value = "30s", value_name = "TIME", value_parser = humantime::parse_duration)]
     pub(crate) drain: Duration,
@@ -185,15 +204,23 @@ pub(crate) enum LogFormat {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Cluster {
-    /// Make a token for an agent of the cluster (and the cluster, if it is new); printed once
+    /// Make a token for an agent of the cluster (and the cluster, if it is new), printed once; or, with
+    /// --kubeconfig, a cluster that the server reaches itself
     Add {
         /// 1 to 63 of a-z, 0-9 and '-'
         name: ClusterName,
         /// What bindings may choose the cluster by; repeat for more
         #[arg(long = "label", value_name = "KEY=VALUE")]
         labels: Vec<String>,
+        /// Kubeconfig by which the server reaches the API server itself, without an agent; what it says is
+        /// read now, and the credential stored encrypted. A direct cluster that is there gets these
+        #[arg(long, value_name = "FILE")]
+        kubeconfig: Option<PathBuf>,
+        /// Its context, where it is not the current one
+        #[arg(long, requires = "kubeconfig", value_name = "NAME")]
+        context: Option<String>,
     },
-    /// Show the clusters
+    /// Show the clusters, and whether they can be reached
     List,
     /// Change what bindings may choose a cluster by
     Label {
@@ -203,7 +230,7 @@ pub(crate) enum Cluster {
         #[arg(required = true, value_name = "KEY=VALUE|KEY-")]
         labels: Vec<String>,
     },
-    /// Forget a cluster: its agents are cut off
+    /// Forget a cluster: its agents are cut off, and what is open to it ends
     Remove {
         /// As `cluster list` shows it
         name: ClusterName,
