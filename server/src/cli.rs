@@ -219,6 +219,8 @@ pub(crate) enum Cluster {
         /// Its context, where it is not the current one
         #[arg(long, requires = "kubeconfig", value_name = "NAME")]
         context: Option<String>,
+        #[command(flatten)]
+        policy: DirectPolicy,
     },
     /// Show the clusters, and whether they can be reached
     List,
@@ -235,6 +237,21 @@ pub(crate) enum Cluster {
         /// As `cluster list` shows it
         name: ClusterName,
     },
+}
+
+/// Who is impersonated in a direct cluster. For others their agents say.
+#[derive(Debug, Args)]
+pub(crate) struct DirectPolicy {
+    /// ServiceAccounts of this namespace may be impersonated; repeat for more
+    #[arg(long, requires = "kubeconfig", value_name = "NAMESPACE")]
+    pub(crate) allow_service_accounts: Vec<String>,
+    /// This user is never impersonated; repeat for more. Those of Kubernetes itself (system:…) are not in
+    /// any case
+    #[arg(long = "deny-user", requires = "kubeconfig", value_name = "NAME")]
+    pub(crate) deny_users: Vec<String>,
+    /// Members of this group are never impersonated; repeat for more
+    #[arg(long = "deny-group", requires = "kubeconfig", value_name = "NAME")]
+    pub(crate) deny_groups: Vec<String>,
 }
 
 #[derive(Debug, Subcommand)]

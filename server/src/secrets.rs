@@ -145,6 +145,7 @@ mod tests {
             let direct = Direct {
                 endpoint: endpoint.clone(),
                 credential: credential.clone(),
+                policy: Default::default(),
             };
             let object = Cluster {
                 created: draft.now(),

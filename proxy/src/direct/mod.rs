@@ -19,7 +19,7 @@ use tracing::Instrument;
 
 pub use self::kubeconfig::{Imported, KubeconfigError, read_kubeconfig};
 use crate::{
-    BoxedIo, ClusterName, ImpersonationPolicy,
+    BoxedIo, ClusterName,
     directory::{Cluster, Credential, Direct, Directory, OpenCredentialError},
     front::{ConnectError, Open},
     seal::Keyring,
@@ -244,7 +244,7 @@ impl DirectClusters {
             _ => None,
         };
         let options = ApiServerOptions {
-            policy: ImpersonationPolicy::default(),
+            policy: direct.policy.impersonation(),
             insecure: false,
         };
         let server = ApiServer::with_plugin(config, options, plugin).await?;

@@ -3,7 +3,10 @@
 //! What is secret of a credential is [`Sealed`] for the cluster, for the endpoint and for the credential's public part:
 //! whoever can write the store but has no key cannot have it sent elsewhere, nor run a plugin otherwise.
 
-use std::{collections::BTreeMap, fmt};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
 
 use http::Uri;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject};
@@ -14,7 +17,7 @@ use zeroize::Zeroizing;
 
 use super::object::Kind;
 use crate::{
-    ClusterName,
+    ClusterName, ImpersonationPolicy,
     authenticate::{Roots, RootsError},
     limits,
     seal::{Keyring, Place, SealError, Sealed, UnsealError},
@@ -28,6 +31,43 @@ pub struct Direct {
     pub endpoint: Endpoint,
     /// What we prove to it who we are with.
     pub credential: SealedCredential,
+    /// Whom nobody becomes there, which an agent's operator says of its cluster.
+    #[serde(default, skip_serializing_if = "Policy::is_empty")]
+    pub policy: Policy,
+}
+
+/// Who is impersonated in a cluster beyond [`ImpersonationPolicy`]'s default, and who is not.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields, rename_all = "camelCase", default)]
+pub struct Policy {
+    /// Namespaces whose ServiceAccounts may be impersonated.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    pub allow_service_accounts: BTreeSet<String>,
+    /// Users who may not.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    pub deny_users: BTreeSet<String>,
+    /// Groups that may not.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    pub deny_groups: BTreeSet<String>,
+}
+
+impl Policy {
+    /// Does it say nothing?
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// What it comes to.
+    pub fn impersonation(&self) -> ImpersonationPolicy {
+        let policy = ImpersonationPolicy::default();
+        let accounts = self.allow_service_accounts.iter();
+        let policy = accounts.fold(policy, ImpersonationPolicy::allow_service_accounts);
+        let users = self.deny_users.iter();
+        let policy = users.fold(policy, ImpersonationPolicy::deny_user);
+        let groups = self.deny_groups.iter();
+        groups.fold(policy, ImpersonationPolicy::deny_group)
+    }
 }
 
 /// Where an API server is, and whose certificate it has.
@@ -369,8 +409,8 @@ impl Direct {
         let credential = self.open(cluster, keys)?;
         let credential = credential.seal(cluster, &self.endpoint, keys);
         Ok(Some(Self {
-            endpoint: self.endpoint.clone(),
             credential: credential.map_err(OpenCredentialError::Seal)?,
+            ..self.clone()
         }))
     }
 
@@ -583,11 +623,13 @@ mod tests {
             let direct = Direct {
                 endpoint: endpoint(URL),
                 credential: sealed.clone(),
+                policy: Policy::default(),
             };
             assert_eq!(direct.open(&cluster("a"), &ring).unwrap(), credential);
             let elsewhere = Direct {
                 endpoint: endpoint("https://attacker.example"),
                 credential: sealed,
+                policy: Policy::default(),
             };
             for (direct, name) in [(&elsewhere, "a"), (&direct, "b")] {
                 let opened = direct.open(&cluster(name), &ring);
@@ -614,6 +656,7 @@ mod tests {
             let direct = Direct {
                 endpoint: endpoint.clone(),
                 credential: sealed,
+                policy: Policy::default(),
             };
             direct.open(&cluster("a"), &ring).unwrap_err();
         }
@@ -628,6 +671,7 @@ mod tests {
             let direct = Direct {
                 endpoint: endpoint.clone(),
                 credential: sealed,
+                policy: Policy::default(),
             };
             let json = serde_json::to_string(&direct).unwrap();
             assert_eq!(serde_json::from_str::<Direct>(&json).unwrap(), direct);

@@ -34,7 +34,7 @@ use tokio::sync::watch;
 pub use self::{
     direct::{
         Credential, CredentialError, Direct, Endpoint, EndpointError, Exec, OpenCredentialError,
-        SealedCredential,
+        Policy, SealedCredential,
     },
     draft::{Checked, Draft, Expect},
     error::{ChangeError, OpenError},

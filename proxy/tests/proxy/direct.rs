@@ -14,7 +14,7 @@ use underpass_proxy::{
     BoxedIo, ClusterName,
     direct::{DirectClusters, Plugins, ReachError},
     directory::{
-        Cluster, Credential, Direct, Directory, Endpoint, Exec, Expect, Labels, MemoryStore,
+        Cluster, Credential, Direct, Directory, Endpoint, Exec, Expect, Labels, MemoryStore, Policy,
     },
     empty,
     front::{Clusters, ConnectError, Open},
@@ -101,6 +101,7 @@ impl Setting {
                 direct: Some(Direct {
                     endpoint: endpoint.clone(),
                     credential: credential.clone(),
+                    policy: Policy::default(),
                 }),
             };
             draft.put("c", cluster, Expect::Anything)
@@ -200,6 +201,29 @@ async fn rule_12_another_credential_cuts_what_is_open_and_serves_what_comes() {
         soon(upstream.closed()).await;
     }
     assert_eq!(authorizations(&api), ["Bearer first", "Bearer second"]);
+}
+
+#[tokio::test]
+async fn rule_17_a_direct_cluster_has_a_policy_of_its_own() {
+    let api = Api::start(ok).await;
+    let setting = Setting::of(&api, &token("t")).await;
+    assert_eq!(code(&setting.world.get("/api/v1/pods", "").await), 200);
+    let deny = setting.reached.directory.change(|draft| {
+        let cluster = draft.get::<Cluster>("c").unwrap();
+        let mut cluster = Cluster::clone(&cluster.object);
+        let direct = cluster.direct.as_mut().unwrap();
+        direct.policy.deny_groups.insert("dev".to_owned());
+        draft.put("c", cluster, Expect::Present)
+    });
+    deny.await.unwrap();
+    let answer = setting.world.get("/api/v1/pods", "").await;
+    assert_eq!(code(&answer), 403, "{answer}");
+    let message = status(&answer)["message"].as_str().unwrap().to_owned();
+    assert!(
+        message.contains("group \"dev\" may not be impersonated"),
+        "{message}"
+    );
+    assert_eq!(api.seen().len(), 1);
 }
 
 #[tokio::test]

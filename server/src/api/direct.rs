@@ -12,7 +12,7 @@ use time::OffsetDateTime;
 use underpass_proxy::ClusterName;
 use underpass_proxy::direct::{DirectClusters, Imported};
 use underpass_proxy::directory::{
-    Credential, CredentialError, Direct, Endpoint, EndpointError, Exec, SealedCredential,
+    Credential, CredentialError, Direct, Endpoint, EndpointError, Exec, Policy, SealedCredential,
 };
 use underpass_tunnel::chain;
 use zeroize::Zeroizing;
@@ -33,6 +33,9 @@ pub(crate) struct Spec {
     /// The name in its certificate, where it is not the URL's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) tls_server_name: Option<String>,
+    /// Whom nobody becomes there.
+    #[serde(default, skip_serializing_if = "Policy::is_empty")]
+    pub(crate) policy: Policy,
     /// What to prove to it who we are with. It is never shown; left out, the one from before stays, if it is for the
     /// same server, CA and name.
     #[serde(
@@ -135,6 +138,7 @@ impl std::convert::From<&Direct> for Spec {
             server: endpoint.server().to_owned(),
             certificate_authority: endpoint.certificate_authority().map(str::to_owned),
             tls_server_name: endpoint.tls_server_name().map(str::to_owned),
+            policy: direct.policy.clone(),
             credential: None,
         }
     }
@@ -166,6 +170,7 @@ impl std::convert::From<Imported> for Spec {
             server: endpoint.server().to_owned(),
             certificate_authority: endpoint.certificate_authority().map(str::to_owned),
             tls_server_name: endpoint.tls_server_name().map(str::to_owned),
+            policy: Policy::default(),
             credential,
         }
     }
@@ -216,8 +221,10 @@ pub(super) fn seal(
         spec.certificate_authority,
         spec.tls_server_name,
     )?;
+    let policy = spec.policy;
     let Some(credential) = spec.credential else {
-        return keep(&cluster, &endpoint, before, clusters);
+        let kept = keep(&cluster, &endpoint, before, clusters)?;
+        return Ok(Direct { policy, ..kept });
     };
     let credential = Credential::from(credential);
     credential.check()?;
@@ -239,6 +246,7 @@ pub(super) fn seal(
     Ok(Direct {
         endpoint,
         credential,
+        policy,
     })
 }
 

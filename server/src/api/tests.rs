@@ -891,6 +891,13 @@ async fn rule_9_a_credential_does_not_follow_to_another_server() {
     assert_eq!(world.stored("c"), before);
     let with = json!({"direct": {"server": "https://10.0.0.2:6443", "credential": token}});
     world.operate(Method::PATCH, path, with).await.expect(200);
+    // Whom nobody becomes there is not about the endpoint.
+    let policy = json!({"direct": {"policy": {"denyUsers": ["root"]}}});
+    let changed = world.operate(Method::PATCH, path, policy).await.expect(200);
+    assert_eq!(
+        changed["spec"]["direct"]["policy"]["denyUsers"],
+        json!(["root"])
+    );
     // What was removed is gone, and does not come back.
     world
         .operate(Method::PATCH, path, json!({"direct": null}))

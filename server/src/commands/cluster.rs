@@ -23,7 +23,11 @@ pub(crate) async fn run(client: &Client, data: &Path, command: Cluster) -> Resul
             labels,
             kubeconfig: Some(kubeconfig),
             context,
-        } => direct::add(client, &name, &labels, &kubeconfig, context.as_deref()).await?,
+            policy,
+        } => {
+            let imported = direct::read(&kubeconfig, context.as_deref(), policy)?;
+            direct::add(client, &name, &labels, imported).await?;
+        }
         Cluster::Add { name, labels, .. } => {
             let wanted = AgentRequest {
                 cluster: name.clone(),

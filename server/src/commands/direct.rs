@@ -6,36 +6,55 @@ use anyhow::{Context, Result};
 use serde_json::json;
 use underpass_proxy::ClusterName;
 use underpass_proxy::direct::read_kubeconfig;
+use underpass_proxy::directory::Policy;
 
 use super::cluster::label;
 use crate::api::{ClusterSpec, ClusterStatus, DirectSpec, Problem, Reachability, View, segment};
+use crate::cli::DirectPolicy;
 use crate::client::Client;
 
 /// What the API calls it.
 pub(super) const KIND: &str = "direct";
+
+/// What a kubeconfig and the command line say of a cluster.
+pub(super) fn read(
+    kubeconfig: &Path,
+    context: Option<&str>,
+    policy: DirectPolicy,
+) -> Result<DirectSpec> {
+    let imported = read_kubeconfig(kubeconfig, context);
+    let imported = imported.with_context(|| kubeconfig.display().to_string())?;
+    let policy = Policy {
+        allow_service_accounts: policy.allow_service_accounts.into_iter().collect(),
+        deny_users: policy.deny_users.into_iter().collect(),
+        deny_groups: policy.deny_groups.into_iter().collect(),
+    };
+    Ok(DirectSpec {
+        policy,
+        ..DirectSpec::from(imported)
+    })
+}
 
 /// Makes the cluster, or gives it another endpoint and credential.
 pub(super) async fn add(
     client: &Client,
     name: &ClusterName,
     labels: &[String],
-    kubeconfig: &Path,
-    context: Option<&str>,
+    spec: DirectSpec,
 ) -> Result<()> {
-    let imported = read_kubeconfig(kubeconfig, context);
-    let imported = imported.with_context(|| kubeconfig.display().to_string())?;
-    let spec = DirectSpec::from(imported);
     let server = spec.server.clone();
     let path = format!("/v1/clusters/{}", segment(name.as_str()));
     let there: Result<View<ClusterSpec, ClusterStatus>> = client.get(&path).await;
     match there {
         // Another kind of cluster is refused by the directory.
         Ok(_) => {
-            // Nothing of the old endpoint is to be left: a merge would keep its CA.
+            // Nothing of the old endpoint is to be left: a merge would keep its CA. It keeps what is not said of the
+            // policy.
             let direct = json!({
                 "server": spec.server,
                 "certificateAuthority": spec.certificate_authority,
                 "tlsServerName": spec.tls_server_name,
+                "policy": spec.policy,
                 "credential": spec.credential,
             });
             let change = json!({ "direct": direct });

@@ -128,6 +128,27 @@ async fn rule_16_acting_as_is_the_clusters_to_allow_here_too() {
     assert!(refused.contains("cannot impersonate"), "{refused}");
 }
 
+#[tokio::test]
+async fn rule_17_service_accounts_are_allowed_by_namespace() {
+    let deployment = &DIRECT.deployment;
+    let kubeconfig = add(deployment, "accounts", &AGENT_KUBECONFIG);
+    let client = client_of(&kubeconfig);
+    let account = "--as=system:serviceaccount:default:default";
+    let version = ["get", "--raw", "/version", account];
+    let refused = client.fail(&version).await;
+    let ours = "may not be impersonated in this cluster";
+    assert!(refused.contains(ours), "{refused}");
+    let given = AGENT_KUBECONFIG.to_str().unwrap();
+    let allow = ["--kubeconfig", given, "--allow-service-accounts", "default"];
+    deployment
+        .administer(&[&["cluster", "add", "accounts"], &allow[..]].concat())
+        .unwrap();
+    // Now it is the cluster that refuses: its account was not given that right.
+    let refused = client.fail(&version).await;
+    assert!(!refused.contains(ours), "{refused}");
+    assert!(refused.contains("cannot impersonate"), "{refused}");
+}
+
 /// A kubeconfig of the agent's account with another token.
 async fn another_token(deployment: &Deployment, name: &str) -> PathBuf {
     let text = fs::read_to_string(&*AGENT_KUBECONFIG).unwrap();
