@@ -131,6 +131,15 @@ fn strip_bearer_subprotocol(headers: &mut HeaderMap) {
     }
 }
 
+/// kubectl and client-go begin with this (KEP-3352), and treat its errors unlike any other's.
+pub(crate) fn asks_for_discovery(headers: &HeaderMap) -> bool {
+    let mut accepted = headers.get_all(header::ACCEPT).iter();
+    accepted.any(|line| {
+        line.to_str()
+            .is_ok_and(|line| line.contains("apidiscovery.k8s.io"))
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

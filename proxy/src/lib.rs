@@ -20,11 +20,13 @@
 
 pub mod audit;
 pub mod authenticate;
+pub mod direct;
 pub mod directory;
 pub mod front;
 pub mod kubeconfig;
 pub mod limits;
 pub mod rbac;
+pub mod seal;
 pub mod upstream;
 
 mod access_review;

@@ -330,3 +330,23 @@ pub const ACTING_AS_AGAIN: Duration = Duration::from_secs(30);
 
 /// Answers that are remembered, yes and no each, of some hundred bytes.
 pub const ACTING_AS_ANSWERS: usize = 4096;
+
+/// Arguments and environment of a credential plugin, together: a few tokens and paths.
+pub const EXEC_INPUT_BYTES: usize = 64 * 1024;
+
+/// What a credential plugin may print: a token, a certificate and a key.
+pub const EXEC_OUTPUT_BYTES: u64 = 256 * 1024;
+
+/// One run of a credential plugin. Cloud providers' ask their API over the network; requests wait meanwhile.
+pub const EXEC_TIME: Duration = Duration::from_secs(20);
+
+/// A credential plugin that has failed, or whose token was refused, is not run again earlier: a broken one must not be
+/// started for each request.
+pub const EXEC_PAUSE: Duration = Duration::from_secs(5);
+
+/// A plugin's token is replaced so long before it expires, or in the last quarter of its life if that is shorter: time
+/// for a run, for a request's way, and for clocks that differ.
+pub const EXEC_EARLY: Duration = Duration::from_secs(60);
+
+/// Bytes under way, each way, between the front and the other half in the same process: two copies' worth.
+pub const MEMORY_STREAM_BYTES: usize = 64 * 1024;

@@ -75,19 +75,24 @@ pub enum Refusal {
     #[error("the agent of cluster \"{0}\" refused the request")]
     AgentRefused(ClusterName),
     /// The tunnel or the agent failed before the response's head.
-    #[error("the connection to the agent of cluster \"{0}\" was lost before it answered")]
+    #[error("the connection to cluster \"{0}\" was lost before it answered")]
     AgentLost(ClusterName),
+    /// What the directory says of how to reach the cluster cannot be used.
+    #[error(
+        "cluster \"{0}\" cannot be reached as it is configured: the server's log, and `underpass-server cluster list`, say why"
+    )]
+    Unusable(ClusterName),
     /// The agent, or the API server behind it, spoke something other than HTTP.
     #[error("the upstream's answer was not valid: {0}")]
     BadAnswer(&'static str),
     /// Nothing answered in time.
     #[error("timed out waiting for {0}")]
     Timeout(&'static str),
-    /// The agent cannot reach its API server.
-    #[error("the agent cannot reach the API server: {0}")]
+    /// What is behind the agent, or behind this server, cannot be reached.
+    #[error("the API server cannot be reached: {0}")]
     ApiServerUnreachable(&'static str),
-    /// The API server does not accept the agent's own credential.
-    #[error("the API server does not accept the agent's credential")]
+    /// The API server does not accept our own credential.
+    #[error("the API server does not accept the credential that Underpass has for it")]
     AgentUnauthorized,
     /// The request makes no sense.
     #[error("the request is not valid: {0}")]
@@ -134,6 +139,7 @@ impl Refusal {
                 StatusCode::SERVICE_UNAVAILABLE
             }
             Self::AgentLost(_)
+            | Self::Unusable(_)
             | Self::BadAnswer(_)
             | Self::ApiServerUnreachable(_)
             | Self::AgentUnauthorized => StatusCode::BAD_GATEWAY,
@@ -175,7 +181,7 @@ impl Refusal {
 
     /// The answer for a client that asks which APIs there are.
     ///
-    /// client-go does not decode a `Status` there: of a 403 it prints a plain text, of the others words of its
+    /// client-go does not decode a `Status` there: of a 403 and a 502 it prints a plain text, of the others words of its
     /// own. And kubectl asks five times over, ten times each where it is told to retry: nearly a minute
     /// until it says that the cluster is away.
     pub(crate) fn to_discovery_response(&self) -> Response<Body> {
@@ -186,6 +192,7 @@ impl Refusal {
                 | Self::MayNotActAs { .. }
                 | Self::ActingAsNotReviewed(_)
         );
+        let plain = plain || self.code() == StatusCode::BAD_GATEWAY;
         if !plain {
             return self.to_status_response(None);
         }
@@ -206,6 +213,7 @@ impl Refusal {
             | Self::NoAgent(cluster)
             | Self::AgentSilent(cluster)
             | Self::AgentRefused(cluster)
+            | Self::Unusable(cluster)
             | Self::AgentLost(cluster) => status = status.about_cluster(cluster.as_str()),
             _ => {}
         }
@@ -307,6 +315,12 @@ mod tests {
         let (parts, body) = refusal.to_discovery_response().into_parts();
         assert_eq!(parts.status, 403);
         assert_eq!(parts.headers["content-type"], "text/plain; charset=utf-8");
+        let text = body.collect().await.unwrap().to_bytes();
+        assert_eq!(text, refusal.to_string());
+        // What is wrong with a cluster is all that its users have to go by.
+        let refusal = Refusal::ApiServerUnreachable("its certificate has expired");
+        let (parts, body) = refusal.to_discovery_response().into_parts();
+        assert_eq!(parts.status, 502);
         let text = body.collect().await.unwrap().to_bytes();
         assert_eq!(text, refusal.to_string());
     }

@@ -27,6 +27,16 @@ pub(crate) struct Cli {
         default_value = "underpass-data"
     )]
     pub(crate) data_dir: PathBuf,
+    /// File with the key that credentials in the directory are encrypted with (32 bytes in base64); repeat
+    /// for older keys, which decrypt only. Without it, secrets.key in the data directory, made at the start
+    #[arg(
+        long = "secrets-key-file",
+        global = true,
+        env = "UNDERPASS_SECRETS_KEY_FILES",
+        value_delimiter = ',',
+        value_name = "FILE"
+    )]
+    pub(crate) secrets_key_files: Vec<PathBuf>,
     #[command(flatten)]
     pub(crate) elsewhere: Elsewhere,
 }
@@ -107,6 +117,15 @@ pub(crate) struct Serve {
     /// changes; without it, by Underpass's own tokens
     #[arg(long, env = "UNDERPASS_AUTHENTICATION", value_name = "FILE")]
     pub(crate) authentication: Option<PathBuf>,
+    /// Program that direct clusters may have as their credential plugin, by its absolute path; repeat for
+    /// more. Administrators choose its arguments
+    #[arg(
+        long = "allow-exec-plugin",
+        env = "UNDERPASS_EXEC_PLUGINS",
+        value_delimiter = ',',
+        value_name = "PATH"
+    )]
+    pub(crate) exec_plugins: Vec<PathBuf>,
     /// Time for requests in flight when the server is told to stop
     #[arg(long, env = "UNDERPASS_DRAIN", default_value = "30s", value_name = "TIME", value_parser = humantime::parse_duration)]
     pub(crate) drain: Duration,
@@ -188,15 +207,25 @@ pub(crate) enum LogFormat {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Cluster {
-    /// Make a token for an agent of the cluster (and the cluster, if it is new); printed once
+    /// Make a token for an agent of the cluster (and the cluster, if it is new), printed once; or, with
+    /// --kubeconfig, a cluster that the server reaches itself
     Add {
         /// 1 to 63 of a-z, 0-9 and '-'
         name: ClusterName,
         /// What bindings may choose the cluster by; repeat for more
         #[arg(long = "label", value_name = "KEY=VALUE")]
         labels: Vec<String>,
+        /// Kubeconfig by which the server reaches the API server itself, without an agent; what it says is
+        /// read now, and the credential stored encrypted. A direct cluster that is there gets these
+        #[arg(long, value_name = "FILE")]
+        kubeconfig: Option<PathBuf>,
+        /// Its context, where it is not the current one
+        #[arg(long, requires = "kubeconfig", value_name = "NAME")]
+        context: Option<String>,
+        #[command(flatten)]
+        policy: DirectPolicy,
     },
-    /// Show the clusters
+    /// Show the clusters, and whether they can be reached
     List,
     /// Change what bindings may choose a cluster by
     Label {
@@ -206,11 +235,26 @@ pub(crate) enum Cluster {
         #[arg(required = true, value_name = "KEY=VALUE|KEY-")]
         labels: Vec<String>,
     },
-    /// Forget a cluster: its agents are cut off
+    /// Forget a cluster: its agents are cut off, and what is open to it ends
     Remove {
         /// As `cluster list` shows it
         name: ClusterName,
     },
+}
+
+/// Who is impersonated in a direct cluster. For others their agents say.
+#[derive(Debug, Args)]
+pub(crate) struct DirectPolicy {
+    /// ServiceAccounts of this namespace may be impersonated; repeat for more
+    #[arg(long, requires = "kubeconfig", value_name = "NAMESPACE")]
+    pub(crate) allow_service_accounts: Vec<String>,
+    /// This user is never impersonated; repeat for more. Those of Kubernetes itself (system:…) are not in
+    /// any case
+    #[arg(long = "deny-user", requires = "kubeconfig", value_name = "NAME")]
+    pub(crate) deny_users: Vec<String>,
+    /// Members of this group are never impersonated; repeat for more
+    #[arg(long = "deny-group", requires = "kubeconfig", value_name = "NAME")]
+    pub(crate) deny_groups: Vec<String>,
 }
 
 #[derive(Debug, Subcommand)]

@@ -21,13 +21,14 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use underpass_proxy::authenticate::Roots;
+use underpass_proxy::direct::{DirectClusters, Plugins};
 use zeroize::Zeroizing;
 
 use crate::api::{Api, Problem, Requester};
 use crate::commands::login;
 use crate::data_dir::DataDir;
 use crate::saved::Saved;
-use crate::{directory, limits, socket};
+use crate::{directory, limits, secrets, socket};
 
 /// How long the server may take to answer.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -83,15 +84,19 @@ pub(crate) struct Elsewhere {
 
 impl Client {
     /// Finds the API.
-    pub(crate) async fn find(data: &std::path::Path, elsewhere: &Elsewhere) -> Result<Self> {
+    pub(crate) async fn find(
+        data: &std::path::Path,
+        elsewhere: &Elsewhere,
+        keys: &[PathBuf],
+    ) -> Result<Self> {
         match &elsewhere.api {
             Some(url) => Ok(Self::Https(Remote::known(url, elsewhere).await?)),
-            None => Self::local(DataDir::open(data)?).await,
+            None => Self::local(DataDir::open(data)?, keys).await,
         }
     }
 
     /// A server may be starting or stopping right now: until it is known whether one runs, both are tried.
-    async fn local(data: DataDir) -> Result<Self> {
+    async fn local(data: DataDir, keys: &[PathBuf]) -> Result<Self> {
         let deadline = Instant::now() + SETTLED;
         loop {
             if socket::connect(&data).await?.is_some() {
@@ -99,7 +104,9 @@ impl Client {
             }
             match directory::try_open(&data).await {
                 Ok(directory) => {
-                    return Ok(Self::Here(Api::offline(directory)));
+                    let keys = secrets::open(&data, keys, &directory)?;
+                    let direct = Arc::new(DirectClusters::new(keys, Plugins::NotHere));
+                    return Ok(Self::Here(Api::offline(directory, direct)));
                 }
                 Err(error) if directory::is_in_use(&error) && Instant::now() < deadline => {
                     tokio::time::sleep(PAUSE).await;

@@ -233,6 +233,7 @@ mod tests {
         let cluster = Cluster {
             created: draft.now(),
             labels: Labels::default(),
+            direct: None,
         };
         draft.put(name, cluster, Expect::Anything)
     }

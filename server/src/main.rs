@@ -15,7 +15,9 @@ mod limits;
 mod listen;
 mod occasional;
 mod pki;
+mod reach;
 mod saved;
+mod secrets;
 mod socket;
 mod tunnel;
 
@@ -39,7 +41,10 @@ fn main() -> ExitCode {
 
 fn run(cli: Cli) -> anyhow::Result<()> {
     match cli.command {
-        Command::Serve(options) => commands::serve::run(DataDir::open(&cli.data_dir)?, *options),
+        Command::Serve(options) => {
+            let data = DataDir::open(&cli.data_dir)?;
+            commands::serve::run(data, *options, &cli.secrets_key_files)
+        }
         Command::CaPin => commands::ca_pin::run(&DataDir::open(&cli.data_dir)?),
         _ => tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -57,7 +62,7 @@ async fn administer(cli: Cli) -> anyhow::Result<()> {
         _ => {}
     }
     let data = cli.data_dir.as_path();
-    let client = Client::find(data, &cli.elsewhere).await?;
+    let client = Client::find(data, &cli.elsewhere, &cli.secrets_key_files).await?;
     match cli.command {
         Command::Cluster(command) => commands::cluster::run(&client, data, command).await,
         Command::Agent(command) => commands::cluster::run_agent(&client, command).await,

@@ -330,10 +330,13 @@ fn is_name(name: &str) -> Result<(), ChangeError> {
 }
 
 impl Checked for Cluster {
-    fn check(&self, name: &str, _: &Draft) -> Result<(), ChangeError> {
-        ClusterName::new(name)
-            .map(drop)
-            .map_err(ChangeError::ClusterName)
+    fn check(&self, name: &str, draft: &Draft) -> Result<(), ChangeError> {
+        ClusterName::new(name).map_err(ChangeError::ClusterName)?;
+        let mut agents = draft.all::<Agent>().values();
+        if self.direct.is_some() && agents.any(|agent| agent.object.cluster.as_str() == name) {
+            return Err(ChangeError::AgentsAndDirect(name.to_owned()));
+        }
+        Ok(())
     }
 
     fn removed(name: &str, draft: &mut Draft) {
@@ -350,7 +353,12 @@ impl Checked for Cluster {
 impl Checked for Agent {
     fn check(&self, name: &str, draft: &Draft) -> Result<(), ChangeError> {
         is_name(name)?;
-        must_exist::<Cluster>(draft, self.cluster.as_str())?;
+        let cluster = self.cluster.as_str();
+        must_exist::<Cluster>(draft, cluster)?;
+        let served = draft.get::<Cluster>(cluster);
+        if served.is_some_and(|served| served.object.direct.is_some()) {
+            return Err(ChangeError::AgentsAndDirect(cluster.to_owned()));
+        }
         let mut others = draft.all::<Self>().iter();
         match others.find(|(other, agent)| *other != name && agent.object.key == self.key) {
             Some((other, _)) => Err(ChangeError::Twice {

@@ -68,6 +68,11 @@ pub enum ChangeError {
     /// A binding of nobody, or to nothing.
     #[error("a binding needs at least one subject, and clusters by name, by label, or all")]
     EmptyBinding,
+    /// A cluster that the server reaches itself would have agents.
+    #[error(
+        "cluster {0:?} would have both agents and a direct endpoint; it has one or the other, so remove what is there first"
+    )]
+    AgentsAndDirect(String),
     /// The object is larger than [`limits::OBJECT_BYTES`].
     #[error("{kind} {name:?} is larger than {} bytes", limits::OBJECT_BYTES)]
     TooLarge {

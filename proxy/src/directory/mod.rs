@@ -8,6 +8,7 @@
 //! else has written. The server has one in a file of its own; a store that several servers share, such as etcd, fits
 //! behind the same trait: one key with the revision, which each transaction compares and sets.
 
+mod direct;
 mod draft;
 mod error;
 mod grants;
@@ -30,11 +31,11 @@ use async_trait::async_trait;
 use time::OffsetDateTime;
 use tokio::sync::watch;
 
-use self::{
-    draft::Finished,
-    grants::{Grant, Grants},
-};
 pub use self::{
+    direct::{
+        Credential, CredentialError, Direct, Endpoint, EndpointError, Exec, OpenCredentialError,
+        Policy, SealedCredential,
+    },
     draft::{Checked, Draft, Expect},
     error::{ChangeError, OpenError},
     name::{Labels, LabelsError, Name, NameError},
@@ -45,6 +46,10 @@ pub use self::{
     role::{Ability, Role, UnknownRole},
     snapshot::{Entry, Snapshot, Table, Tabled, Tables, Unreadable},
     store::{CommitError, Contents, Key, MemoryStore, Record, Revision, Store, StoreError, Write},
+};
+use self::{
+    draft::Finished,
+    grants::{Grant, Grants},
 };
 use crate::{
     Revocation,

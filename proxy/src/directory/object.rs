@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use time::OffsetDateTime;
 
 use super::{
+    direct::Direct,
     name::{Labels, Name},
     role::Role,
 };
@@ -87,6 +88,9 @@ pub struct Cluster {
     /// What bindings may choose it by.
     #[serde(default, skip_serializing_if = "Labels::is_empty")]
     pub labels: Labels,
+    /// Its API server, where the server reaches it itself; agents serve it otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub direct: Option<Direct>,
 }
 
 /// An agent's key: who holds its private half may serve the cluster.

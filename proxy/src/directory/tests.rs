@@ -36,6 +36,7 @@ fn labelled(draft: &Draft, pairs: &[(&str, &str)]) -> Cluster {
             .collect::<std::collections::BTreeMap<_, _>>()
             .try_into()
             .unwrap(),
+        direct: None,
     }
 }
 

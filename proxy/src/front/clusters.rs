@@ -51,6 +51,9 @@ pub enum ConnectError {
     /// The open header does not fit what the agent reads.
     #[error("the stream's open header is too large")]
     HeaderTooLarge,
+    /// What is known of how to reach the cluster cannot be used.
+    #[error("the cluster cannot be reached as it is configured")]
+    Unusable(#[source] BoxError),
     /// The agent, or this server, has no room for another stream.
     #[error("too many streams")]
     TooManyStreams,
@@ -65,6 +68,7 @@ impl ConnectError {
             Self::UnknownCluster => Refusal::UnknownCluster(cluster.clone()),
             Self::NoAgent => Refusal::NoAgent(cluster.clone()),
             Self::AgentRefused { .. } => Refusal::AgentRefused(cluster.clone()),
+            Self::Unusable(_) => Refusal::Unusable(cluster.clone()),
             Self::HeaderTooLarge => Refusal::HeadersTooLarge,
             Self::TooManyStreams => Refusal::TooManyRequests,
             Self::Lost(_) => Refusal::AgentLost(cluster.clone()),

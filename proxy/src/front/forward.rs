@@ -81,7 +81,7 @@ impl Front {
         let mut record = Record::new(trail, id, client, method, target, request.headers());
         let id_header = record.id_header();
         let upgrading = request.headers().contains_key(header::UPGRADE);
-        let discovery = asks_for_discovery(request.headers());
+        let discovery = headers::asks_for_discovery(request.headers());
         let mut on_upgrade = Some(hyper::upgrade::on(&mut request));
         let mut response = match self.answer(request, connection, &mut record).await {
             Ok(answer) => answer.into_response(record, connection, &mut on_upgrade),
@@ -244,15 +244,6 @@ fn ambiguous<B>(request: &Request<B>) -> Option<Refusal> {
         ));
     }
     None
-}
-
-/// kubectl and client-go begin with this (KEP-3352), and treat its errors unlike any other's.
-fn asks_for_discovery(headers: &HeaderMap) -> bool {
-    let mut accepted = headers.get_all(header::ACCEPT).iter();
-    accepted.any(|line| {
-        line.to_str()
-            .is_ok_and(|line| line.contains("apidiscovery.k8s.io"))
-    })
 }
 
 /// What is written on the stream.

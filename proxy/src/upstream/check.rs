@@ -1,18 +1,18 @@
 //! Is the API server there, and does it know us?
 
 use http::{Method, Request, StatusCode};
-use http_body_util::{BodyExt, Limited};
+use http_body_util::BodyExt;
 use serde::Deserialize;
 
 use super::{ApiServer, CredentialError, error::SendError};
-use crate::{BoxError, Refusal, limits};
+use crate::{Body, BoxError, Refusal, limits};
 
 /// Why the API server is not ready for us.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CheckError {
     /// There is no credential.
-    #[error("the agent has no credential")]
+    #[error("there is no credential for the API server")]
     Credential(#[source] CredentialError),
     /// It cannot be asked.
     #[error("the API server cannot be reached")]
@@ -20,6 +20,9 @@ pub enum CheckError {
     /// It did not answer in time.
     #[error("the API server did not answer in time")]
     Timeout,
+    /// It does not know us.
+    #[error("the API server does not accept the credential")]
+    Unauthorized,
     /// It answered, but not with its version.
     #[error("the API server answered {0} to a request for its version")]
     Status(StatusCode),
@@ -38,7 +41,7 @@ struct Version {
 }
 
 impl ApiServer {
-    /// Asks for the API server's version, as the agent itself: a readiness check. Returns it, like `v1.34.1`.
+    /// Asks for the API server's version, as ourselves: a readiness check. Returns it, like `v1.34.1`.
     ///
     /// # Errors
     /// What stands between us; `source()` has the details.
@@ -65,15 +68,30 @@ impl ApiServer {
             .send(head, crate::empty())
             .await
             .map_err(CheckError::Send)?;
+        if response.status() == StatusCode::UNAUTHORIZED {
+            self.credential.refused().await;
+            return Err(CheckError::Unauthorized);
+        }
         if response.status() != StatusCode::OK {
             return Err(CheckError::Status(response.status()));
         }
-        let body = Limited::new(response.into_body(), limits::VERSION_BYTES)
-            .collect()
-            .await;
-        let body = body.map_err(CheckError::Body)?.to_bytes();
+        let body = read(response.into_body()).await.map_err(CheckError::Body)?;
         let version: Version =
             serde_json::from_slice(&body).map_err(|error| CheckError::Body(error.into()))?;
         Ok(version.git_version)
     }
+}
+
+/// `Limited` would make every future that holds this one not `Send`, as far as rustc can tell (rust-lang/rust#102211).
+async fn read(mut body: Body) -> Result<Vec<u8>, BoxError> {
+    let mut read = Vec::new();
+    while let Some(frame) = body.frame().await {
+        if let Ok(data) = frame?.into_data() {
+            read.extend_from_slice(&data);
+        }
+        if read.len() > limits::VERSION_BYTES {
+            return Err("the answer is too large".into());
+        }
+    }
+    Ok(read)
 }

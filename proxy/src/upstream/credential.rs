@@ -1,9 +1,9 @@
-//! The agent's own credential: the one that may impersonate.
+//! Our own credential: the one that may impersonate.
 
 use std::{
     io::{self, Read},
     path::{Path, PathBuf},
-    sync::Mutex,
+    sync::{Arc, Mutex},
     time::Instant,
 };
 
@@ -14,7 +14,8 @@ use kube::client::ConfigExt;
 use tower::{Layer, ServiceExt, service_fn, util::BoxCloneSyncService};
 use zeroize::Zeroizing;
 
-use crate::{BoxError, limits};
+use super::exec::{self, ExecError};
+use crate::{BoxError, directory::Exec, limits};
 
 /// Why there is no credential to send.
 #[derive(Debug, thiserror::Error)]
@@ -34,6 +35,9 @@ pub enum CredentialError {
     /// A plugin failed, or its answer was unusable.
     #[error("the credential plugin failed")]
     Plugin(#[source] BoxError),
+    /// A plugin of a cluster of the directory failed.
+    #[error("the credential plugin failed")]
+    Exec(#[source] Arc<ExecError>),
 }
 
 /// kube's middleware around a service that only hands the header back.
@@ -45,6 +49,8 @@ pub(super) enum Credential {
     File(TokenFile),
     /// Whatever else kube knows: a fixed token, a plugin, or nothing beside a client certificate.
     Kube(Plugin),
+    /// A plugin that somebody else than this machine's operator has chosen.
+    Exec(exec::Plugin),
 }
 
 impl std::fmt::Debug for Credential {
@@ -52,6 +58,7 @@ impl std::fmt::Debug for Credential {
         f.write_str(match self {
             Self::File(_) => "Credential::File",
             Self::Kube(_) => "Credential::Kube",
+            Self::Exec(_) => "Credential::Exec",
         })
     }
 }
@@ -78,10 +85,26 @@ impl Credential {
         }))
     }
 
+    /// What a plugin prints, which is first run when a request needs it.
+    pub(super) fn exec(exec: Exec) -> Self {
+        Self::Exec(exec::Plugin::new(exec))
+    }
+
+    /// The API server does not accept what was sent.
+    pub(super) async fn refused(&self) {
+        if let Self::Exec(plugin) = self {
+            plugin.refused().await;
+        }
+    }
+
     /// The header to send now; `None` where a client certificate says it all.
     pub(super) async fn header(&self) -> Result<Option<HeaderValue>, CredentialError> {
         match self {
             Self::File(file) => file.header().await.map(Some),
+            Self::Exec(plugin) => {
+                let header = plugin.header().await;
+                header.map(Some).map_err(CredentialError::Exec)
+            }
             Self::Kube(plugin) => {
                 let asked = plugin.clone().oneshot(Request::new(Empty::new())).await;
                 let mut answer = asked.map_err(CredentialError::Plugin)?;

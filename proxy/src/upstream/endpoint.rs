@@ -41,11 +41,35 @@ impl ConnectError {
     pub(super) fn refusal(&self) -> Refusal {
         match self {
             Self::Tcp { .. } => Refusal::ApiServerUnreachable("cannot connect"),
-            Self::Tls(_) => Refusal::ApiServerUnreachable("the TLS handshake failed"),
+            Self::Tls(error) => Refusal::ApiServerUnreachable(tls_trouble(error)),
             Self::Closed => Refusal::ApiServerUnreachable("it closed the connection"),
             Self::Timeout => Refusal::Timeout("a connection to the API server"),
             Self::Http(_) => Refusal::ApiServerUnreachable("it does not speak HTTP"),
         }
+    }
+}
+
+/// What most handshakes fail for, as whoever has to mend it calls it.
+fn tls_trouble(error: &io::Error) -> &'static str {
+    use rustls::{CertificateError, Error};
+
+    let error = error.get_ref().and_then(|error| error.downcast_ref());
+    match error {
+        Some(Error::InvalidCertificate(why)) => match why {
+            CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
+                "its certificate has expired"
+            }
+            // A CA of the same name with another key signs badly.
+            CertificateError::UnknownIssuer | CertificateError::BadSignature => {
+                "its certificate is not signed by the CA"
+            }
+            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
+                "its certificate is for another name"
+            }
+            _ => "its certificate is not valid",
+        },
+        Some(Error::AlertReceived(_)) => "it refused the TLS handshake",
+        _ => "the TLS handshake failed",
     }
 }
 

@@ -1,10 +1,12 @@
-//! The agent's half: carries requests from tunnel streams to the API server, as somebody else.
+//! The agent's half: carries requests from tunnel streams to the API server, as somebody else. The server has one of its
+//! own for each cluster that it reaches itself.
 
 mod check;
 mod connection;
 mod credential;
 mod endpoint;
 mod error;
+mod exec;
 mod http1;
 mod pool;
 mod replay;
@@ -14,11 +16,11 @@ use std::sync::Arc;
 
 use kube::client::ConfigExt;
 
-use crate::ImpersonationPolicy;
+use crate::{ImpersonationPolicy, directory::Exec};
 
 pub use self::{
     check::CheckError, credential::CredentialError, endpoint::ConnectError, error::SendError,
-    serve::ServeStreamError,
+    exec::ExecError, serve::ServeStreamError,
 };
 use self::{credential::Credential, endpoint::Endpoint, pool::Pool};
 
@@ -49,10 +51,10 @@ pub enum ApiServerError {
     #[error("the API server's URL {0:?} is not an https URL with a host")]
     Url(String),
     /// It asks not to verify the API server's certificate, or for no TLS at all.
-    #[error("the configuration turns off TLS verification, which the agent refuses")]
+    #[error("the configuration turns off TLS verification, which is refused")]
     Insecure,
     /// It asks to impersonate by itself, or to go through a proxy.
-    #[error("the configuration has {0:?}, which an agent does not support")]
+    #[error("the configuration has {0:?}, which is not supported")]
     Unsupported(&'static str),
     /// CA, client certificate or server name are unusable.
     #[error("the TLS configuration is not usable")]
@@ -82,6 +84,15 @@ impl ApiServer {
         config: kube::Config,
         options: ApiServerOptions,
     ) -> Result<Self, ApiServerError> {
+        Self::with_plugin(config, options, None).await
+    }
+
+    /// The same, with the token of a plugin in place of the configuration's. The plugin is run when it is needed.
+    pub(crate) async fn with_plugin(
+        config: kube::Config,
+        options: ApiServerOptions,
+        plugin: Option<Exec>,
+    ) -> Result<Self, ApiServerError> {
         refuse_unsupported(&config, &options)?;
         // Plugins are run, and files read, by blocking calls.
         let reading = tokio::task::spawn_blocking(move || {
@@ -89,7 +100,10 @@ impl ApiServer {
             let tls = config.rustls_client_config();
             let tls = tls.map_err(|error| ApiServerError::Tls(Box::new(error)))?;
             let endpoint = Endpoint::new(&config, tls)?;
-            let credential = Credential::new(&config).map_err(ApiServerError::Credential)?;
+            let credential = match plugin {
+                Some(plugin) => Credential::exec(plugin),
+                None => Credential::new(&config).map_err(ApiServerError::Credential)?,
+            };
             Ok((endpoint, credential))
         });
         let (endpoint, credential) = reading.await.map_err(ApiServerError::Read)??;

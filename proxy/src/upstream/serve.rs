@@ -71,8 +71,12 @@ impl ApiServer {
         let left = Mutex::new(Left::default());
         let service = service_fn(async |mut request: Request<Incoming>| {
             lock(&left).client = Some(hyper::upgrade::on(&mut request));
+            let discovery = headers::asks_for_discovery(request.headers());
             let answered = self.answer(request, identity, &left).await;
-            Ok::<_, Infallible>(answered.unwrap_or_else(|refusal| refusal.to_response()))
+            Ok::<_, Infallible>(answered.unwrap_or_else(|refusal| match discovery {
+                true => refusal.to_discovery_response(),
+                false => refusal.to_response(),
+            }))
         });
         let serving = server()
             .serve_connection(TokioIo::new(io), service)
@@ -149,8 +153,9 @@ impl ApiServer {
             limit.map_err(|_| Refusal::Timeout("the API server's answer"))??
         };
         if response.status() == StatusCode::UNAUTHORIZED && !info.is_proxied() {
-            // It is the agent who is unknown there: its caller must not go and renew a credential.
-            tracing::error!("the API server does not accept the agent's credential");
+            // It is we who are unknown there: the caller must not go and renew a credential.
+            tracing::error!("the API server does not accept our credential");
+            self.credential.refused().await;
             return Err(Refusal::AgentUnauthorized);
         }
         *response.version_mut() = Version::HTTP_11;
@@ -200,7 +205,7 @@ impl ApiServer {
         })?;
         let credential = self.credential.header().await.map_err(|error| {
             tracing::error!(error = &error as &dyn std::error::Error, "no credential");
-            Refusal::ApiServerUnreachable("the agent has no credential")
+            Refusal::ApiServerUnreachable("there is no credential for it")
         })?;
         headers.extend(credential.map(|value| (header::AUTHORIZATION, value)));
         Ok(())

@@ -45,13 +45,21 @@ pub(crate) struct Pki {
 
 impl Pki {
     pub(crate) fn new(alpn: &[&str]) -> Self {
+        Self::good_until(alpn, 2100)
+    }
+
+    /// One whose certificate ends with that year.
+    fn good_until(alpn: &[&str], year: i32) -> Self {
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-        let made = rcgen::generate_simple_self_signed(vec!["127.0.0.1".to_owned()]).unwrap();
-        let certificate = made.cert.der().to_vec();
-        let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(made.signing_key.serialize_der()));
+        let mut params = rcgen::CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
+        params.not_after = rcgen::date_time_ymd(year, 12, 31);
+        let key = rcgen::KeyPair::generate().unwrap();
+        let made = params.self_signed(&key).unwrap();
+        let certificate = made.der().to_vec();
+        let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
         let mut config = rustls::ServerConfig::builder()
             .with_no_client_auth()
-            .with_single_cert(vec![made.cert.der().clone()], key)
+            .with_single_cert(vec![made.der().clone()], key)
             .unwrap();
         config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
         Self {
@@ -85,9 +93,22 @@ impl Api {
         H: Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static,
         F: Future<Output = Response<Body>> + Send + 'static,
     {
+        Self::start_on(Pki::new(alpn), handler).await
+    }
+
+    /// One whose certificate has expired long ago.
+    pub(crate) async fn expired() -> Self {
+        Self::start_on(Pki::good_until(&["h2", "http/1.1"], 2020), ok).await
+    }
+
+    async fn start_on<H, F>(pki: Pki, handler: H) -> Self
+    where
+        H: Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static,
+        F: Future<Output = Response<Body>> + Send + 'static,
+    {
         let seen = Arc::new(Mutex::new(Vec::new()));
         let log = Arc::clone(&seen);
-        Self::start_raw(alpn, seen, move |_, stream| {
+        Self::start_raw(pki, seen, move |_, stream| {
             serve(stream, handler.clone(), log.clone())
         })
         .await
@@ -99,15 +120,14 @@ impl Api {
         S: Fn(usize, TlsStream<TcpStream>) -> F + Send + Sync + 'static,
         F: Future<Output = ()> + Send + 'static,
     {
-        Self::start_raw(alpn, Arc::default(), script).await
+        Self::start_raw(Pki::new(alpn), Arc::default(), script).await
     }
 
-    async fn start_raw<S, F>(alpn: &[&str], seen: Arc<Mutex<Vec<Seen>>>, script: S) -> Self
+    async fn start_raw<S, F>(pki: Pki, seen: Arc<Mutex<Vec<Seen>>>, script: S) -> Self
     where
         S: Fn(usize, TlsStream<TcpStream>) -> F + Send + Sync + 'static,
         F: Future<Output = ()> + Send + 'static,
     {
-        let pki = Pki::new(alpn);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let connections = Arc::new(AtomicUsize::new(0));

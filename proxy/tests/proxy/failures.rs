@@ -109,7 +109,7 @@ async fn rule_11_an_unreachable_api_server_is_told_without_its_address() {
     assert_eq!(code(&answer), 502);
     assert_eq!(
         status(&answer)["message"],
-        "the agent cannot reach the API server: cannot connect"
+        "the API server cannot be reached: cannot connect"
     );
     assert!(!answer.contains(&port.to_string()), "{answer}");
 }
@@ -123,7 +123,7 @@ async fn rule_10_an_untrusted_certificate_gets_no_credential() {
     config.auth_info.token = Some("agent-token".to_owned().into());
     let answer = ask(config).await;
     assert_eq!(code(&answer), 502);
-    let message = "the agent cannot reach the API server: the TLS handshake failed";
+    let message = "the API server cannot be reached: its certificate is not signed by the CA";
     assert_eq!(status(&answer)["message"], message);
     assert_eq!(api.seen().len(), 0);
 }
@@ -163,7 +163,7 @@ async fn the_agents_own_401_does_not_look_like_the_callers() {
         status(&answer)["message"]
             .as_str()
             .unwrap()
-            .contains("agent's credential")
+            .contains("does not accept the credential")
     );
     // A service behind the proxy subresource speaks for itself.
     let answer = world

@@ -11,6 +11,8 @@ mod audit;
 #[cfg(test)]
 mod budgets;
 #[cfg(test)]
+mod direct;
+#[cfg(test)]
 mod failures;
 #[cfg(test)]
 mod hops;

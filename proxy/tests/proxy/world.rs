@@ -231,7 +231,16 @@ impl World {
         Self::set_up(agent(api).await, setup).await
     }
 
+    /// One that reaches clusters otherwise.
+    pub(crate) async fn over(clusters: Arc<dyn Clusters>) -> Self {
+        Self::assemble(clusters, Setup::default()).await
+    }
+
     async fn set_up(agent: Arc<ApiServer>, setup: Setup) -> Self {
+        Self::assemble(Arc::new(Tunnel(agent)), setup).await
+    }
+
+    async fn assemble(clusters: Arc<dyn Clusters>, setup: Setup) -> Self {
         let Setup {
             groups,
             audit,
@@ -265,7 +274,7 @@ impl World {
             authenticator: Arc::new(Chain::new(vec![step])),
             authorizer: Arc::new(Rules(revoke.clone())),
             acting_as,
-            clusters: Arc::new(Tunnel(agent)),
+            clusters,
             fallback: Arc::new(NotFound),
             policy: ImpersonationPolicy::default(),
             audit,

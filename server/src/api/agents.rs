@@ -158,6 +158,7 @@ async fn create(
             let cluster = Cluster {
                 created: draft.now(),
                 labels: Labels::default(),
+                direct: None,
             };
             draft.put(wanted.cluster.as_str(), cluster, Expect::Absent)?;
         }

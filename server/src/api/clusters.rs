@@ -5,6 +5,7 @@ use time::OffsetDateTime;
 use underpass_proxy::ClusterName;
 use underpass_proxy::directory::{Agent, Cluster, Draft, Labels, Snapshot};
 
+use super::direct::{self, CredentialStatus};
 use super::problem::Problem;
 use super::resource::Resource;
 use super::{Requester, State};
@@ -19,6 +20,9 @@ pub(crate) struct Spec {
     /// What bindings may choose it by.
     #[schema(value_type = std::collections::BTreeMap<String, String>)]
     pub(crate) labels: Labels,
+    /// Its API server, where this server reaches it itself; only administrators see it. Agents serve it otherwise.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) direct: Option<direct::Spec>,
 }
 
 /// How it is with a cluster.
@@ -26,6 +30,11 @@ pub(crate) struct Spec {
 #[schema(as = ClusterStatus)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Status {
+    /// `direct` where the server reaches the API server itself, `agent` where agents serve it.
+    pub(crate) kind: String,
+    /// What a direct cluster is reached with, never the secret; only administrators see it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) credential: Option<CredentialStatus>,
     /// Agent tokens that may serve it.
     pub(crate) agents: usize,
     /// Agents that are connected to this server now.
@@ -37,6 +46,7 @@ impl From<&Cluster> for Spec {
     fn from(cluster: &Cluster) -> Self {
         Self {
             labels: cluster.labels.clone(),
+            direct: cluster.direct.as_ref().map(direct::Spec::from),
         }
     }
 }
@@ -53,6 +63,31 @@ impl Resource for Clusters {
         Cluster {
             created: before.map_or(now, |before| before.created),
             labels: spec.labels,
+            direct: None,
+        }
+    }
+
+    fn complete(
+        cluster: Cluster,
+        spec: Spec,
+        name: &str,
+        before: Option<&Cluster>,
+        state: &State,
+    ) -> Result<Cluster, Problem> {
+        let before = before.and_then(|before| before.direct.as_ref());
+        let direct = spec
+            .direct
+            .map(|spec| direct::seal(spec, name, before, &state.direct));
+        Ok(Cluster {
+            direct: direct.transpose()?,
+            ..cluster
+        })
+    }
+
+    fn redact(spec: &mut Spec, status: &mut Status, requester: &Requester, snapshot: &Snapshot) {
+        if !requester.is_administrator(snapshot) {
+            spec.direct = None;
+            status.credential = None;
         }
     }
 
@@ -60,12 +95,17 @@ impl Resource for Clusters {
         cluster.created
     }
 
-    fn status(name: &str, _: &Cluster, state: &State, snapshot: &Snapshot) -> Status {
+    fn status(name: &str, cluster: &Cluster, state: &State, snapshot: &Snapshot) -> Status {
+        let direct = cluster.direct.as_ref();
         let agents = snapshot.all::<Agent>().values();
         let connected = ClusterName::new(name)
             .ok()
+            .filter(|_| direct.is_none())
             .and_then(|name| (state.sessions)(&name));
+        let kind = if direct.is_some() { "direct" } else { "agent" };
         Status {
+            kind: kind.to_owned(),
+            credential: direct.map(|direct| (&direct.credential).into()),
             agents: agents
                 .filter(|agent| agent.object.cluster.as_str() == name)
                 .count(),

@@ -54,6 +54,7 @@ mod tests {
             let cluster = Cluster {
                 created: draft.now(),
                 labels: Labels::default(),
+                direct: None,
             };
             draft.put("edge", cluster, Expect::Absent)
         };

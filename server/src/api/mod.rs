@@ -8,6 +8,7 @@ mod access;
 mod agents;
 mod bindings;
 mod clusters;
+mod direct;
 mod first;
 mod groups;
 mod login;
@@ -36,6 +37,7 @@ use time::OffsetDateTime;
 use tower::ServiceExt;
 use underpass_proxy::audit::{OwnCall, Trail};
 use underpass_proxy::authenticate::Caller;
+use underpass_proxy::direct::DirectClusters;
 use underpass_proxy::directory::Directory;
 use underpass_proxy::front::ConnectionInfo;
 use underpass_proxy::{Body, ClusterName};
@@ -44,6 +46,7 @@ pub(crate) use self::access::{AccessGiven, AccessRequest};
 pub(crate) use self::agents::{AgentMade, AgentRequest, View as AgentView};
 pub(crate) use self::bindings::{Spec as BindingSpec, Status as BindingStatus};
 pub(crate) use self::clusters::{Spec as ClusterSpec, Status as ClusterStatus};
+pub(crate) use self::direct::{Reachability, Spec as DirectSpec};
 pub(crate) use self::first::{NAME as FIRST_ADMINISTRATOR, first_administrator};
 pub(crate) use self::groups::{Spec as GroupSpec, Status as GroupStatus};
 pub(crate) use self::login::{DeviceLoginWay, LoginRequest, LoginWays, Logins};
@@ -78,6 +81,7 @@ struct State {
     /// Nothing where no server runs.
     logins: Option<Arc<Logins>>,
     trail: Trail,
+    direct: Arc<DirectClusters>,
 }
 
 /// How many agents of a cluster are connected to this server; nothing where no server runs.
@@ -85,10 +89,11 @@ pub(crate) type Sessions = Arc<dyn Fn(&ClusterName) -> Option<usize> + Send + Sy
 
 impl Api {
     /// Over a directory that no server has open.
-    pub(crate) fn offline(directory: Arc<Directory>) -> Self {
+    pub(crate) fn offline(directory: Arc<Directory>, direct: Arc<DirectClusters>) -> Self {
         Self::over(State {
             directory,
             sessions: Arc::new(|_| None),
+            direct,
             logins: None,
             trail: Trail::default(),
         })
@@ -98,12 +103,14 @@ impl Api {
     pub(crate) fn new(
         directory: Arc<Directory>,
         sessions: Sessions,
+        direct: Arc<DirectClusters>,
         logins: Logins,
         trail: Trail,
     ) -> Self {
         Self::over(State {
             directory,
             sessions,
+            direct,
             logins: Some(Arc::new(logins)),
             trail,
         })
@@ -117,6 +124,7 @@ impl Api {
             .merge(resource::routes::<users::Users>())
             .merge(resource::routes::<groups::Groups>())
             .merge(resource::routes::<bindings::Bindings>())
+            .merge(direct::routes())
             .merge(agents::routes())
             .merge(tokens::routes())
             .merge(access::routes())

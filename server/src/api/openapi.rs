@@ -19,7 +19,8 @@ use utoipa::openapi::{
 
 use super::resource::Resource;
 use super::{
-    access, agents, bindings, clusters, groups, login, myself, passwords, problem, tokens, users,
+    access, agents, bindings, clusters, direct, groups, login, myself, passwords, problem, tokens,
+    users,
 };
 
 pub(super) async fn serve() -> Response {
@@ -97,6 +98,10 @@ pub(super) fn described() -> Vec<Described> {
 fn operations(schemas: &mut Schemas) -> Vec<Described> {
     let mut all = Vec::new();
     resource::<clusters::Clusters>(&mut all, schemas);
+    let reachability = schemas.of::<direct::Reachability>();
+    let about = "Whether a direct cluster's API server answers and accepts the credential: it is asked now; administrators only";
+    let path = "/v1/clusters/{name}/reachability";
+    all.push(Described::read(path, about, reachability));
     resource::<users::Users>(&mut all, schemas);
     resource::<groups::Groups>(&mut all, schemas);
     resource::<bindings::Bindings>(&mut all, schemas);

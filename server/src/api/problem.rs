@@ -94,7 +94,9 @@ impl From<ChangeError> for Problem {
     fn from(error: ChangeError) -> Self {
         let status = match &error {
             ChangeError::NotFound { .. } => StatusCode::NOT_FOUND,
-            ChangeError::Exists { .. } | ChangeError::Twice { .. } => StatusCode::CONFLICT,
+            ChangeError::Exists { .. }
+            | ChangeError::Twice { .. }
+            | ChangeError::AgentsAndDirect(_) => StatusCode::CONFLICT,
             ChangeError::Changed { .. } => StatusCode::PRECONDITION_FAILED,
             ChangeError::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             ChangeError::Name(_)

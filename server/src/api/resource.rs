@@ -41,6 +41,29 @@ pub(super) trait Resource: Send + Sync + 'static {
     fn object(spec: Self::Spec, before: Option<&Self::Object>, now: OffsetDateTime)
     -> Self::Object;
 
+    /// Adds what no client can see to `object`, which was made of `spec`: what `spec` says of it, or what there was
+    /// before.
+    fn complete(
+        object: Self::Object,
+        spec: Self::Spec,
+        name: &str,
+        before: Option<&Self::Object>,
+        state: &State,
+    ) -> Result<Self::Object, Problem> {
+        let _ = (spec, name, before, state);
+        Ok(object)
+    }
+
+    /// Takes out of a view what the requester has no business with.
+    fn redact(
+        spec: &mut Self::Spec,
+        status: &mut Self::Status,
+        requester: &Requester,
+        snapshot: &Snapshot,
+    ) {
+        let _ = (spec, status, requester, snapshot);
+    }
+
     fn created(object: &Self::Object) -> OffsetDateTime;
 
     fn status(
@@ -110,15 +133,19 @@ pub(super) fn routes<R: Resource>() -> Router<State> {
 fn view<R: Resource>(
     name: &str,
     entry: &Entry<R::Object>,
+    requester: &Requester,
     state: &State,
     snapshot: &Snapshot,
 ) -> ViewOf<R> {
+    let mut spec = (&*entry.object).into();
+    let mut status = R::status(name, &entry.object, state, snapshot);
+    R::redact(&mut spec, &mut status, requester, snapshot);
     View {
         name: name.to_owned(),
         revision: entry.revision,
         created: R::created(&entry.object),
-        spec: (&*entry.object).into(),
-        status: R::status(name, &entry.object, state, snapshot),
+        spec,
+        status,
     }
 }
 
@@ -132,7 +159,7 @@ async fn list<R: Resource>(
     let snapshot = state.directory.snapshot();
     let shown = page.of(snapshot.all::<R::Object>(), |name, entry| {
         R::visible(name, &entry.object, &requester, &snapshot)
-            .then(|| view::<R>(name, entry, &state, &snapshot))
+            .then(|| view::<R>(name, entry, &requester, &state, &snapshot))
     });
     Ok(tagged(&headers, snapshot.revision(), &shown))
 }
@@ -148,7 +175,7 @@ async fn read<R: Resource>(
         .get::<R::Object>(&name)
         .filter(|entry| R::visible(&name, &entry.object, &requester, &snapshot))
         .ok_or_else(|| absent::<R>(&name))?;
-    let view = view::<R>(&name, entry, &state, &snapshot);
+    let view = view::<R>(&name, entry, &requester, &state, &snapshot);
     Ok(tagged(&headers, entry.revision, &view))
 }
 
@@ -158,9 +185,9 @@ async fn create<R: Resource>(
     body: Result<Json<New<R::Spec>>, JsonRejection>,
 ) -> Result<Response, Problem> {
     let Json(New { name, spec }) = body?;
-    let put = |draft: &mut Draft| put::<R>(draft, &requester, &name, &spec, Expect::Absent);
+    let put = |draft: &mut Draft| put::<R>(draft, &requester, &state, &name, &spec, Expect::Absent);
     state.directory.change(put).await?;
-    let mut response = answer::<R>(&state, StatusCode::CREATED, &name)?;
+    let mut response = answer::<R>(&state, &requester, StatusCode::CREATED, &name)?;
     if let Ok(location) = HeaderValue::from_str(&path::<R>(&name)) {
         response.headers_mut().insert(LOCATION, location);
     }
@@ -182,14 +209,14 @@ async fn replace<R: Resource>(
         )
     })?;
     let before = state.directory.snapshot().get::<R::Object>(&name).is_some();
-    let put = |draft: &mut Draft| put::<R>(draft, &requester, &name, &spec, expect);
+    let put = |draft: &mut Draft| put::<R>(draft, &requester, &state, &name, &spec, expect);
     state.directory.change(put).await?;
     let status = if before {
         StatusCode::OK
     } else {
         StatusCode::CREATED
     };
-    answer::<R>(&state, status, &name)
+    answer::<R>(&state, &requester, status, &name)
 }
 
 /// JSON merge patch (RFC 7396) of the spec.
@@ -212,10 +239,10 @@ async fn patch<R: Resource>(
         merge(&mut spec, &change);
         let spec =
             serde_json::from_value(spec).map_err(|error| Problem::invalid(error.to_string()))?;
-        put::<R>(draft, &requester, &name, &spec, expect)
+        put::<R>(draft, &requester, &state, &name, &spec, expect)
     };
     state.directory.change(amend).await?;
-    answer::<R>(&state, StatusCode::OK, &name)
+    answer::<R>(&state, &requester, StatusCode::OK, &name)
 }
 
 async fn remove<R: Resource>(
@@ -241,6 +268,7 @@ async fn remove<R: Resource>(
 fn put<R: Resource>(
     draft: &mut Draft,
     requester: &Requester,
+    state: &State,
     name: &str,
     spec: &R::Spec,
     expect: Expect,
@@ -251,16 +279,22 @@ fn put<R: Resource>(
     // The change may be tried again.
     let object = R::object(spec.clone(), before.as_deref(), draft.now());
     R::allow(before.as_deref(), Some(&object), requester, draft)?;
+    let object = R::complete(object, spec.clone(), name, before.as_deref(), state)?;
     Ok(draft.put(name, object, expect)?)
 }
 
-fn answer<R: Resource>(state: &State, status: StatusCode, name: &str) -> Result<Response, Problem> {
+fn answer<R: Resource>(
+    state: &State,
+    requester: &Requester,
+    status: StatusCode,
+    name: &str,
+) -> Result<Response, Problem> {
     let snapshot = state.directory.snapshot();
     // Somebody else may have removed it since.
     let entry = snapshot
         .get::<R::Object>(name)
         .ok_or_else(|| absent::<R>(name))?;
-    let view = view::<R>(name, entry, state, &snapshot);
+    let view = view::<R>(name, entry, requester, state, &snapshot);
     Ok((status, [(ETAG, etag(entry.revision))], Json(view)).into_response())
 }
 

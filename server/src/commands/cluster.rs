@@ -3,9 +3,10 @@
 use std::path::Path;
 
 use anyhow::Result;
+use futures_util::future::join_all;
 use serde_json::{Map, Value, json};
 
-use super::{print_table, timestamp};
+use super::{direct, print_table, timestamp};
 use crate::api::{AgentMade, AgentRequest, AgentView, ClusterSpec, ClusterStatus, View, segment};
 use crate::cli::{Agent, Cluster};
 use crate::client::Client;
@@ -17,7 +18,17 @@ type Shown = View<ClusterSpec, ClusterStatus>;
 
 pub(crate) async fn run(client: &Client, data: &Path, command: Cluster) -> Result<()> {
     match command {
-        Cluster::Add { name, labels } => {
+        Cluster::Add {
+            name,
+            labels,
+            kubeconfig: Some(kubeconfig),
+            context,
+            policy,
+        } => {
+            let imported = direct::read(&kubeconfig, context.as_deref(), policy)?;
+            direct::add(client, &name, &labels, imported).await?;
+        }
+        Cluster::Add { name, labels, .. } => {
             let wanted = AgentRequest {
                 cluster: name.clone(),
                 make_cluster: true,
@@ -32,8 +43,15 @@ pub(crate) async fn run(client: &Client, data: &Path, command: Cluster) -> Resul
         }
         Cluster::List => {
             let clusters: Vec<Shown> = client.list("/v1/clusters").await?;
-            let rows: Vec<_> = clusters.iter().map(row).collect();
-            print_table(&["CLUSTER", "AGENT TOKENS", "CONNECTED", "LABELS"], &rows);
+            let rows: Vec<_> = clusters
+                .iter()
+                .map(|cluster| row(client, cluster))
+                .collect();
+            let rows = join_all(rows).await;
+            print_table(
+                &["CLUSTER", "KIND", "AGENT TOKENS", "CONNECTED", "LABELS"],
+                &rows,
+            );
         }
         Cluster::Label { name, labels } => {
             let shown = label(client, name.as_str(), &labels).await?;
@@ -43,7 +61,7 @@ pub(crate) async fn run(client: &Client, data: &Path, command: Cluster) -> Resul
             client
                 .delete(&format!("/v1/clusters/{}", segment(name.as_str())))
                 .await?;
-            eprintln!("Cluster {name} is forgotten; its agents are cut off.");
+            eprintln!("Cluster {name} is forgotten; what was open to it has ended.");
         }
     }
     Ok(())
@@ -78,7 +96,7 @@ pub(crate) async fn run_agent(client: &Client, command: Agent) -> Result<()> {
 }
 
 /// `key=value` sets, `key-` removes.
-async fn label(client: &Client, name: &str, labels: &[String]) -> Result<Shown> {
+pub(super) async fn label(client: &Client, name: &str, labels: &[String]) -> Result<Shown> {
     let mut change = Map::new();
     for label in labels {
         match (label.split_once('='), label.strip_suffix('-')) {
@@ -99,12 +117,20 @@ fn labels_of(cluster: &Shown) -> String {
     super::list(&labels)
 }
 
-fn row(cluster: &Shown) -> Vec<String> {
-    let connected = cluster.status.connected;
+async fn row(client: &Client, cluster: &Shown) -> Vec<String> {
+    let status = &cluster.status;
+    let (agents, connected) = if status.kind == direct::KIND {
+        let reachable = direct::reachability(client, &cluster.name).await;
+        ("-".to_owned(), reachable)
+    } else {
+        let connected = status.connected.map(|connected| connected.to_string());
+        (status.agents.to_string(), connected)
+    };
     vec![
         cluster.name.clone(),
-        cluster.status.agents.to_string(),
-        connected.map_or_else(|| "-".to_owned(), |connected| connected.to_string()),
+        status.kind.clone(),
+        agents,
+        connected.unwrap_or_else(|| "-".to_owned()),
         labels_of(cluster),
     ]
 }

@@ -11,6 +11,7 @@ use time::format_description::well_known::Rfc3339;
 pub(crate) mod binding;
 pub(crate) mod ca_pin;
 pub(crate) mod cluster;
+mod direct;
 pub(crate) mod kubeconfig;
 pub(crate) mod login;
 pub(crate) mod serve;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use metrics_util::MetricKindMask;
 use tokio::signal::unix::{SignalKind, signal};
@@ -14,6 +14,7 @@ use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 use tracing_subscriber::EnvFilter;
 use underpass_proxy::audit::Trail;
 use underpass_proxy::authenticate::{CertificateRequest, Passwords, Token};
+use underpass_proxy::direct::{DirectClusters, Plugins};
 use underpass_proxy::directory::Directory;
 use underpass_proxy::front::{Budgets, Front, FrontConfig};
 use underpass_proxy::{AccessReviews, ImpersonationPolicy};
@@ -29,18 +30,20 @@ use crate::http::{Http, Readiness};
 use crate::limits;
 use crate::listen::{self, Sockets};
 use crate::pki::{Ca, ServerCertificate};
+use crate::reach::Reach;
+use crate::secrets;
 use crate::socket::Socket;
 use crate::tunnel::{Keys, Tunnel};
 
 /// The file of the data directory that holds the URL that kubeconfigs point to.
 pub(super) const URL: &str = "url";
 
-pub(crate) fn run(data: DataDir, options: Serve) -> Result<()> {
+pub(crate) fn run(data: DataDir, options: Serve, keys: &[PathBuf]) -> Result<()> {
     start_logging(options.log_format);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?;
-    runtime.block_on(serve(data, options))
+    runtime.block_on(serve(data, options, keys))
 }
 
 fn start_logging(format: LogFormat) {
@@ -56,13 +59,14 @@ fn start_logging(format: LogFormat) {
     }
 }
 
-async fn serve(data: DataDir, options: Serve) -> Result<()> {
+async fn serve(data: DataDir, options: Serve, keys: &[PathBuf]) -> Result<()> {
     let mut stop = Stop::listen()?;
     // First: whoever holds the directory is the server of this data directory.
     let directory = directory::open(&data).await?;
     if let Some(token) = api::first_administrator(&directory).await? {
         announce(&token);
     }
+    let direct = direct_clusters(&data, keys, &options.exec_plugins, &directory).await?;
     let ca = Ca::load_or_create(&data)?;
     let certificate = ServerCertificate::new(&ca, &options.names)?;
     let tls = certificate.tls()?;
@@ -83,6 +87,7 @@ async fn serve(data: DataDir, options: Serve) -> Result<()> {
         api,
     } = assemble(
         Arc::clone(&directory),
+        direct,
         options.authentication,
         options.resume_window,
         trail.clone(),
@@ -133,6 +138,25 @@ async fn serve(data: DataDir, options: Serve) -> Result<()> {
     Ok(())
 }
 
+/// What the server reaches without agents.
+async fn direct_clusters(
+    data: &DataDir,
+    keys: &[PathBuf],
+    plugins: &[PathBuf],
+    directory: &Arc<Directory>,
+) -> Result<Arc<DirectClusters>> {
+    if let Some(path) = plugins.iter().find(|path| !path.is_absolute()) {
+        bail!(
+            "--allow-exec-plugin {} is not an absolute path",
+            path.display()
+        );
+    }
+    let keys = secrets::open(data, keys, directory)?;
+    secrets::renew(directory, &keys).await?;
+    let plugins = Plugins::Only(plugins.iter().cloned().collect());
+    Ok(Arc::new(DirectClusters::new(keys, plugins)))
+}
+
 /// Once in the life of a directory.
 fn announce(token: &Token) {
     eprintln!(
@@ -157,6 +181,7 @@ struct Parts {
 /// Puts the parts together, and starts what watches over the directory and the authentication file.
 fn assemble(
     directory: Arc<Directory>,
+    direct: Arc<DirectClusters>,
     authentication: Option<PathBuf>,
     resume_window: Duration,
     audit: Trail,
@@ -166,6 +191,12 @@ fn assemble(
     tokio::spawn(Arc::clone(&directory).keep_tokens());
     let tunnel = Tunnel::new(Arc::clone(&directory));
     tokio::spawn(tunnel.clone().enforce_access());
+    tokio::spawn(Arc::clone(&direct).enforce(Arc::clone(&directory)));
+    let clusters = Arc::new(Reach {
+        directory: Arc::clone(&directory),
+        direct: Arc::clone(&direct),
+        tunnel: tunnel.clone(),
+    });
     let acceptor = Arc::new(Acceptor::new(
         acceptor_config(resume_window),
         Arc::new(Keys(Arc::clone(&directory))),
@@ -173,7 +204,7 @@ fn assemble(
     let readiness = Readiness::default();
     let surroundings = Surroundings {
         directory: Arc::clone(&directory),
-        clusters: Arc::new(tunnel.clone()),
+        clusters: clusters.clone(),
     };
     let authentication = Authentication::open(authentication, surroundings)?;
     tokio::spawn(Arc::clone(&authentication).watch());
@@ -189,7 +220,8 @@ fn assemble(
             Arc::new(move || authentication.device_login())
         },
     };
-    let api = Api::new(Arc::clone(&directory), sessions, logins, audit.clone());
+    let trail = audit.clone();
+    let api = Api::new(Arc::clone(&directory), sessions, direct, logins, trail);
     let http = Http {
         tunnel: tunnel.clone(),
         acceptor: Arc::clone(&acceptor),
@@ -203,8 +235,8 @@ fn assemble(
     let front = Arc::new(Front::new(FrontConfig {
         authenticator: authentication.chain(),
         authorizer: directory,
-        acting_as: Arc::new(AccessReviews::new(Arc::new(tunnel.clone()))),
-        clusters: Arc::new(tunnel.clone()),
+        acting_as: Arc::new(AccessReviews::new(clusters.clone())),
+        clusters,
         fallback: Arc::new(http),
         policy: ImpersonationPolicy::default(),
         audit,

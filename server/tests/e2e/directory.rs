@@ -159,7 +159,7 @@ async fn administrators_work_from_elsewhere_and_others_do_not() {
     let list = text(&list.stdout);
     let row = list.lines().find(|line| line.starts_with(CLUSTER_NAME));
     let cells: Vec<_> = row.unwrap().split_whitespace().collect();
-    assert_eq!(cells[..3], [CLUSTER_NAME, "1", "1"], "{list}");
+    assert_eq!(cells[..4], [CLUSTER_NAME, "agent", "1", "1"], "{list}");
     let made = remotely(
         deployment,
         &boss,
@@ -246,7 +246,7 @@ async fn an_agents_token_is_taken_back_alone() {
         let list = deployment.administer(&["cluster", "list"]).unwrap();
         let row = list.lines().find(|line| line.starts_with(CLUSTER_NAME));
         let cells: Vec<_> = row.unwrap().split_whitespace().collect();
-        if cells[1..3] == ["0", "0"] {
+        if cells[2..4] == ["0", "0"] {
             Ok(())
         } else {
             Err(list)

@@ -1,6 +1,7 @@
 //! Requests in flight.
 
 use std::process::ExitStatus;
+use std::time::Duration;
 
 use tokio::process::{Child, Command};
 use underpass_testenv::testing::{Client, DEADLINE, Reading, pod, spawn};
@@ -25,6 +26,21 @@ impl Ended {
         assert!(!self.status.success(), "{self:?}");
         assert!(!self.stderr.is_empty(), "{self:?}");
     }
+}
+
+/// How long what rests on something may go on when that is taken back.
+const SOON: Duration = Duration::from_secs(5);
+
+/// That all of them end soon, with errors.
+pub(crate) async fn assert_end_soon(open: impl IntoIterator<Item = InFlight>) {
+    let ending = async {
+        for open in open {
+            open.ended().await.assert_error();
+        }
+    };
+    tokio::time::timeout(SOON, ending)
+        .await
+        .expect("everything ends soon");
 }
 
 impl InFlight {

@@ -20,6 +20,7 @@ mod command_lines;
 mod credentials;
 mod cutter;
 mod deployment;
+mod direct;
 mod directory;
 mod flight;
 mod load_balancer;

@@ -1,13 +1,12 @@
 //! Rule 12: what is taken back ends what rests on it, within seconds.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use underpass_testenv::testing::Wire;
 use underpass_testenv::{CLUSTER_NAME, Transport};
 
 use crate::deployment::Deployment;
-use crate::flight::InFlight;
+use crate::flight::{InFlight, assert_end_soon};
 use crate::over_both_transports;
 
 over_both_transports!(
@@ -15,8 +14,6 @@ over_both_transports!(
     rule_12_removing_a_user_ends_what_they_have_open,
     rule_12_removing_a_cluster_ends_what_is_open_to_it,
 );
-
-const SOON: Duration = Duration::from_secs(5);
 
 /// A user who may do everything in the cluster, by a binding of their own.
 async fn user(deployment: &Deployment, name: &str) -> (String, PathBuf) {
@@ -37,14 +34,7 @@ async fn assert_ends(deployment: &Deployment, kubeconfig: &Path, test: &str, rev
         InFlight::shell(&client, &format!("{test}-shell")).await,
     ];
     deployment.administer(revoke).unwrap();
-    let ending = async {
-        for open in open {
-            open.ended().await.assert_error();
-        }
-    };
-    tokio::time::timeout(SOON, ending)
-        .await
-        .expect("everything ends soon");
+    assert_end_soon(open).await;
 }
 
 async fn rule_12_revoking_a_token_ends_what_it_has_open(transport: Transport) {

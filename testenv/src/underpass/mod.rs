@@ -24,6 +24,9 @@ const AUTHENTICATION: &str = "authentication.yaml";
 /// What it says at first.
 const TOKENS: &str = "authenticators: [{name: tokens, tokens: {}}]\n";
 
+/// The program that direct clusters may have as their credential plugin.
+const EXEC_PLUGIN: &str = "exec-plugin";
+
 /// How long anything may take on a busy machine before it is an error.
 const DEADLINE: Duration = Duration::from_secs(30);
 
@@ -242,6 +245,12 @@ impl Underpass {
         self.dir.join(AUTHENTICATION)
     }
 
+    /// Where the server takes a credential plugin from, for direct clusters. There is none at first.
+    #[must_use]
+    pub fn exec_plugin(&self) -> PathBuf {
+        self.dir.join(EXEC_PLUGIN)
+    }
+
     /// A folder for files of the caller, removed at the end.
     #[must_use]
     pub fn dir(&self) -> &Path {
@@ -305,7 +314,7 @@ impl Underpass {
 
 fn server(programs: &Programs, dir: &Path, listen: &str, flags: &[&str]) -> Start {
     let data = dir.join("data");
-    let authentication = dir.join(AUTHENTICATION);
+    let (authentication, plugin) = (dir.join(AUTHENTICATION), dir.join(EXEC_PLUGIN));
     let argv = [
         &*programs.server().to_string_lossy(),
         "serve",
@@ -315,6 +324,8 @@ fn server(programs: &Programs, dir: &Path, listen: &str, flags: &[&str]) -> Star
         &data.to_string_lossy(),
         "--authentication",
         &authentication.to_string_lossy(),
+        "--allow-exec-plugin",
+        &plugin.to_string_lossy(),
         "--drain",
         "5s",
         // Streams of an agent that was killed end after that.

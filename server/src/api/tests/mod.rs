@@ -5,14 +5,20 @@ use http::{HeaderMap, Method, Request, StatusCode};
 use http_body_util::{BodyExt, Full};
 use serde_json::{Value, json};
 use underpass_proxy::authenticate::{Authenticator, Caller, Passwords, Token, TokenAuthenticator};
+use underpass_proxy::direct::Plugins;
 use underpass_proxy::directory::MemoryStore;
 use underpass_proxy::front::Protocol;
+use underpass_proxy::seal::{Keyring, SealingKey};
 
 use super::*;
 
+mod direct;
 mod login;
 mod objects;
 mod rights;
+
+/// The only program that may be run.
+const PLUGIN: &str = "/opt/plugin";
 
 struct World {
     api: Api,
@@ -53,12 +59,17 @@ impl World {
             .await
             .unwrap();
         let sessions: Sessions = Arc::new(|cluster| (cluster.as_str() == "prod").then_some(2));
+        let key = SealingKey::from_text(&SealingKey::generate().unwrap()).unwrap();
+        let keys = Arc::new(Keyring::new(key, vec![]));
+        let plugins = Plugins::Only([PLUGIN.into()].into());
+        let direct = Arc::new(DirectClusters::new(keys, plugins));
         let logins = Logins {
             authenticator: Arc::new(TokenAuthenticator::new("tokens", directory.clone())),
             passwords: Passwords::new().unwrap(),
             device_login: Arc::new(|| None),
         };
-        let api = Api::new(Arc::clone(&directory), sessions, logins, Trail::default());
+        let trail = Trail::default();
+        let api = Api::new(Arc::clone(&directory), sessions, direct, logins, trail);
         Self { api, directory }
     }
 

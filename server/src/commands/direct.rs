@@ -1,0 +1,110 @@
+//! `underpass-server cluster add --kubeconfig`, and how such a cluster is.
+
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use serde_json::json;
+use underpass_proxy::ClusterName;
+use underpass_proxy::direct::read_kubeconfig;
+use underpass_proxy::directory::Policy;
+
+use super::cluster::label;
+use crate::api::{ClusterSpec, ClusterStatus, DirectSpec, Problem, Reachability, View, segment};
+use crate::cli::DirectPolicy;
+use crate::client::Client;
+
+/// What the API calls it.
+pub(super) const KIND: &str = "direct";
+
+/// What a kubeconfig and the command line say of a cluster.
+pub(super) fn read(
+    kubeconfig: &Path,
+    context: Option<&str>,
+    policy: DirectPolicy,
+) -> Result<DirectSpec> {
+    let imported = read_kubeconfig(kubeconfig, context);
+    let imported = imported.with_context(|| kubeconfig.display().to_string())?;
+    let policy = Policy {
+        allow_service_accounts: policy.allow_service_accounts.into_iter().collect(),
+        deny_users: policy.deny_users.into_iter().collect(),
+        deny_groups: policy.deny_groups.into_iter().collect(),
+    };
+    Ok(DirectSpec {
+        policy,
+        ..DirectSpec::from(imported)
+    })
+}
+
+/// Makes the cluster, or gives it another endpoint and credential.
+pub(super) async fn add(
+    client: &Client,
+    name: &ClusterName,
+    labels: &[String],
+    spec: DirectSpec,
+) -> Result<()> {
+    let server = spec.server.clone();
+    let path = format!("/v1/clusters/{}", segment(name.as_str()));
+    let there: Result<View<ClusterSpec, ClusterStatus>> = client.get(&path).await;
+    match there {
+        // Another kind of cluster is refused by the directory.
+        Ok(_) => {
+            // Nothing of the old endpoint is to be left: a merge would keep its CA. It keeps what is not said of the
+            // policy.
+            let direct = json!({
+                "server": spec.server,
+                "certificateAuthority": spec.certificate_authority,
+                "tlsServerName": spec.tls_server_name,
+                "policy": spec.policy,
+                "credential": spec.credential,
+            });
+            let change = json!({ "direct": direct });
+            let _: View<ClusterSpec, ClusterStatus> = client.patch(&path, &change).await?;
+        }
+        Err(error) if is_missing(&error) => {
+            let spec = ClusterSpec {
+                direct: Some(spec),
+                ..ClusterSpec::default()
+            };
+            let new = json!({ "name": name, "spec": spec });
+            let _: View<ClusterSpec, ClusterStatus> = client.post("/v1/clusters", &new).await?;
+        }
+        Err(error) => return Err(error),
+    }
+    if !labels.is_empty() {
+        label(client, name.as_str(), labels).await?;
+    }
+    eprintln!("Cluster {name} is reached at {server}; the credential is stored encrypted.");
+    match check(client, name.as_str()).await {
+        Ok(Reachability {
+            version: Some(version),
+            ..
+        }) => eprintln!("Its API server answers, and is {version}."),
+        Ok(Reachability { detail, .. }) => eprintln!(
+            "Its API server cannot be used yet: {}.",
+            detail.unwrap_or_default()
+        ),
+        Err(error) => eprintln!("Whether its API server can be used is not known: {error:#}."),
+    }
+    eprintln!("What the account needs there, `underpass-agent rbac` prints.");
+    Ok(())
+}
+
+/// Whether the cluster can be reached, in a few words; none where that is not known.
+pub(super) async fn reachability(client: &Client, name: &str) -> Option<String> {
+    let checked = check(client, name).await.ok()?;
+    Some(match (checked.version, checked.detail) {
+        (Some(version), _) => format!("yes ({version})"),
+        (None, Some(detail)) => format!("no: {detail}"),
+        (None, None) => "no".to_owned(),
+    })
+}
+
+async fn check(client: &Client, name: &str) -> Result<Reachability> {
+    let path = format!("/v1/clusters/{}/reachability", segment(name));
+    client.get(&path).await
+}
+
+fn is_missing(error: &anyhow::Error) -> bool {
+    let problem = error.downcast_ref::<Problem>();
+    problem.is_some_and(|problem| problem.status == http::StatusCode::NOT_FOUND.as_u16())
+}

@@ -1,0 +1,29 @@
+//! How clusters are reached: from here, or through the tunnel.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use underpass_proxy::direct::DirectClusters;
+use underpass_proxy::directory::Directory;
+use underpass_proxy::front::{Clusters, ConnectError, Open};
+use underpass_proxy::{BoxedIo, ClusterName};
+
+use crate::tunnel::Tunnel;
+
+/// Every cluster of the directory.
+pub(crate) struct Reach {
+    pub(crate) directory: Arc<Directory>,
+    pub(crate) direct: Arc<DirectClusters>,
+    pub(crate) tunnel: Tunnel,
+}
+
+#[async_trait]
+impl Clusters for Reach {
+    async fn connect(&self, cluster: &ClusterName, open: &Open) -> Result<BoxedIo, ConnectError> {
+        // What is reached directly has no agents, and never waits for one.
+        match self.direct.connect(&self.directory, cluster, open).await {
+            Some(connected) => connected,
+            None => self.tunnel.connect(cluster, open).await,
+        }
+    }
+}
