@@ -44,7 +44,8 @@ async fn rule_3_without_identity_nothing_is_forwarded() {
         async move { world.raw(&head).await }
     };
     let alice = &world.alice;
-    let typo = format!("{}x", &alice[..alice.len() - 1]);
+    let (start, last) = alice.split_at(alice.len() - 1);
+    let typo = format!("{start}{}", if last == "x" { "y" } else { "x" });
     for lines in [
         String::new(),
         "Authorization: Bearer nonsense\r\n".to_owned(),

@@ -92,11 +92,11 @@ async fn rule_8_a_read_only_token_reads(transport: Transport) {
 
 async fn rule_12_an_expired_token_ends_what_it_has_open(transport: Transport) {
     let deployment = Deployment::shared(transport);
-    let (_, kubeconfig) = user(deployment, "brief-streams", &["--expires", "8s"]).await;
+    let (_, kubeconfig) = user(deployment, "brief-streams", &["--expires", "15s"]).await;
     let client = deployment.client(&kubeconfig, Wire::WebSocket);
     let other = InFlight::watch(&deployment.admin(Wire::WebSocket)).await;
     let watch = InFlight::watch(&client).await;
-    tokio::time::timeout(Duration::from_secs(8 + 5), watch.ended())
+    tokio::time::timeout(Duration::from_secs(15 + 5), watch.ended())
         .await
         .expect("it ends with its token")
         .assert_error();
