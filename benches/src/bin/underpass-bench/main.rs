@@ -30,6 +30,10 @@ use clap::Parser as _;
 use crate::cli::{Cli, Command};
 use crate::report::Report;
 
+/// As the product's programs have it.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     match command(Cli::parse().command) {
         Ok(()) => ExitCode::SUCCESS,
