@@ -7,12 +7,12 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use futures_util::future::BoxFuture;
-use tokio::io::copy_bidirectional;
 use tokio::net::{TcpStream, ToSocketAddrs};
 use underpass_tunnel::transport::quic::{self, QuicConfig, ResetKey};
 use underpass_tunnel::{
     Accepted, Acceptor, AcceptorConfig, Admission, AgentKey, Connector, ConnectorConfig, Denied,
-    IncomingStream, Proven, PublicKey, Registry, ResetCode, Session, Transports, tls,
+    IncomingStream, Proven, PublicKey, Registry, ResetCode, Session, Transports,
+    copy_bidirectional, tls,
 };
 
 /// Knows one agent.
@@ -113,7 +113,7 @@ pub async fn connected(server: &Server, name: &str) {
 /// # Errors
 /// Where either of them breaks.
 pub async fn join_tcp(incoming: IncomingStream, service: impl ToSocketAddrs) -> Result<()> {
-    let mut connection = match TcpStream::connect(service).await {
+    let connection = match TcpStream::connect(service).await {
         Ok(connection) => connection,
         Err(error) => {
             // The server's side is told, instead of a stream that ends at once.
@@ -121,8 +121,8 @@ pub async fn join_tcp(incoming: IncomingStream, service: impl ToSocketAddrs) -> 
             return Ok(());
         }
     };
-    let mut stream = incoming.accept().await?;
+    let stream = incoming.accept().await?;
     // Half-close passes in both directions; a reset ends both.
-    copy_bidirectional(&mut stream, &mut connection).await?;
+    copy_bidirectional(stream, connection).await?;
     Ok(())
 }

@@ -80,9 +80,11 @@
 //! ```
 
 mod acceptor;
+mod buffer;
 mod census;
 mod connector;
 mod control;
+mod copy;
 mod dialer;
 mod error;
 mod gate;
@@ -102,6 +104,7 @@ pub use connector::{
     ProxyConfigError, ProxyEnvError, ProxyError, ProxyUrl, ProxyUrlError, Reconnected, Resolve,
     ServerAddress, Status, Step, SystemResolver, Transports, Way, WayError,
 };
+pub use copy::{Copied, CopyError, copy_bidirectional};
 #[cfg(feature = "hyper")]
 pub use dialer::HttpIo;
 pub use dialer::{Dialer, DialerError};

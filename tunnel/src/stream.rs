@@ -22,9 +22,6 @@ use crate::session::{SessionError, Shared, StreamIo};
 /// Bytes copied in one go: what is kept is of that size.
 const COPY: usize = 64 * 1024;
 
-/// Bytes read in one go where the caller names no number.
-const READ: usize = 64 * 1024;
-
 /// A bidirectional byte stream of a session.
 ///
 /// Each half ends on its own: [`poll_shutdown`](AsyncWrite::poll_shutdown) is half-close, the
@@ -241,7 +238,7 @@ impl ReadHalf {
     /// # Cancel safety
     /// Nothing is lost.
     pub async fn read_bytes(&mut self) -> Result<Option<Bytes>, StreamError> {
-        poll_fn(|cx| self.poll_read_bytes(cx, READ)).await
+        poll_fn(|cx| self.poll_read_bytes(cx, limits::READ_CHUNK)).await
     }
 
     /// The next bytes, `max` at most; `None` at the clean end.
@@ -261,15 +258,45 @@ impl ReadHalf {
         self.poll_received(cx, max)
     }
 
+    /// What has come, as it came: fills `chunks` from the first one on, and gives how many; `None` at the clean
+    /// end. Over QUIC chunks are as small as datagrams, so that several at once are worth much to whoever passes
+    /// them on with vectored writes.
+    ///
+    /// # Errors
+    /// Where the stream ended in any other way.
+    pub fn poll_read_chunks(
+        &mut self,
+        cx: &mut Context<'_>,
+        chunks: &mut [Bytes],
+    ) -> Poll<Result<Option<usize>, StreamError>> {
+        ready!(self.poll_answer(cx))?;
+        let Some(first) = chunks.first_mut() else {
+            return Poll::Ready(Ok(Some(0)));
+        };
+        if !self.received.is_empty() {
+            *first = std::mem::take(&mut self.received);
+            return Poll::Ready(Ok(Some(1)));
+        }
+        self.poll_to_end(|hold| hold.io.poll_read_chunks(&hold.shared, cx, chunks))
+    }
+
     fn poll_received(
         &mut self,
         cx: &mut Context<'_>,
         max: usize,
     ) -> Poll<Result<Option<Bytes>, StreamError>> {
+        self.poll_to_end(|hold| hold.io.poll_read(&hold.shared, cx, max))
+    }
+
+    /// What `read` gives, until that is the end, which stays.
+    fn poll_to_end<T>(
+        &mut self,
+        read: impl FnOnce(&Hold) -> Poll<Result<Option<T>, StreamError>>,
+    ) -> Poll<Result<Option<T>, StreamError>> {
         if let Some(end) = &self.end {
             return Poll::Ready(end.clone().map(|()| None));
         }
-        let result = ready!(self.hold.io.poll_read(&self.hold.shared, cx, max));
+        let result = ready!(read(&self.hold));
         match &result {
             Ok(Some(_)) => {}
             Ok(None) => self.end = Some(Ok(())),
@@ -303,7 +330,7 @@ impl ReadHalf {
                 self.received = reader.into_rest();
                 return Poll::Ready(Ok(()));
             }
-            match self.poll_received(cx, READ) {
+            match self.poll_received(cx, limits::READ_CHUNK) {
                 Poll::Ready(Ok(Some(bytes))) => self.push_answer(&bytes),
                 Poll::Ready(Ok(None)) => return Poll::Ready(Err(StreamError::Unanswered)),
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
@@ -379,8 +406,19 @@ impl WriteHalf {
         io.poll_write(shared, cx, take).map_ok(drop)
     }
 
-    fn poll_flush_bytes(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), StreamError>> {
+    pub(crate) fn poll_flush_bytes(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), StreamError>> {
         self.hold.io.poll_flush(&self.hold.shared, cx)
+    }
+
+    pub(crate) fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), StreamError>> {
+        if !self.finished {
+            ready!(self.hold.io.poll_finish(&self.hold.shared, cx))?;
+            self.finished = true;
+        }
+        Poll::Ready(Ok(()))
     }
 
     /// Ends this direction at once and tells the peer why. What it has not read may never arrive.
@@ -410,8 +448,17 @@ impl AsyncRead for ReadHalf {
         if buf.remaining() == 0 {
             return Poll::Ready(Ok(()));
         }
-        if let Some(bytes) = ready!(self.poll_read_bytes(cx, buf.remaining()))? {
-            buf.put_slice(&bytes);
+        let before = buf.filled().len();
+        // Chunks may be much smaller than what there is room for.
+        while buf.remaining() > 0 {
+            match self.poll_read_bytes(cx, buf.remaining()) {
+                Poll::Ready(Ok(Some(bytes))) => buf.put_slice(&bytes),
+                // An end is there the next time, too.
+                _ if buf.filled().len() > before => break,
+                Poll::Ready(Ok(None)) => break,
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error.into())),
+                Poll::Pending => return Poll::Pending,
+            }
         }
         Poll::Ready(Ok(()))
     }
@@ -439,12 +486,7 @@ impl AsyncWrite for WriteHalf {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.finished {
-            return Poll::Ready(Ok(()));
-        }
-        ready!(self.hold.io.poll_finish(&self.hold.shared, cx))?;
-        self.finished = true;
-        Poll::Ready(Ok(()))
+        self.poll_finish(cx).map_err(io::Error::from)
     }
 }
 

@@ -7,10 +7,10 @@
 use std::net::{Ipv4Addr, SocketAddr};
 
 use anyhow::{Context, Result};
-use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use underpass_examples::{Server, agent, connected, join_tcp};
-use underpass_tunnel::{AgentKey, Dialer, IncomingStream, ResetCode, Session};
+use underpass_tunnel::{AgentKey, Dialer, IncomingStream, ResetCode, Session, copy_bidirectional};
 
 const TARGET: &str = "tcp";
 
@@ -46,11 +46,11 @@ async fn main() -> Result<()> {
 /// At the server: a stream for each connection.
 async fn forward(listener: TcpListener, dialer: Dialer) -> Result<()> {
     loop {
-        let (mut connection, _) = listener.accept().await?;
+        let (connection, _) = listener.accept().await?;
         let dialer = dialer.clone();
         tokio::spawn(async move {
-            let mut stream = dialer.dial().await?;
-            copy_bidirectional(&mut connection, &mut stream).await?;
+            let stream = dialer.dial().await?;
+            copy_bidirectional(stream, connection).await?;
             anyhow::Ok(())
         });
     }

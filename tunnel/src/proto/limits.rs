@@ -81,10 +81,10 @@ pub const PINGS_FIRST: u64 = 4;
 /// What that window may grow to: 1.6 Gbit/s over a path of 40 ms.
 pub const STREAM_CREDIT_MAX: u64 = 8 * 1024 * 1024;
 
-/// How long half a window is to last while nobody types beside it. Each grant wakes both sides: at
-/// 16 Gbit/s within one machine without it that is ten thousand times a second. Windows of some MiB, which a longer
-/// time would make, fall out of the processor's caches.
-pub const WINDOW_TIME: Duration = Duration::from_micros(100);
+/// How long half a window is to last while nobody types beside it. Each grant wakes five tasks in two processes, and
+/// where the processors are busy it takes the scheduler about that long until the last of them has run: the sender
+/// stands still meanwhile. Longer than that, windows fall out of the processor's caches for nothing.
+pub const WINDOW_TIME: Duration = Duration::from_millis(1);
 
 /// Bytes that all windows of a session may grow beyond their beginnings, at the receiving side:
 /// eight streams at full size. The beginnings come on top, [`STREAM_CREDIT`] for each stream.
@@ -251,6 +251,9 @@ pub const MUX_STREAMS: usize = 2 * STREAMS_MAX as usize;
 /// The same before the peer is authenticated. All but the first are refused, and the refusals wait
 /// here until the peer reads them.
 pub const MUX_STREAMS_UNAUTHENTICATED: usize = 64;
+
+/// Bytes that a stream gives in one chunk, where whoever reads names no number.
+pub const READ_CHUNK: usize = 64 * 1024;
 
 /// Bytes read from a connection in one go: two TLS records. Payload is given out as slices of it,
 /// those of less than a quarter are copied: a slice keeps at most four times its size alive.

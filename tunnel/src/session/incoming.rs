@@ -141,7 +141,7 @@ impl HeaderError {
 
 /// Passes a stream on to whoever accepts, whatever becomes of its transport meanwhile.
 pub(super) fn announce(shared: Arc<Shared>, io: Arc<StreamIo>, open: Open) {
-    let queued = Queued { io, open };
+    let queued = Box::new(Queued { io, open });
     let queued = match shared.queue().try_send(queued) {
         Ok(()) => return,
         Err(error) => error.into_inner(),

@@ -198,12 +198,51 @@ impl StreamIo {
             let len = recv.early.len().min(max);
             return Poll::Ready(Ok(Some(recv.early.split_to(len))));
         }
+        self.poll_read_half(shared, cx, &mut recv, |half, cx| {
+            half.poll_read_bytes(cx, max)
+                .map_ok(|bytes| bytes.map(|bytes| (bytes.len(), bytes)))
+        })
+    }
+
+    /// The next bytes as they came, in as many of `chunks` as it gives; `None` at the clean end.
+    pub(crate) fn poll_read_chunks(
+        &self,
+        shared: &Shared,
+        cx: &mut Context<'_>,
+        chunks: &mut [Bytes],
+    ) -> Poll<Result<Option<usize>, StreamError>> {
+        let mut recv = self.recv();
+        if !recv.early.is_empty()
+            && let Some(first) = chunks.first_mut()
+        {
+            *first = std::mem::take(&mut recv.early);
+            return Poll::Ready(Ok(Some(1)));
+        }
+        self.poll_read_half(shared, cx, &mut recv, |half, cx| {
+            let filled = ready!(half.poll_read_chunks(cx, chunks))?;
+            Poll::Ready(Ok(filled.map(|filled| {
+                let chunks = chunks.iter().take(filled);
+                (chunks.map(Bytes::len).sum(), filled)
+            })))
+        })
+    }
+
+    /// Reads from what carries the stream; `read` gives how many bytes that is.
+    fn poll_read_half<T>(
+        &self,
+        shared: &Shared,
+        cx: &mut Context<'_>,
+        recv: &mut RecvIo,
+        read: impl FnOnce(
+            &mut dyn RecvStream,
+            &mut Context<'_>,
+        ) -> Poll<Result<Option<(usize, T)>, HalfError>>,
+    ) -> Poll<Result<Option<T>, StreamError>> {
         self.reader.register(cx.waker());
         if let Some(half) = recv.half.as_mut() {
-            match half.poll_read_bytes(cx, max) {
-                Poll::Ready(Ok(Some(bytes))) => {
-                    let len = bytes.len() as u64;
-                    let now = super::now();
+            match read(half.as_mut(), cx) {
+                Poll::Ready(Ok(Some((len, bytes)))) => {
+                    let (len, now) = (len as u64, super::now());
                     if shared.check(|core| core.received(self.id, len, now).map(|()| true)) {
                         return Poll::Ready(Ok(Some(bytes)));
                     }
@@ -226,7 +265,7 @@ impl StreamIo {
         self.poll_read_end(shared)
     }
 
-    fn poll_read_end(&self, shared: &Shared) -> Poll<Result<Option<Bytes>, StreamError>> {
+    fn poll_read_end<T>(&self, shared: &Shared) -> Poll<Result<Option<T>, StreamError>> {
         let (end, gone) = shared.with(|core| (core.recv_end(self.id), core.is_closed()));
         Poll::Ready(match end {
             Some(RecvEnd::Ended) => Ok(None),

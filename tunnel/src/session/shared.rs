@@ -40,19 +40,20 @@ pub(super) type Joined = (Arc<LinkHandle>, ControlStream);
 
 /// Where the supervisor puts what it learns, and where transports come from.
 pub(super) struct Outlets {
-    pub(super) joined: mpsc::UnboundedReceiver<Joined>,
+    pub(super) joined: mpsc::UnboundedReceiver<Box<Joined>>,
     pub(super) ended: watch::Sender<Option<SessionError>>,
 }
 
 pub(crate) struct Shared {
     state: Mutex<State>,
-    joins: mpsc::UnboundedSender<Joined>,
+    /// In boxes, as are those of `queue`: a channel has places for 32 messages from the beginning.
+    joins: mpsc::UnboundedSender<Box<Joined>>,
     /// Wakes the supervisor.
     pub(super) closing: Notify,
     /// A stream is no more.
     released: Notify,
-    queue: mpsc::Sender<Queued>,
-    incoming: AsyncMutex<mpsc::Receiver<Queued>>,
+    queue: mpsc::Sender<Box<Queued>>,
+    incoming: AsyncMutex<mpsc::Receiver<Box<Queued>>>,
     go_away: watch::Receiver<Option<GoAway>>,
     ended: watch::Receiver<Option<SessionError>>,
     attached: watch::Sender<bool>,
@@ -266,7 +267,7 @@ impl Shared {
         gone.let_go();
         self.attached.send_replace(true);
         // An error means that the session has just ended, as its streams hear.
-        let _ = self.joins.send((link, joining.control));
+        let _ = self.joins.send(Box::new((link, joining.control)));
         Ok(())
     }
 
@@ -399,11 +400,11 @@ impl Shared {
     }
 
     /// Where the peer's streams wait to be taken.
-    pub(super) fn queue(&self) -> &mpsc::Sender<Queued> {
+    pub(super) fn queue(&self) -> &mpsc::Sender<Box<Queued>> {
         &self.queue
     }
 
-    pub(super) async fn next_incoming(&self) -> Option<Queued> {
+    pub(super) async fn next_incoming(&self) -> Option<Box<Queued>> {
         let next = async { self.incoming.lock().await.recv().await };
         tokio::select! {
             next = next => next,

@@ -26,7 +26,7 @@ pub(super) async fn run(shared: Arc<Shared>, outlets: Outlets) {
             }
         };
         tokio::select! {
-            Some(next) = joined.recv() => drive(&shared, &mut links, next),
+            Some(next) = joined.recv() => drive(&shared, &mut links, *next),
             Some(over) = links.join_next() => {
                 if let Ok((id, why)) = over {
                     lost(&shared, id, &why);
@@ -45,7 +45,7 @@ pub(super) async fn run(shared: Arc<Shared>, outlets: Outlets) {
     shared.end_streams().await;
     joined.close();
     while let Ok(late) = joined.try_recv() {
-        drive(&shared, &mut links, late);
+        drive(&shared, &mut links, *late);
     }
     while let Some(over) = links.join_next().await {
         if let Ok((id, why)) = over {

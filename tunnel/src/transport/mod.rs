@@ -17,7 +17,7 @@ mod yamux;
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -30,9 +30,9 @@ pub use self::yamux::YamuxTransport;
 #[cfg(test)]
 pub(crate) use self::yamux::frames as yamux_frames;
 
-use crate::proto::DecodeError;
 use crate::proto::code::{CloseCode, ResetCode};
 use crate::proto::frame::Class;
+use crate::proto::{DecodeError, limits};
 
 /// One connection to a peer.
 ///
@@ -169,6 +169,24 @@ pub trait RecvStream: Send + Sync {
         cx: &mut Context<'_>,
         max: usize,
     ) -> Poll<Result<Option<Bytes>, HalfError>>;
+
+    /// Puts what has come into `chunks`, from the first one on, and gives how many it filled; `None` at
+    /// the clean end. `chunks` must not be empty. What a transport receives in small pieces costs a lock for all of
+    /// them so, and not for each.
+    fn poll_read_chunks(
+        &mut self,
+        cx: &mut Context<'_>,
+        chunks: &mut [Bytes],
+    ) -> Poll<Result<Option<usize>, HalfError>> {
+        let bytes = ready!(self.poll_read_bytes(cx, limits::READ_CHUNK))?;
+        Poll::Ready(Ok(bytes.map(|bytes| {
+            chunks
+                .iter_mut()
+                .zip([bytes])
+                .map(|(chunk, bytes)| *chunk = bytes)
+                .count()
+        })))
+    }
 
     /// Tells the peer that nothing more will be read: its writes fail with
     /// [`HalfError::Stopped`].

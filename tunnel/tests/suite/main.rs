@@ -10,6 +10,7 @@
 
 mod addresses;
 mod bytes;
+mod copying;
 mod dial;
 mod ends;
 mod flow;
@@ -67,6 +68,10 @@ per_transport! {
             a_thousand_streams_one_after_the_other, three_hundred_streams_at_once,
             both_sides_open, an_open_header_of_exactly_the_limit,
             an_open_header_above_the_limit_is_the_callers_error, what_was_asked_for_arrives;
+        copying: a_copy_carries_both_directions_to_their_ends, a_copy_passes_a_keystroke_on_at_once,
+            a_copy_whose_connection_breaks_resets_the_stream,
+            a_copy_whose_stream_is_reset_closes_the_connection, a_refused_stream_is_the_copys_error,
+            chunks_come_in_order_and_to_the_end;
         ends: half_close_by_the_opener, half_close_by_the_other_side,
             a_reset_is_seen_as_its_code, a_stop_is_seen_as_its_code,
             a_dropped_stream_is_cancelled, a_dropped_read_half_ends_one_direction,

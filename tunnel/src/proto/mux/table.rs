@@ -27,6 +27,10 @@ impl Table {
             None => {
                 // Memory ends before the keys do.
                 let key = Key(u32::try_from(self.slots.len()).unwrap_or(u32::MAX));
+                if self.slots.is_empty() {
+                    // An idle connection has its control stream and no other.
+                    self.slots.reserve_exact(1);
+                }
                 self.slots.push(Some(stream));
                 key
             }

@@ -160,7 +160,7 @@ impl Session {
             announce: role == LinkRole::Main && self.latest.is_some(),
             over: false,
         };
-        self.links.insert(link, joined);
+        self.links.insert(link, Box::new(joined));
         self.latest = Some(link);
         match role {
             LinkRole::Main => {

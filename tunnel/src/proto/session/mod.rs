@@ -72,7 +72,8 @@ pub struct Session {
     remote: Count,
     /// Ids of the peer's that were used.
     seen: Seen,
-    links: BTreeMap<LinkId, Link>,
+    /// In boxes: a node of the tree has places for eleven, and hardly a session has more than two.
+    links: BTreeMap<LinkId, Box<Link>>,
     /// The link that lasting frames, acknowledgements and new streams go on: the latest main one.
     primary: Option<LinkId>,
     /// The link for streams of the class bulk, where there is one beside: the latest lane.

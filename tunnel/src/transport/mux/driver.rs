@@ -12,8 +12,8 @@ use tokio::sync::{oneshot, watch};
 use tokio_util::io::{poll_read_buf, poll_write_buf};
 
 use super::MuxError;
-use super::buffer::ReadBuffer;
 use super::shared::Shared;
+use crate::buffer::ReadBuffer;
 use crate::proto::limits;
 use crate::proto::mux::Chunks;
 use crate::proto::stream_id::Role;
@@ -263,11 +263,11 @@ where
 
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Ending>> {
         self.received.make_room();
-        let read = ready!(poll_read_buf(
-            Pin::new(&mut self.io),
-            cx,
-            &mut self.received.bytes
-        ));
+        let Poll::Ready(read) = poll_read_buf(Pin::new(&mut self.io), cx, &mut self.received.bytes)
+        else {
+            self.received.rest();
+            return Poll::Pending;
+        };
         if let Ok(len) = read {
             self.received.filled(len);
         }

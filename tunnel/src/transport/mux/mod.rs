@@ -3,7 +3,6 @@
 //! [`crate::proto::mux`] and [`crate::proto::websocket`] say what stands on the wire. Here is the
 //! task that moves it ([`driver`]) and the streams' halves, which share the multiplexer with it.
 
-mod buffer;
 mod driver;
 mod shared;
 mod stream;

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use super::shared::{Shared, State};
 use crate::proto::code::ResetCode;
 use crate::proto::frame::Class;
+use crate::proto::limits;
 use crate::proto::mux::{Ended, Key};
 use crate::transport::{BiStream, HalfError, RecvStream, SendStream};
 
@@ -121,26 +122,57 @@ struct MuxRecv {
     key: Key,
 }
 
+impl MuxRecv {
+    fn read(
+        &self,
+        state: &mut State,
+        cx: &Context<'_>,
+        max: usize,
+    ) -> Poll<Result<Option<Bytes>, HalfError>> {
+        match state.mux.poll_read(self.key, max) {
+            Ok(Some(bytes)) => Poll::Ready(Ok(Some(bytes))),
+            Err(Ok(())) => Poll::Ready(Ok(None)),
+            Err(Err(ended)) => Poll::Ready(Err(ended.into())),
+            // What came before the connection's end is read first.
+            Ok(None) => match self.shared.ended() {
+                Some(error) => Poll::Ready(Err(HalfError::Transport(error.clone()))),
+                None => {
+                    state.wait_to_read(self.key, cx);
+                    Poll::Pending
+                }
+            },
+        }
+    }
+}
+
 impl RecvStream for MuxRecv {
     fn poll_read_bytes(
         &mut self,
         cx: &mut Context<'_>,
         max: usize,
     ) -> Poll<Result<Option<Bytes>, HalfError>> {
-        self.shared
-            .with(|state| match state.mux.poll_read(self.key, max) {
-                Ok(Some(bytes)) => Poll::Ready(Ok(Some(bytes))),
-                Err(Ok(())) => Poll::Ready(Ok(None)),
-                Err(Err(ended)) => Poll::Ready(Err(ended.into())),
-                // What came before the connection's end is read first.
-                Ok(None) => match self.shared.ended() {
-                    Some(error) => Poll::Ready(Err(HalfError::Transport(error.clone()))),
-                    None => {
-                        state.wait_to_read(self.key, cx);
-                        Poll::Pending
-                    }
-                },
-            })
+        self.shared.with(|state| self.read(state, cx, max))
+    }
+
+    fn poll_read_chunks(
+        &mut self,
+        cx: &mut Context<'_>,
+        chunks: &mut [Bytes],
+    ) -> Poll<Result<Option<usize>, HalfError>> {
+        self.shared.with(|state| {
+            let mut filled = 0;
+            for chunk in chunks {
+                match self.read(state, cx, limits::READ_CHUNK) {
+                    Poll::Ready(Ok(Some(bytes))) => *chunk = bytes,
+                    // It is there the next time, too.
+                    _ if filled > 0 => break,
+                    Poll::Ready(end) => return Poll::Ready(end.map(|_| None)),
+                    Poll::Pending => return Poll::Pending,
+                }
+                filled += 1;
+            }
+            Poll::Ready(Ok(Some(filled)))
+        })
     }
 
     fn stop(&mut self, code: ResetCode) {

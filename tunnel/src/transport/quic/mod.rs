@@ -335,6 +335,25 @@ struct QuicRecv {
     place: Option<Arc<Place>>,
 }
 
+impl QuicRecv {
+    /// What was read, or the end, which it keeps.
+    fn read<T>(
+        &mut self,
+        read: Result<Option<T>, ReadError>,
+    ) -> Poll<Result<Option<T>, HalfError>> {
+        let end = match read {
+            Ok(Some(read)) => return Poll::Ready(Ok(Some(read))),
+            Ok(None) => Ok(()),
+            Err(error) => Err(HalfError::from(error)),
+        };
+        if let Some(place) = self.place.take() {
+            place.over();
+        }
+        self.end = Some(end.clone());
+        Poll::Ready(end.map(|()| None))
+    }
+}
+
 impl RecvStream for QuicRecv {
     fn poll_read_bytes(
         &mut self,
@@ -344,15 +363,20 @@ impl RecvStream for QuicRecv {
         if let Some(end) = &self.end {
             return Poll::Ready(end.clone().map(|()| None));
         }
-        match ready!(pin!(self.inner.read_chunk(max, true)).poll(cx)) {
-            Ok(Some(chunk)) => return Poll::Ready(Ok(Some(chunk.bytes))),
-            Ok(None) => self.end = Some(Ok(())),
-            Err(error) => self.end = Some(Err(error.into())),
+        let read = ready!(pin!(self.inner.read_chunk(max, true)).poll(cx));
+        self.read(read.map(|chunk| chunk.map(|chunk| chunk.bytes)))
+    }
+
+    fn poll_read_chunks(
+        &mut self,
+        cx: &mut Context<'_>,
+        chunks: &mut [Bytes],
+    ) -> Poll<Result<Option<usize>, HalfError>> {
+        if let Some(end) = &self.end {
+            return Poll::Ready(end.clone().map(|()| None));
         }
-        if let Some(place) = self.place.take() {
-            place.over();
-        }
-        self.poll_read_bytes(cx, max)
+        let read = ready!(pin!(self.inner.read_chunks(chunks)).poll(cx));
+        self.read(read)
     }
 
     fn stop(&mut self, code: ResetCode) {

@@ -12,9 +12,10 @@ use underpass_tunnel::transport::quic::{self, QuicConfig, ResetKey};
 use underpass_tunnel::{
     Accepted, Acceptor, AcceptorConfig, Admission, AgentKey, Class, Connector, ConnectorConfig,
     Denied, Dialer, IncomingStream, Proven, Registry, ResetCode, Session, Transports,
+    copy_bidirectional,
 };
 
-use super::{Identity, Trust, Users, pump, questions, websocket};
+use super::{Identity, Trust, Users, questions, websocket};
 
 /// What the agents serve.
 pub(super) const TARGET: &str = "tcp";
@@ -129,7 +130,7 @@ async fn forward(users: SocketAddr, dialer: Dialer) -> Result<()> {
         tokio::spawn(async move {
             user.set_nodelay(true)?;
             let stream = dialer.dial().await?;
-            pump::join_stream(user, stream).await?;
+            copy_bidirectional(stream, user).await?;
             anyhow::Ok(())
         });
     }
@@ -175,5 +176,6 @@ async fn lead_out(incoming: IncomingStream, target: SocketAddr) -> Result<()> {
         }
     };
     connection.set_nodelay(true)?;
-    Ok(pump::join_stream(connection, incoming.accept().await?).await?)
+    copy_bidirectional(incoming.accept().await?, connection).await?;
+    Ok(())
 }

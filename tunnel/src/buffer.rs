@@ -17,9 +17,9 @@ const SPARES: usize = 32;
 /// A read buffer that gives out slices of itself, and fills the same blocks again where these are gone by
 /// then.
 #[derive(Debug)]
-pub(super) struct ReadBuffer {
+pub(crate) struct ReadBuffer {
     /// What was read and not given out, with room behind it.
-    pub(super) bytes: BytesMut,
+    pub(crate) bytes: BytesMut,
     /// How much to read at once: grows while that is filled, and shrinks again.
     size: usize,
     /// Whether what is read into is a block of the largest size.
@@ -29,7 +29,7 @@ pub(super) struct ReadBuffer {
 }
 
 impl ReadBuffer {
-    pub(super) fn new(received: Bytes) -> Self {
+    pub(crate) fn new(received: Bytes) -> Self {
         Self {
             bytes: received.into(),
             size: SIZE_MIN,
@@ -39,7 +39,7 @@ impl ReadBuffer {
     }
 
     /// Makes room behind what has not been given out.
-    pub(super) fn make_room(&mut self) {
+    pub(crate) fn make_room(&mut self) {
         if self.bytes.is_empty() && self.bytes.capacity() > 2 * self.size {
             self.bytes = BytesMut::new();
             self.whole = false;
@@ -59,6 +59,15 @@ impl ReadBuffer {
         }
     }
 
+    /// There is nothing to read: thousands of connections may be idle, and what little each reads next is worth an
+    /// allocation.
+    pub(crate) fn rest(&mut self) {
+        if self.bytes.is_empty() && self.size == SIZE_MIN {
+            self.bytes = BytesMut::new();
+            self.whole = false;
+        }
+    }
+
     /// The oldest block, if nobody holds any of it any more, or a new one.
     fn block(&mut self) -> BytesMut {
         if let Some(mut oldest) = self.spares.pop_front() {
@@ -74,7 +83,7 @@ impl ReadBuffer {
     }
 
     /// So much was read.
-    pub(super) fn filled(&mut self, read: usize) {
+    pub(crate) fn filled(&mut self, read: usize) {
         if self.bytes.len() == self.bytes.capacity() {
             self.size = (4 * self.size).min(limits::MUX_READ_BUFFER);
         } else if read < self.size / 8 {
@@ -154,6 +163,15 @@ mod tests {
         buffer.make_room();
         assert!(buffer.bytes.capacity() <= 2 * SIZE_MIN);
         assert!(buffer.spares.is_empty());
+        buffer.rest();
+        assert_eq!(buffer.bytes.capacity(), 0, "while it waits");
+    }
+
+    #[test]
+    fn what_was_not_given_out_outlasts_a_rest() {
+        let mut buffer = ReadBuffer::new(Bytes::from_static(b"half a header"));
+        buffer.rest();
+        assert_eq!(buffer.bytes[..], *b"half a header");
     }
 
     #[test]
