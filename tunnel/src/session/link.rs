@@ -6,6 +6,7 @@ use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
+use futures_util::FutureExt;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tracing::Instrument;
@@ -132,10 +133,10 @@ impl Driver<'_> {
                 }
                 Wake::Stream(Err(error)) => return self.end_of_transport(error).await,
                 Wake::Stream(Ok(stream)) => self.begin_opening(stream),
-                Wake::Opened(Err(violation)) => self.shared.with(|core| core.fail(violation)),
+                Wake::Opened(opened) => self.opened(opened),
                 Wake::Timeout => self.handle_timeout(),
                 Wake::Written(Ok(())) => self.flushed = true,
-                Wake::Opened(Ok(())) | Wake::Changed => {}
+                Wake::Changed => {}
             }
         }
     }
@@ -207,8 +208,18 @@ impl Driver<'_> {
 
     fn begin_opening(&mut self, stream: BiStream) {
         let (shared, link) = (Arc::clone(self.shared), Arc::clone(self.link));
-        self.opening
-            .spawn(opening::take(shared, link, stream).in_current_span());
+        let mut opening = opening::take(shared, link, stream).in_current_span().boxed();
+        // The OPEN has mostly come with the stream: a task for it would be one more to wait for.
+        match (&mut opening).now_or_never() {
+            Some(opened) => self.opened(opened),
+            None => drop(self.opening.spawn(opening)),
+        }
+    }
+
+    fn opened(&self, opened: Result<(), Violation>) {
+        if let Err(violation) = opened {
+            self.shared.with(|core| core.fail(violation));
+        }
     }
 
     /// Bytes of other streams prove that the peer is there, too.
