@@ -208,7 +208,9 @@ impl Driver<'_> {
 
     fn begin_opening(&mut self, stream: BiStream) {
         let (shared, link) = (Arc::clone(self.shared), Arc::clone(self.link));
-        let mut opening = opening::take(shared, link, stream).in_current_span().boxed();
+        let mut opening = opening::take(shared, link, stream)
+            .in_current_span()
+            .boxed();
         // The OPEN has mostly come with the stream: a task for it would be one more to wait for.
         match (&mut opening).now_or_never() {
             Some(opened) => self.opened(opened),

@@ -2,6 +2,7 @@
 
 mod calls;
 mod client;
+mod logs;
 pub(super) mod neighbour;
 
 use std::collections::HashSet;
@@ -43,7 +44,7 @@ struct Way {
 pub(super) async fn run(bench: &mut Bench<'_>) -> Result<()> {
     match prepare(bench, SCENARIO).await {
         Ok((cluster, ways)) => {
-            measure(bench, &ways).await?;
+            measure(bench, &cluster, &ways).await?;
             add_latency_over_direct(bench.report, SCENARIO);
             drop(ways);
             cluster.stop().await;
@@ -56,7 +57,9 @@ pub(super) async fn run(bench: &mut Bench<'_>) -> Result<()> {
 async fn prepare(bench: &mut Bench<'_>, scenario: &str) -> Result<(Cluster, Vec<Way>)> {
     let assets = Assets::ensure(progress_to_stderr)?;
     let programs = Programs::build_release()?;
-    let options = ClusterOptions::api_only().with_assets(assets.clone());
+    let mut options = ClusterOptions::api_only().with_assets(assets.clone());
+    // Pods, for their logs.
+    options.node = scenario == SCENARIO;
     let cluster = Cluster::start(options).await?;
     cluster.apply(&binding())?;
     cluster.apply(&calls::config_map())?;
@@ -127,14 +130,33 @@ fn processes_of(program: &Path) -> Result<HashSet<u32>> {
     Ok(found)
 }
 
-async fn measure(bench: &mut Bench<'_>, ways: &[Way]) -> Result<()> {
+async fn measure(bench: &mut Bench<'_>, cluster: &Cluster, ways: &[Way]) -> Result<()> {
     let plan = bench.plan;
     // Who writes does so straight, whichever way the watches go.
     let writer = ways.first().context("no way is chosen")?;
+    let log = logs::prepare(cluster, &writer.client).await;
+    if let Err(error) = &log {
+        bench.report.fail(Some(SCENARIO), "a pod's log", error);
+    }
     for _ in 0..plan.repetitions {
         for way in ways {
             let times = calls::gets(&way.client, plan.requests).await;
             note(bench, SCENARIO, "GET", way.name, times);
+        }
+        for way in ways.iter().filter(|_| log.is_ok()) {
+            match logs::read(&way.client).await {
+                Ok(speed) => {
+                    eprintln!(
+                        "{SCENARIO}, a pod's log: {:<20}  Gbit/s {speed:.2}",
+                        way.name
+                    );
+                    let metric = Metric::Throughput;
+                    bench
+                        .report
+                        .add(SCENARIO, "a pod's log", way.name, metric, speed);
+                }
+                Err(error) => bench.report.fail(Some(SCENARIO), way.name, &error),
+            }
         }
         for way in ways {
             let delays =
