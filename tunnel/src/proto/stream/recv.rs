@@ -8,9 +8,9 @@ use crate::proto::limits;
 
 /// One direction of a stream, at the side that receives it.
 ///
-/// The window grows where it is what limits the peer: half of it was used up in less than a round
-/// trip, so that the whole is less than four times the bandwidth-delay product. Who types beside it
-/// waits for what is under way: see [`Pace`].
+/// The window grows where it is what limits the peer, which is known once the peer has used up a whole one:
+/// counted from a grant on, so that it was all used since, and over however many grants lie between, as on a
+/// long path there are many within one round trip. See [`Pace`] for what is soon.
 ///
 /// ```text
 ///          clean end
@@ -29,9 +29,10 @@ pub struct Receiver {
     told: u64,
     limit: u64,
     window: u64,
-    granted: Option<Instant>,
-    /// More is to be granted.
-    due: bool,
+    /// Since when, and from which byte on, it is measured how long the peer takes for a window.
+    measured: Option<(Instant, u64)>,
+    /// Something was granted since the last measurement ended: the next one may begin.
+    granted: bool,
     end: Option<RecvEnd>,
 }
 
@@ -51,31 +52,34 @@ pub enum RecvEnd {
 /// What a window is to be large enough for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pace {
-    /// The path's round trip, and no more: somebody types. A window that has become larger than that
-    /// shrinks again.
+    /// The path's round trip, and hardly more: somebody types, and waits behind whatever is queued on the way. The
+    /// window stays between one and two and a half times what the path carries in a round trip.
     Latency(Duration),
-    /// The path's round trip, and [`limits::WINDOW_TIME`] at the least: on a short path larger windows
+    /// Two to four times that, and twice [`limits::WINDOW_TIME`] at the least: on a short path larger windows
     /// spare grants, of which each wakes both sides.
     Throughput(Duration),
 }
 
 impl Pace {
-    /// Whether a window whose half lasted for `time` should be larger.
-    fn is_exceeded(self, time: Duration) -> bool {
+    /// What becomes of a window that the peer has used up in `time`; it grows by `spare` at the most.
+    fn resize(self, window: u64, time: Duration, spare: u64) -> u64 {
         match self {
-            Self::Latency(round_trip) => time < round_trip,
             // Without a measure of the path nothing grows.
-            Self::Throughput(Duration::ZERO) => false,
-            Self::Throughput(round_trip) => time < round_trip.max(limits::WINDOW_TIME),
+            Self::Throughput(Duration::ZERO) => window,
+            Self::Throughput(round_trip) if time < 2 * round_trip.max(limits::WINDOW_TIME) => {
+                window + window.min(spare)
+            }
+            // It takes longer than a round trip where something is queued: a quarter of what would be queued is
+            // the most that one step adds.
+            Self::Latency(round_trip) if time < round_trip + round_trip / 4 => {
+                window + (window / 4).min(spare)
+            }
+            Self::Latency(round_trip) if time > 2 * round_trip + round_trip / 2 => {
+                (window / 2).max(limits::STREAM_CREDIT)
+            }
+            Self::Latency(_) | Self::Throughput(_) => window,
         }
-    }
-
-    /// Whether it should be smaller: what doubled it would not do so again by far.
-    fn is_undercut(self, time: Duration) -> bool {
-        match self {
-            Self::Latency(round_trip) => time > 4 * round_trip,
-            Self::Throughput(_) => false,
-        }
+        .min(limits::STREAM_CREDIT_MAX)
     }
 }
 
@@ -96,8 +100,8 @@ impl Receiver {
             told: 0,
             limit,
             window: limits::STREAM_CREDIT,
-            granted: None,
-            due: false,
+            measured: None,
+            granted: true,
             end: None,
         }
     }
@@ -136,25 +140,21 @@ impl Receiver {
                 limit: self.limit,
             });
         }
-        let first = self.granted.is_none();
-        let granted = *self.granted.get_or_insert(now);
-        if self.limit - self.received > self.window / 2 {
-            return Ok(Due::Soon);
-        }
-        // Once for each grant: what was granted last tells how fast the peer is, and what follows
-        // until the next one says nothing.
-        if !self.due {
-            self.due = true;
-            self.granted = Some(now);
-            let time = now.saturating_duration_since(granted);
-            if !first && pace.is_exceeded(time) {
-                let more = self.window.min(spare);
-                self.window = (self.window + more).min(limits::STREAM_CREDIT_MAX);
-            } else if !first && pace.is_undercut(time) {
-                self.window = (self.window / 2).max(limits::STREAM_CREDIT);
+        match self.measured {
+            Some((since, from)) if self.received - from >= self.window => {
+                let time = now.saturating_duration_since(since);
+                self.window = pace.resize(self.window, time, spare);
+                self.measured = None;
+                self.granted = false;
             }
+            None if self.granted => self.measured = Some((now, self.received)),
+            _ => {}
         }
-        Ok(Due::Now)
+        Ok(if self.limit - self.received > self.window / 2 {
+            Due::Soon
+        } else {
+            Due::Now
+        })
     }
 
     /// The first bytes were an open header of `len` bytes, for which the credit is extra.
@@ -166,7 +166,7 @@ impl Receiver {
     pub fn credit(&mut self) -> (u64, u64) {
         self.limit = self.limit.max(self.received + self.window);
         self.told = self.received;
-        self.due = false;
+        self.granted = true;
         (self.received, self.limit)
     }
 
@@ -218,63 +218,86 @@ mod tests {
         assert!(!receiver.has_news());
     }
 
+    /// The peer sends what it may at once; the reader reads it, and nothing is granted before that.
     #[test]
-    fn the_window_grows_once_for_each_grant() {
+    fn what_lay_there_says_nothing_of_the_peer() {
         let mut receiver = Receiver::new(WINDOW);
-        let now = Instant::now();
+        let mut now = Instant::now();
         let spare = limits::STREAM_CREDIT_MAX;
-        receiver.take(1, now, PACE, spare).unwrap();
         for _ in 0..10 {
-            let due = receiver.take(WINDOW / 20, now, PACE, spare).unwrap();
-            assert_eq!(due == Due::Now, receiver.received() >= WINDOW / 2);
+            for _ in 0..8 {
+                receiver.take(WINDOW / 8, now, PACE, spare).unwrap();
+            }
+            receiver.credit();
+            now += 10 * ROUND_TRIP;
         }
-        for _ in 0..5 {
-            let due = receiver.take(1, now, PACE, spare).unwrap();
-            assert_eq!(due, Due::Now, "the grant is late");
-        }
-        assert_eq!(receiver.window, 2 * WINDOW);
+        assert_eq!(receiver.window, WINDOW);
     }
 
-    /// Reads half a window every `time` and gives the window after a while.
-    fn window_at(time: Duration, pace: Pace, spare: u64) -> u64 {
+    /// The window after a second and more, where so many bytes come in a round trip, and every 5 ms whoever sends
+    /// hears what has come.
+    fn window_at(rate: u64, round_trip: Duration, pace: Pace, spare: u64) -> u64 {
         let mut receiver = Receiver::new(WINDOW);
-        read_halves(&mut receiver, time, pace, spare);
+        read(&mut receiver, rate, round_trip, pace, spare);
         receiver.window
     }
 
-    fn read_halves(receiver: &mut Receiver, time: Duration, pace: Pace, spare: u64) {
-        let mut now = Instant::now();
-        for _ in 0..20 {
-            let half = receiver.window / 2;
-            if receiver.take(half, now, pace, spare).unwrap() == Due::Now {
+    fn read(receiver: &mut Receiver, rate: u64, round_trip: Duration, pace: Pace, spare: u64) {
+        let (mut now, step) = (Instant::now(), round_trip / 64);
+        let mut told = now;
+        for _ in 0..64 * 200 {
+            // A window limits the peer to itself in a round trip.
+            let len = rate.min(receiver.window) / 64;
+            if receiver.take(len, now, pace, spare).unwrap() == Due::Now
+                || now - told >= limits::ACK_DELAY
+            {
                 receiver.credit();
+                told = now;
             }
-            now += time;
+            now += step;
         }
     }
 
     #[test]
-    fn the_window_grows_only_where_it_limits() {
+    fn the_window_grows_to_what_the_path_carries_however_often_it_is_granted() {
         let max = limits::STREAM_CREDIT_MAX;
-        for pace in [PACE, Pace::Throughput(ROUND_TRIP)] {
-            assert_eq!(window_at(ROUND_TRIP * 2, pace, max), WINDOW);
-            assert_eq!(window_at(ROUND_TRIP / 2, pace, max), max);
-            assert_eq!(window_at(ROUND_TRIP / 2, pace, 0), WINDOW, "no spare");
+        for round_trip in [ROUND_TRIP / 20, ROUND_TRIP, 5 * ROUND_TRIP] {
+            for rate in [WINDOW / 10, WINDOW, 3 * WINDOW, 20 * WINDOW, 100 * WINDOW] {
+                let latency = window_at(rate, round_trip, Pace::Latency(round_trip), max);
+                let bounds = rate.clamp(WINDOW, max)..=(rate / 2 * 5).clamp(WINDOW, max);
+                assert!(bounds.contains(&latency), "{latency} for {rate}");
+                let throughput = window_at(rate, round_trip, Pace::Throughput(round_trip), max);
+                let bounds = (rate / 4 * 7).clamp(WINDOW, max)..=(rate * 4).clamp(WINDOW, max);
+                assert!(bounds.contains(&throughput), "{throughput} for {rate}");
+            }
+            let pace = Pace::Throughput(round_trip);
+            assert_eq!(
+                window_at(100 * WINDOW, round_trip, pace, 0),
+                WINDOW,
+                "no spare"
+            );
         }
     }
 
     #[test]
     fn on_a_short_path_windows_are_worth_some_time_unless_somebody_types() {
-        let short = limits::WINDOW_TIME / 20;
-        let (time, max) = (limits::WINDOW_TIME / 2, limits::STREAM_CREDIT_MAX);
-        assert_eq!(window_at(time, Pace::Throughput(short), max), max);
-        assert_eq!(window_at(time, Pace::Latency(short), max), WINDOW);
-        let unmeasured = Pace::Throughput(Duration::ZERO);
-        assert_eq!(window_at(time, unmeasured, max), WINDOW);
+        let (short, max) = (limits::WINDOW_TIME / 20, limits::STREAM_CREDIT_MAX);
+        // A window in two thirds of the time that one is to last.
+        let (rate, time) = (WINDOW, limits::WINDOW_TIME * 4 / 3);
         let mut receiver = Receiver::new(WINDOW);
-        read_halves(&mut receiver, time, Pace::Throughput(short), max);
-        assert_eq!(receiver.grown(), max - WINDOW);
-        read_halves(&mut receiver, time, Pace::Latency(short), max);
+        read(
+            &mut receiver,
+            rate,
+            time,
+            Pace::Throughput(Duration::ZERO),
+            max,
+        );
+        assert_eq!(receiver.grown(), 0, "not measured");
+        read(&mut receiver, rate, time, Pace::Latency(short), max);
+        assert_eq!(receiver.grown(), 0);
+        read(&mut receiver, rate, time, Pace::Throughput(short), max);
+        assert_eq!(receiver.grown(), WINDOW);
+        read(&mut receiver, rate, time, Pace::Latency(short), max);
         assert_eq!(receiver.grown(), 0, "somebody has begun to type");
     }
 
