@@ -46,7 +46,7 @@ impl Plan {
             requests: Duration::from_millis(1500),
             keystrokes: 1000,
             distant_keystrokes: 100,
-            crowds: vec![10, 1000, 4000],
+            crowds: vec![10, 1000, 10_000],
             processes: 25,
             watches: 1000,
             writes: 10,

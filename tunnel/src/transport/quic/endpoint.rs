@@ -7,12 +7,13 @@ use std::sync::Arc;
 use aws_lc_rs::hmac;
 use quinn::crypto::rustls::{NoInitialCipherSuite, QuicClientConfig, QuicServerConfig};
 use quinn::{
-    ClientConfig, Endpoint, EndpointConfig, IdleTimeout, MtuDiscoveryConfig, TokioRuntime,
-    TransportConfig, VarInt,
+    ClientConfig, Endpoint, EndpointConfig, IdleTimeout, MtuDiscoveryConfig, Runtime as _,
+    TokioRuntime, TransportConfig, VarInt,
 };
 use quinn_proto::HashedConnectionIdGenerator;
 use thiserror::Error;
 
+use super::batches::Batches;
 use super::config::{DATAGRAM_MIN, Offload, QuicConfig};
 use super::{ALPN, offload, socket};
 use crate::proto::limits;
@@ -149,11 +150,15 @@ fn bind(
 ) -> Result<Endpoint, EndpointError> {
     let bind_error = |source| EndpointError::Bind { address, source };
     let mut endpoint = endpoint;
+    let datagram = config.max_datagram.max(ETHERNET);
     endpoint
-        .max_udp_payload_size(config.max_datagram.max(ETHERNET))
+        .max_udp_payload_size(datagram)
         .map_err(|error| bind_error(io::Error::other(error)))?;
     let socket = socket::bind(address, config.socket_buffer).map_err(bind_error)?;
-    Endpoint::new(endpoint, server, socket, Arc::new(TokioRuntime)).map_err(bind_error)
+    let socket = TokioRuntime.wrap_udp_socket(socket).map_err(bind_error)?;
+    let socket = Batches::of(socket, datagram);
+    let runtime = Arc::new(TokioRuntime);
+    Endpoint::new_with_abstract_socket(endpoint, server, socket, runtime).map_err(bind_error)
 }
 
 /// The least that is taken from peers, whatever this side sends: Ethernet's datagrams.

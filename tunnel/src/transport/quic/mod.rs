@@ -1,6 +1,7 @@
 //! QUIC: each stream is a native stream, unframed.
 
 mod allowance;
+mod batches;
 mod config;
 mod endpoint;
 mod offload;

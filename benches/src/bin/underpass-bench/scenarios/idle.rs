@@ -31,8 +31,10 @@ pub(super) async fn run(bench: &mut Bench<'_>) -> Result<()> {
     for system in systems.iter().map(AsRef::as_ref) {
         let measured = match system.kind() {
             Kind::Direct | Kind::Floor => continue,
-            _ if system.crowds() => crowds(bench, system).await,
-            _ => processes(bench, system).await,
+            _ => match system.crowd() {
+                Some(most) => crowds(bench, system, most).await,
+                None => processes(bench, system).await,
+            },
         };
         if let Err(error) = measured {
             bench.report.fail(Some(SCENARIO), system.name(), &error);
@@ -53,8 +55,15 @@ fn note(bench: &mut Bench<'_>, system: &dyn System, cell: &str, metric: Metric, 
         .add(SCENARIO, cell, system.name(), metric, sample);
 }
 
-async fn crowds(bench: &mut Bench<'_>, system: &dyn System) -> Result<()> {
-    for &count in &bench.plan.crowds.clone() {
+async fn crowds(bench: &mut Bench<'_>, system: &dyn System, most: u32) -> Result<()> {
+    let mut counts: Vec<_> = bench
+        .plan
+        .crowds
+        .iter()
+        .map(|&count| count.min(most))
+        .collect();
+    counts.dedup();
+    for count in counts {
         crowd(bench, system, count).await?;
     }
     Ok(())

@@ -59,9 +59,9 @@ pub(crate) trait System: Send + Sync {
         agents: Agents,
     ) -> Result<Option<Process>>;
 
-    /// Whether several agents may be in one process.
-    fn crowds(&self) -> bool {
-        false
+    /// How many agents a process of it may be at the most; `None` where it is one.
+    fn crowd(&self) -> Option<u32> {
+        None
     }
 
     /// Whether the agent's way to the server can be led through a TCP relay.

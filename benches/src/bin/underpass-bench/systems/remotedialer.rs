@@ -78,8 +78,8 @@ impl System for Remotedialer {
         Ok(Some(site.start_there(&name, &program, arguments)?))
     }
 
-    fn crowds(&self) -> bool {
-        true
+    fn crowd(&self) -> Option<u32> {
+        Some(u32::MAX)
     }
 
     fn relays(&self) -> bool {

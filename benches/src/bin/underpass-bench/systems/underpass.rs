@@ -96,8 +96,13 @@ impl System for Underpass {
         )?))
     }
 
-    fn crowds(&self) -> bool {
-        true
+    fn crowd(&self) -> Option<u32> {
+        Some(match self {
+            Self::WebSocket => u32::MAX,
+            // Each is an endpoint of quinn's with 2.3 MB to receive into: a crowd that dials anew would need more
+            // memory than there is, which says nothing of agents that have a process each.
+            Self::Quic => 4000,
+        })
     }
 
     fn relays(&self) -> bool {
