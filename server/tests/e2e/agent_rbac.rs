@@ -210,10 +210,9 @@ async fn users_and_groups_that_are_not_listed_are_refused_by_the_api_server() {
             .await;
         let wanted = "the cluster does not let Underpass ask whether you may";
         assert!(said.contains(wanted), "{said}");
-        let log = deployment.server_log().unwrap();
         let told = "does not let user underpass:access-reviewer create \
                     subjectaccessreviews.authorization.k8s.io";
-        assert!(log.contains(told), "{log}");
+        deployment.logged(told).await;
         let refused = ours(&deployment, |event| {
             event["impersonatedUser"]["username"] == "narrow-guest"
         });

@@ -122,8 +122,10 @@ async fn an_id_token_reaches_the_cluster() {
         user["groups"],
         json!(["corp:dev", "corp:on call", "system:authenticated"])
     );
-    let log = elsewhere.deployment.server_log().unwrap();
-    assert!(log.contains("authenticated=\"jwt/corp\""), "{log}");
+    elsewhere
+        .deployment
+        .logged("authenticated=\"jwt/corp\"")
+        .await;
     // The provider knows bob, and the server's policy does not let him in.
     let kubeconfig = elsewhere.token(json!({ "sub": "bob" }), 600).await;
     let said = elsewhere.client(&kubeconfig).fail(&["get", "pods"]).await;
@@ -163,11 +165,10 @@ async fn a_client_certificate_reaches_the_cluster() {
         user["groups"],
         json!(["dev", "ops", "system:authenticated"])
     );
-    let log = elsewhere.deployment.server_log().unwrap();
-    assert!(
-        log.contains("authenticated=\"certificate/certificates\""),
-        "{log}"
-    );
+    elsewhere
+        .deployment
+        .logged("authenticated=\"certificate/certificates\"")
+        .await;
 
     // A certificate that the cluster itself takes for its master is none here (rule 17).
     let masters = elsewhere.certificate("root", &["system:masters"]);
@@ -216,11 +217,10 @@ async fn a_service_account_reaches_the_cluster() {
     // The cluster's administrator has not agreed yet.
     let said = client.fail(&version).await;
     assert!(said.contains("currently unable to handle"), "{said}");
-    let log = elsewhere.deployment.server_log().unwrap();
-    assert!(
-        log.contains("does not let user underpass:token-reviewer create"),
-        "{log}"
-    );
+    elsewhere
+        .deployment
+        .logged("does not let user underpass:token-reviewer create")
+        .await;
     agent_account("underpass-system", &["--token-reviewer"]);
     eventually("the cluster reviews", async || {
         let answer = client.output(&version).await;
@@ -245,11 +245,10 @@ async fn a_service_account_reaches_the_cluster() {
     let forged = format!("{signed}.{}", "A".repeat(342));
     let forged = elsewhere.through(&CLUSTER.kubeconfig_with_token("forged", &forged).unwrap());
     elsewhere.client(&forged).fail(&version).await;
-    let log = elsewhere.deployment.server_log().unwrap();
-    assert!(
-        log.contains("credential rejected authenticator=\"workloads\""),
-        "{log}"
-    );
+    elsewhere
+        .deployment
+        .logged("credential rejected authenticator=\"workloads\"")
+        .await;
 
     // An account that is gone is nobody, once its cluster is asked again (rule 12).
     CLUSTER
@@ -314,8 +313,11 @@ async fn a_password_of_a_directory_reaches_the_cluster() {
     let said = elsewhere.client(&wrong).fail(&["get", "pods"]).await;
     assert!(said.contains("must be logged in"), "{said}");
     // Neither password is in the log, nor the one of the account that searches.
+    elsewhere
+        .deployment
+        .logged("authenticated=\"ldap/directory\"")
+        .await;
     let log = elsewhere.deployment.server_log().unwrap();
-    assert!(log.contains("authenticated=\"ldap/directory\""), "{log}");
     assert!(!log.contains("-secret"), "{log}");
 }
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock};
 
 use serde_json::json;
-use underpass_testenv::testing::{Client, Wire, text};
+use underpass_testenv::testing::{Client, Wire, eventually, text};
 use underpass_testenv::{
     Assets, Cluster, ClusterOptions, Programs, Transport, Underpass, progress_to_stderr,
 };
@@ -69,6 +69,15 @@ pub(crate) struct Deployment {
 }
 
 impl Deployment {
+    /// Waits until the server has logged it, which may be after the answer that it is about.
+    pub(crate) async fn logged(&self, what: &str) {
+        eventually(&format!("{what} in the log"), async || {
+            let log = self.server_log().unwrap();
+            if log.contains(what) { Ok(()) } else { Err(log) }
+        })
+        .await;
+    }
+
     /// The one that tests share which leave it as it is.
     pub(crate) fn shared(transport: Transport) -> &'static Self {
         match transport {
