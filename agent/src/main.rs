@@ -18,7 +18,7 @@ use crate::cli::{Cli, LogFormat, Task};
 use crate::rbac::Rbac;
 use crate::serve::Sessions;
 
-/// Buffers are filled in one thread and let go in another all the time, which costs glibc's allocator a quarter of
+/// Buffers are filled in one thread and let go in another all the time, which with glibc's allocator costs a sixth of
 /// the throughput (docs/PERFORMANCE.md).
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;

@@ -29,7 +29,7 @@ use crate::cli::{Cli, Command};
 use crate::client::Client;
 use crate::data_dir::DataDir;
 
-/// Buffers are filled in one thread and let go in another all the time, which costs glibc's allocator a quarter of
+/// Buffers are filled in one thread and let go in another all the time, which with glibc's allocator costs a sixth of
 /// the throughput (docs/PERFORMANCE.md).
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
