@@ -147,6 +147,23 @@ impl Watches {
         Ok(watches)
     }
 
+    /// Microseconds from when a write was sent until each of them has seen it, for so many writes.
+    pub(super) async fn writes(mut self, writer: &Client, writes: usize) -> Result<Vec<f64>> {
+        let mut delays = Vec::with_capacity(self.count * writes);
+        for write in 0..writes {
+            let patch = json!({ "data": { "write": format!("{write} at {:?}", Instant::now()) } });
+            let request = Request::patch(PATH)
+                .header("content-type", "application/merge-patch+json")
+                .body(serde_json::to_vec(&patch)?)?;
+            let sent = Instant::now();
+            writer.request_text(request).await?;
+            let arrivals = self.all().await.context("not all watches see a write")?;
+            delays.extend(arrivals.into_iter().map(|at| micros(sent, at)));
+        }
+        self.end().await;
+        Ok(delays)
+    }
+
     /// Closes them.
     pub(super) async fn end(mut self) {
         self.watching.shutdown().await;
@@ -166,28 +183,6 @@ impl Watches {
             .await
             .context("some are missing")?
     }
-}
-
-/// Microseconds from when a write was sent until each of so many watches has seen it, for all writes.
-pub(super) async fn watches(
-    client: &Client,
-    writer: &Client,
-    count: usize,
-    writes: usize,
-) -> Result<Vec<f64>> {
-    let mut watches = Watches::begin(client, count).await?;
-    let mut delays = Vec::with_capacity(count * writes);
-    for write in 0..writes {
-        let patch = json!({ "data": { "write": format!("{write} at {:?}", Instant::now()) } });
-        let request = Request::patch(PATH)
-            .header("content-type", "application/merge-patch+json")
-            .body(serde_json::to_vec(&patch)?)?;
-        let sent = Instant::now();
-        writer.request_text(request).await?;
-        let arrivals = watches.all().await.context("not all watches see a write")?;
-        delays.extend(arrivals.into_iter().map(|at| micros(sent, at)));
-    }
-    Ok(delays)
 }
 
 /// Sends when each event came, until it is dropped.

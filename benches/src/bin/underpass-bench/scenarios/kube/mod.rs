@@ -4,22 +4,22 @@ mod calls;
 mod client;
 mod logs;
 pub(super) mod neighbour;
+mod product;
 
 use std::collections::HashSet;
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
 use kube::Client;
 use serde_json::json;
-use underpass_testenv::{
-    Assets, Cluster, ClusterOptions, Programs, Transport, Underpass, progress_to_stderr,
-};
+use underpass_testenv::{Assets, Cluster, ClusterOptions, Programs, Transport, progress_to_stderr};
 
+use self::calls::Watches;
+use self::product::Product;
 use super::Bench;
 use super::requests::{add_latency_over_direct, percentiles};
+use super::turns::Figures;
 use crate::report::Metric;
-use crate::usage::Usage;
 
 const SCENARIO: &str = "kube";
 
@@ -37,7 +37,23 @@ struct Way {
     /// The other user's kubeconfig.
     neighbour: PathBuf,
     /// What it leads through.
-    _underpass: Option<Underpass>,
+    product: Option<Product>,
+}
+
+impl Way {
+    /// What calls take, in microseconds, and server and agent for them.
+    async fn figures(&self, calls: impl Future<Output = Result<Vec<f64>>>) -> Result<Figures> {
+        let Some(product) = &self.product else {
+            return percentiles(&calls.await?);
+        };
+        let before = product.cpu()?;
+        let times = calls.await?;
+        let cpu = product.cpu()? - before;
+        let mut figures = percentiles(&times)?;
+        let thousands = times.len() as f64 / 1e3;
+        figures.push((Metric::CpuPerThousand, cpu.as_secs_f64() / thousands));
+        Ok(figures)
+    }
 }
 
 /// Measures the ways that are chosen, each a system's, in turns.
@@ -72,7 +88,7 @@ async fn prepare(bench: &mut Bench<'_>, scenario: &str) -> Result<(Cluster, Vec<
             name: "direct",
             client,
             neighbour: cluster.kubeconfig_for(NEIGHBOUR, &[])?,
-            _underpass: None,
+            product: None,
         });
     }
     for (name, transport) in [
@@ -82,22 +98,17 @@ async fn prepare(bench: &mut Bench<'_>, scenario: &str) -> Result<(Cluster, Vec<
         if !chosen.contains(name) {
             continue;
         }
-        let before = processes_of(programs.agent())?;
-        let underpass = Underpass::start(programs.clone(), assets.clone(), &agent, transport)?;
-        let after = processes_of(programs.agent())?;
-        for id in after.difference(&before) {
-            let mebibytes = Usage::of_tree(*id)?.resident as f64 / f64::from(1024 * 1024);
-            let metric = Metric::AgentResident;
-            bench
-                .report
-                .add(scenario, "idle agent", name, metric, mebibytes);
-        }
-        let client = client::of(&underpass.kubeconfig(USER, &[])?).await?;
+        let product = Product::start(&programs, &assets, &agent, transport)?;
+        let (metric, resident) = (Metric::AgentResident, product.agent_resident()?);
+        bench
+            .report
+            .add(scenario, "idle agent", name, metric, resident);
+        let client = client::of(&product.kubeconfig(USER)?).await?;
         ways.push(Way {
             name,
             client,
-            neighbour: underpass.kubeconfig(NEIGHBOUR, &[])?,
-            _underpass: Some(underpass),
+            neighbour: product.kubeconfig(NEIGHBOUR)?,
+            product: Some(product),
         });
     }
     Ok((cluster, ways))
@@ -115,21 +126,6 @@ fn binding() -> serde_json::Value {
     })
 }
 
-/// The processes that run a program.
-fn processes_of(program: &Path) -> Result<HashSet<u32>> {
-    let mut found = HashSet::new();
-    for entry in fs::read_dir("/proc")? {
-        let entry = entry?;
-        let id: Option<u32> = entry
-            .file_name()
-            .to_str()
-            .and_then(|name| name.parse().ok());
-        let runs = fs::read_link(entry.path().join("exe")).is_ok_and(|exe| exe == program);
-        found.extend(id.filter(|_| runs));
-    }
-    Ok(found)
-}
-
 async fn measure(bench: &mut Bench<'_>, cluster: &Cluster, ways: &[Way]) -> Result<()> {
     let plan = bench.plan;
     // Who writes does so straight, whichever way the watches go.
@@ -140,8 +136,9 @@ async fn measure(bench: &mut Bench<'_>, cluster: &Cluster, ways: &[Way]) -> Resu
     }
     for _ in 0..plan.repetitions {
         for way in ways {
-            let times = calls::gets(&way.client, plan.requests).await;
-            note(bench, SCENARIO, "GET", way.name, times);
+            let gets = calls::gets(&way.client, plan.requests);
+            let figures = way.figures(gets).await;
+            note(bench, SCENARIO, "GET", way.name, figures);
         }
         for way in ways.iter().filter(|_| log.is_ok()) {
             match logs::read(&way.client).await {
@@ -159,30 +156,30 @@ async fn measure(bench: &mut Bench<'_>, cluster: &Cluster, ways: &[Way]) -> Resu
             }
         }
         for way in ways {
-            let delays =
-                calls::watches(&way.client, &writer.client, plan.watches, plan.writes).await;
-            note(
-                bench,
-                SCENARIO,
-                &format!("{} watches", plan.watches),
-                way.name,
-                delays,
-            );
+            let figures = match Watches::begin(&way.client, plan.watches).await {
+                Ok(watches) => {
+                    let delays = watches.writes(&writer.client, plan.writes);
+                    way.figures(delays).await
+                }
+                Err(error) => Err(error),
+            };
+            let cell = format!("{} watches", plan.watches);
+            note(bench, SCENARIO, &cell, way.name, figures);
         }
     }
     Ok(())
 }
 
-fn note(bench: &mut Bench<'_>, scenario: &str, cell: &str, way: &str, times: Result<Vec<f64>>) {
-    match times.and_then(|times| percentiles(&times)) {
+fn note(bench: &mut Bench<'_>, scenario: &str, cell: &str, way: &str, figures: Result<Figures>) {
+    match figures {
         Ok(figures) => {
+            let mut line = format!("{scenario}, {cell}: {way:<20}");
             for (metric, sample) in figures {
-                eprintln!(
-                    "{scenario}, {cell}: {way:<20}  {} {sample:.0}",
-                    metric.title()
-                );
+                let (title, digits) = (metric.title(), metric.digits());
+                line += &format!("  {title} {sample:.digits$}");
                 bench.report.add(scenario, cell, way, metric, sample);
             }
+            eprintln!("{line}");
         }
         Err(error) => bench.report.fail(Some(scenario), way, &error),
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::Result;
 
 use super::calls::{self, Storm, Watches};
-use super::{Bench, Way, client, note, prepare};
+use super::{Bench, Way, client, note, percentiles, prepare};
 use crate::report::{Metric, Report};
 
 const SCENARIO: &str = "neighbour";
@@ -38,12 +38,12 @@ async fn measure(bench: &mut Bench<'_>, way: &Way) -> Result<()> {
     let plan = bench.plan;
     // Twice as long as other requests: beside a storm there are few.
     let time = plan.requests * 2;
-    let alone = gets(&way.neighbour, time).await;
+    let alone = percentiles(&gets(&way.neighbour, time).await?);
     note(bench, SCENARIO, ALONE, way.name, alone);
 
     let watches = Watches::begin(&way.client, plan.watches).await?;
     tokio::time::sleep(plan.warm_up).await;
-    let beside = gets(&way.neighbour, time).await;
+    let beside = percentiles(&gets(&way.neighbour, time).await?);
     watches.end().await;
     let cell = format!("beside {} watches", plan.watches);
     note(bench, SCENARIO, &cell, way.name, beside);
@@ -51,7 +51,7 @@ async fn measure(bench: &mut Bench<'_>, way: &Way) -> Result<()> {
 
     let storm = Storm::begin(&way.client, plan.storm);
     tokio::time::sleep(plan.warm_up).await;
-    let beside = gets(&way.neighbour, time).await;
+    let beside = percentiles(&gets(&way.neighbour, time).await?);
     let storm = storm.end().await?;
     let cell = format!("beside {} GETs", plan.storm);
     note(bench, SCENARIO, &cell, way.name, beside);
