@@ -171,8 +171,14 @@ impl Stream {
         }
     }
 
-    pub(crate) async fn send_preface(&mut self, preface: Bytes) -> Result<(), StreamError> {
-        self.send.write_bytes(preface).await
+    /// Takes bytes from the front of `bytes`, which may wait for others for a while.
+    pub(crate) fn poll_write_soon(
+        &self,
+        cx: &mut Context<'_>,
+        bytes: &mut Bytes,
+    ) -> Poll<Result<(), StreamError>> {
+        let Hold { shared, io } = &*self.send.hold;
+        io.poll_write_soon(shared, cx, bytes)
     }
 
     /// Waits for the peer's answer to the open header.

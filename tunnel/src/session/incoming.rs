@@ -67,7 +67,8 @@ impl IncomingStream {
     }
 
     /// Takes the stream. Answer before the target is reached: the peer waits three seconds for
-    /// the answer, and for the target as long as it likes.
+    /// the answer, and for the target as long as it likes. The answer goes out with what is written first, or
+    /// by itself after 5 ms.
     ///
     /// # Errors
     /// Where the peer has left meanwhile.
@@ -75,10 +76,13 @@ impl IncomingStream {
     /// # Cancel safety
     /// Dropping the future cancels the stream.
     pub async fn accept(mut self) -> Result<Stream, StreamError> {
-        let Some(mut stream) = self.stream.take() else {
+        let Some(stream) = self.stream.take() else {
             return Err(StreamError::Finished);
         };
-        stream.send_preface(frame::to_bytes(&Answer)).await?;
+        let mut answer = frame::to_bytes(&Answer);
+        while !answer.is_empty() {
+            poll_fn(|cx| stream.poll_write_soon(cx, &mut answer)).await?;
+        }
         Ok(stream)
     }
 

@@ -292,6 +292,27 @@ impl StreamIo {
 
     // --- writing ---
 
+    /// Takes bytes that the application's next ones, or its next flush, hand over with themselves; or the link,
+    /// when acknowledgements are due.
+    pub(crate) fn poll_write_soon(
+        &self,
+        shared: &Shared,
+        cx: &mut Context<'_>,
+        bytes: &mut Bytes,
+    ) -> Poll<Result<(), StreamError>> {
+        self.writers.application.register(cx.waker());
+        match self.room(shared) {
+            Ok(0) => return Poll::Pending,
+            Ok(room) => {
+                let now = super::now();
+                let bytes = bytes.split_to(bytes.len().min(room));
+                shared.with(|core| core.write_soon(self.id, bytes, now));
+            }
+            Err(error) => return error.map_or(Poll::Pending, |error| Poll::Ready(Err(error))),
+        }
+        Poll::Ready(Ok(()))
+    }
+
     /// Takes bytes, which `take` gives for a number at the most; gives how many.
     pub(crate) fn poll_write(
         &self,

@@ -11,6 +11,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tracing::Instrument;
 
+use super::alarm::Alarm;
 use super::opening;
 use super::shared::Shared;
 use super::{LinkLoss, now};
@@ -79,8 +80,9 @@ pub(super) async fn run(
         stream: control.stream,
         unsent: VecDeque::new(),
         flushed: true,
+        alarm: Alarm::new(),
         opening: JoinSet::new(),
-        resuming: JoinSet::new(),
+        pumping: JoinSet::new(),
     };
     let over = driver.run(control.reader.into_rest()).await;
     let loss = driver.finish(over).await;
@@ -94,10 +96,11 @@ struct Driver<'a> {
     unsent: VecDeque<Bytes>,
     /// Whether the transport has everything that is not in `unsent`.
     flushed: bool,
+    alarm: Alarm,
     /// The peer's streams that begin on this link.
     opening: JoinSet<Result<(), Violation>>,
-    /// This side's streams that move to this link.
-    resuming: JoinSet<()>,
+    /// Streams that move to this link, or whose application does not hand over what it wrote.
+    pumping: JoinSet<()>,
 }
 
 /// What woke the driver.
@@ -162,7 +165,7 @@ impl Driver<'_> {
     fn take_arrivals(&mut self) {
         for stream in self.shared.take_arrivals(self.link.id) {
             let resuming = opening::resume(Arc::clone(self.shared), Arc::clone(self.link), stream);
-            self.resuming.spawn(resuming.in_current_span());
+            self.pumping.spawn(resuming.in_current_span());
         }
     }
 
@@ -181,12 +184,8 @@ impl Driver<'_> {
 
     async fn wait(&mut self) -> Wake {
         let timeout = self.shared.core(|core| core.poll_timeout(self.link.id));
-        let timeout = async {
-            match timeout {
-                Some(at) => tokio::time::sleep_until(at.into()).await,
-                None => std::future::pending().await,
-            }
-        };
+        self.alarm.set(timeout);
+        let alarm = &mut self.alarm;
         let room = self.opening.len() < limits::STREAMS_OPENING;
         let BiStream { send, recv } = &mut self.stream;
         let unsent = &mut self.unsent;
@@ -196,11 +195,11 @@ impl Driver<'_> {
                 Wake::Written(written)
             }
             () = self.link.changed.notified() => Wake::Changed,
-            () = timeout => Wake::Timeout,
+            () = poll_fn(|cx| alarm.poll_ring(cx)) => Wake::Timeout,
             Some(opened) = self.opening.join_next() => {
                 Wake::Opened(opened.unwrap_or(Ok(())))
             }
-            Some(_) = self.resuming.join_next() => Wake::Changed,
+            Some(_) = self.pumping.join_next() => Wake::Changed,
             // A peer that withholds headers waits until the first of them has timed out.
             stream = self.link.transport.accept(), if room => Wake::Stream(stream),
         }
@@ -225,7 +224,7 @@ impl Driver<'_> {
     }
 
     /// Bytes of other streams prove that the peer is there, too.
-    fn handle_timeout(&self) {
+    fn handle_timeout(&mut self) {
         let id = self.link.id;
         let heard = self.link.transport.last_heard();
         self.shared.with(|core| {
@@ -234,6 +233,16 @@ impl Driver<'_> {
             }
             core.handle_timeout(id, now());
         });
+        for stream in self.shared.take_overdue() {
+            let shared = Arc::clone(self.shared);
+            let mut pumping = async move { poll_fn(|cx| stream.poll_pump(&shared, cx)).await }
+                .in_current_span()
+                .boxed();
+            // A transport mostly has room for an answer.
+            if (&mut pumping).now_or_never().is_none() {
+                self.pumping.spawn(pumping);
+            }
+        }
     }
 
     /// The transport is gone, or going; the control stream may still hold the reason.
@@ -262,7 +271,7 @@ impl Driver<'_> {
     /// Ends the transport as is due, and tells the session where it does not know.
     async fn finish(mut self, over: Over) -> Option<LinkLoss> {
         self.opening.abort_all();
-        self.resuming.abort_all();
+        self.pumping.abort_all();
         match over {
             Over::Session => {
                 self.finish_session().await;

@@ -1,5 +1,6 @@
 //! Sessions: the handle, and the tasks that drive the protocol.
 
+mod alarm;
 mod incoming;
 mod io;
 mod link;

@@ -295,6 +295,14 @@ impl Shared {
             .collect()
     }
 
+    /// Streams whose bytes have waited long enough for their application to write more.
+    pub(super) fn take_overdue(&self) -> Vec<Arc<StreamIo>> {
+        let mut state = self.state();
+        let overdue = state.core.take_overdue();
+        let streams = overdue.iter().filter_map(|id| state.streams.get(id));
+        streams.cloned().collect()
+    }
+
     /// The link for a new stream of this side.
     pub(super) fn link_for(&self, id: StreamId) -> Option<Arc<LinkHandle>> {
         let state = self.state();

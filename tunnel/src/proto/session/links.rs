@@ -496,6 +496,7 @@ impl Session {
     /// What has gathered goes out with the next transmission.
     fn gathered(&mut self) {
         self.credits_due.append(&mut self.credits_soon);
+        self.overdue.append(&mut self.unhurried);
         self.queue_ack();
     }
 

@@ -58,7 +58,8 @@ pub struct Agreed {
 ///   [`take_attach`](Self::take_attach). A link's [`take_arrivals`](Self::take_arrivals) are put on
 ///   transport streams of their own there, each with what [`begin`](Self::begin) says.
 /// - What a stream sends comes from [`next_chunk`](Self::next_chunk), what arrived is told with
-///   [`received`](Self::received).
+///   [`received`](Self::received). After a timeout [`take_overdue`](Self::take_overdue) names streams
+///   whose chunks are not to wait for their application any longer.
 ///
 /// After any of these, act on [`poll_event`](Self::poll_event) until `None`, and look for
 /// something to transmit, and for arrivals, on every link.
@@ -86,8 +87,11 @@ pub struct Session {
     acknowledged: u64,
     credits_due: VecDeque<StreamId>,
     credits_soon: VecDeque<StreamId>,
-    /// When acknowledgements that gather are due.
+    /// When acknowledgements that gather are due, and with them what can wait for as long.
     acknowledge_at: Option<Instant>,
+    /// Streams with bytes that wait for more to go with them; then those where they waited long enough.
+    unhurried: Vec<StreamId>,
+    overdue: Vec<StreamId>,
     /// Bytes kept for the peer, over all streams.
     kept: u64,
     /// Bytes that windows have grown, over all streams.
@@ -259,6 +263,8 @@ impl Session {
             credits_due: VecDeque::new(),
             credits_soon: VecDeque::new(),
             acknowledge_at: None,
+            unhurried: Vec::new(),
+            overdue: Vec::new(),
             kept: 0,
             grown: 0,
             classes: Classes::default(),

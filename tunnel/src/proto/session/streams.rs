@@ -231,6 +231,24 @@ impl Session {
         }
     }
 
+    /// As [`write`](Self::write), for bytes that can wait for more of the stream to go with them. What has not
+    /// been handed over when acknowledgements are due, [`take_overdue`](Self::take_overdue) names.
+    pub fn write_soon(&mut self, id: StreamId, bytes: Bytes, now: Instant) {
+        self.write(id, bytes);
+        self.unhurried.push(id);
+        self.acknowledge_soon(now);
+    }
+
+    /// Streams whose bytes have waited long enough for more: they are to be handed over.
+    pub fn take_overdue(&mut self) -> Vec<StreamId> {
+        let mut overdue = std::mem::take(&mut self.overdue);
+        overdue.retain(|id| {
+            let stream = self.streams.get(id);
+            stream.is_some_and(|stream| !stream.send.is_handed_over())
+        });
+        overdue
+    }
+
     /// No more bytes will be written to the stream.
     pub fn finish(&mut self, id: StreamId) {
         if let Some(stream) = self.streams.get_mut(&id) {

@@ -141,6 +141,18 @@ impl SendBuffer {
         }
     }
 
+    /// Whether nothing is left to hand over.
+    pub fn is_handed_over(&self) -> bool {
+        let fin = matches!(
+            self.state,
+            State::Finished {
+                handed_over: false,
+                ..
+            }
+        );
+        self.ended().is_some() || !fin && self.kept.get(self.cursor.0).is_none()
+    }
+
     /// What to hand over next. From now on the peer may have it: its acknowledgement can come before
     /// [`advance`](Self::advance) says that the transport has taken it.
     pub fn offer(&mut self) -> Chunk {
