@@ -10,13 +10,20 @@ use std::{
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use tokio::sync::{Notify, mpsc};
+use tokio::{
+    sync::{Notify, mpsc},
+    time::Instant,
+};
 
 use crate::BoxError;
 
 /// The wait after a sink has failed, and what it is doubled up to.
 const AGAIN: Duration = Duration::from_millis(100);
 const AGAIN_MAX: Duration = Duration::from_secs(5);
+
+/// How long events gather behind others that have just been written: a sink is mostly a thread that must be
+/// woken, and a system call, and whoever makes many calls would wait for one of each beside each call.
+const GATHER: Duration = Duration::from_millis(20);
 
 /// Where events end: a file, a stream, a service.
 #[async_trait]
@@ -143,15 +150,36 @@ async fn run(
     state: Arc<State>,
     batch: usize,
 ) {
+    let batch = batch.max(1);
     let mut next = Vec::with_capacity(batch);
-    while events.recv_many(&mut next, batch.max(1)).await > 0 {
+    let mut gathered = Instant::now();
+    while events.recv_many(&mut next, batch).await > 0 {
+        gather(&mut events, &mut next, batch, gathered).await;
         write(name, sink.as_mut(), &next).await;
+        gathered = Instant::now() + GATHER;
         let count = next.len();
         metrics::counter!("underpass_audit_events_total", "sink" => name).increment(count as u64);
         next.clear();
         state.waiting.fetch_sub(count, Ordering::AcqRel);
         state.written.notify_waiters();
     }
+}
+
+/// Adds what comes until then, or until the batch is full.
+async fn gather(
+    events: &mut mpsc::UnboundedReceiver<Bytes>,
+    next: &mut Vec<Bytes>,
+    batch: usize,
+    until: Instant,
+) {
+    let more = async {
+        while let room = batch.saturating_sub(next.len())
+            && room > 0
+            && events.recv_many(next, room).await > 0
+        {}
+    };
+    // Received are those in `next`, and none is lost where the time ends.
+    let _ = tokio::time::timeout_at(until, more).await;
 }
 
 /// Until it succeeds.
@@ -169,5 +197,64 @@ async fn write(name: &'static str, sink: &mut dyn Sink, events: &[Bytes]) {
     }
     if failing {
         tracing::info!(sink = name, "the audit log is written again");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+
+    /// Keeps how many events came at once, and when.
+    #[derive(Clone, Default)]
+    struct Batches(Arc<Mutex<Vec<(usize, Instant)>>>);
+
+    #[async_trait]
+    impl Sink for Batches {
+        async fn write(&mut self, events: &[Bytes]) -> Result<(), BoxError> {
+            self.0.lock().unwrap().push((events.len(), Instant::now()));
+            Ok(())
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn events_gather_behind_one_that_was_written() {
+        let (batches, begun) = (Batches::default(), Instant::now());
+        let sink = Box::new(batches.clone());
+        let outlet = Outlet::start("test", sink, OutletConfig::default());
+        for _ in 0..4 {
+            outlet.put(Bytes::from_static(b"{}"));
+            tokio::time::sleep(GATHER / 5).await;
+        }
+        outlet.flushed().await;
+        tokio::time::sleep(GATHER).await;
+        outlet.put(Bytes::from_static(b"{}"));
+        outlet.flushed().await;
+        let written = batches.0.lock().unwrap().clone();
+        let at_once = |time: Duration| time < Duration::from_millis(2);
+        assert_eq!(
+            written.iter().map(|(len, _)| *len).collect::<Vec<_>>(),
+            [1, 3, 1]
+        );
+        assert!(at_once(written[0].1 - begun), "{written:?}");
+        assert!(at_once(written[1].1 - written[0].1 - GATHER), "{written:?}");
+        assert!(at_once(written[2].1 - written[1].1 - GATHER), "{written:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_full_batch_waits_for_nothing() {
+        let (batches, begun) = (Batches::default(), Instant::now());
+        let config = OutletConfig {
+            batch: 2,
+            ..OutletConfig::default()
+        };
+        let outlet = Outlet::start("test", Box::new(batches.clone()), config);
+        for _ in 0..6 {
+            outlet.put(Bytes::from_static(b"{}"));
+        }
+        outlet.flushed().await;
+        assert_eq!(batches.0.lock().unwrap().len(), 3);
+        assert!(begun.elapsed() < GATHER, "{:?}", begun.elapsed());
     }
 }
