@@ -113,6 +113,10 @@ pub const ACK_FRAMES: u64 = 64;
 /// batch wakes both sides.
 pub const ACK_DELAY: Duration = Duration::from_millis(5);
 
+/// Time for which that gathers which nobody waits for: that streams have ended, and that such frames have
+/// arrived. Requests are mostly over sooner than [`ACK_DELAY`], and would cost a message of their own for it.
+pub const SETTLE_DELAY: Duration = Duration::from_millis(25);
+
 /// Runs of stream ids that were passed over and may still come. Streams arrive almost in order.
 pub const STREAM_ID_GAPS: usize = STREAMS_MAX as usize;
 

@@ -9,7 +9,7 @@ use futures_util::task::AtomicWaker;
 use super::Shared;
 use crate::proto::code::ResetCode;
 use crate::proto::frame::{Attached, Class, Leg};
-use crate::proto::session::{LinkId, WriteEnd};
+use crate::proto::session::{Handover, LinkId, WriteEnd};
 use crate::proto::stream::{Chunk, RecvEnd, SendEnd};
 use crate::proto::stream_id::StreamId;
 use crate::stream::StreamError;
@@ -379,14 +379,18 @@ impl StreamIo {
         Poll::Ready(())
     }
 
-    /// Ends the direction cleanly. Ready once the transport has the end, or there is none.
+    /// Ends the direction cleanly. Ready once the transport has the end, or the link will see to it.
     pub(crate) fn poll_finish(
         &self,
         shared: &Shared,
         cx: &mut Context<'_>,
     ) -> Poll<Result<(), StreamError>> {
         match self.room(shared) {
-            Ok(_) => shared.with(|core| core.finish(self.id)),
+            Ok(_) => {
+                if shared.with(|core| core.finish(self.id)) == Handover::Overdue {
+                    return Poll::Ready(Ok(()));
+                }
+            }
             // A peer that reads no more does not mind that nothing more comes.
             Err(Some(StreamError::Finished | StreamError::Stopped(_))) => {}
             Err(Some(error)) => return Poll::Ready(Err(error)),

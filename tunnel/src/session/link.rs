@@ -118,6 +118,7 @@ impl Driver<'_> {
         self.handle_bytes(&behind_handshake);
         loop {
             self.take_arrivals();
+            self.hand_over();
             self.take_output();
             if let Some(over) = self.over() {
                 return over;
@@ -224,7 +225,7 @@ impl Driver<'_> {
     }
 
     /// Bytes of other streams prove that the peer is there, too.
-    fn handle_timeout(&mut self) {
+    fn handle_timeout(&self) {
         let id = self.link.id;
         let heard = self.link.transport.last_heard();
         self.shared.with(|core| {
@@ -233,6 +234,10 @@ impl Driver<'_> {
             }
             core.handle_timeout(id, now());
         });
+    }
+
+    /// Hands over what streams have left to others.
+    fn hand_over(&mut self) {
         for stream in self.shared.take_overdue() {
             let shared = Arc::clone(self.shared);
             let mut pumping = async move { poll_fn(|cx| stream.poll_pump(&shared, cx)).await }

@@ -119,6 +119,10 @@ impl Link {
         frame.encode(&mut self.queue);
         self.queued += 1;
     }
+
+    pub(super) fn has_queued(&self) -> bool {
+        self.queued > 0
+    }
 }
 
 impl Session {
@@ -162,6 +166,7 @@ impl Session {
         };
         self.links.insert(link, Box::new(joined));
         self.latest = Some(link);
+        self.pressing = true;
         match role {
             LinkRole::Main => {
                 self.primary = Some(link);
@@ -402,7 +407,7 @@ impl Session {
                 // What was sent again, on a later link, counts once.
                 if number == self.arrived {
                     self.arrived += 1;
-                    self.acknowledge_soon(now);
+                    self.settle_later(now);
                     self.handle_lasting(frame)?;
                 }
             }
@@ -429,14 +434,6 @@ impl Session {
         }
     }
 
-    /// Lets acknowledgements gather for a while.
-    pub(super) fn acknowledge_soon(&mut self, now: Instant) {
-        if self.acknowledge_at.is_none() {
-            self.acknowledge_at = Some(now + limits::ACK_DELAY);
-            self.changed = true;
-        }
-    }
-
     pub(super) fn credit_due(&mut self, id: StreamId) {
         self.credits_due.push_back(id);
         self.changed = true;
@@ -455,8 +452,9 @@ impl Session {
             return None;
         }
         let keepalive = entry.keepalive.poll_timeout(self.is_owed(link));
-        let acknowledge = self.acknowledge_at.filter(|_| self.primary == Some(link));
-        Some(acknowledge.map_or(keepalive, |at| at.min(keepalive)))
+        let gathering = self.gathering.due();
+        let gathering = gathering.filter(|_| self.primary == Some(link));
+        Some(gathering.map_or(keepalive, |at| at.min(keepalive)))
     }
 
     /// Does what is due at `now` for a link.
@@ -464,9 +462,8 @@ impl Session {
         if self.phase == Phase::Closed {
             return;
         }
-        if self.primary == Some(link) && self.acknowledge_at.is_some_and(|at| now >= at) {
-            self.acknowledge_at = None;
-            self.gathered();
+        if self.primary == Some(link) {
+            self.handle_gathered(now);
         }
         let owing = self.is_owed(link);
         let Some(entry) = self.links.get_mut(&link).filter(|link| !link.over) else {
@@ -493,14 +490,7 @@ impl Session {
         carries && self.kept > 0
     }
 
-    /// What has gathered goes out with the next transmission.
-    fn gathered(&mut self) {
-        self.credits_due.append(&mut self.credits_soon);
-        self.overdue.append(&mut self.unhurried);
-        self.queue_ack();
-    }
-
-    fn queue_ack(&mut self) {
+    pub(super) fn queue_ack(&mut self) {
         if self.acknowledged == self.arrived {
             return;
         }
@@ -516,7 +506,7 @@ impl Session {
             self.queue_ack();
         }
         let mut out = BytesMut::new();
-        if self.primary == Some(link) {
+        if self.primary == Some(link) && self.is_pressing(link) {
             self.transmit_lasting(link, &mut out);
         }
         // A CLOSE is the last word, behind everything that was said before.
@@ -539,12 +529,14 @@ impl Session {
         if std::mem::take(&mut link.announce) {
             Control::Sequence(Sequence(link.next_out)).encode(out);
         }
-        while out.len() < BATCH
-            && let Some(frame) = self.outbox.get(link.next_out)
-        {
+        while let Some(frame) = self.outbox.get(link.next_out) {
+            if out.len() >= BATCH {
+                return;
+            }
             out.extend_from_slice(frame);
             link.next_out += 1;
         }
+        self.pressing = false;
     }
 
     fn transmit_credits(&mut self, out: &mut BytesMut) {

@@ -1,5 +1,6 @@
 //! The established session's state machine.
 
+mod gather;
 mod links;
 mod outbox;
 mod placement;
@@ -11,12 +12,13 @@ use std::time::{Duration, Instant};
 
 use thiserror::Error;
 
+use self::gather::Gathering;
 use self::links::Link;
 pub use self::links::{LinkEnd, LinkId, LinkRefused, LinkRole};
 use self::outbox::Outbox;
 pub use self::placement::{Beginning, Taken};
 use self::seen::Seen;
-pub use self::streams::{Classes, WriteEnd};
+pub use self::streams::{Classes, Handover, WriteEnd};
 use self::streams::{Count, StreamState};
 use super::code::CloseCode;
 use super::frame::{Close, Control, GoAway, Lasting};
@@ -86,12 +88,9 @@ pub struct Session {
     arrived: u64,
     acknowledged: u64,
     credits_due: VecDeque<StreamId>,
-    credits_soon: VecDeque<StreamId>,
-    /// When acknowledgements that gather are due, and with them what can wait for as long.
-    acknowledge_at: Option<Instant>,
-    /// Streams with bytes that wait for more to go with them; then those where they waited long enough.
-    unhurried: Vec<StreamId>,
-    overdue: Vec<StreamId>,
+    gathering: Gathering,
+    /// Lasting frames are to go out, and not only where others do.
+    pressing: bool,
     /// Bytes kept for the peer, over all streams.
     kept: u64,
     /// Bytes that windows have grown, over all streams.
@@ -261,10 +260,8 @@ impl Session {
             arrived: 0,
             acknowledged: 0,
             credits_due: VecDeque::new(),
-            credits_soon: VecDeque::new(),
-            acknowledge_at: None,
-            unhurried: Vec::new(),
-            overdue: Vec::new(),
+            gathering: Gathering::default(),
+            pressing: false,
             kept: 0,
             grown: 0,
             classes: Classes::default(),
@@ -347,10 +344,11 @@ impl Session {
     /// Something the peer must hear at once.
     fn say_now(&mut self, frame: &Lasting) {
         self.changed = true;
+        self.pressing = true;
         self.say(frame);
     }
 
-    /// Something the peer must hear, whatever becomes of the link.
+    /// Something the peer must hear, whatever becomes of the link; with what goes out next.
     fn say(&mut self, frame: &Lasting) {
         if self.phase == Phase::Closed {
             return;

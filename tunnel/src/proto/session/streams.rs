@@ -63,6 +63,12 @@ impl StreamState {
         }
     }
 
+    /// Whether a CREDIT that was to go out soon still has something to say; else there is none on its way.
+    pub(super) fn still_has_news(&mut self) -> bool {
+        self.news = self.news.filter(|_| self.recv.has_news());
+        self.news.is_some()
+    }
+
     /// Whether both directions are.
     pub(super) fn is_over(&self) -> bool {
         self.send.ended().is_some() && self.recv.ended().is_some()
@@ -88,6 +94,15 @@ impl Classes {
             Class::Bulk => &mut self.bulk,
         }
     }
+}
+
+/// Who hands over a stream's end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Handover {
+    /// Whoever finished it.
+    Now,
+    /// Whoever acts on [`Session::take_overdue`].
+    Overdue,
 }
 
 /// Why nothing more can be written.
@@ -231,29 +246,19 @@ impl Session {
         }
     }
 
-    /// As [`write`](Self::write), for bytes that can wait for more of the stream to go with them. What has not
-    /// been handed over when acknowledgements are due, [`take_overdue`](Self::take_overdue) names.
-    pub fn write_soon(&mut self, id: StreamId, bytes: Bytes, now: Instant) {
-        self.write(id, bytes);
-        self.unhurried.push(id);
-        self.acknowledge_soon(now);
-    }
-
-    /// Streams whose bytes have waited long enough for more: they are to be handed over.
-    pub fn take_overdue(&mut self) -> Vec<StreamId> {
-        let mut overdue = std::mem::take(&mut self.overdue);
-        overdue.retain(|id| {
-            let stream = self.streams.get(id);
-            stream.is_some_and(|stream| !stream.send.is_handed_over())
-        });
-        overdue
-    }
-
-    /// No more bytes will be written to the stream.
-    pub fn finish(&mut self, id: StreamId) {
-        if let Some(stream) = self.streams.get_mut(&id) {
-            stream.send.finish();
+    /// No more bytes will be written to the stream. Where the peer has finished as well, it may have said that
+    /// it reads no more, and nobody has looked yet: then the end is not to be handed over by the caller, but
+    /// when [`take_overdue`](Self::take_overdue) names the stream, if it does.
+    pub fn finish(&mut self, id: StreamId) -> Handover {
+        let Some(stream) = self.streams.get_mut(&id) else {
+            return Handover::Now;
+        };
+        stream.send.finish();
+        if stream.recv.ended().is_none() {
+            return Handover::Now;
         }
+        self.hand_over(id);
+        Handover::Overdue
     }
 
     /// What to hand to the stream's transport next.
@@ -326,8 +331,7 @@ impl Session {
             }
             (Due::Soon, None) => {
                 stream.news = Some(Due::Soon);
-                self.credits_soon.push_back(id);
-                self.acknowledge_soon(now);
+                self.credit_soon(id, now);
             }
         }
         Ok(())
@@ -339,7 +343,7 @@ impl Session {
             && stream.recv.end(RecvEnd::Ended)
         {
             self.say(&Lasting::Done(Done(id)));
-            self.acknowledge_soon(now);
+            self.settle_later(now);
         }
         self.forget_if_over(id);
     }

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use crate::proto::code::ResetCode;
 use crate::proto::frame::{FrameReader, Leg};
 use crate::proto::limits;
-use crate::proto::session::{Agreed, Ending, Event, LinkEnd, LinkId, Session};
+use crate::proto::session::{Agreed, Ending, Event, Handover, LinkEnd, LinkId, Session};
 use crate::proto::stream::{Chunk, RecvEnd, SendEnd};
 use crate::proto::stream_id::{Role, StreamId};
 
@@ -38,6 +38,8 @@ pub(super) struct Stream {
     pub(super) attaching: Option<Attaching>,
     /// The peer's OPEN is still arriving.
     pub(super) header: Option<FrameReader>,
+    /// What it has for its transport waits: for more, or for the session to say that it has waited enough.
+    pub(super) waits: bool,
     /// Payload written and read.
     pub(super) written: u64,
     pub(super) read: u64,
@@ -53,6 +55,7 @@ pub(super) struct Stream {
 impl Stream {
     /// It goes on there. A direction that has ended does not.
     pub(super) fn place(&mut self, place: Place) {
+        self.waits = false;
         self.send_at = Some(place);
         self.recv_at = self.end.is_none().then_some(place);
     }
@@ -162,8 +165,8 @@ impl End {
         );
     }
 
-    /// Writes up to `len` bytes.
-    pub(super) fn write(&mut self, id: StreamId, len: u64) {
+    /// Writes up to `len` bytes; where `soon` says when it is, they may wait.
+    pub(super) fn write(&mut self, id: StreamId, len: u64, soon: Option<Instant>) {
         let which = self.which;
         let Some(stream) = self.streams.get_mut(&id) else {
             return;
@@ -175,8 +178,12 @@ impl End {
             Ok(room) => {
                 let len = len.min(room as u64);
                 if len > 0 {
-                    self.session
-                        .write(id, payload(id, which, stream.written, len));
+                    let bytes = payload(id, which, stream.written, len);
+                    match soon {
+                        Some(now) => self.session.write_soon(id, bytes, now),
+                        None => self.session.write(id, bytes),
+                    }
+                    stream.waits = soon.is_some();
                     stream.written += len;
                     self.truth.entry(id).or_default().written = stream.written;
                 }
@@ -193,7 +200,16 @@ impl End {
         {
             stream.finished = true;
             self.truth.entry(id).or_default().finished = true;
-            self.session.finish(id);
+            stream.waits = self.session.finish(id) == Handover::Overdue;
+        }
+    }
+
+    /// Hands over what has waited enough.
+    pub(super) fn take_overdue(&mut self) {
+        for id in self.session.take_overdue() {
+            if let Some(stream) = self.streams.get_mut(&id) {
+                stream.waits = false;
+            }
         }
     }
 

@@ -177,7 +177,9 @@ impl<'a> World<'a> {
 
     fn write(&mut self, end: usize, pick: usize) {
         let len = 1 + self.choices.below(WRITE_MAX);
-        self.with_stream(end, pick, |end, id| end.write(id, len.into()));
+        let now = self.instant();
+        let soon = (self.choices.below(4) == 0).then_some(now);
+        self.with_stream(end, pick, |end, id| end.write(id, len.into(), soon));
     }
 
     // --- transports ---
@@ -352,6 +354,7 @@ impl<'a> World<'a> {
             self.transmit(end);
             self.end_links(end);
             self.arrive(end);
+            self.ends[end].take_overdue();
             self.pump(end);
             self.notice_ends(end);
             self.ends[end].take_events();
@@ -412,7 +415,9 @@ impl<'a> World<'a> {
         let mut ids: Vec<_> = self.ends[end].streams.keys().copied().collect();
         ids.sort();
         for id in ids {
-            while let Some(place) = self.ends[end].streams.get(&id).and_then(|s| s.send_at) {
+            while let Some(stream) = self.ends[end].streams.get(&id)
+                && let Some(place) = stream.send_at.filter(|_| !stream.waits)
+            {
                 let most = 1 + self.choices.below(WRITE_MAX) as usize;
                 let Some(item) = self.ends[end].chunk(id, most) else {
                     break;
