@@ -9,7 +9,7 @@ use futures_util::task::AtomicWaker;
 use super::Shared;
 use crate::proto::code::ResetCode;
 use crate::proto::frame::{Attached, Class, Leg};
-use crate::proto::session::{Handover, LinkId, WriteEnd};
+use crate::proto::session::{LinkId, WriteEnd};
 use crate::proto::stream::{Chunk, RecvEnd, SendEnd};
 use crate::proto::stream_id::StreamId;
 use crate::stream::StreamError;
@@ -254,7 +254,7 @@ impl StreamIo {
                 }
                 Poll::Ready(Err(HalfError::Malformed(error))) => {
                     recv.half = None;
-                    shared.with(|core| core.stop(self.id, ResetCode::Internal));
+                    shared.with(|core| core.stop(self.id, ResetCode::Internal, super::now()));
                     return Poll::Ready(Err(StreamError::Malformed(error)));
                 }
                 // What became of the stream, the session says, or another transport does.
@@ -284,7 +284,7 @@ impl StreamIo {
     /// Reads no more.
     pub(crate) fn stop(&self, shared: &Shared, code: ResetCode) {
         let half = self.recv().half.take();
-        shared.with(|core| core.stop(self.id, code));
+        shared.with(|core| core.stop(self.id, code, super::now()));
         if let Some(mut half) = half {
             half.stop(code);
         }
@@ -379,18 +379,14 @@ impl StreamIo {
         Poll::Ready(())
     }
 
-    /// Ends the direction cleanly. Ready once the transport has the end, or the link will see to it.
+    /// Ends the direction cleanly. Ready once the transport has the end, or there is none.
     pub(crate) fn poll_finish(
         &self,
         shared: &Shared,
         cx: &mut Context<'_>,
     ) -> Poll<Result<(), StreamError>> {
         match self.room(shared) {
-            Ok(_) => {
-                if shared.with(|core| core.finish(self.id)) == Handover::Overdue {
-                    return Poll::Ready(Ok(()));
-                }
-            }
+            Ok(_) => shared.with(|core| core.finish(self.id)),
             // A peer that reads no more does not mind that nothing more comes.
             Err(Some(StreamError::Finished | StreamError::Stopped(_))) => {}
             Err(Some(error)) => return Poll::Ready(Err(error)),

@@ -118,7 +118,6 @@ impl Driver<'_> {
         self.handle_bytes(&behind_handshake);
         loop {
             self.take_arrivals();
-            self.hand_over();
             self.take_output();
             if let Some(over) = self.over() {
                 return over;
@@ -138,7 +137,10 @@ impl Driver<'_> {
                 Wake::Stream(Err(error)) => return self.end_of_transport(error).await,
                 Wake::Stream(Ok(stream)) => self.begin_opening(stream),
                 Wake::Opened(opened) => self.opened(opened),
-                Wake::Timeout => self.handle_timeout(),
+                Wake::Timeout => {
+                    self.handle_timeout();
+                    self.hand_over();
+                }
                 Wake::Written(Ok(())) => self.flushed = true,
                 Wake::Changed => {}
             }
@@ -236,7 +238,7 @@ impl Driver<'_> {
         });
     }
 
-    /// Hands over what streams have left to others.
+    /// Hands over what streams have written, and has waited long enough for more.
     fn hand_over(&mut self) {
         for stream in self.shared.take_overdue() {
             let shared = Arc::clone(self.shared);

@@ -264,7 +264,7 @@ impl Session {
 
     /// Ends the session at once, and its streams with it.
     pub fn close(&self, code: CloseCode, reason: &str) {
-        self.shared.close(code, reason);
+        self.shared.with(|core| core.close(code, reason));
     }
 
     /// Takes no new streams, asks the peer to open none and to dial again after `return_after`,
@@ -433,7 +433,8 @@ struct CloseOnDrop(Arc<Shared>);
 
 impl Drop for CloseOnDrop {
     fn drop(&mut self) {
-        self.0.close(CloseCode::Shutdown, "session dropped");
+        self.0
+            .with(|core| core.close(CloseCode::Shutdown, "session dropped"));
     }
 }
 

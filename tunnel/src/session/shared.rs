@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Waker};
 
 use tokio::sync::futures::Notified;
 use tokio::sync::{Mutex as AsyncMutex, Notify, mpsc, watch};
@@ -302,16 +301,6 @@ impl Shared {
         let overdue = state.core.take_overdue();
         let streams = overdue.iter().filter_map(|id| state.streams.get(id));
         streams.cloned().collect()
-    }
-
-    /// Ends the session. What streams have left to the link to hand over goes before.
-    pub(super) fn close(&self, code: CloseCode, reason: &str) {
-        let mut cx = Context::from_waker(Waker::noop());
-        for stream in self.take_overdue() {
-            // A transport that has no room gets nothing more.
-            let _ = stream.poll_pump(self, &mut cx);
-        }
-        self.with(|core| core.close(code, reason));
     }
 
     /// The link for a new stream of this side.

@@ -20,7 +20,7 @@ pub(super) struct Gathering {
     acknowledge_at: Option<Instant>,
     /// When lasting frames, and the acknowledgement of the peer's, are due at the latest.
     settle_at: Option<Instant>,
-    /// Streams that have something for their transport which nobody hands over by himself.
+    /// Streams where they have waited long enough.
     overdue: Vec<StreamId>,
 }
 
@@ -62,13 +62,7 @@ impl Session {
         self.acknowledge_soon(now);
     }
 
-    /// The stream's end is to be handed over, and not by who finished it.
-    pub(super) fn hand_over(&mut self, id: StreamId) {
-        self.gathering.overdue.push(id);
-        self.changed = true;
-    }
-
-    /// Streams that have something for their transport which is not to wait for their application.
+    /// Streams whose bytes have waited long enough: they are to be handed over.
     pub fn take_overdue(&mut self) -> Vec<StreamId> {
         let mut overdue = std::mem::take(&mut self.gathering.overdue);
         overdue.retain(|id| {
@@ -113,8 +107,9 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::proto::code::ResetCode;
     use crate::proto::frame::{Class, Open};
-    use crate::proto::session::{Agreed, Handover, LinkRole};
+    use crate::proto::session::{Agreed, LinkRole};
     use crate::proto::stream::Chunk;
     use crate::proto::stream_id::Role;
 
@@ -132,17 +127,20 @@ mod tests {
         };
         let mut session = Session::new(Role::Acceptor, &agreed, now);
         session.link_up(LINK, LinkRole::Main, 0, now).unwrap();
-        let open = |stream| Open {
-            stream,
-            class: Class::Default,
-            target: "x".to_owned(),
-            header: Bytes::new(),
-        };
         let id = session.open_stream(open).unwrap();
         session.begin(LINK, id).unwrap();
         hand_over(&mut session, id);
         while session.poll_transmit(LINK).is_some() {}
         (session, id, now)
+    }
+
+    fn open(stream: StreamId) -> Open {
+        Open {
+            stream,
+            class: Class::Default,
+            target: "x".to_owned(),
+            header: Bytes::new(),
+        }
     }
 
     /// What the stream's transport gets.
@@ -200,13 +198,7 @@ mod tests {
     #[test]
     fn what_is_read_is_acknowledged_soon_and_takes_the_rest_along() {
         let (mut session, id, now) = session();
-        let other = session.open_stream(|stream| Open {
-            stream,
-            class: Class::Default,
-            target: "x".to_owned(),
-            header: Bytes::new(),
-        });
-        let other = other.unwrap();
+        let other = session.open_stream(open).unwrap();
         session.fin_received(other, now);
         session.received(id, 1000, now).unwrap();
         session.handle_timeout(LINK, now + limits::ACK_DELAY);
@@ -221,18 +213,15 @@ mod tests {
     }
 
     #[test]
-    fn the_end_of_a_stream_that_the_peer_has_ended_is_left_to_the_link() {
+    fn who_has_answered_says_later_that_he_reads_no_more() {
         let (mut session, id, now) = session();
-        session.fin_received(id, now);
-        assert_eq!(session.finish(id), Handover::Overdue);
-        assert_eq!(session.take_overdue(), [id]);
-        assert_eq!(hand_over(&mut session, id), [Chunk::Fin]);
-    }
-
-    #[test]
-    fn the_end_of_a_stream_that_the_peer_has_not_ended_is_handed_over_at_once() {
-        let (mut session, id, _) = session();
-        assert_eq!(session.finish(id), Handover::Now);
-        assert_eq!(session.take_overdue(), []);
+        let other = session.open_stream(open).unwrap();
+        session.finish(id);
+        session.stop(id, ResetCode::Cancelled, now);
+        assert_eq!(session.poll_transmit(LINK), None);
+        session.stop(other, ResetCode::Cancelled, now);
+        let sent = session.poll_transmit(LINK).unwrap();
+        assert!(sent.len() > 6, "both: {sent:?}");
+        assert_eq!(session.poll_transmit(LINK), None);
     }
 }

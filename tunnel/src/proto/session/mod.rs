@@ -18,7 +18,7 @@ pub use self::links::{LinkEnd, LinkId, LinkRefused, LinkRole};
 use self::outbox::Outbox;
 pub use self::placement::{Beginning, Taken};
 use self::seen::Seen;
-pub use self::streams::{Classes, Handover, WriteEnd};
+pub use self::streams::{Classes, WriteEnd};
 use self::streams::{Count, StreamState};
 use super::code::CloseCode;
 use super::frame::{Close, Control, GoAway, Lasting};

@@ -399,7 +399,7 @@ mod tests {
         assert_eq!(link_ends(&mut session), []);
         session.begin(LinkId(1), copy).unwrap();
         session.reset(copy, ResetCode::Cancelled);
-        session.stop(copy, ResetCode::Cancelled);
+        session.stop(copy, ResetCode::Cancelled, now);
         session.release(copy);
         assert_eq!(link_ends(&mut session), [(LinkId(1), LinkEnd::Left)]);
         assert_eq!(session.lane(), None);

@@ -96,15 +96,6 @@ impl Classes {
     }
 }
 
-/// Who hands over a stream's end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Handover {
-    /// Whoever finished it.
-    Now,
-    /// Whoever acts on [`Session::take_overdue`].
-    Overdue,
-}
-
 /// Why nothing more can be written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WriteEnd {
@@ -246,19 +237,11 @@ impl Session {
         }
     }
 
-    /// No more bytes will be written to the stream. Where the peer has finished as well, it may have said that
-    /// it reads no more, and nobody has looked yet: then the end is not to be handed over by the caller, but
-    /// when [`take_overdue`](Self::take_overdue) names the stream, if it does.
-    pub fn finish(&mut self, id: StreamId) -> Handover {
-        let Some(stream) = self.streams.get_mut(&id) else {
-            return Handover::Now;
-        };
-        stream.send.finish();
-        if stream.recv.ended().is_none() {
-            return Handover::Now;
+    /// No more bytes will be written to the stream.
+    pub fn finish(&mut self, id: StreamId) {
+        if let Some(stream) = self.streams.get_mut(&id) {
+            stream.send.finish();
         }
-        self.hand_over(id);
-        Handover::Overdue
     }
 
     /// What to hand to the stream's transport next.
@@ -298,11 +281,18 @@ impl Session {
     }
 
     /// Reads no more of the stream.
-    pub fn stop(&mut self, id: StreamId, code: ResetCode) {
+    pub fn stop(&mut self, id: StreamId, code: ResetCode, now: Instant) {
         if let Some(stream) = self.streams.get_mut(&id)
             && stream.recv.end(RecvEnd::Stopped)
         {
-            self.say_now(&Lasting::StopSending(StopSending { stream: id, code }));
+            let stop = Lasting::StopSending(StopSending { stream: id, code });
+            if stream.send.is_open() {
+                self.say_now(&stop);
+            } else {
+                // A peer that has its answer has hardly anything more to send.
+                self.say(&stop);
+                self.settle_later(now);
+            }
         }
         self.forget_if_over(id);
     }

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use crate::proto::code::ResetCode;
 use crate::proto::frame::{FrameReader, Leg};
 use crate::proto::limits;
-use crate::proto::session::{Agreed, Ending, Event, Handover, LinkEnd, LinkId, Session};
+use crate::proto::session::{Agreed, Ending, Event, LinkEnd, LinkId, Session};
 use crate::proto::stream::{Chunk, RecvEnd, SendEnd};
 use crate::proto::stream_id::{Role, StreamId};
 
@@ -200,7 +200,8 @@ impl End {
         {
             stream.finished = true;
             self.truth.entry(id).or_default().finished = true;
-            stream.waits = self.session.finish(id) == Handover::Overdue;
+            self.session.finish(id);
+            stream.waits = false;
         }
     }
 
@@ -226,7 +227,7 @@ impl End {
         }
     }
 
-    pub(super) fn stop(&mut self, id: StreamId, code: ResetCode) {
+    pub(super) fn stop(&mut self, id: StreamId, code: ResetCode, now: Instant) {
         if let Some(stream) = self.streams.get_mut(&id)
             && !stream.released
         {
@@ -235,7 +236,7 @@ impl End {
                 stream.stopped = Some(code);
             }
             stream.recv_at = None;
-            self.session.stop(id, code);
+            self.session.stop(id, code, now);
         }
     }
 
@@ -277,7 +278,7 @@ impl End {
     }
 
     /// Lets go of a stream, as dropping its halves does.
-    pub(super) fn release(&mut self, id: StreamId) {
+    pub(super) fn release(&mut self, id: StreamId, now: Instant) {
         let Some(stream) = self.streams.get(&id) else {
             return;
         };
@@ -285,7 +286,7 @@ impl End {
         if sending && !matches!(self.session.send_end(id), Some(SendEnd::Stopped(_))) {
             self.reset(id, ResetCode::Cancelled);
         }
-        self.stop(id, ResetCode::Cancelled);
+        self.stop(id, ResetCode::Cancelled, now);
         if let Some(stream) = self.streams.get_mut(&id) {
             stream.released = true;
         }

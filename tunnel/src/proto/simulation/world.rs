@@ -109,9 +109,11 @@ impl<'a> World<'a> {
             20..=31 => self.read(end, pick),
             32..=34 => self.with_stream(end, pick, End::finish),
             35 => self.with_stream(end, pick, |end, id| end.reset(id, ResetCode::TargetFailed)),
-            36 => self.with_stream(end, pick, |end, id| end.stop(id, ResetCode::Overloaded)),
+            36 => self.with_stream(end, pick, |end, id| {
+                end.stop(id, ResetCode::Overloaded, now);
+            }),
             37 => self.with_stream(end, pick, End::refuse),
-            38..=40 => self.with_stream(end, pick, End::release),
+            38..=40 => self.with_stream(end, pick, |end, id| end.release(id, now)),
             41..=44 => self.cut(),
             45..=47 => self.dial(LinkRole::Main),
             48 | 55 => self.dial(LinkRole::Lane),
@@ -832,6 +834,7 @@ impl<'a> World<'a> {
             if self.ends[0].session.primary().is_none() && self.handshakes.is_empty() {
                 self.dial(LinkRole::Main);
             }
+            let now = self.instant();
             for end in 0..2 {
                 let mut ids: Vec<_> = self.ends[end].streams.keys().copied().collect();
                 ids.sort();
@@ -840,7 +843,7 @@ impl<'a> World<'a> {
                     while self.read_one(end, id) {}
                     let over = |stream: &Stream| stream.end.is_some() && !stream.released;
                     if self.ends[end].streams.get(&id).is_some_and(over) {
-                        self.ends[end].release(id);
+                        self.ends[end].release(id, now);
                     }
                 }
             }
