@@ -9,13 +9,12 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::{HeaderValue, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Full, Limited};
-use hyper::body::Incoming;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use zeroize::Zeroizing;
 
 use crate::{
     BoxError, ClusterName, Identity, StreamClass,
-    exchange::{self, ExchangeError},
+    exchange::{self, Answered, ExchangeError},
     front::{Clusters, ConnectError, Open},
     limits,
 };
@@ -137,7 +136,7 @@ impl Reviewer {
     }
 }
 
-async fn read(response: Response<Incoming>) -> Result<Bytes, BoxError> {
+async fn read(response: Response<Answered>) -> Result<Bytes, BoxError> {
     let body = Limited::new(response.into_body(), limits::PROVIDER_ANSWER_BYTES);
     Ok(body.collect().await?.to_bytes())
 }

@@ -7,7 +7,7 @@ use std::{
 
 use bytes::Bytes;
 use http::{Response, StatusCode, Version, header, response};
-use hyper::{body::Incoming, upgrade::OnUpgrade};
+use hyper::upgrade::OnUpgrade;
 use tracing::Instrument;
 
 use super::{
@@ -20,7 +20,7 @@ use super::{
 use crate::{
     Body, BoxError, Refusal,
     body::{self, Guard, Guarded},
-    exchange::{Exchange, Until},
+    exchange::{Answered, Exchange, Until},
     headers,
     pipe::{self, Meter},
     upgrade::UpgradeRequest,
@@ -28,7 +28,7 @@ use crate::{
 
 /// What the agent answered.
 pub(super) struct Answer {
-    pub(super) response: Response<Incoming>,
+    pub(super) response: Response<Answered>,
     pub(super) exchange: Exchange,
     /// What it takes of its user's and its cluster's budgets.
     pub(super) place: Place,

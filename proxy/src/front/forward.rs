@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     Body, BoxedIo, Refusal, authenticate,
-    exchange::{self, Exchange, ExchangeError},
+    exchange::{self, Answered, Exchange, ExchangeError},
     headers, limits, pipe,
     upgrade::UpgradeRequest,
 };
@@ -149,7 +149,7 @@ impl Front {
         admitted: Admitted,
         upgrade: Option<&UpgradeRequest>,
         record: &Record,
-    ) -> Result<(Response<Incoming>, Exchange, Place), Refusal> {
+    ) -> Result<(Response<Answered>, Exchange, Place), Refusal> {
         let (mut parts, body) = request.into_parts();
         headers::clean_request(&mut parts.headers);
         write_headers(&mut parts.headers, record, upgrade)?;

@@ -17,7 +17,7 @@ use super::{ApiServer, endpoint::Offer, pool::origin_form};
 use crate::{
     Body, Identity, Refusal, RequestInfo,
     body::{self, Guarded},
-    exchange::{self, Exchange, ExchangeError},
+    exchange::{self, Answered, Exchange, ExchangeError},
     headers, impersonate, limits,
     pipe::{self, Meter},
     upgrade::UpgradeRequest,
@@ -274,14 +274,14 @@ fn lock(left: &Mutex<Left>) -> MutexGuard<'_, Left> {
 }
 
 /// Rule 1: any other answer is an ordinary response; both connections end with it.
-fn declined(response: Response<Incoming>, exchange: Exchange) -> Response<Body> {
+fn declined(response: Response<Answered>, exchange: Exchange) -> Response<Body> {
     let (mut parts, incoming) = response.into_parts();
     headers::clean_response(&mut parts.headers);
     Response::from_parts(parts, body::boxed(Guarded::new(incoming, exchange)))
 }
 
 fn switch(
-    mut response: Response<Incoming>,
+    mut response: Response<Answered>,
     exchange: Exchange,
     upgrade: &UpgradeRequest,
     left: &Mutex<Left>,

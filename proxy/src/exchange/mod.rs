@@ -1,19 +1,24 @@
 //! One HTTP/1.1 request on one byte stream: how the server's half speaks to an agent, and how the agent
 //! speaks to an API server when it upgrades.
 
+mod inline;
+
 use std::{
+    future::poll_fn,
     io,
-    pin::Pin,
+    pin::{Pin, pin},
     task::{Context, Poll, ready},
 };
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{Request, Response, header};
+use http_body::{Body, Frame, SizeHint};
 use hyper::{body::Incoming, client::conn::http1};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::task::AbortOnDropHandle;
 
+use self::inline::Inline;
 use crate::{BoxError, body::Guard, limits};
 
 /// Why an exchange brought no response.
@@ -53,21 +58,36 @@ fn io_kind(error: &hyper::Error) -> Option<io::ErrorKind> {
     source.downcast_ref::<io::Error>().map(io::Error::kind)
 }
 
-/// The task that moves an exchange's bytes. Dropping it drops the stream at once, so that whoever waits
+/// What moves an exchange's bytes. Dropping it drops the stream at once, so that whoever waits
 /// at the other end learns it; after [`Exchange::finish`] it closes the stream in an orderly way.
-#[derive(Debug)]
-pub(crate) struct Exchange {
-    driver: Option<AbortOnDropHandle<()>>,
+pub(crate) struct Exchange(Option<Driver>);
+
+enum Driver {
+    /// Whoever reads the answer.
+    Inline(Inline),
+    /// A task: an upgraded stream, or a request's body, moves also while nobody reads.
+    Task(AbortOnDropHandle<()>),
 }
 
 impl Exchange {
     /// Lets the stream close by itself, within a grace period.
     pub(crate) fn finish(&mut self) {
-        if let Some(driver) = self.driver.take() {
-            let mut driver = driver;
-            tokio::spawn(async move {
-                let _ = tokio::time::timeout(limits::SHUTDOWN_GRACE, &mut driver).await;
-            });
+        match self.0.take() {
+            None => {}
+            Some(Driver::Inline(inline)) => inline.finish(),
+            Some(Driver::Task(mut task)) => {
+                tokio::spawn(async move {
+                    let _ = tokio::time::timeout(limits::SHUTDOWN_GRACE, &mut task).await;
+                });
+            }
+        }
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        if let Some(Driver::Inline(inline)) = &self.0 {
+            inline.abort();
         }
     }
 }
@@ -79,6 +99,36 @@ impl Guard for Exchange {
 
     fn finished(&mut self) {
         self.finish();
+    }
+}
+
+/// The body of an exchange's answer.
+pub(crate) struct Answered {
+    incoming: Incoming,
+    inline: Option<Inline>,
+}
+
+impl Body for Answered {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let Self { incoming, inline } = &mut *self;
+        match inline {
+            Some(inline) => inline.poll(cx, |cx| Pin::new(&mut *incoming).poll_frame(cx)),
+            None => Pin::new(incoming).poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.incoming.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.incoming.size_hint()
     }
 }
 
@@ -99,24 +149,40 @@ pub(crate) fn client() -> http1::Builder {
 pub(crate) async fn send<I, B>(
     io: I,
     request: Request<B>,
-) -> Result<(Response<Incoming>, Exchange), ExchangeError>
+) -> Result<(Response<Answered>, Exchange), ExchangeError>
 where
     I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
-    B: http_body::Body<Data = Bytes> + Send + 'static,
+    B: Body<Data = Bytes> + Send + 'static,
     B::Error: Into<BoxError>,
 {
     let (mut sender, connection) = client().handshake(TokioIo::new(io)).await?;
-    let driver = tokio::spawn(async move {
+    let work = async move {
         if let Err(error) = connection.with_upgrades().await {
             tracing::debug!(
                 error = &error as &dyn std::error::Error,
                 "exchange ended early"
             );
         }
-    });
-    let driver = Some(AbortOnDropHandle::new(driver));
-    let response = sender.send_request(request).await?;
-    Ok((response, Exchange { driver }))
+    };
+    let mut exchange = Exchange(None);
+    if !request.body().is_end_stream() || request.headers().contains_key(header::UPGRADE) {
+        exchange.0 = Some(Driver::Task(AbortOnDropHandle::new(tokio::spawn(work))));
+        let response = sender.send_request(request).await?;
+        let inline = None;
+        return Ok((
+            response.map(|incoming| Answered { incoming, inline }),
+            exchange,
+        ));
+    }
+    let inline = Inline::new(work);
+    exchange.0 = Some(Driver::Inline(inline.clone()));
+    let mut sending = pin!(sender.send_request(request));
+    let response = poll_fn(|cx| inline.poll(cx, |cx| sending.as_mut().poll(cx))).await?;
+    let inline = Some(inline);
+    Ok((
+        response.map(|incoming| Answered { incoming, inline }),
+        exchange,
+    ))
 }
 
 /// Adds an abort condition to another guard.
