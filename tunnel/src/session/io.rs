@@ -38,6 +38,8 @@ struct SendIo {
     half: Option<Box<dyn SendStream>>,
     /// The half has bytes that it may not have passed on.
     unflushed: bool,
+    /// All that is to be handed over waits for the application to write more. hyper flushes before it does.
+    waits: bool,
 }
 
 /// A stream that left its old transport, and what it begins with on the next.
@@ -292,18 +294,20 @@ impl StreamIo {
 
     // --- writing ---
 
-    /// Takes bytes that the application's next ones, or its next flush, hand over with themselves; or the link,
-    /// when acknowledgements are due.
+    /// Takes bytes that go with the application's next ones, or its end; or the link hands them over, when
+    /// acknowledgements are due. It must be the first that is written.
     pub(crate) fn poll_write_soon(
         &self,
         shared: &Shared,
         cx: &mut Context<'_>,
         bytes: &mut Bytes,
     ) -> Poll<Result<(), StreamError>> {
+        let mut send = self.send();
         self.writers.application.register(cx.waker());
         match self.room(shared) {
             Ok(0) => return Poll::Pending,
             Ok(room) => {
+                send.waits = true;
                 let now = super::now();
                 let bytes = bytes.split_to(bytes.len().min(room));
                 shared.with(|core| core.write_soon(self.id, bytes, now));
@@ -321,6 +325,7 @@ impl StreamIo {
         take: impl FnOnce(usize) -> Bytes,
     ) -> Poll<Result<usize, StreamError>> {
         let mut send = self.send();
+        send.waits = false;
         self.writers.application.register(cx.waker());
         ready!(self.poll_hand_over(shared, &mut send));
         let len = match self.room(shared) {
@@ -346,7 +351,11 @@ impl StreamIo {
         cx: &mut Context<'_>,
     ) -> Poll<Result<(), StreamError>> {
         self.writers.application.register(cx.waker());
-        ready!(self.poll_flush_half(shared));
+        let mut send = self.send();
+        if !send.waits {
+            ready!(self.poll_flush_half(shared, &mut send));
+        }
+        drop(send);
         match self.room(shared) {
             // To a peer that reads no more there is nothing to hand over: the next write hears it.
             Ok(_) | Err(Some(StreamError::Finished | StreamError::Stopped(_))) => {
@@ -360,12 +369,13 @@ impl StreamIo {
     /// As [`poll_flush`](Self::poll_flush), for whoever does it beside the application.
     pub(super) fn poll_pump(&self, shared: &Shared, cx: &mut Context<'_>) -> Poll<()> {
         self.writers.register_pump(cx.waker());
-        self.poll_flush_half(shared)
+        let mut send = self.send();
+        send.waits = false;
+        self.poll_flush_half(shared, &mut send)
     }
 
-    fn poll_flush_half(&self, shared: &Shared) -> Poll<()> {
-        let mut send = self.send();
-        ready!(self.poll_hand_over(shared, &mut send));
+    fn poll_flush_half(&self, shared: &Shared, send: &mut SendIo) -> Poll<()> {
+        ready!(self.poll_hand_over(shared, send));
         if !send.unflushed {
             return Poll::Ready(());
         }
@@ -386,7 +396,10 @@ impl StreamIo {
         cx: &mut Context<'_>,
     ) -> Poll<Result<(), StreamError>> {
         match self.room(shared) {
-            Ok(_) => shared.with(|core| core.finish(self.id)),
+            Ok(_) => {
+                self.send().waits = false;
+                shared.with(|core| core.finish(self.id));
+            }
             // A peer that reads no more does not mind that nothing more comes.
             Err(Some(StreamError::Finished | StreamError::Stopped(_))) => {}
             Err(Some(error)) => return Poll::Ready(Err(error)),
@@ -419,7 +432,9 @@ impl StreamIo {
     /// Hands what was written to the transport, until that takes no more. Ready where nothing is
     /// left, or there is no transport.
     fn poll_hand_over(&self, shared: &Shared, send: &mut SendIo) -> Poll<()> {
-        let SendIo { half, unflushed } = send;
+        let SendIo {
+            half, unflushed, ..
+        } = send;
         let Some(transport) = half.as_mut() else {
             return Poll::Ready(());
         };
