@@ -1,6 +1,7 @@
 //! The command line.
 
 use std::net::SocketAddr;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -104,6 +105,15 @@ pub(crate) struct Cli {
     /// Time for requests in flight when the agent is told to stop
     #[arg(long, env = "UNDERPASS_DRAIN", default_value = "30s", value_name = "TIME", value_parser = humantime::parse_duration)]
     pub(crate) drain: Duration,
+    /// Threads that move bytes. One carries some gigabits, or thousands of requests, in a second, and each of
+    /// them with the least work; more are for more than that
+    #[arg(
+        long,
+        env = "UNDERPASS_THREADS",
+        default_value = "1",
+        value_name = "NUMBER"
+    )]
+    pub(crate) threads: NonZeroUsize,
     /// Where to serve metrics (Prometheus), for whoever may reach it; nowhere unless set
     #[arg(long, env = "UNDERPASS_METRICS", value_name = "ADDRESS:PORT")]
     pub(crate) metrics: Option<SocketAddr>,

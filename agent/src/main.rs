@@ -65,8 +65,16 @@ fn start_logging(format: LogFormat) {
     }
 }
 
-#[tokio::main]
-async fn run(cli: Cli) -> Result<()> {
+fn run(cli: Cli) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(cli.threads.get())
+        .enable_all()
+        .build()
+        .context("cannot start threads")?;
+    runtime.block_on(serve_until_stopped(cli))
+}
+
+async fn serve_until_stopped(cli: Cli) -> Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let connector = connection::connector(&cli)?;
