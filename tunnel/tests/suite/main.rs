@@ -9,6 +9,7 @@
 )]
 
 mod addresses;
+mod answers;
 mod bytes;
 mod copying;
 mod dial;

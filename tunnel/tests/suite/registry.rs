@@ -15,11 +15,11 @@ use crate::harness::{acceptor, acceptor_config, connector_config, fails, key, ru
 use crate::peer::{PING, RawStream, frame, log_in};
 use crate::server::Pki;
 
-fn connector(pki: &Pki) -> Connector {
+pub(crate) fn connector(pki: &Pki) -> Connector {
     Connector::new(connector_config(1, pki)).unwrap()
 }
 
-async fn join(connector: &Connector, acceptor: &Acceptor) -> (Session, Session) {
+pub(crate) async fn join(connector: &Connector, acceptor: &Acceptor) -> (Session, Session) {
     let (here, there) = memory::pair();
     let (agent, server) = tokio::join!(
         connector.establish(Arc::new(here)),
