@@ -69,6 +69,15 @@ enum Driver {
     Task(AbortOnDropHandle<()>),
 }
 
+impl Driver {
+    fn inline(&self) -> Option<Inline> {
+        match self {
+            Self::Inline(inline) => Some(inline.clone()),
+            Self::Task(_) => None,
+        }
+    }
+}
+
 impl Exchange {
     /// Lets the stream close by itself, within a grace period.
     pub(crate) fn finish(&mut self) {
@@ -117,10 +126,9 @@ impl Body for Answered {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         let Self { incoming, inline } = &mut *self;
-        match inline {
-            Some(inline) => inline.poll(cx, |cx| Pin::new(&mut *incoming).poll_frame(cx)),
-            None => Pin::new(incoming).poll_frame(cx),
-        }
+        poll_driven(inline.as_ref(), cx, |cx| {
+            Pin::new(&mut *incoming).poll_frame(cx)
+        })
     }
 
     fn is_end_stream(&self) -> bool {
@@ -164,25 +172,34 @@ where
             );
         }
     };
-    let mut exchange = Exchange(None);
-    if !request.body().is_end_stream() || request.headers().contains_key(header::UPGRADE) {
-        exchange.0 = Some(Driver::Task(AbortOnDropHandle::new(tokio::spawn(work))));
-        let response = sender.send_request(request).await?;
-        let inline = None;
-        return Ok((
-            response.map(|incoming| Answered { incoming, inline }),
-            exchange,
-        ));
-    }
-    let inline = Inline::new(work);
-    exchange.0 = Some(Driver::Inline(inline.clone()));
+    let moves_by_itself =
+        !request.body().is_end_stream() || request.headers().contains_key(header::UPGRADE);
+    let driver = if moves_by_itself {
+        Driver::Task(AbortOnDropHandle::new(tokio::spawn(work)))
+    } else {
+        Driver::Inline(Inline::new(work))
+    };
+    let inline = driver.inline();
+    let exchange = Exchange(Some(driver));
     let mut sending = pin!(sender.send_request(request));
-    let response = poll_fn(|cx| inline.poll(cx, |cx| sending.as_mut().poll(cx))).await?;
-    let inline = Some(inline);
+    let response = poll_fn(|cx| poll_driven(inline.as_ref(), cx, |cx| sending.as_mut().poll(cx)));
+    let response = response.await?;
     Ok((
         response.map(|incoming| Answered { incoming, inline }),
         exchange,
     ))
+}
+
+/// Polls for what comes of a connection that moves in the caller's task, if it does.
+fn poll_driven<T>(
+    inline: Option<&Inline>,
+    cx: &mut Context<'_>,
+    mut wanted: impl FnMut(&mut Context<'_>) -> Poll<T>,
+) -> Poll<T> {
+    match inline {
+        Some(inline) => inline.poll(cx, wanted),
+        None => wanted(cx),
+    }
 }
 
 /// Adds an abort condition to another guard.
