@@ -38,8 +38,6 @@ struct SendIo {
     half: Option<Box<dyn SendStream>>,
     /// The half has bytes that it may not have passed on.
     unflushed: bool,
-    /// All that is to be handed over waits for the application to write more. hyper flushes before it does.
-    waits: bool,
 }
 
 /// A stream that left its old transport, and what it begins with on the next.
@@ -295,19 +293,17 @@ impl StreamIo {
     // --- writing ---
 
     /// Takes bytes that go with the application's next ones, or its end; or the link hands them over, when
-    /// acknowledgements are due. It must be the first that is written.
+    /// acknowledgements are due. A flush leaves them: hyper flushes before it has anything to say.
     pub(crate) fn poll_write_soon(
         &self,
         shared: &Shared,
         cx: &mut Context<'_>,
         bytes: &mut Bytes,
     ) -> Poll<Result<(), StreamError>> {
-        let mut send = self.send();
         self.writers.application.register(cx.waker());
         match self.room(shared) {
             Ok(0) => return Poll::Pending,
             Ok(room) => {
-                send.waits = true;
                 let now = super::now();
                 let bytes = bytes.split_to(bytes.len().min(room));
                 shared.with(|core| core.write_soon(self.id, bytes, now));
@@ -325,7 +321,6 @@ impl StreamIo {
         take: impl FnOnce(usize) -> Bytes,
     ) -> Poll<Result<usize, StreamError>> {
         let mut send = self.send();
-        send.waits = false;
         self.writers.application.register(cx.waker());
         ready!(self.poll_hand_over(shared, &mut send));
         let len = match self.room(shared) {
@@ -351,11 +346,7 @@ impl StreamIo {
         cx: &mut Context<'_>,
     ) -> Poll<Result<(), StreamError>> {
         self.writers.application.register(cx.waker());
-        let mut send = self.send();
-        if !send.waits {
-            ready!(self.poll_flush_half(shared, &mut send));
-        }
-        drop(send);
+        ready!(self.poll_flush_half(shared));
         match self.room(shared) {
             // To a peer that reads no more there is nothing to hand over: the next write hears it.
             Ok(_) | Err(Some(StreamError::Finished | StreamError::Stopped(_))) => {
@@ -369,13 +360,12 @@ impl StreamIo {
     /// As [`poll_flush`](Self::poll_flush), for whoever does it beside the application.
     pub(super) fn poll_pump(&self, shared: &Shared, cx: &mut Context<'_>) -> Poll<()> {
         self.writers.register_pump(cx.waker());
-        let mut send = self.send();
-        send.waits = false;
-        self.poll_flush_half(shared, &mut send)
+        self.poll_flush_half(shared)
     }
 
-    fn poll_flush_half(&self, shared: &Shared, send: &mut SendIo) -> Poll<()> {
-        ready!(self.poll_hand_over(shared, send));
+    fn poll_flush_half(&self, shared: &Shared) -> Poll<()> {
+        let mut send = self.send();
+        ready!(self.poll_hand_over(shared, &mut send));
         if !send.unflushed {
             return Poll::Ready(());
         }
@@ -396,10 +386,7 @@ impl StreamIo {
         cx: &mut Context<'_>,
     ) -> Poll<Result<(), StreamError>> {
         match self.room(shared) {
-            Ok(_) => {
-                self.send().waits = false;
-                shared.with(|core| core.finish(self.id));
-            }
+            Ok(_) => shared.with(|core| core.finish(self.id)),
             // A peer that reads no more does not mind that nothing more comes.
             Err(Some(StreamError::Finished | StreamError::Stopped(_))) => {}
             Err(Some(error)) => return Poll::Ready(Err(error)),
@@ -432,9 +419,7 @@ impl StreamIo {
     /// Hands what was written to the transport, until that takes no more. Ready where nothing is
     /// left, or there is no transport.
     fn poll_hand_over(&self, shared: &Shared, send: &mut SendIo) -> Poll<()> {
-        let SendIo {
-            half, unflushed, ..
-        } = send;
+        let SendIo { half, unflushed } = send;
         let Some(transport) = half.as_mut() else {
             return Poll::Ready(());
         };

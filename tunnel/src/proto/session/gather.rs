@@ -54,20 +54,26 @@ impl Session {
         }
     }
 
-    /// As [`write`](Self::write), for bytes that can wait for more of the stream to go with them. What has not
-    /// been handed over when acknowledgements are due, [`take_overdue`](Self::take_overdue) names.
+    /// As [`write`](Self::write), for bytes that can wait for more of the stream to go with them. Until there is
+    /// more, or acknowledgements are due, [`next_chunk`](Self::next_chunk) does not give them;
+    /// [`take_overdue`](Self::take_overdue) names the streams where it does from then on.
     pub fn write_soon(&mut self, id: StreamId, bytes: Bytes, now: Instant) {
-        self.write(id, bytes);
-        self.gathering.unhurried.push(id);
-        self.acknowledge_soon(now);
+        if let Some(stream) = self.streams.get_mut(&id)
+            && stream.send.is_open()
+        {
+            self.kept += bytes.len() as u64;
+            stream.send.write_soon(bytes);
+            self.gathering.unhurried.push(id);
+            self.acknowledge_soon(now);
+        }
     }
 
     /// Streams whose bytes have waited long enough: they are to be handed over.
     pub fn take_overdue(&mut self) -> Vec<StreamId> {
         let mut overdue = std::mem::take(&mut self.gathering.overdue);
         overdue.retain(|id| {
-            let stream = self.streams.get(id);
-            stream.is_some_and(|stream| !stream.send.is_handed_over())
+            let stream = self.streams.get_mut(id);
+            stream.is_some_and(|stream| stream.send.hurry())
         });
         overdue
     }
@@ -108,8 +114,8 @@ mod tests {
 
     use super::*;
     use crate::proto::code::ResetCode;
-    use crate::proto::frame::{Class, Open};
-    use crate::proto::session::{Agreed, LinkRole};
+    use crate::proto::frame::Class;
+    use crate::proto::session::fixture::{self, open};
     use crate::proto::stream::Chunk;
     use crate::proto::stream_id::Role;
 
@@ -118,29 +124,12 @@ mod tests {
 
     /// A session that has a stream, and has said and handed over everything.
     fn session() -> (Session, StreamId, Instant) {
-        let now = Instant::now();
-        let agreed = Agreed {
-            local_streams: 10,
-            remote_streams: 10,
-            keepalive: Duration::from_secs(10),
-            resume_window: Duration::from_secs(60),
-        };
-        let mut session = Session::new(Role::Acceptor, &agreed, now);
-        session.link_up(LINK, LinkRole::Main, 0, now).unwrap();
-        let id = session.open_stream(open).unwrap();
+        let (mut session, now) = fixture::session(Role::Acceptor);
+        let id = open(&mut session, Class::Default);
         session.begin(LINK, id).unwrap();
         hand_over(&mut session, id);
         while session.poll_transmit(LINK).is_some() {}
         (session, id, now)
-    }
-
-    fn open(stream: StreamId) -> Open {
-        Open {
-            stream,
-            class: Class::Default,
-            target: "x".to_owned(),
-            header: Bytes::new(),
-        }
     }
 
     /// What the stream's transport gets.
@@ -162,6 +151,7 @@ mod tests {
         let (mut session, id, now) = session();
         session.write_soon(id, Bytes::from_static(b"answer"), now);
         assert_eq!(session.take_overdue(), []);
+        assert_eq!(hand_over(&mut session, id), []);
         assert_eq!(session.poll_timeout(LINK), Some(now + limits::ACK_DELAY));
         session.handle_timeout(LINK, now + limits::ACK_DELAY);
         assert_eq!(session.take_overdue(), [id]);
@@ -198,7 +188,7 @@ mod tests {
     #[test]
     fn what_is_read_is_acknowledged_soon_and_takes_the_rest_along() {
         let (mut session, id, now) = session();
-        let other = session.open_stream(open).unwrap();
+        let other = open(&mut session, Class::Default);
         session.fin_received(other, now);
         session.received(id, 1000, now).unwrap();
         session.handle_timeout(LINK, now + limits::ACK_DELAY);
@@ -215,7 +205,7 @@ mod tests {
     #[test]
     fn who_has_answered_says_later_that_he_reads_no_more() {
         let (mut session, id, now) = session();
-        let other = session.open_stream(open).unwrap();
+        let other = open(&mut session, Class::Default);
         session.finish(id);
         session.stop(id, ResetCode::Cancelled, now);
         assert_eq!(session.poll_transmit(LINK), None);

@@ -1,5 +1,7 @@
 //! The established session's state machine.
 
+#[cfg(test)]
+mod fixture;
 mod gather;
 mod links;
 mod outbox;

@@ -287,38 +287,14 @@ impl Session {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
-    use bytes::{Bytes, BytesMut};
+    use bytes::BytesMut;
 
     use super::*;
     use crate::proto::DecodeError;
     use crate::proto::code::CloseCode;
-    use crate::proto::frame::{Ack, Control, Credit, Lasting, Open, Ping};
-    use crate::proto::session::{Agreed, Ending, LinkEnd, LinkRefused};
-
-    fn session(role: Role) -> (Session, Instant) {
-        let now = Instant::now();
-        let agreed = Agreed {
-            local_streams: 10,
-            remote_streams: 10,
-            keepalive: Duration::from_secs(10),
-            resume_window: Duration::from_secs(60),
-        };
-        let mut session = Session::new(role, &agreed, now);
-        session.link_up(LinkId(0), LinkRole::Main, 0, now).unwrap();
-        (session, now)
-    }
-
-    fn open(session: &mut Session, class: Class) -> StreamId {
-        let open = |stream| Open {
-            stream,
-            class,
-            target: "x".to_owned(),
-            header: Bytes::new(),
-        };
-        session.open_stream(open).unwrap()
-    }
+    use crate::proto::frame::{Ack, Control, Credit, Lasting, Ping};
+    use crate::proto::session::fixture::{open, session};
+    use crate::proto::session::{Ending, LinkEnd, LinkRefused};
 
     fn begun(session: &mut Session, class: Class) -> StreamId {
         let id = open(session, class);

@@ -38,8 +38,6 @@ pub(super) struct Stream {
     pub(super) attaching: Option<Attaching>,
     /// The peer's OPEN is still arriving.
     pub(super) header: Option<FrameReader>,
-    /// What it has for its transport waits: for more, or for the session to say that it has waited enough.
-    pub(super) waits: bool,
     /// Payload written and read.
     pub(super) written: u64,
     pub(super) read: u64,
@@ -55,7 +53,6 @@ pub(super) struct Stream {
 impl Stream {
     /// It goes on there. A direction that has ended does not.
     pub(super) fn place(&mut self, place: Place) {
-        self.waits = false;
         self.send_at = Some(place);
         self.recv_at = self.end.is_none().then_some(place);
     }
@@ -183,7 +180,6 @@ impl End {
                         Some(now) => self.session.write_soon(id, bytes, now),
                         None => self.session.write(id, bytes),
                     }
-                    stream.waits = soon.is_some();
                     stream.written += len;
                     self.truth.entry(id).or_default().written = stream.written;
                 }
@@ -201,16 +197,6 @@ impl End {
             stream.finished = true;
             self.truth.entry(id).or_default().finished = true;
             self.session.finish(id);
-            stream.waits = false;
-        }
-    }
-
-    /// Hands over what has waited enough.
-    pub(super) fn take_overdue(&mut self) {
-        for id in self.session.take_overdue() {
-            if let Some(stream) = self.streams.get_mut(&id) {
-                stream.waits = false;
-            }
         }
     }
 

@@ -356,7 +356,8 @@ impl<'a> World<'a> {
             self.transmit(end);
             self.end_links(end);
             self.arrive(end);
-            self.ends[end].take_overdue();
+            // All streams are pumped below.
+            self.ends[end].session.take_overdue();
             self.pump(end);
             self.notice_ends(end);
             self.ends[end].take_events();
@@ -417,9 +418,7 @@ impl<'a> World<'a> {
         let mut ids: Vec<_> = self.ends[end].streams.keys().copied().collect();
         ids.sort();
         for id in ids {
-            while let Some(stream) = self.ends[end].streams.get(&id)
-                && let Some(place) = stream.send_at.filter(|_| !stream.waits)
-            {
+            while let Some(place) = self.ends[end].streams.get(&id).and_then(|s| s.send_at) {
                 let most = 1 + self.choices.below(WRITE_MAX) as usize;
                 let Some(item) = self.ends[end].chunk(id, most) else {
                     break;

@@ -37,6 +37,8 @@ pub struct SendBuffer {
     sent: u64,
     end: u64,
     limit: u64,
+    /// What is not handed over waits for more to go with it.
+    waits: bool,
     state: State,
 }
 
@@ -81,6 +83,7 @@ impl SendBuffer {
             sent: 0,
             end: 0,
             limit,
+            waits: false,
             state: State::Open,
         }
     }
@@ -129,28 +132,31 @@ impl SendBuffer {
         }
         self.end += bytes.len() as u64;
         self.kept.push_back(bytes);
+        self.waits = false;
+    }
+
+    /// As [`write`](Self::write). Where nothing else is left to hand over, the bytes wait for more, for the end,
+    /// for another transport, or until they are [hurried](Self::hurry).
+    pub fn write_soon(&mut self, bytes: Bytes) {
+        let alone = self.kept.get(self.cursor.0).is_none();
+        self.write(bytes);
+        self.waits = alone;
+    }
+
+    /// What waits for more waits no longer. Gives whether anything did.
+    pub fn hurry(&mut self) -> bool {
+        std::mem::take(&mut self.waits) && self.ended().is_none()
     }
 
     /// No bytes follow.
     pub fn finish(&mut self) {
         if self.is_open() {
+            self.waits = false;
             self.state = State::Finished {
                 handed_over: false,
                 ever: false,
             };
         }
-    }
-
-    /// Whether nothing is left to hand over.
-    pub fn is_handed_over(&self) -> bool {
-        let fin = matches!(
-            self.state,
-            State::Finished {
-                handed_over: false,
-                ..
-            }
-        );
-        self.ended().is_some() || !fin && self.kept.get(self.cursor.0).is_none()
     }
 
     /// What to hand over next. From now on the peer may have it: its acknowledgement can come before
@@ -160,6 +166,7 @@ impl SendBuffer {
         self.offered = self.next;
         match (&mut self.state, self.kept.get(index)) {
             (State::Over(_), _) => Chunk::Nothing,
+            _ if self.waits => Chunk::Nothing,
             (_, Some(chunk)) => {
                 let bytes = chunk.slice(offset..);
                 self.sent = self.sent.max(self.next + bytes.len() as u64);
@@ -233,6 +240,7 @@ impl SendBuffer {
         self.next = self.acknowledged;
         self.offered = self.next;
         self.cursor = (0, 0);
+        self.waits = false;
         if let State::Finished { handed_over, .. } = &mut self.state {
             *handed_over = false;
         }
