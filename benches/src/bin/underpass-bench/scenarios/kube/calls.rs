@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use http::Request;
 use http_body_util::BodyExt as _;
 use kube::Client;
@@ -131,11 +131,11 @@ pub(super) struct Watches {
 }
 
 impl Watches {
-    /// Opens so many, and waits until each has seen the object as it is.
-    pub(super) async fn begin(client: &Client, count: usize) -> Result<Self> {
+    /// Opens so many, spread over the clients, and waits until each has seen the object as it is.
+    pub(super) async fn begin(clients: &[Client], count: usize) -> Result<Self> {
         let (seen, events) = mpsc::unbounded_channel();
         let mut watching = JoinSet::new();
-        for _ in 0..count {
+        for client in clients.iter().cycle().take(count) {
             watching.spawn(watch(client.clone(), seen.clone()));
         }
         let mut watches = Self {
@@ -174,8 +174,13 @@ impl Watches {
         let arrivals = async {
             let mut arrivals = Vec::with_capacity(self.count);
             while arrivals.len() < self.count {
-                let all_gone = "all watches have ended";
-                arrivals.push(self.events.recv().await.context(all_gone)?);
+                tokio::select! {
+                    at = self.events.recv() => arrivals.push(at.context("all watches have ended")?),
+                    Some(ended) = self.watching.join_next() => {
+                        ended??;
+                        bail!("a watch has ended");
+                    }
+                }
             }
             Ok(arrivals)
         };

@@ -8,6 +8,7 @@ mod product;
 
 use std::collections::HashSet;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use kube::Client;
@@ -15,10 +16,12 @@ use serde_json::json;
 use underpass_testenv::{Assets, Cluster, ClusterOptions, Programs, Transport, progress_to_stderr};
 
 use self::calls::Watches;
+use self::client::Protocol;
 use self::product::Product;
 use super::Bench;
 use super::requests::{add_latency_over_direct, percentiles};
 use super::turns::Figures;
+use crate::plan::Plan;
 use crate::report::Metric;
 
 const SCENARIO: &str = "kube";
@@ -34,7 +37,8 @@ struct Way {
     /// As the same is called elsewhere in a report.
     name: &'static str,
     client: Client,
-    /// The other user's kubeconfig.
+    kubeconfig: PathBuf,
+    /// The other user's.
     neighbour: PathBuf,
     /// What it leads through.
     product: Option<Product>,
@@ -83,10 +87,11 @@ async fn prepare(bench: &mut Bench<'_>, scenario: &str) -> Result<(Cluster, Vec<
     let mut ways = Vec::new();
     let chosen: HashSet<_> = bench.systems.iter().map(|system| system.name()).collect();
     if chosen.contains("direct") {
-        let client = client::of(&cluster.kubeconfig_for(USER, &[])?).await?;
+        let kubeconfig = cluster.kubeconfig_for(USER, &[])?;
         ways.push(Way {
             name: "direct",
-            client,
+            client: client::of(&kubeconfig).await?,
+            kubeconfig,
             neighbour: cluster.kubeconfig_for(NEIGHBOUR, &[])?,
             product: None,
         });
@@ -103,10 +108,11 @@ async fn prepare(bench: &mut Bench<'_>, scenario: &str) -> Result<(Cluster, Vec<
         bench
             .report
             .add(scenario, "idle agent", name, metric, resident);
-        let client = client::of(&product.kubeconfig(USER)?).await?;
+        let kubeconfig = product.kubeconfig(USER)?;
         ways.push(Way {
             name,
-            client,
+            client: client::of(&kubeconfig).await?,
+            kubeconfig,
             neighbour: product.kubeconfig(NEIGHBOUR)?,
             product: Some(product),
         });
@@ -135,10 +141,12 @@ async fn measure(bench: &mut Bench<'_>, cluster: &Cluster, ways: &[Way]) -> Resu
         bench.report.fail(Some(SCENARIO), "a pod's log", error);
     }
     for _ in 0..plan.repetitions {
-        for way in ways {
-            let gets = calls::gets(&way.client, plan.requests);
-            let figures = way.figures(gets).await;
-            note(bench, SCENARIO, "GET", way.name, figures);
+        for protocol in Protocol::ALL {
+            for way in ways {
+                let figures = gets(way, protocol, plan.requests).await;
+                let cell = format!("GET{}", protocol.suffix());
+                note(bench, SCENARIO, &cell, way.name, figures);
+            }
         }
         for way in ways.iter().filter(|_| log.is_ok()) {
             match logs::read(&way.client).await {
@@ -155,19 +163,27 @@ async fn measure(bench: &mut Bench<'_>, cluster: &Cluster, ways: &[Way]) -> Resu
                 Err(error) => bench.report.fail(Some(SCENARIO), way.name, &error),
             }
         }
-        for way in ways {
-            let figures = match Watches::begin(&way.client, plan.watches).await {
-                Ok(watches) => {
-                    let delays = watches.writes(&writer.client, plan.writes);
-                    way.figures(delays).await
-                }
-                Err(error) => Err(error),
-            };
-            let cell = format!("{} watches", plan.watches);
-            note(bench, SCENARIO, &cell, way.name, figures);
+        for protocol in Protocol::ALL {
+            for way in ways {
+                let figures = watches(way, protocol, plan, &writer.client).await;
+                let cell = format!("{} watches{}", plan.watches, protocol.suffix());
+                note(bench, SCENARIO, &cell, way.name, figures);
+            }
         }
     }
     Ok(())
+}
+
+async fn gets(way: &Way, protocol: Protocol, time: Duration) -> Result<Figures> {
+    let clients = client::for_many(&way.kubeconfig, protocol, 1).await?;
+    let client = clients.first().context("no client")?;
+    way.figures(calls::gets(client, time)).await
+}
+
+async fn watches(way: &Way, protocol: Protocol, plan: &Plan, writer: &Client) -> Result<Figures> {
+    let clients = client::for_many(&way.kubeconfig, protocol, plan.watches).await?;
+    let watches = Watches::begin(&clients, plan.watches).await?;
+    way.figures(watches.writes(writer, plan.writes)).await
 }
 
 fn note(bench: &mut Bench<'_>, scenario: &str, cell: &str, way: &str, figures: Result<Figures>) {

@@ -41,7 +41,7 @@ async fn measure(bench: &mut Bench<'_>, way: &Way) -> Result<()> {
     let alone = percentiles(&gets(&way.neighbour, time).await?);
     note(bench, SCENARIO, ALONE, way.name, alone);
 
-    let watches = Watches::begin(&way.client, plan.watches).await?;
+    let watches = Watches::begin(std::slice::from_ref(&way.client), plan.watches).await?;
     tokio::time::sleep(plan.warm_up).await;
     let beside = percentiles(&gets(&way.neighbour, time).await?);
     watches.end().await;
