@@ -47,6 +47,8 @@ pub(super) struct StreamState {
     pub(super) held: bool,
     /// Whether a CREDIT is on its way out, and how soon.
     news: Option<Due>,
+    /// Whoever writes to it found no room.
+    waiting: bool,
 }
 
 impl StreamState {
@@ -60,6 +62,7 @@ impl StreamState {
             opened: false,
             held: false,
             news: None,
+            waiting: false,
         }
     }
 
@@ -208,8 +211,8 @@ impl Session {
     ///
     /// # Errors
     /// Where nothing more can be written.
-    pub fn room(&self, id: StreamId) -> Result<usize, WriteEnd> {
-        let Some(stream) = self.streams.get(&id) else {
+    pub fn room(&mut self, id: StreamId) -> Result<usize, WriteEnd> {
+        let Some(stream) = self.streams.get_mut(&id) else {
             return Err(WriteEnd::Gone);
         };
         if let Some(end) = stream.send.ended() {
@@ -219,11 +222,13 @@ impl Session {
             return Err(WriteEnd::Finished);
         }
         if stream.send.pieces() >= limits::STREAM_PIECES {
+            stream.waiting = true;
             return Ok(0);
         }
         let of_session = limits::SESSION_KEPT.saturating_sub(self.kept);
         let at_least = limits::STREAM_KEPT_MIN.saturating_sub(stream.send.kept());
         let room = stream.send.room().min(of_session.max(at_least));
+        stream.waiting |= room == 0;
         Ok(usize::try_from(room).unwrap_or(usize::MAX))
     }
 
@@ -401,7 +406,10 @@ impl Session {
                 .send
                 .credit(credit.received, credit.limit)
                 .map_err(|error| Violation::Offset(id, error))?;
-            self.events.push_back(Event::Writable(id));
+            // Most credit comes to somebody who has room, and has better things to do than to look.
+            if std::mem::take(&mut stream.waiting) {
+                self.events.push_back(Event::Writable(id));
+            }
         }
         Ok(())
     }
@@ -464,5 +472,52 @@ impl Session {
             self.forget_if_over(id);
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::session::fixture::{self, open};
+    use crate::proto::stream_id::Role;
+
+    /// Whether its writer is to be woken.
+    fn writable(session: &mut Session, id: StreamId) -> bool {
+        std::iter::from_fn(|| session.poll_event()).any(|event| event == Event::Writable(id))
+    }
+
+    /// Writes, and hands it over.
+    fn write(session: &mut Session, id: StreamId, len: usize) {
+        session.write(id, Bytes::from(vec![0; len]));
+        while let Chunk::Data(bytes) = session.next_chunk(id) {
+            session.sent(id, bytes.len());
+        }
+    }
+
+    #[test]
+    fn credit_wakes_who_found_no_room_and_nobody_else() {
+        let (mut session, _) = fixture::session(Role::Acceptor);
+        let id = open(&mut session, Class::Default);
+        session.begin(LinkId::FIRST, id).unwrap();
+        let credit = |received| Credit {
+            stream: id,
+            received,
+            // The OPEN takes some of the first credit.
+            limit: (received + 1) * 2 * limits::STREAM_CREDIT,
+        };
+
+        let room = session.room(id).unwrap();
+        write(&mut session, id, room);
+        session.on_credit(&credit(1)).unwrap();
+        assert!(!writable(&mut session, id), "nobody has asked");
+
+        let room = session.room(id).unwrap();
+        assert_ne!(room, 0);
+        write(&mut session, id, room);
+        assert_eq!(session.room(id), Ok(0));
+        session.on_credit(&credit(2)).unwrap();
+        assert!(writable(&mut session, id));
+        session.on_credit(&credit(3)).unwrap();
+        assert!(!writable(&mut session, id), "it knows");
     }
 }
