@@ -66,8 +66,16 @@ fn start_logging(format: LogFormat) {
 }
 
 fn run(cli: Cli) -> Result<()> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(cli.threads.get())
+    let mut runtime = match cli.threads.get() {
+        // Its tasks run in the order in which they were woken: what moves bytes on finds what many of them left.
+        1 => tokio::runtime::Builder::new_current_thread(),
+        threads => {
+            let mut runtime = tokio::runtime::Builder::new_multi_thread();
+            runtime.worker_threads(threads);
+            runtime
+        }
+    };
+    let runtime = runtime
         .enable_all()
         .build()
         .context("cannot start threads")?;
