@@ -5,6 +5,7 @@ mod admit;
 mod answer;
 mod audit;
 mod authorize;
+mod batch;
 mod budget;
 mod clusters;
 mod forward;

@@ -18,7 +18,10 @@ use tokio::{
     sync::watch,
 };
 
-use super::{Connection, ConnectionInfo, Front, Protocol};
+use super::{
+    Connection, ConnectionInfo, Front, Protocol,
+    batch::{Batched, Held},
+};
 use crate::{
     Body, BoxError,
     body::{self, Guard, Guarded},
@@ -94,7 +97,9 @@ impl Front {
             let active = Active::new(&active);
             async move { Ok::<_, Infallible>(active.hold(front.handle(request, &connection).await)) }
         });
+        let (io, driven) = Held::pair(io);
         let serving = http2().serve_connection(TokioIo::new(io), service);
+        let serving = Batched::new(driven, serving);
         let stop = async {
             tokio::select! {
                 () = self.draining.cancelled() => {}
@@ -132,6 +137,16 @@ where
 {
     fn finish(self: Pin<&mut Self>) {
         self.graceful_shutdown();
+    }
+}
+
+impl<I, C> Graceful for Batched<I, C, hyper::Result<()>>
+where
+    I: AsyncRead + AsyncWrite + Unpin,
+    C: Graceful,
+{
+    fn finish(mut self: Pin<&mut Self>) {
+        self.speaker().finish();
     }
 }
 
