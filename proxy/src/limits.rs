@@ -106,6 +106,10 @@ pub const FRONT_CONNECTION_WINDOW: u32 = 8 * 1024 * 1024;
 /// [`FRONT_STREAMS`] times this.
 pub const FRONT_SEND_BUFFER: usize = 256 * 1024;
 
+/// What an HTTP/2 connection gathers to write it together (*unauthenticated*): a TLS record, and more than the largest
+/// frame that is worth a copy.
+pub const FRONT_WRITE_BUFFER: usize = 16 * 1024;
+
 /// From "open a stream to this cluster" to the stream, the wait for a reconnecting agent included.
 /// kubectl users wait that long; programs retry on the 503.
 pub const STREAM_CONNECT_TIMEOUT: Duration = Duration::from_secs(30);

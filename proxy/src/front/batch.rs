@@ -17,8 +17,7 @@ use tokio::{
     time::Instant,
 };
 
-/// What is written together at the most: a TLS record, and more than the largest frame of which copies are made here.
-const BUFFER_BYTES: usize = 16 * 1024;
+use crate::limits;
 
 /// A connection that is driven so many times more, each within this time after the last, is in a burst. What one answer makes
 /// of it, its head and its body, is less: for that, to wait would only be one more turn.
@@ -42,7 +41,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Inner<I> {
 impl<I: AsyncRead + AsyncWrite + Unpin> Held<I> {
     /// Two handles: for who writes, and for who drives it.
     pub(super) fn pair(io: I) -> (Self, Self) {
-        let io = BufWriter::with_capacity(BUFFER_BYTES, io);
+        let io = BufWriter::with_capacity(limits::FRONT_WRITE_BUFFER, io);
         let inner = Arc::new(Mutex::new(Inner { io, failed: None }));
         (Self(Arc::clone(&inner)), Self(inner))
     }
@@ -287,10 +286,12 @@ mod tests {
         let wire = Wire::default();
         batched(wire.clone(), async |mut io| {
             io.write_all(&[1; 9]).await.unwrap();
-            io.write_all(&[2; BUFFER_BYTES]).await.unwrap();
+            io.write_all(&[2; limits::FRONT_WRITE_BUFFER])
+                .await
+                .unwrap();
         })
         .await;
-        assert_eq!(wire.written(), [9, BUFFER_BYTES]);
+        assert_eq!(wire.written(), [9, limits::FRONT_WRITE_BUFFER]);
     }
 
     #[tokio::test]
