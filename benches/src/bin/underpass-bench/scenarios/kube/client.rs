@@ -43,12 +43,13 @@ pub(super) async fn for_many(
     protocol: Protocol,
     requests: usize,
 ) -> Result<Vec<Client>> {
-    let config = read(kubeconfig).await?;
     match protocol {
-        Protocol::Http1 => Ok(vec![Client::try_from(config)?]),
-        Protocol::Http2 => (0..requests.div_ceil(STREAMS))
-            .map(|_| http2(&config))
-            .collect(),
+        Protocol::Http1 => Ok(vec![of(kubeconfig).await?]),
+        Protocol::Http2 => {
+            let config = read(kubeconfig).await?;
+            let connections = 0..requests.div_ceil(STREAMS);
+            connections.map(|_| http2(&config)).collect()
+        }
     }
 }
 
