@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use underpass_proxy::ClusterName;
 use underpass_proxy::directory::{Name, Role};
-use underpass_tunnel::transport::quic::{Offload, QuicConfig, QuicConfigError};
+use underpass_tunnel::transport::quic::{Congestion, Offload, QuicConfig, QuicConfigError};
 
 use crate::client::Elsewhere;
 use crate::{audit, budgets, hops};
@@ -157,6 +157,15 @@ pub(crate) struct Quic {
         value_name = "auto|on|off"
     )]
     pub(crate) quic_gso: Offload,
+    /// How much is under way: as the path's measured rate says, or with Cubic, until it loses something, which makes
+    /// little of a path that loses by itself
+    #[arg(
+        long,
+        env = "UNDERPASS_QUIC_CONGESTION",
+        default_value = "rate",
+        value_name = "rate|cubic"
+    )]
+    pub(crate) quic_congestion: Congestion,
     /// Largest UDP datagram that is looked for on a path, 1200 to 6550 bytes; 1200 looks for none and
     /// costs a fifth more datagrams on ordinary paths
     #[arg(
@@ -186,6 +195,7 @@ impl Quic {
         let buffer = usize::try_from(self.udp_buffer).unwrap_or(usize::MAX);
         let config = QuicConfig::default()
             .offload(self.quic_gso)
+            .congestion(self.quic_congestion)
             .max_datagram(self.quic_max_datagram)?
             .socket_buffer(buffer.saturating_mul(1024))?;
         #[cfg(feature = "qlog")]

@@ -86,6 +86,10 @@ pub const STREAM_CREDIT_MAX: u64 = 8 * 1024 * 1024;
 /// stands still meanwhile. Longer than that, windows fall out of the processor's caches for nothing.
 pub const WINDOW_TIME: Duration = Duration::from_millis(1);
 
+/// The shortest round trip at which congestion control that keeps a path's queue short does so well enough for somebody
+/// who types: what it lets wait is a few milliseconds. On shorter paths the session's own windows do better.
+pub const LONG_PATH: Duration = Duration::from_millis(10);
+
 /// Bytes that all windows of a session may grow beyond their beginnings, at the receiving side:
 /// eight streams at full size. The beginnings come on top, [`STREAM_CREDIT`] for each stream.
 pub const SESSION_CREDIT_GROWTH: u64 = 64 * 1024 * 1024;
@@ -204,9 +208,13 @@ pub const QUIC_STREAM_WINDOW: u32 = 8 * 1024 * 1024 + 512 * 1024;
 /// at the most. Unlimited, it would cost that for every hundred of its streams.
 pub const QUIC_CONNECTION_WINDOW: u32 = STREAMS * 256 * 1024;
 
-/// Streams of one side that a QUIC connection allows at first, at once. quinn keeps an entry for each that is
-/// allowed, open or not: at all that a session may have it is 1.4 MiB for every idle agent.
+/// Streams that who dials allows the other side at first, at once. quinn keeps an entry for each that is
+/// allowed, open or not: at all that a session may have it is 1.4 MiB.
 pub const QUIC_STREAMS_FIRST: u32 = 64;
+
+/// The same, of who is dialled: it has thousands of idle peers, which mostly serve and open nothing. A burst of
+/// theirs waits for a round trip, once.
+pub const QUIC_STREAMS_FIRST_OF_DIALLER: u32 = 8;
 
 /// What that grows to as they are used. The session counts streams; this only has to stay out of its way: its limit,
 /// and those that end.

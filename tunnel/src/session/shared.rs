@@ -253,6 +253,9 @@ impl Shared {
             transport.close(CloseCode::ResumeRefused, &refused.to_string());
             return Err(refused);
         }
+        if transport.keeps_queue_short() {
+            state.core.queue_is_short(id);
+        }
         match why {
             Why::New => {}
             Why::Lane => state.lanes += 1,

@@ -66,6 +66,12 @@ pub trait Transport: fmt::Debug + Send + Sync + 'static {
     /// The path's smoothed round-trip time, where the transport measures one.
     fn round_trip(&self) -> Option<Duration>;
 
+    /// Whether the transport has no more under way than its path holds, however much is written: whoever types need
+    /// not be protected from a queue on the way. Not so over TCP, whose congestion control is the system's.
+    fn keeps_queue_short(&self) -> bool {
+        false
+    }
+
     /// What the transport knows of its path; after its end, what it knew last. Costs a short lock:
     /// for metrics, not for each stream.
     fn stats(&self) -> PathStats {

@@ -103,6 +103,8 @@ pub(super) struct Link {
     reader: FrameReader,
     keepalive: Keepalive,
     round_trip: Option<Duration>,
+    /// See [`Session::queue_is_short`].
+    queue_is_short: bool,
     /// Frames of this link alone.
     queue: BytesMut,
     queued: usize,
@@ -157,6 +159,7 @@ impl Session {
             reader: FrameReader::new(limits::CONTROL_FRAME),
             keepalive: Keepalive::new(self.role, self.keepalive, limits::KEEPALIVE_ANSWER, now),
             round_trip: None,
+            queue_is_short: false,
             queue: BytesMut::new(),
             queued: 0,
             next_out,
@@ -290,14 +293,24 @@ impl Session {
         self.links.get(&self.primary?)?.round_trip
     }
 
-    /// What the windows of streams are to be large enough for.
-    pub(super) fn pace(&self) -> Pace {
+    /// What the windows of streams on a link are to be large enough for.
+    pub(super) fn pace(&self, link: Option<LinkId>) -> Pace {
         // They do not grow before the first measure, a round trip after the link's beginning.
         let round_trip = self.round_trip().unwrap_or_default();
-        if self.classes.interactive > 0 {
+        let link = link.and_then(|id| self.links.get(&id));
+        let waits = round_trip < limits::LONG_PATH || !link.is_some_and(|l| l.queue_is_short);
+        if waits && self.classes.interactive > 0 {
             Pace::Latency(round_trip)
         } else {
             Pace::Throughput(round_trip)
+        }
+    }
+
+    /// The link's transport never has more under way than its path holds: whatever more it is given waits at this
+    /// side, where who types goes before it.
+    pub fn queue_is_short(&mut self, link: LinkId) {
+        if let Some(link) = self.links.get_mut(&link) {
+            link.queue_is_short = true;
         }
     }
 

@@ -307,7 +307,10 @@ impl Session {
     /// # Errors
     /// Where the peer was not allowed to send them.
     pub fn received(&mut self, id: StreamId, len: u64, now: Instant) -> Result<(), Violation> {
-        let pace = self.pace();
+        let Some(stream) = self.streams.get(&id) else {
+            return Ok(());
+        };
+        let pace = self.pace(stream.link);
         let Some(stream) = self.streams.get_mut(&id) else {
             return Ok(());
         };
@@ -477,8 +480,11 @@ impl Session {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::proto::session::fixture::{self, open};
+    use crate::proto::stream::Pace;
     use crate::proto::stream_id::Role;
 
     /// Whether its writer is to be woken.
@@ -492,6 +498,23 @@ mod tests {
         while let Chunk::Data(bytes) = session.next_chunk(id) {
             session.sent(id, bytes.len());
         }
+    }
+
+    #[test]
+    fn windows_are_small_beside_who_types_unless_the_link_keeps_its_queue_short() {
+        let long = limits::LONG_PATH;
+        let short = long - Duration::from_millis(1);
+        let (mut session, _) = fixture::session(Role::Acceptor);
+        let link = Some(LinkId::FIRST);
+        session.measured(LinkId::FIRST, long);
+        assert_eq!(session.pace(link), Pace::Throughput(long));
+        open(&mut session, Class::Interactive);
+        assert_eq!(session.pace(link), Pace::Latency(long));
+        session.queue_is_short(LinkId::FIRST);
+        assert_eq!(session.pace(link), Pace::Throughput(long));
+        assert_eq!(session.pace(None), Pace::Latency(long), "on a link to come");
+        session.measured(LinkId::FIRST, short);
+        assert_eq!(session.pace(link), Pace::Latency(short));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 
-use quinn::VarInt;
+use quinn::{Side, VarInt};
 
 use crate::proto::limits;
 
@@ -22,13 +22,26 @@ pub(super) struct Place {
     over: AtomicBool,
 }
 
+/// What the peer of this side may have open at first.
+const fn first(side: Side) -> u32 {
+    match side {
+        Side::Client => limits::QUIC_STREAMS_FIRST,
+        Side::Server => limits::QUIC_STREAMS_FIRST_OF_DIALLER,
+    }
+}
+
 impl Allowance {
-    /// The limit that every connection begins with, once the peer is authenticated.
-    pub(super) fn new() -> Self {
+    /// With the limit that the connection of this side begins with, once the peer is authenticated.
+    pub(super) fn new(side: Side) -> Self {
         Self {
             open: Arc::default(),
-            limit: AtomicU32::new(limits::QUIC_STREAMS_FIRST),
+            limit: AtomicU32::new(first(side)),
         }
+    }
+
+    /// What the peer may have open now.
+    pub(super) fn limit(&self) -> VarInt {
+        VarInt::from_u32(self.limit.load(Ordering::Relaxed))
     }
 
     /// The peer has opened a stream; gives the new limit where it is to grow.
@@ -71,25 +84,35 @@ impl Drop for Place {
 mod tests {
     use super::*;
 
+    const SIDES: [Side; 2] = [Side::Client, Side::Server];
+
     #[test]
     fn it_grows_with_what_is_open_and_not_with_what_was() {
-        let allowance = Allowance::new();
+        for side in SIDES {
+            let allowance = Allowance::new(side);
+            one_at_a_time(&allowance);
+            let mut open = Vec::new();
+            grows_to_the_end(side, &allowance, |place| open.push(place));
+        }
+    }
+
+    fn one_at_a_time(allowance: &Allowance) {
         for _ in 0..10 * limits::QUIC_STREAMS {
             let (place, grown) = allowance.take();
             place.over();
             assert_eq!(grown, None, "one at a time");
         }
-        let mut open = Vec::new();
-        grows_to_the_end(&allowance, |place| open.push(place));
     }
 
     #[test]
     fn what_the_peer_has_not_ended_counts_though_nobody_reads_it() {
-        grows_to_the_end(&Allowance::new(), drop);
+        for side in SIDES {
+            grows_to_the_end(side, &Allowance::new(side), drop);
+        }
     }
 
-    fn grows_to_the_end(allowance: &Allowance, mut with: impl FnMut(Arc<Place>)) {
-        let mut limit = u64::from(limits::QUIC_STREAMS_FIRST);
+    fn grows_to_the_end(side: Side, allowance: &Allowance, mut with: impl FnMut(Arc<Place>)) {
+        let mut limit = u64::from(first(side));
         for open in 1..=u64::from(limits::QUIC_STREAMS) {
             let (place, grown) = allowance.take();
             with(place);

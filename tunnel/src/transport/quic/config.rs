@@ -38,6 +38,7 @@ const BUFFER_MAX: usize = 256 * 1024 * 1024;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct QuicConfig {
     pub(super) offload: Offload,
+    pub(super) congestion: Congestion,
     pub(super) max_datagram: u16,
     pub(super) socket_buffer: usize,
     pub(super) send_window: u32,
@@ -49,6 +50,7 @@ impl Default for QuicConfig {
     fn default() -> Self {
         Self {
             offload: Offload::Auto,
+            congestion: Congestion::Rate,
             max_datagram: DATAGRAM_MAX,
             socket_buffer: 2 * 1024 * 1024,
             send_window: 16 * 1024 * 1024,
@@ -80,11 +82,15 @@ impl FromStr for Offload {
     type Err = QuicConfigError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let found = Self::NAMES.into_iter().find(|(name, _)| *name == text);
-        found
-            .map(|(_, offload)| offload)
-            .ok_or_else(|| QuicConfigError::Offload(text.to_owned()))
+        by_name(Self::NAMES, text).ok_or_else(|| QuicConfigError::Offload(text.to_owned()))
     }
+}
+
+fn by_name<T>(names: impl IntoIterator<Item = (&'static str, T)>, text: &str) -> Option<T> {
+    let mut names = names.into_iter();
+    names
+        .find(|(name, _)| *name == text)
+        .map(|(_, value)| value)
 }
 
 impl fmt::Display for Offload {
@@ -97,6 +103,39 @@ impl fmt::Display for Offload {
     }
 }
 
+/// How a side finds out how much it may have under way: of what it sends itself, each for its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Congestion {
+    /// As much as the path delivers in its shortest round trip, both of which are measured (after BBR,
+    /// draft-ietf-ccwg-bbr). Loss below 4% changes nothing, and queues stay short.
+    #[default]
+    Rate,
+    /// Until the path loses something (RFC 9438): a path that loses by itself is hardly used, and what waits in queues
+    /// is in front of who types.
+    Cubic,
+}
+
+impl Congestion {
+    const NAMES: [(&'static str, Self); 2] = [("rate", Self::Rate), ("cubic", Self::Cubic)];
+}
+
+impl FromStr for Congestion {
+    type Err = QuicConfigError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        by_name(Self::NAMES, text).ok_or_else(|| QuicConfigError::Congestion(text.to_owned()))
+    }
+}
+
+impl fmt::Display for Congestion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Rate => "rate",
+            Self::Cubic => "cubic",
+        })
+    }
+}
+
 /// A setting that cannot work.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]
@@ -104,6 +143,9 @@ pub enum QuicConfigError {
     /// No [`Offload`].
     #[error("`{0}` is none of auto, on, off")]
     Offload(String),
+    /// No [`Congestion`].
+    #[error("`{0}` is none of rate, cubic")]
+    Congestion(String),
     /// A number of bytes outside of its bounds.
     #[error("{what} of {bytes} bytes: at least {min} and at most {max} can work")]
     OutOfBounds {
@@ -139,6 +181,11 @@ impl QuicConfig {
     /// that works.
     pub fn offload(self, offload: Offload) -> Self {
         Self { offload, ..self }
+    }
+
+    /// How this side finds out how much it may have under way. By default as the path's rate says.
+    pub fn congestion(self, congestion: Congestion) -> Self {
+        Self { congestion, ..self }
     }
 
     /// The largest datagram, in bytes of UDP payload, that is looked for on a path and taken from a
@@ -229,6 +276,16 @@ mod tests {
         }
         let error = "yes".parse::<Offload>().unwrap_err();
         assert_eq!(error.to_string(), "`yes` is none of auto, on, off");
+    }
+
+    #[test]
+    fn congestion_is_read_as_it_is_written() {
+        for (name, congestion) in Congestion::NAMES {
+            assert_eq!(name.parse(), Ok(congestion));
+            assert_eq!(congestion.to_string(), name);
+        }
+        let error = "bbr".parse::<Congestion>().unwrap_err();
+        assert_eq!(error.to_string(), "`bbr` is none of rate, cubic");
     }
 
     /// What quinn puts into one batch, and what the kernel takes (65,535 bytes with its headers).

@@ -11,15 +11,13 @@ use quinn::{
     TokioRuntime, TransportConfig, VarInt,
 };
 use quinn_proto::HashedConnectionIdGenerator;
+use quinn_proto::congestion::CubicConfig;
 use thiserror::Error;
 
 use super::batches::Batches;
-use super::config::{DATAGRAM_MIN, Offload, QuicConfig};
-use super::{ALPN, offload, socket};
+use super::config::{Congestion, DATAGRAM_MIN, Offload, QuicConfig};
+use super::{ALPN, congestion, offload, socket};
 use crate::proto::limits;
-
-/// What an authenticated peer may have open at first; see [`super::allowance`].
-pub(super) const STREAMS: VarInt = VarInt::from_u32(limits::QUIC_STREAMS_FIRST);
 
 /// What an authenticated peer may have sent and nobody has read.
 pub(super) const CONNECTION_WINDOW: VarInt = VarInt::from_u32(limits::QUIC_CONNECTION_WINDOW);
@@ -165,7 +163,7 @@ fn bind(
 const ETHERNET: u16 = 1472;
 
 /// What is not set here is quinn's default, and measured to be right or to make no difference
-/// (`docs/PERFORMANCE.md`): Cubic, acknowledgements of every second packet, an assumed round trip of
+/// (`docs/PERFORMANCE.md`): acknowledgements of every second packet, an assumed round trip of
 /// 333 ms before the first is measured (RFC 9002, section 6.2.2).
 fn transport_config(config: &QuicConfig, side: &str) -> Result<TransportConfig, EndpointError> {
     let offload = match config.offload {
@@ -185,10 +183,16 @@ fn transport_config(config: &QuicConfig, side: &str) -> Result<TransportConfig, 
         .stream_receive_window(VarInt::from_u32(limits::QUIC_STREAM_WINDOW))
         .receive_window(CONNECTION_WINDOW)
         .send_window(config.send_window.into())
-        .max_concurrent_bidi_streams(STREAMS)
+        .max_concurrent_bidi_streams(VarInt::from_u32(limits::QUIC_STREAMS_FIRST))
         .max_concurrent_uni_streams(VarInt::from_u32(0))
         .datagram_receive_buffer_size(None)
         .max_idle_timeout(Some(idle()));
+    match config.congestion {
+        Congestion::Rate => transport.congestion_controller_factory(Arc::new(congestion::Rate)),
+        Congestion::Cubic => {
+            transport.congestion_controller_factory(Arc::new(CubicConfig::default()))
+        }
+    };
     #[cfg(feature = "qlog")]
     if let Some(folder) = &config.qlog {
         transport.qlog_stream(super::qlog::start(folder, side)?);

@@ -3,6 +3,7 @@
 mod allowance;
 mod batches;
 mod config;
+mod congestion;
 mod endpoint;
 mod offload;
 #[cfg(feature = "qlog")]
@@ -24,7 +25,7 @@ use quinn::{ConnectionError, Dir, ReadError, Side, StreamId, VarInt, WriteError}
 use tokio_util::task::TaskTracker;
 
 use self::allowance::{Allowance, Place};
-pub use self::config::{Offload, QuicConfig, QuicConfigError};
+pub use self::config::{Congestion, Offload, QuicConfig, QuicConfigError};
 pub use self::endpoint::{EndpointError, ResetKey, client, client_config, server};
 use super::{
     BiStream, HalfError, Kind, PathStats, RecvStream, SendStream, Transport, TransportError,
@@ -67,10 +68,10 @@ impl QuicTransport {
     /// Takes an established connection.
     pub fn new(connection: quinn::Connection) -> Self {
         Self {
+            allowance: Allowance::new(connection.side()),
             state: Mutex::new(State::Live(connection)),
             unacknowledged: TaskTracker::new(),
             closing: AtomicBool::new(false),
-            allowance: Allowance::new(),
         }
     }
 
@@ -178,7 +179,7 @@ impl Transport for QuicTransport {
 
     fn authenticated(&self) {
         if let Ok(connection) = self.live() {
-            connection.set_max_concurrent_bi_streams(endpoint::STREAMS);
+            connection.set_max_concurrent_bi_streams(self.allowance.limit());
             connection.set_receive_window(endpoint::CONNECTION_WINDOW);
         }
     }
@@ -194,6 +195,11 @@ impl Transport for QuicTransport {
             }
         }
         .boxed()
+    }
+
+    /// Where its peer has [`Congestion::Rate`], which is what both have unless somebody chooses.
+    fn keeps_queue_short(&self) -> bool {
+        true
     }
 
     fn round_trip(&self) -> Option<Duration> {
