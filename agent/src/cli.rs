@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{ArgGroup, Args, CommandFactory, FromArgMatches, Parser, ValueEnum};
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::ParseError;
 use underpass_tunnel::transport::quic::{Congestion, Offload, QuicConfig, QuicConfigError};
 use underpass_tunnel::{CaPin, ProxyUrl, ProxyUrlError, ServerAddress, Transports};
 use url::Url;
@@ -117,7 +119,16 @@ pub(crate) struct Cli {
     /// Where to serve metrics (Prometheus), for whoever may reach it; nowhere unless set
     #[arg(long, env = "UNDERPASS_METRICS", value_name = "ADDRESS:PORT")]
     pub(crate) metrics: Option<SocketAddr>,
-    /// How log lines are written to stderr; UNDERPASS_LOG=debug shows more
+    /// What is logged: error, warn, info, debug or trace, or by part, as in info,underpass_tunnel=debug
+    #[arg(
+        long,
+        env = "UNDERPASS_LOG",
+        default_value = LOG,
+        value_name = "FILTER",
+        value_parser = log_filter
+    )]
+    pub(crate) log: String,
+    /// How log lines are written to stderr
     #[arg(long, env = "UNDERPASS_LOG_FORMAT", default_value = "text")]
     pub(crate) log_format: LogFormat,
 }
@@ -230,6 +241,17 @@ impl Quic {
         };
         Ok(config)
     }
+}
+
+/// What is logged unless somebody says more.
+pub(crate) const LOG: &str = "info";
+
+/// Checks what cannot be kept as it is: a filter is made once, and not cloned.
+fn log_filter(text: &str) -> Result<String, ParseError> {
+    // A variable that is set to nothing, as manifests do it, is one that is not set.
+    let text = if text.is_empty() { LOG } else { text };
+    EnvFilter::try_new(text)?;
+    Ok(text.to_owned())
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

@@ -12,7 +12,6 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use tokio::signal::unix::{SignalKind, signal};
-use tracing_subscriber::EnvFilter;
 
 use crate::cli::{Cli, LogFormat, Task};
 use crate::rbac::Rbac;
@@ -26,11 +25,11 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 fn main() -> ExitCode {
     let done = match Task::parse() {
         Task::Serve(cli) => {
-            start_logging(cli.log_format);
+            start_logging(&cli.log, cli.log_format);
             run(*cli)
         }
         Task::Rbac(options) => {
-            start_logging(LogFormat::Text);
+            start_logging(cli::LOG, LogFormat::Text);
             print(options)
         }
     };
@@ -52,9 +51,7 @@ fn print(options: Rbac) -> Result<()> {
     }
 }
 
-fn start_logging(format: LogFormat) {
-    let filter =
-        EnvFilter::try_from_env("UNDERPASS_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+fn start_logging(filter: &str, format: LogFormat) {
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_ansi(std::io::stderr().is_terminal())

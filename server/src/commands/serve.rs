@@ -11,7 +11,6 @@ use metrics_util::MetricKindMask;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
-use tracing_subscriber::EnvFilter;
 use underpass_proxy::audit::Trail;
 use underpass_proxy::authenticate::{CertificateRequest, Passwords, Token};
 use underpass_proxy::direct::{DirectClusters, Plugins};
@@ -39,16 +38,14 @@ use crate::tunnel::{Keys, Tunnel};
 pub(super) const URL: &str = "url";
 
 pub(crate) fn run(data: DataDir, options: Serve, keys: &[PathBuf]) -> Result<()> {
-    start_logging(options.log_format);
+    start_logging(&options.log, options.log_format);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?;
     runtime.block_on(serve(data, options, keys))
 }
 
-fn start_logging(format: LogFormat) {
-    let filter =
-        EnvFilter::try_from_env("UNDERPASS_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+fn start_logging(filter: &str, format: LogFormat) {
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_ansi(std::io::stderr().is_terminal())

@@ -37,6 +37,11 @@ async fn bad_flags_of_the_server_are_named() {
         (&["serve", "--listen", "nowhere"][..], "--listen"),
         (&["serve", "--drain", "soon"], "--drain"),
         (&["serve", "--no-such-flag"], "--no-such-flag"),
+        (&["serve", "--log", "info,=debug"], "--log"),
+        (
+            &["serve", "--quic-congestion", "bbr"],
+            "`bbr` is none of rate, cubic",
+        ),
         (&["cluster", "add", "Not_A_Name"], "Not_A_Name"),
         (&["kubeconfig", "--user", "alice"], "--cluster"),
         (&["no-such-command"], "no-such-command"),
@@ -70,6 +75,11 @@ async fn bad_flags_of_the_agent_are_named() {
             "expected https://HOST[:PORT]",
         ),
         (&["--transport", "carrier-pigeon"], "auto, quic, websocket"),
+        (&["--log", "a=b=c"], "--log"),
+        (
+            &["--quic-congestion", "bbr"],
+            "`bbr` is none of rate, cubic",
+        ),
         (&["--ca-pin", "abcd"], "`underpass-server ca-pin` prints it"),
         (&[], "--token-file"),
         (&[], "<--ca-file <FILE>|--ca-pin <sha256:HEX>>"),

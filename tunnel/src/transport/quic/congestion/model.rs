@@ -43,8 +43,12 @@ enum Phase {
     Drain { rounds: u8 },
     /// As much under way as the path holds.
     Cruise { left: u64 },
-    /// A quarter more, to see whether that arrives sooner.
-    Up { rounds: u8, before: u64 },
+    /// An eighth more, to see whether more arrives then than `before`. Where that was so twice, there may be much more.
+    Up {
+        rounds: u8,
+        before: u64,
+        again: bool,
+    },
     /// A fifth less, so that a queue of our own is gone and the shortest round trip can be seen.
     Down { rounds: u8 },
     /// Half, for a moment.
@@ -255,13 +259,19 @@ impl Model {
             Phase::Cruise { left: 0 } => Phase::Up {
                 rounds: 0,
                 before: self.rate.get(),
+                again: false,
             },
             Phase::Cruise { left } => Phase::Cruise { left: left - 1 },
-            Phase::Up { rounds, before } if rounds + 1 < UP => Phase::Up {
+            Phase::Up {
+                rounds,
+                before,
+                again,
+            } if rounds + 1 < UP => Phase::Up {
                 rounds: rounds + 1,
                 before,
+                again,
             },
-            Phase::Up { before, .. } => self.after_up(before),
+            Phase::Up { before, again, .. } => self.after_up(before, again),
             Phase::Down { rounds } => Phase::Down { rounds: rounds + 1 },
             measuring @ Phase::Measure { .. } => measuring,
         };
@@ -281,7 +291,7 @@ impl Model {
         } else {
             (best, rounds + u8::from(!limited))
         };
-        if rounds == PLATEAU || self.queue_begins() {
+        if rounds == PLATEAU || !limited && self.queue_begins() {
             Phase::Drain { rounds: 0 }
         } else {
             Phase::Startup { best, rounds }
@@ -298,22 +308,27 @@ impl Model {
         round.samples >= ENOUGH && now >= shortest + longer
     }
 
-    fn after_up(&mut self, before: u64) -> Phase {
+    fn after_up(&mut self, before: u64, again: bool) -> Phase {
         if !self.round_before.answered {
             self.ceiling = self
                 .ceiling
                 .map(|ceiling| ceiling + ceiling / 4)
-                .filter(|ceiling| *ceiling < 2 * self.target());
+                .filter(|ceiling| *ceiling / 2 < self.target());
         }
         let rate = self.rate.get();
-        if rate >= before + before / 20 {
-            // There is more to be had.
+        if rate < before + before / 20 {
+            Phase::Down { rounds: 0 }
+        } else if again {
+            Phase::Startup {
+                best: rate,
+                rounds: 0,
+            }
+        } else {
             Phase::Up {
                 rounds: 0,
                 before: rate,
+                again: true,
             }
-        } else {
-            Phase::Down { rounds: 0 }
         }
     }
 
@@ -408,12 +423,12 @@ impl Model {
         let slack_and_clumps = slack.max(self.clumps.largest.get().min(held / 2));
         let (percent, slack) = match self.phase {
             Phase::Startup { .. } | Phase::Cruise { .. } => (cruise, slack_and_clumps),
-            Phase::Up { .. } => (cruise + 12, slack_and_clumps),
+            Phase::Up { .. } => (cruise + 100 / 8, slack_and_clumps),
             Phase::Drain { .. } => (100, slack),
             Phase::Down { .. } => (80, slack),
             Phase::Measure { .. } => (50, slack),
         };
-        held.saturating_mul(percent) / 100 + slack
+        (held.saturating_mul(percent) / 100).saturating_add(slack)
     }
 
     fn least(&self) -> u64 {

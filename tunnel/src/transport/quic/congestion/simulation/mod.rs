@@ -152,7 +152,7 @@ fn two_share_a_path() {
 
 #[test]
 fn who_fills_the_queue_gets_a_share_and_leaves_one() {
-    for (queue, least) in [(40, 0.3), (100, 0.25), (400, 0.1)] {
+    for (queue, least) in [(40, 0.3), (100, 0.2), (400, 0.1)] {
         let link = Link {
             queue: ms(queue),
             ..PATH
