@@ -13,6 +13,9 @@ const POINTS: u32 = 64;
 /// For how many round trips they are kept. Who is acknowledged later than that gives no sample.
 const ROUND_TRIPS: u32 = 4;
 
+/// Room that is kept for them while nothing is under way: an idle connection has it, too.
+const POINTS_IDLE: usize = 4;
+
 /// Bounds what a path of strange timing can make this keep.
 const POINTS_MAX: usize = 1024;
 
@@ -130,7 +133,11 @@ impl Delivery {
         self.first_sent = self.first_sent.max(newest);
         self.round_trip = now.saturating_duration_since(newest);
         let after = self.past.partition_point(|point| point.at <= newest);
-        let point = self.past.get(after.checked_sub(1)?)?;
+        let point = *self.past.get(after.checked_sub(1)?)?;
+        if self.idle {
+            self.past.clear();
+            self.past.shrink_to(POINTS_IDLE);
+        }
         let sending = newest.saturating_duration_since(point.first_sent);
         let acknowledging = now.saturating_duration_since(point.delivered_at);
         Some(Sample {
@@ -237,6 +244,14 @@ mod tests {
         }
         let points = usize::try_from(POINTS * ROUND_TRIPS).expect("small");
         assert!(delivery.past.len() <= points + 1, "{}", delivery.past.len());
+        let last = start + Duration::from_micros(999_999);
+        delivery.on_ack(last, 1000);
+        assert!(delivery.on_end_acks(last + MS, 0, true).is_some());
+        assert!(
+            delivery.past.capacity() <= 2 * POINTS_IDLE,
+            "{}",
+            delivery.past.capacity()
+        );
     }
 
     #[test]
