@@ -25,6 +25,12 @@ const PLATEAU: u8 = 3;
 /// Round trips measured in a round before their shortest says that a queue has begun (RFC 9406, `N_RTT_SAMPLE`).
 const ENOUGH: u32 = 8;
 
+/// How much more is tried, in percent. A quarter, as BBR has it, is as much more that waits at the narrowest link.
+const MORE: u64 = 12;
+
+/// How much less lets a queue go that came of it, and of the slack.
+const LESS: u64 = 20;
+
 /// More is under way for two: in the first it is sent, in the second its acknowledgements come.
 const UP: u8 = 2;
 
@@ -423,9 +429,9 @@ impl Model {
         let slack_and_clumps = slack.max(self.clumps.largest.get().min(held / 2));
         let (percent, slack) = match self.phase {
             Phase::Startup { .. } | Phase::Cruise { .. } => (cruise, slack_and_clumps),
-            Phase::Up { .. } => (cruise + 100 / 8, slack_and_clumps),
+            Phase::Up { .. } => (cruise + MORE, slack_and_clumps),
             Phase::Drain { .. } => (100, slack),
-            Phase::Down { .. } => (80, slack),
+            Phase::Down { .. } => (100 - LESS, slack),
             Phase::Measure { .. } => (50, slack),
         };
         (held.saturating_mul(percent) / 100).saturating_add(slack)
