@@ -297,12 +297,14 @@ impl Session {
     pub(super) fn pace(&self, link: Option<LinkId>) -> Pace {
         // They do not grow before the first measure, a round trip after the link's beginning.
         let round_trip = self.round_trip().unwrap_or_default();
-        let link = link.and_then(|id| self.links.get(&id));
-        let waits = round_trip < limits::LONG_PATH || !link.is_some_and(|l| l.queue_is_short);
-        if waits && self.classes.interactive > 0 {
-            Pace::Latency(round_trip)
-        } else {
+        let queue_is_short = || {
+            let link = link.and_then(|id| self.links.get(&id));
+            round_trip >= limits::LONG_PATH && link.is_some_and(|link| link.queue_is_short)
+        };
+        if self.classes.interactive == 0 || queue_is_short() {
             Pace::Throughput(round_trip)
+        } else {
+            Pace::Latency(round_trip)
         }
     }
 

@@ -307,10 +307,8 @@ impl Session {
     /// # Errors
     /// Where the peer was not allowed to send them.
     pub fn received(&mut self, id: StreamId, len: u64, now: Instant) -> Result<(), Violation> {
-        let Some(stream) = self.streams.get(&id) else {
-            return Ok(());
-        };
-        let pace = self.pace(stream.link);
+        let link = self.streams.get(&id).and_then(|stream| stream.link);
+        let pace = self.pace(link);
         let Some(stream) = self.streams.get_mut(&id) else {
             return Ok(());
         };

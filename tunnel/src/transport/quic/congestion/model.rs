@@ -1,6 +1,5 @@
 //! What is known of the path, and the window that follows from it.
 
-use std::cmp::Ordering;
 use std::time::{Duration, Instant};
 
 use super::filter::Largest;
@@ -90,11 +89,8 @@ impl Clumps {
     fn add(&mut self, now: Instant, acked: u64, rate: u64) {
         let mut explained = in_time(rate, now.saturating_duration_since(self.since));
         if self.acked <= explained {
-            *self = Self {
-                since: now,
-                acked: 0,
-                largest: self.largest.clone(),
-            };
+            self.since = now;
+            self.acked = 0;
             explained = 0;
         }
         self.acked += acked;
@@ -209,8 +205,9 @@ impl Model {
             return;
         }
         self.round.answered = true;
-        let most = self.ceiling.map_or(self.window, |c| c.min(self.window));
-        let ceiling = (most / 20 * 17).max(self.held() / 10 * 7).max(self.least());
+        let ceiling = (self.window / 20 * 17)
+            .max(self.held() / 10 * 7)
+            .max(self.least());
         self.ceiling = Some(ceiling);
         self.phase = match self.phase {
             Phase::Startup { .. } => Phase::Drain { rounds: 0 },
@@ -389,9 +386,10 @@ impl Model {
             return;
         };
         let empty = shortest + (shortest / 4).max(SLACK * 5);
-        self.crowded = match cycle.cmp(&empty) {
-            Ordering::Greater => self.crowded.saturating_add(1),
-            _ => 0,
+        self.crowded = if cycle > empty {
+            self.crowded.saturating_add(1)
+        } else {
+            0
         };
     }
 

@@ -225,7 +225,7 @@ fn who_has_little_to_send_forgets_nothing_of_the_path() {
         let mut world = alone(PATH, seed);
         world.run(s(3));
         let window = world.window(0);
-        world.set_load(0, Load::Some(2, ms(100)));
+        world.set_load(0, Load::Trickle(2, ms(100)));
         world.run(s(60));
         assert!(
             world.window(0) > window / 2,
@@ -242,7 +242,7 @@ fn who_has_little_to_send_forgets_nothing_of_the_path() {
 fn who_has_little_to_send_is_allowed_no_more_than_that_shows() {
     let mut world = empty(PATH, 0);
     let model = ours(&world);
-    world.add(model, Load::Some(5, ms(100)), Duration::ZERO);
+    world.add(model, Load::Trickle(5, ms(100)), Duration::ZERO);
     let window = world.window(0);
     world.run(s(60));
     assert_eq!(world.window(0), window);

@@ -127,14 +127,14 @@ impl Link {
 pub(super) enum Load {
     Bulk,
     /// So many datagrams, and so many again after the time.
-    Some(u64, Duration),
+    Trickle(u64, Duration),
 }
 
 impl Load {
     fn at_first(self) -> u64 {
         match self {
             Self::Bulk => u64::MAX,
-            Self::Some(..) => 0,
+            Self::Trickle(..) => 0,
         }
     }
 }
@@ -233,7 +233,7 @@ impl World {
             lost: 0,
         });
         let flow = self.flows.len() - 1;
-        if let Load::Some(..) = load {
+        if let Load::Trickle(..) = load {
             self.at(starts, Event::Load(flow));
         }
         self.at(starts, Event::Send(flow));
@@ -243,7 +243,7 @@ impl World {
     pub(super) fn set_load(&mut self, flow: usize, load: Load) {
         self.flows[flow].load = load;
         self.flows[flow].left = load.at_first();
-        if let Load::Some(..) = load {
+        if let Load::Trickle(..) = load {
             self.at(self.now, Event::Load(flow));
         }
         self.at(self.now, Event::Send(flow));
@@ -298,7 +298,7 @@ impl World {
         match event {
             Event::Send(flow) => self.send(flow),
             Event::Load(flow) => {
-                if let Load::Some(datagrams, again) = self.flows[flow].load {
+                if let Load::Trickle(datagrams, again) = self.flows[flow].load {
                     self.flows[flow].left = datagrams;
                     self.at(self.now + again, Event::Load(flow));
                     self.send(flow);
