@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use underpass_testenv::Transport;
 use underpass_testenv::testing::{Client, Wire, eventually, text};
 
-use crate::audit::{AGENT, ours};
+use crate::audit::{AGENT, one_of_ours};
 use crate::deployment::{CLUSTER, Deployment, agent_account};
 use crate::flight::InFlight;
 use crate::over_both_transports;
@@ -175,16 +175,13 @@ async fn rule_16_allowed_and_refused_in_both_audits(transport: Transport) {
             && event["impersonatedUser"]["username"] == acts_as
             && event["stage"] == "ResponseComplete"
     };
-    let (mine_here, theirs) = eventually("the call in both logs", async || {
-        let here = ours(deployment, |event| {
-            mine(event, &other) && event["objectRef"]["resource"] == "pods"
-        });
-        let Some(here) = here.into_iter().next() else {
-            return Err("not in ours");
-        };
-        let there = client.audit_events(|event| event["auditID"] == here["auditID"]);
-        let there = there.into_iter().next().ok_or("not in the API server's");
-        there.map(|there| (here, there))
+    let mine_here = one_of_ours(deployment, |event| {
+        mine(event, &other) && event["objectRef"]["resource"] == "pods"
+    })
+    .await;
+    let theirs = eventually("the call in the API server's log", async || {
+        let there = client.audit_events(|event| event["auditID"] == mine_here["auditID"]);
+        there.into_iter().next().ok_or("none")
     })
     .await;
     assert_eq!(mine_here["responseStatus"]["code"], 200);
@@ -199,11 +196,7 @@ async fn rule_16_allowed_and_refused_in_both_audits(transport: Transport) {
     assert_eq!(theirs["verb"], mine_here["verb"]);
     assert_eq!(theirs["objectRef"]["resource"], "pods");
 
-    let refused = eventually("the refusal in our log", async || {
-        let found = ours(deployment, |event| mine(event, &stranger));
-        found.into_iter().next().ok_or("none")
-    })
-    .await;
+    let refused = one_of_ours(deployment, |event| mine(event, &stranger)).await;
     assert_eq!(refused["responseStatus"]["code"], 403);
     let outcome = &refused["annotations"]["underpass.dev/outcome"];
     assert_eq!(outcome, "refused");

@@ -40,11 +40,7 @@ async fn one_id_from_the_client_to_the_api_server(transport: Transport) {
     assert_eq!(event["impersonatedUser"]["username"], user.as_str());
     let groups = json!(["auditors", "system:authenticated"]);
     assert_eq!(event["impersonatedUser"]["groups"], groups);
-    let ours = eventually("the server's event", async || {
-        let found = ours(deployment, |event| event["auditID"] == id.as_str());
-        found.into_iter().next().ok_or("none")
-    })
-    .await;
+    let ours = one_of_ours(deployment, |event| event["auditID"] == id.as_str()).await;
     assert_eq!(ours["requestURI"], "/version");
     assert_eq!(ours["user"]["username"], user.as_str());
     assert_eq!(ours["user"]["groups"], json!(["auditors"]));
@@ -126,7 +122,16 @@ fn calls(events: &[Value]) -> BTreeMap<String, [Value; 4]> {
         .collect()
 }
 
-/// The server's events that `wanted` picks.
+/// The first of the server's events that `wanted` picks. Events are written behind the answers they are about.
+pub(crate) async fn one_of_ours(deployment: &Deployment, wanted: impl Fn(&Value) -> bool) -> Value {
+    eventually("an event in the server's audit log", async || {
+        let found = ours(deployment, &wanted);
+        found.into_iter().next().ok_or("none")
+    })
+    .await
+}
+
+/// The server's events that `wanted` picks, of those written by now.
 pub(crate) fn ours(deployment: &Deployment, wanted: impl Fn(&Value) -> bool) -> Vec<Value> {
     let log = deployment.data_dir().join("audit.log");
     // The last line may be half written.

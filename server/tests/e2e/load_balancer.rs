@@ -14,6 +14,7 @@ use underpass_testenv::testing::providers::{Directory, SEARCHER};
 use underpass_testenv::testing::{Wire, eventually};
 use underpass_testenv::{CLUSTER_NAME, Transport};
 
+use crate::audit::one_of_ours;
 use crate::deployment::{Deployment, changed, token_of};
 use crate::raw::{self, Answer};
 
@@ -105,15 +106,7 @@ async fn sources(id: &str) -> (Value, Value) {
         found.into_iter().next().ok_or("none")
     })
     .await;
-    let ours = eventually("the server's event", async || {
-        let log = deployment().data_dir().join("audit.log");
-        let log = std::fs::read_to_string(log).unwrap();
-        let mut events = log
-            .lines()
-            .filter_map(|line| serde_json::from_str(line).ok());
-        events.find(of_call).ok_or("none")
-    })
-    .await;
+    let ours = one_of_ours(deployment(), of_call).await;
     (ours["sourceIPs"].clone(), theirs["sourceIPs"].clone())
 }
 

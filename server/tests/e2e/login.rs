@@ -9,6 +9,7 @@ use underpass_testenv::testing::providers::FakeGitHub;
 use underpass_testenv::testing::{Wire, eventually, run, text};
 use underpass_testenv::{CLUSTER_NAME, Transport};
 
+use crate::audit::one_of_ours;
 use crate::deployment::{Deployment, PROGRAMS};
 use crate::flight::InFlight;
 use crate::raw;
@@ -290,6 +291,12 @@ async fn a_code_that_is_confirmed_at_github_is_a_login() {
 async fn logins_are_in_the_audit_log_and_passwords_nowhere() {
     let person = Person::new("audited-login").await;
     person.log_in(PASSWORD).await;
+    let of =
+        |uri: &'static str| one_of_ours(person.deployment, move |event| event["requestURI"] == uri);
+    let set = of("/v1/users/audited-login/password").await;
+    let login = of("/v1/login").await;
+    assert_eq!(login["verb"], "create", "{login}");
+    assert_eq!(login["responseStatus"]["code"], 201, "{login}");
     let data = person.deployment.data_dir();
     for name in ["directory.redb", "audit.log"] {
         let bytes = std::fs::read(data.join(name)).unwrap();
@@ -301,11 +308,6 @@ async fn logins_are_in_the_audit_log_and_passwords_nowhere() {
     let log = person.deployment.server_log().unwrap();
     assert!(!log.contains(PASSWORD));
     assert!(log.contains("logged in"), "{log}");
-    let audit = std::fs::read_to_string(data.join("audit.log")).unwrap();
-    let set = audit
-        .lines()
-        .find(|line| line.contains("/v1/users/audited-login/password"));
-    let set: serde_json::Value = serde_json::from_str(set.expect("an event")).unwrap();
     assert_eq!(set["user"]["username"], "underpass:operator");
     assert_eq!(set["verb"], "update");
     assert_eq!(set["objectRef"]["apiGroup"], "underpass.dev");
