@@ -30,14 +30,17 @@ pub mod seal;
 pub mod upstream;
 
 mod access_review;
+mod bell;
 mod body;
 mod cluster;
 mod exchange;
 mod headers;
 mod identity;
 mod impersonate;
+mod in_task;
 mod io;
 mod network;
+mod on_wake;
 mod pipe;
 mod policy;
 mod provenance;

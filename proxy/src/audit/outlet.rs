@@ -81,6 +81,8 @@ struct State {
     waiting: AtomicUsize,
     /// Some were written.
     written: Notify,
+    /// As many wait as a sink is given at once.
+    full: Notify,
 }
 
 impl Outlet {
@@ -107,7 +109,10 @@ impl Outlet {
             metrics::counter!("underpass_audit_dropped_total", "sink" => self.name).increment(1);
             return;
         }
-        self.state.waiting.fetch_add(1, Ordering::AcqRel);
+        let before = self.state.waiting.fetch_add(1, Ordering::AcqRel);
+        if before.saturating_add(1) == self.config.batch {
+            self.state.full.notify_one();
+        }
         if self.queue.send(event).is_err() {
             // Its task was dropped with the runtime.
             self.state.waiting.fetch_sub(1, Ordering::AcqRel);
@@ -143,6 +148,15 @@ impl Outlet {
     }
 }
 
+impl State {
+    /// Waits until then, or until a batch is full. Nobody looks at the queue meanwhile: an event that comes wakes nobody.
+    async fn gather(&self, batch: usize, until: Instant) {
+        if self.waiting.load(Ordering::Acquire) < batch {
+            let _ = tokio::time::timeout_at(until, self.full.notified()).await;
+        }
+    }
+}
+
 async fn run(
     name: &'static str,
     mut sink: Box<dyn Sink>,
@@ -154,7 +168,12 @@ async fn run(
     let mut next = Vec::with_capacity(batch);
     let mut gathered = Instant::now();
     while events.recv_many(&mut next, batch).await > 0 {
-        gather(&mut events, &mut next, batch, gathered).await;
+        state.gather(batch, gathered).await;
+        while next.len() < batch
+            && let Ok(event) = events.try_recv()
+        {
+            next.push(event);
+        }
         write(name, sink.as_mut(), &next).await;
         gathered = Instant::now() + GATHER;
         let count = next.len();
@@ -163,23 +182,6 @@ async fn run(
         state.waiting.fetch_sub(count, Ordering::AcqRel);
         state.written.notify_waiters();
     }
-}
-
-/// Adds what comes until then, or until the batch is full.
-async fn gather(
-    events: &mut mpsc::UnboundedReceiver<Bytes>,
-    next: &mut Vec<Bytes>,
-    batch: usize,
-    until: Instant,
-) {
-    let more = async {
-        while let room = batch.saturating_sub(next.len())
-            && room > 0
-            && events.recv_many(next, room).await > 0
-        {}
-    };
-    // Received are those in `next`, and none is lost where the time ends.
-    let _ = tokio::time::timeout_at(until, more).await;
 }
 
 /// Until it succeeds.
@@ -202,7 +204,7 @@ async fn write(name: &'static str, sink: &mut dyn Sink, events: &[Bytes]) {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Mutex;
+    use std::{future::poll_fn, pin::pin, sync::Mutex};
 
     use super::*;
 
@@ -240,6 +242,41 @@ mod tests {
         assert!(at_once(written[0].1 - begun), "{written:?}");
         assert!(at_once(written[1].1 - written[0].1 - GATHER), "{written:?}");
         assert!(at_once(written[2].1 - written[1].1 - GATHER), "{written:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_event_that_gathers_wakes_nobody() {
+        let (queue, events) = mpsc::unbounded_channel();
+        let (state, turns) = (Arc::new(State::default()), Arc::new(AtomicUsize::new(0)));
+        let config = OutletConfig::default();
+        let sink = Box::new(Batches::default());
+        let running = run("test", sink, events, Arc::clone(&state), config.batch);
+        let count = Arc::clone(&turns);
+        tokio::spawn(async move {
+            let mut running = pin!(running);
+            poll_fn(|cx| {
+                count.fetch_add(1, Ordering::Relaxed);
+                running.as_mut().poll(cx)
+            })
+            .await;
+        });
+        let outlet = Outlet {
+            config,
+            name: "test",
+            queue,
+            state,
+        };
+        outlet.put(Bytes::from_static(b"{}"));
+        outlet.flushed().await;
+        let before = turns.load(Ordering::Relaxed);
+        for _ in 0..100 {
+            outlet.put(Bytes::from_static(b"{}"));
+            tokio::task::yield_now().await;
+        }
+        outlet.flushed().await;
+        // The first that came, the end of the time, and what comes after it.
+        let turns = turns.load(Ordering::Relaxed) - before;
+        assert!(turns <= 3, "{turns}");
     }
 
     #[tokio::test(start_paused = true)]

@@ -3,16 +3,11 @@
 use std::{
     future::Future,
     pin::Pin,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
-    task::{Context, Poll, Wake, Waker},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll, Waker},
 };
 
-use futures_util::task::AtomicWaker;
-
-use crate::limits;
+use crate::{bell::Bell, limits};
 
 /// A connection's work, until it is done.
 type Work = Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -26,28 +21,6 @@ struct Inner {
     /// `None` once it is done, or was dropped.
     work: Mutex<Option<Work>>,
     bell: Arc<Bell>,
-}
-
-/// Wakes the task that waits, unless it is at work already and will look again.
-#[derive(Default)]
-struct Bell {
-    task: AtomicWaker,
-    rung: AtomicBool,
-    at_work: AtomicBool,
-}
-
-impl Wake for Bell {
-    fn wake(self: Arc<Self>) {
-        self.wake_by_ref();
-    }
-
-    fn wake_by_ref(self: &Arc<Self>) {
-        // In this order, as `Inline::poll` looks at them in the other.
-        self.rung.store(true, Ordering::SeqCst);
-        if !self.at_work.load(Ordering::SeqCst) {
-            self.task.wake();
-        }
-    }
 }
 
 impl Inline {
@@ -64,27 +37,21 @@ impl Inline {
         mut wanted: impl FnMut(&mut Context<'_>) -> Poll<T>,
     ) -> Poll<T> {
         let bell = &self.0.bell;
-        bell.task.register(cx.waker());
-        bell.at_work.store(true, Ordering::SeqCst);
+        bell.begin(cx.waker());
         let waker = Waker::from(Arc::clone(bell));
         let inner = &mut Context::from_waker(&waker);
         loop {
-            bell.rung.store(false, Ordering::SeqCst);
+            bell.listen();
             let polled = wanted(inner);
             if polled.is_ready() {
                 // Whoever got something comes again.
-                bell.at_work.store(false, Ordering::SeqCst);
+                bell.end();
                 return polled;
             }
             self.work(inner);
-            if bell.rung.load(Ordering::SeqCst) {
-                continue;
-            }
-            bell.at_work.store(false, Ordering::SeqCst);
-            if !bell.rung.load(Ordering::SeqCst) {
+            if bell.rest() {
                 return Poll::Pending;
             }
-            bell.at_work.store(true, Ordering::SeqCst);
         }
     }
 
@@ -121,7 +88,10 @@ impl Inline {
 
 #[cfg(test)]
 mod tests {
-    use std::{future::poll_fn, sync::atomic::AtomicUsize};
+    use std::{
+        future::poll_fn,
+        sync::atomic::{AtomicUsize, Ordering},
+    };
 
     use tokio::sync::{mpsc, oneshot};
 

@@ -19,7 +19,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::task::AbortOnDropHandle;
 
 use self::inline::Inline;
-use crate::{BoxError, body::Guard, limits};
+use crate::{BoxError, body::Guard, limits, on_wake::OnWake};
 
 /// Why an exchange brought no response.
 #[derive(Debug, thiserror::Error)]
@@ -206,7 +206,7 @@ fn poll_driven<T>(
 pub(crate) struct Until<G> {
     inner: G,
     why: &'static str,
-    condition: Pin<Box<dyn Future<Output = BoxError> + Send>>,
+    condition: OnWake<BoxError>,
 }
 
 impl<G: Guard> Until<G> {
@@ -218,7 +218,7 @@ impl<G: Guard> Until<G> {
         Self {
             inner,
             why,
-            condition: Box::pin(condition),
+            condition: OnWake::new(condition),
         }
     }
 }
@@ -228,7 +228,7 @@ impl<G: Guard> Guard for Until<G> {
         if let Poll::Ready(error) = self.inner.poll_abort(cx) {
             return Poll::Ready(error);
         }
-        let error = ready!(self.condition.as_mut().poll(cx));
+        let error = ready!(self.condition.poll(cx));
         self.inner.failed(self.why);
         Poll::Ready(error)
     }

@@ -3,7 +3,7 @@
 use std::{
     convert::Infallible,
     pin::{Pin, pin},
-    sync::Arc,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use http::{Request, Response};
@@ -12,10 +12,10 @@ use hyper::{
     server::conn::{http1, http2},
     service::{HttpService, service_fn},
 };
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    sync::watch,
+    time::Instant,
 };
 
 use super::{
@@ -25,6 +25,7 @@ use super::{
 use crate::{
     Body, BoxError,
     body::{self, Guard, Guarded},
+    in_task::{InTask, Spawner},
     limits,
 };
 
@@ -90,20 +91,20 @@ impl Front {
     where
         I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        let (active, idle) = watch::channel(0);
-        let active = Arc::new(active);
+        let activity = Arc::new(Activity::default());
         let service = service_fn(|request: Request<Incoming>| {
             let (front, connection) = (Arc::clone(self), Arc::clone(connection));
-            let active = Active::new(&active);
+            let active = Active::new(&activity);
             async move { Ok::<_, Infallible>(active.hold(front.handle(request, &connection).await)) }
         });
         let (io, driven) = Held::pair(io);
-        let serving = http2().serve_connection(TokioIo::new(io), service);
-        let serving = Batched::new(driven, serving);
+        let spawner = Spawner::default();
+        let serving = http2(spawner.clone()).serve_connection(TokioIo::new(io), service);
+        let serving = Batched::new(driven, InTask::new(serving, spawner));
         let stop = async {
             tokio::select! {
                 () = self.draining.cancelled() => {}
-                () = idle_for_long(idle) => tracing::debug!("idle connection"),
+                () = activity.idle_for_long() => tracing::debug!("idle connection"),
             }
         };
         finish_or(serving, stop).await
@@ -127,7 +128,7 @@ where
     }
 }
 
-impl<I, S> Graceful for http2::Connection<I, S, TokioExecutor>
+impl<I, S> Graceful for InTask<http2::Connection<I, S, Spawner>>
 where
     Self: Future<Output = hyper::Result<()>>,
     S: HttpService<Incoming, ResBody = Body>,
@@ -135,8 +136,8 @@ where
     S::Future: Send + 'static,
     I: hyper::rt::Read + hyper::rt::Write + Unpin,
 {
-    fn finish(self: Pin<&mut Self>) {
-        self.graceful_shutdown();
+    fn finish(mut self: Pin<&mut Self>) {
+        Pin::new(self.connection_mut()).graceful_shutdown();
     }
 }
 
@@ -177,8 +178,8 @@ fn http1() -> http1::Builder {
     builder
 }
 
-fn http2() -> http2::Builder<TokioExecutor> {
-    let mut builder = http2::Builder::new(TokioExecutor::new());
+fn http2(spawner: Spawner) -> http2::Builder<Spawner> {
+    let mut builder = http2::Builder::new(spawner);
     builder
         .timer(TokioTimer::new())
         .keep_alive_interval(limits::FRONT_KEEPALIVE_INTERVAL)
@@ -191,29 +192,52 @@ fn http2() -> http2::Builder<TokioExecutor> {
     builder
 }
 
-/// hyper bounds how long an HTTP/1.1 client may idle (the header timeout), but not an HTTP/2 one.
-async fn idle_for_long(mut active: watch::Receiver<usize>) {
-    loop {
-        if active.wait_for(|count| *count == 0).await.is_err() {
-            return;
-        }
-        let busy = active.wait_for(|count| *count > 0);
-        if tokio::time::timeout(limits::FRONT_IDLE_TIMEOUT, busy)
-            .await
-            .is_err()
-        {
-            return;
+/// What a connection does. hyper bounds how long an HTTP/1.1 client may idle (the header timeout), but not an HTTP/2 one.
+struct Activity(Mutex<InFlight>);
+
+struct InFlight {
+    requests: usize,
+    /// When there last was none.
+    idle_since: Instant,
+}
+
+impl Default for Activity {
+    fn default() -> Self {
+        Self(Mutex::new(InFlight {
+            requests: 0,
+            idle_since: Instant::now(),
+        }))
+    }
+}
+
+impl Activity {
+    fn lock(&self) -> MutexGuard<'_, InFlight> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Looks again when it may have been idle for long: to be told of each request would be a turn for each.
+    async fn idle_for_long(&self) {
+        let mut left = limits::FRONT_IDLE_TIMEOUT;
+        while !left.is_zero() {
+            tokio::time::sleep(left).await;
+            let now = self.lock();
+            left = match now.requests {
+                0 => limits::FRONT_IDLE_TIMEOUT.saturating_sub(now.idle_since.elapsed()),
+                _ => limits::FRONT_IDLE_TIMEOUT,
+            };
         }
     }
 }
 
 /// A request in flight, until its response's body is gone.
-struct Active(Arc<watch::Sender<usize>>);
+struct Active(Arc<Activity>);
 
 impl Active {
-    fn new(count: &Arc<watch::Sender<usize>>) -> Self {
-        count.send_modify(|count| *count = count.saturating_add(1));
-        Self(Arc::clone(count))
+    fn new(activity: &Arc<Activity>) -> Self {
+        let mut now = activity.lock();
+        now.requests = now.requests.saturating_add(1);
+        drop(now);
+        Self(Arc::clone(activity))
     }
 
     fn hold(self, response: Response<Body>) -> Response<Body> {
@@ -223,7 +247,9 @@ impl Active {
 
 impl Drop for Active {
     fn drop(&mut self) {
-        self.0.send_modify(|count| *count = count.saturating_sub(1));
+        let mut now = self.0.lock();
+        now.requests = now.requests.saturating_sub(1);
+        now.idle_since = Instant::now();
     }
 }
 

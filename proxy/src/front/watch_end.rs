@@ -5,7 +5,6 @@
 //! ends each one between two events, at its own random moment.
 
 use std::{
-    pin::Pin,
     task::{Context, Poll},
     time::Duration,
 };
@@ -15,11 +14,11 @@ use bytes::Bytes;
 use http::{HeaderMap, header};
 use tokio_util::sync::CancellationToken;
 
-use crate::limits::DRAIN_SPREAD;
+use crate::{limits::DRAIN_SPREAD, on_wake::OnWake};
 
 /// The end of one watch.
 pub(super) struct WatchEnd {
-    due: Pin<Box<dyn Future<Output = ()> + Send>>,
+    due: OnWake<()>,
     is_due: bool,
     events: Events,
 }
@@ -27,7 +26,7 @@ pub(super) struct WatchEnd {
 impl WatchEnd {
     /// Watches for `draining`, and over the events of a response with these headers.
     pub(super) fn new(draining: CancellationToken, headers: &HeaderMap) -> Self {
-        let due = Box::pin(async move {
+        let due = OnWake::new(async move {
             draining.cancelled().await;
             tokio::time::sleep(random_part(DRAIN_SPREAD)).await;
         });
@@ -45,7 +44,7 @@ impl WatchEnd {
 
     /// Ready when the watch is to end here.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        self.is_due = self.is_due || self.due.as_mut().poll(cx).is_ready();
+        self.is_due = self.is_due || self.due.poll(cx).is_ready();
         if self.is_due && self.events.complete() {
             Poll::Ready(())
         } else {

@@ -10,12 +10,17 @@ use std::{
 
 use http::{Request, Response};
 use hyper::{body::Incoming, client::conn::http2};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 
 use super::{endpoint::ConnectError, error::SendError, replay::Attempt};
-use crate::{BoxError, BoxedIo, body::Guard, limits};
+use crate::{
+    BoxError, BoxedIo,
+    body::Guard,
+    in_task::{InTask, Spawner},
+    limits,
+};
 
-type Driver = http2::Connection<TokioIo<BoxedIo>, Attempt, TokioExecutor>;
+type Driver = InTask<http2::Connection<TokioIo<BoxedIo>, Attempt, Spawner>>;
 
 /// A connection as the pool holds it.
 #[derive(Debug)]
@@ -58,7 +63,8 @@ impl Http2 {
     /// Speaks HTTP/2 on `io`. The connection lives until its pool drops it, it was idle for long, or the API server
     /// says so; requests in flight outlive the first and the last.
     pub(super) async fn open(io: BoxedIo) -> Result<Self, ConnectError> {
-        let (sender, driver) = builder()
+        let spawner = Spawner::default();
+        let (sender, driver) = builder(spawner.clone())
             .handshake(TokioIo::new(io))
             .await
             .map_err(ConnectError::Http)?;
@@ -68,6 +74,7 @@ impl Http2 {
             closed: false,
             idle_since: Instant::now(),
         })));
+        let driver = InTask::new(driver, spawner);
         tokio::spawn(drive(driver, Arc::clone(&load)));
         metrics::counter!("underpass_proxy_upstream_connections_total").increment(1);
         Ok(Self { sender, load })
@@ -97,8 +104,8 @@ impl Http2 {
     }
 }
 
-fn builder() -> http2::Builder<TokioExecutor> {
-    let mut builder = http2::Builder::new(TokioExecutor::new());
+fn builder(spawner: Spawner) -> http2::Builder<Spawner> {
+    let mut builder = http2::Builder::new(spawner);
     builder
         .timer(TokioTimer::new())
         .initial_stream_window_size(limits::UPSTREAM_STREAM_WINDOW)
@@ -116,7 +123,7 @@ async fn drive(mut driver: Driver, load: Arc<Load>) {
     loop {
         let ended = poll_fn(|cx| {
             let ended = Pin::new(&mut driver).poll(cx);
-            let peer = driver.current_max_send_streams();
+            let peer = driver.connection().current_max_send_streams();
             load.lock().limit = peer.min(limits::UPSTREAM_STREAMS);
             ended
         });
@@ -131,6 +138,7 @@ async fn drive(mut driver: Driver, load: Arc<Load>) {
         }
     }
     load.close();
+    driver.finish_tasks().await;
 }
 
 /// A place for one request on a connection, until its response's body is gone.
