@@ -48,12 +48,8 @@ enum Phase {
     Drain { rounds: u8 },
     /// As much under way as the path holds.
     Cruise { left: u64 },
-    /// An eighth more, to see whether more arrives then than `before`. Where that was so twice, there may be much more.
-    Up {
-        rounds: u8,
-        before: u64,
-        again: bool,
-    },
+    /// An eighth more, to see whether more arrives then than `before`, and again for as long as it does.
+    Up { rounds: u8, before: u64 },
     /// A fifth less, so that a queue of our own is gone and the shortest round trip can be seen.
     Down { rounds: u8 },
     /// Half, for a moment.
@@ -262,19 +258,13 @@ impl Model {
             Phase::Cruise { left: 0 } => Phase::Up {
                 rounds: 0,
                 before: self.rate.get(),
-                again: false,
             },
             Phase::Cruise { left } => Phase::Cruise { left: left - 1 },
-            Phase::Up {
-                rounds,
-                before,
-                again,
-            } if rounds + 1 < UP => Phase::Up {
+            Phase::Up { rounds, before } if rounds + 1 < UP => Phase::Up {
                 rounds: rounds + 1,
                 before,
-                again,
             },
-            Phase::Up { before, again, .. } => self.after_up(before, again),
+            Phase::Up { before, .. } => self.after_up(before),
             Phase::Down { rounds } => Phase::Down { rounds: rounds + 1 },
             measuring @ Phase::Measure { .. } => measuring,
         };
@@ -311,7 +301,7 @@ impl Model {
         round.samples >= ENOUGH && now >= shortest + longer
     }
 
-    fn after_up(&mut self, before: u64, again: bool) -> Phase {
+    fn after_up(&mut self, before: u64) -> Phase {
         if !self.round_before.answered {
             self.ceiling = self
                 .ceiling
@@ -321,16 +311,10 @@ impl Model {
         let rate = self.rate.get();
         if rate < before + before / 20 {
             Phase::Down { rounds: 0 }
-        } else if again {
-            Phase::Startup {
-                best: rate,
-                rounds: 0,
-            }
         } else {
             Phase::Up {
                 rounds: 0,
                 before: rate,
-                again: true,
             }
         }
     }
