@@ -25,6 +25,9 @@ pub mod directory;
 pub mod front;
 pub mod kubeconfig;
 pub mod limits;
+#[cfg(feature = "bench")]
+#[doc(hidden)]
+pub mod parts;
 pub mod rbac;
 pub mod seal;
 pub mod upstream;

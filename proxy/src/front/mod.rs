@@ -11,7 +11,7 @@ mod clusters;
 mod forward;
 mod peer;
 pub mod proxy_protocol;
-mod route;
+pub(crate) mod route;
 mod serve;
 mod watch_end;
 

@@ -91,8 +91,9 @@ fn the_newest_that_takes_streams_is_picked() {
         registry.insert(second.clone());
         assert!(registry.pick("edge-1").unwrap().is_same(&second));
         assert!(registry.pick("edge-2").is_none());
-        // One that drains is passed over at once.
+        // One that drains is passed over at once. The agent has to know of the stream: without any, its drain is over.
         let held = open(&second).await;
+        let taken = within("it comes", agent_2.accept()).await.unwrap();
         let draining = tokio::spawn(async move {
             let (long, soon) = (
                 std::time::Duration::from_secs(60),
@@ -102,7 +103,7 @@ fn the_newest_that_takes_streams_is_picked() {
         });
         within("it is told", second.going_away()).await.unwrap();
         assert!(registry.pick("edge-1").unwrap().is_same(&first));
-        drop(held);
+        drop((held, taken));
         second.close(CloseCode::Shutdown, "over");
         within("the drain ends", draining).await.unwrap();
         until("it is removed", || registry.sessions().len() == 1).await;
