@@ -11,6 +11,7 @@ use super::plan::{Move, Moves};
 use super::{ConnectError, Connector, Reconnected, Transports};
 use crate::error::chain;
 use crate::proto::backoff::Backoff;
+use crate::proto::frame::GoAway;
 use crate::session::{Info, Session, now};
 use crate::transport::Kind;
 
@@ -113,9 +114,10 @@ impl Connector {
         status: &mut impl FnMut(Status<'_>),
     ) -> Kept {
         let since = tokio::time::Instant::now();
+        let after = |go_away: GoAway| Duration::from_millis(go_away.return_after_ms.into());
         let told = async {
             match session.going_away().await {
-                Some(go_away) => Duration::from_millis(go_away.return_after_ms.into()),
+                Some(go_away) => after(go_away),
                 None => std::future::pending().await,
             }
         };
@@ -124,12 +126,17 @@ impl Connector {
             Ended(crate::session::SessionError),
             Detached,
         }
+        // A server that leaves an idle session closes it in the same breath.
+        let ended = |error| match session.goodbye() {
+            Some(go_away) => Woken::Leave(after(go_away)),
+            None => Woken::Ended(error),
+        };
         let woken = tokio::select! {
-            // A server that leaves an idle session closes it in the same breath.
             biased;
             return_after = told => Woken::Leave(return_after),
-            error = session.closed() => Woken::Ended(error),
-            () = session.detached() => Woken::Detached,
+            error = session.closed() => ended(error),
+            // So is one that has ended since it was asked.
+            () = session.detached() => session.shared().ended().map_or(Woken::Detached, ended),
             never = self.improve(&session, status) => match never {},
             never = self.keep_lane(&session) => match never {},
         };

@@ -328,11 +328,16 @@ impl Session {
     pub async fn going_away(&self) -> Option<GoAway> {
         let mut go_away = self.shared.watch_go_away();
         tokio::select! {
-            // What was said before the end was said.
-            biased;
-            go_away = go_away.wait_for(Option::is_some) => go_away.ok()?.clone(),
-            _ = self.closed() => None,
+            _ = go_away.wait_for(Option::is_some) => {}
+            _ = self.closed() => {}
         }
+        self.goodbye()
+    }
+
+    /// What the peer has said of its going away. Who has heard of the session's end hears here what came before it,
+    /// though they asked for both at once: another thread may have taken them in between.
+    pub(crate) fn goodbye(&self) -> Option<GoAway> {
+        self.shared.watch_go_away().borrow().clone()
     }
 
     /// Whether a stream may be opened: the session has not ended, and neither side is going away.
