@@ -252,7 +252,9 @@ fn renew_after(left: Duration) -> Duration {
 
 #[cfg(test)]
 mod tests {
-    use std::{fs, os::unix::fs::PermissionsExt, path::Path};
+    use std::{fs, path::Path};
+
+    use underpass_testenv::testing::install_script;
 
     use super::*;
 
@@ -267,11 +269,7 @@ mod tests {
             let path = dir.path().join("plugin");
             let runs = dir.path().join("runs");
             let text = format!("#!/bin/sh\necho run >> '{}'\n{body}\n", runs.display());
-            // Written by another name: a program that is open for writing cannot be run.
-            let draft = dir.path().join("draft");
-            fs::write(&draft, text).unwrap();
-            fs::set_permissions(&draft, fs::Permissions::from_mode(0o700)).unwrap();
-            fs::rename(draft, path).unwrap();
+            install_script(&path, &text);
             Self { dir }
         }
 

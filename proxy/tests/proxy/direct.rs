@@ -1,6 +1,6 @@
 //! Clusters whose API server is reached without an agent: what rests on the way to one ends when that changes.
 
-use std::{collections::BTreeMap, os::unix::fs::PermissionsExt, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc};
 
 use async_trait::async_trait;
 use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
@@ -20,6 +20,7 @@ use underpass_proxy::{
     front::{Clusters, ConnectError, Open},
     seal::{Keyring, SealingKey},
 };
+use underpass_testenv::testing::install_script;
 use zeroize::Zeroizing;
 
 use crate::{
@@ -325,12 +326,9 @@ async fn a_plugins_token_is_used_and_only_an_allowed_plugins() {
     let api = Api::start(ok).await;
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("plugin");
-    let draft = dir.path().join("draft");
     let script = "#!/bin/sh\necho '{\"apiVersion\":\"client.authentication.k8s.io/v1\",\
                   \"kind\":\"ExecCredential\",\"status\":{\"token\":\"from-plugin\"}}'\n";
-    std::fs::write(&draft, script).unwrap();
-    std::fs::set_permissions(&draft, std::fs::Permissions::from_mode(0o700)).unwrap();
-    std::fs::rename(&draft, &path).unwrap();
+    install_script(&path, script);
     let path = path.to_str().unwrap();
 
     let setting = Setting::new(&[path]).await;

@@ -1,12 +1,11 @@
 //! A cluster that the server reaches itself: what passes through an agent has to pass without one.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
 use serde_json::{Value, json};
-use underpass_testenv::testing::{Client, Wire, eventually};
+use underpass_testenv::testing::{Client, Wire, eventually, install_script};
 use underpass_testenv::{Transport, request_tests, tests_of};
 
 use crate::deployment::{ADMIN, AGENT_KUBECONFIG, CLUSTER, Deployment, token_of};
@@ -475,10 +474,7 @@ async fn a_plugin_gives_the_token() {
     let script = "#!/bin/sh\n[ \"$1\" = print ] || exit 3\n\
         printf '{\"apiVersion\":\"client.authentication.k8s.io/v1\",\"kind\":\"ExecCredential\",'\n\
         printf '\"status\":{\"token\":\"%s\",\"expirationTimestamp\":\"2099-01-01T00:00:00Z\"}}' \"$(cat \"$TOKEN\")\"\n";
-    let draft = deployment.dir().join("exec-plugin.draft");
-    fs::write(&draft, script).unwrap();
-    fs::set_permissions(&draft, fs::Permissions::from_mode(0o700)).unwrap();
-    fs::rename(&draft, deployment.exec_plugin()).unwrap();
+    install_script(&deployment.exec_plugin(), script);
     let with = |argument: &str| {
         changed("exec", |config| {
             config["users"][0]["user"] = json!({ "exec": {

@@ -1,5 +1,7 @@
 //! Running commands, and looking at processes.
 
+use std::io::Write as _;
+use std::path::Path;
 use std::process::{Output, Stdio};
 
 use tokio::io::AsyncWriteExt as _;
@@ -83,4 +85,20 @@ pub fn family(root: u32) -> Vec<u32> {
 fn after_name(pid: u32) -> Option<String> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     Some(stat.rsplit(')').next()?.to_owned())
+}
+
+/// Makes a program of a shell script, for its owner alone. Another process writes it: a file that this one had open for
+/// writing cannot be run as long as a child, just forked for somebody else, has it open, too (`ETXTBSY`).
+pub fn install_script(path: &Path, text: &str) {
+    let install = r#"umask 077 && cat > "$1" && chmod 700 "$1""#;
+    let mut child = std::process::Command::new("/bin/sh")
+        .args(["-c", install, "sh"])
+        .arg(path)
+        .stdin(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    stdin.write_all(text.as_bytes()).unwrap();
+    drop(stdin);
+    assert!(child.wait().unwrap().success());
 }
