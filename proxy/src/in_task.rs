@@ -19,7 +19,7 @@ use std::{
 use slab::Slab;
 use tokio::task::coop;
 
-use crate::bell::Bell;
+use crate::{bell::Bell, on_wake::OnWake};
 
 /// How often everybody who was woken has a turn before the runtime's other tasks have theirs. What comes of a turn, a
 /// request's task for the connection and its frames for the next write, needs two.
@@ -75,8 +75,7 @@ impl Spawned {
 /// A connection and its tasks. It ends when the connection does; what tasks are left then have had one more turn, and
 /// are dropped with it.
 pub(crate) struct InTask<C> {
-    connection: C,
-    woken: Arc<Woken>,
+    connection: OnWake<C>,
     tasks: Tasks,
     spawner: Spawner,
 }
@@ -84,27 +83,21 @@ pub(crate) struct InTask<C> {
 impl<C> InTask<C> {
     /// `connection` was made with `spawner`.
     pub(crate) fn new(connection: C, spawner: Spawner) -> Self {
-        let bell = &spawner.0.bell;
         Self {
-            connection,
-            woken: Arc::new(Woken {
-                woken: AtomicBool::new(true),
-                bell: Arc::clone(bell),
-            }),
-            tasks: Tasks::new(Arc::clone(bell)),
+            connection: OnWake::new(connection),
+            tasks: Tasks::new(Arc::clone(&spawner.0.bell)),
             spawner,
         }
     }
 
     /// The connection.
     pub(crate) fn connection(&self) -> &C {
-        &self.connection
+        self.connection.get()
     }
 
     /// The connection, to be changed: it is polled next time as if it had been woken.
     pub(crate) fn connection_mut(&mut self) -> &mut C {
-        self.woken.woken.store(true, Ordering::SeqCst);
-        &mut self.connection
+        self.connection.get_mut()
     }
 
     /// Drops the connection, and moves its tasks until they are done.
@@ -113,7 +106,6 @@ impl<C> InTask<C> {
             connection,
             mut tasks,
             spawner,
-            ..
         } = self;
         drop(connection);
         poll_fn(|cx| {
@@ -136,36 +128,15 @@ impl<C: Future + Unpin> Future for InTask<C> {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<C::Output> {
         let Self {
             connection,
-            woken,
             tasks,
             spawner,
         } = &mut *self;
-        let waker = Waker::from(Arc::clone(woken));
+        let waker = Waker::from(Arc::clone(&spawner.0.bell));
         spawner.0.turns(cx, || {
-            let mut ended = Poll::Pending;
-            if woken.woken.swap(false, Ordering::SeqCst) {
-                ended = Pin::new(&mut *connection).poll(&mut Context::from_waker(&waker));
-            }
+            let ended = connection.poll(&mut Context::from_waker(&waker));
             tasks.turn(spawner.0.take());
             ended
         })
-    }
-}
-
-/// Whether the connection itself was woken.
-struct Woken {
-    woken: AtomicBool,
-    bell: Arc<Bell>,
-}
-
-impl Wake for Woken {
-    fn wake(self: Arc<Self>) {
-        self.wake_by_ref();
-    }
-
-    fn wake_by_ref(self: &Arc<Self>) {
-        self.woken.store(true, Ordering::SeqCst);
-        self.bell.ring();
     }
 }
 

@@ -1,4 +1,4 @@
-//! A condition beside something that moves all the time.
+//! Futures beside something that moves all the time.
 
 use std::{
     pin::Pin,
@@ -13,10 +13,13 @@ use futures_util::task::AtomicWaker;
 
 /// A future that is polled when it was woken, however often its owner is: with each piece of a body somebody asks whether
 /// the body is still allowed, which costs more than to pass it on.
-pub(crate) struct OnWake<T> {
-    future: Pin<Box<dyn Future<Output = T> + Send>>,
+pub(crate) struct OnWake<F> {
+    future: F,
     woken: Arc<Woken>,
 }
+
+/// Some condition.
+pub(crate) type Condition<T> = OnWake<Pin<Box<dyn Future<Output = T> + Send>>>;
 
 struct Woken {
     woken: AtomicBool,
@@ -34,10 +37,16 @@ impl Wake for Woken {
     }
 }
 
-impl<T> OnWake<T> {
-    pub(crate) fn new(future: impl Future<Output = T> + Send + 'static) -> Self {
+impl<T> Condition<T> {
+    pub(crate) fn boxed(future: impl Future<Output = T> + Send + 'static) -> Self {
+        Self::new(Box::pin(future))
+    }
+}
+
+impl<F> OnWake<F> {
+    pub(crate) fn new(future: F) -> Self {
         Self {
-            future: Box::pin(future),
+            future,
             woken: Arc::new(Woken {
                 woken: AtomicBool::new(true),
                 owner: AtomicWaker::new(),
@@ -45,15 +54,28 @@ impl<T> OnWake<T> {
         }
     }
 
+    /// The future.
+    pub(crate) fn get(&self) -> &F {
+        &self.future
+    }
+
+    /// The future, to be changed: it is polled next time as if it had been woken.
+    pub(crate) fn get_mut(&mut self) -> &mut F {
+        self.woken.woken.store(true, Ordering::SeqCst);
+        &mut self.future
+    }
+}
+
+impl<F: Future + Unpin> OnWake<F> {
     /// As of a future, which must not be polled once it was ready.
-    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<T> {
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<F::Output> {
         // Before it looks: who wakes it from here on wakes its owner.
         self.woken.owner.register(cx.waker());
         if !self.woken.woken.swap(false, Ordering::SeqCst) {
             return Poll::Pending;
         }
         let waker = Waker::from(Arc::clone(&self.woken));
-        self.future.as_mut().poll(&mut Context::from_waker(&waker))
+        Pin::new(&mut self.future).poll(&mut Context::from_waker(&waker))
     }
 }
 

@@ -19,7 +19,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::task::AbortOnDropHandle;
 
 use self::inline::Inline;
-use crate::{BoxError, body::Guard, limits, on_wake::OnWake};
+use crate::{BoxError, body::Guard, limits, on_wake::Condition};
 
 /// Why an exchange brought no response.
 #[derive(Debug, thiserror::Error)]
@@ -206,7 +206,7 @@ fn poll_driven<T>(
 pub(crate) struct Until<G> {
     inner: G,
     why: &'static str,
-    condition: OnWake<BoxError>,
+    condition: Condition<BoxError>,
 }
 
 impl<G: Guard> Until<G> {
@@ -218,7 +218,7 @@ impl<G: Guard> Until<G> {
         Self {
             inner,
             why,
-            condition: OnWake::new(condition),
+            condition: Condition::boxed(condition),
         }
     }
 }

@@ -14,11 +14,11 @@ use bytes::Bytes;
 use http::{HeaderMap, header};
 use tokio_util::sync::CancellationToken;
 
-use crate::{limits::DRAIN_SPREAD, on_wake::OnWake};
+use crate::{limits::DRAIN_SPREAD, on_wake::Condition};
 
 /// The end of one watch.
 pub(super) struct WatchEnd {
-    due: OnWake<()>,
+    due: Condition<()>,
     is_due: bool,
     events: Events,
 }
@@ -26,7 +26,7 @@ pub(super) struct WatchEnd {
 impl WatchEnd {
     /// Watches for `draining`, and over the events of a response with these headers.
     pub(super) fn new(draining: CancellationToken, headers: &HeaderMap) -> Self {
-        let due = OnWake::new(async move {
+        let due = Condition::boxed(async move {
             draining.cancelled().await;
             tokio::time::sleep(random_part(DRAIN_SPREAD)).await;
         });
