@@ -251,16 +251,7 @@ mod tests {
     use tokio::sync::{Notify, mpsc, oneshot};
 
     use super::*;
-
-    /// Counts its polls.
-    async fn counted<T>(polls: &AtomicUsize, work: impl Future<Output = T>) -> T {
-        let mut work = std::pin::pin!(work);
-        poll_fn(|cx| {
-            polls.fetch_add(1, Ordering::Relaxed);
-            work.as_mut().poll(cx)
-        })
-        .await
-    }
+    use crate::bell::testing::{answering, counted};
 
     fn in_task<T>(
         spawner: &Spawner,
@@ -423,18 +414,7 @@ mod tests {
 
     #[test]
     fn no_wake_is_missed() {
-        // The other side answers at any moment, from a thread of its own.
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(2)
-            .enable_time()
-            .build()
-            .unwrap();
-        let (question, mut questions) = mpsc::unbounded_channel::<oneshot::Sender<()>>();
-        runtime.spawn(async move {
-            while let Some(answer) = questions.recv().await {
-                let _ = answer.send(());
-            }
-        });
+        let (runtime, question) = answering();
         let (spawner, (done, mut ends)) = (Spawner::default(), mpsc::channel(1));
         for _ in 0..3 {
             let (question, done) = (question.clone(), done.clone());

@@ -204,9 +204,10 @@ async fn write(name: &'static str, sink: &mut dyn Sink, events: &[Bytes]) {
 
 #[cfg(test)]
 mod tests {
-    use std::{future::poll_fn, pin::pin, sync::Mutex};
+    use std::sync::Mutex;
 
     use super::*;
+    use crate::bell::testing::counted;
 
     /// Keeps how many events came at once, and when.
     #[derive(Clone, Default)]
@@ -252,14 +253,7 @@ mod tests {
         let sink = Box::new(Batches::default());
         let running = run("test", sink, events, Arc::clone(&state), config.batch);
         let count = Arc::clone(&turns);
-        tokio::spawn(async move {
-            let mut running = pin!(running);
-            poll_fn(|cx| {
-                count.fetch_add(1, Ordering::Relaxed);
-                running.as_mut().poll(cx)
-            })
-            .await;
-        });
+        tokio::spawn(async move { counted(&count, running).await });
         let outlet = Outlet {
             config,
             name: "test",

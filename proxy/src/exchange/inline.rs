@@ -96,6 +96,7 @@ mod tests {
     use tokio::sync::{mpsc, oneshot};
 
     use super::*;
+    use crate::bell::testing::answering;
 
     #[tokio::test]
     async fn work_and_who_wants_it_wake_each_other_without_their_task() {
@@ -135,17 +136,7 @@ mod tests {
 
     #[test]
     fn no_bell_is_missed() {
-        // The other side answers at any moment, from a thread of its own.
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(2)
-            .build()
-            .unwrap();
-        let (question, mut questions) = mpsc::unbounded_channel::<oneshot::Sender<()>>();
-        runtime.spawn(async move {
-            while let Some(answer) = questions.recv().await {
-                let _ = answer.send(());
-            }
-        });
+        let (runtime, question) = answering();
         let asking = runtime.spawn(async move {
             for _ in 0..20_000 {
                 let (answer, answered) = oneshot::channel();

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use underpass_testenv::Transport;
 use underpass_testenv::testing::{Client, Wire, eventually, text};
 
-use crate::audit::{AGENT, one_of_ours};
+use crate::audit::{AGENT, one_of_ours, one_of_theirs};
 use crate::deployment::{CLUSTER, Deployment, agent_account};
 use crate::flight::InFlight;
 use crate::over_both_transports;
@@ -179,11 +179,7 @@ async fn rule_16_allowed_and_refused_in_both_audits(transport: Transport) {
         mine(event, &other) && event["objectRef"]["resource"] == "pods"
     })
     .await;
-    let theirs = eventually("the call in the API server's log", async || {
-        let there = client.audit_events(|event| event["auditID"] == mine_here["auditID"]);
-        there.into_iter().next().ok_or("none")
-    })
-    .await;
+    let theirs = one_of_theirs(&client, |event| event["auditID"] == mine_here["auditID"]).await;
     assert_eq!(mine_here["responseStatus"]["code"], 200);
     assert_eq!(mine_here["user"]["groups"], json!(["troupe"]));
     assert_eq!(theirs["user"]["username"], AGENT);

@@ -7,7 +7,7 @@ use underpass_testenv::Transport;
 use underpass_testenv::testing::{Client, Wire, eventually, spawn};
 
 use crate::acting_as::{bind, leave};
-use crate::audit::one_of_ours;
+use crate::audit::{one_of_ours, one_of_theirs};
 use crate::deployment::{ADMIN, CLUSTER, Deployment, agent_account};
 
 fn direct(kubeconfig: &Path) -> Client<'_> {
@@ -150,11 +150,7 @@ async fn rule_17_constrained_the_api_server_refuses_nodes_and_accounts() {
         event["impersonatedUser"]["username"] == other
     })
     .await;
-    let there = eventually("the call in the API server's log", async || {
-        let there = client.audit_events(|event| event["auditID"] == here["auditID"]);
-        there.into_iter().next().ok_or("none")
-    })
-    .await;
+    let there = one_of_theirs(&client, |event| event["auditID"] == here["auditID"]).await;
     assert_eq!(here["user"]["username"], user);
     assert_eq!(there["user"]["username"], account("underpass-constrained"));
     let constraint = &there["authenticationMetadata"]["impersonationConstraint"];

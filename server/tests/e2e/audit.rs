@@ -30,11 +30,7 @@ async fn one_id_from_the_client_to_the_api_server(transport: Transport) {
     assert_eq!(answer.code, 200);
     let id = answer.headers["audit-id"].to_str().unwrap().to_owned();
     let client = deployment.client(&kubeconfig, Wire::WebSocket);
-    let event = eventually("the API server's event", async || {
-        let found = client.audit_events(|event| event["auditID"] == id.as_str());
-        found.into_iter().next().ok_or("none")
-    })
-    .await;
+    let event = one_of_theirs(&client, |event| event["auditID"] == id.as_str()).await;
     assert_eq!(event["requestURI"], "/version");
     assert_eq!(event["user"]["username"], AGENT);
     assert_eq!(event["impersonatedUser"]["username"], user.as_str());
@@ -120,6 +116,15 @@ fn calls(events: &[Value]) -> BTreeMap<String, [Value; 4]> {
             (event["auditID"].as_str().unwrap().to_owned(), call)
         })
         .collect()
+}
+
+/// The first of the API server's events that `wanted` picks.
+pub(crate) async fn one_of_theirs(client: &Client<'_>, wanted: impl Fn(&Value) -> bool) -> Value {
+    eventually("an event in the API server's audit log", async || {
+        let found = client.audit_events(&wanted);
+        found.into_iter().next().ok_or("none")
+    })
+    .await
 }
 
 /// The first of the server's events that `wanted` picks. Events are written behind the answers they are about.

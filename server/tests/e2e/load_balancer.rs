@@ -14,7 +14,7 @@ use underpass_testenv::testing::providers::{Directory, SEARCHER};
 use underpass_testenv::testing::{Wire, eventually};
 use underpass_testenv::{CLUSTER_NAME, Transport};
 
-use crate::audit::one_of_ours;
+use crate::audit::{one_of_ours, one_of_theirs};
 use crate::deployment::{Deployment, changed, token_of};
 use crate::raw::{self, Answer};
 
@@ -101,11 +101,7 @@ async fn forward(mut client: TcpStream, server: SocketAddr, header: Vec<u8>) {
 async fn sources(id: &str) -> (Value, Value) {
     let client = deployment().admin(Wire::WebSocket);
     let of_call = |event: &Value| event["auditID"] == id;
-    let theirs = eventually("the API server's event", async || {
-        let found = client.audit_events(of_call);
-        found.into_iter().next().ok_or("none")
-    })
-    .await;
+    let theirs = one_of_theirs(&client, of_call).await;
     let ours = one_of_ours(deployment(), of_call).await;
     (ours["sourceIPs"].clone(), theirs["sourceIPs"].clone())
 }
@@ -169,14 +165,9 @@ async fn kubectl_works_through_a_load_balancer() {
     );
     let client = deployment().client(&kubeconfig, Wire::WebSocket);
     client.run(&["get", "--raw", "/version"]).await;
-    eventually("the API server's event", async || {
-        let found =
-            client.audit_events(|event| event["impersonatedUser"]["username"] == "balanced");
-        let event = found.into_iter().next().ok_or("none")?;
-        assert_eq!(event["sourceIPs"], json!(["203.0.113.77", "127.0.0.1"]));
-        Ok::<_, &str>(())
-    })
-    .await;
+    let balanced = |event: &Value| event["impersonatedUser"]["username"] == "balanced";
+    let event = one_of_theirs(&client, balanced).await;
+    assert_eq!(event["sourceIPs"], json!(["203.0.113.77", "127.0.0.1"]));
 }
 
 #[tokio::test]

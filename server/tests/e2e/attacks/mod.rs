@@ -20,9 +20,10 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::client::TlsStream;
-use underpass_testenv::testing::{DEADLINE, Wire, eventually};
+use underpass_testenv::testing::{DEADLINE, Wire};
 use underpass_testenv::{CLUSTER_NAME, Transport};
 
+use crate::audit::one_of_theirs;
 use crate::deployment::{Deployment, token_of};
 use crate::raw;
 
@@ -84,11 +85,7 @@ impl Attacker {
         let answer = raw::get(deployment(), &path, Some(&self.token)).await;
         assert_eq!(answer.code, 200, "{answer:?}");
         let id = answer.headers["audit-id"].to_str().unwrap();
-        eventually("the honest request's event", async || {
-            let found = client.audit_events(|event| event["auditID"] == id);
-            found.into_iter().next().ok_or("none")
-        })
-        .await;
+        one_of_theirs(&client, |event| event["auditID"] == id).await;
         client.audit_events(|event| {
             let smuggled = event["requestURI"].as_str().unwrap().contains(SMUGGLED);
             let theirs = event["impersonatedUser"]["username"] == self.user.as_str();
