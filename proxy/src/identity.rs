@@ -261,6 +261,7 @@ mod tests {
             authenticator: "corp".into(),
             expires_at: None,
             scope: crate::Scope::default(),
+            token: None,
         });
         assert_eq!(vouched.encode().unwrap(), alice().encode().unwrap());
         let decoded = Identity::decode(&vouched.encode().unwrap()).unwrap();

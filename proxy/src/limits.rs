@@ -50,6 +50,10 @@ pub const OBJECT_BYTES: usize = 512 * 1024;
 /// Objects of one kind. All are in memory, of some hundred bytes each, and each change looks all of them over.
 pub const OBJECTS: usize = 100_000;
 
+/// Generations of tokens that were made with one another: each request looks the ancestors of its token up. A login that
+/// is renewed each ten minutes has fewer within [`EXPIRED_TOKEN_KEPT`] and its own life.
+pub const TOKEN_GENERATIONS: usize = 256;
+
 /// Tokens of one user that count: a login a minute for a day. Nobody fills the directory alone.
 pub const TOKENS_PER_USER: usize = 2_000;
 

@@ -39,6 +39,17 @@ impl Method {
     }
 }
 
+impl Method {
+    /// Do browsers attach it by themselves, whichever page makes them send the request? They remember HTTP Basic for a
+    /// server, and a client certificate belongs to the connection.
+    pub(crate) const fn is_ambient(self) -> bool {
+        match self {
+            Self::Password | Self::Ldap | Self::Certificate => true,
+            Self::Token | Self::Jwt | Self::GitHub | Self::TokenReview => false,
+        }
+    }
+}
+
 impl fmt::Display for Method {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
@@ -54,6 +65,7 @@ pub struct Provenance {
     pub(crate) authenticator: Arc<str>,
     pub(crate) expires_at: Option<SystemTime>,
     pub(crate) scope: Scope,
+    pub(crate) token: Option<Arc<str>>,
 }
 
 impl Provenance {
@@ -75,6 +87,13 @@ impl Provenance {
     /// What the credential may be used for.
     pub fn scope(&self) -> &Scope {
         &self.scope
+    }
+
+    /// The id of the token of our own that was the proof; `None` where another kind of credential was. Only the
+    /// authenticator that checked the token knows this: a token beside another credential has proved nothing
+    /// (security rule 21).
+    pub fn token(&self) -> Option<&str> {
+        self.token.as_deref()
     }
 }
 

@@ -8,7 +8,10 @@ use std::{borrow::Cow, time::Duration};
 use http::{HeaderValue, Response, StatusCode, header};
 
 use crate::{
-    Body, ClusterName, Impersonated, authenticate::AuthenticateError, full, status::Status,
+    Body, ClusterName, Impersonated,
+    authenticate::{AuthenticateError, Rejection},
+    full,
+    status::Status,
 };
 
 /// Clients may try again so soon: an agent that lost its transport is back within a second.
@@ -21,6 +24,12 @@ pub enum Refusal {
     /// No credential, or one that nobody accepts.
     #[error("Unauthorized")]
     Unauthorized,
+    /// A page of another origin made a browser send the request, with a credential that browsers attach by themselves
+    /// (security rule 27).
+    #[error(
+        "the request comes from a page of another origin, with a credential that browsers attach by themselves; send a bearer token instead"
+    )]
+    ForeignOrigin,
     /// The caller may not reach the cluster that way.
     #[error(
         "clusters.underpass.dev \"{cluster}\" is forbidden: User \"{user}\" cannot {verb} resource \
@@ -129,7 +138,8 @@ impl Refusal {
     pub fn code(&self) -> StatusCode {
         match self {
             Self::Unauthorized => StatusCode::UNAUTHORIZED,
-            Self::Forbidden { .. }
+            Self::ForeignOrigin
+            | Self::Forbidden { .. }
             | Self::IdentityForbidden { .. }
             | Self::MayNotActAs { .. }
             | Self::ActingAsNotReviewed(_)
@@ -235,6 +245,7 @@ impl Refusal {
 impl From<&AuthenticateError> for Refusal {
     fn from(error: &AuthenticateError) -> Self {
         match error {
+            AuthenticateError::Rejected(Rejection::ForeignOrigin) => Self::ForeignOrigin,
             AuthenticateError::Rejected(_) => Self::Unauthorized,
             AuthenticateError::Unavailable(_) => Self::Unavailable,
             AuthenticateError::Busy => Self::TooManyRequests,

@@ -38,6 +38,16 @@ impl Scope {
         self.clusters.is_none() && !self.read_only
     }
 
+    /// Does it allow nothing beyond what `outer` allows?
+    pub fn is_within(&self, outer: &Self) -> bool {
+        let clusters = match (&self.clusters, &outer.clusters) {
+            (_, None) => true,
+            (None, Some(_)) => false,
+            (Some(inner), Some(outer)) => inner.is_subset(outer),
+        };
+        clusters && (self.read_only || !outer.read_only)
+    }
+
     /// Does it include this cluster?
     pub fn includes(&self, cluster: &ClusterName) -> bool {
         self.clusters

@@ -11,8 +11,7 @@ use http::{HeaderValue, Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use metrics_exporter_prometheus::PrometheusHandle;
-use underpass_proxy::authenticate::{Authenticator, Caller, Token};
-use underpass_proxy::directory::Directory;
+use underpass_proxy::authenticate::{Authenticator, Caller};
 use underpass_proxy::front::{Budgets, Connection, Fallback};
 use underpass_proxy::{Body, Refusal, empty, full};
 use underpass_tunnel::transport::{Kind, websocket};
@@ -28,7 +27,6 @@ pub(crate) struct Http {
     pub(crate) budgets: Budgets,
     pub(crate) metrics: PrometheusHandle,
     pub(crate) readiness: Readiness,
-    pub(crate) directory: Arc<Directory>,
     pub(crate) authenticator: Arc<dyn Authenticator>,
     pub(crate) api: Api,
 }
@@ -114,22 +112,12 @@ impl Http {
         connection: &Connection,
     ) -> Result<Requester, Refusal> {
         let caller = Caller::read(request.headers(), connection.info());
-        let caller = caller.ok_or(Refusal::Unauthorized)?;
+        let caller = caller.ok_or(Refusal::Unauthorized)?.at(request.uri());
         let authenticated = self.authenticator.authenticate(&caller).await;
         let authenticated = authenticated
             .map_err(|error| Refusal::from(&error))?
             .ok_or(Refusal::Unauthorized)?;
-        let token = caller.bearer().and_then(|bearer| Token::parse(bearer).ok());
-        let owner = token.and_then(|token| {
-            let snapshot = self.directory.snapshot();
-            snapshot
-                .token(&token.hash())
-                .map(|(_, token)| token.owner.clone())
-        });
-        Ok(Requester::User {
-            identity: Box::new(authenticated.identity().clone()),
-            owner,
-        })
+        Ok(Requester::from(&authenticated))
     }
 
     fn upgrade(&self, request: Request<Incoming>, connection: &Connection) -> Response<Body> {

@@ -9,7 +9,7 @@ use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, join_all, ready};
 use rand::RngExt;
 use underpass_proxy::StreamClass;
-use underpass_proxy::directory::Directory;
+use underpass_proxy::directory::{Directory, Snapshot};
 use underpass_proxy::front::{Clusters, ConnectError, Open};
 use underpass_proxy::{BoxedIo, ClusterName, TARGET_KUBE_API};
 use underpass_tunnel::{
@@ -63,7 +63,19 @@ impl Tunnel {
             "agent connected"
         );
         self.registry.insert(session.clone());
+        // Its key was looked up before the rest of the handshake. A change since then was enforced on those sessions that
+        // the registry had (rule 25).
+        self.enforce(&session, &self.directory.snapshot());
         tokio::spawn(watch(session));
+    }
+
+    /// Ends a session whose agent may no longer serve its cluster.
+    fn enforce(&self, session: &Session, snapshot: &Snapshot) {
+        let info = session.info();
+        let cluster = snapshot.cluster_of_agent(&info.key.to_string());
+        if cluster.is_none_or(|cluster| cluster.as_str() != info.agent) {
+            session.close(CloseCode::Revoked, "this agent token was withdrawn");
+        }
     }
 
     fn refused(&self, error: &AcceptError, remote: IpAddr) {
@@ -85,11 +97,7 @@ impl Tunnel {
         while changes.changed().await.is_ok() {
             let snapshot = self.directory.snapshot();
             for session in self.registry.sessions() {
-                let info = session.info();
-                let cluster = snapshot.cluster_of_agent(&info.key.to_string());
-                if cluster.is_none_or(|cluster| cluster.as_str() != info.agent) {
-                    session.close(CloseCode::Revoked, "this agent token was withdrawn");
-                }
+                self.enforce(&session, &snapshot);
             }
         }
     }
@@ -180,5 +188,82 @@ impl Clusters for Tunnel {
         } else {
             Err(ConnectError::UnknownCluster)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use underpass_proxy::directory::{Agent, Cluster, Draft, Expect, Labels, MemoryStore};
+    use underpass_tunnel::transport::memory;
+    use underpass_tunnel::{Acceptor, AcceptorConfig, AgentKey, Connector, ConnectorConfig};
+
+    use super::*;
+
+    const ID: &str = "agent";
+
+    async fn directory(key: &AgentKey) -> Arc<Directory> {
+        let directory = Directory::open(Arc::new(MemoryStore::default()))
+            .await
+            .unwrap();
+        let put = |draft: &mut Draft| {
+            let cluster = Cluster {
+                created: draft.now(),
+                labels: Labels::default(),
+                direct: None,
+            };
+            draft.put("edge", cluster, Expect::Absent)?;
+            let agent = Agent {
+                created: draft.now(),
+                cluster: ClusterName::new("edge").unwrap(),
+                key: key.public_key().to_string(),
+            };
+            draft.put(ID, agent, Expect::Absent)
+        };
+        directory.change(put).await.unwrap();
+        directory
+    }
+
+    /// Lets an agent in, and takes its token back before its session is anywhere.
+    struct Meanwhile(Arc<Directory>);
+
+    impl Admission for Meanwhile {
+        fn admit<'a>(&'a self, proven: &'a Proven) -> BoxFuture<'a, Result<String, Denied>> {
+            async {
+                let admitted = Keys(Arc::clone(&self.0)).admit(proven).await;
+                let remove = |draft: &mut Draft| draft.remove::<Agent>(ID, Expect::Present);
+                self.0.change(remove).await.unwrap();
+                admitted
+            }
+            .boxed()
+        }
+    }
+
+    #[tokio::test]
+    async fn rule_25_an_agent_that_is_revoked_in_its_handshake_does_not_stay() {
+        let key = AgentKey::from_seed([1; 32]).unwrap();
+        let directory = directory(&key).await;
+        let tunnel = Tunnel::new(Arc::clone(&directory));
+        let enforcing = tokio::spawn(tunnel.clone().enforce_access());
+        let acceptor = Acceptor::new(
+            AcceptorConfig::default(),
+            Arc::new(Meanwhile(Arc::clone(&directory))),
+        );
+        let ca = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        let config = ConnectorConfig::new("localhost", 1, ca.cert.pem().into_bytes(), key);
+        let connector = Connector::new(config).unwrap();
+        let (here, there) = memory::pair();
+        let (agent, accepted) = tokio::join!(
+            connector.establish(Arc::new(here)),
+            acceptor.accept(Arc::new(there))
+        );
+        // The change was enforced before the registry has the session, and no other change follows.
+        tokio::task::yield_now().await;
+        tunnel.serve(accepted, IpAddr::from([127, 0, 0, 1]));
+        let agent = agent.unwrap();
+        tokio::time::timeout(Duration::from_secs(20), agent.closed())
+            .await
+            .expect("the session ends");
+        assert_eq!(tunnel.connected(&ClusterName::new("edge").unwrap()), 0);
+        enforcing.abort();
     }
 }

@@ -3,11 +3,14 @@
 use std::{fmt, net::IpAddr, sync::OnceLock};
 
 use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
-use http::{HeaderMap, header};
+use http::{HeaderMap, HeaderValue, Uri, header};
 use rustls_pki_types::CertificateDer;
 use zeroize::Zeroizing;
 
-use super::jwt::{self, Peeked};
+use super::{
+    jwt::{self, Peeked},
+    site::Site,
+};
 use crate::{front::ConnectionInfo, headers, limits};
 
 /// What a caller presents: everything that an authenticator may look at.
@@ -16,6 +19,7 @@ pub struct Caller<'a> {
     authorization: Authorization<'a>,
     certificates: &'a [CertificateDer<'static>],
     client: IpAddr,
+    site: Site<'a>,
     jwt: OnceLock<Option<Peeked>>,
 }
 
@@ -99,6 +103,7 @@ impl<'a> Caller<'a> {
             authorization: Authorization::Basic(login),
             certificates: &[],
             client,
+            site: Site::NO_BROWSER,
             jwt: OnceLock::new(),
         }
     }
@@ -120,8 +125,22 @@ impl<'a> Caller<'a> {
             authorization,
             certificates,
             client: info.peer.client(headers),
+            site: Site::read(headers),
             jwt: OnceLock::new(),
         })
+    }
+
+    /// The same caller, who asks for this URI. HTTP/2 has the server's name there, and `Host` nowhere.
+    #[must_use]
+    pub fn at(mut self, uri: &'a Uri) -> Self {
+        self.site = self.site.at(uri);
+        self
+    }
+
+    /// Does the request come from a browser that shows a page of another origin? Then the user may know nothing of it, and
+    /// what the browser attached by itself speaks for nobody (security rule 27).
+    pub fn is_foreign(&self) -> bool {
+        self.site.is_foreign()
     }
 }
 
@@ -159,34 +178,41 @@ fn read_basic(credential: &str) -> Option<Password> {
 
 /// Moves a token that a browser put among the WebSocket subprotocols into `Authorization`, as kube-apiserver
 /// reads it (apiserver/pkg/authentication/request/websocket). It is removed from there by the cleaning.
-pub(crate) fn adopt_websocket_bearer(headers: &mut HeaderMap) {
+///
+/// # Errors
+/// The token cannot be read, or it is not the request's only one: two credentials are nobody's (security rule 21).
+pub(crate) fn adopt_websocket_bearer(headers: &mut HeaderMap) -> Result<(), AmbiguousBearer> {
     use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
-    if headers.contains_key(header::AUTHORIZATION) {
-        return;
-    }
     let prefix = headers::BEARER_SUBPROTOCOL.as_bytes();
     let lines = headers.get_all(header::SEC_WEBSOCKET_PROTOCOL).iter();
     let mut tokens = lines
         .flat_map(headers::tokens)
         .filter_map(|item| item.strip_prefix(prefix));
-    let (Some(encoded), None) = (tokens.next(), tokens.next()) else {
-        return;
+    let encoded = match (tokens.next(), tokens.next()) {
+        (None, _) => return Ok(()),
+        (Some(encoded), None) => encoded,
+        (Some(_), Some(_)) => return Err(AmbiguousBearer),
     };
     let decoded = URL_SAFE_NO_PAD.decode(encoded);
     drop(tokens);
-    let Ok(token) = decoded else { return };
-    let line = [b"Bearer ", token.as_slice()].concat();
-    if let Ok(mut value) = http::HeaderValue::from_bytes(&line) {
-        value.set_sensitive(true);
-        headers.insert(header::AUTHORIZATION, value);
+    if headers.contains_key(header::AUTHORIZATION) {
+        return Err(AmbiguousBearer);
     }
+    let token = decoded.map_err(|_| AmbiguousBearer)?;
+    let line = [b"Bearer ", token.as_slice()].concat();
+    let mut value = HeaderValue::from_bytes(&line).map_err(|_| AmbiguousBearer)?;
+    value.set_sensitive(true);
+    headers.insert(header::AUTHORIZATION, value);
+    Ok(())
 }
+
+/// A token among the WebSocket subprotocols is unreadable, or stands beside another one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct AmbiguousBearer;
 
 #[cfg(test)]
 mod tests {
-    use http::HeaderValue;
-
     use super::*;
 
     fn bearer_of(line: &str) -> Option<&str> {
@@ -234,7 +260,52 @@ mod tests {
             header::SEC_WEBSOCKET_PROTOCOL,
             HeaderValue::from_static(offer),
         );
-        adopt_websocket_bearer(&mut headers);
+        adopt_websocket_bearer(&mut headers).unwrap();
         assert_eq!(headers[header::AUTHORIZATION], "Bearer abc");
+    }
+
+    #[test]
+    fn rule_21_a_second_token_is_refused() {
+        let offer = "v4.channel.k8s.io, base64url.bearer.authorization.k8s.io.YWJj";
+        let with = |name, value| {
+            let mut headers = HeaderMap::new();
+            headers.append(
+                header::SEC_WEBSOCKET_PROTOCOL,
+                HeaderValue::from_static(offer),
+            );
+            headers.append(name, HeaderValue::from_static(value));
+            headers
+        };
+        for (name, second) in [
+            (header::AUTHORIZATION, "Bearer abc"),
+            (header::AUTHORIZATION, "Basic YTpi"),
+            (
+                header::SEC_WEBSOCKET_PROTOCOL,
+                "base64url.bearer.authorization.k8s.io.YWJk",
+            ),
+            (
+                header::SEC_WEBSOCKET_PROTOCOL,
+                "base64url.bearer.authorization.k8s.io.!",
+            ),
+        ] {
+            let refused = adopt_websocket_bearer(&mut with(name, second));
+            assert_eq!(refused, Err(AmbiguousBearer), "{second}");
+        }
+        let mut other = with(header::SEC_WEBSOCKET_PROTOCOL, "v5.channel.k8s.io");
+        adopt_websocket_bearer(&mut other).unwrap();
+        assert_eq!(other[header::AUTHORIZATION], "Bearer abc");
+        let mut headers = HeaderMap::new();
+        for _ in 0..2 {
+            headers.append(
+                header::AUTHORIZATION,
+                HeaderValue::from_static("Bearer abc"),
+            );
+        }
+        let info = ConnectionInfo {
+            peer: IpAddr::from([127, 0, 0, 1]).into(),
+            protocol: crate::front::Protocol::Http1,
+            certificates: vec![],
+        };
+        assert!(Caller::read(&headers, &info).is_none());
     }
 }

@@ -12,7 +12,7 @@ use async_trait::async_trait;
 use super::{
     AuthenticateError, Authenticated, Authenticator, Caller, Password, Rejection, error::TooSlow,
 };
-use crate::Provenance;
+use crate::{Method, Provenance};
 
 /// One authenticator of a [`Chain`].
 #[derive(Clone)]
@@ -43,6 +43,10 @@ impl Step {
             .await
             .unwrap_or_else(|_| Err(AuthenticateError::unavailable(TooSlow(self.limit))));
         let answered = answered.and_then(|found| found.map(unexpired).transpose());
+        let answered = answered.and_then(|found| match found {
+            Some(found) => own_origin(found, caller).map(Some),
+            None => Ok(None),
+        });
         let outcome = match &answered {
             Ok(None) => return answered,
             Ok(Some(_)) => "vouched",
@@ -72,6 +76,19 @@ fn unexpired(authenticated: Authenticated) -> Result<Authenticated, Authenticate
     let expires_at = provenance.and_then(Provenance::expires_at);
     if expires_at.is_some_and(|end| end <= SystemTime::now()) {
         return Err(Rejection::Expired.into());
+    }
+    Ok(authenticated)
+}
+
+/// Security rule 27: a credential that browsers attach by themselves counts for pages of our own only.
+fn own_origin(
+    authenticated: Authenticated,
+    caller: &Caller<'_>,
+) -> Result<Authenticated, AuthenticateError> {
+    let provenance = authenticated.identity.provenance();
+    let method = provenance.map(Provenance::method);
+    if caller.is_foreign() && method.is_none_or(Method::is_ambient) {
+        return Err(Rejection::ForeignOrigin.into());
     }
     Ok(authenticated)
 }
@@ -132,7 +149,6 @@ mod tests {
 
     use super::*;
     use crate::{
-        Method,
         authenticate::{
             Source,
             source::{Assertion, Reserved},

@@ -86,6 +86,9 @@ pub enum Rejection {
     /// More than one entry fits the name.
     #[error("more than one user fits the name")]
     Ambiguous,
+    /// A browser attached it by itself, to a request of another origin's page.
+    #[error("a page of another origin sent it")]
+    ForeignOrigin,
     /// The name, or a group, is one that this authenticator may not give.
     #[error("it would give the reserved name {0:?}")]
     Reserved(String),

@@ -29,6 +29,7 @@ mod ldap;
 mod oidc;
 mod password;
 mod remote;
+mod site;
 mod source;
 mod token;
 mod token_review;

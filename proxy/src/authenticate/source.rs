@@ -89,6 +89,7 @@ impl Source {
             authenticator: Arc::clone(&self.name),
             expires_at,
             scope: Scope::default(),
+            token: None,
         }))
     }
 

@@ -13,6 +13,8 @@ use crate::{BoxError, Identity, Method, Provenance, Revocation, Scope};
 /// What is kept about a token.
 #[derive(Clone, Debug, Default)]
 pub struct TokenRecord {
+    /// What the store calls the token. It is no secret.
+    pub id: String,
     /// Whose token it is.
     pub user: String,
     /// Their uid, where there is one.
@@ -84,6 +86,7 @@ impl Authenticator for TokenAuthenticator {
             return Err(Rejection::Expired.into());
         }
         let TokenRecord {
+            id,
             user,
             uid,
             groups,
@@ -99,6 +102,7 @@ impl Authenticator for TokenAuthenticator {
             authenticator: Arc::clone(&self.name),
             expires_at,
             scope,
+            token: Some(id.into()),
         };
         let revocation = match expires_at {
             Some(end) => revocation.until(end),

@@ -149,8 +149,10 @@ impl DirectClusters {
         let serving = async move {
             // Dropping the stream resets it.
             let served = tokio::select! {
-                served = server.serve_stream(io, &identity) => served,
+                // First: the way may have changed while the credential was opened (rule 25).
+                biased;
                 () = over.cancelled() => return tracing::debug!("the way to the cluster was changed"),
+                served = server.serve_stream(io, &identity) => served,
             };
             if let Err(error) = served {
                 tracing::debug!(

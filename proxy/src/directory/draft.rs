@@ -1,6 +1,9 @@
 //! A change of the directory while it is being made: what must be true of the whole is kept true here.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+};
 
 use time::OffsetDateTime;
 
@@ -230,6 +233,25 @@ impl Draft {
         }
     }
 
+    /// Removes tokens that ended by themselves. Nobody takes back what was made with them: the renewals of an expired
+    /// token go on, as descendants of what that one was made with.
+    pub(super) fn forget_tokens(&mut self, gone: impl Fn(&AccessToken) -> bool) {
+        let parents: HashMap<_, _> = self
+            .all::<AccessToken>()
+            .iter()
+            .filter(|(_, entry)| gone(&entry.object))
+            .map(|(name, entry)| (name.clone(), entry.object.parent.clone()))
+            .collect();
+        self.amend(|token: &AccessToken| {
+            let mut token = token.clone();
+            while let Some(next) = token.parent.as_ref().and_then(|parent| parents.get(parent)) {
+                token.parent.clone_from(next);
+            }
+            Some(token)
+        });
+        self.sweep(gone);
+    }
+
     /// Changes objects of a kind; `None` removes.
     fn amend<T: Checked>(&mut self, amend: impl Fn(&T) -> Option<T>) {
         let changed: Vec<_> = self
@@ -262,8 +284,33 @@ impl Draft {
         });
     }
 
+    /// Removes tokens one of whose ancestors is gone (rule 24): once for the whole change, which may have removed many.
+    fn sweep_orphans(&mut self) {
+        let tokens = self.all::<AccessToken>();
+        let is_gone = |(kind, name): &Key| *kind == Kind::Token && !tokens.contains_key(name);
+        if !self.touched.iter().any(is_gone) {
+            return;
+        }
+        let orphans: Vec<_> = tokens
+            .iter()
+            .filter(|(_, entry)| {
+                let mut parent = entry.object.parent.as_ref();
+                while let Some(ancestor) = parent.and_then(|parent| tokens.get(parent)) {
+                    parent = ancestor.object.parent.as_ref();
+                }
+                parent.is_some()
+            })
+            .map(|(name, _)| name.clone())
+            .collect();
+        for name in orphans {
+            // It was there a moment ago.
+            let _ = self.remove::<AccessToken>(&name, Expect::Anything);
+        }
+    }
+
     /// What is to be written; `None` where nothing has changed.
-    pub(super) fn finish(self) -> Result<Option<Finished>, ChangeError> {
+    pub(super) fn finish(mut self) -> Result<Option<Finished>, ChangeError> {
+        self.sweep_orphans();
         let mut writes = Vec::with_capacity(self.touched.len());
         for key in self.touched {
             let value = match key.0 {
@@ -414,16 +461,52 @@ impl Checked for Group {
     }
 }
 
+impl AccessToken {
+    /// Rule 24: what a credential makes is for no more than the credential, and ends with it at the latest. A renewal
+    /// may count for longer than the token that it renews, and no longer than their login.
+    fn check_parent(&self, draft: &Draft) -> Result<(), ChangeError> {
+        let Some(parent) = &self.parent else {
+            return Ok(());
+        };
+        must_exist::<Self>(draft, parent)?;
+        let mut generations = std::iter::successors(draft.get::<Self>(parent), |ancestor| {
+            draft.get::<Self>(ancestor.object.parent.as_deref()?)
+        });
+        let Some(parent) = generations.next().map(|entry| &*entry.object) else {
+            return Ok(());
+        };
+        let end = match (self.renewable_until, parent.renewable_until) {
+            (Some(_), Some(end)) => Some(end),
+            _ => parent.expires,
+        };
+        let own_end = self.expires.max(self.renewable_until);
+        if let Some(end) = end
+            && (self.expires.is_none() || own_end > Some(end))
+        {
+            return Err(ChangeError::Outlasts { end });
+        }
+        if !self.scope.is_within(&parent.scope) {
+            return Err(ChangeError::WiderScope);
+        }
+        if generations.nth(limits::TOKEN_GENERATIONS - 2).is_some() {
+            return Err(ChangeError::TooManyGenerations);
+        }
+        Ok(())
+    }
+}
+
 impl Checked for AccessToken {
     fn check(&self, name: &str, draft: &Draft) -> Result<(), ChangeError> {
         is_name(name)?;
         if let Owner::User(user) = &self.owner {
             must_exist::<User>(draft, user.as_str())?;
         }
-        let counts = |token: &Self| token.expires.is_none_or(|end| end > draft.now());
+        self.check_parent(draft)?;
         let others = draft.all::<Self>().iter().filter(|(other, token)| {
             let token = &token.object;
-            *other != name && token.owner.name() == self.owner.name() && counts(token)
+            *other != name
+                && token.owner.name() == self.owner.name()
+                && token.is_unexpired(draft.now())
         });
         if others.count() >= limits::TOKENS_PER_USER {
             return Err(ChangeError::TooManyTokens {

@@ -1,5 +1,7 @@
 //! Why the directory is not changed.
 
+use time::OffsetDateTime;
+
 use super::{
     name::NameError,
     object::Kind,
@@ -65,6 +67,23 @@ pub enum ChangeError {
     /// Clusters could not be told of such a user.
     #[error(transparent)]
     Identity(IdentityError),
+    /// A token would count for longer than the one that it was made with.
+    #[error(
+        "the token would outlast the credential that asks for it, which ends at {end}; ask for an earlier end, or with a credential that lasts longer"
+    )]
+    Outlasts {
+        /// When the other one ends.
+        end: OffsetDateTime,
+    },
+    /// A token would allow what the one that it was made with does not.
+    #[error("the token would be for more than the credential that asks for it")]
+    WiderScope,
+    /// Too many tokens were made with one another.
+    #[error(
+        "tokens may descend from each other over {} generations; ask with the credential that this one was made with",
+        limits::TOKEN_GENERATIONS
+    )]
+    TooManyGenerations,
     /// A binding of nobody, or to nothing.
     #[error("a binding needs at least one subject, and clusters by name, by label, or all")]
     EmptyBinding,

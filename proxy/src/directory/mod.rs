@@ -250,7 +250,7 @@ impl Directory {
         }
         let forgotten = self
             .change(|draft| {
-                draft.sweep(is_old);
+                draft.forget_tokens(is_old);
                 Ok::<_, ChangeError>(())
             })
             .await;
@@ -306,6 +306,7 @@ impl Directory {
         let facts = snapshot.facts(token)?;
         self.used(&snapshot, id);
         Some(TokenRecord {
+            id: id.to_owned(),
             user: facts.user.clone(),
             uid: facts.uid.clone(),
             groups: facts.groups.clone(),

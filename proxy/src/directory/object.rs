@@ -165,12 +165,23 @@ pub struct AccessToken {
         skip_serializing_if = "Option::is_none"
     )]
     pub renewable_until: Option<OffsetDateTime>,
+    /// The token that it was made with, by id. It counts for nothing once that one was taken back, and while the owner
+    /// of that one is disabled (security rule 24).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent: Option<String>,
     /// What it may be used for.
     #[serde(default, skip_serializing_if = "Scope::is_everything")]
     pub scope: Scope,
     /// What people call it.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub description: String,
+}
+
+impl AccessToken {
+    /// Does it still count at this time, as far as its own end says?
+    pub(super) fn is_unexpired(&self, now: OffsetDateTime) -> bool {
+        self.expires.is_none_or(|end| end > now)
+    }
 }
 
 /// Whose a token is.

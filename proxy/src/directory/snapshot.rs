@@ -180,6 +180,16 @@ impl Snapshot {
 
     /// What a token's owner is to clusters; `None` where the token counts for nothing.
     pub(super) fn facts(&self, token: &AccessToken) -> Option<Facts> {
+        // A token is made after its parent, so that this ends.
+        let mut ancestor = token;
+        while let Some(parent) = &ancestor.parent {
+            ancestor = &self.get::<AccessToken>(parent)?.object;
+            self.owner_facts(ancestor)?;
+        }
+        self.owner_facts(token)
+    }
+
+    fn owner_facts(&self, token: &AccessToken) -> Option<Facts> {
         match &token.owner {
             Owner::User(name) => {
                 let user = &self.get::<User>(name.as_str())?.object;

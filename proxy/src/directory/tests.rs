@@ -69,6 +69,7 @@ async fn token(directory: &Arc<Directory>, owner: Owner) -> Token {
                 owner: owner.clone(),
                 expires: None,
                 renewable_until: None,
+                parent: None,
                 scope: Scope::default(),
                 description: String::new(),
             };
@@ -360,6 +361,7 @@ async fn rule_11_nobody_fills_the_directory_with_tokens() {
             owner: Owner::User(name(user)),
             expires,
             renewable_until: None,
+            parent: None,
             scope: Scope::default(),
             description: String::new(),
         };
@@ -557,4 +559,75 @@ async fn what_a_newer_version_wrote_is_not_guessed_at() {
         panic!("it was read");
     };
     assert!(error.to_string().contains("binding \"b\""), "{error}");
+}
+
+#[tokio::test]
+async fn rule_24_a_renewal_outlives_the_expired_token_and_not_the_revoked_one() {
+    let directory = world().await;
+    let now = OffsetDateTime::now_utc();
+    let until = Some(now + time::Duration::days(5));
+    let put = |id: &'static str, parent: Option<&'static str>, expires| {
+        move |draft: &mut Draft| {
+            let token = AccessToken {
+                created: draft.now(),
+                sha256: Token::generate().unwrap().hash(),
+                owner: Owner::User(name("alice")),
+                expires: Some(expires),
+                renewable_until: until,
+                parent: parent.map(str::to_owned),
+                scope: Scope::default(),
+                description: String::new(),
+            };
+            draft.put(id, token, Expect::Absent)
+        }
+    };
+    let (past, future) = (
+        now - time::Duration::days(2),
+        now + time::Duration::hours(1),
+    );
+    directory.change(put("first", None, future)).await.unwrap();
+    for (id, parent, expires) in [
+        ("second", "first", past),
+        ("third", "second", past),
+        ("fourth", "third", future),
+    ] {
+        let put = directory.change(put(id, Some(parent), expires));
+        put.await.unwrap();
+    }
+    directory.forget_expired().await;
+    let snapshot = directory.snapshot();
+    let ids: Vec<_> = snapshot.all::<AccessToken>().keys().collect();
+    assert_eq!(ids, ["first", "fourth"]);
+    let fourth = &snapshot.get::<AccessToken>("fourth").unwrap().object;
+    assert_eq!(fourth.parent.as_deref(), Some("first"));
+    assert!(snapshot.facts(fourth).is_some());
+    let beyond = put("fifth", Some("fourth"), now + time::Duration::days(6));
+    let beyond = directory.change(beyond).await;
+    assert!(matches!(beyond, Err(ChangeError::Outlasts { .. })));
+    let revoke = |draft: &mut Draft| draft.remove::<AccessToken>("first", Expect::Present);
+    directory.change(revoke).await.unwrap();
+    assert!(directory.snapshot().all::<AccessToken>().is_empty());
+}
+
+#[tokio::test]
+async fn rule_24_generations_are_bounded() {
+    let directory = world().await;
+    let put = |draft: &mut Draft, number: usize| {
+        let token = AccessToken {
+            created: draft.now(),
+            sha256: Token::generate().unwrap().hash(),
+            owner: Owner::User(name("alice")),
+            expires: None,
+            renewable_until: None,
+            parent: number.checked_sub(1).map(|parent| format!("n{parent}")),
+            scope: Scope::default(),
+            description: String::new(),
+        };
+        draft.put(&format!("n{number}"), token, Expect::Absent)
+    };
+    let made = directory
+        .change(|draft| (0..limits::TOKEN_GENERATIONS).try_for_each(|number| put(draft, number)));
+    made.await.unwrap();
+    let more = directory.change(|draft| put(draft, limits::TOKEN_GENERATIONS));
+    assert!(matches!(more.await, Err(ChangeError::TooManyGenerations)));
 }

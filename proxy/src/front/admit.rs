@@ -49,7 +49,7 @@ impl Front {
         record: &mut Record,
     ) -> Result<Admitted, Refusal> {
         let caller = Caller::read(request.headers(), connection.info());
-        let caller = caller.ok_or(Refusal::Unauthorized)?;
+        let caller = caller.ok_or(Refusal::Unauthorized)?.at(request.uri());
         let found = self.config.authenticator.authenticate(&caller).await;
         let authenticated = found
             .map_err(|error| Refusal::from(&error))?

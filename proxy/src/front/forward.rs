@@ -119,7 +119,8 @@ impl Front {
             // Bytes of a body could be taken for bytes of the upgraded stream, or the other way round.
             return Err(Refusal::BadRequest("an upgrade must not have a body"));
         }
-        authenticate::adopt_websocket_bearer(request.headers_mut());
+        let adopted = authenticate::adopt_websocket_bearer(request.headers_mut());
+        adopted.map_err(|_| Refusal::Unauthorized)?;
         let admitted = self
             .admit(&request, connection, upgrade.is_some(), record)
             .await?;

@@ -1,8 +1,9 @@
 //! Client certificates, good and bad.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
-use http::HeaderMap;
+use async_trait::async_trait;
+use http::{HeaderMap, HeaderName, Uri, header};
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer,
     CustomExtension, DistinguishedName, DnType, DnValue, ExtendedKeyUsagePurpose, IsCa,
@@ -12,7 +13,9 @@ use rustls_pki_types::CertificateDer;
 use underpass_proxy::{
     Method, Network,
     authenticate::{
-        Authenticator as _, Caller, CertificatePrefixes, ClientCertificates, Rejection, Roots,
+        AuthenticateError, Authenticated, Authenticator as _, Caller, CertificatePrefixes, Chain,
+        ClientCertificates, Rejection, Roots, Step, StoreError, Token, TokenAuthenticator,
+        TokenHash, TokenRecord, TokenStore,
     },
     front::{ConnectionInfo, Peer, Protocol},
 };
@@ -260,5 +263,107 @@ async fn rule_4_a_proxys_certificate_is_nobodys() {
         assert_eq!(caller.client().to_string(), client);
         let found = certs.authenticate(&caller).await.unwrap();
         assert_eq!(found.is_some(), known, "{client}");
+    }
+}
+
+/// An own token that is known, whose owner is its name.
+struct Tokens(Token);
+
+#[async_trait]
+impl TokenStore for Tokens {
+    async fn find(&self, hash: &TokenHash) -> Result<Option<TokenRecord>, StoreError> {
+        Ok((*hash == self.0.hash()).then(|| TokenRecord {
+            id: "first".to_owned(),
+            user: "admin".to_owned(),
+            ..TokenRecord::default()
+        }))
+    }
+}
+
+/// Certificates and tokens in this order, and a token.
+fn both(ca: &Ca, certificates_first: bool) -> (Chain, Token) {
+    let token = Token::generate().unwrap();
+    let known = Tokens(Token::parse(token.expose()).unwrap());
+    let tokens = TokenAuthenticator::new("tokens", Arc::new(known));
+    let limit = Duration::from_secs(5);
+    let mut steps = vec![
+        Step::new("certs", Arc::new(authenticator(ca, "")), limit),
+        Step::new("tokens", Arc::new(tokens), limit),
+    ];
+    if !certificates_first {
+        steps.reverse();
+    }
+    (Chain::new(steps), token)
+}
+
+async fn ask(
+    chain: &Chain,
+    certificate: &CertificateDer<'static>,
+    lines: &[(HeaderName, &str)],
+) -> Result<Option<Authenticated>, AuthenticateError> {
+    let mut headers = HeaderMap::new();
+    headers.insert(header::HOST, "up.example".parse().unwrap());
+    for (name, value) in lines {
+        headers.append(name.clone(), value.parse().unwrap());
+    }
+    let info = ConnectionInfo {
+        peer: IpAddr::from([127, 0, 0, 1]).into(),
+        protocol: Protocol::Http1,
+        certificates: vec![certificate.clone()],
+    };
+    let uri = Uri::from_static("/v1/tokens");
+    let caller = Caller::read(&headers, &info).unwrap().at(&uri);
+    chain.authenticate(&caller).await
+}
+
+#[tokio::test]
+async fn rule_21_the_configured_order_decides_and_the_other_credential_is_not_read() {
+    let ca = ca("ca");
+    let alice = client(&ca, |_| {});
+    for (certificates_first, user, id) in
+        [(true, "cert:alice", None), (false, "admin", Some("first"))]
+    {
+        let (chain, token) = both(&ca, certificates_first);
+        let bearer = format!("Bearer {}", token.expose());
+        let lines = [(header::AUTHORIZATION, bearer.as_str())];
+        let found = ask(&chain, &alice, &lines).await.unwrap().unwrap();
+        assert_eq!(found.identity().user(), user);
+        // Which token it was, only a token's authenticator says.
+        assert_eq!(found.identity().provenance().unwrap().token(), id);
+    }
+    // A token that is wrong does not lead to the certificate's opinion, either.
+    let (chain, _) = both(&ca, false);
+    let stray = format!("Bearer {}", Token::generate().unwrap().expose());
+    let refused = ask(&chain, &alice, &[(header::AUTHORIZATION, &stray)]).await;
+    assert!(matches!(
+        refused,
+        Err(AuthenticateError::Rejected(Rejection::Unknown))
+    ));
+}
+
+#[tokio::test]
+async fn rule_27_a_certificate_counts_for_our_own_origin_only() {
+    let ca = ca("ca");
+    let alice = client(&ca, |_| {});
+    let (chain, token) = both(&ca, false);
+    for (origin, counts) in [
+        ("https://up.example", true),
+        ("https://evil.example", false),
+        ("null", false),
+    ] {
+        let lines = [(header::ORIGIN, origin)];
+        let found = ask(&chain, &alice, &lines).await;
+        match counts {
+            true => assert_eq!(found.unwrap().unwrap().identity().user(), "cert:alice"),
+            false => assert!(matches!(
+                found,
+                Err(AuthenticateError::Rejected(Rejection::ForeignOrigin))
+            )),
+        }
+        // A page has to know a bearer token to send it.
+        let bearer = format!("Bearer {}", token.expose());
+        let lines = [(header::ORIGIN, origin), (header::AUTHORIZATION, &bearer)];
+        let found = ask(&chain, &alice, &lines).await.unwrap().unwrap();
+        assert_eq!(found.identity().user(), "admin");
     }
 }

@@ -9,7 +9,7 @@ use underpass_proxy::ClusterName;
 use underpass_proxy::directory::{Draft, Expect, Name, Owner, Role, Subject, User};
 
 use super::problem::Problem;
-use super::tokens::{self, TokenMade, TokenRequest};
+use super::tokens::{self, MadeBy, TokenMade, TokenRequest};
 use super::{Requester, State};
 
 /// Who is to be let in, and where. All of it happens, or nothing.
@@ -82,13 +82,14 @@ async fn give(
         let id = match (&token, &wanted.token) {
             (Some(token), Some(wanted)) => {
                 let owner = Owner::User(user.clone());
-                Some(tokens::put(draft, token, owner, wanted)?)
+                let made_by = MadeBy::requester(&requester, draft.before())?;
+                Some(tokens::put(draft, token, owner, &made_by, wanted)?)
             }
             _ => None,
         };
         Ok::<_, Problem>((made, granted, id))
     };
-    let (made, granted, id) = state.directory.change(give).await?.value;
+    let (made, granted, id) = state.change(&requester, give).await?;
     let token = match (id, token) {
         (Some(id), Some(token)) => Some(tokens::made(&state.directory.snapshot(), &id, &token)?),
         _ => None,

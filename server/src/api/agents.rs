@@ -170,7 +170,7 @@ async fn create(
         draft.put(&id, agent, Expect::Absent)?;
         Ok::<_, Problem>(())
     };
-    state.directory.change(make).await?;
+    state.change(&requester, make).await?;
     let snapshot = state.directory.snapshot();
     let entry = snapshot
         .get::<Agent>(&id)
@@ -194,6 +194,6 @@ async fn remove(
             None => Err(Problem::not_found("agent", &id)),
         }
     };
-    state.directory.change(remove).await?;
+    state.change(&requester, remove).await?;
     Ok(StatusCode::NO_CONTENT)
 }

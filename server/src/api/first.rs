@@ -9,7 +9,7 @@ use underpass_proxy::directory::{
 };
 
 use super::problem::Problem;
-use super::tokens::{self, TokenRequest};
+use super::tokens::{self, MadeBy, TokenRequest};
 use crate::limits;
 
 /// What they are called.
@@ -31,7 +31,8 @@ pub(crate) async fn first_administrator(directory: &Arc<Directory>) -> Result<Op
             description: "first administrator".to_owned(),
             ..TokenRequest::default()
         };
-        tokens::put(draft, &token, Owner::User(name.clone()), &wanted)?;
+        let owner = Owner::User(name.clone());
+        tokens::put(draft, &token, owner, &MadeBy::default(), &wanted)?;
         Ok::<_, Problem>(true)
     };
     let made = directory.change(make).await?.value;

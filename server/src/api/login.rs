@@ -12,24 +12,25 @@ use axum::extract::State as From;
 use axum::extract::rejection::JsonRejection;
 use axum::routing::post;
 use axum::{Extension, Json, Router};
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, StatusCode, Uri};
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use underpass_proxy::authenticate::{
-    AuthenticateError, Authenticated, Authenticator, Caller, LoginError, Password, Passwords, Token,
+    AuthenticateError, Authenticated, Authenticator, Caller, Chain, LoginError, Password,
+    PasswordHash, Passwords, Rejection, Token,
 };
 use underpass_proxy::directory::{AccessToken, Draft, Login, Name, Owner, Snapshot, User};
 use underpass_proxy::front::ConnectionInfo;
-use underpass_proxy::{Identity, Scope};
+use underpass_proxy::{Provenance, Refusal, Revocation, Scope};
 
 use super::State;
 use super::problem::Problem;
-use super::tokens::{self, TokenMade, TokenRequest};
+use super::tokens::{self, MadeBy, TokenMade, TokenRequest};
 use crate::limits;
 
 /// What checks who somebody is.
 pub(crate) struct Logins {
-    pub(crate) authenticator: Arc<dyn Authenticator>,
+    pub(crate) chain: Arc<Chain>,
     pub(crate) passwords: Passwords,
     /// Where people may log in with a code, now.
     pub(crate) device_login: Arc<dyn Fn() -> Option<DeviceLoginWay> + Send + Sync>,
@@ -85,18 +86,43 @@ async fn ways(From(state): From<State>) -> Json<LoginWays> {
     })
 }
 
-/// Who has proved to be whom.
+/// Who has proved to be whom, and with what.
 struct Proved {
     owner: Owner,
-    /// Until when what they get can be renewed; `None` where it cannot.
-    renewable_until: Option<OffsetDateTime>,
-    /// What they showed was limited to this.
-    scope: Scope,
+    made_by: MadeBy,
+    proof: Proof,
+}
+
+/// What they showed.
+enum Proof {
+    /// The password of a user of the directory, as it was kept then.
+    Password(Name, PasswordHash),
+    /// A credential that counts as long as this.
+    Credential(Revocation),
+}
+
+impl Proof {
+    /// A check takes a while, and others change the directory meanwhile: it is asked again once no other change can come
+    /// before the token (rule 25).
+    fn counts(&self, draft: &Draft) -> bool {
+        match self {
+            Self::Password(name, kept) => draft
+                .get::<User>(name.as_str())
+                .is_some_and(|user| password_of(&user.object) == Some(kept)),
+            Self::Credential(revocation) => !revocation.is_revoked(),
+        }
+    }
+}
+
+/// What a user may log in with now.
+fn password_of(user: &User) -> Option<&PasswordHash> {
+    user.password.as_ref().filter(|_| !user.disabled)
 }
 
 async fn log_in(
     From(state): From<State>,
     info: Option<Extension<ConnectionInfo>>,
+    uri: Uri,
     headers: HeaderMap,
     body: Result<Json<LoginRequest>, JsonRejection>,
 ) -> Result<(StatusCode, Json<TokenMade>), Problem> {
@@ -107,13 +133,13 @@ async fn log_in(
             "there is nobody to log in to here: ask a running server, at its URL",
         ));
     };
-    let caller = Caller::read(&headers, &info).ok_or_else(unauthorized)?;
-    let proved = logins.prove(&caller, &state.directory.snapshot()).await?;
-    if !tokens::is_within(&wanted.scope, &proved.scope) {
-        return Err(Problem::forbidden(
-            "the token would be for more than the credential that asks for it",
-        ));
+    let caller = Caller::read(&headers, &info)
+        .ok_or_else(unauthorized)?
+        .at(&uri);
+    if caller.password().is_some() && caller.is_foreign() {
+        return Err(foreign_origin());
     }
+    let proved = logins.prove(&caller, &state.directory.snapshot()).await?;
     let token = tokens::generate()?;
     let keep = |draft: &mut Draft| keep(draft, &token, &proved, &wanted);
     let id = state.directory.change(keep).await?.value;
@@ -131,12 +157,19 @@ fn keep(
     proved: &Proved,
     wanted: &LoginRequest,
 ) -> Result<String, Problem> {
-    let now = draft.now();
+    if !proved.proof.counts(draft) {
+        return Err(unauthorized());
+    }
     let most = limits::LOGIN_TOKEN.as_secs();
     let mut life = wanted.expires_in_seconds.unwrap_or(most).min(most);
-    if let Some(until) = proved.renewable_until {
-        let left = u64::try_from((until - now).whole_seconds()).unwrap_or_default();
-        life = life.min(left);
+    let MadeBy {
+        ends,
+        renewable_until,
+        ..
+    } = &proved.made_by;
+    if let Some(end) = renewable_until.or(*ends) {
+        let left = (end - draft.now()).whole_seconds();
+        life = life.min(u64::try_from(left).unwrap_or_default());
     }
     let request = TokenRequest {
         user: None,
@@ -144,11 +177,11 @@ fn keep(
         scope: wanted.scope.clone(),
         description: wanted.description.clone(),
     };
-    tokens::put_login(
+    tokens::put(
         draft,
         token,
         proved.owner.clone(),
-        proved.renewable_until,
+        &proved.made_by,
         &request,
     )
 }
@@ -158,25 +191,15 @@ impl Logins {
         if let Some(password) = caller.password() {
             return self.prove_password(caller, password, snapshot).await;
         }
-        let found = self.ask(caller).await?.ok_or_else(unauthorized)?;
-        let token = caller.bearer().and_then(|bearer| Token::parse(bearer).ok());
-        match token.and_then(|token| snapshot.token(&token.hash())) {
-            Some((_, token)) => renew(token),
-            None => Ok(from_elsewhere(found.identity())),
+        let asked = self.chain.authenticate(caller).await;
+        let found = asked
+            .map_err(|error| not_checked(&error))?
+            .ok_or_else(unauthorized)?;
+        let provenance = found.identity().provenance();
+        match provenance.and_then(Provenance::token) {
+            Some(id) => renew(id, &found, snapshot),
+            None => Ok(from_elsewhere(&found)),
         }
-    }
-
-    async fn ask(&self, caller: &Caller<'_>) -> Result<Option<Authenticated>, Problem> {
-        let asked = self.authenticator.authenticate(caller).await;
-        asked.map_err(|error| match error {
-            AuthenticateError::Rejected(_) => unauthorized(),
-            AuthenticateError::Busy => busy(),
-            _ => Problem::later(
-                StatusCode::SERVICE_UNAVAILABLE,
-                "who you are cannot be checked now",
-                1,
-            ),
-        })
     }
 
     /// A user of the directory's own comes first; other names may be a provider's.
@@ -187,15 +210,18 @@ impl Logins {
         snapshot: &Snapshot,
     ) -> Result<Proved, Problem> {
         let user = snapshot.get::<User>(password.user());
-        let kept = user
-            .filter(|user| !user.object.disabled)
-            .and_then(|user| user.object.password.clone());
-        if kept.is_none()
-            && let Some(found) = self.ask(caller).await?
-        {
-            return Ok(from_elsewhere(found.identity()));
+        let kept = user.and_then(|user| password_of(&user.object)).cloned();
+        if kept.is_none() {
+            // The password alone: a certificate on the same connection says nothing of whose name was typed (rule 21).
+            let asked = self.chain.login(password.clone(), caller.client()).await;
+            if let Some(found) = asked.map_err(|error| not_checked(&error))? {
+                return Ok(from_elsewhere(&found));
+            }
         }
-        let checked = self.passwords.check(password, kept, caller.client()).await;
+        let checked = self
+            .passwords
+            .check(password, kept.clone(), caller.client())
+            .await;
         checked.map_err(|error| match error {
             LoginError::Wrong => unauthorized(),
             LoginError::Locked(wait) => {
@@ -205,16 +231,24 @@ impl Logins {
             _ => busy(),
         })?;
         let name = Name::new(password.user()).map_err(|_| unauthorized())?;
+        let kept = kept.ok_or_else(unauthorized)?;
         Ok(Proved {
-            owner: Owner::User(name),
-            renewable_until: Some(OffsetDateTime::now_utc() + limits::LOGIN),
-            scope: Scope::default(),
+            owner: Owner::User(name.clone()),
+            made_by: MadeBy {
+                renewable_until: Some(OffsetDateTime::now_utc() + limits::LOGIN),
+                ..MadeBy::default()
+            },
+            proof: Proof::Password(name, kept),
         })
     }
 }
 
 /// One token for another. Tokens that were not made by a login are not renewed: whoever made them said when they end.
-fn renew(token: &AccessToken) -> Result<Proved, Problem> {
+fn renew(id: &str, found: &Authenticated, snapshot: &Snapshot) -> Result<Proved, Problem> {
+    let token = &snapshot
+        .get::<AccessToken>(id)
+        .ok_or_else(unauthorized)?
+        .object;
     let until = token
         .renewable_until
         .filter(|until| *until > OffsetDateTime::now_utc() + Duration::from_secs(1));
@@ -223,12 +257,18 @@ fn renew(token: &AccessToken) -> Result<Proved, Problem> {
     })?;
     Ok(Proved {
         owner: token.owner.clone(),
-        renewable_until: Some(until),
-        scope: token.scope.clone(),
+        made_by: MadeBy {
+            parent: Some(id.to_owned()),
+            ends: None,
+            renewable_until: Some(until),
+            scope: token.scope.clone(),
+        },
+        proof: Proof::Credential(found.revocation().clone()),
     })
 }
 
-fn from_elsewhere(identity: &Identity) -> Proved {
+fn from_elsewhere(found: &Authenticated) -> Proved {
+    let identity = found.identity();
     let provenance = identity.provenance();
     Proved {
         owner: Owner::Login(Login {
@@ -238,11 +278,36 @@ fn from_elsewhere(identity: &Identity) -> Proved {
             extra: identity.extra().clone(),
             authenticated_by: provenance.map(ToString::to_string).unwrap_or_default(),
         }),
-        renewable_until: None,
-        scope: provenance
-            .map(|provenance| provenance.scope().clone())
-            .unwrap_or_default(),
+        made_by: MadeBy {
+            parent: None,
+            ends: provenance
+                .and_then(Provenance::expires_at)
+                .map(OffsetDateTime::from),
+            renewable_until: None,
+            scope: provenance
+                .map(|provenance| provenance.scope().clone())
+                .unwrap_or_default(),
+        },
+        proof: Proof::Credential(found.revocation().clone()),
     }
+}
+
+fn not_checked(error: &AuthenticateError) -> Problem {
+    match error {
+        AuthenticateError::Rejected(Rejection::ForeignOrigin) => foreign_origin(),
+        AuthenticateError::Rejected(_) => unauthorized(),
+        AuthenticateError::Busy => busy(),
+        _ => Problem::later(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "who you are cannot be checked now",
+            1,
+        ),
+    }
+}
+
+fn foreign_origin() -> Problem {
+    let refusal = Refusal::ForeignOrigin;
+    Problem::new(refusal.code(), refusal.to_string())
 }
 
 fn unauthorized() -> Problem {

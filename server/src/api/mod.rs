@@ -38,7 +38,7 @@ use tower::ServiceExt;
 use underpass_proxy::audit::{OwnCall, Trail};
 use underpass_proxy::authenticate::Caller;
 use underpass_proxy::direct::DirectClusters;
-use underpass_proxy::directory::Directory;
+use underpass_proxy::directory::{Directory, Draft};
 use underpass_proxy::front::ConnectionInfo;
 use underpass_proxy::{Body, ClusterName};
 
@@ -82,6 +82,21 @@ struct State {
     logins: Option<Arc<Logins>>,
     trail: Trail,
     direct: Arc<DirectClusters>,
+}
+
+impl State {
+    /// Makes a change that `requester` asks for, while their credential counts.
+    async fn change<T>(
+        &self,
+        requester: &Requester,
+        mut make: impl FnMut(&mut Draft) -> Result<T, Problem>,
+    ) -> Result<T, Problem> {
+        let change = |draft: &mut Draft| {
+            requester.must_count()?;
+            make(draft)
+        };
+        Ok(self.directory.change(change).await?.value)
+    }
 }
 
 /// How many agents of a cluster are connected to this server; nothing where no server runs.

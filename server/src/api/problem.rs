@@ -102,10 +102,13 @@ impl From<ChangeError> for Problem {
             ChangeError::Name(_)
             | ChangeError::ClusterName(_)
             | ChangeError::Identity(_)
+            | ChangeError::Outlasts { .. }
+            | ChangeError::TooManyGenerations
             | ChangeError::EmptyBinding => StatusCode::UNPROCESSABLE_ENTITY,
             ChangeError::TooMany(_) | ChangeError::TooManyTokens { .. } => {
                 StatusCode::INSUFFICIENT_STORAGE
             }
+            ChangeError::WiderScope => StatusCode::FORBIDDEN,
             ChangeError::Busy => {
                 return Self::later(StatusCode::SERVICE_UNAVAILABLE, error.to_string(), 1);
             }

@@ -2,8 +2,9 @@
 
 use axum::extract::FromRequestParts;
 use http::request::Parts;
-use underpass_proxy::directory::{Owner, Role, Snapshot};
-use underpass_proxy::{ClusterName, Identity, Scope};
+use underpass_proxy::authenticate::Authenticated;
+use underpass_proxy::directory::{AccessToken, Name, Owner, Role, Snapshot};
+use underpass_proxy::{ClusterName, Identity, Revocation, Scope};
 
 use super::problem::Problem;
 
@@ -12,14 +13,54 @@ use super::problem::Problem;
 pub(crate) enum Requester {
     /// Whoever owns the data directory: they could change its files as well.
     Operator,
-    /// A caller, and whose token they showed, where it is one of the directory's.
+    /// A caller, and the life of the decision that it is they.
     User {
         identity: Box<Identity>,
-        owner: Option<Owner>,
+        revocation: Revocation,
     },
 }
 
+impl From<&Authenticated> for Requester {
+    fn from(authenticated: &Authenticated) -> Self {
+        Self::User {
+            identity: Box::new(authenticated.identity().clone()),
+            revocation: authenticated.revocation().clone(),
+        }
+    }
+}
+
 impl Requester {
+    /// The directory's token that authenticated them, and its id; `None` where something else did. Whoever was
+    /// authenticated says which token it was (rule 21): what else the request carried is not looked at.
+    pub(super) fn token<'a>(&self, snapshot: &'a Snapshot) -> Option<(&'a str, &'a AccessToken)> {
+        let id = self.identity()?.provenance()?.token()?;
+        let (id, entry) = snapshot.all::<AccessToken>().get_key_value(id)?;
+        Some((id, &entry.object))
+    }
+
+    /// The user of the directory that they are.
+    pub(super) fn user<'a>(&self, snapshot: &'a Snapshot) -> Option<&'a Name> {
+        match &self.token(snapshot)?.1.owner {
+            Owner::User(name) => Some(name),
+            Owner::Login(_) => None,
+        }
+    }
+
+    /// Does their credential still count? A request is read for a while after its credential was checked, and a change
+    /// waits for others; so each change asks again, once no other can come before it (rule 25).
+    ///
+    /// # Errors
+    /// It was taken back, or has expired.
+    pub(super) fn must_count(&self) -> Result<(), Problem> {
+        match self {
+            Self::User { revocation, .. } if revocation.is_revoked() => Err(Problem::new(
+                http::StatusCode::UNAUTHORIZED,
+                "the credential was taken back meanwhile",
+            )),
+            _ => Ok(()),
+        }
+    }
+
     /// Their name, for logs.
     pub(crate) fn name(&self) -> &str {
         match self {

@@ -186,7 +186,7 @@ async fn create<R: Resource>(
 ) -> Result<Response, Problem> {
     let Json(New { name, spec }) = body?;
     let put = |draft: &mut Draft| put::<R>(draft, &requester, &state, &name, &spec, Expect::Absent);
-    state.directory.change(put).await?;
+    state.change(&requester, put).await?;
     let mut response = answer::<R>(&state, &requester, StatusCode::CREATED, &name)?;
     if let Ok(location) = HeaderValue::from_str(&path::<R>(&name)) {
         response.headers_mut().insert(LOCATION, location);
@@ -210,7 +210,7 @@ async fn replace<R: Resource>(
     })?;
     let before = state.directory.snapshot().get::<R::Object>(&name).is_some();
     let put = |draft: &mut Draft| put::<R>(draft, &requester, &state, &name, &spec, expect);
-    state.directory.change(put).await?;
+    state.change(&requester, put).await?;
     let status = if before {
         StatusCode::OK
     } else {
@@ -241,7 +241,7 @@ async fn patch<R: Resource>(
             serde_json::from_value(spec).map_err(|error| Problem::invalid(error.to_string()))?;
         put::<R>(draft, &requester, &state, &name, &spec, expect)
     };
-    state.directory.change(amend).await?;
+    state.change(&requester, amend).await?;
     answer::<R>(&state, &requester, StatusCode::OK, &name)
 }
 
@@ -261,7 +261,7 @@ async fn remove<R: Resource>(
             .remove::<R::Object>(&name, expect)
             .map_err(Problem::from)
     };
-    state.directory.change(remove).await?;
+    state.change(&requester, remove).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -10,11 +10,11 @@ use axum::{Json, Router};
 use http::{HeaderMap, StatusCode};
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
-use underpass_proxy::Scope;
 use underpass_proxy::authenticate::Token;
 use underpass_proxy::directory::{
-    AccessToken, Draft, Entry, Expect, Name, Owner, Revision, Snapshot, TokenUse,
+    AccessToken, ChangeError, Draft, Entry, Expect, Name, Owner, Revision, Snapshot, TokenUse,
 };
+use underpass_proxy::{Provenance, Scope};
 
 use zeroize::Zeroizing;
 
@@ -62,6 +62,9 @@ pub(crate) struct View {
         skip_serializing_if = "Option::is_none"
     )]
     pub(crate) last_used: Option<OffsetDateTime>,
+    /// The token that it was made with. Taking that one back ends this one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) parent: Option<String>,
     /// What it may be used for.
     #[serde(default, skip_serializing_if = "Scope::is_everything")]
     pub(crate) scope: Scope,
@@ -78,7 +81,8 @@ pub(crate) struct TokenRequest {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
     pub(crate) user: Option<Name>,
-    /// How long it counts. Only administrators make tokens without an end.
+    /// How long it counts: no longer than the credential that asks for it. Only administrators make tokens without an
+    /// end, with a credential that has none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) expires_in_seconds: Option<u64>,
     /// What it may be used for; at the most what the requester's own credential may.
@@ -130,6 +134,7 @@ pub(super) fn view(id: &str, entry: &Entry<AccessToken>, snapshot: &Snapshot) ->
         expires: token.expires,
         renewable_until: token.renewable_until,
         last_used: used.map(|used| used.object.last),
+        parent: token.parent.clone(),
         scope: token.scope.clone(),
         description: token.description.clone(),
     }
@@ -137,21 +142,19 @@ pub(super) fn view(id: &str, entry: &Entry<AccessToken>, snapshot: &Snapshot) ->
 
 /// Who may see a token may take it back.
 fn is_visible(requester: &Requester, snapshot: &Snapshot, token: &AccessToken) -> bool {
-    let own = match requester {
-        Requester::Operator => true,
+    let own = requester.token(snapshot).map(|(_, own)| &own.owner);
+    let own = match (requester, own, &token.owner) {
+        (Requester::Operator, _, _) => true,
         // Of two users of one name, whoever vouches for them, neither sees the other's.
-        Requester::User { owner, identity } => match (owner, &token.owner) {
-            (Some(Owner::User(own)), Owner::User(other)) => own == other,
-            (_, Owner::Login(login)) => {
-                let by = identity.provenance().map(ToString::to_string);
-                let logged_in = match owner {
-                    Some(Owner::Login(own)) => own.authenticated_by == login.authenticated_by,
-                    _ => by.as_ref() == Some(&login.authenticated_by),
-                };
-                login.user == identity.user() && logged_in
-            }
-            _ => false,
-        },
+        (_, Some(Owner::User(own)), Owner::User(other)) => own == other,
+        (_, Some(Owner::Login(own)), Owner::Login(other)) => {
+            own.user == other.user && own.authenticated_by == other.authenticated_by
+        }
+        (Requester::User { identity, .. }, None, Owner::Login(other)) => {
+            let by = identity.provenance().map(ToString::to_string);
+            identity.user() == other.user && by.as_ref() == Some(&other.authenticated_by)
+        }
+        _ => false,
     };
     own || requester.is_administrator(snapshot)
 }
@@ -202,27 +205,16 @@ async fn create(
     let token = generate()?;
     let make = |draft: &mut Draft| {
         let administrator = requester.is_administrator(draft.before());
-        let owner = match (&wanted.user, &requester) {
+        let own = requester.user(draft.before());
+        let owner = match (&wanted.user, own) {
             (Some(user), _) if administrator => Owner::User(user.clone()),
-            (_, Requester::Operator) => {
+            (_, None) if matches!(requester, Requester::Operator) => {
                 return Err(Problem::invalid(
                     "the operator has no tokens; say whose it is",
                 ));
             }
-            (
-                None,
-                Requester::User {
-                    owner: Some(Owner::User(own)),
-                    ..
-                },
-            ) => Owner::User(own.clone()),
-            (
-                Some(user),
-                Requester::User {
-                    owner: Some(Owner::User(own)),
-                    ..
-                },
-            ) if user == own => Owner::User(own.clone()),
+            (None, Some(own)) => Owner::User(own.clone()),
+            (Some(user), Some(own)) if user == own => Owner::User(own.clone()),
             (Some(_), _) => {
                 return Err(Problem::forbidden(
                     "only administrators make tokens of others",
@@ -239,14 +231,10 @@ async fn create(
                 "say when the token is to end, as expiresInSeconds",
             ));
         }
-        if !is_within(&wanted.scope, &requester.scope()) {
-            return Err(Problem::forbidden(
-                "the token would be for more than the credential that asks for it",
-            ));
-        }
-        put(draft, &token, owner, &wanted)
+        let made_by = MadeBy::requester(&requester, draft.before())?;
+        put(draft, &token, owner, &made_by, &wanted)
     };
-    let id = state.directory.change(make).await?.value;
+    let id = state.change(&requester, make).await?;
     let made = made(&state.directory.snapshot(), &id, &token)?;
     Ok((StatusCode::CREATED, Json(made)).into_response())
 }
@@ -258,22 +246,64 @@ pub(super) fn generate() -> Result<Token, Problem> {
     })
 }
 
+/// What a token is made with: it is for no more than that, and ends with it at the latest (rule 24).
+#[derive(Debug, Clone, Default)]
+pub(super) struct MadeBy {
+    /// The directory's token that asks, by id.
+    pub(super) parent: Option<String>,
+    /// When another credential that asks ends.
+    pub(super) ends: Option<OffsetDateTime>,
+    /// Until when the token can be renewed; `None` where it cannot.
+    pub(super) renewable_until: Option<OffsetDateTime>,
+    /// What may be done with what asks.
+    pub(super) scope: Scope,
+}
+
+impl MadeBy {
+    /// The credential of somebody who was authenticated; the operator needs none.
+    pub(super) fn requester(requester: &Requester, snapshot: &Snapshot) -> Result<Self, Problem> {
+        let Some(identity) = requester.identity() else {
+            return Ok(Self::default());
+        };
+        let provenance = identity.provenance();
+        let token = provenance.and_then(Provenance::token);
+        if token.is_some() && requester.token(snapshot).is_none() {
+            return Err(Problem::new(
+                StatusCode::UNAUTHORIZED,
+                "the token that asks for another one was removed meanwhile",
+            ));
+        }
+        Ok(Self {
+            parent: token.map(str::to_owned),
+            ends: provenance
+                .and_then(Provenance::expires_at)
+                .map(OffsetDateTime::from),
+            renewable_until: None,
+            scope: requester.scope(),
+        })
+    }
+
+    /// Is a token that ends then within it? The directory asks the same of a parent; nobody else does of other
+    /// credentials, which it does not know.
+    fn check(&self, expires: Option<OffsetDateTime>, scope: &Scope) -> Result<(), Problem> {
+        if let Some(end) = self.ends
+            && expires.is_none_or(|expires| expires > end)
+        {
+            return Err(ChangeError::Outlasts { end }.into());
+        }
+        if !scope.is_within(&self.scope) {
+            return Err(ChangeError::WiderScope.into());
+        }
+        Ok(())
+    }
+}
+
 /// Keeps the token's hash. Gives its id.
 pub(super) fn put(
     draft: &mut Draft,
     token: &Token,
     owner: Owner,
-    wanted: &TokenRequest,
-) -> Result<String, Problem> {
-    put_login(draft, token, owner, None, wanted)
-}
-
-/// The same for a token that can be renewed until then.
-pub(super) fn put_login(
-    draft: &mut Draft,
-    token: &Token,
-    owner: Owner,
-    renewable_until: Option<OffsetDateTime>,
+    made_by: &MadeBy,
     wanted: &TokenRequest,
 ) -> Result<String, Problem> {
     if wanted.description.chars().count() > limits::DESCRIPTION_CHARS {
@@ -295,6 +325,7 @@ pub(super) fn put_login(
             Some(end)
         }
     };
+    made_by.check(expires, &wanted.scope)?;
     let sha256 = token.hash();
     let id: String = sha256.to_hex().chars().take(16).collect();
     let object = AccessToken {
@@ -302,7 +333,8 @@ pub(super) fn put_login(
         sha256,
         owner,
         expires,
-        renewable_until,
+        renewable_until: made_by.renewable_until,
+        parent: made_by.parent.clone(),
         scope: wanted.scope.clone(),
         description: wanted.description.clone(),
     };
@@ -320,15 +352,6 @@ pub(super) fn made(snapshot: &Snapshot, id: &str, token: &Token) -> Result<Token
     })
 }
 
-pub(super) fn is_within(inner: &Scope, outer: &Scope) -> bool {
-    let clusters = match (&inner.clusters, &outer.clusters) {
-        (_, None) => true,
-        (None, Some(_)) => false,
-        (Some(inner), Some(outer)) => inner.is_subset(outer),
-    };
-    clusters && (inner.read_only || !outer.read_only)
-}
-
 async fn remove(
     From(state): From<State>,
     requester: Requester,
@@ -343,6 +366,6 @@ async fn remove(
             None => Err(Problem::not_found("token", &id)),
         }
     };
-    state.directory.change(remove).await?;
+    state.change(&requester, remove).await?;
     Ok(StatusCode::NO_CONTENT)
 }

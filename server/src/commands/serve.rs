@@ -210,7 +210,7 @@ fn assemble(
         Arc::new(move |cluster: &_| Some(tunnel.connected(cluster)))
     };
     let logins = Logins {
-        authenticator: authentication.chain(),
+        chain: authentication.chain(),
         passwords: Passwords::new()?,
         device_login: {
             let authentication = Arc::clone(&authentication);
@@ -225,7 +225,6 @@ fn assemble(
         budgets: budgets.clone(),
         metrics: record_metrics()?,
         readiness: readiness.clone(),
-        directory: Arc::clone(&directory),
         authenticator: authentication.chain(),
         api: api.clone(),
     };

@@ -5,7 +5,7 @@ use super::*;
 #[tokio::test]
 async fn a_password_gives_a_token_that_can_be_renewed() {
     let world = World::new().await;
-    let alice = world.user("alice", json!({})).await;
+    world.user("alice", json!({})).await;
     let (path, password) = ("/v1/users/alice/password", "correct horse battery");
     for early in [password, ""] {
         world.log_in_with("alice", early).await.expect(401);
@@ -63,6 +63,7 @@ async fn a_password_gives_a_token_that_can_be_renewed() {
     world.log_in(&bearer, json!({})).await.expect(403);
 
     // One's own needs the one until now.
+    let alice = world.user("alice", json!({})).await;
     let none = json!({"password": "another password"});
     world
         .ask(&alice, Method::PUT, path, &none, &[])

@@ -1,10 +1,14 @@
 //! The API as a client sees it, without a socket.
 
+use std::time::Duration;
+
 use http::header::{ETAG, IF_MATCH, IF_NONE_MATCH};
 use http::{HeaderMap, Method, Request, StatusCode};
 use http_body_util::{BodyExt, Full};
 use serde_json::{Value, json};
-use underpass_proxy::authenticate::{Authenticator, Caller, Passwords, Token, TokenAuthenticator};
+use underpass_proxy::authenticate::{
+    Authenticator, Caller, Chain, Passwords, Step, TokenAuthenticator,
+};
 use underpass_proxy::direct::Plugins;
 use underpass_proxy::directory::MemoryStore;
 use underpass_proxy::front::Protocol;
@@ -12,6 +16,7 @@ use underpass_proxy::seal::{Keyring, SealingKey};
 
 use super::*;
 
+mod credentials;
 mod direct;
 mod login;
 mod objects;
@@ -64,7 +69,11 @@ impl World {
         let plugins = Plugins::Only([PLUGIN.into()].into());
         let direct = Arc::new(DirectClusters::new(keys, plugins));
         let logins = Logins {
-            authenticator: Arc::new(TokenAuthenticator::new("tokens", directory.clone())),
+            chain: Arc::new(Chain::new(vec![Step::new(
+                "tokens",
+                Arc::new(TokenAuthenticator::new("tokens", directory.clone())),
+                Duration::from_secs(5),
+            )])),
             passwords: Passwords::new().unwrap(),
             device_login: Arc::new(|| None),
         };
@@ -115,18 +124,18 @@ impl World {
     }
 
     async fn holder(&self, bearer: &str) -> Requester {
+        self.find_holder(bearer).await.expect("a token that counts")
+    }
+
+    /// Who holds the token, where it counts.
+    async fn find_holder(&self, bearer: &str) -> Option<Requester> {
         let mut headers = HeaderMap::new();
         headers.insert("authorization", format!("Bearer {bearer}").parse().unwrap());
         let caller = connection();
         let caller = Caller::read(&headers, &caller).unwrap();
         let tokens = TokenAuthenticator::new("tokens", self.directory.clone());
-        let found = tokens.authenticate(&caller).await.unwrap().unwrap();
-        let hash = Token::parse(bearer).unwrap().hash();
-        let snapshot = self.directory.snapshot();
-        Requester::User {
-            identity: Box::new(found.identity().clone()),
-            owner: snapshot.token(&hash).map(|(_, token)| token.owner.clone()),
-        }
+        let found = tokens.authenticate(&caller).await.ok().flatten()?;
+        Some(Requester::from(&found))
     }
 }
 

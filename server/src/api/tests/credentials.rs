@@ -1,0 +1,303 @@
+//! What a credential makes, and how long that lasts.
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http_body::Frame;
+use tokio::sync::oneshot;
+use underpass_proxy::directory::{Binding, Draft, Expect, User};
+
+use super::*;
+
+const HOUR: u64 = 3600;
+const PASSWORD: &str = "correct horse battery";
+
+impl World {
+    /// Gives the user a password, and the token of a login with it.
+    async fn logged_in(&self, user: &str) -> String {
+        let set = json!({"password": PASSWORD});
+        let path = format!("/v1/users/{user}/password");
+        self.operate(Method::PUT, &path, set).await.expect(204);
+        let made = self.log_in_with(user, PASSWORD).await.expect(201);
+        made["token"].as_str().unwrap().to_owned()
+    }
+
+    async fn make(&self, bearer: &str, wanted: Value) -> Answer {
+        let who = self.holder(bearer).await;
+        self.ask(&who, Method::POST, "/v1/tokens", &wanted, &[])
+            .await
+    }
+
+    async fn made(&self, bearer: &str, wanted: Value) -> Made {
+        Made::of(&self.make(bearer, wanted).await.expect(201))
+    }
+
+    async fn renewed(&self, bearer: &str) -> Made {
+        let answer = self.log_in(&format!("Bearer {bearer}"), json!({})).await;
+        Made::of(&answer.expect(201))
+    }
+
+    async fn counts(&self, token: &Made) -> bool {
+        self.find_holder(&token.secret).await.is_some()
+    }
+
+    async fn revoke(&self, token: &Made) {
+        let path = format!("/v1/tokens/{}", token.about["id"].as_str().unwrap());
+        self.operate(Method::DELETE, &path, Value::Null)
+            .await
+            .expect(204);
+    }
+}
+
+struct Made {
+    secret: String,
+    about: Value,
+}
+
+impl Made {
+    fn of(made: &Value) -> Self {
+        Self {
+            secret: made["token"].as_str().unwrap().to_owned(),
+            about: made["about"].clone(),
+        }
+    }
+}
+
+#[tokio::test]
+async fn rule_24_a_token_ends_with_the_one_that_made_it_at_the_latest() {
+    let world = World::new().await;
+    let admin = json!({"allClusters": true, "role": "admin"});
+    world.user("root", admin).await;
+    world.user("alice", json!({})).await;
+    for user in ["alice", "root"] {
+        let login = world.logged_in(user).await;
+        for wanted in [
+            json!({"expiresInSeconds": 13 * HOUR}),
+            json!({"expiresInSeconds": 95 * 365 * 24 * HOUR}),
+            json!({"user": user, "expiresInSeconds": 13 * HOUR}),
+            json!({"user": "alice", "expiresInSeconds": 13 * HOUR}),
+        ] {
+            let refused = world.make(&login, wanted).await.expect(422);
+            let said = refused["detail"].as_str().unwrap();
+            assert!(said.contains("outlast the credential"), "{said}");
+        }
+        let within = world.made(&login, json!({"expiresInSeconds": HOUR})).await;
+        assert!(within.about["parent"].is_string());
+        // Neither does the next generation outlast it, or get a right back.
+        let further = world
+            .make(&within.secret, json!({"expiresInSeconds": 2 * HOUR}))
+            .await;
+        further.expect(422);
+        world
+            .log_in(&format!("Bearer {}", within.secret), json!({}))
+            .await
+            .expect(403);
+    }
+    // An administrator's login makes no token without an end either; one without an end of its own may.
+    let login = world.logged_in("root").await;
+    world.make(&login, json!({})).await.expect(422);
+    let access = json!({"user": "carol", "role": "view", "token": {}});
+    let who = world.holder(&login).await;
+    world
+        .ask(&who, Method::POST, "/v1/access", &access, &[])
+        .await
+        .expect(422);
+    let endless = json!({"user": "root"});
+    let endless = world.operate(Method::POST, "/v1/tokens", endless).await;
+    let endless = Made::of(&endless.expect(201));
+    world.made(&endless.secret, json!({"user": "alice"})).await;
+}
+
+#[tokio::test]
+async fn rule_24_what_ends_a_token_ends_what_it_made() {
+    let world = World::new().await;
+    world.user("alice", json!({})).await;
+    let hour = json!({"expiresInSeconds": HOUR});
+    let less = json!({"expiresInSeconds": HOUR / 2});
+
+    // Taken back: children, their children, and renewals.
+    let login = world.logged_in("alice").await;
+    let renewed = world.renewed(&login).await;
+    let again = world.renewed(&renewed.secret).await;
+    let child = world.made(&renewed.secret, hour.clone()).await;
+    let grandchild = world.made(&child.secret, less.clone()).await;
+    let other = Made::of(&world.log_in_with("alice", PASSWORD).await.expect(201));
+    world.revoke(&renewed).await;
+    for gone in [&renewed, &again, &child, &grandchild] {
+        assert!(!world.counts(gone).await, "{}", gone.about);
+    }
+    assert!(world.counts(&other).await);
+
+    // Another password.
+    let child = world.made(&other.secret, hour.clone()).await;
+    world.logged_in("alice").await;
+    for gone in [&other, &child] {
+        assert!(!world.counts(gone).await, "{}", gone.about);
+    }
+
+    // An administrator who is suspended: tokens that they made for others wait with theirs.
+    let admin = json!({"allClusters": true, "role": "admin"});
+    world.user("root", admin).await;
+    let login = world.logged_in("root").await;
+    let made = json!({"user": "alice", "expiresInSeconds": HOUR});
+    let child = world.made(&login, made).await;
+    for (disabled, counts) in [(true, false), (false, true)] {
+        let spec = json!({"disabled": disabled});
+        world
+            .operate(Method::PATCH, "/v1/users/root", spec)
+            .await
+            .expect(200);
+        assert_eq!(world.counts(&child).await, counts);
+    }
+}
+
+#[tokio::test]
+async fn rule_12_a_token_that_was_made_with_another_ends_streams_with_it() {
+    let world = World::new().await;
+    world.user("alice", json!({})).await;
+    let login = world.logged_in("alice").await;
+    let child = world.made(&login, json!({"expiresInSeconds": HOUR})).await;
+    let Requester::User { revocation, .. } = world.holder(&child.secret).await else {
+        panic!("nobody");
+    };
+    let path = format!("/v1/tokens/{}", child.about["parent"].as_str().unwrap());
+    world
+        .operate(Method::DELETE, &path, Value::Null)
+        .await
+        .expect(204);
+    assert!(revocation.is_revoked());
+}
+
+/// A body whose end waits.
+struct Slow {
+    end: oneshot::Receiver<()>,
+    bytes: Option<Bytes>,
+}
+
+impl http_body::Body for Slow {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        if self.bytes.is_some() && Pin::new(&mut self.end).poll(context).is_pending() {
+            return Poll::Pending;
+        }
+        Poll::Ready(self.bytes.take().map(|bytes| Ok(Frame::data(bytes))))
+    }
+}
+
+#[tokio::test]
+async fn rule_25_what_was_taken_back_while_a_request_was_read_changes_nothing() {
+    let world = World::new().await;
+    let admin = json!({"allClusters": true, "role": "admin"});
+    for (path, body) in [
+        ("/v1/users", json!({"name": "eve", "spec": {}})),
+        (
+            "/v1/tokens",
+            json!({"user": "root", "expiresInSeconds": 60}),
+        ),
+        (
+            "/v1/access",
+            json!({"user": "eve", "role": "admin", "allClusters": true}),
+        ),
+        (
+            "/v1/agents",
+            json!({"cluster": "edge", "makeCluster": true}),
+        ),
+    ] {
+        world.user("root", admin.clone()).await;
+        let login = world.logged_in("root").await;
+        let who = world.holder(&login).await;
+        let (end, waiting) = oneshot::channel();
+        let slow = Slow {
+            end: waiting,
+            bytes: Some(Bytes::from(body.to_string())),
+        };
+        let request = Request::post(path)
+            .header("content-type", "application/json")
+            .body(slow)
+            .unwrap();
+        let before = world.directory.snapshot();
+        let asking = world.api.answer(request, who, None);
+        let revoking = async {
+            world
+                .operate(Method::DELETE, "/v1/users/root", Value::Null)
+                .await
+                .expect(204);
+            end.send(()).unwrap();
+        };
+        let (answer, ()) = tokio::join!(asking, revoking);
+        Answer::read(answer).await.expect(401);
+        let after = world.directory.snapshot();
+        assert!(after.get::<User>("eve").is_none());
+        let bindings = after.all::<Binding>().len();
+        assert!(bindings < before.all::<Binding>().len());
+    }
+}
+
+#[tokio::test]
+async fn rule_25_a_login_counts_the_password_as_it_is_when_the_token_is_made() {
+    let world = World::new().await;
+    world.user("alice", json!({})).await;
+    world.logged_in("alice").await;
+    for after in [
+        |user: &User| User {
+            disabled: true,
+            ..user.clone()
+        },
+        |user: &User| User {
+            password: None,
+            ..user.clone()
+        },
+    ] {
+        // Checking a password takes a thread some time; the change of a snapshot in memory does not.
+        let before = User::clone(
+            &world
+                .directory
+                .snapshot()
+                .get::<User>("alice")
+                .unwrap()
+                .object,
+        );
+        let checking = world.log_in_with("alice", PASSWORD);
+        let change = async {
+            let change = |draft: &mut Draft| draft.put("alice", after(&before), Expect::Present);
+            world.directory.change(change).await.unwrap();
+        };
+        let (answer, ()) = tokio::join!(biased; checking, change);
+        answer.expect(401);
+        let back = |draft: &mut Draft| draft.put("alice", before.clone(), Expect::Present);
+        world.directory.change(back).await.unwrap();
+        world.log_in_with("alice", PASSWORD).await.expect(201);
+    }
+}
+
+#[tokio::test]
+async fn rule_27_a_password_that_a_browser_remembers_logs_nobody_in_elsewhere() {
+    let world = World::new().await;
+    world.user("alice", json!({})).await;
+    world.logged_in("alice").await;
+    for (origin, status) in [
+        ("https://evil.example", 403),
+        ("null", 403),
+        ("https://up.example", 201),
+    ] {
+        use base64::Engine as _;
+
+        let basic = base64::engine::general_purpose::STANDARD.encode(format!("alice:{PASSWORD}"));
+        let request = Request::post(LOGIN)
+            .header("host", "up.example")
+            .header("origin", origin)
+            .header("authorization", format!("Basic {basic}"))
+            .header("content-type", "application/json")
+            .body(Full::from("{}"))
+            .unwrap();
+        let answer = world.api.log_in(request, &connection()).await;
+        Answer::read(answer).await.expect(status);
+    }
+}
