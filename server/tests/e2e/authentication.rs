@@ -12,6 +12,7 @@ use underpass_testenv::{CLUSTER_NAME, Transport};
 
 use crate::deployment::{CLUSTER, Deployment, agent_account};
 use crate::flight::InFlight;
+use crate::raw;
 
 /// The deployment whose authentication file these tests have to themselves.
 struct Elsewhere {
@@ -336,4 +337,117 @@ async fn rule_12_an_authenticator_that_is_taken_away_ends_what_rests_on_it() {
     elsewhere.configure(&without).await;
     let ended = tokio::time::timeout(Duration::from_secs(5), watch.ended()).await;
     ended.expect("it ends within 5 s").assert_error();
+}
+
+/// A certificate beside somebody else's token: it is its holder who asks, whatever else the request carries.
+#[tokio::test]
+async fn rule_21_a_token_beside_a_certificate_lends_it_nothing() {
+    let elsewhere = Elsewhere::start().await;
+    let deployment = &elsewhere.deployment;
+    let mut file = elsewhere.file();
+    let authenticators = file["authenticators"].as_array_mut().unwrap();
+    authenticators.rotate_right(1);
+    assert_eq!(authenticators[0]["name"], "certificates");
+    elsewhere.configure(&file).await;
+    let nobody = elsewhere.certificate("nobody", &[]);
+
+    let root = ["user", "add", "root", "--all-clusters", "--role", "admin"];
+    deployment.administer(&root).unwrap();
+    let token = |limits: &[&str]| {
+        let create = [&["token", "create", "--user", "root"][..], limits].concat();
+        deployment.administer(&create).unwrap().trim().to_owned()
+    };
+    let whole = token(&[]);
+    let limited = token(&["--cluster", CLUSTER_NAME, "--read-only", "--expires", "1s"]);
+    eventually("the token has expired", async || {
+        let answer = raw::get(deployment, "/v1/self", Some(&limited)).await;
+        (answer.code == 401).then_some(()).ok_or(answer)
+    })
+    .await;
+    for bearer in [&whole, &limited] {
+        for (method, path, body) in [
+            ("POST", "/v1/tokens", json!({ "expiresInSeconds": 60 })),
+            (
+                "POST",
+                "/v1/tokens",
+                json!({ "user": "root", "expiresInSeconds": 60 }),
+            ),
+            (
+                "PUT",
+                "/v1/users/root/password",
+                json!({ "password": "a new password" }),
+            ),
+            ("POST", "/v1/login", json!({})),
+        ] {
+            let request = http::Request::builder()
+                .method(method)
+                .uri(path)
+                .header("authorization", format!("Bearer {bearer}"));
+            let tls = raw::connect_with_certificate(deployment, &nobody).await;
+            let answer = raw::post_on(tls, request, &body).await;
+            match path {
+                // The certificate's holder may log in, as themselves.
+                "/v1/login" => {
+                    assert_eq!(answer.code, 201, "{answer:?}");
+                    assert_eq!(answer.body["about"]["user"], "cert:nobody");
+                }
+                _ => assert_eq!(answer.code, 403, "{path} {answer:?}"),
+            }
+        }
+    }
+    // Nor does it show what is the owner's.
+    let request =
+        http::Request::get("/v1/tokens").header("authorization", format!("Bearer {whole}"));
+    let tls = raw::connect_with_certificate(deployment, &nobody).await;
+    let answer = raw::send_on(tls, request).await;
+    let owners = answer.body["items"].as_array().unwrap().iter();
+    let owners: Vec<_> = owners
+        .map(|token| token["user"].as_str().unwrap())
+        .collect();
+    assert_eq!(owners, ["cert:nobody", "cert:nobody"], "{answer:?}");
+}
+
+/// A browser attaches a certificate by itself: not for pages of others.
+#[tokio::test]
+async fn rule_27_a_foreign_page_opens_no_shell_with_a_certificate() {
+    let elsewhere = Elsewhere::start().await;
+    let deployment = &elsewhere.deployment;
+    elsewhere.configure(&elsewhere.file()).await;
+    let bob = elsewhere.certificate("bob", &[]);
+    elsewhere.let_in("cert:bob");
+    let exec =
+        format!("/k8s/clusters/{CLUSTER_NAME}/api/v1/namespaces/default/pods/p/exec?command=sh");
+    let ask = async |path: &str, origin: Option<&str>, upgrade: bool| {
+        let mut request = http::Request::get(path);
+        if let Some(origin) = origin {
+            request = request.header("origin", origin);
+        }
+        if upgrade {
+            request = request
+                .header("connection", "Upgrade")
+                .header("upgrade", "websocket")
+                .header("sec-websocket-version", "13")
+                .header("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ==")
+                .header("sec-websocket-protocol", "v4.channel.k8s.io");
+        }
+        let tls = raw::connect_with_certificate(deployment, &bob).await;
+        raw::send_on(tls, request).await
+    };
+    for origin in ["https://evil.example", "null", "http://localhost"] {
+        ask(&exec, Some(origin), true)
+            .await
+            .assert_status(403, "Forbidden");
+        ask("/v1/self", Some(origin), false)
+            .await
+            .assert_status(403, "Forbidden");
+    }
+    // Our own page, and whoever is no browser, get an answer of the cluster's: there is no such pod.
+    for origin in [Some("https://localhost"), None] {
+        let answer = ask(&exec, origin, true).await;
+        assert!(answer.message().contains("cert:bob"), "{answer:?}");
+        assert_eq!(
+            ask("/v1/self", origin, false).await.body["user"],
+            "cert:bob"
+        );
+    }
 }

@@ -1,16 +1,20 @@
 //! Requests without kubectl, for what kubectl does not show or does by itself.
 
+use std::convert::Infallible;
 use std::net::Ipv4Addr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
 use http::{HeaderMap, Request, header};
-use http_body_util::{BodyExt as _, Empty};
+use http_body_util::{BodyExt as _, Empty, Full};
 use hyper_util::rt::TokioIo;
+use rustls::client::WantsClientCert;
 use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use serde_json::Value;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpSocket, TcpStream};
@@ -75,9 +79,31 @@ pub(crate) async fn send_on(tls: TlsStream<TcpStream>, request: http::request::B
         .expect("an answer in time")
 }
 
+/// The same with a body of JSON.
+pub(crate) async fn post_on(
+    tls: TlsStream<TcpStream>,
+    request: http::request::Builder,
+    body: &Value,
+) -> Answer {
+    let request = request
+        .header(header::HOST, "localhost")
+        .header(header::CONTENT_TYPE, "application/json")
+        .body(Full::new(Bytes::from(body.to_string())))
+        .unwrap();
+    tokio::time::timeout(DEADLINE, converse(tls, request))
+        .await
+        .expect("an answer in time")
+}
+
 async fn exchange_on(tls: TlsStream<TcpStream>, request: http::request::Builder) -> Answer {
     let request = request.header(header::HOST, "localhost");
-    let request = request.body(Empty::<Bytes>::new()).unwrap();
+    converse(tls, request.body(Empty::<Bytes>::new()).unwrap()).await
+}
+
+async fn converse<B>(tls: TlsStream<TcpStream>, request: Request<B>) -> Answer
+where
+    B: http_body::Body<Data = Bytes, Error = Infallible> + Send + 'static,
+{
     let handshake = hyper::client::conn::http1::handshake(TokioIo::new(tls));
     let (mut sender, connection) = handshake.await.unwrap();
     let driver = tokio::spawn(connection);
@@ -106,6 +132,30 @@ pub(crate) async fn connect(
     connect_from(underpass, Ipv4Addr::LOCALHOST, b"", alpn).await
 }
 
+/// A connection for HTTP/1.1 on which the client shows the certificate of this kubeconfig.
+pub(crate) async fn connect_with_certificate(
+    underpass: &Underpass,
+    kubeconfig: &Path,
+) -> TlsStream<TcpStream> {
+    let text: Value = serde_json::from_slice(&std::fs::read(kubeconfig).unwrap()).unwrap();
+    let read = |key: &str| {
+        let encoded = text["users"][0]["user"][key].as_str().unwrap();
+        BASE64.decode(encoded).unwrap()
+    };
+    let chain = CertificateDer::pem_slice_iter(&read("client-certificate-data"))
+        .collect::<Result<_, _>>()
+        .unwrap();
+    let key = PrivateKeyDer::from_pem_slice(&read("client-key-data")).unwrap();
+    let tls = trusting(&underpass.ca_file())
+        .with_client_auth_cert(chain, key)
+        .unwrap();
+    let tcp = TcpStream::connect(authority(underpass)).await.unwrap();
+    TlsConnector::from(Arc::new(tls))
+        .connect(ServerName::try_from("localhost").unwrap(), tcp)
+        .await
+        .unwrap()
+}
+
 /// The same, from this address, and with these bytes before TLS.
 pub(crate) async fn connect_from(
     underpass: &Underpass,
@@ -132,16 +182,19 @@ pub(crate) fn authority(underpass: &Underpass) -> String {
 
 /// A client's TLS that trusts the server's CA.
 pub(crate) fn tls(ca_file: &Path, alpn: &[&[u8]]) -> rustls::ClientConfig {
+    let mut tls = trusting(ca_file).with_no_client_auth();
+    tls.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
+    tls
+}
+
+fn trusting(ca_file: &Path) -> rustls::ConfigBuilder<rustls::ClientConfig, WantsClientCert> {
     let mut roots = rustls::RootCertStore::empty();
     roots
         .add(CertificateDer::from_pem_file(ca_file).unwrap())
         .unwrap();
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let mut tls = rustls::ClientConfig::builder_with_provider(provider)
+    rustls::ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .unwrap()
         .with_root_certificates(roots)
-        .with_no_client_auth();
-    tls.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
-    tls
 }
