@@ -181,7 +181,8 @@ impl Refusal {
         self.to_status_response(self.retry_after())
     }
 
-    fn retry_after(&self) -> Option<Duration> {
+    /// How long the client shall wait before it tries again, where that makes sense.
+    pub fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::NoAgent(_) | Self::Unavailable | Self::TooManyRequests => Some(RETRY_SOON),
             Self::OverBudget { retry_after, .. } => Some(*retry_after),

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
+use axum::response::IntoResponse as _;
 use http::header::{CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
@@ -17,7 +18,7 @@ use underpass_proxy::{Body, Refusal, empty, full};
 use underpass_tunnel::transport::{Kind, websocket};
 use underpass_tunnel::{Acceptor, chain, record_sessions};
 
-use crate::api::{self, Api, Requester};
+use crate::api::{self, Api, Problem, Requester};
 use crate::tunnel::Tunnel;
 
 /// The front's own paths.
@@ -101,7 +102,8 @@ impl Http {
                     %client, method = %request.method(), path = request.uri().path(),
                     code = refusal.code().as_u16(), "request to the API"
                 );
-                refusal.to_response()
+                let response = Problem::from(&refusal).into_response();
+                response.map(underpass_proxy::boxed)
             }
         }
     }

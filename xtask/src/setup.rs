@@ -52,6 +52,16 @@ const FOR_TESTS: &[Needed] = &[
         what_for: "networks that drop UDP",
     },
     Needed {
+        program: "pip3",
+        package: "python3-pip",
+        what_for: "Schemathesis",
+    },
+    Needed {
+        program: "python3",
+        package: "python3",
+        what_for: "Schemathesis",
+    },
+    Needed {
         program: "slapd",
         package: "slapd",
         what_for: "an LDAP directory",

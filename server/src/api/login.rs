@@ -306,8 +306,7 @@ fn not_checked(error: &AuthenticateError) -> Problem {
 }
 
 fn foreign_origin() -> Problem {
-    let refusal = Refusal::ForeignOrigin;
-    Problem::new(refusal.code(), refusal.to_string())
+    Problem::from(&Refusal::ForeignOrigin)
 }
 
 fn unauthorized() -> Problem {

@@ -5,9 +5,10 @@ use std::fmt;
 use axum::Json;
 use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
 use axum::response::{IntoResponse, Response};
-use http::header::{CONTENT_TYPE, RETRY_AFTER};
+use http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderValue, StatusCode};
 use serde::{Deserialize, Serialize};
+use underpass_proxy::Refusal;
 use underpass_proxy::directory::ChangeError;
 use underpass_tunnel::chain;
 
@@ -132,6 +133,16 @@ impl From<ChangeError> for Problem {
     }
 }
 
+/// The front's own refusals, of callers that the API never saw.
+impl From<&Refusal> for Problem {
+    fn from(refusal: &Refusal) -> Self {
+        Self {
+            retry_after_seconds: refusal.retry_after().map(|wait| wait.as_secs().max(1)),
+            ..Self::new(refusal.code(), refusal.to_string())
+        }
+    }
+}
+
 impl From<JsonRejection> for Problem {
     fn from(rejection: JsonRejection) -> Self {
         Self::new(rejection.status(), rejection.body_text())
@@ -159,6 +170,9 @@ impl IntoResponse for Problem {
         let kind = HeaderValue::from_static("application/problem+json");
         headers.insert(CONTENT_TYPE, kind);
         headers.extend(retry_after.map(|seconds| (RETRY_AFTER, seconds)));
+        if status == StatusCode::UNAUTHORIZED {
+            headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
         response
     }
 }

@@ -29,6 +29,7 @@ mod metrics;
 mod raw;
 mod rbac;
 mod revoked;
+mod role_table;
 mod server_restarted;
 mod survive;
 mod tls;

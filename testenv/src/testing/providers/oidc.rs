@@ -1,10 +1,8 @@
 //! A real OpenID Connect provider: the certified one of the npm registry.
 
-use std::fs::{self, File};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 
-use aws_lc_rs::digest;
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full};
 use hyper_util::client::legacy::{Client, connect::HttpConnector};
@@ -12,8 +10,8 @@ use hyper_util::rt::TokioExecutor;
 use rustls::pki_types::{CertificateDer, pem::PemObject as _};
 use serde_json::Value;
 
+use super::installed::installed;
 use super::program::{CERTIFICATE, KEY, Program, find};
-use crate::{build::Cache, progress_to_stderr};
 
 /// A running provider with the clients `underpass` (RS256), `underpass-es256` and `other`.
 #[derive(Debug)]
@@ -147,42 +145,10 @@ fn client(ca: &str) -> Client<hyper_rustls::HttpsConnector<HttpConnector>, Full<
     Client::builder(TokioExecutor::new()).build(connector)
 }
 
-/// The folder with the provider and what it needs, installed once: the lock file pins every package by its hash.
+/// The folder with the provider and what it needs: the lock file pins every package by its hash.
 fn modules() -> PathBuf {
     const FILES: [&str; 3] = ["package.json", "package-lock.json", "provider.js"];
-    let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("oidc");
-    let mut hash = digest::Context::new(&digest::SHA256);
-    for file in FILES {
-        hash.update(&fs::read(sources.join(file)).unwrap());
-    }
-    let hash = hash.finish();
-    let hash: String = hash
-        .as_ref()
-        .iter()
-        .take(8)
-        .map(|b| format!("{b:02x}"))
-        .collect();
-    let cache = Cache::open().unwrap().folder().to_owned();
-    let done = cache.join(format!("oidc-{hash}"));
-    let lock = File::create(cache.join("oidc.lock")).unwrap();
-    lock.lock().unwrap();
-    if done.is_dir() {
-        return done;
-    }
-    progress_to_stderr("installing the OpenID Connect provider");
-    let building = tempfile::Builder::new()
-        .prefix(".building-")
-        .tempdir_in(&cache)
-        .unwrap();
-    for file in FILES {
-        fs::copy(sources.join(file), building.path().join(file)).unwrap();
-    }
     let mut npm = Command::new(find("npm"));
     npm.args(["ci", "--ignore-scripts", "--no-audit", "--no-fund"]);
-    let output = npm.current_dir(building.path()).output().unwrap();
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "npm ci: {said}");
-    fs::rename(building.path(), &done).unwrap();
-    let _ = building.keep();
-    done
+    installed("oidc", &FILES, &mut npm)
 }
