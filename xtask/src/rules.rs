@@ -1,4 +1,4 @@
-//! The table of docs/SECURITY.md: every test that it names exists.
+//! The tables of docs/SECURITY.md: every test that they name exists.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -6,6 +6,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail, ensure};
 
 const TABLE: &str = "docs/SECURITY.md";
+
+/// The heading of the threat model.
+const THREATS: &str = "## What each can do at worst";
 
 /// Folders of the checkout that hold no tests of ours.
 const SKIPPED: &[&str] = &["target", ".git", "node_modules"];
@@ -22,16 +25,42 @@ pub(crate) fn check(root: &Path) -> Result<()> {
     let rows = rows(&text)?;
     let mut sources = String::new();
     read_sources(root, &mut sources)?;
-    for row in rows {
-        for test in row.tests {
-            let rule = row.rule;
+    let by_rule = rows
+        .into_iter()
+        .map(|row| (format!("rule {}", row.rule), row.tests));
+    let named = by_rule.chain(threats(&text)?);
+    for (who, tests) in named {
+        for test in tests {
             ensure!(
                 is_test(&sources, test),
-                "{TABLE}: rule {rule} names the test `{test}`, which there is not"
+                "{TABLE}: {who} names the test `{test}`, which there is not"
             );
         }
     }
     Ok(())
+}
+
+/// The actors of the threat model, each with the tests of its bound.
+fn threats(text: &str) -> Result<Vec<(String, Vec<&str>)>> {
+    let section = text.split_once(THREATS).map(|(_, rest)| rest);
+    let section = section.with_context(|| format!("{TABLE}: no section {THREATS:?}"))?;
+    let rows = section.lines().take_while(|line| !line.starts_with("## "));
+    let mut threats = Vec::new();
+    for line in rows {
+        let cells: Vec<_> = line.split('|').map(str::trim).collect();
+        let ["", actor, _, _, tests, ""] = cells[..] else {
+            continue;
+        };
+        if actor == "actor" || actor.starts_with("---") {
+            continue;
+        }
+        let tests: Option<Vec<_>> = tests.split_whitespace().map(in_backticks).collect();
+        let tests = tests.filter(|tests| !tests.is_empty());
+        let tests = tests.with_context(|| format!("{TABLE}: no test bounds {actor:?}"))?;
+        threats.push((actor.to_owned(), tests));
+    }
+    ensure!(!threats.is_empty(), "{TABLE}: no actor in {THREATS:?}");
+    Ok(threats)
 }
 
 /// One rule.
@@ -144,6 +173,22 @@ mod tests {
             rows(bad).unwrap_err();
         }
         rows("| 1 | a rule | how | | does not apply yet |").unwrap();
+    }
+
+    #[test]
+    fn an_actor_without_a_bound_is_refused() {
+        let head = format!("{THREATS}\n\n| actor | at worst | by | tests |\n|---|---|---|---|\n");
+        let read = format!("{head}| a user | much | this | `one` `two` |\n");
+        let read = threats(&read).unwrap();
+        assert_eq!(read, [("a user".to_owned(), vec!["one", "two"])]);
+        for bad in [
+            "| a user | much | this | |\n",
+            "| a user | much | this | one |\n",
+            "",
+        ] {
+            threats(&format!("{head}{bad}")).unwrap_err();
+        }
+        threats("no section").unwrap_err();
     }
 
     #[test]

@@ -38,18 +38,19 @@ async fn set(
 ) -> Result<StatusCode, Problem> {
     let Json(NewPassword { password, current }) = body?;
     let snapshot = state.directory.snapshot();
-    if !is_own(&requester, &snapshot, &name) {
+    let proved = if is_own(&requester, &snapshot, &name) {
+        Some(prove(&state, &snapshot, &name, current).await?)
+    } else {
         requester.must_administer(&snapshot)?;
-    } else if let Some(problem) = wrong(&state, &name, current).await {
-        return Err(problem);
-    }
+        None
+    };
     let hashed = tokio::task::spawn_blocking(move || PasswordHash::new(&password)).await;
     let hash = match hashed {
         Ok(Ok(hash)) => hash,
         Ok(Err(error)) => return Err(Problem::invalid(error.to_string())),
         Err(_) => return Err(Problem::invalid("the password cannot be hashed now")),
     };
-    change(&state, &requester, &name, Some(&hash)).await
+    change(&state, &requester, &name, Some(&hash), proved).await
 }
 
 fn is_own(requester: &Requester, snapshot: &Snapshot, name: &str) -> bool {
@@ -57,34 +58,46 @@ fn is_own(requester: &Requester, snapshot: &Snapshot, name: &str) -> bool {
     user.is_some_and(|user| user.as_str() == name)
 }
 
-/// Why somebody who changes their own password may not: a token that was found somewhere is not enough to take the
-/// account over.
-async fn wrong(state: &State, name: &str, current: Option<Zeroizing<String>>) -> Option<Problem> {
-    let snapshot = state.directory.snapshot();
+/// Users who change their own password prove that they know the current one: a token that was found somewhere is not
+/// enough to take the account over. Gives what is kept of it.
+async fn prove(
+    state: &State,
+    snapshot: &Snapshot,
+    name: &str,
+    current: Option<Zeroizing<String>>,
+) -> Result<PasswordHash, Problem> {
     let kept = snapshot
         .get::<User>(name)
         .and_then(|user| user.object.password.clone());
-    if kept.is_none() {
-        return Some(Problem::forbidden(
+    let Some(kept) = kept else {
+        return Err(Problem::forbidden(
             "an administrator gives the first password",
         ));
-    }
+    };
     let (Some(current), Some(logins)) = (current, &state.logins) else {
-        return Some(Problem::invalid(
+        return Err(Problem::invalid(
             "say what the password is now, as `current`",
         ));
     };
     let login = Password::new(name, current);
     let here = std::net::Ipv4Addr::UNSPECIFIED.into();
-    match logins.passwords.check(&login, kept, here).await {
-        Ok(()) => None,
+    let checked = logins
+        .passwords
+        .check(&login, Some(kept.clone()), here)
+        .await;
+    match checked {
+        Ok(()) => Ok(kept),
         Err(LoginError::Locked(wait)) => {
             let seconds = wait.as_secs().saturating_add(1);
             let status = StatusCode::TOO_MANY_REQUESTS;
-            Some(Problem::later(status, "too many wrong passwords", seconds))
+            Err(Problem::later(status, "too many wrong passwords", seconds))
         }
-        Err(_) => Some(Problem::forbidden("the password is another one now")),
+        Err(_) => Err(wrong()),
     }
+}
+
+fn wrong() -> Problem {
+    Problem::forbidden("the password is another one now")
 }
 
 async fn remove(
@@ -92,24 +105,28 @@ async fn remove(
     requester: Requester,
     Path(name): Path<String>,
 ) -> Result<StatusCode, Problem> {
-    change(&state, &requester, &name, None).await
+    change(&state, &requester, &name, None, None).await
 }
 
-/// Whoever logged in with the old one is logged out.
+/// Whoever logged in with the old one is logged out. `proved` is what the user has proved to know; administrators prove
+/// nothing.
 async fn change(
     state: &State,
     requester: &Requester,
     name: &str,
     password: Option<&PasswordHash>,
+    proved: Option<PasswordHash>,
 ) -> Result<StatusCode, Problem> {
     let change = |draft: &mut Draft| {
-        // Asked again: hashing takes a while, and roles are taken back meanwhile (rule 25).
-        if password.is_none() || !is_own(requester, draft.before(), name) {
-            requester.must_administer(draft.before())?;
-        }
         let user = draft
             .get::<User>(name)
             .ok_or_else(|| Problem::not_found("user", name))?;
+        // Asked again: hashing takes a while, and roles and passwords change meanwhile (rule 25).
+        match &proved {
+            None => requester.must_administer(draft.before())?,
+            Some(_) if user.object.password != proved => return Err(wrong()),
+            Some(_) => {}
+        }
         let user = User {
             password: password.cloned(),
             ..User::clone(&user.object)
