@@ -6,9 +6,6 @@ use std::time::Duration;
 /// Time for a client's TLS handshake: two round trips, no human.
 pub(crate) const TLS_TIME: Duration = Duration::from_secs(10);
 
-/// TLS handshakes at once, of some 50 KiB each. Beyond it clients wait in the kernel's queue.
-pub(crate) const TLS_HANDSHAKES: usize = 1024;
-
 /// TCP connections at once, of users, of agents on WebSocket and of whoever says nothing at all: room
 /// for ten thousand agents, twice while they come back, and as many connections of users. One that is
 /// idle costs some 60 KiB with its TLS and HTTP, 2 GiB in all. Strangers, handshakes included, have a third of the places
