@@ -374,7 +374,7 @@ pub const ACCESS_REVIEWS_AT_ONCE: usize = 8;
 pub const ACTING_AS_TIME: Duration = Duration::from_secs(20);
 
 /// Callers and whom they want to act as that are being reviewed in one cluster: beyond it, 429. A cluster that hangs
-/// costs so many, and takes nothing from the others.
+/// costs so many, and takes nothing from the others. One caller has three quarters of them at the most (`share.rs`).
 pub const ACTING_AS_WAITING: usize = 64;
 
 /// How long a cluster's yes counts for new requests: as long as kube-apiserver itself remembers a constrained
