@@ -114,6 +114,27 @@ pub const FRONT_SEND_BUFFER: usize = 256 * 1024;
 /// frame that is worth a copy.
 pub const FRONT_WRITE_BUFFER: usize = 16 * 1024;
 
+/// What one connection costs that nobody has authenticated on, before a byte is read from it (*unauthenticated*): its
+/// socket, its task, and the state of TLS and HTTP, measured idle. All that is read from it comes on top.
+pub const STRANGER_BASE: usize = 64 * 1024;
+
+/// What one line of a head costs beside its bytes, once it is decoded: a place in the header map. On HTTP/2 it may have
+/// come in a byte (RFC 7541, section 6.1).
+pub const STRANGER_HEADER_LINE: usize = 112;
+
+/// What all connections may hold together that nobody has authenticated on (*unauthenticated*), in bytes: ten thousand
+/// agents on WebSocket that come back at the same moment, [`STRANGER_BASE`] each; or six hundred heads of
+/// [`HEADER_BYTES`]. Half of it is for whoever asks. Beyond that, one source holds a quarter at the most: 2,560 connections
+/// that say nothing. Whoever is authenticated is not counted any longer.
+pub const STRANGERS: usize = 10_240 * STRANGER_BASE;
+
+/// What one of them may hold (*unauthenticated*): the largest head, as it came and decoded, with some room, and
+/// everything of bodies that HTTP/2 lets a client send ahead of the answer. It never gets less as long as nobody is
+/// authenticated: who asks for nothing but health, a hundred bytes at a time, connects again after tens of thousands of
+/// requests.
+pub const STRANGER_MOST: usize =
+    STRANGER_BASE + 3 * HTTP1_BUFFER_BYTES + FRONT_CONNECTION_WINDOW as usize;
+
 /// From "open a stream to this cluster" to the stream, the wait for a reconnecting agent included.
 /// kubectl users wait that long; programs retry on the 503.
 pub const STREAM_CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
@@ -123,9 +144,14 @@ pub const STREAM_CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
 /// services and upgrades have none: their head may take as long as the workload does.
 pub const RESPONSE_HEAD_TIMEOUT: Duration = Duration::from_secs(120);
 
-/// Requests of one user in flight, in all clusters together, unless configured: more than kubectl's discovery or a
-/// busy controller has (client-go's programs ask some ten to fifty times a second), and a fifth of what a cluster takes.
-pub const REQUESTS_PER_USER: usize = 128;
+/// Requests of one user in flight in one cluster, unless configured: more than kubectl's discovery or a busy controller
+/// has (client-go's programs ask some ten to fifty times a second), and a fifth of what a cluster takes.
+pub const REQUESTS_PER_USER_AND_CLUSTER: usize = 128;
+
+/// Requests of one user in flight, in all clusters together, unless configured: what they may have in four clusters, each
+/// of which may hang until [`RESPONSE_HEAD_TIMEOUT`] is over. The last quarter is kept for clusters where the user has
+/// few (`share.rs`), so that dozens may hang before another one cannot be reached.
+pub const REQUESTS_PER_USER: usize = 4 * REQUESTS_PER_USER_AND_CLUSTER;
 
 /// Requests in flight in one cluster, unless configured: what kube-apiserver takes at once by default
 /// (`--max-requests-inflight` and `--max-mutating-requests-inflight`, 400 and 200). More would wait there,
@@ -133,7 +159,7 @@ pub const REQUESTS_PER_USER: usize = 128;
 pub const REQUESTS_PER_CLUSTER: usize = 600;
 
 /// Watches, logs, shells and forwarded ports of one user, in all clusters together, unless configured: the informers
-/// of some dozens of controllers. Each costs server and agent some 100 KiB while it is quiet.
+/// of some dozens of controllers. One cluster has three quarters of them at the most (`share.rs`). Each costs server and agent some 100 KiB while it is quiet.
 pub const STREAMS_PER_USER: usize = 2000;
 
 /// The same of everybody in one cluster, unless configured. With the requests it is what one session of an agent
@@ -141,8 +167,8 @@ pub const STREAMS_PER_USER: usize = 2000;
 /// ([`UPSTREAM_STREAMS`] times [`UPSTREAM_CONNECTIONS`]).
 pub const STREAMS_PER_CLUSTER: usize = 3400;
 
-/// Requests of one user that wait for a place, in all clusters together: four times what may be in flight, as many as two
-/// full HTTP/2 connections bring. One that waits costs its head, some 10 KiB and at the most [`HEADER_BYTES`].
+/// Requests of one user that wait for a place, in all clusters together: as many as may be in flight, and as two full
+/// HTTP/2 connections bring. One that waits costs its head, some 10 KiB and at the most [`HEADER_BYTES`].
 pub const QUEUE_PER_USER: usize = 512;
 
 /// How long a request waits for a place: what kube-apiserver's own queues allow (a quarter of a request's 60 s).
@@ -220,7 +246,8 @@ pub const PASSWORD_BYTES: usize = 1024;
 /// Passwords that are checked at the same time (*unauthenticated*), each with 19 MiB and some 30 ms of a core.
 pub const PASSWORDS_AT_ONCE: usize = 2;
 
-/// Logins that are checked or are going to be (*unauthenticated*): a second's worth. Beyond it, 429.
+/// Logins that are checked or are going to be (*unauthenticated*): a second's worth. Beyond it, 429. One network has three
+/// quarters of them at the most (`share.rs`).
 pub const PASSWORDS_WAITING: usize = 64;
 
 /// Wrong passwords of one user from one network before a wait (*unauthenticated*): more than somebody mistypes.
@@ -235,8 +262,16 @@ pub const PASSWORD_TRIES_ANYWHERE: u32 = 50;
 /// The longest wait after one of them: fourteen hundred guesses a day.
 pub const PASSWORD_WAIT_ANYWHERE: Duration = Duration::from_secs(60);
 
-/// Users and networks whose wrong passwords are remembered (*unauthenticated*), of some hundred bytes each.
-pub const PASSWORD_LOCKOUTS: usize = 8192;
+/// Users, and users and networks, whose wrong passwords are remembered (*unauthenticated*), of some 150 bytes each: two
+/// for each password that is checked. It is more than are checked in [`PASSWORD_WAIT`], [`PASSWORDS_AT_ONCE`] at a time and
+/// 30 ms each, so that guesses of ever new names from everywhere do not make it forget a name before its wait is over.
+pub const PASSWORD_LOCKOUTS: usize = 131_072;
+
+/// Users of whom it is remembered where they have logged in, of some hundred bytes each; only right passwords write it.
+pub const PASSWORD_USERS: usize = 8192;
+
+/// Networks that one user has logged in from: home, work, a phone, and some more.
+pub const PASSWORD_NETWORKS: usize = 8;
 
 /// How long a token that has expired is still shown, before the directory forgets it.
 pub const EXPIRED_TOKEN_KEPT: Duration = Duration::from_secs(24 * 60 * 60);
@@ -251,11 +286,12 @@ pub const CACHED_REJECTIONS: usize = 4096;
 /// tens of milliseconds: a thousand new users in a second.
 pub const CHECKS_AT_ONCE: usize = 32;
 
-/// Credentials that one authenticator is checking or is going to (*unauthenticated*): beyond it, 429.
+/// Credentials that one authenticator is checking or is going to (*unauthenticated*): beyond it, 429. One network has three
+/// quarters of them at the most (`share.rs`).
 pub const CHECKS_WAITING: usize = 256;
 
-/// Bad credentials that one client may present in a row (*unauthenticated*): more than a tool with an old password
-/// tries until somebody looks, and little for a dictionary.
+/// Bad credentials, or wrong passwords of whatever names, that one client may present in a row (*unauthenticated*): more
+/// than a tool with an old password tries until somebody looks, and little for a dictionary.
 pub const FAILURES: u32 = 50;
 
 /// After so long one of them is forgiven.
@@ -289,6 +325,27 @@ pub const ISSUER_KEYS_PAUSE: Duration = Duration::from_secs(2);
 /// Certificates between a client's and its root (*unauthenticated*): each is parsed for every request.
 pub const CLIENT_INTERMEDIATES: usize = 8;
 
+/// Wrong passwords of one entry that reach its directory before a wait, from wherever they come (*unauthenticated*).
+/// Active Directory locks an account after five (CIS) or ten (Microsoft's baseline) in a row, whoever has brought them.
+pub const LDAP_WRONG_BINDS: u32 = 4;
+
+/// Of these, how many from networks where its user has not logged in before: the last one is theirs.
+pub const LDAP_WRONG_BINDS_OF_STRANGERS: u32 = LDAP_WRONG_BINDS - 1;
+
+/// How long after the last of them a directory still counts them. Active Directory's `Reset account lockout counter after`
+/// is ten to thirty minutes where it is set.
+pub const LDAP_WRONG_BINDS_TIME: Duration = Duration::from_secs(30 * 60);
+
+/// Users of a directory of whom it is remembered that they have logged in, and where, of some hundred bytes each.
+pub const LDAP_USERS: usize = 65_536;
+
+/// Other entries whose wrong passwords are remembered (*unauthenticated*), of 32 bytes each. Where there are more, names
+/// that have not logged in yet have to wait: to forget one would be to let it be locked.
+pub const LDAP_OTHERS: usize = 65_536;
+
+/// Those whose time is over are not looked for more often.
+pub const LDAP_SWEEP: Duration = Duration::from_secs(1);
+
 /// Connections to a directory that are kept for the next search.
 pub const LDAP_IDLE: usize = 8;
 
@@ -321,7 +378,7 @@ pub const ACCESS_REVIEWS_AT_ONCE: usize = 8;
 pub const ACTING_AS_TIME: Duration = Duration::from_secs(20);
 
 /// Callers and whom they want to act as that are being reviewed in one cluster: beyond it, 429. A cluster that hangs
-/// costs so many, and takes nothing from the others.
+/// costs so many, and takes nothing from the others. One caller has three quarters of them at the most (`share.rs`).
 pub const ACTING_AS_WAITING: usize = 64;
 
 /// How long a cluster's yes counts for new requests: as long as kube-apiserver itself remembers a constrained

@@ -112,6 +112,9 @@ pub enum Refusal {
     /// The caller, or everybody together, asks too much.
     #[error("too many requests, please try again later")]
     TooManyRequests,
+    /// Too many of the caller's credentials were bad, or too many passwords of that name: none is looked at for so long.
+    #[error("too many wrong passwords or bad credentials, wait {} s", whole(*.0))]
+    TooManyFailures(Duration),
     /// A budget is spent, and waiting for a place in it does not help. Nothing was done.
     #[error("{whose} has too many {what}, please try again later")]
     OverBudget {
@@ -131,6 +134,11 @@ fn because(reason: Option<&str>) -> String {
     reason
         .map(|reason| format!(": {reason}"))
         .unwrap_or_default()
+}
+
+/// Seconds that are not too few.
+fn whole(wait: Duration) -> u64 {
+    wait.as_secs().saturating_add(1)
 }
 
 impl Refusal {
@@ -156,7 +164,9 @@ impl Refusal {
             Self::Timeout(_) => StatusCode::GATEWAY_TIMEOUT,
             Self::BadRequest(_) => StatusCode::BAD_REQUEST,
             Self::HeadersTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
-            Self::TooManyRequests | Self::OverBudget { .. } => StatusCode::TOO_MANY_REQUESTS,
+            Self::TooManyRequests | Self::TooManyFailures(_) | Self::OverBudget { .. } => {
+                StatusCode::TOO_MANY_REQUESTS
+            }
         }
     }
 
@@ -186,6 +196,7 @@ impl Refusal {
         match self {
             Self::NoAgent(_) | Self::Unavailable | Self::TooManyRequests => Some(RETRY_SOON),
             Self::OverBudget { retry_after, .. } => Some(*retry_after),
+            Self::TooManyFailures(wait) => Some(Duration::from_secs(whole(*wait))),
             _ => None,
         }
     }
@@ -250,6 +261,7 @@ impl From<&AuthenticateError> for Refusal {
             AuthenticateError::Rejected(_) => Self::Unauthorized,
             AuthenticateError::Unavailable(_) => Self::Unavailable,
             AuthenticateError::Busy => Self::TooManyRequests,
+            AuthenticateError::Wait(wait) => Self::TooManyFailures(*wait),
         }
     }
 }
@@ -307,6 +319,16 @@ mod tests {
             "reason": "TooManyRequests", "details": { "retryAfterSeconds": 7 }, "code": 429
         });
         assert_eq!(status, expected);
+    }
+
+    #[tokio::test]
+    async fn rule_23_whoever_was_wrong_too_often_is_told_how_long() {
+        let wait = AuthenticateError::Wait(Duration::from_millis(1_799_500));
+        let (response, status) = json(&Refusal::from(&wait)).await;
+        assert_eq!(response.status(), 429);
+        assert_eq!(response.headers()["retry-after"], "1800");
+        let message = "too many wrong passwords or bad credentials, wait 1800 s";
+        assert_eq!(status["message"], message);
     }
 
     #[tokio::test]

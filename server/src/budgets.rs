@@ -7,14 +7,23 @@ use underpass_proxy::front::{BudgetConfig, BudgetConfigError};
 #[derive(Debug, Args)]
 #[group(id = "budgets")]
 pub(crate) struct Options {
-    /// Requests of one user in flight, in all clusters together; more wait, for 15 s at the most
+    /// Requests of one user in flight, in all clusters together; more wait, for 15 s at the most. No cluster gets all of
+    /// them, so that one that hangs leaves the others reachable
     #[arg(
         long,
         env = "UNDERPASS_REQUESTS_PER_USER",
-        default_value = "128",
+        default_value = "512",
         value_name = "NUMBER"
     )]
     requests_per_user: usize,
+    /// Requests of one user in flight in one cluster; more wait, for 15 s at the most
+    #[arg(
+        long,
+        env = "UNDERPASS_REQUESTS_PER_USER_AND_CLUSTER",
+        default_value = "128",
+        value_name = "NUMBER"
+    )]
+    requests_per_user_and_cluster: usize,
     /// Requests in flight in one cluster; beyond it users take turns
     #[arg(
         long,
@@ -46,6 +55,7 @@ impl Options {
     pub(crate) fn config(&self) -> Result<BudgetConfig, BudgetConfigError> {
         BudgetConfig::default()
             .requests_per_user(self.requests_per_user)?
+            .requests_per_user_and_cluster(self.requests_per_user_and_cluster)?
             .requests_per_cluster(self.requests_per_cluster)?
             .streams_per_user(self.streams_per_user)?
             .streams_per_cluster(self.streams_per_cluster)
@@ -80,6 +90,7 @@ mod tests {
     fn none_at_all_is_refused() {
         for flag in [
             "--requests-per-user",
+            "--requests-per-user-and-cluster",
             "--requests-per-cluster",
             "--streams-per-user",
             "--streams-per-cluster",

@@ -13,7 +13,7 @@ use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use metrics_exporter_prometheus::PrometheusHandle;
 use underpass_proxy::authenticate::{Authenticator, Caller};
-use underpass_proxy::front::{Budgets, Connection, Fallback};
+use underpass_proxy::front::{Budgets, Connection, Fallback, Strangers};
 use underpass_proxy::{Body, Refusal, empty, full};
 use underpass_tunnel::transport::{Kind, websocket};
 use underpass_tunnel::{Acceptor, chain, record_sessions};
@@ -26,6 +26,7 @@ pub(crate) struct Http {
     pub(crate) tunnel: Tunnel,
     pub(crate) acceptor: Arc<Acceptor>,
     pub(crate) budgets: Budgets,
+    pub(crate) strangers: Strangers,
     pub(crate) metrics: PrometheusHandle,
     pub(crate) readiness: Readiness,
     pub(crate) authenticator: Arc<dyn Authenticator>,
@@ -85,13 +86,14 @@ impl Http {
             record_sessions(agent, sessions);
         }
         self.budgets.record();
+        self.strangers.record();
         text(StatusCode::OK, self.metrics.render())
     }
 
     /// The API, for whoever the authenticators vouch for.
     async fn answer(&self, request: Request<Incoming>, connection: &Connection) -> Response<Body> {
         if request.uri().path() == api::LOGIN {
-            return self.api.log_in(request, connection.info()).await;
+            return self.log_in(request, connection).await;
         }
         let client = connection.info().peer.client(request.headers());
         match self.requester(&request, connection).await {
@@ -108,6 +110,19 @@ impl Http {
         }
     }
 
+    /// A login is asked for by a stranger, who is none any longer where it gave a token.
+    async fn log_in(&self, request: Request<Incoming>, connection: &Connection) -> Response<Body> {
+        let Ok(head) = connection.hold(request.headers()) else {
+            return Refusal::TooManyRequests.to_response();
+        };
+        let response = self.api.log_in(request, connection.info()).await;
+        if response.status() == StatusCode::CREATED {
+            connection.standing().authenticated();
+        }
+        drop(head);
+        response
+    }
+
     async fn requester(
         &self,
         request: &Request<Incoming>,
@@ -115,10 +130,13 @@ impl Http {
     ) -> Result<Requester, Refusal> {
         let caller = Caller::read(request.headers(), connection.info());
         let caller = caller.ok_or(Refusal::Unauthorized)?.at(request.uri());
+        let head = connection.hold(request.headers())?;
         let authenticated = self.authenticator.authenticate(&caller).await;
         let authenticated = authenticated
             .map_err(|error| Refusal::from(&error))?
             .ok_or(Refusal::Unauthorized)?;
+        connection.standing().authenticated();
+        drop(head);
         Ok(Requester::from(&authenticated))
     }
 
@@ -140,12 +158,21 @@ impl Http {
         let (acceptor, tunnel) = (Arc::clone(&self.acceptor), self.tunnel.clone());
         let client = connection.info().peer.client(request.headers());
         let remote = SocketAddr::new(client, 0);
+        let standing = connection.standing().clone();
         tokio::spawn(async move {
             match upgrade.await {
                 Ok(io) => {
                     let io = TokioIo::new(io);
-                    let accepted = acceptor.accept_websocket(io, subprotocol, Some(remote));
-                    tunnel.serve(accepted.await, remote.ip());
+                    let accepting = acceptor.accept_websocket(io, subprotocol, Some(remote));
+                    // Whoever upgrades and then says nothing is a stranger like any other.
+                    let accepted = tokio::select! {
+                        accepted = accepting => accepted,
+                        () = standing.closed() => return,
+                    };
+                    if accepted.is_ok() {
+                        standing.authenticated();
+                    }
+                    tunnel.serve(accepted, remote.ip());
                 }
                 Err(error) => tracing::debug!("upgrade not completed: {error}"),
             }

@@ -6,13 +6,10 @@ use std::time::Duration;
 /// Time for a client's TLS handshake: two round trips, no human.
 pub(crate) const TLS_TIME: Duration = Duration::from_secs(10);
 
-/// TLS handshakes at once, of some 50 KiB each. Beyond it clients wait in the kernel's queue.
-pub(crate) const TLS_HANDSHAKES: usize = 1024;
-
 /// TCP connections at once, of users, of agents on WebSocket and of whoever says nothing at all: room
 /// for ten thousand agents, twice while they come back, and as many connections of users. One that is
-/// idle costs some 60 KiB with its TLS and HTTP, 2 GiB in all, and one that has never sent a request is
-/// ended by the proxy after three minutes at the most. Beyond it clients wait in the kernel's queue.
+/// idle costs some 60 KiB with its TLS and HTTP, 2 GiB in all. Strangers, handshakes included, have a third of the places
+/// at the most (`STRANGERS` of the proxy). Beyond it clients wait in the kernel's queue.
 pub(crate) const CONNECTIONS: usize = 32_768;
 
 /// Wait after `accept` failed for lack of resources (file descriptors, memory): trying again at
@@ -32,6 +29,10 @@ pub(crate) const AUDIT_FLUSH: Duration = Duration::from_secs(5);
 
 /// The body of a request to the API: an object of the directory, and its wrapping.
 pub(crate) const API_BODY: usize = 1024 * 1024;
+
+/// The body of a login (*unauthenticated*, but for the credential in its head, which is checked first): how long the token
+/// lasts, a scope and a description of [`DESCRIPTION_CHARS`].
+pub(crate) const LOGIN_BODY: usize = 4 * 1024;
 
 /// From an API request's head to its answer, its body included (*unauthenticated*: a login has one).
 pub(crate) const API_TIME: Duration = Duration::from_secs(30);

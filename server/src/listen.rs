@@ -4,7 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use quinn::Endpoint;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -12,7 +12,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use underpass_proxy::front::{ConnectionInfo, Front, Peer, Protocol};
+use underpass_proxy::front::{ConnectionInfo, Front, Metered, Peer, Protocol, Standing, Strangers};
 use underpass_tunnel::transport::quic::{self, QuicConfig};
 use underpass_tunnel::transport::tcp;
 use underpass_tunnel::{Acceptor, chain};
@@ -74,23 +74,24 @@ pub(crate) async fn serve_tcp(
     tls: rustls::ServerConfig,
     hops: Hops,
     front: Arc<Front>,
+    strangers: Strangers,
     connections: TaskTracker,
     stop: CancellationToken,
 ) {
     let mut tls = tls;
     tls.alpn_protocols = Protocol::ALPN.map(<[u8]>::to_vec).to_vec();
     let tls = TlsAcceptor::from(Arc::new(tls));
-    let door = Door::new(limits::TLS_HANDSHAKES, limits::CONNECTIONS);
+    let door = Door::new(limits::CONNECTIONS, strangers);
     loop {
         let accepted = tokio::select! {
             accepted = door.next(&listener) => accepted,
             () = stop.cancelled() => return,
         };
         match accepted {
-            Ok((tcp, remote, places)) => {
+            Ok((tcp, remote, place)) => {
                 let (tls, hops, front) = (tls.clone(), hops.clone(), Arc::clone(&front));
                 connections.spawn(async move {
-                    let served = serve_connection(tcp, remote, places, &hops, &tls, &front);
+                    let served = serve_connection(tcp, remote, place, &hops, &tls, &front);
                     if let Err(error) = served.await {
                         tracing::debug!(%remote, "connection ended: {error:#}");
                     }
@@ -105,42 +106,37 @@ pub(crate) async fn serve_tcp(
     }
 }
 
-/// Lets as many clients in as there are places for. The others wait in the kernel's queue, where they
-/// cost nothing here.
+/// Lets as many clients in as there are places for. The others wait in the kernel's queue, where they cost nothing
+/// here. Strangers cannot take all of them: there is room for fewer, and the oldest of them go when others come.
 struct Door {
-    handshakes: Arc<Semaphore>,
     connections: Arc<Semaphore>,
+    strangers: Strangers,
 }
 
-/// What a client takes up, and gives back when these are dropped.
-struct Places {
-    handshake: OwnedSemaphorePermit,
-    connection: OwnedSemaphorePermit,
+/// What a client takes up, and gives back when it is dropped.
+struct Place {
+    _connection: OwnedSemaphorePermit,
+    standing: Standing,
 }
 
 impl Door {
-    fn new(handshakes: usize, connections: usize) -> Self {
+    fn new(connections: usize, strangers: Strangers) -> Self {
         Self {
-            handshakes: Arc::new(Semaphore::new(handshakes)),
             connections: Arc::new(Semaphore::new(connections)),
+            strangers,
         }
     }
 
-    async fn next(&self, listener: &TcpListener) -> io::Result<(TcpStream, SocketAddr, Places)> {
-        let places = Places {
-            handshake: place(&self.handshakes).await?,
-            connection: place(&self.connections).await?,
-        };
+    async fn next(&self, listener: &TcpListener) -> io::Result<(TcpStream, SocketAddr, Place)> {
+        let connection = Arc::clone(&self.connections).acquire_owned().await;
+        let connection = connection.map_err(io::Error::other)?;
         let (tcp, client) = listener.accept().await?;
-        Ok((tcp, client, places))
+        let place = Place {
+            _connection: connection,
+            standing: self.strangers.enter(client.ip()),
+        };
+        Ok((tcp, client, place))
     }
-}
-
-async fn place(places: &Arc<Semaphore>) -> io::Result<OwnedSemaphorePermit> {
-    Arc::clone(places)
-        .acquire_owned()
-        .await
-        .map_err(io::Error::other)
 }
 
 /// Errors of a connection that was given up before it was accepted: `accept(2)`.
@@ -156,15 +152,29 @@ fn is_of_the_connection(error: &io::Error) -> bool {
 async fn serve_connection(
     socket: TcpStream,
     remote: SocketAddr,
-    places: Places,
+    place: Place,
     hops: &Hops,
     tls: &TlsAcceptor,
     front: &Arc<Front>,
 ) -> Result<()> {
     // Responses are written whole, and so are an agent's frames.
     tcp::tune(&socket)?;
-    let _connection = places.connection;
-    let (peer, tls) = handshake(socket, remote, places.handshake, hops, tls).await?;
+    let standing = &place.standing;
+    tokio::select! {
+        served = serve_stranger(socket, remote, standing, hops, tls, front) => served,
+        () = standing.closed() => bail!("closed to make room: it is not authenticated"),
+    }
+}
+
+async fn serve_stranger(
+    socket: TcpStream,
+    remote: SocketAddr,
+    standing: &Standing,
+    hops: &Hops,
+    tls: &TlsAcceptor,
+    front: &Arc<Front>,
+) -> Result<()> {
+    let (peer, tls) = handshake(socket, remote, standing, hops, tls).await?;
     let protocol = Protocol::from_alpn(tls.get_ref().1.alpn_protocol());
     let shown = tls.get_ref().1.peer_certificates().unwrap_or_default();
     let info = ConnectionInfo {
@@ -172,7 +182,8 @@ async fn serve_connection(
         protocol,
         certificates: shown.to_vec(),
     };
-    if let Err(error) = front.serve_connection(tls, info).await {
+    let serving = front.serve_stranger(tls, info, standing.clone());
+    if let Err(error) = serving.await {
         tracing::debug!(%remote, "{}", chain(&error));
     }
     Ok(())
@@ -180,19 +191,20 @@ async fn serve_connection(
 
 /// What precedes HTTP: a load balancer's header, where one is due, and TLS.
 async fn handshake(
-    mut tcp: TcpStream,
+    tcp: TcpStream,
     remote: SocketAddr,
-    place: OwnedSemaphorePermit,
+    standing: &Standing,
     hops: &Hops,
     tls: &TlsAcceptor,
-) -> Result<(Peer, TlsStream<TcpStream>)> {
+) -> Result<(Peer, TlsStream<Metered<TcpStream>>)> {
     // Responses are written whole; waiting for more would delay watch events.
     tcp.set_nodelay(true)?;
+    let mut tcp = Metered::new(tcp, standing.clone());
     let peer = hops.peer(&mut tcp, remote).await?;
+    standing.comes_from(peer.address());
     let tls = tokio::time::timeout(limits::TLS_TIME, tls.accept(tcp))
         .await
         .context("TLS took too long")?;
-    drop(place);
     Ok((peer, tls.context("TLS failed")?))
 }
 
@@ -205,6 +217,15 @@ mod tests {
 
     use clap::Parser as _;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpSocket;
+    use tokio_rustls::TlsConnector;
+    use underpass_proxy::audit::Trail;
+    use underpass_proxy::authenticate::Chain;
+    use underpass_proxy::directory::{Directory, MemoryStore};
+    use underpass_proxy::front::{
+        Budgets, Clusters, ConnectError, FrontConfig, Nobody, NotFound, Open, StrangerBounds,
+    };
+    use underpass_proxy::{BoxedIo, ClusterName, ImpersonationPolicy};
 
     use super::*;
     use crate::cli::{Cli, Command};
@@ -224,64 +245,150 @@ mod tests {
         TlsAcceptor::from(Arc::new(config))
     }
 
-    /// Lets two clients in, and the third one once `give_back` was done with the first one's places.
-    async fn the_third_waits(door: Door, give_back: impl FnOnce(Places) -> Option<Places>) {
-        let (listener, address) = listener().await;
-        let mut clients = Vec::new();
-        for _ in 0..3 {
-            clients.push(TcpStream::connect(address).await.unwrap());
-        }
-        let (_tcp, _, first) = door.next(&listener).await.unwrap();
-        let (_tcp, _, _second) = door.next(&listener).await.unwrap();
-        let mut third = Box::pin(door.next(&listener));
-        let waits = poll_fn(|cx| Poll::Ready(third.as_mut().poll(cx).is_pending())).await;
-        assert!(waits, "a third client was let in");
-        let _kept = give_back(first);
-        let third = tokio::time::timeout(DEADLINE, third).await;
-        third.expect("there is a place again").unwrap();
+    fn door() -> Door {
+        Door::new(1, Strangers::default())
     }
 
-    #[tokio::test]
-    async fn handshakes_beyond_the_limit_wait_outside() {
-        the_third_waits(
-            Door::new(2, 9),
-            |Places {
-                 handshake,
-                 connection,
-             }| {
-                drop(handshake);
-                // A client whose handshake is done still counts as a connection.
-                Some(Places {
-                    handshake: Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap(),
-                    connection,
-                })
-            },
-        )
-        .await;
+    /// Nothing is held of anybody.
+    fn is_empty(door: &Door) -> bool {
+        door.connections.available_permits() == 1 && door.strangers.connections() == 0
     }
 
     #[tokio::test]
     async fn connections_beyond_the_limit_wait_outside() {
-        the_third_waits(Door::new(9, 2), |places| {
-            drop(places);
-            None
-        })
-        .await;
+        let (listener, address) = listener().await;
+        let door = door();
+        let mut clients = Vec::new();
+        for _ in 0..2 {
+            clients.push(TcpStream::connect(address).await.unwrap());
+        }
+        let (_tcp, _, first) = door.next(&listener).await.unwrap();
+        let mut second = Box::pin(door.next(&listener));
+        let waits = poll_fn(|cx| Poll::Ready(second.as_mut().poll(cx).is_pending())).await;
+        assert!(waits, "a second client was let in");
+        drop(first);
+        let second = tokio::time::timeout(DEADLINE, second).await;
+        second.expect("there is a place again").unwrap();
+    }
+
+    /// A server that knows nobody, and what is served there.
+    async fn nobodys(
+        made: rcgen::CertifiedKey<rcgen::KeyPair>,
+        strangers: &Strangers,
+    ) -> (SocketAddr, TaskTracker, CancellationToken) {
+        let (listener, address) = listener().await;
+        let key = made.signing_key.serialize_der().try_into().unwrap();
+        let tls = underpass_tunnel::tls::server(vec![made.cert.der().clone()], key).unwrap();
+        let front = Front::new(FrontConfig {
+            authenticator: Arc::new(Chain::new(vec![])),
+            authorizer: Directory::open(Arc::new(MemoryStore::default()))
+                .await
+                .unwrap(),
+            acting_as: Arc::new(Nobody),
+            clusters: Arc::new(NoClusters),
+            fallback: Arc::new(NotFound),
+            policy: ImpersonationPolicy::default(),
+            audit: Trail::default(),
+            budgets: Budgets::default(),
+        });
+        let (connections, stop) = (TaskTracker::new(), CancellationToken::new());
+        let serving = serve_tcp(
+            listener,
+            tls,
+            Hops::default(),
+            Arc::new(front),
+            strangers.clone(),
+            connections.clone(),
+            stop.clone(),
+        );
+        tokio::spawn(serving);
+        (address, connections, stop)
+    }
+
+    fn client_of(server: &rcgen::Certificate) -> TlsConnector {
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(server.der().clone()).unwrap();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let config = rustls::ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        TlsConnector::from(Arc::new(config))
+    }
+
+    struct NoClusters;
+
+    #[async_trait::async_trait]
+    impl Clusters for NoClusters {
+        async fn connect(&self, _: &ClusterName, _: &Open) -> Result<BoxedIo, ConnectError> {
+            Err(ConnectError::UnknownCluster)
+        }
+    }
+
+    /// From another address of this machine.
+    async fn connect_from(from: [u8; 4], to: SocketAddr) -> TcpStream {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind(SocketAddr::from((from, 0))).unwrap();
+        socket.connect(to).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn rule_23_one_address_that_says_nothing_keeps_nobody_out() {
+        let places = 16;
+        let base = underpass_proxy::limits::STRANGER_BASE;
+        let strangers = Strangers::new(StrangerBounds {
+            bytes: places * base,
+            unshared: places * base / 2,
+            per_source: places * base / 4,
+            per_connection: 4 * base,
+        });
+        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        let client = client_of(&made.cert);
+        let (address, connections, stop) = nobodys(made, &strangers).await;
+        let mut silent = Vec::new();
+        for _ in 0..3 * places {
+            silent.push(connect_from([127, 0, 0, 2], address).await);
+        }
+        // The oldest were closed for the newest.
+        for client in &mut silent[..2 * places] {
+            let read = tokio::time::timeout(DEADLINE, client.read(&mut [0])).await;
+            assert!(matches!(read.expect("closed"), Ok(0) | Err(_)));
+        }
+        assert!(strangers.connections() <= places / 2);
+        // And from elsewhere there is room for a whole handshake, and a request.
+        let tcp = connect_from([127, 0, 0, 1], address).await;
+        let name = "localhost".try_into().unwrap();
+        let mut tls = client.connect(name, tcp).await.unwrap();
+        let answer = &mut [0; 12];
+        tls.write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+            .await
+            .unwrap();
+        let answered = tokio::time::timeout(DEADLINE, tls.read_exact(answer)).await;
+        answered.expect("an answer").unwrap();
+        assert_eq!(&answer[..], b"HTTP/1.1 404");
+        stop.cancel();
+        drop((silent, tls));
+        connections.close();
+        let ended = tokio::time::timeout(DEADLINE, connections.wait()).await;
+        ended.expect("every connection has ended");
+        assert_eq!((strangers.bytes(), strangers.connections()), (0, 0));
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_client_that_says_nothing_is_cut_off_and_gives_its_place_back() {
         let (listener, address) = listener().await;
         let mut client = TcpStream::connect(address).await.unwrap();
-        let door = Door::new(1, 1);
-        let (tcp, remote, places) = door.next(&listener).await.unwrap();
+        let door = door();
+        let (tcp, remote, place) = door.next(&listener).await.unwrap();
         let start = tokio::time::Instant::now();
         let (hops, tls) = (Hops::default(), acceptor());
-        let handshake = handshake(tcp, remote, places.handshake, &hops, &tls);
+        let handshake = handshake(tcp, remote, &place.standing, &hops, &tls);
         let error = handshake.await.unwrap_err();
         assert_eq!(error.to_string(), "TLS took too long");
         assert!(start.elapsed() >= limits::TLS_TIME);
-        assert_eq!(door.handshakes.available_permits(), 1);
+        drop(place);
+        assert!(is_empty(&door));
         assert_eq!(client.read(&mut [0]).await.unwrap(), 0);
     }
 
@@ -290,13 +397,14 @@ mod tests {
         let (listener, address) = listener().await;
         let mut client = TcpStream::connect(address).await.unwrap();
         client.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
-        let door = Door::new(1, 1);
-        let (tcp, remote, places) = door.next(&listener).await.unwrap();
+        let door = door();
+        let (tcp, remote, place) = door.next(&listener).await.unwrap();
         let (hops, tls) = (Hops::default(), acceptor());
-        let handshake = handshake(tcp, remote, places.handshake, &hops, &tls);
+        let handshake = handshake(tcp, remote, &place.standing, &hops, &tls);
         let error = tokio::time::timeout(DEADLINE, handshake).await.unwrap();
         assert_eq!(error.unwrap_err().to_string(), "TLS failed");
-        assert_eq!(door.handshakes.available_permits(), 1);
+        drop(place);
+        assert!(is_empty(&door));
     }
 
     #[tokio::test(start_paused = true)]
@@ -307,13 +415,14 @@ mod tests {
         };
         let (listener, address) = listener().await;
         let mut client = TcpStream::connect(address).await.unwrap();
-        let door = Door::new(1, 1);
-        let (tcp, remote, places) = door.next(&listener).await.unwrap();
+        let door = door();
+        let (tcp, remote, place) = door.next(&listener).await.unwrap();
         let (hops, tls) = (options.hops.into(), acceptor());
-        let handshake = handshake(tcp, remote, places.handshake, &hops, &tls);
+        let handshake = handshake(tcp, remote, &place.standing, &hops, &tls);
         let error = handshake.await.unwrap_err();
         assert!(format!("{error:#}").ends_with("did not come in time"));
-        assert_eq!(door.handshakes.available_permits(), 1);
+        drop(place);
+        assert!(is_empty(&door));
         assert_eq!(client.read(&mut [0]).await.unwrap(), 0);
     }
 }

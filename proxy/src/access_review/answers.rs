@@ -11,7 +11,7 @@ use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::question::Key;
-use crate::{ClusterName, Refusal, Revocation, limits};
+use crate::{ClusterName, Refusal, Revocation, limits, share};
 
 /// What a cluster's word comes down to.
 #[derive(Clone, Debug)]
@@ -90,7 +90,13 @@ pub(super) struct Answers(Mutex<State>);
 struct State {
     yes: LruCache<Key, Yes>,
     no: LruCache<Key, (Refusal, Instant)>,
-    flights: HashMap<ClusterName, HashMap<Key, Pending>>,
+    flights: HashMap<ClusterName, HashMap<Key, UnderWay>>,
+}
+
+/// A question that is being asked.
+struct UnderWay {
+    caller: Arc<str>,
+    pending: Pending,
 }
 
 /// It stays when its time is over: the next answer may be that it is to be taken back.
@@ -109,8 +115,14 @@ impl Answers {
         }))
     }
 
-    /// Looks a question up, and makes the caller ask where nobody knows and nobody else is at it.
-    pub(super) fn look_up(self: &Arc<Self>, cluster: &ClusterName, key: Key) -> Asked {
+    /// Looks a question up, and makes the caller ask where nobody knows and nobody else is at it. The last of a cluster's
+    /// places are kept for callers who have few (`share.rs`).
+    pub(super) fn look_up(
+        self: &Arc<Self>,
+        cluster: &ClusterName,
+        caller: &str,
+        key: Key,
+    ) -> Asked {
         let now = Instant::now();
         let mut state = self.state();
         if let Some(yes) = state.yes.get(&key)
@@ -124,14 +136,19 @@ impl Answers {
             return Asked::Known(Answer::No(refusal.clone()));
         }
         let flights = state.flights.entry(cluster.clone()).or_default();
-        if let Some(pending) = flights.get(&key) {
-            return Asked::Wait(pending.clone());
+        if let Some(flight) = flights.get(&key) {
+            return Asked::Wait(flight.pending.clone());
         }
-        if flights.len() >= limits::ACTING_AS_WAITING {
+        let of_caller = flights.values().filter(|flight| *flight.caller == *caller);
+        if !share::allows(of_caller.count(), flights.len(), limits::ACTING_AS_WAITING) {
             return Asked::Full;
         }
         let (tell, pending) = watch::channel(None);
-        flights.insert(key, pending.clone());
+        let under_way = UnderWay {
+            caller: caller.into(),
+            pending: pending.clone(),
+        };
+        flights.insert(key, under_way);
         let flight = Flight {
             answers: Arc::clone(self),
             cluster: cluster.clone(),
@@ -224,14 +241,32 @@ mod tests {
     }
 
     fn ask(answers: &Arc<Answers>, number: usize) -> Flight {
-        match answers.look_up(&cluster("a"), key(number)) {
+        ask_as(answers, "alice", number)
+    }
+
+    fn ask_as(answers: &Arc<Answers>, caller: &str, number: usize) -> Flight {
+        match answers.look_up(&cluster("a"), caller, key(number)) {
             Asked::Ask(flight, _) => flight,
-            _ => panic!("somebody knows it"),
+            _ => panic!("somebody knows it, or it is full"),
         }
     }
 
+    #[tokio::test]
+    async fn rule_23_one_caller_does_not_take_all_of_a_clusters_reviews() {
+        let answers = answers();
+        let mut flights = Vec::new();
+        let full = loop {
+            match answers.look_up(&cluster("a"), "mallory", key(flights.len())) {
+                Asked::Ask(flight, _) => flights.push(flight),
+                other => break matches!(other, Asked::Full),
+            }
+        };
+        assert!(full && flights.len() < limits::ACTING_AS_WAITING);
+        flights.push(ask_as(&answers, "alice", flights.len()));
+    }
+
     fn yes(answers: &Arc<Answers>, number: usize) -> Arc<Decision> {
-        match answers.look_up(&cluster("a"), key(number)) {
+        match answers.look_up(&cluster("a"), "alice", key(number)) {
             Asked::Known(Answer::Yes(decision)) => decision,
             _ => panic!("nobody knows it"),
         }
@@ -243,7 +278,12 @@ mod tests {
         ask(&answers, 1).land(Found::Yes);
         ask(&answers, 2).land(Found::No(Refusal::Unavailable));
         ask(&answers, 3).land(Found::Unknown(Refusal::Unavailable));
-        let known = |number| matches!(answers.look_up(&cluster("a"), key(number)), Asked::Known(_));
+        let known = |number| {
+            matches!(
+                answers.look_up(&cluster("a"), "alice", key(number)),
+                Asked::Known(_)
+            )
+        };
         assert!(known(1) && known(2) && !known(3));
         tokio::time::advance(limits::ACTING_AS_REFUSED).await;
         assert!(known(1) && !known(2));
@@ -255,7 +295,7 @@ mod tests {
     async fn the_same_question_is_asked_once() {
         let answers = answers();
         let flight = ask(&answers, 1);
-        let wait = || match answers.look_up(&cluster("a"), key(1)) {
+        let wait = || match answers.look_up(&cluster("a"), "alice", key(1)) {
             Asked::Wait(pending) => pending,
             _ => panic!("asked twice"),
         };
@@ -272,12 +312,13 @@ mod tests {
     async fn rule_11_questions_and_answers_are_bounded() {
         let answers = answers();
         let flights: Vec<_> = (0..limits::ACTING_AS_WAITING)
-            .map(|number| ask(&answers, number))
+            .map(|number| ask_as(&answers, &format!("user-{number}"), number))
             .collect();
         let next = key(limits::ACTING_AS_WAITING);
-        assert!(matches!(answers.look_up(&cluster("a"), next), Asked::Full));
+        let full = answers.look_up(&cluster("a"), "alice", next);
+        assert!(matches!(full, Asked::Full));
         // A cluster that hangs takes nothing from the others.
-        let other = answers.look_up(&cluster("b"), next);
+        let other = answers.look_up(&cluster("b"), "alice", next);
         assert!(matches!(other, Asked::Ask(..)));
         drop(other);
         drop(flights);

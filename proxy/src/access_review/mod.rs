@@ -88,7 +88,11 @@ impl AccessReviews {
 
     /// What the cluster says, or has said a short while ago.
     async fn answer(&self, key: Key, question: &Arc<Question>) -> Answer {
-        let mut pending = match self.0.answers.look_up(&question.cluster, key) {
+        let mut pending = match self
+            .0
+            .answers
+            .look_up(&question.cluster, question.caller(), key)
+        {
             Asked::Known(answer) => return answer,
             Asked::Full => return Answer::Unknown(Refusal::TooManyRequests),
             Asked::Wait(pending) => pending,

@@ -153,6 +153,11 @@ struct Spec<'a> {
 }
 
 impl Question {
+    /// Who asks.
+    pub(super) fn caller(&self) -> &str {
+        &self.caller.user
+    }
+
     pub(super) fn new(cluster: &ClusterName, caller: &Identity, target: &Identity) -> Self {
         Self {
             cluster: cluster.clone(),

@@ -26,6 +26,7 @@ pub(super) enum Outcome {
     Vouched(Authenticated),
     Rejected(Rejection),
     Unavailable(Shared),
+    Wait(Duration),
 }
 
 impl Outcome {
@@ -34,6 +35,7 @@ impl Outcome {
             Self::Vouched(authenticated) => Ok(authenticated),
             Self::Rejected(rejection) => Err(AuthenticateError::Rejected(rejection)),
             Self::Unavailable(error) => Err(AuthenticateError::Unavailable(Box::new(error))),
+            Self::Wait(wait) => Err(AuthenticateError::Wait(wait)),
         }
     }
 }
@@ -44,6 +46,8 @@ pub(super) enum Found {
     Identity(Identity),
     Rejected(Rejection),
     Unavailable(BoxError),
+    /// It was not looked at, since too many were wrong before it.
+    Wait(Duration),
 }
 
 /// The end of a check that is under way.
@@ -158,6 +162,11 @@ impl Cache {
         Asked::Check(flight, pending)
     }
 
+    /// Whether it was good when it was checked last, however long ago.
+    pub(super) fn was_good(&self, digest: &Digest) -> bool {
+        self.state().good.contains(digest)
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -168,6 +177,7 @@ impl Cache {
         let mut state = self.state();
         match found {
             Found::Unavailable(error) => Outcome::Unavailable(Shared(Arc::new(error))),
+            Found::Wait(wait) => Outcome::Wait(wait),
             Found::Rejected(rejection) => {
                 if let Some(good) = state.good.pop(&digest) {
                     good.decision.cancel();

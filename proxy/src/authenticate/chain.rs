@@ -59,7 +59,7 @@ impl Step {
                 tracing::error!(authenticator = &*self.name, error, "cannot authenticate");
                 "unavailable"
             }
-            Err(AuthenticateError::Busy) => "busy",
+            Err(AuthenticateError::Busy | AuthenticateError::Wait(_)) => "busy",
         };
         metrics::counter!(
             "underpass_proxy_authentications_total",

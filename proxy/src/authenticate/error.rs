@@ -1,6 +1,6 @@
 //! Why nobody vouches for a caller.
 
-use std::{error::Error, fmt, sync::Arc};
+use std::{error::Error, fmt, sync::Arc, time::Duration};
 
 use crate::BoxError;
 
@@ -17,6 +17,10 @@ pub enum AuthenticateError {
     /// Too many credentials are being checked, or too many of this client's were bad.
     #[error("too many credentials are being checked")]
     Busy,
+    /// Too many credentials of this client, or passwords of this name, were wrong. The right one would not be looked at
+    /// either.
+    #[error("too many wrong passwords or bad credentials; wait {} s", .0.as_secs().saturating_add(1))]
+    Wait(Duration),
 }
 
 impl AuthenticateError {

@@ -16,9 +16,11 @@ use crate::limits;
 ///
 /// Clients behind one address share its count. A flood of addresses makes it forget those that it has not seen for
 /// longest: it bounds what one client can do, not what a thousand can.
+#[derive(Debug)]
 pub(super) struct Failures(Mutex<LruCache<IpAddr, Bucket>>);
 
 /// Failures that are not forgiven yet.
+#[derive(Debug)]
 struct Bucket {
     failures: u32,
     at: Instant,
@@ -45,14 +47,20 @@ impl Failures {
         Self(Mutex::new(LruCache::new(room)))
     }
 
-    /// May this client have another credential checked?
-    pub(super) fn allow(&self, client: IpAddr) -> bool {
+    /// May this client have another credential checked? Where not, how long until it may.
+    pub(super) fn allow(&self, client: IpAddr) -> Result<(), Duration> {
+        let now = Instant::now();
         let mut buckets = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(bucket) = buckets.get_mut(&network(client)) else {
-            return true;
+            return Ok(());
         };
-        bucket.forgive(Instant::now());
-        bucket.failures < limits::FAILURES
+        bucket.forgive(now);
+        let Some(more) = bucket.failures.checked_sub(limits::FAILURES) else {
+            return Ok(());
+        };
+        let to_forgive = more.saturating_add(1);
+        let wait = limits::FAILURE_FORGIVEN.saturating_mul(to_forgive);
+        Err(wait.saturating_sub(now.saturating_duration_since(bucket.at)))
     }
 
     /// A credential of this client was bad.
@@ -67,10 +75,18 @@ impl Failures {
         bucket.forgive(now);
         bucket.failures = bucket.failures.saturating_add(1);
     }
+
+    /// One that was counted was good.
+    pub(super) fn uncount(&self, client: IpAddr) {
+        let mut buckets = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(bucket) = buckets.get_mut(&network(client)) {
+            bucket.failures = bucket.failures.saturating_sub(1);
+        }
+    }
 }
 
 /// One subscriber has a /64 at the least (RFC 6177).
-pub(super) fn network(client: IpAddr) -> IpAddr {
+pub(crate) fn network(client: IpAddr) -> IpAddr {
     match client.to_canonical() {
         IpAddr::V6(address) => {
             Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)).into()
@@ -88,15 +104,15 @@ mod tests {
         let failures = Failures::new();
         let (guesser, other) = ("10.0.0.1".parse().unwrap(), "10.0.0.2".parse().unwrap());
         for _ in 0..limits::FAILURES {
-            assert!(failures.allow(guesser));
+            assert!(failures.allow(guesser).is_ok());
             failures.count(guesser);
         }
-        assert!(!failures.allow(guesser));
-        assert!(failures.allow(other));
+        assert!(failures.allow(guesser).is_err());
+        assert!(failures.allow(other).is_ok());
         tokio::time::advance(limits::FAILURE_FORGIVEN).await;
-        assert!(failures.allow(guesser));
+        assert!(failures.allow(guesser).is_ok());
         failures.count(guesser);
-        assert!(!failures.allow(guesser));
+        assert!(failures.allow(guesser).is_err());
     }
 
     #[tokio::test]
@@ -106,7 +122,7 @@ mod tests {
             let address = Ipv6Addr::from_bits(0x2001_0db8 << 96 | u128::from(n));
             failures.count(address.into());
         }
-        assert!(!failures.allow("2001:db8::ffff".parse().unwrap()));
-        assert!(failures.allow("2001:db8:0:1::".parse().unwrap()));
+        assert!(failures.allow("2001:db8::ffff".parse().unwrap()).is_err());
+        assert!(failures.allow("2001:db8:0:1::".parse().unwrap()).is_ok());
     }
 }

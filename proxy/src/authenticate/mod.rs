@@ -19,6 +19,7 @@ mod cache;
 mod caller;
 mod certificate;
 mod chain;
+mod checks;
 mod config;
 mod error;
 mod failures;
@@ -26,6 +27,7 @@ mod github;
 mod https;
 mod jwt;
 mod ldap;
+mod lockouts;
 mod oidc;
 mod password;
 mod remote;
@@ -39,7 +41,7 @@ use async_trait::async_trait;
 
 use crate::{Identity, Revocation};
 
-pub(crate) use self::caller::adopt_websocket_bearer;
+pub(crate) use self::{caller::adopt_websocket_bearer, failures::network};
 pub use self::{
     caller::{Caller, Password},
     certificate::{CertificatePrefixes, CertificateRequest, ClientCertificates},

@@ -3,24 +3,17 @@
 //! A password is checked where somebody logs in, and nowhere else: what it gives is a token. argon2id is slow and takes
 //! memory on purpose, which no request to a cluster could afford.
 
-use std::{
-    fmt,
-    net::IpAddr,
-    num::NonZeroUsize,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{fmt, net::IpAddr, sync::Arc, time::Duration};
 
 use argon2::{
     Argon2,
     password_hash::{PasswordHasher, PasswordVerifier, phc},
 };
-use lru::LruCache;
 use serde::{Deserialize, Serialize};
-use tokio::{sync::Semaphore, time::Instant};
+use tokio::sync::Semaphore;
 use zeroize::Zeroizing;
 
-use super::{Password, failures::network};
+use super::{Password, checks::Checks, lockouts::Lockouts};
 use crate::limits;
 
 /// What is kept of a password: argon2id with its salt and costs, as a PHC string. Not in `Debug`.
@@ -125,13 +118,15 @@ pub enum LoginError {
 /// - Of one user from anywhere: after [`limits::PASSWORD_TRIES_ANYWHERE`] wrong ones, up to
 ///   [`limits::PASSWORD_WAIT_ANYWHERE`], which slows down many machines that guess together. It does not hold up the user
 ///   where they have logged in before, so that these machines cannot lock them out there.
+/// - Of one network, whatever the names: after [`limits::FAILURES`] wrong ones, one each [`limits::FAILURE_FORGIVEN`]. It
+///   does not hold up users who have logged in from there before, and right passwords do not count.
 ///
 /// A name that is nobody's is treated like one that is somebody's, and takes as long.
 #[derive(Debug)]
 pub struct Passwords {
     lockouts: Lockouts,
     places: Arc<Semaphore>,
-    waiting: Arc<Semaphore>,
+    checks: Checks,
     /// What the password of nobody is compared with.
     nobodys: PasswordHash,
 }
@@ -144,7 +139,7 @@ impl Passwords {
         Ok(Self {
             lockouts: Lockouts::new(),
             places: Arc::new(Semaphore::new(limits::PASSWORDS_AT_ONCE)),
-            waiting: Arc::new(Semaphore::new(limits::PASSWORDS_WAITING)),
+            checks: Checks::new(limits::PASSWORDS_WAITING),
             nobodys,
         })
     }
@@ -162,10 +157,10 @@ impl Passwords {
         kept: Option<PasswordHash>,
         client: IpAddr,
     ) -> Result<(), LoginError> {
-        let waiting = Arc::clone(&self.waiting).try_acquire_owned();
-        let _waiting = waiting.map_err(|_| LoginError::Busy)?;
+        let _check = self.checks.enter(client).ok_or(LoginError::Busy)?;
         // Counted before it is known: guesses at the same time count all of them.
-        self.lockouts.begin(login.user(), client)?;
+        let attempt = self.lockouts.begin(login.user(), client);
+        let attempt = attempt.map_err(LoginError::Locked)?;
         let place = Arc::clone(&self.places).acquire_owned().await;
         let place = place.map_err(|_| LoginError::Busy)?;
         let is_somebody = kept.is_some();
@@ -177,98 +172,11 @@ impl Passwords {
             right
         });
         if checked.await.is_ok_and(|right| right) && is_somebody {
-            self.lockouts.forget(login.user(), client);
+            self.lockouts.forget(attempt);
             return Ok(());
         }
         Err(LoginError::Wrong)
     }
-}
-
-/// Whose password was tried, from where; from anywhere without.
-type Tried = (String, Option<IpAddr>);
-
-#[derive(Debug)]
-struct Lockouts(Mutex<LruCache<Tried, Tries>>);
-
-#[derive(Debug, Clone, Copy)]
-struct Tries {
-    wrong: u32,
-    until: Instant,
-    /// The user has logged in from there.
-    known: bool,
-}
-
-impl Lockouts {
-    fn new() -> Self {
-        let room = NonZeroUsize::new(limits::PASSWORD_LOCKOUTS).unwrap_or(NonZeroUsize::MIN);
-        Self(Mutex::new(LruCache::new(room)))
-    }
-
-    /// An attempt begins, and is taken for a wrong one until it is known to be right.
-    fn begin(&self, user: &str, client: IpAddr) -> Result<(), LoginError> {
-        let now = Instant::now();
-        let mut tries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let [here, anywhere] = keys(user, client);
-        let known = tries.get(&here).is_some_and(|here| here.known);
-        let keys = [Some(here), (!known).then_some(anywhere)];
-        for key in keys.iter().flatten() {
-            let left = tries
-                .peek(key)
-                .map(|tries| tries.until.saturating_duration_since(now));
-            if let Some(left) = left.filter(|left| !left.is_zero()) {
-                return Err(LoginError::Locked(left));
-            }
-        }
-        for key in keys.into_iter().flatten() {
-            let (free, most) = match key.1 {
-                Some(_) => (limits::PASSWORD_TRIES, limits::PASSWORD_WAIT),
-                None => (
-                    limits::PASSWORD_TRIES_ANYWHERE,
-                    limits::PASSWORD_WAIT_ANYWHERE,
-                ),
-            };
-            let entry = tries.get_or_insert_mut(key, || Tries {
-                wrong: 0,
-                until: now,
-                known: false,
-            });
-            // Whoever has been quiet for the longest wait begins anew.
-            if now.saturating_duration_since(entry.until) > most {
-                entry.wrong = 0;
-            }
-            entry.wrong = entry.wrong.saturating_add(1);
-            let beyond = entry.wrong.saturating_sub(free);
-            entry.until = match beyond.checked_sub(1) {
-                None => now,
-                Some(doublings) => {
-                    let seconds = 1u64.checked_shl(doublings).unwrap_or(u64::MAX);
-                    now + Duration::from_secs(seconds).min(most)
-                }
-            };
-        }
-        Ok(())
-    }
-
-    fn forget(&self, user: &str, client: IpAddr) {
-        let mut tries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let [here, anywhere] = keys(user, client);
-        let logged_in = Tries {
-            wrong: 0,
-            until: Instant::now(),
-            known: true,
-        };
-        tries.put(here, logged_in);
-        // Who guesses elsewhere has not been right.
-        if let Some(tries) = tries.get_mut(&anywhere) {
-            tries.wrong = tries.wrong.saturating_sub(1);
-        }
-    }
-}
-
-fn keys(user: &str, client: IpAddr) -> [Tried; 2] {
-    // A name that is longer than any is nobody's.
-    let user: String = user.chars().take(limits::OBJECT_NAME_BYTES).collect();
-    [(user.clone(), Some(network(client))), (user, None)]
 }
 
 #[cfg(test)]
@@ -329,62 +237,45 @@ mod tests {
         );
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn rule_11_whoever_is_wrong_waits_longer_each_time() {
-        let lockouts = Lockouts::new();
-        for _ in 0..=limits::PASSWORD_TRIES {
-            lockouts.begin("alice", HERE).unwrap();
-        }
-        let mut last = Duration::ZERO;
-        while last < limits::PASSWORD_WAIT {
-            let Err(LoginError::Locked(wait)) = lockouts.begin("alice", HERE) else {
-                panic!("not locked after {last:?}");
-            };
-            assert!(wait > last && wait <= limits::PASSWORD_WAIT);
-            // Nobody else has to wait.
-            lockouts.begin("bob", HERE).unwrap();
-            lockouts.forget("bob", HERE);
-            last = wait;
-            tokio::time::advance(wait).await;
-            lockouts.begin("alice", HERE).unwrap();
-        }
-        lockouts.begin("alice", THERE).unwrap();
-        // After a quiet while, or a right one, it begins anew.
-        tokio::time::advance(3 * limits::PASSWORD_WAIT).await;
-        lockouts.begin("alice", HERE).unwrap();
-        lockouts.begin("alice", HERE).unwrap();
+    #[tokio::test]
+    async fn rule_23_guesses_of_one_network_leave_places_for_others() {
+        let passwords = Passwords::new().unwrap();
+        let kept = PasswordHash::new("correct horse battery").unwrap();
+        let guesses: Vec<_> = (0..limits::PASSWORDS_WAITING)
+            .filter_map(|_| passwords.checks.enter(THERE))
+            .collect();
+        let guess = typed("nobody", "x");
+        let refused = passwords.check(&guess, None, THERE).await;
+        assert_eq!(refused, Err(LoginError::Busy));
+        let right = typed("alice", "correct horse battery");
+        passwords.check(&right, Some(kept), HERE).await.unwrap();
+        drop(guesses);
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn rule_11_many_who_guess_together_are_slowed_down_and_lock_nobody_out() {
-        let lockouts = Lockouts::new();
-        lockouts.begin("alice", HERE).unwrap();
-        lockouts.forget("alice", HERE);
-        let client = |n: u32| IpAddr::from(std::net::Ipv4Addr::from_bits(0x0a00_0000 + n));
-        let mut n = 0;
-        while lockouts.begin("alice", client(n)).is_ok() {
-            n += 1;
+    #[tokio::test]
+    async fn rule_23_ever_new_names_are_not_looked_at_for_ever() {
+        let passwords = Passwords::new().unwrap();
+        for n in 0..limits::FAILURES {
+            passwords
+                .lockouts
+                .begin(&format!("nobody-{n}"), HERE)
+                .unwrap();
         }
-        assert_eq!(n, limits::PASSWORD_TRIES_ANYWHERE + 1);
-        for _ in 0..100 {
-            tokio::time::advance(limits::PASSWORD_WAIT_ANYWHERE).await;
-            n += 1;
-            lockouts.begin("alice", client(n)).unwrap();
-            // Where she has logged in before, she does not wait for them.
-            lockouts.begin("alice", HERE).unwrap();
-            lockouts.forget("alice", HERE);
-        }
+        let refused = passwords.check(&typed("one more", "x"), None, HERE).await;
+        assert!(matches!(refused, Err(LoginError::Locked(_))), "{refused:?}");
+        // What is refused takes no place, and nothing is hashed for it.
+        let right = typed("bob", "correct horse battery");
+        let kept = PasswordHash::new("correct horse battery").unwrap();
+        passwords.check(&right, Some(kept), THERE).await.unwrap();
     }
 
     #[tokio::test]
     async fn rule_11_checks_at_once_are_bounded() {
         let passwords = Passwords::new().unwrap();
-        let all = u32::try_from(limits::PASSWORDS_WAITING).unwrap();
-        let held = passwords
-            .waiting
-            .clone()
-            .try_acquire_many_owned(all)
-            .unwrap();
+        let client = |n: usize| IpAddr::from([10, 0, 0, u8::try_from(n).unwrap()]);
+        let held: Vec<_> = (0..limits::PASSWORDS_WAITING)
+            .map(|n| passwords.checks.enter(client(n)).unwrap())
+            .collect();
         let login = typed("alice", "x");
         assert_eq!(
             passwords.check(&login, None, HERE).await,

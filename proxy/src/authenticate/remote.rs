@@ -9,6 +9,7 @@ use zeroize::Zeroizing;
 use super::{
     AuthenticateError, Authenticated, Authenticator, Caller, Password, Rejection, Source,
     cache::{Asked, Cache, Digest, Flight, Found, Lifetimes, Pending},
+    checks::{Check, Checks},
     error::TooSlow,
     failures::Failures,
 };
@@ -45,8 +46,12 @@ pub(crate) trait Lookup: Send + Sync + 'static {
     /// It is mine, and nobody needs to be asked to see that it is bad.
     fn claim(&self, caller: &Caller<'_>) -> Result<Option<Credential>, Rejection>;
 
-    /// Asks.
-    async fn look_up(&self, credential: &Credential) -> Result<Identity, AuthenticateError>;
+    /// Asks, for somebody at `client`.
+    async fn look_up(
+        &self,
+        credential: &Credential,
+        client: IpAddr,
+    ) -> Result<Identity, AuthenticateError>;
 }
 
 /// How an authenticator that asks somebody behaves.
@@ -76,6 +81,7 @@ pub(crate) struct Remote<L> {
     lookup: Arc<L>,
     cache: Arc<Cache>,
     failures: Arc<Failures>,
+    checks: Checks,
     questions: Arc<Semaphore>,
     timeout: Duration,
 }
@@ -104,6 +110,7 @@ impl<L: Lookup> Remote<L> {
             lookup: Arc::new(lookup),
             cache: Cache::new(source, lifetimes).map_err(|_| NoRandomness)?,
             failures: Arc::new(Failures::new()),
+            checks: Checks::new(limits::CHECKS_WAITING),
             questions: Arc::new(Semaphore::new(limits::CHECKS_AT_ONCE)),
             timeout: options.timeout,
         })
@@ -120,11 +127,14 @@ impl<L: Lookup> Remote<L> {
             Asked::Known(outcome) => return outcome.into_result(),
             Asked::Full => return Err(AuthenticateError::Busy),
             Asked::Wait(pending) => pending,
-            Asked::Check(..) if !self.failures.allow(client) => {
-                return Err(AuthenticateError::Busy);
-            }
             Asked::Check(flight, pending) => {
-                self.start(flight, credential, client);
+                // One that was good a while ago is no guess, whoever guesses beside it.
+                if !self.cache.was_good(&digest) {
+                    let allowed = self.failures.allow(client);
+                    allowed.map_err(AuthenticateError::Wait)?;
+                }
+                let check = self.checks.enter(client).ok_or(AuthenticateError::Busy)?;
+                self.start(flight, credential, client, check);
                 pending
             }
         };
@@ -133,15 +143,16 @@ impl<L: Lookup> Remote<L> {
 
     /// In a task of its own: a client that leaves takes nothing away from others who wait, and what was found out
     /// is kept.
-    fn start(&self, flight: Flight, credential: Credential, client: IpAddr) {
+    fn start(&self, flight: Flight, credential: Credential, client: IpAddr, check: Check) {
         let (lookup, failures) = (Arc::clone(&self.lookup), Arc::clone(&self.failures));
         let (questions, timeout) = (Arc::clone(&self.questions), self.timeout);
         tokio::spawn(async move {
             let asking = async {
                 let _place = questions.acquire().await;
-                lookup.look_up(&credential).await
+                lookup.look_up(&credential, client).await
             };
             let answered = tokio::time::timeout(timeout, asking).await;
+            drop(check);
             flight.land(match answered {
                 Ok(Ok(identity)) => Found::Identity(identity),
                 Ok(Err(AuthenticateError::Rejected(rejection))) => {
@@ -149,6 +160,7 @@ impl<L: Lookup> Remote<L> {
                     Found::Rejected(rejection)
                 }
                 Ok(Err(AuthenticateError::Unavailable(error))) => Found::Unavailable(error),
+                Ok(Err(AuthenticateError::Wait(wait))) => Found::Wait(wait),
                 Ok(Err(AuthenticateError::Busy)) => Found::Unavailable(Box::new(GivenUp)),
                 Err(_) => Found::Unavailable(Box::new(TooSlow(timeout))),
             });
@@ -210,7 +222,11 @@ mod tests {
             Ok(caller.bearer().map(Credential::bearer))
         }
 
-        async fn look_up(&self, credential: &Credential) -> Result<Identity, AuthenticateError> {
+        async fn look_up(
+            &self,
+            credential: &Credential,
+            _: IpAddr,
+        ) -> Result<Identity, AuthenticateError> {
             self.asked.fetch_add(1, Ordering::Relaxed);
             let now = self.at_once.fetch_add(1, Ordering::Relaxed) + 1;
             self.most.fetch_max(now, Ordering::Relaxed);
@@ -245,7 +261,15 @@ mod tests {
     }
 
     async fn check(remote: &Remote<Arc<Fake>>, token: &str) -> Result<String, AuthenticateError> {
-        let found = remote.check(Credential::bearer(token), CLIENT).await?;
+        check_from(remote, token, CLIENT).await
+    }
+
+    async fn check_from(
+        remote: &Remote<Arc<Fake>>,
+        token: &str,
+        client: IpAddr,
+    ) -> Result<String, AuthenticateError> {
+        let found = remote.check(Credential::bearer(token), client).await?;
         Ok(found.identity().user().to_owned())
     }
 
@@ -269,7 +293,8 @@ mod tests {
         let mut asking = JoinSet::new();
         for n in 0..limits::CHECKS_WAITING {
             let remote = Arc::clone(&remote);
-            asking.spawn(async move { check(&remote, &format!("user-{n}")).await });
+            let client = IpAddr::from([10, 0, 0, u8::try_from(n).unwrap()]);
+            asking.spawn(async move { check_from(&remote, &format!("user-{n}"), client).await });
         }
         let found = asking.join_all().await;
         assert!(found.iter().all(Result::is_ok));
@@ -310,10 +335,47 @@ mod tests {
         let mut refused = false;
         for n in 0..limits::FAILURES {
             let guess = check(&remote, &format!("guess-again-{n}")).await;
-            refused |= matches!(guess, Err(AuthenticateError::Busy));
+            refused |= matches!(guess, Err(AuthenticateError::Wait(_)));
         }
         let more = fake.asked.load(Ordering::Relaxed) - asked;
         assert!(refused && more < limits::FAILURES as usize, "{more}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn rule_23_one_network_does_not_take_all_questions() {
+        let (_, remote) = remote();
+        let mut guessing = JoinSet::new();
+        for n in 0..limits::CHECKS_WAITING {
+            let remote = Arc::clone(&remote);
+            guessing.spawn(async move { check(&remote, &format!("guess-{n}")).await });
+        }
+        // All that can be are under way, and nobody is answered before the clock moves.
+        while remote.checks.enter(CLIENT).is_some() {
+            tokio::task::yield_now().await;
+        }
+        let elsewhere = IpAddr::from([192, 0, 2, 1]);
+        assert_eq!(
+            check_from(&remote, "alice", elsewhere).await.unwrap(),
+            "alice"
+        );
+        let guessed = guessing.join_all().await;
+        let busy = guessed
+            .iter()
+            .filter(|guess| matches!(guess, Err(AuthenticateError::Busy)));
+        assert!(busy.count() >= limits::CHECKS_WAITING / 4);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn rule_23_a_credential_that_was_good_is_no_guess() {
+        let (_, remote) = remote();
+        assert_eq!(check(&remote, "alice").await.unwrap(), "alice");
+        tokio::time::advance(RemoteOptions::default().cache).await;
+        for _ in 0..2 * limits::FAILURES {
+            remote.failures.count(CLIENT);
+        }
+        let stranger = check(&remote, "bob").await.unwrap_err();
+        assert!(matches!(stranger, AuthenticateError::Wait(_)));
+        assert_eq!(check(&remote, "alice").await.unwrap(), "alice");
     }
 
     #[tokio::test(start_paused = true)]

@@ -10,7 +10,7 @@
 //!   server's making, with the cluster's name in them: `system:serviceaccount:ci:deployer` would be another account in
 //!   every cluster that it is impersonated in.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, net::IpAddr, sync::Arc};
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
@@ -164,7 +164,11 @@ impl Lookup for Review {
         Ok(mine.then(|| Credential::bearer(token)))
     }
 
-    async fn look_up(&self, credential: &Credential) -> Result<Identity, AuthenticateError> {
+    async fn look_up(
+        &self,
+        credential: &Credential,
+        _: IpAddr,
+    ) -> Result<Identity, AuthenticateError> {
         let Credential::Bearer(token) = credential else {
             return Err(Rejection::Malformed.into());
         };
@@ -315,7 +319,8 @@ mod tests {
     #[tokio::test]
     async fn a_cluster_that_is_away_is_unavailable() {
         let credential = Credential::bearer("x");
-        let error = review().look_up(&credential).await.unwrap_err();
+        let here = IpAddr::from([127, 0, 0, 1]);
+        let error = review().look_up(&credential, here).await.unwrap_err();
         assert!(matches!(error, AuthenticateError::Unavailable(_)));
     }
 }

@@ -50,10 +50,13 @@ impl Front {
     ) -> Result<Admitted, Refusal> {
         let caller = Caller::read(request.headers(), connection.info());
         let caller = caller.ok_or(Refusal::Unauthorized)?.at(request.uri());
+        let head = connection.hold(request.headers())?;
         let found = self.config.authenticator.authenticate(&caller).await;
         let authenticated = found
             .map_err(|error| Refusal::from(&error))?
             .ok_or(Refusal::Unauthorized)?;
+        connection.standing().authenticated();
+        drop(head);
         let target = request.uri().path_and_query().ok_or(Refusal::NotFound)?;
         let route = Route::find(target).ok_or(Refusal::NotFound)?;
         let (path, query) = (route.path.path(), route.path.query());

@@ -13,12 +13,13 @@ mod peer;
 pub mod proxy_protocol;
 pub(crate) mod route;
 mod serve;
+mod strangers;
 mod watch_end;
 
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use http::{Request, Response};
+use http::{HeaderMap, Request, Response};
 use hyper::body::Incoming;
 use rustls_pki_types::CertificateDer;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -33,6 +34,7 @@ pub use self::{
     clusters::{Clusters, ConnectError, Open},
     peer::Peer,
     serve::ServeError,
+    strangers::{Held, Metered, Standing, StrangerBounds, Strangers},
 };
 
 /// How a connection's bytes are to be read.
@@ -74,6 +76,7 @@ pub struct ConnectionInfo {
 #[derive(Debug)]
 pub struct Connection {
     info: ConnectionInfo,
+    standing: Standing,
     pipes: TaskTracker,
     gone: CancellationToken,
 }
@@ -81,8 +84,14 @@ pub struct Connection {
 impl Connection {
     /// A connection for [`Front::handle`]. Whoever drops the last reference ends its upgraded streams.
     pub fn new(info: ConnectionInfo) -> Self {
+        Self::of_stranger(info, Standing::default())
+    }
+
+    /// The same of somebody who is counted until they are authenticated.
+    pub fn of_stranger(info: ConnectionInfo, standing: Standing) -> Self {
         Self {
             info,
+            standing,
             pipes: TaskTracker::new(),
             gone: CancellationToken::new(),
         }
@@ -91,6 +100,19 @@ impl Connection {
     /// What the listener knows about it.
     pub fn info(&self) -> &ConnectionInfo {
         &self.info
+    }
+
+    /// Whether its peer is a stranger.
+    pub fn standing(&self) -> &Standing {
+        &self.standing
+    }
+
+    /// Charges a head to the strangers' budget while its credential is checked; to be dropped then.
+    ///
+    /// # Errors
+    /// There is no room for it. The connection is about to be closed.
+    pub fn hold(&self, headers: &HeaderMap) -> Result<Held, Refusal> {
+        self.standing.hold(headers).ok_or(Refusal::TooManyRequests)
     }
 }
 

@@ -15,8 +15,7 @@ pub(super) const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwar
 
 /// Who is at the other end of a connection: a client, or a proxy that is trusted to say for whom it asks.
 ///
-/// There is no way to the address without the headers of a request: it is not the client's, as a rule, where the peer
-/// is a proxy.
+/// The address is not the client's, as a rule, where the peer is a proxy: whose request it is, [`Peer::client`] says.
 #[derive(Clone, Debug)]
 pub struct Peer {
     address: IpAddr,
@@ -33,6 +32,11 @@ impl Peer {
             address,
             trusted: proxies.contain(address).then(|| proxies.clone()),
         }
+    }
+
+    /// Whose the connection is, whoever asks over it: for what is bounded before there is a request.
+    pub fn address(&self) -> IpAddr {
+        self.address
     }
 
     /// The client that these headers' request comes from: the last entry of `X-Forwarded-For` that is no trusted

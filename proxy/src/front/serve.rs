@@ -19,7 +19,7 @@ use tokio::{
 };
 
 use super::{
-    Connection, ConnectionInfo, Front, Protocol,
+    Connection, ConnectionInfo, Front, Protocol, Standing,
     batch::{Batched, Held},
 };
 use crate::{
@@ -53,8 +53,28 @@ impl Front {
     where
         I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
+        self.serve_stranger(io, info, Standing::default()).await
+    }
+
+    /// The same of a connection that counts as a stranger's until a request on it is authenticated. Whoever calls this
+    /// has charged what was read so far, and ends the future when [`Standing::closed`] is ready.
+    ///
+    /// # Errors
+    /// As [`Front::serve_connection`].
+    ///
+    /// # Cancel safety
+    /// As [`Front::serve_connection`].
+    pub async fn serve_stranger<I>(
+        self: &Arc<Self>,
+        io: I,
+        info: ConnectionInfo,
+        standing: Standing,
+    ) -> Result<(), ServeError>
+    where
+        I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
         let protocol = info.protocol;
-        let connection = Arc::new(Connection::new(info));
+        let connection = Arc::new(Connection::of_stranger(info, standing));
         let _gone = connection.gone.clone().drop_guard();
         let served = match protocol {
             Protocol::Http1 => self.serve_http1(io, &connection).await,

@@ -127,7 +127,8 @@ fn storm(
 #[tokio::test]
 async fn one_users_storm_leaves_another_untouched() {
     let gated = Gated::start().await;
-    let world = Arc::new(gated.world(requests(4, 8).queue_per_user(16)).await);
+    // Sixteen of them for one cluster.
+    let world = Arc::new(gated.world(requests(4, 8).queue_per_user(21)).await);
     let http2 = world.http2().await;
     let mut storm = storm(&world, &http2, 21);
     // One is too many.
@@ -160,6 +161,36 @@ async fn one_users_storm_leaves_another_untouched() {
         assert_eq!(answer.unwrap().status(), 200);
     }
     gated.has_seen(22).await;
+}
+
+#[tokio::test]
+async fn rule_23_a_cluster_that_hangs_leaves_its_users_the_others() {
+    let gated = Gated::start().await;
+    let world = Arc::new(gated.world(requests(16, 600).queue_per_user(8)).await);
+    let http2 = world.http2().await;
+    let mut storm = storm(&world, &http2, 25);
+    for _ in 0..25 - 12 - 6 {
+        let refused = soon(storm.join_next()).await.unwrap().unwrap();
+        assert_eq!(refused.status(), 429);
+        let told = json_of(refused).await;
+        let message = told["message"].as_str().unwrap();
+        assert!(
+            message.starts_with("user \"alice\" in cluster \"c\" has"),
+            "{message}"
+        );
+    }
+    gated.has_seen(12).await;
+    // Another cluster is asked at once. (It has no agent; that is an answer of its own.)
+    let mut request = world.request("GET", "/version", empty());
+    *request.uri_mut() = "http://front/k8s/clusters/no-agent/version"
+        .parse()
+        .unwrap();
+    let answer = soon(http2.clone().send_request(request)).await.unwrap();
+    assert_eq!(answer.status(), 503);
+    gated.gate.add_permits(18);
+    while let Some(answer) = soon(storm.join_next()).await {
+        assert_eq!(answer.unwrap().status(), 200);
+    }
 }
 
 #[tokio::test]

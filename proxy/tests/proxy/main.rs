@@ -23,6 +23,8 @@ mod pool;
 #[cfg(test)]
 mod smuggling;
 #[cfg(test)]
+mod strangers;
+#[cfg(test)]
 mod streaming;
 #[cfg(test)]
 mod upgrades;

@@ -8,11 +8,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::State as From;
+use axum::body::Body;
 use axum::extract::rejection::JsonRejection;
+use axum::extract::{FromRequest, Request, State as From};
 use axum::routing::post;
 use axum::{Extension, Json, Router};
-use http::{HeaderMap, StatusCode, Uri};
+use http::StatusCode;
+use http_body_util::Limited;
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use underpass_proxy::authenticate::{
@@ -122,33 +124,49 @@ fn password_of(user: &User) -> Option<&PasswordHash> {
 async fn log_in(
     From(state): From<State>,
     info: Option<Extension<ConnectionInfo>>,
-    uri: Uri,
-    headers: HeaderMap,
-    body: Result<Json<LoginRequest>, JsonRejection>,
+    request: Request,
 ) -> Result<(StatusCode, Json<TokenMade>), Problem> {
-    let Json(wanted) = body?;
     let (Some(Extension(info)), Some(logins)) = (info, &state.logins) else {
         return Err(Problem::new(
             StatusCode::NOT_FOUND,
             "there is nobody to log in to here: ask a running server, at its URL",
         ));
     };
-    let caller = Caller::read(&headers, &info)
+    // The credential first: nothing of a stranger's body is read.
+    let caller = Caller::read(request.headers(), &info)
         .ok_or_else(unauthorized)?
-        .at(&uri);
+        .at(request.uri());
     if caller.password().is_some() && caller.is_foreign() {
         return Err(foreign_origin());
     }
+    let client = caller.client();
     let proved = logins.prove(&caller, &state.directory.snapshot()).await?;
+    let wanted = wanted(request).await?;
     let token = tokens::generate()?;
     let keep = |draft: &mut Draft| keep(draft, &token, &proved, &wanted);
     let id = state.directory.change(keep).await?.value;
     tracing::info!(
         target: "underpass::audit",
-        client = %caller.client(), user = proved.owner.name(), token = id, "logged in"
+        %client, user = proved.owner.name(), token = id, "logged in"
     );
     let made = tokens::made(&state.directory.snapshot(), &id, &token)?;
     Ok((StatusCode::CREATED, Json(made)))
+}
+
+/// What somebody who has proved who they are wants.
+async fn wanted(request: Request) -> Result<LoginRequest, Problem> {
+    let (parts, body) = request.into_parts();
+    let body = Body::new(Limited::new(body, limits::LOGIN_BODY));
+    let request = Request::from_parts(parts, body);
+    let body: Result<_, JsonRejection> = Json::from_request(request, &()).await;
+    let Json(wanted) = body.map_err(|rejection| match rejection.status() {
+        StatusCode::PAYLOAD_TOO_LARGE => Problem::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            format!("a login has at most {} bytes", limits::LOGIN_BODY),
+        ),
+        _ => rejection.into(),
+    })?;
+    Ok(wanted)
 }
 
 fn keep(
@@ -297,6 +315,10 @@ fn not_checked(error: &AuthenticateError) -> Problem {
         AuthenticateError::Rejected(Rejection::ForeignOrigin) => foreign_origin(),
         AuthenticateError::Rejected(_) => unauthorized(),
         AuthenticateError::Busy => busy(),
+        AuthenticateError::Wait(wait) => {
+            let seconds = wait.as_secs().saturating_add(1);
+            Problem::later(StatusCode::TOO_MANY_REQUESTS, error.to_string(), seconds)
+        }
         _ => Problem::later(
             StatusCode::SERVICE_UNAVAILABLE,
             "who you are cannot be checked now",

@@ -15,7 +15,7 @@ use underpass_proxy::audit::Trail;
 use underpass_proxy::authenticate::{CertificateRequest, Passwords, Token};
 use underpass_proxy::direct::{DirectClusters, Plugins};
 use underpass_proxy::directory::Directory;
-use underpass_proxy::front::{Budgets, Front, FrontConfig};
+use underpass_proxy::front::{Budgets, Front, FrontConfig, Strangers};
 use underpass_proxy::{AccessReviews, ImpersonationPolicy};
 use underpass_tunnel::{Acceptor, AcceptorConfig, describe_metrics};
 
@@ -69,6 +69,7 @@ async fn serve(data: DataDir, options: Serve, keys: &[PathBuf]) -> Result<()> {
     let tls = certificate.tls()?;
     let quic = options.quic.config()?;
     let budgets = Budgets::new(options.budgets.config()?);
+    let strangers = Strangers::default();
     let trail = audit::open(&options.audit, &data).await?;
     let sockets = Sockets::bind(options.listen, &tls, &ca.reset_key(), &quic).await?;
     let url = url(&options, sockets.address.port())?;
@@ -89,6 +90,7 @@ async fn serve(data: DataDir, options: Serve, keys: &[PathBuf]) -> Result<()> {
         options.resume_window,
         trail.clone(),
         budgets,
+        strangers.clone(),
     )?;
     let operators = Socket::bind(&data).context("cannot listen for subcommands")?;
     let operators = AbortOnDropHandle::new(tokio::spawn(operators.serve(api)));
@@ -99,6 +101,7 @@ async fn serve(data: DataDir, options: Serve, keys: &[PathBuf]) -> Result<()> {
         certificate.tls_asking(certificates)?,
         options.hops.into(),
         Arc::clone(&front),
+        strangers,
         connections.clone(),
         no_more.clone(),
     );
@@ -183,6 +186,7 @@ fn assemble(
     resume_window: Duration,
     audit: Trail,
     budgets: Budgets,
+    strangers: Strangers,
 ) -> Result<Parts> {
     tokio::spawn(Arc::clone(&directory).follow());
     tokio::spawn(Arc::clone(&directory).keep_tokens());
@@ -223,6 +227,7 @@ fn assemble(
         tunnel: tunnel.clone(),
         acceptor: Arc::clone(&acceptor),
         budgets: budgets.clone(),
+        strangers,
         metrics: record_metrics()?,
         readiness: readiness.clone(),
         authenticator: authentication.chain(),

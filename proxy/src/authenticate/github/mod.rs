@@ -7,7 +7,7 @@
 mod api;
 mod device;
 
-use std::fmt;
+use std::{fmt, net::IpAddr};
 
 use async_trait::async_trait;
 
@@ -112,7 +112,11 @@ impl Lookup for Account {
         Ok(Some(Credential::bearer(token)))
     }
 
-    async fn look_up(&self, credential: &Credential) -> Result<Identity, AuthenticateError> {
+    async fn look_up(
+        &self,
+        credential: &Credential,
+        _: IpAddr,
+    ) -> Result<Identity, AuthenticateError> {
         let Credential::Bearer(token) = credential else {
             return Err(Rejection::Malformed.into());
         };

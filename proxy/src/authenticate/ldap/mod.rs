@@ -5,18 +5,20 @@
 //! password is refused before anybody is asked (RFC 4513, section 5.1.2: a directory would take it for an anonymous
 //! login, and say yes), and referrals are not followed. There is no way without TLS.
 
+mod attempts;
 mod config;
 mod connection;
 mod groups;
 mod search;
 
-use std::{fmt, sync::Arc};
+use std::{fmt, net::IpAddr, sync::Arc};
 
 use async_trait::async_trait;
 use ldap3::dn_escape;
 
 pub use self::config::{Bind, GroupMembership, GroupSearch, LdapConfig, UserSearch};
 use self::{
+    attempts::Attempts,
     connection::{Bound, Connections, LdapFailure},
     search::{Found, filled},
 };
@@ -42,6 +44,7 @@ impl Ldap {
         let directory = Directory {
             source: source.clone(),
             connections,
+            attempts: Attempts::new(),
             config,
         };
         let remote = Remote::new(directory, source, options);
@@ -68,6 +71,7 @@ impl Authenticator for Ldap {
 struct Directory {
     source: Source,
     connections: Arc<Connections>,
+    attempts: Attempts,
     config: LdapConfig,
 }
 
@@ -89,7 +93,11 @@ impl Lookup for Directory {
         Ok(Some(Credential::Password(login.clone())))
     }
 
-    async fn look_up(&self, credential: &Credential) -> Result<Identity, AuthenticateError> {
+    async fn look_up(
+        &self,
+        credential: &Credential,
+        client: IpAddr,
+    ) -> Result<Identity, AuthenticateError> {
         let Credential::Password(login) = credential else {
             return Err(Rejection::Malformed.into());
         };
@@ -103,15 +111,11 @@ impl Lookup for Directory {
             (Some(user), None) => user,
             (Some(_), Some(_)) => return Err(Rejection::Ambiguous.into()),
             (None, _) => {
-                self.bind_as_nobody(name, login).await?;
+                self.bind_as_nobody(name, login, client).await?;
                 return Err(Rejection::WrongPassword.into());
             }
         };
-        let bound = self
-            .connections
-            .try_password(&user.dn, login.expose())
-            .await;
-        match bound.map_err(AuthenticateError::unavailable)? {
+        match self.bind(&user.dn, login, client).await? {
             Bound::Yes => {}
             Bound::No => return Err(Rejection::WrongPassword.into()),
         }
@@ -146,12 +150,35 @@ impl Directory {
             .await
     }
 
-    /// Whoever tries names must not see, by the time that it takes, which of them exist. The answer does not matter.
-    async fn bind_as_nobody(&self, name: &str, login: &Password) -> Result<(), AuthenticateError> {
+    /// Tries a password, unless so many were wrong that the directory may lock the account (rule 23).
+    async fn bind(
+        &self,
+        dn: &str,
+        login: &Password,
+        client: IpAddr,
+    ) -> Result<Bound, AuthenticateError> {
+        let attempt = self.attempts.begin(dn, client);
+        let attempt = attempt.map_err(AuthenticateError::Wait)?;
+        let bound = self.connections.try_password(dn, login.expose()).await;
+        let bound = bound.map_err(AuthenticateError::unavailable)?;
+        match bound {
+            Bound::Yes => attempt.right(),
+            Bound::No => attempt.wrong(),
+        }
+        Ok(bound)
+    }
+
+    /// Whoever tries names must not see, by the time that it takes or by having to wait, which of them exist. The answer
+    /// does not matter.
+    async fn bind_as_nobody(
+        &self,
+        name: &str,
+        login: &Password,
+        client: IpAddr,
+    ) -> Result<(), AuthenticateError> {
         let user = &self.config.user;
         let nobody = format!("{}={},{}", user.name_attribute, dn_escape(name), user.base);
-        let bound = self.connections.try_password(&nobody, login.expose()).await;
-        bound.map(drop).map_err(AuthenticateError::unavailable)
+        self.bind(&nobody, login, client).await.map(drop)
     }
 
     async fn assertion(&self, user: &Found) -> Result<Assertion, AuthenticateError> {

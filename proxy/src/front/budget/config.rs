@@ -8,10 +8,12 @@ use crate::limits;
 ///
 /// A bound that is too low makes callers wait who harm nobody; one that is too high lets one caller fill
 /// the tunnel, the agent's connections or the API server. Each user's bounds count what they do in all clusters, each
-/// cluster's what all users do there.
+/// cluster's what all users do there. A cluster that hangs keeps what was sent there: so one cluster gets three quarters of
+/// what a user may have at the most, and one user as much of what a cluster may have open.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BudgetConfig {
     pub(super) requests_per_user: usize,
+    pub(super) requests_per_user_and_cluster: usize,
     pub(super) requests_per_cluster: usize,
     pub(super) streams_per_user: usize,
     pub(super) streams_per_cluster: usize,
@@ -23,6 +25,7 @@ impl Default for BudgetConfig {
     fn default() -> Self {
         Self {
             requests_per_user: limits::REQUESTS_PER_USER,
+            requests_per_user_and_cluster: limits::REQUESTS_PER_USER_AND_CLUSTER,
             requests_per_cluster: limits::REQUESTS_PER_CLUSTER,
             streams_per_user: limits::STREAMS_PER_USER,
             streams_per_cluster: limits::STREAMS_PER_CLUSTER,
@@ -47,13 +50,27 @@ pub enum BudgetConfigError {
 }
 
 impl BudgetConfig {
-    /// Requests of one user in flight; [`limits::REQUESTS_PER_USER`] by default. A user who has more waits. It is also
-    /// how much of a slow cluster's capacity one user can take.
+    /// Requests of one user in flight, in all clusters; [`limits::REQUESTS_PER_USER`] by default. A user who has more
+    /// waits.
     ///
     /// # Errors
     /// It is 0.
     pub fn requests_per_user(mut self, requests: usize) -> Result<Self, BudgetConfigError> {
         self.requests_per_user = positive(requests, "the number of requests per user")?;
+        Ok(self)
+    }
+
+    /// Requests of one user in flight in one cluster; [`limits::REQUESTS_PER_USER_AND_CLUSTER`] by default. It is how much
+    /// of a slow cluster's capacity one user can take, and how much of a user's requests a cluster that hangs.
+    ///
+    /// # Errors
+    /// It is 0.
+    pub fn requests_per_user_and_cluster(
+        mut self,
+        requests: usize,
+    ) -> Result<Self, BudgetConfigError> {
+        self.requests_per_user_and_cluster =
+            positive(requests, "the number of requests per user and cluster")?;
         Ok(self)
     }
 
@@ -124,6 +141,7 @@ mod tests {
         let config = BudgetConfig::default;
         for refused in [
             config().requests_per_user(0),
+            config().requests_per_user_and_cluster(0),
             config().requests_per_cluster(0),
             config().streams_per_user(0),
             config().streams_per_cluster(0),
@@ -141,7 +159,8 @@ mod tests {
     #[test]
     fn by_default_one_user_leaves_room_for_others() {
         let config = BudgetConfig::default();
-        assert!(config.requests_per_user < config.requests_per_cluster);
+        assert!(config.requests_per_user_and_cluster < config.requests_per_user);
+        assert!(config.requests_per_user_and_cluster < config.requests_per_cluster);
         assert!(config.streams_per_user < config.streams_per_cluster);
     }
 }

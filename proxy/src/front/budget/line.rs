@@ -40,6 +40,11 @@ impl Line {
         self.waiting
     }
 
+    /// How many of a user wait.
+    pub(super) fn of(&self, user: &Arc<str>) -> usize {
+        self.queues.get(user).map_or(0, BTreeMap::len)
+    }
+
     /// Adds a waiter; true if it is the only one of its user.
     pub(super) fn join(&mut self, user: &Arc<str>, ticket: Ticket, waiter: Waiter) -> bool {
         let queue = self.queues.entry(Arc::clone(user)).or_default();
@@ -99,11 +104,6 @@ impl Line {
 
 #[cfg(test)]
 impl Line {
-    /// How many of a user wait.
-    pub(super) fn of(&self, user: &Arc<str>) -> usize {
-        self.queues.get(user).map_or(0, BTreeMap::len)
-    }
-
     /// What is always true.
     pub(super) fn check(&self) {
         assert_eq!(self.turns.len(), self.queues.len());

@@ -3,10 +3,12 @@
 //! kube-apiserver's API Priority and Fairness is the model: places, queues, a bounded wait, 429. It is far simpler
 //! here, since whom to be fair to is known: the caller whom an authenticator vouches for, whomever they act as.
 //!
-//! - A **request** takes a place of its user and one of its cluster until its answer's last byte. Where there
-//!   is none it waits: users take turns in each cluster, and each one's requests go in the order they came.
+//! - A **request** takes a place of its user, one of its cluster and one of what its user may have there, until its
+//!   answer's last byte. Where there is none it waits: users take turns in each cluster, and each one's requests go in the order they came.
 //! - A **stream** (a watch, a log, a shell, a forwarded port) lasts for as long as it likes, so that it must not take a
 //!   request's place. Streams have bounds of their own, and do not wait.
+//! - A cluster that **hangs** keeps the places of what was sent there. It never has all of a user's, in flight, open or
+//!   waiting: the last ones are for clusters where the user has few (`share.rs`).
 
 mod config;
 mod line;
@@ -45,6 +47,8 @@ pub(super) enum Kind {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Whose {
     User,
+    /// What a user has in that cluster.
+    UserInCluster,
     Cluster,
 }
 
@@ -81,6 +85,7 @@ impl OverBudget {
     fn count(&self) {
         let budget = match self.whose {
             Whose::User => "user",
+            Whose::UserInCluster => "user in cluster",
             Whose::Cluster => "cluster",
         };
         let reason = match self.reason {
@@ -103,6 +108,7 @@ impl OverBudget {
             },
             whose: match self.whose {
                 Whose::User => format!("user {user:?}"),
+                Whose::UserInCluster => format!("user {user:?} in cluster \"{cluster}\""),
                 Whose::Cluster => format!("cluster \"{cluster}\""),
             },
             retry_after: self.retry_after,

@@ -1,7 +1,7 @@
 //! Who has what in flight, and who waits for it. Time is an argument.
 //!
-//! A request needs a place of its user and one of its cluster. Nobody waits while both are free: whenever a place
-//! comes back, whoever it makes room for gets it in the same step. So a newcomer who finds room overtakes nobody.
+//! A request needs a place of its user, one of its cluster, and one of the two together. Nobody waits while all are free:
+//! whenever a place comes back, whoever it makes room for gets it in the same step. So a newcomer who finds room overtakes nobody.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -11,7 +11,7 @@ use super::{
     BudgetConfig, Kind, OverBudget, Reason, Whose,
     line::{Line, Taken, Ticket, Waiter},
 };
-use crate::ClusterName;
+use crate::{ClusterName, share};
 
 /// What a place is of.
 #[derive(Clone, Debug)]
@@ -64,7 +64,29 @@ struct User {
 #[derive(Debug, Default)]
 struct Cluster {
     in_flight: InFlight,
+    /// The same by user, of those who have anything.
+    of_users: HashMap<Arc<str>, InFlight>,
     line: Line,
+}
+
+impl Cluster {
+    fn of(&self, user: &Arc<str>) -> Option<&InFlight> {
+        self.of_users.get(user)
+    }
+
+    fn of_mut(&mut self, user: &Arc<str>) -> &mut InFlight {
+        self.of_users.entry(Arc::clone(user)).or_default()
+    }
+
+    fn end(&mut self, claim: &Claim) {
+        self.in_flight.end(claim.kind);
+        if let Some(of_user) = self.of_users.get_mut(&claim.user) {
+            of_user.end(claim.kind);
+            if of_user.is_empty() {
+                self.of_users.remove(&claim.user);
+            }
+        }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -112,16 +134,13 @@ impl State {
     pub(super) fn enter(&mut self, claim: &Claim, now: Instant) -> Result<Entry, OverBudget> {
         match claim.kind {
             Kind::Stream => self.begin_stream(claim, now),
-            Kind::Request if self.user_is_full(&claim.user) => {
-                self.enqueue(claim, Whose::User, now)
-            }
-            Kind::Request if self.cluster_is_full(&claim.cluster) => {
-                self.enqueue(claim, Whose::Cluster, now)
-            }
-            Kind::Request => {
-                self.begin_request(claim);
-                Ok(Entry::Placed)
-            }
+            Kind::Request => match self.full(&claim.user, &claim.cluster) {
+                Some(whose) => self.enqueue(claim, whose, now),
+                None => {
+                    self.begin_request(claim);
+                    Ok(Entry::Placed)
+                }
+            },
         }
     }
 
@@ -131,7 +150,7 @@ impl State {
             user.in_flight.end(claim.kind);
         }
         if let Some(cluster) = self.clusters.get_mut(&claim.cluster) {
-            cluster.in_flight.end(claim.kind);
+            cluster.end(claim);
         }
         if claim.kind == Kind::Request {
             self.advance(&claim.user, &claim.cluster);
@@ -161,11 +180,8 @@ impl State {
         let line = &self.clusters.get(&claim.cluster)?.line;
         let waiter = line.waiter(&claim.user, ticket)?;
         let waited = now.saturating_duration_since(waiter.since);
-        let whose = if self.user_is_full(&claim.user) {
-            Whose::User
-        } else {
-            Whose::Cluster
-        };
+        let whose = self.full(&claim.user, &claim.cluster);
+        let whose = whose.unwrap_or(Whose::Cluster);
         Some(OverBudget::new(claim, whose, Reason::WaitedTooLong, waited))
     }
 
@@ -200,11 +216,34 @@ impl State {
             let full_for = now.saturating_duration_since(since);
             return Err(OverBudget::new(claim, whose, Reason::Streams, full_for));
         }
+        self.share_of_streams(claim, now)?;
         let user = self.users.entry(Arc::clone(&claim.user)).or_default();
         user.in_flight.begin_stream(of_user, now);
         let cluster = self.clusters.entry(claim.cluster.clone()).or_default();
         cluster.in_flight.begin_stream(of_cluster, now);
+        cluster
+            .of_mut(&claim.user)
+            .begin_stream(of_cluster.min(of_user), now);
         Ok(Entry::Placed)
+    }
+
+    /// Something is left of the user's streams for other clusters, and of the cluster's for other users.
+    fn share_of_streams(&mut self, claim: &Claim, now: Instant) -> Result<(), OverBudget> {
+        let streams = |in_flight: Option<&InFlight>| in_flight.map_or(0, |all| all.streams);
+        let user = streams(self.users.get(&claim.user).map(|user| &user.in_flight));
+        let Some(cluster) = self.clusters.get_mut(&claim.cluster) else {
+            return Ok(());
+        };
+        let (all, held) = (cluster.in_flight.streams, streams(cluster.of(&claim.user)));
+        if share::allows(held, user, self.config.streams_per_user)
+            && share::allows(held, all, self.config.streams_per_cluster)
+        {
+            return Ok(());
+        }
+        let since = cluster.of_mut(&claim.user).full_since.get_or_insert(now);
+        let full_for = now.saturating_duration_since(*since);
+        let whose = Whose::UserInCluster;
+        Err(OverBudget::new(claim, whose, Reason::Streams, full_for))
     }
 
     fn begin_request(&mut self, claim: &Claim) {
@@ -212,11 +251,15 @@ impl State {
         user.in_flight.requests = user.in_flight.requests.saturating_add(1);
         let cluster = self.clusters.entry(claim.cluster.clone()).or_default();
         cluster.in_flight.requests = cluster.in_flight.requests.saturating_add(1);
+        let here = cluster.of_mut(&claim.user);
+        here.requests = here.requests.saturating_add(1);
     }
 
     fn enqueue(&mut self, claim: &Claim, whose: Whose, now: Instant) -> Result<Entry, OverBudget> {
         let waiting = self.users.get(&claim.user).map_or(0, |user| user.waiting);
-        if waiting >= self.config.queue_per_user {
+        let here = self.clusters.get(&claim.cluster);
+        let here = here.map_or(0, |at| at.line.of(&claim.user));
+        if !share::allows(here, waiting, self.config.queue_per_user) {
             // So long did it take the one at the head to get there.
             let waited = self
                 .waits_since(&claim.user)
@@ -258,16 +301,15 @@ impl State {
             return None;
         }
         let mut turns = self.clusters.get(cluster)?.line.turns();
-        turns.find(|user| !self.user_is_full(user)).cloned()
+        turns
+            .find(|user| self.full(user, cluster).is_none())
+            .cloned()
     }
 
     /// Where the oldest request of a user is that can go now.
     fn oldest(&self, user: &Arc<str>) -> Option<ClusterName> {
-        if self.user_is_full(user) {
-            return None;
-        }
         let clusters = self.users.get(user)?.waits_for.iter();
-        let with_room = clusters.filter(|cluster| !self.cluster_is_full(cluster));
+        let with_room = clusters.filter(|cluster| self.full(user, cluster).is_none());
         let heads = with_room.filter_map(|cluster| {
             let (ticket, _) = self.clusters.get(cluster)?.line.oldest(user)?;
             Some((ticket, cluster))
@@ -315,9 +357,21 @@ impl State {
         }
     }
 
-    fn user_is_full(&self, user: &Arc<str>) -> bool {
-        let user = self.users.get(user);
-        user.is_some_and(|user| user.in_flight.requests >= self.config.requests_per_user)
+    /// What keeps a user from one more request in a cluster.
+    fn full(&self, user: &Arc<str>, cluster: &ClusterName) -> Option<Whose> {
+        let requests = |all: &InFlight| all.requests;
+        let all = self.users.get(user);
+        let all = all.map_or(0, |user| requests(&user.in_flight));
+        let here = self.clusters.get(cluster).and_then(|at| at.of(user));
+        let here = here.map_or(0, requests);
+        if all >= self.config.requests_per_user {
+            return Some(Whose::User);
+        }
+        let share = share::allows(here, all, self.config.requests_per_user);
+        if !share || here >= self.config.requests_per_user_and_cluster {
+            return Some(Whose::UserInCluster);
+        }
+        self.cluster_is_full(cluster).then_some(Whose::Cluster)
     }
 
     fn cluster_is_full(&self, cluster: &ClusterName) -> bool {
@@ -364,6 +418,14 @@ impl State {
                 "{name}"
             );
             cluster.line.check();
+            for of_user in cluster.of_users.values() {
+                assert!(of_user.requests <= config.requests_per_user_and_cluster);
+                assert!(!of_user.is_empty(), "{name}");
+            }
+            let streams = cluster.of_users.values().map(|user| user.streams);
+            assert_eq!(streams.sum::<usize>(), cluster.in_flight.streams);
+            let requests = cluster.of_users.values().map(|user| user.requests);
+            assert_eq!(requests.sum::<usize>(), cluster.in_flight.requests);
             assert_eq!(self.next_turn(name), None, "somebody waits for nothing");
         }
         let requests = |all: Vec<&InFlight>| all.iter().map(|all| all.requests).sum::<usize>();

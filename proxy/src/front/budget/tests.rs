@@ -9,7 +9,7 @@ fn config(per_user: usize, per_cluster: usize) -> BudgetConfig {
         .requests_per_user(per_user)
         .and_then(|config| config.requests_per_cluster(per_cluster))
         .unwrap()
-        .queue_per_user(1000)
+        .queue_per_user(2000)
 }
 
 fn streams(per_user: usize, per_cluster: usize) -> BudgetConfig {
@@ -198,6 +198,80 @@ async fn a_full_queue_says_how_long_it_takes() {
     let _held = take(&none_waits, "a", "c", Kind::Request);
     let of_cluster = refused(&none_waits, "b", "c", Kind::Request);
     assert_eq!(of_cluster, ("cluster \"c\"".to_owned(), 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn rule_23_clusters_that_hang_leave_their_users_the_others() {
+    let budgets = Budgets::default();
+    let mut held = Vec::new();
+    let mut waiting = Vec::new();
+    // Each of them is asked until it takes no more. None of it is ever answered.
+    for n in 0..20 {
+        let hangs = cluster(&format!("hangs-{n}"));
+        loop {
+            let budgets = budgets.clone();
+            let at = hangs.clone();
+            let mut place =
+                Box::pin(async move { budgets.place("alice", &at, Kind::Request).await });
+            match poll!(&mut place) {
+                Poll::Ready(Ok(place)) => held.push(place),
+                Poll::Ready(Err(refusal)) => {
+                    let (whose, _) = over(Err(refusal));
+                    assert_eq!(whose, format!("user \"alice\" in cluster \"{hangs}\""));
+                    break;
+                }
+                Poll::Pending => waiting.push(place),
+            }
+        }
+        budgets.0.lock().check();
+    }
+    assert!(held.len() < limits::REQUESTS_PER_USER, "{}", held.len());
+    assert!(waiting.len() < limits::QUEUE_PER_USER, "{}", waiting.len());
+    drop(take(&budgets, "alice", "good", Kind::Request));
+    drop((held, waiting));
+    assert_unused(&budgets);
+}
+
+#[tokio::test(start_paused = true)]
+async fn rule_23_one_cluster_has_its_share_of_a_user_and_the_next_one_waits_for_nothing() {
+    let config = BudgetConfig::default();
+    let config = config.requests_per_user_and_cluster(3).unwrap();
+    let budgets = Budgets::new(config.queue_per_user(9));
+    let mut held = [(); 3].map(|()| Some(take(&budgets, "a", "hangs", Kind::Request)));
+    let mut next = Waiting::new(&budgets, "a", "hangs").await;
+    drop(take(&budgets, "a", "good", Kind::Request));
+    assert!(next.placed().await.is_none(), "a place of another cluster");
+    held[0] = None;
+    assert!(next.placed().await.is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn rule_23_streams_of_one_cluster_leave_room_for_other_clusters_and_users() {
+    let budgets = Budgets::new(streams(90, 100));
+    let mut held = Vec::new();
+    let all_of = |user: &str, at: &str| {
+        let mut held = Vec::new();
+        let refused = loop {
+            let at = cluster(at);
+            let place = budgets.place(user, &at, Kind::Stream);
+            match place.now_or_never().expect("an answer at once") {
+                Ok(place) => held.push(place),
+                Err(refusal) => break over(Err(refusal)),
+            }
+        };
+        (held, refused.0)
+    };
+    let (of_a, whose) = all_of("a", "hangs");
+    assert_eq!(of_a.len(), 68);
+    assert_eq!(whose, "user \"a\" in cluster \"hangs\"");
+    held.push(of_a);
+    drop(take(&budgets, "a", "good", Kind::Stream));
+    // And one user is not all of a cluster's.
+    held.push(all_of("b", "hangs").0);
+    drop(take(&budgets, "c", "hangs", Kind::Stream));
+    budgets.0.lock().check();
+    drop(held);
+    assert_unused(&budgets);
 }
 
 #[tokio::test(start_paused = true)]

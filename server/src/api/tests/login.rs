@@ -1,5 +1,7 @@
 //! Passwords and logins.
 
+use underpass_proxy::authenticate::Token;
+
 use super::*;
 
 #[tokio::test]
@@ -117,4 +119,62 @@ async fn rule_11_whoever_guesses_a_password_waits() {
     let body = answer.expect(429);
     assert!(body["retryAfterSeconds"].as_u64().unwrap() >= 1);
     world.log_in_with("bob", "guess").await.expect(401);
+}
+
+/// A body that says whether it was looked at.
+struct Watched(Arc<std::sync::atomic::AtomicBool>);
+
+impl http_body::Body for Watched {
+    type Data = bytes::Bytes;
+    type Error = std::convert::Infallible;
+
+    fn poll_frame(
+        self: std::pin::Pin<&mut Self>,
+        _: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Result<http_body::Frame<bytes::Bytes>, Self::Error>>> {
+        self.0.store(true, std::sync::atomic::Ordering::Relaxed);
+        let piece = bytes::Bytes::from_static(&[b' '; 1024]);
+        std::task::Poll::Ready(Some(Ok(http_body::Frame::data(piece))))
+    }
+}
+
+#[tokio::test]
+async fn rule_23_nothing_of_a_strangers_login_is_read() {
+    use base64::Engine as _;
+
+    let world = World::new().await;
+    let basic = base64::engine::general_purpose::STANDARD.encode("alice:not it");
+    let never_made = Token::generate().unwrap();
+    for authorization in [
+        String::new(),
+        format!("Basic {basic}"),
+        format!("Bearer {}", never_made.expose()),
+    ] {
+        let read = Arc::<std::sync::atomic::AtomicBool>::default();
+        let request = Request::post(LOGIN)
+            .header("authorization", &authorization)
+            .header("content-type", "application/json")
+            .body(Watched(Arc::clone(&read)))
+            .unwrap();
+        let answer = world.api.log_in(request, &connection()).await;
+        Answer::read(answer).await.expect(401);
+        let read = read.load(std::sync::atomic::Ordering::Relaxed);
+        assert!(!read, "{authorization}");
+    }
+}
+
+#[tokio::test]
+async fn rule_23_a_login_has_few_bytes() {
+    let world = World::new().await;
+    world.user("alice", json!({})).await;
+    let set = json!({"password": "correct horse battery"});
+    let path = "/v1/users/alice/password";
+    world.operate(Method::PUT, path, set).await.expect(204);
+    let made = world.log_in_with("alice", "correct horse battery").await;
+    let bearer = format!("Bearer {}", made.expect(201)["token"].as_str().unwrap());
+    let long = json!({"description": "x".repeat(limits::LOGIN_BODY)});
+    let refused = world.log_in(&bearer, long).await.expect(413);
+    assert_eq!(refused["detail"], "a login has at most 4096 bytes");
+    let fits = json!({"description": "x".repeat(limits::DESCRIPTION_CHARS)});
+    world.log_in(&bearer, fits).await.expect(201);
 }
