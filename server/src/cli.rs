@@ -119,6 +119,10 @@ pub(crate) struct Serve {
     /// changes; without it, by Underpass's own tokens
     #[arg(long, env = "UNDERPASS_AUTHENTICATION", value_name = "FILE")]
     pub(crate) authentication: Option<PathBuf>,
+    /// File with the first administrator's token, for the first start with a data directory; where there is no such file,
+    /// it is made, readable by its owner only. Without it, admin.token in the data directory
+    #[arg(long, env = "UNDERPASS_ADMIN_TOKEN_FILE", value_name = "FILE")]
+    pub(crate) admin_token_file: Option<PathBuf>,
     /// Program that direct clusters may have as their credential plugin, by its absolute path; repeat for
     /// more. Administrators choose its arguments
     #[arg(
@@ -128,6 +132,15 @@ pub(crate) struct Serve {
         value_name = "PATH"
     )]
     pub(crate) exec_plugins: Vec<PathBuf>,
+    /// Variable that direct clusters may set for their credential plugin, beside those of common plugins that
+    /// docs/DIRECT.md lists; repeat for more. Allow none that names a program or a file to run
+    #[arg(
+        long = "allow-exec-plugin-variable",
+        env = "UNDERPASS_EXEC_PLUGIN_VARIABLES",
+        value_delimiter = ',',
+        value_name = "NAME"
+    )]
+    pub(crate) exec_plugin_variables: Vec<String>,
     /// Time for requests in flight when the server is told to stop
     #[arg(long, env = "UNDERPASS_DRAIN", default_value = "30s", value_name = "TIME", value_parser = humantime::parse_duration)]
     pub(crate) drain: Duration,

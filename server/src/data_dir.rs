@@ -2,12 +2,12 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt as _, OpenOptionsExt, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
-/// The data directory. Only its owner can read it.
+/// The data directory. Only its owner can enter it, and the owner is who runs this.
 #[derive(Debug, Clone)]
 pub(crate) struct DataDir(PathBuf);
 
@@ -20,16 +20,69 @@ pub(crate) struct FileError {
     source: io::Error,
 }
 
+/// What must be its owner's alone even if the folder was open once.
+const SECRETS: [&str; 4] = ["ca.key", "secrets.key", "admin.token", "directory.redb"];
+
+/// The data directory cannot be used.
+#[derive(Debug, Error)]
+pub(crate) enum DataDirError {
+    #[error(transparent)]
+    File(#[from] FileError),
+    #[error(
+        "{} belongs to the user with the id {owner}, and this runs as {us}: run it as its owner, or give it over with chown",
+        path.display()
+    )]
+    AnothersFolder { path: PathBuf, owner: u32, us: u32 },
+}
+
 impl DataDir {
-    /// Opens the folder, and makes it where it does not exist.
-    pub(crate) fn open(path: &Path) -> Result<Self, FileError> {
+    /// Opens the folder, and makes it where it does not exist. The keys of every cluster are in it, and whoever may write
+    /// to it is the server: it is closed to others, and refused where another user owns it.
+    pub(crate) fn open(path: &Path) -> Result<Self, DataDirError> {
         let create = DirBuilder::new().recursive(true).mode(0o700).create(path);
         create.map_err(|source| FileError {
             action: "create",
             path: path.into(),
             source,
         })?;
-        Ok(Self(path.into()))
+        let data = Self(path.into());
+        let folder = fs::metadata(path).map_err(|error| data.error("look at", "", error))?;
+        // Root may do what the owner may, and runs subcommands for them.
+        let us = rustix::process::geteuid();
+        if folder.uid() != us.as_raw() && !us.is_root() {
+            return Err(DataDirError::AnothersFolder {
+                path: path.into(),
+                owner: folder.uid(),
+                us: us.as_raw(),
+            });
+        }
+        data.close("", &folder)?;
+        for name in SECRETS {
+            match fs::symlink_metadata(data.path(name)) {
+                Ok(found) if found.is_file() => data.close(name, &found)?,
+                // A link leads to where other permissions hold, as those of mounted secrets do.
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(data.error("look at", name, error).into()),
+            }
+        }
+        Ok(data)
+    }
+
+    /// Takes from others what they may do with the folder or a file of it. A volume that Kubernetes mounts for a group
+    /// (`fsGroup`) is opened to it anew at each start.
+    fn close(&self, name: &str, found: &fs::Metadata) -> Result<(), FileError> {
+        let mode = found.permissions().mode() & 0o7777;
+        if mode & 0o077 == 0 {
+            return Ok(());
+        }
+        let path = self.path(name);
+        tracing::warn!(
+            path = %path.display(), mode = format!("{mode:04o}"),
+            "others could use this: closed to them now; keys that they may have read have to be made anew"
+        );
+        fs::set_permissions(path, fs::Permissions::from_mode(mode & 0o700))
+            .map_err(|error| self.error("close", name, error))
     }
 
     /// A file's path.
@@ -85,9 +138,41 @@ impl DataDir {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
-
     use super::*;
+
+    fn mode(path: &Path) -> u32 {
+        fs::metadata(path).unwrap().permissions().mode() & 0o7777
+    }
+
+    fn chmod(path: &Path, mode: u32) {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    }
+
+    #[test]
+    fn rule_9_what_others_can_enter_is_closed_to_them() {
+        let parent = tempfile::tempdir().unwrap();
+        let path = parent.path().join("data");
+        let dir = DataDir::open(&path).unwrap();
+        for secret in SECRETS {
+            dir.write(secret, "secret").unwrap();
+        }
+        for (folder, file) in [
+            (0o755, 0o644),
+            (0o2770, 0o660),
+            (0o701, 0o604),
+            (0o777, 0o666),
+        ] {
+            chmod(&path, folder);
+            for secret in SECRETS {
+                chmod(&dir.path(secret), file);
+            }
+            DataDir::open(&path).unwrap();
+            assert_eq!(mode(&path), 0o700);
+            for secret in SECRETS {
+                assert_eq!(mode(&dir.path(secret)), 0o600, "{secret}");
+            }
+        }
+    }
 
     #[test]
     fn files_are_replaced_whole_and_private() {
@@ -97,7 +182,6 @@ mod tests {
         dir.write("x", "one").unwrap();
         dir.write("x", "two").unwrap();
         assert_eq!(dir.read("x").unwrap().as_deref(), Some("two"));
-        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
         assert_eq!(mode(&dir.path("x")), 0o600);
         assert_eq!(mode(&parent.path().join("a/b")), 0o700);
     }

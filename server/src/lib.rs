@@ -10,6 +10,7 @@ mod client;
 mod commands;
 mod data_dir;
 mod directory;
+mod first_administrator;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
 mod hops;
@@ -46,8 +47,7 @@ pub fn main() -> ExitCode {
 fn run(cli: Cli) -> anyhow::Result<()> {
     match cli.command {
         Command::Serve(options) => {
-            let data = DataDir::open(&cli.data_dir)?;
-            commands::serve::run(data, *options, &cli.secrets_key_files)
+            commands::serve::run(&cli.data_dir, *options, &cli.secrets_key_files)
         }
         Command::CaPin => commands::ca_pin::run(&DataDir::open(&cli.data_dir)?),
         _ => tokio::runtime::Builder::new_current_thread()

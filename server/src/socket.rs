@@ -33,12 +33,16 @@ struct Path {
 impl Path {
     /// A path that is too long for a socket's address is shortened by way of the open folder.
     fn of(data: &DataDir) -> io::Result<Self> {
-        let path = data.path(NAME);
+        Self::within(&data.path(""))
+    }
+
+    fn within(folder: &std::path::Path) -> io::Result<Self> {
+        let path = folder.join(NAME);
         if path.as_os_str().len() <= PATH_BYTES {
             let _folder = None;
             return Ok(Self { path, _folder });
         }
-        let folder = File::open(data.path(""))?;
+        let folder = File::open(folder)?;
         let path = PathBuf::from(format!("/proc/self/fd/{}/{NAME}", folder.as_raw_fd()));
         Ok(Self {
             path,
@@ -79,8 +83,16 @@ impl Socket {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
-        let listener = UnixListener::bind(&path.path)?;
-        fs::set_permissions(&path.path, Permissions::from_mode(0o600))?;
+        // Bound in a folder of its own and moved from there once it is its owner's: between bind and chmod it has what the
+        // umask leaves.
+        let folder = tempfile::Builder::new()
+            .prefix(".socket-")
+            .permissions(Permissions::from_mode(0o700))
+            .tempdir_in(data.path(""))?;
+        let fresh = Path::within(folder.path())?;
+        let listener = UnixListener::bind(&fresh.path)?;
+        fs::set_permissions(&fresh.path, Permissions::from_mode(0o600))?;
+        fs::rename(&fresh.path, data.path(NAME))?;
         Ok(Self { listener, path })
     }
 

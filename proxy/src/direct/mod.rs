@@ -5,11 +5,11 @@
 
 mod config;
 mod kubeconfig;
+mod plugins;
 mod stream;
 
 use std::{
-    collections::{BTreeSet, HashMap},
-    path::PathBuf,
+    collections::HashMap,
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -17,7 +17,10 @@ use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
-pub use self::kubeconfig::{Imported, KubeconfigError, read_kubeconfig};
+pub use self::{
+    kubeconfig::{Imported, KubeconfigError, read_kubeconfig},
+    plugins::{KNOWN_VARIABLES, PluginError, Plugins},
+};
 use crate::{
     BoxedIo, ClusterName,
     directory::{Cluster, Credential, Direct, Directory, OpenCredentialError},
@@ -26,32 +29,6 @@ use crate::{
     upstream::{ApiServer, ApiServerError, ApiServerOptions, CheckError},
 };
 
-/// Which programs may be run as credential plugins. Whoever may change a cluster chooses the program, so that the
-/// machine's operator says which there are.
-#[derive(Clone, Debug)]
-pub enum Plugins {
-    /// These, and no other.
-    Only(BTreeSet<PathBuf>),
-    /// None is run here; what another process may run is not known.
-    NotHere,
-}
-
-impl Plugins {
-    /// May it be run here?
-    pub fn run(&self, command: &str) -> bool {
-        match self {
-            // As it is written, since that is what runs.
-            Self::Only(allowed) => allowed.iter().any(|path| path.as_os_str() == command),
-            Self::NotHere => false,
-        }
-    }
-
-    /// May a cluster have it? What nobody can tell here shows when it is to be run.
-    pub fn may_be_set(&self, command: &str) -> bool {
-        matches!(self, Self::NotHere) || self.run(command)
-    }
-}
-
 /// Why a cluster of the directory cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -59,9 +36,9 @@ pub enum UnusableError {
     /// Its credential does not open.
     #[error(transparent)]
     Credential(#[from] OpenCredentialError),
-    /// Its plugin is none of those that may be run.
-    #[error("the exec plugin {0:?} is not allowed here (serve --allow-exec-plugin)")]
-    Plugin(String),
+    /// Its plugin may not be run, or not with its variables.
+    #[error(transparent)]
+    Plugin(#[from] PluginError),
     /// The directory's part of it was written by hand, or by another version.
     #[error("the cluster's endpoint cannot be used")]
     Endpoint,
@@ -241,8 +218,10 @@ impl DirectClusters {
         let credential = direct.open(cluster, &self.keys)?;
         let config = config::of(&direct.endpoint, &credential)?;
         let plugin = match credential {
-            Credential::Exec(exec) if self.plugins.run(&exec.command) => Some(exec),
-            Credential::Exec(exec) => return Err(UnusableError::Plugin(exec.command)),
+            Credential::Exec(exec) => {
+                self.plugins.check(&exec)?;
+                Some(exec)
+            }
             _ => None,
         };
         let options = ApiServerOptions {

@@ -67,7 +67,10 @@ impl Setting {
         let directory = Directory::open(Arc::new(MemoryStore::default()))
             .await
             .unwrap();
-        let plugins = Plugins::Only(plugins.iter().map(Into::into).collect());
+        let plugins = Plugins::Only {
+            programs: plugins.iter().map(Into::into).collect(),
+            variables: Default::default(),
+        };
         let direct = Arc::new(DirectClusters::new(Arc::new(keys()), plugins));
         let enforcing = tokio::spawn(Arc::clone(&direct).enforce(Arc::clone(&directory)));
         let reached = Arc::new(Reached { directory, direct });

@@ -228,14 +228,9 @@ pub(super) fn seal(
     };
     let credential = Credential::from(credential);
     credential.check()?;
-    if let Credential::Exec(exec) = &credential
-        && !clusters.plugins().may_be_set(&exec.command)
-    {
-        return Err(Problem::invalid(format!(
-            "the exec plugin {:?} is not allowed here: the server's operator has to start it with \
-             --allow-exec-plugin {0:?}",
-            exec.command
-        )));
+    if let Credential::Exec(exec) = &credential {
+        let allowed = clusters.plugins().may_be_set(exec);
+        allowed.map_err(|error| Problem::invalid(error.to_string()))?;
     }
     let sealed = credential.seal(&cluster, &endpoint, clusters.keys());
     let credential = sealed.map_err(|error| {

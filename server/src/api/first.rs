@@ -15,10 +15,15 @@ use crate::limits;
 /// What they are called.
 pub(crate) const NAME: &str = "admin";
 
-/// Makes them, and their token, in a directory without users and bindings.
-pub(crate) async fn first_administrator(directory: &Arc<Directory>) -> Result<Option<Token>> {
+/// Has the directory neither users nor bindings?
+pub(crate) fn needs_first_administrator(directory: &Directory) -> bool {
+    let snapshot = directory.snapshot();
+    snapshot.all::<User>().is_empty() && snapshot.all::<Binding>().is_empty()
+}
+
+/// Makes them, with this token, in a directory without users and bindings. Gives whether it did.
+pub(crate) async fn first_administrator(directory: &Arc<Directory>, token: &Token) -> Result<bool> {
     let name = Name::new(NAME)?;
-    let token = tokens::generate()?;
     let make = |draft: &mut Draft| {
         if !draft.all::<User>().is_empty() || !draft.all::<Binding>().is_empty() {
             return Ok(false);
@@ -32,11 +37,10 @@ pub(crate) async fn first_administrator(directory: &Arc<Directory>) -> Result<Op
             ..TokenRequest::default()
         };
         let owner = Owner::User(name.clone());
-        tokens::put(draft, &token, owner, &MadeBy::default(), &wanted)?;
+        tokens::put(draft, token, owner, &MadeBy::default(), &wanted)?;
         Ok::<_, Problem>(true)
     };
-    let made = directory.change(make).await?.value;
-    Ok(made.then_some(token))
+    Ok(directory.change(make).await?.value)
 }
 
 #[cfg(test)]
@@ -60,10 +64,13 @@ mod tests {
             draft.put("edge", cluster, Expect::Absent)
         };
         directory.change(cluster).await.unwrap();
-        let token = first_administrator(&directory).await.unwrap().unwrap();
+        assert!(needs_first_administrator(&directory));
+        let token = Token::generate().unwrap();
+        assert!(first_administrator(&directory, &token).await.unwrap());
         let snapshot = directory.snapshot();
         assert!(snapshot.is_administrator(NAME, &[]));
         assert_eq!(snapshot.token(&token.hash()).unwrap().1.owner.name(), NAME);
-        assert!(first_administrator(&directory).await.unwrap().is_none());
+        assert!(!needs_first_administrator(&directory));
+        assert!(!first_administrator(&directory, &token).await.unwrap());
     }
 }

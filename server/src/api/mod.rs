@@ -47,7 +47,9 @@ pub(crate) use self::agents::{AgentMade, AgentRequest, View as AgentView};
 pub(crate) use self::bindings::{Spec as BindingSpec, Status as BindingStatus};
 pub(crate) use self::clusters::{Spec as ClusterSpec, Status as ClusterStatus};
 pub(crate) use self::direct::{Reachability, Spec as DirectSpec};
-pub(crate) use self::first::{NAME as FIRST_ADMINISTRATOR, first_administrator};
+pub(crate) use self::first::{
+    NAME as FIRST_ADMINISTRATOR, first_administrator, needs_first_administrator,
+};
 pub(crate) use self::groups::{Spec as GroupSpec, Status as GroupStatus};
 pub(crate) use self::login::{DeviceLoginWay, LoginRequest, LoginWays, Logins};
 pub(crate) use self::myself::Myself;

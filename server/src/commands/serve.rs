@@ -1,7 +1,7 @@
 //! `underpass-server serve`
 
 use std::io::IsTerminal;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,19 +12,20 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 use underpass_proxy::audit::Trail;
-use underpass_proxy::authenticate::{CertificateRequest, Passwords, Token};
+use underpass_proxy::authenticate::{CertificateRequest, Passwords};
 use underpass_proxy::direct::{DirectClusters, Plugins};
 use underpass_proxy::directory::Directory;
 use underpass_proxy::front::{Budgets, Front, FrontConfig, Strangers};
 use underpass_proxy::{AccessReviews, ImpersonationPolicy};
 use underpass_tunnel::{Acceptor, AcceptorConfig, describe_metrics};
 
-use crate::api::{self, Api, Logins};
+use crate::api::{Api, Logins};
 use crate::audit;
 use crate::authentication::{Authentication, Surroundings};
 use crate::cli::{LogFormat, Serve};
 use crate::data_dir::DataDir;
 use crate::directory;
+use crate::first_administrator;
 use crate::http::{Http, Readiness};
 use crate::limits;
 use crate::listen::{self, Sockets};
@@ -37,8 +38,9 @@ use crate::tunnel::{Keys, Tunnel};
 /// The file of the data directory that holds the URL that kubeconfigs point to.
 pub(super) const URL: &str = "url";
 
-pub(crate) fn run(data: DataDir, options: Serve, keys: &[PathBuf]) -> Result<()> {
+pub(crate) fn run(data: &Path, options: Serve, keys: &[PathBuf]) -> Result<()> {
     start_logging(&options.log, options.log_format);
+    let data = DataDir::open(data)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?;
@@ -60,10 +62,13 @@ async fn serve(data: DataDir, options: Serve, keys: &[PathBuf]) -> Result<()> {
     let mut stop = Stop::listen()?;
     // First: whoever holds the directory is the server of this data directory.
     let directory = directory::open(&data).await?;
-    if let Some(token) = api::first_administrator(&directory).await? {
-        announce(&token);
-    }
-    let direct = direct_clusters(&data, keys, &options.exec_plugins, &directory).await?;
+    let admin_token = options.admin_token_file.clone();
+    first_administrator::make(
+        &directory,
+        &admin_token.unwrap_or_else(|| data.path(first_administrator::NAME)),
+    )
+    .await?;
+    let direct = direct_clusters(&data, keys, &options, &directory).await?;
     let ca = Ca::load_or_create(&data)?;
     let certificate = ServerCertificate::new(&ca, &options.names)?;
     let tls = certificate.tls()?;
@@ -142,9 +147,10 @@ async fn serve(data: DataDir, options: Serve, keys: &[PathBuf]) -> Result<()> {
 async fn direct_clusters(
     data: &DataDir,
     keys: &[PathBuf],
-    plugins: &[PathBuf],
+    options: &Serve,
     directory: &Arc<Directory>,
 ) -> Result<Arc<DirectClusters>> {
+    let plugins = &options.exec_plugins;
     if let Some(path) = plugins.iter().find(|path| !path.is_absolute()) {
         bail!(
             "--allow-exec-plugin {} is not an absolute path",
@@ -153,19 +159,11 @@ async fn direct_clusters(
     }
     let keys = secrets::open(data, keys, directory)?;
     secrets::renew(directory, &keys).await?;
-    let plugins = Plugins::Only(plugins.iter().cloned().collect());
+    let plugins = Plugins::Only {
+        programs: plugins.iter().cloned().collect(),
+        variables: options.exec_plugin_variables.iter().cloned().collect(),
+    };
     Ok(Arc::new(DirectClusters::new(keys, plugins)))
-}
-
-/// Once in the life of a directory.
-fn announce(token: &Token) {
-    eprintln!(
-        "The first administrator of this server is the user {}. This token of theirs is shown this once, and ends in \
-         {} days; at this machine `underpass-server` needs none:\n{}",
-        api::FIRST_ADMINISTRATOR,
-        limits::FIRST_TOKEN.as_secs() / (24 * 60 * 60),
-        token.expose()
-    );
 }
 
 /// What the listeners serve.

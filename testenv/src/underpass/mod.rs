@@ -326,6 +326,8 @@ fn server(programs: &Programs, dir: &Path, listen: &str, flags: &[&str]) -> Star
         &authentication.to_string_lossy(),
         "--allow-exec-plugin",
         &plugin.to_string_lossy(),
+        "--allow-exec-plugin-variable",
+        "TOKEN",
         "--drain",
         "5s",
         // Streams of an agent that was killed end after that.

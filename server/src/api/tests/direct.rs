@@ -129,8 +129,14 @@ async fn rule_6_only_allowed_plugins_run() {
         let credential = json!({"exec": {"command": command}});
         world.add_direct("c", credential).await.expect(422);
     }
-    let steered = json!({"exec": {"command": PLUGIN, "env": {"LD_PRELOAD": "/tmp/x.so"}}});
-    world.add_direct("c", steered).await.expect(422);
+    for variable in ["LD_PRELOAD", "PATH", "CLOUDSDK_PYTHON", "B"] {
+        let steered = json!({"exec": {"command": PLUGIN, "env": {variable: "/tmp/x.so"}}});
+        let refused = world.add_direct("c", steered).await.expect(422).to_string();
+        assert!(
+            refused.contains("--allow-exec-plugin-variable"),
+            "{refused}"
+        );
+    }
     let allowed = json!({"exec": {"command": PLUGIN}});
     world.add_direct("c", allowed).await.expect(201);
 }

@@ -66,7 +66,10 @@ impl World {
         let sessions: Sessions = Arc::new(|cluster| (cluster.as_str() == "prod").then_some(2));
         let key = SealingKey::from_text(&SealingKey::generate().unwrap()).unwrap();
         let keys = Arc::new(Keyring::new(key, vec![]));
-        let plugins = Plugins::Only([PLUGIN.into()].into());
+        let plugins = Plugins::Only {
+            programs: [PLUGIN.into()].into(),
+            variables: ["A".to_owned()].into(),
+        };
         let direct = Arc::new(DirectClusters::new(keys, plugins));
         let logins = Logins {
             chain: Arc::new(Chain::new(vec![Step::new(
