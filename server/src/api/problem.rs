@@ -136,9 +136,16 @@ impl From<ChangeError> for Problem {
 /// The front's own refusals, of callers that the API never saw.
 impl From<&Refusal> for Problem {
     fn from(refusal: &Refusal) -> Self {
+        let detail = match refusal {
+            Refusal::Unauthorized => {
+                "there is no credential, or it is not accepted (401): log in again, or see what was wrong in the server's log"
+                    .to_owned()
+            }
+            refusal => refusal.to_string(),
+        };
         Self {
             retry_after_seconds: refusal.retry_after().map(|wait| wait.as_secs().max(1)),
-            ..Self::new(refusal.code(), refusal.to_string())
+            ..Self::new(refusal.code(), detail)
         }
     }
 }

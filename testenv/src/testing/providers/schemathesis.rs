@@ -59,7 +59,9 @@ pub async fn schemathesis(
         .args(["--url", url, "--seed", "1", "--workers", "1"])
         .args(["--max-examples", "15", "--phases", "coverage,fuzzing"])
         .args(["--generation-database", "none", "--continue-on-failure"])
-        .args(["--request-timeout", "20", "--no-color", "--warnings", "off"])
+        // An answer may come before the body was read, and the connection end before the client has the answer.
+        .args(["--request-timeout", "20", "--request-retries", "3"])
+        .args(["--no-color", "--warnings", "off"])
         .args(["--suppress-health-check", "all", "--tls-verify"])
         .arg(ca_file)
         .args(["--checks", CHECKS])
