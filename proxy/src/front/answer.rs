@@ -6,7 +6,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Response, StatusCode, Version, header, response};
+use http::{HeaderMap, Response, StatusCode, Version, header, response};
 use hyper::upgrade::OnUpgrade;
 use tracing::Instrument;
 
@@ -180,6 +180,10 @@ impl Guard for Audited {
         if let Some(watch) = &mut self.watch_end {
             watch.passed(data);
         }
+    }
+
+    fn trailers(&mut self, trailers: &mut HeaderMap) {
+        headers::clean_trailers(trailers);
     }
 
     fn poll_cut(&mut self, cx: &mut Context<'_>) -> Poll<()> {

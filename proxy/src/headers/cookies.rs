@@ -133,9 +133,7 @@ fn client_path(path: &str, place: &Place<'_>) -> Option<String> {
     let odd = |segment: &str| {
         decode(segment).is_none_or(|decoded| decoded.split(['/', '\\']).any(is_dots))
     };
-    if path.contains(['\\', ',']) || !path.bytes().all(|b| b.is_ascii_graphic()) || { segments }
-        .any(odd)
-    {
+    if path.contains('\\') || !path.bytes().all(|b| b.is_ascii_graphic()) || { segments }.any(odd) {
         return None;
     }
     // Some workloads are told what they are below.

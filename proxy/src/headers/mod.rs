@@ -11,7 +11,7 @@ mod response;
 
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
-pub(crate) use self::response::{Hop, clean as clean_response};
+pub(crate) use self::response::{Hop, clean as clean_response, clean_trailers};
 use crate::RequestInfo;
 
 /// A browser's way of sending a token, which kube-apiserver accepts as an authentication: the

@@ -8,7 +8,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use super::{
     cookies,
     redirect::{self, Place},
-    strip_hop_by_hop,
+    remove_where, strip_hop_by_hop,
 };
 use crate::{Refusal, call::Call};
 
@@ -125,6 +125,13 @@ pub(crate) fn clean(
         apply(headers, &name, fate, place.as_ref(), hop);
     }
     Ok(())
+}
+
+/// Cleans what follows a body. Where a client takes trailers for headers at all, these say where and of whom it was no better than
+/// those.
+pub(crate) fn clean_trailers(trailers: &mut HeaderMap) {
+    strip_hop_by_hop(trailers);
+    remove_where(trailers, |name| fate(name).is_some());
 }
 
 /// What is done with it, unless it passes.

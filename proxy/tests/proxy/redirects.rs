@@ -9,6 +9,7 @@ use std::{
 use async_trait::async_trait;
 use bytes::Bytes;
 use http::Response;
+use http_body_util::BodyExt;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpListener,
@@ -258,6 +259,21 @@ async fn rule_20_the_server_believes_no_agent() {
         assert_eq!(values(&answer, name), [""; 0], "{answer}");
     }
     assert_eq!(values(&answer, "x-kept"), ["1"]);
+}
+
+#[tokio::test]
+async fn rule_20_a_trailer_is_no_way_around() {
+    let lie = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: Set-Cookie\r\n\r\n2\r\nok\r\n0\r\n\
+               Set-Cookie: a=b\r\nLocation: //192.0.2.1\r\nWWW-Authenticate: Basic\r\nX-Sum: 1\r\n\r\n";
+    let world = World::over(Arc::new(Liar(lie.to_owned()))).await;
+    let mut http2 = world.http2().await;
+    let request = world.request("GET", &format!("{PROXY}/x"), empty());
+    let answer = soon(http2.send_request(request)).await.unwrap();
+    assert_eq!(answer.status(), 200);
+    let body = soon(answer.into_body().collect()).await.unwrap();
+    let trailers = body.trailers().unwrap();
+    let names: Vec<_> = trailers.keys().map(|name| name.as_str()).collect();
+    assert_eq!(names, ["x-sum"]);
 }
 
 /// Keeps the identity that the server gives an agent.

@@ -371,7 +371,8 @@ async fn rule_20_a_redirect_of_a_cluster_is_nobodys_to_follow() {
         )
     };
     let proxy = "/api/v1/namespaces/a/services/s/proxy";
-    let (page, away) = (format!("{proxy}/page"), format!("{proxy}/away"));
+    let page = "/api/v1/namespaces/a/services/s/proxy/page";
+    let away = "/api/v1/namespaces/a/services/s/proxy/away";
     let answers = [
         ("/301", redirect("301 Moved Permanently", &elsewhere_url)),
         ("/302", redirect("302 Found", &elsewhere_url)),
@@ -384,10 +385,10 @@ async fn rule_20_a_redirect_of_a_cluster_is_nobodys_to_follow() {
             redirect("308 Permanent Redirect", "/k8s/clusters/victim/api"),
         ),
         (
-            &*away,
+            away,
             redirect("307 Temporary Redirect", "/v1/clusters/victim"),
         ),
-        (&*page, redirect("302 Found", &format!("{proxy}/login?x=1"))),
+        (page, redirect("302 Found", &format!("{proxy}/login?x=1"))),
     ];
     let answers = answers
         .each_ref()
