@@ -6,6 +6,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use http::HeaderMap;
 use http_body::{Frame, SizeHint};
 use http_body_util::{BodyExt, Empty, Full, combinators::UnsyncBoxBody};
 
@@ -43,6 +44,9 @@ pub(crate) trait Guard: Send + Unpin + 'static {
 
     /// Sees each piece of payload.
     fn passed(&mut self, _data: &Bytes) {}
+
+    /// Sees what follows the payload, and may change it.
+    fn trailers(&mut self, _trailers: &mut HeaderMap) {}
 
     /// Ready ends the body now, as if it had come to its end. Asked between two pieces.
     fn poll_cut(&mut self, _cx: &mut Context<'_>) -> Poll<()> {
@@ -115,9 +119,12 @@ where
             this.cut = true;
             return Poll::Ready(None);
         }
-        let polled = Pin::new(&mut this.body).poll_frame(cx);
-        match &polled {
+        let mut polled = Pin::new(&mut this.body).poll_frame(cx);
+        match &mut polled {
             Poll::Ready(Some(Ok(frame))) => {
+                if let Some(trailers) = frame.trailers_mut() {
+                    this.guard.trailers(trailers);
+                }
                 if let Some(data) = frame.data_ref() {
                     this.guard.passed(data);
                 }

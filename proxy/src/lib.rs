@@ -15,7 +15,8 @@
 //! - A request is forwarded without an identity, or with one that it brought itself ([`Identity`] has no public
 //!   constructor; headers are cleaned twice and written last).
 //! - Bytes are relayed raw before a 101 that answers the very upgrade that was asked for.
-//! - A redirect is followed.
+//! - A redirect is followed, or passed to a client that it would take elsewhere than below the same `…/proxy/`.
+//! - What was decided about differs from what is forwarded.
 //! - A body is collected: every chunk passes when it comes, and an end that was an error stays an error.
 
 pub mod audit;
@@ -35,6 +36,7 @@ pub mod upstream;
 mod access_review;
 mod bell;
 mod body;
+mod call;
 mod cluster;
 mod exchange;
 mod headers;

@@ -38,6 +38,15 @@ pub const HEADER_COUNT: usize = 1024;
 /// Header lines that we add ourselves on the way to the agent (Host, Audit-ID, upgrade, …).
 pub const HEADER_COUNT_RESERVE: usize = 16;
 
+/// Cookies of one request or answer that pass to or from a proxied workload. Browsers keep some 50 to 180 of one host.
+pub const COOKIES: usize = 50;
+
+/// One `Set-Cookie` of a proxied workload: what browsers keep of one (RFC 6265bis, section 5.6), and its attributes.
+pub const COOKIE_BYTES: usize = 6 * 1024;
+
+/// The `Cookie` header that a proxied workload gets: what web servers read of a header line (8 to 16 KiB).
+pub const COOKIE_LINE_BYTES: usize = 16 * 1024;
+
 /// The name of an object of the directory. Distinguished names reach 200 bytes.
 pub const OBJECT_NAME_BYTES: usize = 512;
 

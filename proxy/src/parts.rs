@@ -4,11 +4,13 @@ use std::collections::BTreeMap;
 
 use http::{HeaderMap, uri::PathAndQuery};
 
-use crate::{ClusterName, Identity, IdentityError, front::route::Route, headers, impersonate};
+use crate::{
+    ClusterName, Identity, IdentityError, RequestInfo, front::route::Route, headers, impersonate,
+};
 
 /// Takes away what must not pass: hop-by-hop headers, and whatever could be taken for an identity or a credential.
 pub fn clean_request(headers: &mut HeaderMap) {
-    headers::clean_request(headers);
+    headers::clean_request(headers, &RequestInfo::default());
 }
 
 /// The cluster that a request is for, and what its API server is asked for; `None` for a path outside of every cluster.

@@ -106,6 +106,18 @@ pub enum Refusal {
     /// The request makes no sense.
     #[error("the request is not valid: {0}")]
     BadRequest(&'static str),
+    /// The path has more than one meaning.
+    #[error("the request is not valid: {0}")]
+    BadPath(String),
+    /// Nothing in Kubernetes is asked for with that method.
+    #[error("the method is not forwarded: use GET, HEAD, OPTIONS, POST, PUT, PATCH or DELETE")]
+    MethodNotAllowed,
+    /// The cluster, or a workload that its API server proxies, answered with a redirect that would take the client elsewhere.
+    #[error(
+        "the cluster tried to redirect this request, which is not permitted: a redirect is passed on only below the \
+         same pod's, service's or node's \".../proxy/\""
+    )]
+    Redirected,
     /// The request's headers are larger than any API server reads.
     #[error("the request's headers are too large")]
     HeadersTooLarge,
@@ -159,10 +171,12 @@ impl Refusal {
             Self::AgentLost(_)
             | Self::Unusable(_)
             | Self::BadAnswer(_)
+            | Self::Redirected
             | Self::ApiServerUnreachable(_)
             | Self::AgentUnauthorized => StatusCode::BAD_GATEWAY,
             Self::Timeout(_) => StatusCode::GATEWAY_TIMEOUT,
-            Self::BadRequest(_) => StatusCode::BAD_REQUEST,
+            Self::BadRequest(_) | Self::BadPath(_) => StatusCode::BAD_REQUEST,
+            Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::HeadersTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::TooManyRequests | Self::TooManyFailures(_) | Self::OverBudget { .. } => {
                 StatusCode::TOO_MANY_REQUESTS
@@ -173,11 +187,15 @@ impl Refusal {
     /// `metav1.StatusReason`, as `kubectl` prints it. Codes that the API machinery has no reason for get
     /// their HTTP name.
     pub fn reason(&self) -> &'static str {
+        if matches!(self, Self::Redirected) {
+            return "RedirectRefused";
+        }
         match self.code().as_u16() {
             400 => "BadRequest",
             401 => "Unauthorized",
             403 => "Forbidden",
             404 => "NotFound",
+            405 => "MethodNotAllowed",
             429 => "TooManyRequests",
             431 => "RequestHeaderFieldsTooLarge",
             502 => "BadGateway",
@@ -243,6 +261,11 @@ impl Refusal {
             status = status.retry_after(after);
         }
         let mut response = status.into_response();
+        if matches!(self, Self::MethodNotAllowed) {
+            // RFC 9110, section 15.5.6.
+            let allow = HeaderValue::from_static("GET, HEAD, OPTIONS, POST, PUT, PATCH, DELETE");
+            response.headers_mut().insert(header::ALLOW, allow);
+        }
         if matches!(self, Self::Unauthorized) {
             let scheme = HeaderValue::from_static("Bearer realm=\"underpass\"");
             response

@@ -63,7 +63,7 @@ impl Scope {
         if !self.includes(cluster) {
             return Err(OutOfScope::Cluster);
         }
-        let enters = request.is_stream() || request.is_proxied();
+        let enters = request.is_stream() || request.is_upgrade() || request.is_proxied();
         if self.read_only && (enters || !request.changes_nothing()) {
             return Err(OutOfScope::ReadOnly);
         }
@@ -103,9 +103,41 @@ mod tests {
                 true,
                 false,
             ),
+            (Method::GET, "/api/v1/watch/pods".to_owned(), false, true),
+            (
+                Method::DELETE,
+                "/api/v1/watch/pods".to_owned(),
+                false,
+                false,
+            ),
         ] {
             let answer = scope.check(&cluster, &request(method, &path, upgrade));
             assert_eq!(answer.is_ok(), allowed, "{path} {upgrade}");
+        }
+    }
+
+    #[test]
+    fn rule_26_a_read_only_credential_opens_no_stream() {
+        let scope = Scope {
+            read_only: true,
+            ..Scope::default()
+        };
+        let cluster = ClusterName::new("a").unwrap();
+        for (path, query) in [
+            (
+                "/apis/subresources.kubevirt.io/v1/namespaces/a/virtualmachineinstances/v/vnc",
+                "watch=",
+            ),
+            ("/api/v1/pods", "watch=true"),
+            ("/api/v1/watch/pods", ""),
+            ("/version", ""),
+        ] {
+            let read = RequestInfo::parse(&Method::GET, path, Some(query), true);
+            assert_eq!(
+                scope.check(&cluster, &read),
+                Err(OutOfScope::ReadOnly),
+                "{path}"
+            );
         }
     }
 

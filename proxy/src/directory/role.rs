@@ -43,7 +43,7 @@ pub enum Ability {
     Read,
     /// Every other request to the API server itself.
     Write,
-    /// exec and attach.
+    /// exec and attach, and every upgrade of which nothing better is known (KubeVirt's `console` and `vnc`).
     Shell,
     /// Connections to workloads: port-forward, and the API server's proxy.
     Services,
@@ -122,6 +122,7 @@ impl Ability {
         match request.subresource() {
             "exec" | "attach" => Self::Shell,
             "portforward" => Self::Services,
+            _ if request.is_upgrade() => Self::Shell,
             _ if request.changes_nothing() => Self::Read,
             _ => Self::Write,
         }
@@ -181,6 +182,7 @@ mod tests {
             ),
             ("POST", "/api/v1/namespaces/a/pods", Ability::Write),
             ("DELETE", "/api/v1/pods", Ability::Write),
+            ("DELETE", "/api/v1/watch/pods", Ability::Write),
             ("POST", "/version", Ability::Write),
             (
                 "POST",
@@ -223,6 +225,36 @@ mod tests {
         ] {
             assert_eq!(needed(method, path), ability, "{method} {path}");
         }
+    }
+
+    #[test]
+    fn rule_26_an_unknown_upgrade_is_a_shell() {
+        let vmi = "/apis/subresources.kubevirt.io/v1/namespaces/a/virtualmachineinstances/v";
+        let pod = "/api/v1/namespaces/a/pods/p";
+        for (path, query, ability) in [
+            (format!("{vmi}/console"), "", Ability::Shell),
+            (format!("{vmi}/vnc"), "watch=true", Ability::Shell),
+            (format!("{vmi}/vnc"), "watch=", Ability::Shell),
+            (format!("{vmi}/portforward/22/tcp"), "", Ability::Services),
+            (pod.to_owned(), "watch=1", Ability::Shell),
+            (format!("{pod}/log"), "follow=1", Ability::Shell),
+            (format!("{pod}/portforward"), "watch=1", Ability::Services),
+            (format!("{pod}/proxy/x"), "watch=1", Ability::Services),
+            ("/api/v1/nodes/n/proxy/run".to_owned(), "", Ability::Node),
+            ("/api/v1/watch/pods".to_owned(), "", Ability::Shell),
+            ("/version".to_owned(), "", Ability::Shell),
+            (
+                "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews".to_owned(),
+                "",
+                Ability::Shell,
+            ),
+        ] {
+            for method in [Method::GET, Method::POST] {
+                let read = RequestInfo::parse(&method, &path, Some(query), true);
+                assert_eq!(Ability::needed_for(&read), ability, "{path}?{query}");
+            }
+        }
+        assert!(!Role::View.allows(Ability::Shell) && !Role::Access.allows(Ability::Shell));
     }
 
     #[test]

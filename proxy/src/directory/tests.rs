@@ -103,6 +103,24 @@ async fn ask(
 }
 
 #[tokio::test]
+async fn rule_26_an_unknown_upgrade_needs_a_role_with_shells() {
+    let prod = cluster("prod");
+    let identity = Identity::new("alice".to_owned(), None, vec![], Default::default()).unwrap();
+    let vnc = "/apis/subresources.kubevirt.io/v1/namespaces/a/virtualmachineinstances/v/vnc";
+    for role in Role::ALL {
+        let directory = world().await;
+        grant(&directory, alice(), &["prod"], role).await;
+        for (path, query) in [(vnc, ""), (vnc, "watch="), ("/api/v1/pods", "watch=true")] {
+            let request = RequestInfo::parse(&Method::GET, path, Some(query), true);
+            let access = Access::new(&identity, &prod, &request);
+            let allowed = directory.authorize(&access).await.is_ok();
+            let expected = matches!(role, Role::Shell | Role::Operate | Role::Admin);
+            assert_eq!(allowed, expected, "{role} {path}?{query}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn rule_8_a_binding_gives_what_its_role_allows() {
     let directory = world().await;
     grant(&directory, alice(), &["prod"], Role::View).await;

@@ -11,7 +11,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Request, Response, header};
+use http::{HeaderMap, Request, Response, header};
 use http_body::{Body, Frame, SizeHint};
 use hyper::{body::Incoming, client::conn::http1};
 use hyper_util::rt::TokioIo;
@@ -235,6 +235,10 @@ impl<G: Guard> Guard for Until<G> {
 
     fn passed(&mut self, data: &Bytes) {
         self.inner.passed(data);
+    }
+
+    fn trailers(&mut self, trailers: &mut HeaderMap) {
+        self.inner.trailers(trailers);
     }
 
     fn poll_cut(&mut self, cx: &mut Context<'_>) -> Poll<()> {

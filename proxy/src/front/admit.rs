@@ -1,17 +1,22 @@
 //! Who it is, what they may, whom they may act as: decided before anything is opened (security rules 4, 5, 8, 16).
 
+use std::sync::Arc;
+
 use http::Request;
 use hyper::body::Incoming;
 
 use super::{Access, AuthorizeError, Connection, Front, acting_as, audit::Record, route::Route};
 use crate::{
-    Identity, NeverImpersonated, OutOfScope, Refusal, RequestInfo, Revocation, authenticate::Caller,
+    ClusterName, Identity, NeverImpersonated, OutOfScope, Refusal, Revocation,
+    authenticate::Caller,
+    call::{Asked, Call},
 };
 
 /// A request that may happen.
 pub(super) struct Admitted {
-    pub(super) route: Route,
-    pub(super) info: RequestInfo,
+    pub(super) cluster: ClusterName,
+    /// What was decided about, and is forwarded.
+    pub(super) call: Arc<Call>,
     /// Who really calls.
     pub(super) caller: String,
     /// Whom it runs as.
@@ -45,7 +50,7 @@ impl Front {
         &self,
         request: &Request<Incoming>,
         connection: &Connection,
-        upgrade: bool,
+        asked: Asked,
         record: &mut Record,
     ) -> Result<Admitted, Refusal> {
         let caller = Caller::read(request.headers(), connection.info());
@@ -59,14 +64,15 @@ impl Front {
         drop(head);
         let target = request.uri().path_and_query().ok_or(Refusal::NotFound)?;
         let route = Route::find(target).ok_or(Refusal::NotFound)?;
-        let (path, query) = (route.path.path(), route.path.query());
-        let info = RequestInfo::parse(request.method(), path, query, upgrade);
         let real = authenticated.identity;
-        record.caller(&real, &route, &info);
+        record.caller(&real, &route);
+        let Route { cluster, path } = route;
+        let call = Arc::new(Call::read(request.method(), Some(&path), asked)?);
+        record.asks(call.info());
 
-        let access = Access::new(&real, &route.cluster, &info);
+        let access = Access::new(&real, &cluster, call.info());
         if let Some(provenance) = real.provenance() {
-            let allowed = provenance.scope().check(&route.cluster, &info);
+            let allowed = provenance.scope().check(&cluster, call.info());
             allowed.map_err(|limit| out_of_scope(limit, &access))?;
         }
         let authorized = self.config.authorizer.authorize(&access).await;
@@ -85,8 +91,8 @@ impl Front {
         })?;
         let decisions = Decisions([authenticated.revocation, authorized, acting]);
         Ok(Admitted {
-            route,
-            info,
+            cluster,
+            call,
             caller,
             identity,
             decisions,

@@ -6,7 +6,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Response, StatusCode, Version, header, response};
+use http::{HeaderMap, Response, StatusCode, Version, header, response};
 use hyper::upgrade::OnUpgrade;
 use tracing::Instrument;
 
@@ -15,13 +15,15 @@ use super::{
     admit::{Decisions, Revoked},
     audit::Record,
     budget::Place,
+    route,
     watch_end::WatchEnd,
 };
 use crate::{
-    Body, BoxError, Refusal,
+    Body, BoxError, ClusterName, Refusal,
     body::{self, Guard, Guarded},
+    call::Call,
     exchange::{Answered, Exchange, Until},
-    headers,
+    headers::{self, Hop},
     pipe::{self, Meter},
     upgrade::UpgradeRequest,
 };
@@ -32,7 +34,9 @@ pub(super) struct Answer {
     pub(super) exchange: Exchange,
     /// What it takes of its user's and its cluster's budgets.
     pub(super) place: Place,
-    pub(super) upgrade: Option<UpgradeRequest>,
+    pub(super) cluster: ClusterName,
+    /// What it answers.
+    pub(super) call: Arc<Call>,
     pub(super) decisions: Decisions,
     /// Ends a watch when the front drains.
     pub(super) watch_end: Option<WatchEnd>,
@@ -57,8 +61,9 @@ impl Answer {
         client: &mut Option<OnUpgrade>,
     ) -> Response<Body> {
         let switching = self.response.status() == StatusCode::SWITCHING_PROTOCOLS;
-        match self.upgrade.clone() {
-            Some(upgrade) if switching => self.switch(&upgrade, record, connection, client),
+        let call = Arc::clone(&self.call);
+        match call.upgrade() {
+            Some(upgrade) if switching => self.switch(upgrade, record, connection, client),
             None if switching => refuse(&Refusal::BadAnswer("an unasked 101"), &mut record),
             _ => self.stream(record),
         }
@@ -69,7 +74,9 @@ impl Answer {
         let (mut parts, incoming) = self.response.into_parts();
         parts.version = Version::HTTP_11;
         parts.extensions.clear();
-        headers::clean_response(&mut parts.headers);
+        if let Err(refusal) = clean(&mut parts, &self.call, &self.cluster) {
+            return refuse(&refusal, &mut record);
+        }
         record.head(parts.status);
         let revoked = self.decisions.revoked();
         let audited = Audited {
@@ -101,6 +108,9 @@ impl Answer {
                 &mut record,
             );
         }
+        if let Err(refusal) = clean(&mut parts, &self.call, &self.cluster) {
+            return refuse(&refusal, &mut record);
+        }
         let Some(client) = client.take() else {
             return refuse(&Refusal::BadRequest("nothing to upgrade"), &mut record);
         };
@@ -123,6 +133,13 @@ impl Answer {
     }
 }
 
+/// The agent has done so as well; what it says is not believed.
+fn clean(parts: &mut response::Parts, call: &Call, cluster: &ClusterName) -> Result<(), Refusal> {
+    let client = format!("{}{cluster}", route::PREFIX);
+    let hop = Hop::Front { client: &client };
+    headers::clean_response(parts.status, &mut parts.headers, call, hop)
+}
+
 fn note(record: &mut Record, ended: Result<(), pipe::PipeError>) {
     match ended {
         Ok(()) => record.ended("complete"),
@@ -140,7 +157,6 @@ fn note(record: &mut Record, ended: Result<(), pipe::PipeError>) {
 fn switching_response(parts: &mut response::Parts, upgrade: &UpgradeRequest) {
     parts.version = Version::HTTP_11;
     parts.extensions.clear();
-    headers::clean_response(&mut parts.headers);
     parts.headers.remove(header::CONTENT_LENGTH);
     upgrade.write(&mut parts.headers);
 }
@@ -164,6 +180,10 @@ impl Guard for Audited {
         if let Some(watch) = &mut self.watch_end {
             watch.passed(data);
         }
+    }
+
+    fn trailers(&mut self, trailers: &mut HeaderMap) {
+        headers::clean_trailers(trailers);
     }
 
     fn poll_cut(&mut self, cx: &mut Context<'_>) -> Poll<()> {

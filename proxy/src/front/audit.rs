@@ -106,11 +106,15 @@ impl Record {
         HeaderValue::from_str(&self.id).ok()
     }
 
-    pub(crate) fn caller(&mut self, identity: &Identity, route: &Route, info: &RequestInfo) {
+    pub(crate) fn caller(&mut self, identity: &Identity, route: &Route) {
         self.user = Some(identity.into());
         self.authenticated = identity.provenance().map(ToString::to_string);
         self.cluster = Some(route.cluster.clone());
         self.target = cut(route.path.as_str());
+    }
+
+    /// What is decided about and forwarded; without, the path was refused for having more than one meaning.
+    pub(crate) fn asks(&mut self, info: &RequestInfo) {
         self.info = Some(info.clone());
     }
 

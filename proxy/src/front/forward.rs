@@ -1,7 +1,9 @@
 //! One request: authenticate, authorize, clean, wait for a place, connect, forward.
 
+use std::sync::Arc;
+
 use http::{
-    HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version, header,
+    HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Version, header,
     uri::PathAndQuery,
 };
 use hyper::body::Incoming;
@@ -19,9 +21,9 @@ use super::{
 };
 use crate::{
     Body, BoxedIo, Refusal, authenticate,
+    call::Asked,
     exchange::{self, Answered, Exchange, ExchangeError},
     headers, limits, pipe,
-    upgrade::UpgradeRequest,
 };
 
 const AUDIT_ID: HeaderName = HeaderName::from_static("audit-id");
@@ -109,36 +111,33 @@ impl Front {
         connection: &Connection,
         record: &mut Record,
     ) -> Result<Answer, Refusal> {
-        let (method, version) = (request.method().clone(), request.version());
-        let upgrade = UpgradeRequest::from_parts(&method, version, request.headers());
-        let upgrade = upgrade.map_err(|error| {
-            tracing::debug!(%error, "upgrade refused");
-            Refusal::BadRequest("the upgrade is ambiguous")
-        })?;
-        if upgrade.is_some() && !http_body::Body::is_end_stream(request.body()) {
+        let asked = Asked::read(request.method(), request.version(), request.headers());
+        let asked = asked.inspect_err(|error| tracing::debug!(%error, "upgrade refused"))?;
+        if asked.is_upgrade() && !http_body::Body::is_end_stream(request.body()) {
             // Bytes of a body could be taken for bytes of the upgraded stream, or the other way round.
             return Err(Refusal::BadRequest("an upgrade must not have a body"));
         }
         let adopted = authenticate::adopt_websocket_bearer(request.headers_mut());
         adopted.map_err(|_| Refusal::Unauthorized)?;
-        let admitted = self
-            .admit(&request, connection, upgrade.is_some(), record)
-            .await?;
+        let admitted = self.admit(&request, connection, asked, record).await?;
         let revoked = admitted.decisions.clone().revoked();
         let decisions = admitted.decisions.clone();
-        let watch = admitted.info.verb() == "watch" && upgrade.is_none();
-        let head = self.exchange(request, admitted, upgrade.as_ref(), record);
+        let (cluster, call) = (admitted.cluster.clone(), Arc::clone(&admitted.call));
+        let head = self.exchange(request, admitted, record);
         let (response, exchange, place) = tokio::select! {
             biased;
             () = revoked => return Err(Refusal::Unauthorized),
             answered = head => answered?,
         };
-        let watch_end = watch.then(|| WatchEnd::new(self.draining.clone(), response.headers()));
+        let watch_end = call
+            .is_watch()
+            .then(|| WatchEnd::new(self.draining.clone(), response.headers()));
         Ok(Answer {
             response,
             exchange,
             place,
-            upgrade,
+            cluster,
+            call,
             decisions,
             watch_end,
         })
@@ -148,26 +147,23 @@ impl Front {
         &self,
         request: Request<Incoming>,
         admitted: Admitted,
-        upgrade: Option<&UpgradeRequest>,
         record: &Record,
     ) -> Result<(Response<Answered>, Exchange, Place), Refusal> {
         let (mut parts, body) = request.into_parts();
-        headers::clean_request(&mut parts.headers);
-        write_headers(&mut parts.headers, record, upgrade)?;
-        let head = Head {
-            method: parts.method,
-            path: admitted.route.path.clone(),
-            headers: parts.headers,
+        let Admitted {
+            caller,
+            cluster,
+            call,
+            ..
+        } = &admitted;
+        headers::clean_request(&mut parts.headers, call.info());
+        write_headers(&mut parts.headers, record)?;
+        let outgoing = within_bounds(call.request(parts.headers, body))?;
+        let safe = call.method().is_safe();
+        let kind = match call.is_long() {
+            true => Kind::Stream,
+            false => Kind::Request,
         };
-        let safe = head.method.is_safe();
-        let outgoing = head.into_request(body)?;
-
-        let kind = if admitted.info.is_long_running() || upgrade.is_some() {
-            Kind::Stream
-        } else {
-            Kind::Request
-        };
-        let (caller, cluster) = (&admitted.caller, &admitted.route.cluster);
         let place = self.config.budgets.place(caller, cluster, kind).await?;
         let stream = self.connect(&admitted, record).await?;
         let answered = exchange::send(stream, outgoing);
@@ -180,10 +176,10 @@ impl Front {
         };
         let (response, exchange) = answered.map_err(|error| {
             tracing::warn!(
-                cluster = %admitted.route.cluster,
+                %cluster,
                 error = &error as &dyn std::error::Error, "no answer through the tunnel"
             );
-            let cluster = admitted.route.cluster.clone();
+            let cluster = cluster.clone();
             match error {
                 ExchangeError::Malformed(_) => Refusal::BadAnswer("not HTTP/1.1"),
                 // The agent may have heard what we did not hear it answer: only what changes nothing may
@@ -198,14 +194,14 @@ impl Front {
     }
 
     async fn connect(&self, admitted: &Admitted, record: &Record) -> Result<BoxedIo, Refusal> {
-        let cluster = &admitted.route.cluster;
+        let cluster = &admitted.cluster;
         let identity = admitted
             .identity
             .encode()
             .map_err(|_| Refusal::HeadersTooLarge)?;
         let open = Open {
             identity,
-            class: admitted.info.class(),
+            class: admitted.call.info().class(),
             audit_id: record.id().to_owned(),
         };
         let connecting = self.config.clusters.connect(cluster, &open);
@@ -247,44 +243,27 @@ fn ambiguous<B>(request: &Request<B>) -> Option<Refusal> {
     None
 }
 
-/// What is written on the stream.
-struct Head {
-    method: Method,
-    path: PathAndQuery,
-    headers: HeaderMap,
-}
-
-impl Head {
-    fn into_request<B>(self, body: B) -> Result<Request<B>, Refusal> {
-        let mut request = Request::new(body);
-        *request.method_mut() = self.method;
-        *request.version_mut() = Version::HTTP_11;
-        *request.uri_mut() = self.path.into();
-        *request.headers_mut() = self.headers;
-        let lines = request.headers().len();
-        let bytes: usize = request
-            .headers()
-            .iter()
-            .map(|(name, value)| name.as_str().len() + value.len() + 4)
-            .sum();
-        let room = limits::HEADER_COUNT.saturating_sub(limits::HEADER_COUNT_RESERVE);
-        let target = request
-            .uri()
-            .path_and_query()
-            .map_or(0, |target| target.as_str().len());
-        if lines > room || bytes.saturating_add(target) > limits::HEADER_BYTES {
-            return Err(Refusal::HeadersTooLarge);
-        }
-        Ok(request)
+/// What the agent's half, and an API server behind it, will read.
+fn within_bounds<B>(request: Request<B>) -> Result<Request<B>, Refusal> {
+    let lines = request.headers().len();
+    let bytes: usize = request
+        .headers()
+        .iter()
+        .map(|(name, value)| name.as_str().len() + value.len() + 4)
+        .sum();
+    let room = limits::HEADER_COUNT.saturating_sub(limits::HEADER_COUNT_RESERVE);
+    let target = request
+        .uri()
+        .path_and_query()
+        .map_or(0, |target| target.as_str().len());
+    if lines > room || bytes.saturating_add(target) > limits::HEADER_BYTES {
+        return Err(Refusal::HeadersTooLarge);
     }
+    Ok(request)
 }
 
 /// Written last, on clean headers: nothing that the client sent can take these away or add to them.
-fn write_headers(
-    headers: &mut HeaderMap,
-    record: &Record,
-    upgrade: Option<&UpgradeRequest>,
-) -> Result<(), Refusal> {
+fn write_headers(headers: &mut HeaderMap, record: &Record) -> Result<(), Refusal> {
     // The agent writes the API server's own authority; HTTP/1.1 wants a Host meanwhile.
     headers.insert(
         header::HOST,
@@ -294,8 +273,5 @@ fn write_headers(
     // kube-apiserver's audit takes sourceIPs from here.
     let client = peer::write(record.client()).ok_or(Refusal::Unavailable)?;
     headers.insert(X_FORWARDED_FOR, client);
-    if let Some(upgrade) = upgrade {
-        upgrade.write(headers);
-    }
     Ok(())
 }

@@ -93,7 +93,8 @@ pub(super) struct Connected {
 #[derive(Debug)]
 pub(super) struct Endpoint {
     address: String,
-    authority: HeaderValue,
+    authority: String,
+    host: HeaderValue,
     base: Uri,
     prefix: String,
     tls: Option<Tls>,
@@ -144,7 +145,8 @@ impl Endpoint {
         let authority = base.authority().ok_or_else(bad)?;
         Ok(Self {
             address: format!("{host}:{port}"),
-            authority: HeaderValue::from_str(authority.as_str()).map_err(|_| bad())?,
+            host: HeaderValue::from_str(authority.as_str()).map_err(|_| bad())?,
+            authority: authority.as_str().to_owned(),
             prefix: base.path().trim_end_matches('/').to_owned(),
             base,
             tls,
@@ -205,9 +207,19 @@ impl Endpoint {
         Uri::from_parts(parts).map_err(|_| malformed)
     }
 
+    /// What the URLs' paths begin with; empty for most.
+    pub(super) fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
+    /// Host and port, as requests name them.
+    pub(super) fn authority(&self) -> &str {
+        &self.authority
+    }
+
     /// Writes the `Host` that HTTP/1.1 needs.
     pub(super) fn write_host(&self, headers: &mut HeaderMap) {
-        headers.insert(header::HOST, self.authority.clone());
+        headers.insert(header::HOST, self.host.clone());
     }
 }
 

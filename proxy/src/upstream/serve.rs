@@ -15,10 +15,12 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::{ApiServer, endpoint::Offer, pool::origin_form};
 use crate::{
-    Body, Identity, Refusal, RequestInfo,
+    Body, Identity, Refusal,
     body::{self, Guarded},
+    call::{Asked, Call},
     exchange::{self, Answered, Exchange, ExchangeError},
-    headers, impersonate, limits,
+    headers::{self, Hop},
+    impersonate, limits,
     pipe::{self, Meter},
     upgrade::UpgradeRequest,
 };
@@ -116,47 +118,55 @@ impl ApiServer {
         left: &Mutex<Left>,
     ) -> Result<Response<Body>, Refusal> {
         let identity = self.accept(identity)?;
-        let upgrade =
-            UpgradeRequest::from_parts(request.method(), request.version(), request.headers())
-                .map_err(|_| Refusal::BadRequest("the upgrade is ambiguous"))?;
         let (mut head, body) = request.into_parts();
-        let target = head.uri.path_and_query().cloned();
-        let (path, query) = target
-            .as_ref()
-            .map_or(("", None), |target| (target.path(), target.query()));
-        let info = RequestInfo::parse(&head.method, path, query, upgrade.is_some());
+        let asked = Asked::read(&head.method, head.version, &head.headers)?;
+        let call = Call::read(&head.method, head.uri.path_and_query(), asked)?;
         tracing::info!(
             target: "underpass::audit",
             audit_id = head.headers.get("audit-id").and_then(|id| id.to_str().ok()),
             user = identity.user(),
             method = %head.method,
-            path,
-            verb = info.verb(),
+            path = call.target().path(),
+            verb = call.info().verb(),
             "request for the API server"
         );
-        head.uri = self.endpoint.url(target.as_ref())?;
+        head.uri = self.endpoint.url(Some(call.target()))?;
         head.extensions.clear();
-        self.write_headers(&mut head.headers, &identity, upgrade.as_ref())
+        self.write_headers(&mut head.headers, &identity, &call)
             .await?;
 
-        let upgrading = upgrade.is_some();
         let sending = async {
-            match upgrade {
-                Some(upgrade) => self.upgrade(head, body, &upgrade, left).await,
+            match call.upgrade() {
+                Some(upgrade) => self.upgrade(head, body, upgrade, left).await,
                 None => self.ordinary(head, body).await,
             }
         };
-        let mut response = if info.is_long_running() || upgrading {
+        let response = if call.is_long() {
             sending.await?
         } else {
             let limit = tokio::time::timeout(limits::RESPONSE_HEAD_TIMEOUT, sending).await;
             limit.map_err(|_| Refusal::Timeout("the API server's answer"))??
         };
-        if response.status() == StatusCode::UNAUTHORIZED && !info.is_proxied() {
+        if response.status() == StatusCode::UNAUTHORIZED && !call.info().is_proxied() {
             // It is we who are unknown there: the caller must not go and renew a credential.
             tracing::error!("the API server does not accept our credential");
             self.credential.refused().await;
             return Err(Refusal::AgentUnauthorized);
+        }
+        self.clean(response, &call)
+    }
+
+    /// Only now, so that no answer misses it.
+    fn clean(&self, mut response: Response<Body>, call: &Call) -> Result<Response<Body>, Refusal> {
+        let (prefix, authority) = (self.endpoint.prefix(), self.endpoint.authority());
+        let hop = Hop::Agent { prefix, authority };
+        let upgrade = call
+            .upgrade()
+            .filter(|_| response.status() == StatusCode::SWITCHING_PROTOCOLS);
+        headers::clean_response(response.status(), response.headers_mut(), call, hop)?;
+        if let Some(upgrade) = upgrade {
+            response.headers_mut().remove(header::CONTENT_LENGTH);
+            upgrade.write(response.headers_mut());
         }
         *response.version_mut() = Version::HTTP_11;
         response.extensions_mut().clear();
@@ -187,13 +197,17 @@ impl ApiServer {
         &self,
         headers: &mut HeaderMap,
         identity: &Identity,
-        upgrade: Option<&UpgradeRequest>,
+        call: &Call,
     ) -> Result<(), Refusal> {
         let client = forwarded_for(headers);
-        headers::clean_request(headers);
+        headers::clean_request(headers, call.info());
+        if !self.endpoint.prefix().is_empty() {
+            // Another proxy stands before the API server, and may take a cookie for a credential.
+            headers.remove(header::COOKIE);
+        }
         headers.remove(header::HOST);
         headers.extend(client.map(|address| (X_FORWARDED_FOR, address)));
-        if let Some(upgrade) = upgrade {
+        if let Some(upgrade) = call.upgrade() {
             upgrade.write(headers);
         }
         impersonate::write(headers, identity).map_err(|error| {
@@ -217,14 +231,13 @@ impl ApiServer {
         body: Incoming,
     ) -> Result<Response<Body>, Refusal> {
         let sent = self.pool.send(head, body::boxed(body)).await;
-        let mut response = sent.map_err(|error| {
+        let response = sent.map_err(|error| {
             tracing::warn!(error = &error as &dyn std::error::Error, "no answer");
             error.refusal()
         })?;
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             return Err(Refusal::BadAnswer("an unasked 101"));
         }
-        headers::clean_response(response.headers_mut());
         Ok(response)
     }
 
@@ -275,8 +288,7 @@ fn lock(left: &Mutex<Left>) -> MutexGuard<'_, Left> {
 
 /// Rule 1: any other answer is an ordinary response; both connections end with it.
 fn declined(response: Response<Answered>, exchange: Exchange) -> Response<Body> {
-    let (mut parts, incoming) = response.into_parts();
-    headers::clean_response(&mut parts.headers);
+    let (parts, incoming) = response.into_parts();
     Response::from_parts(parts, body::boxed(Guarded::new(incoming, exchange)))
 }
 
@@ -287,14 +299,11 @@ fn switch(
     left: &Mutex<Left>,
 ) -> Result<Response<Body>, Refusal> {
     let upstream = hyper::upgrade::on(&mut response);
-    let (mut parts, _) = response.into_parts();
+    let (parts, _) = response.into_parts();
     upgrade.verify(&parts).map_err(|error| {
         tracing::warn!(%error, "upgrade not believed");
         Refusal::BadAnswer("an upgrade to something else")
     })?;
-    headers::clean_response(&mut parts.headers);
-    parts.headers.remove(header::CONTENT_LENGTH);
-    upgrade.write(&mut parts.headers);
     lock(left).switched = Some(Switched {
         upstream,
         _exchange: exchange,

@@ -139,6 +139,44 @@ async fn a_request_arrives_as_its_caller_with_the_clusters_credential() {
     assert_eq!(seen.all("impersonate-user"), ["alice"]);
 }
 
+#[tokio::test]
+async fn rule_20_a_direct_cluster_takes_a_client_nowhere_either() {
+    let proxy = "/api/v1/namespaces/a/services/s/proxy";
+    let answer = move |request: Request<Incoming>| async move {
+        let location = match request.uri().path().ends_with("/stay") {
+            true => format!("{proxy}/there"),
+            false => "https://192.0.2.1/".to_owned(),
+        };
+        let response = Response::builder().status(307).header("location", location);
+        let challenged = response.header("www-authenticate", "Basic");
+        challenged
+            .header("set-cookie", "a=b")
+            .body(empty())
+            .unwrap()
+    };
+    let api = Api::start(answer).await;
+    let setting = Setting::of(&api, &token("cluster-token")).await;
+    for path in ["/api/v1/pods".to_owned(), format!("{proxy}/away")] {
+        let answer = setting.world.get(&path, "").await;
+        assert_eq!(code(&answer), 502, "{answer}");
+        assert_eq!(status(&answer)["reason"], "RedirectRefused");
+        assert!(!answer.contains("192.0.2.1"), "{answer}");
+    }
+    let answer = setting.world.get(&format!("{proxy}/stay"), "").await;
+    assert_eq!(code(&answer), 307);
+    let client = format!("/k8s/clusters/c{proxy}/");
+    assert!(
+        answer.contains(&format!("location: {client}there\r\n")),
+        "{answer}"
+    );
+    assert!(
+        answer.contains(&format!("set-cookie: a=b; Path={client}\r\n")),
+        "{answer}"
+    );
+    assert!(!answer.contains("www-authenticate"), "{answer}");
+    assert_eq!(api.seen().len(), 3, "none was followed");
+}
+
 type Chunks = mpsc::Sender<Result<Bytes, std::io::Error>>;
 
 /// An API server whose watches the test writes.

@@ -171,27 +171,3 @@ async fn the_agents_own_401_does_not_look_like_the_callers() {
         .await;
     assert_eq!(code(&answer), 401);
 }
-
-#[tokio::test]
-async fn rule_2_redirects_are_passed_on_not_followed() {
-    let evil = Api::start(ok).await;
-    let location = format!("https://{}/api/v1/secrets", evil.address);
-    let api = Api::start(move |_| {
-        let location = location.clone();
-        async move {
-            let response = Response::builder().status(307).header("location", location);
-            response.header("set-cookie", "a=b").body(empty()).unwrap()
-        }
-    })
-    .await;
-    let world = World::new(&api).await;
-    let answer = world.get("/api/v1/pods", "").await;
-    assert_eq!(code(&answer), 307);
-    assert!(answer.contains("location: https://127.0.0.1"), "{answer}");
-    assert!(!answer.contains("set-cookie"), "{answer}");
-    assert_eq!(api.seen().len(), 1);
-    assert_eq!(
-        evil.connections.load(std::sync::atomic::Ordering::SeqCst),
-        0
-    );
-}

@@ -19,7 +19,11 @@ mod hops;
 #[cfg(test)]
 mod identity_rules;
 #[cfg(test)]
+mod one_parse;
+#[cfg(test)]
 mod pool;
+#[cfg(test)]
+mod redirects;
 #[cfg(test)]
 mod smuggling;
 #[cfg(test)]

@@ -20,7 +20,7 @@ use crate::{
 pub(crate) const SPDY: &str = "Connection: Upgrade\r\nUpgrade: SPDY/3.1\r\nContent-Length: 0\r\n\
                     X-Stream-Protocol-Version: v4.channel.k8s.io\r\n\
                     X-Stream-Protocol-Version: v3.channel.k8s.io\r\n";
-const WEBSOCKET: &str = "Connection: keep-alive, Upgrade\r\nUpgrade: websocket\r\n\
+pub(crate) const WEBSOCKET: &str = "Connection: keep-alive, Upgrade\r\nUpgrade: websocket\r\n\
                          Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
                          Sec-WebSocket-Protocol: v5.channel.k8s.io\r\n";
 const ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
@@ -175,7 +175,7 @@ async fn websocket_subprotocols_pass_verbatim_and_tokens_among_them_do_not() {
 }
 
 /// An API server that gives one answer of raw bytes and keeps whatever else it is sent.
-async fn raw_api(answer: &'static str) -> (Api, Arc<Mutex<Vec<u8>>>) {
+pub(crate) async fn raw_api(answer: &'static str) -> (Api, Arc<Mutex<Vec<u8>>>) {
     let extra = Arc::new(Mutex::new(Vec::new()));
     let log = Arc::clone(&extra);
     let api = Api::scripted(&["http/1.1"], move |_, mut stream: TlsStream<TcpStream>| {
@@ -202,7 +202,7 @@ async fn rule_1_nothing_is_relayed_after_any_other_answer() {
         ),
         (
             "HTTP/1.1 302 Found\r\nLocation: https://10.0.0.1/\r\nContent-Length: 0\r\n\r\n",
-            302,
+            502,
         ),
         (
             "HTTP/1.1 403 Forbidden\r\nContent-Length: 4\r\n\r\nnope",

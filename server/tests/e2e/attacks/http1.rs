@@ -378,21 +378,36 @@ async fn rule_3_a_refused_body_is_no_request() {
     assert!(!answer.contains(SMUGGLED), "{answer}");
 }
 
+/// CVE-2022-3172: client-go would send the token along, and after a 307 the method and the body too.
 #[tokio::test]
-async fn rule_2_a_redirect_is_the_clients_to_follow() {
+async fn rule_20_a_redirect_of_a_cluster_is_nobodys_to_follow() {
     let elsewhere = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let location = format!("https://{}/api/v1/secrets", elsewhere.local_addr().unwrap());
-    let redirect = |code: &str| {
+    let elsewhere_url = format!("https://{}/api/v1/secrets", elsewhere.local_addr().unwrap());
+    let redirect = |code: &str, location: &str| {
         format!(
             "HTTP/1.1 {code}\r\nLocation: {location}\r\nSet-Cookie: a=b\r\nConnection: close\r\n\
              Content-Length: 0\r\n\r\n"
         )
     };
+    let proxy = "/api/v1/namespaces/a/services/s/proxy";
+    let page = "/api/v1/namespaces/a/services/s/proxy/page";
+    let away = "/api/v1/namespaces/a/services/s/proxy/away";
     let answers = [
-        ("/301", redirect("301 Moved Permanently")),
-        ("/302", redirect("302 Found")),
-        ("/307", redirect("307 Temporary Redirect")),
-        ("/308", redirect("308 Permanent Redirect")),
+        ("/301", redirect("301 Moved Permanently", &elsewhere_url)),
+        ("/302", redirect("302 Found", &elsewhere_url)),
+        (
+            "/307",
+            redirect("307 Temporary Redirect", "/v1/clusters/victim"),
+        ),
+        (
+            "/308",
+            redirect("308 Permanent Redirect", "/k8s/clusters/victim/api"),
+        ),
+        (
+            away,
+            redirect("307 Temporary Redirect", "/v1/clusters/victim"),
+        ),
+        (page, redirect("302 Found", &format!("{proxy}/login?x=1"))),
     ];
     let answers = answers
         .each_ref()
@@ -400,18 +415,26 @@ async fn rule_2_a_redirect_is_the_clients_to_follow() {
     let recorder = Recorder::start("redirects", &answers).await;
     for (path, _) in answers {
         let answer = send(recorder.attacker.head("GET", path, CLOSE)).await;
-        assert_eq!(
-            codes(&answer),
-            [path[1..].parse::<u16>().unwrap()],
-            "{answer}"
-        );
-        assert!(
-            answer.contains(&format!("location: {location}\r\n")),
-            "{answer}"
-        );
+        if path == page {
+            let client = recorder.attacker.path(&format!("{proxy}/login?x=1"));
+            assert_eq!(codes(&answer), [302], "{answer}");
+            assert!(
+                answer.contains(&format!("location: {client}\r\n")),
+                "{answer}"
+            );
+            continue;
+        }
+        assert_eq!(codes(&answer), [502], "{answer}");
+        assert!(answer.contains("the cluster tried to redirect"), "{answer}");
+        assert!(!answer.contains("location:"), "{answer}");
         assert!(!answer.contains("set-cookie"), "{answer}");
+        assert!(
+            !answer.contains("victim") && !answer.contains(&elsewhere_url),
+            "{answer}"
+        );
     }
-    assert_eq!(recorder.heads().len(), 4);
+    // Rule 2: nor did the agent follow.
+    assert_eq!(recorder.heads().len(), answers.len());
     let nobody = futures_util::FutureExt::now_or_never(elsewhere.accept());
     assert!(nobody.is_none(), "it was followed");
 }

@@ -60,7 +60,10 @@ async fn rule_1_nothing_is_relayed_after_another_answer_than_101() {
         for lines in [SPDY, WEBSOCKET] {
             let path = format!("{path}?{}", if lines == SPDY { "spdy" } else { "ws" });
             let (heard, behind) = attack(&recorder, &path, lines).await;
-            let code: u16 = path[1..4].parse().unwrap();
+            let code: u16 = match path[1..4].parse().unwrap() {
+                302 => 502, // Rule 20.
+                other => other,
+            };
             assert_eq!(codes(&heard), [code], "{path}: {heard}");
             assert!(heard.contains("connection: close\r\n"), "{heard}");
             assert!(!heard.contains("upgrade: "), "{heard}");
@@ -180,4 +183,57 @@ async fn rule_1_nothing_is_read_after_a_refused_upgrade() {
         assert!(!heard.contains(SMUGGLED), "{heard}");
     }
     attacker.assert_seen(&[]).await;
+}
+
+/// KubeVirt's console is an upgrade that no list here names. A parameter of lists makes no read of it, and an odd path none of
+/// a shell.
+#[tokio::test]
+async fn rule_26_no_parameter_makes_an_upgrade_a_read() {
+    let recorder = Recorder::start("consoles", &[]).await;
+    let cluster = recorder.attacker.cluster;
+    let administer = |arguments: &[&str]| deployment().administer(arguments).unwrap();
+    let mut tokens = Vec::new();
+    for (user, role, how) in [
+        ("console-viewer", "view", &[][..]),
+        ("console-caller", "access", &[]),
+        ("console-reader", "shell", &["--read-only"]),
+    ] {
+        administer(&["user", "add", user, "--cluster", cluster, "--role", role]);
+        tokens.push(administer(
+            &[&["token", "create", "--user", user][..], how].concat(),
+        ));
+    }
+    let vmi = "/apis/subresources.kubevirt.io/v1/namespaces/a/virtualmachineinstances/v";
+    let pod = "/api/v1/namespaces/a/pods/p";
+    for token in tokens {
+        let token = token.trim();
+        let ask = |path: &str, lines: &str| {
+            let path = recorder.attacker.path(path);
+            format!(
+                "GET {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {token}\r\n{lines}\r\n"
+            )
+        };
+        for (path, expected) in [
+            (format!("{vmi}/console"), 403),
+            (format!("{vmi}/vnc?watch="), 403),
+            (format!("{vmi}/vnc?watch=true&watch=false"), 403),
+            ("/api/v1/pods?watch=true".to_owned(), 403),
+            ("/api/v1/watch/pods".to_owned(), 403),
+            (format!("{pod}/exec?watch=1"), 403),
+            (format!("/{pod}/exec"), 400),
+            (
+                format!("/api/v1/.{}/exec", pod.trim_start_matches("/api/v1")),
+                400,
+            ),
+            (pod.replace("/pods", "//pods") + "/exec", 400),
+        ] {
+            let answer = send(ask(&path, WEBSOCKET)).await;
+            assert_eq!(codes(&answer), [expected], "{path}: {answer}");
+        }
+        let read = send(ask("/api/v1/pods?watch=true", "Connection: close\r\n")).await;
+        assert_eq!(codes(&read), [200], "{read}");
+    }
+    for head in recorder.heads() {
+        assert_eq!(head.line(), "GET /api/v1/pods?watch=true HTTP/1.1");
+    }
 }

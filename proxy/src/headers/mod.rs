@@ -5,7 +5,14 @@
 //! write a header. A proxy that writes first lets `Connection: Impersonate-User` take its own header
 //! away again (CVE-2021-31999).
 
+mod cookies;
+mod redirect;
+mod response;
+
 use http::{HeaderMap, HeaderName, HeaderValue, header};
+
+pub(crate) use self::response::{Hop, clean as clean_response, clean_trailers};
+use crate::RequestInfo;
 
 /// A browser's way of sending a token, which kube-apiserver accepts as an authentication: the
 /// client's credential must not reach the cluster.
@@ -26,37 +33,41 @@ const HOP_BY_HOP: [&str; 9] = [
     "x-http2-stream-id",
 ];
 
-/// Headers that carry a credential, or claim who or where the caller is, by exact name.
-const CLAIMS: [&str; 5] = [
+/// Headers that carry a credential, claim who or where the caller is, or ask for another method or path than the request's own
+/// (what was decided about is what is asked, security rule 26), by exact name.
+const CLAIMS: [&str; 9] = [
     "authorization",
     "cookie",
-    "forwarded",
-    "x-real-ip",
     "expect",
+    "forwarded",
+    "x-http-method",
+    "x-http-method-override",
+    "x-method-override",
+    "x-real-ip",
+    "x-rewrite-url",
 ];
 
 /// The same by prefix. `HeaderName` is lower-case whatever the wire said.
-const CLAIM_PREFIXES: [&str; 4] = ["impersonate-", "proxy-", "x-forwarded-", "x-remote-"];
+const CLAIM_PREFIXES: [&str; 5] = [
+    "impersonate-",
+    "proxy-",
+    "x-forwarded-",
+    "x-original-",
+    "x-remote-",
+];
 
 /// Cleans a request's headers: nothing that is left speaks for the connection it came on, for an
 /// identity, or holds a credential. `Expect` goes because hyper answers it with 100 by itself as soon
-/// as somebody reads the body.
-pub(crate) fn clean_request(headers: &mut HeaderMap) {
+/// as somebody reads the body. Cookies go too, but those that a proxied workload may have set.
+pub(crate) fn clean_request(headers: &mut HeaderMap, asked: &RequestInfo) {
     strip_hop_by_hop(headers);
+    let cookies = asked.below().and_then(|_| cookies::inbound(headers));
     let claim = |name: &str| {
         CLAIMS.contains(&name) || CLAIM_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
     };
     remove_where(headers, claim);
+    headers.extend(cookies.map(|cookies| (header::COOKIE, cookies)));
     strip_bearer_subprotocol(headers);
-}
-
-/// Cleans a response's headers. Beside hop-by-hop headers this removes `Set-Cookie` and `Alt-Svc`: what runs in
-/// a cluster (a service behind the `proxy` subresource) has no say about the proxy's own origin.
-pub(crate) fn clean_response(headers: &mut HeaderMap) {
-    strip_hop_by_hop(headers);
-    remove_where(headers, |name| {
-        matches!(name, "set-cookie" | "alt-svc") || name.starts_with("proxy-")
-    });
 }
 
 /// Does the request ask to become somebody else (`kubectl --as`)?
@@ -165,7 +176,7 @@ mod tests {
             ("Transfer-Encoding", "chunked"),
             ("TE", "trailers"),
         ]);
-        clean_request(&mut headers);
+        clean_request(&mut headers, &RequestInfo::default());
         assert_eq!(headers, map(&[("x-three", "3")]));
     }
 
@@ -187,10 +198,15 @@ mod tests {
             ("X-Forwarded-Proto", "http"),
             ("Forwarded", "for=10.0.0.1"),
             ("X-Real-Ip", "10.0.0.1"),
+            ("X-HTTP-Method-Override", "DELETE"),
+            ("X-HTTP-Method", "DELETE"),
+            ("X-Method-Override", "DELETE"),
+            ("X-Original-URL", "/api/v1/secrets"),
+            ("X-Rewrite-URL", "/api/v1/secrets"),
             ("Accept", "application/json"),
             ("Accept-Encoding", "gzip"),
         ]);
-        clean_request(&mut headers);
+        clean_request(&mut headers, &RequestInfo::default());
         assert_eq!(
             headers,
             map(&[("accept", "application/json"), ("accept-encoding", "gzip")])
@@ -206,7 +222,7 @@ mod tests {
             ),
             ("Sec-WebSocket-Protocol", "v5.channel.k8s.io"),
         ]);
-        clean_request(&mut headers);
+        clean_request(&mut headers, &RequestInfo::default());
         assert_eq!(
             headers,
             map(&[(
@@ -226,7 +242,7 @@ mod tests {
             ("sec-websocket-extensions", "permessage-deflate"),
         ];
         let mut headers = map(&lines);
-        clean_request(&mut headers);
+        clean_request(&mut headers, &RequestInfo::default());
         assert_eq!(headers, map(&lines));
     }
 }

@@ -3,7 +3,14 @@
 //! This follows kube-apiserver's `RequestInfoFactory` (apiserver/pkg/endpoints/request/requestinfo.go) far enough to
 //! decide by. Like there, the path is percent-decoded first: `/exec` may arrive as `/%65xec`.
 
+mod path;
+mod query;
+#[cfg(test)]
+mod tests;
+
 use http::Method;
+
+pub(crate) use self::path::{PathError, decode, is_dots};
 
 /// The meaning of one request.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -18,6 +25,12 @@ pub struct RequestInfo {
     name: String,
     subresource: String,
     class: StreamClass,
+    /// It asks to become a byte stream.
+    upgrade: bool,
+    /// The method is one that reads.
+    reads: bool,
+    /// The path's bytes up to and with `proxy`; empty where it is none of a pod, a service or a node.
+    below: String,
 }
 
 /// How urgent the bytes of a request's stream are.
@@ -36,14 +49,17 @@ pub enum StreamClass {
 impl RequestInfo {
     /// Reads a request to the API server. `upgrade`: it asks to become a byte stream.
     pub fn parse(method: &Method, path: &str, query: Option<&str>, upgrade: bool) -> Self {
-        let decoded = percent_decode(path);
+        // An invalid escape is refused where a request is forwarded; here it stays as it is.
+        let decoded = decode(path).unwrap_or_else(|| path.to_owned());
         let parts: Vec<&str> = decoded.trim_matches('/').split('/').collect();
-        let mut info = Self::resource_of(&parts);
+        let (mut info, behind) = Self::resource_of(&parts);
         if info.verb.is_empty() {
             info.verb = info.verb_of(method, query);
         }
         info.audit_verb = info.verb.clone();
-        if info.is_stream() || (upgrade && info.verb == "get") {
+        info.upgrade = upgrade;
+        info.reads = matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS);
+        if info.is_stream() || upgrade {
             // Kubernetes 1.35 asks for `create` whatever the method; older clusters let a WebSocket's GET pass as
             // `get`, which read-only roles hold.
             info.verb = "create".to_owned();
@@ -51,11 +67,17 @@ impl RequestInfo {
         if matches!(info.subresource.as_str(), "attach" | "exec") {
             info.class = class_of(query);
         }
+        info.below = info.below_of(path, behind).unwrap_or_default();
         info
     }
 
+    /// Refuses a path that was read here in one way and could be read elsewhere in another.
+    pub(crate) fn check_path(&self, path: &str) -> Result<(), PathError> {
+        path::check(path, self)
+    }
+
     /// `get`, `list`, `watch`, `create`, `update`, `patch`, `delete`, `deletecollection`, `proxy`, or the method in lower
-    /// case. exec, attach and port-forward are `create` in every form, and so is any other upgrade but a watch.
+    /// case. exec, attach and port-forward are `create` in every form, and so is whatever else asks for an upgrade.
     pub fn verb(&self) -> &str {
         &self.verb
     }
@@ -97,7 +119,7 @@ impl RequestInfo {
 
     /// kube-apiserver's `--long-running` set: no deadline on the answer's head, no total deadline.
     pub fn is_long_running(&self) -> bool {
-        matches!(self.verb.as_str(), "watch" | "proxy")
+        matches!(self.audit_verb.as_str(), "watch" | "proxy")
             || matches!(
                 self.subresource.as_str(),
                 "attach" | "exec" | "proxy" | "log" | "portforward"
@@ -109,11 +131,23 @@ impl RequestInfo {
         matches!(self.subresource.as_str(), "attach" | "exec" | "portforward")
     }
 
+    /// It asks to become a byte stream, by an upgrade that is forwarded.
+    pub fn is_upgrade(&self) -> bool {
+        self.upgrade
+    }
+
+    /// The path's bytes up to the `proxy` of a pod, a service or a node: what is below them is the workload's.
+    pub(crate) fn below(&self) -> Option<&str> {
+        (!self.below.is_empty()).then_some(self.below.as_str())
+    }
+
     /// It only asks: what a read-only right allows. A `selfsubjectaccessreview` and its kin are questions too,
-    /// although they are created (`kubectl auth can-i`, `kubectl auth whoami`).
+    /// although they are created (`kubectl auth can-i`, `kubectl auth whoami`). The method counts as well as the verb: a
+    /// path that begins with `watch` has that verb whatever the method.
     pub fn changes_nothing(&self) -> bool {
         match self.verb.as_str() {
-            "get" | "list" | "watch" | "head" | "options" => true,
+            _ if self.upgrade => false,
+            "get" | "list" | "watch" | "head" | "options" => self.reads,
             "create" => {
                 let reviews = matches!(
                     (self.api_group.as_str(), self.resource.as_str()),
@@ -136,22 +170,23 @@ impl RequestInfo {
 
     /// The answer may come from a workload instead of the API server.
     pub fn is_proxied(&self) -> bool {
-        self.verb == "proxy" || self.subresource == "proxy"
+        self.audit_verb == "proxy" || self.subresource == "proxy"
     }
 
-    fn resource_of(parts: &[&str]) -> Self {
+    /// Everything but the verb, unless the path begins with it; and how many of the parts stand before the resource.
+    fn resource_of(parts: &[&str]) -> (Self, usize) {
         let mut info = Self::default();
         let mut rest = match parts {
-            ["api", version, rest @ ..] => {
+            ["api", version, rest @ ..] if !rest.is_empty() => {
                 info.api_version = (*version).to_owned();
                 rest
             }
-            ["apis", group, version, rest @ ..] => {
+            ["apis", group, version, rest @ ..] if !rest.is_empty() => {
                 info.api_version = (*version).to_owned();
                 info.api_group = (*group).to_owned();
                 rest
             }
-            _ => return Self::default(),
+            _ => return (info, parts.len()),
         };
         if let [verb @ ("watch" | "proxy"), tail @ ..] = rest {
             info.verb = (*verb).to_owned();
@@ -172,15 +207,16 @@ impl RequestInfo {
         if info.verb != "proxy" {
             info.subresource = part(2);
         }
-        info
+        let behind = parts.len().saturating_sub(rest.len());
+        (info, behind)
     }
 
     fn verb_of(&self, method: &Method, query: Option<&str>) -> String {
         let verb = match method.as_str() {
             other if self.resource.is_empty() => return other.to_ascii_lowercase(),
-            "GET" | "HEAD" if watches(query) => "watch",
-            "GET" | "HEAD" if self.name.is_empty() => "list",
-            "GET" | "HEAD" => "get",
+            "GET" | "HEAD" if !self.name.is_empty() => "get",
+            "GET" | "HEAD" if query::is_true(query, "watch") => "watch",
+            "GET" | "HEAD" => "list",
             "POST" => "create",
             "PUT" => "update",
             "PATCH" => "patch",
@@ -190,163 +226,32 @@ impl RequestInfo {
         };
         verb.to_owned()
     }
+
+    /// The first `behind` parts of the path and the object's `proxy`, as they were written. Where an escaped slash is among
+    /// them there is no such beginning, and the answer gets no leave to point anywhere.
+    fn below_of(&self, path: &str, behind: usize) -> Option<String> {
+        let proxied = self.audit_verb != "proxy"
+            && self.subresource == "proxy"
+            && self.api_group.is_empty()
+            && matches!(self.resource.as_str(), "pods" | "services" | "nodes");
+        let count = behind.checked_add(3)?;
+        let segments: Vec<&str> = path.strip_prefix('/')?.split('/').take(count).collect();
+        let split = segments.iter().any(|segment| {
+            let decoded = decode(segment);
+            decoded.is_none_or(|decoded| decoded.is_empty() || decoded.contains('/'))
+        });
+        (proxied && !split).then(|| format!("/{}", segments.join("/")))
+    }
 }
 
 /// Of an exec or attach.
 fn class_of(query: Option<&str>) -> StreamClass {
-    let command = values(query, "command").next();
-    if is_true(query, "tty") {
+    let command = query::values(query, "command").next();
+    if query::is_true(query, "tty") {
         StreamClass::Interactive
     } else if command.is_some_and(|command| command.rsplit('/').next() == Some("tar")) {
         StreamClass::Bulk
     } else {
         StreamClass::Default
-    }
-}
-
-fn watches(query: Option<&str>) -> bool {
-    is_true(query, "watch")
-}
-
-/// A parameter as apimachinery reads a boolean: anything but "false" and "0" is true.
-fn is_true(query: Option<&str>, name: &'static str) -> bool {
-    values(query, name).any(|value| !matches!(value.as_str(), "false" | "0"))
-}
-
-/// The values of a parameter, in order.
-fn values(query: Option<&str>, name: &'static str) -> impl Iterator<Item = String> {
-    query
-        .unwrap_or_default()
-        .split('&')
-        .filter_map(move |pair| {
-            let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-            (percent_decode(key) == name).then(|| percent_decode(value))
-        })
-}
-
-/// Decodes valid escapes once and leaves anything else as it is.
-fn percent_decode(text: &str) -> String {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((&first, tail)) = rest.split_first() {
-        if let (b'%', Some((byte, after))) = (first, escape(tail)) {
-            bytes.push(byte);
-            rest = after;
-        } else {
-            bytes.push(first);
-            rest = tail;
-        }
-    }
-    String::from_utf8_lossy(&bytes).into_owned()
-}
-
-fn escape(tail: &[u8]) -> Option<(u8, &[u8])> {
-    let (digits, after) = tail.split_at_checked(2)?;
-    let digits = str::from_utf8(digits)
-        .ok()
-        .filter(|d| !d.starts_with('+'))?;
-    Some((u8::from_str_radix(digits, 16).ok()?, after))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn info(method: Method, uri: &str, upgrade: bool) -> RequestInfo {
-        let (path, query) = uri
-            .split_once('?')
-            .map_or((uri, None), |(p, q)| (p, Some(q)));
-        RequestInfo::parse(&method, path, query, upgrade)
-    }
-
-    #[test]
-    fn reads_verbs_and_resources() {
-        let cases = [
-            (Method::GET, "/api/v1/pods", "list", "pods", ""),
-            (Method::GET, "/api/v1/pods?watch=true", "watch", "pods", ""),
-            (Method::GET, "/api/v1/pods?watch=0", "list", "pods", ""),
-            (Method::GET, "/api/v1/watch/pods", "watch", "pods", ""),
-            (Method::GET, "/api/v1/namespaces/a", "get", "namespaces", ""),
-            (
-                Method::PUT,
-                "/api/v1/namespaces/a/status",
-                "update",
-                "namespaces",
-                "status",
-            ),
-            (
-                Method::GET,
-                "/apis/apps/v1/namespaces/a/deployments/d/scale",
-                "get",
-                "deployments",
-                "scale",
-            ),
-            (
-                Method::DELETE,
-                "/api/v1/namespaces/a/pods",
-                "deletecollection",
-                "pods",
-                "",
-            ),
-            (Method::PATCH, "/api/v1/nodes/n", "patch", "nodes", ""),
-            (Method::GET, "/version", "get", "", ""),
-            (Method::GET, "/api/v1/proxy/nodes/n", "proxy", "nodes", ""),
-        ];
-        for (method, uri, verb, resource, subresource) in cases {
-            let info = info(method, uri, false);
-            assert_eq!(
-                (info.verb(), info.resource(), info.subresource()),
-                (verb, resource, subresource),
-                "{uri}"
-            );
-        }
-    }
-
-    #[test]
-    fn rule_8_streams_are_create_in_every_spelling() {
-        for uri in [
-            "/api/v1/namespaces/a/pods/p/exec?command=sh",
-            "/api/v1/namespaces/a/pods/p/%65xec",
-            "//api/v1/namespaces/a/pods/p/attach/",
-            "/api/v1/namespaces/a/pods/p%2Fportforward",
-        ] {
-            assert_eq!(info(Method::GET, uri, false).verb(), "create", "{uri}");
-            assert!(info(Method::GET, uri, true).is_long_running(), "{uri}");
-        }
-        assert_eq!(
-            info(Method::GET, "/apis/x.io/v1/things/t/console", true).verb(),
-            "create"
-        );
-        assert_eq!(
-            info(Method::GET, "/api/v1/pods?watch=1", true).verb(),
-            "watch"
-        );
-    }
-
-    #[test]
-    fn terminals_are_urgent_and_copies_are_not() {
-        let pod = "/api/v1/namespaces/a/pods/p";
-        for (what, class) in [
-            (
-                "exec?command=sh&tty=true&stdin=true",
-                StreamClass::Interactive,
-            ),
-            ("attach?container=c&tty=1", StreamClass::Interactive),
-            ("exec?command=sh&tty=false", StreamClass::Default),
-            ("exec?command=sh&command=tar", StreamClass::Default),
-            ("exec?container=c&command=tar&command=cf", StreamClass::Bulk),
-            ("exec?command=%2Fbin%2Ftar", StreamClass::Bulk),
-            ("log?follow=true&tty=true", StreamClass::Default),
-            ("portforward", StreamClass::Default),
-        ] {
-            let info = info(Method::GET, &format!("{pod}/{what}"), true);
-            assert_eq!(info.class(), class, "{what}");
-        }
-    }
-
-    #[test]
-    fn broken_escapes_stay() {
-        assert_eq!(percent_decode("a%2"), "a%2");
-        assert_eq!(percent_decode("%zz%+1%41"), "%zz%+1A");
     }
 }

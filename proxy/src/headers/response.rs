@@ -1,0 +1,374 @@
+//! What of an answer's headers reaches the client (security rule 20).
+//!
+//! All clusters and all their workloads answer on one origin: the server's. So no header of theirs may speak for that origin,
+//! for the connection to it, or lead a client from it. Headers that are about one document pass.
+
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+
+use super::{
+    cookies,
+    redirect::{self, Place},
+    remove_where, strip_hop_by_hop,
+};
+use crate::{Refusal, call::Call};
+
+/// Which half of the proxy an answer passes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Hop<'a> {
+    /// The agent's: it comes from the API server, which is reached below `prefix` at `authority`.
+    Agent { prefix: &'a str, authority: &'a str },
+    /// The server's: it goes to a client that knows the cluster below this path.
+    Front { client: &'a str },
+}
+
+/// What is done with a header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    Drop,
+    /// A URL: rewritten below the same `…/proxy/`, and dropped elsewhere.
+    Url,
+    Refresh,
+    /// Rewritten below the same `…/proxy/`, and dropped elsewhere.
+    Cookie,
+}
+
+/// By exact name. Anything else passes, unless [`PREFIXES`] has it.
+const NAMES: [(&str, Fate); 44] = [
+    // Where to go. Of a redirect's own Location more is asked ([`clean`]); beside a 201 it is a link.
+    ("location", Fate::Url),
+    ("content-location", Fate::Url),
+    ("refresh", Fate::Refresh),
+    ("set-cookie", Fate::Cookie),
+    ("set-cookie2", Fate::Drop),
+    // A challenge makes browsers ask for a password, and clients send the one they have for this origin.
+    ("www-authenticate", Fate::Drop),
+    ("authentication-info", Fate::Drop),
+    ("authentication-control", Fate::Drop),
+    ("optional-www-authenticate", Fate::Drop),
+    // Sessions and logins of the origin.
+    ("set-login", Fate::Drop),
+    ("activate-storage-access", Fate::Drop),
+    // How the origin is reached, for months.
+    ("alt-svc", Fate::Drop),
+    ("strict-transport-security", Fate::Drop),
+    ("public-key-pins", Fate::Drop),
+    ("public-key-pins-report-only", Fate::Drop),
+    ("expect-ct", Fate::Drop),
+    // What browsers keep of the origin, and whom they tell about it.
+    ("clear-site-data", Fate::Drop),
+    ("report-to", Fate::Drop),
+    ("reporting-endpoints", Fate::Drop),
+    ("nel", Fate::Drop),
+    ("accept-ch", Fate::Drop),
+    ("accept-ch-lifetime", Fate::Drop),
+    ("critical-ch", Fate::Drop),
+    ("origin-agent-cluster", Fate::Drop),
+    ("observe-browsing-topics", Fate::Drop),
+    ("shared-storage-write", Fate::Drop),
+    // A service worker is for the directory of its script; this makes it one for the whole origin.
+    ("service-worker-allowed", Fate::Drop),
+    // A dictionary is for whatever of the origin its pattern matches.
+    ("use-as-dictionary", Fate::Drop),
+    // What browsers fetch unasked, with what they have for the origin.
+    ("link", Fate::Drop),
+    ("speculation-rules", Fate::Drop),
+    ("sourcemap", Fate::Drop),
+    ("x-sourcemap", Fate::Drop),
+    ("pingback", Fate::Drop),
+    ("x-pingback", Fate::Drop),
+    // Who else may look on.
+    ("timing-allow-origin", Fate::Drop),
+    // Orders to a proxy in front of this server: to answer with another resource, or to keep and share this one.
+    ("x-accel-redirect", Fate::Drop),
+    ("x-accel-expires", Fate::Drop),
+    ("x-sendfile", Fate::Drop),
+    ("x-lighttpd-send-file", Fate::Drop),
+    ("x-lighttpd-send-tempfile", Fate::Drop),
+    ("x-reproxy-url", Fate::Drop),
+    ("x-reproxy-file", Fate::Drop),
+    ("surrogate-control", Fate::Drop),
+    ("cdn-cache-control", Fate::Drop),
+];
+
+/// By prefix; all are dropped. Other origins read nothing of this one (CORS), whoever allows it; `proxy-` is about the hop that it
+/// came on; the others register something for the origin.
+const PREFIXES: [&str; 5] = [
+    "access-control-",
+    "attribution-reporting-",
+    "proxy-",
+    "sec-session-",
+    "secure-session-",
+];
+
+/// Cleans an answer's headers, or refuses the answer: a redirect is passed on only below the same `…/proxy/`.
+///
+/// # Errors
+/// [`Refusal::Redirected`].
+pub(crate) fn clean(
+    status: StatusCode,
+    headers: &mut HeaderMap,
+    call: &Call,
+    hop: Hop<'_>,
+) -> Result<(), Refusal> {
+    strip_hop_by_hop(headers);
+    let place = place(call, hop);
+    let redirects = status.is_redirection() && status != StatusCode::NOT_MODIFIED;
+    if redirects && url(headers, &header::LOCATION, place.as_ref()).is_none() {
+        tracing::warn!(%status, "a redirect is not passed on");
+        return Err(Refusal::Redirected);
+    }
+    let found = headers
+        .keys()
+        .filter_map(|name| Some((name.clone(), fate(name.as_str())?)));
+    let found: Vec<_> = found.collect();
+    for (name, fate) in found {
+        apply(headers, &name, fate, place.as_ref(), hop);
+    }
+    Ok(())
+}
+
+/// Cleans what follows a body. Where a client takes trailers for headers at all, these say where and of whom it was no better than
+/// those.
+pub(crate) fn clean_trailers(trailers: &mut HeaderMap) {
+    strip_hop_by_hop(trailers);
+    remove_where(trailers, |name| fate(name).is_some());
+}
+
+/// What is done with it, unless it passes.
+fn fate(name: &str) -> Option<Fate> {
+    if PREFIXES.iter().any(|prefix| name.starts_with(prefix)) {
+        return Some(Fate::Drop);
+    }
+    let mut names = NAMES.iter();
+    names
+        .find(|(found, _)| *found == name)
+        .map(|(_, fate)| *fate)
+}
+
+fn place<'a>(call: &'a Call, hop: Hop<'a>) -> Option<Place<'a>> {
+    let (upstream, authority, client) = match hop {
+        Hop::Agent { prefix, authority } => (prefix, Some(authority), ""),
+        Hop::Front { client } => ("", None, client),
+    };
+    Some(Place {
+        upstream,
+        authority,
+        client,
+        below: call.info().below()?,
+        path: call.target().path(),
+        query: call.target().query(),
+    })
+}
+
+fn apply(
+    headers: &mut HeaderMap,
+    name: &HeaderName,
+    fate: Fate,
+    place: Option<&Place<'_>>,
+    hop: Hop<'_>,
+) {
+    let values: Vec<HeaderValue> = match (fate, place) {
+        (Fate::Drop, _) | (_, None) => Vec::new(),
+        (Fate::Url, place) => url(headers, name, place).into_iter().collect(),
+        (Fate::Refresh, Some(place)) => {
+            let value = single(headers, name).and_then(|value| redirect::refresh(value, place));
+            header_value(value).into_iter().collect()
+        }
+        // The agent does not know the client's path.
+        (Fate::Cookie, Some(_)) if matches!(hop, Hop::Agent { .. }) => return,
+        (Fate::Cookie, Some(place)) => cookies::outbound(headers, place),
+    };
+    headers.remove(name);
+    for value in values {
+        headers.append(name, value);
+    }
+}
+
+fn url(headers: &HeaderMap, name: &HeaderName, place: Option<&Place<'_>>) -> Option<HeaderValue> {
+    header_value(place?.resolve(single(headers, name)?))
+}
+
+/// Of two, clients take one or the other.
+fn single<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<&'h str> {
+    let mut lines = headers.get_all(name).iter();
+    let (Some(line), None) = (lines.next(), lines.next()) else {
+        return None;
+    };
+    line.to_str().ok()
+}
+
+fn header_value(text: Option<String>) -> Option<HeaderValue> {
+    HeaderValue::from_maybe_shared(bytes::Bytes::from(text?)).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use http::{Method, Version};
+
+    use super::*;
+    use crate::call::Asked;
+
+    const PROXY: &str = "/api/v1/namespaces/a/services/s/proxy";
+    const CLIENT: &str = "/k8s/clusters/c/api/v1/namespaces/a/services/s/proxy";
+
+    fn call(path: &str) -> Call {
+        let asked = Asked::read(&Method::GET, Version::HTTP_11, &HeaderMap::new()).unwrap();
+        Call::read(&Method::GET, Some(&path.parse().unwrap()), asked).unwrap()
+    }
+
+    fn map(lines: &[(&str, &str)]) -> HeaderMap {
+        let lines = lines.iter().map(|(name, value)| {
+            let name = HeaderName::from_bytes(name.as_bytes()).unwrap();
+            (name, HeaderValue::from_bytes(value.as_bytes()).unwrap())
+        });
+        let mut headers = HeaderMap::new();
+        for (name, value) in lines {
+            headers.append(name, value);
+        }
+        headers
+    }
+
+    fn cleaned(
+        path: &str,
+        hop: Hop<'_>,
+        status: u16,
+        lines: &[(&str, &str)],
+    ) -> Result<HeaderMap, Refusal> {
+        let mut headers = map(lines);
+        let status = StatusCode::from_u16(status).unwrap();
+        clean(status, &mut headers, &call(path), hop).map(|()| headers)
+    }
+
+    fn hops() -> [Hop<'static>; 2] {
+        [
+            Hop::Agent {
+                prefix: "",
+                authority: "10.0.0.1:6443",
+            },
+            Hop::Front {
+                client: "/k8s/clusters/c",
+            },
+        ]
+    }
+
+    #[test]
+    fn rule_20_an_api_servers_redirect_is_refused_at_both_ends() {
+        let there = format!("{PROXY}/x");
+        for hop in hops() {
+            for status in [300, 301, 302, 303, 305, 306, 307, 308, 399] {
+                for location in ["https://evil.example/", "/version", &there, "x", ""] {
+                    let lines = [("location", location)];
+                    for path in [
+                        "/version",
+                        "/apis/x.io/v1/services/s/proxy/x",
+                        "/api/v1/pods",
+                    ] {
+                        let answer = cleaned(path, hop, status, &lines);
+                        assert_eq!(
+                            answer,
+                            Err(Refusal::Redirected),
+                            "{hop:?} {status} {location}"
+                        );
+                    }
+                }
+                assert_eq!(
+                    cleaned("/version", hop, status, &[]),
+                    Err(Refusal::Redirected)
+                );
+            }
+            let kept = cleaned("/version", hop, 304, &[("location", "/x"), ("etag", "1")]);
+            assert_eq!(kept, Ok(map(&[("etag", "1")])));
+        }
+    }
+
+    #[test]
+    fn rule_20_a_workloads_redirect_stays_below_its_proxy() {
+        let path = format!("{PROXY}/app/page");
+        let there = format!("{PROXY}/login?x=1");
+        let [agent, front] = hops();
+        for status in [301, 302, 303, 307, 308] {
+            let answer = cleaned(&path, agent, status, &[("location", &there)]);
+            assert_eq!(answer, Ok(map(&[("location", &there)])));
+            let answer = cleaned(&path, front, status, &[("location", &there)]);
+            let client = format!("{CLIENT}/login?x=1");
+            assert_eq!(answer, Ok(map(&[("location", &client)])));
+            for hop in hops() {
+                for lines in [
+                    &[][..],
+                    &[("location", "https://evil.example/")],
+                    &[("location", "/login")],
+                    &[("location", &there), ("location", &there)],
+                    &[("location", &there), ("location", "//evil.example")],
+                    &[("location", "\u{fc}")],
+                ] {
+                    let answer = cleaned(&path, hop, status, lines);
+                    assert_eq!(answer, Err(Refusal::Redirected), "{lines:?}");
+                }
+            }
+        }
+        // The API server's own, of a proxied path without its last slash.
+        let slash = format!("{PROXY}/");
+        let answer = cleaned(PROXY, front, 301, &[("location", &slash)]);
+        assert_eq!(answer, Ok(map(&[("location", &format!("{CLIENT}/"))])));
+    }
+
+    #[test]
+    fn rule_20_no_header_of_a_cluster_speaks_for_this_origin() {
+        let path = format!("{PROXY}/app/page");
+        let names = NAMES.iter().map(|(name, _)| *name);
+        let more = PREFIXES.map(|prefix| format!("{prefix}x"));
+        let names: Vec<&str> = names.chain(more.iter().map(String::as_str)).collect();
+        let mut lines: Vec<_> = names
+            .iter()
+            .map(|name| (*name, "https://evil.example"))
+            .collect();
+        lines.extend([
+            ("content-type", "text/html"),
+            ("x-frame-options", "DENY"),
+            ("etag", "1"),
+        ]);
+        let kept = map(&[
+            ("content-type", "text/html"),
+            ("x-frame-options", "DENY"),
+            ("etag", "1"),
+        ]);
+        for path in ["/version", &path] {
+            for hop in hops() {
+                for status in [200, 201, 304, 401, 407, 500] {
+                    let mut headers = cleaned(path, hop, status, &lines).unwrap();
+                    if path != "/version" && matches!(hop, Hop::Agent { .. }) {
+                        // For the server's half to rewrite.
+                        headers.remove(header::SET_COOKIE);
+                    }
+                    assert_eq!(headers, kept, "{path} {hop:?} {status}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn rule_20_links_of_a_workload_are_rewritten_or_gone() {
+        let [_, front] = hops();
+        let lines = [
+            ("location", "/api/v1/namespaces/a/services/s/proxy/made"),
+            ("content-location", "page.en"),
+            ("refresh", "3; url=next"),
+            ("set-cookie", "a=b; Path=/"),
+            ("set-cookie", "c=d; Path=/x; Domain=example"),
+        ];
+        let headers = cleaned(&format!("{PROXY}/app/page"), front, 201, &lines).unwrap();
+        let value = |rest: &str| format!("{CLIENT}{rest}");
+        let expected = map(&[
+            ("location", &value("/made")),
+            ("content-location", &value("/app/page.en")),
+            ("refresh", &format!("3; url={CLIENT}/app/next")),
+            ("set-cookie", &format!("a=b; Path={CLIENT}/")),
+            ("set-cookie", &format!("c=d; Path={CLIENT}/x")),
+        ]);
+        assert_eq!(headers, expected);
+        assert_eq!(
+            cleaned("/api/v1/pods", front, 201, &lines),
+            Ok(HeaderMap::new())
+        );
+    }
+}
