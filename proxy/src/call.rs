@@ -11,9 +11,9 @@ use crate::{
     upgrade::{UpgradeRequest, UpgradeRequestError},
 };
 
-/// What Kubernetes serves, proxied workloads included (`ProxyMethods` in pkg/registry/core/pod/rest/subresources.go). Whatever
-/// else a method means, it means it to something in between: CONNECT opens a tunnel, and TRACE shows headers, credentials
-/// among them, to whoever asks.
+/// The methods that Kubernetes serves, proxied workloads included (`proxyMethods` in
+/// pkg/registry/core/pod/rest/subresources.go). Any other could only mean something to a server in between: CONNECT opens a
+/// tunnel, and TRACE sends the request's headers back, the agent's credential among them.
 const METHODS: [Method; 7] = [
     Method::GET,
     Method::HEAD,
@@ -24,8 +24,8 @@ const METHODS: [Method; 7] = [
     Method::DELETE,
 ];
 
-/// One request, without its headers and its body. There is no other way to a forwarded request's method, target and
-/// upgrade than this value, and none into this value than its reading.
+/// One request, without its headers and its body. A forwarded request takes its method, its target and its upgrade from this
+/// value only, and only [`Call::read`] makes one.
 #[derive(Clone, Debug)]
 pub(crate) struct Call {
     method: Method,

@@ -154,7 +154,7 @@ fn head() -> impl Strategy<Value = (Method, String, HeaderMap, Version)> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(4096))]
 
-    /// A second parse, of what is written, by whoever gets it: the agent's half, and the API server behind it.
+    /// The agent's half and the API server parse what is written a second time.
     #[test]
     fn rule_26_what_was_decided_about_is_what_is_forwarded((method, path, lines, version) in head()) {
         let Ok(target) = path.parse::<PathAndQuery>() else {
@@ -199,7 +199,7 @@ proptest! {
         let cookies = forwarded.headers.get("cookie").map(|line| line.to_str().unwrap());
         prop_assert!(cookies.is_none_or(|line| call.info().below().is_some() && !line.contains("underpass")));
 
-        // Whoever cleans the path before reading it reads the same. (A name may have a backslash, which is one to Kubernetes.)
+        // A proxy that cleans the path first reads the same. (A name may have a backslash, which Kubernetes does not split at.)
         if !call.info().name().contains('\\') {
             let (path, query) = (cleaned(forwarded.uri.path()), forwarded.uri.query());
             let read = RequestInfo::parse(&method, &path, query, call.info().is_upgrade());

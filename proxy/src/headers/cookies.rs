@@ -80,7 +80,7 @@ fn pair_of(pair: &str) -> Option<(&str, &str)> {
     valid.then_some((name, value))
 }
 
-/// Could a workload have set it, and is it nobody else's?
+/// A name that a workload can have set, and that belongs neither to this server nor to a login in front of it.
 fn is_workloads(name: &str) -> bool {
     let name = name.to_ascii_lowercase();
     if HOST.iter().any(|prefix| name.starts_with(prefix)) {

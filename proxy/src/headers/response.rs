@@ -90,8 +90,8 @@ const NAMES: [(&str, Fate); 44] = [
     ("cdn-cache-control", Fate::Drop),
 ];
 
-/// By prefix; all are dropped. Other origins read nothing of this one (CORS), whoever allows it; `proxy-` is about the hop that it
-/// came on; the others register something for the origin.
+/// By prefix; all are dropped. A cluster cannot let other origins read this one (CORS); `proxy-` is about the previous hop; the
+/// others register something for the origin.
 const PREFIXES: [&str; 5] = [
     "access-control-",
     "attribution-reporting-",
@@ -127,8 +127,7 @@ pub(crate) fn clean(
     Ok(())
 }
 
-/// Cleans what follows a body. Where a client takes trailers for headers at all, these say where and of whom it was no better than
-/// those.
+/// Cleans what follows a body: a client that merges trailers into the headers gets none that a header could not be.
 pub(crate) fn clean_trailers(trailers: &mut HeaderMap) {
     strip_hop_by_hop(trailers);
     remove_where(trailers, |name| fate(name).is_some());

@@ -26,7 +26,7 @@ pub(crate) enum PathError {
 ///
 /// What kube-apiserver serves stays: one slash at the end; `%2F`, at which it splits like at any other slash; escapes of
 /// whatever else; a backslash in a name (`clusterrolebindings/DOMAIN%5Cuser`). Below an object's `…/proxy` a path is the
-/// workload's, empty and dot segments included, unless it leads out: whoever cleans it would come to another object.
+/// workload's, empty and dot segments included, unless it leads out: a proxy that cleans it would reach another object.
 pub(super) fn check(path: &str, info: &RequestInfo) -> Result<(), PathError> {
     if !path.starts_with('/') {
         return Err(PathError::NoPath);
