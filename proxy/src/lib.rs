@@ -19,6 +19,14 @@
 //! - What was decided about differs from what is forwarded.
 //! - A body is collected: every chunk passes when it comes, and an end that was an error stays an error.
 
+#[cfg(any(test, feature = "fuzzing"))]
+#[cfg_attr(feature = "fuzzing", doc(hidden))]
+#[allow(
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "it states expectations, as tests do"
+)]
+pub mod attack;
 pub mod audit;
 pub mod authenticate;
 pub mod direct;
