@@ -60,6 +60,12 @@ impl Strangers {
         })))
     }
 
+    /// Closes one connection of the source that holds most, where the system has no more files or memory for another one.
+    /// False: there is none.
+    pub fn make_room(&self) -> bool {
+        self.lock().make_room()
+    }
+
     /// What all of them hold, in bytes.
     pub fn bytes(&self) -> usize {
         self.lock().held()
