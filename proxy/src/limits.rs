@@ -127,12 +127,16 @@ pub const FRONT_WRITE_BUFFER: usize = 16 * 1024;
 /// socket, its task, and the state of TLS and HTTP, measured idle. All that is read from it comes on top.
 pub const STRANGER_BASE: usize = 64 * 1024;
 
+/// What each byte costs that is read from it: buffers grow by doubling, and five hundred heads of 1 MB took 1.7 times as much
+/// (`underpass-bench run --scenario flood`).
+pub const STRANGER_BYTE: usize = 2;
+
 /// What one line of a head costs beside its bytes, once it is decoded: a place in the header map. On HTTP/2 it may have
 /// come in a byte (RFC 7541, section 6.1).
 pub const STRANGER_HEADER_LINE: usize = 112;
 
 /// What all connections may hold together that nobody has authenticated on (*unauthenticated*), in bytes: ten thousand
-/// agents on WebSocket that come back at the same moment, [`STRANGER_BASE`] each; or six hundred heads of
+/// agents on WebSocket that come back at the same moment, [`STRANGER_BASE`] each; or three hundred heads of
 /// [`HEADER_BYTES`]. Half of it is for whoever asks. Beyond that, one source holds a quarter at the most: 2,560 connections
 /// that say nothing. Whoever is authenticated is not counted any longer.
 pub const STRANGERS: usize = 10_240 * STRANGER_BASE;
@@ -142,7 +146,7 @@ pub const STRANGERS: usize = 10_240 * STRANGER_BASE;
 /// authenticated: who asks for nothing but health, a hundred bytes at a time, connects again after tens of thousands of
 /// requests.
 pub const STRANGER_MOST: usize =
-    STRANGER_BASE + 3 * HTTP1_BUFFER_BYTES + FRONT_CONNECTION_WINDOW as usize;
+    STRANGER_BASE + STRANGER_BYTE * (2 * HTTP1_BUFFER_BYTES + FRONT_CONNECTION_WINDOW as usize);
 
 /// From "open a stream to this cluster" to the stream, the wait for a reconnecting agent included.
 /// kubectl users wait that long; programs retry on the 503.

@@ -16,12 +16,15 @@ pub(crate) const CONNECTIONS: usize = 32_768;
 /// once would only spin.
 pub(crate) const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// The same where a stranger's connection was closed for it: its task has let go of the file by then.
+pub(crate) const ROOM_PAUSE: Duration = Duration::from_millis(5);
+
 /// How long a gauge is shown after it was last set, which each request for metrics does: those of agents
 /// that are gone go.
 pub(crate) const METRICS_IDLE: Duration = Duration::from_secs(1);
 
-/// How often the log says that connections are refused for their number, or for want of a PROXY protocol header:
-/// whoever floods the server must not fill its disk as well.
+/// How often the log says that connections are refused for their number or for want of a PROXY protocol header, or cannot be
+/// accepted: whoever floods the server must not fill its disk as well.
 pub(crate) const SAME_NEWS: Duration = Duration::from_secs(1);
 
 /// Time to write what is left of the audit log when the server stops: a disk that takes longer is stuck.

@@ -19,6 +19,7 @@ use underpass_tunnel::{Acceptor, chain};
 
 use crate::hops::Hops;
 use crate::limits;
+use crate::occasional::Occasional;
 use crate::tunnel::Tunnel;
 
 /// How often another port is tried where the system chose one for TCP that is taken for UDP.
@@ -82,6 +83,7 @@ pub(crate) async fn serve_tcp(
     tls.alpn_protocols = Protocol::ALPN.map(<[u8]>::to_vec).to_vec();
     let tls = TlsAcceptor::from(Arc::new(tls));
     let door = Door::new(limits::CONNECTIONS, strangers);
+    let refused = Occasional::default();
     loop {
         let accepted = tokio::select! {
             accepted = door.next(&listener) => accepted,
@@ -99,8 +101,15 @@ pub(crate) async fn serve_tcp(
             }
             Err(error) if is_of_the_connection(&error) => {}
             Err(error) => {
-                tracing::error!("cannot accept: {error}");
-                tokio::time::sleep(limits::ACCEPT_PAUSE).await;
+                if refused.is_news() {
+                    tracing::error!("cannot accept: {error}");
+                }
+                let pause = if door.strangers.make_room() {
+                    limits::ROOM_PAUSE
+                } else {
+                    limits::ACCEPT_PAUSE
+                };
+                tokio::time::sleep(pause).await;
             }
         }
     }

@@ -11,8 +11,8 @@ use tokio::net::TcpListener;
 use underpass_proxy::{
     Method,
     authenticate::{
-        Bind, Chain, GroupMembership, GroupSearch, Ldap, LdapConfig, Password, Rejection,
-        RemoteOptions, Roots, Step, UserSearch,
+        AuthenticateError, Bind, Chain, GroupMembership, GroupSearch, Ldap, LdapConfig, Password,
+        Rejection, RemoteOptions, Roots, Step, UserSearch,
     },
     limits,
 };
@@ -217,6 +217,43 @@ async fn wrong_passwords_and_wrong_names_look_the_same() {
     // Two entries fit: neither is meant.
     let refused = rejection(basic(&ldap, "twin@example.org", "twin-secret").await);
     assert_eq!(refused, Rejection::Ambiguous);
+}
+
+#[tokio::test]
+async fn rule_23_strangers_reach_no_lockout_threshold_of_the_directory() {
+    let directory = Directory::start().await;
+    let ldap = ldap(config(&directory));
+    let binds = |user: &str| {
+        let bind = format!("BIND dn=\"uid={user},ou=people,dc=example,dc=org\" method=128");
+        directory.log().matches(&bind).count()
+    };
+    let mut waits = 0;
+    for guess in 0..10 {
+        // By whichever of her names.
+        for typed in ["alice", "ALICE", "alice@example.org"] {
+            match basic(&ldap, typed, &format!("guess-{guess}")).await {
+                Err(AuthenticateError::Rejected(Rejection::WrongPassword)) => {}
+                Err(AuthenticateError::Wait(wait)) => {
+                    assert!(wait <= limits::LDAP_WRONG_BINDS_TIME);
+                    waits += 1;
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+    let most = limits::LDAP_WRONG_BINDS_OF_STRANGERS as usize;
+    assert_eq!((binds("alice"), waits), (most, 30 - most));
+    // A name that is nobody's has to wait as well, and nobody else has to.
+    for guess in 0..most {
+        let refused = rejection(basic(&ldap, "nobody", &format!("guess-{guess}")).await);
+        assert_eq!(refused, Rejection::WrongPassword);
+    }
+    let refused = basic(&ldap, "nobody", "one more").await;
+    assert!(
+        matches!(refused, Err(AuthenticateError::Wait(_))),
+        "{refused:?}"
+    );
+    identity(basic(&ldap, "bob", "bob-secret").await);
 }
 
 #[tokio::test]

@@ -24,10 +24,10 @@ use crate::{
 const MIB: usize = 1024 * 1024;
 
 const BOUNDS: StrangerBounds = StrangerBounds {
-    bytes: 8 * MIB,
-    unshared: 4 * MIB,
-    per_source: 2 * MIB,
-    per_connection: 2 * MIB,
+    bytes: 16 * MIB,
+    unshared: 8 * MIB,
+    per_source: 4 * MIB,
+    per_connection: 4 * MIB,
 };
 
 const HONEST: [u8; 4] = [127, 0, 0, 1];

@@ -43,7 +43,7 @@ pub(crate) struct Choice {
 pub(crate) struct Options {
     #[command(flatten)]
     pub(crate) choice: Choice,
-    /// Scenarios; all of them without, in a short run all but kube and neighbour
+    /// Scenarios; all of them without, in a short run all but kube, neighbour and flood
     #[arg(long, value_delimiter = ',', value_enum)]
     pub(crate) scenario: Vec<Scenario>,
     /// Only see that it runs: some seconds, figures that mean nothing, and without peers unless --only

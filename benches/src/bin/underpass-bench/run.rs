@@ -98,7 +98,11 @@ fn scenarios(options: &Options) -> Vec<Scenario> {
     let all = Scenario::value_variants().iter().copied();
     // Kubernetes and the product's programs take minutes to build.
     all.filter(|&scenario| {
-        !options.short || !matches!(scenario, Scenario::Kube | Scenario::Neighbour)
+        !options.short
+            || !matches!(
+                scenario,
+                Scenario::Kube | Scenario::Neighbour | Scenario::Flood
+            )
     })
     .collect()
 }

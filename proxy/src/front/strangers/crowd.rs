@@ -46,6 +46,8 @@ enum Why {
     Budget,
     /// It holds too much itself.
     Most,
+    /// The system has nothing left, and its source holds the most.
+    System,
 }
 
 #[derive(Debug)]
@@ -141,6 +143,18 @@ impl Crowd {
         }
     }
 
+    /// One of the largest source's has to go. False: there is nobody.
+    pub(super) fn make_room(&mut self) -> bool {
+        let largest = self.by_held.last();
+        let source = largest.and_then(|(_, largest)| self.sources.get(largest));
+        let first = source.and_then(|source| source.members.first());
+        let Some((_, id)) = first.copied() else {
+            return false;
+        };
+        self.close(id, Why::System);
+        true
+    }
+
     /// Somebody goes, or is no stranger any more.
     pub(super) fn leave(&mut self, id: Id) {
         self.remove(id);
@@ -195,6 +209,7 @@ impl Crowd {
             Why::Share => "share",
             Why::Budget => "budget",
             Why::Most => "connection",
+            Why::System => "system",
         };
         metrics::counter!("underpass_unauthenticated_closed_total", "bound" => why).increment(1);
     }
@@ -354,6 +369,18 @@ mod tests {
         assert!(!crowd.charge(guest.0, 1));
         assert!(!guest.is_in());
         assert_eq!(crowd.held(), 0);
+    }
+
+    #[test]
+    fn rule_23_where_the_system_has_nothing_left_the_largest_source_pays() {
+        let mut crowd = crowd(16);
+        let other = Guest::new(&mut crowd, 2);
+        let flood = guests(&mut crowd, 1, 3);
+        assert!(crowd.make_room() && crowd.make_room());
+        assert!(other.is_in());
+        assert_eq!(inside(&flood), [2]);
+        assert!(crowd.make_room() && crowd.make_room() && !crowd.make_room());
+        crowd.check();
     }
 
     #[test]

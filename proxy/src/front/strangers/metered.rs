@@ -9,6 +9,7 @@ use std::{
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::Standing;
+use crate::limits;
 
 /// An accepted connection, below its TLS.
 #[derive(Debug)]
@@ -33,7 +34,8 @@ impl<I: AsyncRead + Unpin> AsyncRead for Metered<I> {
         let before = buf.filled().len();
         ready!(Pin::new(&mut self.io).poll_read(cx, buf))?;
         let read = buf.filled().len().saturating_sub(before);
-        Poll::Ready(if self.standing.charge(read) {
+        let cost = read.saturating_mul(limits::STRANGER_BYTE);
+        Poll::Ready(if self.standing.charge(cost) {
             Ok(())
         } else {
             Err(io::Error::other(

@@ -4,7 +4,7 @@
 //! arriving, bodies that the client sends ahead. [`Strangers`] counts all of it, over all connections and by source:
 //!
 //! - The listener enters each connection when it accepts it, and wraps its socket in [`Metered`]: a stranger is charged
-//!   [`limits::STRANGER_BASE`], and each byte that is read from it.
+//!   [`limits::STRANGER_BASE`], and [`limits::STRANGER_BYTE`] for each byte that is read from it.
 //! - The front charges a request's decoded head while its credential is checked: HPACK makes large heads of few bytes.
 //! - Whoever is authenticated leaves the crowd for good ([`Standing::authenticated`]), and what was charged is free.
 //!
@@ -58,6 +58,12 @@ impl Strangers {
             known: AtomicBool::new(false),
             closed,
         })))
+    }
+
+    /// Closes one connection of the source that holds most, where the system has no more files or memory for another one.
+    /// False: there is none.
+    pub fn make_room(&self) -> bool {
+        self.lock().make_room()
     }
 
     /// What all of them hold, in bytes.

@@ -1,6 +1,7 @@
 //! What is measured.
 
 mod bulk;
+mod flood;
 mod idle;
 mod interactive;
 mod kube;
@@ -38,6 +39,8 @@ pub(crate) enum Scenario {
     Neighbour,
     /// A cut connection: when bytes flow again
     Recovery,
+    /// Logins and calls of honest users, and the server's memory, beside one attacker
+    Flood,
 }
 
 /// What a scenario works with.
@@ -72,6 +75,7 @@ impl Scenario {
             Self::Kube => kube::run(bench).await,
             Self::Neighbour => kube::neighbour::run(bench).await,
             Self::Recovery => recovery::run(bench).await,
+            Self::Flood => flood::run(bench).await,
         }
     }
 }
