@@ -33,6 +33,7 @@ pub mod seal;
 pub mod upstream;
 
 mod access_review;
+mod authority;
 mod bell;
 mod body;
 mod cluster;
@@ -58,6 +59,7 @@ mod upgrade;
 
 pub use self::{
     access_review::{ACCESS_REVIEWER, AccessReviews, Impersonated},
+    authority::{Authority, AuthorityError, Provider},
     body::{Body, BoxError, boxed, empty, full},
     cluster::{ClusterName, ClusterNameError},
     identity::{Identity, IdentityError},

@@ -1,5 +1,7 @@
 //! The directory as its users see it, over a store in memory.
 
+mod names;
+
 use std::collections::BTreeSet;
 
 use http::Method;
@@ -23,7 +25,7 @@ fn name(name: &str) -> Name {
 }
 
 fn alice() -> Subject {
-    Subject::User(name("alice"))
+    Subject::user(name("alice"))
 }
 
 fn labelled(draft: &Draft, pairs: &[(&str, &str)]) -> Cluster {
@@ -95,6 +97,14 @@ async fn ask(
 ) -> Result<Revocation, AuthorizeError> {
     let groups = groups.iter().map(|&group| group.to_owned()).collect();
     let identity = Identity::new(user.to_owned(), None, groups, Default::default()).unwrap();
+    let identity = identity.vouched_for(crate::Provenance {
+        method: crate::Method::Token,
+        authenticator: "tokens".into(),
+        expires_at: None,
+        scope: Scope::default(),
+        token: None,
+        authority: crate::Authority::Directory,
+    });
     let request = RequestInfo::parse(&Method::GET, path, None, false);
     let at = cluster(at);
     directory
@@ -140,7 +150,7 @@ async fn groups_and_labels_choose() {
         .change(|draft| {
             let binding = Binding {
                 created: draft.now(),
-                subjects: BTreeSet::from([Subject::Group(name("cn=ops,ou=groups"))]),
+                subjects: BTreeSet::from([Subject::group(name("cn=ops,ou=groups"))]),
                 clusters: Selector {
                     labels: labelled(draft, &[("env", "prod")]).labels,
                     ..Selector::default()
@@ -536,15 +546,19 @@ async fn rule_12_what_another_replica_takes_back_ends_here() {
 async fn only_admins_of_all_clusters_are_administrators() {
     let directory = world().await;
     grant(&directory, alice(), &["prod", "dev"], Role::Admin).await;
-    assert!(!directory.snapshot().is_administrator("alice", &[]));
-    let ops = Subject::Group(name("ops"));
+    assert!(
+        !directory
+            .snapshot()
+            .is_administrator(Named::by_directory("alice", &[]))
+    );
+    let ops = Subject::group(name("ops"));
     directory
         .change(|draft| draft.grant(&ops, &[], true, Role::Admin))
         .await
         .unwrap();
     let snapshot = directory.snapshot();
-    assert!(snapshot.is_administrator("bob", &["ops".to_owned()]));
-    assert!(!snapshot.is_administrator("ops", &[]));
+    assert!(snapshot.is_administrator(Named::by_directory("bob", &["ops".to_owned()])));
+    assert!(!snapshot.is_administrator(Named::by_directory("ops", &[])));
 }
 
 #[tokio::test]

@@ -49,6 +49,7 @@ impl Elsewhere {
             { "name": "certificates", "clientCertificates": {
                 "certificateAuthorityFiles": ["cluster-ca.pem"],
                 "usernamePrefix": "cert:",
+                "groupsPrefix": "",
             } },
         ] })
     }
@@ -97,8 +98,9 @@ impl Elsewhere {
     }
 
     fn let_in(&self, user: &str) {
-        let add = ["user", "add", user, "--cluster", CLUSTER_NAME];
-        self.deployment.administer(&add).unwrap();
+        let set = ["binding", "set", user, "--role", "operate", "--user", user];
+        let set = [&set[..], &["--cluster", CLUSTER_NAME]].concat();
+        self.deployment.administer(&set).unwrap();
     }
 }
 
