@@ -262,6 +262,7 @@ mod tests {
             expires_at: None,
             scope: crate::Scope::default(),
             token: None,
+            authority: crate::Authority::default(),
         });
         assert_eq!(vouched.encode().unwrap(), alice().encode().unwrap());
         let decoded = Identity::decode(&vouched.encode().unwrap()).unwrap();

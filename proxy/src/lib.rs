@@ -42,6 +42,7 @@ pub mod seal;
 pub mod upstream;
 
 mod access_review;
+mod authority;
 mod bell;
 mod body;
 mod call;
@@ -69,6 +70,7 @@ mod upgrade;
 
 pub use self::{
     access_review::{ACCESS_REVIEWER, AccessReviews, Impersonated},
+    authority::{Authority, AuthorityError, Provider},
     body::{Body, BoxError, boxed, empty, full},
     cluster::{ClusterName, ClusterNameError},
     identity::{Identity, IdentityError},

@@ -63,14 +63,33 @@ pub const OBJECTS: usize = 100_000;
 /// is renewed each ten minutes has fewer within [`EXPIRED_TOKEN_KEPT`] and its own life.
 pub const TOKEN_GENERATIONS: usize = 256;
 
-/// Tokens of one user that count: a login a minute for a day. Nobody fills the directory alone.
-pub const TOKENS_PER_USER: usize = 2_000;
+/// Tokens of one user of the directory beside those of logins: one for each machine and pipeline of theirs. Nobody fills
+/// the directory alone, and users are made by administrators.
+pub const TOKENS_PER_USER: usize = 500;
+
+/// Tokens of logins, of everybody: half of the tokens that there may be, so that the other half is for those that people
+/// keep. Beyond it the authenticator that has most gives the oldest of its greediest identity up.
+pub const LOGINS: usize = OBJECTS / 2;
+
+/// Tokens of logins of one identity, those included that have expired and are still shown; the oldest gives its place to
+/// the next. Programs that log in for each of their jobs do so some hundred times while jobs last.
+pub const LOGINS_PER_IDENTITY: usize = 200;
 
 /// Users in one group of the directory.
 pub const GROUP_MEMBERS: usize = 10_000;
 
 /// Subjects, or clusters by name, of one binding: more are better chosen by group and by label.
 pub const BINDING_NAMES: usize = 4096;
+
+/// Authenticators that a user or a group of the directory is linked to: more than any installation has.
+pub const LINKS: usize = 64;
+
+/// How often the log says that a group of an authenticator counts for nothing, since the directory has one of that name.
+pub const GROUP_NEWS: Duration = Duration::from_secs(60 * 60);
+
+/// Authenticators and groups of which the log has said it lately. The names are an identity provider's: beyond it the log
+/// says nothing until [`GROUP_NEWS`] is over.
+pub const GROUP_NEWS_KEPT: usize = 1024;
 
 /// How often it is written down when tokens were last used (rancher#49017: a write for each request hurts the store).
 pub const TOKEN_USE_INTERVAL: Duration = Duration::from_secs(60);

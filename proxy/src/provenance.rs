@@ -2,10 +2,10 @@
 
 use std::{fmt, sync::Arc, time::SystemTime};
 
-use crate::Scope;
+use crate::{Authority, Scope};
 
 /// The kind of proof that a caller gave.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum Method {
     /// A bearer token of Underpass's own.
@@ -66,6 +66,7 @@ pub struct Provenance {
     pub(crate) expires_at: Option<SystemTime>,
     pub(crate) scope: Scope,
     pub(crate) token: Option<Arc<str>>,
+    pub(crate) authority: Authority,
 }
 
 impl Provenance {
@@ -77,6 +78,11 @@ impl Provenance {
     /// The authenticator's name in the configuration.
     pub fn authenticator(&self) -> &str {
         &self.authenticator
+    }
+
+    /// Who gave the names. A token of our own that a login gave bears those of whoever vouched for the login.
+    pub fn authority(&self) -> &Authority {
+        &self.authority
     }
 
     /// From when on the proof is worth nothing; `None` where it says nothing of its end.

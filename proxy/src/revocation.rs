@@ -5,6 +5,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use futures_util::{StreamExt, stream::FuturesUnordered};
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -16,10 +17,10 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 /// made it said how long it counts.
 #[derive(Clone, Debug, Default)]
 pub struct Revocation {
-    decision: Option<CancellationToken>,
+    decisions: Vec<CancellationToken>,
     deadline: Option<Instant>,
     /// Tells whoever made the decision when nothing rests on it any longer.
-    _rest: Option<Arc<DropGuard>>,
+    rests: Vec<Arc<DropGuard>>,
 }
 
 /// Timers do not reach further.
@@ -34,7 +35,7 @@ impl Revocation {
     /// A decision that ends when `token` is cancelled.
     pub fn when(token: CancellationToken) -> Self {
         Self {
-            decision: Some(token),
+            decisions: vec![token],
             ..Self::default()
         }
     }
@@ -52,11 +53,21 @@ impl Revocation {
     /// The same decision. The last reference to `rest` is gone when nothing rests on the decision any longer: for whoever
     /// has to ask again from time to time, or to remember what may be taken back.
     #[must_use]
-    pub(crate) fn until_unused(self, rest: Arc<DropGuard>) -> Self {
-        Self {
-            _rest: Some(rest),
-            ..self
-        }
+    pub(crate) fn until_unused(mut self, rest: Arc<DropGuard>) -> Self {
+        self.rests.push(rest);
+        self
+    }
+
+    /// Both decisions: it ends as soon as one of them does.
+    #[must_use]
+    pub(crate) fn and(mut self, other: Self) -> Self {
+        self.decisions.extend(other.decisions);
+        self.rests.extend(other.rests);
+        self.deadline = match (self.deadline, other.deadline) {
+            (Some(one), Some(two)) => Some(one.min(two)),
+            (one, two) => one.or(two),
+        };
+        self
     }
 
     /// Waits until the decision is taken back.
@@ -65,9 +76,11 @@ impl Revocation {
     /// May be dropped and called again.
     pub async fn revoked(self) {
         let taken_back = async {
-            match &self.decision {
-                Some(token) => token.cancelled().await,
-                None => std::future::pending().await,
+            let decisions = self.decisions.iter();
+            let mut ends: FuturesUnordered<_> =
+                decisions.map(CancellationToken::cancelled).collect();
+            if ends.next().await.is_none() {
+                std::future::pending().await
             }
         };
         match self.deadline {
@@ -81,10 +94,8 @@ impl Revocation {
 
     /// Has it been taken back already?
     pub fn is_revoked(&self) -> bool {
-        let taken_back = self
-            .decision
-            .as_ref()
-            .is_some_and(CancellationToken::is_cancelled);
+        let mut decisions = self.decisions.iter();
+        let taken_back = decisions.any(CancellationToken::is_cancelled);
         let now = Instant::now();
         taken_back || self.deadline.is_some_and(|deadline| deadline <= now)
     }
@@ -103,6 +114,19 @@ mod tests {
         decision.clone().revoked().await;
         assert!(start.elapsed() <= Duration::from_secs(61));
         assert!(decision.is_revoked());
+    }
+
+    #[tokio::test]
+    async fn rule_12_two_decisions_end_with_either() {
+        for position in 0..2 {
+            let tokens = [(); 2].map(|()| CancellationToken::new());
+            let [one, two] = tokens.clone().map(Revocation::when);
+            let both = one.and(two);
+            assert!(!both.is_revoked());
+            tokens[position].cancel();
+            assert!(both.is_revoked());
+            both.revoked().await;
+        }
     }
 
     #[tokio::test(start_paused = true)]

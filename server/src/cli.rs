@@ -7,8 +7,8 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::ParseError;
-use underpass_proxy::ClusterName;
 use underpass_proxy::directory::{Name, Role};
+use underpass_proxy::{Authority, ClusterName};
 use underpass_tunnel::transport::quic::{Congestion, Offload, QuicConfig, QuicConfigError};
 
 use crate::client::Elsewhere;
@@ -326,6 +326,9 @@ pub(crate) enum Group {
         /// User in it; repeat for more
         #[arg(long = "member", value_name = "USER")]
         members: Vec<Name>,
+        /// Authenticator whose group of this name is this group, as KIND/NAME, such as ldap/corp; repeat for more
+        #[arg(long = "link", value_name = "AUTHORITY")]
+        links: Vec<Authority>,
     },
     /// Show the groups
     List,
@@ -362,6 +365,10 @@ pub(crate) struct NewBinding {
     /// Group, of the directory or of an identity provider; repeat for more
     #[arg(long = "group", value_name = "GROUP")]
     pub(crate) groups: Vec<Name>,
+    /// Who has to give these names: `directory`, or an authenticator as KIND/NAME, such as ldap/corp; without it whoever
+    /// does, except that no authenticator gives names of the directory that are not linked to it
+    #[arg(long)]
+    pub(crate) authority: Option<Authority>,
     /// Cluster; repeat for more
     #[arg(long = "cluster", value_name = "CLUSTER")]
     pub(crate) clusters: Vec<ClusterName>,
@@ -381,6 +388,17 @@ pub(crate) enum User {
         name: Name,
         #[command(flatten)]
         rights: Rights,
+        /// Authenticator whose user of this name is this user, as KIND/NAME, such as ldap/corp; repeat for more
+        #[arg(long = "link", value_name = "AUTHORITY")]
+        links: Vec<Authority>,
+    },
+    /// Say which authenticators give this user's name; whoever bears it at another one is refused
+    Link {
+        /// As `user list` shows it
+        name: Name,
+        /// Each of them, as KIND/NAME, such as ldap/corp or certificate/admins; none takes every link away
+        #[arg(value_name = "AUTHORITY")]
+        authorities: Vec<Authority>,
     },
     /// Show the users
     List,

@@ -206,14 +206,14 @@ fn fill(draft: &mut Draft) -> Result<(), underpass_proxy::directory::ChangeError
         draft.put(user, User::new(draft.now()), Expect::Absent)?;
         let Ok(name) = Name::new(user) else { continue };
         let clusters = if all { &[][..] } else { &edge };
-        draft.grant(&Subject::User(name), clusters, all, role)?;
+        draft.grant(&Subject::user(name), clusters, all, role)?;
     }
     for (name, member) in [("ops", "viewer")] {
         let (Ok(name), Ok(member)) = (Name::new(name), Name::new(member)) else {
             continue;
         };
         draft.join(&name, &[member])?;
-        draft.grant(&Subject::Group(name), &[], true, Role::View)?;
+        draft.grant(&Subject::group(name), &[], true, Role::View)?;
     }
     Ok(())
 }

@@ -62,3 +62,15 @@ pub(crate) const FIRST_TOKEN: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 /// What an authenticator may take, unless the authentication file says otherwise: a little more than one question to
 /// a provider.
 pub(crate) const AUTHENTICATION: Duration = Duration::from_secs(12);
+
+/// Bindings that name a cluster, before its own administrators may add no more: one for each of a thousand people, who are
+/// better named by their groups. Administrators of everything may go on.
+pub(crate) const BINDINGS_PER_CLUSTER: usize = 1000;
+
+/// Users and groups whom bindings that name a cluster name altogether, before its own administrators may add no more. A
+/// name has up to 512 bytes: 5 MB.
+pub(crate) const SUBJECTS_PER_CLUSTER: usize = 10_000;
+
+/// Bindings, before administrators of some clusters may add no more: half of what the directory takes, so that no number of
+/// clusters keeps its administrators from letting somebody in.
+pub(crate) const BINDINGS_OF_CLUSTERS: usize = underpass_proxy::limits::OBJECTS / 2;

@@ -229,7 +229,7 @@ mod tests {
     use tokio::net::TcpSocket;
     use tokio_rustls::TlsConnector;
     use underpass_proxy::audit::Trail;
-    use underpass_proxy::authenticate::Chain;
+    use underpass_proxy::authenticate::{Chain, Unowned};
     use underpass_proxy::directory::{Directory, MemoryStore};
     use underpass_proxy::front::{
         Budgets, Clusters, ConnectError, FrontConfig, Nobody, NotFound, Open, StrangerBounds,
@@ -289,7 +289,7 @@ mod tests {
         let key = made.signing_key.serialize_der().try_into().unwrap();
         let tls = underpass_tunnel::tls::server(vec![made.cert.der().clone()], key).unwrap();
         let front = Front::new(FrontConfig {
-            authenticator: Arc::new(Chain::new(vec![])),
+            authenticator: Arc::new(Chain::new(vec![], Arc::new(Unowned))),
             authorizer: Directory::open(Arc::new(MemoryStore::default()))
                 .await
                 .unwrap(),

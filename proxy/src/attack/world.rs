@@ -221,7 +221,7 @@ impl World {
         let authenticator = TokenAuthenticator::new("tokens", Arc::clone(&directory) as _);
         let step = Step::new("tokens", Arc::new(authenticator), LONG);
         let front = Front::new(FrontConfig {
-            authenticator: Arc::new(Chain::new(vec![step])),
+            authenticator: Arc::new(Chain::new(vec![step], Arc::clone(&directory) as _)),
             authorizer: Arc::new(Noted(directory, Arc::clone(&log))),
             acting_as: Arc::new(Nobody),
             clusters: Arc::new(Recorder(Arc::clone(&log))),
@@ -297,7 +297,7 @@ fn fill(draft: &mut Draft, tokens: &[Option<Token>]) -> Result<(), crate::direct
         draft.put(user, User::new(draft.now()), Expect::Absent)?;
         let (name, cluster) = (Name::new(user), ClusterName::new(CLUSTER));
         if let (Ok(name), Ok(cluster)) = (name, cluster) {
-            draft.grant(&Subject::User(name), &[cluster], false, role)?;
+            draft.grant(&Subject::user(name), &[cluster], false, role)?;
         }
     }
     for (number, (sender, token)) in Sender::ALL.iter().zip(tokens).enumerate() {

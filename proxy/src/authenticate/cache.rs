@@ -23,7 +23,7 @@ pub(super) struct Digest([u8; 32]);
 /// How a check ended.
 #[derive(Clone, Debug)]
 pub(super) enum Outcome {
-    Vouched(Authenticated),
+    Vouched(Box<Authenticated>),
     Rejected(Rejection),
     Unavailable(Shared),
     Wait(Duration),
@@ -32,7 +32,7 @@ pub(super) enum Outcome {
 impl Outcome {
     pub(super) fn into_result(self) -> Result<Authenticated, AuthenticateError> {
         match self {
-            Self::Vouched(authenticated) => Ok(authenticated),
+            Self::Vouched(authenticated) => Ok(*authenticated),
             Self::Rejected(rejection) => Err(AuthenticateError::Rejected(rejection)),
             Self::Unavailable(error) => Err(AuthenticateError::Unavailable(Box::new(error))),
             Self::Wait(wait) => Err(AuthenticateError::Wait(wait)),
@@ -139,7 +139,7 @@ impl Cache {
         if let Some(good) = state.good.get(&digest)
             && now < good.until
         {
-            return Asked::Known(Outcome::Vouched(good.authenticated.clone()));
+            return Asked::Known(Outcome::Vouched(Box::new(good.authenticated.clone())));
         }
         if let Some((rejection, until)) = state.bad.get(&digest)
             && now < *until
@@ -201,6 +201,7 @@ impl Cache {
                 };
                 let authenticated = Authenticated {
                     identity,
+                    claimed: None,
                     revocation: Revocation::when(decision.clone()),
                 };
                 let good = Good {
@@ -209,7 +210,7 @@ impl Cache {
                     decision,
                 };
                 state.good.put(digest, good);
-                Outcome::Vouched(authenticated)
+                Outcome::Vouched(Box::new(authenticated))
             }
         }
     }

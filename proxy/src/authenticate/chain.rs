@@ -10,7 +10,8 @@ use arc_swap::ArcSwap;
 use async_trait::async_trait;
 
 use super::{
-    AuthenticateError, Authenticated, Authenticator, Caller, Password, Rejection, error::TooSlow,
+    AuthenticateError, Authenticated, Authenticator, Caller, Names, Password, Rejection,
+    error::TooSlow,
 };
 use crate::{Method, Provenance};
 
@@ -37,7 +38,11 @@ impl Step {
         }
     }
 
-    async fn ask(&self, caller: &Caller<'_>) -> Result<Option<Authenticated>, AuthenticateError> {
+    async fn ask(
+        &self,
+        caller: &Caller<'_>,
+        names: &dyn Names,
+    ) -> Result<Option<Authenticated>, AuthenticateError> {
         let asking = self.authenticator.authenticate(caller);
         let answered = tokio::time::timeout(self.limit, asking)
             .await
@@ -45,6 +50,10 @@ impl Step {
         let answered = answered.and_then(|found| found.map(unexpired).transpose());
         let answered = answered.and_then(|found| match found {
             Some(found) => own_origin(found, caller).map(Some),
+            None => Ok(None),
+        });
+        let answered = answered.and_then(|found| match found {
+            Some(found) => Ok(Some(names.admit(found)?)),
             None => Ok(None),
         });
         let outcome = match &answered {
@@ -96,12 +105,18 @@ fn own_origin(
 /// Several authenticators. The first that knows the credential's kind decides alone: a token that looks like
 /// ours and is wrong is never handed to the next one.
 #[allow(missing_debug_implementations, reason = "trait objects")]
-pub struct Chain(ArcSwap<Vec<Step>>);
+pub struct Chain {
+    steps: ArcSwap<Vec<Step>>,
+    names: Arc<dyn Names>,
+}
 
 impl Chain {
-    /// Asks `steps` from first to last.
-    pub fn new(steps: Vec<Step>) -> Self {
-        Self(ArcSwap::from_pointee(steps))
+    /// Asks `steps` from first to last, and `names` about whomever one of them vouches for.
+    pub fn new(steps: Vec<Step>, names: Arc<dyn Names>) -> Self {
+        Self {
+            steps: ArcSwap::from_pointee(steps),
+            names,
+        }
     }
 
     /// What a name and a password are worth, for a login: the same authenticators decide, in the same order and with the
@@ -122,7 +137,7 @@ impl Chain {
 
     /// Asks others from now on. Whoever is being asked goes on.
     pub fn replace(&self, steps: Vec<Step>) {
-        self.0.store(Arc::new(steps));
+        self.steps.store(Arc::new(steps));
     }
 }
 
@@ -132,9 +147,9 @@ impl Authenticator for Chain {
         &self,
         caller: &Caller<'_>,
     ) -> Result<Option<Authenticated>, AuthenticateError> {
-        let steps = self.0.load_full();
+        let steps = self.steps.load_full();
         for step in &*steps {
-            if let Some(authenticated) = step.ask(caller).await? {
+            if let Some(authenticated) = step.ask(caller, &*self.names).await? {
                 return Ok(Some(authenticated));
             }
         }
@@ -150,7 +165,7 @@ mod tests {
     use super::*;
     use crate::{
         authenticate::{
-            Source,
+            Source, Unowned,
             source::{Assertion, Reserved},
         },
         front::{ConnectionInfo, Protocol},
@@ -188,7 +203,7 @@ mod tests {
     }
 
     fn chain(names: &[&'static str]) -> Chain {
-        Chain::new(steps(names))
+        Chain::new(steps(names), Arc::new(Unowned))
     }
 
     fn steps(names: &[&'static str]) -> Vec<Step> {

@@ -2,7 +2,7 @@
 
 use std::{error::Error, fmt, sync::Arc, time::Duration};
 
-use crate::BoxError;
+use crate::{Authority, BoxError};
 
 /// Why nobody vouches for a caller.
 #[derive(Debug, thiserror::Error)]
@@ -96,6 +96,31 @@ pub enum Rejection {
     /// The name, or a group, is one that this authenticator may not give.
     #[error("it would give the reserved name {0:?}")]
     Reserved(String),
+    /// A user of the directory bears the name, and the directory does not say that they are one (security rule 22).
+    #[error(
+        "its name {name:?} is that of a user of the directory, who has no link to {authority}: make one if they are the same \
+         person (underpass-server user link), or give the authenticator a prefix"
+    )]
+    AnothersName {
+        /// The name.
+        name: String,
+        /// Who gave it.
+        authority: Authority,
+    },
+    /// The name differs from that of a user of the directory in the case of its letters only.
+    #[error(
+        "its name {name:?} could be taken for the directory's user {owner:?}: give the authenticator a prefix, or rename one \
+         of them"
+    )]
+    LookAlike {
+        /// The name.
+        name: String,
+        /// The user's.
+        owner: String,
+    },
+    /// It is linked to a user of the directory who is disabled.
+    #[error("the directory's user {0:?}, who is linked to it, is disabled")]
+    Disabled(String),
     /// What it says of its owner cannot be an identity: too many groups, a name that no header can hold.
     #[error("its owner cannot be an identity: {0}")]
     Identity(String),

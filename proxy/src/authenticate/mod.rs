@@ -28,6 +28,7 @@ mod https;
 mod jwt;
 mod ldap;
 mod lockouts;
+mod names;
 mod oidc;
 mod password;
 mod remote;
@@ -41,6 +42,8 @@ use async_trait::async_trait;
 
 use crate::{Identity, Revocation};
 
+#[cfg(test)]
+pub(crate) use self::source::Assertion;
 pub(crate) use self::{caller::adopt_websocket_bearer, failures::network};
 pub use self::{
     caller::{Caller, Password},
@@ -48,13 +51,11 @@ pub use self::{
     chain::{Chain, Step},
     config::{ConfigError, Misconfigured},
     error::{AuthenticateError, Rejection},
-    github::{DeviceAuthorization, DeviceError, DeviceLogin, GitHub, GitHubConfig},
+    github::{DeviceAuthorization, DeviceError, DeviceLogin, GitHub, GitHubAudience, GitHubConfig},
     https::{Roots, RootsError},
     ldap::{Bind, GroupMembership, GroupSearch, Ldap, LdapConfig, UserSearch},
-    oidc::{
-        Algorithm, Claims, Oidc, OidcConfig, PrefixedClaim, RequiredClaim, UnknownAlgorithm,
-        UsernamePrefix,
-    },
+    names::{Names, Unowned},
+    oidc::{Algorithm, Claims, Oidc, OidcConfig, PrefixedClaim, RequiredClaim, UnknownAlgorithm},
     password::{LoginError, PasswordError, PasswordHash, Passwords},
     remote::{NoRandomness, RemoteOptions},
     source::{Reserved, Source},
@@ -83,6 +84,8 @@ pub trait Authenticator: Send + Sync {
 #[derive(Clone, Debug)]
 pub struct Authenticated {
     pub(crate) identity: Identity,
+    /// What the authenticator said, where the owner of the names says more or less.
+    pub(crate) claimed: Option<Box<Identity>>,
     pub(crate) revocation: Revocation,
 }
 
@@ -90,6 +93,12 @@ impl Authenticated {
     /// Who it is.
     pub fn identity(&self) -> &Identity {
         &self.identity
+    }
+
+    /// Who it is by the authenticator's word alone, for whoever keeps it: what the owner of the names adds or takes away
+    /// is looked at each time ([`Names`]).
+    pub fn claimed(&self) -> &Identity {
+        self.claimed.as_deref().unwrap_or(&self.identity)
     }
 
     /// The life of this decision.

@@ -9,7 +9,7 @@ use std::{
 use tokio_util::sync::CancellationToken;
 
 use super::{Authenticated, Rejection};
-use crate::{Identity, Method, Provenance, Revocation, Scope};
+use crate::{Authority, Identity, Method, Provenance, Revocation, Scope};
 
 /// An authenticator that asks somebody outside: what its identities are called, and how long they last.
 ///
@@ -90,6 +90,7 @@ impl Source {
             expires_at,
             scope: Scope::default(),
             token: None,
+            authority: Authority::provider(self.method, Arc::clone(&self.name)),
         }))
     }
 
@@ -102,6 +103,7 @@ impl Source {
     pub(crate) fn vouch(&self, assertion: Assertion) -> Result<Authenticated, Rejection> {
         Ok(Authenticated {
             identity: self.identity(assertion)?,
+            claimed: None,
             revocation: Revocation::when(self.retired.clone()),
         })
     }

@@ -8,7 +8,7 @@ use super::{
     AuthenticateError, Authenticated, Authenticator, Caller, Rejection,
     token::{Token, TokenError, TokenHash},
 };
-use crate::{BoxError, Identity, Method, Provenance, Revocation, Scope};
+use crate::{Authority, BoxError, Identity, Method, Provenance, Revocation, Scope};
 
 /// What is kept about a token.
 #[derive(Clone, Debug, Default)]
@@ -17,6 +17,8 @@ pub struct TokenRecord {
     pub id: String,
     /// Whose token it is.
     pub user: String,
+    /// Who gave the names: the directory for a token of its users, whoever vouched for a login otherwise.
+    pub authority: Authority,
     /// Their uid, where there is one.
     pub uid: Option<String>,
     /// Their groups.
@@ -88,6 +90,7 @@ impl Authenticator for TokenAuthenticator {
         let TokenRecord {
             id,
             user,
+            authority,
             uid,
             groups,
             extra,
@@ -103,6 +106,7 @@ impl Authenticator for TokenAuthenticator {
             expires_at,
             scope,
             token: Some(id.into()),
+            authority,
         };
         let revocation = match expires_at {
             Some(end) => revocation.until(end),
@@ -110,6 +114,7 @@ impl Authenticator for TokenAuthenticator {
         };
         Ok(Some(Authenticated {
             identity: identity.vouched_for(provenance),
+            claimed: None,
             revocation,
         }))
     }

@@ -10,13 +10,13 @@ use time::OffsetDateTime;
 use super::{
     error::ChangeError,
     name::Name,
-    object::{
-        AccessToken, Agent, Binding, Cluster, Group, Kind, Object, Owner, Subject, TokenUse, User,
-    },
+    object::{AccessToken, Agent, Binding, Cluster, Group, Kind, Object, Owner, TokenUse, User},
+    room,
     snapshot::{Entry, Snapshot, Table, Tabled, Tables},
     store::{Key, Revision, Write},
+    subject::{Subject, SubjectKind},
 };
-use crate::{ClusterName, limits};
+use crate::{Authority, ClusterName, limits};
 
 /// What an object must be like for a change of it to happen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,6 +92,9 @@ impl Draft {
     ) -> Result<(), ChangeError> {
         self.expect::<T>(name, expect)?;
         object.check(name, self)?;
+        if self.get::<T>(name).is_none() {
+            object.make_room(self)?;
+        }
         let table = T::table_mut(&mut self.tables);
         if table.get(name).is_some_and(|entry| *entry.object == object) {
             return Ok(());
@@ -135,6 +138,7 @@ impl Draft {
             None => Group {
                 created: self.now,
                 members: BTreeSet::new(),
+                links: BTreeSet::new(),
             },
         };
         let before = joined.members.len();
@@ -189,9 +193,10 @@ impl Draft {
 
     /// A binding's name that says what it is.
     fn free_name(&self, subject: &Subject, role: super::Role) -> String {
-        let whose = match subject {
-            Subject::User(name) => format!("user-{name}"),
-            Subject::Group(name) => format!("group-{name}"),
+        let name = &subject.name;
+        let whose = match subject.kind {
+            SubjectKind::User => format!("user-{name}"),
+            SubjectKind::Group => format!("group-{name}"),
         };
         let whose: String = whose.chars().take(limits::OBJECT_NAME_BYTES / 8).collect();
         let plain = format!("{whose}-{role}");
@@ -275,11 +280,16 @@ impl Draft {
         }
     }
 
-    /// Takes a subject out of every binding.
-    fn forget_subject(&mut self, subject: &Subject) {
+    /// Takes a name of the directory's out of every binding. Whom a binding names together with their authenticator stays.
+    fn forget_subject(&mut self, kind: SubjectKind, name: &str) {
+        let stays = |subject: &Subject| {
+            let is_it = subject.kind == kind && subject.name.as_str() == name;
+            let by = subject.authority.as_ref();
+            !is_it || by.is_some_and(|by| !by.is_directory())
+        };
         self.amend(|binding: &Binding| {
             let mut binding = binding.clone();
-            binding.subjects.remove(subject);
+            binding.subjects.retain(stays);
             (!binding.subjects.is_empty()).then_some(binding)
         });
     }
@@ -355,6 +365,15 @@ pub trait Checked: Tabled {
     /// What does not fit.
     fn check(&self, name: &str, draft: &Draft) -> Result<(), ChangeError>;
 
+    /// It is new: takes away what has to give its place up.
+    ///
+    /// # Errors
+    /// There is no place for it.
+    fn make_room(&self, draft: &mut Draft) -> Result<(), ChangeError> {
+        let _ = draft;
+        Ok(())
+    }
+
     /// It is gone: takes what cannot be without it along.
     fn removed(name: &str, draft: &mut Draft) {
         let _ = (name, draft);
@@ -374,6 +393,16 @@ fn must_exist<T: Tabled>(draft: &Draft, name: &str) -> Result<(), ChangeError> {
 
 fn is_name(name: &str) -> Result<(), ChangeError> {
     Name::new(name).map(drop).map_err(ChangeError::Name)
+}
+
+fn check_links(links: &BTreeSet<Authority>) -> Result<(), ChangeError> {
+    if links.len() > limits::LINKS {
+        return Err(ChangeError::TooManyLinks);
+    }
+    match links.contains(&Authority::Directory) {
+        true => Err(ChangeError::LinkToDirectory),
+        false => Ok(()),
+    }
 }
 
 impl Checked for Cluster {
@@ -420,6 +449,7 @@ impl Checked for Agent {
 impl Checked for User {
     fn check(&self, name: &str, _: &Draft) -> Result<(), ChangeError> {
         is_name(name)?;
+        check_links(&self.links)?;
         crate::Identity::new(
             name.to_owned(),
             self.uid.clone(),
@@ -437,9 +467,7 @@ impl Checked for User {
             group.members.remove(name);
             Some(group)
         });
-        if let Ok(name) = Name::new(name) {
-            draft.forget_subject(&Subject::User(name));
-        }
+        draft.forget_subject(SubjectKind::User, name);
     }
 }
 
@@ -449,15 +477,14 @@ impl Checked for Group {
         if self.members.len() > limits::GROUP_MEMBERS {
             return Err(ChangeError::TooMany(Kind::User));
         }
+        check_links(&self.links)?;
         self.members
             .iter()
             .try_for_each(|member| must_exist::<User>(draft, member.as_str()))
     }
 
     fn removed(name: &str, draft: &mut Draft) {
-        if let Ok(name) = Name::new(name) {
-            draft.forget_subject(&Subject::Group(name));
-        }
+        draft.forget_subject(SubjectKind::Group, name);
     }
 }
 
@@ -501,19 +528,11 @@ impl Checked for AccessToken {
         if let Owner::User(user) = &self.owner {
             must_exist::<User>(draft, user.as_str())?;
         }
-        self.check_parent(draft)?;
-        let others = draft.all::<Self>().iter().filter(|(other, token)| {
-            let token = &token.object;
-            *other != name
-                && token.owner.name() == self.owner.name()
-                && token.is_unexpired(draft.now())
-        });
-        if others.count() >= limits::TOKENS_PER_USER {
-            return Err(ChangeError::TooManyTokens {
-                user: self.owner.name().to_owned(),
-            });
-        }
-        Ok(())
+        self.check_parent(draft)
+    }
+
+    fn make_room(&self, draft: &mut Draft) -> Result<(), ChangeError> {
+        room::make(draft, self)
     }
 
     fn removed(name: &str, draft: &mut Draft) {

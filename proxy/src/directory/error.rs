@@ -67,6 +67,14 @@ pub enum ChangeError {
     /// Clusters could not be told of such a user.
     #[error(transparent)]
     Identity(IdentityError),
+    /// A link of the directory to itself.
+    #[error(
+        "a link is to an authenticator that asks somebody else, such as ldap/corp; the directory needs none to itself"
+    )]
+    LinkToDirectory,
+    /// More than [`limits::LINKS`] links.
+    #[error("there are more than {} links", limits::LINKS)]
+    TooManyLinks,
     /// A token would count for longer than the one that it was made with.
     #[error(
         "the token would outlast the credential that asks for it, which ends at {end}; ask for an earlier end, or with a credential that lasts longer"

@@ -8,7 +8,10 @@ use std::{
 use arc_swap::ArcSwap;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::snapshot::{Facts, Right, Snapshot};
+use super::{
+    snapshot::{Right, Snapshot},
+    standing::Facts,
+};
 use crate::Revocation;
 
 /// Something that was decided from the directory.
@@ -16,6 +19,8 @@ use crate::Revocation;
 pub(super) enum Grant {
     /// The token's owner is this to clusters.
     Token { id: String, facts: Facts },
+    /// Whoever an authenticator says this of is that.
+    Claim { claimed: Facts, admitted: Facts },
     /// A binding gives this right.
     Right(Right),
 }
@@ -30,6 +35,7 @@ impl Grant {
                     .as_ref()
                     == Some(facts)
             }
+            Self::Claim { claimed, admitted } => snapshot.admit(claimed).as_ref() == Ok(admitted),
             Self::Right(right) => snapshot.has_cluster(&right.cluster) && snapshot.gives(right),
         }
     }
@@ -124,7 +130,7 @@ impl Live {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{ClusterName, directory::Ability, directory::object::Subject};
+    use crate::{ClusterName, directory::Ability, directory::Subject};
 
     #[test]
     fn decisions_that_nothing_rests_on_are_forgotten() {
@@ -134,7 +140,7 @@ mod tests {
             live.make_room();
             let right = Right {
                 binding: number.to_string(),
-                subject: Subject::User("alice".parse().unwrap()),
+                subject: Subject::user("alice".parse().unwrap()),
                 cluster: ClusterName::new("c").unwrap(),
                 ability: Ability::Read,
             };

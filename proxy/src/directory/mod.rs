@@ -13,10 +13,14 @@ mod draft;
 mod error;
 mod grants;
 mod name;
+mod names;
 mod object;
 mod role;
+mod room;
 mod snapshot;
+mod standing;
 mod store;
+mod subject;
 #[cfg(test)]
 mod tests;
 
@@ -40,12 +44,14 @@ pub use self::{
     error::{ChangeError, OpenError},
     name::{Labels, LabelsError, Name, NameError},
     object::{
-        AccessToken, Agent, Binding, Cluster, Group, Kind, Login, Object, Owner, Selector, Subject,
+        AccessToken, Agent, Binding, Cluster, Group, Kind, Login, Object, Owner, Selector,
         TokenUse, User,
     },
     role::{Ability, Role, UnknownRole},
     snapshot::{Entry, Snapshot, Table, Tabled, Tables, Unreadable},
+    standing::Named,
     store::{CommitError, Contents, Key, MemoryStore, Record, Revision, Store, StoreError, Write},
+    subject::{Subject, SubjectKind},
 };
 use self::{
     draft::Finished,
@@ -74,6 +80,7 @@ pub struct Directory {
     grants: Grants,
     changes: watch::Sender<Revision>,
     uses: Mutex<HashMap<String, OffsetDateTime>>,
+    told: names::Told,
 }
 
 /// A change that has happened.
@@ -99,6 +106,7 @@ impl Directory {
             writing: Arc::default(),
             grants: Grants::default(),
             uses: Mutex::default(),
+            told: names::Told::default(),
         }))
     }
 
@@ -303,11 +311,12 @@ impl Directory {
     fn record(&self, hash: &TokenHash) -> Option<TokenRecord> {
         let snapshot = self.current.load();
         let (id, token) = snapshot.token(hash)?;
-        let facts = snapshot.facts(token)?;
+        let facts = self.facts(&snapshot, id, token)?;
         self.used(&snapshot, id);
         Some(TokenRecord {
             id: id.to_owned(),
             user: facts.user.clone(),
+            authority: facts.authority.clone(),
             uid: facts.uid.clone(),
             groups: facts.groups.clone(),
             extra: facts.extra.clone(),
@@ -340,9 +349,9 @@ impl Authorizer for Directory {
         let (identity, cluster) = (access.identity(), access.cluster());
         let ability = Ability::needed_for(access.request());
         let snapshot = self.current.load();
-        let (user, groups) = (identity.user(), identity.groups());
-        let Some(right) = snapshot.right(user, groups, cluster, ability) else {
-            let roles = snapshot.roles(user, groups, cluster);
+        let named = Named::from(identity);
+        let Some(right) = snapshot.right(named, cluster, ability) else {
+            let roles = snapshot.roles(named, cluster);
             let roles: Vec<_> = roles.iter().map(|role| role.as_str()).collect();
             // Who has no role learns nothing, not even that there is such a cluster.
             let reason = (!roles.is_empty()).then(|| {

@@ -9,9 +9,10 @@ use super::{
     direct::Direct,
     name::{Labels, Name},
     role::Role,
+    subject::Subject,
 };
 use crate::{
-    ClusterName, Scope,
+    Authority, ClusterName, Scope,
     authenticate::{PasswordHash, TokenHash},
 };
 
@@ -106,7 +107,8 @@ pub struct Agent {
     pub key: String,
 }
 
-/// Somebody whom this directory knows itself. Users of identity providers need no entry.
+/// Somebody whom this directory knows itself. Users of identity providers need no entry, and cannot come by the name of
+/// one that has no link to their provider.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct User {
@@ -125,6 +127,9 @@ pub struct User {
     /// Their tokens count for nothing while this is set, and they cannot log in.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub disabled: bool,
+    /// Authenticators that may give the name: whoever bears it there is this user (security rule 22).
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub links: BTreeSet<Authority>,
 }
 
 /// Users of this directory that clusters and bindings see together.
@@ -137,6 +142,9 @@ pub struct Group {
     /// The users in it.
     #[serde(default)]
     pub members: BTreeSet<Name>,
+    /// Authenticators that may give the name: whoever is in their group is in this one (security rule 22).
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub links: BTreeSet<Authority>,
 }
 
 /// A bearer token: never the secret, only its hash.
@@ -203,6 +211,7 @@ impl User {
             extra: BTreeMap::new(),
             password: None,
             disabled: false,
+            links: BTreeSet::new(),
         }
     }
 }
@@ -237,6 +246,11 @@ pub struct Login {
 }
 
 impl Login {
+    /// The authenticator that vouched for them, by kind and name; `None` where this version knows no such kind.
+    pub fn authority(&self) -> Option<Authority> {
+        self.authenticated_by.parse().ok()
+    }
+
     /// The name of the authenticator that vouched for them.
     pub fn authenticator(&self) -> &str {
         let by = self.authenticated_by.split_once('/');
@@ -266,19 +280,6 @@ pub struct Binding {
     pub clusters: Selector,
     /// What the subjects may do there.
     pub role: Role,
-}
-
-/// Somebody whom a binding names.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
-#[serde(rename_all = "camelCase")]
-pub enum Subject {
-    /// A user, by name.
-    #[cfg_attr(feature = "openapi", schema(value_type = String))]
-    User(Name),
-    /// A group, by name.
-    #[cfg_attr(feature = "openapi", schema(value_type = String))]
-    Group(Name),
 }
 
 /// Clusters that a binding is about: those that any of the three chooses.

@@ -6,14 +6,14 @@ use std::{
 };
 
 use super::{
-    name::{Labels, Name},
-    object::{
-        AccessToken, Agent, Binding, Cluster, Group, Kind, Object, Owner, Subject, TokenUse, User,
-    },
+    name::Labels,
+    object::{AccessToken, Agent, Binding, Cluster, Group, Kind, Object, Owner, TokenUse, User},
     role::{Ability, Role},
+    standing::{Facts, Named},
     store::{Contents, Key, Record, Revision},
+    subject::{Subject, SubjectKind},
 };
-use crate::{ClusterName, authenticate::TokenHash};
+use crate::{Authority, ClusterName, authenticate::TokenHash};
 
 /// An object, and when it was last changed.
 #[derive(Clone, Debug, PartialEq)]
@@ -26,15 +26,6 @@ pub struct Entry<T> {
 
 /// Objects of one kind, by name.
 pub type Table<T> = BTreeMap<String, Entry<T>>;
-
-/// What a token's owner is to clusters.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub(super) struct Facts {
-    pub(super) user: String,
-    pub(super) uid: Option<String>,
-    pub(super) groups: Vec<String>,
-    pub(super) extra: BTreeMap<String, Vec<String>>,
-}
 
 /// Every object, and what is looked up in them.
 #[derive(Clone, Debug, Default)]
@@ -62,7 +53,11 @@ struct Index {
     agents: HashMap<String, String>,
     /// The groups of each user, in the order of their names.
     groups: HashMap<String, Vec<String>>,
-    bindings: HashMap<Subject, Vec<String>>,
+    user_bindings: HashMap<String, Vec<(Subject, String)>>,
+    group_bindings: HashMap<String, Vec<(Subject, String)>>,
+    /// Names by their letters in lower case.
+    users_by_letters: HashMap<String, String>,
+    groups_by_letters: HashMap<String, String>,
 }
 
 /// An object that this version cannot read.
@@ -194,50 +189,59 @@ impl Snapshot {
             Owner::User(name) => {
                 let user = &self.get::<User>(name.as_str())?.object;
                 (!user.disabled).then(|| Facts {
+                    authority: Authority::Directory,
+                    is_user: true,
                     user: name.to_string(),
                     uid: user.uid.clone(),
                     groups: self.groups_of(name.as_str()).to_vec(),
                     extra: user.extra.clone(),
                 })
             }
-            Owner::Login(login) => Some(Facts {
-                user: login.user.clone(),
-                uid: login.uid.clone(),
-                groups: login.groups.clone(),
-                extra: login.extra.clone(),
-            }),
+            Owner::Login(login) => self.admit(&Facts::of_login(login)?).ok(),
         }
     }
 
-    /// The bindings that name the user or one of the groups.
+    /// The bindings that name somebody or one of their groups.
     fn bindings_of<'a>(
         &'a self,
-        user: &str,
-        groups: &'a [String],
+        named: Named<'a>,
     ) -> impl Iterator<Item = (Subject, &'a str, &'a Binding)> + 'a {
-        let user = Name::new(user).ok().map(Subject::User);
-        let groups = groups
-            .iter()
-            .filter_map(|group| Name::new(group).ok().map(Subject::Group));
-        user.into_iter().chain(groups).flat_map(move |subject| {
-            let names = self.index.bindings.get(&subject);
-            names.into_iter().flatten().filter_map(move |name| {
-                let binding = self.tables.bindings.get(name)?;
-                Some((subject.clone(), name.as_str(), &*binding.object))
-            })
+        self.subjects_of(named).filter_map(|(subject, name)| {
+            let binding = self.tables.bindings.get(name)?;
+            Some((subject, name, &*binding.object))
         })
+    }
+
+    /// The subjects of bindings that have this name, and the bindings.
+    pub(super) fn bindings_for(&self, kind: SubjectKind, name: &str) -> &[(Subject, String)] {
+        let bindings = match kind {
+            SubjectKind::User => self.index.user_bindings.get(name),
+            SubjectKind::Group => self.index.group_bindings.get(name),
+        };
+        bindings.map_or(&[], Vec::as_slice)
+    }
+
+    /// A user whose name differs from this one in the case of its letters at the most.
+    pub(super) fn user_like(&self, name: &str) -> Option<&str> {
+        let user = self.index.users_by_letters.get(&letters(name));
+        user.map(String::as_str)
+    }
+
+    /// The same of groups.
+    pub(super) fn group_like(&self, name: &str) -> Option<&str> {
+        let group = self.index.groups_by_letters.get(&letters(name));
+        group.map(String::as_str)
     }
 
     /// The right that allows it, if one does.
     pub(super) fn right(
         &self,
-        user: &str,
-        groups: &[String],
+        named: Named<'_>,
         cluster: &ClusterName,
         ability: Ability,
     ) -> Option<Right> {
         let labels = self.labels(cluster);
-        let mut bindings = self.bindings_of(user, groups);
+        let mut bindings = self.bindings_of(named);
         bindings.find_map(|(subject, name, binding)| {
             let fits = binding.role.allows(ability) && binding.clusters.selects(cluster, labels);
             fits.then(|| Right {
@@ -263,9 +267,9 @@ impl Snapshot {
     }
 
     /// The roles that somebody has in a cluster.
-    pub fn roles(&self, user: &str, groups: &[String], cluster: &ClusterName) -> BTreeSet<Role> {
+    pub fn roles(&self, named: Named<'_>, cluster: &ClusterName) -> BTreeSet<Role> {
         let labels = self.labels(cluster);
-        self.bindings_of(user, groups)
+        self.bindings_of(named)
             .filter(|(_, _, binding)| binding.clusters.selects(cluster, labels))
             .map(|(_, _, binding)| binding.role)
             .collect()
@@ -275,7 +279,8 @@ impl Snapshot {
     /// all, `key=value` for a label.
     pub fn reach_of(&self, user: &str) -> BTreeMap<Role, BTreeSet<String>> {
         let mut reach = BTreeMap::<_, BTreeSet<String>>::new();
-        for (_, _, binding) in self.bindings_of(user, self.groups_of(user)) {
+        let named = Named::by_directory(user, self.groups_of(user));
+        for (_, _, binding) in self.bindings_of(named) {
             let chosen = reach.entry(binding.role).or_default();
             let selector = &binding.clusters;
             chosen.extend(selector.names.iter().map(ToString::to_string));
@@ -287,8 +292,8 @@ impl Snapshot {
     }
 
     /// May somebody change the whole directory? Who is `admin` of all clusters may.
-    pub fn is_administrator(&self, user: &str, groups: &[String]) -> bool {
-        self.bindings_of(user, groups)
+    pub fn is_administrator(&self, named: Named<'_>) -> bool {
+        self.bindings_of(named)
             .any(|(_, _, binding)| binding.clusters.all && binding.role == Role::Admin)
     }
 
@@ -319,6 +324,11 @@ fn read<T: Object>(table: &mut Table<T>, key: Key, record: &Record) -> Result<()
     }
 }
 
+/// A name without regard to the case of its letters.
+fn letters(name: &str) -> String {
+    name.to_lowercase()
+}
+
 impl Index {
     fn of(tables: &Tables) -> Self {
         let mut index = Self::default();
@@ -328,6 +338,9 @@ impl Index {
         for (id, agent) in &tables.agents {
             index.agents.insert(agent.object.key.clone(), id.clone());
         }
+        let by_letters = |name: &String| (letters(name), name.clone());
+        index.users_by_letters = tables.users.keys().map(by_letters).collect();
+        index.groups_by_letters = tables.groups.keys().map(by_letters).collect();
         for (name, group) in &tables.groups {
             for member in &group.object.members {
                 let groups = index.groups.entry(member.to_string()).or_default();
@@ -336,8 +349,12 @@ impl Index {
         }
         for (name, binding) in &tables.bindings {
             for subject in &binding.object.subjects {
-                let bindings = index.bindings.entry(subject.clone()).or_default();
-                bindings.push(name.clone());
+                let bindings = match subject.kind {
+                    SubjectKind::User => &mut index.user_bindings,
+                    SubjectKind::Group => &mut index.group_bindings,
+                };
+                let bindings = bindings.entry(subject.name.to_string()).or_default();
+                bindings.push((subject.clone(), name.clone()));
             }
         }
         index

@@ -1,5 +1,7 @@
 //! The directory as its users see it, over a store in memory.
 
+mod names;
+
 use std::collections::BTreeSet;
 
 use http::Method;
@@ -23,7 +25,7 @@ fn name(name: &str) -> Name {
 }
 
 fn alice() -> Subject {
-    Subject::User(name("alice"))
+    Subject::user(name("alice"))
 }
 
 fn labelled(draft: &Draft, pairs: &[(&str, &str)]) -> Cluster {
@@ -86,6 +88,20 @@ async fn grant(directory: &Arc<Directory>, subject: Subject, clusters: &[&str], 
     granted.await.unwrap();
 }
 
+/// Somebody whom the directory's own token has authenticated.
+fn known_here(user: &str, groups: &[&str]) -> Identity {
+    let groups = groups.iter().map(|&group| group.to_owned()).collect();
+    let identity = Identity::new(user.to_owned(), None, groups, Default::default()).unwrap();
+    identity.vouched_for(crate::Provenance {
+        method: crate::Method::Token,
+        authenticator: "tokens".into(),
+        expires_at: None,
+        scope: Scope::default(),
+        token: None,
+        authority: crate::Authority::Directory,
+    })
+}
+
 async fn ask(
     directory: &Directory,
     user: &str,
@@ -93,8 +109,7 @@ async fn ask(
     at: &str,
     path: &str,
 ) -> Result<Revocation, AuthorizeError> {
-    let groups = groups.iter().map(|&group| group.to_owned()).collect();
-    let identity = Identity::new(user.to_owned(), None, groups, Default::default()).unwrap();
+    let identity = known_here(user, groups);
     let request = RequestInfo::parse(&Method::GET, path, None, false);
     let at = cluster(at);
     directory
@@ -105,7 +120,7 @@ async fn ask(
 #[tokio::test]
 async fn rule_26_an_unknown_upgrade_needs_a_role_with_shells() {
     let prod = cluster("prod");
-    let identity = Identity::new("alice".to_owned(), None, vec![], Default::default()).unwrap();
+    let identity = known_here("alice", &[]);
     let vnc = "/apis/subresources.kubevirt.io/v1/namespaces/a/virtualmachineinstances/v/vnc";
     for role in Role::ALL {
         let directory = world().await;
@@ -158,7 +173,7 @@ async fn groups_and_labels_choose() {
         .change(|draft| {
             let binding = Binding {
                 created: draft.now(),
-                subjects: BTreeSet::from([Subject::Group(name("cn=ops,ou=groups"))]),
+                subjects: BTreeSet::from([Subject::group(name("cn=ops,ou=groups"))]),
                 clusters: Selector {
                     labels: labelled(draft, &[("env", "prod")]).labels,
                     ..Selector::default()
@@ -554,15 +569,19 @@ async fn rule_12_what_another_replica_takes_back_ends_here() {
 async fn only_admins_of_all_clusters_are_administrators() {
     let directory = world().await;
     grant(&directory, alice(), &["prod", "dev"], Role::Admin).await;
-    assert!(!directory.snapshot().is_administrator("alice", &[]));
-    let ops = Subject::Group(name("ops"));
+    assert!(
+        !directory
+            .snapshot()
+            .is_administrator(Named::by_directory("alice", &[]))
+    );
+    let ops = Subject::group(name("ops"));
     directory
         .change(|draft| draft.grant(&ops, &[], true, Role::Admin))
         .await
         .unwrap();
     let snapshot = directory.snapshot();
-    assert!(snapshot.is_administrator("bob", &["ops".to_owned()]));
-    assert!(!snapshot.is_administrator("ops", &[]));
+    assert!(snapshot.is_administrator(Named::by_directory("bob", &["ops".to_owned()])));
+    assert!(!snapshot.is_administrator(Named::by_directory("ops", &[])));
 }
 
 #[tokio::test]

@@ -15,7 +15,7 @@ use underpass_proxy::{
     authenticate::{
         AuthenticateError, Authenticated, Authenticator as _, Caller, CertificatePrefixes, Chain,
         ClientCertificates, Rejection, Roots, Step, StoreError, Token, TokenAuthenticator,
-        TokenHash, TokenRecord, TokenStore,
+        TokenHash, TokenRecord, TokenStore, Unowned,
     },
     front::{ConnectionInfo, Peer, Protocol},
 };
@@ -293,7 +293,7 @@ fn both(ca: &Ca, certificates_first: bool) -> (Chain, Token) {
     if !certificates_first {
         steps.reverse();
     }
-    (Chain::new(steps), token)
+    (Chain::new(steps, Arc::new(Unowned)), token)
 }
 
 async fn ask(

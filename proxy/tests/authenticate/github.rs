@@ -3,7 +3,8 @@
 use underpass_proxy::{
     Method,
     authenticate::{
-        DeviceError, DeviceLogin, GitHub, GitHubConfig, Rejection, RemoteOptions, Roots,
+        DeviceError, DeviceLogin, GitHub, GitHubAudience, GitHubConfig, Rejection, RemoteOptions,
+        Roots,
     },
 };
 
@@ -22,6 +23,7 @@ fn github_of(fake: &FakeGitHub, change: impl FnOnce(&mut GitHubConfig)) -> GitHu
         organizations: vec!["Org-149".to_owned(), "org-0".to_owned()],
         username_prefix: "github:".to_owned(),
         groups_prefix: "github:".to_owned(),
+        audience: GitHubAudience::AnyApp,
         remote: RemoteOptions::default(),
     };
     change(&mut config);
@@ -48,6 +50,39 @@ async fn a_token_gives_an_identity() {
     let seen = fake.seen().len();
     identity(bearer(&github, "ghp_alice").await);
     assert_eq!(fake.seen().len(), seen, "asked again");
+}
+
+fn app(config: &mut GitHubConfig, secret: &str) {
+    config.audience = GitHubAudience::App {
+        client_id: "Iv1.underpass".to_owned(),
+        client_secret: secret.to_owned().into(),
+    };
+}
+
+#[tokio::test]
+async fn rule_22_a_token_of_another_app_is_nobodys() {
+    let fake = FakeGitHub::start().await;
+    let github = github_of(&fake, |config| app(config, "app-secret"));
+    for token in ["gho_alice", "ghu_alice"] {
+        let found = identity(bearer(&github, token).await);
+        assert_eq!(found.user(), "github:alice");
+    }
+    // GitHub knows whose they are: another app got them for alice, or she made them herself.
+    for token in ["gho_other_alice", "ghp_alice", "github_pat_11A_alice"] {
+        let refused = rejection(bearer(&github, token).await);
+        assert_eq!(refused, Rejection::Audience, "{token}");
+        let shown = format!("Bearer {token}");
+        let seen = fake.seen();
+        assert!(!seen.iter().any(|line| line.contains(&shown)), "{token}");
+    }
+}
+
+#[tokio::test]
+async fn a_wrong_secret_of_the_app_is_the_operators_to_mend() {
+    let fake = FakeGitHub::start().await;
+    let github = github_of(&fake, |config| app(config, "wrong"));
+    let said = unavailable(bearer(&github, "gho_alice").await);
+    assert!(said.contains("client id and secret"), "{said}");
 }
 
 #[tokio::test]

@@ -12,7 +12,7 @@ use underpass_proxy::{
     Method,
     authenticate::{
         AuthenticateError, Bind, Chain, GroupMembership, GroupSearch, Ldap, LdapConfig, Password,
-        Rejection, RemoteOptions, Roots, Step, UserSearch,
+        Rejection, RemoteOptions, Roots, Step, Unowned, UserSearch,
     },
     limits,
 };
@@ -310,7 +310,7 @@ async fn a_login_is_what_basic_is() {
     let mut config = config(&directory);
     config.realm = Some("example.org".to_owned());
     let step = Step::new("directory", Arc::new(ldap(config)), Duration::from_secs(20));
-    let chain = Chain::new(vec![step]);
+    let chain = Chain::new(vec![step], Arc::new(Unowned));
     let login = async |user: &str, password: &str| {
         let login = Password::new(user, Zeroizing::new(password.to_owned()));
         let found = soon(chain.login(login, IpAddr::V4(Ipv4Addr::LOCALHOST))).await?;

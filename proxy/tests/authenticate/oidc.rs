@@ -9,7 +9,7 @@ use serde_json::json;
 use underpass_proxy::{
     Method,
     authenticate::{
-        Chain, Claims, Oidc, OidcConfig, PrefixedClaim, Rejection, Roots, Step, UsernamePrefix,
+        Chain, Claims, Oidc, OidcConfig, PrefixedClaim, Rejection, Roots, Step, Unowned,
     },
     limits,
 };
@@ -26,14 +26,13 @@ pub(crate) fn config(provider: &OidcProvider) -> OidcConfig {
         algorithms: vec!["RS256".parse().unwrap(), "ES256".parse().unwrap()],
         clock_skew: Duration::from_secs(2),
         claims: Claims {
-            username_prefix: UsernamePrefix::Text("corp:".to_owned()),
             groups: Some(PrefixedClaim {
                 claim: "groups".to_owned(),
                 prefix: "corp:".to_owned(),
             }),
             uid: Some("oid".to_owned()),
             extra: vec![("example.org/team".to_owned(), "team".to_owned())],
-            ..Claims::default()
+            ..Claims::subject("corp:")
         },
         required: Vec::new(),
     }
@@ -114,10 +113,11 @@ async fn a_provider_that_hangs_delays_its_own_users_only() {
     let quick = good.token("underpass", &alice(), 60).await;
     hanging.hang().await;
     let limit = Duration::from_secs(1);
-    let chain = Chain::new(vec![
+    let steps = vec![
         Step::new("hanging", Arc::new(oidc(&hanging)), limit),
         Step::new("good", Arc::new(oidc(&good)), Duration::from_secs(20)),
-    ]);
+    ];
+    let chain = Chain::new(steps, Arc::new(Unowned));
     let begin = Instant::now();
     let (hung, served) = tokio::join!(bearer(&chain, &slow), async {
         let served = bearer(&chain, &quick).await;

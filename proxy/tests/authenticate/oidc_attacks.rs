@@ -241,8 +241,7 @@ async fn expired_tokens_are_refused() {
 async fn rule_17_reserved_names_are_refused() {
     let provider = OidcProvider::start().await;
     let mut config = config(&provider);
-    let plain = underpass_proxy::authenticate::UsernamePrefix::Text(String::new());
-    config.claims.username_prefix = plain;
+    config.claims.username_prefix.clear();
     config.claims.groups.as_mut().unwrap().prefix.clear();
     let oidc = Oidc::new(source("corp", Method::Jwt), config).unwrap();
     for (claims, name) in [

@@ -17,6 +17,7 @@ use underpass_proxy::{
     audit::Trail,
     authenticate::{
         Chain, Step, StoreError, Token, TokenAuthenticator, TokenHash, TokenRecord, TokenStore,
+        Unowned,
     },
     front::{
         Access, ActingAs, AuthorizeError, Authorizer, BudgetConfig, Budgets, Clusters,
@@ -271,7 +272,7 @@ impl World {
         let step = Step::new("tokens", tokens, Duration::from_secs(5));
         let budgets = Budgets::new(budgets);
         let front = Arc::new(Front::new(FrontConfig {
-            authenticator: Arc::new(Chain::new(vec![step])),
+            authenticator: Arc::new(Chain::new(vec![step], Arc::new(Unowned))),
             authorizer: Arc::new(Rules(revoke.clone())),
             acting_as,
             clusters,

@@ -1,12 +1,14 @@
 //! `/v1/access`: lets a user in, in one go.
 
+use std::collections::BTreeSet;
+
 use axum::extract::State as From;
 use axum::extract::rejection::JsonRejection;
 use axum::routing::post;
 use axum::{Json, Router};
 use serde::{Deserialize, Serialize};
-use underpass_proxy::ClusterName;
 use underpass_proxy::directory::{Draft, Expect, Name, Owner, Role, Subject, User};
+use underpass_proxy::{Authority, ClusterName};
 
 use super::problem::Problem;
 use super::tokens::{self, MadeBy, TokenMade, TokenRequest};
@@ -19,6 +21,10 @@ pub(crate) struct AccessRequest {
     /// The user, who is made where there is none.
     #[schema(value_type = String)]
     pub(crate) user: Name,
+    /// Authenticators whose user of this name they are, by kind and name: `ldap/corp`. They are added to those that there are.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    #[schema(value_type = Vec<String>)]
+    pub(crate) links: BTreeSet<Authority>,
     /// Groups to be in, which are made where there are none.
     #[serde(default)]
     #[schema(value_type = Vec<String>)]
@@ -70,14 +76,17 @@ async fn give(
         requester.must_administer(draft.before())?;
         let user = &wanted.user;
         let made = draft.get::<User>(user.as_str()).is_none();
-        if made {
-            let new = User::new(draft.now());
-            draft.put(user.as_str(), new, Expect::Absent)?;
-        }
+        let before = draft.get::<User>(user.as_str());
+        let mut there = before.map_or_else(
+            || User::new(draft.now()),
+            |entry| User::clone(&entry.object),
+        );
+        there.links.extend(wanted.links.iter().cloned());
+        draft.put(user.as_str(), there, Expect::Anything)?;
         for group in &wanted.groups {
             draft.join(group, std::slice::from_ref(user))?;
         }
-        let subject = Subject::User(user.clone());
+        let subject = Subject::user(user.clone()).of(Authority::Directory);
         let granted = draft.grant(&subject, &wanted.clusters, wanted.all_clusters, wanted.role)?;
         let id = match (&token, &wanted.token) {
             (Some(token), Some(wanted)) => {

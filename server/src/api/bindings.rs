@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use http::StatusCode;
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use underpass_proxy::directory::{Binding, Draft, Role, Selector, Snapshot, Subject};
@@ -9,6 +10,7 @@ use underpass_proxy::directory::{Binding, Draft, Role, Selector, Snapshot, Subje
 use super::problem::Problem;
 use super::resource::Resource;
 use super::{Requester, State};
+use crate::limits;
 
 pub(crate) struct Bindings;
 
@@ -46,6 +48,53 @@ fn is_within(binding: &Binding, requester: &Requester, snapshot: &Snapshot) -> b
     let Selector { all, names, labels } = &binding.clusters;
     let mut names = names.iter();
     !*all && labels.is_empty() && names.all(|name| requester.administers(snapshot, name))
+}
+
+/// Is there room for what the administrators of a few clusters make? Each cluster has a share, and all of them together
+/// leave room for those who administer everything (security rule 22).
+fn must_fit(before: Option<&Binding>, after: &Binding, draft: &Draft) -> Result<(), Problem> {
+    let bindings = draft.all::<Binding>();
+    if before.is_none() && bindings.len() >= limits::BINDINGS_OF_CLUSTERS {
+        return Err(full(format!(
+            "the directory has {} bindings, and only administrators of all clusters may add more",
+            bindings.len()
+        )));
+    }
+    let subjects = after.subjects.len();
+    let less = before.map_or(0, |before| before.subjects.len());
+    for cluster in &after.clusters.names {
+        let named = bindings.values().map(|entry| &*entry.object);
+        let named = named.filter(|binding| binding.clusters.names.contains(cluster));
+        let (count, so_far) = named.fold((0_usize, 0_usize), |(count, subjects), binding| {
+            (count + 1, subjects + binding.subjects.len())
+        });
+        let is_new = before.is_none_or(|before| !before.clusters.names.contains(cluster));
+        let so_far = if is_new {
+            so_far
+        } else {
+            so_far.saturating_sub(less)
+        };
+        if is_new && count >= limits::BINDINGS_PER_CLUSTER {
+            return Err(full(format!(
+                "{count} bindings name the cluster {cluster}, and its administrators may have no more: remove some, name \
+                 several users in one binding, or name groups"
+            )));
+        }
+        let shrinks = !is_new && subjects <= less;
+        if !shrinks && so_far + subjects > limits::SUBJECTS_PER_CLUSTER {
+            return Err(full(format!(
+                "bindings that name the cluster {cluster} would have {} subjects, and its administrators may name {}: \
+                 name groups instead of their users",
+                so_far + subjects,
+                limits::SUBJECTS_PER_CLUSTER
+            )));
+        }
+    }
+    Ok(())
+}
+
+fn full(detail: String) -> Problem {
+    Problem::new(StatusCode::INSUFFICIENT_STORAGE, detail)
 }
 
 impl Resource for Bindings {
@@ -89,7 +138,12 @@ impl Resource for Bindings {
         // What is not there is nobody's.
         let some = both.peek().is_some();
         if some && both.all(|binding| is_within(binding, requester, snapshot)) {
-            return Ok(());
+            return match after {
+                Some(after) if !requester.is_administrator(snapshot) => {
+                    must_fit(before, after, draft)
+                }
+                _ => Ok(()),
+            };
         }
         requester.must_administer(snapshot)
     }

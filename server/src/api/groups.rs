@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
+use underpass_proxy::Authority;
 use underpass_proxy::directory::{Draft, Group, Name, Snapshot};
 
 use super::problem::Problem;
@@ -20,6 +21,11 @@ pub(crate) struct Spec {
     /// Users of the directory.
     #[schema(value_type = Vec<String>)]
     pub(crate) members: BTreeSet<Name>,
+    /// Authenticators whose group of this name is this group, by kind and name: `ldap/corp`. The group of this name of
+    /// another one counts for nothing.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    #[schema(value_type = Vec<String>)]
+    pub(crate) links: BTreeSet<Authority>,
 }
 
 /// There is nothing else to see of a group.
@@ -31,6 +37,7 @@ impl From<&Group> for Spec {
     fn from(group: &Group) -> Self {
         Self {
             members: group.members.clone(),
+            links: group.links.clone(),
         }
     }
 }
@@ -47,6 +54,7 @@ impl Resource for Groups {
         Group {
             created: before.map_or(now, |before| before.created),
             members: spec.members,
+            links: spec.links,
         }
     }
 

@@ -286,7 +286,8 @@ fn renew(id: &str, found: &Authenticated, snapshot: &Snapshot) -> Result<Proved,
 }
 
 fn from_elsewhere(found: &Authenticated) -> Proved {
-    let identity = found.identity();
+    // What the directory adds or takes away is looked at when the token is used.
+    let identity = found.claimed();
     let provenance = identity.provenance();
     Proved {
         owner: Owner::Login(Login {

@@ -7,7 +7,7 @@ use axum::routing::get;
 use axum::{Json, Router};
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
-use underpass_proxy::directory::{Cluster, Role};
+use underpass_proxy::directory::{Cluster, Named, Role};
 use underpass_proxy::{ClusterName, Scope};
 
 use super::{Requester, State};
@@ -67,9 +67,7 @@ async fn read(From(state): From<State>, requester: Requester) -> Json<Myself> {
         .map(|name| Reachable {
             roles: match &requester {
                 Requester::Operator => BTreeSet::from([Role::Admin]),
-                Requester::User { identity, .. } => {
-                    snapshot.roles(identity.user(), identity.groups(), &name)
-                }
+                Requester::User { identity, .. } => snapshot.roles(Named::from(&**identity), &name),
             },
             name,
         });

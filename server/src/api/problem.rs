@@ -105,6 +105,8 @@ impl From<ChangeError> for Problem {
             | ChangeError::Identity(_)
             | ChangeError::Outlasts { .. }
             | ChangeError::TooManyGenerations
+            | ChangeError::LinkToDirectory
+            | ChangeError::TooManyLinks
             | ChangeError::EmptyBinding => StatusCode::UNPROCESSABLE_ENTITY,
             ChangeError::TooMany(_) | ChangeError::TooManyTokens { .. } => {
                 StatusCode::INSUFFICIENT_STORAGE

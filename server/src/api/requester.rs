@@ -3,7 +3,7 @@
 use axum::extract::FromRequestParts;
 use http::request::Parts;
 use underpass_proxy::authenticate::Authenticated;
-use underpass_proxy::directory::{AccessToken, Name, Owner, Role, Snapshot};
+use underpass_proxy::directory::{AccessToken, Name, Named, Owner, Role, Snapshot};
 use underpass_proxy::{ClusterName, Identity, Revocation, Scope};
 
 use super::problem::Problem;
@@ -94,7 +94,7 @@ impl Requester {
             Self::User { identity, .. } => {
                 // Who administers everything does so with a credential for everything.
                 self.scope().clusters.is_none()
-                    && snapshot.is_administrator(identity.user(), identity.groups())
+                    && snapshot.is_administrator(Named::from(&**identity))
             }
         }
     }
@@ -104,7 +104,7 @@ impl Requester {
         match self {
             Self::Operator => true,
             Self::User { identity, .. } => {
-                let roles = snapshot.roles(identity.user(), identity.groups(), cluster);
+                let roles = snapshot.roles(Named::from(&**identity), cluster);
                 self.scope().includes(cluster) && roles.contains(&Role::Admin)
             }
         }
@@ -115,7 +115,7 @@ impl Requester {
         match self {
             Self::Operator => true,
             Self::User { identity, .. } => {
-                let roles = snapshot.roles(identity.user(), identity.groups(), cluster);
+                let roles = snapshot.roles(Named::from(&**identity), cluster);
                 self.scope().includes(cluster) && !roles.is_empty()
             }
         }

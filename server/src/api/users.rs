@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
+use underpass_proxy::Authority;
 use underpass_proxy::directory::{Draft, Role, Snapshot, User};
 
 use super::problem::Problem;
@@ -26,6 +27,11 @@ pub(crate) struct Spec {
     /// Their tokens count for nothing, and they cannot log in.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub(crate) disabled: bool,
+    /// Authenticators whose user of this name is this user, by kind and name: `ldap/corp`. Whoever bears the name at another
+    /// one is refused.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    #[schema(value_type = Vec<String>)]
+    pub(crate) links: BTreeSet<Authority>,
 }
 
 /// How it is with a user.
@@ -48,6 +54,7 @@ impl From<&User> for Spec {
             uid: user.uid.clone(),
             extra: user.extra.clone(),
             disabled: user.disabled,
+            links: user.links.clone(),
         }
     }
 }
@@ -65,11 +72,13 @@ impl Resource for Users {
             uid,
             extra,
             disabled,
+            links,
         } = spec;
         User {
             uid,
             extra,
             disabled,
+            links,
             ..before.cloned().unwrap_or_else(|| User::new(now))
         }
     }

@@ -9,6 +9,7 @@ use underpass_proxy::authenticate::{
     Source,
 };
 
+use super::entry::prefix;
 use super::file::Contents;
 
 /// Client certificates of certain CAs.
@@ -19,9 +20,9 @@ pub(super) struct Certificates {
     #[serde(default)]
     revocation_list_files: Vec<PathBuf>,
     #[serde(default)]
-    username_prefix: String,
+    username_prefix: Option<String>,
     #[serde(default)]
-    groups_prefix: String,
+    groups_prefix: Option<String>,
 }
 
 impl Certificates {
@@ -52,8 +53,8 @@ impl Certificates {
         })?;
         let revoked = contents.of_all(&self.revocation_list_files);
         let prefixes = CertificatePrefixes {
-            username: self.username_prefix.clone(),
-            groups: self.groups_prefix.clone(),
+            username: prefix("usernamePrefix", self.username_prefix.as_ref())?,
+            groups: prefix("groupsPrefix", self.groups_prefix.as_ref())?,
         };
         let built = ClientCertificates::new(source, &roots, &revoked, prefixes)?;
         Ok(Arc::new(built))

@@ -197,6 +197,18 @@ fn twice(name: &str) -> Misconfigured {
     Misconfigured::Twice(name.to_owned())
 }
 
+/// What stands before names. The file must say it: where two authorities could give one name, whoever is called so at one
+/// of them would have the rights of the other's (security rule 22).
+pub(super) fn prefix(field: &str, said: Option<&String>) -> Result<String, ConfigError> {
+    said.cloned().ok_or_else(|| ConfigError {
+        field: field.to_owned(),
+        why: Misconfigured::Invalid(
+            "must be said: a text to stand before each name, such as \"corp:\", so that no other authenticator gives the \
+             same names; \"\" for none",
+        ),
+    })
+}
+
 /// The CAs of a file, or the system's without one.
 pub(super) fn roots(
     field: &str,

@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use serde::Deserialize;
 use underpass_proxy::authenticate::{
-    Authenticator, ConfigError, DeviceLogin, GitHubConfig, Source,
+    Authenticator, ConfigError, DeviceLogin, GitHubAudience, GitHubConfig, Misconfigured, Source,
 };
+use zeroize::Zeroizing;
 
-use super::entry::roots;
+use super::entry::{prefix, roots};
 use super::file::{Contents, duration};
 use super::token_review::remote;
 use crate::api::DeviceLoginWay;
@@ -24,14 +25,29 @@ pub(super) struct GitHub {
     certificate_authority_file: Option<PathBuf>,
     organizations: Vec<String>,
     #[serde(default)]
-    username_prefix: String,
+    username_prefix: Option<String>,
     #[serde(default)]
-    groups_prefix: String,
+    groups_prefix: Option<String>,
+    /// The one app whose tokens count.
+    #[serde(default)]
+    app: Option<App>,
+    /// Personal tokens, and those of every app that a member has authorized, count as well.
+    #[serde(default)]
+    accept_tokens_of_any_app: bool,
     #[serde(default, deserialize_with = "duration")]
     cache: Option<Duration>,
     /// Lets people log in with a code (RFC 8628), by an app of theirs.
     #[serde(default)]
     device_login: Option<Device>,
+}
+
+/// An OAuth or GitHub App, which GitHub tells whether a token is one of its own.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct App {
+    #[serde(rename = "clientID")]
+    client_id: String,
+    client_secret_file: PathBuf,
 }
 
 /// The app that people's device logins are of. Its secret is not needed.
@@ -54,9 +70,13 @@ fn public() -> String {
 
 impl GitHub {
     pub(super) fn files(&self) -> Vec<(String, &Path)> {
-        let field = "github.certificateAuthorityFile".to_owned();
-        let file = self.certificate_authority_file.as_deref();
-        file.map(|path| (field, path)).into_iter().collect()
+        let authority = self.certificate_authority_file.as_deref();
+        let authority = authority.map(|path| ("github.certificateAuthorityFile".to_owned(), path));
+        let secret = self.app.as_ref().map(|app| {
+            let field = "github.app.clientSecretFile".to_owned();
+            (field, app.client_secret_file.as_path())
+        });
+        authority.into_iter().chain(secret).collect()
     }
 
     /// What somebody needs to log in with a code.
@@ -80,15 +100,55 @@ impl GitHub {
             api_url: self.api_url.clone(),
             roots: roots("certificateAuthorityFile", file, contents)?,
             organizations: self.organizations.clone(),
-            username_prefix: self.username_prefix.clone(),
-            groups_prefix: self.groups_prefix.clone(),
+            username_prefix: prefix("usernamePrefix", self.username_prefix.as_ref())?,
+            groups_prefix: prefix("groupsPrefix", self.groups_prefix.as_ref())?,
+            audience: self.audience(contents)?,
             remote: remote(self.cache),
         };
         if let Some(device) = &self.device_login {
             // Here as there: a mistake is to be found before somebody logs in.
             DeviceLogin::new(&device.url, &config.roots, device.client_id.clone())?;
         }
+        if let (Some(device), Some(app)) = (&self.device_login, &self.app)
+            && device.client_id != app.client_id
+        {
+            let why = "must be app.clientID: tokens of another app do not count here";
+            return Err(invalid("deviceLogin.clientID", why));
+        }
         let built = underpass_proxy::authenticate::GitHub::new(source, config)?;
         Ok(Arc::new(built))
+    }
+
+    /// Whose tokens count. Without an answer, any app that a member has once tried could log in as them.
+    fn audience(&self, contents: &Contents) -> Result<GitHubAudience, ConfigError> {
+        match (&self.app, self.accept_tokens_of_any_app) {
+            (Some(app), false) => {
+                let secret = contents.of(&app.client_secret_file);
+                let secret = Zeroizing::new(String::from_utf8_lossy(secret).into_owned());
+                Ok(GitHubAudience::App {
+                    client_id: app.client_id.clone(),
+                    // Editors end a file with a line feed.
+                    client_secret: Zeroizing::new(secret.trim_end_matches(['\r', '\n']).to_owned()),
+                })
+            }
+            (None, true) => Ok(GitHubAudience::AnyApp),
+            (Some(_), true) => Err(invalid(
+                "acceptTokensOfAnyApp",
+                "must be left out beside app: either the tokens of one app count, or those of all",
+            )),
+            (None, false) => Err(invalid(
+                "app",
+                "must be said: {clientID: …, clientSecretFile: …} of the OAuth or GitHub App whose tokens count, since a \
+                 GitHub token does not say for whom it was made; or acceptTokensOfAnyApp: true, where every app that a \
+                 member has authorized may be that member here",
+            )),
+        }
+    }
+}
+
+fn invalid(field: &str, why: &'static str) -> ConfigError {
+    ConfigError {
+        field: field.to_owned(),
+        why: Misconfigured::Invalid(why),
     }
 }

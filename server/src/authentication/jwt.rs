@@ -8,10 +8,10 @@ use std::time::Duration;
 use serde::Deserialize;
 use underpass_proxy::authenticate::{
     Algorithm, Authenticator, Claims, ConfigError, Misconfigured, Oidc, OidcConfig, PrefixedClaim,
-    RequiredClaim, Source, UsernamePrefix,
+    RequiredClaim, Source,
 };
 
-use super::entry::roots;
+use super::entry::{prefix, roots};
 use super::file::{Contents, duration};
 
 /// Tokens of one OpenID Connect provider.
@@ -44,13 +44,23 @@ struct Issuer {
 #[serde(deny_unknown_fields)]
 struct Mappings {
     #[serde(default)]
-    username: Option<Mapping>,
+    username: Option<Username>,
     #[serde(default)]
     groups: Option<Mapping>,
     #[serde(default)]
     uid: Option<Uid>,
     #[serde(default)]
     extra: Vec<Extra>,
+}
+
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Username {
+    /// `sub` without.
+    #[serde(default)]
+    claim: Option<String>,
+    #[serde(default)]
+    prefix: Option<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -109,7 +119,7 @@ impl Jwt {
             roots: roots("issuer.certificateAuthorityFile", file, contents)?,
             algorithms: self.algorithms()?,
             clock_skew: self.clock_skew.unwrap_or(CLOCK_SKEW),
-            claims: self.claim_mappings.claims(),
+            claims: self.claim_mappings.claims()?,
             required: self
                 .claim_validation_rules
                 .iter()
@@ -140,30 +150,25 @@ impl Jwt {
 }
 
 impl Mappings {
-    fn claims(&self) -> Claims {
-        let default = Claims::default();
-        let (username, username_prefix) = match &self.username {
-            None => (default.username, UsernamePrefix::Default),
-            Some(Mapping { claim, prefix }) => {
-                let prefix = prefix.clone().map(UsernamePrefix::Text);
-                (claim.clone(), prefix.unwrap_or(UsernamePrefix::Default))
-            }
-        };
-        let groups = self.groups.as_ref().map(|groups| PrefixedClaim {
-            claim: groups.claim.clone(),
-            prefix: groups.prefix.clone().unwrap_or_default(),
-        });
-        let extra = self
-            .extra
-            .iter()
-            .map(|extra| (extra.key.clone(), extra.claim.clone()));
-        Claims {
-            username,
-            username_prefix,
-            groups,
-            uid: self.uid.as_ref().map(|uid| uid.claim.clone()),
-            extra: extra.collect(),
+    fn claims(&self) -> Result<Claims, ConfigError> {
+        let username = self.username.as_ref();
+        let before = username.and_then(|username| username.prefix.as_ref());
+        let mut claims = Claims::subject(prefix("claimMappings.username.prefix", before)?);
+        if let Some(claim) = username.and_then(|username| username.claim.clone()) {
+            claims.username = claim;
         }
+        if let Some(groups) = &self.groups {
+            claims.groups = Some(PrefixedClaim {
+                claim: groups.claim.clone(),
+                prefix: prefix("claimMappings.groups.prefix", groups.prefix.as_ref())?,
+            });
+        }
+        let extra = self.extra.iter();
+        claims.extra = extra
+            .map(|extra| (extra.key.clone(), extra.claim.clone()))
+            .collect();
+        claims.uid = self.uid.as_ref().map(|uid| uid.claim.clone());
+        Ok(claims)
     }
 }
 

@@ -10,7 +10,7 @@ use underpass_proxy::authenticate::{
 };
 use zeroize::Zeroizing;
 
-use super::entry::roots;
+use super::entry::{prefix, roots};
 use super::file::{Contents, duration};
 use super::token_review::remote;
 
@@ -42,7 +42,7 @@ struct Users {
     filter: String,
     name_attribute: String,
     #[serde(default)]
-    prefix: String,
+    prefix: Option<String>,
     #[serde(default)]
     uid_attribute: Option<String>,
     #[serde(default)]
@@ -63,7 +63,7 @@ struct Groups {
     filter: String,
     name_attribute: String,
     #[serde(default)]
-    prefix: String,
+    prefix: Option<String>,
     membership: Membership,
     #[serde(default = "yes")]
     nested: bool,
@@ -123,8 +123,8 @@ impl Ldap {
                 password: Zeroizing::new(password.to_owned()),
             },
             realm: self.realm.clone(),
-            user: self.user_search.search(),
-            groups: self.group_search.as_ref().map(Groups::search),
+            user: self.user_search.search()?,
+            groups: self.group_search.as_ref().map(Groups::search).transpose()?,
             remote: remote(self.cache),
         };
         let built = underpass_proxy::authenticate::Ldap::new(source, config)?;
@@ -133,22 +133,22 @@ impl Ldap {
 }
 
 impl Users {
-    fn search(&self) -> UserSearch {
+    fn search(&self) -> Result<UserSearch, ConfigError> {
         let extra = self.extra.iter();
         let extra = extra.map(|extra| (extra.key.clone(), extra.attribute.clone()));
-        UserSearch {
+        Ok(UserSearch {
             base: self.base.clone(),
             filter: self.filter.clone(),
             name_attribute: self.name_attribute.clone(),
-            prefix: self.prefix.clone(),
+            prefix: prefix("userSearch.prefix", self.prefix.as_ref())?,
             uid_attribute: self.uid_attribute.clone(),
             extra: extra.collect(),
-        }
+        })
     }
 }
 
 impl Groups {
-    fn search(&self) -> GroupSearch {
+    fn search(&self) -> Result<GroupSearch, ConfigError> {
         let membership = match self.membership.clone() {
             Membership::Member(attribute) => GroupMembership::Member(attribute),
             Membership::MemberOf(attribute) => GroupMembership::MemberOf(attribute),
@@ -157,13 +157,13 @@ impl Groups {
                 GroupMembership::MemberValue { attribute, of_user }
             }
         };
-        GroupSearch {
+        Ok(GroupSearch {
             base: self.base.clone(),
             filter: self.filter.clone(),
             name_attribute: self.name_attribute.clone(),
-            prefix: self.prefix.clone(),
+            prefix: prefix("groupSearch.prefix", self.prefix.as_ref())?,
             membership,
             nested: self.nested,
-        }
+        })
     }
 }

@@ -67,8 +67,8 @@ impl Authentication {
     ) -> Result<Arc<Self>, AuthenticationError> {
         let authentication = Self {
             path,
+            chain: Arc::new(Chain::new(Vec::new(), surroundings.directory.clone())),
             surroundings,
-            chain: Arc::new(Chain::new(Vec::new())),
             certificates: CertificateRequest::new(),
             built: Mutex::default(),
             retired: Mutex::default(),

@@ -71,6 +71,7 @@ authenticators:
   clientCertificates:
     certificateAuthorityFiles: [ca.pem]
     usernamePrefix: 'cert:'
+    groupsPrefix: ''
 - name: edge
   tokenReview:
     cluster: edge
@@ -88,15 +89,21 @@ authenticators:
       base: ou=people,dc=example,dc=org
       filter: (&(objectClass=person)(uid={username}))
       nameAttribute: uid
+      prefix: 'ldap:'
     groupSearch:
       base: ou=groups,dc=example,dc=org
       filter: (objectClass=groupOfNames)
       nameAttribute: cn
+      prefix: 'ldap-group:'
       membership: {member: member}
 - name: hub
   github:
     organizations: [example]
     certificateAuthorityFile: ca.pem
+    usernamePrefix: 'github:'
+    groupsPrefix: 'github-group:'
+    app: {clientID: Iv1.a, clientSecretFile: password}
+    deviceLogin: {clientID: Iv1.a}
 ";
 
 #[tokio::test]
@@ -223,6 +230,76 @@ async fn mistakes_name_their_field() {
         error.contains("authenticators[6]: tokens: \"tokens\" stands there twice"),
         "{error}"
     );
+}
+
+#[tokio::test]
+async fn rule_22_prefixes_have_to_be_said() {
+    let dir = folder();
+    for (said, field) in [
+        (
+            "claim: email, prefix: ''",
+            "jwt.claimMappings.username.prefix",
+        ),
+        (
+            "claim: groups, prefix: 'corp:'",
+            "jwt.claimMappings.groups.prefix",
+        ),
+        (
+            "    usernamePrefix: 'cert:'\n",
+            "clientCertificates.usernamePrefix",
+        ),
+        ("    groupsPrefix: ''\n", "clientCertificates.groupsPrefix"),
+        ("      prefix: 'ldap:'\n", "ldap.userSearch.prefix"),
+        ("      prefix: 'ldap-group:'\n", "ldap.groupSearch.prefix"),
+        ("    usernamePrefix: 'github:'\n", "github.usernamePrefix"),
+        ("    groupsPrefix: 'github-group:'\n", "github.groupsPrefix"),
+    ] {
+        assert!(GOOD.contains(said), "{said}");
+        let left = said.split_once(", prefix").map_or("", |(claim, _)| claim);
+        let error = open(dir.path(), &GOOD.replace(said, left)).err().unwrap();
+        let wanted = format!("{field}: must be said");
+        assert!(error.contains(&wanted), "{field}: {error}");
+        assert!(error.contains("\"\" for none"), "{error}");
+        if left.is_empty() {
+            let start = said.split_once('\'').unwrap().0;
+            let none = format!("{start}''\n");
+            open(dir.path(), &GOOD.replace(said, &none)).unwrap();
+        }
+    }
+    // Without any mapping the name is the claim `sub`, and has a prefix all the same.
+    let mapping = "      username: {claim: email, prefix: ''}\n";
+    let error = open(dir.path(), &GOOD.replace(mapping, "")).err().unwrap();
+    assert!(error.contains("username.prefix: must be said"), "{error}");
+}
+
+#[tokio::test]
+async fn rule_22_a_github_needs_to_know_whose_tokens_count() {
+    let dir = folder();
+    let app = "    app: {clientID: Iv1.a, clientSecretFile: password}\n";
+    for (instead, said) in [
+        ("", "github.app: must be said"),
+        (
+            &*format!("{app}    acceptTokensOfAnyApp: true\n"),
+            "github.acceptTokensOfAnyApp: must be left out",
+        ),
+        (
+            "    app: {clientID: Iv1.b, clientSecretFile: password}\n",
+            "github.deviceLogin.clientID: must be app.clientID",
+        ),
+        (
+            "    app: {clientID: Iv1.a, clientSecretFile: empty.pem}\n",
+            "github.app.clientSecretFile: must not be empty",
+        ),
+        (
+            "    app: {clientID: Iv1.a, clientSecretFile: no}\n",
+            "github.app.clientSecretFile: cannot read",
+        ),
+    ] {
+        let error = open(dir.path(), &GOOD.replace(app, instead)).err().unwrap();
+        assert!(error.contains(said), "{instead}: {error}");
+    }
+    let any = "    acceptTokensOfAnyApp: true\n";
+    open(dir.path(), &GOOD.replace(app, any)).unwrap();
 }
 
 #[tokio::test]

@@ -52,8 +52,12 @@ pub(crate) async fn run(client: &Client, command: Binding) -> Result<()> {
 }
 
 fn spec(wanted: NewBinding) -> Result<BindingSpec> {
-    let users = wanted.users.into_iter().map(Subject::User);
-    let groups = wanted.groups.into_iter().map(Subject::Group);
+    let users = wanted.users.into_iter().map(Subject::user);
+    let groups = wanted.groups.into_iter().map(Subject::group);
+    let subjects = users.chain(groups).map(|subject| Subject {
+        authority: wanted.authority.clone(),
+        ..subject
+    });
     let labels: BTreeMap<String, String> = wanted
         .labels
         .iter()
@@ -64,7 +68,7 @@ fn spec(wanted: NewBinding) -> Result<BindingSpec> {
         })
         .collect::<Result<_>>()?;
     Ok(BindingSpec {
-        subjects: users.chain(groups).collect(),
+        subjects: subjects.collect(),
         clusters: Selector {
             all: wanted.all_clusters,
             names: wanted.clusters.into_iter().collect(),
@@ -75,10 +79,7 @@ fn spec(wanted: NewBinding) -> Result<BindingSpec> {
 }
 
 fn subjects(subjects: &BTreeSet<Subject>) -> String {
-    let subjects = subjects.iter().map(|subject| match subject {
-        Subject::User(name) => format!("user:{name}"),
-        Subject::Group(name) => format!("group:{name}"),
-    });
+    let subjects = subjects.iter().map(ToString::to_string);
     list(&subjects.collect::<Vec<_>>())
 }
 

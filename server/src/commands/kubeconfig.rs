@@ -43,6 +43,7 @@ async fn with_token(
     let place = Place::find(client, data, options.server.clone())?;
     let user = options.user.as_ref().context("say whose it is: --user")?;
     let wanted = AccessRequest {
+        links: Default::default(),
         user: user.clone(),
         groups: options.groups.clone(),
         clusters: options.clusters.clone(),

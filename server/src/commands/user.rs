@@ -1,7 +1,10 @@
 //! `underpass-server user` and `underpass-server group`
 
+use std::collections::BTreeSet;
+
 use anyhow::Result;
 use serde_json::json;
+use underpass_proxy::Authority;
 
 use super::login::read_password;
 use super::{list, print_table};
@@ -17,7 +20,11 @@ type ShownGroup = View<GroupSpec, GroupStatus>;
 
 pub(crate) async fn run(client: &Client, command: User) -> Result<()> {
     match command {
-        User::Add { name, rights } => {
+        User::Add {
+            name,
+            rights,
+            links,
+        } => {
             let Rights {
                 groups,
                 clusters,
@@ -26,6 +33,7 @@ pub(crate) async fn run(client: &Client, command: User) -> Result<()> {
             } = rights;
             let wanted = AccessRequest {
                 user: name.clone(),
+                links: links.into_iter().collect(),
                 groups,
                 clusters,
                 all_clusters,
@@ -40,10 +48,20 @@ pub(crate) async fn run(client: &Client, command: User) -> Result<()> {
             };
             eprintln!("User {name} {made}.");
         }
+        User::Link { name, authorities } => {
+            let path = format!("/v1/users/{}", segment(name.as_str()));
+            let shown: Shown = client
+                .patch(&path, &json!({ "links": authorities }))
+                .await?;
+            match shown.spec.links.is_empty() {
+                true => eprintln!("User {name} comes by nobody's word but the directory's."),
+                false => eprintln!("User {name} may come by {}.", links(&shown.spec.links)),
+            }
+        }
         User::List => {
             let users: Vec<Shown> = client.list("/v1/users").await?;
             let rows: Vec<_> = users.iter().map(row).collect();
-            print_table(&["USER", "GROUPS", "CLUSTERS", "STATE"], &rows);
+            print_table(&["USER", "GROUPS", "CLUSTERS", "LINKS", "STATE"], &rows);
         }
         User::Password {
             name,
@@ -95,6 +113,10 @@ async fn set_disabled(client: &Client, name: &str, disabled: bool) -> Result<()>
     Ok(())
 }
 
+fn links(links: &BTreeSet<Authority>) -> String {
+    list(&links.iter().map(ToString::to_string).collect::<Vec<_>>())
+}
+
 fn row(user: &Shown) -> Vec<String> {
     let reach = user.status.reach.iter();
     let reach: Vec<_> = reach
@@ -113,6 +135,7 @@ fn row(user: &Shown) -> Vec<String> {
         user.name.clone(),
         list(&user.status.groups),
         list(&reach),
+        links(&user.spec.links),
         state.to_owned(),
     ]
 }
@@ -125,15 +148,21 @@ pub(crate) async fn run_group(client: &Client, command: Group) -> Result<()> {
                 .iter()
                 .map(|group| {
                     let members = group.spec.members.iter().map(ToString::to_string);
-                    vec![group.name.clone(), list(&members.collect::<Vec<_>>())]
+                    let members = list(&members.collect::<Vec<_>>());
+                    vec![group.name.clone(), members, links(&group.spec.links)]
                 })
                 .collect();
-            print_table(&["GROUP", "MEMBERS"], &rows);
+            print_table(&["GROUP", "MEMBERS", "LINKS"], &rows);
         }
-        Group::Set { name, members } => {
+        Group::Set {
+            name,
+            members,
+            links,
+        } => {
             let path = format!("/v1/groups/{}", segment(name.as_str()));
             let spec = GroupSpec {
                 members: members.into_iter().collect(),
+                links: links.into_iter().collect(),
             };
             let shown: ShownGroup = client.put(&path, &spec).await?;
             eprintln!("Group {name} has {} members.", shown.spec.members.len());

@@ -49,6 +49,7 @@ impl Elsewhere {
             { "name": "certificates", "clientCertificates": {
                 "certificateAuthorityFiles": ["cluster-ca.pem"],
                 "usernamePrefix": "cert:",
+                "groupsPrefix": "",
             } },
         ] })
     }
@@ -97,8 +98,9 @@ impl Elsewhere {
     }
 
     fn let_in(&self, user: &str) {
-        let add = ["user", "add", user, "--cluster", CLUSTER_NAME];
-        self.deployment.administer(&add).unwrap();
+        let set = ["binding", "set", user, "--role", "operate", "--user", user];
+        let set = [&set[..], &["--cluster", CLUSTER_NAME]].concat();
+        self.deployment.administer(&set).unwrap();
     }
 }
 
@@ -179,6 +181,56 @@ async fn a_client_certificate_reaches_the_cluster() {
         .output(&["get", "--raw", "/version"])
         .await;
     assert!(!refused.status.success(), "{refused:?}");
+}
+
+/// A CA without a prefix may give every name, and still not one that the directory has for somebody else.
+#[tokio::test]
+async fn rule_22_a_certificate_with_a_name_of_the_directorys_is_nobodys() {
+    let elsewhere = Elsewhere::start().await;
+    let deployment = &elsewhere.deployment;
+    let mut file = elsewhere.file();
+    let certificates = &mut file["authenticators"][2]["clientCertificates"];
+    certificates["usernamePrefix"] = json!("");
+    elsewhere.configure(&file).await;
+    let carol = elsewhere.certificate("carol", &[]);
+    elsewhere.let_in("carol");
+    let user = whoami(&elsewhere.client(&carol)).await;
+    assert_eq!(user["username"], "carol");
+
+    let refused = async |kubeconfig: &Path| {
+        let client = elsewhere.client(kubeconfig);
+        let output = client.output(&["get", "--raw", "/version"]).await;
+        assert!(!output.status.success(), "{output:?}");
+    };
+    // The first administrator may do everything; whoever else is called so may do nothing.
+    refused(&elsewhere.certificate("admin", &[])).await;
+    deployment
+        .logged("no link to certificate/certificates")
+        .await;
+    // Somebody who is suspended does not come back by another way.
+    let add = ["user", "add", "alice", "--cluster", CLUSTER_NAME];
+    deployment.administer(&add).unwrap();
+    let alice = elsewhere.certificate("alice", &["dev"]);
+    refused(&alice).await;
+    let link = ["user", "link", "alice", "certificate/certificates"];
+    deployment.administer(&link).unwrap();
+    let user = whoami(&elsewhere.client(&alice)).await;
+    assert_eq!(user["username"], "alice");
+    let groups = |user: &Value| user["groups"].as_array().unwrap().contains(&json!("dev"));
+    assert!(groups(&user), "{user}");
+    // A group of the directory's is not given by a certificate either.
+    deployment.administer(&["group", "set", "dev"]).unwrap();
+    let user = whoami(&elsewhere.client(&alice)).await;
+    assert!(!groups(&user), "{user}");
+    deployment.logged("counts for nothing").await;
+    deployment
+        .administer(&["user", "disable", "alice"])
+        .unwrap();
+    refused(&alice).await;
+    deployment.administer(&["user", "enable", "alice"]).unwrap();
+    whoami(&elsewhere.client(&alice)).await;
+    deployment.administer(&["user", "link", "alice"]).unwrap();
+    refused(&alice).await;
 }
 
 /// What a token of a ServiceAccount in `default` for this audience may be used as.
@@ -286,11 +338,13 @@ async fn a_password_of_a_directory_reaches_the_cluster() {
                 "base": "ou=people,dc=example,dc=org",
                 "filter": "(&(objectClass=inetOrgPerson)(uid={username}))",
                 "nameAttribute": "uid",
+                "prefix": "",
             },
             "groupSearch": {
                 "base": "ou=groups,dc=example,dc=org",
                 "filter": "(objectClass=groupOfNames)",
                 "nameAttribute": "cn",
+                "prefix": "",
                 "membership": { "member": "member" },
             },
         },

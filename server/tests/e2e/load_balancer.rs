@@ -338,11 +338,15 @@ async fn rule_11_who_guesses_behind_a_load_balancer_locks_out_nobody_else() {
                 "base": "ou=people,dc=example,dc=org",
                 "filter": "(&(objectClass=inetOrgPerson)(uid={username}))",
                 "nameAttribute": "uid",
+                "prefix": "",
             },
         } },
     ] });
     std::fs::write(deployment.authentication_file(), file.to_string()).unwrap();
-    let let_in = ["user", "add", "alice", "--cluster", CLUSTER_NAME];
+    let let_in = [
+        "binding", "set", "alice", "--role", "operate", "--user", "alice",
+    ];
+    let let_in = [&let_in[..], &["--cluster", CLUSTER_NAME]].concat();
     deployment.administer(&let_in).unwrap();
     eventually("the directory is asked", async || {
         match log_in(&deployment, "192.0.2.1", "alice", "alice-secret").await {

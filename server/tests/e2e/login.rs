@@ -203,6 +203,7 @@ async fn a_code_that_is_confirmed_at_github_is_a_login() {
     let folder = deployment.authentication_file();
     let ca = folder.with_file_name("github.pem");
     std::fs::write(&ca, github.ca_pem()).unwrap();
+    std::fs::write(folder.with_file_name("github.secret"), "app-secret\n").unwrap();
     let authentication = json!({ "authenticators": [
         { "name": "tokens", "tokens": {} },
         { "name": "hub", "github": {
@@ -211,7 +212,8 @@ async fn a_code_that_is_confirmed_at_github_is_a_login() {
             "organizations": ["Org-0"],
             "usernamePrefix": "github:",
             "groupsPrefix": "github:",
-            "deviceLogin": { "clientID": "underpass", "url": github.url() },
+            "app": { "clientID": "Iv1.underpass", "clientSecretFile": "github.secret" },
+            "deviceLogin": { "clientID": "Iv1.underpass", "url": github.url() },
         } },
     ] });
     std::fs::write(deployment.authentication_file(), authentication.to_string()).unwrap();
@@ -230,7 +232,7 @@ async fn a_code_that_is_confirmed_at_github_is_a_login() {
         .unwrap();
     eventually("the server offers it", async || {
         let ways = raw::get(&deployment, "/v1/login", None).await;
-        if ways.body["device"]["clientId"] == "underpass" {
+        if ways.body["device"]["clientId"] == "Iv1.underpass" {
             Ok(())
         } else {
             Err(ways)

@@ -43,8 +43,8 @@ pub struct ClientCertificates {
     prefixes: CertificatePrefixes,
 }
 
-/// What stands before names.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// What stands before names. There is no default: whoever leaves prefixes out lets a CA give every name.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CertificatePrefixes {
     /// Before the common name.
     pub username: String,

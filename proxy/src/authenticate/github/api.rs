@@ -39,13 +39,18 @@ pub(super) struct Team {
 
 /// Why GitHub has said nothing of use.
 #[derive(Debug, thiserror::Error)]
-enum ApiError {
+pub(super) enum ApiError {
     #[error("GitHub cannot be asked")]
     Https(#[source] HttpsError),
     #[error("GitHub answered {0}")]
     Status(StatusCode),
     #[error("GitHub's limit of requests is reached")]
     Limited,
+    #[error(
+        "GitHub does not say whether a token is the configured app's{}; are its client id and secret right?",
+        .0.map(|status| format!(" ({status})")).unwrap_or_default()
+    )]
+    App(Option<StatusCode>),
     #[error("GitHub's answer leads to another server")]
     Astray,
     #[error(
@@ -113,24 +118,42 @@ impl Api {
         ours.scheme() == theirs.scheme() && ours.authority() == theirs.authority()
     }
 
+    /// Asks as an app, with its secret.
+    pub(super) async fn post(
+        &self,
+        path: &str,
+        mut authorization: HeaderValue,
+        body: Bytes,
+    ) -> Result<Response<Bytes>, ApiError> {
+        authorization.set_sensitive(true);
+        let request = asking(Request::post(format!("{}{path}", self.base)), authorization)
+            .header(header::CONTENT_TYPE, "application/json")
+            .body(Full::from(body))
+            .map_err(|error| ApiError::Https(HttpsError::Request(error)))?;
+        self.send(request).await
+    }
+
+    /// Gives every answer but the one that GitHub's limit of requests is reached, which is 403 or 429.
+    async fn send(&self, request: Request<Full<Bytes>>) -> Result<Response<Bytes>, ApiError> {
+        let response = self.https.send(request).await.map_err(ApiError::Https)?;
+        match response.status() {
+            StatusCode::FORBIDDEN | StatusCode::TOO_MANY_REQUESTS if is_limited(&response) => {
+                Err(ApiError::Limited)
+            }
+            _ => Ok(response),
+        }
+    }
+
     async fn get(&self, url: &str, token: &str) -> Result<Response<Bytes>, AuthenticateError> {
         let line = Zeroizing::new(format!("Bearer {token}"));
         let mut line = HeaderValue::from_str(&line).map_err(|_| Rejection::Malformed)?;
         line.set_sensitive(true);
-        let request = Request::get(url)
-            .header(header::AUTHORIZATION, line)
-            .header(header::ACCEPT, "application/vnd.github+json")
-            .header("x-github-api-version", "2022-11-28")
-            .body(Full::default())
-            .map_err(|error| ApiError::Https(HttpsError::Request(error)))?;
-        let response = self.https.send(request).await.map_err(ApiError::Https)?;
+        let request = asking(Request::get(url), line).body(Full::default());
+        let request = request.map_err(|error| ApiError::Https(HttpsError::Request(error)))?;
+        let response = self.send(request).await?;
         match response.status() {
             StatusCode::OK => Ok(response),
             StatusCode::UNAUTHORIZED => Err(Rejection::Unknown.into()),
-            // GitHub's word for both is 403, for the limit also 429.
-            StatusCode::FORBIDDEN | StatusCode::TOO_MANY_REQUESTS if is_limited(&response) => {
-                Err(ApiError::Limited.into())
-            }
             // The token lacks a scope, or the organization's single sign-on.
             StatusCode::FORBIDDEN => Err(Rejection::NotAllowed.into()),
             other => Err(ApiError::Status(other).into()),
@@ -138,7 +161,15 @@ impl Api {
     }
 }
 
-fn read<T: DeserializeOwned>(response: &Response<Bytes>) -> Result<T, ApiError> {
+/// What every question of this API carries.
+fn asking(request: http::request::Builder, authorization: HeaderValue) -> http::request::Builder {
+    request
+        .header(header::AUTHORIZATION, authorization)
+        .header(header::ACCEPT, "application/vnd.github+json")
+        .header("x-github-api-version", "2022-11-28")
+}
+
+pub(super) fn read<T: DeserializeOwned>(response: &Response<Bytes>) -> Result<T, ApiError> {
     serde_json::from_slice(response.body())
         .map_err(|error| ApiError::Https(HttpsError::Malformed(error)))
 }

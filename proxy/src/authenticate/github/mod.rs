@@ -5,6 +5,7 @@
 //! the uid.
 
 mod api;
+mod audience;
 mod device;
 
 use std::{fmt, net::IpAddr};
@@ -12,6 +13,7 @@ use std::{fmt, net::IpAddr};
 use async_trait::async_trait;
 
 use self::api::Api;
+pub use self::audience::GitHubAudience;
 pub use self::device::{DeviceAuthorization, DeviceError, DeviceLogin};
 use super::{
     AuthenticateError, Authenticated, Authenticator, Caller, ConfigError, Misconfigured, Rejection,
@@ -40,6 +42,8 @@ pub struct GitHubConfig {
     pub username_prefix: String,
     /// What stands before organizations and teams.
     pub groups_prefix: String,
+    /// Whose tokens count.
+    pub audience: GitHubAudience,
     /// How it asks.
     pub remote: RemoteOptions,
 }
@@ -60,6 +64,7 @@ impl GitHub {
         for (position, organization) in config.organizations.iter().enumerate() {
             not_empty(&format!("organizations[{position}]"), organization)?;
         }
+        config.audience.check()?;
         let https = Https::new(&config.roots).map_err(|e| ConfigError::unusable("apiURL", e))?;
         let options = config.remote;
         let account = Account {
@@ -120,6 +125,8 @@ impl Lookup for Account {
         let Credential::Bearer(token) = credential else {
             return Err(Rejection::Malformed.into());
         };
+        // First: what follows is no business of a token that was given to somebody else.
+        self.config.audience.includes(token, &self.api).await?;
         let user = self.api.user(token).await?;
         let organizations = self.api.organizations(token).await?;
         let allowed = |name: &str| {

@@ -1,50 +1,96 @@
 //! What claims mean.
 
-use std::{collections::BTreeMap, time::UNIX_EPOCH};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, UNIX_EPOCH},
+};
 
 use serde_json::Value;
 
 use super::{
     OidcConfig,
+    path::ClaimPath,
     verify::{Signed, time},
 };
-use crate::authenticate::{Rejection, source::Assertion};
+use crate::authenticate::{ConfigError, Rejection, source::Assertion};
+
+/// What claims mean: the configuration, with every claim's path parsed.
+#[derive(Debug)]
+pub(super) struct Meaning {
+    username: ClaimPath,
+    username_prefix: String,
+    groups: Option<(ClaimPath, String)>,
+    uid: Option<ClaimPath>,
+    extra: Vec<(String, ClaimPath)>,
+    required: Vec<(ClaimPath, String)>,
+    clock_skew: Duration,
+}
+
+impl Meaning {
+    /// Parses the paths.
+    pub(super) fn of(config: &OidcConfig) -> Result<Self, ConfigError> {
+        let mapping = &config.claims;
+        let mapped = |name: &str, claim: &str| {
+            ClaimPath::parse(&format!("claimMappings.{name}.claim"), claim)
+        };
+        let groups = mapping.groups.as_ref();
+        let groups = groups.map(|groups| {
+            let path = mapped("groups", &groups.claim)?;
+            Ok::<_, ConfigError>((path, groups.prefix.clone()))
+        });
+        let uid = mapping.uid.as_ref().map(|claim| mapped("uid", claim));
+        let extra = mapping.extra.iter().enumerate();
+        let extra = extra.map(|(position, (key, claim))| {
+            let path = mapped(&format!("extra[{position}]"), claim)?;
+            Ok((key.clone(), path))
+        });
+        let required = config.required.iter().enumerate();
+        let required = required.map(|(position, required)| {
+            let field = format!("claimValidationRules[{position}].claim");
+            let path = ClaimPath::parse(&field, &required.claim)?;
+            Ok((path, required.value.clone()))
+        });
+        Ok(Self {
+            username: mapped("username", &mapping.username)?,
+            username_prefix: mapping.username_prefix.clone(),
+            groups: groups.transpose()?,
+            uid: uid.transpose()?,
+            extra: extra.collect::<Result<_, ConfigError>>()?,
+            required: required.collect::<Result<_, ConfigError>>()?,
+            clock_skew: config.clock_skew,
+        })
+    }
+}
 
 /// Reads a token that was verified.
-pub(super) fn assertion(claims: &Signed, config: &OidcConfig) -> Result<Assertion, Rejection> {
-    let mapping = &config.claims;
-    for required in &config.required {
-        let value = find(claims, &required.claim).and_then(Value::as_str);
-        if value != Some(&required.value) {
-            return Err(Rejection::RequiredClaim(required.claim.clone()));
+pub(super) fn assertion(claims: &Signed, meaning: &Meaning) -> Result<Assertion, Rejection> {
+    for (claim, wanted) in &meaning.required {
+        if claim.find(claims).and_then(Value::as_str) != Some(wanted) {
+            return Err(Rejection::RequiredClaim(claim.as_str().to_owned()));
         }
     }
-    let username = text(claims, &mapping.username)?;
-    // As kube-apiserver: a provider that says nothing of it is believed.
-    if mapping.username == "email"
-        && let Some(verified) = claims.get("email_verified")
-        && *verified != Value::Bool(true)
-    {
+    let username = text(claims, &meaning.username)?;
+    if meaning.username.is_email() && is_unverified(claims, &meaning.username) {
         return Err(Rejection::EmailNotVerified);
     }
-    let groups = match &mapping.groups {
+    let groups = match &meaning.groups {
         None => Vec::new(),
-        Some(groups) => texts(claims, &groups.claim)?
-            .map(|group| format!("{}{group}", groups.prefix))
+        Some((claim, prefix)) => texts(claims, claim)?
+            .map(|group| format!("{prefix}{group}"))
             .collect(),
     };
-    let uid = mapping.uid.as_ref();
+    let uid = meaning.uid.as_ref();
     let uid = uid.map(|claim| text(claims, claim).map(str::to_owned));
     let mut extra = BTreeMap::new();
-    for (key, claim) in &mapping.extra {
+    for (key, claim) in &meaning.extra {
         let values: Vec<_> = texts(claims, claim)?.map(str::to_owned).collect();
         if !values.is_empty() {
             extra.insert(key.clone(), values);
         }
     }
-    let expires = time(claims, "exp")?.map(|end| end.saturating_add(config.clock_skew));
+    let expires = time(claims, "exp")?.map(|end| end.saturating_add(meaning.clock_skew));
     Ok(Assertion {
-        user: format!("{}{username}", config.username_prefix()),
+        user: format!("{}{username}", meaning.username_prefix),
         uid: uid.transpose()?,
         groups,
         extra,
@@ -52,24 +98,22 @@ pub(super) fn assertion(claims: &Signed, config: &OidcConfig) -> Result<Assertio
     })
 }
 
-fn find<'a>(claims: &'a Signed, claim: &str) -> Option<&'a Value> {
-    let Some(pointer) = claim.strip_prefix('/') else {
-        return claims.get(claim);
-    };
-    let (first, rest) = match pointer.find('/') {
-        Some(end) => pointer.split_at(end),
-        None => (pointer, ""),
-    };
-    let first = first.replace("~1", "/").replace("~0", "~");
-    claims.get(&first)?.pointer(rest)
+/// Does the provider say anything else than that the address is verified? As with kube-apiserver, a provider that says
+/// nothing of it is believed. What it says may stand beside a nested claim, or at the top.
+fn is_unverified(claims: &Signed, address: &ClaimPath) -> bool {
+    let enclosing = address.enclosing(claims).into_iter();
+    let mut said = enclosing
+        .flatten()
+        .filter(|(name, _)| name.eq_ignore_ascii_case("email_verified"));
+    said.any(|(_, verified)| *verified != Value::Bool(true))
 }
 
-fn wrong(claim: &str) -> Rejection {
-    Rejection::Claim(claim.to_owned())
+fn wrong(claim: &ClaimPath) -> Rejection {
+    Rejection::Claim(claim.as_str().to_owned())
 }
 
-fn text<'a>(claims: &'a Signed, claim: &str) -> Result<&'a str, Rejection> {
-    let text = find(claims, claim).and_then(Value::as_str);
+fn text<'a>(claims: &'a Signed, claim: &ClaimPath) -> Result<&'a str, Rejection> {
+    let text = claim.find(claims).and_then(Value::as_str);
     text.filter(|text| !text.is_empty())
         .ok_or_else(|| wrong(claim))
 }
@@ -77,9 +121,9 @@ fn text<'a>(claims: &'a Signed, claim: &str) -> Result<&'a str, Rejection> {
 /// One text or a list of them; nothing where the claim is missing.
 fn texts<'a>(
     claims: &'a Signed,
-    claim: &str,
+    claim: &ClaimPath,
 ) -> Result<impl Iterator<Item = &'a str> + use<'a>, Rejection> {
-    let values = match find(claims, claim) {
+    let values = match claim.find(claims) {
         None | Some(Value::Null) => Vec::new(),
         Some(Value::String(text)) => vec![text.as_str()],
         Some(Value::Array(values)) => values
@@ -95,16 +139,16 @@ fn texts<'a>(
 mod tests {
     use serde_json::json;
 
-    use super::super::config::{PrefixedClaim, RequiredClaim, UsernamePrefix, tests::config};
+    use super::super::config::{PrefixedClaim, RequiredClaim, tests::config};
     use super::*;
 
     fn read(config: &OidcConfig, claims: Value) -> Result<Assertion, Rejection> {
-        assertion(claims.as_object().unwrap(), config)
+        assertion(claims.as_object().unwrap(), &Meaning::of(config).unwrap())
     }
 
     fn mapped() -> OidcConfig {
         let mut config = config();
-        config.claims.username_prefix = UsernamePrefix::Text("corp:".to_owned());
+        config.claims.username_prefix = "corp:".to_owned();
         config.claims.groups = Some(PrefixedClaim {
             claim: "/realm_access/roles".to_owned(),
             prefix: "corp:".to_owned(),
@@ -169,6 +213,50 @@ mod tests {
             read(&config, json!({ "email": "a@b" })).unwrap().user,
             "a@b"
         );
+    }
+
+    #[test]
+    fn rule_22_an_unverified_email_is_refused_in_every_spelling() {
+        let verified = |claim: &str, claims: Value| {
+            let mut config = config();
+            config.claims.username = claim.to_owned();
+            read(&config, claims).map(|assertion| assertion.user)
+        };
+        let no = json!(false);
+        for (claim, claims) in [
+            ("/email", json!({ "email": "a@b", "email_verified": no })),
+            ("Email", json!({ "Email": "a@b", "Email_Verified": no })),
+            ("/Email", json!({ "Email": "a@b", "email_verified": no })),
+            (
+                "/user/email",
+                json!({ "user": { "email": "a@b", "email_verified": no } }),
+            ),
+            (
+                "/user/email",
+                json!({ "user": { "email": "a@b" }, "email_verified": no }),
+            ),
+            (
+                "/x~1y/email",
+                json!({ "x/y": { "email": "a@b", "email_verified": no } }),
+            ),
+            (
+                "/emails/0",
+                json!({ "emails": ["a@b"], "email_verified": no }),
+            ),
+            (
+                "/email/value",
+                json!({ "email": { "value": "a@b", "email_verified": no } }),
+            ),
+        ] {
+            let refused = verified(claim, claims.clone());
+            assert_eq!(refused, Err(Rejection::EmailNotVerified), "{claim}");
+            let text = claims.to_string().replace("false", "true");
+            let claims = serde_json::from_str(&text).unwrap();
+            assert_eq!(verified(claim, claims).unwrap(), "a@b", "{claim}");
+        }
+        // Another claim is not an address, whatever is said of one.
+        let claims = json!({ "sub": "alice", "email_verified": no });
+        assert_eq!(verified("sub", claims).unwrap(), "alice");
     }
 
     #[test]

@@ -35,10 +35,10 @@ pub struct OidcConfig {
 /// Which claim is what. A name that begins with `/` is a JSON Pointer (RFC 6901): `/realm_access/roles`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Claims {
-    /// The user's name, by default `sub`. With `email`, the provider must not say that it is unverified.
+    /// The user's name. Where it is an e-mail address, the provider must not say that it is unverified.
     pub username: String,
-    /// What stands before the name.
-    pub username_prefix: UsernamePrefix,
+    /// What stands before the name, so that two issuers cannot mean the same user.
+    pub username_prefix: String,
     /// The groups: a text or a list of texts.
     pub groups: Option<PrefixedClaim>,
     /// The user's uid.
@@ -47,25 +47,17 @@ pub struct Claims {
     pub extra: Vec<(String, String)>,
 }
 
-impl Default for Claims {
-    fn default() -> Self {
+impl Claims {
+    /// The name is the claim `sub` behind this prefix, and there is nothing else.
+    pub fn subject(username_prefix: impl Into<String>) -> Self {
         Self {
             username: "sub".to_owned(),
-            username_prefix: UsernamePrefix::Default,
+            username_prefix: username_prefix.into(),
             groups: None,
             uid: None,
             extra: Vec::new(),
         }
     }
-}
-
-/// What stands before a user's name, so that two issuers cannot mean the same user.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum UsernamePrefix {
-    /// As kube-apiserver's `--oidc-username-prefix` has it: the issuer and `#`, but nothing before an e-mail address.
-    Default,
-    /// This text, which may be empty.
-    Text(String),
 }
 
 /// A claim, and what stands before its values.
@@ -162,17 +154,9 @@ impl OidcConfig {
             return Err(ConfigError::new("clockSkew", why));
         }
         let claims = &self.claims;
-        not_empty("claimMappings.username.claim", &claims.username)?;
-        if let Some(groups) = &claims.groups {
-            not_empty("claimMappings.groups.claim", &groups.claim)?;
-        }
-        if let Some(uid) = &claims.uid {
-            not_empty("claimMappings.uid.claim", uid)?;
-        }
-        for (position, (key, claim)) in claims.extra.iter().enumerate() {
+        for (position, (key, _)) in claims.extra.iter().enumerate() {
             let field = |name| format!("claimMappings.extra[{position}].{name}");
             not_empty(&field("key"), key)?;
-            not_empty(&field("claim"), claim)?;
             if key.chars().any(|c| c.is_ascii_uppercase()) {
                 let why = Misconfigured::Invalid("must be lower-case");
                 return Err(ConfigError::new(field("key"), why));
@@ -189,20 +173,7 @@ impl OidcConfig {
                 ));
             }
         }
-        for (position, required) in self.required.iter().enumerate() {
-            let field = format!("claimValidationRules[{position}].claim");
-            not_empty(&field, &required.claim)?;
-        }
         Ok(())
-    }
-
-    /// What stands before names.
-    pub(super) fn username_prefix(&self) -> String {
-        match &self.claims.username_prefix {
-            UsernamePrefix::Text(prefix) => prefix.clone(),
-            UsernamePrefix::Default if self.claims.username == "email" => String::new(),
-            UsernamePrefix::Default => format!("{}#", self.issuer_url),
-        }
     }
 }
 
@@ -217,7 +188,7 @@ fn well_known(issuer: &str) -> Result<Uri, ConfigError> {
 
 #[cfg(test)]
 pub(super) mod tests {
-    use super::*;
+    use super::{super::claims::Meaning, *};
 
     pub(in super::super) fn config() -> OidcConfig {
         let ca = rcgen::generate_simple_self_signed(["x".to_owned()]).unwrap();
@@ -228,7 +199,7 @@ pub(super) mod tests {
             roots: Roots::from_pem(ca.cert.pem().as_bytes()).unwrap(),
             algorithms: vec![Algorithm::RS256, "ES256".parse().unwrap()],
             clock_skew: Duration::from_secs(10),
-            claims: Claims::default(),
+            claims: Claims::subject(""),
             required: Vec::new(),
         }
     }
@@ -238,7 +209,8 @@ pub(super) mod tests {
         let field = |change: fn(&mut OidcConfig)| {
             let mut config = config();
             change(&mut config);
-            config.issuer().err().map(|error| error.field)
+            let read = config.issuer().and_then(|_| Meaning::of(&config));
+            read.err().map(|error| error.field)
         };
         assert_eq!(field(|_| {}), None);
         for (wrong, change) in [
@@ -259,6 +231,9 @@ pub(super) mod tests {
             ("claimMappings.username.claim", |c| {
                 c.claims.username.clear()
             }),
+            ("claimMappings.username.claim", |c| {
+                c.claims.username = "/a~2".to_owned();
+            }),
             ("claimMappings.extra[0].key", |c| {
                 c.claims.extra.push(("A".to_owned(), "a".to_owned()));
             }),
@@ -268,16 +243,6 @@ pub(super) mod tests {
         ] {
             assert_eq!(field(change).as_deref(), Some(wrong));
         }
-    }
-
-    #[test]
-    fn names_are_prefixed_as_kube_apiserver_does() {
-        let mut config = config();
-        assert_eq!(config.username_prefix(), "https://issuer.example/a/#");
-        config.claims.username = "email".to_owned();
-        assert_eq!(config.username_prefix(), "");
-        config.claims.username_prefix = UsernamePrefix::Text("oidc:".to_owned());
-        assert_eq!(config.username_prefix(), "oidc:");
     }
 
     #[test]

@@ -4,6 +4,7 @@
 mod claims;
 mod config;
 mod keys;
+mod path;
 mod verify;
 
 use std::sync::Arc;
@@ -11,9 +12,9 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 pub use self::config::{
-    Algorithm, Claims, OidcConfig, PrefixedClaim, RequiredClaim, UnknownAlgorithm, UsernamePrefix,
+    Algorithm, Claims, OidcConfig, PrefixedClaim, RequiredClaim, UnknownAlgorithm,
 };
-use self::keys::Issuer;
+use self::{claims::Meaning, keys::Issuer};
 use super::{AuthenticateError, Authenticated, Authenticator, Caller, Source, config::ConfigError};
 
 /// Accepts the tokens of one issuer.
@@ -23,6 +24,7 @@ use super::{AuthenticateError, Authenticated, Authenticator, Caller, Source, con
 pub struct Oidc {
     source: Source,
     config: OidcConfig,
+    meaning: Meaning,
     issuer: Arc<Issuer>,
 }
 
@@ -33,7 +35,9 @@ impl Oidc {
     /// The field that cannot be used.
     pub fn new(source: Source, config: OidcConfig) -> Result<Self, ConfigError> {
         let issuer = config.issuer()?;
+        let meaning = Meaning::of(&config)?;
         Ok(Self {
+            meaning,
             source,
             issuer: Arc::new(issuer),
             config,
@@ -69,7 +73,7 @@ impl Authenticator for Oidc {
             return Ok(None);
         }
         let claims = verify::verify(token, &self.config, &self.issuer).await?;
-        let assertion = claims::assertion(&claims, &self.config)?;
+        let assertion = claims::assertion(&claims, &self.meaning)?;
         Ok(Some(self.source.vouch(assertion)?))
     }
 }

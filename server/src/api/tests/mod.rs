@@ -10,7 +10,7 @@ use underpass_proxy::authenticate::{
     Authenticator, Caller, Chain, Passwords, Step, TokenAuthenticator,
 };
 use underpass_proxy::direct::Plugins;
-use underpass_proxy::directory::MemoryStore;
+use underpass_proxy::directory::{MemoryStore, Role, Subject};
 use underpass_proxy::front::Protocol;
 use underpass_proxy::seal::{Keyring, SealingKey};
 
@@ -19,6 +19,7 @@ use super::*;
 mod credentials;
 mod direct;
 mod login;
+mod names;
 mod objects;
 mod rights;
 
@@ -72,11 +73,14 @@ impl World {
         };
         let direct = Arc::new(DirectClusters::new(keys, plugins));
         let logins = Logins {
-            chain: Arc::new(Chain::new(vec![Step::new(
-                "tokens",
-                Arc::new(TokenAuthenticator::new("tokens", directory.clone())),
-                Duration::from_secs(5),
-            )])),
+            chain: Arc::new(Chain::new(
+                vec![Step::new(
+                    "tokens",
+                    Arc::new(TokenAuthenticator::new("tokens", directory.clone())),
+                    Duration::from_secs(5),
+                )],
+                directory.clone(),
+            )),
             passwords: Passwords::new().unwrap(),
             device_login: Arc::new(|| None),
         };

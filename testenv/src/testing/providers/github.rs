@@ -102,6 +102,9 @@ impl FakeGitHub {
     }
 }
 
+/// The client id of the one app whose tokens can be checked. Its secret is `app-secret`.
+const APP: &str = "Iv1.underpass";
+
 fn respond(status: u16, body: &Value) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::from(body.to_string()));
     *response.status_mut() = StatusCode::from_u16(status).unwrap();
@@ -126,6 +129,10 @@ async fn answer(
     if path.starts_with("/login/") {
         let body = request.into_body().collect().await.unwrap().to_bytes();
         return device(&path, str::from_utf8(&body).unwrap(), state);
+    }
+    if path.starts_with("/api/v3/applications/") {
+        let body = request.into_body().collect().await.unwrap().to_bytes();
+        return check(&path, &authorization, &body);
     }
     let token = authorization.strip_prefix("Bearer ").unwrap_or_default();
     let base = format!("https://localhost:{}/api/v3", address.port());
@@ -191,6 +198,30 @@ fn rest(path: &str, query: &str, token: &str, base: &str) -> Response<Full<Bytes
             ]),
         ),
         _ => respond(401, &bad),
+    }
+}
+
+/// "Check a token": the app [`APP`] got `gho_alice` and `ghu_alice` for their user; nothing else is its token.
+fn check(path: &str, authorization: &str, body: &[u8]) -> Response<Full<Bytes>> {
+    // `Iv1.underpass:app-secret`
+    if authorization != "Basic SXYxLnVuZGVycGFzczphcHAtc2VjcmV0" {
+        return respond(
+            401,
+            &json!({ "message": "Bad credentials", "status": "401" }),
+        );
+    }
+    assert_eq!(path, format!("/api/v3/applications/{APP}/token"));
+    let body: Value = serde_json::from_slice(body).unwrap();
+    match body["access_token"].as_str().unwrap() {
+        token @ ("gho_alice" | "ghu_alice") => respond(
+            200,
+            &json!({
+                "id": 1, "token": token, "scopes": ["read:org"],
+                "app": { "name": "Underpass", "client_id": APP },
+                "user": { "login": "alice", "id": 7 },
+            }),
+        ),
+        _ => respond(404, &json!({ "message": "Not Found", "status": "404" })),
     }
 }
 
