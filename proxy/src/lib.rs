@@ -53,6 +53,7 @@ mod review;
 mod revocation;
 mod scope;
 mod service_account;
+mod shares;
 mod status;
 mod upgrade;
 

@@ -97,14 +97,7 @@ impl Http {
         let client = connection.info().peer.client(request.headers());
         match self.requester(&request, connection).await {
             Ok(requester) => self.api.answer(request, requester, Some(client)).await,
-            Err(refusal) => {
-                tracing::info!(
-                    target: "underpass::audit",
-                    %client, method = %request.method(), path = request.uri().path(),
-                    code = refusal.code().as_u16(), "request to the API"
-                );
-                refusal.to_response()
-            }
+            Err(refusal) => self.api.refuse(&request, connection.info(), &refusal),
         }
     }
 

@@ -30,6 +30,11 @@ pub(crate) const SAME_NEWS: Duration = Duration::from_secs(1);
 /// Time to write what is left of the audit log when the server stops: a disk that takes longer is stuck.
 pub(crate) const AUDIT_FLUSH: Duration = Duration::from_secs(5);
 
+/// The audit log of callers without an identity is put aside when it has so many bytes, and so many files of it are
+/// kept: 40 MiB in all, a week of one busy scanner. Anybody can rotate it away.
+pub(crate) const STRANGERS_LOG_BYTES: u64 = 10 * 1024 * 1024;
+pub(crate) const STRANGERS_LOG_FILES: usize = 3;
+
 /// The body of a request to the API: an object of the directory, and its wrapping.
 pub(crate) const API_BODY: usize = 1024 * 1024;
 

@@ -70,7 +70,7 @@ impl Failures {
 }
 
 /// One subscriber has a /64 at the least (RFC 6177).
-pub(super) fn network(client: IpAddr) -> IpAddr {
+pub(crate) fn network(client: IpAddr) -> IpAddr {
     match client.to_canonical() {
         IpAddr::V6(address) => {
             Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)).into()

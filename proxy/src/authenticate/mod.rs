@@ -38,7 +38,7 @@ use async_trait::async_trait;
 
 use crate::{Identity, Revocation};
 
-pub(crate) use self::caller::adopt_websocket_bearer;
+pub(crate) use self::{caller::adopt_websocket_bearer, failures::network};
 pub use self::{
     caller::{Caller, Password},
     certificate::{CertificatePrefixes, CertificateRequest, ClientCertificates},
