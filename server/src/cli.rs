@@ -128,6 +128,10 @@ pub(crate) struct Serve {
         value_name = "PATH"
     )]
     pub(crate) exec_plugins: Vec<PathBuf>,
+    /// File with the first administrator's token (`upt_…`), of which the hash is kept; read at each start, and used
+    /// while there are no users and bindings. Without it one is made, in admin.token in the data directory
+    #[arg(long, env = "UNDERPASS_ADMIN_TOKEN_FILE", value_name = "FILE")]
+    pub(crate) admin_token_file: Option<PathBuf>,
     /// Time for requests in flight when the server is told to stop
     #[arg(long, env = "UNDERPASS_DRAIN", default_value = "30s", value_name = "TIME", value_parser = humantime::parse_duration)]
     pub(crate) drain: Duration,

@@ -224,7 +224,7 @@ mod tests {
     use super::*;
 
     fn data() -> (tempfile::TempDir, DataDir) {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = crate::data_dir::private_folder();
         let data = DataDir::open(dir.path()).unwrap();
         (dir, data)
     }

@@ -199,7 +199,7 @@ mod tests {
 
     #[test]
     fn the_ca_is_made_once_and_kept() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = crate::data_dir::private_folder();
         let data = DataDir::open(dir.path()).unwrap();
         assert!(Ca::certificate(&data).is_err());
         Ca::load_or_create(&data).unwrap();
@@ -217,7 +217,7 @@ mod tests {
 
     #[test]
     fn the_ca_that_is_pinned_is_served_with_the_certificate() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = crate::data_dir::private_folder();
         let data = DataDir::open(dir.path()).unwrap();
         assert!(Ca::pin(&data).is_err(), "there is none yet");
         let ca = Ca::load_or_create(&data).unwrap();
@@ -232,7 +232,7 @@ mod tests {
 
     #[test]
     fn half_a_ca_is_not_replaced() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = crate::data_dir::private_folder();
         let data = DataDir::open(dir.path()).unwrap();
         Ca::load_or_create(&data).unwrap();
         std::fs::remove_file(data.path(CA_KEY)).unwrap();
@@ -245,7 +245,7 @@ mod tests {
 
     #[test]
     fn a_bad_name_is_named() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = crate::data_dir::private_folder();
         let data = DataDir::open(dir.path()).unwrap();
         let ca = Ca::load_or_create(&data).unwrap();
         assert!(ServerCertificate::new(&ca, &["ö".to_owned()]).is_err());

@@ -130,7 +130,7 @@ mod tests {
     use super::*;
 
     async fn world() -> (tempfile::TempDir, DataDir, Arc<Directory>) {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = crate::data_dir::private_folder();
         let data = DataDir::open(dir.path()).unwrap();
         let directory = Directory::open(Arc::new(MemoryStore::default()));
         (dir, data, directory.await.unwrap())

@@ -33,12 +33,16 @@ struct Path {
 impl Path {
     /// A path that is too long for a socket's address is shortened by way of the open folder.
     fn of(data: &DataDir) -> io::Result<Self> {
-        let path = data.path(NAME);
+        Self::within(&data.path(""))
+    }
+
+    fn within(folder: &std::path::Path) -> io::Result<Self> {
+        let path = folder.join(NAME);
         if path.as_os_str().len() <= PATH_BYTES {
             let _folder = None;
             return Ok(Self { path, _folder });
         }
-        let folder = File::open(data.path(""))?;
+        let folder = File::open(folder)?;
         let path = PathBuf::from(format!("/proc/self/fd/{}/{NAME}", folder.as_raw_fd()));
         Ok(Self {
             path,
@@ -75,12 +79,15 @@ impl Socket {
     /// Binds it. Whoever holds the directory's file is the only server here: what lies there is nobody's.
     pub(crate) fn bind(data: &DataDir) -> io::Result<Self> {
         let path = Path::of(data)?;
-        match fs::remove_file(&path.path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        let listener = UnixListener::bind(&path.path)?;
-        fs::set_permissions(&path.path, Permissions::from_mode(0o600))?;
+        // A socket is made with what the umask leaves of 0777. In a folder of its own, which its owner alone can enter,
+        // it gets its permissions before it is where anybody looks for it.
+        let private = tempfile::Builder::new()
+            .permissions(Permissions::from_mode(0o700))
+            .tempdir_in(data.path(""))?;
+        let first = Path::within(private.path())?;
+        let listener = UnixListener::bind(&first.path)?;
+        fs::set_permissions(&first.path, Permissions::from_mode(0o600))?;
+        fs::rename(&first.path, &path.path)?;
         Ok(Self { listener, path })
     }
 
@@ -117,5 +124,41 @@ async fn serve_connection(stream: UnixStream, api: Api) {
         .serve_connection(TokioIo::new(stream), service);
     if let Err(error) = serving.await {
         tracing::debug!("operator's connection ended: {error}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use super::*;
+
+    /// Another thread looks all the time; a socket that has the umask's permissions even for a moment is seen sooner or
+    /// later.
+    #[tokio::test]
+    async fn rule_9_the_socket_is_never_open_to_others() {
+        let folder = crate::data_dir::private_folder();
+        let data = DataDir::open(folder.path()).unwrap();
+        let (path, done) = (data.path(NAME), Arc::new(AtomicBool::new(false)));
+        let ended = Arc::clone(&done);
+        let looking = std::thread::spawn(move || {
+            let mut seen = std::collections::BTreeSet::new();
+            while !ended.load(Ordering::Relaxed) {
+                if let Ok(found) = fs::metadata(&path) {
+                    seen.insert(found.permissions().mode() & 0o777);
+                }
+            }
+            seen
+        });
+        for _ in 0..1000 {
+            let _socket = Socket::bind(&data).unwrap();
+            assert!(connect(&data).await.unwrap().is_some());
+        }
+        done.store(true, Ordering::Relaxed);
+        let seen = looking.join().unwrap();
+        assert!(seen.iter().all(|mode| *mode == 0o600), "{seen:?}");
+        let left = fs::read_dir(folder.path()).unwrap().count();
+        assert_eq!(left, 0, "it leaves nothing behind");
     }
 }

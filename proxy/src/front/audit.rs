@@ -127,10 +127,8 @@ impl Record {
         self.code = Some(code);
         self.note_head();
         let long = self.info.as_ref().is_some_and(RequestInfo::is_long_running);
-        if long {
-            if let Some(told) = self.tell() {
-                self.write(told, Stage::ResponseStarted);
-            }
+        if long && let Some(told) = self.tell() {
+            self.write(told, Stage::ResponseStarted);
         }
     }
 

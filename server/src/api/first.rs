@@ -15,10 +15,16 @@ use crate::limits;
 /// What they are called.
 pub(crate) const NAME: &str = "admin";
 
-/// Makes them, and their token, in a directory without users and bindings.
-pub(crate) async fn first_administrator(directory: &Arc<Directory>) -> Result<Option<Token>> {
+/// Makes them, and their token unless it is `given`, in a directory without users and bindings.
+pub(crate) async fn first_administrator(
+    directory: &Arc<Directory>,
+    given: Option<Token>,
+) -> Result<Option<Token>> {
     let name = Name::new(NAME)?;
-    let token = tokens::generate()?;
+    let token = match given {
+        Some(token) => token,
+        None => tokens::generate()?,
+    };
     let make = |draft: &mut Draft| {
         if !draft.all::<User>().is_empty() || !draft.all::<Binding>().is_empty() {
             return Ok(false);
@@ -59,10 +65,15 @@ mod tests {
             draft.put("edge", cluster, Expect::Absent)
         };
         directory.change(cluster).await.unwrap();
-        let token = first_administrator(&directory).await.unwrap().unwrap();
+        let given = tokens::generate().unwrap();
+        let hash = given.hash();
+        let token = first_administrator(&directory, Some(given)).await;
+        let token = token.unwrap().unwrap();
+        assert_eq!(token.hash(), hash);
         let snapshot = directory.snapshot();
         assert!(snapshot.is_administrator(NAME, &[]));
         assert_eq!(snapshot.token(&token.hash()).unwrap().1.owner.name(), NAME);
-        assert!(first_administrator(&directory).await.unwrap().is_none());
+        let again = first_administrator(&directory, None).await;
+        assert!(again.unwrap().is_none());
     }
 }

@@ -170,7 +170,7 @@ mod tests {
 
     #[test]
     fn the_next_step_can_be_copied() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = crate::data_dir::private_folder();
         let data = DataDir::open(dir.path()).unwrap();
         let client = Client::Socket(data.clone());
         let early = next_step(&client, dir.path());

@@ -1,7 +1,7 @@
 //! `underpass-server serve`
 
 use std::io::IsTerminal;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,6 +18,7 @@ use underpass_proxy::directory::Directory;
 use underpass_proxy::front::{Budgets, Front, FrontConfig};
 use underpass_proxy::{AccessReviews, ImpersonationPolicy};
 use underpass_tunnel::{Acceptor, AcceptorConfig, describe_metrics};
+use zeroize::Zeroizing;
 
 use crate::api::{self, Api, Logins};
 use crate::audit;
@@ -60,9 +61,9 @@ async fn serve(data: DataDir, options: Serve, keys: &[PathBuf]) -> Result<()> {
     let mut stop = Stop::listen()?;
     // First: whoever holds the directory is the server of this data directory.
     let directory = directory::open(&data).await?;
-    if let Some(token) = api::first_administrator(&directory).await? {
-        announce(&token);
-    }
+    let given = options.admin_token_file.as_deref().map(read_token);
+    let given = given.transpose()?;
+    first_administrator(&data, &directory, given).await?;
     let direct = direct_clusters(&data, keys, &options.exec_plugins, &directory).await?;
     let ca = Ca::load_or_create(&data)?;
     let certificate = ServerCertificate::new(&ca, &options.names)?;
@@ -154,15 +155,45 @@ async fn direct_clusters(
     Ok(Arc::new(DirectClusters::new(keys, plugins)))
 }
 
-/// Once in the life of a directory.
-fn announce(token: &Token) {
+/// The file of the data directory that holds the first administrator's token.
+const ADMIN_TOKEN: &str = "admin.token";
+
+/// Once in the life of a directory. Logs are gathered and kept by others: the token is in a file that its owner alone
+/// can read, unless it was given.
+async fn first_administrator(
+    data: &DataDir,
+    directory: &Arc<Directory>,
+    given: Option<Token>,
+) -> Result<()> {
+    let was_given = given.is_some();
+    let Some(token) = api::first_administrator(directory, given).await? else {
+        return Ok(());
+    };
+    let place = if was_given {
+        "--admin-token-file".to_owned()
+    } else {
+        data.write(ADMIN_TOKEN, &format!("{}\n", token.expose()))?;
+        data.path(ADMIN_TOKEN).display().to_string()
+    };
     eprintln!(
-        "The first administrator of this server is the user {}. This token of theirs is shown this once, and ends in \
-         {} days; at this machine `underpass-server` needs none:\n{}",
+        "The first administrator of this server is the user {}. Their token is in {place}: take it from there and \
+         remove the file. It ends in {} days; at this machine `underpass-server` needs none.",
         api::FIRST_ADMINISTRATOR,
         limits::FIRST_TOKEN.as_secs() / (24 * 60 * 60),
-        token.expose()
     );
+    Ok(())
+}
+
+fn read_token(path: &Path) -> Result<Token> {
+    let text = std::fs::read_to_string(path).map(Zeroizing::new);
+    let text =
+        text.with_context(|| format!("cannot read --admin-token-file {}", path.display()))?;
+    Token::parse(text.trim()).with_context(|| {
+        format!(
+            "--admin-token-file {} holds no token as Underpass makes them (`upt_…`)",
+            path.display()
+        )
+    })
 }
 
 /// What the listeners serve.
@@ -305,4 +336,63 @@ fn record_metrics() -> Result<PrometheusHandle> {
         .context("cannot keep metrics")?;
     describe_metrics();
     Ok(metrics)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use underpass_proxy::directory::MemoryStore;
+
+    use super::*;
+
+    async fn directory() -> Arc<Directory> {
+        let opened = Directory::open(Arc::new(MemoryStore::default())).await;
+        opened.unwrap()
+    }
+
+    #[tokio::test]
+    async fn rule_14_the_first_token_is_in_a_file_of_its_owners() {
+        let (folder, directory) = (crate::data_dir::private_folder(), directory().await);
+        let data = DataDir::open(folder.path()).unwrap();
+        first_administrator(&data, &directory, None).await.unwrap();
+        let path = data.path(ADMIN_TOKEN);
+        let mode = std::fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        let token = read_token(&path).unwrap();
+        let snapshot = directory.snapshot();
+        assert_eq!(
+            snapshot.token(&token.hash()).unwrap().1.owner.name(),
+            "admin"
+        );
+        std::fs::remove_file(&path).unwrap();
+        first_administrator(&data, &directory, None).await.unwrap();
+        assert!(!path.exists(), "there is one");
+    }
+
+    #[tokio::test]
+    async fn rule_14_of_a_first_token_that_is_given_the_hash_is_kept() {
+        let (folder, first, second) = (
+            crate::data_dir::private_folder(),
+            directory().await,
+            directory().await,
+        );
+        let data = DataDir::open(folder.path()).unwrap();
+        first_administrator(&data, &first, None).await.unwrap();
+        let given = data.path("given");
+        std::fs::rename(data.path(ADMIN_TOKEN), &given).unwrap();
+        let token = read_token(&given).unwrap();
+        let hash = token.hash();
+        first_administrator(&data, &second, Some(token))
+            .await
+            .unwrap();
+        assert!(second.snapshot().token(&hash).is_some());
+        assert!(!data.path(ADMIN_TOKEN).exists());
+        std::fs::write(&given, "hunter2").unwrap();
+        let error = format!("{:#}", read_token(&given).err().unwrap());
+        assert!(
+            error.contains("upt_") && !error.contains("hunter2"),
+            "{error}"
+        );
+    }
 }
