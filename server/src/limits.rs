@@ -23,6 +23,12 @@ pub(crate) const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// that are gone go.
 pub(crate) const METRICS_IDLE: Duration = Duration::from_secs(1);
 
+/// Connections for metrics at once: whoever watches has one or two. More wait in the kernel's queue.
+pub(crate) const METRICS_CONNECTIONS: usize = 16;
+
+/// Time for a request's head there, and between two requests: Prometheus asks every 15 s to a minute.
+pub(crate) const METRICS_TIME: Duration = Duration::from_secs(120);
+
 /// How often the log says that connections are refused for their number, or for want of a PROXY protocol header:
 /// whoever floods the server must not fill its disk as well.
 pub(crate) const SAME_NEWS: Duration = Duration::from_secs(1);

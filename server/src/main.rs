@@ -13,6 +13,7 @@ mod hops;
 mod http;
 mod limits;
 mod listen;
+mod metrics;
 mod occasional;
 mod pki;
 mod reach;

@@ -9,6 +9,8 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
+use http::Request;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -17,6 +19,7 @@ use tokio::net::{UnixListener, UnixStream};
 use crate::api::{Api, Requester};
 use crate::data_dir::DataDir;
 use crate::limits;
+use crate::metrics::{self, Metrics};
 
 /// Its name in the data directory.
 const NAME: &str = "api.sock";
@@ -92,11 +95,11 @@ impl Socket {
     }
 
     /// Answers, for as long as the future lives.
-    pub(crate) async fn serve(self, api: Api) {
+    pub(crate) async fn serve(self, api: Api, metrics: Metrics) {
         loop {
             match self.listener.accept().await {
                 Ok((stream, _)) => {
-                    tokio::spawn(serve_connection(stream, api.clone()));
+                    tokio::spawn(serve_connection(stream, api.clone(), metrics.clone()));
                 }
                 Err(error) => {
                     tracing::error!("cannot accept at {NAME}: {error}");
@@ -113,10 +116,16 @@ impl Drop for Socket {
     }
 }
 
-async fn serve_connection(stream: UnixStream, api: Api) {
-    let service = service_fn(|request| {
-        let api = api.clone();
-        async move { Ok::<_, Infallible>(api.answer(request, Requester::Operator, None).await) }
+async fn serve_connection(stream: UnixStream, api: Api, metrics: Metrics) {
+    let service = service_fn(|request: Request<Incoming>| {
+        let (api, metrics) = (api.clone(), metrics.clone());
+        async move {
+            Ok::<_, Infallible>(if request.uri().path() == metrics::PATH {
+                metrics.answer(&request)
+            } else {
+                api.answer(request, Requester::Operator, None).await
+            })
+        }
     });
     let serving = http1::Builder::new()
         .timer(TokioTimer::new())

@@ -17,7 +17,7 @@ use underpass_proxy::direct::{DirectClusters, Plugins};
 use underpass_proxy::directory::Directory;
 use underpass_proxy::front::{Budgets, Front, FrontConfig};
 use underpass_proxy::{AccessReviews, ImpersonationPolicy};
-use underpass_tunnel::{Acceptor, AcceptorConfig, describe_metrics};
+use underpass_tunnel::{Acceptor, AcceptorConfig, Lines, describe_metrics};
 use zeroize::Zeroizing;
 
 use crate::api::{self, Api, Logins};
@@ -29,6 +29,7 @@ use crate::directory;
 use crate::http::{Http, Readiness};
 use crate::limits;
 use crate::listen::{self, Sockets};
+use crate::metrics::Metrics;
 use crate::pki::{Ca, ServerCertificate};
 use crate::reach::Reach;
 use crate::secrets;
@@ -47,10 +48,11 @@ pub(crate) fn run(data: DataDir, options: Serve, keys: &[PathBuf]) -> Result<()>
 }
 
 fn start_logging(filter: &str, format: LogFormat) {
+    let colours = std::io::stderr().is_terminal();
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_writer(std::io::stderr);
+        .with_ansi(colours)
+        .with_writer(move || Lines::new(std::io::stderr(), colours));
     match format {
         LogFormat::Text => log.init(),
         LogFormat::Json => log.json().init(),
@@ -83,6 +85,7 @@ async fn serve(data: DataDir, options: Serve, keys: &[PathBuf]) -> Result<()> {
         front,
         certificates,
         api,
+        metrics,
     } = assemble(
         Arc::clone(&directory),
         direct,
@@ -92,7 +95,11 @@ async fn serve(data: DataDir, options: Serve, keys: &[PathBuf]) -> Result<()> {
         budgets,
     )?;
     let operators = Socket::bind(&data).context("cannot listen for subcommands")?;
-    let operators = AbortOnDropHandle::new(tokio::spawn(operators.serve(api)));
+    let operators = operators.serve(api, metrics.clone());
+    let operators = AbortOnDropHandle::new(tokio::spawn(operators));
+    if let Some(address) = options.metrics {
+        metrics.serve(address).await?;
+    }
     let connections = TaskTracker::new();
     let no_more = CancellationToken::new();
     let users = listen::serve_tcp(
@@ -204,6 +211,7 @@ struct Parts {
     front: Arc<Front>,
     certificates: Arc<CertificateRequest>,
     api: Api,
+    metrics: Metrics,
 }
 
 /// Puts the parts together, and starts what watches over the directory and the authentication file.
@@ -250,11 +258,14 @@ fn assemble(
     };
     let trail = audit.clone();
     let api = Api::new(Arc::clone(&directory), sessions, direct, logins, trail);
+    let metrics = Metrics {
+        tunnel: tunnel.clone(),
+        budgets: budgets.clone(),
+        recorder: record_metrics()?,
+    };
     let http = Http {
         tunnel: tunnel.clone(),
         acceptor: Arc::clone(&acceptor),
-        budgets: budgets.clone(),
-        metrics: record_metrics()?,
         readiness: readiness.clone(),
         directory: Arc::clone(&directory),
         authenticator: authentication.chain(),
@@ -277,6 +288,7 @@ fn assemble(
         front,
         certificates: authentication.certificates(),
         api,
+        metrics,
     })
 }
 
