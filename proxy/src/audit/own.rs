@@ -28,8 +28,6 @@ pub struct OwnCall<'a> {
     pub received: OffsetDateTime,
     /// What was answered.
     pub code: u16,
-    /// What was done, to whom, and what it gives them: never a secret. By annotation, each `underpass.dev/…`.
-    pub done: &'a [(&'static str, String)],
 }
 
 impl OwnCall<'_> {
@@ -78,7 +76,6 @@ impl Trail {
                 let key = "underpass.dev/authenticated-by";
                 event.annotations.insert(key, by.to_string());
             }
-            event.annotations.extend(call.done.iter().cloned());
             event
         });
         true

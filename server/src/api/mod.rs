@@ -163,7 +163,6 @@ impl Api {
             user_agent: text(agent.as_ref()),
             received,
             code: response.status().as_u16(),
-            done: &[],
         });
         response
     }
@@ -196,7 +195,6 @@ impl Api {
             user_agent: text(agent),
             received: OffsetDateTime::now_utc(),
             code: refusal.code().as_u16(),
-            done: &[],
         });
         refusal.to_response()
     }
@@ -227,7 +225,6 @@ impl Api {
             user_agent: text(agent.as_ref()),
             received,
             code: response.status().as_u16(),
-            done: &[],
         });
         response
     }

@@ -211,7 +211,6 @@ mod tests {
             user_agent: "",
             received: OffsetDateTime::now_utc(),
             code: 200,
-            done: &[],
         };
         for _ in 0..10 {
             trail.own_call(&call);
