@@ -52,10 +52,11 @@ fn print(options: Rbac) -> Result<()> {
 }
 
 fn start_logging(filter: &str, format: LogFormat) {
+    let colours = std::io::stderr().is_terminal();
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_writer(std::io::stderr);
+        .with_ansi(colours)
+        .with_writer(move || underpass_tunnel::Lines::new(std::io::stderr(), colours));
     match format {
         LogFormat::Text => log.init(),
         LogFormat::Json => log.json().init(),

@@ -447,3 +447,42 @@ pub const EXEC_EARLY: Duration = Duration::from_secs(60);
 
 /// Bytes under way, each way, between the front and the other half in the same process: two copies' worth.
 pub const MEMORY_STREAM_BYTES: usize = 64 * 1024;
+
+/// Events of callers without an identity that one network may have written at once (*unauthenticated*): a client
+/// with a wrong token tries some ten times before its owner looks.
+pub const STRANGER_EVENTS: u32 = 50;
+
+/// One more of a network's is written after each (*unauthenticated*): 8,640 a day, some 5 MB.
+pub const STRANGER_EVENT_EVERY: Duration = Duration::from_secs(10);
+
+/// The same for all networks together (*unauthenticated*): what a disk and a reader of logs can bear, 10 a second.
+pub const STRANGERS_EVENTS: u32 = 1000;
+/// One more is written after each (*unauthenticated*).
+pub const STRANGERS_EVENT_EVERY: Duration = Duration::from_millis(100);
+
+/// Networks whose share is remembered (*unauthenticated*), some 100 bytes each.
+pub const STRANGER_NETWORKS: usize = 10_000;
+
+/// Events of strangers that wait to be written (*unauthenticated*), of some 1 KiB each: see [`STRANGER_TEXT_CHARS`].
+pub const STRANGER_QUEUE: usize = 1000;
+
+/// Path and user agent in an event of a stranger are cut to so much (*unauthenticated*): enough to know a scanner by.
+pub const STRANGER_TEXT_CHARS: usize = 128;
+
+/// Path and user agent in an event of a known caller; kube-apiserver's own audit keeps all of it.
+pub const AUDIT_TEXT_CHARS: usize = 2048;
+
+/// Refused calls of one user that are written one by one at once: kubectl's discovery is refused a hundred times where
+/// a user may nothing.
+pub const REFUSED_EVENTS: u32 = 200;
+
+/// One more is written after each: 8,640 a day. So no user can rotate the history away with calls that they may not
+/// make; the next event says how many were left out.
+pub const REFUSED_EVENT_EVERY: Duration = Duration::from_secs(10);
+
+/// Users whose share is remembered, some 300 bytes each.
+pub const REFUSED_USERS: usize = 10_000;
+
+/// Bytes of events that may wait in one outlet: ten thousand of ordinary size. A caller with 4,096 groups makes
+/// events of 256 KiB.
+pub const AUDIT_QUEUE_BYTES: usize = 32 * 1024 * 1024;

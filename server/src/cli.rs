@@ -112,6 +112,9 @@ pub(crate) struct Serve {
         default_values = ["localhost", "127.0.0.1", "::1"]
     )]
     pub(crate) names: Vec<String>,
+    /// Where to serve metrics (Prometheus, plain HTTP), for whoever may reach it: they name clusters; nowhere unless set
+    #[arg(long, env = "UNDERPASS_METRICS", value_name = "ADDRESS:PORT")]
+    pub(crate) metrics: Option<SocketAddr>,
     /// Port that users reach the server at, where it is not the one listened on
     #[arg(long, env = "UNDERPASS_PUBLIC_PORT", value_name = "PORT")]
     pub(crate) public_port: Option<u16>,

@@ -1,33 +1,27 @@
-//! What the front serves beside clusters: health, metrics, agents' WebSockets, and the API.
+//! What the front serves beside clusters: health, agents' WebSockets, and the API.
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
-use axum::response::IntoResponse as _;
 use http::header::{CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
-use metrics_exporter_prometheus::PrometheusHandle;
 use underpass_proxy::authenticate::{Authenticator, Caller};
-use underpass_proxy::front::{Budgets, Connection, Fallback, Strangers};
+use underpass_proxy::front::{Connection, Fallback};
 use underpass_proxy::{Body, Refusal, empty, full};
-use underpass_tunnel::transport::{Kind, websocket};
-use underpass_tunnel::{Acceptor, chain, record_sessions};
+use underpass_tunnel::transport::websocket;
+use underpass_tunnel::{Acceptor, chain};
 
-use crate::api::{self, Api, Problem, Requester};
+use crate::api::{self, Api, Requester};
 use crate::tunnel::Tunnel;
 
 /// The front's own paths.
 pub(crate) struct Http {
     pub(crate) tunnel: Tunnel,
     pub(crate) acceptor: Arc<Acceptor>,
-    pub(crate) budgets: Budgets,
-    pub(crate) strangers: Strangers,
-    pub(crate) metrics: PrometheusHandle,
     pub(crate) readiness: Readiness,
     pub(crate) authenticator: Arc<dyn Authenticator>,
     pub(crate) api: Api,
@@ -50,7 +44,7 @@ impl Readiness {
 #[async_trait]
 impl Fallback for Http {
     async fn handle(&self, request: Request<Incoming>, connection: &Connection) -> Response<Body> {
-        let known = matches!(request.uri().path(), "/healthz" | "/readyz" | "/metrics");
+        let known = matches!(request.uri().path(), "/healthz" | "/readyz");
         if known && !matches!(*request.method(), Method::GET | Method::HEAD) {
             return text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD here\n");
         }
@@ -58,7 +52,6 @@ impl Fallback for Http {
             "/healthz" => text(StatusCode::OK, "ok\n"),
             "/readyz" if self.readiness.get() => text(StatusCode::OK, "ok\n"),
             "/readyz" => draining(),
-            "/metrics" => self.render_metrics(),
             websocket::PATH => self.upgrade(request, connection),
             path if path.starts_with(api::PREFIX) => self.answer(request, connection).await,
             _ => Refusal::NotFound.to_response(),
@@ -67,29 +60,6 @@ impl Fallback for Http {
 }
 
 impl Http {
-    fn render_metrics(&self) -> Response<Body> {
-        let sessions = self.tunnel.sessions();
-        for kind in [Kind::Quic, Kind::WebSocket] {
-            let of_kind = sessions
-                .iter()
-                .filter(|session| session.transport() == Some(kind));
-            let gauge =
-                metrics::gauge!("underpass_agent_sessions", "transport" => kind.to_string());
-            gauge.set(count(of_kind.count()));
-        }
-        let mut by_agent = BTreeMap::<_, Vec<_>>::new();
-        for session in &sessions {
-            let agent = session.info().agent.as_str();
-            by_agent.entry(agent).or_default().push(session);
-        }
-        for (agent, sessions) in by_agent {
-            record_sessions(agent, sessions);
-        }
-        self.budgets.record();
-        self.strangers.record();
-        text(StatusCode::OK, self.metrics.render())
-    }
-
     /// The API, for whoever the authenticators vouch for.
     async fn answer(&self, request: Request<Incoming>, connection: &Connection) -> Response<Body> {
         if request.uri().path() == api::LOGIN {
@@ -98,15 +68,7 @@ impl Http {
         let client = connection.info().peer.client(request.headers());
         match self.requester(&request, connection).await {
             Ok(requester) => self.api.answer(request, requester, Some(client)).await,
-            Err(refusal) => {
-                tracing::info!(
-                    target: "underpass::audit",
-                    %client, method = %request.method(), path = request.uri().path(),
-                    code = refusal.code().as_u16(), "request to the API"
-                );
-                let response = Problem::from(&refusal).into_response();
-                response.map(underpass_proxy::boxed)
-            }
+            Err(refusal) => self.api.refuse(&request, connection.info(), &refusal),
         }
     }
 
@@ -195,8 +157,4 @@ fn text(status: StatusCode, body: impl Into<String>) -> Response<Body> {
     let plain = HeaderValue::from_static("text/plain; charset=utf-8");
     response.headers_mut().insert(CONTENT_TYPE, plain);
     response
-}
-
-fn count(number: usize) -> f64 {
-    u32::try_from(number).map_or(f64::MAX, f64::from)
 }

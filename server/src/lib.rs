@@ -17,6 +17,7 @@ mod hops;
 mod http;
 mod limits;
 mod listen;
+mod metrics;
 mod occasional;
 mod pki;
 mod reach;

@@ -23,12 +23,23 @@ pub(crate) const ROOM_PAUSE: Duration = Duration::from_millis(5);
 /// that are gone go.
 pub(crate) const METRICS_IDLE: Duration = Duration::from_secs(1);
 
+/// Connections for metrics at once: whoever watches has one or two. More wait in the kernel's queue.
+pub(crate) const METRICS_CONNECTIONS: usize = 16;
+
+/// Time for a request's head there, and between two requests: Prometheus asks every 15 s to a minute.
+pub(crate) const METRICS_TIME: Duration = Duration::from_secs(120);
+
 /// How often the log says that connections are refused for their number or for want of a PROXY protocol header, or cannot be
 /// accepted: whoever floods the server must not fill its disk as well.
 pub(crate) const SAME_NEWS: Duration = Duration::from_secs(1);
 
 /// Time to write what is left of the audit log when the server stops: a disk that takes longer is stuck.
 pub(crate) const AUDIT_FLUSH: Duration = Duration::from_secs(5);
+
+/// The audit log of callers without an identity is put aside when it has so many bytes, and so many files of it are
+/// kept: 40 MiB in all, a week of one busy scanner. Anybody can rotate it away.
+pub(crate) const STRANGERS_LOG_BYTES: u64 = 10 * 1024 * 1024;
+pub(crate) const STRANGERS_LOG_FILES: usize = 3;
 
 /// The body of a request to the API: an object of the directory, and its wrapping.
 pub(crate) const API_BODY: usize = 1024 * 1024;

@@ -9,6 +9,8 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
+use http::Request;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -17,6 +19,7 @@ use tokio::net::{UnixListener, UnixStream};
 use crate::api::{Api, Requester};
 use crate::data_dir::DataDir;
 use crate::limits;
+use crate::metrics::{self, Metrics};
 
 /// Its name in the data directory.
 const NAME: &str = "api.sock";
@@ -79,29 +82,24 @@ impl Socket {
     /// Binds it. Whoever holds the directory's file is the only server here: what lies there is nobody's.
     pub(crate) fn bind(data: &DataDir) -> io::Result<Self> {
         let path = Path::of(data)?;
-        match fs::remove_file(&path.path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        // Bound in a folder of its own and moved from there once it is its owner's: between bind and chmod it has what the
-        // umask leaves.
-        let folder = tempfile::Builder::new()
-            .prefix(".socket-")
+        // A socket is made with what the umask leaves of 0777. In a folder of its own, which its owner alone can enter,
+        // it gets its permissions before it is where anybody looks for it.
+        let private = tempfile::Builder::new()
             .permissions(Permissions::from_mode(0o700))
             .tempdir_in(data.path(""))?;
-        let fresh = Path::within(folder.path())?;
-        let listener = UnixListener::bind(&fresh.path)?;
-        fs::set_permissions(&fresh.path, Permissions::from_mode(0o600))?;
-        fs::rename(&fresh.path, data.path(NAME))?;
+        let first = Path::within(private.path())?;
+        let listener = UnixListener::bind(&first.path)?;
+        fs::set_permissions(&first.path, Permissions::from_mode(0o600))?;
+        fs::rename(&first.path, &path.path)?;
         Ok(Self { listener, path })
     }
 
     /// Answers, for as long as the future lives.
-    pub(crate) async fn serve(self, api: Api) {
+    pub(crate) async fn serve(self, api: Api, metrics: Metrics) {
         loop {
             match self.listener.accept().await {
                 Ok((stream, _)) => {
-                    tokio::spawn(serve_connection(stream, api.clone()));
+                    tokio::spawn(serve_connection(stream, api.clone(), metrics.clone()));
                 }
                 Err(error) => {
                     tracing::error!("cannot accept at {NAME}: {error}");
@@ -118,10 +116,16 @@ impl Drop for Socket {
     }
 }
 
-async fn serve_connection(stream: UnixStream, api: Api) {
-    let service = service_fn(|request| {
-        let api = api.clone();
-        async move { Ok::<_, Infallible>(api.answer(request, Requester::Operator, None).await) }
+async fn serve_connection(stream: UnixStream, api: Api, metrics: Metrics) {
+    let service = service_fn(|request: Request<Incoming>| {
+        let (api, metrics) = (api.clone(), metrics.clone());
+        async move {
+            Ok::<_, Infallible>(if request.uri().path() == metrics::PATH {
+                metrics.answer(&request)
+            } else {
+                api.answer(request, Requester::Operator, None).await
+            })
+        }
     });
     let serving = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -129,5 +133,41 @@ async fn serve_connection(stream: UnixStream, api: Api) {
         .serve_connection(TokioIo::new(stream), service);
     if let Err(error) = serving.await {
         tracing::debug!("operator's connection ended: {error}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use super::*;
+
+    /// Another thread looks all the time; a socket that has the umask's permissions even for a moment is seen sooner or
+    /// later.
+    #[tokio::test]
+    async fn rule_9_the_socket_is_never_open_to_others() {
+        let folder = tempfile::tempdir().unwrap();
+        let data = DataDir::open(folder.path()).unwrap();
+        let (path, done) = (data.path(NAME), Arc::new(AtomicBool::new(false)));
+        let ended = Arc::clone(&done);
+        let looking = std::thread::spawn(move || {
+            let mut seen = std::collections::BTreeSet::new();
+            while !ended.load(Ordering::Relaxed) {
+                if let Ok(found) = fs::metadata(&path) {
+                    seen.insert(found.permissions().mode() & 0o777);
+                }
+            }
+            seen
+        });
+        for _ in 0..1000 {
+            let _socket = Socket::bind(&data).unwrap();
+            assert!(connect(&data).await.unwrap().is_some());
+        }
+        done.store(true, Ordering::Relaxed);
+        let seen = looking.join().unwrap();
+        assert!(seen.iter().all(|mode| *mode == 0o600), "{seen:?}");
+        let left = fs::read_dir(folder.path()).unwrap().count();
+        assert_eq!(left, 0, "it leaves nothing behind");
     }
 }

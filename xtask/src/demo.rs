@@ -117,7 +117,7 @@ fn call(underpass: &Underpass, kubeconfig: &Path, arguments: &[&str]) -> Result<
 
 /// Which transport the session is on, from the server's own figures.
 fn session(underpass: &Underpass) -> Result<&'static str> {
-    let metrics = underpass.get("/metrics")?;
+    let metrics = underpass.metrics()?;
     let quic = metrics
         .lines()
         .any(|line| line == "underpass_agent_sessions{transport=\"quic\"} 1");

@@ -82,6 +82,14 @@ impl User {
         }
     }
 
+    /// The same, a name that is only claimed cut to so much.
+    pub(crate) fn cut(&self, chars: usize) -> Self {
+        Self {
+            username: crate::front::cut(&self.username, chars).to_owned(),
+            ..self.clone()
+        }
+    }
+
     pub(crate) fn name(&self) -> &str {
         &self.username
     }

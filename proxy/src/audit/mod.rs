@@ -2,18 +2,22 @@
 //! (`audit.k8s.io/v1`), so that what reads one reads the other. Both have the same `auditID`.
 //!
 //! A [`Trail`] has a [`Policy`], which says what is worth an event, and [`Outlet`]s, which each have a bounded
-//! queue in front of a [`Sink`]. A sink that is stuck is the business of its outlet alone: see [`Full`].
+//! queue in front of a [`Sink`]. A sink that is stuck is the business of its outlet alone: see [`Full`]. Callers without an
+//! identity have an outlet of their own ([`Trail::strangers`]).
 
 mod event;
 mod outlet;
 mod own;
 mod policy;
+mod rate;
+mod strangers;
 mod trail;
 mod webhook;
 
 pub(crate) use self::{
     event::{Event, Stage, User},
     policy::Call,
+    trail::{Kind, Told},
 };
 pub use self::{
     outlet::{Full, Outlet, OutletConfig, Sink},

@@ -15,7 +15,7 @@ use tokio::{
     time::Instant,
 };
 
-use crate::BoxError;
+use crate::{BoxError, limits};
 
 /// The wait after a sink has failed, and what it is doubled up to.
 const AGAIN: Duration = Duration::from_millis(100);
@@ -42,7 +42,8 @@ pub enum Full {
     /// New calls wait until there is room, and are refused when there is none for some seconds: nothing happens
     /// that is not written.
     Block,
-    /// Events are dropped, and counted (`underpass_audit_dropped_total`).
+    /// Events are dropped, and counted (`underpass_audit_dropped_total`). For what may be slow or away, as services are:
+    /// no call ever waits for it.
     Drop,
 }
 
@@ -51,6 +52,8 @@ pub enum Full {
 pub struct OutletConfig {
     /// Events that may wait. With [`Full::Block`] those of calls that had begun come on top.
     pub capacity: usize,
+    /// Bytes of them.
+    pub bytes: usize,
     /// What happens beyond it.
     pub full: Full,
     /// The most events that a sink is given at once.
@@ -61,6 +64,7 @@ impl Default for OutletConfig {
     fn default() -> Self {
         Self {
             capacity: 10_000,
+            bytes: limits::AUDIT_QUEUE_BYTES,
             full: Full::Block,
             batch: 400,
         }
@@ -79,6 +83,7 @@ pub struct Outlet {
 #[derive(Debug, Default)]
 struct State {
     waiting: AtomicUsize,
+    bytes: AtomicUsize,
     /// Some were written.
     written: Notify,
     /// As many wait as a sink is given at once.
@@ -104,39 +109,48 @@ impl Outlet {
         self.state.waiting.load(Ordering::Acquire)
     }
 
-    pub(super) fn put(&self, event: Bytes) {
-        if self.config.full == Full::Drop && self.waiting() >= self.config.capacity {
+    /// Queues an event. Where there is no room it is dropped if the outlet drops, and also if it `may_drop`: that of
+    /// a call that never began, which did not wait for room and of which there may be any number.
+    pub(super) fn put(&self, event: Bytes, may_drop: bool) {
+        if (may_drop || self.config.full == Full::Drop) && !self.has_room() {
             metrics::counter!("underpass_audit_dropped_total", "sink" => self.name).increment(1);
             return;
         }
+        let length = event.len();
+        self.state.bytes.fetch_add(length, Ordering::AcqRel);
         let before = self.state.waiting.fetch_add(1, Ordering::AcqRel);
         if before.saturating_add(1) == self.config.batch {
             self.state.full.notify_one();
         }
         if self.queue.send(event).is_err() {
             // Its task was dropped with the runtime.
-            self.state.waiting.fetch_sub(1, Ordering::AcqRel);
+            self.state.done(1, length);
         }
+    }
+
+    fn has_room(&self) -> bool {
+        self.waiting() < self.config.capacity
+            && self.state.bytes.load(Ordering::Acquire) < self.config.bytes
     }
 
     /// Waits until a call may begin.
     pub(super) async fn ready(&self) {
         if self.config.full == Full::Block {
-            self.fewer_than(self.config.capacity).await;
+            self.until(|| self.has_room()).await;
         }
     }
 
     /// Waits until everything is written.
     pub(super) async fn flushed(&self) {
-        self.fewer_than(1).await;
+        self.until(|| self.waiting() == 0).await;
     }
 
-    async fn fewer_than(&self, count: usize) {
+    async fn until(&self, there: impl Fn() -> bool) {
         loop {
             let written = self.state.written.notified();
             tokio::pin!(written);
             written.as_mut().enable();
-            if self.waiting() < count {
+            if there() {
                 return;
             }
             written.await;
@@ -149,6 +163,12 @@ impl Outlet {
 }
 
 impl State {
+    fn done(&self, events: usize, bytes: usize) {
+        self.bytes.fetch_sub(bytes, Ordering::AcqRel);
+        self.waiting.fetch_sub(events, Ordering::AcqRel);
+        self.written.notify_waiters();
+    }
+
     /// Waits until then, or until a batch is full. Nobody looks at the queue meanwhile: an event that comes wakes nobody.
     async fn gather(&self, batch: usize, until: Instant) {
         if self.waiting.load(Ordering::Acquire) < batch {
@@ -178,9 +198,9 @@ async fn run(
         gathered = Instant::now() + GATHER;
         let count = next.len();
         metrics::counter!("underpass_audit_events_total", "sink" => name).increment(count as u64);
+        let bytes = next.iter().map(Bytes::len).sum();
         next.clear();
-        state.waiting.fetch_sub(count, Ordering::AcqRel);
-        state.written.notify_waiters();
+        state.done(count, bytes);
     }
 }
 
@@ -227,12 +247,12 @@ mod tests {
         let sink = Box::new(batches.clone());
         let outlet = Outlet::start("test", sink, OutletConfig::default());
         for _ in 0..4 {
-            outlet.put(Bytes::from_static(b"{}"));
+            outlet.put(Bytes::from_static(b"{}"), false);
             tokio::time::sleep(GATHER / 5).await;
         }
         outlet.flushed().await;
         tokio::time::sleep(GATHER).await;
-        outlet.put(Bytes::from_static(b"{}"));
+        outlet.put(Bytes::from_static(b"{}"), false);
         outlet.flushed().await;
         let written = batches.0.lock().unwrap().clone();
         let at_once = |time: Duration| time < Duration::from_millis(2);
@@ -260,11 +280,11 @@ mod tests {
             queue,
             state,
         };
-        outlet.put(Bytes::from_static(b"{}"));
+        outlet.put(Bytes::from_static(b"{}"), false);
         outlet.flushed().await;
         let before = turns.load(Ordering::Relaxed);
         for _ in 0..100 {
-            outlet.put(Bytes::from_static(b"{}"));
+            outlet.put(Bytes::from_static(b"{}"), false);
             tokio::task::yield_now().await;
         }
         outlet.flushed().await;
@@ -282,7 +302,7 @@ mod tests {
         };
         let outlet = Outlet::start("test", Box::new(batches.clone()), config);
         for _ in 0..6 {
-            outlet.put(Bytes::from_static(b"{}"));
+            outlet.put(Bytes::from_static(b"{}"), false);
         }
         outlet.flushed().await;
         assert_eq!(batches.0.lock().unwrap().len(), 3);

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use http::Method;
 use time::OffsetDateTime;
 
-use super::{Call, Event, Stage, Trail, User};
+use super::{Call, Event, Kind, Stage, Trail, User};
 use crate::{Identity, RequestInfo};
 
 /// One call of the server's own API, when it has been answered. Its objects are of the API group `underpass.dev`, so that
@@ -38,8 +38,8 @@ impl OwnCall<'_> {
 }
 
 impl Trail {
-    /// Writes it down, if the policy says so.
-    pub fn own_call(&self, call: &OwnCall<'_>) {
+    /// Writes it down, if the policy says so and its caller's share allows it; then the log should have a line of it, too.
+    pub fn own_call(&self, call: &OwnCall<'_>) -> bool {
         let user = call
             .identity
             .map_or_else(|| User::named(call.name), User::from);
@@ -54,11 +54,21 @@ impl Trail {
             path: call.path,
         };
         let client = call.client.unwrap_or(Ipv4Addr::LOCALHOST.into());
-        self.write(Stage::ResponseComplete, about, |level| {
+        let kind = match (call.identity, call.client) {
+            (None, Some(client)) => Kind::Stranger(client),
+            (Some(_), _) if (400..500).contains(&call.code) => Kind::Refused(&user),
+            _ => Kind::Done,
+        };
+        let Some(told) = self.tell(kind) else {
+            return false;
+        };
+        let cut = |text| crate::front::cut(text, told.text_chars());
+        let (path, agent) = (cut(call.path), cut(call.user_agent));
+        self.write(told, Stage::ResponseComplete, about, |level| {
             let mut event = Event::new(level, Stage::ResponseComplete, &id, client, call.received);
-            event.request_uri = call.path;
-            event.user_agent = call.user_agent;
-            event.user = user.clone();
+            event.request_uri = path;
+            event.user_agent = agent;
+            event.user = user.cut(told.text_chars());
             event.asks(&info);
             event.answered(call.code);
             let by = call.identity.and_then(Identity::provenance);
@@ -68,5 +78,6 @@ impl Trail {
             }
             event
         });
+        true
     }
 }

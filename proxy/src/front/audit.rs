@@ -10,12 +10,10 @@ use time::OffsetDateTime;
 use super::route::Route;
 use crate::{
     ClusterName, Identity, Refusal, RequestInfo,
-    audit::{Call, Event, Stage, Trail, User},
+    audit::{Call, Event, Kind, Stage, Told, Trail, User},
+    limits,
     pipe::Meter,
 };
-
-/// A target or a header that is longer than this is cut; kube-apiserver's own audit keeps all of it.
-const TEXT_CHARS: usize = 2048;
 
 /// A new `Audit-ID`: a random UUID (RFC 9562, section 5.4), as kube-apiserver makes them.
 pub(crate) fn new_id() -> String {
@@ -76,9 +74,9 @@ impl Record {
             trail,
             id,
             client,
-            user_agent: cut(&String::from_utf8_lossy(agent.unwrap_or_default())),
+            user_agent: kept(&String::from_utf8_lossy(agent.unwrap_or_default())),
             method,
-            target: cut(target),
+            target: kept(target),
             received: OffsetDateTime::now_utc(),
             started: Instant::now(),
             cluster: None,
@@ -110,7 +108,7 @@ impl Record {
         self.user = Some(identity.into());
         self.authenticated = identity.provenance().map(ToString::to_string);
         self.cluster = Some(route.cluster.clone());
-        self.target = cut(route.path.as_str());
+        self.target = kept(route.path.as_str());
     }
 
     /// What is decided about and forwarded; without, the path was refused for having more than one meaning.
@@ -133,8 +131,8 @@ impl Record {
         self.code = Some(code);
         self.note_head();
         let long = self.info.as_ref().is_some_and(RequestInfo::is_long_running);
-        if long {
-            self.write(Stage::ResponseStarted);
+        if long && let Some(told) = self.tell() {
+            self.write(told, Stage::ResponseStarted);
         }
     }
 
@@ -165,7 +163,15 @@ impl Record {
             .map_or(self.body_bytes, |pipe| pipe.down())
     }
 
-    fn write(&self, stage: Stage) {
+    fn tell(&self) -> Option<Told> {
+        self.trail.tell(match (&self.user, &self.refusal) {
+            (None, _) => Kind::Stranger(self.client),
+            (Some(user), Some(refusal)) if never_began(refusal.code()) => Kind::Refused(user),
+            (Some(_), _) => Kind::Done,
+        })
+    }
+
+    fn write(&self, told: Told, stage: Stage) {
         let nobody = User::default();
         let user = self.user.as_ref().unwrap_or(&nobody);
         let call = Call {
@@ -174,10 +180,11 @@ impl Record {
             info: self.info.as_ref(),
             path: self.target.split('?').next().unwrap_or_default(),
         };
-        self.trail.write(stage, call, |level| {
+        let short = |text| cut(text, told.text_chars());
+        self.trail.write(told, stage, call, |level| {
             let mut event = Event::new(level, stage, &self.id, self.client, self.received);
-            event.request_uri = &self.target;
-            event.user_agent = &self.user_agent;
+            event.request_uri = short(&self.target);
+            event.user_agent = short(&self.user_agent);
             event.user = user.clone();
             event.impersonated_user.clone_from(&self.acting_as);
             match &self.info {
@@ -212,8 +219,19 @@ impl Record {
     }
 }
 
-fn cut(text: &str) -> String {
-    text.chars().take(TEXT_CHARS).collect()
+/// Answers of ours to calls that reached no cluster. Those behind a 502 or 504 may have done something there.
+fn never_began(code: StatusCode) -> bool {
+    code.is_client_error() || code == StatusCode::SERVICE_UNAVAILABLE
+}
+
+fn kept(text: &str) -> String {
+    cut(text, limits::AUDIT_TEXT_CHARS).to_owned()
+}
+
+/// A text's first characters.
+pub(crate) fn cut(text: &str, chars: usize) -> &str {
+    let end = text.char_indices().nth(chars);
+    end.and_then(|(end, _)| text.get(..end)).unwrap_or(text)
 }
 
 impl Drop for Record {
@@ -224,13 +242,17 @@ impl Drop for Record {
             "code" => code.to_string(), "outcome" => self.outcome
         )
         .increment(1);
-        self.write(Stage::ResponseComplete);
+        let Some(told) = self.tell() else {
+            return;
+        };
+        self.write(told, Stage::ResponseComplete);
+        let suppressed = told.suppressed();
         tracing::info!(
             target: "underpass::audit",
             audit_id = self.id,
             client = %self.client,
             method = %self.method,
-            target = self.target,
+            target = cut(&self.target, told.text_chars()),
             cluster = self.cluster.as_ref().map(ClusterName::as_str),
             user = self.user.as_ref().map(User::name),
             authenticated = self.authenticated,
@@ -241,6 +263,7 @@ impl Drop for Record {
             bytes_up = self.pipe.as_ref().map(|pipe| pipe.up()),
             bytes_down = self.bytes_down(),
             milliseconds = self.milliseconds(),
+            suppressed = (suppressed > 0).then_some(suppressed),
             "request ended"
         );
     }

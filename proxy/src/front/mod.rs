@@ -26,7 +26,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{Body, ImpersonationPolicy, Refusal, audit::Trail, authenticate::Authenticator};
 
-pub(crate) use self::audit::new_id as new_audit_id;
+pub(crate) use self::audit::{cut, new_id as new_audit_id};
 pub use self::{
     acting_as::ORIGINAL_USER_EXTRA,
     authorize::{Access, ActingAs, AuthorizeError, Authorizer, Nobody},

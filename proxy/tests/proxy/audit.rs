@@ -18,6 +18,7 @@ use tokio::{
 use underpass_proxy::{
     Body, BoxError,
     audit::{Full, Outlet, OutletConfig, Policy, Sink, Trail, Webhook},
+    limits,
 };
 
 use crate::{
@@ -131,8 +132,10 @@ async fn rule_15_a_call_is_one_event_with_the_id_that_the_api_server_gets() {
 #[tokio::test]
 async fn rule_15_what_was_refused_is_written_too() {
     let api = Api::start(hello).await;
-    let taken = Taken::new();
-    let world = taken.world(&api).await;
+    let (taken, strangers) = (Taken::new(), Taken::new());
+    let (trail, _) = taken.trail(OutletConfig::default());
+    let trail = trail.strangers("strangers", Box::new(strangers.clone()));
+    let world = World::audited(&api, trail).await;
     let head = |token: &str| {
         format!(
             "GET /k8s/clusters/c/version HTTP/1.1\r\nHost: front\r\nConnection: close\r\n\
@@ -141,7 +144,7 @@ async fn rule_15_what_was_refused_is_written_too() {
     };
     assert_eq!(code(&world.raw(&head(&world.mallory)).await), 403);
     assert_eq!(code(&world.raw(&head("upt_wrong")).await), 401);
-    let events = taken.all(2).await;
+    let events = [taken.all(1).await, strangers.all(1).await].concat();
     let forbidden = json!(["ResponseComplete", "get", "mallory", 403, "refused"]);
     assert_eq!(told(&events[0]), forbidden);
     let answer = &events[0]["responseStatus"];
@@ -247,6 +250,7 @@ async fn calls_wait_for_an_audit_log_that_blocks() {
         capacity: 2,
         full: Full::Block,
         batch: 1,
+        ..OutletConfig::default()
     };
     let (trail, outlet) = taken.trail(config);
     let world = World::audited(&api, trail.clone()).await;
@@ -275,6 +279,7 @@ async fn calls_do_not_wait_for_one_that_drops() {
         capacity: 2,
         full: Full::Drop,
         batch: 1,
+        ..OutletConfig::default()
     };
     let (trail, outlet) = taken.trail(config);
     let world = World::audited(&api, trail.clone()).await;
@@ -358,4 +363,99 @@ async fn a_webhook_that_cannot_be_used_is_an_error_at_once() {
     let error = Webhook::from_kubeconfig("/nonexistent".as_ref()).await;
     let error = error.err().unwrap();
     assert!(error.to_string().contains("kubeconfig"), "{error}");
+}
+
+/// Requests for `/version` with this token, all refused with `wanted`.
+async fn flood(world: &World, token: &str, wanted: u16, count: usize) {
+    let mut http2 = world.http2().await;
+    for _ in 0..count {
+        let mut request = world.request("GET", "/version", underpass_proxy::empty());
+        let bearer = format!("Bearer {token}").parse().unwrap();
+        request.headers_mut().insert("authorization", bearer);
+        let response = soon(http2.send_request(request)).await.unwrap();
+        assert_eq!(response.status(), wanted);
+    }
+}
+
+/// Bare requests: none of them may cost the main log a line, nor the place that a call needs.
+#[tokio::test]
+async fn rule_23_strangers_neither_fill_nor_block_the_audit_log() {
+    let api = Api::start(hello).await;
+    let (taken, strangers) = (Taken::stuck(), Taken::new());
+    let config = OutletConfig {
+        capacity: 2,
+        batch: 1,
+        ..OutletConfig::default()
+    };
+    let (trail, main) = taken.trail(config);
+    let trail = trail.strangers("strangers", Box::new(strangers.clone()));
+    let world = World::audited(&api, trail.clone()).await;
+    let share = usize::try_from(limits::STRANGER_EVENTS).unwrap();
+    flood(&world, "", 401, 4 * share).await;
+    assert_eq!(main.waiting(), 0, "strangers have no line in it");
+    assert_eq!(code(&world.get("/version", "").await), 200);
+    assert_eq!(main.waiting(), 1);
+    taken.allowed.add_permits(1);
+    assert_eq!(trail.flush(Duration::from_secs(20)).await, 0);
+    let told = strangers.events.lock().unwrap().len();
+    assert!((share..2 * share).contains(&told), "a share: {told}");
+    assert_eq!(taken.all(1).await[0]["user"]["username"], "alice");
+}
+
+/// A sink of strangers that is stuck holds nobody up and stays small.
+#[tokio::test]
+async fn rule_23_events_of_strangers_are_short_and_never_waited_for() {
+    let api = Api::start(hello).await;
+    let (taken, strangers) = (Taken::new(), Taken::new());
+    let (trail, _) = taken.trail(OutletConfig::default());
+    let trail = trail.strangers("strangers", Box::new(strangers.clone()));
+    let world = World::audited(&api, trail).await;
+    let long = "x".repeat(10_000);
+    let head = format!(
+        "GET /k8s/clusters/c/{long} HTTP/1.1\r\nHost: front\r\nConnection: close\r\n\
+         User-Agent: {long}\r\n\r\n"
+    );
+    assert_eq!(code(&world.raw(&head).await), 401);
+    let event = &strangers.all(1).await[0];
+    for text in [&event["requestURI"], &event["userAgent"]] {
+        let chars = text.as_str().unwrap().chars().count();
+        assert_eq!(chars, limits::STRANGER_TEXT_CHARS);
+    }
+    assert!(event.to_string().len() < 2048, "{event}");
+}
+
+/// Who may nothing cannot rotate the history away either; the log says how much it left out.
+#[tokio::test]
+async fn rule_23_a_user_who_is_refused_has_a_share_of_the_audit_log() {
+    let api = Api::start(hello).await;
+    let taken = Taken::new();
+    let (trail, _) = taken.trail(OutletConfig::default());
+    let world = World::audited(&api, trail.clone()).await;
+    let share = usize::try_from(limits::REFUSED_EVENTS).unwrap();
+    flood(&world, &world.mallory, 403, 2 * share).await;
+    assert_eq!(code(&world.get("/version", "").await), 200);
+    assert_eq!(trail.flush(Duration::from_secs(20)).await, 0);
+    let events = taken.events.lock().unwrap().clone();
+    let of = |name| {
+        let theirs = |event: &&Value| event["user"]["username"] == name;
+        events.iter().filter(theirs).count()
+    };
+    assert!((share..share + share / 2).contains(&of("mallory")));
+    assert_eq!(of("alice"), 1, "others are written");
+}
+
+/// While the log is stuck, calls that are refused for it must not fill its queue.
+#[tokio::test]
+async fn rule_23_refused_calls_do_not_fill_a_queue_that_is_full() {
+    let api = Api::start(hello).await;
+    let taken = Taken::stuck();
+    let config = OutletConfig {
+        capacity: 3,
+        batch: 1,
+        ..OutletConfig::default()
+    };
+    let (trail, outlet) = taken.trail(config);
+    let world = World::audited(&api, trail).await;
+    flood(&world, &world.mallory, 403, 20).await;
+    assert_eq!(outlet.waiting(), 3);
 }

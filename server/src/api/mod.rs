@@ -32,7 +32,7 @@ use axum::extract::DefaultBodyLimit;
 use axum::response::IntoResponse;
 use axum::routing::get;
 use http::header::USER_AGENT;
-use http::{HeaderValue, Request, Response};
+use http::{HeaderMap, HeaderValue, Request, Response};
 use time::OffsetDateTime;
 use tower::ServiceExt;
 use underpass_proxy::audit::{OwnCall, Trail};
@@ -40,7 +40,7 @@ use underpass_proxy::authenticate::Caller;
 use underpass_proxy::direct::DirectClusters;
 use underpass_proxy::directory::{Directory, Draft};
 use underpass_proxy::front::ConnectionInfo;
-use underpass_proxy::{Body, ClusterName};
+use underpass_proxy::{Body, ClusterName, Refusal};
 
 pub(crate) use self::access::{AccessGiven, AccessRequest};
 pub(crate) use self::agents::{AgentMade, AgentRequest, View as AgentView};
@@ -185,12 +185,37 @@ impl Api {
     }
 
     fn write_down(&self, call: &OwnCall<'_>) {
-        tracing::info!(
-            target: "underpass::audit",
-            client = call.client.map(tracing::field::display), user = call.user(),
-            method = %call.method, path = call.path, code = call.code, "request to the API"
-        );
-        self.trail.own_call(call);
+        if self.trail.own_call(call) {
+            tracing::info!(
+                target: "underpass::audit",
+                client = call.client.map(tracing::field::display), user = call.user(),
+                method = %call.method, path = call.path, code = call.code, "request to the API"
+            );
+        }
+    }
+
+    /// Writes down a request whose caller is not known, and answers it.
+    pub(crate) fn refuse<B>(
+        &self,
+        request: &Request<B>,
+        info: &ConnectionInfo,
+        refusal: &Refusal,
+    ) -> Response<Body> {
+        let claims = claims(request.headers(), info);
+        let agent = request.headers().get(USER_AGENT);
+        self.write_down(&OwnCall {
+            identity: None,
+            name: claims.as_deref().unwrap_or_default(),
+            client: Some(info.peer.client(request.headers())),
+            method: request.method(),
+            path: request.uri().path(),
+            user_agent: text(agent),
+            received: OffsetDateTime::now_utc(),
+            code: refusal.code().as_u16(),
+        });
+        Problem::from(refusal)
+            .into_response()
+            .map(underpass_proxy::boxed)
     }
 
     /// Answers whoever wants to log in: nobody knows yet who it is.
@@ -207,9 +232,7 @@ impl Api {
         let client = info.peer.client(request.headers());
         let method = request.method().clone();
         let agent = request.headers().get(USER_AGENT).cloned();
-        // Whoever it is who tries; nobody knows it to be true.
-        let claims = Caller::read(request.headers(), info)
-            .and_then(|caller| caller.password().map(|login| login.user().to_owned()));
+        let claims = claims(request.headers(), info);
         request.extensions_mut().insert(info.clone());
         let response = self.route(request).await;
         self.write_down(&OwnCall {
@@ -238,6 +261,12 @@ impl Api {
         };
         response.map(underpass_proxy::boxed)
     }
+}
+
+/// The name that a caller gives with a password; nobody knows it to be theirs.
+fn claims(headers: &HeaderMap, info: &ConnectionInfo) -> Option<String> {
+    let caller = Caller::read(headers, info)?;
+    Some(caller.password()?.user().to_owned())
 }
 
 fn text(header: Option<&HeaderValue>) -> &str {

@@ -9,14 +9,18 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
-use underpass_proxy::audit::{Full, Outlet, OutletConfig, Policy, Trail, Webhook};
+use underpass_proxy::audit::{Full, Outlet, OutletConfig, Policy, Sink, Trail, Webhook};
 
 use self::file::{Keep, LogFile};
 use self::stdout::Stdout;
 use crate::data_dir::DataDir;
+use crate::limits;
 
 /// The log's name in the data directory.
 const NAME: &str = "audit.log";
+
+/// That of events of callers without an identity.
+const STRANGERS: &str = "audit-unauthenticated.log";
 
 /// What the command line says of the audit log.
 #[derive(Debug, Args)]
@@ -46,8 +50,8 @@ pub(crate) struct Options {
     /// Kubeconfig of a service that gets the events, too, as kube-apiserver's --audit-webhook-config-file
     #[arg(long, env = "UNDERPASS_AUDIT_WEBHOOK", value_name = "FILE")]
     audit_webhook: Option<PathBuf>,
-    /// What happens when events cannot be written as fast as they come: `block` lets new calls wait, and
-    /// refuses them after 10 s; `drop` drops events and counts them
+    /// What happens when events cannot be written as fast as they come to the file or stdout: `block` lets new calls
+    /// wait, and refuses them after 10 s; `drop` drops events and counts them. Nothing waits for the webhook
     #[arg(
         long,
         env = "UNDERPASS_AUDIT_FULL",
@@ -103,9 +107,11 @@ pub(crate) async fn open(options: &Options, data: &DataDir) -> Result<Trail> {
         ..OutletConfig::default()
     };
     let mut outlets = Vec::new();
+    let mut strangers: Option<(&str, Box<dyn Sink>)> = None;
     match &options.audit_log {
         Some(Place::Off) => {}
         Some(Place::Stdout) => {
+            strangers = Some(("unauthenticated", Box::new(Stdout)));
             outlets.push(Outlet::start("stdout", Box::new(Stdout), config));
         }
         place => {
@@ -118,24 +124,97 @@ pub(crate) async fn open(options: &Options, data: &DataDir) -> Result<Trail> {
                 files: options.audit_log_files,
                 age: (!options.audit_log_age.is_zero()).then_some(options.audit_log_age),
             };
-            let shown = path.display().to_string();
-            let file = LogFile::open(path, keep)
-                .with_context(|| format!("cannot write the audit log {shown}"))?;
-            tracing::info!(file = shown, "audit log");
-            outlets.push(Outlet::start("file", Box::new(file), config));
+            outlets.push(Outlet::start(
+                "file",
+                Box::new(log_file(path, keep)?),
+                config,
+            ));
+            let keep = Keep {
+                size: limits::STRANGERS_LOG_BYTES,
+                files: limits::STRANGERS_LOG_FILES,
+                ..keep
+            };
+            let path = data.path(STRANGERS);
+            strangers = Some(("unauthenticated", Box::new(log_file(path, keep)?)));
         }
     }
     if let Some(path) = &options.audit_webhook {
         let webhook = Webhook::from_kubeconfig(path)
             .await
             .with_context(|| path.display().to_string())?;
-        outlets.push(Outlet::start("webhook", Box::new(webhook), config));
+        outlets.push(webhook_outlet(Box::new(webhook), config));
     }
-    Ok(Trail::new(policy, outlets))
+    let trail = Trail::new(policy, outlets);
+    Ok(match strangers {
+        Some((name, sink)) => trail.strangers(name, sink),
+        None => trail,
+    })
+}
+
+/// A service on the network is slow or away at times, and no call waits for it: what its queue has no room for is
+/// dropped and counted, as by kube-apiserver's webhook in its default mode, `batch`. The file is the one to rely on.
+fn webhook_outlet(webhook: Box<dyn Sink>, config: OutletConfig) -> Outlet {
+    let full = Full::Drop;
+    Outlet::start("webhook", webhook, OutletConfig { full, ..config })
+}
+
+fn log_file(path: PathBuf, keep: Keep) -> Result<LogFile> {
+    let shown = path.display().to_string();
+    let file =
+        LogFile::open(path, keep).with_context(|| format!("cannot write the audit log {shown}"))?;
+    tracing::info!(file = shown, "audit log");
+    Ok(file)
 }
 
 fn read_policy(path: &Path) -> Result<Policy> {
     let text = std::fs::read_to_string(path)
         .with_context(|| format!("cannot read the audit policy {}", path.display()))?;
     Policy::from_yaml(&text).with_context(|| path.display().to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use async_trait::async_trait;
+    use bytes::Bytes;
+    use http::Method;
+    use time::OffsetDateTime;
+    use underpass_proxy::BoxError;
+    use underpass_proxy::audit::OwnCall;
+
+    use super::*;
+
+    /// A service that never answers.
+    struct Silent;
+
+    #[async_trait]
+    impl Sink for Silent {
+        async fn write(&mut self, _: &[Bytes]) -> Result<(), BoxError> {
+            std::future::pending().await
+        }
+    }
+
+    #[tokio::test]
+    async fn rule_23_no_call_waits_for_a_webhook() {
+        let config = OutletConfig {
+            capacity: 2,
+            full: Full::Block,
+            ..OutletConfig::default()
+        };
+        let outlet = webhook_outlet(Box::new(Silent), config);
+        let trail = Trail::new(Policy::everything(), vec![outlet.clone()]);
+        let call = OwnCall {
+            identity: None,
+            name: "underpass:operator",
+            client: None,
+            method: &Method::GET,
+            path: "/v1/users",
+            user_agent: "",
+            received: OffsetDateTime::now_utc(),
+            code: 200,
+        };
+        for _ in 0..10 {
+            trail.own_call(&call);
+        }
+        assert_eq!(outlet.waiting(), 2, "its queue is bounded");
+    }
 }

@@ -7,6 +7,7 @@
 
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
+use underpass_tunnel::printable;
 
 pub(crate) mod binding;
 pub(crate) mod ca_pin;
@@ -20,12 +21,22 @@ pub(crate) mod user;
 
 /// The last words of a command that failed.
 pub(crate) fn complain(error: &anyhow::Error) {
-    eprintln!("underpass-server: {error:#}");
+    // What a server answered may be part of it.
+    eprintln!("underpass-server: {}", printable(&format!("{error:#}")));
 }
 
 /// Columns of which each is as wide as its longest cell.
 fn print_table(header: &[&str], rows: &[Vec<String>]) {
     let header: Vec<String> = header.iter().map(|&cell| cell.to_owned()).collect();
+    let rows: Vec<Vec<String>> = rows
+        .iter()
+        .map(|row| {
+            row.iter()
+                .map(|cell| printable(cell).into_owned())
+                .collect()
+        })
+        .collect();
+    let rows = rows.as_slice();
     let widths: Vec<usize> = (0..header.len())
         .map(|column| {
             let cells = std::iter::once(&header)

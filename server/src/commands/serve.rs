@@ -17,7 +17,7 @@ use underpass_proxy::direct::{DirectClusters, Plugins};
 use underpass_proxy::directory::Directory;
 use underpass_proxy::front::{Budgets, Front, FrontConfig, Strangers};
 use underpass_proxy::{AccessReviews, ImpersonationPolicy};
-use underpass_tunnel::{Acceptor, AcceptorConfig, describe_metrics};
+use underpass_tunnel::{Acceptor, AcceptorConfig, Lines, describe_metrics};
 
 use crate::api::{Api, Logins};
 use crate::audit;
@@ -29,6 +29,7 @@ use crate::first_administrator;
 use crate::http::{Http, Readiness};
 use crate::limits;
 use crate::listen::{self, Sockets};
+use crate::metrics::Metrics;
 use crate::pki::{Ca, ServerCertificate};
 use crate::reach::Reach;
 use crate::secrets;
@@ -48,10 +49,11 @@ pub(crate) fn run(data: &Path, options: Serve, keys: &[PathBuf]) -> Result<()> {
 }
 
 fn start_logging(filter: &str, format: LogFormat) {
+    let colours = std::io::stderr().is_terminal();
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_writer(std::io::stderr);
+        .with_ansi(colours)
+        .with_writer(move || Lines::new(std::io::stderr(), colours));
     match format {
         LogFormat::Text => log.init(),
         LogFormat::Json => log.json().init(),
@@ -88,6 +90,7 @@ async fn serve(data: DataDir, options: Serve, keys: &[PathBuf]) -> Result<()> {
         front,
         certificates,
         api,
+        metrics,
     } = assemble(
         Arc::clone(&directory),
         direct,
@@ -98,7 +101,11 @@ async fn serve(data: DataDir, options: Serve, keys: &[PathBuf]) -> Result<()> {
         strangers.clone(),
     )?;
     let operators = Socket::bind(&data).context("cannot listen for subcommands")?;
-    let operators = AbortOnDropHandle::new(tokio::spawn(operators.serve(api)));
+    let operators = operators.serve(api, metrics.clone());
+    let operators = AbortOnDropHandle::new(tokio::spawn(operators));
+    if let Some(address) = options.metrics {
+        metrics.serve(address).await?;
+    }
     let connections = TaskTracker::new();
     let no_more = CancellationToken::new();
     let users = listen::serve_tcp(
@@ -174,6 +181,7 @@ struct Parts {
     front: Arc<Front>,
     certificates: Arc<CertificateRequest>,
     api: Api,
+    metrics: Metrics,
 }
 
 /// Puts the parts together, and starts what watches over the directory and the authentication file.
@@ -221,12 +229,15 @@ fn assemble(
     };
     let trail = audit.clone();
     let api = Api::new(Arc::clone(&directory), sessions, direct, logins, trail);
+    let metrics = Metrics {
+        strangers,
+        tunnel: tunnel.clone(),
+        budgets: budgets.clone(),
+        recorder: record_metrics()?,
+    };
     let http = Http {
         tunnel: tunnel.clone(),
         acceptor: Arc::clone(&acceptor),
-        budgets: budgets.clone(),
-        strangers,
-        metrics: record_metrics()?,
         readiness: readiness.clone(),
         authenticator: authentication.chain(),
         api: api.clone(),
@@ -248,6 +259,7 @@ fn assemble(
         front,
         certificates: authentication.certificates(),
         api,
+        metrics,
     })
 }
 

@@ -223,7 +223,7 @@ async fn rule_4_a_load_balancer_must_write_a_header() {
         if told { Ok(()) } else { Err(log) }
     })
     .await;
-    let metrics = deployment().get("/metrics").unwrap();
+    let metrics = deployment().metrics().unwrap();
     assert!(
         metrics.contains("underpass_proxy_protocol_refused_total"),
         "{metrics}"

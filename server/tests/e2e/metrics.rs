@@ -28,7 +28,7 @@ async fn of_sessions_and_streams_are_shown_and_go_with_the_agent() {
         let deployment = Deployment::start(transport).await;
         let client = deployment.admin(Wire::WebSocket);
         client.run(&["get", "--raw", "/version"]).await;
-        let metrics = deployment.get("/metrics").unwrap();
+        let metrics = deployment.metrics().unwrap();
         for (name, labels) in [
             ("underpass_tunnel_transports_total", [kind, "why=\"new\""]),
             (
@@ -63,7 +63,7 @@ async fn of_sessions_and_streams_are_shown_and_go_with_the_agent() {
 
         deployment.blocking(|u| u.stop_agent().unwrap()).await;
         eventually("the agent's figures go with it", async || {
-            let metrics = deployment.get("/metrics").unwrap();
+            let metrics = deployment.metrics().unwrap();
             let ended = values(
                 &metrics,
                 "underpass_tunnel_sessions_ended_total",
@@ -88,7 +88,7 @@ async fn a_copy_that_lasts_has_a_lane_until_it_ends() {
     let client = deployment.admin(Wire::WebSocket);
     let pod = client.target("lane").await;
     let lanes = || {
-        let metrics = deployment.get("/metrics").unwrap();
+        let metrics = deployment.metrics().unwrap();
         let joined = "underpass_tunnel_transports_total";
         let left = "underpass_tunnel_transports_lost_total";
         [
@@ -119,7 +119,7 @@ async fn what_is_in_flight_is_shown_by_cluster_while_it_is() {
     let deployment = Deployment::start(Transport::WebSocket).await;
     let client = deployment.admin(Wire::WebSocket);
     let in_flight = |kind: &str| {
-        let metrics = deployment.get("/metrics").unwrap();
+        let metrics = deployment.metrics().unwrap();
         let labels = ["cluster=\"edge\"", &format!("kind=\"{kind}\"")];
         values(&metrics, "underpass_proxy_in_flight", &labels)
     };
@@ -134,10 +134,21 @@ async fn what_is_in_flight_is_shown_by_cluster_while_it_is() {
     .await;
     watching.kill().await.unwrap();
     eventually("nothing is left of the cluster", async || {
-        let metrics = deployment.get("/metrics").unwrap();
+        let metrics = deployment.metrics().unwrap();
         let names = ["underpass_proxy_in_flight", "underpass_proxy_queued"];
         let left = names.map(|name| values(&metrics, name, &[]).len());
         if left == [0, 0] { Ok(()) } else { Err(metrics) }
     })
     .await;
+}
+
+#[tokio::test]
+async fn rule_23_strangers_learn_no_clusters_names_from_the_public_port() {
+    let deployment = Deployment::start(Transport::WebSocket).await;
+    let names = format!("agent=\"{}\"", underpass_testenv::CLUSTER_NAME);
+    assert!(deployment.metrics().unwrap().contains(&names));
+    assert!(deployment.get("/metrics").is_err());
+    for path in ["/healthz", "/readyz"] {
+        assert_eq!(deployment.get(path).unwrap(), "ok\n");
+    }
 }

@@ -47,7 +47,7 @@ async fn each_transport_is_the_one_meant() {
         (Transport::Quic, "quic"),
         (Transport::WebSocket, "websocket"),
     ] {
-        let metrics = Deployment::shared(transport).get("/metrics").unwrap();
+        let metrics = Deployment::shared(transport).metrics().unwrap();
         let sessions: Vec<_> = metrics
             .lines()
             .filter(|line| line.starts_with("underpass_agent_sessions{") && line.ends_with(" 1"))

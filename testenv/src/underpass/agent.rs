@@ -56,7 +56,7 @@ impl Underpass {
     pub fn wait_connected(&self, transport: Transport) -> Result<(), ClusterError> {
         let agent = self.agent(AGENT, transport, &[]);
         self.wait_for(&agent, AGENT, || {
-            let metrics = self.get("/metrics").map_err(io::Error::other)?;
+            let metrics = self.metrics()?;
             match sessions(&metrics, transport) {
                 0 => Err(io::Error::other("no session yet")),
                 _ => Ok(()),

@@ -4,8 +4,9 @@ mod agent;
 mod programs;
 
 use std::fs::{self, File, Permissions};
-use std::io;
+use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -271,7 +272,26 @@ impl Underpass {
         &self.programs
     }
 
-    /// A path of the server's own, like `/metrics`.
+    /// The server's metrics, by way of its socket in the data directory: no other user of the machine, and nothing on
+    /// the network, gets them.
+    ///
+    /// # Errors
+    /// No server runs, or it answers with another status than 200.
+    pub fn metrics(&self) -> io::Result<String> {
+        let mut socket = UnixStream::connect(self.data_dir().join("api.sock"))?;
+        socket.set_read_timeout(Some(DEADLINE))?;
+        socket.write_all(b"GET /metrics HTTP/1.1\r\nHost: server\r\nConnection: close\r\n\r\n")?;
+        let mut answer = String::new();
+        socket.read_to_string(&mut answer)?;
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
+        if head.starts_with("HTTP/1.1 200") {
+            Ok(body.to_owned())
+        } else {
+            Err(io::Error::other(head.to_owned()))
+        }
+    }
+
+    /// A path of the server's own, like `/healthz`.
     ///
     /// # Errors
     /// It answers with another status than 200, or not at all.

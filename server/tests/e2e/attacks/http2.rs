@@ -321,7 +321,7 @@ async fn rule_11_a_rapid_reset_leaves_others_untouched() {
         );
     }
     underpass_testenv::testing::eventually("its streams are gone", async || {
-        let metrics = deployment().get("/metrics").unwrap();
+        let metrics = deployment().metrics().unwrap();
         let open = metrics.lines().filter_map(|line| {
             let rest = line.strip_prefix("underpass_tunnel_streams{agent=\"edge\"")?;
             rest.rsplit(' ').next()?.parse::<f64>().ok()
