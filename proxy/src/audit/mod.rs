@@ -21,7 +21,7 @@ pub(crate) use self::{
 };
 pub use self::{
     outlet::{Full, Outlet, OutletConfig, Sink},
-    own::OwnCall,
+    own::{OwnCall, OwnCaller},
     policy::{Level, Policy, PolicyError},
     trail::{Stuck, Trail},
     webhook::{Webhook, WebhookError},

@@ -12,10 +12,8 @@ use crate::{Identity, RequestInfo};
 /// policies can tell them from a cluster's.
 #[derive(Clone, Debug)]
 pub struct OwnCall<'a> {
-    /// Who asked, where it is known; without, whoever owns the server's files.
-    pub identity: Option<&'a Identity>,
-    /// What they are called where there is no identity: what a login claims, or the operator.
-    pub name: &'a str,
+    /// Who asked.
+    pub caller: OwnCaller<'a>,
     /// From where; `None` is from this machine.
     pub client: Option<IpAddr>,
     /// How they asked.
@@ -28,21 +26,39 @@ pub struct OwnCall<'a> {
     pub received: OffsetDateTime,
     /// What was answered.
     pub code: u16,
+    /// What came of it, by annotation: the object, the subject, what was granted. Never a secret.
+    pub details: &'a [(&'static str, String)],
+}
+
+/// Who makes an [`OwnCall`].
+#[derive(Clone, Copy, Debug)]
+pub enum OwnCaller<'a> {
+    /// Somebody whom an authenticator vouches for.
+    Identity(&'a Identity),
+    /// Somebody who has proved to be this user without a request of theirs having an identity: whoever logs in, or owns the
+    /// server's files.
+    Known(&'a str),
+    /// Somebody who claims to be this user, or nothing at all.
+    Claimed(&'a str),
 }
 
 impl OwnCall<'_> {
     /// Whoever it is, by name.
     pub fn user(&self) -> &str {
-        self.identity.map_or(self.name, Identity::user)
+        match self.caller {
+            OwnCaller::Identity(identity) => identity.user(),
+            OwnCaller::Known(name) | OwnCaller::Claimed(name) => name,
+        }
     }
 }
 
 impl Trail {
     /// Writes it down, if the policy says so and its caller's share allows it; then the log should have a line of it, too.
     pub fn own_call(&self, call: &OwnCall<'_>) -> bool {
-        let user = call
-            .identity
-            .map_or_else(|| User::named(call.name), User::from);
+        let user = match call.caller {
+            OwnCaller::Identity(identity) => User::from(identity),
+            OwnCaller::Known(name) | OwnCaller::Claimed(name) => User::named(name),
+        };
         // As Kubernetes would have it, for verb, resource and name.
         let path = format!("/apis/underpass.dev{}", call.path);
         let info = RequestInfo::parse(call.method, &path, None, false);
@@ -54,10 +70,10 @@ impl Trail {
             path: call.path,
         };
         let client = call.client.unwrap_or(Ipv4Addr::LOCALHOST.into());
-        let kind = match (call.identity, call.client) {
-            (None, Some(client)) => Kind::Stranger(client),
-            (Some(_), _) if (400..500).contains(&call.code) => Kind::Refused(&user),
-            _ => Kind::Done,
+        let kind = match call.caller {
+            OwnCaller::Claimed(_) => Kind::Stranger(client),
+            OwnCaller::Identity(_) if (400..500).contains(&call.code) => Kind::Refused(&user),
+            OwnCaller::Identity(_) | OwnCaller::Known(_) => Kind::Done,
         };
         let Some(told) = self.tell(kind) else {
             return false;
@@ -71,10 +87,15 @@ impl Trail {
             event.user = user.cut(told.text_chars());
             event.asks(&info);
             event.answered(call.code);
-            let by = call.identity.and_then(Identity::provenance);
-            if let Some(by) = by {
+            if let OwnCaller::Identity(identity) = call.caller
+                && let Some(by) = identity.provenance()
+            {
                 let key = "underpass.dev/authenticated-by";
                 event.annotations.insert(key, by.to_string());
+            }
+            for (key, text) in call.details {
+                let text = crate::front::cut(text, told.text_chars());
+                event.annotations.insert(key, text.into());
             }
             event
         });

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use axum::extract::State as From;
 use axum::extract::rejection::JsonRejection;
+use axum::response::Response;
 use axum::routing::post;
 use axum::{Json, Router};
 use serde::{Deserialize, Serialize};
@@ -12,7 +13,7 @@ use underpass_proxy::{Authority, ClusterName};
 
 use super::problem::Problem;
 use super::tokens::{self, MadeBy, TokenMade, TokenRequest};
-use super::{Requester, State};
+use super::{Did, Requester, State};
 
 /// Who is to be let in, and where. All of it happens, or nothing.
 #[derive(Debug, Clone, Serialize, Deserialize, utoipa::ToSchema)]
@@ -65,7 +66,7 @@ async fn give(
     From(state): From<State>,
     requester: Requester,
     body: Result<Json<AccessRequest>, JsonRejection>,
-) -> Result<Json<AccessGiven>, Problem> {
+) -> Result<Response, Problem> {
     let Json(wanted) = body?;
     let token = wanted
         .token
@@ -103,9 +104,14 @@ async fn give(
         (Some(id), Some(token)) => Some(tokens::made(&state.directory.snapshot(), &id, &token)?),
         _ => None,
     };
-    Ok(Json(AccessGiven {
+    let did = Did::to("user", wanted.user.as_str());
+    let did = did.subject(format!("user:{} (directory)", wanted.user));
+    // The request as it was; the token's secret is not in it.
+    let did = did.spec(&wanted);
+    let given = AccessGiven {
         made,
         granted,
         token,
-    }))
+    };
+    Ok(did.with(Json(given)))
 }

@@ -2,7 +2,7 @@
 
 use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::extract::{Path, Query, State as From};
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use axum::routing::get;
 use axum::{Json, Router};
 use http::{HeaderMap, StatusCode};
@@ -17,7 +17,7 @@ use zeroize::Zeroizing;
 
 use super::page::{Page, tagged};
 use super::problem::Problem;
-use super::{Requester, State};
+use super::{Did, Requester, State};
 
 /// What a client sees of an agent's token.
 #[derive(Debug, Serialize, Deserialize, utoipa::ToSchema)]
@@ -179,21 +179,24 @@ async fn create(
         token: key.to_secret_text(),
         agent: view(&id, entry),
     };
-    Ok((StatusCode::CREATED, Json(made)).into_response())
+    let did = Did::to("agent", &id).subject(format!("cluster:{}", wanted.cluster));
+    Ok(did.with((StatusCode::CREATED, Json(made))))
 }
 
 async fn remove(
     From(state): From<State>,
     requester: Requester,
     Path(id): Path<String>,
-) -> Result<StatusCode, Problem> {
+) -> Result<Response, Problem> {
     let remove = |draft: &mut Draft| {
         let agent = draft.get::<Agent>(&id).map(|entry| entry.object.clone());
-        match agent.filter(|agent| is_visible(&requester, draft.before(), agent)) {
-            Some(_) => Ok(draft.remove::<Agent>(&id, Expect::Present)?),
-            None => Err(Problem::not_found("agent", &id)),
-        }
+        let agent = agent
+            .filter(|agent| is_visible(&requester, draft.before(), agent))
+            .ok_or_else(|| Problem::not_found("agent", &id))?;
+        draft.remove::<Agent>(&id, Expect::Present)?;
+        Ok(agent)
     };
-    state.change(&requester, remove).await?;
-    Ok(StatusCode::NO_CONTENT)
+    let removed = state.change(&requester, remove).await?;
+    let did = Did::to("agent", &id).subject(format!("cluster:{}", removed.cluster));
+    Ok(did.removed().with(StatusCode::NO_CONTENT))
 }

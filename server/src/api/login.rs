@@ -11,6 +11,7 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::extract::rejection::JsonRejection;
 use axum::extract::{FromRequest, Request, State as From};
+use axum::response::Response;
 use axum::routing::post;
 use axum::{Extension, Json, Router};
 use http::StatusCode;
@@ -25,9 +26,9 @@ use underpass_proxy::directory::{AccessToken, Draft, Login, Name, Owner, Snapsho
 use underpass_proxy::front::ConnectionInfo;
 use underpass_proxy::{Provenance, Refusal, Revocation, Scope};
 
-use super::State;
 use super::problem::Problem;
-use super::tokens::{self, MadeBy, TokenMade, TokenRequest};
+use super::tokens::{self, MadeBy, TokenRequest};
+use super::{Did, State};
 use crate::limits;
 
 /// What checks who somebody is.
@@ -125,7 +126,7 @@ async fn log_in(
     From(state): From<State>,
     info: Option<Extension<ConnectionInfo>>,
     request: Request,
-) -> Result<(StatusCode, Json<TokenMade>), Problem> {
+) -> Result<Response, Problem> {
     let (Some(Extension(info)), Some(logins)) = (info, &state.logins) else {
         return Err(Problem::new(
             StatusCode::NOT_FOUND,
@@ -150,7 +151,8 @@ async fn log_in(
         %client, user = proved.owner.name(), token = id, "logged in"
     );
     let made = tokens::made(&state.directory.snapshot(), &id, &token)?;
-    Ok((StatusCode::CREATED, Json(made)))
+    let did = Did::token(&made.about).by(&made.about.user);
+    Ok(did.with((StatusCode::CREATED, Json(made))))
 }
 
 /// What somebody who has proved who they are wants.

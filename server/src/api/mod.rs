@@ -8,6 +8,7 @@ mod access;
 mod agents;
 mod bindings;
 mod clusters;
+mod did;
 mod direct;
 mod first;
 mod groups;
@@ -35,7 +36,7 @@ use http::header::USER_AGENT;
 use http::{HeaderMap, HeaderValue, Request, Response};
 use time::OffsetDateTime;
 use tower::ServiceExt;
-use underpass_proxy::audit::{OwnCall, Trail};
+use underpass_proxy::audit::{OwnCall, OwnCaller, Trail};
 use underpass_proxy::authenticate::Caller;
 use underpass_proxy::direct::DirectClusters;
 use underpass_proxy::directory::{Directory, Draft};
@@ -46,6 +47,7 @@ pub(crate) use self::access::{AccessGiven, AccessRequest};
 pub(crate) use self::agents::{AgentMade, AgentRequest, View as AgentView};
 pub(crate) use self::bindings::{Spec as BindingSpec, Status as BindingStatus};
 pub(crate) use self::clusters::{Spec as ClusterSpec, Status as ClusterStatus};
+use self::did::Did;
 pub(crate) use self::direct::{Reachability, Spec as DirectSpec};
 pub(crate) use self::first::{
     NAME as FIRST_ADMINISTRATOR, first_administrator, needs_first_administrator,
@@ -171,15 +173,19 @@ impl Api {
         let agent = request.headers().get(USER_AGENT).cloned();
         request.extensions_mut().insert(requester.clone());
         let response = self.route(request).await;
+        let did = response.extensions().get::<Did>();
         self.write_down(&OwnCall {
-            identity: requester.identity(),
-            name: requester.name(),
+            caller: match requester.identity() {
+                Some(identity) => OwnCaller::Identity(identity),
+                None => OwnCaller::Known(requester.name()),
+            },
             client,
             method: &method,
             path: &path,
             user_agent: text(agent.as_ref()),
             received,
             code: response.status().as_u16(),
+            details: did.map(Did::details).unwrap_or_default(),
         });
         response
     }
@@ -204,14 +210,14 @@ impl Api {
         let claims = claims(request.headers(), info);
         let agent = request.headers().get(USER_AGENT);
         self.write_down(&OwnCall {
-            identity: None,
-            name: claims.as_deref().unwrap_or_default(),
+            caller: OwnCaller::Claimed(claims.as_deref().unwrap_or_default()),
             client: Some(info.peer.client(request.headers())),
             method: request.method(),
             path: request.uri().path(),
             user_agent: text(agent),
             received: OffsetDateTime::now_utc(),
             code: refusal.code().as_u16(),
+            details: &[],
         });
         Problem::from(refusal)
             .into_response()
@@ -235,15 +241,21 @@ impl Api {
         let claims = claims(request.headers(), info);
         request.extensions_mut().insert(info.clone());
         let response = self.route(request).await;
+        // Whoever has logged in is no stranger, whatever else a stranger gets a 200 for.
+        let did = response.extensions().get::<Did>();
+        let known = did.and_then(Did::user);
         self.write_down(&OwnCall {
-            identity: None,
-            name: claims.as_deref().unwrap_or_default(),
+            caller: match known {
+                Some(name) => OwnCaller::Known(name),
+                None => OwnCaller::Claimed(claims.as_deref().unwrap_or_default()),
+            },
             client: Some(client),
             method: &method,
             path: LOGIN,
             user_agent: text(agent.as_ref()),
             received,
             code: response.status().as_u16(),
+            details: did.map(Did::details).unwrap_or_default(),
         });
         response
     }

@@ -2,6 +2,7 @@
 
 use axum::extract::rejection::JsonRejection;
 use axum::extract::{Path, State as From};
+use axum::response::Response;
 use axum::routing::put;
 use axum::{Json, Router};
 use http::StatusCode;
@@ -11,7 +12,7 @@ use underpass_proxy::directory::{AccessToken, Draft, Expect, Owner, Snapshot, Us
 use zeroize::Zeroizing;
 
 use super::problem::Problem;
-use super::{Requester, State};
+use super::{Did, Requester, State};
 
 /// A new password.
 #[derive(Deserialize, Serialize, utoipa::ToSchema)]
@@ -35,7 +36,7 @@ async fn set(
     requester: Requester,
     Path(name): Path<String>,
     body: Result<Json<NewPassword>, JsonRejection>,
-) -> Result<StatusCode, Problem> {
+) -> Result<Response, Problem> {
     let Json(NewPassword { password, current }) = body?;
     let snapshot = state.directory.snapshot();
     let proved = if is_own(&requester, &snapshot, &name) {
@@ -104,7 +105,7 @@ async fn remove(
     From(state): From<State>,
     requester: Requester,
     Path(name): Path<String>,
-) -> Result<StatusCode, Problem> {
+) -> Result<Response, Problem> {
     change(&state, &requester, &name, None, None).await
 }
 
@@ -116,7 +117,7 @@ async fn change(
     name: &str,
     password: Option<&PasswordHash>,
     proved: Option<PasswordHash>,
-) -> Result<StatusCode, Problem> {
+) -> Result<Response, Problem> {
     let change = |draft: &mut Draft| {
         let user = draft
             .get::<User>(name)
@@ -148,5 +149,10 @@ async fn change(
         Ok(())
     };
     state.change(requester, change).await?;
-    Ok(StatusCode::NO_CONTENT)
+    let what = match password {
+        Some(_) => "a new password",
+        None => "no password",
+    };
+    let did = Did::to("user", name).grant(what);
+    Ok(did.with(StatusCode::NO_CONTENT))
 }

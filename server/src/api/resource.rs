@@ -2,7 +2,7 @@
 
 use axum::extract::rejection::JsonRejection;
 use axum::extract::{Path, Query, State as From};
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use axum::routing::get;
 use axum::{Json, Router};
 use http::header::{ETAG, IF_MATCH, IF_NONE_MATCH, LOCATION};
@@ -15,7 +15,7 @@ use underpass_proxy::directory::{Checked, Draft, Entry, Expect, Revision, Snapsh
 
 use super::page::{Page, etag, tagged};
 use super::problem::Problem;
-use super::{Requester, State};
+use super::{Did, Requester, State};
 
 /// A kind of object, as the API has it.
 pub(super) trait Resource: Send + Sync + 'static {
@@ -250,19 +250,19 @@ async fn remove<R: Resource>(
     requester: Requester,
     headers: HeaderMap,
     Path(name): Path<String>,
-) -> Result<StatusCode, Problem> {
+) -> Result<Response, Problem> {
     let expect = expected(&headers)?.unwrap_or(Expect::Present);
     let remove = |draft: &mut Draft| {
         let before = draft
             .get::<R::Object>(&name)
             .map(|entry| entry.object.clone());
         R::allow(before.as_deref(), None, &requester, draft)?;
-        draft
-            .remove::<R::Object>(&name, expect)
-            .map_err(Problem::from)
+        draft.remove::<R::Object>(&name, expect)?;
+        Ok(before)
     };
-    state.change(&requester, remove).await?;
-    Ok(StatusCode::NO_CONTENT)
+    let removed = state.change(&requester, remove).await?;
+    let did = did::<R>(&name, removed.as_deref());
+    Ok(did.removed().with(StatusCode::NO_CONTENT))
 }
 
 fn put<R: Resource>(
@@ -295,13 +295,26 @@ fn answer<R: Resource>(
         .get::<R::Object>(name)
         .ok_or_else(|| absent::<R>(name))?;
     let view = view::<R>(name, entry, requester, state, &snapshot);
-    Ok((status, [(ETAG, etag(entry.revision))], Json(view)).into_response())
+    let did = did::<R>(name, Some(&entry.object));
+    Ok(did.with((status, [(ETAG, etag(entry.revision))], Json(view))))
 }
 
 fn absent<R: Resource>(name: &str) -> Problem {
     use underpass_proxy::directory::Object;
 
     Problem::not_found(R::Object::KIND.as_str(), name)
+}
+
+/// What the audit log says of an object. It is what the directory holds, as the API shows it: what a client sends may hold a
+/// credential.
+fn did<R: Resource>(name: &str, object: Option<&R::Object>) -> Did {
+    use underpass_proxy::directory::Object;
+
+    let did = Did::to(R::Object::KIND.as_str(), name);
+    match object {
+        Some(object) => did.spec(&R::Spec::from(object)),
+        None => did,
+    }
 }
 
 /// What the client has seen (RFC 9110, section 13.1).

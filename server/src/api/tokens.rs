@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::extract::{Path, Query, State as From};
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use axum::routing::get;
 use axum::{Json, Router};
 use http::{HeaderMap, StatusCode};
@@ -20,7 +20,7 @@ use zeroize::Zeroizing;
 
 use super::page::{Page, tagged};
 use super::problem::Problem;
-use super::{Requester, State};
+use super::{Did, Requester, State};
 use crate::limits;
 
 /// What a client sees of a token: never the secret.
@@ -236,7 +236,7 @@ async fn create(
     };
     let id = state.change(&requester, make).await?;
     let made = made(&state.directory.snapshot(), &id, &token)?;
-    Ok((StatusCode::CREATED, Json(made)).into_response())
+    Ok(Did::token(&made.about).with((StatusCode::CREATED, Json(made))))
 }
 
 pub(super) fn generate() -> Result<Token, Problem> {
@@ -356,16 +356,17 @@ async fn remove(
     From(state): From<State>,
     requester: Requester,
     Path(id): Path<String>,
-) -> Result<StatusCode, Problem> {
+) -> Result<Response, Problem> {
     let remove = |draft: &mut Draft| {
-        let token = draft
+        let before = draft.before();
+        let seen = before
             .get::<AccessToken>(&id)
-            .map(|entry| entry.object.clone());
-        match token.filter(|token| is_visible(&requester, draft.before(), token)) {
-            Some(_) => Ok(draft.remove::<AccessToken>(&id, Expect::Present)?),
-            None => Err(Problem::not_found("token", &id)),
-        }
+            .filter(|entry| is_visible(&requester, before, &entry.object))
+            .map(|entry| view(&id, entry, before))
+            .ok_or_else(|| Problem::not_found("token", &id))?;
+        draft.remove::<AccessToken>(&id, Expect::Present)?;
+        Ok(seen)
     };
-    state.change(&requester, remove).await?;
-    Ok(StatusCode::NO_CONTENT)
+    let removed = state.change(&requester, remove).await?;
+    Ok(Did::token(&removed).removed().with(StatusCode::NO_CONTENT))
 }

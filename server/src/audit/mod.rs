@@ -179,7 +179,7 @@ mod tests {
     use http::Method;
     use time::OffsetDateTime;
     use underpass_proxy::BoxError;
-    use underpass_proxy::audit::OwnCall;
+    use underpass_proxy::audit::{OwnCall, OwnCaller};
 
     use super::*;
 
@@ -203,14 +203,14 @@ mod tests {
         let outlet = webhook_outlet(Box::new(Silent), config);
         let trail = Trail::new(Policy::everything(), vec![outlet.clone()]);
         let call = OwnCall {
-            identity: None,
-            name: "underpass:operator",
+            caller: OwnCaller::Known("underpass:operator"),
             client: None,
             method: &Method::GET,
             path: "/v1/users",
             user_agent: "",
             received: OffsetDateTime::now_utc(),
             code: 200,
+            details: &[],
         };
         for _ in 0..10 {
             trail.own_call(&call);

@@ -299,6 +299,9 @@ async fn logins_are_in_the_audit_log_and_passwords_nowhere() {
     let login = of("/v1/login").await;
     assert_eq!(login["verb"], "create", "{login}");
     assert_eq!(login["responseStatus"]["code"], 201, "{login}");
+    assert_eq!(login["user"]["username"], "audited-login");
+    let grant = login["annotations"]["underpass.dev/grant"].as_str();
+    assert!(grant.unwrap().starts_with("until "), "{login}");
     let data = person.deployment.data_dir();
     for name in ["directory.redb", "audit.log"] {
         let bytes = std::fs::read(data.join(name)).unwrap();
@@ -315,4 +318,7 @@ async fn logins_are_in_the_audit_log_and_passwords_nowhere() {
     assert_eq!(set["objectRef"]["apiGroup"], "underpass.dev");
     assert_eq!(set["objectRef"]["resource"], "users");
     assert_eq!(set["responseStatus"]["code"], 204);
+    let annotations = &set["annotations"];
+    assert_eq!(annotations["underpass.dev/object"], "user/audited-login");
+    assert_eq!(annotations["underpass.dev/grant"], "a new password");
 }

@@ -16,6 +16,7 @@ use underpass_proxy::seal::{Keyring, SealingKey};
 
 use super::*;
 
+mod audited;
 mod credentials;
 mod direct;
 mod login;
@@ -61,6 +62,10 @@ impl Answer {
 
 impl World {
     async fn new() -> Self {
+        Self::audited(Trail::default()).await
+    }
+
+    async fn audited(trail: Trail) -> Self {
         let directory = Directory::open(Arc::new(MemoryStore::default()))
             .await
             .unwrap();
@@ -84,7 +89,6 @@ impl World {
             passwords: Passwords::new().unwrap(),
             device_login: Arc::new(|| None),
         };
-        let trail = Trail::default();
         let api = Api::new(Arc::clone(&directory), sessions, direct, logins, trail);
         Self { api, directory }
     }

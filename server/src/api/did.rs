@@ -1,0 +1,96 @@
+//! What a request has done, for the audit log: the object, the subject and what was granted. Never a secret.
+
+use std::fmt::Display;
+
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+
+use super::tokens::View as TokenView;
+
+/// What a request has done. A handler attaches it to its response, and [`Api::answer`](super::Api::answer) writes it down.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Did {
+    details: Vec<(&'static str, String)>,
+    /// Who did it, where the request alone does not say.
+    user: Option<String>,
+}
+
+impl Did {
+    /// Something about an object, which the kind and the name tell.
+    pub(super) fn to(kind: &str, name: &str) -> Self {
+        Self::default().and("underpass.dev/object", format!("{kind}/{name}"))
+    }
+
+    /// For whom, or with whom.
+    pub(super) fn subject(self, subject: impl Display) -> Self {
+        self.and("underpass.dev/subject", subject.to_string())
+    }
+
+    /// What they may do now, or what the object is like now.
+    pub(super) fn grant(self, grant: impl Display) -> Self {
+        self.and("underpass.dev/grant", grant.to_string())
+    }
+
+    /// The object's specification as the API shows it, which holds no secret.
+    pub(super) fn spec(self, spec: &impl Serialize) -> Self {
+        match serde_json::to_string(spec) {
+            Ok(text) => self.grant(text),
+            Err(error) => self.grant(format!("(cannot be written: {error})")),
+        }
+    }
+
+    /// A token, by what a client sees of it.
+    pub(super) fn token(token: &TokenView) -> Self {
+        let mut grant = vec![match token.expires {
+            Some(end) => format!("until {end}"),
+            None => "without an end".to_owned(),
+        }];
+        if let Some(clusters) = &token.scope.clusters {
+            let names: Vec<_> = clusters.iter().map(ToString::to_string).collect();
+            grant.push(format!("for {}", names.join(", ")));
+        }
+        if token.scope.read_only {
+            grant.push("read-only".to_owned());
+        }
+        if let Some(parent) = &token.parent {
+            grant.push(format!("made with {parent}"));
+        }
+        let by = token.authenticated_by.as_deref().unwrap_or("directory");
+        Self::to("token", &token.id)
+            .subject(format!("user:{} ({by})", token.user))
+            .grant(grant.join("; "))
+    }
+
+    /// Done by somebody who has proved to be this user: whoever logs in.
+    pub(super) fn by(self, user: &str) -> Self {
+        Self {
+            user: Some(user.to_owned()),
+            ..self
+        }
+    }
+
+    pub(super) fn user(&self) -> Option<&str> {
+        self.user.as_deref()
+    }
+
+    /// The object is gone.
+    pub(super) fn removed(self) -> Self {
+        self.and("underpass.dev/change", "removed".to_owned())
+    }
+
+    fn and(mut self, key: &'static str, text: String) -> Self {
+        self.details.push((key, text));
+        self
+    }
+
+    pub(super) fn details(&self) -> &[(&'static str, String)] {
+        &self.details
+    }
+
+    /// The response of the request that has done it.
+    pub(super) fn with(self, response: impl IntoResponse) -> Response {
+        let mut response = response.into_response();
+        response.extensions_mut().insert(self);
+        response
+    }
+}

@@ -1,0 +1,195 @@
+//! What the audit log says of the API's requests.
+
+use std::sync::Mutex;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use underpass_proxy::BoxError;
+use underpass_proxy::audit::{Outlet, OutletConfig, Policy, Sink};
+
+use super::*;
+
+/// Two logs in memory: of those who are known, and of strangers.
+#[derive(Clone, Default)]
+struct Kept(Arc<Mutex<Vec<Value>>>);
+
+#[async_trait]
+impl Sink for Kept {
+    async fn write(&mut self, events: &[Bytes]) -> Result<(), BoxError> {
+        let events = events
+            .iter()
+            .map(|event| serde_json::from_slice(event).unwrap());
+        self.0.lock().unwrap().extend(events);
+        Ok(())
+    }
+}
+
+impl Kept {
+    /// Waits for so many events, and gives the last.
+    async fn nth(&self, count: usize) -> Value {
+        let waiting = async {
+            loop {
+                let events = self.0.lock().unwrap().clone();
+                assert!(events.len() <= count, "{events:?}");
+                if events.len() == count {
+                    return events.last().unwrap().clone();
+                }
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), waiting)
+            .await
+            .expect("an event")
+    }
+}
+
+#[tokio::test]
+async fn rule_15_the_audit_names_object_subject_and_grant_and_no_secret() {
+    let (known, strangers) = (Kept::default(), Kept::default());
+    let outlet = Outlet::start("kept", Box::new(known.clone()), OutletConfig::default());
+    let trail = Trail::new(Policy::everything(), vec![outlet])
+        .strangers("strangers", Box::new(strangers.clone()));
+    let world = World::audited(trail).await;
+    let mut secrets = vec!["hunter2".to_owned(), "correct horse battery".to_owned()];
+    let mut count = 0;
+    for (method, path, body, object, subject, grant) in [
+        (
+            Method::POST,
+            "/v1/clusters",
+            json!({"name": "edge", "spec": {}}),
+            "cluster/edge",
+            "",
+            "{}",
+        ),
+        (
+            Method::POST,
+            "/v1/clusters",
+            json!({"name": "direct", "spec": {"direct": {"server": "https://api.example", "credential": {"token": "hunter2"}}}}),
+            "cluster/direct",
+            "",
+            "https://api.example",
+        ),
+        (
+            Method::POST,
+            "/v1/users",
+            json!({"name": "alice", "spec": {}}),
+            "user/alice",
+            "",
+            "{}",
+        ),
+        (
+            Method::POST,
+            "/v1/bindings",
+            json!({"name": "b", "spec": {"subjects": [{"user": "alice"}], "clusters": {"names": ["edge"]}, "role": "view"}}),
+            "binding/b",
+            "",
+            "\"role\":\"view\"",
+        ),
+        (
+            Method::PUT,
+            "/v1/users/alice/password",
+            json!({"password": "correct horse battery"}),
+            "user/alice",
+            "",
+            "a new password",
+        ),
+        (
+            Method::POST,
+            "/v1/tokens",
+            json!({"user": "alice", "expiresInSeconds": 60, "scope": {"clusters": ["edge"], "readOnly": true}}),
+            "token/",
+            "user:alice (directory)",
+            "for edge; read-only",
+        ),
+        (
+            Method::POST,
+            "/v1/access",
+            json!({"user": "bob", "role": "admin", "clusters": ["edge"], "token": {}}),
+            "user/bob",
+            "user:bob (directory)",
+            "\"role\":\"admin\"",
+        ),
+        (
+            Method::POST,
+            "/v1/agents",
+            json!({"cluster": "edge"}),
+            "agent/",
+            "cluster:edge",
+            "",
+        ),
+        (
+            Method::DELETE,
+            "/v1/users/alice",
+            Value::Null,
+            "user/alice",
+            "",
+            "",
+        ),
+    ] {
+        let answer = world.operate(method.clone(), path, body).await;
+        assert!(answer.status.is_success(), "{path} {}", answer.body);
+        let made = [&answer.body["token"], &answer.body["token"]["token"]];
+        secrets.extend(
+            made.iter()
+                .filter_map(|made| made.as_str())
+                .map(str::to_owned),
+        );
+        count += 1;
+        let event = known.nth(count).await;
+        let said = |key: &str| {
+            event["annotations"][key]
+                .as_str()
+                .unwrap_or_default()
+                .to_owned()
+        };
+        assert!(said("underpass.dev/object").starts_with(object), "{event}");
+        assert_eq!(said("underpass.dev/subject"), subject, "{event}");
+        assert!(said("underpass.dev/grant").contains(grant), "{event}");
+        let removed = if method == Method::DELETE {
+            "removed"
+        } else {
+            ""
+        };
+        assert_eq!(said("underpass.dev/change"), removed, "{event}");
+    }
+    // Whoever logs in is known, and whoever fails to is a stranger.
+    world
+        .operate(
+            Method::POST,
+            "/v1/users",
+            json!({"name": "carol", "spec": {}}),
+        )
+        .await
+        .expect(201);
+    let set = json!({"password": "correct horse battery"});
+    world
+        .operate(Method::PUT, "/v1/users/carol/password", set)
+        .await
+        .expect(204);
+    let made = world
+        .log_in_with("carol", "correct horse battery")
+        .await
+        .expect(201);
+    secrets.push(made["token"].as_str().unwrap().to_owned());
+    let event = known.nth(count + 3).await;
+    assert_eq!(event["user"]["username"], "carol");
+    assert_eq!(
+        event["annotations"]["underpass.dev/subject"],
+        "user:carol (directory)"
+    );
+    world
+        .log_in_with("carol", "hunter2 hunter2")
+        .await
+        .expect(401);
+    let failed = strangers.nth(1).await;
+    assert_eq!(failed["user"]["username"], "carol");
+    assert_eq!(failed["responseStatus"]["code"], 401);
+    let everything = format!(
+        "{:?}{:?}",
+        known.0.lock().unwrap(),
+        strangers.0.lock().unwrap()
+    );
+    for secret in secrets {
+        assert!(!everything.contains(&secret), "{secret} in {everything}");
+    }
+}
