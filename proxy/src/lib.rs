@@ -53,11 +53,13 @@ mod identity;
 mod impersonate;
 mod in_task;
 mod io;
+mod log_share;
 mod network;
 mod on_wake;
 mod pipe;
 mod policy;
 mod provenance;
+mod rate;
 mod refusal;
 mod request_info;
 mod review;
@@ -75,6 +77,7 @@ pub use self::{
     cluster::{ClusterName, ClusterNameError},
     identity::{Identity, IdentityError},
     io::{BoxedIo, Io},
+    log_share::LogShare,
     network::{Network, NetworkError, Networks},
     policy::{ImpersonationPolicy, NeverImpersonated},
     provenance::{Method, Provenance},

@@ -469,6 +469,13 @@ pub const STRANGER_QUEUE: usize = 1000;
 /// Path and user agent in an event of a stranger are cut to so much (*unauthenticated*): enough to know a scanner by.
 pub const STRANGER_TEXT_CHARS: usize = 128;
 
+/// Log lines of one network at once about credentials, and agents, that are refused (*unauthenticated*): a misconfigured
+/// client asks a few times a second, and its operator wants to see it.
+pub const REFUSAL_LINES: u32 = 100;
+
+/// One more line after each: 86,400 a day of one network.
+pub const REFUSAL_LINE_EVERY: Duration = Duration::from_secs(1);
+
 /// Path and user agent in an event of a known caller; kube-apiserver's own audit keeps all of it.
 pub const AUDIT_TEXT_CHARS: usize = 2048;
 

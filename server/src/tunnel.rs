@@ -11,7 +11,7 @@ use rand::RngExt;
 use underpass_proxy::StreamClass;
 use underpass_proxy::directory::{Directory, Snapshot};
 use underpass_proxy::front::{Clusters, ConnectError, Open};
-use underpass_proxy::{BoxedIo, ClusterName, TARGET_KUBE_API};
+use underpass_proxy::{BoxedIo, ClusterName, LogShare, TARGET_KUBE_API};
 use underpass_tunnel::{
     AcceptError, Accepted, Admission, Class, CloseCode, Denied, Dialer, DialerError, OpenError,
     Proven, Registry, ResetCode, Session, chain,
@@ -25,6 +25,7 @@ pub(crate) struct Tunnel {
     registry: Registry,
     directory: Arc<Directory>,
     overload: Arc<Occasional>,
+    lines: Arc<LogShare>,
 }
 
 impl Tunnel {
@@ -33,6 +34,7 @@ impl Tunnel {
             registry: Registry::new(),
             directory,
             overload: Arc::default(),
+            lines: Arc::default(),
         }
     }
 
@@ -85,9 +87,12 @@ impl Tunnel {
             return;
         }
         metrics::counter!("underpass_agents_refused_total").increment(1);
-        match error {
-            AcceptError::Overloaded if !self.overload.is_news() => {}
-            error => tracing::warn!(%remote, "no session: {}", chain(error)),
+        let suppressed = match error {
+            AcceptError::Overloaded if !self.overload.is_news() => None,
+            _ => self.lines.take(remote),
+        };
+        if let Some(suppressed) = suppressed {
+            tracing::warn!(suppressed = (suppressed > 0).then_some(suppressed), %remote, "no session: {}", chain(error));
         }
     }
 

@@ -9,7 +9,6 @@ mod event;
 mod outlet;
 mod own;
 mod policy;
-mod rate;
 mod strangers;
 mod trail;
 mod webhook;

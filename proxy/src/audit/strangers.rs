@@ -5,9 +5,9 @@ use std::net::IpAddr;
 
 use super::{Full, Outlet, OutletConfig};
 use crate::{
-    audit::rate::{Rate, RateLimiter},
     authenticate::network,
     limits,
+    rate::{Rate, RateLimiter},
 };
 
 /// What is told of strangers, here and in log lines.

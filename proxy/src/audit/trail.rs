@@ -4,8 +4,8 @@ use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use super::{Call, Event, Level, Outlet, Policy, Sink, Stage, User, strangers::Strangers};
 use crate::{
-    audit::rate::{Rate, RateLimiter},
     limits,
+    rate::{Rate, RateLimiter},
 };
 
 /// How long a call waits for room in an outlet that blocks. Longer, and clients give up by themselves without

@@ -13,7 +13,7 @@ use super::{
     AuthenticateError, Authenticated, Authenticator, Caller, Names, Password, Rejection,
     error::TooSlow,
 };
-use crate::{Method, Provenance};
+use crate::{LogShare, Method, Provenance};
 
 /// One authenticator of a [`Chain`].
 #[derive(Clone)]
@@ -42,6 +42,7 @@ impl Step {
         &self,
         caller: &Caller<'_>,
         names: &dyn Names,
+        lines: &LogShare,
     ) -> Result<Option<Authenticated>, AuthenticateError> {
         let asking = self.authenticator.authenticate(caller);
         let answered = tokio::time::timeout(self.limit, asking)
@@ -60,7 +61,13 @@ impl Step {
             Ok(None) => return answered,
             Ok(Some(_)) => "vouched",
             Err(AuthenticateError::Rejected(rejection)) => {
-                tracing::info!(authenticator = &*self.name, %rejection, "credential rejected");
+                if let Some(suppressed) = lines.take(caller.client()) {
+                    tracing::info!(
+                        authenticator = &*self.name, client = %caller.client(), %rejection,
+                        suppressed = (suppressed > 0).then_some(suppressed),
+                        "credential rejected"
+                    );
+                }
                 "rejected"
             }
             Err(AuthenticateError::Unavailable(source)) => {
@@ -108,6 +115,7 @@ fn own_origin(
 pub struct Chain {
     steps: ArcSwap<Vec<Step>>,
     names: Arc<dyn Names>,
+    lines: LogShare,
 }
 
 impl Chain {
@@ -116,6 +124,7 @@ impl Chain {
         Self {
             steps: ArcSwap::from_pointee(steps),
             names,
+            lines: LogShare::default(),
         }
     }
 
@@ -149,7 +158,7 @@ impl Authenticator for Chain {
     ) -> Result<Option<Authenticated>, AuthenticateError> {
         let steps = self.steps.load_full();
         for step in &*steps {
-            if let Some(authenticated) = step.ask(caller, &*self.names).await? {
+            if let Some(authenticated) = step.ask(caller, &*self.names, &self.lines).await? {
                 return Ok(Some(authenticated));
             }
         }
