@@ -142,6 +142,14 @@ pub const FRONT_SEND_BUFFER: usize = 256 * 1024;
 /// frame that is worth a copy.
 pub const FRONT_WRITE_BUFFER: usize = 16 * 1024;
 
+/// How long a connection that was closed here is still read from (*unauthenticated*): for some round trips, until the
+/// client has read the answer and closes it, too.
+pub const LINGER_TIME: Duration = Duration::from_secs(2);
+
+/// How much is read and forgotten meanwhile: the rest of the largest head. Each byte counts against whoever is not
+/// authenticated.
+pub const LINGER_BYTES: usize = 2 * 1024 * 1024;
+
 /// What one connection costs that nobody has authenticated on, before a byte is read from it (*unauthenticated*): its
 /// socket, its task, and the state of TLS and HTTP, measured idle. All that is read from it comes on top.
 pub const STRANGER_BASE: usize = 64 * 1024;

@@ -9,6 +9,7 @@ mod batch;
 mod budget;
 mod clusters;
 mod forward;
+mod linger;
 mod peer;
 pub mod proxy_protocol;
 pub(crate) mod route;

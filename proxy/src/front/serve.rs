@@ -3,10 +3,13 @@
 use std::{
     convert::Infallible,
     pin::{Pin, pin},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
-use http::{Request, Response};
+use http::{Request, Response, StatusCode};
 use hyper::{
     body::Incoming,
     server::conn::{http1, http2},
@@ -21,6 +24,7 @@ use tokio::{
 use super::{
     Connection, ConnectionInfo, Front, Protocol, Standing,
     batch::{Batched, Held},
+    linger::Lingering,
 };
 use crate::{
     Body, BoxError,
@@ -93,9 +97,18 @@ impl Front {
     where
         I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
+        let upgraded = Arc::<AtomicBool>::default();
+        let io = Lingering::new(io, Arc::clone(&upgraded));
         let service = service_fn(|request: Request<Incoming>| {
             let (front, connection) = (Arc::clone(self), Arc::clone(connection));
-            async move { Ok::<_, Infallible>(front.handle(request, &connection).await) }
+            let upgraded = Arc::clone(&upgraded);
+            async move {
+                let response = front.handle(request, &connection).await;
+                if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+                    upgraded.store(true, Ordering::Release);
+                }
+                Ok::<_, Infallible>(response)
+            }
         });
         let serving = http1()
             .serve_connection(TokioIo::new(io), service)
