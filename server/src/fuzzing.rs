@@ -65,6 +65,7 @@ thread_local! {
 
 async fn ask((method, path): &(Method, &'static str), caller: &str, body: &[u8]) {
     let world = World::new().await;
+    let requester = world.requester(caller).await;
     let before = world.directory.snapshot();
     let request = Request::builder()
         .method(method)
@@ -73,7 +74,6 @@ async fn ask((method, path): &(Method, &'static str), caller: &str, body: &[u8])
         .header(header::IF_MATCH, "*")
         .body(Full::new(Bytes::copy_from_slice(body)));
     let Ok(request) = request else { return };
-    let requester = world.requester(caller).await;
     let answer = world.api.answer(request, requester, None).await;
     let (head, body) = answer.into_parts();
     let status = head.status.as_u16();

@@ -238,19 +238,23 @@ impl Draft {
         }
     }
 
-    /// Removes tokens that ended by themselves. Nobody takes back what was made with them: the renewals of an expired
-    /// token go on, as descendants of what that one was made with.
+    /// Removes tokens that ended by themselves, or that give their place to newer ones. Nobody takes back what was made with
+    /// them: their renewals go on, as descendants of what that one was made with. What else was made with one of them goes:
+    /// without its parent nothing would end it with that one's holder (rule 24).
     pub(super) fn forget_tokens(&mut self, gone: impl Fn(&AccessToken) -> bool) {
         let parents: HashMap<_, _> = self
             .all::<AccessToken>()
             .iter()
             .filter(|(_, entry)| gone(&entry.object))
-            .map(|(name, entry)| (name.clone(), entry.object.parent.clone()))
+            .map(|(name, entry)| (name.clone(), Arc::clone(&entry.object)))
             .collect();
         self.amend(|token: &AccessToken| {
             let mut token = token.clone();
-            while let Some(next) = token.parent.as_ref().and_then(|parent| parents.get(parent)) {
-                token.parent.clone_from(next);
+            while let Some(parent) = token.parent.as_ref().and_then(|parent| parents.get(parent)) {
+                if !token.renews(parent) {
+                    return None;
+                }
+                token.parent.clone_from(&parent.parent);
             }
             Some(token)
         });

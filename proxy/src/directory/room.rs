@@ -34,6 +34,11 @@ impl AccessToken {
         }
     }
 
+    /// Is it of the same login as the token that it was made with?
+    pub(super) fn renews(&self, parent: &Self) -> bool {
+        self.is_login() && self.holder() == parent.holder()
+    }
+
     /// Did a login make it, rather than somebody who keeps it?
     fn is_login(&self) -> bool {
         matches!(self.owner, Owner::Login(_)) || self.renewable_until.is_some()

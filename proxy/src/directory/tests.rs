@@ -647,6 +647,42 @@ async fn rule_24_a_renewal_outlives_the_expired_token_and_not_the_revoked_one() 
 }
 
 #[tokio::test]
+async fn rule_24_a_login_that_gives_its_place_up_takes_what_it_made_along() {
+    let directory = world().await;
+    let now = OffsetDateTime::now_utc();
+    let put = |draft: &mut Draft, id: &str, parent: Option<&str>, login: bool| {
+        let token = AccessToken {
+            // The first one is the oldest.
+            created: draft.now() - time::Duration::hours(i64::from(parent.is_none())),
+            sha256: Token::generate().unwrap().hash(),
+            owner: Owner::User(name("alice")),
+            expires: Some(now + time::Duration::hours(1)),
+            renewable_until: login.then(|| now + time::Duration::days(5)),
+            parent: parent.map(str::to_owned),
+            scope: Scope::default(),
+            description: String::new(),
+        };
+        draft.put(id, token, Expect::Absent)
+    };
+    let made = directory.change(|draft| {
+        put(draft, "login", None, true)?;
+        put(draft, "made", Some("login"), false)?;
+        put(draft, "renewed", Some("login"), true)
+    });
+    made.await.unwrap();
+    let crowded = directory.change(|draft| {
+        (0..limits::LOGINS_PER_IDENTITY)
+            .try_for_each(|number| put(draft, &format!("again-{number}"), Some("renewed"), true))
+    });
+    crowded.await.unwrap();
+    let snapshot = directory.snapshot();
+    assert!(snapshot.get::<AccessToken>("login").is_none());
+    assert!(snapshot.get::<AccessToken>("renewed").is_some());
+    // Nothing would end it with the login's holder any more.
+    assert!(snapshot.get::<AccessToken>("made").is_none());
+}
+
+#[tokio::test]
 async fn rule_24_generations_are_bounded() {
     let directory = world().await;
     let put = |draft: &mut Draft, number: usize| {

@@ -3,7 +3,7 @@
 //! All clusters and all their workloads answer on one origin: the server's. So no header of theirs may speak for that origin,
 //! for the connection to it, or lead a client from it. Headers that are about one document pass.
 
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 
 use super::{
     cookies,
@@ -113,7 +113,10 @@ pub(crate) fn clean(
     strip_hop_by_hop(headers);
     let place = place(call, hop);
     let redirects = status.is_redirection() && status != StatusCode::NOT_MODIFIED;
-    if redirects && url(headers, &header::LOCATION, place.as_ref()).is_none() {
+    let newer = redirects
+        .then(|| newer_openapi(headers, call, hop))
+        .flatten();
+    if redirects && newer.is_none() && url(headers, &header::LOCATION, place.as_ref()).is_none() {
         tracing::warn!(%status, "a redirect is not passed on");
         return Err(Refusal::Redirected);
     }
@@ -124,7 +127,30 @@ pub(crate) fn clean(
     for (name, fate) in found {
         apply(headers, &name, fate, place.as_ref(), hop);
     }
+    if let Some(newer) = newer {
+        headers.insert(header::LOCATION, newer);
+    }
     Ok(())
+}
+
+/// kube-apiserver's own redirect: `/openapi/v3/…?hash=OLD` leads to the same path with the hash of what it has now (kube-openapi,
+/// pkg/handler3), which `kubectl apply` meets after each change of a CRD. It leads nowhere but to what was authorised.
+fn newer_openapi(headers: &HeaderMap, call: &Call, hop: Hop<'_>) -> Option<HeaderValue> {
+    let reads = matches!(*call.method(), Method::GET | Method::HEAD) && call.upgrade().is_none();
+    let path = call.target().path();
+    if !reads || !path.starts_with("/openapi/v3/") {
+        return None;
+    }
+    let (upstream, client) = match hop {
+        Hop::Agent { prefix, .. } => (prefix, ""),
+        Hop::Front { client } => ("", client),
+    };
+    let location = single(headers, &header::LOCATION)?;
+    let own = location.strip_prefix(upstream).unwrap_or(location);
+    let (there, query) = own.split_once('?')?;
+    let plain = |b: u8| b.is_ascii_graphic() && b != b'\\' && b != b'#';
+    let same = there == path && query.bytes().all(plain);
+    header_value(same.then(|| format!("{client}{path}?{query}")))
 }
 
 /// Cleans what follows a body: a client that merges trailers into the headers gets none that a header could not be.
@@ -202,7 +228,7 @@ fn header_value(text: Option<String>) -> Option<HeaderValue> {
 
 #[cfg(test)]
 mod tests {
-    use http::{Method, Version};
+    use http::Version;
 
     use super::*;
     use crate::call::Asked;
@@ -278,6 +304,45 @@ mod tests {
             let kept = cleaned("/version", hop, 304, &[("location", "/x"), ("etag", "1")]);
             assert_eq!(kept, Ok(map(&[("etag", "1")])));
         }
+    }
+
+    #[test]
+    fn rule_20_an_openapi_document_may_lead_to_its_newer_self() {
+        let path = "/openapi/v3/apis/apps/v1";
+        let [agent, front] = hops();
+        let newer = format!("{path}?hash=NEW");
+        let asked = format!("{path}?hash=OLD");
+        let passed = cleaned(&asked, agent, 301, &[("location", &newer)]);
+        assert_eq!(passed, Ok(map(&[("location", &newer)])));
+        let Hop::Front { client } = front else {
+            panic!("not the front");
+        };
+        let passed = cleaned(&asked, front, 301, &[("location", &newer)]);
+        assert_eq!(
+            passed,
+            Ok(map(&[("location", &format!("{client}{newer}"))]))
+        );
+        for elsewhere in [
+            "https://evil.example/openapi/v3/apis/apps/v1?hash=NEW",
+            "//evil.example/openapi/v3/apis/apps/v1?hash=NEW",
+            "/openapi/v3/apis/batch/v1?hash=NEW",
+            "/openapi/v3/apis/apps/v1/../../../../api?x",
+            "/openapi/v3/apis/apps/v1",
+            "?hash=NEW",
+            "/openapi/v3/apis/apps/v1?hash=NEW#x",
+        ] {
+            for hop in hops() {
+                let refused = cleaned(&asked, hop, 301, &[("location", elsewhere)]);
+                assert_eq!(refused, Err(Refusal::Redirected), "{elsewhere}");
+            }
+        }
+        let refused = cleaned(
+            "/api/v1/pods?a",
+            front,
+            301,
+            &[("location", "/api/v1/pods?b")],
+        );
+        assert_eq!(refused, Err(Refusal::Redirected));
     }
 
     #[test]

@@ -92,7 +92,7 @@ async fn give(
         let id = match (&token, &wanted.token) {
             (Some(token), Some(wanted)) => {
                 let owner = Owner::User(user.clone());
-                let made_by = MadeBy::requester(&requester, draft.before())?;
+                let made_by = MadeBy::requester(&requester, draft.before(), draft.now())?;
                 Some(tokens::put(draft, token, owner, &made_by, wanted)?)
             }
             _ => None,

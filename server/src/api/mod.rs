@@ -25,7 +25,7 @@ mod tests;
 mod tokens;
 mod users;
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use axum::Router;
@@ -87,6 +87,10 @@ struct State {
     trail: Trail,
     direct: Arc<DirectClusters>,
 }
+
+/// From where a request comes.
+#[derive(Debug, Clone, Copy)]
+struct Client(IpAddr);
 
 impl State {
     /// Makes a change that `requester` asks for, while their credential counts.
@@ -172,6 +176,8 @@ impl Api {
         let (method, path) = (request.method().clone(), request.uri().path().to_owned());
         let agent = request.headers().get(USER_AGENT).cloned();
         request.extensions_mut().insert(requester.clone());
+        let here = client.unwrap_or(Ipv4Addr::LOCALHOST.into());
+        request.extensions_mut().insert(Client(here));
         let response = self.route(request).await;
         let did = response.extensions().get::<Did>();
         self.write_down(&OwnCall {

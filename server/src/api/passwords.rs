@@ -1,10 +1,12 @@
 //! `/v1/users/{name}/password`
 
+use std::net::IpAddr;
+
 use axum::extract::rejection::JsonRejection;
 use axum::extract::{Path, State as From};
 use axum::response::Response;
 use axum::routing::put;
-use axum::{Json, Router};
+use axum::{Extension, Json, Router};
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
 use underpass_proxy::authenticate::{LoginError, Password, PasswordHash};
@@ -12,7 +14,7 @@ use underpass_proxy::directory::{AccessToken, Draft, Expect, Owner, Snapshot, Us
 use zeroize::Zeroizing;
 
 use super::problem::Problem;
-use super::{Did, Requester, State};
+use super::{Client, Did, Requester, State};
 
 /// A new password.
 #[derive(Deserialize, Serialize, utoipa::ToSchema)]
@@ -34,13 +36,14 @@ pub(super) fn routes() -> Router<State> {
 async fn set(
     From(state): From<State>,
     requester: Requester,
+    Extension(Client(client)): Extension<Client>,
     Path(name): Path<String>,
     body: Result<Json<NewPassword>, JsonRejection>,
 ) -> Result<Response, Problem> {
     let Json(NewPassword { password, current }) = body?;
     let snapshot = state.directory.snapshot();
     let proved = if is_own(&requester, &snapshot, &name) {
-        Some(prove(&state, &snapshot, &name, current).await?)
+        Some(prove(&state, &snapshot, &name, current, client).await?)
     } else {
         requester.must_administer(&snapshot)?;
         None
@@ -66,6 +69,7 @@ async fn prove(
     snapshot: &Snapshot,
     name: &str,
     current: Option<Zeroizing<String>>,
+    client: IpAddr,
 ) -> Result<PasswordHash, Problem> {
     let kept = snapshot
         .get::<User>(name)
@@ -81,10 +85,9 @@ async fn prove(
         ));
     };
     let login = Password::new(name, current);
-    let here = std::net::Ipv4Addr::UNSPECIFIED.into();
     let checked = logins
         .passwords
-        .check(&login, Some(kept.clone()), here)
+        .check(&login, Some(kept.clone()), client)
         .await;
     match checked {
         Ok(()) => Ok(kept),

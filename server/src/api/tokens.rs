@@ -231,7 +231,7 @@ async fn create(
                 "say when the token is to end, as expiresInSeconds",
             ));
         }
-        let made_by = MadeBy::requester(&requester, draft.before())?;
+        let made_by = MadeBy::requester(&requester, draft.before(), draft.now())?;
         put(draft, &token, owner, &made_by, &wanted)
     };
     let id = state.change(&requester, make).await?;
@@ -260,8 +260,13 @@ pub(super) struct MadeBy {
 }
 
 impl MadeBy {
-    /// The credential of somebody who was authenticated; the operator needs none.
-    pub(super) fn requester(requester: &Requester, snapshot: &Snapshot) -> Result<Self, Problem> {
+    /// The credential of somebody who was authenticated; the operator needs none. A credential of somebody else's that says
+    /// nothing of its end makes no more than a login with it would.
+    pub(super) fn requester(
+        requester: &Requester,
+        snapshot: &Snapshot,
+        now: OffsetDateTime,
+    ) -> Result<Self, Problem> {
         let Some(identity) = requester.identity() else {
             return Ok(Self::default());
         };
@@ -277,7 +282,8 @@ impl MadeBy {
             parent: token.map(str::to_owned),
             ends: provenance
                 .and_then(Provenance::expires_at)
-                .map(OffsetDateTime::from),
+                .map(OffsetDateTime::from)
+                .or_else(|| token.is_none().then(|| now + limits::LOGIN_TOKEN)),
             renewable_until: None,
             scope: requester.scope(),
         })

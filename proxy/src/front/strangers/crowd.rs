@@ -57,8 +57,8 @@ pub(super) struct Crowd {
     next: Id,
     members: HashMap<Id, Member>,
     sources: HashMap<IpAddr, Source>,
-    /// The same sources, the one that holds most last.
-    by_held: BTreeSet<(usize, IpAddr)>,
+    /// The same sources, the one that has to give something up first last.
+    by_held: BTreeSet<Rank>,
 }
 
 #[derive(Debug)]
@@ -73,6 +73,16 @@ struct Source {
     held: usize,
     /// In the order in which they have to go.
     members: BTreeSet<(Reverse<u32>, Id)>,
+}
+
+/// Sources in the order in which they pay: those that hold twice as much are larger, and of those that hold about as much the
+/// one whose first connection is older. So a newcomer who has said something is not the largest of many who say nothing.
+type Rank = (u32, Reverse<Id>, IpAddr);
+
+fn rank(address: IpAddr, source: &Source) -> Rank {
+    let places = (source.held / limits::STRANGER_BASE).max(1);
+    let first = source.members.first().map_or(Id::MAX, |(_, id)| *id);
+    (places.ilog2(), Reverse(first), address)
 }
 
 /// Twice as much goes first; among those that hold about as much, the oldest.
@@ -146,7 +156,7 @@ impl Crowd {
     /// One of the largest source's has to go. False: there is nobody.
     pub(super) fn make_room(&mut self) -> bool {
         let largest = self.by_held.last();
-        let source = largest.and_then(|(_, largest)| self.sources.get(largest));
+        let source = largest.and_then(|(_, _, largest)| self.sources.get(largest));
         let first = source.and_then(|source| source.members.first());
         let Some((_, id)) = first.copied() else {
             return false;
@@ -182,7 +192,10 @@ impl Crowd {
         if all <= self.bounds.bytes {
             return None;
         }
-        let largest = self.by_held.last().map_or(source, |(_, largest)| *largest);
+        let largest = self
+            .by_held
+            .last()
+            .map_or(source, |(_, _, largest)| *largest);
         Some((largest, Why::Budget))
     }
 
@@ -223,10 +236,10 @@ impl Crowd {
 
     fn insert(&mut self, id: Id, member: Member) {
         let source = self.sources.entry(member.source).or_default();
-        self.by_held.remove(&(source.held, member.source));
+        self.by_held.remove(&rank(member.source, source));
         source.held = source.held.saturating_add(member.held);
         source.members.insert(order(member.held, id));
-        self.by_held.insert((source.held, member.source));
+        self.by_held.insert(rank(member.source, source));
         self.held = self.held.saturating_add(member.held);
         self.members.insert(id, member);
     }
@@ -235,13 +248,13 @@ impl Crowd {
         let member = self.members.remove(&id)?;
         self.held = self.held.saturating_sub(member.held);
         if let Some(source) = self.sources.get_mut(&member.source) {
-            self.by_held.remove(&(source.held, member.source));
+            self.by_held.remove(&rank(member.source, source));
             source.held = source.held.saturating_sub(member.held);
             source.members.remove(&order(member.held, id));
             if source.members.is_empty() {
                 self.sources.remove(&member.source);
             } else {
-                self.by_held.insert((source.held, member.source));
+                self.by_held.insert(rank(member.source, source));
             }
         }
         Some(member)
@@ -300,7 +313,7 @@ mod tests {
             assert_eq!(sources.sum::<usize>(), self.held);
             assert_eq!(self.by_held.len(), self.sources.len());
             for (address, source) in &self.sources {
-                assert!(self.by_held.contains(&(source.held, *address)));
+                assert!(self.by_held.contains(&rank(*address, source)));
                 assert!(source.held <= self.bounds.unshared);
                 for (order_, id) in &source.members {
                     let member = &self.members[id];
@@ -324,6 +337,22 @@ mod tests {
         // Everything is taken: whoever comes from elsewhere gets a place of the largest source's.
         let newcomer = Guest::new(&mut crowd, 99);
         assert!(newcomer.is_in() && others.iter().all(Guest::is_in));
+        crowd.check();
+    }
+
+    #[test]
+    fn rule_23_many_sources_that_say_nothing_keep_no_newcomer_out() {
+        let mut crowd = crowd(16);
+        let silent: Vec<_> = (1..=16).map(|from| Guest::new(&mut crowd, from)).collect();
+        // Whoever speaks holds more than each of those who do not, and stays.
+        let honest = Guest::new(&mut crowd, 99);
+        assert!(crowd.charge(honest.0, 2048));
+        let more: Vec<_> = (100..112)
+            .map(|from| Guest::new(&mut crowd, from))
+            .collect();
+        assert!(honest.is_in() && crowd.charge(honest.0, 2048));
+        assert!(more.iter().all(Guest::is_in));
+        assert_eq!(inside(&silent).len(), 2);
         crowd.check();
     }
 
