@@ -48,15 +48,11 @@ impl Step {
         let answered = tokio::time::timeout(self.limit, asking)
             .await
             .unwrap_or_else(|_| Err(AuthenticateError::unavailable(TooSlow(self.limit))));
-        let answered = answered.and_then(|found| found.map(unexpired).transpose());
-        let answered = answered.and_then(|found| match found {
-            Some(found) => own_origin(found, caller).map(Some),
-            None => Ok(None),
-        });
-        let answered = answered.and_then(|found| match found {
-            Some(found) => Ok(Some(names.admit(found)?)),
-            None => Ok(None),
-        });
+        let accept = |found| {
+            let found = own_origin(unexpired(found)?, caller)?;
+            Ok(names.admit(found)?)
+        };
+        let answered = answered.and_then(|found| found.map(accept).transpose());
         let outcome = match &answered {
             Ok(None) => return answered,
             Ok(Some(_)) => "vouched",

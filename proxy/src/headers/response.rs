@@ -21,6 +21,16 @@ pub(crate) enum Hop<'a> {
     Front { client: &'a str },
 }
 
+impl<'a> Hop<'a> {
+    /// What paths begin with where an answer comes from, and where it goes to.
+    fn prefixes(self) -> (&'a str, &'a str) {
+        match self {
+            Self::Agent { prefix, .. } => (prefix, ""),
+            Self::Front { client } => ("", client),
+        }
+    }
+}
+
 /// What is done with a header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fate {
@@ -141,10 +151,7 @@ fn newer_openapi(headers: &HeaderMap, call: &Call, hop: Hop<'_>) -> Option<Heade
     if !reads || !path.starts_with("/openapi/v3/") {
         return None;
     }
-    let (upstream, client) = match hop {
-        Hop::Agent { prefix, .. } => (prefix, ""),
-        Hop::Front { client } => ("", client),
-    };
+    let (upstream, client) = hop.prefixes();
     let location = single(headers, &header::LOCATION)?;
     let own = location.strip_prefix(upstream).unwrap_or(location);
     let (there, query) = own.split_once('?')?;
@@ -171,9 +178,10 @@ fn fate(name: &str) -> Option<Fate> {
 }
 
 fn place<'a>(call: &'a Call, hop: Hop<'a>) -> Option<Place<'a>> {
-    let (upstream, authority, client) = match hop {
-        Hop::Agent { prefix, authority } => (prefix, Some(authority), ""),
-        Hop::Front { client } => ("", None, client),
+    let (upstream, client) = hop.prefixes();
+    let authority = match hop {
+        Hop::Agent { authority, .. } => Some(authority),
+        Hop::Front { .. } => None,
     };
     Some(Place {
         upstream,

@@ -299,16 +299,7 @@ fn from_elsewhere(found: &Authenticated) -> Proved {
             extra: identity.extra().clone(),
             authenticated_by: provenance.map(ToString::to_string).unwrap_or_default(),
         }),
-        made_by: MadeBy {
-            parent: None,
-            ends: provenance
-                .and_then(Provenance::expires_at)
-                .map(OffsetDateTime::from),
-            renewable_until: None,
-            scope: provenance
-                .map(|provenance| provenance.scope().clone())
-                .unwrap_or_default(),
-        },
+        made_by: MadeBy::credential(identity),
         proof: Proof::Credential(found.revocation().clone()),
     }
 }

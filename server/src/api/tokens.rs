@@ -14,7 +14,7 @@ use underpass_proxy::authenticate::Token;
 use underpass_proxy::directory::{
     AccessToken, ChangeError, Draft, Entry, Expect, Name, Owner, Revision, Snapshot, TokenUse,
 };
-use underpass_proxy::{Provenance, Scope};
+use underpass_proxy::{Identity, Provenance, Scope};
 
 use zeroize::Zeroizing;
 
@@ -260,6 +260,21 @@ pub(super) struct MadeBy {
 }
 
 impl MadeBy {
+    /// A credential, as its authenticator describes it.
+    pub(super) fn credential(identity: &Identity) -> Self {
+        let provenance = identity.provenance();
+        Self {
+            parent: provenance.and_then(Provenance::token).map(str::to_owned),
+            ends: provenance
+                .and_then(Provenance::expires_at)
+                .map(OffsetDateTime::from),
+            renewable_until: None,
+            scope: provenance
+                .map(|provenance| provenance.scope().clone())
+                .unwrap_or_default(),
+        }
+    }
+
     /// The credential of somebody who was authenticated; the operator needs none. A credential of somebody else's that says
     /// nothing of its end makes no more than a login with it would.
     pub(super) fn requester(
@@ -270,23 +285,16 @@ impl MadeBy {
         let Some(identity) = requester.identity() else {
             return Ok(Self::default());
         };
-        let provenance = identity.provenance();
-        let token = provenance.and_then(Provenance::token);
-        if token.is_some() && requester.token(snapshot).is_none() {
+        let mut made_by = Self::credential(identity);
+        if made_by.parent.is_none() {
+            made_by.ends = made_by.ends.or(Some(now + limits::LOGIN_TOKEN));
+        } else if requester.token(snapshot).is_none() {
             return Err(Problem::new(
                 StatusCode::UNAUTHORIZED,
                 "the token that asks for another one was removed meanwhile",
             ));
         }
-        Ok(Self {
-            parent: token.map(str::to_owned),
-            ends: provenance
-                .and_then(Provenance::expires_at)
-                .map(OffsetDateTime::from)
-                .or_else(|| token.is_none().then(|| now + limits::LOGIN_TOKEN)),
-            renewable_until: None,
-            scope: requester.scope(),
-        })
+        Ok(made_by)
     }
 
     /// Is a token that ends then within it? The directory asks the same of a parent; nobody else does of other
