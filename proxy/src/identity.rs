@@ -260,6 +260,7 @@ mod tests {
             method: crate::Method::Jwt,
             authenticator: "corp".into(),
             expires_at: None,
+            login_until: None,
             scope: crate::Scope::default(),
             token: None,
             authority: crate::Authority::default(),

@@ -64,6 +64,7 @@ pub struct Provenance {
     pub(crate) method: Method,
     pub(crate) authenticator: Arc<str>,
     pub(crate) expires_at: Option<SystemTime>,
+    pub(crate) login_until: Option<SystemTime>,
     pub(crate) scope: Scope,
     pub(crate) token: Option<Arc<str>>,
     pub(crate) authority: Authority,
@@ -88,6 +89,12 @@ impl Provenance {
     /// From when on the proof is worth nothing; `None` where it says nothing of its end.
     pub fn expires_at(&self) -> Option<SystemTime> {
         self.expires_at
+    }
+
+    /// Until when a login with the proof counts, where the authenticator's configuration lets logins outlast their proof;
+    /// `None` where a login ends with its proof.
+    pub fn login_until(&self) -> Option<SystemTime> {
+        self.login_until
     }
 
     /// What the credential may be used for.

@@ -41,6 +41,7 @@ pub(crate) struct Assertion {
     pub(crate) groups: Vec<String>,
     pub(crate) extra: BTreeMap<String, Vec<String>>,
     pub(crate) expires_at: Option<SystemTime>,
+    pub(crate) login_until: Option<SystemTime>,
 }
 
 impl Source {
@@ -73,6 +74,7 @@ impl Source {
             groups,
             extra,
             expires_at,
+            login_until,
         } = assertion;
         if self.is_reserved(&user) && !self.stated.users.contains(&user) {
             return Err(Rejection::Reserved(user));
@@ -88,6 +90,7 @@ impl Source {
             method: self.method,
             authenticator: Arc::clone(&self.name),
             expires_at,
+            login_until,
             scope: Scope::default(),
             token: None,
             authority: Authority::provider(self.method, Arc::clone(&self.name)),

@@ -104,6 +104,7 @@ impl Authenticator for TokenAuthenticator {
             method: Method::Token,
             authenticator: Arc::clone(&self.name),
             expires_at,
+            login_until: None,
             scope,
             token: Some(id.into()),
             authority,

@@ -96,6 +96,7 @@ fn known_here(user: &str, groups: &[&str]) -> Identity {
         method: crate::Method::Token,
         authenticator: "tokens".into(),
         expires_at: None,
+        login_until: None,
         scope: Scope::default(),
         token: None,
         authority: crate::Authority::Directory,

@@ -5,6 +5,7 @@
 //! write a header. A proxy that writes first lets `Connection: Impersonate-User` take its own header
 //! away again (CVE-2021-31999).
 
+mod caching;
 mod cookies;
 mod redirect;
 mod response;

@@ -3,10 +3,13 @@
 //! All clusters and all their workloads answer on one origin: the server's. So no header of theirs may speak for that origin,
 //! for the connection to it, or lead a client from it. Headers that are about one document pass.
 
+use std::borrow::Cow;
+
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use percent_encoding::AsciiSet;
 
 use super::{
-    cookies,
+    caching, cookies,
     redirect::{self, Place},
     remove_where, strip_hop_by_hop,
 };
@@ -110,6 +113,9 @@ const PREFIXES: [&str; 5] = [
     "secure-session-",
 ];
 
+/// What browsers escape by themselves in a URL, beside all that is not ASCII: web pages' redirects hold it.
+const AS_BROWSERS: AsciiSet = AsciiSet::EMPTY.add(b' ');
+
 /// Cleans an answer's headers, or refuses the answer: a redirect is passed on only below the same `…/proxy/`.
 ///
 /// # Errors
@@ -139,6 +145,9 @@ pub(crate) fn clean(
     }
     if let Some(newer) = newer {
         headers.insert(header::LOCATION, newer);
+    }
+    if matches!(hop, Hop::Front { .. }) {
+        caching::keep_private(headers);
     }
     Ok(())
 }
@@ -218,7 +227,13 @@ fn apply(
 }
 
 fn url(headers: &HeaderMap, name: &HeaderName, place: Option<&Place<'_>>) -> Option<HeaderValue> {
-    header_value(place?.resolve(single(headers, name)?))
+    let place = place?;
+    let mut lines = headers.get_all(name).iter();
+    let (Some(line), None) = (lines.next(), lines.next()) else {
+        return None;
+    };
+    let reference = percent_encoding::percent_encode(line.as_bytes(), &AS_BROWSERS);
+    header_value(place.resolve(&Cow::from(reference)))
 }
 
 /// Of two, clients take one or the other.
@@ -269,7 +284,12 @@ mod tests {
     ) -> Result<HeaderMap, Refusal> {
         let mut headers = map(lines);
         let status = StatusCode::from_u16(status).unwrap();
-        clean(status, &mut headers, &call(path), hop).map(|()| headers)
+        clean(status, &mut headers, &call(path), hop)?;
+        if let Hop::Front { .. } = hop {
+            // `caching` has the rest.
+            assert_eq!(headers.remove(header::CACHE_CONTROL).unwrap(), "private");
+        }
+        Ok(headers)
     }
 
     fn hops() -> [Hop<'static>; 2] {
@@ -371,13 +391,16 @@ mod tests {
                     &[("location", "/login")],
                     &[("location", &there), ("location", &there)],
                     &[("location", &there), ("location", "//evil.example")],
-                    &[("location", "\u{fc}")],
                 ] {
                     let answer = cleaned(&path, hop, status, lines);
                     assert_eq!(answer, Err(Refusal::Redirected), "{lines:?}");
                 }
             }
         }
+        // As sloppy pages write it, and browsers read it.
+        let answer = cleaned(&path, agent, 302, &[("location", "Z\u{fc}rich 1")]);
+        let escaped = format!("{PROXY}/app/Z%C3%BCrich%201");
+        assert_eq!(answer, Ok(map(&[("location", &escaped)])));
         // The API server's own, of a proxied path without its last slash.
         let slash = format!("{PROXY}/");
         let answer = cleaned(PROXY, front, 301, &[("location", &slash)]);

@@ -25,6 +25,7 @@ pub(crate) fn config(provider: &OidcProvider) -> OidcConfig {
         roots: Roots::from_pem(provider.ca().as_bytes()).unwrap(),
         algorithms: vec!["RS256".parse().unwrap(), "ES256".parse().unwrap()],
         clock_skew: Duration::from_secs(2),
+        login_lifetime: None,
         claims: Claims {
             groups: Some(PrefixedClaim {
                 claim: "groups".to_owned(),

@@ -299,7 +299,7 @@ fn from_elsewhere(found: &Authenticated) -> Proved {
             extra: identity.extra().clone(),
             authenticated_by: provenance.map(ToString::to_string).unwrap_or_default(),
         }),
-        made_by: MadeBy::credential(identity),
+        made_by: MadeBy::login(identity),
         proof: Proof::Credential(found.revocation().clone()),
     }
 }

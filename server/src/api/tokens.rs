@@ -275,6 +275,16 @@ impl MadeBy {
         }
     }
 
+    /// A credential that somebody logs in with: its authenticator's configuration may let the login outlast it.
+    pub(super) fn login(identity: &Identity) -> Self {
+        let mut made_by = Self::credential(identity);
+        let until = identity.provenance().and_then(Provenance::login_until);
+        if let (Some(ends), Some(until)) = (&mut made_by.ends, until) {
+            *ends = (*ends).max(until.into());
+        }
+        made_by
+    }
+
     /// The credential of somebody who was authenticated; the operator needs none. A credential of somebody else's that says
     /// nothing of its end makes no more than a login with it would.
     pub(super) fn requester(

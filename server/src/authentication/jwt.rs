@@ -13,6 +13,7 @@ use underpass_proxy::authenticate::{
 
 use super::entry::{prefix, roots};
 use super::file::{Contents, duration};
+use crate::limits;
 
 /// Tokens of one OpenID Connect provider.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -27,6 +28,8 @@ pub(super) struct Jwt {
     signing_algorithms: Option<Vec<String>>,
     #[serde(default, deserialize_with = "duration")]
     clock_skew: Option<Duration>,
+    #[serde(default, deserialize_with = "duration")]
+    login_lifetime: Option<Duration>,
 }
 
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -119,6 +122,7 @@ impl Jwt {
             roots: roots("issuer.certificateAuthorityFile", file, contents)?,
             algorithms: self.algorithms()?,
             clock_skew: self.clock_skew.unwrap_or(CLOCK_SKEW),
+            login_lifetime: self.login_lifetime()?,
             claims: self.claim_mappings.claims()?,
             required: self
                 .claim_validation_rules
@@ -130,6 +134,19 @@ impl Jwt {
         let warming = Arc::clone(&oidc);
         tokio::spawn(async move { warming.warm_up().await });
         Ok(oidc)
+    }
+
+    fn login_lifetime(&self) -> Result<Option<Duration>, ConfigError> {
+        if self
+            .login_lifetime
+            .is_some_and(|lifetime| lifetime > limits::LOGIN_TOKEN)
+        {
+            return Err(ConfigError {
+                field: "loginLifetime".to_owned(),
+                why: Misconfigured::Range("at most 12h"),
+            });
+        }
+        Ok(self.login_lifetime)
     }
 
     fn algorithms(&self) -> Result<Vec<Algorithm>, ConfigError> {

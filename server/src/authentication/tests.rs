@@ -67,6 +67,7 @@ authenticators:
     claimValidationRules: [{claim: hd, requiredValue: example.org}]
     signingAlgorithms: [RS256, ES256]
     clockSkew: 30s
+    loginLifetime: 8h
 - name: admins
   clientCertificates:
     certificateAuthorityFiles: [ca.pem]
@@ -136,6 +137,11 @@ async fn mistakes_name_their_field() {
             "clockSkew: 30s",
             "clockSkew: 1h",
             "authenticators[1]: jwt.clockSkew: must be at most 5m",
+        ),
+        (
+            "loginLifetime: 8h",
+            "loginLifetime: 13h",
+            "authenticators[1]: jwt.loginLifetime: must be at most 12h",
         ),
         (
             "audiences: [underpass]",

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use serde_json::{Value, json};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 use underpass_testenv::testing::providers::{Directory, OidcProvider, SEARCHER};
 use underpass_testenv::testing::{Client, Wire, eventually};
 use underpass_testenv::{CLUSTER_NAME, Transport};
@@ -234,6 +236,78 @@ async fn rule_22_a_certificate_with_a_name_of_the_directorys_is_nobodys() {
 }
 
 /// What a token of a ServiceAccount in `default` for this audience may be used as.
+/// Whoever is taken for a user of the directory by a link, is so while there is the link.
+#[tokio::test]
+async fn rule_22_taking_a_link_away_ends_what_rests_on_it() {
+    const USER: &str = "linked";
+    let elsewhere = Elsewhere::start().await;
+    let deployment = &elsewhere.deployment;
+    let mut file = elsewhere.file();
+    file["authenticators"][2]["clientCertificates"]["usernamePrefix"] = json!("");
+    elsewhere.configure(&file).await;
+    let link = ["--link", "certificate/certificates"];
+    let add = ["user", "add", USER, "--cluster", CLUSTER_NAME];
+    let add = [&add[..], &["--role", "operate"], &link].concat();
+    deployment.administer(&add).unwrap();
+    let bind = ["--clusterrole=cluster-admin", "--user", USER];
+    let bind = [&["create", "clusterrolebinding", USER][..], &bind].concat();
+    CLUSTER.run_kubectl(&bind).unwrap();
+    let certificate = elsewhere.certificate(USER, &[]);
+    let watch = InFlight::watch(&elsewhere.client(&certificate)).await;
+    deployment.administer(&["user", "link", USER]).unwrap();
+    let ended = tokio::time::timeout(Duration::from_secs(5), watch.ended()).await;
+    ended.expect("it ends within 5 s").assert_error();
+}
+
+/// Seconds from now until a token ends.
+fn lasts(answer: &raw::Answer) -> i64 {
+    let end = answer.body["about"]["expires"].as_str().unwrap();
+    let end = OffsetDateTime::parse(end, &Rfc3339).unwrap();
+    (end - OffsetDateTime::now_utc()).whole_seconds()
+}
+
+#[tokio::test]
+async fn rule_24_what_an_id_token_makes_ends_with_it_unless_the_configuration_says_otherwise() {
+    let elsewhere = Elsewhere::start().await;
+    let deployment = &elsewhere.deployment;
+    let mut file = elsewhere.file();
+    elsewhere.configure(&file).await;
+    let admin = ["binding", "set", "root", "--user", "corp:root"];
+    let admin = [&admin[..], &["--role", "admin", "--all-clusters"]].concat();
+    deployment.administer(&admin).unwrap();
+    deployment.administer(&["user", "add", "bob"]).unwrap();
+    let root = json!({ "sub": "root" });
+    let token = elsewhere.provider.token("underpass", &root, 300).await;
+    let ask = async |path: &str, body: Value| {
+        let request = http::Request::post(path).header("authorization", format!("Bearer {token}"));
+        let tls = raw::connect(deployment, &[b"http/1.1"]).await.unwrap();
+        raw::post_on(tls, request, &body).await
+    };
+    let login = ask("/v1/login", json!({})).await;
+    assert_eq!(login.code, 201, "{login:?}");
+    assert!((200..=310).contains(&lasts(&login)), "{login:?}");
+    // An administrator's, too: no token of anybody's without an end, and none that ends later.
+    for wanted in [
+        json!({ "user": "bob" }),
+        json!({ "user": "bob", "expiresInSeconds": 3600 }),
+    ] {
+        let refused = ask("/v1/tokens", wanted).await;
+        assert_eq!(refused.code, 422, "{refused:?}");
+    }
+    let within = json!({ "user": "bob", "expiresInSeconds": 60 });
+    let made = ask("/v1/tokens", within).await;
+    assert_eq!(made.code, 201, "{made:?}");
+
+    file["authenticators"][1]["jwt"]["loginLifetime"] = json!("1h");
+    elsewhere.configure(&file).await;
+    let login = ask("/v1/login", json!({})).await;
+    assert!((3300..=3600).contains(&lasts(&login)), "{login:?}");
+    // Of logins only.
+    let longer = json!({ "user": "bob", "expiresInSeconds": 3600 });
+    let refused = ask("/v1/tokens", longer).await;
+    assert_eq!(refused.code, 422, "{refused:?}");
+}
+
 fn account_token(name: &str, audience: &str) -> String {
     let words = ["create", "token", name, "--audience", audience];
     CLUSTER.run_kubectl(&words).unwrap().trim().to_owned()

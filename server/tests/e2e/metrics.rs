@@ -1,5 +1,7 @@
 //! What server and agent tell whoever watches them.
 
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use underpass_testenv::Transport;
 use underpass_testenv::testing::{Wire, eventually, spawn};
 
@@ -150,5 +152,33 @@ async fn rule_23_strangers_learn_no_clusters_names_from_the_public_port() {
     assert!(deployment.get("/metrics").is_err());
     for path in ["/healthz", "/readyz"] {
         assert_eq!(deployment.get(path).unwrap(), "ok\n");
+    }
+}
+
+#[tokio::test]
+async fn rule_23_metrics_have_a_listener_of_their_own_that_serves_nothing_else() {
+    let flags = ["--metrics", "127.0.0.1:0"];
+    let start = move || Deployment::start_blocking_with(Transport::WebSocket, &flags);
+    let deployment = tokio::task::spawn_blocking(start).await.unwrap();
+    let log = deployment.server_log().unwrap();
+    let line = log.lines().find(|line| line.contains("metrics address="));
+    let (_, address) = line
+        .expect("its address in the log")
+        .split_once("address=")
+        .unwrap();
+    let get = async |path: &str| {
+        let mut stream = TcpStream::connect(address.trim()).await.unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        answer
+    };
+    let metrics = get("/metrics").await;
+    assert!(metrics.starts_with("HTTP/1.1 200"), "{metrics}");
+    assert!(metrics.contains("underpass_agent_sessions"), "{metrics}");
+    for path in ["/v1/users", "/k8s/clusters/edge/version", "/"] {
+        let answer = get(path).await;
+        assert!(answer.starts_with("HTTP/1.1 404"), "{path}: {answer}");
     }
 }

@@ -55,6 +55,10 @@ pub const STREAMS_MAX: u32 = 2 * STREAMS;
 /// same flight, so that more than a few at once means a peer that withholds them.
 pub const STREAMS_OPENING: usize = 256;
 
+/// Log lines of one session about streams of the peer's that began badly, above the debug level. Some show what is wrong; a
+/// peer opens thousands a second.
+pub const REFUSED_STREAM_LINES: u32 = 16;
+
 /// Opened streams that wait for the application to take them. Beyond it the peer is refused
 /// rather than queued: a queue would hide the overload. Half of the 256 streams that yamux lets one
 /// side open unanswered, so that the refusals get through.

@@ -181,7 +181,7 @@ pub(super) fn read_open(shared: Arc<Shared>, io: Arc<StreamIo>) {
             }
             Err(error) => {
                 let reason = chain(&error);
-                tracing::warn!("stream refused: {reason}");
+                shared.log_refused(&reason);
                 shared.with(|core| core.refuse(io.id(), error.code(), &reason));
             }
         }

@@ -96,7 +96,7 @@ pub(super) async fn take(
         Ok((First::Attach(attach), _, _)) => take_attach(&shared, &link, stream, attach),
         Ok((First::Open(open), len, rest)) => take_open(&shared, &link, stream, open, len, rest),
         Err(error) => {
-            discard(&mut stream, &error);
+            discard(&shared, &mut stream, &error);
             Ok(())
         }
     }
@@ -121,9 +121,9 @@ fn parse((frame, len, rest): Parsed<RawFrame>) -> Result<Parsed<First>, HeaderEr
 }
 
 /// A stream whose id nobody knows can only be ended below the session.
-fn discard(stream: &mut BiStream, error: &HeaderError) {
+fn discard(shared: &Shared, stream: &mut BiStream, error: &HeaderError) {
     let reason = chain(error);
-    tracing::warn!("stream refused: {reason}");
+    shared.log_refused(&reason);
     stream.send.reset(error.code());
     stream.recv.stop(error.code());
 }

@@ -1,6 +1,8 @@
 //! What a session's handles, streams and tasks have in common.
 
+use std::cmp;
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::futures::Notified;
@@ -60,6 +62,8 @@ pub(crate) struct Shared {
     bulk: watch::Sender<Bulk>,
     secret: SessionSecret,
     info: Info,
+    /// Streams of the peer's that were refused for what they began with.
+    refused: AtomicU32,
 }
 
 struct State {
@@ -136,6 +140,7 @@ impl Shared {
             bulk,
             secret,
             info,
+            refused: AtomicU32::new(0),
         });
         let outlets = Outlets {
             joined,
@@ -147,6 +152,19 @@ impl Shared {
     fn state(&self) -> MutexGuard<'_, State> {
         // The protocol never panics half-way; a caller's panic under the lock changes nothing.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Logs that a stream of the peer's was refused: a peer that opens nothing else fills no log, and each line is there for
+    /// those who look at the debug level.
+    pub(super) fn log_refused(&self, reason: &str) {
+        let before = self.refused.fetch_add(1, Ordering::Relaxed);
+        match before.cmp(&limits::REFUSED_STREAM_LINES) {
+            cmp::Ordering::Less => tracing::warn!("stream refused: {reason}"),
+            cmp::Ordering::Equal => {
+                tracing::warn!("stream refused: {reason} (more of this session at debug level)");
+            }
+            cmp::Ordering::Greater => tracing::debug!("stream refused: {reason}"),
+        }
     }
 
     /// Looks at the protocol's state.

@@ -209,7 +209,7 @@ impl Directory {
             extra: extra
                 .filter(|(_, values): &(_, Vec<_>)| !values.is_empty())
                 .collect(),
-            expires_at: None,
+            ..Assertion::default()
         })
     }
 }

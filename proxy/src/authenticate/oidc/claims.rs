@@ -24,6 +24,7 @@ pub(super) struct Meaning {
     extra: Vec<(String, ClaimPath)>,
     required: Vec<(ClaimPath, String)>,
     clock_skew: Duration,
+    login_lifetime: Option<Duration>,
 }
 
 impl Meaning {
@@ -58,6 +59,7 @@ impl Meaning {
             extra: extra.collect::<Result<_, ConfigError>>()?,
             required: required.collect::<Result<_, ConfigError>>()?,
             clock_skew: config.clock_skew,
+            login_lifetime: config.login_lifetime,
         })
     }
 }
@@ -89,12 +91,18 @@ pub(super) fn assertion(claims: &Signed, meaning: &Meaning) -> Result<Assertion,
         }
     }
     let expires = time(claims, "exp")?.map(|end| end.saturating_add(meaning.clock_skew));
+    // From the issue on, so that whoever finds an old token gets no more out of it than its owner did.
+    let login_until = match (meaning.login_lifetime, time(claims, "iat")?) {
+        (Some(lifetime), Some(issued)) => Some(issued.saturating_add(lifetime)),
+        _ => None,
+    };
     Ok(Assertion {
         user: format!("{}{username}", meaning.username_prefix),
         uid: uid.transpose()?,
         groups,
         extra,
         expires_at: expires.and_then(|end| UNIX_EPOCH.checked_add(end)),
+        login_until: login_until.and_then(|end| UNIX_EPOCH.checked_add(end)),
     })
 }
 
@@ -171,6 +179,22 @@ mod tests {
         assert_eq!(read.extra["example.org/team"], ["ops"]);
         let end = read.expires_at.unwrap().duration_since(UNIX_EPOCH).unwrap();
         assert_eq!(end.as_secs(), 110);
+    }
+
+    #[test]
+    fn a_login_outlasts_its_token_only_where_the_configuration_says_so() {
+        let claims = json!({ "sub": "alice", "iat": 40, "exp": 100 });
+        let until = |config: &OidcConfig, claims: &Value| {
+            let until = read(config, claims.clone()).unwrap().login_until;
+            until.map(|until| until.duration_since(UNIX_EPOCH).unwrap().as_secs())
+        };
+        let mut config = mapped();
+        config.claims.uid = None;
+        assert_eq!(until(&config, &claims), None);
+        config.login_lifetime = Some(Duration::from_secs(3600));
+        assert_eq!(until(&config, &claims), Some(3640));
+        // When it was issued is what the time is counted from.
+        assert_eq!(until(&config, &json!({ "sub": "alice", "exp": 100 })), None);
     }
 
     #[test]

@@ -26,6 +26,9 @@ pub struct OidcConfig {
     pub algorithms: Vec<Algorithm>,
     /// How far the issuer's clock may be from ours.
     pub clock_skew: Duration,
+    /// How long a login with a token counts, from the token's `iat` on, where the token itself ends sooner; `None` where a
+    /// login ends with its token.
+    pub login_lifetime: Option<Duration>,
     /// What claims mean.
     pub claims: Claims,
     /// Claims that must have a certain value.
@@ -199,6 +202,7 @@ pub(super) mod tests {
             roots: Roots::from_pem(ca.cert.pem().as_bytes()).unwrap(),
             algorithms: vec![Algorithm::RS256, "ES256".parse().unwrap()],
             clock_skew: Duration::from_secs(10),
+            login_lifetime: None,
             claims: Claims::subject(""),
             required: Vec::new(),
         }
