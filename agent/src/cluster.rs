@@ -5,8 +5,8 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 use kube::Config;
 use kube::config::{KubeConfigOptions, Kubeconfig};
-use underpass_proxy::ImpersonationPolicy;
-use underpass_proxy::upstream::{ApiServer, ApiServerOptions};
+use underpass_core::ImpersonationPolicy;
+use underpass_upstream::{ApiServer, ApiServerOptions};
 
 use crate::cli::Cli;
 

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use clap::Args;
-use underpass_proxy::rbac::AgentRbac;
+use underpass_upstream::rbac::AgentRbac;
 
 const AFTER_HELP: &str = "\
 Example: underpass-agent rbac | kubectl apply -f -

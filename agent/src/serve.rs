@@ -4,9 +4,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio_util::task::TaskTracker;
-use underpass_proxy::TARGET_KUBE_API;
-use underpass_proxy::upstream::ApiServer;
+use underpass_core::TARGET_KUBE_API;
 use underpass_tunnel::{IncomingStream, ResetCode, Session, chain};
+use underpass_upstream::ApiServer;
 
 /// When a drained agent would be back. It isn't: whoever started it decides.
 const RETURN_AFTER: Duration = Duration::ZERO;

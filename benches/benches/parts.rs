@@ -22,8 +22,8 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Runtime;
 use underpass_benches::{Carrier, Certificate, Pair, SINK, at_agent, transports};
-use underpass_proxy::RequestInfo;
-use underpass_proxy::parts::{Impersonation, clean_request, route};
+use underpass_core::RequestInfo;
+use underpass_gateway::parts::{Impersonation, clean_request, route};
 use underpass_tunnel::transport::Transport;
 use underpass_tunnel::{Class, copy_bidirectional};
 

@@ -1,3 +1,3 @@
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| underpass_proxy::attack::front(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| underpass_gateway::attack::front(data));

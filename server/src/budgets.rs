@@ -1,7 +1,7 @@
 //! How much each user and each cluster may have in flight, by the command line.
 
 use clap::Args;
-use underpass_proxy::front::{BudgetConfig, BudgetConfigError};
+use underpass_gateway::{BudgetConfig, BudgetConfigError};
 
 /// What the command line says of it.
 #[derive(Debug, Args)]

@@ -7,8 +7,8 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::ParseError;
-use underpass_proxy::directory::{Name, Role};
-use underpass_proxy::{Authority, ClusterName};
+use underpass_core::{Authority, ClusterName};
+use underpass_directory::{Name, Role};
 use underpass_tunnel::transport::quic::{Congestion, Offload, QuicConfig, QuicConfigError};
 
 use crate::client::Elsewhere;

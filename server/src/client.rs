@@ -20,8 +20,8 @@ use serde::de::DeserializeOwned;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
-use underpass_proxy::authenticate::Roots;
-use underpass_proxy::direct::{DirectClusters, Plugins};
+use underpass_authenticate::Roots;
+use underpass_direct::{DirectClusters, Plugins};
 use zeroize::Zeroizing;
 
 use crate::api::{Api, Problem, Requester};

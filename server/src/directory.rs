@@ -11,7 +11,7 @@ use async_trait::async_trait;
 use redb::backends::FileBackend;
 use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition};
 use thiserror::Error;
-use underpass_proxy::directory::{
+use underpass_directory::{
     CommitError, Contents, Directory, Kind, OpenError, Record, Revision, Store, StoreError, Write,
 };
 
@@ -219,7 +219,7 @@ impl Store for FileStore {
 mod tests {
     use std::os::unix::fs::PermissionsExt;
 
-    use underpass_proxy::directory::{Cluster, Draft, Expect, Labels};
+    use underpass_directory::{Cluster, Draft, Expect, Labels};
 
     use super::*;
 
@@ -229,7 +229,7 @@ mod tests {
         (dir, data)
     }
 
-    fn put(draft: &mut Draft, name: &str) -> Result<(), underpass_proxy::directory::ChangeError> {
+    fn put(draft: &mut Draft, name: &str) -> Result<(), underpass_directory::ChangeError> {
         let cluster = Cluster {
             created: draft.now(),
             labels: Labels::default(),

@@ -11,8 +11,8 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use thiserror::Error;
-use underpass_proxy::authenticate::{Token, TokenError};
-use underpass_proxy::directory::Directory;
+use underpass_authenticate::{Token, TokenError};
+use underpass_directory::Directory;
 use zeroize::Zeroizing;
 
 use crate::api;
@@ -83,7 +83,7 @@ fn write(path: &Path, token: &Token) -> io::Result<()> {
 mod tests {
     use std::os::unix::fs::PermissionsExt as _;
 
-    use underpass_proxy::directory::MemoryStore;
+    use underpass_directory::MemoryStore;
 
     use super::*;
 
@@ -97,9 +97,7 @@ mod tests {
         let text = fs::read_to_string(path).unwrap();
         let token = Token::parse(text.trim()).unwrap();
         let snapshot = directory.snapshot();
-        let mut tokens = snapshot
-            .all::<underpass_proxy::directory::AccessToken>()
-            .values();
+        let mut tokens = snapshot.all::<underpass_directory::AccessToken>().values();
         tokens.any(|known| known.object.sha256 == token.hash())
     }
 

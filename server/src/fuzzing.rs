@@ -7,15 +7,15 @@ use bytes::Bytes;
 use http::{HeaderMap, Method, Request, header};
 use http_body_util::{BodyExt as _, Full};
 use tokio::runtime::{Builder, Runtime};
-use underpass_proxy::ClusterName;
-use underpass_proxy::authenticate::{Authenticator as _, Caller, Token, TokenAuthenticator};
-use underpass_proxy::direct::{DirectClusters, Plugins};
-use underpass_proxy::directory::{
+use underpass_authenticate::{Authenticator as _, Caller, Token, TokenAuthenticator};
+use underpass_core::ClusterName;
+use underpass_core::{ConnectionInfo, Protocol};
+use underpass_direct::{DirectClusters, Plugins};
+use underpass_directory::seal::{Keyring, SealingKey};
+use underpass_directory::{
     AccessToken, Binding, Cluster, Directory, Draft, Expect, Group, Labels, MemoryStore, Name,
     Owner, Role, Snapshot, Subject, User,
 };
-use underpass_proxy::front::{ConnectionInfo, Protocol};
-use underpass_proxy::seal::{Keyring, SealingKey};
 
 use crate::api::{Api, Requester};
 
@@ -188,7 +188,7 @@ impl World {
 }
 
 /// Two clusters, a user who may look at one, its administrator, and an administrator of everything.
-fn fill(draft: &mut Draft) -> Result<(), underpass_proxy::directory::ChangeError> {
+fn fill(draft: &mut Draft) -> Result<(), underpass_directory::ChangeError> {
     for cluster in ["edge", "other"] {
         let object = Cluster {
             created: draft.now(),

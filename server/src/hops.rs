@@ -6,9 +6,9 @@ use std::sync::Arc;
 use clap::Args;
 use thiserror::Error;
 use tokio::io::AsyncRead;
-use underpass_proxy::front::Peer;
-use underpass_proxy::front::proxy_protocol::{self, HeaderError};
-use underpass_proxy::{Network, Networks};
+use underpass_core::Peer;
+use underpass_core::{Network, Networks};
+use underpass_gateway::proxy_protocol::{self, HeaderError};
 use underpass_tunnel::chain;
 
 use crate::occasional::Occasional;

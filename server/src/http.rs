@@ -9,9 +9,9 @@ use http::header::{CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
-use underpass_proxy::authenticate::{Authenticator, Caller};
-use underpass_proxy::front::{Connection, Fallback};
-use underpass_proxy::{Body, Refusal, empty, full};
+use underpass_authenticate::{Authenticator, Caller};
+use underpass_core::{Body, Refusal, empty, full};
+use underpass_gateway::{Connection, Fallback};
 use underpass_tunnel::transport::websocket;
 use underpass_tunnel::{Acceptor, chain};
 

@@ -84,4 +84,4 @@ pub(crate) const SUBJECTS_PER_CLUSTER: usize = 10_000;
 
 /// Bindings, before administrators of some clusters may add no more: half of what the directory takes, so that no number of
 /// clusters keeps its administrators from letting somebody in.
-pub(crate) const BINDINGS_OF_CLUSTERS: usize = underpass_proxy::limits::OBJECTS / 2;
+pub(crate) const BINDINGS_OF_CLUSTERS: usize = underpass_core::limits::OBJECTS / 2;

@@ -12,7 +12,8 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use underpass_proxy::front::{ConnectionInfo, Front, Metered, Peer, Protocol, Standing, Strangers};
+use underpass_core::{ConnectionInfo, Peer, Protocol};
+use underpass_gateway::{Front, Metered, Standing, Strangers};
 use underpass_tunnel::transport::quic::{self, QuicConfig};
 use underpass_tunnel::transport::tcp;
 use underpass_tunnel::{Acceptor, chain};
@@ -228,13 +229,13 @@ mod tests {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::net::TcpSocket;
     use tokio_rustls::TlsConnector;
-    use underpass_proxy::audit::Trail;
-    use underpass_proxy::authenticate::{Chain, Unowned};
-    use underpass_proxy::directory::{Directory, MemoryStore};
-    use underpass_proxy::front::{
-        Budgets, Clusters, ConnectError, FrontConfig, Nobody, NotFound, Open, StrangerBounds,
-    };
-    use underpass_proxy::{BoxedIo, ClusterName, ImpersonationPolicy};
+    use underpass_audit::Trail;
+    use underpass_authenticate::{Chain, Unowned};
+    use underpass_core::Nobody;
+    use underpass_core::{BoxedIo, ClusterName, ImpersonationPolicy};
+    use underpass_core::{Clusters, ConnectError, Open};
+    use underpass_directory::{Directory, MemoryStore};
+    use underpass_gateway::{Budgets, FrontConfig, NotFound, StrangerBounds};
 
     use super::*;
     use crate::cli::{Cli, Command};
@@ -345,7 +346,7 @@ mod tests {
     #[tokio::test]
     async fn rule_23_one_address_that_says_nothing_keeps_nobody_out() {
         let places = 16;
-        let base = underpass_proxy::limits::STRANGER_BASE;
+        let base = underpass_core::limits::STRANGER_BASE;
         let strangers = Strangers::new(StrangerBounds {
             bytes: places * base,
             unshared: places * base / 2,

@@ -15,8 +15,8 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
-use underpass_proxy::front::{Budgets, Strangers};
-use underpass_proxy::{Body, full};
+use underpass_core::{Body, full};
+use underpass_gateway::{Budgets, Strangers};
 use underpass_tunnel::record_sessions;
 use underpass_tunnel::transport::Kind;
 

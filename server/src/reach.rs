@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use underpass_proxy::direct::DirectClusters;
-use underpass_proxy::directory::Directory;
-use underpass_proxy::front::{Clusters, ConnectError, Open};
-use underpass_proxy::{BoxedIo, ClusterName};
+use underpass_core::{BoxedIo, ClusterName};
+use underpass_core::{Clusters, ConnectError, Open};
+use underpass_direct::DirectClusters;
+use underpass_directory::Directory;
 
 use crate::tunnel::Tunnel;
 

@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use thiserror::Error;
-use underpass_proxy::ClusterName;
-use underpass_proxy::directory::{ChangeError, Cluster, Directory, Expect};
-use underpass_proxy::seal::{Keyring, SealingKey, SealingKeyError};
+use underpass_core::ClusterName;
+use underpass_directory::seal::{Keyring, SealingKey, SealingKeyError};
+use underpass_directory::{ChangeError, Cluster, Directory, Expect};
 use underpass_tunnel::chain;
 use zeroize::Zeroizing;
 
@@ -125,7 +125,7 @@ pub(crate) async fn renew(directory: &Arc<Directory>, keys: &Keyring) -> Result<
 mod tests {
     use std::os::unix::fs::PermissionsExt;
 
-    use underpass_proxy::directory::{Credential, Direct, Endpoint, Labels, MemoryStore};
+    use underpass_directory::{Credential, Direct, Endpoint, Labels, MemoryStore};
 
     use super::*;
 

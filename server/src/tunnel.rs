@@ -8,10 +8,10 @@ use async_trait::async_trait;
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, join_all, ready};
 use rand::RngExt;
-use underpass_proxy::StreamClass;
-use underpass_proxy::directory::{Directory, Snapshot};
-use underpass_proxy::front::{Clusters, ConnectError, Open};
-use underpass_proxy::{BoxedIo, ClusterName, LogShare, TARGET_KUBE_API};
+use underpass_core::StreamClass;
+use underpass_core::{BoxedIo, ClusterName, LogShare, TARGET_KUBE_API};
+use underpass_core::{Clusters, ConnectError, Open};
+use underpass_directory::{Directory, Snapshot};
 use underpass_tunnel::{
     AcceptError, Accepted, Admission, Class, CloseCode, Denied, Dialer, DialerError, OpenError,
     Proven, Registry, ResetCode, Session, chain,
@@ -198,7 +198,7 @@ impl Clusters for Tunnel {
 
 #[cfg(test)]
 mod tests {
-    use underpass_proxy::directory::{Agent, Cluster, Draft, Expect, Labels, MemoryStore};
+    use underpass_directory::{Agent, Cluster, Draft, Expect, Labels, MemoryStore};
     use underpass_tunnel::transport::memory;
     use underpass_tunnel::{Acceptor, AcceptorConfig, AgentKey, Connector, ConnectorConfig};
 

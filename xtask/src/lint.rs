@@ -4,13 +4,15 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 
-use crate::{process, rules};
+use crate::{layers, process, rules};
 
 /// Pinned, so that a new lint of theirs never turns an old commit red.
 const CARGO_DENY: &str = "0.20.2";
 
 pub(crate) fn run() -> Result<()> {
-    rules::check(&process::root()?)?;
+    let root = process::root()?;
+    rules::check(&root)?;
+    layers::check(&root)?;
     process::run(process::cargo()?.args(["fmt", "--all", "--check"]))?;
     let mut clippy = process::cargo()?;
     clippy.args([

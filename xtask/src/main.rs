@@ -8,6 +8,7 @@
 mod bench;
 mod demo;
 mod fuzz;
+mod layers;
 mod lint;
 mod process;
 mod rules;

@@ -8,8 +8,8 @@ use axum::response::Response;
 use axum::routing::post;
 use axum::{Json, Router};
 use serde::{Deserialize, Serialize};
-use underpass_proxy::directory::{Draft, Expect, Name, Owner, Role, Subject, User};
-use underpass_proxy::{Authority, ClusterName};
+use underpass_core::{Authority, ClusterName};
+use underpass_directory::{Draft, Expect, Name, Owner, Role, Subject, User};
 
 use super::problem::Problem;
 use super::tokens::{self, MadeBy, TokenMade, TokenRequest};

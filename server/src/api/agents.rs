@@ -8,10 +8,8 @@ use axum::{Json, Router};
 use http::{HeaderMap, StatusCode};
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
-use underpass_proxy::ClusterName;
-use underpass_proxy::directory::{
-    Agent, Cluster, Draft, Entry, Expect, Labels, Revision, Snapshot,
-};
+use underpass_core::ClusterName;
+use underpass_directory::{Agent, Cluster, Draft, Entry, Expect, Labels, Revision, Snapshot};
 use underpass_tunnel::AgentKey;
 use zeroize::Zeroizing;
 

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
-use underpass_proxy::directory::{Binding, Draft, Role, Selector, Snapshot, Subject};
+use underpass_directory::{Binding, Draft, Role, Selector, Snapshot, Subject};
 
 use super::problem::Problem;
 use super::resource::Resource;

@@ -2,8 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
-use underpass_proxy::ClusterName;
-use underpass_proxy::directory::{Agent, Cluster, Draft, Labels, Snapshot};
+use underpass_core::ClusterName;
+use underpass_directory::{Agent, Cluster, Draft, Labels, Snapshot};
 
 use super::direct::{self, CredentialStatus};
 use super::problem::Problem;

@@ -9,10 +9,11 @@ use axum::{Json, Router};
 use serde::de::Error;
 use serde::{Deserialize, Deserializer, Serialize};
 use time::OffsetDateTime;
-use underpass_proxy::ClusterName;
-use underpass_proxy::direct::{DirectClusters, Imported};
-use underpass_proxy::directory::{
-    Credential, CredentialError, Direct, Endpoint, EndpointError, Exec, Policy, SealedCredential,
+use underpass_core::ClusterName;
+use underpass_core::Exec;
+use underpass_direct::{DirectClusters, Imported};
+use underpass_directory::{
+    Credential, CredentialError, Direct, Endpoint, EndpointError, Policy, SealedCredential,
 };
 use underpass_tunnel::chain;
 use zeroize::Zeroizing;
@@ -163,7 +164,6 @@ impl std::convert::From<Imported> for Spec {
                     .map(|(name, value)| (name, Secret(value)))
                     .collect(),
             }),
-            _ => None,
         };
         let endpoint = &imported.endpoint;
         Self {

@@ -3,11 +3,9 @@
 use std::sync::Arc;
 
 use anyhow::Result;
-use underpass_proxy::Authority;
-use underpass_proxy::authenticate::Token;
-use underpass_proxy::directory::{
-    Binding, Directory, Draft, Expect, Name, Owner, Role, Subject, User,
-};
+use underpass_authenticate::Token;
+use underpass_core::Authority;
+use underpass_directory::{Binding, Directory, Draft, Expect, Name, Owner, Role, Subject, User};
 
 use super::problem::Problem;
 use super::tokens::{self, MadeBy, TokenRequest};
@@ -48,7 +46,7 @@ pub(crate) async fn first_administrator(directory: &Arc<Directory>, token: &Toke
 
 #[cfg(test)]
 mod tests {
-    use underpass_proxy::directory::{Cluster, Labels, MemoryStore, Named};
+    use underpass_directory::{Cluster, Labels, MemoryStore, Named};
 
     use super::*;
 

@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
-use underpass_proxy::Authority;
-use underpass_proxy::directory::{Draft, Group, Name, Snapshot};
+use underpass_core::Authority;
+use underpass_directory::{Draft, Group, Name, Snapshot};
 
 use super::problem::Problem;
 use super::resource::Resource;

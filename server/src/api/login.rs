@@ -18,13 +18,13 @@ use http::StatusCode;
 use http_body_util::Limited;
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
-use underpass_proxy::authenticate::{
+use underpass_authenticate::{
     AuthenticateError, Authenticated, Authenticator, Caller, Chain, LoginError, Password,
     PasswordHash, Passwords, Rejection, Token,
 };
-use underpass_proxy::directory::{AccessToken, Draft, Login, Name, Owner, Snapshot, User};
-use underpass_proxy::front::ConnectionInfo;
-use underpass_proxy::{Provenance, Refusal, Revocation, Scope};
+use underpass_core::ConnectionInfo;
+use underpass_core::{Provenance, Refusal, Revocation, Scope};
+use underpass_directory::{AccessToken, Draft, Login, Name, Owner, Snapshot, User};
 
 use super::problem::Problem;
 use super::tokens::{self, MadeBy, TokenRequest};

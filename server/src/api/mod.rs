@@ -36,12 +36,12 @@ use http::header::USER_AGENT;
 use http::{HeaderMap, HeaderValue, Request, Response};
 use time::OffsetDateTime;
 use tower::ServiceExt;
-use underpass_proxy::audit::{OwnCall, OwnCaller, Trail};
-use underpass_proxy::authenticate::Caller;
-use underpass_proxy::direct::DirectClusters;
-use underpass_proxy::directory::{Directory, Draft};
-use underpass_proxy::front::ConnectionInfo;
-use underpass_proxy::{Body, ClusterName, Refusal};
+use underpass_audit::{OwnCall, OwnCaller, Trail};
+use underpass_authenticate::Caller;
+use underpass_core::ConnectionInfo;
+use underpass_core::{Body, ClusterName, Refusal};
+use underpass_direct::DirectClusters;
+use underpass_directory::{Directory, Draft};
 
 pub(crate) use self::access::{AccessGiven, AccessRequest};
 pub(crate) use self::agents::{AgentMade, AgentRequest, View as AgentView};
@@ -227,7 +227,7 @@ impl Api {
         });
         Problem::from(refusal)
             .into_response()
-            .map(underpass_proxy::boxed)
+            .map(underpass_core::boxed)
     }
 
     /// Answers whoever wants to log in: nobody knows yet who it is.
@@ -277,7 +277,7 @@ impl Api {
             Ok(Ok(response)) => response,
             Err(_) => problem::too_slow().into_response(),
         };
-        response.map(underpass_proxy::boxed)
+        response.map(underpass_core::boxed)
     }
 }
 

@@ -7,8 +7,8 @@ use axum::routing::get;
 use axum::{Json, Router};
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
-use underpass_proxy::directory::{Cluster, Named, Role};
-use underpass_proxy::{ClusterName, Scope};
+use underpass_core::{ClusterName, Scope};
+use underpass_directory::{Cluster, Named, Role};
 
 use super::{Requester, State};
 
@@ -76,7 +76,7 @@ async fn read(From(state): From<State>, requester: Requester) -> Json<Myself> {
         groups,
         authenticated_by: provenance.map(ToString::to_string),
         expires: provenance
-            .and_then(underpass_proxy::Provenance::expires_at)
+            .and_then(underpass_core::Provenance::expires_at)
             .map(OffsetDateTime::from),
         scope: requester.scope(),
         administrator: requester.is_administrator(&snapshot),

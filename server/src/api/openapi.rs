@@ -168,7 +168,7 @@ fn operations(schemas: &mut Schemas) -> Vec<Described> {
 }
 
 fn resource<R: Resource>(all: &mut Vec<Described>, schemas: &mut Schemas) {
-    use underpass_proxy::directory::Object;
+    use underpass_directory::Object;
 
     let (many, one) = (
         format!("/v1/{}", R::PATH),

@@ -5,7 +5,7 @@ use axum::response::{IntoResponse, Response};
 use http::header::ETAG;
 use http::{HeaderMap, HeaderValue, StatusCode};
 use serde::{Deserialize, Serialize};
-use underpass_proxy::directory::{Revision, Table};
+use underpass_directory::{Revision, Table};
 
 use crate::limits;
 
@@ -34,7 +34,7 @@ impl Page {
     pub(super) fn of<T, V>(
         &self,
         table: &Table<T>,
-        mut view: impl FnMut(&str, &underpass_proxy::directory::Entry<T>) -> Option<V>,
+        mut view: impl FnMut(&str, &underpass_directory::Entry<T>) -> Option<V>,
     ) -> List<V> {
         let limit = self.limit.unwrap_or(limits::API_PAGE);
         let limit = limit.clamp(1, limits::API_PAGE_MOST);

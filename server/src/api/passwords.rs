@@ -9,8 +9,8 @@ use axum::routing::put;
 use axum::{Extension, Json, Router};
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
-use underpass_proxy::authenticate::{LoginError, Password, PasswordHash};
-use underpass_proxy::directory::{AccessToken, Draft, Expect, Owner, Snapshot, User};
+use underpass_authenticate::{LoginError, Password, PasswordHash};
+use underpass_directory::{AccessToken, Draft, Expect, Owner, Snapshot, User};
 use zeroize::Zeroizing;
 
 use super::problem::Problem;

@@ -8,8 +8,8 @@ use axum::response::{IntoResponse, Response};
 use http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderValue, StatusCode};
 use serde::{Deserialize, Serialize};
-use underpass_proxy::Refusal;
-use underpass_proxy::directory::ChangeError;
+use underpass_core::Refusal;
+use underpass_directory::ChangeError;
 use underpass_tunnel::chain;
 
 /// Why a request was not done.

@@ -2,9 +2,9 @@
 
 use axum::extract::FromRequestParts;
 use http::request::Parts;
-use underpass_proxy::authenticate::Authenticated;
-use underpass_proxy::directory::{AccessToken, Name, Named, Owner, Role, Snapshot};
-use underpass_proxy::{ClusterName, Identity, Revocation, Scope};
+use underpass_authenticate::Authenticated;
+use underpass_core::{ClusterName, Identity, Revocation, Scope};
+use underpass_directory::{AccessToken, Name, Named, Owner, Role, Snapshot};
 
 use super::problem::Problem;
 

@@ -11,7 +11,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
-use underpass_proxy::directory::{Checked, Draft, Entry, Expect, Revision, Snapshot};
+use underpass_directory::{Checked, Draft, Entry, Expect, Revision, Snapshot};
 
 use super::page::{Page, etag, tagged};
 use super::problem::Problem;
@@ -300,7 +300,7 @@ fn answer<R: Resource>(
 }
 
 fn absent<R: Resource>(name: &str) -> Problem {
-    use underpass_proxy::directory::Object;
+    use underpass_directory::Object;
 
     Problem::not_found(R::Object::KIND.as_str(), name)
 }
@@ -308,7 +308,7 @@ fn absent<R: Resource>(name: &str) -> Problem {
 /// What the audit log says of an object. It is what the directory holds, as the API shows it: what a client sends may hold a
 /// credential.
 fn did<R: Resource>(name: &str, object: Option<&R::Object>) -> Did {
-    use underpass_proxy::directory::Object;
+    use underpass_directory::Object;
 
     let did = Did::to(R::Object::KIND.as_str(), name);
     match object {

@@ -10,11 +10,11 @@ use axum::{Json, Router};
 use http::{HeaderMap, StatusCode};
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
-use underpass_proxy::authenticate::Token;
-use underpass_proxy::directory::{
+use underpass_authenticate::Token;
+use underpass_core::{Identity, Provenance, Scope};
+use underpass_directory::{
     AccessToken, ChangeError, Draft, Entry, Expect, Name, Owner, Revision, Snapshot, TokenUse,
 };
-use underpass_proxy::{Identity, Provenance, Scope};
 
 use zeroize::Zeroizing;
 

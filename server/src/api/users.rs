@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
-use underpass_proxy::Authority;
-use underpass_proxy::directory::{Draft, Role, Snapshot, User};
+use underpass_core::Authority;
+use underpass_directory::{Draft, Role, Snapshot, User};
 
 use super::problem::Problem;
 use super::resource::Resource;

@@ -12,8 +12,8 @@ use time::OffsetDateTime;
 use time::format_description::BorrowedFormatItem;
 use time::macros::format_description;
 use tokio::task::spawn_blocking;
-use underpass_proxy::BoxError;
-use underpass_proxy::audit::Sink;
+use underpass_audit::Sink;
+use underpass_core::BoxError;
 
 /// In the names of files put aside; sorts by time.
 const STAMP: &[BorrowedFormatItem<'_>] =

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
-use underpass_proxy::audit::{Full, Outlet, OutletConfig, Policy, Sink, Trail, Webhook};
+use underpass_audit::{Full, Outlet, OutletConfig, Policy, Sink, Trail, Webhook};
 
 use self::file::{Keep, LogFile};
 use self::stdout::Stdout;
@@ -178,8 +178,8 @@ mod tests {
     use bytes::Bytes;
     use http::Method;
     use time::OffsetDateTime;
-    use underpass_proxy::BoxError;
-    use underpass_proxy::audit::{OwnCall, OwnCaller};
+    use underpass_audit::{OwnCall, OwnCaller};
+    use underpass_core::BoxError;
 
     use super::*;
 

@@ -5,8 +5,8 @@ use std::io::Write;
 use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::task::spawn_blocking;
-use underpass_proxy::BoxError;
-use underpass_proxy::audit::Sink;
+use underpass_audit::Sink;
+use underpass_core::BoxError;
 
 pub(super) struct Stdout;
 

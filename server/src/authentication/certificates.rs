@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde::Deserialize;
-use underpass_proxy::authenticate::{
+use underpass_authenticate::{
     Authenticator, CertificatePrefixes, ClientCertificates, ConfigError, Misconfigured, Roots,
     Source,
 };

@@ -7,10 +7,8 @@ use std::time::Duration;
 
 use serde::Deserialize;
 use tokio_util::sync::CancellationToken;
-use underpass_proxy::Method;
-use underpass_proxy::authenticate::{
-    Authenticator, ConfigError, Misconfigured, Reserved, Roots, Source,
-};
+use underpass_authenticate::{Authenticator, ConfigError, Misconfigured, Reserved, Roots, Source};
+use underpass_core::Method;
 
 use super::Surroundings;
 use super::certificates::Certificates;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Deserializer};
 use thiserror::Error;
-use underpass_proxy::authenticate::{ConfigError, Misconfigured};
+use underpass_authenticate::{ConfigError, Misconfigured};
 use zeroize::Zeroizing;
 
 use super::entry::Entry;

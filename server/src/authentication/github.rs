@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Deserialize;
-use underpass_proxy::authenticate::{
+use underpass_authenticate::{
     Authenticator, ConfigError, DeviceLogin, GitHubAudience, GitHubConfig, Misconfigured, Source,
 };
 use zeroize::Zeroizing;
@@ -115,7 +115,7 @@ impl GitHub {
             let why = "must be app.clientID: tokens of another app do not count here";
             return Err(invalid("deviceLogin.clientID", why));
         }
-        let built = underpass_proxy::authenticate::GitHub::new(source, config)?;
+        let built = underpass_authenticate::GitHub::new(source, config)?;
         Ok(Arc::new(built))
     }
 

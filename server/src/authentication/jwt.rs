@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Deserialize;
-use underpass_proxy::authenticate::{
+use underpass_authenticate::{
     Algorithm, Authenticator, Claims, ConfigError, Misconfigured, Oidc, OidcConfig, PrefixedClaim,
     RequiredClaim, Source,
 };

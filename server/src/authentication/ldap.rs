@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Deserialize;
-use underpass_proxy::authenticate::{
+use underpass_authenticate::{
     Authenticator, Bind, ConfigError, GroupMembership, GroupSearch, LdapConfig, Source, UserSearch,
 };
 use zeroize::Zeroizing;
@@ -127,7 +127,7 @@ impl Ldap {
             groups: self.group_search.as_ref().map(Groups::search).transpose()?,
             remote: remote(self.cache),
         };
-        let built = underpass_proxy::authenticate::Ldap::new(source, config)?;
+        let built = underpass_authenticate::Ldap::new(source, config)?;
         Ok(Arc::new(built))
     }
 }

@@ -17,11 +17,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
-use underpass_proxy::authenticate::{
-    Authenticator, CertificateRequest, Chain, Step, TokenAuthenticator,
-};
-use underpass_proxy::directory::Directory;
-use underpass_proxy::front::Clusters;
+use underpass_authenticate::{Authenticator, CertificateRequest, Chain, Step, TokenAuthenticator};
+use underpass_core::Clusters;
+use underpass_directory::Directory;
 use underpass_tunnel::chain;
 
 use self::entry::{Entry, Kind};

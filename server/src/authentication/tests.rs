@@ -2,9 +2,9 @@ use std::path::Path;
 
 use async_trait::async_trait;
 use futures_util::FutureExt;
-use underpass_proxy::directory::MemoryStore;
-use underpass_proxy::front::{ConnectError, Open};
-use underpass_proxy::{BoxedIo, ClusterName};
+use underpass_core::{BoxedIo, ClusterName};
+use underpass_core::{ConnectError, Open};
+use underpass_directory::MemoryStore;
 
 use super::*;
 

@@ -4,12 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Deserialize;
-use underpass_proxy::ClusterName;
-use underpass_proxy::authenticate::{
+use underpass_authenticate::{
     Authenticator, ConfigError, Misconfigured, RemoteOptions, Source, TokenReview,
     TokenReviewConfig,
 };
-use underpass_proxy::front::Clusters;
+use underpass_core::ClusterName;
+use underpass_core::Clusters;
 
 use super::file::duration;
 

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result};
-use underpass_proxy::directory::{Labels, Selector, Subject};
+use underpass_directory::{Labels, Selector, Subject};
 
 use super::{list, print_table};
 use crate::api::{BindingSpec, BindingStatus, View, segment};

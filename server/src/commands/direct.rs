@@ -4,9 +4,9 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use serde_json::json;
-use underpass_proxy::ClusterName;
-use underpass_proxy::direct::read_kubeconfig;
-use underpass_proxy::directory::Policy;
+use underpass_core::ClusterName;
+use underpass_direct::read_kubeconfig;
+use underpass_directory::Policy;
 
 use super::cluster::label;
 use crate::api::{ClusterSpec, ClusterStatus, DirectSpec, Problem, Reachability, View, segment};

@@ -6,9 +6,9 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
-use underpass_proxy::authenticate::Token;
-use underpass_proxy::kubeconfig::{Credential, Kubeconfig as Writer};
-use underpass_proxy::{ClusterName, Scope};
+use underpass_authenticate::Token;
+use underpass_core::{ClusterName, Scope};
+use underpass_gateway::kubeconfig::{Credential, Kubeconfig as Writer};
 use zeroize::Zeroizing;
 
 use super::serve::URL;

@@ -9,8 +9,8 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use http::Uri;
 use serde_json::json;
 use time::OffsetDateTime;
-use underpass_proxy::Scope;
-use underpass_proxy::authenticate::{DeviceLogin, Roots};
+use underpass_authenticate::{DeviceLogin, Roots};
+use underpass_core::Scope;
 use zeroize::Zeroizing;
 
 use super::{list, print_table, timestamp};

@@ -57,7 +57,7 @@ fn request(wanted: NewToken) -> TokenRequest {
     TokenRequest {
         user,
         expires_in_seconds: Some(expires.as_secs()),
-        scope: underpass_proxy::Scope {
+        scope: underpass_core::Scope {
             clusters: (!clusters.is_empty()).then(|| clusters.into_iter().collect()),
             read_only,
         },
@@ -94,7 +94,7 @@ fn row(token: &TokenView) -> Result<Vec<String>> {
     ])
 }
 
-fn scope(scope: &underpass_proxy::Scope) -> String {
+fn scope(scope: &underpass_core::Scope) -> String {
     let clusters = match &scope.clusters {
         None => "all".to_owned(),
         Some(names) => {

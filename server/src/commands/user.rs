@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use anyhow::Result;
 use serde_json::json;
-use underpass_proxy::Authority;
+use underpass_core::Authority;
 
 use super::login::read_password;
 use super::{list, print_table};

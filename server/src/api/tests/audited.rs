@@ -4,8 +4,8 @@ use std::sync::Mutex;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use underpass_proxy::BoxError;
-use underpass_proxy::audit::{Outlet, OutletConfig, Policy, Sink};
+use underpass_audit::{Outlet, OutletConfig, Policy, Sink};
+use underpass_core::BoxError;
 
 use super::*;
 

@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http_body::Frame;
 use tokio::sync::oneshot;
-use underpass_proxy::directory::{Binding, Draft, Expect, User};
+use underpass_directory::{Binding, Draft, Expect, User};
 
 use super::*;
 

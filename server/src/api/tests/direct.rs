@@ -1,6 +1,6 @@
 //! Direct clusters: what goes in, and never comes out.
 
-use underpass_proxy::directory::Cluster;
+use underpass_directory::Cluster;
 
 use super::*;
 

@@ -1,6 +1,6 @@
 //! Passwords and logins.
 
-use underpass_proxy::authenticate::Token;
+use underpass_authenticate::Token;
 
 use super::*;
 
@@ -113,7 +113,7 @@ async fn rule_11_whoever_guesses_a_password_waits() {
         guesses += 1;
     }
     // One more is looked at, which begins the wait; and some, where checking one takes longer than the wait.
-    let tries = underpass_proxy::limits::PASSWORD_TRIES;
+    let tries = underpass_core::limits::PASSWORD_TRIES;
     assert!((tries + 2..tries + 6).contains(&guesses), "{guesses}");
     assert!(answer.headers.contains_key("retry-after"));
     let body = answer.expect(429);

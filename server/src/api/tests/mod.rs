@@ -6,13 +6,11 @@ use http::header::{ETAG, IF_MATCH, IF_NONE_MATCH};
 use http::{HeaderMap, Method, Request, StatusCode};
 use http_body_util::{BodyExt, Full};
 use serde_json::{Value, json};
-use underpass_proxy::authenticate::{
-    Authenticator, Caller, Chain, Passwords, Step, TokenAuthenticator,
-};
-use underpass_proxy::direct::Plugins;
-use underpass_proxy::directory::{MemoryStore, Role, Subject};
-use underpass_proxy::front::Protocol;
-use underpass_proxy::seal::{Keyring, SealingKey};
+use underpass_authenticate::{Authenticator, Caller, Chain, Passwords, Step, TokenAuthenticator};
+use underpass_core::Protocol;
+use underpass_direct::Plugins;
+use underpass_directory::seal::{Keyring, SealingKey};
+use underpass_directory::{MemoryStore, Role, Subject};
 
 use super::*;
 

@@ -97,7 +97,7 @@ async fn rule_22_subjects_of_a_cluster_are_bounded_together() {
 #[tokio::test]
 async fn rule_22_the_first_administrator_is_the_directorys() {
     let world = World::new().await;
-    let token = underpass_proxy::authenticate::Token::generate().unwrap();
+    let token = underpass_authenticate::Token::generate().unwrap();
     let made = first_administrator(&world.directory, &token).await.unwrap();
     assert!(made);
     let shown = world

@@ -1,0 +1,311 @@
+//! A queue of events, in front of something that may be slow.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use tokio::{
+    sync::{Notify, mpsc},
+    time::Instant,
+};
+
+use underpass_core::{BoxError, limits};
+
+/// The wait after a sink has failed, and what it is doubled up to.
+const AGAIN: Duration = Duration::from_millis(100);
+const AGAIN_MAX: Duration = Duration::from_secs(5);
+
+/// How long events gather behind others that have just been written: a sink is mostly a thread that must be
+/// woken, and a system call, and whoever makes many calls would wait for one of each beside each call.
+const GATHER: Duration = Duration::from_millis(20);
+
+/// Where events end: a file, a stream, a service.
+#[async_trait]
+pub trait Sink: Send {
+    /// Writes events, each a JSON object without a line's end. All of them, or none as far as can be seen: what
+    /// failed is tried again.
+    ///
+    /// # Errors
+    /// They could not be written now.
+    async fn write(&mut self, events: &[Bytes]) -> Result<(), BoxError>;
+}
+
+/// What happens while a sink takes fewer events than there are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Full {
+    /// New calls wait until there is room, and are refused when there is none for some seconds: nothing happens
+    /// that is not written.
+    Block,
+    /// Events are dropped, and counted (`underpass_audit_dropped_total`). For what may be slow or away, as services are:
+    /// no call ever waits for it.
+    Drop,
+}
+
+/// How an outlet behaves.
+#[derive(Clone, Copy, Debug)]
+pub struct OutletConfig {
+    /// Events that may wait. With [`Full::Block`] those of calls that had begun come on top.
+    pub capacity: usize,
+    /// Bytes of them.
+    pub bytes: usize,
+    /// What happens beyond it.
+    pub full: Full,
+    /// The most events that a sink is given at once.
+    pub batch: usize,
+}
+
+impl Default for OutletConfig {
+    fn default() -> Self {
+        Self {
+            capacity: 10_000,
+            bytes: limits::AUDIT_QUEUE_BYTES,
+            full: Full::Block,
+            batch: 400,
+        }
+    }
+}
+
+/// One sink and its queue. The events go to it in a task of their own, in order.
+#[derive(Clone, Debug)]
+pub struct Outlet {
+    config: OutletConfig,
+    name: &'static str,
+    queue: mpsc::UnboundedSender<Bytes>,
+    state: Arc<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    waiting: AtomicUsize,
+    bytes: AtomicUsize,
+    /// Some were written.
+    written: Notify,
+    /// As many wait as a sink is given at once.
+    full: Notify,
+}
+
+impl Outlet {
+    /// Starts the task; `name` is the outlet's in metrics and logs. It ends with the last clone.
+    pub fn start(name: &'static str, sink: Box<dyn Sink>, config: OutletConfig) -> Self {
+        let (queue, events) = mpsc::unbounded_channel();
+        let state = Arc::new(State::default());
+        tokio::spawn(run(name, sink, events, Arc::clone(&state), config.batch));
+        Self {
+            config,
+            name,
+            queue,
+            state,
+        }
+    }
+
+    /// Events that were not written yet.
+    pub fn waiting(&self) -> usize {
+        self.state.waiting.load(Ordering::Acquire)
+    }
+
+    /// Queues an event. Where there is no room it is dropped if the outlet drops, and also if it `may_drop`: that of
+    /// a call that never began, which did not wait for room and of which there may be any number.
+    pub(super) fn put(&self, event: Bytes, may_drop: bool) {
+        if (may_drop || self.config.full == Full::Drop) && !self.has_room() {
+            metrics::counter!("underpass_audit_dropped_total", "sink" => self.name).increment(1);
+            return;
+        }
+        let length = event.len();
+        self.state.bytes.fetch_add(length, Ordering::AcqRel);
+        let before = self.state.waiting.fetch_add(1, Ordering::AcqRel);
+        if before.saturating_add(1) == self.config.batch {
+            self.state.full.notify_one();
+        }
+        if self.queue.send(event).is_err() {
+            // Its task was dropped with the runtime.
+            self.state.done(1, length);
+        }
+    }
+
+    fn has_room(&self) -> bool {
+        self.waiting() < self.config.capacity
+            && self.state.bytes.load(Ordering::Acquire) < self.config.bytes
+    }
+
+    /// Waits until a call may begin.
+    pub(super) async fn ready(&self) {
+        if self.config.full == Full::Block {
+            self.until(|| self.has_room()).await;
+        }
+    }
+
+    /// Waits until everything is written.
+    pub(super) async fn flushed(&self) {
+        self.until(|| self.waiting() == 0).await;
+    }
+
+    async fn until(&self, there: impl Fn() -> bool) {
+        loop {
+            let written = self.state.written.notified();
+            tokio::pin!(written);
+            written.as_mut().enable();
+            if there() {
+                return;
+            }
+            written.await;
+        }
+    }
+
+    pub(super) fn name(&self) -> &'static str {
+        self.name
+    }
+}
+
+impl State {
+    fn done(&self, events: usize, bytes: usize) {
+        self.bytes.fetch_sub(bytes, Ordering::AcqRel);
+        self.waiting.fetch_sub(events, Ordering::AcqRel);
+        self.written.notify_waiters();
+    }
+
+    /// Waits until then, or until a batch is full. Nobody looks at the queue meanwhile: an event that comes wakes nobody.
+    async fn gather(&self, batch: usize, until: Instant) {
+        if self.waiting.load(Ordering::Acquire) < batch {
+            let _ = tokio::time::timeout_at(until, self.full.notified()).await;
+        }
+    }
+}
+
+async fn run(
+    name: &'static str,
+    mut sink: Box<dyn Sink>,
+    mut events: mpsc::UnboundedReceiver<Bytes>,
+    state: Arc<State>,
+    batch: usize,
+) {
+    let batch = batch.max(1);
+    let mut next = Vec::with_capacity(batch);
+    let mut gathered = Instant::now();
+    while events.recv_many(&mut next, batch).await > 0 {
+        state.gather(batch, gathered).await;
+        while next.len() < batch
+            && let Ok(event) = events.try_recv()
+        {
+            next.push(event);
+        }
+        write(name, sink.as_mut(), &next).await;
+        gathered = Instant::now() + GATHER;
+        let count = next.len();
+        metrics::counter!("underpass_audit_events_total", "sink" => name).increment(count as u64);
+        let bytes = next.iter().map(Bytes::len).sum();
+        next.clear();
+        state.done(count, bytes);
+    }
+}
+
+/// Until it succeeds.
+async fn write(name: &'static str, sink: &mut dyn Sink, events: &[Bytes]) {
+    let mut again = AGAIN;
+    let mut failing = false;
+    while let Err(error) = sink.write(events).await {
+        metrics::counter!("underpass_audit_errors_total", "sink" => name).increment(1);
+        if !std::mem::replace(&mut failing, true) {
+            let error: &dyn std::error::Error = &*error;
+            tracing::error!(sink = name, error, "the audit log cannot be written");
+        }
+        tokio::time::sleep(again).await;
+        again = (again * 2).min(AGAIN_MAX);
+    }
+    if failing {
+        tracing::info!(sink = name, "the audit log is written again");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+    use underpass_http::scheduling::bell::testing::counted;
+
+    /// Keeps how many events came at once, and when.
+    #[derive(Clone, Default)]
+    struct Batches(Arc<Mutex<Vec<(usize, Instant)>>>);
+
+    #[async_trait]
+    impl Sink for Batches {
+        async fn write(&mut self, events: &[Bytes]) -> Result<(), BoxError> {
+            self.0.lock().unwrap().push((events.len(), Instant::now()));
+            Ok(())
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn events_gather_behind_one_that_was_written() {
+        let (batches, begun) = (Batches::default(), Instant::now());
+        let sink = Box::new(batches.clone());
+        let outlet = Outlet::start("test", sink, OutletConfig::default());
+        for _ in 0..4 {
+            outlet.put(Bytes::from_static(b"{}"), false);
+            tokio::time::sleep(GATHER / 5).await;
+        }
+        outlet.flushed().await;
+        tokio::time::sleep(GATHER).await;
+        outlet.put(Bytes::from_static(b"{}"), false);
+        outlet.flushed().await;
+        let written = batches.0.lock().unwrap().clone();
+        let at_once = |time: Duration| time < Duration::from_millis(2);
+        assert_eq!(
+            written.iter().map(|(len, _)| *len).collect::<Vec<_>>(),
+            [1, 3, 1]
+        );
+        assert!(at_once(written[0].1 - begun), "{written:?}");
+        assert!(at_once(written[1].1 - written[0].1 - GATHER), "{written:?}");
+        assert!(at_once(written[2].1 - written[1].1 - GATHER), "{written:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_event_that_gathers_wakes_nobody() {
+        let (queue, events) = mpsc::unbounded_channel();
+        let (state, turns) = (Arc::new(State::default()), Arc::new(AtomicUsize::new(0)));
+        let config = OutletConfig::default();
+        let sink = Box::new(Batches::default());
+        let running = run("test", sink, events, Arc::clone(&state), config.batch);
+        let count = Arc::clone(&turns);
+        tokio::spawn(async move { counted(&count, running).await });
+        let outlet = Outlet {
+            config,
+            name: "test",
+            queue,
+            state,
+        };
+        outlet.put(Bytes::from_static(b"{}"), false);
+        outlet.flushed().await;
+        let before = turns.load(Ordering::Relaxed);
+        for _ in 0..100 {
+            outlet.put(Bytes::from_static(b"{}"), false);
+            tokio::task::yield_now().await;
+        }
+        outlet.flushed().await;
+        // The first that came, the end of the time, and what comes after it.
+        let turns = turns.load(Ordering::Relaxed) - before;
+        assert!(turns <= 3, "{turns}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_full_batch_waits_for_nothing() {
+        let (batches, begun) = (Batches::default(), Instant::now());
+        let config = OutletConfig {
+            batch: 2,
+            ..OutletConfig::default()
+        };
+        let outlet = Outlet::start("test", Box::new(batches.clone()), config);
+        for _ in 0..6 {
+            outlet.put(Bytes::from_static(b"{}"), false);
+        }
+        outlet.flushed().await;
+        assert_eq!(batches.0.lock().unwrap().len(), 3);
+        assert!(begun.elapsed() < GATHER, "{:?}", begun.elapsed());
+    }
+}

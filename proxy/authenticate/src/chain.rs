@@ -1,0 +1,270 @@
+//! Several authenticators, in a stated order.
+
+use std::{
+    net::IpAddr,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use arc_swap::ArcSwap;
+use async_trait::async_trait;
+
+use super::{
+    AuthenticateError, Authenticated, Authenticator, Caller, Names, Password, Rejection,
+    error::TooSlow,
+};
+use underpass_core::{LogShare, Method, Provenance};
+
+/// One authenticator of a [`Chain`].
+#[derive(Clone)]
+#[allow(missing_debug_implementations, reason = "a trait object")]
+pub struct Step {
+    name: Arc<str>,
+    authenticator: Arc<dyn Authenticator>,
+    limit: Duration,
+}
+
+impl Step {
+    /// Asks `authenticator`, which logs and metrics call `name`, and waits for at most `limit`.
+    pub fn new(
+        name: impl Into<Arc<str>>,
+        authenticator: Arc<dyn Authenticator>,
+        limit: Duration,
+    ) -> Self {
+        Self {
+            name: name.into(),
+            authenticator,
+            limit,
+        }
+    }
+
+    async fn ask(
+        &self,
+        caller: &Caller<'_>,
+        names: &dyn Names,
+        lines: &LogShare,
+    ) -> Result<Option<Authenticated>, AuthenticateError> {
+        let asking = self.authenticator.authenticate(caller);
+        let answered = tokio::time::timeout(self.limit, asking)
+            .await
+            .unwrap_or_else(|_| Err(AuthenticateError::unavailable(TooSlow(self.limit))));
+        let accept = |found| {
+            let found = own_origin(unexpired(found)?, caller)?;
+            Ok(names.admit(found)?)
+        };
+        let answered = answered.and_then(|found| found.map(accept).transpose());
+        let outcome = match &answered {
+            Ok(None) => return answered,
+            Ok(Some(_)) => "vouched",
+            Err(AuthenticateError::Rejected(rejection)) => {
+                if let Some(suppressed) = lines.take(caller.client()) {
+                    tracing::info!(
+                        authenticator = &*self.name, client = %caller.client(), %rejection,
+                        suppressed = (suppressed > 0).then_some(suppressed),
+                        "credential rejected"
+                    );
+                }
+                "rejected"
+            }
+            Err(AuthenticateError::Unavailable(source)) => {
+                let error = &**source as &dyn std::error::Error;
+                tracing::error!(authenticator = &*self.name, error, "cannot authenticate");
+                "unavailable"
+            }
+            Err(AuthenticateError::Busy | AuthenticateError::Wait(_)) => "busy",
+        };
+        metrics::counter!(
+            "underpass_proxy_authentications_total",
+            "authenticator" => self.name.to_string(), "outcome" => outcome
+        )
+        .increment(1);
+        answered
+    }
+}
+
+/// Whoever vouches may do so from a memory, or for a connection that is older than a certificate's end.
+fn unexpired(authenticated: Authenticated) -> Result<Authenticated, AuthenticateError> {
+    let provenance = authenticated.identity.provenance();
+    let expires_at = provenance.and_then(Provenance::expires_at);
+    if expires_at.is_some_and(|end| end <= SystemTime::now()) {
+        return Err(Rejection::Expired.into());
+    }
+    Ok(authenticated)
+}
+
+/// Security rule 27: a credential that browsers attach by themselves counts for pages of our own only.
+fn own_origin(
+    authenticated: Authenticated,
+    caller: &Caller<'_>,
+) -> Result<Authenticated, AuthenticateError> {
+    let provenance = authenticated.identity.provenance();
+    let method = provenance.map(Provenance::method);
+    if caller.is_foreign() && method.is_none_or(Method::is_ambient) {
+        return Err(Rejection::ForeignOrigin.into());
+    }
+    Ok(authenticated)
+}
+
+/// Several authenticators. The first that knows the credential's kind decides alone: a token that looks like
+/// ours and is wrong is never handed to the next one.
+#[allow(missing_debug_implementations, reason = "trait objects")]
+pub struct Chain {
+    steps: ArcSwap<Vec<Step>>,
+    names: Arc<dyn Names>,
+    lines: LogShare,
+}
+
+impl Chain {
+    /// Asks `steps` from first to last, and `names` about whomever one of them vouches for.
+    pub fn new(steps: Vec<Step>, names: Arc<dyn Names>) -> Self {
+        Self {
+            steps: ArcSwap::from_pointee(steps),
+            names,
+            lines: LogShare::default(),
+        }
+    }
+
+    /// What a name and a password are worth, for a login: the same authenticators decide, in the same order and with the
+    /// same bounds, as for HTTP Basic on a request. `None`: none of them reads passwords of such names.
+    ///
+    /// # Errors
+    /// The password is wrong, or cannot be checked now.
+    ///
+    /// # Cancel safety
+    /// As [`Authenticator::authenticate`].
+    pub async fn login(
+        &self,
+        login: Password,
+        client: IpAddr,
+    ) -> Result<Option<Authenticated>, AuthenticateError> {
+        self.authenticate(&Caller::typed(login, client)).await
+    }
+
+    /// Asks others from now on. Whoever is being asked goes on.
+    pub fn replace(&self, steps: Vec<Step>) {
+        self.steps.store(Arc::new(steps));
+    }
+}
+
+#[async_trait]
+impl Authenticator for Chain {
+    async fn authenticate(
+        &self,
+        caller: &Caller<'_>,
+    ) -> Result<Option<Authenticated>, AuthenticateError> {
+        let steps = self.steps.load_full();
+        for step in &*steps {
+            if let Some(authenticated) = step.ask(caller, &*self.names, &self.lines).await? {
+                return Ok(Some(authenticated));
+            }
+        }
+        Ok(None)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::{HeaderMap, header};
+    use tokio_util::sync::CancellationToken;
+
+    use super::*;
+    use crate::{
+        Source, Unowned,
+        source::{Assertion, Reserved},
+    };
+    use underpass_core::{ConnectionInfo, Protocol};
+
+    /// Knows tokens that begin with its name, and does what comes after it.
+    struct Fake(&'static str);
+
+    #[async_trait]
+    impl Authenticator for Fake {
+        async fn authenticate(
+            &self,
+            caller: &Caller<'_>,
+        ) -> Result<Option<Authenticated>, AuthenticateError> {
+            let bearer = caller.bearer().unwrap_or_default();
+            let source = Source::new(
+                self.0,
+                Method::Jwt,
+                Reserved::default(),
+                CancellationToken::new(),
+            );
+            let mut assertion = Assertion {
+                user: self.0.to_owned(),
+                ..Assertion::default()
+            };
+            match bearer.strip_prefix(self.0) {
+                None => return Ok(None),
+                Some("-bad") => return Err(Rejection::Unknown.into()),
+                Some("-hangs") => std::future::pending().await,
+                Some("-old") => assertion.expires_at = Some(SystemTime::now()),
+                Some(_) => {}
+            }
+            Ok(Some(source.vouch(assertion)?))
+        }
+    }
+
+    fn chain(names: &[&'static str]) -> Chain {
+        Chain::new(steps(names), Arc::new(Unowned))
+    }
+
+    fn steps(names: &[&'static str]) -> Vec<Step> {
+        let step = |&name| Step::new(name, Arc::new(Fake(name)), Duration::from_secs(5));
+        names.iter().map(step).collect()
+    }
+
+    async fn ask(chain: &Chain, bearer: &str) -> Result<Option<String>, AuthenticateError> {
+        let mut headers = HeaderMap::new();
+        let line = format!("Bearer {bearer}").parse().unwrap();
+        headers.insert(header::AUTHORIZATION, line);
+        let info = ConnectionInfo {
+            peer: std::net::IpAddr::from([127, 0, 0, 1]).into(),
+            protocol: Protocol::Http1,
+            certificates: vec![],
+        };
+        let caller = Caller::read(&headers, &info).unwrap();
+        let found = chain.authenticate(&caller).await?;
+        Ok(found.map(|found| found.identity().user().to_owned()))
+    }
+
+    #[tokio::test]
+    async fn whose_credential_it_is_decides_alone() {
+        let chain = chain(&["a", "ab", "c"]);
+        assert_eq!(ask(&chain, "ab").await.unwrap().as_deref(), Some("a"));
+        assert_eq!(ask(&chain, "c").await.unwrap().as_deref(), Some("c"));
+        assert_eq!(ask(&chain, "d").await.unwrap(), None);
+        let refused = ask(&chain, "a-bad").await.unwrap_err();
+        assert!(matches!(
+            refused,
+            AuthenticateError::Rejected(Rejection::Unknown)
+        ));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_hangs_is_given_up_and_delays_nobody_else() {
+        let chain = chain(&["a", "b"]);
+        let hung = ask(&chain, "a-hangs").await.unwrap_err();
+        assert!(matches!(hung, AuthenticateError::Unavailable(_)));
+        let begin = tokio::time::Instant::now();
+        assert_eq!(ask(&chain, "b").await.unwrap().as_deref(), Some("b"));
+        assert_eq!(begin.elapsed(), Duration::ZERO);
+    }
+
+    #[tokio::test]
+    async fn an_expired_identity_is_nobody() {
+        let refused = ask(&chain(&["a"]), "a-old").await.unwrap_err();
+        assert!(matches!(
+            refused,
+            AuthenticateError::Rejected(Rejection::Expired)
+        ));
+    }
+
+    #[tokio::test]
+    async fn the_chain_may_change() {
+        let chain = chain(&["a"]);
+        chain.replace(steps(&["b"]));
+        assert_eq!(ask(&chain, "a").await.unwrap(), None);
+        assert_eq!(ask(&chain, "b").await.unwrap().as_deref(), Some("b"));
+    }
+}

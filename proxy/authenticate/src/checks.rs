@@ -1,0 +1,94 @@
+//! Credentials that are being checked, and who brought them.
+
+use std::{
+    collections::HashMap,
+    net::IpAddr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use underpass_core::network_of;
+use underpass_core::share;
+
+/// Bounds how many are checked or wait for it, in all and of one network. The last places are kept for networks that have
+/// few (`share.rs`): whoever guesses does not take those of somebody who logs in elsewhere.
+#[derive(Clone, Debug)]
+pub(super) struct Checks {
+    most: usize,
+    counts: Arc<Mutex<Counts>>,
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    all: usize,
+    of: HashMap<IpAddr, usize>,
+}
+
+impl Checks {
+    pub(super) fn new(most: usize) -> Self {
+        Self {
+            most,
+            counts: Arc::default(),
+        }
+    }
+
+    /// A place for one more credential of `client`, until it is dropped. `None`: too many.
+    pub(super) fn enter(&self, client: IpAddr) -> Option<Check> {
+        let network = network_of(client);
+        let mut counts = lock(&self.counts);
+        let held = counts.of.get(&network).copied().unwrap_or_default();
+        if !share::allows(held, counts.all, self.most) {
+            return None;
+        }
+        counts.all = counts.all.saturating_add(1);
+        counts.of.insert(network, held.saturating_add(1));
+        drop(counts);
+        Some(Check {
+            counts: Arc::clone(&self.counts),
+            network,
+        })
+    }
+}
+
+fn lock(counts: &Mutex<Counts>) -> MutexGuard<'_, Counts> {
+    // Nothing panics while it is held.
+    counts.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A credential that is being checked.
+#[derive(Debug)]
+#[must_use]
+pub(super) struct Check {
+    counts: Arc<Mutex<Counts>>,
+    network: IpAddr,
+}
+
+impl Drop for Check {
+    fn drop(&mut self) {
+        let mut counts = lock(&self.counts);
+        counts.all = counts.all.saturating_sub(1);
+        if let Some(held) = counts.of.get_mut(&self.network) {
+            *held = held.saturating_sub(1);
+            if *held == 0 {
+                counts.of.remove(&self.network);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rule_23_one_network_does_not_take_all_places() {
+        let checks = Checks::new(64);
+        let from = |n: u8| checks.enter(IpAddr::from([192, 0, 2, n]));
+        let flood: Vec<_> = (0..100).filter_map(|_| from(1)).collect();
+        assert_eq!(flood.len(), 48);
+        let others: Vec<_> = (2..12).map(from).collect();
+        assert!(others.iter().all(Option::is_some));
+        drop((flood, others));
+        let counts = lock(&checks.counts);
+        assert!(counts.all == 0 && counts.of.is_empty(), "{counts:?}");
+    }
+}

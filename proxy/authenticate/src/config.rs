@@ -1,0 +1,112 @@
+//! What may be wrong with an authenticator's configuration.
+
+use http::Uri;
+
+use underpass_core::BoxError;
+
+/// A field of a configuration cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("{field}")]
+pub struct ConfigError {
+    /// Where it stands, from the authenticator's own section on: `issuer.url`.
+    pub field: String,
+    /// What is wrong with it.
+    #[source]
+    pub why: Misconfigured,
+}
+
+/// What is wrong with a field.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Misconfigured {
+    /// It must not be empty.
+    #[error("must not be empty")]
+    Empty,
+    /// It has to be a URL of this scheme without credentials, a query or a fragment.
+    #[error("must be a URL of the form {0}://HOST[:PORT][/PATH]")]
+    Url(&'static str),
+    /// It is none of what it may be.
+    #[error("{value:?} is none of {allowed}")]
+    NoneOf {
+        /// What it is.
+        value: String,
+        /// What it may be.
+        allowed: &'static str,
+    },
+    /// It stands there twice.
+    #[error("{0:?} stands there twice")]
+    Twice(String),
+    /// It is outside of what makes sense.
+    #[error("must be {0}")]
+    Range(&'static str),
+    /// It does not say what it should.
+    #[error("{0}")]
+    Invalid(&'static str),
+    /// It cannot be read.
+    #[error("cannot be used")]
+    Unusable(#[source] BoxError),
+}
+
+impl ConfigError {
+    pub(crate) fn new(field: impl Into<String>, why: Misconfigured) -> Self {
+        let field = field.into();
+        Self { field, why }
+    }
+
+    pub(crate) fn unusable(
+        field: impl Into<String>,
+        why: impl std::error::Error + Send + Sync + 'static,
+    ) -> Self {
+        Self::new(field, Misconfigured::Unusable(Box::new(why)))
+    }
+}
+
+/// A URL that credentials are sent to, or that trust comes from.
+pub(super) fn https_url(field: &str, url: &str) -> Result<Uri, ConfigError> {
+    let wrong = || ConfigError::new(field, Misconfigured::Url("https"));
+    let parsed = url.parse::<Uri>().map_err(|_| wrong())?;
+    let authority = parsed.authority().ok_or_else(wrong)?;
+    let plain = parsed.query().is_none() && !url.contains('#') && !authority.as_str().contains('@');
+    if parsed.scheme_str() != Some("https") || authority.host().is_empty() || !plain {
+        return Err(wrong());
+    }
+    Ok(parsed)
+}
+
+pub(super) fn not_empty(field: &str, value: &str) -> Result<(), ConfigError> {
+    if value.trim().is_empty() {
+        return Err(ConfigError::new(field, Misconfigured::Empty));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_plain_https_urls_pass() {
+        for good in [
+            "https://a.example",
+            "https://a.example:8443/b/",
+            "https://[::1]/",
+        ] {
+            https_url("url", good).unwrap();
+        }
+        for bad in [
+            "",
+            "a.example",
+            "http://a.example",
+            "https://",
+            "https://u:p@a.example",
+            "https://a.example/?x",
+            "https://a.example/#x",
+            "https:///path",
+        ] {
+            let error = https_url("issuer.url", bad).unwrap_err();
+            assert_eq!(error.to_string(), "issuer.url", "{bad}");
+            let why = "must be a URL of the form https://HOST[:PORT][/PATH]";
+            assert_eq!(error.why.to_string(), why);
+        }
+    }
+}

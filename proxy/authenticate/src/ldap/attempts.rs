@@ -1,0 +1,279 @@
+//! How often a wrong password reaches a directory.
+//!
+//! A directory that locks accounts counts wrong binds, whoever brings them: without a bound of ours, strangers could lock
+//! out everybody whose name they know, from Windows and everything else too. So fewer wrong binds reach an entry than
+//! lock it ([`limits::LDAP_WRONG_BINDS`]), and one of these is kept for networks where its user has logged in before.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    hash::{BuildHasher, RandomState},
+    net::IpAddr,
+    num::NonZeroUsize,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use lru::LruCache;
+use tokio::time::Instant;
+
+use underpass_core::{limits, network_of};
+
+/// An entry, by a hash of its distinguished name with a key of this process.
+type Entry = u64;
+
+/// Counts the wrong binds of each entry.
+///
+/// Entries whose users have logged in are remembered apart from the others, whom strangers make up: a flood of names does
+/// not make it forget the former, and of the latter none is forgotten before its time. Where there is no room for one
+/// more, it has to wait.
+#[derive(Debug)]
+pub(super) struct Attempts {
+    hasher: RandomState,
+    state: Arc<Mutex<State>>,
+}
+
+#[derive(Debug)]
+struct State {
+    users: LruCache<Entry, User>,
+    others: HashMap<Entry, Wrong>,
+    /// When those that are over were last looked for.
+    swept: Option<Instant>,
+}
+
+/// Somebody who has logged in.
+#[derive(Debug, Default)]
+struct User {
+    /// From where, the latest first.
+    networks: VecDeque<IpAddr>,
+    wrong: Option<Wrong>,
+}
+
+/// Wrong binds, those included that are under way.
+#[derive(Clone, Copy, Debug)]
+struct Wrong {
+    count: u32,
+    /// When the directory has forgotten them: it counts from the last one.
+    until: Instant,
+}
+
+impl Wrong {
+    fn is_over(&self, now: Instant) -> bool {
+        self.until <= now
+    }
+}
+
+impl Attempts {
+    pub(super) fn new() -> Self {
+        let users = NonZeroUsize::new(limits::LDAP_USERS).unwrap_or(NonZeroUsize::MIN);
+        Self {
+            hasher: RandomState::new(),
+            state: Arc::new(Mutex::new(State {
+                users: LruCache::new(users),
+                others: HashMap::new(),
+                swept: None,
+            })),
+        }
+    }
+
+    /// A password of this entry is going to be tried. Where it must not, how long until it may.
+    pub(super) fn begin(&self, dn: &str, client: IpAddr) -> Result<Attempt, Duration> {
+        // Directories compare most names without case.
+        let entry = self.hasher.hash_one(dn.to_lowercase());
+        let (now, network) = (Instant::now(), network_of(client));
+        lock(&self.state).begin(entry, network, now)?;
+        Ok(Attempt {
+            state: Arc::clone(&self.state),
+            entry,
+            network,
+            counts: false,
+        })
+    }
+}
+
+impl State {
+    fn begin(&mut self, entry: Entry, network: IpAddr, now: Instant) -> Result<(), Duration> {
+        let user = self.users.get(&entry);
+        let known = user.is_some_and(|user| user.networks.contains(&network));
+        let most = if known {
+            limits::LDAP_WRONG_BINDS
+        } else {
+            limits::LDAP_WRONG_BINDS_OF_STRANGERS
+        };
+        let wrong = self
+            .wrong(entry)
+            .copied()
+            .filter(|wrong| !wrong.is_over(now));
+        let count = wrong.map_or(0, |wrong| wrong.count);
+        if let Some(wrong) = wrong.filter(|wrong| wrong.count >= most) {
+            return Err(wrong.until.saturating_duration_since(now));
+        }
+        let wrong = Wrong {
+            count: count.saturating_add(1),
+            until: now + limits::LDAP_WRONG_BINDS_TIME,
+        };
+        if let Some(user) = self.users.get_mut(&entry) {
+            user.wrong = Some(wrong);
+            return Ok(());
+        }
+        if !self.others.contains_key(&entry) && !self.has_room(now) {
+            return Err(limits::LDAP_WRONG_BINDS_TIME);
+        }
+        self.others.insert(entry, wrong);
+        Ok(())
+    }
+
+    fn wrong(&mut self, entry: Entry) -> Option<&Wrong> {
+        match self.users.peek(&entry) {
+            Some(user) => user.wrong.as_ref(),
+            None => self.others.get(&entry),
+        }
+    }
+
+    fn has_room(&mut self, now: Instant) -> bool {
+        let full = |others: &HashMap<_, _>| others.len() >= limits::LDAP_OTHERS;
+        let due = self
+            .swept
+            .is_none_or(|swept| now.saturating_duration_since(swept) >= limits::LDAP_SWEEP);
+        if full(&self.others) && due {
+            self.others.retain(|_, wrong| !wrong.is_over(now));
+            self.swept = Some(now);
+        }
+        !full(&self.others)
+    }
+
+    /// The directory forgets the wrong ones, and so does this.
+    fn right(&mut self, entry: Entry, network: IpAddr) {
+        self.others.remove(&entry);
+        let user = self.users.get_or_insert_mut(entry, User::default);
+        user.wrong = None;
+        user.networks.retain(|known| *known != network);
+        user.networks.push_front(network);
+        user.networks.truncate(limits::PASSWORD_NETWORKS);
+    }
+
+    /// The directory has not looked at it.
+    fn undo(&mut self, entry: Entry) {
+        let less = |wrong: &mut Wrong| wrong.count = wrong.count.saturating_sub(1);
+        if let Some(user) = self.users.peek_mut(&entry) {
+            user.wrong.as_mut().map(less);
+            return;
+        }
+        if let Some(wrong) = self.others.get_mut(&entry) {
+            less(wrong);
+            if wrong.count == 0 {
+                self.others.remove(&entry);
+            }
+        }
+    }
+}
+
+fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
+    // Each step leaves it whole.
+    state.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A password that is being tried. Dropped, it does not count: the directory has not said anything.
+#[derive(Debug)]
+#[must_use]
+pub(super) struct Attempt {
+    state: Arc<Mutex<State>>,
+    entry: Entry,
+    network: IpAddr,
+    counts: bool,
+}
+
+impl Attempt {
+    pub(super) fn right(mut self) {
+        self.counts = true;
+        lock(&self.state).right(self.entry, self.network);
+    }
+
+    pub(super) fn wrong(mut self) {
+        self.counts = true;
+    }
+}
+
+impl Drop for Attempt {
+    fn drop(&mut self) {
+        if !self.counts {
+            lock(&self.state).undo(self.entry);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOME: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
+    const ALICE: &str = "uid=alice,ou=people,dc=example,dc=org";
+
+    /// From ever new networks.
+    fn guesses(attempts: &Attempts, dn: &str, count: u32) -> u32 {
+        let from = |n: u32| IpAddr::from(std::net::Ipv4Addr::from_bits(0x0a00_0000 + n));
+        let tried = (0..count).filter_map(|n| attempts.begin(dn, from(n)).ok());
+        tried.map(Attempt::wrong).count().try_into().unwrap()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn rule_23_strangers_lock_no_account() {
+        let attempts = Attempts::new();
+        let tried = guesses(&attempts, ALICE, 100);
+        assert_eq!(tried, limits::LDAP_WRONG_BINDS_OF_STRANGERS);
+        let wait = attempts.begin(&ALICE.to_uppercase(), HOME).unwrap_err();
+        assert_eq!(wait, limits::LDAP_WRONG_BINDS_TIME);
+        let bob = ALICE.replace("alice", "bob");
+        assert_eq!(guesses(&attempts, &bob, 1), 1);
+        tokio::time::advance(wait).await;
+        assert_eq!(guesses(&attempts, ALICE, 100), tried);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn rule_23_who_has_logged_in_there_before_still_can() {
+        let attempts = Attempts::new();
+        attempts.begin(ALICE, HOME).unwrap().right();
+        guesses(&attempts, ALICE, 100);
+        // She mistypes once, then does not; and a right one makes the directory forget.
+        attempts.begin(ALICE, HOME).unwrap().wrong();
+        attempts.begin(ALICE, HOME).unwrap_err();
+        tokio::time::advance(limits::LDAP_WRONG_BINDS_TIME).await;
+        guesses(&attempts, ALICE, 100);
+        attempts.begin(ALICE, HOME).unwrap().right();
+        assert_eq!(
+            guesses(&attempts, ALICE, 100),
+            limits::LDAP_WRONG_BINDS_OF_STRANGERS
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn rule_23_guesses_at_the_same_time_count_all_of_them() {
+        let attempts = Attempts::new();
+        let under_way: Vec<_> = (0..100)
+            .filter_map(|_| attempts.begin(ALICE, HOME).ok())
+            .collect();
+        assert_eq!(under_way.len(), 3);
+        // A directory that does not answer has not counted them.
+        drop(under_way);
+        assert!(lock(&attempts.state).others.is_empty());
+        let _again = attempts.begin(ALICE, HOME).unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn rule_23_names_that_are_made_up_push_out_nobody() {
+        let attempts = Attempts::new();
+        attempts.begin(ALICE, HOME).unwrap().right();
+        let bob = ALICE.replace("alice", "bob");
+        guesses(&attempts, &bob, 100);
+        for n in 0..limits::LDAP_OTHERS {
+            guesses(&attempts, &format!("uid={n}"), 1);
+        }
+        assert_eq!(lock(&attempts.state).others.len(), limits::LDAP_OTHERS);
+        // Nobody new, nor bob, whose time is not over; alice as ever.
+        attempts.begin("uid=new", HOME).unwrap_err();
+        assert_eq!(guesses(&attempts, &bob, 1), 0);
+        attempts.begin(ALICE, HOME).unwrap().right();
+        tokio::time::advance(limits::LDAP_WRONG_BINDS_TIME).await;
+        attempts.begin("uid=new", HOME).unwrap().wrong();
+        assert_eq!(lock(&attempts.state).others.len(), 1);
+    }
+}

@@ -1,0 +1,207 @@
+//! Connections to a directory.
+
+use std::{
+    collections::HashSet,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use ldap3::{
+    Ldap, LdapConnAsync, LdapConnSettings, LdapError, Scope, SearchEntry, SearchOptions,
+    adapters::{Adapter, EntriesOnly, PagedResults},
+};
+use rustls::ClientConfig;
+
+use super::{config::Bind, search::Found};
+use underpass_core::limits;
+
+/// Connections of the account that searches are kept; each attempt of a user is on one of its own.
+pub(super) struct Connections {
+    url: String,
+    start_tls: bool,
+    tls: Arc<ClientConfig>,
+    bind: Bind,
+    idle: Mutex<Vec<Ldap>>,
+}
+
+/// Whether a password is right.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Bound {
+    Yes,
+    No,
+}
+
+/// Why the directory has said nothing of use.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum LdapFailure {
+    #[error("the directory cannot be reached")]
+    Unreachable(#[source] LdapError),
+    #[error("the account that searches is not let in (LDAP result {0})")]
+    Account(u32),
+    #[error("a login cannot be decided (LDAP result {0})")]
+    Login(u32),
+    #[error("a search failed")]
+    Search(#[source] LdapError),
+    #[error("the user is in more than {} groups", limits::GROUPS)]
+    TooManyGroups,
+}
+
+/// RFC 4511, appendix A: results that say that this credential is not accepted, rather than that something is broken.
+/// Active Directory answers 49 for accounts that are locked or disabled, too.
+const NOT_ACCEPTED: [u32; 5] = [19, 48, 49, 50, 53];
+
+impl Connections {
+    pub(super) fn new(url: String, start_tls: bool, tls: Arc<ClientConfig>, bind: Bind) -> Self {
+        Self {
+            url,
+            start_tls,
+            tls,
+            bind,
+            idle: Mutex::default(),
+        }
+    }
+
+    /// Binds as somebody, on a connection that nothing else is done on.
+    pub(super) async fn try_password(
+        &self,
+        dn: &str,
+        password: &str,
+    ) -> Result<Bound, LdapFailure> {
+        let mut ldap = self.connect().await?;
+        let bound = ldap.simple_bind(dn, password).await;
+        let code = bound.map_err(LdapFailure::Unreachable)?.rc;
+        // Nothing depends on the farewell.
+        let _ = ldap.unbind().await;
+        match code {
+            0 => Ok(Bound::Yes),
+            code if NOT_ACCEPTED.contains(&code) => Ok(Bound::No),
+            code => Err(LdapFailure::Login(code)),
+        }
+    }
+
+    /// At most `most` entries below `base`.
+    pub(super) async fn search(
+        &self,
+        base: &str,
+        filter: &str,
+        attributes: &[&str],
+        most: usize,
+    ) -> Result<Vec<Found>, LdapFailure> {
+        self.ask(base, Scope::Subtree, filter, attributes, most)
+            .await
+    }
+
+    /// The entry itself, if it fits the filter.
+    pub(super) async fn read(
+        &self,
+        dn: &str,
+        filter: &str,
+        attributes: &[&str],
+    ) -> Result<Vec<Found>, LdapFailure> {
+        self.ask(dn, Scope::Base, filter, attributes, 1).await
+    }
+
+    /// A connection that was kept may have ended meanwhile: then another one is asked, once.
+    async fn ask(
+        &self,
+        base: &str,
+        scope: Scope,
+        filter: &str,
+        attributes: &[&str],
+        most: usize,
+    ) -> Result<Vec<Found>, LdapFailure> {
+        if let Some(mut ldap) = self.kept() {
+            match entries(&mut ldap, base, scope, filter, attributes, most).await {
+                Ok(found) => {
+                    self.keep(ldap);
+                    return Ok(found);
+                }
+                Err(LdapError::LdapResult { result }) => {
+                    return Err(LdapFailure::Search(LdapError::LdapResult { result }));
+                }
+                Err(error) => tracing::debug!(%error, "a connection to the directory has ended"),
+            }
+        }
+        let mut ldap = self.connect().await?;
+        let bound = ldap.simple_bind(&self.bind.dn, &self.bind.password).await;
+        let code = bound.map_err(LdapFailure::Unreachable)?.rc;
+        if code != 0 {
+            return Err(LdapFailure::Account(code));
+        }
+        let found = entries(&mut ldap, base, scope, filter, attributes, most).await;
+        let found = found.map_err(LdapFailure::Search)?;
+        self.keep(ldap);
+        Ok(found)
+    }
+
+    fn kept(&self) -> Option<Ldap> {
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        while let Some(mut ldap) = idle.pop() {
+            if !ldap.is_closed() {
+                return Some(ldap);
+            }
+        }
+        None
+    }
+
+    fn keep(&self, ldap: Ldap) {
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        if idle.len() < limits::LDAP_IDLE {
+            idle.push(ldap);
+        }
+    }
+
+    async fn connect(&self) -> Result<Ldap, LdapFailure> {
+        let settings = LdapConnSettings::new()
+            .set_conn_timeout(limits::PROVIDER_CONNECT_TIME)
+            .set_config(Arc::clone(&self.tls))
+            .set_starttls(self.start_tls);
+        let connected = LdapConnAsync::with_settings(settings, &self.url).await;
+        let (connection, ldap) = connected.map_err(LdapFailure::Unreachable)?;
+        // It ends with the last handle.
+        tokio::spawn(async move {
+            if let Err(error) = connection.drive().await {
+                tracing::debug!(%error, "a connection to the directory ended early");
+            }
+        });
+        Ok(ldap)
+    }
+}
+
+/// What a search finds, in pages: Active Directory gives no more than a thousand entries at once. Referrals are left
+/// out: they lead to servers that nobody has configured.
+async fn entries(
+    ldap: &mut Ldap,
+    base: &str,
+    scope: Scope,
+    filter: &str,
+    attributes: &[&str],
+    most: usize,
+) -> Result<Vec<Found>, LdapError> {
+    let wanted: HashSet<&str> = attributes.iter().copied().collect();
+    let wanted: Vec<&str> = wanted.into_iter().collect();
+    let page = i32::try_from(most.min(limits::LDAP_PAGE)).unwrap_or(i32::MAX);
+    let adapters: Vec<Box<dyn Adapter<'_, &str, Vec<&str>>>> = vec![
+        Box::new(EntriesOnly::new()),
+        Box::new(PagedResults::new(page)),
+    ];
+    ldap.with_search_options(SearchOptions::new())
+        .with_timeout(limits::PROVIDER_TIME);
+    let searching = ldap.streaming_search_with(adapters, base, scope, filter, wanted);
+    let mut searching = searching.await?;
+    let mut found = Vec::new();
+    while found.len() < most {
+        match searching.next().await {
+            Ok(Some(entry)) => found.push(Found::from(SearchEntry::construct(entry))),
+            Ok(None) => break,
+            Err(error) => return Err(error),
+        }
+    }
+    let enough = found.len() >= most;
+    let result = searching.finish().await;
+    // What is left of a search that has brought enough is of no interest; an entry that does not exist (32) holds
+    // nothing.
+    if !enough && result.rc != 32 {
+        result.success()?;
+    }
+    Ok(found)
+}

@@ -1,0 +1,323 @@
+//! An issuer's keys: found, fetched, and kept while the issuer is away.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arc_swap::ArcSwapOption;
+use http::Uri;
+use jsonwebtoken::{
+    DecodingKey,
+    jwk::{AlgorithmParameters, EllipticCurve, Jwk, PublicKeyUse},
+};
+use serde::Deserialize;
+use tokio::time::Instant;
+
+use super::config::Algorithm;
+use crate::{
+    AuthenticateError, Rejection,
+    config::https_url,
+    https::{Https, HttpsError},
+};
+use underpass_core::limits;
+
+/// Where an issuer's keys come from, and those that it had last.
+pub(super) struct Issuer {
+    url: String,
+    discovery: Uri,
+    https: Https,
+    keys: ArcSwapOption<Keys>,
+    /// One fetch at a time; others wait for it.
+    turn: tokio::sync::Mutex<()>,
+    last: Mutex<Option<Attempt>>,
+}
+
+/// The last fetch.
+struct Attempt {
+    at: Instant,
+    /// What it failed with; it may also not have ended.
+    failed: bool,
+}
+
+struct Keys {
+    keys: Vec<Arc<Key>>,
+    fetched: Instant,
+}
+
+/// A key that signs.
+pub(super) struct Key {
+    id: Option<String>,
+    algorithm: Option<String>,
+    kind: Kind,
+    pub(super) key: DecodingKey,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Rsa,
+    P256,
+    P384,
+    Ed25519,
+}
+
+/// Why there are no (new) keys.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum KeysError {
+    #[error("cannot fetch the issuer's discovery document")]
+    Discovery(#[source] HttpsError),
+    #[error("the discovery document is of {0:?}, another issuer")]
+    OtherIssuer(String),
+    #[error("the discovery document's jwks_uri is no https URL")]
+    KeysUrl,
+    #[error("cannot fetch the issuer's keys")]
+    Keys(#[source] HttpsError),
+    #[error("none of the issuer's keys can be used")]
+    NoKey,
+    #[error("the issuer's keys could not be fetched a moment ago")]
+    NotNow,
+}
+
+/// OpenID Connect Discovery 1.0, section 3: what matters here.
+#[derive(Deserialize)]
+struct Discovery {
+    issuer: String,
+    jwks_uri: String,
+}
+
+/// Each key by itself: one of a kind that is not known must not take the others away.
+#[derive(Deserialize)]
+struct KeySet {
+    keys: Vec<serde_json::Value>,
+}
+
+impl Issuer {
+    pub(super) fn new(url: String, discovery: Uri, https: Https) -> Self {
+        Self {
+            url,
+            discovery,
+            https,
+            keys: ArcSwapOption::empty(),
+            turn: tokio::sync::Mutex::new(()),
+            last: Mutex::new(None),
+        }
+    }
+
+    /// The keys that may have signed a token with this header; there is at least one.
+    pub(super) async fn keys(
+        self: &Arc<Self>,
+        id: Option<&str>,
+        algorithm: Algorithm,
+    ) -> Result<Vec<Arc<Key>>, AuthenticateError> {
+        let current = self.keys.load_full();
+        let found = current.as_ref().map(|keys| keys.find(id, algorithm));
+        if let (Some(keys), Some(found)) = (&current, found)
+            && !found.is_empty()
+        {
+            let age = keys.fetched.elapsed();
+            if age < limits::ISSUER_KEYS_STALE {
+                if age >= limits::ISSUER_KEYS_AGE {
+                    let issuer = Arc::clone(self);
+                    tokio::spawn(async move { issuer.refresh().await });
+                }
+                return Ok(found);
+            }
+        }
+        self.refresh()
+            .await
+            .map_err(AuthenticateError::unavailable)?;
+        let current = self.keys.load_full();
+        let found = current
+            .map(|keys| keys.find(id, algorithm))
+            .unwrap_or_default();
+        if found.is_empty() {
+            return Err(Rejection::UnknownKey.into());
+        }
+        Ok(found)
+    }
+
+    /// Fetches the keys, unless that was done a moment ago.
+    ///
+    /// # Cancel safety
+    /// The fetch goes on: somebody else may wait for it.
+    pub(super) async fn refresh(self: &Arc<Self>) -> Result<(), KeysError> {
+        let issuer = Arc::clone(self);
+        let fetching = tokio::spawn(async move { issuer.refresh_in_turn().await });
+        fetching.await.unwrap_or(Err(KeysError::NotNow))
+    }
+
+    async fn refresh_in_turn(&self) -> Result<(), KeysError> {
+        let _turn = self.turn.lock().await;
+        if let Some(failed) = self.just_tried() {
+            return if failed {
+                Err(KeysError::NotNow)
+            } else {
+                Ok(())
+            };
+        }
+        self.tried(true);
+        match self.fetch().await {
+            Ok(keys) => {
+                tracing::debug!(issuer = self.url, keys = keys.keys.len(), "keys fetched");
+                self.keys.store(Some(Arc::new(keys)));
+                self.tried(false);
+                Ok(())
+            }
+            Err(error) => {
+                tracing::warn!(
+                    issuer = self.url,
+                    error = &error as &dyn std::error::Error,
+                    "cannot fetch keys"
+                );
+                self.tried(true);
+                Err(error)
+            }
+        }
+    }
+
+    fn just_tried(&self) -> Option<bool> {
+        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let last = last.as_ref()?;
+        (last.at.elapsed() < limits::ISSUER_KEYS_PAUSE).then_some(last.failed)
+    }
+
+    fn tried(&self, failed: bool) {
+        let at = Instant::now();
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(Attempt { at, failed });
+    }
+
+    async fn fetch(&self) -> Result<Keys, KeysError> {
+        let discovery = self.https.document::<Discovery>(&self.discovery).await;
+        let discovery = discovery.map_err(KeysError::Discovery)?;
+        if discovery.issuer != self.url {
+            return Err(KeysError::OtherIssuer(discovery.issuer));
+        }
+        let url = https_url("jwks_uri", &discovery.jwks_uri);
+        let url = url.map_err(|_| KeysError::KeysUrl)?;
+        let set = self.https.document::<KeySet>(&url).await;
+        let set = set.map_err(KeysError::Keys)?;
+        let keys = set.keys.into_iter().filter_map(Key::read).map(Arc::new);
+        let keys: Vec<_> = keys.take(limits::ISSUER_KEYS).collect();
+        if keys.is_empty() {
+            return Err(KeysError::NoKey);
+        }
+        let fetched = Instant::now();
+        Ok(Keys { keys, fetched })
+    }
+}
+
+impl Keys {
+    /// A token without a key's id may be of any of them.
+    fn find(&self, id: Option<&str>, algorithm: Algorithm) -> Vec<Arc<Key>> {
+        let fits = |key: &&Arc<Key>| {
+            (id.is_none() || key.id.as_deref() == id) && key.signs_with(algorithm)
+        };
+        self.keys.iter().filter(fits).cloned().collect()
+    }
+}
+
+impl Key {
+    /// `None` for a key that signs nothing, or in a way that is not known here. Symmetric keys are never read.
+    fn read(value: serde_json::Value) -> Option<Self> {
+        let algorithm = match value.get("alg") {
+            None => None,
+            Some(name) => Some(name.as_str()?.to_owned()),
+        };
+        let jwk: Jwk = serde_json::from_value(value).ok()?;
+        let signs = match &jwk.common.public_key_use {
+            None | Some(PublicKeyUse::Signature) => true,
+            Some(_) => false,
+        };
+        let kind = match &jwk.algorithm {
+            AlgorithmParameters::RSA(_) => Kind::Rsa,
+            AlgorithmParameters::EllipticCurve(key) => match key.curve {
+                EllipticCurve::P256 => Kind::P256,
+                EllipticCurve::P384 => Kind::P384,
+                _ => return None,
+            },
+            AlgorithmParameters::OctetKeyPair(key) => match key.curve {
+                EllipticCurve::Ed25519 => Kind::Ed25519,
+                _ => return None,
+            },
+            _ => return None,
+        };
+        signs.then_some(())?;
+        Some(Self {
+            key: DecodingKey::from_jwk(&jwk).ok()?,
+            id: jwk.common.key_id,
+            algorithm,
+            kind,
+        })
+    }
+
+    /// A key that says how it signs signs in no other way.
+    fn signs_with(&self, algorithm: Algorithm) -> bool {
+        use jsonwebtoken::Algorithm as A;
+        let kind = match algorithm.0 {
+            A::RS256 | A::RS384 | A::RS512 | A::PS256 | A::PS384 | A::PS512 => Kind::Rsa,
+            A::ES256 => Kind::P256,
+            A::ES384 => Kind::P384,
+            A::EdDSA => Kind::Ed25519,
+            _ => return false,
+        };
+        let said = self.algorithm.as_deref();
+        self.kind == kind && said.is_none_or(|said| said == algorithm.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn rsa(extra: serde_json::Value) -> Option<Key> {
+        let mut jwk = json!({ "kty": "RSA", "n": "AQAB", "e": "AQAB", "kid": "a" });
+        let fields = jwk.as_object_mut().unwrap();
+        fields.extend(extra.as_object().unwrap().clone());
+        Key::read(jwk)
+    }
+
+    #[test]
+    fn only_keys_that_sign_in_public_are_read() {
+        assert!(rsa(json!({})).is_some());
+        assert!(rsa(json!({ "use": "sig", "alg": "RS256" })).is_some());
+        assert!(rsa(json!({ "use": "enc" })).is_none());
+        assert!(rsa(json!({ "alg": 7 })).is_none());
+        for other in [
+            json!({ "kty": "oct", "k": "c2VjcmV0", "kid": "a" }),
+            json!({ "kty": "EC", "crv": "P-521", "x": "AA", "y": "AA" }),
+            json!({ "kty": "EC", "crv": "secp256k1", "x": "AA", "y": "AA" }),
+            json!({ "kty": "AKP", "alg": "ML-DSA-44", "pub": "AA" }),
+            json!({ "kty": "RSA", "n": "!", "e": "AQAB" }),
+            json!([]),
+            json!("x"),
+        ] {
+            assert!(Key::read(other.clone()).is_none(), "{other}");
+        }
+    }
+
+    #[test]
+    fn a_key_signs_in_its_own_way_only() {
+        let algorithm = |name: &str| name.parse::<Algorithm>().unwrap();
+        let any = rsa(json!({})).unwrap();
+        assert!(any.signs_with(algorithm("RS256")) && any.signs_with(algorithm("PS512")));
+        assert!(!any.signs_with(algorithm("ES256")));
+        let one = rsa(json!({ "alg": "PS256" })).unwrap();
+        assert!(one.signs_with(algorithm("PS256")) && !one.signs_with(algorithm("RS256")));
+        let encrypts = rsa(json!({ "alg": "RSA-OAEP" })).unwrap();
+        assert!(!encrypts.signs_with(algorithm("RS256")));
+    }
+
+    #[test]
+    fn keys_are_found_by_their_id() {
+        let keys = ["a", "b"].map(|id| Arc::new(rsa(json!({ "kid": id })).unwrap()));
+        let fetched = Instant::now();
+        let keys = Keys {
+            keys: keys.into(),
+            fetched,
+        };
+        assert_eq!(keys.find(Some("a"), Algorithm::RS256).len(), 1);
+        assert_eq!(keys.find(None, Algorithm::RS256).len(), 2);
+        for path in ["c", "../a", "a\0", "", "A"] {
+            assert!(keys.find(Some(path), Algorithm::RS256).is_empty());
+        }
+    }
+}

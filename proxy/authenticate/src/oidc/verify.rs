@@ -1,0 +1,153 @@
+//! Is the token genuine, for us, and of now?
+
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use jsonwebtoken::{Validation, errors::ErrorKind};
+use serde_json::{Map, Value};
+
+use super::{OidcConfig, config::Algorithm, keys::Issuer};
+use crate::{AuthenticateError, Rejection, jwt};
+
+/// What a token's issuer has signed.
+pub(super) type Signed = Map<String, Value>;
+
+/// Checks the signature, and then what is signed. (RFC 7519, section 7.2; RFC 8725, sections 3.1 to 3.9.)
+pub(super) async fn verify(
+    token: &str,
+    config: &OidcConfig,
+    issuer: &Arc<Issuer>,
+) -> Result<Signed, AuthenticateError> {
+    let header = jwt::header(token).ok_or(Rejection::Malformed)?;
+    if header.crit.is_some() {
+        return Err(Rejection::Malformed.into());
+    }
+    // Before any key is looked for: the token does not choose among algorithms that are not allowed.
+    let algorithm = header.alg.parse::<Algorithm>();
+    let algorithm = algorithm.map_err(|_| Rejection::Algorithm)?;
+    if !config.algorithms.contains(&algorithm) {
+        return Err(Rejection::Algorithm.into());
+    }
+    let keys = issuer.keys(header.kid.as_deref(), algorithm).await?;
+    let mut refused = Rejection::Signature;
+    for key in keys {
+        match jsonwebtoken::decode::<Signed>(token, &key.key, &signature_only(algorithm)) {
+            Ok(signed) => {
+                check(&signed.claims, config, now())?;
+                return Ok(signed.claims);
+            }
+            Err(error) if matches!(error.kind(), ErrorKind::InvalidSignature) => {}
+            Err(_) => refused = Rejection::Malformed,
+        }
+    }
+    Err(refused.into())
+}
+
+/// The claims are checked here: what is missing, or of another type, is an error of its own.
+fn signature_only(algorithm: Algorithm) -> Validation {
+    let mut validation = Validation::new(algorithm.0);
+    validation.required_spec_claims.clear();
+    validation.validate_exp = false;
+    validation.validate_aud = false;
+    validation
+}
+
+fn now() -> Duration {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    now.unwrap_or(Duration::MAX)
+}
+
+fn check(claims: &Signed, config: &OidcConfig, now: Duration) -> Result<(), Rejection> {
+    if claims.get("iss").and_then(Value::as_str) != Some(&config.issuer_url) {
+        return Err(Rejection::Claim("iss".to_owned()));
+    }
+    let wanted = |audience: &Value| {
+        let audience = audience.as_str();
+        audience.is_some_and(|audience| config.audiences.iter().any(|a| a == audience))
+    };
+    let ours = match claims.get("aud") {
+        Some(Value::Array(audiences)) => audiences.iter().any(wanted),
+        Some(audience) => wanted(audience),
+        None => false,
+    };
+    if !ours {
+        return Err(Rejection::Audience);
+    }
+    let expires = time(claims, "exp")?.ok_or(Rejection::Claim("exp".to_owned()))?;
+    if now >= expires.saturating_add(config.clock_skew) {
+        return Err(Rejection::Expired);
+    }
+    if time(claims, "nbf")?.is_some_and(|begin| begin > now.saturating_add(config.clock_skew)) {
+        return Err(Rejection::NotYetValid);
+    }
+    Ok(())
+}
+
+/// A NumericDate (RFC 7519, section 2), which may have a fraction.
+pub(super) fn time(claims: &Signed, name: &str) -> Result<Option<Duration>, Rejection> {
+    let Some(value) = claims.get(name) else {
+        return Ok(None);
+    };
+    let seconds = value
+        .as_f64()
+        .and_then(|s| Duration::try_from_secs_f64(s).ok());
+    seconds.map(Some).ok_or(Rejection::Claim(name.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::oidc::config::tests::config;
+
+    const NOW: u64 = 1_000_000;
+
+    fn check_with(changes: Value) -> Result<(), Rejection> {
+        let config = config();
+        let mut claims = json!({ "iss": config.issuer_url, "aud": "underpass", "exp": NOW + 60 });
+        for (name, value) in changes.as_object().unwrap() {
+            claims[name] = value.clone();
+        }
+        let claims = claims.as_object().unwrap();
+        check(claims, &config, Duration::from_secs(NOW))
+    }
+
+    #[test]
+    fn what_is_signed_must_be_for_us_and_of_now() {
+        for good in [
+            json!({}),
+            json!({ "aud": ["x", "underpass"] }),
+            // Within the skew.
+            json!({ "exp": NOW - 9 }),
+            json!({ "exp": NOW as f64 + 0.5 }),
+            json!({ "nbf": NOW + 10 }),
+        ] {
+            assert_eq!(check_with(good.clone()), Ok(()), "{good}");
+        }
+        let claim = |name: &str| Rejection::Claim(name.to_owned());
+        for (bad, why) in [
+            (json!({ "iss": "https://issuer.example/a" }), claim("iss")),
+            (
+                json!({ "iss": ["https://issuer.example/a/"] }),
+                claim("iss"),
+            ),
+            (json!({ "aud": "Underpass" }), Rejection::Audience),
+            (json!({ "aud": ["x"] }), Rejection::Audience),
+            (json!({ "aud": null }), Rejection::Audience),
+            (json!({ "aud": [["underpass"]] }), Rejection::Audience),
+            (json!({ "exp": NOW - 10 }), Rejection::Expired),
+            (json!({ "exp": 0 }), Rejection::Expired),
+            (json!({ "exp": -1 }), claim("exp")),
+            (json!({ "exp": "1000060" }), claim("exp")),
+            (json!({ "exp": null }), claim("exp")),
+            (json!({ "exp": 1e300 }), claim("exp")),
+            (json!({ "nbf": NOW + 11 }), Rejection::NotYetValid),
+            (json!({ "nbf": [] }), claim("nbf")),
+        ] {
+            assert_eq!(check_with(bad.clone()), Err(why), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,391 @@
+//! Authenticators that ask somebody else: once for a credential, with few questions at a time.
+
+use std::{net::IpAddr, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use tokio::sync::Semaphore;
+use zeroize::Zeroizing;
+
+use super::{
+    AuthenticateError, Authenticated, Authenticator, Caller, Password, Rejection, Source,
+    cache::{Asked, Cache, Digest, Flight, Found, Lifetimes, Pending},
+    checks::{Check, Checks},
+    error::TooSlow,
+    failures::Failures,
+};
+use underpass_core::{Identity, limits};
+
+/// A credential that is kept while it is checked.
+pub(crate) enum Credential {
+    Bearer(Zeroizing<String>),
+    Password(Password),
+}
+
+impl Credential {
+    pub(super) fn bearer(token: &str) -> Self {
+        Self::Bearer(Zeroizing::new(token.to_owned()))
+    }
+
+    fn digest(&self, cache: &Cache) -> Digest {
+        match self {
+            Self::Bearer(token) => cache.digest(&[b"bearer", token.as_bytes()]),
+            Self::Password(login) => {
+                let (user, password) = (login.user().as_bytes(), login.expose().as_bytes());
+                cache.digest(&[b"password", user, password])
+            }
+        }
+    }
+}
+
+/// Checks one kind of credential by asking somebody.
+#[async_trait]
+pub(crate) trait Lookup: Send + Sync + 'static {
+    /// Is this credential mine? Decided without asking anybody.
+    ///
+    /// # Errors
+    /// It is mine, and nobody needs to be asked to see that it is bad.
+    fn claim(&self, caller: &Caller<'_>) -> Result<Option<Credential>, Rejection>;
+
+    /// Asks, for somebody at `client`.
+    async fn look_up(
+        &self,
+        credential: &Credential,
+        client: IpAddr,
+    ) -> Result<Identity, AuthenticateError>;
+}
+
+/// How an authenticator that asks somebody behaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RemoteOptions {
+    /// How long an identity counts until somebody is asked again: what a user who was removed there can still do
+    /// here.
+    pub cache: Duration,
+    /// How long a bad credential stays bad without asking.
+    pub negative_cache: Duration,
+    /// How long one question may take.
+    pub timeout: Duration,
+}
+
+impl Default for RemoteOptions {
+    fn default() -> Self {
+        Self {
+            cache: Duration::from_secs(60),
+            negative_cache: Duration::from_secs(10),
+            timeout: Duration::from_secs(10),
+        }
+    }
+}
+
+/// Remembers, coalesces and bounds the questions of a [`Lookup`].
+pub(crate) struct Remote<L> {
+    lookup: Arc<L>,
+    cache: Arc<Cache>,
+    failures: Arc<Failures>,
+    checks: Checks,
+    questions: Arc<Semaphore>,
+    timeout: Duration,
+}
+
+/// There is no randomness for a key.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("the system has no randomness")]
+pub struct NoRandomness;
+
+/// The check ended without a result.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("the check was given up")]
+struct GivenUp;
+
+impl<L: Lookup> Remote<L> {
+    pub(crate) fn new(
+        lookup: L,
+        source: Source,
+        options: RemoteOptions,
+    ) -> Result<Self, NoRandomness> {
+        let lifetimes = Lifetimes {
+            good: options.cache,
+            bad: options.negative_cache,
+        };
+        Ok(Self {
+            lookup: Arc::new(lookup),
+            cache: Cache::new(source, lifetimes).map_err(|_| NoRandomness)?,
+            failures: Arc::new(Failures::new()),
+            checks: Checks::new(limits::CHECKS_WAITING),
+            questions: Arc::new(Semaphore::new(limits::CHECKS_AT_ONCE)),
+            timeout: options.timeout,
+        })
+    }
+
+    /// What the credential is worth.
+    pub(crate) async fn check(
+        &self,
+        credential: Credential,
+        client: IpAddr,
+    ) -> Result<Authenticated, AuthenticateError> {
+        let digest = credential.digest(&self.cache);
+        let pending = match self.cache.ask(digest) {
+            Asked::Known(outcome) => return outcome.into_result(),
+            Asked::Full => return Err(AuthenticateError::Busy),
+            Asked::Wait(pending) => pending,
+            Asked::Check(flight, pending) => {
+                // One that was good a while ago is no guess, whoever guesses beside it.
+                if !self.cache.was_good(&digest) {
+                    let allowed = self.failures.allow(client);
+                    allowed.map_err(AuthenticateError::Wait)?;
+                }
+                let check = self.checks.enter(client).ok_or(AuthenticateError::Busy)?;
+                self.start(flight, credential, client, check);
+                pending
+            }
+        };
+        landed(pending).await
+    }
+
+    /// In a task of its own: a client that leaves takes nothing away from others who wait, and what was found out
+    /// is kept.
+    fn start(&self, flight: Flight, credential: Credential, client: IpAddr, check: Check) {
+        let (lookup, failures) = (Arc::clone(&self.lookup), Arc::clone(&self.failures));
+        let (questions, timeout) = (Arc::clone(&self.questions), self.timeout);
+        tokio::spawn(async move {
+            let asking = async {
+                let _place = questions.acquire().await;
+                lookup.look_up(&credential, client).await
+            };
+            let answered = tokio::time::timeout(timeout, asking).await;
+            drop(check);
+            flight.land(match answered {
+                Ok(Ok(identity)) => Found::Identity(identity),
+                Ok(Err(AuthenticateError::Rejected(rejection))) => {
+                    failures.count(client);
+                    Found::Rejected(rejection)
+                }
+                Ok(Err(AuthenticateError::Unavailable(error))) => Found::Unavailable(error),
+                Ok(Err(AuthenticateError::Wait(wait))) => Found::Wait(wait),
+                Ok(Err(AuthenticateError::Busy)) => Found::Unavailable(Box::new(GivenUp)),
+                Err(_) => Found::Unavailable(Box::new(TooSlow(timeout))),
+            });
+        });
+    }
+}
+
+async fn landed(mut pending: Pending) -> Result<Authenticated, AuthenticateError> {
+    let landed = pending.wait_for(Option::is_some).await;
+    let outcome = landed.ok().and_then(|outcome| outcome.clone());
+    match outcome {
+        Some(outcome) => outcome.into_result(),
+        None => Err(AuthenticateError::unavailable(GivenUp)),
+    }
+}
+
+#[async_trait]
+impl<L: Lookup> Authenticator for Remote<L> {
+    async fn authenticate(
+        &self,
+        caller: &Caller<'_>,
+    ) -> Result<Option<Authenticated>, AuthenticateError> {
+        match self.lookup.claim(caller)? {
+            None => Ok(None),
+            Some(credential) => self.check(credential, caller.client()).await.map(Some),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        net::Ipv4Addr,
+        sync::atomic::{AtomicUsize, Ordering},
+    };
+
+    use tokio::task::JoinSet;
+    use tokio_util::sync::CancellationToken;
+
+    use super::*;
+    use crate::source::{Assertion, Reserved};
+    use underpass_core::Method;
+
+    const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+
+    /// Says what it is told to, after a second.
+    #[derive(Default)]
+    struct Fake {
+        asked: AtomicUsize,
+        at_once: AtomicUsize,
+        most: AtomicUsize,
+    }
+
+    #[async_trait]
+    impl Lookup for Arc<Fake> {
+        fn claim(&self, caller: &Caller<'_>) -> Result<Option<Credential>, Rejection> {
+            Ok(caller.bearer().map(Credential::bearer))
+        }
+
+        async fn look_up(
+            &self,
+            credential: &Credential,
+            _: IpAddr,
+        ) -> Result<Identity, AuthenticateError> {
+            self.asked.fetch_add(1, Ordering::Relaxed);
+            let now = self.at_once.fetch_add(1, Ordering::Relaxed) + 1;
+            self.most.fetch_max(now, Ordering::Relaxed);
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            self.at_once.fetch_sub(1, Ordering::Relaxed);
+            let Credential::Bearer(token) = credential else {
+                return Err(Rejection::Malformed.into());
+            };
+            match token.as_str() {
+                "bad" => Err(Rejection::Unknown.into()),
+                "slow" => std::future::pending().await,
+                "panics" => panic!("on purpose"),
+                _ if token.starts_with("guess") => Err(Rejection::Unknown.into()),
+                user => Ok(source().identity(Assertion {
+                    user: user.to_owned(),
+                    ..Assertion::default()
+                })?),
+            }
+        }
+    }
+
+    fn source() -> Source {
+        let retired = CancellationToken::new();
+        Source::new("test", Method::GitHub, Reserved::default(), retired)
+    }
+
+    fn remote() -> (Arc<Fake>, Arc<Remote<Arc<Fake>>>) {
+        let fake = Arc::new(Fake::default());
+        let options = RemoteOptions::default();
+        let remote = Remote::new(Arc::clone(&fake), source(), options).unwrap();
+        (fake, Arc::new(remote))
+    }
+
+    async fn check(remote: &Remote<Arc<Fake>>, token: &str) -> Result<String, AuthenticateError> {
+        check_from(remote, token, CLIENT).await
+    }
+
+    async fn check_from(
+        remote: &Remote<Arc<Fake>>,
+        token: &str,
+        client: IpAddr,
+    ) -> Result<String, AuthenticateError> {
+        let found = remote.check(Credential::bearer(token), client).await?;
+        Ok(found.identity().user().to_owned())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn many_who_ask_the_same_are_one_question() {
+        let (fake, remote) = remote();
+        let mut asking = JoinSet::new();
+        for _ in 0..100 {
+            let remote = Arc::clone(&remote);
+            asking.spawn(async move { check(&remote, "alice").await });
+        }
+        for found in asking.join_all().await {
+            assert_eq!(found.unwrap(), "alice");
+        }
+        assert_eq!(fake.asked.load(Ordering::Relaxed), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn rule_11_questions_at_once_are_bounded() {
+        let (fake, remote) = remote();
+        let mut asking = JoinSet::new();
+        for n in 0..limits::CHECKS_WAITING {
+            let remote = Arc::clone(&remote);
+            let client = IpAddr::from([10, 0, 0, u8::try_from(n).unwrap()]);
+            asking.spawn(async move { check_from(&remote, &format!("user-{n}"), client).await });
+        }
+        let found = asking.join_all().await;
+        assert!(found.iter().all(Result::is_ok));
+        assert_eq!(fake.most.load(Ordering::Relaxed), limits::CHECKS_AT_ONCE);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_leaves_takes_nothing_from_the_others() {
+        let (fake, remote) = remote();
+        let leaving = tokio::time::timeout(Duration::from_millis(1), check(&remote, "alice"));
+        leaving.await.unwrap_err();
+        assert_eq!(check(&remote, "alice").await.unwrap(), "alice");
+        assert_eq!(fake.asked.load(Ordering::Relaxed), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_hangs_or_breaks_is_unavailable() {
+        let (_, remote) = remote();
+        for token in ["slow", "panics"] {
+            let error = check(&remote, token).await.unwrap_err();
+            assert!(
+                matches!(error, AuthenticateError::Unavailable(_)),
+                "{token}"
+            );
+        }
+        assert_eq!(check(&remote, "alice").await.unwrap(), "alice");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn rule_11_guessing_is_slowed_down() {
+        let (fake, remote) = remote();
+        for n in 0..limits::FAILURES {
+            let error = check(&remote, &format!("guess-{n}")).await.unwrap_err();
+            assert!(matches!(error, AuthenticateError::Rejected(_)));
+        }
+        let asked = fake.asked.load(Ordering::Relaxed);
+        // A second for each guess forgave some.
+        let mut refused = false;
+        for n in 0..limits::FAILURES {
+            let guess = check(&remote, &format!("guess-again-{n}")).await;
+            refused |= matches!(guess, Err(AuthenticateError::Wait(_)));
+        }
+        let more = fake.asked.load(Ordering::Relaxed) - asked;
+        assert!(refused && more < limits::FAILURES as usize, "{more}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn rule_23_one_network_does_not_take_all_questions() {
+        let (_, remote) = remote();
+        let mut guessing = JoinSet::new();
+        for n in 0..limits::CHECKS_WAITING {
+            let remote = Arc::clone(&remote);
+            guessing.spawn(async move { check(&remote, &format!("guess-{n}")).await });
+        }
+        // All that can be are under way, and nobody is answered before the clock moves.
+        while remote.checks.enter(CLIENT).is_some() {
+            tokio::task::yield_now().await;
+        }
+        let elsewhere = IpAddr::from([192, 0, 2, 1]);
+        assert_eq!(
+            check_from(&remote, "alice", elsewhere).await.unwrap(),
+            "alice"
+        );
+        let guessed = guessing.join_all().await;
+        let busy = guessed
+            .iter()
+            .filter(|guess| matches!(guess, Err(AuthenticateError::Busy)));
+        assert!(busy.count() >= limits::CHECKS_WAITING / 4);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn rule_23_a_credential_that_was_good_is_no_guess() {
+        let (_, remote) = remote();
+        assert_eq!(check(&remote, "alice").await.unwrap(), "alice");
+        tokio::time::advance(RemoteOptions::default().cache).await;
+        for _ in 0..2 * limits::FAILURES {
+            remote.failures.count(CLIENT);
+        }
+        let stranger = check(&remote, "bob").await.unwrap_err();
+        assert!(matches!(stranger, AuthenticateError::Wait(_)));
+        assert_eq!(check(&remote, "alice").await.unwrap(), "alice");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_bad_credential_is_asked_for_once() {
+        let (fake, remote) = remote();
+        for _ in 0..5 {
+            let error = check(&remote, "bad").await.unwrap_err();
+            assert!(matches!(
+                error,
+                AuthenticateError::Rejected(Rejection::Unknown)
+            ));
+        }
+        assert_eq!(fake.asked.load(Ordering::Relaxed), 1);
+    }
+}

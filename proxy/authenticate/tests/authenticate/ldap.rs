@@ -1,0 +1,359 @@
+//! A real slapd.
+
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
+use tokio::net::TcpListener;
+use underpass_authenticate::{
+    AuthenticateError, Bind, Chain, GroupMembership, GroupSearch, Ldap, LdapConfig, Password,
+    Rejection, RemoteOptions, Roots, Step, Unowned, UserSearch,
+};
+use underpass_core::{Method, limits};
+use underpass_testenv::testing::providers::{Directory, SEARCHER};
+use zeroize::Zeroizing;
+
+use crate::present::{Answer, identity, present, rejection, soon, source, unavailable};
+
+const FILTER: &str = "(&(objectClass=inetOrgPerson)(|(uid={username})(mail={username})))";
+
+fn config(directory: &Directory) -> LdapConfig {
+    LdapConfig {
+        url: directory.ldaps(),
+        start_tls: false,
+        roots: Roots::from_pem(directory.ca().as_bytes()).unwrap(),
+        bind: Bind {
+            dn: SEARCHER.0.to_owned(),
+            password: Zeroizing::new(SEARCHER.1.to_owned()),
+        },
+        realm: None,
+        user: UserSearch {
+            base: "ou=people,dc=example,dc=org".to_owned(),
+            filter: FILTER.to_owned(),
+            name_attribute: "uid".to_owned(),
+            prefix: "ldap:".to_owned(),
+            uid_attribute: Some("entryUUID".to_owned()),
+            extra: vec![("example.org/team".to_owned(), "departmentNumber".to_owned())],
+        },
+        groups: Some(GroupSearch {
+            base: "ou=groups,dc=example,dc=org".to_owned(),
+            filter: "(objectClass=groupOfNames)".to_owned(),
+            name_attribute: "cn".to_owned(),
+            prefix: "ldap:".to_owned(),
+            membership: GroupMembership::Member("member".to_owned()),
+            nested: true,
+        }),
+        remote: RemoteOptions::default(),
+    }
+}
+
+fn ldap(config: LdapConfig) -> Ldap {
+    Ldap::new(source("directory", Method::Ldap), config).unwrap()
+}
+
+async fn basic(ldap: &Ldap, user: &str, password: &str) -> Answer {
+    let line = BASE64.encode(format!("{user}:{password}"));
+    present(ldap, Some(&format!("Basic {line}")), &[]).await
+}
+
+fn groups(answer: Answer) -> Vec<String> {
+    let mut groups = identity(answer).groups().to_vec();
+    groups.sort();
+    groups
+}
+
+#[tokio::test]
+async fn a_password_gives_an_identity() {
+    let directory = Directory::start().await;
+    let ldap = ldap(config(&directory));
+    // Typed in any case, or by another attribute: it is the same user.
+    for typed in ["alice", "ALICE", "alice@example.org"] {
+        let found = identity(basic(&ldap, typed, "alice-secret").await);
+        assert_eq!(found.user(), "ldap:alice");
+        assert_eq!(found.uid().map(str::len), Some(36));
+        assert_eq!(found.extra()["example.org/team"], ["blue"]);
+        assert_eq!(found.provenance().unwrap().to_string(), "ldap/directory");
+    }
+    assert!(present(&ldap, None, &[]).await.unwrap().is_none());
+    assert!(
+        present(&ldap, Some("Bearer x"), &[])
+            .await
+            .unwrap()
+            .is_none()
+    );
+}
+
+#[tokio::test]
+async fn groups_are_found_in_every_way() {
+    let directory = Directory::start().await;
+    let nested = ["ldap:dev", "ldap:everyone", "ldap:platform"];
+    let member = GroupMembership::Member("member".to_owned());
+    let member_of = GroupMembership::MemberOf("memberOf".to_owned());
+    let posix = GroupMembership::MemberValue {
+        attribute: "memberUid".to_owned(),
+        of_user: "uid".to_owned(),
+    };
+    for (membership, filter, deep, wanted) in [
+        (
+            member.clone(),
+            "(objectClass=groupOfNames)",
+            true,
+            &nested[..],
+        ),
+        (member, "(objectClass=groupOfNames)", false, &["ldap:dev"]),
+        (
+            member_of.clone(),
+            "(objectClass=groupOfNames)",
+            true,
+            &nested,
+        ),
+        (
+            member_of,
+            "(objectClass=groupOfNames)",
+            false,
+            &["ldap:dev"],
+        ),
+        (posix, "(objectClass=posixGroup)", true, &["ldap:posix"]),
+    ] {
+        let mut config = config(&directory);
+        let search = config.groups.as_mut().unwrap();
+        search.filter = filter.to_owned();
+        search.nested = deep;
+        search.membership = membership.clone();
+        let ldap = ldap(config);
+        let found = groups(basic(&ldap, "alice", "alice-secret").await);
+        assert_eq!(found, wanted, "{membership:?} {deep}");
+        assert!(groups(basic(&ldap, "bob", "bob-secret").await).is_empty());
+    }
+}
+
+#[tokio::test]
+async fn names_that_need_escaping_are_names() {
+    let directory = Directory::start().await;
+    for membership in [
+        GroupMembership::Member("member".to_owned()),
+        GroupMembership::MemberOf("memberOf".to_owned()),
+    ] {
+        let mut config = config(&directory);
+        config.groups.as_mut().unwrap().membership = membership;
+        let ldap = ldap(config);
+        let answer = basic(&ldap, "zoe", "zoe-secret").await;
+        let found = groups(answer);
+        assert_eq!(found, ["ldap:on call (*), all"]);
+    }
+}
+
+/// slapd does not know Active Directory's rule, takes such a filter for *undefined*, and finds nothing: what is shown is
+/// that one question is asked, by that rule, and that a directory without it breaks no login.
+#[tokio::test]
+async fn active_directory_is_asked_by_its_own_rule() {
+    let directory = Directory::start().await;
+    let mut config = config(&directory);
+    let membership = GroupMembership::InChain("member".to_owned());
+    config.groups.as_mut().unwrap().membership = membership;
+    let ldap = ldap(config);
+    assert!(groups(basic(&ldap, "alice", "alice-secret").await).is_empty());
+    let log = directory.log();
+    let asked = "filter=\"(&(objectClass=groupOfNames)(|(?=undefined)))\"";
+    assert_eq!(log.matches(asked).count(), 1, "{log}");
+}
+
+#[tokio::test]
+async fn start_tls_is_tls_before_anything_is_said() {
+    let directory = Directory::start().await;
+    let mut config = config(&directory);
+    config.url = directory.ldap();
+    config.start_tls = true;
+    let ldap = ldap(config);
+    identity(basic(&ldap, "alice", "alice-secret").await);
+    let log = directory.log();
+    let bind = log.find(" BIND dn=").unwrap();
+    let tls = log.find("TLS established").unwrap();
+    assert!(tls < bind, "{log}");
+}
+
+#[tokio::test]
+async fn another_certificate_is_not_believed() {
+    let (directory, other) = (Directory::start().await, Directory::start().await);
+    for start_tls in [false, true] {
+        let mut config = config(&directory);
+        config.roots = Roots::from_pem(other.ca().as_bytes()).unwrap();
+        config.start_tls = start_tls;
+        if start_tls {
+            config.url = directory.ldap();
+        }
+        let said = unavailable(basic(&ldap(config), "alice", "alice-secret").await);
+        assert!(said.contains("cannot be reached"), "{said}");
+    }
+    assert!(!directory.log().contains(" BIND dn="));
+}
+
+#[tokio::test]
+async fn wrong_passwords_and_wrong_names_look_the_same() {
+    let directory = Directory::start().await;
+    let ldap = ldap(config(&directory));
+    for (user, password) in [
+        ("alice", "bob-secret"),
+        ("alice", "alice-secret "),
+        ("nobody", "alice-secret"),
+        ("uid=alice,ou=people,dc=example,dc=org", "alice-secret"),
+        ("underpass", SEARCHER.1),
+    ] {
+        let refused = rejection(basic(&ldap, user, password).await);
+        assert_eq!(refused, Rejection::WrongPassword, "{user}");
+    }
+    // Both cost a bind as somebody.
+    let log = directory.log();
+    assert!(
+        log.contains("BIND dn=\"uid=nobody,ou=people,dc=example,dc=org\""),
+        "{log}"
+    );
+    // Two entries fit: neither is meant.
+    let refused = rejection(basic(&ldap, "twin@example.org", "twin-secret").await);
+    assert_eq!(refused, Rejection::Ambiguous);
+}
+
+#[tokio::test]
+async fn rule_23_strangers_reach_no_lockout_threshold_of_the_directory() {
+    let directory = Directory::start().await;
+    let ldap = ldap(config(&directory));
+    let binds = |user: &str| {
+        let bind = format!("BIND dn=\"uid={user},ou=people,dc=example,dc=org\" method=128");
+        directory.log().matches(&bind).count()
+    };
+    let mut waits = 0;
+    for guess in 0..10 {
+        // By whichever of her names.
+        for typed in ["alice", "ALICE", "alice@example.org"] {
+            match basic(&ldap, typed, &format!("guess-{guess}")).await {
+                Err(AuthenticateError::Rejected(Rejection::WrongPassword)) => {}
+                Err(AuthenticateError::Wait(wait)) => {
+                    assert!(wait <= limits::LDAP_WRONG_BINDS_TIME);
+                    waits += 1;
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+    let most = limits::LDAP_WRONG_BINDS_OF_STRANGERS as usize;
+    assert_eq!((binds("alice"), waits), (most, 30 - most));
+    // A name that is nobody's has to wait as well, and nobody else has to.
+    for guess in 0..most {
+        let refused = rejection(basic(&ldap, "nobody", &format!("guess-{guess}")).await);
+        assert_eq!(refused, Rejection::WrongPassword);
+    }
+    let refused = basic(&ldap, "nobody", "one more").await;
+    assert!(
+        matches!(refused, Err(AuthenticateError::Wait(_))),
+        "{refused:?}"
+    );
+    identity(basic(&ldap, "bob", "bob-secret").await);
+}
+
+#[tokio::test]
+async fn an_empty_password_is_no_login() {
+    let directory = Directory::start().await;
+    let ldap = ldap(config(&directory));
+    let refused = rejection(basic(&ldap, "alice", "").await);
+    assert_eq!(refused, Rejection::EmptyPassword);
+    // This directory would have said yes; nobody has asked it.
+    assert!(!directory.log().contains(" BIND "), "{}", directory.log());
+    assert_eq!(rejection(basic(&ldap, "", "x").await), Rejection::Malformed);
+    assert_eq!(
+        rejection(basic(&ldap, "a\0b", "x").await),
+        Rejection::Malformed
+    );
+}
+
+#[tokio::test]
+async fn a_name_cannot_become_a_filter() {
+    let directory = Directory::start().await;
+    let ldap = ldap(config(&directory));
+    for typed in [
+        "*",
+        "a*",
+        "alice*",
+        "*)(uid=*))(|(uid=*",
+        "alice)(userPassword=*",
+        "x)(|(objectClass=*)",
+        "alice)(uid=alice",
+        "\\61lice",
+        "alice\\29",
+        "(alice)",
+        "&",
+        "alice\n",
+    ] {
+        // With alice's own password: whoever is found by a changed filter would be let in as her.
+        let refused = rejection(basic(&ldap, typed, "alice-secret").await);
+        assert_eq!(refused, Rejection::WrongPassword, "{typed:?}");
+    }
+}
+
+#[tokio::test]
+async fn rule_11_a_flood_of_groups_is_refused() {
+    let directory = Directory::with_flood(limits::GROUPS + 1).await;
+    let ldap = ldap(config(&directory));
+    let said = unavailable(basic(&ldap, "bob", "bob-secret").await);
+    assert!(said.contains("more than 4096 groups"), "{said}");
+    identity(basic(&ldap, "alice", "alice-secret").await);
+}
+
+#[tokio::test]
+async fn a_login_is_what_basic_is() {
+    let directory = Directory::start().await;
+    let mut config = config(&directory);
+    config.realm = Some("example.org".to_owned());
+    let step = Step::new("directory", Arc::new(ldap(config)), Duration::from_secs(20));
+    let chain = Chain::new(vec![step], Arc::new(Unowned));
+    let login = async |user: &str, password: &str| {
+        let login = Password::new(user, Zeroizing::new(password.to_owned()));
+        let found = soon(chain.login(login, IpAddr::V4(Ipv4Addr::LOCALHOST))).await?;
+        Ok(found.map(|found| found.identity().clone()))
+    };
+    let alice = identity(login("alice@Example.org", "alice-secret").await);
+    assert_eq!(alice.user(), "ldap:alice");
+    let refused = rejection(login("alice@example.org", "x").await);
+    assert_eq!(refused, Rejection::WrongPassword);
+    // Other realms are others'.
+    for other in ["alice", "alice@example.com", "alice@"] {
+        assert!(login(other, "alice-secret").await.unwrap().is_none());
+    }
+}
+
+#[tokio::test]
+async fn searches_share_connections_that_may_end() {
+    let directory = Directory::start().await;
+    let ldap = ldap(config(&directory));
+    for user in ["alice", "bob", "zoe"] {
+        identity(basic(&ldap, user, &format!("{user}-secret")).await);
+    }
+    let searcher = format!("BIND dn=\"{}\" method=128", SEARCHER.0);
+    assert_eq!(
+        directory.log().matches(&searcher).count(),
+        1,
+        "{}",
+        directory.log()
+    );
+    // What was found out counts for a while, whatever happens to the directory.
+    directory.kill();
+    identity(basic(&ldap, "alice", "alice-secret").await);
+    let said = unavailable(basic(&ldap, "alice", "other").await);
+    assert!(said.contains("cannot be reached"), "{said}");
+}
+
+#[tokio::test]
+async fn a_directory_that_hangs_is_given_up() {
+    let directory = Directory::start().await;
+    // Takes connections, and says nothing.
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut config = config(&directory);
+    config.url = format!("ldaps://localhost:{}", silent.local_addr().unwrap().port());
+    config.remote.timeout = Duration::from_millis(500);
+    let begin = Instant::now();
+    let said = unavailable(basic(&ldap(config), "alice", "alice-secret").await);
+    assert!(said.contains("longer than 500ms"), "{said}");
+    assert!(begin.elapsed() < limits::PROVIDER_TIME);
+}

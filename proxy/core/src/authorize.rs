@@ -1,0 +1,94 @@
+//! What a caller may reach, and whom they may act as there.
+
+use async_trait::async_trait;
+
+use crate::{BoxError, ClusterName, Identity, Refusal, RequestInfo, Revocation};
+
+/// One access to be decided, before a stream is opened (security rules 5 and 8).
+#[derive(Clone, Copy, Debug)]
+pub struct Access<'a> {
+    identity: &'a Identity,
+    cluster: &'a ClusterName,
+    request: &'a RequestInfo,
+}
+
+impl<'a> Access<'a> {
+    /// What this caller wants of this cluster.
+    pub fn new(identity: &'a Identity, cluster: &'a ClusterName, request: &'a RequestInfo) -> Self {
+        Self {
+            identity,
+            cluster,
+            request,
+        }
+    }
+
+    /// The authenticated caller; never whom they want to act as.
+    pub fn identity(&self) -> &'a Identity {
+        self.identity
+    }
+
+    /// The cluster.
+    pub fn cluster(&self) -> &'a ClusterName {
+        self.cluster
+    }
+
+    /// What they want to do there. [`RequestInfo::verb`] of exec, attach and port-forward is `create`.
+    pub fn request(&self) -> &'a RequestInfo {
+        self.request
+    }
+}
+
+/// Decides by the server's own policy, never by the RBAC of the cluster in question (rule 5): the cluster's
+/// API server decides again for itself.
+#[async_trait]
+pub trait Authorizer: Send + Sync {
+    /// May this access happen? The answer stands until its [`Revocation`].
+    ///
+    /// A cluster that the identity may not reach must look the same whether it exists or not: answer
+    /// [`AuthorizeError::Denied`] for both.
+    ///
+    /// # Errors
+    /// Denied, or not to be decided now.
+    async fn authorize(&self, access: &Access<'_>) -> Result<Revocation, AuthorizeError>;
+}
+
+/// Decides who may act as whom (`kubectl --as`, security rule 16), once [`Authorizer::authorize`] has let the caller
+/// reach the cluster. `AccessReviews` of the gateway leaves it to the cluster's RBAC.
+#[async_trait]
+pub trait ActingAs: Send + Sync {
+    /// May the caller act as `target` there? The answer stands until its [`Revocation`].
+    ///
+    /// # Errors
+    /// What the caller is told. Its cause is in the log already.
+    async fn may(&self, access: &Access<'_>, target: &Identity) -> Result<Revocation, Refusal>;
+}
+
+/// Nobody may act as anybody else.
+#[derive(Clone, Copy, Debug)]
+pub struct Nobody;
+
+#[async_trait]
+impl ActingAs for Nobody {
+    async fn may(&self, access: &Access<'_>, _: &Identity) -> Result<Revocation, Refusal> {
+        Err(Refusal::Forbidden {
+            user: access.identity().user().to_owned(),
+            cluster: access.cluster().clone(),
+            verb: "impersonate".into(),
+            reason: Some("nobody may act as somebody else here".to_owned()),
+        })
+    }
+}
+
+/// Why an access does not happen.
+#[derive(Debug, thiserror::Error)]
+pub enum AuthorizeError {
+    /// It is not allowed.
+    #[error("denied")]
+    Denied {
+        /// What the caller may be told beside the fact.
+        reason: Option<String>,
+    },
+    /// The policy's source cannot be reached.
+    #[error("the authorizer is not available")]
+    Unavailable(#[source] BoxError),
+}

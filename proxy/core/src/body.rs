@@ -1,0 +1,150 @@
+//! Message bodies, and what lives exactly as long as one.
+
+use std::{
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use http::HeaderMap;
+use http_body::{Frame, SizeHint};
+use http_body_util::{BodyExt, Empty, Full, combinators::UnsyncBoxBody};
+
+/// A failure inside a body. hyper turns it into an aborted connection or a reset stream.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// The body of every message that this crate hands out: streamed, never collected.
+pub type Body = UnsyncBoxBody<Bytes, BoxError>;
+
+/// A body without bytes.
+pub fn empty() -> Body {
+    Empty::new().map_err(|never| match never {}).boxed_unsync()
+}
+
+/// A body of bytes that are at hand.
+pub fn full(bytes: impl Into<Bytes>) -> Body {
+    Full::new(bytes.into())
+        .map_err(|never| match never {})
+        .boxed_unsync()
+}
+
+/// Boxes a foreign body.
+pub fn boxed<B>(body: B) -> Body
+where
+    B: http_body::Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    body.map_err(Into::into).boxed_unsync()
+}
+
+/// What watches over a body while it streams.
+pub trait Guard: Send + Unpin + 'static {
+    /// An error ends the body at once, in the middle.
+    fn poll_abort(&mut self, cx: &mut Context<'_>) -> Poll<BoxError>;
+
+    /// Sees each piece of payload.
+    fn passed(&mut self, _data: &Bytes) {}
+
+    /// Sees what follows the payload, and may change it.
+    fn trailers(&mut self, _trailers: &mut HeaderMap) {}
+
+    /// Ready ends the body now, as if it had come to its end. Asked between two pieces.
+    fn poll_cut(&mut self, _cx: &mut Context<'_>) -> Poll<()> {
+        Poll::Pending
+    }
+
+    /// The body fails: by its sender (`lost`), or by an abort.
+    fn failed(&mut self, _why: &'static str) {}
+
+    /// The body came to its proper end. A guard that is dropped without this saw an abort.
+    fn finished(&mut self) {}
+}
+
+/// A body and its guard, which is dropped with it.
+pub struct Guarded<B, G: Guard> {
+    body: B,
+    guard: G,
+    finished: bool,
+    cut: bool,
+}
+
+impl<B, G> Guarded<B, G>
+where
+    B: http_body::Body<Data = Bytes> + Unpin,
+    G: Guard,
+{
+    /// Puts the guard over the body. A guard of a body without a piece is told at once that it came to its end.
+    pub fn new(body: B, guard: G) -> Self {
+        let (finished, cut) = (false, false);
+        let mut guarded = Self {
+            body,
+            guard,
+            finished,
+            cut,
+        };
+        // hyper does not poll a body that says it has ended.
+        if guarded.body.is_end_stream() {
+            guarded.finish();
+        }
+        guarded
+    }
+
+    fn finish(&mut self) {
+        if !self.finished {
+            self.finished = true;
+            self.guard.finished();
+        }
+    }
+}
+
+impl<B, G> http_body::Body for Guarded<B, G>
+where
+    B: http_body::Body<Data = Bytes> + Unpin,
+    B::Error: Into<BoxError>,
+    G: Guard,
+{
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let this = &mut *self;
+        if !this.finished
+            && let Poll::Ready(error) = this.guard.poll_abort(cx)
+        {
+            return Poll::Ready(Some(Err(error)));
+        }
+        if this.cut || (!this.finished && this.guard.poll_cut(cx).is_ready()) {
+            this.cut = true;
+            return Poll::Ready(None);
+        }
+        let mut polled = Pin::new(&mut this.body).poll_frame(cx);
+        match &mut polled {
+            Poll::Ready(Some(Ok(frame))) => {
+                if let Some(trailers) = frame.trailers_mut() {
+                    this.guard.trailers(trailers);
+                }
+                if let Some(data) = frame.data_ref() {
+                    this.guard.passed(data);
+                }
+                if this.body.is_end_stream() {
+                    this.finish();
+                }
+            }
+            Poll::Ready(None) => this.finish(),
+            Poll::Ready(Some(Err(_))) => this.guard.failed("lost"),
+            Poll::Pending => {}
+        }
+        polled.map_err(Into::into)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.cut || self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}

@@ -1,0 +1,89 @@
+//! How the front reaches a cluster: what the tunnel's owner implements.
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use crate::{BoxError, BoxedIo, ClusterName, Refusal, StreamClass};
+
+/// What a stream is for.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Open {
+    /// [`Identity::encode`](crate::Identity::encode): put it into the stream's open header as it is.
+    pub identity: Bytes,
+    /// How urgent.
+    pub class: StreamClass,
+    /// The request's `Audit-ID`, for the tunnel's own log lines.
+    pub audit_id: String,
+}
+
+impl Open {
+    /// A stream for the call of this id, with its identity encoded.
+    pub fn new(identity: Bytes, class: StreamClass, audit_id: impl Into<String>) -> Self {
+        Self {
+            identity,
+            class,
+            audit_id: audit_id.into(),
+        }
+    }
+}
+
+/// Opens streams to clusters.
+#[async_trait]
+pub trait Clusters: Send + Sync {
+    /// Opens a stream with target *kube API* to `cluster`'s agent, which hands it to `ApiServer::serve_stream` of
+    /// `underpass-upstream`.
+    ///
+    /// It may wait for an agent that is reconnecting; the front gives up after
+    /// [`limits::STREAM_CONNECT_TIMEOUT`](crate::limits::STREAM_CONNECT_TIMEOUT). It must be cancel safe: the front drops the
+    /// future when the client goes away.
+    ///
+    /// # Errors
+    /// Why there is no stream.
+    async fn connect(&self, cluster: &ClusterName, open: &Open) -> Result<BoxedIo, ConnectError>;
+}
+
+/// Why there is no stream. Sources and reasons go to the log, not to the client.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConnectError {
+    /// No cluster of that name.
+    #[error("the cluster is not known")]
+    UnknownCluster,
+    /// The cluster exists, but no agent serves it now.
+    #[error("the cluster has no agent connected")]
+    NoAgent,
+    /// The agent declined the stream.
+    #[error("the agent refused the stream: {reason}")]
+    AgentRefused {
+        /// In the agent's words.
+        reason: String,
+    },
+    /// The open header does not fit what the agent reads.
+    #[error("the stream's open header is too large")]
+    HeaderTooLarge,
+    /// What is known of how to reach the cluster cannot be used.
+    #[error("the cluster cannot be reached as it is configured")]
+    Unusable(#[source] BoxError),
+    /// The agent, or this server, has no room for another stream.
+    #[error("too many streams")]
+    TooManyStreams,
+    /// The session was lost while the stream was being opened.
+    #[error("the session was lost")]
+    Lost(#[source] BoxError),
+}
+
+impl ConnectError {
+    /// What the client may know of it.
+    pub fn refusal(&self, cluster: &ClusterName) -> Refusal {
+        match self {
+            Self::UnknownCluster => Refusal::UnknownCluster(cluster.clone()),
+            Self::NoAgent => Refusal::NoAgent(cluster.clone()),
+            Self::AgentRefused { .. } => Refusal::AgentRefused(cluster.clone()),
+            Self::Unusable(_) => Refusal::Unusable(cluster.clone()),
+            Self::HeaderTooLarge => Refusal::HeadersTooLarge,
+            Self::TooManyStreams => Refusal::TooManyRequests,
+            Self::Lost(_) => Refusal::AgentLost(cluster.clone()),
+        }
+    }
+}

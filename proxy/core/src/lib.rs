@@ -1,0 +1,63 @@
+//! What both ends of Underpass share.
+//!
+//! - [`Identity`]: who is calling, and [`Provenance`]: who vouches for that. [`Scope`] and [`Revocation`] bound it.
+//! - [`ClusterName`], [`RequestInfo`], [`Access`]: what they ask for. [`Authorizer`] and [`ActingAs`] decide.
+//! - [`Clusters`] opens a stream to a cluster. [`ConnectionInfo`] and [`Peer`] tell of the connection that a call came on.
+//! - [`Refusal`]: every answer that is Underpass's own.
+//! - [`limits`]: what a peer or a user can cost, in one place.
+
+pub mod body;
+pub mod limits;
+pub mod list;
+pub mod names;
+pub mod policy;
+pub mod rate;
+pub mod service_account;
+pub mod share;
+
+mod audit_id;
+mod authority;
+mod authorize;
+mod cluster;
+mod connect;
+mod connection;
+mod exec;
+mod identity;
+mod impersonated;
+mod io;
+mod log_share;
+mod network;
+mod peer;
+mod provenance;
+mod refusal;
+pub mod request_info;
+mod revocation;
+mod scope;
+mod status;
+
+pub use self::{
+    audit_id::new_audit_id,
+    authority::{Authority, AuthorityError, Provider},
+    authorize::{Access, ActingAs, AuthorizeError, Authorizer, Nobody},
+    body::{Body, BoxError, boxed, empty, full},
+    cluster::{ClusterName, ClusterNameError},
+    connect::{Clusters, ConnectError, Open},
+    connection::{ConnectionInfo, Protocol},
+    exec::Exec,
+    identity::{Identity, IdentityError},
+    impersonated::Impersonated,
+    io::{BoxedIo, Io},
+    log_share::LogShare,
+    network::{Network, NetworkError, Networks, network_of},
+    peer::{Peer, X_FORWARDED_FOR, forwarded_for},
+    policy::{ImpersonationPolicy, NeverImpersonated},
+    provenance::{Method, Provenance},
+    refusal::Refusal,
+    request_info::{RequestInfo, StreamClass},
+    revocation::Revocation,
+    scope::{OutOfScope, Scope},
+};
+
+/// The target of tunnel streams that carry requests to a cluster's API server. The stream's open header is
+/// [`Identity::encode`]; its payload is one HTTP/1.1 exchange.
+pub const TARGET_KUBE_API: &str = "kube-api";

@@ -1,0 +1,394 @@
+//! Everything that this proxy answers itself instead of forwarding.
+//!
+//! A [`Refusal`] is what the outside may see; causes, addresses and peers' texts stay in the log
+//! (security rule 11).
+
+use std::{borrow::Cow, time::Duration};
+
+use http::{HeaderValue, Response, StatusCode, header};
+
+use crate::{Body, ClusterName, Impersonated, full, status::Status};
+
+/// Clients may try again so soon: an agent that lost its transport is back within a second.
+const RETRY_SOON: Duration = Duration::from_secs(1);
+
+/// A request that was not forwarded, or whose forwarding failed before the response's head.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Refusal {
+    /// No credential, or one that nobody accepts.
+    #[error("Unauthorized")]
+    Unauthorized,
+    /// A page of another origin made a browser send the request, with a credential that browsers attach by themselves
+    /// (security rule 27).
+    #[error(
+        "the request comes from a page of another origin, with a credential that browsers attach by themselves; send a bearer token instead"
+    )]
+    ForeignOrigin,
+    /// The caller may not reach the cluster that way.
+    #[error(
+        "clusters.underpass.dev \"{cluster}\" is forbidden: User \"{user}\" cannot {verb} resource \
+         \"clusters\" in API group \"underpass.dev\"{}",
+        because(reason.as_deref())
+    )]
+    Forbidden {
+        /// Who asked.
+        user: String,
+        /// For which cluster.
+        cluster: ClusterName,
+        /// To do what: a verb of Kubernetes.
+        verb: Cow<'static, str>,
+        /// Why, where the authorizer lets the user know.
+        reason: Option<String>,
+    },
+    /// The identity itself may not be used here.
+    #[error("{user:?} is forbidden: {reason}")]
+    IdentityForbidden {
+        /// Who asked.
+        user: String,
+        /// What of the identity is the trouble.
+        reason: String,
+    },
+    /// The cluster does not let the caller act as that. In kube-apiserver's words (`ForbiddenStatusError` in
+    /// apiserver/pkg/endpoints/handlers/responsewriters/errors.go), since it is its decision.
+    #[error("{what} is forbidden: User \"{user}\" cannot impersonate {}", what.long())]
+    MayNotActAs {
+        /// Who asked.
+        user: String,
+        /// What of whom they want to act as is the trouble.
+        what: Box<Impersonated>,
+    },
+    /// The cluster does not say whether the caller may act as somebody else.
+    #[error(
+        "acting as somebody else is forbidden in cluster \"{0}\": the cluster does not let Underpass ask whether you may"
+    )]
+    ActingAsNotReviewed(ClusterName),
+    /// The path names no cluster.
+    #[error("the server could not find the requested resource")]
+    NotFound,
+    /// The cluster is not known. Only those who may reach a cluster of that name learn this.
+    #[error("clusters.underpass.dev \"{0}\" not found")]
+    UnknownCluster(ClusterName),
+    /// The cluster has no agent connected at the moment.
+    #[error("cluster \"{0}\" has no agent connected")]
+    NoAgent(ClusterName),
+    /// The agent does not answer, and whether it acted is not known.
+    #[error("the agent of cluster \"{0}\" does not answer")]
+    AgentSilent(ClusterName),
+    /// The agent declined the stream.
+    #[error("the agent of cluster \"{0}\" refused the request")]
+    AgentRefused(ClusterName),
+    /// The tunnel or the agent failed before the response's head.
+    #[error("the connection to cluster \"{0}\" was lost before it answered")]
+    AgentLost(ClusterName),
+    /// What the directory says of how to reach the cluster cannot be used.
+    #[error(
+        "cluster \"{0}\" cannot be reached as it is configured: the server's log, and `underpass-server cluster list`, say why"
+    )]
+    Unusable(ClusterName),
+    /// The agent, or the API server behind it, spoke something other than HTTP.
+    #[error("the upstream's answer was not valid: {0}")]
+    BadAnswer(&'static str),
+    /// Nothing answered in time.
+    #[error("timed out waiting for {0}")]
+    Timeout(&'static str),
+    /// What is behind the agent, or behind this server, cannot be reached.
+    #[error("the API server cannot be reached: {0}")]
+    ApiServerUnreachable(&'static str),
+    /// The API server does not accept our own credential.
+    #[error("the API server does not accept the credential that Underpass has for it")]
+    AgentUnauthorized,
+    /// The request makes no sense.
+    #[error("the request is not valid: {0}")]
+    BadRequest(&'static str),
+    /// The path has more than one meaning.
+    #[error("the request is not valid: {0}")]
+    BadPath(String),
+    /// Nothing in Kubernetes is asked for with that method.
+    #[error("the method is not forwarded: use GET, HEAD, OPTIONS, POST, PUT, PATCH or DELETE")]
+    MethodNotAllowed,
+    /// The cluster, or a workload that its API server proxies, answered with a redirect that would take the client elsewhere.
+    #[error(
+        "the cluster tried to redirect this request, which is not permitted: a redirect is passed on only below the \
+         same pod's, service's or node's \".../proxy/\""
+    )]
+    Redirected,
+    /// The request's headers are larger than any API server reads.
+    #[error("the request's headers are too large")]
+    HeadersTooLarge,
+    /// The caller, or everybody together, asks too much.
+    #[error("too many requests, please try again later")]
+    TooManyRequests,
+    /// Too many of the caller's credentials were bad, or too many passwords of that name: none is looked at for so long.
+    #[error("too many wrong passwords or bad credentials, wait {} s", whole(*.0))]
+    TooManyFailures(Duration),
+    /// A budget is spent, and waiting for a place in it does not help. Nothing was done.
+    #[error("{whose} has too many {what}, please try again later")]
+    OverBudget {
+        /// The user or the cluster.
+        whose: String,
+        /// What there is too much of.
+        what: &'static str,
+        /// When it may be worth another try.
+        retry_after: Duration,
+    },
+    /// Something that a decision needs cannot be reached.
+    #[error("the server is currently unable to handle the request")]
+    Unavailable,
+}
+
+fn because(reason: Option<&str>) -> String {
+    reason
+        .map(|reason| format!(": {reason}"))
+        .unwrap_or_default()
+}
+
+/// Seconds that are not too few.
+fn whole(wait: Duration) -> u64 {
+    wait.as_secs().saturating_add(1)
+}
+
+impl Refusal {
+    /// The HTTP status code.
+    pub fn code(&self) -> StatusCode {
+        match self {
+            Self::Unauthorized => StatusCode::UNAUTHORIZED,
+            Self::ForeignOrigin
+            | Self::Forbidden { .. }
+            | Self::IdentityForbidden { .. }
+            | Self::MayNotActAs { .. }
+            | Self::ActingAsNotReviewed(_)
+            | Self::AgentRefused(_) => StatusCode::FORBIDDEN,
+            Self::NotFound | Self::UnknownCluster(_) => StatusCode::NOT_FOUND,
+            Self::NoAgent(_) | Self::AgentSilent(_) | Self::Unavailable => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
+            Self::AgentLost(_)
+            | Self::Unusable(_)
+            | Self::BadAnswer(_)
+            | Self::Redirected
+            | Self::ApiServerUnreachable(_)
+            | Self::AgentUnauthorized => StatusCode::BAD_GATEWAY,
+            Self::Timeout(_) => StatusCode::GATEWAY_TIMEOUT,
+            Self::BadRequest(_) | Self::BadPath(_) => StatusCode::BAD_REQUEST,
+            Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
+            Self::HeadersTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            Self::TooManyRequests | Self::TooManyFailures(_) | Self::OverBudget { .. } => {
+                StatusCode::TOO_MANY_REQUESTS
+            }
+        }
+    }
+
+    /// `metav1.StatusReason`, as `kubectl` prints it. Codes that the API machinery has no reason for get
+    /// their HTTP name.
+    pub fn reason(&self) -> &'static str {
+        if matches!(self, Self::Redirected) {
+            return "RedirectRefused";
+        }
+        match self.code().as_u16() {
+            400 => "BadRequest",
+            401 => "Unauthorized",
+            403 => "Forbidden",
+            404 => "NotFound",
+            405 => "MethodNotAllowed",
+            429 => "TooManyRequests",
+            431 => "RequestHeaderFieldsTooLarge",
+            502 => "BadGateway",
+            504 => "Timeout",
+            _ => "ServiceUnavailable",
+        }
+    }
+
+    /// The answer for the client: a `metav1.Status`.
+    pub fn to_response(&self) -> Response<Body> {
+        self.to_status_response(self.retry_after())
+    }
+
+    /// How long the client shall wait before it tries again, where that makes sense.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::NoAgent(_) | Self::Unavailable | Self::TooManyRequests => Some(RETRY_SOON),
+            Self::OverBudget { retry_after, .. } => Some(*retry_after),
+            Self::TooManyFailures(wait) => Some(Duration::from_secs(whole(*wait))),
+            _ => None,
+        }
+    }
+
+    /// The answer for a client that asks which APIs there are.
+    ///
+    /// client-go does not decode a `Status` there: of a 403 and a 502 it prints a plain text, of the others words of its
+    /// own. And kubectl asks five times over, ten times each where it is told to retry: nearly a minute
+    /// until it says that the cluster is away.
+    pub fn to_discovery_response(&self) -> Response<Body> {
+        let plain = matches!(
+            self,
+            Self::Forbidden { .. }
+                | Self::IdentityForbidden { .. }
+                | Self::MayNotActAs { .. }
+                | Self::ActingAsNotReviewed(_)
+        );
+        let plain = plain || self.code() == StatusCode::BAD_GATEWAY;
+        if !plain {
+            return self.to_status_response(None);
+        }
+        let mut response = Response::new(full(self.to_string()));
+        *response.status_mut() = self.code();
+        let plain = HeaderValue::from_static("text/plain; charset=utf-8");
+        response.headers_mut().insert(header::CONTENT_TYPE, plain);
+        response
+    }
+
+    fn to_status_response(&self, retry_after: Option<Duration>) -> Response<Body> {
+        let message = self.to_string();
+        let mut status = Status::new(self.code(), self.reason(), &message);
+        match self {
+            Self::Forbidden { cluster, .. } => status = status.about_cluster(cluster.as_str()),
+            Self::UnknownCluster(cluster)
+            | Self::ActingAsNotReviewed(cluster)
+            | Self::NoAgent(cluster)
+            | Self::AgentSilent(cluster)
+            | Self::AgentRefused(cluster)
+            | Self::Unusable(cluster)
+            | Self::AgentLost(cluster) => status = status.about_cluster(cluster.as_str()),
+            _ => {}
+        }
+        if let Some(after) = retry_after {
+            status = status.retry_after(after);
+        }
+        let mut response = status.into_response();
+        if matches!(self, Self::MethodNotAllowed) {
+            // RFC 9110, section 15.5.6.
+            let allow = HeaderValue::from_static("GET, HEAD, OPTIONS, POST, PUT, PATCH, DELETE");
+            response.headers_mut().insert(header::ALLOW, allow);
+        }
+        if matches!(self, Self::Unauthorized) {
+            let scheme = HeaderValue::from_static("Bearer realm=\"underpass\"");
+            response
+                .headers_mut()
+                .insert(header::WWW_AUTHENTICATE, scheme);
+        }
+        response
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::BodyExt;
+
+    use super::*;
+
+    async fn json(refusal: &Refusal) -> (Response<()>, serde_json::Value) {
+        let (parts, body) = refusal.to_response().into_parts();
+        let bytes = body.collect().await.unwrap().to_bytes();
+        (
+            Response::from_parts(parts, ()),
+            serde_json::from_slice(&bytes).unwrap(),
+        )
+    }
+
+    #[tokio::test]
+    async fn a_missing_agent_is_worth_a_retry() {
+        let refusal = Refusal::NoAgent(ClusterName::new("x").unwrap());
+        let (response, status) = json(&refusal).await;
+        assert_eq!(response.status(), 503);
+        assert_eq!(response.headers()["retry-after"], "1");
+        assert_eq!(response.headers()["content-type"], "application/json");
+        let expected = serde_json::json!({
+            "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
+            "message": "cluster \"x\" has no agent connected", "reason": "ServiceUnavailable",
+            "details": {
+                "name": "x", "group": "underpass.dev", "kind": "clusters", "retryAfterSeconds": 1
+            },
+            "code": 503
+        });
+        assert_eq!(status, expected);
+    }
+
+    fn over_budget() -> Refusal {
+        Refusal::OverBudget {
+            whose: "user \"alice\"".to_owned(),
+            what: "requests in flight and waiting",
+            retry_after: Duration::from_secs(7),
+        }
+    }
+
+    #[tokio::test]
+    async fn whose_budget_is_spent_is_told_and_for_how_long() {
+        let (response, status) = json(&over_budget()).await;
+        assert_eq!(response.status(), 429);
+        assert_eq!(response.headers()["retry-after"], "7");
+        let expected = serde_json::json!({
+            "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
+            "message":
+                "user \"alice\" has too many requests in flight and waiting, please try again later",
+            "reason": "TooManyRequests", "details": { "retryAfterSeconds": 7 }, "code": 429
+        });
+        assert_eq!(status, expected);
+    }
+
+    #[tokio::test]
+    async fn rule_23_whoever_was_wrong_too_often_is_told_how_long() {
+        let refusal = Refusal::TooManyFailures(Duration::from_millis(1_799_500));
+        let (response, status) = json(&refusal).await;
+        assert_eq!(response.status(), 429);
+        assert_eq!(response.headers()["retry-after"], "1800");
+        let message = "too many wrong passwords or bad credentials, wait 1800 s";
+        assert_eq!(status["message"], message);
+    }
+
+    #[tokio::test]
+    async fn discovery_is_told_at_once() {
+        let refusal = Refusal::NoAgent(ClusterName::new("x").unwrap());
+        let response = refusal.to_discovery_response();
+        assert_eq!(response.status(), 503);
+        assert!(!response.headers().contains_key("retry-after"));
+        let response = over_budget().to_discovery_response();
+        assert_eq!(response.status(), 429);
+        assert!(!response.headers().contains_key("retry-after"));
+        let refusal = Refusal::Forbidden {
+            user: "alice".into(),
+            cluster: ClusterName::new("prod").unwrap(),
+            verb: "get".into(),
+            reason: None,
+        };
+        let (parts, body) = refusal.to_discovery_response().into_parts();
+        assert_eq!(parts.status, 403);
+        assert_eq!(parts.headers["content-type"], "text/plain; charset=utf-8");
+        let text = body.collect().await.unwrap().to_bytes();
+        assert_eq!(text, refusal.to_string());
+        // What is wrong with a cluster is all that its users have to go by.
+        let refusal = Refusal::ApiServerUnreachable("its certificate has expired");
+        let (parts, body) = refusal.to_discovery_response().into_parts();
+        assert_eq!(parts.status, 502);
+        let text = body.collect().await.unwrap().to_bytes();
+        assert_eq!(text, refusal.to_string());
+    }
+
+    #[tokio::test]
+    async fn forbidden_reads_like_kubernetes() {
+        let refusal = Refusal::Forbidden {
+            user: "alice".into(),
+            cluster: ClusterName::new("prod").unwrap(),
+            verb: "create".into(),
+            reason: None,
+        };
+        let (response, status) = json(&refusal).await;
+        assert_eq!(response.status(), 403);
+        assert_eq!(
+            status["message"],
+            "clusters.underpass.dev \"prod\" is forbidden: User \"alice\" cannot create resource \
+             \"clusters\" in API group \"underpass.dev\""
+        );
+    }
+
+    #[tokio::test]
+    async fn unauthorized_names_the_scheme() {
+        let (response, status) = json(&Refusal::Unauthorized).await;
+        assert_eq!(
+            response.headers()["www-authenticate"],
+            "Bearer realm=\"underpass\""
+        );
+        assert_eq!(status["reason"], "Unauthorized");
+        assert_eq!(status["code"], 401);
+    }
+}

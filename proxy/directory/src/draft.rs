@@ -1,0 +1,577 @@
+//! A change of the directory while it is being made: what must be true of the whole is kept true here.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+};
+
+use time::OffsetDateTime;
+
+use super::{
+    error::ChangeError,
+    name::Name,
+    object::{AccessToken, Agent, Binding, Cluster, Group, Kind, Object, Owner, TokenUse, User},
+    room,
+    snapshot::{Entry, Snapshot, Table, Tabled, Tables},
+    store::{Key, Revision, Write},
+    subject::{Subject, SubjectKind},
+};
+use underpass_core::{Authority, ClusterName, limits};
+
+/// What an object must be like for a change of it to happen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Expect {
+    /// There, or not there.
+    Anything,
+    /// Not there.
+    Absent,
+    /// There.
+    Present,
+    /// As it was at this revision.
+    Unchanged(Revision),
+}
+
+/// Changes that happen together or not at all. Each is checked when it is made; what an object drags along when it goes
+/// (a user's tokens, a cluster's agents) goes with it.
+#[derive(Debug)]
+pub struct Draft {
+    base: Arc<Snapshot>,
+    tables: Tables,
+    touched: BTreeSet<Key>,
+    now: OffsetDateTime,
+}
+
+/// A draft that is ready to be written.
+pub(super) struct Finished {
+    pub(super) at: Revision,
+    pub(super) tables: Tables,
+    pub(super) writes: Vec<Write>,
+}
+
+impl Draft {
+    pub(super) fn new(base: Arc<Snapshot>, now: OffsetDateTime) -> Self {
+        let tables = base.tables.clone();
+        Self {
+            base,
+            tables,
+            touched: BTreeSet::new(),
+            // Finer than what is kept and shown.
+            now: now.replace_nanosecond(0).unwrap_or(now),
+        }
+    }
+
+    /// The time of the change, in whole seconds.
+    pub fn now(&self) -> OffsetDateTime {
+        self.now
+    }
+
+    /// The directory before the change, with what is looked up in it.
+    pub fn before(&self) -> &Snapshot {
+        &self.base
+    }
+
+    /// An object, as it is now.
+    pub fn get<T: Tabled>(&self, name: &str) -> Option<&Entry<T>> {
+        T::table(&self.tables).get(name)
+    }
+
+    /// All objects of a kind, as they are now.
+    pub fn all<T: Tabled>(&self) -> &Table<T> {
+        T::table(&self.tables)
+    }
+
+    /// Sets an object.
+    ///
+    /// # Errors
+    /// It is not as expected, or names something that does not exist.
+    pub fn put<T: Checked>(
+        &mut self,
+        name: &str,
+        object: T,
+        expect: Expect,
+    ) -> Result<(), ChangeError> {
+        self.expect::<T>(name, expect)?;
+        object.check(name, self)?;
+        if self.get::<T>(name).is_none() {
+            object.make_room(self)?;
+        }
+        let table = T::table_mut(&mut self.tables);
+        if table.get(name).is_some_and(|entry| *entry.object == object) {
+            return Ok(());
+        }
+        if !table.contains_key(name) && table.len() >= limits::OBJECTS {
+            return Err(ChangeError::TooMany(T::KIND));
+        }
+        let entry = Entry {
+            revision: self.base.revision.next(),
+            object: Arc::new(object),
+        };
+        table.insert(name.to_owned(), entry);
+        self.touched.insert((T::KIND, name.to_owned()));
+        Ok(())
+    }
+
+    /// Removes an object, and what cannot be without it.
+    ///
+    /// # Errors
+    /// It is not there, or not as expected.
+    pub fn remove<T: Checked>(&mut self, name: &str, expect: Expect) -> Result<(), ChangeError> {
+        self.expect::<T>(name, expect)?;
+        if T::table_mut(&mut self.tables).remove(name).is_none() {
+            return Err(ChangeError::NotFound {
+                kind: T::KIND,
+                name: name.to_owned(),
+            });
+        }
+        self.touched.insert((T::KIND, name.to_owned()));
+        T::removed(name, self);
+        Ok(())
+    }
+
+    /// Adds users to a group, which is made if need be. Gives whether that changed anything.
+    ///
+    /// # Errors
+    /// One of the users does not exist.
+    pub fn join(&mut self, group: &Name, members: &[Name]) -> Result<bool, ChangeError> {
+        let mut joined = match self.get::<Group>(group.as_str()) {
+            Some(entry) => Group::clone(&entry.object),
+            None => Group {
+                created: self.now,
+                members: BTreeSet::new(),
+                links: BTreeSet::new(),
+            },
+        };
+        let before = joined.members.len();
+        joined.members.extend(members.iter().cloned());
+        let changed = joined.members.len() != before;
+        self.put(group.as_str(), joined, Expect::Anything)?;
+        Ok(changed)
+    }
+
+    /// Adds to what a subject may reach: to a binding of theirs alone with that role, which is made if need be. Gives
+    /// the clusters that are new to them in that role.
+    ///
+    /// # Errors
+    /// One of the clusters does not exist.
+    pub fn grant(
+        &mut self,
+        subject: &Subject,
+        clusters: &[ClusterName],
+        all: bool,
+        role: super::Role,
+    ) -> Result<Vec<ClusterName>, ChangeError> {
+        if clusters.is_empty() && !all {
+            return Ok(Vec::new());
+        }
+        let only = BTreeSet::from([subject.clone()]);
+        let own = self.all::<Binding>().iter().find(|(_, binding)| {
+            let binding = &binding.object;
+            binding.subjects == only && binding.role == role && binding.clusters.labels.is_empty()
+        });
+        let (name, mut binding) = match own {
+            Some((name, entry)) => (name.clone(), Binding::clone(&entry.object)),
+            None => {
+                let binding = Binding {
+                    created: self.now,
+                    subjects: only,
+                    clusters: Default::default(),
+                    role,
+                };
+                (self.free_name(subject, role), binding)
+            }
+        };
+        let new = clusters
+            .iter()
+            .filter(|cluster| !binding.clusters.all && !binding.clusters.names.contains(*cluster))
+            .cloned()
+            .collect();
+        binding.clusters.names.extend(clusters.iter().cloned());
+        binding.clusters.all |= all;
+        self.put(&name, binding, Expect::Anything)?;
+        Ok(new)
+    }
+
+    /// A binding's name that says what it is.
+    fn free_name(&self, subject: &Subject, role: super::Role) -> String {
+        let name = &subject.name;
+        let whose = match subject.kind {
+            SubjectKind::User => format!("user-{name}"),
+            SubjectKind::Group => format!("group-{name}"),
+        };
+        let whose: String = whose.chars().take(limits::OBJECT_NAME_BYTES / 8).collect();
+        let plain = format!("{whose}-{role}");
+        let bindings = self.all::<Binding>();
+        if !bindings.contains_key(&plain) {
+            return plain;
+        }
+        let numbered = (2u64..).map(|number| format!("{plain}-{number}"));
+        let mut free = numbered.filter(|name| !bindings.contains_key(name));
+        free.next().unwrap_or(plain)
+    }
+
+    fn expect<T: Tabled>(&self, name: &str, expect: Expect) -> Result<(), ChangeError> {
+        let there = self.get::<T>(name).map(|entry| entry.revision);
+        let (kind, name) = (T::KIND, name.to_owned());
+        match (expect, there) {
+            (Expect::Absent, Some(_)) => Err(ChangeError::Exists { kind, name }),
+            (Expect::Present | Expect::Unchanged(_), None) => {
+                Err(ChangeError::NotFound { kind, name })
+            }
+            (Expect::Unchanged(at), Some(there)) if at != there => {
+                Err(ChangeError::Changed { kind, name })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Removes objects of a kind that `gone` is true of.
+    pub(super) fn sweep<T: Checked>(&mut self, gone: impl Fn(&T) -> bool) {
+        let names: Vec<_> = self
+            .all::<T>()
+            .iter()
+            .filter(|(_, entry)| gone(&entry.object))
+            .map(|(name, _)| name.clone())
+            .collect();
+        for name in names {
+            // It was there a moment ago, and whatever it was like is to go.
+            let _ = self.remove::<T>(&name, Expect::Anything);
+        }
+    }
+
+    /// Removes tokens that ended by themselves, or that give their place to newer ones. Nobody takes back what was made with
+    /// them: their renewals go on, as descendants of what that one was made with. What else was made with one of them goes:
+    /// without its parent nothing would end it with that one's holder (rule 24).
+    pub(super) fn forget_tokens(&mut self, gone: impl Fn(&AccessToken) -> bool) {
+        let parents: HashMap<_, _> = self
+            .all::<AccessToken>()
+            .iter()
+            .filter(|(_, entry)| gone(&entry.object))
+            .map(|(name, entry)| (name.clone(), Arc::clone(&entry.object)))
+            .collect();
+        self.amend(|token: &AccessToken| {
+            let mut token = token.clone();
+            while let Some(parent) = token.parent.as_ref().and_then(|parent| parents.get(parent)) {
+                if !token.renews(parent) {
+                    return None;
+                }
+                token.parent.clone_from(&parent.parent);
+            }
+            Some(token)
+        });
+        self.sweep(gone);
+    }
+
+    /// Changes objects of a kind; `None` removes.
+    fn amend<T: Checked>(&mut self, amend: impl Fn(&T) -> Option<T>) {
+        let changed: Vec<_> = self
+            .all::<T>()
+            .iter()
+            .map(|(name, entry)| {
+                (
+                    name.clone(),
+                    amend(&entry.object),
+                    Arc::clone(&entry.object),
+                )
+            })
+            .filter(|(_, after, before)| after.as_ref() != Some(&**before))
+            .collect();
+        for (name, after, _) in changed {
+            // Less of what was allowed before is allowed now.
+            let _ = match after {
+                Some(after) => self.put(&name, after, Expect::Anything),
+                None => self.remove::<T>(&name, Expect::Anything),
+            };
+        }
+    }
+
+    /// Takes a name of the directory's out of every binding. Whom a binding names together with their authenticator stays.
+    fn forget_subject(&mut self, kind: SubjectKind, name: &str) {
+        let stays = |subject: &Subject| {
+            let is_it = subject.kind == kind && subject.name.as_str() == name;
+            let by = subject.authority.as_ref();
+            !is_it || by.is_some_and(|by| !by.is_directory())
+        };
+        self.amend(|binding: &Binding| {
+            let mut binding = binding.clone();
+            binding.subjects.retain(stays);
+            (!binding.subjects.is_empty()).then_some(binding)
+        });
+    }
+
+    /// Removes tokens one of whose ancestors is gone (rule 24): once for the whole change, which may have removed many.
+    fn sweep_orphans(&mut self) {
+        let tokens = self.all::<AccessToken>();
+        let is_gone = |(kind, name): &Key| *kind == Kind::Token && !tokens.contains_key(name);
+        if !self.touched.iter().any(is_gone) {
+            return;
+        }
+        let orphans: Vec<_> = tokens
+            .iter()
+            .filter(|(_, entry)| {
+                let mut parent = entry.object.parent.as_ref();
+                while let Some(ancestor) = parent.and_then(|parent| tokens.get(parent)) {
+                    parent = ancestor.object.parent.as_ref();
+                }
+                parent.is_some()
+            })
+            .map(|(name, _)| name.clone())
+            .collect();
+        for name in orphans {
+            // It was there a moment ago.
+            let _ = self.remove::<AccessToken>(&name, Expect::Anything);
+        }
+    }
+
+    /// What is to be written; `None` where nothing has changed.
+    pub(super) fn finish(mut self) -> Result<Option<Finished>, ChangeError> {
+        self.sweep_orphans();
+        let mut writes = Vec::with_capacity(self.touched.len());
+        for key in self.touched {
+            let value = match key.0 {
+                Kind::Cluster => encode(&self.tables.clusters, &key)?,
+                Kind::Agent => encode(&self.tables.agents, &key)?,
+                Kind::User => encode(&self.tables.users, &key)?,
+                Kind::Group => encode(&self.tables.groups, &key)?,
+                Kind::Token => encode(&self.tables.tokens, &key)?,
+                Kind::Binding => encode(&self.tables.bindings, &key)?,
+                Kind::TokenUse => encode(&self.tables.uses, &key)?,
+            };
+            writes.push(Write { key, value });
+        }
+        let finished = Finished {
+            at: self.base.revision,
+            tables: self.tables,
+            writes,
+        };
+        Ok((!finished.writes.is_empty()).then_some(finished))
+    }
+}
+
+fn encode<T: Object>(table: &Table<T>, key: &Key) -> Result<Option<Vec<u8>>, ChangeError> {
+    let Some(entry) = table.get(&key.1) else {
+        return Ok(None);
+    };
+    let value = serde_json::to_vec(&*entry.object).map_err(ChangeError::Encode)?;
+    if value.len() > limits::OBJECT_BYTES {
+        return Err(ChangeError::TooLarge {
+            kind: key.0,
+            name: key.1.clone(),
+        });
+    }
+    Ok(Some(value))
+}
+
+/// An object that knows what must be true of it among the others.
+pub trait Checked: Tabled {
+    /// Could it be here?
+    ///
+    /// # Errors
+    /// What does not fit.
+    fn check(&self, name: &str, draft: &Draft) -> Result<(), ChangeError>;
+
+    /// It is new: takes away what has to give its place up.
+    ///
+    /// # Errors
+    /// There is no place for it.
+    fn make_room(&self, draft: &mut Draft) -> Result<(), ChangeError> {
+        let _ = draft;
+        Ok(())
+    }
+
+    /// It is gone: takes what cannot be without it along.
+    fn removed(name: &str, draft: &mut Draft) {
+        let _ = (name, draft);
+    }
+}
+
+/// A reference to something that must exist.
+fn must_exist<T: Tabled>(draft: &Draft, name: &str) -> Result<(), ChangeError> {
+    match draft.get::<T>(name) {
+        Some(_) => Ok(()),
+        None => Err(ChangeError::NotFound {
+            kind: T::KIND,
+            name: name.to_owned(),
+        }),
+    }
+}
+
+fn is_name(name: &str) -> Result<(), ChangeError> {
+    Name::new(name).map(drop).map_err(ChangeError::Name)
+}
+
+fn check_links(links: &BTreeSet<Authority>) -> Result<(), ChangeError> {
+    if links.len() > limits::LINKS {
+        return Err(ChangeError::TooManyLinks);
+    }
+    match links.contains(&Authority::Directory) {
+        true => Err(ChangeError::LinkToDirectory),
+        false => Ok(()),
+    }
+}
+
+impl Checked for Cluster {
+    fn check(&self, name: &str, draft: &Draft) -> Result<(), ChangeError> {
+        ClusterName::new(name).map_err(ChangeError::ClusterName)?;
+        let mut agents = draft.all::<Agent>().values();
+        if self.direct.is_some() && agents.any(|agent| agent.object.cluster.as_str() == name) {
+            return Err(ChangeError::AgentsAndDirect(name.to_owned()));
+        }
+        Ok(())
+    }
+
+    fn removed(name: &str, draft: &mut Draft) {
+        draft.sweep(|agent: &Agent| agent.cluster.as_str() == name);
+        // A cluster that is made again under this name is another one.
+        draft.amend(|binding: &Binding| {
+            let mut binding = binding.clone();
+            binding.clusters.names.remove(name);
+            (!binding.clusters.is_empty()).then_some(binding)
+        });
+    }
+}
+
+impl Checked for Agent {
+    fn check(&self, name: &str, draft: &Draft) -> Result<(), ChangeError> {
+        is_name(name)?;
+        let cluster = self.cluster.as_str();
+        must_exist::<Cluster>(draft, cluster)?;
+        let served = draft.get::<Cluster>(cluster);
+        if served.is_some_and(|served| served.object.direct.is_some()) {
+            return Err(ChangeError::AgentsAndDirect(cluster.to_owned()));
+        }
+        let mut others = draft.all::<Self>().iter();
+        match others.find(|(other, agent)| *other != name && agent.object.key == self.key) {
+            Some((other, _)) => Err(ChangeError::Twice {
+                kind: Kind::Agent,
+                name: other.clone(),
+            }),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Checked for User {
+    fn check(&self, name: &str, _: &Draft) -> Result<(), ChangeError> {
+        is_name(name)?;
+        check_links(&self.links)?;
+        underpass_core::Identity::new(
+            name.to_owned(),
+            self.uid.clone(),
+            Vec::new(),
+            self.extra.clone(),
+        )
+        .map(drop)
+        .map_err(ChangeError::Identity)
+    }
+
+    fn removed(name: &str, draft: &mut Draft) {
+        draft.sweep(|token: &AccessToken| token.owner.name() == name);
+        draft.amend(|group: &Group| {
+            let mut group = group.clone();
+            group.members.remove(name);
+            Some(group)
+        });
+        draft.forget_subject(SubjectKind::User, name);
+    }
+}
+
+impl Checked for Group {
+    fn check(&self, name: &str, draft: &Draft) -> Result<(), ChangeError> {
+        is_name(name)?;
+        if self.members.len() > limits::GROUP_MEMBERS {
+            return Err(ChangeError::TooMany(Kind::User));
+        }
+        check_links(&self.links)?;
+        self.members
+            .iter()
+            .try_for_each(|member| must_exist::<User>(draft, member.as_str()))
+    }
+
+    fn removed(name: &str, draft: &mut Draft) {
+        draft.forget_subject(SubjectKind::Group, name);
+    }
+}
+
+impl AccessToken {
+    /// Rule 24: what a credential makes is for no more than the credential, and ends with it at the latest. A renewal
+    /// may count for longer than the token that it renews, and no longer than their login.
+    fn check_parent(&self, draft: &Draft) -> Result<(), ChangeError> {
+        let Some(parent) = &self.parent else {
+            return Ok(());
+        };
+        must_exist::<Self>(draft, parent)?;
+        let mut generations = std::iter::successors(draft.get::<Self>(parent), |ancestor| {
+            draft.get::<Self>(ancestor.object.parent.as_deref()?)
+        });
+        let Some(parent) = generations.next().map(|entry| &*entry.object) else {
+            return Ok(());
+        };
+        let end = match (self.renewable_until, parent.renewable_until) {
+            (Some(_), Some(end)) => Some(end),
+            _ => parent.expires,
+        };
+        let own_end = self.expires.max(self.renewable_until);
+        if let Some(end) = end
+            && (self.expires.is_none() || own_end > Some(end))
+        {
+            return Err(ChangeError::Outlasts { end });
+        }
+        if !self.scope.is_within(&parent.scope) {
+            return Err(ChangeError::WiderScope);
+        }
+        if generations.nth(limits::TOKEN_GENERATIONS - 2).is_some() {
+            return Err(ChangeError::TooManyGenerations);
+        }
+        Ok(())
+    }
+}
+
+impl Checked for AccessToken {
+    fn check(&self, name: &str, draft: &Draft) -> Result<(), ChangeError> {
+        is_name(name)?;
+        if let Owner::User(user) = &self.owner {
+            must_exist::<User>(draft, user.as_str())?;
+        }
+        self.check_parent(draft)
+    }
+
+    fn make_room(&self, draft: &mut Draft) -> Result<(), ChangeError> {
+        room::make(draft, self)
+    }
+
+    fn removed(name: &str, draft: &mut Draft) {
+        let _ = draft.remove::<TokenUse>(name, Expect::Anything);
+    }
+}
+
+impl Checked for TokenUse {
+    fn check(&self, name: &str, draft: &Draft) -> Result<(), ChangeError> {
+        must_exist::<AccessToken>(draft, name)
+    }
+}
+
+impl Checked for Binding {
+    fn check(&self, name: &str, draft: &Draft) -> Result<(), ChangeError> {
+        is_name(name)?;
+        if self.subjects.is_empty() || self.clusters.is_empty() {
+            return Err(ChangeError::EmptyBinding);
+        }
+        let many = self.subjects.len().max(self.clusters.names.len());
+        if many > limits::BINDING_NAMES {
+            return Err(ChangeError::TooMany(Kind::Binding));
+        }
+        let before = draft
+            .get::<Self>(name)
+            .map(|entry| Arc::clone(&entry.object));
+        let known = |cluster: &ClusterName| {
+            let before = before.as_ref();
+            before.is_some_and(|before| before.clusters.names.contains(cluster))
+        };
+        let mut new = self
+            .clusters
+            .names
+            .iter()
+            .filter(|&cluster| !known(cluster));
+        new.try_for_each(|cluster| must_exist::<Cluster>(draft, cluster.as_str()))
+    }
+}

@@ -1,0 +1,330 @@
+//! What the directory keeps.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use time::OffsetDateTime;
+
+use super::{
+    direct::Direct,
+    name::{Labels, Name},
+    role::Role,
+    subject::Subject,
+};
+use underpass_authenticate::{PasswordHash, TokenHash};
+use underpass_core::{Authority, ClusterName, Scope};
+
+/// A kind of object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Kind {
+    /// [`Cluster`].
+    Cluster,
+    /// [`Agent`].
+    Agent,
+    /// [`User`].
+    User,
+    /// [`Group`].
+    Group,
+    /// [`AccessToken`].
+    Token,
+    /// [`Binding`].
+    Binding,
+    /// [`TokenUse`].
+    TokenUse,
+}
+
+impl Kind {
+    /// Every kind.
+    pub const ALL: [Self; 7] = [
+        Self::Cluster,
+        Self::Agent,
+        Self::User,
+        Self::Group,
+        Self::Token,
+        Self::Binding,
+        Self::TokenUse,
+    ];
+
+    /// As stores and errors write it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Cluster => "cluster",
+            Self::Agent => "agent",
+            Self::User => "user",
+            Self::Group => "group",
+            Self::Token => "token",
+            Self::Binding => "binding",
+            Self::TokenUse => "token-use",
+        }
+    }
+
+    /// Reads what [`Kind::as_str`] wrote.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.as_str() == name)
+    }
+}
+
+impl std::fmt::Display for Kind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Something that the directory keeps under a kind and a name. Stores see JSON: unknown fields are refused, since one
+/// that this version does not know might restrict what is allowed.
+pub trait Object: Clone + PartialEq + Serialize + DeserializeOwned + Send + Sync + 'static {
+    /// Its kind.
+    const KIND: Kind;
+}
+
+/// A cluster.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Cluster {
+    /// When it was made.
+    #[serde(with = "time::serde::rfc3339")]
+    pub created: OffsetDateTime,
+    /// What bindings may choose it by.
+    #[serde(default, skip_serializing_if = "Labels::is_empty")]
+    pub labels: Labels,
+    /// Its API server, where the server reaches it itself; agents serve it otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub direct: Option<Direct>,
+}
+
+/// An agent's key: who holds its private half may serve the cluster.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Agent {
+    /// When it was made.
+    #[serde(with = "time::serde::rfc3339")]
+    pub created: OffsetDateTime,
+    /// Which cluster it may serve.
+    pub cluster: ClusterName,
+    /// The public key, as the tunnel writes it.
+    pub key: String,
+}
+
+/// Somebody whom this directory knows itself. Users of identity providers need no entry, and cannot come by the name of
+/// one that has no link to their provider.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct User {
+    /// When they were made.
+    #[serde(with = "time::serde::rfc3339")]
+    pub created: OffsetDateTime,
+    /// What clusters know them by beside the name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uid: Option<String>,
+    /// Further facts for clusters, by lower-case key.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub extra: BTreeMap<String, Vec<String>>,
+    /// What is kept of the password that they log in with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub password: Option<PasswordHash>,
+    /// Their tokens count for nothing while this is set, and they cannot log in.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub disabled: bool,
+    /// Authenticators that may give the name: whoever bears it there is this user (security rule 22).
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub links: BTreeSet<Authority>,
+}
+
+/// Users of this directory that clusters and bindings see together.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Group {
+    /// When it was made.
+    #[serde(with = "time::serde::rfc3339")]
+    pub created: OffsetDateTime,
+    /// The users in it.
+    #[serde(default)]
+    pub members: BTreeSet<Name>,
+    /// Authenticators that may give the name: whoever is in their group is in this one (security rule 22).
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub links: BTreeSet<Authority>,
+}
+
+/// A bearer token: never the secret, only its hash.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct AccessToken {
+    /// When it was made.
+    #[serde(with = "time::serde::rfc3339")]
+    pub created: OffsetDateTime,
+    /// SHA-256 of the token.
+    #[serde(with = "super::hex")]
+    pub sha256: TokenHash,
+    /// Whose it is.
+    pub owner: Owner,
+    /// From when on it counts for nothing; `None` is never.
+    #[serde(
+        default,
+        with = "time::serde::rfc3339::option",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub expires: Option<OffsetDateTime>,
+    /// Until when its holder may have another one for it, where it comes from a login.
+    #[serde(
+        default,
+        with = "time::serde::rfc3339::option",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub renewable_until: Option<OffsetDateTime>,
+    /// The token that it was made with, by id. It counts for nothing once that one was taken back, and while the owner
+    /// of that one is disabled (security rule 24).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent: Option<String>,
+    /// What it may be used for.
+    #[serde(default, skip_serializing_if = "Scope::is_everything")]
+    pub scope: Scope,
+    /// What people call it.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub description: String,
+}
+
+impl AccessToken {
+    /// Does it still count at this time, as far as its own end says?
+    pub(super) fn is_unexpired(&self, now: OffsetDateTime) -> bool {
+        self.expires.is_none_or(|end| end > now)
+    }
+}
+
+/// Whose a token is.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub enum Owner {
+    /// A user of the directory, with the groups that they are in when the token is used.
+    User(Name),
+    /// Somebody whom an authenticator vouched for when they logged in, as they were then.
+    Login(Login),
+}
+
+impl User {
+    /// Somebody who was made at this time.
+    pub fn new(created: OffsetDateTime) -> Self {
+        Self {
+            created,
+            uid: None,
+            extra: BTreeMap::new(),
+            password: None,
+            disabled: false,
+            links: BTreeSet::new(),
+        }
+    }
+}
+
+impl Owner {
+    /// The user's name.
+    pub fn name(&self) -> &str {
+        match self {
+            Self::User(name) => name.as_str(),
+            Self::Login(login) => &login.user,
+        }
+    }
+}
+
+/// Who logged in.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Login {
+    /// The user's name.
+    pub user: String,
+    /// Their uid.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uid: Option<String>,
+    /// Their groups at that time.
+    #[serde(default)]
+    pub groups: Vec<String>,
+    /// Further facts, by lower-case key.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub extra: BTreeMap<String, Vec<String>>,
+    /// Who vouched for them: kind and name of the authenticator.
+    pub authenticated_by: String,
+}
+
+impl Login {
+    /// The authenticator that vouched for them, by kind and name; `None` where this version knows no such kind.
+    pub fn authority(&self) -> Option<Authority> {
+        self.authenticated_by.parse().ok()
+    }
+
+    /// The name of the authenticator that vouched for them.
+    pub fn authenticator(&self) -> &str {
+        let by = self.authenticated_by.split_once('/');
+        by.map_or("", |(_, name)| name)
+    }
+}
+
+/// When a token was last used, to the minute.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct TokenUse {
+    /// The time.
+    #[serde(with = "time::serde::rfc3339")]
+    pub last: OffsetDateTime,
+}
+
+/// Who may reach which clusters, and as what.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Binding {
+    /// When it was made.
+    #[serde(with = "time::serde::rfc3339")]
+    pub created: OffsetDateTime,
+    /// Users and groups, of the directory or of identity providers.
+    pub subjects: BTreeSet<Subject>,
+    /// The clusters.
+    pub clusters: Selector,
+    /// What the subjects may do there.
+    pub role: Role,
+}
+
+/// Clusters that a binding is about: those that any of the three chooses.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Selector {
+    /// Every cluster, those to come included.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub all: bool,
+    /// By name.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    #[cfg_attr(feature = "openapi", schema(value_type = Vec<String>))]
+    pub names: BTreeSet<ClusterName>,
+    /// Those that have all of these labels.
+    #[serde(default, skip_serializing_if = "Labels::is_empty")]
+    #[cfg_attr(feature = "openapi", schema(value_type = std::collections::BTreeMap<String, String>))]
+    pub labels: Labels,
+}
+
+impl Selector {
+    /// Does it choose nothing, now and ever?
+    pub fn is_empty(&self) -> bool {
+        !self.all && self.names.is_empty() && self.labels.is_empty()
+    }
+
+    /// Does it choose the cluster called `name`, which has `labels`?
+    pub fn selects(&self, name: &ClusterName, labels: &Labels) -> bool {
+        let by_labels = !self.labels.is_empty() && self.labels.are_among(labels);
+        self.all || self.names.contains(name) || by_labels
+    }
+}
+
+macro_rules! objects {
+    ($($object:ident: $kind:ident),+ $(,)?) => {
+        $(impl Object for $object {
+            const KIND: Kind = Kind::$kind;
+        })+
+    };
+}
+
+objects!(
+    Cluster: Cluster,
+    Agent: Agent,
+    User: User,
+    Group: Group,
+    AccessToken: Token,
+    Binding: Binding,
+    TokenUse: TokenUse,
+);

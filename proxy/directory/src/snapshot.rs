@@ -1,0 +1,366 @@
+//! The directory at one moment, and every question that is decided from it.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
+};
+
+use super::{
+    name::Labels,
+    object::{AccessToken, Agent, Binding, Cluster, Group, Kind, Object, Owner, TokenUse, User},
+    role::{Ability, Role},
+    standing::{Facts, Named},
+    store::{Contents, Key, Record, Revision},
+    subject::{Subject, SubjectKind},
+};
+use underpass_authenticate::TokenHash;
+use underpass_core::{Authority, ClusterName, limits};
+
+/// An object, and when it was last changed.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Entry<T> {
+    /// The revision of its last change.
+    pub revision: Revision,
+    /// The object.
+    pub object: Arc<T>,
+}
+
+/// Objects of one kind, by name.
+pub type Table<T> = BTreeMap<String, Entry<T>>;
+
+/// Every object, and what is looked up in them.
+#[derive(Clone, Debug, Default)]
+pub struct Snapshot {
+    pub(super) revision: Revision,
+    pub(super) tables: Tables,
+    index: Index,
+}
+
+/// The objects themselves.
+#[derive(Clone, Debug, Default)]
+pub struct Tables {
+    pub(super) clusters: Table<Cluster>,
+    pub(super) agents: Table<Agent>,
+    pub(super) users: Table<User>,
+    pub(super) groups: Table<Group>,
+    pub(super) tokens: Table<AccessToken>,
+    pub(super) bindings: Table<Binding>,
+    pub(super) uses: Table<TokenUse>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Index {
+    tokens: HashMap<TokenHash, String>,
+    agents: HashMap<String, String>,
+    /// The groups of each user, in the order of their names.
+    groups: HashMap<String, Vec<String>>,
+    user_bindings: HashMap<String, Vec<(Subject, String)>>,
+    group_bindings: HashMap<String, Vec<(Subject, String)>>,
+    /// Names by their letters in lower case.
+    users_by_letters: HashMap<String, String>,
+    groups_by_letters: HashMap<String, String>,
+}
+
+/// An object that this version cannot read.
+#[derive(Debug, thiserror::Error)]
+#[error("the directory's {kind} {name:?} cannot be read (is it from a newer version?)")]
+pub struct Unreadable {
+    kind: Kind,
+    name: String,
+    source: serde_json::Error,
+}
+
+/// A kind that has a table of its own: all of them.
+pub trait Tabled: Object {
+    /// Its table.
+    fn table(tables: &Tables) -> &Table<Self>;
+    /// Its table, to change it.
+    fn table_mut(tables: &mut Tables) -> &mut Table<Self>;
+}
+
+macro_rules! tabled {
+    ($($object:ident: $field:ident),+ $(,)?) => {
+        $(impl Tabled for $object {
+            fn table(tables: &Tables) -> &Table<Self> {
+                &tables.$field
+            }
+
+            fn table_mut(tables: &mut Tables) -> &mut Table<Self> {
+                &mut tables.$field
+            }
+        })+
+    };
+}
+
+tabled!(
+    Cluster: clusters,
+    Agent: agents,
+    User: users,
+    Group: groups,
+    AccessToken: tokens,
+    Binding: bindings,
+    TokenUse: uses,
+);
+
+/// A right, and the binding that it comes from.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Right {
+    pub(super) binding: String,
+    pub(super) subject: Subject,
+    pub(super) cluster: ClusterName,
+    pub(super) ability: Ability,
+}
+
+impl Snapshot {
+    /// Reads what a store holds.
+    pub(super) fn read(contents: Contents) -> Result<Self, Unreadable> {
+        let mut tables = Tables::default();
+        for (key, record) in contents.records {
+            match key.0 {
+                Kind::Cluster => read(&mut tables.clusters, key, &record)?,
+                Kind::Agent => read(&mut tables.agents, key, &record)?,
+                Kind::User => read(&mut tables.users, key, &record)?,
+                Kind::Group => read(&mut tables.groups, key, &record)?,
+                Kind::Token => read(&mut tables.tokens, key, &record)?,
+                Kind::Binding => read(&mut tables.bindings, key, &record)?,
+                Kind::TokenUse => read(&mut tables.uses, key, &record)?,
+            }
+        }
+        Ok(Self::new(contents.revision, tables))
+    }
+
+    pub(super) fn new(revision: Revision, tables: Tables) -> Self {
+        let index = Index::of(&tables);
+        Self {
+            revision,
+            tables,
+            index,
+        }
+    }
+
+    /// The state of the store that it shows.
+    pub fn revision(&self) -> Revision {
+        self.revision
+    }
+
+    /// All objects of a kind.
+    pub fn all<T: Tabled>(&self) -> &Table<T> {
+        T::table(&self.tables)
+    }
+
+    /// One object.
+    pub fn get<T: Tabled>(&self, name: &str) -> Option<&Entry<T>> {
+        T::table(&self.tables).get(name)
+    }
+
+    /// The token with this hash, and its id.
+    pub fn token(&self, hash: &TokenHash) -> Option<(&str, &AccessToken)> {
+        let id = self.index.tokens.get(hash)?;
+        let entry = self.tables.tokens.get(id)?;
+        Some((id, &entry.object))
+    }
+
+    /// The cluster that the holder of this key may serve.
+    pub fn cluster_of_agent(&self, key: &str) -> Option<&ClusterName> {
+        let id = self.index.agents.get(key)?;
+        self.tables
+            .agents
+            .get(id)
+            .map(|agent| &agent.object.cluster)
+    }
+
+    /// The groups that a user of the directory is in.
+    pub fn groups_of(&self, user: &str) -> &[String] {
+        self.index.groups.get(user).map_or(&[], Vec::as_slice)
+    }
+
+    /// What a token's owner is to clusters; `None` where the token counts for nothing.
+    pub(super) fn facts(&self, token: &AccessToken) -> Option<Facts> {
+        let mut ancestor = token;
+        for _ in 0..limits::TOKEN_GENERATIONS {
+            let Some(parent) = &ancestor.parent else {
+                return self.owner_facts(token);
+            };
+            ancestor = &self.get::<AccessToken>(parent)?.object;
+            self.owner_facts(ancestor)?;
+        }
+        // Nobody makes so many generations: what is in the store was not written by this program.
+        None
+    }
+
+    fn owner_facts(&self, token: &AccessToken) -> Option<Facts> {
+        match &token.owner {
+            Owner::User(name) => {
+                let user = &self.get::<User>(name.as_str())?.object;
+                (!user.disabled).then(|| Facts {
+                    authority: Authority::Directory,
+                    is_user: true,
+                    user: name.to_string(),
+                    uid: user.uid.clone(),
+                    groups: self.groups_of(name.as_str()).to_vec(),
+                    extra: user.extra.clone(),
+                })
+            }
+            Owner::Login(login) => self.admit(&Facts::of_login(login)?).ok(),
+        }
+    }
+
+    /// The bindings that name somebody or one of their groups.
+    fn bindings_of<'a>(
+        &'a self,
+        named: Named<'a>,
+    ) -> impl Iterator<Item = (Subject, &'a str, &'a Binding)> + 'a {
+        self.subjects_of(named).filter_map(|(subject, name)| {
+            let binding = self.tables.bindings.get(name)?;
+            Some((subject, name, &*binding.object))
+        })
+    }
+
+    /// The subjects of bindings that have this name, and the bindings.
+    pub(super) fn bindings_for(&self, kind: SubjectKind, name: &str) -> &[(Subject, String)] {
+        let bindings = match kind {
+            SubjectKind::User => self.index.user_bindings.get(name),
+            SubjectKind::Group => self.index.group_bindings.get(name),
+        };
+        bindings.map_or(&[], Vec::as_slice)
+    }
+
+    /// A user whose name differs from this one in the case of its letters at the most.
+    pub(super) fn user_like(&self, name: &str) -> Option<&str> {
+        let user = self.index.users_by_letters.get(&letters(name));
+        user.map(String::as_str)
+    }
+
+    /// The same of groups.
+    pub(super) fn group_like(&self, name: &str) -> Option<&str> {
+        let group = self.index.groups_by_letters.get(&letters(name));
+        group.map(String::as_str)
+    }
+
+    /// The right that allows it, if one does.
+    pub(super) fn right(
+        &self,
+        named: Named<'_>,
+        cluster: &ClusterName,
+        ability: Ability,
+    ) -> Option<Right> {
+        let labels = self.labels(cluster);
+        let mut bindings = self.bindings_of(named);
+        bindings.find_map(|(subject, name, binding)| {
+            let fits = binding.role.allows(ability) && binding.clusters.selects(cluster, labels);
+            fits.then(|| Right {
+                binding: name.to_owned(),
+                subject,
+                cluster: cluster.clone(),
+                ability,
+            })
+        })
+    }
+
+    /// Does the binding still give the right?
+    pub(super) fn gives(&self, right: &Right) -> bool {
+        let Some(binding) = self.get::<Binding>(&right.binding) else {
+            return false;
+        };
+        let binding = &binding.object;
+        binding.subjects.contains(&right.subject)
+            && binding.role.allows(right.ability)
+            && binding
+                .clusters
+                .selects(&right.cluster, self.labels(&right.cluster))
+    }
+
+    /// The roles that somebody has in a cluster.
+    pub fn roles(&self, named: Named<'_>, cluster: &ClusterName) -> BTreeSet<Role> {
+        let labels = self.labels(cluster);
+        self.bindings_of(named)
+            .filter(|(_, _, binding)| binding.clusters.selects(cluster, labels))
+            .map(|(_, _, binding)| binding.role)
+            .collect()
+    }
+
+    /// What a user's bindings, and those of the groups that the directory has them in, choose: clusters by name, `*` for
+    /// all, `key=value` for a label.
+    pub fn reach_of(&self, user: &str) -> BTreeMap<Role, BTreeSet<String>> {
+        let mut reach = BTreeMap::<_, BTreeSet<String>>::new();
+        let named = Named::by_directory(user, self.groups_of(user));
+        for (_, _, binding) in self.bindings_of(named) {
+            let chosen = reach.entry(binding.role).or_default();
+            let selector = &binding.clusters;
+            chosen.extend(selector.names.iter().map(ToString::to_string));
+            chosen.extend(selector.all.then(|| "*".to_owned()));
+            let labels = selector.labels.iter();
+            chosen.extend(labels.map(|(key, value)| format!("{key}={value}")));
+        }
+        reach
+    }
+
+    /// May somebody change the whole directory? Who is `admin` of all clusters may.
+    pub fn is_administrator(&self, named: Named<'_>) -> bool {
+        self.bindings_of(named)
+            .any(|(_, _, binding)| binding.clusters.all && binding.role == Role::Admin)
+    }
+
+    /// Is there such a cluster?
+    pub fn has_cluster(&self, name: &ClusterName) -> bool {
+        self.tables.clusters.contains_key(name.as_str())
+    }
+
+    fn labels(&self, cluster: &ClusterName) -> &Labels {
+        static NONE: std::sync::LazyLock<Labels> = std::sync::LazyLock::new(Labels::default);
+        self.get::<Cluster>(cluster.as_str())
+            .map_or(&NONE, |cluster| &cluster.object.labels)
+    }
+}
+
+fn read<T: Object>(table: &mut Table<T>, key: Key, record: &Record) -> Result<(), Unreadable> {
+    let (kind, name) = key;
+    match serde_json::from_slice(&record.value) {
+        Ok(object) => {
+            let entry = Entry {
+                revision: record.revision,
+                object: Arc::new(object),
+            };
+            table.insert(name, entry);
+            Ok(())
+        }
+        Err(source) => Err(Unreadable { kind, name, source }),
+    }
+}
+
+/// A name without regard to the case of its letters.
+fn letters(name: &str) -> String {
+    name.to_lowercase()
+}
+
+impl Index {
+    fn of(tables: &Tables) -> Self {
+        let mut index = Self::default();
+        for (id, token) in &tables.tokens {
+            index.tokens.insert(token.object.sha256, id.clone());
+        }
+        for (id, agent) in &tables.agents {
+            index.agents.insert(agent.object.key.clone(), id.clone());
+        }
+        let by_letters = |name: &String| (letters(name), name.clone());
+        index.users_by_letters = tables.users.keys().map(by_letters).collect();
+        index.groups_by_letters = tables.groups.keys().map(by_letters).collect();
+        for (name, group) in &tables.groups {
+            for member in &group.object.members {
+                let groups = index.groups.entry(member.to_string()).or_default();
+                groups.push(name.clone());
+            }
+        }
+        for (name, binding) in &tables.bindings {
+            for subject in &binding.object.subjects {
+                let bindings = match subject.kind {
+                    SubjectKind::User => &mut index.user_bindings,
+                    SubjectKind::Group => &mut index.group_bindings,
+                };
+                let bindings = bindings.entry(subject.name.to_string()).or_default();
+                bindings.push((subject.clone(), name.clone()));
+            }
+        }
+        index
+    }
+}

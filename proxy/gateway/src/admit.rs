@@ -1,0 +1,158 @@
+//! Who it is, what they may, whom they may act as: decided before anything is opened (security rules 4, 5, 8, 16).
+
+use std::sync::Arc;
+
+use http::Request;
+use hyper::body::Incoming;
+
+use super::{Connection, Front, acting_as, audit::Record, route::Route};
+use underpass_authenticate::Caller;
+use underpass_core::{
+    Access, AuthorizeError, ClusterName, Identity, NeverImpersonated, OutOfScope, Refusal,
+    Revocation, names::ORIGINAL_USER_EXTRA,
+};
+use underpass_http::call::{Asked, Call};
+
+/// A request that may happen.
+pub(super) struct Admitted {
+    pub(super) cluster: ClusterName,
+    /// What was decided about, and is forwarded.
+    pub(super) call: Arc<Call>,
+    /// Who really calls.
+    pub(super) caller: String,
+    /// Whom it runs as.
+    pub(super) identity: Identity,
+    pub(super) decisions: Decisions,
+}
+
+/// The decisions that a request rests on: who the caller is, what they may, whom they may act as.
+#[derive(Clone, Default)]
+pub(super) struct Decisions([Revocation; 3]);
+
+impl Decisions {
+    pub(super) async fn revoked(self) {
+        let [caller, access, acting] = self.0;
+        tokio::select! {
+            () = caller.revoked() => {}
+            () = access.revoked() => {}
+            () = acting.revoked() => {}
+        }
+    }
+}
+
+/// A request in flight was ended because a decision was taken back.
+#[derive(Debug, thiserror::Error)]
+#[error("access was revoked")]
+pub(super) struct Revoked;
+
+impl Front {
+    /// Rules 4, 5, 8 and 16: who it is, what they may, before anything is opened.
+    pub(super) async fn admit(
+        &self,
+        request: &Request<Incoming>,
+        connection: &Connection,
+        asked: Asked,
+        record: &mut Record,
+    ) -> Result<Admitted, Refusal> {
+        let caller = Caller::read(request.headers(), connection.info());
+        let caller = caller.ok_or(Refusal::Unauthorized)?.at(request.uri());
+        let head = connection.hold(request.headers())?;
+        let found = self.config.authenticator.authenticate(&caller).await;
+        let authenticated = found
+            .map_err(|error| Refusal::from(&error))?
+            .ok_or(Refusal::Unauthorized)?;
+        connection.standing().authenticated();
+        drop(head);
+        let target = request.uri().path_and_query().ok_or(Refusal::NotFound)?;
+        let route = Route::find(target).ok_or(Refusal::NotFound)?;
+        let real = authenticated.identity().clone();
+        record.caller(&real, &route);
+        let Route { cluster, path } = route;
+        let call = Arc::new(Call::read(request.method(), Some(&path), asked)?);
+        record.asks(call.info());
+
+        let access = Access::new(&real, &cluster, call.info());
+        if let Some(provenance) = real.provenance() {
+            let allowed = provenance.scope().check(&cluster, call.info());
+            allowed.map_err(|limit| out_of_scope(limit, &access))?;
+        }
+        let authorized = self.config.authorizer.authorize(&access).await;
+        let authorized = authorized.map_err(|error| forbidden(&error, &access))?;
+        // Also of whoever acts as somebody else: what nobody may be must not count for anything in a cluster.
+        self.config
+            .policy
+            .check_caller(&real)
+            .map_err(|never| never_impersonated(&real, &never))?;
+        let acting = self.act_as(&access, request, record).await?;
+        let caller = real.user().to_owned();
+        let (identity, acting) = acting.unwrap_or_else(|| (real, Revocation::never()));
+        self.config.audit.ready().await.map_err(|stuck| {
+            tracing::error!("{stuck}");
+            Refusal::Unavailable
+        })?;
+        let decisions = Decisions([authenticated.revocation().clone(), authorized, acting]);
+        Ok(Admitted {
+            cluster,
+            call,
+            caller,
+            identity,
+            decisions,
+        })
+    }
+
+    /// Rule 16: whom the caller wants to act as, if they may.
+    async fn act_as(
+        &self,
+        access: &Access<'_>,
+        request: &Request<Incoming>,
+        record: &mut Record,
+    ) -> Result<Option<(Identity, Revocation)>, Refusal> {
+        let Some(target) = acting_as::target(request.headers())? else {
+            return Ok(None);
+        };
+        record.acting_as(&target);
+        self.config
+            .policy
+            .check_target(&target)
+            .map_err(|never| never_impersonated(&target, &never))?;
+        let allowed = self.config.acting_as.may(access, &target).await?;
+        let named = target
+            .with_extra(ORIGINAL_USER_EXTRA, access.identity().user())
+            .map_err(|_| Refusal::BadRequest("the Impersonate headers are too large"))?;
+        Ok(Some((named, allowed)))
+    }
+}
+
+fn never_impersonated(identity: &Identity, never: &NeverImpersonated) -> Refusal {
+    Refusal::IdentityForbidden {
+        user: identity.user().to_owned(),
+        reason: never.to_string(),
+    }
+}
+
+fn out_of_scope(limit: OutOfScope, access: &Access<'_>) -> Refusal {
+    Refusal::Forbidden {
+        user: access.identity().user().to_owned(),
+        cluster: access.cluster().clone(),
+        verb: access.request().verb().to_owned().into(),
+        reason: Some(limit.to_string()),
+    }
+}
+
+fn forbidden(error: &AuthorizeError, access: &Access<'_>) -> Refusal {
+    match error {
+        AuthorizeError::Denied { reason } => Refusal::Forbidden {
+            user: access.identity().user().to_owned(),
+            cluster: access.cluster().clone(),
+            verb: access.request().verb().to_owned().into(),
+            reason: reason.clone(),
+        },
+        AuthorizeError::Unavailable(source) => {
+            tracing::error!(
+                error = &**source as &dyn std::error::Error,
+                "cannot authorize"
+            );
+            Refusal::Unavailable
+        }
+    }
+}

@@ -1,0 +1,210 @@
+//! What the client gets: the agent's answer as a stream, or a byte pipe after a validated 101.
+
+use std::{
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+use bytes::Bytes;
+use http::{HeaderMap, Response, StatusCode, Version, header, response};
+use hyper::upgrade::OnUpgrade;
+use tracing::Instrument;
+
+use super::{
+    Connection,
+    admit::{Decisions, Revoked},
+    audit::Record,
+    budget::Place,
+    route,
+    watch_end::WatchEnd,
+};
+use underpass_core::{
+    Body, BoxError, ClusterName, Refusal,
+    body::{self, Guard, Guarded},
+};
+use underpass_http::{
+    call::Call,
+    exchange::{Answered, Exchange, Until},
+    headers::{self, Hop},
+    pipe::{self, Meter},
+    upgrade::UpgradeRequest,
+};
+
+/// What the agent answered.
+pub(super) struct Answer {
+    pub(super) response: Response<Answered>,
+    pub(super) exchange: Exchange,
+    /// What it takes of its user's and its cluster's budgets.
+    pub(super) place: Place,
+    pub(super) cluster: ClusterName,
+    /// What it answers.
+    pub(super) call: Arc<Call>,
+    pub(super) decisions: Decisions,
+    /// Ends a watch when the front drains.
+    pub(super) watch_end: Option<WatchEnd>,
+}
+
+pub(super) fn refuse(refusal: &Refusal, record: &mut Record) -> Response<Body> {
+    note_refusal(refusal, record);
+    refusal.to_response()
+}
+
+/// For the log and the audit.
+pub(super) fn note_refusal(refusal: &Refusal, record: &mut Record) {
+    tracing::debug!(%refusal, "refused");
+    record.refused(refusal);
+}
+
+impl Answer {
+    pub(super) fn into_response(
+        self,
+        mut record: Record,
+        connection: &Connection,
+        client: &mut Option<OnUpgrade>,
+    ) -> Response<Body> {
+        let switching = self.response.status() == StatusCode::SWITCHING_PROTOCOLS;
+        let call = Arc::clone(&self.call);
+        match call.upgrade() {
+            Some(upgrade) if switching => self.switch(upgrade, record, connection, client),
+            None if switching => refuse(&Refusal::BadAnswer("an unasked 101"), &mut record),
+            _ => self.stream(record),
+        }
+    }
+
+    /// Rule 1: anything but a validated 101 is an ordinary response.
+    fn stream(self, mut record: Record) -> Response<Body> {
+        let (mut parts, incoming) = self.response.into_parts();
+        parts.version = Version::HTTP_11;
+        parts.extensions.clear();
+        if let Err(refusal) = clean(&mut parts, &self.call, &self.cluster) {
+            return refuse(&refusal, &mut record);
+        }
+        record.head(parts.status);
+        let revoked = self.decisions.revoked();
+        let audited = Audited {
+            exchange: self.exchange,
+            record,
+            place: Some(self.place),
+            watch_end: self.watch_end,
+        };
+        let guard = Until::new(audited, "revoked", async move {
+            revoked.await;
+            Box::new(Revoked) as BoxError
+        });
+        Response::from_parts(parts, body::boxed(Guarded::new(incoming, guard)))
+    }
+
+    fn switch(
+        mut self,
+        upgrade: &UpgradeRequest,
+        mut record: Record,
+        connection: &Connection,
+        client: &mut Option<OnUpgrade>,
+    ) -> Response<Body> {
+        let upstream = hyper::upgrade::on(&mut self.response);
+        let (mut parts, _) = self.response.into_parts();
+        if let Err(error) = upgrade.verify(&parts) {
+            tracing::warn!(%error, "upgrade not believed");
+            return refuse(
+                &Refusal::BadAnswer("an upgrade to something else"),
+                &mut record,
+            );
+        }
+        if let Err(refusal) = clean(&mut parts, &self.call, &self.cluster) {
+            return refuse(&refusal, &mut record);
+        }
+        let Some(client) = client.take() else {
+            return refuse(&Refusal::BadRequest("nothing to upgrade"), &mut record);
+        };
+        record.head(parts.status);
+        let meter = Arc::new(Meter::default());
+        record.piped(Arc::clone(&meter));
+        let (gone, revoked) = (connection.gone.clone(), self.decisions.revoked());
+        let held = (self.exchange, self.place);
+        let piping = async move {
+            let _held = held;
+            tokio::select! {
+                ended = pipe::run(client, upstream, &meter) => note(&mut record, ended),
+                () = gone.cancelled() => record.ended("connection closed"),
+                () = revoked => record.ended("revoked"),
+            }
+        };
+        connection.pipes.spawn(piping.in_current_span());
+        switching_response(&mut parts, upgrade);
+        Response::from_parts(parts, body::empty())
+    }
+}
+
+/// The agent has done so as well; what it says is not believed.
+fn clean(parts: &mut response::Parts, call: &Call, cluster: &ClusterName) -> Result<(), Refusal> {
+    let client = format!("{}{cluster}", route::PREFIX);
+    let hop = Hop::Front { client: &client };
+    headers::clean_response(parts.status, &mut parts.headers, call, hop)
+}
+
+fn note(record: &mut Record, ended: Result<(), pipe::PipeError>) {
+    match ended {
+        Ok(()) => record.ended("complete"),
+        Err(error) => {
+            tracing::debug!(
+                error = &error as &dyn std::error::Error,
+                "upgraded stream ended early"
+            );
+            record.ended("lost");
+        }
+    }
+}
+
+/// The 101 for the client: what the upstream said about its protocol, and an upgrade rebuilt by us.
+fn switching_response(parts: &mut response::Parts, upgrade: &UpgradeRequest) {
+    parts.version = Version::HTTP_11;
+    parts.extensions.clear();
+    parts.headers.remove(header::CONTENT_LENGTH);
+    upgrade.write(&mut parts.headers);
+}
+
+/// Keeps the exchange, the audit record and the place for as long as the response's body lives.
+struct Audited {
+    exchange: Exchange,
+    record: Record,
+    /// Until the end: what hyper still has to send costs the cluster nothing.
+    place: Option<Place>,
+    watch_end: Option<WatchEnd>,
+}
+
+impl Guard for Audited {
+    fn poll_abort(&mut self, cx: &mut Context<'_>) -> Poll<BoxError> {
+        self.exchange.poll_abort(cx)
+    }
+
+    fn passed(&mut self, data: &Bytes) {
+        self.record.passed(data.len());
+        if let Some(watch) = &mut self.watch_end {
+            watch.passed(data);
+        }
+    }
+
+    fn trailers(&mut self, trailers: &mut HeaderMap) {
+        headers::clean_trailers(trailers);
+    }
+
+    fn poll_cut(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(watch) = &mut self.watch_end else {
+            return Poll::Pending;
+        };
+        ready!(watch.poll(cx));
+        // The exchange is not finished: dropping it tells the agent to end the watch upstream.
+        self.record.ended("drained");
+        Poll::Ready(())
+    }
+
+    fn failed(&mut self, why: &'static str) {
+        self.record.ended(why);
+    }
+
+    fn finished(&mut self) {
+        self.record.ended("complete");
+        self.place = None;
+        self.exchange.finished();
+    }
+}

@@ -1,0 +1,353 @@
+//! One write for what many requests of an HTTP/2 connection have to say at once.
+//!
+//! h2 flushes after each DATA frame that it does not copy, which are those of 256 bytes and more. Straight on TLS, each of a
+//! thousand watches' events would be a record and a system call of its own. Here its flushes wait for the end of the turn in
+//! which the connection is driven, and in a burst that turn waits until others who were woken have had theirs.
+
+use std::{
+    io::{self, IoSlice},
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use tokio::{
+    io::{AsyncRead, AsyncWrite, BufWriter, ReadBuf},
+    time::Instant,
+};
+
+use underpass_core::limits;
+
+/// A connection that is driven so many times more, each within this time after the last, is in a burst. What one answer makes
+/// of it, its head and its body, is less: for that, to wait would only be one more turn.
+const BURST: (u32, Duration) = (2, Duration::from_micros(100));
+
+/// A byte stream that is flushed by who drives it ([`Batched`]), whoever writes.
+pub(super) struct Held<I>(Arc<Mutex<Inner<I>>>);
+
+struct Inner<I> {
+    io: BufWriter<I>,
+    /// What came of a flush, for the next who asks.
+    failed: Option<io::Error>,
+}
+
+impl<I: AsyncRead + AsyncWrite + Unpin> Inner<I> {
+    fn failure(&mut self) -> io::Result<()> {
+        self.failed.take().map_or(Ok(()), Err)
+    }
+}
+
+impl<I: AsyncRead + AsyncWrite + Unpin> Held<I> {
+    /// Two handles: for who writes, and for who drives it.
+    pub(super) fn pair(io: I) -> (Self, Self) {
+        let io = BufWriter::with_capacity(limits::FRONT_WRITE_BUFFER, io);
+        let inner = Arc::new(Mutex::new(Inner { io, failed: None }));
+        (Self(Arc::clone(&inner)), Self(inner))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner<I>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ready once nothing is left, which may be because it cannot be written.
+    fn poll_empty(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut inner = self.lock();
+        if let Err(error) = ready!(Pin::new(&mut inner.io).poll_flush(cx)) {
+            inner.failed = Some(error);
+        }
+        Poll::Ready(())
+    }
+
+    fn has_failed(&self) -> bool {
+        self.lock().failed.is_some()
+    }
+}
+
+impl<I: AsyncRead + AsyncWrite + Unpin> AsyncRead for Held<I> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let mut inner = self.lock();
+        inner.failure()?;
+        Pin::new(&mut inner.io).poll_read(cx, buf)
+    }
+}
+
+impl<I: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Held<I> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let mut inner = self.lock();
+        inner.failure()?;
+        Pin::new(&mut inner.io).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let mut inner = self.lock();
+        inner.failure()?;
+        Pin::new(&mut inner.io).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.lock().io.is_write_vectored()
+    }
+
+    /// At the end of the turn.
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(self.lock().failure())
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut inner = self.lock();
+        inner.failure()?;
+        Pin::new(&mut inner.io).poll_shutdown(cx)
+    }
+}
+
+/// Drives what speaks on a [`Held`] stream, and flushes that.
+pub(super) struct Batched<I, C, T> {
+    speaker: Pin<Box<C>>,
+    io: Held<I>,
+    driven: Instant,
+    /// Turns that have followed each other at once.
+    streak: u32,
+    /// Others have had their turn.
+    waited: bool,
+    /// What the speaker ended with, while its last bytes are written.
+    ended: Option<T>,
+}
+
+impl<I, C, T> Batched<I, C, T> {
+    /// `speaker` has the stream's other handle.
+    pub(super) fn new(io: Held<I>, speaker: C) -> Self {
+        Self {
+            speaker: Box::pin(speaker),
+            io,
+            driven: Instant::now(),
+            streak: 0,
+            waited: false,
+            ended: None,
+        }
+    }
+
+    /// What is driven.
+    pub(super) fn speaker(&mut self) -> Pin<&mut C> {
+        self.speaker.as_mut()
+    }
+}
+
+impl<I, C, T> Future for Batched<I, C, T>
+where
+    I: AsyncRead + AsyncWrite + Unpin,
+    C: Future<Output = T>,
+    T: Unpin,
+{
+    type Output = T;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<T> {
+        let this = &mut *self;
+        let (turns, time) = BURST;
+        if !std::mem::take(&mut this.waited) {
+            let at_once = this.driven.elapsed() < time;
+            this.streak = if at_once {
+                this.streak.saturating_add(1)
+            } else {
+                0
+            };
+            if this.streak >= turns {
+                this.waited = true;
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+        }
+        // Twice, if the speaker has yet to hear that it is no use.
+        for _ in 0..2 {
+            if this.ended.is_none()
+                && let Poll::Ready(ended) = this.speaker.as_mut().poll(cx)
+            {
+                this.ended = Some(ended);
+            }
+            if this.io.poll_empty(cx).is_ready()
+                && let Some(ended) = this.ended.take()
+            {
+                return Poll::Ready(ended);
+            }
+            if !this.io.has_failed() {
+                break;
+            }
+        }
+        this.driven = Instant::now();
+        Poll::Pending
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use futures_util::FutureExt as _;
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        sync::Notify,
+    };
+
+    use super::*;
+
+    /// Takes what is written piece by piece, unless it is blocked or broken, and never has anything to read.
+    #[derive(Clone, Default)]
+    struct Wire(Arc<Mutex<State>>);
+
+    #[derive(Default)]
+    struct State {
+        written: Vec<usize>,
+        blocked: bool,
+        broken: bool,
+    }
+
+    impl Wire {
+        fn set(&self, change: impl FnOnce(&mut State)) {
+            change(&mut self.0.lock().unwrap());
+        }
+
+        fn written(&self) -> Vec<usize> {
+            self.0.lock().unwrap().written.clone()
+        }
+    }
+
+    impl AsyncRead for Wire {
+        fn poll_read(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            _: &mut ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
+            Poll::Pending
+        }
+    }
+
+    impl AsyncWrite for Wire {
+        fn poll_write(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            buf: &[u8],
+        ) -> Poll<io::Result<usize>> {
+            let mut state = self.0.lock().unwrap();
+            if state.broken {
+                return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+            }
+            if state.blocked {
+                return Poll::Pending;
+            }
+            state.written.push(buf.len());
+            Poll::Ready(Ok(buf.len()))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    fn batched<C: Future>(
+        wire: Wire,
+        speak: impl FnOnce(Held<Wire>) -> C,
+    ) -> Batched<Wire, C, C::Output> {
+        let (io, driven) = Held::pair(wire);
+        Batched::new(driven, speak(io))
+    }
+
+    #[tokio::test]
+    async fn frames_of_one_turn_are_one_write() {
+        let wire = Wire::default();
+        let mut batched = batched(wire.clone(), async |mut io| {
+            for _ in 0..20 {
+                io.write_all(&[1; 600]).await.unwrap();
+                io.flush().await.unwrap();
+            }
+            assert_eq!(io.read_u8().await.map_err(|_| ()), Ok(0));
+        });
+        assert!((&mut batched).now_or_never().is_none());
+        assert_eq!(wire.written(), [12_000]);
+    }
+
+    #[tokio::test]
+    async fn what_is_large_is_not_copied() {
+        let wire = Wire::default();
+        batched(wire.clone(), async |mut io| {
+            io.write_all(&[1; 9]).await.unwrap();
+            io.write_all(&[2; limits::FRONT_WRITE_BUFFER])
+                .await
+                .unwrap();
+        })
+        .await;
+        assert_eq!(wire.written(), [9, limits::FRONT_WRITE_BUFFER]);
+    }
+
+    #[tokio::test]
+    async fn its_last_bytes_go_before_its_end() {
+        let wire = Wire::default();
+        wire.set(|state| state.blocked = true);
+        let mut batched = batched(wire.clone(), async |mut io| {
+            io.write_all(b"GOAWAY").await.unwrap();
+            7
+        });
+        assert_eq!((&mut batched).now_or_never(), None);
+        wire.set(|state| state.blocked = false);
+        assert_eq!(batched.await, 7);
+        assert_eq!(wire.written(), [6]);
+    }
+
+    #[tokio::test]
+    async fn who_speaks_hears_that_it_cannot_be_written() {
+        let wire = Wire::default();
+        wire.set(|state| state.broken = true);
+        let heard = batched(wire, async |mut io| {
+            io.write_all(b"HEADERS").await.unwrap();
+            io.flush().await.unwrap();
+            io.read_u8().await.map_err(|error| error.kind())
+        });
+        assert_eq!(heard.await, Err(io::ErrorKind::BrokenPipe));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn in_a_burst_others_have_their_turn_first() {
+        let (wire, events) = (Wire::default(), Arc::new(Notify::new()));
+        let more = Arc::clone(&events);
+        let mut batched = batched(wire.clone(), async move |mut io| {
+            loop {
+                more.notified().await;
+                io.write_all(&[1; 600]).await.unwrap();
+                io.flush().await.unwrap();
+            }
+        });
+        let mut turn = async || poll_fn(|cx| Poll::Ready(Pin::new(&mut batched).poll(cx))).await;
+        let (turns, time) = BURST;
+        let mut events_seen = 0;
+        for _ in 1..turns {
+            assert_eq!(turn().await, Poll::<()>::Pending);
+            assert_eq!(wire.written().len(), events_seen, "so far it goes at once");
+            events.notify_one();
+            events_seen += 1;
+        }
+        assert_eq!(turn().await, Poll::Pending, "it comes again by itself");
+        assert_eq!(wire.written().len(), events_seen - 1, "others go first");
+        assert_eq!(turn().await, Poll::Pending);
+        assert_eq!(wire.written().len(), events_seen);
+
+        tokio::time::advance(time).await;
+        events.notify_one();
+        assert_eq!(turn().await, Poll::Pending);
+        assert_eq!(wire.written().len(), events_seen + 1, "the burst is over");
+    }
+}

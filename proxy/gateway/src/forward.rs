@@ -1,0 +1,273 @@
+//! One request: authenticate, authorize, clean, wait for a place, connect, forward.
+
+use std::sync::Arc;
+
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Version, header,
+    uri::PathAndQuery,
+};
+use hyper::body::Incoming;
+use tracing::Instrument;
+
+use super::{
+    Connection, Front,
+    admit::Admitted,
+    answer::{Answer, note_refusal},
+    audit::Record,
+    budget::{Kind, Place},
+    route,
+    watch_end::WatchEnd,
+};
+use underpass_authenticate::adopt_websocket_bearer;
+use underpass_core::{Body, BoxedIo, Open, Refusal, X_FORWARDED_FOR, forwarded_for, limits, list};
+use underpass_http::{
+    call::Asked,
+    exchange::{self, Answered, Exchange, ExchangeError},
+    headers, pipe,
+};
+
+const AUDIT_ID: HeaderName = HeaderName::from_static("audit-id");
+
+impl Front {
+    /// Answers one request, of any path.
+    ///
+    /// # Cancel safety
+    /// Dropping the future, or the response's body before its end, drops the tunnel's stream, so that the agent
+    /// cancels upstream. Upgraded streams belong to `connection`.
+    pub async fn handle(
+        &self,
+        request: Request<Incoming>,
+        connection: &Connection,
+    ) -> Response<Body> {
+        let ambiguous = ambiguous(&request);
+        // Rule 1: what the client sent ahead, as if it had been upgraded, must not be read as requests.
+        let last = ambiguous.is_some() || request.headers().contains_key(header::UPGRADE);
+        let mut response = match ambiguous {
+            Some(refusal) => refusal.to_response(),
+            None => self.handle_path(request, connection).await,
+        };
+        if last && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            let close = HeaderValue::from_static("close");
+            response.headers_mut().insert(header::CONNECTION, close);
+        }
+        response
+    }
+
+    async fn handle_path(
+        &self,
+        request: Request<Incoming>,
+        connection: &Connection,
+    ) -> Response<Body> {
+        if !request.uri().path().starts_with(route::PREFIX) {
+            return self.config.fallback.handle(request, connection).await;
+        }
+        let id = underpass_core::new_audit_id();
+        let span = tracing::info_span!("request", audit_id = id);
+        self.handle_cluster(request, connection, id)
+            .instrument(span)
+            .await
+    }
+
+    async fn handle_cluster(
+        &self,
+        mut request: Request<Incoming>,
+        connection: &Connection,
+        id: String,
+    ) -> Response<Body> {
+        let target = request
+            .uri()
+            .path_and_query()
+            .map_or("", PathAndQuery::as_str);
+        let client = connection.info().peer.client(request.headers());
+        let (trail, method) = (self.config.audit.clone(), request.method().clone());
+        let mut record = Record::new(trail, id, client, method, target, request.headers());
+        let id_header = record.id_header();
+        let upgrading = request.headers().contains_key(header::UPGRADE);
+        let discovery = headers::asks_for_discovery(request.headers());
+        let mut on_upgrade = Some(hyper::upgrade::on(&mut request));
+        let mut response = match self.answer(request, connection, &mut record).await {
+            Ok(answer) => answer.into_response(record, connection, &mut on_upgrade),
+            Err(refusal) => {
+                note_refusal(&refusal, &mut record);
+                if discovery {
+                    refusal.to_discovery_response()
+                } else {
+                    refusal.to_response()
+                }
+            }
+        };
+        if let Some(client) = on_upgrade.filter(|_| upgrading) {
+            connection.pipes.spawn(pipe::close(client));
+        }
+        if let Some(id) = id_header {
+            response.headers_mut().insert(AUDIT_ID, id);
+        }
+        response
+    }
+
+    async fn answer(
+        &self,
+        mut request: Request<Incoming>,
+        connection: &Connection,
+        record: &mut Record,
+    ) -> Result<Answer, Refusal> {
+        let asked = Asked::read(request.method(), request.version(), request.headers());
+        let asked = asked.inspect_err(|error| tracing::debug!(%error, "upgrade refused"))?;
+        if asked.is_upgrade() && !http_body::Body::is_end_stream(request.body()) {
+            // Bytes of a body could be taken for bytes of the upgraded stream, or the other way round.
+            return Err(Refusal::BadRequest("an upgrade must not have a body"));
+        }
+        let adopted = adopt_websocket_bearer(request.headers_mut());
+        adopted.map_err(|_| Refusal::Unauthorized)?;
+        let admitted = self.admit(&request, connection, asked, record).await?;
+        let revoked = admitted.decisions.clone().revoked();
+        let decisions = admitted.decisions.clone();
+        let (cluster, call) = (admitted.cluster.clone(), Arc::clone(&admitted.call));
+        let head = self.exchange(request, admitted, record);
+        let (response, exchange, place) = tokio::select! {
+            biased;
+            () = revoked => return Err(Refusal::Unauthorized),
+            answered = head => answered?,
+        };
+        let watch_end = call
+            .is_watch()
+            .then(|| WatchEnd::new(self.draining.clone(), response.headers()));
+        Ok(Answer {
+            response,
+            exchange,
+            place,
+            cluster,
+            call,
+            decisions,
+            watch_end,
+        })
+    }
+
+    async fn exchange(
+        &self,
+        request: Request<Incoming>,
+        admitted: Admitted,
+        record: &Record,
+    ) -> Result<(Response<Answered>, Exchange, Place), Refusal> {
+        let (mut parts, body) = request.into_parts();
+        let Admitted {
+            caller,
+            cluster,
+            call,
+            ..
+        } = &admitted;
+        headers::clean_request(&mut parts.headers, call.info());
+        write_headers(&mut parts.headers, record)?;
+        let outgoing = within_bounds(call.request(parts.headers, body))?;
+        let safe = call.method().is_safe();
+        let kind = match call.is_long() {
+            true => Kind::Stream,
+            false => Kind::Request,
+        };
+        let place = self.config.budgets.place(caller, cluster, kind).await?;
+        let stream = self.connect(&admitted, record).await?;
+        let answered = exchange::send(stream, outgoing);
+        let answered = match kind {
+            Kind::Stream => answered.await,
+            Kind::Request => {
+                let limit = tokio::time::timeout(limits::RESPONSE_HEAD_TIMEOUT, answered).await;
+                limit.map_err(|_| Refusal::Timeout("the agent's answer"))?
+            }
+        };
+        let (response, exchange) = answered.map_err(|error| {
+            tracing::warn!(
+                %cluster,
+                error = &error as &dyn std::error::Error, "no answer through the tunnel"
+            );
+            let cluster = cluster.clone();
+            match error {
+                ExchangeError::Malformed(_) => Refusal::BadAnswer("not HTTP/1.1"),
+                // The agent may have heard what we did not hear it answer: only what changes nothing may
+                // be asked for again.
+                ExchangeError::NotTaken(_) if safe => Refusal::NoAgent(cluster),
+                ExchangeError::NotTaken(_) => Refusal::AgentSilent(cluster),
+                ExchangeError::Declined(_) => Refusal::AgentRefused(cluster),
+                ExchangeError::Lost(_) => Refusal::AgentLost(cluster),
+            }
+        })?;
+        Ok((response, exchange, place))
+    }
+
+    async fn connect(&self, admitted: &Admitted, record: &Record) -> Result<BoxedIo, Refusal> {
+        let cluster = &admitted.cluster;
+        let identity = admitted
+            .identity
+            .encode()
+            .map_err(|_| Refusal::HeadersTooLarge)?;
+        let open = Open::new(identity, admitted.call.info().class(), record.id());
+        let connecting = self.config.clusters.connect(cluster, &open);
+        match tokio::time::timeout(limits::STREAM_CONNECT_TIMEOUT, connecting).await {
+            Ok(Ok(stream)) => Ok(stream),
+            Ok(Err(error)) => {
+                tracing::info!(%cluster, error = &error as &dyn std::error::Error, "no stream");
+                Err(error.refusal(cluster))
+            }
+            Err(_) => {
+                tracing::info!(%cluster, "no stream in time");
+                Err(Refusal::NoAgent(cluster.clone()))
+            }
+        }
+    }
+}
+
+/// What hyper lets pass that two parsers may read differently. Nothing here would be deceived by it; who stands before us,
+/// and shares its connections among clients, may be.
+fn ambiguous<B>(request: &Request<B>) -> Option<Refusal> {
+    let fields = request.headers();
+    let mut hosts = fields.get_all(header::HOST).iter();
+    let one_host = hosts.next().is_some() && hosts.next().is_none();
+    if !one_host && request.version() == Version::HTTP_11 {
+        // RFC 9112, section 3.2.
+        return Some(Refusal::BadRequest(
+            "a request must have exactly one Host header",
+        ));
+    }
+    let codings = fields.get_all(header::TRANSFER_ENCODING).iter();
+    let mut codings = codings.flat_map(list::tokens);
+    let last = codings.next_back();
+    if last.is_some() && codings.next().is_some() {
+        // RFC 9112, section 6.1. hyper decodes the last one, `chunked`, and takes what is left for the body.
+        return Some(Refusal::BadRequest(
+            "the only transfer coding that is known here is chunked, once",
+        ));
+    }
+    None
+}
+
+/// What the agent's half, and an API server behind it, will read.
+fn within_bounds<B>(request: Request<B>) -> Result<Request<B>, Refusal> {
+    let lines = request.headers().len();
+    let bytes: usize = request
+        .headers()
+        .iter()
+        .map(|(name, value)| name.as_str().len() + value.len() + 4)
+        .sum();
+    let room = limits::HEADER_COUNT.saturating_sub(limits::HEADER_COUNT_RESERVE);
+    let target = request
+        .uri()
+        .path_and_query()
+        .map_or(0, |target| target.as_str().len());
+    if lines > room || bytes.saturating_add(target) > limits::HEADER_BYTES {
+        return Err(Refusal::HeadersTooLarge);
+    }
+    Ok(request)
+}
+
+/// Written last, on clean headers: nothing that the client sent can take these away or add to them.
+fn write_headers(headers: &mut HeaderMap, record: &Record) -> Result<(), Refusal> {
+    // The agent writes the API server's own authority; HTTP/1.1 wants a Host meanwhile.
+    headers.insert(
+        header::HOST,
+        HeaderValue::from_static("kubernetes.default.svc"),
+    );
+    headers.insert(AUDIT_ID, record.id_header().ok_or(Refusal::Unavailable)?);
+    // kube-apiserver's audit takes sourceIPs from here.
+    let client = forwarded_for(record.client()).ok_or(Refusal::Unavailable)?;
+    headers.insert(X_FORWARDED_FOR, client);
+    Ok(())
+}

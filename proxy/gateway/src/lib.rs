@@ -1,0 +1,170 @@
+//! The server's half: authenticates callers, decides, and forwards into the tunnel.
+
+mod access_review;
+mod acting_as;
+mod admit;
+mod answer;
+#[cfg(any(test, feature = "fuzzing"))]
+#[cfg_attr(feature = "fuzzing", doc(hidden))]
+#[allow(
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "it states expectations, as tests do"
+)]
+pub mod attack;
+mod audit;
+mod batch;
+mod budget;
+mod forward;
+pub mod kubeconfig;
+mod linger;
+#[cfg(test)]
+mod one_parse;
+#[cfg(feature = "bench")]
+#[doc(hidden)]
+pub mod parts;
+pub mod proxy_protocol;
+pub(crate) mod route;
+mod serve;
+mod strangers;
+mod watch_end;
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use http::{HeaderMap, Request, Response};
+use hyper::body::Incoming;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use underpass_audit::Trail;
+use underpass_authenticate::Authenticator;
+use underpass_core::{
+    ActingAs, Authorizer, Body, Clusters, ConnectionInfo, ImpersonationPolicy, Refusal,
+};
+
+pub use self::{
+    access_review::AccessReviews,
+    budget::{BudgetConfig, BudgetConfigError, Budgets, Occupancy},
+    serve::ServeError,
+    strangers::{Held, Metered, Standing, StrangerBounds, Strangers},
+};
+
+/// One connection while it is served: its facts, and the upgraded streams that came out of it.
+#[derive(Debug)]
+pub struct Connection {
+    info: ConnectionInfo,
+    standing: Standing,
+    pipes: TaskTracker,
+    gone: CancellationToken,
+}
+
+impl Connection {
+    /// A connection for [`Front::handle`]. Whoever drops the last reference ends its upgraded streams.
+    pub fn new(info: ConnectionInfo) -> Self {
+        Self::of_stranger(info, Standing::default())
+    }
+
+    /// The same of somebody who is counted until they are authenticated.
+    pub fn of_stranger(info: ConnectionInfo, standing: Standing) -> Self {
+        Self {
+            info,
+            standing,
+            pipes: TaskTracker::new(),
+            gone: CancellationToken::new(),
+        }
+    }
+
+    /// What the listener knows about it.
+    pub fn info(&self) -> &ConnectionInfo {
+        &self.info
+    }
+
+    /// Whether its peer is a stranger.
+    pub fn standing(&self) -> &Standing {
+        &self.standing
+    }
+
+    /// Charges a head to the strangers' budget while its credential is checked; to be dropped then.
+    ///
+    /// # Errors
+    /// There is no room for it. The connection is about to be closed.
+    pub fn hold(&self, headers: &HeaderMap) -> Result<Held, Refusal> {
+        self.standing.hold(headers).ok_or(Refusal::TooManyRequests)
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.gone.cancel();
+    }
+}
+
+/// Serves what is not below `/k8s/clusters/`: health, the server's own API.
+#[async_trait]
+pub trait Fallback: Send + Sync {
+    /// Answers `request`. Nothing has been authenticated.
+    async fn handle(&self, request: Request<Incoming>, connection: &Connection) -> Response<Body>;
+}
+
+/// Answers 404 with a `metav1.Status`.
+#[derive(Clone, Copy, Debug)]
+pub struct NotFound;
+
+#[async_trait]
+impl Fallback for NotFound {
+    async fn handle(&self, _request: Request<Incoming>, _: &Connection) -> Response<Body> {
+        Refusal::NotFound.to_response()
+    }
+}
+
+/// The parts that a front is made of.
+#[derive(Clone)]
+#[allow(
+    missing_debug_implementations,
+    reason = "trait objects of other crates"
+)]
+pub struct FrontConfig {
+    /// Who is calling.
+    pub authenticator: Arc<dyn Authenticator>,
+    /// What they may reach.
+    pub authorizer: Arc<dyn Authorizer>,
+    /// Whom they may act as; [`Nobody`](underpass_core::Nobody) for nobody.
+    pub acting_as: Arc<dyn ActingAs>,
+    /// How a cluster is reached.
+    pub clusters: Arc<dyn Clusters>,
+    /// What is not a cluster's; [`NotFound`] for nothing.
+    pub fallback: Arc<dyn Fallback>,
+    /// Whom nobody may become; the agents check theirs again.
+    pub policy: ImpersonationPolicy,
+    /// Where it is written who did what; [`Trail::default`] for nowhere.
+    pub audit: Trail,
+    /// How much each user and each cluster may have in flight; [`Budgets::default`] for what suits most.
+    pub budgets: Budgets,
+}
+
+/// The HTTPS front, without its sockets.
+#[allow(
+    missing_debug_implementations,
+    reason = "trait objects of other crates"
+)]
+pub struct Front {
+    config: FrontConfig,
+    draining: CancellationToken,
+}
+
+impl Front {
+    /// Puts the parts together.
+    pub fn new(config: FrontConfig) -> Self {
+        Self {
+            config,
+            draining: CancellationToken::new(),
+        }
+    }
+
+    /// Tells every connection to finish: HTTP/2 gets a GOAWAY, HTTP/1.1 closes after the current response.
+    /// Watches end cleanly between two events, spread over [`limits::DRAIN_SPREAD`](underpass_core::limits::DRAIN_SPREAD), so that informers go
+    /// on elsewhere from where they are; everything else goes on until it ends or its `serve_connection` is dropped.
+    pub fn drain(&self) {
+        self.draining.cancel();
+    }
+}

@@ -1,0 +1,170 @@
+//! A close that lets the client hear the answer before it.
+//!
+//! A server that closes a socket with unread bytes in it makes TCP answer the client's next ones with a reset, which throws
+//! away what the client has not read yet: the answer to a request that was refused before its end (RFC 9112, section 9.6).
+
+use std::{
+    io,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll, ready},
+};
+
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    time::{Instant, Sleep},
+};
+
+use underpass_core::limits;
+
+/// Reads and forgets, for a while, what still comes after its own end was sent. What comes on an upgraded connection is the
+/// other protocol's, whose ends are each for themselves.
+pub(super) struct Lingering<I> {
+    io: I,
+    state: State,
+    upgraded: Arc<AtomicBool>,
+}
+
+enum State {
+    Open,
+    /// The end was sent; so many bytes may still come, until then.
+    Closing(usize, Pin<Box<Sleep>>),
+    Closed,
+}
+
+impl<I> Lingering<I> {
+    /// `upgraded` is set before the upgraded stream has this.
+    pub(super) fn new(io: I, upgraded: Arc<AtomicBool>) -> Self {
+        Self {
+            io,
+            state: State::Open,
+            upgraded,
+        }
+    }
+}
+
+impl<I: AsyncRead + Unpin> AsyncRead for Lingering<I> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_read(context, buffer)
+    }
+}
+
+impl<I: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Lingering<I> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(context, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write_vectored(context, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(context)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        loop {
+            match &mut this.state {
+                State::Open => {
+                    ready!(Pin::new(&mut this.io).poll_shutdown(context))?;
+                    if this.upgraded.load(Ordering::Acquire) {
+                        return Poll::Ready(Ok(()));
+                    }
+                    let end = Instant::now() + limits::LINGER_TIME;
+                    let sleep = Box::pin(tokio::time::sleep_until(end));
+                    this.state = State::Closing(limits::LINGER_BYTES, sleep);
+                }
+                State::Closing(left, end) => {
+                    if end.as_mut().poll(context).is_ready() {
+                        this.state = State::Closed;
+                        continue;
+                    }
+                    let mut space = [0; 8 * 1024];
+                    let mut buffer = ReadBuf::new(&mut space);
+                    let read = ready!(Pin::new(&mut this.io).poll_read(context, &mut buffer));
+                    let count = buffer.filled().len();
+                    *left = left.saturating_sub(count);
+                    // An end, or an error: nobody sends any more, and nobody loses an answer.
+                    if read.is_err() || count == 0 || *left == 0 {
+                        this.state = State::Closed;
+                    }
+                }
+                State::Closed => return Poll::Ready(Ok(())),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+
+    use super::*;
+
+    fn closing(io: DuplexStream) -> Lingering<DuplexStream> {
+        Lingering::new(io, Arc::default())
+    }
+
+    #[tokio::test]
+    async fn an_upgraded_stream_is_read_after_its_other_end() {
+        let (mut client, server) = duplex(1024);
+        let mut server = Lingering::new(server, Arc::new(true.into()));
+        server.shutdown().await.unwrap();
+        client.write_all(b"later").await.unwrap();
+        client.shutdown().await.unwrap();
+        let mut read = String::new();
+        server.read_to_string(&mut read).await.unwrap();
+        assert_eq!(read, "later");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_still_sends_reads_the_answer() {
+        let (mut client, server) = duplex(1024);
+        let serving = tokio::spawn(async move {
+            let mut server = closing(server);
+            server.write_all(b"431").await.unwrap();
+            server.shutdown().await
+        });
+        // More than the pipe holds: without anybody who reads, this would not end.
+        client.write_all(&[0; 100 * 1024]).await.unwrap();
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).await.unwrap();
+        assert_eq!(answer, "431");
+        drop(client);
+        serving.await.unwrap().unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_never_ends_is_left() {
+        let (client, server) = duplex(1024);
+        let begun = Instant::now();
+        closing(server).shutdown().await.unwrap();
+        assert_eq!(begun.elapsed(), limits::LINGER_TIME);
+        drop(client);
+        let (mut client, server) = duplex(1024);
+        let closing = tokio::spawn(async move { closing(server).shutdown().await });
+        let much = vec![0; limits::LINGER_BYTES + 64 * 1024];
+        client.write_all(&much).await.unwrap_err();
+        closing.await.unwrap().unwrap();
+    }
+}

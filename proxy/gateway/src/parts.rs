@@ -1,0 +1,39 @@
+//! Parts of a request's way, to be measured alone. With the feature `bench` only; no part of the API.
+
+use std::collections::BTreeMap;
+
+use http::{HeaderMap, uri::PathAndQuery};
+
+use crate::route::Route;
+use underpass_core::{ClusterName, Identity, IdentityError, RequestInfo};
+use underpass_http::{headers, impersonate};
+
+/// Takes away what must not pass: hop-by-hop headers, and whatever could be taken for an identity or a credential.
+pub fn clean_request(headers: &mut HeaderMap) {
+    headers::clean_request(headers, &RequestInfo::default());
+}
+
+/// The cluster that a request is for, and what its API server is asked for; `None` for a path outside of every cluster.
+pub fn route(target: &PathAndQuery) -> Option<(ClusterName, PathAndQuery)> {
+    let Route { cluster, path } = Route::find(target)?;
+    Some((cluster, path))
+}
+
+/// An identity to write, and nothing else: none can be had of it.
+#[derive(Debug)]
+pub struct Impersonation(Identity);
+
+impl Impersonation {
+    /// Of a user with groups.
+    ///
+    /// # Errors
+    /// A value that is too long or that could not be written as a header.
+    pub fn new(user: &str, groups: Vec<String>) -> Result<Self, IdentityError> {
+        Identity::new(user.to_owned(), None, groups, BTreeMap::new()).map(Self)
+    }
+
+    /// Writes it on clean headers; says whether it is there now.
+    pub fn write(&self, headers: &mut HeaderMap) -> bool {
+        impersonate::write(headers, &self.0).is_ok()
+    }
+}

@@ -1,0 +1,293 @@
+//! Serves one connection of the front.
+
+use std::{
+    convert::Infallible,
+    pin::{Pin, pin},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use http::{Request, Response, StatusCode};
+use hyper::{
+    body::Incoming,
+    server::conn::{http1, http2},
+    service::{HttpService, service_fn},
+};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    time::Instant,
+};
+
+use super::{
+    Connection, Front, Standing,
+    batch::{Batched, Held},
+    linger::Lingering,
+};
+use underpass_core::{
+    Body, BoxError, ConnectionInfo, Protocol,
+    body::{self, Guard, Guarded},
+    limits,
+};
+use underpass_http::scheduling::in_task::{InTask, Spawner};
+
+/// A client's connection ended by an error: the client broke HTTP, or vanished.
+#[derive(Debug, thiserror::Error)]
+#[error("the client's connection failed")]
+pub struct ServeError(#[source] hyper::Error);
+
+impl Front {
+    /// Serves a connection, after its TLS handshake, until it ends and its upgraded streams have ended.
+    ///
+    /// After [`Front::drain`] it returns once what is in flight is done. HTTP/1.1 requests may upgrade; HTTP/2 ones may
+    /// not (RFC 9113, section 8.2.2: hyper resets a stream that tries).
+    ///
+    /// # Errors
+    /// How the client broke the connection; worth a debug line.
+    ///
+    /// # Cancel safety
+    /// Dropping the future closes the connection and ends its requests and upgraded streams at once.
+    pub async fn serve_connection<I>(
+        self: &Arc<Self>,
+        io: I,
+        info: ConnectionInfo,
+    ) -> Result<(), ServeError>
+    where
+        I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        self.serve_stranger(io, info, Standing::default()).await
+    }
+
+    /// The same of a connection that counts as a stranger's until a request on it is authenticated. Whoever calls this
+    /// has charged what was read so far, and ends the future when [`Standing::closed`] is ready.
+    ///
+    /// # Errors
+    /// As [`Front::serve_connection`].
+    ///
+    /// # Cancel safety
+    /// As [`Front::serve_connection`].
+    pub async fn serve_stranger<I>(
+        self: &Arc<Self>,
+        io: I,
+        info: ConnectionInfo,
+        standing: Standing,
+    ) -> Result<(), ServeError>
+    where
+        I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        let protocol = info.protocol;
+        let connection = Arc::new(Connection::of_stranger(info, standing));
+        let _gone = connection.gone.clone().drop_guard();
+        let served = match protocol {
+            Protocol::Http1 => self.serve_http1(io, &connection).await,
+            Protocol::Http2 => self.serve_http2(io, &connection).await,
+        };
+        connection.pipes.close();
+        connection.pipes.wait().await;
+        served.map_err(ServeError)
+    }
+
+    async fn serve_http1<I>(
+        self: &Arc<Self>,
+        io: I,
+        connection: &Arc<Connection>,
+    ) -> hyper::Result<()>
+    where
+        I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        let upgraded = Arc::<AtomicBool>::default();
+        let io = Lingering::new(io, Arc::clone(&upgraded));
+        let service = service_fn(|request: Request<Incoming>| {
+            let (front, connection) = (Arc::clone(self), Arc::clone(connection));
+            let upgraded = Arc::clone(&upgraded);
+            async move {
+                let response = front.handle(request, &connection).await;
+                if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+                    upgraded.store(true, Ordering::Release);
+                }
+                Ok::<_, Infallible>(response)
+            }
+        });
+        let serving = http1()
+            .serve_connection(TokioIo::new(io), service)
+            .with_upgrades();
+        finish_or(serving, self.draining.cancelled()).await
+    }
+
+    async fn serve_http2<I>(
+        self: &Arc<Self>,
+        io: I,
+        connection: &Arc<Connection>,
+    ) -> hyper::Result<()>
+    where
+        I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        let activity = Arc::new(Activity::default());
+        let service = service_fn(|request: Request<Incoming>| {
+            let (front, connection) = (Arc::clone(self), Arc::clone(connection));
+            let active = Active::new(&activity);
+            async move { Ok::<_, Infallible>(active.hold(front.handle(request, &connection).await)) }
+        });
+        let (io, driven) = Held::pair(io);
+        let spawner = Spawner::default();
+        let serving = http2(spawner.clone()).serve_connection(TokioIo::new(io), service);
+        let serving = Batched::new(driven, InTask::new(serving, spawner));
+        let stop = async {
+            tokio::select! {
+                () = self.draining.cancelled() => {}
+                () = activity.idle_for_long() => tracing::debug!("idle connection"),
+            }
+        };
+        finish_or(serving, stop).await
+    }
+}
+
+/// A connection that can be told to finish. (hyper-util's trait leaves out the one with upgrades.)
+trait Graceful: Future<Output = hyper::Result<()>> {
+    fn finish(self: Pin<&mut Self>);
+}
+
+impl<I, S> Graceful for http1::UpgradeableConnection<I, S>
+where
+    Self: Future<Output = hyper::Result<()>>,
+    S: HttpService<Incoming, ResBody = Body>,
+    S::Error: Into<BoxError>,
+    I: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
+{
+    fn finish(self: Pin<&mut Self>) {
+        self.graceful_shutdown();
+    }
+}
+
+impl<I, S> Graceful for InTask<http2::Connection<I, S, Spawner>>
+where
+    Self: Future<Output = hyper::Result<()>>,
+    S: HttpService<Incoming, ResBody = Body>,
+    S::Error: Into<BoxError>,
+    S::Future: Send + 'static,
+    I: hyper::rt::Read + hyper::rt::Write + Unpin,
+{
+    fn finish(mut self: Pin<&mut Self>) {
+        Pin::new(self.connection_mut()).graceful_shutdown();
+    }
+}
+
+impl<I, C> Graceful for Batched<I, C, hyper::Result<()>>
+where
+    I: AsyncRead + AsyncWrite + Unpin,
+    C: Graceful,
+{
+    fn finish(mut self: Pin<&mut Self>) {
+        self.speaker().finish();
+    }
+}
+
+/// Drives a connection; once `stop` is ready it takes no new requests and ends after those in flight.
+async fn finish_or<C, S>(serving: C, stop: S) -> hyper::Result<()>
+where
+    C: Graceful,
+    S: Future<Output = ()>,
+{
+    let mut serving = pin!(serving);
+    tokio::select! {
+        served = serving.as_mut() => return served,
+        () = stop => serving.as_mut().finish(),
+    }
+    serving.await
+}
+
+fn http1() -> http1::Builder {
+    let mut builder = http1::Builder::new();
+    builder
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits::HEADER_READ_TIMEOUT)
+        // A little more than passes: what is a little too much is then refused by us, with a Status,
+        // and only what is far too much by hyper, without.
+        .max_headers(2 * limits::HEADER_COUNT)
+        .max_header_size(limits::HTTP1_BUFFER_BYTES)
+        .max_buf_size(limits::HTTP1_BUFFER_BYTES);
+    builder
+}
+
+fn http2(spawner: Spawner) -> http2::Builder<Spawner> {
+    let mut builder = http2::Builder::new(spawner);
+    builder
+        .timer(TokioTimer::new())
+        .keep_alive_interval(limits::FRONT_KEEPALIVE_INTERVAL)
+        .keep_alive_timeout(limits::FRONT_KEEPALIVE_TIMEOUT)
+        .max_concurrent_streams(limits::FRONT_STREAMS)
+        .max_send_buf_size(limits::FRONT_SEND_BUFFER)
+        .initial_stream_window_size(limits::FRONT_STREAM_WINDOW)
+        .initial_connection_window_size(limits::FRONT_CONNECTION_WINDOW)
+        .max_header_list_size(u32::try_from(limits::HTTP1_BUFFER_BYTES).unwrap_or(u32::MAX));
+    builder
+}
+
+/// What a connection does. hyper bounds how long an HTTP/1.1 client may idle (the header timeout), but not an HTTP/2 one.
+struct Activity(Mutex<InFlight>);
+
+struct InFlight {
+    requests: usize,
+    /// When there last was none.
+    idle_since: Instant,
+}
+
+impl Default for Activity {
+    fn default() -> Self {
+        Self(Mutex::new(InFlight {
+            requests: 0,
+            idle_since: Instant::now(),
+        }))
+    }
+}
+
+impl Activity {
+    fn lock(&self) -> MutexGuard<'_, InFlight> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Looks again when it may have been idle for long: to be told of each request would be a turn for each.
+    async fn idle_for_long(&self) {
+        let mut left = limits::FRONT_IDLE_TIMEOUT;
+        while !left.is_zero() {
+            tokio::time::sleep(left).await;
+            let now = self.lock();
+            left = match now.requests {
+                0 => limits::FRONT_IDLE_TIMEOUT.saturating_sub(now.idle_since.elapsed()),
+                _ => limits::FRONT_IDLE_TIMEOUT,
+            };
+        }
+    }
+}
+
+/// A request in flight, until its response's body is gone.
+struct Active(Arc<Activity>);
+
+impl Active {
+    fn new(activity: &Arc<Activity>) -> Self {
+        let mut now = activity.lock();
+        now.requests = now.requests.saturating_add(1);
+        drop(now);
+        Self(Arc::clone(activity))
+    }
+
+    fn hold(self, response: Response<Body>) -> Response<Body> {
+        response.map(|inner| body::boxed(Guarded::new(inner, self)))
+    }
+}
+
+impl Drop for Active {
+    fn drop(&mut self) {
+        let mut now = self.0.lock();
+        now.requests = now.requests.saturating_sub(1);
+        now.idle_since = Instant::now();
+    }
+}
+
+impl Guard for Active {
+    fn poll_abort(&mut self, _: &mut std::task::Context<'_>) -> std::task::Poll<BoxError> {
+        std::task::Poll::Pending
+    }
+}

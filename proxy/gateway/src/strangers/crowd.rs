@@ -1,0 +1,463 @@
+//! Who holds how much, and who has to go. No I/O, no clock: an id is older if it is smaller.
+
+use std::{
+    cmp::Reverse,
+    collections::{BTreeSet, HashMap},
+    net::IpAddr,
+};
+
+use tokio_util::sync::CancellationToken;
+
+use underpass_core::limits;
+
+/// Tells connections apart; a smaller one is older.
+pub(super) type Id = u64;
+
+/// How much strangers may hold, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StrangerBounds {
+    /// All together.
+    pub bytes: usize,
+    /// As long as no more is held than this, whoever asks gets it.
+    pub unshared: usize,
+    /// Beyond that, one source.
+    pub per_source: usize,
+    /// One connection, whatever is free.
+    pub per_connection: usize,
+}
+
+impl Default for StrangerBounds {
+    fn default() -> Self {
+        Self {
+            bytes: limits::STRANGERS,
+            unshared: limits::STRANGERS / 2,
+            per_source: limits::STRANGERS / 4,
+            per_connection: limits::STRANGER_MOST,
+        }
+    }
+}
+
+/// Why a connection is closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Why {
+    /// Its source holds more than its share.
+    Share,
+    /// Everybody together holds too much, and its source the most.
+    Budget,
+    /// It holds too much itself.
+    Most,
+    /// The system has nothing left, and its source holds the most.
+    System,
+}
+
+#[derive(Debug)]
+pub(super) struct Crowd {
+    bounds: StrangerBounds,
+    held: usize,
+    next: Id,
+    members: HashMap<Id, Member>,
+    sources: HashMap<IpAddr, Source>,
+    /// The same sources, the one that has to give something up first last.
+    by_held: BTreeSet<Rank>,
+}
+
+#[derive(Debug)]
+struct Member {
+    source: IpAddr,
+    held: usize,
+    close: CancellationToken,
+}
+
+#[derive(Debug, Default)]
+struct Source {
+    held: usize,
+    /// In the order in which they have to go.
+    members: BTreeSet<(Reverse<u32>, Id)>,
+}
+
+/// Sources in the order in which they pay: those that hold twice as much are larger, and of those that hold about as much the
+/// one whose first connection is older. So a newcomer who has said something is not the largest of many who say nothing.
+type Rank = (u32, Reverse<Id>, IpAddr);
+
+fn rank(address: IpAddr, source: &Source) -> Rank {
+    let places = (source.held / limits::STRANGER_BASE).max(1);
+    let first = source.members.first().map_or(Id::MAX, |(_, id)| *id);
+    (places.ilog2(), Reverse(first), address)
+}
+
+/// Twice as much goes first; among those that hold about as much, the oldest.
+fn order(held: usize, id: Id) -> (Reverse<u32>, Id) {
+    (Reverse(held.max(1).ilog2()), id)
+}
+
+impl Crowd {
+    pub(super) fn new(bounds: StrangerBounds) -> Self {
+        Self {
+            bounds,
+            held: 0,
+            next: 0,
+            members: HashMap::new(),
+            sources: HashMap::new(),
+            by_held: BTreeSet::new(),
+        }
+    }
+
+    pub(super) fn held(&self) -> usize {
+        self.held
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.members.len()
+    }
+
+    /// Somebody comes; `close` is cancelled when they have to go, which may be at once.
+    pub(super) fn enter(&mut self, source: IpAddr, close: CancellationToken) -> Id {
+        let id = self.next;
+        self.next = self.next.wrapping_add(1);
+        let member = Member {
+            source,
+            held: 0,
+            close,
+        };
+        self.insert(id, member);
+        self.charge(id, limits::STRANGER_BASE);
+        id
+    }
+
+    /// Somebody holds more. False: they are not here (any more).
+    pub(super) fn charge(&mut self, id: Id, bytes: usize) -> bool {
+        let Some(member) = self.members.get(&id) else {
+            return false;
+        };
+        let source = member.source;
+        if member.held.saturating_add(bytes) > self.bounds.per_connection {
+            self.close(id, Why::Most);
+            return false;
+        }
+        while let Some((from, why)) = self.pays(source, bytes) {
+            let victim = self.first_to_go(from, (source, id, bytes));
+            self.close(victim, why);
+            if victim == id {
+                return false;
+            }
+        }
+        self.add(id, bytes);
+        true
+    }
+
+    /// Somebody holds less.
+    pub(super) fn refund(&mut self, id: Id, bytes: usize) {
+        if let Some(mut member) = self.remove(id) {
+            member.held = member.held.saturating_sub(bytes);
+            self.insert(id, member);
+        }
+    }
+
+    /// One of the largest source's has to go. False: there is nobody.
+    pub(super) fn make_room(&mut self) -> bool {
+        let largest = self.by_held.last();
+        let source = largest.and_then(|(_, _, largest)| self.sources.get(largest));
+        let first = source.and_then(|source| source.members.first());
+        let Some((_, id)) = first.copied() else {
+            return false;
+        };
+        self.close(id, Why::System);
+        true
+    }
+
+    /// Somebody goes, or is no stranger any more.
+    pub(super) fn leave(&mut self, id: Id) {
+        self.remove(id);
+    }
+
+    /// Somebody turns out to come from elsewhere.
+    pub(super) fn move_to(&mut self, id: Id, source: IpAddr) {
+        let Some(mut member) = self.remove(id) else {
+            return;
+        };
+        let held = std::mem::take(&mut member.held);
+        member.source = source;
+        self.insert(id, member);
+        self.charge(id, held);
+    }
+
+    /// The source that has to give something up before this one may hold so much more.
+    fn pays(&self, source: IpAddr, bytes: usize) -> Option<(IpAddr, Why)> {
+        let all = self.held.saturating_add(bytes);
+        let of_source = self.sources.get(&source).map_or(0, |source| source.held);
+        let of_source = of_source.saturating_add(bytes);
+        if all > self.bounds.unshared && of_source > self.bounds.per_source {
+            return Some((source, Why::Share));
+        }
+        if all <= self.bounds.bytes {
+            return None;
+        }
+        let largest = self
+            .by_held
+            .last()
+            .map_or(source, |(_, _, largest)| *largest);
+        Some((largest, Why::Budget))
+    }
+
+    /// The first of a source that has to go; whoever asks, where that is theirs and they would hold more than any other.
+    fn first_to_go(&self, from: IpAddr, (source, id, bytes): (IpAddr, Id, usize)) -> Id {
+        let first = self
+            .sources
+            .get(&from)
+            .and_then(|from| from.members.first());
+        let held = self.members.get(&id).map_or(0, |member| member.held);
+        let asking = order(held.saturating_add(bytes), id);
+        match first {
+            Some(first) if from != source || *first <= asking => first.1,
+            _ => id,
+        }
+    }
+
+    fn close(&mut self, id: Id, why: Why) {
+        let Some(member) = self.remove(id) else {
+            return;
+        };
+        member.close.cancel();
+        let why = match why {
+            Why::Share => "share",
+            Why::Budget => "budget",
+            Why::Most => "connection",
+            Why::System => "system",
+        };
+        metrics::counter!("underpass_unauthenticated_closed_total", "bound" => why).increment(1);
+    }
+
+    fn add(&mut self, id: Id, bytes: usize) {
+        if let Some(mut member) = self.remove(id) {
+            member.held = member.held.saturating_add(bytes);
+            self.insert(id, member);
+        }
+    }
+
+    fn insert(&mut self, id: Id, member: Member) {
+        let source = self.sources.entry(member.source).or_default();
+        self.by_held.remove(&rank(member.source, source));
+        source.held = source.held.saturating_add(member.held);
+        source.members.insert(order(member.held, id));
+        self.by_held.insert(rank(member.source, source));
+        self.held = self.held.saturating_add(member.held);
+        self.members.insert(id, member);
+    }
+
+    fn remove(&mut self, id: Id) -> Option<Member> {
+        let member = self.members.remove(&id)?;
+        self.held = self.held.saturating_sub(member.held);
+        if let Some(source) = self.sources.get_mut(&member.source) {
+            self.by_held.remove(&rank(member.source, source));
+            source.held = source.held.saturating_sub(member.held);
+            source.members.remove(&order(member.held, id));
+            if source.members.is_empty() {
+                self.sources.remove(&member.source);
+            } else {
+                self.by_held.insert(rank(member.source, source));
+            }
+        }
+        Some(member)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BASE: usize = limits::STRANGER_BASE;
+
+    /// Room for so many who say nothing.
+    fn crowd(places: usize) -> Crowd {
+        Crowd::new(StrangerBounds {
+            bytes: places * BASE,
+            unshared: places * BASE / 2,
+            per_source: places * BASE / 4,
+            per_connection: 20 * BASE,
+        })
+    }
+
+    fn source(n: u8) -> IpAddr {
+        IpAddr::from([192, 0, 2, n])
+    }
+
+    struct Guest(Id, CancellationToken);
+
+    impl Guest {
+        fn new(crowd: &mut Crowd, from: u8) -> Self {
+            let close = CancellationToken::new();
+            Self(crowd.enter(source(from), close.clone()), close)
+        }
+
+        fn is_in(&self) -> bool {
+            !self.1.is_cancelled()
+        }
+    }
+
+    fn guests(crowd: &mut Crowd, from: u8, count: usize) -> Vec<Guest> {
+        (0..count).map(|_| Guest::new(crowd, from)).collect()
+    }
+
+    fn inside(guests: &[Guest]) -> Vec<usize> {
+        let numbered = guests.iter().enumerate();
+        let inside = numbered.filter(|(_, guest)| guest.is_in());
+        inside.map(|(number, _)| number).collect()
+    }
+
+    impl Crowd {
+        fn check(&self) {
+            assert!(self.held <= self.bounds.bytes);
+            let members = self.members.values().map(|member| member.held);
+            assert_eq!(members.sum::<usize>(), self.held);
+            let sources = self.sources.values().map(|source| source.held);
+            assert_eq!(sources.sum::<usize>(), self.held);
+            assert_eq!(self.by_held.len(), self.sources.len());
+            for (address, source) in &self.sources {
+                assert!(self.by_held.contains(&rank(*address, source)));
+                assert!(source.held <= self.bounds.unshared);
+                for (order_, id) in &source.members {
+                    let member = &self.members[id];
+                    assert_eq!(
+                        (order(member.held, *id).0, member.source),
+                        (*order_, *address)
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn rule_23_one_source_never_keeps_another_out() {
+        let mut crowd = crowd(16);
+        // More than there is room for, and none of them says a word.
+        let flood = guests(&mut crowd, 1, 100);
+        assert_eq!(inside(&flood), (92..100).collect::<Vec<_>>());
+        let others: Vec<_> = (2..10).map(|from| Guest::new(&mut crowd, from)).collect();
+        assert!(others.iter().all(Guest::is_in));
+        // Everything is taken: whoever comes from elsewhere gets a place of the largest source's.
+        let newcomer = Guest::new(&mut crowd, 99);
+        assert!(newcomer.is_in() && others.iter().all(Guest::is_in));
+        crowd.check();
+    }
+
+    #[test]
+    fn rule_23_many_sources_that_say_nothing_keep_no_newcomer_out() {
+        let mut crowd = crowd(16);
+        let silent: Vec<_> = (1..=16).map(|from| Guest::new(&mut crowd, from)).collect();
+        // Whoever speaks holds more than each of those who do not, and stays.
+        let honest = Guest::new(&mut crowd, 99);
+        assert!(crowd.charge(honest.0, 2048));
+        let more: Vec<_> = (100..112)
+            .map(|from| Guest::new(&mut crowd, from))
+            .collect();
+        assert!(honest.is_in() && crowd.charge(honest.0, 2048));
+        assert!(more.iter().all(Guest::is_in));
+        assert_eq!(inside(&silent).len(), 2);
+        crowd.check();
+    }
+
+    #[test]
+    fn rule_23_the_oldest_that_say_nothing_go_first() {
+        let mut crowd = crowd(16);
+        let elsewhere = guests(&mut crowd, 2, 4);
+        let flood = guests(&mut crowd, 1, 5);
+        assert_eq!(inside(&flood), [1, 2, 3, 4]);
+        // Somebody honest from the same source has the time that the flood takes for its share.
+        let honest = Guest::new(&mut crowd, 1);
+        let flood = guests(&mut crowd, 1, 3);
+        assert!(honest.is_in());
+        crowd.leave(honest.0);
+        let flood_again = guests(&mut crowd, 1, 9);
+        assert_eq!(inside(&flood_again).len() + inside(&flood).len(), 4);
+        assert!(elsewhere.iter().all(Guest::is_in));
+        crowd.check();
+    }
+
+    #[test]
+    fn rule_23_who_holds_most_goes_before_who_is_oldest() {
+        let mut crowd = crowd(16);
+        let old = Guest::new(&mut crowd, 1);
+        let heavy = Guest::new(&mut crowd, 1);
+        assert!(crowd.charge(heavy.0, 5 * BASE));
+        // Two more KiB of somebody who is about to log in make nobody heavy.
+        assert!(crowd.charge(old.0, 2048));
+        let _elsewhere = guests(&mut crowd, 2, 4);
+        let newcomer = Guest::new(&mut crowd, 1);
+        assert!(!heavy.is_in() && old.is_in() && newcomer.is_in());
+        // Who asks for more than the share pays.
+        assert!(!crowd.charge(newcomer.0, 5 * BASE));
+        assert!(!newcomer.is_in() && old.is_in());
+        crowd.check();
+    }
+
+    #[test]
+    fn rule_23_one_connection_has_an_end_whatever_is_free() {
+        let mut crowd = crowd(1000);
+        let guest = Guest::new(&mut crowd, 1);
+        assert!(crowd.charge(guest.0, 19 * BASE));
+        assert!(!crowd.charge(guest.0, 1));
+        assert!(!guest.is_in());
+        assert_eq!(crowd.held(), 0);
+    }
+
+    #[test]
+    fn rule_23_where_the_system_has_nothing_left_the_largest_source_pays() {
+        let mut crowd = crowd(16);
+        let other = Guest::new(&mut crowd, 2);
+        let flood = guests(&mut crowd, 1, 3);
+        assert!(crowd.make_room() && crowd.make_room());
+        assert!(other.is_in());
+        assert_eq!(inside(&flood), [2]);
+        assert!(crowd.make_room() && crowd.make_room() && !crowd.make_room());
+        crowd.check();
+    }
+
+    #[test]
+    fn who_comes_by_a_load_balancer_counts_for_where_they_are() {
+        let mut crowd = crowd(16);
+        for from in 1..=12 {
+            let guest = Guest::new(&mut crowd, 200);
+            crowd.move_to(guest.0, source(from));
+            assert!(guest.is_in());
+        }
+        assert_eq!(crowd.len(), 12);
+        crowd.check();
+    }
+
+    #[test]
+    fn nothing_leaks_whoever_comes_and_goes() {
+        let mut seed = 1_u64;
+        let mut random = |below: usize| {
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            usize::try_from(seed >> 33).unwrap() % below
+        };
+        let mut crowd = crowd(20);
+        let mut there: Vec<Guest> = Vec::new();
+        for _ in 0..20_000 {
+            let from = u8::try_from(random(5)).unwrap();
+            match random(6) {
+                0..2 => there.push(Guest::new(&mut crowd, from)),
+                2 if !there.is_empty() => {
+                    crowd.leave(there.swap_remove(random(there.len())).0);
+                }
+                3 if !there.is_empty() => {
+                    let id = there[random(there.len())].0;
+                    let bytes = random(3 * BASE);
+                    if crowd.charge(id, bytes) && random(2) == 0 {
+                        crowd.refund(id, bytes);
+                    }
+                }
+                4 if !there.is_empty() => {
+                    crowd.move_to(there[random(there.len())].0, source(from));
+                }
+                _ => {}
+            }
+            crowd.check();
+        }
+        for guest in there {
+            crowd.leave(guest.0);
+        }
+        assert_eq!((crowd.held(), crowd.len()), (0, 0));
+        assert!(crowd.sources.is_empty() && crowd.by_held.is_empty());
+    }
+}

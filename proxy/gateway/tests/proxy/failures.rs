@@ -1,0 +1,171 @@
+//! What the user sees when something is missing or broken, and what not (security rule 11).
+
+use std::sync::Arc;
+
+use http::Response;
+use tokio::net::TcpListener;
+use underpass_core::empty;
+use underpass_upstream::{ApiServer, ApiServerError, ApiServerOptions};
+
+use crate::{
+    api::{Api, ok},
+    world::{World, code, collect, soon, status},
+};
+
+#[tokio::test]
+async fn each_failure_of_the_tunnel_is_a_status() {
+    let api = Api::start(ok).await;
+    let world = World::new(&api).await;
+    for (cluster, expected, reason) in [
+        ("unknown", 404, "NotFound"),
+        ("no-agent", 503, "ServiceUnavailable"),
+        ("refused", 403, "Forbidden"),
+        ("lost", 502, "BadGateway"),
+        ("vanishing", 502, "BadGateway"),
+        ("silent", 503, "ServiceUnavailable"),
+        ("declined", 403, "Forbidden"),
+        ("garbage", 502, "BadGateway"),
+    ] {
+        let mut request = world.request("GET", "/api", empty());
+        *request.uri_mut() = format!("http://front/k8s/clusters/{cluster}/api")
+            .parse()
+            .unwrap();
+        let response = soon(world.http2().await.send_request(request))
+            .await
+            .unwrap();
+        assert_eq!(response.status(), expected, "{cluster}");
+        assert_eq!(response.headers()["content-type"], "application/json");
+        assert!(response.headers().contains_key("audit-id"));
+        let retry = response.headers().get("retry-after").is_some();
+        assert_eq!(retry, expected == 503, "{cluster}");
+        let body = collect(response.into_body()).await;
+        let status: serde_json::Value = serde_json::from_slice(&body).unwrap();
+        assert_eq!(status["reason"], reason, "{cluster}");
+        assert_eq!(
+            status["details"]["name"].is_null(),
+            cluster == "garbage",
+            "{status}"
+        );
+        let text = status.to_string();
+        assert!(
+            !text.contains("10.0.0.7") && !text.contains("secret"),
+            "{text}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn discovery_is_not_told_to_try_again() {
+    let api = Api::start(ok).await;
+    let world = World::new(&api).await;
+    let accept =
+        "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList,application/json";
+    let mut request = world.request("GET", "/api", empty());
+    *request.uri_mut() = "http://front/k8s/clusters/no-agent/api".parse().unwrap();
+    request
+        .headers_mut()
+        .insert("accept", accept.parse().unwrap());
+    let response = soon(world.http2().await.send_request(request))
+        .await
+        .unwrap();
+    assert_eq!(response.status(), 503);
+    assert!(!response.headers().contains_key("retry-after"));
+    assert!(response.headers().contains_key("audit-id"));
+}
+
+#[tokio::test]
+async fn what_changes_something_is_not_to_be_asked_for_again() {
+    let api = Api::start(ok).await;
+    let world = World::new(&api).await;
+    let mut request = world.request("POST", "/api", empty());
+    *request.uri_mut() = "http://front/k8s/clusters/silent/api".parse().unwrap();
+    let response = soon(world.http2().await.send_request(request))
+        .await
+        .unwrap();
+    assert_eq!(response.status(), 503);
+    assert!(!response.headers().contains_key("retry-after"));
+}
+
+async fn ask(config: kube::Config) -> String {
+    let agent = ApiServer::new(config, ApiServerOptions::default())
+        .await
+        .unwrap();
+    let world = World::with_agent(Arc::new(agent), vec![]).await;
+    world.get("/api", "").await
+}
+
+#[tokio::test]
+async fn rule_11_an_unreachable_api_server_is_told_without_its_address() {
+    let port = {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        listener.local_addr().unwrap().port()
+    };
+    let answer = ask(kube::Config::new(
+        format!("https://127.0.0.1:{port}").parse().unwrap(),
+    ))
+    .await;
+    assert_eq!(code(&answer), 502);
+    assert_eq!(
+        status(&answer)["message"],
+        "the API server cannot be reached: cannot connect"
+    );
+    assert!(!answer.contains(&port.to_string()), "{answer}");
+}
+
+#[tokio::test]
+async fn rule_10_an_untrusted_certificate_gets_no_credential() {
+    let api = Api::start(ok).await;
+    let other = crate::api::Pki::new(&[]);
+    let mut config = kube::Config::new(format!("https://{}", api.address).parse().unwrap());
+    config.root_cert = Some(vec![other.certificate]);
+    config.auth_info.token = Some("agent-token".to_owned().into());
+    let answer = ask(config).await;
+    assert_eq!(code(&answer), 502);
+    let message = "the API server cannot be reached: its certificate is not signed by the CA";
+    assert_eq!(status(&answer)["message"], message);
+    assert_eq!(api.seen().len(), 0);
+}
+
+#[tokio::test]
+async fn rule_10_verification_is_not_turned_off_by_a_kubeconfig() {
+    let url = |url: &str| kube::Config::new(url.parse().unwrap());
+    let mut unverified = url("https://127.0.0.1:1");
+    unverified.accept_invalid_certs = true;
+    for config in [unverified.clone(), url("http://127.0.0.1:1")] {
+        let made = ApiServer::new(config, ApiServerOptions::default()).await;
+        assert!(matches!(made, Err(ApiServerError::Insecure)));
+    }
+    let insecure = ApiServerOptions {
+        insecure: true,
+        ..ApiServerOptions::default()
+    };
+    assert!(ApiServer::new(unverified, insecure).await.is_ok());
+    let mut impersonating = url("https://127.0.0.1:1");
+    impersonating.auth_info.impersonate = Some("root".to_owned());
+    let made = ApiServer::new(impersonating, ApiServerOptions::default()).await;
+    assert!(matches!(made, Err(ApiServerError::Unsupported("as"))));
+}
+
+#[tokio::test]
+async fn the_agents_own_401_does_not_look_like_the_callers() {
+    let api = Api::start(|_| async {
+        let mut response = Response::new(underpass_core::full("no"));
+        *response.status_mut() = http::StatusCode::UNAUTHORIZED;
+        response
+    })
+    .await;
+    let world = World::new(&api).await;
+    let answer = world.get("/api/v1/pods", "").await;
+    assert_eq!(code(&answer), 502);
+    assert!(
+        status(&answer)["message"]
+            .as_str()
+            .unwrap()
+            .contains("does not accept the credential")
+    );
+    // A service behind the proxy subresource speaks for itself.
+    let answer = world
+        .get("/api/v1/namespaces/a/services/s/proxy/x", "")
+        .await;
+    assert_eq!(code(&answer), 401);
+}

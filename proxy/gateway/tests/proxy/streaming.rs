@@ -1,0 +1,368 @@
+//! Nothing is collected, nothing outlives its client, and an error stays an error.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    sync::mpsc,
+};
+use underpass_core::{Body, empty};
+
+use crate::{
+    api::{Api, channel, echo},
+    world::{World, code, soon, until},
+};
+
+type Chunks = mpsc::Sender<Result<Bytes, std::io::Error>>;
+
+/// An API server whose answers the test writes: each request hands its body's sender over.
+async fn watches() -> (Api, mpsc::Receiver<Chunks>) {
+    let (opened, watches) = mpsc::channel(1000);
+    let api = Api::start(move |_request: Request<Incoming>| {
+        let opened = opened.clone();
+        async move {
+            let (sender, body) = channel();
+            opened.send(sender).await.unwrap();
+            let json = "application/json;stream=watch";
+            Response::builder()
+                .header("content-type", json)
+                .body(body)
+                .unwrap()
+        }
+    })
+    .await;
+    (api, watches)
+}
+
+/// A clean end stays clean. (HTTP/2 may end with an empty DATA frame.)
+async fn assert_ends(body: &mut Incoming) {
+    while let Some(frame) = soon(body.frame()).await {
+        assert_eq!(frame.unwrap().into_data().unwrap(), "");
+    }
+}
+
+async fn next_chunk(body: &mut Incoming) -> Bytes {
+    soon(body.frame())
+        .await
+        .unwrap()
+        .unwrap()
+        .into_data()
+        .unwrap()
+}
+
+#[tokio::test]
+async fn each_watch_event_arrives_before_the_next_is_written() {
+    let (api, mut opened) = watches().await;
+    let world = World::new(&api).await;
+    let mut http1 = world.http1().await;
+    let mut http2 = world.http2().await;
+    let request = || world.request("GET", "/api/v1/pods?watch=1", empty());
+    for response in [
+        soon(http1.send_request(request())).await.unwrap(),
+        soon(http2.send_request(request())).await.unwrap(),
+    ] {
+        let sender = opened.recv().await.unwrap();
+        let mut body = response.into_body();
+        for event in 0..50 {
+            let event = Bytes::from(format!("{{\"type\":\"ADDED\",\"n\":{event}}}\n"));
+            sender.send(Ok(event.clone())).await.unwrap();
+            assert_eq!(next_chunk(&mut body).await, event);
+        }
+        drop(sender);
+        assert_ends(&mut body).await;
+    }
+}
+
+#[tokio::test]
+async fn a_failure_in_the_middle_is_no_clean_end() {
+    let (api, mut opened) = watches().await;
+    let world = World::new(&api).await;
+    let mut http2 = world.http2().await;
+    let request = world.request("GET", "/api/v1/pods?watch=1", empty());
+    let response = soon(http2.send_request(request)).await.unwrap();
+    let sender = opened.recv().await.unwrap();
+    let mut body = response.into_body();
+    sender.send(Ok("half".into())).await.unwrap();
+    assert_eq!(next_chunk(&mut body).await, "half");
+    sender
+        .send(Err(std::io::Error::other("disk on fire")))
+        .await
+        .unwrap();
+    assert!(soon(body.frame()).await.unwrap().is_err());
+
+    // The same for HTTP/1.1: the last chunk's mark must be missing.
+    let head = world.head("GET", "/api/v1/pods?watch=1", "");
+    let mut socket = TcpStream::connect(world.http1).await.unwrap();
+    socket.write_all(head.as_bytes()).await.unwrap();
+    let sender = opened.recv().await.unwrap();
+    sender.send(Ok("half".into())).await.unwrap();
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"4\r\nhalf\r\n") {
+        answer.push(soon(socket.read_u8()).await.unwrap());
+    }
+    sender
+        .send(Err(std::io::Error::other("disk on fire")))
+        .await
+        .unwrap();
+    let _ = soon(socket.read_to_end(&mut answer)).await;
+    let answer = String::from_utf8(answer).unwrap();
+    assert!(answer.ends_with("4\r\nhalf\r\n"), "{answer}");
+}
+
+#[tokio::test]
+async fn rule_12_revoking_ends_a_watch_with_an_error() {
+    let (api, mut opened) = watches().await;
+    let world = World::new(&api).await;
+    let mut http2 = world.http2().await;
+    let request = world.request("GET", "/api/v1/pods?watch=1", empty());
+    let response = soon(http2.send_request(request)).await.unwrap();
+    let sender = opened.recv().await.unwrap();
+    let mut body = response.into_body();
+    sender.send(Ok("event".into())).await.unwrap();
+    assert_eq!(next_chunk(&mut body).await, "event");
+    world.revoke.cancel();
+    assert!(soon(body.frame()).await.unwrap().is_err());
+    soon(sender.closed()).await;
+}
+
+#[tokio::test]
+async fn a_client_that_goes_away_ends_a_silent_watch_upstream() {
+    let (api, mut opened) = watches().await;
+    let world = World::new(&api).await;
+    for http2 in [false, true] {
+        let request = world.request("GET", "/api/v1/pods?watch=1", empty());
+        let response = if http2 {
+            let mut sender = world.http2().await;
+            soon(sender.send_request(request)).await.unwrap()
+        } else {
+            let mut sender = world.http1().await;
+            soon(sender.send_request(request)).await.unwrap()
+        };
+        let chunks = opened.recv().await.unwrap();
+        drop(response);
+        soon(chunks.closed()).await;
+    }
+    // The same with a socket that is simply closed.
+    let mut socket = TcpStream::connect(world.http1).await.unwrap();
+    socket
+        .write_all(world.head("GET", "/api/v1/pods?watch=1", "").as_bytes())
+        .await
+        .unwrap();
+    let chunks = opened.recv().await.unwrap();
+    let mut byte = [0];
+    soon(socket.read_exact(&mut byte)).await.unwrap();
+    drop(socket);
+    soon(chunks.closed()).await;
+}
+
+#[tokio::test]
+async fn a_client_that_goes_away_before_the_head_cancels_upstream() {
+    struct Waiting(Arc<AtomicUsize>);
+    impl Drop for Waiting {
+        fn drop(&mut self) {
+            self.0.fetch_sub(1, Ordering::SeqCst);
+        }
+    }
+    let waiting = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&waiting);
+    let api = Api::start(move |_request: Request<Incoming>| {
+        count.fetch_add(1, Ordering::SeqCst);
+        let waiting = Waiting(Arc::clone(&count));
+        async move {
+            let _waiting = waiting;
+            std::future::pending::<Response<Body>>().await
+        }
+    })
+    .await;
+    let world = World::new(&api).await;
+    let request = || world.request("GET", "/api/v1/slow", empty());
+    let (mut http1, mut http2) = (world.http1().await, world.http2().await);
+    let first = tokio::spawn(http1.send_request(request()));
+    let second = tokio::spawn(http2.send_request(request()));
+    until(|| waiting.load(Ordering::SeqCst) == 2).await;
+    first.abort();
+    second.abort();
+    until(|| waiting.load(Ordering::SeqCst) == 0).await;
+}
+
+#[tokio::test]
+async fn large_bodies_pass_both_ways_under_flow_control() {
+    const SIZE: usize = 32 << 20;
+    let api = Api::start(echo).await;
+    let world = World::new(&api).await;
+    for http2 in [false, true] {
+        let (chunks, body) = channel();
+        let writing = tokio::spawn(async move {
+            for n in 0..SIZE / 65536 {
+                chunks
+                    .send(Ok(Bytes::from(vec![u8::try_from(n % 251).unwrap(); 65536])))
+                    .await
+                    .unwrap();
+            }
+        });
+        let request = world.request("POST", "/api/v1/bulk", body);
+        let response = if http2 {
+            soon(world.http2().await.send_request(request))
+                .await
+                .unwrap()
+        } else {
+            soon(world.http1().await.send_request(request))
+                .await
+                .unwrap()
+        };
+        let mut body = response.into_body();
+        let mut read = 0;
+        while let Some(frame) = soon(body.frame()).await {
+            for byte in frame.unwrap().into_data().unwrap() {
+                assert_eq!(usize::from(byte), (read / 65536) % 251);
+                read += 1;
+            }
+        }
+        assert_eq!(read, SIZE);
+        writing.await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_reader_that_stops_costs_bounded_memory_and_stalls_nobody() {
+    let (api, mut opened) = watches().await;
+    let world = World::new(&api).await;
+    let mut http2 = world.http2().await;
+    let request = || world.request("GET", "/api/v1/pods?watch=1", empty());
+    let _stalled = soon(http2.send_request(request())).await.unwrap();
+    let flood = opened.recv().await.unwrap();
+    let sent = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&sent);
+    let flooding = tokio::spawn(async move {
+        while flood.send(Ok(Bytes::from(vec![0; 65536]))).await.is_ok() {
+            count.fetch_add(65536, Ordering::SeqCst);
+        }
+    });
+    // Another watch over the same connections goes on, however long the first one stalls.
+    let mut other = soon(http2.send_request(request()))
+        .await
+        .unwrap()
+        .into_body();
+    let sender = opened.recv().await.unwrap();
+    for n in 0..2000 {
+        sender.send(Ok(Bytes::from(n.to_string()))).await.unwrap();
+        assert_eq!(next_chunk(&mut other).await, n.to_string());
+    }
+    assert!(
+        sent.load(Ordering::SeqCst) < 16 << 20,
+        "{}",
+        sent.load(Ordering::SeqCst)
+    );
+    flooding.abort();
+}
+
+#[tokio::test]
+async fn expect_continue_is_answered_by_the_front() {
+    let api = Api::start(echo).await;
+    let world = World::new(&api).await;
+    let lines = "Expect: 100-continue\r\nContent-Length: 5\r\nConnection: close\r\n";
+    let mut socket = TcpStream::connect(world.http1).await.unwrap();
+    socket
+        .write_all(world.head("POST", "/api", lines).as_bytes())
+        .await
+        .unwrap();
+    let mut interim = [0; 25];
+    soon(socket.read_exact(&mut interim)).await.unwrap();
+    assert_eq!(&interim, b"HTTP/1.1 100 Continue\r\n\r\n");
+    socket.write_all(b"hello").await.unwrap();
+    let mut answer = String::new();
+    soon(socket.read_to_string(&mut answer)).await.unwrap();
+    assert_eq!(code(&answer), 200);
+    assert!(answer.ends_with("hello"), "{answer}");
+    // Without a credential, the body is never asked for.
+    let refused = "POST /k8s/clusters/c/api HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\n\
+                   Content-Length: 5\r\nConnection: close\r\n\r\n";
+    assert_eq!(code(&world.raw(refused).await), 401);
+}
+
+#[tokio::test]
+async fn draining_ends_watches_between_events_and_nothing_else() {
+    let (api, mut opened) = watches().await;
+    let world = World::new(&api).await;
+    let mut http2 = world.http2().await;
+    let request = |path| world.request("GET", path, empty());
+    let watch = request("/api/v1/pods?watch=1");
+    let mut watch = soon(http2.send_request(watch)).await.unwrap().into_body();
+    let events = opened.recv().await.unwrap();
+    let log = request("/api/v1/namespaces/a/pods/p/log?follow=1");
+    let mut log = soon(http2.send_request(log)).await.unwrap().into_body();
+    let lines = opened.recv().await.unwrap();
+
+    events.send(Ok("{\"type\":".into())).await.unwrap();
+    assert_eq!(next_chunk(&mut watch).await, "{\"type\":");
+    world.front.drain();
+    while soon(http2.send_request(request("/api"))).await.is_ok() {}
+    // The event that has begun is finished, however late it is.
+    tokio::time::sleep(underpass_core::limits::DRAIN_SPREAD).await;
+    events.send(Ok("\"ADDED\"}\n".into())).await.unwrap();
+    assert_eq!(next_chunk(&mut watch).await, "\"ADDED\"}\n");
+    assert_ends(&mut watch).await;
+    soon(events.closed()).await;
+
+    lines.send(Ok("last".into())).await.unwrap();
+    assert_eq!(next_chunk(&mut log).await, "last");
+    drop(lines);
+    assert_ends(&mut log).await;
+}
+
+#[tokio::test]
+async fn answers_without_a_body_keep_their_headers() {
+    let api = Api::start(|request: Request<Incoming>| async move {
+        let response = Response::builder().header("content-encoding", "gzip");
+        match request.uri().path() {
+            "/head" => response
+                .header("content-length", "1234")
+                .body(empty())
+                .unwrap(),
+            "/none" => response.status(204).body(empty()).unwrap(),
+            _ => response
+                .status(304)
+                .header("etag", "\"x\"")
+                .body(empty())
+                .unwrap(),
+        }
+    })
+    .await;
+    let world = World::new(&api).await;
+    let head = world
+        .raw(&world.head("HEAD", "/head", "Connection: close\r\n"))
+        .await;
+    assert!(
+        head.contains("content-length: 1234\r\n") && head.ends_with("\r\n\r\n"),
+        "{head}"
+    );
+    for (path, expected) in [("/none", 204), ("/same", 304)] {
+        let answer = world.get(path, "Accept-Encoding: gzip\r\n").await;
+        assert_eq!(code(&answer), expected);
+        assert!(answer.contains("content-encoding: gzip\r\n") && answer.ends_with("\r\n\r\n"));
+    }
+    assert_eq!(api.seen()[1].all("accept-encoding"), ["gzip"]);
+}
+
+#[tokio::test]
+async fn trailers_do_no_harm() {
+    let api = Api::start(|_: Request<Incoming>| async {
+        let (chunks, body) = channel();
+        tokio::spawn(async move { chunks.send(Ok("body".into())).await });
+        let etag = (http::header::ETAG, http::HeaderValue::from_static("x"));
+        let trailers = async { Some(Ok(http::HeaderMap::from_iter([etag]))) };
+        Response::new(body.with_trailers(trailers).boxed_unsync())
+    })
+    .await;
+    let world = World::new(&api).await;
+    let answer = world.get("/api", "TE: trailers\r\n").await;
+    assert!(answer.ends_with("4\r\nbody\r\n0\r\n\r\n"), "{answer}");
+}

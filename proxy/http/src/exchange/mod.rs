@@ -1,0 +1,256 @@
+//! One HTTP/1.1 request on one byte stream: how the server's half speaks to an agent, and how the agent
+//! speaks to an API server when it upgrades.
+
+mod inline;
+
+use std::{
+    future::poll_fn,
+    io,
+    pin::{Pin, pin},
+    task::{Context, Poll, ready},
+};
+
+use bytes::Bytes;
+use http::{HeaderMap, Request, Response, header};
+use http_body::{Body, Frame, SizeHint};
+use hyper::{body::Incoming, client::conn::http1};
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_util::task::AbortOnDropHandle;
+
+use self::inline::Inline;
+use crate::scheduling::on_wake::Condition;
+use underpass_core::{BoxError, body::Guard, limits};
+
+/// Why an exchange brought no response.
+#[derive(Debug, thiserror::Error)]
+pub enum ExchangeError {
+    /// The peer sent something that is no HTTP response.
+    #[error("the answer is not valid HTTP/1.1")]
+    Malformed(#[source] hyper::Error),
+    /// The other side did not say that it takes the stream. Most likely it is gone, and did nothing; its word
+    /// may also be late.
+    #[error("nobody took the stream")]
+    NotTaken(#[source] hyper::Error),
+    /// The other side declined the stream: nothing was done.
+    #[error("the stream was declined")]
+    Declined(#[source] hyper::Error),
+    /// The stream ended or failed before the response's head. Something may have been done.
+    #[error("the stream was lost before the answer")]
+    Lost(#[source] hyper::Error),
+}
+
+impl From<hyper::Error> for ExchangeError {
+    fn from(error: hyper::Error) -> Self {
+        if error.is_parse() {
+            return Self::Malformed(error);
+        }
+        match io_kind(&error) {
+            Some(io::ErrorKind::NotConnected) => Self::NotTaken(error),
+            Some(io::ErrorKind::ConnectionRefused) => Self::Declined(error),
+            _ => Self::Lost(error),
+        }
+    }
+}
+
+/// What the stream itself said, where it was the stream that failed.
+fn io_kind(error: &hyper::Error) -> Option<io::ErrorKind> {
+    let source = std::error::Error::source(error)?;
+    source.downcast_ref::<io::Error>().map(io::Error::kind)
+}
+
+/// What moves an exchange's bytes. Dropping it drops the stream at once, so that whoever waits
+/// at the other end learns it; after [`Exchange::finish`] it closes the stream in an orderly way.
+pub struct Exchange(Option<Driver>);
+
+enum Driver {
+    /// Whoever reads the answer.
+    Inline(Inline),
+    /// A task: an upgraded stream, or a request's body, moves also while nobody reads.
+    Task(AbortOnDropHandle<()>),
+}
+
+impl Driver {
+    fn inline(&self) -> Option<Inline> {
+        match self {
+            Self::Inline(inline) => Some(inline.clone()),
+            Self::Task(_) => None,
+        }
+    }
+}
+
+impl Exchange {
+    /// Lets the stream close by itself, within a grace period.
+    pub fn finish(&mut self) {
+        match self.0.take() {
+            None => {}
+            Some(Driver::Inline(inline)) => inline.finish(),
+            Some(Driver::Task(mut task)) => {
+                tokio::spawn(async move {
+                    let _ = tokio::time::timeout(limits::SHUTDOWN_GRACE, &mut task).await;
+                });
+            }
+        }
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        if let Some(Driver::Inline(inline)) = &self.0 {
+            inline.abort();
+        }
+    }
+}
+
+impl Guard for Exchange {
+    fn poll_abort(&mut self, _cx: &mut Context<'_>) -> Poll<BoxError> {
+        Poll::Pending
+    }
+
+    fn finished(&mut self) {
+        self.finish();
+    }
+}
+
+/// The body of an exchange's answer.
+pub struct Answered {
+    incoming: Incoming,
+    inline: Option<Inline>,
+}
+
+impl Body for Answered {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let Self { incoming, inline } = &mut *self;
+        poll_driven(inline.as_ref(), cx, |cx| {
+            Pin::new(&mut *incoming).poll_frame(cx)
+        })
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.incoming.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.incoming.size_hint()
+    }
+}
+
+/// hyper's client, with limits as wide as kube-apiserver's.
+pub fn client() -> http1::Builder {
+    let mut builder = http1::Builder::new();
+    builder
+        .max_headers(limits::HEADER_COUNT)
+        .max_header_size(limits::HEADER_BYTES)
+        .max_buf_size(limits::HTTP1_BUFFER_BYTES);
+    builder
+}
+
+/// Sends `request` on `io` and waits for the response's head.
+///
+/// # Cancel safety
+/// Dropping the future drops `io`.
+pub async fn send<I, B>(
+    io: I,
+    request: Request<B>,
+) -> Result<(Response<Answered>, Exchange), ExchangeError>
+where
+    I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    let (mut sender, connection) = client().handshake(TokioIo::new(io)).await?;
+    let work = async move {
+        if let Err(error) = connection.with_upgrades().await {
+            tracing::debug!(
+                error = &error as &dyn std::error::Error,
+                "exchange ended early"
+            );
+        }
+    };
+    let moves_by_itself =
+        !request.body().is_end_stream() || request.headers().contains_key(header::UPGRADE);
+    let driver = if moves_by_itself {
+        Driver::Task(AbortOnDropHandle::new(tokio::spawn(work)))
+    } else {
+        Driver::Inline(Inline::new(work))
+    };
+    let inline = driver.inline();
+    let exchange = Exchange(Some(driver));
+    let mut sending = pin!(sender.send_request(request));
+    let response = poll_fn(|cx| poll_driven(inline.as_ref(), cx, |cx| sending.as_mut().poll(cx)));
+    let response = response.await?;
+    Ok((
+        response.map(|incoming| Answered { incoming, inline }),
+        exchange,
+    ))
+}
+
+/// Polls for what comes of a connection that moves in the caller's task, if it does.
+fn poll_driven<T>(
+    inline: Option<&Inline>,
+    cx: &mut Context<'_>,
+    mut wanted: impl FnMut(&mut Context<'_>) -> Poll<T>,
+) -> Poll<T> {
+    match inline {
+        Some(inline) => inline.poll(cx, wanted),
+        None => wanted(cx),
+    }
+}
+
+/// Adds an abort condition to another guard.
+pub struct Until<G> {
+    inner: G,
+    why: &'static str,
+    condition: Condition<BoxError>,
+}
+
+impl<G: Guard> Until<G> {
+    /// `why` names the condition for the log.
+    pub fn new<F>(inner: G, why: &'static str, condition: F) -> Self
+    where
+        F: Future<Output = BoxError> + Send + 'static,
+    {
+        Self {
+            inner,
+            why,
+            condition: Condition::boxed(condition),
+        }
+    }
+}
+
+impl<G: Guard> Guard for Until<G> {
+    fn poll_abort(&mut self, cx: &mut Context<'_>) -> Poll<BoxError> {
+        if let Poll::Ready(error) = self.inner.poll_abort(cx) {
+            return Poll::Ready(error);
+        }
+        let error = ready!(self.condition.poll(cx));
+        self.inner.failed(self.why);
+        Poll::Ready(error)
+    }
+
+    fn passed(&mut self, data: &Bytes) {
+        self.inner.passed(data);
+    }
+
+    fn trailers(&mut self, trailers: &mut HeaderMap) {
+        self.inner.trailers(trailers);
+    }
+
+    fn poll_cut(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.inner.poll_cut(cx)
+    }
+
+    fn failed(&mut self, why: &'static str) {
+        self.inner.failed(why);
+    }
+
+    fn finished(&mut self) {
+        self.inner.finished();
+    }
+}

@@ -1,0 +1,439 @@
+//! A connection of hyper's, and the tasks that hyper spawns for it, in one task of the runtime's.
+//!
+//! hyper gives each request of an HTTP/2 connection a task of its own. Each turn of those passes through the runtime's
+//! scheduler, and on several threads wakes another one, only for the connection's own task to write what they had to say.
+//! Here they take turns in that task: a thousand watches with an event on ten connections are ten tasks to wake.
+
+use std::{
+    collections::VecDeque,
+    future::poll_fn,
+    panic::{AssertUnwindSafe, catch_unwind},
+    pin::Pin,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll, Wake, Waker},
+};
+
+use slab::Slab;
+use tokio::task::coop;
+
+use super::{bell::Bell, on_wake::OnWake};
+
+/// How often everybody who was woken has a turn before the runtime's other tasks have theirs. What comes of a turn, a
+/// request's task for the connection and its frames for the next write, needs two.
+const ROUNDS: usize = 4;
+
+type Work = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// What hyper is given to spawn tasks with. They run while their [`InTask`] is polled.
+#[derive(Clone, Default)]
+pub struct Spawner(Arc<Spawned>);
+
+#[derive(Default)]
+struct Spawned {
+    new: Mutex<Vec<Work>>,
+    bell: Arc<Bell>,
+}
+
+impl<F> hyper::rt::Executor<F> for Spawner
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    fn execute(&self, work: F) {
+        lock(&self.0.new).push(Box::pin(work));
+        self.0.bell.ring();
+    }
+}
+
+impl Spawned {
+    fn take(&self) -> Vec<Work> {
+        std::mem::take(&mut *lock(&self.new))
+    }
+
+    /// Takes turns until nobody was woken in the last one, or others have waited for long enough.
+    fn turns<T>(&self, cx: &mut Context<'_>, mut turn: impl FnMut() -> Poll<T>) -> Poll<T> {
+        self.bell.begin(cx.waker());
+        for _ in 0..ROUNDS {
+            self.bell.listen();
+            let ended = turn();
+            if ended.is_ready() {
+                self.bell.end();
+                return ended;
+            }
+            if self.bell.rest() {
+                return Poll::Pending;
+            }
+        }
+        self.bell.end();
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+}
+
+/// A connection and its tasks. It ends when the connection does; what tasks are left then have had one more turn, and
+/// are dropped with it.
+pub struct InTask<C> {
+    connection: OnWake<C>,
+    tasks: Tasks,
+    spawner: Spawner,
+}
+
+impl<C> InTask<C> {
+    /// `connection` was made with `spawner`.
+    pub fn new(connection: C, spawner: Spawner) -> Self {
+        Self {
+            connection: OnWake::new(connection),
+            tasks: Tasks::new(Arc::clone(&spawner.0.bell)),
+            spawner,
+        }
+    }
+
+    /// The connection.
+    pub fn connection(&self) -> &C {
+        self.connection.get()
+    }
+
+    /// The connection, to be changed: it is polled next time as if it had been woken.
+    pub fn connection_mut(&mut self) -> &mut C {
+        self.connection.get_mut()
+    }
+
+    /// Drops the connection, and moves its tasks until they are done.
+    pub async fn finish_tasks(self) {
+        let Self {
+            connection,
+            mut tasks,
+            spawner,
+        } = self;
+        drop(connection);
+        poll_fn(|cx| {
+            spawner.0.turns(cx, || {
+                tasks.turn(spawner.0.take());
+                if tasks.all.is_empty() {
+                    Poll::Ready(())
+                } else {
+                    Poll::Pending
+                }
+            })
+        })
+        .await;
+    }
+}
+
+impl<C: Future + Unpin> Future for InTask<C> {
+    type Output = C::Output;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<C::Output> {
+        let Self {
+            connection,
+            tasks,
+            spawner,
+        } = &mut *self;
+        let waker = Waker::from(Arc::clone(&spawner.0.bell));
+        spawner.0.turns(cx, || {
+            let ended = connection.poll(&mut Context::from_waker(&waker));
+            tasks.turn(spawner.0.take());
+            ended
+        })
+    }
+}
+
+/// The tasks.
+struct Tasks {
+    all: Slab<Task>,
+    /// Who is to be polled in this turn.
+    next: VecDeque<usize>,
+    ready: Arc<Ready>,
+}
+
+struct Task {
+    work: Work,
+    entry: Arc<Entry>,
+    waker: Waker,
+}
+
+/// Who was woken, in order.
+struct Ready {
+    keys: Mutex<VecDeque<usize>>,
+    bell: Arc<Bell>,
+}
+
+/// A task's place in [`Tasks`], which another one may have after it: that one is then polled once more than it need be.
+struct Entry {
+    key: usize,
+    queued: AtomicBool,
+    ready: Arc<Ready>,
+}
+
+impl Wake for Entry {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        if !self.queued.swap(true, Ordering::SeqCst) {
+            lock(&self.ready.keys).push_back(self.key);
+            self.ready.bell.ring();
+        }
+    }
+}
+
+impl Tasks {
+    fn new(bell: Arc<Bell>) -> Self {
+        let keys = Mutex::default();
+        Self {
+            all: Slab::new(),
+            next: VecDeque::new(),
+            ready: Arc::new(Ready { keys, bell }),
+        }
+    }
+
+    /// Adds new tasks, and polls each that is new or was woken.
+    fn turn(&mut self, new: Vec<Work>) {
+        if self.next.is_empty() {
+            std::mem::swap(&mut self.next, &mut *lock(&self.ready.keys));
+        }
+        for work in new {
+            let key = self.add(work);
+            self.next.push_back(key);
+        }
+        while let Some(key) = self.next.pop_front() {
+            if !coop::has_budget_remaining() {
+                // Whatever is polled now has to say that it is not ready.
+                self.next.push_front(key);
+                self.ready.bell.ring();
+                return;
+            }
+            self.poll(key);
+        }
+    }
+
+    fn add(&mut self, work: Work) -> usize {
+        let vacant = self.all.vacant_entry();
+        let key = vacant.key();
+        let entry = Arc::new(Entry {
+            key,
+            queued: AtomicBool::new(true),
+            ready: Arc::clone(&self.ready),
+        });
+        let waker = Waker::from(Arc::clone(&entry));
+        vacant.insert(Task { work, entry, waker });
+        key
+    }
+
+    fn poll(&mut self, key: usize) {
+        let Some(task) = self.all.get_mut(key) else {
+            return;
+        };
+        task.entry.queued.store(false, Ordering::SeqCst);
+        let Task { work, waker, .. } = task;
+        let polled = catch_unwind(AssertUnwindSafe(|| {
+            work.as_mut().poll(&mut Context::from_waker(waker))
+        }));
+        // A panic has been printed; it ends its request, as it would in a task of the runtime's.
+        if !matches!(polled, Ok(Poll::Pending)) {
+            self.all.remove(key);
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{sync::atomic::AtomicUsize, time::Duration};
+
+    use hyper::rt::Executor as _;
+    use tokio::sync::{Notify, mpsc, oneshot};
+
+    use super::*;
+    use crate::scheduling::bell::testing::{answering, counted};
+
+    fn in_task<T>(
+        spawner: &Spawner,
+        connection: impl Future<Output = T> + Send + 'static,
+    ) -> InTask<Pin<Box<dyn Future<Output = T> + Send>>> {
+        InTask::new(Box::pin(connection), spawner.clone())
+    }
+
+    /// A connection that spawns a task for each number that it is sent, and ends with what the tasks have answered.
+    fn doubling(
+        spawner: &Spawner,
+        mut numbers: mpsc::Receiver<u32>,
+    ) -> InTask<Pin<Box<dyn Future<Output = Vec<u32>> + Send>>> {
+        let hand = spawner.clone();
+        in_task(spawner, async move {
+            let mut all = Vec::new();
+            while let Some(number) = numbers.recv().await {
+                let (answer, answered) = oneshot::channel();
+                hand.execute(async move { answer.send(2 * number).unwrap() });
+                all.push(answered.await.unwrap());
+            }
+            all
+        })
+    }
+
+    #[tokio::test]
+    async fn the_connection_and_its_tasks_wake_each_other_without_the_runtime() {
+        let (numbers, receiver) = mpsc::channel(1);
+        let (spawner, polls) = (Spawner::default(), AtomicUsize::new(0));
+        let send = async {
+            for number in 1..=3 {
+                numbers.send(number).await.unwrap();
+                tokio::task::yield_now().await;
+            }
+            drop(numbers);
+        };
+        let serving = counted(&polls, doubling(&spawner, receiver));
+        let (answered, ()) = tokio::join!(serving, send);
+        assert_eq!(answered, [2, 4, 6]);
+        assert!(polls.load(Ordering::Relaxed) <= 8, "{polls:?}");
+    }
+
+    #[tokio::test]
+    async fn only_who_was_woken_is_polled() {
+        let spawner = Spawner::default();
+        let bells: Vec<_> = (0..10).map(|_| Arc::new(Notify::new())).collect();
+        let polls: Vec<_> = (0..10).map(|_| Arc::new(AtomicUsize::new(0))).collect();
+        let done = Arc::new(Notify::new());
+        for (bell, polls) in bells.iter().zip(&polls) {
+            let (bell, polls, done) = (bell.clone(), polls.clone(), done.clone());
+            spawner.execute(async move {
+                counted(&polls, bell.notified()).await;
+                done.notify_one();
+            });
+        }
+        let connection = Arc::new(AtomicUsize::new(0));
+        let count = connection.clone();
+        let serving = in_task(&spawner, async move {
+            counted(&count, std::future::pending::<()>()).await;
+        });
+        let serving = tokio::spawn(serving);
+        tokio::task::yield_now().await;
+        bells[7].notify_one();
+        done.notified().await;
+        let polls: Vec<_> = polls
+            .iter()
+            .map(|polls| polls.load(Ordering::Relaxed))
+            .collect();
+        assert_eq!(polls, [1, 1, 1, 1, 1, 1, 1, 2, 1, 1]);
+        assert_eq!(connection.load(Ordering::Relaxed), 1);
+        serving.abort();
+    }
+
+    /// Somebody who never rests leaves turns to the connection's other tasks, and to the runtime's.
+    #[tokio::test]
+    async fn others_have_their_turn() {
+        let spawner = Spawner::default();
+        spawner.execute(async {
+            loop {
+                tokio::task::yield_now().await;
+            }
+        });
+        spawner.execute(poll_fn(|cx| {
+            cx.waker().wake_by_ref();
+            Poll::Pending
+        }));
+        let (says, said) = oneshot::channel();
+        let (hears, heard) = oneshot::channel();
+        spawner.execute(async move { says.send(heard.await.unwrap()).unwrap() });
+        let serving = tokio::spawn(in_task(&spawner, std::future::pending::<()>()));
+        tokio::task::yield_now().await;
+        hears.send(7).unwrap();
+        assert_eq!(said.await, Ok(7));
+        serving.abort();
+    }
+
+    /// As the runtime has it: 128 steps in a turn. What is left then comes in the next one.
+    #[tokio::test]
+    async fn no_step_is_lost_where_the_turn_is_over() {
+        let (spawner, (done, mut ends)) = (Spawner::default(), mpsc::unbounded_channel());
+        for number in 0..1000 {
+            let done = done.clone();
+            spawner.execute(async move {
+                tokio::task::coop::consume_budget().await;
+                done.send(number).unwrap();
+            });
+        }
+        let serving = tokio::spawn(in_task(&spawner, std::future::pending::<()>()));
+        for number in 0..1000 {
+            assert_eq!(ends.recv().await, Some(number));
+        }
+        serving.abort();
+    }
+
+    #[tokio::test]
+    async fn a_panic_ends_one_task() {
+        let spawner = Spawner::default();
+        let (held, gone) = oneshot::channel::<()>();
+        let (says, said) = oneshot::channel();
+        spawner.execute(async move {
+            let _held = held;
+            panic!("as a test has it");
+        });
+        spawner.execute(async move { says.send(7).unwrap() });
+        let serving = in_task(&spawner, async move {
+            assert!(gone.await.is_err(), "what it had was dropped");
+            said.await.unwrap()
+        });
+        assert_eq!(serving.await, 7);
+    }
+
+    #[tokio::test]
+    async fn tasks_are_dropped_with_it_or_finish_without_it() {
+        let spawner = Spawner::default();
+        let (held, gone) = oneshot::channel::<()>();
+        spawner.execute(async move {
+            let _held = held;
+            std::future::pending().await
+        });
+        let mut serving = in_task(&spawner, std::future::pending::<()>());
+        assert!(futures_util::poll!(&mut serving).is_pending());
+        drop(serving);
+        assert!(gone.await.is_err());
+
+        let (says, said) = oneshot::channel();
+        let (hears, heard) = oneshot::channel::<u8>();
+        let (held, gone) = oneshot::channel::<()>();
+        let spawner = Spawner::default();
+        spawner.execute(async move { says.send(heard.await).unwrap() });
+        let serving = in_task(&spawner, async move {
+            let _held = held;
+            std::future::pending::<()>().await;
+        });
+        let finishing = tokio::spawn(serving.finish_tasks());
+        assert!(gone.await.is_err(), "the connection goes at once");
+        hears.send(7).unwrap();
+        assert_eq!(said.await.unwrap(), Ok(7));
+        finishing.await.unwrap();
+    }
+
+    #[test]
+    fn no_wake_is_missed() {
+        let (runtime, question) = answering();
+        let (spawner, (done, mut ends)) = (Spawner::default(), mpsc::channel(1));
+        for _ in 0..3 {
+            let (question, done) = (question.clone(), done.clone());
+            spawner.execute(async move {
+                for _ in 0..10_000 {
+                    let (answer, answered) = oneshot::channel();
+                    question.send(answer).unwrap();
+                    answered.await.unwrap();
+                }
+                done.send(()).await.unwrap();
+            });
+        }
+        let serving = in_task(&spawner, async move {
+            for _ in 0..3 {
+                ends.recv().await.unwrap();
+            }
+        });
+        let serving = runtime.spawn(serving);
+        let limit = async { tokio::time::timeout(Duration::from_secs(60), serving).await };
+        runtime.block_on(limit).unwrap().unwrap();
+    }
+}

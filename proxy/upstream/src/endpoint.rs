@@ -1,0 +1,296 @@
+//! Where the API server is, and how a connection to it is made.
+
+use std::{io, sync::Arc};
+
+use http::{HeaderMap, HeaderValue, Uri, header, uri::PathAndQuery};
+use rustls_pki_types::ServerName;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+
+use super::ApiServerError;
+use underpass_core::{BoxedIo, Refusal, limits};
+
+/// Why there is no connection to the API server.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConnectError {
+    /// The name does not resolve, or nothing listens there.
+    #[error("cannot connect to the API server at {address}")]
+    Tcp {
+        /// Host and port.
+        address: String,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The TLS handshake failed; most often the certificate is not trusted.
+    #[error("the TLS handshake with the API server failed")]
+    Tls(#[source] io::Error),
+    /// Neither connected nor refused in time.
+    #[error("the API server did not answer in time")]
+    Timeout,
+    /// It was connected and closed again at once.
+    #[error("the API server closed the connection")]
+    Closed,
+    /// The HTTP handshake failed.
+    #[error("the API server does not speak HTTP")]
+    Http(#[source] hyper::Error),
+}
+
+impl ConnectError {
+    /// What the caller may know: neither addresses nor the certificate's details.
+    pub(super) fn refusal(&self) -> Refusal {
+        match self {
+            Self::Tcp { .. } => Refusal::ApiServerUnreachable("cannot connect"),
+            Self::Tls(error) => Refusal::ApiServerUnreachable(tls_trouble(error)),
+            Self::Closed => Refusal::ApiServerUnreachable("it closed the connection"),
+            Self::Timeout => Refusal::Timeout("a connection to the API server"),
+            Self::Http(_) => Refusal::ApiServerUnreachable("it does not speak HTTP"),
+        }
+    }
+}
+
+/// What most handshakes fail for, as whoever has to mend it calls it.
+fn tls_trouble(error: &io::Error) -> &'static str {
+    use rustls::{CertificateError, Error};
+
+    let error = error.get_ref().and_then(|error| error.downcast_ref());
+    match error {
+        Some(Error::InvalidCertificate(why)) => match why {
+            CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
+                "its certificate has expired"
+            }
+            // A CA of the same name with another key signs badly.
+            CertificateError::UnknownIssuer | CertificateError::BadSignature => {
+                "its certificate is not signed by the CA"
+            }
+            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
+                "its certificate is for another name"
+            }
+            _ => "its certificate is not valid",
+        },
+        Some(Error::AlertReceived(_)) => "it refused the TLS handshake",
+        _ => "the TLS handshake failed",
+    }
+}
+
+/// What ALPN may choose.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Offer {
+    /// HTTP/2 if possible.
+    Both,
+    /// HTTP/1.1 only: upgrades exist nowhere else (kube-apiserver has no RFC 8441).
+    Http1,
+}
+
+/// A new connection.
+#[allow(missing_debug_implementations, reason = "a trait object")]
+pub(super) struct Connected {
+    pub(super) io: BoxedIo,
+    pub(super) http2: bool,
+}
+
+/// The address, and everything that connections share (TLS session tickets included).
+#[derive(Debug)]
+pub(super) struct Endpoint {
+    address: String,
+    authority: String,
+    host: HeaderValue,
+    base: Uri,
+    prefix: String,
+    tls: Option<Tls>,
+}
+
+struct Tls {
+    both: TlsConnector,
+    http1: TlsConnector,
+    name: ServerName<'static>,
+}
+
+impl std::fmt::Debug for Tls {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Tls")
+            .field("name", &self.name)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Endpoint {
+    pub(super) fn new(
+        config: &kube::Config,
+        tls: rustls::ClientConfig,
+    ) -> Result<Self, ApiServerError> {
+        let base = config.cluster_url.clone();
+        let bad = || ApiServerError::Url(base.to_string());
+        let secure = match base.scheme_str() {
+            Some("https") => true,
+            Some("http") => false,
+            _ => return Err(bad()),
+        };
+        let host = base.host().ok_or_else(bad)?;
+        let port = base.port_u16().unwrap_or(if secure { 443 } else { 80 });
+        let plain_host = host.trim_start_matches('[').trim_end_matches(']');
+        let name = config
+            .tls_server_name
+            .as_deref()
+            .unwrap_or(plain_host)
+            .to_owned();
+        let tls = if secure {
+            Some(Tls::new(
+                tls,
+                name.try_into().map_err(ApiServerError::ServerName)?,
+            ))
+        } else {
+            None
+        };
+        let authority = base.authority().ok_or_else(bad)?;
+        Ok(Self {
+            address: format!("{host}:{port}"),
+            host: HeaderValue::from_str(authority.as_str()).map_err(|_| bad())?,
+            authority: authority.as_str().to_owned(),
+            prefix: base.path().trim_end_matches('/').to_owned(),
+            base,
+            tls,
+        })
+    }
+
+    /// Opens a connection.
+    pub(super) async fn connect(&self, offer: Offer) -> Result<Connected, ConnectError> {
+        let connecting = self.connect_now(offer);
+        let limit = tokio::time::timeout(limits::API_SERVER_CONNECT_TIMEOUT, connecting);
+        limit.await.map_err(|_| ConnectError::Timeout)?
+    }
+
+    async fn connect_now(&self, offer: Offer) -> Result<Connected, ConnectError> {
+        let tcp_error = |source| ConnectError::Tcp {
+            address: self.address.clone(),
+            source,
+        };
+        let tcp = TcpStream::connect(&self.address).await.map_err(tcp_error)?;
+        // Requests are small and answers awaited: Nagle would only delay them.
+        tcp.set_nodelay(true).map_err(tcp_error)?;
+        let Some(tls) = &self.tls else {
+            return Ok(Connected {
+                io: Box::new(tcp),
+                http2: false,
+            });
+        };
+        let connector = match offer {
+            Offer::Both => &tls.both,
+            Offer::Http1 => &tls.http1,
+        };
+        let stream = connector
+            .connect(tls.name.clone(), tcp)
+            .await
+            .map_err(ConnectError::Tls)?;
+        let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+        Ok(Connected {
+            io: Box::new(stream),
+            http2,
+        })
+    }
+
+    /// The API server's URL of a request's target. The target's bytes stay as they are.
+    ///
+    /// Below a path prefix (an API server behind another front) dot segments are refused: they would lead out
+    /// of the prefix, to another cluster of that front, with this agent's credential (security rule 2).
+    pub(super) fn url(&self, target: Option<&PathAndQuery>) -> Result<Uri, Refusal> {
+        let target = target.ok_or(Refusal::BadRequest("the target is not a path"))?;
+        if !self.prefix.is_empty() && target.path().split('/').any(is_dots) {
+            return Err(Refusal::BadRequest("the path has dot segments"));
+        }
+        let mut parts = self.base.clone().into_parts();
+        let joined = format!("{}{target}", self.prefix);
+        let malformed = Refusal::BadRequest("the target is not a path");
+        parts.path_and_query = Some(
+            PathAndQuery::from_maybe_shared(joined.into_bytes()).map_err(|_| malformed.clone())?,
+        );
+        Uri::from_parts(parts).map_err(|_| malformed)
+    }
+
+    /// What the URLs' paths begin with; empty for most.
+    pub(super) fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
+    /// Host and port, as requests name them.
+    pub(super) fn authority(&self) -> &str {
+        &self.authority
+    }
+
+    /// Writes the `Host` that HTTP/1.1 needs.
+    pub(super) fn write_host(&self, headers: &mut HeaderMap) {
+        headers.insert(header::HOST, self.host.clone());
+    }
+}
+
+impl Tls {
+    fn new(mut config: rustls::ClientConfig, name: ServerName<'static>) -> Self {
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        let http1 = TlsConnector::from(Arc::new(config.clone()));
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        Self {
+            both: TlsConnector::from(Arc::new(config)),
+            http1,
+            name,
+        }
+    }
+}
+
+fn is_dots(segment: &str) -> bool {
+    let plain = segment.to_ascii_lowercase().replace("%2e", ".");
+    // `%2f` and `\` separate segments for some servers.
+    plain
+        .replace("%2f", "/")
+        .split(['/', '\\'])
+        .any(|part| matches!(part, "." | ".."))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn endpoint(url: &str) -> Endpoint {
+        super::super::install_crypto();
+        let tls = rustls::ClientConfig::builder()
+            .with_root_certificates(rustls::RootCertStore::empty())
+            .with_no_client_auth();
+        Endpoint::new(&kube::Config::new(url.parse().unwrap()), tls).unwrap()
+    }
+
+    fn url(endpoint: &Endpoint, target: &str) -> Result<String, Refusal> {
+        endpoint
+            .url(Some(&target.parse().unwrap()))
+            .map(|url| url.to_string())
+    }
+
+    #[test]
+    fn paths_are_opaque() {
+        let plain = endpoint("https://10.0.0.1:6443");
+        for target in ["/", "//x//", "/a%2Fb/../c?x=%20", "/?"] {
+            assert_eq!(
+                url(&plain, target).unwrap(),
+                format!("https://10.0.0.1:6443{target}")
+            );
+        }
+    }
+
+    #[test]
+    fn rule_2_a_prefix_cannot_be_left() {
+        let nested = endpoint("https://front.example/k8s/clusters/a/");
+        assert_eq!(
+            url(&nested, "/api?x=..").unwrap(),
+            "https://front.example/k8s/clusters/a/api?x=.."
+        );
+        for target in [
+            "/../b/api",
+            "/x/%2e%2E/b",
+            "/..",
+            "/./x",
+            "/%2e./b",
+            "/..%2fb",
+            "/..\\b",
+        ] {
+            assert!(url(&nested, target).is_err(), "{target}");
+        }
+    }
+}

@@ -1,0 +1,194 @@
+//! The connections to the API server that ordinary requests share.
+
+use std::{
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Instant,
+};
+
+use http::{Request, Response, Version, request};
+use hyper::body::Incoming;
+
+use super::{
+    connection::{Http2, Slot},
+    endpoint::{ConnectError, Connected, Endpoint, Offer},
+    error::SendError,
+    http1::{Idle, Lane},
+    replay::Replay,
+};
+use underpass_core::{
+    Body,
+    body::{self, Guarded},
+    limits,
+};
+
+/// HTTP/2 connections, spread over so that no one carries everything, or HTTP/1.1 ones where there is no HTTP/2.
+///
+/// A connection is opened when every other is full. Only one is being opened at a time, and those who wait for it
+/// share its failure: an API server that is down is not asked once for every request in the queue.
+#[derive(Debug)]
+pub(super) struct Pool {
+    endpoint: Arc<Endpoint>,
+    connections: Mutex<Vec<Http2>>,
+    idle: Idle,
+    /// What the last connection turned out to be.
+    http1_only: AtomicBool,
+    opening: tokio::sync::Mutex<Option<Failure>>,
+}
+
+#[derive(Debug)]
+struct Failure {
+    at: Instant,
+    error: Arc<ConnectError>,
+}
+
+/// A way for one request.
+enum Way {
+    Http2(Slot),
+    Http1(Lane),
+}
+
+impl Pool {
+    pub(super) fn new(endpoint: Arc<Endpoint>) -> Self {
+        let (connections, idle, http1_only, opening) = Default::default();
+        Self {
+            endpoint,
+            connections,
+            idle,
+            http1_only,
+            opening,
+        }
+    }
+
+    /// Sends a request whose headers are complete, but for what the HTTP version needs.
+    ///
+    /// It is sent again, on another connection, only if the API server provably did not act on it and its body is
+    /// whole.
+    ///
+    /// # Cancel safety
+    /// Dropping the future, or the response's body, cancels the request.
+    pub(super) async fn send(
+        &self,
+        head: request::Parts,
+        body: Body,
+    ) -> Result<Response<Body>, SendError> {
+        let replay = Replay::new(body);
+        let mut last = SendError::Full;
+        for _ in 0..limits::UPSTREAM_ATTEMPTS {
+            let way = self.way().await?;
+            let Some(attempt) = replay.attempt() else {
+                return Err(last);
+            };
+            let request = Request::from_parts(head.clone(), attempt);
+            match self.send_by(way, request).await {
+                Err(SendError::Unprocessed(error)) => {
+                    tracing::debug!(error = &error as &dyn std::error::Error, "sending again");
+                    metrics::counter!("underpass_proxy_upstream_retries_total").increment(1);
+                    last = SendError::Unprocessed(error);
+                }
+                sent => return sent,
+            }
+        }
+        Err(last)
+    }
+
+    async fn send_by(
+        &self,
+        way: Way,
+        mut request: Request<super::replay::Attempt>,
+    ) -> Result<Response<Body>, SendError> {
+        match way {
+            Way::Http2(mut slot) => {
+                *request.version_mut() = Version::HTTP_2;
+                let response = slot.send(request).await?;
+                Ok(response.map(|body| body::boxed(Guarded::<Incoming, _>::new(body, slot))))
+            }
+            Way::Http1(mut lane) => {
+                *request.version_mut() = Version::HTTP_11;
+                self.endpoint.write_host(request.headers_mut());
+                origin_form(&mut request);
+                let response = lane.send(request).await?;
+                Ok(response.map(|body| body::boxed(Guarded::<Incoming, _>::new(body, lane))))
+            }
+        }
+    }
+
+    async fn way(&self) -> Result<Way, SendError> {
+        let arrived = Instant::now();
+        if let Some(way) = self.ready_way() {
+            return Ok(way);
+        }
+        if self.http1_only.load(Ordering::Relaxed) {
+            // Nobody could share the new connection: nothing to wait for.
+            return self
+                .open()
+                .await
+                .map_err(|error| SendError::Connect(Arc::new(error)));
+        }
+        let mut failure = self.opening.lock().await;
+        if let Some(way) = self.ready_way() {
+            return Ok(way);
+        }
+        if let Some(shared) = failure.as_ref().filter(|failure| failure.at >= arrived) {
+            return Err(SendError::Connect(Arc::clone(&shared.error)));
+        }
+        if self.lock().len() >= limits::UPSTREAM_CONNECTIONS {
+            return Err(SendError::Full);
+        }
+        match self.open().await {
+            Ok(way) => Ok(way),
+            Err(error) => {
+                let error = Arc::new(error);
+                *failure = Some(Failure {
+                    at: Instant::now(),
+                    error: Arc::clone(&error),
+                });
+                Err(SendError::Connect(error))
+            }
+        }
+    }
+
+    fn ready_way(&self) -> Option<Way> {
+        self.reserve()
+            .map(Way::Http2)
+            .or_else(|| self.idle.take().map(Way::Http1))
+    }
+
+    /// A place on the least loaded connection: watches end up spread over all of them.
+    fn reserve(&self) -> Option<Slot> {
+        let mut connections = self.lock();
+        connections.retain(|connection| !connection.is_closed());
+        let loads = connections
+            .iter()
+            .filter_map(|one| one.room().map(|load| (load, one)));
+        let (_, least) = loads.min_by_key(|(load, _)| *load)?;
+        least.reserve()
+    }
+
+    async fn open(&self) -> Result<Way, ConnectError> {
+        let Connected { io, http2 } = self.endpoint.connect(Offer::Both).await?;
+        self.http1_only.store(!http2, Ordering::Relaxed);
+        if !http2 {
+            return self.idle.open(io).await.map(Way::Http1);
+        }
+        let connection = Http2::open(io).await?;
+        let slot = connection.reserve();
+        self.lock().push(connection);
+        slot.map(Way::Http2).ok_or(ConnectError::Closed)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Http2>> {
+        self.connections
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// HTTP/1.1 to an origin names it in `Host` only (RFC 9112, section 3.2.1).
+pub(super) fn origin_form<B>(request: &mut Request<B>) {
+    if let Some(target) = request.uri().path_and_query().cloned() {
+        *request.uri_mut() = target.into();
+    }
+}

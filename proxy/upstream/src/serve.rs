@@ -1,0 +1,337 @@
+//! One tunnel stream: one request, as the identity in the stream's open header.
+
+use std::{
+    convert::Infallible,
+    net::IpAddr,
+    sync::{Mutex, MutexGuard},
+};
+
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Version, header, request,
+};
+use hyper::{body::Incoming, server::conn::http1, service::service_fn, upgrade::OnUpgrade};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use super::{ApiServer, endpoint::Offer, pool::origin_form};
+use underpass_core::{
+    Body, Identity, Refusal,
+    body::{self, Guarded},
+    limits,
+};
+use underpass_http::{
+    call::{Asked, Call},
+    exchange::{self, Answered, Exchange, ExchangeError},
+    headers::{self, Hop},
+    impersonate,
+    pipe::{self, Meter},
+    upgrade::UpgradeRequest,
+};
+
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+
+/// A stream ended early. The API server's own failures are answers, not errors.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ServeStreamError {
+    /// The server's side went away, or did not speak HTTP/1.1.
+    #[error("the stream was lost")]
+    Stream(#[source] hyper::Error),
+    /// An upgraded stream lost one of its sides.
+    #[error("the upgraded stream was lost")]
+    Upgraded(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+/// What the request leaves behind for the end of its stream.
+#[derive(Default)]
+struct Left {
+    /// The stream itself, where the request asked for an upgrade.
+    client: Option<OnUpgrade>,
+    switched: Option<Switched>,
+}
+
+/// The API server's side of an upgrade, once it has agreed.
+struct Switched {
+    upstream: OnUpgrade,
+    _exchange: Exchange,
+}
+
+impl ApiServer {
+    /// Serves one stream: `identity` is its open header ([`Identity::encode`]), `io` carries exactly one HTTP/1.1
+    /// request. Returns when it is answered, or its upgraded stream has ended.
+    ///
+    /// Whatever goes wrong on the way to the API server is answered with a `metav1.Status`.
+    ///
+    /// # Errors
+    /// The stream itself failed; worth a debug line.
+    ///
+    /// # Cancel safety
+    /// Dropping the future drops `io` and cancels the request at the API server. The same happens by itself when
+    /// the peer resets `io` or ends its direction before the answer: the server's half does that only when
+    /// its client has gone.
+    pub async fn serve_stream<I>(&self, io: I, identity: &[u8]) -> Result<(), ServeStreamError>
+    where
+        I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        let left = Mutex::new(Left::default());
+        let service = service_fn(async |mut request: Request<Incoming>| {
+            lock(&left).client = Some(hyper::upgrade::on(&mut request));
+            let discovery = headers::asks_for_discovery(request.headers());
+            let answered = self.answer(request, identity, &left).await;
+            Ok::<_, Infallible>(answered.unwrap_or_else(|refusal| match discovery {
+                true => refusal.to_discovery_response(),
+                false => refusal.to_response(),
+            }))
+        });
+        let serving = server()
+            .serve_connection(TokioIo::new(io), service)
+            .with_upgrades();
+        serving.await.map_err(ServeStreamError::Stream)?;
+        let left = left
+            .into_inner()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        let Some(client) = left.client else {
+            return Ok(());
+        };
+        let Some(Switched {
+            upstream,
+            _exchange,
+        }) = left.switched
+        else {
+            pipe::close(client).await;
+            return Ok(());
+        };
+        let meter = Meter::default();
+        let ended = pipe::run(client, upstream, &meter).await;
+        tracing::debug!(
+            up = meter.up(),
+            down = meter.down(),
+            "upgraded stream ended"
+        );
+        match ended {
+            Ok(()) => Ok(()),
+            Err(error) => Err(ServeStreamError::Upgraded(Box::new(error))),
+        }
+    }
+
+    async fn answer(
+        &self,
+        request: Request<Incoming>,
+        identity: &[u8],
+        left: &Mutex<Left>,
+    ) -> Result<Response<Body>, Refusal> {
+        let identity = self.accept(identity)?;
+        let (mut head, body) = request.into_parts();
+        let asked = Asked::read(&head.method, head.version, &head.headers)?;
+        let call = Call::read(&head.method, head.uri.path_and_query(), asked)?;
+        tracing::info!(
+            target: "underpass::audit",
+            audit_id = head.headers.get("audit-id").and_then(|id| id.to_str().ok()),
+            user = identity.user(),
+            method = %head.method,
+            path = call.target().path(),
+            verb = call.info().verb(),
+            "request for the API server"
+        );
+        head.uri = self.endpoint.url(Some(call.target()))?;
+        head.extensions.clear();
+        self.write_headers(&mut head.headers, &identity, &call)
+            .await?;
+
+        let sending = async {
+            match call.upgrade() {
+                Some(upgrade) => self.upgrade(head, body, upgrade, left).await,
+                None => self.ordinary(head, body).await,
+            }
+        };
+        let response = if call.is_long() {
+            sending.await?
+        } else {
+            let limit = tokio::time::timeout(limits::RESPONSE_HEAD_TIMEOUT, sending).await;
+            limit.map_err(|_| Refusal::Timeout("the API server's answer"))??
+        };
+        if response.status() == StatusCode::UNAUTHORIZED && !call.info().is_proxied() {
+            // It is we who are unknown there: the caller must not go and renew a credential.
+            tracing::error!("the API server does not accept our credential");
+            self.credential.refused().await;
+            return Err(Refusal::AgentUnauthorized);
+        }
+        self.clean(response, &call)
+    }
+
+    /// Only now, so that no answer misses it.
+    fn clean(&self, mut response: Response<Body>, call: &Call) -> Result<Response<Body>, Refusal> {
+        let (prefix, authority) = (self.endpoint.prefix(), self.endpoint.authority());
+        let hop = Hop::Agent { prefix, authority };
+        let upgrade = call
+            .upgrade()
+            .filter(|_| response.status() == StatusCode::SWITCHING_PROTOCOLS);
+        headers::clean_response(response.status(), response.headers_mut(), call, hop)?;
+        if let Some(upgrade) = upgrade {
+            response.headers_mut().remove(header::CONTENT_LENGTH);
+            upgrade.write(response.headers_mut());
+        }
+        *response.version_mut() = Version::HTTP_11;
+        response.extensions_mut().clear();
+        Ok(response)
+    }
+
+    /// Rule 17: what the server says is checked against the agent's own policy.
+    fn accept(&self, identity: &[u8]) -> Result<Identity, Refusal> {
+        let identity = Identity::decode(identity).map_err(|error| {
+            tracing::error!(
+                error = &error as &dyn std::error::Error,
+                "unreadable identity"
+            );
+            Refusal::BadRequest("the agent cannot read the identity")
+        })?;
+        self.policy.check(&identity).map_err(|never| {
+            tracing::warn!(user = identity.user(), %never, "identity refused");
+            Refusal::IdentityForbidden {
+                user: identity.user().to_owned(),
+                reason: format!("{never} in this cluster"),
+            }
+        })?;
+        Ok(identity)
+    }
+
+    /// Cleans once more, then writes: the upgrade, the caller's address, who it is, and last our credential.
+    async fn write_headers(
+        &self,
+        headers: &mut HeaderMap,
+        identity: &Identity,
+        call: &Call,
+    ) -> Result<(), Refusal> {
+        let client = forwarded_for(headers);
+        headers::clean_request(headers, call.info());
+        if !self.endpoint.prefix().is_empty() {
+            // Another proxy stands before the API server, and may take a cookie for a credential.
+            headers.remove(header::COOKIE);
+        }
+        headers.remove(header::HOST);
+        headers.extend(client.map(|address| (X_FORWARDED_FOR, address)));
+        if let Some(upgrade) = call.upgrade() {
+            upgrade.write(headers);
+        }
+        impersonate::write(headers, identity).map_err(|error| {
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "identity not written"
+            );
+            Refusal::HeadersTooLarge
+        })?;
+        let credential = self.credential.header().await.map_err(|error| {
+            tracing::error!(error = &error as &dyn std::error::Error, "no credential");
+            Refusal::ApiServerUnreachable("there is no credential for it")
+        })?;
+        headers.extend(credential.map(|value| (header::AUTHORIZATION, value)));
+        Ok(())
+    }
+
+    async fn ordinary(
+        &self,
+        head: request::Parts,
+        body: Incoming,
+    ) -> Result<Response<Body>, Refusal> {
+        let sent = self.pool.send(head, body::boxed(body)).await;
+        let response = sent.map_err(|error| {
+            tracing::warn!(error = &error as &dyn std::error::Error, "no answer");
+            error.refusal()
+        })?;
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            return Err(Refusal::BadAnswer("an unasked 101"));
+        }
+        Ok(response)
+    }
+
+    /// An upgrade has a connection of its own, which never returns to a pool (rule 1).
+    async fn upgrade(
+        &self,
+        head: request::Parts,
+        body: Incoming,
+        upgrade: &UpgradeRequest,
+        left: &Mutex<Left>,
+    ) -> Result<Response<Body>, Refusal> {
+        if !http_body::Body::is_end_stream(&body) {
+            return Err(Refusal::BadRequest("an upgrade must not have a body"));
+        }
+        let connected = self.endpoint.connect(Offer::Http1).await.map_err(|error| {
+            tracing::warn!(error = &error as &dyn std::error::Error, "no connection");
+            error.refusal()
+        })?;
+        let mut request = Request::from_parts(head, underpass_core::empty());
+        *request.version_mut() = Version::HTTP_11;
+        self.endpoint.write_host(request.headers_mut());
+        origin_form(&mut request);
+        let (response, exchange) =
+            exchange::send(connected.io, request)
+                .await
+                .map_err(|error| {
+                    tracing::warn!(error = &error as &dyn std::error::Error, "no answer");
+                    match error {
+                        ExchangeError::Malformed(_) => Refusal::BadAnswer("not HTTP/1.1"),
+                        ExchangeError::NotTaken(_)
+                        | ExchangeError::Declined(_)
+                        | ExchangeError::Lost(_) => {
+                            Refusal::ApiServerUnreachable("the connection was lost")
+                        }
+                    }
+                })?;
+        if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            return Ok(declined(response, exchange));
+        }
+        switch(response, exchange, upgrade, left)
+    }
+}
+
+fn lock(left: &Mutex<Left>) -> MutexGuard<'_, Left> {
+    left.lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+/// Rule 1: any other answer is an ordinary response; both connections end with it.
+fn declined(response: Response<Answered>, exchange: Exchange) -> Response<Body> {
+    let (parts, incoming) = response.into_parts();
+    Response::from_parts(parts, body::boxed(Guarded::new(incoming, exchange)))
+}
+
+fn switch(
+    mut response: Response<Answered>,
+    exchange: Exchange,
+    upgrade: &UpgradeRequest,
+    left: &Mutex<Left>,
+) -> Result<Response<Body>, Refusal> {
+    let upstream = hyper::upgrade::on(&mut response);
+    let (parts, _) = response.into_parts();
+    upgrade.verify(&parts).map_err(|error| {
+        tracing::warn!(%error, "upgrade not believed");
+        Refusal::BadAnswer("an upgrade to something else")
+    })?;
+    lock(left).switched = Some(Switched {
+        upstream,
+        _exchange: exchange,
+    });
+    Ok(Response::from_parts(parts, underpass_core::empty()))
+}
+
+/// The client's address as the server's half wrote it: exactly one, or none.
+fn forwarded_for(headers: &HeaderMap) -> Option<HeaderValue> {
+    let mut lines = headers.get_all(X_FORWARDED_FOR).iter();
+    let (Some(line), None) = (lines.next(), lines.next()) else {
+        return None;
+    };
+    let address: IpAddr = line.to_str().ok()?.parse().ok()?;
+    HeaderValue::from_str(&address.to_string()).ok()
+}
+
+fn server() -> http1::Builder {
+    let mut builder = http1::Builder::new();
+    builder
+        .timer(TokioTimer::new())
+        .keep_alive(false)
+        .header_read_timeout(limits::HEADER_READ_TIMEOUT)
+        .max_headers(limits::HEADER_COUNT)
+        .max_header_size(limits::HTTP1_BUFFER_BYTES - 8192)
+        .max_buf_size(limits::HTTP1_BUFFER_BYTES);
+    builder
+}
