@@ -2,6 +2,8 @@
 //!
 //! In earnest [`Server`] runs where agents can reach it, and [`agent`] where nobody can.
 
+pub mod kubernetes;
+
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 

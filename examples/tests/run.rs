@@ -29,10 +29,36 @@ fn tcp_behind_nat() {
     assert_eq!(said, "hello from a TCP service\n");
 }
 
+/// A real API server, for as long as it is kept.
+fn cluster() -> Cluster {
+    Cluster::start_blocking(ClusterOptions::default()).unwrap_or_else(|error| panic!("{error:?}"))
+}
+
+#[test]
+fn gateway() {
+    let cluster = cluster();
+    let kubeconfig = cluster.admin_kubeconfig().to_str().unwrap();
+    let said = run(env!("CARGO_BIN_EXE_gateway"), &[kubeconfig]);
+    assert!(said.starts_with("guess: 401 Unauthorized {"), "{said}");
+    let (_, read) = said.split_once("sesame: ").unwrap();
+    assert!(read.starts_with("200 OK {"), "{said}");
+    assert!(read.contains("\"gitVersion\""), "{said}");
+}
+
+#[test]
+fn target() {
+    let cluster = cluster();
+    let kubeconfig = cluster.admin_kubeconfig().to_str().unwrap();
+    let said = run(env!("CARGO_BIN_EXE_target"), &[kubeconfig]);
+    let (load, answer) = said.split_once('\n').unwrap();
+    assert!(load.starts_with("load: ") && load.len() > 6, "{said}");
+    assert!(answer.starts_with("HTTP/1.1 200 OK"), "{said}");
+    assert!(answer.contains("\"gitVersion\""), "{said}");
+}
+
 #[test]
 fn kube_pods() {
-    let cluster = Cluster::start_blocking(ClusterOptions::default())
-        .unwrap_or_else(|error| panic!("{error:?}"));
+    let cluster = cluster();
     cluster
         .run_kubectl(&["run", "listed", "--image=x", "--restart=Never"])
         .unwrap();

@@ -24,6 +24,7 @@ mod reach;
 mod saved;
 mod secrets;
 mod socket;
+mod supervise;
 mod tunnel;
 
 use std::process::ExitCode;

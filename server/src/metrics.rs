@@ -77,14 +77,16 @@ impl Metrics {
         response
     }
 
-    /// Serves them at `address`, as plain HTTP, from now on.
-    pub(crate) async fn serve(self, address: SocketAddr) -> Result<()> {
+    /// Listens at `address`. The future serves them there, as plain HTTP, and does not end.
+    pub(crate) async fn listen(
+        self,
+        address: SocketAddr,
+    ) -> Result<impl Future<Output = ()> + Send + 'static> {
         let listener = TcpListener::bind(address)
             .await
             .with_context(|| format!("cannot serve metrics at {address}"))?;
         tracing::info!(address = %listener.local_addr()?, "metrics");
-        tokio::spawn(self.accept(listener));
-        Ok(())
+        Ok(self.accept(listener))
     }
 
     async fn accept(self, listener: TcpListener) {

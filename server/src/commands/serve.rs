@@ -10,7 +10,7 @@ use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use metrics_util::MetricKindMask;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::{AbortOnDropHandle, TaskTracker};
+use tokio_util::task::TaskTracker;
 use underpass_audit::Trail;
 use underpass_authenticate::{CertificateRequest, Passwords};
 use underpass_core::ImpersonationPolicy;
@@ -35,6 +35,7 @@ use crate::pki::{Ca, ServerCertificate};
 use crate::reach::Reach;
 use crate::secrets;
 use crate::socket::Socket;
+use crate::supervise::Supervisor;
 use crate::tunnel::{Keys, Tunnel};
 
 /// The file of the data directory that holds the URL that kubeconfigs point to.
@@ -82,7 +83,9 @@ async fn serve(data: DataDir, options: Serve, keys: &[PathBuf]) -> Result<()> {
     let sockets = Sockets::bind(options.listen, &tls, &ca.reset_key(), &quic).await?;
     let url = url(&options, sockets.address.port())?;
     data.write(URL, &format!("{url}\n"))?;
-    tokio::spawn(Arc::clone(&certificate).renew(ca, options.names));
+    let mut tasks = Supervisor::default();
+    let renewing = Arc::clone(&certificate).renew(ca, options.names);
+    tasks.start("renews the certificate", renewing);
 
     let Parts {
         tunnel,
@@ -93,19 +96,22 @@ async fn serve(data: DataDir, options: Serve, keys: &[PathBuf]) -> Result<()> {
         api,
         metrics,
     } = assemble(
-        Arc::clone(&directory),
-        direct,
-        options.authentication,
-        options.resume_window,
-        trail.clone(),
-        budgets,
-        strangers.clone(),
+        Given {
+            directory: Arc::clone(&directory),
+            direct,
+            authentication: options.authentication,
+            resume_window: options.resume_window,
+            audit: trail.clone(),
+            budgets,
+            strangers: strangers.clone(),
+        },
+        &mut tasks,
     )?;
     let operators = Socket::bind(&data).context("cannot listen for subcommands")?;
     let operators = operators.serve(api, metrics.clone());
-    let operators = AbortOnDropHandle::new(tokio::spawn(operators));
+    tasks.start("serves subcommands", operators);
     if let Some(address) = options.metrics {
-        metrics.serve(address).await?;
+        tasks.start("serves metrics", metrics.listen(address).await?);
     }
     let connections = TaskTracker::new();
     let no_more = CancellationToken::new();
@@ -118,16 +124,20 @@ async fn serve(data: DataDir, options: Serve, keys: &[PathBuf]) -> Result<()> {
         connections.clone(),
         no_more.clone(),
     );
-    tokio::spawn(users);
-    tokio::spawn(listen::serve_quic(
-        sockets.quic.clone(),
-        acceptor,
-        tunnel.clone(),
-    ));
+    tasks.start("serves users", users);
+    let agents = listen::serve_quic(sockets.quic.clone(), acceptor, tunnel.clone());
+    tasks.start("serves agents over QUIC", agents);
     readiness.set(true);
     tracing::info!(address = %sockets.address, %url, "serving HTTPS and QUIC");
 
-    let signal = stop.wait().await;
+    let signal = tokio::select! {
+        signal = stop.wait() => signal,
+        // At once: to drain would be to serve without it.
+        ended = tasks.ended() => {
+            trail.flush(limits::AUDIT_FLUSH).await;
+            return Err(ended.into());
+        }
+    };
     tracing::info!(signal, deadline = ?options.drain, "stopping; the signal again stops at once");
     readiness.set(false);
     sockets.quic.set_server_config(None);
@@ -145,7 +155,7 @@ async fn serve(data: DataDir, options: Serve, keys: &[PathBuf]) -> Result<()> {
         () = drained => tracing::info!("stopped"),
         _ = stop.wait() => tracing::warn!("stopped at once"),
     }
-    drop(operators);
+    drop(tasks);
     directory.write_uses().await;
     trail.flush(limits::AUDIT_FLUSH).await;
     Ok(())
@@ -185,8 +195,8 @@ struct Parts {
     metrics: Metrics,
 }
 
-/// Puts the parts together, and starts what watches over the directory and the authentication file.
-fn assemble(
+/// What the parts are made of.
+struct Given {
     directory: Arc<Directory>,
     direct: Arc<DirectClusters>,
     authentication: Option<PathBuf>,
@@ -194,12 +204,27 @@ fn assemble(
     audit: Trail,
     budgets: Budgets,
     strangers: Strangers,
-) -> Result<Parts> {
-    tokio::spawn(Arc::clone(&directory).follow());
-    tokio::spawn(Arc::clone(&directory).keep_tokens());
+}
+
+/// Puts the parts together, and starts what watches over the directory and the authentication file.
+fn assemble(given: Given, tasks: &mut Supervisor) -> Result<Parts> {
+    let Given {
+        directory,
+        direct,
+        authentication,
+        resume_window,
+        audit,
+        budgets,
+        strangers,
+    } = given;
+    tasks.start("follows the directory", Arc::clone(&directory).follow());
+    let keeping = Arc::clone(&directory).keep_tokens();
+    tasks.start("removes expired tokens", keeping);
     let tunnel = Tunnel::new(Arc::clone(&directory));
-    tokio::spawn(tunnel.clone().enforce_access());
-    tokio::spawn(Arc::clone(&direct).enforce(Arc::clone(&directory)));
+    let enforcing = tunnel.clone().enforce_access();
+    tasks.start("enforces revocations of agents", enforcing);
+    let enforcing = Arc::clone(&direct).enforce(Arc::clone(&directory));
+    tasks.start("enforces changes of direct clusters", enforcing);
     let clusters = Arc::new(Reach {
         directory: Arc::clone(&directory),
         direct: Arc::clone(&direct),
@@ -215,7 +240,8 @@ fn assemble(
         clusters: clusters.clone(),
     };
     let authentication = Authentication::open(authentication, surroundings)?;
-    tokio::spawn(Arc::clone(&authentication).watch());
+    let watching = Arc::clone(&authentication).watch();
+    tasks.start("watches the authentication file", watching);
     let sessions = {
         let tunnel = tunnel.clone();
         Arc::new(move |cluster: &_| Some(tunnel.connected(cluster)))

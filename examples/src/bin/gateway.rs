@@ -1,0 +1,98 @@
+//! A gateway with an authenticator and rules of its own: whoever knows the word reads one cluster, through its agent.
+//!
+//! `cargo run -p underpass-examples --bin gateway -- KUBECONFIG`
+#![allow(clippy::print_stdout, reason = "it shows what came back")]
+
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use async_trait::async_trait;
+use tokio_util::sync::CancellationToken;
+use underpass_authenticate::{
+    Assertion, AuthenticateError, Authenticated, Authenticator, Caller, Reserved, Source,
+};
+use underpass_core::{
+    Access, AuthorizeError, Authorizer, BoxedIo, ClusterName, Clusters, ConnectError, Method,
+    Nobody, Open, Revocation, TARGET_KUBE_API,
+};
+use underpass_examples::kubernetes::{api_server, ask, serve_api_server};
+use underpass_examples::{Server, agent, connected};
+use underpass_gateway::{Front, FrontConfig, NotFound};
+use underpass_tunnel::{AgentKey, Dialer, Registry};
+
+/// Who calls: whoever sends `Bearer sesame` is alice.
+struct Word(Source);
+
+#[async_trait]
+impl Authenticator for Word {
+    async fn authenticate(
+        &self,
+        caller: &Caller<'_>,
+    ) -> Result<Option<Authenticated>, AuthenticateError> {
+        let alice = || Assertion {
+            user: "alice".to_owned(),
+            groups: vec!["readers".to_owned()],
+            ..Assertion::default()
+        };
+        let knows = caller.bearer() == Some("sesame");
+        let found = knows.then(|| self.0.vouch(alice())).transpose();
+        found.map_err(AuthenticateError::Rejected)
+    }
+}
+
+/// What they may: read, in the one cluster that there is.
+struct Readers;
+
+#[async_trait]
+impl Authorizer for Readers {
+    async fn authorize(&self, access: &Access<'_>) -> Result<Revocation, AuthorizeError> {
+        let reads = access.request().changes_nothing();
+        let may = reads && access.cluster().as_str() == "edge";
+        may.then(Revocation::never)
+            .ok_or(AuthorizeError::Denied { reason: None })
+    }
+}
+
+/// How a cluster is reached: through its agent.
+struct Agents(Registry);
+
+#[async_trait]
+impl Clusters for Agents {
+    async fn connect(&self, cluster: &ClusterName, open: &Open) -> Result<BoxedIo, ConnectError> {
+        let dialer = Dialer::to_agent(self.0.clone(), cluster.as_str(), TARGET_KUBE_API);
+        let stream = dialer.header(open.identity.clone()).dial().await;
+        Ok(Box::new(stream.map_err(|_| ConnectError::NoAgent)?))
+    }
+}
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    let kubeconfig = std::env::args().nth(1).context("no kubeconfig is named")?;
+    let key = AgentKey::from_seed([7; 32])?;
+    let server = Server::start(key.public_key(), "edge").await?;
+    let api_server = api_server(&kubeconfig).await?;
+    agent(&server, key, move |session| {
+        tokio::spawn(serve_api_server(session, Arc::clone(&api_server)));
+    })?;
+    connected(&server, "edge").await;
+
+    let end = CancellationToken::new();
+    let source = Source::new("word", Method::Token, Reserved::default(), end);
+    let front = Arc::new(Front::new(FrontConfig {
+        authenticator: Arc::new(Word(source)),
+        authorizer: Arc::new(Readers),
+        acting_as: Arc::new(Nobody),
+        clusters: Arc::new(Agents(server.agents)),
+        fallback: Arc::new(NotFound),
+        policy: Default::default(),
+        audit: Default::default(),
+        budgets: Default::default(),
+    }));
+    for bearer in ["guess", "sesame"] {
+        println!(
+            "{bearer}: {}",
+            ask(&front, bearer, "/k8s/clusters/edge/version").await?
+        );
+    }
+    Ok(())
+}
