@@ -96,7 +96,7 @@ pub(crate) struct Cli {
     /// ServiceAccounts of this namespace may be impersonated; repeat for more
     #[arg(long = "allow-service-accounts", value_name = "NAMESPACE")]
     pub(crate) service_accounts: Vec<String>,
-    /// This user is never impersonated, whatever the server says; repeat for more. Those of Kubernetes
+    /// Never impersonate this user; the server cannot override it; repeat for more. Those of Kubernetes
     /// itself (system:…) are not in any case
     #[arg(long = "deny-user", value_name = "NAME")]
     pub(crate) denied_users: Vec<String>,
@@ -116,10 +116,10 @@ pub(crate) struct Cli {
         value_name = "NUMBER"
     )]
     pub(crate) threads: NonZeroUsize,
-    /// Where to serve metrics (Prometheus), for whoever may reach it; nowhere unless set
+    /// Address for metrics (Prometheus, no authentication); no listener unless set
     #[arg(long, env = "UNDERPASS_METRICS", value_name = "ADDRESS:PORT")]
     pub(crate) metrics: Option<SocketAddr>,
-    /// What is logged: error, warn, info, debug or trace, or by part, as in info,underpass_tunnel=debug
+    /// Log level: error, warn, info, debug or trace, or by part, as in info,underpass_tunnel=debug
     #[arg(
         long,
         env = "UNDERPASS_LOG",
@@ -133,7 +133,7 @@ pub(crate) struct Cli {
     pub(crate) log_format: LogFormat,
 }
 
-/// What the agent was started for.
+/// The subcommands.
 #[derive(Debug)]
 pub(crate) enum Task {
     /// To serve its cluster.
@@ -243,7 +243,7 @@ impl Quic {
     }
 }
 
-/// What is logged unless somebody says more.
+/// The log level unless a flag sets one.
 pub(crate) const LOG: &str = "info";
 
 /// Checks what cannot be kept as it is: a filter is made once, and not cloned.

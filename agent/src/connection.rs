@@ -10,7 +10,7 @@ use underpass_tunnel::{
 
 use crate::cli::Cli;
 
-/// What dials the server.
+/// The connector to the server.
 pub(crate) fn connector(cli: &Cli) -> Result<Connector> {
     let token = read(&cli.token_file)?;
     let trust = trust(cli)?;
@@ -114,7 +114,7 @@ pub(crate) fn report(status: Status<'_>) {
     }
 }
 
-/// What mends an error that does not go away by itself.
+/// Advice for an error that does not go away by itself.
 fn advice(error: &ConnectError) -> &'static str {
     match error {
         ConnectError::Dial(error) => dial_advice(error),

@@ -44,7 +44,7 @@ fn main() -> ExitCode {
 
 fn print(options: Rbac) -> Result<()> {
     let manifests = rbac::manifests(options)?;
-    // Whoever reads may have read enough.
+    // The reader of the pipe may have closed it.
     match std::io::stdout().write_all(manifests.as_bytes()) {
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
         written => written.context("cannot print"),

@@ -53,7 +53,7 @@ pub(crate) struct Rbac {
     token_reviewer: bool,
 }
 
-/// What is printed.
+/// The printed text.
 pub(crate) fn manifests(options: Rbac) -> Result<String> {
     let rbac = AgentRbac {
         namespace: options.namespace,

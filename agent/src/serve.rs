@@ -8,7 +8,7 @@ use underpass_core::TARGET_KUBE_API;
 use underpass_tunnel::{IncomingStream, ResetCode, Session, chain};
 use underpass_upstream::ApiServer;
 
-/// When a drained agent would be back. It isn't: whoever started it decides.
+/// A drained agent does not come back by itself, so that this is only a hint.
 const RETURN_AFTER: Duration = Duration::ZERO;
 
 /// The sessions in service: one, or for a while two where the server asked to come back.
@@ -63,7 +63,7 @@ fn lock(live: &Mutex<Vec<Session>>) -> std::sync::MutexGuard<'_, Vec<Session>> {
     live.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Rule 17: the agent serves the targets that it knows, whatever the server asks for.
+/// Rule 17: the agent serves only the targets that it knows.
 async fn serve_stream(incoming: IncomingStream, api_server: &ApiServer) {
     if incoming.target() != TARGET_KUBE_API {
         let target = incoming.target().to_owned();

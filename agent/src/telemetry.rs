@@ -1,4 +1,4 @@
-//! The agent's metrics, for whoever asks.
+//! The agent's metrics.
 
 use std::net::SocketAddr;
 use std::time::Duration;

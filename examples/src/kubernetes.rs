@@ -1,4 +1,4 @@
-//! What the examples with Kubernetes have in common.
+//! Shared parts of the examples with Kubernetes.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
@@ -41,7 +41,7 @@ pub async fn serve_kube_api(incoming: IncomingStream, api_server: Arc<ApiServer>
     }
     let identity = incoming.header().clone();
     if let Ok(stream) = incoming.accept().await {
-        // What goes wrong is answered there; a stream that fails says it by itself.
+        // Errors are answered on the stream.
         let _ = api_server.serve_stream(stream, &identity).await;
     }
 }

@@ -1,4 +1,4 @@
-//! What the examples have in common: both ends of a tunnel over loopback, in one process.
+//! Shared parts of the examples: both ends of a tunnel over loopback, in one process.
 //!
 //! In earnest [`Server`] runs where agents can reach it, and [`agent`] where nobody can.
 
@@ -38,7 +38,7 @@ impl Admission for Known {
 /// A server that agents dial, over QUIC.
 #[derive(Debug)]
 pub struct Server {
-    /// Who is connected.
+    /// The connected agents.
     pub agents: Registry,
     /// The port that it listens on.
     pub port: u16,

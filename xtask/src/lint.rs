@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 
-use crate::{layers, process, rules};
+use crate::{language, layers, process, rules};
 
 /// Pinned, so that a new lint of theirs never turns an old commit red.
 const CARGO_DENY: &str = "0.20.2";
@@ -13,6 +13,7 @@ pub(crate) fn run() -> Result<()> {
     let root = process::root()?;
     rules::check(&root)?;
     layers::check(&root)?;
+    language::check(&root)?;
     process::run(process::cargo()?.args(["fmt", "--all", "--check"]))?;
     let mut clippy = process::cargo()?;
     clippy.args([

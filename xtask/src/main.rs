@@ -8,6 +8,7 @@
 mod bench;
 mod demo;
 mod fuzz;
+mod language;
 mod layers;
 mod lint;
 mod process;

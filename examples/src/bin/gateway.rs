@@ -1,4 +1,4 @@
-//! A gateway with an authenticator and rules of its own: whoever knows the word reads one cluster, through its agent.
+//! A gateway with an authenticator and rules of its own: a caller with the password reads one cluster, through its agent.
 //!
 //! `cargo run -p underpass-examples --bin gateway -- KUBECONFIG`
 #![allow(clippy::print_stdout, reason = "it shows what came back")]
@@ -20,7 +20,7 @@ use underpass_examples::{Server, agent, connected};
 use underpass_gateway::{Front, FrontConfig, NotFound};
 use underpass_tunnel::{AgentKey, Dialer, Registry};
 
-/// Who calls: whoever sends `Bearer sesame` is alice.
+/// Authenticates callers: `Bearer sesame` is alice.
 struct Word(Source);
 
 #[async_trait]
@@ -40,7 +40,7 @@ impl Authenticator for Word {
     }
 }
 
-/// What they may: read, in the one cluster that there is.
+/// Authorizes reads in the one cluster.
 struct Readers;
 
 #[async_trait]
@@ -53,7 +53,7 @@ impl Authorizer for Readers {
     }
 }
 
-/// How a cluster is reached: through its agent.
+/// Reaches a cluster through its agent.
 struct Agents(Registry);
 
 #[async_trait]

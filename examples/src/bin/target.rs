@@ -13,7 +13,7 @@ use underpass_examples::{Server, agent, connected};
 use underpass_tunnel::{AgentKey, Dialer, IncomingStream, Session};
 use underpass_upstream::ApiServer;
 
-/// What the stream is for, as the server asks for it.
+/// The target's name in open headers.
 const LOAD: &str = "load";
 
 #[tokio::main]

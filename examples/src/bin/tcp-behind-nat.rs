@@ -71,7 +71,7 @@ async fn connect(incoming: IncomingStream, service: SocketAddr) -> Result<()> {
     join_tcp(incoming, service).await
 }
 
-/// A service that greets whoever connects.
+/// A service that greets each client.
 async fn greeter() -> Result<SocketAddr> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
     let address = listener.local_addr()?;

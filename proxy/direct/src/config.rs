@@ -1,4 +1,4 @@
-//! What the directory says of an API server, as kube takes it.
+//! The directory's settings of an API server, as a kube configuration.
 
 use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 use rustls_pki_types::{CertificateDer, pem::PemObject};

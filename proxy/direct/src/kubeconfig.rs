@@ -12,12 +12,12 @@ use zeroize::Zeroizing;
 use underpass_core::Exec;
 use underpass_directory::{Credential, CredentialError, Endpoint, EndpointError};
 
-/// What a kubeconfig's context says.
+/// The contents of a kubeconfig's context.
 #[derive(Clone, Debug)]
 pub struct Imported {
     /// Where the API server is.
     pub endpoint: Endpoint,
-    /// What to prove to it who we are with.
+    /// The credential for it.
     pub credential: Credential,
 }
 
@@ -25,7 +25,7 @@ pub struct Imported {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum KubeconfigError {
-    /// It is none. What is wrong with it is not said: that would quote it.
+    /// It is not a kubeconfig. The error does not repeat the file, which holds credentials.
     #[error("the file is no kubeconfig")]
     Malformed,
     /// It names no context, and none was asked for.
@@ -53,7 +53,7 @@ pub enum KubeconfigError {
     File {
         /// Which.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
     /// Data that is not base64 of text.
@@ -159,7 +159,7 @@ struct Variable {
 /// Reads a context of a kubeconfig; the current one without a name. Blocks.
 ///
 /// # Errors
-/// What is missing, or cannot be used.
+/// The field that is missing or unusable.
 pub fn read_kubeconfig(path: &Path, context: Option<&str>) -> Result<Imported, KubeconfigError> {
     let text = read(path)?;
     let file: File = serde_saphyr::from_str(&text).map_err(|_| KubeconfigError::Malformed)?;

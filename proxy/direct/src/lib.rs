@@ -75,7 +75,7 @@ struct Reached {
 }
 
 impl Reached {
-    /// What rests on it ends (rule 12).
+    /// Streams that depend on it end (rule 12).
     fn end(&self) {
         self.over.cancel();
     }
@@ -104,7 +104,7 @@ impl DirectClusters {
     /// Opens a stream to the cluster's API server; `None` where the cluster is not reached directly.
     ///
     /// # Errors
-    /// What is in the directory cannot be used. That the API server cannot be reached is an answer on the stream.
+    /// The directory's settings are unusable. An API server that cannot be reached is an answer on the stream.
     ///
     /// # Cancel safety
     /// May be dropped.
@@ -145,7 +145,7 @@ impl DirectClusters {
     /// cluster is not reached directly.
     ///
     /// # Errors
-    /// What stands between.
+    /// The reason that it was not reached.
     pub async fn check(
         &self,
         directory: &Directory,
@@ -161,7 +161,7 @@ impl DirectClusters {
     /// Ends what rests on a way to a cluster that has changed, for as long as the process runs.
     pub async fn enforce(self: Arc<Self>, directory: Arc<Directory>) {
         let mut changes = directory.changes();
-        // What was reached before this was listening.
+        // Clusters that were reached before this task listened.
         changes.mark_changed();
         while changes.changed().await.is_ok() {
             let mut reached = self.reached.lock().unwrap_or_else(PoisonError::into_inner);

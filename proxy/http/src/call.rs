@@ -31,7 +31,7 @@ pub struct Call {
 /// Why a request is not forwarded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CallError {
-    /// What it would become is not clear.
+    /// The upgrade is ambiguous.
     #[error(transparent)]
     Upgrade(#[from] UpgradeRequestError),
     /// Another parser could read it otherwise.
@@ -91,7 +91,7 @@ impl Call {
         })
     }
 
-    /// What it means.
+    /// The meaning of the request.
     pub fn info(&self) -> &RequestInfo {
         &self.info
     }
@@ -101,12 +101,12 @@ impl Call {
         &self.method
     }
 
-    /// What the API server is asked for.
+    /// The path and query for the API server.
     pub fn target(&self) -> &PathAndQuery {
         &self.target
     }
 
-    /// What a 101 is held against.
+    /// The upgrade that a 101 has to answer.
     pub fn upgrade(&self) -> Option<&UpgradeRequest> {
         self.upgrade.as_ref()
     }

@@ -1,4 +1,4 @@
-//! What both halves of the impersonating proxy do with an HTTP exchange.
+//! HTTP exchanges, as both halves of the impersonating proxy treat them.
 //!
 //! - [`call`]: one parse of a request, from which come the decision about it and what is forwarded (security rule 26).
 //! - [`headers`]: what must not cross the proxy, in either direction (rules 3, 4, 20).

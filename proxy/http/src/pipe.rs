@@ -13,7 +13,7 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf, copy_bidirectiona
 
 use underpass_core::limits::{PIPE_BUFFER_BYTES, SHUTDOWN_GRACE};
 
-/// What a pipe has carried so far; it stays readable when the pipe is cut.
+/// The bytes that a pipe has carried so far. They stay readable when the pipe is cut.
 #[derive(Debug, Default)]
 pub struct Meter {
     up: AtomicU64,

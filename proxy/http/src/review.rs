@@ -23,7 +23,7 @@ pub struct Reviewer {
     pub clusters: Arc<dyn Clusters>,
     /// As whom: a name of [`OWN_NAMES`](underpass_core::names::OWN_NAMES).
     pub user: &'static str,
-    /// What it creates, as RBAC and kubectl write it.
+    /// The resource that it creates, as RBAC and kubectl write it.
     pub resource: &'static str,
     /// Where.
     pub path: &'static str,
@@ -45,7 +45,7 @@ pub enum ReviewError {
         cluster: ClusterName,
         /// As whom it was asked.
         user: &'static str,
-        /// What that user was to create.
+        /// The resource that the user was to create.
         resource: &'static str,
         /// In its own words, cut.
         said: String,
@@ -151,7 +151,7 @@ async fn read(response: Response<Answered>) -> Result<Bytes, BoxError> {
     Ok(body.collect().await?.to_bytes())
 }
 
-/// What a `metav1.Status` says, for the log.
+/// The message of a `metav1.Status`, for the log.
 fn message(body: &[u8]) -> String {
     #[derive(Default, Deserialize)]
     struct Status {

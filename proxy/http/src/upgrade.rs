@@ -124,7 +124,7 @@ impl UpgradeRequest {
     /// Holds a 101 against the request.
     ///
     /// # Errors
-    /// What is wrong with it; nothing may then be relayed.
+    /// The fault of the 101. Nothing may be relayed then.
     pub fn verify(&self, answer: &response::Parts) -> Result<(), UpgradeAnswerError> {
         debug_assert_eq!(answer.status, StatusCode::SWITCHING_PROTOCOLS);
         let headers = &answer.headers;

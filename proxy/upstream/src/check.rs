@@ -44,7 +44,7 @@ impl ApiServer {
     /// Asks for the API server's version, as ourselves: a readiness check. Returns it, like `v1.34.1`.
     ///
     /// # Errors
-    /// What stands between us; `source()` has the details.
+    /// The reason that the API server was not reached; `source()` has the details.
     pub async fn check(&self) -> Result<String, CheckError> {
         let check = tokio::time::timeout(limits::API_SERVER_CHECK_TIMEOUT, self.version());
         check.await.map_err(|_| CheckError::Timeout)?

@@ -26,7 +26,7 @@ pub enum CredentialError {
     File {
         /// Which.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
     /// A token file is empty, too large, or holds what is no token.

@@ -19,7 +19,7 @@ pub enum ConnectError {
     Tcp {
         /// Host and port.
         address: String,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
     /// The TLS handshake failed; most often the certificate is not trusted.
@@ -37,7 +37,7 @@ pub enum ConnectError {
 }
 
 impl ConnectError {
-    /// What the caller may know: neither addresses nor the certificate's details.
+    /// The reason for the caller, without addresses or details of the certificate.
     pub(super) fn refusal(&self) -> Refusal {
         match self {
             Self::Tcp { .. } => Refusal::ApiServerUnreachable("cannot connect"),
@@ -49,7 +49,7 @@ impl ConnectError {
     }
 }
 
-/// What most handshakes fail for, as whoever has to mend it calls it.
+/// The usual causes of a failed handshake, in an operator's words.
 fn tls_trouble(error: &io::Error) -> &'static str {
     use rustls::{CertificateError, Error};
 
@@ -73,7 +73,7 @@ fn tls_trouble(error: &io::Error) -> &'static str {
     }
 }
 
-/// What ALPN may choose.
+/// The protocols offered by ALPN.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Offer {
     /// HTTP/2 if possible.
@@ -207,7 +207,7 @@ impl Endpoint {
         Uri::from_parts(parts).map_err(|_| malformed)
     }
 
-    /// What the URLs' paths begin with; empty for most.
+    /// The prefix of the URLs' paths; empty for most.
     pub(super) fn prefix(&self) -> &str {
         &self.prefix
     }

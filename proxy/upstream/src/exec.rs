@@ -19,7 +19,7 @@ use zeroize::Zeroizing;
 
 use underpass_core::{Exec, limits};
 
-/// What a plugin is told: that nobody can be asked, and which form its answer has to have.
+/// The input of a plugin: no user can be prompted, and the answer has this form.
 const INFO: &str = r#"{"apiVersion":"client.authentication.k8s.io/v1","kind":"ExecCredential","spec":{"interactive":false}}"#;
 
 /// Forms of an answer that mean the same to us.
@@ -149,7 +149,7 @@ async fn run(exec: &Exec) -> Result<Issued, ExecError> {
         .filter_map(|name| Some((name, std::env::var_os(name)?)));
     let mut child = Command::new(&exec.command)
         .args(exec.args.iter().map(|arg| arg.as_str()))
-        // What this process was given is not for plugins.
+        // Plugins do not get this process's environment.
         .env_clear()
         .envs(inherited)
         .env("KUBERNETES_EXEC_INFO", INFO)

@@ -25,10 +25,10 @@ pub use self::{
 };
 use self::{credential::Credential, endpoint::Endpoint, pool::Pool};
 
-/// What an agent's operator decides.
+/// Settings of an agent's operator.
 #[derive(Clone, Debug, Default)]
 pub struct ApiServerOptions {
-    /// Whom nobody may become, whatever the server says.
+    /// Identities that may never be impersonated. The server cannot override this.
     pub policy: ImpersonationPolicy,
     /// Accepts an API server that is reached without TLS or whose certificate is not verified. For tests: the
     /// agent's credential goes to whoever answers (security rule 10).
@@ -80,7 +80,7 @@ impl ApiServer {
     /// CA file is read again every minute. Client certificates are read once.
     ///
     /// # Errors
-    /// What is wrong with the configuration.
+    /// The fault of the configuration.
     pub async fn new(
         config: kube::Config,
         options: ApiServerOptions,

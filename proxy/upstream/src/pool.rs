@@ -33,7 +33,7 @@ pub(super) struct Pool {
     endpoint: Arc<Endpoint>,
     connections: Mutex<Vec<Http2>>,
     idle: Idle,
-    /// What the last connection turned out to be.
+    /// The protocol of the last connection.
     http1_only: AtomicBool,
     opening: tokio::sync::Mutex<Option<Failure>>,
 }

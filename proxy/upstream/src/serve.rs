@@ -42,7 +42,7 @@ pub enum ServeStreamError {
     Upgraded(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
-/// What the request leaves behind for the end of its stream.
+/// State of the request that the end of its stream needs.
 #[derive(Default)]
 struct Left {
     /// The stream itself, where the request asked for an upgrade.
@@ -60,7 +60,7 @@ impl ApiServer {
     /// Serves one stream: `identity` is its open header ([`Identity::encode`]), `io` carries exactly one HTTP/1.1
     /// request. Returns when it is answered, or its upgraded stream has ended.
     ///
-    /// Whatever goes wrong on the way to the API server is answered with a `metav1.Status`.
+    /// A failure on the way to the API server is answered with a `metav1.Status`.
     ///
     /// # Errors
     /// The stream itself failed; worth a debug line.

@@ -1,4 +1,4 @@
-//! Moves an exchange's bytes in the task of whoever waits for its answer.
+//! Moves an exchange's bytes in the task that waits for its answer.
 
 use std::{
     future::Future,
@@ -45,7 +45,7 @@ impl Inline {
             bell.listen();
             let polled = wanted(inner);
             if polled.is_ready() {
-                // Whoever got something comes again.
+                // A reader that got bytes polls again.
                 bell.end();
                 return polled;
             }

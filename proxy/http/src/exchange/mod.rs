@@ -53,7 +53,7 @@ impl From<hyper::Error> for ExchangeError {
     }
 }
 
-/// What the stream itself said, where it was the stream that failed.
+/// The stream's own error, if the stream failed.
 fn io_kind(error: &hyper::Error) -> Option<io::ErrorKind> {
     let source = std::error::Error::source(error)?;
     source.downcast_ref::<io::Error>().map(io::Error::kind)
@@ -64,7 +64,7 @@ fn io_kind(error: &hyper::Error) -> Option<io::ErrorKind> {
 pub struct Exchange(Option<Driver>);
 
 enum Driver {
-    /// Whoever reads the answer.
+    /// The reader of the answer.
     Inline(Inline),
     /// A task: an upgraded stream, or a request's body, moves also while nobody reads.
     Task(AbortOnDropHandle<()>),

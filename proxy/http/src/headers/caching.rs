@@ -1,8 +1,8 @@
-//! Who may keep an answer.
+//! Caches of answers.
 
 use http::{HeaderMap, HeaderValue, header};
 
-/// What kube-apiserver says of most answers.
+/// kube-apiserver's value for most answers.
 const PRIVATE: HeaderValue = HeaderValue::from_static("no-cache, private");
 
 /// Directives by which an answer lets caches of many clients keep it (RFC 9111, section 3.5), and the one that forbids it.

@@ -8,7 +8,7 @@ use underpass_core::{
     request_info::{decode, is_dots},
 };
 
-/// What the names of this server's own cookies begin with, whatever it may ever use them for.
+/// The prefix of the names of this server's own cookies, reserved for later use.
 const OWN: &str = "underpass";
 
 /// Prefixes of names that browsers give a meaning (RFC 6265bis, section 4.1.3). A `__Host-` cookie is one of the whole origin: no

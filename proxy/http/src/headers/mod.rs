@@ -1,4 +1,4 @@
-//! What must not cross the proxy (security rules 3 and 4).
+//! Removes the headers that must not cross the proxy (security rules 3 and 4).
 //!
 //! The order matters. Hop-by-hop headers go first, together with whatever a `Connection` header
 //! names (RFC 9110, section 7.6.1); identities and credentials go next; only then does anybody
@@ -48,7 +48,7 @@ const CLAIMS: [&str; 9] = [
     "x-rewrite-url",
 ];
 
-/// The same by prefix. `HeaderName` is lower-case whatever the wire said.
+/// The same by prefix. `HeaderName` is always lower-case.
 const CLAIM_PREFIXES: [&str; 5] = [
     "impersonate-",
     "proxy-",

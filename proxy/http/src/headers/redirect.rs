@@ -6,11 +6,11 @@ use underpass_core::request_info::{decode, is_dots};
 /// A proxied request's place, at both ends of one half of the proxy.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Place<'a> {
-    /// What paths begin with where the answer comes from, in front of an API server's own.
+    /// The prefix of paths at the answer's origin, before an API server's own path.
     pub(crate) upstream: &'a str,
     /// Host and port that it has there; without, no URL may name a host.
     pub(crate) authority: Option<&'a str>,
-    /// What paths begin with where the answer goes to.
+    /// The prefix of paths at the answer's receiver.
     pub(crate) client: &'a str,
     /// The object's path up to and with `proxy`, as the request has it.
     pub(crate) below: &'a str,

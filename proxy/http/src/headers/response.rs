@@ -1,4 +1,4 @@
-//! What of an answer's headers reaches the client (security rule 20).
+//! Removes or rewrites the headers of an answer that must not reach the client as they are (security rule 20).
 //!
 //! All clusters and all their workloads answer on one origin: the server's. So no header of theirs may speak for that origin,
 //! for the connection to it, or lead a client from it. Headers that are about one document pass.
@@ -21,7 +21,7 @@ use underpass_core::Refusal;
 pub enum Hop<'a> {
     /// The agent's: it comes from the API server, which is reached below `prefix` at `authority`.
     Agent {
-        /// What the API server's own paths begin with.
+        /// The prefix of the API server's own paths.
         prefix: &'a str,
         /// Host and port.
         authority: &'a str,
@@ -34,7 +34,7 @@ pub enum Hop<'a> {
 }
 
 impl<'a> Hop<'a> {
-    /// What paths begin with where an answer comes from, and where it goes to.
+    /// The prefixes of paths at the answer's origin and at its receiver.
     fn prefixes(self) -> (&'a str, &'a str) {
         match self {
             Self::Agent { prefix, .. } => (prefix, ""),
@@ -43,7 +43,7 @@ impl<'a> Hop<'a> {
     }
 }
 
-/// What is done with a header.
+/// The treatment of a header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fate {
     Drop,
@@ -76,7 +76,7 @@ const NAMES: [(&str, Fate); 44] = [
     ("public-key-pins", Fate::Drop),
     ("public-key-pins-report-only", Fate::Drop),
     ("expect-ct", Fate::Drop),
-    // What browsers keep of the origin, and whom they tell about it.
+    // Data that browsers keep about the origin, and reports that they send about it.
     ("clear-site-data", Fate::Drop),
     ("report-to", Fate::Drop),
     ("reporting-endpoints", Fate::Drop),
@@ -89,16 +89,16 @@ const NAMES: [(&str, Fate); 44] = [
     ("shared-storage-write", Fate::Drop),
     // A service worker is for the directory of its script; this makes it one for the whole origin.
     ("service-worker-allowed", Fate::Drop),
-    // A dictionary is for whatever of the origin its pattern matches.
+    // A dictionary applies to every URL of the origin that its pattern matches.
     ("use-as-dictionary", Fate::Drop),
-    // What browsers fetch unasked, with what they have for the origin.
+    // URLs that browsers fetch unasked, with their credentials for the origin.
     ("link", Fate::Drop),
     ("speculation-rules", Fate::Drop),
     ("sourcemap", Fate::Drop),
     ("x-sourcemap", Fate::Drop),
     ("pingback", Fate::Drop),
     ("x-pingback", Fate::Drop),
-    // Who else may look on.
+    // Other origins that may read timings.
     ("timing-allow-origin", Fate::Drop),
     // Orders to a proxy in front of this server: to answer with another resource, or to keep and share this one.
     ("x-accel-redirect", Fate::Drop),
@@ -184,7 +184,7 @@ pub fn clean_trailers(trailers: &mut HeaderMap) {
     remove_where(trailers, |name| fate(name).is_some());
 }
 
-/// What is done with it, unless it passes.
+/// The treatment of a header; `None` passes it.
 fn fate(name: &str) -> Option<Fate> {
     if PREFIXES.iter().any(|prefix| name.starts_with(prefix)) {
         return Some(Fate::Drop);

@@ -35,7 +35,7 @@ impl Bell {
         self.at_work.store(true, Ordering::SeqCst);
     }
 
-    /// Whoever rings from here on is heard by [`Self::rest`].
+    /// [`Self::rest`] hears every ring from here on.
     pub fn listen(&self) {
         self.rung.store(false, Ordering::SeqCst);
     }
@@ -68,7 +68,7 @@ impl Bell {
     }
 }
 
-/// What tests of tasks that wake each other have in common.
+/// Helpers for tests of tasks that wake each other.
 #[cfg(any(test, feature = "testing"))]
 #[doc(hidden)]
 #[allow(clippy::unwrap_used, reason = "it states expectations, as tests do")]

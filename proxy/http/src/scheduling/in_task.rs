@@ -27,7 +27,7 @@ const ROUNDS: usize = 4;
 
 type Work = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// What hyper is given to spawn tasks with. They run while their [`InTask`] is polled.
+/// The executor for hyper. Its tasks run while their [`InTask`] is polled.
 #[derive(Clone, Default)]
 pub struct Spawner(Arc<Spawned>);
 
@@ -143,7 +143,7 @@ impl<C: Future + Unpin> Future for InTask<C> {
 /// The tasks.
 struct Tasks {
     all: Slab<Task>,
-    /// Who is to be polled in this turn.
+    /// The tasks to poll in this turn.
     next: VecDeque<usize>,
     ready: Arc<Ready>,
 }
@@ -154,7 +154,7 @@ struct Task {
     waker: Waker,
 }
 
-/// Who was woken, in order.
+/// The tasks that were woken, in order.
 struct Ready {
     keys: Mutex<VecDeque<usize>>,
     bell: Arc<Bell>,
@@ -201,7 +201,7 @@ impl Tasks {
         }
         while let Some(key) = self.next.pop_front() {
             if !coop::has_budget_remaining() {
-                // Whatever is polled now has to say that it is not ready.
+                // The runtime's budget is spent: every task that is polled now returns pending.
                 self.next.push_front(key);
                 self.ready.bell.ring();
                 return;

@@ -1,4 +1,4 @@
-//! What an agent needs in its cluster, as manifests: a ServiceAccount that may impersonate and nothing else.
+//! Manifests for an agent in its cluster: a ServiceAccount that may impersonate and nothing else.
 //!
 //! RBAC can only list what is allowed. So the agent's [`ImpersonationPolicy`](underpass_core::ImpersonationPolicy) says who is
 //! never impersonated, and these manifests take away as much as RBAC can: ServiceAccounts unless their namespace is
@@ -26,7 +26,7 @@ use underpass_core::{
     service_account::{is_label, is_subdomain},
 };
 
-/// What the manifests are to allow.
+/// The rights that the manifests grant.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AgentRbac {
     /// The namespace of the agent's ServiceAccount.
@@ -35,7 +35,7 @@ pub struct AgentRbac {
     pub create_namespace: bool,
     /// The ServiceAccount's name.
     pub service_account: String,
-    /// Who may be impersonated; everybody if empty.
+    /// Users that may be impersonated; every user if empty.
     pub users: Vec<String>,
     /// In which groups; in any if empty.
     pub groups: Vec<String>,

@@ -1,4 +1,4 @@
-//! Whom the agent may impersonate.
+//! RBAC rules for impersonation by the agent.
 
 use k8s_openapi::api::rbac::v1::PolicyRule;
 
@@ -9,7 +9,7 @@ const AUTHENTICATION: &str = "authentication.k8s.io";
 const CLASSIC: &str = "impersonate";
 const CONSTRAINED: &str = "impersonate:user-info";
 
-/// What may be asked for as somebody else: the verbs of requests (`RequestInfoFactory`).
+/// Verbs of requests that may be impersonated (`RequestInfoFactory`).
 const VERBS: [&str; 9] = [
     "get",
     "list",
@@ -82,7 +82,7 @@ fn account_groups(rbac: &AgentRbac) -> Vec<String> {
     groups
 }
 
-/// What else a request of a ServiceAccount's holds, where the rest is constrained.
+/// Extras in a request of a ServiceAccount, under constrained impersonation.
 fn beside_accounts(rbac: &AgentRbac) -> Vec<PolicyRule> {
     if rbac.service_account_namespaces.is_empty() {
         return Vec::new();
