@@ -1,4 +1,4 @@
-//! Who gave a name.
+//! The authority of a name.
 
 use std::{fmt, str::FromStr, sync::Arc};
 

@@ -1,4 +1,4 @@
-//! What a caller may reach, and whom they may act as there.
+//! Authorization: the clusters that a caller may reach, and the identities that they may impersonate there.
 
 use async_trait::async_trait;
 
@@ -13,7 +13,7 @@ pub struct Access<'a> {
 }
 
 impl<'a> Access<'a> {
-    /// What this caller wants of this cluster.
+    /// An access of this caller to this cluster.
     pub fn new(identity: &'a Identity, cluster: &'a ClusterName, request: &'a RequestInfo) -> Self {
         Self {
             identity,
@@ -32,7 +32,7 @@ impl<'a> Access<'a> {
         self.cluster
     }
 
-    /// What they want to do there. [`RequestInfo::verb`] of exec, attach and port-forward is `create`.
+    /// The request. [`RequestInfo::verb`] of exec, attach and port-forward is `create`.
     pub fn request(&self) -> &'a RequestInfo {
         self.request
     }
@@ -59,7 +59,7 @@ pub trait ActingAs: Send + Sync {
     /// May the caller act as `target` there? The answer stands until its [`Revocation`].
     ///
     /// # Errors
-    /// What the caller is told. Its cause is in the log already.
+    /// The answer for the caller. Its cause is in the log already.
     async fn may(&self, access: &Access<'_>, target: &Identity) -> Result<Revocation, Refusal>;
 }
 
@@ -85,7 +85,7 @@ pub enum AuthorizeError {
     /// It is not allowed.
     #[error("denied")]
     Denied {
-        /// What the caller may be told beside the fact.
+        /// A reason that the caller may know.
         reason: Option<String>,
     },
     /// The policy's source cannot be reached.

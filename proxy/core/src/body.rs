@@ -37,7 +37,7 @@ where
     body.map_err(Into::into).boxed_unsync()
 }
 
-/// What watches over a body while it streams.
+/// Watches over a body while it streams.
 pub trait Guard: Send + Unpin + 'static {
     /// An error ends the body at once, in the middle.
     fn poll_abort(&mut self, cx: &mut Context<'_>) -> Poll<BoxError>;

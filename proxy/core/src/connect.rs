@@ -5,7 +5,7 @@ use bytes::Bytes;
 
 use crate::{BoxError, BoxedIo, ClusterName, Refusal, StreamClass};
 
-/// What a stream is for.
+/// The purpose of a stream.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Open {
@@ -62,7 +62,7 @@ pub enum ConnectError {
     /// The open header does not fit what the agent reads.
     #[error("the stream's open header is too large")]
     HeaderTooLarge,
-    /// What is known of how to reach the cluster cannot be used.
+    /// The settings by which the cluster is reached are unusable.
     #[error("the cluster cannot be reached as it is configured")]
     Unusable(#[source] BoxError),
     /// The agent, or this server, has no room for another stream.
@@ -74,7 +74,7 @@ pub enum ConnectError {
 }
 
 impl ConnectError {
-    /// What the client may know of it.
+    /// The answer for the client, without details.
     pub fn refusal(&self, cluster: &ClusterName) -> Refusal {
         match self {
             Self::UnknownCluster => Refusal::UnknownCluster(cluster.clone()),

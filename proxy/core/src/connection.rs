@@ -1,4 +1,4 @@
-//! What a listener knows of a connection.
+//! Facts about a connection.
 
 use rustls_pki_types::CertificateDer;
 
@@ -14,7 +14,7 @@ pub enum Protocol {
 }
 
 impl Protocol {
-    /// What the listener offers, in its order of preference.
+    /// The listener's protocols, in its order of preference.
     pub const ALPN: [&'static [u8]; 2] = [b"h2", b"http/1.1"];
 
     /// Reads what ALPN chose.
@@ -27,12 +27,12 @@ impl Protocol {
     }
 }
 
-/// What the listener knows about a connection.
+/// Facts about a connection that its listener knows.
 #[derive(Clone, Debug)]
 pub struct ConnectionInfo {
-    /// Who is at the other end: as the socket says, or a trusted PROXY protocol header.
+    /// The peer, by the socket or a trusted PROXY protocol header.
     pub peer: Peer,
-    /// What the TLS handshake chose.
+    /// The protocol that ALPN chose.
     pub protocol: Protocol,
     /// The certificate chain that the client showed, as it came, and whose key it proved to hold; empty without one.
     /// Nothing else of it is verified: an authenticator does that, with the CAs of its configuration.

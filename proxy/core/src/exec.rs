@@ -11,7 +11,7 @@ pub struct Exec {
     pub command: String,
     /// Its arguments.
     pub args: Vec<Zeroizing<String>>,
-    /// What it finds in its environment beside `PATH` and `HOME`.
+    /// Variables of its environment beside `PATH` and `HOME`.
     pub env: BTreeMap<String, Zeroizing<String>>,
 }
 

@@ -1,4 +1,4 @@
-//! Who is calling.
+//! Identities of callers.
 //!
 //! An [`Identity`] is made by an authenticator of this crate, travels as the open header of a
 //! tunnel stream, and becomes `Impersonate-*` headers at the agent. It cannot be built from outside:
@@ -69,7 +69,7 @@ struct Version {
 
 impl Identity {
     /// Builds an identity from what an authenticator learnt. Nobody but authenticators, and those who speak for this server
-    /// itself, may do that: whoever has an identity is believed to be it.
+    /// itself, may do that: an identity is believed everywhere.
     ///
     /// # Errors
     /// A value that is too long or that could not be written as a header.

@@ -1,4 +1,4 @@
-//! What RBAC asks of somebody who acts as somebody else.
+//! The attributes that RBAC checks for impersonation.
 
 use std::fmt;
 

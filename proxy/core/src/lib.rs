@@ -1,4 +1,4 @@
-//! What both ends of Underpass share.
+//! Types that both ends of Underpass share.
 //!
 //! - [`Identity`]: who is calling, and [`Provenance`]: who vouches for that. [`Scope`] and [`Revocation`] bound it.
 //! - [`ClusterName`], [`RequestInfo`], [`Access`]: what they ask for. [`Authorizer`] and [`ActingAs`] decide.

@@ -164,7 +164,7 @@ pub const STRANGER_HEADER_LINE: usize = 112;
 
 /// What all connections may hold together that nobody has authenticated on (*unauthenticated*), in bytes: ten thousand
 /// agents on WebSocket that come back at the same moment, [`STRANGER_BASE`] each; or three hundred heads of
-/// [`HEADER_BYTES`]. Half of it is for whoever asks. Beyond that, one source holds a quarter at the most: 2,560 connections
+/// [`HEADER_BYTES`]. Half of it is for every source. Beyond that, one source holds a quarter at the most: 2,560 connections
 /// that say nothing. Whoever is authenticated is not counted any longer.
 pub const STRANGERS: usize = 10_240 * STRANGER_BASE;
 
@@ -401,13 +401,13 @@ pub const LDAP_LEVELS: usize = 16;
 /// Pages of a hundred that are read of a user's organizations, and of their teams.
 pub const GITHUB_PAGES: usize = 10;
 
-/// A device login that nobody has confirmed is given up, whatever its server says. GitHub says fifteen minutes.
+/// An unconfirmed device login is given up after this time, even if its server allows more. GitHub says fifteen minutes.
 pub const DEVICE_LOGIN: Duration = Duration::from_secs(1800);
 
 /// A server is not asked more often whether a device login is confirmed. GitHub says five seconds.
 pub const DEVICE_INTERVAL: Duration = Duration::from_secs(1);
 
-/// What a cluster's answer to a question of ours may say in the log.
+/// Characters of a cluster's answer to a review that the log keeps.
 pub const PEER_MESSAGE_CHARS: usize = 512;
 
 /// SubjectAccessReviews of one `--as` that are asked at the same time: 300 groups are 38 round trips to the cluster, and
@@ -439,7 +439,7 @@ pub const ACTING_AS_ANSWERS: usize = 4096;
 /// Arguments and environment of a credential plugin, together: a few tokens and paths.
 pub const EXEC_INPUT_BYTES: usize = 64 * 1024;
 
-/// What a credential plugin may print: a token, a certificate and a key.
+/// Output of a credential plugin: a token, a certificate and a key.
 pub const EXEC_OUTPUT_BYTES: u64 = 256 * 1024;
 
 /// One run of a credential plugin. Cloud providers' ask their API over the network; requests wait meanwhile.

@@ -1,9 +1,9 @@
 //! Names of Underpass's own in clusters.
 
-/// What the names of Underpass's own users begin with. No caller has such a name, and nobody acts as one.
+/// The prefix of the names of Underpass's own users. No caller has such a name, and nobody acts as one.
 pub const OWN_NAMES: &str = "underpass:";
 
-/// What the keys of the extras begin with that the server asserts.
+/// The prefix of the extras that the server asserts.
 pub const OWN_EXTRAS: &str = "underpass.dev/";
 
 /// As whom clusters are asked whether a user may act as another. They let this user `create`

@@ -1,4 +1,4 @@
-//! Who is at the other end of a connection, and whose request it is that comes over it.
+//! The peer of a connection, and the client of a request on it.
 //!
 //! The two differ behind a load balancer that ends TLS and speaks HTTP to us: then one connection carries the
 //! requests of many clients, and each says in `X-Forwarded-For` where it comes from. Everybody can write that header.
@@ -14,7 +14,7 @@ use crate::{Networks, limits, list};
 /// Each proxy adds whom it got the request from.
 pub const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
-/// Who is at the other end of a connection: a client, or a proxy that is trusted to say for whom it asks.
+/// The peer of a connection: a client, or a proxy that is trusted to name its client.
 ///
 /// The address is not the client's, as a rule, where the peer is a proxy: whose request it is, [`Peer::client`] says.
 #[derive(Clone, Debug)]
@@ -35,7 +35,7 @@ impl Peer {
         }
     }
 
-    /// Whose the connection is, whoever asks over it: for what is bounded before there is a request.
+    /// The peer's own address, for bounds that apply before there is a request.
     pub fn address(&self) -> IpAddr {
         self.address
     }
@@ -132,7 +132,7 @@ mod tests {
         for line in ["203.0.113.9", "10.0.0.2", "::1", "x"] {
             assert_eq!(client("192.0.2.1", &[line]), "192.0.2.1");
         }
-        // What a client sends stands before what the proxy adds.
+        // The client's entries stand before the proxy's.
         assert_eq!(client("10.0.0.1", &["203.0.113.9, 192.0.2.1"]), "192.0.2.1");
         assert_eq!(
             client("10.0.0.1", &["203.0.113.9", "192.0.2.1"]),

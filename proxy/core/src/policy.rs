@@ -26,7 +26,7 @@ use crate::{
     service_account,
 };
 
-/// What kube-apiserver itself asserts of a token.
+/// The prefix of extras that kube-apiserver itself asserts of a token.
 const ASSERTED: &str = "authentication.kubernetes.io/";
 
 /// Which identities may be impersonated. The default allows no ServiceAccount.
@@ -37,7 +37,7 @@ pub struct ImpersonationPolicy {
     denied_groups: BTreeSet<String>,
 }
 
-/// What made an identity unacceptable. The text names it, since the caller knows it anyway.
+/// The reason that an identity is refused. The text names the offending part, which the caller knows anyway.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum NeverImpersonated {

@@ -56,7 +56,7 @@ impl fmt::Display for Method {
     }
 }
 
-/// Who vouches for an [`Identity`](crate::Identity), how, for how long, and for what.
+/// The proof behind an [`Identity`](crate::Identity): its authenticator, kind, end and scope.
 ///
 /// It stays at the server: an agent needs to know whom to impersonate, and could not check the rest.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -124,7 +124,7 @@ impl Provenance {
         &self.authenticator
     }
 
-    /// Who gave the names. A token of our own that a login gave bears those of whoever vouched for the login.
+    /// The authority that gave the names. A token of a login has the authority that vouched for the login.
     pub fn authority(&self) -> &Authority {
         &self.authority
     }
@@ -140,7 +140,7 @@ impl Provenance {
         self.login_until
     }
 
-    /// What the credential may be used for.
+    /// The scope of the credential.
     pub fn scope(&self) -> &Scope {
         &self.scope
     }

@@ -1,4 +1,4 @@
-//! What one source may have of something that all share: so much at once, and then one at a time.
+//! Rate limits by source: a burst, and then one at a time.
 
 use std::{
     hash::Hash,
@@ -21,7 +21,7 @@ pub struct Rate {
     pub sources: usize,
 }
 
-/// Who has taken how much.
+/// A token bucket for each source.
 #[derive(Debug)]
 pub struct RateLimiter<K: Hash + Eq> {
     share: Rate,
@@ -32,7 +32,7 @@ pub struct RateLimiter<K: Hash + Eq> {
 struct Bucket {
     taken: u32,
     at: Instant,
-    /// What was refused since something was last given.
+    /// Refusals since the last permit.
     suppressed: u64,
 }
 

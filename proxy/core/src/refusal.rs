@@ -32,7 +32,7 @@ pub enum Refusal {
         because(reason.as_deref())
     )]
     Forbidden {
-        /// Who asked.
+        /// The caller.
         user: String,
         /// For which cluster.
         cluster: ClusterName,
@@ -44,18 +44,18 @@ pub enum Refusal {
     /// The identity itself may not be used here.
     #[error("{user:?} is forbidden: {reason}")]
     IdentityForbidden {
-        /// Who asked.
+        /// The caller.
         user: String,
-        /// What of the identity is the trouble.
+        /// The offending part of the identity.
         reason: String,
     },
     /// The cluster does not let the caller act as that. In kube-apiserver's words (`ForbiddenStatusError` in
     /// apiserver/pkg/endpoints/handlers/responsewriters/errors.go), since it is its decision.
     #[error("{what} is forbidden: User \"{user}\" cannot impersonate {}", what.long())]
     MayNotActAs {
-        /// Who asked.
+        /// The caller.
         user: String,
-        /// What of whom they want to act as is the trouble.
+        /// The offending part of the target identity.
         what: Box<Impersonated>,
     },
     /// The cluster does not say whether the caller may act as somebody else.
@@ -81,7 +81,7 @@ pub enum Refusal {
     /// The tunnel or the agent failed before the response's head.
     #[error("the connection to cluster \"{0}\" was lost before it answered")]
     AgentLost(ClusterName),
-    /// What the directory says of how to reach the cluster cannot be used.
+    /// The directory's settings for the cluster are unusable.
     #[error(
         "cluster \"{0}\" cannot be reached as it is configured: the server's log, and `underpass-server cluster list`, say why"
     )]
@@ -92,7 +92,7 @@ pub enum Refusal {
     /// Nothing answered in time.
     #[error("timed out waiting for {0}")]
     Timeout(&'static str),
-    /// What is behind the agent, or behind this server, cannot be reached.
+    /// The API server behind the agent, or behind this server, cannot be reached.
     #[error("the API server cannot be reached: {0}")]
     ApiServerUnreachable(&'static str),
     /// The API server does not accept our own credential.
@@ -127,7 +127,7 @@ pub enum Refusal {
     OverBudget {
         /// The user or the cluster.
         whose: String,
-        /// What there is too much of.
+        /// The kind of request over budget.
         what: &'static str,
         /// When it may be worth another try.
         retry_after: Duration,
@@ -356,7 +356,7 @@ mod tests {
         assert_eq!(parts.headers["content-type"], "text/plain; charset=utf-8");
         let text = body.collect().await.unwrap().to_bytes();
         assert_eq!(text, refusal.to_string());
-        // What is wrong with a cluster is all that its users have to go by.
+        // Users have nothing but this text to diagnose a cluster.
         let refusal = Refusal::ApiServerUnreachable("its certificate has expired");
         let (parts, body) = refusal.to_discovery_response().into_parts();
         assert_eq!(parts.status, 502);

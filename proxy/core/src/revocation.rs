@@ -19,7 +19,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 pub struct Revocation {
     decisions: Vec<CancellationToken>,
     deadline: Option<Instant>,
-    /// Tells whoever made the decision when nothing rests on it any longer.
+    /// Tells the maker of the decision when nothing depends on it any longer.
     rests: Vec<Arc<DropGuard>>,
 }
 
@@ -86,7 +86,7 @@ impl Revocation {
         match self.deadline {
             None => taken_back.await,
             Some(deadline) => {
-                // Too late and taken back are the same to whoever waits.
+                // A waiter sees no difference between an expired and a revoked decision.
                 let _ = tokio::time::timeout_at(deadline, taken_back).await;
             }
         }

@@ -1,4 +1,4 @@
-//! What a credential may be used for.
+//! Scopes of credentials.
 
 use std::collections::BTreeSet;
 

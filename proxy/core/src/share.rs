@@ -4,7 +4,7 @@
 //! time, is too little for one alone. So the last places are kept: a quarter is for those who hold few, and half of that
 //! for those who hold nothing yet. It takes many holders, and not one, to keep a newcomer out.
 
-/// Who holds so many is one of those who hold few.
+/// A holder of fewer counts as one that holds few.
 const FEW: usize = 4;
 
 /// May one who holds `held` of `all` take one more, where everybody together has `taken`?

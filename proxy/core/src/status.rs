@@ -27,7 +27,7 @@ pub(crate) struct Status<'a> {
 #[derive(Debug, Serialize)]
 struct Metadata {}
 
-/// What the error is about.
+/// The subject of the error.
 #[derive(Debug, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Details<'a> {

@@ -1,4 +1,4 @@
-//! What a request means to Kubernetes: verb, resource, subresource.
+//! The meaning of a request to Kubernetes: verb, resource, subresource.
 //!
 //! This follows kube-apiserver's `RequestInfoFactory` (apiserver/pkg/endpoints/request/requestinfo.go) far enough to
 //! decide by. Like there, the path is percent-decoded first: `/exec` may arrive as `/%65xec`.
@@ -60,7 +60,7 @@ impl RequestInfo {
         info.upgrade = upgrade;
         info.reads = matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS);
         if info.is_stream() || upgrade {
-            // Kubernetes 1.35 asks for `create` whatever the method; older clusters let a WebSocket's GET pass as
+            // Kubernetes 1.35 asks for `create` for every method; older clusters let a WebSocket's GET pass as
             // `get`, which read-only roles hold.
             info.verb = "create".to_owned();
         }
@@ -77,7 +77,7 @@ impl RequestInfo {
     }
 
     /// `get`, `list`, `watch`, `create`, `update`, `patch`, `delete`, `deletecollection`, `proxy`, or the method in lower
-    /// case. exec, attach and port-forward are `create` in every form, and so is whatever else asks for an upgrade.
+    /// case. exec, attach and port-forward are `create` in every form, and so is every other upgrade.
     pub fn verb(&self) -> &str {
         &self.verb
     }
@@ -143,7 +143,7 @@ impl RequestInfo {
 
     /// It only asks: what a read-only right allows. A `selfsubjectaccessreview` and its kin are questions too,
     /// although they are created (`kubectl auth can-i`, `kubectl auth whoami`). The method counts as well as the verb: a
-    /// path that begins with `watch` has that verb whatever the method.
+    /// path that begins with `watch` has that verb for every method.
     pub fn changes_nothing(&self) -> bool {
         match self.verb.as_str() {
             _ if self.upgrade => false,

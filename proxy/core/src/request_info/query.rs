@@ -46,7 +46,7 @@ mod tests {
             ("watch=true&watch=false", true),
             ("watch=false&watch=true", false),
             ("watch=0&watch=1", false),
-            // What Go drops.
+            // Pairs that Go drops.
             ("watch=1;x", false),
             ("watch=%zz", false),
             ("watch=%zz&watch=1", true),

@@ -278,7 +278,7 @@ fn rule_26_kubernetes_own_cases() {
             "",
             "",
         ),
-        // A name makes it a get, whatever is asked to be watched.
+        // A name makes it a get, also with `watch`.
         (
             "GET",
             "/api/v1/namespaces/other/pods/foo?watch=1",
