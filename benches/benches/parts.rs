@@ -1,4 +1,4 @@
-//! What each part of a request's way costs by itself: copying, keeping what was sent, cleaning headers, writing an
+//! The cost of each part of a request's way by itself: copying, keeping sent bytes, cleaning headers, writing an
 //! identity, finding the cluster.
 #![allow(
     missing_docs,

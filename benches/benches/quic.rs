@@ -1,4 +1,4 @@
-//! What QUIC's settings gain, as ratios to quinn's defaults in the same run.
+//! The gain of QUIC's settings, as ratios to quinn's defaults in the same run.
 //!
 //! Bulk is echoed, so that both ends send and receive; processor time is of both. The rounds take
 //! turns, and their median is shown: a machine's mood changes by the second.
@@ -17,7 +17,7 @@ use underpass_benches::{Carrier, Pair, Tuned, bulk, cpu_time, round_trip};
 const MIB: usize = 1024 * 1024;
 /// Bytes there, and as many back.
 const BULK: usize = 128 * MIB;
-/// What finds the path's datagram size and fills the windows before anything counts.
+/// Warm-up: finds the path's datagram size and fills the windows before anything counts.
 const WARM_UP: usize = 32 * MIB;
 const ROUNDS: usize = 9;
 const ECHOES: usize = 1000;
@@ -31,7 +31,7 @@ const DEFAULT: Tuned = Tuned {
     send_window: None,
 };
 
-/// What the library sets, without its sessions.
+/// The library's settings, without its sessions.
 const OURS: Tuned = Tuned {
     max_datagram: Some(6550),
     socket_buffer: Some(2 * MIB),

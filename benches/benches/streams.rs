@@ -1,4 +1,4 @@
-//! What each layer costs over the one below it: a stream for each request, and bulk, both echoed.
+//! The cost of each layer over the one below it: a stream for each request, and bulk, both echoed.
 #![allow(
     missing_docs,
     reason = "criterion's macros make undocumented functions"

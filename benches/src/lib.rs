@@ -1,4 +1,4 @@
-//! What the benchmarks share: connected pairs of each layer on loopback.
+//! Connected pairs of each layer on loopback, shared by the benchmarks.
 //!
 //! Every pair offers the same thing, an echoing end and a calling one, so that a figure of one
 //! layer divided by that of the layer below it is what the layer costs.
@@ -36,7 +36,7 @@ pub fn cpu_time() -> Duration {
 /// Sends back what it reads, until the end.
 ///
 /// # Errors
-/// What the stream gives.
+/// The stream's error.
 pub async fn echo(mut stream: impl AsyncRead + AsyncWrite + Unpin) -> io::Result<()> {
     let mut buffer = vec![0; 64 * 1024];
     loop {
@@ -55,7 +55,7 @@ pub async fn echo(mut stream: impl AsyncRead + AsyncWrite + Unpin) -> io::Result
 /// Reads until the end, then ends its own half.
 ///
 /// # Errors
-/// What the stream gives.
+/// The stream's error.
 pub async fn drain(mut stream: Stream) -> io::Result<()> {
     while stream.read_bytes().await?.is_some() {}
     stream.shutdown().await
@@ -64,7 +64,7 @@ pub async fn drain(mut stream: Stream) -> io::Result<()> {
 /// Writes `total` bytes, then the end.
 ///
 /// # Errors
-/// What the stream gives.
+/// The stream's error.
 pub async fn pour(mut stream: Stream, total: usize) -> io::Result<()> {
     let chunk = Bytes::from(vec![7; 64 * 1024]);
     let mut left = total;
@@ -79,7 +79,7 @@ pub async fn pour(mut stream: Stream, total: usize) -> io::Result<()> {
 /// Sends `message` and waits until as much has come back.
 ///
 /// # Errors
-/// What the stream gives.
+/// The stream's error.
 pub async fn round_trip(
     stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
     message: &[u8],
@@ -94,7 +94,7 @@ pub async fn round_trip(
 /// Sends `total` bytes from `chunk` over and over, while reading what comes back.
 ///
 /// # Errors
-/// What the stream gives.
+/// The stream's error.
 pub async fn bulk(
     stream: impl AsyncRead + AsyncWrite + Unpin,
     chunk: &[u8],

@@ -49,7 +49,7 @@ pub async fn tls_pair(certificate: &Certificate) -> (TlsStream<TcpStream>, TlsSt
     (client.into(), server.into())
 }
 
-/// What carries streams.
+/// The transports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Carrier {
     /// A pipe within the process.

@@ -14,7 +14,7 @@ use crate::{Certificate, echo};
 
 const ALPN: &[u8] = b"bench";
 
-/// What differs from quinn's defaults, at both ends.
+/// Differences from quinn's defaults, at both ends.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Tuned {
     /// Each datagram is a system call of its own.

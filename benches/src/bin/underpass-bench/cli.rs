@@ -31,7 +31,7 @@ pub(crate) enum Command {
     Process(Role),
 }
 
-/// What is measured.
+/// The choice of systems.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Choice {
     /// Systems, by name; all of them without

@@ -46,7 +46,7 @@ pub(crate) struct Link {
     network: Process,
 }
 
-/// What the carrier says once its devices are there.
+/// The carrier's line once its devices are there.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Devices {
     pub(crate) here: String,

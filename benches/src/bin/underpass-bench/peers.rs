@@ -11,7 +11,7 @@ use aws_lc_rs::digest;
 
 use crate::process;
 
-/// What builds a peer.
+/// The build tool of a peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Builder {
     /// The Go command, with these packages of the module.
@@ -69,7 +69,7 @@ impl Peer {
     /// The folder with its programs, built if it is not there.
     ///
     /// # Errors
-    /// What it is built with is missing, or fails.
+    /// Its build tool is missing, or fails.
     pub(crate) fn ensure(self) -> Result<PathBuf> {
         let cache = cache()?;
         fs::create_dir_all(&cache).with_context(|| format!("cannot write {}", cache.display()))?;
@@ -79,7 +79,7 @@ impl Peer {
         }
         let lock = File::create(cache.join(format!("{}.lock", self.name)))?;
         lock.lock()?;
-        // Whoever held the lock before may have built it.
+        // The last holder of the lock may have built it.
         if done.is_dir() {
             return Ok(done);
         }
@@ -122,7 +122,7 @@ impl Peer {
         Ok(hex.collect())
     }
 
-    /// What the compiler says that it is.
+    /// The compiler's version.
     fn compiler(self) -> Result<Vec<u8>> {
         let (program, argument) = match self.builder {
             Builder::Go(_) => ("go", "version"),

@@ -11,9 +11,9 @@ pub(crate) struct Plan {
     pub(crate) repetitions: usize,
     /// Load that is not measured yet.
     pub(crate) warm_up: Duration,
-    /// What a copy is measured over.
+    /// The time over which a copy is measured.
     pub(crate) bulk: Duration,
-    /// What requests are measured over.
+    /// The time over which requests are measured.
     pub(crate) requests: Duration,
     /// Keystrokes in a sample.
     pub(crate) keystrokes: usize,

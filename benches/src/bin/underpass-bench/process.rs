@@ -82,7 +82,7 @@ impl Process {
         Self::start(folder, &self.name, &self.program, &self.arguments)
     }
 
-    /// What it has taken, and its children.
+    /// The usage of it and its children.
     ///
     /// # Errors
     /// Where it has ended; with its last words.
@@ -208,7 +208,7 @@ mod tests {
         drop(shell);
         let begun = std::time::Instant::now();
         let lives = |id: &u32| {
-            // Its parent is gone; whoever took it in may take a moment to reap it.
+            // Its parent is gone; the process that adopted it may take a moment to reap it.
             let state = fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default();
             !state.is_empty() && !state.contains(") Z ")
         };

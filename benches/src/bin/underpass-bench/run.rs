@@ -31,7 +31,7 @@ pub(crate) fn setup(choice: &Choice) -> Result<()> {
 /// Measures, prints the report, and writes it after each scenario.
 ///
 /// # Errors
-/// Where the benchmark cannot go on. What a system cannot do stands in the report.
+/// The benchmark cannot go on. The failure of one system is in the report instead.
 pub(crate) fn run(options: &Options) -> Result<()> {
     // The threads of the load; systems run in processes of their own.
     let runtime = tokio::runtime::Builder::new_multi_thread()

@@ -1,4 +1,4 @@
-//! What all systems find: a target, certificates, and a folder of their own.
+//! The site of a run: a target, certificates, and a folder for each system.
 
 use std::ffi::OsString;
 use std::fs;

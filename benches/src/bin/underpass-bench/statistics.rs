@@ -1,4 +1,4 @@
-//! What many figures come down to.
+//! Summaries of many figures.
 
 use serde::{Deserialize, Serialize};
 
@@ -14,7 +14,7 @@ pub(crate) struct Spread {
 }
 
 impl Spread {
-    /// `None` without a sample. What is not a number counts as the most.
+    /// `None` without a sample. NaN counts as the most.
     pub(crate) fn of(samples: &[f64]) -> Option<Self> {
         let sorted = sorted(samples);
         Some(Self {

@@ -1,4 +1,4 @@
-//! What processes have taken, as `/proc` tells.
+//! The processor time and memory of processes, from `/proc`.
 
 use std::fs;
 use std::io;
@@ -8,7 +8,7 @@ use std::time::Duration;
 /// Linux runs on today.
 const TICKS: u64 = 100;
 
-/// What a process has taken, and those that it started and that live.
+/// The usage of a process and of its living descendants.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Usage {
     /// Processor time of user and kernel; it moves in steps of 10 ms.

@@ -1,4 +1,4 @@
-//! What a user does, the same through every system.
+//! The load of a user, the same through every system.
 
 mod bulk;
 mod door;

@@ -1,9 +1,9 @@
-//! What a user orders from the target: the first bytes of every connection.
+//! A user's order to the target: the first bytes of every connection.
 
 /// Bytes of an encoded order.
 pub(crate) const LENGTH: usize = 9;
 
-/// What the target is to do with a connection.
+/// The target's task on a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Order {
     /// Send back what comes.

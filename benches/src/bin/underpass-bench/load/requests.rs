@@ -11,7 +11,7 @@ use super::{Door, Order, REQUEST};
 /// A request that takes longer has failed.
 const DEADLINE: Duration = Duration::from_secs(20);
 
-/// What became of requests.
+/// The outcome of requests.
 #[derive(Debug)]
 pub(crate) struct Requests {
     /// Microseconds from the user's connect to the last byte of the answer, of each.
@@ -50,7 +50,7 @@ pub(crate) async fn requests(door: &Door, in_flight: usize, time: Duration) -> R
 async fn request(door: &Door) -> Result<()> {
     let exchange = async {
         let mut connection = door.connect().await?;
-        // As one write: whoever sends a request has it at hand.
+        // As one write: a client has the whole request at hand.
         let mut message = Order::Echo.encode().to_vec();
         message.resize(message.len() + REQUEST, 7);
         connection.write_all(&message).await?;

@@ -1,4 +1,4 @@
-//! What lies between two networks: passes packets on at a rate, after a while, and not all of them.
+//! A path between two networks: it passes packets on at a rate, with a delay and with loss.
 
 use std::sync::{Arc, mpsc};
 use std::thread;
@@ -24,7 +24,7 @@ pub(crate) struct Options {
 /// Ethernet's.
 const MTU: u16 = 1500;
 
-/// What may wait for its turn, in time: as long as the usual round trip.
+/// The queue's length in time: the usual round trip.
 const QUEUE: Duration = Duration::from_millis(40);
 
 /// One direction's rate, delay and loss.

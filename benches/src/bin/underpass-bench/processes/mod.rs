@@ -1,4 +1,4 @@
-//! What this program also is: the processes of the floor and of Underpass, and the target.
+//! Other roles of this program: the processes of the floor and of Underpass, and the target.
 
 mod floor_quic;
 mod floor_tls;
@@ -20,7 +20,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 /// A process that a benchmark starts.
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Role {
-    /// What users are led to
+    /// The users' target
     Target(target::Options),
     /// A link that is slow and long
     Link(link::Options),
@@ -38,7 +38,7 @@ pub(crate) enum Role {
     UnderpassAgent(underpass::AgentOptions),
 }
 
-/// Who a server is.
+/// A server's certificate.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Identity {
     /// Certificate chain (PEM)
@@ -61,7 +61,7 @@ impl Identity {
     }
 }
 
-/// Whom a client trusts.
+/// A client's CA.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Trust {
     /// The CA of the other side (PEM)

@@ -1,4 +1,4 @@
-//! What the harness asks processes of ours while they run: a line for a line of JSON.
+//! The harness's questions to running processes: a line of JSON for each.
 
 use std::io::{BufRead as _, Write as _};
 use std::time::Instant;

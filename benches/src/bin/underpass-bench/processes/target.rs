@@ -18,7 +18,7 @@ pub(crate) struct Options {
 /// Bytes that are written or read at once.
 const CHUNK: usize = 256 * 1024;
 
-/// What a stream that keeps to a rate writes at once, where the rate allows.
+/// The size of one write of a stream that keeps to a rate.
 const RATED_CHUNK: usize = 64 * 1024;
 
 pub(super) async fn run(options: &Options) -> Result<()> {

@@ -17,7 +17,7 @@ use underpass_tunnel::{
 
 use super::{Identity, Trust, Users, questions, websocket};
 
-/// What the agents serve.
+/// The agents' target.
 pub(super) const TARGET: &str = "tcp";
 
 #[derive(Debug, clap::Args)]

@@ -34,7 +34,7 @@ impl Machine {
         let name =
             lines.find_map(|line| Some(line.strip_prefix("model name")?.split_once(": ")?.1));
         let release = read("/proc/sys/kernel/osrelease");
-        // What stands behind the numbers is the builder's own.
+        // The text after the numbers is the builder's own.
         let kernel = release.trim().split('-').next().map(str::to_owned);
         let congestion_control = read("/proc/sys/net/ipv4/tcp_congestion_control");
         Self {
@@ -46,7 +46,7 @@ impl Machine {
     }
 }
 
-/// What processes that are no part of a run took of the machine meanwhile, in percent of all cores.
+/// Processor time of processes outside of the run, in percent of all cores.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Others(pub(crate) f64);
 

@@ -1,4 +1,4 @@
-//! What is measured, and in which unit.
+//! Metrics and their units.
 
 use serde::{Deserialize, Serialize};
 

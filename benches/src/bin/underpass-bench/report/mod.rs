@@ -1,4 +1,4 @@
-//! What was measured, and how it is told.
+//! The report of a run.
 
 mod machine;
 mod markdown;
@@ -29,13 +29,13 @@ pub(crate) struct Report {
     pub(crate) machine: Machine,
     /// How long.
     pub(crate) plan: Plan,
-    /// What was compared.
+    /// The systems.
     pub(crate) systems: Vec<Entry>,
-    /// What came out.
+    /// The results.
     pub(crate) figures: Vec<Figure>,
-    /// What could not be measured.
+    /// The failures.
     pub(crate) failures: Vec<Failure>,
-    /// What else took the processors' time; once it is over.
+    /// Processor time of other processes, once the run is over.
     pub(crate) others: Option<Others>,
 }
 
@@ -44,7 +44,7 @@ pub(crate) struct Report {
 pub(crate) struct Entry {
     /// On the command line, and in tables.
     pub(crate) name: String,
-    /// Whose it is.
+    /// The system's name.
     pub(crate) kind: Kind,
     /// How it is set up.
     pub(crate) settings: String,
@@ -59,7 +59,7 @@ pub(crate) struct Figure {
     pub(crate) cell: String,
     /// Of which system.
     pub(crate) system: String,
-    /// What, and in which unit.
+    /// The metric.
     pub(crate) metric: Metric,
     /// One for each repetition.
     pub(crate) samples: Vec<f64>,
@@ -131,7 +131,7 @@ impl Report {
         });
     }
 
-    /// What was measured; `None` where nothing was.
+    /// The sample; `None` where nothing was measured.
     pub(crate) fn spread(
         &self,
         scenario: &str,

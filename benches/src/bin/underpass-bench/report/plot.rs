@@ -10,7 +10,7 @@ const ROW: f64 = 24.0;
 const HEAD: f64 = 40.0;
 /// Where names end and bars begin.
 const LEFT: f64 = 170.0;
-/// What is kept free behind the longest bar, for its number.
+/// The room behind the longest bar, for its number.
 const RIGHT: f64 = 80.0;
 
 /// A figure of every system.

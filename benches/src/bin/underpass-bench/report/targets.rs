@@ -1,4 +1,4 @@
-//! What Underpass is to reach, as ratios within one run.
+//! Underpass's goals, as ratios within one run.
 
 use super::{Metric, Report};
 use crate::systems::Kind;
@@ -12,7 +12,7 @@ pub(super) struct Verdict {
     pub(super) reached: bool,
 }
 
-/// What a figure is compared with.
+/// The figure of comparison.
 #[derive(Debug, Clone, Copy)]
 enum Against {
     /// Of one system.

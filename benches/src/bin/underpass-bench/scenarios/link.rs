@@ -14,7 +14,7 @@ use crate::plan::Plan;
 use crate::site::Site;
 use crate::systems::Running;
 
-/// What a copy gets to fill the link.
+/// The time for a copy to fill the link.
 const FILL: Duration = Duration::from_secs(2);
 
 /// A variant of it.

@@ -1,4 +1,4 @@
-//! What is measured.
+//! The scenarios.
 
 mod bulk;
 mod flood;
@@ -18,7 +18,7 @@ use crate::report::Report;
 use crate::site::Site;
 use crate::systems::System;
 
-/// What to measure.
+/// A scenario.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Scenario {
     /// One and eight streams that carry what they can, both ways
@@ -43,20 +43,20 @@ pub(crate) enum Scenario {
     Flood,
 }
 
-/// What a scenario works with.
+/// The means of a scenario.
 pub(crate) struct Bench<'a> {
     /// Where everything runs.
     pub(crate) site: &'a Site,
-    /// What is compared.
+    /// The systems.
     pub(crate) systems: &'a [Box<dyn System>],
     /// How long.
     pub(crate) plan: &'a Plan,
-    /// What comes out.
+    /// The report.
     pub(crate) report: &'a mut Report,
 }
 
 impl Scenario {
-    /// Measures it for all systems. What a system cannot do goes into the report.
+    /// Measures it for all systems. A system's failure goes into the report.
     ///
     /// # Errors
     /// Where the benchmark itself cannot go on.

@@ -14,7 +14,7 @@ use crate::systems::{Running, System};
 const SCENARIO: &str = "recovery";
 const CELL: &str = "connection cut";
 
-/// What a system may take to come back.
+/// The deadline for a system to come back.
 const DEADLINE: Duration = Duration::from_secs(30);
 
 /// How long a byte may be on its way before the user takes the connection for dead.
@@ -67,7 +67,7 @@ async fn start<'a>(system: &'a dyn System, site: &Site) -> Result<(Running<'a>, 
     Ok((running, relay))
 }
 
-/// What became of a user.
+/// The outcome of a user.
 struct Back {
     /// From the cut until the echo.
     flows: Duration,

@@ -68,7 +68,7 @@ pub(super) fn percentiles(times: &[f64]) -> Result<Figures> {
     Ok(vec![(Metric::Median, at(50.0)?), (Metric::Late, at(99.0)?)])
 }
 
-/// What each repetition's median is above direct's in the same one.
+/// Each repetition's median, less direct's in the same repetition.
 pub(super) fn add_latency_over_direct(report: &mut Report, scenario: &str) {
     let medians: Vec<_> = report
         .figures

@@ -8,7 +8,7 @@ use crate::plan::Plan;
 use crate::report::Metric;
 use crate::systems::{Running, System};
 
-/// What a turn gives.
+/// The samples of a turn.
 pub(super) type Figures = Vec<(Metric, f64)>;
 
 /// Something that is measured in turns.

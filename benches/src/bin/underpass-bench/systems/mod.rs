@@ -26,10 +26,10 @@ pub(crate) trait System: Send + Sync {
     /// On the command line, and in reports.
     fn name(&self) -> &'static str;
 
-    /// What it is and how it is set up, in a line.
+    /// The system and its settings, in a line.
     fn settings(&self) -> &'static str;
 
-    /// Whose it is.
+    /// The system's maker.
     fn kind(&self) -> Kind;
 
     /// Gets what it needs, which may take minutes.
@@ -84,13 +84,13 @@ impl Agents {
     pub(crate) const ONE: Self = Self { first: 0, count: 1 };
 }
 
-/// Whose a system is.
+/// The maker of a system.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Kind {
     /// Nothing between user and target.
     Direct,
-    /// What is left when there is no session.
+    /// The rest without a session.
     Floor,
     /// Ours.
     Underpass,

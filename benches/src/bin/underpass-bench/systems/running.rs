@@ -17,7 +17,7 @@ const DEADLINE: Duration = Duration::from_secs(30);
 /// The pause between two tries.
 const POLL: Duration = Duration::from_millis(20);
 
-/// What is looked at to see whether a system still works off the last load.
+/// The processor time that shows whether a system still works off the last load.
 const QUIET: Duration = Duration::from_millis(100);
 
 /// How long that may take: what is left then is load that a system makes by itself.
@@ -104,12 +104,12 @@ impl<'a> Running<'a> {
         Ok(())
     }
 
-    /// What it is.
+    /// The system.
     pub(crate) fn system(&self) -> &'a dyn System {
         self.system
     }
 
-    /// Whose it is.
+    /// The system's name.
     pub(crate) fn kind(&self) -> Kind {
         self.system.kind()
     }
@@ -129,7 +129,7 @@ impl<'a> Running<'a> {
         &self.server.keys
     }
 
-    /// What the server has taken.
+    /// The server's usage.
     ///
     /// # Errors
     /// Where it has ended.
@@ -140,7 +140,7 @@ impl<'a> Running<'a> {
             .map_or(Ok(Usage::default()), Process::usage)
     }
 
-    /// What the agents have taken.
+    /// The agents' usage.
     ///
     /// # Errors
     /// Where one has ended.

@@ -16,7 +16,7 @@ use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
 use underpass_benches::Certificate;
 
-/// What is never answered has this in its path.
+/// A path with this in it is never answered.
 const HANGS: &str = "/hangs";
 
 /// Listens until it is dropped.
@@ -39,7 +39,7 @@ impl Api {
                     let Ok(io) = tls.accept(socket).await else {
                         return;
                     };
-                    // Who leaves in the midst is no news.
+                    // A client that leaves early is no error.
                     let _ = hyper::server::conn::http1::Builder::new()
                         .serve_connection(TokioIo::new(io), service_fn(answer))
                         .await;

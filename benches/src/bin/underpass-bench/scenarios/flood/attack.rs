@@ -1,4 +1,4 @@
-//! What a stranger, or a user whose cluster hangs, does to the others.
+//! Attacks by a stranger, and by a user whose cluster hangs.
 
 use std::time::Duration;
 

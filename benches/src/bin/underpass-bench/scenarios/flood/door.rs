@@ -17,7 +17,7 @@ pub(super) const HONEST: Ipv4Addr = Ipv4Addr::LOCALHOST;
 /// Another source of the same machine's.
 pub(super) const ATTACKER: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
 
-/// What the client speaks.
+/// The client's protocol.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Protocol {
     Http1,

@@ -12,10 +12,10 @@ use hyper_util::rt::TokioIo;
 use super::door::{Door, HONEST, Protocol};
 use super::server::Server;
 
-/// What takes longer has failed.
+/// A longer request has failed.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// What somebody got done.
+/// The completed work of one user.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Done {
     /// In a second.

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-/// What is read, watched and written.
+/// The object that is read, watched and written.
 const PATH: &str = "/api/v1/namespaces/default/configmaps/bench";
 
 /// The same for a watch.
@@ -65,7 +65,7 @@ struct Told {
     refused: AtomicU64,
 }
 
-/// What became of a storm.
+/// The outcome of a storm.
 pub(super) struct Calmed {
     /// Answers in a second.
     pub(super) rate: f64,
@@ -100,7 +100,7 @@ impl Storm {
     /// Ends it.
     ///
     /// # Errors
-    /// What one of the callers had to give up for.
+    /// The error that stopped one of the callers.
     pub(super) async fn end(mut self) -> Result<Calmed> {
         let seconds = self.begun.elapsed().as_secs_f64();
         let [answered, refused] = [&self.told.answered, &self.told.refused]

@@ -16,7 +16,7 @@ use tower::{BoxError, ServiceExt as _};
 /// Requests at once on one HTTP/2 connection: kube-apiserver's default, `--http2-max-streams-per-connection`.
 const STREAMS: usize = 100;
 
-/// What a caller speaks.
+/// A caller's protocol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Protocol {
     /// A connection for each request in flight, as kube-rs has it.

@@ -26,7 +26,7 @@ use crate::report::Metric;
 
 const SCENARIO: &str = "kube";
 
-/// Who calls, on every way: the cluster's RBAC lets them do everything.
+/// The caller on every way: the cluster's RBAC lets them do everything.
 const USER: &str = "bench";
 
 /// Somebody else who may.
@@ -40,7 +40,7 @@ struct Way {
     kubeconfig: PathBuf,
     /// The other user's.
     neighbour: PathBuf,
-    /// What it leads through.
+    /// The system on the way.
     product: Option<Product>,
 }
 
@@ -134,7 +134,7 @@ fn binding() -> serde_json::Value {
 
 async fn measure(bench: &mut Bench<'_>, cluster: &Cluster, ways: &[Way]) -> Result<()> {
     let plan = bench.plan;
-    // Who writes does so straight, whichever way the watches go.
+    // Writes go straight to the API server, on every way of the watches.
     let writer = ways.first().context("no way is chosen")?;
     let log = logs::prepare(cluster, &writer.client).await;
     if let Err(error) = &log {

@@ -11,7 +11,7 @@ use crate::report::{Metric, Report};
 
 const SCENARIO: &str = "neighbour";
 
-/// What the others are compared with.
+/// The figure of comparison.
 const ALONE: &str = "alone";
 
 /// Measures the ways that are chosen, each a system's, in turns.
@@ -78,7 +78,7 @@ async fn gets(kubeconfig: &Path, time: Duration) -> Result<Vec<f64>> {
     tokio::task::spawn_blocking(gets).await?
 }
 
-/// What each repetition's figures are to those of the same one alone.
+/// Each repetition's figures, as ratios to the same user alone.
 fn compare(report: &mut Report) {
     for (metric, ratio) in [
         (Metric::Median, Metric::MedianOverAlone),

@@ -50,7 +50,7 @@ impl Product {
         Ok(Usage::of_tree(self.agent)?.resident as f64 / f64::from(1024 * 1024))
     }
 
-    /// What a user reaches the API server with.
+    /// A user's client for the API server.
     pub(super) fn kubeconfig(&self, user: &str) -> Result<PathBuf> {
         Ok(self.underpass.kubeconfig(user, &[])?)
     }
