@@ -23,7 +23,7 @@ const ATTEMPTS: usize = 3;
 /// The pause between two questions whether something is ready.
 const POLL: Duration = Duration::from_millis(100);
 
-/// What an API server gets to finish its requests before a restart kills it.
+/// The time for an API server to finish its requests before a restart kills it.
 const RESTART_GRACE: Duration = Duration::from_secs(10);
 
 /// A real Kubernetes cluster on loopback.
@@ -52,7 +52,7 @@ impl Cluster {
     ///
     /// # Errors
     /// The programs are missing and cannot be built, or a part of the cluster ends or does not get ready in time; the
-    /// error then holds the end of its log. What was started is ended.
+    /// error then holds the end of its log. Processes that were started are ended.
     ///
     /// # Cancel safety
     /// Dropping the future ends what it has started, as soon as it has started.

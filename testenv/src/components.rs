@@ -141,7 +141,7 @@ pub(crate) fn etcd(layout: &Layout, assets: &Assets) -> Start {
             format!("--listen-peer-urls={peer}"),
             format!("--initial-advertise-peer-urls={peer}"),
             format!("--initial-cluster=testenv={peer}"),
-            // What is lost with the power was only a test's.
+            // Only a test's data would be lost with the power.
             "--unsafe-no-fsync".into(),
             // A single member elects itself; waiting a second for others is the slowest part of its start.
             "--heartbeat-interval=20".into(),

@@ -1,4 +1,4 @@
-//! What can go wrong, and whose fault it is.
+//! Errors, by cause.
 
 use std::io;
 use std::path::PathBuf;
@@ -24,7 +24,7 @@ pub enum AssetsError {
          GOTOOLCHAIN=auto so that Go fetches it"
     )]
     GoTooOld {
-        /// What `go` calls itself.
+        /// The version that `go` prints.
         found: String,
         /// The oldest version that will do.
         needed: &'static str,
@@ -51,7 +51,7 @@ pub enum AssetsError {
     /// Go failed for another reason.
     #[error("`go build` of {what} failed:\n{output}")]
     BuildFailed {
-        /// What was built.
+        /// The component.
         what: String,
         /// The end of Go's output.
         output: String,
@@ -61,7 +61,7 @@ pub enum AssetsError {
     NotInFolder {
         /// The environment variable.
         variable: &'static str,
-        /// What it names.
+        /// The name in it.
         folder: PathBuf,
         /// The missing program.
         program: &'static str,
@@ -100,11 +100,11 @@ pub enum ClusterError {
     /// A part of the cluster runs but did not become ready in time.
     #[error("{name} was not ready after {} s: {last}; the end of its log:\n{log}", waited.as_secs())]
     NotReady {
-        /// What was waited for.
+        /// The condition.
         name: &'static str,
         /// For how long.
         waited: Duration,
-        /// What the last attempt to ask said.
+        /// The error of the last attempt.
         last: String,
         /// The end of the log of the part that is responsible.
         log: String,
@@ -121,7 +121,7 @@ pub enum ClusterError {
     /// A file or a process could not be created.
     #[error("{what}")]
     Io {
-        /// What was attempted.
+        /// The attempt.
         what: String,
         /// Why it failed.
         #[source]

@@ -56,7 +56,7 @@ pub(crate) fn write_private(path: &Path, content: &[u8]) -> io::Result<()> {
         .write_all(content)
 }
 
-/// A file name for whatever a user is called.
+/// A file name for a user of any name.
 pub(crate) fn file_for(dir: &Path, number: usize, name: &str) -> PathBuf {
     let safe: String = name
         .chars()

@@ -1,4 +1,4 @@
-//! What a cluster consists of.
+//! The parts of a cluster.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use crate::Assets;
 /// The name of a cluster's one node.
 pub const NODE_NAME: &str = "node";
 
-/// What to start; the default is everything.
+/// The parts to start; the default is all of them.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct ClusterOptions {

@@ -21,7 +21,7 @@ pub(crate) struct Start {
     pub(crate) env: Vec<String>,
     pub(crate) dir: PathBuf,
     pub(crate) log: PathBuf,
-    /// What the process gets between SIGTERM and SIGKILL at the end; 0 kills it at once.
+    /// The time between SIGTERM and SIGKILL at the end; 0 kills the process at once.
     pub(crate) grace_ms: u64,
     /// Whether it has descendants that may outlive it.
     pub(crate) has_children: bool,
@@ -50,7 +50,7 @@ enum Event {
     Exited,
 }
 
-/// What is known of a process.
+/// The state of a process.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum State {
     Starting,

@@ -52,7 +52,7 @@ async fn arrived(client: &Client<'_>, path: &str) {
     .await;
 }
 
-/// What the API server refuses, it refuses in its own words.
+/// The API server refuses in its own words.
 pub async fn errors_are_the_api_servers(client: &Client<'_>) {
     let missing = client.fail(&["get", "configmap", "no-such"]).await;
     assert_eq!(

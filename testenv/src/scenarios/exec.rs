@@ -32,7 +32,7 @@ pub async fn carries_the_end_of_input(client: &Client<'_>) {
     assert_eq!(text(&output), "some\nend\n");
 }
 
-/// What goes in comes out, byte for byte.
+/// The output equals the input, byte for byte.
 pub async fn carries_8_mib_both_ways(client: &Client<'_>) {
     let pod = client.target("large-in").await;
     let _turn = turn().await;
@@ -75,7 +75,7 @@ pub async fn runs_where_the_pod_does(client: &Client<'_>) {
     assert_eq!(std::fs::read_to_string(dir.join("file")).unwrap(), "here\n");
 }
 
-/// What the runtime says reaches the user.
+/// The runtime's error reaches the user.
 pub async fn reports_a_missing_command(client: &Client<'_>) {
     let pod = client.target("missing").await;
     let output = run(&mut client.exec(&pod, &[], &["no-such-command"]), b"").await;
@@ -107,7 +107,7 @@ pub async fn on_a_terminal(client: &Client<'_>) {
         .await;
     terminal.expect("resized").await;
 
-    // What says so is already the terminal's foreground job: Ctrl-C cannot reach the shell in its place.
+    // The process that prints it is already the terminal's foreground job: Ctrl-C cannot reach the shell in its place.
     terminal
         .send("sh -c \"echo sleep''ing; exec sleep 1000\"\n")
         .await;

@@ -1,4 +1,4 @@
-//! What users do with kubectl, on any way to a cluster: what passes directly must pass through a tunnel.
+//! The work of users with kubectl, on any way to a cluster: a scenario that passes directly must pass through a tunnel.
 //!
 //! Each scenario is a function of a [`Client`](crate::testing::Client) and panics where something is not as it has to
 //! be. [`streaming_tests!`](crate::streaming_tests) and [`request_tests!`](crate::request_tests) make tests of them.

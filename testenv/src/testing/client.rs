@@ -12,9 +12,9 @@ use crate::Cluster;
 /// How kubectl streams.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Wire {
-    /// What kubectl does by itself.
+    /// kubectl's default.
     WebSocket,
-    /// What kubectl did before 1.30.
+    /// kubectl's default before 1.30.
     Spdy,
 }
 

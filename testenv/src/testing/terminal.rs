@@ -51,7 +51,7 @@ impl Terminal {
         self.screen.until(wanted).await;
     }
 
-    /// What the screen shows.
+    /// The text on the screen.
     pub const fn screen(&mut self) -> &mut Reading<ChildStdout> {
         &mut self.screen
     }

@@ -80,7 +80,7 @@ impl Underpass {
         self.supervisor.stop(AGENT, Duration::ZERO)
     }
 
-    /// What the agent has logged, all of its starts included.
+    /// The agent's log, of all of its starts.
     ///
     /// # Errors
     /// It cannot be read.

@@ -22,7 +22,7 @@ pub const CLUSTER_NAME: &str = "edge";
 /// The file that says how callers are authenticated.
 const AUTHENTICATION: &str = "authentication.yaml";
 
-/// What it says at first.
+/// Its first line.
 const TOKENS: &str = "authenticators: [{name: tokens, tokens: {}}]\n";
 
 /// The program that direct clusters may have as their credential plugin.
@@ -34,7 +34,7 @@ const DEADLINE: Duration = Duration::from_secs(30);
 /// The pause between two questions whether something is ready.
 const POLL: Duration = Duration::from_millis(20);
 
-/// What a process gets to finish when it is asked to end.
+/// The time for a process to finish when it is asked to end.
 const GRACE: Duration = Duration::from_secs(10);
 
 /// How the agent reaches the server.
@@ -78,7 +78,7 @@ impl Underpass {
     /// connected. Blocks.
     ///
     /// # Errors
-    /// A process ends or does not get ready in time; the error holds the end of its log. What was started is ended.
+    /// A process ends or does not get ready in time; the error holds the end of its log. Processes that were started are ended.
     pub fn start(
         programs: Programs,
         assets: Assets,
@@ -158,7 +158,7 @@ impl Underpass {
 
     /// Gives its URL.
     fn run_server(&self) -> Result<String, ClusterError> {
-        // What an earlier run left would look like this one's.
+        // Files of an earlier run would look like this one's.
         let _ = fs::remove_file(self.data_dir().join("url"));
         self.supervisor.start(&self.server)?;
         self.wait_for(&self.server, "server", || {
@@ -258,7 +258,7 @@ impl Underpass {
         &self.dir
     }
 
-    /// What the server has logged.
+    /// The server's log.
     ///
     /// # Errors
     /// It cannot be read.

@@ -94,7 +94,7 @@ impl Programs {
         &self.agent
     }
 
-    /// What `underpass-agent rbac` prints with these arguments.
+    /// The output of `underpass-agent rbac` with these arguments.
     ///
     /// # Errors
     /// It fails.

@@ -78,7 +78,7 @@ impl OidcProvider {
             .to_owned()
     }
 
-    /// What the provider publishes at a path.
+    /// The provider's document at a path.
     pub async fn document(&self, path: &str) -> Value {
         let request = http::Request::get(format!("{}{path}", self.issuer));
         let answer = self.send(request, String::new()).await;

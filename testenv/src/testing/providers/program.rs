@@ -64,7 +64,7 @@ impl Program {
         self.supervisor.stop(self.name, Duration::ZERO).unwrap();
     }
 
-    /// What it has written so far.
+    /// Its output so far.
     pub(super) fn log(&self) -> String {
         fs::read_to_string(self.log_file()).unwrap_or_default()
     }

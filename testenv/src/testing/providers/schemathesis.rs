@@ -8,7 +8,7 @@ use tokio::process::Command;
 use super::{installed::installed, program::find};
 use crate::testing::{run, text};
 
-/// What one kind of caller may do, and what there is.
+/// The rights of one kind of caller, and the objects that exist.
 #[derive(Debug)]
 pub struct Roles<'a> {
     /// Operations such as `GET /v1/users/{name}`: every other one must not be done.

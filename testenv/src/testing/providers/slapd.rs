@@ -10,7 +10,7 @@ use crate::ports;
 /// The account that may search, and its password.
 pub const SEARCHER: (&str, &str) = ("cn=underpass,dc=example,dc=org", "search-secret");
 
-/// What is in the directory. Passwords are the name and `-secret`.
+/// The directory's entries. Passwords are the name and `-secret`.
 ///
 /// alice is in `dev` and `posix`, `dev` in `platform`, `platform` in `everyone`, and `everyone` in `platform` again. bob
 /// is in no group. `twin-1` and `twin-2` have the same mail address. zoe's name needs escaping, in her own distinguished
