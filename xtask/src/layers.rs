@@ -5,7 +5,6 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
-use serde::Deserialize;
 
 use crate::process;
 
@@ -14,98 +13,37 @@ const TABLE: &str = "docs/ARCHITECTURE.md";
 /// The heading of the table.
 const CRATES: &str = "## Crates";
 
-/// What the names of our crates begin with.
+/// The prefix of our crates' names.
 const OURS: &str = "underpass-";
 
-/// What `cargo metadata` says.
-#[derive(Deserialize)]
-struct Metadata {
-    packages: Vec<Package>,
-    workspace_members: Vec<String>,
-    resolve: Resolve,
-}
-
-#[derive(Deserialize)]
-struct Package {
-    id: String,
-    name: String,
-}
-
-#[derive(Deserialize)]
-struct Resolve {
-    nodes: Vec<Node>,
-}
-
-/// A package, and what it links.
-#[derive(Deserialize)]
-struct Node {
-    id: String,
-    deps: Vec<Dependency>,
-}
-
-#[derive(Deserialize)]
-struct Dependency {
-    pkg: String,
-    dep_kinds: Vec<Kind>,
-}
-
-/// `None` for what is linked; tests and build scripts have a name.
-#[derive(Deserialize)]
-struct Kind {
-    kind: Option<String>,
-}
-
-/// What links what.
+/// The crates of the workspace, and the crates that each of them links.
+#[derive(Default)]
 struct Graph {
-    members: BTreeSet<String>,
-    links: BTreeMap<String, BTreeSet<String>>,
+    /// By its own manifest.
+    own: BTreeMap<String, BTreeSet<String>>,
+    /// Over any number of others.
+    all: BTreeMap<String, BTreeSet<String>>,
 }
 
 impl Graph {
-    fn of(metadata: &Metadata) -> Self {
-        let names: BTreeMap<&str, &str> = metadata
-            .packages
-            .iter()
-            .map(|package| (package.id.as_str(), package.name.as_str()))
-            .collect();
-        let name = |id: &str| names.get(id).copied().unwrap_or_default().to_owned();
-        let members = metadata.workspace_members.iter();
-        let mut links = BTreeMap::<_, BTreeSet<_>>::new();
-        for node in &metadata.resolve.nodes {
-            let linked = node
-                .deps
-                .iter()
-                .filter(|dependency| dependency.dep_kinds.iter().any(|kind| kind.kind.is_none()))
-                .map(|dependency| name(&dependency.pkg));
-            links.entry(name(&node.id)).or_default().extend(linked);
+    fn read() -> Result<Self> {
+        let mut graph = Self::default();
+        for member in tree(&["--workspace", "--depth", "0"])? {
+            let own = tree(&["--package", &member, "--depth", "1"])?;
+            let all = tree(&["--package", &member])?;
+            graph.own.insert(member.clone(), own);
+            graph.all.insert(member, all);
         }
-        Self {
-            members: members.map(|id| name(id)).collect(),
-            links,
-        }
+        Ok(graph)
     }
 
-    /// The crates of ours that a crate names as dependencies.
+    /// The crates of the workspace that a crate's manifest names.
     fn own(&self, package: &str) -> BTreeSet<&str> {
-        let linked = self.links.get(package).into_iter().flatten();
+        let linked = self.own.get(package).into_iter().flatten();
         linked
             .map(String::as_str)
-            .filter(|name| self.members.contains(*name))
+            .filter(|name| *name != package && self.own.contains_key(*name))
             .collect()
-    }
-
-    /// Everything that a crate links, over however many others.
-    fn all(&self, package: &str) -> BTreeSet<&str> {
-        let mut seen = BTreeSet::new();
-        let mut next: Vec<&str> = vec![package];
-        while let Some(package) = next.pop() {
-            for linked in self.links.get(package).into_iter().flatten() {
-                if seen.insert(linked.as_str()) {
-                    next.push(linked);
-                }
-            }
-        }
-        seen
     }
 
     fn check(&self, row: &Row<'_>) -> Result<()> {
@@ -116,10 +54,9 @@ impl Graph {
             "{TABLE}: {name} is said to link {:?} of ours, and links {own:?}",
             row.links
         );
-        let all = self.all(name);
         for never in &row.never {
             ensure!(
-                !all.contains(never),
+                !self.all.get(name).is_some_and(|all| all.contains(*never)),
                 "{TABLE}: {name} is said never to link {never}, and does"
             );
         }
@@ -138,37 +75,42 @@ struct Row<'a> {
 /// Holds the table against the workspace below `root`.
 ///
 /// # Errors
-/// What it says and `cargo metadata` does not.
+/// The table differs from the manifests.
 pub(crate) fn check(root: &Path) -> Result<()> {
     let text = fs::read_to_string(root.join(TABLE)).context("there is no table of crates")?;
     let rows = rows(&text)?;
-    let mut command = process::cargo()?;
-    command.args(["metadata", "--format-version", "1"]);
-    let output = command.output().context("cannot run cargo metadata")?;
-    ensure!(
-        output.status.success(),
-        "cargo metadata: {}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    let metadata = serde_json::from_slice(&output.stdout).context("cargo metadata's answer")?;
-    let graph = Graph::of(&metadata);
+    let graph = Graph::read()?;
     for row in &rows {
         ensure!(
-            graph.members.contains(row.name),
+            graph.own.contains_key(row.name),
             "{TABLE}: there is no crate {}",
             row.name
         );
         graph.check(row)?;
     }
     let missing = graph
-        .members
-        .iter()
+        .own
+        .keys()
         .filter(|name| name.starts_with(OURS))
         .find(|name| !rows.iter().any(|row| row.name == *name));
     match missing {
         Some(name) => bail!("{TABLE}: no row for the crate {name}"),
         None => Ok(()),
     }
+}
+
+/// The names that `cargo tree` prints: of crates that are linked, not of those that only tests or build scripts use.
+fn tree(arguments: &[&str]) -> Result<BTreeSet<String>> {
+    let mut command = process::cargo()?;
+    command.args(["tree", "--edges", "normal", "--prefix", "none"]);
+    let output = command.args(arguments).output();
+    let output = output.context("cannot run cargo tree")?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "cargo tree: {said}");
+    let lines = String::from_utf8_lossy(&output.stdout).into_owned();
+    let names = lines.lines().filter_map(|line| line.split(' ').next());
+    let names = names.filter(|name| !name.is_empty());
+    Ok(names.map(str::to_owned).collect())
 }
 
 /// `| crate | where | what it is | links | never links |`
@@ -217,19 +159,15 @@ mod tests {
     }
 
     fn graph() -> Graph {
-        let links = [
-            ("underpass-top", &["underpass-low", "other"][..]),
-            ("underpass-low", &["serde"]),
-            ("other", &["redb"]),
-        ];
-        let links = links.into_iter().map(|(name, linked)| {
-            let linked = linked.iter().map(|&name| name.to_owned()).collect();
-            (name.to_owned(), linked)
-        });
-        Graph {
-            members: ["underpass-top", "underpass-low"].map(str::to_owned).into(),
-            links: links.collect(),
-        }
+        let set = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect();
+        let mut graph = Graph::default();
+        let (top, low) = ("underpass-top", "underpass-low");
+        let linked = [top, low, "other"];
+        graph.own.insert(top.to_owned(), set(&linked));
+        graph.own.insert(low.to_owned(), set(&[low, "serde"]));
+        let linked = [top, low, "other", "serde", "redb"];
+        graph.all.insert(top.to_owned(), set(&linked));
+        graph
     }
 
     #[test]
