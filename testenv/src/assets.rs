@@ -1,5 +1,8 @@
 //! The programs that a cluster consists of.
 
+mod fetch;
+mod releases;
+
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
@@ -35,19 +38,22 @@ impl Assets {
     /// everything that it was built from, so another version, Go release or source never meets a stale program. Two
     /// processes that need the same build share one.
     ///
-    /// `progress` gets a line for everything that takes a while. The call blocks: an instant if everything is there,
-    /// about ten minutes on two cores if nothing is.
+    /// Where `assets/sha256sums` pins a release's programs, those that are not there are downloaded from its own site, and
+    /// built from its Go modules if that fails.
+    ///
+    /// `progress` gets a line every few seconds for everything that takes a while. The call blocks: an instant if
+    /// everything is there, seven minutes on two cores if everything is built.
     ///
     /// # Errors
-    /// Go is missing or too old, modules cannot be downloaded, the disk is full, or a build fails otherwise.
+    /// Go is missing or too old (the stand-in and the supervisor are always built), modules cannot be downloaded, the disk is full, or a build fails otherwise.
     pub fn ensure(mut progress: impl FnMut(&str)) -> Result<Self, AssetsError> {
         let cache = Cache::open()?;
         let progress: &mut dyn FnMut(&str) = &mut progress;
         let (etcd, kubernetes) = match folder()? {
             Some(folder) => (folder.clone(), folder),
             None => (
-                cache.ensure(&recipe::ETCD, progress)?,
-                cache.ensure(&recipe::KUBERNETES, progress)?,
+                fetch::ensure(&cache, &recipe::ETCD, &releases::ETCD, progress)?,
+                fetch::ensure(&cache, &recipe::KUBERNETES, &releases::KUBERNETES, progress)?,
             ),
         };
         Ok(Self {

@@ -16,7 +16,7 @@ use crate::recipe::Recipe;
 const GO_NEEDED: &str = "1.26.0";
 
 /// How often a build says that it is still at it.
-const REPORT_EVERY: Duration = Duration::from_secs(15);
+const REPORT_EVERY: Duration = Duration::from_secs(5);
 
 /// How often a build is looked at; a finished one waits this long at most.
 const POLL: Duration = Duration::from_millis(100);
@@ -37,7 +37,7 @@ impl Cache {
         Self::at(&dir)
     }
 
-    fn at(dir: &Path) -> Result<Self, AssetsError> {
+    pub(crate) fn at(dir: &Path) -> Result<Self, AssetsError> {
         // Go runs in a module's folder, where a relative path would mean something else.
         let dir = std::path::absolute(dir).map_err(io_at(dir))?;
         fs::create_dir_all(&dir).map_err(io_at(&dir))?;
@@ -58,9 +58,7 @@ impl Cache {
         recipe: &Recipe,
         progress: &mut dyn FnMut(&str),
     ) -> Result<PathBuf, AssetsError> {
-        let done = self
-            .dir
-            .join(format!("{}-{}", recipe.name, self.key(recipe)?));
+        let done = self.built(recipe)?;
         if done.is_dir() {
             return Ok(done);
         }
@@ -78,6 +76,12 @@ impl Cache {
         fs::rename(building.path(), &done).map_err(io_at(&done))?;
         let _ = building.keep();
         Ok(done)
+    }
+
+    /// Where the recipe's programs are once they are built.
+    pub(crate) fn built(&self, recipe: &Recipe) -> Result<PathBuf, AssetsError> {
+        let name = format!("{}-{}", recipe.name, self.key(recipe)?);
+        Ok(self.dir.join(name))
     }
 
     /// A hash of everything that the programs are made from.
@@ -114,7 +118,11 @@ impl Cache {
     }
 
     /// Waits for the right to build the recipe; it ends with the file or the process.
-    fn lock(&self, recipe: &Recipe, progress: &mut dyn FnMut(&str)) -> Result<File, AssetsError> {
+    pub(crate) fn lock(
+        &self,
+        recipe: &Recipe,
+        progress: &mut dyn FnMut(&str),
+    ) -> Result<File, AssetsError> {
         let path = self.dir.join(format!("{}.lock", recipe.name));
         let file = File::create(&path).map_err(io_at(&path))?;
         if file.try_lock().is_err() {
@@ -132,7 +140,7 @@ impl Cache {
     ) -> Result<(), AssetsError> {
         let what = recipe.name;
         progress(&format!(
-            "building {what} with {} ({} the first time, on two cores)",
+            "building {what} with {}: usually {} the first time, on two cores",
             self.go_version, recipe.minutes
         ));
         let begin = Instant::now();
@@ -151,8 +159,9 @@ impl Cache {
             if reported.elapsed() >= REPORT_EVERY {
                 reported = Instant::now();
                 progress(&format!(
-                    "building {what}: {} s so far",
-                    begin.elapsed().as_secs()
+                    "building {what}: {} s so far, usually {}",
+                    begin.elapsed().as_secs(),
+                    recipe.minutes
                 ));
             }
             std::thread::sleep(POLL);
@@ -327,7 +336,7 @@ fn read_again(mut file: File) -> String {
     }
 }
 
-fn io_at(path: &Path) -> impl Fn(io::Error) -> AssetsError {
+pub(crate) fn io_at(path: &Path) -> impl Fn(io::Error) -> AssetsError {
     let path = path.to_owned();
     move |source| AssetsError::Io {
         path: path.clone(),

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
+use lexopt::{Arg, ValueExt as _};
 
 use crate::{process, setup};
 
@@ -13,13 +14,38 @@ const FLAGS: &str = "--cfg fuzzing -Cpasses=sancov-module -Cllvm-args=-sanitizer
     -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
     -Cllvm-args=-sanitizer-coverage-trace-compares -Ccodegen-units=1 -Cdebug-assertions";
 
-#[derive(Debug, clap::Args)]
+pub(crate) const HELP: &str = "\
+Run each fuzz target for a while
+
+Usage: cargo xtask fuzz [OPTIONS] [TARGETS]
+
+      --seconds N  Seconds for each target [default: 60]
+  TARGETS          The targets; all without
+";
+
+#[derive(Debug)]
 pub(crate) struct Options {
-    /// Seconds for each target
-    #[arg(long, default_value_t = 60)]
     seconds: u32,
-    /// The targets; all without
     targets: Vec<String>,
+}
+
+impl Options {
+    /// Reads the arguments; `None` where they ask for help.
+    pub(crate) fn parse(arguments: &mut lexopt::Parser) -> Result<Option<Self>> {
+        let mut options = Self {
+            seconds: 60,
+            targets: Vec::new(),
+        };
+        while let Some(argument) = arguments.next()? {
+            match argument {
+                Arg::Long("seconds") => options.seconds = arguments.value()?.parse()?,
+                Arg::Long("help") | Arg::Short('h') => return Ok(None),
+                Arg::Value(target) => options.targets.push(target.string()?),
+                other => return Err(other.unexpected().into()),
+            }
+        }
+        Ok(Some(options))
+    }
 }
 
 pub(crate) fn run(options: &Options) -> Result<()> {

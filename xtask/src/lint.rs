@@ -9,6 +9,12 @@ use crate::{language, layers, process, rules};
 /// Pinned, so that a new lint of theirs never turns an old commit red.
 const CARGO_DENY: &str = "0.20.2";
 
+pub(crate) const HELP: &str = "\
+Check format, lints, dependencies, docs and the table of rules
+
+Usage: cargo xtask lint
+";
+
 pub(crate) fn run() -> Result<()> {
     let root = process::root()?;
     rules::check(&root)?;

@@ -1,7 +1,9 @@
 //! `cargo xtask test`
 
-use anyhow::{Context, Result};
-use underpass_testenv::{Assets, progress_to_stderr};
+use std::ffi::OsString;
+
+use anyhow::Result;
+use xtask::{step, watch};
 
 use crate::{process, setup};
 
@@ -12,18 +14,41 @@ const GO: &[(&str, &str)] = &[
     ("benches/peers/remotedialer", "./..."),
 ];
 
-#[derive(Debug, clap::Args)]
+pub(crate) const HELP: &str = "\
+Run every test
+
+Usage: cargo xtask test [ARGUMENTS]
+
+  ARGUMENTS  Passed on to `cargo test`, like `--package underpass-tunnel` or a test's name; the whole
+             workspace without
+";
+
+#[derive(Debug)]
 pub(crate) struct Options {
-    /// Passed on to `cargo test`, like `--package underpass-tunnel` or a test's name; the whole
-    /// workspace without
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-    arguments: Vec<String>,
+    arguments: Vec<OsString>,
+}
+
+impl Options {
+    /// Reads the arguments; `None` where they ask for help.
+    pub(crate) fn parse(arguments: &mut lexopt::Parser) -> Result<Option<Self>> {
+        let arguments: Vec<_> = arguments.raw_args()?.collect();
+        let help = arguments
+            .first()
+            .is_some_and(|first| first == "--help" || first == "-h");
+        Ok((!help).then_some(Self { arguments }))
+    }
 }
 
 pub(crate) fn run(options: &Options) -> Result<()> {
     setup::for_tests()?;
     // Now rather than in the first test that needs them: this may take minutes, and says so.
-    Assets::ensure(progress_to_stderr).context("cannot get the Kubernetes programs")?;
+    step(
+        "build the test environment: up to 8 min the first time on two busy cores, 1 s later",
+        "get etcd and Kubernetes; build and run the tests",
+    );
+    watch(process::cargo()?.args(["build", "--package", "underpass-testenv"]))?;
+    let testenv = std::env::current_exe()?.with_file_name("underpass-testenv");
+    process::run(process::program(testenv)?.arg("--prepare"))?;
     let everything = options.arguments.is_empty();
     let mut tests = process::cargo()?;
     tests.arg("test");

@@ -1,4 +1,4 @@
-//! Starts a cluster, says how to use it, and ends it on Ctrl-C.
+//! Starts a cluster, says how to use it, and ends it on Ctrl-C. With `--prepare` it only gets the cluster's programs.
 #![allow(
     clippy::print_stdout,
     reason = "a command line; what it prints is for the shell"
@@ -29,6 +29,12 @@ async fn main() -> ExitCode {
 async fn run() -> Result<(), Box<dyn Error>> {
     let mut terminate = signal(SignalKind::terminate())?;
     let assets = Assets::ensure(progress_to_stderr)?;
+    if std::env::args()
+        .nth(1)
+        .is_some_and(|only| only == "--prepare")
+    {
+        return Ok(());
+    }
     let kubectl = assets.kubectl().to_owned();
     progress_to_stderr("starting a cluster");
     let cluster = Cluster::start(ClusterOptions::default().with_assets(assets)).await?;

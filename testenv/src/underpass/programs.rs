@@ -44,6 +44,15 @@ impl Programs {
         Self::build_as(Profile::Release)
     }
 
+    /// Those that cargo put beside `program`, another program of the same build.
+    #[must_use]
+    pub fn beside(program: &Path) -> Self {
+        Self {
+            server: program.with_file_name("underpass-server"),
+            agent: program.with_file_name("underpass-agent"),
+        }
+    }
+
     fn build_as(profile: Profile) -> Result<Self, ClusterError> {
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
         let mut command = Command::new(cargo);

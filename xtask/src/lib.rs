@@ -1,0 +1,8 @@
+//! What the project's commands share with the program that runs the demo.
+#![allow(clippy::print_stderr, reason = "a command line prints")]
+
+mod options;
+mod steps;
+
+pub use options::{DemoOptions, Through};
+pub use steps::{step, watch};
