@@ -1,4 +1,4 @@
-//! What the project's commands share with the program that runs the demo.
+//! Parts that the project's commands share with the demo's program.
 #![allow(clippy::print_stderr, reason = "a command line prints")]
 
 mod options;

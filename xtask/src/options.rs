@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use anyhow::{Result, bail};
 use lexopt::Arg;
 
-/// What `cargo xtask demo` does.
+/// Options of `cargo xtask demo`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DemoOptions {
     /// How the agent reaches the server.

@@ -19,7 +19,7 @@ const RESULTS: &[&str] = &["kept", "does not apply yet"];
 /// Holds the table against the sources below `root`.
 ///
 /// # Errors
-/// What it says and they do not hold.
+/// The table and the sources differ.
 pub(crate) fn check(root: &Path) -> Result<()> {
     let text = fs::read_to_string(root.join(TABLE)).context("there is no table of rules")?;
     let rows = rows(&text)?;

@@ -1,4 +1,4 @@
-//! What the commands need from the machine, and how it gets there.
+//! Checks that the machine has everything that the commands need.
 
 use std::io::Write as _;
 use std::path::Path;
@@ -15,7 +15,7 @@ struct Needed {
     what_for: &'static str,
 }
 
-/// What the demo uses beside Rust and Go.
+/// Programs for the demo, beside Rust and Go.
 const FOR_DEMO: &[Needed] = &[
     Needed {
         program: "cc",
@@ -29,7 +29,7 @@ const FOR_DEMO: &[Needed] = &[
     },
 ];
 
-/// What the tests use beside that.
+/// Programs for the tests, beside those.
 const FOR_TESTS: &[Needed] = &[
     Needed {
         program: "ip",
@@ -73,7 +73,7 @@ const FOR_TESTS: &[Needed] = &[
     },
 ];
 
-/// What building and running the benchmarks' peers needs.
+/// Programs for the benchmarks' peers.
 const FOR_PEERS: &[Needed] = &[
     Needed {
         program: "pkg-config",
@@ -103,7 +103,7 @@ const FOR_PEERS: &[Needed] = &[
     },
 ];
 
-/// What fuzzing needs beside that.
+/// Programs for fuzzing, beside those.
 const FOR_FUZZING: &[Needed] = &[Needed {
     program: "c++",
     package: "g++",

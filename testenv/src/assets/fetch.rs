@@ -127,7 +127,7 @@ fn ensure_from(
         return Ok(done);
     }
     let lock = cache.lock(recipe, progress)?;
-    // Whoever held the lock before us may have downloaded it.
+    // The last holder of the lock may have downloaded it.
     if done.is_dir() {
         return Ok(done);
     }
@@ -159,7 +159,7 @@ fn ensure_from(
     }
 }
 
-/// Removes what a download left that was killed. Whoever holds the lock is the only one that downloads.
+/// Removes the files of a killed download. Only the holder of the lock downloads.
 fn remove_abandoned(folder: &Path, prefix: &str) -> io::Result<()> {
     for entry in fs::read_dir(folder)? {
         let entry = entry?;

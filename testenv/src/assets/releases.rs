@@ -26,7 +26,7 @@ pub(super) struct Download {
     pub(super) url: String,
     /// Lower-case hexadecimal digits.
     pub(super) sha256: String,
-    /// What the program is called once it is there.
+    /// The program's file name.
     pub(super) program: &'static str,
     /// The program's path in a gzipped tar archive; without one the file is the program.
     pub(super) member: Option<String>,
@@ -68,7 +68,7 @@ pub(super) const ETCD: Release = Release {
 };
 
 impl Release {
-    /// What to download for this machine; `None` unless every file has a pin.
+    /// The downloads for this machine; `None` unless every file has a pin.
     pub(super) fn downloads(&self) -> Option<Vec<Download>> {
         let arch = match std::env::consts::ARCH {
             "x86_64" => "amd64",

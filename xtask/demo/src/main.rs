@@ -16,7 +16,7 @@ use underpass_testenv::{
 };
 use xtask::{DemoOptions, Through, step};
 
-/// Who calls in the demo.
+/// The demo's user.
 const USER: &str = "demo";
 
 /// What gives the demo's user rights in a cluster of the caller's own, while the demo runs.

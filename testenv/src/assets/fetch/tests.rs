@@ -169,7 +169,7 @@ async fn respond(to: &mut (impl tokio::io::AsyncWrite + Unpin), answer: Answer, 
     }
 }
 
-/// What came of it: the folder, and the lines about it.
+/// The outcome: the folder, and the lines about it.
 struct Outcome {
     folder: PathBuf,
     lines: Vec<String>,
@@ -181,7 +181,7 @@ impl Outcome {
     fn of(downloads: Option<Vec<Download>>, roots: RootCertStore) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let cache = Cache::at(dir.path()).unwrap();
-        // What a download left that was killed.
+        // The files of a killed download.
         if downloads.is_some() {
             let abandoned = dir.path().join(".fetching-small-abandoned");
             fs::create_dir(&abandoned).unwrap();
