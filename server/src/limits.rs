@@ -41,8 +41,52 @@ pub(crate) const AUDIT_FLUSH: Duration = Duration::from_secs(5);
 pub(crate) const STRANGERS_LOG_BYTES: u64 = 10 * 1024 * 1024;
 pub(crate) const STRANGERS_LOG_FILES: usize = 3;
 
-/// The body of a request to the API: an object of the directory, and its wrapping.
+/// The body of a request to the API: an object of the directory, and its wrapping. It is read of those only who may change
+/// such objects.
 pub(crate) const API_BODY: usize = 1024 * 1024;
+
+/// The same for a token, an agent or a password, which anybody may ask for who has one: a scope of
+/// [`underpass_core::limits::SCOPE_CLUSTERS`], a description of [`DESCRIPTION_CHARS`], or two passwords.
+pub(crate) const API_SMALL_BODY: usize = 8 * 1024;
+
+/// The same for letting somebody in: their groups, and their clusters by name.
+pub(crate) const API_ACCESS_BODY: usize = 64 * 1024;
+
+/// Requests to the API that are being answered, until their answer's last byte is sent. The largest body is [`API_BODY`], and
+/// the largest answer [`API_PAGE_BYTES`] and an object: 200 MiB in all, where nobody reads. One authenticator's users have
+/// three quarters of them at the most (`share.rs` of the proxy).
+pub(crate) const API_PLACES: usize = 128;
+
+/// Those of one user: a program that makes ten requests at once, and some more.
+pub(crate) const API_PLACES_PER_USER: usize = 16;
+
+/// How long an answer may take to be read.
+pub(crate) const API_ANSWER_TIME: Duration = Duration::from_secs(60);
+
+/// What of an answer is given to HTTP at once: what waits there, for a client that reads nothing.
+pub(crate) const API_ANSWER_PIECE: usize = 8 * 1024;
+
+/// Changes of the directory that one user may ask for at once: somebody's first script.
+pub(crate) const CHANGES_PER_USER: u32 = 500;
+
+/// One more after each. Every change looks the directory over, syncs a file and is written into the audit log: 86,400 a day
+/// of one user are some 100 MB there.
+pub(crate) const CHANGE_PER_USER_EVERY: Duration = Duration::from_secs(1);
+
+/// Users whose changes are counted, of some hundred bytes each.
+pub(crate) const CHANGING_USERS: usize = 10_000;
+
+/// The same of all users of one authenticator, logins among them: everybody's in the morning.
+pub(crate) const CHANGES_PER_AUTHORITY: u32 = 5000;
+
+/// One more after each: twenty a second.
+pub(crate) const CHANGE_PER_AUTHORITY_EVERY: Duration = Duration::from_millis(50);
+
+/// Authenticators whose users' changes are counted: more than any installation has.
+pub(crate) const CHANGING_AUTHORITIES: usize = 256;
+
+/// What a problem says, and quotes of a request.
+pub(crate) const PROBLEM_CHARS: usize = 2048;
 
 /// The body of a login (*unauthenticated*, but for the credential in its head, which is checked first): how long the token
 /// lasts, a scope and a description of [`DESCRIPTION_CHARS`].
@@ -51,12 +95,15 @@ pub(crate) const LOGIN_BODY: usize = 4 * 1024;
 /// From an API request's head to its answer, its body included (*unauthenticated*: a login has one).
 pub(crate) const API_TIME: Duration = Duration::from_secs(30);
 
-/// An answer of the API that a subcommand reads: a page of the largest objects would be cut.
+/// An answer of the API that a subcommand reads: a page, or every cluster that somebody may reach.
 pub(crate) const API_ANSWER: usize = 64 * 1024 * 1024;
 
 /// Objects in a page of a list, unless the client says otherwise, and at the most.
 pub(crate) const API_PAGE: usize = 500;
 pub(crate) const API_PAGE_MOST: usize = 1000;
+
+/// Bytes of JSON behind which a page ends, however many objects were asked for: objects have half of it at the most.
+pub(crate) const API_PAGE_BYTES: usize = 1024 * 1024;
 
 /// What somebody calls a token.
 pub(crate) const DESCRIPTION_CHARS: usize = 256;

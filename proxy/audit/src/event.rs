@@ -6,8 +6,12 @@ use bytes::Bytes;
 use serde::Serialize;
 use time::{OffsetDateTime, format_description::BorrowedFormatItem, macros::format_description};
 
-use super::Level;
-use underpass_core::{Identity, Refusal, RequestInfo};
+use super::{
+    Level,
+    cut::{cut_json, json_len},
+    trail::Told,
+};
+use underpass_core::{Identity, Refusal, RequestInfo, limits};
 
 /// Kubernetes' `MicroTime`.
 const MICRO_TIME: &[BorrowedFormatItem<'_>] =
@@ -87,12 +91,34 @@ impl User {
         }
     }
 
-    /// The same, a name that is only claimed cut to so much.
-    pub fn cut(&self, chars: usize) -> Self {
-        Self {
-            username: crate::cut(&self.username, chars).to_owned(),
-            ..self.clone()
+    /// Leaves out what an event has no room for: the end of long texts, and groups and facts from where they exceed
+    /// `bytes` of JSON together. Says whether that was anything.
+    fn shorten(&mut self, text_bytes: usize, bytes: usize) -> bool {
+        let mut cut = shorten(&mut self.username, text_bytes);
+        if let Some(uid) = &mut self.uid {
+            cut |= shorten(uid, text_bytes);
         }
+        let mut left = bytes;
+        let mut fits = |text: &str| match left.checked_sub(json_len(text)) {
+            Some(rest) => {
+                left = rest;
+                true
+            }
+            None => false,
+        };
+        let kept = self.groups.iter().take_while(|group| fits(group)).count();
+        cut |= kept < self.groups.len();
+        self.groups.truncate(kept);
+        self.extra.retain(|key, values| {
+            // The brackets of the list, and a colon.
+            let mut keep = fits(key) && fits("");
+            for value in values {
+                keep = keep && fits(value);
+            }
+            cut |= !keep;
+            keep
+        });
+        cut
     }
 
     /// The name.
@@ -206,11 +232,61 @@ impl<'a> Event<'a> {
         });
     }
 
+    /// Cuts whatever comes from a caller, or from somebody who vouches for one, to what an event may hold: it has
+    /// [`Told::event_bytes`] at the most, whoever made it.
+    pub(super) fn shorten(&mut self, told: Told) {
+        let text = told.text_chars();
+        self.request_uri = cut_json(self.request_uri, text);
+        self.user_agent = cut_json(self.user_agent, text);
+        let name = told.name_chars();
+        self.verb = cut_json(self.verb, limits::STRANGER_TEXT_CHARS);
+        if let Some(object) = &mut self.object_ref {
+            for field in [
+                &mut object.resource,
+                &mut object.namespace,
+                &mut object.name,
+                &mut object.api_group,
+                &mut object.api_version,
+                &mut object.subresource,
+            ] {
+                *field = cut_json(field, name);
+            }
+        }
+        let users = [
+            ("user", Some(&mut self.user)),
+            ("impersonatedUser", self.impersonated_user.as_mut()),
+        ];
+        let mut cut = Vec::new();
+        for (field, user) in users {
+            if user.is_some_and(|user| user.shorten(name, told.user_bytes())) {
+                cut.push(field);
+            }
+        }
+        let message = self.response_status.as_mut();
+        if let Some(message) = message.and_then(|status| status.message.as_mut()) {
+            shorten(message, text);
+        }
+        for value in self.annotations.values_mut() {
+            shorten(value, text);
+        }
+        if !cut.is_empty() {
+            self.annotations.insert("underpass.dev/cut", cut.join(", "));
+        }
+    }
+
     /// The event as JSON, without a line's end.
     pub fn to_json(&self) -> Bytes {
         // Nothing in it can fail to be written.
         serde_json::to_vec(self).unwrap_or_default().into()
     }
+}
+
+/// Cuts a text, and says whether there was anything to cut.
+fn shorten(text: &mut String, bytes: usize) -> bool {
+    let kept = cut_json(text, bytes).len();
+    let cut = kept < text.len();
+    text.truncate(kept);
+    cut
 }
 
 fn micro_time(time: OffsetDateTime) -> String {

@@ -10,7 +10,10 @@ mod event;
 mod outlet;
 mod own;
 mod policy;
+mod shares;
 mod strangers;
+#[cfg(test)]
+mod tests;
 mod trail;
 mod webhook;
 

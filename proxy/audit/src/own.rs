@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use http::Method;
 use time::OffsetDateTime;
 
-use super::{Call, Event, Kind, Stage, Trail, User};
+use super::{Call, Event, Kind, Stage, Told, Trail, User};
 use underpass_core::{Identity, RequestInfo};
 
 /// One call of the server's own API, when it has been answered. Its objects are of the API group `underpass.dev`, so that
@@ -52,9 +52,21 @@ impl OwnCall<'_> {
     }
 }
 
+impl OwnCall<'_> {
+    /// Nothing was done. Whoever takes longer than a request may (408) has perhaps changed something.
+    fn was_refused(&self) -> bool {
+        match self.code {
+            408 => self.method.is_safe(),
+            429 | 503 => true,
+            code => (400..500).contains(&code),
+        }
+    }
+}
+
 impl Trail {
-    /// Writes it down, if the policy says so and its caller's share allows it; then the log should have a line of it, too.
-    pub fn own_call(&self, call: &OwnCall<'_>) -> bool {
+    /// Writes it down, if the policy says so and its caller's share allows it; then the log should have a line of it, too,
+    /// whose texts are cut likewise.
+    pub fn own_call(&self, call: &OwnCall<'_>) -> Option<Told> {
         let user = match call.caller {
             OwnCaller::Identity(identity) => User::from(identity),
             OwnCaller::Known(name) | OwnCaller::Claimed(name) => User::named(name),
@@ -70,35 +82,37 @@ impl Trail {
             path: call.path,
         };
         let client = call.client.unwrap_or(Ipv4Addr::LOCALHOST.into());
-        let kind = match call.caller {
+        let by = match call.caller {
+            OwnCaller::Identity(identity) => identity.provenance().map(ToString::to_string),
+            OwnCaller::Known(_) | OwnCaller::Claimed(_) => None,
+        };
+        let by = by.as_deref().unwrap_or_default();
+        let name = user.name();
+        let told = self.tell(match call.caller {
             OwnCaller::Claimed(_) => Kind::Stranger(client),
-            OwnCaller::Identity(_) if (400..500).contains(&call.code) => Kind::Refused(&user),
-            OwnCaller::Identity(_) | OwnCaller::Known(_) => Kind::Done,
-        };
-        let Some(told) = self.tell(kind) else {
-            return false;
-        };
-        let cut = |text| crate::cut(text, told.text_chars());
-        let (path, agent) = (cut(call.path), cut(call.user_agent));
+            OwnCaller::Known(_) | OwnCaller::Identity(_) if call.was_refused() => {
+                Kind::Refused { name, by }
+            }
+            OwnCaller::Known(_) => Kind::Done,
+            OwnCaller::Identity(_) if call.method.is_safe() => Kind::Read { name, by },
+            OwnCaller::Identity(_) => Kind::Done,
+        })?;
         self.write(told, Stage::ResponseComplete, about, |level| {
             let mut event = Event::new(level, Stage::ResponseComplete, &id, client, call.received);
-            event.request_uri = path;
-            event.user_agent = agent;
-            event.user = user.cut(told.text_chars());
+            event.request_uri = call.path;
+            event.user_agent = call.user_agent;
+            event.user = user.clone();
             event.asks(&info);
             event.answered(call.code);
-            if let OwnCaller::Identity(identity) = call.caller
-                && let Some(by) = identity.provenance()
-            {
+            if !by.is_empty() {
                 let key = "underpass.dev/authenticated-by";
-                event.annotations.insert(key, by.to_string());
+                event.annotations.insert(key, by.to_owned());
             }
             for (key, text) in call.details {
-                let text = crate::cut(text, told.text_chars());
-                event.annotations.insert(key, text.into());
+                event.annotations.insert(key, text.clone());
             }
             event
         });
-        true
+        Some(told)
     }
 }

@@ -2,11 +2,10 @@
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
-use super::{Call, Event, Level, Outlet, Policy, Sink, Stage, User, strangers::Strangers};
-use underpass_core::{
-    limits,
-    rate::{Rate, RateLimiter},
+use super::{
+    Call, Event, Level, Outlet, Policy, Sink, Stage, shares::Shares, strangers::Strangers,
 };
+use underpass_core::limits;
 
 /// How long a call waits for room in an outlet that blocks. Longer, and clients give up by themselves without
 /// a reason.
@@ -26,8 +25,10 @@ struct Inner {
     policy: Policy,
     outlets: Vec<Outlet>,
     strangers: Strangers,
-    /// Refused calls of known users, by name.
-    refused: RateLimiter<String>,
+    /// Refused calls of known users.
+    refused: Shares,
+    /// Answers of the server's own API that change nothing.
+    read: Shares,
 }
 
 impl Default for Inner {
@@ -36,11 +37,8 @@ impl Default for Inner {
             policy: Policy::default(),
             outlets: Vec::new(),
             strangers: Strangers::default(),
-            refused: RateLimiter::new(Rate {
-                burst: limits::REFUSED_EVENTS,
-                every: limits::REFUSED_EVENT_EVERY,
-                sources: limits::REFUSED_USERS,
-            }),
+            refused: Shares::new("refused"),
+            read: Shares::new("reads"),
         }
     }
 }
@@ -50,9 +48,21 @@ impl Default for Inner {
 pub enum Kind<'a> {
     /// Of a caller without an identity, at this address: never in the main log.
     Stranger(IpAddr),
-    /// Of a known user who was refused: nothing happened.
-    Refused(&'a User),
-    /// Of a call that did begin.
+    /// Of a known user who was refused, or who went away before anything happened.
+    Refused {
+        /// The user.
+        name: &'a str,
+        /// Who vouches for them.
+        by: &'a str,
+    },
+    /// Of a known user who read something of this server's own.
+    Read {
+        /// The user.
+        name: &'a str,
+        /// Who vouches for them.
+        by: &'a str,
+    },
+    /// Of a call that did begin: it has waited for room ([`Trail::ready`]).
     Done,
 }
 
@@ -61,6 +71,8 @@ pub enum Kind<'a> {
 pub struct Told {
     stranger: bool,
     may_drop: bool,
+    /// Nothing happened: what the event says of its users is short.
+    brief: bool,
     /// Events of the same source that were not told before this one.
     suppressed: u64,
 }
@@ -72,6 +84,29 @@ impl Told {
             limits::STRANGER_TEXT_CHARS
         } else {
             limits::AUDIT_TEXT_CHARS
+        }
+    }
+
+    /// The same of a name.
+    pub fn name_chars(self) -> usize {
+        self.text_chars().min(limits::AUDIT_NAME_BYTES)
+    }
+
+    /// How many bytes of JSON the groups and the extra of a user may take together.
+    pub(super) fn user_bytes(self) -> usize {
+        match self {
+            Self { stranger: true, .. } => limits::STRANGER_TEXT_CHARS,
+            Self { brief: true, .. } => limits::AUDIT_REFUSED_USER_BYTES,
+            _ => limits::AUDIT_USER_BYTES,
+        }
+    }
+
+    /// The most bytes that such an event has.
+    pub fn event_bytes(self) -> usize {
+        match self {
+            Self { stranger: true, .. } => limits::STRANGER_EVENT_BYTES,
+            Self { brief: true, .. } => limits::AUDIT_REFUSED_EVENT_BYTES,
+            _ => limits::AUDIT_EVENT_BYTES,
         }
     }
 
@@ -109,24 +144,33 @@ impl Trail {
 
     /// Whether an event may be told: whoever did nothing but be refused has a share (security rule 23).
     pub fn tell(&self, kind: Kind<'_>) -> Option<Told> {
-        let (stranger, may_drop, suppressed) = match kind {
-            Kind::Stranger(client) => (true, true, self.0.strangers.admit(client)),
-            Kind::Refused(user) => (false, true, self.admit_refused(user)),
-            Kind::Done => (false, false, Some(0)),
+        let done = Told {
+            stranger: false,
+            may_drop: false,
+            brief: false,
+            suppressed: 0,
         };
-        Some(Told {
-            stranger,
-            may_drop,
-            suppressed: suppressed?,
+        Some(match kind {
+            Kind::Stranger(client) => Told {
+                stranger: true,
+                may_drop: true,
+                suppressed: self.0.strangers.admit(client)?,
+                ..done
+            },
+            Kind::Refused { name, by } => Told {
+                may_drop: true,
+                brief: true,
+                suppressed: self.0.refused.admit(name, by)?,
+                ..done
+            },
+            // It has waited for room, as what changes something has.
+            Kind::Read { name, by } => Told {
+                brief: true,
+                suppressed: self.0.read.admit(name, by)?,
+                ..done
+            },
+            Kind::Done => done,
         })
-    }
-
-    fn admit_refused(&self, user: &User) -> Option<u64> {
-        let admitted = self.0.refused.take(user.name().to_owned());
-        if admitted.is_none() {
-            metrics::counter!("underpass_audit_suppressed_total", "of" => "refused").increment(1);
-        }
-        admitted
     }
 
     /// Waits until a call may begin: until each outlet that blocks has room.
@@ -164,6 +208,7 @@ impl Trail {
             let key = "underpass.dev/suppressed";
             event.annotations.insert(key, told.suppressed.to_string());
         }
+        event.shorten(told);
         let json = event.to_json();
         for outlet in outlets {
             outlet.put(json.clone(), told.may_drop);

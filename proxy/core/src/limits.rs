@@ -75,6 +75,10 @@ pub const LOGINS: usize = OBJECTS / 2;
 /// the next. Programs that log in for each of their jobs do so some hundred times while jobs last.
 pub const LOGINS_PER_IDENTITY: usize = 200;
 
+/// Clusters that the scope of one token names: more are better left to the bindings of its user. Every change of the
+/// directory looks all tokens over, and every list shows them.
+pub const SCOPE_CLUSTERS: usize = 64;
+
 /// Users in one group of the directory.
 pub const GROUP_MEMBERS: usize = 10_000;
 
@@ -474,8 +478,12 @@ pub const STRANGER_NETWORKS: usize = 10_000;
 /// Events of strangers that wait to be written (*unauthenticated*), of some 1 KiB each: see [`STRANGER_TEXT_CHARS`].
 pub const STRANGER_QUEUE: usize = 1000;
 
-/// Path and user agent in an event of a stranger are cut to so much (*unauthenticated*): enough to know a scanner by.
+/// Each text in an event of a stranger is cut to so much (*unauthenticated*), in bytes as JSON writes it: enough to know a
+/// scanner by.
 pub const STRANGER_TEXT_CHARS: usize = 128;
+
+/// An event of a stranger, whole (*unauthenticated*): some fifteen texts of [`STRANGER_TEXT_CHARS`], and their names.
+pub const STRANGER_EVENT_BYTES: usize = 4 * 1024;
 
 /// Log lines of one network at once about credentials, and agents, that are refused (*unauthenticated*): a misconfigured
 /// client asks a few times a second, and its operator wants to see it.
@@ -484,8 +492,26 @@ pub const REFUSAL_LINES: u32 = 100;
 /// One more line after each: 86,400 a day of one network.
 pub const REFUSAL_LINE_EVERY: Duration = Duration::from_secs(1);
 
-/// Path and user agent in an event of a known caller; kube-apiserver's own audit keeps all of it.
+/// Path, user agent and annotations in an event of a known caller, each in bytes as JSON writes it; kube-apiserver's own
+/// audit keeps all of it.
 pub const AUDIT_TEXT_CHARS: usize = 2048;
+
+/// Names in an event: users, and what a call is about. Kubernetes' have 253 characters, and distinguished names reach 200
+/// bytes.
+pub const AUDIT_NAME_BYTES: usize = 512;
+
+/// Groups and extra of one user in an event, together: two thousand groups of 30 bytes, or three hundred distinguished
+/// names. What does not fit is left out, and the event says so.
+pub const AUDIT_USER_BYTES: usize = 64 * 1024;
+
+/// The same where nothing came of the call: a provider, or `--as`, may give [`IDENTITY_BYTES`] of them with each.
+pub const AUDIT_REFUSED_USER_BYTES: usize = 4 * 1024;
+
+/// An event, whole: two users, and some fifteen texts of [`AUDIT_TEXT_CHARS`].
+pub const AUDIT_EVENT_BYTES: usize = 2 * AUDIT_USER_BYTES + 32 * 1024;
+
+/// The same where nothing came of the call.
+pub const AUDIT_REFUSED_EVENT_BYTES: usize = 2 * AUDIT_REFUSED_USER_BYTES + 32 * 1024;
 
 /// Refused calls of one user that are written one by one at once: kubectl's discovery is refused a hundred times where
 /// a user may nothing.
@@ -498,6 +524,18 @@ pub const REFUSED_EVENT_EVERY: Duration = Duration::from_secs(10);
 /// Users whose share is remembered, some 300 bytes each.
 pub const REFUSED_USERS: usize = 10_000;
 
-/// Bytes of events that may wait in one outlet: ten thousand of ordinary size. A caller with 4,096 groups makes
-/// events of 256 KiB.
+/// The same of all users whom one authenticator vouches for: a captured one gives ever new names.
+pub const AUTHORITY_REFUSED_EVENTS: u32 = 750;
+/// One more is written after each: five a second.
+pub const AUTHORITY_REFUSED_EVENT_EVERY: Duration = Duration::from_millis(200);
+/// Authenticators whose share is remembered: more than any installation has.
+pub const REFUSED_AUTHORITIES: usize = 256;
+
+/// The same of everybody: as of all strangers, what a disk and a reader of logs can bear.
+pub const ALL_REFUSED_EVENTS: u32 = 1000;
+/// One more is written after each: ten a second.
+pub const ALL_REFUSED_EVENT_EVERY: Duration = Duration::from_millis(100);
+
+/// Bytes of events that may wait in one outlet: ten thousand of ordinary size. A caller with thousands of groups makes
+/// events of [`AUDIT_USER_BYTES`].
 pub const AUDIT_QUEUE_BYTES: usize = 32 * 1024 * 1024;

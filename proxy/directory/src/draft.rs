@@ -248,8 +248,11 @@ impl Draft {
             .filter(|(_, entry)| gone(&entry.object))
             .map(|(name, entry)| (name.clone(), Arc::clone(&entry.object)))
             .collect();
-        self.amend(|token: &AccessToken| {
-            let mut token = token.clone();
+        let is_child = |token: &AccessToken| {
+            let parent = token.parent.as_ref();
+            parent.is_some_and(|parent| parents.contains_key(parent))
+        };
+        self.amend(is_child, |mut token: AccessToken| {
             while let Some(parent) = token.parent.as_ref().and_then(|parent| parents.get(parent)) {
                 if !token.renews(parent) {
                     return None;
@@ -261,23 +264,22 @@ impl Draft {
         self.sweep(gone);
     }
 
-    /// Changes objects of a kind; `None` removes.
-    fn amend<T: Checked>(&mut self, amend: impl Fn(&T) -> Option<T>) {
-        let changed: Vec<_> = self
+    /// Changes objects of a kind; `None` removes. Every other change waits for this one, and it may look at everything that
+    /// there is: so only those are copied that `concerned` is true of.
+    fn amend<T: Checked>(
+        &mut self,
+        concerned: impl Fn(&T) -> bool,
+        amend: impl Fn(T) -> Option<T>,
+    ) {
+        let concerned: Vec<_> = self
             .all::<T>()
             .iter()
-            .map(|(name, entry)| {
-                (
-                    name.clone(),
-                    amend(&entry.object),
-                    Arc::clone(&entry.object),
-                )
-            })
-            .filter(|(_, after, before)| after.as_ref() != Some(&**before))
+            .filter(|(_, entry)| concerned(&entry.object))
+            .map(|(name, entry)| (name.clone(), copy::<T>(&entry.object)))
             .collect();
-        for (name, after, _) in changed {
+        for (name, before) in concerned {
             // Less of what was allowed before is allowed now.
-            let _ = match after {
+            let _ = match amend(before) {
                 Some(after) => self.put(&name, after, Expect::Anything),
                 None => self.remove::<T>(&name, Expect::Anything),
             };
@@ -286,14 +288,14 @@ impl Draft {
 
     /// Takes a name of the directory's out of every binding. Whom a binding names together with their authenticator stays.
     fn forget_subject(&mut self, kind: SubjectKind, name: &str) {
-        let stays = |subject: &Subject| {
+        let goes = |subject: &Subject| {
             let is_it = subject.kind == kind && subject.name.as_str() == name;
             let by = subject.authority.as_ref();
-            !is_it || by.is_some_and(|by| !by.is_directory())
+            is_it && by.is_none_or(Authority::is_directory)
         };
-        self.amend(|binding: &Binding| {
-            let mut binding = binding.clone();
-            binding.subjects.retain(stays);
+        let concerned = |binding: &Binding| binding.subjects.iter().any(goes);
+        self.amend(concerned, |mut binding: Binding| {
+            binding.subjects.retain(|subject| !goes(subject));
             (!binding.subjects.is_empty()).then_some(binding)
         });
     }
@@ -305,17 +307,22 @@ impl Draft {
         if !self.touched.iter().any(is_gone) {
             return;
         }
-        let orphans: Vec<_> = tokens
-            .iter()
-            .filter(|(_, entry)| {
-                let mut parent = entry.object.parent.as_ref();
-                while let Some(ancestor) = parent.and_then(|parent| tokens.get(parent)) {
-                    parent = ancestor.object.parent.as_ref();
+        // From parents to children, each looked at once: generations may be many.
+        let mut children = HashMap::<&str, Vec<&str>>::new();
+        let mut found = Vec::new();
+        for (name, entry) in tokens {
+            if let Some(parent) = entry.object.parent.as_deref() {
+                children.entry(parent).or_default().push(name);
+                if !tokens.contains_key(parent) {
+                    found.push(name.as_str());
                 }
-                parent.is_some()
-            })
-            .map(|(name, _)| name.clone())
-            .collect();
+            }
+        }
+        let mut orphans = Vec::new();
+        while let Some(name) = found.pop() {
+            orphans.push(name.to_owned());
+            found.extend(children.remove(name).into_iter().flatten());
+        }
         for name in orphans {
             // It was there a moment ago.
             let _ = self.remove::<AccessToken>(&name, Expect::Anything);
@@ -345,6 +352,18 @@ impl Draft {
         };
         Ok((!finished.writes.is_empty()).then_some(finished))
     }
+}
+
+#[cfg(test)]
+thread_local! {
+    /// Objects that were copied to be changed, by this thread's tests.
+    static COPIED: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
+}
+
+fn copy<T: Object>(object: &T) -> T {
+    #[cfg(test)]
+    COPIED.with(|copied| copied.set(copied.get() + 1));
+    object.clone()
 }
 
 fn encode<T: Object>(table: &Table<T>, key: &Key) -> Result<Option<Vec<u8>>, ChangeError> {
@@ -422,8 +441,8 @@ impl Checked for Cluster {
     fn removed(name: &str, draft: &mut Draft) {
         draft.sweep(|agent: &Agent| agent.cluster.as_str() == name);
         // A cluster that is made again under this name is another one.
-        draft.amend(|binding: &Binding| {
-            let mut binding = binding.clone();
+        let concerned = |binding: &Binding| binding.clusters.names.contains(name);
+        draft.amend(concerned, |mut binding: Binding| {
             binding.clusters.names.remove(name);
             (!binding.clusters.is_empty()).then_some(binding)
         });
@@ -466,8 +485,8 @@ impl Checked for User {
 
     fn removed(name: &str, draft: &mut Draft) {
         draft.sweep(|token: &AccessToken| token.owner.name() == name);
-        draft.amend(|group: &Group| {
-            let mut group = group.clone();
+        let concerned = |group: &Group| group.members.contains(name);
+        draft.amend(concerned, |mut group: Group| {
             group.members.remove(name);
             Some(group)
         });
@@ -493,6 +512,24 @@ impl Checked for Group {
 }
 
 impl AccessToken {
+    /// It names few clusters, which there are. What a token named before stays: clusters come and go, and nobody makes it
+    /// anew.
+    fn check_scope(&self, name: &str, draft: &Draft) -> Result<(), ChangeError> {
+        let Some(clusters) = &self.scope.clusters else {
+            return Ok(());
+        };
+        let before = draft.get::<Self>(name);
+        if before.is_some_and(|before| before.object.scope == self.scope) {
+            return Ok(());
+        }
+        if clusters.len() > limits::SCOPE_CLUSTERS {
+            return Err(ChangeError::ScopeTooWide);
+        }
+        clusters
+            .iter()
+            .try_for_each(|cluster| must_exist::<Cluster>(draft, cluster.as_str()))
+    }
+
     /// Rule 24: what a credential makes is for no more than the credential, and ends with it at the latest. A renewal
     /// may count for longer than the token that it renews, and no longer than their login.
     fn check_parent(&self, draft: &Draft) -> Result<(), ChangeError> {
@@ -532,6 +569,7 @@ impl Checked for AccessToken {
         if let Owner::User(user) = &self.owner {
             must_exist::<User>(draft, user.as_str())?;
         }
+        self.check_scope(name, draft)?;
         self.check_parent(draft)
     }
 
@@ -573,5 +611,73 @@ impl Checked for Binding {
             .iter()
             .filter(|&cluster| !known(cluster));
         new.try_for_each(|cluster| must_exist::<Cluster>(draft, cluster.as_str()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use time::Duration;
+    use underpass_authenticate::Token;
+
+    use super::*;
+
+    fn token(draft: &Draft, owner: &str, parent: Option<&str>) -> AccessToken {
+        AccessToken {
+            created: draft.now(),
+            sha256: Token::generate().unwrap().hash(),
+            owner: Owner::User(owner.parse().unwrap()),
+            expires: Some(draft.now() + Duration::hours(1)),
+            renewable_until: None,
+            parent: parent.map(str::to_owned),
+            scope: underpass_core::Scope::default(),
+            description: String::new(),
+        }
+    }
+
+    /// While a change is made, every other one waits.
+    #[test]
+    fn rule_23_a_change_copies_what_it_changes_and_nothing_else() {
+        let base = Arc::new(Snapshot::default());
+        let mut draft = Draft::new(base, OffsetDateTime::now_utc());
+        for user in 0..100 {
+            let name = format!("u{user}");
+            draft
+                .put(&name, User::new(draft.now()), Expect::Absent)
+                .unwrap();
+            let group = Group {
+                created: draft.now(),
+                members: BTreeSet::from([name.parse().unwrap()]),
+                links: BTreeSet::new(),
+            };
+            draft
+                .put(&format!("g{user}"), group, Expect::Absent)
+                .unwrap();
+            let subject = Subject::user(name.parse().unwrap());
+            let role = super::super::Role::View;
+            draft.grant(&subject, &[], true, role).unwrap();
+            for number in 0..10 {
+                let (id, parent) = (format!("{name}-{number}"), format!("{name}-0"));
+                let parent = (number > 0).then_some(parent.as_str());
+                let token = token(&draft, &name, parent);
+                draft.put(&id, token, Expect::Absent).unwrap();
+            }
+        }
+        // A user's group and binding; their tokens go without a copy.
+        COPIED.set(0);
+        draft.remove::<User>("u0", Expect::Present).unwrap();
+        assert_eq!(COPIED.get(), 2);
+        // A token that ended by itself: what was made with it.
+        COPIED.set(0);
+        let ended = draft.get::<AccessToken>("u1-0").unwrap().object.sha256;
+        draft.forget_tokens(|token| token.sha256 == ended);
+        assert_eq!(COPIED.get(), 9);
+        // One that is taken back takes its children along, however many others there are.
+        COPIED.set(0);
+        draft
+            .remove::<AccessToken>("u2-0", Expect::Present)
+            .unwrap();
+        draft.sweep_orphans();
+        assert_eq!(COPIED.get(), 0);
+        assert_eq!(draft.all::<AccessToken>().len(), 97 * 10);
     }
 }

@@ -86,6 +86,12 @@ pub enum ChangeError {
     /// A token would allow what the one that it was made with does not.
     #[error("the token would be for more than the credential that asks for it")]
     WiderScope,
+    /// More than [`limits::SCOPE_CLUSTERS`] clusters in the scope of a token.
+    #[error(
+        "the scope of a token names {} clusters at the most; leave them out, and the token is for those that its user may reach",
+        limits::SCOPE_CLUSTERS
+    )]
+    ScopeTooWide,
     /// Too many tokens were made with one another.
     #[error(
         "tokens may descend from each other over {} generations; ask with the credential that this one was made with",

@@ -90,6 +90,7 @@ impl Front {
             tracing::error!("{stuck}");
             Refusal::Unavailable
         })?;
+        record.admitted();
         let decisions = Decisions([authenticated.revocation().clone(), authorized, acting]);
         Ok(Admitted {
             cluster,

@@ -31,6 +31,8 @@ pub(crate) struct Record {
     code: Option<StatusCode>,
     /// Why it was not forwarded, as the client reads it.
     refusal: Option<Refusal>,
+    /// It has waited for room in the audit log, and may begin.
+    admitted: bool,
     outcome: &'static str,
     /// What an upgraded stream carries, or what the answer's body has carried.
     pipe: Option<Arc<Meter>>,
@@ -63,6 +65,7 @@ impl Record {
             info: None,
             code: None,
             refusal: None,
+            admitted: false,
             outcome: "client gone",
             pipe: None,
             body_bytes: 0,
@@ -95,6 +98,11 @@ impl Record {
 
     pub(crate) fn acting_as(&mut self, target: &Identity) {
         self.acting_as = Some(target.into());
+    }
+
+    /// Everything is decided, and there is room for its events.
+    pub(crate) fn admitted(&mut self) {
+        self.admitted = true;
     }
 
     pub(crate) fn refused(&mut self, refusal: &Refusal) {
@@ -141,10 +149,19 @@ impl Record {
     }
 
     fn tell(&self) -> Option<Told> {
-        self.trail.tell(match (&self.user, &self.refusal) {
-            (None, _) => Kind::Stranger(self.client),
-            (Some(user), Some(refusal)) if never_began(refusal.code()) => Kind::Refused(user),
-            (Some(_), _) => Kind::Done,
+        let Some(user) = &self.user else {
+            return self.trail.tell(Kind::Stranger(self.client));
+        };
+        let refusal = self.refusal.as_ref();
+        let refused = refusal.is_some_and(|refusal| never_began(refusal.code()));
+        // Whoever goes away, or hangs, before there was room has waited for none.
+        self.trail.tell(if refused || !self.admitted {
+            Kind::Refused {
+                name: user.name(),
+                by: self.authenticated.as_deref().unwrap_or_default(),
+            }
+        } else {
+            Kind::Done
         })
     }
 
@@ -157,11 +174,10 @@ impl Record {
             info: self.info.as_ref(),
             path: self.target.split('?').next().unwrap_or_default(),
         };
-        let short = |text| cut(text, told.text_chars());
         self.trail.write(told, stage, call, |level| {
             let mut event = Event::new(level, stage, &self.id, self.client, self.received);
-            event.request_uri = short(&self.target);
-            event.user_agent = short(&self.user_agent);
+            event.request_uri = &self.target;
+            event.user_agent = &self.user_agent;
             event.user = user.clone();
             event.impersonated_user.clone_from(&self.acting_as);
             match &self.info {
@@ -218,16 +234,18 @@ impl Drop for Record {
         };
         self.write(told, Stage::ResponseComplete);
         let suppressed = told.suppressed();
+        let short = |text| cut(text, told.text_chars());
+        let name = |user: &User| cut(user.name(), told.name_chars()).to_owned();
         tracing::info!(
             target: "underpass::audit",
             audit_id = self.id,
             client = %self.client,
-            method = %self.method,
-            target = cut(&self.target, told.text_chars()),
+            method = cut(self.method.as_str(), limits::STRANGER_TEXT_CHARS),
+            target = short(&self.target),
             cluster = self.cluster.as_ref().map(ClusterName::as_str),
-            user = self.user.as_ref().map(User::name),
+            user = self.user.as_ref().map(name),
             authenticated = self.authenticated,
-            acting_as = self.acting_as.as_ref().map(User::name),
+            acting_as = self.acting_as.as_ref().map(name),
             verb = self.info.as_ref().map(RequestInfo::verb),
             code,
             outcome = self.outcome,
@@ -237,5 +255,67 @@ impl Drop for Record {
             suppressed = (suppressed > 0).then_some(suppressed),
             "request ended"
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeMap, net::Ipv4Addr};
+
+    use async_trait::async_trait;
+    use bytes::Bytes;
+    use http::Uri;
+    use underpass_audit::{Outlet, OutletConfig, Policy, Sink};
+    use underpass_core::BoxError;
+
+    use super::*;
+
+    /// A disk that is stuck.
+    struct Stuck;
+
+    #[async_trait]
+    impl Sink for Stuck {
+        async fn write(&mut self, _: &[Bytes]) -> Result<(), BoxError> {
+            std::future::pending().await
+        }
+    }
+
+    fn record(trail: &Trail) -> Record {
+        let client = Ipv4Addr::LOCALHOST.into();
+        let headers = HeaderMap::new();
+        let target = "/k8s/clusters/c/api/v1/pods";
+        let mut record = Record::new(
+            trail.clone(),
+            "id".to_owned(),
+            client,
+            Method::GET,
+            target,
+            &headers,
+        );
+        let alice = Identity::new("alice".into(), None, Vec::new(), BTreeMap::new()).unwrap();
+        let uri = Uri::from_static("/k8s/clusters/c/api/v1/pods");
+        let route = Route::find(uri.path_and_query().unwrap()).unwrap();
+        record.caller(&alice, &route);
+        record
+    }
+
+    #[tokio::test]
+    async fn rule_23_who_goes_away_while_the_audit_log_is_stuck_leaves_nothing_in_its_queue() {
+        let config = OutletConfig {
+            capacity: 2,
+            ..OutletConfig::default()
+        };
+        let outlet = Outlet::start("stuck", Box::new(Stuck), config);
+        let trail = Trail::new(Policy::everything(), vec![outlet.clone()]);
+        for _ in 0..10 {
+            // The client resets its stream while the call waits for room.
+            drop(record(&trail));
+            // A cluster that was asked whom they may act as has not answered.
+            record(&trail).refused(&Refusal::Timeout("c"));
+        }
+        assert_eq!(outlet.waiting(), 2);
+        // A call that had begun is written, whatever is there.
+        record(&trail).admitted();
+        assert_eq!(outlet.waiting(), 3);
     }
 }

@@ -2,8 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use axum::extract::State as From;
-use axum::extract::rejection::JsonRejection;
+use axum::extract::{Request, State as From};
 use axum::response::Response;
 use axum::routing::post;
 use axum::{Json, Router};
@@ -13,7 +12,8 @@ use underpass_directory::{Draft, Expect, Name, Owner, Role, Subject, User};
 
 use super::problem::Problem;
 use super::tokens::{self, MadeBy, TokenMade, TokenRequest};
-use super::{Did, Requester, State};
+use super::{Did, Requester, State, body};
+use crate::limits;
 
 /// Who is to be let in, and where. All of it happens, or nothing.
 #[derive(Debug, Clone, Serialize, Deserialize, utoipa::ToSchema)]
@@ -65,9 +65,10 @@ pub(super) fn routes() -> Router<State> {
 async fn give(
     From(state): From<State>,
     requester: Requester,
-    body: Result<Json<AccessRequest>, JsonRejection>,
+    request: Request,
 ) -> Result<Response, Problem> {
-    let Json(wanted) = body?;
+    requester.must_administer(&state.directory.snapshot())?;
+    let wanted: AccessRequest = body::read(request, "access", limits::API_ACCESS_BODY).await?;
     let token = wanted
         .token
         .as_ref()
@@ -92,7 +93,7 @@ async fn give(
         let id = match (&token, &wanted.token) {
             (Some(token), Some(wanted)) => {
                 let owner = Owner::User(user.clone());
-                let made_by = MadeBy::requester(&requester, draft.before(), draft.now())?;
+                let made_by = MadeBy::requester(&requester, draft.before())?;
                 Some(tokens::put(draft, token, owner, &made_by, wanted)?)
             }
             _ => None,

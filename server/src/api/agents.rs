@@ -1,7 +1,7 @@
 //! `/v1/agents`: the tokens of agents, each of which is the private half of a key.
 
-use axum::extract::rejection::{JsonRejection, QueryRejection};
-use axum::extract::{Path, Query, State as From};
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Path, Query, Request, State as From};
 use axum::response::Response;
 use axum::routing::get;
 use axum::{Json, Router};
@@ -15,7 +15,9 @@ use zeroize::Zeroizing;
 
 use super::page::{Page, tagged};
 use super::problem::Problem;
-use super::{Did, Requester, State};
+use super::requester::not_of_the_cluster;
+use super::{Did, Requester, State, body};
+use crate::limits;
 
 /// What a client sees of an agent's token.
 #[derive(Debug, Serialize, Deserialize, utoipa::ToSchema)]
@@ -132,9 +134,12 @@ async fn read(
 async fn create(
     From(state): From<State>,
     requester: Requester,
-    body: Result<Json<AgentRequest>, JsonRejection>,
+    request: Request,
 ) -> Result<Response, Problem> {
-    let Json(wanted) = body?;
+    if !requester.administers_some(&state.directory.snapshot()) {
+        return Err(not_of_the_cluster());
+    }
+    let wanted: AgentRequest = body::read(request, "an agent", limits::API_SMALL_BODY).await?;
     let no_key = |error: &dyn std::error::Error| {
         tracing::error!("no agent token: {error}");
         Problem::new(

@@ -127,6 +127,13 @@ impl Resource for Bindings {
         requester.is_administrator(snapshot) || is_within(binding, requester, snapshot)
     }
 
+    fn may_change(requester: &Requester, snapshot: &Snapshot) -> Result<(), Problem> {
+        if requester.administers_some(snapshot) {
+            return Ok(());
+        }
+        requester.must_administer(snapshot)
+    }
+
     fn allow(
         before: Option<&Binding>,
         after: Option<&Binding>,

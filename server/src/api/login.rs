@@ -8,27 +8,26 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::body::Body;
-use axum::extract::rejection::JsonRejection;
-use axum::extract::{FromRequest, Request, State as From};
+use axum::extract::{Request, State as From};
 use axum::response::Response;
 use axum::routing::post;
 use axum::{Extension, Json, Router};
 use http::StatusCode;
-use http_body_util::Limited;
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
+use underpass_audit::cut;
 use underpass_authenticate::{
     AuthenticateError, Authenticated, Authenticator, Caller, Chain, LoginError, Password,
     PasswordHash, Passwords, Rejection, Token,
 };
 use underpass_core::ConnectionInfo;
-use underpass_core::{Provenance, Refusal, Revocation, Scope};
-use underpass_directory::{AccessToken, Draft, Login, Name, Owner, Snapshot, User};
+use underpass_core::{Identity, Provenance, Refusal, Revocation, Scope};
+use underpass_directory::{AccessToken, Draft, Login, Name, Named, Owner, Snapshot, User};
 
 use super::problem::Problem;
+use super::share::Whose;
 use super::tokens::{self, MadeBy, TokenRequest};
-use super::{Did, State};
+use super::{Did, State, body, problem};
 use crate::limits;
 
 /// What checks who somebody is.
@@ -92,6 +91,8 @@ async fn ways(From(state): From<State>) -> Json<LoginWays> {
 /// Who has proved to be whom, and with what.
 struct Proved {
     owner: Owner,
+    /// As clusters would see them; nothing for a user of the directory who has shown a password.
+    identity: Option<Box<Identity>>,
     made_by: MadeBy,
     proof: Proof,
 }
@@ -142,33 +143,25 @@ async fn log_in(
     }
     let client = caller.client();
     let proved = logins.prove(&caller, &state.directory.snapshot()).await?;
-    let wanted = wanted(request).await?;
+    // From here on they are somebody, and have the shares of whoever that is.
+    let whose = Whose::from(&proved.owner);
+    let _place = state.places.take(whose.clone())?;
+    state.trail.ready().await.map_err(|stuck| {
+        tracing::error!("{stuck}");
+        problem::unwritten()
+    })?;
+    let wanted: LoginRequest = body::read(request, "a login", limits::LOGIN_BODY).await?;
+    state.pace.take(&whose)?;
     let token = tokens::generate()?;
     let keep = |draft: &mut Draft| keep(draft, &token, &proved, &wanted);
     let id = state.directory.change(keep).await?.value;
     tracing::info!(
         target: "underpass::audit",
-        %client, user = proved.owner.name(), token = id, "logged in"
+        %client, user = cut(proved.owner.name(), limits::PROBLEM_CHARS), token = id, "logged in"
     );
     let made = tokens::made(&state.directory.snapshot(), &id, &token)?;
     let did = Did::token(&made.about).by(&made.about.user);
     Ok(did.with((StatusCode::CREATED, Json(made))))
-}
-
-/// What somebody who has proved who they are wants.
-async fn wanted(request: Request) -> Result<LoginRequest, Problem> {
-    let (parts, body) = request.into_parts();
-    let body = Body::new(Limited::new(body, limits::LOGIN_BODY));
-    let request = Request::from_parts(parts, body);
-    let body: Result<_, JsonRejection> = Json::from_request(request, &()).await;
-    let Json(wanted) = body.map_err(|rejection| match rejection.status() {
-        StatusCode::PAYLOAD_TOO_LARGE => Problem::new(
-            StatusCode::PAYLOAD_TOO_LARGE,
-            format!("a login has at most {} bytes", limits::LOGIN_BODY),
-        ),
-        _ => rejection.into(),
-    })?;
-    Ok(wanted)
 }
 
 fn keep(
@@ -180,6 +173,17 @@ fn keep(
     if !proved.proof.counts(draft) {
         return Err(unauthorized());
     }
+    let before = draft.before();
+    tokens::must_see(&wanted.scope, &proved.made_by, |cluster| {
+        let roles = match (&proved.identity, &proved.owner) {
+            (Some(identity), _) => before.roles(Named::from(&**identity), cluster),
+            (None, owner) => {
+                let groups = before.groups_of(owner.name());
+                before.roles(Named::by_directory(owner.name(), groups), cluster)
+            }
+        };
+        !roles.is_empty()
+    })?;
     let most = limits::LOGIN_TOKEN.as_secs();
     let mut life = wanted.expires_in_seconds.unwrap_or(most).min(most);
     let MadeBy {
@@ -254,6 +258,7 @@ impl Logins {
         let kept = kept.ok_or_else(unauthorized)?;
         Ok(Proved {
             owner: Owner::User(name.clone()),
+            identity: None,
             made_by: MadeBy {
                 renewable_until: Some(OffsetDateTime::now_utc() + limits::LOGIN),
                 ..MadeBy::default()
@@ -277,6 +282,7 @@ fn renew(id: &str, found: &Authenticated, snapshot: &Snapshot) -> Result<Proved,
     })?;
     Ok(Proved {
         owner: token.owner.clone(),
+        identity: Some(Box::new(found.identity().clone())),
         made_by: MadeBy {
             parent: Some(id.to_owned()),
             ends: None,
@@ -299,6 +305,7 @@ fn from_elsewhere(found: &Authenticated) -> Proved {
             extra: identity.extra().clone(),
             authenticated_by: provenance.map(ToString::to_string).unwrap_or_default(),
         }),
+        identity: Some(Box::new(found.identity().clone())),
         made_by: MadeBy::login(identity),
         proof: Proof::Credential(found.revocation().clone()),
     }

@@ -6,7 +6,9 @@
 
 mod access;
 mod agents;
+mod answer;
 mod bindings;
+mod body;
 mod clusters;
 mod did;
 mod direct;
@@ -20,6 +22,7 @@ mod passwords;
 mod problem;
 mod requester;
 mod resource;
+mod share;
 #[cfg(test)]
 mod tests;
 mod tokens;
@@ -33,10 +36,10 @@ use axum::extract::DefaultBodyLimit;
 use axum::response::IntoResponse;
 use axum::routing::get;
 use http::header::USER_AGENT;
-use http::{HeaderMap, HeaderValue, Request, Response};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use time::OffsetDateTime;
 use tower::ServiceExt;
-use underpass_audit::{OwnCall, OwnCaller, Trail};
+use underpass_audit::{OwnCall, OwnCaller, Trail, cut};
 use underpass_authenticate::Caller;
 use underpass_core::ConnectionInfo;
 use underpass_core::{Body, ClusterName, Refusal};
@@ -60,6 +63,7 @@ pub(crate) use self::passwords::NewPassword;
 pub(crate) use self::problem::Problem;
 pub(crate) use self::requester::Requester;
 pub(crate) use self::resource::{View, segment};
+use self::share::{Pace, Places};
 pub(crate) use self::tokens::{TokenMade, TokenRequest, View as TokenView};
 pub(crate) use self::users::{Spec as UserSpec, Status as UserStatus};
 use crate::limits;
@@ -75,6 +79,7 @@ pub(crate) const LOGIN: &str = "/v1/login";
 pub(crate) struct Api {
     router: Router,
     trail: Trail,
+    places: Places,
 }
 
 /// What requests are answered from.
@@ -86,6 +91,8 @@ struct State {
     logins: Option<Arc<Logins>>,
     trail: Trail,
     direct: Arc<DirectClusters>,
+    places: Places,
+    pace: Arc<Pace>,
 }
 
 /// From where a request comes.
@@ -93,12 +100,15 @@ struct State {
 struct Client(IpAddr);
 
 impl State {
-    /// Makes a change that `requester` asks for, while their credential counts.
+    /// Makes a change that `requester` asks for, while their credential counts, and no faster than they may.
     async fn change<T>(
         &self,
         requester: &Requester,
         mut make: impl FnMut(&mut Draft) -> Result<T, Problem>,
     ) -> Result<T, Problem> {
+        if let Some(whose) = requester.whose() {
+            self.pace.take(&whose)?;
+        }
         let change = |draft: &mut Draft| {
             requester.must_count()?;
             make(draft)
@@ -119,6 +129,8 @@ impl Api {
             direct,
             logins: None,
             trail: Trail::default(),
+            places: Places::default(),
+            pace: Arc::default(),
         })
     }
 
@@ -136,11 +148,13 @@ impl Api {
             direct,
             logins: Some(Arc::new(logins)),
             trail,
+            places: Places::default(),
+            pace: Arc::default(),
         })
     }
 
     fn over(state: State) -> Self {
-        let trail = state.trail.clone();
+        let (trail, places) = (state.trail.clone(), state.places.clone());
         let router = Router::new()
             .route("/v1/openapi.json", get(openapi::serve))
             .merge(resource::routes::<clusters::Clusters>())
@@ -158,7 +172,11 @@ impl Api {
             .method_not_allowed_fallback(problem::no_such_method)
             .layer(DefaultBodyLimit::max(limits::API_BODY))
             .with_state(state);
-        Self { router, trail }
+        Self {
+            router,
+            trail,
+            places,
+        }
     }
 
     /// Answers a request of somebody who has been authenticated, at `client` where they came over the network.
@@ -172,13 +190,52 @@ impl Api {
         B: http_body::Body<Data = bytes::Bytes> + Send + 'static,
         B::Error: Into<axum::BoxError>,
     {
+        let here = client.unwrap_or(Ipv4Addr::LOCALHOST.into());
+        request.extensions_mut().insert(Client(here));
+        request.extensions_mut().insert(requester.clone());
+        let is_safe = request.method().is_safe();
+        let this = self.clone();
+        let answering = async move { this.answer_in_place(request, requester, client).await };
+        if is_safe {
+            return answering.await;
+        }
+        // What was begun is written down, and ends, without a client that goes away meanwhile.
+        let answered = tokio::spawn(answering).await;
+        answered.unwrap_or_else(|error| {
+            tracing::error!("a request to the API was not answered: {error}");
+            let detail = "the request was not answered; the server's log says why";
+            respond(Problem::new(StatusCode::INTERNAL_SERVER_ERROR, detail))
+        })
+    }
+
+    /// Answers in a place of the requester's, once there is room in the audit log for what comes of it.
+    async fn answer_in_place<B>(
+        &self,
+        request: Request<B>,
+        requester: Requester,
+        client: Option<IpAddr>,
+    ) -> Response<Body>
+    where
+        B: http_body::Body<Data = bytes::Bytes> + Send + 'static,
+        B::Error: Into<axum::BoxError>,
+    {
         let received = OffsetDateTime::now_utc();
         let (method, path) = (request.method().clone(), request.uri().path().to_owned());
         let agent = request.headers().get(USER_AGENT).cloned();
-        request.extensions_mut().insert(requester.clone());
-        let here = client.unwrap_or(Ipv4Addr::LOCALHOST.into());
-        request.extensions_mut().insert(Client(here));
-        let response = self.route(request).await;
+        let place = requester.whose().map(|whose| self.places.take(whose));
+        let (place, response) = match place.transpose() {
+            Err(turned_away) => (None, respond(turned_away)),
+            Ok(place) => {
+                let response = match self.trail.ready().await {
+                    Ok(()) => self.route(request).await,
+                    Err(stuck) => {
+                        tracing::error!("{stuck}");
+                        respond(problem::unwritten())
+                    }
+                };
+                (place, response)
+            }
+        };
         let did = response.extensions().get::<Did>();
         self.write_down(&OwnCall {
             caller: match requester.identity() {
@@ -193,17 +250,22 @@ impl Api {
             code: response.status().as_u16(),
             details: did.map(Did::details).unwrap_or_default(),
         });
-        response
+        answer::hold(response, place).await
     }
 
     fn write_down(&self, call: &OwnCall<'_>) {
-        if self.trail.own_call(call) {
-            tracing::info!(
-                target: "underpass::audit",
-                client = call.client.map(tracing::field::display), user = call.user(),
-                method = %call.method, path = call.path, code = call.code, "request to the API"
-            );
-        }
+        let Some(told) = self.trail.own_call(call) else {
+            return;
+        };
+        let short = |text| cut(text, told.text_chars());
+        let suppressed = told.suppressed();
+        tracing::info!(
+            target: "underpass::audit",
+            client = call.client.map(tracing::field::display), user = cut(call.user(), told.name_chars()),
+            method = short(call.method.as_str()), path = short(call.path), code = call.code,
+            suppressed = (suppressed > 0).then_some(suppressed),
+            "request to the API"
+        );
     }
 
     /// Writes down a request whose caller is not known, and answers it.
@@ -225,9 +287,7 @@ impl Api {
             code: refusal.code().as_u16(),
             details: &[],
         });
-        Problem::from(refusal)
-            .into_response()
-            .map(underpass_core::boxed)
+        respond(Problem::from(refusal))
     }
 
     /// Answers whoever wants to log in: nobody knows yet who it is.
@@ -279,6 +339,10 @@ impl Api {
         };
         response.map(underpass_core::boxed)
     }
+}
+
+fn respond(problem: Problem) -> Response<Body> {
+    problem.into_response().map(underpass_core::boxed)
 }
 
 /// The name that a caller gives with a password; nobody knows it to be theirs.

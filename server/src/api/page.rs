@@ -30,8 +30,8 @@ pub(crate) struct List<T> {
 }
 
 impl Page {
-    /// The page of what `view` shows; what it hides does not count.
-    pub(super) fn of<T, V>(
+    /// The page of what `view` shows; what it hides does not count. It ends where it has so many objects, or bytes.
+    pub(super) fn of<T, V: Serialize>(
         &self,
         table: &Table<T>,
         mut view: impl FnMut(&str, &underpass_directory::Entry<T>) -> Option<V>,
@@ -46,18 +46,36 @@ impl Page {
             None => (std::ops::Bound::Unbounded, std::ops::Bound::Unbounded),
         };
         let mut items = Vec::new();
+        let mut bytes = Bytes::default();
         let mut last = None;
         for (name, entry) in table.range::<str, _>(from) {
             let Some(shown) = view(name, entry) else {
                 continue;
             };
-            if items.len() == limit {
+            if items.len() == limit || bytes.0 >= limits::API_PAGE_BYTES {
                 return List { items, next: last };
             }
+            // Counting fails nowhere; what cannot be written fails where it is written.
+            let _ = serde_json::to_writer(&mut bytes, &shown);
             items.push(shown);
             last = Some(name.clone());
         }
         List { items, next: None }
+    }
+}
+
+/// Counts what is written.
+#[derive(Default)]
+struct Bytes(usize);
+
+impl std::io::Write for Bytes {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0 = self.0.saturating_add(bytes.len());
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
     }
 }
 

@@ -2,11 +2,10 @@
 
 use std::net::IpAddr;
 
-use axum::extract::rejection::JsonRejection;
-use axum::extract::{Path, State as From};
+use axum::extract::{Path, Request, State as From};
 use axum::response::Response;
 use axum::routing::put;
-use axum::{Extension, Json, Router};
+use axum::{Extension, Router};
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
 use underpass_authenticate::{LoginError, Password, PasswordHash};
@@ -14,7 +13,8 @@ use underpass_directory::{AccessToken, Draft, Expect, Owner, Snapshot, User};
 use zeroize::Zeroizing;
 
 use super::problem::Problem;
-use super::{Client, Did, Requester, State};
+use super::{Client, Did, Requester, State, body};
+use crate::limits;
 
 /// A new password.
 #[derive(Deserialize, Serialize, utoipa::ToSchema)]
@@ -38,15 +38,18 @@ async fn set(
     requester: Requester,
     Extension(Client(client)): Extension<Client>,
     Path(name): Path<String>,
-    body: Result<Json<NewPassword>, JsonRejection>,
+    request: Request,
 ) -> Result<Response, Problem> {
-    let Json(NewPassword { password, current }) = body?;
     let snapshot = state.directory.snapshot();
-    let proved = if is_own(&requester, &snapshot, &name) {
-        Some(prove(&state, &snapshot, &name, current, client).await?)
-    } else {
+    let is_own = is_own(&requester, &snapshot, &name);
+    if !is_own {
         requester.must_administer(&snapshot)?;
-        None
+    }
+    let NewPassword { password, current } =
+        body::read(request, "a password", limits::API_SMALL_BODY).await?;
+    let proved = match is_own {
+        true => Some(prove(&state, &snapshot, &name, current, client).await?),
+        false => None,
     };
     let hashed = tokio::task::spawn_blocking(move || PasswordHash::new(&password)).await;
     let hash = match hashed {
@@ -122,14 +125,16 @@ async fn change(
     proved: Option<PasswordHash>,
 ) -> Result<Response, Problem> {
     let change = |draft: &mut Draft| {
+        // Asked again: hashing takes a while, and roles and passwords change meanwhile (rule 25). And before anything is
+        // looked up: who may not change it learns nothing of who there is.
+        if proved.is_none() {
+            requester.must_administer(draft.before())?;
+        }
         let user = draft
             .get::<User>(name)
             .ok_or_else(|| Problem::not_found("user", name))?;
-        // Asked again: hashing takes a while, and roles and passwords change meanwhile (rule 25).
-        match &proved {
-            None => requester.must_administer(draft.before())?,
-            Some(_) if user.object.password != proved => return Err(wrong()),
-            Some(_) => {}
+        if proved.is_some() && user.object.password != proved {
+            return Err(wrong());
         }
         let user = User {
             password: password.cloned(),

@@ -8,9 +8,12 @@ use axum::response::{IntoResponse, Response};
 use http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderValue, StatusCode};
 use serde::{Deserialize, Serialize};
+use underpass_audit::cut;
 use underpass_core::Refusal;
 use underpass_directory::ChangeError;
 use underpass_tunnel::chain;
+
+use crate::limits;
 
 /// Why a request was not done.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
@@ -107,6 +110,7 @@ impl From<ChangeError> for Problem {
             | ChangeError::TooManyGenerations
             | ChangeError::LinkToDirectory
             | ChangeError::TooManyLinks
+            | ChangeError::ScopeTooWide
             | ChangeError::EmptyBinding => StatusCode::UNPROCESSABLE_ENTITY,
             ChangeError::TooMany(_) | ChangeError::TooManyTokens { .. } => {
                 StatusCode::INSUFFICIENT_STORAGE
@@ -171,7 +175,12 @@ impl From<PathRejection> for Problem {
 }
 
 impl IntoResponse for Problem {
-    fn into_response(self) -> Response {
+    fn into_response(mut self) -> Response {
+        // Both may quote the request, of which a path may have a megabyte.
+        self.detail = cut(&self.detail, limits::PROBLEM_CHARS).to_owned();
+        if let Some(about) = &mut self.about {
+            about.name = cut(&about.name, limits::PROBLEM_CHARS).to_owned();
+        }
         let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let retry_after = self.retry_after_seconds.map(HeaderValue::from);
         let mut response = (status, Json(self)).into_response();
@@ -184,6 +193,14 @@ impl IntoResponse for Problem {
         }
         response
     }
+}
+
+pub(super) fn unwritten() -> Problem {
+    Problem::later(
+        StatusCode::SERVICE_UNAVAILABLE,
+        "the audit log cannot be written, and nothing happens unwritten: see the server's log",
+        5,
+    )
 }
 
 pub(super) fn too_slow() -> Problem {

@@ -3,10 +3,11 @@
 use axum::extract::FromRequestParts;
 use http::request::Parts;
 use underpass_authenticate::Authenticated;
-use underpass_core::{ClusterName, Identity, Revocation, Scope};
-use underpass_directory::{AccessToken, Name, Named, Owner, Role, Snapshot};
+use underpass_core::{ClusterName, Identity, Provenance, Revocation, Scope};
+use underpass_directory::{AccessToken, Cluster, Name, Named, Owner, Role, Snapshot};
 
 use super::problem::Problem;
+use super::share::Whose;
 
 /// Somebody whom the listener has authenticated.
 #[derive(Debug, Clone)]
@@ -59,6 +60,36 @@ impl Requester {
             )),
             _ => Ok(()),
         }
+    }
+
+    /// Whose share of the API they use; nothing where they have no bound.
+    pub(super) fn whose(&self) -> Option<Whose> {
+        let identity = self.identity()?;
+        let by = identity.provenance().map(Provenance::authority);
+        Some(Whose {
+            by: by.map(ToString::to_string).unwrap_or_default(),
+            name: identity.user().to_owned(),
+        })
+    }
+
+    /// May they ask for tokens? Those are made with a token of the directory's, with which they end (rule 24): whatever takes
+    /// another credential's rights away would not end them.
+    pub(super) fn must_have_logged_in(&self, snapshot: &Snapshot) -> Result<(), Problem> {
+        let Some(identity) = self.identity() else {
+            return Ok(());
+        };
+        if self.token(snapshot).is_some() {
+            return Ok(());
+        }
+        if identity.provenance().and_then(Provenance::token).is_some() {
+            return Err(Problem::new(
+                http::StatusCode::UNAUTHORIZED,
+                "the token that asks for another one was removed meanwhile",
+            ));
+        }
+        Err(Problem::forbidden(
+            "log in first: tokens are made with a token of a login",
+        ))
     }
 
     /// Their name, for logs.
@@ -121,6 +152,15 @@ impl Requester {
         }
     }
 
+    /// Do they administer any cluster that there is?
+    pub(super) fn administers_some(&self, snapshot: &Snapshot) -> bool {
+        let names = snapshot.all::<Cluster>().keys();
+        self.is_administrator(snapshot)
+            || names
+                .filter_map(|name| ClusterName::new(name).ok())
+                .any(|name| self.administers(snapshot, &name))
+    }
+
     pub(super) fn must_administer(&self, snapshot: &Snapshot) -> Result<(), Problem> {
         if self.is_administrator(snapshot) {
             return Ok(());
@@ -138,11 +178,13 @@ impl Requester {
         if self.administers(snapshot, cluster) || self.is_administrator(snapshot) {
             return Ok(());
         }
-        // The same answer whether there is such a cluster or not.
-        Err(Problem::forbidden(
-            "this needs the role admin on the cluster",
-        ))
+        Err(not_of_the_cluster())
     }
+}
+
+/// The same answer whether there is such a cluster or not.
+pub(super) fn not_of_the_cluster() -> Problem {
+    Problem::forbidden("this needs the role admin on the cluster")
 }
 
 /// A request without one came in past the listener: nobody is nobody.

@@ -1,7 +1,6 @@
 //! What is the same for every kind of object that has a name and can be changed as a whole.
 
-use axum::extract::rejection::JsonRejection;
-use axum::extract::{Path, Query, State as From};
+use axum::extract::{Path, Query, Request, State as From};
 use axum::response::Response;
 use axum::routing::get;
 use axum::{Json, Router};
@@ -15,7 +14,8 @@ use underpass_directory::{Checked, Draft, Entry, Expect, Revision, Snapshot};
 
 use super::page::{Page, etag, tagged};
 use super::problem::Problem;
-use super::{Did, Requester, State};
+use super::{Did, Requester, State, body};
+use crate::limits;
 
 /// A kind of object, as the API has it.
 pub(super) trait Resource: Send + Sync + 'static {
@@ -80,6 +80,12 @@ pub(super) trait Resource: Send + Sync + 'static {
         requester: &Requester,
         snapshot: &Snapshot,
     ) -> bool;
+
+    /// May the requester change any of them, whatever there is? It is asked before a request's body is read, and before
+    /// anything is looked up: whoever may change nothing learns nothing.
+    fn may_change(requester: &Requester, snapshot: &Snapshot) -> Result<(), Problem> {
+        requester.must_administer(snapshot)
+    }
 
     /// May the requester make `after` of `before`, either of which may be nothing?
     fn allow(
@@ -182,9 +188,11 @@ async fn read<R: Resource>(
 async fn create<R: Resource>(
     From(state): From<State>,
     requester: Requester,
-    body: Result<Json<New<R::Spec>>, JsonRejection>,
+    request: Request,
 ) -> Result<Response, Problem> {
-    let Json(New { name, spec }) = body?;
+    R::may_change(&requester, &state.directory.snapshot())?;
+    let New { name, spec } =
+        body::read::<New<R::Spec>>(request, "an object", limits::API_BODY).await?;
     let put = |draft: &mut Draft| put::<R>(draft, &requester, &state, &name, &spec, Expect::Absent);
     state.change(&requester, put).await?;
     let mut response = answer::<R>(&state, &requester, StatusCode::CREATED, &name)?;
@@ -199,9 +207,10 @@ async fn replace<R: Resource>(
     requester: Requester,
     headers: HeaderMap,
     Path(name): Path<String>,
-    body: Result<Json<R::Spec>, JsonRejection>,
+    request: Request,
 ) -> Result<Response, Problem> {
-    let Json(spec) = body?;
+    R::may_change(&requester, &state.directory.snapshot())?;
+    let spec: R::Spec = body::read(request, "an object", limits::API_BODY).await?;
     let expect = expected(&headers)?.ok_or_else(|| {
         Problem::new(
             StatusCode::PRECONDITION_REQUIRED,
@@ -225,15 +234,19 @@ async fn patch<R: Resource>(
     requester: Requester,
     headers: HeaderMap,
     Path(name): Path<String>,
-    body: Result<Json<serde_json::Value>, JsonRejection>,
+    request: Request,
 ) -> Result<Response, Problem> {
-    let Json(change) = body?;
+    R::may_change(&requester, &state.directory.snapshot())?;
+    let change: serde_json::Value = body::read(request, "a change", limits::API_BODY).await?;
     let expect = expected(&headers)?.unwrap_or(Expect::Present);
     let amend = |draft: &mut Draft| {
         let before = draft
             .get::<R::Object>(&name)
-            .ok_or_else(|| absent::<R>(&name))?;
-        let spec = R::Spec::from(&*before.object);
+            .map(|entry| entry.object.clone());
+        // Before anything is said of it, or of its not being there.
+        R::allow(before.as_deref(), None, &requester, draft)?;
+        let before = before.ok_or_else(|| absent::<R>(&name))?;
+        let spec = R::Spec::from(&*before);
         let mut spec =
             serde_json::to_value(spec).map_err(|error| Problem::invalid(error.to_string()))?;
         merge(&mut spec, &change);
@@ -251,6 +264,7 @@ async fn remove<R: Resource>(
     headers: HeaderMap,
     Path(name): Path<String>,
 ) -> Result<Response, Problem> {
+    R::may_change(&requester, &state.directory.snapshot())?;
     let expect = expected(&headers)?.unwrap_or(Expect::Present);
     let remove = |draft: &mut Draft| {
         let before = draft
@@ -276,6 +290,10 @@ fn put<R: Resource>(
     let before = draft
         .get::<R::Object>(name)
         .map(|entry| entry.object.clone());
+    if before.is_none() && matches!(expect, Expect::Present | Expect::Unchanged(_)) {
+        // As of an object that is not theirs: they are not told that there is none.
+        R::allow(None, None, requester, draft)?;
+    }
     // The change may be tried again.
     let object = R::object(spec.clone(), before.as_deref(), draft.now());
     R::allow(before.as_deref(), Some(&object), requester, draft)?;

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use axum::extract::rejection::{JsonRejection, QueryRejection};
-use axum::extract::{Path, Query, State as From};
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Path, Query, Request, State as From};
 use axum::response::Response;
 use axum::routing::get;
 use axum::{Json, Router};
@@ -11,16 +11,16 @@ use http::{HeaderMap, StatusCode};
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use underpass_authenticate::Token;
-use underpass_core::{Identity, Provenance, Scope};
+use underpass_core::{ClusterName, Identity, Provenance, Scope};
 use underpass_directory::{
-    AccessToken, ChangeError, Draft, Entry, Expect, Name, Owner, Revision, Snapshot, TokenUse,
+    AccessToken, ChangeError, Draft, Entry, Expect, Kind, Name, Owner, Revision, Snapshot, TokenUse,
 };
 
 use zeroize::Zeroizing;
 
 use super::page::{Page, tagged};
 use super::problem::Problem;
-use super::{Did, Requester, State};
+use super::{Did, Requester, State, body};
 use crate::limits;
 
 /// What a client sees of a token: never the secret.
@@ -85,7 +85,8 @@ pub(crate) struct TokenRequest {
     /// end, with a credential that has none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) expires_in_seconds: Option<u64>,
-    /// What it may be used for; at the most what the requester's own credential may.
+    /// What it may be used for; at the most what the requester's own credential may. It names 64 clusters at the most, which
+    /// there are.
     #[serde(skip_serializing_if = "Scope::is_everything")]
     pub(crate) scope: Scope,
     /// What people call it.
@@ -142,8 +143,12 @@ pub(super) fn view(id: &str, entry: &Entry<AccessToken>, snapshot: &Snapshot) ->
 
 /// Who may see a token may take it back.
 fn is_visible(requester: &Requester, snapshot: &Snapshot, token: &AccessToken) -> bool {
+    is_own(requester, snapshot, token) || requester.is_administrator(snapshot)
+}
+
+fn is_own(requester: &Requester, snapshot: &Snapshot, token: &AccessToken) -> bool {
     let own = requester.token(snapshot).map(|(_, own)| &own.owner);
-    let own = match (requester, own, &token.owner) {
+    match (requester, own, &token.owner) {
         (Requester::Operator, _, _) => true,
         // Of two users of one name, whoever vouches for them, neither sees the other's.
         (_, Some(Owner::User(own)), Owner::User(other)) => own == other,
@@ -155,8 +160,7 @@ fn is_visible(requester: &Requester, snapshot: &Snapshot, token: &AccessToken) -
             identity.user() == other.user && by.as_ref() == Some(&other.authenticated_by)
         }
         _ => false,
-    };
-    own || requester.is_administrator(snapshot)
+    }
 }
 
 async fn list(
@@ -175,8 +179,11 @@ async fn list(
         let user = filter.user.as_deref();
         user.is_none_or(|user| user == token.owner.name())
     };
+    // Once, and not for each token that there is.
+    let all = requester.is_administrator(&snapshot);
     let shown = page.of(snapshot.all::<AccessToken>(), |id, entry| {
-        (wanted(&entry.object) && is_visible(&requester, &snapshot, &entry.object))
+        let token = &entry.object;
+        (wanted(token) && (all || is_own(&requester, &snapshot, token)))
             .then(|| view(id, entry, &snapshot))
     });
     Ok(tagged(&headers, snapshot.revision(), &shown))
@@ -199,9 +206,10 @@ async fn read(
 async fn create(
     From(state): From<State>,
     requester: Requester,
-    body: Result<Json<TokenRequest>, JsonRejection>,
+    request: Request,
 ) -> Result<Response, Problem> {
-    let Json(wanted) = body?;
+    requester.must_have_logged_in(&state.directory.snapshot())?;
+    let wanted: TokenRequest = body::read(request, "a token", limits::API_SMALL_BODY).await?;
     let token = generate()?;
     let make = |draft: &mut Draft| {
         let administrator = requester.is_administrator(draft.before());
@@ -231,7 +239,10 @@ async fn create(
                 "say when the token is to end, as expiresInSeconds",
             ));
         }
-        let made_by = MadeBy::requester(&requester, draft.before(), draft.now())?;
+        let made_by = MadeBy::requester(&requester, draft.before())?;
+        must_see(&wanted.scope, &made_by, |cluster| {
+            administrator || requester.sees(draft.before(), cluster)
+        })?;
         put(draft, &token, owner, &made_by, &wanted)
     };
     let id = state.change(&requester, make).await?;
@@ -285,26 +296,13 @@ impl MadeBy {
         made_by
     }
 
-    /// The credential of somebody who was authenticated; the operator needs none. A credential of somebody else's that says
-    /// nothing of its end makes no more than a login with it would.
-    pub(super) fn requester(
-        requester: &Requester,
-        snapshot: &Snapshot,
-        now: OffsetDateTime,
-    ) -> Result<Self, Problem> {
-        let Some(identity) = requester.identity() else {
-            return Ok(Self::default());
-        };
-        let mut made_by = Self::credential(identity);
-        if made_by.parent.is_none() {
-            made_by.ends = made_by.ends.or(Some(now + limits::LOGIN_TOKEN));
-        } else if requester.token(snapshot).is_none() {
-            return Err(Problem::new(
-                StatusCode::UNAUTHORIZED,
-                "the token that asks for another one was removed meanwhile",
-            ));
-        }
-        Ok(made_by)
+    /// The directory's token of somebody who was authenticated; the operator needs none.
+    pub(super) fn requester(requester: &Requester, snapshot: &Snapshot) -> Result<Self, Problem> {
+        requester.must_have_logged_in(snapshot)?;
+        Ok(requester
+            .identity()
+            .map(Self::credential)
+            .unwrap_or_default())
     }
 
     /// Is a token that ends then within it? The directory asks the same of a parent; nobody else does of other
@@ -319,6 +317,27 @@ impl MadeBy {
             return Err(ChangeError::WiderScope.into());
         }
         Ok(())
+    }
+}
+
+/// A scope is within that of the credential which asks for it, and names clusters that its maker knows of: of any other
+/// nobody learns here whether there is such a one.
+pub(super) fn must_see(
+    scope: &Scope,
+    made_by: &MadeBy,
+    sees: impl Fn(&ClusterName) -> bool,
+) -> Result<(), Problem> {
+    if !scope.is_within(&made_by.scope) {
+        return Err(ChangeError::WiderScope.into());
+    }
+    let mut named = scope.clusters.iter().flatten();
+    match named.find(|cluster| !sees(cluster)) {
+        None => Ok(()),
+        Some(unseen) => Err(ChangeError::NotFound {
+            kind: Kind::Cluster,
+            name: unseen.to_string(),
+        }
+        .into()),
     }
 }
 

@@ -286,16 +286,31 @@ async fn rule_24_what_an_id_token_makes_ends_with_it_unless_the_configuration_sa
     let login = ask("/v1/login", json!({})).await;
     assert_eq!(login.code, 201, "{login:?}");
     assert!((200..=310).contains(&lasts(&login)), "{login:?}");
-    // An administrator's, too: no token of anybody's without an end, and none that ends later.
+    // It makes a login and nothing else: what ends the login ends what was made with it, an administrator's, too.
+    for wanted in [
+        json!({ "user": "bob" }),
+        json!({ "user": "bob", "expiresInSeconds": 60 }),
+    ] {
+        let refused = ask("/v1/tokens", wanted).await;
+        assert_eq!(refused.code, 403, "{refused:?}");
+    }
+    let bearer = login.body["token"].as_str().unwrap();
+    let with_login = async |wanted: Value| {
+        let request = http::Request::post("/v1/tokens");
+        let request = request.header("authorization", format!("Bearer {bearer}"));
+        let tls = raw::connect(deployment, &[b"http/1.1"]).await.unwrap();
+        raw::post_on(tls, request, &wanted).await
+    };
+    // No token of anybody's without an end, and none that ends later.
     for wanted in [
         json!({ "user": "bob" }),
         json!({ "user": "bob", "expiresInSeconds": 3600 }),
     ] {
-        let refused = ask("/v1/tokens", wanted).await;
+        let refused = with_login(wanted).await;
         assert_eq!(refused.code, 422, "{refused:?}");
     }
     let within = json!({ "user": "bob", "expiresInSeconds": 60 });
-    let made = ask("/v1/tokens", within).await;
+    let made = with_login(within).await;
     assert_eq!(made.code, 201, "{made:?}");
 
     file["authenticators"][1]["jwt"]["loginLifetime"] = json!("1h");
@@ -305,7 +320,7 @@ async fn rule_24_what_an_id_token_makes_ends_with_it_unless_the_configuration_sa
     // Of logins only.
     let longer = json!({ "user": "bob", "expiresInSeconds": 3600 });
     let refused = ask("/v1/tokens", longer).await;
-    assert_eq!(refused.code, 422, "{refused:?}");
+    assert_eq!(refused.code, 403, "{refused:?}");
 }
 
 fn account_token(name: &str, audience: &str) -> String {

@@ -301,3 +301,120 @@ async fn rule_27_a_password_that_a_browser_remembers_logs_nobody_in_elsewhere() 
         Answer::read(answer).await.expect(status);
     }
 }
+
+/// Somebody whom an authenticator vouches for, without a token.
+fn from_elsewhere(name: &str) -> Requester {
+    use underpass_core::{Authority, Identity, Method, Provenance, Revocation};
+
+    let by = Authority::provider(Method::Jwt, "corp".into());
+    let identity = Identity::new(name.to_owned(), None, Vec::new(), Default::default()).unwrap();
+    Requester::User {
+        identity: Box::new(identity.vouched_for(Provenance::new(Method::Jwt, "corp", by))),
+        revocation: Revocation::never(),
+    }
+}
+
+#[tokio::test]
+async fn rule_24_tokens_are_made_with_a_token_of_a_login() {
+    let world = World::new().await;
+    let user = json!({"name": "root", "spec": {"links": ["jwt/corp"]}});
+    world
+        .operate(Method::POST, "/v1/users", user)
+        .await
+        .expect(201);
+    let admin = json!({"user": "root", "role": "admin", "allClusters": true});
+    world
+        .operate(Method::POST, "/v1/access", admin)
+        .await
+        .expect(200);
+    world.user("bob", json!({})).await;
+    let root = from_elsewhere("root");
+    let count = || {
+        let snapshot = world.directory.snapshot();
+        snapshot.all::<underpass_directory::AccessToken>().len()
+    };
+    let before = count();
+    for (path, body) in [
+        ("/v1/tokens", json!({"user": "bob", "expiresInSeconds": 60})),
+        ("/v1/tokens", json!({"expiresInSeconds": 60})),
+        (
+            "/v1/access",
+            json!({"user": "carol", "role": "view", "token": {"expiresInSeconds": 60}}),
+        ),
+    ] {
+        let refused = world.ask(&root, Method::POST, path, &body, &[]).await;
+        let refused = refused.expect(403);
+        let said = refused["detail"].as_str().unwrap();
+        assert!(said.starts_with("log in first"), "{said}");
+    }
+    assert_eq!(count(), before);
+    // Whom it lets in without a token is another matter.
+    let access = json!({"user": "carol", "role": "view"});
+    world
+        .ask(&root, Method::POST, "/v1/access", &access, &[])
+        .await
+        .expect(200);
+}
+
+/// A token of a directory user's own that an administrator made after a login with a provider's credential.
+#[tokio::test]
+async fn rule_24_what_a_login_made_ends_when_the_directory_refuses_the_login() {
+    for refuse in [
+        // The link goes, the user is suspended, or the directory forgets the logins of the authenticator.
+        Some(json!({"links": null})),
+        Some(json!({"disabled": true})),
+        None,
+    ] {
+        let world = World::new().await;
+        let user = json!({"name": "root", "spec": {"links": ["jwt/corp"]}});
+        world
+            .operate(Method::POST, "/v1/users", user)
+            .await
+            .expect(201);
+        let admin = json!({"user": "root", "role": "admin", "allClusters": true});
+        world
+            .operate(Method::POST, "/v1/access", admin)
+            .await
+            .expect(200);
+        world.user("bob", json!({})).await;
+        let login = underpass_authenticate::Token::generate().unwrap();
+        let put = |draft: &mut Draft| {
+            let token = underpass_directory::AccessToken {
+                created: draft.now(),
+                sha256: login.hash(),
+                owner: underpass_directory::Owner::Login(underpass_directory::Login {
+                    user: "root".to_owned(),
+                    uid: None,
+                    groups: Vec::new(),
+                    extra: Default::default(),
+                    authenticated_by: "jwt/corp".to_owned(),
+                }),
+                expires: Some(draft.now() + Duration::from_secs(HOUR)),
+                renewable_until: None,
+                parent: None,
+                scope: Default::default(),
+                description: String::new(),
+            };
+            draft.put("login", token, Expect::Absent)
+        };
+        world.directory.change(put).await.unwrap();
+        let wanted = json!({"user": "bob", "expiresInSeconds": 60});
+        let made = world.made(login.expose(), wanted).await;
+        assert_eq!(made.about["parent"], "login");
+        let bob = world.holder(&made.secret).await;
+        bob.must_count().unwrap();
+        match refuse {
+            Some(change) => {
+                let patched = world.operate(Method::PATCH, "/v1/users/root", change).await;
+                patched.expect(200);
+            }
+            None => {
+                let is_gone = |authenticator: &str| authenticator == "corp";
+                world.directory.forget_logins(is_gone).await.unwrap();
+            }
+        }
+        assert!(!world.counts(&made).await);
+        // What it has open ends as well.
+        bob.must_count().unwrap_err();
+    }
+}

@@ -15,6 +15,7 @@ use underpass_directory::{MemoryStore, Role, Subject};
 use super::*;
 
 mod audited;
+mod costs;
 mod credentials;
 mod direct;
 mod login;

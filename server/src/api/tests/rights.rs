@@ -303,3 +303,81 @@ async fn rule_3_without_a_requester_nothing_is_answered() {
     let response = world.api.router.clone().oneshot(request).await.unwrap();
     assert_eq!(response.status(), 401);
 }
+
+#[tokio::test]
+async fn rule_8_who_may_see_nothing_gets_the_same_answer_whether_it_is_there_or_not() {
+    let world = World::new().await;
+    for (path, spec) in [
+        ("clusters", json!({})),
+        ("users", json!({})),
+        ("groups", json!({})),
+        (
+            "bindings",
+            json!({"subjects": [{"user": "zz-there"}], "clusters": {"all": true}, "role": "admin"}),
+        ),
+    ] {
+        let new = json!({"name": "zz-there", "spec": spec});
+        let path = format!("/v1/{path}");
+        world.operate(Method::POST, &path, new).await.expect(201);
+    }
+    let new = json!({"name": "mine", "spec": {}});
+    world
+        .operate(Method::POST, "/v1/clusters", new)
+        .await
+        .expect(201);
+    let agent = json!({"cluster": "zz-there"});
+    let agent = world.operate(Method::POST, "/v1/agents", agent).await;
+    let agent = agent.expect(201)["agent"]["id"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    let token = json!({"user": "zz-there"});
+    let token = world.operate(Method::POST, "/v1/tokens", token).await;
+    let token = token.expect(201)["about"]["id"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    let nobody = world.user("nobody", json!({})).await;
+    let local = world
+        .user("local", json!({"clusters": ["mine"], "role": "admin"}))
+        .await;
+    let paths = [
+        ("/v1/clusters/{}", "zz-there"),
+        ("/v1/clusters/{}/reachability", "zz-there"),
+        ("/v1/users/{}", "zz-there"),
+        ("/v1/users/{}/password", "zz-there"),
+        ("/v1/groups/{}", "zz-there"),
+        ("/v1/bindings/{}", "zz-there"),
+        ("/v1/agents/{}", agent.as_str()),
+        ("/v1/tokens/{}", token.as_str()),
+    ];
+    let binding =
+        json!({"subjects": [{"user": "local"}], "clusters": {"names": ["mine"]}, "role": "view"});
+    for (path, there) in paths {
+        let missing = "x".repeat(there.len());
+        for method in [
+            Method::GET,
+            Method::PUT,
+            Method::PATCH,
+            Method::DELETE,
+            Method::POST,
+        ] {
+            for body in [&Value::Null, &json!({}), &json!({"unknown": 1}), &binding] {
+                for tag in [None, Some((IF_MATCH, "*")), Some((IF_MATCH, "\"1\""))] {
+                    for who in [&nobody, &local] {
+                        let mut answers = Vec::new();
+                        for name in [there, &missing] {
+                            let path = path.replace("{}", name);
+                            let headers = tag.as_slice();
+                            let answer = world.ask(who, method.clone(), &path, body, headers).await;
+                            let said = answer.body.to_string().replace(name, "NAME");
+                            answers.push((answer.status, answer.headers, said));
+                        }
+                        assert!(!answers[0].0.is_success(), "{method} {path}");
+                        assert_eq!(answers[0], answers[1], "{method} {path} {body}");
+                    }
+                }
+            }
+        }
+    }
+}

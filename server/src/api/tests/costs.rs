@@ -1,0 +1,482 @@
+//! What callers can cost the API, with rights and without (security rule 23).
+
+use std::convert::Infallible;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, Waker};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use http_body::Frame;
+use underpass_audit::{Full as WhenFull, Outlet, OutletConfig, Policy, Sink};
+use underpass_core::{BoxError, limits as bounds};
+use underpass_directory::{Cluster, Expect, Labels};
+
+use super::*;
+
+/// A disk that is stuck until it is told otherwise.
+struct Stuck(tokio::sync::oneshot::Receiver<()>);
+
+#[async_trait]
+impl Sink for Stuck {
+    async fn write(&mut self, _: &[Bytes]) -> Result<(), BoxError> {
+        let _ = (&mut self.0).await;
+        Ok(())
+    }
+}
+
+/// An audit log with room for one event; and what lets it go on.
+fn stuck() -> (Trail, Outlet, tokio::sync::oneshot::Sender<()>) {
+    let (go_on, told) = tokio::sync::oneshot::channel();
+    let config = OutletConfig {
+        capacity: 1,
+        full: WhenFull::Block,
+        ..OutletConfig::default()
+    };
+    let outlet = Outlet::start("stuck", Box::new(Stuck(told)), config);
+    let trail = Trail::new(Policy::everything(), vec![outlet.clone()]);
+    (trail, outlet, go_on)
+}
+
+fn somebody(name: &str) -> Requester {
+    use underpass_core::{Authority, Identity, Method, Provenance, Revocation};
+
+    let by = Authority::provider(Method::Jwt, "corp".into());
+    let identity = Identity::new(name.to_owned(), None, Vec::new(), Default::default()).unwrap();
+    Requester::User {
+        identity: Box::new(identity.vouched_for(Provenance::new(Method::Jwt, "corp", by))),
+        revocation: Revocation::never(),
+    }
+}
+
+fn get(path: &str) -> Request<Full<Bytes>> {
+    Request::get(path).body(Full::default()).unwrap()
+}
+
+/// A body that says whether anybody wants it.
+struct Wanted(Arc<std::sync::atomic::AtomicBool>);
+
+impl http_body::Body for Wanted {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        self.0.store(true, std::sync::atomic::Ordering::Release);
+        Poll::Ready(None)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn rule_23_the_api_waits_for_the_audit_log_and_does_nothing_unwritten() {
+    let (trail, outlet, go_on) = stuck();
+    let world = World::audited(trail.clone()).await;
+    let user = |name: &str| json!({"name": name, "spec": {}});
+    // There is room for the first; what follows waits, and is refused.
+    world
+        .operate(Method::POST, "/v1/users", user("alice"))
+        .await
+        .expect(201);
+    assert_eq!(outlet.waiting(), 1);
+    let revision = world.directory.snapshot().revision();
+    for who in [Requester::Operator, somebody("mallory")] {
+        for method in [Method::POST, Method::GET] {
+            let refused = world
+                .ask(&who, method, "/v1/users", &user("bob"), &[])
+                .await;
+            assert!(refused.headers.contains_key("retry-after"));
+            let refused = refused.expect(503);
+            let said = refused["detail"].as_str().unwrap();
+            assert!(said.contains("the audit log cannot be written"), "{said}");
+        }
+    }
+    assert_eq!(world.directory.snapshot().revision(), revision);
+    assert_eq!(outlet.waiting(), 1, "and nothing of it is kept");
+    go_on.send(()).unwrap();
+    assert_eq!(trail.flush(Duration::from_secs(20)).await, 0);
+    world
+        .operate(Method::POST, "/v1/users", user("bob"))
+        .await
+        .expect(201);
+}
+
+#[tokio::test(start_paused = true)]
+async fn rule_23_a_login_waits_for_the_audit_log() {
+    let (trail, _, go_on) = stuck();
+    let world = World::audited(trail).await;
+    let alice = world.user("alice", json!({})).await;
+    let tokens = |world: &World| {
+        let snapshot = world.directory.snapshot();
+        snapshot.all::<underpass_directory::AccessToken>().len()
+    };
+    let before = tokens(&world);
+    let set = underpass_directory::User {
+        password: Some(underpass_authenticate::PasswordHash::new("correct horse battery").unwrap()),
+        ..underpass_directory::User::new(OffsetDateTime::now_utc())
+    };
+    let put = |draft: &mut Draft| draft.put("alice", set.clone(), Expect::Present);
+    world.directory.change(put).await.unwrap();
+    let login = world.log_in_with("alice", "correct horse battery").await;
+    login.expect(503);
+    assert_eq!(tokens(&world), before);
+    drop((go_on, alice));
+    world
+        .log_in_with("alice", "correct horse battery")
+        .await
+        .expect(201);
+}
+
+#[tokio::test]
+async fn rule_15_a_change_is_written_down_whether_its_client_waits_or_not() {
+    let (trail, outlet, _go_on) = stuck();
+    let world = World::audited(trail).await;
+    let mut changes = world.directory.changes();
+    let request = Request::post("/v1/users")
+        .header("content-type", "application/json")
+        .body(Full::from(r#"{"name": "alice", "spec": {}}"#))
+        .unwrap();
+    {
+        // It has been sent, and its client is gone.
+        let mut answering = pin!(world.api.answer(request, Requester::Operator, None));
+        let mut cx = Context::from_waker(Waker::noop());
+        assert!(answering.as_mut().poll(&mut cx).is_pending());
+    }
+    let written = async {
+        changes.changed().await.unwrap();
+        while outlet.waiting() == 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), written)
+        .await
+        .expect("an event of what was changed");
+}
+
+#[tokio::test]
+async fn rule_23_a_user_has_so_many_requests_until_their_answers_are_read() {
+    let world = World::new().await;
+    let (mallory, alice) = (somebody("mallory"), somebody("alice"));
+    let ask = async |who: &Requester| world.api.answer(get("/v1/self"), who.clone(), None).await;
+    let mut unread = Vec::new();
+    for _ in 0..limits::API_PLACES_PER_USER {
+        let response = ask(&mallory).await;
+        assert_eq!(response.status(), 200);
+        unread.push(response);
+    }
+    let refused = Answer::read(ask(&mallory).await).await;
+    assert!(refused.headers.contains_key("retry-after"));
+    refused.expect(429);
+    assert_eq!(ask(&alice).await.status(), 200, "others have theirs");
+    // Whoever reads an answer, or goes away, has the place back.
+    Answer::read(unread.pop().unwrap()).await.expect(200);
+    drop(unread.pop());
+    for _ in 0..2 {
+        let response = ask(&mallory).await;
+        assert_eq!(response.status(), 200);
+        unread.push(response);
+    }
+    ask(&mallory).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn rule_23_an_answer_that_nobody_reads_is_gone_when_its_time_is_over() {
+    let world = World::new().await;
+    let mallory = somebody("mallory");
+    let ask = async || {
+        world
+            .api
+            .answer(get("/v1/self"), mallory.clone(), None)
+            .await
+    };
+    let mut unread = Vec::new();
+    for _ in 0..limits::API_PLACES_PER_USER {
+        unread.push(ask().await);
+    }
+    assert_eq!(ask().await.status(), 429);
+    tokio::time::sleep(limits::API_ANSWER_TIME).await;
+    // Nobody has asked for more of them, and they hold nothing any longer.
+    let response = loop {
+        let response = ask().await;
+        if response.status() == 200 {
+            break response;
+        }
+        tokio::task::yield_now().await;
+    };
+    Answer::read(response).await.expect(200);
+    let late = unread.pop().unwrap().into_body().collect().await;
+    let said = late.unwrap_err().to_string();
+    assert!(said.contains("was not read within 60 seconds"), "{said}");
+}
+
+#[tokio::test]
+async fn rule_23_what_waits_to_be_sent_of_an_answer_is_little() {
+    let world = World::new().await;
+    let openapi = world
+        .api
+        .answer(get("/v1/openapi.json"), somebody("mallory"), None)
+        .await;
+    let mut body = openapi.into_body();
+    let length = http_body::Body::size_hint(&body).exact().unwrap();
+    let mut read = 0;
+    while let Some(frame) = body.frame().await {
+        let piece = frame.unwrap().into_data().unwrap();
+        assert!(piece.len() <= limits::API_ANSWER_PIECE);
+        read += piece.len();
+    }
+    assert_eq!(u64::try_from(read).unwrap(), length);
+    assert!(read > 2 * limits::API_ANSWER_PIECE);
+}
+
+#[tokio::test]
+async fn rule_23_a_page_ends_where_it_has_its_bytes() {
+    let world = World::new().await;
+    let members = 4000;
+    let name = |number: usize| format!("{number:0>40}");
+    let fill = |draft: &mut Draft| {
+        let mut all = std::collections::BTreeSet::new();
+        for number in 0..members {
+            let user: underpass_directory::Name = name(number).parse().unwrap();
+            let object = underpass_directory::User::new(draft.now());
+            draft.put(user.as_str(), object, Expect::Absent)?;
+            all.insert(user);
+        }
+        for number in 0..20 {
+            let group = underpass_directory::Group {
+                created: draft.now(),
+                members: all.clone(),
+                links: Default::default(),
+            };
+            draft.put(&format!("g{number:02}"), group, Expect::Absent)?;
+        }
+        Ok::<_, underpass_directory::ChangeError>(())
+    };
+    world.directory.change(fill).await.unwrap();
+    let (mut groups, mut after) = (0, String::new());
+    loop {
+        let path = format!("/v1/groups?limit=1000{after}");
+        let page = world
+            .operate(Method::GET, &path, Value::Null)
+            .await
+            .expect(200);
+        let length = page.to_string().len();
+        assert!(
+            length < limits::API_PAGE_BYTES + bounds::OBJECT_BYTES,
+            "{length}"
+        );
+        groups += page["items"].as_array().unwrap().len();
+        match page["next"].as_str() {
+            Some(next) => after = format!("&after={next}"),
+            None => break,
+        }
+    }
+    assert_eq!(groups, 20, "and the next page has the rest");
+}
+
+#[tokio::test]
+async fn rule_23_a_body_is_read_of_those_only_who_may_do_something_with_it() {
+    let world = World::new().await;
+    let nobody = world.user("nobody", json!({})).await;
+    for (method, path, who, code) in [
+        (Method::POST, "/v1/clusters", &nobody, 403),
+        (Method::PUT, "/v1/clusters/a", &nobody, 403),
+        (Method::PATCH, "/v1/clusters/a", &nobody, 403),
+        (Method::POST, "/v1/users", &nobody, 403),
+        (Method::PATCH, "/v1/users/a", &nobody, 403),
+        (Method::PUT, "/v1/users/a/password", &nobody, 403),
+        (Method::POST, "/v1/groups", &nobody, 403),
+        (Method::POST, "/v1/bindings", &nobody, 403),
+        (Method::PUT, "/v1/bindings/a", &nobody, 403),
+        (Method::PATCH, "/v1/bindings/a", &nobody, 403),
+        (Method::POST, "/v1/agents", &nobody, 403),
+        (Method::POST, "/v1/access", &nobody, 403),
+        (Method::POST, "/v1/tokens", &somebody("other"), 403),
+        // Who may do it gets as far as the body, which is none.
+        (Method::POST, "/v1/tokens", &nobody, 400),
+        (Method::POST, "/v1/access", &Requester::Operator, 400),
+    ] {
+        let wanted = Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let request = Request::builder()
+            .method(&method)
+            .uri(path)
+            .header("content-type", "application/json")
+            .header("if-match", "*")
+            .body(Wanted(Arc::clone(&wanted)))
+            .unwrap();
+        let answer = world.api.answer(request, who.clone(), None).await;
+        assert_eq!(answer.status(), code, "{method} {path}");
+        let wanted = wanted.load(std::sync::atomic::Ordering::Acquire);
+        assert_eq!(wanted, code == 400, "{method} {path}");
+    }
+}
+
+#[tokio::test]
+async fn rule_23_small_things_have_small_bodies() {
+    let world = World::new().await;
+    let alice = world.user("alice", json!({})).await;
+    let long = "x".repeat(limits::API_ACCESS_BODY);
+    for (path, body) in [
+        ("/v1/tokens", json!({"description": long})),
+        ("/v1/agents", json!({"cluster": long})),
+        ("/v1/access", json!({"user": long})),
+        ("/v1/users/alice/password", json!({"password": long})),
+    ] {
+        let method = match path.ends_with("password") {
+            true => Method::PUT,
+            false => Method::POST,
+        };
+        let answer = world.operate(method, path, body).await.expect(413);
+        let said = answer["detail"].as_str().unwrap();
+        assert!(said.contains("has at most"), "{said}");
+    }
+    let answer = world
+        .ask(
+            &alice,
+            Method::POST,
+            "/v1/tokens",
+            &json!({"description": "x".repeat(limits::API_SMALL_BODY)}),
+            &[],
+        )
+        .await;
+    answer.expect(413);
+    // And a problem quotes little of a long path.
+    let path = format!("/v1/tokens/{}", "x".repeat(60_000));
+    let answer = world
+        .operate(Method::GET, &path, Value::Null)
+        .await
+        .expect(404);
+    assert!(answer.to_string().len() < 3 * limits::PROBLEM_CHARS);
+}
+
+#[tokio::test]
+async fn rule_23_a_scope_names_few_clusters_that_there_are() {
+    let world = World::new().await;
+    let many = bounds::SCOPE_CLUSTERS + 1;
+    let fill = |draft: &mut Draft| {
+        for number in 0..many {
+            let cluster = Cluster {
+                created: draft.now(),
+                labels: Labels::default(),
+                direct: None,
+            };
+            draft.put(&format!("c{number}"), cluster, Expect::Absent)?;
+        }
+        Ok::<_, underpass_directory::ChangeError>(())
+    };
+    world.directory.change(fill).await.unwrap();
+    let names: Vec<_> = (0..many).map(|number| format!("c{number}")).collect();
+    let root = world
+        .user("root", json!({"allClusters": true, "role": "admin"}))
+        .await;
+    let scope =
+        |clusters: &[String]| json!({"expiresInSeconds": 60, "scope": {"clusters": clusters}});
+    let post = async |who: &Requester, clusters: &[String]| {
+        world
+            .ask(who, Method::POST, "/v1/tokens", &scope(clusters), &[])
+            .await
+    };
+    let refused = post(&root, &names).await.expect(422);
+    let said = refused["detail"].as_str().unwrap();
+    assert!(said.contains("64 clusters at the most"), "{said}");
+    post(&root, &names[1..]).await.expect(201);
+    post(&root, &["invented".to_owned()]).await.expect(404);
+    // Whoever does not see a cluster learns nothing of it: it is as if there were none.
+    let viewer = world.user("viewer", json!({"clusters": ["c0"]})).await;
+    post(&viewer, &names[..1]).await.expect(201);
+    let said = async |name: &str| {
+        let refused = post(&viewer, &[name.to_owned()]).await.expect(404);
+        refused.to_string().replace(name, "NAME")
+    };
+    assert_eq!(said("c1").await, said("zz").await);
+    let set = json!({"password": "correct horse battery"});
+    world
+        .operate(Method::PUT, "/v1/users/viewer/password", set)
+        .await
+        .expect(204);
+    use base64::Engine as _;
+    let basic = base64::engine::general_purpose::STANDARD.encode("viewer:correct horse battery");
+    let login = async |clusters: Value| {
+        let body = json!({"scope": {"clusters": clusters}});
+        world.log_in(&format!("Basic {basic}"), body).await
+    };
+    login(json!(["c0"])).await.expect(201);
+    login(json!(["c1"])).await.expect(404);
+    login(json!(["zz"])).await.expect(404);
+}
+
+#[tokio::test]
+async fn rule_23_who_changes_the_directory_all_the_time_has_to_wait() {
+    let world = World::new().await;
+    let (mallory, alice) = (
+        world.user("mallory", json!({})).await,
+        world.user("alice", json!({})).await,
+    );
+    let wanted = json!({"expiresInSeconds": 60, "scope": {"clusters": ["none"]}});
+    let post = async |who: &Requester| {
+        world
+            .ask(who, Method::POST, "/v1/tokens", &wanted, &[])
+            .await
+    };
+    for _ in 0..limits::CHANGES_PER_USER {
+        post(&mallory).await.expect(404);
+    }
+    let refused = post(&mallory).await;
+    assert!(refused.headers.contains_key("retry-after"));
+    refused.expect(429);
+    post(&alice).await.expect(404);
+}
+
+/// Lines of the log, as text.
+#[derive(Clone, Default)]
+struct Lines(Arc<std::sync::Mutex<Vec<u8>>>);
+
+impl std::io::Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn rule_23_log_lines_about_the_api_are_short_whatever_is_asked_for() {
+    let lines = Lines::default();
+    let writer = lines.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .with_ansi(false)
+        .with_writer(move || writer.clone())
+        .finish();
+    let _here = tracing::subscriber::set_default(subscriber);
+    let world = World::new().await;
+    let long = "x".repeat(60_000);
+    let path = format!("/v1/users/{long}");
+    let claimed = format!("{}:wrong", "u".repeat(2000));
+    use base64::Engine as _;
+    let basic = base64::engine::general_purpose::STANDARD.encode(claimed);
+    let of = async |what: &str, most: usize| {
+        let said = String::from_utf8(std::mem::take(&mut *lines.0.lock().unwrap())).unwrap();
+        let line = said
+            .lines()
+            .find(|line| line.contains("request to the API"));
+        let line = line.unwrap_or_else(|| panic!("no line of {what}: {said}"));
+        assert!(line.len() < most, "{what}: {}", line.len());
+    };
+    let request = Request::get(&path)
+        .header("authorization", format!("Basic {basic}"))
+        .header("user-agent", long)
+        .body(())
+        .unwrap();
+    world
+        .api
+        .refuse(&request, &connection(), &Refusal::Unauthorized);
+    of("a stranger", 4 * bounds::STRANGER_TEXT_CHARS + 256).await;
+    let name = "n".repeat(bounds::NAME_BYTES);
+    world
+        .ask(&somebody(&name), Method::GET, &path, &Value::Null, &[])
+        .await
+        .expect(404);
+    of("a user", 2 * bounds::AUDIT_TEXT_CHARS + 256).await;
+}
