@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::Result;
+use xtask::{step, watch};
 
 use crate::{language, layers, process, rules};
 
@@ -58,17 +59,13 @@ fn cargo_deny() -> Result<PathBuf> {
     let root = process::tools()?.join(format!("cargo-deny-{CARGO_DENY}"));
     let program = root.join("bin/cargo-deny");
     if !program.exists() {
-        eprintln!("building cargo-deny {CARGO_DENY}, once: some minutes");
+        step(
+            &format!("build cargo-deny {CARGO_DENY}, once: some minutes"),
+            "check licences and sources",
+        );
         let mut install = process::cargo()?;
-        install.args([
-            "install",
-            "--quiet",
-            "--locked",
-            "cargo-deny",
-            "--version",
-            CARGO_DENY,
-        ]);
-        process::run(install.arg("--root").arg(&root))?;
+        install.args(["install", "--locked", "cargo-deny", "--version", CARGO_DENY]);
+        watch(install.arg("--root").arg(&root))?;
     }
     Ok(program)
 }

@@ -236,7 +236,10 @@ impl Fetcher {
             .enable_http1()
             .build();
         Ok(Self {
-            client: Client::builder(TokioExecutor::new()).build(connector),
+            // A kept connection saves nothing here, and can be closed just as the next request takes it.
+            client: Client::builder(TokioExecutor::new())
+                .pool_max_idle_per_host(0)
+                .build(connector),
             patience,
             lines,
         })

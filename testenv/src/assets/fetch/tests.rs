@@ -26,7 +26,7 @@ const PROGRAM: &[u8] = b"#!/bin/sh\necho official\n";
 
 /// Far more than loopback takes, and little to wait for.
 const SHORT: Patience = Patience {
-    silence: Duration::from_millis(500),
+    silence: Duration::from_secs(2),
     release: Duration::from_secs(60),
 };
 
@@ -333,8 +333,8 @@ fn a_refused_connection_means_building() {
 
 #[test]
 fn a_site_that_hangs_means_building() {
-    outcome(Answer::Hangs).is_built_because("127.0.0.1 says nothing for 0 s");
-    outcome(Answer::Stalls).is_built_because("127.0.0.1 says nothing for 0 s");
+    outcome(Answer::Hangs).is_built_because("127.0.0.1 says nothing for 2 s");
+    outcome(Answer::Stalls).is_built_because("127.0.0.1 says nothing for 2 s");
 }
 
 #[test]
@@ -348,7 +348,7 @@ fn a_connection_that_hangs_before_tls_means_building() {
         ..site.download("/program")
     };
     Outcome::of(Some(vec![download]), site.roots())
-        .is_built_because("127.0.0.1 says nothing for 0 s");
+        .is_built_because("127.0.0.1 says nothing for 2 s");
 }
 
 #[test]
