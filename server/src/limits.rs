@@ -63,7 +63,7 @@ pub(crate) const API_PLACES_PER_USER: usize = 16;
 /// How long an answer may take to be read.
 pub(crate) const API_ANSWER_TIME: Duration = Duration::from_secs(60);
 
-/// What of an answer is given to HTTP at once: what waits there, for a client that reads nothing.
+/// Bytes of an answer that hyper has at once: they wait there for a client that reads nothing.
 pub(crate) const API_ANSWER_PIECE: usize = 8 * 1024;
 
 /// Changes of the directory that one user may ask for at once: somebody's first script.
@@ -85,7 +85,7 @@ pub(crate) const CHANGE_PER_AUTHORITY_EVERY: Duration = Duration::from_millis(50
 /// Authenticators whose users' changes are counted: more than any installation has.
 pub(crate) const CHANGING_AUTHORITIES: usize = 256;
 
-/// What a problem says, and quotes of a request.
+/// Characters of a problem's text, with quotes of a request.
 pub(crate) const PROBLEM_CHARS: usize = 2048;
 
 /// The body of a login (*unauthenticated*, but for the credential in its head, which is checked first): how long the token

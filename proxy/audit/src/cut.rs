@@ -19,7 +19,7 @@ pub(super) fn cut_json(text: &str, bytes: usize) -> &str {
     text
 }
 
-/// What JSON takes for a text, with its quotes and the comma.
+/// The bytes of a text in JSON, with its quotes and the comma.
 pub(super) fn json_len(text: &str) -> usize {
     text.chars().map(json_bytes).sum::<usize>() + 3
 }

@@ -232,8 +232,7 @@ impl<'a> Event<'a> {
         });
     }
 
-    /// Cuts whatever comes from a caller, or from somebody who vouches for one, to what an event may hold: it has
-    /// [`Told::event_bytes`] at the most, whoever made it.
+    /// Cuts all texts of a caller, or of an authenticator, so that the event has at most [`Told::event_bytes`].
     pub(super) fn shorten(&mut self, told: Told) {
         let text = told.text_chars();
         self.request_uri = cut_json(self.request_uri, text);

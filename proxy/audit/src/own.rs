@@ -53,7 +53,7 @@ impl OwnCall<'_> {
 }
 
 impl OwnCall<'_> {
-    /// Nothing was done. Whoever takes longer than a request may (408) has perhaps changed something.
+    /// Nothing was done. A request that took too long (408) may have changed something.
     fn was_refused(&self) -> bool {
         match self.code {
             408 => self.method.is_safe(),

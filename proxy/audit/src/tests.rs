@@ -168,7 +168,7 @@ async fn rule_23_a_captured_authenticator_does_not_rotate_the_history_with_ever_
     let share = limits::AUTHORITY_REFUSED_EVENTS as usize;
     assert_eq!(told, share);
     assert!(refused("alice", "token/tokens"), "others are told");
-    // And whatever number of authenticators there is, all of them together have a share.
+    // All authenticators together have a share, for any number of them.
     let told = (0..100_000)
         .filter(|number| refused(&number.to_string(), &format!("jwt/{}", number % 100)))
         .count();
@@ -189,7 +189,7 @@ async fn rule_23_reads_of_the_api_have_a_share_of_the_audit_log() {
     tokio::time::advance(limits::REFUSED_EVENT_EVERY).await;
     let left_out = 10_000 - u64::from(limits::REFUSED_EVENTS);
     assert_eq!(read().map(Told::suppressed), Some(left_out));
-    // What changes something is written one by one, and so is what is refused to somebody else.
+    // Changes are written one by one, and so are refusals of another user.
     let post = call(caller, &Method::POST, "/v1/tokens", 201, &[]);
     assert!((0..1000).all(|_| trail.own_call(&post).is_some()));
     let events = kept.of(&trail).await;

@@ -52,14 +52,14 @@ pub enum Kind<'a> {
     Refused {
         /// The user.
         name: &'a str,
-        /// Who vouches for them.
+        /// The authenticator.
         by: &'a str,
     },
     /// Of a known user who read something of this server's own.
     Read {
         /// The user.
         name: &'a str,
-        /// Who vouches for them.
+        /// The authenticator.
         by: &'a str,
     },
     /// Of a call that did begin: it has waited for room ([`Trail::ready`]).
@@ -71,7 +71,7 @@ pub enum Kind<'a> {
 pub struct Told {
     stranger: bool,
     may_drop: bool,
-    /// Nothing happened: what the event says of its users is short.
+    /// Nothing happened: the event has few facts of its users.
     brief: bool,
     /// Events of the same source that were not told before this one.
     suppressed: u64,

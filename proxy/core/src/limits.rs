@@ -501,7 +501,7 @@ pub const AUDIT_TEXT_CHARS: usize = 2048;
 pub const AUDIT_NAME_BYTES: usize = 512;
 
 /// Groups and extra of one user in an event, together: two thousand groups of 30 bytes, or three hundred distinguished
-/// names. What does not fit is left out, and the event says so.
+/// names. The rest is left out, and the event says so.
 pub const AUDIT_USER_BYTES: usize = 64 * 1024;
 
 /// The same where nothing came of the call: a provider, or `--as`, may give [`IDENTITY_BYTES`] of them with each.

@@ -512,7 +512,7 @@ impl Checked for Group {
 }
 
 impl AccessToken {
-    /// It names few clusters, which there are. What a token named before stays: clusters come and go, and nobody makes it
+    /// It names few clusters, which there are. Names that the token had before stay: clusters come and go, and nobody makes it
     /// anew.
     fn check_scope(&self, name: &str, draft: &Draft) -> Result<(), ChangeError> {
         let Some(clusters) = &self.scope.clusters else {
@@ -666,7 +666,7 @@ mod tests {
         COPIED.set(0);
         draft.remove::<User>("u0", Expect::Present).unwrap();
         assert_eq!(COPIED.get(), 2);
-        // A token that ended by itself: what was made with it.
+        // The children of a token that ended by itself.
         COPIED.set(0);
         let ended = draft.get::<AccessToken>("u1-0").unwrap().object.sha256;
         draft.forget_tokens(|token| token.sha256 == ended);

@@ -154,7 +154,7 @@ impl Record {
         };
         let refusal = self.refusal.as_ref();
         let refused = refusal.is_some_and(|refusal| never_began(refusal.code()));
-        // Whoever goes away, or hangs, before there was room has waited for none.
+        // A client that went away, or a cluster that hung, before there was room.
         self.trail.tell(if refused || !self.admitted {
             Kind::Refused {
                 name: user.name(),
@@ -314,7 +314,7 @@ mod tests {
             record(&trail).refused(&Refusal::Timeout("c"));
         }
         assert_eq!(outlet.waiting(), 2);
-        // A call that had begun is written, whatever is there.
+        // A call that had begun is always written.
         record(&trail).admitted();
         assert_eq!(outlet.waiting(), 3);
     }

@@ -17,10 +17,10 @@ use underpass_core::{Body, BoxError};
 use super::share::Place;
 use crate::limits;
 
-/// What is left of an answer.
+/// The rest of an answer.
 struct Held {
     bytes: Bytes,
-    /// Nothing for whoever has no bound.
+    /// `None` for the operator, who has no bound.
     _place: Option<Place>,
 }
 
@@ -83,7 +83,7 @@ impl http_body::Body for Answer {
             return Poll::Ready(Some(Err(Unread.into())));
         };
         let size = bytes.len().min(limits::API_ANSWER_PIECE);
-        // A copy: as long as somebody holds a slice, all of it is there. What hyper has is waiting to be sent, however
+        // A copy: as long as somebody holds a slice, all of it is there. hyper keeps the piece until it is sent, however
         // small the client's window is.
         let piece = Bytes::copy_from_slice(bytes.get(..size).unwrap_or_default());
         bytes.advance(size);

@@ -10,7 +10,7 @@ use serde::de::DeserializeOwned;
 
 use super::problem::Problem;
 
-/// Reads a body of JSON; `what` is what it is, and has at most so many bytes.
+/// Reads a body of JSON, of at most `most` bytes; `what` names it in errors.
 pub(super) async fn read<T: DeserializeOwned>(
     request: Request,
     what: &str,

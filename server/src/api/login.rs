@@ -143,7 +143,7 @@ async fn log_in(
     }
     let client = caller.client();
     let proved = logins.prove(&caller, &state.directory.snapshot()).await?;
-    // From here on they are somebody, and have the shares of whoever that is.
+    // From here on the shares of the user count.
     let whose = Whose::from(&proved.owner);
     let _place = state.places.take(whose.clone())?;
     state.trail.ready().await.map_err(|stuck| {

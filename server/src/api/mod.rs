@@ -199,7 +199,7 @@ impl Api {
         if is_safe {
             return answering.await;
         }
-        // What was begun is written down, and ends, without a client that goes away meanwhile.
+        // A change that has begun ends, and is written down, also if its client goes away.
         let answered = tokio::spawn(answering).await;
         answered.unwrap_or_else(|error| {
             tracing::error!("a request to the API was not answered: {error}");

@@ -30,7 +30,7 @@ pub(crate) struct List<T> {
 }
 
 impl Page {
-    /// The page of what `view` shows; what it hides does not count. It ends where it has so many objects, or bytes.
+    /// A page of the objects that `view` shows. It ends at so many objects or bytes.
     pub(super) fn of<T, V: Serialize>(
         &self,
         table: &Table<T>,
@@ -55,7 +55,7 @@ impl Page {
             if items.len() == limit || bytes.0 >= limits::API_PAGE_BYTES {
                 return List { items, next: last };
             }
-            // Counting fails nowhere; what cannot be written fails where it is written.
+            // Counting does not fail; an object that cannot be written fails when it is written.
             let _ = serde_json::to_writer(&mut bytes, &shown);
             items.push(shown);
             last = Some(name.clone());

@@ -126,7 +126,7 @@ async fn change(
 ) -> Result<Response, Problem> {
     let change = |draft: &mut Draft| {
         // Asked again: hashing takes a while, and roles and passwords change meanwhile (rule 25). And before anything is
-        // looked up: who may not change it learns nothing of who there is.
+        // looked up: a caller without the right learns no names.
         if proved.is_none() {
             requester.must_administer(draft.before())?;
         }

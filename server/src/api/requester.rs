@@ -62,7 +62,7 @@ impl Requester {
         }
     }
 
-    /// Whose share of the API they use; nothing where they have no bound.
+    /// The user whose share of the API they use; `None` for the operator.
     pub(super) fn whose(&self) -> Option<Whose> {
         let identity = self.identity()?;
         let by = identity.provenance().map(Provenance::authority);
@@ -72,7 +72,7 @@ impl Requester {
         })
     }
 
-    /// May they ask for tokens? Those are made with a token of the directory's, with which they end (rule 24): whatever takes
+    /// May they ask for tokens? Those are made with a token of the directory's, with which they end (rule 24): everything that takes
     /// another credential's rights away would not end them.
     pub(super) fn must_have_logged_in(&self, snapshot: &Snapshot) -> Result<(), Problem> {
         let Some(identity) = self.identity() else {

@@ -81,8 +81,8 @@ pub(super) trait Resource: Send + Sync + 'static {
         snapshot: &Snapshot,
     ) -> bool;
 
-    /// May the requester change any of them, whatever there is? It is asked before a request's body is read, and before
-    /// anything is looked up: whoever may change nothing learns nothing.
+    /// May the requester change any object of the kind? Asked before a request's body is read and before anything is looked
+    /// up: a caller without the right learns nothing.
     fn may_change(requester: &Requester, snapshot: &Snapshot) -> Result<(), Problem> {
         requester.must_administer(snapshot)
     }

@@ -1,5 +1,5 @@
-//! What one user may have of the API at the same time, and in which time (security rule 23). Whoever owns the data directory
-//! has no bound.
+//! The share of each user in the API: requests at the same time, and changes over time (security rule 23). The owner of the
+//! data directory has no bound.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,7 +13,7 @@ use underpass_directory::Owner;
 use super::problem::Problem;
 use crate::limits;
 
-/// Whose share it is: a name together with who gave it.
+/// The holder of a share: a name together with its authority.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Whose {
     pub(super) by: String,

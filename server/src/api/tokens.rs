@@ -85,7 +85,7 @@ pub(crate) struct TokenRequest {
     /// end, with a credential that has none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) expires_in_seconds: Option<u64>,
-    /// What it may be used for; at the most what the requester's own credential may. It names 64 clusters at the most, which
+    /// Its scope, which is within that of the requester's own credential. It names 64 clusters at the most, which
     /// there are.
     #[serde(skip_serializing_if = "Scope::is_everything")]
     pub(crate) scope: Scope,

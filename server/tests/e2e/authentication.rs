@@ -286,7 +286,7 @@ async fn rule_24_what_an_id_token_makes_ends_with_it_unless_the_configuration_sa
     let login = ask("/v1/login", json!({})).await;
     assert_eq!(login.code, 201, "{login:?}");
     assert!((200..=310).contains(&lasts(&login)), "{login:?}");
-    // It makes a login and nothing else: what ends the login ends what was made with it, an administrator's, too.
+    // It makes a login and nothing else: its end ends everything that was made with it, also for an administrator.
     for wanted in [
         json!({ "user": "bob" }),
         json!({ "user": "bob", "expiresInSeconds": 60 }),

@@ -1,4 +1,4 @@
-//! What callers can cost the API, with rights and without (security rule 23).
+//! The cost of callers to the API, with rights and without (security rule 23).
 
 use std::convert::Infallible;
 use std::pin::{Pin, pin};
@@ -73,7 +73,7 @@ async fn rule_23_the_api_waits_for_the_audit_log_and_does_nothing_unwritten() {
     let (trail, outlet, go_on) = stuck();
     let world = World::audited(trail.clone()).await;
     let user = |name: &str| json!({"name": name, "spec": {}});
-    // There is room for the first; what follows waits, and is refused.
+    // There is room for the first; later ones wait, and are refused.
     world
         .operate(Method::POST, "/v1/users", user("alice"))
         .await
@@ -168,7 +168,7 @@ async fn rule_23_a_user_has_so_many_requests_until_their_answers_are_read() {
     assert!(refused.headers.contains_key("retry-after"));
     refused.expect(429);
     assert_eq!(ask(&alice).await.status(), 200, "others have theirs");
-    // Whoever reads an answer, or goes away, has the place back.
+    // A client that reads its answer, or goes away, has its place back.
     Answer::read(unread.pop().unwrap()).await.expect(200);
     drop(unread.pop());
     for _ in 0..2 {
@@ -291,7 +291,7 @@ async fn rule_23_a_body_is_read_of_those_only_who_may_do_something_with_it() {
         (Method::POST, "/v1/agents", &nobody, 403),
         (Method::POST, "/v1/access", &nobody, 403),
         (Method::POST, "/v1/tokens", &somebody("other"), 403),
-        // Who may do it gets as far as the body, which is none.
+        // A caller with the right gets as far as the body, which is empty.
         (Method::POST, "/v1/tokens", &nobody, 400),
         (Method::POST, "/v1/access", &Requester::Operator, 400),
     ] {
@@ -380,7 +380,7 @@ async fn rule_23_a_scope_names_few_clusters_that_there_are() {
     assert!(said.contains("64 clusters at the most"), "{said}");
     post(&root, &names[1..]).await.expect(201);
     post(&root, &["invented".to_owned()]).await.expect(404);
-    // Whoever does not see a cluster learns nothing of it: it is as if there were none.
+    // A hidden cluster looks like a missing one.
     let viewer = world.user("viewer", json!({"clusters": ["c0"]})).await;
     post(&viewer, &names[..1]).await.expect(201);
     let said = async |name: &str| {

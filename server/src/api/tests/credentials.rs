@@ -348,7 +348,7 @@ async fn rule_24_tokens_are_made_with_a_token_of_a_login() {
         assert!(said.starts_with("log in first"), "{said}");
     }
     assert_eq!(count(), before);
-    // Whom it lets in without a token is another matter.
+    // Access without a token is another matter.
     let access = json!({"user": "carol", "role": "view"});
     world
         .ask(&root, Method::POST, "/v1/access", &access, &[])
@@ -414,7 +414,7 @@ async fn rule_24_what_a_login_made_ends_when_the_directory_refuses_the_login() {
             }
         }
         assert!(!world.counts(&made).await);
-        // What it has open ends as well.
+        // Its open streams end as well.
         bob.must_count().unwrap_err();
     }
 }
