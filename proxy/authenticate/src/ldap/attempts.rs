@@ -85,8 +85,17 @@ impl Attempts {
             state: Arc::clone(&self.state),
             entry,
             network,
-            counts: false,
+            sent: false,
         })
+    }
+
+    /// A relative distinguished name's value for somebody who types this name, and whom the directory does not know: a hash
+    /// with a key of this process, so that nobody makes an entry of that name. Spellings that directories take for one name
+    /// (RFC 4518: case, spaces) have one.
+    pub(super) fn nobody(&self, typed: &str) -> String {
+        let words: Vec<_> = typed.split_whitespace().map(str::to_lowercase).collect();
+        let hash = self.hasher.hash_one(words.join(" "));
+        format!("underpass-nobody-{hash:016x}")
     }
 }
 
@@ -151,7 +160,18 @@ impl State {
         user.networks.truncate(limits::PASSWORD_NETWORKS);
     }
 
-    /// The directory has not looked at it.
+    /// A directory that is slow counts from a moment that is not known, at this one at the latest.
+    fn prolong(&mut self, entry: Entry, now: Instant) {
+        let wrong = match self.users.peek_mut(&entry) {
+            Some(user) => user.wrong.as_mut(),
+            None => self.others.get_mut(&entry),
+        };
+        if let Some(wrong) = wrong {
+            wrong.until = now + limits::LDAP_WRONG_BINDS_TIME;
+        }
+    }
+
+    /// The directory has not got it.
     fn undo(&mut self, entry: Entry) {
         let less = |wrong: &mut Wrong| wrong.count = wrong.count.saturating_sub(1);
         if let Some(user) = self.users.peek_mut(&entry) {
@@ -172,31 +192,42 @@ fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
     state.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A password that is being tried. Dropped, it does not count: the directory has not said anything.
+/// A password that is going to be tried. Dropped before it was sent, it does not count; later, it does.
 #[derive(Debug)]
 #[must_use]
 pub(super) struct Attempt {
     state: Arc<Mutex<State>>,
     entry: Entry,
     network: IpAddr,
-    counts: bool,
+    sent: bool,
 }
 
 impl Attempt {
-    pub(super) fn right(mut self) {
-        self.counts = true;
-        lock(&self.state).right(self.entry, self.network);
+    /// It is on its way: whatever comes back, the directory may have counted it.
+    pub(super) fn sent(&mut self) {
+        self.sent = true;
     }
 
-    pub(super) fn wrong(mut self) {
-        self.counts = true;
+    pub(super) fn right(mut self) {
+        self.sent();
+        let (entry, network) = (self.entry, self.network);
+        let state = Arc::clone(&self.state);
+        drop(self);
+        lock(&state).right(entry, network);
+    }
+
+    #[cfg(test)]
+    fn wrong(mut self) {
+        self.sent();
     }
 }
 
 impl Drop for Attempt {
     fn drop(&mut self) {
-        if !self.counts {
-            lock(&self.state).undo(self.entry);
+        let mut state = lock(&self.state);
+        match self.sent {
+            true => state.prolong(self.entry, Instant::now()),
+            false => state.undo(self.entry),
         }
     }
 }
@@ -252,10 +283,38 @@ mod tests {
             .filter_map(|_| attempts.begin(ALICE, HOME).ok())
             .collect();
         assert_eq!(under_way.len(), 3);
-        // A directory that does not answer has not counted them.
+        // Nothing was sent: the directory could not be reached.
         drop(under_way);
         assert!(lock(&attempts.state).others.is_empty());
         let _again = attempts.begin(ALICE, HOME).unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn rule_23_what_was_sent_counts_whatever_is_heard_of_it() {
+        let attempts = Attempts::new();
+        let mut under_way: Vec<_> = (0..100)
+            .filter_map(|_| attempts.begin(ALICE, HOME).ok())
+            .collect();
+        under_way.iter_mut().for_each(Attempt::sent);
+        // The directory is slow, and counts them late.
+        tokio::time::advance(limits::LDAP_WRONG_BINDS_TIME / 2).await;
+        drop(under_way);
+        let wait = attempts.begin(ALICE, HOME).unwrap_err();
+        assert_eq!(wait, limits::LDAP_WRONG_BINDS_TIME);
+    }
+
+    #[test]
+    fn rule_23_nobody_is_one_name_in_every_spelling() {
+        let attempts = Attempts::new();
+        let nobody = attempts.nobody("no body");
+        assert_eq!(attempts.nobody(" No  BODY "), nobody);
+        assert_ne!(attempts.nobody("nobody"), nobody);
+        assert_ne!(Attempts::new().nobody("no body"), nobody);
+        assert!(
+            nobody
+                .chars()
+                .all(|c| c.is_ascii_alphanumeric() || c == '-')
+        );
     }
 
     #[tokio::test(start_paused = true)]
