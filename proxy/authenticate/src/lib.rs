@@ -26,6 +26,7 @@ mod failures;
 mod github;
 mod https;
 mod jwt;
+mod known;
 mod ldap;
 mod lockouts;
 mod names;
