@@ -5,8 +5,8 @@ use std::net::IpAddr;
 
 use super::{Full, Outlet, OutletConfig};
 use underpass_core::{
-    limits, network_of,
-    rate::{Rate, RateLimiter},
+    limits,
+    rate::{NetworkLimiter, Rate},
 };
 
 /// What is told of strangers, here and in log lines.
@@ -14,25 +14,21 @@ use underpass_core::{
 pub(super) struct Strangers {
     /// Where their events go; without, nowhere.
     pub(super) outlet: Option<Outlet>,
-    networks: RateLimiter<IpAddr>,
-    /// All networks together: a botnet has a share for each.
-    all: RateLimiter<()>,
+    /// All networks together have a bound, too: a botnet has a share for each.
+    networks: NetworkLimiter,
 }
 
 impl Default for Strangers {
     fn default() -> Self {
+        let each = Rate {
+            burst: limits::STRANGER_EVENTS,
+            every: limits::STRANGER_EVENT_EVERY,
+            sources: limits::STRANGER_NETWORKS,
+        };
+        let (burst, every) = (limits::STRANGERS_EVENTS, limits::STRANGERS_EVENT_EVERY);
         Self {
             outlet: None,
-            networks: RateLimiter::new(Rate {
-                burst: limits::STRANGER_EVENTS,
-                every: limits::STRANGER_EVENT_EVERY,
-                sources: limits::STRANGER_NETWORKS,
-            }),
-            all: RateLimiter::new(Rate {
-                burst: limits::STRANGERS_EVENTS,
-                every: limits::STRANGERS_EVENT_EVERY,
-                sources: 1,
-            }),
+            networks: NetworkLimiter::new(each, burst, every),
         }
     }
 }
@@ -56,10 +52,7 @@ impl Strangers {
 
     /// May one more event of this client be told? With how many were not before.
     pub(super) fn admit(&self, client: IpAddr) -> Option<u64> {
-        let admitted = self
-            .networks
-            .take(network_of(client))
-            .and_then(|before| Some(before.saturating_add(self.all.take(())?)));
+        let admitted = self.networks.take(client);
         if admitted.is_none() {
             metrics::counter!("underpass_audit_suppressed_total", "of" => "strangers").increment(1);
         }

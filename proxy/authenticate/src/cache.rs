@@ -15,6 +15,9 @@ use tokio_util::sync::CancellationToken;
 use super::{AuthenticateError, Authenticated, Rejection, Source, error::Shared};
 use underpass_core::{BoxError, Identity, Revocation, limits};
 
+/// Credentials that are being asked about: `Remote` says whose.
+const FLIGHTS: usize = limits::CHECKS_WAITING + limits::CHECKS_WAITING_KNOWN;
+
 /// A credential's name in a [`Cache`]: a keyed hash, so that what is kept says nothing of the credential, and nobody
 /// outside can choose two of the same name.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -149,7 +152,7 @@ impl Cache {
         if let Some(pending) = state.flights.get(&digest) {
             return Asked::Wait(pending.clone());
         }
-        if state.flights.len() >= limits::CHECKS_WAITING {
+        if state.flights.len() >= FLIGHTS {
             return Asked::Full;
         }
         let (tell, pending) = watch::channel(None);
@@ -341,9 +344,7 @@ mod tests {
     async fn rule_11_checks_and_entries_are_bounded() {
         let cache = cache();
         let digest = |n: usize| cache.digest(&[&n.to_be_bytes()]);
-        let flights: Vec<_> = (0..limits::CHECKS_WAITING)
-            .map(|n| check(&cache, digest(n)))
-            .collect();
+        let flights: Vec<_> = (0..FLIGHTS).map(|n| check(&cache, digest(n))).collect();
         assert!(matches!(cache.ask(digest(usize::MAX)), Asked::Full));
         drop(flights);
         for n in 0..=limits::CACHED_REJECTIONS {

@@ -143,6 +143,12 @@ impl<'a> Caller<'a> {
     pub fn is_foreign(&self) -> bool {
         self.site.is_foreign()
     }
+
+    /// Does a page of another origin lead a browser here, by a link, a frame or a form? What the browser attached by itself
+    /// opens no workload then: a workload may act on a `GET`, and its page runs scripts (security rule 27).
+    pub fn is_led_from_elsewhere(&self) -> bool {
+        self.site.is_led_from_elsewhere()
+    }
 }
 
 impl<'a> Authorization<'a> {

@@ -13,7 +13,7 @@ use super::{
     AuthenticateError, Authenticated, Authenticator, Caller, Names, Password, Rejection,
     error::TooSlow,
 };
-use underpass_core::{LogShare, Method, Provenance};
+use underpass_core::{LogShare, Provenance};
 
 /// One authenticator of a [`Chain`].
 #[derive(Clone)]
@@ -97,9 +97,7 @@ fn own_origin(
     authenticated: Authenticated,
     caller: &Caller<'_>,
 ) -> Result<Authenticated, AuthenticateError> {
-    let provenance = authenticated.identity.provenance();
-    let method = provenance.map(Provenance::method);
-    if caller.is_foreign() && method.is_none_or(Method::is_ambient) {
+    if caller.is_foreign() && authenticated.is_ambient() {
         return Err(Rejection::ForeignOrigin.into());
     }
     Ok(authenticated)
@@ -172,7 +170,7 @@ mod tests {
         Source, Unowned,
         source::{Assertion, Reserved},
     };
-    use underpass_core::{ConnectionInfo, Protocol};
+    use underpass_core::{ConnectionInfo, Method, Protocol};
 
     /// Knows tokens that begin with its name, and does what comes after it.
     struct Fake(&'static str);

@@ -39,6 +39,19 @@ pub enum Misconfigured {
     /// It is outside of what makes sense.
     #[error("must be {0}")]
     Range(&'static str),
+    /// Two authenticators could give the same name.
+    #[error(
+        "{prefix:?} and {other:?}, which authenticator {authenticator:?} has, could give the same name: neither prefix may \
+         begin with the other"
+    )]
+    Overlap {
+        /// What it is.
+        prefix: String,
+        /// The other one.
+        other: String,
+        /// Whose the other one is.
+        authenticator: String,
+    },
     /// It does not say what it should.
     #[error("{0}")]
     Invalid(&'static str),

@@ -26,6 +26,7 @@ mod failures;
 mod github;
 mod https;
 mod jwt;
+mod known;
 mod ldap;
 mod lockouts;
 mod names;
@@ -40,7 +41,7 @@ mod token_store;
 
 use async_trait::async_trait;
 
-use underpass_core::{Identity, Revocation};
+use underpass_core::{Identity, Method, Provenance, Revocation};
 
 pub use self::{
     caller::{AmbiguousBearer, Caller, Password, adopt_websocket_bearer},
@@ -115,6 +116,13 @@ impl Authenticated {
     /// is looked at each time ([`Names`]).
     pub fn claimed(&self) -> &Identity {
         self.claimed.as_deref().unwrap_or(&self.identity)
+    }
+
+    /// Is it known by what a browser attaches by itself, whichever page makes it send the request (security rule 27)? Whoever
+    /// does not say how they know it is taken to.
+    pub fn is_ambient(&self) -> bool {
+        let method = self.identity.provenance().map(Provenance::method);
+        method.is_none_or(Method::is_ambient)
     }
 
     /// The life of this decision.

@@ -1,7 +1,6 @@
 //! Who has to wait before another password of theirs is looked at.
 
 use std::{
-    collections::VecDeque,
     hash::{BuildHasher, RandomState},
     net::IpAddr,
     num::NonZeroUsize,
@@ -12,11 +11,11 @@ use std::{
 use lru::LruCache;
 use tokio::time::Instant;
 
-use super::failures::Failures;
+use super::{
+    failures::Failures,
+    known::{Known, Name},
+};
 use underpass_core::{limits, network_of};
-
-/// A name, by a hash with a key of this process: names of half a KiB that strangers make up are not kept.
-type Name = u64;
 
 /// Whose password was tried, from where; from anywhere without.
 type Tried = (Name, Option<IpAddr>);
@@ -45,8 +44,7 @@ pub(super) struct Attempt {
 #[derive(Debug)]
 struct State {
     tries: LruCache<Tried, Tries>,
-    /// Where users have logged in, the latest first.
-    known: LruCache<Name, VecDeque<IpAddr>>,
+    known: Known,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -57,29 +55,27 @@ struct Tries {
 
 impl State {
     fn knows(&mut self, name: Name, network: IpAddr) -> bool {
-        let networks = self.known.get(&name);
-        networks.is_some_and(|networks| networks.contains(&network))
-    }
-
-    fn learn(&mut self, name: Name, network: IpAddr) {
-        let networks = self.known.get_or_insert_mut(name, VecDeque::new);
-        networks.retain(|known| *known != network);
-        networks.push_front(network);
-        networks.truncate(limits::PASSWORD_NETWORKS);
+        self.known.knows(name, network)
     }
 }
 
 impl Lockouts {
     pub(super) fn new() -> Self {
-        let room = |entries| NonZeroUsize::new(entries).unwrap_or(NonZeroUsize::MIN);
+        let room = NonZeroUsize::new(limits::PASSWORD_LOCKOUTS).unwrap_or(NonZeroUsize::MIN);
         Self {
             hasher: RandomState::new(),
             networks: Failures::new(),
             state: Mutex::new(State {
-                tries: LruCache::new(room(limits::PASSWORD_LOCKOUTS)),
-                known: LruCache::new(room(limits::PASSWORD_USERS)),
+                tries: LruCache::new(room),
+                known: Known::new(),
             }),
         }
+    }
+
+    /// Has this user logged in from there before?
+    pub(super) fn knows(&self, user: &str, client: IpAddr) -> bool {
+        let name = self.hasher.hash_one(user);
+        self.lock().knows(name, client)
     }
 
     /// An attempt begins, and is taken for a wrong one until it is known to be right. Where it may not, how long until it
@@ -146,7 +142,7 @@ impl Lockouts {
         } = attempt;
         let mut state = self.lock();
         state.tries.pop(&(name, Some(network)));
-        state.learn(name, network);
+        state.known.learn(name, network);
         if known {
             return;
         }
@@ -251,9 +247,9 @@ mod tests {
             let _ = lockouts.begin("victim", elsewhere);
         }
         lockouts.forget(lockouts.begin("alice", HERE).unwrap());
-        // A network for each name, as many as can be checked until the longest wait is over.
+        // A site for each name, as many as can be checked until the longest wait is over.
         for n in 2..limits::PASSWORD_LOCKOUTS / 2 {
-            let bits = u128::try_from(n).unwrap() << 64;
+            let bits = u128::try_from(n).unwrap() << 80;
             let from = IpAddr::from(std::net::Ipv6Addr::from_bits(bits));
             lockouts.begin(&format!("nobody-{n}"), from).unwrap();
         }

@@ -119,7 +119,8 @@ pub enum LoginError {
 ///   [`limits::PASSWORD_WAIT_ANYWHERE`], which slows down many machines that guess together. It does not hold up the user
 ///   where they have logged in before, so that these machines cannot lock them out there.
 /// - Of one network, whatever the names: after [`limits::FAILURES`] wrong ones, one each [`limits::FAILURE_FORGIVEN`]. It
-///   does not hold up users who have logged in from there before, and right passwords do not count.
+///   does not hold up users who have logged in from there before, and right passwords do not count. Networks of IPv6 are
+///   counted in each size that one may have.
 ///
 /// A name that is nobody's is treated like one that is somebody's, and takes as long.
 #[derive(Debug)]
@@ -127,6 +128,8 @@ pub struct Passwords {
     lockouts: Lockouts,
     places: Arc<Semaphore>,
     checks: Checks,
+    /// Those of users who have logged in from the same network before.
+    known: Checks,
     /// What the password of nobody is compared with.
     nobodys: PasswordHash,
 }
@@ -140,6 +143,7 @@ impl Passwords {
             lockouts: Lockouts::new(),
             places: Arc::new(Semaphore::new(limits::PASSWORDS_AT_ONCE)),
             checks: Checks::new(limits::PASSWORDS_WAITING),
+            known: Checks::new(limits::PASSWORDS_WAITING_KNOWN),
             nobodys,
         })
     }
@@ -157,7 +161,10 @@ impl Passwords {
         kept: Option<PasswordHash>,
         client: IpAddr,
     ) -> Result<(), LoginError> {
-        let _check = self.checks.enter(client).ok_or(LoginError::Busy)?;
+        let known = self.lockouts.knows(login.user(), client);
+        let own = known.then(|| self.known.enter(client)).flatten();
+        let check = own.or_else(|| self.checks.enter(client));
+        let _check = check.ok_or(LoginError::Busy)?;
         // Counted before it is known: guesses at the same time count all of them.
         let attempt = self.lockouts.begin(login.user(), client);
         let attempt = attempt.map_err(LoginError::Locked)?;
@@ -286,5 +293,24 @@ mod tests {
             passwords.check(&login, None, HERE).await,
             Err(LoginError::Wrong)
         );
+    }
+
+    #[tokio::test]
+    async fn rule_23_who_has_logged_in_there_before_finds_a_place() {
+        let passwords = Passwords::new().unwrap();
+        let kept = PasswordHash::new("correct horse battery").unwrap();
+        let right = typed("alice", "correct horse battery");
+        let log_in = async || passwords.check(&right, Some(kept.clone()), HERE).await;
+        log_in().await.unwrap();
+        // Guesses from everywhere, and from her own network, take all places.
+        let client = |n: usize| IpAddr::from([10, 0, 0, u8::try_from(n).unwrap()]);
+        let guesses: Vec<_> = (0..limits::PASSWORDS_WAITING)
+            .map(|n| passwords.checks.enter(client(n)).unwrap())
+            .collect();
+        log_in().await.unwrap();
+        let guess = typed("bob", "x");
+        let refused = passwords.check(&guess, None, HERE).await;
+        assert_eq!(refused, Err(LoginError::Busy));
+        drop(guesses);
     }
 }

@@ -1,6 +1,11 @@
 //! Authenticators that ask somebody else: once for a credential, with few questions at a time.
 
-use std::{net::IpAddr, sync::Arc, time::Duration};
+use std::{
+    hash::{BuildHasher, RandomState},
+    net::IpAddr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use tokio::sync::Semaphore;
@@ -12,6 +17,7 @@ use super::{
     checks::{Check, Checks},
     error::TooSlow,
     failures::Failures,
+    known::Known,
 };
 use underpass_core::{Identity, limits};
 
@@ -24,6 +30,13 @@ pub(crate) enum Credential {
 impl Credential {
     pub(super) fn bearer(token: &str) -> Self {
         Self::Bearer(Zeroizing::new(token.to_owned()))
+    }
+
+    fn user(&self) -> Option<&str> {
+        match self {
+            Self::Bearer(_) => None,
+            Self::Password(login) => Some(login.user()),
+        }
     }
 
     fn digest(&self, cache: &Cache) -> Digest {
@@ -81,9 +94,60 @@ pub(crate) struct Remote<L> {
     lookup: Arc<L>,
     cache: Arc<Cache>,
     failures: Arc<Failures>,
+    strangers: Room,
+    /// Of credentials that were good before, and of users who have logged in from the same network before.
+    kept: Room,
+    known: Arc<Users>,
+    timeout: Duration,
+}
+
+/// How many credentials may wait, and how many are asked for at a time.
+struct Room {
     checks: Checks,
     questions: Arc<Semaphore>,
-    timeout: Duration,
+}
+
+impl Room {
+    fn new(waiting: usize, at_once: usize) -> Self {
+        Self {
+            checks: Checks::new(waiting),
+            questions: Arc::new(Semaphore::new(at_once)),
+        }
+    }
+
+    fn enter(&self, client: IpAddr) -> Option<Place> {
+        let check = self.checks.enter(client)?;
+        let questions = Arc::clone(&self.questions);
+        Some(Place { check, questions })
+    }
+}
+
+/// A credential's, while it waits and is asked for.
+struct Place {
+    check: Check,
+    questions: Arc<Semaphore>,
+}
+
+/// Who has logged in from where.
+struct Users {
+    hasher: RandomState,
+    known: Mutex<Known>,
+}
+
+impl Users {
+    fn knows(&self, user: &str, client: IpAddr) -> bool {
+        let name = self.hasher.hash_one(user);
+        self.lock().knows(name, client)
+    }
+
+    fn learn(&self, user: &str, client: IpAddr) {
+        let name = self.hasher.hash_one(user);
+        self.lock().learn(name, client);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// There is no randomness for a key.
@@ -110,8 +174,12 @@ impl<L: Lookup> Remote<L> {
             lookup: Arc::new(lookup),
             cache: Cache::new(source, lifetimes).map_err(|_| NoRandomness)?,
             failures: Arc::new(Failures::new()),
-            checks: Checks::new(limits::CHECKS_WAITING),
-            questions: Arc::new(Semaphore::new(limits::CHECKS_AT_ONCE)),
+            strangers: Room::new(limits::CHECKS_WAITING, limits::CHECKS_AT_ONCE),
+            kept: Room::new(limits::CHECKS_WAITING_KNOWN, limits::CHECKS_KNOWN_AT_ONCE),
+            known: Arc::new(Users {
+                hasher: RandomState::new(),
+                known: Mutex::new(Known::new()),
+            }),
             timeout: options.timeout,
         })
     }
@@ -128,13 +196,20 @@ impl<L: Lookup> Remote<L> {
             Asked::Full => return Err(AuthenticateError::Busy),
             Asked::Wait(pending) => pending,
             Asked::Check(flight, pending) => {
-                // One that was good a while ago is no guess, whoever guesses beside it.
-                if !self.cache.was_good(&digest) {
+                // One that was good a while ago is no guess, whoever guesses beside it; nor does somebody guess who has
+                // logged in from there before, and of whose password the directory takes few.
+                let known = self.cache.was_good(&digest)
+                    || credential
+                        .user()
+                        .is_some_and(|user| self.known.knows(user, client));
+                if !known {
                     let allowed = self.failures.allow(client);
                     allowed.map_err(AuthenticateError::Wait)?;
                 }
-                let check = self.checks.enter(client).ok_or(AuthenticateError::Busy)?;
-                self.start(flight, credential, client, check);
+                let kept = known.then(|| self.kept.enter(client)).flatten();
+                let place = kept.or_else(|| self.strangers.enter(client));
+                let place = place.ok_or(AuthenticateError::Busy)?;
+                self.start(flight, credential, client, place);
                 pending
             }
         };
@@ -143,9 +218,10 @@ impl<L: Lookup> Remote<L> {
 
     /// In a task of its own: a client that leaves takes nothing away from others who wait, and what was found out
     /// is kept.
-    fn start(&self, flight: Flight, credential: Credential, client: IpAddr, check: Check) {
+    fn start(&self, flight: Flight, credential: Credential, client: IpAddr, place: Place) {
         let (lookup, failures) = (Arc::clone(&self.lookup), Arc::clone(&self.failures));
-        let (questions, timeout) = (Arc::clone(&self.questions), self.timeout);
+        let (known, timeout) = (Arc::clone(&self.known), self.timeout);
+        let Place { check, questions } = place;
         tokio::spawn(async move {
             let asking = async {
                 let _place = questions.acquire().await;
@@ -154,7 +230,12 @@ impl<L: Lookup> Remote<L> {
             let answered = tokio::time::timeout(timeout, asking).await;
             drop(check);
             flight.land(match answered {
-                Ok(Ok(identity)) => Found::Identity(identity),
+                Ok(Ok(identity)) => {
+                    if let Some(user) = credential.user() {
+                        known.learn(user, client);
+                    }
+                    Found::Identity(identity)
+                }
                 Ok(Err(AuthenticateError::Rejected(rejection))) => {
                     failures.count(client);
                     Found::Rejected(rejection)
@@ -348,7 +429,7 @@ mod tests {
             guessing.spawn(async move { check(&remote, &format!("guess-{n}")).await });
         }
         // All that can be are under way, and nobody is answered before the clock moves.
-        while remote.checks.enter(CLIENT).is_some() {
+        while remote.strangers.checks.enter(CLIENT).is_some() {
             tokio::task::yield_now().await;
         }
         let elsewhere = IpAddr::from([192, 0, 2, 1]);
@@ -387,5 +468,27 @@ mod tests {
             ));
         }
         assert_eq!(fake.asked.load(Ordering::Relaxed), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn rule_23_who_has_logged_in_there_before_is_asked_for_beside_strangers() {
+        let (_, remote) = remote();
+        assert_eq!(check(&remote, "alice").await.unwrap(), "alice");
+        tokio::time::advance(RemoteOptions::default().cache).await;
+        // Strangers from everywhere have all places, and their provider hangs.
+        let client = |n: usize| IpAddr::from([10, 0, 0, u8::try_from(n).unwrap()]);
+        let taken: Vec<_> = (0..limits::CHECKS_WAITING)
+            .map(|n| remote.strangers.enter(client(n)).unwrap())
+            .collect();
+        let asked = remote.strangers.questions.acquire_many(32).await.unwrap();
+        let stranger = check(&remote, "bob").await.unwrap_err();
+        assert!(matches!(stranger, AuthenticateError::Busy));
+        assert_eq!(check(&remote, "alice").await.unwrap(), "alice");
+        drop((taken, asked));
+        // A name from a network counts as well as a credential.
+        assert!(!remote.known.knows("carol", CLIENT));
+        remote.known.learn("carol", CLIENT);
+        assert!(remote.known.knows("carol", CLIENT));
+        assert!(!remote.known.knows("carol", client(1)));
     }
 }

@@ -12,8 +12,18 @@ pub(super) struct Site<'a> {
     origin: Origin<'a>,
     /// The name that the client asked the server by.
     host: Option<&'a str>,
-    /// Another page fetched it: an image, a script, a frame's form.
-    fetched_elsewhere: bool,
+    page: Page,
+}
+
+/// What Fetch Metadata says of the page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Page {
+    /// It is ours, or the user typed the address; or nothing says anything: no browser, or one that says nothing.
+    Ours,
+    /// Another page leads here: a link, a frame, a new window, a form.
+    Leads,
+    /// Another page fetched it: an image, a script, a WebSocket.
+    Fetches,
 }
 
 /// The `Origin` header (RFC 6454, section 7).
@@ -31,7 +41,7 @@ impl<'a> Site<'a> {
     pub(super) const NO_BROWSER: Self = Self {
         origin: Origin::None,
         host: None,
-        fetched_elsewhere: false,
+        page: Page::Ours,
     };
 
     pub(super) fn read(headers: &'a HeaderMap) -> Self {
@@ -42,14 +52,15 @@ impl<'a> Site<'a> {
             (Some(_), _) => Origin::Unreadable,
         };
         let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
-        // A link to a page here is followed with the user's knowledge; what is sent with it changes nothing, since a form's
-        // POST has an Origin.
-        let fetched_elsewhere = matches!(text(SEC_FETCH_SITE), Some("cross-site" | "same-site"))
-            && text(SEC_FETCH_MODE) != Some("navigate");
+        let page = match (text(SEC_FETCH_SITE), text(SEC_FETCH_MODE)) {
+            (None | Some("same-origin" | "none"), _) => Page::Ours,
+            (Some(_), Some("navigate")) => Page::Leads,
+            (Some(_), _) => Page::Fetches,
+        };
         Self {
             origin,
             host: text(header::HOST),
-            fetched_elsewhere,
+            page,
         }
     }
 
@@ -64,13 +75,21 @@ impl<'a> Site<'a> {
     /// DNS and many names of one server, each name is an origin.
     pub(super) fn is_foreign(&self) -> bool {
         match self.origin {
-            Origin::None => self.fetched_elsewhere,
+            // A link to an answer of ours is followed with the user's knowledge; what is sent with it changes nothing, since
+            // a form's POST has an Origin.
+            Origin::None => self.page == Page::Fetches,
             Origin::Unreadable => true,
             Origin::One(origin) => !origin
                 .strip_prefix("https://")
                 .zip(self.host)
                 .is_some_and(|(origin, host)| is_same_authority(origin, host)),
         }
+    }
+
+    /// Does a page of another origin lead the browser here, by a link, a frame or a form? A `GET` changes nothing here, but
+    /// a workload may act on one.
+    pub(super) fn is_led_from_elsewhere(&self) -> bool {
+        self.page == Page::Leads
     }
 }
 
@@ -141,6 +160,28 @@ mod tests {
         ] {
             let lines = [(SEC_FETCH_SITE, site), (SEC_FETCH_MODE, mode)];
             assert_eq!(is_foreign("/v1/self", &lines), foreign, "{site} {mode}");
+        }
+    }
+
+    #[test]
+    fn rule_27_a_foreign_page_that_leads_here_is_known() {
+        for (site, mode, led) in [
+            (Some("cross-site"), Some("navigate"), true),
+            (Some("same-site"), Some("navigate"), true),
+            // Whatever browsers may say one day.
+            (Some("x"), Some("navigate"), true),
+            (Some("cross-site"), Some("no-cors"), false),
+            (Some("same-origin"), Some("navigate"), false),
+            (Some("none"), Some("navigate"), false),
+            (None, Some("navigate"), false),
+            (None, None, false),
+        ] {
+            let mut headers = HeaderMap::new();
+            for (name, value) in [(SEC_FETCH_SITE, site), (SEC_FETCH_MODE, mode)] {
+                headers.extend(value.map(|value| (name, HeaderValue::from_static(value))));
+            }
+            let found = Site::read(&headers).is_led_from_elsewhere();
+            assert_eq!(found, led, "{site:?} {mode:?}");
         }
     }
 }

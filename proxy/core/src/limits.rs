@@ -294,6 +294,10 @@ pub const PASSWORDS_AT_ONCE: usize = 2;
 /// quarters of them at the most (`share.rs`).
 pub const PASSWORDS_WAITING: usize = 64;
 
+/// Beside them, for users who have logged in from the same network before: guesses from everywhere, and
+/// those of a neighbour, leave them a place.
+pub const PASSWORDS_WAITING_KNOWN: usize = 16;
+
 /// Wrong passwords of one user from one network before a wait (*unauthenticated*): more than somebody mistypes.
 pub const PASSWORD_TRIES: u32 = 5;
 
@@ -334,12 +338,24 @@ pub const CHECKS_AT_ONCE: usize = 32;
 /// quarters of them at the most (`share.rs`).
 pub const CHECKS_WAITING: usize = 256;
 
+/// Beside them, for credentials that were good before, and for users who have logged in from the same network before.
+pub const CHECKS_WAITING_KNOWN: usize = 64;
+
+/// Questions for these that are asked at the same time, beside the others: a provider that is slow to answer strangers
+/// answers them.
+pub const CHECKS_KNOWN_AT_ONCE: usize = 8;
+
 /// Bad credentials, or wrong passwords of whatever names, that one client may present in a row (*unauthenticated*): more
 /// than a tool with an old password tries until somebody looks, and little for a dictionary.
 pub const FAILURES: u32 = 50;
 
 /// After so long one of them is forgiven.
 pub const FAILURE_FORGIVEN: Duration = Duration::from_secs(2);
+
+/// The networks of IPv6 that a client is counted in, each with how many subscribers' shares it has (*unauthenticated*): a
+/// subscriber has a /64 at the least, a household or a small office a /56, a site a /48 (RFC 6177). So who holds a /48 has
+/// 16 shares, and not 65,536; a site of which so many subscribers are wrong at once is rare.
+pub const NETWORK_BLOCKS: [(u32, u32); 3] = [(64, 1), (56, 4), (48, 16)];
 
 /// Clients whose bad credentials each authenticator counts (*unauthenticated*), of some hundred bytes each.
 pub const FAILING_CLIENTS: usize = 8192;
@@ -383,8 +399,9 @@ pub const LDAP_WRONG_BINDS_TIME: Duration = Duration::from_secs(30 * 60);
 /// Users of a directory of whom it is remembered that they have logged in, and where, of some hundred bytes each.
 pub const LDAP_USERS: usize = 65_536;
 
-/// Other entries whose wrong passwords are remembered (*unauthenticated*), of 32 bytes each. Where there are more, names
-/// that have not logged in yet have to wait: to forget one would be to let it be locked.
+/// Other entries whose wrong passwords are remembered (*unauthenticated*), of some 200 bytes each with the networks that
+/// have brought them. Where there are more, names that have not logged in yet have to wait: to forget one would be to let it
+/// be locked. One network has three quarters of them at the most (`share.rs`).
 pub const LDAP_OTHERS: usize = 65_536;
 
 /// Those whose time is over are not looked for more often.
@@ -491,6 +508,13 @@ pub const REFUSAL_LINES: u32 = 100;
 
 /// One more line after each: 86,400 a day of one network.
 pub const REFUSAL_LINE_EVERY: Duration = Duration::from_secs(1);
+
+/// The same for all networks together (*unauthenticated*): what a disk and a reader of logs can bear. With it networks are
+/// forgotten only once they have their whole share back: it lets fewer than [`FAILING_CLIENTS`] take a line meanwhile.
+pub const REFUSALS_LINES: u32 = 1000;
+
+/// One more line of them all after each: 10 a second.
+pub const REFUSALS_LINE_EVERY: Duration = Duration::from_millis(100);
 
 /// Path, user agent and annotations in an event of a known caller, each in bytes as JSON writes it; kube-apiserver's own
 /// audit keeps all of it.

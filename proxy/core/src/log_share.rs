@@ -3,28 +3,31 @@
 use std::net::IpAddr;
 
 use crate::{
-    limits, network_of,
-    rate::{Rate, RateLimiter},
+    limits,
+    rate::{NetworkLimiter, Rate},
 };
 
-/// How many log lines each network gets for what it is refused (security rule 23). Metrics count all of it.
+/// How many log lines each network gets for what it is refused, and all together (security rule 23). Metrics count all of
+/// it.
 #[derive(Debug)]
-pub struct LogShare(RateLimiter<IpAddr>);
+pub struct LogShare(NetworkLimiter);
 
 impl Default for LogShare {
     fn default() -> Self {
-        Self(RateLimiter::new(Rate {
+        let each = Rate {
             burst: limits::REFUSAL_LINES,
             every: limits::REFUSAL_LINE_EVERY,
             sources: limits::FAILING_CLIENTS,
-        }))
+        };
+        let (burst, every) = (limits::REFUSALS_LINES, limits::REFUSALS_LINE_EVERY);
+        Self(NetworkLimiter::new(each, burst, every))
     }
 }
 
 impl LogShare {
-    /// May there be a line about this client? Gives how many of its network there were not since the last one.
+    /// May there be a line about this client? Gives how many of its networks, or of all, there were not since the last one.
     pub fn take(&self, client: IpAddr) -> Option<u64> {
-        self.0.take(network_of(client))
+        self.0.take(client)
     }
 }
 
@@ -43,5 +46,24 @@ mod tests {
         let left_out = 10_000 - u64::from(limits::REFUSAL_LINES);
         assert_eq!(share.take(flood), Some(left_out));
         assert_eq!(share.take(flood), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn rule_23_many_networks_neither_fill_the_log_nor_make_it_forget() {
+        let share = LogShare::default();
+        let first = "192.0.2.1".parse().unwrap();
+        let lines = (0..1000).filter(|_| share.take(first).is_some()).count();
+        assert_eq!(lines, limits::REFUSAL_LINES as usize);
+        let from = |n: u32| std::net::Ipv4Addr::from_bits(0x0a00_0000 + n).into();
+        let flood = |count| {
+            (0..count)
+                .filter(|n| share.take(from(*n)).is_some())
+                .count()
+        };
+        assert_eq!(flood(100_000), limits::REFUSALS_LINES as usize - lines);
+        // A second gives ten lines to all: the first network, which has one of its own back, gets no share anew.
+        tokio::time::advance(limits::REFUSAL_LINE_EVERY).await;
+        let lines = (0..1000).filter(|_| share.take(first).is_some()).count();
+        assert_eq!(lines, 1);
     }
 }

@@ -9,6 +9,8 @@ use std::{
 
 use ipnet::IpNet;
 
+use crate::limits;
+
 /// One network, or one address: `10.0.0.0/8`, `2001:db8::/32`, `192.0.2.7`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Network(IpNet);
@@ -74,14 +76,59 @@ impl FromIterator<Network> for Networks {
     }
 }
 
-/// The network of one subscriber: an IPv4 address, or the /64 that each has at the least (RFC 6177).
-pub fn network_of(client: IpAddr) -> IpAddr {
-    match client.to_canonical() {
-        IpAddr::V6(address) => {
-            Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)).into()
-        }
-        v4 => v4,
+/// How many sizes of [`Block`] there are.
+pub const BLOCK_SIZES: usize = limits::NETWORK_BLOCKS.len();
+
+/// A network that a client is counted in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Block {
+    network: IpAddr,
+    size: usize,
+    shares: u32,
+}
+
+impl Block {
+    /// Which of the sizes it has: the smallest is 0.
+    pub fn size(self) -> usize {
+        self.size
     }
+
+    /// How many subscribers' shares it has.
+    pub fn shares(self) -> u32 {
+        self.shares
+    }
+}
+
+/// The networks that a client is counted in, from its own ([`network_of`]) to the largest: whoever has one /48 has 65,536
+/// networks of subscribers in it. An IPv4 address is counted alone.
+pub fn blocks_of(client: IpAddr) -> impl DoubleEndedIterator<Item = Block> + Clone {
+    let client = client.to_canonical();
+    let sizes = match client {
+        IpAddr::V4(_) => 1,
+        IpAddr::V6(_) => BLOCK_SIZES,
+    };
+    let sizes = limits::NETWORK_BLOCKS.into_iter().enumerate().take(sizes);
+    sizes.map(move |(size, (bits, shares))| {
+        let network = match client {
+            IpAddr::V6(address) => {
+                let mask = u128::MAX.unbounded_shl(Ipv6Addr::BITS.saturating_sub(bits));
+                Ipv6Addr::from_bits(address.to_bits() & mask).into()
+            }
+            v4 => v4,
+        };
+        Block {
+            network,
+            size,
+            shares,
+        }
+    })
+}
+
+/// The network of one subscriber: an IPv4 address, or the /64 that each has at the least (RFC 6177). Who asks whether two
+/// clients are one subscriber asks this; who counts, asks [`blocks_of`].
+pub fn network_of(client: IpAddr) -> IpAddr {
+    let mut blocks = blocks_of(client);
+    blocks.next().map_or(client, |block| block.network)
 }
 
 #[cfg(test)]
@@ -122,5 +169,22 @@ mod tests {
             assert_eq!(parse(text), Err(NetworkError::Mapped), "{text}");
         }
         assert_eq!(parse("0.0.0.0/0").unwrap().to_string(), "0.0.0.0/0");
+    }
+
+    #[test]
+    fn rule_23_a_client_is_counted_in_each_network_that_one_may_have() {
+        let blocks = |text: &str| -> Vec<Block> { blocks_of(text.parse().unwrap()).collect() };
+        let shared = |one: &str, other: &str| {
+            let (one, other) = (blocks(one), blocks(other));
+            one.iter().filter(|block| other.contains(block)).count()
+        };
+        assert_eq!(shared("2001:db8:1:1::1", "2001:db8:1:1:ffff::1"), 3);
+        assert_eq!(shared("2001:db8:1:1::1", "2001:db8:1:ff::1"), 2);
+        assert_eq!(shared("2001:db8:1:1::1", "2001:db8:1:100::1"), 1);
+        assert_eq!(shared("2001:db8:1:1::1", "2001:db8:2:1::1"), 0);
+        assert_eq!(shared("192.0.2.1", "::ffff:192.0.2.1"), 1);
+        assert_eq!(blocks("192.0.2.1").len(), 1);
+        let own = network_of("2001:db8:1:1::1".parse().unwrap());
+        assert_eq!(own, "2001:db8:1:1::".parse::<IpAddr>().unwrap());
     }
 }

@@ -25,6 +25,13 @@ pub enum Refusal {
         "the request comes from a page of another origin, with a credential that browsers attach by themselves; send a bearer token instead"
     )]
     ForeignOrigin,
+    /// A page of another origin led a browser to a workload, with a credential that browsers attach by themselves (security
+    /// rule 27).
+    #[error(
+        "a page of another origin leads to this workload, and the browser sent a credential by itself; type the address \
+         instead of following the link, or send a bearer token"
+    )]
+    ForeignNavigation,
     /// The caller may not reach the cluster that way.
     #[error(
         "clusters.underpass.dev \"{cluster}\" is forbidden: User \"{user}\" cannot {verb} resource \
@@ -154,6 +161,7 @@ impl Refusal {
         match self {
             Self::Unauthorized => StatusCode::UNAUTHORIZED,
             Self::ForeignOrigin
+            | Self::ForeignNavigation
             | Self::Forbidden { .. }
             | Self::IdentityForbidden { .. }
             | Self::MayNotActAs { .. }

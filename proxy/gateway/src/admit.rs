@@ -23,6 +23,8 @@ pub(super) struct Admitted {
     /// Whom it runs as.
     pub(super) identity: Identity,
     pub(super) decisions: Decisions,
+    /// A browser may have attached the credential by itself.
+    pub(super) ambient: bool,
 }
 
 /// The decisions that a request rests on: who the caller is, what they may, whom they may act as.
@@ -70,6 +72,10 @@ impl Front {
         let Route { cluster, path } = route;
         let call = Arc::new(Call::read(request.method(), Some(&path), asked)?);
         record.asks(call.info());
+        let ambient = authenticated.is_ambient();
+        if ambient && call.info().is_proxied() && caller.is_led_from_elsewhere() {
+            return Err(Refusal::ForeignNavigation);
+        }
 
         let access = Access::new(&real, &cluster, call.info());
         if let Some(provenance) = real.provenance() {
@@ -98,6 +104,7 @@ impl Front {
             caller,
             identity,
             decisions,
+            ambient,
         })
     }
 

@@ -6,7 +6,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, Response, StatusCode, Version, header, response};
+use http::{HeaderMap, HeaderValue, Response, StatusCode, Version, header, response};
 use hyper::upgrade::OnUpgrade;
 use tracing::Instrument;
 
@@ -30,6 +30,14 @@ use underpass_http::{
     upgrade::UpgradeRequest,
 };
 
+/// A document of a cluster's gets an origin of its own in a browser, which is none of ours: its scripts send `Origin: null`, so
+/// that what the browser attaches to their requests counts for nothing (security rule 27). A browser keeps to each of several
+/// policies, so that nothing a workload says takes this one away. Whichever answer it is: an agent that was captured answers
+/// any question with a page.
+const SANDBOX: HeaderValue = HeaderValue::from_static(
+    "sandbox allow-scripts allow-forms allow-popups allow-downloads allow-modals",
+);
+
 /// What the agent answered.
 pub(super) struct Answer {
     pub(super) response: Response<Answered>,
@@ -40,6 +48,8 @@ pub(super) struct Answer {
     /// What it answers.
     pub(super) call: Arc<Call>,
     pub(super) decisions: Decisions,
+    /// A browser may have attached the caller's credential by itself.
+    pub(super) ambient: bool,
     /// Ends a watch when the front drains.
     pub(super) watch_end: Option<WatchEnd>,
 }
@@ -78,6 +88,11 @@ impl Answer {
         parts.extensions.clear();
         if let Err(refusal) = clean(&mut parts, &self.call, &self.cluster) {
             return refuse(&refusal, &mut record);
+        }
+        if self.ambient {
+            parts
+                .headers
+                .append(header::CONTENT_SECURITY_POLICY, SANDBOX);
         }
         record.head(parts.status);
         let revoked = self.decisions.revoked();

@@ -123,6 +123,7 @@ impl Front {
         let revoked = admitted.decisions.clone().revoked();
         let decisions = admitted.decisions.clone();
         let (cluster, call) = (admitted.cluster.clone(), Arc::clone(&admitted.call));
+        let ambient = admitted.ambient;
         let head = self.exchange(request, admitted, record);
         let (response, exchange, place) = tokio::select! {
             biased;
@@ -139,6 +140,7 @@ impl Front {
             cluster,
             call,
             decisions,
+            ambient,
             watch_end,
         })
     }

@@ -11,6 +11,7 @@ use underpass_authenticate::{
 
 use super::entry::prefix;
 use super::file::Contents;
+use super::prefixes::{Prefix, Prefixes};
 
 /// Client certificates of certain CAs.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -26,6 +27,14 @@ pub(super) struct Certificates {
 }
 
 impl Certificates {
+    pub(super) fn prefixes(&self) -> Prefixes<'_> {
+        let (users, groups) = (self.username_prefix.as_ref(), self.groups_prefix.as_ref());
+        Prefixes {
+            users: Prefix::said("clientCertificates.usernamePrefix", users),
+            groups: Prefix::said("clientCertificates.groupsPrefix", groups),
+        }
+    }
+
     pub(super) fn files(&self) -> Vec<(String, &Path)> {
         let named = |field: &'static str, paths: &'_ [PathBuf]| {
             let name = move |position| format!("clientCertificates.{field}[{position}]");

@@ -16,6 +16,7 @@ use super::file::{Contents, duration};
 use super::github::GitHub;
 use super::jwt::Jwt;
 use super::ldap::Ldap;
+use super::prefixes::{self, Prefixes};
 use super::token_review::Review;
 use crate::api::DeviceLoginWay;
 
@@ -111,6 +112,18 @@ impl Entry {
         }
     }
 
+    /// What stands before its names. Underpass's own tokens give the directory's names, which others give by a link only.
+    pub(super) fn prefixes(&self) -> Prefixes<'_> {
+        match self.kind() {
+            Ok(Kind::Jwt(jwt)) => jwt.prefixes(),
+            Ok(Kind::Certificates(certificates)) => certificates.prefixes(),
+            Ok(Kind::Review(review)) => review.prefixes(),
+            Ok(Kind::Ldap(ldap)) => ldap.prefixes(),
+            Ok(Kind::GitHub(github)) => github.prefixes(),
+            Ok(Kind::Tokens) | Err(_) => Prefixes::default(),
+        }
+    }
+
     /// Would it and an earlier one both answer for the same credential?
     pub(super) fn clash(&self, earlier: &Self) -> Option<(&'static str, Misconfigured)> {
         match (self.kind().ok()?, earlier.kind().ok()?) {
@@ -142,6 +155,15 @@ impl Entry {
                 _ => None,
             },
             _ => None,
+        }
+    }
+
+    /// Could it and an earlier one give the same name to two people? Two reviews of one cluster's tokens mean the same
+    /// ServiceAccounts.
+    pub(super) fn shares_names(&self, earlier: &Self) -> Option<(&'static str, Misconfigured)> {
+        match (self.kind().ok()?, earlier.kind().ok()?) {
+            (Kind::Review(_), Kind::Review(_)) => None,
+            _ => prefixes::clash(self, earlier),
         }
     }
 

@@ -99,7 +99,8 @@ impl File {
                 let why = Misconfigured::Twice(entry.name.clone());
                 return Err(AuthenticationError::entry(at(), "name", why));
             }
-            if let Some((field, why)) = before.clone().find_map(|other| entry.clash(other)) {
+            let clash = |other: &Entry| entry.clash(other).or_else(|| entry.shares_names(other));
+            if let Some((field, why)) = before.clone().find_map(clash) {
                 return Err(AuthenticationError::entry(at(), field, why));
             }
         }

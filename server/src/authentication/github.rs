@@ -12,6 +12,7 @@ use zeroize::Zeroizing;
 
 use super::entry::{prefix, roots};
 use super::file::{Contents, duration};
+use super::prefixes::{Prefix, Prefixes};
 use super::token_review::remote;
 use crate::api::DeviceLoginWay;
 
@@ -69,6 +70,14 @@ fn public() -> String {
 }
 
 impl GitHub {
+    pub(super) fn prefixes(&self) -> Prefixes<'_> {
+        let (users, groups) = (self.username_prefix.as_ref(), self.groups_prefix.as_ref());
+        Prefixes {
+            users: Prefix::said("github.usernamePrefix", users),
+            groups: Prefix::said("github.groupsPrefix", groups),
+        }
+    }
+
     pub(super) fn files(&self) -> Vec<(String, &Path)> {
         let authority = self.certificate_authority_file.as_deref();
         let authority = authority.map(|path| ("github.certificateAuthorityFile".to_owned(), path));

@@ -13,6 +13,7 @@ use underpass_authenticate::{
 
 use super::entry::{prefix, roots};
 use super::file::{Contents, duration};
+use super::prefixes::{Prefix, Prefixes};
 use crate::limits;
 
 /// Tokens of one OpenID Connect provider.
@@ -100,6 +101,17 @@ const CLOCK_SKEW: Duration = Duration::from_secs(10);
 impl Jwt {
     pub(super) fn issuer(&self) -> &str {
         &self.issuer.url
+    }
+
+    pub(super) fn prefixes(&self) -> Prefixes<'_> {
+        let users = self.claim_mappings.username.as_ref();
+        let users = users.and_then(|users| users.prefix.as_ref());
+        let groups = self.claim_mappings.groups.as_ref();
+        let groups = groups.and_then(|groups| groups.prefix.as_ref());
+        Prefixes {
+            users: Prefix::said("jwt.claimMappings.username.prefix", users),
+            groups: Prefix::said("jwt.claimMappings.groups.prefix", groups),
+        }
     }
 
     pub(super) fn files(&self) -> Vec<(String, &Path)> {

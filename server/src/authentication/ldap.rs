@@ -12,6 +12,7 @@ use zeroize::Zeroizing;
 
 use super::entry::{prefix, roots};
 use super::file::{Contents, duration};
+use super::prefixes::{Prefix, Prefixes};
 use super::token_review::remote;
 
 /// Names and passwords of a directory.
@@ -93,6 +94,15 @@ fn yes() -> bool {
 impl Ldap {
     pub(super) fn realm(&self) -> Option<&str> {
         self.realm.as_deref()
+    }
+
+    pub(super) fn prefixes(&self) -> Prefixes<'_> {
+        let groups = self.group_search.as_ref();
+        let groups = groups.and_then(|groups| groups.prefix.as_ref());
+        Prefixes {
+            users: Prefix::said("ldap.userSearch.prefix", self.user_search.prefix.as_ref()),
+            groups: Prefix::said("ldap.groupSearch.prefix", groups),
+        }
     }
 
     pub(super) fn files(&self) -> Vec<(String, &Path)> {

@@ -9,6 +9,7 @@ mod file;
 mod github;
 mod jwt;
 mod ldap;
+mod prefixes;
 mod token_review;
 
 use std::collections::HashSet;
@@ -136,6 +137,7 @@ impl Authentication {
             });
         }
         let names: Vec<_> = next.iter().map(|built| built.entry.name.as_str()).collect();
+        prefixes::warn_of_none(next.iter().map(|built| &built.entry));
         tracing::info!(authenticators = names.join(","), "authentication is set up");
         self.chain.replace(next.iter().map(Built::step).collect());
         let certificates = |built: &Built| matches!(built.entry.kind(), Ok(Kind::Certificates(_)));

@@ -279,6 +279,60 @@ async fn rule_22_prefixes_have_to_be_said() {
 }
 
 #[tokio::test]
+async fn rule_22_no_two_authenticators_could_give_one_name() {
+    let dir = folder();
+    for (said, other, field, named) in [
+        ("'ldap:'", "'cert:'", "ldap.userSearch.prefix", "admins"),
+        ("'ldap:'", "'cert:eu-'", "ldap.userSearch.prefix", "admins"),
+        ("'ldap:'", "'ce'", "ldap.userSearch.prefix", "admins"),
+        (
+            "'ldap-group:'",
+            "'CORP:'",
+            "ldap.groupSearch.prefix",
+            "corp",
+        ),
+        (
+            "'ldap:'",
+            "'serviceaccount:edge:ci:'",
+            "ldap.userSearch.prefix",
+            "edge",
+        ),
+        (
+            "'ldap-group:'",
+            "'serviceaccounts:'",
+            "ldap.groupSearch.prefix",
+            "edge",
+        ),
+        (
+            "'github:'",
+            "'ldap:x'",
+            "github.usernamePrefix",
+            "directory",
+        ),
+        (
+            "'github-group:'",
+            "'ldap-group:'",
+            "github.groupsPrefix",
+            "directory",
+        ),
+    ] {
+        let text = GOOD.replacen(said, other, 1);
+        assert_ne!(text, GOOD);
+        let error = open(dir.path(), &text).err().unwrap();
+        assert!(error.contains(&format!("{field}: ")), "{error}");
+        assert!(
+            error.contains(&format!("authenticator {named:?}")),
+            "{error}"
+        );
+        assert!(error.contains(&other.replace('\'', "\"")), "{error}");
+    }
+    // Users and groups are apart, and a prefix that is none is warned of.
+    for (said, other) in [("'ldap-group:'", "'cert:'"), ("'ldap:'", "''")] {
+        open(dir.path(), &GOOD.replacen(said, other, 1)).unwrap();
+    }
+}
+
+#[tokio::test]
 async fn rule_22_a_github_needs_to_know_whose_tokens_count() {
     let dir = folder();
     let app = "    app: {clientID: Iv1.a, clientSecretFile: password}\n";

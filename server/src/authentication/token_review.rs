@@ -12,6 +12,7 @@ use underpass_core::ClusterName;
 use underpass_core::Clusters;
 
 use super::file::duration;
+use super::prefixes::{Prefix, Prefixes};
 
 /// ServiceAccount tokens of one cluster.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -35,6 +36,18 @@ impl Review {
 
     pub(super) fn issuer(&self) -> &str {
         &self.issuer
+    }
+
+    /// No field says them: the cluster's name does.
+    pub(super) fn prefixes(&self) -> Prefixes<'_> {
+        let cluster = |text: &str| Prefix {
+            field: "tokenReview.cluster",
+            text: format!("{text}:{}:", self.cluster).into(),
+        };
+        Prefixes {
+            users: Some(cluster("serviceaccount")),
+            groups: Some(cluster("serviceaccounts")),
+        }
     }
 
     pub(super) fn build(

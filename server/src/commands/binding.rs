@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use anyhow::{Context, Result};
 use underpass_directory::{Labels, Selector, Subject};
 
+use super::terminal::say;
 use super::{list, print_table};
 use crate::api::{BindingSpec, BindingStatus, View, segment};
 use crate::cli::{Binding, NewBinding};
@@ -19,7 +20,7 @@ pub(crate) async fn run(client: &Client, command: Binding) -> Result<()> {
             let spec = spec(wanted)?;
             let path = format!("/v1/bindings/{}", segment(name.as_str()));
             let shown: Shown = client.put(&path, &spec).await?;
-            eprintln!(
+            say!(
                 "Binding {name}: {} on {} for {}.",
                 shown.spec.role,
                 clusters(&shown.spec.clusters),
@@ -45,7 +46,7 @@ pub(crate) async fn run(client: &Client, command: Binding) -> Result<()> {
             client
                 .delete(&format!("/v1/bindings/{}", segment(name.as_str())))
                 .await?;
-            eprintln!("Binding {name} is forgotten; what rests on it ends.");
+            say!("Binding {name} is forgotten; what rests on it ends.");
         }
     }
     Ok(())

@@ -2,10 +2,11 @@
 
 use anyhow::Result;
 
+use super::terminal::show;
 use crate::data_dir::DataDir;
 use crate::pki::Ca;
 
 pub(crate) fn run(data: &DataDir) -> Result<()> {
-    println!("{}", Ca::pin(data)?);
+    show(Ca::pin(data)?);
     Ok(())
 }

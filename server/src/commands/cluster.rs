@@ -6,6 +6,7 @@ use anyhow::Result;
 use futures_util::future::join_all;
 use serde_json::{Map, Value, json};
 
+use super::terminal::{say, show};
 use super::{direct, print_table, timestamp};
 use crate::api::{AgentMade, AgentRequest, AgentView, ClusterSpec, ClusterStatus, View, segment};
 use crate::cli::{Agent, Cluster};
@@ -37,9 +38,11 @@ pub(crate) async fn run(client: &Client, data: &Path, command: Cluster) -> Resul
             if !labels.is_empty() {
                 label(client, name.as_str(), &labels).await?;
             }
-            eprintln!("A token for an agent of cluster {name}; it is shown this once:");
-            println!("{}", *made.token);
-            eprintln!("{}", next_step(client, data));
+            say!("A token for an agent of cluster {name}; it is shown this once:");
+            show(&*made.token);
+            for line in next_step(client, data).lines() {
+                say!("{line}");
+            }
         }
         Cluster::List => {
             let clusters: Vec<Shown> = client.list("/v1/clusters").await?;
@@ -55,13 +58,13 @@ pub(crate) async fn run(client: &Client, data: &Path, command: Cluster) -> Resul
         }
         Cluster::Label { name, labels } => {
             let shown = label(client, name.as_str(), &labels).await?;
-            eprintln!("Cluster {name} has the labels {}.", labels_of(&shown));
+            say!("Cluster {name} has the labels {}.", labels_of(&shown));
         }
         Cluster::Remove { name } => {
             client
                 .delete(&format!("/v1/clusters/{}", segment(name.as_str())))
                 .await?;
-            eprintln!("Cluster {name} is forgotten; what was open to it has ended.");
+            say!("Cluster {name} is forgotten; what was open to it has ended.");
         }
     }
     Ok(())
@@ -89,7 +92,7 @@ pub(crate) async fn run_agent(client: &Client, command: Agent) -> Result<()> {
             client
                 .delete(&format!("/v1/agents/{}", segment(&id)))
                 .await?;
-            eprintln!("Agent token {id} is revoked; whoever uses it is cut off.");
+            say!("Agent token {id} is revoked; whoever uses it is cut off.");
         }
     }
     Ok(())

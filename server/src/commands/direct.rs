@@ -9,6 +9,7 @@ use underpass_direct::read_kubeconfig;
 use underpass_directory::Policy;
 
 use super::cluster::label;
+use super::terminal::say;
 use crate::api::{ClusterSpec, ClusterStatus, DirectSpec, Problem, Reachability, View, segment};
 use crate::cli::DirectPolicy;
 use crate::client::Client;
@@ -73,19 +74,19 @@ pub(super) async fn add(
     if !labels.is_empty() {
         label(client, name.as_str(), labels).await?;
     }
-    eprintln!("Cluster {name} is reached at {server}; the credential is stored encrypted.");
+    say!("Cluster {name} is reached at {server}; the credential is stored encrypted.");
     match check(client, name.as_str()).await {
         Ok(Reachability {
             version: Some(version),
             ..
-        }) => eprintln!("Its API server answers, and is {version}."),
-        Ok(Reachability { detail, .. }) => eprintln!(
+        }) => say!("Its API server answers, and is {version}."),
+        Ok(Reachability { detail, .. }) => say!(
             "Its API server cannot be used yet: {}.",
             detail.unwrap_or_default()
         ),
-        Err(error) => eprintln!("Whether its API server can be used is not known: {error:#}."),
+        Err(error) => say!("Whether its API server can be used is not known: {error:#}."),
     }
-    eprintln!("What the account needs there, `underpass-agent rbac` prints.");
+    say!("What the account needs there, `underpass-agent rbac` prints.");
     Ok(())
 }
 

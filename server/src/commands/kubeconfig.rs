@@ -12,6 +12,7 @@ use underpass_gateway::kubeconfig::{Credential, Kubeconfig as Writer};
 use zeroize::Zeroizing;
 
 use super::serve::URL;
+use super::terminal::{hand_over, say};
 use crate::api::{AccessGiven, AccessRequest, Myself, TokenRequest};
 use crate::cli::Kubeconfig;
 use crate::client::{Client, Remote};
@@ -25,7 +26,7 @@ pub(crate) async fn run(client: &Client, data: &Path, options: Kubeconfig) -> Re
         with_token(client, data, &options).await?
     };
     match &options.output {
-        None => print!("{}", *yaml),
+        None => hand_over(&yaml),
         Some(path) => {
             write_private(path, &yaml)
                 .with_context(|| format!("cannot write {}", path.display()))?;
@@ -63,10 +64,10 @@ async fn with_token(
     let token = given.token.context("the server has made no token")?;
     let token = Token::parse(&token.token).context("the server's token cannot be read")?;
     if given.made {
-        eprintln!("User {user} is made.");
+        say!("User {user} is made.");
     }
     for cluster in given.granted {
-        eprintln!("User {user} may now reach cluster {cluster}.");
+        say!("User {user} may now reach cluster {cluster}.");
     }
     place.write(user.as_str(), Credential::Token(&token), &options.clusters)
 }

@@ -13,6 +13,7 @@ use underpass_authenticate::{DeviceLogin, Roots};
 use underpass_core::Scope;
 use zeroize::Zeroizing;
 
+use super::terminal::{hand_over, say};
 use super::{list, print_table, timestamp};
 use crate::api::{LOGIN, LoginRequest, LoginWays, Myself, TokenMade};
 use crate::cli::Login;
@@ -49,7 +50,7 @@ pub(crate) async fn log_in(elsewhere: &Elsewhere, options: Login) -> Result<()> 
     let made: TokenMade = Client::Https(remote).post(LOGIN, &request).await?;
     let saved = Saved::new(&url, ca_pem, made)?;
     saved.save()?;
-    eprintln!(
+    say!(
         "Logged in at {} as {}, until {}{}.",
         saved.url.trim_end_matches('/'),
         saved.user,
@@ -59,7 +60,7 @@ pub(crate) async fn log_in(elsewhere: &Elsewhere, options: Login) -> Result<()> 
             None => String::new(),
         }
     );
-    eprintln!(
+    say!(
         "`underpass-server kubeconfig --exec --api {}` writes a kubeconfig that uses this login.",
         saved.url.trim_end_matches('/')
     );
@@ -78,7 +79,7 @@ async fn device_login(remote: Remote) -> Result<Zeroizing<String>> {
     };
     let provider = DeviceLogin::new(&way.url, &roots, way.client_id)?;
     let login = provider.begin().await?;
-    eprintln!(
+    say!(
         "Open {} and type the code {}",
         login.verification_uri(),
         login.user_code()
@@ -96,8 +97,8 @@ pub(crate) async fn log_out(elsewhere: &Elsewhere) -> Result<()> {
     let revoked = Client::Https(remote).delete(&path).await;
     Saved::forget(&parsed)?;
     match revoked {
-        Ok(()) => eprintln!("Logged out at {}.", saved.url.trim_end_matches('/')),
-        Err(error) => eprintln!(
+        Ok(()) => say!("Logged out at {}.", saved.url.trim_end_matches('/')),
+        Err(error) => say!(
             "The login is forgotten here; its token ends {}: {error:#}",
             timestamp(saved.expires)?
         ),
@@ -126,7 +127,7 @@ pub(crate) async fn print_credential(elsewhere: &Elsewhere) -> Result<()> {
             })?,
         },
     });
-    println!("{}", *Zeroizing::new(credential.to_string()));
+    hand_over(&Zeroizing::new(format!("{credential}\n")));
     Ok(())
 }
 
@@ -151,7 +152,7 @@ pub(crate) async fn fresh(saved: Saved) -> Result<Saved> {
         }
         // The old one still counts.
         Err(error) => {
-            eprintln!("underpass-server: the login is not renewed: {error:#}");
+            say!("underpass-server: the login is not renewed: {error:#}");
             Ok(saved)
         }
     }
@@ -159,7 +160,7 @@ pub(crate) async fn fresh(saved: Saved) -> Result<Saved> {
 
 pub(crate) async fn who_am_i(client: &Client) -> Result<()> {
     let me: Myself = client.get("/v1/self").await?;
-    eprintln!(
+    say!(
         "{}{}{}, groups {}",
         me.user,
         me.authenticated_by

@@ -1,13 +1,10 @@
-//! The subcommands. They, and nothing else, write to stdout and stderr directly.
-#![allow(
-    clippy::print_stdout,
-    clippy::print_stderr,
-    reason = "a command line prints"
-)]
+//! The subcommands. What they write, [`terminal`] writes.
 
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use underpass_tunnel::printable;
+
+use self::terminal::{say, show};
 
 pub(crate) mod binding;
 pub(crate) mod ca_pin;
@@ -16,13 +13,13 @@ mod direct;
 pub(crate) mod kubeconfig;
 pub(crate) mod login;
 pub(crate) mod serve;
+mod terminal;
 pub(crate) mod token;
 pub(crate) mod user;
 
 /// The last words of a command that failed.
 pub(crate) fn complain(error: &anyhow::Error) {
-    // What a server answered may be part of it.
-    eprintln!("underpass-server: {}", printable(&format!("{error:#}")));
+    say!("underpass-server: {error:#}");
 }
 
 /// Columns of which each is as wide as its longest cell.
@@ -53,7 +50,7 @@ fn print_table(header: &[&str], rows: &[Vec<String>]) {
             .iter()
             .zip(&widths)
             .map(|(cell, width)| format!("{cell:width$}"));
-        println!("{}", cells.collect::<Vec<_>>().join("  ").trim_end());
+        show(cells.collect::<Vec<_>>().join("  ").trim_end());
     }
 }
 

@@ -3,6 +3,7 @@
 use anyhow::{Result, bail};
 use time::OffsetDateTime;
 
+use super::terminal::{say, show};
 use super::{print_table, timestamp};
 use crate::api::{TokenMade, TokenRequest, TokenView, segment};
 use crate::cli::{NewToken, Token};
@@ -13,11 +14,12 @@ pub(crate) async fn run(client: &Client, command: Token) -> Result<()> {
         Token::Create(wanted) => {
             let request = request(wanted);
             let made: TokenMade = client.post("/v1/tokens", &request).await?;
-            eprintln!(
+            say!(
                 "Token {} of {}; it is shown this once:",
-                made.about.id, made.about.user
+                made.about.id,
+                made.about.user
             );
-            println!("{}", *made.token);
+            show(&*made.token);
         }
         Token::List { user } => {
             let path = match &user {
@@ -40,7 +42,7 @@ pub(crate) async fn run(client: &Client, command: Token) -> Result<()> {
         Token::Revoke { id } => {
             let token = find(client, &id).await?;
             client.delete(&format!("/v1/tokens/{}", token.id)).await?;
-            eprintln!("Token {} of {} is revoked.", token.id, token.user);
+            say!("Token {} of {} is revoked.", token.id, token.user);
         }
     }
     Ok(())

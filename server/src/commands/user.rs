@@ -7,6 +7,7 @@ use serde_json::json;
 use underpass_core::Authority;
 
 use super::login::read_password;
+use super::terminal::say;
 use super::{list, print_table};
 use crate::api::{
     AccessGiven, AccessRequest, GroupSpec, GroupStatus, NewPassword, UserSpec, UserStatus, View,
@@ -46,7 +47,7 @@ pub(crate) async fn run(client: &Client, command: User) -> Result<()> {
             } else {
                 "is up to date"
             };
-            eprintln!("User {name} {made}.");
+            say!("User {name} {made}.");
         }
         User::Link { name, authorities } => {
             let path = format!("/v1/users/{}", segment(name.as_str()));
@@ -54,8 +55,8 @@ pub(crate) async fn run(client: &Client, command: User) -> Result<()> {
                 .patch(&path, &json!({ "links": authorities }))
                 .await?;
             match shown.spec.links.is_empty() {
-                true => eprintln!("User {name} comes by nobody's word but the directory's."),
-                false => eprintln!("User {name} may come by {}.", links(&shown.spec.links)),
+                true => say!("User {name} comes by nobody's word but the directory's."),
+                false => say!("User {name} may come by {}.", links(&shown.spec.links)),
             }
         }
         User::List => {
@@ -72,7 +73,7 @@ pub(crate) async fn run(client: &Client, command: User) -> Result<()> {
             let path = format!("/v1/users/{}/password", segment(name.as_str()));
             if remove {
                 client.delete(&path).await?;
-                eprintln!("User {name} has no password any more.");
+                say!("User {name} has no password any more.");
                 return Ok(());
             }
             let current = match &current_password_file {
@@ -86,7 +87,7 @@ pub(crate) async fn run(client: &Client, command: User) -> Result<()> {
             }
             let wanted = NewPassword { password, current };
             client.put_nothing(&path, &wanted).await?;
-            eprintln!("User {name} has a new password.");
+            say!("User {name} has a new password.");
         }
         User::Disable { name } => set_disabled(client, name.as_str(), true).await?,
         User::Enable { name } => set_disabled(client, name.as_str(), false).await?,
@@ -94,7 +95,7 @@ pub(crate) async fn run(client: &Client, command: User) -> Result<()> {
             client
                 .delete(&format!("/v1/users/{}", segment(name.as_str())))
                 .await?;
-            eprintln!("User {name} is forgotten; what they have open ends.");
+            say!("User {name} is forgotten; what they have open ends.");
         }
     }
     Ok(())
@@ -106,9 +107,9 @@ async fn set_disabled(client: &Client, name: &str, disabled: bool) -> Result<()>
         .patch(&path, &json!({ "disabled": disabled }))
         .await?;
     if disabled {
-        eprintln!("User {name} is disabled; what they have open ends.");
+        say!("User {name} is disabled; what they have open ends.");
     } else {
-        eprintln!("User {name} is enabled; their tokens count again.");
+        say!("User {name} is enabled; their tokens count again.");
     }
     Ok(())
 }
@@ -165,13 +166,13 @@ pub(crate) async fn run_group(client: &Client, command: Group) -> Result<()> {
                 links: links.into_iter().collect(),
             };
             let shown: ShownGroup = client.put(&path, &spec).await?;
-            eprintln!("Group {name} has {} members.", shown.spec.members.len());
+            say!("Group {name} has {} members.", shown.spec.members.len());
         }
         Group::Remove { name } => {
             client
                 .delete(&format!("/v1/groups/{}", segment(name.as_str())))
                 .await?;
-            eprintln!("Group {name} is forgotten, and what bindings gave it.");
+            say!("Group {name} is forgotten, and what bindings gave it.");
         }
     }
     Ok(())

@@ -16,7 +16,7 @@ use std::{
 use lru::LruCache;
 use tokio::time::Instant;
 
-use underpass_core::{limits, network_of};
+use underpass_core::{Block, blocks_of, limits, network_of, share};
 
 /// An entry, by a hash of its distinguished name with a key of this process.
 type Entry = u64;
@@ -35,9 +35,88 @@ pub(super) struct Attempts {
 #[derive(Debug)]
 struct State {
     users: LruCache<Entry, User>,
-    others: HashMap<Entry, Wrong>,
+    others: Others,
+}
+
+/// Entries whose users have not logged in, and who has brought their passwords.
+#[derive(Debug, Default)]
+struct Others {
+    entries: HashMap<Entry, (Wrong, IpAddr)>,
+    /// How many of each network.
+    of: HashMap<Block, usize>,
     /// When those that are over were last looked for.
     swept: Option<Instant>,
+}
+
+impl Others {
+    #[cfg(test)]
+    fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    fn get(&self, entry: Entry) -> Option<&Wrong> {
+        self.entries.get(&entry).map(|(wrong, _)| wrong)
+    }
+
+    fn get_mut(&mut self, entry: Entry) -> Option<&mut Wrong> {
+        self.entries.get_mut(&entry).map(|(wrong, _)| wrong)
+    }
+
+    /// Remembers a new one, where there is room for one more of this client's networks.
+    fn insert(&mut self, entry: Entry, wrong: Wrong, client: IpAddr, now: Instant) -> bool {
+        if !self.has_room(client, now) {
+            return false;
+        }
+        self.entries.insert(entry, (wrong, client));
+        for block in blocks_of(client) {
+            let held = self.of.entry(block).or_default();
+            *held = held.saturating_add(1);
+        }
+        true
+    }
+
+    fn remove(&mut self, entry: Entry) {
+        if let Some((_, client)) = self.entries.remove(&entry) {
+            less(&mut self.of, client);
+        }
+    }
+
+    fn has_room(&mut self, client: IpAddr, now: Instant) -> bool {
+        let allows = |others: &Self| {
+            let held = blocks_of(client).map(|block| {
+                let held = others.of.get(&block).copied().unwrap_or_default();
+                held / usize::try_from(block.shares()).unwrap_or(usize::MAX)
+            });
+            let held = held.max().unwrap_or_default();
+            share::allows(held, others.entries.len(), limits::LDAP_OTHERS)
+        };
+        let due = self
+            .swept
+            .is_none_or(|swept| now.saturating_duration_since(swept) >= limits::LDAP_SWEEP);
+        if !allows(self) && due {
+            let of = &mut self.of;
+            self.entries.retain(|_, (wrong, client)| {
+                let over = wrong.is_over(now);
+                if over {
+                    less(of, *client);
+                }
+                !over
+            });
+            self.swept = Some(now);
+        }
+        allows(self)
+    }
+}
+
+fn less(of: &mut HashMap<Block, usize>, client: IpAddr) {
+    for block in blocks_of(client) {
+        if let Some(held) = of.get_mut(&block) {
+            *held = held.saturating_sub(1);
+            if *held == 0 {
+                of.remove(&block);
+            }
+        }
+    }
 }
 
 /// Somebody who has logged in.
@@ -69,8 +148,7 @@ impl Attempts {
             hasher: RandomState::new(),
             state: Arc::new(Mutex::new(State {
                 users: LruCache::new(users),
-                others: HashMap::new(),
-                swept: None,
+                others: Others::default(),
             })),
         }
     }
@@ -85,8 +163,17 @@ impl Attempts {
             state: Arc::clone(&self.state),
             entry,
             network,
-            counts: false,
+            sent: false,
         })
+    }
+
+    /// A relative distinguished name's value for somebody who types this name, and whom the directory does not know: a hash
+    /// with a key of this process, so that nobody makes an entry of that name. Spellings that directories take for one name
+    /// (RFC 4518: case, spaces) have one.
+    pub(super) fn nobody(&self, typed: &str) -> String {
+        let words: Vec<_> = typed.split_whitespace().map(str::to_lowercase).collect();
+        let hash = self.hasher.hash_one(words.join(" "));
+        format!("underpass-nobody-{hash:016x}")
     }
 }
 
@@ -115,35 +202,24 @@ impl State {
             user.wrong = Some(wrong);
             return Ok(());
         }
-        if !self.others.contains_key(&entry) && !self.has_room(now) {
-            return Err(limits::LDAP_WRONG_BINDS_TIME);
+        if let Some(there) = self.others.get_mut(entry) {
+            *there = wrong;
+            return Ok(());
         }
-        self.others.insert(entry, wrong);
-        Ok(())
+        let inserted = self.others.insert(entry, wrong, network, now);
+        inserted.then_some(()).ok_or(limits::LDAP_WRONG_BINDS_TIME)
     }
 
     fn wrong(&mut self, entry: Entry) -> Option<&Wrong> {
         match self.users.peek(&entry) {
             Some(user) => user.wrong.as_ref(),
-            None => self.others.get(&entry),
+            None => self.others.get(entry),
         }
-    }
-
-    fn has_room(&mut self, now: Instant) -> bool {
-        let full = |others: &HashMap<_, _>| others.len() >= limits::LDAP_OTHERS;
-        let due = self
-            .swept
-            .is_none_or(|swept| now.saturating_duration_since(swept) >= limits::LDAP_SWEEP);
-        if full(&self.others) && due {
-            self.others.retain(|_, wrong| !wrong.is_over(now));
-            self.swept = Some(now);
-        }
-        !full(&self.others)
     }
 
     /// The directory forgets the wrong ones, and so does this.
     fn right(&mut self, entry: Entry, network: IpAddr) {
-        self.others.remove(&entry);
+        self.others.remove(entry);
         let user = self.users.get_or_insert_mut(entry, User::default);
         user.wrong = None;
         user.networks.retain(|known| *known != network);
@@ -151,17 +227,28 @@ impl State {
         user.networks.truncate(limits::PASSWORD_NETWORKS);
     }
 
-    /// The directory has not looked at it.
+    /// A directory that is slow counts from a moment that is not known, at this one at the latest.
+    fn prolong(&mut self, entry: Entry, now: Instant) {
+        let wrong = match self.users.peek_mut(&entry) {
+            Some(user) => user.wrong.as_mut(),
+            None => self.others.get_mut(entry),
+        };
+        if let Some(wrong) = wrong {
+            wrong.until = now + limits::LDAP_WRONG_BINDS_TIME;
+        }
+    }
+
+    /// The directory has not got it.
     fn undo(&mut self, entry: Entry) {
-        let less = |wrong: &mut Wrong| wrong.count = wrong.count.saturating_sub(1);
+        let fewer = |wrong: &mut Wrong| wrong.count = wrong.count.saturating_sub(1);
         if let Some(user) = self.users.peek_mut(&entry) {
-            user.wrong.as_mut().map(less);
+            user.wrong.as_mut().map(fewer);
             return;
         }
-        if let Some(wrong) = self.others.get_mut(&entry) {
-            less(wrong);
+        if let Some(wrong) = self.others.get_mut(entry) {
+            fewer(wrong);
             if wrong.count == 0 {
-                self.others.remove(&entry);
+                self.others.remove(entry);
             }
         }
     }
@@ -172,31 +259,42 @@ fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
     state.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A password that is being tried. Dropped, it does not count: the directory has not said anything.
+/// A password that is going to be tried. Dropped before it was sent, it does not count; later, it does.
 #[derive(Debug)]
 #[must_use]
 pub(super) struct Attempt {
     state: Arc<Mutex<State>>,
     entry: Entry,
     network: IpAddr,
-    counts: bool,
+    sent: bool,
 }
 
 impl Attempt {
-    pub(super) fn right(mut self) {
-        self.counts = true;
-        lock(&self.state).right(self.entry, self.network);
+    /// It is on its way: whatever comes back, the directory may have counted it.
+    pub(super) fn sent(&mut self) {
+        self.sent = true;
     }
 
-    pub(super) fn wrong(mut self) {
-        self.counts = true;
+    pub(super) fn right(mut self) {
+        self.sent();
+        let (entry, network) = (self.entry, self.network);
+        let state = Arc::clone(&self.state);
+        drop(self);
+        lock(&state).right(entry, network);
+    }
+
+    #[cfg(test)]
+    fn wrong(mut self) {
+        self.sent();
     }
 }
 
 impl Drop for Attempt {
     fn drop(&mut self) {
-        if !self.counts {
-            lock(&self.state).undo(self.entry);
+        let mut state = lock(&self.state);
+        match self.sent {
+            true => state.prolong(self.entry, Instant::now()),
+            false => state.undo(self.entry),
         }
     }
 }
@@ -252,10 +350,38 @@ mod tests {
             .filter_map(|_| attempts.begin(ALICE, HOME).ok())
             .collect();
         assert_eq!(under_way.len(), 3);
-        // A directory that does not answer has not counted them.
+        // Nothing was sent: the directory could not be reached.
         drop(under_way);
-        assert!(lock(&attempts.state).others.is_empty());
+        assert_eq!(lock(&attempts.state).others.len(), 0);
         let _again = attempts.begin(ALICE, HOME).unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn rule_23_what_was_sent_counts_whatever_is_heard_of_it() {
+        let attempts = Attempts::new();
+        let mut under_way: Vec<_> = (0..100)
+            .filter_map(|_| attempts.begin(ALICE, HOME).ok())
+            .collect();
+        under_way.iter_mut().for_each(Attempt::sent);
+        // The directory is slow, and counts them late.
+        tokio::time::advance(limits::LDAP_WRONG_BINDS_TIME / 2).await;
+        drop(under_way);
+        let wait = attempts.begin(ALICE, HOME).unwrap_err();
+        assert_eq!(wait, limits::LDAP_WRONG_BINDS_TIME);
+    }
+
+    #[test]
+    fn rule_23_nobody_is_one_name_in_every_spelling() {
+        let attempts = Attempts::new();
+        let nobody = attempts.nobody("no body");
+        assert_eq!(attempts.nobody(" No  BODY "), nobody);
+        assert_ne!(attempts.nobody("nobody"), nobody);
+        assert_ne!(Attempts::new().nobody("no body"), nobody);
+        assert!(
+            nobody
+                .chars()
+                .all(|c| c.is_ascii_alphanumeric() || c == '-')
+        );
     }
 
     #[tokio::test(start_paused = true)]
@@ -264,8 +390,11 @@ mod tests {
         attempts.begin(ALICE, HOME).unwrap().right();
         let bob = ALICE.replace("alice", "bob");
         guesses(&attempts, &bob, 100);
-        for n in 0..limits::LDAP_OTHERS {
-            guesses(&attempts, &format!("uid={n}"), 1);
+        // From everywhere: one network does not fill it.
+        for n in 1..limits::LDAP_OTHERS {
+            let from = std::net::Ipv4Addr::from_bits(0x0a00_0000 + u32::try_from(n).unwrap());
+            let attempt = attempts.begin(&format!("uid={n}"), from.into());
+            attempt.unwrap().wrong();
         }
         assert_eq!(lock(&attempts.state).others.len(), limits::LDAP_OTHERS);
         // Nobody new, nor bob, whose time is not over; alice as ever.
@@ -275,5 +404,25 @@ mod tests {
         tokio::time::advance(limits::LDAP_WRONG_BINDS_TIME).await;
         attempts.begin("uid=new", HOME).unwrap().wrong();
         assert_eq!(lock(&attempts.state).others.len(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn rule_23_one_site_does_not_take_all_room_for_names() {
+        let attempts = Attempts::new();
+        let from = |n: u32| {
+            let bits = 0x2001_0db8 << 96 | u128::from(n) << 64;
+            IpAddr::from(std::net::Ipv6Addr::from_bits(bits))
+        };
+        // A new /64 for each name.
+        let guess = |n: u32| attempts.begin(&format!("uid={n}"), from(n));
+        let tried = (0..65_536).filter_map(|n| guess(n).ok());
+        let tried = tried.map(Attempt::wrong).count();
+        assert_eq!(tried, limits::LDAP_OTHERS / 4 * 3);
+        attempts.begin("uid=new", HOME).unwrap().wrong();
+        guess(65_536).unwrap().wrong();
+        tokio::time::advance(limits::LDAP_WRONG_BINDS_TIME).await;
+        guess(65_535).unwrap().wrong();
+        let state = lock(&attempts.state);
+        assert_eq!((state.others.len(), state.others.of.len()), (1, 3));
     }
 }

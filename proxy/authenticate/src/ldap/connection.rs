@@ -60,24 +60,6 @@ impl Connections {
         }
     }
 
-    /// Binds as somebody, on a connection that nothing else is done on.
-    pub(super) async fn try_password(
-        &self,
-        dn: &str,
-        password: &str,
-    ) -> Result<Bound, LdapFailure> {
-        let mut ldap = self.connect().await?;
-        let bound = ldap.simple_bind(dn, password).await;
-        let code = bound.map_err(LdapFailure::Unreachable)?.rc;
-        // Nothing depends on the farewell.
-        let _ = ldap.unbind().await;
-        match code {
-            0 => Ok(Bound::Yes),
-            code if NOT_ACCEPTED.contains(&code) => Ok(Bound::No),
-            code => Err(LdapFailure::Login(code)),
-        }
-    }
-
     /// At most `most` entries below `base`.
     pub(super) async fn search(
         &self,
@@ -150,7 +132,8 @@ impl Connections {
         }
     }
 
-    async fn connect(&self) -> Result<Ldap, LdapFailure> {
+    /// A connection on which nothing has been said but TLS.
+    pub(super) async fn connect(&self) -> Result<Ldap, LdapFailure> {
         let settings = LdapConnSettings::new()
             .set_conn_timeout(limits::PROVIDER_CONNECT_TIME)
             .set_config(Arc::clone(&self.tls))
@@ -164,6 +147,23 @@ impl Connections {
             }
         });
         Ok(ldap)
+    }
+}
+
+/// Binds as somebody, on a connection that nothing else is done on.
+pub(super) async fn try_password(
+    mut connection: Ldap,
+    dn: &str,
+    password: &str,
+) -> Result<Bound, LdapFailure> {
+    let bound = connection.simple_bind(dn, password).await;
+    let code = bound.map_err(LdapFailure::Unreachable)?.rc;
+    // Nothing depends on the farewell.
+    let _ = connection.unbind().await;
+    match code {
+        0 => Ok(Bound::Yes),
+        code if NOT_ACCEPTED.contains(&code) => Ok(Bound::No),
+        code => Err(LdapFailure::Login(code)),
     }
 }
 

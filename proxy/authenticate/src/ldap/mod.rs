@@ -1,7 +1,7 @@
 //! Names and passwords of an LDAP directory, Active Directory included.
 //!
 //! A login is a search for the user's entry, a bind as that entry (RFC 4513, section 5.1.3), and a search for its
-//! groups. What a user types reaches filters and names escaped (RFC 4515, section 3; RFC 4514, section 2.4), an empty
+//! groups. What a user types reaches filters escaped (RFC 4515, section 3), and no distinguished name; an empty
 //! password is refused before anybody is asked (RFC 4513, section 5.1.2: a directory would take it for an anonymous
 //! login, and say yes), and referrals are not followed. There is no way without TLS.
 
@@ -14,12 +14,11 @@ mod search;
 use std::{fmt, net::IpAddr, sync::Arc};
 
 use async_trait::async_trait;
-use ldap3::dn_escape;
 
 pub use self::config::{Bind, GroupMembership, GroupSearch, LdapConfig, UserSearch};
 use self::{
     attempts::Attempts,
-    connection::{Bound, Connections, LdapFailure},
+    connection::{Bound, Connections, LdapFailure, try_password},
     search::{Found, filled},
 };
 use super::{
@@ -158,18 +157,23 @@ impl Directory {
         client: IpAddr,
     ) -> Result<Bound, AuthenticateError> {
         let attempt = self.attempts.begin(dn, client);
-        let attempt = attempt.map_err(AuthenticateError::Wait)?;
-        let bound = self.connections.try_password(dn, login.expose()).await;
+        let mut attempt = attempt.map_err(AuthenticateError::Wait)?;
+        let connected = self.connections.connect().await;
+        let connection = connected.map_err(AuthenticateError::unavailable)?;
+        // The directory may count it from here on, whatever is heard of it: an answer that comes too late, one that says
+        // something else, or none.
+        attempt.sent();
+        let bound = try_password(connection, dn, login.expose()).await;
         let bound = bound.map_err(AuthenticateError::unavailable)?;
-        match bound {
-            Bound::Yes => attempt.right(),
-            Bound::No => attempt.wrong(),
+        if bound == Bound::Yes {
+            attempt.right();
         }
         Ok(bound)
     }
 
     /// Whoever tries names must not see, by the time that it takes or by having to wait, which of them exist. The answer
-    /// does not matter.
+    /// does not matter. What was typed is not bound as: there may be such an entry, which only the search's filter leaves
+    /// out, and a directory that locks accounts would lock it.
     async fn bind_as_nobody(
         &self,
         name: &str,
@@ -177,7 +181,8 @@ impl Directory {
         client: IpAddr,
     ) -> Result<(), AuthenticateError> {
         let user = &self.config.user;
-        let nobody = format!("{}={},{}", user.name_attribute, dn_escape(name), user.base);
+        let rdn = self.attempts.nobody(name);
+        let nobody = format!("{}={rdn},{}", user.name_attribute, user.base);
         self.bind(&nobody, login, client).await.map(drop)
     }
 

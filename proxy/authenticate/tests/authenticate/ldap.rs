@@ -7,7 +7,12 @@ use std::{
 };
 
 use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
-use tokio::net::TcpListener;
+use rustls::{ServerConfig, pki_types::PrivateKeyDer};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+};
+use tokio_rustls::TlsAcceptor;
 use underpass_authenticate::{
     AuthenticateError, Bind, Chain, GroupMembership, GroupSearch, Ldap, LdapConfig, Password,
     Rejection, RemoteOptions, Roots, Step, Unowned, UserSearch,
@@ -207,10 +212,7 @@ async fn wrong_passwords_and_wrong_names_look_the_same() {
     }
     // Both cost a bind as somebody.
     let log = directory.log();
-    assert!(
-        log.contains("BIND dn=\"uid=nobody,ou=people,dc=example,dc=org\""),
-        "{log}"
-    );
+    assert!(log.contains("BIND dn=\"uid=underpass-nobody-"), "{log}");
     // Two entries fit: neither is meant.
     let refused = rejection(basic(&ldap, "twin@example.org", "twin-secret").await);
     assert_eq!(refused, Rejection::Ambiguous);
@@ -251,6 +253,145 @@ async fn rule_23_strangers_reach_no_lockout_threshold_of_the_directory() {
         "{refused:?}"
     );
     identity(basic(&ldap, "bob", "bob-secret").await);
+}
+
+/// How a directory that breaks off answers a user's bind, which it has counted.
+#[derive(Clone, Copy, Debug)]
+enum Answers {
+    /// Never.
+    Late,
+    /// By closing the connection.
+    Gone,
+    /// With a result that says nothing about the password: 51, busy.
+    Busy,
+    /// It does not get it: only the first connection is taken, that of searches.
+    Unreached,
+}
+
+/// A way to the directory on which users' binds get there, and their answers do not come back.
+async fn breaking(directory: &Directory, answers: Answers) -> (String, Roots) {
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let roots = Roots::from_pem(made.cert.pem().as_bytes()).unwrap();
+    let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
+    let tls = ServerConfig::builder()
+        .with_no_client_auth()
+        .with_single_cert(vec![made.cert.der().clone()], key)
+        .unwrap();
+    let tls = TlsAcceptor::from(Arc::new(tls));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!(
+        "ldaps://localhost:{}",
+        listener.local_addr().unwrap().port()
+    );
+    let upstream = directory.ldap().replace("ldap://", "");
+    tokio::spawn(async move {
+        let mut taken = 0;
+        while let Ok((socket, _)) = listener.accept().await {
+            taken += 1;
+            if taken > 1 && matches!(answers, Answers::Unreached) {
+                continue;
+            }
+            let (tls, upstream) = (tls.clone(), upstream.clone());
+            tokio::spawn(async move {
+                let Ok(client) = tls.accept(socket).await else {
+                    return;
+                };
+                let directory = TcpStream::connect(upstream).await.unwrap();
+                relay(client, directory, answers).await;
+            });
+        }
+    });
+    (url, roots)
+}
+
+async fn relay(
+    mut client: impl AsyncRead + AsyncWrite + Unpin,
+    mut directory: TcpStream,
+    answers: Answers,
+) {
+    let mut bytes = vec![0; 4096];
+    let read = client.read(&mut bytes).await.unwrap();
+    directory.write_all(&bytes[..read]).await.unwrap();
+    // The account that searches is no `uid=…`.
+    if !bytes[..read].windows(4).any(|part| part == b"uid=") {
+        let _ = tokio::io::copy_bidirectional(&mut client, &mut directory).await;
+        return;
+    }
+    let read = directory.read(&mut bytes).await.unwrap();
+    match answers {
+        Answers::Late => std::future::pending().await,
+        Answers::Gone | Answers::Unreached => {}
+        Answers::Busy => {
+            // An ENUMERATED of one byte: invalidCredentials.
+            let answer = &mut bytes[..read];
+            let at = answer.windows(3).position(|part| part == [10, 1, 49]);
+            answer[at.unwrap() + 2] = 51;
+            client.write_all(answer).await.unwrap();
+            let _ = client.read(&mut [0; 64]).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn rule_23_a_bind_that_was_sent_counts_whatever_the_directory_says() {
+    for answers in [Answers::Late, Answers::Gone, Answers::Busy] {
+        let directory = Directory::start().await;
+        let mut config = config(&directory);
+        (config.url, config.roots) = breaking(&directory, answers).await;
+        config.remote.timeout = Duration::from_millis(500);
+        let ldap = ldap(config);
+        let mut waits = 0;
+        for guess in 0..8 {
+            match basic(&ldap, "alice", &format!("guess-{guess}")).await {
+                Err(AuthenticateError::Unavailable(_)) => {}
+                Err(AuthenticateError::Wait(_)) => waits += 1,
+                other => panic!("{answers:?} {other:?}"),
+            }
+        }
+        let bind = "BIND dn=\"uid=alice,ou=people,dc=example,dc=org\" method=128";
+        let binds = directory.log().matches(bind).count();
+        let most = limits::LDAP_WRONG_BINDS_OF_STRANGERS as usize;
+        assert_eq!((binds, waits), (most, 8 - most), "{answers:?}");
+    }
+}
+
+#[tokio::test]
+async fn rule_23_a_bind_that_was_not_sent_does_not_count() {
+    let directory = Directory::start().await;
+    let mut config = config(&directory);
+    (config.url, config.roots) = breaking(&directory, Answers::Unreached).await;
+    let ldap = ldap(config);
+    for guess in 0..8 {
+        let said = unavailable(basic(&ldap, "alice", &format!("guess-{guess}")).await);
+        assert!(said.contains("cannot be reached"), "{said}");
+    }
+    assert!(!directory.log().contains("BIND dn=\"uid="));
+}
+
+/// An entry below the base that no login finds, since the filter leaves it out, is bound as by nobody.
+#[tokio::test]
+async fn rule_23_a_name_outside_the_filter_locks_nobodys_account() {
+    let directory = Directory::start().await;
+    let mut config = config(&directory);
+    config.user.filter = "(&(objectClass=inetOrgPerson)(uid={username})(!(uid=bob)))".to_owned();
+    let ldap = ldap(config);
+    for typed in ["bob", "BOB", " bob", "bob  "] {
+        let answer = basic(&ldap, typed, "guess").await;
+        let refused = match answer {
+            Err(AuthenticateError::Rejected(Rejection::WrongPassword)) => false,
+            Err(AuthenticateError::Wait(_)) => true,
+            other => panic!("{typed:?} {other:?}"),
+        };
+        // One name, in whichever spelling.
+        assert_eq!(refused, typed == "bob  ", "{typed:?}");
+    }
+    let log = directory.log();
+    assert!(!log.to_lowercase().contains("bind dn=\"uid=bob"), "{log}");
+    assert_eq!(
+        log.matches("BIND dn=\"uid=underpass-nobody-").count(),
+        3,
+        "{log}"
+    );
 }
 
 #[tokio::test]

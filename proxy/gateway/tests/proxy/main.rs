@@ -15,6 +15,8 @@ mod direct;
 #[cfg(test)]
 mod failures;
 #[cfg(test)]
+mod foreign_pages;
+#[cfg(test)]
 mod hops;
 #[cfg(test)]
 mod identity_rules;

@@ -13,12 +13,13 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use underpass_audit::Trail;
 use underpass_authenticate::{
-    Chain, Step, StoreError, Token, TokenAuthenticator, TokenHash, TokenRecord, TokenStore, Unowned,
+    AuthenticateError, Authenticated, Authenticator, Caller, Chain, Step, StoreError, Token,
+    TokenAuthenticator, TokenHash, TokenRecord, TokenStore, Unowned,
 };
 use underpass_core::{
-    Access, ActingAs, AuthorizeError, Authorizer, Body, BoxedIo, ClusterName, Clusters,
-    ConnectError, ConnectionInfo, Identity, ImpersonationPolicy, Network, Networks, Nobody, Open,
-    Peer, Protocol, Refusal, Revocation,
+    Access, ActingAs, Authority, AuthorizeError, Authorizer, Body, BoxedIo, ClusterName, Clusters,
+    ConnectError, ConnectionInfo, Identity, ImpersonationPolicy, Method, Network, Networks, Nobody,
+    Open, Peer, Protocol, Provenance, Refusal, Revocation,
 };
 use underpass_gateway::{AccessReviews, BudgetConfig, Budgets, Front, FrontConfig, NotFound};
 use underpass_upstream::{ApiServer, ApiServerOptions};
@@ -74,6 +75,27 @@ impl Authorizer for Rules {
             return Err(AuthorizeError::Denied { reason: None });
         }
         Ok(Revocation::when(self.0.clone()))
+    }
+}
+
+/// Somebody whose browser remembers a password, and attaches it by itself.
+pub(crate) const BROWSER: &str = "Basic YnJvd3Nlcjp4";
+
+struct Remembered;
+
+#[async_trait]
+impl Authenticator for Remembered {
+    async fn authenticate(
+        &self,
+        caller: &Caller<'_>,
+    ) -> Result<Option<Authenticated>, AuthenticateError> {
+        let remembered = caller.password().filter(|login| login.user() == "browser");
+        Ok(remembered.map(|_| {
+            let method = Method::Ldap;
+            let provenance = Provenance::new(method, "remembered", Authority::default());
+            let identity = Identity::new("browser".to_owned(), None, vec![], [].into()).unwrap();
+            Authenticated::new(identity.vouched_for(provenance), Revocation::never())
+        }))
     }
 }
 
@@ -266,10 +288,14 @@ impl World {
         let bob = token("bob", vec![]);
         let revoke = CancellationToken::new();
         let tokens = Arc::new(TokenAuthenticator::new("tokens", Arc::new(store)));
-        let step = Step::new("tokens", tokens, Duration::from_secs(5));
+        let step = |name, authenticator| Step::new(name, authenticator, Duration::from_secs(5));
+        let steps = vec![
+            step("tokens", tokens),
+            step("remembered", Arc::new(Remembered)),
+        ];
         let budgets = Budgets::new(budgets);
         let front = Arc::new(Front::new(FrontConfig {
-            authenticator: Arc::new(Chain::new(vec![step], Arc::new(Unowned))),
+            authenticator: Arc::new(Chain::new(steps, Arc::new(Unowned))),
             authorizer: Arc::new(Rules(revoke.clone())),
             acting_as,
             clusters,

@@ -1,0 +1,99 @@
+//! What subcommands write. They, and nothing else, write to stdout and stderr, and only here: clippy refuses `println!` and
+//! `eprintln!` everywhere else.
+//!
+//! A text may be a peer's: a cluster's version, an identity provider's code, what a server answers. On a terminal it could
+//! move the cursor, or change what was written before. So a line is one visible line, whatever it is made of.
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a command line prints"
+)]
+
+use std::fmt;
+
+use underpass_tunnel::printable;
+use zeroize::Zeroizing;
+
+/// Tells the user something: a line on stderr, in the words of `format!`.
+macro_rules! say {
+    ($($words:tt)*) => {
+        $crate::commands::terminal::tell(format_args!($($words)*))
+    };
+}
+pub(super) use say;
+
+/// A line on stderr.
+pub(super) fn tell(words: fmt::Arguments<'_>) {
+    eprintln!("{}", *line(words));
+}
+
+/// A line of what was asked for, on stdout.
+pub(super) fn show(words: impl fmt::Display) {
+    println!("{}", *line(words));
+}
+
+fn line(words: impl fmt::Display) -> Zeroizing<String> {
+    // It may be a token.
+    let words = Zeroizing::new(words.to_string());
+    Zeroizing::new(printable(&words).into_owned())
+}
+
+/// What a program reads, as it is, on stdout: a credential, a kubeconfig. Their format escapes what a peer says in them.
+pub(super) fn hand_over(text: &str) {
+    print!("{text}");
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::line;
+
+    #[test]
+    fn rule_23_a_peers_text_is_one_visible_line_on_a_terminal() {
+        let version = "v1.35.0\u{1b}]0;owned\u{7}\r\nLogged in as root\u{202e}";
+        let written = line(format_args!("Its API server answers, and is {version}."));
+        assert!(!written.chars().any(char::is_control), "{written:?}");
+        assert!(!written.contains('\u{202e}'), "{written:?}");
+        assert!(written.contains("v1.35.0\\u001b]0;owned"), "{written:?}");
+    }
+
+    /// Where `printable` is not applied, a peer writes on an administrator's terminal.
+    #[test]
+    fn rule_23_nothing_but_the_terminal_prints() {
+        let mut found = Vec::new();
+        look(
+            Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/src")),
+            &mut found,
+        );
+        assert_eq!(found, [""; 0]);
+    }
+
+    fn look(folder: &Path, found: &mut Vec<String>) {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                look(&path, found);
+                continue;
+            }
+            // Audit events are JSON, which escapes; a container's log is where they are asked for.
+            let here = ["commands/terminal.rs", "audit/stdout.rs"];
+            if here.iter().any(|here| path.ends_with(here)) {
+                continue;
+            }
+            let text = std::fs::read_to_string(&path).unwrap();
+            for (number, line) in text.lines().enumerate() {
+                let code = line.split("//").next().unwrap_or_default();
+                let prints = [
+                    "println!", "print!", "eprint!", "dbg!", "stdout()", "stderr()",
+                ];
+                // The log's own writer does the same for log lines.
+                let logs = ["Lines::new(", ".is_terminal()"];
+                let logs = logs.iter().any(|log| code.contains(log));
+                if !logs && prints.iter().any(|print| code.contains(print)) {
+                    found.push(format!("{}:{}: {line}", path.display(), number + 1));
+                }
+            }
+        }
+    }
+}
