@@ -48,7 +48,7 @@ pub use self::{
     impersonated::Impersonated,
     io::{BoxedIo, Io},
     log_share::LogShare,
-    network::{Network, NetworkError, Networks, network_of},
+    network::{Network, NetworkError, Networks, network_of, sites_of},
     peer::{Peer, X_FORWARDED_FOR, forwarded_for},
     policy::{ImpersonationPolicy, NeverImpersonated},
     provenance::{Method, Provenance},

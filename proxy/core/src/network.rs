@@ -84,6 +84,21 @@ pub fn network_of(client: IpAddr) -> IpAddr {
     }
 }
 
+/// The larger IPv6 networks around an address that one subscriber or one site may have altogether (RFC 6177): a /56 and a /48,
+/// each with its number of bits. Whoever has one has so many /64 networks, and is one source still.
+pub fn sites_of(client: IpAddr) -> impl Iterator<Item = (u8, Ipv6Addr)> {
+    let v6 = match client.to_canonical() {
+        IpAddr::V6(address) => Some(address.to_bits()),
+        IpAddr::V4(_) => None,
+    };
+    let site = |address: u128, bits: u8| {
+        let rest = u128::MAX.checked_shr(bits.into()).unwrap_or_default();
+        (bits, Ipv6Addr::from_bits(address & !rest))
+    };
+    v6.into_iter()
+        .flat_map(move |address| [site(address, 56), site(address, 48)])
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -122,5 +137,20 @@ mod tests {
             assert_eq!(parse(text), Err(NetworkError::Mapped), "{text}");
         }
         assert_eq!(parse("0.0.0.0/0").unwrap().to_string(), "0.0.0.0/0");
+    }
+
+    #[test]
+    fn a_site_is_larger_than_a_network_and_ipv6_only() {
+        let sites = |text: &str| {
+            let sites = sites_of(text.parse().unwrap());
+            sites
+                .map(|(bits, first)| format!("{first}/{bits}"))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(
+            sites("2001:db8:1:1234:5::6"),
+            ["2001:db8:1:1200::/56", "2001:db8:1::/48"]
+        );
+        assert!(sites("192.0.2.1").is_empty() && sites("::ffff:192.0.2.1").is_empty());
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use http::Request;
 use hyper::body::Incoming;
 
-use super::{Connection, Front, acting_as, audit::Record, route::Route};
+use super::{Connection, Front, Recognised, acting_as, audit::Record, route::Route};
 use underpass_authenticate::Caller;
 use underpass_core::{
     Access, AuthorizeError, ClusterName, Identity, NeverImpersonated, OutOfScope, Refusal,
@@ -23,6 +23,8 @@ pub(super) struct Admitted {
     /// Whom it runs as.
     pub(super) identity: Identity,
     pub(super) decisions: Decisions,
+    /// Its connection is the caller's for as long as it is in flight.
+    pub(super) recognised: Recognised,
 }
 
 /// The decisions that a request rests on: who the caller is, what they may, whom they may act as.
@@ -61,7 +63,7 @@ impl Front {
         let authenticated = found
             .map_err(|error| Refusal::from(&error))?
             .ok_or(Refusal::Unauthorized)?;
-        connection.standing().authenticated();
+        let recognised = connection.standing().recognise(authenticated.identity());
         drop(head);
         let target = request.uri().path_and_query().ok_or(Refusal::NotFound)?;
         let route = Route::find(target).ok_or(Refusal::NotFound)?;
@@ -97,6 +99,7 @@ impl Front {
             caller,
             identity,
             decisions,
+            recognised,
         })
     }
 

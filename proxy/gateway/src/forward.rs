@@ -10,7 +10,7 @@ use hyper::body::Incoming;
 use tracing::Instrument;
 
 use super::{
-    Connection, Front,
+    Connection, Front, Recognised,
     admit::Admitted,
     answer::{Answer, note_refusal},
     audit::Record,
@@ -124,7 +124,7 @@ impl Front {
         let decisions = admitted.decisions.clone();
         let (cluster, call) = (admitted.cluster.clone(), Arc::clone(&admitted.call));
         let head = self.exchange(request, admitted, record);
-        let (response, exchange, place) = tokio::select! {
+        let (response, exchange, place, recognised) = tokio::select! {
             biased;
             () = revoked => return Err(Refusal::Unauthorized),
             answered = head => answered?,
@@ -139,6 +139,7 @@ impl Front {
             cluster,
             call,
             decisions,
+            recognised,
             watch_end,
         })
     }
@@ -148,7 +149,7 @@ impl Front {
         request: Request<Incoming>,
         admitted: Admitted,
         record: &Record,
-    ) -> Result<(Response<Answered>, Exchange, Place), Refusal> {
+    ) -> Result<(Response<Answered>, Exchange, Place, Recognised), Refusal> {
         let (mut parts, body) = request.into_parts();
         let Admitted {
             caller,
@@ -190,7 +191,7 @@ impl Front {
                 ExchangeError::Lost(_) => Refusal::AgentLost(cluster),
             }
         })?;
-        Ok((response, exchange, place))
+        Ok((response, exchange, place, admitted.recognised))
     }
 
     async fn connect(&self, admitted: &Admitted, record: &Record) -> Result<BoxedIo, Refusal> {
