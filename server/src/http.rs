@@ -11,7 +11,7 @@ use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use underpass_authenticate::{Authenticator, Caller};
 use underpass_core::{Body, Refusal, empty, full};
-use underpass_gateway::{Connection, Fallback};
+use underpass_gateway::{Connection, Fallback, Holder, Recognised};
 use underpass_tunnel::transport::websocket;
 use underpass_tunnel::{Acceptor, chain};
 
@@ -67,7 +67,7 @@ impl Http {
         }
         let client = connection.info().peer.client(request.headers());
         match self.requester(&request, connection).await {
-            Ok(requester) => self.api.answer(request, requester, Some(client)).await,
+            Ok((requester, _in_flight)) => self.api.answer(request, requester, Some(client)).await,
             Err(refusal) => self.api.refuse(&request, connection.info(), &refusal),
         }
     }
@@ -77,9 +77,9 @@ impl Http {
         let Ok(head) = connection.hold(request.headers()) else {
             return Refusal::TooManyRequests.to_response();
         };
-        let response = self.api.log_in(request, connection.info()).await;
-        if response.status() == StatusCode::CREATED {
-            connection.standing().authenticated();
+        let mut response = self.api.log_in(request, connection.info()).await;
+        if let Some(owner) = response.extensions_mut().remove::<Holder>() {
+            drop(connection.standing().recognise(owner));
         }
         drop(head);
         response
@@ -89,7 +89,7 @@ impl Http {
         &self,
         request: &Request<Incoming>,
         connection: &Connection,
-    ) -> Result<Requester, Refusal> {
+    ) -> Result<(Requester, Recognised), Refusal> {
         let caller = Caller::read(request.headers(), connection.info());
         let caller = caller.ok_or(Refusal::Unauthorized)?.at(request.uri());
         let head = connection.hold(request.headers())?;
@@ -97,9 +97,9 @@ impl Http {
         let authenticated = authenticated
             .map_err(|error| Refusal::from(&error))?
             .ok_or(Refusal::Unauthorized)?;
-        connection.standing().authenticated();
+        let in_flight = connection.standing().recognise(authenticated.identity());
         drop(head);
-        Ok(Requester::from(&authenticated))
+        Ok((Requester::from(&authenticated), in_flight))
     }
 
     fn upgrade(&self, request: Request<Incoming>, connection: &Connection) -> Response<Body> {
@@ -131,8 +131,10 @@ impl Http {
                         accepted = accepting => accepted,
                         () = standing.closed() => return,
                     };
-                    if accepted.is_ok() {
-                        standing.authenticated();
+                    if let Ok(accepted) = &accepted {
+                        // The connection is this agent's from now on, whoever else's it was before the upgrade.
+                        let cluster = accepted.info().agent.as_str().into();
+                        standing.recognise(Holder::Agent(cluster)).for_good();
                     }
                     tunnel.serve(accepted, remote.ip());
                 }

@@ -10,6 +10,7 @@ mod client;
 mod commands;
 mod data_dir;
 mod directory;
+mod files;
 mod first_administrator;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;

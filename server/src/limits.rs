@@ -6,27 +6,32 @@ use std::time::Duration;
 /// Time for a client's TLS handshake: two round trips, no human.
 pub(crate) const TLS_TIME: Duration = Duration::from_secs(10);
 
-/// TCP connections at once, of users, of agents on WebSocket and of whoever says nothing at all: room
-/// for ten thousand agents, twice while they come back, and as many connections of users. One that is
-/// idle costs some 60 KiB with its TLS and HTTP, 2 GiB in all. Strangers, handshakes included, have a third of the places
-/// at the most (`STRANGERS` of the proxy). Beyond it clients wait in the kernel's queue.
-pub(crate) const CONNECTIONS: usize = 32_768;
+/// Files that are no clients' connections: the directory, logs, the sockets of QUIC, connections to direct clusters and to
+/// identity providers, the operator's socket. Where the system gives few, half of them.
+pub(crate) const OTHER_FILES: u64 = 1024;
+
+/// How long a connection that was closed for another one may take to let go of its place, before one more is closed.
+pub(crate) const ROOM_TIME: Duration = Duration::from_millis(100);
 
 /// Wait after `accept` failed for lack of resources (file descriptors, memory): trying again at
 /// once would only spin.
 pub(crate) const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// The same where a stranger's connection was closed for it: its task has let go of the file by then.
+/// The same where a connection was closed for it: its task has let go of the file by then.
 pub(crate) const ROOM_PAUSE: Duration = Duration::from_millis(5);
 
 /// How long a gauge is shown after it was last set, which each request for metrics does: those of agents
 /// that are gone go.
 pub(crate) const METRICS_IDLE: Duration = Duration::from_secs(1);
 
-/// Connections for metrics at once: whoever watches has one or two. More wait in the kernel's queue.
+/// Connections for metrics at once: whoever watches has one or two. Beyond half of them one source has a quarter, and the
+/// oldest of the source with the most goes for a newcomer.
 pub(crate) const METRICS_CONNECTIONS: usize = 16;
 
-/// Time for a request's head there, and between two requests: Prometheus asks every 15 s to a minute.
+/// Time for the head of the first request there: whoever watches knows what to ask.
+pub(crate) const METRICS_FIRST: Duration = Duration::from_secs(10);
+
+/// Time between two requests there: Prometheus asks every 15 s to a minute.
 pub(crate) const METRICS_TIME: Duration = Duration::from_secs(120);
 
 /// How often the log says that connections are refused for their number or for want of a PROXY protocol header, or cannot be
@@ -132,3 +137,13 @@ pub(crate) const SUBJECTS_PER_CLUSTER: usize = 10_000;
 /// Bindings, before administrators of some clusters may add no more: half of what the directory takes, so that no number of
 /// clusters keeps its administrators from letting somebody in.
 pub(crate) const BINDINGS_OF_CLUSTERS: usize = underpass_core::limits::OBJECTS / 2;
+
+/// Agents' tokens of one cluster, before its own administrators may make no more: as many agents as a cluster has nodes to run
+/// them on for its availability, several times over while tokens are replaced. Administrators of everything may go on.
+pub(crate) const AGENTS_PER_CLUSTER: usize = 64;
+
+/// Log lines about the agents of one cluster at once: a session begins, comes back and ends, for each of its agents.
+pub(crate) const AGENT_LINES: u32 = 100;
+
+/// One more line after each.
+pub(crate) const AGENT_LINE_EVERY: Duration = Duration::from_secs(1);

@@ -76,14 +76,13 @@ pub(crate) async fn serve_tcp(
     tls: rustls::ServerConfig,
     hops: Hops,
     front: Arc<Front>,
-    strangers: Strangers,
+    door: Door,
     connections: TaskTracker,
     stop: CancellationToken,
 ) {
     let mut tls = tls;
     tls.alpn_protocols = Protocol::ALPN.map(<[u8]>::to_vec).to_vec();
     let tls = TlsAcceptor::from(Arc::new(tls));
-    let door = Door::new(limits::CONNECTIONS, strangers);
     let refused = Occasional::default();
     loop {
         let accepted = tokio::select! {
@@ -116,21 +115,20 @@ pub(crate) async fn serve_tcp(
     }
 }
 
-/// Lets as many clients in as there are places for. The others wait in the kernel's queue, where they cost nothing
-/// here. Strangers cannot take all of them: there is room for fewer, and the oldest of them go when others come.
-struct Door {
+/// Lets as many clients in as there are places for. A newcomer always finds one: [`Strangers::make_room`] says whose
+/// connection is closed for it.
+pub(crate) struct Door {
     connections: Arc<Semaphore>,
     strangers: Strangers,
 }
 
-/// What a client takes up, and gives back when it is dropped.
+/// What a client takes up, and gives back when it and its socket are dropped.
 struct Place {
-    _connection: OwnedSemaphorePermit,
     standing: Standing,
 }
 
 impl Door {
-    fn new(connections: usize, strangers: Strangers) -> Self {
+    pub(crate) fn new(connections: usize, strangers: Strangers) -> Self {
         Self {
             connections: Arc::new(Semaphore::new(connections)),
             strangers,
@@ -138,14 +136,28 @@ impl Door {
     }
 
     async fn next(&self, listener: &TcpListener) -> io::Result<(TcpStream, SocketAddr, Place)> {
-        let connection = Arc::clone(&self.connections).acquire_owned().await;
-        let connection = connection.map_err(io::Error::other)?;
         let (tcp, client) = listener.accept().await?;
+        let connection = self.place().await?;
         let place = Place {
-            _connection: connection,
-            standing: self.strangers.enter(client.ip()),
+            standing: self.strangers.enter_at(client.ip(), connection),
         };
         Ok((tcp, client, place))
+    }
+
+    /// A place for somebody who is here already.
+    async fn place(&self) -> io::Result<OwnedSemaphorePermit> {
+        loop {
+            let connections = Arc::clone(&self.connections);
+            if let Ok(place) = connections.try_acquire_owned() {
+                return Ok(place);
+            }
+            self.strangers.make_room();
+            let freed = Arc::clone(&self.connections).acquire_owned();
+            // Whoever it is may have its socket in the middle of something.
+            if let Ok(place) = tokio::time::timeout(limits::ROOM_TIME, freed).await {
+                return place.map_err(io::Error::other);
+            }
+        }
     }
 }
 
@@ -172,7 +184,7 @@ async fn serve_connection(
     let standing = &place.standing;
     tokio::select! {
         served = serve_stranger(socket, remote, standing, hops, tls, front) => served,
-        () = standing.closed() => bail!("closed to make room: it is not authenticated"),
+        () = standing.closed() => bail!("closed to make room for others"),
     }
 }
 
@@ -230,9 +242,11 @@ mod tests {
     use tokio::net::TcpSocket;
     use tokio_rustls::TlsConnector;
     use underpass_audit::Trail;
-    use underpass_authenticate::{Chain, Unowned};
+    use underpass_authenticate::{
+        AuthenticateError, Authenticated, Authenticator, Caller, Chain, Unowned,
+    };
     use underpass_core::Nobody;
-    use underpass_core::{BoxedIo, ClusterName, ImpersonationPolicy};
+    use underpass_core::{BoxedIo, ClusterName, Identity, ImpersonationPolicy, Revocation};
     use underpass_core::{Clusters, ConnectError, Open};
     use underpass_directory::{Directory, MemoryStore};
     use underpass_gateway::{Budgets, FrontConfig, NotFound, StrangerBounds};
@@ -286,11 +300,20 @@ mod tests {
         made: rcgen::CertifiedKey<rcgen::KeyPair>,
         strangers: &Strangers,
     ) -> (SocketAddr, TaskTracker, CancellationToken) {
+        let nobody = Arc::new(Chain::new(vec![], Arc::new(Unowned)));
+        serve(made, nobody, Door::new(64, strangers.clone())).await
+    }
+
+    async fn serve(
+        made: rcgen::CertifiedKey<rcgen::KeyPair>,
+        authenticator: Arc<dyn Authenticator>,
+        door: Door,
+    ) -> (SocketAddr, TaskTracker, CancellationToken) {
         let (listener, address) = listener().await;
         let key = made.signing_key.serialize_der().try_into().unwrap();
         let tls = underpass_tunnel::tls::server(vec![made.cert.der().clone()], key).unwrap();
         let front = Front::new(FrontConfig {
-            authenticator: Arc::new(Chain::new(vec![], Arc::new(Unowned))),
+            authenticator,
             authorizer: Directory::open(Arc::new(MemoryStore::default()))
                 .await
                 .unwrap(),
@@ -307,7 +330,7 @@ mod tests {
             tls,
             Hops::default(),
             Arc::new(front),
-            strangers.clone(),
+            door,
             connections.clone(),
             stop.clone(),
         );
@@ -383,6 +406,71 @@ mod tests {
         let ended = tokio::time::timeout(DEADLINE, connections.wait()).await;
         ended.expect("every connection has ended");
         assert_eq!((strangers.bytes(), strangers.connections()), (0, 0));
+    }
+
+    /// Whoever says who they are.
+    struct Believing;
+
+    #[async_trait::async_trait]
+    impl Authenticator for Believing {
+        async fn authenticate(
+            &self,
+            caller: &Caller<'_>,
+        ) -> Result<Option<Authenticated>, AuthenticateError> {
+            let name = caller.bearer().map(str::to_owned);
+            let identity = name.map(|name| Identity::new(name, None, vec![], [].into()).unwrap());
+            Ok(identity.map(|identity| Authenticated::new(identity, Revocation::never())))
+        }
+    }
+
+    #[tokio::test]
+    async fn rule_23_one_user_takes_no_connection_of_anybody_else() {
+        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        let client = client_of(&made.cert);
+        let places = 8;
+        let strangers = Strangers::within(StrangerBounds::default(), places);
+        let door = Door::new(places, strangers.clone());
+        let (address, connections, stop) = serve(made, Arc::new(Believing), door).await;
+        let ask = async |user: &str| {
+            let tcp = TcpStream::connect(address).await.unwrap();
+            let mut tls = client
+                .connect("localhost".try_into().unwrap(), tcp)
+                .await
+                .unwrap();
+            let head = format!(
+                "GET /k8s/clusters/x/version HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {user}\r\n\r\n"
+            );
+            tls.write_all(head.as_bytes()).await.unwrap();
+            let answer = &mut [0; 12];
+            let answered = tokio::time::timeout(DEADLINE, tls.read_exact(answer)).await;
+            answered.expect("an answer").unwrap();
+            assert_eq!(&answer[..], b"HTTP/1.1 403");
+            tls
+        };
+        let alice = ask("alice").await;
+        let mut mallory = Vec::new();
+        for _ in 0..3 * places {
+            mallory.push(ask("mallory").await);
+        }
+        // Everything is taken, and newcomers find room all the same: nobody's but mallory's is closed for them.
+        let bob = ask("bob").await;
+        let mut open = Vec::new();
+        for mut tls in [alice, bob].into_iter().chain(mallory) {
+            let head = b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+            let mut answers = Vec::new();
+            let _ = tls.write_all(head).await;
+            // One that was closed may end with a reset.
+            let read = tokio::time::timeout(DEADLINE, tls.read_to_end(&mut answers)).await;
+            let _ = read.expect("an end");
+            open.push(String::from_utf8_lossy(&answers).contains("HTTP/1.1 404"));
+        }
+        assert_eq!(open[..2], [true, true]);
+        let mallory = open[2..].iter().filter(|open| **open).count();
+        assert!((1..=places - 2).contains(&mallory), "{mallory}");
+        stop.cancel();
+        connections.close();
+        let ended = tokio::time::timeout(DEADLINE, connections.wait()).await;
+        ended.expect("every connection has ended");
     }
 
     #[tokio::test(start_paused = true)]

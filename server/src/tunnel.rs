@@ -9,6 +9,7 @@ use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, join_all, ready};
 use rand::RngExt;
 use underpass_core::StreamClass;
+use underpass_core::rate::{Rate, RateLimiter};
 use underpass_core::{BoxedIo, ClusterName, LogShare, TARGET_KUBE_API};
 use underpass_core::{Clusters, ConnectError, Open};
 use underpass_directory::{Directory, Snapshot};
@@ -17,7 +18,33 @@ use underpass_tunnel::{
     Proven, Registry, ResetCode, Session, chain,
 };
 
+use crate::limits;
 use crate::occasional::Occasional;
+
+/// Log lines about the agents of each cluster: an agent that connects and goes in a loop fills no disk, whatever keys it has.
+#[derive(Clone)]
+struct News(Arc<RateLimiter<String>>);
+
+impl Default for News {
+    fn default() -> Self {
+        Self(Arc::new(RateLimiter::new(Rate {
+            burst: limits::AGENT_LINES,
+            every: limits::AGENT_LINE_EVERY,
+            sources: underpass_core::limits::FAILING_CLIENTS,
+        })))
+    }
+}
+
+impl News {
+    /// May there be a line about this cluster? Gives how many there were not since the last one, where there were any.
+    fn of(&self, cluster: &str) -> Option<Option<u64>> {
+        let suppressed = self.0.take(cluster.to_owned());
+        if suppressed.is_none() {
+            metrics::counter!("underpass_agent_log_lines_suppressed_total").increment(1);
+        }
+        suppressed.map(|suppressed| (suppressed > 0).then_some(suppressed))
+    }
+}
 
 /// The clusters that agents serve.
 #[derive(Clone)]
@@ -26,6 +53,7 @@ pub(crate) struct Tunnel {
     directory: Arc<Directory>,
     overload: Arc<Occasional>,
     lines: Arc<LogShare>,
+    news: News,
 }
 
 impl Tunnel {
@@ -35,6 +63,7 @@ impl Tunnel {
             directory,
             overload: Arc::default(),
             lines: Arc::default(),
+            news: News::default(),
         }
     }
 
@@ -43,10 +72,12 @@ impl Tunnel {
         let session = match accepted {
             Ok(Accepted::New(session)) => session,
             Ok(Accepted::Resumed(info)) => {
-                tracing::info!(
-                    cluster = info.agent, session = %info.id, transport = %info.transport,
-                    remote = info.remote.map(tracing::field::display), "agent is back"
-                );
+                if let Some(suppressed) = self.news.of(&info.agent) {
+                    tracing::info!(
+                        suppressed, cluster = info.agent, session = %info.id, transport = %info.transport,
+                        remote = info.remote.map(tracing::field::display), "agent is back"
+                    );
+                }
                 return;
             }
             Ok(Accepted::Lane(info)) => {
@@ -59,16 +90,18 @@ impl Tunnel {
             Err(error) => return self.refused(&error, remote),
         };
         let info = session.info();
-        tracing::info!(
-            cluster = info.agent, session = %info.id, transport = %info.transport,
-            remote = info.remote.map(tracing::field::display), software = info.software,
-            "agent connected"
-        );
+        if let Some(suppressed) = self.news.of(&info.agent) {
+            tracing::info!(
+                suppressed, cluster = info.agent, session = %info.id, transport = %info.transport,
+                remote = info.remote.map(tracing::field::display), software = info.software,
+                "agent connected"
+            );
+        }
         self.registry.insert(session.clone());
         // Its key was looked up before the rest of the handshake. A change since then was enforced on those sessions that
         // the registry had (rule 25).
         self.enforce(&session, &self.directory.snapshot());
-        tokio::spawn(watch(session));
+        tokio::spawn(watch(session, self.news.clone()));
     }
 
     /// Ends a session whose agent may no longer serve its cluster.
@@ -139,7 +172,7 @@ impl Tunnel {
 }
 
 /// Refuses what the agent opens, since nothing here is for agents to reach, and logs the end.
-async fn watch(session: Session) {
+async fn watch(session: Session, news: News) {
     let error = loop {
         match session.accept().await {
             Ok(incoming) => {
@@ -151,7 +184,9 @@ async fn watch(session: Session) {
         }
     };
     let info = session.info();
-    tracing::info!(cluster = info.agent, session = %info.id, "agent gone: {}", chain(&error));
+    if let Some(suppressed) = news.of(&info.agent) {
+        tracing::info!(suppressed, cluster = info.agent, session = %info.id, "agent gone: {}", chain(&error));
+    }
 }
 
 /// Lets agents in by their keys.
@@ -184,7 +219,9 @@ impl Clusters for Tunnel {
                 return Err(ConnectError::HeaderTooLarge);
             }
             Err(error) => {
-                tracing::warn!(%cluster, "{}", chain(&error));
+                if let Some(suppressed) = self.news.of(cluster.as_str()) {
+                    tracing::warn!(suppressed, %cluster, "{}", chain(&error));
+                }
                 return Err(ConnectError::TooManyStreams);
             }
         }
@@ -241,6 +278,17 @@ mod tests {
             }
             .boxed()
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn rule_23_agents_of_one_cluster_do_not_fill_the_log() {
+        let news = News::default();
+        let lines = (0..10_000).filter(|_| news.of("edge").is_some()).count();
+        assert_eq!(lines, limits::AGENT_LINES as usize);
+        assert_eq!(news.of("far"), Some(None));
+        tokio::time::advance(limits::AGENT_LINE_EVERY).await;
+        let left_out = 10_000 - u64::from(limits::AGENT_LINES);
+        assert_eq!(news.of("edge"), Some(Some(left_out)));
     }
 
     #[tokio::test]

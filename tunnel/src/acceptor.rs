@@ -10,6 +10,7 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use thiserror::Error;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use crate::census::{Census, Counted, NoRoom};
 use crate::control::{ControlError, HandshakeStream};
@@ -66,6 +67,8 @@ pub struct AcceptorConfig {
     pub max_streams: u32,
     /// Sessions that one agent's key may have at once: its replicas, and a rollout.
     pub max_sessions_of_agent: usize,
+    /// Sessions that agents of one name may have together, whatever their keys.
+    pub max_sessions_of_name: usize,
     /// Sessions of all agents.
     pub max_sessions: usize,
     /// Silence after which a PING is sent: one to twenty seconds, other values are taken for the
@@ -84,6 +87,7 @@ impl Default for AcceptorConfig {
         Self {
             max_streams: limits::STREAMS,
             max_sessions_of_agent: limits::SESSIONS_OF_AGENT,
+            max_sessions_of_name: limits::SESSIONS_OF_NAME,
             max_sessions: limits::SESSIONS,
             keepalive: limits::KEEPALIVE,
             resume_window: limits::RESUME_WINDOW,
@@ -144,6 +148,14 @@ pub enum Accepted {
 }
 
 impl Accepted {
+    /// Whose it is.
+    pub fn info(&self) -> &Info {
+        match self {
+            Self::New(session) => session.info(),
+            Self::Resumed(info) | Self::Lane(info) => info,
+        }
+    }
+
     /// The session, where it is new.
     pub fn into_session(self) -> Option<Session> {
         match self {
@@ -207,7 +219,11 @@ impl Acceptor {
             ..config
         };
         Self {
-            census: Census::new(config.max_sessions_of_agent, config.max_sessions),
+            census: Census::new(
+                config.max_sessions_of_agent,
+                config.max_sessions_of_name,
+                config.max_sessions,
+            ),
             config,
             admission,
             gate: Gate::new(Bounds::default()),
@@ -224,13 +240,18 @@ impl Acceptor {
     /// Dropping the future drops the connection.
     pub async fn accept_quic(&self, incoming: quinn::Incoming) -> Result<Accepted, AcceptError> {
         let (incoming, mut place) = self.admit_quic(incoming)?;
+        let closed = place.closed();
         let handshake = quic_handshake(incoming, &mut place);
-        let connection = match tokio::time::timeout(limits::CONNECT_TIME, handshake).await {
+        let connection = tokio::select! {
+            connection = tokio::time::timeout(limits::CONNECT_TIME, handshake) => connection,
+            () = closed.cancelled() => return Err(AcceptError::Overloaded),
+        };
+        let connection = match connection {
             Ok(connection) => connection.map_err(AcceptError::Quic)?,
             Err(_) => return Err(AcceptError::Timeout),
         };
         let session = self
-            .accept_bounded(Arc::new(QuicTransport::new(connection)))
+            .accept_bounded(Arc::new(QuicTransport::new(connection)), &closed)
             .await;
         drop(place);
         session
@@ -289,18 +310,26 @@ impl Acceptor {
     pub async fn accept(&self, transport: Arc<dyn Transport>) -> Result<Accepted, AcceptError> {
         // TCP's handshake has proven the address.
         let source = transport.remote().map(|remote| remote.ip());
-        let Ok(_place) = self.gate.enter(source, true) else {
+        let Ok(place) = self.gate.enter(source, true) else {
             transport.close(CloseCode::Overloaded, "too many handshakes");
             return Err(AcceptError::Overloaded);
         };
-        self.accept_bounded(transport).await
+        self.accept_bounded(transport, &place.closed()).await
     }
 
-    async fn accept_bounded(&self, transport: Arc<dyn Transport>) -> Result<Accepted, AcceptError> {
+    /// `closed` says that somebody else needs the place.
+    async fn accept_bounded(
+        &self,
+        transport: Arc<dyn Transport>,
+        closed: &CancellationToken,
+    ) -> Result<Accepted, AcceptError> {
         let mut control = None;
         let (begun, kind) = (Instant::now(), transport.kind());
         let handshake = self.handshake(transport.as_ref(), &mut control);
-        let result = tokio::time::timeout(limits::HANDSHAKE_TIME, handshake).await;
+        let result = tokio::select! {
+            result = tokio::time::timeout(limits::HANDSHAKE_TIME, handshake) => result,
+            () = closed.cancelled() => Ok(Err(AcceptError::Overloaded)),
+        };
         let outcome = match &result {
             Ok(Ok(Admitted::New(..))) => "new",
             Ok(Ok(Admitted::Resumed(..))) => "resumed",
@@ -368,7 +397,7 @@ impl Acceptor {
         {
             return Err(AcceptError::NoSession);
         }
-        let counted = self.census.enter(proven.key)?;
+        let counted = self.census.enter(proven.key, &agent)?;
         let (id, secret) = (random(), SessionSecret::new(random()));
         let wanted = Duration::from_millis(proven.resume_window_ms.into());
         let resume_window = self.config.resume_window.min(wanted);

@@ -15,6 +15,9 @@ pub enum NoRoom {
     /// The key's owner has too many.
     #[error("the agent has {0} sessions already")]
     Agent(usize),
+    /// The agents of its name have, with whatever keys.
+    #[error("agents of this name have {0} sessions already: remove those that are not needed")]
+    Name(usize),
     /// All agents together have.
     #[error("there are {0} sessions already")]
     All(usize),
@@ -24,6 +27,7 @@ pub enum NoRoom {
 #[derive(Debug, Clone)]
 pub(crate) struct Census {
     of_agent: usize,
+    of_name: usize,
     of_all: usize,
     counts: Arc<Mutex<Counts>>,
 }
@@ -32,6 +36,7 @@ pub(crate) struct Census {
 struct Counts {
     all: usize,
     by_key: HashMap<PublicKey, usize>,
+    by_name: HashMap<Arc<str>, usize>,
 }
 
 /// One session's place in the count, until it is dropped.
@@ -39,33 +44,48 @@ struct Counts {
 pub(crate) struct Counted {
     census: Census,
     key: PublicKey,
+    name: Arc<str>,
 }
 
 impl Census {
-    /// Counts up to `of_agent` sessions for each key, and `of_all` in all.
-    pub(crate) fn new(of_agent: usize, of_all: usize) -> Self {
+    /// Counts up to `of_agent` sessions for each key, `of_name` for each name, and `of_all` in all.
+    pub(crate) fn new(of_agent: usize, of_name: usize, of_all: usize) -> Self {
         Self {
             of_agent,
+            of_name,
             of_all,
             counts: Arc::default(),
         }
     }
 
-    /// Counts a session of `key`'s owner.
-    pub(crate) fn enter(&self, key: PublicKey) -> Result<Counted, NoRoom> {
+    /// Counts a session of `key`'s owner, an agent of this name.
+    pub(crate) fn enter(&self, key: PublicKey, name: &str) -> Result<Counted, NoRoom> {
         let mut counts = self.lock();
         if counts.all >= self.of_all {
             return Err(NoRoom::All(self.of_all));
         }
-        let of_agent = counts.by_key.entry(key).or_default();
-        if *of_agent >= self.of_agent {
+        if counts
+            .by_key
+            .get(&key)
+            .is_some_and(|held| *held >= self.of_agent)
+        {
             return Err(NoRoom::Agent(self.of_agent));
         }
-        *of_agent += 1;
+        if counts
+            .by_name
+            .get(name)
+            .is_some_and(|held| *held >= self.of_name)
+        {
+            return Err(NoRoom::Name(self.of_name));
+        }
+        let name = Arc::<str>::from(name);
+        *counts.by_key.entry(key).or_default() += 1;
+        *counts.by_name.entry(Arc::clone(&name)).or_default() += 1;
         counts.all += 1;
         Ok(Counted {
             census: self.clone(),
             key,
+            name,
         })
     }
 
@@ -79,11 +99,16 @@ impl Drop for Counted {
     fn drop(&mut self) {
         let mut counts = self.census.lock();
         counts.all -= 1;
-        if let Entry::Occupied(mut count) = counts.by_key.entry(self.key) {
-            *count.get_mut() -= 1;
-            if *count.get() == 0 {
-                count.remove();
-            }
+        give_back(counts.by_key.entry(self.key));
+        give_back(counts.by_name.entry(Arc::clone(&self.name)));
+    }
+}
+
+fn give_back<K>(held: Entry<'_, K, usize>) {
+    if let Entry::Occupied(mut held) = held {
+        *held.get_mut() -= 1;
+        if *held.get() == 0 {
+            held.remove();
         }
     }
 }
@@ -97,22 +122,34 @@ mod tests {
 
     #[test]
     fn an_agent_takes_no_more_than_its_share() {
-        let census = Census::new(2, 10);
-        let first = census.enter(ONE).unwrap();
-        let _second = census.enter(ONE).unwrap();
-        assert_eq!(census.enter(ONE).unwrap_err(), NoRoom::Agent(2));
-        let _another = census.enter(OTHER).unwrap();
+        let census = Census::new(2, 10, 10);
+        let first = census.enter(ONE, "one").unwrap();
+        let _second = census.enter(ONE, "one").unwrap();
+        assert_eq!(census.enter(ONE, "one").unwrap_err(), NoRoom::Agent(2));
+        let _another = census.enter(OTHER, "other").unwrap();
         drop(first);
-        assert!(census.enter(ONE).is_ok(), "one has gone");
+        assert!(census.enter(ONE, "one").is_ok(), "one has gone");
     }
 
     #[test]
     fn all_together_take_no_more_than_there_is() {
-        let census = Census::new(5, 2);
-        let sessions = [ONE, OTHER].map(|key| census.enter(key).unwrap());
-        assert_eq!(census.enter(OTHER).unwrap_err(), NoRoom::All(2));
+        let census = Census::new(5, 5, 2);
+        let sessions = [ONE, OTHER].map(|key| census.enter(key, "edge").unwrap());
+        assert_eq!(census.enter(OTHER, "other").unwrap_err(), NoRoom::All(2));
         drop(sessions);
         assert_eq!(census.lock().all, 0);
         assert!(census.lock().by_key.is_empty(), "nothing is kept of them");
+        assert!(census.lock().by_name.is_empty(), "nothing is kept of them");
+    }
+
+    #[test]
+    fn rule_23_ever_new_keys_of_one_cluster_do_not_take_all_sessions() {
+        let census = Census::new(2, 3, 10);
+        let enter = |key: u8, name: &str| census.enter(PublicKey([key; 32]), name);
+        let held = [1, 2, 3].map(|key| enter(key, "edge").unwrap());
+        assert_eq!(enter(4, "edge").unwrap_err(), NoRoom::Name(3));
+        let _other = enter(4, "far").unwrap();
+        drop(held);
+        assert!(enter(4, "edge").is_ok(), "they have gone");
     }
 }

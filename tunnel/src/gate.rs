@@ -8,15 +8,21 @@
 //! which a flood cannot, and of them a quarter to each source. A Retry and a refusal keep nothing, and
 //! are smaller than what they answer.
 //!
+//! Where every place is taken, the oldest handshake of the source with most of them ends for a
+//! newcomer: handshakes that go on take milliseconds, and it takes seconds to be the oldest.
+//!
 //! A connection that fails in its handshake leaves its place at once, and is remembered here as long
 //! as the QUIC stack keeps its remains. They count for what is asked of others, and not as places: a
-//! thousand agents with a wrong CA must not keep the good ones out.
+//! thousand agents with a wrong CA must not keep the good ones out. Where there are too many of them,
+//! whoever has none is let in still.
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+
+use tokio_util::sync::CancellationToken;
 
 use crate::proto::limits;
 use crate::session::now;
@@ -50,17 +56,42 @@ pub(crate) enum Closed {
     Full,
 }
 
-/// What is one customer's: an IPv4 address, or the first 64 bits of an IPv6 one.
+/// What is one customer's: an IPv4 address, or the first 64 bits of an IPv6 one; or the larger IPv6
+/// networks that one customer may have, each with its number of bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-struct Source(u64);
+struct Source(u64, u8);
 
 impl Source {
     fn of(address: IpAddr) -> Self {
-        Self(match address.to_canonical() {
+        let first = match address.to_canonical() {
             // No IPv6 network of the Internet begins with 32 zero bits.
             IpAddr::V4(address) => u64::from(address.to_bits()),
             IpAddr::V6(address) => u64::try_from(address.to_bits() >> 64).unwrap_or_default(),
-        })
+        };
+        Self(first, 64)
+    }
+
+    /// The /56 and the /48 around it, where it is an IPv6 network.
+    fn sites(self) -> impl Iterator<Item = Self> {
+        let v6 = self.0 > u64::from(u32::MAX);
+        let site = move |bits: u8, rest: u32| Self(self.0 >> rest << rest, bits);
+        [site(56, 8), site(48, 16)].into_iter().filter(move |_| v6)
+    }
+
+    /// It, and what is around it.
+    fn all(self) -> impl Iterator<Item = Self> {
+        std::iter::once(self).chain(self.sites())
+    }
+}
+
+impl Bounds {
+    /// What a network may have: a larger one somewhat more, since it is several customers' in places.
+    fn of(&self, source: Source) -> usize {
+        match source.1 {
+            ..=48 => self.per_source.saturating_mul(2),
+            49..=56 => self.per_source.saturating_add(self.per_source / 2),
+            _ => self.per_source,
+        }
     }
 }
 
@@ -71,21 +102,45 @@ pub(crate) struct Gate {
     crowd: Arc<Mutex<Crowd>>,
 }
 
+/// A smaller one is older.
+type Id = u64;
+
 #[derive(Debug, Default)]
 struct Crowd {
     inside: usize,
+    next: Id,
     /// What the QUIC stack has not forgotten, and when it will have.
     failed: BinaryHeap<Reverse<(Instant, Source)>>,
-    /// Of both, by source.
-    sources: HashMap<Source, usize>,
+    /// Of both, by source, and by what is around it.
+    counts: HashMap<Source, usize>,
+    /// Who is inside, by source: those who have not proven their address go first, and then the oldest.
+    handshakes: HashMap<Source, BTreeMap<(bool, Id), CancellationToken>>,
+    /// The same sources, the one with most last.
+    by_size: BTreeSet<Rank>,
+}
+
+/// Those with twice as many are larger, and among others whoever has been here for longest.
+type Rank = (u32, Reverse<(bool, Id)>, Source);
+
+fn rank(source: Source, inside: &BTreeMap<(bool, Id), CancellationToken>) -> Option<Rank> {
+    let (first, _) = inside.first_key_value()?;
+    Some((inside.len().max(1).ilog2(), Reverse(*first), source))
 }
 
 impl Crowd {
+    fn count(&mut self, source: Source) {
+        for network in source.all() {
+            *self.counts.entry(network).or_default() += 1;
+        }
+    }
+
     fn leave(&mut self, source: Source) {
-        if let Some(count) = self.sources.get_mut(&source) {
-            *count = count.saturating_sub(1);
-            if *count == 0 {
-                self.sources.remove(&source);
+        for network in source.all() {
+            if let Some(count) = self.counts.get_mut(&network) {
+                *count = count.saturating_sub(1);
+                if *count == 0 {
+                    self.counts.remove(&network);
+                }
             }
         }
     }
@@ -97,6 +152,58 @@ impl Crowd {
             self.failed.pop();
             self.leave(source);
         }
+    }
+
+    /// Has a network around it its share?
+    fn has_its_share(&self, source: Source, bounds: &Bounds) -> bool {
+        let mut networks = source.all();
+        networks.any(|network| {
+            self.counts.get(&network).copied().unwrap_or_default() >= bounds.of(network)
+        })
+    }
+
+    fn begin(&mut self, source: Source, key: (bool, Id), closed: CancellationToken) {
+        self.change(source, |inside| {
+            inside.insert(key, closed);
+        });
+    }
+
+    /// Takes a handshake from among those that may be ended.
+    fn end(&mut self, source: Source, key: (bool, Id)) -> bool {
+        self.change(source, |inside| inside.remove(&key).is_some())
+    }
+
+    fn change<T>(
+        &mut self,
+        source: Source,
+        change: impl FnOnce(&mut BTreeMap<(bool, Id), CancellationToken>) -> T,
+    ) -> T {
+        let inside = self.handshakes.entry(source).or_default();
+        if let Some(rank) = rank(source, inside) {
+            self.by_size.remove(&rank);
+        }
+        let changed = change(inside);
+        match rank(source, inside) {
+            Some(rank) => {
+                self.by_size.insert(rank);
+            }
+            None => {
+                self.handshakes.remove(&source);
+            }
+        }
+        changed
+    }
+
+    /// Ends the oldest handshake of the source with most. False: there is none that has a source.
+    fn make_room(&mut self) -> bool {
+        let Some((_, Reverse(key), source)) = self.by_size.last().copied() else {
+            return false;
+        };
+        if let Some(closed) = self.change(source, |inside| inside.remove(&key)) {
+            closed.cancel();
+        }
+        self.inside = self.inside.saturating_sub(1);
+        true
     }
 }
 
@@ -114,25 +221,36 @@ impl Gate {
         let mut crowd = lock(&self.crowd);
         crowd.forget(now());
         let Bounds { places, failed, .. } = self.bounds;
-        if crowd.inside >= places || crowd.failed.len() >= failed {
-            return Err(Closed::Full);
-        }
         if crowd.inside + crowd.failed.len() >= self.bounds.unproven {
-            let same = source.and_then(|source| crowd.sources.get(&source));
-            match same {
-                _ if !proven => return Err(Closed::Unproven),
-                Some(&same) if same >= self.bounds.per_source => return Err(Closed::Full),
-                _ => {}
+            if !proven {
+                return Err(Closed::Unproven);
+            }
+            if source.is_some_and(|source| crowd.has_its_share(source, &self.bounds)) {
+                return Err(Closed::Full);
             }
         }
+        // Remains of others keep nobody out who has none.
+        let blameless = |source: Source| !crowd.counts.contains_key(&source);
+        if crowd.failed.len() >= failed && !source.is_some_and(blameless) {
+            return Err(Closed::Full);
+        }
+        if crowd.inside >= places && !crowd.make_room() {
+            return Err(Closed::Full);
+        }
         crowd.inside += 1;
+        let key = (proven, crowd.next);
+        crowd.next = crowd.next.wrapping_add(1);
+        let closed = CancellationToken::new();
         if let Some(source) = source {
-            *crowd.sources.entry(source).or_default() += 1;
+            crowd.count(source);
+            crowd.begin(source, key, closed.clone());
         }
         drop(crowd);
         Ok(Place {
             crowd: Arc::clone(&self.crowd),
             source,
+            key,
+            closed,
             remembered: Duration::ZERO,
         })
     }
@@ -160,10 +278,17 @@ fn lock(crowd: &Mutex<Crowd>) -> MutexGuard<'_, Crowd> {
 pub(crate) struct Place {
     crowd: Arc<Mutex<Crowd>>,
     source: Option<Source>,
+    key: (bool, Id),
+    closed: CancellationToken,
     remembered: Duration,
 }
 
 impl Place {
+    /// Is cancelled when the handshake has to end, to make room for a newcomer's.
+    pub(crate) fn closed(&self) -> CancellationToken {
+        self.closed.clone()
+    }
+
     /// For how long its remains count when it leaves.
     pub(crate) fn remember_for(&mut self, time: Duration) {
         self.remembered = time;
@@ -173,7 +298,9 @@ impl Place {
 impl Drop for Place {
     fn drop(&mut self) {
         let mut crowd = lock(&self.crowd);
-        crowd.inside = crowd.inside.saturating_sub(1);
+        // Whoever made room has given its place up already.
+        let inside = self.source.is_none_or(|source| crowd.end(source, self.key));
+        crowd.inside = crowd.inside.saturating_sub(usize::from(inside));
         match self.source {
             Some(source) if !self.remembered.is_zero() => {
                 crowd
@@ -223,8 +350,61 @@ mod tests {
         let _again = gate.enter(source(1), true).unwrap();
         let _nameless = gate.enter(None, true).unwrap();
         // Every place is taken.
-        assert_eq!(gate.enter(source(3), true).unwrap_err(), Closed::Full);
-        assert_eq!(gate.enter(source(3), false).unwrap_err(), Closed::Full);
+        assert_eq!(gate.enter(source(3), false).unwrap_err(), Closed::Unproven);
+        assert_eq!(gate.enter(source(1), true).unwrap_err(), Closed::Full);
+    }
+
+    #[test]
+    fn rule_23_a_newcomer_takes_the_place_of_the_oldest_handshake() {
+        let gate = Gate::new(BOUNDS);
+        let is_in = |place: &Place| !place.closed.is_cancelled();
+        let spoofed: Vec<_> = (10..14)
+            .map(|n| gate.enter(source(n), false).unwrap())
+            .collect();
+        // Few sources take all that there is, each its share.
+        let flood: Vec<_> = [1, 1, 2, 2]
+            .map(|n| gate.enter(source(n), true).unwrap())
+            .into();
+        let honest = gate.enter(source(3), true).unwrap();
+        let inside: Vec<_> = flood.iter().map(is_in).collect();
+        assert_eq!(inside, [false, true, true, true]);
+        let other = gate.enter(source(4), true).unwrap();
+        let inside: Vec<_> = flood.iter().map(is_in).collect();
+        assert_eq!(inside, [false, true, false, true]);
+        // All have one: those whose address is made up go before the others.
+        let more: Vec<_> = (20..24)
+            .map(|n| gate.enter(source(n), true).unwrap())
+            .collect();
+        assert!(!spoofed.iter().any(is_in) && more.iter().all(is_in));
+        assert!(is_in(&honest) && is_in(&other));
+        drop((spoofed, flood, honest, other, more));
+        let crowd = lock(&gate.crowd);
+        assert_eq!(crowd.inside, 0);
+        assert!(crowd.counts.is_empty() && crowd.handshakes.is_empty());
+        assert!(crowd.by_size.is_empty());
+    }
+
+    #[test]
+    fn rule_23_a_site_has_more_than_a_network_and_not_everything() {
+        let gate = Gate::new(Bounds {
+            places: 64,
+            unproven: 0,
+            per_source: 4,
+            failed: 6,
+        });
+        let enter = |text: String| gate.enter(Some(text.parse().unwrap()), true);
+        let inside =
+            |places: &[Result<Place, Closed>]| places.iter().filter(|place| place.is_ok()).count();
+        let subscriber: Vec<_> = (0..16)
+            .map(|n| enter(format!("2001:db8:1:{n:x}::1")))
+            .collect();
+        assert_eq!(inside(&subscriber), 6);
+        let company: Vec<_> = (0..16)
+            .map(|n| enter(format!("2001:db8:2:{n:x}00::1")))
+            .collect();
+        assert_eq!(inside(&company), 8);
+        let v4: Vec<_> = (0..16).map(|n| gate.enter(source(n), true)).collect();
+        assert_eq!(inside(&v4), 16);
     }
 
     #[tokio::test(start_paused = true)]
@@ -246,7 +426,7 @@ mod tests {
         gate.enter(source(9), false).unwrap();
         let crowd = lock(&gate.crowd);
         assert!(
-            crowd.sources.is_empty() && crowd.failed.is_empty(),
+            crowd.counts.is_empty() && crowd.failed.is_empty(),
             "{crowd:?}"
         );
     }
@@ -258,9 +438,20 @@ mod tests {
             let mut place = gate.enter(source(n), true).unwrap();
             place.remember_for(Duration::from_secs(1));
         }
-        assert_eq!(gate.enter(source(9), true).unwrap_err(), Closed::Full);
+        assert_eq!(gate.enter(source(0), true).unwrap_err(), Closed::Full);
+        assert_eq!(gate.enter(source(9), false).unwrap_err(), Closed::Unproven);
         tokio::time::advance(Duration::from_secs(1)).await;
-        gate.enter(source(9), true).unwrap();
+        gate.enter(source(0), true).unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn rule_23_remains_of_others_keep_no_newcomer_out() {
+        let gate = Gate::new(BOUNDS);
+        for n in 0..6 {
+            let mut place = gate.enter(source(n), true).unwrap();
+            place.remember_for(Duration::from_secs(1));
+        }
+        let _place = gate.enter(source(9), true).unwrap();
     }
 
     #[test]

@@ -154,6 +154,13 @@ pub const LINGER_TIME: Duration = Duration::from_secs(2);
 /// authenticated.
 pub const LINGER_BYTES: usize = 2 * 1024 * 1024;
 
+/// TCP connections at once, of users, of agents on WebSocket and of whoever says nothing at all: room for ten thousand
+/// agents, twice while they come back, and as many connections of users; fewer where the system gives the server fewer
+/// files. One that is idle costs some 60 KiB with its TLS and HTTP, 2 GiB in all. Where a new one has no room, strangers give
+/// one up who have more than a third of all, and else the user, or the cluster of agents, with the most. Beyond half of all,
+/// one of those has a quarter at the most.
+pub const CONNECTIONS: usize = 32_768;
+
 /// What one connection costs that nobody has authenticated on, before a byte is read from it (*unauthenticated*): its
 /// socket, its task, and the state of TLS and HTTP, measured idle. All that is read from it comes on top.
 pub const STRANGER_BASE: usize = 64 * 1024;
@@ -169,7 +176,7 @@ pub const STRANGER_HEADER_LINE: usize = 112;
 /// What all connections may hold together that nobody has authenticated on (*unauthenticated*), in bytes: ten thousand
 /// agents on WebSocket that come back at the same moment, [`STRANGER_BASE`] each; or three hundred heads of
 /// [`HEADER_BYTES`]. Half of it is for every source. Beyond that, one source holds a quarter at the most: 2,560 connections
-/// that say nothing. Whoever is authenticated is not counted any longer.
+/// that say nothing, a /56 of IPv6 one and a half times as much, and a /48 twice. Authenticated connections do not count.
 pub const STRANGERS: usize = 10_240 * STRANGER_BASE;
 
 /// What one of them may hold (*unauthenticated*): the largest head, as it came and decoded, with some room, and

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use http::Request;
 use hyper::body::Incoming;
 
-use super::{Connection, Front, acting_as, audit::Record, route::Route};
+use super::{Connection, Front, Recognised, acting_as, audit::Record, route::Route};
 use underpass_authenticate::Caller;
 use underpass_core::{
     Access, AuthorizeError, ClusterName, Identity, NeverImpersonated, OutOfScope, Refusal,
@@ -25,6 +25,8 @@ pub(super) struct Admitted {
     pub(super) decisions: Decisions,
     /// A browser may have attached the credential by itself.
     pub(super) ambient: bool,
+    /// Its connection is the caller's for as long as it is in flight.
+    pub(super) recognised: Recognised,
 }
 
 /// The decisions that a request rests on: who the caller is, what they may, whom they may act as.
@@ -63,7 +65,7 @@ impl Front {
         let authenticated = found
             .map_err(|error| Refusal::from(&error))?
             .ok_or(Refusal::Unauthorized)?;
-        connection.standing().authenticated();
+        let recognised = connection.standing().recognise(authenticated.identity());
         drop(head);
         let target = request.uri().path_and_query().ok_or(Refusal::NotFound)?;
         let route = Route::find(target).ok_or(Refusal::NotFound)?;
@@ -105,6 +107,7 @@ impl Front {
             identity,
             decisions,
             ambient,
+            recognised,
         })
     }
 

@@ -11,7 +11,7 @@ use hyper::upgrade::OnUpgrade;
 use tracing::Instrument;
 
 use super::{
-    Connection,
+    Connection, Recognised,
     admit::{Decisions, Revoked},
     audit::Record,
     budget::Place,
@@ -50,6 +50,7 @@ pub(super) struct Answer {
     pub(super) decisions: Decisions,
     /// A browser may have attached the caller's credential by itself.
     pub(super) ambient: bool,
+    pub(super) recognised: Recognised,
     /// Ends a watch when the front drains.
     pub(super) watch_end: Option<WatchEnd>,
 }
@@ -86,6 +87,12 @@ impl Answer {
         let (mut parts, incoming) = self.response.into_parts();
         parts.version = Version::HTTP_11;
         parts.extensions.clear();
+        if parts.status == StatusCode::UNAUTHORIZED && !self.call.info().is_proxied() {
+            // Agents answer otherwise, and this one is not believed: client-go would take the caller's credential for refused,
+            // and renew it for all clusters.
+            tracing::warn!(cluster = %self.cluster, "the agent says that the caller is unknown, which is not its to say");
+            return refuse(&Refusal::AgentUnauthorized, &mut record);
+        }
         if let Err(refusal) = clean(&mut parts, &self.call, &self.cluster) {
             return refuse(&refusal, &mut record);
         }
@@ -101,6 +108,7 @@ impl Answer {
             record,
             place: Some(self.place),
             watch_end: self.watch_end,
+            _recognised: self.recognised,
         };
         let guard = Until::new(audited, "revoked", async move {
             revoked.await;
@@ -135,7 +143,7 @@ impl Answer {
         let meter = Arc::new(Meter::default());
         record.piped(Arc::clone(&meter));
         let (gone, revoked) = (connection.gone.clone(), self.decisions.revoked());
-        let held = (self.exchange, self.place);
+        let held = (self.exchange, self.place, self.recognised);
         let piping = async move {
             let _held = held;
             tokio::select! {
@@ -185,6 +193,7 @@ struct Audited {
     /// Until the end: what hyper still has to send costs the cluster nothing.
     place: Option<Place>,
     watch_end: Option<WatchEnd>,
+    _recognised: Recognised,
 }
 
 impl Guard for Audited {

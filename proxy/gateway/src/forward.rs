@@ -10,7 +10,7 @@ use hyper::body::Incoming;
 use tracing::Instrument;
 
 use super::{
-    Connection, Front,
+    Connection, Front, Recognised,
     admit::Admitted,
     answer::{Answer, note_refusal},
     audit::Record,
@@ -125,7 +125,7 @@ impl Front {
         let (cluster, call) = (admitted.cluster.clone(), Arc::clone(&admitted.call));
         let ambient = admitted.ambient;
         let head = self.exchange(request, admitted, record);
-        let (response, exchange, place) = tokio::select! {
+        let (response, exchange, place, recognised) = tokio::select! {
             biased;
             () = revoked => return Err(Refusal::Unauthorized),
             answered = head => answered?,
@@ -141,6 +141,7 @@ impl Front {
             call,
             decisions,
             ambient,
+            recognised,
             watch_end,
         })
     }
@@ -150,7 +151,7 @@ impl Front {
         request: Request<Incoming>,
         admitted: Admitted,
         record: &Record,
-    ) -> Result<(Response<Answered>, Exchange, Place), Refusal> {
+    ) -> Result<(Response<Answered>, Exchange, Place, Recognised), Refusal> {
         let (mut parts, body) = request.into_parts();
         let Admitted {
             caller,
@@ -192,7 +193,7 @@ impl Front {
                 ExchangeError::Lost(_) => Refusal::AgentLost(cluster),
             }
         })?;
-        Ok((response, exchange, place))
+        Ok((response, exchange, place, admitted.recognised))
     }
 
     async fn connect(&self, admitted: &Admitted, record: &Record) -> Result<BoxedIo, Refusal> {

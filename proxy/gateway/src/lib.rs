@@ -46,7 +46,7 @@ pub use self::{
     access_review::AccessReviews,
     budget::{BudgetConfig, BudgetConfigError, Budgets, Occupancy},
     serve::ServeError,
-    strangers::{Held, Metered, Standing, StrangerBounds, Strangers},
+    strangers::{Held, Holder, Metered, Recognised, Standing, StrangerBounds, Strangers},
 };
 
 /// One connection while it is served: its facts, and the upgraded streams that came out of it.
@@ -66,6 +66,9 @@ impl Connection {
 
     /// The same of somebody who is counted until they are authenticated.
     pub fn of_stranger(info: ConnectionInfo, standing: Standing) -> Self {
+        if info.peer.asks_for_others() {
+            standing.asks_for_others();
+        }
         Self {
             info,
             standing,

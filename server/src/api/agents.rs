@@ -165,6 +165,7 @@ async fn create(
             };
             draft.put(wanted.cluster.as_str(), cluster, Expect::Absent)?;
         }
+        must_fit(&requester, &wanted.cluster, draft)?;
         let agent = Agent {
             created: draft.now(),
             cluster: wanted.cluster.clone(),
@@ -184,6 +185,29 @@ async fn create(
     };
     let did = Did::to("agent", &id).subject(format!("cluster:{}", wanted.cluster));
     Ok(did.with((StatusCode::CREATED, Json(made))))
+}
+
+/// Is there room for one more agent of the cluster? All clusters share the directory, so that each one's own administrators
+/// have a share (security rule 23).
+fn must_fit(requester: &Requester, cluster: &ClusterName, draft: &Draft) -> Result<(), Problem> {
+    if requester.is_administrator(draft.before()) {
+        return Ok(());
+    }
+    let agents = draft.all::<Agent>();
+    let agents = agents.values();
+    let count = agents
+        .filter(|entry| entry.object.cluster == *cluster)
+        .count();
+    if count < limits::AGENTS_PER_CLUSTER {
+        return Ok(());
+    }
+    Err(Problem::new(
+        StatusCode::INSUFFICIENT_STORAGE,
+        format!(
+            "the cluster {cluster} has {count} agents, and its administrators may make no more: remove those that are not \
+             needed, or ask an administrator of all clusters"
+        ),
+    ))
 }
 
 async fn remove(

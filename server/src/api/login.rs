@@ -20,9 +20,9 @@ use underpass_authenticate::{
     AuthenticateError, Authenticated, Authenticator, Caller, Chain, LoginError, Password,
     PasswordHash, Passwords, Rejection, Token,
 };
-use underpass_core::ConnectionInfo;
-use underpass_core::{Identity, Provenance, Refusal, Revocation, Scope};
+use underpass_core::{Authority, ConnectionInfo, Identity, Provenance, Refusal, Revocation, Scope};
 use underpass_directory::{AccessToken, Draft, Login, Name, Named, Owner, Snapshot, User};
+use underpass_gateway::Holder;
 
 use super::problem::Problem;
 use super::share::Whose;
@@ -161,7 +161,19 @@ async fn log_in(
     );
     let made = tokens::made(&state.directory.snapshot(), &id, &token)?;
     let did = Did::token(&made.about).by(&made.about.user);
-    Ok(did.with((StatusCode::CREATED, Json(made))))
+    let mut response = did.with((StatusCode::CREATED, Json(made)));
+    // Whoever logs in is no stranger any longer.
+    response.extensions_mut().insert(holder(&proved.owner));
+    Ok(response)
+}
+
+/// Whose the connection is from now on.
+fn holder(owner: &Owner) -> Holder {
+    let authority = match owner {
+        Owner::User(_) => Authority::Directory,
+        Owner::Login(login) => login.authority().unwrap_or_default(),
+    };
+    Holder::User(authority, owner.name().into())
 }
 
 fn keep(

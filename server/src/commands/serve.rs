@@ -17,7 +17,7 @@ use underpass_core::ImpersonationPolicy;
 use underpass_direct::{DirectClusters, Plugins};
 use underpass_directory::Directory;
 use underpass_gateway::AccessReviews;
-use underpass_gateway::{Budgets, Front, FrontConfig, Strangers};
+use underpass_gateway::{Budgets, Front, FrontConfig, StrangerBounds, Strangers};
 use underpass_tunnel::{Acceptor, AcceptorConfig, Lines, describe_metrics};
 
 use crate::api::{Api, Logins};
@@ -26,10 +26,11 @@ use crate::authentication::{Authentication, Surroundings};
 use crate::cli::{LogFormat, Serve};
 use crate::data_dir::DataDir;
 use crate::directory;
+use crate::files;
 use crate::first_administrator;
 use crate::http::{Http, Readiness};
 use crate::limits;
-use crate::listen::{self, Sockets};
+use crate::listen::{self, Door, Sockets};
 use crate::metrics::Metrics;
 use crate::pki::{Ca, ServerCertificate};
 use crate::reach::Reach;
@@ -78,7 +79,8 @@ async fn serve(data: DataDir, options: Serve, keys: &[PathBuf]) -> Result<()> {
     let tls = certificate.tls()?;
     let quic = options.quic.config()?;
     let budgets = Budgets::new(options.budgets.config()?);
-    let strangers = Strangers::default();
+    let places = files::connections();
+    let strangers = Strangers::within(StrangerBounds::default(), places);
     let trail = audit::open(&options.audit, &data).await?;
     let sockets = Sockets::bind(options.listen, &tls, &ca.reset_key(), &quic).await?;
     let url = url(&options, sockets.address.port())?;
@@ -120,7 +122,7 @@ async fn serve(data: DataDir, options: Serve, keys: &[PathBuf]) -> Result<()> {
         certificate.tls_asking(certificates)?,
         options.hops.into(),
         Arc::clone(&front),
-        strangers,
+        Door::new(places, strangers),
         connections.clone(),
         no_more.clone(),
     );

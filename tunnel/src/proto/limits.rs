@@ -39,6 +39,10 @@ pub const VERSIONS: usize = 16;
 /// is idle costs some 20 KiB; a key that was copied to where it does not belong must not take them all.
 pub const SESSIONS_OF_AGENT: usize = 64;
 
+/// Sessions of agents of one name, whatever their keys, unless configured: some hundred nodes, or 64 agents with four each.
+/// Whoever makes keys for one name must not take the sessions of all.
+pub const SESSIONS_OF_NAME: usize = 4 * SESSIONS_OF_AGENT;
+
 /// Sessions in all, unless configured: more than ten thousand agents, each with a second session while it
 /// comes back. Idle ones cost 1.3 GiB together.
 pub const SESSIONS: usize = 65_536;
@@ -176,12 +180,15 @@ pub const UNAUTHENTICATED_UNPROVEN: usize = UNAUTHENTICATED / 2;
 /// Of these, how many one source may hold while there are [`UNAUTHENTICATED_UNPROVEN`] or more:
 /// an IPv4 address or an IPv6 network of 64 bits, which is what one customer is given. Fleets share
 /// an address behind NAT or a load balancer, so that it does not count before there is a rush; a
-/// handshake takes milliseconds, so that a quarter of the places is hundreds of agents a second.
+/// handshake takes milliseconds, so that a quarter of the places is hundreds of agents a second. An IPv6
+/// network of 56 bits holds one and a half times as much, one of 48 bits twice. Where every place is
+/// taken, the oldest handshake of the source with most of them ends for a newcomer.
 pub const UNAUTHENTICATED_PER_SOURCE: usize = UNAUTHENTICATED / 4;
 
 /// QUIC connections that failed in their handshake and that the QUIC stack has not forgotten, beside
 /// those above: it remembers each for a while, some 20 KiB, to answer stray packets. 160 MiB in all;
-/// ten thousand agents that do not trust the server's CA and try again every 15 s make 2,000.
+/// ten thousand agents that do not trust the server's CA and try again every 15 s make 2,000. Beyond it
+/// only sources come in that have proven their address and have nothing here yet.
 pub const FAILED_HANDSHAKES: usize = 4 * UNAUTHENTICATED;
 
 /// How long the stack remembers one that failed: three probe timeouts (RFC 9000, section 10.2), of

@@ -8,7 +8,7 @@ use std::{
 
 use tokio_util::sync::CancellationToken;
 
-use underpass_core::limits;
+use underpass_core::{Block, blocks_of, limits, network_of};
 
 /// Tells connections apart; a smaller one is older.
 pub(super) type Id = u64;
@@ -59,6 +59,16 @@ pub(super) struct Crowd {
     sources: HashMap<IpAddr, Source>,
     /// The same sources, the one that has to give something up first last.
     by_held: BTreeSet<Rank>,
+    sites: HashMap<Block, Site>,
+    /// Members that hold something: the others' requests are known ones'.
+    holding: usize,
+}
+
+/// Sources that may be one attacker's.
+#[derive(Debug, Default)]
+struct Site {
+    held: usize,
+    by_held: BTreeSet<Rank>,
 }
 
 #[derive(Debug)]
@@ -82,7 +92,17 @@ type Rank = (u32, Reverse<Id>, IpAddr);
 fn rank(address: IpAddr, source: &Source) -> Rank {
     let places = (source.held / limits::STRANGER_BASE).max(1);
     let first = source.members.first().map_or(Id::MAX, |(_, id)| *id);
-    (places.ilog2(), Reverse(first), address)
+    // Who holds nothing has nothing to give up.
+    let size = match source.held {
+        0 => 0,
+        _ => places.ilog2().saturating_add(1),
+    };
+    (size, Reverse(first), address)
+}
+
+/// The networks around a source that one subscriber or one site may have altogether.
+fn sites_of(source: IpAddr) -> impl Iterator<Item = Block> {
+    blocks_of(source).skip(1)
 }
 
 /// Twice as much goes first; among those that hold about as much, the oldest.
@@ -99,6 +119,18 @@ impl Crowd {
             members: HashMap::new(),
             sources: HashMap::new(),
             by_held: BTreeSet::new(),
+            sites: HashMap::new(),
+            holding: 0,
+        }
+    }
+
+    /// How much the sources of a site may hold: a subscriber has one or two hundred networks of 64 bits, and a company all of
+    /// a /48. They have more than one source, and never everything.
+    fn per_site(&self, site: Block) -> usize {
+        let share = self.bounds.per_source;
+        match site.size() {
+            ..=1 => share.saturating_add(share / 2),
+            _ => share.saturating_mul(2),
         }
     }
 
@@ -106,12 +138,14 @@ impl Crowd {
         self.held
     }
 
+    /// How many connections are strangers'.
     pub(super) fn len(&self) -> usize {
-        self.members.len()
+        self.holding
     }
 
     /// Somebody comes; `close` is cancelled when they have to go, which may be at once.
-    pub(super) fn enter(&mut self, source: IpAddr, close: CancellationToken) -> Id {
+    pub(super) fn enter(&mut self, client: IpAddr, close: CancellationToken) -> Id {
+        let source = network_of(client);
         let id = self.next;
         self.next = self.next.wrapping_add(1);
         let member = Member {
@@ -157,7 +191,8 @@ impl Crowd {
     pub(super) fn make_room(&mut self) -> bool {
         let largest = self.by_held.last();
         let source = largest.and_then(|(_, _, largest)| self.sources.get(largest));
-        let first = source.and_then(|source| source.members.first());
+        let holding = source.filter(|source| source.held > 0);
+        let first = holding.and_then(|source| source.members.first());
         let Some((_, id)) = first.copied() else {
             return false;
         };
@@ -171,7 +206,8 @@ impl Crowd {
     }
 
     /// Somebody turns out to come from elsewhere.
-    pub(super) fn move_to(&mut self, id: Id, source: IpAddr) {
+    pub(super) fn move_to(&mut self, id: Id, client: IpAddr) {
+        let source = network_of(client);
         let Some(mut member) = self.remove(id) else {
             return;
         };
@@ -188,6 +224,14 @@ impl Crowd {
         let of_source = of_source.saturating_add(bytes);
         if all > self.bounds.unshared && of_source > self.bounds.per_source {
             return Some((source, Why::Share));
+        }
+        for site in sites_of(source).filter(|_| all > self.bounds.unshared) {
+            let held = self.sites.get(&site).map_or(0, |site| site.held);
+            if held.saturating_add(bytes) > self.per_site(site) {
+                let sources = self.sites.get(&site);
+                let largest = sources.and_then(|site| site.by_held.last());
+                return Some((largest.map_or(source, |largest| largest.2), Why::Share));
+            }
         }
         if all <= self.bounds.bytes {
             return None;
@@ -235,29 +279,74 @@ impl Crowd {
     }
 
     fn insert(&mut self, id: Id, member: Member) {
-        let source = self.sources.entry(member.source).or_default();
-        self.by_held.remove(&rank(member.source, source));
-        source.held = source.held.saturating_add(member.held);
-        source.members.insert(order(member.held, id));
-        self.by_held.insert(rank(member.source, source));
-        self.held = self.held.saturating_add(member.held);
+        let (address, held) = (member.source, member.held);
+        self.unrank(address);
+        let source = self.sources.entry(address).or_default();
+        source.held = source.held.saturating_add(held);
+        source.members.insert(order(held, id));
+        self.held = self.held.saturating_add(held);
+        self.holding = self.holding.saturating_add(usize::from(held > 0));
+        for site in sites_of(address) {
+            let site = self.sites.entry(site).or_default();
+            site.held = site.held.saturating_add(held);
+        }
         self.members.insert(id, member);
+        self.rank(address);
     }
 
     fn remove(&mut self, id: Id) -> Option<Member> {
         let member = self.members.remove(&id)?;
-        self.held = self.held.saturating_sub(member.held);
-        if let Some(source) = self.sources.get_mut(&member.source) {
-            self.by_held.remove(&rank(member.source, source));
-            source.held = source.held.saturating_sub(member.held);
-            source.members.remove(&order(member.held, id));
+        let (address, held) = (member.source, member.held);
+        self.unrank(address);
+        self.held = self.held.saturating_sub(held);
+        self.holding = self.holding.saturating_sub(usize::from(held > 0));
+        if let Some(source) = self.sources.get_mut(&address) {
+            source.held = source.held.saturating_sub(held);
+            source.members.remove(&order(held, id));
             if source.members.is_empty() {
-                self.sources.remove(&member.source);
-            } else {
-                self.by_held.insert(rank(member.source, source));
+                self.sources.remove(&address);
             }
         }
+        for site in sites_of(address) {
+            if let Some(site) = self.sites.get_mut(&site) {
+                site.held = site.held.saturating_sub(held);
+            }
+        }
+        self.rank(address);
         Some(member)
+    }
+
+    /// Takes a source from where it stands among the others, before it changes.
+    fn unrank(&mut self, address: IpAddr) {
+        let Some(source) = self.sources.get(&address) else {
+            return;
+        };
+        let rank = rank(address, source);
+        self.by_held.remove(&rank);
+        for site in sites_of(address) {
+            if let Some(site) = self.sites.get_mut(&site) {
+                site.by_held.remove(&rank);
+            }
+        }
+    }
+
+    /// Puts it where it belongs, if it is still there.
+    fn rank(&mut self, address: IpAddr) {
+        let rank = self
+            .sources
+            .get(&address)
+            .map(|source| rank(address, source));
+        if let Some(rank) = rank {
+            self.by_held.insert(rank);
+        }
+        for key in sites_of(address) {
+            let site = self.sites.entry(key).or_default();
+            if let Some(rank) = rank {
+                site.by_held.insert(rank);
+            } else if site.by_held.is_empty() {
+                self.sites.remove(&key);
+            }
+        }
     }
 }
 
@@ -312,6 +401,8 @@ mod tests {
             let sources = self.sources.values().map(|source| source.held);
             assert_eq!(sources.sum::<usize>(), self.held);
             assert_eq!(self.by_held.len(), self.sources.len());
+            let holding = self.members.values().filter(|member| member.held > 0);
+            assert_eq!(holding.count(), self.holding);
             for (address, source) in &self.sources {
                 assert!(self.by_held.contains(&rank(*address, source)));
                 assert!(source.held <= self.bounds.unshared);
@@ -398,6 +489,33 @@ mod tests {
         assert!(!crowd.charge(guest.0, 1));
         assert!(!guest.is_in());
         assert_eq!(crowd.held(), 0);
+    }
+
+    #[test]
+    fn rule_23_a_large_network_is_not_as_many_strangers_as_it_has_addresses() {
+        let mut crowd = crowd(32);
+        let mut enter = |text: String| {
+            let close = CancellationToken::new();
+            Guest(crowd.enter(text.parse().unwrap(), close.clone()), close)
+        };
+        let honest: Vec<_> = (0..4)
+            .map(|n| enter(format!("2001:db8:{}::1", n + 100)))
+            .collect();
+        // Each from a network of its own, first within a /56 and then within a /48.
+        let subscriber: Vec<_> = (0..100)
+            .map(|n| enter(format!("2001:db8:1:{n:x}::1")))
+            .collect();
+        assert_eq!(inside(&subscriber).len(), 12);
+        let company: Vec<_> = (0..100)
+            .map(|n| enter(format!("2001:db8:2:{n:x}00::1")))
+            .collect();
+        assert_eq!(inside(&company).len(), 16);
+        assert!(honest.iter().all(Guest::is_in));
+        crowd.check();
+        for guest in honest.iter().chain(&subscriber).chain(&company) {
+            crowd.leave(guest.0);
+        }
+        assert!(crowd.sites.is_empty());
     }
 
     #[test]

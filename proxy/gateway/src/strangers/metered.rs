@@ -7,21 +7,42 @@ use std::{
 };
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use super::Standing;
 use underpass_core::limits;
 
-/// An accepted connection, below its TLS.
+/// An accepted connection, below its TLS. It counts for as long as this is there, whatever protocol it is upgraded to, and
+/// fails once it has to be closed.
 #[derive(Debug)]
 pub struct Metered<I> {
     io: I,
     standing: Standing,
+    closing: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
 }
 
 impl<I> Metered<I> {
     /// Charges what is read from `io` to `standing`.
     pub fn new(io: I, standing: Standing) -> Self {
-        Self { io, standing }
+        let closing = standing.closing().map(Box::pin);
+        Self {
+            io,
+            standing,
+            closing,
+        }
+    }
+
+    fn poll_closed(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        let closing = self.closing.as_mut();
+        if closing.is_some_and(|closing| closing.as_mut().poll(cx).is_ready()) {
+            self.closing = None;
+        } else if !self.standing.is_closed() {
+            return Ok(());
+        }
+        Err(io::Error::new(
+            io::ErrorKind::ConnectionAborted,
+            "it was closed to make room for others",
+        ))
     }
 }
 
@@ -31,6 +52,7 @@ impl<I: AsyncRead + Unpin> AsyncRead for Metered<I> {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        self.poll_closed(cx)?;
         let before = buf.filled().len();
         ready!(Pin::new(&mut self.io).poll_read(cx, buf))?;
         let read = buf.filled().len().saturating_sub(before);

@@ -1,4 +1,4 @@
-//! Connections whose peer has not authenticated yet, and one budget in bytes for all of them (security rule 23).
+//! Connections, and what each stranger and each user may take of them (security rule 23).
 //!
 //! A connection costs memory before any request on it is authenticated: its TLS and HTTP state, a head that is still
 //! arriving, bodies that the client sends ahead. [`Strangers`] counts all of it, over all connections and by source:
@@ -6,14 +6,19 @@
 //! - The listener enters each connection when it accepts it, and wraps its socket in [`Metered`]: a stranger is charged
 //!   [`limits::STRANGER_BASE`], and [`limits::STRANGER_BYTE`] for each byte that is read from it.
 //! - The front charges a request's decoded head while its credential is checked: HPACK makes large heads of few bytes.
-//! - Whoever is authenticated leaves the crowd for good ([`Standing::authenticated`]), and what was charged is free.
+//! - Whoever is authenticated leaves the strangers ([`Standing::recognise`]), and what was charged is free. The connection
+//!   counts for its user or its agent's cluster from then on ([`Holder`]).
+//! - The connection of a proxy that asks for others is known for as long as a request on it has an identity, and a
+//!   stranger's again afterwards: whose the next request is, the last one does not say.
 //!
-//! Half of the budget is for whoever asks. Beyond it each source has a share, and beyond the whole budget the largest source
-//! pays: its connection that holds the most is closed, among equals the one that has been a stranger for longest. So a
-//! newcomer from another source always gets in, whoever is silent goes first, and a client that gets to its credential in
-//! time is not affected.
+//! Half of the strangers' budget is for whoever asks. Beyond it each source has a share, and beyond the whole budget the
+//! largest source pays: its connection that holds the most is closed, among equals the one that has been a stranger for
+//! longest. So a newcomer from another source always gets in, whoever is silent goes first, and a client that gets to its
+//! credential in time is not affected. Where connections themselves run out ([`Strangers::make_room`]), strangers pay who
+//! have more than a third of them, and else whoever of the authenticated has most.
 
 mod crowd;
+mod known;
 mod metered;
 
 use std::{
@@ -21,20 +26,30 @@ use std::{
     net::IpAddr,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
 };
 
 use http::HeaderMap;
-use tokio_util::sync::CancellationToken;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
-use self::crowd::{Crowd, Id};
-pub use self::{crowd::StrangerBounds, metered::Metered};
-use underpass_core::{limits, network_of};
+pub use self::{crowd::StrangerBounds, known::Holder, metered::Metered};
+use self::{
+    crowd::{Crowd, Id},
+    known::{Known, Member},
+};
+use underpass_core::limits;
 
-/// Everybody who is connected and not authenticated. Clones share the budget.
+/// Everybody who is connected. Clones share the budget.
 #[derive(Clone, Debug)]
-pub struct Strangers(Arc<Mutex<Crowd>>);
+pub struct Strangers(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    crowd: Mutex<Crowd>,
+    known: Mutex<Known>,
+}
 
 impl Default for Strangers {
     fn default() -> Self {
@@ -45,51 +60,88 @@ impl Default for Strangers {
 impl Strangers {
     /// There is nobody yet.
     pub fn new(bounds: StrangerBounds) -> Self {
-        Self(Arc::new(Mutex::new(Crowd::new(bounds))))
+        Self::within(bounds, limits::CONNECTIONS)
+    }
+
+    /// The same where there is room for so many connections in all.
+    pub fn within(bounds: StrangerBounds, connections: usize) -> Self {
+        Self(Arc::new(Shared {
+            crowd: Mutex::new(Crowd::new(bounds)),
+            known: Mutex::new(Known::new(connections)),
+        }))
     }
 
     /// A new connection from `peer`. Others may be closed to make room for it.
     pub fn enter(&self, peer: IpAddr) -> Standing {
+        self.enter_with(peer, None)
+    }
+
+    /// The same of a connection that has a place among all, and gives it back when its socket and its standing are gone.
+    pub fn enter_at(&self, peer: IpAddr, place: OwnedSemaphorePermit) -> Standing {
+        self.enter_with(peer, Some(place))
+    }
+
+    fn enter_with(&self, peer: IpAddr, place: Option<OwnedSemaphorePermit>) -> Standing {
         let closed = CancellationToken::new();
-        let id = self.lock().enter(network_of(peer), closed.clone());
+        let id = self.crowd().enter(peer, closed.clone());
         Standing(Some(Arc::new(Counted {
             strangers: self.clone(),
             id,
             known: AtomicBool::new(false),
+            for_others: AtomicBool::new(false),
+            requests: Arc::default(),
+            metered: Mutex::new(0),
             closed,
+            _place: place,
         })))
     }
 
-    /// Closes one connection of the source that holds most, where the system has no more files or memory for another one.
-    /// False: there is none.
+    /// Closes one connection, where there is no room for another one: a stranger's, where they have more than a third of all,
+    /// or else one of the user or the cluster that has most. False: there is none.
     pub fn make_room(&self) -> bool {
-        self.lock().make_room()
+        let (mut crowd, mut known) = (self.crowd(), self.known());
+        let too_strange = crowd.len().saturating_mul(2) > known.len();
+        if too_strange && crowd.make_room() {
+            return true;
+        }
+        known.make_room() || crowd.make_room()
     }
 
-    /// What all of them hold, in bytes.
+    /// What all strangers hold, in bytes.
     pub fn bytes(&self) -> usize {
-        self.lock().held()
+        self.crowd().held()
     }
 
-    /// How many connections there are.
+    /// How many connections of strangers there are.
     pub fn connections(&self) -> usize {
-        self.lock().len()
+        self.crowd().len()
+    }
+
+    /// How many connections there are whose peer is known.
+    pub fn known_connections(&self) -> usize {
+        self.known().len()
     }
 
     /// Sets the gauges.
     pub fn record(&self) {
         let gauge = |number: usize| u32::try_from(number).map_or(f64::MAX, f64::from);
         let (bytes, connections) = {
-            let crowd = self.lock();
+            let crowd = self.crowd();
             (crowd.held(), crowd.len())
         };
         metrics::gauge!("underpass_unauthenticated_bytes").set(gauge(bytes));
         metrics::gauge!("underpass_unauthenticated_connections").set(gauge(connections));
+        metrics::gauge!("underpass_authenticated_connections").set(gauge(self.known().len()));
     }
 
-    fn lock(&self) -> MutexGuard<'_, Crowd> {
+    /// Locked before [`Strangers::known`] where both are.
+    fn crowd(&self) -> MutexGuard<'_, Crowd> {
         // Nothing panics while it is held.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.crowd.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.0.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -101,13 +153,68 @@ pub struct Standing(Option<Arc<Counted>>);
 struct Counted {
     strangers: Strangers,
     id: Id,
+    /// It counts for its user or its agent's cluster.
     known: AtomicBool,
+    /// The peer is a proxy: each request may be somebody else's.
+    for_others: AtomicBool,
+    /// Authenticated requests in flight.
+    requests: Arc<AtomicUsize>,
+    /// What was charged for bytes, and taken before the other locks.
+    metered: Mutex<usize>,
     closed: CancellationToken,
+    _place: Option<OwnedSemaphorePermit>,
+}
+
+impl Counted {
+    fn metered(&self) -> MutexGuard<'_, usize> {
+        self.metered.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_known(&self) -> bool {
+        self.known.load(Ordering::Acquire)
+    }
+
+    fn asks_for_others(&self) -> bool {
+        self.for_others.load(Ordering::Acquire)
+    }
+
+    fn recognise(&self, holder: Holder) {
+        let mut metered = self.metered();
+        self.requests.fetch_add(1, Ordering::AcqRel);
+        if self.known.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let charged = std::mem::take(&mut *metered);
+        if self.asks_for_others() {
+            let all = charged.saturating_add(limits::STRANGER_BASE);
+            self.strangers.crowd().refund(self.id, all);
+        } else {
+            self.strangers.crowd().leave(self.id);
+        }
+        let member = Member {
+            id: self.id,
+            requests: Arc::clone(&self.requests),
+            close: self.closed.clone(),
+        };
+        self.strangers.known().enter(holder, member);
+    }
+
+    fn request_ended(&self) {
+        let _metered = self.metered();
+        let before = self.requests.fetch_sub(1, Ordering::AcqRel);
+        if before == 1 && self.asks_for_others() {
+            self.known.store(false, Ordering::Release);
+            self.strangers.known().leave(self.id);
+            let mut crowd = self.strangers.crowd();
+            crowd.charge(self.id, limits::STRANGER_BASE);
+        }
+    }
 }
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        self.strangers.lock().leave(self.id);
+        self.strangers.crowd().leave(self.id);
+        self.strangers.known().leave(self.id);
     }
 }
 
@@ -115,17 +222,25 @@ impl Standing {
     /// A load balancer has said whose connection it is.
     pub fn comes_from(&self, client: IpAddr) {
         if let Some(counted) = &self.0 {
-            let mut crowd = counted.strangers.lock();
-            crowd.move_to(counted.id, network_of(client));
+            let mut crowd = counted.strangers.crowd();
+            crowd.move_to(counted.id, client);
         }
     }
 
-    /// A request of this connection, or its agent, was authenticated: it is a stranger no longer.
-    pub fn authenticated(&self) {
-        let Some(counted) = &self.0 else { return };
-        if !counted.known.swap(true, Ordering::AcqRel) {
-            counted.strangers.lock().leave(counted.id);
+    /// The peer is a proxy that asks for others: who is authenticated is known for this one request.
+    pub(crate) fn asks_for_others(&self) {
+        if let Some(counted) = &self.0 {
+            counted.for_others.store(true, Ordering::Release);
         }
+    }
+
+    /// A request of this connection, or its agent, was authenticated. The request is in flight until what is returned is
+    /// dropped.
+    pub fn recognise(&self, holder: impl Into<Holder>) -> Recognised {
+        if let Some(counted) = &self.0 {
+            counted.recognise(holder.into());
+        }
+        Recognised(self.0.clone())
     }
 
     /// Waits until the connection has to be closed, to make room for others or because it holds too much.
@@ -139,14 +254,30 @@ impl Standing {
         }
     }
 
+    fn is_closed(&self) -> bool {
+        let counted = self.0.as_ref();
+        counted.is_some_and(|counted| counted.closed.is_cancelled())
+    }
+
+    /// The same as [`Standing::closed`], for what is polled together with the socket.
+    fn closing(&self) -> Option<WaitForCancellationFutureOwned> {
+        let counted = self.0.as_ref()?;
+        Some(counted.closed.clone().cancelled_owned())
+    }
+
     /// Charges bytes that were read. False: the connection has to end.
     fn charge(&self, bytes: usize) -> bool {
         let Some(counted) = &self.0 else { return true };
-        if counted.known.load(Ordering::Acquire) {
+        if counted.is_known() {
             return true;
         }
+        let mut metered = counted.metered();
         // It may have become known meanwhile.
-        counted.strangers.lock().charge(counted.id, bytes) || counted.known.load(Ordering::Acquire)
+        if counted.is_known() {
+            return true;
+        }
+        *metered = metered.saturating_add(bytes);
+        counted.strangers.crowd().charge(counted.id, bytes)
     }
 
     /// Charges a request's head until what is returned is dropped. `None`: there is no room for it.
@@ -155,16 +286,54 @@ impl Standing {
         let sizes = lines
             .map(|(name, value)| name.as_str().len() + value.len() + limits::STRANGER_HEADER_LINE);
         let bytes = sizes.sum();
-        self.charge(bytes).then(|| Held {
+        self.charge_head(bytes).then(|| Held {
             standing: self.clone(),
             bytes,
         })
+    }
+
+    /// Others' heads are charged whoever is known beside them.
+    fn charge_head(&self, bytes: usize) -> bool {
+        let Some(counted) = &self.0 else { return true };
+        let own = !counted.asks_for_others();
+        // It may become known meanwhile.
+        (own && counted.is_known())
+            || counted.strangers.crowd().charge(counted.id, bytes)
+            || (own && counted.is_known())
     }
 }
 
 impl fmt::Debug for Standing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Standing").finish_non_exhaustive()
+    }
+}
+
+/// An authenticated request in flight: its connection is not idle.
+#[must_use]
+pub struct Recognised(Option<Arc<Counted>>);
+
+impl Recognised {
+    /// What was recognised is the connection itself, from now on: it is an agent's, and no request.
+    pub fn for_good(self) {
+        if let Some(counted) = &self.0 {
+            // It never ends, and nobody else asks over it.
+            counted.requests.fetch_add(1, Ordering::AcqRel);
+        }
+    }
+}
+
+impl Drop for Recognised {
+    fn drop(&mut self) {
+        if let Some(counted) = &self.0 {
+            counted.request_ended();
+        }
+    }
+}
+
+impl fmt::Debug for Recognised {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Recognised").finish_non_exhaustive()
     }
 }
 
@@ -179,7 +348,7 @@ pub struct Held {
 impl Drop for Held {
     fn drop(&mut self) {
         if let Some(counted) = &self.standing.0 {
-            counted.strangers.lock().refund(counted.id, self.bytes);
+            counted.strangers.crowd().refund(counted.id, self.bytes);
         }
     }
 }
@@ -191,6 +360,10 @@ mod tests {
     use super::*;
 
     const HERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
+
+    fn user(name: &str) -> Holder {
+        Holder::User(underpass_core::Authority::Directory, name.into())
+    }
 
     #[test]
     fn rule_23_a_head_is_charged_while_it_is_held_and_nothing_once_somebody_is_known() {
@@ -206,8 +379,9 @@ mod tests {
         drop(held);
         assert_eq!(strangers.bytes(), limits::STRANGER_BASE);
         let held = standing.hold(&headers).unwrap();
-        standing.authenticated();
+        let _request = standing.recognise(user("alice"));
         assert_eq!((strangers.bytes(), strangers.connections()), (0, 0));
+        assert_eq!(strangers.known_connections(), 1);
         drop(held);
         let _free = standing.hold(&headers).unwrap();
         assert_eq!(strangers.bytes(), 0);
@@ -216,9 +390,59 @@ mod tests {
     }
 
     #[test]
+    fn rule_23_a_proxys_connection_is_a_strangers_again_after_each_request() {
+        let strangers = Strangers::default();
+        let standing = strangers.enter(HERE);
+        standing.asks_for_others();
+        let mut headers = HeaderMap::new();
+        headers.append("a", HeaderValue::from_static("b"));
+        assert!(standing.charge(5000));
+        for _ in 0..3 {
+            let request = standing.recognise(user("alice"));
+            assert_eq!((strangers.bytes(), strangers.known_connections()), (0, 1));
+            assert!(standing.charge(1 << 30), "what alice sends is hers");
+            // Somebody else asks meanwhile, and has not said who they are.
+            let held = standing.hold(&headers).unwrap();
+            assert!(strangers.bytes() > limits::STRANGER_HEADER_LINE);
+            drop((held, request));
+            assert_eq!(strangers.bytes(), limits::STRANGER_BASE);
+            assert_eq!(
+                (strangers.connections(), strangers.known_connections()),
+                (1, 0)
+            );
+            assert!(standing.charge(1000));
+            assert_eq!(strangers.bytes(), limits::STRANGER_BASE + 1000);
+        }
+        assert!(!standing.charge(limits::STRANGER_MOST));
+    }
+
+    #[test]
+    fn rule_23_strangers_pay_for_room_beyond_a_third_and_else_who_has_most() {
+        let strangers = Strangers::default();
+        let mallory: Vec<_> = (0..6).map(|_| strangers.enter(HERE)).collect();
+        let known: Vec<_> = mallory
+            .iter()
+            .map(|standing| standing.recognise(user("mallory")))
+            .collect();
+        let strange: Vec<_> = (0..4).map(|_| strangers.enter(HERE)).collect();
+        assert!(strangers.make_room());
+        assert_eq!(
+            (strangers.connections(), strangers.known_connections()),
+            (3, 6)
+        );
+        assert!((0..3).all(|_| strangers.make_room()));
+        assert_eq!(
+            (strangers.connections(), strangers.known_connections()),
+            (2, 4)
+        );
+        drop((known, mallory, strange));
+        assert!(!strangers.make_room());
+    }
+
+    #[test]
     fn what_is_not_counted_costs_nothing() {
         let standing = Standing::default();
         assert!(standing.charge(usize::MAX));
-        standing.authenticated();
+        drop(standing.recognise(user("alice")));
     }
 }

@@ -240,7 +240,7 @@ async fn rule_20_the_server_believes_no_agent() {
             refused(&world.raw(&world.head("GET", path, lines)).await, elsewhere);
         }
     }
-    let lie = "HTTP/1.1 401 X\r\nWWW-Authenticate: Basic realm=\"x\"\r\nSet-Cookie: a=b\r\nLink: </v1>\r\n\
+    let lie = "HTTP/1.1 403 X\r\nWWW-Authenticate: Basic realm=\"x\"\r\nSet-Cookie: a=b\r\nLink: </v1>\r\n\
                Access-Control-Allow-Origin: *\r\nStrict-Transport-Security: max-age=0\r\n\
                Clear-Site-Data: \"*\"\r\nX-Kept: 1\r\nContent-Length: 0\r\n\r\n";
     let world = World::over(Arc::new(Liar(lie.to_owned()))).await;
@@ -256,6 +256,23 @@ async fn rule_20_the_server_believes_no_agent() {
         assert_eq!(values(&answer, name), [""; 0], "{answer}");
     }
     assert_eq!(values(&answer, "x-kept"), ["1"]);
+}
+
+#[tokio::test]
+async fn rule_20_no_agent_says_that_a_callers_credential_is_none() {
+    let lie = "HTTP/1.1 401 X\r\nContent-Length: 0\r\n\r\n";
+    let world = World::over(Arc::new(Liar(lie.to_owned()))).await;
+    for (path, lines) in [
+        ("/api/v1/pods", "Connection: close\r\n"),
+        ("/api/v1/pods?watch=1", "Connection: close\r\n"),
+        ("/api/v1/namespaces/a/pods/p/exec", WEBSOCKET),
+    ] {
+        let answer = world.raw(&world.head("GET", path, lines)).await;
+        assert_eq!(code(&answer), 502, "{path}: {answer}");
+    }
+    // A workload has users of its own.
+    let answer = world.get(&format!("{PROXY}/x"), "").await;
+    assert_eq!(code(&answer), 401, "{answer}");
 }
 
 #[tokio::test]

@@ -55,7 +55,7 @@ enum Fate {
 }
 
 /// By exact name. Anything else passes, unless [`PREFIXES`] has it.
-const NAMES: [(&str, Fate); 44] = [
+const NAMES: [(&str, Fate); 37] = [
     // Where to go. Of a redirect's own Location more is asked ([`clean`]); beside a 201 it is a link.
     ("location", Fate::Url),
     ("content-location", Fate::Url),
@@ -100,26 +100,25 @@ const NAMES: [(&str, Fate); 44] = [
     ("x-pingback", Fate::Drop),
     // Other origins that may read timings.
     ("timing-allow-origin", Fate::Drop),
-    // Orders to a proxy in front of this server: to answer with another resource, or to keep and share this one.
-    ("x-accel-redirect", Fate::Drop),
-    ("x-accel-expires", Fate::Drop),
-    ("x-sendfile", Fate::Drop),
-    ("x-lighttpd-send-file", Fate::Drop),
-    ("x-lighttpd-send-tempfile", Fate::Drop),
-    ("x-reproxy-url", Fate::Drop),
-    ("x-reproxy-file", Fate::Drop),
+    // Orders to a cache in front of this server. [`PREFIXES`] has those to proxies.
     ("surrogate-control", Fate::Drop),
     ("cdn-cache-control", Fate::Drop),
 ];
 
-/// By prefix; all are dropped. A cluster cannot let other origins read this one (CORS); `proxy-` is about the previous hop; the
-/// others register something for the origin.
-const PREFIXES: [&str; 5] = [
+/// By prefix; all are dropped. A cluster cannot let other origins read this one (CORS); `proxy-` is about the previous hop;
+/// `x-` ones are orders to a proxy in front of this server, to answer with another resource, or to keep and share this one
+/// (nginx, LiteSpeed, lighttpd, Perlbal, Apache); the others register something for the origin.
+const PREFIXES: [&str; 10] = [
     "access-control-",
     "attribution-reporting-",
     "proxy-",
     "sec-session-",
     "secure-session-",
+    "x-accel-",
+    "x-lighttpd-",
+    "x-litespeed-",
+    "x-reproxy-",
+    "x-sendfile",
 ];
 
 /// What browsers escape by themselves in a URL, beside all that is not ASCII: web pages' redirects hold it.
@@ -446,6 +445,29 @@ mod tests {
                     }
                     assert_eq!(headers, kept, "{path} {hop:?} {status}");
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn rule_20_no_header_of_a_cluster_is_an_order_to_a_proxy_in_front() {
+        let orders = [
+            "x-accel-redirect",
+            "x-accel-expires",
+            "x-accel-buffering",
+            "x-litespeed-location",
+            "x-litespeed-cache-control",
+            "x-lighttpd-send-file",
+            "x-lighttpd-send-tempfile",
+            "x-reproxy-url",
+            "x-reproxy-file",
+            "x-sendfile",
+            "x-sendfile2",
+        ];
+        let lines = orders.map(|name| (name, "/v1/self"));
+        for path in ["/version", &format!("{PROXY}/app/page")] {
+            for hop in hops() {
+                assert_eq!(cleaned(path, hop, 200, &lines), Ok(HeaderMap::new()));
             }
         }
     }

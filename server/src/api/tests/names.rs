@@ -166,3 +166,47 @@ async fn links_and_authorities_are_set_and_shown() {
 fn cluster(name: &str) -> ClusterName {
     name.parse().unwrap()
 }
+
+#[tokio::test]
+async fn rule_23_one_clusters_administrator_does_not_fill_the_directory_with_agents() {
+    let world = World::new().await;
+    let local = local(&world).await;
+    let ask = async |who: &Requester, cluster: &str| {
+        let body = json!({"cluster": cluster});
+        let (method, path) = (Method::POST, "/v1/agents");
+        world.ask(who, method, path, &body, &[]).await
+    };
+    let mut last = Value::Null;
+    for _ in 0..limits::AGENTS_PER_CLUSTER {
+        last = ask(&local, "edge").await.expect(201);
+    }
+    let refused = ask(&local, "edge").await.expect(507);
+    let said = refused["detail"].as_str().unwrap();
+    assert!(
+        said.contains("cluster edge") && said.contains("remove"),
+        "{said}"
+    );
+    // Another cluster has room of its own, and whoever administers everything makes more.
+    ask(&local, "far").await.expect(201);
+    let body = json!({"cluster": "edge"});
+    world
+        .operate(Method::POST, "/v1/agents", body)
+        .await
+        .expect(201);
+    // Both of what is too much.
+    let page = world
+        .operate(Method::GET, "/v1/agents?cluster=edge", Value::Null)
+        .await;
+    let page = page.expect(200);
+    let ids = page["items"].as_array().unwrap().iter();
+    let ids: Vec<_> = ids.map(|agent| agent["id"].as_str().unwrap()).collect();
+    assert!(ids.contains(&last["agent"]["id"].as_str().unwrap()));
+    for id in &ids[..2] {
+        let path = format!("/v1/agents/{id}");
+        world
+            .ask(&local, Method::DELETE, &path, &Value::Null, &[])
+            .await
+            .expect(204);
+    }
+    ask(&local, "edge").await.expect(201);
+}

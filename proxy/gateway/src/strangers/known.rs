@@ -1,0 +1,228 @@
+//! Who is authenticated, how many connections each of them has, and whose goes. No I/O, no clock: an id is older if it is
+//! smaller.
+
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use tokio_util::sync::CancellationToken;
+use underpass_core::{Authority, Identity};
+
+use super::crowd::Id;
+
+/// Whose an authenticated connection is.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Holder {
+    /// An agent's, of this cluster: all agents of a cluster count together.
+    Agent(Arc<str>),
+    /// A user's: a name means somebody together with its authority (security rule 22).
+    User(Authority, Arc<str>),
+}
+
+impl From<&Identity> for Holder {
+    fn from(identity: &Identity) -> Self {
+        let authority = identity.provenance().map(|by| by.authority().clone());
+        Self::User(authority.unwrap_or_default(), identity.user().into())
+    }
+}
+
+/// What the crowd has to know of one connection.
+#[derive(Debug)]
+pub(super) struct Member {
+    pub(super) id: Id,
+    /// Its requests in flight. It is idle without any.
+    pub(super) requests: Arc<AtomicUsize>,
+    pub(super) close: CancellationToken,
+}
+
+#[derive(Debug)]
+pub(super) struct Known {
+    connections: usize,
+    holders: HashMap<Arc<Holder>, BTreeMap<Id, Member>>,
+    members: HashMap<Id, Arc<Holder>>,
+    /// The same holders, the one that has to give a connection up first last.
+    by_count: BTreeSet<Rank>,
+}
+
+/// Who has most pays; among those that have as many, users before agents, and then whoever has been here for longest.
+type Rank = (usize, bool, Reverse<Id>, Arc<Holder>);
+
+fn rank(holder: &Arc<Holder>, members: &BTreeMap<Id, Member>) -> Rank {
+    let first = members.keys().next().copied().unwrap_or(Id::MAX);
+    let user = matches!(**holder, Holder::User(..));
+    (members.len(), user, Reverse(first), Arc::clone(holder))
+}
+
+impl Known {
+    /// So many connections have room here, strangers' included.
+    pub(super) fn new(connections: usize) -> Self {
+        Self {
+            connections,
+            holders: HashMap::new(),
+            members: HashMap::new(),
+            by_count: BTreeSet::new(),
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.members.len()
+    }
+
+    /// A connection turns out to be this holder's. Beyond half of the room a holder has a quarter at the most, and gives
+    /// another one up for it.
+    pub(super) fn enter(&mut self, holder: Holder, member: Member) {
+        let holder = Arc::new(holder);
+        let held = self.holders.get(&holder).map_or(0, BTreeMap::len);
+        if self.len() >= self.connections / 2 && held >= (self.connections / 4).max(1) {
+            self.give_up(&holder, "user share");
+        }
+        self.insert(holder, member);
+    }
+
+    /// The holder with the most gives up its oldest connection without a request in flight, or else its oldest. False: nobody
+    /// is here.
+    pub(super) fn make_room(&mut self) -> bool {
+        let Some((.., holder)) = self.by_count.last() else {
+            return false;
+        };
+        let holder = Arc::clone(holder);
+        self.give_up(&holder, "room")
+    }
+
+    pub(super) fn leave(&mut self, id: Id) -> Option<Member> {
+        let holder = self.members.remove(&id)?;
+        let members = self.holders.get_mut(&holder)?;
+        self.by_count.remove(&rank(&holder, members));
+        let member = members.remove(&id);
+        if members.is_empty() {
+            self.holders.remove(&holder);
+        } else {
+            self.by_count.insert(rank(&holder, members));
+        }
+        member
+    }
+
+    fn insert(&mut self, holder: Arc<Holder>, member: Member) {
+        let members = self.holders.entry(Arc::clone(&holder)).or_default();
+        self.by_count.remove(&rank(&holder, members));
+        self.members.insert(member.id, Arc::clone(&holder));
+        members.insert(member.id, member);
+        self.by_count.insert(rank(&holder, members));
+    }
+
+    fn give_up(&mut self, holder: &Arc<Holder>, bound: &'static str) -> bool {
+        let Some(members) = self.holders.get(holder) else {
+            return false;
+        };
+        let mut all = members.values();
+        let idle = all.find(|member| member.requests.load(Ordering::Acquire) == 0);
+        let Some(id) = idle
+            .map(|member| member.id)
+            .or_else(|| members.keys().next().copied())
+        else {
+            return false;
+        };
+        if let Some(member) = self.leave(id) {
+            member.close.cancel();
+        }
+        metrics::counter!("underpass_authenticated_closed_total", "bound" => bound).increment(1);
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug)]
+    struct Guest(Id, CancellationToken);
+
+    impl Guest {
+        fn is_in(&self) -> bool {
+            !self.1.is_cancelled()
+        }
+    }
+
+    fn user(name: &str) -> Holder {
+        Holder::User(Authority::Directory, name.into())
+    }
+
+    fn agent(cluster: &str) -> Holder {
+        Holder::Agent(cluster.into())
+    }
+
+    /// One with so many requests in flight.
+    fn enter(known: &mut Known, id: Id, holder: Holder, requests: usize) -> Guest {
+        let close = CancellationToken::new();
+        let member = Member {
+            id,
+            requests: Arc::new(requests.into()),
+            close: close.clone(),
+        };
+        known.enter(holder, member);
+        Guest(id, close)
+    }
+
+    fn inside(guests: &[Guest]) -> Vec<Id> {
+        let inside = guests.iter().filter(|guest| guest.is_in());
+        inside.map(|guest| guest.0).collect()
+    }
+
+    #[test]
+    fn rule_23_who_has_most_connections_gives_the_oldest_idle_one_up() {
+        let mut known = Known::new(100);
+        let agents: Vec<_> = (0..8)
+            .map(|id| enter(&mut known, id, agent(&format!("edge-{id}")), 1))
+            .collect();
+        let other = enter(&mut known, 8, user("bob"), 0);
+        let greedy: Vec<_> = (9..13)
+            .map(|id| enter(&mut known, id, user("mallory"), usize::from(id == 9)))
+            .collect();
+        assert!(known.make_room());
+        assert_eq!(inside(&greedy), [9, 11, 12], "the oldest that is idle");
+        assert!(known.make_room() && known.make_room());
+        assert_eq!(inside(&greedy), [9], "the one that does something last");
+        assert!(agents.iter().all(Guest::is_in) && other.is_in());
+        // All have one: users go before agents.
+        assert!(known.make_room() && known.make_room());
+        assert!(agents.iter().all(Guest::is_in) && !other.is_in());
+        assert_eq!(known.len(), 8);
+    }
+
+    #[test]
+    fn rule_23_one_user_has_a_share_of_the_connections() {
+        let mut known = Known::new(16);
+        let first: Vec<_> = (0..8)
+            .map(|id| enter(&mut known, id, user("mallory"), 1))
+            .collect();
+        assert_eq!(inside(&first).len(), 8, "half is for whoever asks");
+        let more: Vec<_> = (8..40)
+            .map(|id| enter(&mut known, id, user("mallory"), 1))
+            .collect();
+        assert_eq!((inside(&first).len(), inside(&more).len()), (0, 8));
+        // The same name of another authority is somebody else.
+        let provider = "ldap/corp".parse().unwrap();
+        let other = Holder::User(provider, "mallory".into());
+        let other = enter(&mut known, 40, other, 0);
+        assert!(other.is_in());
+        assert_eq!(known.len(), 9);
+    }
+
+    #[test]
+    fn nothing_is_kept_of_who_leaves() {
+        let mut known = Known::new(16);
+        for id in 0..8 {
+            enter(&mut known, id, user("alice"), 0);
+        }
+        for id in 0..9 {
+            known.leave(id);
+        }
+        assert!(!known.make_room());
+        assert!(known.holders.is_empty() && known.by_count.is_empty() && known.members.is_empty());
+    }
+}
