@@ -132,7 +132,7 @@ impl Http {
                         () = standing.closed() => return,
                     };
                     if let Ok(accepted) = &accepted {
-                        // The connection is this agent's from now on, whoever else's it was before the upgrade.
+                        // The connection is this agent's from now on.
                         let cluster = accepted.info().agent.as_str().into();
                         standing.recognise(Holder::Agent(cluster)).for_good();
                     }

@@ -24,11 +24,11 @@ pub(crate) const ROOM_PAUSE: Duration = Duration::from_millis(5);
 /// that are gone go.
 pub(crate) const METRICS_IDLE: Duration = Duration::from_secs(1);
 
-/// Connections for metrics at once: whoever watches has one or two. Beyond half of them one source has a quarter, and the
+/// Connections for metrics at once: a monitoring system has one or two. Beyond half of them one source has a quarter, and the
 /// oldest of the source with the most goes for a newcomer.
 pub(crate) const METRICS_CONNECTIONS: usize = 16;
 
-/// Time for the head of the first request there: whoever watches knows what to ask.
+/// Time for the head of the first request there: a monitoring system asks at once.
 pub(crate) const METRICS_FIRST: Duration = Duration::from_secs(10);
 
 /// Time between two requests there: Prometheus asks every 15 s to a minute.

@@ -122,7 +122,7 @@ pub(crate) struct Door {
     strangers: Strangers,
 }
 
-/// What a client takes up, and gives back when it and its socket are dropped.
+/// A client's place, given back when it and its socket are dropped.
 struct Place {
     standing: Standing,
 }
@@ -153,7 +153,7 @@ impl Door {
             }
             self.strangers.make_room();
             let freed = Arc::clone(&self.connections).acquire_owned();
-            // Whoever it is may have its socket in the middle of something.
+            // The socket may be in use.
             if let Ok(place) = tokio::time::timeout(limits::ROOM_TIME, freed).await {
                 return place.map_err(io::Error::other);
             }
@@ -408,7 +408,7 @@ mod tests {
         assert_eq!((strangers.bytes(), strangers.connections()), (0, 0));
     }
 
-    /// Whoever says who they are.
+    /// Authenticated callers.
     struct Believing;
 
     #[async_trait::async_trait]

@@ -91,7 +91,7 @@ impl Metrics {
     }
 }
 
-/// Whoever asks for metrics is asked for no credential: they are strangers to each other, with a share for each source.
+/// Metrics need no credential: their clients are strangers to each other, with a share for each source.
 fn visitors() -> Strangers {
     let bytes = limits::METRICS_CONNECTIONS * STRANGER_BASE;
     Strangers::new(StrangerBounds {

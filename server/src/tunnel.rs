@@ -21,7 +21,7 @@ use underpass_tunnel::{
 use crate::limits;
 use crate::occasional::Occasional;
 
-/// Log lines about the agents of each cluster: an agent that connects and goes in a loop fills no disk, whatever keys it has.
+/// Log lines about the agents of each cluster: an agent that connects and goes in a loop fills no disk, with any number of keys.
 #[derive(Clone)]
 struct News(Arc<RateLimiter<String>>);
 

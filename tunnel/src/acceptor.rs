@@ -67,7 +67,7 @@ pub struct AcceptorConfig {
     pub max_streams: u32,
     /// Sessions that one agent's key may have at once: its replicas, and a rollout.
     pub max_sessions_of_agent: usize,
-    /// Sessions that agents of one name may have together, whatever their keys.
+    /// Sessions of all agents of one name, with all of their keys.
     pub max_sessions_of_name: usize,
     /// Sessions of all agents.
     pub max_sessions: usize,

@@ -15,7 +15,7 @@ pub enum NoRoom {
     /// The key's owner has too many.
     #[error("the agent has {0} sessions already")]
     Agent(usize),
-    /// The agents of its name have, with whatever keys.
+    /// The agents of its name have, with all keys.
     #[error("agents of this name have {0} sessions already: remove those that are not needed")]
     Name(usize),
     /// All agents together have.

@@ -14,7 +14,7 @@
 //! A connection that fails in its handshake leaves its place at once, and is remembered here as long
 //! as the QUIC stack keeps its remains. They count for what is asked of others, and not as places: a
 //! thousand agents with a wrong CA must not keep the good ones out. Where there are too many of them,
-//! whoever has none is let in still.
+//! a newcomer without one is let in still.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap};
@@ -56,7 +56,7 @@ pub(crate) enum Closed {
     Full,
 }
 
-/// What is one customer's: an IPv4 address, or the first 64 bits of an IPv6 one; or the larger IPv6
+/// One customer's network: an IPv4 address, or the first 64 bits of an IPv6 one; or the larger IPv6
 /// networks that one customer may have, each with its number of bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 struct Source(u64, u8);
@@ -85,7 +85,7 @@ impl Source {
 }
 
 impl Bounds {
-    /// What a network may have: a larger one somewhat more, since it is several customers' in places.
+    /// The share of a network: a larger one somewhat more, since it is several customers' in places.
     fn of(&self, source: Source) -> usize {
         match source.1 {
             ..=48 => self.per_source.saturating_mul(2),
@@ -113,13 +113,13 @@ struct Crowd {
     failed: BinaryHeap<Reverse<(Instant, Source)>>,
     /// Of both, by source, and by what is around it.
     counts: HashMap<Source, usize>,
-    /// Who is inside, by source: those who have not proven their address go first, and then the oldest.
+    /// The handshakes by source: those that have not proven their address go first, and then the oldest.
     handshakes: HashMap<Source, BTreeMap<(bool, Id), CancellationToken>>,
     /// The same sources, the one with most last.
     by_size: BTreeSet<Rank>,
 }
 
-/// Those with twice as many are larger, and among others whoever has been here for longest.
+/// Those with twice as many are larger, and among others the oldest.
 type Rank = (u32, Reverse<(bool, Id)>, Source);
 
 fn rank(source: Source, inside: &BTreeMap<(bool, Id), CancellationToken>) -> Option<Rank> {
@@ -298,7 +298,7 @@ impl Place {
 impl Drop for Place {
     fn drop(&mut self) {
         let mut crowd = lock(&self.crowd);
-        // Whoever made room has given its place up already.
+        // The evicted handshake has given its place up already.
         let inside = self.source.is_none_or(|source| crowd.end(source, self.key));
         crowd.inside = crowd.inside.saturating_sub(usize::from(inside));
         match self.source {

@@ -8,7 +8,7 @@ use std::{
 
 use underpass_core::{Block, blocks_of, share};
 
-/// Bounds how many are checked or wait for it, in all and of one network, whichever size it has. The last places are kept for networks that have
+/// Bounds the checks that run or wait, in all and of one network of any size. The last places are kept for networks that have
 /// few (`share.rs`): whoever guesses does not take those of somebody who logs in elsewhere.
 #[derive(Clone, Debug)]
 pub(super) struct Checks {

@@ -28,7 +28,7 @@ pub enum Misconfigured {
     /// It is none of what it may be.
     #[error("{value:?} is none of {allowed}")]
     NoneOf {
-        /// What it is.
+        /// The value.
         value: String,
         /// What it may be.
         allowed: &'static str,
@@ -45,11 +45,11 @@ pub enum Misconfigured {
          begin with the other"
     )]
     Overlap {
-        /// What it is.
+        /// The value.
         prefix: String,
         /// The other one.
         other: String,
-        /// Whose the other one is.
+        /// The other authenticator.
         authenticator: String,
     },
     /// It does not say what it should.

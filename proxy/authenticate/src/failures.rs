@@ -12,8 +12,8 @@ use tokio::time::Instant;
 
 use underpass_core::{BLOCK_SIZES, Block, blocks_of, limits};
 
-/// Counts the bad credentials of each client, in each network that one may have ([`blocks_of`]). Whoever guesses soon has to
-/// wait; whoever is right is never counted.
+/// Counts the bad credentials of each client, in each network that one may have ([`blocks_of`]). A guesser soon has to
+/// wait; a right credential is never counted.
 ///
 /// Clients behind one address share its count. A flood of addresses makes it forget those that it has not seen for
 /// longest: it bounds what one site can do, not what a thousand can.

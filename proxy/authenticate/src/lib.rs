@@ -118,7 +118,7 @@ impl Authenticated {
         self.claimed.as_deref().unwrap_or(&self.identity)
     }
 
-    /// Is it known by what a browser attaches by itself, whichever page makes it send the request (security rule 27)? Whoever
+    /// Is it known by a credential that browsers attach by themselves, for any page (security rule 27)? An authenticator that
     /// does not say how they know it is taken to.
     pub fn is_ambient(&self) -> bool {
         let method = self.identity.provenance().map(Provenance::method);

@@ -128,7 +128,7 @@ struct Place {
     questions: Arc<Semaphore>,
 }
 
-/// Who has logged in from where.
+/// Pairs of user and network with a login.
 struct Users {
     hasher: RandomState,
     known: Mutex<Known>,

@@ -15,7 +15,7 @@ pub(super) struct Site<'a> {
     page: Page,
 }
 
-/// What Fetch Metadata says of the page.
+/// The page, by Fetch Metadata.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Page {
     /// It is ours, or the user typed the address; or nothing says anything: no browser, or one that says nothing.
@@ -168,7 +168,7 @@ mod tests {
         for (site, mode, led) in [
             (Some("cross-site"), Some("navigate"), true),
             (Some("same-site"), Some("navigate"), true),
-            // Whatever browsers may say one day.
+            // A value that browsers may send one day.
             (Some("x"), Some("navigate"), true),
             (Some("cross-site"), Some("no-cors"), false),
             (Some("same-origin"), Some("navigate"), false),

@@ -154,7 +154,7 @@ pub const LINGER_TIME: Duration = Duration::from_secs(2);
 /// authenticated.
 pub const LINGER_BYTES: usize = 2 * 1024 * 1024;
 
-/// TCP connections at once, of users, of agents on WebSocket and of whoever says nothing at all: room for ten thousand
+/// TCP connections at once, of users, of agents on WebSocket and of silent peers: room for ten thousand
 /// agents, twice while they come back, and as many connections of users; fewer where the system gives the server fewer
 /// files. One that is idle costs some 60 KiB with its TLS and HTTP, 2 GiB in all. Where a new one has no room, strangers give
 /// one up who have more than a third of all, and else the user, or the cluster of agents, with the most. Beyond half of all,

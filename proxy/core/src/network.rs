@@ -99,7 +99,7 @@ impl Block {
     }
 }
 
-/// The networks that a client is counted in, from its own ([`network_of`]) to the largest: whoever has one /48 has 65,536
+/// The networks that a client is counted in, from its own ([`network_of`]) to the largest: a /48 has 65,536
 /// networks of subscribers in it. An IPv4 address is counted alone.
 pub fn blocks_of(client: IpAddr) -> impl DoubleEndedIterator<Item = Block> + Clone {
     let client = client.to_canonical();
@@ -124,8 +124,8 @@ pub fn blocks_of(client: IpAddr) -> impl DoubleEndedIterator<Item = Block> + Clo
     })
 }
 
-/// The network of one subscriber: an IPv4 address, or the /64 that each has at the least (RFC 6177). Who asks whether two
-/// clients are one subscriber asks this; who counts, asks [`blocks_of`].
+/// The network of one subscriber: an IPv4 address, or the /64 that each has at the least (RFC 6177). To compare two
+/// clients use this; to count clients use [`blocks_of`].
 pub fn network_of(client: IpAddr) -> IpAddr {
     let mut blocks = blocks_of(client);
     blocks.next().map_or(client, |block| block.network)

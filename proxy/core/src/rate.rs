@@ -60,7 +60,7 @@ impl<K: Hash + Eq> RateLimiter<K> {
     }
 }
 
-/// What clients may take: each by its networks, of every size that one may have ([`blocks_of`]), and all together.
+/// The shares of clients: each by its networks, of every size that one may have ([`blocks_of`]), and all together.
 #[derive(Debug)]
 pub struct NetworkLimiter {
     each: Rate,

@@ -32,7 +32,7 @@ use underpass_http::{
 
 /// A document of a cluster's gets an origin of its own in a browser, which is none of ours: its scripts send `Origin: null`, so
 /// that what the browser attaches to their requests counts for nothing (security rule 27). A browser keeps to each of several
-/// policies, so that nothing a workload says takes this one away. Whichever answer it is: an agent that was captured answers
+/// policies, so that no workload takes this one away. It is on every answer: a captured agent answers
 /// any question with a page.
 const SANDBOX: HeaderValue = HeaderValue::from_static(
     "sandbox allow-scripts allow-forms allow-popups allow-downloads allow-modals",

@@ -162,12 +162,12 @@ async fn log_in(
     let made = tokens::made(&state.directory.snapshot(), &id, &token)?;
     let did = Did::token(&made.about).by(&made.about.user);
     let mut response = did.with((StatusCode::CREATED, Json(made)));
-    // Whoever logs in is no stranger any longer.
+    // After a login the connection is a stranger's no longer.
     response.extensions_mut().insert(holder(&proved.owner));
     Ok(response)
 }
 
-/// Whose the connection is from now on.
+/// The connection's holder from now on.
 fn holder(owner: &Owner) -> Holder {
     let authority = match owner {
         Owner::User(_) => Authority::Directory,

@@ -112,7 +112,7 @@ impl Entry {
         }
     }
 
-    /// What stands before its names. Underpass's own tokens give the directory's names, which others give by a link only.
+    /// The prefixes of its names. Underpass's own tokens give the directory's names, which others give by a link only.
     pub(super) fn prefixes(&self) -> Prefixes<'_> {
         match self.kind() {
             Ok(Kind::Jwt(jwt)) => jwt.prefixes(),

@@ -1,4 +1,4 @@
-//! What stands before names, and that no two authenticators give the same ones (security rule 22).
+//! Prefixes of names: no two authenticators give the same names (security rule 22).
 
 use std::borrow::Cow;
 

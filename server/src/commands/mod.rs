@@ -1,4 +1,4 @@
-//! The subcommands. What they write, [`terminal`] writes.
+//! The subcommands. [`terminal`] writes their output.
 
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;

@@ -1,8 +1,8 @@
-//! What subcommands write. They, and nothing else, write to stdout and stderr, and only here: clippy refuses `println!` and
+//! The output of subcommands. They, and nothing else, write to stdout and stderr, and only here: clippy refuses `println!` and
 //! `eprintln!` everywhere else.
 //!
 //! A text may be a peer's: a cluster's version, an identity provider's code, what a server answers. On a terminal it could
-//! move the cursor, or change what was written before. So a line is one visible line, whatever it is made of.
+//! move the cursor, or change what was written before. So a line is always one visible line.
 #![allow(
     clippy::print_stdout,
     clippy::print_stderr,
@@ -38,7 +38,7 @@ fn line(words: impl fmt::Display) -> Zeroizing<String> {
     Zeroizing::new(printable(&words).into_owned())
 }
 
-/// What a program reads, as it is, on stdout: a credential, a kubeconfig. Their format escapes what a peer says in them.
+/// Writes for a program, unchanged, to stdout: a credential, a kubeconfig. Their format escapes texts of peers.
 pub(super) fn hand_over(text: &str) {
     print!("{text}");
 }

@@ -39,8 +39,8 @@ pub const VERSIONS: usize = 16;
 /// is idle costs some 20 KiB; a key that was copied to where it does not belong must not take them all.
 pub const SESSIONS_OF_AGENT: usize = 64;
 
-/// Sessions of agents of one name, whatever their keys, unless configured: some hundred nodes, or 64 agents with four each.
-/// Whoever makes keys for one name must not take the sessions of all.
+/// Sessions of agents of one name, with all keys, unless configured: some hundred nodes, or 64 agents with four each.
+/// An administrator who makes keys for one name must not take the sessions of all.
 pub const SESSIONS_OF_NAME: usize = 4 * SESSIONS_OF_AGENT;
 
 /// Sessions in all, unless configured: more than ten thousand agents, each with a second session while it

@@ -270,7 +270,7 @@ pub(super) struct Attempt {
 }
 
 impl Attempt {
-    /// It is on its way: whatever comes back, the directory may have counted it.
+    /// It is sent: the directory may have counted it, with any answer.
     pub(super) fn sent(&mut self) {
         self.sent = true;
     }

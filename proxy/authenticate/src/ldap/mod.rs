@@ -160,7 +160,7 @@ impl Directory {
         let mut attempt = attempt.map_err(AuthenticateError::Wait)?;
         let connected = self.connections.connect().await;
         let connection = connected.map_err(AuthenticateError::unavailable)?;
-        // The directory may count it from here on, whatever is heard of it: an answer that comes too late, one that says
+        // The directory may count it from here on, with any outcome: an answer that comes too late, one that says
         // something else, or none.
         attempt.sent();
         let bound = try_password(connection, dn, login.expose()).await;
@@ -172,7 +172,7 @@ impl Directory {
     }
 
     /// Whoever tries names must not see, by the time that it takes or by having to wait, which of them exist. The answer
-    /// does not matter. What was typed is not bound as: there may be such an entry, which only the search's filter leaves
+    /// does not matter. The typed name is not bound: there may be such an entry, which only the search's filter leaves
     /// out, and a directory that locks accounts would lock it.
     async fn bind_as_nobody(
         &self,

@@ -382,7 +382,7 @@ async fn rule_23_a_name_outside_the_filter_locks_nobodys_account() {
             Err(AuthenticateError::Wait(_)) => true,
             other => panic!("{typed:?} {other:?}"),
         };
-        // One name, in whichever spelling.
+        // One name, in each spelling.
         assert_eq!(refused, typed == "bob  ", "{typed:?}");
     }
     let log = directory.log();

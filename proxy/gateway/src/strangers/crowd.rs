@@ -92,7 +92,7 @@ type Rank = (u32, Reverse<Id>, IpAddr);
 fn rank(address: IpAddr, source: &Source) -> Rank {
     let places = (source.held / limits::STRANGER_BASE).max(1);
     let first = source.members.first().map_or(Id::MAX, |(_, id)| *id);
-    // Who holds nothing has nothing to give up.
+    // A source that holds nothing has nothing to give up.
     let size = match source.held {
         0 => 0,
         _ => places.ilog2().saturating_add(1),

@@ -1,4 +1,4 @@
-//! Who is authenticated, how many connections each of them has, and whose goes. No I/O, no clock: an id is older if it is
+//! Connections of authenticated users and agents, and the choice of one to close. No I/O, no clock: an id is older if it is
 //! smaller.
 
 use std::{
@@ -15,7 +15,7 @@ use underpass_core::{Authority, Identity};
 
 use super::crowd::Id;
 
-/// Whose an authenticated connection is.
+/// The holder of an authenticated connection.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Holder {
     /// An agent's, of this cluster: all agents of a cluster count together.
@@ -31,7 +31,7 @@ impl From<&Identity> for Holder {
     }
 }
 
-/// What the crowd has to know of one connection.
+/// One connection of a holder.
 #[derive(Debug)]
 pub(super) struct Member {
     pub(super) id: Id,
@@ -49,7 +49,7 @@ pub(super) struct Known {
     by_count: BTreeSet<Rank>,
 }
 
-/// Who has most pays; among those that have as many, users before agents, and then whoever has been here for longest.
+/// The largest holder pays; among equals users before agents, and then the oldest.
 type Rank = (usize, bool, Reverse<Id>, Arc<Holder>);
 
 fn rank(holder: &Arc<Holder>, members: &BTreeMap<Id, Member>) -> Rank {

@@ -12,7 +12,7 @@ use tokio_util::sync::WaitForCancellationFutureOwned;
 use super::Standing;
 use underpass_core::limits;
 
-/// An accepted connection, below its TLS. It counts for as long as this is there, whatever protocol it is upgraded to, and
+/// An accepted connection, below its TLS. It counts for as long as this is there, also after an upgrade, and
 /// fails once it has to be closed.
 #[derive(Debug)]
 pub struct Metered<I> {

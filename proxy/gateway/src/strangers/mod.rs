@@ -6,14 +6,14 @@
 //! - The listener enters each connection when it accepts it, and wraps its socket in [`Metered`]: a stranger is charged
 //!   [`limits::STRANGER_BASE`], and [`limits::STRANGER_BYTE`] for each byte that is read from it.
 //! - The front charges a request's decoded head while its credential is checked: HPACK makes large heads of few bytes.
-//! - Whoever is authenticated leaves the strangers ([`Standing::recognise`]), and what was charged is free. The connection
+//! - An authenticated connection leaves the strangers ([`Standing::recognise`]), and what was charged is free. The connection
 //!   counts for its user or its agent's cluster from then on ([`Holder`]).
 //! - The connection of a proxy that asks for others is known for as long as a request on it has an identity, and a
 //!   stranger's again afterwards: whose the next request is, the last one does not say.
 //!
-//! Half of the strangers' budget is for whoever asks. Beyond it each source has a share, and beyond the whole budget the
+//! Half of the strangers' budget is for every source. Beyond it each source has a share, and beyond the whole budget the
 //! largest source pays: its connection that holds the most is closed, among equals the one that has been a stranger for
-//! longest. So a newcomer from another source always gets in, whoever is silent goes first, and a client that gets to its
+//! longest. So a newcomer from another source always gets in, silent connections go first, and a client that gets to its
 //! credential in time is not affected. Where connections themselves run out ([`Strangers::make_room`]), strangers pay who
 //! have more than a third of them, and else whoever of the authenticated has most.
 
@@ -107,7 +107,7 @@ impl Strangers {
         known.make_room() || crowd.make_room()
     }
 
-    /// What all strangers hold, in bytes.
+    /// The bytes that all strangers hold.
     pub fn bytes(&self) -> usize {
         self.crowd().held()
     }
@@ -159,7 +159,7 @@ struct Counted {
     for_others: AtomicBool,
     /// Authenticated requests in flight.
     requests: Arc<AtomicUsize>,
-    /// What was charged for bytes, and taken before the other locks.
+    /// The charge for bytes. Locked before the other locks.
     metered: Mutex<usize>,
     closed: CancellationToken,
     _place: Option<OwnedSemaphorePermit>,
@@ -292,7 +292,7 @@ impl Standing {
         })
     }
 
-    /// Others' heads are charged whoever is known beside them.
+    /// Heads of other clients are charged also beside a known one.
     fn charge_head(&self, bytes: usize) -> bool {
         let Some(counted) = &self.0 else { return true };
         let own = !counted.asks_for_others();
@@ -314,7 +314,7 @@ impl fmt::Debug for Standing {
 pub struct Recognised(Option<Arc<Counted>>);
 
 impl Recognised {
-    /// What was recognised is the connection itself, from now on: it is an agent's, and no request.
+    /// The connection itself is recognised from now on: it is an agent's, and no request.
     pub fn for_good(self) {
         if let Some(counted) = &self.0 {
             // It never ends, and nobody else asks over it.

@@ -12,7 +12,7 @@ use crate::{
 const PROXY: &str = "/api/v1/namespaces/a/services/http:s:80/proxy";
 const SANDBOX: &str = "sandbox allow-scripts allow-forms allow-popups allow-downloads allow-modals";
 
-/// A cluster that answers whatever it is asked with a page, and says that the page may do everything.
+/// A cluster that answers each request with a page, and says that the page may do everything.
 async fn page() -> Api {
     Api::start(|_| async {
         Response::builder()
@@ -66,7 +66,7 @@ async fn rule_27_a_foreign_page_leads_no_browser_to_a_workload() {
     for lines in [led("none"), led("same-origin"), String::new()] {
         assert_eq!(code(&browse(&world, &below, &lines).await), 200, "{lines}");
     }
-    // What the API server answers by itself changes nothing; and a page has to know a token to send it.
+    // The API server's own answers change nothing; and a page has to know a token to send it.
     let pods = browse(&world, "/api/v1/pods", &led("cross-site")).await;
     assert_eq!(code(&pods), 200);
     assert_eq!(code(&world.get(&below, &led("cross-site")).await), 200);

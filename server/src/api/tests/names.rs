@@ -186,7 +186,7 @@ async fn rule_23_one_clusters_administrator_does_not_fill_the_directory_with_age
         said.contains("cluster edge") && said.contains("remove"),
         "{said}"
     );
-    // Another cluster has room of its own, and whoever administers everything makes more.
+    // Another cluster has room of its own, and an administrator of everything makes more.
     ask(&local, "far").await.expect(201);
     let body = json!({"cluster": "edge"});
     world
