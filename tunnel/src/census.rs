@@ -5,8 +5,7 @@ use std::collections::hash_map::Entry;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use thiserror::Error;
-
-use crate::proto::key::PublicKey;
+use underpass_proto::key::PublicKey;
 
 /// Why there is no room for another session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
@@ -90,27 +89,32 @@ impl Drop for Counted {
 
 #[cfg(test)]
 mod tests {
+    use underpass_proto::key::AgentKey;
+
     use super::*;
 
-    const ONE: PublicKey = PublicKey([1; 32]);
-    const OTHER: PublicKey = PublicKey([2; 32]);
+    fn key(seed: u8) -> PublicKey {
+        AgentKey::from_seed([seed; 32]).unwrap().public_key()
+    }
 
     #[test]
     fn an_agent_takes_no_more_than_its_share() {
         let census = Census::new(2, 10);
-        let first = census.enter(ONE).unwrap();
-        let _second = census.enter(ONE).unwrap();
-        assert_eq!(census.enter(ONE).unwrap_err(), NoRoom::Agent(2));
-        let _another = census.enter(OTHER).unwrap();
+        let (one, other) = (key(1), key(2));
+        let first = census.enter(one).unwrap();
+        let _second = census.enter(one).unwrap();
+        assert_eq!(census.enter(one).unwrap_err(), NoRoom::Agent(2));
+        let _another = census.enter(other).unwrap();
         drop(first);
-        assert!(census.enter(ONE).is_ok(), "one has gone");
+        assert!(census.enter(one).is_ok(), "one has gone");
     }
 
     #[test]
     fn all_together_take_no_more_than_there_is() {
         let census = Census::new(5, 2);
-        let sessions = [ONE, OTHER].map(|key| census.enter(key).unwrap());
-        assert_eq!(census.enter(OTHER).unwrap_err(), NoRoom::All(2));
+        let (one, other) = (key(1), key(2));
+        let sessions = [one, other].map(|key| census.enter(key).unwrap());
+        assert_eq!(census.enter(other).unwrap_err(), NoRoom::All(2));
         drop(sessions);
         assert_eq!(census.lock().all, 0);
         assert!(census.lock().by_key.is_empty(), "nothing is kept of them");

@@ -18,7 +18,8 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::proto::limits;
+use underpass_proto::limits;
+
 use crate::session::now;
 
 /// How many may be let in, and from when on more is asked of them.
