@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
+use super::streams::StreamState;
 use super::{LinkId, Session};
 use crate::limits;
 use crate::stream_id::StreamId;
@@ -58,11 +59,12 @@ impl Session {
     /// more, or acknowledgements are due, [`next_chunk`](Self::next_chunk) does not give them;
     /// [`take_overdue`](Self::take_overdue) names the streams where it does from then on.
     pub fn write_soon(&mut self, id: StreamId, bytes: Bytes, now: Instant) {
-        if let Some(stream) = self.streams.get_mut(&id)
-            && stream.send.is_open()
-        {
-            self.kept += bytes.len() as u64;
+        let taken = self.streams.update(id, |stream| {
+            let open = stream.send.is_open();
             stream.send.write_soon(bytes);
+            open
+        });
+        if taken == Some(true) {
             self.gathering.unhurried.push(id);
             self.acknowledge_soon(now);
         }
@@ -72,8 +74,8 @@ impl Session {
     pub fn take_overdue(&mut self) -> Vec<StreamId> {
         let mut overdue = std::mem::take(&mut self.gathering.overdue);
         overdue.retain(|id| {
-            let stream = self.streams.get_mut(id);
-            stream.is_some_and(|stream| stream.send.hurry())
+            let hurried = self.streams.update(*id, |stream| stream.send.hurry());
+            hurried.unwrap_or(false)
         });
         overdue
     }
@@ -88,8 +90,8 @@ impl Session {
             // Of streams that have ended meanwhile there is nothing to say.
             let streams = &mut self.streams;
             gathering.credits.retain(|id| {
-                let stream = streams.get_mut(id);
-                stream.is_some_and(|stream| stream.still_has_news())
+                let news = streams.update(*id, StreamState::still_has_news);
+                news.unwrap_or(false)
             });
             out |= !gathering.credits.is_empty();
         }

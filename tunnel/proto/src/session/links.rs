@@ -203,7 +203,7 @@ impl Session {
     /// cut one connection may have cut a lane, too.
     pub fn link_lost(&mut self, link: LinkId, now: Instant) {
         self.links.remove(&link);
-        self.uproot(link);
+        self.streams.uproot(link);
         self.lane.take_if(|lane| *lane == link);
         if self.phase == Phase::Closed {
             return;
@@ -300,7 +300,7 @@ impl Session {
             let link = link.and_then(|id| self.links.get(&id));
             round_trip >= limits::LONG_PATH && link.is_some_and(|link| link.queue_is_short)
         };
-        if self.classes.interactive == 0 || queue_is_short() {
+        if self.streams.classes().interactive == 0 || queue_is_short() {
             Pace::Throughput(round_trip)
         } else {
             Pace::Latency(round_trip)
@@ -497,11 +497,11 @@ impl Session {
     /// looks the same; then the PING is answered.
     fn is_owed(&self, link: LinkId) -> bool {
         if self.primary == Some(link) {
-            return self.kept > 0 || self.outbox.len() > 0;
+            return self.streams.kept() > 0 || self.outbox.len() > 0;
         }
         // What is kept may all be of streams elsewhere: then a PING was sent in vain.
         let carries = self.links.get(&link).is_some_and(|link| link.streams > 0);
-        carries && self.kept > 0
+        carries && self.streams.kept() > 0
     }
 
     pub(super) fn queue_ack(&mut self) {

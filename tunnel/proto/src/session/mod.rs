@@ -8,8 +8,9 @@ mod outbox;
 mod placement;
 mod seen;
 mod streams;
+mod table;
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use thiserror::Error;
@@ -21,7 +22,7 @@ use self::outbox::Outbox;
 pub use self::placement::{Beginning, Taken};
 use self::seen::Seen;
 pub use self::streams::{Classes, WriteEnd};
-use self::streams::{Count, StreamState};
+use self::table::Table;
 use super::code::CloseCode;
 use super::frame::{Close, Control, GoAway, Lasting};
 use super::handshake::decode_close_code;
@@ -72,9 +73,7 @@ pub struct Session {
     role: Role,
     phase: Phase,
     next_id: Option<StreamId>,
-    streams: HashMap<StreamId, StreamState>,
-    local: Count,
-    remote: Count,
+    streams: Table,
     /// Ids of the peer's that were used.
     seen: Seen,
     /// In boxes: a node of the tree has places for eleven, and hardly a session has more than two.
@@ -93,11 +92,6 @@ pub struct Session {
     gathering: Gathering,
     /// Lasting frames are to go out, and not only where others do.
     pressing: bool,
-    /// Bytes kept for the peer, over all streams.
-    kept: u64,
-    /// Bytes that windows have grown, over all streams.
-    grown: u64,
-    classes: Classes,
     keepalive: Duration,
     resume_window: Duration,
     /// Since when there is no link.
@@ -249,9 +243,7 @@ impl Session {
             role,
             phase: Phase::Open,
             next_id: Some(StreamId::first(role)),
-            streams: HashMap::new(),
-            local: Count::new(agreed.local_streams),
-            remote: Count::new(agreed.remote_streams),
+            streams: Table::new(role, agreed.local_streams, agreed.remote_streams),
             seen: Seen::default(),
             links: BTreeMap::new(),
             primary: None,
@@ -263,9 +255,6 @@ impl Session {
             credits_due: VecDeque::new(),
             gathering: Gathering::default(),
             pressing: false,
-            kept: 0,
-            grown: 0,
-            classes: Classes::default(),
             keepalive,
             resume_window: agreed.resume_window.min(limits::RESUME_WINDOW_MAX),
             detached: Some(now),
@@ -283,7 +272,7 @@ impl Session {
 
     /// Bytes kept until the peer acknowledges them, over all streams.
     pub fn kept(&self) -> u64 {
-        self.kept
+        self.streams.kept()
     }
 
     /// Takes no new streams from now on, and asks the peer to open none.
@@ -379,7 +368,6 @@ impl Session {
                 link.queue(&close);
             }
         }
-        self.kept = 0;
         self.streams.clear();
         self.changed = true;
         self.events.push_back(Event::Closed(ending));

@@ -54,7 +54,7 @@ impl Session {
             .filter(|(id, stream)| id.initiator() == self.role && !stream.is_over());
         let mut moving: Vec<_> = own
             .filter_map(|(id, stream)| {
-                let link = self.link_of(stream.class)?;
+                let link = self.link_of(stream.class())?;
                 (stream.link != Some(link)).then_some((*id, link))
             })
             .collect();
@@ -78,15 +78,15 @@ impl Session {
     /// or does not belong there any more.
     pub fn begin(&mut self, link: LinkId, id: StreamId) -> Option<Beginning> {
         let belongs = self.link_for(id) == Some(link);
-        let stream = self.streams.get_mut(&id)?;
-        if !belongs || stream.link == Some(link) {
+        if !belongs || self.streams.get(id)?.link == Some(link) {
             return None;
         }
-        let leg = stream.next_leg;
-        stream.next_leg = leg.next();
-        let beginning = if !stream.send.was_sent() && stream.send.ended().is_none() {
-            Beginning::Open(leg)
-        } else {
+        let beginning = self.streams.update(id, |stream| {
+            let leg = stream.next_leg;
+            stream.next_leg = leg.next();
+            if !stream.send.was_sent() && stream.send.ended().is_none() {
+                return Beginning::Open(leg);
+            }
             let (received, limit) = stream.recv.credit();
             Beginning::Attach(Attach {
                 stream: id,
@@ -94,7 +94,7 @@ impl Session {
                 received,
                 limit,
             })
-        };
+        })?;
         self.put(id, Some(link));
         self.leave_behind();
         Some(beginning)
@@ -153,7 +153,7 @@ impl Session {
         if id.initiator() == self.role {
             return Err(Violation::WrongInitiator(id));
         }
-        if let Some(stream) = self.streams.get(&id) {
+        if let Some(stream) = self.streams.get(id) {
             // A later leg may have arrived before.
             let late = leg < stream.next_leg;
             return Ok(if late { Taken::Nobodys } else { Taken::Known });
@@ -175,16 +175,16 @@ impl Session {
     /// A stream of the peer's goes on with that leg; says whether it begins so.
     fn take(&mut self, link: LinkId, id: StreamId, leg: Leg, header: u64) -> bool {
         self.put(id, Some(link));
-        let Some(stream) = self.streams.get_mut(&id) else {
-            return false;
-        };
-        stream.next_leg = leg.next();
-        let first = !std::mem::replace(&mut stream.opened, true);
-        if first {
-            stream.held = true;
-            stream.recv.allow_header(header);
-        }
-        first
+        let first = self.streams.update(id, |stream| {
+            stream.next_leg = leg.next();
+            let first = !std::mem::replace(&mut stream.opened, true);
+            if first {
+                stream.held = true;
+                stream.recv.allow_header(header);
+            }
+            first
+        });
+        first.unwrap_or(false)
     }
 
     /// The answer to the peer's ATTACH, which said what it has; sends again from there. `None` where
@@ -196,8 +196,7 @@ impl Session {
         if !self.rewind(attach.stream, attach.leg, attach.received, attach.limit)? {
             return Ok(None);
         }
-        let stream = self.streams.get_mut(&attach.stream);
-        Ok(stream.map(|stream| {
+        Ok(self.streams.update(attach.stream, |stream| {
             let (received, limit) = stream.recv.credit();
             Attached { received, limit }
         }))
@@ -207,7 +206,7 @@ impl Session {
 
     /// Whether no later leg of the stream has begun.
     pub fn is_current(&self, id: StreamId, leg: Leg) -> bool {
-        let stream = self.streams.get(&id);
+        let stream = self.streams.get(id);
         stream.is_some_and(|stream| stream.next_leg == leg.next())
     }
 
@@ -226,23 +225,23 @@ impl Session {
         if !self.is_current(id, leg) {
             return Ok(false);
         }
-        let Some(stream) = self.streams.get_mut(&id) else {
+        let rewound = self
+            .streams
+            .update(id, |stream| stream.send.rewind(received, limit));
+        let Some(rewound) = rewound else {
             return Ok(false);
         };
-        self.kept -= stream
-            .send
-            .rewind(received, limit)
-            .map_err(|error| Violation::Offset(id, error))?;
+        rewound.map_err(|error| Violation::Offset(id, error))?;
         self.events.push_back(Event::Writable(id));
         Ok(true)
     }
 
     /// Notes which link carries a stream.
     pub(super) fn put(&mut self, id: StreamId, link: Option<LinkId>) {
-        let Some(stream) = self.streams.get_mut(&id) else {
-            return;
-        };
-        let before = std::mem::replace(&mut stream.link, link);
+        let before = self
+            .streams
+            .update(id, |stream| std::mem::replace(&mut stream.link, link));
+        let Some(before) = before else { return };
         if before == link {
             return;
         }
@@ -251,13 +250,6 @@ impl Session {
         }
         if let Some(now) = link.and_then(|id| self.links.get_mut(&id)) {
             now.streams += 1;
-        }
-    }
-
-    /// No stream is on a link that is gone.
-    pub(super) fn uproot(&mut self, gone: LinkId) {
-        for stream in self.streams.values_mut() {
-            stream.link.take_if(|link| *link == gone);
         }
     }
 
@@ -273,7 +265,7 @@ impl Session {
             .filter(|(_, link)| link.streams == 0 && !link.over)
             .map(|(id, link)| (*id, link.role))
             .filter(|(id, _)| Some(*id) != self.primary)
-            .filter(|(id, _)| Some(*id) != self.lane || self.classes.bulk == 0)
+            .filter(|(id, _)| Some(*id) != self.lane || self.streams.classes().bulk == 0)
             .collect();
         for (id, role) in idle {
             let reason = match role {

@@ -14,29 +14,12 @@ use crate::session::Event;
 use crate::stream::{Chunk, Due, OffsetError, Receiver, RecvEnd, SendBuffer, SendEnd};
 use crate::stream_id::StreamId;
 
-/// Streams of one side.
-#[derive(Debug)]
-pub(super) struct Count {
-    open: u32,
-    max: u32,
-}
-
-impl Count {
-    pub(super) fn new(max: u32) -> Self {
-        Self { open: 0, max }
-    }
-
-    fn is_full(&self) -> bool {
-        self.open >= self.max
-    }
-}
-
 #[derive(Debug)]
 pub(super) struct StreamState {
     pub(super) send: SendBuffer,
     pub(super) recv: Receiver,
     /// How urgent it is, once its OPEN is known.
-    pub(super) class: Option<Class>,
+    class: Option<Class>,
     /// The link that carries it; `None` while none does.
     pub(super) link: Option<LinkId>,
     /// The leg of its way that comes next.
@@ -66,10 +49,51 @@ impl StreamState {
         }
     }
 
+    pub(super) fn class(&self) -> Option<Class> {
+        self.class
+    }
+
+    /// Notes how urgent it is; says whether that was not known before.
+    pub(super) fn classify(&mut self, class: Class) -> bool {
+        let unknown = self.class.is_none();
+        self.class.get_or_insert(class);
+        unknown
+    }
+
+    /// Notes that a CREDIT is due; says whether none so early was on its way.
+    fn is_news(&mut self, due: Due) -> bool {
+        let known = matches!(
+            (due, self.news),
+            (_, Some(Due::Now)) | (Due::Soon, Some(Due::Soon))
+        );
+        if !known {
+            self.news = Some(due);
+        }
+        !known
+    }
+
     /// Whether a CREDIT that was to go out soon still has something to say; else there is none on its way.
     pub(super) fn still_has_news(&mut self) -> bool {
         self.news = self.news.filter(|_| self.recv.has_news());
         self.news.is_some()
+    }
+
+    /// Bytes that may be written, where the session may keep `of_session` more.
+    fn room(&mut self, of_session: u64) -> Result<usize, WriteEnd> {
+        if let Some(end) = self.send.ended() {
+            return Err(WriteEnd::Over(end));
+        }
+        if !self.send.is_open() {
+            return Err(WriteEnd::Finished);
+        }
+        if self.send.pieces() >= limits::STREAM_PIECES {
+            self.waiting = true;
+            return Ok(0);
+        }
+        let at_least = limits::STREAM_KEPT_MIN.saturating_sub(self.send.kept());
+        let room = self.send.room().min(of_session.max(at_least));
+        self.waiting |= room == 0;
+        Ok(usize::try_from(room).unwrap_or(usize::MAX))
     }
 
     /// Whether both directions are.
@@ -90,7 +114,7 @@ pub struct Classes {
 }
 
 impl Classes {
-    fn of(&mut self, class: Class) -> &mut u32 {
+    pub(super) fn of(&mut self, class: Class) -> &mut u32 {
         match class {
             Class::Interactive => &mut self.interactive,
             Class::Default => &mut self.default,
@@ -125,43 +149,36 @@ impl Session {
             Phase::Closed => return Err(OpenRefused::Closed),
         }
         // A peer that is away hears of none of them, and must hear of all when it is back.
-        if self.local.is_full() || self.outbox.len() >= limits::LASTING_FRAMES / 2 {
-            return Err(OpenRefused::Limit(self.local.max));
+        if self.streams.is_full(self.role) || self.outbox.len() >= limits::LASTING_FRAMES / 2 {
+            return Err(OpenRefused::Limit(self.streams.local_max()));
         }
         let id = self.next_id.ok_or(OpenRefused::Draining)?;
         self.next_id = id.next();
-        self.local.open += 1;
         let open = open(id);
         let header = frame::to_bytes(&open);
         let limit = header.len() as u64 + limits::STREAM_CREDIT;
         let mut stream = StreamState::new(limit, limits::STREAM_CREDIT);
         stream.opened = true;
         stream.held = true;
-        self.kept += header.len() as u64;
         stream.send.write(header);
+        stream.classify(open.class);
         self.streams.insert(id, stream);
-        self.classify(id, open.class);
         Ok(id)
     }
 
     /// The stream's OPEN is known, and says how urgent it is.
     pub fn classify(&mut self, id: StreamId, class: Class) {
-        if let Some(stream) = self.streams.get_mut(&id)
-            && stream.class.is_none()
-        {
-            stream.class = Some(class);
-            *self.classes.of(class) += 1;
-        }
+        self.streams.classify(id, class);
     }
 
     /// How urgent the stream is; `None` where its OPEN is not known, or it is no more.
     pub fn class(&self, id: StreamId) -> Option<Class> {
-        self.streams.get(&id)?.class
+        self.streams.get(id)?.class
     }
 
     /// Streams open now, of both sides, by class.
     pub fn classes(&self) -> Classes {
-        self.classes
+        self.streams.classes()
     }
 
     pub(super) fn see(&mut self, id: StreamId) -> Result<bool, Violation> {
@@ -170,11 +187,10 @@ impl Session {
 
     /// Makes room for a new stream of the peer, or refuses it.
     pub(super) fn admit(&mut self, id: StreamId) -> bool {
-        if self.remote.is_full() {
+        if self.streams.is_full(id.initiator()) {
             self.refuse_unseen(id, ResetCode::Overloaded);
             return false;
         }
-        self.remote.open += 1;
         let stream = StreamState::new(limits::STREAM_CREDIT, limits::STREAM_CREDIT);
         self.streams.insert(id, stream);
         true
@@ -190,9 +206,11 @@ impl Session {
 
     /// Does not take a stream of the peer: both its directions are over.
     pub fn refuse(&mut self, id: StreamId, code: ResetCode, reason: &str) {
-        if let Some(stream) = self.streams.get_mut(&id) {
-            self.kept -= stream.send.abandon(SendEnd::Reset(code));
+        let refused = self.streams.update(id, |stream| {
+            stream.send.abandon(SendEnd::Reset(code));
             stream.recv.end(RecvEnd::Stopped);
+        });
+        if refused.is_some() {
             self.say_now(&Lasting::Refuse(Refuse {
                 stream: id,
                 code,
@@ -204,7 +222,7 @@ impl Session {
 
     /// Whether there is that stream.
     pub fn has(&self, id: StreamId) -> bool {
-        self.streams.contains_key(&id)
+        self.streams.contains(id)
     }
 
     /// Bytes that may be written now: 0 until [`Event::Writable`].
@@ -212,74 +230,52 @@ impl Session {
     /// # Errors
     /// Where nothing more can be written.
     pub fn room(&mut self, id: StreamId) -> Result<usize, WriteEnd> {
-        let Some(stream) = self.streams.get_mut(&id) else {
-            return Err(WriteEnd::Gone);
-        };
-        if let Some(end) = stream.send.ended() {
-            return Err(WriteEnd::Over(end));
-        }
-        if !stream.send.is_open() {
-            return Err(WriteEnd::Finished);
-        }
-        if stream.send.pieces() >= limits::STREAM_PIECES {
-            stream.waiting = true;
-            return Ok(0);
-        }
-        let of_session = limits::SESSION_KEPT.saturating_sub(self.kept);
-        let at_least = limits::STREAM_KEPT_MIN.saturating_sub(stream.send.kept());
-        let room = stream.send.room().min(of_session.max(at_least));
-        stream.waiting |= room == 0;
-        Ok(usize::try_from(room).unwrap_or(usize::MAX))
+        let of_session = limits::SESSION_KEPT.saturating_sub(self.streams.kept());
+        let room = self.streams.update(id, |stream| stream.room(of_session));
+        room.unwrap_or(Err(WriteEnd::Gone))
     }
 
     /// Takes bytes to send, [`room`](Self::room) at the most.
     pub fn write(&mut self, id: StreamId, bytes: Bytes) {
-        if let Some(stream) = self.streams.get_mut(&id)
-            && stream.send.is_open()
-        {
-            self.kept += bytes.len() as u64;
-            stream.send.write(bytes);
-        }
+        self.streams.update(id, |stream| stream.send.write(bytes));
     }
 
     /// No more bytes will be written to the stream.
     pub fn finish(&mut self, id: StreamId) {
-        if let Some(stream) = self.streams.get_mut(&id) {
-            stream.send.finish();
-        }
+        self.streams.update(id, |stream| stream.send.finish());
     }
 
     /// What to hand to the stream's transport next.
     pub fn next_chunk(&mut self, id: StreamId) -> Chunk {
-        let stream = self.streams.get_mut(&id);
-        stream.map_or(Chunk::Nothing, |stream| stream.send.offer())
+        let chunk = self.streams.update(id, |stream| stream.send.offer());
+        chunk.unwrap_or(Chunk::Nothing)
     }
 
     /// The transport took `len` of these bytes.
     pub fn sent(&mut self, id: StreamId, len: usize) {
-        if let Some(stream) = self.streams.get_mut(&id) {
-            stream.send.advance(len);
-        }
+        self.streams.update(id, |stream| stream.send.advance(len));
     }
 
     /// The transport took the clean end.
     pub fn fin_sent(&mut self, id: StreamId) {
-        if let Some(stream) = self.streams.get_mut(&id) {
-            stream.send.fin_handed_over();
-        }
+        self.streams
+            .update(id, |stream| stream.send.fin_handed_over());
     }
 
     /// How the stream's sending direction ended, if it did; `None` also once it is no more.
     pub fn send_end(&self, id: StreamId) -> Option<SendEnd> {
-        self.streams.get(&id)?.send.ended()
+        self.streams.get(id)?.send.ended()
     }
 
     /// Ends the sending direction early.
     pub fn reset(&mut self, id: StreamId, code: ResetCode) {
-        if let Some(stream) = self.streams.get_mut(&id)
-            && stream.send.ended().is_none()
-        {
-            self.kept -= stream.send.abandon(SendEnd::Reset(code));
+        let goes_on = self
+            .streams
+            .get(id)
+            .is_some_and(|stream| stream.send.ended().is_none());
+        if goes_on {
+            self.streams
+                .update(id, |stream| stream.send.abandon(SendEnd::Reset(code)));
             self.say_now(&Lasting::ResetStream(ResetStream { stream: id, code }));
         }
         self.forget_if_over(id);
@@ -287,11 +283,13 @@ impl Session {
 
     /// Reads no more of the stream.
     pub fn stop(&mut self, id: StreamId, code: ResetCode, now: Instant) {
-        if let Some(stream) = self.streams.get_mut(&id)
-            && stream.recv.end(RecvEnd::Stopped)
-        {
+        let stopped = self.streams.update(id, |stream| {
+            let ends = stream.recv.end(RecvEnd::Stopped);
+            ends.then(|| stream.send.is_open())
+        });
+        if let Some(Some(writing)) = stopped {
             let stop = Lasting::StopSending(StopSending { stream: id, code });
-            if stream.send.is_open() {
+            if writing {
                 self.say_now(&stop);
             } else {
                 // A peer that has its answer has hardly anything more to send.
@@ -307,37 +305,28 @@ impl Session {
     /// # Errors
     /// Where the peer was not allowed to send them.
     pub fn received(&mut self, id: StreamId, len: u64, now: Instant) -> Result<(), Violation> {
-        let link = self.streams.get(&id).and_then(|stream| stream.link);
+        let link = self.streams.get(id).and_then(|stream| stream.link);
         let pace = self.pace(link);
-        let Some(stream) = self.streams.get_mut(&id) else {
-            return Ok(());
-        };
-        let spare = limits::SESSION_CREDIT_GROWTH.saturating_sub(self.grown);
-        let before = stream.recv.grown();
-        let due = stream
-            .recv
-            .take(len, now, pace, spare)
-            .map_err(|error| Violation::Offset(id, error))?;
-        self.grown = self.grown - before + stream.recv.grown();
-        match (due, stream.news) {
-            (Due::Now, Some(Due::Now)) | (Due::Soon, Some(_)) => {}
-            (Due::Now, _) => {
-                stream.news = Some(Due::Now);
-                self.credit_due(id);
-            }
-            (Due::Soon, None) => {
-                stream.news = Some(Due::Soon);
-                self.credit_soon(id, now);
-            }
+        let spare = self.streams.growth_left();
+        let taken = self.streams.update(id, |stream| {
+            let due = stream.recv.take(len, now, pace, spare)?;
+            Ok::<_, OffsetError>(stream.is_news(due).then_some(due))
+        });
+        match taken.transpose() {
+            Err(error) => return Err(Violation::Offset(id, error)),
+            Ok(Some(Some(Due::Now))) => self.credit_due(id),
+            Ok(Some(Some(Due::Soon))) => self.credit_soon(id, now),
+            Ok(Some(None) | None) => {}
         }
         Ok(())
     }
 
     /// The stream's clean end arrived, behind every byte.
     pub fn fin_received(&mut self, id: StreamId, now: Instant) {
-        if let Some(stream) = self.streams.get_mut(&id)
-            && stream.recv.end(RecvEnd::Ended)
-        {
+        let ended = self
+            .streams
+            .update(id, |stream| stream.recv.end(RecvEnd::Ended));
+        if ended == Some(true) {
             self.say(&Lasting::Done(Done(id)));
             self.settle_later(now);
         }
@@ -346,44 +335,33 @@ impl Session {
 
     /// How the stream's receiving direction ended, if it did; `None` also once it is no more.
     pub fn recv_end(&self, id: StreamId) -> Option<RecvEnd> {
-        self.streams.get(&id)?.recv.ended().cloned()
+        self.streams.get(id)?.recv.ended().cloned()
     }
 
     /// Nobody on this side has to do with the stream any more, except to deliver what it wrote.
     pub fn release(&mut self, id: StreamId) {
-        if let Some(stream) = self.streams.get_mut(&id) {
-            stream.held = false;
-        }
+        self.streams.update(id, |stream| stream.held = false);
         self.forget_if_over(id);
     }
 
     /// What to tell the peer of a stream, if there is anything new.
     pub(super) fn take_credit(&mut self, id: StreamId) -> Option<(u64, u64)> {
-        let stream = self.streams.get_mut(&id)?;
-        stream.news = None;
-        stream.recv.has_news().then(|| stream.recv.credit())
+        self.streams.update(id, |stream| {
+            stream.news = None;
+            stream.recv.has_news().then(|| stream.recv.credit())
+        })?
     }
 
     fn forget_if_over(&mut self, id: StreamId) {
-        let Some(stream) = self.streams.get(&id).filter(|stream| !stream.held) else {
+        let Some(stream) = self.streams.get(id).filter(|stream| !stream.held) else {
             return;
         };
         let (Some(send), Some(recv)) = (stream.send.ended(), stream.recv.ended()) else {
             return;
         };
         let (send, recv) = (send, recv.clone());
-        self.grown -= stream.recv.grown();
-        if let Some(class) = stream.class {
-            *self.classes.of(class) -= 1;
-        }
         self.put(id, None);
-        self.streams.remove(&id);
-        let count = if id.initiator() == self.role {
-            &mut self.local
-        } else {
-            &mut self.remote
-        };
-        count.open = count.open.saturating_sub(1);
+        self.streams.remove(id);
         self.events.push_back(Event::Forgotten { id, send, recv });
         self.leave_behind();
     }
@@ -395,22 +373,22 @@ impl Session {
         if id.initiator() == self.role && !opened {
             return Err(Violation::UnknownStream(id));
         }
-        Ok(self.streams.contains_key(&id))
+        Ok(self.streams.contains(id))
     }
 
     pub(super) fn on_credit(&mut self, credit: &Credit) -> Result<(), Violation> {
         let id = credit.stream;
-        if self.known(id)?
-            && let Some(stream) = self.streams.get_mut(&id)
-        {
-            self.kept -= stream
-                .send
-                .credit(credit.received, credit.limit)
-                .map_err(|error| Violation::Offset(id, error))?;
-            // Most credit comes to somebody who has room, and has better things to do than to look.
-            if std::mem::take(&mut stream.waiting) {
-                self.events.push_back(Event::Writable(id));
-            }
+        if !self.known(id)? {
+            return Ok(());
+        }
+        let credited = self.streams.update(id, |stream| {
+            stream.send.credit(credit.received, credit.limit)?;
+            Ok::<_, OffsetError>(std::mem::take(&mut stream.waiting))
+        });
+        let credited = credited.transpose();
+        // Most credit comes to somebody who has room, and has better things to do than to look.
+        if credited.map_err(|error| Violation::Offset(id, error))? == Some(true) {
+            self.events.push_back(Event::Writable(id));
         }
         Ok(())
     }
@@ -420,13 +398,13 @@ impl Session {
         if id.initiator() != self.role {
             return Err(Violation::WrongInitiator(id));
         }
-        if self.known(id)?
-            && let Some(stream) = self.streams.get_mut(&id)
-        {
-            self.kept -= stream.send.abandon(SendEnd::Stopped(refuse.code));
-            stream
-                .recv
-                .end(RecvEnd::Refused(refuse.code, refuse.reason));
+        if self.known(id)? {
+            self.streams.update(id, |stream| {
+                stream.send.abandon(SendEnd::Stopped(refuse.code));
+                stream
+                    .recv
+                    .end(RecvEnd::Refused(refuse.code, refuse.reason));
+            });
             self.events.push_back(Event::Readable(id));
             self.events.push_back(Event::Writable(id));
             self.forget_if_over(id);
@@ -436,8 +414,11 @@ impl Session {
 
     pub(super) fn on_reset(&mut self, reset: ResetStream) -> Result<(), Violation> {
         let id = reset.stream;
-        if let Some(stream) = self.streams.get_mut(&id) {
-            stream.recv.end(RecvEnd::Reset(reset.code));
+        let code = reset.code;
+        let reset = self
+            .streams
+            .update(id, |stream| stream.recv.end(RecvEnd::Reset(code)));
+        if reset.is_some() {
             self.events.push_back(Event::Readable(id));
             self.forget_if_over(id);
         } else if !self.known(id)? && id.initiator() != self.role && self.see(id)? {
@@ -456,8 +437,9 @@ impl Session {
         }
         if unknown && self.phase != Phase::Open {
             self.refuse(id, ResetCode::GoingAway, "no stream is taken now");
-        } else if let Some(stream) = self.streams.get_mut(&id) {
-            self.kept -= stream.send.abandon(SendEnd::Stopped(stop.code));
+        } else {
+            let end = SendEnd::Stopped(stop.code);
+            self.streams.update(id, |stream| stream.send.abandon(end));
             self.events.push_back(Event::Writable(id));
         }
         self.forget_if_over(id);
@@ -465,11 +447,10 @@ impl Session {
     }
 
     pub(super) fn on_done(&mut self, Done(id): Done) -> Result<(), Violation> {
-        if self.known(id)?
-            && let Some(stream) = self.streams.get_mut(&id)
-        {
-            let done = stream.send.done();
-            self.kept -= done.map_err(|error: OffsetError| Violation::Offset(id, error))?;
+        if self.known(id)? {
+            let done = self.streams.update(id, |stream| stream.send.done());
+            let done = done.transpose();
+            done.map_err(|error| Violation::Offset(id, error))?;
             self.forget_if_over(id);
         }
         Ok(())
@@ -481,6 +462,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::code::CloseCode;
     use crate::session::fixture::{self, open};
     use crate::stream::Pace;
     use crate::stream_id::Role;
@@ -513,6 +495,19 @@ mod tests {
         assert_eq!(session.pace(None), Pace::Latency(long), "on a link to come");
         session.measured(LinkId::FIRST, short);
         assert_eq!(session.pace(link), Pace::Latency(short));
+    }
+
+    #[test]
+    fn a_session_that_has_ended_counts_no_open_streams() {
+        let (mut session, _) = fixture::session(Role::Acceptor);
+        for class in [Class::Interactive, Class::Default, Class::Bulk] {
+            open(&mut session, class);
+        }
+        assert_ne!(session.kept(), 0, "the OPENs");
+        session.close(CloseCode::Shutdown, "");
+        assert_eq!(session.open_streams(), 0);
+        assert_eq!(session.kept(), 0);
+        assert_eq!(session.classes(), Classes::default());
     }
 
     #[test]
