@@ -12,13 +12,13 @@ use std::hint::black_box;
 
 use bytes::{Bytes, BytesMut};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use underpass_tunnel::AgentKey;
-use underpass_tunnel::proto::VarInt;
-use underpass_tunnel::proto::frame::{Control, FrameReader, Ping};
-use underpass_tunnel::proto::handshake::{
+use underpass_proto::VarInt;
+use underpass_proto::frame::{Control, FrameReader, Ping};
+use underpass_proto::handshake::{
     AcceptorHandshake, AcceptorStep, ConnectorHandshake, ConnectorStep, Local,
 };
-use underpass_tunnel::proto::limits;
+use underpass_proto::limits;
+use underpass_tunnel::AgentKey;
 
 fn varints(c: &mut Criterion) {
     let mut group = c.benchmark_group("varint");

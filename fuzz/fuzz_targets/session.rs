@@ -1,3 +1,3 @@
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| underpass_tunnel::proto::fuzzing::session(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| underpass_proto::fuzzing::session(data));

@@ -11,19 +11,19 @@ use futures_util::future::BoxFuture;
 use thiserror::Error;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use underpass_proto::code::CloseCode;
+use underpass_proto::frame::Wish;
+use underpass_proto::handshake::{
+    self, AcceptorHandshake, AcceptorStep, HandshakeError, Local, Proven, ResumptionClaim,
+};
+use underpass_proto::limits;
+use underpass_proto::secret::SessionSecret;
+use underpass_proto::session::{Agreed, LinkId, LinkRefused, LinkRole};
+use underpass_proto::stream_id::Role;
 
 use crate::census::{Census, Counted, NoRoom};
 use crate::control::{ControlError, HandshakeStream};
 use crate::gate::{Bounds, Closed, Gate, Place};
-use crate::proto::code::CloseCode;
-use crate::proto::frame::Wish;
-use crate::proto::handshake::{
-    self, AcceptorHandshake, AcceptorStep, HandshakeError, Local, Proven, ResumptionClaim,
-};
-use crate::proto::limits;
-use crate::proto::secret::SessionSecret;
-use crate::proto::session::{Agreed, LinkId, LinkRefused, LinkRole};
-use crate::proto::stream_id::Role;
 use crate::random::random;
 use crate::session::{Info, Joining, Session, SessionId, Shared};
 use crate::telemetry;
@@ -541,7 +541,7 @@ fn close_words(error: &AcceptError) -> (CloseCode, String) {
         AcceptError::Resume(_) | AcceptError::NoSession => CloseCode::ResumeRefused,
         AcceptError::Denied(denied) => return (denied.code, denied.reason.clone()),
     };
-    (code, crate::error::chain(error))
+    (code, underpass_proto::chain(error))
 }
 
 /// Sends the connector a CLOSE with the reason, as far as it still listens.

@@ -3,8 +3,7 @@
 use std::collections::VecDeque;
 
 use bytes::{Bytes, BytesMut};
-
-use crate::proto::limits;
+use underpass_proto::limits;
 
 /// What is read at once from a connection on which little happens: thousands of those are idle.
 const SIZE_MIN: usize = 4 * 1024;

@@ -5,8 +5,7 @@ use std::collections::hash_map::Entry;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use thiserror::Error;
-
-use crate::proto::key::PublicKey;
+use underpass_proto::key::PublicKey;
 
 /// Why there is no room for another session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
@@ -115,27 +114,32 @@ fn give_back<K>(held: Entry<'_, K, usize>) {
 
 #[cfg(test)]
 mod tests {
+    use underpass_proto::key::AgentKey;
+
     use super::*;
 
-    const ONE: PublicKey = PublicKey([1; 32]);
-    const OTHER: PublicKey = PublicKey([2; 32]);
+    fn key(seed: u8) -> PublicKey {
+        AgentKey::from_seed([seed; 32]).unwrap().public_key()
+    }
 
     #[test]
     fn an_agent_takes_no_more_than_its_share() {
         let census = Census::new(2, 10, 10);
-        let first = census.enter(ONE, "one").unwrap();
-        let _second = census.enter(ONE, "one").unwrap();
-        assert_eq!(census.enter(ONE, "one").unwrap_err(), NoRoom::Agent(2));
-        let _another = census.enter(OTHER, "other").unwrap();
+        let (one, other) = (key(1), key(2));
+        let first = census.enter(one, "one").unwrap();
+        let _second = census.enter(one, "one").unwrap();
+        assert_eq!(census.enter(one, "one").unwrap_err(), NoRoom::Agent(2));
+        let _another = census.enter(other, "other").unwrap();
         drop(first);
-        assert!(census.enter(ONE, "one").is_ok(), "one has gone");
+        assert!(census.enter(one, "one").is_ok(), "one has gone");
     }
 
     #[test]
     fn all_together_take_no_more_than_there_is() {
         let census = Census::new(5, 5, 2);
-        let sessions = [ONE, OTHER].map(|key| census.enter(key, "edge").unwrap());
-        assert_eq!(census.enter(OTHER, "other").unwrap_err(), NoRoom::All(2));
+        let (one, other) = (key(1), key(2));
+        let sessions = [one, other].map(|key| census.enter(key, "edge").unwrap());
+        assert_eq!(census.enter(other, "other").unwrap_err(), NoRoom::All(2));
         drop(sessions);
         assert_eq!(census.lock().all, 0);
         assert!(census.lock().by_key.is_empty(), "nothing is kept of them");
@@ -145,7 +149,7 @@ mod tests {
     #[test]
     fn rule_23_ever_new_keys_of_one_cluster_do_not_take_all_sessions() {
         let census = Census::new(2, 3, 10);
-        let enter = |key: u8, name: &str| census.enter(PublicKey([key; 32]), name);
+        let enter = |seed: u8, name: &str| census.enter(key(seed), name);
         let held = [1, 2, 3].map(|key| enter(key, "edge").unwrap());
         assert_eq!(enter(4, "edge").unwrap_err(), NoRoom::Name(3));
         let _other = enter(4, "far").unwrap();

@@ -3,10 +3,10 @@
 use std::future::poll_fn;
 
 use bytes::Bytes;
+use underpass_proto::code::CloseCode;
+use underpass_proto::frame::{FrameReader, RawFrame};
+use underpass_proto::{DecodeError, handshake, limits};
 
-use crate::proto::code::CloseCode;
-use crate::proto::frame::{FrameReader, RawFrame};
-use crate::proto::{DecodeError, handshake, limits};
 use crate::session::{ControlStream, write_all};
 use crate::transport::{BiStream, HalfError, TransportError};
 

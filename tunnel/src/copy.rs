@@ -9,9 +9,9 @@ use bytes::{Buf, Bytes};
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::io::{poll_read_buf, poll_write_buf};
+use underpass_proto::mux::Chunks;
 
 use crate::buffer::ReadBuffer;
-use crate::proto::mux::Chunks;
 use crate::stream::{ReadHalf, Stream, StreamError, WriteHalf};
 
 /// Chunks of the stream that are written to the connection at once: a batch of QUIC's datagrams.

@@ -5,11 +5,11 @@ mod hyper;
 
 use bytes::Bytes;
 use thiserror::Error;
+use underpass_proto::chain;
+use underpass_proto::frame::Class;
 
 #[cfg(feature = "hyper")]
 pub use self::hyper::HttpIo;
-use crate::error::chain;
-use crate::proto::frame::Class;
 use crate::registry::Registry;
 use crate::session::{OpenError, OpenRequest, Session};
 use crate::stream::Stream;

@@ -86,10 +86,8 @@ mod connector;
 mod control;
 mod copy;
 mod dialer;
-mod error;
 mod gate;
 mod printable;
-pub mod proto;
 mod random;
 mod registry;
 mod session;
@@ -109,13 +107,7 @@ pub use copy::{Copied, CopyError, copy_bidirectional};
 #[cfg(feature = "hyper")]
 pub use dialer::HttpIo;
 pub use dialer::{Dialer, DialerError};
-pub use error::chain;
 pub use printable::{Lines, printable};
-pub use proto::code::{CloseCode, ResetCode};
-pub use proto::frame::{Class, GoAway};
-pub use proto::handshake::Proven;
-pub use proto::key::{AgentKey, KeyError, PublicKey};
-pub use proto::session::Classes;
 pub use registry::Registry;
 pub use session::{
     IncomingStream, Info, LinkLoss, OpenError, OpenRequest, Session, SessionError, SessionId,
@@ -124,3 +116,11 @@ pub use session::{
 pub use stream::{ReadHalf, Stream, StreamError, WriteHalf};
 pub use telemetry::{describe_metrics, record_sessions};
 pub use tls::{CaPin, Distrust, Trust};
+pub use underpass_proto::code::{CloseCode, ResetCode};
+pub use underpass_proto::frame::{Class, GoAway};
+pub use underpass_proto::handshake::{HandshakeError, Proven};
+pub use underpass_proto::key::{AgentKey, KeyError, PublicKey};
+pub use underpass_proto::session::{Classes, Ending, LinkEnd, LinkRefused, OpenRefused, Violation};
+pub use underpass_proto::stream::OffsetError;
+pub use underpass_proto::stream_id::{Role, StreamId};
+pub use underpass_proto::{DecodeError, chain};

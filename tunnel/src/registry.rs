@@ -3,7 +3,8 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::proto::code::CloseCode;
+use underpass_proto::code::CloseCode;
+
 use crate::session::Session;
 
 /// The sessions of this process, by the agent's name. Clones share their content.

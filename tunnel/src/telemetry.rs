@@ -5,9 +5,10 @@
 
 use std::time::Duration;
 
-use crate::proto::code::{CloseCode, ResetCode};
-use crate::proto::session::{Classes, Ending, LinkEnd};
-use crate::proto::stream::{RecvEnd, SendEnd};
+use underpass_proto::code::{CloseCode, ResetCode};
+use underpass_proto::session::{Classes, Ending, LinkEnd};
+use underpass_proto::stream::{RecvEnd, SendEnd};
+
 use crate::session::{LinkLoss, Session, SessionError};
 use crate::transport::{Kind, TransportError};
 

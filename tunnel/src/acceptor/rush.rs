@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
+use underpass_proto::key::AgentKey;
 
 use super::*;
 use crate::connector::{
     AttemptError, ConnectError, Connector, ConnectorConfig, DialError, Transports, WayError,
 };
-use crate::proto::key::AgentKey;
 use crate::tls;
 use crate::transport::quic::{self, QuicConfig, ResetKey};
 

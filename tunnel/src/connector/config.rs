@@ -4,12 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use thiserror::Error;
+use underpass_proto::key::AgentKey;
+use underpass_proto::limits;
 
 use super::proxy::{Proxy, ProxyConfigError};
 use super::resolve::{Resolve, SystemResolver};
 use super::server::ServerAddress;
-use crate::proto::key::AgentKey;
-use crate::proto::limits;
 use crate::tls::{TlsError, Trust};
 use crate::transport::quic::{EndpointError, QuicConfig};
 

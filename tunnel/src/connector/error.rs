@@ -5,15 +5,15 @@ use std::io;
 use std::net::SocketAddr;
 
 use thiserror::Error;
+use underpass_proto::chain;
+use underpass_proto::code::CloseCode;
+use underpass_proto::handshake::HandshakeError;
+use underpass_proto::limits;
+use underpass_proto::session::LinkRefused;
 
 use super::ServerAddress;
 use super::proxy::{ProxyError, ProxyUrl};
 use crate::control::ControlError;
-use crate::error::chain;
-use crate::proto::code::CloseCode;
-use crate::proto::handshake::HandshakeError;
-use crate::proto::limits;
-use crate::proto::session::LinkRefused;
 use crate::tls::Distrust;
 use crate::transport::quic::EndpointError;
 use crate::transport::websocket::UpgradeError;

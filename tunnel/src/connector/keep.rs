@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use rand::{Rng, RngExt};
+use underpass_proto::backoff::Backoff;
+use underpass_proto::chain;
+use underpass_proto::frame::GoAway;
 
 use super::plan::{Move, Moves};
 use super::{ConnectError, Connector, Reconnected, Transports};
-use crate::error::chain;
-use crate::proto::backoff::Backoff;
-use crate::proto::frame::GoAway;
 use crate::session::{Info, Session, now};
 use crate::transport::Kind;
 
@@ -262,9 +262,9 @@ mod tests {
     use crate::AgentKey;
     use crate::acceptor::{Acceptor, AcceptorConfig, Admission, Denied};
     use crate::connector::ConnectorConfig;
-    use crate::proto::handshake::Proven;
     use crate::transport::memory;
     use futures_util::future::BoxFuture;
+    use underpass_proto::handshake::Proven;
 
     struct Everyone;
 

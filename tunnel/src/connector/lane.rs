@@ -8,10 +8,10 @@ use std::time::Duration;
 use rand::Rng;
 use tokio::sync::watch;
 use tokio::time::timeout;
+use underpass_proto::chain;
+use underpass_proto::session::LinkRole;
 
 use super::{ConnectError, Connector, Transports};
-use crate::error::chain;
-use crate::proto::session::LinkRole;
 use crate::session::{Bulk, Session};
 use crate::transport::{Kind, Transport};
 

@@ -17,6 +17,15 @@ use std::time::Duration;
 
 use rand::Rng;
 use tokio::time::Instant;
+use underpass_proto::backoff::Backoff;
+use underpass_proto::chain;
+use underpass_proto::code::CloseCode;
+use underpass_proto::frame::{Welcome, Wish};
+use underpass_proto::handshake::{ConnectorHandshake, ConnectorStep, Local, Resumption};
+use underpass_proto::key::AgentKey;
+use underpass_proto::limits;
+use underpass_proto::session::{Agreed, LinkId, LinkRole};
+use underpass_proto::stream_id::Role;
 
 pub use self::config::{ConfigError, ConnectorConfig, Transports};
 pub use self::error::{AttemptError, ConnectError, DialError, Step, Way, WayError};
@@ -28,15 +37,6 @@ pub use self::proxy::{
 pub use self::resolve::{Resolve, SystemResolver};
 pub use self::server::ServerAddress;
 use crate::control::HandshakeStream;
-use crate::error::chain;
-use crate::proto::backoff::Backoff;
-use crate::proto::code::CloseCode;
-use crate::proto::frame::{Welcome, Wish};
-use crate::proto::handshake::{ConnectorHandshake, ConnectorStep, Local, Resumption};
-use crate::proto::key::AgentKey;
-use crate::proto::limits;
-use crate::proto::session::{Agreed, LinkId, LinkRole};
-use crate::proto::stream_id::Role;
 use crate::random::random;
 use crate::session::{Info, Joining, Session, SessionId};
 use crate::telemetry;

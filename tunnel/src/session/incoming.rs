@@ -8,14 +8,14 @@ use bytes::Bytes;
 use thiserror::Error;
 use tokio::sync::mpsc::error::SendTimeoutError;
 use tracing::Instrument;
+use underpass_proto::chain;
+use underpass_proto::code::ResetCode;
+use underpass_proto::frame::{self, Answer, Class, FrameReader, Open};
+use underpass_proto::stream_id::StreamId;
+use underpass_proto::{DecodeError, limits};
 
 use super::io::StreamIo;
 use super::shared::Shared;
-use crate::error::chain;
-use crate::proto::code::ResetCode;
-use crate::proto::frame::{self, Answer, Class, FrameReader, Open};
-use crate::proto::stream_id::StreamId;
-use crate::proto::{DecodeError, limits};
 use crate::stream::{Stream, StreamError};
 use crate::transport::HalfError;
 
@@ -46,12 +46,12 @@ pub struct IncomingStream {
 }
 
 impl IncomingStream {
-    /// What the peer wants to be connected to.
+    /// The target that the peer asks for.
     pub fn target(&self) -> &str {
         &self.open.target
     }
 
-    /// What the target needs to know, in the application's encoding.
+    /// The header for the target, in the application's encoding.
     pub fn header(&self) -> &Bytes {
         &self.open.header
     }

@@ -5,13 +5,13 @@ use std::task::{Context, Poll, Wake, Waker, ready};
 
 use bytes::Bytes;
 use futures_util::task::AtomicWaker;
+use underpass_proto::code::ResetCode;
+use underpass_proto::frame::{Attached, Class, Leg};
+use underpass_proto::session::{LinkId, WriteEnd};
+use underpass_proto::stream::{Chunk, RecvEnd, SendEnd};
+use underpass_proto::stream_id::StreamId;
 
 use super::Shared;
-use crate::proto::code::ResetCode;
-use crate::proto::frame::{Attached, Class, Leg};
-use crate::proto::session::{LinkId, WriteEnd};
-use crate::proto::stream::{Chunk, RecvEnd, SendEnd};
-use crate::proto::stream_id::StreamId;
 use crate::stream::StreamError;
 use crate::transport::{BiStream, HalfError, RecvStream, SendStream};
 
@@ -41,7 +41,7 @@ struct SendIo {
 }
 
 /// A stream that left its old transport, and what it begins with on the next.
-pub(super) type Begun = Option<crate::proto::session::Beginning>;
+pub(super) type Begun = Option<underpass_proto::session::Beginning>;
 
 impl StreamIo {
     pub(super) fn new(id: StreamId) -> Arc<Self> {
@@ -141,7 +141,7 @@ impl StreamIo {
         let attached = answer()?;
         let mut stream = stream;
         // In front of everything else: nobody else has the half yet.
-        let frame = crate::proto::frame::to_bytes(&attached);
+        let frame = underpass_proto::frame::to_bytes(&attached);
         stream.send = Box::new(super::preface::Prefaced::new(stream.send, frame));
         self.install(shared, &mut recv, &mut send, stream);
         Some(())

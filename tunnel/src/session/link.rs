@@ -10,16 +10,16 @@ use futures_util::FutureExt;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tracing::Instrument;
+use underpass_proto::chain;
+use underpass_proto::code::CloseCode;
+use underpass_proto::frame::FrameReader;
+use underpass_proto::limits;
+use underpass_proto::session::{Ending, LinkEnd, LinkId, Violation};
 
 use super::alarm::Alarm;
 use super::opening;
 use super::shared::Shared;
 use super::{LinkLoss, now};
-use crate::error::chain;
-use crate::proto::code::CloseCode;
-use crate::proto::frame::FrameReader;
-use crate::proto::limits;
-use crate::proto::session::{Ending, LinkEnd, LinkId, Violation};
 use crate::transport::{BiStream, HalfError, SendStream, Transport, TransportError};
 
 /// Bytes of the control stream read in one go.

@@ -19,19 +19,19 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use thiserror::Error;
 use tracing::Instrument;
+use underpass_proto::code::CloseCode;
+use underpass_proto::frame::{Class, GoAway, Open};
+use underpass_proto::key::PublicKey;
+use underpass_proto::limits;
+use underpass_proto::secret::SessionSecret;
+use underpass_proto::session::Classes;
+use underpass_proto::session::{Agreed, Ending, LinkEnd, OpenRefused};
+use underpass_proto::stream_id::Role;
 
 pub use self::incoming::IncomingStream;
 pub(crate) use self::io::StreamIo;
 pub(crate) use self::link::ControlStream;
 pub(crate) use self::shared::{Bulk, Joining, Shared};
-use crate::proto::code::CloseCode;
-use crate::proto::frame::{Class, GoAway, Open};
-use crate::proto::key::PublicKey;
-use crate::proto::limits;
-use crate::proto::secret::SessionSecret;
-use crate::proto::session::Classes;
-use crate::proto::session::{Agreed, Ending, LinkEnd, OpenRefused};
-use crate::proto::stream_id::Role;
 use crate::stream::Stream;
 use crate::transport::{HalfError, Kind, PathStats, SendStream, TransportError};
 

@@ -5,17 +5,17 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use thiserror::Error;
+use underpass_proto::DecodeError;
+use underpass_proto::chain;
+use underpass_proto::frame::{self, Attach, Attached, Body, FrameReader, Open, RawFrame};
+use underpass_proto::limits;
+use underpass_proto::session::{Beginning, Taken, Violation};
 
 use super::incoming::{self, HeaderError};
 use super::io::StreamIo;
 use super::link::LinkHandle;
 use super::shared::Shared;
 use super::{now, write_all};
-use crate::error::chain;
-use crate::proto::DecodeError;
-use crate::proto::frame::{self, Attach, Attached, Body, FrameReader, Open, RawFrame};
-use crate::proto::limits;
-use crate::proto::session::{Beginning, Taken, Violation};
 use crate::transport::{BiStream, HalfError, TransportError};
 
 /// Bytes read in one go while a frame arrives.
@@ -105,7 +105,7 @@ pub(super) async fn take(
 /// The frame, how many bytes it took, and what stood behind it.
 type Parsed<F> = (F, u64, Bytes);
 
-/// What a transport stream of the peer's begins with.
+/// The first frame of a transport stream of the peer's.
 enum First {
     Open(Open),
     Attach(Attach),

@@ -3,9 +3,9 @@
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
+use underpass_proto::code::ResetCode;
+use underpass_proto::frame::Class;
 
-use crate::proto::code::ResetCode;
-use crate::proto::frame::Class;
 use crate::transport::{HalfError, SendStream};
 
 /// Sends a frame in front of whatever is written.

@@ -7,21 +7,21 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::futures::Notified;
 use tokio::sync::{Mutex as AsyncMutex, Notify, mpsc, watch};
+use underpass_proto::code::CloseCode;
+use underpass_proto::frame::{GoAway, Open, Wish};
+use underpass_proto::handshake::Resumption;
+use underpass_proto::limits;
+use underpass_proto::secret::SessionSecret;
+use underpass_proto::session::{
+    Agreed, Ending, Event, LinkId, LinkRefused, LinkRole, OpenRefused, Session as Core, Violation,
+};
+use underpass_proto::stream::{RecvEnd, SendEnd};
+use underpass_proto::stream_id::StreamId;
 
 use super::incoming::Queued;
 use super::io::StreamIo;
 use super::link::{ControlStream, LinkHandle};
 use super::{Info, OpenError, SessionError, SessionStats, now};
-use crate::proto::code::CloseCode;
-use crate::proto::frame::{GoAway, Open, Wish};
-use crate::proto::handshake::Resumption;
-use crate::proto::limits;
-use crate::proto::secret::SessionSecret;
-use crate::proto::session::{
-    Agreed, Ending, Event, LinkId, LinkRefused, LinkRole, OpenRefused, Session as Core, Violation,
-};
-use crate::proto::stream::{RecvEnd, SendEnd};
-use crate::proto::stream_id::StreamId;
 use crate::telemetry::{self, Joined as Why};
 use crate::transport::{Kind, Transport, TransportError};
 

@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use tokio::task::JoinSet;
 use tracing::Instrument;
+use underpass_proto::chain;
+use underpass_proto::session::{Ending, LinkId};
 
 use super::link;
 use super::shared::{Joined, Outlets, Shared};
 use super::{LinkLoss, SessionError, now};
-use crate::error::chain;
-use crate::proto::session::{Ending, LinkId};
 use crate::telemetry;
 
 /// Drives the session to its end.

@@ -1,10 +1,10 @@
 //! Transports within one process, for tests of this library and of those who embed it.
 
 use tokio_util::compat::TokioAsyncReadCompatExt;
+use underpass_proto::stream_id::Role;
 
 use super::Kind;
 use super::yamux::YamuxTransport;
-use crate::proto::stream_id::Role;
 
 /// Bytes that each direction holds before a write waits, like a socket's buffer.
 const BUFFER: usize = 256 * 1024;

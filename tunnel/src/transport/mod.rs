@@ -5,6 +5,8 @@
 //! nothing of sessions. Whatever a concrete protocol lacks of this (yamux has no codes, and takes
 //! a reset for a clean end), its transport adds.
 
+#[cfg(test)]
+mod document;
 mod heard;
 pub mod memory;
 mod mux;
@@ -23,16 +25,15 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use thiserror::Error;
+use underpass_proto::code::{CloseCode, ResetCode};
+use underpass_proto::frame::Class;
+use underpass_proto::{DecodeError, limits};
 
 pub use self::mux::{MuxError, MuxTransport};
 pub use self::stats::PathStats;
 pub use self::yamux::YamuxTransport;
-#[cfg(test)]
-pub(crate) use self::yamux::frames as yamux_frames;
-
-use crate::proto::code::{CloseCode, ResetCode};
-use crate::proto::frame::Class;
-use crate::proto::{DecodeError, limits};
+pub use underpass_proto::mux::Violation as MuxViolation;
+pub use underpass_proto::websocket::FramingError;
 
 /// One connection to a peer.
 ///

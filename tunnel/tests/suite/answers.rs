@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::io::AsyncWriteExt;
 use tokio::time::Instant;
-use underpass_tunnel::proto::limits;
+use underpass_proto::limits;
 use underpass_tunnel::{Session, Stream};
 
 use crate::bytes::{incoming, open};

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use underpass_tunnel::proto::limits;
+use underpass_proto::limits;
 use underpass_tunnel::transport::HalfError;
 use underpass_tunnel::{CloseCode, ResetCode, SessionError};
 

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use underpass_tunnel::proto::session::LinkRefused;
+use underpass_proto::session::LinkRefused;
 use underpass_tunnel::{
     Class, ConnectError, ConnectorConfig, OpenRequest, Session, Stream, Transports,
 };

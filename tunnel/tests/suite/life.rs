@@ -5,9 +5,9 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use futures_util::future::join_all;
 use tokio::io::AsyncWriteExt;
-use underpass_tunnel::proto::handshake::HandshakeError;
-use underpass_tunnel::proto::limits;
-use underpass_tunnel::proto::session::{Ending, OpenRefused};
+use underpass_proto::handshake::HandshakeError;
+use underpass_proto::limits;
+use underpass_proto::session::{Ending, OpenRefused};
 use underpass_tunnel::{
     AcceptorConfig, CloseCode, ConnectError, Connector, ConnectorConfig, OpenError, ResetCode,
     Session, SessionError, StreamError,

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
-use underpass_tunnel::proto::handshake::HandshakeError;
+use underpass_proto::handshake::HandshakeError;
 use underpass_tunnel::transport::Kind;
 use underpass_tunnel::{
     CloseCode, ConnectError, Connector, ConnectorConfig, Session, Status, Transports,

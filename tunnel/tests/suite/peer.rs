@@ -4,13 +4,13 @@ use std::future::poll_fn;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use underpass_tunnel::proto::VarInt;
-use underpass_tunnel::proto::frame::{FrameReader, RawFrame};
-use underpass_tunnel::proto::handshake::{
+use underpass_proto::VarInt;
+use underpass_proto::frame::{FrameReader, RawFrame};
+use underpass_proto::handshake::{
     self, AcceptorHandshake, AcceptorStep, ConnectorHandshake, ConnectorStep, Local,
 };
-use underpass_tunnel::proto::limits;
-use underpass_tunnel::proto::secret::SessionSecret;
+use underpass_proto::limits;
+use underpass_proto::secret::SessionSecret;
 use underpass_tunnel::transport::{BiStream, HalfError, Transport, TransportError};
 use underpass_tunnel::{AgentKey, ResetCode, Session};
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio::time::Instant;
-use underpass_tunnel::proto::session::Ending;
+use underpass_proto::session::Ending;
 use underpass_tunnel::transport::Kind;
 use underpass_tunnel::{CloseCode, Connector, ConnectorConfig, Session, SessionError, Status};
 

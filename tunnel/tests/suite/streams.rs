@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use futures_util::future::join_all;
 use tokio::io::AsyncWriteExt;
-use underpass_tunnel::proto::limits;
+use underpass_proto::limits;
 use underpass_tunnel::{Class, OpenError, OpenRequest, Session};
 
 use crate::bytes::{

@@ -4,9 +4,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::io::AsyncWriteExt;
-use underpass_tunnel::proto::frame::Wish;
-use underpass_tunnel::proto::handshake::{ConnectorHandshake, ConnectorStep, Resumption};
-use underpass_tunnel::proto::secret::SessionSecret;
+use underpass_proto::frame::Wish;
+use underpass_proto::handshake::{ConnectorHandshake, ConnectorStep, Resumption};
+use underpass_proto::secret::SessionSecret;
 use underpass_tunnel::transport::{Transport, memory};
 use underpass_tunnel::{
     Accepted, Acceptor, AcceptorConfig, CloseCode, ConnectError, Connector, ConnectorConfig,

@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::net::UdpSocket;
 use tokio::task::JoinSet;
-use underpass_tunnel::proto::session::LinkEnd;
+use underpass_proto::session::LinkEnd;
 use underpass_tunnel::transport::{Transport, memory};
 use underpass_tunnel::{
     AcceptorConfig, Connector, ConnectorConfig, LinkLoss, OpenError, OpenRequest, SessionError,

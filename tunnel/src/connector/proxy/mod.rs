@@ -192,7 +192,7 @@ mod tests {
     #[test]
     fn rule_11_an_unusable_variable_is_named_and_not_shown() {
         let error = from(&[("https_proxy", "socks5://u:secret@p:1")]).unwrap_err();
-        let told = format!("{error:?} {}", crate::error::chain(&error));
+        let told = format!("{error:?} {}", underpass_proto::chain(&error));
         assert!(told.contains("https_proxy"), "{told}");
         assert!(!told.contains("secret"), "{told}");
     }

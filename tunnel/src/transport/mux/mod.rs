@@ -1,6 +1,6 @@
 //! `underpass.v1` over one WebSocket: our own multiplexer, and our own framing below it.
 //!
-//! [`crate::proto::mux`] and [`crate::proto::websocket`] say what stands on the wire. Here is the
+//! [`underpass_proto::mux`] and [`underpass_proto::websocket`] say what stands on the wire. Here is the
 //! task that moves it ([`driver`]) and the streams' halves, which share the multiplexer with it.
 
 mod driver;
@@ -17,15 +17,15 @@ use futures_util::future::BoxFuture;
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{oneshot, watch};
+use underpass_proto::code::CloseCode;
+use underpass_proto::mux::{Mux, Violation};
+use underpass_proto::stream_id::Role;
+use underpass_proto::websocket::{Closing, FramingError};
 
 use self::driver::Driver;
 use self::shared::Shared;
 use super::heard::LastHeard;
 use super::{BiStream, Kind, Transport, TransportError};
-use crate::proto::code::CloseCode;
-use crate::proto::mux::{Mux, Violation};
-use crate::proto::stream_id::Role;
-use crate::proto::websocket::{Closing, FramingError};
 
 /// Why a connection that carries `underpass.v1` was lost: the source of a
 /// [`TransportError::Lost`].

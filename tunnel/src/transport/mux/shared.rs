@@ -4,8 +4,8 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Waker};
 
 use tokio::sync::Notify;
+use underpass_proto::mux::{Event, Key, Mux};
 
-use crate::proto::mux::{Event, Key, Mux};
 use crate::transport::TransportError;
 
 /// The multiplexer, and whom to wake.

@@ -4,12 +4,12 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
+use underpass_proto::code::ResetCode;
+use underpass_proto::frame::Class;
+use underpass_proto::limits;
+use underpass_proto::mux::{Ended, Key};
 
 use super::shared::{Shared, State};
-use crate::proto::code::ResetCode;
-use crate::proto::frame::Class;
-use crate::proto::limits;
-use crate::proto::mux::{Ended, Key};
 use crate::transport::{BiStream, HalfError, RecvStream, SendStream};
 
 /// The halves of `key`, which they release.

@@ -4,8 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 
 use quinn::{Side, VarInt};
-
-use crate::proto::limits;
+use underpass_proto::limits;
 
 /// Counts the peer's streams.
 #[derive(Debug)]

@@ -58,7 +58,7 @@ pub(super) fn works() -> bool {
         Outcome::Fails(fault) => {
             tracing::info!(
                 "QUIC sends without segmentation offload, at more CPU per byte: {}",
-                crate::error::chain(&fault)
+                underpass_proto::chain(&fault)
             );
             false
         }

@@ -21,13 +21,13 @@ use tokio_tungstenite::tungstenite::handshake::server::create_response;
 use tokio_tungstenite::tungstenite::http::header::SEC_WEBSOCKET_PROTOCOL;
 use tokio_tungstenite::tungstenite::http::{HeaderValue, Request, Response};
 use tokio_tungstenite::tungstenite::protocol::Role as WebSocketRole;
+use underpass_proto::stream_id::Role;
 
 use self::head::Head;
 use self::messages::Messages;
 use super::mux::MuxTransport;
 use super::yamux::YamuxTransport;
 use super::{Kind, Transport};
-use crate::proto::stream_id::Role;
 
 /// The path that a server takes agents' WebSockets on.
 pub const PATH: &str = "/v1/tunnel";

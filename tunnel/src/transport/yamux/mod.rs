@@ -1,13 +1,12 @@
 //! yamux over one byte stream, for protocols that have no streams of their own.
 //!
 //! yamux itself has no reset codes, and its crate gives a reset to the reader as a clean end. So
-//! each stream carries frames of our own ([`wire`]), and an end without a FIN frame is a reset
+//! each stream carries frames of our own ([`underpass_proto::yamux`]), and an end without a FIN frame is a reset
 //! (PROTOCOL.md, "Streams over yamux").
 
 mod io;
 mod link;
 mod stream;
-mod wire;
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -21,17 +20,15 @@ use futures_util::future::BoxFuture;
 use futures_util::{AsyncRead, AsyncWrite, FutureExt};
 use tokio::sync::{Mutex, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
+use underpass_proto::code::CloseCode;
+use underpass_proto::limits;
+use underpass_proto::stream_id::Role;
 use yamux::{Connection, ConnectionError, Mode};
 
 use self::io::Io;
 use self::link::Link;
-#[cfg(test)]
-pub(crate) use self::wire::frames;
 use super::heard::LastHeard;
 use super::{BiStream, Kind, Transport, TransportError};
-use crate::proto::code::CloseCode;
-use crate::proto::limits;
-use crate::proto::stream_id::Role;
 
 /// Streams of one connection at the most. The session keeps both sides far below it; yamux ends
 /// the whole connection where it is exceeded.

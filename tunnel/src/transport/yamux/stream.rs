@@ -9,12 +9,12 @@ use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{Buf, Bytes, BytesMut};
 use futures_util::{AsyncWrite, Stream as _};
+use underpass_proto::code::ResetCode;
+use underpass_proto::frame::FrameReader;
+use underpass_proto::yamux::{self as wire, Frame};
+use underpass_proto::{DecodeError, limits};
 
 use super::link::{Link, Wakers};
-use super::wire::{self, Frame};
-use crate::proto::code::ResetCode;
-use crate::proto::frame::FrameReader;
-use crate::proto::{DecodeError, limits};
 use crate::transport::{BiStream, HalfError, RecvStream, SendStream, TransportError};
 
 /// Bytes that a writer reads ahead, in search of a STOP, of what nobody reads.
@@ -236,7 +236,7 @@ impl Core {
     }
 }
 
-fn decode(raw: Option<crate::proto::frame::RawFrame>) -> Result<Option<Frame>, DecodeError> {
+fn decode(raw: Option<underpass_proto::frame::RawFrame>) -> Result<Option<Frame>, DecodeError> {
     raw.map(Frame::decode).transpose()
 }
 

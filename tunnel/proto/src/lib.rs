@@ -1,0 +1,51 @@
+//! The protocol without input or output: what `docs/PROTOCOL.md` says, and nothing else.
+//!
+//! Nothing here reads a clock, draws randomness, spawns or blocks. Time and random bytes are
+//! arguments; bytes and frames go in, bytes, frames and events come out. That is why the whole
+//! protocol can be driven by a simulated pair with a virtual clock, from a seed.
+//!
+//! `underpass-tunnel` drives it, and gives its users the types that they meet: they need not depend
+//! on this crate.
+//!
+//! # Where to begin
+//!
+//! - [`handshake`]: a connection's first frames, which prove the agent's key.
+//! - [`session`]: a session's streams, the transports that carry them, and its end.
+//! - [`frame`]: the frames of control streams, and those that begin a stream.
+//! - [`mux`] over [`websocket`], and [`yamux`]: streams over one connection of bytes.
+//! - [`limits`]: the costs that a peer can cause, with the reasons.
+
+pub mod backoff;
+#[cfg(any(test, feature = "fuzzing"))]
+#[allow(clippy::expect_used, reason = "what tests use")]
+mod choices;
+pub mod code;
+#[cfg(test)]
+mod document;
+mod error;
+pub mod frame;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
+pub mod handshake;
+pub mod keepalive;
+pub mod key;
+pub mod limits;
+pub mod mux;
+pub mod secret;
+pub mod session;
+#[cfg(any(test, feature = "fuzzing"))]
+#[allow(
+    clippy::indexing_slicing,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a simulation for tests: a panic is its finding"
+)]
+mod simulation;
+pub mod stream;
+pub mod stream_id;
+pub mod websocket;
+mod wire;
+pub mod yamux;
+
+pub use error::chain;
+pub use wire::{DecodeError, VarInt, VarIntRange};

@@ -1,0 +1,570 @@
+//! The session's links: its control frames, on whatever transports there are.
+
+use std::fmt;
+use std::time::{Duration, Instant};
+
+use bytes::{Bytes, BytesMut};
+use thiserror::Error;
+
+use super::{Ending, Event, Phase, Session, Violation};
+use crate::DecodeError;
+use crate::code::CloseCode;
+use crate::frame::{
+    Ack, Close, Control, Credit, FrameReader, Lasting, Leave, Ping, Pong, RawFrame, Sequence,
+};
+use crate::keepalive::{Due, Keepalive};
+use crate::limits;
+use crate::stream::Pace;
+use crate::stream_id::StreamId;
+
+/// Bytes of control frames given out in one go.
+const BATCH: usize = 16 * 1024;
+
+/// A transport's number in its session: the attempt of HELLO. Later ones are higher.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LinkId(pub u64);
+
+impl LinkId {
+    /// The link on which the session began.
+    pub const FIRST: Self = Self(0);
+
+    /// The link after this one.
+    pub fn next(self) -> Self {
+        Self(self.0 + 1)
+    }
+}
+
+impl fmt::Display for LinkId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// The role of a link in its session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LinkRole {
+    /// It carries what the session has to say, and streams.
+    Main,
+    /// It carries streams of the class bulk alone, beside a main link.
+    Lane,
+}
+
+/// Why a transport may not join the session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum LinkRefused {
+    /// The session is over.
+    #[error("the session has ended")]
+    Closed,
+    /// A later transport has joined already.
+    #[error("transport {late} comes after transport {latest}")]
+    Late {
+        /// The transport.
+        late: LinkId,
+        /// The latest one.
+        latest: LinkId,
+    },
+    /// A lane is beside a main link, and there is none.
+    #[error("a lane, and no main link")]
+    LaneAlone,
+    /// The peer names a number of lasting frames that cannot be.
+    #[error("the peer says that it has {0} lasting frames, which cannot be")]
+    Frames(u64),
+}
+
+/// How a link ended, where the transport itself did not. Exhaustive: the driver acts on each way.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum LinkEnd {
+    /// The peer stopped answering.
+    #[error("the peer has not answered for {} s", .0.as_secs())]
+    KeepaliveTimeout(Duration),
+    /// The peer needs it no more.
+    #[error("left by the peer: {code}: {reason}")]
+    PeerLeft {
+        /// Why, for programs.
+        code: CloseCode,
+        /// Why, for people.
+        reason: String,
+    },
+    /// This side needs it no more.
+    #[error("left")]
+    Left,
+}
+
+/// One link's side of the control frames.
+#[derive(Debug)]
+pub(super) struct Link {
+    pub(super) role: LinkRole,
+    /// Streams that it carries.
+    pub(super) streams: usize,
+    /// Streams of this side that are to begin there.
+    pub(super) arrivals: Vec<StreamId>,
+    reader: FrameReader,
+    keepalive: Keepalive,
+    round_trip: Option<Duration>,
+    /// See [`Session::queue_is_short`].
+    queue_is_short: bool,
+    /// Frames of this link alone.
+    queue: BytesMut,
+    queued: usize,
+    /// The number of the lasting frame to send next, and of the one that arrives next.
+    next_out: u64,
+    next_in: u64,
+    /// The peer is to hear what `next_out` is.
+    announce: bool,
+    pub(super) over: bool,
+}
+
+impl Link {
+    pub(super) fn queue(&mut self, frame: &Control) {
+        frame.encode(&mut self.queue);
+        self.queued += 1;
+    }
+
+    pub(super) fn has_queued(&self) -> bool {
+        self.queued > 0
+    }
+}
+
+impl Session {
+    /// A transport has joined as `role`, whose peer says that it has `peer_has` lasting frames.
+    ///
+    /// # Errors
+    /// Where it may not join. Nothing has changed then.
+    pub fn link_up(
+        &mut self,
+        link: LinkId,
+        role: LinkRole,
+        peer_has: u64,
+        now: Instant,
+    ) -> Result<(), LinkRefused> {
+        if self.phase == Phase::Closed {
+            return Err(LinkRefused::Closed);
+        }
+        if let Some(latest) = self.latest.filter(|latest| link <= *latest) {
+            return Err(LinkRefused::Late { late: link, latest });
+        }
+        if role == LinkRole::Lane && self.primary.is_none() {
+            return Err(LinkRefused::LaneAlone);
+        }
+        if self.outbox.acknowledge(peer_has).is_err() {
+            return Err(LinkRefused::Frames(peer_has));
+        }
+        let next_out = self.outbox.first();
+        let joined = Link {
+            role,
+            streams: 0,
+            arrivals: Vec::new(),
+            reader: FrameReader::new(limits::CONTROL_FRAME),
+            keepalive: Keepalive::new(self.role, self.keepalive, limits::KEEPALIVE_ANSWER, now),
+            round_trip: None,
+            queue_is_short: false,
+            queue: BytesMut::new(),
+            queued: 0,
+            next_out,
+            next_in: 0,
+            announce: role == LinkRole::Main && self.latest.is_some(),
+            over: false,
+        };
+        self.links.insert(link, Box::new(joined));
+        self.latest = Some(link);
+        self.pressing = true;
+        match role {
+            LinkRole::Main => {
+                self.primary = Some(link);
+                self.detached = None;
+                self.suspect = false;
+                self.ping(now);
+            }
+            LinkRole::Lane => self.lane = Some(link),
+        }
+        self.bound_links();
+        self.rehome();
+        self.leave_behind();
+        Ok(())
+    }
+
+    /// A peer that brings links and leaves none has its earliest ones left.
+    fn bound_links(&mut self) {
+        let excess = self.links().saturating_sub(limits::LINKS);
+        let staying = self.links.iter().filter(|(_, link)| !link.over);
+        let earliest: Vec<_> = staying
+            .map(|(id, _)| *id)
+            .filter(|id| Some(*id) != self.primary && Some(*id) != self.lane)
+            .take(excess)
+            .collect();
+        for link in earliest {
+            self.leave(link, "too many transports at once");
+        }
+    }
+
+    /// A link's transport has ended. Where it was the primary one, the session waits for another,
+    /// or ends. The others are no substitute: earlier ones only carry what has not moved yet, and what
+    /// cut one connection may have cut a lane, too.
+    pub fn link_lost(&mut self, link: LinkId, now: Instant) {
+        self.links.remove(&link);
+        self.streams.uproot(link);
+        self.lane.take_if(|lane| *lane == link);
+        if self.phase == Phase::Closed {
+            return;
+        }
+        if self.primary != Some(link) {
+            self.rehome();
+            return;
+        }
+        self.primary = None;
+        self.detached = Some(now);
+        let others: Vec<_> = self.links.keys().copied().collect();
+        for link in others {
+            self.leave(link, "the session has lost its main transport");
+        }
+        self.handle_detached(now);
+    }
+
+    /// This side needs a link no more: the peer is told, and the link ends.
+    pub fn leave(&mut self, link: LinkId, reason: &str) {
+        if self.phase == Phase::Closed {
+            return;
+        }
+        if let Some(left) = self.links.get_mut(&link)
+            && !std::mem::replace(&mut left.over, true)
+        {
+            left.queue(&Control::Leave(Leave {
+                code: CloseCode::Shutdown,
+                reason: reason.to_owned(),
+            }));
+            self.changed = true;
+            self.end_link(link, LinkEnd::Left);
+        }
+    }
+
+    /// Nothing new goes there.
+    fn end_link(&mut self, link: LinkId, end: LinkEnd) {
+        self.lane.take_if(|lane| *lane == link);
+        self.events.push_back(Event::LinkEnded(link, end));
+    }
+
+    /// The main link, for whatever has no lane; `None` while the session has no transport.
+    pub fn primary(&self) -> Option<LinkId> {
+        self.primary
+    }
+
+    /// The lane for streams of the class bulk, if there is one.
+    pub fn lane(&self) -> Option<LinkId> {
+        self.lane
+    }
+
+    /// Links that are not being left.
+    pub fn links(&self) -> usize {
+        self.links.values().filter(|link| !link.over).count()
+    }
+
+    /// The latest link that there ever was.
+    pub fn latest(&self) -> Option<LinkId> {
+        self.latest
+    }
+
+    /// Since when the session has no transport.
+    pub fn detached_since(&self) -> Option<Instant> {
+        self.detached
+    }
+
+    /// Lasting frames of the peer that have arrived: what to tell it on the next link.
+    pub fn arrived(&self) -> u64 {
+        self.arrived
+    }
+
+    /// When to call [`handle_detached`](Self::handle_detached).
+    pub fn poll_detached(&self) -> Option<Instant> {
+        let since = self.detached?;
+        (self.phase != Phase::Closed).then(|| since + self.resume_window)
+    }
+
+    /// Ends the session if it was without a transport for too long.
+    pub fn handle_detached(&mut self, now: Instant) {
+        if self.poll_detached().is_some_and(|at| now >= at) {
+            self.end(Ending::Detached(self.resume_window));
+        }
+    }
+
+    /// The path's round trip: the shortest measured on the primary link.
+    pub fn round_trip(&self) -> Option<Duration> {
+        self.links.get(&self.primary?)?.round_trip
+    }
+
+    /// What the windows of streams on a link are to be large enough for.
+    pub(super) fn pace(&self, link: Option<LinkId>) -> Pace {
+        // They do not grow before the first measure, a round trip after the link's beginning.
+        let round_trip = self.round_trip().unwrap_or_default();
+        let queue_is_short = || {
+            let link = link.and_then(|id| self.links.get(&id));
+            round_trip >= limits::LONG_PATH && link.is_some_and(|link| link.queue_is_short)
+        };
+        if self.streams.classes().interactive == 0 || queue_is_short() {
+            Pace::Throughput(round_trip)
+        } else {
+            Pace::Latency(round_trip)
+        }
+    }
+
+    /// The link's transport never has more under way than its path holds: whatever more it is given waits at this
+    /// side, where who types goes before it.
+    pub fn queue_is_short(&mut self, link: LinkId) {
+        if let Some(link) = self.links.get_mut(&link) {
+            link.queue_is_short = true;
+        }
+    }
+
+    /// The transport has measured a round trip of its own.
+    pub fn measured(&mut self, link: LinkId, round_trip: Duration) {
+        if let Some(link) = self.links.get_mut(&link) {
+            let shortest = link.round_trip.get_or_insert(round_trip);
+            *shortest = round_trip.min(*shortest);
+        }
+    }
+
+    /// Asks for a round trip now, unless one is being measured.
+    pub fn ping(&mut self, now: Instant) {
+        let Some(primary) = self.primary else {
+            return;
+        };
+        if let Some(link) = self.links.get_mut(&primary)
+            && let Some(opaque) = link.keepalive.probe(now)
+        {
+            link.queue(&Control::Ping(Ping(opaque)));
+            self.changed = true;
+        }
+    }
+
+    /// Bytes of some stream came over the link at `at`: the peer is there. Its PONG may stand behind
+    /// many of them.
+    pub fn heard(&mut self, link: LinkId, at: Instant) {
+        if let Some(link) = self.links.get_mut(&link) {
+            link.keepalive.heard(at);
+        }
+    }
+
+    /// Takes bytes of a link's control stream.
+    pub fn handle_bytes(&mut self, link: LinkId, bytes: &[u8], now: Instant) {
+        let Some(reader) = self.reader(link) else {
+            return;
+        };
+        reader.push(bytes);
+        while let Some(reader) = self.reader(link) {
+            let handled = match reader.next() {
+                Ok(Some(frame)) => self.handle_frame(link, frame, now),
+                Ok(None) => return,
+                Err(error) => Err(error.into()),
+            };
+            if let Err(violation) = handled {
+                self.fail(violation);
+            }
+        }
+    }
+
+    /// `None` once nothing more is to be read there.
+    fn reader(&mut self, link: LinkId) -> Option<&mut FrameReader> {
+        if self.phase == Phase::Closed {
+            return None;
+        }
+        let link = self.links.get_mut(&link)?;
+        (!link.over).then_some(&mut link.reader)
+    }
+
+    fn handle_frame(&mut self, id: LinkId, frame: RawFrame, now: Instant) -> Result<(), Violation> {
+        let kind = frame.kind;
+        let frame = Control::decode(frame)?;
+        self.suspect = false;
+        let Some(link) = self.links.get_mut(&id) else {
+            return Ok(());
+        };
+        link.keepalive.heard(now);
+        if link.role == LinkRole::Lane && !frame.is_of_the_link() {
+            return Err(DecodeError::UnexpectedFrame(kind).into());
+        }
+        match frame {
+            Control::Ping(Ping(opaque)) => {
+                if link.queued >= limits::CONTROL_QUEUE {
+                    return Err(Violation::NotReading);
+                }
+                link.queue(&Control::Pong(Pong(opaque)));
+            }
+            Control::Pong(Pong(opaque)) => {
+                link.keepalive.pong(opaque, now);
+                let again = link.keepalive.asked() < limits::PINGS_FIRST;
+                if let Some(round_trip) = link.keepalive.round_trip() {
+                    self.measured(id, round_trip);
+                }
+                if again && self.primary == Some(id) {
+                    self.ping(now);
+                }
+            }
+            Control::Close(Close { code, reason }) => self.end(Ending::Peer { code, reason }),
+            Control::Leave(Leave { code, reason }) => {
+                link.over = true;
+                self.end_link(id, LinkEnd::PeerLeft { code, reason });
+            }
+            Control::Sequence(Sequence(number)) => {
+                if number > self.arrived {
+                    return Err(Violation::Sequence(number));
+                }
+                link.next_in = number;
+            }
+            Control::Ack(Ack(count)) => self
+                .outbox
+                .acknowledge(count)
+                .map_err(|_| Violation::Acknowledgement(count))?,
+            Control::Credit(credit) => self.on_credit(&credit)?,
+            Control::Lasting(frame) => {
+                let number = link.next_in;
+                link.next_in += 1;
+                // What was sent again, on a later link, counts once.
+                if number == self.arrived {
+                    self.arrived += 1;
+                    self.settle_later(now);
+                    self.handle_lasting(frame)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn handle_lasting(&mut self, frame: Lasting) -> Result<(), Violation> {
+        match frame {
+            Lasting::GoAway(go_away) => {
+                if self.phase == Phase::Open {
+                    self.phase = Phase::Draining;
+                }
+                // Only the first counts, which also bounds the events.
+                if !std::mem::replace(&mut self.peer_goes_away, true) {
+                    self.events.push_back(Event::GoAway(go_away));
+                }
+                Ok(())
+            }
+            Lasting::Refuse(refuse) => self.on_refuse(refuse),
+            Lasting::ResetStream(reset) => self.on_reset(reset),
+            Lasting::StopSending(stop) => self.on_stop(stop),
+            Lasting::Done(done) => self.on_done(done),
+        }
+    }
+
+    pub(super) fn credit_due(&mut self, id: StreamId) {
+        self.credits_due.push_back(id);
+        self.changed = true;
+    }
+
+    /// Whether there may be something new to transmit, or an earlier timeout, since it was asked
+    /// last.
+    pub fn take_changed(&mut self) -> bool {
+        std::mem::take(&mut self.changed)
+    }
+
+    /// When to call [`handle_timeout`](Self::handle_timeout) for a link, or `None` once it is over.
+    pub fn poll_timeout(&self, link: LinkId) -> Option<Instant> {
+        let entry = self.links.get(&link)?;
+        if entry.over || self.phase == Phase::Closed {
+            return None;
+        }
+        let keepalive = entry.keepalive.poll_timeout(self.is_owed(link));
+        let gathering = self.gathering.due();
+        let gathering = gathering.filter(|_| self.primary == Some(link));
+        Some(gathering.map_or(keepalive, |at| at.min(keepalive)))
+    }
+
+    /// Does what is due at `now` for a link.
+    pub fn handle_timeout(&mut self, link: LinkId, now: Instant) {
+        if self.phase == Phase::Closed {
+            return;
+        }
+        if self.primary == Some(link) {
+            self.handle_gathered(now);
+        }
+        let owing = self.is_owed(link);
+        let Some(entry) = self.links.get_mut(&link).filter(|link| !link.over) else {
+            return;
+        };
+        match entry.keepalive.handle_timeout(owing, now) {
+            Some(Due::Ping(opaque)) => entry.queue(&Control::Ping(Ping(opaque))),
+            Some(Due::Lost) => {
+                entry.over = true;
+                self.end_link(link, LinkEnd::KeepaliveTimeout(limits::KEEPALIVE_ANSWER));
+            }
+            None => {}
+        }
+    }
+
+    /// Whether the peer has something to acknowledge on a link. What its application leaves unread
+    /// looks the same; then the PING is answered.
+    fn is_owed(&self, link: LinkId) -> bool {
+        if self.primary == Some(link) {
+            return self.streams.kept() > 0 || self.outbox.len() > 0;
+        }
+        // What is kept may all be of streams elsewhere: then a PING was sent in vain.
+        let carries = self.links.get(&link).is_some_and(|link| link.streams > 0);
+        carries && self.streams.kept() > 0
+    }
+
+    pub(super) fn queue_ack(&mut self) {
+        if self.acknowledged == self.arrived {
+            return;
+        }
+        if let Some(link) = self.primary.and_then(|id| self.links.get_mut(&id)) {
+            link.queue(&Control::Ack(Ack(self.arrived)));
+            self.acknowledged = self.arrived;
+        }
+    }
+
+    /// Bytes to write to a link's control stream.
+    pub fn poll_transmit(&mut self, link: LinkId) -> Option<Bytes> {
+        if self.arrived - self.acknowledged >= limits::ACK_FRAMES {
+            self.queue_ack();
+        }
+        let mut out = BytesMut::new();
+        if self.primary == Some(link) && self.is_pressing(link) {
+            self.transmit_lasting(link, &mut out);
+        }
+        // A CLOSE is the last word, behind everything that was said before.
+        if out.len() < BATCH
+            && let Some(entry) = self.links.get_mut(&link)
+        {
+            entry.queued = 0;
+            out.unsplit(std::mem::take(&mut entry.queue));
+        }
+        if self.primary == Some(link) && self.phase != Phase::Closed {
+            self.transmit_credits(&mut out);
+        }
+        (!out.is_empty()).then(|| out.freeze())
+    }
+
+    fn transmit_lasting(&mut self, link: LinkId, out: &mut BytesMut) {
+        let Some(link) = self.links.get_mut(&link).filter(|link| !link.over) else {
+            return;
+        };
+        if std::mem::take(&mut link.announce) {
+            Control::Sequence(Sequence(link.next_out)).encode(out);
+        }
+        while let Some(frame) = self.outbox.get(link.next_out) {
+            if out.len() >= BATCH {
+                return;
+            }
+            out.extend_from_slice(frame);
+            link.next_out += 1;
+        }
+        self.pressing = false;
+    }
+
+    fn transmit_credits(&mut self, out: &mut BytesMut) {
+        while out.len() < BATCH
+            && let Some(stream) = self.credits_due.pop_front()
+        {
+            if let Some((received, limit)) = self.take_credit(stream) {
+                let credit = Credit {
+                    stream,
+                    received,
+                    limit,
+                };
+                Control::Credit(credit).encode(out);
+            }
+        }
+    }
+}

@@ -1,0 +1,375 @@
+//! The established session's state machine.
+
+#[cfg(test)]
+mod fixture;
+mod gather;
+mod links;
+mod outbox;
+mod placement;
+mod seen;
+mod streams;
+mod table;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::{Duration, Instant};
+
+use thiserror::Error;
+
+use self::gather::Gathering;
+use self::links::Link;
+pub use self::links::{LinkEnd, LinkId, LinkRefused, LinkRole};
+use self::outbox::Outbox;
+pub use self::placement::{Beginning, Taken};
+use self::seen::Seen;
+pub use self::streams::{Classes, WriteEnd};
+use self::table::Table;
+use super::code::CloseCode;
+use super::frame::{Close, Control, GoAway, Lasting};
+use super::handshake::decode_close_code;
+use super::stream::{OffsetError, RecvEnd, SendEnd};
+use super::stream_id::{Role, StreamId};
+use super::{DecodeError, limits};
+
+/// The settings that both sides agreed on in the handshake.
+#[derive(Debug, Clone)]
+pub struct Agreed {
+    /// Streams that this side may have open at once.
+    pub local_streams: u32,
+    /// Streams that the peer may have open at once.
+    pub remote_streams: u32,
+    /// Silence after which a PING is due.
+    pub keepalive: Duration,
+    /// How long the session waits without a transport.
+    pub resume_window: Duration,
+}
+
+/// A session: its streams with what they keep, its transports (here called links), its end.
+///
+/// ```text
+///            GOAWAY sent or received      CLOSE, violation, no link for the resume window
+///   Open ------------------------> Draining ---------------------------> Closed
+///     \----------------------------------------------------------------/
+/// ```
+///
+/// # Driving it
+/// The session knows links by number and streams by id; whoever drives it has the transports.
+/// - A transport past its handshake is told with [`link_up`](Self::link_up), its end with
+///   [`link_lost`](Self::link_lost).
+/// - Its control stream's bytes go to [`handle_bytes`](Self::handle_bytes); what
+///   [`poll_transmit`](Self::poll_transmit) gives goes to its control stream, in that order; the
+///   time goes to [`handle_timeout`](Self::handle_timeout) when
+///   [`poll_timeout`](Self::poll_timeout) has passed.
+/// - A new transport stream's first frame goes to [`take_open`](Self::take_open) or
+///   [`take_attach`](Self::take_attach). A link's [`take_arrivals`](Self::take_arrivals) are put on
+///   transport streams of their own there, each with what [`begin`](Self::begin) says.
+/// - What a stream sends comes from [`next_chunk`](Self::next_chunk), what arrived is told with
+///   [`received`](Self::received). After a timeout [`take_overdue`](Self::take_overdue) names streams
+///   whose chunks are not to wait for their application any longer.
+///
+/// After any of these, act on [`poll_event`](Self::poll_event) until `None`, and look for
+/// something to transmit, and for arrivals, on every link.
+#[derive(Debug)]
+pub struct Session {
+    role: Role,
+    phase: Phase,
+    next_id: Option<StreamId>,
+    streams: Table,
+    /// Ids of the peer's that were used.
+    seen: Seen,
+    /// In boxes: a node of the tree has places for eleven, and hardly a session has more than two.
+    links: BTreeMap<LinkId, Box<Link>>,
+    /// The link that lasting frames, acknowledgements and new streams go on: the latest main one.
+    primary: Option<LinkId>,
+    /// The link for streams of the class bulk, where there is one beside: the latest lane.
+    lane: Option<LinkId>,
+    /// The latest link that there ever was.
+    latest: Option<LinkId>,
+    outbox: Outbox,
+    /// The peer's lasting frames that arrived, and those that it knows of.
+    arrived: u64,
+    acknowledged: u64,
+    credits_due: VecDeque<StreamId>,
+    gathering: Gathering,
+    /// Lasting frames are to go out, and not only where others do.
+    pressing: bool,
+    keepalive: Duration,
+    resume_window: Duration,
+    /// Since when there is no link.
+    detached: Option<Instant>,
+    suspect: bool,
+    peer_goes_away: bool,
+    /// Something new is to be transmitted, or a timeout is earlier.
+    changed: bool,
+    events: VecDeque<Event>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Open,
+    Draining,
+    Closed,
+}
+
+/// Something that the session's owner must act on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// The stream may be written, or its sending direction ended.
+    Writable(StreamId),
+    /// The stream's receiving direction ended in another way than by its last byte.
+    Readable(StreamId),
+    /// The stream is no more.
+    Forgotten {
+        /// Which one.
+        id: StreamId,
+        /// How the direction ended that this side wrote.
+        send: SendEnd,
+        /// How the other ended.
+        recv: RecvEnd,
+    },
+    /// The link is over: its transport is to be closed. Tell [`Session::link_lost`].
+    LinkEnded(LinkId, LinkEnd),
+    /// The peer takes no new streams and says when to come back.
+    GoAway(GoAway),
+    /// The session ended. Nothing follows.
+    Closed(Ending),
+}
+
+/// How a session ended. Exhaustive: metrics give each way its label.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum Ending {
+    /// This side closed it.
+    #[error("closed: {code}: {reason}")]
+    Local {
+        /// Why, for programs.
+        code: CloseCode,
+        /// Why, for people.
+        reason: String,
+    },
+    /// The peer closed it.
+    #[error("closed by the peer: {code}: {reason}")]
+    Peer {
+        /// Why, for programs.
+        code: CloseCode,
+        /// Why, for people.
+        reason: String,
+    },
+    /// The peer broke the protocol.
+    #[error("the peer broke the protocol")]
+    Violation(#[from] Violation),
+    /// The last transport ended, and no other came in time.
+    #[error("no transport for {} s", .0.as_secs())]
+    Detached(Duration),
+}
+
+/// How the peer broke the protocol.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum Violation {
+    /// It sent bytes that are not a frame, or not one that belongs there.
+    #[error("bad control frame")]
+    Decode(#[from] DecodeError),
+    /// It opened a stream under an id of this side.
+    #[error("stream {0} was opened by the wrong side")]
+    WrongInitiator(StreamId),
+    /// It opened a stream under the id of one that is open.
+    #[error("stream {0} is open already")]
+    DuplicateStream(StreamId),
+    /// It names a stream of this side that was never opened.
+    #[error("stream {0} was never opened")]
+    UnknownStream(StreamId),
+    /// It passes over too many stream ids.
+    #[error("more than {} gaps among the stream ids", limits::STREAM_ID_GAPS)]
+    StreamIdGaps,
+    /// It names offsets of a stream that cannot be.
+    #[error("impossible offset in stream {0}")]
+    Offset(StreamId, #[source] OffsetError),
+    /// It acknowledges control frames that were not sent.
+    #[error("{0} lasting frames are acknowledged, and were not sent")]
+    Acknowledgement(u64),
+    /// It passes over lasting frames.
+    #[error("lasting frame {0} is announced before those that precede it")]
+    Sequence(u64),
+    /// It asks faster than it reads the answers.
+    #[error("more than {} answers wait to be read", limits::CONTROL_QUEUE)]
+    NotReading,
+    /// It does not acknowledge what it was told.
+    #[error(
+        "more than {} lasting frames wait to be acknowledged",
+        limits::LASTING_FRAMES
+    )]
+    NotAcknowledging,
+}
+
+impl Violation {
+    /// A message for the peer.
+    pub fn close_code(self) -> CloseCode {
+        match self {
+            Self::Decode(error) => decode_close_code(error),
+            Self::WrongInitiator(_)
+            | Self::DuplicateStream(_)
+            | Self::UnknownStream(_)
+            | Self::StreamIdGaps => CloseCode::StreamId,
+            Self::Offset(..) | Self::Acknowledgement(_) | Self::Sequence(_) => {
+                CloseCode::FlowControl
+            }
+            Self::NotReading | Self::NotAcknowledging => CloseCode::Overloaded,
+        }
+    }
+}
+
+/// Why this side may not open a stream now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum OpenRefused {
+    /// The session is over.
+    #[error("the session is closed")]
+    Closed,
+    /// One of the sides is going away.
+    #[error("the session is draining and takes no new streams")]
+    Draining,
+    /// The peer allows no more streams at once.
+    #[error("the peer allows {0} streams at once, and all are open")]
+    Limit(u32),
+}
+
+impl Session {
+    /// A session whose handshake has just ended; its first link comes with
+    /// [`link_up`](Self::link_up).
+    pub fn new(role: Role, agreed: &Agreed, now: Instant) -> Self {
+        let keepalive = agreed
+            .keepalive
+            .clamp(limits::KEEPALIVE_MIN, limits::KEEPALIVE_MAX);
+        Self {
+            role,
+            phase: Phase::Open,
+            next_id: Some(StreamId::first(role)),
+            streams: Table::new(role, agreed.local_streams, agreed.remote_streams),
+            seen: Seen::default(),
+            links: BTreeMap::new(),
+            primary: None,
+            lane: None,
+            latest: None,
+            outbox: Outbox::default(),
+            arrived: 0,
+            acknowledged: 0,
+            credits_due: VecDeque::new(),
+            gathering: Gathering::default(),
+            pressing: false,
+            keepalive,
+            resume_window: agreed.resume_window.min(limits::RESUME_WINDOW_MAX),
+            detached: Some(now),
+            suspect: false,
+            peer_goes_away: false,
+            changed: false,
+            events: VecDeque::new(),
+        }
+    }
+
+    /// Streams that are not over, of both sides.
+    pub fn open_streams(&self) -> usize {
+        self.streams.len()
+    }
+
+    /// Bytes kept until the peer acknowledges them, over all streams.
+    pub fn kept(&self) -> u64 {
+        self.streams.kept()
+    }
+
+    /// Takes no new streams from now on, and asks the peer to open none.
+    pub fn go_away(&mut self, go_away: GoAway) {
+        if self.phase == Phase::Open {
+            self.phase = Phase::Draining;
+            self.say_now(&Lasting::GoAway(go_away));
+        }
+    }
+
+    /// Ends the session.
+    pub fn close(&mut self, code: CloseCode, reason: &str) {
+        self.end(Ending::Local {
+            code,
+            reason: reason.to_owned(),
+        });
+    }
+
+    /// The transport carried the peer's CLOSE.
+    pub fn closed_by_peer(&mut self, code: CloseCode, reason: String) {
+        self.end(Ending::Peer { code, reason });
+    }
+
+    /// Ends the session because the peer broke the protocol.
+    pub fn fail(&mut self, violation: Violation) {
+        self.end(violation.into());
+    }
+
+    /// An OPEN went unanswered for too long: asks whether the peer is there, and counts it as
+    /// unresponsive until it is heard from.
+    pub fn suspect(&mut self, now: Instant) {
+        if self.phase == Phase::Closed {
+            return;
+        }
+        self.suspect = true;
+        self.ping(now);
+    }
+
+    /// Whether streams should rather be opened elsewhere.
+    pub fn is_suspect(&self) -> bool {
+        self.suspect
+    }
+
+    /// Whether new streams may be opened: neither side is going away or gone.
+    pub fn is_open(&self) -> bool {
+        self.phase == Phase::Open
+    }
+
+    /// Whether the session has ended.
+    pub fn is_closed(&self) -> bool {
+        self.phase == Phase::Closed
+    }
+
+    /// An event.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    /// Something the peer must hear at once.
+    fn say_now(&mut self, frame: &Lasting) {
+        self.changed = true;
+        self.pressing = true;
+        self.say(frame);
+    }
+
+    /// Something the peer must hear, whatever becomes of the link; with what goes out next.
+    fn say(&mut self, frame: &Lasting) {
+        if self.phase == Phase::Closed {
+            return;
+        }
+        self.outbox.push(frame.to_bytes());
+        // One that cannot hear, since it is away, is not to blame.
+        if self.outbox.len() > limits::LASTING_FRAMES && self.primary.is_some() {
+            self.end(Violation::NotAcknowledging.into());
+        }
+    }
+
+    fn end(&mut self, ending: Ending) {
+        if self.phase == Phase::Closed {
+            return;
+        }
+        self.phase = Phase::Closed;
+        let told = match &ending {
+            Ending::Local { code, reason } => Some((*code, reason.clone())),
+            Ending::Violation(violation) => {
+                Some((violation.close_code(), crate::error::chain(violation)))
+            }
+            Ending::Peer { .. } | Ending::Detached(_) => None,
+        };
+        if let Some((code, reason)) = told {
+            let close = Control::Close(Close { code, reason });
+            for link in self.links.values_mut() {
+                link.queue(&close);
+            }
+        }
+        self.streams.clear();
+        self.changed = true;
+        self.events.push_back(Event::Closed(ending));
+    }
+}
