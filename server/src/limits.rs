@@ -50,6 +50,10 @@ pub(crate) const STRANGERS_LOG_FILES: usize = 3;
 /// such objects.
 pub(crate) const API_BODY: usize = 1024 * 1024;
 
+/// JSON values in it: a group of as many users as an object holds ([`underpass_core::limits::OBJECT_BYTES`]) by names of
+/// ten bytes. A hostile body of so many takes some 10 MiB as values, of a caller who may change such objects.
+pub(crate) const API_BODY_VALUES: usize = 40_000;
+
 /// The same for a token, an agent or a password, which anybody may ask for who has one: a scope of
 /// [`underpass_core::limits::SCOPE_CLUSTERS`], a description of [`DESCRIPTION_CHARS`], or two passwords.
 pub(crate) const API_SMALL_BODY: usize = 8 * 1024;
@@ -57,10 +61,14 @@ pub(crate) const API_SMALL_BODY: usize = 8 * 1024;
 /// The same for letting somebody in: their groups, and their clusters by name.
 pub(crate) const API_ACCESS_BODY: usize = 64 * 1024;
 
-/// Requests to the API that are being answered, until their answer's last byte is sent. The largest body is [`API_BODY`], and
-/// the largest answer [`API_PAGE_BYTES`] and an object: 200 MiB in all, where nobody reads. One authenticator's users have
-/// three quarters of them at the most (`share.rs` of the proxy).
+/// Requests to the API that are being answered, until their answer's last byte is sent. The largest answer is
+/// [`API_PAGE_BYTES`] and an object: 200 MiB in all, where nobody reads. The largest body is [`API_BODY`], with
+/// [`API_BODY_VALUES`], for callers only who administer something. One authenticator's users have three quarters of the places
+/// at the most (`share.rs` of the proxy).
 pub(crate) const API_PLACES: usize = 128;
+
+/// Those of all users of one authority but the directory, which may give ever new names.
+pub(crate) const API_PLACES_PER_AUTHORITY: usize = API_PLACES / 4 * 3;
 
 /// Those of one user: a program that makes ten requests at once, and some more.
 pub(crate) const API_PLACES_PER_USER: usize = 16;
@@ -86,6 +94,12 @@ pub(crate) const CHANGES_PER_AUTHORITY: u32 = 5000;
 
 /// One more after each: twenty a second.
 pub(crate) const CHANGE_PER_AUTHORITY_EVERY: Duration = Duration::from_millis(50);
+
+/// The same of all users whom somebody else than the directory vouches for.
+pub(crate) const CHANGES: u32 = 3 * CHANGES_PER_AUTHORITY;
+
+/// One more after each: sixty a second, where a directory on a slow disk makes a hundred.
+pub(crate) const CHANGE_EVERY: Duration = Duration::from_millis(17);
 
 /// Authenticators whose users' changes are counted: more than any installation has.
 pub(crate) const CHANGING_AUTHORITIES: usize = 256;

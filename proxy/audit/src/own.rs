@@ -6,7 +6,7 @@ use http::Method;
 use time::OffsetDateTime;
 
 use super::{Call, Event, Kind, Stage, Told, Trail, User};
-use underpass_core::{Identity, RequestInfo};
+use underpass_core::{Identity, Provenance, RequestInfo};
 
 /// One call of the server's own API, when it has been answered. Its objects are of the API group `underpass.dev`, so that
 /// policies can tell them from a cluster's.
@@ -82,19 +82,21 @@ impl Trail {
             path: call.path,
         };
         let client = call.client.unwrap_or(Ipv4Addr::LOCALHOST.into());
-        let by = match call.caller {
-            OwnCaller::Identity(identity) => identity.provenance().map(ToString::to_string),
+        let provenance = match call.caller {
+            OwnCaller::Identity(identity) => identity.provenance(),
             OwnCaller::Known(_) | OwnCaller::Claimed(_) => None,
         };
-        let by = by.as_deref().unwrap_or_default();
+        let authority = provenance.map(Provenance::authority);
+        let authority = authority.map(ToString::to_string).unwrap_or_default();
+        let authority = authority.as_str();
         let name = user.name();
         let told = self.tell(match call.caller {
             OwnCaller::Claimed(_) => Kind::Stranger(client),
             OwnCaller::Known(_) | OwnCaller::Identity(_) if call.was_refused() => {
-                Kind::Refused { name, by }
+                Kind::Refused { name, authority }
             }
             OwnCaller::Known(_) => Kind::Done,
-            OwnCaller::Identity(_) if call.method.is_safe() => Kind::Read { name, by },
+            OwnCaller::Identity(_) if call.method.is_safe() => Kind::Read { name, authority },
             OwnCaller::Identity(_) => Kind::Done,
         })?;
         self.write(told, Stage::ResponseComplete, about, |level| {
@@ -104,9 +106,9 @@ impl Trail {
             event.user = user.clone();
             event.asks(&info);
             event.answered(call.code);
-            if !by.is_empty() {
+            if let Some(by) = provenance {
                 let key = "underpass.dev/authenticated-by";
-                event.annotations.insert(key, by.to_owned());
+                event.annotations.insert(key, by.to_string());
             }
             for (key, text) in call.details {
                 event.annotations.insert(key, text.clone());

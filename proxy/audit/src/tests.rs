@@ -100,7 +100,10 @@ async fn rule_23_no_event_is_longer_than_its_kind_may_be() {
     let client = IpAddr::from(Ipv4Addr::LOCALHOST);
     for kind in [
         Kind::Stranger(client),
-        Kind::Refused { name, by },
+        Kind::Refused {
+            name,
+            authority: by,
+        },
         Kind::Done,
     ] {
         let told = trail.tell(kind).unwrap();
@@ -161,7 +164,14 @@ async fn what_fits_is_written_whole() {
 #[tokio::test(start_paused = true)]
 async fn rule_23_a_captured_authenticator_does_not_rotate_the_history_with_ever_new_names() {
     let trail = Trail::default();
-    let refused = |name: &str, by: &str| trail.tell(Kind::Refused { name, by }).is_some();
+    let refused = |name: &str, by: &str| {
+        trail
+            .tell(Kind::Refused {
+                name,
+                authority: by,
+            })
+            .is_some()
+    };
     let told = (0..100_000)
         .filter(|number| refused(&number.to_string(), "token-review/captured"))
         .count();
@@ -175,6 +185,32 @@ async fn rule_23_a_captured_authenticator_does_not_rotate_the_history_with_ever_
     assert_eq!(share + 1 + told, limits::ALL_REFUSED_EVENTS as usize);
     tokio::time::advance(limits::ALL_REFUSED_EVENT_EVERY).await;
     assert!(refused("bob", "token/tokens"));
+}
+
+/// A token of a login is the directory's, whoever vouches for its user.
+#[tokio::test(start_paused = true)]
+async fn rule_23_a_share_is_the_authoritys_and_not_the_tokens() {
+    let kept = Kept::default();
+    let trail = kept.trail();
+    let with_a_token = |name: &str, authority: Authority| {
+        let identity = Identity::new(name.into(), None, Vec::new(), BTreeMap::new()).unwrap();
+        identity.vouched_for(Provenance::new(Proof::Token, "tokens", authority))
+    };
+    let refused = |identity: &Identity| {
+        let caller = OwnCaller::Identity(identity);
+        let told = trail.own_call(&call(caller, &Method::GET, "/v1/users", 403, &[]));
+        told.is_some()
+    };
+    let captured = Authority::provider(Proof::Jwt, "captured".into());
+    let told = (0..100_000)
+        .filter(|number| refused(&with_a_token(&number.to_string(), captured.clone())))
+        .count();
+    assert_eq!(told, limits::AUTHORITY_REFUSED_EVENTS as usize);
+    assert!(refused(&with_a_token("alice", Authority::Directory)));
+    let events = kept.of(&trail).await;
+    let event: serde_json::Value = serde_json::from_slice(events.last().unwrap()).unwrap();
+    let by = &event["annotations"]["underpass.dev/authenticated-by"];
+    assert_eq!(by, "token/tokens", "and it says what was shown");
 }
 
 #[tokio::test(start_paused = true)]

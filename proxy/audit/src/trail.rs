@@ -52,15 +52,17 @@ pub enum Kind<'a> {
     Refused {
         /// The user.
         name: &'a str,
-        /// The authenticator.
-        by: &'a str,
+        /// The authority that vouches for the name ([`underpass_core::Authority`]), and not what was shown: a token of a
+        /// login is the directory's, and its user may be a provider's.
+        authority: &'a str,
     },
     /// Of a known user who read something of this server's own.
     Read {
         /// The user.
         name: &'a str,
-        /// The authenticator.
-        by: &'a str,
+        /// The authority that vouches for the name ([`underpass_core::Authority`]), and not what was shown: a token of a
+        /// login is the directory's, and its user may be a provider's.
+        authority: &'a str,
     },
     /// Of a call that did begin: it has waited for room ([`Trail::ready`]).
     Done,
@@ -157,16 +159,16 @@ impl Trail {
                 suppressed: self.0.strangers.admit(client)?,
                 ..done
             },
-            Kind::Refused { name, by } => Told {
+            Kind::Refused { name, authority } => Told {
                 may_drop: true,
                 brief: true,
-                suppressed: self.0.refused.admit(name, by)?,
+                suppressed: self.0.refused.admit(name, authority)?,
                 ..done
             },
             // It has waited for room, as what changes something has.
-            Kind::Read { name, by } => Told {
+            Kind::Read { name, authority } => Told {
                 brief: true,
-                suppressed: self.0.read.admit(name, by)?,
+                suppressed: self.0.read.admit(name, authority)?,
                 ..done
             },
             Kind::Done => done,

@@ -28,6 +28,23 @@ pub fn full(bytes: impl Into<Bytes>) -> Body {
         .boxed_unsync()
 }
 
+/// The same bytes, which keep `with` until they are gone: what hyper has taken of a body and has not sent yet costs memory, and
+/// a client may read as slowly as it likes.
+pub fn tied<T: Send + Sync + 'static>(bytes: Bytes, with: T) -> Bytes {
+    Bytes::from_owner(Tied { bytes, _with: with })
+}
+
+struct Tied<T> {
+    bytes: Bytes,
+    _with: T,
+}
+
+impl<T> AsRef<[u8]> for Tied<T> {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
 /// Boxes a foreign body.
 pub fn boxed<B>(body: B) -> Body
 where
@@ -42,8 +59,8 @@ pub trait Guard: Send + Unpin + 'static {
     /// An error ends the body at once, in the middle.
     fn poll_abort(&mut self, cx: &mut Context<'_>) -> Poll<BoxError>;
 
-    /// Sees each piece of payload.
-    fn passed(&mut self, _data: &Bytes) {}
+    /// Sees each piece of payload, and may tie something to it ([`tied`]).
+    fn passed(&mut self, _data: &mut Bytes) {}
 
     /// Sees what follows the payload, and may change it.
     fn trailers(&mut self, _trailers: &mut HeaderMap) {}
@@ -126,7 +143,7 @@ where
                 if let Some(trailers) = frame.trailers_mut() {
                     this.guard.trailers(trailers);
                 }
-                if let Some(data) = frame.data_ref() {
+                if let Some(data) = frame.data_mut() {
                     this.guard.passed(data);
                 }
                 if this.body.is_end_stream() {

@@ -15,6 +15,7 @@ mod grants;
 mod name;
 mod names;
 mod object;
+mod reach;
 mod role;
 mod room;
 pub mod seal;
@@ -48,6 +49,7 @@ pub use self::{
         AccessToken, Agent, Binding, Cluster, Group, Kind, Login, Object, Owner, Selector,
         TokenUse, User,
     },
+    reach::Reach,
     role::{Ability, Role, UnknownRole},
     snapshot::{Entry, Snapshot, Table, Tabled, Tables, Unreadable},
     standing::Named,

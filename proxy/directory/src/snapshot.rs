@@ -206,7 +206,7 @@ impl Snapshot {
     }
 
     /// The bindings that name somebody or one of their groups.
-    fn bindings_of<'a>(
+    pub(super) fn bindings_of<'a>(
         &'a self,
         named: Named<'a>,
     ) -> impl Iterator<Item = (Subject, &'a str, &'a Binding)> + 'a {
@@ -272,11 +272,12 @@ impl Snapshot {
 
     /// The roles that somebody has in a cluster.
     pub fn roles(&self, named: Named<'_>, cluster: &ClusterName) -> BTreeSet<Role> {
-        let labels = self.labels(cluster);
-        self.bindings_of(named)
-            .filter(|(_, _, binding)| binding.clusters.selects(cluster, labels))
-            .map(|(_, _, binding)| binding.role)
-            .collect()
+        self.reach(named).roles(cluster)
+    }
+
+    /// May somebody change the whole directory?
+    pub fn is_administrator(&self, named: Named<'_>) -> bool {
+        self.reach(named).is_administrator()
     }
 
     /// What a user's bindings, and those of the groups that the directory has them in, choose: clusters by name, `*` for
@@ -295,18 +296,12 @@ impl Snapshot {
         reach
     }
 
-    /// May somebody change the whole directory? Who is `admin` of all clusters may.
-    pub fn is_administrator(&self, named: Named<'_>) -> bool {
-        self.bindings_of(named)
-            .any(|(_, _, binding)| binding.clusters.all && binding.role == Role::Admin)
-    }
-
     /// Is there such a cluster?
     pub fn has_cluster(&self, name: &ClusterName) -> bool {
         self.tables.clusters.contains_key(name.as_str())
     }
 
-    fn labels(&self, cluster: &ClusterName) -> &Labels {
+    pub(super) fn labels(&self, cluster: &ClusterName) -> &Labels {
         static NONE: std::sync::LazyLock<Labels> = std::sync::LazyLock::new(Labels::default);
         self.get::<Cluster>(cluster.as_str())
             .map_or(&NONE, |cluster| &cluster.object.labels)

@@ -106,7 +106,7 @@ impl Answer {
         let audited = Audited {
             exchange: self.exchange,
             record,
-            place: Some(self.place),
+            place: Some(Arc::new(self.place)),
             watch_end: self.watch_end,
             _recognised: self.recognised,
         };
@@ -190,8 +190,9 @@ fn switching_response(parts: &mut response::Parts, upgrade: &UpgradeRequest) {
 struct Audited {
     exchange: Exchange,
     record: Record,
-    /// Until the end: what hyper still has to send costs the cluster nothing.
-    place: Option<Place>,
+    /// The pieces that hyper has taken and not sent yet keep it, too (security rule 23): for a client that does not read
+    /// they are `FRONT_SEND_BUFFER` bytes.
+    place: Option<Arc<Place>>,
     watch_end: Option<WatchEnd>,
     _recognised: Recognised,
 }
@@ -201,10 +202,13 @@ impl Guard for Audited {
         self.exchange.poll_abort(cx)
     }
 
-    fn passed(&mut self, data: &Bytes) {
+    fn passed(&mut self, data: &mut Bytes) {
         self.record.passed(data.len());
         if let Some(watch) = &mut self.watch_end {
             watch.passed(data);
+        }
+        if let Some(place) = &self.place {
+            *data = body::tied(std::mem::take(data), Arc::clone(place));
         }
     }
 

@@ -8,7 +8,7 @@ use time::OffsetDateTime;
 
 use super::route::Route;
 use underpass_audit::{Call, Event, Kind, Stage, Told, Trail, User, cut};
-use underpass_core::{ClusterName, Identity, Refusal, RequestInfo, limits};
+use underpass_core::{ClusterName, Identity, Provenance, Refusal, RequestInfo, limits};
 use underpass_http::pipe::Meter;
 
 /// One request. Its last event is written when it is dropped, however that happens.
@@ -26,6 +26,8 @@ pub(crate) struct Record {
     cluster: Option<ClusterName>,
     user: Option<User>,
     authenticated: Option<String>,
+    /// Vouches for the user's name.
+    authority: Option<String>,
     acting_as: Option<User>,
     info: Option<RequestInfo>,
     code: Option<StatusCode>,
@@ -61,6 +63,7 @@ impl Record {
             cluster: None,
             user: None,
             authenticated: None,
+            authority: None,
             acting_as: None,
             info: None,
             code: None,
@@ -86,7 +89,10 @@ impl Record {
 
     pub(crate) fn caller(&mut self, identity: &Identity, route: &Route) {
         self.user = Some(identity.into());
-        self.authenticated = identity.provenance().map(ToString::to_string);
+        let provenance = identity.provenance();
+        self.authenticated = provenance.map(ToString::to_string);
+        let authority = provenance.map(Provenance::authority);
+        self.authority = authority.map(ToString::to_string);
         self.cluster = Some(route.cluster.clone());
         self.target = kept(route.path.as_str());
     }
@@ -158,7 +164,7 @@ impl Record {
         self.trail.tell(if refused || !self.admitted {
             Kind::Refused {
                 name: user.name(),
-                by: self.authenticated.as_deref().unwrap_or_default(),
+                authority: self.authority.as_deref().unwrap_or_default(),
             }
         } else {
             Kind::Done

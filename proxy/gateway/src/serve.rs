@@ -207,6 +207,8 @@ fn http1() -> http1::Builder {
         // and only what is far too much by hyper, without.
         .max_headers(2 * limits::HEADER_COUNT)
         .max_header_size(limits::HTTP1_BUFFER_BYTES)
+        // A copy of what is to be sent would keep no place of what it costs.
+        .writev(true)
         .max_buf_size(limits::HTTP1_BUFFER_BYTES);
     builder
 }

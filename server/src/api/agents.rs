@@ -9,13 +9,13 @@ use http::{HeaderMap, StatusCode};
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use underpass_core::ClusterName;
-use underpass_directory::{Agent, Cluster, Draft, Entry, Expect, Labels, Revision, Snapshot};
+use underpass_directory::{Agent, Cluster, Draft, Entry, Expect, Labels, Revision};
 use underpass_tunnel::AgentKey;
 use zeroize::Zeroizing;
 
 use super::page::{Page, tagged};
 use super::problem::Problem;
-use super::requester::not_of_the_cluster;
+use super::requester::{Rights, not_of_the_cluster};
 use super::{Did, Requester, State, body};
 use crate::limits;
 
@@ -88,8 +88,8 @@ fn view(id: &str, entry: &Entry<Agent>) -> View {
     }
 }
 
-fn is_visible(requester: &Requester, snapshot: &Snapshot, agent: &Agent) -> bool {
-    requester.administers(snapshot, &agent.cluster) || requester.is_administrator(snapshot)
+fn is_visible(rights: &Rights<'_>, agent: &Agent) -> bool {
+    rights.administers(&agent.cluster) || rights.is_administrator()
 }
 
 async fn list(
@@ -110,9 +110,9 @@ async fn list(
             .as_deref()
             .is_none_or(|cluster| cluster == agent.cluster.as_str())
     };
+    let rights = requester.rights(&snapshot);
     let shown = page.of(snapshot.all::<Agent>(), |id, entry| {
-        (wanted(&entry.object) && is_visible(&requester, &snapshot, &entry.object))
-            .then(|| view(id, entry))
+        (wanted(&entry.object) && is_visible(&rights, &entry.object)).then(|| view(id, entry))
     });
     Ok(tagged(&headers, snapshot.revision(), &shown))
 }
@@ -126,7 +126,7 @@ async fn read(
     let snapshot = state.directory.snapshot();
     let entry = snapshot
         .get::<Agent>(&id)
-        .filter(|entry| is_visible(&requester, &snapshot, &entry.object))
+        .filter(|entry| is_visible(&requester.rights(&snapshot), &entry.object))
         .ok_or_else(|| Problem::not_found("agent", &id))?;
     Ok(tagged(&headers, entry.revision, &view(&id, entry)))
 }
@@ -136,7 +136,10 @@ async fn create(
     requester: Requester,
     request: Request,
 ) -> Result<Response, Problem> {
-    if !requester.administers_some(&state.directory.snapshot()) {
+    if !requester
+        .rights(&state.directory.snapshot())
+        .administers_some()
+    {
         return Err(not_of_the_cluster());
     }
     let wanted: AgentRequest = body::read(request, "an agent", limits::API_SMALL_BODY).await?;
@@ -218,7 +221,7 @@ async fn remove(
     let remove = |draft: &mut Draft| {
         let agent = draft.get::<Agent>(&id).map(|entry| entry.object.clone());
         let agent = agent
-            .filter(|agent| is_visible(&requester, draft.before(), agent))
+            .filter(|agent| is_visible(&requester.rights(draft.before()), agent))
             .ok_or_else(|| Problem::not_found("agent", &id))?;
         draft.remove::<Agent>(&id, Expect::Present)?;
         Ok(agent)

@@ -1,9 +1,10 @@
-//! Answers while they are sent (security rule 23). A client may read as slowly as it likes, or not at all; it has a place of
-//! its user's meanwhile ([`Place`]), and the answer is gone when its time is over, whether somebody asks for more of it or not.
+//! Answers while they are sent (security rule 23). A client may read as slowly as it likes, or not at all. An answer has a place
+//! of its user's ([`Place`]) until all of it is sent, in pieces: hyper gets the next piece when the last one is gone, and the end
+//! when all are. So the answer can be cut off when its time is over, and little of it waits in hyper or in h2.
 
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
 
 use bytes::{Buf, Bytes};
 use http::Response;
@@ -12,30 +13,79 @@ use http_body_util::BodyExt;
 use metrics::counter;
 use thiserror::Error;
 use tokio::task::AbortHandle;
+use underpass_core::body::tied;
 use underpass_core::{Body, BoxError};
 
 use super::share::Place;
 use crate::limits;
 
-/// The rest of an answer.
-struct Held {
-    bytes: Bytes,
-    /// `None` for the operator, who has no bound.
-    _place: Option<Place>,
-}
-
 /// The body of an answer that takes a place.
 struct Answer {
-    held: Arc<Mutex<Option<Held>>>,
-    left: usize,
+    sending: Sending,
     end: AbortHandle,
+}
+
+/// An answer that is being sent.
+#[derive(Clone)]
+struct Sending(Arc<Mutex<State>>);
+
+struct State {
+    /// What hyper has not asked for yet.
+    rest: Bytes,
+    /// A piece that hyper has and has not sent.
+    has_piece: bool,
+    is_over: bool,
+    /// `None` when all is sent.
+    place: Option<Place>,
+    /// Waits for the piece to be sent.
+    waker: Option<Waker>,
+}
+
+/// Exists while hyper has the piece.
+struct Piece(Sending);
+
+impl Sending {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Nothing more is sent of it. A piece that is with hyper keeps the place.
+    fn end(&self) -> bool {
+        let mut state = self.lock();
+        let was_whole = state.is_over || (state.rest.is_empty() && !state.has_piece);
+        state.is_over = true;
+        state.rest = Bytes::new();
+        let place = (!state.has_piece).then(|| state.place.take());
+        let waker = state.waker.take();
+        drop(state);
+        drop(place);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+        !was_whole
+    }
+}
+
+impl Drop for Piece {
+    fn drop(&mut self) {
+        let mut state = self.0.lock();
+        state.has_piece = false;
+        let place = state.is_over.then(|| state.place.take());
+        let waker = state.waker.take();
+        drop(state);
+        drop(place);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
 }
 
 #[derive(Debug, Error)]
 #[error("the answer was not read within {} seconds", limits::API_ANSWER_TIME.as_secs())]
 struct Unread;
 
-/// Lets a response keep its place until its body is gone, which is no later than when its time is over.
+/// Lets a response keep its place until all of it is sent, or its time is over. The operator's answers have none, and no
+/// bound. A reader in this process takes each piece before it asks for the next one.
 pub(super) async fn hold(response: Response<Body>, place: Option<Place>) -> Response<Body> {
     let (head, body) = response.into_parts();
     // It is in memory already: no handler streams.
@@ -46,24 +96,25 @@ pub(super) async fn hold(response: Response<Body>, place: Option<Place>) -> Resp
             Bytes::new()
         }
     };
-    if bytes.is_empty() {
-        return Response::from_parts(head, underpass_core::empty());
-    }
-    let left = bytes.len();
-    let held = Arc::new(Mutex::new(Some(Held {
-        bytes,
-        _place: place,
+    let Some(place) = place.filter(|_| !bytes.is_empty()) else {
+        return Response::from_parts(head, underpass_core::full(bytes));
+    };
+    let sending = Sending(Arc::new(Mutex::new(State {
+        rest: bytes,
+        has_piece: false,
+        is_over: false,
+        place: Some(place),
+        waker: None,
     })));
-    let ending = Arc::clone(&held);
+    let timed = sending.clone();
     let end = tokio::spawn(async move {
         tokio::time::sleep(limits::API_ANSWER_TIME).await;
-        let ended = ending.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if ended.is_some() {
+        if timed.end() {
             counter!("underpass_api_turned_away_total", "for" => "unread").increment(1);
         }
     });
     let end = end.abort_handle();
-    Response::from_parts(head, Answer { held, left, end }.boxed_unsync())
+    Response::from_parts(head, Answer { sending, end }.boxed_unsync())
 }
 
 impl http_body::Body for Answer {
@@ -71,43 +122,47 @@ impl http_body::Body for Answer {
     type Error = BoxError;
 
     fn poll_frame(
-        mut self: Pin<&mut Self>,
-        _: &mut Context<'_>,
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        if self.left == 0 {
+        let mut state = self.sending.lock();
+        if state.is_over {
+            return Poll::Ready(Some(Err(Unread.into())));
+        }
+        if state.has_piece {
+            state.waker = Some(cx.waker().clone());
+            return Poll::Pending;
+        }
+        if state.rest.is_empty() {
+            let place = state.place.take();
+            drop(state);
+            drop(place);
             return Poll::Ready(None);
         }
-        let held = Arc::clone(&self.held);
-        let mut held = held.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(Held { bytes, .. }) = &mut *held else {
-            return Poll::Ready(Some(Err(Unread.into())));
-        };
-        let size = bytes.len().min(limits::API_ANSWER_PIECE);
-        // A copy: as long as somebody holds a slice, all of it is there. hyper keeps the piece until it is sent, however
-        // small the client's window is.
-        let piece = Bytes::copy_from_slice(bytes.get(..size).unwrap_or_default());
-        bytes.advance(size);
-        self.left = bytes.len();
-        if self.left == 0 {
-            *held = None;
-        }
+        let size = state.rest.len().min(limits::API_ANSWER_PIECE);
+        // A copy: as long as somebody holds a slice, all of it is there.
+        let piece = Bytes::copy_from_slice(state.rest.get(..size).unwrap_or_default());
+        state.rest.advance(size);
+        state.has_piece = true;
+        let piece = tied(piece, Piece(self.sending.clone()));
         Poll::Ready(Some(Ok(Frame::data(piece))))
     }
 
+    /// hyper asks for the end, and gets it when all is sent.
     fn is_end_stream(&self) -> bool {
-        self.left == 0
+        false
     }
 
+    /// With a length hyper would let go of the body before the last piece is sent, and nobody could cut it off.
     fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(u64::try_from(self.left).unwrap_or(u64::MAX))
+        SizeHint::default()
     }
 }
 
 impl Drop for Answer {
     fn drop(&mut self) {
-        // The task ends a little later, and is not to keep the place until then.
-        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
-        *held = None;
+        self.sending.end();
+        // The task ends a little later, and holds nothing of the answer until then.
         self.end.abort();
     }
 }

@@ -8,6 +8,7 @@ use time::OffsetDateTime;
 use underpass_directory::{Binding, Draft, Role, Selector, Snapshot, Subject};
 
 use super::problem::Problem;
+use super::requester::Rights;
 use super::resource::Resource;
 use super::{Requester, State};
 use crate::limits;
@@ -44,10 +45,10 @@ impl From<&Binding> for Spec {
 }
 
 /// Is the binding about nothing but clusters that the requester administers?
-fn is_within(binding: &Binding, requester: &Requester, snapshot: &Snapshot) -> bool {
+fn is_within(binding: &Binding, rights: &Rights<'_>) -> bool {
     let Selector { all, names, labels } = &binding.clusters;
     let mut names = names.iter();
-    !*all && labels.is_empty() && names.all(|name| requester.administers(snapshot, name))
+    !*all && labels.is_empty() && names.all(|name| rights.administers(name))
 }
 
 /// Is there room for what the administrators of a few clusters make? Each cluster has a share, and all of them together
@@ -123,12 +124,12 @@ impl Resource for Bindings {
         Status {}
     }
 
-    fn visible(_: &str, binding: &Binding, requester: &Requester, snapshot: &Snapshot) -> bool {
-        requester.is_administrator(snapshot) || is_within(binding, requester, snapshot)
+    fn visible(_: &str, binding: &Binding, rights: &Rights<'_>) -> bool {
+        rights.is_administrator() || is_within(binding, rights)
     }
 
     fn may_change(requester: &Requester, snapshot: &Snapshot) -> Result<(), Problem> {
-        if requester.administers_some(snapshot) {
+        if requester.rights(snapshot).administers_some() {
             return Ok(());
         }
         requester.must_administer(snapshot)
@@ -140,18 +141,16 @@ impl Resource for Bindings {
         requester: &Requester,
         draft: &Draft,
     ) -> Result<(), Problem> {
-        let snapshot = draft.before();
+        let rights = requester.rights(draft.before());
         let mut both = [before, after].into_iter().flatten().peekable();
         // What is not there is nobody's.
         let some = both.peek().is_some();
-        if some && both.all(|binding| is_within(binding, requester, snapshot)) {
+        if some && both.all(|binding| is_within(binding, &rights)) {
             return match after {
-                Some(after) if !requester.is_administrator(snapshot) => {
-                    must_fit(before, after, draft)
-                }
+                Some(after) if !rights.is_administrator() => must_fit(before, after, draft),
                 _ => Ok(()),
             };
         }
-        requester.must_administer(snapshot)
+        requester.must_administer(draft.before())
     }
 }

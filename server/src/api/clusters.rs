@@ -7,6 +7,7 @@ use underpass_directory::{Agent, Cluster, Draft, Labels, Snapshot};
 
 use super::direct::{self, CredentialStatus};
 use super::problem::Problem;
+use super::requester::Rights;
 use super::resource::Resource;
 use super::{Requester, State};
 
@@ -84,8 +85,8 @@ impl Resource for Clusters {
         })
     }
 
-    fn redact(spec: &mut Spec, status: &mut Status, requester: &Requester, snapshot: &Snapshot) {
-        if !requester.is_administrator(snapshot) {
+    fn redact(spec: &mut Spec, status: &mut Status, rights: &Rights<'_>) {
+        if !rights.is_administrator() {
             spec.direct = None;
             status.credential = None;
         }
@@ -113,9 +114,8 @@ impl Resource for Clusters {
         }
     }
 
-    fn visible(name: &str, _: &Cluster, requester: &Requester, snapshot: &Snapshot) -> bool {
-        requester.is_administrator(snapshot)
-            || ClusterName::new(name).is_ok_and(|name| requester.sees(snapshot, &name))
+    fn visible(name: &str, _: &Cluster, rights: &Rights<'_>) -> bool {
+        rights.is_administrator() || ClusterName::new(name).is_ok_and(|name| rights.sees(&name))
     }
 
     fn allow(

@@ -8,6 +8,7 @@ use underpass_core::Authority;
 use underpass_directory::{Draft, Group, Name, Snapshot};
 
 use super::problem::Problem;
+use super::requester::Rights;
 use super::resource::Resource;
 use super::{Requester, State};
 
@@ -66,8 +67,8 @@ impl Resource for Groups {
         Status {}
     }
 
-    fn visible(_: &str, _: &Group, requester: &Requester, snapshot: &Snapshot) -> bool {
-        requester.is_administrator(snapshot)
+    fn visible(_: &str, _: &Group, rights: &Rights<'_>) -> bool {
+        rights.is_administrator()
     }
 
     fn allow(

@@ -24,6 +24,7 @@ use underpass_core::{Authority, ConnectionInfo, Identity, Provenance, Refusal, R
 use underpass_directory::{AccessToken, Draft, Login, Name, Named, Owner, Snapshot, User};
 use underpass_gateway::Holder;
 
+use super::begun::Begun;
 use super::problem::Problem;
 use super::share::Whose;
 use super::tokens::{self, MadeBy, TokenRequest};
@@ -126,6 +127,7 @@ fn password_of(user: &User) -> Option<&PasswordHash> {
 async fn log_in(
     From(state): From<State>,
     info: Option<Extension<ConnectionInfo>>,
+    begun: Option<Extension<Begun>>,
     request: Request,
 ) -> Result<Response, Problem> {
     let (Some(Extension(info)), Some(logins)) = (info, &state.logins) else {
@@ -143,6 +145,9 @@ async fn log_in(
     }
     let client = caller.client();
     let proved = logins.prove(&caller, &state.directory.snapshot()).await?;
+    if begun.is_some_and(|Extension(begun)| !begun.begin()) {
+        return Err(unauthorized());
+    }
     // From here on the shares of the user count.
     let whose = Whose::from(&proved.owner);
     let _place = state.places.take(whose.clone())?;
@@ -151,7 +156,7 @@ async fn log_in(
         problem::unwritten()
     })?;
     let wanted: LoginRequest = body::read(request, "a login", limits::LOGIN_BODY).await?;
-    state.pace.take(&whose)?;
+    state.pace.log_in(&whose)?;
     let token = tokens::generate()?;
     let keep = |draft: &mut Draft| keep(draft, &token, &proved, &wanted);
     let id = state.directory.change(keep).await?.value;

@@ -7,6 +7,7 @@
 mod access;
 mod agents;
 mod answer;
+mod begun;
 mod bindings;
 mod body;
 mod clusters;
@@ -48,6 +49,7 @@ use underpass_directory::{Directory, Draft};
 
 pub(crate) use self::access::{AccessGiven, AccessRequest};
 pub(crate) use self::agents::{AgentMade, AgentRequest, View as AgentView};
+use self::begun::Begun;
 pub(crate) use self::bindings::{Spec as BindingSpec, Status as BindingStatus};
 pub(crate) use self::clusters::{Spec as ClusterSpec, Status as ClusterStatus};
 use self::did::Did;
@@ -107,7 +109,7 @@ impl State {
         mut make: impl FnMut(&mut Draft) -> Result<T, Problem>,
     ) -> Result<T, Problem> {
         if let Some(whose) = requester.whose() {
-            self.pace.take(&whose)?;
+            self.pace.change(&whose)?;
         }
         let change = |draft: &mut Draft| {
             requester.must_count()?;
@@ -201,11 +203,7 @@ impl Api {
         }
         // A change that has begun ends, and is written down, also if its client goes away.
         let answered = tokio::spawn(answering).await;
-        answered.unwrap_or_else(|error| {
-            tracing::error!("a request to the API was not answered: {error}");
-            let detail = "the request was not answered; the server's log says why";
-            respond(Problem::new(StatusCode::INTERNAL_SERVER_ERROR, detail))
-        })
+        answered.unwrap_or_else(|error| unanswered(&error))
     }
 
     /// Answers in a place of the requester's, once there is room in the audit log for what comes of it.
@@ -290,7 +288,8 @@ impl Api {
         respond(Problem::from(refusal))
     }
 
-    /// Answers whoever wants to log in: nobody knows yet who it is.
+    /// Answers whoever wants to log in: nobody knows yet who it is. A client that goes away takes its request back until it has
+    /// proved who it is.
     pub(crate) async fn log_in<B>(
         &self,
         mut request: Request<B>,
@@ -300,12 +299,25 @@ impl Api {
         B: http_body::Body<Data = bytes::Bytes> + Send + 'static,
         B::Error: Into<axum::BoxError>,
     {
+        let begun = Begun::default();
+        request.extensions_mut().insert(begun.clone());
+        let (this, info) = (self.clone(), info.clone());
+        let task = tokio::spawn(async move { this.answer_login(request, info).await });
+        let _client = begun.or_abort(task.abort_handle());
+        task.await.unwrap_or_else(|error| unanswered(&error))
+    }
+
+    async fn answer_login<B>(&self, mut request: Request<B>, info: ConnectionInfo) -> Response<Body>
+    where
+        B: http_body::Body<Data = bytes::Bytes> + Send + 'static,
+        B::Error: Into<axum::BoxError>,
+    {
         let received = OffsetDateTime::now_utc();
         let client = info.peer.client(request.headers());
         let method = request.method().clone();
         let agent = request.headers().get(USER_AGENT).cloned();
-        let claims = claims(request.headers(), info);
-        request.extensions_mut().insert(info.clone());
+        let claims = claims(request.headers(), &info);
+        request.extensions_mut().insert(info);
         let response = self.route(request).await;
         // Whoever has logged in is no stranger, whatever else a stranger gets a 200 for.
         let did = response.extensions().get::<Did>();
@@ -339,6 +351,12 @@ impl Api {
         };
         response.map(underpass_core::boxed)
     }
+}
+
+fn unanswered(error: &tokio::task::JoinError) -> Response<Body> {
+    tracing::error!("a request to the API was not answered: {error}");
+    let detail = "the request was not answered; the server's log says why";
+    respond(Problem::new(StatusCode::INTERNAL_SERVER_ERROR, detail))
 }
 
 fn respond(problem: Problem) -> Response<Body> {

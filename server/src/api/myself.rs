@@ -8,7 +8,7 @@ use axum::{Json, Router};
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use underpass_core::{ClusterName, Scope};
-use underpass_directory::{Cluster, Named, Role};
+use underpass_directory::{Cluster, Role};
 
 use super::{Requester, State};
 
@@ -60,15 +60,13 @@ async fn read(From(state): From<State>, requester: Requester) -> Json<Myself> {
         Requester::Operator => (Vec::new(), None),
         Requester::User { identity, .. } => (identity.groups().to_vec(), identity.provenance()),
     };
+    let rights = requester.rights(&snapshot);
     let names = snapshot.all::<Cluster>().keys();
     let clusters = names
         .filter_map(|name| ClusterName::new(name).ok())
-        .filter(|name| requester.sees(&snapshot, name))
+        .filter(|name| rights.sees(name))
         .map(|name| Reachable {
-            roles: match &requester {
-                Requester::Operator => BTreeSet::from([Role::Admin]),
-                Requester::User { identity, .. } => snapshot.roles(Named::from(&**identity), &name),
-            },
+            roles: rights.roles(&name),
             name,
         });
     Json(Myself {
@@ -79,7 +77,7 @@ async fn read(From(state): From<State>, requester: Requester) -> Json<Myself> {
             .and_then(underpass_core::Provenance::expires_at)
             .map(OffsetDateTime::from),
         scope: requester.scope(),
-        administrator: requester.is_administrator(&snapshot),
+        administrator: rights.is_administrator(),
         clusters: clusters.collect(),
     })
 }

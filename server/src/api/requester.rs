@@ -1,10 +1,12 @@
 //! Who asks, and what they may.
 
+use std::collections::BTreeSet;
+
 use axum::extract::FromRequestParts;
 use http::request::Parts;
 use underpass_authenticate::Authenticated;
 use underpass_core::{ClusterName, Identity, Provenance, Revocation, Scope};
-use underpass_directory::{AccessToken, Cluster, Name, Named, Owner, Role, Snapshot};
+use underpass_directory::{AccessToken, Name, Named, Owner, Reach, Role, Snapshot};
 
 use super::problem::Problem;
 use super::share::Whose;
@@ -118,47 +120,26 @@ impl Requester {
         }
     }
 
+    /// What they may do in this state of the directory: for several questions.
+    pub(super) fn rights<'a>(&'a self, snapshot: &'a Snapshot) -> Rights<'a> {
+        let identity = self.identity();
+        let reach = identity.map(|identity| snapshot.reach(Named::from(identity)));
+        let scope = self.scope();
+        Rights {
+            // Who administers everything does so with a credential for everything.
+            is_administrator: match &reach {
+                None => true,
+                Some(reach) => scope.clusters.is_none() && reach.is_administrator(),
+            },
+            reach,
+            scope,
+            snapshot,
+        }
+    }
+
     /// May they change the whole directory?
     pub(super) fn is_administrator(&self, snapshot: &Snapshot) -> bool {
-        match self {
-            Self::Operator => true,
-            Self::User { identity, .. } => {
-                // Who administers everything does so with a credential for everything.
-                self.scope().clusters.is_none()
-                    && snapshot.is_administrator(Named::from(&**identity))
-            }
-        }
-    }
-
-    /// May they change the cluster's agents and bindings?
-    pub(super) fn administers(&self, snapshot: &Snapshot, cluster: &ClusterName) -> bool {
-        match self {
-            Self::Operator => true,
-            Self::User { identity, .. } => {
-                let roles = snapshot.roles(Named::from(&**identity), cluster);
-                self.scope().includes(cluster) && roles.contains(&Role::Admin)
-            }
-        }
-    }
-
-    /// May they know of the cluster?
-    pub(super) fn sees(&self, snapshot: &Snapshot, cluster: &ClusterName) -> bool {
-        match self {
-            Self::Operator => true,
-            Self::User { identity, .. } => {
-                let roles = snapshot.roles(Named::from(&**identity), cluster);
-                self.scope().includes(cluster) && !roles.is_empty()
-            }
-        }
-    }
-
-    /// Do they administer any cluster that there is?
-    pub(super) fn administers_some(&self, snapshot: &Snapshot) -> bool {
-        let names = snapshot.all::<Cluster>().keys();
-        self.is_administrator(snapshot)
-            || names
-                .filter_map(|name| ClusterName::new(name).ok())
-                .any(|name| self.administers(snapshot, &name))
+        self.rights(snapshot).is_administrator()
     }
 
     pub(super) fn must_administer(&self, snapshot: &Snapshot) -> Result<(), Problem> {
@@ -175,10 +156,66 @@ impl Requester {
         snapshot: &Snapshot,
         cluster: &ClusterName,
     ) -> Result<(), Problem> {
-        if self.administers(snapshot, cluster) || self.is_administrator(snapshot) {
+        let rights = self.rights(snapshot);
+        if rights.administers(cluster) || rights.is_administrator() {
             return Ok(());
         }
         Err(not_of_the_cluster())
+    }
+}
+
+/// What a requester may do, in one state of the directory. What it costs to look their bindings up it costs once, however many
+/// objects of a list are asked about.
+pub(super) struct Rights<'a> {
+    snapshot: &'a Snapshot,
+    /// `None` for the operator.
+    reach: Option<Reach<'a>>,
+    scope: Scope,
+    is_administrator: bool,
+}
+
+impl<'a> Rights<'a> {
+    pub(super) fn snapshot(&self) -> &'a Snapshot {
+        self.snapshot
+    }
+
+    /// May they change the whole directory?
+    pub(super) fn is_administrator(&self) -> bool {
+        self.is_administrator
+    }
+
+    /// May they change the cluster's agents and bindings?
+    pub(super) fn administers(&self, cluster: &ClusterName) -> bool {
+        self.may(cluster, |reach| reach.has(Role::Admin, cluster))
+    }
+
+    /// May they know of the cluster?
+    pub(super) fn sees(&self, cluster: &ClusterName) -> bool {
+        self.may(cluster, |reach| reach.includes(cluster))
+    }
+
+    /// Their roles there.
+    pub(super) fn roles(&self, cluster: &ClusterName) -> BTreeSet<Role> {
+        match &self.reach {
+            None => BTreeSet::from([Role::Admin]),
+            Some(reach) => reach.roles(cluster),
+        }
+    }
+
+    /// Do they administer any cluster that there is?
+    pub(super) fn administers_some(&self) -> bool {
+        let mut administered = self
+            .reach
+            .iter()
+            .flat_map(|reach| reach.clusters(Role::Admin));
+        self.is_administrator || administered.any(|name| self.scope.includes(&name))
+    }
+
+    fn may(&self, cluster: &ClusterName, reaches: impl FnOnce(&Reach<'a>) -> bool) -> bool {
+        match &self.reach {
+            None => true,
+            Some(reach) => self.scope.includes(cluster) && reaches(reach),
+        }
     }
 }
 

@@ -14,6 +14,7 @@ use underpass_directory::{Checked, Draft, Entry, Expect, Revision, Snapshot};
 
 use super::page::{Page, etag, tagged};
 use super::problem::Problem;
+use super::requester::Rights;
 use super::{Did, Requester, State, body};
 use crate::limits;
 
@@ -55,13 +56,8 @@ pub(super) trait Resource: Send + Sync + 'static {
     }
 
     /// Takes out of a view what the requester has no business with.
-    fn redact(
-        spec: &mut Self::Spec,
-        status: &mut Self::Status,
-        requester: &Requester,
-        snapshot: &Snapshot,
-    ) {
-        let _ = (spec, status, requester, snapshot);
+    fn redact(spec: &mut Self::Spec, status: &mut Self::Status, rights: &Rights<'_>) {
+        let _ = (spec, status, rights);
     }
 
     fn created(object: &Self::Object) -> OffsetDateTime;
@@ -74,12 +70,7 @@ pub(super) trait Resource: Send + Sync + 'static {
     ) -> Self::Status;
 
     /// May the requester see it?
-    fn visible(
-        name: &str,
-        object: &Self::Object,
-        requester: &Requester,
-        snapshot: &Snapshot,
-    ) -> bool;
+    fn visible(name: &str, object: &Self::Object, rights: &Rights<'_>) -> bool;
 
     /// May the requester change any object of the kind? Asked before a request's body is read and before anything is looked
     /// up: a caller without the right learns nothing.
@@ -139,13 +130,12 @@ pub(super) fn routes<R: Resource>() -> Router<State> {
 fn view<R: Resource>(
     name: &str,
     entry: &Entry<R::Object>,
-    requester: &Requester,
+    rights: &Rights<'_>,
     state: &State,
-    snapshot: &Snapshot,
 ) -> ViewOf<R> {
     let mut spec = (&*entry.object).into();
-    let mut status = R::status(name, &entry.object, state, snapshot);
-    R::redact(&mut spec, &mut status, requester, snapshot);
+    let mut status = R::status(name, &entry.object, state, rights.snapshot());
+    R::redact(&mut spec, &mut status, rights);
     View {
         name: name.to_owned(),
         revision: entry.revision,
@@ -163,9 +153,9 @@ async fn list<R: Resource>(
 ) -> Result<Response, Problem> {
     let Query(page) = page?;
     let snapshot = state.directory.snapshot();
+    let rights = requester.rights(&snapshot);
     let shown = page.of(snapshot.all::<R::Object>(), |name, entry| {
-        R::visible(name, &entry.object, &requester, &snapshot)
-            .then(|| view::<R>(name, entry, &requester, &state, &snapshot))
+        R::visible(name, &entry.object, &rights).then(|| view::<R>(name, entry, &rights, &state))
     });
     Ok(tagged(&headers, snapshot.revision(), &shown))
 }
@@ -177,11 +167,12 @@ async fn read<R: Resource>(
     Path(name): Path<String>,
 ) -> Result<Response, Problem> {
     let snapshot = state.directory.snapshot();
+    let rights = requester.rights(&snapshot);
     let entry = snapshot
         .get::<R::Object>(&name)
-        .filter(|entry| R::visible(&name, &entry.object, &requester, &snapshot))
+        .filter(|entry| R::visible(&name, &entry.object, &rights))
         .ok_or_else(|| absent::<R>(&name))?;
-    let view = view::<R>(&name, entry, &requester, &state, &snapshot);
+    let view = view::<R>(&name, entry, &rights, &state);
     Ok(tagged(&headers, entry.revision, &view))
 }
 
@@ -312,7 +303,7 @@ fn answer<R: Resource>(
     let entry = snapshot
         .get::<R::Object>(name)
         .ok_or_else(|| absent::<R>(name))?;
-    let view = view::<R>(name, entry, requester, state, &snapshot);
+    let view = view::<R>(name, entry, &requester.rights(&snapshot), state);
     let did = did::<R>(name, Some(&entry.object));
     Ok(did.with((status, [(ETAG, etag(entry.revision))], Json(view))))
 }

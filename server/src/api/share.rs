@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use http::StatusCode;
 use metrics::counter;
-use underpass_core::rate::{Rate, RateLimiter};
+use underpass_core::rate::{Rate, RateLimiter, UserLimiter};
 use underpass_core::share;
 use underpass_directory::Owner;
 
@@ -65,11 +65,14 @@ impl Places {
         let of_user = taken.users.get(&whose).copied().unwrap_or_default();
         let of_authority = taken.authorities.get(&whose.by).copied();
         let of_authority = of_authority.unwrap_or_default();
-        let allows = |held| share::allows(held, taken.all, limits::API_PLACES);
-        let is_known = whose.by == DIRECTORY;
+        // A captured authority gives ever new names. A share in its share: a few busy users leave room for its others.
+        let of_authority_most = match whose.by.as_str() {
+            DIRECTORY => limits::API_PLACES,
+            _ => limits::API_PLACES_PER_AUTHORITY,
+        };
         if of_user >= limits::API_PLACES_PER_USER
-            || !allows(of_user)
-            || !(is_known || allows(of_authority))
+            || !share::allows(of_user, taken.all, limits::API_PLACES)
+            || !share::allows(of_user, of_authority, of_authority_most)
         {
             drop(taken);
             counter!("underpass_api_turned_away_total", "for" => "places").increment(1);
@@ -118,39 +121,51 @@ impl Drop for Place {
 pub(super) struct Pace {
     /// Users of the directory's own: no flood of names of others makes it forget one of them.
     users: RateLimiter<String>,
-    others: RateLimiter<Whose>,
-    /// Of all users whom somebody else vouches for: that one may give ever new names.
-    authorities: RateLimiter<String>,
+    others: UserLimiter,
+    /// Logins have a pace of their own: no number of other changes keeps anybody from it.
+    logins: UserLimiter,
 }
 
 impl Default for Pace {
     fn default() -> Self {
-        let one = Rate {
+        let user = Rate {
             burst: limits::CHANGES_PER_USER,
             every: limits::CHANGE_PER_USER_EVERY,
             sources: limits::CHANGING_USERS,
         };
+        let authority = Rate {
+            burst: limits::CHANGES_PER_AUTHORITY,
+            every: limits::CHANGE_PER_AUTHORITY_EVERY,
+            sources: limits::CHANGING_AUTHORITIES,
+        };
+        let all = Rate {
+            burst: limits::CHANGES,
+            every: limits::CHANGE_EVERY,
+            sources: 1,
+        };
         Self {
-            users: RateLimiter::new(one),
-            others: RateLimiter::new(one),
-            authorities: RateLimiter::new(Rate {
-                burst: limits::CHANGES_PER_AUTHORITY,
-                every: limits::CHANGE_PER_AUTHORITY_EVERY,
-                sources: limits::CHANGING_AUTHORITIES,
-            }),
+            users: RateLimiter::new(user),
+            others: UserLimiter::new(user, authority, all),
+            logins: UserLimiter::new(user, authority, all),
         }
     }
 }
 
 impl Pace {
     /// One more change that this user asks for.
-    pub(super) fn take(&self, whose: &Whose) -> Result<(), Problem> {
+    pub(super) fn change(&self, whose: &Whose) -> Result<(), Problem> {
+        self.take(whose, &self.others, "changes of the directory")
+    }
+
+    /// One more login of this user.
+    pub(super) fn log_in(&self, whose: &Whose) -> Result<(), Problem> {
+        self.take(whose, &self.logins, "logins")
+    }
+
+    fn take(&self, whose: &Whose, others: &UserLimiter, what: &str) -> Result<(), Problem> {
         let may = match whose.by.as_str() {
             DIRECTORY => self.users.take(whose.name.clone()).is_some(),
-            by => {
-                self.others.take(whose.clone()).is_some()
-                    && self.authorities.take(by.to_owned()).is_some()
-            }
+            by => others.take(by, &whose.name).is_some(),
         };
         if may {
             return Ok(());
@@ -160,9 +175,8 @@ impl Pace {
         Err(Problem::later(
             StatusCode::TOO_MANY_REQUESTS,
             format!(
-                "you have changed the directory {} times in a short time: wait, or let its operator do it on the server's \
-                 machine",
-                limits::CHANGES_PER_USER
+                "too many {what} by you or by users of your identity provider: wait, or let the server's operator do it on \
+                 its machine"
             ),
             seconds,
         ))
@@ -206,16 +220,50 @@ mod tests {
     async fn rule_23_changes_of_one_user_have_a_pace() {
         let pace = Pace::default();
         let many = |by: &str, name: &dyn Fn(u32) -> String| {
-            let asked = (0..100_000).filter(|number| pace.take(&whose(by, &name(*number))).is_ok());
+            let asked =
+                (0..100_000).filter(|number| pace.change(&whose(by, &name(*number))).is_ok());
             u32::try_from(asked.count()).unwrap()
         };
         let one = many(DIRECTORY, &|_| "mallory".to_owned());
         assert_eq!(one, limits::CHANGES_PER_USER);
         let names = many("token-review/captured", &|number| number.to_string());
         assert_eq!(names, limits::CHANGES_PER_AUTHORITY);
-        assert!(pace.take(&whose(DIRECTORY, "alice")).is_ok());
+        assert!(pace.change(&whose(DIRECTORY, "alice")).is_ok());
         tokio::time::advance(limits::CHANGE_PER_USER_EVERY).await;
-        assert!(pace.take(&whose(DIRECTORY, "mallory")).is_ok());
-        assert!(pace.take(&whose(DIRECTORY, "mallory")).is_err());
+        assert!(pace.change(&whose(DIRECTORY, "mallory")).is_ok());
+        assert!(pace.change(&whose(DIRECTORY, "mallory")).is_err());
+    }
+
+    #[test]
+    fn rule_23_a_few_users_leave_places_for_others_of_their_authority() {
+        let places = Places::default();
+        let mut busy = Vec::new();
+        for name in 0..10 {
+            let places = (0..limits::API_PLACES_PER_USER)
+                .map_while(|_| places.take(whose("jwt/corp", &name.to_string())).ok());
+            busy.extend(places);
+        }
+        for name in ["alice", "bob"] {
+            busy.push(places.take(whose("jwt/corp", name)).unwrap());
+        }
+        busy.push(places.take(whose("ldap/other", "carol")).unwrap());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn rule_23_a_few_users_leave_changes_and_logins_for_others_of_their_authority() {
+        let pace = Pace::default();
+        for name in 0..20 {
+            let busy = whose("jwt/corp", &name.to_string());
+            let asked = (0..1000).filter(|_| pace.change(&busy).is_ok()).count();
+            assert!(asked > 0, "{name}");
+        }
+        let alice = whose("jwt/corp", "alice");
+        assert!(pace.change(&alice).is_ok());
+        // Not even a captured authority's many names keep its users from a login.
+        for name in 0..20_000 {
+            let _ = pace.change(&whose("jwt/corp", &name.to_string()));
+        }
+        assert!(pace.change(&whose("jwt/corp", "bob")).is_err());
+        assert!(pace.log_in(&whose("jwt/corp", "bob")).is_ok());
     }
 }

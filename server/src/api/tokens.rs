@@ -212,7 +212,8 @@ async fn create(
     let wanted: TokenRequest = body::read(request, "a token", limits::API_SMALL_BODY).await?;
     let token = generate()?;
     let make = |draft: &mut Draft| {
-        let administrator = requester.is_administrator(draft.before());
+        let rights = requester.rights(draft.before());
+        let administrator = rights.is_administrator();
         let own = requester.user(draft.before());
         let owner = match (&wanted.user, own) {
             (Some(user), _) if administrator => Owner::User(user.clone()),
@@ -241,7 +242,7 @@ async fn create(
         }
         let made_by = MadeBy::requester(&requester, draft.before())?;
         must_see(&wanted.scope, &made_by, |cluster| {
-            administrator || requester.sees(draft.before(), cluster)
+            administrator || rights.sees(cluster)
         })?;
         put(draft, &token, owner, &made_by, &wanted)
     };

@@ -8,6 +8,7 @@ use underpass_core::Authority;
 use underpass_directory::{Draft, Role, Snapshot, User};
 
 use super::problem::Problem;
+use super::requester::Rights;
 use super::resource::Resource;
 use super::{Requester, State};
 
@@ -95,8 +96,8 @@ impl Resource for Users {
         }
     }
 
-    fn visible(_: &str, _: &User, requester: &Requester, snapshot: &Snapshot) -> bool {
-        requester.is_administrator(snapshot)
+    fn visible(_: &str, _: &User, rights: &Rights<'_>) -> bool {
+        rights.is_administrator()
     }
 
     fn allow(

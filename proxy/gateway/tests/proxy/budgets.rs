@@ -55,6 +55,9 @@ impl Gated {
                 if target.contains("/held") {
                     may.acquire().await.unwrap().forget();
                 }
+                if target.contains("/page") {
+                    return Response::new(underpass_core::full(vec![b'x'; 4096]));
+                }
                 Response::new(underpass_core::full("ok"))
             }
         })
@@ -404,6 +407,37 @@ async fn whom_somebody_acts_as_is_not_whose_budget_it_is() {
     );
     let own = send(http2, &world, &world.bob, "/api/v1/pods?watch=1");
     assert_eq!(soon(own).await.status(), 200);
+}
+
+/// hyper takes all of a short answer at once. Where its place did not wait for the client, a user with one connection after
+/// another has any number of answers in memory.
+#[tokio::test]
+async fn rule_23_an_answer_has_a_place_until_it_is_sent() {
+    let gated = Gated::start().await;
+    let world = gated.world(requests(1, 1).queue_per_user(0)).await;
+    let slow = world.http2_with_window(1024).await;
+    let mut answer = soon(send(slow, &world, &world.alice, "/page")).await;
+    let first = soon(answer.body_mut().frame()).await.unwrap().unwrap();
+    let first = first.into_data().unwrap();
+    assert!(first.len() < 4096);
+    assert_eq!(code(&world.get("/version", "").await), 429);
+    // The client reads on: hyper gives the window back.
+    let rest = collect(answer.into_body()).await;
+    assert_eq!(first.len() + rest.len(), 4096);
+    until(|| world.budgets.occupancy().is_empty()).await;
+    assert_eq!(code(&world.get("/version", "").await), 200);
+}
+
+/// The same where the client goes away without having read.
+#[tokio::test]
+async fn rule_23_an_answer_that_is_never_read_gives_its_place_back_with_its_connection() {
+    let gated = Gated::start().await;
+    let world = gated.world(requests(1, 1).queue_per_user(0)).await;
+    let slow = world.http2_with_window(1024).await;
+    let answer = soon(send(slow, &world, &world.alice, "/page")).await;
+    assert_eq!(code(&world.get("/version", "").await), 429);
+    drop(answer);
+    until(|| world.budgets.occupancy().is_empty()).await;
 }
 
 #[tokio::test]

@@ -345,9 +345,14 @@ impl World {
 
     /// A connection for HTTP/2 requests.
     pub(crate) async fn http2(&self) -> conn::http2::SendRequest<Body> {
+        self.http2_with_window(1 << 20).await
+    }
+
+    /// The same of a client that takes so many bytes of each answer before it has read them.
+    pub(crate) async fn http2_with_window(&self, bytes: u32) -> conn::http2::SendRequest<Body> {
         let socket = TcpStream::connect(self.http2).await.unwrap();
         let (sender, connection) = conn::http2::Builder::new(TokioExecutor::new())
-            .initial_stream_window_size(1 << 20)
+            .initial_stream_window_size(bytes)
             .initial_connection_window_size(8 << 20)
             .max_header_list_size(2 << 20)
             .handshake(TokioIo::new(socket))

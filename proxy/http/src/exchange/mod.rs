@@ -234,7 +234,7 @@ impl<G: Guard> Guard for Until<G> {
         Poll::Ready(error)
     }
 
-    fn passed(&mut self, data: &Bytes) {
+    fn passed(&mut self, data: &mut Bytes) {
         self.inner.passed(data);
     }
 

@@ -39,8 +39,12 @@ struct Answer {
 
 impl Answer {
     async fn read(response: Response<Body>) -> Self {
-        let (head, body) = response.into_parts();
-        let bytes = body.collect().await.unwrap().to_bytes();
+        let (head, mut body) = response.into_parts();
+        let mut bytes = Vec::new();
+        while let Some(frame) = body.frame().await {
+            // The next piece comes when this one is gone.
+            bytes.extend_from_slice(&frame.unwrap().into_data().unwrap());
+        }
         Self {
             status: head.status,
             headers: head.headers,
