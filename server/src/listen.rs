@@ -223,7 +223,7 @@ async fn handshake(
     tcp.set_nodelay(true)?;
     let mut tcp = Metered::new(tcp, standing.clone());
     let peer = hops.peer(&mut tcp, remote).await?;
-    standing.comes_from(peer.address());
+    standing.comes_from(&peer);
     let tls = tokio::time::timeout(limits::TLS_TIME, tls.accept(tcp))
         .await
         .context("TLS took too long")?;

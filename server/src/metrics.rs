@@ -22,6 +22,7 @@ use underpass_tunnel::record_sessions;
 use underpass_tunnel::transport::Kind;
 
 use crate::limits;
+use crate::occasional::Occasional;
 use crate::tunnel::Tunnel;
 
 /// The path that Prometheus asks for.
@@ -115,6 +116,7 @@ impl Answers for Metrics {
 
 async fn accept(listener: TcpListener, metrics: Arc<impl Answers>) {
     let visitors = visitors();
+    let stuck = Occasional::default();
     loop {
         match listener.accept().await {
             Ok((stream, peer)) => {
@@ -122,7 +124,9 @@ async fn accept(listener: TcpListener, metrics: Arc<impl Answers>) {
                 tokio::spawn(serve_connection(stream, standing, metrics));
             }
             Err(error) => {
-                tracing::error!("cannot accept at the address of metrics: {error}");
+                if stuck.is_news() {
+                    tracing::error!("cannot accept at the address of metrics: {error}");
+                }
                 tokio::time::sleep(limits::ACCEPT_PAUSE).await;
             }
         }

@@ -42,7 +42,7 @@ impl Step {
         &self,
         caller: &Caller<'_>,
         names: &dyn Names,
-        lines: &LogShare,
+        lines: &Lines,
     ) -> Result<Option<Authenticated>, AuthenticateError> {
         let asking = self.authenticator.authenticate(caller);
         let answered = tokio::time::timeout(self.limit, asking)
@@ -57,7 +57,7 @@ impl Step {
             Ok(None) => return answered,
             Ok(Some(_)) => "vouched",
             Err(AuthenticateError::Rejected(rejection)) => {
-                if let Some(suppressed) = lines.take(caller.client()) {
+                if let Some(suppressed) = lines.rejected.take(caller.client()) {
                     tracing::info!(
                         authenticator = &*self.name, client = %caller.client(), %rejection,
                         suppressed = (suppressed > 0).then_some(suppressed),
@@ -67,8 +67,15 @@ impl Step {
                 "rejected"
             }
             Err(AuthenticateError::Unavailable(source)) => {
-                let error = &**source as &dyn std::error::Error;
-                tracing::error!(authenticator = &*self.name, error, "cannot authenticate");
+                // Strangers bring it about as well, while a provider or a cluster is away.
+                if let Some(suppressed) = lines.unavailable.take(caller.client()) {
+                    let error = &**source as &dyn std::error::Error;
+                    tracing::error!(
+                        authenticator = &*self.name, client = %caller.client(), error,
+                        suppressed = (suppressed > 0).then_some(suppressed),
+                        "cannot authenticate"
+                    );
+                }
                 "unavailable"
             }
             Err(AuthenticateError::Busy | AuthenticateError::Wait(_)) => "busy",
@@ -80,6 +87,13 @@ impl Step {
         .increment(1);
         answered
     }
+}
+
+/// The log's shares: rejections do not hide outages.
+#[derive(Debug, Default)]
+struct Lines {
+    rejected: LogShare,
+    unavailable: LogShare,
 }
 
 /// Whoever vouches may do so from a memory, or for a connection that is older than a certificate's end.
@@ -109,7 +123,7 @@ fn own_origin(
 pub struct Chain {
     steps: ArcSwap<Vec<Step>>,
     names: Arc<dyn Names>,
-    lines: LogShare,
+    lines: Lines,
 }
 
 impl Chain {
@@ -118,7 +132,7 @@ impl Chain {
         Self {
             steps: ArcSwap::from_pointee(steps),
             names,
-            lines: LogShare::default(),
+            lines: Lines::default(),
         }
     }
 
@@ -195,12 +209,61 @@ mod tests {
             match bearer.strip_prefix(self.0) {
                 None => return Ok(None),
                 Some("-bad") => return Err(Rejection::Unknown.into()),
+                Some("-away") => {
+                    return Err(AuthenticateError::unavailable(TooSlow(Duration::ZERO)));
+                }
                 Some("-hangs") => std::future::pending().await,
                 Some("-old") => assertion.expires_at = Some(SystemTime::now()),
                 Some(_) => {}
             }
             Ok(Some(source.vouch(assertion)?))
         }
+    }
+
+    thread_local! {
+        /// The errors that this thread has logged.
+        static ERRORS: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
+    }
+
+    /// Counts errors.
+    struct Log;
+
+    impl tracing::Subscriber for Log {
+        fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
+            *metadata.level() == tracing::Level::ERROR
+        }
+
+        fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+            tracing::span::Id::from_u64(1)
+        }
+
+        fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
+
+        fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+
+        fn event(&self, _: &tracing::Event<'_>) {
+            ERRORS.set(ERRORS.get() + 1);
+        }
+
+        fn enter(&self, _: &tracing::span::Id) {}
+
+        fn exit(&self, _: &tracing::span::Id) {}
+    }
+
+    /// Anybody may ask for a provider that is away, thousands of times a second.
+    #[tokio::test(start_paused = true)]
+    async fn rule_23_a_provider_that_is_away_does_not_let_strangers_fill_the_log() {
+        tracing::subscriber::set_global_default(Log).unwrap();
+        let chain = chain(&["jwt"]);
+        for _ in 0..10_000 {
+            ask(&chain, "jwt-bad").await.unwrap_err();
+        }
+        for _ in 0..10_000 {
+            ask(&chain, "jwt-away").await.unwrap_err();
+        }
+        let lines = ERRORS.get();
+        let share = underpass_core::limits::REFUSAL_LINES as usize;
+        assert_eq!(lines, share, "rejections take none of them");
     }
 
     fn chain(names: &[&'static str]) -> Chain {

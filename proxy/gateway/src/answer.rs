@@ -50,20 +50,21 @@ pub(super) struct Answer {
     pub(super) decisions: Decisions,
     /// A browser may have attached the caller's credential by itself.
     pub(super) ambient: bool,
+    /// The caller asks which APIs there are.
+    pub(super) discovery: bool,
     pub(super) recognised: Recognised,
     /// Ends a watch when the front drains.
     pub(super) watch_end: Option<WatchEnd>,
 }
 
-pub(super) fn refuse(refusal: &Refusal, record: &mut Record) -> Response<Body> {
-    note_refusal(refusal, record);
-    refusal.to_response()
-}
-
-/// For the log and the audit.
-pub(super) fn note_refusal(refusal: &Refusal, record: &mut Record) {
+/// Refuses a call, in the log and the audit as well; `discovery`: the client asks which APIs there are.
+pub(super) fn refuse(refusal: &Refusal, record: &mut Record, discovery: bool) -> Response<Body> {
     tracing::debug!(%refusal, "refused");
     record.refused(refusal);
+    match discovery {
+        true => refusal.to_discovery_response(),
+        false => refusal.to_response(),
+    }
 }
 
 impl Answer {
@@ -77,7 +78,11 @@ impl Answer {
         let call = Arc::clone(&self.call);
         match call.upgrade() {
             Some(upgrade) if switching => self.switch(upgrade, record, connection, client),
-            None if switching => refuse(&Refusal::BadAnswer("an unasked 101"), &mut record),
+            None if switching => refuse(
+                &Refusal::BadAnswer("an unasked 101"),
+                &mut record,
+                self.discovery,
+            ),
             _ => self.stream(record),
         }
     }
@@ -91,10 +96,10 @@ impl Answer {
             // Agents answer otherwise, and this one is not believed: client-go would take the caller's credential for refused,
             // and renew it for all clusters.
             tracing::warn!(cluster = %self.cluster, "the agent says that the caller is unknown, which is not its to say");
-            return refuse(&Refusal::AgentUnauthorized, &mut record);
+            return refuse(&Refusal::AgentUnauthorized, &mut record, self.discovery);
         }
         if let Err(refusal) = clean(&mut parts, &self.call, &self.cluster) {
-            return refuse(&refusal, &mut record);
+            return refuse(&refusal, &mut record, self.discovery);
         }
         if self.ambient {
             parts
@@ -106,9 +111,8 @@ impl Answer {
         let audited = Audited {
             exchange: self.exchange,
             record,
-            place: Some(Arc::new(self.place)),
+            taken: Some(Arc::new((self.place, self.recognised))),
             watch_end: self.watch_end,
-            _recognised: self.recognised,
         };
         let guard = Until::new(audited, "revoked", async move {
             revoked.await;
@@ -131,13 +135,18 @@ impl Answer {
             return refuse(
                 &Refusal::BadAnswer("an upgrade to something else"),
                 &mut record,
+                self.discovery,
             );
         }
         if let Err(refusal) = clean(&mut parts, &self.call, &self.cluster) {
-            return refuse(&refusal, &mut record);
+            return refuse(&refusal, &mut record, self.discovery);
         }
         let Some(client) = client.take() else {
-            return refuse(&Refusal::BadRequest("nothing to upgrade"), &mut record);
+            return refuse(
+                &Refusal::BadRequest("nothing to upgrade"),
+                &mut record,
+                self.discovery,
+            );
         };
         record.head(parts.status);
         let meter = Arc::new(Meter::default());
@@ -186,15 +195,14 @@ fn switching_response(parts: &mut response::Parts, upgrade: &UpgradeRequest) {
     upgrade.write(&mut parts.headers);
 }
 
-/// Keeps the exchange, the audit record and the place for as long as the response's body lives.
+/// Keeps the exchange and the audit record for as long as the response's body lives.
 struct Audited {
     exchange: Exchange,
     record: Record,
-    /// The pieces that hyper has taken and not sent yet keep it, too (security rule 23): for a client that does not read
-    /// they are `FRONT_SEND_BUFFER` bytes.
-    place: Option<Arc<Place>>,
+    /// The place, and the request in flight of its connection. The pieces that hyper has taken and not sent yet keep it, too
+    /// (security rule 23): for a client that does not read they are `FRONT_SEND_BUFFER` bytes.
+    taken: Option<Arc<(Place, Recognised)>>,
     watch_end: Option<WatchEnd>,
-    _recognised: Recognised,
 }
 
 impl Guard for Audited {
@@ -207,8 +215,8 @@ impl Guard for Audited {
         if let Some(watch) = &mut self.watch_end {
             watch.passed(data);
         }
-        if let Some(place) = &self.place {
-            *data = body::tied(std::mem::take(data), Arc::clone(place));
+        if let Some(taken) = &self.taken {
+            *data = body::tied(std::mem::take(data), Arc::clone(taken));
         }
     }
 
@@ -232,7 +240,7 @@ impl Guard for Audited {
 
     fn finished(&mut self) {
         self.record.ended("complete");
-        self.place = None;
+        self.taken = None;
         self.exchange.finished();
     }
 }

@@ -12,7 +12,7 @@ use tracing::Instrument;
 use super::{
     Connection, Front, Recognised,
     admit::Admitted,
-    answer::{Answer, note_refusal},
+    answer::{Answer, refuse},
     audit::Record,
     budget::{Kind, Place},
     route,
@@ -87,14 +87,7 @@ impl Front {
         let mut on_upgrade = Some(hyper::upgrade::on(&mut request));
         let mut response = match self.answer(request, connection, &mut record).await {
             Ok(answer) => answer.into_response(record, connection, &mut on_upgrade),
-            Err(refusal) => {
-                note_refusal(&refusal, &mut record);
-                if discovery {
-                    refusal.to_discovery_response()
-                } else {
-                    refusal.to_response()
-                }
-            }
+            Err(refusal) => refuse(&refusal, &mut record, discovery),
         };
         if let Some(client) = on_upgrade.filter(|_| upgrading) {
             connection.pipes.spawn(pipe::close(client));
@@ -124,6 +117,7 @@ impl Front {
         let decisions = admitted.decisions.clone();
         let (cluster, call) = (admitted.cluster.clone(), Arc::clone(&admitted.call));
         let ambient = admitted.ambient;
+        let discovery = headers::asks_for_discovery(request.headers());
         let head = self.exchange(request, admitted, record);
         let (response, exchange, place, recognised) = tokio::select! {
             biased;
@@ -141,6 +135,7 @@ impl Front {
             call,
             decisions,
             ambient,
+            discovery,
             recognised,
             watch_end,
         })

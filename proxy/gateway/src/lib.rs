@@ -67,7 +67,7 @@ impl Connection {
     /// The same of somebody who is counted until they are authenticated.
     pub fn of_stranger(info: ConnectionInfo, standing: Standing) -> Self {
         if info.peer.asks_for_others() {
-            standing.asks_for_others();
+            standing.comes_from(&info.peer);
         }
         Self {
             info,

@@ -131,13 +131,15 @@ struct User {
 #[derive(Clone, Copy, Debug)]
 struct Wrong {
     count: u32,
+    /// The ones under way: nobody knows yet whether they are wrong, and when the directory counts them.
+    under_way: u32,
     /// When the directory has forgotten them: it counts from the last one.
     until: Instant,
 }
 
 impl Wrong {
     fn is_over(&self, now: Instant) -> bool {
-        self.until <= now
+        self.under_way == 0 && self.until <= now
     }
 }
 
@@ -190,13 +192,18 @@ impl State {
             .wrong(entry)
             .copied()
             .filter(|wrong| !wrong.is_over(now));
-        let count = wrong.map_or(0, |wrong| wrong.count);
         if let Some(wrong) = wrong.filter(|wrong| wrong.count >= most) {
             return Err(wrong.until.saturating_duration_since(now));
         }
-        let wrong = Wrong {
-            count: count.saturating_add(1),
+        let before = wrong.unwrap_or(Wrong {
+            count: 0,
+            under_way: 0,
             until: now + limits::LDAP_WRONG_BINDS_TIME,
+        });
+        let wrong = Wrong {
+            count: before.count.saturating_add(1),
+            under_way: before.under_way.saturating_add(1),
+            ..before
         };
         if let Some(user) = self.users.get_mut(&entry) {
             user.wrong = Some(wrong);
@@ -217,39 +224,50 @@ impl State {
         }
     }
 
-    /// The directory forgets the wrong ones, and so does this.
+    /// The directory forgets the wrong ones, and so does this, except for those that may come to it after this one.
     fn right(&mut self, entry: Entry, network: IpAddr) {
+        let wrong = self.wrong(entry).copied();
         self.others.remove(entry);
         let user = self.users.get_or_insert_mut(entry, User::default);
-        user.wrong = None;
+        user.wrong = wrong
+            .filter(|wrong| wrong.under_way > 0)
+            .map(|wrong| Wrong {
+                count: wrong.under_way,
+                ..wrong
+            });
         user.networks.retain(|known| *known != network);
         user.networks.push_front(network);
         user.networks.truncate(limits::PASSWORD_NETWORKS);
     }
 
-    /// A directory that is slow counts from a moment that is not known, at this one at the latest.
-    fn prolong(&mut self, entry: Entry, now: Instant) {
-        let wrong = match self.users.peek_mut(&entry) {
+    fn wrong_mut(&mut self, entry: Entry) -> Option<&mut Wrong> {
+        match self.users.peek_mut(&entry) {
             Some(user) => user.wrong.as_mut(),
             None => self.others.get_mut(entry),
-        };
-        if let Some(wrong) = wrong {
+        }
+    }
+
+    /// One is no longer under way. A directory that is slow counts from a moment that is not known, at this one at the latest.
+    fn counted(&mut self, entry: Entry, now: Instant) {
+        if let Some(wrong) = self.wrong_mut(entry) {
+            wrong.under_way = wrong.under_way.saturating_sub(1);
             wrong.until = now + limits::LDAP_WRONG_BINDS_TIME;
         }
     }
 
     /// The directory has not got it.
     fn undo(&mut self, entry: Entry) {
-        let fewer = |wrong: &mut Wrong| wrong.count = wrong.count.saturating_sub(1);
-        if let Some(user) = self.users.peek_mut(&entry) {
-            user.wrong.as_mut().map(fewer);
+        let Some(wrong) = self.wrong_mut(entry) else {
+            return;
+        };
+        wrong.under_way = wrong.under_way.saturating_sub(1);
+        wrong.count = wrong.count.saturating_sub(1);
+        if wrong.count > 0 {
             return;
         }
-        if let Some(wrong) = self.others.get_mut(entry) {
-            fewer(wrong);
-            if wrong.count == 0 {
-                self.others.remove(entry);
-            }
+        match self.users.peek_mut(&entry) {
+            Some(user) => user.wrong = None,
+            None => self.others.remove(entry),
         }
     }
 }
@@ -293,7 +311,7 @@ impl Drop for Attempt {
     fn drop(&mut self) {
         let mut state = lock(&self.state);
         match self.sent {
-            true => state.prolong(self.entry, Instant::now()),
+            true => state.counted(self.entry, Instant::now()),
             false => state.undo(self.entry),
         }
     }
@@ -344,6 +362,25 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn rule_23_a_right_one_forgets_no_guess_that_is_under_way() {
+        let attempts = Attempts::new();
+        attempts.begin(ALICE, HOME).unwrap().right();
+        let from = |n: u8| IpAddr::from(std::net::Ipv4Addr::new(10, 0, 0, n));
+        let mut under_way: Vec<_> = (0..100)
+            .filter_map(|n| attempts.begin(ALICE, from(n)).ok())
+            .collect();
+        let guessed = limits::LDAP_WRONG_BINDS_OF_STRANGERS;
+        assert_eq!(under_way.len(), guessed as usize);
+        under_way.iter_mut().for_each(Attempt::sent);
+        // She logs in. The directory reads the guesses after that, and counts them.
+        attempts.begin(ALICE, HOME).unwrap().right();
+        drop(under_way);
+        assert_eq!(guesses(&attempts, ALICE, 100), 0);
+        tokio::time::advance(limits::LDAP_WRONG_BINDS_TIME).await;
+        assert_eq!(guesses(&attempts, ALICE, 100), guessed);
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn rule_23_guesses_at_the_same_time_count_all_of_them() {
         let attempts = Attempts::new();
         let under_way: Vec<_> = (0..100)
@@ -354,6 +391,17 @@ mod tests {
         drop(under_way);
         assert_eq!(lock(&attempts.state).others.len(), 0);
         let _again = attempts.begin(ALICE, HOME).unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn rule_23_a_guess_that_was_not_sent_prolongs_no_wait() {
+        let attempts = Attempts::new();
+        attempts.begin(ALICE, HOME).unwrap().wrong();
+        tokio::time::advance(limits::LDAP_WRONG_BINDS_TIME / 2).await;
+        drop(attempts.begin(ALICE, HOME).unwrap());
+        tokio::time::advance(limits::LDAP_WRONG_BINDS_TIME / 2).await;
+        let tried = guesses(&attempts, ALICE, 100);
+        assert_eq!(tried, limits::LDAP_WRONG_BINDS_OF_STRANGERS);
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,4 +1,4 @@
-//! Who holds how much, and who has to go. No I/O, no clock: an id is older if it is smaller.
+//! How much each holds, and the next one to go. No I/O, no clock: a smaller [`Since`] is older.
 
 use std::{
     cmp::Reverse,
@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use underpass_core::{Block, blocks_of, limits, network_of};
 
-/// Tells connections apart; a smaller one is older.
+/// Tells connections apart; a smaller one was accepted earlier.
 pub(super) type Id = u64;
 
 /// How much strangers may hold, in bytes.
@@ -71,9 +71,15 @@ struct Site {
     by_held: BTreeSet<Rank>,
 }
 
+/// Since when somebody is a stranger: a smaller one is older.
+type Since = u64;
+
 #[derive(Debug)]
 struct Member {
     source: IpAddr,
+    since: Since,
+    /// A proxy's, which asks for others.
+    for_others: bool,
     held: usize,
     close: CancellationToken,
 }
@@ -82,32 +88,47 @@ struct Member {
 struct Source {
     held: usize,
     /// In the order in which they have to go.
-    members: BTreeSet<(Reverse<u32>, Id)>,
+    members: BTreeSet<Order>,
+    /// How many of them ask for others.
+    for_others: usize,
+}
+
+impl Source {
+    /// A trusted proxy's. A new connection of it has not said so yet.
+    fn is_proxy(&self) -> bool {
+        self.for_others > 0
+    }
 }
 
 /// Sources in the order in which they pay: those that hold twice as much are larger, and of those that hold about as much the
-/// one whose first connection is older. So a newcomer who has said something is not the largest of many who say nothing.
-type Rank = (u32, Reverse<Id>, IpAddr);
+/// one whose first connection has been a stranger's for longer. So a newcomer who has said something is not the largest of many
+/// who say nothing.
+type Rank = (u32, Reverse<Since>, IpAddr);
 
-fn rank(address: IpAddr, source: &Source) -> Rank {
+fn rank(address: IpAddr, source: &Source, share: usize) -> Rank {
     let places = (source.held / limits::STRANGER_BASE).max(1);
-    let first = source.members.first().map_or(Id::MAX, |(_, id)| *id);
-    // A source that holds nothing has nothing to give up.
+    let first = source.members.first();
+    let first = first.map_or(Since::MAX, |(_, since, _)| *since);
     let size = match source.held {
+        // A source that holds nothing has nothing to give up.
         0 => 0,
-        _ => places.ilog2().saturating_add(1),
+        // Many clients' requests, which the operator has let in by this proxy: within its share it pays last.
+        held if source.is_proxy() && held <= share => 1,
+        _ => places.ilog2().saturating_add(2),
     };
     (size, Reverse(first), address)
 }
+
+/// The order in which a source's connections have to go: twice as much first; among those that hold about as much, the oldest.
+type Order = (Reverse<u32>, Since, Id);
 
 /// The networks around a source that one subscriber or one site may have altogether.
 fn sites_of(source: IpAddr) -> impl Iterator<Item = Block> {
     blocks_of(source).skip(1)
 }
 
-/// Twice as much goes first; among those that hold about as much, the oldest.
-fn order(held: usize, id: Id) -> (Reverse<u32>, Id) {
-    (Reverse(held.max(1).ilog2()), id)
+fn order(held: usize, since: Since, id: Id) -> Order {
+    (Reverse(held.max(1).ilog2()), since, id)
 }
 
 impl Crowd {
@@ -150,6 +171,8 @@ impl Crowd {
         self.next = self.next.wrapping_add(1);
         let member = Member {
             source,
+            since: id,
+            for_others: false,
             held: 0,
             close,
         };
@@ -179,6 +202,23 @@ impl Crowd {
         true
     }
 
+    /// Somebody is a stranger again, from now on.
+    pub(super) fn again(&mut self, id: Id) {
+        if let Some(mut member) = self.remove(id) {
+            member.since = self.next;
+            self.next = self.next.wrapping_add(1);
+            self.insert(id, member);
+        }
+    }
+
+    /// Somebody turns out to be a proxy that asks for others.
+    pub(super) fn asks_for_others(&mut self, id: Id) {
+        if let Some(mut member) = self.remove(id) {
+            member.for_others = true;
+            self.insert(id, member);
+        }
+    }
+
     /// Somebody holds less.
     pub(super) fn refund(&mut self, id: Id, bytes: usize) {
         if let Some(mut member) = self.remove(id) {
@@ -193,7 +233,7 @@ impl Crowd {
         let source = largest.and_then(|(_, _, largest)| self.sources.get(largest));
         let holding = source.filter(|source| source.held > 0);
         let first = holding.and_then(|source| source.members.first());
-        let Some((_, id)) = first.copied() else {
+        let Some((.., id)) = first.copied() else {
             return false;
         };
         self.close(id, Why::System);
@@ -249,10 +289,11 @@ impl Crowd {
             .sources
             .get(&from)
             .and_then(|from| from.members.first());
-        let held = self.members.get(&id).map_or(0, |member| member.held);
-        let asking = order(held.saturating_add(bytes), id);
+        let member = self.members.get(&id);
+        let (held, since) = member.map_or((0, Since::MAX), |member| (member.held, member.since));
+        let asking = order(held.saturating_add(bytes), since, id);
         match first {
-            Some(first) if from != source || *first <= asking => first.1,
+            Some(first) if from != source || *first <= asking => first.2,
             _ => id,
         }
     }
@@ -283,7 +324,9 @@ impl Crowd {
         self.unrank(address);
         let source = self.sources.entry(address).or_default();
         source.held = source.held.saturating_add(held);
-        source.members.insert(order(held, id));
+        source.members.insert(order(held, member.since, id));
+        let one = usize::from(member.for_others);
+        source.for_others = source.for_others.saturating_add(one);
         self.held = self.held.saturating_add(held);
         self.holding = self.holding.saturating_add(usize::from(held > 0));
         for site in sites_of(address) {
@@ -302,7 +345,9 @@ impl Crowd {
         self.holding = self.holding.saturating_sub(usize::from(held > 0));
         if let Some(source) = self.sources.get_mut(&address) {
             source.held = source.held.saturating_sub(held);
-            source.members.remove(&order(held, id));
+            source.members.remove(&order(held, member.since, id));
+            let one = usize::from(member.for_others);
+            source.for_others = source.for_others.saturating_sub(one);
             if source.members.is_empty() {
                 self.sources.remove(&address);
             }
@@ -321,7 +366,7 @@ impl Crowd {
         let Some(source) = self.sources.get(&address) else {
             return;
         };
-        let rank = rank(address, source);
+        let rank = rank(address, source, self.bounds.per_source);
         self.by_held.remove(&rank);
         for site in sites_of(address) {
             if let Some(site) = self.sites.get_mut(&site) {
@@ -335,7 +380,7 @@ impl Crowd {
         let rank = self
             .sources
             .get(&address)
-            .map(|source| rank(address, source));
+            .map(|source| rank(address, source, self.bounds.per_source));
         if let Some(rank) = rank {
             self.by_held.insert(rank);
         }
@@ -404,17 +449,56 @@ mod tests {
             let holding = self.members.values().filter(|member| member.held > 0);
             assert_eq!(holding.count(), self.holding);
             for (address, source) in &self.sources {
-                assert!(self.by_held.contains(&rank(*address, source)));
+                let share = self.bounds.per_source;
+                assert!(self.by_held.contains(&rank(*address, source, share)));
                 assert!(source.held <= self.bounds.unshared);
-                for (order_, id) in &source.members {
+                for (order_, since, id) in &source.members {
                     let member = &self.members[id];
-                    assert_eq!(
-                        (order(member.held, *id).0, member.source),
-                        (*order_, *address)
-                    );
+                    let kept = order(member.held, member.since, *id);
+                    assert_eq!((kept, member.source), ((*order_, *since, *id), *address));
                 }
             }
         }
+    }
+
+    #[test]
+    fn rule_23_a_proxy_pays_after_those_who_fill_the_room_from_many_networks() {
+        let mut crowd = crowd(64);
+        let proxy = guests(&mut crowd, 1, 3);
+        for guest in &proxy {
+            crowd.asks_for_others(guest.0);
+        }
+        // Between two requests of its clients: it has just become a stranger's again.
+        crowd.leave(proxy[2].0);
+        let flood: Vec<_> = (2..63).map(|n| Guest::new(&mut crowd, n)).collect();
+        let again = Guest::new(&mut crowd, 1);
+        crowd.asks_for_others(again.0);
+        crowd.check();
+        let more: Vec<_> = (63..200).map(|n| Guest::new(&mut crowd, n)).collect();
+        assert_eq!((inside(&proxy), again.is_in()), (vec![0, 1, 2], true));
+        assert!(flood.iter().all(|guest| !guest.is_in()));
+        assert!(more.last().unwrap().is_in());
+        // Beyond its share it pays as anybody.
+        let many = guests(&mut crowd, 1, 64);
+        for guest in &many {
+            crowd.asks_for_others(guest.0);
+        }
+        assert_eq!(inside(&proxy), [2]);
+        assert_eq!(inside(&many).len(), 16);
+        crowd.check();
+    }
+
+    #[test]
+    fn rule_23_who_was_known_until_now_is_the_newest_stranger() {
+        let mut crowd = crowd(64);
+        let old = Guest::new(&mut crowd, 1);
+        let flood: Vec<_> = (2..65).map(|n| Guest::new(&mut crowd, n)).collect();
+        crowd.refund(old.0, BASE);
+        crowd.again(old.0);
+        crowd.charge(old.0, BASE);
+        let newcomer = Guest::new(&mut crowd, 65);
+        assert!(old.is_in() && newcomer.is_in() && !flood[0].is_in());
+        crowd.check();
     }
 
     #[test]

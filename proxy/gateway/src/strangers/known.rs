@@ -47,6 +47,14 @@ pub(super) struct Known {
     members: HashMap<Id, Arc<Holder>>,
     /// The same holders, the one that has to give a connection up first last.
     by_count: BTreeSet<Rank>,
+    authorities: HashMap<Authority, Vouched>,
+}
+
+/// The users whom one authority vouches for.
+#[derive(Debug, Default)]
+struct Vouched {
+    connections: usize,
+    by_count: BTreeSet<Rank>,
 }
 
 /// The largest holder pays; among equals users before agents, and then the oldest.
@@ -66,6 +74,7 @@ impl Known {
             holders: HashMap::new(),
             members: HashMap::new(),
             by_count: BTreeSet::new(),
+            authorities: HashMap::new(),
         }
     }
 
@@ -84,10 +93,15 @@ impl Known {
         self.insert(holder, member);
     }
 
-    /// The holder with the most gives up its oldest connection without a request in flight, or else its oldest. False: nobody
-    /// is here.
+    /// The holder with the most gives up its oldest connection without a request in flight, or else its oldest: of the users
+    /// of one authority, where that has more than half of all connections, since a captured one gives ever new names. False:
+    /// nobody is here.
     pub(super) fn make_room(&mut self) -> bool {
-        let Some((.., holder)) = self.by_count.last() else {
+        let half = self.len() / 2;
+        let mut authorities = self.authorities.values();
+        let largest = authorities.find(|vouched| vouched.connections > half);
+        let by_count = largest.map_or(&self.by_count, |vouched| &vouched.by_count);
+        let Some((.., holder)) = by_count.last() else {
             return false;
         };
         let holder = Arc::clone(holder);
@@ -96,23 +110,54 @@ impl Known {
 
     pub(super) fn leave(&mut self, id: Id) -> Option<Member> {
         let holder = self.members.remove(&id)?;
+        self.unrank(&holder);
         let members = self.holders.get_mut(&holder)?;
-        self.by_count.remove(&rank(&holder, members));
         let member = members.remove(&id);
         if members.is_empty() {
             self.holders.remove(&holder);
-        } else {
-            self.by_count.insert(rank(&holder, members));
         }
+        self.rank(&holder);
         member
     }
 
     fn insert(&mut self, holder: Arc<Holder>, member: Member) {
-        let members = self.holders.entry(Arc::clone(&holder)).or_default();
-        self.by_count.remove(&rank(&holder, members));
+        self.unrank(&holder);
         self.members.insert(member.id, Arc::clone(&holder));
+        let members = self.holders.entry(Arc::clone(&holder)).or_default();
         members.insert(member.id, member);
-        self.by_count.insert(rank(&holder, members));
+        self.rank(&holder);
+    }
+
+    /// Takes a holder from where it stands among the others, before it changes.
+    fn unrank(&mut self, holder: &Arc<Holder>) {
+        let Some(members) = self.holders.get(holder) else {
+            return;
+        };
+        let rank = rank(holder, members);
+        self.by_count.remove(&rank);
+        let Holder::User(authority, _) = &**holder else {
+            return;
+        };
+        if let Some(vouched) = self.authorities.get_mut(authority) {
+            vouched.connections = vouched.connections.saturating_sub(members.len());
+            vouched.by_count.remove(&rank);
+            if vouched.by_count.is_empty() {
+                self.authorities.remove(authority);
+            }
+        }
+    }
+
+    fn rank(&mut self, holder: &Arc<Holder>) {
+        let Some(members) = self.holders.get(holder) else {
+            return;
+        };
+        let rank = rank(holder, members);
+        self.by_count.insert(rank.clone());
+        if let Holder::User(authority, _) = &**holder {
+            let vouched = self.authorities.entry(authority.clone()).or_default();
+            vouched.connections = vouched.connections.saturating_add(members.len());
+            vouched.by_count.insert(rank);
+        }
     }
 
     fn give_up(&mut self, holder: &Arc<Holder>, bound: &'static str) -> bool {
@@ -214,6 +259,44 @@ mod tests {
     }
 
     #[test]
+    fn rule_23_ever_new_names_of_one_authority_pay_for_each_other() {
+        let mut known = Known::new(100);
+        let agents: Vec<_> = (0..4)
+            .map(|id| enter(&mut known, id, agent("edge"), 1))
+            .collect();
+        // Two connections, older than all others.
+        let honest: Vec<_> = (4..6)
+            .map(|id| enter(&mut known, id, user("alice"), 1))
+            .collect();
+        let vouched = |name: Id| {
+            let authority = "token-review/captured".parse().unwrap();
+            Holder::User(authority, name.to_string().into())
+        };
+        let names: Vec<_> = (6..100)
+            .map(|id| enter(&mut known, id, vouched(id), 1))
+            .collect();
+        for id in 100..200 {
+            assert!(known.make_room());
+            enter(&mut known, id, vouched(id), 1);
+        }
+        assert!(agents.iter().all(Guest::is_in) && honest.iter().all(Guest::is_in));
+        assert!(!names.iter().any(Guest::is_in));
+        // As many as all others together: nobody is told from a company's provider.
+        while known
+            .authorities
+            .values()
+            .any(|vouched| vouched.connections > known.len() / 2)
+        {
+            assert!(known.make_room());
+        }
+        assert!(known.make_room());
+        assert!(
+            !agents.iter().all(Guest::is_in),
+            "the holder with most pays"
+        );
+    }
+
+    #[test]
     fn nothing_is_kept_of_who_leaves() {
         let mut known = Known::new(16);
         for id in 0..8 {
@@ -224,5 +307,6 @@ mod tests {
         }
         assert!(!known.make_room());
         assert!(known.holders.is_empty() && known.by_count.is_empty() && known.members.is_empty());
+        assert!(known.authorities.is_empty());
     }
 }

@@ -46,6 +46,20 @@ impl<I> Metered<I> {
     }
 }
 
+impl<I> Metered<I> {
+    /// A writer that waits for its peer is told as well: yamux reads nothing meanwhile.
+    fn or_closed<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        polled: Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
+        if polled.is_pending() {
+            self.poll_closed(cx)?;
+        }
+        polled
+    }
+}
+
 impl<I: AsyncRead + Unpin> AsyncRead for Metered<I> {
     fn poll_read(
         mut self: Pin<&mut Self>,
@@ -73,11 +87,13 @@ impl<I: AsyncWrite + Unpin> AsyncWrite for Metered<I> {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(cx, buf)
+        let polled = Pin::new(&mut self.io).poll_write(cx, buf);
+        self.or_closed(cx, polled)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
+        let polled = Pin::new(&mut self.io).poll_flush(cx);
+        self.or_closed(cx, polled)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -89,10 +105,35 @@ impl<I: AsyncWrite + Unpin> AsyncWrite for Metered<I> {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
+        let polled = Pin::new(&mut self.io).poll_write_vectored(cx, bufs);
+        self.or_closed(cx, polled)
     }
 
     fn is_write_vectored(&self) -> bool {
         self.io.is_write_vectored()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::io::AsyncWriteExt;
+
+    use super::*;
+    use crate::Strangers;
+
+    #[tokio::test(start_paused = true)]
+    async fn rule_23_a_connection_that_has_to_go_goes_while_it_writes() {
+        let strangers = Strangers::default();
+        let standing = strangers.enter(std::net::Ipv4Addr::LOCALHOST.into());
+        let (io, _peer_that_does_not_read) = tokio::io::duplex(16);
+        let mut io = Metered::new(io, standing);
+        let writing = tokio::spawn(async move { io.write_all(&[0; 17]).await });
+        tokio::task::yield_now().await;
+        assert!(strangers.make_room());
+        let written = tokio::time::timeout(Duration::from_secs(5), writing).await;
+        let error = written.expect("it ends").unwrap().unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionAborted);
     }
 }

@@ -39,7 +39,7 @@ use self::{
     crowd::{Crowd, Id},
     known::{Known, Member},
 };
-use underpass_core::limits;
+use underpass_core::{Peer, limits};
 
 /// Everybody who is connected. Clones share the budget.
 #[derive(Clone, Debug)]
@@ -206,6 +206,7 @@ impl Counted {
             self.known.store(false, Ordering::Release);
             self.strangers.known().leave(self.id);
             let mut crowd = self.strangers.crowd();
+            crowd.again(self.id);
             crowd.charge(self.id, limits::STRANGER_BASE);
         }
     }
@@ -219,18 +220,15 @@ impl Drop for Counted {
 }
 
 impl Standing {
-    /// A load balancer has said whose connection it is.
-    pub fn comes_from(&self, client: IpAddr) {
-        if let Some(counted) = &self.0 {
-            let mut crowd = counted.strangers.crowd();
-            crowd.move_to(counted.id, client);
-        }
-    }
-
-    /// The peer is a proxy that asks for others: who is authenticated is known for this one request.
-    pub(crate) fn asks_for_others(&self) {
-        if let Some(counted) = &self.0 {
+    /// The connection's peer is known: its address, by a load balancer where there is one, and whether it is a proxy that asks
+    /// for others. Of such a one an authentication counts for one request.
+    pub fn comes_from(&self, peer: &Peer) {
+        let Some(counted) = &self.0 else { return };
+        let mut crowd = counted.strangers.crowd();
+        crowd.move_to(counted.id, peer.address());
+        if peer.asks_for_others() {
             counted.for_others.store(true, Ordering::Release);
+            crowd.asks_for_others(counted.id);
         }
     }
 
@@ -361,6 +359,13 @@ mod tests {
 
     const HERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
 
+    fn proxy() -> Peer {
+        Peer::new(
+            HERE,
+            &[HERE.to_string().parse().unwrap()].into_iter().collect(),
+        )
+    }
+
     fn user(name: &str) -> Holder {
         Holder::User(underpass_core::Authority::Directory, name.into())
     }
@@ -393,7 +398,7 @@ mod tests {
     fn rule_23_a_proxys_connection_is_a_strangers_again_after_each_request() {
         let strangers = Strangers::default();
         let standing = strangers.enter(HERE);
-        standing.asks_for_others();
+        standing.comes_from(&proxy());
         let mut headers = HeaderMap::new();
         headers.append("a", HeaderValue::from_static("b"));
         assert!(standing.charge(5000));

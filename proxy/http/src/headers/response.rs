@@ -100,26 +100,31 @@ const NAMES: [(&str, Fate); 37] = [
     ("x-pingback", Fate::Drop),
     // Other origins that may read timings.
     ("timing-allow-origin", Fate::Drop),
-    // Orders to a cache in front of this server. [`PREFIXES`] has those to proxies.
+    // Orders to a cache in front of this server. [`PREFIXES`] has those to proxies, and [`CACHE_ORDERS`] the others.
     ("surrogate-control", Fate::Drop),
-    ("cdn-cache-control", Fate::Drop),
+    ("edge-control", Fate::Drop),
 ];
 
 /// By prefix; all are dropped. A cluster cannot let other origins read this one (CORS); `proxy-` is about the previous hop;
-/// `x-` ones are orders to a proxy in front of this server, to answer with another resource, or to keep and share this one
-/// (nginx, LiteSpeed, lighttpd, Perlbal, Apache); the others register something for the origin.
-const PREFIXES: [&str; 10] = [
+/// `x-` ones are orders to a proxy in front of this server, to answer with another resource, to keep and share this one, or to
+/// take this server for unhealthy (nginx, LiteSpeed, lighttpd, Perlbal, Apache, Envoy); the others register something for the
+/// origin.
+const PREFIXES: [&str; 11] = [
     "access-control-",
     "attribution-reporting-",
     "proxy-",
     "sec-session-",
     "secure-session-",
     "x-accel-",
+    "x-envoy-",
     "x-lighttpd-",
     "x-litespeed-",
     "x-reproxy-",
     "x-sendfile",
 ];
+
+/// Orders to caches of one kind or one company (RFC 9213), which overrule `Cache-Control`: they end like this.
+const CACHE_ORDERS: &str = "-cache-control";
 
 /// What browsers escape by themselves in a URL, beside all that is not ASCII: web pages' redirects hold it.
 const AS_BROWSERS: AsciiSet = AsciiSet::EMPTY.add(b' ');
@@ -185,7 +190,7 @@ pub fn clean_trailers(trailers: &mut HeaderMap) {
 
 /// The treatment of a header; `None` passes it.
 fn fate(name: &str) -> Option<Fate> {
-    if PREFIXES.iter().any(|prefix| name.starts_with(prefix)) {
+    if PREFIXES.iter().any(|prefix| name.starts_with(prefix)) || name.ends_with(CACHE_ORDERS) {
         return Some(Fate::Drop);
     }
     let mut names = NAMES.iter();
@@ -463,6 +468,13 @@ mod tests {
             "x-reproxy-file",
             "x-sendfile",
             "x-sendfile2",
+            "x-envoy-immediate-health-check-fail",
+            "x-envoy-upstream-service-time",
+            "surrogate-control",
+            "cdn-cache-control",
+            "cloudflare-cdn-cache-control",
+            "akamai-cache-control",
+            "edge-control",
         ];
         let lines = orders.map(|name| (name, "/v1/self"));
         for path in ["/version", &format!("{PROXY}/app/page")] {
