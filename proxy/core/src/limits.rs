@@ -186,6 +186,13 @@ pub const STRANGERS: usize = 10_240 * STRANGER_BASE;
 pub const STRANGER_MOST: usize =
     STRANGER_BASE + STRANGER_BYTE * (2 * HTTP1_BUFFER_BYTES + FRONT_CONNECTION_WINDOW as usize);
 
+/// What an authenticated connection may send without a request in flight at no charge: any usual head.
+pub const KNOWN_HEAD_FREE: usize = 64 * 1024;
+
+/// What all of them may hold beyond that, in bytes: a hundred heads of [`HEADER_BYTES`] that do not end. One user has three
+/// quarters of it at the most.
+pub const KNOWN_HEADS: usize = 256 * 1024 * 1024;
+
 /// From "open a stream to this cluster" to the stream, the wait for a reconnecting agent included.
 /// kubectl users wait that long; programs retry on the 503.
 pub const STREAM_CONNECT_TIMEOUT: Duration = Duration::from_secs(30);

@@ -133,11 +133,22 @@ fn may(sender: Sender, head: &Head, mine: &str) {
     let path = head.target.split('?').next().unwrap_or_default();
     let segments: Vec<_> = path.split('/').skip(1).collect();
     // /api/v1/[namespaces/N/]pods/NAME/exec; what begins otherwise names no object.
-    let names_objects = matches!(segments.first(), Some(&("api" | "apis")));
-    let enters = segments.windows(3).any(
-        |part| matches!(part, ["pods" | "services" | "nodes", _, what] if ENTERED.contains(what)),
+    let behind_version = match segments.as_slice() {
+        ["api", _, rest @ ..] | ["apis", _, _, rest @ ..] => rest,
+        _ => &[],
+    };
+    let behind_verb = match behind_version {
+        ["watch" | "proxy", rest @ ..] => rest,
+        rest => rest,
+    };
+    let object = match behind_verb {
+        ["namespaces", _, rest @ ..] => rest,
+        rest => rest,
+    };
+    let enters = matches!(
+        object,
+        ["pods" | "services" | "nodes", _, what, ..] if ENTERED.contains(what)
     );
-    let enters = names_objects && enters;
     let upgrades = head.has("upgrade");
     let reads = matches!(head.method.as_str(), "GET" | "HEAD" | "OPTIONS");
     if matches!(sender, Sender::Viewer | Sender::ReadOnly) {

@@ -11,7 +11,7 @@ use std::{
 };
 
 use tokio_util::sync::CancellationToken;
-use underpass_core::{Authority, Identity};
+use underpass_core::{Authority, Identity, limits, share};
 
 use super::crowd::Id;
 
@@ -31,6 +31,9 @@ impl From<&Identity> for Holder {
     }
 }
 
+/// The shares of [`limits::KNOWN_HEADS`] are counted in it.
+const UNIT: usize = 1024 * 1024;
+
 /// One connection of a holder.
 #[derive(Debug)]
 pub(super) struct Member {
@@ -38,6 +41,8 @@ pub(super) struct Member {
     /// Its requests in flight. It is idle without any.
     pub(super) requests: Arc<AtomicUsize>,
     pub(super) close: CancellationToken,
+    /// The charge for bytes of a request that has not begun.
+    pub(super) unasked: usize,
 }
 
 #[derive(Debug)]
@@ -45,6 +50,9 @@ pub(super) struct Known {
     connections: usize,
     holders: HashMap<Arc<Holder>, BTreeMap<Id, Member>>,
     members: HashMap<Id, Arc<Holder>>,
+    /// The charges of all, and of the holders that have any.
+    unasked: usize,
+    unasked_of: HashMap<Arc<Holder>, usize>,
     /// The same holders, the one that has to give a connection up first last.
     by_count: BTreeSet<Rank>,
     authorities: HashMap<Authority, Vouched>,
@@ -73,6 +81,8 @@ impl Known {
             connections,
             holders: HashMap::new(),
             members: HashMap::new(),
+            unasked: 0,
+            unasked_of: HashMap::new(),
             by_count: BTreeSet::new(),
             authorities: HashMap::new(),
         }
@@ -108,6 +118,58 @@ impl Known {
         self.give_up(&holder, "room")
     }
 
+    /// Charges bytes of a request that has not begun. False: its holder has too many, and the connection has to end.
+    pub(super) fn charge(&mut self, id: Id, bytes: usize) -> bool {
+        let Some(holder) = self.members.get(&id).cloned() else {
+            return false;
+        };
+        let held = self.unasked_of.get(&holder).copied().unwrap_or_default();
+        let all = self.unasked.saturating_add(bytes) / UNIT;
+        if !share::allows(held / UNIT, all, limits::KNOWN_HEADS / UNIT) {
+            metrics::counter!("underpass_authenticated_closed_total", "bound" => "heads")
+                .increment(1);
+            if let Some(member) = self.leave(id) {
+                member.close.cancel();
+            }
+            return false;
+        }
+        self.unasked = self.unasked.saturating_add(bytes);
+        self.unasked_of
+            .insert(Arc::clone(&holder), held.saturating_add(bytes));
+        let members = self.holders.get_mut(&holder);
+        if let Some(member) = members.and_then(|members| members.get_mut(&id)) {
+            member.unasked = member.unasked.saturating_add(bytes);
+        }
+        true
+    }
+
+    /// The request has begun.
+    pub(super) fn refund(&mut self, id: Id) {
+        let Some(holder) = self.members.get(&id).cloned() else {
+            return;
+        };
+        let members = self.holders.get_mut(&holder);
+        if let Some(member) = members.and_then(|members| members.get_mut(&id)) {
+            let bytes = std::mem::take(&mut member.unasked);
+            self.give_back(&holder, bytes);
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn unasked(&self) -> usize {
+        self.unasked
+    }
+
+    fn give_back(&mut self, holder: &Arc<Holder>, bytes: usize) {
+        self.unasked = self.unasked.saturating_sub(bytes);
+        if let Some(held) = self.unasked_of.get_mut(holder) {
+            *held = held.saturating_sub(bytes);
+            if *held == 0 {
+                self.unasked_of.remove(holder);
+            }
+        }
+    }
+
     pub(super) fn leave(&mut self, id: Id) -> Option<Member> {
         let holder = self.members.remove(&id)?;
         self.unrank(&holder);
@@ -117,6 +179,7 @@ impl Known {
             self.holders.remove(&holder);
         }
         self.rank(&holder);
+        self.give_back(&holder, member.as_ref().map_or(0, |member| member.unasked));
         member
     }
 
@@ -208,6 +271,7 @@ mod tests {
             id,
             requests: Arc::new(requests.into()),
             close: close.clone(),
+            unasked: 0,
         };
         known.enter(holder, member);
         Guest(id, close)
@@ -297,16 +361,37 @@ mod tests {
     }
 
     #[test]
+    fn rule_23_heads_of_one_user_that_do_not_end_have_a_share() {
+        let mut known = Known::new(10_000);
+        let most = limits::KNOWN_HEADS / UNIT;
+        let greedy: Vec<_> = (0..1000)
+            .map(|id| enter(&mut known, id, user("mallory"), 0))
+            .collect();
+        for guest in &greedy {
+            known.charge(guest.0, UNIT);
+        }
+        assert_eq!(inside(&greedy).len(), most / 4 * 3 - 1);
+        let alice = enter(&mut known, 1000, user("alice"), 0);
+        assert!(known.charge(alice.0, UNIT) && alice.is_in());
+        // A request that begins frees what its head has taken.
+        known.refund(greedy[0].0);
+        known.refund(greedy[1].0);
+        assert!(known.charge(greedy[0].0, UNIT) && greedy[0].is_in());
+    }
+
+    #[test]
     fn nothing_is_kept_of_who_leaves() {
         let mut known = Known::new(16);
         for id in 0..8 {
             enter(&mut known, id, user("alice"), 0);
         }
+        assert!(known.charge(3, UNIT) && known.charge(4, 2 * UNIT) && !known.charge(8, 1));
         for id in 0..9 {
             known.leave(id);
         }
         assert!(!known.make_room());
         assert!(known.holders.is_empty() && known.by_count.is_empty() && known.members.is_empty());
-        assert!(known.authorities.is_empty());
+        assert!(known.authorities.is_empty() && known.unasked_of.is_empty());
+        assert_eq!(known.unasked, 0);
     }
 }

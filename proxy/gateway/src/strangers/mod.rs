@@ -7,7 +7,7 @@
 //!   [`limits::STRANGER_BASE`], and [`limits::STRANGER_BYTE`] for each byte that is read from it.
 //! - The front charges a request's decoded head while its credential is checked: HPACK makes large heads of few bytes.
 //! - An authenticated connection leaves the strangers ([`Standing::recognise`]), and what was charged is free. The connection
-//!   counts for its user or its agent's cluster from then on ([`Holder`]).
+//!   counts for its user or its agent's cluster from then on ([`Holder`]), and so do heads that do not end.
 //! - The connection of a proxy that asks for others is known for as long as a request on it has an identity, and a
 //!   stranger's again afterwards: whose the next request is, the last one does not say.
 //!
@@ -159,7 +159,7 @@ struct Counted {
     for_others: AtomicBool,
     /// Authenticated requests in flight.
     requests: Arc<AtomicUsize>,
-    /// The charge for bytes. Locked before the other locks.
+    /// The charge for bytes: of a stranger all, of a known one those since its last request. Locked before the other locks.
     metered: Mutex<usize>,
     closed: CancellationToken,
     _place: Option<OwnedSemaphorePermit>,
@@ -181,10 +181,13 @@ impl Counted {
     fn recognise(&self, holder: Holder) {
         let mut metered = self.metered();
         self.requests.fetch_add(1, Ordering::AcqRel);
+        let charged = std::mem::take(&mut *metered);
         if self.known.swap(true, Ordering::AcqRel) {
+            if charged > limits::KNOWN_HEAD_FREE {
+                self.strangers.known().refund(self.id);
+            }
             return;
         }
-        let charged = std::mem::take(&mut *metered);
         if self.asks_for_others() {
             let all = charged.saturating_add(limits::STRANGER_BASE);
             self.strangers.crowd().refund(self.id, all);
@@ -195,6 +198,7 @@ impl Counted {
             id: self.id,
             requests: Arc::clone(&self.requests),
             close: self.closed.clone(),
+            unasked: 0,
         };
         self.strangers.known().enter(holder, member);
     }
@@ -266,16 +270,21 @@ impl Standing {
     /// Charges bytes that were read. False: the connection has to end.
     fn charge(&self, bytes: usize) -> bool {
         let Some(counted) = &self.0 else { return true };
-        if counted.is_known() {
+        // What comes beside a request in flight is bounded by what it takes.
+        if counted.requests.load(Ordering::Acquire) > 0 {
             return true;
         }
         let mut metered = counted.metered();
-        // It may have become known meanwhile.
-        if counted.is_known() {
+        // It may have begun meanwhile.
+        if counted.requests.load(Ordering::Acquire) > 0 {
             return true;
         }
         *metered = metered.saturating_add(bytes);
-        counted.strangers.crowd().charge(counted.id, bytes)
+        if !counted.is_known() {
+            return counted.strangers.crowd().charge(counted.id, bytes);
+        }
+        let beyond = metered.saturating_sub(limits::KNOWN_HEAD_FREE).min(bytes);
+        beyond == 0 || counted.strangers.known().charge(counted.id, beyond)
     }
 
     /// Charges a request's head until what is returned is dropped. `None`: there is no room for it.
@@ -419,6 +428,30 @@ mod tests {
             assert_eq!(strangers.bytes(), limits::STRANGER_BASE + 1000);
         }
         assert!(!standing.charge(limits::STRANGER_MOST));
+    }
+
+    #[test]
+    fn rule_23_a_known_connection_is_charged_for_heads_that_do_not_end() {
+        let strangers = Strangers::default();
+        let known: Vec<_> = (0..400)
+            .map(|_| {
+                let standing = strangers.enter(HERE);
+                drop(standing.recognise(user("mallory")));
+                standing
+            })
+            .collect();
+        let unfinished = |standing: &Standing| (0..64).all(|_| standing.charge(16 * 1024));
+        let open = known.iter().filter(|standing| unfinished(standing)).count();
+        assert!((190..260).contains(&open), "{open}");
+        let alice = strangers.enter(HERE);
+        for _ in 0..1000 {
+            drop(alice.recognise(user("alice")));
+            assert!(unfinished(&alice), "each head ends");
+        }
+        let request = alice.recognise(user("alice"));
+        assert!(alice.charge(1 << 30), "a body is its request's");
+        drop((request, known));
+        assert_eq!(strangers.known().unasked(), 0);
     }
 
     #[test]
