@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio_util::task::TaskTracker;
-use underpass_core::TARGET_KUBE_API;
+use underpass_core::Target;
 use underpass_tunnel::{IncomingStream, ResetCode, Session, chain};
 use underpass_upstream::ApiServer;
 
@@ -65,7 +65,7 @@ fn lock(live: &Mutex<Vec<Session>>) -> std::sync::MutexGuard<'_, Vec<Session>> {
 
 /// Rule 17: the agent serves only the targets that it knows.
 async fn serve_stream(incoming: IncomingStream, api_server: &ApiServer) {
-    if incoming.target() != TARGET_KUBE_API {
+    if incoming.target().parse() != Ok(Target::KubeApi) {
         let target = incoming.target().to_owned();
         tracing::warn!(target, "stream refused");
         let reason = format!("this agent serves no target `{target}`");

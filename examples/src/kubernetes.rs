@@ -9,7 +9,7 @@ use hyper::body::Bytes;
 use hyper_util::rt::TokioIo;
 use kube::Config;
 use kube::config::{KubeConfigOptions, Kubeconfig};
-use underpass_core::{ConnectionInfo, Protocol, TARGET_KUBE_API};
+use underpass_core::{ConnectionInfo, Protocol, Target};
 use underpass_gateway::Front;
 use underpass_tunnel::{IncomingStream, ResetCode, Session};
 use underpass_upstream::{ApiServer, ApiServerOptions};
@@ -35,7 +35,7 @@ pub async fn serve_api_server(session: Session, api_server: Arc<ApiServer>) {
 
 /// One stream, if the API server is its target.
 pub async fn serve_kube_api(incoming: IncomingStream, api_server: Arc<ApiServer>) {
-    if incoming.target() != TARGET_KUBE_API {
+    if incoming.target().parse() != Ok(Target::KubeApi) {
         incoming.refuse(ResetCode::UnknownTarget, "nothing else is here");
         return;
     }

@@ -10,7 +10,7 @@ use futures_util::future::{BoxFuture, join_all, ready};
 use rand::RngExt;
 use underpass_core::StreamClass;
 use underpass_core::rate::{Rate, RateLimiter};
-use underpass_core::{BoxedIo, ClusterName, LogShare, TARGET_KUBE_API};
+use underpass_core::{BoxedIo, ClusterName, LogShare};
 use underpass_core::{Clusters, ConnectError, Open};
 use underpass_directory::{Directory, Snapshot};
 use underpass_tunnel::{
@@ -209,9 +209,13 @@ impl Clusters for Tunnel {
             StreamClass::Bulk => Class::Bulk,
             _ => Class::Default,
         };
-        let dialer = Dialer::to_agent(self.registry.clone(), cluster.as_str(), TARGET_KUBE_API)
-            .header(open.identity.clone())
-            .class(class);
+        let dialer = Dialer::to_agent(
+            self.registry.clone(),
+            cluster.as_str(),
+            open.target.to_string(),
+        )
+        .header(open.identity.clone())
+        .class(class);
         match dialer.dial().await {
             Ok(stream) => return Ok(Box::new(stream)),
             Err(DialerError::NotConnected(_)) => {}

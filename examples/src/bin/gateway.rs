@@ -13,7 +13,7 @@ use underpass_authenticate::{
 };
 use underpass_core::{
     Access, AuthorizeError, Authorizer, BoxedIo, ClusterName, Clusters, ConnectError, Method,
-    Nobody, Open, Revocation, TARGET_KUBE_API,
+    Nobody, Open, RequestInfo, Revocation,
 };
 use underpass_examples::kubernetes::{api_server, ask, serve_api_server};
 use underpass_examples::{Server, agent, connected};
@@ -46,7 +46,7 @@ struct Readers;
 #[async_trait]
 impl Authorizer for Readers {
     async fn authorize(&self, access: &Access<'_>) -> Result<Revocation, AuthorizeError> {
-        let reads = access.request().changes_nothing();
+        let reads = access.request().is_some_and(RequestInfo::changes_nothing);
         let may = reads && access.cluster().as_str() == "edge";
         may.then(Revocation::never)
             .ok_or(AuthorizeError::Denied { reason: None })
@@ -59,7 +59,7 @@ struct Agents(Registry);
 #[async_trait]
 impl Clusters for Agents {
     async fn connect(&self, cluster: &ClusterName, open: &Open) -> Result<BoxedIo, ConnectError> {
-        let dialer = Dialer::to_agent(self.0.clone(), cluster.as_str(), TARGET_KUBE_API);
+        let dialer = Dialer::to_agent(self.0.clone(), cluster.as_str(), open.target.to_string());
         let stream = dialer.header(open.identity.clone()).dial().await;
         Ok(Box::new(stream.map_err(|_| ConnectError::NoAgent)?))
     }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use underpass_core::{Identity, TARGET_KUBE_API};
+use underpass_core::{Identity, Target};
 use underpass_examples::kubernetes::{api_server, serve_kube_api};
 use underpass_examples::{Server, agent, connected};
 use underpass_tunnel::{AgentKey, Dialer, IncomingStream, Session};
@@ -41,7 +41,8 @@ async fn main() -> Result<()> {
         vec!["admins".to_owned()],
         Default::default(),
     )?;
-    let kube = Dialer::to_agent(server.agents, "edge", TARGET_KUBE_API).header(root.encode()?);
+    let kube =
+        Dialer::to_agent(server.agents, "edge", Target::KubeApi.to_string()).header(root.encode()?);
     let mut stream = kube.dial().await?;
     stream
         .write_all(b"GET /version HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")

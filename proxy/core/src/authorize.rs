@@ -2,23 +2,36 @@
 
 use async_trait::async_trait;
 
-use crate::{BoxError, ClusterName, Identity, Refusal, RequestInfo, Revocation};
+use crate::{BoxError, ClusterName, Identity, Refusal, RequestInfo, Revocation, Target};
 
 /// One access to be decided, before a stream is opened (security rules 5 and 8).
 #[derive(Clone, Copy, Debug)]
 pub struct Access<'a> {
     identity: &'a Identity,
     cluster: &'a ClusterName,
-    request: &'a RequestInfo,
+    target: &'a Target,
+    request: Option<&'a RequestInfo>,
 }
 
 impl<'a> Access<'a> {
-    /// An access of this caller to this cluster.
+    /// An access of this caller to this cluster's API server.
     pub fn new(identity: &'a Identity, cluster: &'a ClusterName, request: &'a RequestInfo) -> Self {
         Self {
             identity,
             cluster,
-            request,
+            target: &Target::KubeApi,
+            request: Some(request),
+        }
+    }
+
+    /// An access to anything else there. One to the API server says what it asks for ([`Access::new`]), and is allowed nothing
+    /// without.
+    pub fn to(identity: &'a Identity, cluster: &'a ClusterName, target: &'a Target) -> Self {
+        Self {
+            identity,
+            cluster,
+            target,
+            request: None,
         }
     }
 
@@ -32,9 +45,20 @@ impl<'a> Access<'a> {
         self.cluster
     }
 
-    /// The request. [`RequestInfo::verb`] of exec, attach and port-forward is `create`.
-    pub fn request(&self) -> &'a RequestInfo {
+    /// What the stream leads to.
+    pub fn target(&self) -> &'a Target {
+        self.target
+    }
+
+    /// The request to the API server; `None` for other targets. [`RequestInfo::verb`] of exec, attach and port-forward is
+    /// `create`.
+    pub fn request(&self) -> Option<&'a RequestInfo> {
         self.request
+    }
+
+    /// What is done, for people: the verb of a request, and `connect` for other targets.
+    pub fn verb(&self) -> &'a str {
+        self.request.map_or("connect", RequestInfo::verb)
     }
 }
 

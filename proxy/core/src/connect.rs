@@ -3,12 +3,14 @@
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use crate::{BoxError, BoxedIo, ClusterName, Refusal, StreamClass};
+use crate::{BoxError, BoxedIo, ClusterName, Refusal, StreamClass, Target};
 
 /// The purpose of a stream.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Open {
+    /// What the agent is to connect it to.
+    pub target: Target,
     /// [`Identity::encode`](crate::Identity::encode): put it into the stream's open header as it is.
     pub identity: Bytes,
     /// How urgent.
@@ -18,9 +20,15 @@ pub struct Open {
 }
 
 impl Open {
-    /// A stream for the call of this id, with its identity encoded.
-    pub fn new(identity: Bytes, class: StreamClass, audit_id: impl Into<String>) -> Self {
+    /// A stream to this target for the call of this id, with its identity encoded.
+    pub fn new(
+        target: Target,
+        identity: Bytes,
+        class: StreamClass,
+        audit_id: impl Into<String>,
+    ) -> Self {
         Self {
+            target,
             identity,
             class,
             audit_id: audit_id.into(),
@@ -31,8 +39,8 @@ impl Open {
 /// Opens streams to clusters.
 #[async_trait]
 pub trait Clusters: Send + Sync {
-    /// Opens a stream with target *kube API* to `cluster`'s agent, which hands it to `ApiServer::serve_stream` of
-    /// `underpass-upstream`.
+    /// Opens a stream to a target at `cluster`'s agent, which hands one to the API server to `ApiServer::serve_stream` of
+    /// `underpass-upstream`. An agent that serves no such target says so on the stream.
     ///
     /// It may wait for an agent that is reconnecting; the front gives up after
     /// [`limits::STREAM_CONNECT_TIMEOUT`](crate::limits::STREAM_CONNECT_TIMEOUT). It must be cancel safe: the front drops the
@@ -59,6 +67,9 @@ pub enum ConnectError {
         /// In the agent's words.
         reason: String,
     },
+    /// The cluster is reached in a way that has no such target.
+    #[error("the cluster has no target {0}")]
+    NoTarget(Target),
     /// The open header does not fit what the agent reads.
     #[error("the stream's open header is too large")]
     HeaderTooLarge,
@@ -79,7 +90,7 @@ impl ConnectError {
         match self {
             Self::UnknownCluster => Refusal::UnknownCluster(cluster.clone()),
             Self::NoAgent => Refusal::NoAgent(cluster.clone()),
-            Self::AgentRefused { .. } => Refusal::AgentRefused(cluster.clone()),
+            Self::AgentRefused { .. } | Self::NoTarget(_) => Refusal::AgentRefused(cluster.clone()),
             Self::Unusable(_) => Refusal::Unusable(cluster.clone()),
             Self::HeaderTooLarge => Refusal::HeadersTooLarge,
             Self::TooManyStreams => Refusal::TooManyRequests,

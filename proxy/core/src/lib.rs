@@ -1,7 +1,7 @@
 //! Types that both ends of Underpass share.
 //!
 //! - [`Identity`]: who is calling, and [`Provenance`]: who vouches for that. [`Scope`] and [`Revocation`] bound it.
-//! - [`ClusterName`], [`RequestInfo`], [`Access`]: what they ask for. [`Authorizer`] and [`ActingAs`] decide.
+//! - [`ClusterName`], [`Target`], [`RequestInfo`], [`Access`]: what they ask for. [`Authorizer`] and [`ActingAs`] decide.
 //! - [`Clusters`] opens a stream to a cluster. [`ConnectionInfo`] and [`Peer`] tell of the connection that a call came on.
 //! - [`Refusal`]: every answer that is Underpass's own.
 //! - [`limits`]: what a peer or a user can cost, in one place.
@@ -34,6 +34,7 @@ pub mod request_info;
 mod revocation;
 mod scope;
 mod status;
+mod target;
 
 pub use self::{
     audit_id::new_audit_id,
@@ -56,8 +57,5 @@ pub use self::{
     request_info::{RequestInfo, StreamClass},
     revocation::Revocation,
     scope::{OutOfScope, Scope},
+    target::{Target, TargetError, TcpTarget, UnixTarget},
 };
-
-/// The target of tunnel streams that carry requests to a cluster's API server. The stream's open header is
-/// [`Identity::encode`]; its payload is one HTTP/1.1 exchange.
-pub const TARGET_KUBE_API: &str = "kube-api";

@@ -21,7 +21,7 @@ pub use self::{
     kubeconfig::{Imported, KubeconfigError, read_kubeconfig},
     plugins::{KNOWN_VARIABLES, PluginError, Plugins},
 };
-use underpass_core::{BoxedIo, ClusterName, ConnectError, Open};
+use underpass_core::{BoxedIo, ClusterName, ConnectError, Open, Target};
 use underpass_directory::{
     Cluster, Credential, Direct, Directory, OpenCredentialError, seal::Keyring,
 };
@@ -115,6 +115,10 @@ impl DirectClusters {
         open: &Open,
     ) -> Option<Result<BoxedIo, ConnectError>> {
         let reached = self.reached(directory, cluster)?;
+        // There is no agent: this server has nothing to do in the cluster's network.
+        if open.target != Target::KubeApi {
+            return Some(Err(ConnectError::NoTarget(open.target.clone())));
+        }
         let server = match self.server(cluster, &reached).await {
             Ok(server) => server,
             Err(error) => return Some(Err(ConnectError::Unusable(Box::new(error)))),

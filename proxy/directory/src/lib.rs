@@ -347,7 +347,9 @@ impl TokenStore for Directory {
 impl Authorizer for Directory {
     async fn authorize(&self, access: &Access<'_>) -> Result<Revocation, AuthorizeError> {
         let (identity, cluster) = (access.identity(), access.cluster());
-        let ability = Ability::needed_for(access.request());
+        let Some(ability) = Ability::needed_by(access) else {
+            return Err(AuthorizeError::Denied { reason: None });
+        };
         let snapshot = self.current.load();
         let named = Named::from(identity);
         let Some(right) = snapshot.right(named, cluster, ability) else {

@@ -4,7 +4,7 @@ use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
-use underpass_core::RequestInfo;
+use underpass_core::{Access, RequestInfo, Target};
 
 /// What somebody may do in a cluster through this server. The cluster's own RBAC decides beyond that: a role opens
 /// doors, and gives no right inside.
@@ -110,7 +110,19 @@ impl FromStr for Role {
 }
 
 impl Ability {
-    /// What a request needs.
+    /// What an access needs; `None` where no role allows it.
+    pub fn needed_by(access: &Access<'_>) -> Option<Self> {
+        match access.target() {
+            Target::KubeApi => access.request().map(Self::needed_for),
+            Target::Tcp(_) | Target::Unix(_) => Some(Self::Services),
+            Target::Shell => Some(Self::Shell),
+            Target::Operation => Some(Self::Node),
+            // Between the server and its agents.
+            _ => None,
+        }
+    }
+
+    /// What a request to the API server needs.
     pub fn needed_for(request: &RequestInfo) -> Self {
         if request.is_proxied() {
             return match request.resource() {
@@ -153,6 +165,31 @@ mod tests {
             .split_once('?')
             .map_or((path, None), |(p, q)| (p, Some(q)));
         Ability::needed_for(&RequestInfo::parse(&method, path, query, false))
+    }
+
+    #[test]
+    fn rule_8_each_target_needs_its_ability() {
+        let user = underpass_core::Identity::new("u".into(), None, vec![], Default::default());
+        let (user, cluster) = (
+            user.unwrap(),
+            underpass_core::ClusterName::new("c").unwrap(),
+        );
+        for (target, ability) in [
+            ("tcp:db.prod:5432", Some(Ability::Services)),
+            ("unix:/run/x.sock", Some(Ability::Services)),
+            ("shell", Some(Ability::Shell)),
+            ("operation", Some(Ability::Node)),
+            ("state", None),
+            // Nobody gets a stream to the API server without saying for what.
+            ("kube-api", None),
+        ] {
+            let target = target.parse().unwrap();
+            let needed = Ability::needed_by(&Access::to(&user, &cluster, &target));
+            assert_eq!(needed, ability, "{target}");
+        }
+        let request = RequestInfo::parse(&Method::GET, "/api/v1/pods", None, false);
+        let access = Access::new(&user, &cluster, &request);
+        assert_eq!(Ability::needed_by(&access), Some(Ability::Read));
     }
 
     #[test]

@@ -145,7 +145,7 @@ fn out_of_scope(limit: OutOfScope, access: &Access<'_>) -> Refusal {
     Refusal::Forbidden {
         user: access.identity().user().to_owned(),
         cluster: access.cluster().clone(),
-        verb: access.request().verb().to_owned().into(),
+        verb: access.verb().to_owned().into(),
         reason: Some(limit.to_string()),
     }
 }
@@ -155,7 +155,7 @@ fn forbidden(error: &AuthorizeError, access: &Access<'_>) -> Refusal {
         AuthorizeError::Denied { reason } => Refusal::Forbidden {
             user: access.identity().user().to_owned(),
             cluster: access.cluster().clone(),
-            verb: access.request().verb().to_owned().into(),
+            verb: access.verb().to_owned().into(),
             reason: reason.clone(),
         },
         AuthorizeError::Unavailable(source) => {

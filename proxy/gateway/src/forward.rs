@@ -19,7 +19,9 @@ use super::{
     watch_end::WatchEnd,
 };
 use underpass_authenticate::adopt_websocket_bearer;
-use underpass_core::{Body, BoxedIo, Open, Refusal, X_FORWARDED_FOR, forwarded_for, limits, list};
+use underpass_core::{
+    Body, BoxedIo, Open, Refusal, Target, X_FORWARDED_FOR, forwarded_for, limits, list,
+};
 use underpass_http::{
     call::Asked,
     exchange::{self, Answered, Exchange, ExchangeError},
@@ -197,7 +199,8 @@ impl Front {
             .identity
             .encode()
             .map_err(|_| Refusal::HeadersTooLarge)?;
-        let open = Open::new(identity, admitted.call.info().class(), record.id());
+        let class = admitted.call.info().class();
+        let open = Open::new(Target::KubeApi, identity, class, record.id());
         let connecting = self.config.clusters.connect(cluster, &open);
         match tokio::time::timeout(limits::STREAM_CONNECT_TIMEOUT, connecting).await {
             Ok(Ok(stream)) => Ok(stream),

@@ -14,7 +14,7 @@ use zeroize::Zeroizing;
 
 use crate::exchange::{self, Answered, ExchangeError};
 use underpass_core::{
-    BoxError, ClusterName, Clusters, ConnectError, Identity, Open, StreamClass, limits,
+    BoxError, ClusterName, Clusters, ConnectError, Identity, Open, StreamClass, Target, limits,
 };
 
 /// Asks clusters for one kind of review.
@@ -80,6 +80,7 @@ impl Reviewer {
     ) -> Result<A, ReviewError> {
         let identity = self.identity().map_err(ReviewError::Question)?;
         let open = Open::new(
+            Target::KubeApi,
             identity,
             StreamClass::Default,
             underpass_core::new_audit_id(),

@@ -121,7 +121,7 @@ pub(super) fn outcome(sender: Sender, outcome: &Outcome) {
         .decided
         .last()
         .unwrap_or_else(|| panic!("nobody decided: {mine}"));
-    assert_eq!(decided.request, again, "{mine}");
+    assert_eq!(decided.request, Some(again), "{mine}");
     assert_eq!(
         (decided.cluster.as_str(), Some(decided.user.as_str())),
         (CLUSTER, sender.user())

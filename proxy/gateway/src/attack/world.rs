@@ -99,7 +99,7 @@ pub(super) struct Received {
 pub(super) struct Decided {
     pub(super) user: String,
     pub(super) cluster: String,
-    pub(super) request: RequestInfo,
+    pub(super) request: Option<RequestInfo>,
 }
 
 /// What became of what was sent.
@@ -177,7 +177,7 @@ impl Authorizer for Noted {
         let decided = Decided {
             user: access.identity().user().to_owned(),
             cluster: access.cluster().to_string(),
-            request: access.request().clone(),
+            request: access.request().cloned(),
         };
         note(&self.1.decided, decided);
         Ok(authorized)
