@@ -104,6 +104,11 @@ impl Outlet {
         }
     }
 
+    /// Waits until the task that writes has ended, by a panic of the sink or with the runtime: nothing is written any more.
+    pub async fn ended(&self) {
+        self.queue.closed().await;
+    }
+
     /// Events that were not written yet.
     pub fn waiting(&self) -> usize {
         self.state.waiting.load(Ordering::Acquire)

@@ -234,3 +234,35 @@ async fn rule_23_reads_of_the_api_have_a_share_of_the_audit_log() {
     let suppressed = &event["annotations"]["underpass.dev/suppressed"];
     assert_eq!(suppressed, &left_out.to_string());
 }
+
+/// Panics when it is to write.
+struct Broken;
+
+#[async_trait]
+impl Sink for Broken {
+    async fn write(&mut self, _: &[Bytes]) -> Result<(), BoxError> {
+        panic!("a fault of this program");
+    }
+}
+
+/// Its owner ends the server: calls would happen unwritten.
+#[tokio::test]
+async fn rule_15_the_end_of_a_task_that_writes_is_known() {
+    let whole = Outlet::start("whole", Box::new(Kept::default()), OutletConfig::default());
+    let broken = Outlet::start("broken", Box::new(Broken), OutletConfig::default());
+    let trail = Trail::new(Policy::everything(), vec![whole, broken]);
+    let mut ended = std::pin::pin!(trail.ended());
+    let early = tokio::time::timeout(Duration::ZERO, ended.as_mut()).await;
+    assert!(early.is_err());
+    let method = Method::POST;
+    trail.own_call(&call(
+        OwnCaller::Known("alice"),
+        &method,
+        "/v1/users",
+        201,
+        &[],
+    ));
+    tokio::time::timeout(Duration::from_secs(20), ended)
+        .await
+        .expect("it has ended");
+}

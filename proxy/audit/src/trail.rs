@@ -1,6 +1,6 @@
 //! Where events go.
 
-use std::{net::IpAddr, sync::Arc, time::Duration};
+use std::{net::IpAddr, sync::Arc, task::Poll, time::Duration};
 
 use super::{
     Call, Event, Level, Outlet, Policy, Sink, Stage, shares::Shares, strangers::Strangers,
@@ -238,6 +238,22 @@ impl Trail {
             );
         }
         self.every_outlet().map(Outlet::waiting).sum()
+    }
+
+    /// Waits until one of the tasks that write has ended: from then on events are lost. Pending where there is none.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost.
+    pub async fn ended(&self) {
+        let mut outlets: Vec<_> = self.every_outlet().map(|o| Box::pin(o.ended())).collect();
+        std::future::poll_fn(|cx| {
+            let mut outlets = outlets.iter_mut();
+            match outlets.any(|outlet| outlet.as_mut().poll(cx).is_ready()) {
+                true => Poll::Ready(()),
+                false => Poll::Pending,
+            }
+        })
+        .await;
     }
 
     fn every_outlet(&self) -> impl Iterator<Item = &Outlet> {

@@ -86,6 +86,10 @@ async fn serve(data: DataDir, options: Serve, keys: &[PathBuf]) -> Result<()> {
     let url = url(&options, sockets.address.port())?;
     data.write(URL, &format!("{url}\n"))?;
     let mut tasks = Supervisor::default();
+    let writing = trail.clone();
+    tasks.start("writes the audit log", async move {
+        writing.ended().await;
+    });
     let renewing = Arc::clone(&certificate).renew(ca, options.names);
     tasks.start("renews the certificate", renewing);
 
