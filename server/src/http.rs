@@ -7,7 +7,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use async_trait::async_trait;
 use http::header::{CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderValue, Method, Request, Response, StatusCode};
-use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use underpass_authenticate::{Authenticator, Caller};
@@ -69,15 +68,10 @@ impl Http {
         let client = connection.info().peer.client(request.headers());
         match self.requester(&request, connection).await {
             Ok((requester, in_flight)) => {
+                let request = request.map(|body| connection.reading(body));
                 let response = self.api.answer(request, requester, Some(client)).await;
                 // The connection is not idle while the answer is sent.
-                response.map(|body| {
-                    let kept = move |frame| {
-                        let _ = &in_flight;
-                        frame
-                    };
-                    body.map_frame(kept).boxed_unsync()
-                })
+                connection.sending(response, in_flight)
             }
             Err(refusal) => self.api.refuse(&request, connection.info(), &refusal),
         }

@@ -57,6 +57,25 @@ impl State {
     fn knows(&mut self, name: Name, network: IpAddr) -> bool {
         self.known.knows(name, network)
     }
+
+    fn waits(&self, keys: [Option<Tried>; 2], now: Instant) -> Result<(), Duration> {
+        for key in keys.iter().flatten() {
+            let tries = self.tries.peek(key);
+            let left = tries.map(|tries| tries.until.saturating_duration_since(now));
+            if let Some(left) = left.filter(|left| !left.is_zero()) {
+                return Err(left);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What an attempt counts for.
+fn keys(name: Name, network: IpAddr, known: bool) -> [Option<Tried>; 2] {
+    [
+        Some((name, Some(network))),
+        (!known).then_some((name, None)),
+    ]
 }
 
 impl Lockouts {
@@ -78,6 +97,19 @@ impl Lockouts {
         self.lock().knows(name, client)
     }
 
+    /// May an attempt begin? Where not, how long until it may.
+    pub(super) fn waits(&self, user: &str, client: IpAddr) -> Result<(), Duration> {
+        let name = self.hasher.hash_one(user);
+        let here = network_of(client);
+        let mut state = self.lock();
+        let known = state.knows(name, here);
+        state.waits(keys(name, here, known), Instant::now())?;
+        match known {
+            true => Ok(()),
+            false => self.networks.allow(client),
+        }
+    }
+
     /// An attempt begins, and is taken for a wrong one until it is known to be right. Where it may not, how long until it
     /// may.
     pub(super) fn begin(&self, user: &str, client: IpAddr) -> Result<Attempt, Duration> {
@@ -86,14 +118,8 @@ impl Lockouts {
         let here = network_of(client);
         let mut state = self.lock();
         let known = state.knows(name, here);
-        let keys = [Some((name, Some(here))), (!known).then_some((name, None))];
-        for key in keys.iter().flatten() {
-            let tries = state.tries.peek(key);
-            let left = tries.map(|tries| tries.until.saturating_duration_since(now));
-            if let Some(left) = left.filter(|left| !left.is_zero()) {
-                return Err(left);
-            }
-        }
+        let keys = keys(name, here, known);
+        state.waits(keys, now)?;
         // Last, so that a name that waits does not count for its network, and before the name takes room: names that are
         // made up are what this is for.
         if !known {

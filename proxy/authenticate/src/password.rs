@@ -154,7 +154,7 @@ impl Passwords {
     /// It is not, or it is not looked at.
     ///
     /// # Cancel safety
-    /// The attempt counts as a wrong one.
+    /// An attempt that waits for its turn was none. One that is being checked counts as a wrong one.
     pub async fn check(
         &self,
         login: &Password,
@@ -165,11 +165,14 @@ impl Passwords {
         let own = known.then(|| self.known.enter(client)).flatten();
         let check = own.or_else(|| self.checks.enter(client));
         let _check = check.ok_or(LoginError::Busy)?;
-        // Counted before it is known: guesses at the same time count all of them.
-        let attempt = self.lockouts.begin(login.user(), client);
-        let attempt = attempt.map_err(LoginError::Locked)?;
+        let waits = self.lockouts.waits(login.user(), client);
+        waits.map_err(LoginError::Locked)?;
         let place = Arc::clone(&self.places).acquire_owned().await;
         let place = place.map_err(|_| LoginError::Busy)?;
+        // Counted before it is known: guesses at the same time count all of them. And no earlier: a guess costs its client a
+        // check, so that the memory of guesses is for as many as can be checked.
+        let attempt = self.lockouts.begin(login.user(), client);
+        let attempt = attempt.map_err(LoginError::Locked)?;
         let is_somebody = kept.is_some();
         let hash = kept.unwrap_or_else(|| self.nobodys.clone());
         let password = Zeroizing::new(login.expose().to_owned());
@@ -312,5 +315,24 @@ mod tests {
         let refused = passwords.check(&guess, None, HERE).await;
         assert_eq!(refused, Err(LoginError::Busy));
         drop(guesses);
+    }
+
+    /// Names that are made up, and taken back before their turn, take no room in the memory of guesses.
+    #[tokio::test(start_paused = true)]
+    async fn rule_23_who_takes_a_login_back_before_its_turn_has_not_guessed() {
+        let passwords = Passwords::new().unwrap();
+        // Somebody's turn lasts.
+        let turns = u32::try_from(passwords.places.available_permits()).unwrap();
+        let _turns = Arc::clone(&passwords.places)
+            .acquire_many_owned(turns)
+            .await;
+        for number in 0..limits::PASSWORD_TRIES_ANYWHERE + 10 {
+            let from = IpAddr::from([10, 0, 0, u8::try_from(number % 256).unwrap()]);
+            let login = typed("alice", "wrong");
+            let check = passwords.check(&login, None, from);
+            let gone = tokio::time::timeout(std::time::Duration::from_millis(1), check).await;
+            assert!(gone.is_err(), "it waits for its turn");
+        }
+        passwords.lockouts.waits("alice", THERE).unwrap();
     }
 }

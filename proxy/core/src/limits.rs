@@ -109,6 +109,19 @@ pub const HEADER_READ_TIMEOUT: Duration = Duration::from_secs(30);
 /// Longer than client-go's own idle timeout (90 s), so that the client usually closes first.
 pub const FRONT_IDLE_TIMEOUT: Duration = Duration::from_secs(180);
 
+/// Log lines at once about what one cluster, or its agents, do wrong.
+pub const CLUSTER_LINES: u32 = 100;
+
+/// One more line after each.
+pub const CLUSTER_LINE_EVERY: Duration = Duration::from_secs(1);
+
+/// Clusters whose lines are counted.
+pub const CLUSTERS_WITH_LINES: usize = 4096;
+
+/// How long a client may read nothing of an answer that does not last (a watch, a log). kube-apiserver gives a request of the
+/// kind as long from its beginning to its end.
+pub const ANSWER_STALL: Duration = Duration::from_secs(60);
+
 /// HTTP/2 PING towards clients: under every common idle limit of load balancers.
 pub const FRONT_KEEPALIVE_INTERVAL: Duration = Duration::from_secs(25);
 
@@ -186,11 +199,11 @@ pub const STRANGERS: usize = 10_240 * STRANGER_BASE;
 pub const STRANGER_MOST: usize =
     STRANGER_BASE + STRANGER_BYTE * (2 * HTTP1_BUFFER_BYTES + FRONT_CONNECTION_WINDOW as usize);
 
-/// What an authenticated connection may send without a request in flight at no charge: any usual head.
+/// What an authenticated connection may send ahead of what the server takes, at no charge: any usual head.
 pub const KNOWN_HEAD_FREE: usize = 64 * 1024;
 
-/// What all of them may hold beyond that, in bytes: a hundred heads of [`HEADER_BYTES`] that do not end. One user has three
-/// quarters of it at the most.
+/// What all of them may hold beyond that, in bytes: a hundred heads of [`HEADER_BYTES`] that do not end, or five hundred bodies
+/// whose clusters do not read. Beyond it, whoever has most gives a connection up.
 pub const KNOWN_HEADS: usize = 256 * 1024 * 1024;
 
 /// From "open a stream to this cluster" to the stream, the wait for a reconnecting agent included.

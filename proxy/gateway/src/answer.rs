@@ -15,7 +15,9 @@ use super::{
     admit::{Decisions, Revoked},
     audit::Record,
     budget::Place,
+    lines::ClusterLines,
     route,
+    sending::Sending,
     watch_end::WatchEnd,
 };
 use underpass_core::{
@@ -52,6 +54,7 @@ pub(super) struct Answer {
     pub(super) ambient: bool,
     /// The caller asks which APIs there are.
     pub(super) discovery: bool,
+    pub(super) lines: Arc<ClusterLines>,
     pub(super) recognised: Recognised,
     /// Ends a watch when the front drains.
     pub(super) watch_end: Option<WatchEnd>,
@@ -83,19 +86,21 @@ impl Answer {
                 &mut record,
                 self.discovery,
             ),
-            _ => self.stream(record),
+            _ => self.stream(record, connection),
         }
     }
 
     /// Rule 1: anything but a validated 101 is an ordinary response.
-    fn stream(self, mut record: Record) -> Response<Body> {
+    fn stream(self, mut record: Record, connection: &Connection) -> Response<Body> {
         let (mut parts, incoming) = self.response.into_parts();
         parts.version = Version::HTTP_11;
         parts.extensions.clear();
         if parts.status == StatusCode::UNAUTHORIZED && !self.call.info().is_proxied() {
             // Agents answer otherwise, and this one is not believed: client-go would take the caller's credential for refused,
             // and renew it for all clusters.
-            tracing::warn!(cluster = %self.cluster, "the agent says that the caller is unknown, which is not its to say");
+            if let Some(suppressed) = self.lines.take(&self.cluster) {
+                tracing::warn!(suppressed, cluster = %self.cluster, "the agent says that the caller is unknown, which is not its to say");
+            }
             return refuse(&Refusal::AgentUnauthorized, &mut record, self.discovery);
         }
         if let Err(refusal) = clean(&mut parts, &self.call, &self.cluster) {
@@ -111,7 +116,10 @@ impl Answer {
         let audited = Audited {
             exchange: self.exchange,
             record,
-            taken: Some(Arc::new((self.place, self.recognised))),
+            sending: Some(match self.call.is_long() {
+                true => Sending::new((self.place, self.recognised)),
+                false => connection.sendings.begin((self.place, self.recognised)),
+            }),
             watch_end: self.watch_end,
         };
         let guard = Until::new(audited, "revoked", async move {
@@ -131,7 +139,9 @@ impl Answer {
         let upstream = hyper::upgrade::on(&mut self.response);
         let (mut parts, _) = self.response.into_parts();
         if let Err(error) = upgrade.verify(&parts) {
-            tracing::warn!(%error, "upgrade not believed");
+            if let Some(suppressed) = self.lines.take(&self.cluster) {
+                tracing::warn!(suppressed, cluster = %self.cluster, %error, "upgrade not believed");
+            }
             return refuse(
                 &Refusal::BadAnswer("an upgrade to something else"),
                 &mut record,
@@ -152,6 +162,7 @@ impl Answer {
         let meter = Arc::new(Meter::default());
         record.piped(Arc::clone(&meter));
         let (gone, revoked) = (connection.gone.clone(), self.decisions.revoked());
+        self.recognised.upgraded();
         let held = (self.exchange, self.place, self.recognised);
         let piping = async move {
             let _held = held;
@@ -199,9 +210,8 @@ fn switching_response(parts: &mut response::Parts, upgrade: &UpgradeRequest) {
 struct Audited {
     exchange: Exchange,
     record: Record,
-    /// The place, and the request in flight of its connection. The pieces that hyper has taken and not sent yet keep it, too
-    /// (security rule 23): for a client that does not read they are `FRONT_SEND_BUFFER` bytes.
-    taken: Option<Arc<(Place, Recognised)>>,
+    /// Keeps the place, and the request in flight of its connection.
+    sending: Option<Arc<Sending>>,
     watch_end: Option<WatchEnd>,
 }
 
@@ -215,8 +225,8 @@ impl Guard for Audited {
         if let Some(watch) = &mut self.watch_end {
             watch.passed(data);
         }
-        if let Some(taken) = &self.taken {
-            *data = body::tied(std::mem::take(data), Arc::clone(taken));
+        if let Some(sending) = &self.sending {
+            *data = sending.piece(std::mem::take(data));
         }
     }
 
@@ -240,7 +250,7 @@ impl Guard for Audited {
 
     fn finished(&mut self) {
         self.record.ended("complete");
-        self.taken = None;
+        self.sending = None;
         self.exchange.finished();
     }
 }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use http::{
     HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Version, header,
     uri::PathAndQuery,
@@ -20,7 +21,7 @@ use super::{
 };
 use underpass_authenticate::adopt_websocket_bearer;
 use underpass_core::{
-    Body, BoxedIo, Open, Refusal, Target, X_FORWARDED_FOR, forwarded_for, limits, list,
+    Body, BoxError, BoxedIo, Open, Refusal, Target, X_FORWARDED_FOR, forwarded_for, limits, list,
 };
 use underpass_http::{
     call::Asked,
@@ -60,6 +61,7 @@ impl Front {
         request: Request<Incoming>,
         connection: &Connection,
     ) -> Response<Body> {
+        connection.standing().taken();
         if !request.uri().path().starts_with(route::PREFIX) {
             return self.config.fallback.handle(request, connection).await;
         }
@@ -120,6 +122,8 @@ impl Front {
         let (cluster, call) = (admitted.cluster.clone(), Arc::clone(&admitted.call));
         let ambient = admitted.ambient;
         let discovery = headers::asks_for_discovery(request.headers());
+        let (parts, body) = request.into_parts();
+        let request = Request::from_parts(parts, connection.reading(body));
         let head = self.exchange(request, admitted, record);
         let (response, exchange, place, recognised) = tokio::select! {
             biased;
@@ -138,17 +142,21 @@ impl Front {
             decisions,
             ambient,
             discovery,
+            lines: Arc::clone(&self.lines),
             recognised,
             watch_end,
         })
     }
 
-    async fn exchange(
+    async fn exchange<B>(
         &self,
-        request: Request<Incoming>,
+        request: Request<B>,
         admitted: Admitted,
         record: &Record,
-    ) -> Result<(Response<Answered>, Exchange, Place, Recognised), Refusal> {
+    ) -> Result<(Response<Answered>, Exchange, Place, Recognised), Refusal>
+    where
+        B: http_body::Body<Data = Bytes, Error = BoxError> + Send + 'static,
+    {
         let (mut parts, body) = request.into_parts();
         let Admitted {
             caller,
@@ -175,10 +183,12 @@ impl Front {
             }
         };
         let (response, exchange) = answered.map_err(|error| {
-            tracing::warn!(
-                %cluster,
-                error = &error as &dyn std::error::Error, "no answer through the tunnel"
-            );
+            if let Some(suppressed) = self.lines.take(cluster) {
+                tracing::warn!(
+                    suppressed, %cluster,
+                    error = &error as &dyn std::error::Error, "no answer through the tunnel"
+                );
+            }
             let cluster = cluster.clone();
             match error {
                 ExchangeError::Malformed(_) => Refusal::BadAnswer("not HTTP/1.1"),
@@ -205,11 +215,16 @@ impl Front {
         match tokio::time::timeout(limits::STREAM_CONNECT_TIMEOUT, connecting).await {
             Ok(Ok(stream)) => Ok(stream),
             Ok(Err(error)) => {
-                tracing::info!(%cluster, error = &error as &dyn std::error::Error, "no stream");
+                if let Some(suppressed) = self.lines.take(cluster) {
+                    let error = &error as &dyn std::error::Error;
+                    tracing::info!(suppressed, %cluster, error, "no stream");
+                }
                 Err(error.refusal(cluster))
             }
             Err(_) => {
-                tracing::info!(%cluster, "no stream in time");
+                if let Some(suppressed) = self.lines.take(cluster) {
+                    tracing::info!(suppressed, %cluster, "no stream in time");
+                }
                 Err(Refusal::NoAgent(cluster.clone()))
             }
         }

@@ -17,6 +17,7 @@ mod batch;
 mod budget;
 mod forward;
 pub mod kubeconfig;
+mod lines;
 mod linger;
 #[cfg(test)]
 mod one_parse;
@@ -25,13 +26,18 @@ mod one_parse;
 pub mod parts;
 pub mod proxy_protocol;
 pub(crate) mod route;
+mod sending;
 mod serve;
 mod strangers;
 mod watch_end;
 
-use std::sync::Arc;
+use std::{
+    sync::Arc,
+    task::{Context, Poll},
+};
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use http::{HeaderMap, Request, Response};
 use hyper::body::Incoming;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -39,7 +45,8 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use underpass_audit::Trail;
 use underpass_authenticate::Authenticator;
 use underpass_core::{
-    ActingAs, Authorizer, Body, Clusters, ConnectionInfo, ImpersonationPolicy, Refusal,
+    ActingAs, Authorizer, Body, BoxError, Clusters, ConnectionInfo, ImpersonationPolicy, Refusal,
+    body::{Guard, Guarded},
 };
 
 pub use self::{
@@ -48,12 +55,17 @@ pub use self::{
     serve::ServeError,
     strangers::{Held, Holder, Metered, Recognised, Standing, StrangerBounds, Strangers},
 };
+use self::{
+    lines::ClusterLines,
+    sending::{Sending, Sendings},
+};
 
 /// One connection while it is served: its facts, and the upgraded streams that came out of it.
 #[derive(Debug)]
 pub struct Connection {
     info: ConnectionInfo,
     standing: Standing,
+    sendings: Sendings,
     pipes: TaskTracker,
     gone: CancellationToken,
 }
@@ -72,6 +84,7 @@ impl Connection {
         Self {
             info,
             standing,
+            sendings: Sendings::default(),
             pipes: TaskTracker::new(),
             gone: CancellationToken::new(),
         }
@@ -87,12 +100,58 @@ impl Connection {
         &self.standing
     }
 
+    /// A request's body on this connection, which tells the connection's budget what is read of it.
+    pub fn reading<B>(&self, body: B) -> Guarded<B, Reading>
+    where
+        B: http_body::Body<Data = Bytes> + Unpin,
+    {
+        Guarded::new(body, Reading(self.standing.clone()))
+    }
+
+    /// A response that keeps `kept` until all of it is sent. The connection ends when its client reads nothing of it for
+    /// [`limits::ANSWER_STALL`](underpass_core::limits::ANSWER_STALL).
+    pub fn sending(
+        &self,
+        response: Response<Body>,
+        kept: impl Send + Sync + 'static,
+    ) -> Response<Body> {
+        let sending = self.sendings.begin(kept);
+        response.map(|body| underpass_core::boxed(Guarded::new(body, Tied(sending))))
+    }
+
     /// Charges a head to the strangers' budget while its credential is checked; to be dropped then.
     ///
     /// # Errors
     /// There is no room for it. The connection is about to be closed.
     pub fn hold(&self, headers: &HeaderMap) -> Result<Held, Refusal> {
         self.standing.hold(headers).ok_or(Refusal::TooManyRequests)
+    }
+}
+
+/// Tells a connection's budget what is read of a body.
+#[derive(Debug)]
+pub struct Reading(Standing);
+
+impl Guard for Reading {
+    fn poll_abort(&mut self, _: &mut Context<'_>) -> Poll<BoxError> {
+        Poll::Pending
+    }
+
+    fn passed(&mut self, _: &mut Bytes) {
+        self.0.taken();
+    }
+}
+
+/// Ties each piece of an answer to its sending.
+struct Tied(Arc<Sending>);
+
+impl Guard for Tied {
+    fn poll_abort(&mut self, _: &mut Context<'_>) -> Poll<BoxError> {
+        Poll::Pending
+    }
+
+    fn passed(&mut self, data: &mut Bytes) {
+        *data = self.0.piece(std::mem::take(data));
     }
 }
 
@@ -152,6 +211,7 @@ pub struct FrontConfig {
 )]
 pub struct Front {
     config: FrontConfig,
+    lines: Arc<ClusterLines>,
     draining: CancellationToken,
 }
 
@@ -160,6 +220,7 @@ impl Front {
     pub fn new(config: FrontConfig) -> Self {
         Self {
             config,
+            lines: Arc::default(),
             draining: CancellationToken::new(),
         }
     }

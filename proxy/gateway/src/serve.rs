@@ -80,9 +80,19 @@ impl Front {
         let protocol = info.protocol;
         let connection = Arc::new(Connection::of_stranger(info, standing));
         let _gone = connection.gone.clone().drop_guard();
-        let served = match protocol {
-            Protocol::Http1 => self.serve_http1(io, &connection).await,
-            Protocol::Http2 => self.serve_http2(io, &connection).await,
+        let serving = async {
+            match protocol {
+                Protocol::Http1 => self.serve_http1(io, &connection).await,
+                Protocol::Http2 => self.serve_http2(io, &connection).await,
+            }
+        };
+        let served = tokio::select! {
+            served = serving => served,
+            () = connection.sendings.stalled() => {
+                tracing::debug!("the client does not read");
+                metrics::counter!("underpass_stalled_clients_total").increment(1);
+                Ok(())
+            }
         };
         connection.pipes.close();
         connection.pipes.wait().await;

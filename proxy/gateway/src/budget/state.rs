@@ -371,7 +371,11 @@ impl State {
         if !share || here >= self.config.requests_per_user_and_cluster {
             return Some(Whose::UserInCluster);
         }
-        self.cluster_is_full(cluster).then_some(Whose::Cluster)
+        let in_cluster = self.clusters.get(cluster);
+        let in_cluster = in_cluster.map_or(0, |at| requests(&at.in_flight));
+        // A few users whose clients do not read leave places to the others.
+        let has_room = share::allows(here, in_cluster, self.config.requests_per_cluster);
+        (!has_room).then_some(Whose::Cluster)
     }
 
     fn cluster_is_full(&self, cluster: &ClusterName) -> bool {

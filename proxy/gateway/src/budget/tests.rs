@@ -104,6 +104,27 @@ async fn a_user_who_has_all_of_theirs_holds_up_nobody() {
     }
 }
 
+/// Their clients may not read, or their cluster may hang.
+#[tokio::test(start_paused = true)]
+async fn rule_23_a_few_users_leave_requests_of_a_cluster_to_the_others() {
+    let budgets = Budgets::new(config(512, 600));
+    let mut held = Vec::new();
+    for user in ["a", "b", "c", "d", "e", "f"] {
+        let places = (0..128).map_while(|_| {
+            let at = cluster("c");
+            let place = budgets.place(user, &at, Kind::Request).now_or_never();
+            place?.ok()
+        });
+        held.extend(places);
+    }
+    assert!(held.len() < 600, "{}", held.len());
+    for calm in 0..20 {
+        held.push(take(&budgets, &format!("calm-{calm}"), "c", Kind::Request));
+    }
+    drop(held);
+    assert_unused(&budgets);
+}
+
 #[tokio::test(start_paused = true)]
 async fn users_take_turns_and_each_ones_requests_keep_their_order() {
     let budgets = Budgets::new(config(9, 1));

@@ -11,7 +11,7 @@ use std::{
 };
 
 use tokio_util::sync::CancellationToken;
-use underpass_core::{Authority, Identity, limits, share};
+use underpass_core::{Authority, Identity, limits};
 
 use super::crowd::Id;
 
@@ -31,9 +31,6 @@ impl From<&Identity> for Holder {
     }
 }
 
-/// The shares of [`limits::KNOWN_HEADS`] are counted in it.
-const UNIT: usize = 1024 * 1024;
-
 /// One connection of a holder.
 #[derive(Debug)]
 pub(super) struct Member {
@@ -41,7 +38,7 @@ pub(super) struct Member {
     /// Its requests in flight. It is idle without any.
     pub(super) requests: Arc<AtomicUsize>,
     pub(super) close: CancellationToken,
-    /// The charge for bytes of a request that has not begun.
+    /// The charge for bytes that nobody has taken yet.
     pub(super) unasked: usize,
 }
 
@@ -50,9 +47,10 @@ pub(super) struct Known {
     connections: usize,
     holders: HashMap<Arc<Holder>, BTreeMap<Id, Member>>,
     members: HashMap<Id, Arc<Holder>>,
-    /// The charges of all, and of the holders that have any.
+    /// The charges of all, and of the holders that have any, the one with most last.
     unasked: usize,
     unasked_of: HashMap<Arc<Holder>, usize>,
+    by_unasked: BTreeSet<(usize, Arc<Holder>)>,
     /// The same holders, the one that has to give a connection up first last.
     by_count: BTreeSet<Rank>,
     authorities: HashMap<Authority, Vouched>,
@@ -83,6 +81,7 @@ impl Known {
             members: HashMap::new(),
             unasked: 0,
             unasked_of: HashMap::new(),
+            by_unasked: BTreeSet::new(),
             by_count: BTreeSet::new(),
             authorities: HashMap::new(),
         }
@@ -103,47 +102,57 @@ impl Known {
         self.insert(holder, member);
     }
 
-    /// The holder with the most gives up its oldest connection without a request in flight, or else its oldest: of the users
-    /// of one authority, where that has more than half of all connections, since a captured one gives ever new names. False:
-    /// nobody is here.
+    /// The holder with the most gives up its oldest connection without a request in flight, or else its oldest. Where nobody
+    /// has much, and the users of one authority have more than half of all connections, one of them pays: a captured
+    /// authority gives ever new names. False: nobody is here.
     pub(super) fn make_room(&mut self) -> bool {
         let half = self.len() / 2;
+        let much = self.connections / 16;
+        let most = self.by_count.last();
         let mut authorities = self.authorities.values();
         let largest = authorities.find(|vouched| vouched.connections > half);
-        let by_count = largest.map_or(&self.by_count, |vouched| &vouched.by_count);
-        let Some((.., holder)) = by_count.last() else {
+        let largest = largest.and_then(|vouched| vouched.by_count.last());
+        let first = most.filter(|(count, ..)| *count > much);
+        let Some((.., holder)) = first.or(largest).or(most) else {
             return false;
         };
         let holder = Arc::clone(holder);
         self.give_up(&holder, "room")
     }
 
-    /// Charges bytes of a request that has not begun. False: its holder has too many, and the connection has to end.
+    /// Charges bytes that nobody has taken yet. Where all connections hold too many, the holder with most of them gives up its
+    /// connection with most. False: that is this one, or it is not here.
     pub(super) fn charge(&mut self, id: Id, bytes: usize) -> bool {
+        while self.unasked.saturating_add(bytes) > limits::KNOWN_HEADS {
+            let Some(heaviest) = self.heaviest() else {
+                break;
+            };
+            metrics::counter!("underpass_authenticated_closed_total", "bound" => "heads")
+                .increment(1);
+            if let Some(member) = self.leave(heaviest) {
+                member.close.cancel();
+            }
+        }
         let Some(holder) = self.members.get(&id).cloned() else {
             return false;
         };
-        let held = self.unasked_of.get(&holder).copied().unwrap_or_default();
-        let all = self.unasked.saturating_add(bytes) / UNIT;
-        if !share::allows(held / UNIT, all, limits::KNOWN_HEADS / UNIT) {
-            metrics::counter!("underpass_authenticated_closed_total", "bound" => "heads")
-                .increment(1);
-            if let Some(member) = self.leave(id) {
-                member.close.cancel();
-            }
-            return false;
-        }
-        self.unasked = self.unasked.saturating_add(bytes);
-        self.unasked_of
-            .insert(Arc::clone(&holder), held.saturating_add(bytes));
         let members = self.holders.get_mut(&holder);
         if let Some(member) = members.and_then(|members| members.get_mut(&id)) {
             member.unasked = member.unasked.saturating_add(bytes);
         }
+        self.unasked = self.unasked.saturating_add(bytes);
+        self.hold(&holder, |held| held.saturating_add(bytes));
         true
     }
 
-    /// The request has begun.
+    fn heaviest(&self) -> Option<Id> {
+        let (_, holder) = self.by_unasked.last()?;
+        let members = self.holders.get(holder)?.values();
+        let heaviest = members.max_by_key(|member| member.unasked)?;
+        Some(heaviest.id)
+    }
+
+    /// They were taken.
     pub(super) fn refund(&mut self, id: Id) {
         let Some(holder) = self.members.get(&id).cloned() else {
             return;
@@ -155,19 +164,27 @@ impl Known {
         }
     }
 
+    fn give_back(&mut self, holder: &Arc<Holder>, bytes: usize) {
+        self.unasked = self.unasked.saturating_sub(bytes);
+        self.hold(holder, |held| held.saturating_sub(bytes));
+    }
+
+    fn hold(&mut self, holder: &Arc<Holder>, change: impl FnOnce(usize) -> usize) {
+        let before = self.unasked_of.get(holder).copied().unwrap_or_default();
+        let after = change(before);
+        self.by_unasked.remove(&(before, Arc::clone(holder)));
+        match after {
+            0 => self.unasked_of.remove(holder),
+            _ => {
+                self.by_unasked.insert((after, Arc::clone(holder)));
+                self.unasked_of.insert(Arc::clone(holder), after)
+            }
+        };
+    }
+
     #[cfg(test)]
     pub(super) fn unasked(&self) -> usize {
         self.unasked
-    }
-
-    fn give_back(&mut self, holder: &Arc<Holder>, bytes: usize) {
-        self.unasked = self.unasked.saturating_sub(bytes);
-        if let Some(held) = self.unasked_of.get_mut(holder) {
-            *held = held.saturating_sub(bytes);
-            if *held == 0 {
-                self.unasked_of.remove(holder);
-            }
-        }
     }
 
     pub(super) fn leave(&mut self, id: Id) -> Option<Member> {
@@ -361,22 +378,51 @@ mod tests {
     }
 
     #[test]
-    fn rule_23_heads_of_one_user_that_do_not_end_have_a_share() {
+    fn rule_23_the_holder_of_most_heads_that_do_not_end_pays() {
+        const UNIT: usize = 1024 * 1024;
         let mut known = Known::new(10_000);
         let most = limits::KNOWN_HEADS / UNIT;
-        let greedy: Vec<_> = (0..1000)
-            .map(|id| enter(&mut known, id, user("mallory"), 0))
+        let alice = enter(&mut known, 0, user("alice"), 1);
+        assert!(known.charge(alice.0, UNIT));
+        let greedy: Vec<_> = (1..1000)
+            .map(|id| enter(&mut known, id, user("mallory"), 1))
             .collect();
         for guest in &greedy {
             known.charge(guest.0, UNIT);
         }
-        assert_eq!(inside(&greedy).len(), most / 4 * 3 - 1);
-        let alice = enter(&mut known, 1000, user("alice"), 0);
-        assert!(known.charge(alice.0, UNIT) && alice.is_in());
-        // A request that begins frees what its head has taken.
-        known.refund(greedy[0].0);
-        known.refund(greedy[1].0);
-        assert!(known.charge(greedy[0].0, UNIT) && greedy[0].is_in());
+        assert_eq!(inside(&greedy).len(), most - 1);
+        // Others' heads find room, however many there are.
+        let others: Vec<_> = (1000..1100)
+            .map(|id| enter(&mut known, id, user(&id.to_string()), 1))
+            .collect();
+        assert!(
+            others
+                .iter()
+                .all(|other| known.charge(other.0, UNIT) && other.is_in())
+        );
+        assert!(alice.is_in());
+        // A head that has ended is free.
+        let left = inside(&greedy);
+        known.refund(left[0]);
+        assert!(known.charge(left[1], UNIT));
+        assert_eq!(inside(&greedy).len(), left.len());
+    }
+
+    #[test]
+    fn rule_23_an_authority_with_most_users_does_not_pay_for_somebody_greedy_elsewhere() {
+        let mut known = Known::new(160);
+        let corp = |name: Id| Holder::User("jwt/corp".parse().unwrap(), name.to_string().into());
+        let honest: Vec<_> = (0..90)
+            .map(|id| enter(&mut known, id, corp(id), 1))
+            .collect();
+        let greedy: Vec<_> = (90..130)
+            .map(|id| enter(&mut known, id, user("mallory"), 1))
+            .collect();
+        for _ in 0..30 {
+            assert!(known.make_room());
+        }
+        assert!(honest.iter().all(Guest::is_in));
+        assert_eq!(inside(&greedy).len(), 10);
     }
 
     #[test]
@@ -385,13 +431,14 @@ mod tests {
         for id in 0..8 {
             enter(&mut known, id, user("alice"), 0);
         }
-        assert!(known.charge(3, UNIT) && known.charge(4, 2 * UNIT) && !known.charge(8, 1));
+        assert!(known.charge(3, 1000) && known.charge(4, 2000) && !known.charge(8, 1));
         for id in 0..9 {
             known.leave(id);
         }
         assert!(!known.make_room());
         assert!(known.holders.is_empty() && known.by_count.is_empty() && known.members.is_empty());
         assert!(known.authorities.is_empty() && known.unasked_of.is_empty());
+        assert!(known.by_unasked.is_empty());
         assert_eq!(known.unasked, 0);
     }
 }

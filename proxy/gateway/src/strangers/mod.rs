@@ -89,6 +89,7 @@ impl Strangers {
             id,
             known: AtomicBool::new(false),
             for_others: AtomicBool::new(false),
+            upgraded: AtomicBool::new(false),
             requests: Arc::default(),
             metered: Mutex::new(0),
             closed,
@@ -159,7 +160,9 @@ struct Counted {
     for_others: AtomicBool,
     /// Authenticated requests in flight.
     requests: Arc<AtomicUsize>,
-    /// The charge for bytes: of a stranger all, of a known one those since its last request. Locked before the other locks.
+    /// The connection is no HTTP any more: it is an agent's, or a shell's.
+    upgraded: AtomicBool,
+    /// The charge for bytes: of a stranger all, of a known one those that nobody has taken yet. Locked before the other locks.
     metered: Mutex<usize>,
     closed: CancellationToken,
     _place: Option<OwnedSemaphorePermit>,
@@ -181,13 +184,10 @@ impl Counted {
     fn recognise(&self, holder: Holder) {
         let mut metered = self.metered();
         self.requests.fetch_add(1, Ordering::AcqRel);
-        let charged = std::mem::take(&mut *metered);
         if self.known.swap(true, Ordering::AcqRel) {
-            if charged > limits::KNOWN_HEAD_FREE {
-                self.strangers.known().refund(self.id);
-            }
             return;
         }
+        let charged = std::mem::take(&mut *metered);
         if self.asks_for_others() {
             let all = charged.saturating_add(limits::STRANGER_BASE);
             self.strangers.crowd().refund(self.id, all);
@@ -203,10 +203,19 @@ impl Counted {
         self.strangers.known().enter(holder, member);
     }
 
+    /// The server has taken what came: a head has ended, or a piece of a body was read.
+    fn taken(&self) {
+        let mut metered = self.metered();
+        if self.is_known() && std::mem::take(&mut *metered) > limits::KNOWN_HEAD_FREE {
+            self.strangers.known().refund(self.id);
+        }
+    }
+
     fn request_ended(&self) {
-        let _metered = self.metered();
+        let mut metered = self.metered();
         let before = self.requests.fetch_sub(1, Ordering::AcqRel);
         if before == 1 && self.asks_for_others() {
+            *metered = 0;
             self.known.store(false, Ordering::Release);
             self.strangers.known().leave(self.id);
             let mut crowd = self.strangers.crowd();
@@ -270,21 +279,24 @@ impl Standing {
     /// Charges bytes that were read. False: the connection has to end.
     fn charge(&self, bytes: usize) -> bool {
         let Some(counted) = &self.0 else { return true };
-        // What comes beside a request in flight is bounded by what it takes.
-        if counted.requests.load(Ordering::Acquire) > 0 {
+        if counted.upgraded.load(Ordering::Acquire) {
             return true;
         }
         let mut metered = counted.metered();
-        // It may have begun meanwhile.
-        if counted.requests.load(Ordering::Acquire) > 0 {
-            return true;
-        }
         *metered = metered.saturating_add(bytes);
         if !counted.is_known() {
             return counted.strangers.crowd().charge(counted.id, bytes);
         }
         let beyond = metered.saturating_sub(limits::KNOWN_HEAD_FREE).min(bytes);
         beyond == 0 || counted.strangers.known().charge(counted.id, beyond)
+    }
+
+    /// The server has taken what came so far: a head has ended, or a piece of a body was read. A known connection is charged for
+    /// the rest.
+    pub fn taken(&self) {
+        if let Some(counted) = &self.0 {
+            counted.taken();
+        }
     }
 
     /// Charges a request's head until what is returned is dropped. `None`: there is no room for it.
@@ -321,8 +333,16 @@ impl fmt::Debug for Standing {
 pub struct Recognised(Option<Arc<Counted>>);
 
 impl Recognised {
+    /// The connection carries a shell or a forwarded port from now on, whose bytes are somebody's who reads.
+    pub(crate) fn upgraded(&self) {
+        if let Some(counted) = &self.0 {
+            counted.upgraded.store(true, Ordering::Release);
+        }
+    }
+
     /// The connection itself is recognised from now on: it is an agent's, and no request.
     pub fn for_good(self) {
+        self.upgraded();
         if let Some(counted) = &self.0 {
             // It never ends, and nobody else asks over it.
             counted.requests.fetch_add(1, Ordering::AcqRel);
@@ -414,7 +434,7 @@ mod tests {
         for _ in 0..3 {
             let request = standing.recognise(user("alice"));
             assert_eq!((strangers.bytes(), strangers.known_connections()), (0, 1));
-            assert!(standing.charge(1 << 30), "what alice sends is hers");
+            assert!(standing.charge(1 << 20), "what alice sends is hers");
             // Somebody else asks meanwhile, and has not said who they are.
             let held = standing.hold(&headers).unwrap();
             assert!(strangers.bytes() > limits::STRANGER_HEADER_LINE);
@@ -433,24 +453,26 @@ mod tests {
     #[test]
     fn rule_23_a_known_connection_is_charged_for_heads_that_do_not_end() {
         let strangers = Strangers::default();
-        let known: Vec<_> = (0..400)
-            .map(|_| {
-                let standing = strangers.enter(HERE);
-                drop(standing.recognise(user("mallory")));
-                standing
-            })
-            .collect();
-        let unfinished = |standing: &Standing| (0..64).all(|_| standing.charge(16 * 1024));
-        let open = known.iter().filter(|standing| unfinished(standing)).count();
-        assert!((190..260).contains(&open), "{open}");
         let alice = strangers.enter(HERE);
+        let mut requests = vec![alice.recognise(user("alice"))];
+        // Each has a request in flight, which bounds nothing.
+        let known: Vec<_> = (0..400).map(|_| strangers.enter(HERE)).collect();
+        requests.extend(known.iter().map(|known| known.recognise(user("mallory"))));
+        let unfinished = |standing: &Standing| (0..64).all(|_| standing.charge(16 * 1024));
+        known.iter().for_each(|standing| {
+            unfinished(standing);
+        });
+        let open = known.iter().filter(|standing| !standing.is_closed());
+        let open = open.count();
+        assert!((250..300).contains(&open), "{open}");
         for _ in 0..1000 {
-            drop(alice.recognise(user("alice")));
-            assert!(unfinished(&alice), "each head ends");
+            assert!(unfinished(&alice), "others pay");
+            // The head has ended, or a piece of the body was read.
+            alice.taken();
         }
-        let request = alice.recognise(user("alice"));
-        assert!(alice.charge(1 << 30), "a body is its request's");
-        drop((request, known));
+        requests[0].upgraded();
+        assert!(alice.charge(1 << 30), "a shell");
+        drop((requests, known));
         assert_eq!(strangers.known().unasked(), 0);
     }
 

@@ -1,6 +1,7 @@
 //! One HTTP/1.1 request on one byte stream: how the server's half speaks to an agent, and how the agent
 //! speaks to an API server when it upgrades.
 
+mod heading;
 mod inline;
 
 use std::{
@@ -18,7 +19,7 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::task::AbortOnDropHandle;
 
-use self::inline::Inline;
+use self::{heading::Heading, inline::Inline};
 use crate::scheduling::on_wake::Condition;
 use underpass_core::{BoxError, body::Guard, limits};
 
@@ -46,6 +47,7 @@ impl From<hyper::Error> for ExchangeError {
             return Self::Malformed(error);
         }
         match io_kind(&error) {
+            Some(io::ErrorKind::InvalidData) => Self::Malformed(error),
             Some(io::ErrorKind::NotConnected) => Self::NotTaken(error),
             Some(io::ErrorKind::ConnectionRefused) => Self::Declined(error),
             _ => Self::Lost(error),
@@ -164,6 +166,7 @@ where
     B: Body<Data = Bytes> + Send + 'static,
     B::Error: Into<BoxError>,
 {
+    let (io, head) = Heading::new(io);
     let (mut sender, connection) = client().handshake(TokioIo::new(io)).await?;
     let work = async move {
         if let Err(error) = connection.with_upgrades().await {
@@ -185,6 +188,7 @@ where
     let mut sending = pin!(sender.send_request(request));
     let response = poll_fn(|cx| poll_driven(inline.as_ref(), cx, |cx| sending.as_mut().poll(cx)));
     let response = response.await?;
+    head.has_come();
     Ok((
         response.map(|incoming| Answered { incoming, inline }),
         exchange,

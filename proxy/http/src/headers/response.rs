@@ -146,7 +146,7 @@ pub fn clean(
         .then(|| newer_openapi(headers, call, hop))
         .flatten();
     if redirects && newer.is_none() && url(headers, &header::LOCATION, place.as_ref()).is_none() {
-        tracing::warn!(%status, "a redirect is not passed on");
+        tracing::debug!(%status, "a redirect is not passed on");
         return Err(Refusal::Redirected);
     }
     let found = headers

@@ -1,0 +1,196 @@
+//! A bound on what comes before an answer's head.
+//!
+//! Interim answers (1xx) have no end of their own: hyper reads them for as long as there are any, in one turn, and a bound in
+//! time does not get its turn.
+
+use std::{
+    io,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    task::{Context, Poll, ready},
+};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use underpass_core::limits;
+
+/// The largest head, and as many interim ones as go into another.
+const MOST: usize = 2 * limits::HTTP1_BUFFER_BYTES;
+
+/// There is no bound any more.
+const NONE: usize = usize::MAX;
+
+/// A stream whose answer's head has not come.
+pub(super) struct Heading<I> {
+    io: I,
+    /// Bytes that may still come before the head.
+    left: Arc<AtomicUsize>,
+}
+
+/// Says when the head has come.
+pub(super) struct Head(Arc<AtomicUsize>);
+
+impl Head {
+    pub(super) fn has_come(self) {
+        self.0.store(NONE, Ordering::Release);
+    }
+}
+
+impl<I> Heading<I> {
+    pub(super) fn new(io: I) -> (Self, Head) {
+        let left = Arc::new(AtomicUsize::new(MOST));
+        let head = Head(Arc::clone(&left));
+        (Self { io, left }, head)
+    }
+}
+
+impl<I: AsyncRead + Unpin> AsyncRead for Heading<I> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let left = self.left.load(Ordering::Acquire);
+        if left == 0 {
+            let error = "too much before the answer's head";
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, error)));
+        }
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut self.io).poll_read(cx, buf))?;
+        if left != NONE {
+            let read = buf.filled().len().saturating_sub(before);
+            let after = left.saturating_sub(read);
+            // The head may have come meanwhile.
+            let _ = self
+                .left
+                .compare_exchange(left, after, Ordering::AcqRel, Ordering::Acquire);
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<I: AsyncWrite + Unpin> AsyncWrite for Heading<I> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use http::Request;
+    use http_body_util::{BodyExt, Empty};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::super::{ExchangeError, send};
+    use super::*;
+
+    fn get() -> Request<Empty<bytes::Bytes>> {
+        let get = Request::get("/").header("host", "x");
+        get.body(Empty::new()).unwrap()
+    }
+
+    const EARLY: &[u8] = b"HTTP/1.1 103 Early Hints\r\n\r\n";
+
+    /// An agent that, once it is asked, always has something to say, and never anything that matters.
+    #[derive(Default)]
+    struct Endless {
+        asked: bool,
+        waker: Option<std::task::Waker>,
+        next: usize,
+    }
+
+    impl AsyncRead for Endless {
+        fn poll_read(
+            mut self: Pin<&mut Self>,
+            cx: &mut Context<'_>,
+            buf: &mut ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
+            if !self.asked {
+                self.waker = Some(cx.waker().clone());
+                return Poll::Pending;
+            }
+            while buf.remaining() > 0 {
+                buf.put_slice(&EARLY[self.next..=self.next]);
+                self.next = (self.next + 1) % EARLY.len();
+            }
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    impl AsyncWrite for Endless {
+        fn poll_write(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            buf: &[u8],
+        ) -> Poll<io::Result<usize>> {
+            self.asked = true;
+            if let Some(waker) = self.waker.take() {
+                waker.wake();
+            }
+            Poll::Ready(Ok(buf.len()))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    #[tokio::test]
+    async fn rule_11_interim_answers_have_an_end() {
+        let answered =
+            tokio::time::timeout(Duration::from_secs(20), send(Endless::default(), get())).await;
+        let error = answered.expect("it ends").map(|_| ()).unwrap_err();
+        assert!(matches!(error, ExchangeError::Malformed(_)), "{error:?}");
+    }
+
+    #[tokio::test]
+    async fn what_comes_behind_the_head_has_no_bound() {
+        let (near, mut far) = tokio::io::duplex(64 * 1024);
+        let size = 3 * MOST;
+        let answering = tokio::spawn(async move {
+            let mut asked = [0; 1024];
+            let _ = far.read(&mut asked).await.unwrap();
+            far.write_all(EARLY).await.unwrap();
+            let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {size}\r\n\r\n");
+            far.write_all(head.as_bytes()).await.unwrap();
+            far.write_all(&vec![b'x'; size]).await.unwrap();
+            far
+        });
+        let (response, _exchange) = send(near, get()).await.unwrap();
+        let body = response.into_body().collect().await.unwrap().to_bytes();
+        assert_eq!(body.len(), size);
+        answering.await.unwrap();
+    }
+}
