@@ -266,18 +266,14 @@ impl StreamIo {
     }
 
     fn poll_read_end<T>(&self, shared: &Shared) -> Poll<Result<Option<T>, StreamError>> {
-        let (end, gone) = shared.with(|core| (core.recv_end(self.id), core.is_closed()));
-        Poll::Ready(match end {
-            Some(RecvEnd::Ended) => Ok(None),
-            Some(RecvEnd::Reset(code)) => Err(StreamError::Reset(code)),
-            Some(RecvEnd::Refused(code, reason)) => Err(StreamError::Refused { code, reason }),
-            Some(RecvEnd::Stopped) => Err(StreamError::Finished),
-            None if gone => match shared.ended() {
-                Some(error) => Err(StreamError::Session(error)),
-                // It is about to be said how.
-                None => return Poll::Pending,
-            },
-            None => return Poll::Pending,
+        let Some(end) = shared.recv_end(self.id) else {
+            return Poll::Pending;
+        };
+        Poll::Ready(match end.map_err(StreamError::Session)? {
+            RecvEnd::Ended => Ok(None),
+            RecvEnd::Reset(code) => Err(StreamError::Reset(code)),
+            RecvEnd::Refused(code, reason) => Err(StreamError::Refused { code, reason }),
+            RecvEnd::Stopped => Err(StreamError::Finished),
         })
     }
 
@@ -308,7 +304,7 @@ impl StreamIo {
                 let bytes = bytes.split_to(bytes.len().min(room));
                 shared.with(|core| core.write_soon(self.id, bytes, now));
             }
-            Err(error) => return error.map_or(Poll::Pending, |error| Poll::Ready(Err(error))),
+            Err(error) => return Poll::Ready(Err(error)),
         }
         Poll::Ready(Ok(()))
     }
@@ -331,7 +327,7 @@ impl StreamIo {
                 shared.with(|core| core.write(self.id, bytes));
                 len
             }
-            Err(error) => return error.map_or(Poll::Pending, |error| Poll::Ready(Err(error))),
+            Err(error) => return Poll::Ready(Err(error)),
         };
         // What is not taken now, the next write or a flush hands over.
         let _ = self.poll_hand_over(shared, &mut send);
@@ -349,11 +345,8 @@ impl StreamIo {
         ready!(self.poll_flush_half(shared));
         match self.room(shared) {
             // To a peer that reads no more there is nothing to hand over: the next write hears it.
-            Ok(_) | Err(Some(StreamError::Finished | StreamError::Stopped(_))) => {
-                Poll::Ready(Ok(()))
-            }
-            Err(Some(error)) => Poll::Ready(Err(error)),
-            Err(None) => Poll::Pending,
+            Ok(_) | Err(StreamError::Finished | StreamError::Stopped(_)) => Poll::Ready(Ok(())),
+            Err(error) => Poll::Ready(Err(error)),
         }
     }
 
@@ -388,9 +381,8 @@ impl StreamIo {
         match self.room(shared) {
             Ok(_) => shared.with(|core| core.finish(self.id)),
             // A peer that reads no more does not mind that nothing more comes.
-            Err(Some(StreamError::Finished | StreamError::Stopped(_))) => {}
-            Err(Some(error)) => return Poll::Ready(Err(error)),
-            Err(None) => {}
+            Err(StreamError::Finished | StreamError::Stopped(_)) => {}
+            Err(error) => return Poll::Ready(Err(error)),
         }
         self.poll_flush(shared, cx)
     }
@@ -404,15 +396,17 @@ impl StreamIo {
         }
     }
 
-    /// Bytes that may be written. `Err(None)` means that the session is about to say how it ended.
-    fn room(&self, shared: &Shared) -> Result<usize, Option<StreamError>> {
-        let (room, closed) = shared.with(|core| (core.room(self.id), core.is_closed()));
+    /// Bytes that may be written.
+    fn room(&self, shared: &Shared) -> Result<usize, StreamError> {
+        let room = shared.with(|core| core.room(self.id));
         room.map_err(|end| match end {
-            WriteEnd::Finished | WriteEnd::Over(SendEnd::Done) => Some(StreamError::Finished),
-            WriteEnd::Over(SendEnd::Reset(code)) => Some(StreamError::Reset(code)),
-            WriteEnd::Over(SendEnd::Stopped(code)) => Some(StreamError::Stopped(code)),
-            WriteEnd::Gone if closed => shared.ended().map(StreamError::Session),
-            WriteEnd::Gone => Some(StreamError::Finished),
+            WriteEnd::Finished | WriteEnd::Over(SendEnd::Done) => StreamError::Finished,
+            WriteEnd::Over(SendEnd::Reset(code)) => StreamError::Reset(code),
+            WriteEnd::Over(SendEnd::Stopped(code)) => StreamError::Stopped(code),
+            WriteEnd::Gone => match shared.ended() {
+                Some(error) => StreamError::Session(error),
+                None => StreamError::Finished,
+            },
         })
     }
 

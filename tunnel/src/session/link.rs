@@ -60,8 +60,8 @@ impl LinkHandle {
 
 /// Why the driver stopped.
 enum Over {
-    /// The session is over; so it was said, or so says the protocol.
-    Session,
+    /// The session is over.
+    Session(Ending),
     /// The session is done with the link.
     Link(LinkEnd),
     /// The transport broke.
@@ -148,8 +148,9 @@ impl Driver<'_> {
     }
 
     fn over(&self) -> Option<Over> {
-        if self.shared.ending().is_some() {
-            return Some(Over::Session);
+        let ending = self.shared.core(|core| core.ending().cloned());
+        if let Some(ending) = ending {
+            return Some(Over::Session(ending));
         }
         self.link.end.get().cloned().map(Over::Link)
     }
@@ -280,8 +281,8 @@ impl Driver<'_> {
         self.opening.abort_all();
         self.pumping.abort_all();
         match over {
-            Over::Session => {
-                self.finish_session().await;
+            Over::Session(ending) => {
+                self.finish_session(ending).await;
                 None
             }
             Over::Link(end) => {
@@ -304,25 +305,20 @@ impl Driver<'_> {
         }
     }
 
-    async fn finish_session(&mut self) {
-        let (code, reason) = match self.shared.ending() {
-            Some(Ending::Peer { code, .. }) => {
-                // What the peer sent on other streams may still be on its way, although its CLOSE
-                // is here.
-                let closed = self.link.transport.closed();
-                let _ = tokio::time::timeout(limits::CLOSE_TIME, closed).await;
-                (code, String::new())
-            }
-            ending => {
-                self.say_last_words().await;
-                match ending {
-                    Some(Ending::Local { code, reason }) => (code, reason),
-                    Some(Ending::Violation(violation)) => {
-                        (violation.close_code(), chain(&violation))
-                    }
-                    _ => (CloseCode::Shutdown, String::new()),
-                }
-            }
+    async fn finish_session(&mut self, ending: Ending) {
+        if let Ending::Peer { .. } = ending {
+            // What the peer sent on other streams may still be on its way, although its CLOSE
+            // is here.
+            let closed = self.link.transport.closed();
+            let _ = tokio::time::timeout(limits::CLOSE_TIME, closed).await;
+        } else {
+            self.say_last_words().await;
+        }
+        let (code, reason) = match ending {
+            Ending::Peer { code, .. } => (code, String::new()),
+            Ending::Local { code, reason } => (code, reason),
+            Ending::Violation(violation) => (violation.close_code(), chain(&violation)),
+            Ending::Detached(_) => (CloseCode::Shutdown, String::new()),
         };
         self.link.transport.close(code, &reason);
         // Until then the process must not end.

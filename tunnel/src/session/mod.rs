@@ -197,14 +197,14 @@ impl Session {
         info: Info,
         held: impl Send + 'static,
     ) -> Self {
-        let (shared, outlets) = Shared::new(agreed, secret, info);
+        let (shared, supervision) = Shared::new(agreed, secret, info);
         // Nothing stands against the first.
         let _ = shared.join(first);
         // Of the highest level: a filter that lets a warning through must not take away whose it is.
         let span = tracing::error_span!(
             "session", id = %shared.info().id, agent = shared.info().agent
         );
-        let run = supervisor::run(Arc::clone(&shared), outlets);
+        let run = supervisor::run(Arc::clone(&shared), supervision);
         let run = async move {
             run.await;
             drop(held);
@@ -313,10 +313,10 @@ impl Session {
 
     /// The session's end, for who must not keep it alive by waiting.
     pub(crate) fn end(&self) -> impl Future<Output = ()> + Send + use<> {
-        let mut ended = self.shared.watch_ended();
+        // It is the handles that keep a session alive.
+        let shared = Arc::clone(&self.shared);
         async move {
-            // An error means that the driver is gone: that is an end, too.
-            let _ = ended.wait_for(Option::is_some).await;
+            shared.closed().await;
         }
     }
 

@@ -128,6 +128,54 @@ pub(crate) async fn code_and_reason_of_a_close_reach_the_peer(kind: Kind) {
     }
 }
 
+pub(crate) async fn a_stream_knows_how_its_session_ended_as_soon_as_it_has(kind: Kind) {
+    let Pair { agent, server, .. } = &pair(kind).await;
+    let (mut here, there) = stream(server, agent).await;
+    server.close(CloseCode::Shutdown, "because");
+    let read = here.read_bytes().now_or_never().map(Result::unwrap_err);
+    let written = here.write_bytes("late".into()).now_or_never();
+    let opened = server.open(target("late")).now_or_never();
+    let opened = opened.map(|opened| opened.map(drop).unwrap_err());
+    assert!(
+        matches!(
+            (&read, &written, &opened, server.closed().now_or_never()),
+            (
+                Some(StreamError::Session(SessionError::Ended(
+                    Ending::Local { .. }
+                ))),
+                Some(Err(StreamError::Session(SessionError::Ended(_)))),
+                Some(OpenError::Session(SessionError::Ended(_))),
+                Some(SessionError::Ended(Ending::Local { .. })),
+            )
+        ),
+        "{read:?} {written:?} {opened:?}"
+    );
+    drop((here, there));
+}
+
+#[test]
+fn a_session_ends_with_its_runtime() {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let (pair, mut here, there) = runtime.block_on(async {
+        let pair = pair(Kind::Memory).await;
+        let (here, there) = stream(&pair.server, &pair.agent).await;
+        (pair, here, there)
+    });
+    drop(runtime);
+    run(async move {
+        for session in [&pair.agent, &pair.server] {
+            let error = within("it is heard elsewhere", session.closed()).await;
+            assert_eq!(error.close_code(), Some(CloseCode::Shutdown), "{error:?}");
+        }
+        let error = fails("nothing comes", here.read_bytes()).await;
+        assert!(matches!(error, StreamError::Session(_)), "{error:?}");
+        drop((pair, here, there));
+    });
+}
+
 fn assert_closed_by_peer(error: &SessionError, code: CloseCode, reason: &str) {
     let SessionError::Ended(Ending::Peer {
         code: seen,

@@ -138,7 +138,7 @@ impl Session {
         peer_has: u64,
         now: Instant,
     ) -> Result<(), LinkRefused> {
-        if self.phase == Phase::Closed {
+        if self.is_closed() {
             return Err(LinkRefused::Closed);
         }
         if let Some(latest) = self.latest.filter(|latest| link <= *latest) {
@@ -205,7 +205,7 @@ impl Session {
         self.links.remove(&link);
         self.streams.uproot(link);
         self.lane.take_if(|lane| *lane == link);
-        if self.phase == Phase::Closed {
+        if self.is_closed() {
             return;
         }
         if self.primary != Some(link) {
@@ -223,7 +223,7 @@ impl Session {
 
     /// This side needs a link no more: the peer is told, and the link ends.
     pub fn leave(&mut self, link: LinkId, reason: &str) {
-        if self.phase == Phase::Closed {
+        if self.is_closed() {
             return;
         }
         if let Some(left) = self.links.get_mut(&link)
@@ -277,7 +277,7 @@ impl Session {
     /// When to call [`handle_detached`](Self::handle_detached).
     pub fn poll_detached(&self) -> Option<Instant> {
         let since = self.detached?;
-        (self.phase != Phase::Closed).then(|| since + self.resume_window)
+        (!self.is_closed()).then(|| since + self.resume_window)
     }
 
     /// Ends the session if it was without a transport for too long.
@@ -364,7 +364,7 @@ impl Session {
 
     /// `None` once nothing more is to be read there.
     fn reader(&mut self, link: LinkId) -> Option<&mut FrameReader> {
-        if self.phase == Phase::Closed {
+        if self.is_closed() {
             return None;
         }
         let link = self.links.get_mut(&link)?;
@@ -462,7 +462,7 @@ impl Session {
     /// When to call [`handle_timeout`](Self::handle_timeout) for a link, or `None` once it is over.
     pub fn poll_timeout(&self, link: LinkId) -> Option<Instant> {
         let entry = self.links.get(&link)?;
-        if entry.over || self.phase == Phase::Closed {
+        if entry.over || self.is_closed() {
             return None;
         }
         let keepalive = entry.keepalive.poll_timeout(self.is_owed(link));
@@ -473,7 +473,7 @@ impl Session {
 
     /// Does what is due at `now` for a link.
     pub fn handle_timeout(&mut self, link: LinkId, now: Instant) {
-        if self.phase == Phase::Closed {
+        if self.is_closed() {
             return;
         }
         if self.primary == Some(link) {
@@ -530,7 +530,7 @@ impl Session {
             entry.queued = 0;
             out.unsplit(std::mem::take(&mut entry.queue));
         }
-        if self.primary == Some(link) && self.phase != Phase::Closed {
+        if self.primary == Some(link) && !self.is_closed() {
             self.transmit_credits(&mut out);
         }
         (!out.is_empty()).then(|| out.freeze())

@@ -103,11 +103,12 @@ pub struct Session {
     events: VecDeque<Event>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// How far a session is. `Closed` is the one place that says how it ended.
+#[derive(Debug, PartialEq, Eq)]
 enum Phase {
     Open,
     Draining,
-    Closed,
+    Closed(Ending),
 }
 
 /// Something that the session's owner must act on.
@@ -130,8 +131,8 @@ pub enum Event {
     LinkEnded(LinkId, LinkEnd),
     /// The peer takes no new streams and says when to come back.
     GoAway(GoAway),
-    /// The session ended. Nothing follows.
-    Closed(Ending),
+    /// The session ended, as [`Session::ending`] says from now on. Nothing follows.
+    Closed,
 }
 
 /// How a session ended. Exhaustive: metrics give each way its label.
@@ -304,7 +305,7 @@ impl Session {
     /// An OPEN went unanswered for too long: asks whether the peer is there, and counts it as
     /// unresponsive until it is heard from.
     pub fn suspect(&mut self, now: Instant) {
-        if self.phase == Phase::Closed {
+        if self.is_closed() {
             return;
         }
         self.suspect = true;
@@ -323,7 +324,15 @@ impl Session {
 
     /// Whether the session has ended.
     pub fn is_closed(&self) -> bool {
-        self.phase == Phase::Closed
+        self.ending().is_some()
+    }
+
+    /// How the session ended, if it has.
+    pub fn ending(&self) -> Option<&Ending> {
+        match &self.phase {
+            Phase::Open | Phase::Draining => None,
+            Phase::Closed(ending) => Some(ending),
+        }
     }
 
     /// An event.
@@ -340,7 +349,7 @@ impl Session {
 
     /// Something the peer must hear, whatever becomes of the link; with what goes out next.
     fn say(&mut self, frame: &Lasting) {
-        if self.phase == Phase::Closed {
+        if self.is_closed() {
             return;
         }
         self.outbox.push(frame.to_bytes());
@@ -351,10 +360,9 @@ impl Session {
     }
 
     fn end(&mut self, ending: Ending) {
-        if self.phase == Phase::Closed {
+        if self.is_closed() {
             return;
         }
-        self.phase = Phase::Closed;
         let told = match &ending {
             Ending::Local { code, reason } => Some((*code, reason.clone())),
             Ending::Violation(violation) => {
@@ -370,6 +378,7 @@ impl Session {
         }
         self.streams.clear();
         self.changed = true;
-        self.events.push_back(Event::Closed(ending));
+        self.phase = Phase::Closed(ending);
+        self.events.push_back(Event::Closed);
     }
 }

@@ -146,7 +146,7 @@ impl Session {
         match self.phase {
             Phase::Open => {}
             Phase::Draining => return Err(OpenRefused::Draining),
-            Phase::Closed => return Err(OpenRefused::Closed),
+            Phase::Closed(_) => return Err(OpenRefused::Closed),
         }
         // A peer that is away hears of none of them, and must hear of all when it is back.
         if self.streams.is_full(self.role) || self.outbox.len() >= limits::LASTING_FRAMES / 2 {
