@@ -31,7 +31,7 @@ use underpass_proto::stream_id::Role;
 pub use self::incoming::IncomingStream;
 pub(crate) use self::io::StreamIo;
 pub(crate) use self::link::ControlStream;
-pub(crate) use self::shared::{Bulk, Joining, Shared};
+pub(crate) use self::shared::{Bulk, Joining, MainAsk, Shared};
 use crate::stream::Stream;
 use crate::transport::{HalfError, Kind, PathStats, SendStream, TransportError};
 

@@ -10,8 +10,8 @@ use tokio::sync::futures::Notified;
 use tokio::sync::{Mutex as AsyncMutex, Notify, mpsc, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use underpass_proto::code::CloseCode;
-use underpass_proto::frame::{GoAway, Open, Wish};
-use underpass_proto::handshake::Resumption;
+use underpass_proto::frame::{GoAway, Open};
+use underpass_proto::handshake::{EitherSession, Resumption, ThatSession};
 use underpass_proto::limits;
 use underpass_proto::secret::SessionSecret;
 use underpass_proto::session::{
@@ -37,6 +37,14 @@ pub(crate) struct Joining {
     pub(crate) role: LinkRole,
     /// Lasting frames that the peer says it has.
     pub(crate) peer_has: u64,
+}
+
+/// What a connector asks for where a session is to go on.
+pub(crate) enum MainAsk {
+    /// The session, which has a transport.
+    That(ThatSession),
+    /// The session, which has none, or a new one.
+    Either(EitherSession),
 }
 
 /// A transport that has joined, and waits for its driver.
@@ -384,15 +392,27 @@ impl Shared {
         stats
     }
 
-    /// What the connector needs to bring another transport. A session that has one is not given up
+    /// The connector's question for another main transport. A session that has one is not given up
     /// for a new one.
-    pub(crate) fn resumption(&self, role: LinkRole) -> Resumption {
+    pub(crate) fn ask_for_main(&self) -> MainAsk {
         let mut state = self.state();
-        let wish = match role {
-            LinkRole::Lane => Wish::Lane,
-            LinkRole::Main if state.core.primary().is_none() => Wish::MainOrNew,
-            LinkRole::Main => Wish::Main,
-        };
+        let resumption = self.resumption(&mut state);
+        if state.core.primary().is_none() {
+            MainAsk::Either(EitherSession(resumption))
+        } else {
+            let role = LinkRole::Main;
+            MainAsk::That(ThatSession { resumption, role })
+        }
+    }
+
+    /// The connector's question for a lane.
+    pub(crate) fn ask_for_lane(&self) -> ThatSession {
+        let resumption = self.resumption(&mut self.state());
+        let role = LinkRole::Lane;
+        ThatSession { resumption, role }
+    }
+
+    fn resumption(&self, state: &mut State) -> Resumption {
         let attempt = state.next_link;
         state.next_link = attempt.next();
         Resumption {
@@ -400,7 +420,6 @@ impl Shared {
             secret: self.secret.clone(),
             attempt: attempt.0,
             received: state.core.arrived(),
-            wish,
         }
     }
 

@@ -6,9 +6,7 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use underpass_proto::VarInt;
 use underpass_proto::frame::{FrameReader, RawFrame};
-use underpass_proto::handshake::{
-    self, AcceptorHandshake, AcceptorStep, ConnectorHandshake, ConnectorStep, Local,
-};
+use underpass_proto::handshake::{self, AwaitChallenge, AwaitHello, Local, NewSession};
 use underpass_proto::limits;
 use underpass_proto::secret::SessionSecret;
 use underpass_tunnel::transport::{BiStream, HalfError, Transport, TransportError};
@@ -159,8 +157,11 @@ pub(crate) async fn log_in(mut control: RawStream, key: AgentKey) -> RawStream {
     prove(control, &key, handshake).await
 }
 
-pub(crate) async fn say_hello(control: &mut RawStream, key: &AgentKey) -> ConnectorHandshake {
-    let (handshake, hello) = ConnectorHandshake::start(&local(), key, [7; 16], None);
+pub(crate) async fn say_hello(
+    control: &mut RawStream,
+    key: &AgentKey,
+) -> AwaitChallenge<NewSession> {
+    let (handshake, hello) = AwaitChallenge::start(&local(), key, [7; 16], &NewSession);
     control.send(hello).await.unwrap();
     handshake
 }
@@ -168,23 +169,22 @@ pub(crate) async fn say_hello(control: &mut RawStream, key: &AgentKey) -> Connec
 pub(crate) async fn prove(
     mut control: RawStream,
     key: &AgentKey,
-    mut handshake: ConnectorHandshake,
+    handshake: AwaitChallenge<NewSession>,
 ) -> RawStream {
-    loop {
-        match handshake.handle(control.must().await, key).unwrap() {
-            ConnectorStep::Send(bytes) => control.send(bytes).await.unwrap(),
-            ConnectorStep::Established(_) | ConnectorStep::Resumed(_) => return control,
-        }
-    }
+    let challenge = control.must().await;
+    let (handshake, proof) = handshake.handle_challenge(challenge, key).unwrap();
+    control.send(proof).await.unwrap();
+    handshake.handle_answer(control.must().await).unwrap();
+    control
 }
 
 /// The server's end of a handshake, which lets everyone in.
 pub(crate) async fn let_in(transport: &dyn Transport) -> RawStream {
     let mut control = RawStream::new(transport.accept().await.unwrap());
-    let mut handshake = AcceptorHandshake::start([3; 32]);
-    while let AcceptorStep::Send(bytes) = handshake.handle(control.must().await).unwrap() {
-        control.send(bytes).await.unwrap();
-    }
+    let handshake = AwaitHello::start([3; 32]);
+    let (handshake, challenge) = handshake.handle_hello(control.must().await).unwrap();
+    control.send(challenge).await.unwrap();
+    handshake.handle_proof(control.must().await).unwrap();
     let welcome = handshake::welcome(
         &local(),
         [5; 16],
