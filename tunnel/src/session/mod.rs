@@ -8,6 +8,7 @@ mod opening;
 mod preface;
 mod shared;
 mod supervisor;
+mod writers;
 
 use std::fmt;
 use std::future::poll_fn;

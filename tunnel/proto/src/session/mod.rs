@@ -21,7 +21,7 @@ pub use self::links::{LinkEnd, LinkId, LinkRefused, LinkRole};
 use self::outbox::Outbox;
 pub use self::placement::{Beginning, Taken};
 use self::seen::Seen;
-pub use self::streams::{Classes, WriteEnd};
+pub use self::streams::{Classes, Writable, WriteEnd};
 use self::table::Table;
 use super::code::CloseCode;
 use super::frame::{Close, Control, GoAway, Lasting};
