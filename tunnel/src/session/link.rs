@@ -14,7 +14,7 @@ use underpass_proto::chain;
 use underpass_proto::code::CloseCode;
 use underpass_proto::frame::FrameReader;
 use underpass_proto::limits;
-use underpass_proto::session::{Ending, LinkEnd, LinkId, Violation};
+use underpass_proto::session::{Ending, LinkEnd, LinkId, Part, Violation};
 
 use super::alarm::Alarm;
 use super::opening;
@@ -187,7 +187,9 @@ impl Driver<'_> {
     }
 
     async fn wait(&mut self) -> Wake {
-        let timeout = self.shared.core(|core| core.poll_timeout(self.link.id));
+        let timeout = self
+            .shared
+            .core(|core| core.next_timeout(Part::Link(self.link.id)));
         self.alarm.set(timeout);
         let alarm = &mut self.alarm;
         let room = self.opening.len() < limits::STREAMS_OPENING;
@@ -235,7 +237,7 @@ impl Driver<'_> {
             if let Some(at) = heard {
                 core.heard(id, at);
             }
-            core.handle_timeout(id, now());
+            core.handle_timeout(Part::Link(id), now());
         });
     }
 

@@ -7,7 +7,7 @@ use tokio::task::JoinSet;
 use tracing::Instrument;
 use underpass_proto::chain;
 use underpass_proto::code::CloseCode;
-use underpass_proto::session::LinkId;
+use underpass_proto::session::{LinkId, Part};
 
 use super::shared::{Joined, Shared, Supervision};
 use super::{LinkLoss, link, now};
@@ -22,7 +22,7 @@ pub(super) async fn run(shared: Arc<Shared>, supervision: Supervision) {
     let mut links = Links::new();
     let mut closed = pin!(shared.closed());
     let error = loop {
-        let deadline = shared.core(|core| core.poll_detached());
+        let deadline = shared.core(|core| core.next_timeout(Part::Session));
         let expired = async {
             match deadline {
                 Some(at) => tokio::time::sleep_until(at.into()).await,
@@ -37,7 +37,7 @@ pub(super) async fn run(shared: Arc<Shared>, supervision: Supervision) {
                     lost(&shared, id, why);
                 }
             }
-            () = expired => shared.with(|core| core.handle_detached(now())),
+            () = expired => shared.with(|core| core.handle_timeout(Part::Session, now())),
         }
     };
     tracing::debug!("{}", chain(&error));
