@@ -16,6 +16,7 @@ use underpass_proto::VarInt;
 use underpass_proto::frame::{Control, FrameReader, Ping};
 use underpass_proto::handshake::{AwaitChallenge, AwaitHello, Local, NewSession};
 use underpass_proto::limits;
+use underpass_proto::settings::{ResumeWindow, StreamLimit};
 use underpass_tunnel::AgentKey;
 
 fn varints(c: &mut Criterion) {
@@ -64,8 +65,8 @@ fn control_frames(c: &mut Criterion) {
 fn handshake(c: &mut Criterion) {
     let key = AgentKey::from_seed([7; 32]).expect("any seed makes a key");
     let local = Local {
-        max_streams: 100,
-        resume_window_ms: 60_000,
+        max_streams: StreamLimit::default(),
+        resume_window: ResumeWindow::default(),
         software: "bench".to_owned(),
     };
     let cut = |bytes: &Bytes| {

@@ -19,6 +19,7 @@ use underpass_proto::frame::Wish;
 use underpass_proto::handshake::{HandshakeError, Proven};
 use underpass_proto::limits;
 use underpass_proto::session::{LinkId, LinkRefused, LinkRole};
+use underpass_proto::settings::{KeepaliveInterval, ResumeWindow, StreamLimit};
 
 use self::handshake::{Admitted, Failed, Within, close_words, tell};
 use crate::census::{Census, NoRoom};
@@ -61,22 +62,20 @@ impl Denied {
 /// What an acceptor tells its connectors.
 #[derive(Debug, Clone)]
 pub struct AcceptorConfig {
-    /// Streams that a connector may have open at once, [`limits::STREAMS_MAX`] at most; each costs
-    /// about 4 KiB when idle.
-    pub max_streams: u32,
+    /// Streams that a connector may have open at once.
+    pub max_streams: StreamLimit,
     /// Sessions that one agent's key may have at once: its replicas, and a rollout.
     pub max_sessions_of_agent: usize,
     /// Sessions of all agents of one name, with all of their keys.
     pub max_sessions_of_name: usize,
     /// Sessions of all agents.
     pub max_sessions: usize,
-    /// Silence after which a PING is sent: one to twenty seconds, other values are taken for the
-    /// nearer of these. Shorter finds a lost agent sooner and costs a packet each way per agent and
-    /// interval.
-    pub keepalive: Duration,
-    /// How long a session waits for its connector when its last transport is lost, an hour at the
-    /// most; zero ends it at once. What both sides were sending is kept meanwhile.
-    pub resume_window: Duration,
+    /// Silence after which a PING is sent. Shorter finds a lost agent sooner and costs a packet each way per
+    /// agent and interval.
+    pub keepalive: KeepaliveInterval,
+    /// How long a session waits for its connector when its last transport is lost; zero ends it at once. What both
+    /// sides were sending is kept meanwhile.
+    pub resume_window: ResumeWindow,
     /// Name and version of the software, for the peers' logs.
     pub software: String,
 }
@@ -84,12 +83,12 @@ pub struct AcceptorConfig {
 impl Default for AcceptorConfig {
     fn default() -> Self {
         Self {
-            max_streams: limits::STREAMS,
+            max_streams: StreamLimit::default(),
             max_sessions_of_agent: limits::SESSIONS_OF_AGENT,
             max_sessions_of_name: limits::SESSIONS_OF_NAME,
             max_sessions: limits::SESSIONS,
-            keepalive: limits::KEEPALIVE,
-            resume_window: limits::RESUME_WINDOW,
+            keepalive: KeepaliveInterval::default(),
+            resume_window: ResumeWindow::default(),
             software: concat!("underpass-tunnel/", env!("CARGO_PKG_VERSION")).to_owned(),
         }
     }
@@ -203,14 +202,6 @@ pub struct Acceptor {
 impl Acceptor {
     /// An acceptor that lets in whom `admission` knows.
     pub fn new(config: AcceptorConfig, admission: Arc<dyn Admission>) -> Self {
-        let config = AcceptorConfig {
-            max_streams: config.max_streams.min(limits::STREAMS_MAX),
-            keepalive: config
-                .keepalive
-                .clamp(limits::KEEPALIVE_MIN, limits::KEEPALIVE_MAX),
-            resume_window: config.resume_window.min(limits::RESUME_WINDOW_MAX),
-            ..config
-        };
         Self {
             census: Census::new(
                 config.max_sessions_of_agent,

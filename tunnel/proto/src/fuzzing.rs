@@ -17,6 +17,7 @@ use super::limits;
 use super::mux::simulation as mux_simulation;
 use super::secret::SessionSecret;
 use super::session::LinkRole;
+use super::settings::{KeepaliveInterval, ResumeWindow};
 use super::simulation::World;
 use super::stream_id::Role;
 use super::websocket::{Decoder, FramingError, Received};
@@ -178,9 +179,12 @@ pub fn handshake(data: &[u8]) {
         }
         Bytes::from(frame)
     };
+    let Ok(max_streams) = 10.try_into() else {
+        return;
+    };
     let local = Local {
-        max_streams: 10,
-        resume_window_ms: 60_000,
+        max_streams,
+        resume_window: ResumeWindow::default(),
         software: "fuzz/1".to_owned(),
     };
     let Ok(key) = AgentKey::from_seed([1; 32]) else {
@@ -206,7 +210,13 @@ pub fn handshake(data: &[u8]) {
             ends.shake_hands(&ThatSession { resumption, role }, tamper, resumed)
         }
         _ => {
-            let welcome = handshake::welcome(&ends.local, [3; 16], secret, 1000, "edge-1");
+            let welcome = handshake::welcome(
+                &ends.local,
+                [3; 16],
+                secret,
+                KeepaliveInterval::default(),
+                "edge-1",
+            );
             ends.shake_hands(&NewSession, tamper, welcome)
         }
     };

@@ -1,7 +1,6 @@
 //! The acceptor's end of the session handshake, on a transport.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::time::Instant;
@@ -11,6 +10,7 @@ use underpass_proto::frame::Wish;
 use underpass_proto::handshake::{self, AwaitHello, Local, Proven, ResumptionClaim};
 use underpass_proto::secret::SessionSecret;
 use underpass_proto::session::Agreed;
+use underpass_proto::settings::ResumeWindow;
 use underpass_proto::stream_id::Role;
 
 use super::{AcceptError, Acceptor, nameable};
@@ -112,8 +112,7 @@ impl Acceptor {
         }
         let counted = self.census.enter(proven.key, &agent)?;
         let (id, secret) = (random(), SessionSecret::new(random()));
-        let wanted = Duration::from_millis(proven.resume_window_ms.into());
-        let resume_window = self.config.resume_window.min(wanted);
+        let resume_window = self.config.resume_window.min(proven.resume_window);
         control
             .send(self.welcome(id, secret.clone(), resume_window, &agent))
             .await?;
@@ -150,16 +149,15 @@ impl Acceptor {
         &self,
         id: [u8; 16],
         secret: SessionSecret,
-        resume_window: Duration,
+        resume_window: ResumeWindow,
         agent: &str,
     ) -> Bytes {
-        let millis = |time: Duration| u32::try_from(time.as_millis()).unwrap_or(u32::MAX);
         let local = Local {
             max_streams: self.config.max_streams,
-            resume_window_ms: millis(resume_window),
+            resume_window,
             software: self.config.software.clone(),
         };
-        handshake::welcome(&local, id, secret, millis(self.config.keepalive), agent)
+        handshake::welcome(&local, id, secret, self.config.keepalive, agent)
     }
 }
 

@@ -14,7 +14,6 @@ mod server;
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
 
 use rand::Rng;
 use underpass_proto::backoff::Backoff;
@@ -22,8 +21,8 @@ use underpass_proto::code::CloseCode;
 use underpass_proto::frame::Welcome;
 use underpass_proto::handshake::{Either, EitherSession, Local, NewSession, ThatSession};
 use underpass_proto::key::AgentKey;
-use underpass_proto::limits;
 use underpass_proto::session::{Agreed, LinkId, LinkRole};
+use underpass_proto::settings::{KeepaliveInterval, ResumeWindow};
 use underpass_proto::stream_id::Role;
 
 pub use self::config::{ConfigError, ConnectorConfig, Transports};
@@ -73,13 +72,8 @@ impl Connector {
             key: config.key,
             instance: random(),
             local: Local {
-                max_streams: config.max_streams.min(limits::STREAMS_MAX),
-                resume_window_ms: config
-                    .resume_window
-                    .min(limits::RESUME_WINDOW_MAX)
-                    .as_millis()
-                    .try_into()
-                    .unwrap_or(u32::MAX),
+                max_streams: config.max_streams,
+                resume_window: config.resume_window,
                 software: config.software,
             },
             backoff: Backoff::new(config.backoff_initial, config.backoff_max),
@@ -213,8 +207,8 @@ impl Connector {
         let agreed = Agreed {
             local_streams: welcome.max_streams,
             remote_streams: self.local.max_streams,
-            keepalive: Duration::from_millis(welcome.keepalive_ms.into()),
-            resume_window: Duration::from_millis(welcome.resume_window_ms.into()),
+            keepalive: KeepaliveInterval::of_peer(welcome.keepalive_ms),
+            resume_window: ResumeWindow::of_peer(welcome.resume_window_ms),
         };
         let info = Info {
             id: SessionId(welcome.session),

@@ -10,7 +10,7 @@ use underpass_proto::limits;
 use underpass_proto::session::{Ending, OpenRefused};
 use underpass_tunnel::{
     AcceptorConfig, CloseCode, ConnectError, Connector, ConnectorConfig, OpenError, ResetCode,
-    Session, SessionError, StreamError,
+    ResumeWindow, Session, SessionError, StreamError,
 };
 
 use crate::bytes::{drink, incoming, open, pour, read_whole, stream, target, write_until_error};
@@ -303,7 +303,7 @@ pub(crate) async fn local_close_wakes_everyone(kind: Kind) {
 
 pub(crate) async fn the_stream_limit_is_kept_and_given_back(kind: Kind) {
     let config = AcceptorConfig {
-        max_streams: 3,
+        max_streams: 3.try_into().unwrap(),
         ..acceptor_config()
     };
     let Pair { agent, server, .. } = &pair_with(kind, config).await;
@@ -419,7 +419,7 @@ fn the_process_may_end_once_its_session_is_drained() {
             for _ in 0..20 {
                 let config = ConnectorConfig {
                     transports: transports(kind),
-                    resume_window: Duration::from_secs(60),
+                    resume_window: ResumeWindow::default(),
                     ..connector_config(server.port, &pki)
                 };
                 let process = tokio::task::spawn_blocking(move || {

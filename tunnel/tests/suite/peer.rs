@@ -9,6 +9,7 @@ use underpass_proto::frame::{FrameReader, RawFrame};
 use underpass_proto::handshake::{self, AwaitChallenge, AwaitHello, Local, NewSession};
 use underpass_proto::limits;
 use underpass_proto::secret::SessionSecret;
+use underpass_proto::settings::{KeepaliveInterval, ResumeWindow};
 use underpass_tunnel::transport::{BiStream, HalfError, Transport, TransportError};
 use underpass_tunnel::{AgentKey, ResetCode, Session};
 
@@ -115,8 +116,8 @@ impl RawStream {
 
 pub(crate) fn local() -> Local {
     Local {
-        max_streams: 100,
-        resume_window_ms: 0,
+        max_streams: 100.try_into().unwrap(),
+        resume_window: ResumeWindow::ZERO,
         software: "hostile/1".to_owned(),
     }
 }
@@ -189,7 +190,7 @@ pub(crate) async fn let_in(transport: &dyn Transport) -> RawStream {
         &local(),
         [5; 16],
         SessionSecret::new([6; 32]),
-        10_000,
+        KeepaliveInterval::default(),
         "edge-1",
     );
     transport.authenticated();

@@ -60,11 +60,11 @@ impl Survivor {
     async fn start_with(kind: Kind, window: Duration) -> Self {
         let pki = Pki::new();
         let config = AcceptorConfig {
-            resume_window: window,
+            resume_window: window.try_into().unwrap(),
             ..acceptor_config()
         };
         let connector = Connector::new(ConnectorConfig {
-            resume_window: window,
+            resume_window: window.try_into().unwrap(),
             ..connector_config(1, &pki)
         })
         .unwrap();

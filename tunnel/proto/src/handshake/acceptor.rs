@@ -8,6 +8,7 @@ use super::{
 use crate::frame::{self, Challenge, Hello, Proof, Purpose, RawFrame, Wish};
 use crate::key::PublicKey;
 use crate::secret::SessionSecret;
+use crate::settings::ResumeWindow;
 
 /// An acceptor that waits for HELLO.
 #[derive(Debug)]
@@ -75,8 +76,8 @@ pub struct Proven {
     pub instance: [u8; 16],
     /// Streams that this side may have open at once.
     pub max_streams: u32,
-    /// How long the connector wants sessions to wait for it, in milliseconds.
-    pub resume_window_ms: u32,
+    /// How long the connector wants sessions to wait for it.
+    pub resume_window: ResumeWindow,
     /// Name and version of the connector's software.
     pub software: String,
     /// The session that it wants to carry on.
@@ -145,7 +146,7 @@ fn prove(hello: Hello, challenge: &Bytes, proof: &Proof) -> Result<Proven, Hands
         key,
         instance: hello.instance,
         max_streams: hello.max_streams,
-        resume_window_ms: hello.resume_window_ms,
+        resume_window: ResumeWindow::of_peer(hello.resume_window_ms),
         software: hello.software,
         resumption,
     })

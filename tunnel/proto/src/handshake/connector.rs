@@ -168,8 +168,8 @@ impl<A: Ask> AwaitChallenge<A> {
             versions: VERSIONS.to_vec(),
             public_key: key.public_key().0,
             instance,
-            max_streams: local.max_streams,
-            resume_window_ms: local.resume_window_ms,
+            max_streams: local.max_streams.get(),
+            resume_window_ms: local.resume_window.millis(),
             software: clip_software(&local.software),
             purpose: ask.purpose(),
         });

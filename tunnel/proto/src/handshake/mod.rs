@@ -27,6 +27,7 @@ use super::code::CloseCode;
 use super::frame::{self, Body, Close, RawFrame, Resumed, Welcome};
 use super::key::PublicKey;
 use super::secret::SessionSecret;
+use super::settings::{KeepaliveInterval, ResumeWindow, StreamLimit};
 use super::{DecodeError, limits};
 
 /// The protocol versions that this library speaks, best first.
@@ -96,9 +97,9 @@ pub(crate) fn decode_close_code(error: DecodeError) -> CloseCode {
 #[derive(Debug, Clone)]
 pub struct Local {
     /// Streams that the peer may have open at once.
-    pub max_streams: u32,
-    /// How long sessions wait without a transport, in milliseconds.
-    pub resume_window_ms: u32,
+    pub max_streams: StreamLimit,
+    /// How long sessions wait without a transport.
+    pub resume_window: ResumeWindow,
     /// Name and version of the software, for the peer's logs.
     pub software: String,
 }
@@ -108,15 +109,15 @@ pub fn welcome(
     local: &Local,
     session: [u8; 16],
     secret: SessionSecret,
-    keepalive_ms: u32,
+    keepalive: KeepaliveInterval,
     peer: &str,
 ) -> Bytes {
     frame::to_bytes(&Welcome {
         session,
         secret,
-        max_streams: local.max_streams,
-        keepalive_ms,
-        resume_window_ms: local.resume_window_ms,
+        max_streams: local.max_streams.get(),
+        keepalive_ms: keepalive.millis(),
+        resume_window_ms: local.resume_window.millis(),
         peer: peer.to_owned(),
         software: clip_software(&local.software),
     })
@@ -166,8 +167,8 @@ mod tests {
 
     fn local() -> Local {
         Local {
-            max_streams: 10,
-            resume_window_ms: 60_000,
+            max_streams: 10.try_into().unwrap(),
+            resume_window: ResumeWindow::of_peer(60_000),
             software: "test/1".into(),
         }
     }
@@ -203,7 +204,13 @@ mod tests {
         let proven = acceptor.handle_proof(raw(&proof)).unwrap();
         assert_eq!(proven.key, key.public_key());
         assert_eq!(proven.instance, [9; 16]);
-        let welcome = welcome(&local(), [3; 16], secret(2), 1000, "edge-1");
+        let welcome = welcome(
+            &local(),
+            [3; 16],
+            secret(2),
+            KeepaliveInterval::of_peer(1000),
+            "edge-1",
+        );
         let welcome = connector.handle_answer(raw(&welcome)).unwrap();
         assert_eq!(
             (welcome.peer.as_str(), welcome.session),
@@ -405,7 +412,13 @@ mod tests {
 
     #[test]
     fn a_session_that_was_not_wanted_is_no_substitute() {
-        let answer = welcome(&local(), [1; 16], secret(3), 10_000, "edge");
+        let answer = welcome(
+            &local(),
+            [1; 16],
+            secret(3),
+            KeepaliveInterval::default(),
+            "edge",
+        );
         let (wish, outcome) = answered(&EitherSession(resumption()), &answer);
         assert_eq!(wish, Some(Wish::MainOrNew));
         assert!(matches!(outcome, Ok(Either::New(_))), "{outcome:?}");

@@ -29,6 +29,7 @@ use self::timers::Timers;
 use super::code::CloseCode;
 use super::frame::{Close, Control, GoAway, Lasting};
 use super::handshake::decode_close_code;
+use super::settings::{KeepaliveInterval, ResumeWindow, StreamLimit};
 use super::stream::{OffsetError, RecvEnd, SendEnd};
 use super::stream_id::{Role, StreamId};
 use super::{DecodeError, limits};
@@ -39,11 +40,11 @@ pub struct Agreed {
     /// Streams that this side may have open at once.
     pub local_streams: u32,
     /// Streams that the peer may have open at once.
-    pub remote_streams: u32,
+    pub remote_streams: StreamLimit,
     /// Silence after which a PING is due.
-    pub keepalive: Duration,
+    pub keepalive: KeepaliveInterval,
     /// How long the session waits without a transport.
-    pub resume_window: Duration,
+    pub resume_window: ResumeWindow,
 }
 
 /// A session: its streams with what they keep, its transports (here called links), its end.
@@ -259,15 +260,12 @@ impl Session {
     /// A session whose handshake has just ended; its first link comes with
     /// [`link_up`](Self::link_up).
     pub fn new(role: Role, agreed: &Agreed, now: Instant) -> Self {
-        let keepalive = agreed
-            .keepalive
-            .clamp(limits::KEEPALIVE_MIN, limits::KEEPALIVE_MAX);
-        let resume_window = agreed.resume_window.min(limits::RESUME_WINDOW_MAX);
+        let resume_window = agreed.resume_window.time();
         Self {
             role,
             phase: Phase::Open,
             next_id: Some(StreamId::first(role)),
-            streams: Table::new(role, agreed.local_streams, agreed.remote_streams),
+            streams: Table::new(role, agreed.local_streams, agreed.remote_streams.get()),
             seen: Seen::default(),
             links: BTreeMap::new(),
             primary: None,
@@ -279,7 +277,7 @@ impl Session {
             credits_due: VecDeque::new(),
             gathering: Gathering::default(),
             pressing: false,
-            keepalive,
+            keepalive: agreed.keepalive.time(),
             resume_window,
             timers: Timers {
                 resume: Some(now + resume_window),

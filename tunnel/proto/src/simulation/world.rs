@@ -58,9 +58,9 @@ impl<'a> World<'a> {
         let start = Instant::now();
         let agreed = |local: usize, remote: usize| Agreed {
             local_streams: STREAMS[local],
-            remote_streams: STREAMS[remote],
-            keepalive: INTERVAL,
-            resume_window: RESUME_WINDOW,
+            remote_streams: STREAMS[remote].try_into().expect("in range"),
+            keepalive: INTERVAL.try_into().expect("in range"),
+            resume_window: RESUME_WINDOW.try_into().expect("in range"),
         };
         let mut world = Self {
             choices,
