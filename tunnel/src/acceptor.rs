@@ -1,5 +1,6 @@
 //! The side that is dialled: turns transports into sessions.
 
+mod admission;
 mod handshake;
 #[cfg(test)]
 mod rush;
@@ -10,17 +11,17 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
-use futures_util::future::BoxFuture;
 use thiserror::Error;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use underpass_proto::code::CloseCode;
 use underpass_proto::frame::Wish;
-use underpass_proto::handshake::{HandshakeError, Proven};
+use underpass_proto::handshake::HandshakeError;
 use underpass_proto::limits;
 use underpass_proto::session::{LinkId, LinkRefused, LinkRole};
 use underpass_proto::settings::{KeepaliveInterval, ResumeWindow, StreamLimit};
 
+pub use self::admission::{Admission, Denied};
 use self::handshake::{Admitted, Failed, Within, close_words, tell};
 use crate::census::{Census, NoRoom};
 use crate::control::{ControlError, HandshakeStream};
@@ -30,34 +31,6 @@ use crate::telemetry;
 use crate::transport::quic::QuicTransport;
 use crate::transport::websocket::{self, Subprotocol};
 use crate::transport::{Transport, TransportError};
-
-/// Decides which keys are whose.
-///
-/// Asked once for each transport, after the connector has proven that it owns the key.
-pub trait Admission: Send + Sync + 'static {
-    /// The name of the agent that `proven` belongs to, or why it is not let in.
-    fn admit<'a>(&'a self, proven: &'a Proven) -> BoxFuture<'a, Result<String, Denied>>;
-}
-
-/// Why a connector is not let in. Both parts are told to it.
-#[derive(Debug, Clone, PartialEq, Eq, Error)]
-#[error("{code}: {reason}")]
-pub struct Denied {
-    /// For programs.
-    pub code: CloseCode,
-    /// For people.
-    pub reason: String,
-}
-
-impl Denied {
-    /// The key is nobody's.
-    pub fn unknown_key() -> Self {
-        Self {
-            code: CloseCode::Unauthenticated,
-            reason: "this agent token is not known here".to_owned(),
-        }
-    }
-}
 
 /// What an acceptor tells its connectors.
 #[derive(Debug, Clone)]
@@ -399,34 +372,11 @@ impl fmt::Debug for Acceptor {
     }
 }
 
-/// WELCOME has room for a DNS name; a longer one would look like the peer's fault there.
-fn nameable(agent: String) -> Result<String, Denied> {
-    if agent.len() <= limits::PEER_NAME {
-        return Ok(agent);
-    }
-    Err(Denied {
-        code: CloseCode::Internal,
-        reason: format!("the agent's name has more than {} bytes", limits::PEER_NAME),
-    })
-}
-
 impl From<ControlError> for AcceptError {
     fn from(error: ControlError) -> Self {
         match error {
             ControlError::Decode(error) => Self::Handshake(error.into()),
             ControlError::Transport(error) => Self::Transport(error),
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_name_that_welcome_cannot_hold_is_this_sides_fault() {
-        assert!(nameable("a".repeat(limits::PEER_NAME)).is_ok());
-        let denied = nameable("a".repeat(limits::PEER_NAME + 1)).unwrap_err();
-        assert_eq!(denied.code, CloseCode::Internal);
     }
 }

@@ -179,7 +179,7 @@ pub fn handshake(data: &[u8]) {
         }
         Bytes::from(frame)
     };
-    let Ok(max_streams) = 10.try_into() else {
+    let (Ok(max_streams), Ok(name)) = (10.try_into(), "edge-1".try_into()) else {
         return;
     };
     let local = Local {
@@ -215,7 +215,7 @@ pub fn handshake(data: &[u8]) {
                 [3; 16],
                 secret,
                 KeepaliveInterval::default(),
-                "edge-1",
+                name,
             );
             ends.shake_hands(&NewSession, tamper, welcome)
         }

@@ -16,6 +16,7 @@
 //! - [`settings`]: the values that both ends agree on, within their ranges.
 //! - [`limits`]: the costs that a peer can cause, with the reasons.
 
+pub mod agent_name;
 pub mod backoff;
 #[cfg(any(test, feature = "fuzzing"))]
 #[allow(clippy::expect_used, reason = "what tests use")]

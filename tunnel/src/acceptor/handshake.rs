@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use underpass_proto::agent_name::AgentName;
 use underpass_proto::code::CloseCode;
 use underpass_proto::frame::Wish;
 use underpass_proto::handshake::{self, AwaitHello, Local, Proven, ResumptionClaim};
@@ -13,7 +14,7 @@ use underpass_proto::session::Agreed;
 use underpass_proto::settings::ResumeWindow;
 use underpass_proto::stream_id::Role;
 
-use super::{AcceptError, Acceptor, nameable};
+use super::{AcceptError, Acceptor};
 use crate::census::Counted;
 use crate::control::HandshakeStream;
 use crate::random::random;
@@ -92,7 +93,6 @@ impl Acceptor {
             .admission
             .admit(&proven)
             .await
-            .and_then(nameable)
             .map_err(AcceptError::Denied)?;
         transport.authenticated();
         if let Some((session, claim)) = self.resumable(&proven, &agent) {
@@ -114,7 +114,7 @@ impl Acceptor {
         let (id, secret) = (random(), SessionSecret::new(random()));
         let resume_window = self.config.resume_window.min(proven.resume_window);
         control
-            .send(self.welcome(id, secret.clone(), resume_window, &agent))
+            .send(self.welcome(id, secret.clone(), resume_window, agent.clone()))
             .await?;
         let agreed = Agreed {
             local_streams: proven.max_streams,
@@ -150,7 +150,7 @@ impl Acceptor {
         id: [u8; 16],
         secret: SessionSecret,
         resume_window: ResumeWindow,
-        agent: &str,
+        agent: AgentName,
     ) -> Bytes {
         let local = Local {
             max_streams: self.config.max_streams,

@@ -325,17 +325,17 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::AgentKey;
     use crate::acceptor::{Acceptor, AcceptorConfig, Admission, Denied};
     use crate::connector::ConnectorConfig;
     use crate::transport::memory;
+    use crate::{AgentKey, AgentName};
     use underpass_proto::handshake::Proven;
 
     struct Everyone;
 
     impl Admission for Everyone {
-        fn admit<'a>(&'a self, _: &'a Proven) -> BoxFuture<'a, Result<String, Denied>> {
-            Box::pin(async { Ok("edge-1".to_owned()) })
+        fn admit<'a>(&'a self, _: &'a Proven) -> BoxFuture<'a, Result<AgentName, Denied>> {
+            Box::pin(async { Ok("edge-1".try_into()?) })
         }
     }
 

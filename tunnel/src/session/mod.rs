@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use thiserror::Error;
 use tracing::Instrument;
+use underpass_proto::agent_name::AgentName;
 use underpass_proto::code::CloseCode;
 use underpass_proto::frame::{Class, GoAway, Open};
 use underpass_proto::key::PublicKey;
@@ -56,7 +57,7 @@ pub struct Info {
     /// The session's id, the same at both ends.
     pub id: SessionId,
     /// The connector's name, as the acceptor knows it. The same at both ends.
-    pub agent: String,
+    pub agent: AgentName,
     /// The key that the connector proved.
     pub key: PublicKey,
     /// The connector's process.
@@ -203,7 +204,7 @@ impl Session {
         let _ = shared.join(first);
         // Of the highest level: a filter that lets a warning through must not take away whose it is.
         let span = tracing::error_span!(
-            "session", id = %shared.info().id, agent = shared.info().agent
+            "session", id = %shared.info().id, agent = shared.info().agent.as_str()
         );
         let run = supervisor::run(Arc::clone(&shared), supervision);
         let run = async move {

@@ -10,9 +10,9 @@ use tokio::time::Instant;
 use underpass_tunnel::transport::websocket::Subprotocol;
 use underpass_tunnel::transport::{Transport, memory};
 use underpass_tunnel::{
-    Accepted, Acceptor, AcceptorConfig, Admission, AgentKey, AttemptError, ConnectError, Connector,
-    ConnectorConfig, Denied, DialError, Proven, PublicKey, ResumeWindow, Session, Transports,
-    WayError,
+    Accepted, Acceptor, AcceptorConfig, Admission, AgentKey, AgentName, AttemptError, ConnectError,
+    Connector, ConnectorConfig, Denied, DialError, Proven, PublicKey, ResumeWindow, Session,
+    Transports, WayError,
 };
 
 use crate::http_proxy::HttpProxy;
@@ -48,11 +48,11 @@ pub(crate) fn key(seed: u8) -> AgentKey {
 pub(crate) struct OnlyOne(pub(crate) PublicKey);
 
 impl Admission for OnlyOne {
-    fn admit<'a>(&'a self, proven: &'a Proven) -> BoxFuture<'a, Result<String, Denied>> {
+    fn admit<'a>(&'a self, proven: &'a Proven) -> BoxFuture<'a, Result<AgentName, Denied>> {
         let known = proven.key == self.0;
         Box::pin(async move {
             if known {
-                Ok("edge-1".to_owned())
+                Ok("edge-1".try_into()?)
             } else {
                 Err(Denied::unknown_key())
             }

@@ -191,7 +191,7 @@ pub(crate) async fn let_in(transport: &dyn Transport) -> RawStream {
         [5; 16],
         SessionSecret::new([6; 32]),
         KeepaliveInterval::default(),
-        "edge-1",
+        "edge-1".try_into().unwrap(),
     );
     transport.authenticated();
     control.send(welcome).await.unwrap();

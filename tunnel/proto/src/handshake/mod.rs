@@ -23,6 +23,7 @@ pub use self::acceptor::{AwaitHello, AwaitProof, Proven, ResumptionClaim};
 pub use self::connector::{
     Ask, AwaitAnswer, AwaitChallenge, Either, EitherSession, NewSession, Resumption, ThatSession,
 };
+use super::agent_name::AgentName;
 use super::code::CloseCode;
 use super::frame::{self, Body, Close, RawFrame, Resumed, Welcome};
 use super::key::PublicKey;
@@ -110,7 +111,7 @@ pub fn welcome(
     session: [u8; 16],
     secret: SessionSecret,
     keepalive: KeepaliveInterval,
-    peer: &str,
+    peer: AgentName,
 ) -> Bytes {
     frame::to_bytes(&Welcome {
         session,
@@ -118,7 +119,7 @@ pub fn welcome(
         max_streams: local.max_streams.get(),
         keepalive_ms: keepalive.millis(),
         resume_window_ms: local.resume_window.millis(),
-        peer: peer.to_owned(),
+        peer,
         software: clip_software(&local.software),
     })
 }
@@ -173,6 +174,10 @@ mod tests {
         }
     }
 
+    fn name(name: &str) -> AgentName {
+        name.try_into().unwrap()
+    }
+
     fn key(seed: u8) -> AgentKey {
         AgentKey::from_seed([seed; 32]).unwrap()
     }
@@ -209,7 +214,7 @@ mod tests {
             [3; 16],
             secret(2),
             KeepaliveInterval::of_peer(1000),
-            "edge-1",
+            name("edge-1"),
         );
         let welcome = connector.handle_answer(raw(&welcome)).unwrap();
         assert_eq!(
@@ -417,7 +422,7 @@ mod tests {
             [1; 16],
             secret(3),
             KeepaliveInterval::default(),
-            "edge",
+            name("edge"),
         );
         let (wish, outcome) = answered(&EitherSession(resumption()), &answer);
         assert_eq!(wish, Some(Wish::MainOrNew));

@@ -21,6 +21,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
+/// The version of quinn whose types stand in signatures and in errors.
+pub use quinn;
 use quinn::{ConnectionError, Dir, ReadError, Side, StreamId, VarInt, WriteError};
 use tokio_util::task::TaskTracker;
 use underpass_proto::code::{CloseCode, ResetCode};
