@@ -17,7 +17,6 @@ use tokio_util::sync::CancellationToken;
 use underpass_proto::code::CloseCode;
 use underpass_proto::frame::Wish;
 use underpass_proto::handshake::HandshakeError;
-use underpass_proto::limits;
 use underpass_proto::session::{LinkId, LinkRefused, LinkRole};
 use underpass_proto::settings::{KeepaliveInterval, ResumeWindow, StreamLimit};
 
@@ -26,6 +25,7 @@ use self::handshake::{Admitted, Failed, Within, close_words, tell};
 use crate::census::{Census, NoRoom};
 use crate::control::{ControlError, HandshakeStream};
 use crate::gate::{Bounds, Closed, Gate, Place};
+use crate::limits;
 use crate::session::{Info, Joining, Session, Shared};
 use crate::telemetry;
 use crate::transport::quic::QuicTransport;

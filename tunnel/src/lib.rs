@@ -87,6 +87,7 @@ mod control;
 mod copy;
 mod dialer;
 mod gate;
+pub mod limits;
 mod printable;
 mod random;
 mod registry;

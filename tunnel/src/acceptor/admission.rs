@@ -46,9 +46,9 @@ impl From<NameTooLong> for Denied {
 
 #[cfg(test)]
 mod tests {
-    use underpass_proto::limits;
 
     use super::*;
+    use crate::limits;
 
     fn nameable(name: String) -> Result<AgentName, Denied> {
         Ok(name.try_into()?)

@@ -7,10 +7,10 @@ use underpass_proto::chain;
 use underpass_proto::code::CloseCode;
 use underpass_proto::frame::{Resumed, Welcome};
 use underpass_proto::handshake::{Ask, AwaitChallenge, Either};
-use underpass_proto::limits;
 
 use super::{ConnectError, Connector};
 use crate::control::HandshakeStream;
+use crate::limits;
 use crate::telemetry;
 use crate::transport::Transport;
 

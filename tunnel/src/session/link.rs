@@ -13,13 +13,13 @@ use tracing::Instrument;
 use underpass_proto::chain;
 use underpass_proto::code::CloseCode;
 use underpass_proto::frame::FrameReader;
-use underpass_proto::limits;
 use underpass_proto::session::{Ending, LinkEnd, LinkId, Part, Violation};
 
 use super::alarm::Alarm;
 use super::opening;
 use super::shared::Shared;
 use super::{LinkLoss, now};
+use crate::limits;
 use crate::transport::{BiStream, HalfError, SendStream, Transport, TransportError};
 
 /// Bytes of the control stream read in one go.

@@ -24,7 +24,6 @@ use underpass_proto::agent_name::AgentName;
 use underpass_proto::code::CloseCode;
 use underpass_proto::frame::{Class, GoAway, Open};
 use underpass_proto::key::PublicKey;
-use underpass_proto::limits;
 use underpass_proto::secret::SessionSecret;
 use underpass_proto::session::Classes;
 use underpass_proto::session::{Agreed, Ending, LinkEnd, OpenRefused};
@@ -34,6 +33,7 @@ pub use self::incoming::IncomingStream;
 pub(crate) use self::io::StreamIo;
 pub(crate) use self::link::ControlStream;
 pub(crate) use self::shared::{Bulk, Joining, MainAsk, Shared};
+use crate::limits;
 use crate::stream::Stream;
 use crate::transport::{HalfError, Kind, PathStats, SendStream, TransportError};
 

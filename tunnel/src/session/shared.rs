@@ -12,7 +12,6 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use underpass_proto::code::CloseCode;
 use underpass_proto::frame::{GoAway, Open};
 use underpass_proto::handshake::{EitherSession, Resumption, ThatSession};
-use underpass_proto::limits;
 use underpass_proto::secret::SessionSecret;
 use underpass_proto::session::{
     Agreed, Ending, Event, LinkId, LinkRefused, LinkRole, Session as Core, Violation,
@@ -24,6 +23,7 @@ use super::incoming::Queued;
 use super::io::StreamIo;
 use super::link::{ControlStream, LinkHandle};
 use super::{Info, LinkLoss, OpenError, SessionError, SessionStats, now};
+use crate::limits;
 use crate::telemetry::{self, Joined as Why};
 use crate::transport::Transport;
 

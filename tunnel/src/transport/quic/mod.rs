@@ -27,7 +27,6 @@ use quinn::{ConnectionError, Dir, ReadError, Side, StreamId, VarInt, WriteError}
 use tokio_util::task::TaskTracker;
 use underpass_proto::code::{CloseCode, ResetCode};
 use underpass_proto::frame::Class;
-use underpass_proto::limits;
 
 use self::allowance::{Allowance, Place};
 pub use self::config::{Congestion, Offload, QuicConfig, QuicConfigError};
@@ -35,6 +34,7 @@ pub use self::endpoint::{EndpointError, ResetKey, client, client_config, server}
 use super::{
     BiStream, HalfError, Kind, PathStats, RecvStream, SendStream, Transport, TransportError,
 };
+use crate::limits;
 
 /// The ALPN protocol id that both ends must agree on (RFC 7301).
 pub const ALPN: &[u8] = b"underpass/1";
