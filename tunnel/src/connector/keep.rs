@@ -1,4 +1,4 @@
-//! Keeping a session: what `run` does when it ends, is to be left, has lost its transport, or could have a
+//! Keeping a session: how `run` reacts to its end, to a request to leave, to the loss of its transport, and to a
 //! better one.
 
 use std::convert::Infallible;
@@ -16,7 +16,7 @@ use super::{ConnectError, Connector, Reconnected, Transports};
 use crate::session::{Info, Session, now};
 use crate::transport::Kind;
 
-/// What a connector is doing.
+/// The progress of a connector.
 #[derive(Debug)]
 pub enum Status<'a> {
     /// A session stands.

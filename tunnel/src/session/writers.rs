@@ -5,12 +5,12 @@ use std::task::{Wake, Waker};
 
 use futures_util::task::AtomicWaker;
 
-/// Whoever waits for a stream's sending half. Transports hold these, and not the stream, which holds
+/// The wakers of a stream's sending half. Transports hold these, and not the stream, which holds
 /// the transport's half.
 #[derive(Default)]
 pub(super) struct Writers {
     pub(super) application: AtomicWaker,
-    /// Those who hand over what was written before, after a move: several where moves follow fast.
+    /// Tasks that hand over earlier bytes after a move: several where moves follow fast.
     pumps: Mutex<Vec<Waker>>,
 }
 

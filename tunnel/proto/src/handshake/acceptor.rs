@@ -93,7 +93,7 @@ pub struct ResumptionClaim {
     pub attempt: u64,
     /// Lasting control frames of ours that the connector has.
     pub received: u64,
-    /// What the transport is to be to the session.
+    /// The role of the transport in the session.
     pub wish: Wish,
     message: Vec<u8>,
     proof: [u8; 32],

@@ -16,7 +16,7 @@ use crate::key::AgentKey;
 use crate::secret::SessionSecret;
 use crate::session::LinkRole;
 
-/// What a connector asks for in its HELLO. It decides how the handshake can end.
+/// The question of a connector in its HELLO. It decides how the handshake can end.
 pub trait Ask: sealed::Sealed {
     /// How the handshake ends where it is a good one.
     type Outcome;

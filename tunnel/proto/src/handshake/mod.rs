@@ -11,7 +11,7 @@
 //!
 //! Each wait for a frame is a type: [`AwaitChallenge`] and [`AwaitAnswer`] at the connector, [`AwaitHello`] and
 //! [`AwaitProof`] at the acceptor. The frame consumes the wait and gives the next one, so that no frame
-//! can be passed in twice or out of turn. What the connector [asks](Ask) for decides which outcomes there are.
+//! can be passed in twice or out of turn. The question of the connector ([`Ask`]) decides which outcomes there are.
 
 mod acceptor;
 mod connector;
@@ -34,7 +34,7 @@ use super::{DecodeError, limits};
 /// The protocol versions that this library speaks, best first.
 pub const VERSIONS: &[u32] = &[1];
 
-/// In front of what is signed, so that a signature made here means nothing anywhere else.
+/// Goes in front of the signed bytes, so that a signature made here means nothing anywhere else.
 const PROOF_CONTEXT: &[u8] = b"underpass session proof v1\0";
 
 /// The same for the proof of a session's secret.
@@ -50,7 +50,7 @@ pub enum HandshakeError {
     /// The connector offered no version that the acceptor speaks.
     #[error("no protocol version in common: the peer offers {offered:?}, this side {VERSIONS:?}")]
     NoCommonVersion {
-        /// What the connector offered.
+        /// The versions of the connector.
         offered: Vec<u32>,
     },
     /// The acceptor chose a version that was not offered.
@@ -73,7 +73,7 @@ pub enum HandshakeError {
 }
 
 impl HandshakeError {
-    /// What to tell the peer, or `None` where it was the peer that closed.
+    /// The code for the peer, or `None` where the peer closed.
     pub fn close_code(&self) -> Option<CloseCode> {
         match self {
             Self::Decode(error) => Some(decode_close_code(*error)),
@@ -94,7 +94,7 @@ pub(crate) fn decode_close_code(error: DecodeError) -> CloseCode {
     }
 }
 
-/// What one side tells the other of itself.
+/// One side, as it describes itself to the other.
 #[derive(Debug, Clone)]
 pub struct Local {
     /// Streams that the peer may have open at once.
@@ -138,7 +138,7 @@ pub fn close(code: CloseCode, reason: &str) -> Bytes {
     })
 }
 
-/// What is signed. Both frames are encoded anew, in the shortest form, so that both sides sign the
+/// The signed bytes. Both frames are encoded anew, in the shortest form, so that both sides sign the
 /// same bytes whatever encoding of a number the peer chose.
 fn transcript(context: &[u8], hello: &Bytes, challenge: &Bytes) -> Vec<u8> {
     [context, hello, challenge].concat()
@@ -355,7 +355,7 @@ mod tests {
         }
     }
 
-    /// What the acceptor hears from a connector that resumes, after `change` on the way.
+    /// The proof of a connector that resumes, after `change` on the way.
     fn claim(change: impl FnOnce(&mut Proof)) -> Result<Proven, HandshakeError> {
         let ask = EitherSession(resumption());
         let (connector, hello) = AwaitChallenge::start(&local(), &key(1), [9; 16], &ask);

@@ -26,8 +26,8 @@ pub(super) enum Timer {
     Resume,
 }
 
-/// The timers that are set. [`Timer::Keepalive`] is not among them: its time follows from what was heard on the
-/// link last, which changes with each packet.
+/// The timers that are set. [`Timer::Keepalive`] is not among them: its time follows from the last packet on
+/// the link.
 #[derive(Debug, Default)]
 pub(super) struct Timers {
     pub(super) acknowledge: Option<Instant>,
@@ -43,7 +43,7 @@ impl Session {
         timers.filter_map(|timer| self.time_of(timer)).min()
     }
 
-    /// Does what is due at `now` for a part.
+    /// Handles the timers of a part that are due at `now`.
     pub fn handle_timeout(&mut self, part: Part, now: Instant) {
         for timer in self.timers_of(part).into_iter().flatten() {
             // One of them may stop the next.
