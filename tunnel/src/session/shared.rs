@@ -329,8 +329,10 @@ impl Shared {
         if let Some(lost) = state.links.remove(&link) {
             telemetry::transport_lost(lost.transport.kind(), why.as_ref());
         }
-        // Before the session ends for it.
-        state.loss = why.or(state.loss.take());
+        // Before the session ends for it; the transports that end with the session change nothing.
+        if !state.core.is_closed() {
+            state.loss = why.or(state.loss.take());
+        }
         state.core.link_lost(link, now());
         let attached = state.core.primary().is_some();
         let gone = self.dispatch(&mut state);
@@ -552,5 +554,70 @@ impl Shared {
 
     pub(crate) fn info(&self) -> &Info {
         &self.info
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use underpass_proto::frame::FrameReader;
+    use underpass_proto::key::AgentKey;
+    use underpass_proto::session::LinkEnd;
+    use underpass_proto::settings::{KeepaliveInterval, ResumeWindow, StreamLimit};
+    use underpass_proto::stream_id::Role;
+
+    use super::*;
+    use crate::session::SessionId;
+    use crate::transport::{Kind, TransportError, memory};
+
+    /// With its first transport. It ends with its last.
+    async fn session() -> (Arc<Shared>, Supervision) {
+        let (transport, _peer) = memory::pair();
+        let transport: Arc<dyn Transport> = Arc::new(transport);
+        let stream = transport.open().await.unwrap();
+        let agreed = Agreed {
+            local_streams: 10,
+            remote_streams: StreamLimit::default(),
+            keepalive: KeepaliveInterval::default(),
+            resume_window: ResumeWindow::ZERO,
+        };
+        let info = Info {
+            id: SessionId([1; 16]),
+            agent: "edge-1".try_into().unwrap(),
+            key: AgentKey::from_seed([1; 32]).unwrap().public_key(),
+            instance: [1; 16],
+            software: String::new(),
+            role: Role::Connector,
+            transport: Kind::Memory,
+            remote: None,
+        };
+        let (shared, supervision) = Shared::new(&agreed, SessionSecret::new([1; 32]), info);
+        let control = ControlStream {
+            stream,
+            reader: FrameReader::new(limits::CONTROL_FRAME),
+        };
+        let first = Joining {
+            transport,
+            control,
+            link: LinkId::FIRST,
+            role: LinkRole::Main,
+            peer_has: 0,
+        };
+        shared.join(first).unwrap();
+        (shared, supervision)
+    }
+
+    #[tokio::test]
+    async fn a_transport_that_ends_after_its_session_does_not_change_how_that_ended() {
+        let (shared, _supervision) = session().await;
+        assert!(shared.ended().is_none());
+        let broken = LinkLoss::Transport(TransportError::ClosedHere);
+        shared.link_lost(LinkId::FIRST, Some(broken));
+        let left = LinkLoss::Link(LinkEnd::Left);
+        shared.link_lost(LinkId::FIRST.next(), Some(left));
+        let ended = shared.ended();
+        assert!(
+            matches!(ended, Some(SessionError::Transport(LinkLoss::Transport(_)))),
+            "{ended:?}"
+        );
     }
 }
