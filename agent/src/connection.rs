@@ -84,7 +84,7 @@ fn tell_proxied(proxy: &Proxy, servers: &[ServerAddress], transports: Transports
 pub(crate) fn report(status: Status<'_>) {
     match status {
         Status::Connected(info) => tracing::info!(
-            cluster = info.agent, session = %info.id, transport = %info.transport,
+            cluster = info.agent.as_str(), session = %info.id, transport = %info.transport,
             server = info.remote.map(tracing::field::display), software = info.software,
             "connected"
         ),

@@ -14,10 +14,9 @@ use bytes::{Bytes, BytesMut};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use underpass_proto::VarInt;
 use underpass_proto::frame::{Control, FrameReader, Ping};
-use underpass_proto::handshake::{
-    AcceptorHandshake, AcceptorStep, ConnectorHandshake, ConnectorStep, Local,
-};
+use underpass_proto::handshake::{AwaitChallenge, AwaitHello, Local, NewSession};
 use underpass_proto::limits;
+use underpass_proto::settings::{ResumeWindow, StreamLimit};
 use underpass_tunnel::AgentKey;
 
 fn varints(c: &mut Criterion) {
@@ -66,8 +65,8 @@ fn control_frames(c: &mut Criterion) {
 fn handshake(c: &mut Criterion) {
     let key = AgentKey::from_seed([7; 32]).expect("any seed makes a key");
     let local = Local {
-        max_streams: 100,
-        resume_window_ms: 60_000,
+        max_streams: StreamLimit::default(),
+        resume_window: ResumeWindow::default(),
         software: "bench".to_owned(),
     };
     let cut = |bytes: &Bytes| {
@@ -77,15 +76,14 @@ fn handshake(c: &mut Criterion) {
     };
     c.bench_function("handshake, both ends", |b| {
         b.iter(|| {
-            let (mut connector, hello) = ConnectorHandshake::start(&local, &key, [1; 16], None);
-            let mut acceptor = AcceptorHandshake::start([2; 32]);
-            let Ok(AcceptorStep::Send(challenge)) = acceptor.handle(cut(&hello)) else {
-                unreachable!("HELLO is good");
-            };
-            let Ok(ConnectorStep::Send(proof)) = connector.handle(cut(&challenge), &key) else {
-                unreachable!("CHALLENGE is good");
-            };
-            acceptor.handle(cut(&proof)).expect("PROOF is good")
+            let (connector, hello) = AwaitChallenge::start(&local, &key, [1; 16], &NewSession);
+            let (acceptor, challenge) = AwaitHello::start([2; 32])
+                .handle_hello(cut(&hello))
+                .expect("HELLO is good");
+            let (_, proof) = connector
+                .handle_challenge(cut(&challenge), &key)
+                .expect("CHALLENGE is good");
+            acceptor.handle_proof(cut(&proof)).expect("PROOF is good")
         });
     });
 }

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 use underpass_tunnel::{
-    Acceptor, AcceptorConfig, Admission, AgentKey, Class, Connector, ConnectorConfig, Denied,
-    OpenRequest, Proven, Session, Stream,
+    Acceptor, AcceptorConfig, Admission, AgentKey, AgentName, Class, Connector, ConnectorConfig,
+    Denied, OpenRequest, Proven, Session, Stream,
 };
 
 use crate::{Carrier, Certificate, at_agent, drain, echo, pour, transports};
@@ -14,8 +14,8 @@ use crate::{Carrier, Certificate, at_agent, drain, echo, pour, transports};
 struct Anybody;
 
 impl Admission for Anybody {
-    fn admit<'a>(&'a self, _: &'a Proven) -> BoxFuture<'a, Result<String, Denied>> {
-        Box::pin(async { Ok("bench".to_owned()) })
+    fn admit<'a>(&'a self, _: &'a Proven) -> BoxFuture<'a, Result<AgentName, Denied>> {
+        Box::pin(async { Ok("bench".try_into()?) })
     }
 }
 

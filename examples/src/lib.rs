@@ -12,8 +12,8 @@ use futures_util::future::BoxFuture;
 use tokio::net::{TcpStream, ToSocketAddrs};
 use underpass_tunnel::transport::quic::{self, QuicConfig, ResetKey};
 use underpass_tunnel::{
-    Accepted, Acceptor, AcceptorConfig, Admission, AgentKey, Connector, ConnectorConfig, Denied,
-    IncomingStream, Proven, PublicKey, Registry, ResetCode, Session, Transports,
+    Accepted, Acceptor, AcceptorConfig, Admission, AgentKey, AgentName, Connector, ConnectorConfig,
+    Denied, IncomingStream, Proven, PublicKey, Registry, ResetCode, Session, Transports,
     copy_bidirectional, tls,
 };
 
@@ -24,10 +24,10 @@ struct Known {
 }
 
 impl Admission for Known {
-    fn admit<'a>(&'a self, proven: &'a Proven) -> BoxFuture<'a, Result<String, Denied>> {
+    fn admit<'a>(&'a self, proven: &'a Proven) -> BoxFuture<'a, Result<AgentName, Denied>> {
         Box::pin(async {
             if proven.key == self.key {
-                Ok(self.name.to_owned())
+                Ok(self.name.try_into()?)
             } else {
                 Err(Denied::unknown_key())
             }

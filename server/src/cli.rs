@@ -1,5 +1,6 @@
 //! The command line.
 
+use std::error::Error;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -9,6 +10,7 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::ParseError;
 use underpass_core::{Authority, ClusterName};
 use underpass_directory::{Name, Role};
+use underpass_tunnel::ResumeWindow;
 use underpass_tunnel::transport::quic::{Congestion, Offload, QuicConfig, QuicConfigError};
 
 use crate::client::Elsewhere;
@@ -147,9 +149,9 @@ pub(crate) struct Serve {
     /// Time for requests in flight when the server is told to stop
     #[arg(long, env = "UNDERPASS_DRAIN", default_value = "30s", value_name = "TIME", value_parser = humantime::parse_duration)]
     pub(crate) drain: Duration,
-    /// How long an agent's streams wait for it when its connection is lost; 0s ends them with it
-    #[arg(long, env = "UNDERPASS_RESUME_WINDOW", default_value = "60s", value_name = "TIME", value_parser = humantime::parse_duration)]
-    pub(crate) resume_window: Duration,
+    /// How long an agent's streams wait for it when its connection is lost, an hour at the most; 0s ends them with it
+    #[arg(long, env = "UNDERPASS_RESUME_WINDOW", default_value = "60s", value_name = "TIME", value_parser = resume_window)]
+    pub(crate) resume_window: ResumeWindow,
     #[command(flatten)]
     pub(crate) hops: hops::Options,
     #[command(flatten)]
@@ -243,6 +245,10 @@ fn log_filter(text: &str) -> Result<String, ParseError> {
     let text = if text.is_empty() { LOG } else { text };
     EnvFilter::try_new(text)?;
     Ok(text.to_owned())
+}
+
+fn resume_window(text: &str) -> Result<ResumeWindow, Box<dyn Error + Send + Sync>> {
+    Ok(humantime::parse_duration(text)?.try_into()?)
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -533,6 +539,13 @@ mod tests {
     #[test]
     fn the_command_line_is_sound() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_resume_window_of_more_than_an_hour_is_refused() {
+        assert_eq!(resume_window("60s").unwrap(), ResumeWindow::default());
+        let error = resume_window("61m").unwrap_err().to_string();
+        assert!(error.contains("at most 3600s"), "{error}");
     }
 
     #[test]

@@ -14,8 +14,8 @@ use underpass_core::{BoxedIo, ClusterName, LogShare};
 use underpass_core::{Clusters, ConnectError, Open};
 use underpass_directory::{Directory, Snapshot};
 use underpass_tunnel::{
-    AcceptError, Accepted, Admission, Class, CloseCode, Denied, Dialer, DialerError, OpenError,
-    Proven, Registry, ResetCode, Session, chain,
+    AcceptError, Accepted, Admission, AgentName, Class, CloseCode, Denied, Dialer, DialerError,
+    OpenError, Proven, Registry, ResetCode, Session, chain,
 };
 
 use crate::limits;
@@ -74,7 +74,7 @@ impl Tunnel {
             Ok(Accepted::Resumed(info)) => {
                 if let Some(suppressed) = self.news.of(&info.agent) {
                     tracing::info!(
-                        suppressed, cluster = info.agent, session = %info.id, transport = %info.transport,
+                        suppressed, cluster = info.agent.as_str(), session = %info.id, transport = %info.transport,
                         remote = info.remote.map(tracing::field::display), "agent is back"
                     );
                 }
@@ -82,7 +82,7 @@ impl Tunnel {
             }
             Ok(Accepted::Lane(info)) => {
                 tracing::debug!(
-                    cluster = info.agent, session = %info.id,
+                    cluster = info.agent.as_str(), session = %info.id,
                     remote = info.remote.map(tracing::field::display), "agent has a lane for copies"
                 );
                 return;
@@ -92,7 +92,7 @@ impl Tunnel {
         let info = session.info();
         if let Some(suppressed) = self.news.of(&info.agent) {
             tracing::info!(
-                suppressed, cluster = info.agent, session = %info.id, transport = %info.transport,
+                suppressed, cluster = info.agent.as_str(), session = %info.id, transport = %info.transport,
                 remote = info.remote.map(tracing::field::display), software = info.software,
                 "agent connected"
             );
@@ -108,7 +108,7 @@ impl Tunnel {
     fn enforce(&self, session: &Session, snapshot: &Snapshot) {
         let info = session.info();
         let cluster = snapshot.cluster_of_agent(&info.key.to_string());
-        if cluster.is_none_or(|cluster| cluster.as_str() != info.agent) {
+        if cluster.is_none_or(|cluster| info.agent != cluster.as_str()) {
             session.close(CloseCode::Revoked, "this agent token was withdrawn");
         }
     }
@@ -185,7 +185,7 @@ async fn watch(session: Session, news: News) {
     };
     let info = session.info();
     if let Some(suppressed) = news.of(&info.agent) {
-        tracing::info!(suppressed, cluster = info.agent, session = %info.id, "agent gone: {}", chain(&error));
+        tracing::info!(suppressed, cluster = info.agent.as_str(), session = %info.id, "agent gone: {}", chain(&error));
     }
 }
 
@@ -193,11 +193,11 @@ async fn watch(session: Session, news: News) {
 pub(crate) struct Keys(pub(crate) Arc<Directory>);
 
 impl Admission for Keys {
-    fn admit<'a>(&'a self, proven: &'a Proven) -> BoxFuture<'a, Result<String, Denied>> {
+    fn admit<'a>(&'a self, proven: &'a Proven) -> BoxFuture<'a, Result<AgentName, Denied>> {
         let snapshot = self.0.snapshot();
         let cluster = snapshot.cluster_of_agent(&proven.key.to_string());
-        let admitted = cluster.map(ToString::to_string);
-        ready(admitted.ok_or_else(Denied::unknown_key)).boxed()
+        let named = |cluster: &ClusterName| Ok(cluster.as_str().try_into()?);
+        ready(cluster.map_or_else(|| Err(Denied::unknown_key()), named)).boxed()
     }
 }
 
@@ -273,7 +273,7 @@ mod tests {
     struct Meanwhile(Arc<Directory>);
 
     impl Admission for Meanwhile {
-        fn admit<'a>(&'a self, proven: &'a Proven) -> BoxFuture<'a, Result<String, Denied>> {
+        fn admit<'a>(&'a self, proven: &'a Proven) -> BoxFuture<'a, Result<AgentName, Denied>> {
             async {
                 let admitted = Keys(Arc::clone(&self.0)).admit(proven).await;
                 let remove = |draft: &mut Draft| draft.remove::<Agent>(ID, Expect::Present);

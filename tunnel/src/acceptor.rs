@@ -1,83 +1,54 @@
 //! The side that is dialled: turns transports into sessions.
 
+mod admission;
+mod handshake;
+#[cfg(test)]
+mod rush;
+
 use std::collections::HashMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
-use bytes::Bytes;
-use futures_util::future::BoxFuture;
 use thiserror::Error;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use underpass_proto::code::CloseCode;
 use underpass_proto::frame::Wish;
-use underpass_proto::handshake::{
-    self, AcceptorHandshake, AcceptorStep, HandshakeError, Local, Proven, ResumptionClaim,
-};
-use underpass_proto::limits;
-use underpass_proto::secret::SessionSecret;
-use underpass_proto::session::{Agreed, LinkId, LinkRefused, LinkRole};
-use underpass_proto::stream_id::Role;
+use underpass_proto::handshake::HandshakeError;
+use underpass_proto::session::{LinkId, LinkRefused, LinkRole};
+use underpass_proto::settings::{KeepaliveInterval, ResumeWindow, StreamLimit};
 
-use crate::census::{Census, Counted, NoRoom};
+pub use self::admission::{Admission, Denied};
+use self::handshake::{Admitted, Failed, Within, close_words, tell};
+use crate::census::{Census, NoRoom};
 use crate::control::{ControlError, HandshakeStream};
 use crate::gate::{Bounds, Closed, Gate, Place};
-use crate::random::random;
-use crate::session::{Info, Joining, Session, SessionId, Shared};
+use crate::limits;
+use crate::session::{Info, Joining, Session, Shared};
 use crate::telemetry;
 use crate::transport::quic::QuicTransport;
 use crate::transport::websocket::{self, Subprotocol};
 use crate::transport::{Transport, TransportError};
 
-/// Decides which keys are whose.
-///
-/// Asked once for each transport, after the connector has proven that it owns the key.
-pub trait Admission: Send + Sync + 'static {
-    /// The name of the agent that `proven` belongs to, or why it is not let in.
-    fn admit<'a>(&'a self, proven: &'a Proven) -> BoxFuture<'a, Result<String, Denied>>;
-}
-
-/// Why a connector is not let in. Both parts are told to it.
-#[derive(Debug, Clone, PartialEq, Eq, Error)]
-#[error("{code}: {reason}")]
-pub struct Denied {
-    /// For programs.
-    pub code: CloseCode,
-    /// For people.
-    pub reason: String,
-}
-
-impl Denied {
-    /// The key is nobody's.
-    pub fn unknown_key() -> Self {
-        Self {
-            code: CloseCode::Unauthenticated,
-            reason: "this agent token is not known here".to_owned(),
-        }
-    }
-}
-
 /// What an acceptor tells its connectors.
 #[derive(Debug, Clone)]
 pub struct AcceptorConfig {
-    /// Streams that a connector may have open at once, [`limits::STREAMS_MAX`] at most; each costs
-    /// about 4 KiB when idle.
-    pub max_streams: u32,
+    /// Streams that a connector may have open at once.
+    pub max_streams: StreamLimit,
     /// Sessions that one agent's key may have at once: its replicas, and a rollout.
     pub max_sessions_of_agent: usize,
     /// Sessions of all agents of one name, with all of their keys.
     pub max_sessions_of_name: usize,
     /// Sessions of all agents.
     pub max_sessions: usize,
-    /// Silence after which a PING is sent: one to twenty seconds, other values are taken for the
-    /// nearer of these. Shorter finds a lost agent sooner and costs a packet each way per agent and
-    /// interval.
-    pub keepalive: Duration,
-    /// How long a session waits for its connector when its last transport is lost, an hour at the
-    /// most; zero ends it at once. What both sides were sending is kept meanwhile.
-    pub resume_window: Duration,
+    /// Silence after which a PING is sent. Shorter finds a lost agent sooner and costs a packet each way per
+    /// agent and interval.
+    pub keepalive: KeepaliveInterval,
+    /// How long a session waits for its connector when its last transport is lost; zero ends it at once. What both
+    /// sides were sending is kept meanwhile.
+    pub resume_window: ResumeWindow,
     /// Name and version of the software, for the peers' logs.
     pub software: String,
 }
@@ -85,12 +56,12 @@ pub struct AcceptorConfig {
 impl Default for AcceptorConfig {
     fn default() -> Self {
         Self {
-            max_streams: limits::STREAMS,
+            max_streams: StreamLimit::default(),
             max_sessions_of_agent: limits::SESSIONS_OF_AGENT,
             max_sessions_of_name: limits::SESSIONS_OF_NAME,
             max_sessions: limits::SESSIONS,
-            keepalive: limits::KEEPALIVE,
-            resume_window: limits::RESUME_WINDOW,
+            keepalive: KeepaliveInterval::default(),
+            resume_window: ResumeWindow::default(),
             software: concat!("underpass-tunnel/", env!("CARGO_PKG_VERSION")).to_owned(),
         }
     }
@@ -192,12 +163,6 @@ impl Sessions {
     }
 }
 
-/// How a handshake goes on, once the connector is known.
-enum Admitted {
-    New(Agreed, SessionSecret, Info, Counted),
-    Resumed(Arc<Shared>, ResumptionClaim),
-}
-
 /// Turns transports into sessions, within bounds.
 pub struct Acceptor {
     config: AcceptorConfig,
@@ -210,14 +175,6 @@ pub struct Acceptor {
 impl Acceptor {
     /// An acceptor that lets in whom `admission` knows.
     pub fn new(config: AcceptorConfig, admission: Arc<dyn Admission>) -> Self {
-        let config = AcceptorConfig {
-            max_streams: config.max_streams.min(limits::STREAMS_MAX),
-            keepalive: config
-                .keepalive
-                .clamp(limits::KEEPALIVE_MIN, limits::KEEPALIVE_MAX),
-            resume_window: config.resume_window.min(limits::RESUME_WINDOW_MAX),
-            ..config
-        };
         Self {
             census: Census::new(
                 config.max_sessions_of_agent,
@@ -323,114 +280,26 @@ impl Acceptor {
         transport: Arc<dyn Transport>,
         closed: &CancellationToken,
     ) -> Result<Accepted, AcceptError> {
-        let mut control = None;
-        let (begun, kind) = (Instant::now(), transport.kind());
-        let handshake = self.handshake(transport.as_ref(), &mut control);
-        let result = tokio::select! {
-            result = tokio::time::timeout(limits::HANDSHAKE_TIME, handshake) => result,
-            () = closed.cancelled() => Ok(Err(AcceptError::Overloaded)),
+        let begun = Instant::now();
+        let bounds = Within {
+            deadline: begun + limits::HANDSHAKE_TIME,
+            closed,
         };
+        let result = self.handshake(transport.as_ref(), bounds).await;
         let outcome = match &result {
-            Ok(Ok(Admitted::New(..))) => "new",
-            Ok(Ok(Admitted::Resumed(..))) => "resumed",
-            Ok(Err(_)) | Err(_) => "failed",
+            Ok((Admitted::New(..), _)) => "new",
+            Ok((Admitted::Resumed(..), _)) => "resumed",
+            Err(_) => "failed",
         };
-        telemetry::handshake(kind, outcome, begun.elapsed());
-        let error = match (result.unwrap_or(Err(AcceptError::Timeout)), control.take()) {
-            (Ok(admitted), Some(control)) => {
-                return self.enter(admitted, transport, control);
-            }
-            (Ok(_), None) => AcceptError::Transport(TransportError::ClosedHere),
-            (Err(error), control) => {
-                tell(control, &error).await;
-                error
-            }
+        telemetry::handshake(transport.kind(), outcome, begun.elapsed());
+        let Failed { error, control } = match result {
+            Ok((admitted, control)) => return self.enter(admitted, transport, control),
+            Err(failed) => failed,
         };
+        tell(control, &error).await;
         let (code, reason) = close_words(&error);
         transport.close(code, &reason);
         Err(error)
-    }
-
-    /// Leaves the control stream in `control` however it ends, so that the peer can be told.
-    async fn handshake(
-        &self,
-        transport: &dyn Transport,
-        control: &mut Option<HandshakeStream>,
-    ) -> Result<Admitted, AcceptError> {
-        let stream = transport.accept().await.map_err(AcceptError::Transport)?;
-        let control = control.insert(HandshakeStream::new(stream));
-        self.converse(control, transport).await
-    }
-
-    async fn converse(
-        &self,
-        control: &mut HandshakeStream,
-        transport: &dyn Transport,
-    ) -> Result<Admitted, AcceptError> {
-        let mut handshake = AcceptorHandshake::start(random());
-        let proven = loop {
-            let frame = control.receive().await?;
-            match handshake.handle(frame).map_err(AcceptError::Handshake)? {
-                AcceptorStep::Send(bytes) => control.send(bytes).await?,
-                AcceptorStep::Proven(proven) => break proven,
-            }
-        };
-        let agent = self
-            .admission
-            .admit(&proven)
-            .await
-            .and_then(nameable)
-            .map_err(AcceptError::Denied)?;
-        transport.authenticated();
-        if let Some((session, claim)) = self.resumable(&proven, &agent) {
-            claim
-                .verify(session.secret())
-                .map_err(AcceptError::Handshake)?;
-            let received = session.core(|core| core.arrived());
-            control.send(handshake::resumed(received)).await?;
-            return Ok(Admitted::Resumed(session, claim));
-        }
-        if proven
-            .resumption
-            .as_ref()
-            .is_some_and(|claim| claim.wish != Wish::MainOrNew)
-        {
-            return Err(AcceptError::NoSession);
-        }
-        let counted = self.census.enter(proven.key, &agent)?;
-        let (id, secret) = (random(), SessionSecret::new(random()));
-        let wanted = Duration::from_millis(proven.resume_window_ms.into());
-        let resume_window = self.config.resume_window.min(wanted);
-        control
-            .send(self.welcome(id, secret.clone(), resume_window, &agent))
-            .await?;
-        let agreed = Agreed {
-            local_streams: proven.max_streams,
-            remote_streams: self.config.max_streams,
-            keepalive: self.config.keepalive,
-            resume_window,
-        };
-        let info = Info {
-            id: SessionId(id),
-            agent,
-            key: proven.key,
-            instance: proven.instance,
-            software: proven.software,
-            role: Role::Acceptor,
-            transport: transport.kind(),
-            remote: transport.remote(),
-        };
-        Ok(Admitted::New(agreed, secret, info, counted))
-    }
-
-    /// The session that a connector wants to carry on, if it is there and is the same agent's.
-    fn resumable(&self, proven: &Proven, agent: &str) -> Option<(Arc<Shared>, ResumptionClaim)> {
-        let claim = proven.resumption.clone()?;
-        let session = self.sessions().find(&claim.session)?;
-        let info = session.info();
-        let same = info.key == proven.key && info.agent == agent;
-        let live = !session.core(|core| core.is_closed());
-        (same && live).then_some((session, claim))
     }
 
     fn enter(
@@ -478,22 +347,6 @@ impl Acceptor {
         // Nothing under the lock leaves the map half-changed.
         self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
     }
-
-    fn welcome(
-        &self,
-        id: [u8; 16],
-        secret: SessionSecret,
-        resume_window: Duration,
-        agent: &str,
-    ) -> Bytes {
-        let millis = |time: Duration| u32::try_from(time.as_millis()).unwrap_or(u32::MAX);
-        let local = Local {
-            max_streams: self.config.max_streams,
-            resume_window_ms: millis(resume_window),
-            software: self.config.software.clone(),
-        };
-        handshake::welcome(&local, id, secret, millis(self.config.keepalive), agent)
-    }
 }
 
 async fn quic_handshake(
@@ -519,62 +372,11 @@ impl fmt::Debug for Acceptor {
     }
 }
 
-/// WELCOME has room for a DNS name; a longer one would look like the peer's fault there.
-fn nameable(agent: String) -> Result<String, Denied> {
-    if agent.len() <= limits::PEER_NAME {
-        return Ok(agent);
-    }
-    Err(Denied {
-        code: CloseCode::Internal,
-        reason: format!("the agent's name has more than {} bytes", limits::PEER_NAME),
-    })
-}
-
-fn close_words(error: &AcceptError) -> (CloseCode, String) {
-    let code = match error {
-        AcceptError::Overloaded | AcceptError::AddressUnproven | AcceptError::NoRoom(_) => {
-            CloseCode::Overloaded
-        }
-        AcceptError::Quic(_) | AcceptError::Transport(_) => CloseCode::Shutdown,
-        AcceptError::Handshake(error) => error.close_code().unwrap_or(CloseCode::Shutdown),
-        AcceptError::Timeout => CloseCode::HandshakeTimeout,
-        AcceptError::Resume(_) | AcceptError::NoSession => CloseCode::ResumeRefused,
-        AcceptError::Denied(denied) => return (denied.code, denied.reason.clone()),
-    };
-    (code, underpass_proto::chain(error))
-}
-
-/// Sends the connector a CLOSE with the reason, as far as it still listens.
-async fn tell(control: Option<HandshakeStream>, error: &AcceptError) {
-    if matches!(error, AcceptError::Transport(_)) {
-        return;
-    }
-    if let Some(control) = control {
-        let (code, reason) = close_words(error);
-        control.close(code, &reason).await;
-    }
-}
-
 impl From<ControlError> for AcceptError {
     fn from(error: ControlError) -> Self {
         match error {
             ControlError::Decode(error) => Self::Handshake(error.into()),
             ControlError::Transport(error) => Self::Transport(error),
         }
-    }
-}
-
-#[cfg(test)]
-mod rush;
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_name_that_welcome_cannot_hold_is_this_sides_fault() {
-        assert!(nameable("a".repeat(limits::PEER_NAME)).is_ok());
-        let denied = nameable("a".repeat(limits::PEER_NAME + 1)).unwrap_err();
-        assert_eq!(denied.code, CloseCode::Internal);
     }
 }

@@ -3,7 +3,8 @@
 use std::collections::VecDeque;
 
 use bytes::{Bytes, BytesMut};
-use underpass_proto::limits;
+
+use crate::limits;
 
 /// What is read at once from a connection on which little happens: thousands of those are idle.
 const SIZE_MIN: usize = 4 * 1024;

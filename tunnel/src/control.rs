@@ -5,8 +5,9 @@ use std::future::poll_fn;
 use bytes::Bytes;
 use underpass_proto::code::CloseCode;
 use underpass_proto::frame::{FrameReader, RawFrame};
-use underpass_proto::{DecodeError, handshake, limits};
+use underpass_proto::{DecodeError, handshake};
 
+use crate::limits;
 use crate::session::{ControlStream, write_all};
 use crate::transport::{BiStream, HalfError, TransportError};
 

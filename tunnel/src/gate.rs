@@ -23,8 +23,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
-use underpass_proto::limits;
 
+use crate::limits;
 use crate::session::now;
 
 /// How many may be let in, and from when on more is asked of them.

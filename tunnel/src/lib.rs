@@ -31,7 +31,7 @@
 //! use futures_util::future::BoxFuture;
 //! use tokio::io::{AsyncReadExt, AsyncWriteExt};
 //! use underpass_tunnel::{
-//!     Acceptor, AcceptorConfig, Admission, AgentKey, Connector, ConnectorConfig, Denied,
+//!     Acceptor, AcceptorConfig, Admission, AgentKey, AgentName, Connector, ConnectorConfig, Denied,
 //!     OpenRequest, Proven, PublicKey, transport::memory,
 //! };
 //!
@@ -39,10 +39,10 @@
 //! struct One(PublicKey);
 //!
 //! impl Admission for One {
-//!     fn admit<'a>(&'a self, proven: &'a Proven) -> BoxFuture<'a, Result<String, Denied>> {
+//!     fn admit<'a>(&'a self, proven: &'a Proven) -> BoxFuture<'a, Result<AgentName, Denied>> {
 //!         let known = proven.key == self.0;
 //!         Box::pin(async move {
-//!             if known { Ok("edge-1".to_owned()) } else { Err(Denied::unknown_key()) }
+//!             if known { Ok("edge-1".try_into()?) } else { Err(Denied::unknown_key()) }
 //!         })
 //!     }
 //! }
@@ -87,10 +87,11 @@ mod control;
 mod copy;
 mod dialer;
 mod gate;
+pub mod limits;
 mod printable;
 mod random;
 mod registry;
-mod session;
+pub mod session;
 mod stream;
 mod telemetry;
 pub mod tls;
@@ -110,17 +111,19 @@ pub use dialer::{Dialer, DialerError};
 pub use printable::{Lines, printable};
 pub use registry::Registry;
 pub use session::{
-    IncomingStream, Info, LinkLoss, OpenError, OpenRequest, Session, SessionError, SessionId,
+    IncomingStream, LinkLoss, OpenError, OpenRequest, Session, SessionError, SessionId,
     SessionStats,
 };
 pub use stream::{ReadHalf, Stream, StreamError, WriteHalf};
 pub use telemetry::{describe_metrics, record_sessions};
 pub use tls::{CaPin, Distrust, Trust};
+pub use underpass_proto::agent_name::{AgentName, NameTooLong};
 pub use underpass_proto::code::{CloseCode, ResetCode};
 pub use underpass_proto::frame::{Class, GoAway};
 pub use underpass_proto::handshake::{HandshakeError, Proven};
 pub use underpass_proto::key::{AgentKey, KeyError, PublicKey};
 pub use underpass_proto::session::{Classes, Ending, LinkEnd, LinkRefused, OpenRefused, Violation};
+pub use underpass_proto::settings::{KeepaliveInterval, OutOfRange, ResumeWindow, StreamLimit};
 pub use underpass_proto::stream::OffsetError;
 pub use underpass_proto::stream_id::{Role, StreamId};
 pub use underpass_proto::{DecodeError, chain};

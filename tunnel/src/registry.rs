@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use underpass_proto::agent_name::AgentName;
 use underpass_proto::code::CloseCode;
 
 use crate::session::Session;
@@ -13,7 +14,7 @@ use crate::session::Session;
 /// has a session here. A second session of the same process takes the first one's place.
 #[derive(Debug, Clone, Default)]
 pub struct Registry {
-    sessions: Arc<Mutex<HashMap<String, Vec<Session>>>>,
+    sessions: Arc<Mutex<HashMap<AgentName, Vec<Session>>>>,
 }
 
 impl Registry {
@@ -80,7 +81,7 @@ impl Registry {
         self.lock().values().flatten().cloned().collect()
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, Vec<Session>>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<AgentName, Vec<Session>>> {
         // Nothing under the lock leaves the map half-changed.
         self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -12,11 +12,12 @@ use bytes::Bytes;
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
+use underpass_proto::DecodeError;
 use underpass_proto::code::ResetCode;
 use underpass_proto::frame::{Answer, FrameReader};
 use underpass_proto::stream_id::StreamId;
-use underpass_proto::{DecodeError, limits};
 
+use crate::limits;
 use crate::session::{SessionError, Shared, StreamIo};
 
 /// Bytes copied in one go: what is kept is of that size.

@@ -18,7 +18,7 @@ use underpass_direct::{DirectClusters, Plugins};
 use underpass_directory::Directory;
 use underpass_gateway::AccessReviews;
 use underpass_gateway::{Budgets, Front, FrontConfig, StrangerBounds, Strangers};
-use underpass_tunnel::{Acceptor, AcceptorConfig, Lines, describe_metrics};
+use underpass_tunnel::{Acceptor, AcceptorConfig, Lines, ResumeWindow, describe_metrics};
 
 use crate::api::{Api, Logins};
 use crate::audit;
@@ -206,7 +206,7 @@ struct Given {
     directory: Arc<Directory>,
     direct: Arc<DirectClusters>,
     authentication: Option<PathBuf>,
-    resume_window: Duration,
+    resume_window: ResumeWindow,
     audit: Trail,
     budgets: Budgets,
     strangers: Strangers,
@@ -296,7 +296,7 @@ fn assemble(given: Given, tasks: &mut Supervisor) -> Result<Parts> {
     })
 }
 
-fn acceptor_config(resume_window: Duration) -> AcceptorConfig {
+fn acceptor_config(resume_window: ResumeWindow) -> AcceptorConfig {
     AcceptorConfig {
         resume_window,
         software: concat!("underpass-server/", env!("CARGO_PKG_VERSION")).to_owned(),

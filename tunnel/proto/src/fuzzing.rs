@@ -6,15 +6,18 @@ use super::choices::Choices;
 use super::frame::{
     self, Ack, Answer, Attach, Attached, Body, Challenge, Close, Control, Credit, Done,
     FrameReader, GoAway, Hello, Leave, Open, Ping, Pong, Proof, RawFrame, Refuse, ResetStream,
-    Resumed, Sequence, StopSending, Welcome, Wish,
+    Resumed, Sequence, StopSending, Welcome,
 };
 use super::handshake::{
-    self, AcceptorHandshake, AcceptorStep, ConnectorHandshake, ConnectorStep, Local, Resumption,
+    self, Ask, AwaitChallenge, AwaitHello, EitherSession, Local, NewSession, Resumption,
+    ThatSession,
 };
 use super::key::AgentKey;
 use super::limits;
 use super::mux::simulation as mux_simulation;
 use super::secret::SessionSecret;
+use super::session::LinkRole;
+use super::settings::{KeepaliveInterval, ResumeWindow};
 use super::simulation::World;
 use super::stream_id::Role;
 use super::websocket::{Decoder, FramingError, Received};
@@ -170,77 +173,100 @@ pub fn handshake(data: &[u8]) {
     let at = usize::from(u16::from_be_bytes([*high, *low]));
     let tamper = |index: u8, frame: Bytes| {
         let mut frame = frame.to_vec();
-        if *which & 0x7f == index && !frame.is_empty() {
+        if *which & 0x1f == index && !frame.is_empty() {
             let at = at % frame.len();
             frame.splice(at.., change.iter().copied());
         }
         Bytes::from(frame)
     };
+    let (Ok(max_streams), Ok(name)) = (10.try_into(), "edge-1".try_into()) else {
+        return;
+    };
     let local = Local {
-        max_streams: 10,
-        resume_window_ms: 60_000,
+        max_streams,
+        resume_window: ResumeWindow::default(),
         software: "fuzz/1".to_owned(),
     };
     let Ok(key) = AgentKey::from_seed([1; 32]) else {
         return;
     };
     let secret = SessionSecret::new([4; 32]);
-    let resumption = (*which & 0x80 != 0).then(|| Resumption {
+    let resumption = Resumption {
         session: [3; 16],
         secret: secret.clone(),
         attempt: 1,
         received: 2,
-        wish: match *which & 0x60 {
-            0 => Wish::MainOrNew,
-            0x20 => Wish::Main,
-            _ => Wish::Lane,
-        },
-    });
-    let (mut connector, hello) =
-        ConnectorHandshake::start(&local, &key, [9; 16], resumption.as_ref());
-    let mut acceptor = AcceptorHandshake::start([5; 32]);
-    let Some(AcceptorStep::Send(challenge)) = accept(&mut acceptor, &tamper(0, hello)) else {
-        return;
     };
-    let Some(ConnectorStep::Send(proof)) = connect(&mut connector, &tamper(1, challenge), &key)
-    else {
-        return;
-    };
-    if let Some(AcceptorStep::Proven(proven)) = accept(&mut acceptor, &tamper(2, proof)) {
-        assert_eq!(proven.key, key.public_key(), "nobody else's key was proven");
-        assert_eq!((proven.instance, proven.max_streams), ([9; 16], 10));
-        assert_eq!(
-            proven.software, "fuzz/1",
-            "nothing that is signed was changed"
-        );
-        assert_eq!(proven.resumption.is_some(), resumption.is_some());
-        if let Some(claim) = proven.resumption {
-            assert_eq!((claim.session, claim.attempt), ([3; 16], 1));
-            assert!(claim.verify(&SessionSecret::new([6; 32])).is_err());
+    let resumed = handshake::resumed(7);
+    let ends = Ends { local, key };
+    let _ = match *which & 0xe0 {
+        0x80 => ends.shake_hands(&EitherSession(resumption), tamper, resumed),
+        0xa0 => {
+            let role = LinkRole::Main;
+            ends.shake_hands(&ThatSession { resumption, role }, tamper, resumed)
         }
-    }
-    let answer = if resumption.is_some() {
-        handshake::resumed(7)
-    } else {
-        handshake::welcome(&local, [3; 16], secret, 1000, "edge-1")
+        0xc0 | 0xe0 => {
+            let role = LinkRole::Lane;
+            ends.shake_hands(&ThatSession { resumption, role }, tamper, resumed)
+        }
+        _ => {
+            let welcome = handshake::welcome(
+                &ends.local,
+                [3; 16],
+                secret,
+                KeepaliveInterval::default(),
+                name,
+            );
+            ends.shake_hands(&NewSession, tamper, welcome)
+        }
     };
-    let _ = connect(&mut connector, &tamper(3, answer), &key);
+}
+
+/// Both ends of a handshake.
+struct Ends {
+    local: Local,
+    key: AgentKey,
+}
+
+impl Ends {
+    /// To the end, or until one of them refuses a frame: `None`.
+    fn shake_hands<A: Ask>(
+        &self,
+        ask: &A,
+        tamper: impl Fn(u8, Bytes) -> Bytes,
+        answer: Bytes,
+    ) -> Option<()> {
+        let Self { local, key } = self;
+        let resumes = ask.secret().is_some();
+        let (connector, hello) = AwaitChallenge::start(local, key, [9; 16], ask);
+        let acceptor = AwaitHello::start([5; 32]);
+        let (acceptor, challenge) = acceptor.handle_hello(only(&tamper(0, hello))?).ok()?;
+        let challenge = only(&tamper(1, challenge))?;
+        let (connector, proof) = connector.handle_challenge(challenge, key).ok()?;
+        if let Some(proof) = only(&tamper(2, proof))
+            && let Ok(proven) = acceptor.handle_proof(proof)
+        {
+            assert_eq!(proven.key, key.public_key(), "nobody else's key was proven");
+            assert_eq!((proven.instance, proven.max_streams), ([9; 16], 10));
+            assert_eq!(
+                proven.software, "fuzz/1",
+                "nothing that is signed was changed"
+            );
+            assert_eq!(proven.resumption.is_some(), resumes);
+            if let Some(claim) = proven.resumption {
+                assert_eq!((claim.session, claim.attempt), ([3; 16], 1));
+                assert!(claim.verify(&SessionSecret::new([6; 32])).is_err());
+            }
+        }
+        connector
+            .handle_answer(only(&tamper(3, answer))?)
+            .ok()
+            .map(drop)
+    }
 }
 
 fn only(bytes: &[u8]) -> Option<RawFrame> {
     let mut reader = FrameReader::new(limits::CONTROL_FRAME);
     reader.push(bytes);
     reader.next().ok().flatten()
-}
-
-fn accept(acceptor: &mut AcceptorHandshake, bytes: &[u8]) -> Option<AcceptorStep> {
-    acceptor.handle(only(bytes)?).ok()
-}
-
-fn connect(
-    connector: &mut ConnectorHandshake,
-    bytes: &[u8],
-    key: &AgentKey,
-) -> Option<ConnectorStep> {
-    connector.handle(only(bytes)?, key).ok()
 }

@@ -13,8 +13,10 @@
 //! - [`session`]: a session's streams, the transports that carry them, and its end.
 //! - [`frame`]: the frames of control streams, and those that begin a stream.
 //! - [`mux`] over [`websocket`], and [`yamux`]: streams over one connection of bytes.
+//! - [`settings`]: the values that both ends agree on, within their ranges.
 //! - [`limits`]: the costs that a peer can cause, with the reasons.
 
+pub mod agent_name;
 pub mod backoff;
 #[cfg(any(test, feature = "fuzzing"))]
 #[allow(clippy::expect_used, reason = "what tests use")]
@@ -33,6 +35,7 @@ pub mod limits;
 pub mod mux;
 pub mod secret;
 pub mod session;
+pub mod settings;
 #[cfg(any(test, feature = "fuzzing"))]
 #[allow(
     clippy::indexing_slicing,

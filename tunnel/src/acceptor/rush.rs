@@ -3,8 +3,11 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
+use underpass_proto::agent_name::AgentName;
+use underpass_proto::handshake::Proven;
 use underpass_proto::key::AgentKey;
 
 use super::*;
@@ -20,8 +23,8 @@ const DEADLINE: Duration = Duration::from_secs(20);
 struct Everyone;
 
 impl Admission for Everyone {
-    fn admit<'a>(&'a self, _: &'a Proven) -> BoxFuture<'a, Result<String, Denied>> {
-        Box::pin(async { Ok("edge-1".to_owned()) })
+    fn admit<'a>(&'a self, _: &'a Proven) -> BoxFuture<'a, Result<AgentName, Denied>> {
+        Box::pin(async { Ok("edge-1".try_into()?) })
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use thiserror::Error;
 use underpass_proto::key::AgentKey;
-use underpass_proto::limits;
+use underpass_proto::settings::{ResumeWindow, StreamLimit};
 
 use super::proxy::{Proxy, ProxyConfigError};
 use super::resolve::{Resolve, SystemResolver};
@@ -61,12 +61,11 @@ pub struct ConnectorConfig {
     pub backoff_initial: Duration,
     /// The ceiling of any wait.
     pub backoff_max: Duration,
-    /// How long a session waits for its next transport when it has lost the last, an hour at the
-    /// most; the server's own limit may be shorter. Zero ends sessions with their transport.
-    pub resume_window: Duration,
-    /// Streams that the server may have open at once, [`limits::STREAMS_MAX`] at most; each costs
-    /// about 4 KiB when idle.
-    pub max_streams: u32,
+    /// How long a session waits for its next transport when it has lost the last; the server's own limit may be
+    /// shorter. Zero ends sessions with their transport.
+    pub resume_window: ResumeWindow,
+    /// Streams that the server may have open at once.
+    pub max_streams: StreamLimit,
     /// Name and version of the software, for the server's logs.
     pub software: String,
 }
@@ -89,8 +88,8 @@ impl ConnectorConfig {
             quic: QuicConfig::default(),
             backoff_initial: Duration::from_millis(500),
             backoff_max: Duration::from_secs(30),
-            resume_window: limits::RESUME_WINDOW,
-            max_streams: limits::STREAMS,
+            resume_window: ResumeWindow::default(),
+            max_streams: StreamLimit::default(),
             software: concat!("underpass-tunnel/", env!("CARGO_PKG_VERSION")).to_owned(),
         }
     }

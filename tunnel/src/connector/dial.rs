@@ -11,7 +11,6 @@ use rustls::client::danger::ServerCertVerifier;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsConnector;
-use underpass_proto::limits;
 
 use super::error::{AttemptError, DialError, Step, Way, WayError};
 use super::proxy::ProxyDialler;
@@ -19,6 +18,7 @@ use super::race::{interleaved, race, staggered};
 use super::resolve::Resolve;
 use super::server::{Rotation, Server};
 use super::{ConfigError, ConnectorConfig, Transports};
+use crate::limits;
 use crate::tls::{self, Distrust, Witness};
 use crate::transport::quic::{self, QuicConfig, QuicTransport};
 use crate::transport::websocket::{self, Subprotocol};

@@ -8,12 +8,12 @@ use thiserror::Error;
 use underpass_proto::chain;
 use underpass_proto::code::CloseCode;
 use underpass_proto::handshake::HandshakeError;
-use underpass_proto::limits;
 use underpass_proto::session::LinkRefused;
 
 use super::ServerAddress;
 use super::proxy::{ProxyError, ProxyUrl};
 use crate::control::ControlError;
+use crate::limits;
 use crate::tls::Distrust;
 use crate::transport::quic::EndpointError;
 use crate::transport::websocket::UpgradeError;

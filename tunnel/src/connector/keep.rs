@@ -1,10 +1,11 @@
-//! Keeping a session: what `run` does when it ends, is to be left, has lost its transport, or could have a
+//! Keeping a session: how `run` reacts to its end, to a request to leave, to the loss of its transport, and to a
 //! better one.
 
 use std::convert::Infallible;
 use std::time::Duration;
 
 use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
 use rand::{Rng, RngExt};
 use underpass_proto::backoff::Backoff;
 use underpass_proto::chain;
@@ -15,7 +16,7 @@ use super::{ConnectError, Connector, Reconnected, Transports};
 use crate::session::{Info, Session, now};
 use crate::transport::Kind;
 
-/// What a connector is doing.
+/// The progress of a connector.
 #[derive(Debug)]
 pub enum Status<'a> {
     /// A session stands.
@@ -58,54 +59,130 @@ impl Connector {
     /// Dropping the future drops this side's handle on the session; `serve` may hold another.
     pub async fn run(
         &self,
-        mut serve: impl FnMut(Session),
-        mut status: impl FnMut(Status<'_>),
+        serve: impl FnMut(Session),
+        status: impl FnMut(Status<'_>),
     ) -> Infallible {
-        let mut backoff = self.backoff.clone();
-        let mut left = None;
-        let mut detached = None;
+        let mut keeper = Keeper {
+            connector: self,
+            backoff: self.backoff.clone(),
+            left: None,
+            serve,
+            status,
+        };
+        let mut state = State::Absent;
         loop {
-            let attempt = match &detached {
-                None => self.connect().await.map(Reconnected::New),
-                Some(session) => self.reconnect(session).await,
+            state = match state {
+                State::Absent => keeper.dial().await,
+                State::Attached(session) => keeper.keep(session).await,
+                State::Detached(session) => keeper.reconnect(session).await,
             };
-            let session = match (attempt, detached.take()) {
-                (Ok(Reconnected::New(session)), _) => {
-                    status(Status::Connected(session.info()));
-                    serve(session.clone());
-                    session
-                }
-                (Ok(Reconnected::Resumed), Some(session)) => {
-                    backoff.reset();
-                    status(Status::Resumed(&session));
-                    session
-                }
-                // Only a session that was there is resumed.
-                (Ok(Reconnected::Resumed), None) => continue,
-                (Err(error), waiting) => {
-                    let wait = backoff.failed(rand::rng().next_u32());
-                    status(Status::Failed(&error, wait));
-                    pause(wait, &mut left, &mut backoff).await;
-                    detached = waiting.filter(|session| still_waits(session, &mut status));
-                    continue;
-                }
-            };
-            let mut end = Box::pin(session.end());
-            match self.keep(session, &mut backoff, &mut status).await {
-                Kept::Detached(session, wait) => {
-                    tokio::time::sleep(wait).await;
-                    detached = still_waits(&session, &mut status).then_some(session);
-                }
-                Kept::Left(wait) => {
-                    left = end.as_mut().now_or_never().is_none().then_some(end);
-                    // In full, though the old session may end before: the server says when its
-                    // agents come back, so that they do not come all at once.
-                    tokio::time::sleep(wait).await;
-                }
+        }
+    }
+}
+
+/// The state of [`Connector::run`].
+///
+/// ```text
+///   Absent ---- dialled ----> Attached ---- loses its transport ----> Detached
+///     ^                         |  ^                                    | |
+///     |-- ended, to be left ----'  `---- resumed, or a new session -----' |
+///     `---- ended --------------------------------------------------------'
+/// ```
+enum State {
+    /// No session. The servers are dialled for one.
+    Absent,
+    /// A session with a transport.
+    Attached(Session),
+    /// A session without one. It waits for the next.
+    Detached(Session),
+}
+
+/// Takes [`Connector::run`] from state to state.
+struct Keeper<'a, Serve, Told> {
+    connector: &'a Connector,
+    backoff: Backoff,
+    /// The end of a session that the server asked to leave, and that has not ended.
+    left: Option<BoxFuture<'static, ()>>,
+    serve: Serve,
+    status: Told,
+}
+
+impl<Serve, Told> Keeper<'_, Serve, Told>
+where
+    Serve: FnMut(Session),
+    Told: FnMut(Status<'_>),
+{
+    async fn dial(&mut self) -> State {
+        match self.connector.connect().await {
+            Ok(session) => self.begin(session),
+            Err(error) => {
+                self.failed(&error).await;
+                State::Absent
             }
         }
     }
 
+    async fn reconnect(&mut self, session: Session) -> State {
+        match self.connector.reconnect(&session).await {
+            Ok(Reconnected::Resumed) => {
+                self.backoff.reset();
+                (self.status)(Status::Resumed(&session));
+                State::Attached(session)
+            }
+            Ok(Reconnected::New(session)) => self.begin(session),
+            Err(error) => {
+                self.failed(&error).await;
+                self.unless_ended(session)
+            }
+        }
+    }
+
+    async fn keep(&mut self, session: Session) -> State {
+        let mut end = session.end().boxed();
+        let kept = self
+            .connector
+            .keep(session, &mut self.backoff, &mut self.status);
+        match kept.await {
+            Kept::Detached(session, wait) => {
+                tokio::time::sleep(wait).await;
+                self.unless_ended(session)
+            }
+            Kept::Left(wait) => {
+                self.left = (&mut end).now_or_never().is_none().then_some(end);
+                // In full, though the old session may end before: the server says when its
+                // agents come back, so that they do not come all at once.
+                tokio::time::sleep(wait).await;
+                State::Absent
+            }
+        }
+    }
+
+    fn begin(&mut self, session: Session) -> State {
+        (self.status)(Status::Connected(session.info()));
+        (self.serve)(session.clone());
+        State::Attached(session)
+    }
+
+    /// Waits after an attempt that failed.
+    async fn failed(&mut self, error: &ConnectError) {
+        let wait = self.backoff.failed(rand::rng().next_u32());
+        (self.status)(Status::Failed(error, wait));
+        pause(wait, &mut self.left, &mut self.backoff).await;
+    }
+
+    /// Says so where a session has ended that waited for a transport.
+    fn unless_ended(&mut self, session: Session) -> State {
+        match session.shared().ended() {
+            None => State::Detached(session),
+            Some(error) => {
+                (self.status)(Status::Ended(&error, Duration::ZERO));
+                State::Absent
+            }
+        }
+    }
+}
+
+impl Connector {
     /// Waits until the session has no transport any more, or is over, or to be left.
     async fn keep(
         &self,
@@ -222,17 +299,6 @@ enum Kept {
     Left(Duration),
 }
 
-/// Whether a session still waits for a transport; says so where it has ended meanwhile.
-fn still_waits(session: &Session, status: &mut impl FnMut(Status<'_>)) -> bool {
-    match session.closed().now_or_never() {
-        None => true,
-        Some(error) => {
-            status(Status::Ended(&error, Duration::ZERO));
-            false
-        }
-    }
-}
-
 /// Waits before the next attempt; less long if `left`, a session that the server asked to leave, ends
 /// meanwhile. Then that server has gone, and what takes its place is about to come: the failures until now
 /// say nothing about it.
@@ -259,18 +325,17 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::AgentKey;
     use crate::acceptor::{Acceptor, AcceptorConfig, Admission, Denied};
     use crate::connector::ConnectorConfig;
     use crate::transport::memory;
-    use futures_util::future::BoxFuture;
+    use crate::{AgentKey, AgentName};
     use underpass_proto::handshake::Proven;
 
     struct Everyone;
 
     impl Admission for Everyone {
-        fn admit<'a>(&'a self, _: &'a Proven) -> BoxFuture<'a, Result<String, Denied>> {
-            Box::pin(async { Ok("edge-1".to_owned()) })
+        fn admit<'a>(&'a self, _: &'a Proven) -> BoxFuture<'a, Result<AgentName, Denied>> {
+            Box::pin(async { Ok("edge-1".try_into()?) })
         }
     }
 

@@ -9,7 +9,6 @@ use rand::Rng;
 use tokio::sync::watch;
 use tokio::time::timeout;
 use underpass_proto::chain;
-use underpass_proto::session::LinkRole;
 
 use super::{ConnectError, Connector, Transports};
 use crate::session::{Bulk, Session};
@@ -79,8 +78,8 @@ impl Connector {
         session: &Session,
         transport: Arc<dyn Transport>,
     ) -> Result<(), ConnectError> {
-        self.join(session, transport, LinkRole::Lane).await?;
-        Ok(())
+        let ask = session.shared().ask_for_lane();
+        self.add(session, transport, &ask).await
     }
 }
 

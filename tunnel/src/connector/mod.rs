@@ -3,6 +3,7 @@
 mod config;
 mod dial;
 mod error;
+mod handshake;
 mod keep;
 mod lane;
 mod plan;
@@ -13,18 +14,15 @@ mod server;
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
 
 use rand::Rng;
-use tokio::time::Instant;
 use underpass_proto::backoff::Backoff;
-use underpass_proto::chain;
 use underpass_proto::code::CloseCode;
-use underpass_proto::frame::{Welcome, Wish};
-use underpass_proto::handshake::{ConnectorHandshake, ConnectorStep, Local, Resumption};
+use underpass_proto::frame::Welcome;
+use underpass_proto::handshake::{Either, EitherSession, Local, NewSession, ThatSession};
 use underpass_proto::key::AgentKey;
-use underpass_proto::limits;
 use underpass_proto::session::{Agreed, LinkId, LinkRole};
+use underpass_proto::settings::{KeepaliveInterval, ResumeWindow};
 use underpass_proto::stream_id::Role;
 
 pub use self::config::{ConfigError, ConnectorConfig, Transports};
@@ -38,9 +36,8 @@ pub use self::resolve::{Resolve, SystemResolver};
 pub use self::server::ServerAddress;
 use crate::control::HandshakeStream;
 use crate::random::random;
-use crate::session::{Info, Joining, Session, SessionId};
-use crate::telemetry;
-use crate::transport::{Transport, TransportError};
+use crate::session::{Info, Joining, MainAsk, Session, SessionId};
+use crate::transport::Transport;
 
 /// What became of a dial for a session that was there.
 #[derive(Debug)]
@@ -75,13 +72,8 @@ impl Connector {
             key: config.key,
             instance: random(),
             local: Local {
-                max_streams: config.max_streams.min(limits::STREAMS_MAX),
-                resume_window_ms: config
-                    .resume_window
-                    .min(limits::RESUME_WINDOW_MAX)
-                    .as_millis()
-                    .try_into()
-                    .unwrap_or(u32::MAX),
+                max_streams: config.max_streams,
+                resume_window: config.resume_window,
                 software: config.software,
             },
             backoff: Backoff::new(config.backoff_initial, config.backoff_max),
@@ -127,14 +119,8 @@ impl Connector {
     /// # Cancel safety
     /// Dropping the future drops the connection.
     pub async fn establish(&self, transport: Arc<dyn Transport>) -> Result<Session, ConnectError> {
-        let (outcome, control) = self.shake_hands(&transport, None).await?;
-        match outcome {
-            ConnectorStep::Established(welcome) => Ok(self.start(welcome, transport, control)),
-            // Neither comes out of a handshake that asked for a session.
-            ConnectorStep::Resumed(_) | ConnectorStep::Send(_) => {
-                Err(ConnectError::Transport(TransportError::ClosedHere))
-            }
-        }
+        let (welcome, control) = self.shake_hands(&transport, &NewSession).await?;
+        Ok(self.start(welcome, transport, control))
     }
 
     /// Carries on `session` on a transport that was dialled elsewhere.
@@ -149,99 +135,65 @@ impl Connector {
         session: &Session,
         transport: Arc<dyn Transport>,
     ) -> Result<Reconnected, ConnectError> {
-        self.join(session, transport, LinkRole::Main).await
+        match session.shared().ask_for_main() {
+            MainAsk::That(ask) => {
+                self.add(session, transport, &ask).await?;
+                Ok(Reconnected::Resumed)
+            }
+            MainAsk::Either(ask) => self.resume_or_start(session, transport, &ask).await,
+        }
     }
 
-    /// Brings `session` another transport, for what `role` says.
-    async fn join(
+    /// Brings `session` a transport beside the one that it has.
+    async fn add(
         &self,
         session: &Session,
         transport: Arc<dyn Transport>,
-        role: LinkRole,
+        ask: &ThatSession,
+    ) -> Result<(), ConnectError> {
+        let (resumed, control) = self.shake_hands(&transport, ask).await?;
+        let joining = Joining {
+            transport,
+            control: control.into(),
+            link: LinkId(ask.resumption.attempt),
+            role: ask.role,
+            peer_has: resumed.received,
+        };
+        let joined = session.shared().join(joining);
+        joined.map_err(ConnectError::Resume)
+    }
+
+    /// Brings `session` a transport, or starts a new session where the server has lost it.
+    async fn resume_or_start(
+        &self,
+        session: &Session,
+        transport: Arc<dyn Transport>,
+        ask: &EitherSession,
     ) -> Result<Reconnected, ConnectError> {
-        let resumption = session.shared().resumption(role);
-        let result = self.shake_hands(&transport, Some(&resumption)).await;
+        let result = self.shake_hands(&transport, ask).await;
         let (outcome, control) = result.inspect_err(|error| {
             // Another server than the one that has it may have answered.
-            if resumption.wish == Wish::MainOrNew && error.refuses_resumption() {
+            if error.refuses_resumption() {
                 session.close(CloseCode::ResumeRefused, "the server does not resume it");
             }
         })?;
         match outcome {
-            ConnectorStep::Resumed(resumed) => {
+            Either::Resumed(resumed) => {
                 let joining = Joining {
                     transport,
                     control: control.into(),
-                    link: LinkId(resumption.attempt),
-                    role,
+                    link: LinkId(ask.0.attempt),
+                    role: LinkRole::Main,
                     peer_has: resumed.received,
                 };
-                session
-                    .shared()
-                    .join(joining)
-                    .map_err(ConnectError::Resume)?;
+                let joined = session.shared().join(joining);
+                joined.map_err(ConnectError::Resume)?;
                 Ok(Reconnected::Resumed)
             }
-            ConnectorStep::Established(welcome) => {
+            Either::New(welcome) => {
                 let reason = "the server does not have it any more";
                 session.close(CloseCode::ResumeRefused, reason);
                 Ok(Reconnected::New(self.start(welcome, transport, control)))
-            }
-            ConnectorStep::Send(_) => Err(ConnectError::Transport(TransportError::ClosedHere)),
-        }
-    }
-
-    /// Shakes hands to the end, and tells the peer where that is a bad one.
-    async fn shake_hands(
-        &self,
-        transport: &Arc<dyn Transport>,
-        resumption: Option<&Resumption>,
-    ) -> Result<(ConnectorStep, HandshakeStream), ConnectError> {
-        let mut control = None;
-        let handshake = self.handshake(transport.as_ref(), resumption, &mut control);
-        let begun = Instant::now();
-        let result = tokio::time::timeout(limits::HANDSHAKE_TIME, handshake).await;
-        let outcome = match &result {
-            Ok(Ok(ConnectorStep::Established(_))) => "new",
-            Ok(Ok(_)) => "resumed",
-            Ok(Err(_)) | Err(_) => "failed",
-        };
-        telemetry::handshake(transport.kind(), outcome, begun.elapsed());
-        let error = match (result.unwrap_or(Err(ConnectError::Timeout)), control.take()) {
-            (Ok(outcome), Some(control)) => return Ok((outcome, control)),
-            (Ok(_), None) => ConnectError::Transport(TransportError::ClosedHere),
-            (Err(error), control) => {
-                if let (Some(code), Some(control)) = (error.close_code(), control) {
-                    control.close(code, &chain(&error)).await;
-                }
-                error
-            }
-        };
-        let code = error.close_code().unwrap_or(CloseCode::Shutdown);
-        transport.close(code, &chain(&error));
-        Err(error)
-    }
-
-    /// Leaves the control stream in `control` however it ends, so that the peer can be told.
-    async fn handshake(
-        &self,
-        transport: &dyn Transport,
-        resumption: Option<&Resumption>,
-        control: &mut Option<HandshakeStream>,
-    ) -> Result<ConnectorStep, ConnectError> {
-        let stream = transport.open().await.map_err(ConnectError::Transport)?;
-        let control = control.insert(HandshakeStream::new(stream));
-        let (mut handshake, hello) =
-            ConnectorHandshake::start(&self.local, &self.key, self.instance, resumption);
-        control.send(hello).await?;
-        loop {
-            let frame = control.receive().await?;
-            match handshake
-                .handle(frame, &self.key)
-                .map_err(ConnectError::Handshake)?
-            {
-                ConnectorStep::Send(bytes) => control.send(bytes).await?,
-                outcome => return Ok(outcome),
             }
         }
     }
@@ -255,8 +207,8 @@ impl Connector {
         let agreed = Agreed {
             local_streams: welcome.max_streams,
             remote_streams: self.local.max_streams,
-            keepalive: Duration::from_millis(welcome.keepalive_ms.into()),
-            resume_window: Duration::from_millis(welcome.resume_window_ms.into()),
+            keepalive: KeepaliveInterval::of_peer(welcome.keepalive_ms),
+            resume_window: ResumeWindow::of_peer(welcome.resume_window_ms),
         };
         let info = Info {
             id: SessionId(welcome.session),

@@ -8,7 +8,8 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use tokio::time::sleep;
-use underpass_proto::limits;
+
+use crate::limits;
 
 /// Starts `first`; starts `second` beside it after `head_start`, or as soon as `first` failed.
 /// Gives the first success, or both errors.

@@ -8,14 +8,15 @@ use bytes::Bytes;
 use thiserror::Error;
 use tokio::sync::mpsc::error::SendTimeoutError;
 use tracing::Instrument;
+use underpass_proto::DecodeError;
 use underpass_proto::chain;
 use underpass_proto::code::ResetCode;
 use underpass_proto::frame::{self, Answer, Class, FrameReader, Open};
 use underpass_proto::stream_id::StreamId;
-use underpass_proto::{DecodeError, limits};
 
 use super::io::StreamIo;
 use super::shared::Shared;
+use crate::limits;
 use crate::stream::{Stream, StreamError};
 use crate::transport::HalfError;
 

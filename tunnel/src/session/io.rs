@@ -1,17 +1,18 @@
 //! A stream's transport halves: what the application, the link and the session have in common.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, Wake, Waker, ready};
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use futures_util::task::AtomicWaker;
 use underpass_proto::code::ResetCode;
 use underpass_proto::frame::{Attached, Class, Leg};
-use underpass_proto::session::{LinkId, WriteEnd};
+use underpass_proto::session::{LinkId, Writable, WriteEnd};
 use underpass_proto::stream::{Chunk, RecvEnd, SendEnd};
 use underpass_proto::stream_id::StreamId;
 
 use super::Shared;
+use super::writers::Writers;
 use crate::stream::StreamError;
 use crate::transport::{BiStream, HalfError, RecvStream, SendStream};
 
@@ -72,7 +73,7 @@ impl StreamIo {
     }
 
     pub(super) fn wake_writer(&self) {
-        self.writers.wake_by_ref();
+        self.writers.wake_all();
     }
 
     fn recv(&self) -> MutexGuard<'_, RecvIo> {
@@ -266,18 +267,14 @@ impl StreamIo {
     }
 
     fn poll_read_end<T>(&self, shared: &Shared) -> Poll<Result<Option<T>, StreamError>> {
-        let (end, gone) = shared.with(|core| (core.recv_end(self.id), core.is_closed()));
-        Poll::Ready(match end {
-            Some(RecvEnd::Ended) => Ok(None),
-            Some(RecvEnd::Reset(code)) => Err(StreamError::Reset(code)),
-            Some(RecvEnd::Refused(code, reason)) => Err(StreamError::Refused { code, reason }),
-            Some(RecvEnd::Stopped) => Err(StreamError::Finished),
-            None if gone => match shared.ended() {
-                Some(error) => Err(StreamError::Session(error)),
-                // It is about to be said how.
-                None => return Poll::Pending,
-            },
-            None => return Poll::Pending,
+        let Some(end) = shared.recv_end(self.id) else {
+            return Poll::Pending;
+        };
+        Poll::Ready(match end.map_err(StreamError::Session)? {
+            RecvEnd::Ended => Ok(None),
+            RecvEnd::Reset(code) => Err(StreamError::Reset(code)),
+            RecvEnd::Refused(code, reason) => Err(StreamError::Refused { code, reason }),
+            RecvEnd::Stopped => Err(StreamError::Finished),
         })
     }
 
@@ -301,16 +298,20 @@ impl StreamIo {
         bytes: &mut Bytes,
     ) -> Poll<Result<(), StreamError>> {
         self.writers.application.register(cx.waker());
-        match self.room(shared) {
-            Ok(0) => return Poll::Pending,
-            Ok(room) => {
-                let now = super::now();
+        let now = super::now();
+        let room = shared.with(|core| {
+            let room = core.room(self.id)?;
+            if room > 0 {
                 let bytes = bytes.split_to(bytes.len().min(room));
-                shared.with(|core| core.write_soon(self.id, bytes, now));
+                core.write_soon(self.id, bytes, now);
             }
-            Err(error) => return error.map_or(Poll::Pending, |error| Poll::Ready(Err(error))),
+            Ok(room)
+        });
+        match room {
+            Ok(0) => Poll::Pending,
+            Ok(_) => Poll::Ready(Ok(())),
+            Err(end) => Poll::Ready(Err(write_error(shared, end))),
         }
-        Poll::Ready(Ok(()))
     }
 
     /// Takes bytes, which `take` gives for a number at the most; gives how many.
@@ -322,20 +323,38 @@ impl StreamIo {
     ) -> Poll<Result<usize, StreamError>> {
         let mut send = self.send();
         self.writers.application.register(cx.waker());
-        ready!(self.poll_hand_over(shared, &mut send));
-        let len = match self.room(shared) {
-            Ok(0) => return Poll::Pending,
-            Ok(room) => {
-                let bytes = take(room);
-                let len = bytes.len();
-                shared.with(|core| core.write(self.id, bytes));
-                len
-            }
-            Err(error) => return error.map_or(Poll::Pending, |error| Poll::Ready(Err(error))),
-        };
-        // What is not taken now, the next write or a flush hands over.
-        let _ = self.poll_hand_over(shared, &mut send);
+        let room = ready!(self.poll_room(shared, &mut send))?;
+        // Without the session's lock: it may copy.
+        let bytes = take(room);
+        let len = bytes.len();
+        if send.half.is_some() {
+            let chunk = shared.with(|core| core.write_and_next(self.id, bytes));
+            // What is not taken now, the next write or a flush hands over.
+            let _ = self.poll_hand_over(shared, &mut send, chunk);
+        } else {
+            shared.with(|core| core.write(self.id, bytes));
+        }
         Poll::Ready(Ok(len))
+    }
+
+    /// Bytes that may be written, at least one, once everything that was written before is handed over.
+    fn poll_room(&self, shared: &Shared, send: &mut SendIo) -> Poll<Result<usize, StreamError>> {
+        loop {
+            let carried = send.half.is_some();
+            let writable = shared.with(|core| {
+                if carried {
+                    core.writable(self.id)
+                } else {
+                    core.room(self.id).map(Writable::Room)
+                }
+            });
+            match writable {
+                Ok(Writable::Chunk(chunk)) => ready!(self.poll_hand_over(shared, send, chunk)),
+                Ok(Writable::Room(0)) => return Poll::Pending,
+                Ok(Writable::Room(room)) => return Poll::Ready(Ok(room)),
+                Err(end) => return Poll::Ready(Err(write_error(shared, end))),
+            }
+        }
     }
 
     /// Hands over everything that was written. A session without a transport keeps it: that is as
@@ -349,11 +368,8 @@ impl StreamIo {
         ready!(self.poll_flush_half(shared));
         match self.room(shared) {
             // To a peer that reads no more there is nothing to hand over: the next write hears it.
-            Ok(_) | Err(Some(StreamError::Finished | StreamError::Stopped(_))) => {
-                Poll::Ready(Ok(()))
-            }
-            Err(Some(error)) => Poll::Ready(Err(error)),
-            Err(None) => Poll::Pending,
+            Ok(_) | Err(StreamError::Finished | StreamError::Stopped(_)) => Poll::Ready(Ok(())),
+            Err(error) => Poll::Ready(Err(error)),
         }
     }
 
@@ -365,7 +381,10 @@ impl StreamIo {
 
     fn poll_flush_half(&self, shared: &Shared) -> Poll<()> {
         let mut send = self.send();
-        ready!(self.poll_hand_over(shared, &mut send));
+        if send.half.is_some() {
+            let chunk = shared.with(|core| core.next_chunk(self.id));
+            ready!(self.poll_hand_over(shared, &mut send, chunk));
+        }
         if !send.unflushed {
             return Poll::Ready(());
         }
@@ -388,9 +407,8 @@ impl StreamIo {
         match self.room(shared) {
             Ok(_) => shared.with(|core| core.finish(self.id)),
             // A peer that reads no more does not mind that nothing more comes.
-            Err(Some(StreamError::Finished | StreamError::Stopped(_))) => {}
-            Err(Some(error)) => return Poll::Ready(Err(error)),
-            Err(None) => {}
+            Err(StreamError::Finished | StreamError::Stopped(_)) => {}
+            Err(error) => return Poll::Ready(Err(error)),
         }
         self.poll_flush(shared, cx)
     }
@@ -404,26 +422,19 @@ impl StreamIo {
         }
     }
 
-    /// Bytes that may be written. `Err(None)` means that the session is about to say how it ended.
-    fn room(&self, shared: &Shared) -> Result<usize, Option<StreamError>> {
-        let (room, closed) = shared.with(|core| (core.room(self.id), core.is_closed()));
-        room.map_err(|end| match end {
-            WriteEnd::Finished | WriteEnd::Over(SendEnd::Done) => Some(StreamError::Finished),
-            WriteEnd::Over(SendEnd::Reset(code)) => Some(StreamError::Reset(code)),
-            WriteEnd::Over(SendEnd::Stopped(code)) => Some(StreamError::Stopped(code)),
-            WriteEnd::Gone if closed => shared.ended().map(StreamError::Session),
-            WriteEnd::Gone => Some(StreamError::Finished),
-        })
+    /// Bytes that may be written.
+    fn room(&self, shared: &Shared) -> Result<usize, StreamError> {
+        let room = shared.with(|core| core.room(self.id));
+        room.map_err(|end| write_error(shared, end))
     }
 
-    /// Hands what was written to the transport, until that takes no more. Ready where nothing is
-    /// left, or there is no transport.
-    fn poll_hand_over(&self, shared: &Shared, send: &mut SendIo) -> Poll<()> {
+    /// Hands `chunk` to the transport, and what follows it, until that takes no more. Ready where
+    /// nothing is left, or there is no transport.
+    fn poll_hand_over(&self, shared: &Shared, send: &mut SendIo, mut chunk: Chunk) -> Poll<()> {
         let SendIo { half, unflushed } = send;
         let Some(transport) = half.as_mut() else {
             return Poll::Ready(());
         };
-        let mut chunk = shared.with(|core| core.next_chunk(self.id));
         if chunk == Chunk::Nothing {
             return Poll::Ready(());
         }
@@ -446,10 +457,7 @@ impl StreamIo {
                     *half = None;
                     return Poll::Ready(());
                 }
-                (Ok(len), _) => shared.with(|core| {
-                    core.sent(self.id, len);
-                    core.next_chunk(self.id)
-                }),
+                (Ok(len), _) => shared.with(|core| core.sent_and_next(self.id, len)),
                 // The session hears why, or goes on elsewhere.
                 (Err(_), _) => {
                     *half = None;
@@ -460,42 +468,15 @@ impl StreamIo {
     }
 }
 
-/// Whoever waits for a stream's sending half. Transports hold these, and not the stream, which holds
-/// the transport's half.
-#[derive(Default)]
-struct Writers {
-    application: AtomicWaker,
-    /// Those who hand over what was written before, after a move: several where moves follow fast.
-    pumps: Mutex<Vec<Waker>>,
-}
-
-impl Writers {
-    fn waker(self: &Arc<Self>) -> Waker {
-        Waker::from(Arc::clone(self))
-    }
-
-    fn register_pump(&self, waker: &Waker) {
-        let mut pumps = self.pumps();
-        if !pumps.iter().any(|pump| pump.will_wake(waker)) {
-            pumps.push(waker.clone());
-        }
-    }
-
-    fn pumps(&self) -> MutexGuard<'_, Vec<Waker>> {
-        self.pumps.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Wake for Writers {
-    fn wake(self: Arc<Self>) {
-        self.wake_by_ref();
-    }
-
-    fn wake_by_ref(self: &Arc<Self>) {
-        self.application.wake();
-        let pumps = std::mem::take(&mut *self.pumps());
-        for pump in pumps {
-            pump.wake();
-        }
+/// Why nothing more can be written, for the application.
+fn write_error(shared: &Shared, end: WriteEnd) -> StreamError {
+    match end {
+        WriteEnd::Finished | WriteEnd::Over(SendEnd::Done) => StreamError::Finished,
+        WriteEnd::Over(SendEnd::Reset(code)) => StreamError::Reset(code),
+        WriteEnd::Over(SendEnd::Stopped(code)) => StreamError::Stopped(code),
+        WriteEnd::Gone => match shared.ended() {
+            Some(error) => StreamError::Session(error),
+            None => StreamError::Finished,
+        },
     }
 }

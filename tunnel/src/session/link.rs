@@ -13,13 +13,13 @@ use tracing::Instrument;
 use underpass_proto::chain;
 use underpass_proto::code::CloseCode;
 use underpass_proto::frame::FrameReader;
-use underpass_proto::limits;
-use underpass_proto::session::{Ending, LinkEnd, LinkId, Violation};
+use underpass_proto::session::{Ending, LinkEnd, LinkId, Part, Violation};
 
 use super::alarm::Alarm;
 use super::opening;
 use super::shared::Shared;
 use super::{LinkLoss, now};
+use crate::limits;
 use crate::transport::{BiStream, HalfError, SendStream, Transport, TransportError};
 
 /// Bytes of the control stream read in one go.
@@ -60,8 +60,8 @@ impl LinkHandle {
 
 /// Why the driver stopped.
 enum Over {
-    /// The session is over; so it was said, or so says the protocol.
-    Session,
+    /// The session is over.
+    Session(Ending),
     /// The session is done with the link.
     Link(LinkEnd),
     /// The transport broke.
@@ -148,8 +148,9 @@ impl Driver<'_> {
     }
 
     fn over(&self) -> Option<Over> {
-        if self.shared.ending().is_some() {
-            return Some(Over::Session);
+        let ending = self.shared.core(|core| core.ending().cloned());
+        if let Some(ending) = ending {
+            return Some(Over::Session(ending));
         }
         self.link.end.get().cloned().map(Over::Link)
     }
@@ -186,7 +187,9 @@ impl Driver<'_> {
     }
 
     async fn wait(&mut self) -> Wake {
-        let timeout = self.shared.core(|core| core.poll_timeout(self.link.id));
+        let timeout = self
+            .shared
+            .core(|core| core.next_timeout(Part::Link(self.link.id)));
         self.alarm.set(timeout);
         let alarm = &mut self.alarm;
         let room = self.opening.len() < limits::STREAMS_OPENING;
@@ -234,7 +237,7 @@ impl Driver<'_> {
             if let Some(at) = heard {
                 core.heard(id, at);
             }
-            core.handle_timeout(id, now());
+            core.handle_timeout(Part::Link(id), now());
         });
     }
 
@@ -280,8 +283,8 @@ impl Driver<'_> {
         self.opening.abort_all();
         self.pumping.abort_all();
         match over {
-            Over::Session => {
-                self.finish_session().await;
+            Over::Session(ending) => {
+                self.finish_session(ending).await;
                 None
             }
             Over::Link(end) => {
@@ -304,25 +307,20 @@ impl Driver<'_> {
         }
     }
 
-    async fn finish_session(&mut self) {
-        let (code, reason) = match self.shared.ending() {
-            Some(Ending::Peer { code, .. }) => {
-                // What the peer sent on other streams may still be on its way, although its CLOSE
-                // is here.
-                let closed = self.link.transport.closed();
-                let _ = tokio::time::timeout(limits::CLOSE_TIME, closed).await;
-                (code, String::new())
-            }
-            ending => {
-                self.say_last_words().await;
-                match ending {
-                    Some(Ending::Local { code, reason }) => (code, reason),
-                    Some(Ending::Violation(violation)) => {
-                        (violation.close_code(), chain(&violation))
-                    }
-                    _ => (CloseCode::Shutdown, String::new()),
-                }
-            }
+    async fn finish_session(&mut self, ending: Ending) {
+        if let Ending::Peer { .. } = ending {
+            // What the peer sent on other streams may still be on its way, although its CLOSE
+            // is here.
+            let closed = self.link.transport.closed();
+            let _ = tokio::time::timeout(limits::CLOSE_TIME, closed).await;
+        } else {
+            self.say_last_words().await;
+        }
+        let (code, reason) = match ending {
+            Ending::Peer { code, .. } => (code, String::new()),
+            Ending::Local { code, reason } => (code, reason),
+            Ending::Violation(violation) => (violation.close_code(), chain(&violation)),
+            Ending::Detached(_) => (CloseCode::Shutdown, String::new()),
         };
         self.link.transport.close(code, &reason);
         // Until then the process must not end.

@@ -8,6 +8,7 @@ mod opening;
 mod preface;
 mod shared;
 mod supervisor;
+mod writers;
 
 use std::fmt;
 use std::future::poll_fn;
@@ -19,10 +20,10 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use thiserror::Error;
 use tracing::Instrument;
+use underpass_proto::agent_name::AgentName;
 use underpass_proto::code::CloseCode;
 use underpass_proto::frame::{Class, GoAway, Open};
 use underpass_proto::key::PublicKey;
-use underpass_proto::limits;
 use underpass_proto::secret::SessionSecret;
 use underpass_proto::session::Classes;
 use underpass_proto::session::{Agreed, Ending, LinkEnd, OpenRefused};
@@ -31,7 +32,8 @@ use underpass_proto::stream_id::Role;
 pub use self::incoming::IncomingStream;
 pub(crate) use self::io::StreamIo;
 pub(crate) use self::link::ControlStream;
-pub(crate) use self::shared::{Bulk, Joining, Shared};
+pub(crate) use self::shared::{Bulk, Joining, MainAsk, Shared};
+use crate::limits;
 use crate::stream::Stream;
 use crate::transport::{HalfError, Kind, PathStats, SendStream, TransportError};
 
@@ -55,7 +57,7 @@ pub struct Info {
     /// The session's id, the same at both ends.
     pub id: SessionId,
     /// The connector's name, as the acceptor knows it. The same at both ends.
-    pub agent: String,
+    pub agent: AgentName,
     /// The key that the connector proved.
     pub key: PublicKey,
     /// The connector's process.
@@ -197,14 +199,14 @@ impl Session {
         info: Info,
         held: impl Send + 'static,
     ) -> Self {
-        let (shared, outlets) = Shared::new(agreed, secret, info);
+        let (shared, supervision) = Shared::new(agreed, secret, info);
         // Nothing stands against the first.
         let _ = shared.join(first);
         // Of the highest level: a filter that lets a warning through must not take away whose it is.
         let span = tracing::error_span!(
-            "session", id = %shared.info().id, agent = shared.info().agent
+            "session", id = %shared.info().id, agent = shared.info().agent.as_str()
         );
-        let run = supervisor::run(Arc::clone(&shared), outlets);
+        let run = supervisor::run(Arc::clone(&shared), supervision);
         let run = async move {
             run.await;
             drop(held);
@@ -313,10 +315,10 @@ impl Session {
 
     /// The session's end, for who must not keep it alive by waiting.
     pub(crate) fn end(&self) -> impl Future<Output = ()> + Send + use<> {
-        let mut ended = self.shared.watch_ended();
+        // It is the handles that keep a session alive.
+        let shared = Arc::clone(&self.shared);
         async move {
-            // An error means that the driver is gone: that is an end, too.
-            let _ = ended.wait_for(Option::is_some).await;
+            shared.closed().await;
         }
     }
 

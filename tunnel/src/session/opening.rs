@@ -8,7 +8,6 @@ use thiserror::Error;
 use underpass_proto::DecodeError;
 use underpass_proto::chain;
 use underpass_proto::frame::{self, Attach, Attached, Body, FrameReader, Open, RawFrame};
-use underpass_proto::limits;
 use underpass_proto::session::{Beginning, Taken, Violation};
 
 use super::incoming::{self, HeaderError};
@@ -16,6 +15,7 @@ use super::io::StreamIo;
 use super::link::LinkHandle;
 use super::shared::Shared;
 use super::{now, write_all};
+use crate::limits;
 use crate::transport::{BiStream, HalfError, TransportError};
 
 /// Bytes read in one go while a frame arrives.

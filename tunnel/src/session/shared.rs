@@ -2,18 +2,19 @@
 
 use std::cmp;
 use std::collections::HashMap;
+use std::pin::pin;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::futures::Notified;
 use tokio::sync::{Mutex as AsyncMutex, Notify, mpsc, watch};
+use tokio_util::sync::{CancellationToken, DropGuard};
 use underpass_proto::code::CloseCode;
-use underpass_proto::frame::{GoAway, Open, Wish};
-use underpass_proto::handshake::Resumption;
-use underpass_proto::limits;
+use underpass_proto::frame::{GoAway, Open};
+use underpass_proto::handshake::{EitherSession, Resumption, ThatSession};
 use underpass_proto::secret::SessionSecret;
 use underpass_proto::session::{
-    Agreed, Ending, Event, LinkId, LinkRefused, LinkRole, OpenRefused, Session as Core, Violation,
+    Agreed, Ending, Event, LinkId, LinkRefused, LinkRole, Session as Core, Violation,
 };
 use underpass_proto::stream::{RecvEnd, SendEnd};
 use underpass_proto::stream_id::StreamId;
@@ -21,9 +22,10 @@ use underpass_proto::stream_id::StreamId;
 use super::incoming::Queued;
 use super::io::StreamIo;
 use super::link::{ControlStream, LinkHandle};
-use super::{Info, OpenError, SessionError, SessionStats, now};
+use super::{Info, LinkLoss, OpenError, SessionError, SessionStats, now};
+use crate::limits;
 use crate::telemetry::{self, Joined as Why};
-use crate::transport::{Kind, Transport, TransportError};
+use crate::transport::Transport;
 
 /// A transport that is past its handshake for a session.
 pub(crate) struct Joining {
@@ -37,27 +39,38 @@ pub(crate) struct Joining {
     pub(crate) peer_has: u64,
 }
 
+/// What a connector asks for where a session is to go on.
+pub(crate) enum MainAsk {
+    /// The session, which has a transport.
+    That(ThatSession),
+    /// The session, which has none, or a new one.
+    Either(EitherSession),
+}
+
 /// A transport that has joined, and waits for its driver.
 pub(super) type Joined = (Arc<LinkHandle>, ControlStream);
 
-/// Where the supervisor puts what it learns, and where transports come from.
-pub(super) struct Outlets {
+/// The supervisor's part of a session.
+pub(super) struct Supervision {
+    /// Transports that have joined.
     pub(super) joined: mpsc::UnboundedReceiver<Box<Joined>>,
-    pub(super) ended: watch::Sender<Option<SessionError>>,
+    /// The session is gone once the supervisor drops this.
+    pub(super) gone: DropGuard,
 }
 
 pub(crate) struct Shared {
     state: Mutex<State>,
     /// In boxes, as are those of `queue`: a channel has places for 32 messages from the beginning.
     joins: mpsc::UnboundedSender<Box<Joined>>,
-    /// Wakes the supervisor.
-    pub(super) closing: Notify,
+    /// Wakes those who wait for the end. How the session ended, the protocol's state says.
+    ended: Notify,
+    /// The supervisor has let go of the session, and of its transports.
+    gone: CancellationToken,
     /// A stream is no more.
     released: Notify,
     queue: mpsc::Sender<Box<Queued>>,
     incoming: AsyncMutex<mpsc::Receiver<Box<Queued>>>,
     go_away: watch::Receiver<Option<GoAway>>,
-    ended: watch::Receiver<Option<SessionError>>,
     attached: watch::Sender<bool>,
     bulk: watch::Sender<Bulk>,
     secret: SessionSecret,
@@ -73,7 +86,8 @@ struct State {
     /// The connector's next transport.
     next_link: LinkId,
     go_away: watch::Sender<Option<GoAway>>,
-    ending: Option<Ending>,
+    /// How the last transport that ended did so, where it was not the session that ended it.
+    loss: Option<LinkLoss>,
     resumes: u64,
     moves: u64,
     lanes: u64,
@@ -108,11 +122,26 @@ impl Gone {
     }
 }
 
+impl State {
+    /// How the session ended, if it has.
+    fn ended(&self) -> Option<SessionError> {
+        let ending = self.core.ending()?;
+        Some(match (ending, &self.loss) {
+            (Ending::Detached(_), Some(loss)) => SessionError::Transport(loss.clone()),
+            _ => SessionError::Ended(ending.clone()),
+        })
+    }
+}
+
 impl Shared {
-    pub(super) fn new(agreed: &Agreed, secret: SessionSecret, info: Info) -> (Arc<Self>, Outlets) {
+    pub(super) fn new(
+        agreed: &Agreed,
+        secret: SessionSecret,
+        info: Info,
+    ) -> (Arc<Self>, Supervision) {
         let (joins, joined) = mpsc::unbounded_channel();
         let (queue, incoming) = mpsc::channel(limits::STREAMS_UNACCEPTED);
-        let (ended_tx, ended) = watch::channel(None);
+        let gone = CancellationToken::new();
         let (go_away_tx, go_away) = watch::channel(None);
         let (attached, _) = watch::channel(true);
         let (bulk, _) = watch::channel(Bulk::default());
@@ -123,30 +152,30 @@ impl Shared {
                 links: HashMap::new(),
                 next_link: LinkId::FIRST.next(),
                 go_away: go_away_tx,
-                ending: None,
+                loss: None,
                 resumes: 0,
                 moves: 0,
                 lanes: 0,
                 bulk: Bulk::default(),
             }),
             joins,
-            closing: Notify::new(),
+            ended: Notify::new(),
+            gone: gone.clone(),
             released: Notify::new(),
             queue,
             incoming: AsyncMutex::new(incoming),
             go_away,
-            ended,
             attached,
             bulk,
             secret,
             info,
             refused: AtomicU32::new(0),
         });
-        let outlets = Outlets {
+        let supervision = Supervision {
             joined,
-            ended: ended_tx,
+            gone: gone.drop_guard(),
         };
-        (shared, outlets)
+        (shared, supervision)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -221,9 +250,11 @@ impl Shared {
                 Event::GoAway(go_away) => {
                     state.go_away.send_replace(Some(go_away));
                 }
-                Event::Closed(ending) => {
-                    state.ending = Some(ending);
-                    self.closing.notify_one();
+                Event::Closed => {
+                    if let Some(error) = state.ended() {
+                        telemetry::session_ended(&error);
+                    }
+                    self.ended.notify_waiters();
                     for link in state.links.values() {
                         link.changed.notify_one();
                     }
@@ -292,18 +323,22 @@ impl Shared {
         Ok(())
     }
 
-    pub(super) fn link_lost(&self, link: LinkId) {
-        self.state().links.remove(&link);
-        let attached = self.with(|core| {
-            core.link_lost(link, now());
-            core.primary().is_some()
-        });
+    /// A transport has ended; `why` where it was not the session that ended it.
+    pub(super) fn link_lost(&self, link: LinkId, why: Option<LinkLoss>) {
+        let mut state = self.state();
+        if let Some(lost) = state.links.remove(&link) {
+            telemetry::transport_lost(lost.transport.kind(), why.as_ref());
+        }
+        // Before the session ends for it; the transports that end with the session change nothing.
+        if !state.core.is_closed() {
+            state.loss = why.or(state.loss.take());
+        }
+        state.core.link_lost(link, now());
+        let attached = state.core.primary().is_some();
+        let gone = self.dispatch(&mut state);
+        drop(state);
+        gone.let_go();
         self.attached.send_replace(attached);
-    }
-
-    pub(super) fn kind_of(&self, link: LinkId) -> Option<Kind> {
-        let state = self.state();
-        state.links.get(&link).map(|link| link.transport.kind())
     }
 
     /// Streams of this side that are to be put on a link.
@@ -359,15 +394,27 @@ impl Shared {
         stats
     }
 
-    /// What the connector needs to bring another transport. A session that has one is not given up
+    /// The connector's question for another main transport. A session that has one is not given up
     /// for a new one.
-    pub(crate) fn resumption(&self, role: LinkRole) -> Resumption {
+    pub(crate) fn ask_for_main(&self) -> MainAsk {
         let mut state = self.state();
-        let wish = match role {
-            LinkRole::Lane => Wish::Lane,
-            LinkRole::Main if state.core.primary().is_none() => Wish::MainOrNew,
-            LinkRole::Main => Wish::Main,
-        };
+        let resumption = self.resumption(&mut state);
+        if state.core.primary().is_none() {
+            MainAsk::Either(EitherSession(resumption))
+        } else {
+            let role = LinkRole::Main;
+            MainAsk::That(ThatSession { resumption, role })
+        }
+    }
+
+    /// The connector's question for a lane.
+    pub(crate) fn ask_for_lane(&self) -> ThatSession {
+        let resumption = self.resumption(&mut self.state());
+        let role = LinkRole::Lane;
+        ThatSession { resumption, role }
+    }
+
+    fn resumption(&self, state: &mut State) -> Resumption {
         let attempt = state.next_link;
         state.next_link = attempt.next();
         Resumption {
@@ -375,7 +422,6 @@ impl Shared {
             secret: self.secret.clone(),
             attempt: attempt.0,
             received: state.core.arrived(),
-            wish,
         }
     }
 
@@ -410,11 +456,10 @@ impl Shared {
                 state.streams.insert(id, Arc::clone(&io));
                 Ok(io)
             }
-            Err(OpenRefused::Closed) => match self.ended() {
-                Some(error) => Err(error.into()),
-                None => Err(OpenRefused::Closed.into()),
-            },
-            Err(refused) => Err(refused.into()),
+            Err(refused) => Err(match state.ended() {
+                Some(error) => error.into(),
+                None => refused.into(),
+            }),
         }
     }
 
@@ -452,12 +497,8 @@ impl Shared {
 
     // --- the end ---
 
-    pub(super) fn ending(&self) -> Option<Ending> {
-        self.state().ending.clone()
-    }
-
-    /// Wakes everyone who waits for a stream, after the end was said; nobody's stream is taken.
-    pub(super) async fn end_streams(&self) {
+    /// Wakes all readers and writers once the session has ended.
+    pub(super) fn end_streams(&self) {
         let streams = std::mem::take(&mut self.state().streams);
         for stream in streams.values() {
             stream.detach();
@@ -466,41 +507,117 @@ impl Shared {
         }
         self.released.notify_waiters();
         self.attached.send_replace(false);
+    }
+
+    /// Drops the peer's streams that wait to be taken, once the session has ended.
+    pub(super) async fn clear_queue(&self) {
         let mut incoming = self.incoming.lock().await;
         incoming.close();
         while incoming.try_recv().is_ok() {}
     }
 
-    /// How the session ended, if it did.
+    /// How the session ended, if it has.
     pub(crate) fn ended(&self) -> Option<SessionError> {
-        self.ended.borrow().clone()
+        self.state().ended()
     }
 
-    pub(super) fn watch_ended(&self) -> watch::Receiver<Option<SessionError>> {
-        self.ended.clone()
+    /// How a stream's receiving direction ended, or the session, if either did.
+    pub(super) fn recv_end(&self, id: StreamId) -> Option<Result<RecvEnd, SessionError>> {
+        let state = self.state();
+        match state.core.recv_end(id) {
+            Some(end) => Some(Ok(end)),
+            None => state.ended().map(Err),
+        }
     }
 
     pub(super) fn watch_go_away(&self) -> watch::Receiver<Option<GoAway>> {
         self.go_away.clone()
     }
 
+    /// Waits until the session has ended, and says how.
     pub(super) async fn closed(&self) -> SessionError {
-        let mut ended = self.ended.clone();
-        match ended.wait_for(Option::is_some).await.as_deref() {
-            Ok(Some(error)) => error.clone(),
-            // The supervisor was dropped with its runtime.
-            _ => SessionError::Transport(super::LinkLoss::Transport(TransportError::ClosedHere)),
+        loop {
+            let mut notified = pin!(self.ended.notified());
+            // Before the look, so that an end between it and the wait is not missed.
+            notified.as_mut().enable();
+            if let Some(error) = self.ended() {
+                return error;
+            }
+            notified.await;
         }
     }
 
     /// Waits until the session has ended, and its transports with it.
     pub(super) async fn gone(&self) {
-        let mut ended = self.ended.clone();
-        // The supervisor holds the other end until then.
-        while ended.changed().await.is_ok() {}
+        self.gone.cancelled().await;
     }
 
     pub(crate) fn info(&self) -> &Info {
         &self.info
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use underpass_proto::frame::FrameReader;
+    use underpass_proto::key::AgentKey;
+    use underpass_proto::session::LinkEnd;
+    use underpass_proto::settings::{KeepaliveInterval, ResumeWindow, StreamLimit};
+    use underpass_proto::stream_id::Role;
+
+    use super::*;
+    use crate::session::SessionId;
+    use crate::transport::{Kind, TransportError, memory};
+
+    /// With its first transport. It ends with its last.
+    async fn session() -> (Arc<Shared>, Supervision) {
+        let (transport, _peer) = memory::pair();
+        let transport: Arc<dyn Transport> = Arc::new(transport);
+        let stream = transport.open().await.unwrap();
+        let agreed = Agreed {
+            local_streams: 10,
+            remote_streams: StreamLimit::default(),
+            keepalive: KeepaliveInterval::default(),
+            resume_window: ResumeWindow::ZERO,
+        };
+        let info = Info {
+            id: SessionId([1; 16]),
+            agent: "edge-1".try_into().unwrap(),
+            key: AgentKey::from_seed([1; 32]).unwrap().public_key(),
+            instance: [1; 16],
+            software: String::new(),
+            role: Role::Connector,
+            transport: Kind::Memory,
+            remote: None,
+        };
+        let (shared, supervision) = Shared::new(&agreed, SessionSecret::new([1; 32]), info);
+        let control = ControlStream {
+            stream,
+            reader: FrameReader::new(limits::CONTROL_FRAME),
+        };
+        let first = Joining {
+            transport,
+            control,
+            link: LinkId::FIRST,
+            role: LinkRole::Main,
+            peer_has: 0,
+        };
+        shared.join(first).unwrap();
+        (shared, supervision)
+    }
+
+    #[tokio::test]
+    async fn a_transport_that_ends_after_its_session_does_not_change_how_that_ended() {
+        let (shared, _supervision) = session().await;
+        assert!(shared.ended().is_none());
+        let broken = LinkLoss::Transport(TransportError::ClosedHere);
+        shared.link_lost(LinkId::FIRST, Some(broken));
+        let left = LinkLoss::Link(LinkEnd::Left);
+        shared.link_lost(LinkId::FIRST.next(), Some(left));
+        let ended = shared.ended();
+        assert!(
+            matches!(ended, Some(SessionError::Transport(LinkLoss::Transport(_)))),
+            "{ended:?}"
+        );
     }
 }

@@ -1,24 +1,28 @@
 //! The task that outlives a session's transports.
 
+use std::pin::pin;
 use std::sync::Arc;
 
 use tokio::task::JoinSet;
 use tracing::Instrument;
 use underpass_proto::chain;
-use underpass_proto::session::{Ending, LinkId};
+use underpass_proto::code::CloseCode;
+use underpass_proto::session::{LinkId, Part};
 
-use super::link;
-use super::shared::{Joined, Outlets, Shared};
-use super::{LinkLoss, SessionError, now};
-use crate::telemetry;
+use super::shared::{Joined, Shared, Supervision};
+use super::{LinkLoss, link, now};
+
+/// The tasks of the session's transports.
+type Links = JoinSet<(LinkId, Option<LinkLoss>)>;
 
 /// Drives the session to its end.
-pub(super) async fn run(shared: Arc<Shared>, outlets: Outlets) {
-    let Outlets { mut joined, ended } = outlets;
-    let mut links = JoinSet::new();
-    let mut loss = None;
-    while shared.ending().is_none() {
-        let deadline = shared.core(|core| core.poll_detached());
+pub(super) async fn run(shared: Arc<Shared>, supervision: Supervision) {
+    let Supervision { mut joined, gone } = supervision;
+    let supervised = Supervised(Arc::clone(&shared));
+    let mut links = Links::new();
+    let mut closed = pin!(shared.closed());
+    let error = loop {
+        let deadline = shared.core(|core| core.next_timeout(Part::Session));
         let expired = async {
             match deadline {
                 Some(at) => tokio::time::sleep_until(at.into()).await,
@@ -26,50 +30,45 @@ pub(super) async fn run(shared: Arc<Shared>, outlets: Outlets) {
             }
         };
         tokio::select! {
+            error = &mut closed => break error,
             Some(next) = joined.recv() => drive(&shared, &mut links, *next),
             Some(over) = links.join_next() => {
                 if let Ok((id, why)) = over {
-                    lost(&shared, id, &why);
-                    loss = why.or(loss);
+                    lost(&shared, id, why);
                 }
             }
-            () = expired => shared.with(|core| core.handle_detached(now())),
-            () = shared.closing.notified() => {}
+            () = expired => shared.with(|core| core.handle_timeout(Part::Session, now())),
         }
-    }
-    let error = ending(&shared, loss);
+    };
     tracing::debug!("{}", chain(&error));
-    telemetry::session_ended(&error);
     // The links say their last words meanwhile.
-    ended.send_replace(Some(error));
-    shared.end_streams().await;
+    drop(supervised);
+    shared.clear_queue().await;
     joined.close();
     while let Ok(late) = joined.try_recv() {
         drive(&shared, &mut links, *late);
     }
     while let Some(over) = links.join_next().await {
         if let Ok((id, why)) = over {
-            lost(&shared, id, &why);
+            lost(&shared, id, why);
         }
     }
+    drop(gone);
 }
 
-fn ending(shared: &Shared, loss: Option<LinkLoss>) -> SessionError {
-    match (shared.ending(), loss) {
-        (Some(Ending::Detached(_)), Some(loss)) => SessionError::Transport(loss),
-        (Some(ending), _) => SessionError::Ended(ending),
-        // The loop above ends with an ending.
-        (None, loss) => SessionError::Transport(loss.unwrap_or(LinkLoss::Transport(
-            crate::transport::TransportError::ClosedHere,
-        ))),
+/// A session that is supervised. One whose supervisor is dropped with its runtime ends with it.
+struct Supervised(Arc<Shared>);
+
+impl Drop for Supervised {
+    fn drop(&mut self) {
+        self.0.with(|core| {
+            core.close(CloseCode::Shutdown, "the runtime of the session has ended");
+        });
+        self.0.end_streams();
     }
 }
 
-fn drive(
-    shared: &Arc<Shared>,
-    links: &mut JoinSet<(LinkId, Option<LinkLoss>)>,
-    (link, control): Joined,
-) {
+fn drive(shared: &Arc<Shared>, links: &mut Links, (link, control): Joined) {
     let kind = link.transport.kind();
     let span = tracing::error_span!("link", id = %link.id, %kind);
     if link.id != LinkId::FIRST {
@@ -78,12 +77,9 @@ fn drive(
     links.spawn(link::run(Arc::clone(shared), link, control).instrument(span));
 }
 
-fn lost(shared: &Shared, id: LinkId, why: &Option<LinkLoss>) {
-    if let Some(kind) = shared.kind_of(id) {
-        telemetry::transport_lost(kind, why.as_ref());
-    }
-    if let Some(why) = why {
+fn lost(shared: &Shared, id: LinkId, why: Option<LinkLoss>) {
+    if let Some(why) = &why {
         tracing::debug!(link = %id, "{}", chain(why));
     }
-    shared.link_lost(id);
+    shared.link_lost(id, why);
 }

@@ -6,6 +6,8 @@ mod witness;
 use std::io;
 use std::sync::Arc;
 
+/// The version of rustls whose types stand in signatures and in errors.
+pub use rustls;
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::ServerCertVerifier;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};

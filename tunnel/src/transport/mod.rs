@@ -25,9 +25,11 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use thiserror::Error;
+use underpass_proto::DecodeError;
 use underpass_proto::code::{CloseCode, ResetCode};
 use underpass_proto::frame::Class;
-use underpass_proto::{DecodeError, limits};
+
+use crate::limits;
 
 pub use self::mux::{MuxError, MuxTransport};
 pub use self::stats::PathStats;

@@ -181,7 +181,7 @@ fn an_address_that_swallows_everything_holds_nobody_up() {
             let start = Instant::now();
             let (agent, session) = connect(config, &mut server).await;
             assert!(
-                start.elapsed() < underpass_proto::limits::CONNECT_TIME,
+                start.elapsed() < underpass_tunnel::limits::CONNECT_TIME,
                 "the others had their time first"
             );
             still_works(&agent, &session).await;

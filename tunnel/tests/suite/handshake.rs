@@ -7,7 +7,7 @@ use bytes::Bytes;
 use futures_util::SinkExt;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::{Error as WebSocketError, Message};
-use underpass_proto::handshake::{ConnectorHandshake, ConnectorStep, HandshakeError};
+use underpass_proto::handshake::{AwaitChallenge, HandshakeError, NewSession};
 use underpass_proto::limits;
 use underpass_tunnel::transport::quic::{self, ALPN, QuicConfig};
 use underpass_tunnel::transport::websocket::{PATH, Subprotocol};
@@ -97,13 +97,11 @@ fn a_proof_by_another_key_is_told_apart_from_an_unknown_key() {
     run(async {
         let (transport, mut server) = raw(Kind::Memory, acceptor_config()).await;
         let mut control = RawStream::new(transport.open().await.unwrap());
-        let (mut handshake, hello) = ConnectorHandshake::start(&local(), &key(1), [7; 16], None);
+        let (handshake, hello) = AwaitChallenge::start(&local(), &key(1), [7; 16], &NewSession);
         let lie = async {
             control.send(hello).await.unwrap();
             let challenge = control.must().await;
-            let ConnectorStep::Send(proof) = handshake.handle(challenge, &key(2)).unwrap() else {
-                panic!("no proof");
-            };
+            let (_, proof) = handshake.handle_challenge(challenge, &key(2)).unwrap();
             control.send(proof).await.unwrap();
             let code = control.close_code().await;
             transport.close(CloseCode::Shutdown, "");

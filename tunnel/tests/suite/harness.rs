@@ -10,8 +10,9 @@ use tokio::time::Instant;
 use underpass_tunnel::transport::websocket::Subprotocol;
 use underpass_tunnel::transport::{Transport, memory};
 use underpass_tunnel::{
-    Accepted, Acceptor, AcceptorConfig, Admission, AgentKey, AttemptError, ConnectError, Connector,
-    ConnectorConfig, Denied, DialError, Proven, PublicKey, Session, Transports, WayError,
+    Accepted, Acceptor, AcceptorConfig, Admission, AgentKey, AgentName, AttemptError, ConnectError,
+    Connector, ConnectorConfig, Denied, DialError, Proven, PublicKey, ResumeWindow, Session,
+    Transports, WayError,
 };
 
 use crate::http_proxy::HttpProxy;
@@ -47,11 +48,11 @@ pub(crate) fn key(seed: u8) -> AgentKey {
 pub(crate) struct OnlyOne(pub(crate) PublicKey);
 
 impl Admission for OnlyOne {
-    fn admit<'a>(&'a self, proven: &'a Proven) -> BoxFuture<'a, Result<String, Denied>> {
+    fn admit<'a>(&'a self, proven: &'a Proven) -> BoxFuture<'a, Result<AgentName, Denied>> {
         let known = proven.key == self.0;
         Box::pin(async move {
             if known {
-                Ok("edge-1".to_owned())
+                Ok("edge-1".try_into()?)
             } else {
                 Err(Denied::unknown_key())
             }
@@ -68,18 +69,18 @@ pub(crate) fn acceptor(config: AcceptorConfig) -> Arc<Acceptor> {
 
 pub(crate) fn acceptor_config() -> AcceptorConfig {
     AcceptorConfig {
-        max_streams: 1000,
+        max_streams: 1000.try_into().unwrap(),
         ..AcceptorConfig::default()
     }
 }
 
 pub(crate) fn connector_config(port: u16, pki: &Pki) -> ConnectorConfig {
     ConnectorConfig {
-        max_streams: 1000,
+        max_streams: 1000.try_into().unwrap(),
         backoff_initial: Duration::from_millis(20),
         backoff_max: Duration::from_millis(200),
         // Sessions end with their transport, except where a test is about that.
-        resume_window: Duration::ZERO,
+        resume_window: ResumeWindow::ZERO,
         ..ConnectorConfig::new("127.0.0.1", port, pki.ca_pem.clone(), key(1))
     }
 }

@@ -10,7 +10,7 @@ use underpass_proto::limits;
 use underpass_proto::session::{Ending, OpenRefused};
 use underpass_tunnel::{
     AcceptorConfig, CloseCode, ConnectError, Connector, ConnectorConfig, OpenError, ResetCode,
-    Session, SessionError, StreamError,
+    ResumeWindow, Session, SessionError, StreamError,
 };
 
 use crate::bytes::{drink, incoming, open, pour, read_whole, stream, target, write_until_error};
@@ -126,6 +126,54 @@ pub(crate) async fn code_and_reason_of_a_close_reach_the_peer(kind: Kind) {
             "{error:?}"
         );
     }
+}
+
+pub(crate) async fn a_stream_knows_how_its_session_ended_as_soon_as_it_has(kind: Kind) {
+    let Pair { agent, server, .. } = &pair(kind).await;
+    let (mut here, there) = stream(server, agent).await;
+    server.close(CloseCode::Shutdown, "because");
+    let read = here.read_bytes().now_or_never().map(Result::unwrap_err);
+    let written = here.write_bytes("late".into()).now_or_never();
+    let opened = server.open(target("late")).now_or_never();
+    let opened = opened.map(|opened| opened.map(drop).unwrap_err());
+    assert!(
+        matches!(
+            (&read, &written, &opened, server.closed().now_or_never()),
+            (
+                Some(StreamError::Session(SessionError::Ended(
+                    Ending::Local { .. }
+                ))),
+                Some(Err(StreamError::Session(SessionError::Ended(_)))),
+                Some(OpenError::Session(SessionError::Ended(_))),
+                Some(SessionError::Ended(Ending::Local { .. })),
+            )
+        ),
+        "{read:?} {written:?} {opened:?}"
+    );
+    drop((here, there));
+}
+
+#[test]
+fn a_session_ends_with_its_runtime() {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let (pair, mut here, there) = runtime.block_on(async {
+        let pair = pair(Kind::Memory).await;
+        let (here, there) = stream(&pair.server, &pair.agent).await;
+        (pair, here, there)
+    });
+    drop(runtime);
+    run(async move {
+        for session in [&pair.agent, &pair.server] {
+            let error = within("it is heard elsewhere", session.closed()).await;
+            assert_eq!(error.close_code(), Some(CloseCode::Shutdown), "{error:?}");
+        }
+        let error = fails("nothing comes", here.read_bytes()).await;
+        assert!(matches!(error, StreamError::Session(_)), "{error:?}");
+        drop((pair, here, there));
+    });
 }
 
 fn assert_closed_by_peer(error: &SessionError, code: CloseCode, reason: &str) {
@@ -255,7 +303,7 @@ pub(crate) async fn local_close_wakes_everyone(kind: Kind) {
 
 pub(crate) async fn the_stream_limit_is_kept_and_given_back(kind: Kind) {
     let config = AcceptorConfig {
-        max_streams: 3,
+        max_streams: 3.try_into().unwrap(),
         ..acceptor_config()
     };
     let Pair { agent, server, .. } = &pair_with(kind, config).await;
@@ -371,7 +419,7 @@ fn the_process_may_end_once_its_session_is_drained() {
             for _ in 0..20 {
                 let config = ConnectorConfig {
                     transports: transports(kind),
-                    resume_window: Duration::from_secs(60),
+                    resume_window: ResumeWindow::default(),
                     ..connector_config(server.port, &pki)
                 };
                 let process = tokio::task::spawn_blocking(move || {

@@ -91,6 +91,7 @@ per_transport! {
         life: drain_waits_for_live_streams, drain_delivers_the_last_bytes,
             a_draining_session_opens_nothing, code_and_reason_of_a_close_reach_the_peer,
             a_close_amid_bulk_data_arrives_with_its_reason,
+            a_stream_knows_how_its_session_ended_as_soon_as_it_has,
             a_dead_transport_is_an_error_and_no_end, the_last_handle_ends_the_session,
             local_close_wakes_everyone, the_stream_limit_is_kept_and_given_back,
             streams_that_nobody_took_do_not_outlive_the_session, accept_is_cancel_safe,

@@ -10,7 +10,7 @@ use tokio::task::JoinHandle;
 use underpass_proto::handshake::HandshakeError;
 use underpass_tunnel::transport::Kind;
 use underpass_tunnel::{
-    CloseCode, ConnectError, Connector, ConnectorConfig, Session, Status, Transports,
+    CloseCode, ConnectError, Connector, ConnectorConfig, ResumeWindow, Session, Status, Transports,
 };
 
 use crate::bytes::stream;
@@ -202,7 +202,7 @@ fn a_move_that_ends_at_another_server_changes_nothing() {
         let mut server = Server::start(&pki, acceptor_config()).await;
         let other = Server::start(&pki, acceptor_config()).await;
         let connector = Connector::new(ConnectorConfig {
-            resume_window: Duration::from_secs(60),
+            resume_window: ResumeWindow::default(),
             ..connector_config(server.port, &pki)
         })
         .unwrap();

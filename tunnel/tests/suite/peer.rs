@@ -6,11 +6,10 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use underpass_proto::VarInt;
 use underpass_proto::frame::{FrameReader, RawFrame};
-use underpass_proto::handshake::{
-    self, AcceptorHandshake, AcceptorStep, ConnectorHandshake, ConnectorStep, Local,
-};
+use underpass_proto::handshake::{self, AwaitChallenge, AwaitHello, Local, NewSession};
 use underpass_proto::limits;
 use underpass_proto::secret::SessionSecret;
+use underpass_proto::settings::{KeepaliveInterval, ResumeWindow};
 use underpass_tunnel::transport::{BiStream, HalfError, Transport, TransportError};
 use underpass_tunnel::{AgentKey, ResetCode, Session};
 
@@ -117,8 +116,8 @@ impl RawStream {
 
 pub(crate) fn local() -> Local {
     Local {
-        max_streams: 100,
-        resume_window_ms: 0,
+        max_streams: 100.try_into().unwrap(),
+        resume_window: ResumeWindow::ZERO,
         software: "hostile/1".to_owned(),
     }
 }
@@ -159,8 +158,11 @@ pub(crate) async fn log_in(mut control: RawStream, key: AgentKey) -> RawStream {
     prove(control, &key, handshake).await
 }
 
-pub(crate) async fn say_hello(control: &mut RawStream, key: &AgentKey) -> ConnectorHandshake {
-    let (handshake, hello) = ConnectorHandshake::start(&local(), key, [7; 16], None);
+pub(crate) async fn say_hello(
+    control: &mut RawStream,
+    key: &AgentKey,
+) -> AwaitChallenge<NewSession> {
+    let (handshake, hello) = AwaitChallenge::start(&local(), key, [7; 16], &NewSession);
     control.send(hello).await.unwrap();
     handshake
 }
@@ -168,29 +170,28 @@ pub(crate) async fn say_hello(control: &mut RawStream, key: &AgentKey) -> Connec
 pub(crate) async fn prove(
     mut control: RawStream,
     key: &AgentKey,
-    mut handshake: ConnectorHandshake,
+    handshake: AwaitChallenge<NewSession>,
 ) -> RawStream {
-    loop {
-        match handshake.handle(control.must().await, key).unwrap() {
-            ConnectorStep::Send(bytes) => control.send(bytes).await.unwrap(),
-            ConnectorStep::Established(_) | ConnectorStep::Resumed(_) => return control,
-        }
-    }
+    let challenge = control.must().await;
+    let (handshake, proof) = handshake.handle_challenge(challenge, key).unwrap();
+    control.send(proof).await.unwrap();
+    handshake.handle_answer(control.must().await).unwrap();
+    control
 }
 
 /// The server's end of a handshake, which lets everyone in.
 pub(crate) async fn let_in(transport: &dyn Transport) -> RawStream {
     let mut control = RawStream::new(transport.accept().await.unwrap());
-    let mut handshake = AcceptorHandshake::start([3; 32]);
-    while let AcceptorStep::Send(bytes) = handshake.handle(control.must().await).unwrap() {
-        control.send(bytes).await.unwrap();
-    }
+    let handshake = AwaitHello::start([3; 32]);
+    let (handshake, challenge) = handshake.handle_hello(control.must().await).unwrap();
+    control.send(challenge).await.unwrap();
+    handshake.handle_proof(control.must().await).unwrap();
     let welcome = handshake::welcome(
         &local(),
         [5; 16],
         SessionSecret::new([6; 32]),
-        10_000,
-        "edge-1",
+        KeepaliveInterval::default(),
+        "edge-1".try_into().unwrap(),
     );
     transport.authenticated();
     control.send(welcome).await.unwrap();

@@ -4,9 +4,11 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::io::AsyncWriteExt;
-use underpass_proto::frame::Wish;
-use underpass_proto::handshake::{ConnectorHandshake, ConnectorStep, Resumption};
+use underpass_proto::handshake::{
+    Ask, AwaitChallenge, Either, EitherSession, Resumption, ThatSession,
+};
 use underpass_proto::secret::SessionSecret;
+use underpass_proto::session::LinkRole;
 use underpass_tunnel::transport::{Transport, memory};
 use underpass_tunnel::{
     Accepted, Acceptor, AcceptorConfig, CloseCode, ConnectError, Connector, ConnectorConfig,
@@ -58,11 +60,11 @@ impl Survivor {
     async fn start_with(kind: Kind, window: Duration) -> Self {
         let pki = Pki::new();
         let config = AcceptorConfig {
-            resume_window: window,
+            resume_window: window.try_into().unwrap(),
             ..acceptor_config()
         };
         let connector = Connector::new(ConnectorConfig {
-            resume_window: window,
+            resume_window: window.try_into().unwrap(),
             ..connector_config(1, &pki)
         })
         .unwrap();
@@ -461,22 +463,19 @@ pub(crate) async fn a_close_without_a_transport_is_found_out(kind: Kind) {
 }
 
 /// Tries to take a session over, as who knows its id alone.
-async fn steal(survivor: &Survivor, resumption: &Resumption) -> Result<ConnectorStep, u64> {
+async fn steal<A: Ask>(survivor: &Survivor, ask: &A) -> Result<A::Outcome, u64> {
     let transport = survivor.network.dial().await;
     let mut control = RawStream::new(transport.open().await.unwrap());
     let key = key(1);
-    let (mut handshake, hello) =
-        ConnectorHandshake::start(&local(), &key, [7; 16], Some(resumption));
+    let (handshake, hello) = AwaitChallenge::start(&local(), &key, [7; 16], ask);
     control.send(hello).await.unwrap();
     let challenge = control.must().await;
-    let ConnectorStep::Send(proof) = handshake.handle(challenge, &key).unwrap() else {
-        panic!("no proof");
-    };
+    let (handshake, proof) = handshake.handle_challenge(challenge, &key).unwrap();
     control.send(proof).await.unwrap();
     let frame = control.frame().await;
     let outcome = match frame {
         Ok(Some(frame)) if frame.kind != crate::peer::CLOSE => {
-            Ok(handshake.handle(frame, &key).unwrap())
+            Ok(handshake.handle_answer(frame).unwrap())
         }
         Ok(Some(frame)) => Err(u64::from(frame.body[0])),
         other => panic!("no answer but {other:?}"),
@@ -494,28 +493,27 @@ pub(crate) async fn a_stolen_session_id_is_worth_nothing(kind: Kind) {
         secret: SessionSecret::new([1; 32]),
         attempt: 9,
         received: 0,
-        wish: Wish::MainOrNew,
     };
     for detached in [false, true] {
         if detached {
             survivor.detach().await;
         }
-        let refused = steal(&survivor, &forged).await;
+        let refused = steal(&survivor, &EitherSession(forged.clone())).await;
         assert_eq!(refused, Err(CloseCode::ResumeRefused.to_wire()));
         let unknown = Resumption {
             session: [9; 16],
             ..forged.clone()
         };
-        let granted = steal(&survivor, &unknown).await;
+        let granted = steal(&survivor, &EitherSession(unknown.clone())).await;
         assert!(
-            matches!(granted, Ok(ConnectorStep::Established(_))),
+            matches!(granted, Ok(Either::New(_))),
             "a new session: {granted:?}"
         );
-        for wish in [Wish::Main, Wish::Lane] {
+        for role in [LinkRole::Main, LinkRole::Lane] {
             for resumption in [&unknown, &forged] {
-                let only_that = Resumption {
-                    wish,
-                    ..resumption.clone()
+                let only_that = ThatSession {
+                    resumption: resumption.clone(),
+                    role,
                 };
                 let refused = steal(&survivor, &only_that).await;
                 assert_eq!(refused, Err(CloseCode::ResumeRefused.to_wire()));

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use aws_lc_rs::digest::{Context, Digest, SHA256};
 use underpass_tunnel::transport::Kind;
-use underpass_tunnel::{ConnectorConfig, ReadHalf, Session};
+use underpass_tunnel::{ConnectorConfig, ReadHalf, ResumeWindow, Session};
 
 use crate::bytes::{pour, stream};
 use crate::harness::{acceptor_config, connector_config, run, until};
@@ -120,7 +120,7 @@ fn a_transfer_goes_on_when_udp_dies_and_returns_when_it_comes_back() {
         let mut server = Server::start(&pki, acceptor_config()).await;
         let config = ConnectorConfig {
             quic_probe: Duration::from_millis(500),
-            resume_window: Duration::from_secs(60),
+            resume_window: ResumeWindow::default(),
             ..connector_config(server.port, &pki)
         };
         // The connector also says that it looks for QUIC, and finds none.

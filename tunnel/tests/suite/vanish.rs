@@ -71,7 +71,7 @@ fn an_agent_that_vanishes_is_suspect_at_once_and_lost_soon() {
     run(async {
         let pki = Pki::new();
         let config = AcceptorConfig {
-            keepalive: Duration::from_secs(1),
+            keepalive: Duration::from_secs(1).try_into().unwrap(),
             ..acceptor_config()
         };
         let mut server = Server::start(&pki, config).await;

@@ -1,21 +1,26 @@
 //! Wakes a task only from outside: what it works on itself is seen without another turn.
 
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::Arc,
     task::{Wake, Waker},
 };
 
-use futures_util::task::AtomicWaker;
+use super::sync::{AtomicU8, AtomicWaker, Ordering};
+
+/// The task is at work.
+const AT_WORK: u8 = 1;
+
+/// The bell has rung since the task listened.
+const RUNG: u8 = 2;
 
 /// Wakes the task that waits, unless it is at work already and will look again.
+///
+/// Each step reads and writes the state at once, so that all steps have one order, and each sees the memory of those before: a
+/// ring either finds the task at rest, or the task finds the ring and what was written before it. `model.rs` checks this.
 #[derive(Default)]
 pub struct Bell {
     task: AtomicWaker,
-    rung: AtomicBool,
-    at_work: AtomicBool,
+    state: AtomicU8,
 }
 
 impl Wake for Bell {
@@ -32,37 +37,29 @@ impl Bell {
     /// The task `waker` begins to work.
     pub fn begin(&self, waker: &Waker) {
         self.task.register(waker);
-        self.at_work.store(true, Ordering::SeqCst);
+        self.state.fetch_or(AT_WORK, Ordering::AcqRel);
     }
 
     /// [`Self::rest`] hears every ring from here on.
     pub fn listen(&self) {
-        self.rung.store(false, Ordering::SeqCst);
+        self.state.swap(AT_WORK, Ordering::AcqRel);
     }
 
     /// Says whether the task may rest. If not, someone has rung, and it is still at work.
     pub fn rest(&self) -> bool {
-        // In this order, as `ring` has it in the other.
-        if self.rung.load(Ordering::SeqCst) {
-            return false;
-        }
-        self.end();
-        if !self.rung.load(Ordering::SeqCst) {
-            return true;
-        }
-        self.at_work.store(true, Ordering::SeqCst);
-        false
+        let (success, failure) = (Ordering::AcqRel, Ordering::Acquire);
+        let rests = self.state.compare_exchange(AT_WORK, 0, success, failure);
+        rests.is_ok()
     }
 
     /// The task stops, and comes again by itself if there is need.
     pub fn end(&self) {
-        self.at_work.store(false, Ordering::SeqCst);
+        self.state.swap(0, Ordering::AcqRel);
     }
 
     /// Wakes the task.
     pub fn ring(&self) {
-        self.rung.store(true, Ordering::SeqCst);
-        if !self.at_work.load(Ordering::SeqCst) {
+        if self.state.fetch_or(RUNG, Ordering::AcqRel) & AT_WORK == 0 {
             self.task.wake();
         }
     }

@@ -5,4 +5,13 @@
 
 pub mod bell;
 pub mod in_task;
+#[cfg(test)]
+mod model;
 pub mod on_wake;
+
+/// The parts of the bell. `model.rs` puts those of loom in their place.
+mod sync {
+    pub(super) use std::sync::atomic::{AtomicU8, Ordering};
+
+    pub(super) use futures_util::task::AtomicWaker;
+}

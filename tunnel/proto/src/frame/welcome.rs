@@ -3,6 +3,7 @@
 use bytes::{BufMut, BytesMut};
 
 use super::{Body, DecodeError, Fields, VarInt, limits};
+use crate::agent_name::AgentName;
 use crate::secret::SessionSecret;
 use crate::wire::put_bytes;
 
@@ -25,7 +26,7 @@ pub struct Welcome {
     /// How long the session waits, in milliseconds, when it has no transport; 0: not at all.
     pub resume_window_ms: u32,
     /// Who the acceptor takes the connector for.
-    pub peer: String,
+    pub peer: AgentName,
     /// What runs there, for logs: name and version.
     pub software: String,
 }
@@ -50,7 +51,7 @@ impl Body for Welcome {
             max_streams: fields.u32("max streams")?,
             keepalive_ms: fields.u32("keepalive")?,
             resume_window_ms: fields.u32("resume window")?,
-            peer: fields.string("peer", limits::PEER_NAME)?,
+            peer: AgentName::decode(fields, "peer")?,
             software: fields.string("software", limits::SOFTWARE)?,
         })
     }
@@ -69,7 +70,7 @@ mod tests {
             max_streams: 7,
             keepalive_ms: 10_000,
             resume_window_ms: 9,
-            peer: "c".into(),
+            peer: "c".try_into().unwrap(),
             software: "s".into(),
         };
         let mut wire = vec![0x04, 56];

@@ -13,9 +13,9 @@ pub(super) fn session(role: Role) -> (Session, Instant) {
     let now = Instant::now();
     let agreed = Agreed {
         local_streams: 10,
-        remote_streams: 10,
-        keepalive: Duration::from_secs(10),
-        resume_window: Duration::from_secs(60),
+        remote_streams: 10.try_into().unwrap(),
+        keepalive: Duration::from_secs(10).try_into().unwrap(),
+        resume_window: Duration::from_secs(60).try_into().unwrap(),
     };
     let mut session = Session::new(role, &agreed, now);
     session

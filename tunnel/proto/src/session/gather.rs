@@ -10,27 +10,15 @@ use super::{LinkId, Session};
 use crate::limits;
 use crate::stream_id::StreamId;
 
-/// The delayed output, and when it is due.
+/// The delayed output. [`Timer`](super::timers::Timer) says when it is due.
 #[derive(Debug, Default)]
 pub(super) struct Gathering {
     /// Streams whose CREDIT is due soon.
     credits: Vec<StreamId>,
     /// Streams with bytes that wait for more to go with them.
     unhurried: Vec<StreamId>,
-    /// When these are due.
-    acknowledge_at: Option<Instant>,
-    /// When lasting frames, and the acknowledgement of the peer's, are due at the latest.
-    settle_at: Option<Instant>,
     /// Streams where they have waited long enough.
     overdue: Vec<StreamId>,
-}
-
-impl Gathering {
-    /// When the first of it is due.
-    pub(super) fn due(&self) -> Option<Instant> {
-        let [acknowledge, settle] = [self.acknowledge_at, self.settle_at];
-        acknowledge.into_iter().chain(settle).min()
-    }
 }
 
 impl Session {
@@ -41,16 +29,16 @@ impl Session {
     }
 
     fn acknowledge_soon(&mut self, now: Instant) {
-        if self.gathering.acknowledge_at.is_none() {
-            self.gathering.acknowledge_at = Some(now + limits::ACK_DELAY);
+        if self.timers.acknowledge.is_none() {
+            self.timers.acknowledge = Some(now + limits::ACK_DELAY);
             self.changed = true;
         }
     }
 
     /// Lets that gather which nobody waits for.
     pub(super) fn settle_later(&mut self, now: Instant) {
-        if self.gathering.settle_at.is_none() {
-            self.gathering.settle_at = Some(now + limits::SETTLE_DELAY);
+        if self.timers.settle.is_none() {
+            self.timers.settle = Some(now + limits::SETTLE_DELAY);
             self.changed = true;
         }
     }
@@ -80,27 +68,28 @@ impl Session {
         overdue
     }
 
-    /// What has gathered for long enough goes out with the next transmission, and takes with it what has not.
-    pub(super) fn handle_gathered(&mut self, now: Instant) {
+    /// Acknowledgements are due: they take everything else along, where there are any.
+    pub(super) fn on_acknowledge(&mut self) {
+        self.timers.acknowledge = None;
         let gathering = &mut self.gathering;
-        let due = |at: &mut Option<Instant>| at.take_if(|at| now >= *at).is_some();
-        let mut out = due(&mut gathering.settle_at);
-        if due(&mut gathering.acknowledge_at) {
-            gathering.overdue.append(&mut gathering.unhurried);
-            // Of streams that have ended meanwhile there is nothing to say.
-            let streams = &mut self.streams;
-            gathering.credits.retain(|id| {
-                let news = streams.update(*id, StreamState::still_has_news);
-                news.unwrap_or(false)
-            });
-            out |= !gathering.credits.is_empty();
+        gathering.overdue.append(&mut gathering.unhurried);
+        // Of streams that have ended meanwhile there is nothing to say.
+        let streams = &mut self.streams;
+        gathering.credits.retain(|id| {
+            let news = streams.update(*id, StreamState::still_has_news);
+            news.unwrap_or(false)
+        });
+        if !gathering.credits.is_empty() {
+            self.flush_delayed();
         }
-        if out {
-            gathering.settle_at = None;
-            self.pressing = true;
-            self.credits_due.extend(gathering.credits.drain(..));
-            self.queue_ack();
-        }
+    }
+
+    /// The delayed output goes out with the next transmission.
+    pub(super) fn flush_delayed(&mut self) {
+        self.timers.settle = None;
+        self.pressing = true;
+        self.credits_due.extend(self.gathering.credits.drain(..));
+        self.queue_ack();
     }
 
     /// Whether something goes out on the primary link now: what has gathered goes with it.
@@ -117,11 +106,13 @@ mod tests {
     use super::*;
     use crate::code::ResetCode;
     use crate::frame::Class;
+    use crate::session::Part;
     use crate::session::fixture::{self, open};
     use crate::stream::Chunk;
     use crate::stream_id::Role;
 
     const LINK: LinkId = LinkId::FIRST;
+    const PART: Part = Part::Link(LINK);
     const MILLISECOND: Duration = Duration::from_millis(1);
 
     /// A session that has a stream, and has said and handed over everything.
@@ -154,8 +145,8 @@ mod tests {
         session.write_soon(id, Bytes::from_static(b"answer"), now);
         assert_eq!(session.take_overdue(), []);
         assert_eq!(hand_over(&mut session, id), []);
-        assert_eq!(session.poll_timeout(LINK), Some(now + limits::ACK_DELAY));
-        session.handle_timeout(LINK, now + limits::ACK_DELAY);
+        assert_eq!(session.next_timeout(PART), Some(now + limits::ACK_DELAY));
+        session.handle_timeout(PART, now + limits::ACK_DELAY);
         assert_eq!(session.take_overdue(), [id]);
         assert_eq!(session.take_overdue(), []);
         assert_eq!(hand_over(&mut session, id).len(), 1);
@@ -168,7 +159,7 @@ mod tests {
         session.write_soon(id, Bytes::from_static(b"answer"), now);
         session.write(id, Bytes::from_static(b"more"));
         assert_eq!(hand_over(&mut session, id).len(), 2);
-        session.handle_timeout(LINK, now + limits::ACK_DELAY);
+        session.handle_timeout(PART, now + limits::ACK_DELAY);
         assert_eq!(session.take_overdue(), []);
     }
 
@@ -178,11 +169,11 @@ mod tests {
         session.received(id, 1000, now).unwrap();
         session.fin_received(id, now + MILLISECOND);
         let due = now + limits::ACK_DELAY;
-        session.handle_timeout(LINK, due);
+        session.handle_timeout(PART, due);
         assert_eq!(session.poll_transmit(LINK), None);
         let settled = now + MILLISECOND + limits::SETTLE_DELAY;
-        assert_eq!(session.poll_timeout(LINK), Some(settled));
-        session.handle_timeout(LINK, settled);
+        assert_eq!(session.next_timeout(PART), Some(settled));
+        session.handle_timeout(PART, settled);
         assert!(session.poll_transmit(LINK).is_some(), "DONE");
         assert_eq!(session.poll_transmit(LINK), None);
     }
@@ -193,14 +184,14 @@ mod tests {
         let other = open(&mut session, Class::Default);
         session.fin_received(other, now);
         session.received(id, 1000, now).unwrap();
-        session.handle_timeout(LINK, now + limits::ACK_DELAY);
+        session.handle_timeout(PART, now + limits::ACK_DELAY);
         let sent = session.poll_transmit(LINK).unwrap();
         assert!(sent.len() > 6, "a CREDIT and a DONE: {sent:?}");
-        let later = session.poll_timeout(LINK).unwrap();
+        let later = session.next_timeout(PART).unwrap();
         assert!(later > now + limits::SETTLE_DELAY, "nothing is left");
         // And again, for what comes then.
         session.received(id, 1000, later).unwrap();
-        session.handle_timeout(LINK, later + limits::ACK_DELAY);
+        session.handle_timeout(PART, later + limits::ACK_DELAY);
         assert!(session.poll_transmit(LINK).is_some());
     }
 

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 use thiserror::Error;
 
-use super::{Ending, Event, Phase, Session, Violation};
+use super::{Ending, Event, Part, Phase, Session, Violation};
 use crate::DecodeError;
 use crate::code::CloseCode;
 use crate::frame::{
@@ -138,7 +138,7 @@ impl Session {
         peer_has: u64,
         now: Instant,
     ) -> Result<(), LinkRefused> {
-        if self.phase == Phase::Closed {
+        if self.is_closed() {
             return Err(LinkRefused::Closed);
         }
         if let Some(latest) = self.latest.filter(|latest| link <= *latest) {
@@ -172,7 +172,7 @@ impl Session {
         match role {
             LinkRole::Main => {
                 self.primary = Some(link);
-                self.detached = None;
+                self.timers.resume = None;
                 self.suspect = false;
                 self.ping(now);
             }
@@ -205,7 +205,7 @@ impl Session {
         self.links.remove(&link);
         self.streams.uproot(link);
         self.lane.take_if(|lane| *lane == link);
-        if self.phase == Phase::Closed {
+        if self.is_closed() {
             return;
         }
         if self.primary != Some(link) {
@@ -213,17 +213,18 @@ impl Session {
             return;
         }
         self.primary = None;
-        self.detached = Some(now);
+        self.timers.resume = Some(now + self.resume_window);
         let others: Vec<_> = self.links.keys().copied().collect();
         for link in others {
             self.leave(link, "the session has lost its main transport");
         }
-        self.handle_detached(now);
+        // At once, where the window is zero.
+        self.handle_timeout(Part::Session, now);
     }
 
     /// This side needs a link no more: the peer is told, and the link ends.
     pub fn leave(&mut self, link: LinkId, reason: &str) {
-        if self.phase == Phase::Closed {
+        if self.is_closed() {
             return;
         }
         if let Some(left) = self.links.get_mut(&link)
@@ -266,7 +267,7 @@ impl Session {
 
     /// Since when the session has no transport.
     pub fn detached_since(&self) -> Option<Instant> {
-        self.detached
+        self.timers.resume?.checked_sub(self.resume_window)
     }
 
     /// Lasting frames of the peer that have arrived: what to tell it on the next link.
@@ -274,17 +275,9 @@ impl Session {
         self.arrived
     }
 
-    /// When to call [`handle_detached`](Self::handle_detached).
-    pub fn poll_detached(&self) -> Option<Instant> {
-        let since = self.detached?;
-        (self.phase != Phase::Closed).then(|| since + self.resume_window)
-    }
-
-    /// Ends the session if it was without a transport for too long.
-    pub fn handle_detached(&mut self, now: Instant) {
-        if self.poll_detached().is_some_and(|at| now >= at) {
-            self.end(Ending::Detached(self.resume_window));
-        }
+    /// No transport came in time.
+    pub(super) fn on_resume_window(&mut self) {
+        self.end(Ending::Detached(self.resume_window));
     }
 
     /// The path's round trip: the shortest measured on the primary link.
@@ -364,7 +357,7 @@ impl Session {
 
     /// `None` once nothing more is to be read there.
     fn reader(&mut self, link: LinkId) -> Option<&mut FrameReader> {
-        if self.phase == Phase::Closed {
+        if self.is_closed() {
             return None;
         }
         let link = self.links.get_mut(&link)?;
@@ -459,28 +452,21 @@ impl Session {
         std::mem::take(&mut self.changed)
     }
 
-    /// When to call [`handle_timeout`](Self::handle_timeout) for a link, or `None` once it is over.
-    pub fn poll_timeout(&self, link: LinkId) -> Option<Instant> {
-        let entry = self.links.get(&link)?;
-        if entry.over || self.phase == Phase::Closed {
-            return None;
-        }
-        let keepalive = entry.keepalive.poll_timeout(self.is_owed(link));
-        let gathering = self.gathering.due();
-        let gathering = gathering.filter(|_| self.primary == Some(link));
-        Some(gathering.map_or(keepalive, |at| at.min(keepalive)))
+    /// Whether a link is gone, or is being left.
+    pub(super) fn is_over(&self, link: LinkId) -> bool {
+        self.links.get(&link).is_none_or(|link| link.over)
     }
 
-    /// Does what is due at `now` for a link.
-    pub fn handle_timeout(&mut self, link: LinkId, now: Instant) {
-        if self.phase == Phase::Closed {
-            return;
-        }
-        if self.primary == Some(link) {
-            self.handle_gathered(now);
-        }
+    /// When a link's keepalive is due.
+    pub(super) fn keepalive_at(&self, link: LinkId) -> Option<Instant> {
         let owing = self.is_owed(link);
-        let Some(entry) = self.links.get_mut(&link).filter(|link| !link.over) else {
+        let link = self.links.get(&link)?;
+        Some(link.keepalive.poll_timeout(owing))
+    }
+
+    pub(super) fn on_keepalive(&mut self, link: LinkId, now: Instant) {
+        let owing = self.is_owed(link);
+        let Some(entry) = self.links.get_mut(&link) else {
             return;
         };
         match entry.keepalive.handle_timeout(owing, now) {
@@ -530,7 +516,7 @@ impl Session {
             entry.queued = 0;
             out.unsplit(std::mem::take(&mut entry.queue));
         }
-        if self.primary == Some(link) && self.phase != Phase::Closed {
+        if self.primary == Some(link) && !self.is_closed() {
             self.transmit_credits(&mut out);
         }
         (!out.is_empty()).then(|| out.freeze())

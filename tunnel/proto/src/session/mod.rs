@@ -9,6 +9,7 @@ mod placement;
 mod seen;
 mod streams;
 mod table;
+mod timers;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
@@ -21,11 +22,14 @@ pub use self::links::{LinkEnd, LinkId, LinkRefused, LinkRole};
 use self::outbox::Outbox;
 pub use self::placement::{Beginning, Taken};
 use self::seen::Seen;
-pub use self::streams::{Classes, WriteEnd};
+pub use self::streams::{Classes, Writable, WriteEnd};
 use self::table::Table;
+pub use self::timers::Part;
+use self::timers::Timers;
 use super::code::CloseCode;
 use super::frame::{Close, Control, GoAway, Lasting};
 use super::handshake::decode_close_code;
+use super::settings::{KeepaliveInterval, ResumeWindow, StreamLimit};
 use super::stream::{OffsetError, RecvEnd, SendEnd};
 use super::stream_id::{Role, StreamId};
 use super::{DecodeError, limits};
@@ -36,11 +40,11 @@ pub struct Agreed {
     /// Streams that this side may have open at once.
     pub local_streams: u32,
     /// Streams that the peer may have open at once.
-    pub remote_streams: u32,
+    pub remote_streams: StreamLimit,
     /// Silence after which a PING is due.
-    pub keepalive: Duration,
+    pub keepalive: KeepaliveInterval,
     /// How long the session waits without a transport.
-    pub resume_window: Duration,
+    pub resume_window: ResumeWindow,
 }
 
 /// A session: its streams with what they keep, its transports (here called links), its end.
@@ -52,22 +56,42 @@ pub struct Agreed {
 /// ```
 ///
 /// # Driving it
-/// The session knows links by number and streams by id; whoever drives it has the transports.
-/// - A transport past its handshake is told with [`link_up`](Self::link_up), its end with
-///   [`link_lost`](Self::link_lost).
-/// - Its control stream's bytes go to [`handle_bytes`](Self::handle_bytes); what
-///   [`poll_transmit`](Self::poll_transmit) gives goes to its control stream, in that order; the
-///   time goes to [`handle_timeout`](Self::handle_timeout) when
-///   [`poll_timeout`](Self::poll_timeout) has passed.
-/// - A new transport stream's first frame goes to [`take_open`](Self::take_open) or
-///   [`take_attach`](Self::take_attach). A link's [`take_arrivals`](Self::take_arrivals) are put on
-///   transport streams of their own there, each with what [`begin`](Self::begin) says.
-/// - What a stream sends comes from [`next_chunk`](Self::next_chunk), what arrived is told with
-///   [`received`](Self::received). After a timeout [`take_overdue`](Self::take_overdue) names streams
-///   whose chunks are not to wait for their application any longer.
+/// The session knows links by number and streams by id; its drivers have the transports. There is a driver for
+/// each [`Part`]: for each link, and for the session itself. One task may be all of them.
 ///
-/// After any of these, act on [`poll_event`](Self::poll_event) until `None`, and look for
-/// something to transmit, and for arrivals, on every link.
+/// Input, in any order:
+/// - A transport past its handshake: [`link_up`](Self::link_up). Its end: [`link_lost`](Self::link_lost).
+/// - Bytes of a link's control stream: [`handle_bytes`](Self::handle_bytes). A CLOSE that the transport itself
+///   carried: [`closed_by_peer`](Self::closed_by_peer).
+/// - The first frame of a transport stream that the peer began: [`take_open`](Self::take_open), or
+///   [`take_attach`](Self::take_attach) and then [`attached`](Self::attached), whose answer goes in front of all
+///   other bytes there.
+/// - Bytes of a stream, and their end: [`received`](Self::received), [`fin_received`](Self::fin_received). Bytes
+///   that the stream's transport took: [`sent`](Self::sent), [`fin_sent`](Self::fin_sent).
+/// - The application's calls: [`open_stream`](Self::open_stream), [`write`](Self::write),
+///   [`finish`](Self::finish), [`reset`](Self::reset), [`stop`](Self::stop), [`refuse`](Self::refuse),
+///   [`release`](Self::release), [`go_away`](Self::go_away), [`close`](Self::close).
+/// - The time, once a part's [`next_timeout`](Self::next_timeout) has passed:
+///   [`handle_timeout`](Self::handle_timeout). A link's driver first says when the transport heard of the
+///   peer last ([`heard`](Self::heard)).
+/// - A [`Violation`] that any of them gives: [`fail`](Self::fail).
+///
+/// Output, to be looked for after each input:
+/// 1. [`poll_event`](Self::poll_event), until there is none.
+/// 2. On each link, its [`take_arrivals`](Self::take_arrivals): each gets a transport stream there, which starts as
+///    [`begin`](Self::begin) says. Where that is an ATTACH, its answer goes to [`rewind`](Self::rewind) before
+///    any byte of the stream is sent.
+/// 3. On each link, [`poll_transmit`](Self::poll_transmit), until there is nothing: the bytes go to the control
+///    stream in that order.
+/// 4. After a timeout, the streams of [`take_overdue`](Self::take_overdue). On each, and after each write,
+///    [`next_chunk`](Self::next_chunk): what the transport takes of it, `sent` tells.
+/// 5. Each part's [`next_timeout`](Self::next_timeout), which may be earlier now.
+///
+/// [`take_changed`](Self::take_changed) says whether 2, 3 and 5 can have changed on the primary link; the
+/// other links have something new only after an event or bytes of their own, or when one joins or leaves.
+///
+/// After [`Event::Closed`] each link's `poll_transmit` gives the last words, which end with CLOSE where this
+/// side closes; everything else changes nothing.
 #[derive(Debug)]
 pub struct Session {
     role: Role,
@@ -94,8 +118,7 @@ pub struct Session {
     pressing: bool,
     keepalive: Duration,
     resume_window: Duration,
-    /// Since when there is no link.
-    detached: Option<Instant>,
+    timers: Timers,
     suspect: bool,
     peer_goes_away: bool,
     /// Something new is to be transmitted, or a timeout is earlier.
@@ -103,11 +126,12 @@ pub struct Session {
     events: VecDeque<Event>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// How far a session is. `Closed` is the one place that says how it ended.
+#[derive(Debug, PartialEq, Eq)]
 enum Phase {
     Open,
     Draining,
-    Closed,
+    Closed(Ending),
 }
 
 /// Something that the session's owner must act on.
@@ -130,8 +154,8 @@ pub enum Event {
     LinkEnded(LinkId, LinkEnd),
     /// The peer takes no new streams and says when to come back.
     GoAway(GoAway),
-    /// The session ended. Nothing follows.
-    Closed(Ending),
+    /// The session ended, as [`Session::ending`] says from now on. Nothing follows.
+    Closed,
 }
 
 /// How a session ended. Exhaustive: metrics give each way its label.
@@ -236,14 +260,12 @@ impl Session {
     /// A session whose handshake has just ended; its first link comes with
     /// [`link_up`](Self::link_up).
     pub fn new(role: Role, agreed: &Agreed, now: Instant) -> Self {
-        let keepalive = agreed
-            .keepalive
-            .clamp(limits::KEEPALIVE_MIN, limits::KEEPALIVE_MAX);
+        let resume_window = agreed.resume_window.time();
         Self {
             role,
             phase: Phase::Open,
             next_id: Some(StreamId::first(role)),
-            streams: Table::new(role, agreed.local_streams, agreed.remote_streams),
+            streams: Table::new(role, agreed.local_streams, agreed.remote_streams.get()),
             seen: Seen::default(),
             links: BTreeMap::new(),
             primary: None,
@@ -255,9 +277,12 @@ impl Session {
             credits_due: VecDeque::new(),
             gathering: Gathering::default(),
             pressing: false,
-            keepalive,
-            resume_window: agreed.resume_window.min(limits::RESUME_WINDOW_MAX),
-            detached: Some(now),
+            keepalive: agreed.keepalive.time(),
+            resume_window,
+            timers: Timers {
+                resume: Some(now + resume_window),
+                ..Timers::default()
+            },
             suspect: false,
             peer_goes_away: false,
             changed: false,
@@ -304,7 +329,7 @@ impl Session {
     /// An OPEN went unanswered for too long: asks whether the peer is there, and counts it as
     /// unresponsive until it is heard from.
     pub fn suspect(&mut self, now: Instant) {
-        if self.phase == Phase::Closed {
+        if self.is_closed() {
             return;
         }
         self.suspect = true;
@@ -323,7 +348,15 @@ impl Session {
 
     /// Whether the session has ended.
     pub fn is_closed(&self) -> bool {
-        self.phase == Phase::Closed
+        self.ending().is_some()
+    }
+
+    /// How the session ended, if it has.
+    pub fn ending(&self) -> Option<&Ending> {
+        match &self.phase {
+            Phase::Open | Phase::Draining => None,
+            Phase::Closed(ending) => Some(ending),
+        }
     }
 
     /// An event.
@@ -340,7 +373,7 @@ impl Session {
 
     /// Something the peer must hear, whatever becomes of the link; with what goes out next.
     fn say(&mut self, frame: &Lasting) {
-        if self.phase == Phase::Closed {
+        if self.is_closed() {
             return;
         }
         self.outbox.push(frame.to_bytes());
@@ -351,10 +384,9 @@ impl Session {
     }
 
     fn end(&mut self, ending: Ending) {
-        if self.phase == Phase::Closed {
+        if self.is_closed() {
             return;
         }
-        self.phase = Phase::Closed;
         let told = match &ending {
             Ending::Local { code, reason } => Some((*code, reason.clone())),
             Ending::Violation(violation) => {
@@ -370,6 +402,7 @@ impl Session {
         }
         self.streams.clear();
         self.changed = true;
-        self.events.push_back(Event::Closed(ending));
+        self.phase = Phase::Closed(ending);
+        self.events.push_back(Event::Closed);
     }
 }

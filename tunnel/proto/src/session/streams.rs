@@ -134,6 +134,15 @@ pub enum WriteEnd {
     Gone,
 }
 
+/// What a stream's writer does next.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Writable {
+    /// Hand this to the transport: it was written before.
+    Chunk(Chunk),
+    /// Write so many bytes at the most. 0: wait for [`Event::Writable`].
+    Room(usize),
+}
+
 impl Session {
     /// Opens a stream: its OPEN is the first thing to send.
     ///
@@ -146,7 +155,7 @@ impl Session {
         match self.phase {
             Phase::Open => {}
             Phase::Draining => return Err(OpenRefused::Draining),
-            Phase::Closed => return Err(OpenRefused::Closed),
+            Phase::Closed(_) => return Err(OpenRefused::Closed),
         }
         // A peer that is away hears of none of them, and must hear of all when it is back.
         if self.streams.is_full(self.role) || self.outbox.len() >= limits::LASTING_FRAMES / 2 {
@@ -235,9 +244,29 @@ impl Session {
         room.unwrap_or(Err(WriteEnd::Gone))
     }
 
+    /// What to do before more is written to a stream that has a transport.
+    ///
+    /// # Errors
+    /// Where nothing more can be written.
+    pub fn writable(&mut self, id: StreamId) -> Result<Writable, WriteEnd> {
+        match self.next_chunk(id) {
+            Chunk::Nothing => self.room(id).map(Writable::Room),
+            chunk => Ok(Writable::Chunk(chunk)),
+        }
+    }
+
     /// Takes bytes to send, [`room`](Self::room) at the most.
     pub fn write(&mut self, id: StreamId, bytes: Bytes) {
         self.streams.update(id, |stream| stream.send.write(bytes));
+    }
+
+    /// As [`write`](Self::write), and gives the [`next_chunk`](Self::next_chunk).
+    pub fn write_and_next(&mut self, id: StreamId, bytes: Bytes) -> Chunk {
+        let chunk = self.streams.update(id, |stream| {
+            stream.send.write(bytes);
+            stream.send.offer()
+        });
+        chunk.unwrap_or(Chunk::Nothing)
     }
 
     /// No more bytes will be written to the stream.
@@ -254,6 +283,15 @@ impl Session {
     /// The transport took `len` of these bytes.
     pub fn sent(&mut self, id: StreamId, len: usize) {
         self.streams.update(id, |stream| stream.send.advance(len));
+    }
+
+    /// As [`sent`](Self::sent), and gives the [`next_chunk`](Self::next_chunk).
+    pub fn sent_and_next(&mut self, id: StreamId, len: usize) -> Chunk {
+        let chunk = self.streams.update(id, |stream| {
+            stream.send.advance(len);
+            stream.send.offer()
+        });
+        chunk.unwrap_or(Chunk::Nothing)
     }
 
     /// The transport took the clean end.
@@ -478,6 +516,31 @@ mod tests {
         while let Chunk::Data(bytes) = session.next_chunk(id) {
             session.sent(id, bytes.len());
         }
+    }
+
+    #[test]
+    fn what_was_written_is_handed_over_before_more_is_written() {
+        let (mut session, _) = fixture::session(Role::Acceptor);
+        let id = open(&mut session, Class::Default);
+        session.begin(LinkId::FIRST, id).unwrap();
+        let Ok(Writable::Chunk(Chunk::Data(open))) = session.writable(id) else {
+            panic!("its OPEN");
+        };
+        assert_eq!(session.sent_and_next(id, open.len()), Chunk::Nothing);
+
+        let room = session.room(id).unwrap();
+        assert_eq!(session.writable(id), Ok(Writable::Room(room)));
+        let bytes = Bytes::from_static(b"more");
+        let rest = Chunk::Data(bytes.slice(1..));
+        let chunk = session.write_and_next(id, bytes.clone());
+        assert_eq!(chunk, Chunk::Data(bytes));
+        assert_eq!(session.sent_and_next(id, 1), rest);
+        assert_eq!(session.writable(id), Ok(Writable::Chunk(rest)));
+        assert_eq!(session.sent_and_next(id, 3), Chunk::Nothing);
+        assert_eq!(session.writable(id), Ok(Writable::Room(room - 4)));
+
+        session.reset(id, ResetCode::Cancelled);
+        assert!(matches!(session.writable(id), Err(WriteEnd::Over(_))));
     }
 
     #[test]

@@ -125,8 +125,9 @@ impl End {
             assert!(self.ending.is_none(), "{event:?} after the end");
             match event {
                 Event::GoAway(_) => self.go_aways += 1,
-                Event::Closed(ending) => {
-                    self.ending = Some(ending);
+                Event::Closed => {
+                    self.ending = self.session.ending().cloned();
+                    assert!(self.ending.is_some(), "an ended session says how");
                     self.streams.clear();
                 }
                 Event::Forgotten { id, .. } => {

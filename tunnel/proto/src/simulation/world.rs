@@ -15,7 +15,7 @@ use crate::frame::{
 };
 use crate::limits;
 use crate::session::{
-    Agreed, Beginning, Ending, LinkEnd, LinkId, LinkRefused, LinkRole, OpenRefused, Taken,
+    Agreed, Beginning, Ending, LinkEnd, LinkId, LinkRefused, LinkRole, OpenRefused, Part, Taken,
     Violation,
 };
 use crate::stream::RecvEnd;
@@ -58,9 +58,9 @@ impl<'a> World<'a> {
         let start = Instant::now();
         let agreed = |local: usize, remote: usize| Agreed {
             local_streams: STREAMS[local],
-            remote_streams: STREAMS[remote],
-            keepalive: INTERVAL,
-            resume_window: RESUME_WINDOW,
+            remote_streams: STREAMS[remote].try_into().expect("in range"),
+            keepalive: INTERVAL.try_into().expect("in range"),
+            resume_window: RESUME_WINDOW.try_into().expect("in range"),
         };
         let mut world = Self {
             choices,
@@ -498,12 +498,12 @@ impl<'a> World<'a> {
                         );
                     }
                 }
-                let timeout = self.ends[end].session.poll_timeout(*link);
+                let timeout = self.ends[end].session.next_timeout(Part::Link(*link));
                 consider(timeout.map(|at| at.saturating_duration_since(self.start)));
             }
         }
         for end in &self.ends {
-            let detached = end.session.poll_detached();
+            let detached = end.session.next_timeout(Part::Session);
             consider(detached.map(|at| at.saturating_duration_since(self.start)));
         }
         next
@@ -521,9 +521,10 @@ impl<'a> World<'a> {
         let now = self.instant();
         let links = self.joined(end);
         for link in links {
-            self.ends[end].session.handle_timeout(link, now);
+            let part = Part::Link(link);
+            self.ends[end].session.handle_timeout(part, now);
         }
-        self.ends[end].session.handle_detached(now);
+        self.ends[end].session.handle_timeout(Part::Session, now);
         self.ends[end].take_events();
     }
 

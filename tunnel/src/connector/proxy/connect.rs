@@ -4,8 +4,9 @@ use std::io;
 
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use underpass_proto::limits;
 use zeroize::Zeroizing;
+
+use crate::limits;
 
 /// Header lines that a proxy's answer may have.
 const HEADERS: usize = 64;

@@ -10,7 +10,6 @@ use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::{oneshot, watch};
 use tokio_util::io::{poll_read_buf, poll_write_buf};
-use underpass_proto::limits;
 use underpass_proto::mux::Chunks;
 use underpass_proto::stream_id::Role;
 use underpass_proto::websocket::{Closing, Decoder, Header, Mask, Opcode, Received};
@@ -18,6 +17,7 @@ use underpass_proto::websocket::{Closing, Decoder, Header, Mask, Opcode, Receive
 use super::MuxError;
 use super::shared::Shared;
 use crate::buffer::ReadBuffer;
+use crate::limits;
 use crate::random::random;
 use crate::transport::TransportError;
 use crate::transport::heard::LastHeard;

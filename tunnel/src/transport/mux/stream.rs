@@ -6,10 +6,10 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use underpass_proto::code::ResetCode;
 use underpass_proto::frame::Class;
-use underpass_proto::limits;
 use underpass_proto::mux::{Ended, Key};
 
 use super::shared::{Shared, State};
+use crate::limits;
 use crate::transport::{BiStream, HalfError, RecvStream, SendStream};
 
 /// The halves of `key`, which they release.

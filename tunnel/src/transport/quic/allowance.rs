@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 
 use quinn::{Side, VarInt};
-use underpass_proto::limits;
+
+use crate::limits;
 
 /// Counts the peer's streams.
 #[derive(Debug)]

@@ -13,11 +13,11 @@ use quinn::{
 use quinn_proto::HashedConnectionIdGenerator;
 use quinn_proto::congestion::CubicConfig;
 use thiserror::Error;
-use underpass_proto::limits;
 
 use super::batches::Batches;
 use super::config::{Congestion, DATAGRAM_MIN, Offload, QuicConfig};
 use super::{ALPN, congestion, offload, socket};
+use crate::limits;
 
 /// What an authenticated peer may have sent and nobody has read.
 pub(super) const CONNECTION_WINDOW: VarInt = VarInt::from_u32(limits::QUIC_CONNECTION_WINDOW);

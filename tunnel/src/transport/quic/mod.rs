@@ -21,11 +21,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
+/// The version of quinn whose types stand in signatures and in errors.
+pub use quinn;
 use quinn::{ConnectionError, Dir, ReadError, Side, StreamId, VarInt, WriteError};
 use tokio_util::task::TaskTracker;
 use underpass_proto::code::{CloseCode, ResetCode};
 use underpass_proto::frame::Class;
-use underpass_proto::limits;
 
 use self::allowance::{Allowance, Place};
 pub use self::config::{Congestion, Offload, QuicConfig, QuicConfigError};
@@ -33,6 +34,7 @@ pub use self::endpoint::{EndpointError, ResetKey, client, client_config, server}
 use super::{
     BiStream, HalfError, Kind, PathStats, RecvStream, SendStream, Transport, TransportError,
 };
+use crate::limits;
 
 /// The ALPN protocol id that both ends must agree on (RFC 7301).
 pub const ALPN: &[u8] = b"underpass/1";

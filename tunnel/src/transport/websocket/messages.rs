@@ -9,7 +9,8 @@ use futures_util::{AsyncRead, AsyncWrite, Sink, Stream};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::tungstenite::{Error as WebSocketError, Message};
-use underpass_proto::limits;
+
+use crate::limits;
 
 /// Bytes gathered into one message before it is sent without being asked to: some TLS records.
 const MESSAGE: usize = 64 * 1024;

@@ -21,7 +21,6 @@ use futures_util::{AsyncRead, AsyncWrite, FutureExt};
 use tokio::sync::{Mutex, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use underpass_proto::code::CloseCode;
-use underpass_proto::limits;
 use underpass_proto::stream_id::Role;
 use yamux::{Connection, ConnectionError, Mode};
 
@@ -29,6 +28,7 @@ use self::io::Io;
 use self::link::Link;
 use super::heard::LastHeard;
 use super::{BiStream, Kind, Transport, TransportError};
+use crate::limits;
 
 /// Streams of one connection at the most. The session keeps both sides far below it; yamux ends
 /// the whole connection where it is exceeded.

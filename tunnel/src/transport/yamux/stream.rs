@@ -9,12 +9,13 @@ use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{Buf, Bytes, BytesMut};
 use futures_util::{AsyncWrite, Stream as _};
+use underpass_proto::DecodeError;
 use underpass_proto::code::ResetCode;
 use underpass_proto::frame::FrameReader;
 use underpass_proto::yamux::{self as wire, Frame};
-use underpass_proto::{DecodeError, limits};
 
 use super::link::{Link, Wakers};
+use crate::limits;
 use crate::transport::{BiStream, HalfError, RecvStream, SendStream, TransportError};
 
 /// Bytes that a writer reads ahead, in search of a STOP, of what nobody reads.

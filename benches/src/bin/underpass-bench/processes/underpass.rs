@@ -10,9 +10,9 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 use underpass_tunnel::transport::quic::{self, QuicConfig, ResetKey};
 use underpass_tunnel::{
-    Accepted, Acceptor, AcceptorConfig, Admission, AgentKey, Class, Connector, ConnectorConfig,
-    Denied, Dialer, IncomingStream, Proven, Registry, ResetCode, Session, Transports,
-    copy_bidirectional,
+    Accepted, Acceptor, AcceptorConfig, Admission, AgentKey, AgentName, Class, Connector,
+    ConnectorConfig, Denied, Dialer, IncomingStream, Proven, Registry, ResetCode, Session,
+    Transports, copy_bidirectional,
 };
 
 use super::{Identity, Trust, Users, questions, websocket};
@@ -59,8 +59,8 @@ pub(crate) enum Transport {
 struct Anybody;
 
 impl Admission for Anybody {
-    fn admit<'a>(&'a self, proven: &'a Proven) -> BoxFuture<'a, Result<String, Denied>> {
-        Box::pin(async { Ok(proven.key.to_string()) })
+    fn admit<'a>(&'a self, proven: &'a Proven) -> BoxFuture<'a, Result<AgentName, Denied>> {
+        Box::pin(async { Ok(proven.key.to_string().try_into()?) })
     }
 }
 
