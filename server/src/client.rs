@@ -24,11 +24,12 @@ use underpass_authenticate::Roots;
 use underpass_direct::{DirectClusters, Plugins};
 use zeroize::Zeroizing;
 
-use crate::api::{Api, Problem, Requester};
+use crate::api::{Api, Requester};
 use crate::commands::login;
 use crate::data_dir::DataDir;
 use crate::saved::Saved;
 use crate::{directory, limits, secrets, socket};
+use underpass_api::{List, Problem, segment};
 
 /// How long the server may take to answer.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -128,11 +129,11 @@ impl Client {
             let separator = if path.contains('?') { '&' } else { '?' };
             let page = match &after {
                 Some(after) => {
-                    format!("{path}{separator}after={}", crate::api::segment(after))
+                    format!("{path}{separator}after={}", segment(after))
                 }
                 None => path.to_owned(),
             };
-            let list: crate::api::List<T> = self.get(&page).await?;
+            let list: List<T> = self.get(&page).await?;
             items.extend(list.items);
             after = list.next;
             if after.is_none() {

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use zeroize::Zeroizing;
 
-use crate::api::TokenMade;
+use underpass_api::TokenMade;
 
 /// What a login gave. Only its owner can read the file.
 #[derive(Serialize, Deserialize)]

@@ -87,7 +87,6 @@ mod control;
 mod copy;
 mod dialer;
 mod gate;
-mod printable;
 mod random;
 mod registry;
 mod session;
@@ -107,7 +106,6 @@ pub use copy::{Copied, CopyError, copy_bidirectional};
 #[cfg(feature = "hyper")]
 pub use dialer::HttpIo;
 pub use dialer::{Dialer, DialerError};
-pub use printable::{Lines, printable};
 pub use registry::Registry;
 pub use session::{
     IncomingStream, Info, LinkLoss, OpenError, OpenRequest, Session, SessionError, SessionId,

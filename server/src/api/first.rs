@@ -3,12 +3,13 @@
 use std::sync::Arc;
 
 use anyhow::Result;
+use underpass_api::TokenRequest;
 use underpass_authenticate::Token;
 use underpass_core::Authority;
 use underpass_directory::{Binding, Directory, Draft, Expect, Name, Owner, Role, Subject, User};
 
 use super::problem::Problem;
-use super::tokens::{self, MadeBy, TokenRequest};
+use super::tokens::{self, MadeBy};
 use crate::limits;
 
 /// What they are called.

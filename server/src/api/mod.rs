@@ -40,6 +40,7 @@ use http::header::USER_AGENT;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use time::OffsetDateTime;
 use tower::ServiceExt;
+use underpass_api::LOGIN;
 use underpass_audit::{OwnCall, OwnCaller, Trail, cut};
 use underpass_authenticate::Caller;
 use underpass_core::ConnectionInfo;
@@ -47,34 +48,16 @@ use underpass_core::{Body, ClusterName, Refusal};
 use underpass_direct::DirectClusters;
 use underpass_directory::{Directory, Draft};
 
-pub(crate) use self::access::{AccessGiven, AccessRequest};
-pub(crate) use self::agents::{AgentMade, AgentRequest, View as AgentView};
 use self::begun::Begun;
-pub(crate) use self::bindings::{Spec as BindingSpec, Status as BindingStatus};
-pub(crate) use self::clusters::{Spec as ClusterSpec, Status as ClusterStatus};
 use self::did::Did;
-pub(crate) use self::direct::{Reachability, Spec as DirectSpec};
 pub(crate) use self::first::{
     NAME as FIRST_ADMINISTRATOR, first_administrator, needs_first_administrator,
 };
-pub(crate) use self::groups::{Spec as GroupSpec, Status as GroupStatus};
-pub(crate) use self::login::{DeviceLoginWay, LoginRequest, LoginWays, Logins};
-pub(crate) use self::myself::Myself;
-pub(crate) use self::page::List;
-pub(crate) use self::passwords::NewPassword;
-pub(crate) use self::problem::Problem;
+pub(crate) use self::login::Logins;
+use self::problem::Problem;
 pub(crate) use self::requester::Requester;
-pub(crate) use self::resource::{View, segment};
 use self::share::{Pace, Places};
-pub(crate) use self::tokens::{TokenMade, TokenRequest, View as TokenView};
-pub(crate) use self::users::{Spec as UserSpec, Status as UserStatus};
 use crate::limits;
-
-/// What begins every path of the API.
-pub(crate) const PREFIX: &str = "/v1/";
-
-/// Where one logs in.
-pub(crate) const LOGIN: &str = "/v1/login";
 
 /// The API: routes over a directory.
 #[derive(Clone)]

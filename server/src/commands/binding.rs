@@ -5,11 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use anyhow::{Context, Result};
 use underpass_directory::{Labels, Selector, Subject};
 
-use super::terminal::say;
 use super::{list, print_table};
-use crate::api::{BindingSpec, BindingStatus, View, segment};
 use crate::cli::{Binding, NewBinding};
 use crate::client::Client;
+use underpass_api::{BindingSpec, BindingStatus, View, segment};
+use underpass_terminal::say;
 
 type Shown = View<BindingSpec, BindingStatus>;
 

@@ -6,14 +6,16 @@ use anyhow::Result;
 use futures_util::future::join_all;
 use serde_json::{Map, Value, json};
 
-use super::terminal::{say, show};
 use super::{direct, print_table, timestamp};
-use crate::api::{AgentMade, AgentRequest, AgentView, ClusterSpec, ClusterStatus, View, segment};
 use crate::cli::{Agent, Cluster};
 use crate::client::Client;
 use crate::commands::serve::URL;
 use crate::data_dir::DataDir;
 use crate::pki::Ca;
+use underpass_api::{
+    AgentMade, AgentRequest, AgentView, ClusterSpec, ClusterStatus, View, segment,
+};
+use underpass_terminal::{say, show};
 
 type Shown = View<ClusterSpec, ClusterStatus>;
 

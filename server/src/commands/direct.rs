@@ -5,14 +5,17 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use serde_json::json;
 use underpass_core::ClusterName;
-use underpass_direct::read_kubeconfig;
-use underpass_directory::Policy;
+use underpass_direct::{Imported, read_kubeconfig};
+use underpass_directory::{ClusterPolicy, Credential};
 
 use super::cluster::label;
-use super::terminal::say;
-use crate::api::{ClusterSpec, ClusterStatus, DirectSpec, Problem, Reachability, View, segment};
 use crate::cli::DirectPolicy;
 use crate::client::Client;
+use underpass_api::{
+    ClusterSpec, ClusterStatus, CredentialSpec, DirectSpec, Problem, Reachability, Secret, View,
+    segment,
+};
+use underpass_terminal::say;
 
 /// What the API calls it.
 pub(super) const KIND: &str = "direct";
@@ -25,15 +28,44 @@ pub(super) fn read(
 ) -> Result<DirectSpec> {
     let imported = read_kubeconfig(kubeconfig, context);
     let imported = imported.with_context(|| kubeconfig.display().to_string())?;
-    let policy = Policy {
+    let policy = ClusterPolicy {
         allow_service_accounts: policy.allow_service_accounts.into_iter().collect(),
         deny_users: policy.deny_users.into_iter().collect(),
         deny_groups: policy.deny_groups.into_iter().collect(),
     };
     Ok(DirectSpec {
         policy,
-        ..DirectSpec::from(imported)
+        ..spec(imported)
     })
+}
+
+fn spec(imported: Imported) -> DirectSpec {
+    let credential = match imported.credential {
+        Credential::Token(token) => Some(CredentialSpec::Token(Secret(token))),
+        Credential::ClientCertificate { certificate, key } => {
+            Some(CredentialSpec::ClientCertificate {
+                certificate,
+                key: Secret(key),
+            })
+        }
+        Credential::Exec(exec) => Some(CredentialSpec::Exec {
+            command: exec.command,
+            args: exec.args.into_iter().map(Secret).collect(),
+            env: exec
+                .env
+                .into_iter()
+                .map(|(name, value)| (name, Secret(value)))
+                .collect(),
+        }),
+    };
+    let endpoint = &imported.endpoint;
+    DirectSpec {
+        server: endpoint.server().to_owned(),
+        certificate_authority: endpoint.certificate_authority().map(str::to_owned),
+        tls_server_name: endpoint.tls_server_name().map(str::to_owned),
+        policy: ClusterPolicy::default(),
+        credential,
+    }
 }
 
 /// Makes the cluster, or gives it another endpoint and credential.

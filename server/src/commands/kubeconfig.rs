@@ -12,12 +12,12 @@ use underpass_gateway::kubeconfig::{Credential, Kubeconfig as Writer};
 use zeroize::Zeroizing;
 
 use super::serve::URL;
-use super::terminal::{hand_over, say};
-use crate::api::{AccessGiven, AccessRequest, Myself, TokenRequest};
 use crate::cli::Kubeconfig;
 use crate::client::{Client, Remote};
 use crate::data_dir::DataDir;
 use crate::pki::Ca;
+use underpass_api::{AccessGiven, AccessRequest, Myself, TokenRequest};
+use underpass_terminal::{hand_over, say};
 
 pub(crate) async fn run(client: &Client, data: &Path, options: Kubeconfig) -> Result<()> {
     let yaml = if options.exec {

@@ -9,16 +9,16 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use http::Uri;
 use serde_json::json;
 use time::OffsetDateTime;
-use underpass_authenticate::{DeviceLogin, Roots};
 use underpass_core::Scope;
+use underpass_https::{DeviceLogin, Roots};
 use zeroize::Zeroizing;
 
-use super::terminal::{hand_over, say};
 use super::{list, print_table, timestamp};
-use crate::api::{LOGIN, LoginRequest, LoginWays, Myself, TokenMade};
 use crate::cli::Login;
 use crate::client::{Client, Elsewhere, Remote};
 use crate::saved::Saved;
+use underpass_api::{LOGIN, LoginRequest, LoginWays, Myself, TokenMade};
+use underpass_terminal::{hand_over, say};
 
 pub(crate) async fn log_in(elsewhere: &Elsewhere, options: Login) -> Result<()> {
     let url = url(elsewhere)?;

@@ -1,10 +1,8 @@
-//! The subcommands. [`terminal`] writes their output.
+//! The subcommands.
 
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
-use underpass_tunnel::printable;
-
-use self::terminal::{say, show};
+use underpass_terminal::{printable, say, show};
 
 pub(crate) mod binding;
 pub(crate) mod ca_pin;
@@ -13,7 +11,6 @@ mod direct;
 pub(crate) mod kubeconfig;
 pub(crate) mod login;
 pub(crate) mod serve;
-mod terminal;
 pub(crate) mod token;
 pub(crate) mod user;
 

@@ -18,7 +18,8 @@ use underpass_direct::{DirectClusters, Plugins};
 use underpass_directory::Directory;
 use underpass_gateway::AccessReviews;
 use underpass_gateway::{Budgets, Front, FrontConfig, StrangerBounds, Strangers};
-use underpass_tunnel::{Acceptor, AcceptorConfig, Lines, describe_metrics};
+use underpass_terminal::Lines;
+use underpass_tunnel::{Acceptor, AcceptorConfig, describe_metrics};
 
 use crate::api::{Api, Logins};
 use crate::audit;

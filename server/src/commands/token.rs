@@ -3,11 +3,11 @@
 use anyhow::{Result, bail};
 use time::OffsetDateTime;
 
-use super::terminal::{say, show};
 use super::{print_table, timestamp};
-use crate::api::{TokenMade, TokenRequest, TokenView, segment};
 use crate::cli::{NewToken, Token};
 use crate::client::Client;
+use underpass_api::{TokenMade, TokenRequest, TokenView, segment};
+use underpass_terminal::{say, show};
 
 pub(crate) async fn run(client: &Client, command: Token) -> Result<()> {
     match command {

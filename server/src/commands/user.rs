@@ -7,14 +7,14 @@ use serde_json::json;
 use underpass_core::Authority;
 
 use super::login::read_password;
-use super::terminal::say;
 use super::{list, print_table};
-use crate::api::{
+use crate::cli::{Group, Rights, User};
+use crate::client::Client;
+use underpass_api::{
     AccessGiven, AccessRequest, GroupSpec, GroupStatus, NewPassword, UserSpec, UserStatus, View,
     segment,
 };
-use crate::cli::{Group, Rights, User};
-use crate::client::Client;
+use underpass_terminal::say;
 
 type Shown = View<UserSpec, UserStatus>;
 type ShownGroup = View<GroupSpec, GroupStatus>;

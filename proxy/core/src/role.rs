@@ -4,7 +4,7 @@ use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
-use underpass_core::{Access, RequestInfo, Target};
+use crate::{Access, RequestInfo, Target};
 
 /// What somebody may do in a cluster through this server. The cluster's own RBAC decides beyond that: a role opens
 /// doors, and gives no right inside.
@@ -169,11 +169,8 @@ mod tests {
 
     #[test]
     fn rule_8_each_target_needs_its_ability() {
-        let user = underpass_core::Identity::new("u".into(), None, vec![], Default::default());
-        let (user, cluster) = (
-            user.unwrap(),
-            underpass_core::ClusterName::new("c").unwrap(),
-        );
+        let user = crate::Identity::new("u".into(), None, vec![], Default::default());
+        let (user, cluster) = (user.unwrap(), crate::ClusterName::new("c").unwrap());
         for (target, ability) in [
             ("tcp:db.prod:5432", Some(Ability::Services)),
             ("unix:/run/x.sock", Some(Ability::Services)),

@@ -2,8 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::name::Name;
-use underpass_core::Authority;
+use crate::{Authority, Name};
 
 /// Somebody whom a binding names: `{"user": NAME}` or `{"group": NAME}`, and `authority` where one in particular must
 /// give the name.

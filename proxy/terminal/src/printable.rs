@@ -1,6 +1,6 @@
 //! Texts of peers on terminals and in logs.
 //!
-//! Whoever can choose a text that is logged (a reason for closing, a version, a server's answer) must not be able to
+//! A peer chooses texts that are logged (a reason for closing, a version, a server's answer). It must not be able to
 //! begin a line, move the cursor, or turn the reading direction: terminals obey control characters (CWE-117, CWE-150),
 //! and bidirectional ones show what is not there (CVE-2021-42574).
 

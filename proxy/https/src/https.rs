@@ -1,4 +1,4 @@
-//! Asking providers over HTTPS.
+//! A provider's HTTPS.
 
 use std::{sync::Arc, time::Duration};
 
@@ -15,7 +15,7 @@ use rustls_pki_types::{CertificateDer, pem::PemObject};
 
 use underpass_core::{BoxError, limits};
 
-/// Whose certificates a provider may show.
+/// The CAs that a server's certificate may come from.
 #[derive(Clone, Debug)]
 pub struct Roots(Arc<RootCertStore>);
 
@@ -35,7 +35,7 @@ pub enum RootsError {
 }
 
 impl Roots {
-    /// What the system trusts.
+    /// The CAs that the system trusts.
     ///
     /// # Errors
     /// The system has none.
@@ -66,7 +66,7 @@ impl Roots {
     }
 
     /// The certificates themselves.
-    pub(crate) fn store(&self) -> Arc<RootCertStore> {
+    pub fn store(&self) -> Arc<RootCertStore> {
         Arc::clone(&self.0)
     }
 
@@ -86,30 +86,42 @@ impl Roots {
 /// A provider's HTTPS, with bounds. It follows no redirect (security rule 2), so that a credential goes where the
 /// configuration says and nowhere else.
 #[derive(Clone)]
-pub(crate) struct Https(Client<HttpsConnector<HttpConnector>, Full<Bytes>>);
+#[allow(missing_debug_implementations, reason = "hyper's client has none")]
+pub struct Https(Client<HttpsConnector<HttpConnector>, Full<Bytes>>);
 
 /// Why a provider has not answered.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum HttpsError {
+#[non_exhaustive]
+pub enum HttpsError {
+    /// No connection, or one that ended.
     #[error("the provider cannot be reached")]
     Unreachable(#[source] hyper_util::client::legacy::Error),
+    /// The answer is not all there, or too much.
     #[error(
         "the provider's answer was cut off, or is larger than {} bytes",
         limits::PROVIDER_ANSWER_BYTES
     )]
     Answer(#[source] BoxError),
+    /// No answer in time.
     #[error("the provider took longer than {:?}", limits::PROVIDER_TIME)]
     TooSlow,
+    /// An answer that does not help.
     #[error("the provider answered {0}")]
     Status(http::StatusCode),
+    /// Not the JSON that was asked for.
     #[error("the provider's answer is not what it should be")]
     Malformed(#[source] serde_json::Error),
+    /// No such request can be sent.
     #[error("the request cannot be written")]
     Request(#[source] http::Error),
 }
 
 impl Https {
-    pub(crate) fn new(roots: &Roots) -> Result<Self, rustls::Error> {
+    /// A client that trusts `roots`.
+    ///
+    /// # Errors
+    /// The cryptography has no protocol version in common with TLS: never, as it is built.
+    pub fn new(roots: &Roots) -> Result<Self, rustls::Error> {
         let mut tcp = HttpConnector::new();
         tcp.enforce_http(false);
         tcp.set_nodelay(true);
@@ -127,8 +139,14 @@ impl Https {
         Ok(Self(client))
     }
 
-    /// Sends a request, and reads the whole answer, whatever its status.
-    pub(crate) async fn send(
+    /// Sends a request, and reads the whole answer, of any status.
+    ///
+    /// # Errors
+    /// There is no whole answer in time.
+    ///
+    /// # Cancel safety
+    /// Dropping the future drops the request.
+    pub async fn send(
         &self,
         mut request: Request<Full<Bytes>>,
     ) -> Result<Response<Bytes>, HttpsError> {
@@ -147,7 +165,13 @@ impl Https {
     }
 
     /// Asks for a JSON document that everybody may read.
-    pub(crate) async fn document<T>(&self, url: &http::Uri) -> Result<T, HttpsError>
+    ///
+    /// # Errors
+    /// There is none, or none in time.
+    ///
+    /// # Cancel safety
+    /// Dropping the future drops the request.
+    pub async fn document<T>(&self, url: &http::Uri) -> Result<T, HttpsError>
     where
         T: serde::de::DeserializeOwned,
     {

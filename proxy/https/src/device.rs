@@ -9,11 +9,7 @@ use serde::{Deserialize, de::DeserializeOwned};
 use tokio::time::Instant;
 use zeroize::Zeroizing;
 
-use crate::{
-    ConfigError, Roots,
-    config::{https_url, not_empty},
-    https::{Https, HttpsError},
-};
+use crate::{Https, HttpsError, Roots, https_url};
 use underpass_core::limits;
 
 /// A GitHub whose users may log in with a device code.
@@ -38,6 +34,21 @@ pub struct DeviceAuthorization {
 /// RFC 8628, section 3.2.
 fn five() -> u64 {
     5
+}
+
+/// Why a GitHub cannot be asked for device logins.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DeviceConfigError {
+    /// No app has this id.
+    #[error("the client id is empty")]
+    ClientId,
+    /// Logins are for `https://HOST[:PORT][/PATH]` only.
+    #[error("the URL is not https://HOST[:PORT][/PATH]")]
+    Url,
+    /// There is no TLS to ask over.
+    #[error(transparent)]
+    Tls(rustls::Error),
 }
 
 /// Why there is no token.
@@ -74,7 +85,7 @@ impl fmt::Debug for DeviceAuthorization {
 }
 
 impl DeviceAuthorization {
-    /// What the user types.
+    /// The code that the user types.
     pub fn user_code(&self) -> &str {
         &self.user_code
     }
@@ -98,13 +109,16 @@ impl DeviceLogin {
     ///
     /// # Errors
     /// The field that cannot be used.
-    pub fn new(url: &str, roots: &Roots, client_id: String) -> Result<Self, ConfigError> {
+    pub fn new(url: &str, roots: &Roots, client_id: String) -> Result<Self, DeviceConfigError> {
         let url = url.trim_end_matches('/');
-        not_empty("clientID", &client_id)?;
+        if client_id.trim().is_empty() {
+            return Err(DeviceConfigError::ClientId);
+        }
+        let page = |path: &str| https_url(&format!("{url}/{path}")).ok_or(DeviceConfigError::Url);
         Ok(Self {
-            https: Https::new(roots).map_err(|e| ConfigError::unusable("url", e))?,
-            codes: https_url("url", &format!("{url}/login/device/code"))?,
-            tokens: https_url("url", &format!("{url}/login/oauth/access_token"))?,
+            https: Https::new(roots).map_err(DeviceConfigError::Tls)?,
+            codes: page("login/device/code")?,
+            tokens: page("login/oauth/access_token")?,
             client_id,
         })
     }
@@ -118,7 +132,7 @@ impl DeviceLogin {
         self.post(&self.codes, Zeroizing::new(body)).await
     }
 
-    /// Waits for the user, and gives the token, which is a bearer token for [`GitHub`](super::GitHub).
+    /// Waits for the user, and gives the token, which is a bearer token for GitHub's API.
     ///
     /// # Errors
     /// The user has declined or was too slow, or GitHub does not answer.
@@ -186,7 +200,7 @@ impl DeviceLogin {
     }
 }
 
-/// Whatever is no letter or digit, escaped.
+/// Escapes all but letters, digits and `-_.`.
 fn encode(text: &str) -> String {
     text.bytes()
         .map(|byte| match byte {

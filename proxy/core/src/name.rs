@@ -4,7 +4,7 @@ use std::{borrow::Borrow, collections::BTreeMap, fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
-use underpass_core::limits;
+use crate::limits;
 
 /// The name of a user, a group, a binding, an agent or a token: what identity providers call people included
 /// (`alice@example.org`, `cn=dev,ou=groups`), so that little is refused.
