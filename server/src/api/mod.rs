@@ -23,6 +23,7 @@ mod passwords;
 mod problem;
 mod requester;
 mod resource;
+mod server;
 mod share;
 #[cfg(test)]
 mod tests;
@@ -40,7 +41,7 @@ use http::header::USER_AGENT;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use time::OffsetDateTime;
 use tower::ServiceExt;
-use underpass_api::LOGIN;
+use underpass_api::{LOGIN, ServerInfo};
 use underpass_audit::{OwnCall, OwnCaller, Trail, cut};
 use underpass_authenticate::Caller;
 use underpass_core::ConnectionInfo;
@@ -76,6 +77,8 @@ struct State {
     logins: Option<Arc<Logins>>,
     trail: Trail,
     direct: Arc<DirectClusters>,
+    /// `None` where no server runs.
+    server: Option<Arc<ServerInfo>>,
     places: Places,
     pace: Arc<Pace>,
 }
@@ -113,6 +116,7 @@ impl Api {
             sessions: Arc::new(|_| None),
             direct,
             logins: None,
+            server: None,
             trail: Trail::default(),
             places: Places::default(),
             pace: Arc::default(),
@@ -125,6 +129,7 @@ impl Api {
         sessions: Sessions,
         direct: Arc<DirectClusters>,
         logins: Logins,
+        server: ServerInfo,
         trail: Trail,
     ) -> Self {
         Self::over(State {
@@ -132,6 +137,7 @@ impl Api {
             sessions,
             direct,
             logins: Some(Arc::new(logins)),
+            server: Some(Arc::new(server)),
             trail,
             places: Places::default(),
             pace: Arc::default(),
@@ -151,6 +157,7 @@ impl Api {
             .merge(tokens::routes())
             .merge(access::routes())
             .merge(myself::routes())
+            .merge(server::routes())
             .merge(login::routes())
             .merge(passwords::routes())
             .fallback(problem::no_such_path)

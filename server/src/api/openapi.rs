@@ -19,7 +19,8 @@ use utoipa::openapi::{
 
 use underpass_api::{
     AccessGiven, AccessRequest, AgentMade, AgentRequest, AgentView, LoginRequest, LoginWays,
-    Myself, NewPassword, Problem, Reachability, TokenMade, TokenRequest, TokenView,
+    Myself, NewPassword, Problem, Reachability, SERVER, ServerInfo, TokenMade, TokenRequest,
+    TokenView,
 };
 
 use super::resource::Resource;
@@ -163,6 +164,9 @@ fn operations(schemas: &mut Schemas) -> Vec<Described> {
     let myself = schemas.of::<Myself>();
     let about = "Who asks, and what they may";
     all.push(Described::read("/v1/self", about, myself));
+    let server = schemas.of::<ServerInfo>();
+    let about = "How users and agents reach the server: its URL and its CA";
+    all.push(Described::read(SERVER, about, server));
     all
 }
 

@@ -11,6 +11,7 @@ use metrics_util::MetricKindMask;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use underpass_api::ServerInfo;
 use underpass_audit::Trail;
 use underpass_authenticate::{CertificateRequest, Passwords};
 use underpass_core::ImpersonationPolicy;
@@ -86,6 +87,12 @@ async fn serve(data: DataDir, options: Serve, keys: &[PathBuf]) -> Result<()> {
     let sockets = Sockets::bind(options.listen, &tls, &ca.reset_key(), &quic).await?;
     let url = url(&options, sockets.address.port())?;
     data.write(URL, &format!("{url}\n"))?;
+    let server = ServerInfo {
+        url: url.clone(),
+        ca_pem: Ca::certificate(&data)?,
+        ca_pin: Ca::pin(&data)?.to_string(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+    };
     let mut tasks = Supervisor::default();
     let writing = trail.clone();
     tasks.start("writes the audit log", async move {
@@ -111,6 +118,7 @@ async fn serve(data: DataDir, options: Serve, keys: &[PathBuf]) -> Result<()> {
             audit: trail.clone(),
             budgets,
             strangers: strangers.clone(),
+            server,
         },
         &mut tasks,
     )?;
@@ -211,6 +219,7 @@ struct Given {
     audit: Trail,
     budgets: Budgets,
     strangers: Strangers,
+    server: ServerInfo,
 }
 
 /// Puts the parts together, and starts what watches over the directory and the authentication file.
@@ -223,6 +232,7 @@ fn assemble(given: Given, tasks: &mut Supervisor) -> Result<Parts> {
         audit,
         budgets,
         strangers,
+        server,
     } = given;
     tasks.start("follows the directory", Arc::clone(&directory).follow());
     let keeping = Arc::clone(&directory).keep_tokens();
@@ -262,7 +272,14 @@ fn assemble(given: Given, tasks: &mut Supervisor) -> Result<Parts> {
         },
     };
     let trail = audit.clone();
-    let api = Api::new(Arc::clone(&directory), sessions, direct, logins, trail);
+    let api = Api::new(
+        Arc::clone(&directory),
+        sessions,
+        direct,
+        logins,
+        server,
+        trail,
+    );
     let metrics = Metrics {
         strangers,
         tunnel: tunnel.clone(),

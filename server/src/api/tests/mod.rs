@@ -92,7 +92,20 @@ impl World {
             passwords: Passwords::new().unwrap(),
             device_login: Arc::new(|| None),
         };
-        let api = Api::new(Arc::clone(&directory), sessions, direct, logins, trail);
+        let server = ServerInfo {
+            url: "https://u.example.org:8443".to_owned(),
+            ca_pem: "-----BEGIN CERTIFICATE-----\n".to_owned(),
+            ca_pin: "sha256:ab".to_owned(),
+            version: "1".to_owned(),
+        };
+        let api = Api::new(
+            Arc::clone(&directory),
+            sessions,
+            direct,
+            logins,
+            server,
+            trail,
+        );
         Self { api, directory }
     }
 
