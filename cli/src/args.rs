@@ -148,7 +148,7 @@ pub(crate) enum Cluster {
 /// The impersonation policy of a direct cluster. Agents have their own for other clusters.
 #[derive(Debug, Args)]
 pub(crate) struct DirectPolicy {
-    /// Allow to impersonate ServiceAccounts of this namespace; repeat for more
+    /// Allow impersonation of ServiceAccounts of this namespace; repeat for more
     #[arg(long, requires = "kubeconfig", value_name = "NAMESPACE")]
     pub(crate) allow_service_accounts: Vec<String>,
     /// Never impersonate this user; repeat for more. Users of Kubernetes itself (system:…) are never

@@ -7,8 +7,10 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 use clap::ArgMatches;
 use clap::parser::ValueSource;
+use http::Uri;
 use underpass_api::Client;
 use underpass_api::client::{Credential, Server};
+use underpass_https::https_url;
 use zeroize::Zeroizing;
 
 use crate::args::Which;
@@ -21,6 +23,10 @@ const SOCKET: &str = "underpass-data/api.sock";
 /// Both ways to name a server, for errors.
 const WAYS: &str = "name one with --api URL, after `underpass login --api URL`, or on the server's machine with \
                     --socket PATH, which is api.sock in the server's data directory";
+
+/// The socket in this folder is of no use without a word of the user.
+const ANOTHERS: &str =
+    "underpass-data/api.sock is another user's; if you trust that server, name it with --socket";
 
 impl Which {
     /// A flag beats the other way's variable of the environment.
@@ -43,8 +49,13 @@ impl Which {
             (None, Some(path)) => Ok(Client::at_socket(path)),
             (None, None) if is_our_socket(Path::new(SOCKET)) => Ok(Client::at_socket(SOCKET)),
             (None, None) => {
-                let login = fresh(self.only_login()?).await?;
-                Ok(Client::at(login.server()?))
+                let login = self.only_login();
+                let login = if is_socket(Path::new(SOCKET)) {
+                    login.context(ANOTHERS)?
+                } else {
+                    login?
+                };
+                Ok(Client::at(fresh(login).await?.server()?))
             }
         }
     }
@@ -68,7 +79,7 @@ impl Which {
     pub(crate) fn login(&self) -> Result<Saved> {
         match &self.api {
             Some(url) => {
-                let saved = Saved::find(&url.parse()?)?;
+                let saved = Saved::find(&parsed(url)?)?;
                 saved.with_context(|| no_login(url))
             }
             None => self.only_login(),
@@ -96,9 +107,7 @@ impl Which {
         if self.api_token_file.is_some() {
             return Ok(self.named(url)?.0);
         }
-        // Before a login is looked for: it may be no URL at all.
-        self.named(url)?;
-        match Saved::find(&url.parse()?)? {
+        match Saved::find(&parsed(url)?)? {
             Some(saved) => fresh(saved).await?.server(),
             None => bail!("{}, or give --api-token-file", no_login(url)),
         }
@@ -125,14 +134,46 @@ impl Which {
     }
 }
 
+fn parsed(url: &str) -> Result<Uri> {
+    https_url(url).with_context(|| format!("{url:?} is not https://HOST[:PORT]"))
+}
+
 fn no_login(url: &str) -> String {
     let url = url.trim_end_matches('/');
     format!("nobody has logged in at {url}: run `underpass login --api {url}`")
 }
 
-/// Is this the socket of a server of ours? In a folder that others can write, one of theirs could stand, which would be sent
-/// passwords.
+/// Is this the socket of a server of this user's? In a folder that others can write, they could put a socket of theirs, and
+/// would be sent passwords.
 fn is_our_socket(path: &Path) -> bool {
-    let us = rustix::process::geteuid().as_raw();
-    fs::metadata(path).is_ok_and(|found| found.file_type().is_socket() && found.uid() == us)
+    is_socket(path) && is_of(path, rustix::process::geteuid().as_raw())
+}
+
+fn is_socket(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|found| found.file_type().is_socket())
+}
+
+fn is_of(path: &Path, user: u32) -> bool {
+    fs::metadata(path).is_ok_and(|found| found.uid() == user)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixListener;
+
+    use super::*;
+
+    #[test]
+    fn rule_9_a_socket_of_another_user_is_not_asked() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("api.sock");
+        assert!(!is_our_socket(&path));
+        fs::write(&path, "").unwrap();
+        assert!(!is_our_socket(&path), "a file");
+        fs::remove_file(&path).unwrap();
+        let _listener = UnixListener::bind(&path).unwrap();
+        let us = rustix::process::geteuid().as_raw();
+        assert!(is_our_socket(&path));
+        assert!(!is_of(&path, us + 1));
+    }
 }

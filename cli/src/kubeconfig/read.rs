@@ -55,7 +55,7 @@ pub(crate) enum KubeconfigError {
     )]
     NoPlugin(String),
     /// Without TLS, everybody on the way would have the credential.
-    #[error("the API server's URL is http; it must be https")]
+    #[error("the API server's URL is http; it has to be https")]
     Plain,
     /// No header can hold the token.
     #[error("the token holds characters that no token has")]

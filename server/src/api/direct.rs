@@ -86,7 +86,7 @@ pub(super) fn seal(
     let credential = opened(credential);
     credential.check()?;
     if let Credential::Exec(exec) = &credential {
-        let allowed = clusters.plugins().may_be_set(exec);
+        let allowed = clusters.plugins().check(exec);
         allowed.map_err(|error| Problem::invalid(error.to_string()))?;
     }
     let sealed = credential.seal(&cluster, &endpoint, clusters.keys());

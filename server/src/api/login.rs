@@ -44,9 +44,8 @@ pub(super) fn routes() -> Router<State> {
 }
 
 async fn ways(From(state): From<State>) -> Json<LoginWays> {
-    let logins = state.logins.as_ref();
     Json(LoginWays {
-        device: logins.and_then(|logins| (logins.device_login)()),
+        device: (state.logins.device_login)(),
     })
 }
 
@@ -91,10 +90,10 @@ async fn log_in(
     begun: Option<Extension<Begun>>,
     request: Request,
 ) -> Result<Response, Problem> {
-    let (Some(Extension(info)), Some(logins)) = (info, &state.logins) else {
+    let Some(Extension(info)) = info else {
         return Err(Problem::new(
             StatusCode::NOT_FOUND,
-            "there is nobody to log in to here: ask a running server, at its URL",
+            "the operator's socket takes no logins: use the server's URL",
         ));
     };
     // The credential first: nothing of a stranger's body is read.
@@ -105,7 +104,10 @@ async fn log_in(
         return Err(foreign_origin());
     }
     let client = caller.client();
-    let proved = logins.prove(&caller, &state.directory.snapshot()).await?;
+    let proved = state
+        .logins
+        .prove(&caller, &state.directory.snapshot())
+        .await?;
     if begun.is_some_and(|Extension(begun)| !begun.begin()) {
         return Err(unauthorized());
     }

@@ -52,7 +52,7 @@ use underpass_directory::{Directory, Draft};
 use self::begun::Begun;
 use self::did::Did;
 pub(crate) use self::first::{
-    NAME as FIRST_ADMINISTRATOR, first_administrator, needs_first_administrator,
+    NAME as FIRST_ADMINISTRATOR, first_administrator, needs_first_administrator, new_administrator,
 };
 pub(crate) use self::login::Logins;
 use self::problem::Problem;
@@ -73,12 +73,10 @@ pub(crate) struct Api {
 struct State {
     directory: Arc<Directory>,
     sessions: Sessions,
-    /// Nothing where no server runs.
-    logins: Option<Arc<Logins>>,
+    logins: Arc<Logins>,
     trail: Trail,
     direct: Arc<DirectClusters>,
-    /// `None` where no server runs.
-    server: Option<Arc<ServerInfo>>,
+    server: Arc<ServerInfo>,
     places: Places,
     pace: Arc<Pace>,
 }
@@ -105,30 +103,16 @@ impl State {
     }
 }
 
-/// How many agents of a cluster are connected to this server; nothing where no server runs.
-pub(crate) type Sessions = Arc<dyn Fn(&ClusterName) -> Option<usize> + Send + Sync>;
+/// How many agents of a cluster are connected to this server.
+pub(crate) type Sessions = Arc<dyn Fn(&ClusterName) -> usize + Send + Sync>;
 
 impl Api {
-    /// Over a directory that no server has open.
-    pub(crate) fn offline(directory: Arc<Directory>, direct: Arc<DirectClusters>) -> Self {
-        Self::over(State {
-            directory,
-            sessions: Arc::new(|_| None),
-            direct,
-            logins: None,
-            server: None,
-            trail: Trail::default(),
-            places: Places::default(),
-            pace: Arc::default(),
-        })
-    }
-
-    /// Of a running server.
+    /// Answers from a directory and what the server knows beside it.
     pub(crate) fn new(
         directory: Arc<Directory>,
         sessions: Sessions,
         direct: Arc<DirectClusters>,
-        logins: Logins,
+        logins: Arc<Logins>,
         server: ServerInfo,
         trail: Trail,
     ) -> Self {
@@ -136,8 +120,8 @@ impl Api {
             directory,
             sessions,
             direct,
-            logins: Some(Arc::new(logins)),
-            server: Some(Arc::new(server)),
+            logins,
+            server: Arc::new(server),
             trail,
             places: Places::default(),
             pace: Arc::default(),

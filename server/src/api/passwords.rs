@@ -69,13 +69,14 @@ async fn prove(
             "an administrator gives the first password",
         ));
     };
-    let (Some(current), Some(logins)) = (current, &state.logins) else {
+    let Some(current) = current else {
         return Err(Problem::invalid(
             "say what the password is now, as `current`",
         ));
     };
     let login = Password::new(name, current);
-    let checked = logins
+    let checked = state
+        .logins
         .passwords
         .check(&login, Some(kept.clone()), client)
         .await;

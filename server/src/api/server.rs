@@ -3,22 +3,14 @@
 use axum::extract::State as From;
 use axum::routing::get;
 use axum::{Json, Router};
-use http::StatusCode;
 use underpass_api::{SERVER, ServerInfo};
 
-use super::problem::Problem;
 use super::{Requester, State};
 
 pub(super) fn routes() -> Router<State> {
     Router::new().route(SERVER, get(read))
 }
 
-async fn read(From(state): From<State>, _: Requester) -> Result<Json<ServerInfo>, Problem> {
-    let server = state.server.as_deref().cloned();
-    server.map(Json).ok_or_else(|| {
-        Problem::new(
-            StatusCode::NOT_FOUND,
-            "no server runs on this data directory",
-        )
-    })
+async fn read(From(state): From<State>, _: Requester) -> Json<ServerInfo> {
+    Json(ServerInfo::clone(&state.server))
 }

@@ -41,16 +41,16 @@ use crate::socket::Socket;
 use crate::supervise::Supervisor;
 use crate::tunnel::{Keys, Tunnel};
 
-/// The file of the data directory that holds the URL that kubeconfigs point to.
-pub(super) const URL: &str = "url";
+/// The file of the data directory with the server's URL, for programs that start a server with port 0.
+const URL: &str = "url";
 
-pub(crate) fn run(data: &Path, options: Serve, keys: &[PathBuf]) -> Result<()> {
+pub(crate) fn run(data: &Path, options: Serve) -> Result<()> {
     start_logging(&options.log, options.log_format);
     let data = DataDir::open(data)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?;
-    runtime.block_on(serve(data, options, keys))
+    runtime.block_on(serve(data, options))
 }
 
 fn start_logging(filter: &str, format: LogFormat) {
@@ -65,7 +65,7 @@ fn start_logging(filter: &str, format: LogFormat) {
     }
 }
 
-async fn serve(data: DataDir, options: Serve, keys: &[PathBuf]) -> Result<()> {
+async fn serve(data: DataDir, options: Serve) -> Result<()> {
     let mut stop = Stop::listen()?;
     // First: whoever holds the directory is the server of this data directory.
     let directory = directory::open(&data).await?;
@@ -75,7 +75,7 @@ async fn serve(data: DataDir, options: Serve, keys: &[PathBuf]) -> Result<()> {
         &admin_token.unwrap_or_else(|| data.path(first_administrator::NAME)),
     )
     .await?;
-    let direct = direct_clusters(&data, keys, &options, &directory).await?;
+    let direct = direct_clusters(&data, &options, &directory).await?;
     let ca = Ca::load_or_create(&data)?;
     let certificate = ServerCertificate::new(&ca, &options.names)?;
     let tls = certificate.tls()?;
@@ -122,9 +122,9 @@ async fn serve(data: DataDir, options: Serve, keys: &[PathBuf]) -> Result<()> {
         },
         &mut tasks,
     )?;
-    let operators = Socket::bind(&data).context("cannot listen for subcommands")?;
+    let operators = Socket::bind(&data).context("cannot listen at the operator's socket")?;
     let operators = operators.serve(api, metrics.clone());
-    tasks.start("serves subcommands", operators);
+    tasks.start("serves the operator's socket", operators);
     if let Some(address) = options.metrics {
         tasks.start("serves metrics", metrics.listen(address).await?);
     }
@@ -179,7 +179,6 @@ async fn serve(data: DataDir, options: Serve, keys: &[PathBuf]) -> Result<()> {
 /// What the server reaches without agents.
 async fn direct_clusters(
     data: &DataDir,
-    keys: &[PathBuf],
     options: &Serve,
     directory: &Arc<Directory>,
 ) -> Result<Arc<DirectClusters>> {
@@ -190,9 +189,9 @@ async fn direct_clusters(
             path.display()
         );
     }
-    let keys = secrets::open(data, keys, directory)?;
+    let keys = secrets::open(data, &options.secrets_key_files, directory)?;
     secrets::renew(directory, &keys).await?;
-    let plugins = Plugins::Only {
+    let plugins = Plugins {
         programs: plugins.iter().cloned().collect(),
         variables: options.exec_plugin_variables.iter().cloned().collect(),
     };
@@ -261,16 +260,16 @@ fn assemble(given: Given, tasks: &mut Supervisor) -> Result<Parts> {
     tasks.start("watches the authentication file", watching);
     let sessions = {
         let tunnel = tunnel.clone();
-        Arc::new(move |cluster: &_| Some(tunnel.connected(cluster)))
+        Arc::new(move |cluster: &_| tunnel.connected(cluster))
     };
-    let logins = Logins {
+    let logins = Arc::new(Logins {
         chain: authentication.chain(),
         passwords: Passwords::new()?,
         device_login: {
             let authentication = Arc::clone(&authentication);
             Arc::new(move || authentication.device_login())
         },
-    };
+    });
     let trail = audit.clone();
     let api = Api::new(
         Arc::clone(&directory),

@@ -63,7 +63,7 @@ impl Setting {
         let directory = Directory::open(Arc::new(MemoryStore::default()))
             .await
             .unwrap();
-        let plugins = Plugins::Only {
+        let plugins = Plugins {
             programs: plugins.iter().map(Into::into).collect(),
             variables: Default::default(),
         };
