@@ -19,7 +19,7 @@ use crate::{audit, budgets, hops};
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Command,
-    /// Folder of the server's CA and directory
+    /// Folder of the server's files: its CA, its directory, its socket
     #[arg(
         long,
         global = true,
@@ -42,7 +42,7 @@ pub(crate) enum Command {
 
 #[derive(Debug, Args)]
 pub(crate) struct Serve {
-    /// Address for HTTPS (TCP) and QUIC (UDP); port 0 takes a free one
+    /// Address for HTTPS (TCP) and QUIC (UDP); port 0 is a free one
     #[arg(
         long,
         env = "UNDERPASS_LISTEN",
@@ -50,25 +50,26 @@ pub(crate) struct Serve {
         value_name = "ADDRESS:PORT"
     )]
     pub(crate) listen: SocketAddr,
-    /// DNS name or IP address that users and agents reach the server by; repeat for more. The
-    /// first goes into kubeconfigs
+    /// DNS name or IP address of the server, for its certificate; repeat for more. Kubeconfigs have
+    /// the first
     #[arg(
         long = "name", env = "UNDERPASS_NAMES", value_delimiter = ',', value_name = "NAME",
         default_values = ["localhost", "127.0.0.1", "::1"]
     )]
     pub(crate) names: Vec<String>,
-    /// Where to serve metrics (Prometheus, plain HTTP), for whoever may reach it: they name clusters; nowhere unless set
+    /// Address for metrics (Prometheus, plain HTTP), open to every client that reaches it. Metrics name clusters. Without
+    /// it, only the socket has metrics
     #[arg(long, env = "UNDERPASS_METRICS", value_name = "ADDRESS:PORT")]
     pub(crate) metrics: Option<SocketAddr>,
-    /// Port that users reach the server at, where it is not the one listened on
+    /// Port of the server for users, if it is not the one that it listens on
     #[arg(long, env = "UNDERPASS_PUBLIC_PORT", value_name = "PORT")]
     pub(crate) public_port: Option<u16>,
-    /// File that says how callers are authenticated (docs/AUTHENTICATION.md), read again when it
-    /// changes; without it, by Underpass's own tokens
+    /// File with the authenticators (docs/AUTHENTICATION.md), read again when it changes. Without it,
+    /// the server takes its own tokens
     #[arg(long, env = "UNDERPASS_AUTHENTICATION", value_name = "FILE")]
     pub(crate) authentication: Option<PathBuf>,
-    /// File with the first administrator's token, for the first start with a data directory; where there is no such file,
-    /// it is made, readable by its owner only. Without it, admin.token in the data directory
+    /// File with the first administrator's token, at the first start with a data directory. If there is no such file, the
+    /// server makes it, readable by its owner only. Without this flag, admin.token in the data directory
     #[arg(long, env = "UNDERPASS_ADMIN_TOKEN_FILE", value_name = "FILE")]
     pub(crate) admin_token_file: Option<PathBuf>,
     /// File with the key that encrypts credentials in the directory (32 bytes in base64); repeat for older
@@ -80,8 +81,8 @@ pub(crate) struct Serve {
         value_name = "FILE"
     )]
     pub(crate) secrets_key_files: Vec<PathBuf>,
-    /// Program that direct clusters may have as their credential plugin, by its absolute path; repeat for
-    /// more. Administrators choose its arguments
+    /// Absolute path of a program that clusters without an agent may use as a credential plugin; repeat
+    /// for more. Administrators choose its arguments
     #[arg(
         long = "allow-exec-plugin",
         env = "UNDERPASS_EXEC_PLUGINS",
@@ -89,8 +90,8 @@ pub(crate) struct Serve {
         value_name = "PATH"
     )]
     pub(crate) exec_plugins: Vec<PathBuf>,
-    /// Variable that direct clusters may set for their credential plugin, beside those of common plugins that
-    /// docs/DIRECT.md lists; repeat for more. Allow none that names a program or a file to run
+    /// Variable that clusters without an agent may set for their credential plugin, beside those that
+    /// docs/DIRECT.md lists; repeat for more. Never allow one that names a program or a file to run
     #[arg(
         long = "allow-exec-plugin-variable",
         env = "UNDERPASS_EXEC_PLUGIN_VARIABLES",
@@ -98,10 +99,10 @@ pub(crate) struct Serve {
         value_name = "NAME"
     )]
     pub(crate) exec_plugin_variables: Vec<String>,
-    /// Time for requests in flight when the server is told to stop
+    /// Time for open requests to end when the server stops
     #[arg(long, env = "UNDERPASS_DRAIN", default_value = "30s", value_name = "TIME", value_parser = humantime::parse_duration)]
     pub(crate) drain: Duration,
-    /// How long an agent's streams wait for it when its connection is lost; 0s ends them with it
+    /// Time that streams wait for an agent whose connection is lost; 0s ends them at once
     #[arg(long, env = "UNDERPASS_RESUME_WINDOW", default_value = "60s", value_name = "TIME", value_parser = humantime::parse_duration)]
     pub(crate) resume_window: Duration,
     #[command(flatten)]
@@ -112,7 +113,7 @@ pub(crate) struct Serve {
     pub(crate) budgets: budgets::Options,
     #[command(flatten)]
     pub(crate) quic: Quic,
-    /// What is logged: error, warn, info, debug or trace, or by part, as in info,underpass_tunnel=debug
+    /// Log level: error, warn, info, debug or trace, also by part, as in info,underpass_tunnel=debug
     #[arg(
         long,
         env = "UNDERPASS_LOG",
@@ -121,7 +122,7 @@ pub(crate) struct Serve {
         value_parser = log_filter
     )]
     pub(crate) log: String,
-    /// How log lines are written to stderr
+    /// Format of log lines, on standard error
     #[arg(long, env = "UNDERPASS_LOG_FORMAT", default_value = "text")]
     pub(crate) log_format: LogFormat,
 }
@@ -129,8 +130,8 @@ pub(crate) struct Serve {
 /// How QUIC uses the machine.
 #[derive(Debug, Args)]
 pub(crate) struct Quic {
-    /// Whether the kernel cuts batches into UDP datagrams (GSO): auto (where a trial at start works),
-    /// on or off. Off costs twice the CPU per byte, and more
+    /// Let the kernel cut batches into UDP datagrams (GSO): auto (if a trial at the start works), on or
+    /// off. Off costs at least twice the CPU per byte
     #[arg(
         long,
         env = "UNDERPASS_QUIC_GSO",
@@ -138,8 +139,8 @@ pub(crate) struct Quic {
         value_name = "auto|on|off"
     )]
     pub(crate) quic_gso: Offload,
-    /// How much is under way: as the path's measured rate says, or with Cubic, until it loses something, which makes
-    /// little of a path that loses by itself
+    /// Congestion control: by the measured rate of the path, or Cubic, which slows down on paths that lose packets by
+    /// themselves
     #[arg(
         long,
         env = "UNDERPASS_QUIC_CONGESTION",
@@ -147,8 +148,8 @@ pub(crate) struct Quic {
         value_name = "rate|cubic"
     )]
     pub(crate) quic_congestion: Congestion,
-    /// Largest UDP datagram that is looked for on a path, 1200 to 6550 bytes; 1200 looks for none and
-    /// costs a fifth more datagrams on ordinary paths
+    /// Largest UDP datagram to try on a path, 1200 to 6550 bytes. With 1200, nothing is tried, and ordinary
+    /// paths carry a fifth more datagrams
     #[arg(
         long,
         env = "UNDERPASS_QUIC_MAX_DATAGRAM",
@@ -156,8 +157,8 @@ pub(crate) struct Quic {
         value_name = "BYTES"
     )]
     pub(crate) quic_max_datagram: u16,
-    /// Receive and send buffer of each UDP socket, in KiB. More outlasts longer bursts; the system's
-    /// net.core.rmem_max and wmem_max bound it
+    /// Receive and send buffer of each UDP socket, in KiB, for bursts; net.core.rmem_max and wmem_max of the
+    /// system bound it
     #[arg(
         long,
         env = "UNDERPASS_UDP_BUFFER",
@@ -165,7 +166,7 @@ pub(crate) struct Quic {
         value_name = "KIB"
     )]
     pub(crate) udp_buffer: u32,
-    /// Folder for a trace of every QUIC packet: slow, and without bound
+    /// Folder for a trace of every QUIC packet: slow, and without a bound
     #[cfg(feature = "qlog")]
     #[arg(long, env = "UNDERPASS_QLOG", value_name = "FOLDER")]
     pub(crate) qlog: Option<PathBuf>,
