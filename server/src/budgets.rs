@@ -3,7 +3,7 @@
 use clap::Args;
 use underpass_gateway::{BudgetConfig, BudgetConfigError};
 
-/// What the command line says of it.
+/// Flags about budgets.
 #[derive(Debug, Args)]
 #[group(id = "budgets")]
 pub(crate) struct Options {

@@ -189,7 +189,7 @@ impl Quic {
     }
 }
 
-/// What is logged unless somebody says more.
+/// The log level by default.
 const LOG: &str = "info";
 
 /// Checks what cannot be kept as it is: a filter is made once, and not cloned.

@@ -13,7 +13,7 @@ use underpass_tunnel::chain;
 
 use crate::occasional::Occasional;
 
-/// What the command line says of load balancers.
+/// Flags about load balancers.
 #[derive(Debug, Args)]
 #[group(id = "hops")]
 pub(crate) struct Options {

@@ -1,6 +1,6 @@
-//! The operator's socket: the API for whoever owns the data directory, without a token.
+//! The operator's socket: the API for the owner of the data directory, without a token.
 //!
-//! It lies in a folder that only its owner can enter, so that whoever connects could as well change the files themselves.
+//! It lies in a folder that only its owner can enter, and the owner could change the files as well.
 
 use std::convert::Infallible;
 use std::fs::{self, Permissions};
@@ -30,7 +30,7 @@ pub(crate) struct Socket {
 }
 
 impl Socket {
-    /// Binds it. Whoever holds the directory's file is the only server here: what lies there is nobody's.
+    /// Binds it. The server holds the directory's file and is the only one here, so that an old socket is left over.
     pub(crate) fn bind(data: &DataDir) -> io::Result<Self> {
         let address = SocketAddress::new(&data.path(NAME))?;
         // A socket is made with what the umask leaves of 0777. In a folder of its own, which its owner alone can enter,

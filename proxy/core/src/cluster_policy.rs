@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::ImpersonationPolicy;
 
-/// Who is impersonated in a cluster beyond [`ImpersonationPolicy`]'s default, and who is not.
+/// Additions to [`ImpersonationPolicy`]'s default, for one cluster.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema), schema(as = Policy))]
 #[serde(deny_unknown_fields, rename_all = "camelCase", default)]
@@ -28,7 +28,7 @@ impl ClusterPolicy {
         *self == Self::default()
     }
 
-    /// What it comes to.
+    /// The policy that results.
     pub fn impersonation(&self) -> ImpersonationPolicy {
         let policy = ImpersonationPolicy::default();
         let accounts = self.allow_service_accounts.iter();

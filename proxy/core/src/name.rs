@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::limits;
 
-/// The name of a user, a group, a binding, an agent or a token: what identity providers call people included
-/// (`alice@example.org`, `cn=dev,ou=groups`), so that little is refused.
+/// The name of a user, a group, a binding, an agent or a token. Identity providers have names such as `alice@example.org` and
+/// `cn=dev,ou=groups`, so that little is refused.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Name(Box<str>);

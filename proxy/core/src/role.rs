@@ -1,4 +1,4 @@
-//! What a role allows.
+//! Roles, and the abilities that they give.
 
 use std::{fmt, str::FromStr};
 
@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Access, RequestInfo, Target};
 
-/// What somebody may do in a cluster through this server. The cluster's own RBAC decides beyond that: a role opens
-/// doors, and gives no right inside.
+/// A user's role in a cluster, at this server. A role lets requests reach the cluster; the cluster's own RBAC decides about
+/// them.
 ///
 /// | role | reads | writes | shells | services | administers |
 /// |---|---|---|---|---|---|
@@ -110,7 +110,7 @@ impl FromStr for Role {
 }
 
 impl Ability {
-    /// What an access needs; `None` where no role allows it.
+    /// The ability that an access needs; `None` where no role allows it.
     pub fn needed_by(access: &Access<'_>) -> Option<Self> {
         match access.target() {
             Target::KubeApi => access.request().map(Self::needed_for),
@@ -122,12 +122,12 @@ impl Ability {
         }
     }
 
-    /// What a request to the API server needs.
+    /// The ability that a request to the API server needs.
     pub fn needed_for(request: &RequestInfo) -> Self {
         if request.is_proxied() {
             return match request.resource() {
                 "pods" | "services" => Self::Services,
-                // `nodes`, and whatever may learn to proxy: the kubelet's API has `/exec` and `/run`.
+                // `nodes`, and resources that may learn to proxy: the kubelet's API has `/exec` and `/run`.
                 _ => Self::Node,
             };
         }
@@ -140,7 +140,7 @@ impl Ability {
         }
     }
 
-    /// What refusals call it.
+    /// Its name in refusals.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Read => "reading",

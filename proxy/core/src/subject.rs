@@ -1,4 +1,4 @@
-//! Whom a binding names.
+//! Subjects of bindings.
 
 use serde::{Deserialize, Serialize};
 
@@ -9,12 +9,12 @@ use crate::{Authority, Name};
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "Form", into = "Form")]
 pub struct Subject {
-    /// What the name is of.
+    /// A user or a group.
     pub kind: SubjectKind,
     /// The name.
     pub name: Name,
-    /// Who gives it: the directory or one authenticator. Without, whoever does; but no authenticator gives a name that
-    /// the directory has for somebody else.
+    /// The authority that must vouch for the name. Without it, any authority may, except that an authenticator needs a link
+    /// for a name of the directory.
     pub authority: Option<Authority>,
 }
 
@@ -28,7 +28,7 @@ pub enum SubjectKind {
 }
 
 impl Subject {
-    /// The user of this name, whoever gives it.
+    /// The user of this name, at any authority.
     pub fn user(name: Name) -> Self {
         Self {
             kind: SubjectKind::User,
@@ -37,7 +37,7 @@ impl Subject {
         }
     }
 
-    /// The group of this name, whoever gives it.
+    /// The group of this name, at any authority.
     pub fn group(name: Name) -> Self {
         Self {
             kind: SubjectKind::Group,
@@ -82,7 +82,7 @@ struct Form {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "openapi", schema(value_type = Option<String>))]
     group: Option<Name>,
-    /// Who has to give the name: `directory`, or kind and name of an authenticator, such as `ldap/corp`.
+    /// The authority that must vouch for the name: `directory`, or kind and name of an authenticator, such as `ldap/corp`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "openapi", schema(value_type = Option<String>))]
     authority: Option<Authority>,

@@ -1,4 +1,4 @@
-//! What the directory keeps.
+//! The objects of the directory.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -150,7 +150,7 @@ pub struct AccessToken {
     /// SHA-256 of the token.
     #[serde(with = "super::hex")]
     pub sha256: TokenHash,
-    /// Whose it is.
+    /// The user.
     pub owner: Owner,
     /// From when on it counts for nothing; `None` is never.
     #[serde(
@@ -170,10 +170,10 @@ pub struct AccessToken {
     /// of that one is disabled (security rule 24).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parent: Option<String>,
-    /// What it may be used for.
+    /// The clusters and requests that it is for.
     #[serde(default, skip_serializing_if = "Scope::is_everything")]
     pub scope: Scope,
-    /// What people call it.
+    /// A name for people.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub description: String,
 }
@@ -185,7 +185,7 @@ impl AccessToken {
     }
 }
 
-/// Whose a token is.
+/// The owner of a token.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub enum Owner {

@@ -22,7 +22,7 @@ const NAME: &str = "audit.log";
 /// That of events of callers without an identity.
 const STRANGERS: &str = "audit-unauthenticated.log";
 
-/// What the command line says of the audit log.
+/// Flags about the audit log.
 #[derive(Debug, Args)]
 pub(crate) struct Options {
     /// File for the audit log: an audit.k8s.io/v1 event a line; `-` for stdout, `off` for none

@@ -67,7 +67,7 @@ fn start_logging(filter: &str, format: LogFormat) {
 
 async fn serve(data: DataDir, options: Serve) -> Result<()> {
     let mut stop = Stop::listen()?;
-    // First: whoever holds the directory is the server of this data directory.
+    // First: the process that holds the directory is the server of this data directory.
     let directory = directory::open(&data).await?;
     let admin_token = options.admin_token_file.clone();
     first_administrator::make(
@@ -176,7 +176,7 @@ async fn serve(data: DataDir, options: Serve) -> Result<()> {
     Ok(())
 }
 
-/// What the server reaches without agents.
+/// The clusters that the server reaches without agents.
 async fn direct_clusters(
     data: &DataDir,
     options: &Serve,
@@ -198,7 +198,7 @@ async fn direct_clusters(
     Ok(Arc::new(DirectClusters::new(keys, plugins)))
 }
 
-/// What the listeners serve.
+/// The parts that the listeners serve.
 struct Parts {
     tunnel: Tunnel,
     acceptor: Arc<Acceptor>,
@@ -209,7 +209,7 @@ struct Parts {
     metrics: Metrics,
 }
 
-/// What the parts are made of.
+/// The values that the parts are made of.
 struct Given {
     directory: Arc<Directory>,
     direct: Arc<DirectClusters>,
