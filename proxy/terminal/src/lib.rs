@@ -3,15 +3,12 @@
 //!
 //! A text may be a peer's: a cluster's version, an identity provider's code, an answer of a server. On a terminal it could
 //! move the cursor, or change earlier lines. So a line is always one visible line.
-#![allow(
-    clippy::print_stdout,
-    clippy::print_stderr,
-    reason = "a command line prints"
-)]
+#![allow(clippy::print_stderr, reason = "a command line prints")]
 
 mod printable;
 
 use std::fmt;
+use std::io::Write as _;
 
 use zeroize::Zeroizing;
 
@@ -32,7 +29,8 @@ pub fn tell(words: fmt::Arguments<'_>) {
 
 /// A line of what was asked for, on stdout.
 pub fn show(words: impl fmt::Display) {
-    println!("{}", *line(words));
+    let words = line(words);
+    hand_over(&Zeroizing::new(format!("{}\n", *words)));
 }
 
 fn line(words: impl fmt::Display) -> Zeroizing<String> {
@@ -41,9 +39,20 @@ fn line(words: impl fmt::Display) -> Zeroizing<String> {
     Zeroizing::new(printable(&words).into_owned())
 }
 
-/// Writes for a program, unchanged, to stdout: a credential, a kubeconfig. Their format escapes texts of peers.
+/// Writes for a program, unchanged, to stdout: a credential, a kubeconfig. Their format escapes texts of peers. Where stdout
+/// cannot be written, the process ends with an error.
 pub fn hand_over(text: &str) {
-    print!("{text}");
+    let mut stdout = std::io::stdout().lock();
+    let written = stdout.write_all(text.as_bytes());
+    match written.and_then(|()| stdout.flush()) {
+        Ok(()) => {}
+        // The reader of a pipe has read enough.
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => {}
+        Err(error) => {
+            tell(format_args!("cannot write to standard output: {error}"));
+            std::process::exit(1);
+        }
+    }
 }
 
 #[cfg(test)]

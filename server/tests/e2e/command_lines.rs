@@ -68,6 +68,19 @@ async fn bad_flags_of_underpass_are_named() {
     }
 }
 
+#[tokio::test]
+async fn a_reader_that_has_read_enough_is_no_error() {
+    let mut command = std::process::Command::new(PROGRAMS.cli());
+    command.env_clear().args(["completion", "zsh"]);
+    command.stdout(std::process::Stdio::piped());
+    command.stderr(std::process::Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(text(&output.stderr), "");
+}
+
 /// One login is the server to ask; with none, or several, both ways to name one are told.
 #[tokio::test]
 async fn underpass_says_how_to_name_a_server() {
