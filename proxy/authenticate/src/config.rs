@@ -1,4 +1,4 @@
-//! What may be wrong with an authenticator's configuration.
+//! Errors in an authenticator's configuration.
 
 use http::Uri;
 
