@@ -46,7 +46,7 @@ pub(crate) struct Cli {
         group = "trust"
     )]
     pub(crate) ca_pin: Option<CaPin>,
-    /// File that holds the agent's token (`underpass-server cluster add` prints one)
+    /// File that holds the agent's token (`underpass cluster add` prints one)
     #[arg(long, env = "UNDERPASS_TOKEN_FILE", value_name = "FILE")]
     pub(crate) token_file: PathBuf,
     /// How to reach the API server; without it, as a pod of the cluster does

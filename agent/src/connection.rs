@@ -119,7 +119,7 @@ fn advice(error: &ConnectError) -> &'static str {
     match error {
         ConnectError::Dial(error) => dial_advice(error),
         _ => {
-            "give --token-file a token that `underpass-server cluster add` has printed on this \
+            "give --token-file a token that `underpass cluster add` has printed on this \
              server, or bring agent and server to versions that know each other"
         }
     }

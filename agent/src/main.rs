@@ -56,7 +56,7 @@ fn start_logging(filter: &str, format: LogFormat) {
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_ansi(colours)
-        .with_writer(move || underpass_tunnel::Lines::new(std::io::stderr(), colours));
+        .with_writer(move || underpass_terminal::Lines::new(std::io::stderr(), colours));
     match format {
         LogFormat::Text => log.init(),
         LogFormat::Json => log.json().init(),

@@ -3,12 +3,12 @@
 use clap::Args;
 use underpass_gateway::{BudgetConfig, BudgetConfigError};
 
-/// What the command line says of it.
+/// Flags about budgets.
 #[derive(Debug, Args)]
 #[group(id = "budgets")]
 pub(crate) struct Options {
-    /// Requests of one user in flight, in all clusters together; more wait, for 15 s at the most. No cluster gets all of
-    /// them, so that one that hangs leaves the others reachable
+    /// Requests of one user at a time, in all clusters together; more wait, for 15 s at the most. No cluster gets all of
+    /// them, so that a cluster that hangs leaves the others reachable
     #[arg(
         long,
         env = "UNDERPASS_REQUESTS_PER_USER",
@@ -16,7 +16,7 @@ pub(crate) struct Options {
         value_name = "NUMBER"
     )]
     requests_per_user: usize,
-    /// Requests of one user in flight in one cluster; more wait, for 15 s at the most
+    /// Requests of one user at a time in one cluster; more wait, for 15 s at the most
     #[arg(
         long,
         env = "UNDERPASS_REQUESTS_PER_USER_AND_CLUSTER",
@@ -24,7 +24,7 @@ pub(crate) struct Options {
         value_name = "NUMBER"
     )]
     requests_per_user_and_cluster: usize,
-    /// Requests in flight in one cluster; beyond it users take turns
+    /// Requests at a time in one cluster; for more, users take turns
     #[arg(
         long,
         env = "UNDERPASS_REQUESTS_PER_CLUSTER",
@@ -40,8 +40,8 @@ pub(crate) struct Options {
         value_name = "NUMBER"
     )]
     streams_per_user: usize,
-    /// Watches, logs, shells and forwarded ports in one cluster; with the requests, what one agent's session
-    /// takes (4096)
+    /// Watches, logs, shells and forwarded ports in one cluster; together with the requests, one agent's
+    /// session takes 4096
     #[arg(
         long,
         env = "UNDERPASS_STREAMS_PER_CLUSTER",

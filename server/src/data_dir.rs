@@ -47,7 +47,7 @@ impl DataDir {
         })?;
         let data = Self(path.into());
         let folder = fs::metadata(path).map_err(|error| data.error("look at", "", error))?;
-        // Root may do what the owner may, and runs subcommands for them.
+        // Root may do what the owner may, and runs commands for them.
         let us = rustix::process::geteuid();
         if folder.uid() != us.as_raw() && !us.is_root() {
             return Err(DataDirError::AnothersFolder {

@@ -34,8 +34,8 @@ const THIS_FORMAT: u64 = 1;
 /// What the database may keep in memory of its file.
 const CACHE_BYTES: usize = 4 * 1024 * 1024;
 
-/// How long another process that has the file open is waited for: a subcommand has it for milliseconds. A server that still
-/// drains may have it for longer; whoever starts the next one before its end is told so.
+/// The wait for another process that has the file open: `recover` has it for milliseconds. A server that still drains may
+/// have it for longer; starting the next one before its end is an error that says so.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The pause between two attempts meanwhile.
@@ -72,12 +72,7 @@ pub(crate) async fn open(data: &DataDir) -> Result<Arc<Directory>, DirectoryErro
     opened.map_err(|error| DirectoryError::Contents(path, error))
 }
 
-/// Whether another process has the directory now.
-pub(crate) fn is_in_use(error: &DirectoryError) -> bool {
-    matches!(error, DirectoryError::InUse(_))
-}
-
-/// One attempt, for whoever has something else to try.
+/// Opens the directory, unless another process has it.
 pub(crate) async fn try_open(data: &DataDir) -> Result<Arc<Directory>, DirectoryError> {
     let path = data.path(NAME);
     let opened = Directory::open(Arc::new(FileStore::open(&path)?)).await;
@@ -315,6 +310,6 @@ mod tests {
         let (_dir, data) = data();
         let _open = open(&data).await.unwrap();
         let again = try_open(&data).await.err().unwrap();
-        assert!(is_in_use(&again), "{again:?}");
+        assert!(matches!(again, DirectoryError::InUse(_)), "{again:?}");
     }
 }

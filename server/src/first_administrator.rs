@@ -30,7 +30,7 @@ pub(crate) enum AdminTokenError {
     Write(PathBuf, #[source] io::Error),
     #[error(
         "{} holds no token of Underpass's: remove the file, and one is made there, or put one there that \
-         `underpass-server token create` has printed",
+         `underpass token create` has printed",
         .0.display()
     )]
     Token(PathBuf, #[source] TokenError),
@@ -48,7 +48,7 @@ pub(crate) async fn make(directory: &Arc<Directory>, path: &Path) -> Result<()> 
         tracing::info!(
             user = api::FIRST_ADMINISTRATOR, token_file = %path.display(),
             days = limits::FIRST_TOKEN.as_secs() / (24 * 60 * 60),
-            "made the first administrator, whose token is in the file; at this machine `underpass-server` needs none"
+            "made the first administrator, whose token is in the file; on this machine `underpass --socket` needs none"
         );
     }
     Ok(())
@@ -68,7 +68,8 @@ fn token(path: &Path) -> Result<Token, AdminTokenError> {
     }
 }
 
-fn write(path: &Path, token: &Token) -> io::Result<()> {
+/// Writes a token into a new file, which only its owner can read.
+pub(crate) fn write(path: &Path, token: &Token) -> io::Result<()> {
     let mut options = OpenOptions::new();
     let mut file = options
         .write(true)

@@ -1,13 +1,17 @@
 //! What the fuzz targets call (`fuzz/`): bodies of the API.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, header};
 use http_body_util::{BodyExt as _, Full};
 use tokio::runtime::{Builder, Runtime};
-use underpass_authenticate::{Authenticator as _, Caller, Token, TokenAuthenticator};
+use underpass_api::ServerInfo;
+use underpass_audit::Trail;
+use underpass_authenticate::{
+    Authenticator as _, Caller, Chain, Passwords, Token, TokenAuthenticator, Unowned,
+};
 use underpass_core::ClusterName;
 use underpass_core::{ConnectionInfo, Protocol};
 use underpass_direct::{DirectClusters, Plugins};
@@ -17,7 +21,7 @@ use underpass_directory::{
     Owner, Role, Snapshot, Subject, User,
 };
 
-use crate::api::{Api, Requester};
+use crate::api::{Api, Logins, Requester};
 
 /// Which operation a byte means.
 const OPERATIONS: [(Method, &str); 18] = [
@@ -124,6 +128,18 @@ fn check_others(before: &Snapshot, after: &Snapshot, caller: &str) {
     assert_eq!(before.all::<Cluster>(), after.all::<Cluster>());
 }
 
+/// Of no authenticators. Hashing a password takes longer than a request.
+static LOGINS: LazyLock<Arc<Logins>> = LazyLock::new(|| {
+    let Ok(passwords) = Passwords::new() else {
+        unreachable!("there is randomness");
+    };
+    Arc::new(Logins {
+        chain: Arc::new(Chain::new(vec![], Arc::new(Unowned))),
+        passwords,
+        device_login: Arc::new(|| None),
+    })
+});
+
 struct World {
     api: Api,
     directory: Arc<Directory>,
@@ -142,9 +158,21 @@ impl World {
             unreachable!("there is randomness");
         };
         let keys = Arc::new(Keyring::new(key, vec![]));
-        let direct = Arc::new(DirectClusters::new(keys, Plugins::NotHere));
+        let direct = Arc::new(DirectClusters::new(keys, Plugins::default()));
         Self {
-            api: Api::offline(Arc::clone(&directory), direct),
+            api: Api::new(
+                Arc::clone(&directory),
+                Arc::new(|_| 0),
+                direct,
+                Arc::clone(&LOGINS),
+                ServerInfo {
+                    url: String::new(),
+                    ca_pem: String::new(),
+                    ca_pin: String::new(),
+                    version: String::new(),
+                },
+                Trail::default(),
+            ),
             directory,
         }
     }

@@ -13,12 +13,12 @@ use underpass_tunnel::chain;
 
 use crate::occasional::Occasional;
 
-/// What the command line says of load balancers.
+/// Flags about load balancers.
 #[derive(Debug, Args)]
 #[group(id = "hops")]
 pub(crate) struct Options {
     /// Network of load balancers that forward TCP and begin each connection with a PROXY protocol header (version 1 or
-    /// 2), which is then required of them and read from nobody else; repeat for more
+    /// 2). The server requires the header from them, and reads it from no other address; repeat for more
     #[arg(
         long,
         env = "UNDERPASS_PROXY_PROTOCOL_FROM",
@@ -26,8 +26,8 @@ pub(crate) struct Options {
         value_name = "NETWORK"
     )]
     proxy_protocol_from: Vec<Network>,
-    /// Network of load balancers that end TLS and speak HTTPS to the server: their X-Forwarded-For says where a request
-    /// comes from, nobody else's; repeat for more
+    /// Network of load balancers that end TLS and speak HTTPS to the server. The server believes the X-Forwarded-For of
+    /// these addresses and of no other; repeat for more
     #[arg(
         long,
         env = "UNDERPASS_TRUSTED_PROXIES",

@@ -15,7 +15,7 @@ use underpass_gateway::{Connection, Fallback, Holder, Recognised};
 use underpass_tunnel::transport::websocket;
 use underpass_tunnel::{Acceptor, chain};
 
-use crate::api::{self, Api, Requester};
+use crate::api::{Api, Requester};
 use crate::tunnel::Tunnel;
 
 /// The front's own paths.
@@ -53,7 +53,9 @@ impl Fallback for Http {
             "/readyz" if self.readiness.get() => text(StatusCode::OK, "ok\n"),
             "/readyz" => draining(),
             websocket::PATH => self.upgrade(request, connection),
-            path if path.starts_with(api::PREFIX) => self.answer(request, connection).await,
+            path if path.starts_with(underpass_api::PREFIX) => {
+                self.answer(request, connection).await
+            }
             _ => Refusal::NotFound.to_response(),
         }
     }
@@ -62,7 +64,7 @@ impl Fallback for Http {
 impl Http {
     /// The API, for whoever the authenticators vouch for.
     async fn answer(&self, request: Request<Incoming>, connection: &Connection) -> Response<Body> {
-        if request.uri().path() == api::LOGIN {
+        if request.uri().path() == underpass_api::LOGIN {
             return self.log_in(request, connection).await;
         }
         let client = connection.info().peer.client(request.headers());

@@ -114,9 +114,6 @@ pub(crate) const LOGIN_BODY: usize = 4 * 1024;
 /// From an API request's head to its answer, its body included (*unauthenticated*: a login has one).
 pub(crate) const API_TIME: Duration = Duration::from_secs(30);
 
-/// An answer of the API that a subcommand reads: a page, or every cluster that somebody may reach.
-pub(crate) const API_ANSWER: usize = 64 * 1024 * 1024;
-
 /// Objects in a page of a list, unless the client says otherwise, and at the most.
 pub(crate) const API_PAGE: usize = 500;
 pub(crate) const API_PAGE_MOST: usize = 1000;
@@ -135,6 +132,9 @@ pub(crate) const LOGIN: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
 /// How long the first administrator's token counts: until they have made better ones.
 pub(crate) const FIRST_TOKEN: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+
+/// Life of the token that `recover` makes: a day to make other credentials, and no forgotten key to everything.
+pub(crate) const RECOVERY_TOKEN: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// What an authenticator may take, unless the authentication file says otherwise: a little more than one question to
 /// a provider.

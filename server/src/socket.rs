@@ -1,13 +1,11 @@
-//! The operator's socket: the API for whoever owns the data directory, without a token.
+//! The operator's socket: the API for the owner of the data directory, without a token.
 //!
-//! It lies in a folder that only its owner can enter, so that whoever connects could as well change the files themselves.
+//! It lies in a folder that only its owner can enter, and the owner could change the files as well.
 
 use std::convert::Infallible;
-use std::fs::{self, File, Permissions};
+use std::fs::{self, Permissions};
 use std::io;
-use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
 
 use http::Request;
 use hyper::body::Incoming;
@@ -15,6 +13,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{UnixListener, UnixStream};
+use underpass_api::client::SocketAddress;
 
 use crate::api::{Api, Requester};
 use crate::data_dir::DataDir;
@@ -22,76 +21,28 @@ use crate::limits;
 use crate::metrics::{self, Metrics};
 
 /// Its name in the data directory.
-const NAME: &str = "api.sock";
-
-/// What `sockaddr_un` holds on every system.
-const PATH_BYTES: usize = 100;
-
-/// The socket's path, and what keeps it valid.
-struct Path {
-    path: PathBuf,
-    _folder: Option<File>,
-}
-
-impl Path {
-    /// A path that is too long for a socket's address is shortened by way of the open folder.
-    fn of(data: &DataDir) -> io::Result<Self> {
-        Self::within(&data.path(""))
-    }
-
-    fn within(folder: &std::path::Path) -> io::Result<Self> {
-        let path = folder.join(NAME);
-        if path.as_os_str().len() <= PATH_BYTES {
-            let _folder = None;
-            return Ok(Self { path, _folder });
-        }
-        let folder = File::open(folder)?;
-        let path = PathBuf::from(format!("/proc/self/fd/{}/{NAME}", folder.as_raw_fd()));
-        Ok(Self {
-            path,
-            _folder: Some(folder),
-        })
-    }
-}
-
-/// Connects to the server that runs on this data directory, if one does.
-pub(crate) async fn connect(data: &DataDir) -> io::Result<Option<UnixStream>> {
-    let path = Path::of(data)?;
-    match UnixStream::connect(&path.path).await {
-        Ok(stream) => Ok(Some(stream)),
-        // There is none, or one that was left behind by a crash.
-        Err(error)
-            if matches!(
-                error.kind(),
-                io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused
-            ) =>
-        {
-            Ok(None)
-        }
-        Err(error) => Err(error),
-    }
-}
+pub(crate) const NAME: &str = "api.sock";
 
 /// The listening socket. Dropping it removes the file.
 pub(crate) struct Socket {
     listener: UnixListener,
-    path: Path,
+    address: SocketAddress,
 }
 
 impl Socket {
-    /// Binds it. Whoever holds the directory's file is the only server here: what lies there is nobody's.
+    /// Binds it. The server holds the directory's file and is the only one here, so that an old socket is left over.
     pub(crate) fn bind(data: &DataDir) -> io::Result<Self> {
-        let path = Path::of(data)?;
+        let address = SocketAddress::new(&data.path(NAME))?;
         // A socket is made with what the umask leaves of 0777. In a folder of its own, which its owner alone can enter,
         // it gets its permissions before it is where anybody looks for it.
         let private = tempfile::Builder::new()
             .permissions(Permissions::from_mode(0o700))
             .tempdir_in(data.path(""))?;
-        let first = Path::within(private.path())?;
-        let listener = UnixListener::bind(&first.path)?;
-        fs::set_permissions(&first.path, Permissions::from_mode(0o600))?;
-        fs::rename(&first.path, &path.path)?;
-        Ok(Self { listener, path })
+        let first = SocketAddress::new(&private.path().join(NAME))?;
+        let listener = first.bind()?;
+        fs::set_permissions(first.path(), Permissions::from_mode(0o600))?;
+        fs::rename(first.path(), address.path())?;
+        Ok(Self { listener, address })
     }
 
     /// Answers, for as long as the future lives.
@@ -112,7 +63,7 @@ impl Socket {
 
 impl Drop for Socket {
     fn drop(&mut self) {
-        let _ = fs::remove_file(&self.path.path);
+        let _ = fs::remove_file(self.address.path());
     }
 }
 
@@ -161,8 +112,8 @@ mod tests {
             seen
         });
         for _ in 0..1000 {
-            let _socket = Socket::bind(&data).unwrap();
-            assert!(connect(&data).await.unwrap().is_some());
+            let socket = Socket::bind(&data).unwrap();
+            assert!(socket.address.connect().await.unwrap().is_some());
         }
         done.store(true, Ordering::Relaxed);
         let seen = looking.join().unwrap();

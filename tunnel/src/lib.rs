@@ -88,7 +88,6 @@ mod copy;
 mod dialer;
 mod gate;
 pub mod limits;
-mod printable;
 mod random;
 mod registry;
 pub mod session;
@@ -108,7 +107,6 @@ pub use copy::{Copied, CopyError, copy_bidirectional};
 #[cfg(feature = "hyper")]
 pub use dialer::HttpIo;
 pub use dialer::{Dialer, DialerError};
-pub use printable::{Lines, printable};
 pub use registry::Registry;
 pub use session::{
     IncomingStream, LinkLoss, OpenError, OpenRequest, Session, SessionError, SessionId,

@@ -9,14 +9,19 @@ use crate::{process, setup};
 
 pub(crate) fn run(options: &DemoOptions) -> Result<()> {
     step(
-        "build underpass-server, underpass-agent and the demo: minutes the first time, seconds later",
+        "build underpass, underpass-server, underpass-agent and the demo: minutes the first time, seconds later",
         "get etcd and Kubernetes; start a cluster, the server and an agent; run kubectl through the tunnel",
     );
     setup::for_demo()?;
     // One build, so that cargo compiles shared dependencies once.
     let mut build = process::cargo()?;
     build.arg("build");
-    for package in ["underpass-server", "underpass-agent", "xtask-demo"] {
+    for package in [
+        "underpass-cli",
+        "underpass-server",
+        "underpass-agent",
+        "xtask-demo",
+    ] {
         build.args(["--package", package]);
     }
     watch(&mut build)?;

@@ -48,7 +48,7 @@ pub struct Event<'a> {
     pub request_uri: &'a str,
     /// Kubernetes's.
     pub verb: &'a str,
-    /// Who it really was.
+    /// The authenticated user.
     pub user: User,
     /// Whom they acted as, where they did.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -200,7 +200,7 @@ impl<'a> Event<'a> {
         }
     }
 
-    /// What was asked for.
+    /// The object of the request.
     pub fn asks(&mut self, info: &'a RequestInfo) {
         self.verb = info.audit_verb();
         self.object_ref = (!info.resource().is_empty()).then(|| ObjectReference {

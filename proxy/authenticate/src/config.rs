@@ -1,4 +1,4 @@
-//! What may be wrong with an authenticator's configuration.
+//! Errors in an authenticator's configuration.
 
 use http::Uri;
 
@@ -76,14 +76,8 @@ impl ConfigError {
 
 /// A URL that credentials are sent to, or that trust comes from.
 pub(super) fn https_url(field: &str, url: &str) -> Result<Uri, ConfigError> {
-    let wrong = || ConfigError::new(field, Misconfigured::Url("https"));
-    let parsed = url.parse::<Uri>().map_err(|_| wrong())?;
-    let authority = parsed.authority().ok_or_else(wrong)?;
-    let plain = parsed.query().is_none() && !url.contains('#') && !authority.as_str().contains('@');
-    if parsed.scheme_str() != Some("https") || authority.host().is_empty() || !plain {
-        return Err(wrong());
-    }
-    Ok(parsed)
+    underpass_https::https_url(url)
+        .ok_or_else(|| ConfigError::new(field, Misconfigured::Url("https")))
 }
 
 pub(super) fn not_empty(field: &str, value: &str) -> Result<(), ConfigError> {

@@ -99,7 +99,7 @@ pub enum Rejection {
     /// A user of the directory bears the name, and the directory does not say that they are one (security rule 22).
     #[error(
         "its name {name:?} is that of a user of the directory, who has no link to {authority}: make one if they are the same \
-         person (underpass-server user link), or give the authenticator a prefix"
+         person (underpass user link), or give the authenticator a prefix"
     )]
     AnothersName {
         /// The name.

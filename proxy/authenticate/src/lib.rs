@@ -24,7 +24,6 @@ mod config;
 mod error;
 mod failures;
 mod github;
-mod https;
 mod jwt;
 mod known;
 mod ldap;
@@ -42,6 +41,7 @@ mod token_store;
 use async_trait::async_trait;
 
 use underpass_core::{Identity, Method, Provenance, Revocation};
+pub use underpass_https::{Roots, RootsError};
 
 pub use self::{
     caller::{AmbiguousBearer, Caller, Password, adopt_websocket_bearer},
@@ -49,8 +49,7 @@ pub use self::{
     chain::{Chain, Step},
     config::{ConfigError, Misconfigured},
     error::{AuthenticateError, Rejection},
-    github::{DeviceAuthorization, DeviceError, DeviceLogin, GitHub, GitHubAudience, GitHubConfig},
-    https::{Roots, RootsError},
+    github::{GitHub, GitHubAudience, GitHubConfig},
     ldap::{Bind, GroupMembership, GroupSearch, Ldap, LdapConfig, UserSearch},
     names::{Names, Unowned},
     oidc::{Algorithm, Claims, Oidc, OidcConfig, PrefixedClaim, RequiredClaim, UnknownAlgorithm},

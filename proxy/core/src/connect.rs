@@ -9,7 +9,7 @@ use crate::{BoxError, BoxedIo, ClusterName, Refusal, StreamClass, Target};
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Open {
-    /// What the agent is to connect it to.
+    /// The target, to which the agent connects it.
     pub target: Target,
     /// [`Identity::encode`](crate::Identity::encode): put it into the stream's open header as it is.
     pub identity: Bytes,

@@ -2,6 +2,7 @@
 //!
 //! - [`Identity`]: who is calling, and [`Provenance`]: who vouches for that. [`Scope`] and [`Revocation`] bound it.
 //! - [`ClusterName`], [`Target`], [`RequestInfo`], [`Access`]: what they ask for. [`Authorizer`] and [`ActingAs`] decide.
+//! - [`Name`], [`Labels`], [`Role`], [`Subject`], [`Selector`], [`Revision`]: the values of a directory and of its API.
 //! - [`Clusters`] opens a stream to a cluster. [`ConnectionInfo`] and [`Peer`] tell of the connection that a call came on.
 //! - [`Refusal`]: every answer that is Underpass's own.
 //! - [`limits`]: what a peer or a user can cost, in one place.
@@ -19,6 +20,7 @@ mod audit_id;
 mod authority;
 mod authorize;
 mod cluster;
+mod cluster_policy;
 mod connect;
 mod connection;
 mod exec;
@@ -26,14 +28,19 @@ mod identity;
 mod impersonated;
 mod io;
 mod log_share;
+mod name;
 mod network;
 mod peer;
 mod provenance;
 mod refusal;
 pub mod request_info;
+mod revision;
 mod revocation;
+mod role;
 mod scope;
+mod selector;
 mod status;
+mod subject;
 mod target;
 
 pub use self::{
@@ -42,6 +49,7 @@ pub use self::{
     authorize::{Access, ActingAs, AuthorizeError, Authorizer, Nobody},
     body::{Body, BoxError, boxed, empty, full},
     cluster::{ClusterName, ClusterNameError},
+    cluster_policy::ClusterPolicy,
     connect::{Clusters, ConnectError, Open},
     connection::{ConnectionInfo, Protocol},
     exec::Exec,
@@ -49,13 +57,18 @@ pub use self::{
     impersonated::Impersonated,
     io::{BoxedIo, Io},
     log_share::LogShare,
+    name::{Labels, LabelsError, Name, NameError},
     network::{BLOCK_SIZES, Block, Network, NetworkError, Networks, blocks_of, network_of},
     peer::{Peer, X_FORWARDED_FOR, forwarded_for},
     policy::{ImpersonationPolicy, NeverImpersonated},
     provenance::{Method, Provenance},
     refusal::Refusal,
     request_info::{RequestInfo, StreamClass},
+    revision::Revision,
     revocation::Revocation,
+    role::{Ability, Role, UnknownRole},
     scope::{OutOfScope, Scope},
+    selector::Selector,
+    subject::{Subject, SubjectKind},
     target::{Target, TargetError, TcpTarget, UnixTarget},
 };

@@ -90,7 +90,7 @@ pub enum Refusal {
     AgentLost(ClusterName),
     /// The directory's settings for the cluster are unusable.
     #[error(
-        "cluster \"{0}\" cannot be reached as it is configured: the server's log, and `underpass-server cluster list`, say why"
+        "cluster \"{0}\" cannot be reached as it is configured: the server's log, and `underpass cluster list`, say why"
     )]
     Unusable(ClusterName),
     /// The agent, or the API server behind it, spoke something other than HTTP.

@@ -4,7 +4,6 @@
 //! same pools. Between the halves is a stream in memory instead of one through a tunnel.
 
 mod config;
-mod kubeconfig;
 mod plugins;
 mod stream;
 
@@ -17,10 +16,7 @@ use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
-pub use self::{
-    kubeconfig::{Imported, KubeconfigError, read_kubeconfig},
-    plugins::{KNOWN_VARIABLES, PluginError, Plugins},
-};
+pub use self::plugins::{KNOWN_VARIABLES, PluginError, Plugins};
 use underpass_core::{BoxedIo, ClusterName, ConnectError, Open, Target};
 use underpass_directory::{
     Cluster, Credential, Direct, Directory, OpenCredentialError, seal::Keyring,

@@ -4,19 +4,14 @@ use std::{collections::BTreeSet, path::PathBuf};
 
 use underpass_core::Exec;
 
-/// Which programs may be run as credential plugins. Whoever may change a cluster chooses the program and what it is called
-/// with, so that the machine's operator says which there are.
-#[derive(Clone, Debug)]
-pub enum Plugins {
-    /// These, and no other.
-    Only {
-        /// The programs, by absolute path.
-        programs: BTreeSet<PathBuf>,
-        /// Variables that a cluster may set for them, beside [`KNOWN_VARIABLES`].
-        variables: BTreeSet<String>,
-    },
-    /// None is run here; what another process may run is not known.
-    NotHere,
+/// The programs that may be run as credential plugins. Administrators choose a cluster's program and its arguments, so that the
+/// machine's operator says which programs there are. The default has none.
+#[derive(Clone, Debug, Default)]
+pub struct Plugins {
+    /// The programs, by absolute path.
+    pub programs: BTreeSet<PathBuf>,
+    /// Variables that a cluster may set for them, beside [`KNOWN_VARIABLES`].
+    pub variables: BTreeSet<String>,
 }
 
 /// Variables of common plugins that say who asks, and name neither a file nor a program. Every other one needs the
@@ -64,14 +59,10 @@ impl Plugins {
     /// # Errors
     /// The program, or the first of its variables that may not be.
     pub fn check(&self, exec: &Exec) -> Result<(), PluginError> {
-        let none = BTreeSet::new();
-        let (programs, variables) = match self {
-            Self::Only {
-                programs,
-                variables,
-            } => (programs, variables),
-            Self::NotHere => (&BTreeSet::new(), &none),
-        };
+        let Self {
+            programs,
+            variables,
+        } = self;
         // As it is written, since that is what runs.
         let mut allowed = programs.iter();
         if !allowed.any(|path| path.as_os_str() == exec.command.as_str()) {
@@ -85,17 +76,6 @@ impl Plugins {
             None => Ok(()),
         }
     }
-
-    /// May a cluster have it? A process that runs no plugin leaves the answer to the one that does.
-    ///
-    /// # Errors
-    /// As [`Plugins::check`].
-    pub fn may_be_set(&self, exec: &Exec) -> Result<(), PluginError> {
-        match self {
-            Self::NotHere => Ok(()),
-            Self::Only { .. } => self.check(exec),
-        }
-    }
 }
 
 #[cfg(test)]
@@ -104,7 +84,7 @@ mod tests {
 
     #[test]
     fn rule_6_a_plugin_gets_no_variable_that_the_operator_does_not_know() {
-        let plugins = Plugins::Only {
+        let plugins = Plugins {
             programs: BTreeSet::from([PathBuf::from("/p")]),
             variables: BTreeSet::from(["STAGE".to_owned()]),
         };
@@ -131,9 +111,7 @@ mod tests {
         }
         let refused = plugins.check(&exec("/p/../q", "STAGE")).unwrap_err();
         assert!(matches!(refused, PluginError::Program(_)));
-        Plugins::NotHere.check(&exec("/p", "STAGE")).unwrap_err();
-        Plugins::NotHere
-            .may_be_set(&exec("/p", "LD_PRELOAD"))
-            .unwrap();
+        let none = Plugins::default();
+        none.check(&exec("/p", "STAGE")).unwrap_err();
     }
 }

@@ -9,14 +9,12 @@ use time::OffsetDateTime;
 
 use super::{
     error::ChangeError,
-    name::Name,
     object::{AccessToken, Agent, Binding, Cluster, Group, Kind, Object, Owner, TokenUse, User},
     room,
     snapshot::{Entry, Snapshot, Table, Tabled, Tables},
-    store::{Key, Revision, Write},
-    subject::{Subject, SubjectKind},
+    store::{Key, Write},
 };
-use underpass_core::{Authority, ClusterName, limits};
+use underpass_core::{Authority, ClusterName, Name, Revision, Role, Subject, SubjectKind, limits};
 
 /// What an object must be like for a change of it to happen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -158,7 +156,7 @@ impl Draft {
         subject: &Subject,
         clusters: &[ClusterName],
         all: bool,
-        role: super::Role,
+        role: Role,
     ) -> Result<Vec<ClusterName>, ChangeError> {
         if clusters.is_empty() && !all {
             return Ok(Vec::new());
@@ -192,7 +190,7 @@ impl Draft {
     }
 
     /// A binding's name that says what it is.
-    fn free_name(&self, subject: &Subject, role: super::Role) -> String {
+    fn free_name(&self, subject: &Subject, role: Role) -> String {
         let name = &subject.name;
         let whose = match subject.kind {
             SubjectKind::User => format!("user-{name}"),
@@ -653,7 +651,7 @@ mod tests {
                 .put(&format!("g{user}"), group, Expect::Absent)
                 .unwrap();
             let subject = Subject::user(name.parse().unwrap());
-            let role = super::super::Role::View;
+            let role = super::Role::View;
             draft.grant(&subject, &[], true, role).unwrap();
             for number in 0..10 {
                 let (id, parent) = (format!("{name}-{number}"), format!("{name}-0"));

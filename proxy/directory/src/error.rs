@@ -3,12 +3,11 @@
 use time::OffsetDateTime;
 
 use super::{
-    name::NameError,
     object::Kind,
     snapshot::Unreadable,
     store::{CommitError, StoreError},
 };
-use underpass_core::{ClusterNameError, IdentityError, limits};
+use underpass_core::{ClusterNameError, IdentityError, NameError, limits};
 
 /// Why a directory cannot be opened.
 #[derive(Debug, thiserror::Error)]

@@ -12,17 +12,14 @@ mod direct;
 mod draft;
 mod error;
 mod grants;
-mod name;
 mod names;
 mod object;
 mod reach;
-mod role;
 mod room;
 pub mod seal;
 mod snapshot;
 mod standing;
 mod store;
-mod subject;
 #[cfg(test)]
 mod tests;
 
@@ -39,28 +36,28 @@ use tokio::sync::watch;
 
 pub use self::{
     direct::{
-        Credential, CredentialError, Direct, Endpoint, EndpointError, OpenCredentialError, Policy,
+        Credential, CredentialError, Direct, Endpoint, EndpointError, OpenCredentialError,
         SealedCredential,
     },
     draft::{Checked, Draft, Expect},
     error::{ChangeError, OpenError},
-    name::{Labels, LabelsError, Name, NameError},
     object::{
-        AccessToken, Agent, Binding, Cluster, Group, Kind, Login, Object, Owner, Selector,
-        TokenUse, User,
+        AccessToken, Agent, Binding, Cluster, Group, Kind, Login, Object, Owner, TokenUse, User,
     },
     reach::Reach,
-    role::{Ability, Role, UnknownRole},
     snapshot::{Entry, Snapshot, Table, Tabled, Tables, Unreadable},
     standing::Named,
-    store::{CommitError, Contents, Key, MemoryStore, Record, Revision, Store, StoreError, Write},
-    subject::{Subject, SubjectKind},
+    store::{CommitError, Contents, Key, MemoryStore, Record, Store, StoreError, Write},
 };
 use self::{
     draft::Finished,
     grants::{Grant, Grants},
 };
 use underpass_authenticate::{self, TokenHash, TokenRecord, TokenStore};
+pub use underpass_core::{
+    Ability, ClusterPolicy, Labels, LabelsError, Name, NameError, Revision, Role, Selector,
+    Subject, SubjectKind, UnknownRole,
+};
 use underpass_core::{Access, AuthorizeError, Authorizer};
 use underpass_core::{Revocation, limits};
 

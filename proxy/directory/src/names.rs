@@ -70,7 +70,7 @@ impl Directory {
                 tracing::warn!(
                     authenticator = %claimed.authority, group,
                     "the directory has a group of this name, or one that differs in case only, and no link: the \
-                     authenticator's counts for nothing. Link them if they are one (underpass-server group set NAME \
+                     authenticator's counts for nothing. Link them if they are one (underpass group set NAME \
                      --link), or give the authenticator a prefix for groups"
                 );
             });

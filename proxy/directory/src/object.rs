@@ -1,18 +1,13 @@
-//! What the directory keeps.
+//! The objects of the directory.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use time::OffsetDateTime;
 
-use super::{
-    direct::Direct,
-    name::{Labels, Name},
-    role::Role,
-    subject::Subject,
-};
+use super::direct::Direct;
 use underpass_authenticate::{PasswordHash, TokenHash};
-use underpass_core::{Authority, ClusterName, Scope};
+use underpass_core::{Authority, ClusterName, Labels, Name, Role, Scope, Selector, Subject};
 
 /// A kind of object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -155,7 +150,7 @@ pub struct AccessToken {
     /// SHA-256 of the token.
     #[serde(with = "super::hex")]
     pub sha256: TokenHash,
-    /// Whose it is.
+    /// The user.
     pub owner: Owner,
     /// From when on it counts for nothing; `None` is never.
     #[serde(
@@ -175,10 +170,10 @@ pub struct AccessToken {
     /// of that one is disabled (security rule 24).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parent: Option<String>,
-    /// What it may be used for.
+    /// The clusters and requests that it is for.
     #[serde(default, skip_serializing_if = "Scope::is_everything")]
     pub scope: Scope,
-    /// What people call it.
+    /// A name for people.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub description: String,
 }
@@ -190,7 +185,7 @@ impl AccessToken {
     }
 }
 
-/// Whose a token is.
+/// The owner of a token.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub enum Owner {
@@ -278,37 +273,6 @@ pub struct Binding {
     pub clusters: Selector,
     /// What the subjects may do there.
     pub role: Role,
-}
-
-/// Clusters that a binding is about: those that any of the three chooses.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
-#[serde(deny_unknown_fields, rename_all = "camelCase")]
-pub struct Selector {
-    /// Every cluster, those to come included.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub all: bool,
-    /// By name.
-    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
-    #[cfg_attr(feature = "openapi", schema(value_type = Vec<String>))]
-    pub names: BTreeSet<ClusterName>,
-    /// Those that have all of these labels.
-    #[serde(default, skip_serializing_if = "Labels::is_empty")]
-    #[cfg_attr(feature = "openapi", schema(value_type = std::collections::BTreeMap<String, String>))]
-    pub labels: Labels,
-}
-
-impl Selector {
-    /// Does it choose nothing, now and ever?
-    pub fn is_empty(&self) -> bool {
-        !self.all && self.names.is_empty() && self.labels.is_empty()
-    }
-
-    /// Does it choose the cluster called `name`, which has `labels`?
-    pub fn selects(&self, name: &ClusterName, labels: &Labels) -> bool {
-        let by_labels = !self.labels.is_empty() && self.labels.are_among(labels);
-        self.all || self.names.contains(name) || by_labels
-    }
 }
 
 macro_rules! objects {

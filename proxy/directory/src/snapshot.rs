@@ -6,15 +6,14 @@ use std::{
 };
 
 use super::{
-    name::Labels,
     object::{AccessToken, Agent, Binding, Cluster, Group, Kind, Object, Owner, TokenUse, User},
-    role::{Ability, Role},
     standing::{Facts, Named},
-    store::{Contents, Key, Record, Revision},
-    subject::{Subject, SubjectKind},
+    store::{Contents, Key, Record},
 };
 use underpass_authenticate::TokenHash;
-use underpass_core::{Authority, ClusterName, limits};
+use underpass_core::{
+    Ability, Authority, ClusterName, Labels, Revision, Role, Subject, SubjectKind, limits,
+};
 
 /// An object, and when it was last changed.
 #[derive(Clone, Debug, PartialEq)]

@@ -13,10 +13,9 @@ use std::collections::BTreeMap;
 use super::{
     object::{Group, Login, User},
     snapshot::Snapshot,
-    subject::{Subject, SubjectKind},
 };
 use underpass_authenticate::Rejection;
-use underpass_core::{Authority, Identity};
+use underpass_core::{Authority, Identity, Subject, SubjectKind};
 
 /// What somebody is to clusters, and by whose word.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]

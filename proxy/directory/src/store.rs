@@ -9,37 +9,7 @@ use async_trait::async_trait;
 use tokio::sync::watch;
 
 use super::object::Kind;
-use underpass_core::BoxError;
-
-/// A state of the store: it grows with each change, and an object has that of its last change.
-#[derive(
-    Clone,
-    Copy,
-    Debug,
-    Default,
-    PartialEq,
-    Eq,
-    Hash,
-    PartialOrd,
-    Ord,
-    serde::Serialize,
-    serde::Deserialize,
-)]
-pub struct Revision(pub u64);
-
-impl Revision {
-    /// The one after it.
-    #[must_use]
-    pub fn next(self) -> Self {
-        Self(self.0.saturating_add(1))
-    }
-}
-
-impl std::fmt::Display for Revision {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.0.fmt(f)
-    }
-}
+use underpass_core::{BoxError, Revision};
 
 /// What an object is kept under.
 pub type Key = (Kind, String);

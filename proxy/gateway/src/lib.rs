@@ -16,7 +16,6 @@ mod audit;
 mod batch;
 mod budget;
 mod forward;
-pub mod kubeconfig;
 mod lines;
 mod linger;
 #[cfg(test)]

@@ -6,62 +6,17 @@ use axum::response::Response;
 use axum::routing::get;
 use axum::{Json, Router};
 use http::{HeaderMap, StatusCode};
-use serde::{Deserialize, Serialize};
-use time::OffsetDateTime;
+use serde::Deserialize;
+use underpass_api::{AgentMade, AgentRequest, AgentView};
 use underpass_core::ClusterName;
-use underpass_directory::{Agent, Cluster, Draft, Entry, Expect, Labels, Revision};
+use underpass_directory::{Agent, Cluster, Draft, Entry, Expect, Labels};
 use underpass_tunnel::AgentKey;
-use zeroize::Zeroizing;
 
 use super::page::{Page, tagged};
 use super::problem::Problem;
 use super::requester::{Rights, not_of_the_cluster};
 use super::{Did, Requester, State, body};
 use crate::limits;
-
-/// What a client sees of an agent's token.
-#[derive(Debug, Serialize, Deserialize, utoipa::ToSchema)]
-#[schema(as = Agent)]
-#[serde(rename_all = "camelCase")]
-pub(crate) struct View {
-    /// Its id.
-    pub(crate) id: String,
-    /// Of its last change.
-    #[schema(value_type = u64)]
-    pub(crate) revision: Revision,
-    /// When it was made.
-    #[serde(with = "time::serde::rfc3339")]
-    pub(crate) created: OffsetDateTime,
-    /// The cluster that it may serve.
-    #[schema(value_type = String)]
-    pub(crate) cluster: ClusterName,
-    /// The public half of the key.
-    pub(crate) key: String,
-}
-
-/// A token to make.
-#[derive(Debug, Serialize, Deserialize, utoipa::ToSchema)]
-#[schema(as = AgentRequest)]
-#[serde(deny_unknown_fields, rename_all = "camelCase")]
-pub(crate) struct AgentRequest {
-    /// The cluster that it may serve.
-    #[schema(value_type = String)]
-    pub(crate) cluster: ClusterName,
-    /// Whether the cluster is made where there is none.
-    #[serde(default)]
-    pub(crate) make_cluster: bool,
-}
-
-/// A token that was just made.
-#[derive(Serialize, Deserialize, utoipa::ToSchema)]
-#[serde(rename_all = "camelCase")]
-pub(crate) struct AgentMade {
-    /// The token: the private half of the key, which is kept nowhere.
-    #[schema(value_type = String)]
-    pub(crate) token: Zeroizing<String>,
-    /// What is kept.
-    pub(crate) agent: View,
-}
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -77,9 +32,9 @@ pub(super) fn routes() -> Router<State> {
         .route("/v1/agents/{id}", get(read).delete(remove))
 }
 
-fn view(id: &str, entry: &Entry<Agent>) -> View {
+fn view(id: &str, entry: &Entry<Agent>) -> AgentView {
     let agent = &entry.object;
-    View {
+    AgentView {
         id: id.to_owned(),
         revision: entry.revision,
         created: agent.created,

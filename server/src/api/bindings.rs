@@ -1,11 +1,9 @@
 //! `/v1/bindings`
 
-use std::collections::BTreeSet;
-
 use http::StatusCode;
-use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
-use underpass_directory::{Binding, Draft, Role, Selector, Snapshot, Subject};
+use underpass_api::{BindingSpec, BindingStatus};
+use underpass_directory::{Binding, Draft, Selector, Snapshot};
 
 use super::problem::Problem;
 use super::requester::Rights;
@@ -14,35 +12,6 @@ use super::{Requester, State};
 use crate::limits;
 
 pub(crate) struct Bindings;
-
-/// Who may reach which clusters, and as what.
-#[derive(Debug, Clone, Serialize, Deserialize, utoipa::ToSchema)]
-#[schema(as = BindingSpec)]
-#[serde(deny_unknown_fields, rename_all = "camelCase")]
-pub(crate) struct Spec {
-    /// Users and groups, of the directory or of identity providers.
-    #[schema(value_type = Vec<Subject>)]
-    pub(crate) subjects: BTreeSet<Subject>,
-    /// The clusters.
-    pub(crate) clusters: Selector,
-    /// What the subjects may do there.
-    pub(crate) role: Role,
-}
-
-/// There is nothing else to see of a binding.
-#[derive(Debug, Serialize, Deserialize, utoipa::ToSchema)]
-#[schema(as = BindingStatus)]
-pub(crate) struct Status {}
-
-impl From<&Binding> for Spec {
-    fn from(binding: &Binding) -> Self {
-        Self {
-            subjects: binding.subjects.clone(),
-            clusters: binding.clusters.clone(),
-            role: binding.role,
-        }
-    }
-}
 
 /// Is the binding about nothing but clusters that the requester administers?
 fn is_within(binding: &Binding, rights: &Rights<'_>) -> bool {
@@ -100,14 +69,22 @@ fn full(detail: String) -> Problem {
 
 impl Resource for Bindings {
     type Object = Binding;
-    type Spec = Spec;
-    type Status = Status;
+    type Spec = BindingSpec;
+    type Status = BindingStatus;
 
     const PATH: &'static str = "bindings";
     const ABOUT: &'static str = "Who may reach which clusters. Who is admin of clusters sees and changes the bindings \
                                  that name these clusters and no other; administrators all";
 
-    fn object(spec: Spec, before: Option<&Binding>, now: OffsetDateTime) -> Binding {
+    fn spec(binding: &Binding) -> BindingSpec {
+        BindingSpec {
+            subjects: binding.subjects.clone(),
+            clusters: binding.clusters.clone(),
+            role: binding.role,
+        }
+    }
+
+    fn object(spec: BindingSpec, before: Option<&Binding>, now: OffsetDateTime) -> Binding {
         Binding {
             created: before.map_or(now, |before| before.created),
             subjects: spec.subjects,
@@ -120,8 +97,8 @@ impl Resource for Bindings {
         binding.created
     }
 
-    fn status(_: &str, _: &Binding, _: &State, _: &Snapshot) -> Status {
-        Status {}
+    fn status(_: &str, _: &Binding, _: &State, _: &Snapshot) -> BindingStatus {
+        BindingStatus {}
     }
 
     fn visible(_: &str, binding: &Binding, rights: &Rights<'_>) -> bool {

@@ -5,7 +5,7 @@ use std::fmt::Display;
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
-use super::tokens::View as TokenView;
+use underpass_api::TokenView;
 
 /// What a request has done. A handler attaches it to its response, and [`Api::answer`](super::Api::answer) writes it down.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

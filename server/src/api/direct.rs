@@ -1,198 +1,55 @@
 //! A cluster's direct endpoint, whose credential goes in and never comes out.
 
-use std::collections::BTreeMap;
-use std::fmt;
-
 use axum::extract::{Path, State as From};
 use axum::routing::get;
 use axum::{Json, Router};
-use serde::de::Error;
-use serde::{Deserialize, Deserializer, Serialize};
-use time::OffsetDateTime;
+use underpass_api::{CredentialSpec, CredentialStatus, DirectSpec, Reachability};
 use underpass_core::ClusterName;
 use underpass_core::Exec;
-use underpass_direct::{DirectClusters, Imported};
+use underpass_direct::DirectClusters;
 use underpass_directory::{
-    Credential, CredentialError, Direct, Endpoint, EndpointError, Policy, SealedCredential,
+    Credential, CredentialError, Direct, Endpoint, EndpointError, SealedCredential,
 };
 use underpass_tunnel::chain;
-use zeroize::Zeroizing;
 
 use super::problem::Problem;
 use super::{Requester, State};
 
-/// An API server that the server reaches itself.
-#[derive(Debug, Clone, Serialize, Deserialize, utoipa::ToSchema)]
-#[schema(as = DirectSpec)]
-#[serde(deny_unknown_fields, rename_all = "camelCase")]
-pub(crate) struct Spec {
-    /// Its URL: `https://HOST[:PORT][/PATH]`.
-    pub(crate) server: String,
-    /// The CA of its certificate, as PEM; what the system trusts without it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) certificate_authority: Option<String>,
-    /// The name in its certificate, where it is not the URL's.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) tls_server_name: Option<String>,
-    /// Whom nobody becomes there.
-    #[serde(default, skip_serializing_if = "Policy::is_empty")]
-    pub(crate) policy: Policy,
-    /// What to prove to it who we are with. It is never shown; left out, the one from before stays, if it is for the
-    /// same server, CA and name.
-    #[serde(
-        default,
-        skip_serializing_if = "Option::is_none",
-        deserialize_with = "quietly"
-    )]
-    #[schema(write_only)]
-    pub(crate) credential: Option<CredentialSpec>,
-}
-
-/// One of these.
-#[derive(Debug, Clone, Serialize, Deserialize, utoipa::ToSchema)]
-#[serde(
-    deny_unknown_fields,
-    rename_all = "camelCase",
-    rename_all_fields = "camelCase"
-)]
-pub(crate) enum CredentialSpec {
-    /// A bearer token.
-    #[schema(value_type = String)]
-    Token(Secret),
-    /// A client certificate, and its key, as PEM.
-    ClientCertificate {
-        /// The certificate, and those between it and its CA.
-        certificate: String,
-        /// Its private key.
-        #[schema(value_type = String)]
-        key: Secret,
-    },
-    /// A program that prints an `ExecCredential`: one of those that the server was started with
-    /// (`--allow-exec-plugin`).
-    Exec {
-        /// Its path.
-        command: String,
-        /// Its arguments.
-        #[serde(default)]
-        #[schema(value_type = Vec<String>)]
-        args: Vec<Secret>,
-        /// Its environment, beside `PATH` and `HOME`.
-        #[serde(default)]
-        #[schema(value_type = BTreeMap<String, String>)]
-        env: BTreeMap<String, Secret>,
-    },
-}
-
-/// A text that shows nothing of itself, and is cleared when it is no longer needed.
-#[derive(Clone, Serialize, Deserialize)]
-#[serde(transparent)]
-pub(crate) struct Secret(pub(crate) Zeroizing<String>);
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("…")
-    }
-}
-
-/// serde's errors quote what they do not understand, which may be a secret.
-fn quietly<'de, D: Deserializer<'de>>(from: D) -> Result<Option<CredentialSpec>, D::Error> {
-    let value = Option::<serde_json::Value>::deserialize(from)?;
-    value
-        .map(serde_json::from_value)
-        .transpose()
-        .map_err(|_| {
-            D::Error::custom(
-                "a credential is {\"token\": …}, {\"clientCertificate\": {\"certificate\": …, \"key\": …}} or \
-                 {\"exec\": {\"command\": …, \"args\": […], \"env\": {…}}}",
-            )
-        })
-}
-
 /// What can be seen of a credential.
-#[derive(Debug, Clone, Serialize, Deserialize, utoipa::ToSchema)]
-#[serde(rename_all = "camelCase")]
-pub(crate) struct CredentialStatus {
-    /// `token`, `clientCertificate` or `exec`.
-    pub(crate) kind: String,
-    /// When a client certificate expires.
-    #[serde(
-        default,
-        with = "time::serde::rfc3339::option",
-        skip_serializing_if = "Option::is_none"
-    )]
-    pub(crate) expires: Option<OffsetDateTime>,
-}
-
-impl std::convert::From<&SealedCredential> for CredentialStatus {
-    fn from(credential: &SealedCredential) -> Self {
-        Self {
-            kind: credential.kind().to_owned(),
-            expires: credential.expires(),
-        }
+pub(super) fn credential(sealed: &SealedCredential) -> CredentialStatus {
+    CredentialStatus {
+        kind: sealed.kind().to_owned(),
+        expires: sealed.expires(),
     }
 }
 
-impl std::convert::From<&Direct> for Spec {
-    fn from(direct: &Direct) -> Self {
-        let endpoint = &direct.endpoint;
-        Self {
-            server: endpoint.server().to_owned(),
-            certificate_authority: endpoint.certificate_authority().map(str::to_owned),
-            tls_server_name: endpoint.tls_server_name().map(str::to_owned),
-            policy: direct.policy.clone(),
-            credential: None,
-        }
+/// What can be seen of a direct cluster.
+pub(super) fn spec(direct: &Direct) -> DirectSpec {
+    let endpoint = &direct.endpoint;
+    DirectSpec {
+        server: endpoint.server().to_owned(),
+        certificate_authority: endpoint.certificate_authority().map(str::to_owned),
+        tls_server_name: endpoint.tls_server_name().map(str::to_owned),
+        policy: direct.policy.clone(),
+        credential: None,
     }
 }
 
-impl std::convert::From<Imported> for Spec {
-    fn from(imported: Imported) -> Self {
-        let credential = match imported.credential {
-            Credential::Token(token) => Some(CredentialSpec::Token(Secret(token))),
-            Credential::ClientCertificate { certificate, key } => {
-                Some(CredentialSpec::ClientCertificate {
-                    certificate,
-                    key: Secret(key),
-                })
-            }
-            Credential::Exec(exec) => Some(CredentialSpec::Exec {
-                command: exec.command,
-                args: exec.args.into_iter().map(Secret).collect(),
-                env: exec
-                    .env
-                    .into_iter()
-                    .map(|(name, value)| (name, Secret(value)))
-                    .collect(),
-            }),
-        };
-        let endpoint = &imported.endpoint;
-        Self {
-            server: endpoint.server().to_owned(),
-            certificate_authority: endpoint.certificate_authority().map(str::to_owned),
-            tls_server_name: endpoint.tls_server_name().map(str::to_owned),
-            policy: Policy::default(),
-            credential,
-        }
-    }
-}
-
-impl std::convert::From<CredentialSpec> for Credential {
-    fn from(spec: CredentialSpec) -> Self {
-        match spec {
-            CredentialSpec::Token(token) => Self::Token(token.0),
-            CredentialSpec::ClientCertificate { certificate, key } => Self::ClientCertificate {
-                certificate,
-                key: key.0,
-            },
-            CredentialSpec::Exec { command, args, env } => Self::Exec(Exec {
-                command,
-                args: args.into_iter().map(|arg| arg.0).collect(),
-                env: env
-                    .into_iter()
-                    .map(|(name, value)| (name, value.0))
-                    .collect(),
-            }),
-        }
+fn opened(spec: CredentialSpec) -> Credential {
+    match spec {
+        CredentialSpec::Token(token) => Credential::Token(token.0),
+        CredentialSpec::ClientCertificate { certificate, key } => Credential::ClientCertificate {
+            certificate,
+            key: key.0,
+        },
+        CredentialSpec::Exec { command, args, env } => Credential::Exec(Exec {
+            command,
+            args: args.into_iter().map(|arg| arg.0).collect(),
+            env: env
+                .into_iter()
+                .map(|(name, value)| (name, value.0))
+                .collect(),
+        }),
     }
 }
 
@@ -210,7 +67,7 @@ impl std::convert::From<CredentialError> for Problem {
 
 /// What the directory keeps of `spec`: with its credential, or with that of `before`.
 pub(super) fn seal(
-    spec: Spec,
+    spec: DirectSpec,
     name: &str,
     before: Option<&Direct>,
     clusters: &DirectClusters,
@@ -226,10 +83,10 @@ pub(super) fn seal(
         let kept = keep(&cluster, &endpoint, before, clusters)?;
         return Ok(Direct { policy, ..kept });
     };
-    let credential = Credential::from(credential);
+    let credential = opened(credential);
     credential.check()?;
     if let Credential::Exec(exec) = &credential {
-        let allowed = clusters.plugins().may_be_set(exec);
+        let allowed = clusters.plugins().check(exec);
         allowed.map_err(|error| Problem::invalid(error.to_string()))?;
     }
     let sealed = credential.seal(&cluster, &endpoint, clusters.keys());
@@ -267,20 +124,6 @@ fn keep(
             Ok(before.clone())
         }
     }
-}
-
-/// Whether a cluster's API server is there for us.
-#[derive(Debug, Serialize, Deserialize, utoipa::ToSchema)]
-#[serde(rename_all = "camelCase")]
-pub(crate) struct Reachability {
-    /// It answers, and accepts the credential.
-    pub(crate) reachable: bool,
-    /// Its version.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) version: Option<String>,
-    /// Why not.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) detail: Option<String>,
 }
 
 pub(super) fn routes() -> Router<State> {

@@ -1,14 +1,17 @@
-//! The first administrator of a directory in which nobody may do anything yet.
+//! Administrators that the server itself makes: the first one of a directory in which nobody may do anything yet, and one to
+//! recover a directory.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Result;
+use underpass_api::{TokenRequest, TokenView};
 use underpass_authenticate::Token;
 use underpass_core::Authority;
 use underpass_directory::{Binding, Directory, Draft, Expect, Name, Owner, Role, Subject, User};
 
 use super::problem::Problem;
-use super::tokens::{self, MadeBy, TokenRequest};
+use super::tokens::{self, MadeBy};
 use crate::limits;
 
 /// What they are called.
@@ -27,21 +30,47 @@ pub(crate) async fn first_administrator(directory: &Arc<Directory>, token: &Toke
         if !draft.all::<User>().is_empty() || !draft.all::<Binding>().is_empty() {
             return Ok(false);
         }
-        let user = User::new(draft.now());
-        draft.put(NAME, user, Expect::Absent)?;
-        // Whoever is called so elsewhere is somebody else, even once this user is gone (security rule 22).
-        let subject = Subject::user(name.clone()).of(Authority::Directory);
-        draft.grant(&subject, &[], true, Role::Admin)?;
-        let wanted = TokenRequest {
-            expires_in_seconds: Some(limits::FIRST_TOKEN.as_secs()),
-            description: "first administrator".to_owned(),
-            ..TokenRequest::default()
-        };
-        let owner = Owner::User(name.clone());
-        tokens::put(draft, token, owner, &MadeBy::default(), &wanted)?;
+        let life = limits::FIRST_TOKEN;
+        administrator(draft, &name, token, life, "first administrator")?;
         Ok::<_, Problem>(true)
     };
     Ok(directory.change(make).await?.value)
+}
+
+/// Makes one more, who has never been there, with this token.
+pub(crate) async fn new_administrator(
+    directory: &Arc<Directory>,
+    name: &Name,
+    token: &Token,
+) -> Result<TokenView> {
+    let make = |draft: &mut Draft| {
+        let life = limits::RECOVERY_TOKEN;
+        administrator(draft, name, token, life, "recovery")
+    };
+    let id = directory.change(make).await?.value;
+    Ok(tokens::made(&directory.snapshot(), &id, token)?.about)
+}
+
+/// Makes a user who administers everything, and a token of theirs.
+fn administrator(
+    draft: &mut Draft,
+    name: &Name,
+    token: &Token,
+    life: Duration,
+    description: &str,
+) -> Result<String, Problem> {
+    let user = User::new(draft.now());
+    draft.put(name.as_str(), user, Expect::Absent)?;
+    // A user of this name at another authority is another user, also once this one is gone (security rule 22).
+    let subject = Subject::user(name.clone()).of(Authority::Directory);
+    draft.grant(&subject, &[], true, Role::Admin)?;
+    let wanted = TokenRequest {
+        expires_in_seconds: Some(life.as_secs()),
+        description: description.to_owned(),
+        ..TokenRequest::default()
+    };
+    let owner = Owner::User(name.clone());
+    tokens::put(draft, token, owner, &MadeBy::default(), &wanted)
 }
 
 #[cfg(test)]

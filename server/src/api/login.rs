@@ -13,21 +13,21 @@ use axum::response::Response;
 use axum::routing::post;
 use axum::{Extension, Json, Router};
 use http::StatusCode;
-use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
+use underpass_api::{DeviceLoginWay, LoginRequest, LoginWays, TokenRequest};
 use underpass_audit::cut;
 use underpass_authenticate::{
     AuthenticateError, Authenticated, Authenticator, Caller, Chain, LoginError, Password,
     PasswordHash, Passwords, Rejection, Token,
 };
-use underpass_core::{Authority, ConnectionInfo, Identity, Provenance, Refusal, Revocation, Scope};
+use underpass_core::{Authority, ConnectionInfo, Identity, Provenance, Refusal, Revocation};
 use underpass_directory::{AccessToken, Draft, Login, Name, Named, Owner, Snapshot, User};
 use underpass_gateway::Holder;
 
 use super::begun::Begun;
 use super::problem::Problem;
 use super::share::Whose;
-use super::tokens::{self, MadeBy, TokenRequest};
+use super::tokens::{self, MadeBy};
 use super::{Did, State, body, problem};
 use crate::limits;
 
@@ -39,53 +39,13 @@ pub(crate) struct Logins {
     pub(crate) device_login: Arc<dyn Fn() -> Option<DeviceLoginWay> + Send + Sync>,
 }
 
-/// How people may log in here. Nothing of it is secret: they need to know it before they are anybody.
-#[derive(Debug, Serialize, Deserialize, utoipa::ToSchema)]
-#[serde(rename_all = "camelCase")]
-pub(crate) struct LoginWays {
-    /// With a code that they confirm in a browser.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) device: Option<DeviceLoginWay>,
-}
-
-/// A provider of device logins (RFC 8628), whose token is then what one logs in with here: the login is between the
-/// person's machine and the provider, so that nobody can be made to confirm somebody else's.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
-#[schema(as = DeviceLogin)]
-#[serde(rename_all = "camelCase")]
-pub(crate) struct DeviceLoginWay {
-    /// Where it is.
-    pub(crate) url: String,
-    /// Whose logins they are.
-    pub(crate) client_id: String,
-    /// The CA of its certificate, as PEM; what the system trusts without.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) ca_pem: Option<String>,
-}
-
-/// What the token is to be like.
-#[derive(Debug, Clone, Default, Serialize, Deserialize, utoipa::ToSchema)]
-#[serde(deny_unknown_fields, rename_all = "camelCase", default)]
-pub(crate) struct LoginRequest {
-    /// How long it counts: twelve hours at the most, and without saying.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) expires_in_seconds: Option<u64>,
-    /// What it may be used for.
-    #[serde(skip_serializing_if = "Scope::is_everything")]
-    pub(crate) scope: Scope,
-    /// What people call it.
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub(crate) description: String,
-}
-
 pub(super) fn routes() -> Router<State> {
     Router::new().route("/v1/login", post(log_in).get(ways))
 }
 
 async fn ways(From(state): From<State>) -> Json<LoginWays> {
-    let logins = state.logins.as_ref();
     Json(LoginWays {
-        device: logins.and_then(|logins| (logins.device_login)()),
+        device: (state.logins.device_login)(),
     })
 }
 
@@ -130,10 +90,10 @@ async fn log_in(
     begun: Option<Extension<Begun>>,
     request: Request,
 ) -> Result<Response, Problem> {
-    let (Some(Extension(info)), Some(logins)) = (info, &state.logins) else {
+    let Some(Extension(info)) = info else {
         return Err(Problem::new(
             StatusCode::NOT_FOUND,
-            "there is nobody to log in to here: ask a running server, at its URL",
+            "the operator's socket takes no logins: use the server's URL",
         ));
     };
     // The credential first: nothing of a stranger's body is read.
@@ -144,7 +104,10 @@ async fn log_in(
         return Err(foreign_origin());
     }
     let client = caller.client();
-    let proved = logins.prove(&caller, &state.directory.snapshot()).await?;
+    let proved = state
+        .logins
+        .prove(&caller, &state.directory.snapshot())
+        .await?;
     if begun.is_some_and(|Extension(begun)| !begun.begin()) {
         return Err(unauthorized());
     }

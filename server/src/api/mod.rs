@@ -23,6 +23,7 @@ mod passwords;
 mod problem;
 mod requester;
 mod resource;
+mod server;
 mod share;
 #[cfg(test)]
 mod tests;
@@ -40,6 +41,7 @@ use http::header::USER_AGENT;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use time::OffsetDateTime;
 use tower::ServiceExt;
+use underpass_api::{LOGIN, ServerInfo};
 use underpass_audit::{OwnCall, OwnCaller, Trail, cut};
 use underpass_authenticate::Caller;
 use underpass_core::ConnectionInfo;
@@ -47,34 +49,16 @@ use underpass_core::{Body, ClusterName, Refusal};
 use underpass_direct::DirectClusters;
 use underpass_directory::{Directory, Draft};
 
-pub(crate) use self::access::{AccessGiven, AccessRequest};
-pub(crate) use self::agents::{AgentMade, AgentRequest, View as AgentView};
 use self::begun::Begun;
-pub(crate) use self::bindings::{Spec as BindingSpec, Status as BindingStatus};
-pub(crate) use self::clusters::{Spec as ClusterSpec, Status as ClusterStatus};
 use self::did::Did;
-pub(crate) use self::direct::{Reachability, Spec as DirectSpec};
 pub(crate) use self::first::{
-    NAME as FIRST_ADMINISTRATOR, first_administrator, needs_first_administrator,
+    NAME as FIRST_ADMINISTRATOR, first_administrator, needs_first_administrator, new_administrator,
 };
-pub(crate) use self::groups::{Spec as GroupSpec, Status as GroupStatus};
-pub(crate) use self::login::{DeviceLoginWay, LoginRequest, LoginWays, Logins};
-pub(crate) use self::myself::Myself;
-pub(crate) use self::page::List;
-pub(crate) use self::passwords::NewPassword;
-pub(crate) use self::problem::Problem;
+pub(crate) use self::login::Logins;
+use self::problem::Problem;
 pub(crate) use self::requester::Requester;
-pub(crate) use self::resource::{View, segment};
 use self::share::{Pace, Places};
-pub(crate) use self::tokens::{TokenMade, TokenRequest, View as TokenView};
-pub(crate) use self::users::{Spec as UserSpec, Status as UserStatus};
 use crate::limits;
-
-/// What begins every path of the API.
-pub(crate) const PREFIX: &str = "/v1/";
-
-/// Where one logs in.
-pub(crate) const LOGIN: &str = "/v1/login";
 
 /// The API: routes over a directory.
 #[derive(Clone)]
@@ -89,10 +73,10 @@ pub(crate) struct Api {
 struct State {
     directory: Arc<Directory>,
     sessions: Sessions,
-    /// Nothing where no server runs.
-    logins: Option<Arc<Logins>>,
+    logins: Arc<Logins>,
     trail: Trail,
     direct: Arc<DirectClusters>,
+    server: Arc<ServerInfo>,
     places: Places,
     pace: Arc<Pace>,
 }
@@ -119,36 +103,25 @@ impl State {
     }
 }
 
-/// How many agents of a cluster are connected to this server; nothing where no server runs.
-pub(crate) type Sessions = Arc<dyn Fn(&ClusterName) -> Option<usize> + Send + Sync>;
+/// How many agents of a cluster are connected to this server.
+pub(crate) type Sessions = Arc<dyn Fn(&ClusterName) -> usize + Send + Sync>;
 
 impl Api {
-    /// Over a directory that no server has open.
-    pub(crate) fn offline(directory: Arc<Directory>, direct: Arc<DirectClusters>) -> Self {
-        Self::over(State {
-            directory,
-            sessions: Arc::new(|_| None),
-            direct,
-            logins: None,
-            trail: Trail::default(),
-            places: Places::default(),
-            pace: Arc::default(),
-        })
-    }
-
-    /// Of a running server.
+    /// Answers from a directory and what the server knows beside it.
     pub(crate) fn new(
         directory: Arc<Directory>,
         sessions: Sessions,
         direct: Arc<DirectClusters>,
-        logins: Logins,
+        logins: Arc<Logins>,
+        server: ServerInfo,
         trail: Trail,
     ) -> Self {
         Self::over(State {
             directory,
             sessions,
             direct,
-            logins: Some(Arc::new(logins)),
+            logins,
+            server: Arc::new(server),
             trail,
             places: Places::default(),
             pace: Arc::default(),
@@ -168,6 +141,7 @@ impl Api {
             .merge(tokens::routes())
             .merge(access::routes())
             .merge(myself::routes())
+            .merge(server::routes())
             .merge(login::routes())
             .merge(passwords::routes())
             .fallback(problem::no_such_path)

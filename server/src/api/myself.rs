@@ -1,54 +1,14 @@
 //! `/v1/self`: who the requester is here.
 
-use std::collections::BTreeSet;
-
 use axum::extract::State as From;
 use axum::routing::get;
 use axum::{Json, Router};
-use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
-use underpass_core::{ClusterName, Scope};
-use underpass_directory::{Cluster, Role};
+use underpass_api::{Myself, Reachable};
+use underpass_core::ClusterName;
+use underpass_directory::Cluster;
 
 use super::{Requester, State};
-
-/// Who asks.
-#[derive(Debug, Serialize, Deserialize, utoipa::ToSchema)]
-#[serde(rename_all = "camelCase")]
-pub(crate) struct Myself {
-    /// The user's name.
-    pub(crate) user: String,
-    /// The groups.
-    pub(crate) groups: Vec<String>,
-    /// Who vouches for that.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) authenticated_by: Option<String>,
-    /// When the credential ends.
-    #[serde(
-        default,
-        with = "time::serde::rfc3339::option",
-        skip_serializing_if = "Option::is_none"
-    )]
-    pub(crate) expires: Option<OffsetDateTime>,
-    /// What the credential may be used for.
-    #[serde(default, skip_serializing_if = "Scope::is_everything")]
-    pub(crate) scope: Scope,
-    /// May they change the whole directory?
-    pub(crate) administrator: bool,
-    /// The clusters that they may reach, and as what.
-    pub(crate) clusters: Vec<Reachable>,
-}
-
-/// A cluster that somebody may reach.
-#[derive(Debug, Serialize, Deserialize, utoipa::ToSchema)]
-pub(crate) struct Reachable {
-    /// Its name.
-    #[schema(value_type = String)]
-    pub(crate) name: ClusterName,
-    /// Their roles there.
-    #[schema(value_type = Vec<Role>)]
-    pub(crate) roles: BTreeSet<Role>,
-}
 
 pub(super) fn routes() -> Router<State> {
     Router::new().route("/v1/self", get(read))

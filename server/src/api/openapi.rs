@@ -17,11 +17,14 @@ use utoipa::openapi::{
     ComponentsBuilder, Info, OpenApi, OpenApiBuilder, Ref, RefOr, Required, Schema,
 };
 
-use super::resource::Resource;
-use super::{
-    access, agents, bindings, clusters, direct, groups, login, myself, passwords, problem, tokens,
-    users,
+use underpass_api::{
+    AccessGiven, AccessRequest, AgentMade, AgentRequest, AgentView, LoginRequest, LoginWays,
+    Myself, NewPassword, Problem, Reachability, SERVER, ServerInfo, TokenMade, TokenRequest,
+    TokenView,
 };
+
+use super::resource::Resource;
+use super::{bindings, clusters, groups, users};
 
 pub(super) async fn serve() -> Response {
     match describe().to_json() {
@@ -98,7 +101,7 @@ pub(super) fn described() -> Vec<Described> {
 fn operations(schemas: &mut Schemas) -> Vec<Described> {
     let mut all = Vec::new();
     resource::<clusters::Clusters>(&mut all, schemas);
-    let reachability = schemas.of::<direct::Reachability>();
+    let reachability = schemas.of::<Reachability>();
     let about = "Whether a direct cluster's API server answers and accepts the credential: it is asked now; administrators only";
     let path = "/v1/clusters/{name}/reachability";
     all.push(Described::read(path, about, reachability));
@@ -106,14 +109,14 @@ fn operations(schemas: &mut Schemas) -> Vec<Described> {
     resource::<groups::Groups>(&mut all, schemas);
     resource::<bindings::Bindings>(&mut all, schemas);
 
-    let agent = schemas.of::<agents::View>();
+    let agent = schemas.of::<AgentView>();
     let list = schemas.list(agent.clone(), "AgentList");
     let about = "Tokens of agents; administrators, of their clusters";
     let mut agents = Described::list("/v1/agents", about, list);
     agents.filters = &["cluster"];
     all.push(agents);
-    let made = schemas.of::<agents::AgentMade>();
-    let wanted = schemas.of::<agents::AgentRequest>();
+    let made = schemas.of::<AgentMade>();
+    let wanted = schemas.of::<AgentRequest>();
     let about = "Makes a token for an agent, which is shown this once";
     all.push(Described::create("/v1/agents", about, wanted, made));
     let about = "A token of an agent";
@@ -121,14 +124,14 @@ fn operations(schemas: &mut Schemas) -> Vec<Described> {
     let about = "Takes an agent's token back: its sessions end";
     all.push(Described::remove("/v1/agents/{id}", about));
 
-    let token = schemas.of::<tokens::View>();
+    let token = schemas.of::<TokenView>();
     let list = schemas.list(token.clone(), "TokenList");
     let about = "Tokens: one's own; administrators, all";
     let mut tokens = Described::list("/v1/tokens", about, list);
     tokens.filters = &["user"];
     all.push(tokens);
-    let made = schemas.of::<tokens::TokenMade>();
-    let wanted = schemas.of::<tokens::TokenRequest>();
+    let made = schemas.of::<TokenMade>();
+    let wanted = schemas.of::<TokenRequest>();
     let about = "Makes a token, which is shown this once";
     all.push(Described::create("/v1/tokens", about, wanted, made));
     let about = "A token, never its secret";
@@ -136,22 +139,19 @@ fn operations(schemas: &mut Schemas) -> Vec<Described> {
     let about = "Takes a token back: what was opened with it ends";
     all.push(Described::remove("/v1/tokens/{id}", about));
 
-    let (wanted, given) = (
-        schemas.of::<access::AccessRequest>(),
-        schemas.of::<access::AccessGiven>(),
-    );
+    let (wanted, given) = (schemas.of::<AccessRequest>(), schemas.of::<AccessGiven>());
     let about = "Lets a user in: user, groups, binding and token, all of it or nothing; administrators only";
     let mut access = Described::create("/v1/access", about, wanted, given);
     access.gives = access.gives.map(|(_, schema)| ("200", schema));
     all.push(access);
-    let wanted = schemas.of::<login::LoginRequest>();
-    let made = schemas.of::<tokens::TokenMade>();
+    let wanted = schemas.of::<LoginRequest>();
+    let made = schemas.of::<TokenMade>();
     let about = "Logs in, with a name and password (Basic) or whatever an authenticator takes: gives a token";
     all.push(Described::create("/v1/login", about, wanted, made));
-    let ways = schemas.of::<login::LoginWays>();
+    let ways = schemas.of::<LoginWays>();
     let about = "How people may log in; anybody may ask";
     all.push(Described::read("/v1/login", about, ways));
-    let password = schemas.of::<passwords::NewPassword>();
+    let password = schemas.of::<NewPassword>();
     let path = "/v1/users/{name}/password";
     let about = "Sets a password: one's own, or as an administrator; whoever logged in with the old one is logged out";
     let mut set = Described::create(path, about, password, text().into());
@@ -161,9 +161,12 @@ fn operations(schemas: &mut Schemas) -> Vec<Described> {
         path,
         "Takes the password away; administrators only",
     ));
-    let myself = schemas.of::<myself::Myself>();
+    let myself = schemas.of::<Myself>();
     let about = "Who asks, and what they may";
     all.push(Described::read("/v1/self", about, myself));
+    let server = schemas.of::<ServerInfo>();
+    let about = "How users and agents reach the server: its URL and its CA";
+    all.push(Described::read(SERVER, about, server));
     all
 }
 
@@ -306,7 +309,7 @@ impl Described {
             None => operation.response("204", ResponseBuilder::new().description("Done").build()),
         };
         let problem = |description: &str| {
-            let schema = Ref::from_schema_name(problem::Problem::name());
+            let schema = Ref::from_schema_name(Problem::name());
             let content = ContentBuilder::new().schema(Some(schema)).build();
             ResponseBuilder::new()
                 .description(description)
@@ -336,7 +339,7 @@ impl Described {
 pub(super) fn describe() -> OpenApi {
     let mut schemas = Schemas::default();
     let operations = operations(&mut schemas);
-    schemas.of::<problem::Problem>();
+    schemas.of::<Problem>();
     let mut paths = PathsBuilder::new().build();
     for operation in &operations {
         paths.add_path_operation(

@@ -5,6 +5,7 @@ use axum::response::{IntoResponse, Response};
 use http::header::ETAG;
 use http::{HeaderMap, HeaderValue, StatusCode};
 use serde::{Deserialize, Serialize};
+use underpass_api::List;
 use underpass_directory::{Revision, Table};
 
 use crate::limits;
@@ -17,16 +18,6 @@ pub(super) struct Page {
     pub(super) after: Option<String>,
     /// How many objects.
     pub(super) limit: Option<usize>,
-}
-
-/// One page of a list, in the order of names.
-#[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct List<T> {
-    /// The objects.
-    pub(crate) items: Vec<T>,
-    /// What `after` is for the next page; none behind the last one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) next: Option<String>,
 }
 
 impl Page {

@@ -7,7 +7,7 @@ use axum::response::Response;
 use axum::routing::put;
 use axum::{Extension, Router};
 use http::StatusCode;
-use serde::{Deserialize, Serialize};
+use underpass_api::NewPassword;
 use underpass_authenticate::{LoginError, Password, PasswordHash};
 use underpass_directory::{AccessToken, Draft, Expect, Owner, Snapshot, User};
 use zeroize::Zeroizing;
@@ -15,19 +15,6 @@ use zeroize::Zeroizing;
 use super::problem::Problem;
 use super::{Client, Did, Requester, State, body};
 use crate::limits;
-
-/// A new password.
-#[derive(Deserialize, Serialize, utoipa::ToSchema)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct NewPassword {
-    /// What it is to be: twelve characters at least.
-    #[schema(value_type = String)]
-    pub(crate) password: Zeroizing<String>,
-    /// What it is now, where one's own is changed; administrators leave it out for others.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<String>)]
-    pub(crate) current: Option<Zeroizing<String>>,
-}
 
 pub(super) fn routes() -> Router<State> {
     Router::new().route("/v1/users/{name}/password", put(set).delete(remove))
@@ -82,13 +69,14 @@ async fn prove(
             "an administrator gives the first password",
         ));
     };
-    let (Some(current), Some(logins)) = (current, &state.logins) else {
+    let Some(current) = current else {
         return Err(Problem::invalid(
             "say what the password is now, as `current`",
         ));
     };
     let login = Password::new(name, current);
-    let checked = logins
+    let checked = state
+        .logins
         .passwords
         .check(&login, Some(kept.clone()), client)
         .await;

@@ -1,13 +1,11 @@
 //! Errors of the API, as problem details (RFC 9457).
 
-use std::fmt;
-
 use axum::Json;
 use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
 use axum::response::{IntoResponse, Response};
 use http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderValue, StatusCode};
-use serde::{Deserialize, Serialize};
+use underpass_api::About;
 use underpass_audit::cut;
 use underpass_core::Refusal;
 use underpass_directory::ChangeError;
@@ -15,54 +13,18 @@ use underpass_tunnel::chain;
 
 use crate::limits;
 
-/// Why a request was not done.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
-#[serde(rename_all = "camelCase")]
-pub(crate) struct Problem {
-    /// The HTTP status.
-    pub(crate) status: u16,
-    /// Its name.
-    pub(crate) title: String,
-    /// What was wrong, and what to do.
-    pub(crate) detail: String,
-    /// The object that is missing, there already, or other than expected.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) about: Option<About>,
-    /// Seconds until another attempt makes sense; also in `Retry-After`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) retry_after_seconds: Option<u64>,
-}
-
-/// An object that a problem is about.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
-pub(crate) struct About {
-    /// What it is: cluster, user, …
-    pub(crate) kind: String,
-    /// Its name.
-    pub(crate) name: String,
-}
-
-impl fmt::Display for Problem {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.detail)
-    }
-}
-
-impl std::error::Error for Problem {}
+/// The answer to a request that was not done.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(transparent)]
+pub(crate) struct Problem(underpass_api::Problem);
 
 impl Problem {
     pub(crate) fn new(status: StatusCode, detail: impl Into<String>) -> Self {
-        Self {
-            status: status.as_u16(),
-            title: status.canonical_reason().unwrap_or("Error").to_owned(),
-            detail: detail.into(),
-            about: None,
-            retry_after_seconds: None,
-        }
+        Self(underpass_api::Problem::new(status, detail))
     }
 
     fn about(mut self, kind: &str, name: &str) -> Self {
-        self.about = Some(About {
+        self.0.about = Some(About {
             kind: kind.to_owned(),
             name: name.to_owned(),
         });
@@ -71,10 +33,12 @@ impl Problem {
 
     /// Too many, too fast.
     pub(super) fn later(status: StatusCode, detail: impl Into<String>, seconds: u64) -> Self {
-        Self {
-            retry_after_seconds: Some(seconds),
-            ..Self::new(status, detail)
-        }
+        Self::new(status, detail).after(Some(seconds))
+    }
+
+    fn after(mut self, seconds: Option<u64>) -> Self {
+        self.0.retry_after_seconds = seconds;
+        self
     }
 
     pub(super) fn forbidden(what: &str) -> Self {
@@ -149,10 +113,8 @@ impl From<&Refusal> for Problem {
             }
             refusal => refusal.to_string(),
         };
-        Self {
-            retry_after_seconds: refusal.retry_after().map(|wait| wait.as_secs().max(1)),
-            ..Self::new(refusal.code(), detail)
-        }
+        let wait = refusal.retry_after().map(|wait| wait.as_secs().max(1));
+        Self::new(refusal.code(), detail).after(wait)
     }
 }
 
@@ -175,15 +137,17 @@ impl From<PathRejection> for Problem {
 }
 
 impl IntoResponse for Problem {
-    fn into_response(mut self) -> Response {
+    fn into_response(self) -> Response {
+        let Self(mut problem) = self;
         // Both may quote the request, of which a path may have a megabyte.
-        self.detail = cut(&self.detail, limits::PROBLEM_CHARS).to_owned();
-        if let Some(about) = &mut self.about {
+        problem.detail = cut(&problem.detail, limits::PROBLEM_CHARS).to_owned();
+        if let Some(about) = &mut problem.about {
             about.name = cut(&about.name, limits::PROBLEM_CHARS).to_owned();
         }
-        let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        let retry_after = self.retry_after_seconds.map(HeaderValue::from);
-        let mut response = (status, Json(self)).into_response();
+        let status =
+            StatusCode::from_u16(problem.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let retry_after = problem.retry_after_seconds.map(HeaderValue::from);
+        let mut response = (status, Json(problem)).into_response();
         let headers = response.headers_mut();
         let kind = HeaderValue::from_static("application/problem+json");
         headers.insert(CONTENT_TYPE, kind);

@@ -6,10 +6,10 @@ use axum::routing::get;
 use axum::{Json, Router};
 use http::header::{ETAG, IF_MATCH, IF_NONE_MATCH, LOCATION};
 use http::{HeaderMap, HeaderValue, StatusCode};
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
+use underpass_api::{New, View, segment};
 use underpass_directory::{Checked, Draft, Entry, Expect, Revision, Snapshot};
 
 use super::page::{Page, etag, tagged};
@@ -23,13 +23,7 @@ pub(super) trait Resource: Send + Sync + 'static {
     /// The directory's object.
     type Object: Checked;
     /// What a client may set.
-    type Spec: Clone
-        + Serialize
-        + DeserializeOwned
-        + utoipa::ToSchema
-        + Send
-        + Sync
-        + for<'a> std::convert::From<&'a Self::Object>;
+    type Spec: Clone + Serialize + DeserializeOwned + utoipa::ToSchema + Send + Sync;
     /// What a client sees beside that.
     type Status: Serialize + DeserializeOwned + utoipa::ToSchema;
 
@@ -37,6 +31,9 @@ pub(super) trait Resource: Send + Sync + 'static {
     const PATH: &'static str;
     /// What one is, for the description.
     const ABOUT: &'static str;
+
+    /// What a client may set of the object, without its secrets.
+    fn spec(object: &Self::Object) -> Self::Spec;
 
     /// What a client wants, on top of what it cannot set: of the object as it was, or of a new one.
     fn object(spec: Self::Spec, before: Option<&Self::Object>, now: OffsetDateTime)
@@ -87,31 +84,6 @@ pub(super) trait Resource: Send + Sync + 'static {
     ) -> Result<(), Problem>;
 }
 
-/// An object as a client sees it.
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub(crate) struct View<Spec, Status> {
-    /// Its name.
-    pub(crate) name: String,
-    /// Of its last change; also its `ETag`.
-    pub(crate) revision: Revision,
-    /// When it was made.
-    #[serde(with = "time::serde::rfc3339")]
-    pub(crate) created: OffsetDateTime,
-    /// What can be set.
-    pub(crate) spec: Spec,
-    /// What can only be seen.
-    pub(crate) status: Status,
-}
-
-/// A new object.
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct New<Spec> {
-    pub(crate) name: String,
-    pub(crate) spec: Spec,
-}
-
 type ViewOf<R> = View<<R as Resource>::Spec, <R as Resource>::Status>;
 
 pub(super) fn routes<R: Resource>() -> Router<State> {
@@ -133,7 +105,7 @@ fn view<R: Resource>(
     rights: &Rights<'_>,
     state: &State,
 ) -> ViewOf<R> {
-    let mut spec = (&*entry.object).into();
+    let mut spec = R::spec(&entry.object);
     let mut status = R::status(name, &entry.object, state, rights.snapshot());
     R::redact(&mut spec, &mut status, rights);
     View {
@@ -237,7 +209,7 @@ async fn patch<R: Resource>(
         // Before anything is said of it, or of its not being there.
         R::allow(before.as_deref(), None, &requester, draft)?;
         let before = before.ok_or_else(|| absent::<R>(&name))?;
-        let spec = R::Spec::from(&*before);
+        let spec = R::spec(&before);
         let mut spec =
             serde_json::to_value(spec).map_err(|error| Problem::invalid(error.to_string()))?;
         merge(&mut spec, &change);
@@ -321,7 +293,7 @@ fn did<R: Resource>(name: &str, object: Option<&R::Object>) -> Did {
 
     let did = Did::to(R::Object::KIND.as_str(), name);
     match object {
-        Some(object) => did.spec(&R::Spec::from(object)),
+        Some(object) => did.spec(&R::spec(object)),
         None => did,
     }
 }
@@ -357,18 +329,6 @@ pub(super) fn expected(headers: &HeaderMap) -> Result<Option<Expect>, Problem> {
             "a change takes one If-Match, or If-None-Match: *",
         )),
     }
-}
-
-/// What a path segment may hold as it is (RFC 3986, section 2.3).
-const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC
-    .remove(b'-')
-    .remove(b'.')
-    .remove(b'_')
-    .remove(b'~');
-
-/// A name in a path.
-pub(crate) fn segment(name: &str) -> String {
-    utf8_percent_encode(name, SEGMENT).to_string()
 }
 
 fn path<R: Resource>(name: &str) -> String {

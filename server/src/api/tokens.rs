@@ -8,12 +8,13 @@ use axum::response::Response;
 use axum::routing::get;
 use axum::{Json, Router};
 use http::{HeaderMap, StatusCode};
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use time::OffsetDateTime;
+use underpass_api::{TokenMade, TokenRequest, TokenView};
 use underpass_authenticate::Token;
 use underpass_core::{ClusterName, Identity, Provenance, Scope};
 use underpass_directory::{
-    AccessToken, ChangeError, Draft, Entry, Expect, Kind, Name, Owner, Revision, Snapshot, TokenUse,
+    AccessToken, ChangeError, Draft, Entry, Expect, Kind, Owner, Snapshot, TokenUse,
 };
 
 use zeroize::Zeroizing;
@@ -22,88 +23,6 @@ use super::page::{Page, tagged};
 use super::problem::Problem;
 use super::{Did, Requester, State, body};
 use crate::limits;
-
-/// What a client sees of a token: never the secret.
-#[derive(Debug, Serialize, Deserialize, utoipa::ToSchema)]
-#[schema(as = Token)]
-#[serde(rename_all = "camelCase")]
-pub(crate) struct View {
-    /// Its id: the beginning of its hash.
-    pub(crate) id: String,
-    /// Of its last change.
-    #[schema(value_type = u64)]
-    pub(crate) revision: Revision,
-    /// Whose it is.
-    pub(crate) user: String,
-    /// Who vouched for them, where they logged in with somebody else's credential.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) authenticated_by: Option<String>,
-    /// When it was made.
-    #[serde(with = "time::serde::rfc3339")]
-    pub(crate) created: OffsetDateTime,
-    /// From when on it counts for nothing.
-    #[serde(
-        default,
-        with = "time::serde::rfc3339::option",
-        skip_serializing_if = "Option::is_none"
-    )]
-    pub(crate) expires: Option<OffsetDateTime>,
-    /// Until when its holder may have another one for it, where it comes from a login.
-    #[serde(
-        default,
-        with = "time::serde::rfc3339::option",
-        skip_serializing_if = "Option::is_none"
-    )]
-    pub(crate) renewable_until: Option<OffsetDateTime>,
-    /// When it was last used, to some minutes.
-    #[serde(
-        default,
-        with = "time::serde::rfc3339::option",
-        skip_serializing_if = "Option::is_none"
-    )]
-    pub(crate) last_used: Option<OffsetDateTime>,
-    /// The token that it was made with. Taking that one back ends this one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) parent: Option<String>,
-    /// What it may be used for.
-    #[serde(default, skip_serializing_if = "Scope::is_everything")]
-    pub(crate) scope: Scope,
-    /// What people call it.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub(crate) description: String,
-}
-
-/// A token to make.
-#[derive(Debug, Clone, Default, Serialize, Deserialize, utoipa::ToSchema)]
-#[serde(deny_unknown_fields, rename_all = "camelCase", default)]
-pub(crate) struct TokenRequest {
-    /// Whose; the requester's own without.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<String>)]
-    pub(crate) user: Option<Name>,
-    /// How long it counts: no longer than the credential that asks for it. Only administrators make tokens without an
-    /// end, with a credential that has none.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) expires_in_seconds: Option<u64>,
-    /// Its scope, which is within that of the requester's own credential. It names 64 clusters at the most, which
-    /// there are.
-    #[serde(skip_serializing_if = "Scope::is_everything")]
-    pub(crate) scope: Scope,
-    /// What people call it.
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub(crate) description: String,
-}
-
-/// A token that was just made.
-#[derive(Serialize, Deserialize, utoipa::ToSchema)]
-#[serde(rename_all = "camelCase")]
-pub(crate) struct TokenMade {
-    /// The token itself, which is kept nowhere.
-    #[schema(value_type = String)]
-    pub(crate) token: Zeroizing<String>,
-    /// What is kept.
-    pub(crate) about: View,
-}
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -119,14 +38,14 @@ pub(super) fn routes() -> Router<State> {
         .route("/v1/tokens/{id}", get(read).delete(remove))
 }
 
-pub(super) fn view(id: &str, entry: &Entry<AccessToken>, snapshot: &Snapshot) -> View {
+pub(super) fn view(id: &str, entry: &Entry<AccessToken>, snapshot: &Snapshot) -> TokenView {
     let token = &entry.object;
     let authenticated_by = match &token.owner {
         Owner::User(_) => None,
         Owner::Login(login) => Some(login.authenticated_by.clone()),
     };
     let used = snapshot.get::<TokenUse>(id);
-    View {
+    TokenView {
         id: id.to_owned(),
         revision: entry.revision,
         user: token.owner.name().to_owned(),
@@ -193,7 +112,7 @@ async fn read(
     From(state): From<State>,
     requester: Requester,
     Path(id): Path<String>,
-) -> Result<Json<View>, Problem> {
+) -> Result<Json<TokenView>, Problem> {
     let snapshot = state.directory.snapshot();
     let entry = snapshot
         .get::<AccessToken>(&id)

@@ -1,11 +1,8 @@
 //! `/v1/users`
 
-use std::collections::{BTreeMap, BTreeSet};
-
-use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
-use underpass_core::Authority;
-use underpass_directory::{Draft, Role, Snapshot, User};
+use underpass_api::{UserSpec, UserStatus};
+use underpass_directory::{Draft, Snapshot, User};
 
 use super::problem::Problem;
 use super::requester::Rights;
@@ -14,62 +11,25 @@ use super::{Requester, State};
 
 pub(crate) struct Users;
 
-/// What a user is.
-#[derive(Debug, Clone, Default, Serialize, Deserialize, utoipa::ToSchema)]
-#[schema(as = UserSpec)]
-#[serde(deny_unknown_fields, rename_all = "camelCase", default)]
-pub(crate) struct Spec {
-    /// What clusters know them by beside the name.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) uid: Option<String>,
-    /// Further facts for clusters, by lower-case key.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    pub(crate) extra: BTreeMap<String, Vec<String>>,
-    /// Their tokens count for nothing, and they cannot log in.
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
-    pub(crate) disabled: bool,
-    /// Authenticators whose user of this name is this user, by kind and name: `ldap/corp`. Whoever bears the name at another
-    /// one is refused.
-    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
-    #[schema(value_type = Vec<String>)]
-    pub(crate) links: BTreeSet<Authority>,
-}
+impl Resource for Users {
+    type Object = User;
+    type Spec = UserSpec;
+    type Status = UserStatus;
 
-/// How it is with a user.
-#[derive(Debug, Serialize, Deserialize, utoipa::ToSchema)]
-#[schema(as = UserStatus)]
-#[serde(rename_all = "camelCase")]
-pub(crate) struct Status {
-    /// The groups that the directory has them in.
-    pub(crate) groups: Vec<String>,
-    /// What bindings give them, by role: clusters by name, `*` for all, `key=value` for a label.
-    #[schema(value_type = BTreeMap<String, Vec<String>>)]
-    pub(crate) reach: BTreeMap<Role, BTreeSet<String>>,
-    /// They have a password to log in with.
-    pub(crate) has_password: bool,
-}
+    const PATH: &'static str = "users";
+    const ABOUT: &'static str = "A user of the directory's own; administrators only";
 
-impl From<&User> for Spec {
-    fn from(user: &User) -> Self {
-        Self {
+    fn spec(user: &User) -> UserSpec {
+        UserSpec {
             uid: user.uid.clone(),
             extra: user.extra.clone(),
             disabled: user.disabled,
             links: user.links.clone(),
         }
     }
-}
 
-impl Resource for Users {
-    type Object = User;
-    type Spec = Spec;
-    type Status = Status;
-
-    const PATH: &'static str = "users";
-    const ABOUT: &'static str = "A user of the directory's own; administrators only";
-
-    fn object(spec: Spec, before: Option<&User>, now: OffsetDateTime) -> User {
-        let Spec {
+    fn object(spec: UserSpec, before: Option<&User>, now: OffsetDateTime) -> User {
+        let UserSpec {
             uid,
             extra,
             disabled,
@@ -88,8 +48,8 @@ impl Resource for Users {
         user.created
     }
 
-    fn status(name: &str, user: &User, _: &State, snapshot: &Snapshot) -> Status {
-        Status {
+    fn status(name: &str, user: &User, _: &State, snapshot: &Snapshot) -> UserStatus {
+        UserStatus {
             has_password: user.password.is_some(),
             groups: snapshot.groups_of(name).to_vec(),
             reach: snapshot.reach_of(name),

@@ -22,17 +22,17 @@ const NAME: &str = "audit.log";
 /// That of events of callers without an identity.
 const STRANGERS: &str = "audit-unauthenticated.log";
 
-/// What the command line says of the audit log.
+/// Flags about the audit log.
 #[derive(Debug, Args)]
 pub(crate) struct Options {
     /// File for the audit log: an audit.k8s.io/v1 event a line; `-` for stdout, `off` for none
     /// [default: audit.log in the data directory]
     #[arg(long, env = "UNDERPASS_AUDIT_LOG", value_name = "FILE")]
     audit_log: Option<Place>,
-    /// Size at which the audit log's file is put aside and a new one begun, in MiB
+    /// Size at which the audit log's file is rotated, in MiB
     #[arg(long, env = "UNDERPASS_AUDIT_LOG_SIZE", default_value = "100", value_name = "MIB", value_parser = clap::value_parser!(u64).range(1..))]
     audit_log_size: u64,
-    /// Files put aside that are kept, the latest ones
+    /// Rotated files to keep
     #[arg(
         long,
         env = "UNDERPASS_AUDIT_LOG_FILES",
@@ -40,18 +40,18 @@ pub(crate) struct Options {
         value_name = "NUMBER"
     )]
     audit_log_files: usize,
-    /// How long they are kept; 0s: as long as their number allows
+    /// Time to keep rotated files; 0s keeps them until there are too many
     #[arg(long, env = "UNDERPASS_AUDIT_LOG_AGE", default_value = "0s", value_name = "TIME", value_parser = humantime::parse_duration)]
     audit_log_age: Duration,
-    /// Policy that says which calls are written, as kube-apiserver's --audit-policy-file, with `clusters` in
-    /// rules; without it, all of them
+    /// Audit policy, as kube-apiserver's --audit-policy-file, with `clusters` in rules. Without it, all
+    /// calls are written
     #[arg(long, env = "UNDERPASS_AUDIT_POLICY", value_name = "FILE")]
     audit_policy: Option<PathBuf>,
-    /// Kubeconfig of a service that gets the events, too, as kube-apiserver's --audit-webhook-config-file
+    /// Kubeconfig of a service that also gets the events, as kube-apiserver's --audit-webhook-config-file
     #[arg(long, env = "UNDERPASS_AUDIT_WEBHOOK", value_name = "FILE")]
     audit_webhook: Option<PathBuf>,
-    /// What happens when events cannot be written as fast as they come to the file or stdout: `block` lets new calls
-    /// wait, and refuses them after 10 s; `drop` drops events and counts them. Nothing waits for the webhook
+    /// If the file or stdout is too slow: `block` lets new calls wait, and refuses them after 10 s; `drop` drops events
+    /// and counts them. Calls never wait for the webhook
     #[arg(
         long,
         env = "UNDERPASS_AUDIT_FULL",
@@ -59,7 +59,7 @@ pub(crate) struct Options {
         value_name = "block|drop"
     )]
     audit_full: WhenFull,
-    /// Events that may wait to be written before that
+    /// Events that may wait before that
     #[arg(long, env = "UNDERPASS_AUDIT_BUFFER", default_value = "10000", value_name = "EVENTS", value_parser = clap::value_parser!(u32).range(1..))]
     audit_buffer: u32,
 }

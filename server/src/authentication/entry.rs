@@ -18,7 +18,7 @@ use super::jwt::Jwt;
 use super::ldap::Ldap;
 use super::prefixes::{self, Prefixes};
 use super::token_review::Review;
-use crate::api::DeviceLoginWay;
+use underpass_api::DeviceLoginWay;
 
 /// A name, and exactly one kind of authenticator.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]

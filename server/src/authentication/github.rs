@@ -6,15 +6,16 @@ use std::time::Duration;
 
 use serde::Deserialize;
 use underpass_authenticate::{
-    Authenticator, ConfigError, DeviceLogin, GitHubAudience, GitHubConfig, Misconfigured, Source,
+    Authenticator, ConfigError, GitHubAudience, GitHubConfig, Misconfigured, Source,
 };
+use underpass_https::{DeviceConfigError, DeviceLogin};
 use zeroize::Zeroizing;
 
 use super::entry::{prefix, roots};
 use super::file::{Contents, duration};
 use super::prefixes::{Prefix, Prefixes};
 use super::token_review::remote;
-use crate::api::DeviceLoginWay;
+use underpass_api::DeviceLoginWay;
 
 /// Tokens of GitHub, or of a GitHub Enterprise Server.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -116,7 +117,8 @@ impl GitHub {
         };
         if let Some(device) = &self.device_login {
             // Here as there: a mistake is to be found before somebody logs in.
-            DeviceLogin::new(&device.url, &config.roots, device.client_id.clone())?;
+            DeviceLogin::new(&device.url, &config.roots, device.client_id.clone())
+                .map_err(unusable)?;
         }
         if let (Some(device), Some(app)) = (&self.device_login, &self.app)
             && device.client_id != app.client_id
@@ -152,6 +154,18 @@ impl GitHub {
                  member has authorized may be that member here",
             )),
         }
+    }
+}
+
+fn unusable(error: DeviceConfigError) -> ConfigError {
+    let (field, why) = match error {
+        DeviceConfigError::ClientId => ("clientID", Misconfigured::Empty),
+        DeviceConfigError::Url => ("url", Misconfigured::Url("https")),
+        error => ("url", Misconfigured::Unusable(Box::new(error))),
+    };
+    ConfigError {
+        field: field.to_owned(),
+        why,
     }
 }
 

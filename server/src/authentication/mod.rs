@@ -26,8 +26,8 @@ use underpass_tunnel::chain;
 use self::entry::{Entry, Kind};
 pub(crate) use self::file::AuthenticationError;
 use self::file::{Contents, File};
-use crate::api::DeviceLoginWay;
 use crate::limits;
+use underpass_api::DeviceLoginWay;
 
 /// How often the files are looked at: a change takes effect within this time.
 const INTERVAL: Duration = Duration::from_secs(1);

@@ -2,9 +2,9 @@
 
 use anyhow::Result;
 
-use super::terminal::show;
 use crate::data_dir::DataDir;
 use crate::pki::Ca;
+use underpass_terminal::show;
 
 pub(crate) fn run(data: &DataDir) -> Result<()> {
     show(Ca::pin(data)?);

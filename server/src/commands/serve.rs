@@ -11,6 +11,7 @@ use metrics_util::MetricKindMask;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use underpass_api::ServerInfo;
 use underpass_audit::Trail;
 use underpass_authenticate::{CertificateRequest, Passwords};
 use underpass_core::ImpersonationPolicy;
@@ -18,7 +19,8 @@ use underpass_direct::{DirectClusters, Plugins};
 use underpass_directory::Directory;
 use underpass_gateway::AccessReviews;
 use underpass_gateway::{Budgets, Front, FrontConfig, StrangerBounds, Strangers};
-use underpass_tunnel::{Acceptor, AcceptorConfig, Lines, ResumeWindow, describe_metrics};
+use underpass_terminal::Lines;
+use underpass_tunnel::{Acceptor, AcceptorConfig, ResumeWindow, describe_metrics};
 
 use crate::api::{Api, Logins};
 use crate::audit;
@@ -39,16 +41,16 @@ use crate::socket::Socket;
 use crate::supervise::Supervisor;
 use crate::tunnel::{Keys, Tunnel};
 
-/// The file of the data directory that holds the URL that kubeconfigs point to.
-pub(super) const URL: &str = "url";
+/// The file of the data directory with the server's URL, for programs that start a server with port 0.
+const URL: &str = "url";
 
-pub(crate) fn run(data: &Path, options: Serve, keys: &[PathBuf]) -> Result<()> {
+pub(crate) fn run(data: &Path, options: Serve) -> Result<()> {
     start_logging(&options.log, options.log_format);
     let data = DataDir::open(data)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?;
-    runtime.block_on(serve(data, options, keys))
+    runtime.block_on(serve(data, options))
 }
 
 fn start_logging(filter: &str, format: LogFormat) {
@@ -63,9 +65,9 @@ fn start_logging(filter: &str, format: LogFormat) {
     }
 }
 
-async fn serve(data: DataDir, options: Serve, keys: &[PathBuf]) -> Result<()> {
+async fn serve(data: DataDir, options: Serve) -> Result<()> {
     let mut stop = Stop::listen()?;
-    // First: whoever holds the directory is the server of this data directory.
+    // First: the process that holds the directory is the server of this data directory.
     let directory = directory::open(&data).await?;
     let admin_token = options.admin_token_file.clone();
     first_administrator::make(
@@ -73,7 +75,7 @@ async fn serve(data: DataDir, options: Serve, keys: &[PathBuf]) -> Result<()> {
         &admin_token.unwrap_or_else(|| data.path(first_administrator::NAME)),
     )
     .await?;
-    let direct = direct_clusters(&data, keys, &options, &directory).await?;
+    let direct = direct_clusters(&data, &options, &directory).await?;
     let ca = Ca::load_or_create(&data)?;
     let certificate = ServerCertificate::new(&ca, &options.names)?;
     let tls = certificate.tls()?;
@@ -85,6 +87,12 @@ async fn serve(data: DataDir, options: Serve, keys: &[PathBuf]) -> Result<()> {
     let sockets = Sockets::bind(options.listen, &tls, &ca.reset_key(), &quic).await?;
     let url = url(&options, sockets.address.port())?;
     data.write(URL, &format!("{url}\n"))?;
+    let server = ServerInfo {
+        url: url.clone(),
+        ca_pem: Ca::certificate(&data)?,
+        ca_pin: Ca::pin(&data)?.to_string(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+    };
     let mut tasks = Supervisor::default();
     let writing = trail.clone();
     tasks.start("writes the audit log", async move {
@@ -110,12 +118,13 @@ async fn serve(data: DataDir, options: Serve, keys: &[PathBuf]) -> Result<()> {
             audit: trail.clone(),
             budgets,
             strangers: strangers.clone(),
+            server,
         },
         &mut tasks,
     )?;
-    let operators = Socket::bind(&data).context("cannot listen for subcommands")?;
+    let operators = Socket::bind(&data).context("cannot listen at the operator's socket")?;
     let operators = operators.serve(api, metrics.clone());
-    tasks.start("serves subcommands", operators);
+    tasks.start("serves the operator's socket", operators);
     if let Some(address) = options.metrics {
         tasks.start("serves metrics", metrics.listen(address).await?);
     }
@@ -167,10 +176,9 @@ async fn serve(data: DataDir, options: Serve, keys: &[PathBuf]) -> Result<()> {
     Ok(())
 }
 
-/// What the server reaches without agents.
+/// The clusters that the server reaches without agents.
 async fn direct_clusters(
     data: &DataDir,
-    keys: &[PathBuf],
     options: &Serve,
     directory: &Arc<Directory>,
 ) -> Result<Arc<DirectClusters>> {
@@ -181,16 +189,16 @@ async fn direct_clusters(
             path.display()
         );
     }
-    let keys = secrets::open(data, keys, directory)?;
+    let keys = secrets::open(data, &options.secrets_key_files, directory)?;
     secrets::renew(directory, &keys).await?;
-    let plugins = Plugins::Only {
+    let plugins = Plugins {
         programs: plugins.iter().cloned().collect(),
         variables: options.exec_plugin_variables.iter().cloned().collect(),
     };
     Ok(Arc::new(DirectClusters::new(keys, plugins)))
 }
 
-/// What the listeners serve.
+/// The parts that the listeners serve.
 struct Parts {
     tunnel: Tunnel,
     acceptor: Arc<Acceptor>,
@@ -201,7 +209,7 @@ struct Parts {
     metrics: Metrics,
 }
 
-/// What the parts are made of.
+/// The values that the parts are made of.
 struct Given {
     directory: Arc<Directory>,
     direct: Arc<DirectClusters>,
@@ -210,6 +218,7 @@ struct Given {
     audit: Trail,
     budgets: Budgets,
     strangers: Strangers,
+    server: ServerInfo,
 }
 
 /// Puts the parts together, and starts what watches over the directory and the authentication file.
@@ -222,6 +231,7 @@ fn assemble(given: Given, tasks: &mut Supervisor) -> Result<Parts> {
         audit,
         budgets,
         strangers,
+        server,
     } = given;
     tasks.start("follows the directory", Arc::clone(&directory).follow());
     let keeping = Arc::clone(&directory).keep_tokens();
@@ -250,18 +260,25 @@ fn assemble(given: Given, tasks: &mut Supervisor) -> Result<Parts> {
     tasks.start("watches the authentication file", watching);
     let sessions = {
         let tunnel = tunnel.clone();
-        Arc::new(move |cluster: &_| Some(tunnel.connected(cluster)))
+        Arc::new(move |cluster: &_| tunnel.connected(cluster))
     };
-    let logins = Logins {
+    let logins = Arc::new(Logins {
         chain: authentication.chain(),
         passwords: Passwords::new()?,
         device_login: {
             let authentication = Arc::clone(&authentication);
             Arc::new(move || authentication.device_login())
         },
-    };
+    });
     let trail = audit.clone();
-    let api = Api::new(Arc::clone(&directory), sessions, direct, logins, trail);
+    let api = Api::new(
+        Arc::clone(&directory),
+        sessions,
+        direct,
+        logins,
+        server,
+        trail,
+    );
     let metrics = Metrics {
         strangers,
         tunnel: tunnel.clone(),

@@ -2,11 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use tokio::process::Command;
-use underpass_testenv::testing::{Wire, eventually, succeed};
+use underpass_testenv::testing::{Wire, eventually};
 use underpass_testenv::{Transport, Underpass};
 
-use crate::deployment::{CLUSTER, Deployment, PROGRAMS};
+use crate::deployment::{CLUSTER, Deployment, agent_token};
 use crate::over_both_transports;
 
 over_both_transports!(
@@ -17,13 +16,8 @@ over_both_transports!(
 
 /// An agent's token from somebody else's server.
 async fn foreign_token(underpass: &Underpass) -> PathBuf {
-    let data = tempfile::tempdir_in(underpass.dir()).unwrap();
-    let mut add = Command::new(PROGRAMS.server());
-    add.arg("--data-dir")
-        .arg(data.path())
-        .args(["cluster", "add", "edge"]);
     let path = underpass.dir().join("foreign.token");
-    std::fs::write(&path, succeed(&mut add, b"").await).unwrap();
+    std::fs::write(&path, agent_token().as_bytes()).unwrap();
     path
 }
 
@@ -54,11 +48,7 @@ async fn a_token_that_the_server_does_not_know(transport: Transport) {
     let log = deployment
         .spawn_another_agent("stranger", transport, &flags)
         .unwrap();
-    says(
-        &log,
-        &["ERROR", "underpass-server cluster add", "trying again"],
-    )
-    .await;
+    says(&log, &["ERROR", "underpass cluster add", "trying again"]).await;
     eventually("the server's log says why", async || {
         let log = deployment.server_log().unwrap();
         let told = log.lines().any(|line| {

@@ -4,9 +4,10 @@ use std::path::Path;
 
 use tokio::net::{TcpListener, UdpSocket};
 use tokio::process::Command;
-use underpass_testenv::testing::{run, succeed, text};
+use underpass_testenv::Transport;
+use underpass_testenv::testing::{run, text};
 
-use crate::deployment::{CLUSTER, PROGRAMS};
+use crate::deployment::{CLUSTER, Deployment, PROGRAMS, agent_token};
 
 /// Runs a program that has to fail, and returns what it says.
 async fn refusal(program: &Path, code: i32, arguments: &[&str]) -> String {
@@ -27,6 +28,10 @@ async fn server(code: i32, arguments: &[&str]) -> String {
     refusal(PROGRAMS.server(), code, arguments).await
 }
 
+async fn underpass(code: i32, arguments: &[&str]) -> String {
+    refusal(PROGRAMS.cli(), code, arguments).await
+}
+
 async fn agent(code: i32, arguments: &[&str]) -> String {
     refusal(PROGRAMS.agent(), code, arguments).await
 }
@@ -42,13 +47,88 @@ async fn bad_flags_of_the_server_are_named() {
             &["serve", "--quic-congestion", "bbr"],
             "`bbr` is none of rate, cubic",
         ),
-        (&["cluster", "add", "Not_A_Name"], "Not_A_Name"),
-        (&["kubeconfig", "--user", "alice"], "--cluster"),
         (&["no-such-command"], "no-such-command"),
+        (&["serve", "--api", "https://localhost:1"], "--api"),
     ] {
         let said = server(2, arguments).await;
         assert!(said.contains(wanted), "{arguments:?}: {said}");
     }
+}
+
+#[tokio::test]
+async fn bad_flags_of_underpass_are_named() {
+    for (arguments, wanted) in [
+        (&["cluster", "add", "Not_A_Name"][..], "Not_A_Name"),
+        (&["kubeconfig", "--user", "alice"], "--cluster"),
+        (&["no-such-command"], "no-such-command"),
+        (&["login", "--data-dir", "data"], "--data-dir"),
+    ] {
+        let said = underpass(2, arguments).await;
+        assert!(said.contains(wanted), "{arguments:?}: {said}");
+    }
+}
+
+#[tokio::test]
+async fn a_reader_that_has_read_enough_is_no_error() {
+    let mut command = std::process::Command::new(PROGRAMS.cli());
+    command.env_clear().args(["completion", "zsh"]);
+    command.stdout(std::process::Stdio::piped());
+    command.stderr(std::process::Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(text(&output.stderr), "");
+}
+
+/// One login is the server to ask; with none, or several, both ways to name one are told.
+#[tokio::test]
+async fn underpass_says_how_to_name_a_server() {
+    let dir = tempfile::tempdir().unwrap();
+    let home = dir.path().to_str().unwrap();
+    let asked = async |more: &[&str]| {
+        let mut command = Command::new(PROGRAMS.cli());
+        command.env_clear().env("HOME", home).current_dir(home);
+        let output = run(command.args(more), b"").await;
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        text(&output.stderr)
+    };
+    let said = asked(&["cluster", "list"]).await;
+    assert!(
+        said.contains("--api URL") && said.contains("--socket PATH"),
+        "{said}"
+    );
+    let both = ["--api", "https://localhost:1", "--socket", "x", "whoami"];
+    let said = asked(&both).await;
+    assert!(said.contains("give one of them"), "{said}");
+    let mut command = Command::new(PROGRAMS.cli());
+    command
+        .env_clear()
+        .env("UNDERPASS_API", "https://localhost:1");
+    command.args(["whoami", "--socket", "/nowhere/api.sock"]);
+    let said = text(&run(&mut command, b"").await.stderr);
+    assert!(said.contains("no server answers at /nowhere"), "{said}");
+    let said = asked(&["--api", "localhost:1", "whoami"]).await;
+    assert!(said.contains("is not https://HOST[:PORT]"), "{said}");
+    let logins = dir.path().join(".config/underpass/logins");
+    std::fs::create_dir_all(&logins).unwrap();
+    let log_in = |name: &str| {
+        let login = serde_json::json!({
+            "url": format!("https://{name}:1/"), "caPem": CLUSTER.ca_pem(), "user": "u", "tokenId": "i",
+            "token": "upt_x", "created": "2020-01-01T00:00:00Z", "expires": "2020-01-02T00:00:00Z",
+        });
+        std::fs::write(logins.join(format!("{name}_1.json")), login.to_string()).unwrap();
+    };
+    log_in("one");
+    let said = asked(&["whoami"]).await;
+    assert!(said.contains("login at https://one:1 has ended"), "{said}");
+    log_in("two");
+    let said = asked(&["whoami"]).await;
+    assert!(said.contains("https://one:1 and https://two:1"), "{said}");
+    assert!(
+        said.contains("--api URL") && said.contains("--socket PATH"),
+        "{said}"
+    );
 }
 
 #[tokio::test]
@@ -94,60 +174,40 @@ async fn a_missing_data_directory_is_made_or_explained() {
     let dir = tempfile::tempdir().unwrap();
     let missing = dir.path().join("not/there");
     let missing = missing.to_str().unwrap();
-    let said = server(
-        1,
-        &[
-            "--data-dir",
-            missing,
-            "kubeconfig",
-            "--user",
-            "a",
-            "--cluster",
-            "b",
-        ],
-    )
-    .await;
-    assert!(
-        said.contains("start `underpass-server serve` once"),
-        "{said}"
-    );
+    let socket = format!("{missing}/api.sock");
+    let write = ["kubeconfig", "--user", "a", "--cluster", "b"];
+    let said = underpass(1, &[&["--socket", &socket][..], &write].concat()).await;
+    assert!(said.contains("Start `underpass-server serve`"), "{said}");
+    let said = server(1, &["--data-dir", missing, "recover"]).await;
+    assert!(said.contains("has no directory to recover"), "{said}");
     let said = server(1, &["--data-dir", missing, "ca-pin"]).await;
     assert!(
         said.contains("start `underpass-server serve` once"),
         "{said}"
     );
-    let said = server(1, &["--data-dir", "/dev/null/data", "cluster", "list"]).await;
+    let said = server(1, &["--data-dir", "/dev/null/data", "serve"]).await;
     assert!(said.contains("cannot create /dev/null/data"), "{said}");
-    let said = server(1, &["--data-dir", missing, "token", "revoke", "abc"]).await;
+    let socket = Deployment::shared(Transport::Quic).socket();
+    let socket = socket.to_str().unwrap();
+    let said = underpass(1, &["--socket", socket, "token", "revoke", "abc"]).await;
     assert!(said.contains("there is no token `abc`"), "{said}");
 }
 
 #[tokio::test]
 async fn a_kubeconfig_for_an_unknown_cluster_says_how_to_make_it() {
-    let dir = tempfile::tempdir().unwrap();
-    let data = dir.path().to_str().unwrap();
-    std::fs::write(dir.path().join("ca.pem"), CLUSTER.ca_pem()).unwrap();
-    std::fs::write(dir.path().join("url"), "https://localhost:1").unwrap();
-    let said = server(
-        1,
-        &[
-            "--data-dir",
-            data,
-            "kubeconfig",
-            "--user",
-            "a",
-            "--cluster",
-            "b",
-        ],
-    )
-    .await;
-    assert!(said.contains("underpass-server cluster add b"), "{said}");
-    let mut list = Command::new(PROGRAMS.server());
-    list.args(["--data-dir", data, "user", "list"]);
-    let users = text(&succeed(&mut list, b"").await);
+    let deployment = Deployment::shared(Transport::Quic);
+    let socket = deployment.socket();
+    let socket = socket.to_str().unwrap();
+    let write = ["kubeconfig", "--user", "unmade", "--cluster", "b"];
+    let said = underpass(1, &[&["--socket", socket][..], &write].concat()).await;
+    assert!(said.contains("underpass cluster add b"), "{said}");
+    let users = deployment.administer(&["user", "list"]).unwrap();
     assert_eq!(
-        users.lines().count(),
-        1,
+        users
+            .lines()
+            .filter(|line| line.starts_with("unmade"))
+            .count(),
+        0,
         "a user was made nevertheless: {users}"
     );
 }
@@ -196,11 +256,7 @@ async fn files_that_the_agent_cannot_use_are_named() {
     };
     let ca = file("ca.pem", CLUSTER.ca_pem());
     let noise = file("noise", "no PEM, no token, no kubeconfig: {");
-    let mut add = Command::new(PROGRAMS.server());
-    add.arg("--data-dir")
-        .arg(dir.path().join("data"))
-        .args(["cluster", "add", "x"]);
-    let secret = text(&succeed(&mut add, b"").await);
+    let secret = agent_token();
     let whole = file("whole.token", &secret);
     let half = file("half.token", &secret[..secret.len() / 2]);
     let absent = dir.path().join("absent").to_str().unwrap().to_owned();
@@ -246,12 +302,8 @@ async fn an_agent_outside_of_a_pod_is_told_of_kubeconfig() {
     let dir = tempfile::tempdir().unwrap();
     let ca = dir.path().join("ca.pem");
     std::fs::write(&ca, CLUSTER.ca_pem()).unwrap();
-    let mut add = Command::new(PROGRAMS.server());
-    add.arg("--data-dir")
-        .arg(dir.path().join("data"))
-        .args(["cluster", "add", "x"]);
     let token = dir.path().join("token");
-    std::fs::write(&token, succeed(&mut add, b"").await).unwrap();
+    std::fs::write(&token, agent_token()).unwrap();
     let files = [
         "--ca-file",
         ca.to_str().unwrap(),

@@ -9,6 +9,7 @@ use underpass_testenv::testing::{Client, Wire, eventually, text};
 use underpass_testenv::{
     Assets, Cluster, ClusterOptions, Programs, Transport, Underpass, progress_to_stderr,
 };
+use underpass_tunnel::AgentKey;
 
 /// Who may do everything in the cluster: by RBAC, since nobody gets through as `system:masters`.
 pub(crate) const ADMIN: &str = "e2e-admin";
@@ -154,6 +155,12 @@ impl Deref for Deployment {
     fn deref(&self) -> &Underpass {
         &self.underpass
     }
+}
+
+/// A new agent's token, which no server knows.
+pub(crate) fn agent_token() -> String {
+    let key = AgentKey::from_seed(rand::random()).unwrap();
+    key.to_secret_text().to_string()
 }
 
 /// The token in a kubeconfig that Underpass has written.

@@ -322,11 +322,9 @@ async fn rule_9_without_its_key_a_credential_is_of_no_use() {
     let key = deployment.data_dir().join("secrets.key");
     let kept = deployment.dir().join("kept.key");
     fs::rename(&key, &kept).unwrap();
-    let lost = deployment.administer(&["cluster", "list"]).unwrap_err();
-    assert!(
-        format!("{lost:?}").contains("secrets.key is missing"),
-        "{lost:?}"
-    );
+    let lost = deployment.blocking(|u| u.restart_server()).await;
+    let lost = lost.unwrap_err().to_string();
+    assert!(lost.contains("secrets.key is missing"), "{lost}");
     assert!(!key.exists(), "no other key is made");
 
     // With another key the server serves what it can.
@@ -351,12 +349,14 @@ async fn rule_9_without_its_key_a_credential_is_of_no_use() {
 
     // A server that knows both encrypts with the first.
     deployment.blocking(|u| u.stop_server()).await.unwrap();
-    let (first, second) = (key.to_str().unwrap(), kept.to_str().unwrap());
-    let keys = ["--secrets-key-file", first, "--secrets-key-file", second];
+    let both = deployment.blocking(move |u| {
+        let (first, second) = (key.to_str().unwrap(), kept.to_str().unwrap());
+        u.restart_server_with(&["--secrets-key-file", first, "--secrets-key-file", second])
+    });
+    both.await.unwrap();
     let label = ["cluster", "label", "direct", "at=new"];
-    deployment
-        .administer(&[&keys[..], &label].concat())
-        .unwrap();
+    deployment.administer(&label).unwrap();
+    deployment.blocking(|u| u.stop_server()).await.unwrap();
     deployment.blocking(|u| u.restart_server()).await.unwrap();
     client_of(&kubeconfig).run(&["get", "namespaces"]).await;
 }
@@ -498,12 +498,12 @@ async fn a_plugin_gives_the_token() {
 }
 
 #[tokio::test]
-async fn it_is_made_while_no_server_runs() {
+async fn it_is_made_at_once_and_survives_a_restart() {
     let deployment = Deployment::start(Transport::Quic).await;
-    deployment.blocking(|u| u.stop_server()).await.unwrap();
     let kubeconfig = add(&deployment, "direct", &AGENT_KUBECONFIG);
     let line = listed(&deployment, "direct");
     assert!(line.contains(" yes "), "{line}");
+    deployment.blocking(|u| u.stop_server()).await.unwrap();
     deployment.blocking(|u| u.restart_server()).await.unwrap();
     client_of(&kubeconfig).run(&["get", "namespaces"]).await;
     assert!(!token_of(&kubeconfig).is_empty());

@@ -1,5 +1,6 @@
 //! The directory over its API and its subcommands, and what follows from it for kubectl.
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -124,13 +125,13 @@ async fn rule_12_what_the_directory_takes_back_ends(transport: Transport) {
     }
 }
 
-/// `underpass-server --api`, with a token.
+/// `underpass --api`, with a token.
 async fn remotely(
     deployment: &Deployment,
     token: &Path,
     arguments: &[&str],
 ) -> std::process::Output {
-    let mut command = Command::new(PROGRAMS.server());
+    let mut command = Command::new(PROGRAMS.cli());
     command
         .env_clear()
         .args(["--api", deployment.url(), "--api-ca-file"])
@@ -299,14 +300,18 @@ async fn rule_14_the_first_start_writes_an_administrators_token_once_and_not_int
 }
 
 #[tokio::test]
-async fn subcommands_work_while_no_server_runs() {
+async fn commands_need_a_server_and_survive_its_restart() {
     let deployment = Deployment::start(Transport::Quic).await;
-    deployment.stop_server().unwrap();
     deployment
-        .administer(&["user", "add", "meanwhile", "--group", "g"])
+        .administer(&["user", "add", "before", "--group", "g"])
         .unwrap();
     let list = deployment.administer(&["user", "list"]).unwrap();
-    assert!(list.contains("meanwhile"), "{list}");
+    assert!(list.contains("before"), "{list}");
+    deployment.stop_server().unwrap();
+    let error = deployment.administer(&["user", "list"]).unwrap_err();
+    let said = chain(&error);
+    assert!(said.contains("no server answers at"), "{said}");
+    assert!(said.contains("`underpass-server serve`"), "{said}");
     deployment.restart_server().unwrap();
     let again = deployment.administer(&["user", "list"]).unwrap();
     assert_eq!(list, again);
@@ -315,5 +320,66 @@ async fn subcommands_work_while_no_server_runs() {
         .unwrap_err();
     let said = chain(&error);
     assert!(said.contains("there is no cluster \"none\""), "{said}");
-    assert!(said.contains("underpass-server cluster add none"), "{said}");
+    assert!(said.contains("underpass cluster add none"), "{said}");
+}
+
+/// `underpass-server recover` on a deployment's data directory.
+async fn recover(deployment: &Deployment, flags: &[&str]) -> std::process::Output {
+    let mut command = Command::new(PROGRAMS.server());
+    command
+        .env_clear()
+        .args(["recover", "--data-dir"])
+        .arg(deployment.data_dir())
+        .args(flags);
+    run(&mut command, b"").await
+}
+
+#[tokio::test]
+async fn rule_14_recover_makes_an_administrator_while_no_server_runs() {
+    let deployment = Deployment::start(Transport::Quic).await;
+    let other = deployment
+        .administer(&["user", "add", "other"])
+        .and_then(|_| deployment.administer(&["token", "create", "--user", "other"]))
+        .unwrap();
+    deployment
+        .administer(&["user", "disable", "admin"])
+        .unwrap();
+    let running = recover(&deployment, &[]).await;
+    assert_eq!(running.status.code(), Some(1), "{running:?}");
+    let said = text(&running.stderr);
+    assert!(said.contains("a server runs on"), "{said}");
+    assert!(said.contains("underpass --socket"), "{said}");
+
+    deployment.stop_server().unwrap();
+    let users = |answer: &raw::Answer| answer.body["user"].as_str().unwrap().to_owned();
+    let made = recover(&deployment, &[]).await;
+    assert!(made.status.success(), "{made:?}");
+    let file = PathBuf::from(text(&made.stdout).trim());
+    let mode = std::fs::metadata(&file).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    let token = std::fs::read_to_string(&file).unwrap().trim().to_owned();
+    assert!(!text(&made.stderr).contains(&token), "{made:?}");
+    // A file that is there stays as it is.
+    let again = recover(&deployment, &["--token-file", file.to_str().unwrap()]).await;
+    assert_eq!(again.status.code(), Some(1), "{again:?}");
+    assert_eq!(std::fs::read_to_string(&file).unwrap().trim(), token);
+
+    deployment.restart_server().unwrap();
+    let me = raw::get(&deployment, "/v1/self", Some(&token)).await;
+    assert_eq!(me.body["administrator"], true, "{me:?}");
+    let name = users(&me);
+    assert!(name.starts_with("recovery-"), "{name}");
+    // Everybody else is as before.
+    let me = raw::get(&deployment, "/v1/self", Some(other.trim())).await;
+    assert_eq!(users(&me), "other");
+    let list = deployment.administer(&["user", "list"]).unwrap();
+    let admin = list.lines().find(|line| line.starts_with("admin "));
+    assert!(admin.unwrap().ends_with("disabled"), "{list}");
+    let audit = std::fs::read_to_string(deployment.data_dir().join("audit.log")).unwrap();
+    let event = audit.lines().find(|line| line.contains(&name));
+    let event: serde_json::Value = serde_json::from_str(event.unwrap()).unwrap();
+    assert_eq!(event["user"]["username"], "underpass:operator", "{event}");
+    let annotations = &event["annotations"];
+    assert_eq!(annotations["underpass.dev/object"], format!("user/{name}"));
+    assert!(!audit.contains(&token));
 }

@@ -61,7 +61,7 @@ impl Person {
     }
 
     async fn underpass(&self, arguments: &[&str]) -> Output {
-        let mut command = Command::new(PROGRAMS.server());
+        let mut command = Command::new(PROGRAMS.cli());
         command
             .env_clear()
             .env("HOME", self.home.path())
@@ -87,7 +87,7 @@ impl Person {
     }
 
     async fn kubectl(&self, kubeconfig: &Path, arguments: &[&str]) -> Output {
-        let programs = PROGRAMS.server().parent().unwrap();
+        let programs = PROGRAMS.cli().parent().unwrap();
         let mut command = Command::from(self.deployment.kubectl(kubeconfig));
         command
             .env("PATH", programs)
@@ -133,7 +133,7 @@ async fn kubectl_uses_a_login_and_no_secret_is_in_its_file() {
     // The password is changed: whoever logged in with the old one is logged out, streams included.
     let mut watch = Command::from(person.deployment.kubectl(&kubeconfig));
     watch
-        .env("PATH", PROGRAMS.server().parent().unwrap())
+        .env("PATH", PROGRAMS.cli().parent().unwrap())
         .env("HOME", person.home.path())
         .args(["get", "--raw", "/api/v1/namespaces?watch=true"]);
     let watch = InFlight::of(watch, "\"type\":\"ADDED\"").await;
@@ -242,7 +242,7 @@ async fn a_code_that_is_confirmed_at_github_is_a_login() {
 
     let home = tempfile::tempdir().unwrap();
     let underpass = async |arguments: &[&str]| {
-        let mut command = Command::new(PROGRAMS.server());
+        let mut command = Command::new(PROGRAMS.cli());
         command
             .env_clear()
             .env("HOME", home.path())

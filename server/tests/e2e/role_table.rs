@@ -18,6 +18,7 @@ const USER: &[&str] = &[
     "GET /v1/login",
     "POST /v1/login",
     "GET /v1/self",
+    "GET /v1/server",
     "GET /v1/clusters",
     "GET /v1/clusters/{name}",
     "GET /v1/users",

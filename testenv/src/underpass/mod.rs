@@ -142,12 +142,24 @@ impl Underpass {
     /// # Errors
     /// As [`Self::start`].
     pub fn restart_server(&self) -> Result<(), ClusterError> {
-        self.run_server()?;
+        self.restart_server_with(&[])
+    }
+
+    /// The same, with further flags of `underpass-server serve`, for this run of it.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn restart_server_with(&self, flags: &[&str]) -> Result<(), ClusterError> {
+        let mut server = self.server.clone();
+        server
+            .argv
+            .extend(flags.iter().map(|&flag| flag.to_owned()));
+        self.run_server(&server)?;
         self.wait_serving()
     }
 
     fn start_server(&mut self) -> Result<(), ClusterError> {
-        self.url = self.run_server()?;
+        self.url = self.run_server(&self.server)?;
         self.wait_serving()
     }
 
@@ -157,11 +169,11 @@ impl Underpass {
     }
 
     /// Gives its URL.
-    fn run_server(&self) -> Result<String, ClusterError> {
+    fn run_server(&self, server: &Start) -> Result<String, ClusterError> {
         // Files of an earlier run would look like this one's.
         let _ = fs::remove_file(self.data_dir().join("url"));
-        self.supervisor.start(&self.server)?;
-        self.wait_for(&self.server, "server", || {
+        self.supervisor.start(server)?;
+        self.wait_for(server, "server", || {
             fs::read_to_string(self.data_dir().join("url")).map(|url| url.trim().to_owned())
         })
     }
@@ -182,16 +194,16 @@ impl Underpass {
         self.supervisor.stop(self.server.name, Duration::ZERO)
     }
 
-    /// Runs `underpass-server` with `arguments` on this server's data directory, and returns its standard output.
+    /// Runs `underpass` with `arguments` at this server's socket, and returns its standard output.
     ///
     /// # Errors
     /// It fails.
     pub fn administer(&self, arguments: &[&str]) -> Result<String, ClusterError> {
-        let mut command = Command::new(self.programs.server());
+        let mut command = Command::new(self.programs.cli());
         command
             .env_clear()
-            .arg("--data-dir")
-            .arg(self.data_dir())
+            .arg("--socket")
+            .arg(self.socket())
             .args(arguments);
         kubectl::output(command, None).map_err(ClusterError::Kubectl)
     }
@@ -232,6 +244,12 @@ impl Underpass {
     #[must_use]
     pub fn data_dir(&self) -> PathBuf {
         self.dir.join("data")
+    }
+
+    /// The socket at which the server's operator works.
+    #[must_use]
+    pub fn socket(&self) -> PathBuf {
+        self.data_dir().join("api.sock")
     }
 
     /// The file that holds the agent's token.
@@ -278,7 +296,7 @@ impl Underpass {
     /// # Errors
     /// No server runs, or it answers with another status than 200.
     pub fn metrics(&self) -> io::Result<String> {
-        let mut socket = UnixStream::connect(self.data_dir().join("api.sock"))?;
+        let mut socket = UnixStream::connect(self.socket())?;
         socket.set_read_timeout(Some(DEADLINE))?;
         socket.write_all(b"GET /metrics HTTP/1.1\r\nHost: server\r\nConnection: close\r\n\r\n")?;
         let mut answer = String::new();

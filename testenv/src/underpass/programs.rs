@@ -7,11 +7,12 @@ use serde::Deserialize;
 
 use crate::{ClusterError, kubectl};
 
-/// `underpass-server` and `underpass-agent`, built from this checkout.
+/// `underpass-server`, `underpass-agent` and `underpass`, built from this checkout.
 #[derive(Debug, Clone)]
 pub struct Programs {
     server: PathBuf,
     agent: PathBuf,
+    cli: PathBuf,
 }
 
 /// Which build of the programs.
@@ -50,6 +51,7 @@ impl Programs {
         Self {
             server: program.with_file_name("underpass-server"),
             agent: program.with_file_name("underpass-agent"),
+            cli: program.with_file_name("underpass"),
         }
     }
 
@@ -67,6 +69,8 @@ impl Programs {
                 "underpass-server",
                 "--package",
                 "underpass-agent",
+                "--package",
+                "underpass-cli",
             ])
             .current_dir(env!("CARGO_MANIFEST_DIR"))
             .stdin(Stdio::null())
@@ -88,6 +92,7 @@ impl Programs {
         Ok(Self {
             server: find(&built, "underpass-server")?,
             agent: find(&built, "underpass-agent")?,
+            cli: find(&built, "underpass")?,
         })
     }
 
@@ -101,6 +106,12 @@ impl Programs {
     #[must_use]
     pub fn agent(&self) -> &Path {
         &self.agent
+    }
+
+    /// `underpass`, the program that people run.
+    #[must_use]
+    pub fn cli(&self) -> &Path {
+        &self.cli
     }
 
     /// The output of `underpass-agent rbac` with these arguments.

@@ -6,11 +6,9 @@ use http_body_util::Full;
 use serde::{Deserialize, de::DeserializeOwned};
 use zeroize::Zeroizing;
 
-use crate::{
-    AuthenticateError, Rejection,
-    https::{Https, HttpsError},
-};
+use crate::{AuthenticateError, Rejection};
 use underpass_core::limits;
+use underpass_https::{Https, HttpsError};
 
 /// The API of one GitHub.
 pub(super) struct Api {

@@ -6,7 +6,6 @@
 
 mod api;
 mod audience;
-mod device;
 
 use std::{fmt, net::IpAddr};
 
@@ -14,16 +13,15 @@ use async_trait::async_trait;
 
 use self::api::Api;
 pub use self::audience::GitHubAudience;
-pub use self::device::{DeviceAuthorization, DeviceError, DeviceLogin};
 use super::{
     AuthenticateError, Authenticated, Authenticator, Caller, ConfigError, Misconfigured, Rejection,
     RemoteOptions, Roots, Source,
     config::{https_url, not_empty},
-    https::Https,
     remote::{Credential, Lookup, Remote},
     source::Assertion,
 };
 use underpass_core::Identity;
+use underpass_https::Https;
 
 /// What GitHub's tokens begin with: personal ones (classic and fine-grained), and those of OAuth and GitHub Apps for a
 /// user. Those of installations (`ghs_`) and refresh tokens (`ghr_`) are nobody's.

@@ -5,10 +5,9 @@ use std::{fmt, str::FromStr, time::Duration};
 use http::Uri;
 
 use super::keys::Issuer;
-use crate::{
-    config::{ConfigError, Misconfigured, https_url, not_empty},
-    https::{Https, Roots},
-};
+use crate::Roots;
+use crate::config::{ConfigError, Misconfigured, https_url, not_empty};
+use underpass_https::Https;
 
 /// An issuer, and what its tokens mean here.
 #[derive(Clone, Debug)]

@@ -12,12 +12,9 @@ use serde::Deserialize;
 use tokio::time::Instant;
 
 use super::config::Algorithm;
-use crate::{
-    AuthenticateError, Rejection,
-    config::https_url,
-    https::{Https, HttpsError},
-};
+use crate::{AuthenticateError, Rejection, config::https_url};
 use underpass_core::limits;
+use underpass_https::{Https, HttpsError};
 
 /// Where an issuer's keys come from, and those that it had last.
 pub(super) struct Issuer {

@@ -1,9 +1,10 @@
 //! GitHub's tokens, against a server that speaks its documented API, over TLS.
 
 use underpass_authenticate::{
-    DeviceError, DeviceLogin, GitHub, GitHubAudience, GitHubConfig, Rejection, RemoteOptions, Roots,
+    GitHub, GitHubAudience, GitHubConfig, Rejection, RemoteOptions, Roots,
 };
 use underpass_core::Method;
+use underpass_https::{DeviceError, DeviceLogin};
 
 use underpass_testenv::testing::providers::FakeGitHub;
 

@@ -7,8 +7,6 @@
 mod credential;
 mod endpoint;
 
-use std::collections::BTreeSet;
-
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
@@ -18,7 +16,7 @@ pub use self::{
     endpoint::{Endpoint, EndpointError},
 };
 use crate::seal::{Keyring, SealError, UnsealError};
-use underpass_core::{ClusterName, Exec, ImpersonationPolicy};
+use underpass_core::{ClusterName, ClusterPolicy, Exec};
 
 /// An API server that the server reaches itself.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -29,42 +27,8 @@ pub struct Direct {
     /// What we prove to it who we are with.
     pub credential: SealedCredential,
     /// Whom nobody becomes there, which an agent's operator says of its cluster.
-    #[serde(default, skip_serializing_if = "Policy::is_empty")]
-    pub policy: Policy,
-}
-
-/// Who is impersonated in a cluster beyond [`ImpersonationPolicy`]'s default, and who is not.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
-#[serde(deny_unknown_fields, rename_all = "camelCase", default)]
-pub struct Policy {
-    /// Namespaces whose ServiceAccounts may be impersonated.
-    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
-    pub allow_service_accounts: BTreeSet<String>,
-    /// Users who may not.
-    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
-    pub deny_users: BTreeSet<String>,
-    /// Groups that may not.
-    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
-    pub deny_groups: BTreeSet<String>,
-}
-
-impl Policy {
-    /// Does it say nothing?
-    pub fn is_empty(&self) -> bool {
-        *self == Self::default()
-    }
-
-    /// What it comes to.
-    pub fn impersonation(&self) -> ImpersonationPolicy {
-        let policy = ImpersonationPolicy::default();
-        let accounts = self.allow_service_accounts.iter();
-        let policy = accounts.fold(policy, ImpersonationPolicy::allow_service_accounts);
-        let users = self.deny_users.iter();
-        let policy = users.fold(policy, ImpersonationPolicy::deny_user);
-        let groups = self.deny_groups.iter();
-        groups.fold(policy, ImpersonationPolicy::deny_group)
-    }
+    #[serde(default, skip_serializing_if = "ClusterPolicy::is_empty")]
+    pub policy: ClusterPolicy,
 }
 
 /// Why a credential cannot be used now.
@@ -203,13 +167,13 @@ mod tests {
             let direct = Direct {
                 endpoint: endpoint(URL),
                 credential: sealed.clone(),
-                policy: Policy::default(),
+                policy: ClusterPolicy::default(),
             };
             assert_eq!(direct.open(&cluster("a"), &ring).unwrap(), credential);
             let elsewhere = Direct {
                 endpoint: endpoint("https://attacker.example"),
                 credential: sealed,
-                policy: Policy::default(),
+                policy: ClusterPolicy::default(),
             };
             for (direct, name) in [(&elsewhere, "a"), (&direct, "b")] {
                 let opened = direct.open(&cluster(name), &ring);
@@ -236,7 +200,7 @@ mod tests {
             let direct = Direct {
                 endpoint: endpoint.clone(),
                 credential: sealed,
-                policy: Policy::default(),
+                policy: ClusterPolicy::default(),
             };
             direct.open(&cluster("a"), &ring).unwrap_err();
         }
@@ -251,7 +215,7 @@ mod tests {
             let direct = Direct {
                 endpoint: endpoint.clone(),
                 credential: sealed,
-                policy: Policy::default(),
+                policy: ClusterPolicy::default(),
             };
             let json = serde_json::to_string(&direct).unwrap();
             assert_eq!(serde_json::from_str::<Direct>(&json).unwrap(), direct);

@@ -13,7 +13,7 @@ use tokio_util::task::AbortOnDropHandle;
 use underpass_core::{BoxedIo, ClusterName, Clusters, ConnectError, Exec, Open, empty};
 use underpass_direct::{DirectClusters, Plugins, ReachError};
 use underpass_directory::{
-    Cluster, Credential, Direct, Directory, Endpoint, Expect, Labels, MemoryStore, Policy,
+    Cluster, ClusterPolicy, Credential, Direct, Directory, Endpoint, Expect, Labels, MemoryStore,
     seal::{Keyring, SealingKey},
 };
 use underpass_testenv::testing::install_script;
@@ -63,7 +63,7 @@ impl Setting {
         let directory = Directory::open(Arc::new(MemoryStore::default()))
             .await
             .unwrap();
-        let plugins = Plugins::Only {
+        let plugins = Plugins {
             programs: plugins.iter().map(Into::into).collect(),
             variables: Default::default(),
         };
@@ -101,7 +101,7 @@ impl Setting {
                 direct: Some(Direct {
                     endpoint: endpoint.clone(),
                     credential: credential.clone(),
-                    policy: Policy::default(),
+                    policy: ClusterPolicy::default(),
                 }),
             };
             draft.put("c", cluster, Expect::Anything)

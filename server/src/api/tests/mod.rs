@@ -72,15 +72,15 @@ impl World {
         let directory = Directory::open(Arc::new(MemoryStore::default()))
             .await
             .unwrap();
-        let sessions: Sessions = Arc::new(|cluster| (cluster.as_str() == "prod").then_some(2));
+        let sessions: Sessions = Arc::new(|cluster| if cluster.as_str() == "prod" { 2 } else { 0 });
         let key = SealingKey::from_text(&SealingKey::generate().unwrap()).unwrap();
         let keys = Arc::new(Keyring::new(key, vec![]));
-        let plugins = Plugins::Only {
+        let plugins = Plugins {
             programs: [PLUGIN.into()].into(),
             variables: ["A".to_owned()].into(),
         };
         let direct = Arc::new(DirectClusters::new(keys, plugins));
-        let logins = Logins {
+        let logins = Arc::new(Logins {
             chain: Arc::new(Chain::new(
                 vec![Step::new(
                     "tokens",
@@ -91,8 +91,21 @@ impl World {
             )),
             passwords: Passwords::new().unwrap(),
             device_login: Arc::new(|| None),
+        });
+        let server = ServerInfo {
+            url: "https://u.example.org:8443".to_owned(),
+            ca_pem: "-----BEGIN CERTIFICATE-----\n".to_owned(),
+            ca_pin: "sha256:ab".to_owned(),
+            version: "1".to_owned(),
         };
-        let api = Api::new(Arc::clone(&directory), sessions, direct, logins, trail);
+        let api = Api::new(
+            Arc::clone(&directory),
+            sessions,
+            direct,
+            logins,
+            server,
+            trail,
+        );
         Self { api, directory }
     }
 

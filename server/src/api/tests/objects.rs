@@ -285,3 +285,16 @@ async fn what_is_described_exists() {
         assert!(!served["components"]["schemas"][name].is_null(), "{name}");
     }
 }
+
+#[tokio::test]
+async fn everybody_who_is_known_learns_how_to_reach_the_server() {
+    let world = World::new().await;
+    let anna = world.user("anna", json!({})).await;
+    let asked = world
+        .ask(&anna, Method::GET, "/v1/server", &Value::Null, &[])
+        .await
+        .expect(200);
+    assert_eq!(asked["url"], "https://u.example.org:8443");
+    assert_eq!(asked["caPin"], "sha256:ab");
+    assert!(asked["caPem"].as_str().unwrap().contains("CERTIFICATE"));
+}

@@ -55,7 +55,7 @@ pub(super) async fn run(bench: &mut Bench<'_>) -> Result<()> {
 }
 
 async fn measure(bench: &mut Bench<'_>, programs: &Programs, attack: Option<Attack>) -> Result<()> {
-    let server = Server::start(programs.server()).await?;
+    let server = Server::start(programs).await?;
     let flood = match attack {
         Some(attack) => Some(attack.begin(&server).await?),
         None => None,

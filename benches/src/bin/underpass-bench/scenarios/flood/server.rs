@@ -10,6 +10,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use serde::Deserialize;
 use serde_json::json;
 use tempfile::TempDir;
+use underpass_testenv::Programs;
 
 use super::api::Api;
 use super::door::Door;
@@ -22,6 +23,9 @@ const PASSWORD: &str = "correct horse battery";
 
 /// The same, as HTTP Basic.
 const LOGIN: &str = "Basic YWxpY2U6Y29ycmVjdCBob3JzZSBiYXR0ZXJ5";
+
+/// The operator's socket in the data directory.
+const SOCKET: &str = "api.sock";
 
 /// How long the server may take to be there.
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -50,14 +54,14 @@ impl Server {
     pub(super) const ANSWERS: (&str, &str) = ("good", "/version");
     pub(super) const HANGS: (&str, &str) = ("stuck", "/api/hangs");
 
-    pub(super) async fn start(program: &Path) -> Result<Self> {
+    pub(super) async fn start(programs: &Programs) -> Result<Self> {
         let folder = tempfile::Builder::new()
             .prefix("underpass-flood-")
             .tempdir()?;
         let data = folder.path().join("data");
         let data_dir = data.to_string_lossy();
         let serve = ["serve", "--listen", "127.0.0.1:0", "--data-dir", &data_dir];
-        let process = Process::start(folder.path(), "server", program, serve)?;
+        let process = Process::start(folder.path(), "server", programs.server(), serve)?;
         let port = port(&data).await?;
         let door = Door::new(port, &data.join("ca.pem"))?;
         let api = Api::start().await?;
@@ -65,18 +69,18 @@ impl Server {
         for (cluster, _) in [Self::ANSWERS, Self::HANGS] {
             let add = ["cluster", "add", cluster, "--kubeconfig"].map(OsStr::new);
             administer(
-                program,
+                programs.cli(),
                 &data,
                 add.into_iter().chain([kubeconfig.as_os_str()]),
             )?;
             let allow = ["kubeconfig", "--user", USER, "--cluster", cluster];
-            administer(program, &data, allow.map(OsStr::new))?;
+            administer(programs.cli(), &data, allow.map(OsStr::new))?;
         }
         let password = folder.path().join("password");
         fs::write(&password, PASSWORD)?;
         let set = ["user", "password", USER, "--password-file"].map(OsStr::new);
         administer(
-            program,
+            programs.cli(),
             &data,
             set.into_iter().chain([password.as_os_str()]),
         )?;
@@ -117,12 +121,15 @@ impl Server {
     }
 }
 
-/// The server writes its URL when it listens.
+/// The server writes its URL when it listens, and serves its operator's socket a little later.
 async fn port(data: &Path) -> Result<u16> {
     let begun = Instant::now();
     while begun.elapsed() < DEADLINE {
         let url = fs::read_to_string(data.join("url")).unwrap_or_default();
-        if let Some((_, port)) = url.trim().rsplit_once(':') {
+        let operators = data.join(SOCKET).exists();
+        if let Some((_, port)) = url.trim().rsplit_once(':')
+            && operators
+        {
             return Ok(port.parse()?);
         }
         tokio::time::sleep(POLL).await;
@@ -153,8 +160,8 @@ fn administer<'a>(
     let mut command = Command::new(program);
     command
         .env_clear()
-        .arg("--data-dir")
-        .arg(data)
+        .arg("--socket")
+        .arg(data.join(SOCKET))
         .args(arguments);
     let done = command.stdin(Stdio::null()).output()?;
     let said = String::from_utf8_lossy(&done.stderr);

@@ -1,0 +1,164 @@
+//! `underpass kubeconfig`
+
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+use underpass_api::{AccessGiven, AccessRequest, Client, Myself, SERVER, ServerInfo, TokenRequest};
+use underpass_core::{ClusterName, Scope};
+use underpass_terminal::{hand_over, say};
+use zeroize::Zeroizing;
+
+use crate::args::{Kubeconfig, Which};
+use crate::kubeconfig::{Credential, Kubeconfig as Writer};
+use crate::logins::fresh;
+
+pub(crate) async fn run(which: &Which, options: Kubeconfig) -> Result<()> {
+    let yaml = if options.exec {
+        of_login(which, &options).await?
+    } else {
+        with_token(which, &options).await?
+    };
+    match &options.output {
+        None => hand_over(&yaml),
+        Some(path) => {
+            write_private(path, &yaml)
+                .with_context(|| format!("cannot write {}", path.display()))?;
+        }
+    }
+    Ok(())
+}
+
+/// Makes a token for a user.
+async fn with_token(which: &Which, options: &Kubeconfig) -> Result<Zeroizing<String>> {
+    let client = which.client().await?;
+    let place = Place::find(which, &client).await?;
+    let user = options.user.as_ref().context("name a user: --user")?;
+    let wanted = AccessRequest {
+        links: Default::default(),
+        user: user.clone(),
+        groups: options.groups.clone(),
+        clusters: options.clusters.clone(),
+        all_clusters: false,
+        role: options.role,
+        token: Some(TokenRequest {
+            expires_in_seconds: Some(options.expires.as_secs()),
+            scope: Scope {
+                clusters: None,
+                read_only: options.read_only,
+            },
+            description: "kubeconfig".to_owned(),
+            ..TokenRequest::default()
+        }),
+    };
+    let given: AccessGiven = client.post("/v1/access", &wanted).await?;
+    let token = given.token.context("the server has made no token")?;
+    if given.made {
+        say!("User {user} is added.");
+    }
+    for cluster in given.granted {
+        say!("User {user} may now reach cluster {cluster}.");
+    }
+    let credential = Credential::Token(&token.token);
+    place.write(options, user.as_str(), credential, &options.clusters)
+}
+
+/// Uses a saved login.
+async fn of_login(which: &Which, options: &Kubeconfig) -> Result<Zeroizing<String>> {
+    let login = which.login().context("--exec needs a saved login")?;
+    let login = fresh(login).await?;
+    let server = login.server()?;
+    let (url, authority) = (server.url(), server.authority().to_owned());
+    let me: Myself = Client::at(server).get("/v1/self").await?;
+    let reachable: Vec<_> = me
+        .clusters
+        .into_iter()
+        .map(|cluster| cluster.name)
+        .collect();
+    let clusters = match options.clusters.as_slice() {
+        [] => reachable,
+        some => match some.iter().find(|cluster| !reachable.contains(cluster)) {
+            None => some.to_vec(),
+            Some(cluster) => bail!("{} may not reach cluster {cluster}", me.user),
+        },
+    };
+    if clusters.is_empty() {
+        bail!("{} may not reach any cluster", me.user);
+    }
+    let arguments = ["credential", "--api", url.as_str()].map(str::to_owned);
+    let credential = Credential::Exec {
+        command: "underpass",
+        arguments: &arguments,
+        install_hint: "underpass gives kubectl the token of your login; it must be in the PATH",
+    };
+    let place = Place {
+        server: url,
+        ca_pem: login.ca_pem,
+    };
+    place.write(
+        options,
+        &format!("{}@{authority}", me.user),
+        credential,
+        &clusters,
+    )
+}
+
+/// The server's URL in a kubeconfig, and the CA of its certificate.
+struct Place {
+    server: String,
+    ca_pem: Option<String>,
+}
+
+impl Place {
+    /// As this program reaches it, or as the server knows itself.
+    async fn find(which: &Which, client: &Client) -> Result<Self> {
+        if let Some(server) = client.server() {
+            return Ok(Self {
+                server: server.url(),
+                ca_pem: which.ca_pem()?,
+            });
+        }
+        let info: ServerInfo = client.get(SERVER).await?;
+        Ok(Self {
+            server: info.url,
+            ca_pem: Some(info.ca_pem),
+        })
+    }
+
+    fn write(
+        &self,
+        options: &Kubeconfig,
+        user: &str,
+        credential: Credential<'_>,
+        clusters: &[ClusterName],
+    ) -> Result<Zeroizing<String>> {
+        let kubeconfig = Writer {
+            server: options.server.as_deref().unwrap_or(&self.server),
+            ca_pem: self.ca_pem.as_deref(),
+            user,
+            credential,
+            clusters,
+            prefix: "underpass-",
+        };
+        Ok(kubeconfig.to_yaml()?)
+    }
+}
+
+/// The file holds a token. An existing file loses what it held, and its wider permissions.
+fn write_private(path: &Path, text: &str) -> std::io::Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+
+    let mut options = OpenOptions::new();
+    let mut file = options
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(path)?;
+    if file.metadata()?.is_file() {
+        file.set_permissions(std::fs::Permissions::from_mode(0o600))?;
+    }
+    file.write_all(text.as_bytes())
+}

@@ -1,0 +1,65 @@
+//! `underpass`: logs in at Underpass servers, writes kubeconfigs, and changes a server's directory.
+
+mod args;
+mod commands;
+mod kubeconfig;
+mod logins;
+mod password;
+mod roots;
+mod which;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{CommandFactory, FromArgMatches};
+use underpass_api::client::ClientError;
+use underpass_terminal::say;
+
+use crate::args::Cli;
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            say!("underpass: {error:#}");
+            if let Some(hint) = hint(&error) {
+                say!("{hint}");
+            }
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<()> {
+    let matches = Cli::command().get_matches();
+    let mut cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    cli.which.prefer_flags(&matches);
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?
+        .block_on(commands::run(cli))
+}
+
+/// A remedy, for people at a command line.
+fn hint(error: &anyhow::Error) -> Option<String> {
+    let error = error.downcast_ref::<ClientError>()?;
+    match error {
+        ClientError::NoServer(_) => Some(
+            "Start `underpass-server serve` there, or name another server with --socket PATH or --api URL."
+                .to_owned(),
+        ),
+        ClientError::Tls(..) => {
+            Some("Is --api-ca-file the CA certificate of that server?".to_owned())
+        }
+        ClientError::Problem(problem) if problem.is(http::StatusCode::NOT_FOUND) => {
+            let about = problem.about.as_ref()?;
+            let name = &about.name;
+            match about.kind.as_str() {
+                "cluster" => Some(format!("`underpass cluster add {name}` adds the cluster.")),
+                "user" => Some(format!("`underpass user add {name}` adds the user.")),
+                _ => None,
+            }
+        }
+        _ => None,
+    }
+}

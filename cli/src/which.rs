@@ -1,0 +1,179 @@
+//! The server that a command asks.
+
+use std::fs;
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+use clap::ArgMatches;
+use clap::parser::ValueSource;
+use http::Uri;
+use underpass_api::Client;
+use underpass_api::client::{Credential, Server};
+use underpass_https::https_url;
+use zeroize::Zeroizing;
+
+use crate::args::Which;
+use crate::logins::{Saved, fresh};
+use crate::roots::roots;
+
+/// The socket of a server that was started in this folder without flags.
+const SOCKET: &str = "underpass-data/api.sock";
+
+/// Both ways to name a server, for errors.
+const WAYS: &str = "name one with --api URL, after `underpass login --api URL`, or on the server's machine with \
+                    --socket PATH, which is api.sock in the server's data directory";
+
+/// The socket in this folder is of no use without a word of the user.
+const ANOTHERS: &str =
+    "underpass-data/api.sock is another user's; if you trust that server, name it with --socket";
+
+impl Which {
+    /// A flag beats the other way's variable of the environment.
+    pub(crate) fn prefer_flags(&mut self, matches: &ArgMatches) {
+        let is_flag = |name| matches.value_source(name) == Some(ValueSource::CommandLine);
+        match (is_flag("api"), is_flag("socket")) {
+            (true, false) => self.socket = None,
+            (false, true) => self.api = None,
+            _ => {}
+        }
+    }
+
+    /// A client of the server.
+    pub(crate) async fn client(&self) -> Result<Client> {
+        match (&self.api, &self.socket) {
+            (Some(_), Some(_)) => {
+                bail!("--api and --socket name two servers; give one of them")
+            }
+            (Some(url), None) => Ok(Client::at(self.server(url).await?)),
+            (None, Some(path)) => Ok(Client::at_socket(path)),
+            (None, None) if is_our_socket(Path::new(SOCKET)) => Ok(Client::at_socket(SOCKET)),
+            (None, None) => {
+                let login = self.only_login();
+                let login = if is_socket(Path::new(SOCKET)) {
+                    login.context(ANOTHERS)?
+                } else {
+                    login?
+                };
+                Ok(Client::at(fresh(login).await?.server()?))
+            }
+        }
+    }
+
+    /// The server at --api, without a credential, or with that of --api-token-file.
+    pub(crate) fn server_to_log_in(&self) -> Result<(Server, Option<String>)> {
+        let url = self.api.as_deref();
+        let url = url.context("name the server: --api URL, or UNDERPASS_API")?;
+        self.named(url)
+    }
+
+    /// The CA of the server that [`Which::client`] reaches over HTTPS, as PEM; `None` where the system trusts it.
+    pub(crate) fn ca_pem(&self) -> Result<Option<String>> {
+        match (&self.api, &self.api_token_file) {
+            (Some(url), Some(_)) => Ok(self.named(url)?.1),
+            _ => Ok(self.login()?.ca_pem),
+        }
+    }
+
+    /// The login at --api, or the only one.
+    pub(crate) fn login(&self) -> Result<Saved> {
+        match &self.api {
+            Some(url) => {
+                let saved = Saved::find(&parsed(url)?)?;
+                saved.with_context(|| no_login(url))
+            }
+            None => self.only_login(),
+        }
+    }
+
+    fn only_login(&self) -> Result<Saved> {
+        if self.api_token_file.is_some() {
+            bail!("--api-token-file needs the server's URL: --api URL");
+        }
+        let mut logins = Saved::all()?;
+        match (logins.pop(), logins.is_empty()) {
+            (Some(login), true) => Ok(login),
+            (None, _) => bail!("there is no server to ask: {WAYS}"),
+            (Some(last), false) => {
+                logins.push(last);
+                let urls: Vec<_> = logins.iter().map(Saved::shown_url).collect();
+                bail!("there are logins at {}: {WAYS}", urls.join(" and "))
+            }
+        }
+    }
+
+    /// The server at `url`, with the token of the command line or of a login.
+    async fn server(&self, url: &str) -> Result<Server> {
+        if self.api_token_file.is_some() {
+            return Ok(self.named(url)?.0);
+        }
+        match Saved::find(&parsed(url)?)? {
+            Some(saved) => fresh(saved).await?.server(),
+            None => bail!("{}, or give --api-token-file", no_login(url)),
+        }
+    }
+
+    fn named(&self, url: &str) -> Result<(Server, Option<String>)> {
+        let credential = match &self.api_token_file {
+            None => Credential::None,
+            Some(path) => {
+                let text = fs::read_to_string(path).map(Zeroizing::new);
+                let text = text.with_context(|| format!("cannot read {}", path.display()))?;
+                Credential::Bearer(Zeroizing::new(text.trim().to_owned()))
+            }
+        };
+        let ca_pem = match &self.api_ca_file {
+            None => None,
+            Some(path) => {
+                let pem = fs::read_to_string(path);
+                Some(pem.with_context(|| format!("cannot read {}", path.display()))?)
+            }
+        };
+        let server = Server::new(url, &roots(ca_pem.as_deref())?, &credential)?;
+        Ok((server, ca_pem))
+    }
+}
+
+fn parsed(url: &str) -> Result<Uri> {
+    https_url(url).with_context(|| format!("{url:?} is not https://HOST[:PORT]"))
+}
+
+fn no_login(url: &str) -> String {
+    let url = url.trim_end_matches('/');
+    format!("nobody has logged in at {url}: run `underpass login --api {url}`")
+}
+
+/// Is this the socket of a server of this user's? In a folder that others can write, they could put a socket of theirs, and
+/// would be sent passwords.
+fn is_our_socket(path: &Path) -> bool {
+    is_socket(path) && is_of(path, rustix::process::geteuid().as_raw())
+}
+
+fn is_socket(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|found| found.file_type().is_socket())
+}
+
+fn is_of(path: &Path, user: u32) -> bool {
+    fs::metadata(path).is_ok_and(|found| found.uid() == user)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixListener;
+
+    use super::*;
+
+    #[test]
+    fn rule_9_a_socket_of_another_user_is_not_asked() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("api.sock");
+        assert!(!is_our_socket(&path));
+        fs::write(&path, "").unwrap();
+        assert!(!is_our_socket(&path), "a file");
+        fs::remove_file(&path).unwrap();
+        let _listener = UnixListener::bind(&path).unwrap();
+        let us = rustix::process::geteuid().as_raw();
+        assert!(is_our_socket(&path));
+        assert!(!is_of(&path, us + 1));
+    }
+}

@@ -1,0 +1,52 @@
+//! The server's own API below `/v1`: its requests and answers as types.
+//!
+//! JSON. Every object has a name and a revision, which is its `ETag`. [`View`] is an object as a client sees it, [`New`] one
+//! to be made, [`List`] a page of them, and [`Problem`] the answer to a request that was not done.
+//!
+//! With the feature `client` there is a [`Client`], over HTTPS or the server's socket; with `openapi` each type has a schema.
+
+mod access;
+mod agents;
+mod bindings;
+#[cfg(feature = "client")]
+pub mod client;
+mod clusters;
+mod direct;
+mod groups;
+mod login;
+mod myself;
+mod object;
+mod passwords;
+mod problem;
+mod server;
+mod tokens;
+mod users;
+
+pub use self::{
+    access::{AccessGiven, AccessRequest},
+    agents::{AgentMade, AgentRequest, AgentView},
+    bindings::{BindingSpec, BindingStatus},
+    clusters::{ClusterSpec, ClusterStatus},
+    direct::{CredentialSpec, CredentialStatus, DirectSpec, Reachability, Secret},
+    groups::{GroupSpec, GroupStatus},
+    login::{DeviceLoginWay, LoginRequest, LoginWays},
+    myself::{Myself, Reachable},
+    object::{List, New, View, segment},
+    passwords::NewPassword,
+    problem::{About, Problem},
+    server::ServerInfo,
+    tokens::{TokenMade, TokenRequest, TokenView},
+    users::{UserSpec, UserStatus},
+};
+
+#[cfg(feature = "client")]
+pub use self::client::Client;
+
+/// The beginning of every path of the API.
+pub const PREFIX: &str = "/v1/";
+
+/// Where one logs in.
+pub const LOGIN: &str = "/v1/login";
+
+/// Facts about the server.
+pub const SERVER: &str = "/v1/server";

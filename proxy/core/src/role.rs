@@ -1,0 +1,322 @@
+//! Roles, and the abilities that they give.
+
+use std::{fmt, str::FromStr};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Access, RequestInfo, Target};
+
+/// A user's role in a cluster, at this server. A role lets requests reach the cluster; the cluster's own RBAC decides about
+/// them.
+///
+/// | role | reads | writes | shells | services | administers |
+/// |---|---|---|---|---|---|
+/// | view | x | | | | |
+/// | access | x | x | | | |
+/// | shell | x | x | x | | |
+/// | services | x | x | | x | |
+/// | operate | x | x | x | x | |
+/// | admin | x | x | x | x | x |
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// Look at everything, change nothing, enter nothing.
+    View,
+    /// The API, without a way into workloads.
+    Access,
+    /// And exec and attach.
+    Shell,
+    /// The API, port-forwards, and proxied pods and services.
+    Services,
+    /// All of that.
+    Operate,
+    /// And the cluster's agents, and who may reach it. On all clusters: the whole directory.
+    Admin,
+}
+
+/// One thing that a role allows or not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Ability {
+    /// Requests that change nothing: get, list, watch, logs.
+    Read,
+    /// Every other request to the API server itself.
+    Write,
+    /// exec and attach, and every upgrade of which nothing better is known (KubeVirt's `console` and `vnc`).
+    Shell,
+    /// Connections to workloads: port-forward, and the API server's proxy.
+    Services,
+    /// The API server's proxy to a node, whose kubelet runs commands and reads every log.
+    Node,
+    /// The cluster's agents and bindings.
+    Administer,
+}
+
+impl Role {
+    /// Every role, from the least.
+    pub const ALL: [Self; 6] = [
+        Self::View,
+        Self::Access,
+        Self::Shell,
+        Self::Services,
+        Self::Operate,
+        Self::Admin,
+    ];
+
+    /// Does it allow this?
+    pub fn allows(self, ability: Ability) -> bool {
+        match ability {
+            Ability::Read => true,
+            Ability::Write => self != Self::View,
+            Ability::Shell => matches!(self, Self::Shell | Self::Operate | Self::Admin),
+            Ability::Services => matches!(self, Self::Services | Self::Operate | Self::Admin),
+            Ability::Node => matches!(self, Self::Operate | Self::Admin),
+            Ability::Administer => self == Self::Admin,
+        }
+    }
+
+    /// Its name.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::View => "view",
+            Self::Access => "access",
+            Self::Shell => "shell",
+            Self::Services => "services",
+            Self::Operate => "operate",
+            Self::Admin => "admin",
+        }
+    }
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Not the name of a role.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is no role; they are view, access, shell, services, operate and admin")]
+pub struct UnknownRole(String);
+
+impl FromStr for Role {
+    type Err = UnknownRole;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let found = Self::ALL.into_iter().find(|role| role.as_str() == text);
+        found.ok_or_else(|| UnknownRole(text.to_owned()))
+    }
+}
+
+impl Ability {
+    /// The ability that an access needs; `None` where no role allows it.
+    pub fn needed_by(access: &Access<'_>) -> Option<Self> {
+        match access.target() {
+            Target::KubeApi => access.request().map(Self::needed_for),
+            Target::Tcp(_) | Target::Unix(_) => Some(Self::Services),
+            Target::Shell => Some(Self::Shell),
+            Target::Operation => Some(Self::Node),
+            // Between the server and its agents.
+            _ => None,
+        }
+    }
+
+    /// The ability that a request to the API server needs.
+    pub fn needed_for(request: &RequestInfo) -> Self {
+        if request.is_proxied() {
+            return match request.resource() {
+                "pods" | "services" => Self::Services,
+                // `nodes`, and resources that may learn to proxy: the kubelet's API has `/exec` and `/run`.
+                _ => Self::Node,
+            };
+        }
+        match request.subresource() {
+            "exec" | "attach" => Self::Shell,
+            "portforward" => Self::Services,
+            _ if request.is_upgrade() => Self::Shell,
+            _ if request.changes_nothing() => Self::Read,
+            _ => Self::Write,
+        }
+    }
+
+    /// Its name in refusals.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Read => "reading",
+            Self::Write => "changing anything",
+            Self::Shell => "a shell",
+            Self::Services => "a connection to a workload",
+            Self::Node => "a connection to a node",
+            Self::Administer => "administering",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::Method;
+
+    use super::*;
+
+    fn needed(method: &str, path: &str) -> Ability {
+        let method = Method::from_bytes(method.as_bytes()).unwrap();
+        let (path, query) = path
+            .split_once('?')
+            .map_or((path, None), |(p, q)| (p, Some(q)));
+        Ability::needed_for(&RequestInfo::parse(&method, path, query, false))
+    }
+
+    #[test]
+    fn rule_8_each_target_needs_its_ability() {
+        let user = crate::Identity::new("u".into(), None, vec![], Default::default());
+        let (user, cluster) = (user.unwrap(), crate::ClusterName::new("c").unwrap());
+        for (target, ability) in [
+            ("tcp:db.prod:5432", Some(Ability::Services)),
+            ("unix:/run/x.sock", Some(Ability::Services)),
+            ("shell", Some(Ability::Shell)),
+            ("operation", Some(Ability::Node)),
+            ("state", None),
+            // Nobody gets a stream to the API server without saying for what.
+            ("kube-api", None),
+        ] {
+            let target = target.parse().unwrap();
+            let needed = Ability::needed_by(&Access::to(&user, &cluster, &target));
+            assert_eq!(needed, ability, "{target}");
+        }
+        let request = RequestInfo::parse(&Method::GET, "/api/v1/pods", None, false);
+        let access = Access::new(&user, &cluster, &request);
+        assert_eq!(Ability::needed_by(&access), Some(Ability::Read));
+    }
+
+    #[test]
+    fn rule_8_each_request_needs_its_ability() {
+        for (method, path, ability) in [
+            ("GET", "/api/v1/pods?watch=1", Ability::Read),
+            ("GET", "/version", Ability::Read),
+            (
+                "GET",
+                "/api/v1/namespaces/a/pods/b/log?follow=true",
+                Ability::Read,
+            ),
+            (
+                "POST",
+                "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews",
+                Ability::Read,
+            ),
+            (
+                "POST",
+                "/apis/authentication.k8s.io/v1/selfsubjectreviews",
+                Ability::Read,
+            ),
+            (
+                "POST",
+                "/apis/authorization.k8s.io/v1/subjectaccessreviews",
+                Ability::Write,
+            ),
+            ("POST", "/api/v1/namespaces/a/pods", Ability::Write),
+            ("DELETE", "/api/v1/pods", Ability::Write),
+            ("DELETE", "/api/v1/watch/pods", Ability::Write),
+            ("POST", "/version", Ability::Write),
+            (
+                "POST",
+                "/api/v1/namespaces/a/serviceaccounts/b/token",
+                Ability::Write,
+            ),
+            (
+                "PATCH",
+                "/api/v1/namespaces/a/pods/b/ephemeralcontainers",
+                Ability::Write,
+            ),
+            (
+                "GET",
+                "/api/v1/namespaces/a/pods/b/exec?command=sh",
+                Ability::Shell,
+            ),
+            ("POST", "/api/v1/namespaces/a/pods/b/%65xec", Ability::Shell),
+            ("POST", "/api/v1/namespaces/a/pods/b/attach", Ability::Shell),
+            (
+                "GET",
+                "/api/v1/namespaces/a/pods/b/portforward",
+                Ability::Services,
+            ),
+            (
+                "GET",
+                "/api/v1/namespaces/a/services/b/proxy/x",
+                Ability::Services,
+            ),
+            (
+                "GET",
+                "/api/v1/proxy/namespaces/a/pods/b/x",
+                Ability::Services,
+            ),
+            (
+                "GET",
+                "/api/v1/nodes/n/proxy/run/a/b/c?cmd=id",
+                Ability::Node,
+            ),
+            ("GET", "/api/v1/proxy/nodes/n/logs", Ability::Node),
+        ] {
+            assert_eq!(needed(method, path), ability, "{method} {path}");
+        }
+    }
+
+    #[test]
+    fn rule_26_an_unknown_upgrade_is_a_shell() {
+        let vmi = "/apis/subresources.kubevirt.io/v1/namespaces/a/virtualmachineinstances/v";
+        let pod = "/api/v1/namespaces/a/pods/p";
+        for (path, query, ability) in [
+            (format!("{vmi}/console"), "", Ability::Shell),
+            (format!("{vmi}/vnc"), "watch=true", Ability::Shell),
+            (format!("{vmi}/vnc"), "watch=", Ability::Shell),
+            (format!("{vmi}/portforward/22/tcp"), "", Ability::Services),
+            (pod.to_owned(), "watch=1", Ability::Shell),
+            (format!("{pod}/log"), "follow=1", Ability::Shell),
+            (format!("{pod}/portforward"), "watch=1", Ability::Services),
+            (format!("{pod}/proxy/x"), "watch=1", Ability::Services),
+            ("/api/v1/nodes/n/proxy/run".to_owned(), "", Ability::Node),
+            ("/api/v1/watch/pods".to_owned(), "", Ability::Shell),
+            ("/version".to_owned(), "", Ability::Shell),
+            (
+                "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews".to_owned(),
+                "",
+                Ability::Shell,
+            ),
+        ] {
+            for method in [Method::GET, Method::POST] {
+                let read = RequestInfo::parse(&method, &path, Some(query), true);
+                assert_eq!(Ability::needed_for(&read), ability, "{path}?{query}");
+            }
+        }
+        assert!(!Role::View.allows(Ability::Shell) && !Role::Access.allows(Ability::Shell));
+    }
+
+    #[test]
+    fn a_role_allows_what_its_table_says() {
+        let abilities = [
+            Ability::Read,
+            Ability::Write,
+            Ability::Shell,
+            Ability::Services,
+            Ability::Node,
+            Ability::Administer,
+        ];
+        let table = [
+            (Role::View, "x....."),
+            (Role::Access, "xx...."),
+            (Role::Shell, "xxx..."),
+            (Role::Services, "xx.x.."),
+            (Role::Operate, "xxxxx."),
+            (Role::Admin, "xxxxxx"),
+        ];
+        for (role, row) in table {
+            let allowed: String = abilities
+                .iter()
+                .map(|&ability| if role.allows(ability) { 'x' } else { '.' })
+                .collect();
+            assert_eq!(allowed, row, "{role}");
+            assert_eq!(role.to_string().parse(), Ok(role));
+        }
+        assert!("root".parse::<Role>().is_err());
+    }
+}

@@ -1,0 +1,202 @@
+//! A provider's HTTPS.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http::{Request, Response, header};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::{
+    client::legacy::{Client, connect::HttpConnector},
+    rt::{TokioExecutor, TokioTimer},
+};
+use rustls::{ClientConfig, RootCertStore};
+use rustls_pki_types::{CertificateDer, pem::PemObject};
+
+use underpass_core::{BoxError, limits};
+
+/// The CAs that a server's certificate may come from.
+#[derive(Clone, Debug)]
+pub struct Roots(Arc<RootCertStore>);
+
+/// There are no certificates to trust.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RootsError {
+    /// Not PEM, or cut off.
+    #[error("not PEM")]
+    Pem(#[source] rustls_pki_types::pem::Error),
+    /// A certificate that cannot be a trust anchor.
+    #[error("not a CA certificate")]
+    Certificate(#[source] rustls::Error),
+    /// No certificate at all.
+    #[error("there is no certificate in it")]
+    Empty,
+}
+
+impl Roots {
+    /// The CAs that the system trusts.
+    ///
+    /// # Errors
+    /// The system has none.
+    pub fn system() -> Result<Self, RootsError> {
+        let mut roots = RootCertStore::empty();
+        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+        Self::some(roots)
+    }
+
+    /// Reads CA certificates.
+    ///
+    /// # Errors
+    /// One of them cannot be used, or there is none.
+    pub fn from_pem(pem: &[u8]) -> Result<Self, RootsError> {
+        let mut roots = RootCertStore::empty();
+        for certificate in CertificateDer::pem_slice_iter(pem) {
+            let certificate = certificate.map_err(RootsError::Pem)?;
+            roots.add(certificate).map_err(RootsError::Certificate)?;
+        }
+        Self::some(roots)
+    }
+
+    fn some(roots: RootCertStore) -> Result<Self, RootsError> {
+        if roots.is_empty() {
+            return Err(RootsError::Empty);
+        }
+        Ok(Self(Arc::new(roots)))
+    }
+
+    /// The certificates themselves.
+    pub fn store(&self) -> Arc<RootCertStore> {
+        Arc::clone(&self.0)
+    }
+
+    /// TLS that trusts them, and nobody else.
+    ///
+    /// # Errors
+    /// The cryptography has no protocol version in common with TLS: never, as it is built.
+    pub fn client(&self) -> Result<ClientConfig, rustls::Error> {
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        Ok(ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()?
+            .with_root_certificates(self.store())
+            .with_no_client_auth())
+    }
+}
+
+/// A provider's HTTPS, with bounds. It follows no redirect (security rule 2), so that a credential goes where the
+/// configuration says and nowhere else.
+#[derive(Clone)]
+#[allow(missing_debug_implementations, reason = "hyper's client has none")]
+pub struct Https(Client<HttpsConnector<HttpConnector>, Full<Bytes>>);
+
+/// Why a provider has not answered.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum HttpsError {
+    /// No connection, or one that ended.
+    #[error("the provider cannot be reached")]
+    Unreachable(#[source] hyper_util::client::legacy::Error),
+    /// The answer is not all there, or too much.
+    #[error(
+        "the provider's answer was cut off, or is larger than {} bytes",
+        limits::PROVIDER_ANSWER_BYTES
+    )]
+    Answer(#[source] BoxError),
+    /// No answer in time.
+    #[error("the provider took longer than {:?}", limits::PROVIDER_TIME)]
+    TooSlow,
+    /// An answer that does not help.
+    #[error("the provider answered {0}")]
+    Status(http::StatusCode),
+    /// Not the JSON that was asked for.
+    #[error("the provider's answer is not what it should be")]
+    Malformed(#[source] serde_json::Error),
+    /// No such request can be sent.
+    #[error("the request cannot be written")]
+    Request(#[source] http::Error),
+}
+
+impl Https {
+    /// A client that trusts `roots`.
+    ///
+    /// # Errors
+    /// The cryptography has no protocol version in common with TLS: never, as it is built.
+    pub fn new(roots: &Roots) -> Result<Self, rustls::Error> {
+        let mut tcp = HttpConnector::new();
+        tcp.enforce_http(false);
+        tcp.set_nodelay(true);
+        tcp.set_connect_timeout(Some(limits::PROVIDER_CONNECT_TIME));
+        let connector = HttpsConnectorBuilder::new()
+            .with_tls_config(roots.client()?)
+            .https_only()
+            .enable_http1()
+            .wrap_connector(tcp);
+        let client = Client::builder(TokioExecutor::new())
+            .pool_timer(TokioTimer::new())
+            .pool_idle_timeout(Duration::from_secs(30))
+            .pool_max_idle_per_host(limits::CHECKS_AT_ONCE)
+            .build(connector);
+        Ok(Self(client))
+    }
+
+    /// Sends a request, and reads the whole answer, of any status.
+    ///
+    /// # Errors
+    /// There is no whole answer in time.
+    ///
+    /// # Cancel safety
+    /// Dropping the future drops the request.
+    pub async fn send(
+        &self,
+        mut request: Request<Full<Bytes>>,
+    ) -> Result<Response<Bytes>, HttpsError> {
+        let agent = const { http::HeaderValue::from_static("underpass") };
+        request.headers_mut().insert(header::USER_AGENT, agent);
+        let exchange = async {
+            let response = self.0.request(request).await;
+            let (parts, body) = response.map_err(HttpsError::Unreachable)?.into_parts();
+            let body = Limited::new(body, limits::PROVIDER_ANSWER_BYTES);
+            let body = body.collect().await.map_err(HttpsError::Answer)?;
+            Ok(Response::from_parts(parts, body.to_bytes()))
+        };
+        tokio::time::timeout(limits::PROVIDER_TIME, exchange)
+            .await
+            .unwrap_or(Err(HttpsError::TooSlow))
+    }
+
+    /// Asks for a JSON document that everybody may read.
+    ///
+    /// # Errors
+    /// There is none, or none in time.
+    ///
+    /// # Cancel safety
+    /// Dropping the future drops the request.
+    pub async fn document<T>(&self, url: &http::Uri) -> Result<T, HttpsError>
+    where
+        T: serde::de::DeserializeOwned,
+    {
+        let request = Request::get(url)
+            .header(header::ACCEPT, "application/json")
+            .body(Full::default())
+            .map_err(HttpsError::Request)?;
+        let response = self.send(request).await?;
+        if response.status() != http::StatusCode::OK {
+            return Err(HttpsError::Status(response.status()));
+        }
+        serde_json::from_slice(response.body()).map_err(HttpsError::Malformed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn roots_are_certificates() {
+        let ca = rcgen::generate_simple_self_signed(["x".to_owned()]).unwrap();
+        Roots::from_pem(ca.cert.pem().as_bytes()).unwrap();
+        assert!(matches!(Roots::from_pem(b""), Err(RootsError::Empty)));
+        let cut = b"-----BEGIN CERTIFICATE-----\nMII";
+        assert!(Roots::from_pem(cut).is_err());
+    }
+}
