@@ -19,6 +19,7 @@ use crate::api::{Api, Requester};
 use crate::data_dir::DataDir;
 use crate::limits;
 use crate::metrics::{self, Metrics};
+use crate::occasional::Occasional;
 
 /// Its name in the data directory.
 pub(crate) const NAME: &str = "api.sock";
@@ -47,13 +48,16 @@ impl Socket {
 
     /// Answers, for as long as the future lives.
     pub(crate) async fn serve(self, api: Api, metrics: Metrics) {
+        let stuck = Occasional::default();
         loop {
             match self.listener.accept().await {
                 Ok((stream, _)) => {
                     tokio::spawn(serve_connection(stream, api.clone(), metrics.clone()));
                 }
                 Err(error) => {
-                    tracing::error!("cannot accept at {NAME}: {error}");
+                    if stuck.is_news() {
+                        tracing::error!("cannot accept at {NAME}: {error}");
+                    }
                     tokio::time::sleep(limits::ACCEPT_PAUSE).await;
                 }
             }

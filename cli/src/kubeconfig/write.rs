@@ -6,6 +6,7 @@ use serde::Serialize;
 use zeroize::Zeroizing;
 
 use underpass_core::ClusterName;
+use underpass_terminal::printable;
 
 /// The contents of a kubeconfig.
 #[derive(Debug)]
@@ -155,7 +156,8 @@ impl Kubeconfig<'_> {
             .iter()
             .map(|cluster| format!("{}{cluster}", self.prefix))
             .collect();
-        let user = format!("{}{}", self.prefix, self.user);
+        // A server's word, which YAML writes as it is: on a terminal it could change what stands there.
+        let user = format!("{}{}", self.prefix, printable(self.user));
         let ca = self.ca_pem.map(|pem| BASE64.encode(pem));
         let cluster = |(name, cluster): (&'_ String, &ClusterName)| {
             (name.clone(), format!("{base}/k8s/clusters/{cluster}"))
@@ -299,6 +301,26 @@ mod tests {
             Some("client.authentication.k8s.io/v1")
         );
         assert!(user.token.is_none());
+    }
+
+    #[test]
+    fn rule_23_a_servers_text_is_visible_in_a_kubeconfig() {
+        let clusters = clusters(&["prod"]);
+        let config = Kubeconfig {
+            server: "https://u:1",
+            ca_pem: None,
+            user: "alice\u{202e}nimda\u{200b}\u{2066}@u",
+            credential: Credential::Token("token"),
+            clusters: &clusters,
+            prefix: "underpass-",
+        };
+        let yaml = config.to_yaml().unwrap();
+        assert!(yaml.is_ascii(), "{}", &**yaml);
+        assert!(
+            yaml.contains("alice") && yaml.contains("202e"),
+            "{}",
+            &**yaml
+        );
     }
 
     #[test]
