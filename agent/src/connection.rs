@@ -4,8 +4,8 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use underpass_tunnel::{
-    AgentKey, AttemptError, ConnectError, Connector, ConnectorConfig, DialError, Distrust, NoProxy,
-    Proxy, ProxyError, ServerAddress, Status, Transports, Trust, Way, WayError, chain,
+    AgentKey, AttemptError, CertificateError, ConnectError, Connector, ConnectorConfig, DialError,
+    NoProxy, Proxy, ProxyError, ServerAddress, Status, Transports, Trust, Way, WayError, chain,
 };
 
 use crate::cli::Cli;
@@ -138,10 +138,10 @@ fn dial_advice(error: &DialError) -> &'static str {
 fn way_advice(way: &Way, error: &WayError) -> Option<&'static str> {
     Some(match error {
         WayError::Untrusted { distrust, .. } => match (distrust, way) {
-            (Distrust::WrongName, _) => {
+            (CertificateError::WrongName, _) => {
                 "give --server a name that the server has: `underpass-server serve --name`"
             }
-            (Distrust::Expired | Distrust::NotYetValid, _) => {
+            (CertificateError::Expired | CertificateError::NotYetValid, _) => {
                 "see whether the clocks here and at the server are right"
             }
             (_, Way::Proxied { .. }) => {

@@ -12,7 +12,7 @@ use underpass_tunnel::ResumeWindow;
 use underpass_tunnel::transport::quic::{Congestion, Offload, QuicConfig, QuicConfigError};
 
 use crate::recover::Recover;
-use crate::{audit, budgets, hops};
+use crate::{audit, budgets, proxies};
 
 /// Reaches Kubernetes clusters behind NAT: authenticates callers and carries their API calls to
 /// agents that dial out. `underpass` changes its directory
@@ -108,7 +108,7 @@ pub(crate) struct Serve {
     #[arg(long, env = "UNDERPASS_RESUME_WINDOW", default_value = "60s", value_name = "TIME", value_parser = resume_window)]
     pub(crate) resume_window: ResumeWindow,
     #[command(flatten)]
-    pub(crate) hops: hops::Options,
+    pub(crate) proxies: proxies::Options,
     #[command(flatten)]
     pub(crate) audit: audit::Options,
     #[command(flatten)]

@@ -8,7 +8,7 @@ use http::{HeaderMap, Method, Request, header};
 use http_body_util::{BodyExt as _, Full};
 use tokio::runtime::{Builder, Runtime};
 use underpass_api::ServerInfo;
-use underpass_audit::Trail;
+use underpass_audit::AuditLog;
 use underpass_authenticate::{
     Authenticator as _, Caller, Chain, Passwords, Token, TokenAuthenticator, Unowned,
 };
@@ -171,7 +171,7 @@ impl World {
                     ca_pin: String::new(),
                     version: String::new(),
                 },
-                Trail::default(),
+                AuditLog::default(),
             ),
             directory,
         }

@@ -13,15 +13,15 @@ mod files;
 mod first_administrator;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
-mod hops;
 mod http;
 mod limits;
 mod listen;
 mod metrics;
 mod occasional;
 mod pki;
-mod reach;
+mod proxies;
 mod recover;
+mod router;
 mod secrets;
 mod socket;
 mod supervise;

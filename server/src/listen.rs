@@ -18,9 +18,9 @@ use underpass_tunnel::transport::quic::{self, QuicConfig};
 use underpass_tunnel::transport::tcp;
 use underpass_tunnel::{Acceptor, chain};
 
-use crate::hops::Hops;
 use crate::limits;
 use crate::occasional::Occasional;
+use crate::proxies::TrustedProxies;
 use crate::tunnel::Tunnel;
 
 /// How often another port is tried where the system chose one for TCP that is taken for UDP.
@@ -74,7 +74,7 @@ pub(crate) async fn serve_quic(endpoint: Endpoint, acceptor: Arc<Acceptor>, tunn
 pub(crate) async fn serve_tcp(
     listener: TcpListener,
     tls: rustls::ServerConfig,
-    hops: Hops,
+    proxies: TrustedProxies,
     front: Arc<Front>,
     door: Door,
     connections: TaskTracker,
@@ -91,9 +91,9 @@ pub(crate) async fn serve_tcp(
         };
         match accepted {
             Ok((tcp, remote, place)) => {
-                let (tls, hops, front) = (tls.clone(), hops.clone(), Arc::clone(&front));
+                let (tls, proxies, front) = (tls.clone(), proxies.clone(), Arc::clone(&front));
                 connections.spawn(async move {
-                    let served = serve_connection(tcp, remote, place, &hops, &tls, &front);
+                    let served = serve_connection(tcp, remote, place, &proxies, &tls, &front);
                     if let Err(error) = served.await {
                         tracing::debug!(%remote, "connection ended: {error:#}");
                     }
@@ -175,7 +175,7 @@ async fn serve_connection(
     socket: TcpStream,
     remote: SocketAddr,
     place: Place,
-    hops: &Hops,
+    proxies: &TrustedProxies,
     tls: &TlsAcceptor,
     front: &Arc<Front>,
 ) -> Result<()> {
@@ -183,7 +183,7 @@ async fn serve_connection(
     tcp::tune(&socket)?;
     let standing = &place.standing;
     tokio::select! {
-        served = serve_stranger(socket, remote, standing, hops, tls, front) => served,
+        served = serve_stranger(socket, remote, standing, proxies, tls, front) => served,
         () = standing.closed() => bail!("closed to make room for others"),
     }
 }
@@ -192,11 +192,11 @@ async fn serve_stranger(
     socket: TcpStream,
     remote: SocketAddr,
     standing: &Standing,
-    hops: &Hops,
+    proxies: &TrustedProxies,
     tls: &TlsAcceptor,
     front: &Arc<Front>,
 ) -> Result<()> {
-    let (peer, tls) = handshake(socket, remote, standing, hops, tls).await?;
+    let (peer, tls) = handshake(socket, remote, standing, proxies, tls).await?;
     let protocol = Protocol::from_alpn(tls.get_ref().1.alpn_protocol());
     let shown = tls.get_ref().1.peer_certificates().unwrap_or_default();
     let info = ConnectionInfo {
@@ -216,13 +216,13 @@ async fn handshake(
     tcp: TcpStream,
     remote: SocketAddr,
     standing: &Standing,
-    hops: &Hops,
+    proxies: &TrustedProxies,
     tls: &TlsAcceptor,
 ) -> Result<(Peer, TlsStream<Metered<TcpStream>>)> {
     // Responses are written whole; waiting for more would delay watch events.
     tcp.set_nodelay(true)?;
     let mut tcp = Metered::new(tcp, standing.clone());
-    let peer = hops.peer(&mut tcp, remote).await?;
+    let peer = proxies.peer(&mut tcp, remote).await?;
     standing.comes_from(&peer);
     let tls = tokio::time::timeout(limits::TLS_TIME, tls.accept(tcp))
         .await
@@ -241,7 +241,7 @@ mod tests {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::net::TcpSocket;
     use tokio_rustls::TlsConnector;
-    use underpass_audit::Trail;
+    use underpass_audit::AuditLog;
     use underpass_authenticate::{
         AuthenticateError, Authenticated, Authenticator, Caller, Chain, Unowned,
     };
@@ -321,14 +321,14 @@ mod tests {
             clusters: Arc::new(NoClusters),
             fallback: Arc::new(NotFound),
             policy: ImpersonationPolicy::default(),
-            audit: Trail::default(),
+            audit: AuditLog::default(),
             budgets: Budgets::default(),
         });
         let (connections, stop) = (TaskTracker::new(), CancellationToken::new());
         let serving = serve_tcp(
             listener,
             tls,
-            Hops::default(),
+            TrustedProxies::default(),
             Arc::new(front),
             door,
             connections.clone(),
@@ -480,8 +480,8 @@ mod tests {
         let door = door();
         let (tcp, remote, place) = door.next(&listener).await.unwrap();
         let start = tokio::time::Instant::now();
-        let (hops, tls) = (Hops::default(), acceptor());
-        let handshake = handshake(tcp, remote, &place.standing, &hops, &tls);
+        let (proxies, tls) = (TrustedProxies::default(), acceptor());
+        let handshake = handshake(tcp, remote, &place.standing, &proxies, &tls);
         let error = handshake.await.unwrap_err();
         assert_eq!(error.to_string(), "TLS took too long");
         assert!(start.elapsed() >= limits::TLS_TIME);
@@ -497,8 +497,8 @@ mod tests {
         client.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
         let door = door();
         let (tcp, remote, place) = door.next(&listener).await.unwrap();
-        let (hops, tls) = (Hops::default(), acceptor());
-        let handshake = handshake(tcp, remote, &place.standing, &hops, &tls);
+        let (proxies, tls) = (TrustedProxies::default(), acceptor());
+        let handshake = handshake(tcp, remote, &place.standing, &proxies, &tls);
         let error = tokio::time::timeout(DEADLINE, handshake).await.unwrap();
         assert_eq!(error.unwrap_err().to_string(), "TLS failed");
         drop(place);
@@ -515,8 +515,8 @@ mod tests {
         let mut client = TcpStream::connect(address).await.unwrap();
         let door = door();
         let (tcp, remote, place) = door.next(&listener).await.unwrap();
-        let (hops, tls) = (options.hops.into(), acceptor());
-        let handshake = handshake(tcp, remote, &place.standing, &hops, &tls);
+        let (proxies, tls) = (options.proxies.into(), acceptor());
+        let handshake = handshake(tcp, remote, &place.standing, &proxies, &tls);
         let error = handshake.await.unwrap_err();
         assert!(format!("{error:#}").ends_with("did not come in time"));
         drop(place);

@@ -73,7 +73,7 @@ struct Made {
 
 async fn make(directory: &Arc<Directory>, data: &DataDir, options: Recover) -> Result<Made> {
     let received = OffsetDateTime::now_utc();
-    let trail = audit::open(&options.audit, data).await?;
+    let audit_log = audit::open(&options.audit, data).await?;
     let name = Name::new(&format!("recovery-{:08x}", rand::random::<u32>()))?;
     let file = options.token_file;
     let file = file.unwrap_or_else(|| data.path(&format!("{name}.token")));
@@ -81,7 +81,7 @@ async fn make(directory: &Arc<Directory>, data: &DataDir, options: Recover) -> R
     let token = Token::generate()?;
     first_administrator::write(&file, &token)
         .with_context(|| format!("cannot write the token {}", file.display()))?;
-    trail.ready().await?;
+    audit_log.ready().await?;
     let made = api::new_administrator(directory, &name, &token).await?;
     let expires = made.expires.context("the token has no end")?;
     let details = [
@@ -92,7 +92,7 @@ async fn make(directory: &Arc<Directory>, data: &DataDir, options: Recover) -> R
             format!("admin on all clusters; token {} until {expires}", made.id),
         ),
     ];
-    trail.own_call(&OwnCall {
+    audit_log.own_call(&OwnCall {
         caller: OwnCaller::Known(api::Requester::Operator.name()),
         client: None,
         method: &Method::POST,
@@ -102,7 +102,7 @@ async fn make(directory: &Arc<Directory>, data: &DataDir, options: Recover) -> R
         code: 200,
         details: &details,
     });
-    let unwritten = trail.flush(limits::AUDIT_FLUSH).await;
+    let unwritten = audit_log.flush(limits::AUDIT_FLUSH).await;
     ensure!(
         unwritten == 0,
         "the administrator {name} is made, with a token in {}, but the audit log could not be written",

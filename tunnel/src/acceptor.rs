@@ -22,11 +22,11 @@ use underpass_proto::settings::{KeepaliveInterval, ResumeWindow, StreamLimit};
 
 pub use self::admission::{Admission, Denied};
 use self::handshake::{Admitted, Failed, Within, close_words, tell};
-use crate::census::{Census, NoRoom};
 use crate::control::{ControlError, HandshakeStream};
-use crate::gate::{Bounds, Closed, Gate, Place};
+use crate::handshake_limiter::{Bounds, Closed, HandshakeLimiter, Place};
 use crate::limits;
 use crate::session::{Info, Joining, Session, Shared};
+use crate::session_limiter::{NoRoom, SessionLimiter};
 use crate::telemetry;
 use crate::transport::quic::QuicTransport;
 use crate::transport::websocket::{self, Subprotocol};
@@ -167,8 +167,8 @@ impl Sessions {
 pub struct Acceptor {
     config: AcceptorConfig,
     admission: Arc<dyn Admission>,
-    gate: Gate,
-    census: Census,
+    handshake_limiter: HandshakeLimiter,
+    session_limiter: SessionLimiter,
     sessions: Mutex<Sessions>,
 }
 
@@ -176,14 +176,14 @@ impl Acceptor {
     /// An acceptor that lets in whom `admission` knows.
     pub fn new(config: AcceptorConfig, admission: Arc<dyn Admission>) -> Self {
         Self {
-            census: Census::new(
+            session_limiter: SessionLimiter::new(
                 config.max_sessions_of_agent,
                 config.max_sessions_of_name,
                 config.max_sessions,
             ),
             config,
             admission,
-            gate: Gate::new(Bounds::default()),
+            handshake_limiter: HandshakeLimiter::new(Bounds::default()),
             sessions: Mutex::default(),
         }
     }
@@ -221,7 +221,7 @@ impl Acceptor {
     ) -> Result<(quinn::Incoming, Place), AcceptError> {
         let source = incoming.remote_address().ip();
         match self
-            .gate
+            .handshake_limiter
             .enter(Some(source), incoming.remote_address_validated())
         {
             Ok(place) => Ok((incoming, place)),
@@ -267,7 +267,7 @@ impl Acceptor {
     pub async fn accept(&self, transport: Arc<dyn Transport>) -> Result<Accepted, AcceptError> {
         // TCP's handshake has proven the address.
         let source = transport.remote().map(|remote| remote.ip());
-        let Ok(place) = self.gate.enter(source, true) else {
+        let Ok(place) = self.handshake_limiter.enter(source, true) else {
             transport.close(CloseCode::Overloaded, "too many handshakes");
             return Err(AcceptError::Overloaded);
         };

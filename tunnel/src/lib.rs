@@ -81,23 +81,22 @@
 
 mod acceptor;
 mod buffer;
-mod census;
 mod connector;
 mod control;
 mod copy;
 mod dialer;
-mod gate;
+mod handshake_limiter;
 pub mod limits;
 mod random;
 mod registry;
 pub mod session;
+mod session_limiter;
 mod stream;
 mod telemetry;
 pub mod tls;
 pub mod transport;
 
 pub use acceptor::{AcceptError, Accepted, Acceptor, AcceptorConfig, Admission, Denied};
-pub use census::NoRoom;
 pub use connector::{
     AttemptError, ConfigError, ConnectError, Connector, ConnectorConfig, DialError, NoProxy, Proxy,
     ProxyConfigError, ProxyEnvError, ProxyError, ProxyUrl, ProxyUrlError, Reconnected, Resolve,
@@ -112,9 +111,10 @@ pub use session::{
     IncomingStream, LinkLoss, OpenError, OpenRequest, Session, SessionError, SessionId,
     SessionStats,
 };
+pub use session_limiter::NoRoom;
 pub use stream::{ReadHalf, Stream, StreamError, WriteHalf};
 pub use telemetry::{describe_metrics, record_sessions};
-pub use tls::{CaPin, Distrust, Trust};
+pub use tls::{CaPin, CertificateError, Trust};
 pub use underpass_proto::agent_name::{AgentName, NameTooLong};
 pub use underpass_proto::code::{CloseCode, ResetCode};
 pub use underpass_proto::frame::{Class, GoAway};

@@ -9,7 +9,7 @@ use time::{OffsetDateTime, format_description::BorrowedFormatItem, macros::forma
 use super::{
     Level,
     cut::{cut_json, json_len},
-    trail::Told,
+    log::Told,
 };
 use underpass_core::{Identity, Refusal, RequestInfo, limits};
 

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use http::Method;
 use time::OffsetDateTime;
 
-use super::{Call, Event, Kind, Stage, Told, Trail, User};
+use super::{AuditLog, Call, Event, Kind, Stage, Told, User};
 use underpass_core::{Identity, Provenance, RequestInfo};
 
 /// One call of the server's own API, when it has been answered. Its objects are of the API group `underpass.dev`, so that
@@ -63,7 +63,7 @@ impl OwnCall<'_> {
     }
 }
 
-impl Trail {
+impl AuditLog {
     /// Writes it down, if the policy says so and its caller's share allows it; then the log should have a line of it, too,
     /// whose texts are cut likewise.
     pub fn own_call(&self, call: &OwnCall<'_>) -> Option<Told> {

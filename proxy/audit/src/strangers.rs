@@ -3,7 +3,7 @@
 
 use std::net::IpAddr;
 
-use super::{Full, Outlet, OutletConfig};
+use super::{Backend, BackendConfig, Full};
 use underpass_core::{
     limits,
     rate::{NetworkLimiter, Rate},
@@ -13,7 +13,7 @@ use underpass_core::{
 #[derive(Debug)]
 pub(super) struct Strangers {
     /// Where their events go; without, nowhere.
-    pub(super) outlet: Option<Outlet>,
+    pub(super) backend: Option<Backend>,
     /// All networks together have a bound, too: a botnet has a share for each.
     networks: NetworkLimiter,
 }
@@ -27,26 +27,26 @@ impl Default for Strangers {
         };
         let (burst, every) = (limits::STRANGERS_EVENTS, limits::STRANGERS_EVENT_EVERY);
         Self {
-            outlet: None,
+            backend: None,
             networks: NetworkLimiter::new(each, burst, every),
         }
     }
 }
 
 impl Strangers {
-    pub(super) fn to(outlet: Outlet) -> Self {
+    pub(super) fn to(backend: Backend) -> Self {
         Self {
-            outlet: Some(outlet),
+            backend: Some(backend),
             ..Self::default()
         }
     }
 
-    /// How an outlet for events of strangers behaves: it drops what it has no room for.
-    pub(super) fn config() -> OutletConfig {
-        OutletConfig {
+    /// How a backend for events of strangers behaves: it drops what it has no room for.
+    pub(super) fn config() -> BackendConfig {
+        BackendConfig {
             capacity: limits::STRANGER_QUEUE,
             full: Full::Drop,
-            ..OutletConfig::default()
+            ..BackendConfig::default()
         }
     }
 

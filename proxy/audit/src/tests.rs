@@ -30,14 +30,14 @@ impl Sink for Kept {
 }
 
 impl Kept {
-    fn trail(&self) -> Trail {
-        let outlet = Outlet::start("kept", Box::new(self.clone()), OutletConfig::default());
-        let trail = Trail::new(Policy::everything(), vec![outlet]);
-        trail.strangers("strangers", Box::new(self.clone()))
+    fn audit_log(&self) -> AuditLog {
+        let backend = Backend::start("kept", Box::new(self.clone()), BackendConfig::default());
+        let audit_log = AuditLog::new(Policy::everything(), vec![backend]);
+        audit_log.strangers("strangers", Box::new(self.clone()))
     }
 
-    async fn of(&self, trail: &Trail) -> Vec<Bytes> {
-        assert_eq!(trail.flush(Duration::from_secs(20)).await, 0);
+    async fn of(&self, audit_log: &AuditLog) -> Vec<Bytes> {
+        assert_eq!(audit_log.flush(Duration::from_secs(20)).await, 0);
         std::mem::take(&mut *self.0.lock().unwrap())
     }
 }
@@ -73,7 +73,7 @@ fn call<'a>(
 #[tokio::test]
 async fn rule_23_no_event_is_longer_than_its_kind_may_be() {
     let kept = Kept::default();
-    let trail = kept.trail();
+    let audit_log = kept.audit_log();
     // The largest head, with what JSON escapes in it.
     let long = "\\\"%22é\u{7f}".repeat(limits::HEADER_BYTES / 16);
     let path = format!("/v1/namespaces/{long}/{long}/{long}/{long}");
@@ -88,9 +88,9 @@ async fn rule_23_no_event_is_longer_than_its_kind_may_be() {
         (caller, &Method::GET, 200),
         (caller, &method, 201),
     ] {
-        let told = trail.own_call(&call(caller, method, &path, code, &details));
+        let told = audit_log.own_call(&call(caller, method, &path, code, &details));
         let told = told.expect("it is told");
-        let event = &kept.of(&trail).await[0];
+        let event = &kept.of(&audit_log).await[0];
         assert!(event.len() <= told.event_bytes(), "{}", event.len());
     }
     // A call to a cluster, by somebody who acts as somebody else.
@@ -106,14 +106,14 @@ async fn rule_23_no_event_is_longer_than_its_kind_may_be() {
         },
         Kind::Done,
     ] {
-        let told = trail.tell(kind).unwrap();
+        let told = audit_log.tell(kind).unwrap();
         let about = Call {
             user: &user,
             cluster: None,
             info: Some(&info),
             path: &path,
         };
-        trail.write(told, Stage::ResponseComplete, about, |level| {
+        audit_log.write(told, Stage::ResponseComplete, about, |level| {
             let now = OffsetDateTime::now_utc();
             let mut event = Event::new(level, Stage::ResponseComplete, "id", client, now);
             event.request_uri = &path;
@@ -126,7 +126,7 @@ async fn rule_23_no_event_is_longer_than_its_kind_may_be() {
             }
             event
         });
-        let event = &kept.of(&trail).await[0];
+        let event = &kept.of(&audit_log).await[0];
         assert!(
             event.len() <= told.event_bytes(),
             "{kind:?}: {}",
@@ -141,21 +141,21 @@ async fn rule_23_no_event_is_longer_than_its_kind_may_be() {
 #[tokio::test]
 async fn what_fits_is_written_whole() {
     let kept = Kept::default();
-    let trail = kept.trail();
+    let audit_log = kept.audit_log();
     let groups: Vec<_> = (0..1500)
         .map(|number| format!("group-{number:04}"))
         .collect();
     let extra = BTreeMap::from([("key".to_owned(), vec!["value".to_owned()])]);
     let identity = Identity::new("alice".into(), None, groups.clone(), extra.clone()).unwrap();
     let method = Method::POST;
-    trail.own_call(&call(
+    audit_log.own_call(&call(
         OwnCaller::Identity(&identity),
         &method,
         "/v1/users",
         201,
         &[],
     ));
-    let event: serde_json::Value = serde_json::from_slice(&kept.of(&trail).await[0]).unwrap();
+    let event: serde_json::Value = serde_json::from_slice(&kept.of(&audit_log).await[0]).unwrap();
     assert_eq!(event["user"]["groups"], serde_json::json!(groups));
     assert_eq!(event["user"]["extra"], serde_json::json!(extra));
     assert_eq!(event["annotations"], serde_json::Value::Null);
@@ -163,9 +163,9 @@ async fn what_fits_is_written_whole() {
 
 #[tokio::test(start_paused = true)]
 async fn rule_23_a_captured_authenticator_does_not_rotate_the_history_with_ever_new_names() {
-    let trail = Trail::default();
+    let audit_log = AuditLog::default();
     let refused = |name: &str, by: &str| {
-        trail
+        audit_log
             .tell(Kind::Refused {
                 name,
                 authority: by,
@@ -191,14 +191,14 @@ async fn rule_23_a_captured_authenticator_does_not_rotate_the_history_with_ever_
 #[tokio::test(start_paused = true)]
 async fn rule_23_a_share_is_the_authoritys_and_not_the_tokens() {
     let kept = Kept::default();
-    let trail = kept.trail();
+    let audit_log = kept.audit_log();
     let with_a_token = |name: &str, authority: Authority| {
         let identity = Identity::new(name.into(), None, Vec::new(), BTreeMap::new()).unwrap();
         identity.vouched_for(Provenance::new(Proof::Token, "tokens", authority))
     };
     let refused = |identity: &Identity| {
         let caller = OwnCaller::Identity(identity);
-        let told = trail.own_call(&call(caller, &Method::GET, "/v1/users", 403, &[]));
+        let told = audit_log.own_call(&call(caller, &Method::GET, "/v1/users", 403, &[]));
         told.is_some()
     };
     let captured = Authority::provider(Proof::Jwt, "captured".into());
@@ -207,7 +207,7 @@ async fn rule_23_a_share_is_the_authoritys_and_not_the_tokens() {
         .count();
     assert_eq!(told, limits::AUTHORITY_REFUSED_EVENTS as usize);
     assert!(refused(&with_a_token("alice", Authority::Directory)));
-    let events = kept.of(&trail).await;
+    let events = kept.of(&audit_log).await;
     let event: serde_json::Value = serde_json::from_slice(events.last().unwrap()).unwrap();
     let by = &event["annotations"]["underpass.dev/authenticated-by"];
     assert_eq!(by, "token/tokens", "and it says what was shown");
@@ -216,10 +216,10 @@ async fn rule_23_a_share_is_the_authoritys_and_not_the_tokens() {
 #[tokio::test(start_paused = true)]
 async fn rule_23_reads_of_the_api_have_a_share_of_the_audit_log() {
     let kept = Kept::default();
-    let trail = kept.trail();
+    let audit_log = kept.audit_log();
     let identity = Identity::new("mallory".into(), None, Vec::new(), BTreeMap::new()).unwrap();
     let caller = OwnCaller::Identity(&identity);
-    let read = || trail.own_call(&call(caller, &Method::GET, "/v1/self", 200, &[]));
+    let read = || audit_log.own_call(&call(caller, &Method::GET, "/v1/self", 200, &[]));
     let told = (0..10_000).filter(|_| read().is_some()).count();
     assert_eq!(told, limits::REFUSED_EVENTS as usize);
     tokio::time::advance(limits::REFUSED_EVENT_EVERY).await;
@@ -227,8 +227,8 @@ async fn rule_23_reads_of_the_api_have_a_share_of_the_audit_log() {
     assert_eq!(read().map(Told::suppressed), Some(left_out));
     // Changes are written one by one, and so are refusals of another user.
     let post = call(caller, &Method::POST, "/v1/tokens", 201, &[]);
-    assert!((0..1000).all(|_| trail.own_call(&post).is_some()));
-    let events = kept.of(&trail).await;
+    assert!((0..1000).all(|_| audit_log.own_call(&post).is_some()));
+    let events = kept.of(&audit_log).await;
     assert_eq!(events.len(), told + 1 + 1000);
     let event: serde_json::Value = serde_json::from_slice(&events[told]).unwrap();
     let suppressed = &event["annotations"]["underpass.dev/suppressed"];
@@ -248,14 +248,14 @@ impl Sink for Broken {
 /// Its owner ends the server: calls would happen unwritten.
 #[tokio::test]
 async fn rule_15_the_end_of_a_task_that_writes_is_known() {
-    let whole = Outlet::start("whole", Box::new(Kept::default()), OutletConfig::default());
-    let broken = Outlet::start("broken", Box::new(Broken), OutletConfig::default());
-    let trail = Trail::new(Policy::everything(), vec![whole, broken]);
-    let mut ended = std::pin::pin!(trail.ended());
+    let whole = Backend::start("whole", Box::new(Kept::default()), BackendConfig::default());
+    let broken = Backend::start("broken", Box::new(Broken), BackendConfig::default());
+    let audit_log = AuditLog::new(Policy::everything(), vec![whole, broken]);
+    let mut ended = std::pin::pin!(audit_log.ended());
     let early = tokio::time::timeout(Duration::ZERO, ended.as_mut()).await;
     assert!(early.is_err());
     let method = Method::POST;
-    trail.own_call(&call(
+    audit_log.own_call(&call(
         OwnCaller::Known("alice"),
         &method,
         "/v1/users",

@@ -66,7 +66,7 @@ pub use self::{
     request_info::{RequestInfo, StreamClass},
     revision::Revision,
     revocation::Revocation,
-    role::{Ability, Role, UnknownRole},
+    role::{Permission, Role, UnknownRole},
     scope::{OutOfScope, Scope},
     selector::Selector,
     subject::{Subject, SubjectKind},

@@ -587,6 +587,6 @@ pub const ALL_REFUSED_EVENTS: u32 = 1000;
 /// One more is written after each: ten a second.
 pub const ALL_REFUSED_EVENT_EVERY: Duration = Duration::from_millis(100);
 
-/// Bytes of events that may wait in one outlet: ten thousand of ordinary size. A caller with thousands of groups makes
+/// Bytes of events that may wait in one backend: ten thousand of ordinary size. A caller with thousands of groups makes
 /// events of [`AUDIT_USER_BYTES`].
 pub const AUDIT_QUEUE_BYTES: usize = 32 * 1024 * 1024;

@@ -1,4 +1,4 @@
-//! Roles, and the abilities that they give.
+//! Roles, and the permissions that they give.
 
 use std::{fmt, str::FromStr};
 
@@ -38,7 +38,7 @@ pub enum Role {
 /// One thing that a role allows or not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
-pub enum Ability {
+pub enum Permission {
     /// Requests that change nothing: get, list, watch, logs.
     Read,
     /// Every other request to the API server itself.
@@ -65,14 +65,14 @@ impl Role {
     ];
 
     /// Does it allow this?
-    pub fn allows(self, ability: Ability) -> bool {
-        match ability {
-            Ability::Read => true,
-            Ability::Write => self != Self::View,
-            Ability::Shell => matches!(self, Self::Shell | Self::Operate | Self::Admin),
-            Ability::Services => matches!(self, Self::Services | Self::Operate | Self::Admin),
-            Ability::Node => matches!(self, Self::Operate | Self::Admin),
-            Ability::Administer => self == Self::Admin,
+    pub fn allows(self, permission: Permission) -> bool {
+        match permission {
+            Permission::Read => true,
+            Permission::Write => self != Self::View,
+            Permission::Shell => matches!(self, Self::Shell | Self::Operate | Self::Admin),
+            Permission::Services => matches!(self, Self::Services | Self::Operate | Self::Admin),
+            Permission::Node => matches!(self, Self::Operate | Self::Admin),
+            Permission::Administer => self == Self::Admin,
         }
     }
 
@@ -109,8 +109,8 @@ impl FromStr for Role {
     }
 }
 
-impl Ability {
-    /// The ability that an access needs; `None` where no role allows it.
+impl Permission {
+    /// The permission that an access needs; `None` where no role allows it.
     pub fn needed_by(access: &Access<'_>) -> Option<Self> {
         match access.target() {
             Target::KubeApi => access.request().map(Self::needed_for),
@@ -122,7 +122,7 @@ impl Ability {
         }
     }
 
-    /// The ability that a request to the API server needs.
+    /// The permission that a request to the API server needs.
     pub fn needed_for(request: &RequestInfo) -> Self {
         if request.is_proxied() {
             return match request.resource() {
@@ -159,105 +159,113 @@ mod tests {
 
     use super::*;
 
-    fn needed(method: &str, path: &str) -> Ability {
+    fn needed(method: &str, path: &str) -> Permission {
         let method = Method::from_bytes(method.as_bytes()).unwrap();
         let (path, query) = path
             .split_once('?')
             .map_or((path, None), |(p, q)| (p, Some(q)));
-        Ability::needed_for(&RequestInfo::parse(&method, path, query, false))
+        Permission::needed_for(&RequestInfo::parse(&method, path, query, false))
     }
 
     #[test]
     fn rule_8_each_target_needs_its_ability() {
         let user = crate::Identity::new("u".into(), None, vec![], Default::default());
         let (user, cluster) = (user.unwrap(), crate::ClusterName::new("c").unwrap());
-        for (target, ability) in [
-            ("tcp:db.prod:5432", Some(Ability::Services)),
-            ("unix:/run/x.sock", Some(Ability::Services)),
-            ("shell", Some(Ability::Shell)),
-            ("operation", Some(Ability::Node)),
+        for (target, permission) in [
+            ("tcp:db.prod:5432", Some(Permission::Services)),
+            ("unix:/run/x.sock", Some(Permission::Services)),
+            ("shell", Some(Permission::Shell)),
+            ("operation", Some(Permission::Node)),
             ("state", None),
             // Nobody gets a stream to the API server without saying for what.
             ("kube-api", None),
         ] {
             let target = target.parse().unwrap();
-            let needed = Ability::needed_by(&Access::to(&user, &cluster, &target));
-            assert_eq!(needed, ability, "{target}");
+            let needed = Permission::needed_by(&Access::to(&user, &cluster, &target));
+            assert_eq!(needed, permission, "{target}");
         }
         let request = RequestInfo::parse(&Method::GET, "/api/v1/pods", None, false);
         let access = Access::new(&user, &cluster, &request);
-        assert_eq!(Ability::needed_by(&access), Some(Ability::Read));
+        assert_eq!(Permission::needed_by(&access), Some(Permission::Read));
     }
 
     #[test]
     fn rule_8_each_request_needs_its_ability() {
-        for (method, path, ability) in [
-            ("GET", "/api/v1/pods?watch=1", Ability::Read),
-            ("GET", "/version", Ability::Read),
+        for (method, path, permission) in [
+            ("GET", "/api/v1/pods?watch=1", Permission::Read),
+            ("GET", "/version", Permission::Read),
             (
                 "GET",
                 "/api/v1/namespaces/a/pods/b/log?follow=true",
-                Ability::Read,
+                Permission::Read,
             ),
             (
                 "POST",
                 "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews",
-                Ability::Read,
+                Permission::Read,
             ),
             (
                 "POST",
                 "/apis/authentication.k8s.io/v1/selfsubjectreviews",
-                Ability::Read,
+                Permission::Read,
             ),
             (
                 "POST",
                 "/apis/authorization.k8s.io/v1/subjectaccessreviews",
-                Ability::Write,
+                Permission::Write,
             ),
-            ("POST", "/api/v1/namespaces/a/pods", Ability::Write),
-            ("DELETE", "/api/v1/pods", Ability::Write),
-            ("DELETE", "/api/v1/watch/pods", Ability::Write),
-            ("POST", "/version", Ability::Write),
+            ("POST", "/api/v1/namespaces/a/pods", Permission::Write),
+            ("DELETE", "/api/v1/pods", Permission::Write),
+            ("DELETE", "/api/v1/watch/pods", Permission::Write),
+            ("POST", "/version", Permission::Write),
             (
                 "POST",
                 "/api/v1/namespaces/a/serviceaccounts/b/token",
-                Ability::Write,
+                Permission::Write,
             ),
             (
                 "PATCH",
                 "/api/v1/namespaces/a/pods/b/ephemeralcontainers",
-                Ability::Write,
+                Permission::Write,
             ),
             (
                 "GET",
                 "/api/v1/namespaces/a/pods/b/exec?command=sh",
-                Ability::Shell,
+                Permission::Shell,
             ),
-            ("POST", "/api/v1/namespaces/a/pods/b/%65xec", Ability::Shell),
-            ("POST", "/api/v1/namespaces/a/pods/b/attach", Ability::Shell),
+            (
+                "POST",
+                "/api/v1/namespaces/a/pods/b/%65xec",
+                Permission::Shell,
+            ),
+            (
+                "POST",
+                "/api/v1/namespaces/a/pods/b/attach",
+                Permission::Shell,
+            ),
             (
                 "GET",
                 "/api/v1/namespaces/a/pods/b/portforward",
-                Ability::Services,
+                Permission::Services,
             ),
             (
                 "GET",
                 "/api/v1/namespaces/a/services/b/proxy/x",
-                Ability::Services,
+                Permission::Services,
             ),
             (
                 "GET",
                 "/api/v1/proxy/namespaces/a/pods/b/x",
-                Ability::Services,
+                Permission::Services,
             ),
             (
                 "GET",
                 "/api/v1/nodes/n/proxy/run/a/b/c?cmd=id",
-                Ability::Node,
+                Permission::Node,
             ),
-            ("GET", "/api/v1/proxy/nodes/n/logs", Ability::Node),
+            ("GET", "/api/v1/proxy/nodes/n/logs", Permission::Node),
         ] {
-            assert_eq!(needed(method, path), ability, "{method} {path}");
+            assert_eq!(needed(method, path), permission, "{method} {path}");
         }
     }
 
@@ -265,41 +273,49 @@ mod tests {
     fn rule_26_an_unknown_upgrade_is_a_shell() {
         let vmi = "/apis/subresources.kubevirt.io/v1/namespaces/a/virtualmachineinstances/v";
         let pod = "/api/v1/namespaces/a/pods/p";
-        for (path, query, ability) in [
-            (format!("{vmi}/console"), "", Ability::Shell),
-            (format!("{vmi}/vnc"), "watch=true", Ability::Shell),
-            (format!("{vmi}/vnc"), "watch=", Ability::Shell),
-            (format!("{vmi}/portforward/22/tcp"), "", Ability::Services),
-            (pod.to_owned(), "watch=1", Ability::Shell),
-            (format!("{pod}/log"), "follow=1", Ability::Shell),
-            (format!("{pod}/portforward"), "watch=1", Ability::Services),
-            (format!("{pod}/proxy/x"), "watch=1", Ability::Services),
-            ("/api/v1/nodes/n/proxy/run".to_owned(), "", Ability::Node),
-            ("/api/v1/watch/pods".to_owned(), "", Ability::Shell),
-            ("/version".to_owned(), "", Ability::Shell),
+        for (path, query, permission) in [
+            (format!("{vmi}/console"), "", Permission::Shell),
+            (format!("{vmi}/vnc"), "watch=true", Permission::Shell),
+            (format!("{vmi}/vnc"), "watch=", Permission::Shell),
+            (
+                format!("{vmi}/portforward/22/tcp"),
+                "",
+                Permission::Services,
+            ),
+            (pod.to_owned(), "watch=1", Permission::Shell),
+            (format!("{pod}/log"), "follow=1", Permission::Shell),
+            (
+                format!("{pod}/portforward"),
+                "watch=1",
+                Permission::Services,
+            ),
+            (format!("{pod}/proxy/x"), "watch=1", Permission::Services),
+            ("/api/v1/nodes/n/proxy/run".to_owned(), "", Permission::Node),
+            ("/api/v1/watch/pods".to_owned(), "", Permission::Shell),
+            ("/version".to_owned(), "", Permission::Shell),
             (
                 "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews".to_owned(),
                 "",
-                Ability::Shell,
+                Permission::Shell,
             ),
         ] {
             for method in [Method::GET, Method::POST] {
                 let read = RequestInfo::parse(&method, &path, Some(query), true);
-                assert_eq!(Ability::needed_for(&read), ability, "{path}?{query}");
+                assert_eq!(Permission::needed_for(&read), permission, "{path}?{query}");
             }
         }
-        assert!(!Role::View.allows(Ability::Shell) && !Role::Access.allows(Ability::Shell));
+        assert!(!Role::View.allows(Permission::Shell) && !Role::Access.allows(Permission::Shell));
     }
 
     #[test]
     fn a_role_allows_what_its_table_says() {
-        let abilities = [
-            Ability::Read,
-            Ability::Write,
-            Ability::Shell,
-            Ability::Services,
-            Ability::Node,
-            Ability::Administer,
+        let permissions = [
+            Permission::Read,
+            Permission::Write,
+            Permission::Shell,
+            Permission::Services,
+            Permission::Node,
+            Permission::Administer,
         ];
         let table = [
             (Role::View, "x....."),
@@ -310,9 +326,9 @@ mod tests {
             (Role::Admin, "xxxxxx"),
         ];
         for (role, row) in table {
-            let allowed: String = abilities
+            let allowed: String = permissions
                 .iter()
-                .map(|&ability| if role.allows(ability) { 'x' } else { '.' })
+                .map(|&permission| if role.allows(permission) { 'x' } else { '.' })
                 .collect();
             assert_eq!(allowed, row, "{role}");
             assert_eq!(role.to_string().parse(), Ok(role));

@@ -130,7 +130,7 @@ impl Live {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Ability, Subject};
+    use crate::{Permission, Subject};
     use underpass_core::ClusterName;
 
     #[test]
@@ -143,7 +143,7 @@ mod tests {
                 binding: number.to_string(),
                 subject: Subject::user("alice".parse().unwrap()),
                 cluster: ClusterName::new("c").unwrap(),
-                ability: Ability::Read,
+                permission: Permission::Read,
             };
             let (decision, rest) = Decision::new();
             kept.get_or_insert(rest);

@@ -10,11 +10,11 @@
 
 mod direct;
 mod draft;
+mod effective_roles;
 mod error;
 mod grants;
 mod names;
 mod object;
-mod reach;
 mod room;
 pub mod seal;
 mod snapshot;
@@ -40,11 +40,11 @@ pub use self::{
         SealedCredential,
     },
     draft::{Checked, Draft, Expect},
+    effective_roles::EffectiveRoles,
     error::{ChangeError, OpenError},
     object::{
         AccessToken, Agent, Binding, Cluster, Group, Kind, Login, Object, Owner, TokenUse, User,
     },
-    reach::Reach,
     snapshot::{Entry, Snapshot, Table, Tabled, Tables, Unreadable},
     standing::Named,
     store::{CommitError, Contents, Key, MemoryStore, Record, Store, StoreError, Write},
@@ -54,11 +54,11 @@ use self::{
     grants::{Grant, Grants},
 };
 use underpass_authenticate::{self, TokenHash, TokenRecord, TokenStore};
+use underpass_core::{Access, AuthorizeError, Authorizer};
 pub use underpass_core::{
-    Ability, ClusterPolicy, Labels, LabelsError, Name, NameError, Revision, Role, Selector,
+    ClusterPolicy, Labels, LabelsError, Name, NameError, Permission, Revision, Role, Selector,
     Subject, SubjectKind, UnknownRole,
 };
-use underpass_core::{Access, AuthorizeError, Authorizer};
 use underpass_core::{Revocation, limits};
 
 /// How often a change is tried again when somebody else was faster.
@@ -344,12 +344,12 @@ impl TokenStore for Directory {
 impl Authorizer for Directory {
     async fn authorize(&self, access: &Access<'_>) -> Result<Revocation, AuthorizeError> {
         let (identity, cluster) = (access.identity(), access.cluster());
-        let Some(ability) = Ability::needed_by(access) else {
+        let Some(permission) = Permission::needed_by(access) else {
             return Err(AuthorizeError::Denied { reason: None });
         };
         let snapshot = self.current.load();
         let named = Named::from(identity);
-        let Some(right) = snapshot.right(named, cluster, ability) else {
+        let Some(right) = snapshot.right(named, cluster, permission) else {
             let roles = snapshot.roles(named, cluster);
             let roles: Vec<_> = roles.iter().map(|role| role.as_str()).collect();
             // Who has no role learns nothing, not even that there is such a cluster.
@@ -357,7 +357,7 @@ impl Authorizer for Directory {
                 let roles = roles.join(", ");
                 format!(
                     "the role here is {roles}, which does not include {}",
-                    ability.as_str()
+                    permission.as_str()
                 )
             });
             return Err(AuthorizeError::Denied { reason });

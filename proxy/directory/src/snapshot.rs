@@ -12,7 +12,7 @@ use super::{
 };
 use underpass_authenticate::TokenHash;
 use underpass_core::{
-    Ability, Authority, ClusterName, Labels, Revision, Role, Subject, SubjectKind, limits,
+    Authority, ClusterName, Labels, Permission, Revision, Role, Subject, SubjectKind, limits,
 };
 
 /// An object, and when it was last changed.
@@ -107,7 +107,7 @@ pub(super) struct Right {
     pub(super) binding: String,
     pub(super) subject: Subject,
     pub(super) cluster: ClusterName,
-    pub(super) ability: Ability,
+    pub(super) permission: Permission,
 }
 
 impl Snapshot {
@@ -241,17 +241,17 @@ impl Snapshot {
         &self,
         named: Named<'_>,
         cluster: &ClusterName,
-        ability: Ability,
+        permission: Permission,
     ) -> Option<Right> {
         let labels = self.labels(cluster);
         let mut bindings = self.bindings_of(named);
         bindings.find_map(|(subject, name, binding)| {
-            let fits = binding.role.allows(ability) && binding.clusters.selects(cluster, labels);
+            let fits = binding.role.allows(permission) && binding.clusters.selects(cluster, labels);
             fits.then(|| Right {
                 binding: name.to_owned(),
                 subject,
                 cluster: cluster.clone(),
-                ability,
+                permission,
             })
         })
     }
@@ -263,7 +263,7 @@ impl Snapshot {
         };
         let binding = &binding.object;
         binding.subjects.contains(&right.subject)
-            && binding.role.allows(right.ability)
+            && binding.role.allows(right.permission)
             && binding
                 .clusters
                 .selects(&right.cluster, self.labels(&right.cluster))
@@ -271,12 +271,12 @@ impl Snapshot {
 
     /// The roles that somebody has in a cluster.
     pub fn roles(&self, named: Named<'_>, cluster: &ClusterName) -> BTreeSet<Role> {
-        self.reach(named).roles(cluster)
+        self.effective_roles(named).roles(cluster)
     }
 
     /// May somebody change the whole directory?
     pub fn is_administrator(&self, named: Named<'_>) -> bool {
-        self.reach(named).is_administrator()
+        self.effective_roles(named).is_administrator()
     }
 
     /// What a user's bindings, and those of the groups that the directory has them in, choose: clusters by name, `*` for

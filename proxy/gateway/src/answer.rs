@@ -14,7 +14,7 @@ use super::{
     Connection, Recognised,
     admit::{Decisions, Revoked},
     audit::Record,
-    budget::Place,
+    budget::Seat,
     lines::ClusterLines,
     route,
     sending::Sending,
@@ -45,7 +45,7 @@ pub(super) struct Answer {
     pub(super) response: Response<Answered>,
     pub(super) exchange: Exchange,
     /// What it takes of its user's and its cluster's budgets.
-    pub(super) place: Place,
+    pub(super) seat: Seat,
     pub(super) cluster: ClusterName,
     /// What it answers.
     pub(super) call: Arc<Call>,
@@ -117,8 +117,8 @@ impl Answer {
             exchange: self.exchange,
             record,
             sending: Some(match self.call.is_long() {
-                true => Sending::new((self.place, self.recognised)),
-                false => connection.sendings.begin((self.place, self.recognised)),
+                true => Sending::new((self.seat, self.recognised)),
+                false => connection.sendings.begin((self.seat, self.recognised)),
             }),
             watch_end: self.watch_end,
         };
@@ -163,7 +163,7 @@ impl Answer {
         record.piped(Arc::clone(&meter));
         let (gone, revoked) = (connection.gone.clone(), self.decisions.revoked());
         self.recognised.upgraded();
-        let held = (self.exchange, self.place, self.recognised);
+        let held = (self.exchange, self.seat, self.recognised);
         let piping = async move {
             let _held = held;
             tokio::select! {
@@ -210,7 +210,7 @@ fn switching_response(parts: &mut response::Parts, upgrade: &UpgradeRequest) {
 struct Audited {
     exchange: Exchange,
     record: Record,
-    /// Keeps the place, and the request in flight of its connection.
+    /// Keeps the seat, and the request in flight of its connection.
     sending: Option<Arc<Sending>>,
     watch_end: Option<WatchEnd>,
 }

@@ -7,14 +7,14 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use time::OffsetDateTime;
 
 use super::route::Route;
-use underpass_audit::{Call, Event, Kind, Stage, Told, Trail, User, cut};
+use underpass_audit::{AuditLog, Call, Event, Kind, Stage, Told, User, cut};
 use underpass_core::{ClusterName, Identity, Provenance, Refusal, RequestInfo, limits};
 use underpass_http::pipe::Meter;
 
 /// One request. Its last event is written when it is dropped, however that happens.
 #[derive(Debug)]
 pub(crate) struct Record {
-    trail: Trail,
+    audit_log: AuditLog,
     id: String,
     client: IpAddr,
     user_agent: String,
@@ -43,7 +43,7 @@ pub(crate) struct Record {
 
 impl Record {
     pub(crate) fn new(
-        trail: Trail,
+        audit_log: AuditLog,
         id: String,
         client: IpAddr,
         method: Method,
@@ -52,7 +52,7 @@ impl Record {
     ) -> Self {
         let agent = headers.get(header::USER_AGENT).map(HeaderValue::as_bytes);
         Self {
-            trail,
+            audit_log,
             id,
             client,
             user_agent: kept(&String::from_utf8_lossy(agent.unwrap_or_default())),
@@ -156,12 +156,12 @@ impl Record {
 
     fn tell(&self) -> Option<Told> {
         let Some(user) = &self.user else {
-            return self.trail.tell(Kind::Stranger(self.client));
+            return self.audit_log.tell(Kind::Stranger(self.client));
         };
         let refusal = self.refusal.as_ref();
         let refused = refusal.is_some_and(|refusal| never_began(refusal.code()));
         // A client that went away, or a cluster that hung, before there was room.
-        self.trail.tell(if refused || !self.admitted {
+        self.audit_log.tell(if refused || !self.admitted {
             Kind::Refused {
                 name: user.name(),
                 authority: self.authority.as_deref().unwrap_or_default(),
@@ -180,7 +180,7 @@ impl Record {
             info: self.info.as_ref(),
             path: self.target.split('?').next().unwrap_or_default(),
         };
-        self.trail.write(told, stage, call, |level| {
+        self.audit_log.write(told, stage, call, |level| {
             let mut event = Event::new(level, stage, &self.id, self.client, self.received);
             event.request_uri = &self.target;
             event.user_agent = &self.user_agent;
@@ -271,7 +271,7 @@ mod tests {
     use async_trait::async_trait;
     use bytes::Bytes;
     use http::Uri;
-    use underpass_audit::{Outlet, OutletConfig, Policy, Sink};
+    use underpass_audit::{Backend, BackendConfig, Policy, Sink};
     use underpass_core::BoxError;
 
     use super::*;
@@ -286,12 +286,12 @@ mod tests {
         }
     }
 
-    fn record(trail: &Trail) -> Record {
+    fn record(audit_log: &AuditLog) -> Record {
         let client = Ipv4Addr::LOCALHOST.into();
         let headers = HeaderMap::new();
         let target = "/k8s/clusters/c/api/v1/pods";
         let mut record = Record::new(
-            trail.clone(),
+            audit_log.clone(),
             "id".to_owned(),
             client,
             Method::GET,
@@ -307,21 +307,21 @@ mod tests {
 
     #[tokio::test]
     async fn rule_23_who_goes_away_while_the_audit_log_is_stuck_leaves_nothing_in_its_queue() {
-        let config = OutletConfig {
+        let config = BackendConfig {
             capacity: 2,
-            ..OutletConfig::default()
+            ..BackendConfig::default()
         };
-        let outlet = Outlet::start("stuck", Box::new(Stuck), config);
-        let trail = Trail::new(Policy::everything(), vec![outlet.clone()]);
+        let backend = Backend::start("stuck", Box::new(Stuck), config);
+        let audit_log = AuditLog::new(Policy::everything(), vec![backend.clone()]);
         for _ in 0..10 {
             // The client resets its stream while the call waits for room.
-            drop(record(&trail));
+            drop(record(&audit_log));
             // A cluster that was asked whom they may act as has not answered.
-            record(&trail).refused(&Refusal::Timeout("c"));
+            record(&audit_log).refused(&Refusal::Timeout("c"));
         }
-        assert_eq!(outlet.waiting(), 2);
+        assert_eq!(backend.waiting(), 2);
         // A call that had begun is always written.
-        record(&trail).admitted();
-        assert_eq!(outlet.waiting(), 3);
+        record(&audit_log).admitted();
+        assert_eq!(backend.waiting(), 3);
     }
 }

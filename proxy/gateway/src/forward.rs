@@ -1,4 +1,4 @@
-//! One request: authenticate, authorize, clean, wait for a place, connect, forward.
+//! One request: authenticate, authorize, clean, wait for a seat, connect, forward.
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use super::{
     admit::Admitted,
     answer::{Answer, refuse},
     audit::Record,
-    budget::{Kind, Place},
+    budget::{Kind, Seat},
     route,
     watch_end::WatchEnd,
 };
@@ -83,8 +83,8 @@ impl Front {
             .path_and_query()
             .map_or("", PathAndQuery::as_str);
         let client = connection.info().peer.client(request.headers());
-        let (trail, method) = (self.config.audit.clone(), request.method().clone());
-        let mut record = Record::new(trail, id, client, method, target, request.headers());
+        let (audit_log, method) = (self.config.audit.clone(), request.method().clone());
+        let mut record = Record::new(audit_log, id, client, method, target, request.headers());
         let id_header = record.id_header();
         let upgrading = request.headers().contains_key(header::UPGRADE);
         let discovery = headers::asks_for_discovery(request.headers());
@@ -125,7 +125,7 @@ impl Front {
         let (parts, body) = request.into_parts();
         let request = Request::from_parts(parts, connection.reading(body));
         let head = self.exchange(request, admitted, record);
-        let (response, exchange, place, recognised) = tokio::select! {
+        let (response, exchange, seat, recognised) = tokio::select! {
             biased;
             () = revoked => return Err(Refusal::Unauthorized),
             answered = head => answered?,
@@ -136,7 +136,7 @@ impl Front {
         Ok(Answer {
             response,
             exchange,
-            place,
+            seat,
             cluster,
             call,
             decisions,
@@ -153,7 +153,7 @@ impl Front {
         request: Request<B>,
         admitted: Admitted,
         record: &Record,
-    ) -> Result<(Response<Answered>, Exchange, Place, Recognised), Refusal>
+    ) -> Result<(Response<Answered>, Exchange, Seat, Recognised), Refusal>
     where
         B: http_body::Body<Data = Bytes, Error = BoxError> + Send + 'static,
     {
@@ -172,7 +172,7 @@ impl Front {
             true => Kind::Stream,
             false => Kind::Request,
         };
-        let place = self.config.budgets.place(caller, cluster, kind).await?;
+        let seat = self.config.budgets.seat(caller, cluster, kind).await?;
         let stream = self.connect(&admitted, record).await?;
         let answered = exchange::send(stream, outgoing);
         let answered = match kind {
@@ -200,7 +200,7 @@ impl Front {
                 ExchangeError::Lost(_) => Refusal::AgentLost(cluster),
             }
         })?;
-        Ok((response, exchange, place, admitted.recognised))
+        Ok((response, exchange, seat, admitted.recognised))
     }
 
     async fn connect(&self, admitted: &Admitted, record: &Record) -> Result<BoxedIo, Refusal> {

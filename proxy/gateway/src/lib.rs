@@ -41,7 +41,7 @@ use http::{HeaderMap, Request, Response};
 use hyper::body::Incoming;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use underpass_audit::Trail;
+use underpass_audit::AuditLog;
 use underpass_authenticate::Authenticator;
 use underpass_core::{
     ActingAs, Authorizer, Body, BoxError, Clusters, ConnectionInfo, ImpersonationPolicy, Refusal,
@@ -197,8 +197,8 @@ pub struct FrontConfig {
     pub fallback: Arc<dyn Fallback>,
     /// Whom nobody may become; the agents check theirs again.
     pub policy: ImpersonationPolicy,
-    /// Where it is written who did what; [`Trail::default`] for nowhere.
-    pub audit: Trail,
+    /// Where it is written who did what; [`AuditLog::default`] for nowhere.
+    pub audit: AuditLog,
     /// How much each user and each cluster may have in flight; [`Budgets::default`] for what suits most.
     pub budgets: Budgets,
 }

@@ -3,7 +3,7 @@
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Version, uri::PathAndQuery};
 use proptest::{collection::vec, prelude::*, sample::select};
 use underpass_core::{RequestInfo, Scope};
-use underpass_directory::{Ability, Role};
+use underpass_directory::{Permission, Role};
 use underpass_http::{
     call::{Asked, Call, CallError},
     headers,
@@ -183,7 +183,7 @@ proptest! {
         prop_assert_eq!(again.info(), call.info());
         prop_assert_eq!((again.method(), again.target()), (&method, &route.path));
         prop_assert_eq!(again.upgrade().is_some(), call.upgrade().is_some());
-        prop_assert_eq!(Ability::needed_for(again.info()), Ability::needed_for(call.info()));
+        prop_assert_eq!(Permission::needed_for(again.info()), Permission::needed_for(call.info()));
 
         // What carries an upgrade was authorized as one.
         let upgrades = forwarded.headers.contains_key("upgrade");
@@ -191,7 +191,7 @@ proptest! {
         if upgrades {
             prop_assert_eq!(call.info().verb(), "create");
             for role in [Role::View, Role::Access] {
-                prop_assert!(!role.allows(Ability::needed_for(call.info())));
+                prop_assert!(!role.allows(Permission::needed_for(call.info())));
             }
             let reading = Scope { read_only: true, ..Scope::default() };
             prop_assert!(reading.check(&route.cluster, call.info()).is_err());

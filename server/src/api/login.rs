@@ -114,7 +114,7 @@ async fn log_in(
     // From here on the shares of the user count.
     let whose = Whose::from(&proved.owner);
     let _place = state.places.take(whose.clone())?;
-    state.trail.ready().await.map_err(|stuck| {
+    state.audit_log.ready().await.map_err(|stuck| {
         tracing::error!("{stuck}");
         problem::unwritten()
     })?;

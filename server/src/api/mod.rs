@@ -42,7 +42,7 @@ use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use time::OffsetDateTime;
 use tower::ServiceExt;
 use underpass_api::{LOGIN, ServerInfo};
-use underpass_audit::{OwnCall, OwnCaller, Trail, cut};
+use underpass_audit::{AuditLog, OwnCall, OwnCaller, cut};
 use underpass_authenticate::Caller;
 use underpass_core::ConnectionInfo;
 use underpass_core::{Body, ClusterName, Refusal};
@@ -64,7 +64,7 @@ use crate::limits;
 #[derive(Clone)]
 pub(crate) struct Api {
     router: Router,
-    trail: Trail,
+    audit_log: AuditLog,
     places: Places,
 }
 
@@ -74,7 +74,7 @@ struct State {
     directory: Arc<Directory>,
     sessions: Sessions,
     logins: Arc<Logins>,
-    trail: Trail,
+    audit_log: AuditLog,
     direct: Arc<DirectClusters>,
     server: Arc<ServerInfo>,
     places: Places,
@@ -114,7 +114,7 @@ impl Api {
         direct: Arc<DirectClusters>,
         logins: Arc<Logins>,
         server: ServerInfo,
-        trail: Trail,
+        audit_log: AuditLog,
     ) -> Self {
         Self::over(State {
             directory,
@@ -122,14 +122,14 @@ impl Api {
             direct,
             logins,
             server: Arc::new(server),
-            trail,
+            audit_log,
             places: Places::default(),
             pace: Arc::default(),
         })
     }
 
     fn over(state: State) -> Self {
-        let (trail, places) = (state.trail.clone(), state.places.clone());
+        let (audit_log, places) = (state.audit_log.clone(), state.places.clone());
         let router = Router::new()
             .route("/v1/openapi.json", get(openapi::serve))
             .merge(resource::routes::<clusters::Clusters>())
@@ -150,7 +150,7 @@ impl Api {
             .with_state(state);
         Self {
             router,
-            trail,
+            audit_log,
             places,
         }
     }
@@ -198,7 +198,7 @@ impl Api {
         let (place, response) = match place.transpose() {
             Err(turned_away) => (None, respond(turned_away)),
             Ok(place) => {
-                let response = match self.trail.ready().await {
+                let response = match self.audit_log.ready().await {
                     Ok(()) => self.route(request).await,
                     Err(stuck) => {
                         tracing::error!("{stuck}");
@@ -226,7 +226,7 @@ impl Api {
     }
 
     fn write_down(&self, call: &OwnCall<'_>) {
-        let Some(told) = self.trail.own_call(call) else {
+        let Some(told) = self.audit_log.own_call(call) else {
             return;
         };
         let short = |text| cut(text, told.text_chars());

@@ -6,7 +6,7 @@ use axum::extract::FromRequestParts;
 use http::request::Parts;
 use underpass_authenticate::Authenticated;
 use underpass_core::{ClusterName, Identity, Provenance, Revocation, Scope};
-use underpass_directory::{AccessToken, Name, Named, Owner, Reach, Role, Snapshot};
+use underpass_directory::{AccessToken, EffectiveRoles, Name, Named, Owner, Role, Snapshot};
 
 use super::problem::Problem;
 use super::share::Whose;
@@ -123,7 +123,7 @@ impl Requester {
     /// What they may do in this state of the directory: for several questions.
     pub(super) fn rights<'a>(&'a self, snapshot: &'a Snapshot) -> Rights<'a> {
         let identity = self.identity();
-        let reach = identity.map(|identity| snapshot.reach(Named::from(identity)));
+        let reach = identity.map(|identity| snapshot.effective_roles(Named::from(identity)));
         let scope = self.scope();
         Rights {
             // Who administers everything does so with a credential for everything.
@@ -169,7 +169,7 @@ impl Requester {
 pub(super) struct Rights<'a> {
     snapshot: &'a Snapshot,
     /// `None` for the operator.
-    reach: Option<Reach<'a>>,
+    reach: Option<EffectiveRoles<'a>>,
     scope: Scope,
     is_administrator: bool,
 }
@@ -211,7 +211,11 @@ impl<'a> Rights<'a> {
         self.is_administrator || administered.any(|name| self.scope.includes(&name))
     }
 
-    fn may(&self, cluster: &ClusterName, reaches: impl FnOnce(&Reach<'a>) -> bool) -> bool {
+    fn may(
+        &self,
+        cluster: &ClusterName,
+        reaches: impl FnOnce(&EffectiveRoles<'a>) -> bool,
+    ) -> bool {
         match &self.reach {
             None => true,
             Some(reach) => self.scope.includes(cluster) && reaches(reach),

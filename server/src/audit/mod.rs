@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
-use underpass_audit::{Full, Outlet, OutletConfig, Policy, Sink, Trail, Webhook};
+use underpass_audit::{AuditLog, Backend, BackendConfig, Full, Policy, Sink, Webhook};
 
 use self::file::{Keep, LogFile};
 use self::stdout::Stdout;
@@ -93,26 +93,26 @@ impl FromStr for Place {
 ///
 /// # Errors
 /// Where it could not be written: nobody learns later that nothing was.
-pub(crate) async fn open(options: &Options, data: &DataDir) -> Result<Trail> {
+pub(crate) async fn open(options: &Options, data: &DataDir) -> Result<AuditLog> {
     let policy = match &options.audit_policy {
         Some(path) => read_policy(path)?,
         None => Policy::everything(),
     };
-    let config = OutletConfig {
+    let config = BackendConfig {
         capacity: usize::try_from(options.audit_buffer).unwrap_or(usize::MAX),
         full: match options.audit_full {
             WhenFull::Block => Full::Block,
             WhenFull::Drop => Full::Drop,
         },
-        ..OutletConfig::default()
+        ..BackendConfig::default()
     };
-    let mut outlets = Vec::new();
+    let mut backends = Vec::new();
     let mut strangers: Option<(&str, Box<dyn Sink>)> = None;
     match &options.audit_log {
         Some(Place::Off) => {}
         Some(Place::Stdout) => {
             strangers = Some(("unauthenticated", Box::new(Stdout)));
-            outlets.push(Outlet::start("stdout", Box::new(Stdout), config));
+            backends.push(Backend::start("stdout", Box::new(Stdout), config));
         }
         place => {
             let path = match place {
@@ -124,7 +124,7 @@ pub(crate) async fn open(options: &Options, data: &DataDir) -> Result<Trail> {
                 files: options.audit_log_files,
                 age: (!options.audit_log_age.is_zero()).then_some(options.audit_log_age),
             };
-            outlets.push(Outlet::start(
+            backends.push(Backend::start(
                 "file",
                 Box::new(log_file(path, keep)?),
                 config,
@@ -142,20 +142,20 @@ pub(crate) async fn open(options: &Options, data: &DataDir) -> Result<Trail> {
         let webhook = Webhook::from_kubeconfig(path)
             .await
             .with_context(|| path.display().to_string())?;
-        outlets.push(webhook_outlet(Box::new(webhook), config));
+        backends.push(webhook_outlet(Box::new(webhook), config));
     }
-    let trail = Trail::new(policy, outlets);
+    let audit_log = AuditLog::new(policy, backends);
     Ok(match strangers {
-        Some((name, sink)) => trail.strangers(name, sink),
-        None => trail,
+        Some((name, sink)) => audit_log.strangers(name, sink),
+        None => audit_log,
     })
 }
 
 /// A service on the network is slow or away at times, and no call waits for it: what its queue has no room for is
 /// dropped and counted, as by kube-apiserver's webhook in its default mode, `batch`. The file is the one to rely on.
-fn webhook_outlet(webhook: Box<dyn Sink>, config: OutletConfig) -> Outlet {
+fn webhook_outlet(webhook: Box<dyn Sink>, config: BackendConfig) -> Backend {
     let full = Full::Drop;
-    Outlet::start("webhook", webhook, OutletConfig { full, ..config })
+    Backend::start("webhook", webhook, BackendConfig { full, ..config })
 }
 
 fn log_file(path: PathBuf, keep: Keep) -> Result<LogFile> {
@@ -195,13 +195,13 @@ mod tests {
 
     #[tokio::test]
     async fn rule_23_no_call_waits_for_a_webhook() {
-        let config = OutletConfig {
+        let config = BackendConfig {
             capacity: 2,
             full: Full::Block,
-            ..OutletConfig::default()
+            ..BackendConfig::default()
         };
-        let outlet = webhook_outlet(Box::new(Silent), config);
-        let trail = Trail::new(Policy::everything(), vec![outlet.clone()]);
+        let backend = webhook_outlet(Box::new(Silent), config);
+        let audit_log = AuditLog::new(Policy::everything(), vec![backend.clone()]);
         let call = OwnCall {
             caller: OwnCaller::Known("underpass:operator"),
             client: None,
@@ -213,8 +213,8 @@ mod tests {
             details: &[],
         };
         for _ in 0..10 {
-            trail.own_call(&call);
+            audit_log.own_call(&call);
         }
-        assert_eq!(outlet.waiting(), 2, "its queue is bounded");
+        assert_eq!(backend.waiting(), 2, "its queue is bounded");
     }
 }

@@ -12,7 +12,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use underpass_api::ServerInfo;
-use underpass_audit::Trail;
+use underpass_audit::AuditLog;
 use underpass_authenticate::{CertificateRequest, Passwords};
 use underpass_core::ImpersonationPolicy;
 use underpass_direct::{DirectClusters, Plugins};
@@ -35,7 +35,7 @@ use crate::limits;
 use crate::listen::{self, Door, Sockets};
 use crate::metrics::Metrics;
 use crate::pki::{Ca, ServerCertificate};
-use crate::reach::Reach;
+use crate::router::ClusterRouter;
 use crate::secrets;
 use crate::socket::Socket;
 use crate::supervise::Supervisor;
@@ -83,7 +83,7 @@ async fn serve(data: DataDir, options: Serve) -> Result<()> {
     let budgets = Budgets::new(options.budgets.config()?);
     let places = files::connections();
     let strangers = Strangers::within(StrangerBounds::default(), places);
-    let trail = audit::open(&options.audit, &data).await?;
+    let audit_log = audit::open(&options.audit, &data).await?;
     let sockets = Sockets::bind(options.listen, &tls, &ca.reset_key(), &quic).await?;
     let url = url(&options, sockets.address.port())?;
     data.write(URL, &format!("{url}\n"))?;
@@ -94,7 +94,7 @@ async fn serve(data: DataDir, options: Serve) -> Result<()> {
         version: env!("CARGO_PKG_VERSION").to_owned(),
     };
     let mut tasks = Supervisor::default();
-    let writing = trail.clone();
+    let writing = audit_log.clone();
     tasks.start("writes the audit log", async move {
         writing.ended().await;
     });
@@ -115,7 +115,7 @@ async fn serve(data: DataDir, options: Serve) -> Result<()> {
             direct,
             authentication: options.authentication,
             resume_window: options.resume_window,
-            audit: trail.clone(),
+            audit: audit_log.clone(),
             budgets,
             strangers: strangers.clone(),
             server,
@@ -133,7 +133,7 @@ async fn serve(data: DataDir, options: Serve) -> Result<()> {
     let users = listen::serve_tcp(
         sockets.tcp,
         certificate.tls_asking(certificates)?,
-        options.hops.into(),
+        options.proxies.into(),
         Arc::clone(&front),
         Door::new(places, strangers),
         connections.clone(),
@@ -149,7 +149,7 @@ async fn serve(data: DataDir, options: Serve) -> Result<()> {
         signal = stop.wait() => signal,
         // At once: to drain would be to serve without it.
         ended = tasks.ended() => {
-            trail.flush(limits::AUDIT_FLUSH).await;
+            audit_log.flush(limits::AUDIT_FLUSH).await;
             return Err(ended.into());
         }
     };
@@ -172,7 +172,7 @@ async fn serve(data: DataDir, options: Serve) -> Result<()> {
     }
     drop(tasks);
     directory.write_uses().await;
-    trail.flush(limits::AUDIT_FLUSH).await;
+    audit_log.flush(limits::AUDIT_FLUSH).await;
     Ok(())
 }
 
@@ -215,7 +215,7 @@ struct Given {
     direct: Arc<DirectClusters>,
     authentication: Option<PathBuf>,
     resume_window: ResumeWindow,
-    audit: Trail,
+    audit: AuditLog,
     budgets: Budgets,
     strangers: Strangers,
     server: ServerInfo,
@@ -241,7 +241,7 @@ fn assemble(given: Given, tasks: &mut Supervisor) -> Result<Parts> {
     tasks.start("enforces revocations of agents", enforcing);
     let enforcing = Arc::clone(&direct).enforce(Arc::clone(&directory));
     tasks.start("enforces changes of direct clusters", enforcing);
-    let clusters = Arc::new(Reach {
+    let clusters = Arc::new(ClusterRouter {
         directory: Arc::clone(&directory),
         direct: Arc::clone(&direct),
         tunnel: tunnel.clone(),
@@ -270,14 +270,14 @@ fn assemble(given: Given, tasks: &mut Supervisor) -> Result<Parts> {
             Arc::new(move || authentication.device_login())
         },
     });
-    let trail = audit.clone();
+    let audit_log = audit.clone();
     let api = Api::new(
         Arc::clone(&directory),
         sessions,
         direct,
         logins,
         server,
-        trail,
+        audit_log,
     );
     let metrics = Metrics {
         strangers,

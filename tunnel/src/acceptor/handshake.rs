@@ -15,10 +15,10 @@ use underpass_proto::settings::ResumeWindow;
 use underpass_proto::stream_id::Role;
 
 use super::{AcceptError, Acceptor};
-use crate::census::Counted;
 use crate::control::HandshakeStream;
 use crate::random::random;
 use crate::session::{Info, SessionId, Shared};
+use crate::session_limiter::Counted;
 use crate::transport::Transport;
 
 /// How a handshake goes on, once the connector is known.
@@ -110,7 +110,7 @@ impl Acceptor {
         {
             return Err(AcceptError::NoSession);
         }
-        let counted = self.census.enter(proven.key, &agent)?;
+        let counted = self.session_limiter.enter(proven.key, &agent)?;
         let (id, secret) = (random(), SessionSecret::new(random()));
         let resume_window = self.config.resume_window.min(proven.resume_window);
         control

@@ -30,7 +30,7 @@ impl Admission for Everyone {
 
 /// A server on loopback whose bounds are small enough to be reached.
 struct Server {
-    gate: Gate,
+    handshake_limiter: HandshakeLimiter,
     ca_pem: Vec<u8>,
     port: u16,
     results: mpsc::UnboundedReceiver<Result<Accepted, AcceptError>>,
@@ -50,9 +50,9 @@ impl Server {
         )
         .unwrap();
         let port = endpoint.local_addr().unwrap().port();
-        let gate = Gate::new(bounds);
+        let handshake_limiter = HandshakeLimiter::new(bounds);
         let mut acceptor = Acceptor::new(AcceptorConfig::default(), Arc::new(Everyone));
-        acceptor.gate = gate.clone();
+        acceptor.handshake_limiter = handshake_limiter.clone();
         let (sender, results) = mpsc::unbounded_channel();
         let mut tasks = JoinSet::new();
         tasks.spawn(async move {
@@ -61,7 +61,7 @@ impl Server {
             }
         });
         Self {
-            gate,
+            handshake_limiter,
             ca_pem: made.cert.pem().into_bytes(),
             port,
             results,
@@ -124,7 +124,7 @@ async fn beyond_the_places_a_client_is_refused_at_once() {
         places: 1,
         ..Bounds::default()
     });
-    let place = server.gate.enter(None, true).unwrap();
+    let place = server.handshake_limiter.enter(None, true).unwrap();
     let error = server.connect().await.unwrap_err();
     assert!(is_refused(&error), "{error:?}");
     let error = server.result().await.unwrap_err();
@@ -141,7 +141,7 @@ async fn in_a_rush_one_source_does_not_get_every_place() {
         per_source: 1,
         ..Bounds::default()
     });
-    let _place = server.gate.enter(Some(HOST), true).unwrap();
+    let _place = server.handshake_limiter.enter(Some(HOST), true).unwrap();
     let error = server.connect().await.unwrap_err();
     assert!(is_refused(&error), "{error:?}");
 }
@@ -171,7 +171,7 @@ async fn a_connection_that_its_first_packet_closes_is_remembered_while_it_lives(
     drop(endpoint.connect_with(client, address, &HOST.to_string()));
     let error = server.result().await.unwrap_err();
     assert!(matches!(error, AcceptError::Quic(_)), "{error:?}");
-    let left = server.gate.remembered();
+    let left = server.handshake_limiter.remembered();
     assert!(left > Some(limits::FAILED_HANDSHAKE_TIME), "{left:?}");
 }
 
@@ -184,7 +184,7 @@ async fn a_handshake_that_fails_is_remembered_shortly() {
     assert!(error.needs_attention(), "{error:?}");
     let error = server.result().await.unwrap_err();
     assert!(matches!(error, AcceptError::Quic(_)), "{error:?}");
-    let left = server.gate.remembered();
+    let left = server.handshake_limiter.remembered();
     assert!(left.is_some(), "it is forgotten");
     assert!(left <= Some(limits::FAILED_HANDSHAKE_TIME), "{left:?}");
 }

@@ -19,7 +19,7 @@ use super::resolve::Resolve;
 use super::server::{Rotation, Server};
 use super::{ConfigError, ConnectorConfig, Transports};
 use crate::limits;
-use crate::tls::{self, Distrust, Witness};
+use crate::tls::{self, CertificateError, Witness};
 use crate::transport::quic::{self, QuicConfig, QuicTransport};
 use crate::transport::websocket::{self, Subprotocol};
 use crate::transport::{Kind, Transport, tcp};
@@ -342,7 +342,7 @@ fn untrusted(witness: &Witness) -> Option<WayError> {
     let distrust = error.into();
     // rustls has no words for errors of others.
     let source = match distrust {
-        Distrust::NotPinned(_) => None,
+        CertificateError::NotPinned(_) => None,
         _ => Some(error.clone()),
     };
     Some(WayError::Untrusted { distrust, source })

@@ -14,7 +14,7 @@ use super::ServerAddress;
 use super::proxy::{ProxyError, ProxyUrl};
 use crate::control::ControlError;
 use crate::limits;
-use crate::tls::Distrust;
+use crate::tls::CertificateError;
 use crate::transport::quic::EndpointError;
 use crate::transport::websocket::UpgradeError;
 use crate::transport::{Kind, TransportError};
@@ -191,7 +191,7 @@ pub enum WayError {
     #[error("the server presents a certificate {distrust}")]
     Untrusted {
         /// What is wrong with it.
-        distrust: Distrust,
+        distrust: CertificateError,
         /// What TLS said, where that says more.
         source: Option<rustls::Error>,
     },

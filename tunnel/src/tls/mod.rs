@@ -17,7 +17,7 @@ use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use thiserror::Error;
 
 pub use self::pin::{CaPin, CaPinError};
-pub use self::witness::Distrust;
+pub use self::witness::CertificateError;
 pub(crate) use self::witness::Witness;
 
 /// What makes a connector believe that it speaks with its server: always a CA that was pinned

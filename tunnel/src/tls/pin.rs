@@ -179,7 +179,7 @@ impl ServerCertVerifier for Verifier {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tls::{Distrust, Trust, verifier};
+    use crate::tls::{CertificateError, Trust, verifier};
     use rcgen::{
         BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
         KeyPair, PublicKeyData,
@@ -225,13 +225,13 @@ mod tests {
         pin: CaPin,
         leaf: &CertificateDer<'_>,
         chain: &[CertificateDer<'_>],
-    ) -> Result<(), Distrust> {
+    ) -> Result<(), CertificateError> {
         let provider = Arc::new(aws_lc_rs::default_provider());
         let name = ServerName::try_from(NAME).unwrap();
         Verifier::new(pin, provider)
             .verify_server_cert(leaf, chain, &name, &[], UnixTime::now())
             .map(drop)
-            .map_err(|error| Distrust::from(&error))
+            .map_err(|error| CertificateError::from(&error))
     }
 
     #[test]
@@ -302,10 +302,10 @@ jHHQm+6hGhXKlfY3JLd0cAb0uBUDHGYhMOk9O0QM
         let both = [other.certificate(), ca.certificate()];
         assert_eq!(verify(ca.pin(), &leaf, &both), Ok(()));
         // Another CA, none, and one whose certificate stands there for show.
-        let not_pinned = Err(Distrust::NotPinned(other.pin()));
+        let not_pinned = Err(CertificateError::NotPinned(other.pin()));
         assert_eq!(verify(other.pin(), &leaf, &[ca.certificate()]), not_pinned);
         assert_eq!(verify(other.pin(), &leaf, &[]), not_pinned);
-        let unknown = Err(Distrust::UnknownCa);
+        let unknown = Err(CertificateError::UnknownCa);
         assert_eq!(verify(other.pin(), &leaf, &both), unknown);
         // The pin of the server's own certificate is not its CA's.
         let own = CaPin::of(&leaf).unwrap();
@@ -321,27 +321,27 @@ jHHQm+6hGhXKlfY3JLd0cAb0uBUDHGYhMOk9O0QM
         let day = rcgen::date_time_ymd;
         assert_eq!(
             verdict(ca.sign(|params| params.not_after = day(2020, 1, 1))),
-            Err(Distrust::Expired)
+            Err(CertificateError::Expired)
         );
         assert_eq!(
             verdict(ca.sign(|params| params.not_before = day(3000, 1, 1))),
-            Err(Distrust::NotYetValid)
+            Err(CertificateError::NotYetValid)
         );
         assert_eq!(
             verdict(ca.sign(|params| {
                 params.subject_alt_names =
                     vec![rcgen::SanType::DnsName("x.org".try_into().unwrap())];
             })),
-            Err(Distrust::WrongName)
+            Err(CertificateError::WrongName)
         );
         assert_eq!(
             verdict(ca.sign(|params| {
                 params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
             })),
-            Err(Distrust::Unusable)
+            Err(CertificateError::Unusable)
         );
         let garbage = CertificateDer::from(vec![0x30, 0x03, 1, 2, 3]);
-        assert_eq!(verdict(garbage), Err(Distrust::Unusable));
+        assert_eq!(verdict(garbage), Err(CertificateError::Unusable));
     }
 
     /// A certificate of the CA's public key can be made by anyone, with whatever else in it.
@@ -368,7 +368,7 @@ jHHQm+6hGhXKlfY3JLd0cAb0uBUDHGYhMOk9O0QM
         ] {
             assert_eq!(
                 verify(ca.pin(), &leaf, &chain),
-                Err(Distrust::UnknownCa),
+                Err(CertificateError::UnknownCa),
                 "the CA's key has not signed it"
             );
         }

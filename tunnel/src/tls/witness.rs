@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{ClientConfig, Resumption};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{CertificateError, DigitallySignedStruct, Error, SignatureScheme};
+use rustls::{CertificateError as Reason, DigitallySignedStruct, Error, SignatureScheme};
 
 use super::CaPin;
 use super::pin::NotPinned;
@@ -14,7 +14,7 @@ use super::pin::NotPinned;
 /// What is wrong with a server's certificate. `Display` goes on after "presents a certificate".
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Distrust {
+pub enum CertificateError {
     /// Its chain does not end at the pinned CA, or a signature is wrong.
     UnknownCa,
     /// The CA with this pin is not among the certificates that the server sent.
@@ -29,7 +29,7 @@ pub enum Distrust {
     Unusable,
 }
 
-impl fmt::Display for Distrust {
+impl fmt::Display for CertificateError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::UnknownCa => f.write_str("that the pinned CA did not sign"),
@@ -42,9 +42,9 @@ impl fmt::Display for Distrust {
     }
 }
 
-impl From<&Error> for Distrust {
+impl From<&Error> for CertificateError {
     fn from(error: &Error) -> Self {
-        use CertificateError::*;
+        use Reason::*;
 
         let Error::InvalidCertificate(error) = error else {
             return Self::Unusable;

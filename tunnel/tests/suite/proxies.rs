@@ -5,8 +5,8 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use underpass_tunnel::transport;
 use underpass_tunnel::{
-    ConfigError, Connector, ConnectorConfig, DialError, Distrust, NoProxy, Proxy, ProxyConfigError,
-    ProxyError, Session, Step, Transports, WayError, chain,
+    CertificateError, ConfigError, Connector, ConnectorConfig, DialError, NoProxy, Proxy,
+    ProxyConfigError, ProxyError, Session, Step, Transports, WayError, chain,
 };
 
 use crate::addresses::{ClosedPort, Names};
@@ -145,7 +145,7 @@ fn rule_10_a_proxy_that_opens_tls_is_found_out() {
             matches!(
                 error,
                 WayError::Untrusted {
-                    distrust: Distrust::UnknownCa,
+                    distrust: CertificateError::UnknownCa,
                     ..
                 }
             ),

@@ -1,7 +1,7 @@
 //! Whom the connector takes for its server (security rule 10), over each transport alike.
 
 use underpass_tunnel::{
-    CaPin, ConfigError, Connector, ConnectorConfig, Distrust, Trust, WayError, chain,
+    CaPin, CertificateError, ConfigError, Connector, ConnectorConfig, Trust, WayError, chain,
 };
 
 use crate::harness::{
@@ -29,7 +29,7 @@ async fn works(config: ConnectorConfig, server: &mut Server) {
 }
 
 /// Why the server is not trusted, and how it is told.
-async fn refused(config: ConnectorConfig) -> (Distrust, String) {
+async fn refused(config: ConnectorConfig) -> (CertificateError, String) {
     let error = dial_error(config).await;
     assert!(error.needs_attention(), "{error}");
     let distrust = error.way_errors().find_map(|error| match error {
@@ -47,7 +47,7 @@ async fn refused(config: ConnectorConfig) -> (Distrust, String) {
 fn each_refuses(
     pki: impl Fn() -> Pki,
     change: impl Fn(&mut ConnectorConfig, &Pki),
-    wanted: impl Fn(&Pki) -> Distrust,
+    wanted: impl Fn(&Pki) -> CertificateError,
 ) {
     for kind in KINDS {
         run(async {
@@ -84,20 +84,20 @@ fn rule_10_a_server_of_another_ca_is_untrusted() {
     each_refuses(
         Pki::new,
         |config, _| config.trust = other.ca_pem.clone().into(),
-        |_| Distrust::UnknownCa,
+        |_| CertificateError::UnknownCa,
     );
     let pin = other.pin();
     each_refuses(
         Pki::new,
         |config, _| config.trust = pin.into(),
-        |_| Distrust::NotPinned(pin),
+        |_| CertificateError::NotPinned(pin),
     );
 }
 
 #[test]
 fn rule_10_the_error_names_the_pin() {
     let pin = Pki::new().pin();
-    let told = Distrust::NotPinned(pin).to_string();
+    let told = CertificateError::NotPinned(pin).to_string();
     assert!(told.contains(&pin.to_string()), "{told}");
 }
 
@@ -113,7 +113,7 @@ fn rule_10_a_chain_that_shows_the_pinned_ca_is_not_enough() {
             pki
         },
         |config, _| config.trust = pin.into(),
-        |_| Distrust::UnknownCa,
+        |_| CertificateError::UnknownCa,
     );
 }
 
@@ -126,7 +126,7 @@ fn rule_10_a_chain_without_the_ca_proves_nothing_to_who_knows_its_pin() {
             pki
         },
         |config, pki| config.trust = pki.pin().into(),
-        |pki| Distrust::NotPinned(pki.pin()),
+        |pki| CertificateError::NotPinned(pki.pin()),
     );
     // A file is enough for that.
     run(async {
@@ -144,7 +144,11 @@ fn rule_10_the_name_must_be_the_one_that_was_dialled() {
         let name = rcgen::SanType::DnsName(NAME.try_into().unwrap());
         params.subject_alt_names = vec![name];
     };
-    each_refuses(|| Pki::with(other), |_, _| {}, |_| Distrust::WrongName);
+    each_refuses(
+        || Pki::with(other),
+        |_, _| {},
+        |_| CertificateError::WrongName,
+    );
 }
 
 #[test]
@@ -153,12 +157,12 @@ fn rule_10_the_time_must_be_right() {
     each_refuses(
         || Pki::with(|params| params.not_after = day(2020, 1, 1)),
         |_, _| {},
-        |_| Distrust::Expired,
+        |_| CertificateError::Expired,
     );
     each_refuses(
         || Pki::with(|params| params.not_before = day(3000, 1, 1)),
         |_, _| {},
-        |_| Distrust::NotYetValid,
+        |_| CertificateError::NotYetValid,
     );
 }
 

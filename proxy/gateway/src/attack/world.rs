@@ -15,7 +15,7 @@ use tokio::{
 };
 
 use crate::{Budgets, Front, FrontConfig, NotFound};
-use underpass_audit::Trail;
+use underpass_audit::AuditLog;
 use underpass_authenticate::{Chain, Step, Token, TokenAuthenticator};
 use underpass_core::{
     Access, AuthorizeError, Authorizer, BoxedIo, ClusterName, Clusters, ConnectError,
@@ -226,7 +226,7 @@ impl World {
             clusters: Arc::new(Recorder(Arc::clone(&log))),
             fallback: Arc::new(NotFound),
             policy: ImpersonationPolicy::default(),
-            audit: Trail::default(),
+            audit: AuditLog::default(),
             budgets: Budgets::default(),
         });
         Self {

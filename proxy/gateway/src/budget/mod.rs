@@ -1,17 +1,17 @@
 //! How much each user and each cluster may have in flight, so that one user's storm leaves others untouched.
 //!
-//! kube-apiserver's API Priority and Fairness is the model: places, queues, a bounded wait, 429. It is far simpler
+//! kube-apiserver's API Priority and Fairness is the model: seats, queues, a bounded wait, 429. It is far simpler
 //! here, since whom to be fair to is known: the caller whom an authenticator vouches for, whomever they act as.
 //!
-//! - A **request** takes a place of its user, one of its cluster and one of what its user may have there, until its
+//! - A **request** takes a seat of its user, one of its cluster and one of what its user may have there, until its
 //!   answer's last byte. Where there is none it waits: users take turns in each cluster, and each one's requests go in the order they came.
 //! - A **stream** (a watch, a log, a shell, a forwarded port) lasts for as long as it likes, so that it must not take a
-//!   request's place. Streams have bounds of their own, and do not wait.
-//! - A cluster that **hangs** keeps the places of what was sent there. It never has all of a user's, in flight, open or
+//!   request's seat. Streams have bounds of their own, and do not wait.
+//! - A cluster that **hangs** keeps the seats of what was sent there. It never has all of a user's, in flight, open or
 //!   waiting: the last ones are for clusters where the user has few (`share.rs`).
 
 mod config;
-mod line;
+mod queue;
 mod state;
 #[cfg(test)]
 mod tests;
@@ -29,12 +29,12 @@ pub use self::{
     state::Occupancy,
 };
 use self::{
-    line::Ticket,
+    queue::Ticket,
     state::{Claim, Entry, State},
 };
 use underpass_core::{ClusterName, Refusal, limits};
 
-/// What takes a place.
+/// What takes a seat.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     /// It is answered, and done.
@@ -60,7 +60,7 @@ enum Reason {
     Streams,
 }
 
-/// There is no place, and none to wait for.
+/// There is no seat, and none to wait for.
 #[derive(Debug)]
 struct OverBudget {
     claim: Claim,
@@ -116,7 +116,7 @@ impl OverBudget {
     }
 }
 
-/// The places of all users and clusters. Clones share them; the default has the default bounds.
+/// The seats of all users and clusters. Clones share them; the default has the default bounds.
 #[derive(Clone)]
 pub struct Budgets(Arc<Shared>);
 
@@ -145,7 +145,7 @@ impl fmt::Debug for Budgets {
 }
 
 impl Budgets {
-    /// All places free.
+    /// All seats free.
     pub fn new(config: BudgetConfig) -> Self {
         Self(Arc::new(Shared {
             wait: config.queue_wait,
@@ -174,16 +174,16 @@ impl Budgets {
         }
     }
 
-    /// Takes a place, or waits for one. `user` is who really calls, never whom they act as.
+    /// Takes a seat, or waits for one. `user` is who really calls, never whom they act as.
     ///
     /// # Cancel safety
-    /// Dropping the future gives up the place in the queue.
-    pub(super) async fn place(
+    /// Dropping the future gives up the seat in the queue.
+    pub(super) async fn seat(
         &self,
         user: &str,
         cluster: &ClusterName,
         kind: Kind,
-    ) -> Result<Place, Refusal> {
+    ) -> Result<Seat, Refusal> {
         let claim = Claim {
             user: user.into(),
             cluster: cluster.clone(),
@@ -191,26 +191,26 @@ impl Budgets {
         };
         let entered = self.0.lock().enter(&claim, Instant::now());
         let (ticket, woken) = match entered {
-            Ok(Entry::Placed) => (None, None),
+            Ok(Entry::Seated) => (None, None),
             Ok(Entry::Queued(ticket, woken)) => (Some(ticket), Some(woken)),
             Err(over) => return Err(refuse(over)),
         };
-        let mut place = Place {
+        let mut seat = Seat {
             budgets: Arc::clone(&self.0),
             claim,
             waiting: ticket,
         };
         let Some(woken) = woken else {
-            return Ok(place);
+            return Ok(seat);
         };
         let woken = tokio::time::timeout(self.0.wait, woken).await;
         if !matches!(woken, Ok(Ok(())))
-            && let Some(over) = place.overdue()
+            && let Some(over) = seat.overdue()
         {
             return Err(refuse(over));
         }
-        place.waiting = None;
-        Ok(place)
+        seat.waiting = None;
+        Ok(seat)
     }
 }
 
@@ -223,23 +223,23 @@ fn gauge(number: usize) -> f64 {
     u32::try_from(number).map_or(f64::MAX, f64::from)
 }
 
-/// A place, or one in the queue. Dropping it lets the next one in.
-pub(super) struct Place {
+/// A seat, or one in the queue. Dropping it lets the next one in.
+pub(super) struct Seat {
     budgets: Arc<Shared>,
     claim: Claim,
     /// Until it is known that the wait is over.
     waiting: Option<Ticket>,
 }
 
-impl Place {
-    /// What it is sent away for, unless its place has come at the last moment.
+impl Seat {
+    /// What it is sent away for, unless its seat has come at the last moment.
     fn overdue(&self) -> Option<OverBudget> {
         let state = self.budgets.lock();
         state.overdue(&self.claim, self.waiting?, Instant::now())
     }
 }
 
-impl Drop for Place {
+impl Drop for Seat {
     fn drop(&mut self) {
         let mut state = self.budgets.lock();
         match self.waiting {

@@ -1,7 +1,7 @@
 //! Who has what in flight, and who waits for it. Time is an argument.
 //!
-//! A request needs a place of its user, one of its cluster, and one of the two together. Nobody waits while all are free:
-//! whenever a place comes back, whoever it makes room for gets it in the same step. So a newcomer who finds room overtakes nobody.
+//! A request needs a seat of its user, one of its cluster, and one of the two together. Nobody waits while all are free:
+//! whenever a seat comes back, whoever it makes room for gets it in the same step. So a newcomer who finds room overtakes nobody.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -9,11 +9,11 @@ use tokio::{sync::oneshot, time::Instant};
 
 use super::{
     BudgetConfig, Kind, OverBudget, Reason, Whose,
-    line::{Line, Taken, Ticket, Waiter},
+    queue::{Queue, Taken, Ticket, Waiter},
 };
 use underpass_core::{ClusterName, share};
 
-/// What a place is of.
+/// What a seat is of.
 #[derive(Clone, Debug)]
 pub(super) struct Claim {
     pub(super) user: Arc<str>,
@@ -24,9 +24,9 @@ pub(super) struct Claim {
 /// What becomes of a claim.
 #[derive(Debug)]
 pub(super) enum Entry {
-    /// It has its place.
-    Placed,
-    /// It has its place once the receiver says so.
+    /// It has its seat.
+    Seated,
+    /// It has its seat once the receiver says so.
     Queued(Ticket, oneshot::Receiver<()>),
 }
 
@@ -40,7 +40,7 @@ pub struct Occupancy {
     pub requests: usize,
     /// Watches, logs, shells and forwarded ports.
     pub streams: usize,
-    /// Requests that wait for a place.
+    /// Requests that wait for a seat.
     pub waiting: usize,
 }
 
@@ -66,7 +66,7 @@ struct Cluster {
     in_flight: InFlight,
     /// The same by user, of those who have anything.
     of_users: HashMap<Arc<str>, InFlight>,
-    line: Line,
+    queue: Queue,
 }
 
 impl Cluster {
@@ -130,7 +130,7 @@ impl State {
         }
     }
 
-    /// Takes a place, or a place in the queue.
+    /// Takes a seat, or a seat in the queue.
     pub(super) fn enter(&mut self, claim: &Claim, now: Instant) -> Result<Entry, OverBudget> {
         match claim.kind {
             Kind::Stream => self.begin_stream(claim, now),
@@ -138,13 +138,13 @@ impl State {
                 Some(whose) => self.enqueue(claim, whose, now),
                 None => {
                     self.begin_request(claim);
-                    Ok(Entry::Placed)
+                    Ok(Entry::Seated)
                 }
             },
         }
     }
 
-    /// A place comes back.
+    /// A seat comes back.
     pub(super) fn leave(&mut self, claim: &Claim) {
         if let Some(user) = self.users.get_mut(&claim.user) {
             user.in_flight.end(claim.kind);
@@ -158,10 +158,10 @@ impl State {
         self.forget(claim);
     }
 
-    /// Who waited has gone. Their place, if they were given it just before, comes back.
+    /// Who waited has gone. Their seat, if they were given it just before, comes back.
     pub(super) fn abandon(&mut self, claim: &Claim, ticket: Ticket) {
-        let line = self.line(&claim.cluster);
-        match line.and_then(|line| line.remove(&claim.user, ticket)) {
+        let queue = self.queue(&claim.cluster);
+        match queue.and_then(|queue| queue.remove(&claim.user, ticket)) {
             Some(taken) => {
                 self.gone(&claim.user, &claim.cluster, &taken);
                 self.forget(claim);
@@ -170,15 +170,15 @@ impl State {
         }
     }
 
-    /// Whose budget keeps somebody waiting; nobody's if they have their place by now.
+    /// Whose budget keeps somebody waiting; nobody's if they have their seat by now.
     pub(super) fn overdue(
         &self,
         claim: &Claim,
         ticket: Ticket,
         now: Instant,
     ) -> Option<OverBudget> {
-        let line = &self.clusters.get(&claim.cluster)?.line;
-        let waiter = line.waiter(&claim.user, ticket)?;
+        let queue = &self.clusters.get(&claim.cluster)?.queue;
+        let waiter = queue.waiter(&claim.user, ticket)?;
         let waited = now.saturating_duration_since(waiter.since);
         let whose = self.full(&claim.user, &claim.cluster);
         let whose = whose.unwrap_or(Whose::Cluster);
@@ -191,7 +191,7 @@ impl State {
             cluster: name.clone(),
             requests: cluster.in_flight.requests,
             streams: cluster.in_flight.streams,
-            waiting: cluster.line.len(),
+            waiting: cluster.queue.len(),
         });
         occupancy.collect()
     }
@@ -224,7 +224,7 @@ impl State {
         cluster
             .of_mut(&claim.user)
             .begin_stream(of_cluster.min(of_user), now);
-        Ok(Entry::Placed)
+        Ok(Entry::Seated)
     }
 
     /// Something is left of the user's streams for other clusters, and of the cluster's for other users.
@@ -258,7 +258,7 @@ impl State {
     fn enqueue(&mut self, claim: &Claim, whose: Whose, now: Instant) -> Result<Entry, OverBudget> {
         let waiting = self.users.get(&claim.user).map_or(0, |user| user.waiting);
         let here = self.clusters.get(&claim.cluster);
-        let here = here.map_or(0, |at| at.line.of(&claim.user));
+        let here = here.map_or(0, |at| at.queue.of(&claim.user));
         if !share::allows(here, waiting, self.config.queue_per_user) {
             // So long did it take the one at the head to get there.
             let waited = self
@@ -273,13 +273,13 @@ impl State {
         let cluster = self.clusters.entry(claim.cluster.clone()).or_default();
         user.waiting = user.waiting.saturating_add(1);
         let waiter = Waiter { since: now, wake };
-        if cluster.line.join(&claim.user, ticket, waiter) {
+        if cluster.queue.join(&claim.user, ticket, waiter) {
             user.waits_for.push(claim.cluster.clone());
         }
         Ok(Entry::Queued(ticket, woken))
     }
 
-    /// Hands out what a place that came back makes room for.
+    /// Hands out what a seat that came back makes room for.
     fn advance(&mut self, user: &Arc<str>, cluster: &ClusterName) {
         while let Some(next) = self.next_turn(cluster) {
             // Somebody's turn is for the oldest of theirs that can go, which may be in another cluster.
@@ -300,7 +300,7 @@ impl State {
         if self.cluster_is_full(cluster) {
             return None;
         }
-        let mut turns = self.clusters.get(cluster)?.line.turns();
+        let mut turns = self.clusters.get(cluster)?.queue.turns();
         turns
             .find(|user| self.full(user, cluster).is_none())
             .cloned()
@@ -311,7 +311,7 @@ impl State {
         let clusters = self.users.get(user)?.waits_for.iter();
         let with_room = clusters.filter(|cluster| self.full(user, cluster).is_none());
         let heads = with_room.filter_map(|cluster| {
-            let (ticket, _) = self.clusters.get(cluster)?.line.oldest(user)?;
+            let (ticket, _) = self.clusters.get(cluster)?.queue.oldest(user)?;
             Some((ticket, cluster))
         });
         heads.min().map(|(_, cluster)| cluster.clone())
@@ -321,16 +321,16 @@ impl State {
     fn waits_since(&self, user: &Arc<str>) -> Option<Instant> {
         let clusters = self.users.get(user)?.waits_for.iter();
         let heads = clusters.filter_map(|cluster| {
-            let (_, waiter) = self.clusters.get(cluster)?.line.oldest(user)?;
+            let (_, waiter) = self.clusters.get(cluster)?.queue.oldest(user)?;
             Some(waiter.since)
         });
         heads.min()
     }
 
-    /// Gives a place to the oldest request of a user in a cluster.
+    /// Gives a seat to the oldest request of a user in a cluster.
     fn promote(&mut self, user: &Arc<str>, cluster: &ClusterName) {
-        let line = self.line(cluster);
-        let Some(taken) = line.and_then(|line| line.serve(user)) else {
+        let queue = self.queue(cluster);
+        let Some(taken) = queue.and_then(|queue| queue.serve(user)) else {
             return;
         };
         self.gone(user, cluster, &taken);
@@ -343,11 +343,11 @@ impl State {
         let _ = taken.waiter.wake.send(());
     }
 
-    fn line(&mut self, cluster: &ClusterName) -> Option<&mut Line> {
-        Some(&mut self.clusters.get_mut(cluster)?.line)
+    fn queue(&mut self, cluster: &ClusterName) -> Option<&mut Queue> {
+        Some(&mut self.clusters.get_mut(cluster)?.queue)
     }
 
-    /// One of a user has left a cluster's line.
+    /// One of a user has left a cluster's queue.
     fn gone(&mut self, user: &Arc<str>, cluster: &ClusterName, taken: &Taken) {
         if let Some(user) = self.users.get_mut(user) {
             user.waiting = user.waiting.saturating_sub(1);
@@ -373,7 +373,7 @@ impl State {
         }
         let in_cluster = self.clusters.get(cluster);
         let in_cluster = in_cluster.map_or(0, |at| requests(&at.in_flight));
-        // A few users whose clients do not read leave places to the others.
+        // A few users whose clients do not read leave seats to the others.
         let has_room = share::allows(here, in_cluster, self.config.requests_per_cluster);
         (!has_room).then_some(Whose::Cluster)
     }
@@ -389,7 +389,7 @@ impl State {
             self.users.remove(&claim.user);
         }
         let cluster = self.clusters.get(&claim.cluster);
-        if cluster.is_some_and(|at| at.in_flight.is_empty() && at.line.len() == 0) {
+        if cluster.is_some_and(|at| at.in_flight.is_empty() && at.queue.len() == 0) {
             self.clusters.remove(&claim.cluster);
         }
     }
@@ -411,17 +411,17 @@ impl State {
             assert!(user.waiting <= config.queue_per_user);
             assert!(!user.in_flight.is_empty() || user.waiting > 0, "{name}");
             let queues = user.waits_for.iter();
-            let queued = queues.map(|cluster| self.clusters[cluster].line.of(name));
+            let queued = queues.map(|cluster| self.clusters[cluster].queue.of(name));
             assert_eq!(queued.sum::<usize>(), user.waiting);
         }
         for (name, cluster) in &self.clusters {
             assert!(cluster.in_flight.requests <= config.requests_per_cluster);
             assert!(cluster.in_flight.streams <= config.streams_per_cluster);
             assert!(
-                !cluster.in_flight.is_empty() || cluster.line.len() > 0,
+                !cluster.in_flight.is_empty() || cluster.queue.len() > 0,
                 "{name}"
             );
-            cluster.line.check();
+            cluster.queue.check();
             for of_user in cluster.of_users.values() {
                 assert!(of_user.requests <= config.requests_per_user_and_cluster);
                 assert!(!of_user.is_empty(), "{name}");

@@ -24,40 +24,40 @@ fn cluster(name: &str) -> ClusterName {
 }
 
 /// Takes what must be free.
-fn take(budgets: &Budgets, user: &str, at: &str, kind: Kind) -> Place {
-    let place = budgets.place(user, &cluster(at), kind).now_or_never();
-    place.expect("a free place").unwrap()
+fn take(budgets: &Budgets, user: &str, at: &str, kind: Kind) -> Seat {
+    let seat = budgets.seat(user, &cluster(at), kind).now_or_never();
+    seat.expect("a free seat").unwrap()
 }
 
 /// Is sent away without waiting: whose budget it is, and for how many seconds.
 fn refused(budgets: &Budgets, user: &str, at: &str, kind: Kind) -> (String, u64) {
-    let place = budgets.place(user, &cluster(at), kind).now_or_never();
-    over(place.expect("an answer at once"))
+    let seat = budgets.seat(user, &cluster(at), kind).now_or_never();
+    over(seat.expect("an answer at once"))
 }
 
 /// A request that has to wait.
-struct Waiting(std::pin::Pin<Box<dyn Future<Output = Result<Place, Refusal>>>>);
+struct Waiting(std::pin::Pin<Box<dyn Future<Output = Result<Seat, Refusal>>>>);
 
 impl Waiting {
     async fn new(budgets: &Budgets, user: &'static str, at: &'static str) -> Self {
         let budgets = budgets.clone();
-        let place = async move { budgets.place(user, &cluster(at), Kind::Request).await };
-        let mut waiting = Self(Box::pin(place));
+        let seat = async move { budgets.seat(user, &cluster(at), Kind::Request).await };
+        let mut waiting = Self(Box::pin(seat));
         assert!(waiting.placed().await.is_none(), "it must wait");
         waiting
     }
 
-    /// Its place, if it has it by now.
-    async fn placed(&mut self) -> Option<Place> {
+    /// Its seat, if it has it by now.
+    async fn placed(&mut self) -> Option<Seat> {
         match poll!(&mut self.0) {
-            Poll::Ready(place) => Some(place.unwrap()),
+            Poll::Ready(seat) => Some(seat.unwrap()),
             Poll::Pending => None,
         }
     }
 }
 
-fn over(refusal: Result<Place, Refusal>) -> (String, u64) {
-    match refusal.map(|_| "a place").unwrap_err() {
+fn over(refusal: Result<Seat, Refusal>) -> (String, u64) {
+    match refusal.map(|_| "a seat").unwrap_err() {
         Refusal::OverBudget {
             whose, retry_after, ..
         } => (whose, retry_after.as_secs()),
@@ -80,16 +80,16 @@ async fn a_thousand_that_wait_delay_anothers_first_by_one_turn() {
     let mut other = Waiting::new(&budgets, "calm", "c").await;
     drop(held);
     let mut turns = 1;
-    let place = loop {
-        if let Some(place) = other.placed().await {
-            break place;
+    let seat = loop {
+        if let Some(seat) = other.placed().await {
+            break seat;
         }
         held = storm.pop_front().unwrap().placed().await.unwrap();
         drop(held);
         turns += 1;
     };
     assert!(turns <= 2, "{turns}");
-    drop((place, storm));
+    drop((seat, storm));
     assert_unused(&budgets);
 }
 
@@ -110,12 +110,12 @@ async fn rule_23_a_few_users_leave_requests_of_a_cluster_to_the_others() {
     let budgets = Budgets::new(config(512, 600));
     let mut held = Vec::new();
     for user in ["a", "b", "c", "d", "e", "f"] {
-        let places = (0..128).map_while(|_| {
+        let seats = (0..128).map_while(|_| {
             let at = cluster("c");
-            let place = budgets.place(user, &at, Kind::Request).now_or_never();
-            place?.ok()
+            let seat = budgets.seat(user, &at, Kind::Request).now_or_never();
+            seat?.ok()
         });
-        held.extend(places);
+        held.extend(seats);
     }
     assert!(held.len() < 600, "{}", held.len());
     for calm in 0..20 {
@@ -138,15 +138,15 @@ async fn users_take_turns_and_each_ones_requests_keep_their_order() {
         drop(held);
         let mut next = None;
         for (at, (who, waiter)) in waiting.iter_mut().enumerate() {
-            if let Some(place) = waiter.placed().await {
-                assert!(next.is_none(), "one place for two");
+            if let Some(seat) = waiter.placed().await {
+                assert!(next.is_none(), "one seat for two");
                 order.push(*who);
-                next = Some((at, place));
+                next = Some((at, seat));
             }
         }
-        let (at, place) = next.expect("somebody is next");
+        let (at, seat) = next.expect("somebody is next");
         waiting.remove(at);
-        held = place;
+        held = seat;
     }
     let wanted = [("a", 1), ("b", 1), ("c", 1), ("a", 2), ("b", 2), ("a", 3)];
     assert_eq!(order, wanted);
@@ -183,11 +183,11 @@ async fn nobody_waits_for_longer_than_allowed() {
     let budgets = Budgets::new(config);
     let _of_a = [(); 2].map(|()| take(&budgets, "a", "c", Kind::Request));
     let began = Instant::now();
-    let refused = budgets.place("a", &cluster("c"), Kind::Request).await;
+    let refused = budgets.seat("a", &cluster("c"), Kind::Request).await;
     assert_eq!(began.elapsed(), wait);
     assert_eq!(over(refused), ("user \"a\"".to_owned(), 5));
     let _of_b = take(&budgets, "b", "c", Kind::Request);
-    let refused = budgets.place("b", &cluster("c"), Kind::Request).await;
+    let refused = budgets.seat("b", &cluster("c"), Kind::Request).await;
     assert_eq!(over(refused), ("cluster \"c\"".to_owned(), 5));
     budgets.0.lock().check();
 }
@@ -232,16 +232,15 @@ async fn rule_23_clusters_that_hang_leave_their_users_the_others() {
         loop {
             let budgets = budgets.clone();
             let at = hangs.clone();
-            let mut place =
-                Box::pin(async move { budgets.place("alice", &at, Kind::Request).await });
-            match poll!(&mut place) {
-                Poll::Ready(Ok(place)) => held.push(place),
+            let mut seat = Box::pin(async move { budgets.seat("alice", &at, Kind::Request).await });
+            match poll!(&mut seat) {
+                Poll::Ready(Ok(seat)) => held.push(seat),
                 Poll::Ready(Err(refusal)) => {
                     let (whose, _) = over(Err(refusal));
                     assert_eq!(whose, format!("user \"alice\" in cluster \"{hangs}\""));
                     break;
                 }
-                Poll::Pending => waiting.push(place),
+                Poll::Pending => waiting.push(seat),
             }
         }
         budgets.0.lock().check();
@@ -261,7 +260,7 @@ async fn rule_23_one_cluster_has_its_share_of_a_user_and_the_next_one_waits_for_
     let mut held = [(); 3].map(|()| Some(take(&budgets, "a", "hangs", Kind::Request)));
     let mut next = Waiting::new(&budgets, "a", "hangs").await;
     drop(take(&budgets, "a", "good", Kind::Request));
-    assert!(next.placed().await.is_none(), "a place of another cluster");
+    assert!(next.placed().await.is_none(), "a seat of another cluster");
     held[0] = None;
     assert!(next.placed().await.is_some());
 }
@@ -274,9 +273,9 @@ async fn rule_23_streams_of_one_cluster_leave_room_for_other_clusters_and_users(
         let mut held = Vec::new();
         let refused = loop {
             let at = cluster(at);
-            let place = budgets.place(user, &at, Kind::Stream);
-            match place.now_or_never().expect("an answer at once") {
-                Ok(place) => held.push(place),
+            let seat = budgets.seat(user, &at, Kind::Stream);
+            match seat.now_or_never().expect("an answer at once") {
+                Ok(seat) => held.push(seat),
                 Err(refusal) => break over(Err(refusal)),
             }
         };
@@ -323,7 +322,7 @@ async fn a_place_given_to_somebody_who_just_went_is_the_next_ones() {
     let held = take(&budgets, "a", "c", Kind::Request);
     let gone = Waiting::new(&budgets, "a", "c").await;
     let mut next = Waiting::new(&budgets, "b", "c").await;
-    // It is given the place, and never looks.
+    // It is given the seat, and never looks.
     drop(held);
     drop(gone);
     assert!(next.placed().await.is_some());
@@ -366,7 +365,7 @@ impl Seeded {
 }
 
 /// Requests and streams come, are placed, time out and vanish in any order. Whatever happens, the bounds hold, nobody
-/// waits beside a free place, and in the end nothing is left.
+/// waits beside a free seat, and in the end nothing is left.
 #[tokio::test(start_paused = true)]
 async fn nothing_leaks_whoever_goes_and_whenever() {
     for seed in 0..200 {
@@ -378,24 +377,24 @@ async fn nothing_leaks_whoever_goes_and_whenever() {
             .unwrap();
         let budgets = Budgets::new(config);
         let mut waiting: Vec<Waiting> = Vec::new();
-        let mut places: Vec<Place> = Vec::new();
+        let mut seats: Vec<Seat> = Vec::new();
         for _ in 0..300 {
             match random.below(9) {
                 0..4 => {
                     let (user, at) = (random.of(&["a", "b", "c"]), random.of(&["x", "y"]));
                     let kind = random.of(&[Kind::Request, Kind::Request, Kind::Stream]);
                     let budgets = budgets.clone();
-                    let mut place = Waiting(Box::pin(async move {
-                        budgets.place(user, &cluster(at), kind).await
+                    let mut seat = Waiting(Box::pin(async move {
+                        budgets.seat(user, &cluster(at), kind).await
                     }));
-                    match poll!(&mut place.0) {
-                        Poll::Ready(Ok(place)) => places.push(place),
+                    match poll!(&mut seat.0) {
+                        Poll::Ready(Ok(seat)) => seats.push(seat),
                         Poll::Ready(Err(_)) => {}
-                        Poll::Pending => waiting.push(place),
+                        Poll::Pending => waiting.push(seat),
                     }
                 }
-                4..6 if !places.is_empty() => {
-                    places.swap_remove(random.below(places.len()));
+                4..6 if !seats.is_empty() => {
+                    seats.swap_remove(random.below(seats.len()));
                 }
                 6 if !waiting.is_empty() => {
                     waiting.swap_remove(random.below(waiting.len()));
@@ -405,7 +404,7 @@ async fn nothing_leaks_whoever_goes_and_whenever() {
                     match poll!(&mut waiting[at].0) {
                         Poll::Ready(done) => {
                             waiting.swap_remove(at);
-                            places.extend(done);
+                            seats.extend(done);
                         }
                         Poll::Pending => {}
                     }
@@ -414,12 +413,12 @@ async fn nothing_leaks_whoever_goes_and_whenever() {
             }
             budgets.0.lock().check();
         }
-        while places.len() + waiting.len() > 0 {
-            let going = random.below(places.len() + waiting.len());
-            if going < places.len() {
-                places.swap_remove(going);
+        while seats.len() + waiting.len() > 0 {
+            let going = random.below(seats.len() + waiting.len());
+            if going < seats.len() {
+                seats.swap_remove(going);
             } else {
-                waiting.swap_remove(going - places.len());
+                waiting.swap_remove(going - seats.len());
             }
             budgets.0.lock().check();
         }
@@ -437,13 +436,13 @@ async fn everybody_gets_a_place_in_the_end() {
         let user = ["a", "b", "c", "d"][number % 4];
         tasks.spawn(async move {
             let at = cluster("c");
-            let place = pin!(budgets.place(user, &at, Kind::Request));
+            let seat = pin!(budgets.seat(user, &at, Kind::Request));
             if number % 5 == 0 {
                 // It may be placed or not when it is dropped.
-                let _ = place.now_or_never();
+                let _ = seat.now_or_never();
                 return;
             }
-            let _place = place.await.unwrap();
+            let _place = seat.await.unwrap();
             tokio::task::yield_now().await;
             budgets.0.lock().check();
         });

@@ -15,7 +15,7 @@ use tokio::{
     net::TcpStream,
     sync::Semaphore,
 };
-use underpass_audit::{Full, Outlet, OutletConfig, Policy, Sink, Trail, Webhook};
+use underpass_audit::{AuditLog, Backend, BackendConfig, Full, Policy, Sink, Webhook};
 use underpass_core::{Body, BoxError, limits};
 
 use crate::{
@@ -68,14 +68,14 @@ impl Taken {
         }
     }
 
-    pub(crate) fn trail(&self, config: OutletConfig) -> (Trail, Outlet) {
-        let outlet = Outlet::start("test", Box::new(self.clone()), config);
-        let trail = Trail::new(Policy::everything(), vec![outlet.clone()]);
-        (trail, outlet)
+    pub(crate) fn audit_log(&self, config: BackendConfig) -> (AuditLog, Backend) {
+        let backend = Backend::start("test", Box::new(self.clone()), config);
+        let audit_log = AuditLog::new(Policy::everything(), vec![backend.clone()]);
+        (audit_log, backend)
     }
 
     async fn world(&self, api: &Api) -> World {
-        World::audited(api, self.trail(OutletConfig::default()).0).await
+        World::audited(api, self.audit_log(BackendConfig::default()).0).await
     }
 
     /// Waits for so many events.
@@ -130,9 +130,9 @@ async fn rule_15_a_call_is_one_event_with_the_id_that_the_api_server_gets() {
 async fn rule_15_what_was_refused_is_written_too() {
     let api = Api::start(hello).await;
     let (taken, strangers) = (Taken::new(), Taken::new());
-    let (trail, _) = taken.trail(OutletConfig::default());
-    let trail = trail.strangers("strangers", Box::new(strangers.clone()));
-    let world = World::audited(&api, trail).await;
+    let (audit_log, _) = taken.audit_log(BackendConfig::default());
+    let audit_log = audit_log.strangers("strangers", Box::new(strangers.clone()));
+    let world = World::audited(&api, audit_log).await;
     let head = |token: &str| {
         format!(
             "GET /k8s/clusters/c/version HTTP/1.1\r\nHost: front\r\nConnection: close\r\n\
@@ -243,19 +243,19 @@ async fn rule_15_a_shell_is_written_with_its_bytes() {
 async fn calls_wait_for_an_audit_log_that_blocks() {
     let api = Api::start(hello).await;
     let taken = Taken::stuck();
-    let config = OutletConfig {
+    let config = BackendConfig {
         capacity: 2,
         full: Full::Block,
         batch: 1,
-        ..OutletConfig::default()
+        ..BackendConfig::default()
     };
-    let (trail, outlet) = taken.trail(config);
-    let world = World::audited(&api, trail.clone()).await;
+    let (audit_log, backend) = taken.audit_log(config);
+    let world = World::audited(&api, audit_log.clone()).await;
     for _ in 0..2 {
         assert_eq!(code(&world.get("/version", "").await), 200);
     }
-    assert_eq!(outlet.waiting(), 2);
-    assert_eq!(trail.flush(Duration::from_millis(10)).await, 2);
+    assert_eq!(backend.waiting(), 2);
+    assert_eq!(audit_log.flush(Duration::from_millis(10)).await, 2);
     let third = world.get("/version", "");
     tokio::pin!(third);
     let early = tokio::time::timeout(Duration::from_millis(200), third.as_mut()).await;
@@ -264,7 +264,7 @@ async fn calls_wait_for_an_audit_log_that_blocks() {
     taken.allowed.add_permits(1);
     assert_eq!(code(&soon(third).await), 200);
     taken.allowed.add_permits(100);
-    assert_eq!(trail.flush(Duration::from_secs(20)).await, 0);
+    assert_eq!(audit_log.flush(Duration::from_secs(20)).await, 0);
     taken.all(3).await;
 }
 
@@ -272,20 +272,20 @@ async fn calls_wait_for_an_audit_log_that_blocks() {
 async fn calls_do_not_wait_for_one_that_drops() {
     let api = Api::start(hello).await;
     let taken = Taken::stuck();
-    let config = OutletConfig {
+    let config = BackendConfig {
         capacity: 2,
         full: Full::Drop,
         batch: 1,
-        ..OutletConfig::default()
+        ..BackendConfig::default()
     };
-    let (trail, outlet) = taken.trail(config);
-    let world = World::audited(&api, trail.clone()).await;
+    let (audit_log, backend) = taken.audit_log(config);
+    let world = World::audited(&api, audit_log.clone()).await;
     for _ in 0..5 {
         assert_eq!(code(&world.get("/version", "").await), 200);
     }
-    assert_eq!(outlet.waiting(), 2, "it is bounded");
+    assert_eq!(backend.waiting(), 2, "it is bounded");
     taken.allowed.add_permits(100);
-    assert_eq!(trail.flush(Duration::from_secs(20)).await, 0);
+    assert_eq!(audit_log.flush(Duration::from_secs(20)).await, 0);
     taken.all(2).await;
 }
 
@@ -341,12 +341,12 @@ async fn a_webhook_gets_lists_of_events() {
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), kubeconfig.to_string()).unwrap();
     let webhook = Webhook::from_kubeconfig(file.path()).await.unwrap();
-    let outlet = Outlet::start("webhook", Box::new(webhook), OutletConfig::default());
-    let trail = Trail::new(Policy::everything(), vec![outlet]);
+    let backend = Backend::start("webhook", Box::new(webhook), BackendConfig::default());
+    let audit_log = AuditLog::new(Policy::everything(), vec![backend]);
     let api = Api::start(hello).await;
-    let world = World::audited(&api, trail.clone()).await;
+    let world = World::audited(&api, audit_log.clone()).await;
     assert_eq!(code(&world.get("/version", "").await), 200);
-    assert_eq!(trail.flush(Duration::from_secs(20)).await, 0);
+    assert_eq!(audit_log.flush(Duration::from_secs(20)).await, 0);
     let lists = lists.lock().unwrap();
     assert_eq!(lists.len(), 2, "what failed is sent again");
     assert_eq!(lists[0], lists[1]);
@@ -379,21 +379,21 @@ async fn flood(world: &World, token: &str, wanted: u16, count: usize) {
 async fn rule_23_strangers_neither_fill_nor_block_the_audit_log() {
     let api = Api::start(hello).await;
     let (taken, strangers) = (Taken::stuck(), Taken::new());
-    let config = OutletConfig {
+    let config = BackendConfig {
         capacity: 2,
         batch: 1,
-        ..OutletConfig::default()
+        ..BackendConfig::default()
     };
-    let (trail, main) = taken.trail(config);
-    let trail = trail.strangers("strangers", Box::new(strangers.clone()));
-    let world = World::audited(&api, trail.clone()).await;
+    let (audit_log, main) = taken.audit_log(config);
+    let audit_log = audit_log.strangers("strangers", Box::new(strangers.clone()));
+    let world = World::audited(&api, audit_log.clone()).await;
     let share = usize::try_from(limits::STRANGER_EVENTS).unwrap();
     flood(&world, "", 401, 4 * share).await;
     assert_eq!(main.waiting(), 0, "strangers have no line in it");
     assert_eq!(code(&world.get("/version", "").await), 200);
     assert_eq!(main.waiting(), 1);
     taken.allowed.add_permits(1);
-    assert_eq!(trail.flush(Duration::from_secs(20)).await, 0);
+    assert_eq!(audit_log.flush(Duration::from_secs(20)).await, 0);
     let told = strangers.events.lock().unwrap().len();
     assert!((share..2 * share).contains(&told), "a share: {told}");
     assert_eq!(taken.all(1).await[0]["user"]["username"], "alice");
@@ -404,9 +404,9 @@ async fn rule_23_strangers_neither_fill_nor_block_the_audit_log() {
 async fn rule_23_events_of_strangers_are_short_and_never_waited_for() {
     let api = Api::start(hello).await;
     let (taken, strangers) = (Taken::new(), Taken::new());
-    let (trail, _) = taken.trail(OutletConfig::default());
-    let trail = trail.strangers("strangers", Box::new(strangers.clone()));
-    let world = World::audited(&api, trail).await;
+    let (audit_log, _) = taken.audit_log(BackendConfig::default());
+    let audit_log = audit_log.strangers("strangers", Box::new(strangers.clone()));
+    let world = World::audited(&api, audit_log).await;
     let long = "x".repeat(10_000);
     let head = format!(
         "GET /k8s/clusters/c/{long} HTTP/1.1\r\nHost: front\r\nConnection: close\r\n\
@@ -426,12 +426,12 @@ async fn rule_23_events_of_strangers_are_short_and_never_waited_for() {
 async fn rule_23_a_user_who_is_refused_has_a_share_of_the_audit_log() {
     let api = Api::start(hello).await;
     let taken = Taken::new();
-    let (trail, _) = taken.trail(OutletConfig::default());
-    let world = World::audited(&api, trail.clone()).await;
+    let (audit_log, _) = taken.audit_log(BackendConfig::default());
+    let world = World::audited(&api, audit_log.clone()).await;
     let share = usize::try_from(limits::REFUSED_EVENTS).unwrap();
     flood(&world, &world.mallory, 403, 2 * share).await;
     assert_eq!(code(&world.get("/version", "").await), 200);
-    assert_eq!(trail.flush(Duration::from_secs(20)).await, 0);
+    assert_eq!(audit_log.flush(Duration::from_secs(20)).await, 0);
     let events = taken.events.lock().unwrap().clone();
     let of = |name| {
         let theirs = |event: &&Value| event["user"]["username"] == name;
@@ -446,13 +446,13 @@ async fn rule_23_a_user_who_is_refused_has_a_share_of_the_audit_log() {
 async fn rule_23_refused_calls_do_not_fill_a_queue_that_is_full() {
     let api = Api::start(hello).await;
     let taken = Taken::stuck();
-    let config = OutletConfig {
+    let config = BackendConfig {
         capacity: 3,
         batch: 1,
-        ..OutletConfig::default()
+        ..BackendConfig::default()
     };
-    let (trail, outlet) = taken.trail(config);
-    let world = World::audited(&api, trail).await;
+    let (audit_log, backend) = taken.audit_log(config);
+    let world = World::audited(&api, audit_log).await;
     flood(&world, &world.mallory, 403, 20).await;
-    assert_eq!(outlet.waiting(), 3);
+    assert_eq!(backend.waiting(), 3);
 }

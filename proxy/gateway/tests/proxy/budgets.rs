@@ -13,7 +13,7 @@ use tokio::{
     sync::{Semaphore, mpsc},
     task::JoinSet,
 };
-use underpass_audit::{OutletConfig, Trail};
+use underpass_audit::{AuditLog, BackendConfig};
 use underpass_core::{Body, empty};
 use underpass_gateway::BudgetConfig;
 
@@ -66,7 +66,7 @@ impl Gated {
     }
 
     async fn world(&self, budgets: BudgetConfig) -> World {
-        World::with_budgets(&self.api, Trail::default(), budgets).await
+        World::with_budgets(&self.api, AuditLog::default(), budgets).await
     }
 
     /// Waits until so many requests have come through.
@@ -458,9 +458,9 @@ async fn discovery_is_told_without_a_time_to_come_back() {
 async fn rule_15_a_spent_budget_is_written_with_whose_it_is() {
     let gated = Gated::start().await;
     let taken = Taken::new();
-    let (trail, _outlet) = taken.trail(OutletConfig::default());
+    let (audit_log, _outlet) = taken.audit_log(BackendConfig::default());
     let budgets = requests(1, 1).queue_per_user(0);
-    let world = World::with_budgets(&gated.api, trail, budgets).await;
+    let world = World::with_budgets(&gated.api, audit_log, budgets).await;
     let _held = soon(send(world.http2().await, &world, &world.alice, "/body")).await;
     assert_eq!(code(&world.get("/api/v1/pods", "").await), 429);
     let event = &taken.all(1).await[0];

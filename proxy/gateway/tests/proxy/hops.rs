@@ -1,7 +1,7 @@
 //! Whose request it is that a proxy in front of the front brings: its address belongs to the request.
 
 use serde_json::json;
-use underpass_audit::OutletConfig;
+use underpass_audit::BackendConfig;
 
 use crate::{
     api::{Api, ok},
@@ -17,8 +17,8 @@ const HERE: &str = "127.0.0.1";
 async fn each_request_of_a_proxys_connection_has_its_own_client() {
     let api = Api::start(ok).await;
     let taken = Taken::new();
-    let (trail, _) = taken.trail(OutletConfig::default());
-    let world = World::behind(&api, trail, HERE).await;
+    let (audit_log, _) = taken.audit_log(BackendConfig::default());
+    let world = World::behind(&api, audit_log, HERE).await;
     let mut sender = world.http2().await;
     for client in ["192.0.2.1", "2001:db8::2"] {
         let mut request = world.request("GET", "/api", underpass_core::empty());

@@ -11,7 +11,7 @@ use tokio::{
     net::{TcpListener, TcpStream},
 };
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
-use underpass_audit::Trail;
+use underpass_audit::AuditLog;
 use underpass_authenticate::{
     AuthenticateError, Authenticated, Authenticator, Caller, Chain, Step, StoreError, Token,
     TokenAuthenticator, TokenHash, TokenRecord, TokenStore, Unowned,
@@ -175,7 +175,7 @@ pub(crate) struct World {
 struct Setup {
     /// Of alice.
     groups: Vec<String>,
-    audit: Trail,
+    audit: AuditLog,
     proxies: Networks,
     acting_as: Arc<dyn ActingAs>,
     budgets: BudgetConfig,
@@ -185,7 +185,7 @@ impl Default for Setup {
     fn default() -> Self {
         Self {
             groups: vec!["dev".to_owned()],
-            audit: Trail::default(),
+            audit: AuditLog::default(),
             proxies: Networks::default(),
             acting_as: Arc::new(AliceAsBob),
             budgets: BudgetConfig::default(),
@@ -211,7 +211,7 @@ impl World {
     }
 
     /// One whose audit log goes to `audit`.
-    pub(crate) async fn audited(api: &Api, audit: Trail) -> Self {
+    pub(crate) async fn audited(api: &Api, audit: AuditLog) -> Self {
         let setup = Setup {
             audit,
             ..Setup::default()
@@ -232,7 +232,7 @@ impl World {
     }
 
     /// One behind proxies of this network.
-    pub(crate) async fn behind(api: &Api, audit: Trail, proxies: &str) -> Self {
+    pub(crate) async fn behind(api: &Api, audit: AuditLog, proxies: &str) -> Self {
         let setup = Setup {
             audit,
             proxies: [proxies.parse::<Network>().unwrap()].into_iter().collect(),
@@ -242,7 +242,7 @@ impl World {
     }
 
     /// One with other budgets.
-    pub(crate) async fn with_budgets(api: &Api, audit: Trail, budgets: BudgetConfig) -> Self {
+    pub(crate) async fn with_budgets(api: &Api, audit: AuditLog, budgets: BudgetConfig) -> Self {
         let setup = Setup {
             audit,
             budgets,

@@ -7,7 +7,7 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
-use crate::scheduling::bell::Bell;
+use crate::scheduling::bell::TurnWaker;
 use underpass_core::limits;
 
 /// A connection's work, until it is done.
@@ -21,7 +21,7 @@ pub(super) struct Inline(Arc<Inner>);
 struct Inner {
     /// `None` once it is done, or was dropped.
     work: Mutex<Option<Work>>,
-    bell: Arc<Bell>,
+    bell: Arc<TurnWaker>,
 }
 
 impl Inline {

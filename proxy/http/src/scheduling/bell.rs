@@ -18,12 +18,12 @@ const RUNG: u8 = 2;
 /// Each step reads and writes the state at once, so that all steps have one order, and each sees the memory of those before: a
 /// ring either finds the task at rest, or the task finds the ring and what was written before it. `model.rs` checks this.
 #[derive(Default)]
-pub struct Bell {
+pub struct TurnWaker {
     task: AtomicWaker,
     state: AtomicU8,
 }
 
-impl Wake for Bell {
+impl Wake for TurnWaker {
     fn wake(self: Arc<Self>) {
         self.ring();
     }
@@ -33,7 +33,7 @@ impl Wake for Bell {
     }
 }
 
-impl Bell {
+impl TurnWaker {
     /// The task `waker` begins to work.
     pub fn begin(&self, waker: &Waker) {
         self.task.register(waker);

@@ -19,7 +19,7 @@ use std::{
 use slab::Slab;
 use tokio::task::coop;
 
-use super::{bell::Bell, on_wake::OnWake};
+use super::{bell::TurnWaker, on_wake::OnWake};
 
 /// How often everybody who was woken has a turn before the runtime's other tasks have theirs. What comes of a turn, a
 /// request's task for the connection and its frames for the next write, needs two.
@@ -34,7 +34,7 @@ pub struct Spawner(Arc<Spawned>);
 #[derive(Default)]
 struct Spawned {
     new: Mutex<Vec<Work>>,
-    bell: Arc<Bell>,
+    bell: Arc<TurnWaker>,
 }
 
 impl<F> hyper::rt::Executor<F> for Spawner
@@ -157,7 +157,7 @@ struct Task {
 /// The tasks that were woken, in order.
 struct Ready {
     keys: Mutex<VecDeque<usize>>,
-    bell: Arc<Bell>,
+    bell: Arc<TurnWaker>,
 }
 
 /// A task's place in [`Tasks`], which another one may have after it: that one is then polled once more than it need be.
@@ -181,7 +181,7 @@ impl Wake for Entry {
 }
 
 impl Tasks {
-    fn new(bell: Arc<Bell>) -> Self {
+    fn new(bell: Arc<TurnWaker>) -> Self {
         let keys = Mutex::default();
         Self {
             all: Slab::new(),

@@ -11,7 +11,7 @@ use loom::{
     thread,
 };
 
-use self::{bell::Bell, sync::Ordering};
+use self::{bell::TurnWaker, sync::Ordering};
 
 /// The parts of the bell, as loom has them.
 mod sync {
@@ -60,7 +60,7 @@ fn rings(threads: usize) {
     let mut model = Builder::new();
     model.preemption_bound = Some(3);
     model.check(move || {
-        let bell = Arc::new(Bell::default());
+        let bell = Arc::new(TurnWaker::default());
         let work: Vec<_> = (0..threads)
             .map(|_| Shared::new(AtomicUsize::new(0)))
             .collect();
@@ -89,7 +89,7 @@ fn rings(threads: usize) {
 }
 
 /// A poll of the task; says whether it is done.
-fn poll(bell: &Bell, waker: &Waker, done: impl Fn() -> bool) -> bool {
+fn poll(bell: &TurnWaker, waker: &Waker, done: impl Fn() -> bool) -> bool {
     bell.begin(waker);
     loop {
         bell.listen();

@@ -4,7 +4,7 @@ use std::sync::Mutex;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use underpass_audit::{Outlet, OutletConfig, Policy, Sink};
+use underpass_audit::{Backend, BackendConfig, Policy, Sink};
 use underpass_core::BoxError;
 
 use super::*;
@@ -46,10 +46,10 @@ impl Kept {
 #[tokio::test]
 async fn rule_15_the_audit_names_object_subject_and_grant_and_no_secret() {
     let (known, strangers) = (Kept::default(), Kept::default());
-    let outlet = Outlet::start("kept", Box::new(known.clone()), OutletConfig::default());
-    let trail = Trail::new(Policy::everything(), vec![outlet])
+    let backend = Backend::start("kept", Box::new(known.clone()), BackendConfig::default());
+    let audit_log = AuditLog::new(Policy::everything(), vec![backend])
         .strangers("strangers", Box::new(strangers.clone()));
-    let world = World::audited(trail).await;
+    let world = World::audited(audit_log).await;
     let mut secrets = vec!["hunter2".to_owned(), "correct horse battery".to_owned()];
     let mut count = 0;
     for (method, path, body, object, subject, grant) in [

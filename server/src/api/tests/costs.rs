@@ -7,7 +7,7 @@ use std::task::{Context, Poll, Waker};
 use async_trait::async_trait;
 use bytes::Bytes;
 use http_body::Frame;
-use underpass_audit::{Full as WhenFull, Outlet, OutletConfig, Policy, Sink};
+use underpass_audit::{Backend, BackendConfig, Full as WhenFull, Policy, Sink};
 use underpass_core::{BoxError, limits as bounds};
 use underpass_directory::{Cluster, Expect, Labels};
 
@@ -25,16 +25,16 @@ impl Sink for Stuck {
 }
 
 /// An audit log with room for one event; and what lets it go on.
-fn stuck() -> (Trail, Outlet, tokio::sync::oneshot::Sender<()>) {
+fn stuck() -> (AuditLog, Backend, tokio::sync::oneshot::Sender<()>) {
     let (go_on, told) = tokio::sync::oneshot::channel();
-    let config = OutletConfig {
+    let config = BackendConfig {
         capacity: 1,
         full: WhenFull::Block,
-        ..OutletConfig::default()
+        ..BackendConfig::default()
     };
-    let outlet = Outlet::start("stuck", Box::new(Stuck(told)), config);
-    let trail = Trail::new(Policy::everything(), vec![outlet.clone()]);
-    (trail, outlet, go_on)
+    let backend = Backend::start("stuck", Box::new(Stuck(told)), config);
+    let audit_log = AuditLog::new(Policy::everything(), vec![backend.clone()]);
+    (audit_log, backend, go_on)
 }
 
 fn somebody(name: &str) -> Requester {
@@ -70,15 +70,15 @@ impl http_body::Body for Wanted {
 
 #[tokio::test(start_paused = true)]
 async fn rule_23_the_api_waits_for_the_audit_log_and_does_nothing_unwritten() {
-    let (trail, outlet, go_on) = stuck();
-    let world = World::audited(trail.clone()).await;
+    let (audit_log, backend, go_on) = stuck();
+    let world = World::audited(audit_log.clone()).await;
     let user = |name: &str| json!({"name": name, "spec": {}});
     // There is room for the first; later ones wait, and are refused.
     world
         .operate(Method::POST, "/v1/users", user("alice"))
         .await
         .expect(201);
-    assert_eq!(outlet.waiting(), 1);
+    assert_eq!(backend.waiting(), 1);
     let revision = world.directory.snapshot().revision();
     for who in [Requester::Operator, somebody("mallory")] {
         for method in [Method::POST, Method::GET] {
@@ -92,9 +92,9 @@ async fn rule_23_the_api_waits_for_the_audit_log_and_does_nothing_unwritten() {
         }
     }
     assert_eq!(world.directory.snapshot().revision(), revision);
-    assert_eq!(outlet.waiting(), 1, "and nothing of it is kept");
+    assert_eq!(backend.waiting(), 1, "and nothing of it is kept");
     go_on.send(()).unwrap();
-    assert_eq!(trail.flush(Duration::from_secs(20)).await, 0);
+    assert_eq!(audit_log.flush(Duration::from_secs(20)).await, 0);
     world
         .operate(Method::POST, "/v1/users", user("bob"))
         .await
@@ -103,8 +103,8 @@ async fn rule_23_the_api_waits_for_the_audit_log_and_does_nothing_unwritten() {
 
 #[tokio::test(start_paused = true)]
 async fn rule_23_a_login_waits_for_the_audit_log() {
-    let (trail, _, go_on) = stuck();
-    let world = World::audited(trail).await;
+    let (audit_log, _, go_on) = stuck();
+    let world = World::audited(audit_log).await;
     let alice = world.user("alice", json!({})).await;
     let tokens = |world: &World| {
         let snapshot = world.directory.snapshot();
@@ -129,8 +129,8 @@ async fn rule_23_a_login_waits_for_the_audit_log() {
 
 #[tokio::test]
 async fn rule_15_a_change_is_written_down_whether_its_client_waits_or_not() {
-    let (trail, outlet, _go_on) = stuck();
-    let world = World::audited(trail).await;
+    let (audit_log, backend, _go_on) = stuck();
+    let world = World::audited(audit_log).await;
     let mut changes = world.directory.changes();
     let request = Request::post("/v1/users")
         .header("content-type", "application/json")
@@ -144,7 +144,7 @@ async fn rule_15_a_change_is_written_down_whether_its_client_waits_or_not() {
     }
     let written = async {
         changes.changed().await.unwrap();
-        while outlet.waiting() == 0 {
+        while backend.waiting() == 0 {
             tokio::task::yield_now().await;
         }
     };
@@ -158,8 +158,8 @@ async fn rule_15_a_change_is_written_down_whether_its_client_waits_or_not() {
 async fn rule_15_a_login_is_written_down_whether_its_client_waits_or_not() {
     use base64::Engine as _;
 
-    let (trail, outlet, go_on) = stuck();
-    let world = World::audited(trail.clone()).await;
+    let (audit_log, backend, go_on) = stuck();
+    let world = World::audited(audit_log.clone()).await;
     let set = underpass_directory::User {
         password: Some(underpass_authenticate::PasswordHash::new("correct horse battery").unwrap()),
         ..underpass_directory::User::new(OffsetDateTime::now_utc())
@@ -187,7 +187,7 @@ async fn rule_15_a_login_is_written_down_whether_its_client_waits_or_not() {
     come.send(()).unwrap();
     let written = async {
         changes.changed().await.unwrap();
-        while outlet.waiting() == 0 {
+        while backend.waiting() == 0 {
             tokio::task::yield_now().await;
         }
     };

@@ -65,10 +65,10 @@ impl Answer {
 
 impl World {
     async fn new() -> Self {
-        Self::audited(Trail::default()).await
+        Self::audited(AuditLog::default()).await
     }
 
-    async fn audited(trail: Trail) -> Self {
+    async fn audited(audit_log: AuditLog) -> Self {
         let directory = Directory::open(Arc::new(MemoryStore::default()))
             .await
             .unwrap();
@@ -104,7 +104,7 @@ impl World {
             direct,
             logins,
             server,
-            trail,
+            audit_log,
         );
         Self { api, directory }
     }

@@ -11,14 +11,14 @@ use underpass_directory::Directory;
 use crate::tunnel::Tunnel;
 
 /// Every cluster of the directory.
-pub(crate) struct Reach {
+pub(crate) struct ClusterRouter {
     pub(crate) directory: Arc<Directory>,
     pub(crate) direct: Arc<DirectClusters>,
     pub(crate) tunnel: Tunnel,
 }
 
 #[async_trait]
-impl Clusters for Reach {
+impl Clusters for ClusterRouter {
     async fn connect(&self, cluster: &ClusterName, open: &Open) -> Result<BoxedIo, ConnectError> {
         // What is reached directly has no agents, and never waits for one.
         match self.direct.connect(&self.directory, cluster, open).await {

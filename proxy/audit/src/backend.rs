@@ -47,9 +47,9 @@ pub enum Full {
     Drop,
 }
 
-/// How an outlet behaves.
+/// How a backend behaves.
 #[derive(Clone, Copy, Debug)]
-pub struct OutletConfig {
+pub struct BackendConfig {
     /// Events that may wait. With [`Full::Block`] those of calls that had begun come on top.
     pub capacity: usize,
     /// Bytes of them.
@@ -60,7 +60,7 @@ pub struct OutletConfig {
     pub batch: usize,
 }
 
-impl Default for OutletConfig {
+impl Default for BackendConfig {
     fn default() -> Self {
         Self {
             capacity: 10_000,
@@ -73,8 +73,8 @@ impl Default for OutletConfig {
 
 /// One sink and its queue. The events go to it in a task of their own, in order.
 #[derive(Clone, Debug)]
-pub struct Outlet {
-    config: OutletConfig,
+pub struct Backend {
+    config: BackendConfig,
     name: &'static str,
     queue: mpsc::UnboundedSender<Bytes>,
     state: Arc<State>,
@@ -90,9 +90,9 @@ struct State {
     full: Notify,
 }
 
-impl Outlet {
-    /// Starts the task; `name` is the outlet's in metrics and logs. It ends with the last clone.
-    pub fn start(name: &'static str, sink: Box<dyn Sink>, config: OutletConfig) -> Self {
+impl Backend {
+    /// Starts the task; `name` is the backend's in metrics and logs. It ends with the last clone.
+    pub fn start(name: &'static str, sink: Box<dyn Sink>, config: BackendConfig) -> Self {
         let (queue, events) = mpsc::unbounded_channel();
         let state = Arc::new(State::default());
         tokio::spawn(run(name, sink, events, Arc::clone(&state), config.batch));
@@ -114,7 +114,7 @@ impl Outlet {
         self.state.waiting.load(Ordering::Acquire)
     }
 
-    /// Queues an event. Where there is no room it is dropped if the outlet drops, and also if it `may_drop`: that of
+    /// Queues an event. Where there is no room it is dropped if the backend drops, and also if it `may_drop`: that of
     /// a call that never began, which did not wait for room and of which there may be any number.
     pub(super) fn put(&self, event: Bytes, may_drop: bool) {
         if (may_drop || self.config.full == Full::Drop) && !self.has_room() {
@@ -250,15 +250,15 @@ mod tests {
     async fn events_gather_behind_one_that_was_written() {
         let (batches, begun) = (Batches::default(), Instant::now());
         let sink = Box::new(batches.clone());
-        let outlet = Outlet::start("test", sink, OutletConfig::default());
+        let backend = Backend::start("test", sink, BackendConfig::default());
         for _ in 0..4 {
-            outlet.put(Bytes::from_static(b"{}"), false);
+            backend.put(Bytes::from_static(b"{}"), false);
             tokio::time::sleep(GATHER / 5).await;
         }
-        outlet.flushed().await;
+        backend.flushed().await;
         tokio::time::sleep(GATHER).await;
-        outlet.put(Bytes::from_static(b"{}"), false);
-        outlet.flushed().await;
+        backend.put(Bytes::from_static(b"{}"), false);
+        backend.flushed().await;
         let written = batches.0.lock().unwrap().clone();
         let at_once = |time: Duration| time < Duration::from_millis(2);
         assert_eq!(
@@ -274,25 +274,25 @@ mod tests {
     async fn an_event_that_gathers_wakes_nobody() {
         let (queue, events) = mpsc::unbounded_channel();
         let (state, turns) = (Arc::new(State::default()), Arc::new(AtomicUsize::new(0)));
-        let config = OutletConfig::default();
+        let config = BackendConfig::default();
         let sink = Box::new(Batches::default());
         let running = run("test", sink, events, Arc::clone(&state), config.batch);
         let count = Arc::clone(&turns);
         tokio::spawn(async move { counted(&count, running).await });
-        let outlet = Outlet {
+        let backend = Backend {
             config,
             name: "test",
             queue,
             state,
         };
-        outlet.put(Bytes::from_static(b"{}"), false);
-        outlet.flushed().await;
+        backend.put(Bytes::from_static(b"{}"), false);
+        backend.flushed().await;
         let before = turns.load(Ordering::Relaxed);
         for _ in 0..100 {
-            outlet.put(Bytes::from_static(b"{}"), false);
+            backend.put(Bytes::from_static(b"{}"), false);
             tokio::task::yield_now().await;
         }
-        outlet.flushed().await;
+        backend.flushed().await;
         // The first that came, the end of the time, and what comes after it.
         let turns = turns.load(Ordering::Relaxed) - before;
         assert!(turns <= 3, "{turns}");
@@ -301,15 +301,15 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_full_batch_waits_for_nothing() {
         let (batches, begun) = (Batches::default(), Instant::now());
-        let config = OutletConfig {
+        let config = BackendConfig {
             batch: 2,
-            ..OutletConfig::default()
+            ..BackendConfig::default()
         };
-        let outlet = Outlet::start("test", Box::new(batches.clone()), config);
+        let backend = Backend::start("test", Box::new(batches.clone()), config);
         for _ in 0..6 {
-            outlet.put(Bytes::from_static(b"{}"), false);
+            backend.put(Bytes::from_static(b"{}"), false);
         }
-        outlet.flushed().await;
+        backend.flushed().await;
         assert_eq!(batches.0.lock().unwrap().len(), 3);
         assert!(begun.elapsed() < GATHER, "{:?}", begun.elapsed());
     }

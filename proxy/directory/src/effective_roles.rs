@@ -9,22 +9,22 @@ use super::{Binding, Cluster, Named, Role, Snapshot};
 /// The bindings that name somebody or one of their groups, in one state of the directory. To find them costs a look-up for
 /// each group; to ask of a cluster costs a look at each binding.
 #[derive(Debug)]
-pub struct Reach<'a> {
+pub struct EffectiveRoles<'a> {
     snapshot: &'a Snapshot,
     bindings: Vec<&'a Binding>,
 }
 
 impl Snapshot {
     /// What this somebody may do where.
-    pub fn reach<'a>(&'a self, named: Named<'a>) -> Reach<'a> {
-        Reach {
+    pub fn effective_roles<'a>(&'a self, named: Named<'a>) -> EffectiveRoles<'a> {
+        EffectiveRoles {
             snapshot: self,
             bindings: self.bindings_of(named).map(|(_, _, found)| found).collect(),
         }
     }
 }
 
-impl Reach<'_> {
+impl EffectiveRoles<'_> {
     /// The roles in a cluster.
     pub fn roles(&self, cluster: &ClusterName) -> BTreeSet<Role> {
         self.of(cluster).map(|binding| binding.role).collect()

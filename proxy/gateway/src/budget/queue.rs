@@ -17,7 +17,7 @@ pub(super) struct Waiter {
     pub(super) wake: oneshot::Sender<()>,
 }
 
-/// A waiter that has left the line.
+/// A waiter that has left the queue.
 #[derive(Debug)]
 pub(super) struct Taken {
     pub(super) waiter: Waiter,
@@ -25,16 +25,16 @@ pub(super) struct Taken {
     pub(super) last: bool,
 }
 
-/// A line at a cluster.
+/// A queue at a cluster.
 #[derive(Debug, Default)]
-pub(super) struct Line {
+pub(super) struct Queue {
     queues: HashMap<Arc<str>, BTreeMap<Ticket, Waiter>>,
     /// Those who have a queue.
     turns: VecDeque<Arc<str>>,
     waiting: usize,
 }
 
-impl Line {
+impl Queue {
     /// How many wait.
     pub(super) fn len(&self) -> usize {
         self.waiting
@@ -103,7 +103,7 @@ impl Line {
 }
 
 #[cfg(test)]
-impl Line {
+impl Queue {
     /// What is always true.
     pub(super) fn check(&self) {
         assert_eq!(self.turns.len(), self.queues.len());

@@ -3,27 +3,27 @@
 use std::{net::IpAddr, sync::Arc, task::Poll, time::Duration};
 
 use super::{
-    Call, Event, Level, Outlet, Policy, Sink, Stage, shares::Shares, strangers::Strangers,
+    Backend, Call, Event, Level, Policy, Sink, Stage, shares::Shares, strangers::Strangers,
 };
 use underpass_core::limits;
 
-/// How long a call waits for room in an outlet that blocks. Longer, and clients give up by themselves without
+/// How long a call waits for room in a backend that blocks. Longer, and clients give up by themselves without
 /// a reason.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// An outlet has no room, and calls are not to happen unwritten.
+/// A backend has no room, and calls are not to happen unwritten.
 #[derive(Debug, thiserror::Error)]
 #[error("the audit log takes no more events")]
 pub struct Stuck;
 
 /// The audit log of a front. Clones are the same one; the default one writes nothing.
 #[derive(Clone, Debug, Default)]
-pub struct Trail(Arc<Inner>);
+pub struct AuditLog(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
     policy: Policy,
-    outlets: Vec<Outlet>,
+    backends: Vec<Backend>,
     strangers: Strangers,
     /// Refused calls of known users.
     refused: Shares,
@@ -35,7 +35,7 @@ impl Default for Inner {
     fn default() -> Self {
         Self {
             policy: Policy::default(),
-            outlets: Vec::new(),
+            backends: Vec::new(),
             strangers: Strangers::default(),
             refused: Shares::new("refused"),
             read: Shares::new("reads"),
@@ -64,7 +64,7 @@ pub enum Kind<'a> {
         /// login is the directory's, and its user may be a provider's.
         authority: &'a str,
     },
-    /// Of a call that did begin: it has waited for room ([`Trail::ready`]).
+    /// Of a call that did begin: it has waited for room ([`AuditLog::ready`]).
     Done,
 }
 
@@ -118,12 +118,12 @@ impl Told {
     }
 }
 
-impl Trail {
-    /// What `policy` says goes to each of `outlets`. Without any, nothing is written.
-    pub fn new(policy: Policy, outlets: Vec<Outlet>) -> Self {
+impl AuditLog {
+    /// What `policy` says goes to each of `backends`. Without any, nothing is written.
+    pub fn new(policy: Policy, backends: Vec<Backend>) -> Self {
         Self(Arc::new(Inner {
             policy,
-            outlets,
+            backends,
             ..Inner::default()
         }))
     }
@@ -134,12 +134,12 @@ impl Trail {
     pub fn strangers(self, name: &'static str, sink: Box<dyn Sink>) -> Self {
         let inner = Arc::try_unwrap(self.0).unwrap_or_else(|shared| Inner {
             policy: shared.policy.clone(),
-            outlets: shared.outlets.clone(),
+            backends: shared.backends.clone(),
             ..Inner::default()
         });
-        let outlet = Outlet::start(name, sink, Strangers::config());
+        let backend = Backend::start(name, sink, Strangers::config());
         Self(Arc::new(Inner {
-            strangers: Strangers::to(outlet),
+            strangers: Strangers::to(backend),
             ..inner
         }))
     }
@@ -175,10 +175,10 @@ impl Trail {
         })
     }
 
-    /// Waits until a call may begin: until each outlet that blocks has room.
+    /// Waits until a call may begin: until each backend that blocks has room.
     pub async fn ready(&self) -> Result<(), Stuck> {
-        for outlet in &self.0.outlets {
-            tokio::time::timeout(PATIENCE, outlet.ready())
+        for backend in &self.0.backends {
+            tokio::time::timeout(PATIENCE, backend.ready())
                 .await
                 .map_err(|_| Stuck)?;
         }
@@ -193,12 +193,12 @@ impl Trail {
         call: Call<'_>,
         event: impl FnOnce(Level) -> Event<'a>,
     ) {
-        let outlets = if told.stranger {
-            self.0.strangers.outlet.as_slice()
+        let backends = if told.stranger {
+            self.0.strangers.backend.as_slice()
         } else {
-            &self.0.outlets
+            &self.0.backends
         };
-        if outlets.is_empty() {
+        if backends.is_empty() {
             return;
         }
         let level = self.0.policy.level(stage, call);
@@ -212,8 +212,8 @@ impl Trail {
         }
         event.shorten(told);
         let json = event.to_json();
-        for outlet in outlets {
-            outlet.put(json.clone(), told.may_drop);
+        for backend in backends {
+            backend.put(json.clone(), told.may_drop);
         }
     }
 
@@ -223,21 +223,21 @@ impl Trail {
     /// The events are written all the same.
     pub async fn flush(&self, time: Duration) -> usize {
         let all = async {
-            for outlet in self.every_outlet() {
-                outlet.flushed().await;
+            for backend in self.every_outlet() {
+                backend.flushed().await;
             }
         };
         if tokio::time::timeout(time, all).await.is_ok() {
             return 0;
         }
-        for outlet in self.every_outlet().filter(|outlet| outlet.waiting() > 0) {
+        for backend in self.every_outlet().filter(|backend| backend.waiting() > 0) {
             tracing::warn!(
-                sink = outlet.name(),
-                events = outlet.waiting(),
+                sink = backend.name(),
+                events = backend.waiting(),
                 "audit events are lost"
             );
         }
-        self.every_outlet().map(Outlet::waiting).sum()
+        self.every_outlet().map(Backend::waiting).sum()
     }
 
     /// Waits until one of the tasks that write has ended: from then on events are lost. Pending where there is none.
@@ -245,10 +245,10 @@ impl Trail {
     /// # Cancel safety
     /// Nothing is lost.
     pub async fn ended(&self) {
-        let mut outlets: Vec<_> = self.every_outlet().map(|o| Box::pin(o.ended())).collect();
+        let mut backends: Vec<_> = self.every_outlet().map(|o| Box::pin(o.ended())).collect();
         std::future::poll_fn(|cx| {
-            let mut outlets = outlets.iter_mut();
-            match outlets.any(|outlet| outlet.as_mut().poll(cx).is_ready()) {
+            let mut backends = backends.iter_mut();
+            match backends.any(|backend| backend.as_mut().poll(cx).is_ready()) {
                 true => Poll::Ready(()),
                 false => Poll::Pending,
             }
@@ -256,7 +256,7 @@ impl Trail {
         .await;
     }
 
-    fn every_outlet(&self) -> impl Iterator<Item = &Outlet> {
-        self.0.outlets.iter().chain(&self.0.strangers.outlet)
+    fn every_outlet(&self) -> impl Iterator<Item = &Backend> {
+        self.0.backends.iter().chain(&self.0.strangers.backend)
     }
 }

@@ -24,7 +24,7 @@ pub enum NoRoom {
 
 /// Counts sessions. Clones count together.
 #[derive(Debug, Clone)]
-pub(crate) struct Census {
+pub(crate) struct SessionLimiter {
     of_agent: usize,
     of_name: usize,
     of_all: usize,
@@ -41,12 +41,12 @@ struct Counts {
 /// One session's place in the count, until it is dropped.
 #[derive(Debug)]
 pub(crate) struct Counted {
-    census: Census,
+    session_limiter: SessionLimiter,
     key: PublicKey,
     name: Arc<str>,
 }
 
-impl Census {
+impl SessionLimiter {
     /// Counts up to `of_agent` sessions for each key, `of_name` for each name, and `of_all` in all.
     pub(crate) fn new(of_agent: usize, of_name: usize, of_all: usize) -> Self {
         Self {
@@ -82,7 +82,7 @@ impl Census {
         *counts.by_name.entry(Arc::clone(&name)).or_default() += 1;
         counts.all += 1;
         Ok(Counted {
-            census: self.clone(),
+            session_limiter: self.clone(),
             key,
             name,
         })
@@ -96,7 +96,7 @@ impl Census {
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        let mut counts = self.census.lock();
+        let mut counts = self.session_limiter.lock();
         counts.all -= 1;
         give_back(counts.by_key.entry(self.key));
         give_back(counts.by_name.entry(Arc::clone(&self.name)));
@@ -124,32 +124,44 @@ mod tests {
 
     #[test]
     fn an_agent_takes_no_more_than_its_share() {
-        let census = Census::new(2, 10, 10);
+        let session_limiter = SessionLimiter::new(2, 10, 10);
         let (one, other) = (key(1), key(2));
-        let first = census.enter(one, "one").unwrap();
-        let _second = census.enter(one, "one").unwrap();
-        assert_eq!(census.enter(one, "one").unwrap_err(), NoRoom::Agent(2));
-        let _another = census.enter(other, "other").unwrap();
+        let first = session_limiter.enter(one, "one").unwrap();
+        let _second = session_limiter.enter(one, "one").unwrap();
+        assert_eq!(
+            session_limiter.enter(one, "one").unwrap_err(),
+            NoRoom::Agent(2)
+        );
+        let _another = session_limiter.enter(other, "other").unwrap();
         drop(first);
-        assert!(census.enter(one, "one").is_ok(), "one has gone");
+        assert!(session_limiter.enter(one, "one").is_ok(), "one has gone");
     }
 
     #[test]
     fn all_together_take_no_more_than_there_is() {
-        let census = Census::new(5, 5, 2);
+        let session_limiter = SessionLimiter::new(5, 5, 2);
         let (one, other) = (key(1), key(2));
-        let sessions = [one, other].map(|key| census.enter(key, "edge").unwrap());
-        assert_eq!(census.enter(other, "other").unwrap_err(), NoRoom::All(2));
+        let sessions = [one, other].map(|key| session_limiter.enter(key, "edge").unwrap());
+        assert_eq!(
+            session_limiter.enter(other, "other").unwrap_err(),
+            NoRoom::All(2)
+        );
         drop(sessions);
-        assert_eq!(census.lock().all, 0);
-        assert!(census.lock().by_key.is_empty(), "nothing is kept of them");
-        assert!(census.lock().by_name.is_empty(), "nothing is kept of them");
+        assert_eq!(session_limiter.lock().all, 0);
+        assert!(
+            session_limiter.lock().by_key.is_empty(),
+            "nothing is kept of them"
+        );
+        assert!(
+            session_limiter.lock().by_name.is_empty(),
+            "nothing is kept of them"
+        );
     }
 
     #[test]
     fn rule_23_ever_new_keys_of_one_cluster_do_not_take_all_sessions() {
-        let census = Census::new(2, 3, 10);
-        let enter = |seed: u8, name: &str| census.enter(key(seed), name);
+        let session_limiter = SessionLimiter::new(2, 3, 10);
+        let enter = |seed: u8, name: &str| session_limiter.enter(key(seed), name);
         let held = [1, 2, 3].map(|key| enter(key, "edge").unwrap());
         assert_eq!(enter(4, "edge").unwrap_err(), NoRoom::Name(3));
         let _other = enter(4, "far").unwrap();

@@ -15,7 +15,7 @@ use crate::occasional::Occasional;
 
 /// Flags about load balancers.
 #[derive(Debug, Args)]
-#[group(id = "hops")]
+#[group(id = "proxies")]
 pub(crate) struct Options {
     /// Network of load balancers that forward TCP and begin each connection with a PROXY protocol header (version 1 or
     /// 2). The server requires the header from them, and reads it from no other address; repeat for more
@@ -39,13 +39,13 @@ pub(crate) struct Options {
 
 /// Who stands before the server. Clones log together.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Hops {
+pub(crate) struct TrustedProxies {
     proxy_protocol: Networks,
     http: Networks,
     refused: Arc<Occasional>,
 }
 
-impl From<Options> for Hops {
+impl From<Options> for TrustedProxies {
     fn from(options: Options) -> Self {
         Self {
             proxy_protocol: options.proxy_protocol_from.into_iter().collect(),
@@ -60,7 +60,7 @@ impl From<Options> for Hops {
 #[error("no header of a load balancer")]
 pub(crate) struct NoHeader(#[source] HeaderError);
 
-impl Hops {
+impl TrustedProxies {
     /// Who is at the other end of a connection from `remote`; before anything else is read from it.
     ///
     /// # Errors
@@ -110,22 +110,22 @@ mod tests {
     #[derive(Debug, clap::Parser)]
     struct Line {
         #[command(flatten)]
-        hops: Options,
+        proxies: Options,
     }
 
-    fn hops() -> Hops {
+    fn proxies() -> TrustedProxies {
         let line = [
             "x",
             "--proxy-protocol-from=10.0.0.0/8,2001:db8::1",
             "--trusted-proxies=10.9.0.0/16",
             "--trusted-proxies=192.0.2.7",
         ];
-        Line::try_parse_from(line).unwrap().hops.into()
+        Line::try_parse_from(line).unwrap().proxies.into()
     }
 
     async fn client(remote: &str, mut said: &[u8]) -> Result<(IpAddr, Vec<u8>), NoHeader> {
         let remote = SocketAddr::new(remote.parse().unwrap(), 9);
-        let peer = hops().peer(&mut said, remote).await?;
+        let peer = proxies().peer(&mut said, remote).await?;
         let mut headers = HeaderMap::new();
         headers.insert("x-forwarded-for", "203.0.113.9".parse().unwrap());
         let mut rest = Vec::new();

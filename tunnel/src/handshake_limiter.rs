@@ -97,7 +97,7 @@ impl Bounds {
 
 /// Bounds the connections that are not authenticated.
 #[derive(Debug, Clone)]
-pub(crate) struct Gate {
+pub(crate) struct HandshakeLimiter {
     bounds: Bounds,
     crowd: Arc<Mutex<Crowd>>,
 }
@@ -207,7 +207,7 @@ impl Crowd {
     }
 }
 
-impl Gate {
+impl HandshakeLimiter {
     pub(crate) fn new(bounds: Bounds) -> Self {
         Self {
             bounds,
@@ -332,53 +332,69 @@ mod tests {
 
     #[test]
     fn before_there_is_a_rush_anybody_gets_in() {
-        let gate = Gate::new(BOUNDS);
-        let places: Vec<_> = (0..4).map(|_| gate.enter(source(1), false)).collect();
+        let handshake_limiter = HandshakeLimiter::new(BOUNDS);
+        let places: Vec<_> = (0..4)
+            .map(|_| handshake_limiter.enter(source(1), false))
+            .collect();
         assert!(places.iter().all(Result::is_ok), "{places:?}");
-        assert_eq!(gate.enter(source(2), false).unwrap_err(), Closed::Unproven);
+        assert_eq!(
+            handshake_limiter.enter(source(2), false).unwrap_err(),
+            Closed::Unproven
+        );
     }
 
     #[test]
     fn in_a_rush_a_source_gets_its_share_and_no_more() {
-        let gate = Gate::new(BOUNDS);
-        let _spoofed: Vec<_> = (10..14).map(|n| gate.enter(source(n), false)).collect();
-        let first = gate.enter(source(1), true).unwrap();
-        let _second = gate.enter(source(1), true).unwrap();
-        assert_eq!(gate.enter(source(1), true).unwrap_err(), Closed::Full);
-        let _other = gate.enter(source(2), true).unwrap();
+        let handshake_limiter = HandshakeLimiter::new(BOUNDS);
+        let _spoofed: Vec<_> = (10..14)
+            .map(|n| handshake_limiter.enter(source(n), false))
+            .collect();
+        let first = handshake_limiter.enter(source(1), true).unwrap();
+        let _second = handshake_limiter.enter(source(1), true).unwrap();
+        assert_eq!(
+            handshake_limiter.enter(source(1), true).unwrap_err(),
+            Closed::Full
+        );
+        let _other = handshake_limiter.enter(source(2), true).unwrap();
         drop(first);
-        let _again = gate.enter(source(1), true).unwrap();
-        let _nameless = gate.enter(None, true).unwrap();
+        let _again = handshake_limiter.enter(source(1), true).unwrap();
+        let _nameless = handshake_limiter.enter(None, true).unwrap();
         // Every place is taken.
-        assert_eq!(gate.enter(source(3), false).unwrap_err(), Closed::Unproven);
-        assert_eq!(gate.enter(source(1), true).unwrap_err(), Closed::Full);
+        assert_eq!(
+            handshake_limiter.enter(source(3), false).unwrap_err(),
+            Closed::Unproven
+        );
+        assert_eq!(
+            handshake_limiter.enter(source(1), true).unwrap_err(),
+            Closed::Full
+        );
     }
 
     #[test]
     fn rule_23_a_newcomer_takes_the_place_of_the_oldest_handshake() {
-        let gate = Gate::new(BOUNDS);
+        let handshake_limiter = HandshakeLimiter::new(BOUNDS);
         let is_in = |place: &Place| !place.closed.is_cancelled();
         let spoofed: Vec<_> = (10..14)
-            .map(|n| gate.enter(source(n), false).unwrap())
+            .map(|n| handshake_limiter.enter(source(n), false).unwrap())
             .collect();
         // Few sources take all that there is, each its share.
         let flood: Vec<_> = [1, 1, 2, 2]
-            .map(|n| gate.enter(source(n), true).unwrap())
+            .map(|n| handshake_limiter.enter(source(n), true).unwrap())
             .into();
-        let honest = gate.enter(source(3), true).unwrap();
+        let honest = handshake_limiter.enter(source(3), true).unwrap();
         let inside: Vec<_> = flood.iter().map(is_in).collect();
         assert_eq!(inside, [false, true, true, true]);
-        let other = gate.enter(source(4), true).unwrap();
+        let other = handshake_limiter.enter(source(4), true).unwrap();
         let inside: Vec<_> = flood.iter().map(is_in).collect();
         assert_eq!(inside, [false, true, false, true]);
         // All have one: those whose address is made up go before the others.
         let more: Vec<_> = (20..24)
-            .map(|n| gate.enter(source(n), true).unwrap())
+            .map(|n| handshake_limiter.enter(source(n), true).unwrap())
             .collect();
         assert!(!spoofed.iter().any(is_in) && more.iter().all(is_in));
         assert!(is_in(&honest) && is_in(&other));
         drop((spoofed, flood, honest, other, more));
-        let crowd = lock(&gate.crowd);
+        let crowd = lock(&handshake_limiter.crowd);
         assert_eq!(crowd.inside, 0);
         assert!(crowd.counts.is_empty() && crowd.handshakes.is_empty());
         assert!(crowd.by_size.is_empty());
@@ -386,13 +402,13 @@ mod tests {
 
     #[test]
     fn rule_23_a_site_has_more_than_a_network_and_not_everything() {
-        let gate = Gate::new(Bounds {
+        let handshake_limiter = HandshakeLimiter::new(Bounds {
             places: 64,
             unproven: 0,
             per_source: 4,
             failed: 6,
         });
-        let enter = |text: String| gate.enter(Some(text.parse().unwrap()), true);
+        let enter = |text: String| handshake_limiter.enter(Some(text.parse().unwrap()), true);
         let inside =
             |places: &[Result<Place, Closed>]| places.iter().filter(|place| place.is_ok()).count();
         let subscriber: Vec<_> = (0..16)
@@ -403,28 +419,35 @@ mod tests {
             .map(|n| enter(format!("2001:db8:2:{n:x}00::1")))
             .collect();
         assert_eq!(inside(&company), 8);
-        let v4: Vec<_> = (0..16).map(|n| gate.enter(source(n), true)).collect();
+        let v4: Vec<_> = (0..16)
+            .map(|n| handshake_limiter.enter(source(n), true))
+            .collect();
         assert_eq!(inside(&v4), 16);
     }
 
     #[tokio::test(start_paused = true)]
     async fn what_failed_counts_until_it_is_forgotten() {
-        let gate = Gate::new(BOUNDS);
+        let handshake_limiter = HandshakeLimiter::new(BOUNDS);
         for n in 0..4 {
-            let mut place = gate.enter(source(n), false).unwrap();
+            let mut place = handshake_limiter.enter(source(n), false).unwrap();
             place.remember_for(Duration::from_secs(1 + u64::from(n % 2)));
         }
         // Nobody is inside, and yet no more of these.
-        assert_eq!(gate.enter(source(9), false).unwrap_err(), Closed::Unproven);
+        assert_eq!(
+            handshake_limiter.enter(source(9), false).unwrap_err(),
+            Closed::Unproven
+        );
         // Who is there is not kept out by them.
-        let places: Vec<_> = (20..28).map(|n| gate.enter(source(n), true)).collect();
+        let places: Vec<_> = (20..28)
+            .map(|n| handshake_limiter.enter(source(n), true))
+            .collect();
         assert!(places.iter().all(Result::is_ok), "{places:?}");
         drop(places);
         tokio::time::advance(Duration::from_secs(1)).await;
-        gate.enter(source(9), false).unwrap();
+        handshake_limiter.enter(source(9), false).unwrap();
         tokio::time::advance(Duration::from_secs(1)).await;
-        gate.enter(source(9), false).unwrap();
-        let crowd = lock(&gate.crowd);
+        handshake_limiter.enter(source(9), false).unwrap();
+        let crowd = lock(&handshake_limiter.crowd);
         assert!(
             crowd.counts.is_empty() && crowd.failed.is_empty(),
             "{crowd:?}"
@@ -433,25 +456,31 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn remains_are_bounded_too() {
-        let gate = Gate::new(BOUNDS);
+        let handshake_limiter = HandshakeLimiter::new(BOUNDS);
         for n in 0..6 {
-            let mut place = gate.enter(source(n), true).unwrap();
+            let mut place = handshake_limiter.enter(source(n), true).unwrap();
             place.remember_for(Duration::from_secs(1));
         }
-        assert_eq!(gate.enter(source(0), true).unwrap_err(), Closed::Full);
-        assert_eq!(gate.enter(source(9), false).unwrap_err(), Closed::Unproven);
+        assert_eq!(
+            handshake_limiter.enter(source(0), true).unwrap_err(),
+            Closed::Full
+        );
+        assert_eq!(
+            handshake_limiter.enter(source(9), false).unwrap_err(),
+            Closed::Unproven
+        );
         tokio::time::advance(Duration::from_secs(1)).await;
-        gate.enter(source(0), true).unwrap();
+        handshake_limiter.enter(source(0), true).unwrap();
     }
 
     #[tokio::test(start_paused = true)]
     async fn rule_23_remains_of_others_keep_no_newcomer_out() {
-        let gate = Gate::new(BOUNDS);
+        let handshake_limiter = HandshakeLimiter::new(BOUNDS);
         for n in 0..6 {
-            let mut place = gate.enter(source(n), true).unwrap();
+            let mut place = handshake_limiter.enter(source(n), true).unwrap();
             place.remember_for(Duration::from_secs(1));
         }
-        let _place = gate.enter(source(9), true).unwrap();
+        let _place = handshake_limiter.enter(source(9), true).unwrap();
     }
 
     #[test]
