@@ -37,6 +37,12 @@ impl Which {
             (false, true) => self.api = None,
             _ => {}
         }
+        if is_flag("api") {
+            // They are of the server that the environment names: its token is nobody else's.
+            let is_set = |name| matches.value_source(name) == Some(ValueSource::EnvVariable);
+            self.api_token_file.take_if(|_| is_set("api_token_file"));
+            self.api_ca_file.take_if(|_| is_set("api_ca_file"));
+        }
     }
 
     /// A client of the server.
@@ -47,7 +53,9 @@ impl Which {
             }
             (Some(url), None) => Ok(Client::at(self.server(url).await?)),
             (None, Some(path)) => Ok(Client::at_socket(path)),
-            (None, None) if is_our_socket(Path::new(SOCKET)) => Ok(Client::at_socket(SOCKET)),
+            (None, None) if is_our_socket(Path::new(SOCKET)) => {
+                Ok(Client::at_socket_of(SOCKET, user()))
+            }
             (None, None) => {
                 let login = self.only_login();
                 let login = if is_socket(Path::new(SOCKET)) {
@@ -77,13 +85,31 @@ impl Which {
 
     /// The login at --api, or the only one.
     pub(crate) fn login(&self) -> Result<Saved> {
-        match &self.api {
-            Some(url) => {
-                let saved = Saved::find(&parsed(url)?)?;
-                saved.with_context(|| no_login(url))
-            }
-            None => self.only_login(),
-        }
+        let Some(url) = &self.api else {
+            return self.only_login();
+        };
+        let saved = Saved::find(&parsed(url)?)?;
+        self.trusting(saved.with_context(|| no_login(url))?)
+    }
+
+    /// The login's server, with the CA of the command line where that names one.
+    fn trusting(&self, saved: Saved) -> Result<Saved> {
+        Ok(match self.given_ca()? {
+            None => saved,
+            given => Saved {
+                ca_pem: given,
+                ..saved
+            },
+        })
+    }
+
+    fn given_ca(&self) -> Result<Option<String>> {
+        let Some(path) = &self.api_ca_file else {
+            return Ok(None);
+        };
+        let pem = fs::read_to_string(path);
+        let pem = pem.with_context(|| format!("cannot read {}", path.display()))?;
+        Ok(Some(pem))
     }
 
     fn only_login(&self) -> Result<Saved> {
@@ -108,7 +134,7 @@ impl Which {
             return Ok(self.named(url)?.0);
         }
         match Saved::find(&parsed(url)?)? {
-            Some(saved) => fresh(saved).await?.server(),
+            Some(saved) => fresh(self.trusting(saved)?).await?.server(),
             None => bail!("{}, or give --api-token-file", no_login(url)),
         }
     }
@@ -122,20 +148,15 @@ impl Which {
                 Credential::Bearer(Zeroizing::new(text.trim().to_owned()))
             }
         };
-        let ca_pem = match &self.api_ca_file {
-            None => None,
-            Some(path) => {
-                let pem = fs::read_to_string(path);
-                Some(pem.with_context(|| format!("cannot read {}", path.display()))?)
-            }
-        };
+        let ca_pem = self.given_ca()?;
         let server = Server::new(url, &roots(ca_pem.as_deref())?, &credential)?;
         Ok((server, ca_pem))
     }
 }
 
 fn parsed(url: &str) -> Result<Uri> {
-    https_url(url).with_context(|| format!("{url:?} is not https://HOST[:PORT]"))
+    let parsed = https_url(url).filter(|parsed| parsed.path() == "/");
+    parsed.with_context(|| format!("{url:?} is not https://HOST[:PORT]"))
 }
 
 fn no_login(url: &str) -> String {
@@ -143,18 +164,24 @@ fn no_login(url: &str) -> String {
     format!("nobody has logged in at {url}: run `underpass login --api {url}`")
 }
 
-/// Is this the socket of a server of this user's? In a folder that others can write, they could put a socket of theirs, and
-/// would be sent passwords.
+fn user() -> u32 {
+    rustix::process::geteuid().as_raw()
+}
+
+/// Is this the socket of a server of this user's? In a folder that others can write, they could put a socket of theirs, or a link
+/// to one, and would be sent passwords. So neither the socket nor its folder is a link; the server's own user is asked for at
+/// each connection ([`Client::at_socket_of`]).
 fn is_our_socket(path: &Path) -> bool {
-    is_socket(path) && is_of(path, rustix::process::geteuid().as_raw())
+    let folder = path.parent();
+    is_socket(path) && is_of(path, user()) && folder.is_some_and(|folder| is_of(folder, user()))
 }
 
 fn is_socket(path: &Path) -> bool {
-    fs::metadata(path).is_ok_and(|found| found.file_type().is_socket())
+    fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket())
 }
 
 fn is_of(path: &Path, user: u32) -> bool {
-    fs::metadata(path).is_ok_and(|found| found.uid() == user)
+    fs::symlink_metadata(path).is_ok_and(|found| found.uid() == user && !found.is_symlink())
 }
 
 #[cfg(test)]
@@ -172,8 +199,45 @@ mod tests {
         assert!(!is_our_socket(&path), "a file");
         fs::remove_file(&path).unwrap();
         let _listener = UnixListener::bind(&path).unwrap();
-        let us = rustix::process::geteuid().as_raw();
         assert!(is_our_socket(&path));
-        assert!(!is_of(&path, us + 1));
+        assert!(!is_of(&path, user() + 1));
+        // A link is whose folder it is in, and leads where that one likes.
+        let link = folder.path().join("link.sock");
+        std::os::unix::fs::symlink(&path, &link).unwrap();
+        assert!(!is_our_socket(&link));
+        let linked = folder.path().join("data");
+        std::os::unix::fs::symlink(folder.path(), &linked).unwrap();
+        assert!(!is_our_socket(&linked.join("api.sock")));
+    }
+
+    #[test]
+    fn rule_6_the_environments_token_goes_to_the_environments_server() {
+        use clap::{CommandFactory, FromArgMatches};
+
+        use crate::args::Cli;
+
+        let which = |line: &[&str]| {
+            // As the environment would have it.
+            let command = Cli::command().mut_arg("api_token_file", |arg| {
+                arg.env("PATH")
+                    .value_parser(clap::value_parser!(std::path::PathBuf))
+            });
+            let matches = command.get_matches_from(line);
+            let mut cli = Cli::from_arg_matches(&matches).unwrap();
+            cli.which.prefer_flags(&matches);
+            cli.which
+        };
+        let there = which(&["underpass", "whoami", "--api", "https://other"]);
+        assert_eq!(there.api_token_file, None);
+        let line = [
+            "underpass",
+            "whoami",
+            "--api",
+            "https://u",
+            "--api-token-file",
+            "t",
+        ];
+        assert_eq!(which(&line).api_token_file, Some("t".into()));
+        assert!(which(&["underpass", "whoami"]).api_token_file.is_some());
     }
 }

@@ -3,6 +3,7 @@
 //! In earnest [`Server`] runs where agents can reach it, and [`agent`] where nobody can.
 
 pub mod kubernetes;
+pub mod word;
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;

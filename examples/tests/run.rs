@@ -46,6 +46,19 @@ fn gateway() {
 }
 
 #[test]
+fn server() {
+    let cluster = cluster();
+    let kubeconfig = cluster.admin_kubeconfig().to_str().unwrap();
+    let said = run(env!("CARGO_BIN_EXE_server"), &[kubeconfig]);
+    let (refused, read) = said.split_once('\n').unwrap();
+    assert!(
+        refused.starts_with("guess: ") && refused.contains("401"),
+        "{said}"
+    );
+    assert!(read.starts_with("sesame: Some(String(\"v1."), "{said}");
+}
+
+#[test]
 fn target() {
     let cluster = cluster();
     let kubeconfig = cluster.admin_kubeconfig().to_str().unwrap();

@@ -1,5 +1,5 @@
-//! The Underpass server: parse, build, run, drain. A library, so that what it does can be fuzzed; its program is
-//! [`main`].
+//! The Underpass server as a library: [`Server::start`] puts it together from a [`ServerConfig`] and serves. Its program is
+//! [`main`], which makes the configuration of flags.
 
 mod api;
 mod audit;
@@ -23,15 +23,19 @@ mod proxies;
 mod recover;
 mod router;
 mod secrets;
+mod server;
 mod socket;
 mod supervise;
 mod tunnel;
+
+pub use self::server::{Server, ServerConfig, StartError};
+pub use self::supervise::Ended;
 
 use std::process::ExitCode;
 
 use clap::Parser;
 
-use crate::cli::{Cli, Command};
+use crate::cli::{Cli, Command, LogFormat};
 use crate::data_dir::DataDir;
 
 /// The program: reads the command line, and does what it says.
@@ -48,10 +52,17 @@ pub fn main() -> ExitCode {
 fn run(cli: Cli) -> anyhow::Result<()> {
     match cli.command {
         Command::Serve(options) => commands::serve::run(&cli.data_dir, *options),
-        Command::CaPin => commands::ca_pin::run(&DataDir::open(&cli.data_dir)?),
-        Command::Recover(options) => tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()?
-            .block_on(recover::run(&cli.data_dir, *options)),
+        Command::CaPin => {
+            // The data directory may have something to say.
+            commands::serve::start_logging("warn", LogFormat::Text);
+            commands::ca_pin::run(&DataDir::open(&cli.data_dir)?)
+        }
+        Command::Recover(options) => {
+            commands::serve::start_logging("warn", LogFormat::Text);
+            tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()?
+                .block_on(recover::run(&cli.data_dir, *options))
+        }
     }
 }

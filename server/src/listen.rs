@@ -515,7 +515,9 @@ mod tests {
         let mut client = TcpStream::connect(address).await.unwrap();
         let door = door();
         let (tcp, remote, place) = door.next(&listener).await.unwrap();
-        let (proxies, tls) = (options.proxies.into(), acceptor());
+        let (proxy_protocol, http) = options.proxies.networks();
+        let proxies = TrustedProxies::new(proxy_protocol, http);
+        let tls = acceptor();
         let handshake = handshake(tcp, remote, &place.standing, &proxies, &tls);
         let error = handshake.await.unwrap_err();
         assert!(format!("{error:#}").ends_with("did not come in time"));

@@ -34,12 +34,13 @@ pub(crate) struct Metrics {
     pub(crate) tunnel: Tunnel,
     pub(crate) budgets: Budgets,
     pub(crate) strangers: Strangers,
-    pub(crate) recorder: PrometheusHandle,
+    /// `None`: nobody keeps metrics in this process.
+    pub(crate) recorder: Option<PrometheusHandle>,
 }
 
 impl Metrics {
     /// Sets the gauges, and writes everything as Prometheus reads it.
-    fn render(&self) -> String {
+    fn render(&self, recorder: &PrometheusHandle) -> String {
         let sessions = self.tunnel.sessions();
         for kind in [Kind::Quic, Kind::WebSocket] {
             let of_kind = sessions
@@ -59,14 +60,20 @@ impl Metrics {
         }
         self.budgets.record();
         self.strangers.record();
-        self.recorder.render()
+        recorder.render()
     }
 
     /// Answers a request for [`PATH`].
     pub(crate) fn answer<B>(&self, request: &Request<B>) -> Response<Body> {
-        let (status, body) = match (request.uri().path(), request.method()) {
-            (PATH, &Method::GET | &Method::HEAD) => (StatusCode::OK, self.render()),
-            (PATH, _) => (
+        let (status, body) = match (request.uri().path(), request.method(), &self.recorder) {
+            (PATH, _, None) => (
+                StatusCode::NOT_FOUND,
+                "this server keeps no metrics\n".to_owned(),
+            ),
+            (PATH, &Method::GET | &Method::HEAD, Some(recorder)) => {
+                (StatusCode::OK, self.render(recorder))
+            }
+            (PATH, ..) => (
                 StatusCode::METHOD_NOT_ALLOWED,
                 "only GET and HEAD here\n".to_owned(),
             ),

@@ -45,13 +45,14 @@ pub(crate) struct TrustedProxies {
     refused: Arc<Occasional>,
 }
 
-impl From<Options> for TrustedProxies {
-    fn from(options: Options) -> Self {
-        Self {
-            proxy_protocol: options.proxy_protocol_from.into_iter().collect(),
-            http: options.trusted_proxies.into_iter().collect(),
-            refused: Arc::default(),
-        }
+impl Options {
+    /// The networks whose PROXY protocol header is read, and those whose `X-Forwarded-For` is believed.
+    pub(crate) fn networks(&self) -> (Networks, Networks) {
+        let networks = |all: &[Network]| all.iter().copied().collect();
+        (
+            networks(&self.proxy_protocol_from),
+            networks(&self.trusted_proxies),
+        )
     }
 }
 
@@ -61,6 +62,14 @@ impl From<Options> for TrustedProxies {
 pub(crate) struct NoHeader(#[source] HeaderError);
 
 impl TrustedProxies {
+    pub(crate) fn new(proxy_protocol: Networks, http: Networks) -> Self {
+        Self {
+            proxy_protocol,
+            http,
+            refused: Arc::default(),
+        }
+    }
+
     /// Who is at the other end of a connection from `remote`; before anything else is read from it.
     ///
     /// # Errors
@@ -120,7 +129,8 @@ mod tests {
             "--trusted-proxies=10.9.0.0/16",
             "--trusted-proxies=192.0.2.7",
         ];
-        Line::try_parse_from(line).unwrap().proxies.into()
+        let (proxy_protocol, http) = Line::try_parse_from(line).unwrap().proxies.networks();
+        TrustedProxies::new(proxy_protocol, http)
     }
 
     async fn client(remote: &str, mut said: &[u8]) -> Result<(IpAddr, Vec<u8>), NoHeader> {

@@ -4,6 +4,7 @@
 //! The directory gets a user with a name that it never had, so that all other credentials stay as they are: to enable or
 //! change a user that is there would be to let in everybody who has a token of that user.
 
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -36,6 +37,13 @@ pub(crate) async fn run(folder: &Path, options: Recover) -> Result<()> {
         folder.join(directory::NAME).is_file(),
         "{} has no directory to recover: name the server's --data-dir, or start `underpass-server serve`, which makes the \
          first administrator",
+        folder.display()
+    );
+    // Root would follow links of the owner's, and leave files that their server cannot open.
+    let owner = std::fs::metadata(folder)?.uid();
+    ensure!(
+        owner == rustix::process::geteuid().as_raw(),
+        "{} belongs to the user with the id {owner}: run this as that user, for example with `setpriv --reuid {owner}`",
         folder.display()
     );
     let data = DataDir::open(folder)?;

@@ -14,10 +14,10 @@ pub(crate) struct Supervisor {
     names: Vec<(AbortHandle, &'static str)>,
 }
 
-/// A task ended that must not.
+/// A task ended that must not, with its reason.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the server cannot go on: the task that {task} has ended{}", because(.panic.as_deref()))]
-pub(crate) struct Ended {
+pub struct Ended {
     task: &'static str,
     /// What it said, where it panicked.
     panic: Option<String>,

@@ -8,6 +8,7 @@ use underpass_api::{
     AgentMade, AgentRequest, AgentView, Client, ClusterSpec, ClusterStatus, SERVER, ServerInfo,
     View, segment,
 };
+use underpass_https::https_url;
 use underpass_terminal::{say, show};
 
 use super::{direct, print_table, timestamp};
@@ -38,7 +39,7 @@ pub(crate) async fn run(client: &Client, command: Cluster) -> Result<()> {
             }
             say!("A token for an agent of cluster {name}, which is shown only now:");
             show(&*made.token);
-            for line in next_step(client).await.lines() {
+            for line in next_step(client).await {
                 say!("{line}");
             }
         }
@@ -141,23 +142,38 @@ async fn row(client: &Client, cluster: &Shown) -> Vec<String> {
 }
 
 /// How to start the agent.
-async fn next_step(client: &Client) -> String {
+async fn next_step(client: &Client) -> Vec<String> {
     // The token has been made, and is shown, if this fails.
     next_step_at(client.get(SERVER).await, client)
 }
 
-fn next_step_at(info: Result<ServerInfo, ClientError>, client: &Client) -> String {
+fn next_step_at(info: Result<ServerInfo, ClientError>, client: &Client) -> Vec<String> {
+    let unknown = "Save it in a file for `underpass-agent --token-file FILE`; `underpass-server ca-pin`, on the server's \
+                   machine, prints the --ca-pin.";
     let Ok(info) = info else {
-        return "Save it in a file for `underpass-agent --token-file FILE`; `underpass-server ca-pin`, on the server's \
-                machine, prints the --ca-pin."
-            .to_owned();
+        return vec![unknown.to_owned()];
+    };
+    // People paste it into a shell: what is no URL and no pin is not shown.
+    let is_pin = |pin: &str| {
+        let digits = pin.strip_prefix("sha256:").unwrap_or_default();
+        !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_hexdigit())
+    };
+    let plain = |url: &str| {
+        url.bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b"/:.-[]_".contains(&b))
     };
     // The URL by which this program reaches the server works.
     let url = client.server().map_or(info.url, Server::url);
-    format!(
-        "Save it in a file, and start the agent:\n  underpass-agent --server {url} --ca-pin {} --token-file FILE",
-        info.ca_pin
-    )
+    if !is_pin(&info.ca_pin) || !plain(&url) || https_url(&url).is_none() {
+        return vec![unknown.to_owned()];
+    }
+    vec![
+        "Save it in a file, and start the agent:".to_owned(),
+        format!(
+            "  underpass-agent --server {url} --ca-pin {} --token-file FILE",
+            info.ca_pin
+        ),
+    ]
 }
 
 #[cfg(test)]
@@ -167,7 +183,7 @@ mod tests {
     #[test]
     fn the_next_step_can_be_copied() {
         let client = Client::at_socket("/nowhere");
-        let early = next_step_at(Err(ClientError::NoServer("/nowhere".into())), &client);
+        let early = next_step_at(Err(ClientError::NoServer("/nowhere".into())), &client).join("\n");
         assert!(early.contains("underpass-server ca-pin"), "{early}");
         let pin = "sha256:ab";
         let info = ServerInfo {
@@ -177,7 +193,21 @@ mod tests {
             version: String::new(),
         };
         let wanted = format!("--server https://u.example.org:8443 --ca-pin {pin} --token-file");
-        let told = next_step_at(Ok(info), &client);
+        let told = next_step_at(Ok(info.clone()), &client).join("\n");
         assert!(told.contains(&wanted), "{told}");
+        for (url, ca_pin) in [
+            ("https://u", "sha256:ab\nAll done. Run: evil"),
+            ("https://u", "sha256:ab; evil #"),
+            ("https://u;evil", pin),
+            ("https://u/$(evil)", pin),
+        ] {
+            let info = ServerInfo {
+                url: url.to_owned(),
+                ca_pin: ca_pin.to_owned(),
+                ..info.clone()
+            };
+            let told = next_step_at(Ok(info), &client).join("\n");
+            assert!(!told.contains("evil"), "rule 23: {told}");
+        }
     }
 }

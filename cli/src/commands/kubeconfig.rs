@@ -14,6 +14,7 @@ use zeroize::Zeroizing;
 use crate::args::{Kubeconfig, Which};
 use crate::kubeconfig::{Credential, Kubeconfig as Writer};
 use crate::logins::fresh;
+use crate::logins::must_be_plain;
 
 pub(crate) async fn run(which: &Which, options: Kubeconfig) -> Result<()> {
     let yaml = if options.exec {
@@ -55,6 +56,7 @@ async fn with_token(which: &Which, options: &Kubeconfig) -> Result<Zeroizing<Str
     };
     let given: AccessGiven = client.post("/v1/access", &wanted).await?;
     let token = given.token.context("the server has made no token")?;
+    must_be_plain(&token.token)?;
     if given.made {
         say!("User {user} is added.");
     }

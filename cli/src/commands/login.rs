@@ -1,9 +1,10 @@
 //! `underpass login`, `logout`, `credential` and `whoami`
 
 use anyhow::{Context, Result, bail};
+use http::StatusCode;
 use serde_json::json;
 use time::OffsetDateTime;
-use underpass_api::client::{Credential, Match, Server};
+use underpass_api::client::{ClientError, Credential, Match, Server};
 use underpass_api::{Client, LOGIN, LoginRequest, LoginWays, Myself, TokenMade};
 use underpass_core::Scope;
 use underpass_https::DeviceLogin;
@@ -17,6 +18,9 @@ use crate::password::read_password;
 use crate::roots::roots;
 
 pub(crate) async fn log_in(which: &Which, options: Login) -> Result<()> {
+    if which.api_token_file.is_some() && (options.device || options.user.is_some()) {
+        bail!("--api-token-file is a login of its own: give it alone, or --user, or --device");
+    }
     let (server, ca_pem) = which.server_to_log_in()?;
     let roots = roots(ca_pem.as_deref())?;
     let with = |credential| Server::new(&server.url(), &roots, &credential);
@@ -79,10 +83,9 @@ async fn device_login(server: Server) -> Result<Zeroizing<String>> {
 
 pub(crate) async fn log_out(which: &Which) -> Result<()> {
     let saved = which.login()?;
-    let path = format!("/v1/tokens/{}", saved.token_id);
     let client = Client::at(saved.server()?);
-    // The file goes in any case: the token at the server ends by itself.
-    let revoked = client.delete(&path, Match::Anything).await;
+    let revoked = revoke(&client, &saved).await;
+    // The file goes in any case: the tokens at the server end by themselves.
     saved.forget()?;
     match revoked {
         Ok(()) => say!("Logged out at {}.", saved.shown_url()),
@@ -91,6 +94,27 @@ pub(crate) async fn log_out(which: &Which) -> Result<()> {
             timestamp(saved.expires)?,
             anyhow::Error::from(error)
         ),
+    }
+    Ok(())
+}
+
+/// Revokes the login's token and the ones that it was renewed from, the oldest first: each takes what was made with it along.
+async fn revoke(client: &Client, saved: &Saved) -> Result<(), ClientError> {
+    let now = OffsetDateTime::now_utc();
+    let before = saved.replaced.iter().filter(|token| token.expires > now);
+    let ids = before.map(|token| &token.id).chain([&saved.token_id]);
+    let mut any = false;
+    for id in ids {
+        let path = format!("/v1/tokens/{id}");
+        match client.delete(&path, Match::Anything).await {
+            Err(error) if error.is(StatusCode::NOT_FOUND) => {}
+            // The token that asks has just gone with the one before.
+            Err(error) if error.is(StatusCode::UNAUTHORIZED) && any => {}
+            revoked => {
+                revoked?;
+                any = true;
+            }
+        }
     }
     Ok(())
 }

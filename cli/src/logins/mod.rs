@@ -34,6 +34,17 @@ pub(crate) struct Saved {
     pub(crate) expires: OffsetDateTime,
     #[serde(default, with = "time::serde::rfc3339::option")]
     pub(crate) renewable_until: Option<OffsetDateTime>,
+    /// The tokens that this one was renewed from, and which still work, the oldest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) replaced: Vec<Replaced>,
+}
+
+/// A token of the login that another one has replaced.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Replaced {
+    pub(crate) id: String,
+    #[serde(with = "time::serde::rfc3339")]
+    pub(crate) expires: OffsetDateTime,
 }
 
 impl Saved {
@@ -41,6 +52,7 @@ impl Saved {
     pub(crate) fn new(url: String, ca_pem: Option<String>, made: TokenMade) -> Result<Self> {
         let about = made.about;
         let expires = about.expires.context("the token has no end")?;
+        must_be_plain(&made.token)?;
         Ok(Self {
             url,
             ca_pem,
@@ -50,7 +62,20 @@ impl Saved {
             created: about.created,
             expires,
             renewable_until: about.renewable_until,
+            replaced: Vec::new(),
         })
+    }
+
+    /// The same login with a new token.
+    pub(crate) fn renewed(&self, made: TokenMade, now: OffsetDateTime) -> Result<Self> {
+        let mut renewed = Self::new(self.url.clone(), self.ca_pem.clone(), made)?;
+        let this = Replaced {
+            id: self.token_id.clone(),
+            expires: self.expires,
+        };
+        let before = self.replaced.iter().cloned().chain([this]);
+        renewed.replaced = before.filter(|token| token.expires > now).collect();
+        Ok(renewed)
     }
 
     /// The login at this server, if there is one.
@@ -150,6 +175,14 @@ impl Saved {
     }
 }
 
+/// A token is shown and written as it is: a server's word must not move a terminal's cursor.
+pub(crate) fn must_be_plain(token: &str) -> Result<()> {
+    if token.is_empty() || !token.bytes().all(|b| b.is_ascii_graphic()) {
+        bail!("the server's token holds characters that no token has");
+    }
+    Ok(())
+}
+
 /// Below `$XDG_CONFIG_HOME`, or `~/.config` (XDG Base Directory Specification).
 fn folder() -> Result<PathBuf> {
     let folder = match std::env::var_os("XDG_CONFIG_HOME").filter(|path| !path.is_empty()) {
@@ -182,6 +215,41 @@ fn path(url: &Uri) -> Result<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn rule_23_a_servers_token_is_plain() {
+        must_be_plain("upt_abc").unwrap();
+        for token in ["", "a b", "a\u{9b}2J", "a\u{202e}b", "a\n"] {
+            must_be_plain(token).unwrap_err();
+        }
+    }
+
+    #[test]
+    fn a_login_knows_the_tokens_that_it_replaced() {
+        let now = OffsetDateTime::now_utc();
+        let token = |id: &str, hours: i64| TokenMade {
+            token: "upt_x".to_owned().into(),
+            about: serde_json::from_value(serde_json::json!({
+                "id": id, "revision": 1, "user": "alice",
+                "created": "2026-01-01T00:00:00Z",
+                "expires": (now + time::Duration::hours(hours))
+                    .format(&time::format_description::well_known::Rfc3339)
+                    .unwrap(),
+                "scope": {}, "description": "",
+            }))
+            .unwrap(),
+        };
+        let first = Saved::new("https://u".to_owned(), None, token("a", 1)).unwrap();
+        let second = first.renewed(token("b", 12), now).unwrap();
+        let third = second.renewed(token("c", 12), now).unwrap();
+        let ids =
+            |saved: &Saved| -> Vec<_> { saved.replaced.iter().map(|r| r.id.clone()).collect() };
+        assert_eq!(ids(&third), ["a", "b"]);
+        let later = third
+            .renewed(token("d", 12), now + time::Duration::hours(2))
+            .unwrap();
+        assert_eq!(ids(&later), ["b", "c"], "one that has ended needs nothing");
+    }
 
     #[test]
     fn a_server_has_one_file() {

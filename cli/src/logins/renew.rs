@@ -21,7 +21,7 @@ pub(crate) async fn fresh(saved: Saved) -> Result<Saved> {
     let client = Client::at(saved.server()?);
     match client.post(LOGIN, &request).await {
         Ok(made) => {
-            let renewed = Saved::new(saved.url.clone(), saved.ca_pem.clone(), made)?;
+            let renewed = saved.renewed(made, now)?;
             renewed.save()?;
             Ok(renewed)
         }

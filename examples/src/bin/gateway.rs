@@ -7,38 +7,15 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use async_trait::async_trait;
-use tokio_util::sync::CancellationToken;
-use underpass_authenticate::{
-    Assertion, AuthenticateError, Authenticated, Authenticator, Caller, Reserved, Source,
-};
 use underpass_core::{
     Access, AuthorizeError, Authorizer, BoxedIo, ClusterName, Clusters, ConnectError, Method,
     Nobody, Open, RequestInfo, Revocation,
 };
 use underpass_examples::kubernetes::{api_server, ask, serve_api_server};
+use underpass_examples::word::Word;
 use underpass_examples::{Server, agent, connected};
 use underpass_gateway::{Front, FrontConfig, NotFound};
 use underpass_tunnel::{AgentKey, Dialer, Registry};
-
-/// Authenticates callers: `Bearer sesame` is alice.
-struct Word(Source);
-
-#[async_trait]
-impl Authenticator for Word {
-    async fn authenticate(
-        &self,
-        caller: &Caller<'_>,
-    ) -> Result<Option<Authenticated>, AuthenticateError> {
-        let alice = || Assertion {
-            user: "alice".to_owned(),
-            groups: vec!["readers".to_owned()],
-            ..Assertion::default()
-        };
-        let knows = caller.bearer() == Some("sesame");
-        let found = knows.then(|| self.0.vouch(alice())).transpose();
-        found.map_err(AuthenticateError::Rejected)
-    }
-}
 
 /// Authorizes reads in the one cluster.
 struct Readers;
@@ -76,10 +53,8 @@ async fn main() -> Result<()> {
     })?;
     connected(&server, "edge").await;
 
-    let end = CancellationToken::new();
-    let source = Source::new("word", Method::Token, Reserved::default(), end);
     let front = Arc::new(Front::new(FrontConfig {
-        authenticator: Arc::new(Word(source)),
+        authenticator: Arc::new(Word::new("word", Method::Token)),
         authorizer: Arc::new(Readers),
         acting_as: Arc::new(Nobody),
         clusters: Arc::new(Agents(server.agents)),

@@ -38,6 +38,11 @@ impl Step {
         }
     }
 
+    /// The name in logs and metrics.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     async fn ask(
         &self,
         caller: &Caller<'_>,

@@ -23,7 +23,7 @@ const NAME: &str = "audit.log";
 const STRANGERS: &str = "audit-unauthenticated.log";
 
 /// Flags about the audit log.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub(crate) struct Options {
     /// File for the audit log: an audit.k8s.io/v1 event a line; `-` for stdout, `off` for none
     /// [default: audit.log in the data directory]

@@ -37,6 +37,8 @@ const INTERVAL: Duration = Duration::from_secs(1);
 pub(crate) struct Surroundings {
     pub(crate) directory: Arc<Directory>,
     pub(crate) clusters: Arc<dyn Clusters>,
+    /// The embedder's authenticators, which are asked last and never change.
+    pub(crate) own: Vec<Step>,
 }
 
 /// The chain, and what it was made of.
@@ -139,7 +141,9 @@ impl Authentication {
         let names: Vec<_> = next.iter().map(|built| built.entry.name.as_str()).collect();
         prefixes::warn_of_none(next.iter().map(|built| &built.entry));
         tracing::info!(authenticators = names.join(","), "authentication is set up");
-        self.chain.replace(next.iter().map(Built::step).collect());
+        let own = self.surroundings.own.iter().cloned();
+        self.chain
+            .replace(next.iter().map(Built::step).chain(own).collect());
         let certificates = |built: &Built| matches!(built.entry.kind(), Ok(Kind::Certificates(_)));
         self.certificates.want(next.iter().any(certificates));
         let before = std::mem::replace(&mut *built, next);
@@ -170,7 +174,11 @@ impl Authentication {
         };
         let names: HashSet<_> = {
             let built = self.built.lock().unwrap_or_else(PoisonError::into_inner);
-            built.iter().map(|built| built.entry.name.clone()).collect()
+            let built = built.iter().map(|built| built.entry.name.clone());
+            let own = self.surroundings.own.iter();
+            built
+                .chain(own.map(|step| step.name().to_owned()))
+                .collect()
         };
         let is_gone = |by: &str| retired.contains(by) || !names.contains(by);
         let ended = self.surroundings.directory.forget_logins(is_gone).await;

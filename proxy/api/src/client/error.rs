@@ -40,6 +40,12 @@ pub enum ClientError {
     /// The socket cannot be opened.
     #[error("cannot connect to {}", .0.display())]
     Socket(PathBuf, #[source] io::Error),
+    /// The server there runs as another user than it should.
+    #[error("the server at {} runs as another user: name its socket with --socket if you trust it", .0.display())]
+    AnothersSocket(PathBuf),
+    /// Pages of a list that do not come to an end.
+    #[error("the server's list has no end")]
+    Endless,
     /// No TCP connection.
     #[error("cannot connect to {0}")]
     Connect(String, #[source] io::Error),

@@ -33,6 +33,9 @@ const PATIENCE: Duration = Duration::from_secs(35);
 /// The largest answer: a page of a list, or every cluster that somebody may reach.
 const ANSWER_BYTES: usize = 64 * 1024 * 1024;
 
+/// The largest list: more objects than a directory has.
+const LIST_ITEMS: usize = 1_000_000;
+
 /// The condition of a change (RFC 9110, section 13.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Match {
@@ -52,14 +55,30 @@ pub struct Client(Way);
 
 #[derive(Clone, Debug)]
 enum Way {
-    Socket(PathBuf),
+    Socket {
+        path: PathBuf,
+        /// The user whose server alone is asked.
+        owner: Option<u32>,
+    },
     Https(Box<Server>),
 }
 
 impl Client {
     /// Asks the server whose socket this is.
     pub fn at_socket(path: impl Into<PathBuf>) -> Self {
-        Self(Way::Socket(path.into()))
+        Self(Way::Socket {
+            path: path.into(),
+            owner: None,
+        })
+    }
+
+    /// The same, as long as the server there runs as this user. A path says little: others may be able to put a socket of
+    /// theirs there, or a link.
+    pub fn at_socket_of(path: impl Into<PathBuf>, owner: u32) -> Self {
+        Self(Way::Socket {
+            path: path.into(),
+            owner: Some(owner),
+        })
     }
 
     /// Asks a server over HTTPS.
@@ -70,7 +89,7 @@ impl Client {
     /// The server that is asked over HTTPS; `None` at a socket.
     pub fn server(&self) -> Option<&Server> {
         match &self.0 {
-            Way::Socket(_) => None,
+            Way::Socket { .. } => None,
             Way::Https(server) => Some(server),
         }
     }
@@ -94,12 +113,18 @@ impl Client {
     pub async fn list<T: DeserializeOwned>(&self, path: &str) -> Result<Vec<T>, ClientError> {
         let mut items = Vec::new();
         let mut page = path.to_owned();
+        let mut last = None::<String>;
         loop {
             let list: List<T> = self.get(&page).await?;
             items.extend(list.items);
             let Some(after) = list.next else {
                 return Ok(items);
             };
+            // A server that repeats itself, or makes objects up, has no last page.
+            if last.as_ref().is_some_and(|last| after <= *last) || items.len() > LIST_ITEMS {
+                return Err(ClientError::Endless);
+            }
+            last = Some(after.clone());
             let separator = if path.contains('?') { '&' } else { '?' };
             page = format!("{path}{separator}after={}", segment(&after));
         }
@@ -194,8 +219,14 @@ impl Client {
         let request = request(method, path, body, expected)?;
         let answer = async {
             match &self.0 {
-                Way::Socket(path) => {
+                Way::Socket { path, owner } => {
                     let stream = connect(path).await?;
+                    let runs_as = stream.peer_cred();
+                    let runs_as =
+                        runs_as.map_err(|error| ClientError::Socket(path.clone(), error))?;
+                    if owner.is_some_and(|owner| runs_as.uid() != owner) {
+                        return Err(ClientError::AnothersSocket(path.clone()));
+                    }
                     let host = const { HeaderValue::from_static("localhost") };
                     exchange(stream, host, request).await
                 }
