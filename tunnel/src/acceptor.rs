@@ -32,7 +32,7 @@ use crate::transport::quic::QuicTransport;
 use crate::transport::websocket::{self, Subprotocol};
 use crate::transport::{Transport, TransportError};
 
-/// What an acceptor tells its connectors.
+/// An acceptor's settings.
 #[derive(Debug, Clone)]
 pub struct AcceptorConfig {
     /// Streams that a connector may have open at once.
@@ -46,8 +46,8 @@ pub struct AcceptorConfig {
     /// Silence after which a PING is sent. Shorter finds a lost agent sooner and costs a packet each way per
     /// agent and interval.
     pub keepalive: KeepaliveInterval,
-    /// How long a session waits for its connector when its last transport is lost; zero ends it at once. What both
-    /// sides were sending is kept meanwhile.
+    /// How long a session waits for its connector when its last transport is lost; zero ends it at once. Both sides
+    /// keep unacknowledged bytes meanwhile.
     pub resume_window: ResumeWindow,
     /// Name and version of the software, for the peers' logs.
     pub software: String,
@@ -106,20 +106,20 @@ pub enum AcceptError {
     NoSession,
 }
 
-/// What became of a connection.
+/// The outcome of a connection.
 #[derive(Debug)]
 pub enum Accepted {
     /// A session that is new.
     New(Session),
-    /// A transport of a session that was there; its streams move to it. Says who it is, with the
-    /// protocol and the address of the new transport.
+    /// A new transport of an existing session; its streams move to it. The [`Info`] has the
+    /// protocol and the address of that transport.
     Resumed(Box<Info>),
-    /// A lane of a session that was there, for its streams of the class bulk. Says the same of it.
+    /// A lane of an existing session, for its streams of the class bulk. The [`Info`] is the lane's.
     Lane(Box<Info>),
 }
 
 impl Accepted {
-    /// Whose it is.
+    /// The peer.
     pub fn info(&self) -> &Info {
         match self {
             Self::New(session) => session.info(),
@@ -173,7 +173,7 @@ pub struct Acceptor {
 }
 
 impl Acceptor {
-    /// An acceptor that lets in whom `admission` knows.
+    /// An acceptor that lets in agents that `admission` knows.
     pub fn new(config: AcceptorConfig, admission: Arc<dyn Admission>) -> Self {
         Self {
             session_limiter: SessionLimiter::new(
@@ -274,7 +274,7 @@ impl Acceptor {
         self.accept_bounded(transport, &place.closed()).await
     }
 
-    /// `closed` says that somebody else needs the place.
+    /// `closed`: another handshake needs the place.
     async fn accept_bounded(
         &self,
         transport: Arc<dyn Transport>,

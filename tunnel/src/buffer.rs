@@ -1,4 +1,4 @@
-//! What a connection is read into.
+//! A connection's read buffer.
 
 use std::collections::VecDeque;
 
@@ -6,7 +6,7 @@ use bytes::{Bytes, BytesMut};
 
 use crate::limits;
 
-/// What is read at once from a connection on which little happens: thousands of those are idle.
+/// Bytes read at once from a connection on which little happens: thousands of those are idle.
 const SIZE_MIN: usize = 4 * 1024;
 
 /// Blocks that were filled and may be filled again once their slices are gone, of one connection: as much as
@@ -18,11 +18,11 @@ const SPARES: usize = 32;
 /// then.
 #[derive(Debug)]
 pub(crate) struct ReadBuffer {
-    /// What was read and not given out, with room behind it.
+    /// Bytes read and not given out, with room behind them.
     pub(crate) bytes: BytesMut,
     /// How much to read at once: grows while that is filled, and shrinks again.
     size: usize,
-    /// Whether what is read into is a block of the largest size.
+    /// Whether the current block is of the largest size.
     whole: bool,
     /// Full blocks of that size, the oldest first.
     spares: VecDeque<BytesMut>,
@@ -38,7 +38,7 @@ impl ReadBuffer {
         }
     }
 
-    /// Makes room behind what has not been given out.
+    /// Makes room behind bytes not given out.
     pub(crate) fn make_room(&mut self) {
         if self.bytes.is_empty() && self.bytes.capacity() > 2 * self.size {
             self.bytes = BytesMut::new();
@@ -59,8 +59,8 @@ impl ReadBuffer {
         }
     }
 
-    /// There is nothing to read: thousands of connections may be idle, and what little each reads next is worth an
-    /// allocation.
+    /// There is nothing to read: frees the memory, as thousands of connections may be idle. The next read
+    /// allocates again.
     pub(crate) fn rest(&mut self) {
         if self.bytes.is_empty() && self.size == SIZE_MIN {
             self.bytes = BytesMut::new();
@@ -68,7 +68,7 @@ impl ReadBuffer {
         }
     }
 
-    /// The oldest block, if nobody holds any of it any more, or a new one.
+    /// The oldest block, if no slice of it is held any more, or a new one.
     fn block(&mut self) -> BytesMut {
         if let Some(mut oldest) = self.spares.pop_front() {
             oldest.clear();
@@ -132,7 +132,7 @@ mod tests {
         assert_eq!(places.len(), held.len());
     }
 
-    /// A reader that is always three blocks behind makes nobody allocate.
+    /// A reader that is always three blocks behind causes no allocation.
     #[test]
     fn blocks_that_are_let_go_are_filled_again() {
         let mut buffer = busy();

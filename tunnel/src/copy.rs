@@ -52,7 +52,7 @@ pub enum CopyError {
 /// Where either side breaks. Both are dropped then: the stream's peer gets a reset.
 ///
 /// # Cancel safety
-/// Dropping the future drops both sides. What the connection gave and the stream did not take is lost.
+/// Dropping the future drops both sides. Bytes read from one and not written to the other are lost.
 pub async fn copy_bidirectional<C>(stream: Stream, mut connection: C) -> Result<Copied, CopyError>
 where
     C: AsyncRead + AsyncWrite + Unpin,
@@ -85,9 +85,9 @@ enum Phase {
 struct Into {
     stream: WriteHalf,
     buffer: ReadBuffer,
-    /// What was read, and the stream has not taken.
+    /// Read, and not yet taken by the stream.
     unsent: Bytes,
-    /// What the stream has taken may not be on its way.
+    /// The stream has bytes that may wait for a flush.
     unflushed: bool,
     phase: Phase,
     copied: u64,
@@ -144,7 +144,7 @@ impl Into {
 /// From the stream to the connection.
 struct OutOf {
     stream: ReadHalf,
-    /// What was read, and the connection has not taken.
+    /// Read, and not yet written to the connection.
     unsent: Chunks,
     unflushed: bool,
     phase: Phase,

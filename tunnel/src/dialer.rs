@@ -1,4 +1,4 @@
-//! Targets by name, for whoever wants connections and does not care for sessions.
+//! Targets by name, for callers that want connections and not sessions.
 
 #[cfg(feature = "hyper")]
 mod hyper;
@@ -16,9 +16,9 @@ use crate::stream::Stream;
 
 /// Opens streams to one target at the other end of a tunnel.
 ///
-/// With the feature `hyper` it is a connector for hyper, and for whatever is built on that: a
-/// `tower_service::Service` of `http::Uri`, whose connections lead to the target whatever the URI
-/// says. TLS inside, where the target wants it, is the caller's to add, as for TCP.
+/// With the feature `hyper` it is a connector for hyper, and for libraries built on that: a
+/// `tower_service::Service` of `http::Uri`, which ignores the URI and connects to the target.
+/// The caller adds TLS, where the target wants it, as for TCP.
 #[derive(Debug, Clone)]
 pub struct Dialer {
     way: Way,
@@ -44,12 +44,12 @@ pub enum DialerError {
 }
 
 impl Dialer {
-    /// Opens streams in `session`, to what its peer knows as `target`.
+    /// Opens streams in `session`, to its peer's `target`.
     pub fn new(session: Session, target: impl Into<String>) -> Self {
         Self::on(Way::Session(session), target)
     }
 
-    /// Opens streams in whatever session `agent` has at the time.
+    /// Opens streams in a session that `agent` has at the time.
     pub fn to_agent(
         registry: Registry,
         agent: impl Into<String>,
@@ -67,7 +67,7 @@ impl Dialer {
         Self { way, request }
     }
 
-    /// With what the target needs to know: 256 KiB at most.
+    /// With a header for the target: 256 KiB at most.
     #[must_use]
     pub fn header(mut self, header: Bytes) -> Self {
         self.request.header = header;

@@ -1,12 +1,12 @@
-//! Who may begin a handshake, while nobody knows who they are.
+//! Limits handshakes of unauthenticated clients.
 //!
-//! What a flood of QUIC Initials with made-up addresses costs: each takes keys to be derived and a
-//! packet to be opened, some microseconds. One that is accepted costs a TLS flight with a signature,
-//! three times its own bytes sent to the made-up address at the most (RFC 9000, section 8.1), some
+//! The cost of a flood of QUIC Initials with spoofed addresses: for each, the server derives keys and
+//! opens a packet, some microseconds. One that is accepted costs a TLS flight with a signature,
+//! at most three times its own bytes sent to the spoofed address (RFC 9000, section 8.1), some
 //! 50 KiB, and a place here until [`limits::CONNECT_TIME`] is over. So half of the places go to
-//! whoever asks; the rest to those who have shown with a Retry that they receive at their address,
-//! which a flood cannot, and of them a quarter to each source. A Retry and a refusal keep nothing, and
-//! are smaller than what they answer.
+//! any client. The rest go to clients that have proven their address with a Retry, which a flood
+//! cannot, at most a quarter to each source. A Retry and a refusal keep no state, and
+//! are smaller than the packet they answer.
 //!
 //! Where every place is taken, the oldest handshake of the source with most of them ends for a
 //! newcomer: handshakes that go on take milliseconds, and it takes seconds to be the oldest.
@@ -47,7 +47,7 @@ impl Default for Bounds {
     }
 }
 
-/// Why somebody is not let in.
+/// Why a client is not let in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Closed {
     /// Until they prove that they receive at their address.
@@ -78,7 +78,7 @@ impl Source {
         [site(56, 8), site(48, 16)].into_iter().filter(move |_| v6)
     }
 
-    /// It, and what is around it.
+    /// It, and the networks around it.
     fn all(self) -> impl Iterator<Item = Self> {
         std::iter::once(self).chain(self.sites())
     }
@@ -109,9 +109,9 @@ type Id = u64;
 struct Crowd {
     inside: usize,
     next: Id,
-    /// What the QUIC stack has not forgotten, and when it will have.
+    /// Failed handshakes that the QUIC stack remembers, and until when.
     failed: BinaryHeap<Reverse<(Instant, Source)>>,
-    /// Of both, by source, and by what is around it.
+    /// Of both, by source and by the networks around it.
     counts: HashMap<Source, usize>,
     /// The handshakes by source: those that have not proven their address go first, and then the oldest.
     handshakes: HashMap<Source, BTreeMap<(bool, Id), CancellationToken>>,
@@ -215,7 +215,7 @@ impl HandshakeLimiter {
         }
     }
 
-    /// Lets in who comes from `source`, where it has one; `proven`, if it is known to receive there.
+    /// Lets in a client from `source`, where it has one; `proven`, if it is known to receive there.
     pub(crate) fn enter(&self, source: Option<IpAddr>, proven: bool) -> Result<Place, Closed> {
         let source = source.map(Source::of);
         let mut crowd = lock(&self.crowd);
@@ -229,7 +229,7 @@ impl HandshakeLimiter {
                 return Err(Closed::Full);
             }
         }
-        // Remains of others keep nobody out who has none.
+        // Others' failures keep out no source that has nothing here.
         let blameless = |source: Source| !crowd.counts.contains_key(&source);
         if crowd.failed.len() >= failed && !source.is_some_and(blameless) {
             return Err(Closed::Full);
@@ -432,12 +432,12 @@ mod tests {
             let mut place = handshake_limiter.enter(source(n), false).unwrap();
             place.remember_for(Duration::from_secs(1 + u64::from(n % 2)));
         }
-        // Nobody is inside, and yet no more of these.
+        // None is inside, and yet no more of these.
         assert_eq!(
             handshake_limiter.enter(source(9), false).unwrap_err(),
             Closed::Unproven
         );
-        // Who is there is not kept out by them.
+        // They do not keep proven sources out.
         let places: Vec<_> = (20..28)
             .map(|n| handshake_limiter.enter(source(n), true))
             .collect();

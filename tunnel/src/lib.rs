@@ -11,11 +11,11 @@
 //! # Where to begin
 //!
 //! - At the side that listens: an [`Acceptor`] with an [`Admission`] that knows the agents' keys; put
-//!   what it accepts into a [`Registry`].
+//!   its sessions into a [`Registry`].
 //! - At the side that dials: a [`Connector`], whose [`run`](Connector::run) keeps a session for ever, over
-//!   whatever transport works, and gives it to you when it is new.
+//!   any transport that works, and gives it to you when it is new.
 //! - Either side: a [`Dialer`] for connections to a target by name, or [`Session::open`];
-//!   [`Session::accept`] for what the other side opens.
+//!   [`Session::accept`] for the other side's streams.
 //! - In tests: [`transport::memory`], as below.
 //!
 //! With the feature `hyper` the [`Dialer`] is a connector for hyper, and so for kube-rs. The repository's

@@ -26,7 +26,7 @@ pub const CONNECT_TIME: Duration = Duration::from_secs(10);
 pub const ADDRESSES: usize = 16;
 
 /// An HTTP proxy's answer to CONNECT, in bytes, up to the empty line. Proxies send some hundred bytes,
-/// with lists of what authentication they take.
+/// with lists of their authentication schemes.
 pub const PROXY_ANSWER: usize = 8 * 1024;
 
 /// Connections that are not yet authenticated, at once, over all transports. Each may have one
@@ -36,8 +36,8 @@ pub const PROXY_ANSWER: usize = 8 * 1024;
 pub const UNAUTHENTICATED: usize = 2048;
 
 /// From so many on, a QUIC peer first proves that it receives at its address (Retry, RFC 9000,
-/// section 8.1.2), which costs it a round trip and this side no memory. A handshake that nobody
-/// answers holds its place for [`CONNECT_TIME`], so that 205 spoofed packets a second would
+/// section 8.1.2), which costs it a round trip and this side no memory. An unanswered handshake
+/// holds its place for [`CONNECT_TIME`], so that 205 spoofed packets a second would
 /// otherwise hold every place: this way they get half of them.
 pub const UNAUTHENTICATED_UNPROVEN: usize = UNAUTHENTICATED / 2;
 
@@ -72,29 +72,29 @@ pub const QUIC_INCOMING: usize = 2 * UNAUTHENTICATED;
 /// ClientHello with a post-quantum key share. Nothing else may come: 0-RTT is not used.
 pub const QUIC_INCOMING_BYTES: u64 = 16 * 1024;
 
-/// The same over all of them. What is dropped is sent again.
+/// The same over all of them. Peers resend dropped packets.
 pub const QUIC_INCOMING_BYTES_TOTAL: u64 = 8 * 1024 * 1024;
 
-/// Credit of one QUIC stream: what the session above may grant (8 MiB) and what the stream carries
-/// beside it, so that QUIC is never what stalls a stream. 8 MiB is 670 Mbit/s at 100 ms.
+/// Credit of one QUIC stream: the session's largest grant (8 MiB) and room for the stream's
+/// frames, so that QUIC never stalls a stream. 8 MiB is 670 Mbit/s at 100 ms.
 #[allow(clippy::cast_possible_truncation, reason = "a constant that fits")]
 pub const QUIC_STREAM_WINDOW: u32 = MUX_STREAM_RECEIVE as u32;
 
-/// Credit of one QUIC connection once its peer is authenticated: [`STREAMS`] streams with 256 KiB each
-/// that nobody reads stall no other, and a peer that keeps to no credit but QUIC's costs 1 GiB
+/// Credit of one QUIC connection once its peer is authenticated: [`STREAMS`] unread streams with 256 KiB
+/// each stall no other, and a peer that ignores all credit but QUIC's costs 1 GiB
 /// at the most. Unlimited, it would cost that for every hundred of its streams.
 pub const QUIC_CONNECTION_WINDOW: u32 = STREAMS * 256 * 1024;
 
-/// Streams that who dials allows the other side at first, at once. quinn keeps an entry for each that is
-/// allowed, open or not: at all that a session may have it is 1.4 MiB.
+/// Concurrent streams that the dialler allows its peer at first. quinn keeps an entry for each that is
+/// allowed, open or not: for a session's largest number that is 1.4 MiB.
 pub const QUIC_STREAMS_FIRST: u32 = 64;
 
-/// The same, of who is dialled: it has thousands of idle peers, which mostly serve and open nothing. A burst of
+/// The same, of the dialled side: it has thousands of idle peers, which mostly serve and open nothing. A burst of
 /// theirs waits for a round trip, once.
 pub const QUIC_STREAMS_FIRST_OF_DIALLER: u32 = 8;
 
-/// What that grows to as they are used. The session counts streams; this only has to stay out of its way: its limit,
-/// and those that end.
+/// That limit grows to this as streams are used. The session limits streams; this is larger, with room for
+/// streams that end.
 pub const QUIC_STREAMS: u32 = 2 * STREAMS_MAX;
 
 /// Silence after which a QUIC connection is given up. The session's keepalive finds a lost peer sooner
@@ -102,7 +102,7 @@ pub const QUIC_STREAMS: u32 = 2 * STREAMS_MAX;
 /// sessions. QUIC agrees on it in its handshake: it cannot be shorter until the peer is authenticated.
 pub const QUIC_IDLE: Duration = Duration::from_secs(30);
 
-/// Bytes that a stream gives in one chunk, where whoever reads names no number.
+/// Bytes that a stream gives in one chunk, where the reader sets no limit.
 pub const READ_CHUNK: usize = 64 * 1024;
 
 /// Time for a stream's last frames to leave after its owner let go of it.

@@ -1,4 +1,4 @@
-//! How many sessions there are, and of whom.
+//! Counts and limits sessions, by key and by agent name.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;

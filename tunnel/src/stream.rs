@@ -1,4 +1,4 @@
-//! Streams: what an application reads and writes.
+//! Streams that an application reads and writes.
 
 use std::fmt;
 use std::future::poll_fn;
@@ -20,7 +20,7 @@ use underpass_proto::stream_id::StreamId;
 use crate::limits;
 use crate::session::{SessionError, Shared, StreamIo};
 
-/// Bytes copied in one go: what is kept is of that size.
+/// Bytes copied at once, and kept as one chunk.
 const COPY: usize = 64 * 1024;
 
 /// A bidirectional byte stream of a session.
@@ -30,8 +30,8 @@ const COPY: usize = 64 * 1024;
 /// reached resets it with [`ResetCode::Cancelled`]: the peer gets an error, never a clean end
 /// that is none.
 ///
-/// It goes on when the session's transport is lost and another one takes its place: whoever reads
-/// and writes it waits meanwhile, and neither misses a byte nor sees one twice.
+/// It goes on when the session's transport is lost and another one takes its place: reads and
+/// writes wait meanwhile, and no byte is lost or repeated.
 ///
 /// Written bytes may wait until [`poll_flush`](AsyncWrite::poll_flush) or the next write.
 #[derive(Debug)]
@@ -51,13 +51,13 @@ pub struct WriteHalf {
 pub struct ReadHalf {
     hold: Arc<Hold>,
     answer: AnswerState,
-    /// What came behind the peer's answer.
+    /// Bytes that came behind the peer's answer.
     received: Bytes,
     /// How it ended, once it has.
     end: Option<Result<(), StreamError>>,
 }
 
-/// What both halves hold; the session keeps the stream until both have let go.
+/// Shared by both halves; the session keeps the stream until both are dropped.
 struct Hold {
     shared: Arc<Shared>,
     io: Arc<StreamIo>,
@@ -123,7 +123,7 @@ impl From<StreamError> for io::Error {
     /// The [`StreamError`] is the error's inner one. Of two kinds nothing else comes:
     /// [`NotConnected`](io::ErrorKind::NotConnected) is a stream of which the peer did not say that it takes
     /// it, or not now; [`ConnectionRefused`](io::ErrorKind::ConnectionRefused) is one that it declined.
-    /// Only after the latter is it certain that nothing was done with what was written.
+    /// Only after the latter is it certain that the written bytes had no effect.
     fn from(error: StreamError) -> Self {
         let kind = match &error {
             StreamError::NoAnswer(_)
@@ -265,9 +265,9 @@ impl ReadHalf {
         self.poll_received(cx, max)
     }
 
-    /// What has come, as it came: fills `chunks` from the first one on, and gives how many; `None` at the clean
-    /// end. Over QUIC chunks are as small as datagrams, so that several at once are worth much to whoever passes
-    /// them on with vectored writes.
+    /// Received chunks, uncopied: fills `chunks` from the first one on, and gives how many; `None` at the clean
+    /// end. Over QUIC chunks are as small as datagrams, so several at once make vectored writes
+    /// worthwhile.
     ///
     /// # Errors
     /// Where the stream ended in any other way.
@@ -295,7 +295,7 @@ impl ReadHalf {
         self.poll_to_end(|hold| hold.io.poll_read(&hold.shared, cx, max))
     }
 
-    /// What `read` gives, until that is the end, which stays.
+    /// Passes on `read`'s results, and keeps the end.
     fn poll_to_end<T>(
         &mut self,
         read: impl FnOnce(&Hold) -> Poll<Result<Option<T>, StreamError>>,
@@ -428,7 +428,7 @@ impl WriteHalf {
         Poll::Ready(Ok(()))
     }
 
-    /// Ends this direction at once and tells the peer why. What it has not read may never arrive.
+    /// Ends this direction at once and tells the peer why. Bytes it has not read may never arrive.
     pub fn reset(mut self, code: ResetCode) {
         self.reset_now(code);
     }
@@ -456,7 +456,7 @@ impl AsyncRead for ReadHalf {
             return Poll::Ready(Ok(()));
         }
         let before = buf.filled().len();
-        // Chunks may be much smaller than what there is room for.
+        // Chunks may be much smaller than the room.
         while buf.remaining() > 0 {
             match self.poll_read_bytes(cx, buf.remaining()) {
                 Poll::Ready(Ok(Some(bytes))) => buf.put_slice(&bytes),

@@ -1,7 +1,7 @@
-//! What the tunnel counts, through the `metrics` facade: without a recorder it costs next to nothing.
+//! The tunnel's metrics, through the `metrics` facade: without a recorder they cost next to nothing.
 //!
-//! Labels take few values each, and no session's name is among them; only what [`record_sessions`] records
-//! has the agent's.
+//! Labels take few values each, and no session's name is among them; only metrics of [`record_sessions`]
+//! have the agent's.
 
 use std::time::Duration;
 
@@ -22,7 +22,7 @@ const STREAMS: &str = "underpass_tunnel_streams";
 const PACKETS: &str = "underpass_tunnel_path_packets";
 const STREAMS_ENDED: &str = "underpass_tunnel_streams_ended_total";
 
-/// Tells the recorder what the tunnel's metrics mean. Call it once the recorder is installed.
+/// Describes the tunnel's metrics to the recorder. Call it once the recorder is installed.
 pub fn describe_metrics() {
     metrics::describe_histogram!(
         HANDSHAKE,
@@ -59,8 +59,8 @@ pub fn describe_metrics() {
     );
 }
 
-/// Records what the sessions of an agent are at, under the label `agent`; to be called whenever the metrics
-/// are looked at. A recorder that forgets what was not recorded for some time forgets agents that are gone.
+/// Records the state of an agent's sessions, under the label `agent`; to be called whenever the metrics
+/// are read. A recorder with an idle timeout forgets agents that are gone.
 pub fn record_sessions<'a>(agent: &str, sessions: impl IntoIterator<Item = &'a Session>) {
     let agent = agent.to_owned();
     let (mut round_trip, mut kept, mut streams) = (None, 0, Classes::default());

@@ -6,7 +6,7 @@ use bytes::BytesMut;
 
 use super::VarInt;
 
-/// Defines a code type: known values by name, and whatever else a newer peer may send.
+/// Defines a code type: known values by name, and any others that a newer peer may send.
 macro_rules! codes {
     ($(#[$outer:meta])* $name:ident { $($(#[$doc:meta])* $variant:ident = $value:literal, $text:literal;)* }) => {
         $(#[$outer])*

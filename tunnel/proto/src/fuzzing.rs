@@ -1,4 +1,4 @@
-//! What the fuzz targets call (`fuzz/`): the decoders that are nobody else's business.
+//! Entry points of the fuzz targets (`fuzz/`), for decoders that are otherwise private.
 
 use bytes::{Bytes, BytesMut};
 
@@ -66,7 +66,7 @@ fn decode_all(raw: &RawFrame) {
     round_trip::<Answer>(raw);
 }
 
-/// What decodes must survive being encoded again.
+/// A decoded frame must survive being encoded again.
 fn round_trip<B: Body + PartialEq + std::fmt::Debug>(raw: &RawFrame) {
     let Ok(body) = raw.clone().decode::<B>() else {
         return;
@@ -107,13 +107,13 @@ impl Choices for Input<'_> {
     }
 }
 
-/// Two sessions, and whatever `data` says may happen to them.
+/// Two sessions, with events that `data` chooses.
 pub fn session(data: &[u8]) {
     World::new(&mut Input(data)).run(400);
 }
 
-/// Two multiplexers, and whatever `data` says may happen to their streams; where its first byte is
-/// even, it is what a peer sends to one of them.
+/// Two multiplexers, with events of their streams that `data` chooses; where its first byte is
+/// even, the rest is a peer's input to one of them.
 pub fn mux(data: &[u8]) {
     match data.split_first() {
         Some((first, data)) if first % 2 == 0 => {
@@ -139,7 +139,7 @@ pub fn websocket(data: &[u8]) {
     assert_eq!(unframe(role, data, usize::from(*first / 2) + 1), whole);
 }
 
-/// What a decoder gives, payload put together, and why it stopped.
+/// A decoder's output, payload put together, and why it stopped.
 type Unframed = (Vec<u8>, Vec<Received>, Option<FramingError>);
 
 fn unframe(role: Role, data: &[u8], piece: usize) -> Unframed {

@@ -25,7 +25,7 @@ struct Outstanding {
     sent: Instant,
 }
 
-/// What a passed deadline asks for.
+/// The action after a passed deadline.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Due {
     /// Send a PING with these bytes.
@@ -84,7 +84,7 @@ impl Keepalive {
         }
     }
 
-    /// Says what is due at `now`, if anything is.
+    /// The action due at `now`, if any.
     pub fn handle_timeout(&mut self, owing: bool, now: Instant) -> Option<Due> {
         if now < self.poll_timeout(owing) {
             return None;

@@ -1,4 +1,4 @@
-//! The connector's key: what an agent is known by.
+//! The connector's key: an agent's identity.
 
 use std::fmt;
 use std::str::FromStr;
@@ -21,7 +21,7 @@ const CHECKSUM: usize = 4;
 /// An agent's private key (Ed25519, RFC 8032), also called its token.
 ///
 /// Its text form is `upa_` and 48 characters that end in a checksum. The server stores the
-/// [`PublicKey`] alone: whoever reads the server's files cannot pose as the agent, and a load
+/// [`PublicKey`] alone: a thief of the server's files cannot pose as the agent, and a load
 /// balancer that ends TLS sees signatures, never the key.
 ///
 /// `Debug` shows the public key only.

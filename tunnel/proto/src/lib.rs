@@ -1,4 +1,4 @@
-//! The protocol without input or output: what `docs/PROTOCOL.md` says, and nothing else.
+//! The protocol of `docs/PROTOCOL.md` without input or output, and nothing else.
 //!
 //! Nothing here reads a clock, draws randomness, spawns or blocks. Time and random bytes are
 //! arguments; bytes and frames go in, bytes, frames and events come out. That is why the whole

@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 /// Body of a frame on the control stream, in bytes. The longest is HELLO with its software name;
-/// 4 KiB leaves room for fields that later versions add, and is what one unauthenticated
+/// 4 KiB leaves room for fields that later versions add, and is the most that one unauthenticated
 /// connection can make this side buffer.
 pub const CONTROL_FRAME: usize = 4 * 1024;
 
@@ -79,16 +79,16 @@ pub const LINKS: usize = 8;
 /// the first one also measures how busy both ends are with the beginning.
 pub const PINGS_FIRST: u64 = 4;
 
-/// What that window may grow to: 1.6 Gbit/s over a path of 40 ms.
+/// That window's limit: 1.6 Gbit/s over a path of 40 ms.
 pub const STREAM_CREDIT_MAX: u64 = 8 * 1024 * 1024;
 
-/// How long half a window is to last while nobody types beside it. Each grant wakes five tasks in two processes, and
+/// How long half a window is to last without interactive streams. Each grant wakes five tasks in two processes, and
 /// where the processors are busy it takes the scheduler about that long until the last of them has run: the sender
 /// stands still meanwhile. Longer than that, windows fall out of the processor's caches for nothing.
 pub const WINDOW_TIME: Duration = Duration::from_millis(1);
 
-/// The shortest round trip at which congestion control that keeps a path's queue short does so well enough for somebody
-/// who types: what it lets wait is a few milliseconds. On shorter paths the session's own windows do better.
+/// The shortest round trip at which congestion control that keeps a path's queue short does so well enough for
+/// keystrokes: the queue is a few milliseconds. On shorter paths the session's own windows do better.
 pub const LONG_PATH: Duration = Duration::from_millis(10);
 
 /// Bytes that all windows of a session may grow beyond their beginnings, at the receiving side:
@@ -99,12 +99,12 @@ pub const SESSION_CREDIT_GROWTH: u64 = 64 * 1024 * 1024;
 /// where it is full.
 pub const SESSION_KEPT: u64 = 64 * 1024 * 1024;
 
-/// Bytes that each stream may keep though the session is full, so that streams which nobody reads
-/// cannot stop the others.
+/// Bytes that each stream may keep though the session is full, so that unread streams cannot stop
+/// the others.
 pub const STREAM_KEPT_MIN: u64 = 64 * 1024;
 
 /// Pieces that one stream's kept bytes may be in. Each costs about 100 bytes beside its content: a
-/// writer of single bytes must not cost a hundred times what it writes.
+/// writer of single bytes must not cost a hundred times its bytes.
 pub const STREAM_PIECES: usize = 4096;
 
 /// Lasting control frames kept until the peer acknowledges them. A stream causes four at the most;
@@ -118,15 +118,15 @@ pub const ACK_FRAMES: u64 = 64;
 /// batch wakes both sides.
 pub const ACK_DELAY: Duration = Duration::from_millis(5);
 
-/// Time for which that gathers which nobody waits for: that streams have ended, and that such frames have
-/// arrived. Requests are mostly over sooner than [`ACK_DELAY`], and would cost a message of their own for it.
+/// Delay of output that the peer does not wait for: ends of streams, and acknowledgements of such frames.
+/// Requests are mostly over sooner than [`ACK_DELAY`], and would cost a message of their own for it.
 pub const SETTLE_DELAY: Duration = Duration::from_millis(25);
 
 /// Runs of stream ids that were passed over and may still come. Streams arrive almost in order.
 pub const STREAM_ID_GAPS: usize = STREAMS_MAX as usize;
 
 /// How long a session waits without a transport, unless configured: a laptop's nap in a lift, a load
-/// balancer's restart, a changed address. Each side keeps what it sent meanwhile.
+/// balancer's restart, a changed address. Each side keeps its sent bytes meanwhile.
 pub const RESUME_WINDOW: Duration = Duration::from_secs(60);
 
 /// The longest that configuration may make it.
@@ -150,19 +150,19 @@ pub const WEBSOCKET_MESSAGE: usize = 256 * 1024;
 /// keeps frames of other streams from standing behind a longer one.
 pub const MUX_DATA: usize = 64 * 1024;
 
-/// Bytes of one stream that wait inside the multiplexer to be sent, before its writer does: what
-/// the connection takes at once, four times, so that writer and connection seldom wake each other. They
+/// Bytes of one stream that wait inside the multiplexer to be sent, before its writer does: four
+/// times the connection's largest write, so that writer and connection seldom wake each other. They
 /// are the session's own, which keeps them anyway.
 pub const MUX_SEND_QUEUE: usize = 256 * 1024;
 
 /// Bytes of one stream that wait for its reader. The session's credit grows to 8 MiB; the rest is for
-/// what is no payload of the session's stream.
+/// the session's frames around the payload.
 pub const MUX_STREAM_RECEIVE: usize = 8 * 1024 * 1024 + 512 * 1024;
 
 /// Bytes of all streams of a connection that wait for their readers: all that the session's credit
-/// can allow, [`STREAM_CREDIT`] for each stream and [`SESSION_CREDIT_GROWTH`], and what is no payload
-/// of the session's streams. Who sends more keeps to no credit; memory may be four times as much at
-/// the worst, see [`MUX_READ_BUFFER`].
+/// can allow, [`STREAM_CREDIT`] for each stream and [`SESSION_CREDIT_GROWTH`], and the session's
+/// frames around the payload. A peer that sends more ignores the credit; memory may be four times
+/// as much at the worst, see [`MUX_READ_BUFFER`].
 #[allow(
     clippy::cast_possible_truncation,
     reason = "constants that fit: the sum is less than 4 GiB"

@@ -1,4 +1,4 @@
-//! The session's secret: what a later transport proves to know.
+//! The session's secret: a later transport proves that it knows it.
 
 use std::fmt;
 

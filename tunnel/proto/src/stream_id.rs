@@ -43,7 +43,7 @@ impl StreamId {
         VarInt::try_from(self.0.into_inner() + 2).ok().map(Self)
     }
 
-    /// Who opened the stream.
+    /// The side that opened the stream.
     pub const fn initiator(self) -> Role {
         if self.0.into_inner() & 1 == 0 {
             Role::Connector
@@ -63,7 +63,7 @@ impl StreamId {
         Self(VarInt::try_from(2 * index + first).expect("a small index"))
     }
 
-    /// From the wire: any integer is somebody's stream id.
+    /// From the wire: any integer is a stream id.
     pub const fn from_wire(value: VarInt) -> Self {
         Self(value)
     }

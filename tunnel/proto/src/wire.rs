@@ -114,7 +114,7 @@ pub enum DecodeError {
     BadValue {
         /// The field.
         what: &'static str,
-        /// What it held.
+        /// Its value.
         value: u64,
     },
     /// The frame's type is unknown, or has no place where it stood.

@@ -6,7 +6,7 @@ use underpass_proto::agent_name::{AgentName, NameTooLong};
 use underpass_proto::code::CloseCode;
 use underpass_proto::handshake::Proven;
 
-/// Decides which keys are whose.
+/// Maps keys to agents.
 ///
 /// Asked once for each transport, after the connector has proven that it owns the key.
 pub trait Admission: Send + Sync + 'static {
@@ -25,7 +25,7 @@ pub struct Denied {
 }
 
 impl Denied {
-    /// The key is nobody's.
+    /// No agent has the key.
     pub fn unknown_key() -> Self {
         Self {
             code: CloseCode::Unauthenticated,

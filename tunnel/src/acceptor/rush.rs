@@ -1,4 +1,4 @@
-//! What QUIC clients meet when many come at once.
+//! Many QUIC clients at once.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
@@ -167,7 +167,7 @@ async fn a_connection_that_its_first_packet_closes_is_remembered_while_it_lives(
     let client = quic::client_config(tls, &config).unwrap();
     let address = (HOST, server.port).into();
     let endpoint = quic::client(address, &config).unwrap();
-    // Nothing was sent yet: what is dropped now, closes with its first packet.
+    // Nothing was sent yet: a connection dropped now closes with its first packet.
     drop(endpoint.connect_with(client, address, &HOST.to_string()));
     let error = server.result().await.unwrap_err();
     assert!(matches!(error, AcceptError::Quic(_)), "{error:?}");

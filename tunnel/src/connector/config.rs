@@ -1,4 +1,4 @@
-//! What a connector is told.
+//! A connector's settings.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,9 +31,9 @@ pub struct ConnectorConfig {
     /// The servers, of which one is used at a time; at least one. A connector starts with any of them,
     /// keeps to it, and goes on to the next one when an attempt fails.
     pub servers: Vec<ServerAddress>,
-    /// What a server's certificate must prove.
+    /// How the server's certificate is verified.
     pub trust: Trust,
-    /// Who this is.
+    /// This agent's key.
     pub key: AgentKey,
     /// Which protocols to dial with.
     pub transports: Transports,
@@ -53,7 +53,7 @@ pub struct ConnectorConfig {
     /// cut connections: streams do not wait for a new one then. Zero: any age.
     pub websocket_max_age: Duration,
     /// Whether streams of the class bulk get a second WebSocket to themselves while the session is on
-    /// WebSocket and they last: what a copy loses on the way does not hold up keystrokes then.
+    /// WebSocket and they last: packets that a copy loses do not delay keystrokes then.
     pub lanes: bool,
     /// How QUIC uses its sockets and its memory.
     pub quic: QuicConfig,

@@ -41,7 +41,7 @@ pub enum ConnectError {
 }
 
 impl ConnectError {
-    /// What to tell the peer, if there is anything to tell.
+    /// The code for the peer, if there is one.
     pub(super) fn close_code(&self) -> Option<CloseCode> {
         match self {
             Self::Handshake(error) => error.close_code(),
@@ -96,7 +96,7 @@ impl From<ControlError> for ConnectError {
 pub struct DialError {
     /// The server that was dialled.
     pub server: ServerAddress,
-    /// What was tried, and what became of it.
+    /// The attempts and their errors.
     pub attempts: Vec<AttemptError>,
 }
 
@@ -132,7 +132,7 @@ pub enum AttemptError {
     Resolve {
         /// The name of the server, or of the proxy.
         host: String,
-        /// What the resolver said.
+        /// The resolver's error.
         source: io::Error,
     },
     /// A name has no address.
@@ -190,12 +190,12 @@ pub enum WayError {
     /// The server's certificate is not to be trusted.
     #[error("the server presents a certificate {distrust}")]
     Untrusted {
-        /// What is wrong with it.
+        /// Why it is not trusted.
         distrust: CertificateError,
-        /// What TLS said, where that says more.
+        /// The TLS error, where that says more.
         source: Option<rustls::Error>,
     },
-    /// What answers there is no Underpass server of a version that this side speaks.
+    /// No Underpass server, or one of a version that this side does not speak.
     #[error("what answers does not speak this version of the protocol (ALPN)")]
     Alpn,
     /// No socket for QUIC, or a configuration that does not fit it.
@@ -222,7 +222,7 @@ pub enum WayError {
     /// It took too long.
     #[error("{step} not done within {} s", limits::CONNECT_TIME.as_secs())]
     Timeout {
-        /// What was waited for.
+        /// The step that took too long.
         step: Step,
     },
 }

@@ -256,7 +256,7 @@ impl Connector {
     async fn improve(&self, session: &Session, status: &mut impl FnMut(Status<'_>)) -> Infallible {
         loop {
             let Some(kind) = session.transport() else {
-                // Whoever lost it is woken, too.
+                // The caller hears of the loss, too.
                 return std::future::pending().await;
             };
             let mut moves = self.plan.begin(kind, now(), rand::rng().next_u32());
@@ -300,7 +300,7 @@ enum Kept {
 }
 
 /// Waits before the next attempt; less long if `left`, a session that the server asked to leave, ends
-/// meanwhile. Then that server has gone, and what takes its place is about to come: the failures until now
+/// meanwhile. Then that server has gone, and its successor is about to come: the failures until now
 /// say nothing about it.
 async fn pause<E>(wait: Duration, left: &mut Option<E>, backoff: &mut Backoff)
 where

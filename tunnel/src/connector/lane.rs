@@ -17,14 +17,14 @@ use crate::transport::{Kind, Transport};
 /// How long a stream of the class bulk must last before it is worth a connection.
 const AFTER: Duration = Duration::from_secs(1);
 
-/// The wait after an attempt that failed, and what it is doubled up to: behind a load balancer the next
+/// The wait after an attempt that failed, and the limit of its doubling: behind a load balancer the next
 /// attempt may meet the server that has the session.
 const AGAIN: Duration = Duration::from_secs(1);
 const AGAIN_MAX: Duration = Duration::from_secs(60);
 
 impl Connector {
     /// Keeps a lane beside the session's WebSocket for as long as streams of the class bulk need one. Over
-    /// QUIC no stream waits for what another one has lost.
+    /// QUIC no stream waits for another one's lost packets.
     pub(super) async fn keep_lane(&self, session: &Session) -> Infallible {
         let mut bulk = session.shared().watch_bulk();
         let mut again = AGAIN;
@@ -96,7 +96,7 @@ async fn wanted(bulk: &mut watch::Receiver<Bulk>) {
 
 async fn wait_for(bulk: &mut watch::Receiver<Bulk>, what: impl FnMut(&Bulk) -> bool) {
     if bulk.wait_for(what).await.is_err() {
-        // The session is gone; whoever keeps it is woken by that.
+        // The session is gone; the caller hears of that, too.
         std::future::pending().await
     }
 }

@@ -39,7 +39,7 @@ use crate::random::random;
 use crate::session::{Info, Joining, MainAsk, Session, SessionId};
 use crate::transport::Transport;
 
-/// What became of a dial for a session that was there.
+/// The outcome of a dial for an existing session.
 #[derive(Debug)]
 pub enum Reconnected {
     /// It goes on.

@@ -19,12 +19,12 @@ pub(super) struct Plan {
     max_age: Option<Duration>,
 }
 
-/// What is to be tried.
+/// The next attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Move {
     /// To QUIC, if that gets through.
     ToQuic,
-    /// To a new connection, of whatever kind.
+    /// To a new connection of any kind.
     Renew,
 }
 

@@ -102,7 +102,7 @@ impl Rotation {
         }
     }
 
-    /// Ends a turn, unless somebody else has done so already.
+    /// Ends a turn, unless another task has done so already.
     pub(super) fn end(&self, turn: Turn<'_>) {
         let next = turn.number.wrapping_add(1);
         let _ =

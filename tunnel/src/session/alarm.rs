@@ -11,8 +11,8 @@ use tokio::time::Sleep;
 const EARLY: Duration = Duration::from_secs(1);
 
 /// Rings at the time it was set to, or up to a second before where it had been set to an earlier one. To set
-/// the runtime's timer to an earlier time takes a lock, and mostly a system call that wakes whoever waits for
-/// timers: acknowledgements would do so with each stream.
+/// the runtime's timer to an earlier time takes a lock, and mostly a system call that wakes the thread that waits
+/// for timers: acknowledgements would do so with each stream.
 pub(super) struct Alarm {
     sleep: Pin<Box<Sleep>>,
     /// When it rings next, if it will.

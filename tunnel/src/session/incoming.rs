@@ -36,7 +36,7 @@ impl Queued {
     }
 }
 
-/// A stream that the peer wants, and that nobody has answered yet.
+/// A stream that the peer wants, not yet answered.
 ///
 /// Dropping it refuses it with [`ResetCode::Cancelled`].
 pub struct IncomingStream {
@@ -68,7 +68,7 @@ impl IncomingStream {
     }
 
     /// Takes the stream. Answer before the target is reached: the peer waits three seconds for
-    /// the answer, and for the target as long as it likes. The answer goes out with what is written first, or
+    /// the answer, and for the target as long as it likes. The answer goes out with the first write, or
     /// by itself after 5 ms.
     ///
     /// # Errors
@@ -110,7 +110,7 @@ impl Drop for IncomingStream {
 
 impl fmt::Debug for IncomingStream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // The header may hold what must not be logged.
+        // The header may hold secrets.
         f.debug_struct("IncomingStream")
             .field("id", &self.open.stream)
             .field("target", &self.open.target)
@@ -144,7 +144,7 @@ impl HeaderError {
     }
 }
 
-/// Passes a stream on to whoever accepts, whatever becomes of its transport meanwhile.
+/// Queues a stream for `Session::accept`, even if its transport is lost meanwhile.
 pub(super) fn announce(shared: Arc<Shared>, io: Arc<StreamIo>, open: Open) {
     let queued = Box::new(Queued { io, open });
     let queued = match shared.queue().try_send(queued) {

@@ -1,4 +1,4 @@
-//! A stream's transport halves: what the application, the link and the session have in common.
+//! A stream's transport halves, which the application, the link and the session share.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
@@ -16,7 +16,7 @@ use super::writers::Writers;
 use crate::stream::StreamError;
 use crate::transport::{BiStream, HalfError, RecvStream, SendStream};
 
-/// The halves that carry a stream now, if any do, and who waits for them.
+/// The halves that carry a stream now, if any do, and their wakers.
 ///
 /// Locks are taken in this order: a half's, then the session's.
 pub(crate) struct StreamIo {
@@ -41,7 +41,7 @@ struct SendIo {
     unflushed: bool,
 }
 
-/// A stream that left its old transport, and what it begins with on the next.
+/// A stream that left its old transport: its first frame on the next.
 pub(super) type Begun = Option<underpass_proto::session::Beginning>;
 
 impl StreamIo {
@@ -89,7 +89,7 @@ impl StreamIo {
     pub(super) fn begin(&self, shared: &Shared, link: LinkId) -> Begun {
         let (mut recv, mut send) = (self.recv(), self.send());
         let beginning = shared.with(|core| core.begin(link, self.id))?;
-        // What arrives there from now on would not be counted.
+        // Bytes that arrive there from now on would not be counted.
         recv.half = None;
         send.half = None;
         Some(beginning)
@@ -141,7 +141,7 @@ impl StreamIo {
         send.half = None;
         let attached = answer()?;
         let mut stream = stream;
-        // In front of everything else: nobody else has the half yet.
+        // In front of everything else: no other task has the half yet.
         let frame = underpass_proto::frame::to_bytes(&attached);
         stream.send = Box::new(super::preface::Prefaced::new(stream.send, frame));
         self.install(shared, &mut recv, &mut send, stream);
@@ -228,7 +228,7 @@ impl StreamIo {
         })
     }
 
-    /// Reads from what carries the stream; `read` gives how many bytes that is.
+    /// Reads from the stream's transport; `read` gives how many bytes that is.
     fn poll_read_half<T>(
         &self,
         shared: &Shared,
@@ -258,7 +258,7 @@ impl StreamIo {
                     shared.with(|core| core.stop(self.id, ResetCode::Internal, super::now()));
                     return Poll::Ready(Err(StreamError::Malformed(error)));
                 }
-                // What became of the stream, the session says, or another transport does.
+                // The session knows how the stream ended, or another transport carries it on.
                 Poll::Ready(Err(_)) => recv.half = None,
                 Poll::Pending => {}
             }
@@ -329,7 +329,7 @@ impl StreamIo {
         let len = bytes.len();
         if send.half.is_some() {
             let chunk = shared.with(|core| core.write_and_next(self.id, bytes));
-            // What is not taken now, the next write or a flush hands over.
+            // The next write or a flush hands over the rest.
             let _ = self.poll_hand_over(shared, &mut send, chunk);
         } else {
             shared.with(|core| core.write(self.id, bytes));
@@ -373,7 +373,7 @@ impl StreamIo {
         }
     }
 
-    /// As [`poll_flush`](Self::poll_flush), for whoever does it beside the application.
+    /// As [`poll_flush`](Self::poll_flush), for a task beside the application's.
     pub(super) fn poll_pump(&self, shared: &Shared, cx: &mut Context<'_>) -> Poll<()> {
         self.writers.register_pump(cx.waker());
         self.poll_flush_half(shared)
@@ -428,7 +428,7 @@ impl StreamIo {
         room.map_err(|end| write_error(shared, end))
     }
 
-    /// Hands `chunk` to the transport, and what follows it, until that takes no more. Ready where
+    /// Hands `chunk` and the following ones to the transport until it takes no more. Ready where
     /// nothing is left, or there is no transport.
     fn poll_hand_over(&self, shared: &Shared, send: &mut SendIo, mut chunk: Chunk) -> Poll<()> {
         let SendIo { half, unflushed } = send;

@@ -28,7 +28,7 @@ const READ: usize = limits::CONTROL_FRAME;
 /// The first stream of every transport.
 pub(crate) struct ControlStream {
     pub(crate) stream: BiStream,
-    /// Holds what was received behind the handshake's last frame.
+    /// Holds bytes received behind the handshake's last frame.
     pub(crate) reader: FrameReader,
 }
 
@@ -103,7 +103,7 @@ struct Driver<'a> {
     pumping: JoinSet<()>,
 }
 
-/// What woke the driver.
+/// The driver's next event.
 enum Wake {
     Control(Result<Option<Bytes>, HalfError>),
     Written(Result<(), HalfError>),
@@ -173,8 +173,8 @@ impl Driver<'_> {
         }
     }
 
-    /// Takes what is to be sent, once what was taken before is gone: a peer that does not read
-    /// makes the protocol's own bounds hold.
+    /// Takes output, once all earlier output is written: for a peer that does not read,
+    /// the protocol's own bounds hold.
     fn take_output(&mut self) {
         if !self.unsent.is_empty() {
             return;
@@ -241,7 +241,7 @@ impl Driver<'_> {
         });
     }
 
-    /// Hands over what streams have written, and has waited long enough for more.
+    /// Hands over streams' bytes that have waited long enough for more.
     fn hand_over(&mut self) {
         for stream in self.shared.take_overdue() {
             let shared = Arc::clone(self.shared);
@@ -309,7 +309,7 @@ impl Driver<'_> {
 
     async fn finish_session(&mut self, ending: Ending) {
         if let Ending::Peer { .. } = ending {
-            // What the peer sent on other streams may still be on its way, although its CLOSE
+            // The peer's bytes on other streams may still be on their way, although its CLOSE
             // is here.
             let closed = self.link.transport.closed();
             let _ = tokio::time::timeout(limits::CLOSE_TIME, closed).await;
@@ -350,9 +350,9 @@ impl Driver<'_> {
         }
     }
 
-    /// Sends what is left, which ends in a CLOSE where this side closed.
+    /// Sends the remaining frames, and CLOSE where this side closed.
     async fn say_last_words(&mut self) {
-        // What was taken before may be unsent, and hides what is to come.
+        // Earlier output may be unsent; `take_output` waits for it.
         let words = async {
             loop {
                 let BiStream { send, .. } = &mut self.stream;

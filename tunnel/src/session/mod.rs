@@ -51,7 +51,7 @@ pub struct Session {
     _close: Arc<CloseOnDrop>,
 }
 
-/// Who is at the other end, and how.
+/// The peer, and the transport to it.
 #[derive(Debug, Clone)]
 pub struct Info {
     /// The session's id, the same at both ends.
@@ -93,18 +93,18 @@ impl fmt::Debug for SessionId {
     }
 }
 
-/// What a stream is to be opened for.
+/// A stream's target and header.
 #[derive(Debug, Clone, Default)]
 pub struct OpenRequest {
-    /// What the peer shall connect it to, in the application's words; 300 bytes at most.
+    /// The peer connects it to this, in the application's words; 300 bytes at most.
     pub target: String,
-    /// What the target needs to know, in the application's encoding; 256 KiB at most.
+    /// The header for the target, in the application's encoding; 256 KiB at most.
     pub header: Bytes,
     /// How urgent its bytes are.
     pub class: Class,
 }
 
-/// What is known of a session at one moment.
+/// A session's statistics at one moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SessionStats {
@@ -122,7 +122,7 @@ pub struct SessionStats {
     pub lane: bool,
     /// How often there came one.
     pub lanes: u64,
-    /// What the transport knows of its path; `None` while there is none.
+    /// The transport's path statistics; `None` while there is no transport.
     pub path: Option<PathStats>,
 }
 
@@ -313,7 +313,7 @@ impl Session {
         self.shared.closed().await
     }
 
-    /// The session's end, for who must not keep it alive by waiting.
+    /// The session's end, for tasks that must not keep it alive by waiting.
     pub(crate) fn end(&self) -> impl Future<Output = ()> + Send + use<> {
         // It is the handles that keep a session alive.
         let shared = Arc::clone(&self.shared);
@@ -336,8 +336,8 @@ impl Session {
         self.goodbye()
     }
 
-    /// What the peer has said of its going away. Who has heard of the session's end hears here what came before it,
-    /// though they asked for both at once: another thread may have taken them in between.
+    /// The peer's GOAWAY. A caller that saw the session's end finds the GOAWAY that came before it here, even if it
+    /// waited for both at once: another thread may have taken them in between.
     pub(crate) fn goodbye(&self) -> Option<GoAway> {
         self.shared.watch_go_away().borrow().clone()
     }
@@ -408,7 +408,7 @@ impl Session {
         self.shared.core(|core| core.kept())
     }
 
-    /// Who is at the other end, and how.
+    /// The peer, and the transport to it.
     pub fn info(&self) -> &Info {
         self.shared.info()
     }

@@ -30,7 +30,7 @@ pub(super) async fn open(shared: &Arc<Shared>, io: &Arc<StreamIo>) {
     }
 }
 
-/// Puts a stream of this side on a new transport, and hands over what it has.
+/// Puts a stream of this side on a new transport, and hands over its bytes.
 pub(super) async fn resume(shared: Arc<Shared>, link: Arc<LinkHandle>, io: Arc<StreamIo>) {
     if let Err(error) = begin(&shared, &link, &io).await {
         tracing::debug!(stream = %io.id(), "not resumed: {}", chain(&error));
@@ -84,7 +84,7 @@ async fn ask(stream: &mut BiStream, attach: &Attach) -> Result<(Attached, Bytes)
     }
 }
 
-/// Reads what a new transport stream begins with, and passes it on. A bad beginning costs that
+/// Reads the first frame of a new transport stream, and passes it on. A bad one costs that
 /// stream; only an id that the peer may not use, or an offset that cannot be, costs the session.
 pub(super) async fn take(
     shared: Arc<Shared>,
@@ -102,7 +102,7 @@ pub(super) async fn take(
     }
 }
 
-/// The frame, how many bytes it took, and what stood behind it.
+/// The frame, how many bytes it took, and the bytes behind it.
 type Parsed<F> = (F, u64, Bytes);
 
 /// The first frame of a transport stream of the peer's.
@@ -120,7 +120,7 @@ fn parse((frame, len, rest): Parsed<RawFrame>) -> Result<Parsed<First>, HeaderEr
     Ok((first, len, rest))
 }
 
-/// A stream whose id nobody knows can only be ended below the session.
+/// A stream of an unknown id can only be ended below the session.
 fn discard(shared: &Shared, stream: &mut BiStream, error: &HeaderError) {
     let reason = chain(error);
     shared.log_refused(&reason);

@@ -8,7 +8,7 @@ use underpass_proto::frame::Class;
 
 use crate::transport::{HalfError, SendStream};
 
-/// Sends a frame in front of whatever is written.
+/// Sends a frame in front of the written bytes.
 pub(super) struct Prefaced {
     preface: Bytes,
     inner: Box<dyn SendStream>,

@@ -1,4 +1,4 @@
-//! What a session's handles, streams and tasks have in common.
+//! A session's state, shared by its handles, streams and tasks.
 
 use std::cmp;
 use std::collections::HashMap;
@@ -39,7 +39,7 @@ pub(crate) struct Joining {
     pub(crate) peer_has: u64,
 }
 
-/// What a connector asks for where a session is to go on.
+/// The request of a connector that carries a session on.
 pub(crate) enum MainAsk {
     /// The session, which has a transport.
     That(ThatSession),
@@ -62,7 +62,7 @@ pub(crate) struct Shared {
     state: Mutex<State>,
     /// In boxes, as are those of `queue`: a channel has places for 32 messages from the beginning.
     joins: mpsc::UnboundedSender<Box<Joined>>,
-    /// Wakes those who wait for the end. How the session ended, the protocol's state says.
+    /// Wakes tasks that wait for the end. The protocol's state says how the session ended.
     ended: Notify,
     /// The supervisor has let go of the session, and of its transports.
     gone: CancellationToken,
@@ -75,7 +75,7 @@ pub(crate) struct Shared {
     bulk: watch::Sender<Bulk>,
     secret: SessionSecret,
     info: Info,
-    /// Streams of the peer's that were refused for what they began with.
+    /// Streams of the peer's that were refused for their first frame.
     refused: AtomicU32,
 }
 
@@ -95,7 +95,7 @@ struct State {
     bulk: Bulk,
 }
 
-/// What decides whether a lane is wanted.
+/// Decides whether a lane is wanted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Bulk {
     /// Streams of the class bulk are open.
@@ -105,7 +105,7 @@ pub(crate) struct Bulk {
 }
 
 /// Streams that are no more. Their halves may have much to do when they go, and counting them takes time:
-/// nobody else's streams shall wait for that.
+/// other streams shall not wait for that.
 #[derive(Default)]
 struct Gone {
     streams: Vec<Arc<StreamIo>>,
@@ -201,7 +201,7 @@ impl Shared {
         look(&self.state().core)
     }
 
-    /// Changes the protocol's state, and sees to what follows from it.
+    /// Changes the protocol's state, and handles the consequences.
     pub(crate) fn with<T>(&self, change: impl FnOnce(&mut Core) -> T) -> T {
         let mut state = self.state();
         let result = change(&mut state.core);
@@ -211,7 +211,7 @@ impl Shared {
         result
     }
 
-    /// As [`with`](Self::with), for what the peer can be wrong about: that ends the session.
+    /// As [`with`](Self::with), where the peer may be in violation: that ends the session.
     pub(crate) fn check(&self, change: impl FnOnce(&mut Core) -> Result<bool, Violation>) -> bool {
         self.with(|core| match change(core) {
             Ok(result) => result,

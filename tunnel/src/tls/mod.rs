@@ -20,8 +20,8 @@ pub use self::pin::{CaPin, CaPinError};
 pub use self::witness::CertificateError;
 pub(crate) use self::witness::Witness;
 
-/// What makes a connector believe that it speaks with its server: always a CA that was pinned
-/// beforehand, never one of the system's.
+/// How a connector verifies its server: always by a CA that was pinned beforehand, never by one of
+/// the system's.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum Trust {
@@ -94,7 +94,7 @@ pub(crate) fn client_with(verifier: Arc<dyn ServerCertVerifier>) -> Result<Clien
         .with_no_client_auth())
 }
 
-/// What verifies a server's certificate: rustls' own verifier on the CAs that are trusted.
+/// The verifier of a server's certificate: rustls' own on the CAs that are trusted.
 pub(crate) fn verifier(trust: &Trust) -> Result<Arc<dyn ServerCertVerifier>, TlsError> {
     let trusted = match trust {
         Trust::Pin(pin) => return Ok(Arc::new(pin::Verifier::new(*pin, provider()))),

@@ -19,7 +19,7 @@ use super::TlsError;
 
 const PREFIX: &str = "sha256:";
 
-/// The SHA-256 of a CA's public key: what an operator can copy where a file is one thing too many.
+/// The SHA-256 of a CA's public key: an operator can copy it where a file is one thing too many.
 ///
 /// Its text form is `sha256:` and 64 hexadecimal digits. The hash is over the DER encoding of the
 /// certificate's SubjectPublicKeyInfo, as in RFC 7469 and in kubeadm's `--discovery-token-ca-cert-hash`: it
@@ -30,9 +30,9 @@ const PREFIX: &str = "sha256:";
 /// openssl x509 -in ca.pem -pubkey -noout | openssl pkey -pubin -outform DER | sha256sum
 /// ```
 ///
-/// That leaves the rest of the CA's certificate to whoever sends it, which is of no use to them: all that
-/// counts for the verification besides the key is its subject, and that must be the issuer named in
-/// certificates which the key has signed.
+/// The sender may choose the rest of the CA's certificate, which is of no use to an attacker: besides the
+/// key, the verification uses only its subject, and that must be the issuer named in certificates
+/// which the key has signed.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct CaPin([u8; 32]);
 
@@ -344,7 +344,7 @@ jHHQm+6hGhXKlfY3JLd0cAb0uBUDHGYhMOk9O0QM
         assert_eq!(verdict(garbage), Err(CertificateError::Unusable));
     }
 
-    /// A certificate of the CA's public key can be made by anyone, with whatever else in it.
+    /// Anyone can make a certificate of the CA's public key, with any other fields.
     #[test]
     fn rule_10_a_forged_certificate_of_the_ca_opens_nothing() {
         let (ca, mallory) = (Ca::new(), Ca::new());

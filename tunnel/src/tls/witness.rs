@@ -11,7 +11,7 @@ use rustls::{CertificateError as Reason, DigitallySignedStruct, Error, Signature
 use super::CaPin;
 use super::pin::NotPinned;
 
-/// What is wrong with a server's certificate. `Display` goes on after "presents a certificate".
+/// Why a certificate is not trusted. `Display` goes on after "presents a certificate".
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum CertificateError {
@@ -63,7 +63,7 @@ impl From<&Error> for CertificateError {
     }
 }
 
-/// Remembers what the verifier of one connection said: quinn passes on no more than the number of a TLS
+/// Remembers the verifier's error of one connection: quinn passes on no more than the number of a TLS
 /// alert, which stands for many errors.
 #[derive(Debug)]
 pub(crate) struct Witness {

@@ -1,4 +1,4 @@
-//! Transports within one process, for tests of this library and of those who embed it.
+//! Transports within one process, for tests of this library and of its users.
 
 use tokio_util::compat::TokioAsyncReadCompatExt;
 use underpass_proto::stream_id::Role;
@@ -11,8 +11,8 @@ const BUFFER: usize = 256 * 1024;
 
 /// Two ends of one connection: the connector's and the acceptor's.
 ///
-/// They speak what the WebSocket transport speaks, over a pipe. Must be called within a tokio
-/// runtime, which runs both ends' drivers.
+/// They speak yamux over a pipe. Must be called within a tokio runtime, which runs both ends'
+/// drivers.
 pub fn pair() -> (YamuxTransport, YamuxTransport) {
     let (connector, acceptor) = tokio::io::duplex(BUFFER);
     (

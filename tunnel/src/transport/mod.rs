@@ -1,9 +1,9 @@
-//! Transports: what carries a session's streams between two processes.
+//! Transports, which carry a session's streams between two processes.
 //!
 //! A transport gives reliable byte streams in both directions, each half of which ends in a clean
 //! end (FIN) or in a reset with a code, and can be stopped by its reader with a code. It knows
-//! nothing of sessions. Whatever a concrete protocol lacks of this (yamux has no codes, and takes
-//! a reset for a clean end), its transport adds.
+//! nothing of sessions. A transport adds what its protocol lacks (yamux has no codes, and takes
+//! a reset for a clean end).
 
 #[cfg(test)]
 mod document;
@@ -49,15 +49,15 @@ pub trait Transport: fmt::Debug + Send + Sync + 'static {
     /// Waits for the peer's next stream.
     fn accept(&self) -> BoxFuture<'_, Result<BiStream, TransportError>>;
 
-    /// Ends the connection: what was written before, and finished, is sent if the peer still reads,
+    /// Ends the connection: bytes of finished streams are sent if the peer still reads,
     /// within about a second. Then every call, and every stream, gives
     /// [`TransportError::ClosedHere`].
     fn close(&self, code: CloseCode, reason: &str);
 
-    /// Waits until the connection has ended, whoever ended it.
+    /// Waits until either side has ended the connection.
     fn closed(&self) -> BoxFuture<'_, TransportError>;
 
-    /// The peer has proven who it is. Until then it is let have one stream and little memory.
+    /// The peer is authenticated. Until then it gets one stream and little memory.
     fn authenticated(&self) {}
 
     /// When the last byte came from the peer, where the transport keeps account of it: bytes of any
@@ -69,13 +69,13 @@ pub trait Transport: fmt::Debug + Send + Sync + 'static {
     /// The path's smoothed round-trip time, where the transport measures one.
     fn round_trip(&self) -> Option<Duration>;
 
-    /// Whether the transport has no more under way than its path holds, however much is written: whoever types need
-    /// not be protected from a queue on the way. Not so over TCP, whose congestion control is the system's.
+    /// Whether the transport has no more in flight than its path holds, however much is written: keystrokes need no
+    /// protection from a queue on the path. Not so over TCP, whose congestion control is the system's.
     fn keeps_queue_short(&self) -> bool {
         false
     }
 
-    /// What the transport knows of its path; after its end, what it knew last. Costs a short lock:
+    /// The path's statistics; after the transport's end, the last ones. Costs a short lock:
     /// for metrics, not for each stream.
     fn stats(&self) -> PathStats {
         PathStats {
@@ -157,7 +157,7 @@ pub trait SendStream: Send + Sync {
     /// the connection; being called again afterwards changes nothing.
     fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), HalfError>>;
 
-    /// Ends this half at once: what the peer has not read may never arrive.
+    /// Ends this half at once: bytes the peer has not read may never arrive.
     fn reset(&mut self, code: ResetCode);
 
     /// How urgent this half's bytes are beside those of other streams, from now on; before, they are
@@ -179,9 +179,9 @@ pub trait RecvStream: Send + Sync {
         max: usize,
     ) -> Poll<Result<Option<Bytes>, HalfError>>;
 
-    /// Puts what has come into `chunks`, from the first one on, and gives how many it filled; `None` at
-    /// the clean end. `chunks` must not be empty. What a transport receives in small pieces costs a lock for all of
-    /// them so, and not for each.
+    /// Puts received bytes into `chunks`, from the first one on, and gives how many it filled; `None` at
+    /// the clean end. `chunks` must not be empty. A transport that receives small pieces takes one lock for all of
+    /// them, not one for each.
     fn poll_read_chunks(
         &mut self,
         cx: &mut Context<'_>,
@@ -202,7 +202,7 @@ pub trait RecvStream: Send + Sync {
     fn stop(&mut self, code: ResetCode);
 }
 
-/// Why a transport ended, or could not do what was asked.
+/// Why a transport ended, or an operation failed.
 #[derive(Debug, Clone, Error)]
 #[non_exhaustive]
 pub enum TransportError {

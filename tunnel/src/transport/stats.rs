@@ -1,10 +1,10 @@
-//! What a transport knows of its path.
+//! A transport's path statistics.
 
 use std::time::Duration;
 
 /// A transport's account of its connection and path, as of now.
 ///
-/// `None` is what the transport does not measure: over TCP the kernel keeps most of this to itself.
+/// `None`: the transport does not measure it. Over TCP the kernel keeps most of this to itself.
 /// Counters begin with the connection and never fall.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]

@@ -1,12 +1,12 @@
-//! What every TCP socket of a tunnel is told.
+//! Options of a tunnel's TCP sockets.
 
 use std::io;
 
 use tokio::net::TcpStream;
 
-/// Bytes that wait in a socket without having been sent, before it says that it is full.
+/// Unsent bytes that a socket holds before it says that it is full.
 ///
-/// What is handed to a socket cannot be overtaken: this is what a keystroke stands behind, beside
+/// Nothing overtakes bytes in a socket: a keystroke waits behind so many, beside
 /// a bulk stream that always has more. Without the option that is the send buffer, some MiB. At
 /// 1 Gbit/s it is half a millisecond's worth, time enough to hand over more.
 #[cfg(any(target_os = "linux", target_os = "android"))]

@@ -44,7 +44,7 @@ impl Resolve for Names {
     }
 }
 
-/// A port of some addresses on which nobody listens, and nobody else will.
+/// A port of some addresses on which no process listens, or will.
 pub(crate) struct ClosedPort {
     pub(crate) port: u16,
     _held: Vec<TcpSocket>,
@@ -138,7 +138,7 @@ fn a_server_that_has_ipv6_only() {
     }
 }
 
-/// Whichever family the resolver prefers, the one on which the server is is found.
+/// The server's address family is found, in either order of the resolver's answer.
 #[test]
 fn a_name_with_addresses_of_both_families() {
     for kind in [Kind::Quic, Kind::WebSocket] {
@@ -282,7 +282,7 @@ fn an_agent_keeps_to_a_server_and_goes_on_when_it_fails() {
     });
 }
 
-/// A server that can be reached and lets nobody in has had its turn, too.
+/// A server that can be reached and refuses the session has had its turn, too.
 #[test]
 fn a_server_that_refuses_the_session_is_left() {
     run(async {

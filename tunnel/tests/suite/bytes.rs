@@ -57,7 +57,7 @@ pub(crate) async fn read_whole(stream: &mut Stream) -> Result<Vec<u8>, StreamErr
     .await
 }
 
-/// Reads exactly what is expected, and not yet an end.
+/// Reads exactly the expected bytes, and not yet an end.
 pub(crate) async fn expect(reader: &mut ReadHalf, expected: &[u8]) {
     let mut got = Vec::new();
     while got.len() < expected.len() {
@@ -145,7 +145,7 @@ pub(crate) async fn drink(reader: &mut ReadHalf) -> Result<(usize, Digest), Stre
 }
 
 /// Writes until a write has found no room for as long as a round trip may take, and gives the
-/// number of bytes that were taken. What a window holds may move on once; a reader that reads
+/// number of bytes that were taken. A full window may move on once; a reader that reads
 /// nothing makes it stop for good.
 pub(crate) async fn fill(writer: &mut WriteHalf) -> usize {
     const ENOUGH: usize = 64 * 1024 * 1024;

@@ -7,7 +7,7 @@ use underpass_tunnel::{Copied, CopyError, ResetCode, Stream, StreamError, copy_b
 use crate::bytes::{Pattern, finish, open, pour, read_whole, stream, write_until_error};
 use crate::harness::{Pair, within};
 
-/// What a connection in the midst of it holds: less than a chunk.
+/// A connection's buffer in bytes: less than a chunk.
 const PIPE: usize = 10_000;
 
 /// The far end of a connection that is being joined to `stream`.

@@ -155,7 +155,7 @@ pub(crate) async fn a_writer_whose_reader_is_gone_sees_a_stop(pair: &Pair) {
     let (here, there) = stream(&pair.server, &pair.agent).await;
     let (here_read, mut here_write) = here.into_split();
     let (there_read, mut there_write) = there.into_split();
-    // Nobody reads here, so nobody but the writer can find the peer's STOP.
+    // Nothing is read here, so only the writer can find the peer's STOP.
     send(&mut there_write, b"unwanted").await;
     drop(here_read);
     there_read.stop(ResetCode::TargetFailed);

@@ -1,4 +1,4 @@
-//! Backpressure: whoever does not read pays for it alone.
+//! Backpressure: a stalled reader delays only its own stream.
 
 use bytes::Bytes;
 use tokio::io::AsyncWriteExt;

@@ -1,4 +1,4 @@
-//! Handshakes that come to nothing, and who is told what.
+//! Handshakes that fail, and both sides' errors.
 
 use std::sync::Arc;
 use std::time::Duration;

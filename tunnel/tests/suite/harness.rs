@@ -1,4 +1,4 @@
-//! Two ends of a session over each transport, and what every test ends with: nothing is left.
+//! Two ends of a session over each transport, and every test's last check: nothing is left.
 
 use std::fmt::Debug;
 use std::future::Future;
@@ -28,7 +28,7 @@ const GONE: Duration = Duration::from_secs(45);
 /// How long a test may take as a whole.
 const TEST_DEADLINE: Duration = Duration::from_secs(120);
 
-/// What a test runs over: each transport, and each way to it that is a different one to the bytes.
+/// The transports that tests run over, and the ways to them that treat bytes differently.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     Memory,
@@ -296,7 +296,7 @@ async fn until_within(time: Duration, what: &str, condition: impl Fn() -> bool) 
     }
 }
 
-/// Waits for what must happen at once.
+/// Fails where `future` takes too long.
 pub(crate) async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
     within_time(DEADLINE, what, future).await
 }

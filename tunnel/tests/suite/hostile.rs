@@ -149,7 +149,7 @@ pub(crate) async fn streams_before_authentication_are_not_kept(kind: Kind) {
     drop((control, good));
 }
 
-/// Whoever asks without end and never reads the answers is not given memory without end.
+/// A peer that sends PINGs without end and reads no answers gets bounded memory.
 pub(crate) async fn a_flood_of_pings_is_answered_or_ended(kind: Kind) {
     let mut agent = RawAgent::connect(kind).await;
     let pings = Bytes::from(frame(PING, &[1; 8]).repeat(400));

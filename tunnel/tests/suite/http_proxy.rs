@@ -14,17 +14,17 @@ use crate::server::Pki;
 /// `alice:s3cr@t` in Basic's form.
 const AUTHORIZATION: &str = "Proxy-Authorization: Basic YWxpY2U6czNjckB0";
 
-/// What stands in the proxy's URL for it.
+/// The same in the proxy's URL.
 pub(crate) const CREDENTIALS: &str = "alice:s3cr%40t";
 
 const CHALLENGE: &str = "HTTP/1.1 407 Proxy Authentication Required\r\n\
     Proxy-Authenticate: Negotiate\r\nProxy-Authenticate: Basic realm=\"x\"\r\nContent-Length: 3\r\n\r\nno\n";
 
-/// What the proxy does with those who ask it.
+/// The proxy's behaviour.
 #[derive(Clone)]
 pub(crate) enum Manner {
-    /// Carries bytes for those who know the password, to the port that they ask for on this machine,
-    /// whatever the host's name.
+    /// Carries bytes for clients with the password, to the port that they ask for on this machine;
+    /// ignores the host's name.
     Carry,
     /// Gives this answer, and keeps the connection open.
     Answer(Vec<u8>),
@@ -34,7 +34,7 @@ pub(crate) enum Manner {
     HangUp,
 }
 
-/// Dropping it ends what it listens on, not what it carries.
+/// Dropping it ends its listener, not its connections.
 pub(crate) struct HttpProxy {
     port: u16,
     tls: bool,
@@ -63,7 +63,7 @@ impl HttpProxy {
         }
     }
 
-    /// The proxy's URL, for someone with these credentials.
+    /// The proxy's URL, with these credentials.
     pub(crate) fn url(&self, credentials: &str) -> ProxyUrl {
         let scheme = if self.tls { "https" } else { "http" };
         let at = if credentials.is_empty() { "" } else { "@" };
@@ -71,7 +71,7 @@ impl HttpProxy {
         url.parse().unwrap()
     }
 
-    /// For someone who knows the password.
+    /// For a client with the password.
     pub(crate) fn config(&self) -> Proxy {
         Proxy::new(self.url(CREDENTIALS))
     }
@@ -102,7 +102,7 @@ async fn serve(
 ) {
     while let Ok((tcp, _)) = listener.accept().await {
         let (tls, manner, asked) = (tls.clone(), manner.clone(), Arc::clone(&asked));
-        // Its end is the end of those whom it connects.
+        // Its end is the end of both connections.
         tokio::spawn(async move {
             tcp.set_nodelay(true).unwrap();
             match tls {

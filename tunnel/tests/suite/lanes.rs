@@ -112,7 +112,7 @@ pub(crate) async fn copies_go_on_without_their_lane(kind: Kind) {
     survivor.over().await;
 }
 
-/// Whatever is lost, and when.
+/// At any moment.
 pub(crate) async fn copies_survive_the_loss_of_either_link(kind: Kind) {
     let survivor = Survivor::start(kind).await;
     let Survivor { agent, server, .. } = &survivor;
@@ -133,7 +133,7 @@ pub(crate) async fn copies_survive_the_loss_of_either_link(kind: Kind) {
     survivor.over().await;
 }
 
-/// What cut the one may have cut the other.
+/// The same failure may have cut the other.
 pub(crate) async fn a_lane_does_not_outlive_the_main_link(kind: Kind) {
     let survivor = Survivor::start(kind).await;
     let Survivor { agent, server, .. } = &survivor;
@@ -228,7 +228,7 @@ fn an_old_lane_is_replaced() {
     });
 }
 
-/// Over QUIC nothing waits for what a copy has lost; and where lanes are off there are none.
+/// Over QUIC nothing waits for a copy's lost packets; and where lanes are off there are none.
 #[test]
 fn no_lane_is_brought_where_none_is_wanted() {
     run(async {

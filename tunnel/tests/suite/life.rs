@@ -53,7 +53,7 @@ pub(crate) async fn drain_waits_for_live_streams(kind: Kind) {
     assert_closed_by_peer(&error, CloseCode::Shutdown, "new version");
 }
 
-/// What was written and finished before the drain is read to its clean end, however late.
+/// Streams finished before the drain are read to their clean end, however late.
 pub(crate) async fn drain_delivers_the_last_bytes(kind: Kind) {
     const TOTAL: usize = 200_000;
     let Pair { agent, server, .. } = &pair(kind).await;
@@ -266,7 +266,7 @@ pub(crate) async fn the_last_handle_ends_the_session(kind: Kind) {
     until("its place is free", || server.open_streams() == 0).await;
 }
 
-/// Those who wait on this side must hear of this side's close, too.
+/// Waiting tasks on this side must hear of this side's close, too.
 pub(crate) async fn local_close_wakes_everyone(kind: Kind) {
     let Pair { agent, server, .. } = &pair(kind).await;
     let (reading, there_1) = stream(server, agent).await;

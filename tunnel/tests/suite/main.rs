@@ -1,4 +1,4 @@
-//! One suite for all transports: what a session promises does not depend on what carries it.
+//! One suite for all transports: a session's promises do not depend on its transport.
 
 #![allow(
     clippy::unwrap_used,

@@ -35,7 +35,7 @@ impl Kept {
         Self::start_with(config, |status| panic!("{status:?}")).await
     }
 
-    /// `other` hears of what is neither the session's beginning nor a move.
+    /// `other` hears of every status but the session's beginning and moves.
     pub(crate) async fn start_with(
         config: ConnectorConfig,
         mut other: impl FnMut(Status<'_>) + Send + 'static,

@@ -193,7 +193,7 @@ fn is_taken(address: SocketAddr) -> bool {
     UdpSocket::bind(address).is_err()
 }
 
-/// A server in a runtime of its own, which ends as a crash does: without a word. Gives its port and what ends it.
+/// A server in a runtime of its own, which ends as a crash does: without a word. Gives its port and its end.
 fn doomed(pki: &Pki, key: quic::ResetKey) -> (u16, impl FnOnce() + use<>) {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)

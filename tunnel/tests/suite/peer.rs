@@ -1,4 +1,4 @@
-//! A peer that is no session: it can send whatever it likes.
+//! A peer that is no session: it can send any bytes.
 
 use std::future::poll_fn;
 use std::sync::Arc;
@@ -122,7 +122,7 @@ pub(crate) fn local() -> Local {
     }
 }
 
-/// An agent that has been let in, and does what the test says.
+/// An agent that has been let in, driven by the test.
 pub(crate) struct RawAgent {
     pub(crate) transport: Arc<dyn Transport>,
     pub(crate) control: RawStream,

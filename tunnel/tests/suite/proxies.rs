@@ -1,4 +1,4 @@
-//! WebSocket through HTTP proxies, good and bad ones. What a session promises over one, the suite says.
+//! WebSocket through HTTP proxies, good and bad ones. The suite tests a session's promises over one.
 
 use std::time::Duration;
 
@@ -137,7 +137,7 @@ fn a_proxy_over_tls() {
 fn rule_10_a_proxy_that_opens_tls_is_found_out() {
     run(async {
         let (pki, proxy_pki) = (Pki::new(), Pki::new());
-        // It connects to a server with its own certificate, whatever it was asked for.
+        // A server with the proxy's own certificate stands in for the opened TLS.
         let impostor = Server::start(&proxy_pki, acceptor_config()).await;
         let proxy = HttpProxy::start().await;
         let error = way_error(config(impostor.port, &pki, proxy.config())).await;

@@ -110,7 +110,7 @@ fn a_server_that_restarts_is_found_again() {
     });
 }
 
-/// The two are in one message, and two threads may take them: whoever waits must not hear of the end alone.
+/// The two are in one message, and two threads may take them: a waiter must not hear of the end alone.
 #[test]
 fn a_goodbye_is_heard_before_the_end_that_comes_with_it() {
     const ROUNDS: u32 = 2_000;
@@ -126,7 +126,7 @@ fn a_goodbye_is_heard_before_the_end_that_comes_with_it() {
             let heard = within("the end is heard", waits).await.unwrap();
             let heard = heard.map(|go_away| go_away.return_after_ms);
             let end = within("the session ends", agent.closed()).await;
-            // Once in some thousands, yamux loses what it has not read when its other end goes: then nothing was said.
+            // Once in some thousands, yamux loses unread bytes when its other end goes: then nothing was said.
             if matches!(end, SessionError::Ended(Ending::Peer { .. })) {
                 told += 1;
                 assert_eq!(heard, Some(700), "round {round}: {end:?}");

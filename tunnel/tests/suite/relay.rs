@@ -1,4 +1,4 @@
-//! A TCP relay that can be cut: whatever it holds at that moment is lost, in the middle of a frame.
+//! A TCP relay that can be cut: it loses the bytes it holds then, in the middle of a frame.
 
 use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};

@@ -80,7 +80,7 @@ pub(crate) struct Server {
     tasks: JoinSet<()>,
 }
 
-/// What a server listens with.
+/// A server's listeners.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Listen {
     Both,
@@ -139,7 +139,7 @@ impl Server {
         }
     }
 
-    /// From now on listens for QUIC beside what it listens for.
+    /// From now on listens for QUIC, too.
     pub(crate) fn listen_quic(&mut self, pki: &Pki) {
         let address = ([127, 0, 0, 1], self.port).into();
         self.endpoint = Some(quic_endpoint(address, pki).unwrap());

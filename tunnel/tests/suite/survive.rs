@@ -111,7 +111,7 @@ impl Survivor {
         }
     }
 
-    /// Cuts the transport below the session: no CLOSE, and what is under way is lost.
+    /// Cuts the transport below the session: no CLOSE, and bytes in flight are lost.
     fn cut(&self) {
         if let Network::Loopback {
             kind: Kind::WebSocket | Kind::Proxied | Kind::Yamux,
@@ -366,7 +366,7 @@ pub(crate) async fn ends_that_were_said_without_a_transport_arrive(kind: Kind) {
             matches!(error, StreamError::Reset(ResetCode::Cancelled)),
             "{error:?}"
         );
-        // The direction that nobody ended goes on.
+        // The direction that was not ended goes on.
         send(&mut stopped_write, b"on").await;
         drop(write);
     }
@@ -392,7 +392,7 @@ pub(crate) async fn streams_opened_without_a_transport_wait_for_one(kind: Kind) 
     survivor.over().await;
 }
 
-/// A second transport is there before the first is gone: nobody waits, and the first is left.
+/// A second transport is there before the first is gone: streams do not wait, and the first is left.
 pub(crate) async fn a_later_transport_takes_over(kind: Kind) {
     let survivor = Survivor::start(kind).await;
     let Survivor { agent, server, .. } = &survivor;
@@ -462,7 +462,7 @@ pub(crate) async fn a_close_without_a_transport_is_found_out(kind: Kind) {
     assert_eq!(error.close_code(), Some(CloseCode::ResumeRefused));
 }
 
-/// Tries to take a session over, as who knows its id alone.
+/// Tries to take a session over with its id alone.
 async fn steal<A: Ask>(survivor: &Survivor, ask: &A) -> Result<A::Outcome, u64> {
     let transport = survivor.network.dial().await;
     let mut control = RawStream::new(transport.open().await.unwrap());
@@ -526,7 +526,7 @@ pub(crate) async fn a_stolen_session_id_is_worth_nothing(kind: Kind) {
     survivor.over().await;
 }
 
-/// Two transports race to resume: the later attempt has it, whichever arrives first.
+/// Two transports race to resume: the later attempt has it, even if it arrives first.
 #[test]
 fn the_later_of_two_attempts_has_the_session() {
     run(async {

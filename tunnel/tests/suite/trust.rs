@@ -1,4 +1,4 @@
-//! Whom the connector takes for its server (security rule 10), over each transport alike.
+//! How the connector verifies its server (security rule 10), over each transport alike.
 
 use underpass_tunnel::{
     CaPin, CertificateError, ConfigError, Connector, ConnectorConfig, Trust, WayError, chain,
@@ -43,7 +43,7 @@ async fn refused(config: ConnectorConfig) -> (CertificateError, String) {
     )
 }
 
-/// Over both transports, with what this makes of a server's PKI.
+/// Over both transports, with `pki` and the `change` of the configuration.
 fn each_refuses(
     pki: impl Fn() -> Pki,
     change: impl Fn(&mut ConnectorConfig, &Pki),

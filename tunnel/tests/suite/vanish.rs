@@ -145,7 +145,7 @@ async fn a_peer_that_takes_not_even_the_header() {
     let connector = connector();
     let (agent, _control) = tokio::join!(connector.establish(Arc::new(here)), let_in(&there));
     let agent = agent.unwrap();
-    // Longer than the window that nobody opens any further.
+    // Longer than the window, which is not opened any further.
     let request = OpenRequest {
         header: Bytes::from(vec![0; 256 * 1024]),
         ..target("test")

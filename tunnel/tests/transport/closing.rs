@@ -1,4 +1,4 @@
-//! How connections end, and who hears of it.
+//! How connections end, and which tasks hear of it.
 
 use std::future::poll_fn;
 use std::sync::Arc;
@@ -27,7 +27,7 @@ fn closed_there(kind: Kind, error: &TransportError) -> bool {
     }
 }
 
-/// Of a stream whose connection the other end has ended, or lost. Who reads or writes a stream of yamux may see
+/// Of a stream whose connection the other end has ended, or lost. A reader or writer of a yamux stream may see
 /// it end before the connection's driver has said why; that is no clean end either.
 fn ended_with(kind: Kind, error: HalfError, why: impl Fn(&TransportError) -> bool) -> bool {
     match error {
@@ -141,7 +141,7 @@ pub(crate) async fn a_peer_that_vanishes_is_a_loss(pair: Pair) {
         let said = format!("{error:?}");
         assert!(ended_with(pair.kind, error, is_lost), "{said}");
     }
-    // What had come is read before the error, and no clean end behind it.
+    // Received bytes are read before the error, and no clean end behind them.
     let error = read_all(&mut opened).await.unwrap_err();
     let said = format!("{error:?}");
     assert!(ended_with(pair.kind, error, is_lost), "{said}");

@@ -1,4 +1,4 @@
-//! Both ends of a transport, and short words for what tests do with streams.
+//! Both ends of a transport, and short helpers for streams.
 
 use std::future::{Future, poll_fn};
 use std::io;
@@ -23,7 +23,7 @@ use underpass_tunnel::transport::{BiStream, HalfError, RecvStream, SendStream, T
 /// How long anything may take that happens at once.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
 
-/// What carries the streams.
+/// The transports under test.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     UnderpassPipe,
@@ -308,7 +308,7 @@ pub(crate) fn pattern(seed: u8, len: usize) -> Vec<u8> {
     cycle.cycle().take(len).collect()
 }
 
-/// Polls once, with nobody to wake.
+/// Polls once, with a waker that does nothing.
 pub(crate) fn poll_once<T>(future: Pin<&mut impl Future<Output = T>>) -> Poll<T> {
     future.poll(&mut Context::from_waker(Waker::noop()))
 }
@@ -343,7 +343,7 @@ pub(crate) async fn until(what: &str, condition: impl Fn() -> bool) {
     .await;
 }
 
-/// Waits for what must happen at once.
+/// Fails where `future` takes too long.
 pub(crate) async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
     match tokio::time::timeout(DEADLINE, future).await {
         Ok(value) => value,

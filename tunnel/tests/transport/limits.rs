@@ -1,4 +1,4 @@
-//! A peer that sends what it likes over `underpass.v1`.
+//! A peer that sends any bytes over `underpass.v1`.
 
 use bytes::{Bytes, BytesMut};
 use futures_util::{SinkExt, StreamExt};
@@ -214,7 +214,7 @@ fn a_close_of_somebody_else_is_a_loss_that_says_why() {
         assert!(matches!(error, TransportError::Lost(_)), "{error:?}");
         let text = chain(&error);
         assert!(text.contains("1001: the proxy restarts"), "{text}");
-        // What came before it is still there to be read.
+        // Bytes from before it can still be read.
         let mut stream = accept(there.as_ref()).await;
         assert_eq!(read_exact(&mut stream, 4).await, b"last");
         let error = read_all(&mut stream).await.unwrap_err();

@@ -1,4 +1,4 @@
-//! What every transport promises, whatever carries it: the documentation of `Transport`,
+//! The promises of every transport, over any connection: the documentation of `Transport`,
 //! `SendStream` and `RecvStream`, sentence by sentence.
 
 #![allow(

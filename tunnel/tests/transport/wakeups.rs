@@ -1,4 +1,4 @@
-//! Whoever waits is woken, and only loses what it was given.
+//! Waiting tasks are woken, and a cancelled wait loses nothing.
 
 use std::collections::HashSet;
 use std::future::poll_fn;
@@ -62,7 +62,7 @@ pub(crate) async fn a_reader_is_woken_by_each_end(pair: Pair) {
     }
 }
 
-/// What a writer here writes: more than any queue holds, and less than a session's credit.
+/// Bytes that a writer here writes: more than any queue holds, and less than a session's credit.
 const TOTAL: usize = 6 * 1024 * 1024;
 
 /// Writes `TOTAL` bytes in a task of its own, which has been asleep by the time this returns. Then

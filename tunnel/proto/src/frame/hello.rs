@@ -28,13 +28,13 @@ pub struct Hello {
     pub max_streams: u32,
     /// How long the connector wants sessions to wait for it without a transport; 0: not at all.
     pub resume_window_ms: u32,
-    /// What runs there, for logs: name and version.
+    /// The connector's software, for logs: name and version.
     pub software: String,
-    /// What the transport is for.
+    /// The transport's purpose.
     pub purpose: Purpose,
 }
 
-/// What a transport is for.
+/// A transport's purpose.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Purpose {
     /// A session of its own.
@@ -43,17 +43,17 @@ pub enum Purpose {
     Resume {
         /// Its id, of its WELCOME.
         session: [u8; 16],
-        /// Counts the connector's transports of this session, so that a late one is known for
-        /// what it is. The session's first transport is 0.
+        /// Counts the connector's transports of this session, so that a late one is recognized.
+        /// The session's first transport is 0.
         attempt: u64,
         /// Lasting control frames of the acceptor's that have arrived since the session began.
         received: u64,
-        /// What the transport is to be to it.
+        /// The link that the transport is to become.
         wish: Wish,
     },
 }
 
-/// What a connector wants of a session that exists.
+/// A connector's request to an existing session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Wish {
     /// Its main link, or a new session where that one is not to be had.

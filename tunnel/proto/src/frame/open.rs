@@ -1,4 +1,4 @@
-//! OPEN and ANSWER: what a stream is for, and whether the peer takes it.
+//! OPEN and ANSWER: a stream's target, and whether the peer accepts it.
 
 use bytes::{Bytes, BytesMut};
 
@@ -9,7 +9,7 @@ use crate::wire::put_bytes;
 /// How urgent a stream's bytes are, beside those of other streams.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Class {
-    /// Somebody types: a shell, an attach.
+    /// Keystrokes: a shell, an attach.
     Interactive,
     /// Requests and watches.
     #[default]
@@ -53,7 +53,7 @@ pub struct Open {
     pub stream: StreamId,
     /// How urgent it is.
     pub class: Class,
-    /// What to connect it to, in the application's words.
+    /// The peer connects it to this, in the application's words.
     pub target: String,
     /// The header for the target, in the application's encoding.
     pub header: Bytes,

@@ -7,7 +7,7 @@ use super::{DecodeError, RawFrame, VarInt};
 /// Cuts frames from bytes that arrive in any pieces.
 ///
 /// Feed it with [`push`](Self::push), take frames with [`next`](Self::next) until that gives
-/// `None`. What follows the last frame is available through [`into_rest`](Self::into_rest): a
+/// `None`. The bytes behind the last frame are available through [`into_rest`](Self::into_rest): a
 /// stream's payload starts right behind its OPEN.
 ///
 /// It buffers one frame at the most: a length above the limit is an error as soon as it is read,
@@ -74,7 +74,7 @@ impl FrameReader {
         self.buffer.is_empty()
     }
 
-    /// What was pushed and is not part of a frame taken so far.
+    /// Pushed bytes that are not part of a frame taken so far.
     pub fn into_rest(self) -> Bytes {
         self.buffer.freeze()
     }

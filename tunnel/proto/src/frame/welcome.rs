@@ -17,7 +17,7 @@ use crate::wire::put_bytes;
 pub struct Welcome {
     /// The session's id: random, for logs and for resuming.
     pub session: [u8; 16],
-    /// What a later transport must prove to know.
+    /// A later transport must prove that it knows this.
     pub secret: SessionSecret,
     /// Streams that the connector may have open at once.
     pub max_streams: u32,
@@ -25,9 +25,9 @@ pub struct Welcome {
     pub keepalive_ms: u32,
     /// How long the session waits, in milliseconds, when it has no transport; 0: not at all.
     pub resume_window_ms: u32,
-    /// Who the acceptor takes the connector for.
+    /// The connector's name, as the acceptor knows it.
     pub peer: AgentName,
-    /// What runs there, for logs: name and version.
+    /// The acceptor's software, for logs: name and version.
     pub software: String,
 }
 

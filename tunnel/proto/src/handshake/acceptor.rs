@@ -66,8 +66,8 @@ impl AwaitProof {
     }
 }
 
-/// A connector that has proven to own its key. Whether the key is anybody's is the caller's to
-/// find out.
+/// A connector that has proven to own its key. The caller finds out whether the key is an
+/// agent's.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Proven {
     /// The key.

@@ -139,7 +139,7 @@ pub fn close(code: CloseCode, reason: &str) -> Bytes {
 }
 
 /// The signed bytes. Both frames are encoded anew, in the shortest form, so that both sides sign the
-/// same bytes whatever encoding of a number the peer chose.
+/// same bytes for every encoding of a number that the peer may choose.
 fn transcript(context: &[u8], hello: &Bytes, challenge: &Bytes) -> Vec<u8> {
     [context, hello, challenge].concat()
 }

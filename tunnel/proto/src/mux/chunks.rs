@@ -49,7 +49,7 @@ impl Chunks {
         }
     }
 
-    /// Appends what `encode` does: a header, or another short thing.
+    /// Appends `encode`'s output: a header, or another short thing.
     pub fn encode(&mut self, encode: impl FnOnce(&mut BytesMut)) {
         let before = self.tail.len();
         encode(&mut self.tail);

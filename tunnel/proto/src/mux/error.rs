@@ -1,4 +1,4 @@
-//! How a peer can break the multiplexer's rules, and what a stream's owner is told.
+//! A peer's violations of the multiplexer's rules, and the errors of streams.
 
 use thiserror::Error;
 
@@ -6,7 +6,7 @@ use super::number::Number;
 use crate::code::{CloseCode, ResetCode};
 use crate::limits;
 
-/// What the peer did that ends the connection (PROTOCOL.md, "Streams over underpass.v1").
+/// A peer's error that ends the connection (PROTOCOL.md, "Streams over underpass.v1").
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum Violation {
@@ -16,7 +16,7 @@ pub enum Violation {
     /// A DATA frame above its limit.
     #[error("a DATA frame of {len} bytes, the limit is {}", limits::MUX_DATA)]
     DataTooLong {
-        /// What its header says, in bytes.
+        /// The length in its header, in bytes.
         len: u64,
     },
     /// A DATA frame without payload that is no FIN either.
@@ -51,7 +51,7 @@ pub enum Violation {
 }
 
 impl Violation {
-    /// What the peer is told.
+    /// The code for the peer.
     pub const fn close_code(self) -> CloseCode {
         match self {
             Self::Kind(_) | Self::EmptyData => CloseCode::FrameEncoding,

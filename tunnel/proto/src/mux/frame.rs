@@ -29,7 +29,7 @@ pub(super) fn data_header_len(number: Number, len: usize) -> usize {
     1 + number.to_wire().encoded_len() + len.encoded_len()
 }
 
-/// What stands before the payload; of RESET and STOP, the whole frame.
+/// A frame's part before the payload; of RESET and STOP, all of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Header {
     Data { len: usize, fin: bool },

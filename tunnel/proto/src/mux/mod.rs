@@ -1,7 +1,7 @@
 //! The multiplexer inside a WebSocket: many streams in one byte stream (PROTOCOL.md, "Streams over
 //! underpass.v1").
 //!
-//! It has no windows: the session above bounds by its credit what is under way, the same over every
+//! It has no windows: the session's credit bounds the bytes in flight, the same over every
 //! transport. This only refuses a peer that ignores the credit, gives each stream its turn, and
 //! lets a writer wait while its own bytes do.
 
@@ -56,7 +56,7 @@ impl Key {
     }
 }
 
-/// What somebody waits for.
+/// An event that a task waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Event {
     /// The peer opened a stream: [`Mux::accept`] gives it.
@@ -70,11 +70,11 @@ pub enum Event {
 /// One end of a multiplexed connection, without input or output.
 ///
 /// # Driving it
-/// - What arrives goes to [`receive`](Self::receive), cut anywhere.
-/// - What is to be sent comes from [`transmit`](Self::transmit), whenever the connection can take
+/// - Pass arrived bytes to [`receive`](Self::receive), cut anywhere.
+/// - Take output from [`transmit`](Self::transmit), whenever the connection can take
 ///   something and [`has_frames`](Self::has_frames) says so.
-/// - After each of these, and after each call about a stream, [`poll_event`](Self::poll_event)
-///   says whom to wake.
+/// - After each of these, and after each call about a stream, wake the tasks of
+///   [`poll_event`](Self::poll_event)'s events.
 /// - A [`Violation`] is final: the connection is to be closed with its code.
 /// - Each key that [`open`](Self::open) and [`accept`](Self::accept) give has two halves, each of
 ///   which has to be released once.
@@ -84,7 +84,7 @@ pub struct Mux {
     table: Table,
     schedule: Schedule,
     events: Vec<Event>,
-    /// Streams that the peer opened and nobody has taken.
+    /// Streams that the peer opened and this side has not accepted.
     incoming: std::collections::VecDeque<Key>,
     /// Of the next stream of this side that sends its first frame.
     next_number: Number,
@@ -94,7 +94,7 @@ pub struct Mux {
     seen: Option<Number>,
     /// Streams that the peer opened.
     remote: usize,
-    /// Whether the peer has proven who it is.
+    /// Whether the peer is authenticated.
     trusted: bool,
     reader: HeaderReader,
     payload: Option<Payload>,
@@ -123,7 +123,7 @@ impl Mux {
         }
     }
 
-    /// The peer has proven who it is.
+    /// The peer is authenticated.
     pub fn authenticated(&mut self) {
         self.trusted = true;
     }
@@ -149,7 +149,7 @@ impl Mux {
         self.incoming.pop_front()
     }
 
-    /// Whom to wake.
+    /// The next event; wake its task.
     pub fn poll_event(&mut self) -> Option<Event> {
         self.events.pop()
     }
@@ -170,7 +170,7 @@ impl Mux {
         }
     }
 
-    /// What `key`'s turn gives: a STOP if there is one, and one other frame.
+    /// Sends the frames of `key`'s turn: a STOP if there is one, and one other frame.
     fn send_frame(&mut self, key: Key, max: usize, batch: &mut Chunks) {
         let Some(stream) = self.table.get(key) else {
             return;
@@ -236,7 +236,7 @@ impl Mux {
         }
     }
 
-    /// Ends the writing direction behind what was handed over.
+    /// Ends the writing direction behind the written bytes.
     ///
     /// # Errors
     /// Where it was reset.
@@ -328,8 +328,8 @@ impl Mux {
         self.held
     }
 
-    /// Puts a stream into the schedule where it has something to send, and forgets one that nobody
-    /// asks about any more.
+    /// Puts a stream into the schedule where it has something to send; forgets a released one that has
+    /// nothing.
     fn settle(&mut self, key: Key) {
         let Some(stream) = self.table.get(key) else {
             return;

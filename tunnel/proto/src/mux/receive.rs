@@ -1,4 +1,4 @@
-//! The receiving end: what a peer may send, and what becomes of it.
+//! The receiving end: checks a peer's frames and applies them.
 
 use bytes::Bytes;
 
@@ -20,7 +20,7 @@ pub(super) struct Payload {
 }
 
 impl Mux {
-    /// Takes what has arrived. Payload goes to its stream without being copied, unless it is short.
+    /// Takes arrived bytes. Payload goes to its stream without being copied, unless it is short.
     ///
     /// # Errors
     /// Where the peer broke a rule. Nothing may follow.

@@ -1,4 +1,4 @@
-//! Whose frame is next.
+//! Which stream sends next.
 
 use std::collections::VecDeque;
 
@@ -7,7 +7,7 @@ use crate::frame::Class;
 
 /// Bytes that streams of higher ranks may send, while one of a lower rank waits, before that one
 /// has a turn. With frames of 64 KiB a class that waits gets at least an eighth of the connection,
-/// and the others hardly notice: somebody who types does not send this much.
+/// and the others hardly notice: keystrokes are fewer bytes.
 pub(super) const PATIENCE: usize = 256 * 1024;
 
 /// How soon a stream's frames leave. The first is the soonest.
@@ -95,7 +95,7 @@ impl Schedule {
         }
     }
 
-    /// Whether nobody has anything to send.
+    /// Whether no stream has anything to send.
     pub(super) fn is_empty(&self) -> bool {
         let all = [&self.control, &self.interactive, &self.default, &self.bulk];
         all.into_iter().all(|turns| turns.streams.is_empty())
@@ -129,7 +129,7 @@ mod tests {
 
     const FRAME: usize = 64 * 1024;
 
-    /// Everybody always has something to send: who does, in which order?
+    /// The order in which streams send that always have something to send.
     fn order(streams: &[(Rank, u32)], frames: usize) -> Vec<u32> {
         let mut schedule = Schedule::default();
         for (rank, key) in streams {

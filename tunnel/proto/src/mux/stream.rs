@@ -55,7 +55,7 @@ impl Stream {
         self.send.has_frame() || self.recv.stop == Stop::Asked
     }
 
-    /// Nobody here will ask about it again.
+    /// This side has released both halves.
     pub(super) const fn is_released(&self) -> bool {
         self.send.released && self.recv.released
     }
@@ -205,7 +205,7 @@ impl Receiving {
         self.inbox.len()
     }
 
-    /// Whether what comes is thrown away.
+    /// Whether arriving bytes are dropped.
     pub(super) fn is_discarding(&self) -> bool {
         self.stop_code.is_some()
     }

@@ -35,7 +35,7 @@ impl Session {
         }
     }
 
-    /// Lets that gather which nobody waits for.
+    /// Delays output that the peer does not wait for.
     pub(super) fn settle_later(&mut self, now: Instant) {
         if self.timers.settle.is_none() {
             self.timers.settle = Some(now + limits::SETTLE_DELAY);
@@ -92,7 +92,7 @@ impl Session {
         self.queue_ack();
     }
 
-    /// Whether something goes out on the primary link now: what has gathered goes with it.
+    /// Whether something goes out on the primary link now, and gathered frames with it.
     pub(super) fn is_pressing(&self, primary: LinkId) -> bool {
         let link = self.links.get(&primary);
         self.pressing || link.is_some_and(|link| link.has_queued()) || !self.credits_due.is_empty()
@@ -189,7 +189,7 @@ mod tests {
         assert!(sent.len() > 6, "a CREDIT and a DONE: {sent:?}");
         let later = session.next_timeout(PART).unwrap();
         assert!(later > now + limits::SETTLE_DELAY, "nothing is left");
-        // And again, for what comes then.
+        // And again, for later bytes.
         session.received(id, 1000, later).unwrap();
         session.handle_timeout(PART, later + limits::ACK_DELAY);
         assert!(session.poll_transmit(LINK).is_some());

@@ -1,4 +1,4 @@
-//! The session's links: its control frames, on whatever transports there are.
+//! The session's links: its control frames, on any of its transports.
 
 use std::fmt;
 use std::time::{Duration, Instant};
@@ -43,7 +43,7 @@ impl fmt::Display for LinkId {
 /// The role of a link in its session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LinkRole {
-    /// It carries what the session has to say, and streams.
+    /// It carries the session's own frames, and streams.
     Main,
     /// It carries streams of the class bulk alone, beside a main link.
     Lane,
@@ -110,7 +110,7 @@ pub(super) struct Link {
     /// The number of the lasting frame to send next, and of the one that arrives next.
     next_out: u64,
     next_in: u64,
-    /// The peer is to hear what `next_out` is.
+    /// The peer is to hear the value of `next_out`.
     announce: bool,
     pub(super) over: bool,
 }
@@ -199,8 +199,8 @@ impl Session {
     }
 
     /// A link's transport has ended. Where it was the primary one, the session waits for another,
-    /// or ends. The others are no substitute: earlier ones only carry what has not moved yet, and what
-    /// cut one connection may have cut a lane, too.
+    /// or ends. The others are no substitute: earlier ones only carry streams that have not moved yet, and
+    /// the same failure may have cut a lane, too.
     pub fn link_lost(&mut self, link: LinkId, now: Instant) {
         self.links.remove(&link);
         self.streams.uproot(link);
@@ -245,7 +245,7 @@ impl Session {
         self.events.push_back(Event::LinkEnded(link, end));
     }
 
-    /// The main link, for whatever has no lane; `None` while the session has no transport.
+    /// The main link, for streams without a lane; `None` while the session has no transport.
     pub fn primary(&self) -> Option<LinkId> {
         self.primary
     }
@@ -270,7 +270,7 @@ impl Session {
         self.timers.resume?.checked_sub(self.resume_window)
     }
 
-    /// Lasting frames of the peer that have arrived: what to tell it on the next link.
+    /// Lasting frames of the peer that have arrived: its next link is told this number.
     pub fn arrived(&self) -> u64 {
         self.arrived
     }
@@ -285,7 +285,7 @@ impl Session {
         self.links.get(&self.primary?)?.round_trip
     }
 
-    /// What the windows of streams on a link are to be large enough for.
+    /// How large the windows of streams on a link are to be.
     pub(super) fn pace(&self, link: Option<LinkId>) -> Pace {
         // They do not grow before the first measure, a round trip after the link's beginning.
         let round_trip = self.round_trip().unwrap_or_default();
@@ -300,8 +300,8 @@ impl Session {
         }
     }
 
-    /// The link's transport never has more under way than its path holds: whatever more it is given waits at this
-    /// side, where who types goes before it.
+    /// The link's transport never has more in flight than its path holds: the rest waits at this
+    /// side, where keystrokes overtake it.
     pub fn queue_is_short(&mut self, link: LinkId) {
         if let Some(link) = self.links.get_mut(&link) {
             link.queue_is_short = true;
@@ -411,7 +411,7 @@ impl Session {
             Control::Lasting(frame) => {
                 let number = link.next_in;
                 link.next_in += 1;
-                // What was sent again, on a later link, counts once.
+                // A frame sent again, on a later link, counts once.
                 if number == self.arrived {
                     self.arrived += 1;
                     self.settle_later(now);
@@ -479,13 +479,13 @@ impl Session {
         }
     }
 
-    /// Whether the peer has something to acknowledge on a link. What its application leaves unread
-    /// looks the same; then the PING is answered.
+    /// Whether the peer has something to acknowledge on a link. Bytes that its application leaves
+    /// unread look the same; then it answers the PING.
     fn is_owed(&self, link: LinkId) -> bool {
         if self.primary == Some(link) {
             return self.streams.kept() > 0 || self.outbox.len() > 0;
         }
-        // What is kept may all be of streams elsewhere: then a PING was sent in vain.
+        // All kept bytes may be of streams elsewhere: then a PING was sent in vain.
         let carries = self.links.get(&link).is_some_and(|link| link.streams > 0);
         carries && self.streams.kept() > 0
     }

@@ -47,7 +47,7 @@ pub struct Agreed {
     pub resume_window: ResumeWindow,
 }
 
-/// A session: its streams with what they keep, its transports (here called links), its end.
+/// A session: its streams with their kept bytes, its transports (here called links), its end.
 ///
 /// ```text
 ///            GOAWAY sent or received      CLOSE, violation, no link for the resume window
@@ -84,7 +84,7 @@ pub struct Agreed {
 /// 3. On each link, [`poll_transmit`](Self::poll_transmit), until there is nothing: the bytes go to the control
 ///    stream in that order.
 /// 4. After a timeout, the streams of [`take_overdue`](Self::take_overdue). On each, and after each write,
-///    [`next_chunk`](Self::next_chunk): what the transport takes of it, `sent` tells.
+///    [`next_chunk`](Self::next_chunk); then `sent` with the number of bytes that the transport took.
 /// 5. Each part's [`next_timeout`](Self::next_timeout), which may be earlier now.
 ///
 /// [`take_changed`](Self::take_changed) says whether 2, 3 and 5 can have changed on the primary link; the
@@ -216,7 +216,7 @@ pub enum Violation {
     /// It asks faster than it reads the answers.
     #[error("more than {} answers wait to be read", limits::CONTROL_QUEUE)]
     NotReading,
-    /// It does not acknowledge what it was told.
+    /// It does not acknowledge lasting frames.
     #[error(
         "more than {} lasting frames wait to be acknowledged",
         limits::LASTING_FRAMES
@@ -364,14 +364,14 @@ impl Session {
         self.events.pop_front()
     }
 
-    /// Something the peer must hear at once.
+    /// Queues a frame that the peer must get at once.
     fn say_now(&mut self, frame: &Lasting) {
         self.changed = true;
         self.pressing = true;
         self.say(frame);
     }
 
-    /// Something the peer must hear, whatever becomes of the link; with what goes out next.
+    /// Queues a frame that the peer must get, even if the link is lost; it goes with the next output.
     fn say(&mut self, frame: &Lasting) {
         if self.is_closed() {
             return;

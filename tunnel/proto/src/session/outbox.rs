@@ -1,4 +1,4 @@
-//! Lasting control frames: kept until the peer has them, whatever transport they went on.
+//! Lasting control frames: kept until the peer has them, on any transport.
 
 use std::collections::VecDeque;
 

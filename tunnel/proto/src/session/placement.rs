@@ -9,14 +9,14 @@ use crate::limits;
 use crate::session::Event;
 use crate::stream_id::{Role, StreamId};
 
-/// What becomes of a transport stream that names a stream of the session.
+/// The decision on a transport stream that names a stream of the session.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Taken {
     /// It is that stream's, which is new: pass it on.
     New,
     /// It is that stream's, which goes on.
     Known,
-    /// It is nobody's: drop it. Why, the peer has been told, or knows.
+    /// It has no stream: drop it. The peer was told why, or knows.
     Nobodys,
 }
 
@@ -74,7 +74,7 @@ impl Session {
             .unwrap_or_default()
     }
 
-    /// What a stream of this side begins with on a link. `None` where it is no more, or is there already,
+    /// This side's first frame of a stream on a link. `None` where the stream is gone, is there already,
     /// or does not belong there any more.
     pub fn begin(&mut self, link: LinkId, id: StreamId) -> Option<Beginning> {
         let belongs = self.link_for(id) == Some(link);
@@ -127,7 +127,7 @@ impl Session {
         Ok(Taken::New)
     }
 
-    /// A transport stream of `link` began with ATTACH. Where it is somebody's, answer with
+    /// A transport stream of `link` began with ATTACH. Unless it is [`Taken::Nobodys`], answer with
     /// [`attached`](Self::attached).
     ///
     /// # Errors
@@ -148,7 +148,7 @@ impl Session {
         Ok(if first { Taken::New } else { Taken::Known })
     }
 
-    /// Whose a transport stream is; makes room for a stream that is new.
+    /// Finds the stream of a transport stream; makes room for a new one.
     fn meet(&mut self, id: StreamId, leg: Leg) -> Result<Taken, Violation> {
         if id.initiator() == self.role {
             return Err(Violation::WrongInitiator(id));
@@ -187,7 +187,7 @@ impl Session {
         first.unwrap_or(false)
     }
 
-    /// The answer to the peer's ATTACH, which said what it has; sends again from there. `None` where
+    /// The answer to the peer's ATTACH, which has its offset; sends again from there. `None` where
     /// a later leg has the stream.
     ///
     /// # Errors
@@ -210,7 +210,7 @@ impl Session {
         stream.is_some_and(|stream| stream.next_leg == leg.next())
     }
 
-    /// The peer's number in ATTACH, or in the answer to it: sends again from what it has. Gives `false`
+    /// The peer's offset in ATTACH, or in the answer to it: sends again from there. Gives `false`
     /// where a later leg has the stream.
     ///
     /// # Errors
@@ -419,7 +419,7 @@ mod tests {
             session.link_up(LinkId(2), LinkRole::Lane, 0, now),
             Err(LinkRefused::LaneAlone)
         );
-        // What was refused has no number that counts.
+        // A refused link does not use up its number.
         session.link_up(LinkId(2), LinkRole::Main, 0, now).unwrap();
     }
 

@@ -1,4 +1,4 @@
-//! The session's streams: what the application and the transports do to them.
+//! The session's streams: operations of the application and the transports.
 
 use std::time::Instant;
 
@@ -26,11 +26,11 @@ pub(super) struct StreamState {
     pub(super) next_leg: Leg,
     /// Its OPEN was passed on.
     pub(super) opened: bool,
-    /// Somebody has not let go of it yet.
+    /// It is not released yet.
     pub(super) held: bool,
     /// Whether a CREDIT is on its way out, and how soon.
     news: Option<Due>,
-    /// Whoever writes to it found no room.
+    /// Its writer found no room.
     waiting: bool,
 }
 
@@ -105,7 +105,7 @@ impl StreamState {
 /// Streams by class. One whose OPEN is not known yet is of none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Classes {
-    /// Somebody types.
+    /// Shells, attaches.
     pub interactive: u32,
     /// Requests and watches.
     pub default: u32,
@@ -134,7 +134,7 @@ pub enum WriteEnd {
     Gone,
 }
 
-/// What a stream's writer does next.
+/// The next action of a stream's writer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Writable {
     /// Hand this to the transport: it was written before.
@@ -244,7 +244,7 @@ impl Session {
         room.unwrap_or(Err(WriteEnd::Gone))
     }
 
-    /// What to do before more is written to a stream that has a transport.
+    /// The next action of the writer of a stream that has a transport.
     ///
     /// # Errors
     /// Where nothing more can be written.
@@ -376,13 +376,13 @@ impl Session {
         self.streams.get(id)?.recv.ended().cloned()
     }
 
-    /// Nobody on this side has to do with the stream any more, except to deliver what it wrote.
+    /// This side is done with the stream, except to deliver its written bytes.
     pub fn release(&mut self, id: StreamId) {
         self.streams.update(id, |stream| stream.held = false);
         self.forget_if_over(id);
     }
 
-    /// What to tell the peer of a stream, if there is anything new.
+    /// A stream's next CREDIT, if it has news.
     pub(super) fn take_credit(&mut self, id: StreamId) -> Option<(u64, u64)> {
         self.streams.update(id, |stream| {
             stream.news = None;
@@ -424,7 +424,7 @@ impl Session {
             Ok::<_, OffsetError>(std::mem::take(&mut stream.waiting))
         });
         let credited = credited.transpose();
-        // Most credit comes to somebody who has room, and has better things to do than to look.
+        // Most credit comes while the writer has room: it is not woken for nothing.
         if credited.map_err(|error| Violation::Offset(id, error))? == Some(true) {
             self.events.push_back(Event::Writable(id));
         }
@@ -460,7 +460,7 @@ impl Session {
             self.events.push_back(Event::Readable(id));
             self.forget_if_over(id);
         } else if !self.known(id)? && id.initiator() != self.role && self.see(id)? {
-            // Its OPEN was overtaken, or is lost: whatever comes of it is nobody's.
+            // Its OPEN was overtaken, or is lost: later frames of it are dropped.
             let code = ResetCode::Cancelled;
             self.say_now(&Lasting::ResetStream(ResetStream { stream: id, code }));
         }

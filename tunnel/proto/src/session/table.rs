@@ -1,4 +1,4 @@
-//! The session's streams, and what is counted over them.
+//! The session's streams, and their totals.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Iter;

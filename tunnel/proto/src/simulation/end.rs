@@ -28,7 +28,7 @@ pub(super) struct Attaching {
     pub(super) reader: FrameReader,
 }
 
-/// What an application knows of its stream.
+/// A stream as its application knows it.
 #[derive(Debug, Default)]
 pub(super) struct Stream {
     /// Where it is read and written; `None` while it moves.
@@ -68,14 +68,14 @@ static PATTERN: LazyLock<Bytes> = LazyLock::new(|| {
     (0..4 * PERIOD).map(byte).collect::<Vec<_>>().into()
 });
 
-/// What `from` sends on a stream from `offset` on: at most three periods.
+/// The bytes that `from` sends on a stream from `offset` on: at most three periods.
 pub(super) fn payload(id: StreamId, from: usize, offset: u64, len: u64) -> Bytes {
     let shift = id.to_wire().into_inner() * 31 + from as u64 * 7 + offset;
     let start = usize::try_from(shift % PERIOD as u64).expect("below the period");
     PATTERN.slice(start..start + usize::try_from(len).expect("a piece"))
 }
 
-/// What an application did to a stream, for the other end to compare with.
+/// An application's actions on a stream, for the other end to compare with.
 #[derive(Debug, Default)]
 pub(super) struct Truth {
     pub(super) written: u64,
@@ -251,7 +251,7 @@ impl End {
         stream
     }
 
-    /// Payload arrived: it must be what the other end wrote at that place.
+    /// Payload arrived: it must be the other end's bytes at that place.
     pub(super) fn compare(&mut self, id: StreamId, bytes: &Bytes) {
         let from = 1 - self.which;
         if let Some(stream) = self.streams.get_mut(&id) {
@@ -280,7 +280,7 @@ impl End {
         self.session.release(id);
     }
 
-    /// What the stream hands to its transport next: at most `most` bytes.
+    /// The stream's next item for its transport: at most `most` bytes.
     pub(super) fn chunk(&mut self, id: StreamId, most: usize) -> Option<super::network::Item> {
         match self.session.next_chunk(id) {
             Chunk::Data(bytes) => {

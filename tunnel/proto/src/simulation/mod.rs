@@ -1,7 +1,7 @@
 //! Two sessions on a simulated network: one virtual clock, and every choice from one source.
 //!
 //! A test draws the choices from a seed, a fuzzer from its input. Transports come and go, at both
-//! ends at different times; what is under way on one when it dies is lost. Control streams and
+//! ends at different times; a dead one loses the bytes in flight on it. Control streams and
 //! streams travel beside each other with delays of their own, as they do on real transports.
 
 mod end;

@@ -7,14 +7,14 @@ use bytes::Bytes;
 
 use crate::frame::FrameReader;
 
-/// What travels on a transport stream.
+/// Bytes or the end of a transport stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Item {
     Bytes(Bytes),
     Fin,
 }
 
-/// A queue that keeps its order, whatever the delays.
+/// A queue that keeps its order at any delays.
 #[derive(Debug)]
 pub(super) struct Pipe<T>(VecDeque<(Duration, T)>);
 
@@ -51,13 +51,13 @@ impl<T> Pipe<T> {
     }
 }
 
-/// A stream of a transport: what is under way to each end.
+/// A stream of a transport: the items in flight to each end.
 #[derive(Debug, Default)]
 pub(super) struct Channel {
     pub(super) to: [Pipe<Item>; 2],
     /// The end that did not open it has met it.
     pub(super) met: bool,
-    /// What that end has read of its first frame, and how many bytes that were.
+    /// That end's reader of the first frame, and how many bytes it has read.
     pub(super) first: Option<(FrameReader, usize)>,
 }
 
@@ -94,14 +94,14 @@ impl Transport {
         self.channels.len() - 1
     }
 
-    /// What `from` sends on a channel.
+    /// Sends `item` from `from` on a channel.
     pub(super) fn post(&mut self, from: usize, channel: usize, at: Duration, item: Item) {
         if !self.dead {
             self.channels[channel].to[1 - from].post(at, item);
         }
     }
 
-    /// What is under way is lost.
+    /// Loses all items in flight.
     pub(super) fn cut(&mut self) {
         self.dead = true;
         for pipe in &mut self.control {

@@ -1,4 +1,4 @@
-//! The world: what may happen, and what must hold all the same.
+//! The world: its events, and the invariants that must hold.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -37,7 +37,7 @@ struct Handshake {
     role: LinkRole,
     at: Duration,
     connector_has: u64,
-    /// What the acceptor said, once it has joined.
+    /// The acceptor's count, once it has joined.
     acceptor_has: Option<u64>,
 }
 
@@ -82,7 +82,7 @@ impl<'a> World<'a> {
         world
     }
 
-    /// Does what the choices say until they run out or `steps` are done, then lets everything
+    /// Follows the choices until they run out or `steps` are done, then lets everything
     /// come to its end.
     pub(crate) fn run(mut self, steps: u32) {
         for _ in 0..steps {
@@ -219,7 +219,7 @@ impl<'a> World<'a> {
             if handshake.at > now {
                 self.handshakes.push(handshake);
             } else if dead {
-                // Nobody hears of it.
+                // Neither end hears of it.
             } else if let Some(acceptor_has) = handshake.acceptor_has {
                 self.join(0, handshake.link, handshake.role, acceptor_has);
             } else {
@@ -349,7 +349,7 @@ impl<'a> World<'a> {
         self.now + Duration::from_millis(self.choices.below(DELAY_MAX).into())
     }
 
-    /// Takes what both sessions want sent and told, until nothing changes.
+    /// Takes all output and events of both sessions.
     fn settle(&mut self) {
         for end in 0..2 {
             self.ends[end].take_events();
@@ -455,7 +455,7 @@ impl<'a> World<'a> {
         }
     }
 
-    /// Lets `time` pass: whatever is due happens, in order.
+    /// Lets `time` pass: due events happen, in order.
     fn pass(&mut self, time: Duration) {
         let until = self.now + time;
         while let Some(at) = self.next_event().filter(|at| *at <= until) {
@@ -560,7 +560,7 @@ impl<'a> World<'a> {
         }
     }
 
-    /// Reads what is read without being asked: the first frames of transport streams.
+    /// Reads without an application: the first frames of transport streams.
     fn deliver_streams(&mut self, end: usize) {
         let links = self.joined(end);
         for link in links {
@@ -705,7 +705,7 @@ impl<'a> World<'a> {
         }
     }
 
-    /// An application reads what has arrived of one of its streams.
+    /// An application reads arrived bytes of one of its streams.
     fn read(&mut self, end: usize, pick: usize) {
         let mut found = None;
         self.with_stream(end, pick, |_, id| found = Some(id));
@@ -772,7 +772,7 @@ impl<'a> World<'a> {
         }
     }
 
-    /// What no honest peer says, on the way to `end`.
+    /// Sends `end` frames of a dishonest peer.
     fn poison(&mut self, end: usize) {
         let Some(link) = self.ends[end].session.primary() else {
             return;

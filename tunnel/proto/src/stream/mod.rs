@@ -1,4 +1,4 @@
-//! One stream of a session: what it keeps until the peer has it, and what it lets the peer send.
+//! One stream of a session: the bytes it keeps until the peer has them, and the peer's credit.
 
 mod recv;
 mod send;
@@ -15,9 +15,9 @@ pub enum OffsetError {
     /// It acknowledges bytes that were not sent to it.
     #[error("{received} bytes are acknowledged, {sent} were sent")]
     NeverSent {
-        /// What it says it has, in bytes.
+        /// The bytes it says it has.
         received: u64,
-        /// What it can have, in bytes.
+        /// The bytes it can have.
         sent: u64,
     },
     /// It asks again for bytes that it has acknowledged.
@@ -25,15 +25,15 @@ pub enum OffsetError {
     Forgotten {
         /// Where it wants to go on, in bytes.
         received: u64,
-        /// What it has acknowledged, in bytes.
+        /// The bytes it has acknowledged.
         acknowledged: u64,
     },
     /// It sent more than it was allowed.
     #[error("{received} bytes were sent, {limit} were allowed")]
     Overrun {
-        /// What came, in bytes.
+        /// The bytes that came.
         received: u64,
-        /// What was allowed, in bytes.
+        /// The bytes that were allowed.
         limit: u64,
     },
     /// It says that it has an end that was not sent.

@@ -1,4 +1,4 @@
-//! The receiving direction: what arrived, and what may follow.
+//! The receiving direction: received bytes, and the credit for more.
 
 use std::time::{Duration, Instant};
 
@@ -8,9 +8,9 @@ use crate::limits;
 
 /// One direction of a stream, at the side that receives it.
 ///
-/// The window grows where it is what limits the peer, which is known once the peer has used up a whole one:
+/// The window grows where it limits the peer, which shows once the peer has used up a whole one soon:
 /// counted from a grant on, so that it was all used since, and over however many grants lie between, as on a
-/// long path there are many within one round trip. See [`Pace`] for what is soon.
+/// long path there are many within one round trip. [`Pace`] defines soon.
 ///
 /// ```text
 ///          clean end
@@ -25,7 +25,7 @@ use crate::limits;
 #[derive(Debug)]
 pub struct Receiver {
     received: u64,
-    /// What the peer was told of `received`.
+    /// `received`, as the peer was told last.
     told: u64,
     limit: u64,
     window: u64,
@@ -49,11 +49,11 @@ pub enum RecvEnd {
     Stopped,
 }
 
-/// What a window is to be large enough for.
+/// How large a window is to be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pace {
-    /// The path's round trip, and hardly more: somebody types, and waits behind whatever is queued on the way. The
-    /// window stays between one and two and a half times what the path carries in a round trip.
+    /// The path's round trip, and hardly more: keystrokes wait behind all bytes queued on the path. The
+    /// window stays between one and two and a half times the bytes that the path carries in a round trip.
     Latency(Duration),
     /// Two to four times that, and twice [`limits::WINDOW_TIME`] at the least: on a short path larger windows
     /// spare grants, of which each wakes both sides.
@@ -61,7 +61,7 @@ pub enum Pace {
 }
 
 impl Pace {
-    /// What becomes of a window that the peer has used up in `time`; it grows by `spare` at the most.
+    /// The new size of a window that the peer has used up in `time`; it grows by `spare` at the most.
     fn resize(self, window: u64, time: Duration, spare: u64) -> u64 {
         match self {
             // Without a measure of the path nothing grows.
@@ -69,8 +69,8 @@ impl Pace {
             Self::Throughput(round_trip) if time < 2 * round_trip.max(limits::WINDOW_TIME) => {
                 window + window.min(spare)
             }
-            // It takes longer than a round trip where something is queued: a quarter of what would be queued is
-            // the most that one step adds.
+            // It takes longer than a round trip where something is queued. One step adds a quarter of the window:
+            // no more than that can queue.
             Self::Latency(round_trip) if time < round_trip + round_trip / 4 => {
                 window + (window / 4).min(spare)
             }
@@ -83,12 +83,12 @@ impl Pace {
     }
 }
 
-/// How soon the peer should hear what arrived.
+/// How soon the peer should hear of arrived bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Due {
     /// At once: it waits, or is about to.
     Now,
-    /// With the next batch: it can forget what it keeps.
+    /// With the next batch: it can forget kept bytes.
     Soon,
 }
 
@@ -162,7 +162,7 @@ impl Receiver {
         self.limit = self.limit.max(len + limits::STREAM_CREDIT);
     }
 
-    /// What the peer may be told: bytes that arrived, and how many may in all.
+    /// The credit for the peer: bytes that arrived, and how many may in all.
     pub fn credit(&mut self) -> (u64, u64) {
         self.limit = self.limit.max(self.received + self.window);
         self.told = self.received;
@@ -218,7 +218,7 @@ mod tests {
         assert!(!receiver.has_news());
     }
 
-    /// The peer sends what it may at once; the reader reads it, and nothing is granted before that.
+    /// The peer sends its whole credit at once; the reader reads it, and nothing is granted before that.
     #[test]
     fn what_lay_there_says_nothing_of_the_peer() {
         let mut receiver = Receiver::new(WINDOW);
@@ -234,8 +234,8 @@ mod tests {
         assert_eq!(receiver.window, WINDOW);
     }
 
-    /// The window after a second and more, where so many bytes come in a round trip, and every 5 ms whoever sends
-    /// hears what has come.
+    /// The window after a second and more, where so many bytes come in a round trip, and the sender gets
+    /// credit every 5 ms.
     fn window_at(rate: u64, round_trip: Duration, pace: Pace, spare: u64) -> u64 {
         let mut receiver = Receiver::new(WINDOW);
         read(&mut receiver, rate, round_trip, pace, spare);

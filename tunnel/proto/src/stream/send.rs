@@ -14,8 +14,8 @@ use crate::code::ResetCode;
 ///  -----------+----------------------------+--------------------------+----------------- - -
 ///        acknowledged                     next                       end             limit
 /// ```
-/// `next` goes back to what the peer has when the stream moves to another transport. Bytes are
-/// reference-counted: what is kept and what the transport has are the same memory.
+/// `next` goes back to `acknowledged` when the stream moves to another transport. Bytes are
+/// reference-counted: the stream and the transport share the same memory.
 ///
 /// ```text
 ///          finish                      done
@@ -31,13 +31,13 @@ pub struct SendBuffer {
     next: u64,
     /// Where `next` is: a chunk of `kept`, and bytes of it that are before.
     cursor: (usize, usize),
-    /// Where what was offered last begins.
+    /// Where the last offered chunk begins.
     offered: u64,
     /// The most that was ever offered to a transport.
     sent: u64,
     end: u64,
     limit: u64,
-    /// What is not handed over waits for more to go with it.
+    /// Bytes not handed over wait for more to go with them.
     waits: bool,
     state: State,
 }
@@ -60,7 +60,7 @@ pub enum SendEnd {
     Stopped(ResetCode),
 }
 
-/// What to hand to the transport next.
+/// The next chunk for the transport.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Chunk {
     /// These bytes; say how many of them were taken with [`SendBuffer::advance`].
@@ -143,7 +143,7 @@ impl SendBuffer {
         self.waits = alone;
     }
 
-    /// What waits for more waits no longer. Gives whether anything did.
+    /// Ends the wait for more bytes. Gives whether any waited.
     pub fn hurry(&mut self) -> bool {
         std::mem::take(&mut self.waits) && self.ended().is_none()
     }
@@ -159,7 +159,7 @@ impl SendBuffer {
         }
     }
 
-    /// What to hand over next. From now on the peer may have it: its acknowledgement can come before
+    /// The next chunk to hand over. From now on the peer may have it: its acknowledgement can come before
     /// [`advance`](Self::advance) says that the transport has taken it.
     pub fn offer(&mut self) -> Chunk {
         let (index, offset) = self.cursor;
@@ -216,7 +216,7 @@ impl SendBuffer {
                 sent: self.sent,
             });
         }
-        // Frames of two transports may overtake each other: what is older changes nothing.
+        // Frames of two transports may overtake each other: older ones change nothing.
         self.limit = self.limit.max(limit);
         Ok(self.forget(received))
     }
@@ -287,7 +287,7 @@ impl SendBuffer {
         }
     }
 
-    /// Gives up; what is kept is forgotten. Gives how many bytes that were. Nothing changes once
+    /// Gives up and forgets the kept bytes. Gives how many those were. Nothing changes once
     /// it is over.
     pub fn abandon(&mut self, end: SendEnd) -> u64 {
         if self.ended().is_some() {
@@ -413,7 +413,7 @@ mod tests {
         assert_eq!(send.ended(), Some(SendEnd::Done));
     }
 
-    /// Every transition of the type's diagram; what is not in it changes nothing.
+    /// Every transition of the type's diagram; all others change nothing.
     #[test]
     fn an_end_is_final() {
         let ends = [

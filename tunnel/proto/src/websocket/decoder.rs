@@ -6,23 +6,23 @@ use super::{CONTROL_MAX, Closing, FramingError, Header, Mask, Opcode};
 use crate::limits;
 use crate::stream_id::Role;
 
-/// What came.
+/// Decoded input.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Received {
-    /// The next bytes of the multiplexer's: a slice of what was read, not a copy.
+    /// The next bytes of the multiplexer's: a slice of the read buffer, not a copy.
     Payload(Bytes),
     /// To be answered with a Pong of the same payload.
     Ping(Bytes),
-    /// Somebody is there.
+    /// The peer is alive.
     Pong,
     /// Nothing comes behind it.
     Close(Closing),
 }
 
-/// Cuts WebSocket frames from what was read, and unmasks them.
+/// Cuts WebSocket frames from read bytes, and unmasks them.
 ///
 /// The caller appends what it reads to one buffer and calls [`decode`](Self::decode) on it until
-/// that gives nothing; what is left in the buffer then is the beginning of a header or of a control
+/// that gives nothing; then the buffer holds the beginning of a header or of a control
 /// frame, [`UNDECODED_MAX`](Self::UNDECODED_MAX) bytes at the most.
 #[derive(Debug)]
 pub struct Decoder {

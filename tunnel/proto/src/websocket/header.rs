@@ -13,7 +13,7 @@ const MASKED: u8 = 0x80;
 const LENGTH_16: u8 = 126;
 const LENGTH_64: u8 = 127;
 
-/// What a frame is.
+/// A frame's type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Opcode {
     /// The next fragment of a message.
@@ -57,7 +57,7 @@ impl Opcode {
     }
 }
 
-/// What stands before a frame's payload.
+/// A frame's part before its payload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Header {
     /// The message's last frame.

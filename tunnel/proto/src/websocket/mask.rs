@@ -1,4 +1,4 @@
-//! Masking (RFC 6455, section 5.3): what a client XORs onto its payload.
+//! Masking (RFC 6455, section 5.3): a client XORs its payload with a mask.
 
 use bytes::BytesMut;
 

@@ -1,6 +1,6 @@
 //! WebSocket framing (RFC 6455, section 5) for a byte stream in binary messages.
 //!
-//! Only what carries a multiplexer: binary messages whose boundaries mean nothing, and the control
+//! Only the part that a multiplexer needs: binary messages whose boundaries mean nothing, and the control
 //! frames. Payload is given out as it arrives, not message by message, so that nothing is assembled
 //! and nothing waits for a message's end. The HTTP handshake (section 4) is the transport's.
 
@@ -18,7 +18,7 @@ use thiserror::Error;
 use super::code::CloseCode;
 use super::limits;
 
-/// Bytes of a close reason: what a control frame has left beside its status code.
+/// Bytes of a close reason: a control frame's room beside its status code.
 const CLOSE_REASON_MAX: usize = CONTROL_MAX - 2;
 
 /// The status codes from here on are private use (RFC 6455, section 7.4.2); ours are this and a
@@ -79,7 +79,7 @@ impl FramingError {
     }
 }
 
-/// What a peer says when it closes.
+/// A peer's close frame.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Closing {
     /// The status code, where it gave one.

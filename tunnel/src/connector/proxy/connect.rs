@@ -24,7 +24,7 @@ pub enum ProxyError {
     /// The connection to the proxy failed.
     #[error("the connection to the proxy failed")]
     Io(#[source] io::Error),
-    /// The proxy wants to know who this is (407).
+    /// The proxy wants credentials (407).
     #[error(
         "the proxy {} (407){}",
         if *.given { "refuses the user and password that it was given" } else { "wants a user and password" },
@@ -51,7 +51,7 @@ pub enum ProxyError {
         /// The HTTP status.
         status: u16,
     },
-    /// What answers speaks no HTTP.
+    /// The answer is not HTTP.
     #[error("what answers is no HTTP proxy (or one to be reached with https://)")]
     Malformed(#[source] httparse::Error),
     /// The answer is too long.
@@ -69,7 +69,7 @@ pub enum ProxyError {
     Surplus,
 }
 
-/// What else than Basic the proxy takes, if it does not take that.
+/// The schemes that the proxy offers, if Basic is not one of them.
 fn offers(schemes: &[String]) -> String {
     if schemes.is_empty() || schemes.iter().any(|s| s.eq_ignore_ascii_case("basic")) {
         return String::new();
@@ -106,8 +106,8 @@ pub(super) async fn connect(
         }
         while let Some(answer) = Answer::parse(received.get(passed..).unwrap_or_default())? {
             passed += answer.length;
-            // 1xx precedes the answer (RFC 9110, section 15.2); 101 would be an upgrade that nobody
-            // asked for.
+            // 1xx precedes the answer (RFC 9110, section 15.2); 101 would be an unrequested
+            // upgrade.
             if (100..200).contains(&answer.status) && answer.status != 101 {
                 continue;
             }
@@ -177,7 +177,7 @@ impl Answer {
 
     fn outcome(self, given: bool) -> Result<(), ProxyError> {
         match self.status {
-            // RFC 9110, section 9.3.6: any 2xx, whatever Content-Length says.
+            // RFC 9110, section 9.3.6: any 2xx; Content-Length is ignored.
             200..300 => Ok(()),
             403 => Err(ProxyError::Forbidden),
             407 => Err(ProxyError::Credentials {
@@ -207,7 +207,7 @@ mod tests {
 
     const AUTHORITY: &str = "u.example.org:443";
 
-    /// What comes of an answer that arrives in pieces, and what the proxy was asked.
+    /// The outcome of an answer that arrives in pieces, and the request that the proxy got.
     async fn exchange(
         pieces: &[&[u8]],
         authorization: Option<&str>,

@@ -12,7 +12,7 @@ use super::{Proxy, ProxyConfigError};
 use crate::connector::ServerAddress;
 use crate::tls;
 
-/// A connection to a proxy or through it: what TLS runs over.
+/// A connection to a proxy or through it, under TLS.
 pub(in crate::connector) trait Io:
     AsyncRead + AsyncWrite + Send + Unpin
 {

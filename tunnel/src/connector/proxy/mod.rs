@@ -27,7 +27,7 @@ use crate::tls::TlsError;
 /// proxy that opens TLS to look inside presents a certificate of its own, and the connector refuses it.
 #[derive(Debug, Clone)]
 pub struct Proxy {
-    /// Where the proxy is, and who this side is to it.
+    /// The proxy's address, and this side's credentials for it.
     pub url: ProxyUrl,
     /// Servers that are reached without it.
     pub except: NoProxy,
@@ -46,7 +46,7 @@ impl Proxy {
         }
     }
 
-    /// What the environment says: the proxy of `HTTPS_PROXY`, except for the servers of `NO_PROXY` and
+    /// Reads the environment: the proxy of `HTTPS_PROXY`, except for the servers of `NO_PROXY` and
     /// for this machine itself (`localhost` and loopback addresses). Each variable's name in lower case
     /// counts where the one in upper case is unset or empty.
     ///
@@ -80,7 +80,7 @@ impl Proxy {
 }
 
 impl NoProxy {
-    /// What `NO_PROXY` says, or `no_proxy` where that is unset or empty.
+    /// Reads `NO_PROXY`, or `no_proxy` where that is unset or empty.
     ///
     /// # Errors
     /// Where it is no text.

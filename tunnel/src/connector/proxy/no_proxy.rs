@@ -18,8 +18,8 @@ use crate::connector::ServerAddress;
 ///
 /// Entries are separated by commas or blanks; each may end with `:PORT` (not a network), and then covers
 /// that port only. Case does not matter. Addresses cover servers that are named by their address: names
-/// are not resolved. An entry that is none of these covers nothing: other programs may know what to do
-/// with it.
+/// are not resolved. An entry that is none of these covers nothing: other programs may understand
+/// it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct NoProxy(Vec<Entry>);
 
@@ -165,7 +165,7 @@ mod tests {
                 &["a.org", "b.org", "c.org", "10.0.0.1"],
                 &["d.org"],
             ),
-            // What cannot be understood covers nothing, and spoils nothing.
+            // Entries that cannot be parsed match nothing; the others count.
             (
                 "10.0.0.0/99,:80,.,*.,[x],a.org:no,b.org",
                 &["b.org"],

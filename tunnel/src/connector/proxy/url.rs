@@ -1,4 +1,4 @@
-//! Where a proxy is, and who this side is to it.
+//! A proxy's address, and this side's credentials for it.
 
 use std::fmt;
 use std::net::Ipv6Addr;

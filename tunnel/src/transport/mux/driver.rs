@@ -1,4 +1,4 @@
-//! The task that owns a connection: reads what comes, writes what the streams have.
+//! The task that owns a connection: reads from it, and writes the streams' frames.
 
 use std::future::poll_fn;
 use std::io;
@@ -22,18 +22,18 @@ use crate::random::random;
 use crate::transport::TransportError;
 use crate::transport::heard::LastHeard;
 
-/// Bytes of one message, header included, and of one write: four TLS records to the byte, and what
-/// rustls takes at once. What is gathered cannot be overtaken any more.
+/// Bytes of one message, header included, and of one write: exactly four TLS records, as many as
+/// rustls takes at once. Later frames cannot overtake gathered ones.
 const MESSAGE: usize = 64 * 1024;
 
 /// A message's header, where its payload is longer than 125 bytes and shorter than 64 KiB.
 const MESSAGE_HEADER: usize = 4;
 
-/// What a mask adds to it.
+/// Bytes that a mask adds to it.
 const MASK: usize = 4;
 
-/// Writes and reads in one go, before other tasks have their turn: a millisecond's worth. Fewer cost
-/// more: whoever yields has another thread woken to look for work.
+/// Writes and reads in one poll, before other tasks run: a millisecond's worth. Fewer cost
+/// more: at each yield the runtime wakes another thread to look for work.
 const TURNS: usize = 32;
 
 /// Why the driver ends.
@@ -51,7 +51,7 @@ pub(super) struct Driver<S> {
     role: Role,
     shared: Arc<Shared>,
     heard: LastHeard,
-    /// What was gathered and the connection has not taken.
+    /// Gathered, and not yet taken by the connection.
     unsent: Chunks,
     /// Written, and not flushed.
     unflushed: bool,
@@ -101,7 +101,7 @@ where
             ending = poll_fn(|cx| self.poll(cx)) => ending,
         };
         self.end(ending).await;
-        // With the connection's socket, before anybody hears that it is gone.
+        // With the connection's socket, before any task hears that it is gone.
         drop(self);
         ended.send_replace(true);
     }
@@ -178,7 +178,7 @@ where
         self.poll_drain(cx)
     }
 
-    /// Writes and flushes what was gathered. Nothing more is gathered before: it would stand behind
+    /// Writes and flushes gathered bytes. Nothing more is gathered before: it would wait behind them
     /// in a queue, where nothing can overtake it.
     fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.unsent.has_remaining() {
@@ -251,9 +251,9 @@ where
         (self.role == Role::Connector).then(|| Mask::new(random()))
     }
 
-    /// Reads once and hands out what came. Pending where nothing has.
+    /// Reads once and hands out the bytes. Pending where none came.
     fn poll_receive(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Ending>> {
-        // What came behind the handshake counts as read.
+        // Bytes behind the handshake count as read.
         if self.received.bytes.is_empty() || !self.decode()? {
             ready!(self.poll_read(cx))?;
             self.decode()?;
@@ -281,7 +281,7 @@ where
         })
     }
 
-    /// Hands out what was read; tells whether that was anything.
+    /// Hands out read bytes; tells whether there were any.
     fn decode(&mut self) -> Result<bool, Ending> {
         let mut any = false;
         while let Some(received) = self
@@ -305,7 +305,7 @@ where
 
     /// Sends a Close, behind everything that the streams have left to send where it is done
     /// `gracefully`, and reads until the peer has closed, too. A socket that is closed with unread
-    /// bytes in it sends RST, which takes from the peer what it has not read: the Close before all
+    /// bytes in it sends RST, which destroys bytes that the peer has not read: the Close before all
     /// (RFC 9112, section 9.6).
     async fn close(&mut self, closing: &Closing, gracefully: bool) {
         let mut close = Some(closing.encode());
@@ -323,7 +323,7 @@ where
         .await;
     }
 
-    /// Sends what was gathered, or, `gracefully`, what all streams have, then the Close in `close`,
+    /// Sends gathered bytes, or, `gracefully`, those of all streams, then the Close in `close`,
     /// and ends the writing direction.
     fn poll_say(
         &mut self,

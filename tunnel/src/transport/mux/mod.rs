@@ -1,7 +1,7 @@
 //! `underpass.v1` over one WebSocket: our own multiplexer, and our own framing below it.
 //!
-//! [`underpass_proto::mux`] and [`underpass_proto::websocket`] say what stands on the wire. Here is the
-//! task that moves it ([`driver`]) and the streams' halves, which share the multiplexer with it.
+//! [`underpass_proto::mux`] and [`underpass_proto::websocket`] define the wire format. Here is the
+//! task that does the I/O ([`driver`]) and the streams' halves, which share the multiplexer with it.
 
 mod driver;
 mod shared;
@@ -74,7 +74,7 @@ pub struct MuxTransport {
 }
 
 impl MuxTransport {
-    /// Starts on `io`, on which a WebSocket handshake is done; `received` is what came behind it.
+    /// Starts on `io`, on which a WebSocket handshake is done; `received` came behind it.
     pub(crate) fn start<S>(
         io: S,
         received: Bytes,

@@ -1,4 +1,4 @@
-//! What a connection's driver and its streams share.
+//! State shared by a connection's driver and its streams.
 
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Waker};
@@ -8,11 +8,11 @@ use underpass_proto::mux::{Event, Key, Mux};
 
 use crate::transport::TransportError;
 
-/// The multiplexer, and whom to wake.
+/// The multiplexer, and the wakers.
 #[derive(Debug)]
 pub(super) struct Shared {
     state: Mutex<State>,
-    /// Someone may take a stream, or hear that none will come.
+    /// A task may take a stream, or hear that none will come.
     pub(super) opened: Notify,
     /// How the connection ended. Set once, and read without the lock.
     ended: OnceLock<TransportError>,
@@ -27,7 +27,7 @@ pub(super) struct State {
     driver: Option<Waker>,
 }
 
-/// Whoever waits for something of one stream, one at most for each half.
+/// The wakers of one stream, one at most for each half.
 #[derive(Debug, Default)]
 struct Waiting {
     reader: Option<Waker>,
@@ -47,7 +47,7 @@ impl Shared {
         }
     }
 
-    /// Does something to the multiplexer, then wakes whom that concerns.
+    /// Changes the multiplexer, then wakes the tasks that wait for its events.
     pub(super) fn with<T>(&self, act: impl FnOnce(&mut State) -> T) -> T {
         let mut state = self.lock();
         let result = act(&mut state);
@@ -62,7 +62,7 @@ impl Shared {
         if state.mux.has_frames() {
             wake.add(state.driver.take());
         }
-        // Those who are woken want the lock.
+        // Woken tasks want the lock.
         drop(state);
         for _ in 0..wake.opened {
             self.opened.notify_one();
@@ -71,7 +71,7 @@ impl Shared {
         result
     }
 
-    /// The connection has ended: the first reason stays, and everybody hears of it.
+    /// The connection has ended: the first reason stays, and all tasks hear of it.
     pub(super) fn end(&self, error: TransportError) {
         let _ = self.ended.set(error);
         let mut wake = Wake::default();
@@ -88,7 +88,7 @@ impl Shared {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        // Nothing under the lock panics by design; what it leaves is at worst a stream's misery.
+        // Nothing under the lock panics by design; at worst a panic breaks a stream.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -109,7 +109,7 @@ impl State {
         register(&mut self.driver, cx);
     }
 
-    /// The writing half of `key` is gone, and with it whoever waited: the key may soon be another
+    /// The writing half of `key` is gone, and its waker with it: the key may soon be another
     /// stream's.
     pub(super) fn release_send(&mut self, key: Key) {
         self.waiting(key).writer = None;
@@ -140,7 +140,7 @@ fn register(slot: &mut Option<Waker>, cx: &Context<'_>) {
     }
 }
 
-/// Who is to be woken once the lock is free. In the ordinary case that is one.
+/// Wakers to call once the lock is free. In the ordinary case that is one.
 #[derive(Default)]
 struct Wake {
     opened: usize,

@@ -49,8 +49,8 @@ impl MuxSend {
         write: impl FnOnce(&mut State, usize) -> T,
     ) -> Poll<Result<T, HalfError>> {
         self.shared.with(|state| {
-            // Under the lock, which the connection's end takes after it is set: whoever waits is
-            // woken.
+            // Under the lock, which the connection's end takes after it is set: no wakeup is
+            // lost.
             if let Some(error) = self.shared.ended() {
                 return Poll::Ready(Err(HalfError::Transport(error.clone())));
             }
@@ -67,7 +67,7 @@ impl MuxSend {
 
 impl SendStream for MuxSend {
     fn poll_write(&mut self, cx: &mut Context<'_>, data: &[u8]) -> Poll<Result<usize, HalfError>> {
-        // Nobody else writes, so that the room can only grow while the bytes are copied, which must
+        // This is the only writer: the room can only grow while the bytes are copied, which must
         // not hold up every other stream.
         let room = std::task::ready!(self.poll_room(cx, |_, room| room))?;
         let data = data.get(..room).unwrap_or(data);
@@ -88,7 +88,7 @@ impl SendStream for MuxSend {
     }
 
     fn poll_flush(&mut self, _: &mut Context<'_>) -> Poll<Result<(), HalfError>> {
-        // What was taken is the connection's own at once; its driver sends it.
+        // The connection's driver sends taken bytes by itself.
         Poll::Ready(Ok(()))
     }
 
@@ -133,7 +133,7 @@ impl MuxRecv {
             Ok(Some(bytes)) => Poll::Ready(Ok(Some(bytes))),
             Err(Ok(())) => Poll::Ready(Ok(None)),
             Err(Err(ended)) => Poll::Ready(Err(ended.into())),
-            // What came before the connection's end is read first.
+            // Bytes from before the connection's end are read first.
             Ok(None) => match self.shared.ended() {
                 Some(error) => Poll::Ready(Err(HalfError::Transport(error.clone()))),
                 None => {

@@ -22,7 +22,7 @@ pub(super) struct Place {
     over: AtomicBool,
 }
 
-/// What the peer of this side may have open at first.
+/// Streams that this side's peer may have open at first.
 const fn first(side: Side) -> u32 {
     match side {
         Side::Client => limits::QUIC_STREAMS_FIRST,
@@ -39,7 +39,7 @@ impl Allowance {
         }
     }
 
-    /// What the peer may have open now.
+    /// Streams that the peer may have open now.
     pub(super) fn limit(&self) -> VarInt {
         VarInt::from_u32(self.limit.load(Ordering::Relaxed))
     }
@@ -71,8 +71,8 @@ impl Place {
 }
 
 impl Drop for Place {
-    /// A stream that this side let go of before the peer has ended it is one of the peer's still, for QUIC, and who
-    /// knows how long: it counts for ever.
+    /// A stream dropped here before the peer has ended it still counts against the peer's limit in QUIC, for an
+    /// unknown time: it counts for ever.
     fn drop(&mut self) {
         if *self.over.get_mut() {
             self.open.fetch_sub(1, Ordering::Relaxed);

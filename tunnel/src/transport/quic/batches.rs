@@ -1,4 +1,4 @@
-//! What an endpoint has room for when it receives.
+//! An endpoint's room for received batches.
 
 use std::io::{self, IoSliceMut};
 use std::net::SocketAddr;

@@ -1,4 +1,4 @@
-//! What can be set about QUIC, and what it costs.
+//! QUIC settings and their costs.
 
 use std::fmt;
 #[cfg(feature = "qlog")]
@@ -67,7 +67,7 @@ pub enum Offload {
     /// which takes a millisecond.
     #[default]
     Auto,
-    /// Without trying. What the network card refuses is still noticed, and lost.
+    /// Without trying. Batches that the network card refuses are still noticed, and lost.
     On,
     /// Never: each datagram is a system call. Costs twice the CPU per byte, and more.
     Off,
@@ -110,8 +110,8 @@ pub enum Congestion {
     /// draft-ietf-ccwg-bbr). Loss below 4% changes nothing, and queues stay short.
     #[default]
     Rate,
-    /// Until the path loses something (RFC 9438): a path that loses by itself is hardly used, and what waits in queues
-    /// is in front of who types.
+    /// Until the path loses something (RFC 9438): a path that loses by itself is hardly used, and keystrokes wait
+    /// behind full queues.
     Cubic,
 }
 
@@ -149,9 +149,9 @@ pub enum QuicConfigError {
     /// A number of bytes outside of its bounds.
     #[error("{what} of {bytes} bytes: at least {min} and at most {max} can work")]
     OutOfBounds {
-        /// What was set.
+        /// The setting.
         what: &'static str,
-        /// To which number of bytes.
+        /// Its value in bytes.
         bytes: u64,
         /// The smallest number of bytes.
         min: u64,
@@ -288,7 +288,7 @@ mod tests {
         assert_eq!(error.to_string(), "`bbr` is none of rate, cubic");
     }
 
-    /// What quinn puts into one batch, and what the kernel takes (65,535 bytes with its headers).
+    /// quinn's largest batch against the kernel's limit (65,535 bytes with its headers).
     #[test]
     fn a_batch_of_the_largest_datagrams_is_one_that_the_kernel_takes() {
         assert!(10 * u32::from(DATAGRAM_MAX) <= 65_535 - 28);

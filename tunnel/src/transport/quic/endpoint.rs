@@ -1,4 +1,4 @@
-//! QUIC endpoints: sockets and what quinn is told about them.
+//! QUIC endpoints: sockets, and quinn's configuration for them.
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -19,7 +19,7 @@ use super::config::{Congestion, DATAGRAM_MIN, Offload, QuicConfig};
 use super::{ALPN, congestion, offload, socket};
 use crate::limits;
 
-/// What an authenticated peer may have sent and nobody has read.
+/// Unread bytes that an authenticated peer may have sent.
 pub(super) const CONNECTION_WINDOW: VarInt = VarInt::from_u32(limits::QUIC_CONNECTION_WINDOW);
 
 /// Why there is no endpoint.
@@ -93,7 +93,7 @@ pub fn server(
     let crypto = QuicServerConfig::try_from(tls)?;
     let mut server = quinn::ServerConfig::with_crypto(Arc::new(crypto));
     let mut transport = transport_config(config, "server")?;
-    // Until the peer has proven who it is (see `QuicTransport::authenticated`).
+    // Until the peer is authenticated (see `QuicTransport::authenticated`).
     transport
         .max_concurrent_bidi_streams(VarInt::from_u32(1))
         .receive_window(VarInt::from_u32(limits::UNAUTHENTICATED_WINDOW));
@@ -159,10 +159,10 @@ fn bind(
     Endpoint::new_with_abstract_socket(endpoint, server, socket, runtime).map_err(bind_error)
 }
 
-/// The least that is taken from peers, whatever this side sends: Ethernet's datagrams.
+/// The least datagram size taken from peers, even if this side sends less: Ethernet's.
 const ETHERNET: u16 = 1472;
 
-/// What is not set here is quinn's default, and measured to be right or to make no difference
+/// All else keeps quinn's default, measured to be right or to make no difference
 /// (`docs/PERFORMANCE.md`): acknowledgements of every second packet, an assumed round trip of
 /// 333 ms before the first is measured (RFC 9002, section 6.2.2).
 fn transport_config(config: &QuicConfig, side: &str) -> Result<TransportConfig, EndpointError> {

@@ -58,7 +58,7 @@ enum State {
     Ended(Last),
 }
 
-/// What is known of a connection that has ended.
+/// The last state of a connection that has ended.
 #[derive(Debug, Clone)]
 struct Last {
     error: TransportError,
@@ -199,7 +199,7 @@ impl Transport for QuicTransport {
         .boxed()
     }
 
-    /// Where its peer has [`Congestion::Rate`], which is what both have unless somebody chooses.
+    /// Assumes that the peer has [`Congestion::Rate`], the default.
     fn keeps_queue_short(&self) -> bool {
         true
     }
@@ -345,7 +345,7 @@ struct QuicRecv {
 }
 
 impl QuicRecv {
-    /// What was read, or the end, which it keeps.
+    /// Converts a read's result, and keeps the end.
     fn read<T>(
         &mut self,
         read: Result<Option<T>, ReadError>,

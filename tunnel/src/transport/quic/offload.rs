@@ -1,6 +1,6 @@
 //! Does segmentation offload work here?
 //!
-//! A kernel, or what poses as one in a container, may claim to cut a batch into datagrams and lose
+//! A kernel, or its imitation in a container, may claim to cut a batch into datagrams and lose
 //! it, or deliver it as one. QUIC would then lose its bulk packets and nothing else, which looks like
 //! a path that fails under load. So one batch is sent to this process itself first.
 //!
@@ -37,7 +37,7 @@ enum Fault {
     Altered,
 }
 
-/// What the trial showed.
+/// The trial's outcome.
 #[derive(Debug)]
 enum Outcome {
     Works,
@@ -65,7 +65,7 @@ pub(super) fn works() -> bool {
     })
 }
 
-/// What a batch is sent through.
+/// Sends and receives batches.
 trait Link {
     /// Datagrams that one batch may have; 1 where there are no batches, or no longer.
     fn segments(&self) -> usize;
@@ -310,7 +310,7 @@ mod tests {
         assert!(matches!(none, Outcome::Untried(_)), "{none:?}");
     }
 
-    /// Linux has it since 4.18; what poses as Linux may not.
+    /// Linux has it since 4.18; its imitations may not.
     #[test]
     fn a_real_kernel_cuts_batches_or_says_that_it_does_not() {
         let outcome = trial(Loopback::new);

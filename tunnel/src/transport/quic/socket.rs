@@ -10,7 +10,7 @@ use socket2::SockRef;
 /// Linux grants twice what is asked for, since it counts its own bookkeeping too (socket(7)).
 const COUNTED: usize = if cfg!(target_os = "linux") { 2 } else { 1 };
 
-/// Binds a socket with buffers of `buffer` bytes, or of what the system allows.
+/// Binds a socket with buffers of `buffer` bytes, or as many as the system allows.
 pub(super) fn bind(address: SocketAddr, buffer: usize) -> io::Result<UdpSocket> {
     let socket = UdpSocket::bind(address)?;
     let shortfalls = grow(&SockRef::from(&socket), buffer);
@@ -51,7 +51,7 @@ impl fmt::Display for Shortfall {
     }
 }
 
-/// Grows what is smaller than `wanted`, and says what is still smaller than half of it.
+/// Grows buffers smaller than `wanted`, and gives those still smaller than half of it.
 fn grow(socket: &SockRef<'_>, wanted: usize) -> Vec<Shortfall> {
     let receive = granted(
         wanted,
@@ -84,7 +84,7 @@ fn grow(socket: &SockRef<'_>, wanted: usize) -> Vec<Shortfall> {
         .collect()
 }
 
-/// What a buffer has after it was told to have `wanted` bytes, if it had less.
+/// The buffer's size after `set`, which is called where it is smaller than `wanted`.
 fn granted(
     wanted: usize,
     size: impl Fn() -> io::Result<usize>,

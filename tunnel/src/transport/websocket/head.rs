@@ -1,7 +1,7 @@
 //! Keeps tungstenite from reading beyond the response's head.
 //!
-//! It reads as much as there is, and keeps to itself what stood behind the head: the server's first
-//! frames. So a good head ends a read, and what came with it is held back.
+//! It reads as much as there is, and does not give out the bytes behind the head: the server's first
+//! frames. So a good head ends a read, and the bytes behind it are held back.
 
 use std::io;
 use std::pin::Pin;
@@ -12,7 +12,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 const END: &[u8] = b"\r\n\r\n";
 
-/// What a response that upgrades begins with. The body of any other is for the user's eyes.
+/// The beginning of a response that upgrades. The body of any other is for the user's eyes.
 const UPGRADES: &[u8] = b"HTTP/1.1 101";
 
 /// A connection on which a response is awaited.
@@ -24,7 +24,7 @@ pub(super) struct Head<S> {
     ending: usize,
     /// The head is over.
     over: bool,
-    /// What came behind it.
+    /// Bytes behind it.
     behind: BytesMut,
 }
 
@@ -39,7 +39,7 @@ impl<S> Head<S> {
         }
     }
 
-    /// The connection, and what was read from it and held back.
+    /// The connection, and the bytes held back.
     pub(super) fn into_parts(self) -> (S, Bytes) {
         (self.io, self.behind.freeze())
     }

@@ -18,7 +18,7 @@ const MESSAGE: usize = 64 * 1024;
 /// Bytes that wait for the socket before writes do.
 const WRITE_BUFFER_MAX: usize = 512 * 1024;
 
-/// Bounds for both ends. A peer's message is buffered before this side knows who the peer is; we
+/// Bounds for both ends. A peer's message is buffered before the peer is authenticated; we
 /// send `MESSAGE` and one yamux frame (64 KiB) at the most.
 pub(super) fn config() -> WebSocketConfig {
     WebSocketConfig::default()

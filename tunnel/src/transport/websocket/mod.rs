@@ -38,7 +38,7 @@ pub const PATH: &str = "/v1/tunnel";
 pub enum Subprotocol {
     /// Our own (PROTOCOL.md, "Streams over underpass.v1").
     Underpass,
-    /// yamux, for whom its libraries are at hand (PROTOCOL.md, "Streams over yamux").
+    /// yamux, for peers with a yamux library (PROTOCOL.md, "Streams over yamux").
     Yamux,
 }
 
@@ -79,7 +79,7 @@ pub enum UpgradeError {
     Refused {
         /// The HTTP status.
         status: u16,
-        /// The beginning of what it said.
+        /// The beginning of its body.
         body: String,
     },
     /// The server upgraded, but not to a multiplexer that was offered.

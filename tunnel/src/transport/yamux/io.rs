@@ -1,4 +1,4 @@
-//! The byte stream under yamux, with what neither of them does.
+//! The byte stream under yamux, with additions that neither has.
 
 use std::io;
 use std::pin::Pin;
@@ -53,7 +53,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Io<T> {
     }
 
     /// Ends the writing direction, then reads until the peer has ended the other. A socket that is
-    /// closed with unread bytes in it sends RST, which takes from the peer what it has not read:
+    /// closed with unread bytes in it sends RST, which destroys bytes that the peer has not read:
     /// the reason of the close before all (RFC 9112, section 9.6).
     fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if !self.closed {
@@ -88,7 +88,7 @@ mod tests {
             (&mut close).now_or_never().is_none(),
             "the peer has not closed"
         );
-        // There is room again: what nobody wants was read.
+        // There is room again: the unwanted bytes were read.
         there.write_all(&[7; PIPE]).await.unwrap();
         let mut words = Vec::new();
         there.read_to_end(&mut words).await.unwrap();

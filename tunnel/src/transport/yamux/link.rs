@@ -1,4 +1,4 @@
-//! What all streams of one connection share: how it ended, and whom to tell.
+//! Shared by all streams of one connection: its end, and the wakers to call then.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
@@ -8,10 +8,10 @@ use futures_util::task::AtomicWaker;
 
 use crate::transport::TransportError;
 
-/// Whoever waits for something of one stream, one at most for each half.
+/// The wakers of one stream, one at most for each half.
 ///
 /// yamux keeps one waker per event and forgets the one before. Both halves act on both events (a
-/// writer looks for a STOP among what it could read, a reader sends what found no room), so that
+/// writer looks for a STOP among readable frames, a reader sends frames that found no room), so that
 /// either would steal the other's. yamux is therefore always given this one, which wakes both.
 #[derive(Debug, Default)]
 pub(super) struct Wakers {

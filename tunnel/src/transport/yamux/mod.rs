@@ -37,7 +37,7 @@ const MAX_STREAMS: usize = 4 * limits::STREAMS as usize;
 /// Bytes that all windows of one connection may grow to beyond 256 KiB per stream.
 const WINDOWS: usize = MAX_STREAMS * yamux::DEFAULT_CREDIT as usize;
 
-/// Payload of one yamux frame. Larger frames cost less per byte, and delay what stands behind
+/// Payload of one yamux frame. Larger frames cost less per byte, and delay those behind
 /// them: 64 KiB is 5 ms at 100 Mbit/s.
 const FRAME: usize = 64 * 1024;
 
@@ -58,7 +58,7 @@ pub struct YamuxTransport {
 }
 
 impl YamuxTransport {
-    /// Starts yamux on `io`, which nobody has used before.
+    /// Starts yamux on `io`, which is unused.
     pub(crate) fn start<IO>(io: IO, role: Role, kind: Kind, remote: Option<SocketAddr>) -> Self
     where
         IO: AsyncRead + AsyncWrite + Send + Unpin + 'static,
@@ -237,7 +237,7 @@ where
         }
     }
 
-    /// Serves those who wait for a new stream. Ready is the connection's end.
+    /// Serves the requests for new streams. Ready is the connection's end.
     fn poll_open(&mut self, cx: &mut Context<'_>) -> Poll<TransportError> {
         while let Some(request) = self.waiting.pop_front() {
             if request.is_closed() {
@@ -245,7 +245,7 @@ where
             }
             match self.connection.poll_new_outbound(cx) {
                 Poll::Ready(Ok(stream)) => {
-                    // Whoever asked may be gone by now: the stream goes with the answer.
+                    // The caller may be gone by now: the stream is dropped with the answer.
                     let _ = request.send(Ok(stream::bi_stream(stream, &self.link)));
                 }
                 Poll::Ready(Err(error)) => {

@@ -18,7 +18,7 @@ use super::link::{Link, Wakers};
 use crate::limits;
 use crate::transport::{BiStream, HalfError, RecvStream, SendStream, TransportError};
 
-/// Bytes that a writer reads ahead, in search of a STOP, of what nobody reads.
+/// Unread bytes that a writer reads ahead, in search of a STOP.
 const READ_AHEAD: usize = 64 * 1024;
 
 /// The halves of a stream that yamux gave.
@@ -48,7 +48,7 @@ pub(super) fn bi_stream(stream: yamux::Stream, link: &Arc<Link>) -> BiStream {
     }
 }
 
-/// What both halves hold. yamux resets the stream once both are dropped.
+/// Shared by both halves. yamux resets the stream once both are dropped.
 struct Shared {
     core: Mutex<Core>,
     wakers: Arc<Wakers>,
@@ -123,7 +123,7 @@ impl Core {
         }
     }
 
-    /// Reads what has come, within bounds: nobody else may be reading.
+    /// Reads received frames, within bounds: the stream may have no other reader.
     fn look_for_stop(&mut self) {
         while !self.exhausted && self.inbox_len < READ_AHEAD {
             if self.poll_receive().is_pending() {
@@ -247,8 +247,8 @@ impl Drop for Core {
     }
 }
 
-/// One half is gone. What the second leaves unsent, its RESET or STOP at the end, is sent by a task
-/// of its own: yamux would drop it, and the peer see an end without a code.
+/// One half is gone. A task sends the frames that the second leaves unsent, its RESET or STOP at the
+/// end: yamux would drop them, and the peer see an end without a code.
 fn let_go(shared: &Arc<Shared>) {
     let mut core = shared.lock();
     core.dropped += 1;
@@ -282,7 +282,7 @@ impl SendStream for YamuxSend {
         ready!(core.poll_room())?;
         let chunk = data.get(..wire::DATA_MAX).unwrap_or(data);
         wire::put_data(&mut core.out, chunk);
-        // What yamux does not take now goes with the next write or flush.
+        // Bytes that yamux does not take now go with the next write or flush.
         match core.poll_room() {
             Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
             _ => Poll::Ready(Ok(chunk.len())),
@@ -331,7 +331,7 @@ impl SendStream for YamuxSend {
         if core.send == SendState::Open {
             core.send = SendState::Reset(code);
             wire::put_reset(&mut core.out, code);
-            // Where yamux has no room now, the reading half sends it on, or whoever drops last.
+            // Where yamux has no room now, the reading half sends it, or the half dropped last.
             let _ = core.poll_drain();
         }
     }
@@ -378,7 +378,7 @@ impl RecvStream for YamuxRecv {
             return;
         }
         wire::put_stop(&mut core.out, code);
-        // Where yamux has no room now, the writing half sends it on, or whoever drops last.
+        // Where yamux has no room now, the writing half sends it, or the half dropped last.
         let _ = core.poll_drain();
     }
 }

@@ -48,18 +48,18 @@ struct End {
     handles: Vec<Handle>,
     /// Streams that were taken and whose name has not come in full.
     unnamed: Vec<(Key, Vec<u8>)>,
-    /// Who found nothing to read, or no room to write, and sleeps until it is woken.
+    /// Streams with nothing to read, or no room to write, whose task sleeps until it is woken.
     readers: HashSet<Key>,
     writers: HashSet<Key>,
 }
 
-/// Both ends, and what the streams between them are allowed to do.
+/// Both ends, and the allowed behaviour of the streams between them.
 pub(crate) struct World<'a> {
     choices: &'a mut dyn Choices,
     ends: [End; 2],
     /// From end 0 and from end 1, for each stream.
     streams: Vec<[Direction; 2]>,
-    /// Streams whose other end has not been named, and who opened them.
+    /// Streams whose other end has not been named, and the end that opened them.
     unaccepted: BTreeMap<u32, usize>,
 }
 
@@ -85,7 +85,7 @@ impl<'a> World<'a> {
         }
     }
 
-    /// Does `steps` things, then lets everything arrive and looks for what is left.
+    /// Does `steps` things, then lets everything arrive and looks for leftovers.
     pub(crate) fn run(mut self, steps: usize) {
         for _ in 0..steps {
             let Some(which) = self.choices.pick(2) else {
@@ -131,7 +131,7 @@ impl<'a> World<'a> {
         }
     }
 
-    /// Some of what is under way to `which` arrives, cut anywhere; all of it with `all`.
+    /// Some of the bytes in flight to `which` arrive, cut anywhere; all of them with `all`.
     fn deliver(&mut self, which: usize, all: bool) {
         let cut = match self.choices.below(3) {
             0 => self.choices.below(20),
@@ -157,7 +157,7 @@ impl<'a> World<'a> {
                 Ok(None) => {
                     end.readers.insert(key);
                 }
-                // Its name was dropped with a reset: nobody knows it.
+                // Its name was dropped with a reset.
                 Err(Err(Ended::Reset(_))) => {
                     end.mux.release_send(key);
                     end.mux.release_recv(key);
@@ -175,7 +175,7 @@ impl<'a> World<'a> {
         }
     }
 
-    /// Somebody does something with a stream of `which`.
+    /// Does something with a stream of `which`.
     fn act(&mut self, which: usize, deed: u32) {
         let count = u32::try_from(self.ends[which].handles.len()).expect("not that many");
         if count == 0 {
@@ -275,7 +275,7 @@ impl<'a> World<'a> {
         }
     }
 
-    /// Everything arrives, everybody reads, and lets go: then nothing is left.
+    /// Everything arrives, and is read and released: then nothing is left.
     fn settle(&mut self) {
         for _ in 0..1000 {
             for which in 0..2 {

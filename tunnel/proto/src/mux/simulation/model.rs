@@ -1,4 +1,4 @@
-//! What a stream between two multiplexers is allowed to do.
+//! The allowed behaviour of a stream between two multiplexers.
 
 use std::collections::VecDeque;
 
@@ -49,7 +49,7 @@ pub(super) fn write(mux: &mut Mux, key: Key, outwards: &mut Direction, len: usiz
 }
 
 pub(super) fn reset(outwards: &mut Direction, code: ResetCode) {
-    // What is finished, or stopped, stays that.
+    // A finished or stopped direction stays that.
     if !outwards.finished && !outwards.told && outwards.reset.is_none() {
         outwards.reset = Some(code);
     }

@@ -1,6 +1,6 @@
-//! The largest of what was measured lately.
+//! The largest of the last measurements.
 
-/// Rounds that a measurement counts for: a whole cycle of [`super::model`], so that what the path carried when more was
+/// Rounds that a measurement counts for: a whole cycle of [`super::model`], so that the rate measured when more was
 /// tried is known until more is tried again.
 const ROUNDS: usize = 10;
 

@@ -1,4 +1,4 @@
-//! How much is under way over QUIC: what the path holds, not what it can be made to lose.
+//! How much is in flight over QUIC: as much as the path holds without a queue.
 //!
 //! quinn's default, Cubic (RFC 9438), takes each loss for a full queue: with 1% of loss and 40 ms it carries 3 of 100
 //! Mbit/s. Where nothing is lost by itself it fills the queue until something is, and a keystroke waits behind that. Here

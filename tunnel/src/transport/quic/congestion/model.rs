@@ -1,4 +1,4 @@
-//! What is known of the path, and the window that follows from it.
+//! The model of the path, and the window that follows from it.
 
 use std::time::{Duration, Instant};
 
@@ -8,8 +8,8 @@ use super::rate::{Delivery, Sample};
 /// The least that is ever under way, in datagrams: two for each acknowledgement, twice.
 const DATAGRAMS_MIN: u64 = 4;
 
-/// What may wait at the narrowest link, beside what is on its way. Acknowledgements come late by about so much where
-/// both ends are busy, and without anything that waits the link would stand still meanwhile.
+/// How much may queue at the narrowest link, beside the bytes in flight. Acknowledgements come late by about so much
+/// where both ends are busy, and without a queue the link would stand still meanwhile.
 const SLACK: Duration = Duration::from_millis(1);
 
 /// How long the shortest round trip is believed without one that comes near it.
@@ -44,7 +44,7 @@ const LOSS_DATAGRAMS: u64 = 8;
 enum Phase {
     /// Twice as much with each round, until the path carries no more, its queue grows or it loses.
     Startup { best: u64, rounds: u8 },
-    /// What startup had too much under way is let go.
+    /// Startup's queue drains.
     Drain { rounds: u8 },
     /// As much under way as the path holds.
     Cruise { left: u64 },
@@ -59,14 +59,14 @@ enum Phase {
     },
 }
 
-/// What one round trip brought.
+/// The counts of one round trip.
 #[derive(Debug, Clone, Copy, Default)]
 struct Round {
     acked: u64,
     lost: u64,
     /// Loss was answered.
     answered: bool,
-    /// Something of it was sent by who had no more to send.
+    /// Some of it was sent while the sender had no more to send.
     limited: bool,
     shortest: Option<Duration>,
     samples: u32,
@@ -94,7 +94,7 @@ impl Clumps {
     }
 }
 
-/// A path as seen from who sends.
+/// A path as seen from the sender.
 #[derive(Debug, Clone)]
 pub(super) struct Model {
     delivery: Delivery,
@@ -105,7 +105,7 @@ pub(super) struct Model {
     phase: Phase,
     round: Round,
     round_before: Round,
-    /// The round is over when what is sent now is acknowledged: when so many bytes had been delivered.
+    /// The round is over when a packet sent now is acknowledged: when so many bytes had been delivered.
     round_end: u64,
     /// The shortest round trip since the last [`Phase::Down`].
     cycle: Option<Duration>,
@@ -190,7 +190,7 @@ impl Model {
     /// Datagrams of `bytes` were lost; 0 is a mark of congestion (ECN).
     pub(super) fn on_congestion(&mut self, now: Instant, persistent: bool, bytes: u64) {
         if persistent {
-            // Nothing of what is known holds any more (RFC 9002, section 7.6.2).
+            // No measurement holds any more (RFC 9002, section 7.6.2).
             let datagram = u16::try_from(self.datagram).unwrap_or(u16::MAX);
             *self = Self::new(now, datagram);
             self.window = self.least();
@@ -253,7 +253,7 @@ impl Model {
         self.phase = match self.phase {
             Phase::Startup { best, rounds } => self.after_startup_round(best, rounds, limited),
             Phase::Drain { rounds } => Phase::Drain { rounds: rounds + 1 },
-            // Who has no more to send learns nothing from being allowed more.
+            // A sender without more to send learns nothing from a larger window.
             Phase::Cruise { left: 0 } if limited => Phase::Cruise { left: 0 },
             Phase::Cruise { left: 0 } => Phase::Up {
                 rounds: 0,
@@ -395,7 +395,7 @@ impl Model {
             .max(self.least());
     }
 
-    /// What the path holds without a queue: bytes.
+    /// Bytes that the path holds without a queue.
     fn held(&self) -> u64 {
         let shortest = self
             .shortest
@@ -405,7 +405,7 @@ impl Model {
 
     fn target(&self) -> u64 {
         let held = self.held();
-        // Others fill the queue: who keeps out of it would get nothing. As much as BBR has (`cwnd_gain`).
+        // Others fill the queue: a flow that stays out would get nothing. As much as BBR has (`cwnd_gain`).
         let cruise = if self.crowded >= CROWDED { 200 } else { 100 };
         let slack = in_time(self.rate.get(), SLACK).max(self.least());
         let slack_and_clumps = slack.max(self.clumps.largest.get().min(held / 2));
@@ -424,7 +424,7 @@ impl Model {
     }
 }
 
-/// What `rate` bytes per second are in `time`.
+/// Bytes that `rate` bytes per second make in `time`.
 fn in_time(rate: u64, time: Duration) -> u64 {
     let bytes = u128::from(rate) * time.as_nanos() / 1_000_000_000;
     u64::try_from(bytes).unwrap_or(u64::MAX)

@@ -1,32 +1,32 @@
-//! At which rate a path delivers: measured for each acknowledgement over the round trip before it.
+//! A path's delivery rate: measured for each acknowledgement over the round trip before it.
 //!
-//! The measurement is that of draft-ietf-ccwg-bbr, "Delivery Rate Samples": what was acknowledged since a packet left,
-//! over the longer of the time in which that was sent and the time in which it was acknowledged. The longer of both, since
-//! acknowledgements can come closer together than what they acknowledge did.
+//! The measurement is that of draft-ietf-ccwg-bbr, "Delivery Rate Samples": bytes acknowledged since a packet left,
+//! over the longer of the time in which they were sent and the time in which they were acknowledged. The longer of both,
+//! since acknowledgements can come closer together than the packets they acknowledge.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-/// Points of the past that are kept for each round trip: what was sent closer together shares one.
+/// Points of the past that are kept for each round trip: packets sent closer together share one.
 const POINTS: u32 = 64;
 
-/// For how many round trips they are kept. Who is acknowledged later than that gives no sample.
+/// For how many round trips they are kept. A packet acknowledged later gives no sample.
 const ROUND_TRIPS: u32 = 4;
 
-/// Room that is kept for them while nothing is under way: an idle connection has it, too.
+/// Room that is kept for them while nothing is in flight: an idle connection has it, too.
 const POINTS_IDLE: usize = 4;
 
 /// Bounds what a path of strange timing can make this keep.
 const POINTS_MAX: usize = 1024;
 
-/// What one batch of acknowledgements tells.
+/// Measured from one batch of acknowledgements.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Sample {
     /// Bytes per second.
     pub(super) rate: u64,
-    /// From sending what was sent last, of what is acknowledged, until now: with what the peer delayed.
+    /// From sending the newest of the acknowledged packets until now, the peer's delay included.
     pub(super) round_trip: Duration,
-    /// What had been delivered when that was sent.
+    /// Bytes delivered when that was sent.
     pub(super) delivered_before: u64,
     /// The sender had less to send than it could have sent: the path may carry more.
     pub(super) limited: bool,
@@ -42,19 +42,19 @@ struct Point {
     limited: bool,
 }
 
-/// Counts what is sent and what is acknowledged.
+/// Counts sent and acknowledged bytes.
 #[derive(Debug, Clone)]
 pub(super) struct Delivery {
     /// Bytes acknowledged.
     delivered: u64,
     delivered_at: Instant,
-    /// When what was acknowledged last had been sent.
+    /// When the packet acknowledged last had been sent.
     first_sent: Instant,
-    /// Nothing is under way.
+    /// Nothing is in flight.
     idle: bool,
-    /// Until so much is delivered, what is acknowledged was sent by who had no more to send.
+    /// Until so much is delivered, acknowledged packets were sent while there was no more to send.
     limited_until: u64,
-    /// When what this batch of acknowledgements is about was sent: the latest.
+    /// When the newest packet of this batch of acknowledgements was sent.
     newest: Option<Instant>,
     round_trip: Duration,
     past: VecDeque<Point>,

@@ -18,7 +18,7 @@ fn s(s: u64) -> Duration {
     Duration::from_secs(s)
 }
 
-/// The path of the benchmarks: its queue takes what it holds.
+/// The path of the benchmarks: its queue holds as much as the path.
 const PATH: Link = Link {
     rate: 100e6,
     round_trip: Duration::from_millis(40),
@@ -39,7 +39,7 @@ fn empty(link: Link, seed: u64) -> World {
     World::new(link, DATAGRAM.into(), seed)
 }
 
-/// One of ours that sends what it can.
+/// One of ours that always has more to send.
 fn alone(link: Link, seed: u64) -> World {
     let mut world = empty(link, seed);
     let model = ours(&world);
@@ -47,7 +47,7 @@ fn alone(link: Link, seed: u64) -> World {
     world
 }
 
-/// What each has of the link.
+/// Each one's share of the link.
 fn shares(seen: &Seen, link: Link) -> Vec<f64> {
     seen.rates.iter().map(|rate| rate / link.rate).collect()
 }
@@ -93,7 +93,7 @@ fn a_path_that_loses_by_itself_is_filled() {
             assert!(seen.queue < ms(5), "{seen:?}");
         }
     }
-    // Whom a loss halves has a twentieth of it: the simulated path does what it should.
+    // Reno gets a twentieth of it, halved by each loss: the simulated path does what it should.
     let link = Link { loss: 0.01, ..PATH };
     let mut world = empty(link, 0);
     world.add(reno(), Load::Bulk, Duration::ZERO);

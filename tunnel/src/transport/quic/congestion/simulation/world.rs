@@ -1,6 +1,6 @@
 //! Senders that share one narrow link, in simulated time.
 //!
-//! What is around a controller is as quinn has it: a pacer of 1.25 windows for each round trip in batches of ten
+//! The controller's surroundings are quinn's: a pacer of 1.25 windows for each round trip in batches of ten
 //! datagrams, loss after three later datagrams or 9/8 of a round trip (RFC 9002, section 6.1), probes, and a receiver that
 //! acknowledges every second datagram.
 
@@ -17,7 +17,7 @@ const ACK_DELAY: Duration = Duration::from_millis(25);
 const BATCH: f64 = 10.0;
 const TICK: Duration = Duration::from_millis(1);
 
-/// What decides about a window.
+/// Decides about a window.
 pub(super) trait Window {
     fn on_sent(&mut self, now: Instant);
     fn on_ack(&mut self, sent: Instant, bytes: u64);
@@ -48,7 +48,7 @@ impl Window for Model {
     }
 }
 
-/// Halves at each loss and grows by a datagram for each round trip (RFC 9002, appendix B): whom others' senders are like.
+/// Halves at each loss and grows by a datagram for each round trip (RFC 9002, appendix B), as others' senders do.
 pub(super) struct Reno {
     window: u64,
     threshold: u64,
@@ -104,9 +104,9 @@ pub(super) struct Link {
     pub(super) rate: f64,
     /// There and back, without a queue.
     pub(super) round_trip: Duration,
-    /// What the queue takes, in time at `rate`.
+    /// The queue's capacity, in time at `rate`.
     pub(super) queue: Duration,
-    /// Of what leaves the queue.
+    /// Of datagrams behind the queue.
     pub(super) loss: f64,
     /// Acknowledgements wait for the next multiple of this, as on radio links.
     pub(super) clump: Duration,
@@ -122,7 +122,7 @@ impl Link {
     }
 }
 
-/// What a sender has to send.
+/// A sender's load.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Load {
     Bulk,
@@ -179,14 +179,14 @@ pub(super) struct World {
     queues: Vec<Duration>,
 }
 
-/// What went on for some time.
+/// Measurements over some time.
 #[derive(Debug)]
 pub(super) struct Seen {
     /// Bits per second that were acknowledged, of each flow.
     pub(super) rates: Vec<f64>,
     /// Of datagrams sent, of all flows.
     pub(super) lost: f64,
-    /// How long what comes to the link waits for it, in the median.
+    /// How long a datagram waits for the link, in the median.
     pub(super) queue: Duration,
     pub(super) queue_p99: Duration,
 }
@@ -322,7 +322,7 @@ impl World {
         }
     }
 
-    /// RFC 9002, section 6.2: a probe where nothing is heard of what is under way.
+    /// RFC 9002, section 6.2: a probe where bytes in flight are not acknowledged.
     fn probe(&mut self, flow: usize) {
         let state = &mut self.flows[flow];
         let patience = 3 * state.round_trip.unwrap_or(Duration::from_millis(333)) + ACK_DELAY;
@@ -439,7 +439,7 @@ impl World {
             for (number, _) in &lost {
                 state.under_way.remove(number);
             }
-            // What is lost is sent again.
+            // Lost datagrams are sent again.
             state.left = state.left.saturating_add(lost.len() as u64);
             let bytes = lost.len() as u64 * self.datagram;
             state.lost += bytes;
