@@ -17,33 +17,32 @@ use tokio::{
 
 use underpass_core::{BoxError, limits};
 
-/// The wait after a sink has failed, and what it is doubled up to.
+/// The wait after a sink has failed, and the maximum of its doublings.
 const AGAIN: Duration = Duration::from_millis(100);
 const AGAIN_MAX: Duration = Duration::from_secs(5);
 
-/// How long events gather behind others that have just been written: a sink is mostly a thread that must be
-/// woken, and a system call, and whoever makes many calls would wait for one of each beside each call.
+/// How long events gather behind others that have just been written: a write mostly wakes a thread and makes a system call, and
+/// a busy client would wait for both in each call.
 const GATHER: Duration = Duration::from_millis(20);
 
 /// Where events end: a file, a stream, a service.
 #[async_trait]
 pub trait Sink: Send {
-    /// Writes events, each a JSON object without a line's end. All of them, or none as far as can be seen: what
-    /// failed is tried again.
+    /// Writes events, each a JSON object without a line's end. All of them, or none as far as can be seen: failed ones are
+    /// tried again.
     ///
     /// # Errors
     /// They could not be written now.
     async fn write(&mut self, events: &[Bytes]) -> Result<(), BoxError>;
 }
 
-/// What happens while a sink takes fewer events than there are.
+/// The behaviour while a sink is slower than the events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Full {
-    /// New calls wait until there is room, and are refused when there is none for some seconds: nothing happens
-    /// that is not written.
+    /// New calls wait until there is room, and are refused when there is none for some seconds: no call goes unwritten.
     Block,
-    /// Events are dropped, and counted (`underpass_audit_dropped_total`). For what may be slow or away, as services are:
-    /// no call ever waits for it.
+    /// Events are dropped, and counted (`underpass_audit_dropped_total`). For sinks that may be slow or away, such as services:
+    /// no call ever waits for them.
     Drop,
 }
 
@@ -54,7 +53,7 @@ pub struct BackendConfig {
     pub capacity: usize,
     /// Bytes of them.
     pub bytes: usize,
-    /// What happens beyond it.
+    /// The behaviour beyond it.
     pub full: Full,
     /// The most events that a sink is given at once.
     pub batch: usize,
@@ -174,7 +173,7 @@ impl State {
         self.written.notify_waiters();
     }
 
-    /// Waits until then, or until a batch is full. Nobody looks at the queue meanwhile: an event that comes wakes nobody.
+    /// Waits until then, or until a batch is full. The queue is not polled meanwhile: an event wakes no task.
     async fn gather(&self, batch: usize, until: Instant) {
         if self.waiting.load(Ordering::Acquire) < batch {
             let _ = tokio::time::timeout_at(until, self.full.notified()).await;
@@ -293,7 +292,7 @@ mod tests {
             tokio::task::yield_now().await;
         }
         backend.flushed().await;
-        // The first that came, the end of the time, and what comes after it.
+        // For the first event, at the end of the time, and for later events.
         let turns = turns.load(Ordering::Relaxed) - before;
         assert!(turns <= 3, "{turns}");
     }

@@ -1,4 +1,4 @@
-//! Texts of callers, cut to what an event may hold.
+//! Texts of callers, cut to an event's bounds.
 
 /// A text's first characters.
 pub fn cut(text: &str, chars: usize) -> &str {

@@ -30,7 +30,7 @@ pub enum Stage {
     Panic,
 }
 
-/// What is known of a call at one stage.
+/// A call at one stage.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Event<'a> {
@@ -50,7 +50,7 @@ pub struct Event<'a> {
     pub verb: &'a str,
     /// The authenticated user.
     pub user: User,
-    /// Whom they acted as, where they did.
+    /// The user that they acted as, where they did.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub impersonated_user: Option<User>,
     #[serde(rename = "sourceIPs")]
@@ -64,7 +64,7 @@ pub struct Event<'a> {
     response_status: Option<ResponseStatus>,
     request_received_timestamp: String,
     stage_timestamp: String,
-    /// What Kubernetes has no field for, under `underpass.dev/`.
+    /// Facts without a field in Kubernetes, under `underpass.dev/`.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub annotations: BTreeMap<&'static str, String>,
 }
@@ -83,7 +83,7 @@ pub struct User {
 }
 
 impl User {
-    /// Somebody of whom nothing else is known.
+    /// A user with a name only.
     pub fn named(name: &str) -> Self {
         Self {
             username: name.to_owned(),
@@ -91,8 +91,8 @@ impl User {
         }
     }
 
-    /// Leaves out what an event has no room for: the end of long texts, and groups and facts from where they exceed
-    /// `bytes` of JSON together. Says whether that was anything.
+    /// Makes it fit an event: it loses the end of long texts, and groups and facts from where they exceed `bytes` of JSON
+    /// together. Says whether it lost any.
     fn shorten(&mut self, text_bytes: usize, bytes: usize) -> bool {
         let mut cut = shorten(&mut self.username, text_bytes);
         if let Some(uid) = &mut self.uid {

@@ -1,9 +1,9 @@
-//! The audit log: what every call was, whose, and how it ended, as Kubernetes' own events
-//! (`audit.k8s.io/v1`), so that what reads one reads the other. Both have the same `auditID`.
+//! The audit log: each call, its user and its end, as Kubernetes' own events (`audit.k8s.io/v1`), so that the same tools read
+//! both. Both have the same `auditID`.
 //!
-//! A [`AuditLog`] has a [`Policy`], which says what is worth an event, and [`Backend`]s, which each have a bounded
-//! queue in front of a [`Sink`]. A sink that is stuck is the business of its backend alone: see [`Full`]. Callers without an
-//! identity have a backend of their own ([`AuditLog::strangers`]).
+//! A [`AuditLog`] has a [`Policy`], which selects the calls that get an event, and [`Backend`]s, which each have a bounded
+//! queue in front of a [`Sink`]. A stuck sink affects its own backend only: see [`Full`]. Callers without an identity have a
+//! backend of their own ([`AuditLog::strangers`]).
 
 mod backend;
 mod cut;

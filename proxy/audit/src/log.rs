@@ -43,7 +43,7 @@ impl Default for Inner {
     }
 }
 
-/// Whose event it is, and whether anything came of the call.
+/// The caller of an event, and the call's effect.
 #[derive(Clone, Copy, Debug)]
 pub enum Kind<'a> {
     /// Of a caller without an identity, at this address: never in the main log.
@@ -52,7 +52,7 @@ pub enum Kind<'a> {
     Refused {
         /// The user.
         name: &'a str,
-        /// The authority that vouches for the name ([`underpass_core::Authority`]), and not what was shown: a token of a
+        /// The authority that vouches for the name ([`underpass_core::Authority`]), and not the credential's: a token of a
         /// login is the directory's, and its user may be a provider's.
         authority: &'a str,
     },
@@ -60,7 +60,7 @@ pub enum Kind<'a> {
     Read {
         /// The user.
         name: &'a str,
-        /// The authority that vouches for the name ([`underpass_core::Authority`]), and not what was shown: a token of a
+        /// The authority that vouches for the name ([`underpass_core::Authority`]), and not the credential's: a token of a
         /// login is the directory's, and its user may be a provider's.
         authority: &'a str,
     },
@@ -119,7 +119,7 @@ impl Told {
 }
 
 impl AuditLog {
-    /// What `policy` says goes to each of `backends`. Without any, nothing is written.
+    /// Writes the events that `policy` selects to each of `backends`. Without any, nothing is written.
     pub fn new(policy: Policy, backends: Vec<Backend>) -> Self {
         Self(Arc::new(Inner {
             policy,
@@ -128,8 +128,8 @@ impl AuditLog {
         }))
     }
 
-    /// The same with a sink of its own for events of callers without an identity, and of logins. Each network has a
-    /// share of it; what exceeds it, or the queue, is dropped and counted. Without it they are not written at all.
+    /// The same with a sink of its own for events of callers without an identity, and of logins. Each network has a share of
+    /// it; events beyond the share, or the queue, are dropped and counted. Without it they are not written at all.
     #[must_use]
     pub fn strangers(self, name: &'static str, sink: Box<dyn Sink>) -> Self {
         let inner = Arc::try_unwrap(self.0).unwrap_or_else(|shared| Inner {
@@ -144,7 +144,7 @@ impl AuditLog {
         }))
     }
 
-    /// Whether an event may be told: whoever did nothing but be refused has a share (security rule 23).
+    /// Whether an event may be told: all kinds but [`Kind::Done`] have shares (security rule 23).
     pub fn tell(&self, kind: Kind<'_>) -> Option<Told> {
         let done = Told {
             stranger: false,
@@ -165,7 +165,7 @@ impl AuditLog {
                 suppressed: self.0.refused.admit(name, authority)?,
                 ..done
             },
-            // It has waited for room, as what changes something has.
+            // It has waited for room, like a change.
             Kind::Read { name, authority } => Told {
                 brief: true,
                 suppressed: self.0.read.admit(name, authority)?,
@@ -185,7 +185,7 @@ impl AuditLog {
         Ok(())
     }
 
-    /// Writes what `event` makes of the level that the policy gives the call.
+    /// Writes the event that `event` makes for the policy's level of the call.
     pub fn write<'a>(
         &self,
         told: Told,

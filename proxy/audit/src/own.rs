@@ -12,7 +12,7 @@ use underpass_core::{Identity, Provenance, RequestInfo};
 /// policies can tell them from a cluster's.
 #[derive(Clone, Debug)]
 pub struct OwnCall<'a> {
-    /// Who asked.
+    /// The caller.
     pub caller: OwnCaller<'a>,
     /// From where; `None` is from this machine.
     pub client: Option<IpAddr>,
@@ -20,30 +20,30 @@ pub struct OwnCall<'a> {
     pub method: &'a Method,
     /// The path, which begins with `/v1/`.
     pub path: &'a str,
-    /// What they say they are.
+    /// Their `User-Agent`.
     pub user_agent: &'a str,
     /// When.
     pub received: OffsetDateTime,
-    /// What was answered.
+    /// The answer's status.
     pub code: u16,
-    /// What came of it, by annotation: the object, the subject, what was granted. Never a secret.
+    /// The result, by annotation: the object, the subject, the granted right. Never a secret.
     pub details: &'a [(&'static str, String)],
 }
 
-/// Who makes an [`OwnCall`].
+/// The caller of an [`OwnCall`].
 #[derive(Clone, Copy, Debug)]
 pub enum OwnCaller<'a> {
-    /// Somebody whom an authenticator vouches for.
+    /// A caller whom an authenticator vouches for.
     Identity(&'a Identity),
-    /// Somebody who has proved to be this user without a request of theirs having an identity: whoever logs in, or owns the
-    /// server's files.
+    /// A caller who has proved to be this user, though the request has no identity: by a login, or as the owner of the server's
+    /// files.
     Known(&'a str),
-    /// Somebody who claims to be this user, or nothing at all.
+    /// A caller with an unproved name, or with none.
     Claimed(&'a str),
 }
 
 impl OwnCall<'_> {
-    /// Whoever it is, by name.
+    /// The caller's name.
     pub fn user(&self) -> &str {
         match self.caller {
             OwnCaller::Identity(identity) => identity.user(),

@@ -1,4 +1,4 @@
-//! What is worth an event: a `Policy` of `audit.k8s.io/v1`, as kube-apiserver's `--audit-policy-file` takes it.
+//! Selects the calls that get an event: a `Policy` of `audit.k8s.io/v1`, as kube-apiserver's `--audit-policy-file` takes it.
 
 use serde::{Deserialize, Serialize};
 
@@ -10,7 +10,7 @@ use underpass_core::{ClusterName, RequestInfo};
 pub enum Level {
     /// Nothing.
     None,
-    /// Who, what, when and how it ended.
+    /// The user, the call, the time and the result.
     Metadata,
 }
 
@@ -33,7 +33,7 @@ pub enum PolicyError {
         "an audit policy is `kind: Policy` of `audit.k8s.io/v1`, and this is `{kind}` of `{version}`"
     )]
     Kind {
-        /// What it says of itself.
+        /// Its `kind`.
         kind: String,
         /// Its `apiVersion`.
         version: String,
@@ -111,10 +111,10 @@ struct Resources {
     resource_names: Vec<String>,
 }
 
-/// What rules look at.
+/// The facts that rules match.
 #[derive(Clone, Copy)]
 pub struct Call<'a> {
-    /// Who calls.
+    /// The caller.
     pub user: &'a User,
     /// `None` where it is none of a cluster.
     pub cluster: Option<&'a ClusterName>,
@@ -128,7 +128,7 @@ impl Policy {
     /// Reads a policy. Beside Kubernetes' fields a rule may have `clusters`, a list of names.
     ///
     /// # Errors
-    /// Where it is not one, or asks for what is not to be had here; with the rule's number, from 1.
+    /// It is no policy, or asks for something unsupported; with the rule's number, from 1.
     pub fn from_yaml(yaml: &str) -> Result<Self, PolicyError> {
         let file: File =
             serde_saphyr::from_str(yaml).map_err(|error| PolicyError::Parse(Box::new(error)))?;

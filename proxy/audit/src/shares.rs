@@ -1,6 +1,6 @@
-//! Events of known callers of whom nothing comes (security rule 23): each user has a share, each authority one for all
-//! the users whom it vouches for, and all of them together one. So nobody rotates the history away with calls that they
-//! may not make, and a captured provider does not with ever new names.
+//! Events of known callers' calls without effect (security rule 23): each user has a share, each authority one for all the
+//! users whom it vouches for, and all of them together one. So a user cannot rotate the history away with refused calls, nor a
+//! captured provider with ever new names.
 
 use underpass_core::{
     limits,

@@ -1,5 +1,5 @@
-//! Events of callers without an identity (security rule 23): anybody can make as many as they like, so that they
-//! have a sink of their own, of which each network has a share. They never wait, and nothing waits for them.
+//! Events of callers without an identity (security rule 23): any client can cause as many as it likes, so that they have a sink
+//! of their own, of which each network has a share. They never wait, and nothing waits for them.
 
 use std::net::IpAddr;
 
@@ -9,7 +9,7 @@ use underpass_core::{
     rate::{NetworkLimiter, Rate},
 };
 
-/// What is told of strangers, here and in log lines.
+/// Bounds the events of strangers.
 #[derive(Debug)]
 pub(super) struct Strangers {
     /// Where their events go; without, nowhere.
@@ -41,7 +41,7 @@ impl Strangers {
         }
     }
 
-    /// How a backend for events of strangers behaves: it drops what it has no room for.
+    /// How a backend for events of strangers behaves: it drops events when it is full.
     pub(super) fn config() -> BackendConfig {
         BackendConfig {
             capacity: limits::STRANGER_QUEUE,

@@ -1,4 +1,4 @@
-//! How much anybody can have written down (security rule 23).
+//! Bounds on a caller's events (security rule 23).
 
 use std::{
     collections::BTreeMap,
@@ -42,7 +42,7 @@ impl Kept {
     }
 }
 
-/// Somebody of whom their authenticator says as much as it can, in characters that JSON escapes.
+/// The largest identity of an authenticator, in characters that JSON escapes.
 fn long_identity() -> Identity {
     let text = "\"".repeat(limits::NAME_BYTES);
     let extra = BTreeMap::from([("key".to_owned(), vec![text.clone(); 8])]);
@@ -74,7 +74,7 @@ fn call<'a>(
 async fn rule_23_no_event_is_longer_than_its_kind_may_be() {
     let kept = Kept::default();
     let audit_log = kept.audit_log();
-    // The largest head, with what JSON escapes in it.
+    // The largest head, with characters that JSON escapes.
     let long = "\\\"%22é\u{7f}".repeat(limits::HEADER_BYTES / 16);
     let path = format!("/v1/namespaces/{long}/{long}/{long}/{long}");
     let method = Method::from_bytes(&[b'X'; 4096]).unwrap();
@@ -93,7 +93,7 @@ async fn rule_23_no_event_is_longer_than_its_kind_may_be() {
         let event = &kept.of(&audit_log).await[0];
         assert!(event.len() <= told.event_bytes(), "{}", event.len());
     }
-    // A call to a cluster, by somebody who acts as somebody else.
+    // A call to a cluster, by an impersonating caller.
     let info = RequestInfo::parse(&method, &path, None, false);
     let user = User::from(&identity);
     let (name, by) = (user.name(), "jwt/corp");
@@ -187,7 +187,7 @@ async fn rule_23_a_captured_authenticator_does_not_rotate_the_history_with_ever_
     assert!(refused("bob", "token/tokens"));
 }
 
-/// A token of a login is the directory's, whoever vouches for its user.
+/// A token of a login is the directory's, for any authority of its user.
 #[tokio::test(start_paused = true)]
 async fn rule_23_a_share_is_the_authoritys_and_not_the_tokens() {
     let kept = Kept::default();

@@ -47,7 +47,7 @@ impl Webhook {
         let options = KubeConfigOptions::default();
         let made = kube::Config::from_custom_kubeconfig(kubeconfig, &options).await;
         let mut made = made.map_err(|error| config(error.into()))?;
-        // The client puts what it is asked for behind its base.
+        // The client puts a request's path behind its base.
         let mut parts = made.cluster_url.clone().into_parts();
         let root = uri::PathAndQuery::from_static("/");
         let path = parts.path_and_query.replace(root.clone()).unwrap_or(root);

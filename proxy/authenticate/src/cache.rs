@@ -1,4 +1,4 @@
-//! What was found out about credentials, for a while.
+//! Caches the results of credential checks.
 
 use std::{
     collections::HashMap,
@@ -15,11 +15,11 @@ use tokio_util::sync::CancellationToken;
 use super::{AuthenticateError, Authenticated, Rejection, Source, error::Shared};
 use underpass_core::{BoxError, Identity, Revocation, limits};
 
-/// Credentials that are being asked about: `Remote` says whose.
+/// Credentials that are being checked: `Remote` bounds them by client.
 const FLIGHTS: usize = limits::CHECKS_WAITING + limits::CHECKS_WAITING_KNOWN;
 
-/// A credential's name in a [`Cache`]: a keyed hash, so that what is kept says nothing of the credential, and nobody
-/// outside can choose two of the same name.
+/// A credential's name in a [`Cache`]: a keyed hash, so that the cache tells nothing of the credential, and nobody outside can
+/// choose two of the same name.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Digest([u8; 32]);
 
@@ -43,7 +43,7 @@ impl Outcome {
     }
 }
 
-/// What a check has brought, before it is remembered.
+/// A check's result, before it is cached.
 #[derive(Debug)]
 pub(super) enum Found {
     Identity(Identity),
@@ -56,11 +56,11 @@ pub(super) enum Found {
 /// The end of a check that is under way.
 pub(super) type Pending = watch::Receiver<Option<Outcome>>;
 
-/// What to do about a credential.
+/// The cache's answer for a credential.
 pub(super) enum Asked {
     /// It was checked a short while ago.
     Known(Outcome),
-    /// Somebody is checking it.
+    /// A check of it is under way.
     Wait(Pending),
     /// Check it, and say how it ended.
     Check(Flight, Pending),
@@ -75,8 +75,8 @@ pub(super) struct Lifetimes {
     pub(super) bad: Duration,
 }
 
-/// Results by credential, and the checks that are under way. Good and bad results are kept apart, so that a flood of
-/// made-up credentials pushes out nobody who is known.
+/// Results by credential, and the checks that are under way. Good and bad results are kept apart, so that a flood of made-up
+/// credentials evicts no known identity.
 pub(super) struct Cache {
     key: hmac::Key,
     source: Source,
@@ -135,7 +135,7 @@ impl Cache {
         Digest(digest)
     }
 
-    /// Looks a credential up, and makes the caller check it where nobody knows and nobody else is at it.
+    /// Looks a credential up, and makes the caller check it where there is no result and no check under way.
     pub(super) fn ask(self: &Arc<Self>, digest: Digest) -> Asked {
         let now = Instant::now();
         let mut state = self.state();

@@ -1,4 +1,4 @@
-//! What a caller presents.
+//! A caller's credentials.
 
 use std::{fmt, net::IpAddr, sync::OnceLock};
 
@@ -14,7 +14,7 @@ use super::{
 use underpass_core::{ConnectionInfo, limits};
 use underpass_http::headers;
 
-/// What a caller presents: everything that an authenticator may look at.
+/// A caller's credentials: everything that an authenticator may look at.
 #[allow(missing_debug_implementations, reason = "holds a credential")]
 pub struct Caller<'a> {
     authorization: Authorization<'a>,
@@ -39,7 +39,7 @@ pub struct Password {
 }
 
 impl Password {
-    /// Takes what somebody typed.
+    /// Takes a typed name and password.
     pub fn new(user: impl Into<String>, password: Zeroizing<String>) -> Self {
         Self {
             user: user.into(),
@@ -73,7 +73,7 @@ impl<'a> Caller<'a> {
         }
     }
 
-    /// What the bearer token says of itself, where it is a signed one.
+    /// The unverified claims of the bearer token, where it is a signed one.
     pub(super) fn jwt(&self) -> Option<&Peeked> {
         let peek = || self.bearer().and_then(jwt::peek);
         self.jwt.get_or_init(peek).as_ref()
@@ -98,7 +98,7 @@ impl<'a> Caller<'a> {
         self.client
     }
 
-    /// Somebody who has typed a name and a password.
+    /// A caller who has typed a name and a password.
     pub(super) fn typed(login: Password, client: IpAddr) -> Caller<'static> {
         Caller {
             authorization: Authorization::Basic(login),
@@ -109,7 +109,7 @@ impl<'a> Caller<'a> {
         }
     }
 
-    /// Reads a request. `None`: its credential is ambiguous or unreadable, which is no way to be anybody.
+    /// Reads a request. `None`: its credential is ambiguous or unreadable, which identifies no caller.
     pub fn read(headers: &'a HeaderMap, info: &'a ConnectionInfo) -> Option<Self> {
         let mut lines = headers.get_all(header::AUTHORIZATION).iter();
         let authorization = match (lines.next(), lines.next()) {
@@ -117,7 +117,7 @@ impl<'a> Caller<'a> {
             (Some(line), None) => Authorization::read(line.to_str().ok()?)?,
             (Some(_), Some(_)) => return None,
         };
-        // A proxy's own certificate makes nobody who asks through it the proxy.
+        // A proxy's own certificate does not identify its clients.
         let certificates = match info.peer.asks_for_others() {
             true => &[][..],
             false => &info.certificates,
@@ -139,13 +139,13 @@ impl<'a> Caller<'a> {
     }
 
     /// Does the request come from a browser that shows a page of another origin? Then the user may know nothing of it, and
-    /// what the browser attached by itself speaks for nobody (security rule 27).
+    /// credentials that the browser attached by itself do not count (security rule 27).
     pub fn is_foreign(&self) -> bool {
         self.site.is_foreign()
     }
 
-    /// Does a page of another origin lead a browser here, by a link, a frame or a form? What the browser attached by itself
-    /// opens no workload then: a workload may act on a `GET`, and its page runs scripts (security rule 27).
+    /// Does a page of another origin lead a browser here, by a link, a frame or a form? Credentials that the browser attached
+    /// by itself open no workload then: a workload may act on a `GET`, and its page runs scripts (security rule 27).
     pub fn is_led_from_elsewhere(&self) -> bool {
         self.site.is_led_from_elsewhere()
     }
@@ -187,7 +187,7 @@ fn read_basic(credential: &str) -> Option<Password> {
 /// reads it (apiserver/pkg/authentication/request/websocket). It is removed from there by the cleaning.
 ///
 /// # Errors
-/// The token cannot be read, or it is not the request's only one: two credentials are nobody's (security rule 21).
+/// The token cannot be read, or it is not the request's only one: two credentials are refused (security rule 21).
 pub fn adopt_websocket_bearer(headers: &mut HeaderMap) -> Result<(), AmbiguousBearer> {
     use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 

@@ -101,7 +101,7 @@ struct Lines {
     unavailable: LogShare,
 }
 
-/// Whoever vouches may do so from a memory, or for a connection that is older than a certificate's end.
+/// Authenticators may answer from a cache, or for a connection that has outlived its certificate.
 fn unexpired(authenticated: Authenticated) -> Result<Authenticated, AuthenticateError> {
     let provenance = authenticated.identity.provenance();
     let expires_at = provenance.and_then(Provenance::expires_at);
@@ -132,7 +132,7 @@ pub struct Chain {
 }
 
 impl Chain {
-    /// Asks `steps` from first to last, and `names` about whomever one of them vouches for.
+    /// Asks `steps` from first to last, and `names` about each caller that one of them vouches for.
     pub fn new(steps: Vec<Step>, names: Arc<dyn Names>) -> Self {
         Self {
             steps: ArcSwap::from_pointee(steps),
@@ -141,8 +141,8 @@ impl Chain {
         }
     }
 
-    /// What a name and a password are worth, for a login: the same authenticators decide, in the same order and with the
-    /// same bounds, as for HTTP Basic on a request. `None`: none of them reads passwords of such names.
+    /// Authenticates a name and a password, for a login: the same authenticators decide, in the same order and with the same
+    /// bounds, as for HTTP Basic on a request. `None`: none of them reads passwords of such names.
     ///
     /// # Errors
     /// The password is wrong, or cannot be checked now.
@@ -157,7 +157,7 @@ impl Chain {
         self.authenticate(&Caller::typed(login, client)).await
     }
 
-    /// Asks others from now on. Whoever is being asked goes on.
+    /// Replaces the authenticators. Checks that are under way go on.
     pub fn replace(&self, steps: Vec<Step>) {
         self.steps.store(Arc::new(steps));
     }
@@ -191,7 +191,7 @@ mod tests {
     };
     use underpass_core::{ConnectionInfo, Method, Protocol};
 
-    /// Knows tokens that begin with its name, and does what comes after it.
+    /// Knows tokens that begin with its name, and behaves as the rest says.
     struct Fake(&'static str);
 
     #[async_trait]
@@ -255,7 +255,7 @@ mod tests {
         fn exit(&self, _: &tracing::span::Id) {}
     }
 
-    /// Anybody may ask for a provider that is away, thousands of times a second.
+    /// Any client may send tokens for a provider that is away, thousands of times a second.
     #[tokio::test(start_paused = true)]
     async fn rule_23_a_provider_that_is_away_does_not_let_strangers_fill_the_log() {
         tracing::subscriber::set_global_default(Log).unwrap();

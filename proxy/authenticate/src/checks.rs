@@ -1,4 +1,4 @@
-//! Credentials that are being checked, and who brought them.
+//! Credentials that are being checked, by client.
 
 use std::{
     collections::HashMap,
@@ -9,7 +9,7 @@ use std::{
 use underpass_core::{Block, blocks_of, share};
 
 /// Bounds the checks that run or wait, in all and of one network of any size. The last places are kept for networks that have
-/// few (`share.rs`): whoever guesses does not take those of somebody who logs in elsewhere.
+/// few (`share.rs`): a guesser cannot take those of users who log in elsewhere.
 #[derive(Clone, Debug)]
 pub(super) struct Checks {
     most: usize,

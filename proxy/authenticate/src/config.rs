@@ -10,12 +10,12 @@ use underpass_core::BoxError;
 pub struct ConfigError {
     /// Where it stands, from the authenticator's own section on: `issuer.url`.
     pub field: String,
-    /// What is wrong with it.
+    /// The fault of it.
     #[source]
     pub why: Misconfigured,
 }
 
-/// What is wrong with a field.
+/// The fault of a field.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Misconfigured {
@@ -25,18 +25,18 @@ pub enum Misconfigured {
     /// It has to be a URL of this scheme without credentials, a query or a fragment.
     #[error("must be a URL of the form {0}://HOST[:PORT][/PATH]")]
     Url(&'static str),
-    /// It is none of what it may be.
+    /// It is none of the allowed values.
     #[error("{value:?} is none of {allowed}")]
     NoneOf {
         /// The value.
         value: String,
-        /// What it may be.
+        /// The allowed values.
         allowed: &'static str,
     },
     /// It stands there twice.
     #[error("{0:?} stands there twice")]
     Twice(String),
-    /// It is outside of what makes sense.
+    /// It is out of range.
     #[error("must be {0}")]
     Range(&'static str),
     /// Two authenticators could give the same name.
@@ -52,7 +52,7 @@ pub enum Misconfigured {
         /// The other authenticator.
         authenticator: String,
     },
-    /// It does not say what it should.
+    /// It is invalid.
     #[error("{0}")]
     Invalid(&'static str),
     /// It cannot be read.

@@ -1,17 +1,17 @@
-//! Why nobody vouches for a caller.
+//! Reasons why no authenticator vouches for a caller.
 
 use std::{error::Error, fmt, sync::Arc, time::Duration};
 
 use underpass_core::{Authority, BoxError, Refusal};
 
-/// Why nobody vouches for a caller.
+/// Reasons why no authenticator vouches for a caller.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum AuthenticateError {
     /// The credential is of a known kind and not valid. No other authenticator is asked.
     #[error("the credential was rejected")]
     Rejected(#[source] Rejection),
-    /// Whatever must be asked cannot be reached, or says nothing of use.
+    /// The authenticator's provider cannot be reached, or its answer is unusable.
     #[error("the authenticator is not available")]
     Unavailable(#[source] BoxError),
     /// Too many credentials are being checked, or too many of this client's were bad.
@@ -36,7 +36,7 @@ impl From<Rejection> for AuthenticateError {
     }
 }
 
-/// What is wrong with a credential. The log says it; the client only hears that it is unauthorized.
+/// The reason for a credential's rejection. The log says it; the client only hears that it is unauthorized.
 ///
 /// Values that appear here were vouched for by the credential's issuer, or belong to the configuration.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -45,7 +45,7 @@ pub enum Rejection {
     /// It is no credential of its kind: cut off, mistyped, or made up.
     #[error("it is malformed")]
     Malformed,
-    /// Nobody knows it (any more).
+    /// It is unknown, or no longer known.
     #[error("it is not known")]
     Unknown,
     /// Its time is over.
@@ -54,7 +54,7 @@ pub enum Rejection {
     /// Its time has not come.
     #[error("it is not valid yet")]
     NotYetValid,
-    /// The name or the password is wrong: which of them, nobody is told.
+    /// The name or the password is wrong: the client is not told which.
     #[error("the name or the password is wrong")]
     WrongPassword,
     /// An empty password, which some directories take for an anonymous login.
@@ -69,7 +69,7 @@ pub enum Rejection {
     /// Its signature does not fit.
     #[error("its signature is wrong")]
     Signature,
-    /// It was made for somebody else.
+    /// It was made for another audience.
     #[error("it is meant for another audience")]
     Audience,
     /// It lacks something that the configuration needs.
@@ -104,7 +104,7 @@ pub enum Rejection {
     AnothersName {
         /// The name.
         name: String,
-        /// Who gave it.
+        /// The authority that gave it.
         authority: Authority,
     },
     /// The name differs from that of a user of the directory in the case of its letters only.
@@ -121,12 +121,12 @@ pub enum Rejection {
     /// It is linked to a user of the directory who is disabled.
     #[error("the directory's user {0:?}, who is linked to it, is disabled")]
     Disabled(String),
-    /// What it says of its owner cannot be an identity: too many groups, a name that no header can hold.
+    /// Its claims about its owner cannot be an identity: too many groups, a name that no header can hold.
     #[error("its owner cannot be an identity: {0}")]
     Identity(String),
 }
 
-/// One failure, told to everybody who waits for the same check.
+/// One failure, shared by all callers that wait for the same check.
 #[derive(Clone, Debug)]
 pub(crate) struct Shared(pub(crate) Arc<BoxError>);
 

@@ -1,4 +1,4 @@
-//! How often somebody may be wrong.
+//! Limits bad credentials by client.
 
 use std::{
     net::IpAddr,

@@ -1,4 +1,4 @@
-//! What a signed token says of itself. Nothing here is proved.
+//! A signed token's claims, read before verification. Nothing here is proved.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -6,7 +6,7 @@ use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD as BASE64URL};
 use serde::{Deserialize, de::IgnoredAny};
 use serde_json::Value;
 
-/// Whom a token claims to come from, and whom it is for: enough to see whose it is to check.
+/// A token's unverified issuer and audience: enough to choose the authenticator that checks it.
 #[derive(Debug, Deserialize)]
 pub(crate) struct Peeked {
     #[serde(rename = "iss")]
@@ -31,7 +31,7 @@ impl Peeked {
 pub(crate) enum Audiences {
     One(String),
     Several(Vec<String>),
-    /// A token may be for nobody; it is nobody's then.
+    /// A token without an audience belongs to no authenticator.
     Other(IgnoredAny),
 }
 
@@ -51,7 +51,7 @@ impl Audiences {
     }
 }
 
-/// What a token's header says (RFC 7515, section 4.1).
+/// A token's header (RFC 7515, section 4.1).
 #[derive(Debug, Deserialize)]
 pub(crate) struct Header {
     pub(crate) alg: String,

@@ -1,4 +1,4 @@
-//! Who is calling: a [`Chain`] of authenticators, each of which knows one kind of credential.
+//! Identifies callers: a [`Chain`] of authenticators, each of which knows one kind of credential.
 //!
 //! - [`TokenAuthenticator`]: Underpass's own bearer tokens.
 //! - [`Oidc`]: ID tokens of OpenID Connect providers.
@@ -7,13 +7,13 @@
 //! - [`GitHub`]: GitHub's tokens.
 //! - [`TokenReview`]: ServiceAccount tokens, which their cluster reviews.
 //!
-//! An authenticator looks at a [`Caller`] and says *not mine*, *mine: this identity*, *mine: refused*, or *mine, but
-//! I cannot check it now*. The first one whose credential it is decides alone, so that a broken provider, or a wrong
-//! token, never leads to another authenticator's opinion. Whose a credential is shows in the credential itself and
-//! is decided without asking anybody: a provider that hangs delays its own users only.
+//! An authenticator looks at a [`Caller`] and says *not mine*, *mine: this identity*, *mine: refused*, or *mine, but I cannot
+//! check it now*. The first one whose credential it is decides alone, so that a broken provider, or a wrong token, never leads
+//! to another authenticator's opinion. The credential itself shows which authenticator it is for, without a question to any
+//! provider: a provider that hangs delays its own users only.
 //!
-//! Only this crate can make an [`Authenticated`], so that every way in is written, and tested, here; what differs
-//! between installations is behind traits such as [`TokenStore`].
+//! Only this crate can make an [`Authenticated`], so that every way in is written, and tested, here. Traits such as
+//! [`TokenStore`] hide the differences between installations.
 
 mod cache;
 mod caller;
@@ -70,7 +70,7 @@ pub trait Authenticator: Send + Sync {
     /// The credential is mine and bad, or cannot be checked now.
     ///
     /// # Cancel safety
-    /// The chain drops the future when its time is over. What others wait for as well goes on.
+    /// The chain drops the future when its time is over. A check that other callers wait for as well goes on.
     async fn authenticate(
         &self,
         caller: &Caller<'_>,
@@ -81,7 +81,7 @@ pub trait Authenticator: Send + Sync {
 #[derive(Clone, Debug)]
 pub struct Authenticated {
     pub(crate) identity: Identity,
-    /// What the authenticator said, where the owner of the names says more or less.
+    /// The authenticator's own identity, where the owner of the names adds or takes away.
     pub(crate) claimed: Option<Box<Identity>>,
     pub(crate) revocation: Revocation,
 }
@@ -106,13 +106,13 @@ impl Authenticated {
         }
     }
 
-    /// Who it is.
+    /// The caller's identity.
     pub fn identity(&self) -> &Identity {
         &self.identity
     }
 
-    /// Who it is by the authenticator's word alone, for whoever keeps it: what the owner of the names adds or takes away
-    /// is looked at each time ([`Names`]).
+    /// The identity by the authenticator's word alone, for callers that store it: the owner of the names adds and takes away
+    /// anew each time ([`Names`]).
     pub fn claimed(&self) -> &Identity {
         self.claimed.as_deref().unwrap_or(&self.identity)
     }

@@ -1,4 +1,4 @@
-//! Who has to wait before another password of theirs is looked at.
+//! Waits between a user's password attempts.
 
 use std::{
     hash::{BuildHasher, RandomState},
@@ -17,14 +17,13 @@ use super::{
 };
 use underpass_core::{limits, network_of};
 
-/// Whose password was tried, from where; from anywhere without.
+/// The user whose password was tried, and the network; `None` counts for all networks.
 type Tried = (Name, Option<IpAddr>);
 
 /// Counts wrong passwords by user and network, by user, and by network.
 ///
-/// Two memories, so that whoever makes names up does not make it forget: what was tried holds more than passwords can be
-/// checked in the longest wait ([`limits::PASSWORD_LOCKOUTS`]), and who has logged in where is written by right passwords
-/// only.
+/// Two caches, so that made-up names evict nothing that counts: the tries hold more than passwords can be checked in the
+/// longest wait ([`limits::PASSWORD_LOCKOUTS`]), and only right passwords add to the known networks of users.
 #[derive(Debug)]
 pub(super) struct Lockouts {
     hasher: RandomState,
@@ -70,7 +69,7 @@ impl State {
     }
 }
 
-/// What an attempt counts for.
+/// The counters that an attempt increments.
 fn keys(name: Name, network: IpAddr, known: bool) -> [Option<Tried>; 2] {
     [
         Some((name, Some(network))),
@@ -120,8 +119,8 @@ impl Lockouts {
         let known = state.knows(name, here);
         let keys = keys(name, here, known);
         state.waits(keys, now)?;
-        // Last, so that a name that waits does not count for its network, and before the name takes room: names that are
-        // made up are what this is for.
+        // Last, so that a name that waits does not count for its network, and before the name takes room: this is against
+        // made-up names.
         if !known {
             self.networks.allow(client)?;
             self.networks.count(client);
@@ -138,7 +137,7 @@ impl Lockouts {
                 wrong: 0,
                 until: now,
             });
-            // Whoever has been quiet for the longest wait begins anew.
+            // After the longest wait without an attempt, the count begins anew.
             if now.saturating_duration_since(entry.until) > most {
                 entry.wrong = 0;
             }
@@ -172,7 +171,7 @@ impl Lockouts {
         if known {
             return;
         }
-        // Who guesses elsewhere has not been right.
+        // Only this attempt was right: guesses from elsewhere still count.
         if let Some(tries) = state.tries.get_mut(&(name, None)) {
             tries.wrong = tries.wrong.saturating_sub(1);
         }
@@ -204,7 +203,7 @@ mod tests {
                 panic!("not locked after {last:?}");
             };
             assert!(wait > last && wait <= limits::PASSWORD_WAIT);
-            // Nobody else has to wait.
+            // No other user has to wait.
             lockouts.forget(lockouts.begin("bob", HERE).unwrap());
             last = wait;
             tokio::time::advance(wait).await;
@@ -246,7 +245,7 @@ mod tests {
         }
         let wait = guess(limits::FAILURES).unwrap_err();
         assert!(wait > Duration::ZERO && wait <= limits::FAILURE_FORGIVEN);
-        // It does not hold up who has logged in here before, nor anybody elsewhere.
+        // It delays neither users who have logged in here before, nor clients elsewhere.
         for _ in 0..2 * limits::FAILURES {
             lockouts.forget(lockouts.begin("alice", HERE).unwrap());
         }

@@ -1,19 +1,19 @@
-//! Whose the names are that authenticators give.
+//! The owners of the names that authenticators give.
 
 use super::{Authenticated, Rejection};
 
-/// Whoever owns names: a name of theirs is not given to others by an authenticator that asks somebody else, unless they say
-/// so (security rule 22). A [`Chain`](super::Chain) asks after each of its steps, so that no way in leaves it out.
+/// An owner of names: no other authenticator gives one of them to a caller, unless the owner says so (security rule 22). A
+/// [`Chain`](super::Chain) asks after each of its steps, so that no way in leaves it out.
 pub trait Names: Send + Sync {
-    /// What becomes of somebody whom an authenticator vouches for. It lives no longer than `found` does, and no longer than
-    /// what was decided here.
+    /// Decides about a caller that an authenticator vouches for. The result lives no longer than `found`, and no longer than
+    /// the decision.
     ///
     /// # Errors
-    /// The name is somebody else's.
+    /// The name belongs to another user.
     fn admit(&self, found: Authenticated) -> Result<Authenticated, Rejection>;
 }
 
-/// No name is owned by anybody: for a chain without a directory.
+/// Names without owners: for a chain without a directory.
 #[derive(Clone, Copy, Debug)]
 pub struct Unowned;
 

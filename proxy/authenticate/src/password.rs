@@ -1,7 +1,7 @@
-//! Passwords of the directory's own users: what is kept of them, and how they are checked.
+//! Passwords of the directory's own users: storing and checking them.
 //!
-//! A password is checked where somebody logs in, and nowhere else: what it gives is a token. argon2id is slow and takes
-//! memory on purpose, which no request to a cluster could afford.
+//! Only a login checks a password, and it gives a token. argon2id is slow and takes memory on purpose, which no request to a
+//! cluster could afford.
 
 use std::{fmt, net::IpAddr, sync::Arc, time::Duration};
 
@@ -16,7 +16,7 @@ use zeroize::Zeroizing;
 use super::{Password, checks::Checks, lockouts::Lockouts};
 use underpass_core::limits;
 
-/// What is kept of a password: argon2id with its salt and costs, as a PHC string. Not in `Debug`.
+/// A stored password: argon2id with its salt and costs, as a PHC string. Not in `Debug`.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct PasswordHash(String);
@@ -28,7 +28,7 @@ pub enum PasswordError {
     /// Too easily guessed.
     #[error("a password has at least {} characters", limits::PASSWORD_CHARS)]
     Short,
-    /// Longer than anybody types.
+    /// Too long for a typed one.
     #[error("a password has at most {} bytes", limits::PASSWORD_BYTES)]
     Long,
     /// No salt, or no memory.
@@ -100,7 +100,7 @@ impl fmt::Debug for PasswordHash {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum LoginError {
-    /// The name or the password: which of them, nobody is told.
+    /// The name or the password: the client is not told which.
     #[error("the name or the password is wrong")]
     Wrong,
     /// Too many wrong ones. The right one would not be looked at either.
@@ -111,18 +111,18 @@ pub enum LoginError {
     Busy,
 }
 
-/// Checks passwords, a few at a time, and lets those wait who are wrong.
+/// Checks passwords, a few at a time, and delays the next attempt after wrong ones.
 ///
 /// - Of one user from one network: after [`limits::PASSWORD_TRIES`] wrong ones a second, and twice as long after each
 ///   further one, up to [`limits::PASSWORD_WAIT`].
 /// - Of one user from anywhere: after [`limits::PASSWORD_TRIES_ANYWHERE`] wrong ones, up to
 ///   [`limits::PASSWORD_WAIT_ANYWHERE`], which slows down many machines that guess together. It does not hold up the user
 ///   where they have logged in before, so that these machines cannot lock them out there.
-/// - Of one network, whatever the names: after [`limits::FAILURES`] wrong ones, one each [`limits::FAILURE_FORGIVEN`]. It
+/// - Of one network, for all names together: after [`limits::FAILURES`] wrong ones, one each [`limits::FAILURE_FORGIVEN`]. It
 ///   does not hold up users who have logged in from there before, and right passwords do not count. Networks of IPv6 are
 ///   counted in each size that one may have.
 ///
-/// A name that is nobody's is treated like one that is somebody's, and takes as long.
+/// An unknown name is treated like a known one, and takes as long.
 #[derive(Debug)]
 pub struct Passwords {
     lockouts: Lockouts,
@@ -130,7 +130,7 @@ pub struct Passwords {
     checks: Checks,
     /// Those of users who have logged in from the same network before.
     known: Checks,
-    /// What the password of nobody is compared with.
+    /// The hash that a password for an unknown user is compared with.
     nobodys: PasswordHash,
 }
 
@@ -273,7 +273,7 @@ mod tests {
         }
         let refused = passwords.check(&typed("one more", "x"), None, HERE).await;
         assert!(matches!(refused, Err(LoginError::Locked(_))), "{refused:?}");
-        // What is refused takes no place, and nothing is hashed for it.
+        // A refused attempt takes no place, and nothing is hashed for it.
         let right = typed("bob", "correct horse battery");
         let kept = PasswordHash::new("correct horse battery").unwrap();
         passwords.check(&right, Some(kept), THERE).await.unwrap();
@@ -321,7 +321,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn rule_23_who_takes_a_login_back_before_its_turn_has_not_guessed() {
         let passwords = Passwords::new().unwrap();
-        // Somebody's turn lasts.
+        // Other checks hold all places.
         let turns = u32::try_from(passwords.places.available_permits()).unwrap();
         let _turns = Arc::clone(&passwords.places)
             .acquire_many_owned(turns)

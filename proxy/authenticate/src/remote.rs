@@ -1,4 +1,4 @@
-//! Authenticators that ask somebody else: once for a credential, with few questions at a time.
+//! Authenticators that ask a provider: once for a credential, with few questions at a time.
 
 use std::{
     hash::{BuildHasher, RandomState},
@@ -50,16 +50,16 @@ impl Credential {
     }
 }
 
-/// Checks one kind of credential by asking somebody.
+/// Checks one kind of credential by asking a provider.
 #[async_trait]
 pub(crate) trait Lookup: Send + Sync + 'static {
-    /// Is this credential mine? Decided without asking anybody.
+    /// Is this credential mine? Decided without a question to the provider.
     ///
     /// # Errors
-    /// It is mine, and nobody needs to be asked to see that it is bad.
+    /// It is mine, and bad without a question to the provider.
     fn claim(&self, caller: &Caller<'_>) -> Result<Option<Credential>, Rejection>;
 
-    /// Asks, for somebody at `client`.
+    /// Asks the provider, for a client at this address.
     async fn look_up(
         &self,
         credential: &Credential,
@@ -67,11 +67,10 @@ pub(crate) trait Lookup: Send + Sync + 'static {
     ) -> Result<Identity, AuthenticateError>;
 }
 
-/// How an authenticator that asks somebody behaves.
+/// Cache and timeout of an authenticator that asks a provider.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RemoteOptions {
-    /// How long an identity counts until somebody is asked again: what a user who was removed there can still do
-    /// here.
+    /// How long an identity counts until the provider is asked again: a user who was removed there keeps access for that long.
     pub cache: Duration,
     /// How long a bad credential stays bad without asking.
     pub negative_cache: Duration,
@@ -184,7 +183,7 @@ impl<L: Lookup> Remote<L> {
         })
     }
 
-    /// What the credential is worth.
+    /// Authenticates the credential.
     pub(crate) async fn check(
         &self,
         credential: Credential,
@@ -196,8 +195,8 @@ impl<L: Lookup> Remote<L> {
             Asked::Full => return Err(AuthenticateError::Busy),
             Asked::Wait(pending) => pending,
             Asked::Check(flight, pending) => {
-                // One that was good a while ago is no guess, whoever guesses beside it; nor does somebody guess who has
-                // logged in from there before, and of whose password the directory takes few.
+                // A credential that was good before is no guess. Nor is one of a user who has logged in from there before: the
+                // directory takes few wrong passwords of theirs.
                 let known = self.cache.was_good(&digest)
                     || credential
                         .user()
@@ -216,8 +215,7 @@ impl<L: Lookup> Remote<L> {
         landed(pending).await
     }
 
-    /// In a task of its own: a client that leaves takes nothing away from others who wait, and what was found out
-    /// is kept.
+    /// In a task of its own: a client that leaves takes nothing away from others who wait, and the result is cached.
     fn start(&self, flight: Flight, credential: Credential, client: IpAddr, place: Place) {
         let (lookup, failures) = (Arc::clone(&self.lookup), Arc::clone(&self.failures));
         let (known, timeout) = (Arc::clone(&self.known), self.timeout);
@@ -287,7 +285,7 @@ mod tests {
 
     const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
-    /// Says what it is told to, after a second.
+    /// Gives the wanted answer, after a second.
     #[derive(Default)]
     struct Fake {
         asked: AtomicUsize,
@@ -428,7 +426,7 @@ mod tests {
             let remote = Arc::clone(&remote);
             guessing.spawn(async move { check(&remote, &format!("guess-{n}")).await });
         }
-        // All that can be are under way, and nobody is answered before the clock moves.
+        // All that can be are under way, and none is answered before the clock moves.
         while remote.strangers.checks.enter(CLIENT).is_some() {
             tokio::task::yield_now().await;
         }

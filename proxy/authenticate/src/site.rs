@@ -6,7 +6,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Uri, header, uri::Authority};
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 const SEC_FETCH_MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
 
-/// What a browser says of the page that made it send a request.
+/// A browser's headers about the page that made it send a request.
 #[derive(Clone, Debug)]
 pub(super) struct Site<'a> {
     origin: Origin<'a>,
@@ -75,8 +75,8 @@ impl<'a> Site<'a> {
     /// DNS and many names of one server, each name is an origin.
     pub(super) fn is_foreign(&self) -> bool {
         match self.origin {
-            // A link to an answer of ours is followed with the user's knowledge; what is sent with it changes nothing, since
-            // a form's POST has an Origin.
+            // A link to an answer of ours is followed with the user's knowledge; such a request changes nothing, since a form's
+            // POST has an Origin.
             Origin::None => self.page == Page::Fetches,
             Origin::Unreadable => true,
             Origin::One(origin) => !origin

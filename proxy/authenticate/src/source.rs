@@ -1,4 +1,4 @@
-//! What every identity of one authenticator has in common.
+//! The properties that all identities of one authenticator share.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -11,11 +11,11 @@ use tokio_util::sync::CancellationToken;
 use super::{Authenticated, Rejection};
 use underpass_core::{Authority, Identity, Method, Provenance, Revocation};
 
-/// An authenticator that asks somebody outside: what its identities are called, and how long they last.
+/// An authenticator with an external provider: its identities' names and lifetimes.
 ///
 /// Names that begin with `system:` or `kubeadm:` mean something to Kubernetes, and names that begin with `underpass:` or
-/// `serviceaccount:` to this server: whoever can choose their own name at a provider must not be able to choose one of those. An authenticator
-/// gives them only where its configuration states them one by one.
+/// `serviceaccount:` to this server: a user who can choose their own name at a provider must not be able to choose one of
+/// those. An authenticator gives them only where its configuration states them one by one.
 #[derive(Clone, Debug)]
 pub struct Source {
     name: Arc<str>,
@@ -33,12 +33,12 @@ pub struct Reserved {
     pub groups: BTreeSet<String>,
 }
 
-/// What an authenticator has learnt about a caller.
+/// An authenticator's facts about a caller.
 #[derive(Debug, Default)]
 pub struct Assertion {
     /// The name, with the authenticator's prefix.
     pub user: String,
-    /// What stays where a name is given to somebody else.
+    /// Tells two users apart who have had the same name.
     pub uid: Option<String>,
     /// The groups, with the authenticator's prefix.
     pub groups: Vec<String>,
@@ -75,7 +75,7 @@ impl Source {
     /// Makes the identity.
     ///
     /// # Errors
-    /// A reserved name that is not stated, or what no identity can hold.
+    /// A reserved name that is not stated, or a value that no identity can hold.
     pub fn identity(&self, assertion: Assertion) -> Result<Identity, Rejection> {
         let Assertion {
             user,
@@ -126,10 +126,10 @@ impl Source {
     }
 }
 
-/// What belongs to Kubernetes, and to this server.
+/// Prefixes of names that belong to Kubernetes, and to this server.
 const RESERVED: [&str; 3] = ["system:", "kubeadm:", underpass_core::names::OWN_NAMES];
 
-/// What [`TokenReview`](super::TokenReview) makes, and nobody else.
+/// Only [`TokenReview`](super::TokenReview) makes such names.
 const ACCOUNTS: [&str; 2] = ["serviceaccount:", "serviceaccounts:"];
 
 /// Kubernetes compares names as they are; case is looked past here because a directory may not.

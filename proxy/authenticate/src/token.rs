@@ -5,7 +5,7 @@ use std::{fmt, hash};
 use aws_lc_rs::{constant_time, digest, rand};
 use zeroize::Zeroizing;
 
-/// What a secret scanner looks for.
+/// The prefix that a secret scanner looks for.
 const PREFIX: &str = "upt_";
 
 /// 256 bits in base 62.
@@ -16,10 +16,10 @@ const CHECKSUM_CHARS: usize = 6;
 
 const ALPHABET: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
 
-/// A bearer token: `upt_`, 256 random bits, and a checksum, so that a scanner can tell a token from a
-/// text that only looks like one without asking anybody. Letters and digits only: a double click selects it.
+/// A bearer token: `upt_`, 256 random bits, and a checksum, so that a scanner can tell a token from a text that only looks like
+/// one without asking a server. Letters and digits only: a double click selects it.
 ///
-/// It is shown once; what is kept is its [`TokenHash`]. Cleared from memory when dropped, and not in `Debug`.
+/// It is shown once; only its [`TokenHash`] is stored. Cleared from memory when dropped, and not in `Debug`.
 pub struct Token(Zeroizing<String>);
 
 /// Why a text is not a [`Token`].
@@ -67,7 +67,7 @@ impl Token {
         Ok(Self(Zeroizing::new(text.to_owned())))
     }
 
-    /// What is kept of it. A plain SHA-256 is enough: there is nothing to guess in 256 random bits.
+    /// Its hash, for the store. A plain SHA-256 is enough: there is nothing to guess in 256 random bits.
     pub fn hash(&self) -> TokenHash {
         let mut hash = [0; 32];
         let digest = digest::digest(&digest::SHA256, self.0.as_bytes());
@@ -99,7 +99,7 @@ impl TokenHash {
         self.0.iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
-    /// Reads what [`TokenHash::to_hex`] wrote.
+    /// Reads the output of [`TokenHash::to_hex`].
     ///
     /// # Errors
     /// [`TokenError::Malformed`]: not 64 hexadecimal digits.

@@ -4,11 +4,11 @@
 //! create TokenReviews and nothing else. The cluster's administrator decides whether its tokens count here, by one
 //! binding.
 //!
-//! - A token is shown to a cluster only where its `iss` and `aud` say that it was made for this server by that cluster:
-//!   nobody's token for something else is shown to anybody.
-//! - A cluster can vouch for its own ServiceAccounts and for nobody else, whatever it answers. They have names of this
-//!   server's making, with the cluster's name in them: `system:serviceaccount:ci:deployer` would be another account in
-//!   every cluster that it is impersonated in.
+//! - A token is shown to a cluster only where its `iss` and `aud` say that it was made for this server by that cluster: a token
+//!   for another audience is shown to none.
+//! - A cluster can vouch for its own ServiceAccounts only; its answer cannot widen that. They have names of this server's
+//!   making, with the cluster's name in them: `system:serviceaccount:ci:deployer` would be another account in every cluster
+//!   that it is impersonated in.
 
 use std::{fmt, net::IpAddr, sync::Arc};
 
@@ -31,9 +31,9 @@ use underpass_http::review::{ReviewError, Reviewer};
 pub struct TokenReviewConfig {
     /// The cluster, as this server knows it.
     pub cluster: ClusterName,
-    /// What its tokens have in `iss`: kube-apiserver's `--service-account-issuer`.
+    /// The `iss` of its tokens: kube-apiserver's `--service-account-issuer`.
     pub issuer: String,
-    /// Whom tokens must be made for; none of these may be an audience of the cluster's own API server.
+    /// The audiences of which a token must have one; none of these may be an audience of the cluster's own API server.
     pub audiences: Vec<String>,
     /// The namespaces whose ServiceAccounts may come in; all of them where there is none.
     pub namespaces: Vec<String>,
@@ -123,7 +123,7 @@ struct Spec<'a> {
     audiences: &'a [String],
 }
 
-/// What matters of one that was made.
+/// The fields that are read of the cluster's answer.
 #[derive(Deserialize)]
 struct Answer {
     status: Status,

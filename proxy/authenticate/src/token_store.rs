@@ -10,14 +10,14 @@ use super::{
 };
 use underpass_core::{Authority, BoxError, Identity, Method, Provenance, Revocation, Scope};
 
-/// What is kept about a token.
+/// A token's record in the store.
 #[derive(Clone, Debug, Default)]
 pub struct TokenRecord {
-    /// What the store calls the token. It is no secret.
+    /// The token's id in the store. It is no secret.
     pub id: String,
-    /// Whose token it is.
+    /// The name of the token's user.
     pub user: String,
-    /// Who gave the names: the directory for a token of its users, whoever vouched for a login otherwise.
+    /// The authority that gave the names: the directory for a token of its users, otherwise the authenticator of the login.
     pub authority: Authority,
     /// Their uid, where there is one.
     pub uid: Option<String>,
@@ -27,7 +27,7 @@ pub struct TokenRecord {
     pub extra: BTreeMap<String, Vec<String>>,
     /// From when on it is no longer accepted; `None` is never.
     pub expires_at: Option<SystemTime>,
-    /// What it may be used for.
+    /// The token's scope.
     pub scope: Scope,
     /// Cancelled when the token is revoked, or its user's groups change.
     pub revocation: Revocation,

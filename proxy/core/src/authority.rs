@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::Method;
 
-/// Who says that somebody bears a name. A name means somebody together with its authority (security rule 22): `alice` of
-/// an LDAP directory is nobody's `alice` but that directory's, unless the directory here says that they are one.
+/// The source that vouches for a name. A name identifies a user only together with its authority (security rule 22): `alice` of
+/// an LDAP directory is no other authority's `alice`, unless the directory here says that they are one.
 ///
 /// As text it is `directory`, or kind and name of an authenticator: `ldap/corp`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -16,12 +16,12 @@ pub enum Authority {
     /// The directory: its own users, tokens and passwords.
     #[default]
     Directory,
-    /// An authenticator that asks somebody else.
+    /// An authenticator that asks a provider.
     Provider(Provider),
 }
 
-/// An authenticator that asks somebody else: its kind, and its name in the configuration. A link or a binding for an
-/// authenticator does not hold for one of another kind that takes over its name.
+/// An authenticator that asks a provider: its kind, and its name in the configuration. A link or a binding for an authenticator
+/// does not hold for one of another kind that takes over its name.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Provider {
     method: Method,
@@ -48,7 +48,7 @@ impl Authority {
     }
 }
 
-/// The kinds of authenticators that ask somebody else.
+/// The kinds of authenticators that ask a provider.
 const PROVIDERS: [Method; 5] = [
     Method::Jwt,
     Method::Certificate,

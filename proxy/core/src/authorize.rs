@@ -24,7 +24,7 @@ impl<'a> Access<'a> {
         }
     }
 
-    /// An access to anything else there. One to the API server says what it asks for ([`Access::new`]), and is allowed nothing
+    /// An access to anything else there. One to the API server states its request ([`Access::new`]), and is allowed nothing
     /// without.
     pub fn to(identity: &'a Identity, cluster: &'a ClusterName, target: &'a Target) -> Self {
         Self {
@@ -35,7 +35,7 @@ impl<'a> Access<'a> {
         }
     }
 
-    /// The authenticated caller; never whom they want to act as.
+    /// The authenticated caller; never the user they want to act as.
     pub fn identity(&self) -> &'a Identity {
         self.identity
     }
@@ -45,7 +45,7 @@ impl<'a> Access<'a> {
         self.cluster
     }
 
-    /// What the stream leads to.
+    /// The stream's target.
     pub fn target(&self) -> &'a Target {
         self.target
     }
@@ -56,7 +56,7 @@ impl<'a> Access<'a> {
         self.request
     }
 
-    /// What is done, for people: the verb of a request, and `connect` for other targets.
+    /// A readable verb: the verb of a request, and `connect` for other targets.
     pub fn verb(&self) -> &'a str {
         self.request.map_or("connect", RequestInfo::verb)
     }
@@ -76,8 +76,8 @@ pub trait Authorizer: Send + Sync {
     async fn authorize(&self, access: &Access<'_>) -> Result<Revocation, AuthorizeError>;
 }
 
-/// Decides who may act as whom (`kubectl --as`, security rule 16), once [`Authorizer::authorize`] has let the caller
-/// reach the cluster. `AccessReviews` of the gateway leaves it to the cluster's RBAC.
+/// Decides about impersonation (`kubectl --as`, security rule 16), once [`Authorizer::authorize`] has let the caller reach the
+/// cluster. `AccessReviews` of the gateway leaves it to the cluster's RBAC.
 #[async_trait]
 pub trait ActingAs: Send + Sync {
     /// May the caller act as `target` there? The answer stands until its [`Revocation`].
@@ -87,7 +87,7 @@ pub trait ActingAs: Send + Sync {
     async fn may(&self, access: &Access<'_>, target: &Identity) -> Result<Revocation, Refusal>;
 }
 
-/// Nobody may act as anybody else.
+/// No caller may impersonate.
 #[derive(Clone, Copy, Debug)]
 pub struct Nobody;
 

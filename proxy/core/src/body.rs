@@ -1,4 +1,4 @@
-//! Message bodies, and what lives exactly as long as one.
+//! Message bodies, and values that live exactly as long as one.
 
 use std::{
     pin::Pin,
@@ -28,8 +28,8 @@ pub fn full(bytes: impl Into<Bytes>) -> Body {
         .boxed_unsync()
 }
 
-/// The same bytes, which keep `with` until they are gone: what hyper has taken of a body and has not sent yet costs memory, and
-/// a client may read as slowly as it likes.
+/// The same bytes, which keep `with` until they are gone: bytes that hyper has taken of a body and not sent yet cost memory,
+/// and a client may read as slowly as it likes.
 pub fn tied<T: Send + Sync + 'static>(bytes: Bytes, with: T) -> Bytes {
     Bytes::from_owner(Tied { bytes, _with: with })
 }
@@ -62,7 +62,7 @@ pub trait Guard: Send + Unpin + 'static {
     /// Sees each piece of payload, and may tie something to it ([`tied`]).
     fn passed(&mut self, _data: &mut Bytes) {}
 
-    /// Sees what follows the payload, and may change it.
+    /// Sees the trailers, and may change them.
     fn trailers(&mut self, _trailers: &mut HeaderMap) {}
 
     /// Ready ends the body now, as if it had come to its end. Asked between two pieces.

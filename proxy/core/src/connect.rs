@@ -1,4 +1,4 @@
-//! How the front reaches a cluster: what the tunnel's owner implements.
+//! How the front reaches a cluster. The tunnel's owner implements it.
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -70,7 +70,7 @@ pub enum ConnectError {
     /// The cluster is reached in a way that has no such target.
     #[error("the cluster has no target {0}")]
     NoTarget(Target),
-    /// The open header does not fit what the agent reads.
+    /// The open header is larger than the agent reads.
     #[error("the stream's open header is too large")]
     HeaderTooLarge,
     /// The settings by which the cluster is reached are unusable.

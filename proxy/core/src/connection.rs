@@ -17,7 +17,7 @@ impl Protocol {
     /// The listener's protocols, in its order of preference.
     pub const ALPN: [&'static [u8]; 2] = [b"h2", b"http/1.1"];
 
-    /// Reads what ALPN chose.
+    /// Reads ALPN's choice.
     pub fn from_alpn(alpn: Option<&[u8]>) -> Self {
         if alpn == Some(b"h2") {
             Self::Http2

@@ -1,8 +1,7 @@
 //! Identities of callers.
 //!
-//! An [`Identity`] is made by an authenticator of this crate, travels as the open header of a
-//! tunnel stream, and becomes `Impersonate-*` headers at the agent. It cannot be built from outside:
-//! code that holds one may rely on somebody having proved it.
+//! An [`Identity`] is made by an authenticator of this crate, travels as the open header of a tunnel stream, and becomes
+//! `Impersonate-*` headers at the agent. It cannot be built from outside: code that holds one may rely on its proof.
 
 use std::collections::BTreeMap;
 
@@ -33,7 +32,7 @@ pub struct Identity {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum IdentityError {
-    /// The encoding, or what it holds, is larger than [`limits`] allows.
+    /// The encoding, or a value in it, is larger than [`limits`] allows.
     #[error("the identity has too many or too long {0}")]
     TooLarge(&'static str),
     /// A value is empty, padded with spaces, or holds a control character.
@@ -47,8 +46,8 @@ pub enum IdentityError {
     Malformed(#[source] serde_json::Error),
 }
 
-/// What crosses the tunnel. Unknown fields are refused: one that we do not understand might
-/// restrict what the identity may do. Extras are pairs, so that a repeated key cannot hide another.
+/// The encoding for the tunnel. Unknown fields are refused: one that we do not understand might restrict what the identity may
+/// do. Extras are pairs, so that a repeated key cannot hide another.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Wire<'a> {
@@ -68,8 +67,8 @@ struct Version {
 }
 
 impl Identity {
-    /// Builds an identity from what an authenticator learnt. Nobody but authenticators, and those who speak for this server
-    /// itself, may do that: an identity is believed everywhere.
+    /// Builds an identity from an authenticator's facts. Only authenticators, and code that speaks for this server itself, may
+    /// do that: an identity is believed everywhere.
     ///
     /// # Errors
     /// A value that is too long or that could not be written as a header.
@@ -90,7 +89,7 @@ impl Identity {
         Ok(identity)
     }
 
-    /// The same caller, and who vouches for them.
+    /// The same caller, with its provenance.
     pub fn vouched_for(mut self, provenance: Provenance) -> Self {
         self.provenance = Some(provenance);
         self
@@ -116,7 +115,7 @@ impl Identity {
         &self.extra
     }
 
-    /// How it was authenticated. `None` for whom somebody acts as, and at the agent: it does not cross the tunnel.
+    /// How it was authenticated. `None` for an impersonated user, and at the agent: it does not cross the tunnel.
     pub fn provenance(&self) -> Option<&Provenance> {
         self.provenance.as_ref()
     }
@@ -152,7 +151,7 @@ impl Identity {
         Ok(bytes.into())
     }
 
-    /// Decodes what [`Identity::encode`] wrote; for the agent's side.
+    /// Decodes the output of [`Identity::encode`]; for the agent's side.
     ///
     /// # Errors
     /// Anything that `encode` could not have written.

@@ -1,11 +1,11 @@
 //! Types that both ends of Underpass share.
 //!
-//! - [`Identity`]: who is calling, and [`Provenance`]: who vouches for that. [`Scope`] and [`Revocation`] bound it.
-//! - [`ClusterName`], [`Target`], [`RequestInfo`], [`Access`]: what they ask for. [`Authorizer`] and [`ActingAs`] decide.
+//! - [`Identity`]: the caller, and [`Provenance`]: its proof. [`Scope`] and [`Revocation`] bound it.
+//! - [`ClusterName`], [`Target`], [`RequestInfo`], [`Access`]: the call. [`Authorizer`] and [`ActingAs`] decide.
 //! - [`Name`], [`Labels`], [`Role`], [`Subject`], [`Selector`], [`Revision`]: the values of a directory and of its API.
 //! - [`Clusters`] opens a stream to a cluster. [`ConnectionInfo`] and [`Peer`] tell of the connection that a call came on.
 //! - [`Refusal`]: every answer that is Underpass's own.
-//! - [`limits`]: what a peer or a user can cost, in one place.
+//! - [`limits`]: the bounds on peers and users, in one place.
 
 pub mod body;
 pub mod limits;

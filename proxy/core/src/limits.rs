@@ -24,11 +24,11 @@ pub const NAME_BYTES: usize = 4096;
 /// One extra key, before percent-encoding trebles it.
 pub const EXTRA_KEY_BYTES: usize = 512;
 
-/// Request or response headers, whole (*unauthenticated*): what kube-apiserver reads
-/// (`DefaultMaxHeaderBytes` of net/http), so that no wall of ours stands before its own.
+/// Request or response headers, whole (*unauthenticated*): kube-apiserver's own bound (`DefaultMaxHeaderBytes` of net/http), so
+/// that ours is no tighter.
 pub const HEADER_BYTES: usize = 1024 * 1024;
 
-/// hyper's connection buffer must hold the whole head, and some of what follows it.
+/// hyper's connection buffer must hold the whole head, and some bytes behind it.
 pub const HTTP1_BUFFER_BYTES: usize = HEADER_BYTES + 64 * 1024;
 
 /// Header lines of one message (*unauthenticated*). hyper's default of 100 refuses
@@ -41,10 +41,10 @@ pub const HEADER_COUNT_RESERVE: usize = 16;
 /// Cookies of one request or answer that pass to or from a proxied workload. Browsers keep some 50 to 180 of one host.
 pub const COOKIES: usize = 50;
 
-/// One `Set-Cookie` of a proxied workload: what browsers keep of one (RFC 6265bis, section 5.6), and its attributes.
+/// One `Set-Cookie` of a proxied workload: the most that browsers store (RFC 6265bis, section 5.6), and its attributes.
 pub const COOKIE_BYTES: usize = 6 * 1024;
 
-/// The `Cookie` header that a proxied workload gets: what web servers read of a header line (8 to 16 KiB).
+/// The `Cookie` header that a proxied workload gets: web servers' bound on a header line (8 to 16 KiB).
 pub const COOKIE_LINE_BYTES: usize = 16 * 1024;
 
 /// The name of an object of the directory. Distinguished names reach 200 bytes.
@@ -63,12 +63,12 @@ pub const OBJECTS: usize = 100_000;
 /// is renewed each ten minutes has fewer within [`EXPIRED_TOKEN_KEPT`] and its own life.
 pub const TOKEN_GENERATIONS: usize = 256;
 
-/// Tokens of one user of the directory beside those of logins: one for each machine and pipeline of theirs. Nobody fills
-/// the directory alone, and users are made by administrators.
+/// Tokens of one user of the directory beside those of logins: one for each machine and pipeline of theirs. No user fills the
+/// directory alone, and administrators make the users.
 pub const TOKENS_PER_USER: usize = 500;
 
-/// Tokens of logins, of everybody: half of the tokens that there may be, so that the other half is for those that people
-/// keep. Beyond it the authenticator that has most gives the oldest of its greediest identity up.
+/// Tokens of logins, of all users: half of the tokens that there may be, so that the other half is for those that people keep.
+/// Beyond it the authenticator that has most gives the oldest of its greediest identity up.
 pub const LOGINS: usize = OBJECTS / 2;
 
 /// Tokens of logins of one identity, those included that have expired and are still shown; the oldest gives its place to
@@ -109,7 +109,7 @@ pub const HEADER_READ_TIMEOUT: Duration = Duration::from_secs(30);
 /// Longer than client-go's own idle timeout (90 s), so that the client usually closes first.
 pub const FRONT_IDLE_TIMEOUT: Duration = Duration::from_secs(180);
 
-/// Log lines at once about what one cluster, or its agents, do wrong.
+/// Log lines at once about errors of one cluster, or of its agents.
 pub const CLUSTER_LINES: u32 = 100;
 
 /// One more line after each.
@@ -128,16 +128,16 @@ pub const FRONT_KEEPALIVE_INTERVAL: Duration = Duration::from_secs(25);
 /// A client that does not answer a PING for so long is gone.
 pub const FRONT_KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// A PROXY protocol header (*unauthenticated*, but from configured networks only). Its addresses take 232 bytes at the
-/// most, what load balancers add some hundred, and the name or the certificate of a client one or two thousand.
+/// A PROXY protocol header (*unauthenticated*, but from configured networks only). Its addresses take 232 bytes at the most,
+/// load balancers' additions some hundred, and the name or the certificate of a client one or two thousand.
 pub const PROXY_HEADER_BYTES: usize = 4096;
 
 /// Time for a PROXY protocol header. It is a load balancer's first packet, and its specification wants three seconds at
 /// the least for one that was lost.
 pub const PROXY_HEADER_TIME: Duration = Duration::from_secs(5);
 
-/// Entries of `X-Forwarded-For` that are read, from the last one on (*unauthenticated*): nobody has so many proxies in
-/// a row, and a header of 1 MiB that names trusted ones only would cost milliseconds.
+/// Entries of `X-Forwarded-For` that are read, from the last one on (*unauthenticated*): no client is behind so many proxies,
+/// and a header of 1 MiB that names trusted ones only would cost milliseconds.
 pub const FORWARDED_HOPS: usize = 32;
 
 /// Concurrent requests on one client's HTTP/2 connection (*unauthenticated*): net/http's default,
@@ -151,59 +151,56 @@ pub const FRONT_STREAM_WINDOW: u32 = 256 * 1024;
 /// stop the others; API bodies are at most 3 MiB, so that stalls are short.
 pub const FRONT_CONNECTION_WINDOW: u32 = 8 * 1024 * 1024;
 
-/// What one response on HTTP/2 may wait to be sent, where the client reads slowly: a full client costs
-/// [`FRONT_STREAMS`] times this.
+/// Unsent bytes of one response on HTTP/2, where the client reads slowly: a full client costs [`FRONT_STREAMS`] times this.
 pub const FRONT_SEND_BUFFER: usize = 256 * 1024;
 
-/// What an HTTP/2 connection gathers to write it together (*unauthenticated*): a TLS record, and more than the largest
-/// frame that is worth a copy.
+/// Bytes that an HTTP/2 connection coalesces into one write (*unauthenticated*): a TLS record, and more than the largest frame
+/// that is worth a copy.
 pub const FRONT_WRITE_BUFFER: usize = 16 * 1024;
 
 /// How long a connection that was closed here is still read from (*unauthenticated*): for some round trips, until the
 /// client has read the answer and closes it, too.
 pub const LINGER_TIME: Duration = Duration::from_secs(2);
 
-/// How much is read and forgotten meanwhile: the rest of the largest head. Each byte counts against whoever is not
-/// authenticated.
+/// Bytes that are read and discarded meanwhile: the rest of the largest head. Each byte counts against unauthenticated clients.
 pub const LINGER_BYTES: usize = 2 * 1024 * 1024;
 
-/// TCP connections at once, of users, of agents on WebSocket and of silent peers: room for ten thousand
-/// agents, twice while they come back, and as many connections of users; fewer where the system gives the server fewer
-/// files. One that is idle costs some 60 KiB with its TLS and HTTP, 2 GiB in all. Where a new one has no room, strangers give
-/// one up who have more than a third of all, and else the user, or the cluster of agents, with the most. Beyond half of all,
-/// one of those has a quarter at the most.
+/// TCP connections at once, of users, of agents on WebSocket and of silent peers: room for ten thousand agents, twice while
+/// they come back, and as many connections of users; fewer where the system gives the server fewer files. One that is idle
+/// costs some 60 KiB with its TLS and HTTP, 2 GiB in all. Where a new one has no room, strangers give one up if they have more
+/// than a third of all, and else the user, or the cluster of agents, with the most. Beyond half of all, one of those has a
+/// quarter at the most.
 pub const CONNECTIONS: usize = 32_768;
 
-/// What one connection costs that nobody has authenticated on, before a byte is read from it (*unauthenticated*): its
-/// socket, its task, and the state of TLS and HTTP, measured idle. All that is read from it comes on top.
+/// Memory of an unauthenticated connection before a byte is read from it (*unauthenticated*): its socket, its task, and the
+/// state of TLS and HTTP, measured idle. All that is read from it comes on top.
 pub const STRANGER_BASE: usize = 64 * 1024;
 
-/// What each byte costs that is read from it: buffers grow by doubling, and five hundred heads of 1 MB took 1.7 times as much
+/// Memory for each byte that is read from it: buffers grow by doubling, and five hundred heads of 1 MB took 1.7 times as much
 /// (`underpass-bench run --scenario flood`).
 pub const STRANGER_BYTE: usize = 2;
 
-/// What one line of a head costs beside its bytes, once it is decoded: a place in the header map. On HTTP/2 it may have
-/// come in a byte (RFC 7541, section 6.1).
+/// Memory for one line of a decoded head beside its bytes: a place in the header map. On HTTP/2 it may have come in a byte (RFC
+/// 7541, section 6.1).
 pub const STRANGER_HEADER_LINE: usize = 112;
 
-/// What all connections may hold together that nobody has authenticated on (*unauthenticated*), in bytes: ten thousand
-/// agents on WebSocket that come back at the same moment, [`STRANGER_BASE`] each; or three hundred heads of
-/// [`HEADER_BYTES`]. Half of it is for every source. Beyond that, one source holds a quarter at the most: 2,560 connections
-/// that say nothing, a /56 of IPv6 one and a half times as much, and a /48 twice. Authenticated connections do not count.
+/// Memory of all unauthenticated connections together (*unauthenticated*), in bytes: ten thousand agents on WebSocket that come
+/// back at the same moment, [`STRANGER_BASE`] each; or three hundred heads of [`HEADER_BYTES`]. Half of it is for every source.
+/// Beyond that, one source holds a quarter at the most: 2,560 connections that say nothing, a /56 of IPv6 one and a half times
+/// as much, and a /48 twice. Authenticated connections do not count.
 pub const STRANGERS: usize = 10_240 * STRANGER_BASE;
 
-/// What one of them may hold (*unauthenticated*): the largest head, as it came and decoded, with some room, and
-/// everything of bodies that HTTP/2 lets a client send ahead of the answer. It never gets less as long as nobody is
-/// authenticated: who asks for nothing but health, a hundred bytes at a time, connects again after tens of thousands of
-/// requests.
+/// Memory of one of them at the most (*unauthenticated*): the largest head, as it came and decoded, with some room, and
+/// everything of bodies that HTTP/2 lets a client send ahead of the answer. Its use never falls before authentication: a client
+/// that only asks for health, a hundred bytes at a time, connects again after tens of thousands of requests.
 pub const STRANGER_MOST: usize =
     STRANGER_BASE + STRANGER_BYTE * (2 * HTTP1_BUFFER_BYTES + FRONT_CONNECTION_WINDOW as usize);
 
-/// What an authenticated connection may send ahead of what the server takes, at no charge: any usual head.
+/// Bytes that an authenticated connection may send ahead of the server's reads, at no charge: any usual head.
 pub const KNOWN_HEAD_FREE: usize = 64 * 1024;
 
-/// What all of them may hold beyond that, in bytes: a hundred heads of [`HEADER_BYTES`] that do not end, or five hundred bodies
-/// whose clusters do not read. Beyond it, whoever has most gives a connection up.
+/// Memory of all of them together beyond that, in bytes: a hundred heads of [`HEADER_BYTES`] that do not end, or five hundred
+/// bodies whose clusters do not read. Beyond it, the holder with most gives a connection up.
 pub const KNOWN_HEADS: usize = 256 * 1024 * 1024;
 
 /// From "open a stream to this cluster" to the stream, the wait for a reconnecting agent included.
@@ -215,37 +212,36 @@ pub const STREAM_CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
 /// services and upgrades have none: their head may take as long as the workload does.
 pub const RESPONSE_HEAD_TIMEOUT: Duration = Duration::from_secs(120);
 
-/// Requests of one user in flight in one cluster, unless configured: more than kubectl's discovery or a busy controller
-/// has (client-go's programs ask some ten to fifty times a second), and a fifth of what a cluster takes.
+/// Requests of one user in flight in one cluster, unless configured: more than kubectl's discovery or a busy controller has
+/// (client-go's programs ask some ten to fifty times a second), and a fifth of a cluster's ([`REQUESTS_PER_CLUSTER`]).
 pub const REQUESTS_PER_USER_AND_CLUSTER: usize = 128;
 
-/// Requests of one user in flight, in all clusters together, unless configured: what they may have in four clusters, each
-/// of which may hang until [`RESPONSE_HEAD_TIMEOUT`] is over. The last quarter is kept for clusters where the user has
-/// few (`share.rs`), so that dozens may hang before another one cannot be reached.
+/// Requests of one user in flight, in all clusters together, unless configured: their share of four clusters, each of which may
+/// hang until [`RESPONSE_HEAD_TIMEOUT`] is over. The last quarter is kept for clusters where the user has few (`share.rs`), so
+/// that dozens may hang before another one cannot be reached.
 pub const REQUESTS_PER_USER: usize = 4 * REQUESTS_PER_USER_AND_CLUSTER;
 
-/// Requests in flight in one cluster, unless configured: what kube-apiserver takes at once by default
-/// (`--max-requests-inflight` and `--max-mutating-requests-inflight`, 400 and 200). More would wait there,
-/// where every one of them holds a stream of the tunnel.
+/// Requests in flight in one cluster, unless configured: kube-apiserver's defaults (`--max-requests-inflight` and
+/// `--max-mutating-requests-inflight`, 400 and 200). More would wait there, where every one of them holds a stream of the
+/// tunnel.
 pub const REQUESTS_PER_CLUSTER: usize = 600;
 
 /// Watches, logs, shells and forwarded ports of one user, in all clusters together, unless configured: the informers
 /// of some dozens of controllers. One cluster has three quarters of them at the most (`share.rs`). Each costs server and agent some 100 KiB while it is quiet.
 pub const STREAMS_PER_USER: usize = 2000;
 
-/// The same of everybody in one cluster, unless configured. With the requests it is what one session of an agent
-/// takes (4,096 streams), and less than the agent's connections to its API server do
-/// ([`UPSTREAM_STREAMS`] times [`UPSTREAM_CONNECTIONS`]).
+/// The same of all users in one cluster, unless configured. With the requests it fits one session of an agent (4,096 streams),
+/// and less than the agent's connections to its API server do ([`UPSTREAM_STREAMS`] times [`UPSTREAM_CONNECTIONS`]).
 pub const STREAMS_PER_CLUSTER: usize = 3400;
 
 /// Requests of one user that wait for a place, in all clusters together: as many as may be in flight, and as two full
 /// HTTP/2 connections bring. One that waits costs its head, some 10 KiB and at the most [`HEADER_BYTES`].
 pub const QUEUE_PER_USER: usize = 512;
 
-/// How long a request waits for a place: what kube-apiserver's own queues allow (a quarter of a request's 60 s).
+/// How long a request waits for a place: as in kube-apiserver's own queues (a quarter of a request's 60 s).
 pub const QUEUE_WAIT: Duration = Duration::from_secs(15);
 
-/// Nobody is told to stay away for longer than this: places may come back at any moment, and client-go tries ten times.
+/// The longest `Retry-After`: places may come back at any moment, and client-go tries ten times.
 pub const RETRY_LATEST: Duration = Duration::from_secs(30);
 
 /// One HTTP/1.1 connection may take so long to finish its shutdown after the last byte was read.
@@ -268,8 +264,8 @@ pub const API_SERVER_CHECK_TIMEOUT: Duration = Duration::from_secs(10);
 /// The body of a readiness check's answer (`/version` is some 400 bytes).
 pub const VERSION_BYTES: usize = 64 * 1024;
 
-/// Streams that we put on one HTTP/2 connection to the API server, whatever it would allow:
-/// kube-apiserver's default, and the loss of one connection should not end every watch.
+/// Streams that we put on one HTTP/2 connection to the API server, even if it allows more: kube-apiserver's default, and the
+/// loss of one connection should not end every watch.
 pub const UPSTREAM_STREAMS: usize = 100;
 
 /// HTTP/2 connections to the API server: 12,800 watches.
@@ -278,7 +274,7 @@ pub const UPSTREAM_CONNECTIONS: usize = 128;
 /// Idle HTTP/1.1 connections kept to an API server that offers no HTTP/2.
 pub const UPSTREAM_IDLE_HTTP1: usize = 32;
 
-/// Receive window of one response: what one slow reader can cost the agent.
+/// Receive window of one response: a slow reader costs the agent no more.
 pub const UPSTREAM_STREAM_WINDOW: u32 = 256 * 1024;
 
 /// Receive window of one connection to the API server. More than all streams' windows together,
@@ -325,7 +321,7 @@ pub const PASSWORDS_WAITING: usize = 64;
 /// those of a neighbour, leave them a place.
 pub const PASSWORDS_WAITING_KNOWN: usize = 16;
 
-/// Wrong passwords of one user from one network before a wait (*unauthenticated*): more than somebody mistypes.
+/// Wrong passwords of one user from one network before a wait (*unauthenticated*): more than a user mistypes.
 pub const PASSWORD_TRIES: u32 = 5;
 
 /// The longest wait after one of them.
@@ -342,7 +338,7 @@ pub const PASSWORD_WAIT_ANYWHERE: Duration = Duration::from_secs(60);
 /// 30 ms each, so that guesses of ever new names from everywhere do not make it forget a name before its wait is over.
 pub const PASSWORD_LOCKOUTS: usize = 131_072;
 
-/// Users of whom it is remembered where they have logged in, of some hundred bytes each; only right passwords write it.
+/// Users whose networks are remembered, of some hundred bytes each; only right passwords write it.
 pub const PASSWORD_USERS: usize = 8192;
 
 /// Networks that one user has logged in from: home, work, a phone, and some more.
@@ -372,16 +368,16 @@ pub const CHECKS_WAITING_KNOWN: usize = 64;
 /// answers them.
 pub const CHECKS_KNOWN_AT_ONCE: usize = 8;
 
-/// Bad credentials, or wrong passwords of whatever names, that one client may present in a row (*unauthenticated*): more
-/// than a tool with an old password tries until somebody looks, and little for a dictionary.
+/// Bad credentials, or wrong passwords of any names, that one client may present in a row (*unauthenticated*): more than a tool
+/// with an old password tries until its user looks, and little for a dictionary.
 pub const FAILURES: u32 = 50;
 
 /// After so long one of them is forgiven.
 pub const FAILURE_FORGIVEN: Duration = Duration::from_secs(2);
 
 /// The networks of IPv6 that a client is counted in, each with how many subscribers' shares it has (*unauthenticated*): a
-/// subscriber has a /64 at the least, a household or a small office a /56, a site a /48 (RFC 6177). So who holds a /48 has
-/// 16 shares, and not 65,536; a site of which so many subscribers are wrong at once is rare.
+/// subscriber has a /64 at the least, a household or a small office a /56, a site a /48 (RFC 6177). So a /48 has 16 shares, and
+/// not 65,536; a site of which so many subscribers are wrong at once is rare.
 pub const NETWORK_BLOCKS: [(u32, u32); 3] = [(64, 1), (56, 4), (48, 16)];
 
 /// Clients whose bad credentials each authenticator counts (*unauthenticated*), of some hundred bytes each.
@@ -399,21 +395,20 @@ pub const PROVIDER_ANSWER_BYTES: usize = 1024 * 1024;
 /// Keys of one token issuer. Providers publish two to four.
 pub const ISSUER_KEYS: usize = 64;
 
-/// An issuer's keys are fetched again when they are older, while the old ones serve: a key that the issuer took
-/// back counts so long.
+/// An issuer's keys are fetched again when they are older, while the old ones serve: a revoked key counts so long.
 pub const ISSUER_KEYS_AGE: Duration = Duration::from_secs(300);
 
-/// An issuer that cannot be reached keeps its keys so long: past it nobody can say that they were not taken back.
+/// An issuer that cannot be reached keeps its keys so long: past it they may have been revoked.
 pub const ISSUER_KEYS_STALE: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// An issuer is not asked for its keys more often (*unauthenticated*: anybody can name a key that does not exist).
+/// An issuer is not asked for its keys more often (*unauthenticated*: any client can name a key that does not exist).
 pub const ISSUER_KEYS_PAUSE: Duration = Duration::from_secs(2);
 
 /// Certificates between a client's and its root (*unauthenticated*): each is parsed for every request.
 pub const CLIENT_INTERMEDIATES: usize = 8;
 
-/// Wrong passwords of one entry that reach its directory before a wait, from wherever they come (*unauthenticated*).
-/// Active Directory locks an account after five (CIS) or ten (Microsoft's baseline) in a row, whoever has brought them.
+/// Wrong passwords of one entry that reach its directory before a wait, from wherever they come (*unauthenticated*). Active
+/// Directory locks an account after five (CIS) or ten (Microsoft's baseline) in a row, from all clients together.
 pub const LDAP_WRONG_BINDS: u32 = 4;
 
 /// Of these, how many from networks where its user has not logged in before: the last one is theirs.
@@ -423,7 +418,7 @@ pub const LDAP_WRONG_BINDS_OF_STRANGERS: u32 = LDAP_WRONG_BINDS - 1;
 /// is ten to thirty minutes where it is set.
 pub const LDAP_WRONG_BINDS_TIME: Duration = Duration::from_secs(30 * 60);
 
-/// Users of a directory of whom it is remembered that they have logged in, and where, of some hundred bytes each.
+/// Users of a directory whose logins and networks are remembered, of some hundred bytes each.
 pub const LDAP_USERS: usize = 65_536;
 
 /// Other entries whose wrong passwords are remembered (*unauthenticated*), of some 200 bytes each with the networks that
@@ -462,23 +457,23 @@ pub const PEER_MESSAGE_CHARS: usize = 512;
 /// no API server counts so few as a flood.
 pub const ACCESS_REVIEWS_AT_ONCE: usize = 8;
 
-/// Whether somebody may act as somebody else, from the first review to the last.
+/// The decision about an impersonation, from the first review to the last.
 pub const ACTING_AS_TIME: Duration = Duration::from_secs(20);
 
-/// Callers and whom they want to act as that are being reviewed in one cluster: beyond it, 429. A cluster that hangs
-/// costs so many, and takes nothing from the others. One caller has three quarters of them at the most (`share.rs`).
+/// Reviews of impersonations in one cluster at once: beyond it, 429. A cluster that hangs costs so many, and takes nothing from
+/// the others. One caller has three quarters of them at the most (`share.rs`).
 pub const ACTING_AS_WAITING: usize = 64;
 
 /// How long a cluster's yes counts for new requests: as long as kube-apiserver itself remembers a constrained
 /// impersonation. One kubectl command, with its discovery, is one round of reviews.
 pub const ACTING_AS_ALLOWED: Duration = Duration::from_secs(10);
 
-/// How long its no counts: one kubectl command's repetitions, and hardly longer than somebody who was just given the
-/// right takes to try again.
+/// How long its no counts: one kubectl command's repetitions, and hardly longer than a user with a new right takes to try
+/// again.
 pub const ACTING_AS_REFUSED: Duration = Duration::from_secs(2);
 
-/// While watches, shells and logs rest on a cluster's yes, it is asked again so often: what a right that was taken away
-/// in the cluster is still good for, and [`ACTING_AS_ALLOWED`] more at the most.
+/// While watches, shells and logs rest on a cluster's yes, it is asked again so often: a right that was revoked in the cluster
+/// lasts that long, and [`ACTING_AS_ALLOWED`] more at the most.
 pub const ACTING_AS_AGAIN: Duration = Duration::from_secs(30);
 
 /// Answers that are remembered, yes and no each, of some hundred bytes.
@@ -511,7 +506,7 @@ pub const STRANGER_EVENTS: u32 = 50;
 /// One more of a network's is written after each (*unauthenticated*): 8,640 a day, some 5 MB.
 pub const STRANGER_EVENT_EVERY: Duration = Duration::from_secs(10);
 
-/// The same for all networks together (*unauthenticated*): what a disk and a reader of logs can bear, 10 a second.
+/// The same for all networks together (*unauthenticated*): bearable for a disk and for a reader of logs, 10 a second.
 pub const STRANGERS_EVENTS: u32 = 1000;
 /// One more is written after each (*unauthenticated*).
 pub const STRANGERS_EVENT_EVERY: Duration = Duration::from_millis(100);
@@ -536,7 +531,7 @@ pub const REFUSAL_LINES: u32 = 100;
 /// One more line after each: 86,400 a day of one network.
 pub const REFUSAL_LINE_EVERY: Duration = Duration::from_secs(1);
 
-/// The same for all networks together (*unauthenticated*): what a disk and a reader of logs can bear. With it networks are
+/// The same for all networks together (*unauthenticated*): bearable for a disk and for a reader of logs. With it networks are
 /// forgotten only once they have their whole share back: it lets fewer than [`FAILING_CLIENTS`] take a line meanwhile.
 pub const REFUSALS_LINES: u32 = 1000;
 
@@ -547,8 +542,7 @@ pub const REFUSALS_LINE_EVERY: Duration = Duration::from_millis(100);
 /// audit keeps all of it.
 pub const AUDIT_TEXT_CHARS: usize = 2048;
 
-/// Names in an event: users, and what a call is about. Kubernetes' have 253 characters, and distinguished names reach 200
-/// bytes.
+/// Names in an event: users, and objects of calls. Kubernetes' have 253 characters, and distinguished names reach 200 bytes.
 pub const AUDIT_NAME_BYTES: usize = 512;
 
 /// Groups and extra of one user in an event, together: two thousand groups of 30 bytes, or three hundred distinguished
@@ -582,7 +576,7 @@ pub const AUTHORITY_REFUSED_EVENT_EVERY: Duration = Duration::from_millis(200);
 /// Authenticators whose share is remembered: more than any installation has.
 pub const REFUSED_AUTHORITIES: usize = 256;
 
-/// The same of everybody: as of all strangers, what a disk and a reader of logs can bear.
+/// The same of all users: as of all strangers, bearable for a disk and for a reader of logs.
 pub const ALL_REFUSED_EVENTS: u32 = 1000;
 /// One more is written after each: ten a second.
 pub const ALL_REFUSED_EVENT_EVERY: Duration = Duration::from_millis(100);

@@ -7,8 +7,7 @@ use crate::{
     rate::{NetworkLimiter, Rate},
 };
 
-/// How many log lines each network gets for what it is refused, and all together (security rule 23). Metrics count all of
-/// it.
+/// Bounds the log lines about refusals, of each network and of all together (security rule 23). Metrics count all of them.
 #[derive(Debug)]
 pub struct LogShare(NetworkLimiter);
 

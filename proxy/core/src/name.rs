@@ -95,7 +95,7 @@ pub enum LabelsError {
     /// A value with other characters than these, or too long.
     #[error("{0:?} is not a label's value (up to 63 of letters, digits, '-', '_', '.')")]
     Value(String),
-    /// More of them than anybody sorts by.
+    /// More of them than are of use.
     #[error("more than {} labels", limits::LABELS)]
     TooMany,
 }

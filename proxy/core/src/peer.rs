@@ -1,9 +1,9 @@
 //! The peer of a connection, and the client of a request on it.
 //!
-//! The two differ behind a load balancer that ends TLS and speaks HTTP to us: then one connection carries the
-//! requests of many clients, and each says in `X-Forwarded-For` where it comes from. Everybody can write that header.
-//! So it is believed as far as those are trusted who wrote it: the last entry is the word of our own peer, the one
-//! before it the word of whom that entry names, and so on.
+//! The two differ behind a load balancer that ends TLS and speaks HTTP to us: then one connection carries the requests of many
+//! clients, and each says in `X-Forwarded-For` where it comes from. Any client can write that header. So an entry is believed
+//! as far as its writer is trusted: our own peer wrote the last entry, the host that this entry names wrote the one before it,
+//! and so on.
 
 use std::net::IpAddr;
 
@@ -11,12 +11,12 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::{Networks, limits, list};
 
-/// Each proxy adds whom it got the request from.
+/// Each proxy adds the address that it got the request from.
 pub const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
 /// The peer of a connection: a client, or a proxy that is trusted to name its client.
 ///
-/// The address is not the client's, as a rule, where the peer is a proxy: whose request it is, [`Peer::client`] says.
+/// The address is not the client's, as a rule, where the peer is a proxy: [`Peer::client`] tells the client of a request.
 #[derive(Clone, Debug)]
 pub struct Peer {
     address: IpAddr,
@@ -25,8 +25,8 @@ pub struct Peer {
 }
 
 impl Peer {
-    /// The peer at `address`, as the socket or a trusted PROXY protocol header says. `proxies` are trusted to say in
-    /// `X-Forwarded-For` for whom they ask.
+    /// The peer at `address`, as the socket or a trusted PROXY protocol header says. `proxies` are trusted to name their
+    /// clients in `X-Forwarded-For`.
     pub fn new(address: IpAddr, proxies: &Networks) -> Self {
         let address = address.to_canonical();
         Self {
@@ -40,9 +40,9 @@ impl Peer {
         self.address
     }
 
-    /// The client that these headers' request comes from: the last entry of `X-Forwarded-For` that is no trusted
-    /// proxy, where the peer is one. An entry that is no address says nothing, and neither does what stands before
-    /// it: then the client is the last proxy that is known.
+    /// The client that these headers' request comes from: the last entry of `X-Forwarded-For` that is no trusted proxy, where
+    /// the peer is one. An entry that is no address says nothing, and neither do those before it: then the client is the last
+    /// proxy that is known.
     ///
     /// To be called before the headers are cleaned: `Connection: X-Forwarded-For` must not take it away.
     pub fn client(&self, headers: &HeaderMap) -> IpAddr {
@@ -62,8 +62,7 @@ impl Peer {
         known
     }
 
-    /// Is the peer a proxy that asks for others? What the connection itself proves is then the proxy's, and nobody's
-    /// who asks through it.
+    /// Is the peer a proxy that asks for others? The connection's own proofs are then the proxy's, and not its clients'.
     pub fn asks_for_others(&self) -> bool {
         self.trusted.is_some()
     }
@@ -99,7 +98,7 @@ fn address(entry: &[u8]) -> Option<IpAddr> {
     sane.then_some(address.to_canonical())
 }
 
-/// An address as what follows us reads it: one, and nothing else.
+/// An address for the next hop: one, and nothing else.
 pub fn forwarded_for(client: IpAddr) -> Option<HeaderValue> {
     HeaderValue::from_str(&client.to_canonical().to_string()).ok()
 }
@@ -182,7 +181,7 @@ mod tests {
             ("[2001:db8::1]:443", "2001:db8::1"),
             ("::ffff:192.0.2.1", "192.0.2.1"),
             ("[::ffff:192.0.2.1]:9", "192.0.2.1"),
-            // Eight groups and no port: who writes a port has to write brackets.
+            // Eight groups and no port: a port needs brackets.
             ("2001:db8:1:2:3:4:5:443", "2001:db8:1:2:3:4:5:443"),
         ] {
             assert_eq!(client("10.0.0.1", &[entry]), expected, "{entry}");

@@ -1,4 +1,4 @@
-//! Identities that nobody may become through this proxy.
+//! Identities that no caller may become through this proxy.
 //!
 //! The same check runs on the server's side and on the agent's: a captured server cannot exceed it
 //! (security rule 17). The server's side refuses a little more, and leaves one thing to the cluster: see
@@ -11,12 +11,12 @@
 //! - `system:anonymous` and `system:unauthenticated` are refused: a caller here is authenticated, and an
 //!   authenticator that yields them is broken.
 //! - `system:authenticated` passes: kube-apiserver adds it to every impersonated user anyway.
-//! - `system:serviceaccount:*` is refused unless its namespace is allowed: a ServiceAccount belongs to one
-//!   cluster, and several of `kube-system` amount to cluster-admin. Its own groups pass with it. The agent's own
-//!   account gains nobody anything: all that it may do is impersonate, and who is impersonated cannot go on to.
+//! - `system:serviceaccount:*` is refused unless its namespace is allowed: a ServiceAccount belongs to one cluster, and several
+//!   of `kube-system` amount to cluster-admin. Its own groups pass with it. The agent's own account gains a caller nothing: it
+//!   may only impersonate, and an impersonated user may not impersonate further.
 //! - `kubeadm:cluster-admins` is bound to cluster-admin by kubeadm (1.29 and later).
-//! - Extras below `authentication.kubernetes.io/` are what kube-apiserver itself asserts of a token (pod, node,
-//!   credential); admission policies trust them.
+//! - Extras below `authentication.kubernetes.io/` are kube-apiserver's own assertions about a token (pod, node, credential);
+//!   admission policies trust them.
 
 use std::collections::BTreeSet;
 
@@ -82,15 +82,14 @@ impl ImpersonationPolicy {
         self.check_with(identity, Accounts::Allowed)
     }
 
-    /// [`check`](Self::check) of somebody who calls: they may be none of Underpass's own users, and assert nothing in
-    /// its place.
+    /// [`check`](Self::check) of a caller: they may be none of Underpass's own users, and assert nothing in its place.
     pub fn check_caller(&self, caller: &Identity) -> Result<(), NeverImpersonated> {
         not_ours(caller)?;
         self.check_with(caller, Accounts::Allowed)
     }
 
-    /// [`check_caller`](Self::check_caller) of somebody whom a caller wants to act as in a cluster. ServiceAccounts pass
-    /// here: the cluster is asked whether this caller may be that account, and its agent allows namespaces.
+    /// [`check_caller`](Self::check_caller) of a user that a caller wants to act as in a cluster. ServiceAccounts pass here:
+    /// the cluster is asked whether this caller may be that account, and its agent allows namespaces.
     pub fn check_target(&self, target: &Identity) -> Result<(), NeverImpersonated> {
         not_ours(target)?;
         self.check_with(target, Accounts::All)

@@ -40,8 +40,8 @@ impl Method {
 }
 
 impl Method {
-    /// Do browsers attach it by themselves, whichever page makes them send the request? They remember HTTP Basic for a
-    /// server, and a client certificate belongs to the connection.
+    /// Do browsers attach it by themselves, for requests of any page? They remember HTTP Basic for a server, and a client
+    /// certificate belongs to the connection.
     pub const fn is_ambient(self) -> bool {
         match self {
             Self::Password | Self::Ldap | Self::Certificate => true,
@@ -58,7 +58,7 @@ impl fmt::Display for Method {
 
 /// The proof behind an [`Identity`](crate::Identity): its authenticator, kind, end and scope.
 ///
-/// It stays at the server: an agent needs to know whom to impersonate, and could not check the rest.
+/// It stays at the server: an agent needs only the user to impersonate, and could not check the rest.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Provenance {
     method: Method,

@@ -1,7 +1,6 @@
 //! Everything that this proxy answers itself instead of forwarding.
 //!
-//! A [`Refusal`] is what the outside may see; causes, addresses and peers' texts stay in the log
-//! (security rule 11).
+//! A [`Refusal`] is the client's view; causes, addresses and peers' texts stay in the log (security rule 11).
 
 use std::{borrow::Cow, time::Duration};
 
@@ -16,7 +15,7 @@ const RETRY_SOON: Duration = Duration::from_secs(1);
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Refusal {
-    /// No credential, or one that nobody accepts.
+    /// No credential, or one that no authenticator accepts.
     #[error("Unauthorized")]
     Unauthorized,
     /// A page of another origin made a browser send the request, with a credential that browsers attach by themselves
@@ -43,7 +42,7 @@ pub enum Refusal {
         user: String,
         /// For which cluster.
         cluster: ClusterName,
-        /// To do what: a verb of Kubernetes.
+        /// A verb of Kubernetes.
         verb: Cow<'static, str>,
         /// Why, where the authorizer lets the user know.
         reason: Option<String>,
@@ -65,7 +64,7 @@ pub enum Refusal {
         /// The offending part of the target identity.
         what: Box<Impersonated>,
     },
-    /// The cluster does not say whether the caller may act as somebody else.
+    /// The cluster does not say whether the caller may impersonate.
     #[error(
         "acting as somebody else is forbidden in cluster \"{0}\": the cluster does not let Underpass ask whether you may"
     )]
@@ -123,7 +122,7 @@ pub enum Refusal {
     /// The request's headers are larger than any API server reads.
     #[error("the request's headers are too large")]
     HeadersTooLarge,
-    /// The caller, or everybody together, asks too much.
+    /// The caller, or all callers together, ask too much.
     #[error("too many requests, please try again later")]
     TooManyRequests,
     /// Too many of the caller's credentials were bad, or too many passwords of that name: none is looked at for so long.

@@ -1,4 +1,4 @@
-//! How a decision is taken back.
+//! Revokes decisions.
 
 use std::{
     sync::Arc,
@@ -9,12 +9,12 @@ use futures_util::{StreamExt, stream::FuturesUnordered};
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-/// The life of a decision: of an authentication or an authorization. Whoever made the decision keeps
-/// the token; cancelling it ends every request, watch and shell that rests on it (security rule 12).
+/// The life of a decision: of an authentication or an authorization. The maker of the decision keeps the token; cancelling it
+/// ends every request, watch and shell that rests on it (security rule 12).
 ///
-/// A credential of somebody else's that *expires* does not end what it has begun: kube-apiserver doesn't either, and a
-/// shell should outlive a provider's token of fifteen minutes. One of our own does ([`Revocation::until`]): whoever
-/// made it said how long it counts.
+/// A provider's credential that *expires* does not end its running requests: kube-apiserver doesn't end them either, and a
+/// shell should outlive a provider's token of fifteen minutes. One of our own does ([`Revocation::until`]): its maker set the
+/// lifetime.
 #[derive(Clone, Debug, Default)]
 pub struct Revocation {
     decisions: Vec<CancellationToken>,
@@ -43,15 +43,15 @@ impl Revocation {
     /// The same decision, which ends at `end` at the latest.
     #[must_use]
     pub fn until(mut self, end: SystemTime) -> Self {
-        // The time that is left does not change when somebody sets the clock.
+        // The time that is left does not change when the clock is set.
         let left = end.duration_since(SystemTime::now()).unwrap_or_default();
         let end = Instant::now() + left.min(FAR);
         self.deadline = Some(self.deadline.map_or(end, |deadline| deadline.min(end)));
         self
     }
 
-    /// The same decision. The last reference to `rest` is gone when nothing rests on the decision any longer: for whoever
-    /// has to ask again from time to time, or to remember what may be taken back.
+    /// The same decision. The last reference to `rest` is gone when nothing rests on the decision any longer: for makers that
+    /// ask again from time to time, or that remember decisions to revoke.
     #[must_use]
     pub fn until_unused(mut self, rest: Arc<DropGuard>) -> Self {
         self.rests.push(rest);

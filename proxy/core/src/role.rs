@@ -31,7 +31,7 @@ pub enum Role {
     Services,
     /// All of that.
     Operate,
-    /// And the cluster's agents, and who may reach it. On all clusters: the whole directory.
+    /// And the cluster's agents and bindings. On all clusters: the whole directory.
     Admin,
 }
 
@@ -177,7 +177,7 @@ mod tests {
             ("shell", Some(Permission::Shell)),
             ("operation", Some(Permission::Node)),
             ("state", None),
-            // Nobody gets a stream to the API server without saying for what.
+            // No stream to the API server without a request.
             ("kube-api", None),
         ] {
             let target = target.parse().unwrap();

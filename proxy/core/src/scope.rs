@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{ClusterName, RequestInfo};
 
-/// Limits of a credential, below what its owner may. The default has none.
+/// Limits of a credential, below its owner's rights. The default has none.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
@@ -15,7 +15,7 @@ pub struct Scope {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "openapi", schema(value_type = Option<Vec<String>>))]
     pub clusters: Option<BTreeSet<ClusterName>>,
-    /// Only what changes nothing: no shell, no port-forward, no write.
+    /// Only requests that change nothing: no shell, no port-forward, no write.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub read_only: bool,
 }

@@ -12,7 +12,7 @@ pub fn split(user: &str) -> Option<(&str, &str)> {
     (is_label(namespace) && is_subdomain(name)).then_some((namespace, name))
 }
 
-/// Its groups, which Kubernetes adds where nobody states any.
+/// Its groups, which Kubernetes adds where a request states none.
 pub fn groups(namespace: &str) -> [String; 2] {
     [ALL.to_owned(), format!("{ALL}:{namespace}")]
 }

@@ -1,13 +1,13 @@
 //! A bound that one holder never reaches alone.
 //!
-//! A fixed bound for everybody together is taken by the first who is greedy; a fixed one for each, low enough for many at a
-//! time, is too little for one alone. So the last places are kept: a quarter is for those who hold few, and half of that
-//! for those who hold nothing yet. It takes many holders, and not one, to keep a newcomer out.
+//! The first greedy holder uses up a fixed bound for all together; a fixed one for each, low enough for many at a time, is too
+//! little for one alone. So the last places are kept: a quarter is for holders of few, and half of that for holders of none. It
+//! takes many holders, and not one, to keep a newcomer out.
 
 /// A holder of fewer counts as one that holds few.
 const FEW: usize = 4;
 
-/// May one who holds `held` of `all` take one more, where everybody together has `taken`?
+/// May a holder of `held` of `all` take one more, where all holders together have `taken`?
 pub const fn allows(held: usize, taken: usize, all: usize) -> bool {
     let kept = match held {
         0 => 0,

@@ -4,8 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Authority, Name};
 
-/// Somebody whom a binding names: `{"user": NAME}` or `{"group": NAME}`, and `authority` where one in particular must
-/// give the name.
+/// A binding's subject: `{"user": NAME}` or `{"group": NAME}`, and `authority` where one in particular must give the name.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "Form", into = "Form")]
 pub struct Subject {
@@ -45,7 +44,7 @@ impl Subject {
         }
     }
 
-    /// The same name, given by `authority` and nobody else.
+    /// The same name, given by `authority` only.
     #[must_use]
     pub fn of(self, authority: Authority) -> Self {
         Self {

@@ -1,9 +1,9 @@
-//! The targets of streams: what an agent connects a stream to.
+//! The targets that an agent connects streams to.
 
 use std::{fmt, net::IpAddr, str::FromStr};
 
-/// What a stream is to be connected to at an agent. Its text is the `target` of the tunnel's OPEN frame (docs/PROTOCOL.md): so
-/// it has at most [`Target::BYTES`] bytes. Each target has roles that allow it, and the agent's own policy is asked again.
+/// A stream's target at an agent. Its text is the `target` of the tunnel's OPEN frame (docs/PROTOCOL.md): so it has at most
+/// [`Target::BYTES`] bytes. Each target has roles that allow it, and the agent's own policy is asked again.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Target {
@@ -60,7 +60,7 @@ pub enum TargetError {
 }
 
 impl Target {
-    /// The largest text, in bytes: what an OPEN frame takes.
+    /// The largest text, in bytes, of an OPEN frame.
     pub const BYTES: usize = 300;
 }
 

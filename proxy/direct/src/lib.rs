@@ -158,7 +158,7 @@ impl DirectClusters {
         })
     }
 
-    /// Ends what rests on a way to a cluster that has changed, for as long as the process runs.
+    /// Ends streams whose way to their cluster has changed, for as long as the process runs.
     pub async fn enforce(self: Arc<Self>, directory: Arc<Directory>) {
         let mut changes = directory.changes();
         // Clusters that were reached before this task listened.
@@ -180,7 +180,7 @@ impl DirectClusters {
 
     fn reached(&self, directory: &Directory, cluster: &ClusterName) -> Option<Arc<Reached>> {
         let mut all = self.reached.lock().unwrap_or_else(PoisonError::into_inner);
-        // Read under the lock: whoever enforces a later change comes after, and finds what is put here.
+        // Read under the lock: `enforce` takes it after a later change, and finds the entry made here.
         let snapshot = directory.snapshot();
         let direct = snapshot.get::<Cluster>(cluster.as_str())?;
         let direct = direct.object.direct.as_ref()?;

@@ -1,4 +1,4 @@
-//! Which programs may be run as credential plugins, and with what.
+//! The programs that may run as credential plugins, and their variables.
 
 use std::{collections::BTreeSet, path::PathBuf};
 
@@ -14,7 +14,7 @@ pub struct Plugins {
     pub variables: BTreeSet<String>,
 }
 
-/// Variables of common plugins that say who asks, and name neither a file nor a program. Every other one needs the
+/// Variables of common plugins that identify the caller, and name neither a file nor a program. Every other one needs the
 /// operator's word: too many make a program run another's code (`LD_PRELOAD`, `CLOUDSDK_PYTHON`, a configuration file with
 /// `credential_process`) for a list of those to be complete.
 pub const KNOWN_VARIABLES: [&str; 16] = [
@@ -63,7 +63,7 @@ impl Plugins {
             programs,
             variables,
         } = self;
-        // As it is written, since that is what runs.
+        // As it is written, since that path runs.
         let mut allowed = programs.iter();
         if !allowed.any(|path| path.as_os_str() == exec.command.as_str()) {
             return Err(PluginError::Program(exec.command.clone()));

@@ -1,4 +1,4 @@
-//! A change of the directory while it is being made: what must be true of the whole is kept true here.
+//! A change of the directory while it is being made. It keeps the invariants of the whole directory.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -16,7 +16,7 @@ use super::{
 };
 use underpass_core::{Authority, ClusterName, Name, Revision, Role, Subject, SubjectKind, limits};
 
-/// What an object must be like for a change of it to happen.
+/// The precondition of a change of an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Expect {
     /// There, or not there.
@@ -29,8 +29,8 @@ pub enum Expect {
     Unchanged(Revision),
 }
 
-/// Changes that happen together or not at all. Each is checked when it is made; what an object drags along when it goes
-/// (a user's tokens, a cluster's agents) goes with it.
+/// Changes that happen together or not at all. Each is checked when it is made. Removing an object removes its dependents (a
+/// user's tokens, a cluster's agents).
 #[derive(Debug)]
 pub struct Draft {
     base: Arc<Snapshot>,
@@ -53,7 +53,7 @@ impl Draft {
             base,
             tables,
             touched: BTreeSet::new(),
-            // Finer than what is kept and shown.
+            // Finer than the stored and shown times.
             now: now.replace_nanosecond(0).unwrap_or(now),
         }
     }
@@ -63,7 +63,7 @@ impl Draft {
         self.now
     }
 
-    /// The directory before the change, with what is looked up in it.
+    /// The directory before the change, with its indexes.
     pub fn before(&self) -> &Snapshot {
         &self.base
     }
@@ -109,7 +109,7 @@ impl Draft {
         Ok(())
     }
 
-    /// Removes an object, and what cannot be without it.
+    /// Removes an object and its dependents.
     ///
     /// # Errors
     /// It is not there, or not as expected.
@@ -146,8 +146,8 @@ impl Draft {
         Ok(changed)
     }
 
-    /// Adds to what a subject may reach: to a binding of theirs alone with that role, which is made if need be. Gives
-    /// the clusters that are new to them in that role.
+    /// Adds to a subject's rights: to a binding of theirs alone with that role, which is made if need be. Gives the clusters
+    /// that are new to them in that role.
     ///
     /// # Errors
     /// One of the clusters does not exist.
@@ -189,7 +189,7 @@ impl Draft {
         Ok(new)
     }
 
-    /// A binding's name that says what it is.
+    /// A descriptive name for a binding.
     fn free_name(&self, subject: &Subject, role: Role) -> String {
         let name = &subject.name;
         let whose = match subject.kind {
@@ -231,14 +231,14 @@ impl Draft {
             .map(|(name, _)| name.clone())
             .collect();
         for name in names {
-            // It was there a moment ago, and whatever it was like is to go.
+            // It was there a moment ago, and goes in any state.
             let _ = self.remove::<T>(&name, Expect::Anything);
         }
     }
 
-    /// Removes tokens that ended by themselves, or that give their place to newer ones. Nobody takes back what was made with
-    /// them: their renewals go on, as descendants of what that one was made with. What else was made with one of them goes:
-    /// without its parent nothing would end it with that one's holder (rule 24).
+    /// Removes tokens that ended by themselves, or that give their place to newer ones. This revokes no renewals: they go on,
+    /// as children of the removed token's parent. Other tokens made with a removed one go: without their parent nothing would
+    /// end them with its holder (rule 24).
     pub(super) fn forget_tokens(&mut self, gone: impl Fn(&AccessToken) -> bool) {
         let parents: HashMap<_, _> = self
             .all::<AccessToken>()
@@ -276,7 +276,7 @@ impl Draft {
             .map(|(name, entry)| (name.clone(), copy::<T>(&entry.object)))
             .collect();
         for (name, before) in concerned {
-            // Less of what was allowed before is allowed now.
+            // An amendment only takes rights away.
             let _ = match amend(before) {
                 Some(after) => self.put(&name, after, Expect::Anything),
                 None => self.remove::<T>(&name, Expect::Anything),
@@ -284,7 +284,8 @@ impl Draft {
         }
     }
 
-    /// Takes a name of the directory's out of every binding. Whom a binding names together with their authenticator stays.
+    /// Takes a name of the directory's out of every binding. A subject that a binding names together with its authenticator
+    /// stays.
     fn forget_subject(&mut self, kind: SubjectKind, name: &str) {
         let goes = |subject: &Subject| {
             let is_it = subject.kind == kind && subject.name.as_str() == name;
@@ -327,7 +328,7 @@ impl Draft {
         }
     }
 
-    /// What is to be written; `None` where nothing has changed.
+    /// The writes to commit; `None` where nothing has changed.
     pub(super) fn finish(mut self) -> Result<Option<Finished>, ChangeError> {
         self.sweep_orphans();
         let mut writes = Vec::with_capacity(self.touched.len());
@@ -378,15 +379,15 @@ fn encode<T: Object>(table: &Table<T>, key: &Key) -> Result<Option<Vec<u8>>, Cha
     Ok(Some(value))
 }
 
-/// An object that knows what must be true of it among the others.
+/// An object with invariants among the others.
 pub trait Checked: Tabled {
     /// Could it be here?
     ///
     /// # Errors
-    /// What does not fit.
+    /// The violated invariant.
     fn check(&self, name: &str, draft: &Draft) -> Result<(), ChangeError>;
 
-    /// It is new: takes away what has to give its place up.
+    /// Evicts older objects that have to make room for this new one.
     ///
     /// # Errors
     /// There is no place for it.
@@ -395,7 +396,7 @@ pub trait Checked: Tabled {
         Ok(())
     }
 
-    /// It is gone: takes what cannot be without it along.
+    /// Removes the dependents of this removed object.
     fn removed(name: &str, draft: &mut Draft) {
         let _ = (name, draft);
     }
@@ -510,8 +511,8 @@ impl Checked for Group {
 }
 
 impl AccessToken {
-    /// It names few clusters, which there are. Names that the token had before stay: clusters come and go, and nobody makes it
-    /// anew.
+    /// It names few clusters, which there are. Names that the token had before stay: clusters come and go, and the token is not
+    /// made anew.
     fn check_scope(&self, name: &str, draft: &Draft) -> Result<(), ChangeError> {
         let Some(clusters) = &self.scope.clusters else {
             return Ok(());
@@ -528,7 +529,7 @@ impl AccessToken {
             .try_for_each(|cluster| must_exist::<Cluster>(draft, cluster.as_str()))
     }
 
-    /// Rule 24: what a credential makes is for no more than the credential, and ends with it at the latest. A renewal
+    /// Rule 24: a token made with a credential allows no more than the credential, and ends with it at the latest. A renewal
     /// may count for longer than the token that it renews, and no longer than their login.
     fn check_parent(&self, draft: &Draft) -> Result<(), ChangeError> {
         let Some(parent) = &self.parent else {

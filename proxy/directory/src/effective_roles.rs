@@ -1,4 +1,4 @@
-//! What somebody may do where, looked up once for many questions.
+//! A subject's roles by cluster, looked up once for many questions.
 
 use std::collections::BTreeSet;
 
@@ -6,7 +6,7 @@ use underpass_core::ClusterName;
 
 use super::{Binding, Cluster, Named, Role, Snapshot};
 
-/// The bindings that name somebody or one of their groups, in one state of the directory. To find them costs a look-up for
+/// The bindings that name a subject or one of their groups, in one state of the directory. To find them costs a look-up for
 /// each group; to ask of a cluster costs a look at each binding.
 #[derive(Debug)]
 pub struct EffectiveRoles<'a> {
@@ -15,7 +15,7 @@ pub struct EffectiveRoles<'a> {
 }
 
 impl Snapshot {
-    /// What this somebody may do where.
+    /// The subject's roles by cluster.
     pub fn effective_roles<'a>(&'a self, named: Named<'a>) -> EffectiveRoles<'a> {
         EffectiveRoles {
             snapshot: self,

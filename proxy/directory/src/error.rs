@@ -16,7 +16,7 @@ pub enum OpenError {
     /// The store does not work.
     #[error("the directory cannot be read")]
     Store(#[from] StoreError),
-    /// The store holds what this version does not understand.
+    /// The store holds an object that this version does not understand.
     #[error("the directory cannot be used")]
     Unreadable(#[from] Unreadable),
 }
@@ -82,7 +82,7 @@ pub enum ChangeError {
         /// When the other one ends.
         end: OffsetDateTime,
     },
-    /// A token would allow what the one that it was made with does not.
+    /// A token would allow more than its parent.
     #[error("the token would be for more than the credential that asks for it")]
     WiderScope,
     /// More than [`limits::SCOPE_CLUSTERS`] clusters in the scope of a token.
@@ -97,7 +97,7 @@ pub enum ChangeError {
         limits::TOKEN_GENERATIONS
     )]
     TooManyGenerations,
-    /// A binding of nobody, or to nothing.
+    /// A binding without subjects or clusters.
     #[error("a binding needs at least one subject, and clusters by name, by label, or all")]
     EmptyBinding,
     /// A cluster that the server reaches itself would have agents.
@@ -122,7 +122,7 @@ pub enum ChangeError {
         limits::TOKENS_PER_USER
     )]
     TooManyTokens {
-        /// Whose they are.
+        /// Their owner.
         user: String,
     },
     /// It cannot be written as JSON.
@@ -137,7 +137,7 @@ pub enum ChangeError {
     /// Whether the change has happened is not known.
     #[error("it is not known whether the directory was changed")]
     Unknown(#[source] underpass_core::BoxError),
-    /// What somebody else has written cannot be read.
+    /// Objects that another writer has stored cannot be read.
     #[error(transparent)]
     Unreadable(#[from] Unreadable),
 }

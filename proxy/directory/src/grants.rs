@@ -19,7 +19,7 @@ use underpass_core::Revocation;
 pub(super) enum Grant {
     /// The token's owner is this to clusters.
     Token { id: String, facts: Facts },
-    /// Whoever an authenticator says this of is that.
+    /// A caller with these claims of an authenticator is admitted as this.
     Claim { claimed: Facts, admitted: Facts },
     /// A binding gives this right.
     Right(Right),
@@ -62,7 +62,7 @@ struct Decision {
 impl Decision {
     /// The decision, and one that rests on it.
     fn new() -> (Self, Arc<DropGuard>) {
-        // Nobody waits for it: what is asked is whether anything still holds it.
+        // Nothing waits for it: `is_used` counts its references.
         let rest = Arc::new(CancellationToken::new().drop_guard());
         let decision = Self {
             taken_back: CancellationToken::new(),
@@ -117,7 +117,7 @@ impl Grants {
 }
 
 impl Live {
-    /// Forgets decisions that nothing rests on any more, now and then: what is kept is at most twice what is in use.
+    /// Forgets decisions that nothing rests on any more, now and then: the map holds at most twice the decisions in use.
     fn make_room(&mut self) {
         const FEW: usize = 1024;
         if self.grants.len() >= self.sweep_at.max(FEW) {

@@ -1,12 +1,12 @@
-//! What this installation knows: clusters and their agents, users, groups, tokens, and who may reach what.
+//! The installation's directory: clusters and their agents, users, groups, tokens, and bindings.
 //!
-//! The [`Directory`] holds all of it in memory, as a [`Snapshot`] that every decision is made from, so that no request
-//! waits for a store. A change is a [`Draft`]: it is checked as a whole, written by the [`Store`] as a whole, and then
-//! in force; decisions that it no longer makes are taken back, which ends the streams that rest on them (rule 12).
+//! The [`Directory`] holds all of it in memory, as a [`Snapshot`] that every decision is made from, so that no request waits
+//! for a store. A change is a [`Draft`]: it is checked as a whole, written by the [`Store`] as a whole, and then in force;
+//! decisions that it no longer makes are revoked, which ends the streams that rest on them (rule 12).
 //!
-//! A store needs to do three things: give everything, write some objects if nobody else was faster, and say when somebody
-//! else has written. The server has one in a file of its own; a store that several servers share, such as etcd, fits
-//! behind the same trait: one key with the revision, which each transaction compares and sets.
+//! A store needs to do three things: give everything, write some objects if no other writer was faster, and say when another
+//! writer has written. The server has one in a file of its own; a store that several servers share, such as etcd, fits behind
+//! the same trait: one key with the revision, which each transaction compares and sets.
 
 mod direct;
 mod draft;
@@ -61,7 +61,7 @@ pub use underpass_core::{
 };
 use underpass_core::{Revocation, limits};
 
-/// How often a change is tried again when somebody else was faster.
+/// How often a change is tried again when another writer was faster.
 const ATTEMPTS: usize = 16;
 
 /// Wait before a store that does not work is asked again.
@@ -72,7 +72,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 pub struct Directory {
     store: Arc<dyn Store>,
     current: ArcSwap<Snapshot>,
-    /// Held from reading what is current until the change is in force.
+    /// Held from reading the current state until the change is in force.
     writing: Arc<tokio::sync::Mutex<()>>,
     grants: Grants,
     changes: watch::Sender<Revision>,
@@ -83,7 +83,7 @@ pub struct Directory {
 /// A change that has happened.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Changed<T> {
-    /// What the change gave.
+    /// The closure's value.
     pub value: T,
     /// The directory's state with it.
     pub revision: Revision,
@@ -117,8 +117,8 @@ impl Directory {
         self.changes.subscribe()
     }
 
-    /// Makes a change, and waits until it is written and in force. `make` is called again where somebody else has
-    /// changed the directory meanwhile.
+    /// Makes a change, and waits until it is written and in force. `make` is called again where another writer has changed the
+    /// directory meanwhile.
     ///
     /// # Errors
     /// Those of `make`, and [`ChangeError`] where the store cannot or must not be written.
@@ -153,7 +153,7 @@ impl Directory {
         Err(ChangeError::Busy.into())
     }
 
-    /// Gives the new revision, or none where somebody else was faster: then their change is in force.
+    /// Gives the new revision, or none where another writer was faster: then their change is in force.
     async fn write(&self, finished: Finished) -> Result<Option<Revision>, ChangeError> {
         let Finished { at, tables, writes } = finished;
         match self.store.commit(at, writes).await {
@@ -223,8 +223,8 @@ impl Directory {
         }
     }
 
-    /// Forgets the tokens of logins by authenticators of which `is_gone` is true: nobody vouches for their holders any
-    /// longer (rule 12).
+    /// Forgets the tokens of logins by authenticators of which `is_gone` is true: they vouch for the holders no longer (rule
+    /// 12).
     ///
     /// # Errors
     /// They cannot be forgotten now.
@@ -304,7 +304,7 @@ impl Directory {
         }
     }
 
-    /// What a token's owner is to clusters; `None` where the token counts for nothing.
+    /// The token's record, with its owner as clusters see them; `None` where the token counts for nothing.
     fn record(&self, hash: &TokenHash) -> Option<TokenRecord> {
         let snapshot = self.current.load();
         let (id, token) = snapshot.token(hash)?;
@@ -352,7 +352,7 @@ impl Authorizer for Directory {
         let Some(right) = snapshot.right(named, cluster, permission) else {
             let roles = snapshot.roles(named, cluster);
             let roles: Vec<_> = roles.iter().map(|role| role.as_str()).collect();
-            // Who has no role learns nothing, not even that there is such a cluster.
+            // A caller without a role learns nothing, not even that there is such a cluster.
             let reason = (!roles.is_empty()).then(|| {
                 let roles = roles.join(", ");
                 format!(

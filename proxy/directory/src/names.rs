@@ -12,7 +12,7 @@ use crate::Owner;
 use underpass_authenticate::{Authenticated, Names, Rejection};
 use underpass_core::{Authority, Identity, Provenance, limits};
 
-/// Groups that the log has named lately, by who gave them.
+/// Groups that the log has named lately, by authority.
 #[derive(Debug, Default)]
 pub(super) struct Told(Mutex<HashMap<(Authority, String), Instant>>);
 
@@ -37,7 +37,7 @@ impl Told {
 }
 
 impl Directory {
-    /// What a token's owner is to clusters; `None` where the token counts for nothing.
+    /// The token's owner as clusters see them; `None` where the token counts for nothing.
     pub(super) fn facts(
         &self,
         snapshot: &Snapshot,

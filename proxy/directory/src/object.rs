@@ -53,7 +53,7 @@ impl Kind {
         }
     }
 
-    /// Reads what [`Kind::as_str`] wrote.
+    /// Reads the output of [`Kind::as_str`].
     pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|kind| kind.as_str() == name)
     }
@@ -65,8 +65,8 @@ impl std::fmt::Display for Kind {
     }
 }
 
-/// Something that the directory keeps under a kind and a name. Stores see JSON: unknown fields are refused, since one
-/// that this version does not know might restrict what is allowed.
+/// Something that the directory keeps under a kind and a name. Stores see JSON: unknown fields are refused, since one that this
+/// version does not know might restrict a right.
 pub trait Object: Clone + PartialEq + Serialize + DeserializeOwned + Send + Sync + 'static {
     /// Its kind.
     const KIND: Kind;
@@ -79,7 +79,7 @@ pub struct Cluster {
     /// When it was made.
     #[serde(with = "time::serde::rfc3339")]
     pub created: OffsetDateTime,
-    /// What bindings may choose it by.
+    /// Bindings may select the cluster by these.
     #[serde(default, skip_serializing_if = "Labels::is_empty")]
     pub labels: Labels,
     /// Its API server, where the server reaches it itself; agents serve it otherwise.
@@ -87,7 +87,7 @@ pub struct Cluster {
     pub direct: Option<Direct>,
 }
 
-/// An agent's key: who holds its private half may serve the cluster.
+/// An agent's key: the holder of its private half may serve the cluster.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct Agent {
@@ -100,27 +100,27 @@ pub struct Agent {
     pub key: String,
 }
 
-/// Somebody whom this directory knows itself. Users of identity providers need no entry, and cannot come by the name of
-/// one that has no link to their provider.
+/// A user of this directory. Users of identity providers need no entry, and cannot come by the name of one that has no link to
+/// their provider.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct User {
     /// When they were made.
     #[serde(with = "time::serde::rfc3339")]
     pub created: OffsetDateTime,
-    /// What clusters know them by beside the name.
+    /// Their uid, for clusters.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub uid: Option<String>,
     /// Further facts for clusters, by lower-case key.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub extra: BTreeMap<String, Vec<String>>,
-    /// What is kept of the password that they log in with.
+    /// The hash of the password that they log in with.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub password: Option<PasswordHash>,
     /// Their tokens count for nothing while this is set, and they cannot log in.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub disabled: bool,
-    /// Authenticators that may give the name: whoever bears it there is this user (security rule 22).
+    /// Authenticators that may give the name: its bearer there is this user (security rule 22).
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub links: BTreeSet<Authority>,
 }
@@ -135,7 +135,7 @@ pub struct Group {
     /// The users in it.
     #[serde(default)]
     pub members: BTreeSet<Name>,
-    /// Authenticators that may give the name: whoever is in their group is in this one (security rule 22).
+    /// Authenticators that may give the name: a member of their group is in this one (security rule 22).
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub links: BTreeSet<Authority>,
 }
@@ -191,12 +191,12 @@ impl AccessToken {
 pub enum Owner {
     /// A user of the directory, with the groups that they are in when the token is used.
     User(Name),
-    /// Somebody whom an authenticator vouched for when they logged in, as they were then.
+    /// A user whom an authenticator vouched for when they logged in, as they were then.
     Login(Login),
 }
 
 impl User {
-    /// Somebody who was made at this time.
+    /// A user who was made at this time.
     pub fn new(created: OffsetDateTime) -> Self {
         Self {
             created,
@@ -219,7 +219,7 @@ impl Owner {
     }
 }
 
-/// Who logged in.
+/// The identity of a login.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct Login {
@@ -234,7 +234,7 @@ pub struct Login {
     /// Further facts, by lower-case key.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub extra: BTreeMap<String, Vec<String>>,
-    /// Who vouched for them: kind and name of the authenticator.
+    /// Kind and name of the authenticator that vouched for them.
     pub authenticated_by: String,
 }
 
@@ -260,7 +260,7 @@ pub struct TokenUse {
     pub last: OffsetDateTime,
 }
 
-/// Who may reach which clusters, and as what.
+/// Gives subjects a role in clusters.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct Binding {
@@ -271,7 +271,7 @@ pub struct Binding {
     pub subjects: BTreeSet<Subject>,
     /// The clusters.
     pub clusters: Selector,
-    /// What the subjects may do there.
+    /// The subjects' role there.
     pub role: Role,
 }
 

@@ -1,9 +1,9 @@
-//! For whose tokens there is room.
+//! Bounds the tokens of each identity and authority.
 //!
-//! Whoever can log in makes tokens as fast as they like, so that what one identity, and what all of one authenticator,
-//! leaves in the directory is bounded (security rule 22): an identity's next login takes the place of its oldest one, and
-//! when the places of all logins are taken, the authority that has most of them gives one up. Tokens that have expired
-//! and are still shown take places as well, and go first.
+//! A user can log in as often as they like, so that the tokens of one identity, and of one authenticator, are bounded (security
+//! rule 22): an identity's next login takes the place of its oldest one, and when the places of all logins are taken, the
+//! authority that has most of them gives one up. Tokens that have expired and are still shown take places as well, and go
+//! first.
 
 use std::collections::HashMap;
 
@@ -14,7 +14,7 @@ use super::{
 };
 use underpass_core::limits;
 
-/// Whose tokens count together: a name together with who gave it.
+/// The tokens of one holder count together: of a name with its authority.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Holder<'a> {
     /// As a login has it; empty for the directory.
@@ -39,7 +39,7 @@ impl AccessToken {
         self.is_login() && self.holder() == parent.holder()
     }
 
-    /// Did a login make it, rather than somebody who keeps it?
+    /// Did a login make it?
     fn is_login(&self) -> bool {
         matches!(self.owner, Owner::Login(_)) || self.renewable_until.is_some()
     }
@@ -50,7 +50,7 @@ impl AccessToken {
 struct Bounds {
     /// Of one holder.
     own: usize,
-    /// Of everybody.
+    /// Of all holders.
     all: usize,
 }
 
@@ -64,7 +64,7 @@ struct Placed<'a> {
 /// Makes a place for a new token.
 ///
 /// # Errors
-/// It is no login, and its user, or everybody together, has as many as there may be.
+/// It is no login, and its user, or all users together, have as many as there may be.
 pub(super) fn make(draft: &mut Draft, token: &AccessToken) -> Result<(), ChangeError> {
     let bounds = match token.is_login() {
         true => Bounds {
@@ -102,7 +102,7 @@ fn make_within(bounds: Bounds, draft: &mut Draft, token: &AccessToken) -> Result
     } else {
         return Ok(());
     };
-    // Its parent stays: what it was made with.
+    // The new token's parent stays.
     let parent = token.parent.as_deref();
     let others = crowd.into_iter().filter(|placed| Some(placed.id) != parent);
     let counts = |placed: &Placed<'_>| placed.token.is_unexpired(draft.now());
@@ -113,7 +113,7 @@ fn make_within(bounds: Bounds, draft: &mut Draft, token: &AccessToken) -> Result
     Ok(())
 }
 
-/// Those of whom one has to go: of the authority that has most, the holders that have most.
+/// The tokens of which one has to go: of the authority that has most, those of the holders that have most.
 fn crowd(placed: Vec<Placed<'_>>) -> Vec<Placed<'_>> {
     let mut by_authority = HashMap::<&str, HashMap<&str, Vec<Placed<'_>>>>::new();
     for placed in placed {
@@ -189,7 +189,7 @@ mod tests {
             ("a2", "ldap/corp", "alice", 40),
             ("a3", "ldap/corp", "alice", 20),
             ("b1", "ldap/corp", "bob", 90),
-            // Of the same name, and somebody else.
+            // Of the same name, and another holder.
             ("c1", "jwt/corp", "alice", 99),
         ] {
             let login = login(&draft, by, user, age);
@@ -225,7 +225,7 @@ mod tests {
                 "alice", "bob", "flood-16", "flood-17", "flood-18", "flood-19"
             ]
         );
-        // Within one authority whoever has most gives one up.
+        // Within one authority the holder of most gives one up.
         let again = login(&draft, "jwt/public", "user-19", 60);
         put(&mut draft, "greedy", again).unwrap();
         let carol = login(&draft, "ldap/corp", "carol", 0);

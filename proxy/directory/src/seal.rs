@@ -1,7 +1,7 @@
-//! Secrets at rest: AES-256-GCM under a key that lies elsewhere than what is sealed (security rule 9).
+//! Secrets at rest: AES-256-GCM under a key that is stored elsewhere (security rule 9).
 //!
-//! A [`Sealed`] secret is bound to its place: it opens for the object and the field that it was sealed for, and nowhere
-//! else, so that whoever can write a store, but has no key, cannot move it to where it would go to them.
+//! A [`Sealed`] secret is bound to its place: it opens for the object and the field that it was sealed for, and nowhere else,
+//! so that an attacker who can write a store, but has no key, cannot have it sent to themselves.
 
 use std::fmt;
 
@@ -73,7 +73,7 @@ impl TryFrom<String> for Sealed {
     }
 }
 
-/// Where a secret belongs. Each part is told apart from the next, whatever it holds.
+/// Where a secret belongs. Lengths delimit the parts, so that no two places have the same bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Place(Vec<u8>);
 
@@ -83,7 +83,7 @@ impl Place {
         Self(Vec::new()).and(kind).and(name).and(field)
     }
 
-    /// The same, as long as this is so: what the secret must not be used without.
+    /// The same, bound to this part as well: the secret opens for no other one.
     #[must_use]
     pub fn and(mut self, part: &str) -> Self {
         self.0.extend((part.len() as u64).to_be_bytes());
@@ -117,7 +117,7 @@ pub enum SealingKeyError {
 }
 
 impl SealingKey {
-    /// A new key, as text: what a file of it holds.
+    /// A new key, as the text for its file.
     ///
     /// # Errors
     /// There are no random numbers.
@@ -183,7 +183,7 @@ pub enum UnsealError {
 }
 
 impl Keyring {
-    /// `first` seals; `others` only open what was sealed before.
+    /// `first` seals; `others` only open older secrets.
     pub fn new(first: SealingKey, others: Vec<SealingKey>) -> Self {
         Self { first, others }
     }

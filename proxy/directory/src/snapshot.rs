@@ -27,7 +27,7 @@ pub struct Entry<T> {
 /// Objects of one kind, by name.
 pub type Table<T> = BTreeMap<String, Entry<T>>;
 
-/// Every object, and what is looked up in them.
+/// Every object, with indexes.
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot {
     pub(super) revision: Revision,
@@ -111,7 +111,7 @@ pub(super) struct Right {
 }
 
 impl Snapshot {
-    /// Reads what a store holds.
+    /// Reads a store's contents.
     pub(super) fn read(contents: Contents) -> Result<Self, Unreadable> {
         let mut tables = Tables::default();
         for (key, record) in contents.records {
@@ -173,7 +173,7 @@ impl Snapshot {
         self.index.groups.get(user).map_or(&[], Vec::as_slice)
     }
 
-    /// What a token's owner is to clusters; `None` where the token counts for nothing.
+    /// The token's owner as clusters see them; `None` where the token counts for nothing.
     pub(super) fn facts(&self, token: &AccessToken) -> Option<Facts> {
         let mut ancestor = token;
         for _ in 0..limits::TOKEN_GENERATIONS {
@@ -183,7 +183,7 @@ impl Snapshot {
             ancestor = &self.get::<AccessToken>(parent)?.object;
             self.owner_facts(ancestor)?;
         }
-        // Nobody makes so many generations: what is in the store was not written by this program.
+        // This program never writes so many generations to a store.
         None
     }
 
@@ -204,7 +204,7 @@ impl Snapshot {
         }
     }
 
-    /// The bindings that name somebody or one of their groups.
+    /// The bindings that name a subject or one of their groups.
     pub(super) fn bindings_of<'a>(
         &'a self,
         named: Named<'a>,
@@ -269,17 +269,17 @@ impl Snapshot {
                 .selects(&right.cluster, self.labels(&right.cluster))
     }
 
-    /// The roles that somebody has in a cluster.
+    /// A subject's roles in a cluster.
     pub fn roles(&self, named: Named<'_>, cluster: &ClusterName) -> BTreeSet<Role> {
         self.effective_roles(named).roles(cluster)
     }
 
-    /// May somebody change the whole directory?
+    /// May the subject change the whole directory?
     pub fn is_administrator(&self, named: Named<'_>) -> bool {
         self.effective_roles(named).is_administrator()
     }
 
-    /// What a user's bindings, and those of the groups that the directory has them in, choose: clusters by name, `*` for
+    /// The clusters of a user's bindings, and of those of their groups in the directory, by role: clusters by name, `*` for
     /// all, `key=value` for a label.
     pub fn reach_of(&self, user: &str) -> BTreeMap<Role, BTreeSet<String>> {
         let mut reach = BTreeMap::<_, BTreeSet<String>>::new();

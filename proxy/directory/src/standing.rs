@@ -1,8 +1,8 @@
-//! Whose a name is (security rule 22).
+//! Decides which user or group a name means (security rule 22).
 //!
-//! An authenticator that asks somebody else may give any name. Where the directory has a user of that name, it has to say
-//! that they are one, by a link; otherwise whoever is called so elsewhere would have that user's rights, or have them
-//! while that user is suspended. The same is true of groups. Every question about rights is answered from here.
+//! An authenticator that asks a provider may give any name. Where the directory has a user of that name, a link has to say that
+//! they are one; otherwise the name's bearer elsewhere would have that user's rights, even while that user is suspended. The
+//! same is true of groups. Every question about rights is answered from here.
 //!
 //! Kubernetes and bindings compare names byte by byte, and so does a link. A name that differs from a user's in the case of
 //! its letters has none of that user's rights; it is refused nevertheless, since identity providers look past case and
@@ -17,11 +17,11 @@ use super::{
 use underpass_authenticate::Rejection;
 use underpass_core::{Authority, Identity, Subject, SubjectKind};
 
-/// What somebody is to clusters, and by whose word.
+/// A caller as clusters see them, and the authority that vouches for this.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(super) struct Facts {
     pub(super) authority: Authority,
-    /// They are the directory's user of that name, whoever vouches for them.
+    /// They are the directory's user of that name, for any authority.
     pub(super) is_user: bool,
     pub(super) user: String,
     pub(super) uid: Option<String>,
@@ -30,7 +30,7 @@ pub(super) struct Facts {
 }
 
 impl Facts {
-    /// What an authenticator said of whoever logged in.
+    /// The authenticator's facts of a login.
     pub(super) fn of_login(login: &Login) -> Option<Self> {
         Some(Self {
             authority: login.authority()?,
@@ -42,7 +42,7 @@ impl Facts {
         })
     }
 
-    /// What an authenticator says of somebody.
+    /// An authenticator's facts of a caller.
     pub(super) fn of_identity(authority: Authority, identity: &Identity) -> Self {
         Self {
             authority,
@@ -55,7 +55,7 @@ impl Facts {
     }
 }
 
-/// Somebody as bindings see them: their names, and who gives these.
+/// A caller as bindings see them: their names, and the authority of these.
 #[derive(Clone, Copy, Debug)]
 pub struct Named<'a> {
     authority: Option<&'a Authority>,
@@ -74,7 +74,7 @@ impl<'a> Named<'a> {
     }
 }
 
-/// Whoever is vouched for by nobody has no rights.
+/// An identity without an authority has no rights.
 impl<'a> From<&'a Identity> for Named<'a> {
     fn from(identity: &'a Identity) -> Self {
         let provenance = identity.provenance();
@@ -86,7 +86,7 @@ impl<'a> From<&'a Identity> for Named<'a> {
     }
 }
 
-/// Whose word a name of somebody's rests on.
+/// The authorities that give a name.
 #[derive(Clone, Copy, Debug, Default)]
 struct Given<'a> {
     /// The directory's.
@@ -107,7 +107,7 @@ impl Given<'_> {
 }
 
 impl Snapshot {
-    /// The user of the directory whom `authority` means by this name; `None` where the name is of nobody here.
+    /// The user of the directory whom `authority` means by this name; `None` where it has no such name.
     fn user_of(&self, authority: &Authority, name: &str) -> Result<Option<&User>, Rejection> {
         let Some(entry) = self.get::<User>(name) else {
             return match self.user_like(name) {
@@ -139,8 +139,8 @@ impl Snapshot {
         }
     }
 
-    /// What becomes of somebody whom an authenticator vouches for: they are the user whom they are linked to, with that
-    /// user's groups as well; and groups that are the directory's own are not theirs by the authenticator's word.
+    /// Applies the directory to an authenticator's facts: a linked user has their groups in the directory as well, and the
+    /// authenticator gives no group of the directory's without a link.
     pub(super) fn admit(&self, claimed: &Facts) -> Result<Facts, Rejection> {
         let authority = &claimed.authority;
         let user = self.user_of(authority, &claimed.user)?;
@@ -163,7 +163,7 @@ impl Snapshot {
 
     fn given_user<'a>(&self, authority: &'a Authority, name: &str) -> Given<'a> {
         if authority.is_directory() {
-            // Whoever looked the token up has asked for the user.
+            // The token's look-up has checked the user.
             return Given {
                 directory: true,
                 provider: None,
@@ -200,7 +200,7 @@ impl Snapshot {
         }
     }
 
-    /// The subjects of bindings that mean somebody, with the names of the bindings.
+    /// The subjects of bindings that mean this caller, with the names of the bindings.
     pub(super) fn subjects_of<'a>(
         &'a self,
         named: Named<'a>,

@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use super::object::Kind;
 use underpass_core::{BoxError, Revision};
 
-/// What an object is kept under.
+/// The key of an object.
 pub type Key = (Kind, String);
 
 /// An object as a store has it.
@@ -55,15 +55,14 @@ pub trait Store: Send + Sync {
     /// revision after it, which the written objects have then.
     ///
     /// # Errors
-    /// Somebody else was faster, or it cannot be written. Nothing has changed then; after [`CommitError::Unknown`]
-    /// perhaps all.
+    /// Another writer was faster, or it cannot be written. Nothing has changed then; after [`CommitError::Unknown`] perhaps
+    /// all.
     ///
     /// # Cancel safety
     /// A future that is dropped leaves behind all of the writes or none.
     async fn commit(&self, at: Revision, writes: Vec<Write>) -> Result<Revision, CommitError>;
 
-    /// Waits until somebody else has changed the store since `after`. A store that one process has for itself
-    /// waits for ever.
+    /// Waits until another writer has changed the store since `after`. A store that one process has for itself waits for ever.
     ///
     /// # Errors
     /// It cannot be watched now; the caller comes again.
@@ -93,7 +92,7 @@ pub enum CommitError {
     Unknown(#[source] BoxError),
 }
 
-/// A store in memory: for tests, and for what need not last.
+/// A store in memory: for tests, and for data that need not last.
 #[derive(Debug)]
 pub struct MemoryStore {
     contents: Mutex<Contents>,

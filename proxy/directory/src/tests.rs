@@ -89,7 +89,7 @@ async fn grant(directory: &Arc<Directory>, subject: Subject, clusters: &[&str], 
     granted.await.unwrap();
 }
 
-/// Somebody whom the directory's own token has authenticated.
+/// A caller whom the directory's own token has authenticated.
 fn known_here(user: &str, groups: &[&str]) -> Identity {
     let groups = groups.iter().map(|&group| group.to_owned()).collect();
     let identity = Identity::new(user.to_owned(), None, groups, Default::default()).unwrap();

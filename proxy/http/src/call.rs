@@ -1,4 +1,4 @@
-//! A request to an API server, read once: what is decided about is what is forwarded (security rule 26).
+//! A request to an API server, read once: the decision and the forwarded request come from the same parse (security rule 26).
 
 use http::{HeaderMap, Method, Request, Version, uri::PathAndQuery};
 
@@ -52,8 +52,9 @@ impl From<CallError> for Refusal {
     }
 }
 
-/// Whether a request asks to become a byte stream: read from its headers before these are cleaned, and the only word on it.
-/// What is no upgrade here (another protocol, HTTP/2, an `Upgrade` that `Connection` does not name) is forwarded as none.
+/// Whether a request asks to become a byte stream: read from its headers before these are cleaned, and the only word on it. A
+/// request that is no upgrade here (another protocol, HTTP/2, an `Upgrade` that `Connection` does not name) is forwarded as
+/// none.
 #[derive(Clone, Debug)]
 pub struct Asked(Option<UpgradeRequest>);
 
@@ -70,7 +71,7 @@ impl Asked {
 }
 
 impl Call {
-    /// Reads what is asked of an API server.
+    /// Reads a request to an API server.
     pub fn read(
         method: &Method,
         target: Option<&PathAndQuery>,

@@ -1,14 +1,13 @@
 //! HTTP exchanges, as both halves of the impersonating proxy treat them.
 //!
-//! - [`call`]: one parse of a request, from which come the decision about it and what is forwarded (security rule 26).
-//! - [`headers`]: what must not cross the proxy, in either direction (rules 3, 4, 20).
+//! - [`call`]: one parse of a request, for the decision about it and for the forwarded request (security rule 26).
+//! - [`headers`]: removes headers that must not cross the proxy, in either direction (rules 3, 4, 20).
 //! - [`impersonate`]: an identity, as the headers that kube-apiserver reads.
-//! - [`exchange`]: one request and its answer over one stream, as HTTP/1.1; [`upgrade`] and [`pipe`]: what becomes of it after
-//!   a 101.
+//! - [`exchange`]: one request and its answer over one stream, as HTTP/1.1; [`upgrade`] and [`pipe`]: its bytes after a 101.
 //! - [`review`]: this server's own questions to a cluster.
 //! - [`scheduling`]: how few tasks and wake-ups that takes.
 //!
-//! Nothing here knows how a stream came to be, or who decides.
+//! Nothing here knows the origin of a stream, or the policy.
 
 pub mod call;
 pub mod exchange;

@@ -55,8 +55,8 @@ pub async fn run(client: OnUpgrade, upstream: OnUpgrade, meter: &Meter) -> Resul
         .map_err(PipeError::Lost)
 }
 
-/// Closes a stream whose request asked for an upgrade and was answered otherwise. Whatever is answered, hyper hands such a
-/// stream over and leaves its end to us. In a tunnel, to drop it would be a reset, which may overtake the answer.
+/// Closes a stream whose request asked for an upgrade and was answered otherwise. For any answer, hyper hands such a stream
+/// over and leaves its end to us. In a tunnel, to drop it would be a reset, which may overtake the answer.
 pub async fn close(stream: OnUpgrade) {
     let closing = async {
         if let Ok(stream) = stream.await {

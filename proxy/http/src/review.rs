@@ -21,7 +21,7 @@ use underpass_core::{
 pub struct Reviewer {
     /// How clusters are reached.
     pub clusters: Arc<dyn Clusters>,
-    /// As whom: a name of [`OWN_NAMES`](underpass_core::names::OWN_NAMES).
+    /// The impersonated user: a name of [`OWN_NAMES`](underpass_core::names::OWN_NAMES).
     pub user: &'static str,
     /// The resource that it creates, as RBAC and kubectl write it.
     pub resource: &'static str,
@@ -43,7 +43,7 @@ pub enum ReviewError {
     Forbidden {
         /// Which cluster.
         cluster: ClusterName,
-        /// As whom it was asked.
+        /// The user as which it was asked.
         user: &'static str,
         /// The resource that the user was to create.
         resource: &'static str,

@@ -1,4 +1,4 @@
-//! Upgrades: what may be asked for, and what a 101 must say before bytes flow (security rule 1).
+//! Upgrades: checks the request, and the 101 before bytes flow (security rule 1).
 
 use aws_lc_rs::digest;
 use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
@@ -65,7 +65,7 @@ pub enum UpgradeAnswerError {
     /// RFC 9110, section 7.8.
     #[error("a 101 without Connection: Upgrade")]
     Connection,
-    /// The bytes behind it would be read as something that nobody asked for.
+    /// The bytes behind it would be read as a protocol that the request did not name.
     #[error("a 101 to another protocol than asked for")]
     Protocol,
     /// RFC 6455, section 4.1.

@@ -29,7 +29,7 @@ pub enum CredentialError {
         /// The system's error.
         source: io::Error,
     },
-    /// A token file is empty, too large, or holds what is no token.
+    /// A token file is empty, too large, or holds no token.
     #[error("the token file {0:?} holds no token")]
     NoToken(PathBuf),
     /// A plugin failed, or its answer was unusable.
@@ -47,9 +47,9 @@ type Plugin = BoxCloneSyncService<Request<Empty<Bytes>>, Response<()>, BoxError>
 pub(super) enum Credential {
     /// A file, read again and again.
     File(TokenFile),
-    /// Whatever else kube knows: a fixed token, a plugin, or nothing beside a client certificate.
+    /// Another kind that kube knows: a fixed token, a plugin, or nothing beside a client certificate.
     Kube(Plugin),
-    /// A plugin that somebody else than this machine's operator has chosen.
+    /// A plugin that the directory names, and not this machine's operator.
     Exec(exec::Plugin),
 }
 
@@ -85,12 +85,12 @@ impl Credential {
         }))
     }
 
-    /// What a plugin prints, which is first run when a request needs it.
+    /// A plugin's token. The plugin is first run when a request needs it.
     pub(super) fn exec(exec: Exec) -> Self {
         Self::Exec(exec::Plugin::new(exec))
     }
 
-    /// The API server does not accept what was sent.
+    /// The API server does not accept the credential.
     pub(super) async fn refused(&self) {
         if let Self::Exec(plugin) = self {
             plugin.refused().await;

@@ -1,6 +1,6 @@
 //! Credential plugins: programs that print a token (`client.authentication.k8s.io`), for clusters of the directory.
 //!
-//! kube can run them too, but waits for ever, reads whatever they print, and gives them our whole environment.
+//! kube can run them too, but waits for ever, reads output without a bound, and gives them our whole environment.
 
 use std::{
     process::{ExitStatus, Stdio},
@@ -53,7 +53,7 @@ pub enum ExecError {
     /// It gave something else, or a token that no header can hold.
     #[error("the exec plugin gave no token (client certificates of plugins are not supported)")]
     NoToken,
-    /// It gave what is of no use any more.
+    /// It gave an expired token.
     #[error("the exec plugin's token has expired already")]
     Expired,
 }
@@ -74,10 +74,10 @@ struct Status {
     expiration_timestamp: Option<OffsetDateTime>,
 }
 
-/// A plugin, and what it said last.
+/// A plugin, and its last result.
 pub(super) struct Plugin {
     exec: Exec,
-    /// Held while it runs: whoever needs a token meanwhile waits for that one.
+    /// Held while it runs: other requests wait for the same token.
     last: tokio::sync::Mutex<Last>,
 }
 
@@ -107,7 +107,7 @@ impl Plugin {
     /// The header to send now.
     ///
     /// # Cancel safety
-    /// Dropping the future ends a plugin that runs for it; whoever waits for the same one runs it again.
+    /// Dropping the future ends a plugin that runs for it; the next waiting request runs it again.
     pub(super) async fn header(&self) -> Result<HeaderValue, Arc<ExecError>> {
         let mut last = self.last.lock().await;
         match &*last {
@@ -221,7 +221,7 @@ impl Drop for Group {
 }
 
 fn understand(printed: &[u8]) -> Result<Issued, ExecError> {
-    // serde's errors quote what they could not read.
+    // serde's errors quote the text.
     let answer: ExecCredential =
         serde_json::from_slice(printed).map_err(|_| ExecError::Malformed)?;
     if answer.kind != "ExecCredential" || !FORMS.contains(&answer.api_version.as_str()) {
@@ -430,7 +430,7 @@ mod tests {
         };
         let stat = format!("/proc/{child}/stat");
         let gone = async {
-            // A zombie has ended too; who reaps it is not ours to say.
+            // A zombie has ended too; another process reaps it.
             while fs::read_to_string(&stat).is_ok_and(|stat| !stat.contains(") Z ")) {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }

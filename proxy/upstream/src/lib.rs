@@ -1,5 +1,5 @@
-//! The agent's half: carries requests from tunnel streams to the API server, as somebody else. The server has one of its
-//! own for each cluster that it reaches itself.
+//! The agent's half: carries requests from tunnel streams to the API server, and impersonates the callers. The server has one
+//! of its own for each cluster that it reaches itself.
 
 mod check;
 mod connection;
@@ -30,8 +30,8 @@ use self::{credential::Credential, endpoint::Endpoint, pool::Pool};
 pub struct ApiServerOptions {
     /// Identities that may never be impersonated. The server cannot override this.
     pub policy: ImpersonationPolicy,
-    /// Accepts an API server that is reached without TLS or whose certificate is not verified. For tests: the
-    /// agent's credential goes to whoever answers (security rule 10).
+    /// Accepts an API server that is reached without TLS or whose certificate is not verified. For tests: the agent's
+    /// credential goes to any server that answers (security rule 10).
     pub insecure: bool,
 }
 
@@ -131,7 +131,7 @@ fn refuse_unsupported(
         return Err(ApiServerError::Unsupported("proxy-url"));
     }
     let auth = &config.auth_info;
-    // The identity is the caller's, written by us and nobody else.
+    // Only we write an identity, and it is the caller's.
     if auth.impersonate.is_some() || auth.impersonate_groups.is_some() {
         return Err(ApiServerError::Unsupported("as"));
     }

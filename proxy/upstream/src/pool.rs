@@ -62,7 +62,7 @@ impl Pool {
         }
     }
 
-    /// Sends a request whose headers are complete, but for what the HTTP version needs.
+    /// Sends a request whose headers are complete, but for those of the HTTP version.
     ///
     /// It is sent again, on another connection, only if the API server provably did not act on it and its body is
     /// whole.
@@ -121,7 +121,7 @@ impl Pool {
             return Ok(way);
         }
         if self.http1_only.load(Ordering::Relaxed) {
-            // Nobody could share the new connection: nothing to wait for.
+            // HTTP/1.1 connections are not shared: nothing to wait for.
             return self
                 .open()
                 .await

@@ -176,7 +176,7 @@ impl ApiServer {
         Ok(response)
     }
 
-    /// Rule 17: what the server says is checked against the agent's own policy.
+    /// Rule 17: the agent's own policy checks each identity that the server sends.
     fn accept(&self, identity: &[u8]) -> Result<Identity, Refusal> {
         let identity = Identity::decode(identity).map_err(|error| {
             tracing::error!(
@@ -195,7 +195,7 @@ impl ApiServer {
         Ok(identity)
     }
 
-    /// Cleans once more, then writes: the upgrade, the caller's address, who it is, and last our credential.
+    /// Cleans once more, then writes: the upgrade, the caller's address, its identity, and last our credential.
     async fn write_headers(
         &self,
         headers: &mut HeaderMap,

@@ -43,7 +43,7 @@ pub struct ClientCertificates {
     prefixes: CertificatePrefixes,
 }
 
-/// What stands before names. There is no default: whoever leaves prefixes out lets a CA give every name.
+/// The prefixes of names. There is no default: without prefixes a CA could give every name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CertificatePrefixes {
     /// Before the common name.
@@ -149,8 +149,7 @@ fn end(certificate: &X509Certificate<'_>) -> Option<SystemTime> {
     UNIX_EPOCH.checked_add(Duration::from_secs(seconds))
 }
 
-/// The values of one attribute. UTF8String and PrintableString are what is in use (RFC 5280, section 4.1.2.4), and what
-/// means the same to everybody.
+/// The values of one attribute. Only UTF8String and PrintableString are in use (RFC 5280, section 4.1.2.4) and unambiguous.
 fn texts<'a>(
     name: &'a X509Name<'_>,
     attribute: &x509_parser::der_parser::Oid<'_>,

@@ -28,7 +28,7 @@ pub struct CertificateRequest {
 }
 
 impl CertificateRequest {
-    /// Asks nobody for now.
+    /// Asks no client for now.
     pub fn new() -> Arc<Self> {
         Arc::new(Self {
             wanted: AtomicBool::new(false),

@@ -1,4 +1,4 @@
-//! GitHub's REST API, as far as it says who somebody is (API version 2022-11-28).
+//! GitHub's REST API, as far as it identifies users (API version 2022-11-28).
 
 use bytes::Bytes;
 use http::{HeaderValue, Request, Response, StatusCode, Uri, header};
@@ -157,7 +157,7 @@ impl Api {
     }
 }
 
-/// What every question of this API carries.
+/// The headers of every request to this API.
 fn asking(request: http::request::Builder, authorization: HeaderValue) -> http::request::Builder {
     request
         .header(header::AUTHORIZATION, authorization)

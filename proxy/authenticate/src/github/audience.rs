@@ -1,8 +1,8 @@
 //! Which app a token was made for.
 //!
-//! A GitHub token does not say for whom it is meant: any OAuth app that a member of the organization has ever authorized
-//! holds one, and could log in as them (RFC 6819, section 4.4.2.6; the confused deputy of RFC 9700, section 2.3). GitHub
-//! answers for one app whether a token is one of its own, to whoever knows that app's secret.
+//! A GitHub token does not name its audience: any OAuth app that a member of the organization has ever authorized holds one,
+//! and could log in as them (RFC 6819, section 4.4.2.6; the confused deputy of RFC 9700, section 2.3). GitHub answers for one
+//! app whether a token is one of its own, to callers that know the app's secret.
 
 use std::fmt;
 
@@ -15,7 +15,7 @@ use zeroize::Zeroizing;
 use super::api::{Api, ApiError};
 use crate::{AuthenticateError, ConfigError, Misconfigured, Rejection, config::not_empty};
 
-/// Whose tokens count.
+/// The apps whose tokens count.
 #[derive(Clone)]
 pub enum GitHubAudience {
     /// Tokens that this OAuth or GitHub App got for a user, and no other: neither those of other apps nor personal ones.
@@ -25,8 +25,8 @@ pub enum GitHubAudience {
         /// Its client secret. It is cleared from memory when dropped, and not in `Debug`.
         client_secret: Zeroizing<String>,
     },
-    /// Every token: personal ones, and those of whatever app a member of the organizations has authorized. Each of these
-    /// apps can then be that member here.
+    /// Every token: personal ones, and those of each app that a member of the organizations has authorized. Each of these apps
+    /// can then be that member here.
     AnyApp,
 }
 

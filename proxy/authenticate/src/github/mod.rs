@@ -1,8 +1,7 @@
 //! GitHub's tokens: a person's, or one that a device login gave them.
 //!
-//! The token is sent to the configured API and to nobody else. Its owner's login is the user; `ORGANIZATION` and
-//! `ORGANIZATION:TEAM` are groups. GitHub's logins may be renamed and taken by others, so that the account's number is
-//! the uid.
+//! The token is sent to the configured API only. Its owner's login is the user; `ORGANIZATION` and `ORGANIZATION:TEAM` are
+//! groups. GitHub's logins may be renamed and taken by others, so that the account's number is the uid.
 
 mod api;
 mod audience;
@@ -23,8 +22,8 @@ use super::{
 use underpass_core::Identity;
 use underpass_https::Https;
 
-/// What GitHub's tokens begin with: personal ones (classic and fine-grained), and those of OAuth and GitHub Apps for a
-/// user. Those of installations (`ghs_`) and refresh tokens (`ghr_`) are nobody's.
+/// The prefixes of GitHub's tokens: personal ones (classic and fine-grained), and those of OAuth and GitHub Apps for a user.
+/// Those of installations (`ghs_`) and refresh tokens (`ghr_`) belong to no user.
 const PREFIXES: [&str; 4] = ["ghp_", "github_pat_", "gho_", "ghu_"];
 
 /// GitHub, or a GitHub Enterprise Server.
@@ -32,15 +31,15 @@ const PREFIXES: [&str; 4] = ["ghp_", "github_pat_", "gho_", "ghu_"];
 pub struct GitHubConfig {
     /// Its REST API: `https://api.github.com`, `https://HOST/api/v3`.
     pub api_url: String,
-    /// Whose certificate it shows.
+    /// The roots of its certificate.
     pub roots: Roots,
-    /// Members of these organizations may come in; only they are groups. At least one: anybody has a GitHub account.
+    /// Members of these organizations may come in; only they are groups. At least one: GitHub accounts are open to all.
     pub organizations: Vec<String>,
-    /// What stands before the login.
+    /// The prefix of logins.
     pub username_prefix: String,
-    /// What stands before organizations and teams.
+    /// The prefix of organizations and teams.
     pub groups_prefix: String,
-    /// Whose tokens count.
+    /// The apps whose tokens count.
     pub audience: GitHubAudience,
     /// How it asks.
     pub remote: RemoteOptions,
@@ -123,7 +122,7 @@ impl Lookup for Account {
         let Credential::Bearer(token) = credential else {
             return Err(Rejection::Malformed.into());
         };
-        // First: what follows is no business of a token that was given to somebody else.
+        // First: a token that was made for another app gets no further.
         self.config.audience.includes(token, &self.api).await?;
         let user = self.api.user(token).await?;
         let organizations = self.api.organizations(token).await?;

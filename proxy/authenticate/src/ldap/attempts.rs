@@ -1,8 +1,8 @@
 //! How often a wrong password reaches a directory.
 //!
-//! A directory that locks accounts counts wrong binds, whoever brings them: without a bound of ours, strangers could lock
-//! out everybody whose name they know, from Windows and everything else too. So fewer wrong binds reach an entry than
-//! lock it ([`limits::LDAP_WRONG_BINDS`]), and one of these is kept for networks where its user has logged in before.
+//! A directory that locks accounts counts wrong binds of all clients: without a bound of ours, strangers could lock out
+//! everybody whose name they know, from Windows and everything else too. So fewer wrong binds reach an entry than lock it
+//! ([`limits::LDAP_WRONG_BINDS`]), and one of these is kept for networks where its user has logged in before.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -23,9 +23,8 @@ type Entry = u64;
 
 /// Counts the wrong binds of each entry.
 ///
-/// Entries whose users have logged in are remembered apart from the others, whom strangers make up: a flood of names does
-/// not make it forget the former, and of the latter none is forgotten before its time. Where there is no room for one
-/// more, it has to wait.
+/// Entries whose users have logged in are counted apart from the others, which strangers make up: a flood of names evicts none
+/// of the former, and of the latter none is evicted before its time. Where there is no room for one more, it has to wait.
 #[derive(Debug)]
 pub(super) struct Attempts {
     hasher: RandomState,
@@ -38,7 +37,7 @@ struct State {
     others: Others,
 }
 
-/// Entries whose users have not logged in, and who has brought their passwords.
+/// Entries whose users have not logged in, and the networks of the attempts.
 #[derive(Debug, Default)]
 struct Others {
     entries: HashMap<Entry, (Wrong, IpAddr)>,
@@ -119,7 +118,7 @@ fn less(of: &mut HashMap<Block, usize>, client: IpAddr) {
     }
 }
 
-/// Somebody who has logged in.
+/// A user who has logged in.
 #[derive(Debug, Default)]
 struct User {
     /// From where, the latest first.
@@ -131,7 +130,7 @@ struct User {
 #[derive(Clone, Copy, Debug)]
 struct Wrong {
     count: u32,
-    /// The ones under way: nobody knows yet whether they are wrong, and when the directory counts them.
+    /// The ones under way: they may be wrong, and the directory may count them at any time.
     under_way: u32,
     /// When the directory has forgotten them: it counts from the last one.
     until: Instant,
@@ -169,9 +168,9 @@ impl Attempts {
         })
     }
 
-    /// A relative distinguished name's value for somebody who types this name, and whom the directory does not know: a hash
-    /// with a key of this process, so that nobody makes an entry of that name. Spellings that directories take for one name
-    /// (RFC 4518: case, spaces) have one.
+    /// A relative distinguished name's value for a typed name that the directory does not know: a hash with a key of this
+    /// process, so that no entry can have that name. Spellings that directories take for one name (RFC 4518: case, spaces) have
+    /// one.
     pub(super) fn nobody(&self, typed: &str) -> String {
         let words: Vec<_> = typed.split_whitespace().map(str::to_lowercase).collect();
         let hash = self.hasher.hash_one(words.join(" "));
@@ -445,7 +444,7 @@ mod tests {
             attempt.unwrap().wrong();
         }
         assert_eq!(lock(&attempts.state).others.len(), limits::LDAP_OTHERS);
-        // Nobody new, nor bob, whose time is not over; alice as ever.
+        // No new name, nor bob, whose time is not over; alice as ever.
         attempts.begin("uid=new", HOME).unwrap_err();
         assert_eq!(guesses(&attempts, &bob, 1), 0);
         attempts.begin(ALICE, HOME).unwrap().right();

@@ -1,4 +1,4 @@
-//! Where a directory is, and what its entries mean.
+//! The address of a directory, and the mapping of its entries to identities.
 
 use std::{fmt, sync::Arc};
 
@@ -14,9 +14,9 @@ pub struct LdapConfig {
     pub url: String,
     /// Whether a connection becomes a TLS one before anything else is said on it.
     pub start_tls: bool,
-    /// Whose certificate the directory shows.
+    /// The roots of the directory's certificate.
     pub roots: Roots,
-    /// Who searches.
+    /// The bind of the searches.
     pub bind: Bind,
     /// Users that are typed as `NAME@REALM` are this directory's; without a realm all are.
     pub realm: Option<String>,
@@ -50,9 +50,9 @@ pub struct UserSearch {
     pub base: String,
     /// By which filter; `{username}` stands for the typed name, escaped. One entry must fit.
     pub filter: String,
-    /// Which attribute is the user's name here: a directory looks past case, so that what is typed is not.
+    /// Which attribute is the user's name here: the typed name is not, since a directory ignores case.
     pub name_attribute: String,
-    /// What stands before it.
+    /// The prefix of that name.
     pub prefix: String,
     /// Which attribute is the uid, such as `entryUUID` or `objectGUID`; binary ones are written in hexadecimal.
     pub uid_attribute: Option<String>,
@@ -69,15 +69,15 @@ pub struct GroupSearch {
     pub filter: String,
     /// Which attribute is a group's name.
     pub name_attribute: String,
-    /// What stands before it.
+    /// The prefix of that name.
     pub prefix: String,
-    /// What makes somebody a member.
+    /// The sign of membership.
     pub membership: GroupMembership,
     /// Whether the groups that a user's groups are in count, too.
     pub nested: bool,
 }
 
-/// What makes somebody a member of a group.
+/// The sign of membership of a group.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum GroupMembership {
@@ -99,7 +99,7 @@ pub enum GroupMembership {
 }
 
 impl GroupMembership {
-    /// What of the user's entry is needed.
+    /// The attribute of the user's entry that the search needs.
     pub(super) fn user_attribute(&self) -> Option<&str> {
         match self {
             Self::MemberValue { of_user, .. } => Some(of_user),

@@ -150,7 +150,7 @@ impl Connections {
     }
 }
 
-/// Binds as somebody, on a connection that nothing else is done on.
+/// Binds as an entry, on a connection that nothing else is done on.
 pub(super) async fn try_password(
     mut connection: Ldap,
     dn: &str,
@@ -167,8 +167,8 @@ pub(super) async fn try_password(
     }
 }
 
-/// What a search finds, in pages: Active Directory gives no more than a thousand entries at once. Referrals are left
-/// out: they lead to servers that nobody has configured.
+/// A search's entries, in pages: Active Directory gives no more than a thousand entries at once. Referrals are left out: they
+/// lead to servers that nobody has configured.
 async fn entries(
     ldap: &mut Ldap,
     base: &str,
@@ -198,8 +198,7 @@ async fn entries(
     }
     let enough = found.len() >= most;
     let result = searching.finish().await;
-    // What is left of a search that has brought enough is of no interest; an entry that does not exist (32) holds
-    // nothing.
+    // The result of a search that was cut short does not matter; an entry that does not exist (32) holds nothing.
     if !enough && result.rc != 32 {
         result.success()?;
     }

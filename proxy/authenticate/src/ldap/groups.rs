@@ -38,7 +38,7 @@ pub(super) async fn of(
     }
 }
 
-/// Groups in groups may lead in a circle, and to more groups than anybody has.
+/// Groups in groups may lead in a circle, and to more groups than any user has.
 struct Walk<'a> {
     config: &'a GroupSearch,
     connections: &'a Connections,
@@ -79,7 +79,7 @@ impl Walk<'_> {
                 let found = self.connections.read(&dn, filter, &attributes).await?;
                 let of_group = |group: &Found| group.texts(attribute).map(str::to_owned).collect();
                 let further: Vec<Vec<String>> = found.iter().map(of_group).collect();
-                // Only below the base: a user's own entry must not lead to what is no group here.
+                // Only below the base: a user's own entry must not lead to an entry that is no group here.
                 let base = self.config.base.to_lowercase();
                 let found = found
                     .into_iter()

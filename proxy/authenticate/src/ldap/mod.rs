@@ -1,9 +1,9 @@
 //! Names and passwords of an LDAP directory, Active Directory included.
 //!
-//! A login is a search for the user's entry, a bind as that entry (RFC 4513, section 5.1.3), and a search for its
-//! groups. What a user types reaches filters escaped (RFC 4515, section 3), and no distinguished name; an empty
-//! password is refused before anybody is asked (RFC 4513, section 5.1.2: a directory would take it for an anonymous
-//! login, and say yes), and referrals are not followed. There is no way without TLS.
+//! A login is a search for the user's entry, a bind as that entry (RFC 4513, section 5.1.3), and a search for its groups. A
+//! typed name is escaped in filters (RFC 4515, section 3), and enters no distinguished name; an empty password is refused
+//! before the directory is asked (RFC 4513, section 5.1.2: a directory would take it for an anonymous login, and say yes), and
+//! referrals are not followed. There is no way without TLS.
 
 mod attempts;
 mod config;
@@ -171,9 +171,9 @@ impl Directory {
         Ok(bound)
     }
 
-    /// Whoever tries names must not see, by the time that it takes or by having to wait, which of them exist. The answer
-    /// does not matter. The typed name is not bound: there may be such an entry, which only the search's filter leaves
-    /// out, and a directory that locks accounts would lock it.
+    /// Neither the duration of a login nor a wait may tell a guesser which names exist. The answer does not matter. The typed
+    /// name is not bound: there may be such an entry, which only the search's filter leaves out, and a directory that locks
+    /// accounts would lock it.
     async fn bind_as_nobody(
         &self,
         name: &str,

@@ -1,11 +1,11 @@
-//! Filters, and what a search finds.
+//! Filters, and the entries that a search finds.
 
 use ldap3::{SearchEntry, ldap_escape};
 
-/// In a filter: the name that somebody typed.
+/// In a filter: the typed name.
 pub(super) const USERNAME: &str = "{username}";
 
-/// The filter for a name that anybody may have typed (RFC 4515, section 3).
+/// The filter for a typed, untrusted name (RFC 4515, section 3).
 pub(super) fn filled(filter: &str, name: &str) -> String {
     filter.replace(USERNAME, &ldap_escape(name))
 }

@@ -1,4 +1,4 @@
-//! What claims mean.
+//! Reads an identity from claims.
 
 use std::{
     collections::BTreeMap,
@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{ConfigError, Rejection, source::Assertion};
 
-/// What claims mean: the configuration, with every claim's path parsed.
+/// The configured mapping of claims to an identity, with every claim's path parsed.
 #[derive(Debug)]
 pub(super) struct Meaning {
     username: ClaimPath,
@@ -91,7 +91,7 @@ pub(super) fn assertion(claims: &Signed, meaning: &Meaning) -> Result<Assertion,
         }
     }
     let expires = time(claims, "exp")?.map(|end| end.saturating_add(meaning.clock_skew));
-    // From the issue on, so that whoever finds an old token gets no more out of it than its owner did.
+    // From the issue on, so that a stolen old token gives no longer login than its owner had.
     let login_until = match (meaning.login_lifetime, time(claims, "iat")?) {
         (Some(lifetime), Some(issued)) => Some(issued.saturating_add(lifetime)),
         _ => None,
@@ -106,8 +106,8 @@ pub(super) fn assertion(claims: &Signed, meaning: &Meaning) -> Result<Assertion,
     })
 }
 
-/// Does the provider say anything else than that the address is verified? As with kube-apiserver, a provider that says
-/// nothing of it is believed. What it says may stand beside a nested claim, or at the top.
+/// Does the provider say anything else than that the address is verified? As with kube-apiserver, a provider that says nothing
+/// of it is believed. The statement may stand beside a nested claim, or at the top.
 fn is_unverified(claims: &Signed, address: &ClaimPath) -> bool {
     let enclosing = address.enclosing(claims).into_iter();
     let mut said = enclosing
@@ -193,7 +193,7 @@ mod tests {
         assert_eq!(until(&config, &claims), None);
         config.login_lifetime = Some(Duration::from_secs(3600));
         assert_eq!(until(&config, &claims), Some(3640));
-        // When it was issued is what the time is counted from.
+        // The time is counted from the issue.
         assert_eq!(until(&config, &json!({ "sub": "alice", "exp": 100 })), None);
     }
 
@@ -278,7 +278,7 @@ mod tests {
             let claims = serde_json::from_str(&text).unwrap();
             assert_eq!(verified(claim, claims).unwrap(), "a@b", "{claim}");
         }
-        // Another claim is not an address, whatever is said of one.
+        // Another claim is not an address: `email_verified` does not matter.
         let claims = json!({ "sub": "alice", "email_verified": no });
         assert_eq!(verified("sub", claims).unwrap(), "alice");
     }

@@ -1,4 +1,4 @@
-//! What is accepted of an issuer.
+//! An issuer's configuration.
 
 use std::{fmt, str::FromStr, time::Duration};
 
@@ -9,37 +9,36 @@ use crate::Roots;
 use crate::config::{ConfigError, Misconfigured, https_url, not_empty};
 use underpass_https::Https;
 
-/// An issuer, and what its tokens mean here.
+/// An issuer, and the mapping of its tokens to identities.
 #[derive(Clone, Debug)]
 pub struct OidcConfig {
     /// The issuer, exactly as tokens say it in `iss`.
     pub issuer_url: String,
     /// Where its discovery document is, if not at the issuer's URL with `/.well-known/openid-configuration`.
     pub discovery_url: Option<String>,
-    /// Whom tokens must be meant for: one of these.
+    /// A token's audience must be one of these.
     pub audiences: Vec<String>,
-    /// Whose certificate the issuer shows.
+    /// The roots of the issuer's certificate.
     pub roots: Roots,
-    /// How tokens may be signed. Only algorithms with a public key exist here, so that nobody can sign with what is
-    /// published.
+    /// How tokens may be signed. Only algorithms with a public key exist here, so that published keys cannot sign.
     pub algorithms: Vec<Algorithm>,
     /// How far the issuer's clock may be from ours.
     pub clock_skew: Duration,
     /// How long a login with a token counts, from the token's `iat` on, where the token itself ends sooner; `None` where a
     /// login ends with its token.
     pub login_lifetime: Option<Duration>,
-    /// What claims mean.
+    /// The mapping of claims to an identity.
     pub claims: Claims,
     /// Claims that must have a certain value.
     pub required: Vec<RequiredClaim>,
 }
 
-/// Which claim is what. A name that begins with `/` is a JSON Pointer (RFC 6901): `/realm_access/roles`.
+/// The claims of each part of an identity. A name that begins with `/` is a JSON Pointer (RFC 6901): `/realm_access/roles`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Claims {
     /// The user's name. Where it is an e-mail address, the provider must not say that it is unverified.
     pub username: String,
-    /// What stands before the name, so that two issuers cannot mean the same user.
+    /// The prefix of the name, so that two issuers cannot mean the same user.
     pub username_prefix: String,
     /// The groups: a text or a list of texts.
     pub groups: Option<PrefixedClaim>,
@@ -62,12 +61,12 @@ impl Claims {
     }
 }
 
-/// A claim, and what stands before its values.
+/// A claim, and the prefix of its values.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PrefixedClaim {
     /// The claim's name.
     pub claim: String,
-    /// What stands before each value.
+    /// The prefix of each value.
     pub prefix: String,
 }
 

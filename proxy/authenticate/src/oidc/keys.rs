@@ -30,7 +30,7 @@ pub(super) struct Issuer {
 /// The last fetch.
 struct Attempt {
     at: Instant,
-    /// What it failed with; it may also not have ended.
+    /// True until the fetch succeeds.
     failed: bool,
 }
 
@@ -72,7 +72,7 @@ pub(super) enum KeysError {
     NotNow,
 }
 
-/// OpenID Connect Discovery 1.0, section 3: what matters here.
+/// OpenID Connect Discovery 1.0, section 3: the fields that are used.
 #[derive(Deserialize)]
 struct Discovery {
     issuer: String,
@@ -133,7 +133,7 @@ impl Issuer {
     /// Fetches the keys, unless that was done a moment ago.
     ///
     /// # Cancel safety
-    /// The fetch goes on: somebody else may wait for it.
+    /// The fetch goes on: other callers may wait for it.
     pub(super) async fn refresh(self: &Arc<Self>) -> Result<(), KeysError> {
         let issuer = Arc::clone(self);
         let fetching = tokio::spawn(async move { issuer.refresh_in_turn().await });

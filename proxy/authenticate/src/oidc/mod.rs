@@ -44,7 +44,7 @@ impl Oidc {
         })
     }
 
-    /// Fetches the issuer's keys now, so that what is wrong shows in the log before a user finds it.
+    /// Fetches the issuer's keys now, so that a fault shows in the log before a user finds it.
     pub async fn warm_up(&self) {
         // It has said in the log how it went.
         let _ = self.issuer.refresh().await;

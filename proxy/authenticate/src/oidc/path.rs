@@ -16,7 +16,7 @@ pub(super) struct ClaimPath {
 }
 
 impl ClaimPath {
-    /// Parses what stands at `field` of the configuration.
+    /// Parses the value of `field` in the configuration.
     pub(super) fn parse(field: &str, written: &str) -> Result<Self, ConfigError> {
         not_empty(field, written)?;
         let segments = match written.strip_prefix('/') {

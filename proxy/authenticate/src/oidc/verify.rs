@@ -11,10 +11,10 @@ use serde_json::{Map, Value};
 use super::{OidcConfig, config::Algorithm, keys::Issuer};
 use crate::{AuthenticateError, Rejection, jwt};
 
-/// What a token's issuer has signed.
+/// The claims that a token's issuer has signed.
 pub(super) type Signed = Map<String, Value>;
 
-/// Checks the signature, and then what is signed. (RFC 7519, section 7.2; RFC 8725, sections 3.1 to 3.9.)
+/// Checks the signature, and then the claims. (RFC 7519, section 7.2; RFC 8725, sections 3.1 to 3.9.)
 pub(super) async fn verify(
     token: &str,
     config: &OidcConfig,
@@ -45,7 +45,7 @@ pub(super) async fn verify(
     Err(refused.into())
 }
 
-/// The claims are checked here: what is missing, or of another type, is an error of its own.
+/// The claims are checked here: a missing claim, or one of another type, is an error of its own.
 fn signature_only(algorithm: Algorithm) -> Validation {
     let mut validation = Validation::new(algorithm.0);
     validation.required_spec_claims.clear();

@@ -34,7 +34,7 @@ fn ca(name: &str) -> Ca {
     CertifiedIssuer::self_signed(ca_params(name), KeyPair::generate().unwrap()).unwrap()
 }
 
-/// Alice of `dev`, and what a test makes of her.
+/// Alice of `dev`, with a test's changes.
 fn client(ca: &Ca, change: impl FnOnce(&mut CertificateParams)) -> CertificateDer<'static> {
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();
@@ -118,7 +118,7 @@ async fn a_ca_of_the_same_name_is_not_the_same_ca() {
     let chains = [
         vec![client(&impostor, |_| {})],
         vec![client(&impostor, |_| {}), impostor.der().clone()],
-        // Somebody signs for themselves in the CA's name.
+        // Self-signed in the CA's name.
         vec![impostor.der().clone()],
     ];
     for chain in chains {
@@ -222,13 +222,13 @@ async fn rule_12_revoked_certificates_are_refused() {
         "{refused:?}"
     );
     identity(show(&certs, &[client(&ca, |_| {})]).await);
-    // A list that is out of date says nothing of who was revoked since.
+    // A list that is out of date lacks later revocations.
     let stale = authenticator(&ca, &list(date_time_ymd(2021, 1, 1)));
     let refused = rejection(show(&stale, &[client(&ca, |_| {})]).await);
     assert!(matches!(refused, Rejection::Certificate(_)), "{refused:?}");
 }
 
-/// A proxy that ends TLS may show a certificate of its own. It says who the proxy is, and nothing of who asks.
+/// A proxy that ends TLS may show a certificate of its own. It identifies the proxy, and not the client.
 #[tokio::test]
 async fn rule_4_a_proxys_certificate_is_nobodys() {
     let ca = ca("ca");

@@ -151,8 +151,8 @@ async fn names_that_need_escaping_are_names() {
     }
 }
 
-/// slapd does not know Active Directory's rule, takes such a filter for *undefined*, and finds nothing: what is shown is
-/// that one question is asked, by that rule, and that a directory without it breaks no login.
+/// slapd does not know Active Directory's rule, takes such a filter for *undefined*, and finds nothing. So this test shows one
+/// search by that rule, and that a directory without it breaks no login.
 #[tokio::test]
 async fn active_directory_is_asked_by_its_own_rule() {
     let directory = Directory::start().await;
@@ -210,7 +210,7 @@ async fn wrong_passwords_and_wrong_names_look_the_same() {
         let refused = rejection(basic(&ldap, user, password).await);
         assert_eq!(refused, Rejection::WrongPassword, "{user}");
     }
-    // Both cost a bind as somebody.
+    // Both cost a bind.
     let log = directory.log();
     assert!(log.contains("BIND dn=\"uid=underpass-nobody-"), "{log}");
     // Two entries fit: neither is meant.
@@ -228,7 +228,7 @@ async fn rule_23_strangers_reach_no_lockout_threshold_of_the_directory() {
     };
     let mut waits = 0;
     for guess in 0..10 {
-        // By whichever of her names.
+        // By any of her names.
         for typed in ["alice", "ALICE", "alice@example.org"] {
             match basic(&ldap, typed, &format!("guess-{guess}")).await {
                 Err(AuthenticateError::Rejected(Rejection::WrongPassword)) => {}
@@ -242,7 +242,7 @@ async fn rule_23_strangers_reach_no_lockout_threshold_of_the_directory() {
     }
     let most = limits::LDAP_WRONG_BINDS_OF_STRANGERS as usize;
     assert_eq!((binds("alice"), waits), (most, 30 - most));
-    // A name that is nobody's has to wait as well, and nobody else has to.
+    // An unknown name has to wait as well, and no other name has to.
     for guess in 0..most {
         let refused = rejection(basic(&ldap, "nobody", &format!("guess-{guess}")).await);
         assert_eq!(refused, Rejection::WrongPassword);
@@ -368,7 +368,7 @@ async fn rule_23_a_bind_that_was_not_sent_does_not_count() {
     assert!(!directory.log().contains("BIND dn=\"uid="));
 }
 
-/// An entry below the base that no login finds, since the filter leaves it out, is bound as by nobody.
+/// An entry below the base that no login finds, since the filter leaves it out, is bound like an unknown name.
 #[tokio::test]
 async fn rule_23_a_name_outside_the_filter_locks_nobodys_account() {
     let directory = Directory::start().await;
@@ -400,7 +400,7 @@ async fn an_empty_password_is_no_login() {
     let ldap = ldap(config(&directory));
     let refused = rejection(basic(&ldap, "alice", "").await);
     assert_eq!(refused, Rejection::EmptyPassword);
-    // This directory would have said yes; nobody has asked it.
+    // This directory would have said yes, but was not asked.
     assert!(!directory.log().contains(" BIND "), "{}", directory.log());
     assert_eq!(rejection(basic(&ldap, "", "x").await), Rejection::Malformed);
     assert_eq!(
@@ -427,7 +427,7 @@ async fn a_name_cannot_become_a_filter() {
         "&",
         "alice\n",
     ] {
-        // With alice's own password: whoever is found by a changed filter would be let in as her.
+        // With alice's own password: a changed filter that finds her would let the caller in.
         let refused = rejection(basic(&ldap, typed, "alice-secret").await);
         assert_eq!(refused, Rejection::WrongPassword, "{typed:?}");
     }
@@ -478,7 +478,7 @@ async fn searches_share_connections_that_may_end() {
         "{}",
         directory.log()
     );
-    // What was found out counts for a while, whatever happens to the directory.
+    // Cached results count for a while, even when the directory is gone.
     directory.kill();
     identity(basic(&ldap, "alice", "alice-secret").await);
     let said = unavailable(basic(&ldap, "alice", "other").await);

@@ -1,4 +1,4 @@
-//! Authenticators against real providers, and against those who would like to be somebody else.
+//! Authenticators against real providers, and against forged credentials.
 //!
 //! (`cfg(test)` on the modules is for the lints: helpers state expectations too.)
 

@@ -77,7 +77,7 @@ async fn keys_may_be_rotated() {
     let new = provider.token("underpass", &alice(), 60).await;
     // The keys were fetched a moment ago, and are not fetched again at once.
     eventually("the new key is known", async || bearer(&oidc, &new).await).await;
-    // What the provider publishes no longer counts no longer.
+    // A key that the provider no longer publishes is rejected.
     assert_eq!(rejection(bearer(&oidc, &old).await), Rejection::UnknownKey);
 }
 
@@ -91,7 +91,7 @@ async fn a_provider_that_is_gone_leaves_its_keys() {
     provider.kill();
     identity(bearer(&oidc, &token).await);
     identity(bearer(&oidc, &es256).await);
-    // Nobody can say whether there is another key now.
+    // It is unknown whether there is another key now.
     let forged = crate::oidc_attacks::forged(&provider, json!({ "kid": "new", "alg": "RS256" }));
     let said = eventually("the keys are asked for", async || {
         match bearer(&oidc, &forged).await {

@@ -1,4 +1,4 @@
-//! Tokens that nobody issued, or not for us.
+//! Forged tokens, and tokens that are not for us.
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD as BASE64URL};
 use http::{HeaderMap, header};
@@ -76,7 +76,7 @@ async fn no_signature_and_symmetric_signatures_are_refused() {
             );
         }
     }
-    // Signed with what everybody knows: the public key, in each form that a library might take for a secret.
+    // Signed with a published value: the public key, in each form that a library might take for a secret.
     let keys = provider.document("/jwks").await;
     let public = &keys["keys"][0];
     let modulus = public["n"].as_str().unwrap();
@@ -262,7 +262,7 @@ async fn rule_11_floods_of_groups_and_huge_tokens_are_refused() {
     let token = provider.token("underpass", &claims, 60).await;
     let refused = rejection(bearer(&oidc, &token).await);
     assert!(matches!(refused, Rejection::Identity(_)), "{refused:?}");
-    // What is larger than any token is not even read.
+    // A text larger than any token is not even read.
     let mut headers = HeaderMap::new();
     let huge = format!("Bearer {}", "a".repeat(limits::BEARER_BYTES + 1));
     headers.insert(header::AUTHORIZATION, huge.parse().unwrap());

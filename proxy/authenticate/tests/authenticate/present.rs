@@ -26,7 +26,7 @@ pub(crate) fn source(name: &str, method: Method) -> Source {
     Source::new(name, method, Reserved::default(), CancellationToken::new())
 }
 
-/// What an authenticator says to an `Authorization` header, and a client's certificates.
+/// An authenticator's answer to an `Authorization` header, and a client's certificates.
 pub(crate) async fn present(
     authenticator: &dyn Authenticator,
     authorization: Option<&str>,

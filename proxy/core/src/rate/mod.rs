@@ -42,7 +42,7 @@ struct Bucket {
 }
 
 impl<K: Hash + Eq> RateLimiter<K> {
-    /// Nobody has taken anything yet.
+    /// Nothing is taken yet.
     pub fn new(share: Rate) -> Self {
         let room = NonZeroUsize::new(share.sources).unwrap_or(NonZeroUsize::MIN);
         Self {

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::{Bucket, Rate};
 use crate::share;
 
-/// Three shares at once: a user's, that of all users of the user's authority, and that of everybody. An authority that gives
+/// Three shares at once: a user's, that of all users of the user's authority, and that of all users. An authority that gives
 /// ever new names has one share for all of them, and its last quarter is for users who have taken little ([`share::allows`]):
 /// it takes many users of an authority, and not a few busy ones, to keep another one of its users out.
 #[derive(Debug)]
@@ -30,7 +30,7 @@ struct Users {
 }
 
 impl UserLimiter {
-    /// Nobody has taken anything yet. `all.sources` has no meaning.
+    /// Nothing is taken yet. `all.sources` has no meaning.
     pub fn new(user: Rate, authority: Rate, all: Rate) -> Self {
         let room = |rate: Rate| NonZeroUsize::new(rate.sources).unwrap_or(NonZeroUsize::MIN);
         Self {

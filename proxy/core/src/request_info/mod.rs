@@ -37,7 +37,7 @@ pub struct RequestInfo {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum StreamClass {
-    /// Somebody may be typing.
+    /// A user may be typing.
     Interactive,
     /// Requests, watches, logs, forwarded ports.
     #[default]
@@ -136,14 +136,14 @@ impl RequestInfo {
         self.upgrade
     }
 
-    /// The path's bytes up to the `proxy` of a pod, a service or a node: what is below them is the workload's.
+    /// The path's bytes up to the `proxy` of a pod, a service or a node: the rest is the workload's.
     pub fn below(&self) -> Option<&str> {
         (!self.below.is_empty()).then_some(self.below.as_str())
     }
 
-    /// It only asks: what a read-only right allows. A `selfsubjectaccessreview` and its kin are questions too,
-    /// although they are created (`kubectl auth can-i`, `kubectl auth whoami`). The method counts as well as the verb: a
-    /// path that begins with `watch` has that verb for every method.
+    /// Does a read-only right allow it? A `selfsubjectaccessreview` and its kin are questions too, although they are created
+    /// (`kubectl auth can-i`, `kubectl auth whoami`). The method counts as well as the verb: a path that begins with `watch`
+    /// has that verb for every method.
     pub fn changes_nothing(&self) -> bool {
         match self.verb.as_str() {
             _ if self.upgrade => false,
@@ -162,8 +162,8 @@ impl RequestInfo {
         }
     }
 
-    /// How urgent its bytes are, as far as the request shows it: a terminal is somebody's, and tar is what
-    /// `kubectl cp` runs at the other end.
+    /// How urgent its bytes are, as far as the request shows it: a terminal has a user, and `kubectl cp` runs tar at the other
+    /// end.
     pub fn class(&self) -> StreamClass {
         self.class
     }

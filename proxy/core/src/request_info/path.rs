@@ -1,4 +1,4 @@
-//! A path as kube-apiserver splits it, and what of it more than one parser could read in more than one way.
+//! A path as kube-apiserver splits it, and the checks for parts that two parsers could read differently.
 
 use super::RequestInfo;
 
@@ -28,12 +28,12 @@ pub enum PathError {
     Climbs,
 }
 
-/// Refuses a path that kube-apiserver, what stands before it, or what it is passed on to (an aggregated API server) could
-/// take for another one than was decided about (security rule 26).
+/// Refuses a path that kube-apiserver, a proxy before it, or an aggregated API server behind it could take for another one than
+/// was decided about (security rule 26).
 ///
-/// What kube-apiserver serves stays: one slash at the end; `%2F`, at which it splits like at any other slash; escapes of
-/// whatever else; a backslash in a name (`clusterrolebindings/DOMAIN%5Cuser`). Below an object's `…/proxy` a path is the
-/// workload's, empty and dot segments included, unless it leads out: a proxy that cleans it would reach another object.
+/// Paths that kube-apiserver serves pass: one slash at the end; `%2F`, at which it splits like at any other slash; any other
+/// escape; a backslash in a name (`clusterrolebindings/DOMAIN%5Cuser`). Below an object's `…/proxy` a path is the workload's,
+/// empty and dot segments included, unless it leads out: a proxy that cleans it would reach another object.
 pub(super) fn check(path: &str, info: &RequestInfo) -> Result<(), PathError> {
     if !path.starts_with('/') {
         return Err(PathError::NoPath);
@@ -219,7 +219,7 @@ mod tests {
             };
             assert_eq!(checked(&format!("{proxy}{rest}")), expected, "{rest}");
         }
-        // Only below what Kubernetes proxies: elsewhere the path is an API server's.
+        // Only below a proxied object: elsewhere the path is an API server's.
         assert_eq!(
             checked("/apis/x.io/v1/things/t/proxy//a"),
             Err(PathError::Empty)

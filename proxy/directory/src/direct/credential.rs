@@ -1,4 +1,4 @@
-//! What a cluster is reached with: as it is kept, and while it is used.
+//! The credential for a cluster's API server: as it is stored, and while it is used.
 
 use std::fmt;
 
@@ -36,13 +36,13 @@ pub enum SealedCredential {
     Exec {
         /// Which.
         command: String,
-        /// What it is called with: either may hold secrets.
+        /// Its arguments and environment: either may hold secrets.
         input: Sealed,
     },
 }
 
 impl SealedCredential {
-    /// What kind of credential it is.
+    /// The kind of credential.
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Token { .. } => "token",
@@ -59,7 +59,7 @@ impl SealedCredential {
         }
     }
 
-    /// What is secret of it.
+    /// Its encrypted part.
     pub fn sealed(&self) -> &Sealed {
         match self {
             Self::Token { token } => token,
@@ -117,7 +117,7 @@ pub(super) struct Input<A, E> {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CredentialError {
-    /// Empty, too long, or with what no header can hold.
+    /// Empty, too long, or with characters that no header can hold.
     #[error("the token is empty, too long, or holds characters that no token has")]
     Token,
     /// No certificate.
@@ -144,7 +144,7 @@ impl Credential {
     /// Can it be one?
     ///
     /// # Errors
-    /// What cannot be so.
+    /// The fault of it.
     pub fn check(&self) -> Result<(), CredentialError> {
         match self {
             Self::Token(token) => {

@@ -8,7 +8,7 @@ use crate::{object::Kind, seal::Place};
 use underpass_authenticate::{Roots, RootsError};
 use underpass_core::ClusterName;
 
-/// Where an API server is, and whose certificate it has.
+/// An API server's address, and the CA and name of its certificate.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "RawEndpoint", into = "RawEndpoint")]
 pub struct Endpoint(RawEndpoint);
@@ -23,11 +23,11 @@ struct RawEndpoint {
     tls_server_name: Option<String>,
 }
 
-/// Why an endpoint is none. The URL is not repeated: somebody may have written a password into it.
+/// Why an endpoint is none. The URL is not repeated: it may contain a password.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum EndpointError {
-    /// Without TLS anybody on the way would have the credential.
+    /// Without TLS any host on the way could read the credential.
     #[error("the API server's URL is http; it has to be https")]
     Plain,
     /// Not a URL of an API server.
@@ -42,11 +42,10 @@ pub enum EndpointError {
 }
 
 impl Endpoint {
-    /// `https://HOST[:PORT][/PATH]`; the CA as PEM, what the system trusts without; the name that the certificate is to
-    /// have, where it is not the URL's.
+    /// `https://HOST[:PORT][/PATH]`; the CA as PEM, otherwise the system's; the certificate's name, where it is not the URL's.
     ///
     /// # Errors
-    /// What cannot be so.
+    /// The fault of the endpoint.
     pub fn new(
         server: String,
         certificate_authority: Option<String>,

@@ -1,8 +1,7 @@
-//! Clusters whose API server this server reaches itself, and with what.
+//! Clusters whose API server this server reaches itself, with their credentials.
 //!
-//! What is secret of a credential is [`Sealed`](crate::seal::Sealed) for the cluster, for the endpoint and for the
-//! credential's public part: whoever can write the store but has no key cannot have it sent elsewhere, nor run a plugin
-//! otherwise.
+//! A credential's secret is [`Sealed`](crate::seal::Sealed) for the cluster, for the endpoint and for the credential's public
+//! part: an attacker who can write the store but has no key cannot have it sent elsewhere, nor run another plugin with it.
 
 mod credential;
 mod endpoint;
@@ -24,9 +23,9 @@ use underpass_core::{ClusterName, ClusterPolicy, Exec};
 pub struct Direct {
     /// Where it is.
     pub endpoint: Endpoint,
-    /// What we prove to it who we are with.
+    /// Our credential for it.
     pub credential: SealedCredential,
-    /// Whom nobody becomes there, which an agent's operator says of its cluster.
+    /// Additions to the impersonation policy, as an agent's operator makes them.
     #[serde(default, skip_serializing_if = "ClusterPolicy::is_empty")]
     pub policy: ClusterPolicy,
 }
@@ -41,7 +40,7 @@ pub enum OpenCredentialError {
     /// It cannot be encrypted again.
     #[error(transparent)]
     Seal(SealError),
-    /// What was sealed is not what it should be.
+    /// The decrypted secret has the wrong form.
     #[error("the cluster's credential cannot be read")]
     Malformed,
 }
@@ -92,7 +91,7 @@ impl Direct {
                 })
             }
             SealedCredential::Exec { command, .. } => {
-                // The error would quote what it could not read.
+                // The error would quote the text.
                 let Input { args, env } =
                     serde_json::from_slice(&opened).map_err(|_| OpenCredentialError::Malformed)?;
                 Ok(Credential::Exec(Exec {

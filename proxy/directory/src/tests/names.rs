@@ -13,7 +13,7 @@ use underpass_authenticate::{
 };
 use underpass_core::{Authority, ConnectionInfo, Identity, Protocol, RequestInfo, Scope};
 
-/// `ldap/corp`, which believes whatever a bearer token says: `USER`, or `USER:GROUP,GROUP`.
+/// `ldap/corp`, which believes any bearer token: `USER`, or `USER:GROUP,GROUP`.
 struct Corp;
 
 #[async_trait]
@@ -145,7 +145,7 @@ async fn rule_22_a_name_of_the_directorys_is_given_by_links_only() {
     assert!(refused.to_string().contains("user link"), "{refused}");
     let refused = come(&chain, "ALICE").await.unwrap_err();
     assert!(matches!(refused, Rejection::LookAlike { .. }), "{refused}");
-    // Linked: the user themselves, with what the directory says of them.
+    // Linked: the user themselves, with the directory's facts of them.
     let bob = come(&chain, "bob:dev,qa").await.unwrap();
     let identity = bob.identity();
     assert_eq!(identity.groups(), ["dev", "qa", "ops"]);
@@ -154,7 +154,7 @@ async fn rule_22_a_name_of_the_directorys_is_given_by_links_only() {
     assert_eq!(bob.claimed().groups(), ["dev", "qa"]);
     // Another case is another name, which no link means.
     come(&chain, "Bob").await.unwrap_err();
-    // Nobody's name.
+    // A name without a user.
     come(&chain, "carol").await.unwrap();
     change_user(&directory, "bob", |bob| bob.disabled = true).await;
     let refused = come(&chain, "bob").await.unwrap_err();
@@ -287,7 +287,7 @@ async fn rule_12_what_a_link_gave_ends_with_it() {
     directory.change(remove).await.unwrap();
     assert!(bob.revocation().is_revoked());
     assert!(!carol.revocation().is_revoked());
-    // Whoever bore the name before the directory had a user of that name.
+    // A caller who bore the name before the directory had such a user.
     let make = |draft: &mut Draft| {
         let carol = User::new(draft.now());
         draft.put("carol", carol, Expect::Absent)
@@ -340,7 +340,7 @@ async fn rule_22_a_logins_token_is_asked_whose_name_it_bears_each_time() {
     assert_eq!(found.identity().groups(), ["qa"]);
     bind(&directory, Subject::user(name("carol"))).await;
     assert!(may(&directory, found.identity()).await);
-    // A user who is made later is somebody else.
+    // A user who is made later is another one.
     let make = |draft: &mut Draft| {
         let carol = User::new(draft.now());
         draft.put("carol", carol, Expect::Absent)

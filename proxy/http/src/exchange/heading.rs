@@ -1,4 +1,4 @@
-//! A bound on what comes before an answer's head.
+//! A bound on the bytes before an answer's head.
 //!
 //! Interim answers (1xx) have no end of their own: hyper reads them for as long as there are any, in one turn, and a bound in
 //! time does not get its turn.

@@ -13,8 +13,8 @@ use underpass_core::limits;
 /// A connection's work, until it is done.
 type Work = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// A connection that works while somebody waits for something of it. With a task of its own, each piece of an
-/// answer would pass through one more, and on several threads wake another one.
+/// A connection that works while a caller waits for its result. With a task of its own, each piece of an answer would pass
+/// through one more, and on several threads wake another one.
 #[derive(Clone)]
 pub(super) struct Inline(Arc<Inner>);
 
@@ -31,7 +31,7 @@ impl Inline {
         Self(Arc::new(Inner { work, bell }))
     }
 
-    /// Polls for what the caller wants of the connection, and lets that work until it can do no more.
+    /// Polls `wanted`, and lets the connection work until it can do no more.
     pub(super) fn poll<T>(
         &self,
         cx: &mut Context<'_>,

@@ -61,14 +61,14 @@ fn io_kind(error: &hyper::Error) -> Option<io::ErrorKind> {
     source.downcast_ref::<io::Error>().map(io::Error::kind)
 }
 
-/// What moves an exchange's bytes. Dropping it drops the stream at once, so that whoever waits
-/// at the other end learns it; after [`Exchange::finish`] it closes the stream in an orderly way.
+/// Moves an exchange's bytes. Dropping it drops the stream at once, so that the other end learns it; after [`Exchange::finish`]
+/// it closes the stream in an orderly way.
 pub struct Exchange(Option<Driver>);
 
 enum Driver {
     /// The reader of the answer.
     Inline(Inline),
-    /// A task: an upgraded stream, or a request's body, moves also while nobody reads.
+    /// A task: an upgraded stream, or a request's body, moves also without a reader.
     Task(AbortOnDropHandle<()>),
 }
 
@@ -195,7 +195,7 @@ where
     ))
 }
 
-/// Polls for what comes of a connection that moves in the caller's task, if it does.
+/// Polls `wanted`, and moves a connection that runs in the caller's task.
 fn poll_driven<T>(
     inline: Option<&Inline>,
     cx: &mut Context<'_>,

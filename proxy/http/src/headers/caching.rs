@@ -9,7 +9,7 @@ const PRIVATE: HeaderValue = HeaderValue::from_static("no-cache, private");
 const SHARING: [&str; 4] = ["public", "s-maxage", "proxy-revalidate", "private"];
 
 /// Lets the caller's own cache keep an answer as its origin says, and no cache of many clients: one in front of this server
-/// would give the answer to callers whom nobody has authorised.
+/// would give the answer to unauthorised callers.
 pub(super) fn keep_private(headers: &mut HeaderMap) {
     let mut lines = headers.get_all(header::CACHE_CONTROL).iter();
     let line = lines.next();
@@ -19,7 +19,7 @@ pub(super) fn keep_private(headers: &mut HeaderMap) {
     let mut kept: Vec<&str> = Vec::new();
     for line in headers.get_all(header::CACHE_CONTROL) {
         match line.to_str() {
-            // A quoted list names headers and may hold commas: nobody needs it with the answer kept nowhere else.
+            // A quoted list names headers and may hold commas: it has no use in an answer that no other cache keeps.
             Ok(line) if !line.contains('"') => kept.extend(line.split(',').filter(|d| !shares(d))),
             _ => kept.push("no-cache"),
         }

@@ -16,7 +16,7 @@ const OWN: &str = "underpass";
 const HOST: [&str; 2] = ["__host-http-", "__host-"];
 const SECURE: [&str; 2] = ["__secure-", "__http-"];
 
-/// What load balancers and proxies for single sign-on call theirs. They stand before this server and leave them in the requests.
+/// Cookies of load balancers and of proxies for single sign-on. They stand before this server and leave these in the requests.
 const LOGINS_IN_FRONT: [&str; 12] = [
     "_oauth2_proxy",
     "_pomerium",
@@ -136,7 +136,7 @@ fn client_path(path: &str, place: &Place<'_>) -> Option<String> {
     if path.contains('\\') || !path.bytes().all(|b| b.is_ascii_graphic()) || { segments }.any(odd) {
         return None;
     }
-    // Some workloads are told what they are below.
+    // Some workloads know the path that they are below.
     let rest = [&*root, place.below].iter().find_map(|beginning| {
         let rest = path.strip_prefix(*beginning)?;
         (rest.is_empty() || rest.starts_with('/')).then_some(rest)

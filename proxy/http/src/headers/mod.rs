@@ -1,9 +1,8 @@
 //! Removes the headers that must not cross the proxy (security rules 3 and 4).
 //!
-//! The order matters. Hop-by-hop headers go first, together with whatever a `Connection` header
-//! names (RFC 9110, section 7.6.1); identities and credentials go next; only then does anybody
-//! write a header. A proxy that writes first lets `Connection: Impersonate-User` take its own header
-//! away again (CVE-2021-31999).
+//! The order matters. Hop-by-hop headers go first, together with each that a `Connection` header names (RFC 9110, section
+//! 7.6.1); identities and credentials go next; only then are headers written. A proxy that writes first lets `Connection:
+//! Impersonate-User` take its own header away again (CVE-2021-31999).
 
 mod caching;
 mod cookies;
@@ -21,7 +20,7 @@ pub const BEARER_SUBPROTOCOL: &str = "base64url.bearer.authorization.k8s.io.";
 
 const SEC_WEBSOCKET_PROTOCOL: HeaderName = header::SEC_WEBSOCKET_PROTOCOL;
 
-/// RFC 9110, section 7.6.1, and what older proxies and h2c treat alike.
+/// RFC 9110, section 7.6.1, and headers that older proxies and h2c treat alike.
 const HOP_BY_HOP: [&str; 9] = [
     "connection",
     "http2-settings",
@@ -34,8 +33,8 @@ const HOP_BY_HOP: [&str; 9] = [
     "x-http2-stream-id",
 ];
 
-/// Headers that carry a credential, claim who or where the caller is, or ask for another method or path than the request's own
-/// (what was decided about is what is asked, security rule 26), by exact name.
+/// Headers that carry a credential, claim an identity or address of the caller, or ask for another method or path than the one
+/// decided about (security rule 26), by exact name.
 const CLAIMS: [&str; 9] = [
     "authorization",
     "cookie",
@@ -57,9 +56,9 @@ const CLAIM_PREFIXES: [&str; 5] = [
     "x-remote-",
 ];
 
-/// Cleans a request's headers: nothing that is left speaks for the connection it came on, for an
-/// identity, or holds a credential. `Expect` goes because hyper answers it with 100 by itself as soon
-/// as somebody reads the body. Cookies go too, but those that a proxied workload may have set.
+/// Cleans a request's headers: nothing that is left speaks for the connection it came on, for an identity, or holds a
+/// credential. `Expect` goes because hyper answers it with 100 by itself at the first read of the body. Cookies go too, but
+/// those that a proxied workload may have set.
 pub fn clean_request(headers: &mut HeaderMap, asked: &RequestInfo) {
     strip_hop_by_hop(headers);
     let cookies = asked.below().and_then(|_| cookies::inbound(headers));
@@ -71,7 +70,7 @@ pub fn clean_request(headers: &mut HeaderMap, asked: &RequestInfo) {
     strip_bearer_subprotocol(headers);
 }
 
-/// Does the request ask to become somebody else (`kubectl --as`)?
+/// Does the request ask to impersonate (`kubectl --as`)?
 pub fn asks_impersonation(headers: &HeaderMap) -> bool {
     headers
         .keys()

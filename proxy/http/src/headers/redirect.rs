@@ -54,7 +54,7 @@ impl Place<'_> {
         Some(target)
     }
 
-    /// Takes away scheme and authority where they are the request's own: kube-apiserver leaves them in what a workload
+    /// Takes away scheme and authority where they are the request's own: kube-apiserver leaves them in URLs that a workload
     /// builds from the `Host` that it saw (`rewriteURL` in apimachinery/pkg/util/proxy/transport.go).
     fn without_origin<'r>(&self, hierarchy: &'r str) -> Option<&'r str> {
         let first = hierarchy.split('/').next().unwrap_or_default();
@@ -92,7 +92,7 @@ impl Place<'_> {
         format!("{directory}/{path}")
     }
 
-    /// What follows the object's `…/proxy/` in a path. kube-apiserver writes its segments decoded where the client may have
+    /// A path's rest behind the object's `…/proxy/`. kube-apiserver writes its segments decoded where the client may have
     /// escaped them.
     fn rest<'p>(&self, path: &'p str) -> Option<&'p str> {
         let mut rest = path.strip_prefix('/')?;

@@ -126,7 +126,7 @@ const PREFIXES: [&str; 11] = [
 /// Orders to caches of one kind or one company (RFC 9213), which overrule `Cache-Control`: they end like this.
 const CACHE_ORDERS: &str = "-cache-control";
 
-/// What browsers escape by themselves in a URL, beside all that is not ASCII: web pages' redirects hold it.
+/// Characters that browsers escape by themselves in a URL, beside non-ASCII ones: web pages' redirects hold them.
 const AS_BROWSERS: AsciiSet = AsciiSet::EMPTY.add(b' ');
 
 /// Cleans an answer's headers, or refuses the answer: a redirect is passed on only below the same `…/proxy/`.
@@ -165,8 +165,8 @@ pub fn clean(
     Ok(())
 }
 
-/// kube-apiserver's own redirect: `/openapi/v3/…?hash=OLD` leads to the same path with the hash of what it has now (kube-openapi,
-/// pkg/handler3), which `kubectl apply` meets after each change of a CRD. It leads nowhere but to what was authorised.
+/// kube-apiserver's own redirect: `/openapi/v3/…?hash=OLD` leads to the same path with the current hash (kube-openapi,
+/// pkg/handler3), which `kubectl apply` meets after each change of a CRD. It leads only to the authorised path.
 fn newer_openapi(headers: &HeaderMap, call: &Call, hop: Hop<'_>) -> Option<HeaderValue> {
     let reads = matches!(*call.method(), Method::GET | Method::HEAD) && call.upgrade().is_none();
     let path = call.target().path();
@@ -182,7 +182,7 @@ fn newer_openapi(headers: &HeaderMap, call: &Call, hop: Hop<'_>) -> Option<Heade
     header_value(same.then(|| format!("{client}{path}?{query}")))
 }
 
-/// Cleans what follows a body: a client that merges trailers into the headers gets none that a header could not be.
+/// Cleans trailers: a client that merges trailers into the headers gets none that a header could not be.
 pub fn clean_trailers(trailers: &mut HeaderMap) {
     strip_hop_by_hop(trailers);
     remove_where(trailers, |name| fate(name).is_some());

@@ -1,4 +1,4 @@
-//! Wakes a task only from outside: what it works on itself is seen without another turn.
+//! Wakes a task only from outside: the task sees its own work without another turn.
 
 use std::{
     sync::Arc,
@@ -16,7 +16,7 @@ const RUNG: u8 = 2;
 /// Wakes the task that waits, unless it is at work already and will look again.
 ///
 /// Each step reads and writes the state at once, so that all steps have one order, and each sees the memory of those before: a
-/// ring either finds the task at rest, or the task finds the ring and what was written before it. `model.rs` checks this.
+/// ring either finds the task at rest, or the task finds the ring and all writes before it. `model.rs` checks this.
 #[derive(Default)]
 pub struct TurnWaker {
     task: AtomicWaker,
@@ -45,7 +45,7 @@ impl TurnWaker {
         self.state.swap(AT_WORK, Ordering::AcqRel);
     }
 
-    /// Says whether the task may rest. If not, someone has rung, and it is still at work.
+    /// Says whether the task may rest. If not, the bell has rung, and it is still at work.
     pub fn rest(&self) -> bool {
         let (success, failure) = (Ordering::AcqRel, Ordering::Acquire);
         let rests = self.state.compare_exchange(AT_WORK, 0, success, failure);

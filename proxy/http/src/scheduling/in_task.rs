@@ -1,8 +1,8 @@
 //! A connection of hyper's, and the tasks that hyper spawns for it, in one task of the runtime's.
 //!
 //! hyper gives each request of an HTTP/2 connection a task of its own. Each turn of those passes through the runtime's
-//! scheduler, and on several threads wakes another one, only for the connection's own task to write what they had to say.
-//! Here they take turns in that task: a thousand watches with an event on ten connections are ten tasks to wake.
+//! scheduler, and on several threads wakes another one, only for the connection's own task to write their frames. Here they
+//! take turns in that task: a thousand watches with an event on ten connections are ten tasks to wake.
 
 use std::{
     collections::VecDeque,
@@ -21,8 +21,8 @@ use tokio::task::coop;
 
 use super::{bell::TurnWaker, on_wake::OnWake};
 
-/// How often everybody who was woken has a turn before the runtime's other tasks have theirs. What comes of a turn, a
-/// request's task for the connection and its frames for the next write, needs two.
+/// How often each woken task has a turn before the runtime's other tasks have theirs. A request's task wakes the connection,
+/// and its frames the next write: that takes two.
 const ROUNDS: usize = 4;
 
 type Work = Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -52,7 +52,7 @@ impl Spawned {
         std::mem::take(&mut *lock(&self.new))
     }
 
-    /// Takes turns until nobody was woken in the last one, or others have waited for long enough.
+    /// Takes turns until the last one woke no task, or others have waited for long enough.
     fn turns<T>(&self, cx: &mut Context<'_>, mut turn: impl FnMut() -> Poll<T>) -> Poll<T> {
         self.bell.begin(cx.waker());
         for _ in 0..ROUNDS {
@@ -72,8 +72,8 @@ impl Spawned {
     }
 }
 
-/// A connection and its tasks. It ends when the connection does; what tasks are left then have had one more turn, and
-/// are dropped with it.
+/// A connection and its tasks. It ends when the connection does; tasks that are left then have had one more turn, and are
+/// dropped with it.
 pub struct InTask<C> {
     connection: OnWake<C>,
     tasks: Tasks,
@@ -260,7 +260,7 @@ mod tests {
         InTask::new(Box::pin(connection), spawner.clone())
     }
 
-    /// A connection that spawns a task for each number that it is sent, and ends with what the tasks have answered.
+    /// A connection that spawns a task for each number that it is sent, and ends with the tasks' answers.
     fn doubling(
         spawner: &Spawner,
         mut numbers: mpsc::Receiver<u32>,
@@ -325,7 +325,7 @@ mod tests {
         serving.abort();
     }
 
-    /// Somebody who never rests leaves turns to the connection's other tasks, and to the runtime's.
+    /// A task that never rests leaves turns to the connection's other tasks, and to the runtime's.
     #[tokio::test]
     async fn others_have_their_turn() {
         let spawner = Spawner::default();
@@ -348,7 +348,7 @@ mod tests {
         serving.abort();
     }
 
-    /// As the runtime has it: 128 steps in a turn. What is left then comes in the next one.
+    /// As in the runtime: 128 steps in a turn. The other steps come in the next one.
     #[tokio::test]
     async fn no_step_is_lost_where_the_turn_is_over() {
         let (spawner, (done, mut ends)) = (Spawner::default(), mpsc::unbounded_channel());

@@ -1,7 +1,7 @@
-//! Which task does what, and who is woken for it.
+//! Divides work among tasks, to save wake-ups.
 //!
-//! hyper spawns a task for each request, and wakes a connection's task for each thing that one of them has to say. On the way of a
-//! call that is a tenth of the processor time (docs/PERFORMANCE.md). Here they take turns in one task.
+//! hyper spawns a task for each request, and wakes a connection's task for each of their frames. On the way of a call that is a
+//! tenth of the processor time (docs/PERFORMANCE.md). Here they take turns in one task.
 
 pub mod bell;
 pub mod in_task;

@@ -11,8 +11,8 @@ use std::{
 
 use futures_util::task::AtomicWaker;
 
-/// A future that is polled when it was woken, however often its owner is: with each piece of a body somebody asks whether
-/// the body is still allowed, which costs more than to pass it on.
+/// A future that is only polled when it was woken, and not whenever its owner is: each piece of a body asks whether the body is
+/// still allowed, which costs more than to pass it on.
 pub struct OnWake<F> {
     future: F,
     woken: Arc<Woken>,
@@ -71,7 +71,7 @@ impl<F> OnWake<F> {
 impl<F: Future + Unpin> OnWake<F> {
     /// As of a future, which must not be polled once it was ready.
     pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<F::Output> {
-        // Before it looks: who wakes it from here on wakes its owner.
+        // Before it looks: a wake-up from here on wakes its owner.
         self.woken.owner.register(cx.waker());
         if !self.woken.woken.swap(false, Ordering::SeqCst) {
             return Poll::Pending;

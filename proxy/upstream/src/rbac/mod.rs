@@ -1,18 +1,18 @@
 //! Manifests for an agent in its cluster: a ServiceAccount that may impersonate and nothing else.
 //!
-//! RBAC can only list what is allowed. So the agent's [`ImpersonationPolicy`](underpass_core::ImpersonationPolicy) says who is
-//! never impersonated, and these manifests take away as much as RBAC can: ServiceAccounts unless their namespace is
-//! stated, and with [`AgentRbac::constrained`] nodes as well.
+//! RBAC can only allow. So the agent's [`ImpersonationPolicy`](underpass_core::ImpersonationPolicy) lists the identities that
+//! are never impersonated, and these manifests take away as much as RBAC can: ServiceAccounts unless their namespace is stated,
+//! and with [`AgentRbac::constrained`] nodes as well.
 //!
 //! The two forms, of which the agent's requests do not differ:
 //! - *Classic*: the verb `impersonate` on `users` and `groups` of the core group, and on `uids` and `userextras/KEY` of
 //!   `authentication.k8s.io`. RBAC has no wildcard for the keys, hence every resource of that group; nothing else in it
 //!   knows that verb.
-//! - *Constrained* (KEP-5284, on from Kubernetes 1.36): `impersonate:user-info` on all four in
-//!   `authentication.k8s.io`, and `impersonate-on:user-info:VERB` on whatever the impersonated user may ask for. An API
-//!   server that does not know it sees no right to impersonate at all; one that does refuses nodes, ServiceAccounts and
-//!   the group `system:masters` whatever the names in a request say. (`userInfoImpersonationMode` in
-//!   apiserver/pkg/endpoints/filters/impersonation/mode.go; verbs have no wildcard there either.)
+//! - *Constrained* (KEP-5284, on from Kubernetes 1.36): `impersonate:user-info` on all four in `authentication.k8s.io`, and
+//!   `impersonate-on:user-info:VERB` on all that the impersonated user may ask for. An API server that does not know it sees no
+//!   right to impersonate at all; one that does refuses nodes, ServiceAccounts and the group `system:masters` for all names in
+//!   a request. (`userInfoImpersonationMode` in apiserver/pkg/endpoints/filters/impersonation/mode.go; verbs have no wildcard
+//!   there either.)
 
 mod objects;
 mod rules;
@@ -162,7 +162,7 @@ impl AgentRbac {
         Ok(())
     }
 
-    /// As whom the server asks the cluster, and for what.
+    /// The users as which the server asks the cluster, and their requests.
     fn reviewers(&self) -> impl Iterator<Item = (&'static str, &'static str, &'static str)> {
         let access = (
             ACCESS_REVIEWER,

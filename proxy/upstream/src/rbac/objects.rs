@@ -14,7 +14,7 @@ use super::RbacError;
 
 const RBAC: &str = "rbac.authorization.k8s.io";
 
-/// To whom a role is bound.
+/// The subject that a role is bound to.
 #[derive(Clone, Copy)]
 pub(super) enum Subject<'a> {
     /// A ServiceAccount by namespace and name.

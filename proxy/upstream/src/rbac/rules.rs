@@ -58,8 +58,8 @@ pub(super) fn impersonation(rbac: &AgentRbac) -> Vec<PolicyRule> {
     rules
 }
 
-/// ServiceAccounts of a namespace. Constrained impersonation has a form for them too, which takes no extra: who it really
-/// is would be lost.
+/// ServiceAccounts of a namespace. Constrained impersonation has a form for them too, which takes no extra: it would lose the
+/// caller's own name.
 pub(super) fn accounts() -> PolicyRule {
     rule("", &["serviceaccounts"], &[CLASSIC])
 }
