@@ -45,7 +45,7 @@ pub(crate) async fn api_server(cli: &Cli) -> Result<Arc<ApiServer>> {
     Ok(Arc::new(api_server))
 }
 
-/// Rule 17: whom the server cannot have impersonated here.
+/// Rule 17: the identities that the server cannot have impersonated here.
 fn policy(cli: &Cli) -> ImpersonationPolicy {
     let policy = ImpersonationPolicy::default();
     let accounts = cli.service_accounts.iter();
@@ -59,7 +59,7 @@ fn policy(cli: &Cli) -> ImpersonationPolicy {
 /// Stands in the place of a proxy's URL where a kubeconfig has none.
 const NO_PROXY: &str = "http://no-proxy.invalid/";
 
-/// What a kubeconfig says, and nothing else: where it names no proxy, kube would take the environment's,
+/// The kubeconfig's settings, and no others: where it names no proxy, kube would take the environment's,
 /// which is the way to the Underpass server. The API server is on this side of it.
 async fn load(mut kubeconfig: Kubeconfig, context: Option<String>) -> Result<Config> {
     let clusters = kubeconfig.clusters.iter_mut();

@@ -65,7 +65,7 @@ fn start_logging(filter: &str, format: LogFormat) {
 
 fn run(cli: Cli) -> Result<()> {
     let mut runtime = match cli.threads.get() {
-        // Its tasks run in the order in which they were woken: what moves bytes on finds what many of them left.
+        // Its tasks run in the order in which they were woken: the one that moves bytes on finds those of many others.
         1 => tokio::runtime::Builder::new_current_thread(),
         threads => {
             let mut runtime = tokio::runtime::Builder::new_multi_thread();

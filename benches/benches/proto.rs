@@ -1,4 +1,4 @@
-//! The protocol without I/O: what encoding, decoding and the handshake cost.
+//! The protocol without I/O: the cost of encoding, decoding and the handshake.
 #![allow(
     missing_docs,
     reason = "criterion's macros make undocumented functions"

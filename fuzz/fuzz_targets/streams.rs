@@ -24,7 +24,7 @@ enum Deed {
     Wait(u8),
 }
 
-/// One direction: what was written, and how it ended at either end.
+/// One direction: the bytes written, and its end on either side.
 #[derive(Default)]
 struct Direction {
     sent: VecDeque<u8>,

@@ -20,7 +20,7 @@ pub(crate) struct FileError {
     source: io::Error,
 }
 
-/// What must be its owner's alone even if the folder was open once.
+/// Files closed to others even if the folder was open once.
 const SECRETS: [&str; 4] = ["ca.key", "secrets.key", "admin.token", "directory.redb"];
 
 /// The data directory cannot be used.
@@ -36,8 +36,8 @@ pub(crate) enum DataDirError {
 }
 
 impl DataDir {
-    /// Opens the folder, and makes it where it does not exist. The keys of every cluster are in it, and whoever may write
-    /// to it is the server: it is closed to others, and refused where another user owns it.
+    /// Opens the folder, and makes it where it does not exist. It holds every cluster's keys, and write access to it gives the
+    /// server's rights: it is closed to others, and refused where another user owns it.
     pub(crate) fn open(path: &Path) -> Result<Self, DataDirError> {
         let create = DirBuilder::new().recursive(true).mode(0o700).create(path);
         create.map_err(|source| FileError {

@@ -31,7 +31,7 @@ const FORMAT: &str = "format";
 /// How the file is laid out. Another one is not read.
 const THIS_FORMAT: u64 = 1;
 
-/// What the database may keep in memory of its file.
+/// The database's cache of its file, at most.
 const CACHE_BYTES: usize = 4 * 1024 * 1024;
 
 /// The wait for another process that has the file open: `recover` has it for milliseconds. A server that still drains may
@@ -259,7 +259,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_copy_of_the_file_at_any_commit_is_whole() {
-        // What a crash leaves behind: the file as it was on disk at some moment, never closed.
+        // A crash leaves the file as it was on disk at some moment, never closed.
         let (_dir, data) = data();
         let directory = open(&data).await.unwrap();
         for number in 0..20 {

@@ -111,7 +111,7 @@ mod tests {
         let mode = fs::metadata(&path).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
         assert!(is_known(&directory, &path));
-        // Once: whoever has removed the file does not find it again.
+        // Once: a removed file is not made again.
         fs::remove_file(&path).unwrap();
         make(&directory, &path).await.unwrap();
         assert!(!path.exists());

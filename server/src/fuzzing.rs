@@ -1,4 +1,4 @@
-//! What the fuzz targets call (`fuzz/`): bodies of the API.
+//! Entry points of the fuzz targets (`fuzz/`): bodies of the API.
 
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
@@ -47,8 +47,8 @@ const OPERATIONS: [(Method, &str); 18] = [
 
 const CALLERS: [&str; 3] = ["viewer", "keeper", "root"];
 
-/// One request to the API: the first byte says which operation, the second who asks, the rest is the body. Whatever the
-/// body is: no answer is a fault of the server, and only who may changes something.
+/// One request to the API: the first byte chooses the operation, the second the caller, the rest is the body. No body causes
+/// a server error, and only a caller with the right changes something.
 pub fn api_body(data: &[u8]) {
     let [operation, caller, body @ ..] = data else {
         return;
@@ -99,7 +99,7 @@ async fn ask((method, path): &(Method, &'static str), caller: &str, body: &[u8])
     }
 }
 
-/// Whoever is no administrator has changed nothing but their own tokens, and what is of their cluster alone.
+/// A caller without administrator rights changes only their own tokens, and bindings of their cluster alone.
 fn check_others(before: &Snapshot, after: &Snapshot, caller: &str) {
     let tokens = |snapshot: &Snapshot| {
         let tokens = snapshot.all::<AccessToken>().iter();

@@ -1,4 +1,4 @@
-//! What the front serves beside clusters: health, agents' WebSockets, and the API.
+//! The front's own answers, beside clusters: health, agents' WebSockets, and the API.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -62,7 +62,7 @@ impl Fallback for Http {
 }
 
 impl Http {
-    /// The API, for whoever the authenticators vouch for.
+    /// The API, for authenticated callers.
     async fn answer(&self, request: Request<Incoming>, connection: &Connection) -> Response<Body> {
         if request.uri().path() == underpass_api::LOGIN {
             return self.log_in(request, connection).await;
@@ -133,7 +133,7 @@ impl Http {
                 Ok(io) => {
                     let io = TokioIo::new(io);
                     let accepting = acceptor.accept_websocket(io, subprotocol, Some(remote));
-                    // Whoever upgrades and then says nothing is a stranger like any other.
+                    // A client that upgrades and then says nothing is a stranger like any other.
                     let accepted = tokio::select! {
                         accepted = accepting => accepted,
                         () = standing.closed() => return,

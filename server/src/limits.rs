@@ -1,4 +1,4 @@
-//! What a client can cost the listener before the proxy or the tunnel, whose own bounds then hold,
+//! Bounds on a client's cost to the listener before the proxy or the tunnel, whose own bounds then hold,
 //! know of it. Each with its reason.
 
 use std::time::Duration;
@@ -35,10 +35,10 @@ pub(crate) const METRICS_FIRST: Duration = Duration::from_secs(10);
 pub(crate) const METRICS_TIME: Duration = Duration::from_secs(120);
 
 /// How often the log says that connections are refused for their number or for want of a PROXY protocol header, or cannot be
-/// accepted: whoever floods the server must not fill its disk as well.
+/// accepted: a flood must not fill the server's disk as well.
 pub(crate) const SAME_NEWS: Duration = Duration::from_secs(1);
 
-/// Time to write what is left of the audit log when the server stops: a disk that takes longer is stuck.
+/// Time to write the rest of the audit log when the server stops: a disk that takes longer is stuck.
 pub(crate) const AUDIT_FLUSH: Duration = Duration::from_secs(5);
 
 /// The audit log of callers without an identity is put aside when it has so many bytes, and so many files of it are
@@ -121,7 +121,7 @@ pub(crate) const API_PAGE_MOST: usize = 1000;
 /// Bytes of JSON behind which a page ends, however many objects were asked for: objects have half of it at the most.
 pub(crate) const API_PAGE_BYTES: usize = 1024 * 1024;
 
-/// What somebody calls a token.
+/// A token's description.
 pub(crate) const DESCRIPTION_CHARS: usize = 256;
 
 /// How long a token counts that a login gives: a working day.
@@ -136,7 +136,7 @@ pub(crate) const FIRST_TOKEN: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 /// Life of the token that `recover` makes: a day to make other credentials, and no forgotten key to everything.
 pub(crate) const RECOVERY_TOKEN: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// What an authenticator may take, unless the authentication file says otherwise: a little more than one question to
+/// An authenticator's time, unless the authentication file says otherwise: a little more than one question to
 /// a provider.
 pub(crate) const AUTHENTICATION: Duration = Duration::from_secs(12);
 

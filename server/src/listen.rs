@@ -211,7 +211,7 @@ async fn serve_stranger(
     Ok(())
 }
 
-/// What precedes HTTP: a load balancer's header, where one is due, and TLS.
+/// The steps before HTTP: a load balancer's header, where one is due, and TLS.
 async fn handshake(
     tcp: TcpStream,
     remote: SocketAddr,

@@ -1,5 +1,5 @@
-//! Metrics for whoever watches the server, at an address of their own: they name clusters and agents, which is nothing
-//! for whoever reaches the public port.
+//! Metrics, at an address of their own: they name clusters and agents, which clients of the public port must
+//! not see.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -28,7 +28,7 @@ use crate::tunnel::Tunnel;
 /// The path that Prometheus asks for.
 pub(crate) const PATH: &str = "/metrics";
 
-/// What there is to tell.
+/// The sources of the metrics.
 #[derive(Clone)]
 pub(crate) struct Metrics {
     pub(crate) tunnel: Tunnel,

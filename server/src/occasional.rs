@@ -1,11 +1,11 @@
-//! What strangers can bring about as often as they like.
+//! Events that strangers can cause as often as they like.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use crate::limits;
 
-/// What is worth a log line once in a while.
+/// An event that is logged once in a while.
 #[derive(Debug, Default)]
 pub(crate) struct Occasional(Mutex<Option<Instant>>);
 

@@ -92,7 +92,7 @@ impl Ca {
         })
     }
 
-    /// What agents may know the CA by instead of its certificate.
+    /// A pin, by which agents may know the CA instead of by its certificate.
     pub(crate) fn pin(data: &DataDir) -> Result<CaPin> {
         let pem = Self::certificate(data)?;
         first_certificate(&pem)

@@ -37,7 +37,7 @@ pub(crate) struct Options {
     trusted_proxies: Vec<Network>,
 }
 
-/// Who stands before the server. Clones log together.
+/// The proxies in front of the server. Clones log together.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct TrustedProxies {
     proxy_protocol: Networks,
@@ -70,11 +70,11 @@ impl TrustedProxies {
         }
     }
 
-    /// Who is at the other end of a connection from `remote`; before anything else is read from it.
+    /// The peer of a connection from `remote`; before anything else is read from it.
     ///
     /// # Errors
-    /// It is a load balancer that does not say for whom it connects. Nothing may be read from it then: it is not known
-    /// whose bytes these are.
+    /// It is a load balancer that does not say for whom it connects. Nothing may be read from it then: the bytes' sender is
+    /// unknown.
     pub(crate) async fn peer<R>(&self, io: &mut R, remote: SocketAddr) -> Result<Peer, NoHeader>
     where
         R: AsyncRead + Unpin,

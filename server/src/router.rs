@@ -20,7 +20,7 @@ pub(crate) struct ClusterRouter {
 #[async_trait]
 impl Clusters for ClusterRouter {
     async fn connect(&self, cluster: &ClusterName, open: &Open) -> Result<BoxedIo, ConnectError> {
-        // What is reached directly has no agents, and never waits for one.
+        // Direct clusters have no agents, and never wait for one.
         match self.direct.connect(&self.directory, cluster, open).await {
             Some(connected) => connected,
             None => self.tunnel.connect(cluster, open).await,

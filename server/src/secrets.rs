@@ -199,7 +199,7 @@ mod tests {
         let direct = direct(&directory);
         direct.open(&cluster, &open(&[&new])).unwrap();
         direct.open(&cluster, &open(&[&old])).unwrap_err();
-        // Whose key is away is left as it is.
+        // A credential stays as it is without its key.
         renew(&directory, &open(&[&old])).await.unwrap();
         assert_eq!(directory.snapshot().revision(), revision);
     }

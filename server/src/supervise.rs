@@ -19,12 +19,12 @@ pub(crate) struct Supervisor {
 #[error("the server cannot go on: the task that {task} has ended{}", because(.panic.as_deref()))]
 pub struct Ended {
     task: &'static str,
-    /// What it said, where it panicked.
+    /// The panic's message, where it panicked.
     panic: Option<String>,
 }
 
 impl Supervisor {
-    /// Starts what goes on for as long as the server does. `task` completes "the task that …".
+    /// Starts a task that runs for as long as the server does. `task` completes "the task that …".
     pub(crate) fn start(
         &mut self,
         task: &'static str,
@@ -54,7 +54,7 @@ fn because(panic: Option<&str>) -> String {
     panic.map_or_else(String::new, |said| format!(" by a panic: {said}"))
 }
 
-/// What `panic!` was given.
+/// The message of `panic!`.
 fn said(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().copied();
     let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));

@@ -67,7 +67,7 @@ impl Tunnel {
         }
     }
 
-    /// Takes a session into service, or logs why there is none with whoever is at `remote`.
+    /// Takes a session into service, or logs why the peer at `remote` has none.
     pub(crate) fn serve(&self, accepted: Result<Accepted, AcceptError>, remote: IpAddr) {
         let session = match accepted {
             Ok(Accepted::New(session)) => session,
@@ -115,7 +115,7 @@ impl Tunnel {
 
     fn refused(&self, error: &AcceptError, remote: IpAddr) {
         if let AcceptError::AddressUnproven = error {
-            // Whoever is there comes again; a flood must not fill the log.
+            // The peer comes again; a flood must not fill the log.
             metrics::counter!("underpass_agents_asked_for_address_total").increment(1);
             return;
         }

@@ -34,8 +34,8 @@ impl Assets {
     ///
     /// etcd and Kubernetes come from the folder that `UNDERPASS_TESTENV_ASSETS` (or `KUBEBUILDER_ASSETS`) names, else
     /// from the cache; the kubelet stand-in and the supervisor are always this checkout's. The cache is
-    /// `UNDERPASS_CACHE`, else `underpass/testenv` in `XDG_CACHE_HOME` or `~/.cache`. What is in it is found by a hash of
-    /// everything that it was built from, so another version, Go release or source never meets a stale program. Two
+    /// `UNDERPASS_CACHE`, else `underpass/testenv` in `XDG_CACHE_HOME` or `~/.cache`. Its programs are found by a hash of
+    /// everything that they were built from, so another version, Go release or source never meets a stale program. Two
     /// processes that need the same build share one.
     ///
     /// Where `assets/sha256sums` pins a release's programs, those that are not there are downloaded from its own site, and

@@ -12,7 +12,7 @@ use aws_lc_rs::digest;
 use crate::AssetsError;
 use crate::recipe::Recipe;
 
-/// What the modules' `go` lines require.
+/// The version in the modules' `go` lines.
 const GO_NEEDED: &str = "1.26.0";
 
 /// How often a build says that it is still at it.
@@ -63,7 +63,7 @@ impl Cache {
             return Ok(done);
         }
         let _lock = self.lock(recipe, progress)?;
-        // Whoever held the lock before us may have built it.
+        // The lock's last holder may have built it.
         if done.is_dir() {
             return Ok(done);
         }
@@ -227,7 +227,7 @@ fn go(dir: &Path) -> Command {
         .env("CGO_ENABLED", "0")
         .env("GOFLAGS", "")
         .env("GOWORK", "off")
-        // What is built runs here.
+        // The programs run here.
         .env_remove("GOOS")
         .env_remove("GOARCH");
     go
@@ -372,7 +372,7 @@ mod tests {
         (dir, cache)
     }
 
-    /// What is in the cache besides locks.
+    /// The cache's entries besides locks.
     fn entries(cache: &Cache) -> Vec<String> {
         fs::read_dir(&cache.dir)
             .unwrap()

@@ -100,7 +100,7 @@ pub(crate) fn write_files(layout: &Layout, authority: &Authority) -> Result<(), 
     let tokens = rcgen::KeyPair::generate()?;
     write("service-account.key", &tokens.serialize_pem())?;
     write("service-account.pub", &tokens.public_key_pem())?;
-    // Everything once, when it is complete: who did what, on whose behalf, with which result.
+    // Every request once, when it is complete: its user, the impersonated user, and the result.
     let policy = json!({
         "apiVersion": "audit.k8s.io/v1",
         "kind": "Policy",

@@ -1,4 +1,4 @@
-//! What is built from which Go module.
+//! The programs that are built, by Go module.
 
 /// The Kubernetes release that is built; the modules pin it.
 pub const KUBERNETES_VERSION: &str = "v1.36.3";

@@ -1,4 +1,4 @@
-//! What someone sees whose machine lacks something, and how programs of their own are used.
+//! The errors on a machine that lacks something, and the use of a user's own programs.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -18,7 +18,7 @@ use underpass_testenv::{Assets, progress_to_stderr};
 /// The command line, with the given changes to its environment.
 fn testenv(environment: &[(&str, &Path)]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_underpass-testenv"));
-    // Whoever runs the tests may use programs of their own as well.
+    // The environment may name a user's own programs.
     command
         .env_remove("UNDERPASS_TESTENV_ASSETS")
         .env_remove("KUBEBUILDER_ASSETS");
@@ -46,7 +46,7 @@ async fn without_go() {
 async fn with_an_old_go() {
     let dir = tempfile::tempdir().unwrap();
     let go = dir.path().join("go");
-    // What a Go does that is older than a module's go line and must not fetch another.
+    // The behaviour of a Go that is older than a module's go line and must not fetch another.
     let script = "#!/bin/sh\nif [ \"$GOTOOLCHAIN\" = local ]; then echo go1.21.3; exit 0; fi\n\
                   echo 'go: go.mod requires go >= 1.26.0 (running go 1.21.3)' >&2; exit 1\n";
     std::fs::write(&go, script).unwrap();

@@ -1,4 +1,4 @@
-//! Nothing is left behind, whichever process is killed.
+//! Nothing is left behind after the kill of any process.
 
 #![allow(
     clippy::unwrap_used,

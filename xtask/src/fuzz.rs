@@ -8,7 +8,7 @@ use lexopt::{Arg, ValueExt as _};
 
 use crate::{process, setup};
 
-/// Coverage feedback for libFuzzer from a stable compiler: what cargo-fuzz passes, without the
+/// Coverage feedback for libFuzzer from a stable compiler: cargo-fuzz's flags, without the
 /// sanitizer, which needs a nightly one. There is no unsafe code to sanitize.
 const FLAGS: &str = "--cfg fuzzing -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
     -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \

@@ -1,4 +1,4 @@
-//! What each layer costs over the one below it: throughput and CPU of one bulk stream, and how long a
+//! The cost of each layer over the one below it: throughput and CPU of one bulk stream, and how long a
 //! keystroke takes beside one. Both ends run in this process: only ratios within one run mean
 //! anything.
 //!
@@ -20,8 +20,8 @@ use underpass_tunnel::transport::{BiStream, RecvStream, SendStream, Transport};
 /// Bytes that are written and read at once.
 const CHUNK: usize = 64 * 1024;
 
-/// What is under way on one stream of a transport that no session holds back: as much as a session's
-/// credit lets be at first. A semaphore stands in for the session.
+/// Bytes under way on one stream of a transport that no session holds back: as many as a session's
+/// credit allows at first. A semaphore stands in for the session.
 const CREDIT: usize = 256 * 1024;
 
 fn main() {

@@ -1,4 +1,4 @@
-//! Who it is, what they may, whom they may act as: decided before anything is opened (security rules 4, 5, 8, 16).
+//! Authentication, authorization and impersonation, decided before anything is opened (security rules 4, 5, 8, 16).
 
 use std::sync::Arc;
 
@@ -16,11 +16,11 @@ use underpass_http::call::{Asked, Call};
 /// A request that may happen.
 pub(super) struct Admitted {
     pub(super) cluster: ClusterName,
-    /// What was decided about, and is forwarded.
+    /// The request that was decided about, and is forwarded.
     pub(super) call: Arc<Call>,
-    /// Who really calls.
+    /// The real caller.
     pub(super) caller: String,
-    /// Whom it runs as.
+    /// The identity it runs as.
     pub(super) identity: Identity,
     pub(super) decisions: Decisions,
     /// A browser may have attached the credential by itself.
@@ -29,7 +29,7 @@ pub(super) struct Admitted {
     pub(super) recognised: Recognised,
 }
 
-/// The decisions that a request rests on: who the caller is, what they may, whom they may act as.
+/// The decisions that a request rests on: authentication, authorization, impersonation.
 #[derive(Clone, Default)]
 pub(super) struct Decisions([Revocation; 3]);
 
@@ -50,7 +50,7 @@ impl Decisions {
 pub(super) struct Revoked;
 
 impl Front {
-    /// Rules 4, 5, 8 and 16: who it is, what they may, before anything is opened.
+    /// Rules 4, 5, 8 and 16: authenticates and authorizes, before anything is opened.
     pub(super) async fn admit(
         &self,
         request: &Request<Incoming>,
@@ -86,7 +86,7 @@ impl Front {
         }
         let authorized = self.config.authorizer.authorize(&access).await;
         let authorized = authorized.map_err(|error| forbidden(&error, &access))?;
-        // Also of whoever acts as somebody else: what nobody may be must not count for anything in a cluster.
+        // Also of a caller that acts as another: an identity that nobody may be must not count for anything in a cluster.
         self.config
             .policy
             .check_caller(&real)
@@ -111,7 +111,7 @@ impl Front {
         })
     }
 
-    /// Rule 16: whom the caller wants to act as, if they may.
+    /// Rule 16: the identity to act as, if the caller may.
     async fn act_as(
         &self,
         access: &Access<'_>,

@@ -1,4 +1,4 @@
-//! What the client gets: the agent's answer as a stream, or a byte pipe after a validated 101.
+//! The client's response: the agent's answer as a stream, or a byte pipe after a validated 101.
 
 use std::{
     sync::Arc,
@@ -40,14 +40,14 @@ const SANDBOX: HeaderValue = HeaderValue::from_static(
     "sandbox allow-scripts allow-forms allow-popups allow-downloads allow-modals",
 );
 
-/// What the agent answered.
+/// The agent's answer.
 pub(super) struct Answer {
     pub(super) response: Response<Answered>,
     pub(super) exchange: Exchange,
-    /// What it takes of its user's and its cluster's budgets.
+    /// Its seat in its user's and its cluster's budgets.
     pub(super) seat: Seat,
     pub(super) cluster: ClusterName,
-    /// What it answers.
+    /// The call that it answers.
     pub(super) call: Arc<Call>,
     pub(super) decisions: Decisions,
     /// A browser may have attached the caller's credential by itself.
@@ -178,7 +178,7 @@ impl Answer {
     }
 }
 
-/// The agent has done so as well; what it says is not believed.
+/// The agent has done so as well, and is not trusted.
 fn clean(parts: &mut response::Parts, call: &Call, cluster: &ClusterName) -> Result<(), Refusal> {
     let client = format!("{}{cluster}", route::PREFIX);
     let hop = Hop::Front { client: &client };
@@ -198,7 +198,7 @@ fn note(record: &mut Record, ended: Result<(), pipe::PipeError>) {
     }
 }
 
-/// The 101 for the client: what the upstream said about its protocol, and an upgrade rebuilt by us.
+/// The 101 for the client: the upstream's headers about its protocol, and an upgrade rebuilt by us.
 fn switching_response(parts: &mut response::Parts, upgrade: &UpgradeRequest) {
     parts.version = Version::HTTP_11;
     parts.extensions.clear();

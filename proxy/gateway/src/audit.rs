@@ -36,7 +36,7 @@ pub(crate) struct Record {
     /// It has waited for room in the audit log, and may begin.
     admitted: bool,
     outcome: &'static str,
-    /// What an upgraded stream carries, or what the answer's body has carried.
+    /// The bytes that an upgraded stream carries, or that the answer's body has carried.
     pipe: Option<Arc<Meter>>,
     body_bytes: u64,
 }
@@ -97,7 +97,7 @@ impl Record {
         self.target = kept(route.path.as_str());
     }
 
-    /// What is decided about and forwarded; without, the path was refused for having more than one meaning.
+    /// The request that is decided about and forwarded. Without it, the path was refused: it has more than one meaning.
     pub(crate) fn asks(&mut self, info: &RequestInfo) {
         self.info = Some(info.clone());
     }

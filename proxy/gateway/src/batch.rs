@@ -19,16 +19,16 @@ use tokio::{
 
 use underpass_core::limits;
 
-/// A connection that is driven so many times more, each within this time after the last, is in a burst. What one answer makes
-/// of it, its head and its body, is less: for that, to wait would only be one more turn.
+/// A connection that is driven so many times more, each within this time after the last, is in a burst. The head and the body
+/// of one answer drive it less often: a wait would only cost them one more turn.
 const BURST: (u32, Duration) = (2, Duration::from_micros(100));
 
-/// A byte stream that is flushed by who drives it ([`Batched`]), whoever writes.
+/// A byte stream that its driver ([`Batched`]) flushes, and no writer.
 pub(super) struct Held<I>(Arc<Mutex<Inner<I>>>);
 
 struct Inner<I> {
     io: BufWriter<I>,
-    /// What came of a flush, for the next who asks.
+    /// A flush's error, for the next call.
     failed: Option<io::Error>,
 }
 
@@ -39,7 +39,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Inner<I> {
 }
 
 impl<I: AsyncRead + AsyncWrite + Unpin> Held<I> {
-    /// Two handles: for who writes, and for who drives it.
+    /// Two handles: for the writer, and for the driver.
     pub(super) fn pair(io: I) -> (Self, Self) {
         let io = BufWriter::with_capacity(limits::FRONT_WRITE_BUFFER, io);
         let inner = Arc::new(Mutex::new(Inner { io, failed: None }));
@@ -113,7 +113,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Held<I> {
     }
 }
 
-/// Drives what speaks on a [`Held`] stream, and flushes that.
+/// Drives the speaker on a [`Held`] stream, and flushes the stream.
 pub(super) struct Batched<I, C, T> {
     speaker: Pin<Box<C>>,
     io: Held<I>,
@@ -122,7 +122,7 @@ pub(super) struct Batched<I, C, T> {
     streak: u32,
     /// Others have had their turn.
     waited: bool,
-    /// What the speaker ended with, while its last bytes are written.
+    /// The speaker's result, while its last bytes are written.
     ended: Option<T>,
 }
 
@@ -139,7 +139,7 @@ impl<I, C, T> Batched<I, C, T> {
         }
     }
 
-    /// What is driven.
+    /// The driven future.
     pub(super) fn speaker(&mut self) -> Pin<&mut C> {
         self.speaker.as_mut()
     }

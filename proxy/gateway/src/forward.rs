@@ -43,7 +43,7 @@ impl Front {
         connection: &Connection,
     ) -> Response<Body> {
         let ambiguous = ambiguous(&request);
-        // Rule 1: what the client sent ahead, as if it had been upgraded, must not be read as requests.
+        // Rule 1: bytes that the client sent ahead, as if it had been upgraded, must not be read as requests.
         let last = ambiguous.is_some() || request.headers().contains_key(header::UPGRADE);
         let mut response = match ambiguous {
             Some(refusal) => refusal.to_response(),
@@ -231,8 +231,8 @@ impl Front {
     }
 }
 
-/// What hyper lets pass that two parsers may read differently. Nothing here would be deceived by it; who stands before us,
-/// and shares its connections among clients, may be.
+/// Requests that hyper lets pass, and two parsers may read differently. They deceive nothing here, but may deceive a proxy
+/// before us that shares its connections among clients.
 fn ambiguous<B>(request: &Request<B>) -> Option<Refusal> {
     let fields = request.headers();
     let mut hosts = fields.get_all(header::HOST).iter();
@@ -255,7 +255,7 @@ fn ambiguous<B>(request: &Request<B>) -> Option<Refusal> {
     None
 }
 
-/// What the agent's half, and an API server behind it, will read.
+/// The bounds of the agent's half, and of an API server behind it.
 fn within_bounds<B>(request: Request<B>) -> Result<Request<B>, Refusal> {
     let lines = request.headers().len();
     let bytes: usize = request

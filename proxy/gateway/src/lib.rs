@@ -70,12 +70,12 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// A connection for [`Front::handle`]. Whoever drops the last reference ends its upgraded streams.
+    /// A connection for [`Front::handle`]. Dropping the last reference ends its upgraded streams.
     pub fn new(info: ConnectionInfo) -> Self {
         Self::of_stranger(info, Standing::default())
     }
 
-    /// The same of somebody who is counted until they are authenticated.
+    /// The same of a stranger, which is counted until it is authenticated.
     pub fn of_stranger(info: ConnectionInfo, standing: Standing) -> Self {
         if info.peer.asks_for_others() {
             standing.comes_from(&info.peer);
@@ -89,7 +89,7 @@ impl Connection {
         }
     }
 
-    /// What the listener knows about it.
+    /// The listener's knowledge of it.
     pub fn info(&self) -> &ConnectionInfo {
         &self.info
     }
@@ -185,21 +185,21 @@ impl Fallback for NotFound {
     reason = "trait objects of other crates"
 )]
 pub struct FrontConfig {
-    /// Who is calling.
+    /// Authenticates callers.
     pub authenticator: Arc<dyn Authenticator>,
-    /// What they may reach.
+    /// Authorizes their requests.
     pub authorizer: Arc<dyn Authorizer>,
-    /// Whom they may act as; [`Nobody`](underpass_core::Nobody) for nobody.
+    /// Authorizes impersonation; [`Nobody`](underpass_core::Nobody) allows none.
     pub acting_as: Arc<dyn ActingAs>,
     /// How a cluster is reached.
     pub clusters: Arc<dyn Clusters>,
-    /// What is not a cluster's; [`NotFound`] for nothing.
+    /// Answers paths outside of every cluster; [`NotFound`] for none.
     pub fallback: Arc<dyn Fallback>,
-    /// Whom nobody may become; the agents check theirs again.
+    /// Identities that nobody may become; the agents check theirs again.
     pub policy: ImpersonationPolicy,
-    /// Where it is written who did what; [`AuditLog::default`] for nowhere.
+    /// The audit log; [`AuditLog::default`] for none.
     pub audit: AuditLog,
-    /// How much each user and each cluster may have in flight; [`Budgets::default`] for what suits most.
+    /// How much each user and each cluster may have in flight; [`Budgets::default`] suits most.
     pub budgets: Budgets,
 }
 

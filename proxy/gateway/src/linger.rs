@@ -20,8 +20,8 @@ use tokio::{
 
 use underpass_core::limits;
 
-/// Reads and forgets, for a while, what still comes after its own end was sent. What comes on an upgraded connection is the
-/// other protocol's, whose ends are each for themselves.
+/// Reads and discards, for a while, bytes that come after its own end was sent. On an upgraded connection they are the other
+/// protocol's, whose directions end separately.
 pub(super) struct Lingering<I> {
     io: I,
     state: State,

@@ -1,4 +1,4 @@
-//! What was decided about is what is forwarded (security rule 26): routes, decisions and what both halves parse, together.
+//! The request decided about is the one forwarded (security rule 26): routes, decisions and both halves' parsers, together.
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Version, uri::PathAndQuery};
 use proptest::{collection::vec, prelude::*, sample::select};
@@ -12,7 +12,7 @@ use underpass_http::{
 
 use crate::route::{PREFIX, Route};
 
-/// Pieces that paths are made of: what Kubernetes knows, and what parsers read differently.
+/// Pieces of paths: those that Kubernetes knows, and those that parsers read differently.
 const SEGMENTS: [&str; 48] = [
     "",
     "",
@@ -185,7 +185,7 @@ proptest! {
         prop_assert_eq!(again.upgrade().is_some(), call.upgrade().is_some());
         prop_assert_eq!(Permission::needed_for(again.info()), Permission::needed_for(call.info()));
 
-        // What carries an upgrade was authorized as one.
+        // A request with an upgrade was authorized as one.
         let upgrades = forwarded.headers.contains_key("upgrade");
         prop_assert_eq!(upgrades, call.info().is_upgrade());
         if upgrades {

@@ -8,12 +8,12 @@ use crate::route::Route;
 use underpass_core::{ClusterName, Identity, IdentityError, RequestInfo};
 use underpass_http::{headers, impersonate};
 
-/// Takes away what must not pass: hop-by-hop headers, and whatever could be taken for an identity or a credential.
+/// Removes hop-by-hop headers, and those that could be taken for an identity or a credential.
 pub fn clean_request(headers: &mut HeaderMap) {
     headers::clean_request(headers, &RequestInfo::default());
 }
 
-/// The cluster that a request is for, and what its API server is asked for; `None` for a path outside of every cluster.
+/// A request's cluster, and the target for its API server; `None` for a path outside of every cluster.
 pub fn route(target: &PathAndQuery) -> Option<(ClusterName, PathAndQuery)> {
     let Route { cluster, path } = Route::find(target)?;
     Some((cluster, path))

@@ -12,7 +12,7 @@ pub(crate) const PREFIX: &str = "/k8s/clusters/";
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Route {
     pub(crate) cluster: ClusterName,
-    /// What the API server is asked for: the bytes after the cluster's name, unchanged (`%2F`, `//`, trailing
+    /// The API server's target: the bytes after the cluster's name, unchanged (`%2F`, `//`, trailing
     /// slashes and dots mean something to API servers, or nothing to us).
     pub(crate) path: PathAndQuery,
 }

@@ -1,7 +1,7 @@
 //! Answers on their way to a client.
 //!
-//! hyper takes an answer faster than a slow client reads it. What it has taken and not sent costs memory, and keeps what the
-//! answer has taken of its user's and its cluster's budgets (security rule 23). A client that reads nothing of an answer for
+//! hyper takes an answer faster than a slow client reads it. The bytes taken and not sent cost memory, and keep the answer's
+//! seat in its user's and its cluster's budgets (security rule 23). A client that reads nothing of an answer for
 //! [`limits::ANSWER_STALL`] is gone, as for kube-apiserver, whose requests have 60 s altogether: its connection ends.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};

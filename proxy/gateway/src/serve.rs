@@ -60,8 +60,8 @@ impl Front {
         self.serve_stranger(io, info, Standing::default()).await
     }
 
-    /// The same of a connection that counts as a stranger's until a request on it is authenticated. Whoever calls this
-    /// has charged what was read so far, and ends the future when [`Standing::closed`] is ready.
+    /// The same of a connection that counts as a stranger's until a request on it is authenticated. The caller has
+    /// charged the bytes read so far, and ends the future when [`Standing::closed`] is ready.
     ///
     /// # Errors
     /// As [`Front::serve_connection`].
@@ -213,11 +213,11 @@ fn http1() -> http1::Builder {
     builder
         .timer(TokioTimer::new())
         .header_read_timeout(limits::HEADER_READ_TIMEOUT)
-        // A little more than passes: what is a little too much is then refused by us, with a Status,
-        // and only what is far too much by hyper, without.
+        // A little more than passes: we refuse a small excess, with a Status,
+        // and hyper only a large one, without.
         .max_headers(2 * limits::HEADER_COUNT)
         .max_header_size(limits::HTTP1_BUFFER_BYTES)
-        // A copy of what is to be sent would keep no place of what it costs.
+        // A copy of the bytes to be sent would not keep their seat.
         .writev(true)
         .max_buf_size(limits::HTTP1_BUFFER_BYTES);
     builder
@@ -237,7 +237,7 @@ fn http2(spawner: Spawner) -> http2::Builder<Spawner> {
     builder
 }
 
-/// What a connection does. hyper bounds how long an HTTP/1.1 client may idle (the header timeout), but not an HTTP/2 one.
+/// A connection's activity. hyper bounds how long an HTTP/1.1 client may idle (the header timeout), but not an HTTP/2 one.
 struct Activity(Mutex<InFlight>);
 
 struct InFlight {

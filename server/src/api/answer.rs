@@ -30,7 +30,7 @@ struct Answer {
 struct Sending(Arc<Mutex<State>>);
 
 struct State {
-    /// What hyper has not asked for yet.
+    /// Bytes that hyper has not asked for yet.
     rest: Bytes,
     /// A piece that hyper has and has not sent.
     has_piece: bool,

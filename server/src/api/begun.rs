@@ -23,7 +23,7 @@ impl Begun {
         self.leave_asked(Phase::Begun) == Phase::Begun
     }
 
-    /// What takes the request back when it is dropped, where it has not begun.
+    /// A guard whose drop takes the request back, where it has not begun.
     pub(super) fn or_abort(self, task: AbortHandle) -> OrAbort {
         OrAbort { begun: self, task }
     }

@@ -120,7 +120,7 @@ impl Resource for Bindings {
     ) -> Result<(), Problem> {
         let rights = requester.rights(draft.before());
         let mut both = [before, after].into_iter().flatten().peekable();
-        // What is not there is nobody's.
+        // An absent binding is within nobody's rights.
         let some = both.peek().is_some();
         if some && both.all(|binding| is_within(binding, &rights)) {
             return match after {

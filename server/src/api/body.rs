@@ -11,7 +11,7 @@ use serde::de::DeserializeOwned;
 use super::problem::Problem;
 use crate::limits;
 
-/// Reads a body of JSON, of at most `most` bytes; `what` names it in errors.
+/// Reads a body of JSON, of at most `most` bytes. Errors name it by `what`.
 pub(super) async fn read<T: DeserializeOwned>(
     request: Request,
     what: &str,

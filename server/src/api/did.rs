@@ -1,4 +1,4 @@
-//! What a request has done, for the audit log: the object, the subject and what was granted. Never a secret.
+//! A request's effect, for the audit log: the object, the subject and the grant. Never a secret.
 
 use std::fmt::Display;
 
@@ -7,11 +7,11 @@ use serde::Serialize;
 
 use underpass_api::TokenView;
 
-/// What a request has done. A handler attaches it to its response, and [`Api::answer`](super::Api::answer) writes it down.
+/// A request's effect. A handler attaches it to its response, and [`Api::answer`](super::Api::answer) writes it down.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Did {
     details: Vec<(&'static str, String)>,
-    /// Who did it, where the request alone does not say.
+    /// Its user, where the request alone does not name one.
     user: Option<String>,
 }
 
@@ -26,7 +26,7 @@ impl Did {
         self.and("underpass.dev/subject", subject.to_string())
     }
 
-    /// What they may do now, or what the object is like now.
+    /// The subject's rights, or the object's state, from now on.
     pub(super) fn grant(self, grant: impl Display) -> Self {
         self.and("underpass.dev/grant", grant.to_string())
     }
@@ -61,7 +61,7 @@ impl Did {
             .grant(grant.join("; "))
     }
 
-    /// Done by somebody who has proved to be this user: whoever logs in.
+    /// Done by a user who has just logged in.
     pub(super) fn by(self, user: &str) -> Self {
         Self {
             user: Some(user.to_owned()),

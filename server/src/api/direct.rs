@@ -15,7 +15,7 @@ use underpass_tunnel::chain;
 use super::problem::Problem;
 use super::{Requester, State};
 
-/// What can be seen of a credential.
+/// The visible part of a credential.
 pub(super) fn credential(sealed: &SealedCredential) -> CredentialStatus {
     CredentialStatus {
         kind: sealed.kind().to_owned(),
@@ -23,7 +23,7 @@ pub(super) fn credential(sealed: &SealedCredential) -> CredentialStatus {
     }
 }
 
-/// What can be seen of a direct cluster.
+/// The visible part of a direct cluster.
 pub(super) fn spec(direct: &Direct) -> DirectSpec {
     let endpoint = &direct.endpoint;
     DirectSpec {
@@ -65,7 +65,7 @@ impl std::convert::From<CredentialError> for Problem {
     }
 }
 
-/// What the directory keeps of `spec`: with its credential, or with that of `before`.
+/// The stored form of `spec`: with its credential, or with that of `before`.
 pub(super) fn seal(
     spec: DirectSpec,
     name: &str,
@@ -110,7 +110,7 @@ fn keep(
 ) -> Result<Direct, Problem> {
     let before = before.ok_or_else(|| Problem::invalid("a direct cluster needs a credential"))?;
     if before.endpoint != *endpoint {
-        // Or whoever may change a cluster could have its credential sent to a server of theirs.
+        // Otherwise an administrator could have the credential sent to a server of theirs.
         return Err(Problem::invalid(
             "another server, CA or TLS server name needs the credential again: the one from before is only for those \
              that it came with",

@@ -14,7 +14,7 @@ use super::problem::Problem;
 use super::tokens::{self, MadeBy};
 use crate::limits;
 
-/// What they are called.
+/// The first administrator's name.
 pub(crate) const NAME: &str = "admin";
 
 /// Has the directory neither users nor bindings?

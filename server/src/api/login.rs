@@ -1,8 +1,8 @@
-//! `/v1/login`: a token for whoever proves who they are. It is the one path that nobody is authenticated for before.
+//! `/v1/login`: a token for a user with a credential. It is the one path that takes callers without authentication.
 //!
 //! - A name and password of the directory's own: a token that can be renewed for some days.
 //! - Such a token: another one, with the same end.
-//! - Whatever else an authenticator takes (LDAP, OpenID Connect, GitHub, a certificate): a token for the identity as it is now,
+//! - Any other credential of an authenticator (LDAP, OpenID Connect, GitHub, a certificate): a token for the present identity,
 //!   which lasts some hours and cannot be renewed: nobody would notice that a group was left meanwhile.
 
 use std::sync::Arc;
@@ -31,7 +31,7 @@ use super::tokens::{self, MadeBy};
 use super::{Did, State, body, problem};
 use crate::limits;
 
-/// What checks who somebody is.
+/// The checks of credentials.
 pub(crate) struct Logins {
     pub(crate) chain: Arc<Chain>,
     pub(crate) passwords: Passwords,
@@ -49,7 +49,7 @@ async fn ways(From(state): From<State>) -> Json<LoginWays> {
     })
 }
 
-/// Who has proved to be whom, and with what.
+/// A caller's proved identity, and the proof.
 struct Proved {
     owner: Owner,
     /// As clusters would see them; nothing for a user of the directory who has shown a password.
@@ -58,7 +58,7 @@ struct Proved {
     proof: Proof,
 }
 
-/// What they showed.
+/// The credential shown.
 enum Proof {
     /// The password of a user of the directory, as it was kept then.
     Password(Name, PasswordHash),
@@ -79,7 +79,7 @@ impl Proof {
     }
 }
 
-/// What a user may log in with now.
+/// The password of a user's next login.
 fn password_of(user: &User) -> Option<&PasswordHash> {
     user.password.as_ref().filter(|_| !user.disabled)
 }
@@ -248,7 +248,7 @@ impl Logins {
     }
 }
 
-/// One token for another. Tokens that were not made by a login are not renewed: whoever made them said when they end.
+/// One token for another. Only tokens of logins are renewed: the makers of others said when these end.
 fn renew(id: &str, found: &Authenticated, snapshot: &Snapshot) -> Result<Proved, Problem> {
     let token = &snapshot
         .get::<AccessToken>(id)
@@ -274,7 +274,7 @@ fn renew(id: &str, found: &Authenticated, snapshot: &Snapshot) -> Result<Proved,
 }
 
 fn from_elsewhere(found: &Authenticated) -> Proved {
-    // What the directory adds or takes away is looked at when the token is used.
+    // The directory's additions and removals apply when the token is used.
     let identity = found.claimed();
     let provenance = identity.provenance();
     Proved {

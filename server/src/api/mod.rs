@@ -68,7 +68,7 @@ pub(crate) struct Api {
     places: Places,
 }
 
-/// What requests are answered from.
+/// The parts that requests are answered from.
 #[derive(Clone)]
 struct State {
     directory: Arc<Directory>,
@@ -262,8 +262,8 @@ impl Api {
         respond(Problem::from(refusal))
     }
 
-    /// Answers whoever wants to log in: nobody knows yet who it is. A client that goes away takes its request back until it has
-    /// proved who it is.
+    /// Answers a login, whose caller is not yet authenticated. A client that goes away takes its request back until it is
+    /// authenticated.
     pub(crate) async fn log_in<B>(
         &self,
         mut request: Request<B>,
@@ -293,7 +293,7 @@ impl Api {
         let claims = claims(request.headers(), &info);
         request.extensions_mut().insert(info);
         let response = self.route(request).await;
-        // Whoever has logged in is no stranger, whatever else a stranger gets a 200 for.
+        // Only a login makes a client known: strangers get a 200 for other requests.
         let did = response.extensions().get::<Did>();
         let known = did.and_then(Did::user);
         self.write_down(&OwnCall {

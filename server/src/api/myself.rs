@@ -1,4 +1,4 @@
-//! `/v1/self`: who the requester is here.
+//! `/v1/self`: the requester and their rights.
 
 use axum::extract::State as From;
 use axum::routing::get;

@@ -1,4 +1,4 @@
-//! `/v1/openapi.json`: what the API is, for programs.
+//! `/v1/openapi.json`: the API's description, for programs.
 
 use axum::response::{IntoResponse, Response};
 use http::header::CONTENT_TYPE;

@@ -103,7 +103,7 @@ async fn remove(
     change(&state, &requester, &name, None, None).await
 }
 
-/// Whoever logged in with the old one is logged out. `proved` is what the user has proved to know; administrators prove
+/// Ends the logins with the old one. `proved` is the password that the user has proved to know; administrators prove
 /// nothing.
 async fn change(
     state: &State,

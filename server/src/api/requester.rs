@@ -1,4 +1,4 @@
-//! Who asks, and what they may.
+//! The requester, and their rights.
 
 use std::collections::BTreeSet;
 
@@ -11,10 +11,10 @@ use underpass_directory::{AccessToken, EffectiveRoles, Name, Named, Owner, Role,
 use super::problem::Problem;
 use super::share::Whose;
 
-/// Somebody whom the listener has authenticated.
+/// The authenticated sender of a request.
 #[derive(Debug, Clone)]
 pub(crate) enum Requester {
-    /// Whoever owns the data directory: they could change its files as well.
+    /// The owner of the data directory: they could change its files as well.
     Operator,
     /// A caller, and the life of the decision that it is they.
     User {
@@ -33,8 +33,8 @@ impl From<&Authenticated> for Requester {
 }
 
 impl Requester {
-    /// The directory's token that authenticated them, and its id; `None` where something else did. Whoever was
-    /// authenticated says which token it was (rule 21): what else the request carried is not looked at.
+    /// The directory's token that authenticated them, and its id; `None` where something else did. The authenticator
+    /// says which token it was (rule 21): the request's other credentials are ignored.
     pub(super) fn token<'a>(&self, snapshot: &'a Snapshot) -> Option<(&'a str, &'a AccessToken)> {
         let id = self.identity()?.provenance()?.token()?;
         let (id, entry) = snapshot.all::<AccessToken>().get_key_value(id)?;
@@ -102,7 +102,7 @@ impl Requester {
         }
     }
 
-    /// Who it is, where it is somebody.
+    /// Their identity; `None` for the operator.
     pub(super) fn identity(&self) -> Option<&Identity> {
         match self {
             Self::Operator => None,
@@ -120,13 +120,13 @@ impl Requester {
         }
     }
 
-    /// What they may do in this state of the directory: for several questions.
+    /// Their rights in this state of the directory: for several questions.
     pub(super) fn rights<'a>(&'a self, snapshot: &'a Snapshot) -> Rights<'a> {
         let identity = self.identity();
         let reach = identity.map(|identity| snapshot.effective_roles(Named::from(identity)));
         let scope = self.scope();
         Rights {
-            // Who administers everything does so with a credential for everything.
+            // An administrator of everything needs a credential for everything.
             is_administrator: match &reach {
                 None => true,
                 Some(reach) => scope.clusters.is_none() && reach.is_administrator(),
@@ -164,8 +164,8 @@ impl Requester {
     }
 }
 
-/// What a requester may do, in one state of the directory. What it costs to look their bindings up it costs once, however many
-/// objects of a list are asked about.
+/// A requester's rights, in one state of the directory. Their bindings are looked up once, however many objects of a list
+/// are asked about.
 pub(super) struct Rights<'a> {
     snapshot: &'a Snapshot,
     /// `None` for the operator.

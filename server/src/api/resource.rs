@@ -1,4 +1,4 @@
-//! What is the same for every kind of object that has a name and can be changed as a whole.
+//! The operations on every kind of object that has a name and can be changed as a whole.
 
 use axum::extract::{Path, Query, Request, State as From};
 use axum::response::Response;
@@ -22,25 +22,25 @@ use crate::limits;
 pub(super) trait Resource: Send + Sync + 'static {
     /// The directory's object.
     type Object: Checked;
-    /// What a client may set.
+    /// The fields that a client may set.
     type Spec: Clone + Serialize + DeserializeOwned + utoipa::ToSchema + Send + Sync;
-    /// What a client sees beside that.
+    /// The other fields that a client sees.
     type Status: Serialize + DeserializeOwned + utoipa::ToSchema;
 
     /// The name in paths: the plural.
     const PATH: &'static str;
-    /// What one is, for the description.
+    /// The kind's description, for OpenAPI.
     const ABOUT: &'static str;
 
-    /// What a client may set of the object, without its secrets.
+    /// The fields of the object that a client may set, without its secrets.
     fn spec(object: &Self::Object) -> Self::Spec;
 
-    /// What a client wants, on top of what it cannot set: of the object as it was, or of a new one.
+    /// The object with the client's `spec`. Its other fields are those of `before`, or of a new object.
     fn object(spec: Self::Spec, before: Option<&Self::Object>, now: OffsetDateTime)
     -> Self::Object;
 
-    /// Adds what no client can see to `object`, which was made of `spec`: what `spec` says of it, or what there was
-    /// before.
+    /// Adds to `object`, which was made of `spec`, the fields that no client can see: from `spec`, or from
+    /// `before`.
     fn complete(
         object: Self::Object,
         spec: Self::Spec,
@@ -286,7 +286,7 @@ fn absent<R: Resource>(name: &str) -> Problem {
     Problem::not_found(R::Object::KIND.as_str(), name)
 }
 
-/// What the audit log says of an object. It is what the directory holds, as the API shows it: what a client sends may hold a
+/// The audit log's text of an object. It is the directory's object, as the API shows it: the client's may hold a
 /// credential.
 fn did<R: Resource>(name: &str, object: Option<&R::Object>) -> Did {
     use underpass_directory::Object;
@@ -298,7 +298,7 @@ fn did<R: Resource>(name: &str, object: Option<&R::Object>) -> Did {
     }
 }
 
-/// What the client has seen (RFC 9110, section 13.1).
+/// The client's precondition (RFC 9110, section 13.1).
 pub(super) fn expected(headers: &HeaderMap) -> Result<Option<Expect>, Problem> {
     let one = |name| -> Result<Option<&str>, Problem> {
         let mut lines = headers.get_all(&name).iter();

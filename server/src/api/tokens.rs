@@ -60,7 +60,7 @@ pub(super) fn view(id: &str, entry: &Entry<AccessToken>, snapshot: &Snapshot) ->
     }
 }
 
-/// Who may see a token may take it back.
+/// May the requester see the token, and take it back?
 fn is_visible(requester: &Requester, snapshot: &Snapshot, token: &AccessToken) -> bool {
     is_own(requester, snapshot, token) || requester.is_administrator(snapshot)
 }
@@ -69,7 +69,7 @@ fn is_own(requester: &Requester, snapshot: &Snapshot, token: &AccessToken) -> bo
     let own = requester.token(snapshot).map(|(_, own)| &own.owner);
     match (requester, own, &token.owner) {
         (Requester::Operator, _, _) => true,
-        // Of two users of one name, whoever vouches for them, neither sees the other's.
+        // Two users of one name, of different authorities, do not see each other's.
         (_, Some(Owner::User(own)), Owner::User(other)) => own == other,
         (_, Some(Owner::Login(own)), Owner::Login(other)) => {
             own.user == other.user && own.authenticated_by == other.authenticated_by
@@ -177,7 +177,7 @@ pub(super) fn generate() -> Result<Token, Problem> {
     })
 }
 
-/// What a token is made with: it is for no more than that, and ends with it at the latest (rule 24).
+/// The credential that a token is made with. The token's scope is no wider, and it ends no later (rule 24).
 #[derive(Debug, Clone, Default)]
 pub(super) struct MadeBy {
     /// The directory's token that asks, by id.
@@ -186,7 +186,7 @@ pub(super) struct MadeBy {
     pub(super) ends: Option<OffsetDateTime>,
     /// Until when the token can be renewed; `None` where it cannot.
     pub(super) renewable_until: Option<OffsetDateTime>,
-    /// What may be done with what asks.
+    /// The scope of the credential that asks.
     pub(super) scope: Scope,
 }
 

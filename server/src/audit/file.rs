@@ -19,7 +19,7 @@ use underpass_core::BoxError;
 const STAMP: &[BorrowedFormatItem<'_>] =
     format_description!("[year][month][day]T[hour][minute][second].[subsecond digits:6]Z");
 
-/// What is kept of a log.
+/// The retention of a log.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Keep {
     /// Bytes of one file, which one batch of events may exceed.
@@ -108,7 +108,7 @@ impl Open {
         Ok(())
     }
 
-    /// A process that was killed may have left half a line: what follows must not be part of it.
+    /// A killed process may have left half a line: the next event must not be part of it.
     fn end_line(&mut self) -> io::Result<()> {
         use std::os::unix::fs::FileExt;
 
@@ -158,7 +158,7 @@ impl Open {
         (text(self.path.file_stem()), text(self.path.extension()))
     }
 
-    /// Removes files put aside that are too many or too old. What cannot be removed is left.
+    /// Removes files put aside that are too many or too old. A file that cannot be removed stays.
     fn clean_up(&self) {
         let mut aside = self.all_aside().unwrap_or_default();
         aside.sort_unstable();
@@ -294,7 +294,7 @@ mod tests {
         assert_eq!(fs::read(&path).unwrap(), lines(&[event(2)]));
     }
 
-    /// What /dev/full does is what a full disk does.
+    /// /dev/full fails as a full disk does.
     #[tokio::test]
     async fn a_disk_that_is_full_is_an_error() {
         let error = LogFile::open("/dev/full".into(), KEEP)

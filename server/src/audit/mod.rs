@@ -151,7 +151,7 @@ pub(crate) async fn open(options: &Options, data: &DataDir) -> Result<AuditLog> 
     })
 }
 
-/// A service on the network is slow or away at times, and no call waits for it: what its queue has no room for is
+/// A service on the network is slow or away at times, and no call waits for it: events beyond its queue's room are
 /// dropped and counted, as by kube-apiserver's webhook in its default mode, `batch`. The file is the one to rely on.
 fn webhook_outlet(webhook: Box<dyn Sink>, config: BackendConfig) -> Backend {
     let full = Full::Drop;

@@ -25,7 +25,7 @@ use underpass_api::DeviceLoginWay;
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub(super) struct Entry {
     pub(super) name: String,
-    /// How long it may take, whatever it does.
+    /// The most time that it may take.
     #[serde(default, deserialize_with = "duration")]
     pub(super) timeout: Option<Duration>,
     #[serde(default)]
@@ -55,7 +55,7 @@ pub(super) struct Tokens {}
 
 const EARLIER: &str = "is never asked: an earlier directory has no realm, and takes every name";
 
-/// What an entry is.
+/// The kind of an entry.
 pub(super) enum Kind<'a> {
     Tokens,
     Jwt(&'a Jwt),
@@ -66,7 +66,7 @@ pub(super) enum Kind<'a> {
 }
 
 impl Entry {
-    /// What there is without a file.
+    /// The one entry without a file.
     pub(super) fn tokens() -> Self {
         Self {
             name: "tokens".to_owned(),
@@ -104,7 +104,7 @@ impl Entry {
         }
     }
 
-    /// What somebody needs to log in with a code, where it offers that.
+    /// The parameters of a login with a code, where it offers that.
     pub(super) fn device_login(&self, contents: &Contents) -> Option<DeviceLoginWay> {
         match self.kind() {
             Ok(Kind::GitHub(github)) => github.device_login(contents),
@@ -217,8 +217,8 @@ fn twice(name: &str) -> Misconfigured {
     Misconfigured::Twice(name.to_owned())
 }
 
-/// What stands before names. The file must say it: where two authorities could give one name, whoever is called so at one
-/// of them would have the rights of the other's (security rule 22).
+/// The prefix of names. The file must say it: where two authorities could give one name, its holder at one
+/// would have the rights of its holder at the other (security rule 22).
 pub(super) fn prefix(field: &str, said: Option<&String>) -> Result<String, ConfigError> {
     said.cloned().ok_or_else(|| ConfigError {
         field: field.to_owned(),

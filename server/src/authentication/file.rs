@@ -108,7 +108,7 @@ impl File {
     }
 }
 
-/// What the files hold that an entry names. Some of it is secret.
+/// The contents of the files that an entry names. Some of it is secret.
 #[derive(Clone, PartialEq)]
 pub(super) struct Contents(Vec<(PathBuf, Zeroizing<Vec<u8>>)>);
 

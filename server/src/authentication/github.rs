@@ -89,7 +89,7 @@ impl GitHub {
         authority.into_iter().chain(secret).collect()
     }
 
-    /// What somebody needs to log in with a code.
+    /// The parameters of a login with a code.
     pub(super) fn device_login(&self, contents: &Contents) -> Option<DeviceLoginWay> {
         let device = self.device_login.as_ref()?;
         let file = self.certificate_authority_file.as_deref();
@@ -130,7 +130,7 @@ impl GitHub {
         Ok(Arc::new(built))
     }
 
-    /// Whose tokens count. Without an answer, any app that a member has once tried could log in as them.
+    /// The app whose tokens count. Without an answer, any app that a member has once tried could log in as them.
     fn audience(&self, contents: &Contents) -> Result<GitHubAudience, ConfigError> {
         match (&self.app, self.accept_tokens_of_any_app) {
             (Some(app), false) => {

@@ -1,7 +1,7 @@
-//! Who may call: the chain of authenticators that the authentication file describes.
+//! Authentication of callers: the chain of authenticators that the authentication file describes.
 //!
 //! The file, and every file that it names, is read again when it changes. Authenticators whose part has not changed
-//! stay as they are, with what they remember; what rests on one that is gone or different ends.
+//! stay as they are, with their caches. Removing or changing one ends the logins and streams that rest on it.
 
 mod certificates;
 mod entry;
@@ -32,7 +32,7 @@ use underpass_api::DeviceLoginWay;
 /// How often the files are looked at: a change takes effect within this time.
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// What authenticators are made with.
+/// The dependencies of authenticators.
 #[derive(Clone)]
 pub(crate) struct Surroundings {
     pub(crate) directory: Arc<Directory>,
@@ -97,7 +97,7 @@ impl Authentication {
         Arc::clone(&self.certificates)
     }
 
-    /// Looks at the files from time to time, for as long as the server runs. What cannot be used changes nothing.
+    /// Looks at the files from time to time, for as long as the server runs. An unusable file changes nothing.
     pub(crate) async fn watch(self: Arc<Self>) {
         let mut interval = tokio::time::interval(INTERVAL);
         let mut last = None;

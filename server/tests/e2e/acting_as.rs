@@ -262,7 +262,7 @@ async fn every_part_is_the_clusters_to_allow(transport: Transport) {
             "--as-user-extra=example.org/else=ops",
             "resource \"userextras/example.org/else\"",
         ),
-        // Rule 17, whatever the cluster would say.
+        // Rule 17, even if the cluster would allow it.
         (
             "--as-group=system:masters",
             "group \"system:masters\" may not be impersonated",

@@ -76,7 +76,7 @@ async fn sigkill_ends_what_is_in_flight_and_the_next_call_is_a_503(transport: Tr
     shell.ended().await.assert_error();
 }
 
-/// It retries on the 503's Retry-After: who calls in that moment notices nothing but the wait.
+/// It retries on the 503's Retry-After: its user notices nothing but the wait.
 async fn kubectl_waits_for_an_agent_that_comes_back(transport: Transport) {
     let deployment = Deployment::start(transport).await;
     deployment.blocking(|u| u.stop_agent().unwrap()).await;

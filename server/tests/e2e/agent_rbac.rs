@@ -1,4 +1,4 @@
-//! What `underpass-agent rbac` prints, in a real API server. Every other test runs with its defaults.
+//! The output of `underpass-agent rbac`, in a real API server. Every other test runs with its defaults.
 
 use std::path::Path;
 
@@ -160,7 +160,7 @@ async fn rule_17_constrained_the_api_server_refuses_nodes_and_accounts() {
     assert_eq!(there["impersonatedUser"]["username"], other);
 }
 
-/// By both forms. Without a reviewer nobody acts as anybody, whatever their own role says.
+/// By both forms. Without a reviewer nobody acts as anybody, even if their own role allows it.
 #[tokio::test]
 async fn users_and_groups_that_are_not_listed_are_refused_by_the_api_server() {
     for (namespace, form) in [

@@ -1,4 +1,4 @@
-//! What both sides keep: the API server's audit log names the user, and both logs have the same id.
+//! Both sides' audit logs: the API server's names the user, and both have the same id.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -48,7 +48,7 @@ async fn one_id_from_the_client_to_the_api_server(transport: Transport) {
     assert!(line.unwrap().contains(&user), "{line:?}");
 }
 
-/// What kubectl does in a session, shells and logs included, is in both logs under the same ids.
+/// Every call of kubectl in a session, shells and logs included, is in both logs under the same id.
 async fn rule_15_every_call_is_in_both_logs(transport: Transport) {
     let deployment = Deployment::shared(transport);
     let user = format!("busy-{}", transport.as_str());
@@ -101,7 +101,7 @@ async fn rule_15_every_call_is_in_both_logs(transport: Transport) {
     }
 }
 
-/// What both logs must agree on, of each call by its id. Not the names of new objects: these are in bodies.
+/// The fields that both logs must agree on, by call id. Not the names of new objects: these are in bodies.
 fn calls(events: &[Value]) -> BTreeMap<String, [Value; 4]> {
     events
         .iter()

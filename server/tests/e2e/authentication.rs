@@ -204,12 +204,12 @@ async fn rule_22_a_certificate_with_a_name_of_the_directorys_is_nobodys() {
         let output = client.output(&["get", "--raw", "/version"]).await;
         assert!(!output.status.success(), "{output:?}");
     };
-    // The first administrator may do everything; whoever else is called so may do nothing.
+    // The first administrator may do everything; a namesake may do nothing.
     refused(&elsewhere.certificate("admin", &[])).await;
     deployment
         .logged("no link to certificate/certificates")
         .await;
-    // Somebody who is suspended does not come back by another way.
+    // A suspended user does not come back by another way.
     let add = ["user", "add", "alice", "--cluster", CLUSTER_NAME];
     deployment.administer(&add).unwrap();
     let alice = elsewhere.certificate("alice", &["dev"]);
@@ -235,8 +235,7 @@ async fn rule_22_a_certificate_with_a_name_of_the_directorys_is_nobodys() {
     refused(&alice).await;
 }
 
-/// What a token of a ServiceAccount in `default` for this audience may be used as.
-/// Whoever is taken for a user of the directory by a link, is so while there is the link.
+/// A link makes a caller a user of the directory only for as long as the link exists.
 #[tokio::test]
 async fn rule_22_taking_a_link_away_ends_what_rests_on_it() {
     const USER: &str = "linked";
@@ -482,7 +481,7 @@ async fn rule_12_an_authenticator_that_is_taken_away_ends_what_rests_on_it() {
     ended.expect("it ends within 5 s").assert_error();
 }
 
-/// A certificate beside somebody else's token: it is its holder who asks, whatever else the request carries.
+/// A certificate beside another user's token: the caller is the certificate's holder, and the token is ignored.
 #[tokio::test]
 async fn rule_21_a_token_beside_a_certificate_lends_it_nothing() {
     let elsewhere = Elsewhere::start().await;
@@ -583,7 +582,7 @@ async fn rule_27_a_foreign_page_opens_no_shell_with_a_certificate() {
         let answer = ask("/v1/self", Some(origin), false).await;
         assert_eq!(answer.code, 403, "{answer:?}");
     }
-    // Our own page, and whoever is no browser, get an answer of the cluster's: there is no such pod.
+    // Our own page, and a client that is no browser, get an answer of the cluster's: there is no such pod.
     for origin in [Some("https://localhost"), None] {
         let answer = ask(&exec, origin, true).await;
         assert!(answer.message().contains("cert:bob"), "{answer:?}");

@@ -142,7 +142,7 @@ async fn large_headers_pass() {
 async fn rule_11_oversized_headers_are_a_431() {
     let answer = with_headers(1015, 16).await;
     answer.assert_status(431, "RequestHeaderFieldsTooLarge");
-    // What does not fit hyper's buffer is not read to its end, and refused by hyper itself.
+    // Hyper itself refuses headers beyond its buffer, without reading them to their end.
     let answer = with_headers(256, 8 * 1024).await;
     assert_eq!(answer.code, 431, "{answer:?}");
     // Nobody else notices.

@@ -1,4 +1,4 @@
-//! What the programs say to someone who starts them wrongly, and how they end.
+//! The programs' errors after a wrong start, and how they end.
 
 use std::path::Path;
 

@@ -16,7 +16,7 @@ fn path() -> String {
     format!("/k8s/clusters/{CLUSTER_NAME}/api/v1/namespaces")
 }
 
-/// What kubectl says with this token in place of the administrator's.
+/// kubectl's output with this token in place of the administrator's.
 async fn kubectl_with(token: &str, name: &str) -> String {
     let admin = deployment().admin_kubeconfig();
     let kubeconfig = changed(admin, name, &token_of(admin), token);
@@ -95,7 +95,7 @@ async fn an_expired_token_is_unauthorized() {
     let token = token_of(&kubeconfig);
     eventually("the token has expired", async || {
         let answer = raw::get(deployment(), &path(), Some(&token)).await;
-        // Whoever it is of has no right in the cluster, which is how it looks before.
+        // Until then it is refused otherwise: the token's user has no right in the cluster.
         if answer.code == 401 {
             Ok(())
         } else {
@@ -134,7 +134,7 @@ async fn a_user_without_the_cluster_is_forbidden() {
         "Error from server (Forbidden): clusters.underpass.dev \"edge\" is forbidden: User \"outsider\" cannot list \
          resource \"clusters\" in API group \"underpass.dev\"\n"
     );
-    // What exists and what does not look the same to those who may reach neither.
+    // Existing and missing clusters look the same to a user without access to either.
     let token = token_of(&kubeconfig);
     let unknown = raw::get(deployment(), "/k8s/clusters/nowhere/api", Some(&token)).await;
     unknown.assert_status(403, "Forbidden");

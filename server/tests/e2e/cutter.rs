@@ -1,4 +1,4 @@
-//! What stands between an agent and its server, and cuts their connections.
+//! Relays between an agent and its server, which cut their connections.
 
 use std::collections::HashMap;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -31,7 +31,7 @@ impl Cutter {
         }
     }
 
-    /// Cuts whatever there is, and gives how many connections that were.
+    /// Cuts every connection, and gives their number.
     pub(crate) fn cut(&self) -> usize {
         let mut connections = self.connections.lock().unwrap();
         // Those that have ended by themselves are no cuts.
@@ -88,8 +88,8 @@ impl Swallower {
         }
     }
 
-    /// Swallows from now on what belongs to connections on which the agent has sent so many bytes: nobody is
-    /// told. Gives how many those are.
+    /// Swallows the datagrams of connections on which the agent has sent so many bytes. Neither side is
+    /// told. Gives the number of these connections.
     pub(crate) fn swallow(&self, above: usize) -> usize {
         let mut flows = self.flows.lock().unwrap();
         let mut swallowed = 0;

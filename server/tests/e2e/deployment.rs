@@ -11,7 +11,7 @@ use underpass_testenv::{
 };
 use underpass_tunnel::AgentKey;
 
-/// Who may do everything in the cluster: by RBAC, since nobody gets through as `system:masters`.
+/// The cluster's administrator: by RBAC, since nobody gets through as `system:masters`.
 pub(crate) const ADMIN: &str = "e2e-admin";
 
 /// Nothing drops it: it ends with the process.

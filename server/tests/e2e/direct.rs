@@ -1,4 +1,4 @@
-//! A cluster that the server reaches itself: what passes through an agent has to pass without one.
+//! A cluster that the server reaches itself: all that passes through an agent has to pass without one.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -116,7 +116,7 @@ async fn rule_16_acting_as_is_the_clusters_to_allow_here_too() {
     let user = &answer["status"]["userInfo"];
     assert_eq!(user["username"], "bob");
     assert_eq!(user["extra"]["underpass.dev/original-user"], json!([ADMIN]));
-    // Whom the cluster gives nothing may not.
+    // A user without rights in the cluster may not.
     let nobody = DIRECT.deployment.dir().join("nobody.direct");
     let output = nobody.to_str().unwrap();
     let user = ["kubeconfig", "--cluster", "direct", "--user", "nobody"];
@@ -267,7 +267,7 @@ async fn rule_9_the_credential_is_nowhere_to_be_read() {
     client.run(&["get", "namespaces"]).await;
     client.fail(&["get", "--raw", "/no/such/path"]).await;
 
-    // What the API says, as its administrators hear it.
+    // The API's answers to its administrators.
     let made = ["token", "create", "--user", "admin", "--expires", "1h"];
     let admin = deployment.administer(&made).unwrap();
     for path in [

@@ -244,7 +244,7 @@ async fn an_agents_token_is_taken_back_alone() {
     assert_eq!(list.lines().count(), 3, "{list}");
     let client = deployment.admin(Wire::WebSocket);
     client.run(&["get", "--raw", "/version"]).await;
-    // Whichever is whose: without both of them the agent is cut off.
+    // Both, in any order: without them the agent is cut off.
     for row in list.lines().skip(1) {
         let id = row.split_whitespace().next().unwrap();
         deployment.administer(&["agent", "revoke", id]).unwrap();

@@ -198,7 +198,7 @@ async fn rule_4_nobody_but_a_load_balancer_may_write_a_header() {
     }
     let log = deployment().server_log().unwrap();
     assert!(!log.contains("203.0.113.66"), "{log}");
-    // Who writes none is served meanwhile.
+    // A client without one is served meanwhile.
     let answer = call(Ipv4Addr::LOCALHOST, b"", &[]).await;
     assert_came_from(&answer, "127.0.0.1").await;
 }
@@ -254,7 +254,7 @@ async fn rule_11_a_header_has_an_end() {
 async fn a_trusted_proxy_says_where_a_request_comes_from() {
     for (line, client) in [
         ("192.0.2.8", "192.0.2.8"),
-        // What the client itself has sent stands to the left of it, and trusted proxies to the right.
+        // The client's own entries stand to the left of it, and trusted proxies to the right.
         ("203.0.113.66, 192.0.2.8:999, 198.51.100.4", "192.0.2.8"),
         ("[2001:db8::8]:443", "2001:db8::8"),
         ("203.0.113.66, nonsense", "127.0.0.3"),
@@ -282,7 +282,7 @@ async fn rule_4_nobody_but_a_trusted_proxy_says_where_a_request_comes_from() {
     assert_came_from(&answer, "203.0.113.66").await;
 }
 
-/// What a request for an agent's WebSocket from this address has the server's log say, where no agent's hello follows.
+/// Asks for an agent's WebSocket from this address, without a hello: the log names the client's address.
 async fn asks_for_a_session(source: Ipv4Addr, client: &str) {
     let tls = raw::connect_from(deployment(), source, b"", &[b"http/1.1"]);
     let mut tls = tls.await.unwrap();

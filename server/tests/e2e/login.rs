@@ -24,7 +24,7 @@ struct Person {
 const PASSWORD: &str = "correct horse battery staple";
 
 impl Person {
-    /// Who has a password, and may do everything in the cluster.
+    /// A person with a password, and every right in the cluster.
     async fn new(name: &str) -> Self {
         let deployment = Deployment::shared(Transport::Quic);
         let binding = ["--clusterrole=cluster-admin", &format!("--user={name}")];
@@ -130,7 +130,7 @@ async fn kubectl_uses_a_login_and_no_secret_is_in_its_file() {
     let whoami = person.kubectl(&kubeconfig, &["auth", "whoami"]).await;
     assert!(text(&whoami.stdout).contains("logs-in"), "{whoami:?}");
 
-    // The password is changed: whoever logged in with the old one is logged out, streams included.
+    // The password is changed: logins with the old one end, streams included.
     let mut watch = Command::from(person.deployment.kubectl(&kubeconfig));
     watch
         .env("PATH", PROGRAMS.cli().parent().unwrap())
@@ -184,12 +184,12 @@ async fn a_credential_is_renewed_in_time() {
     let second = credential().await;
     assert_ne!(second, first);
     assert_eq!(credential().await, second);
-    // Whoever still uses the first one goes on.
+    // The first one still counts.
     for token in [&first, &second] {
         let me = raw::get(person.deployment, "/v1/self", Some(token)).await;
         assert_eq!(me.body["user"], "renews");
     }
-    // What has ended says what to do.
+    // An ended login says what to do.
     saved["expires"] = "2020-01-02T00:00:00Z".into();
     std::fs::write(&file, saved.to_string()).unwrap();
     let ended = person.underpass(&["credential"]).await;
@@ -275,7 +275,7 @@ async fn a_code_that_is_confirmed_at_github_is_a_login() {
         .unwrap();
     assert_eq!(list.lines().count(), 2, "{list}");
 
-    // Rule 12: what rests on an authenticator ends with it.
+    // Rule 12: a login ends with its authenticator.
     let tokens = json!({ "authenticators": [{ "name": "tokens", "tokens": {} }] });
     std::fs::write(deployment.authentication_file(), tokens.to_string()).unwrap();
     eventually("the login has ended", async || {

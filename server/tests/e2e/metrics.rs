@@ -1,4 +1,4 @@
-//! What server and agent tell whoever watches them.
+//! The metrics of server and agent.
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -99,7 +99,7 @@ async fn a_copy_that_lasts_has_a_lane_until_it_ends() {
         ]
     };
     let mut typing = spawn(&mut client.exec(&pod, &["-i"], &["cat"]));
-    // What kubectl cp runs in the pod; its input is the archive.
+    // kubectl cp runs this in the pod; its input is the archive.
     let mut copying = spawn(&mut client.exec(&pod, &["-i"], &["tar", "xf", "-"]));
     eventually("there is a lane", async || match lanes() {
         [joined, left] if joined == [1.0] && left.is_empty() => Ok(()),

@@ -23,7 +23,7 @@ use tokio_rustls::client::TlsStream;
 use underpass_testenv::Underpass;
 use underpass_testenv::testing::DEADLINE;
 
-/// What was answered, and when.
+/// An answer, and the time it took.
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) code: u16,

@@ -71,7 +71,6 @@ async fn each_user_may_do_what_rbac_says(transport: Transport) {
     let reader = deployment.client(&two.reader, Wire::WebSocket);
     let writer = deployment.client(&two.writer, Wire::WebSocket);
     let (reads, writes) = (two.reads.as_str(), two.writes.as_str());
-    // Who, what, where, and whether.
     for (client, user, verb, namespace, allowed) in [
         (&reader, &two.reader_name, "list", reads, true),
         (&reader, &two.reader_name, "create", reads, false),

@@ -1,4 +1,4 @@
-//! Rule 12: what is taken back ends what rests on it, within seconds.
+//! Rule 12: a revocation ends dependent streams, within seconds.
 
 use std::path::{Path, PathBuf};
 
@@ -25,7 +25,7 @@ async fn user(deployment: &Deployment, name: &str) -> (String, PathBuf) {
     (name, kubeconfig)
 }
 
-/// What the user has open when `revoke` is done ends soon after it, while another's goes on.
+/// The user's open streams end soon after `revoke`, while another's go on.
 async fn assert_ends(deployment: &Deployment, kubeconfig: &Path, test: &str, revoke: &[&str]) {
     let client = deployment.client(kubeconfig, Wire::WebSocket);
     let open = [

@@ -10,10 +10,10 @@ use underpass_testenv::{CLUSTER_NAME, Transport};
 use crate::deployment::Deployment;
 use crate::raw;
 
-/// What needs no credential.
+/// The requests that need no credential.
 const STRANGER: &[&str] = &["GET /v1/login"];
 
-/// What any user may: look at what they may see, and keep tokens and a password of their own.
+/// The requests of any user: reads of visible objects, and their own tokens and password.
 const USER: &[&str] = &[
     "GET /v1/login",
     "POST /v1/login",
@@ -36,7 +36,7 @@ const USER: &[&str] = &[
     "PUT /v1/users/{name}/password",
 ];
 
-/// What a cluster's administrator may beside that, for that cluster.
+/// The further requests of a cluster's administrator, for that cluster.
 const CLUSTER_ADMIN: &[&str] = &[
     "POST /v1/bindings",
     "PUT /v1/bindings/{name}",
@@ -46,7 +46,7 @@ const CLUSTER_ADMIN: &[&str] = &[
     "DELETE /v1/agents/{id}",
 ];
 
-/// What administrators of everything may beside that.
+/// The further requests of administrators of everything.
 const ADMINISTRATOR: &[&str] = &[
     "POST /v1/access",
     "POST /v1/clusters",

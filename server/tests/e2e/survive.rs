@@ -139,7 +139,7 @@ async fn a_copy_of_64_mib_out_of_a_pod_when_quic_is_swallowed() {
     let client = detour.client();
     let file = cp::LargeFile::prepare(&client).await;
     file.copy_there().await;
-    // What went before has not come so far.
+    // The agent has sent less than a part before.
     let swallowing = async {
         eventually("a part has been copied", async || {
             match swallower.swallow(PART) {

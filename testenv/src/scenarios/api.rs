@@ -26,14 +26,14 @@ pub async fn explain_reads_the_openapi(client: &Client<'_>) {
     assert!(said.contains("progressDeadlineSeconds"), "{said}");
 }
 
-/// `get --raw`: what the API server gets is what it would get without anything between.
+/// `get --raw`: the API server gets the same path as without anything between.
 pub async fn raw_paths_arrive_as_they_are(client: &Client<'_>) {
     let marker = client.name("raw");
     let path = format!("/api/v1/namespaces/default/configmaps?labelSelector=a%2Fb%3D{marker}");
     let list: Value = serde_json::from_str(&client.run(&["get", "--raw", &path]).await).unwrap();
     assert_eq!(list["items"], json!([]));
     arrived(client, &path).await;
-    // kubectl itself decodes one level; what is then left must stay.
+    // kubectl itself decodes one level; the rest must stay.
     let sent = format!("/api/v1/namespaces/default/configmaps/a%252F{marker}");
     client.fail(&["get", "--raw", &sent]).await;
     arrived(client, &sent).await;

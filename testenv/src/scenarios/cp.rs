@@ -11,7 +11,7 @@ async fn copy(client: &Client<'_>, from: &str, to: &str) {
     client.run(&["cp", from, to]).await;
 }
 
-/// Byte for byte, there and back again (k/k#60140: what is closed before it is flushed loses its end).
+/// Byte for byte, there and back again (k/k#60140: a stream that is closed before it is flushed loses its end).
 pub async fn a_file_of_64_mib_both_ways(client: &Client<'_>) {
     let file = LargeFile::prepare(client).await;
     let _turn = turn().await;

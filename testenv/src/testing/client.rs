@@ -54,7 +54,7 @@ impl<'a> Client<'a> {
         Self::new(cluster, cluster.admin_kubeconfig(), "direct", wire)
     }
 
-    /// Whoever the kubeconfig is of, on the way that it leads to the same cluster; `way` names it, in the names of
+    /// The kubeconfig's user, on the way that it leads to the same cluster; `way` names it, in the names of
     /// objects.
     #[must_use]
     pub fn new(cluster: &'a Cluster, kubeconfig: &'a Path, way: &'a str, wire: Wire) -> Self {

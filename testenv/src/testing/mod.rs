@@ -1,4 +1,4 @@
-//! What tests against a cluster are made of. Everything here states expectations as tests do, and panics where one
+//! Building blocks of tests against a cluster. Everything here states expectations as tests do, and panics where one
 //! does not hold.
 #![allow(
     clippy::unwrap_used,
@@ -24,7 +24,7 @@ pub use process::{alive, family, install_script, run, spawn, succeed, text};
 pub use reading::Reading;
 pub use terminal::Terminal;
 
-/// Longer than anything takes on a busy machine; what waits for it fails.
+/// Longer than anything takes on a busy machine; a longer wait fails.
 pub const DEADLINE: Duration = Duration::from_secs(60);
 
 const POLL: Duration = Duration::from_millis(50);

@@ -9,10 +9,10 @@ use super::{GRACE, Transport, Underpass, start};
 use crate::ClusterError;
 use crate::supervisor::Start;
 
-/// The agent that everybody means who names none.
+/// The agent, where no other is named.
 const AGENT: &str = "agent";
 
-/// What the agent's requests in flight get when it is asked to end: little, since what waits for that are tests.
+/// The time that a stopping agent gives to its requests in flight: little, since tests wait for it.
 const DRAIN: &str = "1s";
 
 impl Underpass {

@@ -19,7 +19,7 @@ use xtask::{DemoOptions, Through, step};
 /// The demo's user.
 const USER: &str = "demo";
 
-/// What gives the demo's user rights in a cluster of the caller's own, while the demo runs.
+/// Gives the demo's user rights in a cluster of the caller's own, while the demo runs.
 const BINDING: &str = "underpass-demo";
 
 fn main() -> ExitCode {
@@ -184,7 +184,7 @@ impl Backend {
         )?)))
     }
 
-    /// What the agent reaches the cluster with: in ours a ServiceAccount that may impersonate and
+    /// The agent's credential for the cluster: in ours of a ServiceAccount that may impersonate and
     /// nothing else.
     fn agent_kubeconfig(&self, programs: &Programs) -> Result<PathBuf> {
         match self {

@@ -1,4 +1,4 @@
-//! A run: what is chosen is prepared, measured and told.
+//! A run: prepares, measures and reports the chosen systems.
 
 use anyhow::{Result, bail};
 use clap::ValueEnum as _;

@@ -1,4 +1,4 @@
-//! What clusters have answered, for a while, and the questions that are under way.
+//! Recent answers of clusters, and the questions that are under way.
 
 use std::{
     collections::HashMap,
@@ -13,7 +13,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use super::question::Key;
 use underpass_core::{ClusterName, Refusal, Revocation, limits, share};
 
-/// What a cluster's word comes down to.
+/// A cluster's answer.
 #[derive(Clone, Debug)]
 pub(super) enum Answer {
     Yes(Arc<Decision>),
@@ -22,7 +22,7 @@ pub(super) enum Answer {
     Unknown(Refusal),
 }
 
-/// What was found out, before it is remembered.
+/// An answer, before it is remembered.
 #[derive(Debug)]
 pub(super) enum Found {
     Yes,
@@ -33,7 +33,7 @@ pub(super) enum Found {
 /// The end of a question that is under way.
 pub(super) type Pending = watch::Receiver<Option<Answer>>;
 
-/// What to do about a question.
+/// The next step for a question.
 pub(super) enum Asked {
     /// It was asked a short while ago.
     Known(Answer),
@@ -83,8 +83,8 @@ impl Decision {
     }
 }
 
-/// Answers by question. Yes and no are kept apart, so that whoever asks for what they may not have pushes out nobody
-/// who may.
+/// Answers by question. Yes and no are kept apart, so that questions with the answer no evict none with the
+/// answer yes.
 pub(super) struct Answers(Mutex<State>);
 
 struct State {

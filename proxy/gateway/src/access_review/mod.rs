@@ -1,15 +1,15 @@
 //! Whether somebody may act as somebody else, which the cluster in question says (security rule 16).
 //!
 //! kube-apiserver would check `kubectl --as` itself, if the caller's own credential were with it. Through the tunnel it
-//! sees the agent's, which may impersonate anybody: it cannot tell who asks. So it is asked beforehand what it would have
-//! checked, by SubjectAccessReviews that name the real caller.
+//! sees the agent's, which may impersonate anybody: it cannot tell the caller. So the front asks it beforehand for the
+//! same checks, by SubjectAccessReviews that name the real caller.
 //!
 //! It decides about acting as somebody in *that* cluster and about nothing else: whether the caller may reach the cluster
 //! has been decided by the server's own policy before (rule 5), and identities that may never be impersonated are refused
-//! whatever a cluster says (rule 17).
+//! even if a cluster would allow them (rule 17).
 //!
-//! Grants of constrained impersonation (`impersonate:user-info`, KEP-5284) do not count here: they are for those whom
-//! the API server sees directly.
+//! Grants of constrained impersonation (`impersonate:user-info`, KEP-5284) do not count here: they are for callers
+//! that the API server sees directly.
 
 mod answers;
 mod question;
@@ -33,11 +33,11 @@ use underpass_core::{
 };
 use underpass_http::review::{ReviewError, Reviewer};
 
-/// Lets callers act as whom the cluster's RBAC lets them impersonate.
+/// Lets callers act as those that the cluster's RBAC lets them impersonate.
 ///
-/// The cluster has to let the user [`ACCESS_REVIEWER`] ask: what `underpass-agent rbac` prints does. What it says is
+/// The cluster has to let the user [`ACCESS_REVIEWER`] ask: the output of `underpass-agent rbac` does. Its answer is
 /// remembered for [`limits::ACTING_AS_ALLOWED`], and asked again every [`limits::ACTING_AS_AGAIN`] while something rests
-/// on it, so that a right that is taken away in the cluster ends what was opened with it.
+/// on it: removing a right in the cluster ends the streams that were opened with it.
 #[derive(Clone)]
 pub struct AccessReviews(Arc<Inner>);
 
@@ -46,7 +46,7 @@ struct Inner {
     answers: Arc<Answers>,
 }
 
-/// What matters of a SubjectAccessReview that was made.
+/// The fields read of a SubjectAccessReview that was made.
 #[derive(Deserialize)]
 struct Reviewed {
     status: Status,
@@ -81,7 +81,7 @@ impl AccessReviews {
         }))
     }
 
-    /// What the cluster says, or has said a short while ago.
+    /// The cluster's answer, or a recent one.
     async fn answer(&self, key: Key, question: &Arc<Question>) -> Answer {
         let mut pending = match self
             .0
@@ -138,7 +138,7 @@ impl AccessReviews {
         let asking = async {
             loop {
                 tokio::time::sleep(limits::ACTING_AS_AGAIN).await;
-                // Of a cluster that is away nobody knows; what is open there is about to end for that.
+                // An absent cluster gives no answer; its open streams are about to end anyway.
                 if let Answer::No(_) = self.answer(key, &question).await {
                     break;
                 }
@@ -182,7 +182,7 @@ impl Inner {
     }
 }
 
-/// What the caller is told, and what the log keeps.
+/// The refusal for the caller, and the log's line.
 fn found(question: &Question, not: Not<'_>) -> Found {
     let (cluster, user, acting_as) = (&question.cluster, question.user(), question.target());
     match not {

@@ -1,4 +1,4 @@
-//! What a cluster has to allow before somebody acts as somebody else.
+//! The rights that a cluster must grant before somebody acts as somebody else.
 //!
 //! The same checks as kube-apiserver's own for the headers `Impersonate-*` (`impersonationModeState` in
 //! apiserver/pkg/endpoints/filters/impersonation/mode.go, verb `impersonate`): one for the user, one for the uid, one for
@@ -38,7 +38,7 @@ struct Caller {
 }
 
 impl Caller {
-    /// With the groups that kube-apiserver adds to whomever is impersonated.
+    /// With the groups that kube-apiserver adds to an impersonated user.
     fn new(caller: &Identity) -> Self {
         let mut groups = caller.groups().to_vec();
         if let (true, Some((namespace, _))) =
@@ -76,7 +76,7 @@ struct Spec<'a> {
 }
 
 impl Question {
-    /// Who asks.
+    /// The caller's name.
     pub(super) fn caller(&self) -> &str {
         &self.caller.user
     }
@@ -94,12 +94,12 @@ impl Question {
         &self.caller.user
     }
 
-    /// The user whom the caller wants to act as.
+    /// The user to act as.
     pub(super) fn target(&self) -> &str {
         &self.target
     }
 
-    /// What the cluster has to allow.
+    /// The rights that the cluster must grant.
     pub(super) fn parts(&self) -> &[Impersonated] {
         &self.parts
     }

@@ -148,7 +148,7 @@ async fn rule_16_one_part_that_is_refused_refuses_all() {
          API group \"\" at the cluster scope"
     );
     assert_eq!(refused.code(), 403);
-    // What comes behind it does not matter any longer.
+    // The parts far behind it are not asked for.
     assert!(cluster.asked() < 200, "{}", cluster.asked());
     may(&reviews, "edge", &identity("bob", 150)).await.unwrap();
     may(&reviews, "edge", &identity("bob", 151))
@@ -191,7 +191,7 @@ async fn a_no_is_asked_again_soon() {
     cluster.answer_with(201);
     tokio::time::sleep(limits::ACTING_AS_REFUSED).await;
     may(&reviews, "edge", &bob).await.unwrap();
-    // What nobody could say is asked at once.
+    // An unknown answer is asked for again at once.
     let cluster = Cluster::new("nobody");
     let reviews = super::tests::reviews(&cluster);
     cluster.answer_with(500);

@@ -1,11 +1,11 @@
-//! What must be true of everything that gets through. It knows nothing of how the front decides.
+//! The invariants of everything that gets through. It knows nothing of how the front decides.
 
 use http::Method;
 
 use super::world::{CLUSTER, Outcome, Received, Sender};
 use underpass_core::RequestInfo;
 
-/// What no agent may get: an identity or a credential of the client's, or what belongs to the client's connection.
+/// Headers that no agent may get: an identity or a credential of the client's, or those of the client's connection.
 const NEVER: [&str; 11] = [
     "authorization",
     "proxy-authorization",
@@ -109,7 +109,7 @@ pub(super) fn outcome(sender: Sender, outcome: &Outcome) {
     assert!(behind.starts_with(path), "{mine}");
     assert!(line.starts_with(&format!("{} ", head.method)), "{mine}");
     may(sender, &head, &mine);
-    // What was decided upon is what is forwarded.
+    // The request decided upon is the one forwarded.
     let (bare, query) = match head.target.split_once('?') {
         Some((bare, query)) => (bare, Some(query)),
         None => (head.target.as_str(), None),
@@ -132,7 +132,7 @@ pub(super) fn outcome(sender: Sender, outcome: &Outcome) {
 fn may(sender: Sender, head: &Head, mine: &str) {
     let path = head.target.split('?').next().unwrap_or_default();
     let segments: Vec<_> = path.split('/').skip(1).collect();
-    // /api/v1/[namespaces/N/]pods/NAME/exec; what begins otherwise names no object.
+    // /api/v1/[namespaces/N/]pods/NAME/exec; other beginnings name no object.
     let behind_version = match segments.as_slice() {
         ["api", _, rest @ ..] | ["apis", _, _, rest @ ..] => rest,
         _ => &[],

@@ -1,4 +1,4 @@
-//! Whatever bytes a client sends: what the front decides, held against what an agent receives. A property test and a fuzz
+//! Any bytes of a client: the front's decisions, held against the requests that an agent receives. A property test and a fuzz
 //! target ask the same (security rules 3, 4, 5, 8, 26).
 
 mod check;
@@ -8,7 +8,7 @@ mod world;
 
 use self::world::World;
 
-/// One connection of HTTP/1.1: the first byte says who sends it, the rest is a request line and headers. A credential is
+/// One connection of HTTP/1.1: the first byte chooses the sender, the rest is a request line and headers. A credential is
 /// put behind the first line, where the sender has one.
 ///
 /// # Panics

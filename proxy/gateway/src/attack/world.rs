@@ -33,18 +33,18 @@ pub(super) const CLUSTER: &str = "edge";
 /// Longer than every bound in time; the clock is turned.
 const LONG: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// Who sends a request.
+/// The sender of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Sender {
-    /// Nobody that is known.
+    /// A sender without a token.
     Stranger,
-    /// A token that has expired, of somebody who may do much.
+    /// An expired token, of the operator.
     Expired,
-    /// Somebody who may look.
+    /// May look.
     Viewer,
-    /// Somebody who may write, and open no shell.
+    /// May write, and open no shell.
     Writer,
-    /// Somebody who may open shells.
+    /// May open shells.
     Operator,
     /// The same, with a token that only reads.
     ReadOnly,
@@ -63,7 +63,7 @@ impl Sender {
         Self::Elsewhere,
     ];
 
-    /// Whose token it is.
+    /// The token's user.
     pub(super) fn user(self) -> Option<&'static str> {
         match self {
             Self::Stranger => None,
@@ -94,7 +94,7 @@ pub(super) struct Received {
     pub(super) head: String,
 }
 
-/// What was decided upon.
+/// A request that was decided upon.
 #[derive(Clone, Debug)]
 pub(super) struct Decided {
     pub(super) user: String,
@@ -102,7 +102,7 @@ pub(super) struct Decided {
     pub(super) request: Option<RequestInfo>,
 }
 
-/// What became of what was sent.
+/// The bytes sent, and their effect.
 #[derive(Debug)]
 pub(super) struct Outcome {
     pub(super) sent: Vec<u8>,

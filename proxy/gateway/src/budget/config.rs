@@ -42,7 +42,7 @@ pub enum BudgetConfigError {
     /// Nothing would ever be let through.
     #[error("{0} must be at least 1: with 0 nothing would be let through")]
     Zero(&'static str),
-    /// Whoever has to wait would be refused at once.
+    /// A request that has to wait would be refused at once.
     #[error(
         "a request must be allowed to wait for some time; let none wait to refuse them at once"
     )]
@@ -94,7 +94,7 @@ impl BudgetConfig {
     }
 
     /// The same in one cluster; [`limits::STREAMS_PER_CLUSTER`] by default. A tunnel's session takes 4,096 streams,
-    /// requests included, whatever is said here.
+    /// requests included, even if this allows more.
     ///
     /// # Errors
     /// It is 0.

@@ -1,13 +1,14 @@
 //! How much each user and each cluster may have in flight, so that one user's storm leaves others untouched.
 //!
 //! kube-apiserver's API Priority and Fairness is the model: seats, queues, a bounded wait, 429. It is far simpler
-//! here, since whom to be fair to is known: the caller whom an authenticator vouches for, whomever they act as.
+//! here: fairness is by authenticated caller, also where that caller acts as somebody else.
 //!
-//! - A **request** takes a seat of its user, one of its cluster and one of what its user may have there, until its
-//!   answer's last byte. Where there is none it waits: users take turns in each cluster, and each one's requests go in the order they came.
+//! - A **request** takes a seat of its user, one of its cluster and one of its user's share there, until its
+//!   answer's last byte. Where there is none it waits: users take turns in each cluster, and each one's requests go in
+//!   the order they came.
 //! - A **stream** (a watch, a log, a shell, a forwarded port) lasts for as long as it likes, so that it must not take a
 //!   request's seat. Streams have bounds of their own, and do not wait.
-//! - A cluster that **hangs** keeps the seats of what was sent there. It never has all of a user's, in flight, open or
+//! - A cluster that **hangs** keeps the seats of its requests. It never has all of a user's, in flight, open or
 //!   waiting: the last ones are for clusters where the user has few (`share.rs`).
 
 mod config;
@@ -34,7 +35,7 @@ use self::{
 };
 use underpass_core::{ClusterName, Refusal, limits};
 
-/// What takes a seat.
+/// The holder of a seat.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     /// It is answered, and done.
@@ -43,11 +44,11 @@ pub(super) enum Kind {
     Stream,
 }
 
-/// Whose bound it is.
+/// The owner of a bound.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Whose {
     User,
-    /// What a user has in that cluster.
+    /// A user's part in that cluster.
     UserInCluster,
     Cluster,
 }
@@ -232,7 +233,7 @@ pub(super) struct Seat {
 }
 
 impl Seat {
-    /// What it is sent away for, unless its seat has come at the last moment.
+    /// The reason to refuse it, unless its seat has come at the last moment.
     fn overdue(&self) -> Option<OverBudget> {
         let state = self.budgets.lock();
         state.overdue(&self.claim, self.waiting?, Instant::now())

@@ -104,7 +104,7 @@ impl Queue {
 
 #[cfg(test)]
 impl Queue {
-    /// What is always true.
+    /// The invariants.
     pub(super) fn check(&self) {
         assert_eq!(self.turns.len(), self.queues.len());
         assert!(self.turns.iter().all(|user| self.of(user) > 0));

@@ -1,7 +1,7 @@
-//! Who has what in flight, and who waits for it. Time is an argument.
+//! Everything in flight, and everything that waits. Time is an argument.
 //!
 //! A request needs a seat of its user, one of its cluster, and one of the two together. Nobody waits while all are free:
-//! whenever a seat comes back, whoever it makes room for gets it in the same step. So a newcomer who finds room overtakes nobody.
+//! a seat that comes back goes in the same step to a request that it makes room for. So a newcomer with room overtakes nobody.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -13,7 +13,7 @@ use super::{
 };
 use underpass_core::{ClusterName, share};
 
-/// What a seat is of.
+/// A seat's owner and kind.
 #[derive(Clone, Debug)]
 pub(super) struct Claim {
     pub(super) user: Arc<str>,
@@ -21,7 +21,7 @@ pub(super) struct Claim {
     pub(super) kind: Kind,
 }
 
-/// What becomes of a claim.
+/// The outcome of a claim.
 #[derive(Debug)]
 pub(super) enum Entry {
     /// It has its seat.
@@ -30,7 +30,7 @@ pub(super) enum Entry {
     Queued(Ticket, oneshot::Receiver<()>),
 }
 
-/// What a cluster has to do at the moment.
+/// A cluster's requests and streams at the moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Occupancy {
@@ -44,7 +44,7 @@ pub struct Occupancy {
     pub waiting: usize,
 }
 
-/// Everything in flight and everything that waits. Whoever has neither has no entry.
+/// Everything in flight and everything that waits. Others have no entry.
 #[derive(Debug)]
 pub(super) struct State {
     config: BudgetConfig,
@@ -158,7 +158,7 @@ impl State {
         self.forget(claim);
     }
 
-    /// Who waited has gone. Their seat, if they were given it just before, comes back.
+    /// A waiter has gone. Its seat, if it was given just before, comes back.
     pub(super) fn abandon(&mut self, claim: &Claim, ticket: Ticket) {
         let queue = self.queue(&claim.cluster);
         match queue.and_then(|queue| queue.remove(&claim.user, ticket)) {
@@ -170,7 +170,7 @@ impl State {
         }
     }
 
-    /// Whose budget keeps somebody waiting; nobody's if they have their seat by now.
+    /// The budget that keeps a claim waiting; `None` if it has its seat by now.
     pub(super) fn overdue(
         &self,
         claim: &Claim,
@@ -211,7 +211,7 @@ impl State {
             let Some(full) = in_flight.filter(|in_flight| in_flight.streams >= bound) else {
                 continue;
             };
-            // Nobody knows when a stream ends. What has been full for so long is likely to stay so for as long again.
+            // The end of a stream is unknown. A budget full for so long is likely to stay so for as long again.
             let since = full.full_since.unwrap_or(now);
             let full_for = now.saturating_duration_since(since);
             return Err(OverBudget::new(claim, whose, Reason::Streams, full_for));
@@ -295,7 +295,7 @@ impl State {
         }
     }
 
-    /// Who is next in a cluster, if it has room: the first in turn whose own budget allows it.
+    /// The next user in a cluster with room: the first in turn whose own budget allows it.
     fn next_turn(&self, cluster: &ClusterName) -> Option<Arc<str>> {
         if self.cluster_is_full(cluster) {
             return None;
@@ -357,7 +357,7 @@ impl State {
         }
     }
 
-    /// What keeps a user from one more request in a cluster.
+    /// The bound that keeps a user from one more request in a cluster.
     fn full(&self, user: &Arc<str>, cluster: &ClusterName) -> Option<Whose> {
         let requests = |all: &InFlight| all.requests;
         let all = self.users.get(user);
@@ -402,7 +402,7 @@ impl State {
         self.users.is_empty() && self.clusters.is_empty()
     }
 
-    /// What is always true between two steps.
+    /// The invariants between two steps.
     pub(super) fn check(&self) {
         let config = &self.config;
         for (name, user) in &self.users {

@@ -23,13 +23,13 @@ fn cluster(name: &str) -> ClusterName {
     ClusterName::new(name).unwrap()
 }
 
-/// Takes what must be free.
+/// Takes a seat that must be free.
 fn take(budgets: &Budgets, user: &str, at: &str, kind: Kind) -> Seat {
     let seat = budgets.seat(user, &cluster(at), kind).now_or_never();
     seat.expect("a free seat").unwrap()
 }
 
-/// Is sent away without waiting: whose budget it is, and for how many seconds.
+/// Is refused without waiting: the budget's owner, and the seconds to wait.
 fn refused(budgets: &Budgets, user: &str, at: &str, kind: Kind) -> (String, u64) {
     let seat = budgets.seat(user, &cluster(at), kind).now_or_never();
     over(seat.expect("an answer at once"))
@@ -364,7 +364,7 @@ impl Seeded {
     }
 }
 
-/// Requests and streams come, are placed, time out and vanish in any order. Whatever happens, the bounds hold, nobody
+/// Requests and streams come, are placed, time out and vanish in any order. The bounds always hold, nobody
 /// waits beside a free seat, and in the end nothing is left.
 #[tokio::test(start_paused = true)]
 async fn nothing_leaks_whoever_goes_and_whenever() {

@@ -4,10 +4,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use underpass_core::limits;
 
-/// What begins version 2.
+/// The beginning of version 2.
 const SIGNATURE: [u8; 12] = *b"\r\n\r\n\0\r\nQUIT\n";
 
-/// What begins version 1.
+/// The beginning of version 1.
 const WORD: &[u8] = b"PROXY ";
 
 /// The shortest header of version 1: `PROXY UNKNOWN` and the end of its line.
@@ -19,10 +19,10 @@ const LONGEST_LINE: usize = 107;
 /// Version 2 up to its length.
 const FIXED: usize = 16;
 
-/// What is known after some bytes.
+/// The result after some bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Parsed {
-    /// The header goes on for so many bytes at the least: to read them is to read nothing of what follows it.
+    /// The header goes on for so many bytes at the least: to read them is to read no byte behind it.
     Needs(usize),
     /// It is whole. The client's address, where it says one.
     Whole(Option<IpAddr>),
@@ -150,7 +150,7 @@ fn binary(bytes: &[u8]) -> Result<Parsed, Malformed> {
     if rest.len() < length {
         return Ok(Parsed::Needs(length - rest.len()));
     }
-    // What follows the addresses (TLVs) is nothing that we would use.
+    // TLVs may follow the addresses: we use none.
     let source = match addresses {
         12 => rest.first_chunk::<4>().map(|octets| (*octets).into()),
         36 => rest.first_chunk::<16>().map(|octets| (*octets).into()),
@@ -184,7 +184,7 @@ mod tests {
         v2(0x21, 0x21, &block)
     }
 
-    /// What a reader that is given `pieces` at most at a time comes to, and how much it has read.
+    /// The result of reading `pieces` at most at a time, and how much was read.
     fn feed(stream: &[u8], mut piece: impl FnMut() -> usize) -> Result<(Parsed, usize), Malformed> {
         let mut read = 0;
         loop {
@@ -232,7 +232,7 @@ mod tests {
             (v2_tcp4(&[4, 255, 255]), ip("192.0.2.1")),
             (v2_tcp6(), ip("2001:db8::7")),
             (v2(0x20, 0, &[]), None),
-            // LOCAL: whatever the rest says.
+            // LOCAL: the rest is ignored.
             (v2(0x20, 0x11, &[1; 12]), None),
             (v2(0x20, 0xff, &[1; 3]), None),
             // UNSPEC, UDP, Unix sockets.
@@ -330,7 +330,7 @@ mod tests {
     }
 
     proptest! {
-        /// In whatever pieces it comes, a header says the same, and nothing behind it is touched.
+        /// A header in pieces says the same as in one, and nothing behind it is touched.
         #[test]
         fn pieces_change_nothing(
             which in 0..15_usize,

@@ -1,11 +1,11 @@
 //! The PROXY protocol, versions 1 and 2 (`doc/proxy-protocol.txt` of HAProxy): a load balancer that forwards TCP says,
 //! before the client's first byte, where the client is.
 //!
-//! Nothing in it is proved. Whoever listens reads it from peers that are known to write it, from these always, and from
+//! Nothing in it is proved. A listener reads it from peers that are known to write it, from these always, and from
 //! nobody else: "the receiver MUST not try to guess whether the protocol header is present".
 //!
-//! (Ours, and no crate's: what decides here is how much may be read without taking a byte of what follows, so that the
-//! socket itself goes on to TLS. Parsers at hand want to be given more until they are content.)
+//! (Ours, and no crate's: the reader must take no byte beyond the header, so that the socket itself goes on to TLS.
+//! Parsers at hand want to be given more until they are content.)
 
 mod header;
 
@@ -38,14 +38,14 @@ pub enum HeaderError {
     Io(#[source] io::Error),
 }
 
-/// Reads a header, and not a byte of what follows it. `None`: the peer speaks for itself (a health check), or for
-/// somebody who has no address.
+/// Reads a header, and not a byte behind it. `None`: the peer speaks for itself (a health check), or for
+/// a client without an address.
 ///
 /// # Errors
 /// There is none that can be read: the connection must not be used.
 ///
 /// # Cancel safety
-/// What was read is lost.
+/// The bytes read are lost.
 pub async fn read<R>(io: &mut R) -> Result<Option<IpAddr>, HeaderError>
 where
     R: AsyncRead + Unpin,

@@ -18,11 +18,11 @@ pub(super) type Id = u64;
 pub struct StrangerBounds {
     /// All together.
     pub bytes: usize,
-    /// As long as no more is held than this, whoever asks gets it.
+    /// Up to this sum, every source gets as much as it asks for.
     pub unshared: usize,
     /// Beyond that, one source.
     pub per_source: usize,
-    /// One connection, whatever is free.
+    /// One connection, even if more is free.
     pub per_connection: usize,
 }
 
@@ -283,7 +283,7 @@ impl Crowd {
         Some((largest, Why::Budget))
     }
 
-    /// The first of a source that has to go; whoever asks, where that is theirs and they would hold more than any other.
+    /// The first of a source that has to go. It is the asker, where the source is theirs and they would hold the most.
     fn first_to_go(&self, from: IpAddr, (source, id, bytes): (IpAddr, Id, usize)) -> Id {
         let first = self
             .sources
@@ -509,7 +509,7 @@ mod tests {
         assert_eq!(inside(&flood), (92..100).collect::<Vec<_>>());
         let others: Vec<_> = (2..10).map(|from| Guest::new(&mut crowd, from)).collect();
         assert!(others.iter().all(Guest::is_in));
-        // Everything is taken: whoever comes from elsewhere gets a place of the largest source's.
+        // Everything is taken: a newcomer from elsewhere gets a place of the largest source's.
         let newcomer = Guest::new(&mut crowd, 99);
         assert!(newcomer.is_in() && others.iter().all(Guest::is_in));
         crowd.check();
@@ -519,7 +519,7 @@ mod tests {
     fn rule_23_many_sources_that_say_nothing_keep_no_newcomer_out() {
         let mut crowd = crowd(16);
         let silent: Vec<_> = (1..=16).map(|from| Guest::new(&mut crowd, from)).collect();
-        // Whoever speaks holds more than each of those who do not, and stays.
+        // A stranger that speaks holds more than each silent one, and stays.
         let honest = Guest::new(&mut crowd, 99);
         assert!(crowd.charge(honest.0, 2048));
         let more: Vec<_> = (100..112)
@@ -554,12 +554,12 @@ mod tests {
         let old = Guest::new(&mut crowd, 1);
         let heavy = Guest::new(&mut crowd, 1);
         assert!(crowd.charge(heavy.0, 5 * BASE));
-        // Two more KiB of somebody who is about to log in make nobody heavy.
+        // Two more KiB of a client about to log in do not make it heavy.
         assert!(crowd.charge(old.0, 2048));
         let _elsewhere = guests(&mut crowd, 2, 4);
         let newcomer = Guest::new(&mut crowd, 1);
         assert!(!heavy.is_in() && old.is_in() && newcomer.is_in());
-        // Who asks for more than the share pays.
+        // A stranger that asks for more than the share pays.
         assert!(!crowd.charge(newcomer.0, 5 * BASE));
         assert!(!newcomer.is_in() && old.is_in());
         crowd.check();

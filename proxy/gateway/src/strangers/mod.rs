@@ -1,4 +1,4 @@
-//! Connections, and what each stranger and each user may take of them (security rule 23).
+//! Connections, and each stranger's and each user's share of them (security rule 23).
 //!
 //! A connection costs memory before any request on it is authenticated: its TLS and HTTP state, a head that is still
 //! arriving, bodies that the client sends ahead. [`Strangers`] counts all of it, over all connections and by source:
@@ -6,16 +6,16 @@
 //! - The listener enters each connection when it accepts it, and wraps its socket in [`Metered`]: a stranger is charged
 //!   [`limits::STRANGER_BASE`], and [`limits::STRANGER_BYTE`] for each byte that is read from it.
 //! - The front charges a request's decoded head while its credential is checked: HPACK makes large heads of few bytes.
-//! - An authenticated connection leaves the strangers ([`Standing::recognise`]), and what was charged is free. The connection
+//! - An authenticated connection leaves the strangers ([`Standing::recognise`]), and its charge is free. The connection
 //!   counts for its user or its agent's cluster from then on ([`Holder`]), and so do heads that do not end.
 //! - The connection of a proxy that asks for others is known for as long as a request on it has an identity, and a
-//!   stranger's again afterwards: whose the next request is, the last one does not say.
+//!   stranger's again afterwards: the next request may be another user's.
 //!
 //! Half of the strangers' budget is for every source. Beyond it each source has a share, and beyond the whole budget the
 //! largest source pays: its connection that holds the most is closed, among equals the one that has been a stranger for
 //! longest. So a newcomer from another source always gets in, silent connections go first, and a client that gets to its
-//! credential in time is not affected. Where connections themselves run out ([`Strangers::make_room`]), strangers pay who
-//! have more than a third of them, and else whoever of the authenticated has most.
+//! credential in time is not affected. Where connections themselves run out ([`Strangers::make_room`]), strangers pay while
+//! they have more than a third of them, and else the authenticated holder with the most.
 
 mod crowd;
 mod known;
@@ -146,7 +146,7 @@ impl Strangers {
     }
 }
 
-/// What a connection is to the budget. It is given back when the last clone is dropped. By default the connection is not
+/// A connection's part in the budget. It is given back when the last clone is dropped. By default the connection is not
 /// counted at all.
 #[derive(Clone, Default)]
 pub struct Standing(Option<Arc<Counted>>);

@@ -62,7 +62,7 @@ impl Cluster {
         self.asked.lock().unwrap().clone()
     }
 
-    /// What came for the API server beside the reviews.
+    /// The API server's requests beside the reviews.
     fn served(&self) -> Vec<Seen> {
         let seen = self.api.seen().into_iter();
         seen.filter(|seen| seen.target != REVIEWS).collect()
@@ -173,7 +173,7 @@ async fn rule_17_a_cluster_is_not_even_asked_about_some() {
     assert_eq!(cluster.served().len(), 0);
 }
 
-/// Whatever RBAC gives to `system:masters` would let its holder be anybody.
+/// RBAC's grants to `system:masters` would let their holder be anybody.
 #[tokio::test]
 async fn rule_17_who_may_not_be_themselves_acts_as_nobody() {
     let cluster = Cluster::with(|_| (201, json!({ "status": { "allowed": true } }))).await;

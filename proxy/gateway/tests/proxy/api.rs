@@ -20,7 +20,7 @@ use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tokio_util::task::AbortOnDropHandle;
 use underpass_core::Body;
 
-/// What the API server was asked.
+/// A request to the API server.
 #[derive(Clone, Debug)]
 pub(crate) struct Seen {
     pub(crate) target: String,

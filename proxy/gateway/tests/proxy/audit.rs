@@ -1,4 +1,4 @@
-//! What the audit log says of calls, and what becomes of them when it cannot be written (security rule 15).
+//! The audit log's events of calls, and the calls' fate when it cannot be written (security rule 15).
 
 use std::{
     sync::{Arc, Mutex},
@@ -421,7 +421,7 @@ async fn rule_23_events_of_strangers_are_short_and_never_waited_for() {
     assert!(event.to_string().len() < 2048, "{event}");
 }
 
-/// Who may nothing cannot rotate the history away either; the log says how much it left out.
+/// A user without rights cannot rotate the history away either; the log says how much it left out.
 #[tokio::test]
 async fn rule_23_a_user_who_is_refused_has_a_share_of_the_audit_log() {
     let api = Api::start(hello).await;

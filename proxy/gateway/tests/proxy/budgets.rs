@@ -31,7 +31,7 @@ struct Gated {
     api: Api,
     /// A permit for each request of `/held` that may be answered.
     gate: Arc<Semaphore>,
-    /// What `/body` and watches send, the latest last.
+    /// The senders of `/body` and of watches, the latest last.
     bodies: Arc<Mutex<Vec<Chunks>>>,
 }
 
@@ -75,7 +75,7 @@ impl Gated {
         assert_eq!(self.api.seen().len(), count);
     }
 
-    /// What sends the latest body.
+    /// The sender of the latest body.
     fn last_body(&self) -> Chunks {
         self.bodies.lock().unwrap().pop().unwrap()
     }
@@ -155,7 +155,7 @@ async fn one_users_storm_leaves_another_untouched() {
         assert_eq!(answer.status(), 200);
     }
     gated.has_seen(6).await;
-    // Who waited is served in the end.
+    // The waiting requests are served in the end.
     gated.gate.add_permits(20);
     while let Some(answer) = soon(storm.join_next()).await {
         assert_eq!(answer.unwrap().status(), 200);
@@ -336,7 +336,7 @@ async fn places_come_back_however_a_request_ends() {
     next().await;
     let held = storm(&world, &http2, 1);
     gated.has_seen(3).await;
-    // Who waits goes, and then who held the place.
+    // Waiters go, and then the holder of the place.
     let beside = storm(&world, &http2, 3);
     until(|| waiting(&world) == 3).await;
     drop(beside);

@@ -1,4 +1,4 @@
-//! Clusters whose API server is reached without an agent: what rests on the way to one ends when that changes.
+//! Clusters whose API server is reached without an agent: a change of the way to one ends its calls.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -218,7 +218,7 @@ async fn rule_12_another_credential_cuts_what_is_open_and_serves_what_comes() {
         let frame = soon(body.frame()).await.unwrap().unwrap();
         assert_eq!(frame.into_data().unwrap(), "event\n");
 
-        // What does not touch the way to the cluster leaves it alone.
+        // A change of anything else leaves the call alone.
         let relabel = setting.reached.directory.change(|draft| {
             let cluster = draft.get::<Cluster>("c").unwrap();
             let labels = BTreeMap::from([("at".to_owned(), next.to_owned())]);

@@ -1,4 +1,4 @@
-//! What the user sees when something is missing or broken, and what not (security rule 11).
+//! The user's errors when something is missing or broken, and what these leave out (security rule 11).
 
 use std::sync::Arc;
 

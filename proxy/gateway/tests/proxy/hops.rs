@@ -1,4 +1,4 @@
-//! Whose request it is that a proxy in front of the front brings: its address belongs to the request.
+//! Requests that a proxy in front of the front brings: the client's address belongs to the request.
 
 use serde_json::json;
 use underpass_audit::BackendConfig;

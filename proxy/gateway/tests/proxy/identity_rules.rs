@@ -1,4 +1,4 @@
-//! Whose request it is, and that nobody can say otherwise (security rules 3, 4, 5, 16, 17).
+//! A request's identity, and that nobody can forge it (security rules 3, 4, 5, 16, 17).
 
 use std::sync::Arc;
 
@@ -125,7 +125,7 @@ async fn rule_16_acting_as_names_the_real_user() {
         seen.all("impersonate-extra-underpass.dev%2foriginal-user"),
         ["alice"]
     );
-    // What may be asked for is still bounded by the policy.
+    // The policy still bounds the groups that may be asked for.
     let masters = "Impersonate-User: bob\r\nImpersonate-Group: system:masters\r\n";
     assert_eq!(code(&world.get("/api", masters).await), 403);
     assert_eq!(api.seen().len(), 1);

@@ -1,4 +1,4 @@
-//! What is decided about is what is forwarded (security rule 26).
+//! The request decided about is the one forwarded (security rule 26).
 
 use crate::{
     api::{Api, ok},
@@ -113,7 +113,7 @@ async fn rule_26_only_methods_of_kubernetes_are_forwarded() {
         );
         assert_eq!(code(&world.raw(&request).await), 404, "{target}");
     }
-    // Whatever a parser makes of a CONNECT with a path, no tunnel comes of it.
+    // A CONNECT with a path opens no tunnel, however it is parsed.
     let head = world.head("CONNECT", "/api/v1/pods", "Connection: close\r\n");
     let answer = world.raw(&head).await;
     assert!(matches!(code(&answer), 400 | 404 | 405), "{answer}");

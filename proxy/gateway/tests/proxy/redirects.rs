@@ -1,4 +1,4 @@
-//! What a cluster and its workloads say to clients beside their answer: nothing that leads a client elsewhere, and nothing
+//! Redirects, cookies and challenges of a cluster and its workloads: none leads a client elsewhere, and none is
 //! about the origin that all clusters share (security rule 20).
 
 use std::{
@@ -160,7 +160,7 @@ async fn rule_20_a_proxied_page_may_redirect_below_its_proxy() {
         assert_eq!(code(&answer), 307, "{location}: {answer}");
         assert_eq!(values(&answer, "location"), [format!("{CLIENT}{rest}")]);
     }
-    // What a workload builds from the Host that it sees.
+    // A workload's redirect, built from the Host that it sees.
     let api = Api::start(|request| async move {
         let host = request.uri().authority().unwrap().clone();
         let location = format!("http://{host}{PROXY}/x");
@@ -302,7 +302,7 @@ impl Clusters for Tap {
     }
 }
 
-/// What an agent answers to a server that sends it these bytes.
+/// An agent's answer to a server that sends it these bytes.
 pub(crate) async fn ask(agent: Arc<ApiServer>, request: &str) -> String {
     let tap = Arc::new(Tap::default());
     let world = World::over(tap.clone()).await;

@@ -1,4 +1,4 @@
-//! What connections cost before anybody is authenticated on them.
+//! The cost of connections before anybody is authenticated on them.
 
 use std::{net::SocketAddr, sync::Arc};
 
@@ -118,7 +118,7 @@ async fn rule_23_heads_of_strangers_have_one_budget() {
         assert!(counting.strangers.bytes() <= BOUNDS.unshared);
     }
     until(|| counting.strangers.connections() <= 4).await;
-    // Others come in, whatever the flood holds; and so does somebody beside it.
+    // Others come in despite the flood, also from its own source.
     for from in [HONEST, ATTACKER] {
         let answer = counting.ask(from, 1024).await;
         assert_eq!(code(&answer), 200, "{answer}");
@@ -178,7 +178,7 @@ async fn rule_23_bodies_ahead_of_a_credential_have_an_end() {
         assert!(answered <= BOUNDS.per_connection / (16 * 1024), "no end");
     }
     until(|| counting.strangers.connections() == 0).await;
-    // Whoever says who they are sends what they like.
+    // An authenticated client may send any amount.
     let mut alice = http2_from(HONEST, counting.http2).await;
     for _ in 0..2 * BOUNDS.per_connection / piece.len() {
         let request = counting

@@ -174,7 +174,7 @@ async fn websocket_subprotocols_pass_verbatim_and_tokens_among_them_do_not() {
     }
 }
 
-/// An API server that gives one answer of raw bytes and keeps whatever else it is sent.
+/// An API server that gives one answer of raw bytes and keeps all other bytes that it is sent.
 pub(crate) async fn raw_api(answer: &'static str) -> (Api, Arc<Mutex<Vec<u8>>>) {
     let extra = Arc::new(Mutex::new(Vec::new()));
     let log = Arc::clone(&extra);

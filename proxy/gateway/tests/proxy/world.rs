@@ -1,4 +1,4 @@
-//! A front on sockets, an agent, and whatever lies between.
+//! A front on sockets, an agent, and everything between.
 
 use std::{collections::HashMap, io, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -171,7 +171,7 @@ pub(crate) struct World {
     _listening: [AbortOnDropHandle<()>; 2],
 }
 
-/// What differs between worlds.
+/// The differences between worlds.
 struct Setup {
     /// Of alice.
     groups: Vec<String>,

@@ -1,4 +1,4 @@
-//! What the audit log says of the API's requests.
+//! The audit log's events of the API's requests.
 
 use std::sync::Mutex;
 
@@ -152,7 +152,7 @@ async fn rule_15_the_audit_names_object_subject_and_grant_and_no_secret() {
         };
         assert_eq!(said("underpass.dev/change"), removed, "{event}");
     }
-    // Whoever logs in is known, and whoever fails to is a stranger.
+    // A login makes a user known; a failed one leaves a stranger.
     world
         .operate(
             Method::POST,

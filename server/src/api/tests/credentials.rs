@@ -1,4 +1,4 @@
-//! What a credential makes, and how long that lasts.
+//! The tokens that a credential makes, and how long they last.
 
 use std::convert::Infallible;
 use std::pin::Pin;

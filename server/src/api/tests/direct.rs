@@ -1,4 +1,4 @@
-//! Direct clusters: what goes in, and never comes out.
+//! Direct clusters: a credential goes in, and never comes out.
 
 use underpass_directory::Cluster;
 
@@ -14,7 +14,7 @@ impl World {
         self.operate(Method::POST, "/v1/clusters", new).await
     }
 
-    /// What the store would have of a cluster.
+    /// The store's text of a cluster.
     fn stored(&self, name: &str) -> String {
         let snapshot = self.directory.snapshot();
         let cluster = snapshot.get::<Cluster>(name).unwrap();
@@ -83,14 +83,14 @@ async fn rule_9_a_credential_does_not_follow_to_another_server() {
     assert_eq!(world.stored("c"), before);
     let with = json!({"direct": {"server": "https://10.0.0.2:6443", "credential": token}});
     world.operate(Method::PATCH, path, with).await.expect(200);
-    // Whom nobody becomes there is not about the endpoint.
+    // `denyUsers` is not part of the endpoint.
     let policy = json!({"direct": {"policy": {"denyUsers": ["root"]}}});
     let changed = world.operate(Method::PATCH, path, policy).await.expect(200);
     assert_eq!(
         changed["spec"]["direct"]["policy"]["denyUsers"],
         json!(["root"])
     );
-    // What was removed is gone, and does not come back.
+    // A removed credential is gone, and does not come back.
     world
         .operate(Method::PATCH, path, json!({"direct": null}))
         .await

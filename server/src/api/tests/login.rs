@@ -86,7 +86,7 @@ async fn a_password_gives_a_token_that_can_be_renewed() {
         .ask(&bob, Method::PUT, path, &right, &[])
         .await
         .expect(403);
-    // Whoever logged in with the old one is logged out; the other tokens stay.
+    // Logins with the old one end; the other tokens stay.
     world
         .log_in(&format!("Bearer {first}"), json!({}))
         .await

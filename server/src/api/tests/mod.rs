@@ -154,7 +154,7 @@ impl World {
         self.find_holder(bearer).await.expect("a token that counts")
     }
 
-    /// Who holds the token, where it counts.
+    /// The token's holder, where it counts.
     async fn find_holder(&self, bearer: &str) -> Option<Requester> {
         let mut headers = HeaderMap::new();
         headers.insert("authorization", format!("Bearer {bearer}").parse().unwrap());

@@ -47,13 +47,13 @@ async fn rule_22_one_clusters_administrator_does_not_fill_the_directory() {
         said.contains("cluster edge") && said.contains("groups"),
         "{said}"
     );
-    // Another cluster has room of its own, and so has whoever administers everything.
+    // Another cluster has room of its own. Administrators of everything have no such bound.
     ask(&local, one("more", "far")).await.expect(201);
     world
         .operate(Method::POST, "/v1/bindings", one("others", "edge"))
         .await
         .expect(201);
-    // What is there may be changed, and removed.
+    // Existing bindings may be changed, and removed.
     let path = "/v1/bindings/user-someone-1-view";
     let role = json!({"role": "shell"});
     world

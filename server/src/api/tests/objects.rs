@@ -19,7 +19,7 @@ async fn an_object_is_made_read_changed_and_removed() {
         .await
         .expect(409);
 
-    // Whoever has seen another state changes nothing.
+    // A client that has seen another state changes nothing.
     let path = "/v1/clusters/prod";
     let spec = json!({"labels": {"env": "dev"}});
     let put = async |headers: &[(http::HeaderName, &str)]| {

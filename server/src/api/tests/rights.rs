@@ -1,4 +1,4 @@
-//! Who may do what, and with which tokens.
+//! The rights of requesters, and of their tokens.
 
 use super::*;
 
@@ -119,7 +119,7 @@ async fn rule_8_only_administrators_change_the_directory() {
         ),
     ] {
         for (who, status) in [&viewer, &local, &root].into_iter().zip(answers) {
-            // What the last one is allowed would change what the others are.
+            // The last one comes last: its change would change the others' answers.
             let answer = world.ask(who, method.clone(), path, &body, &[]).await;
             assert_eq!(answer.status, status, "{method} {path} by {}", who.name());
         }
@@ -204,7 +204,7 @@ async fn rule_14_a_token_is_shown_once_and_within_its_makers_limits() {
     assert_eq!(list["items"].as_array().unwrap().len(), 2);
     assert!(!list.to_string().contains(&secret));
 
-    // What it was made with limits what it may do here, too.
+    // The token's scope limits it here, too.
     let limited = world.holder(&secret).await;
     let read = world
         .ask(&limited, Method::GET, "/v1/self", &Value::Null, &[])

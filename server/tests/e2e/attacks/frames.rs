@@ -25,7 +25,7 @@ pub(super) const END_STREAM: u8 = 1;
 pub(super) const END_HEADERS: u8 = 4;
 const ACK: u8 = 1;
 
-/// What a frame may hold unless more was agreed on.
+/// A frame's largest payload, unless more was agreed on.
 pub(super) const FRAME: usize = 16_384;
 
 /// A field of a header list, with any bytes.

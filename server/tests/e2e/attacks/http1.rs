@@ -1,4 +1,4 @@
-//! HTTP/1.1: whose request it is, where it ends, and where it goes.
+//! HTTP/1.1: a request's caller, its end, and its destination.
 
 use serde_json::json;
 use tokio::net::TcpListener;
@@ -229,7 +229,7 @@ async fn rule_3_a_request_with_two_lengths_is_the_connections_last() {
 async fn rule_3_a_body_ends_where_its_length_says() {
     let recorder = Recorder::start("bodies", &[]).await;
     let attacker = &recorder.attacker;
-    // What looks like a request is the body that it was said to be.
+    // A body that looks like a request stays a body.
     let inner = attacker.smuggled();
     let lines = format!("Content-Length: {}\r\n{CLOSE}", inner.len());
     let answer = send(attacker.head("POST", "/body", &lines) + &inner).await;
@@ -358,7 +358,7 @@ async fn rule_6_a_request_goes_to_the_cluster_in_its_path_and_nowhere_else() {
     assert!(nobody.is_none(), "somebody was asked elsewhere");
 }
 
-/// A request that is refused leaves nothing of itself behind: what follows it on the connection is read as what it is.
+/// A refused request leaves nothing behind: the bytes after it are read as the next request.
 #[tokio::test]
 async fn rule_3_a_refused_body_is_no_request() {
     let attacker = Attacker::new("rule-3-refused");

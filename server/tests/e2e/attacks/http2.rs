@@ -20,7 +20,7 @@ fn borrowed(fields: &Fields) -> Vec<Field<'_>> {
         .collect()
 }
 
-/// What comes of one request on a connection of its own.
+/// The outcome of one request on a connection of its own.
 async fn ask(fields: &Fields) -> Outcome {
     let mut http2 = Http2::connect().await;
     http2.request(1, &borrowed(fields)).await;
@@ -310,7 +310,7 @@ async fn rule_11_a_rapid_reset_leaves_others_untouched() {
             assert_undisturbed().await;
         }
     }
-    // Whatever became of the connection, its streams are gone from the tunnel, and everybody is served.
+    // However the connection ended, its streams are gone from the tunnel, and everybody is served.
     drop(http2);
     assert_undisturbed().await;
     for event in attacker.seen().await {
@@ -353,7 +353,7 @@ async fn rule_11_endless_headers_end_the_connection() {
         http2.send(HEADERS, END_STREAM, 1, &begin).await;
         let next = frame(CONTINUATION, 0, 1, next);
         let mut open = true;
-        // What is in flight between the two sides is sent before anybody can say no.
+        // Bytes in flight between the two sides are sent before the server can refuse them.
         for _ in 0..most + 4096 * 1024 / next.len().max(512) {
             open = http2.send_all(&next).await;
             if !open {

@@ -27,7 +27,7 @@ use crate::audit::one_of_theirs;
 use crate::deployment::{Deployment, token_of};
 use crate::raw;
 
-/// What no path of an honest request holds.
+/// A mark that no path of an honest request holds.
 const SMUGGLED: &str = "smuggled";
 
 /// A user with a token and no rights but those that everybody has.
@@ -38,7 +38,7 @@ struct Attacker {
     cluster: &'static str,
 }
 
-/// One for attacks alone: agents of recorders come and go, and floods are slow for whoever is beside them.
+/// One for attacks alone: agents of recorders come and go, and floods slow other tests beside them.
 static DEPLOYMENT: LazyLock<Deployment> =
     LazyLock::new(|| Deployment::start_blocking_with(Transport::Quic, &[]));
 

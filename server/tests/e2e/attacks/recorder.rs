@@ -18,16 +18,16 @@ use underpass_testenv::testing::eventually;
 use super::{Attacker, deployment};
 use crate::raw;
 
-/// What an agent asks to see whether its API server is there.
+/// The answer to an agent's check of its API server.
 const VERSION: &str = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 23\r\n\r\n\
                        {\"gitVersion\":\"v1.36.0\"}";
 
-/// Where the server asks whether somebody may act as somebody else, and what it is told: no.
+/// The path at which the server asks for leave to impersonate, and the answer: no.
 const REVIEWS: &str = "/apis/authorization.k8s.io/v1/subjectaccessreviews";
 const NO: &str = "HTTP/1.1 201 Created\r\nContent-Type: application/json\r\nContent-Length: 28\r\n\r\n\
                   {\"status\":{\"allowed\":false}}";
 
-/// What is answered where nothing else was said.
+/// The answer where no other was prepared.
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 
 /// One connection, as it was heard.
@@ -35,7 +35,7 @@ const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 pub(super) struct Heard {
     /// The requests' heads as they came; headers one by one with [`Head`].
     pub(super) heads: Vec<Head>,
-    /// What came behind the head of a request with a prepared answer: nothing that is HTTP was expected there.
+    /// Bytes behind the head of a request with a prepared answer: nothing that is HTTP was expected there.
     pub(super) behind: Vec<u8>,
     ended: bool,
 }
@@ -156,7 +156,7 @@ impl Recorder {
         .await;
     }
 
-    /// What was asked by callers.
+    /// The heads of callers' requests.
     pub(super) fn heads(&self) -> Vec<Head> {
         let connections = self.connections.lock().unwrap();
         let heads = connections.iter().flat_map(|heard| heard.heads.clone());

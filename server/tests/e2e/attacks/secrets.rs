@@ -1,4 +1,4 @@
-//! What a thief of the server's data directory gets.
+//! A thief's finds in the server's data directory.
 
 use std::path::{Path, PathBuf};
 

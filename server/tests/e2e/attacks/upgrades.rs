@@ -12,11 +12,11 @@ const WEBSOCKET: &str = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSoc
                          Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
                          Sec-WebSocket-Protocol: v5.channel.k8s.io\r\n";
 
-/// What nobody who was not upgraded may hear or say.
+/// Bytes that only an upgraded side may hear or say.
 const BEHIND: &str = "bytes behind the answer";
 
-/// An upgrade at the path's last part, answered with `answer` and more bytes; the client sends more as well. What the
-/// client heard, and what the API server heard behind the request's head.
+/// Asks for an upgrade at `path`, and sends more bytes. Gives the bytes that the client heard, and those that the API
+/// server heard behind the request's head.
 async fn attack(recorder: &Recorder, path: &str, lines: &str) -> (String, Vec<u8>) {
     let method = if lines == SPDY { "POST" } else { "GET" };
     let before = recorder.heads().len();
@@ -127,7 +127,7 @@ async fn rule_1_bytes_flow_after_a_101_that_does() {
     while !heard.ends_with(b"\r\n\r\nhello") {
         heard.push(tls.read_u8().await.unwrap());
     }
-    // What looks like a request is bytes like any other.
+    // Bytes that look like a request are bytes like any other.
     let smuggled = recorder.attacker.smuggled();
     tls.write_all(smuggled.as_bytes()).await.unwrap();
     tls.shutdown().await.unwrap();

@@ -69,7 +69,7 @@ impl Door {
     }
 }
 
-/// Byte by byte: what follows it is the target's.
+/// Byte by byte: the bytes behind the head are the target's.
 async fn head(connection: &mut UnixStream) -> Result<String> {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {

@@ -1,5 +1,5 @@
 //! The floor over QUIC: a bare stream of quinn for each user, with Underpass's own settings of quinn,
-//! on connections that the exit dials. Who types has a connection of their own.
+//! on connections that the exit dials. Keystrokes have a connection of their own.
 
 use std::net::SocketAddr;
 use std::time::Duration;

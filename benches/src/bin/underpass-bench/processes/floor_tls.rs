@@ -1,4 +1,4 @@
-//! The floor over TLS: what is left of the way when there is no session, and no multiplexer.
+//! The floor over TLS: the path without a session, and without a multiplexer.
 //!
 //! Each user's connection has a TLS connection of its own from the entry to the exit. Where connections
 //! are kept open, a direction's end is a length of zero, and the connection serves the next user; to know

@@ -21,7 +21,7 @@ pub(super) trait Turns: Sync {
 
     /// Whether the system has a part in it.
     fn suits(&self, system: &dyn System) -> bool {
-        // What that one is for is requests.
+        // That one is for requests only.
         system.name() != "floor-tls-kept"
     }
 

@@ -1,4 +1,4 @@
-//! The same four processes, and between the two in the middle no session: what the path itself costs.
+//! The same four processes, and between the two in the middle no session: the cost of the path itself.
 
 use std::net::SocketAddr;
 

@@ -1,4 +1,4 @@
-//! What is compared: a way for a user's TCP connection to a target that is reached from an agent, whose
+//! The systems compared: a way for a user's TCP connection to a target that is reached from an agent, whose
 //! connection to the server is encrypted.
 
 mod chisel;

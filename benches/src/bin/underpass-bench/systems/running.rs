@@ -20,7 +20,7 @@ const POLL: Duration = Duration::from_millis(20);
 /// The processor time that shows whether a system still works off the last load.
 const QUIET: Duration = Duration::from_millis(100);
 
-/// How long that may take: what is left then is load that a system makes by itself.
+/// How long that may take: load beyond it is the system's own.
 const QUIET_DEADLINE: Duration = Duration::from_secs(3);
 
 /// A system's processes. Dropping it ends them.
@@ -157,7 +157,7 @@ impl<'a> Running<'a> {
         Ok(self.server_usage()?.cpu + self.agents_usage()?.cpu)
     }
 
-    /// Waits until it takes no processor time any more: what is left of one measurement must not fall
+    /// Waits until it takes no processor time any more: the rest of one measurement must not fall
     /// into the next one's.
     ///
     /// # Errors

@@ -1,4 +1,4 @@
-//! Connections to the server, from whichever address of this machine.
+//! Connections to the server, from any address of this machine.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;

@@ -1,4 +1,4 @@
-//! One attacker against honest users of one server: what they get done beside a flood, and what the server holds.
+//! One attacker against honest users of one server: their work beside a flood, and the server's memory.
 
 mod api;
 mod attack;

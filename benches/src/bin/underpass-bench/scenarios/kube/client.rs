@@ -64,7 +64,7 @@ async fn read(kubeconfig: &Path) -> Result<Config> {
     Ok(Config::from_custom_kubeconfig(kubeconfig, &options).await?)
 }
 
-/// kube-rs over one HTTP/2 connection, which it does not offer by itself; what is answered with 429 is asked again, as
+/// kube-rs over one HTTP/2 connection, which it does not offer by itself. It retries after a 429, as
 /// it does otherwise.
 fn http2(config: &Config) -> Result<Client> {
     let connector = HttpsConnectorBuilder::new()

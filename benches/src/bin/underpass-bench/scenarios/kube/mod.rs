@@ -45,7 +45,7 @@ struct Way {
 }
 
 impl Way {
-    /// What calls take, in microseconds, and server and agent for them.
+    /// The calls' microseconds, and the CPU time of server and agent for them.
     async fn figures(&self, calls: impl Future<Output = Result<Vec<f64>>>) -> Result<Figures> {
         let Some(product) = &self.product else {
             return percentiles(&calls.await?);
