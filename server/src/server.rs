@@ -45,7 +45,7 @@ use crate::tunnel::{Keys, Tunnel};
 /// The file of the data directory with the server's URL, for programs that start a server with port 0.
 const URL: &str = "url";
 
-/// What a server is made of. [`ServerConfig::new`] has what `underpass-server serve` has without a flag.
+/// The settings of a server. [`ServerConfig::new`] has the defaults of `underpass-server serve`.
 #[derive(Clone)]
 #[non_exhaustive]
 pub struct ServerConfig {
@@ -81,7 +81,7 @@ pub struct ServerConfig {
     pub budgets: BudgetConfig,
     /// How QUIC uses the machine.
     pub quic: QuicConfig,
-    /// What keeps this process's metrics; without it, the server shows none.
+    /// The recorder of this process's metrics; without it, the server shows none.
     pub recorder: Option<PrometheusHandle>,
     /// Address for metrics, as plain HTTP. It needs [`ServerConfig::recorder`].
     pub metrics: Option<SocketAddr>,
@@ -350,7 +350,7 @@ async fn direct_clusters(
     Ok(Arc::new(DirectClusters::new(keys, config.plugins.clone())))
 }
 
-/// What the listeners serve.
+/// The parts behind the listeners.
 struct Parts {
     tunnel: Tunnel,
     acceptor: Arc<Acceptor>,
@@ -361,7 +361,7 @@ struct Parts {
     metrics: Metrics,
 }
 
-/// What there is before.
+/// Parts that exist before the assembly.
 struct Given {
     directory: Arc<Directory>,
     direct: Arc<DirectClusters>,

@@ -153,7 +153,7 @@ fn next_step_at(info: Result<ServerInfo, ClientError>, client: &Client) -> Vec<S
     let Ok(info) = info else {
         return vec![unknown.to_owned()];
     };
-    // People paste it into a shell: what is no URL and no pin is not shown.
+    // People paste it into a shell, which a hostile text could command.
     let is_pin = |pin: &str| {
         let digits = pin.strip_prefix("sha256:").unwrap_or_default();
         !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_hexdigit())
