@@ -2,7 +2,7 @@
 
 use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::process::Child;
 
 use super::turn;
@@ -119,10 +119,11 @@ pub async fn to_a_service(client: &Client<'_>) {
 /// Nobody listens: kubectl says so, and the local connection ends.
 pub async fn to_a_closed_port(client: &Client<'_>) {
     let pod = client.target("closed").await;
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let free = listener.local_addr().unwrap().port();
-    drop(listener);
-    let (mut child, local) = forward(client, &format!("pod/{pod}"), &format!(":{free}")).await;
+    // Bound, so that no other test gets the port, and not listening.
+    let closed = TcpSocket::new_v4().unwrap();
+    closed.bind(([127, 0, 0, 1], 0).into()).unwrap();
+    let port = closed.local_addr().unwrap().port();
+    let (mut child, local) = forward(client, &format!("pod/{pod}"), &format!(":{port}")).await;
     let mut connection = TcpStream::connect(("127.0.0.1", local)).await.unwrap();
     let mut stderr = Reading::new(child.stderr.as_mut().unwrap());
     // kubelet resets the stream behind its error: kubectl says which of them it met first.
