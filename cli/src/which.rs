@@ -38,7 +38,7 @@ impl Which {
             _ => {}
         }
         if is_flag("api") {
-            // They are of the server that the environment names: its token is nobody else's.
+            // The environment's token and CA are for the environment's server, and not for this one.
             let is_set = |name| matches.value_source(name) == Some(ValueSource::EnvVariable);
             self.api_token_file.take_if(|_| is_set("api_token_file"));
             self.api_ca_file.take_if(|_| is_set("api_ca_file"));

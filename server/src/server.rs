@@ -240,6 +240,9 @@ impl Server {
 }
 
 async fn start(mut config: ServerConfig, audit: Option<&audit::Options>) -> Result<Server> {
+    if let Some(address) = config.metrics.filter(|_| config.recorder.is_none()) {
+        bail!("metrics at {address} need a recorder");
+    }
     let data = DataDir::open(&config.data_dir)?;
     // First: the holder of the directory is the server of this data directory.
     let directory = match &config.store {
@@ -296,9 +299,6 @@ async fn start(mut config: ServerConfig, audit: Option<&audit::Options>) -> Resu
     let operators = operators.serve(api, metrics.clone());
     tasks.start("serves the operator's socket", operators);
     if let Some(address) = config.metrics {
-        if config.recorder.is_none() {
-            bail!("metrics at {address} need a recorder");
-        }
         tasks.start("serves metrics", metrics.listen(address).await?);
     }
     let connections = TaskTracker::new();

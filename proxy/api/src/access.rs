@@ -12,7 +12,7 @@ use crate::{TokenMade, TokenRequest};
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct AccessRequest {
-    /// The user, who is made where there is none.
+    /// The user. A missing user is made.
     #[cfg_attr(feature = "openapi", schema(value_type = String))]
     pub user: Name,
     /// Authenticators whose user of this name they are, by kind and name: `ldap/corp`. They are added to those that there are.

@@ -127,11 +127,7 @@ impl Known {
             let Some(heaviest) = self.heaviest() else {
                 break;
             };
-            metrics::counter!("underpass_authenticated_closed_total", "bound" => "heads")
-                .increment(1);
-            if let Some(member) = self.leave(heaviest) {
-                member.close.cancel();
-            }
+            self.close(heaviest, "heads");
         }
         let Some(holder) = self.members.get(&id).cloned() else {
             return false;
@@ -252,11 +248,15 @@ impl Known {
         else {
             return false;
         };
+        self.close(id, bound);
+        true
+    }
+
+    fn close(&mut self, id: Id, bound: &'static str) {
         if let Some(member) = self.leave(id) {
             member.close.cancel();
         }
         metrics::counter!("underpass_authenticated_closed_total", "bound" => bound).increment(1);
-        true
     }
 }
 
