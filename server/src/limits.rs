@@ -155,9 +155,3 @@ pub(crate) const BINDINGS_OF_CLUSTERS: usize = underpass_core::limits::OBJECTS /
 /// Agents' tokens of one cluster, before its own administrators may make no more: as many agents as a cluster has nodes to run
 /// them on for its availability, several times over while tokens are replaced. Administrators of everything may go on.
 pub(crate) const AGENTS_PER_CLUSTER: usize = 64;
-
-/// Log lines about the agents of one cluster at once: a session begins, comes back and ends, for each of its agents.
-pub(crate) const AGENT_LINES: u32 = 100;
-
-/// One more line after each.
-pub(crate) const AGENT_LINE_EVERY: Duration = Duration::from_secs(1);

@@ -9,8 +9,7 @@ use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, join_all, ready};
 use rand::RngExt;
 use underpass_core::StreamClass;
-use underpass_core::rate::{Rate, RateLimiter};
-use underpass_core::{BoxedIo, ClusterName, LogShare};
+use underpass_core::{BoxedIo, ClusterLogShare, ClusterName, NetworkLogShare};
 use underpass_core::{Clusters, ConnectError, Open};
 use underpass_directory::{Directory, Snapshot};
 use underpass_tunnel::{
@@ -18,33 +17,7 @@ use underpass_tunnel::{
     OpenError, Proven, Registry, ResetCode, Session, chain,
 };
 
-use crate::limits;
 use crate::occasional::Occasional;
-
-/// Log lines about the agents of each cluster: an agent that connects and goes in a loop fills no disk, with any number of keys.
-#[derive(Clone)]
-struct News(Arc<RateLimiter<String>>);
-
-impl Default for News {
-    fn default() -> Self {
-        Self(Arc::new(RateLimiter::new(Rate {
-            burst: limits::AGENT_LINES,
-            every: limits::AGENT_LINE_EVERY,
-            sources: underpass_core::limits::FAILING_CLIENTS,
-        })))
-    }
-}
-
-impl News {
-    /// May there be a line about this cluster? Gives how many there were not since the last one, where there were any.
-    fn of(&self, cluster: &str) -> Option<Option<u64>> {
-        let suppressed = self.0.take(cluster.to_owned());
-        if suppressed.is_none() {
-            metrics::counter!("underpass_agent_log_lines_suppressed_total").increment(1);
-        }
-        suppressed.map(|suppressed| (suppressed > 0).then_some(suppressed))
-    }
-}
 
 /// The clusters that agents serve.
 #[derive(Clone)]
@@ -52,8 +25,8 @@ pub(crate) struct Tunnel {
     registry: Registry,
     directory: Arc<Directory>,
     overload: Arc<Occasional>,
-    lines: Arc<LogShare>,
-    news: News,
+    refusals: Arc<NetworkLogShare>,
+    cluster_lines: Arc<ClusterLogShare>,
 }
 
 impl Tunnel {
@@ -62,8 +35,8 @@ impl Tunnel {
             registry: Registry::new(),
             directory,
             overload: Arc::default(),
-            lines: Arc::default(),
-            news: News::default(),
+            refusals: Arc::default(),
+            cluster_lines: Arc::default(),
         }
     }
 
@@ -72,7 +45,7 @@ impl Tunnel {
         let session = match accepted {
             Ok(Accepted::New(session)) => session,
             Ok(Accepted::Resumed(info)) => {
-                if let Some(suppressed) = self.news.of(&info.agent) {
+                if let Some(suppressed) = line_about(&self.cluster_lines, &info.agent) {
                     tracing::info!(
                         suppressed, cluster = info.agent.as_str(), session = %info.id, transport = %info.transport,
                         remote = info.remote.map(tracing::field::display), "agent is back"
@@ -90,7 +63,7 @@ impl Tunnel {
             Err(error) => return self.refused(&error, remote),
         };
         let info = session.info();
-        if let Some(suppressed) = self.news.of(&info.agent) {
+        if let Some(suppressed) = line_about(&self.cluster_lines, &info.agent) {
             tracing::info!(
                 suppressed, cluster = info.agent.as_str(), session = %info.id, transport = %info.transport,
                 remote = info.remote.map(tracing::field::display), software = info.software,
@@ -101,7 +74,7 @@ impl Tunnel {
         // Its key was looked up before the rest of the handshake. A change since then was enforced on those sessions that
         // the registry had (rule 25).
         self.enforce(&session, &self.directory.snapshot());
-        tokio::spawn(watch(session, self.news.clone()));
+        tokio::spawn(watch(session, Arc::clone(&self.cluster_lines)));
     }
 
     /// Ends a session whose agent may no longer serve its cluster.
@@ -122,7 +95,7 @@ impl Tunnel {
         metrics::counter!("underpass_agents_refused_total").increment(1);
         let suppressed = match error {
             AcceptError::Overloaded if !self.overload.is_news() => None,
-            _ => self.lines.take(remote),
+            _ => self.refusals.take(remote),
         };
         if let Some(suppressed) = suppressed {
             tracing::warn!(suppressed = (suppressed > 0).then_some(suppressed), %remote, "no session: {}", chain(error));
@@ -171,8 +144,18 @@ impl Tunnel {
     }
 }
 
+/// May there be a line about an agent of this cluster, which came, went or had no room? An agent that does so in a loop fills no disk, with any
+/// number of keys. Gives how many lines there were not since the last one, where there were any.
+fn line_about(cluster_lines: &ClusterLogShare, cluster: &str) -> Option<Option<u64>> {
+    let suppressed = cluster_lines.take(cluster);
+    if suppressed.is_none() {
+        metrics::counter!("underpass_agent_log_lines_suppressed_total").increment(1);
+    }
+    suppressed
+}
+
 /// Refuses what the agent opens, since nothing here is for agents to reach, and logs the end.
-async fn watch(session: Session, news: News) {
+async fn watch(session: Session, cluster_lines: Arc<ClusterLogShare>) {
     let error = loop {
         match session.accept().await {
             Ok(incoming) => {
@@ -184,7 +167,7 @@ async fn watch(session: Session, news: News) {
         }
     };
     let info = session.info();
-    if let Some(suppressed) = news.of(&info.agent) {
+    if let Some(suppressed) = line_about(&cluster_lines, &info.agent) {
         tracing::info!(suppressed, cluster = info.agent.as_str(), session = %info.id, "agent gone: {}", chain(&error));
     }
 }
@@ -223,7 +206,7 @@ impl Clusters for Tunnel {
                 return Err(ConnectError::HeaderTooLarge);
             }
             Err(error) => {
-                if let Some(suppressed) = self.news.of(cluster.as_str()) {
+                if let Some(suppressed) = line_about(&self.cluster_lines, cluster.as_str()) {
                     tracing::warn!(suppressed, %cluster, "{}", chain(&error));
                 }
                 return Err(ConnectError::TooManyStreams);
@@ -282,17 +265,6 @@ mod tests {
             }
             .boxed()
         }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn rule_23_agents_of_one_cluster_do_not_fill_the_log() {
-        let news = News::default();
-        let lines = (0..10_000).filter(|_| news.of("edge").is_some()).count();
-        assert_eq!(lines, limits::AGENT_LINES as usize);
-        assert_eq!(news.of("far"), Some(None));
-        tokio::time::advance(limits::AGENT_LINE_EVERY).await;
-        let left_out = 10_000 - u64::from(limits::AGENT_LINES);
-        assert_eq!(news.of("edge"), Some(Some(left_out)));
     }
 
     #[tokio::test]

@@ -231,7 +231,7 @@ mod tests {
     use std::sync::Mutex;
 
     use super::*;
-    use underpass_http::scheduling::bell::testing::counted;
+    use underpass_http::scheduling::testing::counted;
 
     /// Keeps how many events came at once, and when.
     #[derive(Clone, Default)]

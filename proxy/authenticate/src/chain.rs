@@ -13,7 +13,7 @@ use super::{
     AuthenticateError, Authenticated, Authenticator, Caller, Names, Password, Rejection,
     error::TooSlow,
 };
-use underpass_core::{LogShare, Provenance};
+use underpass_core::{NetworkLogShare, Provenance};
 
 /// One authenticator of a [`Chain`].
 #[derive(Clone)]
@@ -97,8 +97,8 @@ impl Step {
 /// The log's shares: rejections do not hide outages.
 #[derive(Debug, Default)]
 struct Lines {
-    rejected: LogShare,
-    unavailable: LogShare,
+    rejected: NetworkLogShare,
+    unavailable: NetworkLogShare,
 }
 
 /// Authenticators may answer from a cache, or for a connection that has outlived its certificate.

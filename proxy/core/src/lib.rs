@@ -56,7 +56,7 @@ pub use self::{
     identity::{Identity, IdentityError},
     impersonated::Impersonated,
     io::{BoxedIo, Io},
-    log_share::LogShare,
+    log_share::{ClusterLogShare, NetworkLogShare},
     name::{Labels, LabelsError, Name, NameError},
     network::{BLOCK_SIZES, Block, Network, NetworkError, Networks, blocks_of, network_of},
     peer::{Peer, X_FORWARDED_FOR, forwarded_for},

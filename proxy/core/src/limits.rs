@@ -109,7 +109,8 @@ pub const HEADER_READ_TIMEOUT: Duration = Duration::from_secs(30);
 /// Longer than client-go's own idle timeout (90 s), so that the client usually closes first.
 pub const FRONT_IDLE_TIMEOUT: Duration = Duration::from_secs(180);
 
-/// Log lines at once about errors of one cluster, or of its agents.
+/// Log lines at once about errors of one cluster, and as many about its agents: a session begins, comes back and ends, for each of
+/// its agents.
 pub const CLUSTER_LINES: u32 = 100;
 
 /// One more line after each.

@@ -15,13 +15,12 @@ use super::{
     admit::{Decisions, Revoked},
     audit::Record,
     budget::Seat,
-    lines::ClusterLines,
     route,
     sending::Sending,
     watch_end::WatchEnd,
 };
 use underpass_core::{
-    Body, BoxError, ClusterName, Refusal,
+    Body, BoxError, ClusterLogShare, ClusterName, Refusal,
     body::{self, Guard, Guarded},
 };
 use underpass_http::{
@@ -54,7 +53,7 @@ pub(super) struct Answer {
     pub(super) ambient: bool,
     /// The caller asks which APIs there are.
     pub(super) discovery: bool,
-    pub(super) lines: Arc<ClusterLines>,
+    pub(super) lines: Arc<ClusterLogShare>,
     pub(super) recognised: Recognised,
     /// Ends a watch when the front drains.
     pub(super) watch_end: Option<WatchEnd>,
@@ -98,7 +97,7 @@ impl Answer {
         if parts.status == StatusCode::UNAUTHORIZED && !self.call.info().is_proxied() {
             // Agents answer otherwise, and this one is not believed: client-go would take the caller's credential for refused,
             // and renew it for all clusters.
-            if let Some(suppressed) = self.lines.take(&self.cluster) {
+            if let Some(suppressed) = self.lines.take(self.cluster.as_str()) {
                 tracing::warn!(suppressed, cluster = %self.cluster, "the agent says that the caller is unknown, which is not its to say");
             }
             return refuse(&Refusal::AgentUnauthorized, &mut record, self.discovery);
@@ -139,7 +138,7 @@ impl Answer {
         let upstream = hyper::upgrade::on(&mut self.response);
         let (mut parts, _) = self.response.into_parts();
         if let Err(error) = upgrade.verify(&parts) {
-            if let Some(suppressed) = self.lines.take(&self.cluster) {
+            if let Some(suppressed) = self.lines.take(self.cluster.as_str()) {
                 tracing::warn!(suppressed, cluster = %self.cluster, %error, "upgrade not believed");
             }
             return refuse(

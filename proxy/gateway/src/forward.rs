@@ -183,7 +183,7 @@ impl Front {
             }
         };
         let (response, exchange) = answered.map_err(|error| {
-            if let Some(suppressed) = self.lines.take(cluster) {
+            if let Some(suppressed) = self.lines.take(cluster.as_str()) {
                 tracing::warn!(
                     suppressed, %cluster,
                     error = &error as &dyn std::error::Error, "no answer through the tunnel"
@@ -215,14 +215,14 @@ impl Front {
         match tokio::time::timeout(limits::STREAM_CONNECT_TIMEOUT, connecting).await {
             Ok(Ok(stream)) => Ok(stream),
             Ok(Err(error)) => {
-                if let Some(suppressed) = self.lines.take(cluster) {
+                if let Some(suppressed) = self.lines.take(cluster.as_str()) {
                     let error = &error as &dyn std::error::Error;
                     tracing::info!(suppressed, %cluster, error, "no stream");
                 }
                 Err(error.refusal(cluster))
             }
             Err(_) => {
-                if let Some(suppressed) = self.lines.take(cluster) {
+                if let Some(suppressed) = self.lines.take(cluster.as_str()) {
                     tracing::info!(suppressed, %cluster, "no stream in time");
                 }
                 Err(Refusal::NoAgent(cluster.clone()))

@@ -13,10 +13,8 @@ mod answer;
 )]
 pub mod attack;
 mod audit;
-mod batch;
 mod budget;
 mod forward;
-mod lines;
 mod linger;
 #[cfg(test)]
 mod one_parse;
@@ -44,19 +42,17 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use underpass_audit::AuditLog;
 use underpass_authenticate::Authenticator;
 use underpass_core::{
-    ActingAs, Authorizer, Body, BoxError, Clusters, ConnectionInfo, ImpersonationPolicy, Refusal,
+    ActingAs, Authorizer, Body, BoxError, ClusterLogShare, Clusters, ConnectionInfo,
+    ImpersonationPolicy, Refusal,
     body::{Guard, Guarded},
 };
 
+use self::sending::{Sending, Sendings};
 pub use self::{
     access_review::AccessReviews,
     budget::{BudgetConfig, BudgetConfigError, Budgets, Occupancy},
     serve::ServeError,
     strangers::{Held, Holder, Metered, Recognised, Standing, StrangerBounds, Strangers},
-};
-use self::{
-    lines::ClusterLines,
-    sending::{Sending, Sendings},
 };
 
 /// One connection while it is served: its facts, and the upgraded streams that came out of it.
@@ -210,7 +206,7 @@ pub struct FrontConfig {
 )]
 pub struct Front {
     config: FrontConfig,
-    lines: Arc<ClusterLines>,
+    lines: Arc<ClusterLogShare>,
     draining: CancellationToken,
 }
 

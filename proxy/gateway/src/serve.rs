@@ -21,17 +21,16 @@ use tokio::{
     time::Instant,
 };
 
-use super::{
-    Connection, Front, Standing,
-    batch::{Batched, Held},
-    linger::Lingering,
-};
+use super::{Connection, Front, Standing, linger::Lingering};
 use underpass_core::{
     Body, BoxError, ConnectionInfo, Protocol,
     body::{self, Guard, Guarded},
     limits,
 };
-use underpass_http::scheduling::in_task::{InTask, Spawner};
+use underpass_http::scheduling::{
+    deferred_flush::{Batched, DeferredFlush},
+    in_task::{InTask, Spawner},
+};
 
 /// A client's connection ended by an error: the client broke HTTP, or vanished.
 #[derive(Debug, thiserror::Error)]
@@ -140,7 +139,7 @@ impl Front {
             let active = Active::new(&activity);
             async move { Ok::<_, Infallible>(active.hold(front.handle(request, &connection).await)) }
         });
-        let (io, driven) = Held::pair(io);
+        let (io, driven) = DeferredFlush::pair(io);
         let spawner = Spawner::default();
         let serving = http2(spawner.clone()).serve_connection(TokioIo::new(io), service);
         let serving = Batched::new(driven, InTask::new(serving, spawner));

@@ -2,7 +2,6 @@
 //! speaks to an API server when it upgrades.
 
 mod heading;
-mod inline;
 
 use std::{
     future::poll_fn,
@@ -19,8 +18,8 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::task::AbortOnDropHandle;
 
-use self::{heading::Heading, inline::Inline};
-use crate::scheduling::on_wake::Condition;
+use self::heading::Heading;
+use crate::scheduling::{inline::Inline, on_wake::Condition};
 use underpass_core::{BoxError, body::Guard, limits};
 
 /// Why an exchange brought no response.

@@ -5,21 +5,16 @@
 //! take turns in that task: a thousand watches with an event on ten connections are ten tasks to wake.
 
 use std::{
-    collections::VecDeque,
     future::poll_fn,
-    panic::{AssertUnwindSafe, catch_unwind},
+    panic::AssertUnwindSafe,
     pin::Pin,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
-    task::{Context, Poll, Wake, Waker},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll, Waker},
 };
 
-use slab::Slab;
-use tokio::task::coop;
+use futures_util::{FutureExt as _, StreamExt as _, future::CatchUnwind, stream::FuturesUnordered};
 
-use super::{bell::TurnWaker, on_wake::OnWake};
+use super::{on_wake::OnWake, turn_waker::TurnWaker};
 
 /// How often each woken task has a turn before the runtime's other tasks have theirs. A request's task wakes the connection,
 /// and its frames the next write: that takes two.
@@ -34,7 +29,7 @@ pub struct Spawner(Arc<Spawned>);
 #[derive(Default)]
 struct Spawned {
     new: Mutex<Vec<Work>>,
-    bell: Arc<TurnWaker>,
+    turn: Arc<TurnWaker>,
 }
 
 impl<F> hyper::rt::Executor<F> for Spawner
@@ -43,7 +38,7 @@ where
 {
     fn execute(&self, work: F) {
         lock(&self.0.new).push(Box::pin(work));
-        self.0.bell.ring();
+        self.0.turn.wake_task();
     }
 }
 
@@ -53,20 +48,26 @@ impl Spawned {
     }
 
     /// Takes turns until the last one woke no task, or others have waited for long enough.
-    fn turns<T>(&self, cx: &mut Context<'_>, mut turn: impl FnMut() -> Poll<T>) -> Poll<T> {
-        self.bell.begin(cx.waker());
+    fn turns<T>(
+        self: &Arc<Self>,
+        cx: &mut Context<'_>,
+        mut turn: impl FnMut(&mut Context<'_>) -> Poll<T>,
+    ) -> Poll<T> {
+        let waker = Waker::from(Arc::clone(&self.turn));
+        let inner = &mut Context::from_waker(&waker);
+        self.turn.begin_turn(cx.waker());
         for _ in 0..ROUNDS {
-            self.bell.listen();
-            let ended = turn();
+            self.turn.clear();
+            let ended = turn(inner);
             if ended.is_ready() {
-                self.bell.end();
+                self.turn.end_turn();
                 return ended;
             }
-            if self.bell.rest() {
+            if self.turn.try_rest() {
                 return Poll::Pending;
             }
         }
-        self.bell.end();
+        self.turn.end_turn();
         cx.waker().wake_by_ref();
         Poll::Pending
     }
@@ -85,7 +86,7 @@ impl<C> InTask<C> {
     pub fn new(connection: C, spawner: Spawner) -> Self {
         Self {
             connection: OnWake::new(connection),
-            tasks: Tasks::new(Arc::clone(&spawner.0.bell)),
+            tasks: Tasks::default(),
             spawner,
         }
     }
@@ -109,9 +110,9 @@ impl<C> InTask<C> {
         } = self;
         drop(connection);
         poll_fn(|cx| {
-            spawner.0.turns(cx, || {
-                tasks.turn(spawner.0.take());
-                if tasks.all.is_empty() {
+            spawner.0.turns(cx, |cx| {
+                tasks.turn(spawner.0.take(), cx);
+                if tasks.0.is_empty() {
                     Poll::Ready(())
                 } else {
                     Poll::Pending
@@ -131,111 +132,29 @@ impl<C: Future + Unpin> Future for InTask<C> {
             tasks,
             spawner,
         } = &mut *self;
-        let waker = Waker::from(Arc::clone(&spawner.0.bell));
-        spawner.0.turns(cx, || {
-            let ended = connection.poll(&mut Context::from_waker(&waker));
-            tasks.turn(spawner.0.take());
+        spawner.0.turns(cx, |cx| {
+            let ended = connection.poll(cx);
+            tasks.turn(spawner.0.take(), cx);
             ended
         })
     }
 }
 
-/// The tasks.
-struct Tasks {
-    all: Slab<Task>,
-    /// The tasks to poll in this turn.
-    next: VecDeque<usize>,
-    ready: Arc<Ready>,
-}
+/// A task. Its panic has been printed and ends its request, as it would in a task of the runtime's.
+type Task = CatchUnwind<AssertUnwindSafe<Work>>;
 
-struct Task {
-    work: Work,
-    entry: Arc<Entry>,
-    waker: Waker,
-}
-
-/// The tasks that were woken, in order.
-struct Ready {
-    keys: Mutex<VecDeque<usize>>,
-    bell: Arc<TurnWaker>,
-}
-
-/// A task's place in [`Tasks`], which another one may have after it: that one is then polled once more than it need be.
-struct Entry {
-    key: usize,
-    queued: AtomicBool,
-    ready: Arc<Ready>,
-}
-
-impl Wake for Entry {
-    fn wake(self: Arc<Self>) {
-        self.wake_by_ref();
-    }
-
-    fn wake_by_ref(self: &Arc<Self>) {
-        if !self.queued.swap(true, Ordering::SeqCst) {
-            lock(&self.ready.keys).push_back(self.key);
-            self.ready.bell.ring();
-        }
-    }
-}
+/// The tasks, of which a turn polls those that are new or were woken.
+#[derive(Default)]
+struct Tasks(FuturesUnordered<Task>);
 
 impl Tasks {
-    fn new(bell: Arc<TurnWaker>) -> Self {
-        let keys = Mutex::default();
-        Self {
-            all: Slab::new(),
-            next: VecDeque::new(),
-            ready: Arc::new(Ready { keys, bell }),
-        }
-    }
-
     /// Adds new tasks, and polls each that is new or was woken.
-    fn turn(&mut self, new: Vec<Work>) {
-        if self.next.is_empty() {
-            std::mem::swap(&mut self.next, &mut *lock(&self.ready.keys));
-        }
-        for work in new {
-            let key = self.add(work);
-            self.next.push_back(key);
-        }
-        while let Some(key) = self.next.pop_front() {
-            if !coop::has_budget_remaining() {
-                // The runtime's budget is spent: every task that is polled now returns pending.
-                self.next.push_front(key);
-                self.ready.bell.ring();
-                return;
-            }
-            self.poll(key);
-        }
-    }
-
-    fn add(&mut self, work: Work) -> usize {
-        let vacant = self.all.vacant_entry();
-        let key = vacant.key();
-        let entry = Arc::new(Entry {
-            key,
-            queued: AtomicBool::new(true),
-            ready: Arc::clone(&self.ready),
-        });
-        let waker = Waker::from(Arc::clone(&entry));
-        vacant.insert(Task { work, entry, waker });
-        key
-    }
-
-    fn poll(&mut self, key: usize) {
-        let Some(task) = self.all.get_mut(key) else {
-            return;
-        };
-        task.entry.queued.store(false, Ordering::SeqCst);
-        let Task { work, waker, .. } = task;
-        let polled = catch_unwind(AssertUnwindSafe(|| {
-            work.as_mut().poll(&mut Context::from_waker(waker))
-        }));
-        // A panic has been printed; it ends its request, as it would in a task of the runtime's.
-        if !matches!(polled, Ok(Poll::Pending)) {
-            self.all.remove(key);
-        }
+    fn turn(&mut self, new: Vec<Work>, cx: &mut Context<'_>) {
+        let new = new
+            .into_iter()
+            .map(|work| AssertUnwindSafe(work).catch_unwind());
+        self.0.extend(new);
+        while let Poll::Ready(Some(_)) = self.0.poll_next_unpin(cx) {}
     }
 }
 
@@ -245,13 +164,16 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 #[cfg(test)]
 mod tests {
-    use std::{sync::atomic::AtomicUsize, time::Duration};
+    use std::{
+        sync::atomic::{AtomicUsize, Ordering},
+        time::Duration,
+    };
 
     use hyper::rt::Executor as _;
     use tokio::sync::{Notify, mpsc, oneshot};
 
     use super::*;
-    use crate::scheduling::bell::testing::{answering, counted};
+    use crate::scheduling::testing::{answering, counted};
 
     fn in_task<T>(
         spawner: &Spawner,
@@ -295,15 +217,15 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn only_who_was_woken_is_polled() {
+    async fn only_woken_tasks_are_polled() {
         let spawner = Spawner::default();
-        let bells: Vec<_> = (0..10).map(|_| Arc::new(Notify::new())).collect();
+        let events: Vec<_> = (0..10).map(|_| Arc::new(Notify::new())).collect();
         let polls: Vec<_> = (0..10).map(|_| Arc::new(AtomicUsize::new(0))).collect();
         let done = Arc::new(Notify::new());
-        for (bell, polls) in bells.iter().zip(&polls) {
-            let (bell, polls, done) = (bell.clone(), polls.clone(), done.clone());
+        for (event, polls) in events.iter().zip(&polls) {
+            let (event, polls, done) = (event.clone(), polls.clone(), done.clone());
             spawner.execute(async move {
-                counted(&polls, bell.notified()).await;
+                counted(&polls, event.notified()).await;
                 done.notify_one();
             });
         }
@@ -314,7 +236,7 @@ mod tests {
         });
         let serving = tokio::spawn(serving);
         tokio::task::yield_now().await;
-        bells[7].notify_one();
+        events[7].notify_one();
         done.notified().await;
         let polls: Vec<_> = polls
             .iter()
@@ -360,9 +282,13 @@ mod tests {
             });
         }
         let serving = tokio::spawn(in_task(&spawner, std::future::pending::<()>()));
-        for number in 0..1000 {
-            assert_eq!(ends.recv().await, Some(number));
+        let mut ended = Vec::new();
+        while ended.len() < 1000 {
+            ended.push(ends.recv().await.unwrap());
         }
+        // Tasks that were polled without budget come after the others.
+        ended.sort_unstable();
+        assert_eq!(ended, Vec::from_iter(0..1000));
         serving.abort();
     }
 

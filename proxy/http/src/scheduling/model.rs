@@ -1,4 +1,4 @@
-//! The bell, with loom in the place of the processor: in each order of its steps that the memory model allows.
+//! The turn waker, with loom in the place of the processor: in each order of its steps that the memory model allows.
 
 use std::{
     sync::Arc,
@@ -11,9 +11,9 @@ use loom::{
     thread,
 };
 
-use self::{bell::TurnWaker, sync::Ordering};
+use self::{sync::Ordering, turn_waker::TurnWaker};
 
-/// The parts of the bell, as loom has them.
+/// The parts of the turn waker, as loom has them.
 mod sync {
     use std::task::Waker;
 
@@ -41,10 +41,10 @@ mod sync {
     clippy::duplicate_mod,
     dead_code,
     unreachable_pub,
-    reason = "the same bell, of other parts; what is beside it is for others"
+    reason = "the same waker, of other parts; what is beside it is for others"
 )]
-#[path = "bell.rs"]
-mod bell;
+#[path = "turn_waker.rs"]
+mod turn_waker;
 
 /// A task that sleeps until it is woken.
 struct Task(Notify);
@@ -55,22 +55,22 @@ impl Wake for Task {
     }
 }
 
-/// Threads that each have one piece of work for a task, and ring. Their work is not ordered by anything but the bell.
-fn rings(threads: usize) {
+/// Threads that each have one piece of work for a task, and wake it. Nothing but the turn waker orders their work.
+fn wakes(threads: usize) {
     let mut model = Builder::new();
     model.preemption_bound = Some(3);
     model.check(move || {
-        let bell = Arc::new(TurnWaker::default());
+        let turn = Arc::new(TurnWaker::default());
         let work: Vec<_> = (0..threads)
             .map(|_| Shared::new(AtomicUsize::new(0)))
             .collect();
-        let ringing: Vec<_> = work
+        let waking: Vec<_> = work
             .iter()
             .map(|work| {
-                let (bell, work) = (Arc::clone(&bell), Shared::clone(work));
+                let (turn, work) = (Arc::clone(&turn), Shared::clone(work));
                 thread::spawn(move || {
                     work.store(1, Ordering::Relaxed);
-                    bell.ring();
+                    turn.wake_task();
                 })
             })
             .collect();
@@ -78,37 +78,37 @@ fn rings(threads: usize) {
         let task = Arc::new(Task(Notify::new()));
         let waker = Waker::from(Arc::clone(&task));
         let done = || work.iter().all(|work| work.load(Ordering::Relaxed) == 1);
-        // A lost ring leaves the task asleep, which loom reports.
-        while !poll(&bell, &waker, done) {
+        // A lost wake-up leaves the task asleep, which loom reports.
+        while !poll(&turn, &waker, done) {
             task.0.wait();
         }
-        for thread in ringing {
+        for thread in waking {
             thread.join().unwrap();
         }
     });
 }
 
 /// A poll of the task; says whether it is done.
-fn poll(bell: &TurnWaker, waker: &Waker, done: impl Fn() -> bool) -> bool {
-    bell.begin(waker);
+fn poll(turn: &TurnWaker, waker: &Waker, done: impl Fn() -> bool) -> bool {
+    turn.begin_turn(waker);
     loop {
-        bell.listen();
+        turn.clear();
         if done() {
-            bell.end();
+            turn.end_turn();
             return true;
         }
-        if bell.rest() {
+        if turn.try_rest() {
             return false;
         }
     }
 }
 
 #[test]
-fn no_ring_is_lost() {
-    rings(1);
+fn no_wake_up_is_lost() {
+    wakes(1);
 }
 
 #[test]
-fn no_ring_of_several_is_lost() {
-    rings(2);
+fn no_wake_up_of_several_is_lost() {
+    wakes(2);
 }

@@ -7,7 +7,7 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
-use crate::scheduling::bell::TurnWaker;
+use super::turn_waker::TurnWaker;
 use underpass_core::limits;
 
 /// A connection's work, until it is done.
@@ -16,41 +16,41 @@ type Work = Pin<Box<dyn Future<Output = ()> + Send>>;
 /// A connection that works while a caller waits for its result. With a task of its own, each piece of an answer would pass
 /// through one more, and on several threads wake another one.
 #[derive(Clone)]
-pub(super) struct Inline(Arc<Inner>);
+pub(crate) struct Inline(Arc<Inner>);
 
 struct Inner {
     /// `None` once it is done, or was dropped.
     work: Mutex<Option<Work>>,
-    bell: Arc<TurnWaker>,
+    turn: Arc<TurnWaker>,
 }
 
 impl Inline {
-    pub(super) fn new(work: impl Future<Output = ()> + Send + 'static) -> Self {
+    pub(crate) fn new(work: impl Future<Output = ()> + Send + 'static) -> Self {
         let work = Mutex::new(Some(Box::pin(work) as Work));
-        let bell = Arc::default();
-        Self(Arc::new(Inner { work, bell }))
+        let turn = Arc::default();
+        Self(Arc::new(Inner { work, turn }))
     }
 
     /// Polls `wanted`, and lets the connection work until it can do no more.
-    pub(super) fn poll<T>(
+    pub(crate) fn poll<T>(
         &self,
         cx: &mut Context<'_>,
         mut wanted: impl FnMut(&mut Context<'_>) -> Poll<T>,
     ) -> Poll<T> {
-        let bell = &self.0.bell;
-        bell.begin(cx.waker());
-        let waker = Waker::from(Arc::clone(bell));
+        let turn = &self.0.turn;
+        turn.begin_turn(cx.waker());
+        let waker = Waker::from(Arc::clone(turn));
         let inner = &mut Context::from_waker(&waker);
         loop {
-            bell.listen();
+            turn.clear();
             let polled = wanted(inner);
             if polled.is_ready() {
                 // A reader that got bytes polls again.
-                bell.end();
+                turn.end_turn();
                 return polled;
             }
             self.work(inner);
-            if bell.rest() {
+            if turn.try_rest() {
                 return Poll::Pending;
             }
         }
@@ -70,7 +70,7 @@ impl Inline {
     }
 
     /// Lets the connection close by itself, within a grace period.
-    pub(super) fn finish(&self) {
+    pub(crate) fn finish(&self) {
         // Mostly it has nothing to wait for.
         self.work(&mut Context::from_waker(Waker::noop()));
         let work = self.lock().take();
@@ -80,7 +80,7 @@ impl Inline {
     }
 
     /// Drops the connection.
-    pub(super) fn abort(&self) {
+    pub(crate) fn abort(&self) {
         // Not under the lock.
         let work = self.lock().take();
         drop(work);
@@ -97,10 +97,10 @@ mod tests {
     use tokio::sync::{mpsc, oneshot};
 
     use super::*;
-    use crate::scheduling::bell::testing::answering;
+    use crate::scheduling::testing::answering;
 
     #[tokio::test]
-    async fn work_and_who_wants_it_wake_each_other_without_their_task() {
+    async fn work_and_its_caller_wake_each_other_without_their_task() {
         let (question, mut questions) = mpsc::channel::<u32>(1);
         let (answer, mut answers) = mpsc::channel(1);
         let inline = Inline::new(async move {
@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_waits_is_woken_from_outside() {
+    async fn a_waiting_task_is_woken_from_outside() {
         let (outside, came) = oneshot::channel();
         let (answer, mut answered) = oneshot::channel();
         let inline = Inline::new(async move {
@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn no_bell_is_missed() {
+    fn no_wake_is_missed() {
         let (runtime, question) = answering();
         let asking = runtime.spawn(async move {
             for _ in 0..20_000 {

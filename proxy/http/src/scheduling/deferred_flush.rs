@@ -24,7 +24,7 @@ use underpass_core::limits;
 const BURST: (u32, Duration) = (2, Duration::from_micros(100));
 
 /// A byte stream that its driver ([`Batched`]) flushes, and no writer.
-pub(super) struct Held<I>(Arc<Mutex<Inner<I>>>);
+pub struct DeferredFlush<I>(Arc<Mutex<Inner<I>>>);
 
 struct Inner<I> {
     io: BufWriter<I>,
@@ -38,9 +38,9 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Inner<I> {
     }
 }
 
-impl<I: AsyncRead + AsyncWrite + Unpin> Held<I> {
+impl<I: AsyncRead + AsyncWrite + Unpin> DeferredFlush<I> {
     /// Two handles: for the writer, and for the driver.
-    pub(super) fn pair(io: I) -> (Self, Self) {
+    pub fn pair(io: I) -> (Self, Self) {
         let io = BufWriter::with_capacity(limits::FRONT_WRITE_BUFFER, io);
         let inner = Arc::new(Mutex::new(Inner { io, failed: None }));
         (Self(Arc::clone(&inner)), Self(inner))
@@ -64,7 +64,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Held<I> {
     }
 }
 
-impl<I: AsyncRead + AsyncWrite + Unpin> AsyncRead for Held<I> {
+impl<I: AsyncRead + AsyncWrite + Unpin> AsyncRead for DeferredFlush<I> {
     fn poll_read(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -76,7 +76,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> AsyncRead for Held<I> {
     }
 }
 
-impl<I: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Held<I> {
+impl<I: AsyncRead + AsyncWrite + Unpin> AsyncWrite for DeferredFlush<I> {
     fn poll_write(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -113,10 +113,10 @@ impl<I: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Held<I> {
     }
 }
 
-/// Drives the speaker on a [`Held`] stream, and flushes the stream.
-pub(super) struct Batched<I, C, T> {
+/// Drives the speaker on a [`DeferredFlush`] stream, and flushes the stream.
+pub struct Batched<I, C, T> {
     speaker: Pin<Box<C>>,
-    io: Held<I>,
+    io: DeferredFlush<I>,
     driven: Instant,
     /// Turns that have followed each other at once.
     streak: u32,
@@ -128,7 +128,7 @@ pub(super) struct Batched<I, C, T> {
 
 impl<I, C, T> Batched<I, C, T> {
     /// `speaker` has the stream's other handle.
-    pub(super) fn new(io: Held<I>, speaker: C) -> Self {
+    pub fn new(io: DeferredFlush<I>, speaker: C) -> Self {
         Self {
             speaker: Box::pin(speaker),
             io,
@@ -140,7 +140,7 @@ impl<I, C, T> Batched<I, C, T> {
     }
 
     /// The driven future.
-    pub(super) fn speaker(&mut self) -> Pin<&mut C> {
+    pub fn speaker(&mut self) -> Pin<&mut C> {
         self.speaker.as_mut()
     }
 }
@@ -261,9 +261,9 @@ mod tests {
 
     fn batched<C: Future>(
         wire: Wire,
-        speak: impl FnOnce(Held<Wire>) -> C,
+        speak: impl FnOnce(DeferredFlush<Wire>) -> C,
     ) -> Batched<Wire, C, C::Output> {
-        let (io, driven) = Held::pair(wire);
+        let (io, driven) = DeferredFlush::pair(wire);
         Batched::new(driven, speak(io))
     }
 
@@ -309,7 +309,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_speaks_hears_that_it_cannot_be_written() {
+    async fn the_speaker_hears_that_it_cannot_be_written() {
         let wire = Wire::default();
         wire.set(|state| state.broken = true);
         let heard = batched(wire, async |mut io| {

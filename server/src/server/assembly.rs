@@ -1,0 +1,153 @@
+//! The parts of a server between its files and its listeners, and the tasks that watch over them.
+
+use std::sync::Arc;
+
+use anyhow::Result;
+use underpass_api::ServerInfo;
+use underpass_authenticate::{CertificateRequest, Passwords};
+use underpass_core::{Clusters, ImpersonationPolicy};
+use underpass_direct::DirectClusters;
+use underpass_directory::Directory;
+use underpass_gateway::{AccessReviews, Budgets, Front, FrontConfig, Strangers};
+use underpass_tunnel::{Acceptor, AcceptorConfig, ResumeWindow};
+
+use super::ServerConfig;
+use crate::api::{Api, Logins};
+use crate::authentication::{Authentication, Surroundings};
+use crate::http::{Http, Readiness};
+use crate::metrics::Metrics;
+use crate::router::ClusterRouter;
+use crate::supervise::Supervisor;
+use crate::tunnel::{Keys, Tunnel};
+
+/// Parts that exist before the assembly.
+pub(super) struct Given {
+    pub(super) directory: Arc<Directory>,
+    pub(super) direct: Arc<DirectClusters>,
+    pub(super) strangers: Strangers,
+    pub(super) info: ServerInfo,
+}
+
+/// The parts behind the listeners.
+pub(super) struct Parts {
+    pub(super) tunnel: Tunnel,
+    pub(super) acceptor: Arc<Acceptor>,
+    pub(super) readiness: Readiness,
+    pub(super) front: Arc<Front>,
+    pub(super) certificates: Arc<CertificateRequest>,
+    pub(super) api: Api,
+    pub(super) metrics: Metrics,
+}
+
+/// Puts the parts together, and starts their tasks.
+pub(super) fn assemble(
+    config: &ServerConfig,
+    given: Given,
+    tasks: &mut Supervisor,
+) -> Result<Parts> {
+    let Given {
+        directory,
+        direct,
+        strangers,
+        info,
+    } = given;
+    let tunnel = Tunnel::new(Arc::clone(&directory));
+    watch_directory(&directory, &tunnel, &direct, tasks);
+    let clusters: Arc<dyn Clusters> = Arc::new(ClusterRouter {
+        directory: Arc::clone(&directory),
+        direct: Arc::clone(&direct),
+        tunnel: tunnel.clone(),
+    });
+    let surroundings = Surroundings {
+        directory: Arc::clone(&directory),
+        clusters: Arc::clone(&clusters),
+        own: config.authenticators.clone(),
+    };
+    let authentication = Authentication::open(config.authentication.clone(), surroundings)?;
+    let watching = Arc::clone(&authentication).watch();
+    tasks.start("watches the authentication file", watching);
+
+    let sessions = {
+        let tunnel = tunnel.clone();
+        Arc::new(move |cluster: &_| tunnel.connected(cluster))
+    };
+    let api = Api::new(
+        Arc::clone(&directory),
+        sessions,
+        direct,
+        Arc::new(logins(&authentication)?),
+        info,
+        config.audit.clone(),
+    );
+    let acceptor = Arc::new(Acceptor::new(
+        acceptor_config(config.resume_window),
+        Arc::new(Keys(Arc::clone(&directory))),
+    ));
+    let readiness = Readiness::default();
+    let http = Http {
+        tunnel: tunnel.clone(),
+        acceptor: Arc::clone(&acceptor),
+        readiness: readiness.clone(),
+        authenticator: authentication.chain(),
+        api: api.clone(),
+    };
+    let budgets = Budgets::new(config.budgets.clone());
+    let metrics = Metrics {
+        strangers,
+        tunnel: tunnel.clone(),
+        budgets: budgets.clone(),
+        recorder: config.recorder.clone(),
+    };
+    let front = Arc::new(Front::new(FrontConfig {
+        authenticator: authentication.chain(),
+        authorizer: directory,
+        acting_as: Arc::new(AccessReviews::new(Arc::clone(&clusters))),
+        clusters,
+        fallback: Arc::new(http),
+        policy: ImpersonationPolicy::default(),
+        audit: config.audit.clone(),
+        budgets,
+    }));
+    Ok(Parts {
+        tunnel,
+        acceptor,
+        readiness,
+        front,
+        certificates: authentication.certificates(),
+        api,
+        metrics,
+    })
+}
+
+/// Keeps the directory, and ends what its changes end: sessions of agents, connections to direct clusters.
+fn watch_directory(
+    directory: &Arc<Directory>,
+    tunnel: &Tunnel,
+    direct: &Arc<DirectClusters>,
+    tasks: &mut Supervisor,
+) {
+    tasks.start("follows the directory", Arc::clone(directory).follow());
+    let keeping = Arc::clone(directory).keep_tokens();
+    tasks.start("removes expired tokens", keeping);
+    let enforcing = tunnel.clone().enforce_access();
+    tasks.start("enforces revocations of agents", enforcing);
+    let enforcing = Arc::clone(direct).enforce(Arc::clone(directory));
+    tasks.start("enforces changes of direct clusters", enforcing);
+}
+
+fn logins(authentication: &Arc<Authentication>) -> Result<Logins> {
+    let device_logins = Arc::clone(authentication);
+    Ok(Logins {
+        chain: authentication.chain(),
+        passwords: Passwords::new()?,
+        device_login: Arc::new(move || device_logins.device_login()),
+    })
+}
+
+fn acceptor_config(resume_window: ResumeWindow) -> AcceptorConfig {
+    AcceptorConfig {
+        resume_window,
+        software: concat!("underpass-server/", env!("CARGO_PKG_VERSION")).to_owned(),
+        ..AcceptorConfig::default()
+    }
+}

@@ -1,0 +1,150 @@
+//! The server, put together and listening.
+
+mod assembly;
+mod config;
+mod start;
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use quinn::Endpoint;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use underpass_api::ServerInfo;
+use underpass_audit::AuditLog;
+use underpass_directory::Directory;
+use underpass_gateway::Front;
+
+pub use self::config::ServerConfig;
+use self::start::start;
+use crate::audit;
+use crate::http::Readiness;
+use crate::limits;
+use crate::supervise::{Ended, Supervisor};
+use crate::tunnel::Tunnel;
+
+/// Why a server does not start. Its text and its sources name the file, the address or the setting, and the reason.
+#[derive(Debug)]
+pub struct StartError(anyhow::Error);
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl std::error::Error for StartError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.0.source()
+    }
+}
+
+/// A server that serves. Dropping it ends it at once, without writing what is left ([`Server::stop`]).
+pub struct Server {
+    address: SocketAddr,
+    info: ServerInfo,
+    directory: Arc<Directory>,
+    audit: AuditLog,
+    tunnel: Tunnel,
+    front: Arc<Front>,
+    readiness: Readiness,
+    quic: Endpoint,
+    connections: TaskTracker,
+    no_more: CancellationToken,
+    tasks: Supervisor,
+}
+
+impl fmt::Debug for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Server")
+            .field("address", &self.address)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Server {
+    /// Opens the data directory, puts the server together, and serves.
+    ///
+    /// # Errors
+    /// Something that the configuration names cannot be used: a file, an address, a setting.
+    pub async fn start(config: ServerConfig) -> Result<Self, StartError> {
+        start(config, None).await.map_err(StartError)
+    }
+
+    /// The same with an audit log that is opened once the data directory is this server's: another server that does not
+    /// start leaves its files alone.
+    pub(crate) async fn start_audited(
+        config: ServerConfig,
+        audit: &audit::Options,
+    ) -> Result<Self, StartError> {
+        start(config, Some(audit)).await.map_err(StartError)
+    }
+
+    /// The address that it listens on.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Its URL for kubeconfigs and agents: the first name, and the public port.
+    pub fn url(&self) -> &str {
+        &self.info.url
+    }
+
+    /// The CA of its certificate, as PEM.
+    pub fn ca_pem(&self) -> &str {
+        &self.info.ca_pem
+    }
+
+    /// Its directory.
+    pub fn directory(&self) -> &Arc<Directory> {
+        &self.directory
+    }
+
+    /// How many agents of the cluster are connected.
+    pub fn agents(&self, cluster: &underpass_core::ClusterName) -> usize {
+        self.tunnel.connected(cluster)
+    }
+
+    /// Waits until a task has ended that must not: the server must be stopped then, and not drained.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost.
+    pub async fn ended(&mut self) -> Ended {
+        self.tasks.ended().await
+    }
+
+    /// Takes no more connections, asks agents to leave, and waits until open requests have ended, or for the deadline.
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves the server draining.
+    pub async fn drain(&self, deadline: Duration) {
+        self.readiness.set(false);
+        self.quic.set_server_config(None);
+        self.no_more.cancel();
+        self.front.drain();
+        self.connections.close();
+        tokio::join!(
+            wait_for(&self.connections, deadline),
+            self.tunnel.drain(deadline)
+        );
+        self.quic.wait_idle().await;
+    }
+
+    /// Ends what is still open, and writes what is left: uses of tokens, events of the audit log.
+    pub async fn stop(self) {
+        drop(self.tasks);
+        self.directory.write_uses().await;
+        self.audit.flush(limits::AUDIT_FLUSH).await;
+    }
+}
+
+async fn wait_for(connections: &TaskTracker, deadline: Duration) {
+    if tokio::time::timeout(deadline, connections.wait())
+        .await
+        .is_err()
+    {
+        tracing::warn!(left = connections.len(), "connections are cut off");
+    }
+}

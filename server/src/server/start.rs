@@ -1,0 +1,163 @@
+//! The start of a server: its files, its parts, its listeners.
+
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use underpass_api::ServerInfo;
+use underpass_direct::DirectClusters;
+use underpass_directory::Directory;
+use underpass_gateway::{StrangerBounds, Strangers};
+
+use super::assembly::{Given, Parts, assemble};
+use super::{Server, ServerConfig};
+use crate::audit;
+use crate::data_dir::DataDir;
+use crate::directory;
+use crate::files;
+use crate::first_administrator;
+use crate::listen::{self, Door, Sockets};
+use crate::pki::{Ca, ServerCertificate};
+use crate::proxies::TrustedProxies;
+use crate::secrets;
+use crate::socket::Socket;
+use crate::supervise::Supervisor;
+
+/// The file of the data directory with the server's URL, for programs that start a server with port 0.
+const URL: &str = "url";
+
+/// See [`Server::start_audited`].
+pub(super) async fn start(
+    mut config: ServerConfig,
+    audit: Option<&audit::Options>,
+) -> Result<Server> {
+    config.check()?;
+    let Opened {
+        data,
+        directory,
+        direct,
+        ca,
+        certificate,
+    } = Opened::open(&config).await?;
+    let places = files::connections();
+    let strangers = Strangers::within(StrangerBounds::default(), places);
+    if let Some(options) = audit {
+        config.audit = audit::open(options, &data).await?;
+    }
+    let sockets = Sockets::bind(
+        config.listen,
+        &certificate.tls()?,
+        &ca.reset_key(),
+        &config.quic,
+    )
+    .await?;
+    let info = info(&config, &data, sockets.address.port())?;
+    data.write(URL, &format!("{}\n", info.url))?;
+
+    let mut tasks = Supervisor::default();
+    let writing = config.audit.clone();
+    tasks.start("writes the audit log", async move {
+        writing.ended().await;
+    });
+    let renewing = Arc::clone(&certificate).renew(ca, config.names.clone());
+    tasks.start("renews the certificate", renewing);
+    let given = Given {
+        directory: Arc::clone(&directory),
+        direct,
+        strangers: strangers.clone(),
+        info: info.clone(),
+    };
+    let Parts {
+        tunnel,
+        acceptor,
+        readiness,
+        front,
+        certificates,
+        api,
+        metrics,
+    } = assemble(&config, given, &mut tasks)?;
+
+    let operators = Socket::bind(&data).context("cannot listen at the operator's socket")?;
+    let operators = operators.serve(api, metrics.clone());
+    tasks.start("serves the operator's socket", operators);
+    if let Some(address) = config.metrics {
+        tasks.start("serves metrics", metrics.listen(address).await?);
+    }
+    let connections = TaskTracker::new();
+    let no_more = CancellationToken::new();
+    let users = listen::serve_tcp(
+        sockets.tcp,
+        certificate.tls_asking(certificates)?,
+        TrustedProxies::new(config.proxy_protocol_from, config.trusted_proxies),
+        Arc::clone(&front),
+        Door::new(places, strangers),
+        connections.clone(),
+        no_more.clone(),
+    );
+    tasks.start("serves users", users);
+    let agents = listen::serve_quic(sockets.quic.clone(), acceptor, tunnel.clone());
+    tasks.start("serves agents over QUIC", agents);
+    readiness.set(true);
+    tracing::info!(address = %sockets.address, url = info.url, "serving HTTPS and QUIC");
+    Ok(Server {
+        address: sockets.address,
+        info,
+        directory,
+        audit: config.audit,
+        tunnel,
+        front,
+        readiness,
+        quic: sockets.quic,
+        connections,
+        no_more,
+        tasks,
+    })
+}
+
+/// The server's state on disk.
+struct Opened {
+    data: DataDir,
+    directory: Arc<Directory>,
+    direct: Arc<DirectClusters>,
+    ca: Ca,
+    certificate: Arc<ServerCertificate>,
+}
+
+impl Opened {
+    /// Opens the data directory and the directory, and makes what a new server needs: its first administrator, its keys, its CA.
+    async fn open(config: &ServerConfig) -> Result<Self> {
+        let data = DataDir::open(&config.data_dir)?;
+        // First: the holder of the directory is the server of this data directory.
+        let directory = match &config.store {
+            None => directory::open(&data).await?,
+            Some(store) => Directory::open(Arc::clone(store)).await?,
+        };
+        let admin_token = config.admin_token_file.clone();
+        first_administrator::make(
+            &directory,
+            &admin_token.unwrap_or_else(|| data.path(first_administrator::NAME)),
+        )
+        .await?;
+        let keys = secrets::open(&data, &config.secrets_key_files, &directory)?;
+        secrets::renew(&directory, &keys).await?;
+        let ca = Ca::load_or_create(&data)?;
+        Ok(Self {
+            directory,
+            direct: Arc::new(DirectClusters::new(keys, config.plugins.clone())),
+            certificate: ServerCertificate::new(&ca, &config.names)?,
+            ca,
+            data,
+        })
+    }
+}
+
+/// Facts about a server that listens on `port`, for its users.
+fn info(config: &ServerConfig, data: &DataDir, port: u16) -> Result<ServerInfo> {
+    Ok(ServerInfo {
+        url: config.url(port)?,
+        ca_pem: Ca::certificate(data)?,
+        ca_pin: Ca::pin(data)?.to_string(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+    })
+}
