@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use underpass_tunnel::{
     AgentKey, AttemptError, CertificateError, ConnectError, Connector, ConnectorConfig, DialError,
-    NoProxy, Proxy, ProxyError, ServerAddress, Status, Transports, Trust, Way, WayError, chain,
+    NoProxy, Proxy, ProxyError, Route, RouteError, ServerAddress, Status, Transports, Trust, chain,
 };
 
 use crate::cli::Cli;
@@ -129,36 +129,36 @@ fn dial_advice(error: &DialError) -> &'static str {
     const CA: &str = "give --ca-file the `ca.pem` of this server's data directory, or --ca-pin what \
                       `underpass-server ca-pin` prints there";
     let advice = error.attempts.iter().find_map(|attempt| match attempt {
-        AttemptError::Failed { way, error } => way_advice(way, error),
+        AttemptError::Failed { route, error } => route_advice(route, error),
         _ => None,
     });
     advice.unwrap_or(CA)
 }
 
-fn way_advice(way: &Way, error: &WayError) -> Option<&'static str> {
+fn route_advice(route: &Route, error: &RouteError) -> Option<&'static str> {
     Some(match error {
-        WayError::Untrusted { distrust, .. } => match (distrust, way) {
+        RouteError::Untrusted { distrust, .. } => match (distrust, route) {
             (CertificateError::WrongName, _) => {
                 "give --server a name that the server has: `underpass-server serve --name`"
             }
             (CertificateError::Expired | CertificateError::NotYetValid, _) => {
                 "see whether the clocks here and at the server are right"
             }
-            (_, Way::Proxied { .. }) => {
+            (_, Route::Proxied { .. }) => {
                 "if the proxy opens TLS to look inside, have it leave out the server; if not, give \
                  --ca-pin what `underpass-server ca-pin` prints there"
             }
             _ => return None,
         },
-        WayError::Proxy(ProxyError::Credentials { .. }) => {
+        RouteError::Proxy(ProxyError::Credentials { .. }) => {
             "put user and password into the proxy's URL, in HTTPS_PROXY or UNDERPASS_PROXY: \
              http://USER:PASSWORD@HOST:PORT"
         }
-        WayError::Proxy(ProxyError::Forbidden) => {
+        RouteError::Proxy(ProxyError::Forbidden) => {
             "have the proxy allow CONNECT to the server, or name the server in NO_PROXY if it can be \
              reached without the proxy"
         }
-        WayError::Proxy(ProxyError::Untrusted(_)) => {
+        RouteError::Proxy(ProxyError::Untrusted(_)) => {
             "give --proxy-ca-file the CA of the proxy's certificate"
         }
         _ => return None,

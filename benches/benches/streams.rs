@@ -42,7 +42,7 @@ fn ping_pong<S: AsyncRead + AsyncWrite + Unpin>(
     });
 }
 
-fn kept(c: &mut Criterion) {
+fn unacked(c: &mut Criterion) {
     let runtime = runtime();
     let mut group = c.benchmark_group("1 KiB echo, kept stream");
     ping_pong(&mut group, "bare tcp", &runtime, runtime.block_on(tcp()));
@@ -142,5 +142,5 @@ fn throughput(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, kept, stream_per_request, throughput);
+criterion_group!(benches, unacked, stream_per_request, throughput);
 criterion_main!(benches);

@@ -5,7 +5,7 @@ use tokio_util::sync::CancellationToken;
 use underpass_authenticate::{
     Assertion, AuthenticateError, Authenticated, Authenticator, Caller, Reserved, Source,
 };
-use underpass_core::Method;
+use underpass_core::AuthenticationMethod;
 
 /// Authenticates callers: `Bearer sesame` is alice.
 #[derive(Debug)]
@@ -13,7 +13,7 @@ pub struct Word(Source);
 
 impl Word {
     /// Vouches under this name, as an authenticator of this kind.
-    pub fn new(name: &str, method: Method) -> Self {
+    pub fn new(name: &str, method: AuthenticationMethod) -> Self {
         // In earnest it is cancelled when the authenticator no longer counts.
         let end = CancellationToken::new();
         Self(Source::new(name, method, Reserved::default(), end))

@@ -12,7 +12,8 @@ use redb::backends::FileBackend;
 use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition};
 use thiserror::Error;
 use underpass_directory::{
-    CommitError, Contents, Directory, Kind, OpenError, Record, Revision, Store, StoreError, Write,
+    CommitError, Contents, Directory, ObjectKind, OpenError, Record, Revision, Store, StoreError,
+    Write,
 };
 
 use crate::data_dir::DataDir;
@@ -142,7 +143,7 @@ fn load(database: &Database) -> Result<Contents, redb::Error> {
     for item in reading.open_table(OBJECTS)?.iter()? {
         let (key, value) = item?;
         let ((kind, name), (revision, value)) = (key.value(), value.value());
-        let kind = Kind::from_name(kind).ok_or_else(|| {
+        let kind = ObjectKind::from_name(kind).ok_or_else(|| {
             redb::Error::Corrupted(format!("an object of the unknown kind {kind:?}"))
         })?;
         let record = Record {
@@ -284,7 +285,7 @@ mod tests {
         let store = FileStore::open(&data.path(NAME)).unwrap();
         let write = || {
             vec![Write {
-                key: (Kind::Group, "g".to_owned()),
+                key: (ObjectKind::Group, "g".to_owned()),
                 value: Some(b"{}".to_vec()),
             }]
         };

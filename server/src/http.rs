@@ -10,7 +10,7 @@ use http::{HeaderValue, Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use underpass_authenticate::{Authenticator, Caller};
-use underpass_core::{Body, Refusal, empty, full};
+use underpass_core::{Body, Rejection, empty, full};
 use underpass_gateway::{Connection, Fallback, Holder, Recognised};
 use underpass_tunnel::transport::websocket;
 use underpass_tunnel::{Acceptor, chain};
@@ -56,7 +56,7 @@ impl Fallback for Http {
             path if path.starts_with(underpass_api::PREFIX) => {
                 self.answer(request, connection).await
             }
-            _ => Refusal::NotFound.to_response(),
+            _ => Rejection::NotFound.to_response(),
         }
     }
 }
@@ -75,14 +75,14 @@ impl Http {
                 // The connection is not idle while the answer is sent.
                 connection.sending(response, in_flight)
             }
-            Err(refusal) => self.api.refuse(&request, connection.info(), &refusal),
+            Err(rejection) => self.api.refuse(&request, connection.info(), &rejection),
         }
     }
 
     /// A login is asked for by a stranger, who is none any longer where it gave a token.
     async fn log_in(&self, request: Request<Incoming>, connection: &Connection) -> Response<Body> {
         let Ok(head) = connection.hold(request.headers()) else {
-            return Refusal::TooManyRequests.to_response();
+            return Rejection::TooManyRequests.to_response();
         };
         let mut response = self.api.log_in(request, connection.info()).await;
         if let Some(owner) = response.extensions_mut().remove::<Holder>() {
@@ -96,14 +96,14 @@ impl Http {
         &self,
         request: &Request<Incoming>,
         connection: &Connection,
-    ) -> Result<(Requester, Recognised), Refusal> {
+    ) -> Result<(Requester, Recognised), Rejection> {
         let caller = Caller::read(request.headers(), connection.info());
-        let caller = caller.ok_or(Refusal::Unauthorized)?.at(request.uri());
+        let caller = caller.ok_or(Rejection::Unauthorized)?.at(request.uri());
         let head = connection.hold(request.headers())?;
         let authenticated = self.authenticator.authenticate(&caller).await;
         let authenticated = authenticated
-            .map_err(|error| Refusal::from(&error))?
-            .ok_or(Refusal::Unauthorized)?;
+            .map_err(|error| Rejection::from(&error))?
+            .ok_or(Rejection::Unauthorized)?;
         let in_flight = connection.standing().recognise(authenticated.identity());
         drop(head);
         Ok((Requester::from(&authenticated), in_flight))

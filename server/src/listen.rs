@@ -123,7 +123,7 @@ pub(crate) struct Door {
 }
 
 /// A client's place, given back when it and its socket are dropped.
-struct Place {
+struct ConnectionPermit {
     standing: Standing,
 }
 
@@ -135,10 +135,13 @@ impl Door {
         }
     }
 
-    async fn next(&self, listener: &TcpListener) -> io::Result<(TcpStream, SocketAddr, Place)> {
+    async fn next(
+        &self,
+        listener: &TcpListener,
+    ) -> io::Result<(TcpStream, SocketAddr, ConnectionPermit)> {
         let (tcp, client) = listener.accept().await?;
         let connection = self.place().await?;
-        let place = Place {
+        let place = ConnectionPermit {
             standing: self.strangers.enter_at(client.ip(), connection),
         };
         Ok((tcp, client, place))
@@ -174,7 +177,7 @@ fn is_of_the_connection(error: &io::Error) -> bool {
 async fn serve_connection(
     socket: TcpStream,
     remote: SocketAddr,
-    place: Place,
+    place: ConnectionPermit,
     proxies: &TrustedProxies,
     tls: &TlsAcceptor,
     front: &Arc<Front>,
@@ -317,7 +320,7 @@ mod tests {
             authorizer: Directory::open(Arc::new(MemoryStore::default()))
                 .await
                 .unwrap(),
-            acting_as: Arc::new(Nobody),
+            impersonation: Arc::new(Nobody),
             clusters: Arc::new(NoClusters),
             fallback: Arc::new(NotFound),
             policy: ImpersonationPolicy::default(),

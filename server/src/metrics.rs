@@ -19,7 +19,7 @@ use underpass_core::limits::STRANGER_BASE;
 use underpass_core::{Body, full};
 use underpass_gateway::{Budgets, Standing, StrangerBounds, Strangers};
 use underpass_tunnel::record_sessions;
-use underpass_tunnel::transport::Kind;
+use underpass_tunnel::transport::TransportKind;
 
 use crate::limits;
 use crate::occasional::Occasional;
@@ -42,7 +42,7 @@ impl Metrics {
     /// Sets the gauges, and writes everything as Prometheus reads it.
     fn render(&self, recorder: &PrometheusHandle) -> String {
         let sessions = self.tunnel.sessions();
-        for kind in [Kind::Quic, Kind::WebSocket] {
+        for kind in [TransportKind::Quic, TransportKind::WebSocket] {
             let of_kind = sessions
                 .iter()
                 .filter(|session| session.transport() == Some(kind));

@@ -23,7 +23,7 @@ use underpass_proto::settings::{KeepaliveInterval, ResumeWindow, StreamLimit};
 pub use self::admission::{Admission, Denied};
 use self::handshake::{Admitted, Failed, Within, close_words, tell};
 use crate::control::{ControlError, HandshakeStream};
-use crate::handshake_limiter::{Bounds, Closed, HandshakeLimiter, Place};
+use crate::handshake_limiter::{Bounds, Closed, HandshakeLimiter, HandshakePermit};
 use crate::limits;
 use crate::session::{Info, Joining, Session, Shared};
 use crate::session_limiter::{NoRoom, SessionLimiter};
@@ -218,7 +218,7 @@ impl Acceptor {
     fn admit_quic(
         &self,
         incoming: quinn::Incoming,
-    ) -> Result<(quinn::Incoming, Place), AcceptError> {
+    ) -> Result<(quinn::Incoming, HandshakePermit), AcceptError> {
         let source = incoming.remote_address().ip();
         match self
             .handshake_limiter
@@ -351,7 +351,7 @@ impl Acceptor {
 
 async fn quic_handshake(
     incoming: quinn::Incoming,
-    place: &mut Place,
+    place: &mut HandshakePermit,
 ) -> Result<quinn::Connection, quinn::ConnectionError> {
     let mut connecting = incoming.accept()?;
     place.remember_for(limits::FAILED_HANDSHAKE_TIME);

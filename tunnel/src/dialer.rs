@@ -21,12 +21,12 @@ use crate::stream::Stream;
 /// The caller adds TLS, where the target wants it, as for TCP.
 #[derive(Debug, Clone)]
 pub struct Dialer {
-    way: Way,
+    peer: Peer,
     request: OpenRequest,
 }
 
 #[derive(Debug, Clone)]
-enum Way {
+enum Peer {
     Session(Session),
     Agent { registry: Registry, agent: String },
 }
@@ -46,7 +46,7 @@ pub enum DialerError {
 impl Dialer {
     /// Opens streams in `session`, to its peer's `target`.
     pub fn new(session: Session, target: impl Into<String>) -> Self {
-        Self::on(Way::Session(session), target)
+        Self::on(Peer::Session(session), target)
     }
 
     /// Opens streams in a session that `agent` has at the time.
@@ -56,15 +56,15 @@ impl Dialer {
         target: impl Into<String>,
     ) -> Self {
         let agent = agent.into();
-        Self::on(Way::Agent { registry, agent }, target)
+        Self::on(Peer::Agent { registry, agent }, target)
     }
 
-    fn on(way: Way, target: impl Into<String>) -> Self {
+    fn on(peer: Peer, target: impl Into<String>) -> Self {
         let request = OpenRequest {
             target: target.into(),
             ..OpenRequest::default()
         };
-        Self { way, request }
+        Self { peer, request }
     }
 
     /// With a header for the target: 256 KiB at most.
@@ -90,9 +90,9 @@ impl Dialer {
     /// # Cancel safety
     /// Dropping the future cancels the stream.
     pub async fn dial(&self) -> Result<Stream, DialerError> {
-        let (registry, agent) = match &self.way {
-            Way::Session(session) => return Ok(session.open(self.request.clone()).await?),
-            Way::Agent { registry, agent } => (registry, agent),
+        let (registry, agent) = match &self.peer {
+            Peer::Session(session) => return Ok(session.open(self.request.clone()).await?),
+            Peer::Agent { registry, agent } => (registry, agent),
         };
         // It is not picked again then, and nothing was asked of the peer yet.
         while let Some(session) = registry.pick(agent) {

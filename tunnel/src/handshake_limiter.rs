@@ -216,7 +216,11 @@ impl HandshakeLimiter {
     }
 
     /// Lets in a client from `source`, where it has one; `proven`, if it is known to receive there.
-    pub(crate) fn enter(&self, source: Option<IpAddr>, proven: bool) -> Result<Place, Closed> {
+    pub(crate) fn enter(
+        &self,
+        source: Option<IpAddr>,
+        proven: bool,
+    ) -> Result<HandshakePermit, Closed> {
         let source = source.map(Source::of);
         let mut crowd = lock(&self.crowd);
         crowd.forget(now());
@@ -246,7 +250,7 @@ impl HandshakeLimiter {
             crowd.begin(source, key, closed.clone());
         }
         drop(crowd);
-        Ok(Place {
+        Ok(HandshakePermit {
             crowd: Arc::clone(&self.crowd),
             source,
             key,
@@ -275,7 +279,7 @@ fn lock(crowd: &Mutex<Crowd>) -> MutexGuard<'_, Crowd> {
 
 /// One that was let in; out when dropped.
 #[derive(Debug)]
-pub(crate) struct Place {
+pub(crate) struct HandshakePermit {
     crowd: Arc<Mutex<Crowd>>,
     source: Option<Source>,
     key: (bool, Id),
@@ -283,7 +287,7 @@ pub(crate) struct Place {
     remembered: Duration,
 }
 
-impl Place {
+impl HandshakePermit {
     /// Is cancelled when the handshake has to end, to make room for a newcomer's.
     pub(crate) fn closed(&self) -> CancellationToken {
         self.closed.clone()
@@ -295,7 +299,7 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for HandshakePermit {
     fn drop(&mut self) {
         let mut crowd = lock(&self.crowd);
         // The evicted handshake has given its place up already.
@@ -373,7 +377,7 @@ mod tests {
     #[test]
     fn rule_23_a_newcomer_takes_the_place_of_the_oldest_handshake() {
         let handshake_limiter = HandshakeLimiter::new(BOUNDS);
-        let is_in = |place: &Place| !place.closed.is_cancelled();
+        let is_in = |place: &HandshakePermit| !place.closed.is_cancelled();
         let spoofed: Vec<_> = (10..14)
             .map(|n| handshake_limiter.enter(source(n), false).unwrap())
             .collect();
@@ -409,8 +413,9 @@ mod tests {
             failed: 6,
         });
         let enter = |text: String| handshake_limiter.enter(Some(text.parse().unwrap()), true);
-        let inside =
-            |places: &[Result<Place, Closed>]| places.iter().filter(|place| place.is_ok()).count();
+        let inside = |places: &[Result<HandshakePermit, Closed>]| {
+            places.iter().filter(|place| place.is_ok()).count()
+        };
         let subscriber: Vec<_> = (0..16)
             .map(|n| enter(format!("2001:db8:1:{n:x}::1")))
             .collect();

@@ -100,7 +100,7 @@ pub use acceptor::{AcceptError, Accepted, Acceptor, AcceptorConfig, Admission, D
 pub use connector::{
     AttemptError, ConfigError, ConnectError, Connector, ConnectorConfig, DialError, NoProxy, Proxy,
     ProxyConfigError, ProxyEnvError, ProxyError, ProxyUrl, ProxyUrlError, Reconnected, Resolve,
-    ServerAddress, Status, Step, SystemResolver, Transports, Way, WayError,
+    Route, RouteError, ServerAddress, Status, Step, SystemResolver, Transports,
 };
 pub use copy::{Copied, CopyError, copy_bidirectional};
 #[cfg(feature = "hyper")]

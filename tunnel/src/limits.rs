@@ -85,7 +85,7 @@ pub const QUIC_STREAM_WINDOW: u32 = MUX_STREAM_RECEIVE as u32;
 /// at the most. Unlimited, it would cost that for every hundred of its streams.
 pub const QUIC_CONNECTION_WINDOW: u32 = STREAMS * 256 * 1024;
 
-/// Concurrent streams that the dialler allows its peer at first. quinn keeps an entry for each that is
+/// Concurrent streams that the dialer allows its peer at first. quinn keeps an entry for each that is
 /// allowed, open or not: for a session's largest number that is 1.4 MiB.
 pub const QUIC_STREAMS_FIRST: u32 = 64;
 

@@ -173,13 +173,13 @@ impl Stream {
     }
 
     /// Takes bytes from the front of `bytes`, which may wait for others for a while.
-    pub(crate) fn poll_write_soon(
+    pub(crate) fn poll_write_coalesced(
         &self,
         cx: &mut Context<'_>,
         bytes: &mut Bytes,
     ) -> Poll<Result<(), StreamError>> {
         let Hold { shared, io } = &*self.send.hold;
-        io.poll_write_soon(shared, cx, bytes)
+        io.poll_write_coalesced(shared, cx, bytes)
     }
 
     /// Waits for the peer's answer to the open header.
@@ -409,7 +409,7 @@ impl WriteHalf {
             return Poll::Ready(Ok(()));
         }
         let Hold { shared, io } = &*self.hold;
-        let take = |room: usize| bytes.split_to(bytes.len().min(room));
+        let take = |writable: usize| bytes.split_to(bytes.len().min(writable));
         io.poll_write(shared, cx, take).map_ok(drop)
     }
 
@@ -481,8 +481,8 @@ impl AsyncWrite for WriteHalf {
             return Poll::Ready(Ok(0));
         }
         let Hold { shared, io } = &*self.hold;
-        let take = |room: usize| {
-            let len = buf.len().min(room).min(COPY);
+        let take = |writable: usize| {
+            let len = buf.len().min(writable).min(COPY);
             Bytes::copy_from_slice(buf.get(..len).unwrap_or_default())
         };
         io.poll_write(shared, cx, take).map_err(io::Error::from)

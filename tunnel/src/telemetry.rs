@@ -10,14 +10,14 @@ use underpass_proto::session::{Classes, Ending, LinkEnd};
 use underpass_proto::stream::{RecvEnd, SendEnd};
 
 use crate::session::{LinkLoss, Session, SessionError};
-use crate::transport::{Kind, TransportError};
+use crate::transport::{TransportError, TransportKind};
 
 const HANDSHAKE: &str = "underpass_tunnel_handshake_seconds";
 const TRANSPORTS: &str = "underpass_tunnel_transports_total";
 const TRANSPORTS_LOST: &str = "underpass_tunnel_transports_lost_total";
 const SESSIONS_ENDED: &str = "underpass_tunnel_sessions_ended_total";
 const ROUND_TRIP: &str = "underpass_tunnel_round_trip_seconds";
-const KEPT: &str = "underpass_tunnel_kept_bytes";
+const UNACKED: &str = "underpass_tunnel_unacked_bytes";
 const STREAMS: &str = "underpass_tunnel_streams";
 const PACKETS: &str = "underpass_tunnel_path_packets";
 const STREAMS_ENDED: &str = "underpass_tunnel_streams_ended_total";
@@ -43,7 +43,7 @@ pub fn describe_metrics() {
         "Shortest round trip on the present transport, of an agent's sessions the longest"
     );
     metrics::describe_gauge!(
-        KEPT,
+        UNACKED,
         metrics::Unit::Bytes,
         "Bytes that are kept until the peer has them, by agent"
     );
@@ -63,12 +63,12 @@ pub fn describe_metrics() {
 /// are read. A recorder with an idle timeout forgets agents that are gone.
 pub fn record_sessions<'a>(agent: &str, sessions: impl IntoIterator<Item = &'a Session>) {
     let agent = agent.to_owned();
-    let (mut round_trip, mut kept, mut streams) = (None, 0, Classes::default());
+    let (mut round_trip, mut unacked, mut streams) = (None, 0, Classes::default());
     let (mut sent, mut lost) = (0, 0);
     for session in sessions {
         let stats = session.stats();
         round_trip = round_trip.max(stats.round_trip);
-        kept += stats.kept_bytes;
+        unacked += stats.unacked_bytes;
         streams.interactive += stats.streams.interactive;
         streams.default += stats.streams.default;
         streams.bulk += stats.streams.bulk;
@@ -79,7 +79,7 @@ pub fn record_sessions<'a>(agent: &str, sessions: impl IntoIterator<Item = &'a S
     if let Some(round_trip) = round_trip {
         metrics::gauge!(ROUND_TRIP, "agent" => agent.clone()).set(round_trip);
     }
-    metrics::gauge!(KEPT, "agent" => agent.clone()).set(kept as f64);
+    metrics::gauge!(UNACKED, "agent" => agent.clone()).set(unacked as f64);
     for (class, count) in [
         ("interactive", streams.interactive),
         ("default", streams.default),
@@ -93,7 +93,7 @@ pub fn record_sessions<'a>(agent: &str, sessions: impl IntoIterator<Item = &'a S
 }
 
 /// A session handshake is over, `outcome` says how.
-pub(crate) fn handshake(kind: Kind, outcome: &'static str, time: Duration) {
+pub(crate) fn handshake(kind: TransportKind, outcome: &'static str, time: Duration) {
     metrics::histogram!(HANDSHAKE, "transport" => kind.name(), "outcome" => outcome).record(time);
 }
 
@@ -110,7 +110,7 @@ pub(crate) enum Joined {
     Lane,
 }
 
-pub(crate) fn transport_joined(kind: Kind, why: Joined) {
+pub(crate) fn transport_joined(kind: TransportKind, why: Joined) {
     let why = match why {
         Joined::New => "new",
         Joined::Resumed => "resumed",
@@ -120,7 +120,7 @@ pub(crate) fn transport_joined(kind: Kind, why: Joined) {
     metrics::counter!(TRANSPORTS, "transport" => kind.name(), "why" => why).increment(1);
 }
 
-pub(crate) fn transport_lost(kind: Kind, loss: Option<&LinkLoss>) {
+pub(crate) fn transport_lost(kind: TransportKind, loss: Option<&LinkLoss>) {
     let reason = match loss {
         None => "session ended".to_owned(),
         Some(LinkLoss::Link(LinkEnd::Left | LinkEnd::PeerLeft { .. })) => "left".to_owned(),

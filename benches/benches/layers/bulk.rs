@@ -24,7 +24,7 @@ const TOTAL: usize = 512 * 1024 * 1024;
 const ROUNDS: usize = 7;
 
 #[derive(Clone, Copy)]
-enum Way {
+enum Direction {
     /// From the server to the agent.
     Down,
     Up,
@@ -51,25 +51,28 @@ fn runs() -> Vec<Run> {
         Some(runs.len() - 1)
     };
     let tls = add("bare TLS".into(), None, Box::new(|| bare_tls().boxed()));
-    for (way, words) in [(Way::Down, "down"), (Way::Up, "up, masked")] {
+    for (direction, words) in [(Direction::Down, "down"), (Direction::Up, "up, masked")] {
         let name = format!("tungstenite, {words}");
-        add(name, tls, Box::new(move || tungstenite(way).boxed()));
+        add(name, tls, Box::new(move || tungstenite(direction).boxed()));
     }
     for (carrier, name, up) in [
         (Carrier::WebSocket, "underpass.v1", ", masked"),
         (Carrier::Yamux, "yamux", ", masked"),
         (Carrier::Quic, "QUIC", ""),
     ] {
-        for (way, words) in [(Way::Down, "down".to_owned()), (Way::Up, format!("up{up}"))] {
+        for (direction, words) in [
+            (Direction::Down, "down".to_owned()),
+            (Direction::Up, format!("up{up}")),
+        ] {
             let bare = add(
                 format!("{name}, {words}"),
                 tls,
-                Box::new(move || transport(way, carrier).boxed()),
+                Box::new(move || transport(direction, carrier).boxed()),
             );
             add(
                 format!("session over {name}, {words}"),
                 bare,
-                Box::new(move || session(way, carrier).boxed()),
+                Box::new(move || session(direction, carrier).boxed()),
             );
         }
     }
@@ -139,15 +142,15 @@ async fn measure(work: impl Future<Output = ()>) -> Cost {
 }
 
 /// Runs the writer's and the reader's end, each where it belongs.
-async fn both<W, R>(way: Way, writing: W, reading: R) -> Cost
+async fn both<W, R>(direction: Direction, writing: W, reading: R) -> Cost
 where
     W: Future<Output = ()> + Send + 'static,
     R: Future<Output = ()> + Send + 'static,
 {
     measure(async {
-        match way {
-            Way::Down => tokio::join!(here(writing), at_agent(reading)),
-            Way::Up => tokio::join!(at_agent(writing), here(reading)),
+        match direction {
+            Direction::Down => tokio::join!(here(writing), at_agent(reading)),
+            Direction::Up => tokio::join!(at_agent(writing), here(reading)),
         };
     })
     .await
@@ -175,16 +178,16 @@ async fn bare_tls() -> Cost {
             left -= reader.read(&mut buffer).await.expect("it comes");
         }
     };
-    both(Way::Down, writing, reading).await
+    both(Direction::Down, writing, reading).await
 }
 
-async fn tungstenite(way: Way) -> Cost {
+async fn tungstenite(direction: Direction) -> Cost {
     let (client, server) = tls_pair(&Certificate::new()).await;
     let client = WebSocketStream::from_raw_socket(client, Role::Client, None).await;
     let server = WebSocketStream::from_raw_socket(server, Role::Server, None).await;
-    let (mut reader, mut writer) = match way {
-        Way::Down => (client, server),
-        Way::Up => (server, client),
+    let (mut reader, mut writer) = match direction {
+        Direction::Down => (client, server),
+        Direction::Up => (server, client),
     };
     let writing = async move {
         let chunk = Bytes::from(vec![7; CHUNK]);
@@ -201,18 +204,18 @@ async fn tungstenite(way: Way) -> Cost {
             left -= message.len();
         }
     };
-    both(way, writing, reading).await
+    both(direction, writing, reading).await
 }
 
-async fn transport(way: Way, carrier: Carrier) -> Cost {
+async fn transport(direction: Direction, carrier: Carrier) -> Cost {
     let (agent, server) = transports(carrier, &Certificate::new()).await;
     agent.authenticated();
     server.authenticated();
     // The first stream of a connection has a rank of its own.
     let _control = open(agent.as_ref(), server.as_ref()).await;
-    let (mut writer, reader) = match way {
-        Way::Down => open(server.as_ref(), agent.as_ref()).await,
-        Way::Up => open(agent.as_ref(), server.as_ref()).await,
+    let (mut writer, reader) = match direction {
+        Direction::Down => open(server.as_ref(), agent.as_ref()).await,
+        Direction::Up => open(agent.as_ref(), server.as_ref()).await,
     };
     let outstanding = Arc::new(Semaphore::new(CREDIT / CHUNK));
     let credit = Arc::clone(&outstanding);
@@ -242,16 +245,16 @@ async fn transport(way: Way, carrier: Carrier) -> Cost {
             }
         }
     };
-    let cost = both(way, writing, reading).await;
+    let cost = both(direction, writing, reading).await;
     drop((agent, server));
     cost
 }
 
-async fn session(way: Way, carrier: Carrier) -> Cost {
+async fn session(direction: Direction, carrier: Carrier) -> Cost {
     let pair = Pair::connect(carrier).await;
     let chunks = TOTAL / CHUNK;
-    match way {
-        Way::Down => {
+    match direction {
+        Direction::Down => {
             let stream = pair.open_as(SINK, Class::Bulk).await;
             let (mut reader, mut writer) = stream.into_split();
             measure(async {
@@ -267,7 +270,7 @@ async fn session(way: Way, carrier: Carrier) -> Cost {
             })
             .await
         }
-        Way::Up => {
+        Direction::Up => {
             let mut stream = pair.open_source(TOTAL, Class::Bulk).await;
             measure(async {
                 let mut left = TOTAL;

@@ -35,7 +35,7 @@ pub(crate) async fn run(which: &Which, options: Kubeconfig) -> Result<()> {
 /// Makes a token for a user.
 async fn with_token(which: &Which, options: &Kubeconfig) -> Result<Zeroizing<String>> {
     let client = which.client().await?;
-    let place = Place::find(which, &client).await?;
+    let place = ServerEntry::find(which, &client).await?;
     let user = options.user.as_ref().context("name a user: --user")?;
     let wanted = AccessRequest {
         links: Default::default(),
@@ -95,7 +95,7 @@ async fn of_login(which: &Which, options: &Kubeconfig) -> Result<Zeroizing<Strin
         arguments: &arguments,
         install_hint: "underpass gives kubectl the token of your login; it must be in the PATH",
     };
-    let place = Place {
+    let place = ServerEntry {
         server: url,
         ca_pem: login.ca_pem,
     };
@@ -108,12 +108,12 @@ async fn of_login(which: &Which, options: &Kubeconfig) -> Result<Zeroizing<Strin
 }
 
 /// The server's URL in a kubeconfig, and the CA of its certificate.
-struct Place {
+struct ServerEntry {
     server: String,
     ca_pem: Option<String>,
 }
 
-impl Place {
+impl ServerEntry {
     /// As this program reaches it, or as the server knows itself.
     async fn find(which: &Which, client: &Client) -> Result<Self> {
         if let Some(server) = client.server() {

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 use async_trait::async_trait;
 use underpass_core::{
-    Access, AuthorizeError, Authorizer, BoxedIo, ClusterName, Clusters, ConnectError, Method,
-    Nobody, Open, RequestInfo, Revocation,
+    Access, AuthenticationMethod, AuthorizeError, Authorizer, BoxedIo, ClusterName, Clusters,
+    ConnectError, Nobody, Open, RequestInfo, Revocation,
 };
 use underpass_examples::kubernetes::{api_server, ask, serve_api_server};
 use underpass_examples::word::Word;
@@ -54,9 +54,9 @@ async fn main() -> Result<()> {
     connected(&server, "edge").await;
 
     let front = Arc::new(Front::new(FrontConfig {
-        authenticator: Arc::new(Word::new("word", Method::Token)),
+        authenticator: Arc::new(Word::new("word", AuthenticationMethod::Token)),
         authorizer: Arc::new(Readers),
-        acting_as: Arc::new(Nobody),
+        impersonation: Arc::new(Nobody),
         clusters: Arc::new(Agents(server.agents)),
         fallback: Arc::new(NotFound),
         policy: Default::default(),

@@ -11,7 +11,7 @@ use anyhow::{Context, Result};
 use serde_json::Value;
 use underpass_api::client::{Client, Credential, Server as Url};
 use underpass_authenticate::Step;
-use underpass_core::{ClusterName, Method, Role, Selector, Subject};
+use underpass_core::{AuthenticationMethod, ClusterName, Role, Selector, Subject};
 use underpass_directory::{Agent, Binding, Cluster, Draft, Expect, MemoryStore};
 use underpass_examples::kubernetes::{api_server, serve_api_server};
 use underpass_examples::word::Word;
@@ -27,7 +27,7 @@ async fn main() -> Result<()> {
     config.listen = (Ipv4Addr::LOCALHOST, 0).into();
     // In earnest a store keeps what it is given.
     config.store = Some(Arc::new(MemoryStore::default()));
-    let word = Arc::new(Word::new("word", Method::Jwt));
+    let word = Arc::new(Word::new("word", AuthenticationMethod::Jwt));
     config.authenticators = vec![Step::new("word", word, Duration::from_secs(5))];
     let server = Server::start(config).await?;
 

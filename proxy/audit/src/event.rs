@@ -11,7 +11,7 @@ use super::{
     cut::{cut_json, json_len},
     log::Told,
 };
-use underpass_core::{Identity, Refusal, RequestInfo, limits};
+use underpass_core::{Identity, Rejection, RequestInfo, limits};
 
 /// Kubernetes' `MicroTime`.
 const MICRO_TIME: &[BorrowedFormatItem<'_>] =
@@ -222,13 +222,13 @@ impl<'a> Event<'a> {
     }
 
     /// The answer was a `Status` of ours.
-    pub fn refused(&mut self, refusal: &Refusal) {
+    pub fn refused(&mut self, rejection: &Rejection) {
         self.response_status = Some(ResponseStatus {
             metadata: BTreeMap::new(),
             status: Some("Failure"),
-            message: Some(refusal.to_string()),
-            reason: Some(refusal.reason()),
-            code: refusal.code().as_u16(),
+            message: Some(rejection.to_string()),
+            reason: Some(rejection.reason()),
+            code: rejection.code().as_u16(),
         });
     }
 

@@ -21,7 +21,7 @@ pub use self::{
     backend::{Backend, BackendConfig, Full, Sink},
     cut::cut,
     event::{Event, Stage, User},
-    log::{AuditLog, Kind, Stuck, Told},
+    log::{AuditLog, EventKind, Stuck, Told},
     own::{OwnCall, OwnCaller},
     policy::{Call, Level, Policy, PolicyError},
     webhook::{Webhook, WebhookError},

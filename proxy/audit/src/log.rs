@@ -45,7 +45,7 @@ impl Default for Inner {
 
 /// The caller of an event, and the call's effect.
 #[derive(Clone, Copy, Debug)]
-pub enum Kind<'a> {
+pub enum EventKind<'a> {
     /// Of a caller without an identity, at this address: never in the main log.
     Stranger(IpAddr),
     /// Of a known user who was refused, or who went away before anything happened.
@@ -144,8 +144,8 @@ impl AuditLog {
         }))
     }
 
-    /// Whether an event may be told: all kinds but [`Kind::Done`] have shares (security rule 23).
-    pub fn tell(&self, kind: Kind<'_>) -> Option<Told> {
+    /// Whether an event may be told: all kinds but [`EventKind::Done`] have shares (security rule 23).
+    pub fn tell(&self, kind: EventKind<'_>) -> Option<Told> {
         let done = Told {
             stranger: false,
             may_drop: false,
@@ -153,25 +153,25 @@ impl AuditLog {
             suppressed: 0,
         };
         Some(match kind {
-            Kind::Stranger(client) => Told {
+            EventKind::Stranger(client) => Told {
                 stranger: true,
                 may_drop: true,
                 suppressed: self.0.strangers.admit(client)?,
                 ..done
             },
-            Kind::Refused { name, authority } => Told {
+            EventKind::Refused { name, authority } => Told {
                 may_drop: true,
                 brief: true,
                 suppressed: self.0.refused.admit(name, authority)?,
                 ..done
             },
             // It has waited for room, like a change.
-            Kind::Read { name, authority } => Told {
+            EventKind::Read { name, authority } => Told {
                 brief: true,
                 suppressed: self.0.read.admit(name, authority)?,
                 ..done
             },
-            Kind::Done => done,
+            EventKind::Done => done,
         })
     }
 

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use http::Method;
 use time::OffsetDateTime;
 
-use super::{AuditLog, Call, Event, Kind, Stage, Told, User};
+use super::{AuditLog, Call, Event, EventKind, Stage, Told, User};
 use underpass_core::{Identity, Provenance, RequestInfo};
 
 /// One call of the server's own API, when it has been answered. Its objects are of the API group `underpass.dev`, so that
@@ -91,13 +91,13 @@ impl AuditLog {
         let authority = authority.as_str();
         let name = user.name();
         let told = self.tell(match call.caller {
-            OwnCaller::Claimed(_) => Kind::Stranger(client),
+            OwnCaller::Claimed(_) => EventKind::Stranger(client),
             OwnCaller::Known(_) | OwnCaller::Identity(_) if call.was_refused() => {
-                Kind::Refused { name, authority }
+                EventKind::Refused { name, authority }
             }
-            OwnCaller::Known(_) => Kind::Done,
-            OwnCaller::Identity(_) if call.method.is_safe() => Kind::Read { name, authority },
-            OwnCaller::Identity(_) => Kind::Done,
+            OwnCaller::Known(_) => EventKind::Done,
+            OwnCaller::Identity(_) if call.method.is_safe() => EventKind::Read { name, authority },
+            OwnCaller::Identity(_) => EventKind::Done,
         })?;
         self.write(told, Stage::ResponseComplete, about, |level| {
             let mut event = Event::new(level, Stage::ResponseComplete, &id, client, call.received);

@@ -32,7 +32,7 @@ pub enum PolicyError {
     #[error(
         "an audit policy is `kind: Policy` of `audit.k8s.io/v1`, and this is `{kind}` of `{version}`"
     )]
-    Kind {
+    EventKind {
         /// Its `kind`.
         kind: String,
         /// Its `apiVersion`.
@@ -133,7 +133,7 @@ impl Policy {
         let file: File =
             serde_saphyr::from_str(yaml).map_err(|error| PolicyError::Parse(Box::new(error)))?;
         if file.kind != "Policy" || file.api_version != "audit.k8s.io/v1" {
-            return Err(PolicyError::Kind {
+            return Err(PolicyError::EventKind {
                 kind: file.kind,
                 version: file.api_version,
             });

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use http::Method;
 use time::OffsetDateTime;
 use underpass_core::{
-    Authority, BoxError, Identity, Method as Proof, Provenance, RequestInfo, limits,
+    AuthenticationMethod as Proof, Authority, BoxError, Identity, Provenance, RequestInfo, limits,
 };
 
 use super::*;
@@ -99,12 +99,12 @@ async fn rule_23_no_event_is_longer_than_its_kind_may_be() {
     let (name, by) = (user.name(), "jwt/corp");
     let client = IpAddr::from(Ipv4Addr::LOCALHOST);
     for kind in [
-        Kind::Stranger(client),
-        Kind::Refused {
+        EventKind::Stranger(client),
+        EventKind::Refused {
             name,
             authority: by,
         },
-        Kind::Done,
+        EventKind::Done,
     ] {
         let told = audit_log.tell(kind).unwrap();
         let about = Call {
@@ -166,7 +166,7 @@ async fn rule_23_a_captured_authenticator_does_not_rotate_the_history_with_ever_
     let audit_log = AuditLog::default();
     let refused = |name: &str, by: &str| {
         audit_log
-            .tell(Kind::Refused {
+            .tell(EventKind::Refused {
                 name,
                 authority: by,
             })

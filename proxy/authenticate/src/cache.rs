@@ -12,7 +12,7 @@ use lru::LruCache;
 use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-use super::{AuthenticateError, Authenticated, Rejection, Source, error::Shared};
+use super::{AuthenticateError, Authenticated, CredentialError, Source, error::Shared};
 use underpass_core::{BoxError, Identity, Revocation, limits};
 
 /// Credentials that are being checked: `Remote` bounds them by client.
@@ -27,7 +27,7 @@ pub(super) struct Digest([u8; 32]);
 #[derive(Clone, Debug)]
 pub(super) enum Outcome {
     Vouched(Box<Authenticated>),
-    Rejected(Rejection),
+    Rejected(CredentialError),
     Unavailable(Shared),
     Wait(Duration),
 }
@@ -47,7 +47,7 @@ impl Outcome {
 #[derive(Debug)]
 pub(super) enum Found {
     Identity(Identity),
-    Rejected(Rejection),
+    Rejected(CredentialError),
     Unavailable(BoxError),
     /// It was not looked at, since too many were wrong before it.
     Wait(Duration),
@@ -86,7 +86,7 @@ pub(super) struct Cache {
 
 struct State {
     good: LruCache<Digest, Good>,
-    bad: LruCache<Digest, (Rejection, Instant)>,
+    bad: LruCache<Digest, (CredentialError, Instant)>,
     flights: HashMap<Digest, Pending>,
 }
 
@@ -243,7 +243,7 @@ impl Drop for Flight {
 mod tests {
     use super::*;
     use crate::source::{Assertion, Reserved};
-    use underpass_core::Method;
+    use underpass_core::AuthenticationMethod;
 
     const LIFETIMES: Lifetimes = Lifetimes {
         good: Duration::from_secs(60),
@@ -254,7 +254,7 @@ mod tests {
         let name = "test";
         Source::new(
             name,
-            Method::Ldap,
+            AuthenticationMethod::Ldap,
             Reserved::default(),
             CancellationToken::new(),
         )
@@ -292,7 +292,7 @@ mod tests {
         let cache = cache();
         let (good, bad) = (cache.digest(&[b"good"]), cache.digest(&[b"bad"]));
         check(&cache, good).land(alice(&[]));
-        check(&cache, bad).land(Found::Rejected(Rejection::Unknown));
+        check(&cache, bad).land(Found::Rejected(CredentialError::Unknown));
         assert!(matches!(cache.ask(good), Asked::Known(Outcome::Vouched(_))));
         assert!(matches!(cache.ask(bad), Asked::Known(Outcome::Rejected(_))));
         tokio::time::advance(LIFETIMES.bad).await;
@@ -348,7 +348,7 @@ mod tests {
         assert!(matches!(cache.ask(digest(usize::MAX)), Asked::Full));
         drop(flights);
         for n in 0..=limits::CACHED_REJECTIONS {
-            check(&cache, digest(n)).land(Found::Rejected(Rejection::Unknown));
+            check(&cache, digest(n)).land(Found::Rejected(CredentialError::Unknown));
         }
         assert_eq!(cache.state().bad.len(), limits::CACHED_REJECTIONS);
     }
@@ -359,7 +359,7 @@ mod tests {
             (alice(&["dev"]), false),
             (Found::Unavailable("down".into()), false),
             (alice(&["ops"]), true),
-            (Found::Rejected(Rejection::Unknown), true),
+            (Found::Rejected(CredentialError::Unknown), true),
         ] {
             let cache = cache();
             let digest = cache.digest(&[b"x"]);

@@ -10,7 +10,7 @@ use arc_swap::ArcSwap;
 use async_trait::async_trait;
 
 use super::{
-    AuthenticateError, Authenticated, Authenticator, Caller, Names, Password, Rejection,
+    AuthenticateError, Authenticated, Authenticator, Caller, CredentialError, Names, Password,
     error::TooSlow,
 };
 use underpass_core::{NetworkLogShare, Provenance};
@@ -106,7 +106,7 @@ fn unexpired(authenticated: Authenticated) -> Result<Authenticated, Authenticate
     let provenance = authenticated.identity.provenance();
     let expires_at = provenance.and_then(Provenance::expires_at);
     if expires_at.is_some_and(|end| end <= SystemTime::now()) {
-        return Err(Rejection::Expired.into());
+        return Err(CredentialError::Expired.into());
     }
     Ok(authenticated)
 }
@@ -117,7 +117,7 @@ fn own_origin(
     caller: &Caller<'_>,
 ) -> Result<Authenticated, AuthenticateError> {
     if caller.is_foreign() && authenticated.is_ambient() {
-        return Err(Rejection::ForeignOrigin.into());
+        return Err(CredentialError::ForeignOrigin.into());
     }
     Ok(authenticated)
 }
@@ -189,7 +189,7 @@ mod tests {
         Source, Unowned,
         source::{Assertion, Reserved},
     };
-    use underpass_core::{ConnectionInfo, Method, Protocol};
+    use underpass_core::{AuthenticationMethod, ConnectionInfo, Protocol};
 
     /// Knows tokens that begin with its name, and behaves as the rest says.
     struct Fake(&'static str);
@@ -203,7 +203,7 @@ mod tests {
             let bearer = caller.bearer().unwrap_or_default();
             let source = Source::new(
                 self.0,
-                Method::Jwt,
+                AuthenticationMethod::Jwt,
                 Reserved::default(),
                 CancellationToken::new(),
             );
@@ -213,7 +213,7 @@ mod tests {
             };
             match bearer.strip_prefix(self.0) {
                 None => return Ok(None),
-                Some("-bad") => return Err(Rejection::Unknown.into()),
+                Some("-bad") => return Err(CredentialError::Unknown.into()),
                 Some("-away") => {
                     return Err(AuthenticateError::unavailable(TooSlow(Duration::ZERO)));
                 }
@@ -303,7 +303,7 @@ mod tests {
         let refused = ask(&chain, "a-bad").await.unwrap_err();
         assert!(matches!(
             refused,
-            AuthenticateError::Rejected(Rejection::Unknown)
+            AuthenticateError::Rejected(CredentialError::Unknown)
         ));
     }
 
@@ -322,7 +322,7 @@ mod tests {
         let refused = ask(&chain(&["a"]), "a-old").await.unwrap_err();
         assert!(matches!(
             refused,
-            AuthenticateError::Rejected(Rejection::Expired)
+            AuthenticateError::Rejected(CredentialError::Expired)
         ));
     }
 

@@ -2,7 +2,7 @@
 
 use std::{error::Error, fmt, sync::Arc, time::Duration};
 
-use underpass_core::{Authority, BoxError, Refusal};
+use underpass_core::{Authority, BoxError, Rejection};
 
 /// Reasons why no authenticator vouches for a caller.
 #[derive(Debug, thiserror::Error)]
@@ -10,7 +10,7 @@ use underpass_core::{Authority, BoxError, Refusal};
 pub enum AuthenticateError {
     /// The credential is of a known kind and not valid. No other authenticator is asked.
     #[error("the credential was rejected")]
-    Rejected(#[source] Rejection),
+    Rejected(#[source] CredentialError),
     /// The authenticator's provider cannot be reached, or its answer is unusable.
     #[error("the authenticator is not available")]
     Unavailable(#[source] BoxError),
@@ -30,8 +30,8 @@ impl AuthenticateError {
     }
 }
 
-impl From<Rejection> for AuthenticateError {
-    fn from(rejection: Rejection) -> Self {
+impl From<CredentialError> for AuthenticateError {
+    fn from(rejection: CredentialError) -> Self {
         Self::Rejected(rejection)
     }
 }
@@ -41,7 +41,7 @@ impl From<Rejection> for AuthenticateError {
 /// Values that appear here were vouched for by the credential's issuer, or belong to the configuration.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
-pub enum Rejection {
+pub enum CredentialError {
     /// It is no credential of its kind: cut off, mistyped, or made up.
     #[error("it is malformed")]
     Malformed,
@@ -148,10 +148,10 @@ impl Error for Shared {
 pub(crate) struct TooSlow(pub(crate) std::time::Duration);
 
 /// The authenticators have said more in the log.
-impl From<&AuthenticateError> for Refusal {
+impl From<&AuthenticateError> for Rejection {
     fn from(error: &AuthenticateError) -> Self {
         match error {
-            AuthenticateError::Rejected(Rejection::ForeignOrigin) => Self::ForeignOrigin,
+            AuthenticateError::Rejected(CredentialError::ForeignOrigin) => Self::ForeignOrigin,
             AuthenticateError::Rejected(_) => Self::Unauthorized,
             AuthenticateError::Unavailable(_) => Self::Unavailable,
             AuthenticateError::Busy => Self::TooManyRequests,

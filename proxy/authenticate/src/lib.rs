@@ -40,7 +40,7 @@ mod token_store;
 
 use async_trait::async_trait;
 
-use underpass_core::{Identity, Method, Provenance, Revocation};
+use underpass_core::{AuthenticationMethod, Identity, Provenance, Revocation};
 pub use underpass_https::{Roots, RootsError};
 
 pub use self::{
@@ -48,7 +48,7 @@ pub use self::{
     certificate::{CertificatePrefixes, CertificateRequest, ClientCertificates},
     chain::{Chain, Step},
     config::{ConfigError, Misconfigured},
-    error::{AuthenticateError, Rejection},
+    error::{AuthenticateError, CredentialError},
     github::{GitHub, GitHubAudience, GitHubConfig},
     ldap::{Bind, GroupMembership, GroupSearch, Ldap, LdapConfig, UserSearch},
     names::{Names, Unowned},
@@ -121,7 +121,7 @@ impl Authenticated {
     /// does not say how they know it is taken to.
     pub fn is_ambient(&self) -> bool {
         let method = self.identity.provenance().map(Provenance::method);
-        method.is_none_or(Method::is_ambient)
+        method.is_none_or(AuthenticationMethod::is_ambient)
     }
 
     /// The life of this decision.

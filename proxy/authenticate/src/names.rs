@@ -1,6 +1,6 @@
 //! The owners of the names that authenticators give.
 
-use super::{Authenticated, Rejection};
+use super::{Authenticated, CredentialError};
 
 /// An owner of names: no other authenticator gives one of them to a caller, unless the owner says so (security rule 22). A
 /// [`Chain`](super::Chain) asks after each of its steps, so that no way in leaves it out.
@@ -10,7 +10,7 @@ pub trait Names: Send + Sync {
     ///
     /// # Errors
     /// The name belongs to another user.
-    fn admit(&self, found: Authenticated) -> Result<Authenticated, Rejection>;
+    fn admit(&self, found: Authenticated) -> Result<Authenticated, CredentialError>;
 }
 
 /// Names without owners: for a chain without a directory.
@@ -18,7 +18,7 @@ pub trait Names: Send + Sync {
 pub struct Unowned;
 
 impl Names for Unowned {
-    fn admit(&self, found: Authenticated) -> Result<Authenticated, Rejection> {
+    fn admit(&self, found: Authenticated) -> Result<Authenticated, CredentialError> {
         Ok(found)
     }
 }

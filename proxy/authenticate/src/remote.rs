@@ -12,7 +12,7 @@ use tokio::sync::Semaphore;
 use zeroize::Zeroizing;
 
 use super::{
-    AuthenticateError, Authenticated, Authenticator, Caller, Password, Rejection, Source,
+    AuthenticateError, Authenticated, Authenticator, Caller, CredentialError, Password, Source,
     cache::{Asked, Cache, Digest, Flight, Found, Lifetimes, Pending},
     checks::{Check, Checks},
     error::TooSlow,
@@ -57,7 +57,7 @@ pub(crate) trait Lookup: Send + Sync + 'static {
     ///
     /// # Errors
     /// It is mine, and bad without a question to the provider.
-    fn claim(&self, caller: &Caller<'_>) -> Result<Option<Credential>, Rejection>;
+    fn claim(&self, caller: &Caller<'_>) -> Result<Option<Credential>, CredentialError>;
 
     /// Asks the provider, for a client at this address.
     async fn look_up(
@@ -114,15 +114,15 @@ impl Room {
         }
     }
 
-    fn enter(&self, client: IpAddr) -> Option<Place> {
+    fn enter(&self, client: IpAddr) -> Option<Admitted> {
         let check = self.checks.enter(client)?;
         let questions = Arc::clone(&self.questions);
-        Some(Place { check, questions })
+        Some(Admitted { check, questions })
     }
 }
 
 /// A credential's, while it waits and is asked for.
-struct Place {
+struct Admitted {
     check: Check,
     questions: Arc<Semaphore>,
 }
@@ -216,10 +216,10 @@ impl<L: Lookup> Remote<L> {
     }
 
     /// In a task of its own: a client that leaves takes nothing away from others who wait, and the result is cached.
-    fn start(&self, flight: Flight, credential: Credential, client: IpAddr, place: Place) {
+    fn start(&self, flight: Flight, credential: Credential, client: IpAddr, place: Admitted) {
         let (lookup, failures) = (Arc::clone(&self.lookup), Arc::clone(&self.failures));
         let (known, timeout) = (Arc::clone(&self.known), self.timeout);
-        let Place { check, questions } = place;
+        let Admitted { check, questions } = place;
         tokio::spawn(async move {
             let asking = async {
                 let _place = questions.acquire().await;
@@ -281,7 +281,7 @@ mod tests {
 
     use super::*;
     use crate::source::{Assertion, Reserved};
-    use underpass_core::Method;
+    use underpass_core::AuthenticationMethod;
 
     const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
@@ -295,7 +295,7 @@ mod tests {
 
     #[async_trait]
     impl Lookup for Arc<Fake> {
-        fn claim(&self, caller: &Caller<'_>) -> Result<Option<Credential>, Rejection> {
+        fn claim(&self, caller: &Caller<'_>) -> Result<Option<Credential>, CredentialError> {
             Ok(caller.bearer().map(Credential::bearer))
         }
 
@@ -310,13 +310,13 @@ mod tests {
             tokio::time::sleep(Duration::from_secs(1)).await;
             self.at_once.fetch_sub(1, Ordering::Relaxed);
             let Credential::Bearer(token) = credential else {
-                return Err(Rejection::Malformed.into());
+                return Err(CredentialError::Malformed.into());
             };
             match token.as_str() {
-                "bad" => Err(Rejection::Unknown.into()),
+                "bad" => Err(CredentialError::Unknown.into()),
                 "slow" => std::future::pending().await,
                 "panics" => panic!("on purpose"),
-                _ if token.starts_with("guess") => Err(Rejection::Unknown.into()),
+                _ if token.starts_with("guess") => Err(CredentialError::Unknown.into()),
                 user => Ok(source().identity(Assertion {
                     user: user.to_owned(),
                     ..Assertion::default()
@@ -327,7 +327,12 @@ mod tests {
 
     fn source() -> Source {
         let retired = CancellationToken::new();
-        Source::new("test", Method::GitHub, Reserved::default(), retired)
+        Source::new(
+            "test",
+            AuthenticationMethod::GitHub,
+            Reserved::default(),
+            retired,
+        )
     }
 
     fn remote() -> (Arc<Fake>, Arc<Remote<Arc<Fake>>>) {
@@ -462,7 +467,7 @@ mod tests {
             let error = check(&remote, "bad").await.unwrap_err();
             assert!(matches!(
                 error,
-                AuthenticateError::Rejected(Rejection::Unknown)
+                AuthenticateError::Rejected(CredentialError::Unknown)
             ));
         }
         assert_eq!(fake.asked.load(Ordering::Relaxed), 1);

@@ -8,8 +8,8 @@ use std::{
 
 use tokio_util::sync::CancellationToken;
 
-use super::{Authenticated, Rejection};
-use underpass_core::{Authority, Identity, Method, Provenance, Revocation};
+use super::{Authenticated, CredentialError};
+use underpass_core::{AuthenticationMethod, Authority, Identity, Provenance, Revocation};
 
 /// An authenticator with an external provider: its identities' names and lifetimes.
 ///
@@ -19,7 +19,7 @@ use underpass_core::{Authority, Identity, Method, Provenance, Revocation};
 #[derive(Clone, Debug)]
 pub struct Source {
     name: Arc<str>,
-    method: Method,
+    method: AuthenticationMethod,
     stated: Arc<Reserved>,
     retired: CancellationToken,
 }
@@ -55,7 +55,7 @@ impl Source {
     /// identity of it, for when it is configured no longer.
     pub fn new(
         name: impl Into<Arc<str>>,
-        method: Method,
+        method: AuthenticationMethod,
         stated: Reserved,
         retired: CancellationToken,
     ) -> Self {
@@ -76,7 +76,7 @@ impl Source {
     ///
     /// # Errors
     /// A reserved name that is not stated, or a value that no identity can hold.
-    pub fn identity(&self, assertion: Assertion) -> Result<Identity, Rejection> {
+    pub fn identity(&self, assertion: Assertion) -> Result<Identity, CredentialError> {
         let Assertion {
             user,
             uid,
@@ -86,15 +86,15 @@ impl Source {
             login_until,
         } = assertion;
         if self.is_reserved(&user) && !self.stated.users.contains(&user) {
-            return Err(Rejection::Reserved(user));
+            return Err(CredentialError::Reserved(user));
         }
         let reserved =
             |group: &&String| self.is_reserved(group) && !self.stated.groups.contains(*group);
         if let Some(group) = groups.iter().find(reserved) {
-            return Err(Rejection::Reserved(group.clone()));
+            return Err(CredentialError::Reserved(group.clone()));
         }
         let identity = Identity::new(user, uid, groups, extra)
-            .map_err(|error| Rejection::Identity(error.to_string()))?;
+            .map_err(|error| CredentialError::Identity(error.to_string()))?;
         let name = Arc::clone(&self.name);
         let authority = Authority::provider(self.method, Arc::clone(&name));
         let provenance = Provenance::new(self.method, name, authority)
@@ -104,7 +104,7 @@ impl Source {
     }
 
     fn is_reserved(&self, name: &str) -> bool {
-        let anothers = self.method != Method::TokenReview && begins(name, &ACCOUNTS);
+        let anothers = self.method != AuthenticationMethod::TokenReview && begins(name, &ACCOUNTS);
         anothers || begins(name, &RESERVED)
     }
 
@@ -112,7 +112,7 @@ impl Source {
     ///
     /// # Errors
     /// As [`identity`](Self::identity).
-    pub fn vouch(&self, assertion: Assertion) -> Result<Authenticated, Rejection> {
+    pub fn vouch(&self, assertion: Assertion) -> Result<Authenticated, CredentialError> {
         Ok(Authenticated {
             identity: self.identity(assertion)?,
             claimed: None,
@@ -145,7 +145,12 @@ mod tests {
     use super::*;
 
     fn source(stated: Reserved) -> Source {
-        Source::new("corp", Method::Jwt, stated, CancellationToken::new())
+        Source::new(
+            "corp",
+            AuthenticationMethod::Jwt,
+            stated,
+            CancellationToken::new(),
+        )
     }
 
     fn assertion(user: &str, groups: &[&str]) -> Assertion {
@@ -170,7 +175,7 @@ mod tests {
         ] {
             let refused = plain.identity(assertion(user, groups));
             assert!(
-                matches!(refused, Err(Rejection::Reserved(_))),
+                matches!(refused, Err(CredentialError::Reserved(_))),
                 "{user} {groups:?}"
             );
         }
@@ -193,7 +198,7 @@ mod tests {
             .collect();
         let groups: Vec<_> = groups.iter().map(String::as_str).collect();
         let refused = source(Reserved::default()).identity(assertion("alice", &groups));
-        assert!(matches!(refused, Err(Rejection::Identity(_))));
+        assert!(matches!(refused, Err(CredentialError::Identity(_))));
     }
 
     #[test]

@@ -16,8 +16,8 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    AuthenticateError, Authenticated, Authenticator, Caller, ConfigError, Misconfigured, Rejection,
-    RemoteOptions, Source,
+    AuthenticateError, Authenticated, Authenticator, Caller, ConfigError, CredentialError,
+    Misconfigured, RemoteOptions, Source,
     config::not_empty,
     jwt,
     remote::{Credential, Lookup, Remote},
@@ -149,7 +149,7 @@ struct User {
 
 #[async_trait]
 impl Lookup for Review {
-    fn claim(&self, caller: &Caller<'_>) -> Result<Option<Credential>, Rejection> {
+    fn claim(&self, caller: &Caller<'_>) -> Result<Option<Credential>, CredentialError> {
         let (Some(token), Some(peeked)) = (caller.bearer(), caller.jwt()) else {
             return Ok(None);
         };
@@ -164,7 +164,7 @@ impl Lookup for Review {
         _: IpAddr,
     ) -> Result<Identity, AuthenticateError> {
         let Credential::Bearer(token) = credential else {
-            return Err(Rejection::Malformed.into());
+            return Err(CredentialError::Malformed.into());
         };
         let asked = self.ask(token).await;
         let status = asked.map_err(AuthenticateError::unavailable)?.status;
@@ -185,18 +185,18 @@ impl Review {
         self.reviewer.ask(&self.config.cluster, &question).await
     }
 
-    fn assertion(&self, token: &str, status: Status) -> Result<Assertion, Rejection> {
+    fn assertion(&self, token: &str, status: Status) -> Result<Assertion, CredentialError> {
         if !status.authenticated {
-            return Err(Rejection::Unknown);
+            return Err(CredentialError::Unknown);
         }
         // An API server that does not know audiences says none (TokenReviewStatus).
         let ours = |audience: &String| self.config.audiences.contains(audience);
         if !status.audiences.iter().any(ours) {
-            return Err(Rejection::Audience);
+            return Err(CredentialError::Audience);
         }
         let account = status.user.username.strip_prefix("system:serviceaccount:");
         let account = account.and_then(|account| account.split_once(':'));
-        let (namespace, name) = account.ok_or(Rejection::NotAllowed)?;
+        let (namespace, name) = account.ok_or(CredentialError::NotAllowed)?;
         let listed = self.config.namespaces.is_empty()
             || self
                 .config
@@ -204,7 +204,7 @@ impl Review {
                 .iter()
                 .any(|listed| listed == namespace);
         if namespace.is_empty() || name.is_empty() || name.contains(':') || !listed {
-            return Err(Rejection::NotAllowed);
+            return Err(CredentialError::NotAllowed);
         }
         let cluster = &self.config.cluster;
         Ok(Assertion {
@@ -227,7 +227,7 @@ mod tests {
 
     use super::*;
     use crate::Reserved;
-    use underpass_core::{BoxedIo, ConnectError, Method, Open};
+    use underpass_core::{AuthenticationMethod, BoxedIo, ConnectError, Open};
 
     struct Nowhere;
 
@@ -241,7 +241,7 @@ mod tests {
     fn review() -> Review {
         let source = Source::new(
             "edge",
-            Method::TokenReview,
+            AuthenticationMethod::TokenReview,
             Reserved::default(),
             CancellationToken::new(),
         );
@@ -258,7 +258,7 @@ mod tests {
         }
     }
 
-    fn read(change: impl FnOnce(&mut serde_json::Value)) -> Result<Assertion, Rejection> {
+    fn read(change: impl FnOnce(&mut serde_json::Value)) -> Result<Assertion, CredentialError> {
         let mut answer = json!({ "status": {
             "authenticated": true, "audiences": ["underpass"],
             "user": {
@@ -297,13 +297,13 @@ mod tests {
             "",
         ] {
             let refused = read(|status| status["user"]["username"] = json!(name));
-            assert_eq!(refused.unwrap_err(), Rejection::NotAllowed, "{name}");
+            assert_eq!(refused.unwrap_err(), CredentialError::NotAllowed, "{name}");
         }
         let refused = read(|status| status["authenticated"] = json!(false));
-        assert_eq!(refused.unwrap_err(), Rejection::Unknown);
+        assert_eq!(refused.unwrap_err(), CredentialError::Unknown);
         for audiences in [json!([]), json!(["kubernetes"])] {
             let refused = read(|status| status["audiences"] = audiences);
-            assert_eq!(refused.unwrap_err(), Rejection::Audience);
+            assert_eq!(refused.unwrap_err(), CredentialError::Audience);
         }
     }
 

@@ -5,10 +5,12 @@ use std::{collections::BTreeMap, sync::Arc, time::SystemTime};
 use async_trait::async_trait;
 
 use super::{
-    AuthenticateError, Authenticated, Authenticator, Caller, Rejection,
+    AuthenticateError, Authenticated, Authenticator, Caller, CredentialError,
     token::{Token, TokenError, TokenHash},
 };
-use underpass_core::{Authority, BoxError, Identity, Method, Provenance, Revocation, Scope};
+use underpass_core::{
+    AuthenticationMethod, Authority, BoxError, Identity, Provenance, Revocation, Scope,
+};
 
 /// A token's record in the store.
 #[derive(Clone, Debug, Default)]
@@ -74,18 +76,18 @@ impl Authenticator for TokenAuthenticator {
     ) -> Result<Option<Authenticated>, AuthenticateError> {
         let token = match caller.bearer().map(Token::parse) {
             None | Some(Err(TokenError::Foreign)) => return Ok(None),
-            Some(Err(_)) => return Err(Rejection::Malformed.into()),
+            Some(Err(_)) => return Err(CredentialError::Malformed.into()),
             Some(Ok(token)) => token,
         };
         let found = self.store.find(&token.hash()).await;
         let record = found
             .map_err(|error| AuthenticateError::Unavailable(Box::new(error)))?
-            .ok_or(Rejection::Unknown)?;
+            .ok_or(CredentialError::Unknown)?;
         if record
             .expires_at
             .is_some_and(|end| end <= SystemTime::now())
         {
-            return Err(Rejection::Expired.into());
+            return Err(CredentialError::Expired.into());
         }
         let TokenRecord {
             id,
@@ -100,10 +102,14 @@ impl Authenticator for TokenAuthenticator {
         } = record;
         let identity = Identity::new(user, uid, groups, extra)
             .map_err(|error| AuthenticateError::Unavailable(Box::new(error)))?;
-        let provenance = Provenance::new(Method::Token, Arc::clone(&self.name), authority)
-            .with_end(expires_at)
-            .with_scope(scope)
-            .with_token(id);
+        let provenance = Provenance::new(
+            AuthenticationMethod::Token,
+            Arc::clone(&self.name),
+            authority,
+        )
+        .with_end(expires_at)
+        .with_scope(scope)
+        .with_token(id);
         let revocation = match expires_at {
             Some(end) => revocation.until(end),
             None => revocation,
@@ -181,7 +187,7 @@ mod tests {
             let refused = present(token.expose(), record(Some(past))).await;
             assert!(matches!(
                 refused,
-                Err(AuthenticateError::Rejected(Rejection::Expired))
+                Err(AuthenticateError::Rejected(CredentialError::Expired))
             ));
         }
     }

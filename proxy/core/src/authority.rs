@@ -4,7 +4,7 @@ use std::{fmt, str::FromStr, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
-use crate::Method;
+use crate::AuthenticationMethod;
 
 /// The source that vouches for a name. A name identifies a user only together with its authority (security rule 22): `alice` of
 /// an LDAP directory is no other authority's `alice`, unless the directory here says that they are one.
@@ -24,7 +24,7 @@ pub enum Authority {
 /// does not hold for one of another kind that takes over its name.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Provider {
-    method: Method,
+    method: AuthenticationMethod,
     name: Arc<str>,
 }
 
@@ -38,7 +38,7 @@ pub struct AuthorityError(String);
 
 impl Authority {
     /// The authenticator of this kind and name.
-    pub fn provider(method: Method, name: Arc<str>) -> Self {
+    pub fn provider(method: AuthenticationMethod, name: Arc<str>) -> Self {
         Self::Provider(Provider { method, name })
     }
 
@@ -49,12 +49,12 @@ impl Authority {
 }
 
 /// The kinds of authenticators that ask a provider.
-const PROVIDERS: [Method; 5] = [
-    Method::Jwt,
-    Method::Certificate,
-    Method::TokenReview,
-    Method::Ldap,
-    Method::GitHub,
+const PROVIDERS: [AuthenticationMethod; 5] = [
+    AuthenticationMethod::Jwt,
+    AuthenticationMethod::Certificate,
+    AuthenticationMethod::TokenReview,
+    AuthenticationMethod::Ldap,
+    AuthenticationMethod::GitHub,
 ];
 
 impl FromStr for Authority {

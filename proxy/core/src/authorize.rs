@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 
-use crate::{BoxError, ClusterName, Identity, Refusal, RequestInfo, Revocation, Target};
+use crate::{BoxError, ClusterName, Identity, Rejection, RequestInfo, Revocation, Target};
 
 /// One access to be decided, before a stream is opened (security rules 5 and 8).
 #[derive(Clone, Copy, Debug)]
@@ -79,12 +79,12 @@ pub trait Authorizer: Send + Sync {
 /// Decides about impersonation (`kubectl --as`, security rule 16), once [`Authorizer::authorize`] has let the caller reach the
 /// cluster. `AccessReviews` of the gateway leaves it to the cluster's RBAC.
 #[async_trait]
-pub trait ActingAs: Send + Sync {
+pub trait ImpersonationAuthorizer: Send + Sync {
     /// May the caller act as `target` there? The answer stands until its [`Revocation`].
     ///
     /// # Errors
     /// The answer for the caller. Its cause is in the log already.
-    async fn may(&self, access: &Access<'_>, target: &Identity) -> Result<Revocation, Refusal>;
+    async fn may(&self, access: &Access<'_>, target: &Identity) -> Result<Revocation, Rejection>;
 }
 
 /// No caller may impersonate.
@@ -92,9 +92,9 @@ pub trait ActingAs: Send + Sync {
 pub struct Nobody;
 
 #[async_trait]
-impl ActingAs for Nobody {
-    async fn may(&self, access: &Access<'_>, _: &Identity) -> Result<Revocation, Refusal> {
-        Err(Refusal::Forbidden {
+impl ImpersonationAuthorizer for Nobody {
+    async fn may(&self, access: &Access<'_>, _: &Identity) -> Result<Revocation, Rejection> {
+        Err(Rejection::Forbidden {
             user: access.identity().user().to_owned(),
             cluster: access.cluster().clone(),
             verb: "impersonate".into(),

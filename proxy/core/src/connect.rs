@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use crate::{BoxError, BoxedIo, ClusterName, Refusal, StreamClass, Target};
+use crate::{BoxError, BoxedIo, ClusterName, Rejection, StreamClass, Target};
 
 /// The purpose of a stream.
 #[derive(Clone, Debug)]
@@ -86,15 +86,17 @@ pub enum ConnectError {
 
 impl ConnectError {
     /// The answer for the client, without details.
-    pub fn refusal(&self, cluster: &ClusterName) -> Refusal {
+    pub fn rejection(&self, cluster: &ClusterName) -> Rejection {
         match self {
-            Self::UnknownCluster => Refusal::UnknownCluster(cluster.clone()),
-            Self::NoAgent => Refusal::NoAgent(cluster.clone()),
-            Self::AgentRefused { .. } | Self::NoTarget(_) => Refusal::AgentRefused(cluster.clone()),
-            Self::Unusable(_) => Refusal::Unusable(cluster.clone()),
-            Self::HeaderTooLarge => Refusal::HeadersTooLarge,
-            Self::TooManyStreams => Refusal::TooManyRequests,
-            Self::Lost(_) => Refusal::AgentLost(cluster.clone()),
+            Self::UnknownCluster => Rejection::UnknownCluster(cluster.clone()),
+            Self::NoAgent => Rejection::NoAgent(cluster.clone()),
+            Self::AgentRefused { .. } | Self::NoTarget(_) => {
+                Rejection::AgentRefused(cluster.clone())
+            }
+            Self::Unusable(_) => Rejection::Unusable(cluster.clone()),
+            Self::HeaderTooLarge => Rejection::HeadersTooLarge,
+            Self::TooManyStreams => Rejection::TooManyRequests,
+            Self::Lost(_) => Rejection::AgentLost(cluster.clone()),
         }
     }
 }

@@ -256,7 +256,10 @@ mod tests {
 
     #[test]
     fn how_it_was_authenticated_stays_at_the_server() {
-        let (method, authority) = (crate::Method::Jwt, crate::Authority::default());
+        let (method, authority) = (
+            crate::AuthenticationMethod::Jwt,
+            crate::Authority::default(),
+        );
         let vouched = alice().vouched_for(Provenance::new(method, "corp", authority));
         assert_eq!(vouched.encode().unwrap(), alice().encode().unwrap());
         let decoded = Identity::decode(&vouched.encode().unwrap()).unwrap();

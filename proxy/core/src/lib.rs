@@ -1,10 +1,10 @@
 //! Types that both ends of Underpass share.
 //!
 //! - [`Identity`]: the caller, and [`Provenance`]: its proof. [`Scope`] and [`Revocation`] bound it.
-//! - [`ClusterName`], [`Target`], [`RequestInfo`], [`Access`]: the call. [`Authorizer`] and [`ActingAs`] decide.
+//! - [`ClusterName`], [`Target`], [`RequestInfo`], [`Access`]: the call. [`Authorizer`] and [`ImpersonationAuthorizer`] decide.
 //! - [`Name`], [`Labels`], [`Role`], [`Subject`], [`Selector`], [`Revision`]: the values of a directory and of its API.
 //! - [`Clusters`] opens a stream to a cluster. [`ConnectionInfo`] and [`Peer`] tell of the connection that a call came on.
-//! - [`Refusal`]: every answer that is Underpass's own.
+//! - [`Rejection`]: every answer that is Underpass's own.
 //! - [`limits`]: the bounds on peers and users, in one place.
 
 pub mod body;
@@ -32,7 +32,7 @@ mod name;
 mod network;
 mod peer;
 mod provenance;
-mod refusal;
+mod rejection;
 pub mod request_info;
 mod revision;
 mod revocation;
@@ -46,7 +46,7 @@ mod target;
 pub use self::{
     audit_id::new_audit_id,
     authority::{Authority, AuthorityError, Provider},
-    authorize::{Access, ActingAs, AuthorizeError, Authorizer, Nobody},
+    authorize::{Access, AuthorizeError, Authorizer, ImpersonationAuthorizer, Nobody},
     body::{Body, BoxError, boxed, empty, full},
     cluster::{ClusterName, ClusterNameError},
     cluster_policy::ClusterPolicy,
@@ -61,8 +61,8 @@ pub use self::{
     network::{BLOCK_SIZES, Block, Network, NetworkError, Networks, blocks_of, network_of},
     peer::{Peer, X_FORWARDED_FOR, forwarded_for},
     policy::{ImpersonationPolicy, NeverImpersonated},
-    provenance::{Method, Provenance},
-    refusal::Refusal,
+    provenance::{AuthenticationMethod, Provenance},
+    rejection::Rejection,
     request_info::{RequestInfo, StreamClass},
     revision::Revision,
     revocation::Revocation,

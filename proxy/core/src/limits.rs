@@ -459,26 +459,26 @@ pub const PEER_MESSAGE_CHARS: usize = 512;
 pub const ACCESS_REVIEWS_AT_ONCE: usize = 8;
 
 /// The decision about an impersonation, from the first review to the last.
-pub const ACTING_AS_TIME: Duration = Duration::from_secs(20);
+pub const IMPERSONATION_TIME: Duration = Duration::from_secs(20);
 
 /// Reviews of impersonations in one cluster at once: beyond it, 429. A cluster that hangs costs so many, and takes nothing from
 /// the others. One caller has three quarters of them at the most (`share.rs`).
-pub const ACTING_AS_WAITING: usize = 64;
+pub const IMPERSONATION_WAITING: usize = 64;
 
 /// How long a cluster's yes counts for new requests: as long as kube-apiserver itself remembers a constrained
 /// impersonation. One kubectl command, with its discovery, is one round of reviews.
-pub const ACTING_AS_ALLOWED: Duration = Duration::from_secs(10);
+pub const IMPERSONATION_ALLOWED: Duration = Duration::from_secs(10);
 
 /// How long its no counts: one kubectl command's repetitions, and hardly longer than a user with a new right takes to try
 /// again.
-pub const ACTING_AS_REFUSED: Duration = Duration::from_secs(2);
+pub const IMPERSONATION_REFUSED: Duration = Duration::from_secs(2);
 
 /// While watches, shells and logs rest on a cluster's yes, it is asked again so often: a right that was revoked in the cluster
-/// lasts that long, and [`ACTING_AS_ALLOWED`] more at the most.
-pub const ACTING_AS_AGAIN: Duration = Duration::from_secs(30);
+/// lasts that long, and [`IMPERSONATION_ALLOWED`] more at the most.
+pub const IMPERSONATION_AGAIN: Duration = Duration::from_secs(30);
 
 /// Answers that are remembered, yes and no each, of some hundred bytes.
-pub const ACTING_AS_ANSWERS: usize = 4096;
+pub const IMPERSONATION_ANSWERS: usize = 4096;
 
 /// Arguments and environment of a credential plugin, together: a few tokens and paths.
 pub const EXEC_INPUT_BYTES: usize = 64 * 1024;

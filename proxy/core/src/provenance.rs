@@ -7,7 +7,7 @@ use crate::{Authority, Scope};
 /// The kind of proof that a caller gave.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[non_exhaustive]
-pub enum Method {
+pub enum AuthenticationMethod {
     /// A bearer token of Underpass's own.
     Token,
     /// A name and password of Underpass's own.
@@ -24,7 +24,7 @@ pub enum Method {
     TokenReview,
 }
 
-impl Method {
+impl AuthenticationMethod {
     /// As logs and metrics write it.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -39,7 +39,7 @@ impl Method {
     }
 }
 
-impl Method {
+impl AuthenticationMethod {
     /// Do browsers attach it by themselves, for requests of any page? They remember HTTP Basic for a server, and a client
     /// certificate belongs to the connection.
     pub const fn is_ambient(self) -> bool {
@@ -50,7 +50,7 @@ impl Method {
     }
 }
 
-impl fmt::Display for Method {
+impl fmt::Display for AuthenticationMethod {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
     }
@@ -61,7 +61,7 @@ impl fmt::Display for Method {
 /// It stays at the server: an agent needs only the user to impersonate, and could not check the rest.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Provenance {
-    method: Method,
+    method: AuthenticationMethod,
     authenticator: Arc<str>,
     authority: Authority,
     expires_at: Option<SystemTime>,
@@ -73,7 +73,11 @@ pub struct Provenance {
 impl Provenance {
     /// The authenticator of this name has checked a proof of this kind; `authority` gave the names. The proof says nothing
     /// of its end, and is for everything, unless the methods below say otherwise.
-    pub fn new(method: Method, authenticator: impl Into<Arc<str>>, authority: Authority) -> Self {
+    pub fn new(
+        method: AuthenticationMethod,
+        authenticator: impl Into<Arc<str>>,
+        authority: Authority,
+    ) -> Self {
         Self {
             method,
             authenticator: authenticator.into(),
@@ -115,7 +119,7 @@ impl Provenance {
     }
 
     /// The kind of proof.
-    pub fn method(&self) -> Method {
+    pub fn method(&self) -> AuthenticationMethod {
         self.method
     }
 

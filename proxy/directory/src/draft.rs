@@ -9,7 +9,9 @@ use time::OffsetDateTime;
 
 use super::{
     error::ChangeError,
-    object::{AccessToken, Agent, Binding, Cluster, Group, Kind, Object, Owner, TokenUse, User},
+    object::{
+        AccessToken, Agent, Binding, Cluster, Group, Object, ObjectKind, Owner, TokenUse, User,
+    },
     room,
     snapshot::{Entry, Snapshot, Table, Tabled, Tables},
     store::{Key, Write},
@@ -302,7 +304,7 @@ impl Draft {
     /// Removes tokens one of whose ancestors is gone (rule 24): once for the whole change, which may have removed many.
     fn sweep_orphans(&mut self) {
         let tokens = self.all::<AccessToken>();
-        let is_gone = |(kind, name): &Key| *kind == Kind::Token && !tokens.contains_key(name);
+        let is_gone = |(kind, name): &Key| *kind == ObjectKind::Token && !tokens.contains_key(name);
         if !self.touched.iter().any(is_gone) {
             return;
         }
@@ -334,13 +336,13 @@ impl Draft {
         let mut writes = Vec::with_capacity(self.touched.len());
         for key in self.touched {
             let value = match key.0 {
-                Kind::Cluster => encode(&self.tables.clusters, &key)?,
-                Kind::Agent => encode(&self.tables.agents, &key)?,
-                Kind::User => encode(&self.tables.users, &key)?,
-                Kind::Group => encode(&self.tables.groups, &key)?,
-                Kind::Token => encode(&self.tables.tokens, &key)?,
-                Kind::Binding => encode(&self.tables.bindings, &key)?,
-                Kind::TokenUse => encode(&self.tables.uses, &key)?,
+                ObjectKind::Cluster => encode(&self.tables.clusters, &key)?,
+                ObjectKind::Agent => encode(&self.tables.agents, &key)?,
+                ObjectKind::User => encode(&self.tables.users, &key)?,
+                ObjectKind::Group => encode(&self.tables.groups, &key)?,
+                ObjectKind::Token => encode(&self.tables.tokens, &key)?,
+                ObjectKind::Binding => encode(&self.tables.bindings, &key)?,
+                ObjectKind::TokenUse => encode(&self.tables.uses, &key)?,
             };
             writes.push(Write { key, value });
         }
@@ -460,7 +462,7 @@ impl Checked for Agent {
         let mut others = draft.all::<Self>().iter();
         match others.find(|(other, agent)| *other != name && agent.object.key == self.key) {
             Some((other, _)) => Err(ChangeError::Twice {
-                kind: Kind::Agent,
+                kind: ObjectKind::Agent,
                 name: other.clone(),
             }),
             None => Ok(()),
@@ -497,7 +499,7 @@ impl Checked for Group {
     fn check(&self, name: &str, draft: &Draft) -> Result<(), ChangeError> {
         is_name(name)?;
         if self.members.len() > limits::GROUP_MEMBERS {
-            return Err(ChangeError::TooMany(Kind::User));
+            return Err(ChangeError::TooMany(ObjectKind::User));
         }
         check_links(&self.links)?;
         self.members
@@ -595,7 +597,7 @@ impl Checked for Binding {
         }
         let many = self.subjects.len().max(self.clusters.names.len());
         if many > limits::BINDING_NAMES {
-            return Err(ChangeError::TooMany(Kind::Binding));
+            return Err(ChangeError::TooMany(ObjectKind::Binding));
         }
         let before = draft
             .get::<Self>(name)

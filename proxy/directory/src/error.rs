@@ -3,7 +3,7 @@
 use time::OffsetDateTime;
 
 use super::{
-    object::Kind,
+    object::ObjectKind,
     snapshot::Unreadable,
     store::{CommitError, StoreError},
 };
@@ -29,7 +29,7 @@ pub enum ChangeError {
     #[error("there is no {kind} {name:?}")]
     NotFound {
         /// Its kind.
-        kind: Kind,
+        kind: ObjectKind,
         /// Its name.
         name: String,
     },
@@ -37,7 +37,7 @@ pub enum ChangeError {
     #[error("there is a {kind} {name:?} already")]
     Exists {
         /// Its kind.
-        kind: Kind,
+        kind: ObjectKind,
         /// Its name.
         name: String,
     },
@@ -45,7 +45,7 @@ pub enum ChangeError {
     #[error("{kind} {name:?} was changed meanwhile; read it again")]
     Changed {
         /// Its kind.
-        kind: Kind,
+        kind: ObjectKind,
         /// Its name.
         name: String,
     },
@@ -53,7 +53,7 @@ pub enum ChangeError {
     #[error("{kind} {name:?} has the same key")]
     Twice {
         /// The other's kind.
-        kind: Kind,
+        kind: ObjectKind,
         /// The other's name.
         name: String,
     },
@@ -109,13 +109,13 @@ pub enum ChangeError {
     #[error("{kind} {name:?} is larger than {} bytes", limits::OBJECT_BYTES)]
     TooLarge {
         /// Its kind.
-        kind: Kind,
+        kind: ObjectKind,
         /// Its name.
         name: String,
     },
     /// The directory, or the object, holds as many as it may.
     #[error("there are too many objects of kind {0}")]
-    TooMany(Kind),
+    TooMany(ObjectKind),
     /// The user has [`limits::TOKENS_PER_USER`] tokens that count.
     #[error(
         "user {user:?} has {} tokens already; revoke some",

@@ -43,7 +43,8 @@ pub use self::{
     effective_roles::EffectiveRoles,
     error::{ChangeError, OpenError},
     object::{
-        AccessToken, Agent, Binding, Cluster, Group, Kind, Login, Object, Owner, TokenUse, User,
+        AccessToken, Agent, Binding, Cluster, Group, Login, Object, ObjectKind, Owner, TokenUse,
+        User,
     },
     snapshot::{Entry, Snapshot, Table, Tabled, Tables, Unreadable},
     standing::Named,

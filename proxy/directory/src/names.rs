@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::{Directory, grants::Grant, object::AccessToken, snapshot::Snapshot, standing::Facts};
 use crate::Owner;
-use underpass_authenticate::{Authenticated, Names, Rejection};
+use underpass_authenticate::{Authenticated, CredentialError, Names};
 use underpass_core::{Authority, Identity, Provenance, limits};
 
 /// Groups that the log has named lately, by authority.
@@ -78,10 +78,10 @@ impl Directory {
 }
 
 impl Names for Directory {
-    fn admit(&self, found: Authenticated) -> Result<Authenticated, Rejection> {
+    fn admit(&self, found: Authenticated) -> Result<Authenticated, CredentialError> {
         let identity = found.identity();
         let Some(provenance) = identity.provenance() else {
-            return Err(Rejection::Unknown);
+            return Err(CredentialError::Unknown);
         };
         // The owner of a token was looked up here, and admitted.
         if provenance.token().is_some() || provenance.authority().is_directory() {
@@ -97,7 +97,7 @@ impl Names for Directory {
     }
 }
 
-fn identity_of(facts: &Facts, provenance: Provenance) -> Result<Identity, Rejection> {
+fn identity_of(facts: &Facts, provenance: Provenance) -> Result<Identity, CredentialError> {
     let Facts {
         user,
         uid,
@@ -106,6 +106,6 @@ fn identity_of(facts: &Facts, provenance: Provenance) -> Result<Identity, Reject
         ..
     } = facts.clone();
     let identity = Identity::new(user, uid, groups, extra)
-        .map_err(|error| Rejection::Identity(error.to_string()))?;
+        .map_err(|error| CredentialError::Identity(error.to_string()))?;
     Ok(identity.vouched_for(provenance))
 }

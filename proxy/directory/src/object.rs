@@ -11,7 +11,7 @@ use underpass_core::{Authority, ClusterName, Labels, Name, Role, Scope, Selector
 
 /// A kind of object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Kind {
+pub enum ObjectKind {
     /// [`Cluster`].
     Cluster,
     /// [`Agent`].
@@ -28,7 +28,7 @@ pub enum Kind {
     TokenUse,
 }
 
-impl Kind {
+impl ObjectKind {
     /// Every kind.
     pub const ALL: [Self; 7] = [
         Self::Cluster,
@@ -53,13 +53,13 @@ impl Kind {
         }
     }
 
-    /// Reads the output of [`Kind::as_str`].
+    /// Reads the output of [`ObjectKind::as_str`].
     pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|kind| kind.as_str() == name)
     }
 }
 
-impl std::fmt::Display for Kind {
+impl std::fmt::Display for ObjectKind {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(self.as_str())
     }
@@ -69,7 +69,7 @@ impl std::fmt::Display for Kind {
 /// version does not know might restrict a right.
 pub trait Object: Clone + PartialEq + Serialize + DeserializeOwned + Send + Sync + 'static {
     /// Its kind.
-    const KIND: Kind;
+    const KIND: ObjectKind;
 }
 
 /// A cluster.
@@ -234,7 +234,7 @@ pub struct Login {
     /// Further facts, by lower-case key.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub extra: BTreeMap<String, Vec<String>>,
-    /// Kind and name of the authenticator that vouched for them.
+    /// ObjectKind and name of the authenticator that vouched for them.
     pub authenticated_by: String,
 }
 
@@ -278,7 +278,7 @@ pub struct Binding {
 macro_rules! objects {
     ($($object:ident: $kind:ident),+ $(,)?) => {
         $(impl Object for $object {
-            const KIND: Kind = Kind::$kind;
+            const KIND: ObjectKind = ObjectKind::$kind;
         })+
     };
 }

@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use super::{
     draft::Draft,
     error::ChangeError,
-    object::{AccessToken, Kind, Owner},
+    object::{AccessToken, ObjectKind, Owner},
 };
 use underpass_core::limits;
 
@@ -98,7 +98,7 @@ fn make_within(bounds: Bounds, draft: &mut Draft, token: &AccessToken) -> Result
         let user = token.owner.name().to_owned();
         (own, ChangeError::TooManyTokens { user })
     } else if placed.len() >= bounds.all {
-        (crowd(placed), ChangeError::TooMany(Kind::Token))
+        (crowd(placed), ChangeError::TooMany(ObjectKind::Token))
     } else {
         return Ok(());
     };
@@ -279,7 +279,10 @@ mod tests {
         let refused = put(&mut draft, "x", alice);
         assert!(matches!(refused, Err(ChangeError::TooManyTokens { .. })));
         let refused = put(&mut draft, "x", carol);
-        assert!(matches!(refused, Err(ChangeError::TooMany(Kind::Token))));
+        assert!(matches!(
+            refused,
+            Err(ChangeError::TooMany(ObjectKind::Token))
+        ));
         // Logins have places of their own.
         let token = login(&draft, "ldap/corp", "dave", 0);
         put(&mut draft, "dave", token).unwrap();

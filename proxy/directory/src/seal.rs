@@ -75,9 +75,9 @@ impl TryFrom<String> for Sealed {
 
 /// Where a secret belongs. Lengths delimit the parts, so that no two places have the same bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Place(Vec<u8>);
+pub struct SealContext(Vec<u8>);
 
-impl Place {
+impl SealContext {
     /// A field of the object of a kind and a name.
     pub fn new(kind: &str, name: &str, field: &str) -> Self {
         Self(Vec::new()).and(kind).and(name).and(field)
@@ -192,7 +192,7 @@ impl Keyring {
     ///
     /// # Errors
     /// There are no random numbers.
-    pub fn seal(&self, secret: &[u8], place: &Place) -> Result<Sealed, SealError> {
+    pub fn seal(&self, secret: &[u8], place: &SealContext) -> Result<Sealed, SealError> {
         // Encrypted in place: no copy of the secret is left, since there is room for the tag already.
         let mut text = Vec::with_capacity(secret.len() + AES_256_GCM.tag_len());
         text.extend_from_slice(secret);
@@ -211,7 +211,11 @@ impl Keyring {
     ///
     /// # Errors
     /// Its key is not here, or it is not this place's.
-    pub fn open(&self, sealed: &Sealed, place: &Place) -> Result<Zeroizing<Vec<u8>>, UnsealError> {
+    pub fn open(
+        &self,
+        sealed: &Sealed,
+        place: &SealContext,
+    ) -> Result<Zeroizing<Vec<u8>>, UnsealError> {
         let mut keys = std::iter::once(&self.first).chain(&self.others);
         let key = keys
             .find(|key| key.id == sealed.key)
@@ -242,8 +246,8 @@ mod tests {
         SealingKey::from_text(&SealingKey::generate().unwrap()).unwrap()
     }
 
-    fn place() -> Place {
-        Place::new("cluster", "prod", "token")
+    fn place() -> SealContext {
+        SealContext::new("cluster", "prod", "token")
     }
 
     #[test]
@@ -252,10 +256,10 @@ mod tests {
         let sealed = ring.seal(b"hunter2", &place()).unwrap();
         assert_eq!(&*ring.open(&sealed, &place()).unwrap(), b"hunter2");
         for other in [
-            Place::new("cluster", "dev", "token"),
-            Place::new("cluster", "prod", "key"),
-            Place::new("user", "prod", "token"),
-            Place::new("cluste", "rprod", "token"),
+            SealContext::new("cluster", "dev", "token"),
+            SealContext::new("cluster", "prod", "key"),
+            SealContext::new("user", "prod", "token"),
+            SealContext::new("cluste", "rprod", "token"),
             place().and("https://elsewhere"),
             place().and(""),
         ] {

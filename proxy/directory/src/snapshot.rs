@@ -6,7 +6,9 @@ use std::{
 };
 
 use super::{
-    object::{AccessToken, Agent, Binding, Cluster, Group, Kind, Object, Owner, TokenUse, User},
+    object::{
+        AccessToken, Agent, Binding, Cluster, Group, Object, ObjectKind, Owner, TokenUse, User,
+    },
     standing::{Facts, Named},
     store::{Contents, Key, Record},
 };
@@ -64,7 +66,7 @@ struct Index {
 #[derive(Debug, thiserror::Error)]
 #[error("the directory's {kind} {name:?} cannot be read (is it from a newer version?)")]
 pub struct Unreadable {
-    kind: Kind,
+    kind: ObjectKind,
     name: String,
     source: serde_json::Error,
 }
@@ -116,13 +118,13 @@ impl Snapshot {
         let mut tables = Tables::default();
         for (key, record) in contents.records {
             match key.0 {
-                Kind::Cluster => read(&mut tables.clusters, key, &record)?,
-                Kind::Agent => read(&mut tables.agents, key, &record)?,
-                Kind::User => read(&mut tables.users, key, &record)?,
-                Kind::Group => read(&mut tables.groups, key, &record)?,
-                Kind::Token => read(&mut tables.tokens, key, &record)?,
-                Kind::Binding => read(&mut tables.bindings, key, &record)?,
-                Kind::TokenUse => read(&mut tables.uses, key, &record)?,
+                ObjectKind::Cluster => read(&mut tables.clusters, key, &record)?,
+                ObjectKind::Agent => read(&mut tables.agents, key, &record)?,
+                ObjectKind::User => read(&mut tables.users, key, &record)?,
+                ObjectKind::Group => read(&mut tables.groups, key, &record)?,
+                ObjectKind::Token => read(&mut tables.tokens, key, &record)?,
+                ObjectKind::Binding => read(&mut tables.bindings, key, &record)?,
+                ObjectKind::TokenUse => read(&mut tables.uses, key, &record)?,
             }
         }
         Ok(Self::new(contents.revision, tables))

@@ -14,7 +14,7 @@ use super::{
     object::{Group, Login, User},
     snapshot::Snapshot,
 };
-use underpass_authenticate::Rejection;
+use underpass_authenticate::CredentialError;
 use underpass_core::{Authority, Identity, Subject, SubjectKind};
 
 /// A caller as clusters see them, and the authority that vouches for this.
@@ -108,11 +108,11 @@ impl Given<'_> {
 
 impl Snapshot {
     /// The user of the directory whom `authority` means by this name; `None` where it has no such name.
-    fn user_of(&self, authority: &Authority, name: &str) -> Result<Option<&User>, Rejection> {
+    fn user_of(&self, authority: &Authority, name: &str) -> Result<Option<&User>, CredentialError> {
         let Some(entry) = self.get::<User>(name) else {
             return match self.user_like(name) {
                 None => Ok(None),
-                Some(owner) => Err(Rejection::LookAlike {
+                Some(owner) => Err(CredentialError::LookAlike {
                     name: name.to_owned(),
                     owner: owner.to_owned(),
                 }),
@@ -120,13 +120,13 @@ impl Snapshot {
         };
         let user = &*entry.object;
         if !authority.is_directory() && !user.links.contains(authority) {
-            return Err(Rejection::AnothersName {
+            return Err(CredentialError::AnothersName {
                 name: name.to_owned(),
                 authority: authority.clone(),
             });
         }
         if user.disabled {
-            return Err(Rejection::Disabled(name.to_owned()));
+            return Err(CredentialError::Disabled(name.to_owned()));
         }
         Ok(Some(user))
     }
@@ -141,7 +141,7 @@ impl Snapshot {
 
     /// Applies the directory to an authenticator's facts: a linked user has their groups in the directory as well, and the
     /// authenticator gives no group of the directory's without a link.
-    pub(super) fn admit(&self, claimed: &Facts) -> Result<Facts, Rejection> {
+    pub(super) fn admit(&self, claimed: &Facts) -> Result<Facts, CredentialError> {
         let authority = &claimed.authority;
         let user = self.user_of(authority, &claimed.user)?;
         let mut admitted = claimed.clone();

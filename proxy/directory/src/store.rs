@@ -8,11 +8,11 @@ use std::{
 use async_trait::async_trait;
 use tokio::sync::watch;
 
-use super::object::Kind;
+use super::object::ObjectKind;
 use underpass_core::{BoxError, Revision};
 
 /// The key of an object.
-pub type Key = (Kind, String);
+pub type Key = (ObjectKind, String);
 
 /// An object as a store has it.
 #[derive(Clone, Debug, PartialEq, Eq)]

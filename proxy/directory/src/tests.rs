@@ -94,7 +94,7 @@ fn known_here(user: &str, groups: &[&str]) -> Identity {
     let groups = groups.iter().map(|&group| group.to_owned()).collect();
     let identity = Identity::new(user.to_owned(), None, groups, Default::default()).unwrap();
     let authority = underpass_core::Authority::Directory;
-    let method = underpass_core::Method::Token;
+    let method = underpass_core::AuthenticationMethod::Token;
     identity.vouched_for(underpass_core::Provenance::new(method, "tokens", authority))
 }
 
@@ -473,7 +473,7 @@ async fn what_is_named_must_exist() {
     assert!(matches!(
         nobody.await,
         Err(ChangeError::NotFound {
-            kind: Kind::User,
+            kind: ObjectKind::User,
             ..
         })
     ));
@@ -482,7 +482,7 @@ async fn what_is_named_must_exist() {
     assert!(matches!(
         nowhere.await,
         Err(ChangeError::NotFound {
-            kind: Kind::Cluster,
+            kind: ObjectKind::Cluster,
             ..
         })
     ));
@@ -584,7 +584,7 @@ async fn only_admins_of_all_clusters_are_administrators() {
 async fn what_a_newer_version_wrote_is_not_guessed_at() {
     let store = Arc::new(MemoryStore::default());
     let newer = Write {
-        key: (Kind::Binding, "b".to_owned()),
+        key: (ObjectKind::Binding, "b".to_owned()),
         value: Some(br#"{"created":"2026-01-01T00:00:00Z","subjects":[],"clusters":{},"role":"view","unless":"x"}"#.to_vec()),
     };
     store.commit(Revision(0), vec![newer]).await.unwrap();

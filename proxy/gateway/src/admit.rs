@@ -5,10 +5,10 @@ use std::sync::Arc;
 use http::Request;
 use hyper::body::Incoming;
 
-use super::{Connection, Front, Recognised, acting_as, audit::Record, route::Route};
+use super::{Connection, Front, Recognised, audit::Record, impersonation, route::Route};
 use underpass_authenticate::Caller;
 use underpass_core::{
-    Access, AuthorizeError, ClusterName, Identity, NeverImpersonated, OutOfScope, Refusal,
+    Access, AuthorizeError, ClusterName, Identity, NeverImpersonated, OutOfScope, Rejection,
     Revocation, names::ORIGINAL_USER_EXTRA,
 };
 use underpass_http::call::{Asked, Call};
@@ -57,18 +57,18 @@ impl Front {
         connection: &Connection,
         asked: Asked,
         record: &mut Record,
-    ) -> Result<Admitted, Refusal> {
+    ) -> Result<Admitted, Rejection> {
         let caller = Caller::read(request.headers(), connection.info());
-        let caller = caller.ok_or(Refusal::Unauthorized)?.at(request.uri());
+        let caller = caller.ok_or(Rejection::Unauthorized)?.at(request.uri());
         let head = connection.hold(request.headers())?;
         let found = self.config.authenticator.authenticate(&caller).await;
         let authenticated = found
-            .map_err(|error| Refusal::from(&error))?
-            .ok_or(Refusal::Unauthorized)?;
+            .map_err(|error| Rejection::from(&error))?
+            .ok_or(Rejection::Unauthorized)?;
         let recognised = connection.standing().recognise(authenticated.identity());
         drop(head);
-        let target = request.uri().path_and_query().ok_or(Refusal::NotFound)?;
-        let route = Route::find(target).ok_or(Refusal::NotFound)?;
+        let target = request.uri().path_and_query().ok_or(Rejection::NotFound)?;
+        let route = Route::find(target).ok_or(Rejection::NotFound)?;
         let real = authenticated.identity().clone();
         record.caller(&real, &route);
         let Route { cluster, path } = route;
@@ -76,7 +76,7 @@ impl Front {
         record.asks(call.info());
         let ambient = authenticated.is_ambient();
         if ambient && call.info().is_proxied() && caller.is_led_from_elsewhere() {
-            return Err(Refusal::ForeignNavigation);
+            return Err(Rejection::ForeignNavigation);
         }
 
         let access = Access::new(&real, &cluster, call.info());
@@ -96,7 +96,7 @@ impl Front {
         let (identity, acting) = acting.unwrap_or_else(|| (real, Revocation::never()));
         self.config.audit.ready().await.map_err(|stuck| {
             tracing::error!("{stuck}");
-            Refusal::Unavailable
+            Rejection::Unavailable
         })?;
         record.admitted();
         let decisions = Decisions([authenticated.revocation().clone(), authorized, acting]);
@@ -117,32 +117,32 @@ impl Front {
         access: &Access<'_>,
         request: &Request<Incoming>,
         record: &mut Record,
-    ) -> Result<Option<(Identity, Revocation)>, Refusal> {
-        let Some(target) = acting_as::target(request.headers())? else {
+    ) -> Result<Option<(Identity, Revocation)>, Rejection> {
+        let Some(target) = impersonation::target(request.headers())? else {
             return Ok(None);
         };
-        record.acting_as(&target);
+        record.impersonation(&target);
         self.config
             .policy
             .check_target(&target)
             .map_err(|never| never_impersonated(&target, &never))?;
-        let allowed = self.config.acting_as.may(access, &target).await?;
+        let allowed = self.config.impersonation.may(access, &target).await?;
         let named = target
             .with_extra(ORIGINAL_USER_EXTRA, access.identity().user())
-            .map_err(|_| Refusal::BadRequest("the Impersonate headers are too large"))?;
+            .map_err(|_| Rejection::BadRequest("the Impersonate headers are too large"))?;
         Ok(Some((named, allowed)))
     }
 }
 
-fn never_impersonated(identity: &Identity, never: &NeverImpersonated) -> Refusal {
-    Refusal::IdentityForbidden {
+fn never_impersonated(identity: &Identity, never: &NeverImpersonated) -> Rejection {
+    Rejection::IdentityForbidden {
         user: identity.user().to_owned(),
         reason: never.to_string(),
     }
 }
 
-fn out_of_scope(limit: OutOfScope, access: &Access<'_>) -> Refusal {
-    Refusal::Forbidden {
+fn out_of_scope(limit: OutOfScope, access: &Access<'_>) -> Rejection {
+    Rejection::Forbidden {
         user: access.identity().user().to_owned(),
         cluster: access.cluster().clone(),
         verb: access.verb().to_owned().into(),
@@ -150,9 +150,9 @@ fn out_of_scope(limit: OutOfScope, access: &Access<'_>) -> Refusal {
     }
 }
 
-fn forbidden(error: &AuthorizeError, access: &Access<'_>) -> Refusal {
+fn forbidden(error: &AuthorizeError, access: &Access<'_>) -> Rejection {
     match error {
-        AuthorizeError::Denied { reason } => Refusal::Forbidden {
+        AuthorizeError::Denied { reason } => Rejection::Forbidden {
             user: access.identity().user().to_owned(),
             cluster: access.cluster().clone(),
             verb: access.verb().to_owned().into(),
@@ -163,7 +163,7 @@ fn forbidden(error: &AuthorizeError, access: &Access<'_>) -> Refusal {
                 error = &**source as &dyn std::error::Error,
                 "cannot authorize"
             );
-            Refusal::Unavailable
+            Rejection::Unavailable
         }
     }
 }

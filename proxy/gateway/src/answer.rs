@@ -20,7 +20,7 @@ use super::{
     watch_end::WatchEnd,
 };
 use underpass_core::{
-    Body, BoxError, ClusterLogShare, ClusterName, Refusal,
+    Body, BoxError, ClusterLogShare, ClusterName, Rejection,
     body::{self, Guard, Guarded},
 };
 use underpass_http::{
@@ -60,12 +60,16 @@ pub(super) struct Answer {
 }
 
 /// Refuses a call, in the log and the audit as well; `discovery`: the client asks which APIs there are.
-pub(super) fn refuse(refusal: &Refusal, record: &mut Record, discovery: bool) -> Response<Body> {
-    tracing::debug!(%refusal, "refused");
-    record.refused(refusal);
+pub(super) fn refuse(
+    rejection: &Rejection,
+    record: &mut Record,
+    discovery: bool,
+) -> Response<Body> {
+    tracing::debug!(%rejection, "refused");
+    record.refused(rejection);
     match discovery {
-        true => refusal.to_discovery_response(),
-        false => refusal.to_response(),
+        true => rejection.to_discovery_response(),
+        false => rejection.to_response(),
     }
 }
 
@@ -81,7 +85,7 @@ impl Answer {
         match call.upgrade() {
             Some(upgrade) if switching => self.switch(upgrade, record, connection, client),
             None if switching => refuse(
-                &Refusal::BadAnswer("an unasked 101"),
+                &Rejection::BadAnswer("an unasked 101"),
                 &mut record,
                 self.discovery,
             ),
@@ -100,10 +104,10 @@ impl Answer {
             if let Some(suppressed) = self.lines.take(self.cluster.as_str()) {
                 tracing::warn!(suppressed, cluster = %self.cluster, "the agent says that the caller is unknown, which is not its to say");
             }
-            return refuse(&Refusal::AgentUnauthorized, &mut record, self.discovery);
+            return refuse(&Rejection::AgentUnauthorized, &mut record, self.discovery);
         }
-        if let Err(refusal) = clean(&mut parts, &self.call, &self.cluster) {
-            return refuse(&refusal, &mut record, self.discovery);
+        if let Err(rejection) = clean(&mut parts, &self.call, &self.cluster) {
+            return refuse(&rejection, &mut record, self.discovery);
         }
         if self.ambient {
             parts
@@ -142,17 +146,17 @@ impl Answer {
                 tracing::warn!(suppressed, cluster = %self.cluster, %error, "upgrade not believed");
             }
             return refuse(
-                &Refusal::BadAnswer("an upgrade to something else"),
+                &Rejection::BadAnswer("an upgrade to something else"),
                 &mut record,
                 self.discovery,
             );
         }
-        if let Err(refusal) = clean(&mut parts, &self.call, &self.cluster) {
-            return refuse(&refusal, &mut record, self.discovery);
+        if let Err(rejection) = clean(&mut parts, &self.call, &self.cluster) {
+            return refuse(&rejection, &mut record, self.discovery);
         }
         let Some(client) = client.take() else {
             return refuse(
-                &Refusal::BadRequest("nothing to upgrade"),
+                &Rejection::BadRequest("nothing to upgrade"),
                 &mut record,
                 self.discovery,
             );
@@ -178,7 +182,7 @@ impl Answer {
 }
 
 /// The agent has done so as well, and is not trusted.
-fn clean(parts: &mut response::Parts, call: &Call, cluster: &ClusterName) -> Result<(), Refusal> {
+fn clean(parts: &mut response::Parts, call: &Call, cluster: &ClusterName) -> Result<(), Rejection> {
     let client = format!("{}{cluster}", route::PREFIX);
     let hop = Hop::Front { client: &client };
     headers::clean_response(parts.status, &mut parts.headers, call, hop)

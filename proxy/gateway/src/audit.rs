@@ -7,8 +7,8 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use time::OffsetDateTime;
 
 use super::route::Route;
-use underpass_audit::{AuditLog, Call, Event, Kind, Stage, Told, User, cut};
-use underpass_core::{ClusterName, Identity, Provenance, Refusal, RequestInfo, limits};
+use underpass_audit::{AuditLog, Call, Event, EventKind, Stage, Told, User, cut};
+use underpass_core::{ClusterName, Identity, Provenance, Rejection, RequestInfo, limits};
 use underpass_http::pipe::Meter;
 
 /// One request. Its last event is written when it is dropped, however that happens.
@@ -28,11 +28,11 @@ pub(crate) struct Record {
     authenticated: Option<String>,
     /// Vouches for the user's name.
     authority: Option<String>,
-    acting_as: Option<User>,
+    impersonation: Option<User>,
     info: Option<RequestInfo>,
     code: Option<StatusCode>,
     /// Why it was not forwarded, as the client reads it.
-    refusal: Option<Refusal>,
+    rejection: Option<Rejection>,
     /// It has waited for room in the audit log, and may begin.
     admitted: bool,
     outcome: &'static str,
@@ -64,10 +64,10 @@ impl Record {
             user: None,
             authenticated: None,
             authority: None,
-            acting_as: None,
+            impersonation: None,
             info: None,
             code: None,
-            refusal: None,
+            rejection: None,
             admitted: false,
             outcome: "client gone",
             pipe: None,
@@ -102,8 +102,8 @@ impl Record {
         self.info = Some(info.clone());
     }
 
-    pub(crate) fn acting_as(&mut self, target: &Identity) {
-        self.acting_as = Some(target.into());
+    pub(crate) fn impersonation(&mut self, target: &Identity) {
+        self.impersonation = Some(target.into());
     }
 
     /// Everything is decided, and there is room for its events.
@@ -111,9 +111,9 @@ impl Record {
         self.admitted = true;
     }
 
-    pub(crate) fn refused(&mut self, refusal: &Refusal) {
-        self.code = Some(refusal.code());
-        self.refusal = Some(refusal.clone());
+    pub(crate) fn refused(&mut self, rejection: &Rejection) {
+        self.code = Some(rejection.code());
+        self.rejection = Some(rejection.clone());
         self.outcome = "refused";
         self.note_head();
     }
@@ -156,18 +156,18 @@ impl Record {
 
     fn tell(&self) -> Option<Told> {
         let Some(user) = &self.user else {
-            return self.audit_log.tell(Kind::Stranger(self.client));
+            return self.audit_log.tell(EventKind::Stranger(self.client));
         };
-        let refusal = self.refusal.as_ref();
-        let refused = refusal.is_some_and(|refusal| never_began(refusal.code()));
+        let rejection = self.rejection.as_ref();
+        let refused = rejection.is_some_and(|rejection| never_began(rejection.code()));
         // A client that went away, or a cluster that hung, before there was room.
         self.audit_log.tell(if refused || !self.admitted {
-            Kind::Refused {
+            EventKind::Refused {
                 name: user.name(),
                 authority: self.authority.as_deref().unwrap_or_default(),
             }
         } else {
-            Kind::Done
+            EventKind::Done
         })
     }
 
@@ -185,13 +185,13 @@ impl Record {
             event.request_uri = &self.target;
             event.user_agent = &self.user_agent;
             event.user = user.clone();
-            event.impersonated_user.clone_from(&self.acting_as);
+            event.impersonated_user.clone_from(&self.impersonation);
             match &self.info {
                 Some(info) => event.asks(info),
                 None => event.verb = self.method.as_str(),
             }
-            match (&self.refusal, self.code) {
-                (Some(refusal), _) => event.refused(refusal),
+            match (&self.rejection, self.code) {
+                (Some(rejection), _) => event.refused(rejection),
                 (None, Some(code)) => event.answered(code.as_u16()),
                 (None, None) => {}
             }
@@ -251,7 +251,7 @@ impl Drop for Record {
             cluster = self.cluster.as_ref().map(ClusterName::as_str),
             user = self.user.as_ref().map(name),
             authenticated = self.authenticated,
-            acting_as = self.acting_as.as_ref().map(name),
+            impersonation = self.impersonation.as_ref().map(name),
             verb = self.info.as_ref().map(RequestInfo::verb),
             code,
             outcome = self.outcome,
@@ -317,7 +317,7 @@ mod tests {
             // The client resets its stream while the call waits for room.
             drop(record(&audit_log));
             // A cluster that was asked whom they may act as has not answered.
-            record(&audit_log).refused(&Refusal::Timeout("c"));
+            record(&audit_log).refused(&Rejection::Timeout("c"));
         }
         assert_eq!(backend.waiting(), 2);
         // A call that had begun is always written.

@@ -15,13 +15,13 @@ use super::{
     admit::Admitted,
     answer::{Answer, refuse},
     audit::Record,
-    budget::{Kind, Seat},
+    budget::{Seat, SeatKind},
     route,
     watch_end::WatchEnd,
 };
 use underpass_authenticate::adopt_websocket_bearer;
 use underpass_core::{
-    Body, BoxError, BoxedIo, Open, Refusal, Target, X_FORWARDED_FOR, forwarded_for, limits, list,
+    Body, BoxError, BoxedIo, Open, Rejection, Target, X_FORWARDED_FOR, forwarded_for, limits, list,
 };
 use underpass_http::{
     call::Asked,
@@ -46,7 +46,7 @@ impl Front {
         // Rule 1: bytes that the client sent ahead, as if it had been upgraded, must not be read as requests.
         let last = ambiguous.is_some() || request.headers().contains_key(header::UPGRADE);
         let mut response = match ambiguous {
-            Some(refusal) => refusal.to_response(),
+            Some(rejection) => rejection.to_response(),
             None => self.handle_path(request, connection).await,
         };
         if last && response.status() != StatusCode::SWITCHING_PROTOCOLS {
@@ -91,7 +91,7 @@ impl Front {
         let mut on_upgrade = Some(hyper::upgrade::on(&mut request));
         let mut response = match self.answer(request, connection, &mut record).await {
             Ok(answer) => answer.into_response(record, connection, &mut on_upgrade),
-            Err(refusal) => refuse(&refusal, &mut record, discovery),
+            Err(rejection) => refuse(&rejection, &mut record, discovery),
         };
         if let Some(client) = on_upgrade.filter(|_| upgrading) {
             connection.pipes.spawn(pipe::close(client));
@@ -107,15 +107,15 @@ impl Front {
         mut request: Request<Incoming>,
         connection: &Connection,
         record: &mut Record,
-    ) -> Result<Answer, Refusal> {
+    ) -> Result<Answer, Rejection> {
         let asked = Asked::read(request.method(), request.version(), request.headers());
         let asked = asked.inspect_err(|error| tracing::debug!(%error, "upgrade refused"))?;
         if asked.is_upgrade() && !http_body::Body::is_end_stream(request.body()) {
             // Bytes of a body could be taken for bytes of the upgraded stream, or the other way round.
-            return Err(Refusal::BadRequest("an upgrade must not have a body"));
+            return Err(Rejection::BadRequest("an upgrade must not have a body"));
         }
         let adopted = adopt_websocket_bearer(request.headers_mut());
-        adopted.map_err(|_| Refusal::Unauthorized)?;
+        adopted.map_err(|_| Rejection::Unauthorized)?;
         let admitted = self.admit(&request, connection, asked, record).await?;
         let revoked = admitted.decisions.clone().revoked();
         let decisions = admitted.decisions.clone();
@@ -127,7 +127,7 @@ impl Front {
         let head = self.exchange(request, admitted, record);
         let (response, exchange, seat, recognised) = tokio::select! {
             biased;
-            () = revoked => return Err(Refusal::Unauthorized),
+            () = revoked => return Err(Rejection::Unauthorized),
             answered = head => answered?,
         };
         let watch_end = call
@@ -153,7 +153,7 @@ impl Front {
         request: Request<B>,
         admitted: Admitted,
         record: &Record,
-    ) -> Result<(Response<Answered>, Exchange, Seat, Recognised), Refusal>
+    ) -> Result<(Response<Answered>, Exchange, Seat, Recognised), Rejection>
     where
         B: http_body::Body<Data = Bytes, Error = BoxError> + Send + 'static,
     {
@@ -169,17 +169,17 @@ impl Front {
         let outgoing = within_bounds(call.request(parts.headers, body))?;
         let safe = call.method().is_safe();
         let kind = match call.is_long() {
-            true => Kind::Stream,
-            false => Kind::Request,
+            true => SeatKind::Stream,
+            false => SeatKind::Request,
         };
         let seat = self.config.budgets.seat(caller, cluster, kind).await?;
         let stream = self.connect(&admitted, record).await?;
         let answered = exchange::send(stream, outgoing);
         let answered = match kind {
-            Kind::Stream => answered.await,
-            Kind::Request => {
+            SeatKind::Stream => answered.await,
+            SeatKind::Request => {
                 let limit = tokio::time::timeout(limits::RESPONSE_HEAD_TIMEOUT, answered).await;
-                limit.map_err(|_| Refusal::Timeout("the agent's answer"))?
+                limit.map_err(|_| Rejection::Timeout("the agent's answer"))?
             }
         };
         let (response, exchange) = answered.map_err(|error| {
@@ -191,24 +191,24 @@ impl Front {
             }
             let cluster = cluster.clone();
             match error {
-                ExchangeError::Malformed(_) => Refusal::BadAnswer("not HTTP/1.1"),
+                ExchangeError::Malformed(_) => Rejection::BadAnswer("not HTTP/1.1"),
                 // The agent may have heard what we did not hear it answer: only what changes nothing may
                 // be asked for again.
-                ExchangeError::NotTaken(_) if safe => Refusal::NoAgent(cluster),
-                ExchangeError::NotTaken(_) => Refusal::AgentSilent(cluster),
-                ExchangeError::Declined(_) => Refusal::AgentRefused(cluster),
-                ExchangeError::Lost(_) => Refusal::AgentLost(cluster),
+                ExchangeError::NotTaken(_) if safe => Rejection::NoAgent(cluster),
+                ExchangeError::NotTaken(_) => Rejection::AgentSilent(cluster),
+                ExchangeError::Declined(_) => Rejection::AgentRefused(cluster),
+                ExchangeError::Lost(_) => Rejection::AgentLost(cluster),
             }
         })?;
         Ok((response, exchange, seat, admitted.recognised))
     }
 
-    async fn connect(&self, admitted: &Admitted, record: &Record) -> Result<BoxedIo, Refusal> {
+    async fn connect(&self, admitted: &Admitted, record: &Record) -> Result<BoxedIo, Rejection> {
         let cluster = &admitted.cluster;
         let identity = admitted
             .identity
             .encode()
-            .map_err(|_| Refusal::HeadersTooLarge)?;
+            .map_err(|_| Rejection::HeadersTooLarge)?;
         let class = admitted.call.info().class();
         let open = Open::new(Target::KubeApi, identity, class, record.id());
         let connecting = self.config.clusters.connect(cluster, &open);
@@ -219,13 +219,13 @@ impl Front {
                     let error = &error as &dyn std::error::Error;
                     tracing::info!(suppressed, %cluster, error, "no stream");
                 }
-                Err(error.refusal(cluster))
+                Err(error.rejection(cluster))
             }
             Err(_) => {
                 if let Some(suppressed) = self.lines.take(cluster.as_str()) {
                     tracing::info!(suppressed, %cluster, "no stream in time");
                 }
-                Err(Refusal::NoAgent(cluster.clone()))
+                Err(Rejection::NoAgent(cluster.clone()))
             }
         }
     }
@@ -233,13 +233,13 @@ impl Front {
 
 /// Requests that hyper lets pass, and two parsers may read differently. They deceive nothing here, but may deceive a proxy
 /// before us that shares its connections among clients.
-fn ambiguous<B>(request: &Request<B>) -> Option<Refusal> {
+fn ambiguous<B>(request: &Request<B>) -> Option<Rejection> {
     let fields = request.headers();
     let mut hosts = fields.get_all(header::HOST).iter();
     let one_host = hosts.next().is_some() && hosts.next().is_none();
     if !one_host && request.version() == Version::HTTP_11 {
         // RFC 9112, section 3.2.
-        return Some(Refusal::BadRequest(
+        return Some(Rejection::BadRequest(
             "a request must have exactly one Host header",
         ));
     }
@@ -248,7 +248,7 @@ fn ambiguous<B>(request: &Request<B>) -> Option<Refusal> {
     let last = codings.next_back();
     if last.is_some() && codings.next().is_some() {
         // RFC 9112, section 6.1. hyper decodes the last one, `chunked`, and takes what is left for the body.
-        return Some(Refusal::BadRequest(
+        return Some(Rejection::BadRequest(
             "the only transfer coding that is known here is chunked, once",
         ));
     }
@@ -256,7 +256,7 @@ fn ambiguous<B>(request: &Request<B>) -> Option<Refusal> {
 }
 
 /// The bounds of the agent's half, and of an API server behind it.
-fn within_bounds<B>(request: Request<B>) -> Result<Request<B>, Refusal> {
+fn within_bounds<B>(request: Request<B>) -> Result<Request<B>, Rejection> {
     let lines = request.headers().len();
     let bytes: usize = request
         .headers()
@@ -269,21 +269,21 @@ fn within_bounds<B>(request: Request<B>) -> Result<Request<B>, Refusal> {
         .path_and_query()
         .map_or(0, |target| target.as_str().len());
     if lines > room || bytes.saturating_add(target) > limits::HEADER_BYTES {
-        return Err(Refusal::HeadersTooLarge);
+        return Err(Rejection::HeadersTooLarge);
     }
     Ok(request)
 }
 
 /// Written last, on clean headers: nothing that the client sent can take these away or add to them.
-fn write_headers(headers: &mut HeaderMap, record: &Record) -> Result<(), Refusal> {
+fn write_headers(headers: &mut HeaderMap, record: &Record) -> Result<(), Rejection> {
     // The agent writes the API server's own authority; HTTP/1.1 wants a Host meanwhile.
     headers.insert(
         header::HOST,
         HeaderValue::from_static("kubernetes.default.svc"),
     );
-    headers.insert(AUDIT_ID, record.id_header().ok_or(Refusal::Unavailable)?);
+    headers.insert(AUDIT_ID, record.id_header().ok_or(Rejection::Unavailable)?);
     // kube-apiserver's audit takes sourceIPs from here.
-    let client = forwarded_for(record.client()).ok_or(Refusal::Unavailable)?;
+    let client = forwarded_for(record.client()).ok_or(Rejection::Unavailable)?;
     headers.insert(X_FORWARDED_FOR, client);
     Ok(())
 }

@@ -1,7 +1,6 @@
 //! The server's half: authenticates callers, decides, and forwards into the tunnel.
 
 mod access_review;
-mod acting_as;
 mod admit;
 mod answer;
 #[cfg(any(test, feature = "fuzzing"))]
@@ -15,6 +14,7 @@ pub mod attack;
 mod audit;
 mod budget;
 mod forward;
+mod impersonation;
 mod linger;
 #[cfg(test)]
 mod one_parse;
@@ -42,8 +42,8 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use underpass_audit::AuditLog;
 use underpass_authenticate::Authenticator;
 use underpass_core::{
-    ActingAs, Authorizer, Body, BoxError, ClusterLogShare, Clusters, ConnectionInfo,
-    ImpersonationPolicy, Refusal,
+    Authorizer, Body, BoxError, ClusterLogShare, Clusters, ConnectionInfo, ImpersonationAuthorizer,
+    ImpersonationPolicy, Rejection,
     body::{Guard, Guarded},
 };
 
@@ -118,8 +118,10 @@ impl Connection {
     ///
     /// # Errors
     /// There is no room for it. The connection is about to be closed.
-    pub fn hold(&self, headers: &HeaderMap) -> Result<Held, Refusal> {
-        self.standing.hold(headers).ok_or(Refusal::TooManyRequests)
+    pub fn hold(&self, headers: &HeaderMap) -> Result<Held, Rejection> {
+        self.standing
+            .hold(headers)
+            .ok_or(Rejection::TooManyRequests)
     }
 }
 
@@ -170,7 +172,7 @@ pub struct NotFound;
 #[async_trait]
 impl Fallback for NotFound {
     async fn handle(&self, _request: Request<Incoming>, _: &Connection) -> Response<Body> {
-        Refusal::NotFound.to_response()
+        Rejection::NotFound.to_response()
     }
 }
 
@@ -186,7 +188,7 @@ pub struct FrontConfig {
     /// Authorizes their requests.
     pub authorizer: Arc<dyn Authorizer>,
     /// Authorizes impersonation; [`Nobody`](underpass_core::Nobody) allows none.
-    pub acting_as: Arc<dyn ActingAs>,
+    pub impersonation: Arc<dyn ImpersonationAuthorizer>,
     /// How a cluster is reached.
     pub clusters: Arc<dyn Clusters>,
     /// Answers paths outside of every cluster; [`NotFound`] for none.

@@ -209,7 +209,7 @@ mod tests {
         Arc::new(Front::new(FrontConfig {
             authenticator: Arc::new(Page),
             authorizer: Arc::new(Page),
-            acting_as: Arc::new(Nobody),
+            impersonation: Arc::new(Nobody),
             clusters: Arc::new(Page),
             fallback: Arc::new(Page),
             policy: Default::default(),

@@ -3,7 +3,7 @@
 use http::{HeaderMap, Method, Request, Version, uri::PathAndQuery};
 
 use crate::upgrade::{UpgradeRequest, UpgradeRequestError};
-use underpass_core::{Refusal, RequestInfo, request_info::PathError};
+use underpass_core::{Rejection, RequestInfo, request_info::PathError};
 
 /// The methods that Kubernetes serves, proxied workloads included (`proxyMethods` in
 /// pkg/registry/core/pod/rest/subresources.go). Any other could only mean something to a server in between: CONNECT opens a
@@ -42,7 +42,7 @@ pub enum CallError {
     Method,
 }
 
-impl From<CallError> for Refusal {
+impl From<CallError> for Rejection {
     fn from(error: CallError) -> Self {
         match error {
             CallError::Upgrade(_) => Self::BadRequest("the upgrade is ambiguous"),

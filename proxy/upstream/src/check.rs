@@ -5,7 +5,7 @@ use http_body_util::BodyExt;
 use serde::Deserialize;
 
 use super::{ApiServer, CredentialError, error::SendError};
-use underpass_core::{Body, BoxError, Refusal, limits};
+use underpass_core::{Body, BoxError, Rejection, limits};
 
 /// Why the API server is not ready for us.
 #[derive(Debug, thiserror::Error)]
@@ -31,7 +31,7 @@ pub enum CheckError {
     Body(#[source] BoxError),
     /// The URL is unusable.
     #[error("the API server's URL is not usable")]
-    Url(#[source] Refusal),
+    Url(#[source] Rejection),
 }
 
 #[derive(Deserialize)]

@@ -8,7 +8,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use super::ApiServerError;
-use underpass_core::{BoxedIo, Refusal, limits};
+use underpass_core::{BoxedIo, Rejection, limits};
 
 /// Why there is no connection to the API server.
 #[derive(Debug, thiserror::Error)]
@@ -38,13 +38,13 @@ pub enum ConnectError {
 
 impl ConnectError {
     /// The reason for the caller, without addresses or details of the certificate.
-    pub(super) fn refusal(&self) -> Refusal {
+    pub(super) fn rejection(&self) -> Rejection {
         match self {
-            Self::Tcp { .. } => Refusal::ApiServerUnreachable("cannot connect"),
-            Self::Tls(error) => Refusal::ApiServerUnreachable(tls_trouble(error)),
-            Self::Closed => Refusal::ApiServerUnreachable("it closed the connection"),
-            Self::Timeout => Refusal::Timeout("a connection to the API server"),
-            Self::Http(_) => Refusal::ApiServerUnreachable("it does not speak HTTP"),
+            Self::Tcp { .. } => Rejection::ApiServerUnreachable("cannot connect"),
+            Self::Tls(error) => Rejection::ApiServerUnreachable(tls_trouble(error)),
+            Self::Closed => Rejection::ApiServerUnreachable("it closed the connection"),
+            Self::Timeout => Rejection::Timeout("a connection to the API server"),
+            Self::Http(_) => Rejection::ApiServerUnreachable("it does not speak HTTP"),
         }
     }
 }
@@ -193,14 +193,14 @@ impl Endpoint {
     ///
     /// Below a path prefix (an API server behind another front) dot segments are refused: they would lead out
     /// of the prefix, to another cluster of that front, with this agent's credential (security rule 2).
-    pub(super) fn url(&self, target: Option<&PathAndQuery>) -> Result<Uri, Refusal> {
-        let target = target.ok_or(Refusal::BadRequest("the target is not a path"))?;
+    pub(super) fn url(&self, target: Option<&PathAndQuery>) -> Result<Uri, Rejection> {
+        let target = target.ok_or(Rejection::BadRequest("the target is not a path"))?;
         if !self.prefix.is_empty() && target.path().split('/').any(is_dots) {
-            return Err(Refusal::BadRequest("the path has dot segments"));
+            return Err(Rejection::BadRequest("the path has dot segments"));
         }
         let mut parts = self.base.clone().into_parts();
         let joined = format!("{}{target}", self.prefix);
-        let malformed = Refusal::BadRequest("the target is not a path");
+        let malformed = Rejection::BadRequest("the target is not a path");
         parts.path_and_query = Some(
             PathAndQuery::from_maybe_shared(joined.into_bytes()).map_err(|_| malformed.clone())?,
         );
@@ -257,7 +257,7 @@ mod tests {
         Endpoint::new(&kube::Config::new(url.parse().unwrap()), tls).unwrap()
     }
 
-    fn url(endpoint: &Endpoint, target: &str) -> Result<String, Refusal> {
+    fn url(endpoint: &Endpoint, target: &str) -> Result<String, Rejection> {
         endpoint
             .url(Some(&target.parse().unwrap()))
             .map(|url| url.to_string())

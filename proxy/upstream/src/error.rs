@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::endpoint::ConnectError;
-use underpass_core::Refusal;
+use underpass_core::Rejection;
 
 /// Why a request got no response.
 #[derive(Debug, thiserror::Error)]
@@ -24,12 +24,12 @@ pub enum SendError {
 }
 
 impl SendError {
-    pub(super) fn refusal(&self) -> Refusal {
+    pub(super) fn rejection(&self) -> Rejection {
         match self {
-            Self::Connect(error) => error.refusal(),
-            Self::Full => Refusal::TooManyRequests,
-            Self::Unprocessed(_) => Refusal::Unavailable,
-            Self::Failed(_) => Refusal::ApiServerUnreachable("the connection was lost"),
+            Self::Connect(error) => error.rejection(),
+            Self::Full => Rejection::TooManyRequests,
+            Self::Unprocessed(_) => Rejection::Unavailable,
+            Self::Failed(_) => Rejection::ApiServerUnreachable("the connection was lost"),
         }
     }
 }

@@ -44,8 +44,8 @@ struct Failure {
     error: Arc<ConnectError>,
 }
 
-/// A way for one request.
-enum Way {
+/// A connection for one request.
+enum Checkout {
     Http2(Slot),
     Http1(Lane),
 }
@@ -77,12 +77,12 @@ impl Pool {
         let replay = Replay::new(body);
         let mut last = SendError::Full;
         for _ in 0..limits::UPSTREAM_ATTEMPTS {
-            let way = self.way().await?;
+            let checkout = self.check_out().await?;
             let Some(attempt) = replay.attempt() else {
                 return Err(last);
             };
             let request = Request::from_parts(head.clone(), attempt);
-            match self.send_by(way, request).await {
+            match self.send_by(checkout, request).await {
                 Err(SendError::Unprocessed(error)) => {
                     tracing::debug!(error = &error as &dyn std::error::Error, "sending again");
                     metrics::counter!("underpass_proxy_upstream_retries_total").increment(1);
@@ -96,16 +96,16 @@ impl Pool {
 
     async fn send_by(
         &self,
-        way: Way,
+        checkout: Checkout,
         mut request: Request<super::replay::Attempt>,
     ) -> Result<Response<Body>, SendError> {
-        match way {
-            Way::Http2(mut slot) => {
+        match checkout {
+            Checkout::Http2(mut slot) => {
                 *request.version_mut() = Version::HTTP_2;
                 let response = slot.send(request).await?;
                 Ok(response.map(|body| body::boxed(Guarded::<Incoming, _>::new(body, slot))))
             }
-            Way::Http1(mut lane) => {
+            Checkout::Http1(mut lane) => {
                 *request.version_mut() = Version::HTTP_11;
                 self.endpoint.write_host(request.headers_mut());
                 origin_form(&mut request);
@@ -115,10 +115,10 @@ impl Pool {
         }
     }
 
-    async fn way(&self) -> Result<Way, SendError> {
+    async fn check_out(&self) -> Result<Checkout, SendError> {
         let arrived = Instant::now();
-        if let Some(way) = self.ready_way() {
-            return Ok(way);
+        if let Some(checkout) = self.ready() {
+            return Ok(checkout);
         }
         if self.http1_only.load(Ordering::Relaxed) {
             // HTTP/1.1 connections are not shared: nothing to wait for.
@@ -128,8 +128,8 @@ impl Pool {
                 .map_err(|error| SendError::Connect(Arc::new(error)));
         }
         let mut failure = self.opening.lock().await;
-        if let Some(way) = self.ready_way() {
-            return Ok(way);
+        if let Some(checkout) = self.ready() {
+            return Ok(checkout);
         }
         if let Some(shared) = failure.as_ref().filter(|failure| failure.at >= arrived) {
             return Err(SendError::Connect(Arc::clone(&shared.error)));
@@ -138,7 +138,7 @@ impl Pool {
             return Err(SendError::Full);
         }
         match self.open().await {
-            Ok(way) => Ok(way),
+            Ok(checkout) => Ok(checkout),
             Err(error) => {
                 let error = Arc::new(error);
                 *failure = Some(Failure {
@@ -150,10 +150,10 @@ impl Pool {
         }
     }
 
-    fn ready_way(&self) -> Option<Way> {
+    fn ready(&self) -> Option<Checkout> {
         self.reserve()
-            .map(Way::Http2)
-            .or_else(|| self.idle.take().map(Way::Http1))
+            .map(Checkout::Http2)
+            .or_else(|| self.idle.take().map(Checkout::Http1))
     }
 
     /// A place on the least loaded connection: watches end up spread over all of them.
@@ -167,16 +167,16 @@ impl Pool {
         least.reserve()
     }
 
-    async fn open(&self) -> Result<Way, ConnectError> {
+    async fn open(&self) -> Result<Checkout, ConnectError> {
         let Connected { io, http2 } = self.endpoint.connect(Offer::Both).await?;
         self.http1_only.store(!http2, Ordering::Relaxed);
         if !http2 {
-            return self.idle.open(io).await.map(Way::Http1);
+            return self.idle.open(io).await.map(Checkout::Http1);
         }
         let connection = Http2::open(io).await?;
         let slot = connection.reserve();
         self.lock().push(connection);
-        slot.map(Way::Http2).ok_or(ConnectError::Closed)
+        slot.map(Checkout::Http2).ok_or(ConnectError::Closed)
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Http2>> {

@@ -15,7 +15,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::{ApiServer, endpoint::Offer, pool::origin_form};
 use underpass_core::{
-    Body, Identity, Refusal,
+    Body, Identity, Rejection,
     body::{self, Guarded},
     limits,
 };
@@ -78,9 +78,9 @@ impl ApiServer {
             lock(&left).client = Some(hyper::upgrade::on(&mut request));
             let discovery = headers::asks_for_discovery(request.headers());
             let answered = self.answer(request, identity, &left).await;
-            Ok::<_, Infallible>(answered.unwrap_or_else(|refusal| match discovery {
-                true => refusal.to_discovery_response(),
-                false => refusal.to_response(),
+            Ok::<_, Infallible>(answered.unwrap_or_else(|rejection| match discovery {
+                true => rejection.to_discovery_response(),
+                false => rejection.to_response(),
             }))
         });
         let serving = server()
@@ -119,7 +119,7 @@ impl ApiServer {
         request: Request<Incoming>,
         identity: &[u8],
         left: &Mutex<Left>,
-    ) -> Result<Response<Body>, Refusal> {
+    ) -> Result<Response<Body>, Rejection> {
         let identity = self.accept(identity)?;
         let (mut head, body) = request.into_parts();
         let asked = Asked::read(&head.method, head.version, &head.headers)?;
@@ -148,19 +148,23 @@ impl ApiServer {
             sending.await?
         } else {
             let limit = tokio::time::timeout(limits::RESPONSE_HEAD_TIMEOUT, sending).await;
-            limit.map_err(|_| Refusal::Timeout("the API server's answer"))??
+            limit.map_err(|_| Rejection::Timeout("the API server's answer"))??
         };
         if response.status() == StatusCode::UNAUTHORIZED && !call.info().is_proxied() {
             // It is we who are unknown there: the caller must not go and renew a credential.
             tracing::error!("the API server does not accept our credential");
             self.credential.refused().await;
-            return Err(Refusal::AgentUnauthorized);
+            return Err(Rejection::AgentUnauthorized);
         }
         self.clean(response, &call)
     }
 
     /// Only now, so that no answer misses it.
-    fn clean(&self, mut response: Response<Body>, call: &Call) -> Result<Response<Body>, Refusal> {
+    fn clean(
+        &self,
+        mut response: Response<Body>,
+        call: &Call,
+    ) -> Result<Response<Body>, Rejection> {
         let (prefix, authority) = (self.endpoint.prefix(), self.endpoint.authority());
         let hop = Hop::Agent { prefix, authority };
         let upgrade = call
@@ -177,17 +181,17 @@ impl ApiServer {
     }
 
     /// Rule 17: the agent's own policy checks each identity that the server sends.
-    fn accept(&self, identity: &[u8]) -> Result<Identity, Refusal> {
+    fn accept(&self, identity: &[u8]) -> Result<Identity, Rejection> {
         let identity = Identity::decode(identity).map_err(|error| {
             tracing::error!(
                 error = &error as &dyn std::error::Error,
                 "unreadable identity"
             );
-            Refusal::BadRequest("the agent cannot read the identity")
+            Rejection::BadRequest("the agent cannot read the identity")
         })?;
         self.policy.check(&identity).map_err(|never| {
             tracing::warn!(user = identity.user(), %never, "identity refused");
-            Refusal::IdentityForbidden {
+            Rejection::IdentityForbidden {
                 user: identity.user().to_owned(),
                 reason: format!("{never} in this cluster"),
             }
@@ -201,7 +205,7 @@ impl ApiServer {
         headers: &mut HeaderMap,
         identity: &Identity,
         call: &Call,
-    ) -> Result<(), Refusal> {
+    ) -> Result<(), Rejection> {
         let client = forwarded_for(headers);
         headers::clean_request(headers, call.info());
         if !self.endpoint.prefix().is_empty() {
@@ -218,11 +222,11 @@ impl ApiServer {
                 error = &error as &dyn std::error::Error,
                 "identity not written"
             );
-            Refusal::HeadersTooLarge
+            Rejection::HeadersTooLarge
         })?;
         let credential = self.credential.header().await.map_err(|error| {
             tracing::error!(error = &error as &dyn std::error::Error, "no credential");
-            Refusal::ApiServerUnreachable("there is no credential for it")
+            Rejection::ApiServerUnreachable("there is no credential for it")
         })?;
         headers.extend(credential.map(|value| (header::AUTHORIZATION, value)));
         Ok(())
@@ -232,14 +236,14 @@ impl ApiServer {
         &self,
         head: request::Parts,
         body: Incoming,
-    ) -> Result<Response<Body>, Refusal> {
+    ) -> Result<Response<Body>, Rejection> {
         let sent = self.pool.send(head, body::boxed(body)).await;
         let response = sent.map_err(|error| {
             tracing::warn!(error = &error as &dyn std::error::Error, "no answer");
-            error.refusal()
+            error.rejection()
         })?;
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-            return Err(Refusal::BadAnswer("an unasked 101"));
+            return Err(Rejection::BadAnswer("an unasked 101"));
         }
         Ok(response)
     }
@@ -251,13 +255,13 @@ impl ApiServer {
         body: Incoming,
         upgrade: &UpgradeRequest,
         left: &Mutex<Left>,
-    ) -> Result<Response<Body>, Refusal> {
+    ) -> Result<Response<Body>, Rejection> {
         if !http_body::Body::is_end_stream(&body) {
-            return Err(Refusal::BadRequest("an upgrade must not have a body"));
+            return Err(Rejection::BadRequest("an upgrade must not have a body"));
         }
         let connected = self.endpoint.connect(Offer::Http1).await.map_err(|error| {
             tracing::warn!(error = &error as &dyn std::error::Error, "no connection");
-            error.refusal()
+            error.rejection()
         })?;
         let mut request = Request::from_parts(head, underpass_core::empty());
         *request.version_mut() = Version::HTTP_11;
@@ -269,11 +273,11 @@ impl ApiServer {
                 .map_err(|error| {
                     tracing::warn!(error = &error as &dyn std::error::Error, "no answer");
                     match error {
-                        ExchangeError::Malformed(_) => Refusal::BadAnswer("not HTTP/1.1"),
+                        ExchangeError::Malformed(_) => Rejection::BadAnswer("not HTTP/1.1"),
                         ExchangeError::NotTaken(_)
                         | ExchangeError::Declined(_)
                         | ExchangeError::Lost(_) => {
-                            Refusal::ApiServerUnreachable("the connection was lost")
+                            Rejection::ApiServerUnreachable("the connection was lost")
                         }
                     }
                 })?;
@@ -300,12 +304,12 @@ fn switch(
     exchange: Exchange,
     upgrade: &UpgradeRequest,
     left: &Mutex<Left>,
-) -> Result<Response<Body>, Refusal> {
+) -> Result<Response<Body>, Rejection> {
     let upstream = hyper::upgrade::on(&mut response);
     let (parts, _) = response.into_parts();
     upgrade.verify(&parts).map_err(|error| {
         tracing::warn!(%error, "upgrade not believed");
-        Refusal::BadAnswer("an upgrade to something else")
+        Rejection::BadAnswer("an upgrade to something else")
     })?;
     lock(left).switched = Some(Switched {
         upstream,

@@ -1,5 +1,5 @@
 //! Answers while they are sent (security rule 23). A client may read as slowly as it likes, or not at all. An answer has a place
-//! of its user's ([`Place`]) until all of it is sent, in pieces: hyper gets the next piece when the last one is gone, and the end
+//! of its user's ([`Seat`]) until all of it is sent, in pieces: hyper gets the next piece when the last one is gone, and the end
 //! when all are. So the answer can be cut off when its time is over, and little of it waits in hyper or in h2.
 
 use std::pin::Pin;
@@ -16,7 +16,7 @@ use tokio::task::AbortHandle;
 use underpass_core::body::tied;
 use underpass_core::{Body, BoxError};
 
-use super::share::Place;
+use super::share::Seat;
 use crate::limits;
 
 /// The body of an answer that takes a place.
@@ -36,7 +36,7 @@ struct State {
     has_piece: bool,
     is_over: bool,
     /// `None` when all is sent.
-    place: Option<Place>,
+    place: Option<Seat>,
     /// Waits for the piece to be sent.
     waker: Option<Waker>,
 }
@@ -86,7 +86,7 @@ struct Unread;
 
 /// Lets a response keep its place until all of it is sent, or its time is over. The operator's answers have none, and no
 /// bound. A reader in this process takes each piece before it asks for the next one.
-pub(super) async fn hold(response: Response<Body>, place: Option<Place>) -> Response<Body> {
+pub(super) async fn hold(response: Response<Body>, place: Option<Seat>) -> Response<Body> {
     let (head, body) = response.into_parts();
     // It is in memory already: no handler streams.
     let bytes = match body.collect().await {

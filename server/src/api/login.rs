@@ -17,10 +17,10 @@ use time::OffsetDateTime;
 use underpass_api::{DeviceLoginWay, LoginRequest, LoginWays, TokenRequest};
 use underpass_audit::cut;
 use underpass_authenticate::{
-    AuthenticateError, Authenticated, Authenticator, Caller, Chain, LoginError, Password,
-    PasswordHash, Passwords, Rejection, Token,
+    AuthenticateError, Authenticated, Authenticator, Caller, Chain, CredentialError, LoginError,
+    Password, PasswordHash, Passwords, Token,
 };
-use underpass_core::{Authority, ConnectionInfo, Identity, Provenance, Refusal, Revocation};
+use underpass_core::{Authority, ConnectionInfo, Identity, Provenance, Rejection, Revocation};
 use underpass_directory::{AccessToken, Draft, Login, Name, Named, Owner, Snapshot, User};
 use underpass_gateway::Holder;
 
@@ -293,7 +293,7 @@ fn from_elsewhere(found: &Authenticated) -> Proved {
 
 fn not_checked(error: &AuthenticateError) -> Problem {
     match error {
-        AuthenticateError::Rejected(Rejection::ForeignOrigin) => foreign_origin(),
+        AuthenticateError::Rejected(CredentialError::ForeignOrigin) => foreign_origin(),
         AuthenticateError::Rejected(_) => unauthorized(),
         AuthenticateError::Busy => busy(),
         AuthenticateError::Wait(wait) => {
@@ -309,7 +309,7 @@ fn not_checked(error: &AuthenticateError) -> Problem {
 }
 
 fn foreign_origin() -> Problem {
-    Problem::from(&Refusal::ForeignOrigin)
+    Problem::from(&Rejection::ForeignOrigin)
 }
 
 fn unauthorized() -> Problem {

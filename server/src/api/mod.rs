@@ -45,7 +45,7 @@ use underpass_api::{LOGIN, ServerInfo};
 use underpass_audit::{AuditLog, OwnCall, OwnCaller, cut};
 use underpass_authenticate::Caller;
 use underpass_core::ConnectionInfo;
-use underpass_core::{Body, ClusterName, Refusal};
+use underpass_core::{Body, ClusterName, Rejection};
 use underpass_direct::DirectClusters;
 use underpass_directory::{Directory, Draft};
 
@@ -57,7 +57,7 @@ pub(crate) use self::first::{
 pub(crate) use self::login::Logins;
 use self::problem::Problem;
 pub(crate) use self::requester::Requester;
-use self::share::{Pace, Places};
+use self::share::{Pace, Seats};
 use crate::limits;
 
 /// The API: routes over a directory.
@@ -65,7 +65,7 @@ use crate::limits;
 pub(crate) struct Api {
     router: Router,
     audit_log: AuditLog,
-    places: Places,
+    places: Seats,
 }
 
 /// The parts that requests are answered from.
@@ -77,7 +77,7 @@ struct State {
     audit_log: AuditLog,
     direct: Arc<DirectClusters>,
     server: Arc<ServerInfo>,
-    places: Places,
+    places: Seats,
     pace: Arc<Pace>,
 }
 
@@ -123,7 +123,7 @@ impl Api {
             logins,
             server: Arc::new(server),
             audit_log,
-            places: Places::default(),
+            places: Seats::default(),
             pace: Arc::default(),
         })
     }
@@ -245,7 +245,7 @@ impl Api {
         &self,
         request: &Request<B>,
         info: &ConnectionInfo,
-        refusal: &Refusal,
+        rejection: &Rejection,
     ) -> Response<Body> {
         let claims = claims(request.headers(), info);
         let agent = request.headers().get(USER_AGENT);
@@ -256,10 +256,10 @@ impl Api {
             path: request.uri().path(),
             user_agent: text(agent),
             received: OffsetDateTime::now_utc(),
-            code: refusal.code().as_u16(),
+            code: rejection.code().as_u16(),
             details: &[],
         });
-        respond(Problem::from(refusal))
+        respond(Problem::from(rejection))
     }
 
     /// Answers a login, whose caller is not yet authenticated. A client that goes away takes its request back until it is

@@ -7,7 +7,7 @@ use http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderValue, StatusCode};
 use underpass_api::About;
 use underpass_audit::cut;
-use underpass_core::Refusal;
+use underpass_core::Rejection;
 use underpass_directory::ChangeError;
 use underpass_tunnel::chain;
 
@@ -103,18 +103,18 @@ impl From<ChangeError> for Problem {
     }
 }
 
-/// The front's own refusals, of callers that the API never saw.
-impl From<&Refusal> for Problem {
-    fn from(refusal: &Refusal) -> Self {
-        let detail = match refusal {
-            Refusal::Unauthorized => {
+/// The front's own rejections, of callers that the API never saw.
+impl From<&Rejection> for Problem {
+    fn from(rejection: &Rejection) -> Self {
+        let detail = match rejection {
+            Rejection::Unauthorized => {
                 "there is no credential, or it is not accepted (401): log in again, or see what was wrong in the server's log"
                     .to_owned()
             }
-            refusal => refusal.to_string(),
+            rejection => rejection.to_string(),
         };
-        let wait = refusal.retry_after().map(|wait| wait.as_secs().max(1));
-        Self::new(refusal.code(), detail).after(wait)
+        let wait = rejection.retry_after().map(|wait| wait.as_secs().max(1));
+        Self::new(rejection.code(), detail).after(wait)
     }
 }
 

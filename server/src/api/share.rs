@@ -38,7 +38,7 @@ impl std::convert::From<&Owner> for Whose {
 
 /// The requests of `/v1` that are being answered.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Places(Arc<Mutex<Taken>>);
+pub(super) struct Seats(Arc<Mutex<Taken>>);
 
 #[derive(Debug, Default)]
 struct Taken {
@@ -49,18 +49,18 @@ struct Taken {
 
 /// A place, until it is dropped.
 #[derive(Debug)]
-pub(super) struct Place {
-    places: Places,
+pub(super) struct Seat {
+    places: Seats,
     whose: Whose,
 }
 
-impl Places {
+impl Seats {
     fn lock(&self) -> MutexGuard<'_, Taken> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// One more of this user's.
-    pub(super) fn take(&self, whose: Whose) -> Result<Place, Problem> {
+    pub(super) fn take(&self, whose: Whose) -> Result<Seat, Problem> {
         let mut taken = self.lock();
         let of_user = taken.users.get(&whose).copied().unwrap_or_default();
         let of_authority = taken.authorities.get(&whose.by).copied();
@@ -89,14 +89,14 @@ impl Places {
         *taken.authorities.entry(whose.by.clone()).or_default() += 1;
         *taken.users.entry(whose.clone()).or_default() += 1;
         drop(taken);
-        Ok(Place {
+        Ok(Seat {
             places: self.clone(),
             whose,
         })
     }
 }
 
-impl Drop for Place {
+impl Drop for Seat {
     fn drop(&mut self) {
         let mut taken = self.places.lock();
         taken.all = taken.all.saturating_sub(1);
@@ -196,7 +196,7 @@ mod tests {
 
     #[test]
     fn rule_23_neither_one_user_nor_one_authenticator_has_all_places() {
-        let places = Places::default();
+        let places = Seats::default();
         let all = |by: &str, name: &str| {
             let places =
                 (0..limits::API_PLACES * 2).map_while(|_| places.take(whose(by, name)).ok());
@@ -236,7 +236,7 @@ mod tests {
 
     #[test]
     fn rule_23_a_few_users_leave_places_for_others_of_their_authority() {
-        let places = Places::default();
+        let places = Seats::default();
         let mut busy = Vec::new();
         for name in 0..10 {
             let places = (0..limits::API_PLACES_PER_USER)

@@ -14,7 +14,7 @@ use underpass_api::{TokenMade, TokenRequest, TokenView};
 use underpass_authenticate::Token;
 use underpass_core::{ClusterName, Identity, Provenance, Scope};
 use underpass_directory::{
-    AccessToken, ChangeError, Draft, Entry, Expect, Kind, Owner, Snapshot, TokenUse,
+    AccessToken, ChangeError, Draft, Entry, Expect, ObjectKind, Owner, Snapshot, TokenUse,
 };
 
 use zeroize::Zeroizing;
@@ -254,7 +254,7 @@ pub(super) fn must_see(
     match named.find(|cluster| !sees(cluster)) {
         None => Ok(()),
         Some(unseen) => Err(ChangeError::NotFound {
-            kind: Kind::Cluster,
+            kind: ObjectKind::Cluster,
             name: unseen.to_string(),
         }
         .into()),

@@ -28,7 +28,7 @@ pub(crate) struct Options {
     /// File for the audit log: an audit.k8s.io/v1 event a line; `-` for stdout, `off` for none
     /// [default: audit.log in the data directory]
     #[arg(long, env = "UNDERPASS_AUDIT_LOG", value_name = "FILE")]
-    audit_log: Option<Place>,
+    audit_log: Option<Destination>,
     /// Size at which the audit log's file is rotated, in MiB
     #[arg(long, env = "UNDERPASS_AUDIT_LOG_SIZE", default_value = "100", value_name = "MIB", value_parser = clap::value_parser!(u64).range(1..))]
     audit_log_size: u64,
@@ -71,13 +71,13 @@ enum WhenFull {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Place {
+enum Destination {
     Off,
     Stdout,
     File(PathBuf),
 }
 
-impl FromStr for Place {
+impl FromStr for Destination {
     type Err = std::convert::Infallible;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
@@ -109,14 +109,14 @@ pub(crate) async fn open(options: &Options, data: &DataDir) -> Result<AuditLog> 
     let mut backends = Vec::new();
     let mut strangers: Option<(&str, Box<dyn Sink>)> = None;
     match &options.audit_log {
-        Some(Place::Off) => {}
-        Some(Place::Stdout) => {
+        Some(Destination::Off) => {}
+        Some(Destination::Stdout) => {
             strangers = Some(("unauthenticated", Box::new(Stdout)));
             backends.push(Backend::start("stdout", Box::new(Stdout), config));
         }
         place => {
             let path = match place {
-                Some(Place::File(path)) => path.clone(),
+                Some(Destination::File(path)) => path.clone(),
                 _ => data.path(NAME),
             };
             let keep = Keep {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use tokio_util::sync::CancellationToken;
 use underpass_authenticate::{Authenticator, ConfigError, Misconfigured, Reserved, Roots, Source};
-use underpass_core::Method;
+use underpass_core::AuthenticationMethod;
 
 use super::Surroundings;
 use super::certificates::Certificates;
@@ -56,7 +56,7 @@ pub(super) struct Tokens {}
 const EARLIER: &str = "is never asked: an earlier directory has no realm, and takes every name";
 
 /// The kind of an entry.
-pub(super) enum Kind<'a> {
+pub(super) enum EntryKind<'a> {
     Tokens,
     Jwt(&'a Jwt),
     Certificates(&'a Certificates),
@@ -75,14 +75,16 @@ impl Entry {
         }
     }
 
-    pub(super) fn kind(&self) -> Result<Kind<'_>, Misconfigured> {
+    pub(super) fn kind(&self) -> Result<EntryKind<'_>, Misconfigured> {
         let kinds = [
-            self.tokens.as_ref().map(|_| Kind::Tokens),
-            self.jwt.as_ref().map(Kind::Jwt),
-            self.client_certificates.as_ref().map(Kind::Certificates),
-            self.token_review.as_ref().map(Kind::Review),
-            self.ldap.as_ref().map(Kind::Ldap),
-            self.github.as_ref().map(Kind::GitHub),
+            self.tokens.as_ref().map(|_| EntryKind::Tokens),
+            self.jwt.as_ref().map(EntryKind::Jwt),
+            self.client_certificates
+                .as_ref()
+                .map(EntryKind::Certificates),
+            self.token_review.as_ref().map(EntryKind::Review),
+            self.ldap.as_ref().map(EntryKind::Ldap),
+            self.github.as_ref().map(EntryKind::GitHub),
         ];
         let mut kinds = kinds.into_iter().flatten();
         match (kinds.next(), kinds.next()) {
@@ -96,18 +98,18 @@ impl Entry {
     /// The files that it names, and where.
     pub(super) fn files(&self) -> Vec<(String, &Path)> {
         match self.kind() {
-            Ok(Kind::Jwt(jwt)) => jwt.files(),
-            Ok(Kind::Certificates(certificates)) => certificates.files(),
-            Ok(Kind::Ldap(ldap)) => ldap.files(),
-            Ok(Kind::GitHub(github)) => github.files(),
-            Ok(Kind::Tokens | Kind::Review(_)) | Err(_) => Vec::new(),
+            Ok(EntryKind::Jwt(jwt)) => jwt.files(),
+            Ok(EntryKind::Certificates(certificates)) => certificates.files(),
+            Ok(EntryKind::Ldap(ldap)) => ldap.files(),
+            Ok(EntryKind::GitHub(github)) => github.files(),
+            Ok(EntryKind::Tokens | EntryKind::Review(_)) | Err(_) => Vec::new(),
         }
     }
 
     /// The parameters of a login with a code, where it offers that.
     pub(super) fn device_login(&self, contents: &Contents) -> Option<DeviceLoginWay> {
         match self.kind() {
-            Ok(Kind::GitHub(github)) => github.device_login(contents),
+            Ok(EntryKind::GitHub(github)) => github.device_login(contents),
             _ => None,
         }
     }
@@ -115,45 +117,47 @@ impl Entry {
     /// The prefixes of its names. Underpass's own tokens give the directory's names, which others give by a link only.
     pub(super) fn prefixes(&self) -> Prefixes<'_> {
         match self.kind() {
-            Ok(Kind::Jwt(jwt)) => jwt.prefixes(),
-            Ok(Kind::Certificates(certificates)) => certificates.prefixes(),
-            Ok(Kind::Review(review)) => review.prefixes(),
-            Ok(Kind::Ldap(ldap)) => ldap.prefixes(),
-            Ok(Kind::GitHub(github)) => github.prefixes(),
-            Ok(Kind::Tokens) | Err(_) => Prefixes::default(),
+            Ok(EntryKind::Jwt(jwt)) => jwt.prefixes(),
+            Ok(EntryKind::Certificates(certificates)) => certificates.prefixes(),
+            Ok(EntryKind::Review(review)) => review.prefixes(),
+            Ok(EntryKind::Ldap(ldap)) => ldap.prefixes(),
+            Ok(EntryKind::GitHub(github)) => github.prefixes(),
+            Ok(EntryKind::Tokens) | Err(_) => Prefixes::default(),
         }
     }
 
     /// Would it and an earlier one both answer for the same credential?
     pub(super) fn clash(&self, earlier: &Self) -> Option<(&'static str, Misconfigured)> {
         match (self.kind().ok()?, earlier.kind().ok()?) {
-            (Kind::Tokens, Kind::Tokens) => Some(("tokens", twice("tokens"))),
+            (EntryKind::Tokens, EntryKind::Tokens) => Some(("tokens", twice("tokens"))),
             // Nothing in a token says which GitHub it is of.
-            (Kind::GitHub(_), Kind::GitHub(_)) => Some(("github", twice("github"))),
-            (Kind::Jwt(ours), Kind::Jwt(theirs)) => {
+            (EntryKind::GitHub(_), EntryKind::GitHub(_)) => Some(("github", twice("github"))),
+            (EntryKind::Jwt(ours), EntryKind::Jwt(theirs)) => {
                 let same = ours.issuer() == theirs.issuer();
                 same.then(|| ("jwt.issuer.url", twice(ours.issuer())))
             }
-            (Kind::Review(ours), Kind::Review(theirs)) => {
+            (EntryKind::Review(ours), EntryKind::Review(theirs)) => {
                 let same = ours.clashes(theirs);
                 same.then(|| ("tokenReview.audiences", twice(ours.issuer())))
             }
-            (Kind::Review(ours), Kind::Jwt(theirs)) => {
+            (EntryKind::Review(ours), EntryKind::Jwt(theirs)) => {
                 let same = ours.issuer() == theirs.issuer();
                 same.then(|| ("tokenReview.issuer", twice(ours.issuer())))
             }
-            (Kind::Jwt(ours), Kind::Review(theirs)) => {
+            (EntryKind::Jwt(ours), EntryKind::Review(theirs)) => {
                 let same = ours.issuer() == theirs.issuer();
                 same.then(|| ("jwt.issuer.url", twice(ours.issuer())))
             }
             // Without a realm the earlier one takes every name.
-            (Kind::Ldap(ours), Kind::Ldap(theirs)) => match (ours.realm(), theirs.realm()) {
-                (_, None) => Some(("ldap.realm", Misconfigured::Invalid(EARLIER))),
-                (Some(ours), Some(theirs)) if ours.eq_ignore_ascii_case(theirs) => {
-                    Some(("ldap.realm", twice(ours)))
+            (EntryKind::Ldap(ours), EntryKind::Ldap(theirs)) => {
+                match (ours.realm(), theirs.realm()) {
+                    (_, None) => Some(("ldap.realm", Misconfigured::Invalid(EARLIER))),
+                    (Some(ours), Some(theirs)) if ours.eq_ignore_ascii_case(theirs) => {
+                        Some(("ldap.realm", twice(ours)))
+                    }
+                    _ => None,
                 }
-                _ => None,
-            },
+            }
             _ => None,
         }
     }
@@ -162,7 +166,7 @@ impl Entry {
     /// ServiceAccounts.
     pub(super) fn shares_names(&self, earlier: &Self) -> Option<(&'static str, Misconfigured)> {
         match (self.kind().ok()?, earlier.kind().ok()?) {
-            (Kind::Review(_), Kind::Review(_)) => None,
+            (EntryKind::Review(_), EntryKind::Review(_)) => None,
             _ => prefixes::clash(self, earlier),
         }
     }
@@ -185,20 +189,30 @@ impl Entry {
             why,
         })?;
         match kind {
-            Kind::Tokens => Ok(surroundings.token_authenticator(&self.name)),
-            Kind::Jwt(jwt) => within("jwt", jwt.build(source(Method::Jwt), contents)),
-            Kind::Certificates(certificates) => {
-                let built = certificates.build(source(Method::Certificate), contents);
+            EntryKind::Tokens => Ok(surroundings.token_authenticator(&self.name)),
+            EntryKind::Jwt(jwt) => within(
+                "jwt",
+                jwt.build(source(AuthenticationMethod::Jwt), contents),
+            ),
+            EntryKind::Certificates(certificates) => {
+                let built = certificates.build(source(AuthenticationMethod::Certificate), contents);
                 within("clientCertificates", built)
             }
-            Kind::Review(review) => {
-                let built = review.build(source(Method::TokenReview), &surroundings.clusters);
+            EntryKind::Review(review) => {
+                let built = review.build(
+                    source(AuthenticationMethod::TokenReview),
+                    &surroundings.clusters,
+                );
                 within("tokenReview", built)
             }
-            Kind::Ldap(ldap) => within("ldap", ldap.build(source(Method::Ldap), contents)),
-            Kind::GitHub(github) => {
-                within("github", github.build(source(Method::GitHub), contents))
-            }
+            EntryKind::Ldap(ldap) => within(
+                "ldap",
+                ldap.build(source(AuthenticationMethod::Ldap), contents),
+            ),
+            EntryKind::GitHub(github) => within(
+                "github",
+                github.build(source(AuthenticationMethod::GitHub), contents),
+            ),
         }
     }
 }

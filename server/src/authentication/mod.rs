@@ -23,7 +23,7 @@ use underpass_core::Clusters;
 use underpass_directory::Directory;
 use underpass_tunnel::chain;
 
-use self::entry::{Entry, Kind};
+use self::entry::{Entry, EntryKind};
 pub(crate) use self::file::AuthenticationError;
 use self::file::{Contents, File};
 use crate::limits;
@@ -144,7 +144,8 @@ impl Authentication {
         let own = self.surroundings.own.iter().cloned();
         self.chain
             .replace(next.iter().map(Built::step).chain(own).collect());
-        let certificates = |built: &Built| matches!(built.entry.kind(), Ok(Kind::Certificates(_)));
+        let certificates =
+            |built: &Built| matches!(built.entry.kind(), Ok(EntryKind::Certificates(_)));
         self.certificates.want(next.iter().any(certificates));
         let before = std::mem::replace(&mut *built, next);
         let is_there = |old: &Built| {

@@ -101,7 +101,7 @@ pub(super) fn assemble(
     let front = Arc::new(Front::new(FrontConfig {
         authenticator: authentication.chain(),
         authorizer: directory,
-        acting_as: Arc::new(AccessReviews::new(Arc::clone(&clusters))),
+        impersonation: Arc::new(AccessReviews::new(Arc::clone(&clusters))),
         clusters,
         fallback: Arc::new(http),
         policy: ImpersonationPolicy::default(),

@@ -6,9 +6,9 @@ use serde_json::{Value, json};
 use underpass_testenv::Transport;
 use underpass_testenv::testing::{Client, Wire, eventually, spawn};
 
-use crate::acting_as::{bind, leave};
 use crate::audit::{one_of_ours, one_of_theirs};
 use crate::deployment::{ADMIN, CLUSTER, Deployment, agent_account};
+use crate::impersonation::{bind, leave};
 
 fn direct(kubeconfig: &Path) -> Client<'_> {
     Client::new(&CLUSTER, kubeconfig, "agent", Wire::WebSocket)

@@ -8,7 +8,6 @@
     reason = "helpers of tests state expectations as tests do; the lints know only functions marked as tests"
 )]
 
-mod acting_as;
 mod agent_lost;
 mod agent_rbac;
 mod attacks;
@@ -23,6 +22,7 @@ mod deployment;
 mod direct;
 mod directory;
 mod flight;
+mod impersonation;
 mod load_balancer;
 mod login;
 mod metrics;

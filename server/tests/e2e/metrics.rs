@@ -59,7 +59,7 @@ async fn of_sessions_and_streams_are_shown_and_go_with_the_agent() {
             assert_eq!(streams.len(), 1, "{class}: {metrics}");
         }
         assert_eq!(
-            values(&metrics, "underpass_tunnel_kept_bytes", &[]).len(),
+            values(&metrics, "underpass_tunnel_unacked_bytes", &[]).len(),
             1
         );
 

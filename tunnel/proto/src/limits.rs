@@ -97,11 +97,11 @@ pub const SESSION_CREDIT_GROWTH: u64 = 64 * 1024 * 1024;
 
 /// Bytes that a session keeps until the peer acknowledges them, over all its streams. Writers wait
 /// where it is full.
-pub const SESSION_KEPT: u64 = 64 * 1024 * 1024;
+pub const SESSION_UNACKED: u64 = 64 * 1024 * 1024;
 
 /// Bytes that each stream may keep though the session is full, so that unread streams cannot stop
 /// the others.
-pub const STREAM_KEPT_MIN: u64 = 64 * 1024;
+pub const STREAM_UNACKED_MIN: u64 = 64 * 1024;
 
 /// Pieces that one stream's kept bytes may be in. Each costs about 100 bytes beside its content: a
 /// writer of single bytes must not cost a hundred times its bytes.
@@ -120,7 +120,7 @@ pub const ACK_DELAY: Duration = Duration::from_millis(5);
 
 /// Delay of output that the peer does not wait for: ends of streams, and acknowledgements of such frames.
 /// Requests are mostly over sooner than [`ACK_DELAY`], and would cost a message of their own for it.
-pub const SETTLE_DELAY: Duration = Duration::from_millis(25);
+pub const FLUSH_DELAY: Duration = Duration::from_millis(25);
 
 /// Runs of stream ids that were passed over and may still come. Streams arrive almost in order.
 pub const STREAM_ID_GAPS: usize = STREAMS_MAX as usize;

@@ -12,7 +12,7 @@ use underpass_proto::key::AgentKey;
 
 use super::*;
 use crate::connector::{
-    AttemptError, ConnectError, Connector, ConnectorConfig, DialError, Transports, WayError,
+    AttemptError, ConnectError, Connector, ConnectorConfig, DialError, RouteError, Transports,
 };
 use crate::tls;
 use crate::transport::quic::{self, QuicConfig, ResetKey};
@@ -98,7 +98,7 @@ fn is_refused(error: &ConnectError) -> bool {
         matches!(
             attempt,
             AttemptError::Failed {
-                error: WayError::Quic(quinn::ConnectionError::ConnectionClosed(close)),
+                error: RouteError::Quic(quinn::ConnectionError::ConnectionClosed(close)),
                 ..
             } if close.error_code == quinn::TransportErrorCode::CONNECTION_REFUSED
         )

@@ -12,8 +12,8 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsConnector;
 
-use super::error::{AttemptError, DialError, Step, Way, WayError};
-use super::proxy::ProxyDialler;
+use super::error::{AttemptError, DialError, Route, RouteError, Step};
+use super::proxy::ProxyDialer;
 use super::race::{interleaved, race, staggered};
 use super::resolve::Resolve;
 use super::server::{Rotation, Server};
@@ -22,7 +22,7 @@ use crate::limits;
 use crate::tls::{self, CertificateError, Witness};
 use crate::transport::quic::{self, QuicConfig, QuicTransport};
 use crate::transport::websocket::{self, Subprotocol};
-use crate::transport::{Kind, Transport, tcp};
+use crate::transport::{Transport, TransportKind, tcp};
 
 /// The TLS alert for an ALPN mismatch, as QUIC carries it (RFC 9001, section 4.8; RFC 7301).
 const NO_APPLICATION_PROTOCOL: u8 = 120;
@@ -34,21 +34,21 @@ const ADDRESS_DELAY: Duration = Duration::from_millis(250);
 type Connected = Arc<dyn Transport>;
 
 /// Boxed: handshakes are large.
-type Ways<'a> = Vec<BoxFuture<'a, Result<Connected, AttemptError>>>;
+type Attempts<'a> = Vec<BoxFuture<'a, Result<Connected, AttemptError>>>;
 
 /// Knows where the servers are and how to reach them.
-pub(super) struct Dialler {
+pub(super) struct ServerDialer {
     servers: Rotation,
     resolver: Arc<dyn Resolve>,
     transports: Transports,
     head_start: Duration,
     quic: QuicConfig,
-    proxy: Option<ProxyDialler>,
+    proxy: Option<ProxyDialer>,
     verifier: Arc<dyn ServerCertVerifier>,
     tls: rustls::ClientConfig,
 }
 
-impl Dialler {
+impl ServerDialer {
     /// `random` is drawn evenly from all its values: it chooses the server to begin with.
     pub(super) fn new(config: &ConnectorConfig, random: u32) -> Result<Self, ConfigError> {
         let verifier = tls::verifier(&config.trust)?;
@@ -61,7 +61,7 @@ impl Dialler {
             transports: config.transports,
             head_start: config.quic_head_start,
             quic: config.quic.clone(),
-            proxy: config.proxy.clone().map(ProxyDialler::new).transpose()?,
+            proxy: config.proxy.clone().map(ProxyDialer::new).transpose()?,
             verifier,
             tls,
         })
@@ -172,15 +172,15 @@ impl Dialler {
         server: &Server,
         addresses: &[SocketAddr],
     ) -> Result<Connected, Vec<AttemptError>> {
-        let ways: Ways<'_> = addresses
+        let attempts: Attempts<'_> = addresses
             .iter()
             .map(|&address| {
-                let kind = Kind::Quic;
-                let way = Way::Direct { kind, address };
-                attempt(way, self.dial_quic(server, address)).boxed()
+                let kind = TransportKind::Quic;
+                let route = Route::Direct { kind, address };
+                attempt(route, self.dial_quic(server, address)).boxed()
             })
             .collect();
-        staggered(ways, ADDRESS_DELAY).await
+        staggered(attempts, ADDRESS_DELAY).await
     }
 
     async fn websocket(
@@ -188,47 +188,51 @@ impl Dialler {
         server: &Server,
         addresses: &[SocketAddr],
     ) -> Result<Connected, Vec<AttemptError>> {
-        let ways: Ways<'_> = addresses
+        let attempts: Attempts<'_> = addresses
             .iter()
             .map(|&address| {
-                let kind = Kind::WebSocket;
-                let way = Way::Direct { kind, address };
-                attempt(way, self.dial_websocket(server, address)).boxed()
+                let kind = TransportKind::WebSocket;
+                let route = Route::Direct { kind, address };
+                attempt(route, self.dial_websocket(server, address)).boxed()
             })
             .collect();
-        staggered(ways, ADDRESS_DELAY).await
+        staggered(attempts, ADDRESS_DELAY).await
     }
 
     async fn proxied(
         &self,
-        proxy: &ProxyDialler,
+        proxy: &ProxyDialer,
         server: &Server,
     ) -> Result<Connected, Vec<AttemptError>> {
         let (host, port) = proxy.place();
         let addresses = self.resolve(host, port).await?;
-        let ways: Ways<'_> = addresses
+        let attempts: Attempts<'_> = addresses
             .iter()
             .map(|&address| {
-                let way = Way::Proxied {
+                let route = Route::Proxied {
                     proxy: proxy.proxy.url.clone(),
                     address,
                 };
-                attempt(way, self.dial_proxied(proxy, server, address)).boxed()
+                attempt(route, self.dial_proxied(proxy, server, address)).boxed()
             })
             .collect();
-        staggered(ways, ADDRESS_DELAY).await
+        staggered(attempts, ADDRESS_DELAY).await
     }
 
-    async fn dial_quic(&self, server: &Server, address: SocketAddr) -> Result<Connected, WayError> {
+    async fn dial_quic(
+        &self,
+        server: &Server,
+        address: SocketAddr,
+    ) -> Result<Connected, RouteError> {
         let deadline = Deadline::new();
         let mut tls = self.tls.clone();
         let witness = Witness::of(&mut tls, &self.verifier);
-        let config = quic::client_config(tls, &self.quic).map_err(WayError::Endpoint)?;
-        let endpoint = quic::client(address, &self.quic).map_err(WayError::Endpoint)?;
+        let config = quic::client_config(tls, &self.quic).map_err(RouteError::Endpoint)?;
+        let endpoint = quic::client(address, &self.quic).map_err(RouteError::Endpoint)?;
         // quinn names IP addresses without brackets, as ServerName does.
         let connecting = endpoint
             .connect_with(config, address, &server.name.to_str())
-            .map_err(WayError::QuicStart)?;
+            .map_err(RouteError::QuicStart)?;
         let connection = deadline
             .step(Step::Quic, connecting)
             .await?
@@ -240,7 +244,7 @@ impl Dialler {
         &self,
         server: &Server,
         address: SocketAddr,
-    ) -> Result<Connected, WayError> {
+    ) -> Result<Connected, RouteError> {
         let deadline = Deadline::new();
         let socket = deadline.tcp(address).await?;
         self.upgrade(server, socket, Some(address), deadline).await
@@ -248,16 +252,16 @@ impl Dialler {
 
     async fn dial_proxied(
         &self,
-        proxy: &ProxyDialler,
+        proxy: &ProxyDialer,
         server: &Server,
         address: SocketAddr,
-    ) -> Result<Connected, WayError> {
+    ) -> Result<Connected, RouteError> {
         let deadline = Deadline::new();
         let socket = deadline.tcp(address).await?;
         let io = deadline
             .step(Step::Proxy, proxy.open(socket, &server.address))
             .await?
-            .map_err(WayError::Proxy)?;
+            .map_err(RouteError::Proxy)?;
         // The server's address is known to the proxy alone.
         self.upgrade(server, io, None, deadline).await
     }
@@ -269,7 +273,7 @@ impl Dialler {
         io: S,
         remote: Option<SocketAddr>,
         deadline: Deadline,
-    ) -> Result<Connected, WayError>
+    ) -> Result<Connected, RouteError>
     where
         S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin + 'static,
     {
@@ -281,19 +285,19 @@ impl Dialler {
         let tls = deadline
             .step(Step::Tls, connecting)
             .await?
-            .map_err(|source| untrusted(&witness).unwrap_or(WayError::Tls(source)))?;
+            .map_err(|source| untrusted(&witness).unwrap_or(RouteError::Tls(source)))?;
         let host = server.address.to_string();
         let connecting = websocket::connect(tls, &host, remote, &Subprotocol::ALL);
         deadline
             .step(Step::WebSocket, connecting)
             .await?
-            .map_err(WayError::WebSocket)
+            .map_err(RouteError::WebSocket)
     }
 }
 
-impl fmt::Debug for Dialler {
+impl fmt::Debug for ServerDialer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Dialler")
+        f.debug_struct("ServerDialer")
             .field("servers", &self.servers)
             .field("transports", &self.transports)
             .field("proxy", &self.proxy.as_ref().map(|proxy| &proxy.proxy))
@@ -302,13 +306,13 @@ impl fmt::Debug for Dialler {
 }
 
 async fn attempt(
-    way: Way,
-    dialling: impl Future<Output = Result<Connected, WayError>>,
+    route: Route,
+    dialling: impl Future<Output = Result<Connected, RouteError>>,
 ) -> Result<Connected, AttemptError> {
     dialling
         .await
-        .inspect(|_| tracing::debug!(%way, "connected"))
-        .map_err(|error| AttemptError::Failed { way, error })
+        .inspect(|_| tracing::debug!(%route, "connected"))
+        .map_err(|error| AttemptError::Failed { route, error })
 }
 
 /// When an address has had its time.
@@ -320,24 +324,24 @@ impl Deadline {
         Self(Instant::now() + limits::CONNECT_TIME)
     }
 
-    async fn step<T>(self, step: Step, doing: impl Future<Output = T>) -> Result<T, WayError> {
+    async fn step<T>(self, step: Step, doing: impl Future<Output = T>) -> Result<T, RouteError> {
         timeout_at(self.0, doing)
             .await
-            .map_err(|_| WayError::Timeout { step })
+            .map_err(|_| RouteError::Timeout { step })
     }
 
-    async fn tcp(self, address: SocketAddr) -> Result<TcpStream, WayError> {
+    async fn tcp(self, address: SocketAddr) -> Result<TcpStream, RouteError> {
         let connecting = TcpStream::connect(address);
         let socket = self
             .step(Step::Tcp, connecting)
             .await?
-            .map_err(WayError::Tcp)?;
-        tcp::tune(&socket).map_err(WayError::Tcp)?;
+            .map_err(RouteError::Tcp)?;
+        tcp::tune(&socket).map_err(RouteError::Tcp)?;
         Ok(socket)
     }
 }
 
-fn untrusted(witness: &Witness) -> Option<WayError> {
+fn untrusted(witness: &Witness) -> Option<RouteError> {
     let error = witness.error()?;
     let distrust = error.into();
     // rustls has no words for errors of others.
@@ -345,18 +349,18 @@ fn untrusted(witness: &Witness) -> Option<WayError> {
         CertificateError::NotPinned(_) => None,
         _ => Some(error.clone()),
     };
-    Some(WayError::Untrusted { distrust, source })
+    Some(RouteError::Untrusted { distrust, source })
 }
 
-fn quic_error(error: quinn::ConnectionError) -> WayError {
+fn quic_error(error: quinn::ConnectionError) -> RouteError {
     use quinn::ConnectionError::{ConnectionClosed, TransportError};
     let code = match &error {
         TransportError(error) => error.code,
         ConnectionClosed(close) => close.error_code,
-        _ => return WayError::Quic(error),
+        _ => return RouteError::Quic(error),
     };
     if code == quinn::TransportErrorCode::crypto(NO_APPLICATION_PROTOCOL) {
-        return WayError::Alpn;
+        return RouteError::Alpn;
     }
-    WayError::Quic(error)
+    RouteError::Quic(error)
 }

@@ -17,7 +17,7 @@ use crate::limits;
 use crate::tls::CertificateError;
 use crate::transport::quic::EndpointError;
 use crate::transport::websocket::UpgradeError;
-use crate::transport::{Kind, TransportError};
+use crate::transport::{TransportError, TransportKind};
 
 /// Why no session came about.
 #[derive(Debug, Error)]
@@ -109,8 +109,8 @@ impl DialError {
         })
     }
 
-    /// Why each way failed that could be tried.
-    pub fn way_errors(&self) -> impl Iterator<Item = &WayError> {
+    /// Why each route failed that could be tried.
+    pub fn way_errors(&self) -> impl Iterator<Item = &RouteError> {
         self.attempts.iter().filter_map(|attempt| match attempt {
             AttemptError::Failed { error, .. } => Some(error),
             AttemptError::Resolve { .. } | AttemptError::NoAddress { .. } => None,
@@ -141,25 +141,25 @@ pub enum AttemptError {
         /// The name of the server, or of the proxy.
         host: String,
     },
-    /// A way was tried.
-    #[error("{way}")]
+    /// A route was tried.
+    #[error("{route}")]
     Failed {
         /// Which one.
-        way: Way,
+        route: Route,
         /// Why it failed.
         #[source]
-        error: WayError,
+        error: RouteError,
     },
 }
 
-/// A way to a server.
+/// A route to a server.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
-pub enum Way {
+pub enum Route {
     /// To one of the server's addresses.
     Direct {
         /// The protocol.
-        kind: Kind,
+        kind: TransportKind,
         /// The address.
         address: SocketAddr,
     },
@@ -172,21 +172,25 @@ pub enum Way {
     },
 }
 
-impl fmt::Display for Way {
+impl fmt::Display for Route {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Direct { kind, address } => write!(f, "{kind} to {address}"),
             Self::Proxied { proxy, address } => {
-                write!(f, "{} through {proxy} at {address}", Kind::WebSocket)
+                write!(
+                    f,
+                    "{} through {proxy} at {address}",
+                    TransportKind::WebSocket
+                )
             }
         }
     }
 }
 
-/// Why a way failed.
+/// Why a route failed.
 #[derive(Debug, Error)]
 #[non_exhaustive]
-pub enum WayError {
+pub enum RouteError {
     /// The server's certificate is not to be trusted.
     #[error("the server presents a certificate {distrust}")]
     Untrusted {
@@ -227,7 +231,7 @@ pub enum WayError {
     },
 }
 
-impl WayError {
+impl RouteError {
     fn needs_attention(&self) -> bool {
         match self {
             Self::Untrusted { .. } => true,
@@ -240,7 +244,7 @@ impl WayError {
     }
 }
 
-/// A part of the way to a server.
+/// A part of the route to a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Step {

@@ -14,7 +14,7 @@ use underpass_proto::frame::GoAway;
 use super::plan::{Move, Moves};
 use super::{ConnectError, Connector, Reconnected, Transports};
 use crate::session::{Info, Session, now};
-use crate::transport::Kind;
+use crate::transport::TransportKind;
 
 /// The progress of a connector.
 #[derive(Debug)]
@@ -27,7 +27,7 @@ pub enum Status<'a> {
     /// The session goes on, on another transport.
     Resumed(&'a Session),
     /// The session has left a transport that worked, of the protocol named, for another one.
-    Moved(&'a Session, Kind),
+    Moved(&'a Session, TransportKind),
     /// An attempt failed; the next one follows after the wait.
     Failed(&'a ConnectError, Duration),
     /// The session ended; the next attempt follows after the wait.
@@ -222,7 +222,7 @@ impl Connector {
             backoff.reset();
         }
         if matches!(woken, Woken::Leave(_)) {
-            self.dialler.elsewhere();
+            self.dialer.elsewhere();
         }
         match woken {
             // The old session goes on to its streams' end in the hands of `serve`.
@@ -273,10 +273,10 @@ impl Connector {
         tokio::time::sleep_until(at.into()).await;
         let transports = match which {
             Move::ToQuic => Transports::Quic,
-            Move::Renew => self.dialler.transports(),
+            Move::Renew => self.dialer.transports(),
         };
         let moved = async {
-            let transport = self.dialler.dial_beside(transports).await?;
+            let transport = self.dialer.dial_beside(transports).await?;
             self.resume(session, transport).await
         };
         match moved.await {

@@ -12,7 +12,7 @@ use underpass_proto::chain;
 
 use super::{ConnectError, Connector, Transports};
 use crate::session::{Bulk, Session};
-use crate::transport::{Kind, Transport};
+use crate::transport::{Transport, TransportKind};
 
 /// How long a stream of the class bulk must last before it is worth a connection.
 const AFTER: Duration = Duration::from_secs(1);
@@ -30,7 +30,7 @@ impl Connector {
         let mut again = AGAIN;
         loop {
             wanted(&mut bulk).await;
-            let websocket = session.transport() == Some(Kind::WebSocket);
+            let websocket = session.transport() == Some(TransportKind::WebSocket);
             if !self.lanes || !websocket || !session.is_open() {
                 // None of these changes while the session keeps its transport, or it is for the better.
                 return std::future::pending().await;
@@ -54,7 +54,7 @@ impl Connector {
         bulk: &mut watch::Receiver<Bulk>,
     ) -> Result<(), ConnectError> {
         loop {
-            let transport = self.dialler.dial_beside(Transports::WebSocket).await?;
+            let transport = self.dialer.dial_beside(Transports::WebSocket).await?;
             self.add_lane(session, transport).await?;
             let gone = wait_for(bulk, |bulk| !bulk.lane);
             let age = self.plan.age(rand::rng().next_u32());

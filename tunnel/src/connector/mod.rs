@@ -26,7 +26,7 @@ use underpass_proto::settings::{KeepaliveInterval, ResumeWindow};
 use underpass_proto::stream_id::Role;
 
 pub use self::config::{ConfigError, ConnectorConfig, Transports};
-pub use self::error::{AttemptError, ConnectError, DialError, Step, Way, WayError};
+pub use self::error::{AttemptError, ConnectError, DialError, Route, RouteError, Step};
 pub use self::keep::Status;
 use self::plan::Plan;
 pub use self::proxy::{
@@ -50,7 +50,7 @@ pub enum Reconnected {
 
 /// Dials a server, and again when the session is lost.
 pub struct Connector {
-    dialler: dial::Dialler,
+    dialer: dial::ServerDialer,
     key: AgentKey,
     instance: [u8; 16],
     local: Local,
@@ -66,7 +66,7 @@ impl Connector {
     /// Where the configuration cannot work.
     pub fn new(config: ConnectorConfig) -> Result<Self, ConfigError> {
         Ok(Self {
-            dialler: dial::Dialler::new(&config, rand::rng().next_u32())?,
+            dialer: dial::ServerDialer::new(&config, rand::rng().next_u32())?,
             plan: Plan::new(&config),
             lanes: config.lanes,
             key: config.key,
@@ -89,10 +89,10 @@ impl Connector {
     /// # Cancel safety
     /// Dropping the future ends the attempt.
     pub async fn connect(&self) -> Result<Session, ConnectError> {
-        let transport = self.dialler.dial().await?;
+        let transport = self.dialer.dial().await?;
         let session = self.establish(transport).await;
         if session.is_err() {
-            self.dialler.elsewhere();
+            self.dialer.elsewhere();
         }
         session
     }
@@ -107,7 +107,7 @@ impl Connector {
     /// # Cancel safety
     /// Dropping the future ends the attempt.
     pub async fn reconnect(&self, session: &Session) -> Result<Reconnected, ConnectError> {
-        let transport = self.dialler.dial().await?;
+        let transport = self.dialer.dial().await?;
         self.resume(session, transport).await
     }
 
@@ -234,7 +234,7 @@ impl Connector {
 impl fmt::Debug for Connector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Connector")
-            .field("dialler", &self.dialler)
+            .field("dialer", &self.dialer)
             .finish_non_exhaustive()
     }
 }

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::{ConnectorConfig, Transports};
-use crate::transport::Kind;
+use crate::transport::TransportKind;
 
 /// The longest wait between two probes for QUIC: a path that has dropped UDP for an hour will hardly carry it
 /// in the next minute.
@@ -47,8 +47,8 @@ impl Plan {
 
     /// For a transport of `kind` that carries a session since `now`. `random` is drawn evenly from all its
     /// values.
-    pub(super) fn begin(&self, kind: Kind, now: Instant, random: u32) -> Moves {
-        if kind != Kind::WebSocket {
+    pub(super) fn begin(&self, kind: TransportKind, now: Instant, random: u32) -> Moves {
+        if kind != TransportKind::WebSocket {
             return Moves {
                 probe: None,
                 renew: None,
@@ -109,14 +109,14 @@ mod tests {
 
     #[test]
     fn quic_is_where_to_stay() {
-        let moves = plan().begin(Kind::Quic, Instant::now(), 0);
+        let moves = plan().begin(TransportKind::Quic, Instant::now(), 0);
         assert_eq!(moves.next(), None);
     }
 
     #[test]
     fn probes_become_rare() {
         let mut now = Instant::now();
-        let mut moves = plan().begin(Kind::WebSocket, now, u32::MAX);
+        let mut moves = plan().begin(TransportKind::WebSocket, now, u32::MAX);
         moves.renew = None;
         let mut waits = Vec::new();
         for _ in 0..7 {
@@ -132,7 +132,7 @@ mod tests {
     #[test]
     fn an_old_connection_is_replaced_though_probes_go_on() {
         let start = Instant::now();
-        let mut moves = plan().begin(Kind::WebSocket, start, u32::MAX);
+        let mut moves = plan().begin(TransportKind::WebSocket, start, u32::MAX);
         loop {
             let (at, which) = moves.next().unwrap();
             if which == Move::Renew {
@@ -148,7 +148,13 @@ mod tests {
     #[test]
     fn agents_that_came_together_go_one_after_the_other() {
         let now = Instant::now();
-        let at = |random| plan().begin(Kind::WebSocket, now, random).renew.unwrap() - now;
+        let at = |random| {
+            plan()
+                .begin(TransportKind::WebSocket, now, random)
+                .renew
+                .unwrap()
+                - now
+        };
         assert_eq!((at(0), at(u32::MAX)), (AGE / 2, AGE));
         assert!((AGE / 2..AGE).contains(&at(u32::MAX / 3)));
     }
@@ -160,7 +166,8 @@ mod tests {
         let mut config = ConnectorConfig::new("x", 1, ca.cert.pem().into_bytes(), key);
         config.quic_probe = Duration::ZERO;
         config.websocket_max_age = Duration::ZERO;
-        let moves = |config: &_| Plan::new(config).begin(Kind::WebSocket, Instant::now(), 0);
+        let moves =
+            |config: &_| Plan::new(config).begin(TransportKind::WebSocket, Instant::now(), 0);
         assert_eq!(moves(&config).next(), None);
         config.quic_probe = PROBE;
         assert!(moves(&config).next().is_some());

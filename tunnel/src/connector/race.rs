@@ -1,4 +1,4 @@
-//! Several ways to the same end, the preferred ones with a head start.
+//! Several attempts to the same end, the preferred ones with a head start.
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -39,21 +39,24 @@ pub(super) async fn race<T, E>(
     }
 }
 
-/// Starts the `ways` one after the other, each `delay` after the one before it or as soon as one has
+/// Starts the `attempts` one after the other, each `delay` after the one before it or as soon as one has
 /// failed, and lets them run beside each other (RFC 8305, section 5). Gives the first success, and drops
 /// the rest; or every error, in the order in which they came.
 pub(super) async fn staggered<T, E, F>(
-    ways: impl IntoIterator<Item = F>,
+    attempts: impl IntoIterator<Item = F>,
     delay: Duration,
 ) -> Result<T, Vec<E>>
 where
     F: Future<Output = Result<T, E>>,
 {
-    let mut ways = ways.into_iter();
+    let mut attempts = attempts.into_iter();
     let mut running = FuturesUnordered::new();
     let mut errors = Vec::new();
     loop {
-        let started = ways.next().map(|way| running.push(way)).is_some();
+        let started = attempts
+            .next()
+            .map(|attempt| running.push(attempt))
+            .is_some();
         tokio::select! {
             biased;
             result = running.next() => match result {
@@ -152,17 +155,19 @@ mod tests {
     }
 
     /// When it ended after its start, and how.
-    async fn run(ways: &[(u64, Result<&str, &str>)]) -> (u128, Result<String, Vec<String>>) {
+    async fn run(attempts: &[(u64, Result<&str, &str>)]) -> (u128, Result<String, Vec<String>>) {
         let start = Instant::now();
-        let ways = ways.iter().map(|(millis, result)| after(*millis, *result));
-        let result = staggered(ways, DELAY).await;
+        let attempts = attempts
+            .iter()
+            .map(|(millis, result)| after(*millis, *result));
+        let result = staggered(attempts, DELAY).await;
         (start.elapsed().as_millis(), result)
     }
 
     #[tokio::test(start_paused = true)]
     async fn ways_start_one_after_the_other() {
         let black_hole = (60_000, Err("late"));
-        for (ways, ended, winner) in [
+        for (attempts, ended, winner) in [
             (&[(40, Ok("a")), (0, Ok("b"))][..], 40, "a"),
             (&[black_hole, (40, Ok("b"))], 290, "b"),
             (
@@ -177,7 +182,11 @@ mod tests {
             (&[(10, Err("no")), black_hole, (40, Ok("c"))], 300, "c"),
             (&[black_hole, (10, Err("no")), (40, Ok("c"))], 300, "c"),
         ] {
-            assert_eq!(run(ways).await, (ended, Ok(winner.to_owned())), "{ways:?}");
+            assert_eq!(
+                run(attempts).await,
+                (ended, Ok(winner.to_owned())),
+                "{attempts:?}"
+            );
         }
     }
 

@@ -82,7 +82,7 @@ impl IncomingStream {
         };
         let mut answer = frame::to_bytes(&Answer);
         while !answer.is_empty() {
-            poll_fn(|cx| stream.poll_write_soon(cx, &mut answer)).await?;
+            poll_fn(|cx| stream.poll_write_coalesced(cx, &mut answer)).await?;
         }
         Ok(stream)
     }

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use futures_util::task::AtomicWaker;
 use underpass_proto::code::ResetCode;
 use underpass_proto::frame::{Attached, Class, Leg};
-use underpass_proto::session::{LinkId, Writable, WriteEnd};
+use underpass_proto::session::{LinkId, WriteAction, WriteEnd};
 use underpass_proto::stream::{Chunk, RecvEnd, SendEnd};
 use underpass_proto::stream_id::StreamId;
 
@@ -291,7 +291,7 @@ impl StreamIo {
 
     /// Takes bytes that go with the application's next ones, or its end; or the link hands them over, when
     /// acknowledgements are due. A flush leaves them: hyper flushes before it has anything to say.
-    pub(crate) fn poll_write_soon(
+    pub(crate) fn poll_write_coalesced(
         &self,
         shared: &Shared,
         cx: &mut Context<'_>,
@@ -299,15 +299,15 @@ impl StreamIo {
     ) -> Poll<Result<(), StreamError>> {
         self.writers.application.register(cx.waker());
         let now = super::now();
-        let room = shared.with(|core| {
-            let room = core.room(self.id)?;
-            if room > 0 {
-                let bytes = bytes.split_to(bytes.len().min(room));
-                core.write_soon(self.id, bytes, now);
+        let writable = shared.with(|core| {
+            let writable = core.writable(self.id)?;
+            if writable > 0 {
+                let bytes = bytes.split_to(bytes.len().min(writable));
+                core.write_coalesced(self.id, bytes, now);
             }
-            Ok(room)
+            Ok(writable)
         });
-        match room {
+        match writable {
             Ok(0) => Poll::Pending,
             Ok(_) => Poll::Ready(Ok(())),
             Err(end) => Poll::Ready(Err(write_error(shared, end))),
@@ -323,9 +323,9 @@ impl StreamIo {
     ) -> Poll<Result<usize, StreamError>> {
         let mut send = self.send();
         self.writers.application.register(cx.waker());
-        let room = ready!(self.poll_room(shared, &mut send))?;
+        let writable = ready!(self.poll_writable(shared, &mut send))?;
         // Without the session's lock: it may copy.
-        let bytes = take(room);
+        let bytes = take(writable);
         let len = bytes.len();
         if send.half.is_some() {
             let chunk = shared.with(|core| core.write_and_next(self.id, bytes));
@@ -338,20 +338,26 @@ impl StreamIo {
     }
 
     /// Bytes that may be written, at least one, once everything that was written before is handed over.
-    fn poll_room(&self, shared: &Shared, send: &mut SendIo) -> Poll<Result<usize, StreamError>> {
+    fn poll_writable(
+        &self,
+        shared: &Shared,
+        send: &mut SendIo,
+    ) -> Poll<Result<usize, StreamError>> {
         loop {
             let carried = send.half.is_some();
             let writable = shared.with(|core| {
                 if carried {
-                    core.writable(self.id)
+                    core.write_action(self.id)
                 } else {
-                    core.room(self.id).map(Writable::Room)
+                    core.writable(self.id).map(WriteAction::Write)
                 }
             });
             match writable {
-                Ok(Writable::Chunk(chunk)) => ready!(self.poll_hand_over(shared, send, chunk)),
-                Ok(Writable::Room(0)) => return Poll::Pending,
-                Ok(Writable::Room(room)) => return Poll::Ready(Ok(room)),
+                Ok(WriteAction::HandOver(chunk)) => {
+                    ready!(self.poll_hand_over(shared, send, chunk))
+                }
+                Ok(WriteAction::Write(0)) => return Poll::Pending,
+                Ok(WriteAction::Write(writable)) => return Poll::Ready(Ok(writable)),
                 Err(end) => return Poll::Ready(Err(write_error(shared, end))),
             }
         }
@@ -366,7 +372,7 @@ impl StreamIo {
     ) -> Poll<Result<(), StreamError>> {
         self.writers.application.register(cx.waker());
         ready!(self.poll_flush_half(shared));
-        match self.room(shared) {
+        match self.writable(shared) {
             // To a peer that reads no more there is nothing to hand over: the next write hears it.
             Ok(_) | Err(StreamError::Finished | StreamError::Stopped(_)) => Poll::Ready(Ok(())),
             Err(error) => Poll::Ready(Err(error)),
@@ -404,7 +410,7 @@ impl StreamIo {
         shared: &Shared,
         cx: &mut Context<'_>,
     ) -> Poll<Result<(), StreamError>> {
-        match self.room(shared) {
+        match self.writable(shared) {
             Ok(_) => shared.with(|core| core.finish(self.id)),
             // A peer that reads no more does not mind that nothing more comes.
             Err(StreamError::Finished | StreamError::Stopped(_)) => {}
@@ -423,9 +429,9 @@ impl StreamIo {
     }
 
     /// Bytes that may be written.
-    fn room(&self, shared: &Shared) -> Result<usize, StreamError> {
-        let room = shared.with(|core| core.room(self.id));
-        room.map_err(|end| write_error(shared, end))
+    fn writable(&self, shared: &Shared) -> Result<usize, StreamError> {
+        let writable = shared.with(|core| core.writable(self.id));
+        writable.map_err(|end| write_error(shared, end))
     }
 
     /// Hands `chunk` and the following ones to the transport until it takes no more. Ready where

@@ -35,7 +35,7 @@ pub(crate) use self::link::ControlStream;
 pub(crate) use self::shared::{Bulk, Joining, MainAsk, Shared};
 use crate::limits;
 use crate::stream::Stream;
-use crate::transport::{HalfError, Kind, PathStats, SendStream, TransportError};
+use crate::transport::{HalfError, PathStats, SendStream, TransportError, TransportKind};
 
 /// A handle on an authenticated relation with a peer. Clones are handles on the same session.
 ///
@@ -67,7 +67,7 @@ pub struct Info {
     /// Which end this is.
     pub role: Role,
     /// The protocol that carried the session first; see [`Session::transport`].
-    pub transport: Kind,
+    pub transport: TransportKind,
     /// The peer's first address, where there is one; see [`Session::remote`].
     pub remote: Option<SocketAddr>,
 }
@@ -110,8 +110,8 @@ pub struct OpenRequest {
 pub struct SessionStats {
     /// The path's shortest round trip, as [`Session::round_trip`].
     pub round_trip: Option<Duration>,
-    /// Bytes that are kept until the peer has them, as [`Session::kept_bytes`].
-    pub kept_bytes: u64,
+    /// Bytes that are kept until the peer has them, as [`Session::unacked_bytes`].
+    pub unacked_bytes: u64,
     /// Streams open now, of both sides.
     pub streams: Classes,
     /// How often a transport took the place of one that was lost.
@@ -394,7 +394,7 @@ impl Session {
     }
 
     /// The protocol that carries the session now; `None` while it has no transport.
-    pub fn transport(&self) -> Option<Kind> {
+    pub fn transport(&self) -> Option<TransportKind> {
         self.shared.transport().map(|transport| transport.kind())
     }
 
@@ -404,8 +404,8 @@ impl Session {
     }
 
     /// Bytes of all streams that are kept until the peer acknowledges them.
-    pub fn kept_bytes(&self) -> u64 {
-        self.shared.core(|core| core.kept())
+    pub fn unacked_bytes(&self) -> u64 {
+        self.shared.core(|core| core.unacked())
     }
 
     /// The peer, and the transport to it.

@@ -381,7 +381,7 @@ impl Shared {
         let transport = link.map(|link| Arc::clone(&link.transport));
         let mut stats = SessionStats {
             round_trip: state.core.round_trip(),
-            kept_bytes: state.core.kept(),
+            unacked_bytes: state.core.unacked(),
             streams: state.core.classes(),
             resumes: state.resumes,
             moves: state.moves,
@@ -567,7 +567,7 @@ mod tests {
 
     use super::*;
     use crate::session::SessionId;
-    use crate::transport::{Kind, TransportError, memory};
+    use crate::transport::{TransportError, TransportKind, memory};
 
     /// With its first transport. It ends with its last.
     async fn session() -> (Arc<Shared>, Supervision) {
@@ -587,7 +587,7 @@ mod tests {
             instance: [1; 16],
             software: String::new(),
             role: Role::Connector,
-            transport: Kind::Memory,
+            transport: TransportKind::Memory,
             remote: None,
         };
         let (shared, supervision) = Shared::new(&agreed, SessionSecret::new([1; 32]), info);

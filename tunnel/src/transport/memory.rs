@@ -3,7 +3,7 @@
 use tokio_util::compat::TokioAsyncReadCompatExt;
 use underpass_proto::stream_id::Role;
 
-use super::Kind;
+use super::TransportKind;
 use super::yamux::YamuxTransport;
 
 /// Bytes that each direction holds before a write waits, like a socket's buffer.
@@ -16,7 +16,17 @@ const BUFFER: usize = 256 * 1024;
 pub fn pair() -> (YamuxTransport, YamuxTransport) {
     let (connector, acceptor) = tokio::io::duplex(BUFFER);
     (
-        YamuxTransport::start(connector.compat(), Role::Connector, Kind::Memory, None),
-        YamuxTransport::start(acceptor.compat(), Role::Acceptor, Kind::Memory, None),
+        YamuxTransport::start(
+            connector.compat(),
+            Role::Connector,
+            TransportKind::Memory,
+            None,
+        ),
+        YamuxTransport::start(
+            acceptor.compat(),
+            Role::Acceptor,
+            TransportKind::Memory,
+            None,
+        ),
     )
 }

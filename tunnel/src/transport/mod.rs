@@ -85,7 +85,7 @@ pub trait Transport: fmt::Debug + Send + Sync + 'static {
     }
 
     /// Which protocol this is.
-    fn kind(&self) -> Kind;
+    fn kind(&self) -> TransportKind;
 
     /// The peer's address, where there is one.
     fn remote(&self) -> Option<SocketAddr>;
@@ -94,7 +94,7 @@ pub trait Transport: fmt::Debug + Send + Sync + 'static {
 /// The protocols that carry sessions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
-pub enum Kind {
+pub enum TransportKind {
     /// QUIC version 1 (RFC 9000), a native stream for each stream.
     Quic,
     /// WebSocket (RFC 6455) over TLS, whose messages carry a multiplexer.
@@ -103,7 +103,7 @@ pub enum Kind {
     Memory,
 }
 
-impl Kind {
+impl TransportKind {
     /// In lower case, for logs and metrics.
     pub const fn name(self) -> &'static str {
         match self {
@@ -114,7 +114,7 @@ impl Kind {
     }
 }
 
-impl fmt::Display for Kind {
+impl fmt::Display for TransportKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
     }

@@ -13,7 +13,7 @@ use underpass_tunnel::transport::quic::{self, ALPN, QuicConfig};
 use underpass_tunnel::transport::websocket::{PATH, Subprotocol};
 use underpass_tunnel::transport::{Transport, TransportError, memory};
 use underpass_tunnel::{
-    AcceptError, CloseCode, ConnectError, Connector, ConnectorConfig, Transports, WayError,
+    AcceptError, CloseCode, ConnectError, Connector, ConnectorConfig, RouteError, Transports,
 };
 
 use crate::dial::{self, HOST};
@@ -181,7 +181,7 @@ fn another_alpn_is_named() {
             ..connector_config(port, &pki)
         };
         let error = way_error(config).await;
-        assert!(matches!(error, WayError::Alpn), "{error:?}");
+        assert!(matches!(error, RouteError::Alpn), "{error:?}");
         serving.abort();
         // And the other way round: the server takes no other protocol's client.
         let server = Server::start(&pki, acceptor_config()).await;
@@ -205,7 +205,7 @@ fn a_web_server_that_does_not_upgrade_is_quoted() {
             transports: Transports::WebSocket,
             ..connector_config(server.port, &pki)
         };
-        let WayError::WebSocket(error) = way_error(config).await else {
+        let RouteError::WebSocket(error) = way_error(config).await else {
             panic!("not the server's answer");
         };
         let told = error.to_string();

@@ -11,8 +11,8 @@ use underpass_tunnel::transport::websocket::Subprotocol;
 use underpass_tunnel::transport::{Transport, memory};
 use underpass_tunnel::{
     Accepted, Acceptor, AcceptorConfig, Admission, AgentKey, AgentName, AttemptError, ConnectError,
-    Connector, ConnectorConfig, Denied, DialError, Proven, PublicKey, ResumeWindow, Session,
-    Transports, WayError,
+    Connector, ConnectorConfig, Denied, DialError, Proven, PublicKey, ResumeWindow, RouteError,
+    Session, Transports,
 };
 
 use crate::http_proxy::HttpProxy;
@@ -320,7 +320,7 @@ pub(crate) async fn fails<T: Debug, E>(
 }
 
 /// Why the only way fails that there is to a server.
-pub(crate) async fn way_error(config: ConnectorConfig) -> WayError {
+pub(crate) async fn way_error(config: ConnectorConfig) -> RouteError {
     let error = dial_error(config).await;
     let [AttemptError::Failed { error, .. }] = <[_; 1]>::try_from(error.attempts).unwrap() else {
         panic!("no way was tried");

@@ -82,7 +82,7 @@ pub(crate) async fn drain_delivers_the_last_bytes(kind: Kind) {
     };
     within("the drain ends", async { tokio::join!(draining, reading) }).await;
     within("the agent hears of the end", agent.closed()).await;
-    assert_eq!(server.kept_bytes(), 0);
+    assert_eq!(server.unacked_bytes(), 0);
 }
 
 pub(crate) async fn a_draining_session_opens_nothing(kind: Kind) {

@@ -8,7 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use underpass_proto::handshake::HandshakeError;
-use underpass_tunnel::transport::Kind;
+use underpass_tunnel::transport::TransportKind;
 use underpass_tunnel::{
     CloseCode, ConnectError, Connector, ConnectorConfig, ResumeWindow, Session, Status, Transports,
 };
@@ -25,7 +25,7 @@ use crate::server::{Listen, Pki, Server};
 pub(crate) struct Kept {
     pub(crate) agent: Session,
     /// From which transports it moved.
-    moved: mpsc::UnboundedReceiver<Kind>,
+    moved: mpsc::UnboundedReceiver<TransportKind>,
     connector: JoinHandle<()>,
 }
 
@@ -64,7 +64,7 @@ impl Kept {
         }
     }
 
-    pub(crate) async fn moves(&mut self) -> Kind {
+    pub(crate) async fn moves(&mut self) -> TransportKind {
         within("the session moves", self.moved.recv())
             .await
             .expect("the connector runs")
@@ -151,16 +151,16 @@ fn a_session_returns_to_quic_when_that_gets_through() {
         })
         .await;
         let session = server.session().await;
-        assert_eq!(kept.agent.transport(), Some(Kind::WebSocket));
+        assert_eq!(kept.agent.transport(), Some(TransportKind::WebSocket));
         let chats = [
             Chat::start(&session, &kept.agent).await,
             Chat::start(&kept.agent, &session).await,
         ];
         server.listen_quic(&pki);
-        assert_eq!(kept.moves().await, Kind::WebSocket);
-        assert_eq!(kept.agent.transport(), Some(Kind::Quic));
+        assert_eq!(kept.moves().await, TransportKind::WebSocket);
+        assert_eq!(kept.agent.transport(), Some(TransportKind::Quic));
         until("the server has it", || {
-            session.transport() == Some(Kind::Quic)
+            session.transport() == Some(TransportKind::Quic)
         })
         .await;
         for chat in chats {
@@ -186,7 +186,7 @@ fn an_old_websocket_is_replaced_before_it_is_left() {
         let session = server.session().await;
         let chat = Chat::start(&session, &kept.agent).await;
         for _ in 0..5 {
-            assert_eq!(kept.moves().await, Kind::WebSocket);
+            assert_eq!(kept.moves().await, TransportKind::WebSocket);
             chat.goes_on().await;
         }
         chat.over().await;

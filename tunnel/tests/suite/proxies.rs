@@ -6,7 +6,7 @@ use tokio::net::TcpListener;
 use underpass_tunnel::transport;
 use underpass_tunnel::{
     CertificateError, ConfigError, Connector, ConnectorConfig, DialError, NoProxy, Proxy,
-    ProxyConfigError, ProxyError, Session, Step, Transports, WayError, chain,
+    ProxyConfigError, ProxyError, RouteError, Session, Step, Transports, chain,
 };
 
 use crate::addresses::{ClosedPort, Names};
@@ -39,7 +39,7 @@ async fn works(config: ConnectorConfig, server: &mut Server) {
 async fn refusal(manner: Manner) -> ProxyError {
     let proxy = HttpProxy::with(manner, None).await;
     match way_error(config(1, &Pki::new(), proxy.config())).await {
-        WayError::Proxy(error) => error,
+        RouteError::Proxy(error) => error,
         error => panic!("not the proxy's fault: {error:?}"),
     }
 }
@@ -59,7 +59,7 @@ fn the_proxy_is_asked_for_the_servers_name_which_this_side_need_not_know() {
             };
             config.servers[0].host = NAME.to_owned();
             let (agent, session) = connect(config, &mut server).await;
-            assert_eq!(agent.info().transport, transport::Kind::WebSocket);
+            assert_eq!(agent.info().transport, transport::TransportKind::WebSocket);
             assert_eq!(agent.info().remote, None, "only the proxy knows");
             still_works(&session, &agent).await;
             released(&agent, &session).await;
@@ -81,7 +81,7 @@ fn quic_goes_past_the_proxy() {
             ..config(server.port, &pki, proxy.config())
         };
         let (agent, _session) = connect(config, &mut server).await;
-        assert_eq!(agent.info().transport, transport::Kind::Quic);
+        assert_eq!(agent.info().transport, transport::TransportKind::Quic);
         assert!(proxy.asked().is_empty());
     });
 }
@@ -125,7 +125,7 @@ fn a_proxy_over_tls() {
             assert!(error.needs_attention(), "{error}");
             let told: Vec<_> = error.way_errors().collect();
             assert!(
-                matches!(told[..], [WayError::Proxy(ProxyError::Untrusted(_))]),
+                matches!(told[..], [RouteError::Proxy(ProxyError::Untrusted(_))]),
                 "{error:?}"
             );
         }
@@ -144,7 +144,7 @@ fn rule_10_a_proxy_that_opens_tls_is_found_out() {
         assert!(
             matches!(
                 error,
-                WayError::Untrusted {
+                RouteError::Untrusted {
                     distrust: CertificateError::UnknownCa,
                     ..
                 }
@@ -207,7 +207,7 @@ fn proxies_that_refuse_or_misbehave_are_told_apart() {
         let proxy = HttpProxy::start().await;
         let error = way_error(config(nobody, &Pki::new(), proxy.config())).await;
         assert!(
-            matches!(error, WayError::Proxy(Unreachable { status: 502 })),
+            matches!(error, RouteError::Proxy(Unreachable { status: 502 })),
             "{error:?}"
         );
     });
@@ -251,7 +251,7 @@ fn a_proxy_that_says_nothing_is_given_up() {
         for error in [one, other] {
             let told: Vec<_> = error.way_errors().collect();
             assert!(
-                matches!(told[..], [WayError::Timeout { step: Step::Proxy }]),
+                matches!(told[..], [RouteError::Timeout { step: Step::Proxy }]),
                 "{error:?}"
             );
         }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use underpass_proto::session::Ending;
-use underpass_tunnel::transport::Kind;
+use underpass_tunnel::transport::TransportKind;
 use underpass_tunnel::{CloseCode, Connector, ConnectorConfig, Session, SessionError, Status};
 
 use crate::harness::{acceptor, acceptor_config, connector_config, released, run, within};
@@ -33,8 +33,8 @@ fn quic_is_preferred() {
         })
         .unwrap();
         let (agent, session) = tokio::join!(connector.connect(), server.session());
-        assert_eq!(agent.unwrap().info().transport, Kind::Quic);
-        assert_eq!(session.info().transport, Kind::Quic);
+        assert_eq!(agent.unwrap().info().transport, TransportKind::Quic);
+        assert_eq!(session.info().transport, TransportKind::Quic);
     });
 }
 
@@ -44,7 +44,7 @@ fn a_closed_udp_port_leaves_websocket() {
         let pki = Pki::new();
         let mut server = Server::start_on(0, &pki, acceptor_config(), Listen::WebSocketOnly).await;
         let (agent, session) = connect(&pki, &mut server).await;
-        assert_eq!(agent.info().transport, Kind::WebSocket);
+        assert_eq!(agent.info().transport, TransportKind::WebSocket);
         still_works(&session, &agent).await;
         released(&agent, &session).await;
     });
@@ -57,7 +57,7 @@ fn a_udp_port_that_swallows_everything_leaves_websocket() {
         let mut server = Server::start_on(0, &pki, acceptor_config(), Listen::WebSocketOnly).await;
         let _black_hole = UdpSocket::bind(("127.0.0.1", server.port)).unwrap();
         let (agent, session) = connect(&pki, &mut server).await;
-        assert_eq!(agent.info().transport, Kind::WebSocket);
+        assert_eq!(agent.info().transport, TransportKind::WebSocket);
         still_works(&agent, &session).await;
         released(&agent, &session).await;
     });

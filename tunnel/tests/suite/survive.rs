@@ -189,7 +189,7 @@ impl Survivor {
     pub(crate) async fn over(self) {
         released(&self.agent, &self.server).await;
         for session in [&self.agent, &self.server] {
-            until("nothing is kept", || session.kept_bytes() == 0).await;
+            until("nothing is kept", || session.unacked_bytes() == 0).await;
         }
         self.agent.close(CloseCode::Shutdown, "test over");
         within("the other side hears of the end", self.server.closed()).await;
@@ -440,7 +440,7 @@ pub(crate) async fn the_resume_window_ends_in_typed_errors(kind: Kind) {
         let error = fails("it opens nothing", session.open(target("late"))).await;
         assert!(matches!(error, OpenError::Session(_)), "{error:?}");
         assert!(!session.is_reachable() || !session.is_open());
-        assert_eq!(session.kept_bytes(), 0);
+        assert_eq!(session.unacked_bytes(), 0);
     }
     // Too late: the server has no such session, and gives another one.
     let transport = survivor.network.dial().await;

@@ -1,7 +1,7 @@
 //! How the connector verifies its server (security rule 10), over each transport alike.
 
 use underpass_tunnel::{
-    CaPin, CertificateError, ConfigError, Connector, ConnectorConfig, Trust, WayError, chain,
+    CaPin, CertificateError, ConfigError, Connector, ConnectorConfig, RouteError, Trust, chain,
 };
 
 use crate::harness::{
@@ -33,7 +33,7 @@ async fn refused(config: ConnectorConfig) -> (CertificateError, String) {
     let error = dial_error(config).await;
     assert!(error.needs_attention(), "{error}");
     let distrust = error.way_errors().find_map(|error| match error {
-        WayError::Untrusted { distrust, .. } => Some(*distrust),
+        RouteError::Untrusted { distrust, .. } => Some(*distrust),
         _ => None,
     });
     let told = chain(&error);

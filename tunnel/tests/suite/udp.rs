@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use aws_lc_rs::digest::{Context, Digest, SHA256};
-use underpass_tunnel::transport::Kind;
+use underpass_tunnel::transport::TransportKind;
 use underpass_tunnel::{ConnectorConfig, ReadHalf, ResumeWindow, Session};
 
 use crate::bytes::{pour, stream};
@@ -126,7 +126,7 @@ fn a_transfer_goes_on_when_udp_dies_and_returns_when_it_comes_back() {
         // The connector also says that it looks for QUIC, and finds none.
         let mut kept = Kept::start_with(config, |_| {}).await;
         let session = server.session().await;
-        assert_eq!(kept.agent.transport(), Some(Kind::Quic));
+        assert_eq!(kept.agent.transport(), Some(TransportKind::Quic));
         let chat = Chat::start(&session, &kept.agent).await;
         let moved = AtomicUsize::new(0);
         let (agent, moved) = (kept.agent.clone(), &moved);
@@ -146,11 +146,15 @@ fn a_transfer_goes_on_when_udp_dies_and_returns_when_it_comes_back() {
             outage
         };
         let (_, outage) = tokio::join!(transfers, network);
-        assert_eq!(agent.transport(), Some(Kind::WebSocket), "it ended there");
+        assert_eq!(
+            agent.transport(),
+            Some(TransportKind::WebSocket),
+            "it ended there"
+        );
         chat.goes_on().await;
         outage.over();
-        assert_eq!(kept.moves().await, Kind::WebSocket);
-        assert_eq!(agent.transport(), Some(Kind::Quic));
+        assert_eq!(kept.moves().await, TransportKind::WebSocket);
+        assert_eq!(agent.transport(), Some(TransportKind::Quic));
         chat.goes_on().await;
         chat.over().await;
         drop(agent);

@@ -8,7 +8,7 @@ use crate::plan::Plan;
 use crate::report::{Entry, Others, Report, markdown};
 use crate::scenarios::{Bench, Scenario};
 use crate::site::Site;
-use crate::systems::{self, Kind, System};
+use crate::systems::{self, System, SystemKind};
 
 /// Builds the peers that are chosen.
 ///
@@ -121,7 +121,7 @@ fn chosen(choice: &Choice, short: bool) -> Result<Vec<Box<dyn System>>> {
     }
     let wanted = |system: &dyn System| {
         if choice.only.is_empty() {
-            !short || system.kind() != Kind::Peer
+            !short || system.kind() != SystemKind::Peer
         } else {
             choice.only.iter().any(|name| name == system.name())
         }

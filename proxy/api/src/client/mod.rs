@@ -51,10 +51,10 @@ pub enum Match {
 
 /// A client of one server. Each request has a connection of its own.
 #[derive(Clone, Debug)]
-pub struct Client(Way);
+pub struct Client(Via);
 
 #[derive(Clone, Debug)]
-enum Way {
+enum Via {
     Socket {
         path: PathBuf,
         /// The user whose server alone is asked.
@@ -66,7 +66,7 @@ enum Way {
 impl Client {
     /// Asks the server whose socket this is.
     pub fn at_socket(path: impl Into<PathBuf>) -> Self {
-        Self(Way::Socket {
+        Self(Via::Socket {
             path: path.into(),
             owner: None,
         })
@@ -75,7 +75,7 @@ impl Client {
     /// The same, as long as the server there runs as this user. A path says little: others may be able to put a socket of
     /// theirs there, or a link.
     pub fn at_socket_of(path: impl Into<PathBuf>, owner: u32) -> Self {
-        Self(Way::Socket {
+        Self(Via::Socket {
             path: path.into(),
             owner: Some(owner),
         })
@@ -83,14 +83,14 @@ impl Client {
 
     /// Asks a server over HTTPS.
     pub fn at(server: Server) -> Self {
-        Self(Way::Https(Box::new(server)))
+        Self(Via::Https(Box::new(server)))
     }
 
     /// The server that is asked over HTTPS; `None` at a socket.
     pub fn server(&self) -> Option<&Server> {
         match &self.0 {
-            Way::Socket { .. } => None,
-            Way::Https(server) => Some(server),
+            Via::Socket { .. } => None,
+            Via::Https(server) => Some(server),
         }
     }
 
@@ -219,7 +219,7 @@ impl Client {
         let request = request(method, path, body, expected)?;
         let answer = async {
             match &self.0 {
-                Way::Socket { path, owner } => {
+                Via::Socket { path, owner } => {
                     let stream = connect(path).await?;
                     let runs_as = stream.peer_cred();
                     let runs_as =
@@ -230,7 +230,7 @@ impl Client {
                     let host = const { HeaderValue::from_static("localhost") };
                     exchange(stream, host, request).await
                 }
-                Way::Https(server) => server.exchange(request).await,
+                Via::Https(server) => server.exchange(request).await,
             }
         };
         let answer = tokio::time::timeout(PATIENCE, answer).await;

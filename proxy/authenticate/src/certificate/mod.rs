@@ -23,7 +23,7 @@ use x509_parser::{
 
 pub use self::request::CertificateRequest;
 use super::{
-    AuthenticateError, Authenticated, Authenticator, Caller, Rejection, Roots, Source,
+    AuthenticateError, Authenticated, Authenticator, Caller, CredentialError, Roots, Source,
     config::ConfigError, source::Assertion,
 };
 
@@ -102,31 +102,31 @@ impl ClientCertificates {
         })
     }
 
-    fn verify(&self, chain: &[CertificateDer<'_>]) -> Result<Assertion, Rejection> {
-        let (certificate, intermediates) = chain.split_first().ok_or(Rejection::Malformed)?;
+    fn verify(&self, chain: &[CertificateDer<'_>]) -> Result<Assertion, CredentialError> {
+        let (certificate, intermediates) = chain.split_first().ok_or(CredentialError::Malformed)?;
         self.verifier
             .verify_client_cert(certificate, intermediates, UnixTime::now())
             .map_err(|error| match error {
                 rustls::Error::InvalidCertificate(
                     rustls::CertificateError::Expired
                     | rustls::CertificateError::ExpiredContext { .. },
-                ) => Rejection::Expired,
+                ) => CredentialError::Expired,
                 rustls::Error::InvalidCertificate(
                     rustls::CertificateError::NotValidYet
                     | rustls::CertificateError::NotValidYetContext { .. },
-                ) => Rejection::NotYetValid,
-                other => Rejection::Certificate(other.to_string()),
+                ) => CredentialError::NotYetValid,
+                other => CredentialError::Certificate(other.to_string()),
             })?;
         let (rest, certificate) =
-            X509Certificate::from_der(certificate).map_err(|_| Rejection::Malformed)?;
+            X509Certificate::from_der(certificate).map_err(|_| CredentialError::Malformed)?;
         if !rest.is_empty() || certificate.is_ca() {
-            return Err(Rejection::Certificate("not a client's".to_owned()));
+            return Err(CredentialError::Certificate("not a client's".to_owned()));
         }
         let subject = certificate.subject();
         let mut names = texts(subject, &oid!(2.5.4.3))?.into_iter();
         let (Some(name), None) = (names.next(), names.next()) else {
             let why = "needs exactly one common name";
-            return Err(Rejection::Certificate(why.to_owned()));
+            return Err(CredentialError::Certificate(why.to_owned()));
         };
         let groups = texts(subject, &oid!(2.5.4.10))?;
         let prefixed = |group| format!("{}{group}", self.prefixes.groups);
@@ -153,7 +153,7 @@ fn end(certificate: &X509Certificate<'_>) -> Option<SystemTime> {
 fn texts<'a>(
     name: &'a X509Name<'_>,
     attribute: &x509_parser::der_parser::Oid<'_>,
-) -> Result<Vec<&'a str>, Rejection> {
+) -> Result<Vec<&'a str>, CredentialError> {
     let values = name
         .iter_attributes()
         .filter(|a| a.attr_type() == attribute);
@@ -164,7 +164,9 @@ fn texts<'a>(
                 Tag::Utf8String | Tag::PrintableString
             );
             let text = value.as_str().ok().filter(|_| readable);
-            text.ok_or_else(|| Rejection::Certificate("has a name that cannot be read".to_owned()))
+            text.ok_or_else(|| {
+                CredentialError::Certificate("has a name that cannot be read".to_owned())
+            })
         })
         .collect()
 }

@@ -6,7 +6,7 @@ use http_body_util::Full;
 use serde::{Deserialize, de::DeserializeOwned};
 use zeroize::Zeroizing;
 
-use crate::{AuthenticateError, Rejection};
+use crate::{AuthenticateError, CredentialError};
 use underpass_core::limits;
 use underpass_https::{Https, HttpsError};
 
@@ -142,16 +142,16 @@ impl Api {
 
     async fn get(&self, url: &str, token: &str) -> Result<Response<Bytes>, AuthenticateError> {
         let line = Zeroizing::new(format!("Bearer {token}"));
-        let mut line = HeaderValue::from_str(&line).map_err(|_| Rejection::Malformed)?;
+        let mut line = HeaderValue::from_str(&line).map_err(|_| CredentialError::Malformed)?;
         line.set_sensitive(true);
         let request = asking(Request::get(url), line).body(Full::default());
         let request = request.map_err(|error| ApiError::Https(HttpsError::Request(error)))?;
         let response = self.send(request).await?;
         match response.status() {
             StatusCode::OK => Ok(response),
-            StatusCode::UNAUTHORIZED => Err(Rejection::Unknown.into()),
+            StatusCode::UNAUTHORIZED => Err(CredentialError::Unknown.into()),
             // The token lacks a scope, or the organization's single sign-on.
-            StatusCode::FORBIDDEN => Err(Rejection::NotAllowed.into()),
+            StatusCode::FORBIDDEN => Err(CredentialError::NotAllowed.into()),
             other => Err(ApiError::Status(other).into()),
         }
     }

@@ -13,7 +13,7 @@ use serde::Deserialize;
 use zeroize::Zeroizing;
 
 use super::api::{Api, ApiError};
-use crate::{AuthenticateError, ConfigError, Misconfigured, Rejection, config::not_empty};
+use crate::{AuthenticateError, ConfigError, CredentialError, Misconfigured, config::not_empty};
 
 /// The apps whose tokens count.
 #[derive(Clone)]
@@ -92,13 +92,13 @@ impl GitHubAudience {
             StatusCode::OK => {}
             // Another app's, a personal one, or none at all: GitHub does not tell them apart.
             StatusCode::NOT_FOUND | StatusCode::UNPROCESSABLE_ENTITY => {
-                return Err(Rejection::Audience.into());
+                return Err(CredentialError::Audience.into());
             }
             other => return Err(ApiError::App(Some(other)).into()),
         }
         let checked: Checked = super::api::read(&response)?;
         if checked.app.client_id != *client_id {
-            return Err(Rejection::Audience.into());
+            return Err(CredentialError::Audience.into());
         }
         Ok(())
     }

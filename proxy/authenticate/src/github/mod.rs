@@ -13,8 +13,8 @@ use async_trait::async_trait;
 use self::api::Api;
 pub use self::audience::GitHubAudience;
 use super::{
-    AuthenticateError, Authenticated, Authenticator, Caller, ConfigError, Misconfigured, Rejection,
-    RemoteOptions, Roots, Source,
+    AuthenticateError, Authenticated, Authenticator, Caller, ConfigError, CredentialError,
+    Misconfigured, RemoteOptions, Roots, Source,
     config::{https_url, not_empty},
     remote::{Credential, Lookup, Remote},
     source::Assertion,
@@ -100,7 +100,7 @@ struct Account {
 
 #[async_trait]
 impl Lookup for Account {
-    fn claim(&self, caller: &Caller<'_>) -> Result<Option<Credential>, Rejection> {
+    fn claim(&self, caller: &Caller<'_>) -> Result<Option<Credential>, CredentialError> {
         let Some(token) = caller.bearer() else {
             return Ok(None);
         };
@@ -109,7 +109,7 @@ impl Lookup for Account {
         }
         let legal = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
         if token.len() > 255 || !token.bytes().all(legal) {
-            return Err(Rejection::Malformed);
+            return Err(CredentialError::Malformed);
         }
         Ok(Some(Credential::bearer(token)))
     }
@@ -120,7 +120,7 @@ impl Lookup for Account {
         _: IpAddr,
     ) -> Result<Identity, AuthenticateError> {
         let Credential::Bearer(token) = credential else {
-            return Err(Rejection::Malformed.into());
+            return Err(CredentialError::Malformed.into());
         };
         // First: a token that was made for another app gets no further.
         self.config.audience.includes(token, &self.api).await?;
@@ -136,7 +136,7 @@ impl Lookup for Account {
             .filter(|organization| allowed(&organization.login));
         let mut groups: Vec<_> = member.map(|o| format!("{prefix}{}", o.login)).collect();
         if groups.is_empty() {
-            return Err(Rejection::NotAllowed.into());
+            return Err(CredentialError::NotAllowed.into());
         }
         for team in self.api.teams(token).await? {
             if allowed(&team.organization.login) {

@@ -22,8 +22,8 @@ use self::{
     search::{Found, filled},
 };
 use super::{
-    AuthenticateError, Authenticated, Authenticator, Caller, ConfigError, Password, Rejection,
-    Source,
+    AuthenticateError, Authenticated, Authenticator, Caller, ConfigError, CredentialError,
+    Password, Source,
     remote::{Credential, Lookup, Remote},
     source::Assertion,
 };
@@ -76,7 +76,7 @@ struct Directory {
 
 #[async_trait]
 impl Lookup for Directory {
-    fn claim(&self, caller: &Caller<'_>) -> Result<Option<Credential>, Rejection> {
+    fn claim(&self, caller: &Caller<'_>) -> Result<Option<Credential>, CredentialError> {
         let Some(login) = caller.password() else {
             return Ok(None);
         };
@@ -84,10 +84,10 @@ impl Lookup for Directory {
             return Ok(None);
         };
         if name.is_empty() || name.contains('\0') {
-            return Err(Rejection::Malformed);
+            return Err(CredentialError::Malformed);
         }
         if login.expose().is_empty() {
-            return Err(Rejection::EmptyPassword);
+            return Err(CredentialError::EmptyPassword);
         }
         Ok(Some(Credential::Password(login.clone())))
     }
@@ -98,9 +98,9 @@ impl Lookup for Directory {
         client: IpAddr,
     ) -> Result<Identity, AuthenticateError> {
         let Credential::Password(login) = credential else {
-            return Err(Rejection::Malformed.into());
+            return Err(CredentialError::Malformed.into());
         };
-        let name = self.name(login.user()).ok_or(Rejection::Malformed)?;
+        let name = self.name(login.user()).ok_or(CredentialError::Malformed)?;
         let found = self
             .find(name)
             .await
@@ -108,15 +108,15 @@ impl Lookup for Directory {
         let mut found = found.into_iter();
         let user = match (found.next(), found.next()) {
             (Some(user), None) => user,
-            (Some(_), Some(_)) => return Err(Rejection::Ambiguous.into()),
+            (Some(_), Some(_)) => return Err(CredentialError::Ambiguous.into()),
             (None, _) => {
                 self.bind_as_nobody(name, login, client).await?;
-                return Err(Rejection::WrongPassword.into());
+                return Err(CredentialError::WrongPassword.into());
             }
         };
         match self.bind(&user.dn, login, client).await? {
             Bound::Yes => {}
-            Bound::No => return Err(Rejection::WrongPassword.into()),
+            Bound::No => return Err(CredentialError::WrongPassword.into()),
         }
         let assertion = self.assertion(&user).await?;
         Ok(self.source.identity(assertion)?)
@@ -189,7 +189,7 @@ impl Directory {
     async fn assertion(&self, user: &Found) -> Result<Assertion, AuthenticateError> {
         let config = &self.config.user;
         let name = user.text(&config.name_attribute);
-        let name = name.ok_or_else(|| Rejection::Claim(config.name_attribute.clone()))?;
+        let name = name.ok_or_else(|| CredentialError::Claim(config.name_attribute.clone()))?;
         let groups = match &self.config.groups {
             None => Vec::new(),
             Some(groups) => {
@@ -199,7 +199,7 @@ impl Directory {
         };
         let uid = config.uid_attribute.as_ref().map(|attribute| {
             let uid = user.text_or_hex(attribute);
-            uid.ok_or_else(|| Rejection::Claim(attribute.clone()))
+            uid.ok_or_else(|| CredentialError::Claim(attribute.clone()))
         });
         let extra = config.extra.iter().map(|(key, attribute)| {
             (

@@ -12,7 +12,7 @@ use super::{
     path::ClaimPath,
     verify::{Signed, time},
 };
-use crate::{ConfigError, Rejection, source::Assertion};
+use crate::{ConfigError, CredentialError, source::Assertion};
 
 /// The configured mapping of claims to an identity, with every claim's path parsed.
 #[derive(Debug)]
@@ -65,15 +65,15 @@ impl Meaning {
 }
 
 /// Reads a token that was verified.
-pub(super) fn assertion(claims: &Signed, meaning: &Meaning) -> Result<Assertion, Rejection> {
+pub(super) fn assertion(claims: &Signed, meaning: &Meaning) -> Result<Assertion, CredentialError> {
     for (claim, wanted) in &meaning.required {
         if claim.find(claims).and_then(Value::as_str) != Some(wanted) {
-            return Err(Rejection::RequiredClaim(claim.as_str().to_owned()));
+            return Err(CredentialError::RequiredClaim(claim.as_str().to_owned()));
         }
     }
     let username = text(claims, &meaning.username)?;
     if meaning.username.is_email() && is_unverified(claims, &meaning.username) {
-        return Err(Rejection::EmailNotVerified);
+        return Err(CredentialError::EmailNotVerified);
     }
     let groups = match &meaning.groups {
         None => Vec::new(),
@@ -116,11 +116,11 @@ fn is_unverified(claims: &Signed, address: &ClaimPath) -> bool {
     said.any(|(_, verified)| *verified != Value::Bool(true))
 }
 
-fn wrong(claim: &ClaimPath) -> Rejection {
-    Rejection::Claim(claim.as_str().to_owned())
+fn wrong(claim: &ClaimPath) -> CredentialError {
+    CredentialError::Claim(claim.as_str().to_owned())
 }
 
-fn text<'a>(claims: &'a Signed, claim: &ClaimPath) -> Result<&'a str, Rejection> {
+fn text<'a>(claims: &'a Signed, claim: &ClaimPath) -> Result<&'a str, CredentialError> {
     let text = claim.find(claims).and_then(Value::as_str);
     text.filter(|text| !text.is_empty())
         .ok_or_else(|| wrong(claim))
@@ -130,7 +130,7 @@ fn text<'a>(claims: &'a Signed, claim: &ClaimPath) -> Result<&'a str, Rejection>
 fn texts<'a>(
     claims: &'a Signed,
     claim: &ClaimPath,
-) -> Result<impl Iterator<Item = &'a str> + use<'a>, Rejection> {
+) -> Result<impl Iterator<Item = &'a str> + use<'a>, CredentialError> {
     let values = match claim.find(claims) {
         None | Some(Value::Null) => Vec::new(),
         Some(Value::String(text)) => vec![text.as_str()],
@@ -150,7 +150,7 @@ mod tests {
     use super::super::config::{PrefixedClaim, RequiredClaim, tests::config};
     use super::*;
 
-    fn read(config: &OidcConfig, claims: Value) -> Result<Assertion, Rejection> {
+    fn read(config: &OidcConfig, claims: Value) -> Result<Assertion, CredentialError> {
         assertion(claims.as_object().unwrap(), &Meaning::of(config).unwrap())
     }
 
@@ -214,7 +214,7 @@ mod tests {
             ),
         ] {
             let refused = read(&mapped(), claims).unwrap_err();
-            assert_eq!(refused, Rejection::Claim(claim.to_owned()));
+            assert_eq!(refused, CredentialError::Claim(claim.to_owned()));
         }
     }
 
@@ -231,7 +231,7 @@ mod tests {
         };
         assert_eq!(email(json!(true)).unwrap(), "a@b");
         for unverified in [json!(false), json!("true"), json!(null), json!(1)] {
-            assert_eq!(email(unverified), Err(Rejection::EmailNotVerified));
+            assert_eq!(email(unverified), Err(CredentialError::EmailNotVerified));
         }
         assert_eq!(
             read(&config, json!({ "email": "a@b" })).unwrap().user,
@@ -273,7 +273,7 @@ mod tests {
             ),
         ] {
             let refused = verified(claim, claims.clone());
-            assert_eq!(refused, Err(Rejection::EmailNotVerified), "{claim}");
+            assert_eq!(refused, Err(CredentialError::EmailNotVerified), "{claim}");
             let text = claims.to_string().replace("false", "true");
             let claims = serde_json::from_str(&text).unwrap();
             assert_eq!(verified(claim, claims).unwrap(), "a@b", "{claim}");
@@ -293,7 +293,10 @@ mod tests {
         let hd = |hd: Value| read(&config, json!({ "sub": "a", "hd": hd })).map(drop);
         assert_eq!(hd(json!("example.org")), Ok(()));
         for other in [json!("example.com"), json!(["example.org"]), json!(null)] {
-            assert_eq!(hd(other), Err(Rejection::RequiredClaim("hd".to_owned())));
+            assert_eq!(
+                hd(other),
+                Err(CredentialError::RequiredClaim("hd".to_owned()))
+            );
         }
     }
 }

@@ -12,7 +12,7 @@ use serde::Deserialize;
 use tokio::time::Instant;
 
 use super::config::Algorithm;
-use crate::{AuthenticateError, Rejection, config::https_url};
+use crate::{AuthenticateError, CredentialError, config::https_url};
 use underpass_core::limits;
 use underpass_https::{Https, HttpsError};
 
@@ -43,12 +43,12 @@ struct Keys {
 pub(super) struct Key {
     id: Option<String>,
     algorithm: Option<String>,
-    kind: Kind,
+    kind: KeyType,
     pub(super) key: DecodingKey,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Kind {
+enum KeyType {
     Rsa,
     P256,
     P384,
@@ -125,7 +125,7 @@ impl Issuer {
             .map(|keys| keys.find(id, algorithm))
             .unwrap_or_default();
         if found.is_empty() {
-            return Err(Rejection::UnknownKey.into());
+            return Err(CredentialError::UnknownKey.into());
         }
         Ok(found)
     }
@@ -223,14 +223,14 @@ impl Key {
             Some(_) => false,
         };
         let kind = match &jwk.algorithm {
-            AlgorithmParameters::RSA(_) => Kind::Rsa,
+            AlgorithmParameters::RSA(_) => KeyType::Rsa,
             AlgorithmParameters::EllipticCurve(key) => match key.curve {
-                EllipticCurve::P256 => Kind::P256,
-                EllipticCurve::P384 => Kind::P384,
+                EllipticCurve::P256 => KeyType::P256,
+                EllipticCurve::P384 => KeyType::P384,
                 _ => return None,
             },
             AlgorithmParameters::OctetKeyPair(key) => match key.curve {
-                EllipticCurve::Ed25519 => Kind::Ed25519,
+                EllipticCurve::Ed25519 => KeyType::Ed25519,
                 _ => return None,
             },
             _ => return None,
@@ -248,10 +248,10 @@ impl Key {
     fn signs_with(&self, algorithm: Algorithm) -> bool {
         use jsonwebtoken::Algorithm as A;
         let kind = match algorithm.0 {
-            A::RS256 | A::RS384 | A::RS512 | A::PS256 | A::PS384 | A::PS512 => Kind::Rsa,
-            A::ES256 => Kind::P256,
-            A::ES384 => Kind::P384,
-            A::EdDSA => Kind::Ed25519,
+            A::RS256 | A::RS384 | A::RS512 | A::PS256 | A::PS384 | A::PS512 => KeyType::Rsa,
+            A::ES256 => KeyType::P256,
+            A::ES384 => KeyType::P384,
+            A::EdDSA => KeyType::Ed25519,
             _ => return false,
         };
         let said = self.algorithm.as_deref();

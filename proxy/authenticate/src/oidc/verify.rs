@@ -9,7 +9,7 @@ use jsonwebtoken::{Validation, errors::ErrorKind};
 use serde_json::{Map, Value};
 
 use super::{OidcConfig, config::Algorithm, keys::Issuer};
-use crate::{AuthenticateError, Rejection, jwt};
+use crate::{AuthenticateError, CredentialError, jwt};
 
 /// The claims that a token's issuer has signed.
 pub(super) type Signed = Map<String, Value>;
@@ -20,18 +20,18 @@ pub(super) async fn verify(
     config: &OidcConfig,
     issuer: &Arc<Issuer>,
 ) -> Result<Signed, AuthenticateError> {
-    let header = jwt::header(token).ok_or(Rejection::Malformed)?;
+    let header = jwt::header(token).ok_or(CredentialError::Malformed)?;
     if header.crit.is_some() {
-        return Err(Rejection::Malformed.into());
+        return Err(CredentialError::Malformed.into());
     }
     // Before any key is looked for: the token does not choose among algorithms that are not allowed.
     let algorithm = header.alg.parse::<Algorithm>();
-    let algorithm = algorithm.map_err(|_| Rejection::Algorithm)?;
+    let algorithm = algorithm.map_err(|_| CredentialError::Algorithm)?;
     if !config.algorithms.contains(&algorithm) {
-        return Err(Rejection::Algorithm.into());
+        return Err(CredentialError::Algorithm.into());
     }
     let keys = issuer.keys(header.kid.as_deref(), algorithm).await?;
-    let mut refused = Rejection::Signature;
+    let mut refused = CredentialError::Signature;
     for key in keys {
         match jsonwebtoken::decode::<Signed>(token, &key.key, &signature_only(algorithm)) {
             Ok(signed) => {
@@ -39,7 +39,7 @@ pub(super) async fn verify(
                 return Ok(signed.claims);
             }
             Err(error) if matches!(error.kind(), ErrorKind::InvalidSignature) => {}
-            Err(_) => refused = Rejection::Malformed,
+            Err(_) => refused = CredentialError::Malformed,
         }
     }
     Err(refused.into())
@@ -59,9 +59,9 @@ fn now() -> Duration {
     now.unwrap_or(Duration::MAX)
 }
 
-fn check(claims: &Signed, config: &OidcConfig, now: Duration) -> Result<(), Rejection> {
+fn check(claims: &Signed, config: &OidcConfig, now: Duration) -> Result<(), CredentialError> {
     if claims.get("iss").and_then(Value::as_str) != Some(&config.issuer_url) {
-        return Err(Rejection::Claim("iss".to_owned()));
+        return Err(CredentialError::Claim("iss".to_owned()));
     }
     let wanted = |audience: &Value| {
         let audience = audience.as_str();
@@ -73,27 +73,29 @@ fn check(claims: &Signed, config: &OidcConfig, now: Duration) -> Result<(), Reje
         None => false,
     };
     if !ours {
-        return Err(Rejection::Audience);
+        return Err(CredentialError::Audience);
     }
-    let expires = time(claims, "exp")?.ok_or(Rejection::Claim("exp".to_owned()))?;
+    let expires = time(claims, "exp")?.ok_or(CredentialError::Claim("exp".to_owned()))?;
     if now >= expires.saturating_add(config.clock_skew) {
-        return Err(Rejection::Expired);
+        return Err(CredentialError::Expired);
     }
     if time(claims, "nbf")?.is_some_and(|begin| begin > now.saturating_add(config.clock_skew)) {
-        return Err(Rejection::NotYetValid);
+        return Err(CredentialError::NotYetValid);
     }
     Ok(())
 }
 
 /// A NumericDate (RFC 7519, section 2), which may have a fraction.
-pub(super) fn time(claims: &Signed, name: &str) -> Result<Option<Duration>, Rejection> {
+pub(super) fn time(claims: &Signed, name: &str) -> Result<Option<Duration>, CredentialError> {
     let Some(value) = claims.get(name) else {
         return Ok(None);
     };
     let seconds = value
         .as_f64()
         .and_then(|s| Duration::try_from_secs_f64(s).ok());
-    seconds.map(Some).ok_or(Rejection::Claim(name.to_owned()))
+    seconds
+        .map(Some)
+        .ok_or(CredentialError::Claim(name.to_owned()))
 }
 
 #[cfg(test)]
@@ -105,7 +107,7 @@ mod tests {
 
     const NOW: u64 = 1_000_000;
 
-    fn check_with(changes: Value) -> Result<(), Rejection> {
+    fn check_with(changes: Value) -> Result<(), CredentialError> {
         let config = config();
         let mut claims = json!({ "iss": config.issuer_url, "aud": "underpass", "exp": NOW + 60 });
         for (name, value) in changes.as_object().unwrap() {
@@ -127,24 +129,24 @@ mod tests {
         ] {
             assert_eq!(check_with(good.clone()), Ok(()), "{good}");
         }
-        let claim = |name: &str| Rejection::Claim(name.to_owned());
+        let claim = |name: &str| CredentialError::Claim(name.to_owned());
         for (bad, why) in [
             (json!({ "iss": "https://issuer.example/a" }), claim("iss")),
             (
                 json!({ "iss": ["https://issuer.example/a/"] }),
                 claim("iss"),
             ),
-            (json!({ "aud": "Underpass" }), Rejection::Audience),
-            (json!({ "aud": ["x"] }), Rejection::Audience),
-            (json!({ "aud": null }), Rejection::Audience),
-            (json!({ "aud": [["underpass"]] }), Rejection::Audience),
-            (json!({ "exp": NOW - 10 }), Rejection::Expired),
-            (json!({ "exp": 0 }), Rejection::Expired),
+            (json!({ "aud": "Underpass" }), CredentialError::Audience),
+            (json!({ "aud": ["x"] }), CredentialError::Audience),
+            (json!({ "aud": null }), CredentialError::Audience),
+            (json!({ "aud": [["underpass"]] }), CredentialError::Audience),
+            (json!({ "exp": NOW - 10 }), CredentialError::Expired),
+            (json!({ "exp": 0 }), CredentialError::Expired),
             (json!({ "exp": -1 }), claim("exp")),
             (json!({ "exp": "1000060" }), claim("exp")),
             (json!({ "exp": null }), claim("exp")),
             (json!({ "exp": 1e300 }), claim("exp")),
-            (json!({ "nbf": NOW + 11 }), Rejection::NotYetValid),
+            (json!({ "nbf": NOW + 11 }), CredentialError::NotYetValid),
             (json!({ "nbf": [] }), claim("nbf")),
         ] {
             assert_eq!(check_with(bad.clone()), Err(why), "{bad}");

@@ -12,10 +12,10 @@ use rcgen::{
 use rustls_pki_types::CertificateDer;
 use underpass_authenticate::{
     AuthenticateError, Authenticated, Authenticator as _, Caller, CertificatePrefixes, Chain,
-    ClientCertificates, Rejection, Roots, Step, StoreError, Token, TokenAuthenticator, TokenHash,
-    TokenRecord, TokenStore, Unowned,
+    ClientCertificates, CredentialError, Roots, Step, StoreError, Token, TokenAuthenticator,
+    TokenHash, TokenRecord, TokenStore, Unowned,
 };
-use underpass_core::{ConnectionInfo, Method, Network, Peer, Protocol};
+use underpass_core::{AuthenticationMethod, ConnectionInfo, Network, Peer, Protocol};
 
 use crate::present::{Answer, identity, present, rejection, source};
 
@@ -55,7 +55,7 @@ fn authenticator(ca: &Ca, revoked: &str) -> ClientCertificates {
         username: "cert:".to_owned(),
         groups: String::new(),
     };
-    let source = source("certs", Method::Certificate);
+    let source = source("certs", AuthenticationMethod::Certificate);
     ClientCertificates::new(source, &roots, revoked.as_bytes(), prefixes).unwrap()
 }
 
@@ -123,7 +123,10 @@ async fn a_ca_of_the_same_name_is_not_the_same_ca() {
     ];
     for chain in chains {
         let refused = rejection(show(&certs, &chain).await);
-        assert!(matches!(refused, Rejection::Certificate(_)), "{refused:?}");
+        assert!(
+            matches!(refused, CredentialError::Certificate(_)),
+            "{refused:?}"
+        );
     }
 }
 
@@ -139,11 +142,11 @@ async fn certificates_that_are_not_for_clients_of_now_are_refused() {
     let early: Change = |params| params.not_before = date_time_ymd(2090, 1, 1);
     assert_eq!(
         rejection(show(&certs, &[client(&ca, expired)]).await),
-        Rejection::Expired
+        CredentialError::Expired
     );
     assert_eq!(
         rejection(show(&certs, &[client(&ca, early)]).await),
-        Rejection::NotYetValid
+        CredentialError::NotYetValid
     );
     let changes: [Change; 6] = [
         |params| params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth],
@@ -166,7 +169,7 @@ async fn certificates_that_are_not_for_clients_of_now_are_refused() {
     for (number, change) in changes.into_iter().enumerate() {
         let refused = rejection(show(&certs, &[client(&ca, change)]).await);
         assert!(
-            matches!(refused, Rejection::Certificate(_)),
+            matches!(refused, CredentialError::Certificate(_)),
             "{number}: {refused:?}"
         );
     }
@@ -183,14 +186,20 @@ async fn rule_17_reserved_names_are_refused() {
             .push(organization, "system:masters");
     });
     let refused = rejection(show(&certs, &[masters]).await);
-    assert_eq!(refused, Rejection::Reserved("system:masters".to_owned()));
+    assert_eq!(
+        refused,
+        CredentialError::Reserved("system:masters".to_owned())
+    );
     let padded = client(&ca, |params| {
         params
             .distinguished_name
             .push(DnType::OrganizationName, "dev\r\nx");
     });
     let refused = rejection(show(&certs, &[padded]).await);
-    assert!(matches!(refused, Rejection::Identity(_)), "{refused:?}");
+    assert!(
+        matches!(refused, CredentialError::Identity(_)),
+        "{refused:?}"
+    );
 }
 
 #[tokio::test]
@@ -218,14 +227,17 @@ async fn rule_12_revoked_certificates_are_refused() {
     let gone = client(&ca, |params| params.serial_number = Some(serial.clone()));
     let refused = rejection(show(&certs, std::slice::from_ref(&gone)).await);
     assert!(
-        matches!(&refused, Rejection::Certificate(why) if why.contains("Revoked")),
+        matches!(&refused, CredentialError::Certificate(why) if why.contains("Revoked")),
         "{refused:?}"
     );
     identity(show(&certs, &[client(&ca, |_| {})]).await);
     // A list that is out of date lacks later revocations.
     let stale = authenticator(&ca, &list(date_time_ymd(2021, 1, 1)));
     let refused = rejection(show(&stale, &[client(&ca, |_| {})]).await);
-    assert!(matches!(refused, Rejection::Certificate(_)), "{refused:?}");
+    assert!(
+        matches!(refused, CredentialError::Certificate(_)),
+        "{refused:?}"
+    );
 }
 
 /// A proxy that ends TLS may show a certificate of its own. It identifies the proxy, and not the client.
@@ -334,7 +346,7 @@ async fn rule_21_the_configured_order_decides_and_the_other_credential_is_not_re
     let refused = ask(&chain, &alice, &[(header::AUTHORIZATION, &stray)]).await;
     assert!(matches!(
         refused,
-        Err(AuthenticateError::Rejected(Rejection::Unknown))
+        Err(AuthenticateError::Rejected(CredentialError::Unknown))
     ));
 }
 
@@ -354,7 +366,7 @@ async fn rule_27_a_certificate_counts_for_our_own_origin_only() {
             true => assert_eq!(found.unwrap().unwrap().identity().user(), "cert:alice"),
             false => assert!(matches!(
                 found,
-                Err(AuthenticateError::Rejected(Rejection::ForeignOrigin))
+                Err(AuthenticateError::Rejected(CredentialError::ForeignOrigin))
             )),
         }
         // A page has to know a bearer token to send it.

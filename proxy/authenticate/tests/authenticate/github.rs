@@ -1,9 +1,9 @@
 //! GitHub's tokens, against a server that speaks its documented API, over TLS.
 
 use underpass_authenticate::{
-    GitHub, GitHubAudience, GitHubConfig, Rejection, RemoteOptions, Roots,
+    CredentialError, GitHub, GitHubAudience, GitHubConfig, RemoteOptions, Roots,
 };
-use underpass_core::Method;
+use underpass_core::AuthenticationMethod;
 use underpass_https::{DeviceError, DeviceLogin};
 
 use underpass_testenv::testing::providers::FakeGitHub;
@@ -25,7 +25,7 @@ fn github_of(fake: &FakeGitHub, change: impl FnOnce(&mut GitHubConfig)) -> GitHu
         remote: RemoteOptions::default(),
     };
     change(&mut config);
-    GitHub::new(source("hub", Method::GitHub), config).unwrap()
+    GitHub::new(source("hub", AuthenticationMethod::GitHub), config).unwrap()
 }
 
 #[tokio::test]
@@ -68,7 +68,7 @@ async fn rule_22_a_token_of_another_app_is_nobodys() {
     // GitHub knows whose they are: another app got them for alice, or she made them herself.
     for token in ["gho_other_alice", "ghp_alice", "github_pat_11A_alice"] {
         let refused = rejection(bearer(&github, token).await);
-        assert_eq!(refused, Rejection::Audience, "{token}");
+        assert_eq!(refused, CredentialError::Audience, "{token}");
         let shown = format!("Bearer {token}");
         let seen = fake.seen();
         assert!(!seen.iter().any(|line| line.contains(&shown)), "{token}");
@@ -102,7 +102,10 @@ async fn other_tokens_are_shown_to_nobody() {
         "ghp_a%20b",
         &format!("ghp_{}", "a".repeat(300)),
     ] {
-        assert_eq!(rejection(bearer(&github, bad).await), Rejection::Malformed);
+        assert_eq!(
+            rejection(bearer(&github, bad).await),
+            CredentialError::Malformed
+        );
     }
     assert!(fake.seen().is_empty());
 }
@@ -112,9 +115,9 @@ async fn who_is_not_a_member_is_not_let_in() {
     let fake = FakeGitHub::start().await;
     let github = github_of(&fake, |_| {});
     for (token, why) in [
-        ("ghp_nobody", Rejection::Unknown),
-        ("ghp_outsider", Rejection::NotAllowed),
-        ("ghp_unscoped", Rejection::NotAllowed),
+        ("ghp_nobody", CredentialError::Unknown),
+        ("ghp_outsider", CredentialError::NotAllowed),
+        ("ghp_unscoped", CredentialError::NotAllowed),
     ] {
         assert_eq!(rejection(bearer(&github, token).await), why, "{token}");
     }

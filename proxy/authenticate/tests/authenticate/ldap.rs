@@ -14,10 +14,10 @@ use tokio::{
 };
 use tokio_rustls::TlsAcceptor;
 use underpass_authenticate::{
-    AuthenticateError, Bind, Chain, GroupMembership, GroupSearch, Ldap, LdapConfig, Password,
-    Rejection, RemoteOptions, Roots, Step, Unowned, UserSearch,
+    AuthenticateError, Bind, Chain, CredentialError, GroupMembership, GroupSearch, Ldap,
+    LdapConfig, Password, RemoteOptions, Roots, Step, Unowned, UserSearch,
 };
-use underpass_core::{Method, limits};
+use underpass_core::{AuthenticationMethod, limits};
 use underpass_testenv::testing::providers::{Directory, SEARCHER};
 use zeroize::Zeroizing;
 
@@ -56,7 +56,7 @@ fn config(directory: &Directory) -> LdapConfig {
 }
 
 fn ldap(config: LdapConfig) -> Ldap {
-    Ldap::new(source("directory", Method::Ldap), config).unwrap()
+    Ldap::new(source("directory", AuthenticationMethod::Ldap), config).unwrap()
 }
 
 async fn basic(ldap: &Ldap, user: &str, password: &str) -> Answer {
@@ -208,14 +208,14 @@ async fn wrong_passwords_and_wrong_names_look_the_same() {
         ("underpass", SEARCHER.1),
     ] {
         let refused = rejection(basic(&ldap, user, password).await);
-        assert_eq!(refused, Rejection::WrongPassword, "{user}");
+        assert_eq!(refused, CredentialError::WrongPassword, "{user}");
     }
     // Both cost a bind.
     let log = directory.log();
     assert!(log.contains("BIND dn=\"uid=underpass-nobody-"), "{log}");
     // Two entries fit: neither is meant.
     let refused = rejection(basic(&ldap, "twin@example.org", "twin-secret").await);
-    assert_eq!(refused, Rejection::Ambiguous);
+    assert_eq!(refused, CredentialError::Ambiguous);
 }
 
 #[tokio::test]
@@ -231,7 +231,7 @@ async fn rule_23_strangers_reach_no_lockout_threshold_of_the_directory() {
         // By any of her names.
         for typed in ["alice", "ALICE", "alice@example.org"] {
             match basic(&ldap, typed, &format!("guess-{guess}")).await {
-                Err(AuthenticateError::Rejected(Rejection::WrongPassword)) => {}
+                Err(AuthenticateError::Rejected(CredentialError::WrongPassword)) => {}
                 Err(AuthenticateError::Wait(wait)) => {
                     assert!(wait <= limits::LDAP_WRONG_BINDS_TIME);
                     waits += 1;
@@ -245,7 +245,7 @@ async fn rule_23_strangers_reach_no_lockout_threshold_of_the_directory() {
     // An unknown name has to wait as well, and no other name has to.
     for guess in 0..most {
         let refused = rejection(basic(&ldap, "nobody", &format!("guess-{guess}")).await);
-        assert_eq!(refused, Rejection::WrongPassword);
+        assert_eq!(refused, CredentialError::WrongPassword);
     }
     let refused = basic(&ldap, "nobody", "one more").await;
     assert!(
@@ -378,7 +378,7 @@ async fn rule_23_a_name_outside_the_filter_locks_nobodys_account() {
     for typed in ["bob", "BOB", " bob", "bob  "] {
         let answer = basic(&ldap, typed, "guess").await;
         let refused = match answer {
-            Err(AuthenticateError::Rejected(Rejection::WrongPassword)) => false,
+            Err(AuthenticateError::Rejected(CredentialError::WrongPassword)) => false,
             Err(AuthenticateError::Wait(_)) => true,
             other => panic!("{typed:?} {other:?}"),
         };
@@ -399,13 +399,16 @@ async fn an_empty_password_is_no_login() {
     let directory = Directory::start().await;
     let ldap = ldap(config(&directory));
     let refused = rejection(basic(&ldap, "alice", "").await);
-    assert_eq!(refused, Rejection::EmptyPassword);
+    assert_eq!(refused, CredentialError::EmptyPassword);
     // This directory would have said yes, but was not asked.
     assert!(!directory.log().contains(" BIND "), "{}", directory.log());
-    assert_eq!(rejection(basic(&ldap, "", "x").await), Rejection::Malformed);
+    assert_eq!(
+        rejection(basic(&ldap, "", "x").await),
+        CredentialError::Malformed
+    );
     assert_eq!(
         rejection(basic(&ldap, "a\0b", "x").await),
-        Rejection::Malformed
+        CredentialError::Malformed
     );
 }
 
@@ -429,7 +432,7 @@ async fn a_name_cannot_become_a_filter() {
     ] {
         // With alice's own password: a changed filter that finds her would let the caller in.
         let refused = rejection(basic(&ldap, typed, "alice-secret").await);
-        assert_eq!(refused, Rejection::WrongPassword, "{typed:?}");
+        assert_eq!(refused, CredentialError::WrongPassword, "{typed:?}");
     }
 }
 
@@ -457,7 +460,7 @@ async fn a_login_is_what_basic_is() {
     let alice = identity(login("alice@Example.org", "alice-secret").await);
     assert_eq!(alice.user(), "ldap:alice");
     let refused = rejection(login("alice@example.org", "x").await);
-    assert_eq!(refused, Rejection::WrongPassword);
+    assert_eq!(refused, CredentialError::WrongPassword);
     // Other realms are others'.
     for other in ["alice", "alice@example.com", "alice@"] {
         assert!(login(other, "alice-secret").await.unwrap().is_none());

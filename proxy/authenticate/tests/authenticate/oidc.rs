@@ -7,9 +7,9 @@ use std::{
 
 use serde_json::json;
 use underpass_authenticate::{
-    Chain, Claims, Oidc, OidcConfig, PrefixedClaim, Rejection, Roots, Step, Unowned,
+    Chain, Claims, CredentialError, Oidc, OidcConfig, PrefixedClaim, Roots, Step, Unowned,
 };
-use underpass_core::{Method, limits};
+use underpass_core::{AuthenticationMethod, limits};
 use underpass_testenv::testing::{eventually, providers::OidcProvider};
 
 use crate::present::{bearer, identity, rejection, source, unavailable};
@@ -37,7 +37,7 @@ pub(crate) fn config(provider: &OidcProvider) -> OidcConfig {
 }
 
 pub(crate) fn oidc(provider: &OidcProvider) -> Oidc {
-    Oidc::new(source("corp", Method::Jwt), config(provider)).unwrap()
+    Oidc::new(source("corp", AuthenticationMethod::Jwt), config(provider)).unwrap()
 }
 
 pub(crate) fn alice() -> serde_json::Value {
@@ -78,7 +78,10 @@ async fn keys_may_be_rotated() {
     // The keys were fetched a moment ago, and are not fetched again at once.
     eventually("the new key is known", async || bearer(&oidc, &new).await).await;
     // A key that the provider no longer publishes is rejected.
-    assert_eq!(rejection(bearer(&oidc, &old).await), Rejection::UnknownKey);
+    assert_eq!(
+        rejection(bearer(&oidc, &old).await),
+        CredentialError::UnknownKey
+    );
 }
 
 #[tokio::test]
@@ -136,7 +139,7 @@ async fn a_provider_with_another_certificate_is_not_believed() {
     let token = provider.token("underpass", &alice(), 60).await;
     let mut config = config(&provider);
     config.roots = Roots::from_pem(other.ca().as_bytes()).unwrap();
-    let oidc = Oidc::new(source("corp", Method::Jwt), config).unwrap();
+    let oidc = Oidc::new(source("corp", AuthenticationMethod::Jwt), config).unwrap();
     let said = unavailable(bearer(&oidc, &token).await);
     assert!(said.contains("cannot be reached"), "{said}");
 }

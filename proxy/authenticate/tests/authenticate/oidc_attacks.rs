@@ -4,8 +4,8 @@ use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD as BASE64URL};
 use http::{HeaderMap, header};
 use jsonwebtoken::{Algorithm, EncodingKey, Header, jwk::Jwk};
 use serde_json::{Value, json};
-use underpass_authenticate::{Caller, Oidc, Rejection};
-use underpass_core::{ConnectionInfo, Method, Protocol, limits};
+use underpass_authenticate::{Caller, CredentialError, Oidc};
+use underpass_core::{AuthenticationMethod, ConnectionInfo, Protocol, limits};
 use underpass_testenv::testing::providers::OidcProvider;
 
 use crate::oidc::{alice, config, oidc};
@@ -71,7 +71,7 @@ async fn no_signature_and_symmetric_signatures_are_refused() {
         ] {
             assert_eq!(
                 rejection(bearer(&oidc, &token).await),
-                Rejection::Algorithm,
+                CredentialError::Algorithm,
                 "{alg}"
             );
         }
@@ -90,7 +90,10 @@ async fn no_signature_and_symmetric_signatures_are_refused() {
         header.kid = Some(kid.clone());
         let key = EncodingKey::from_secret(&secret);
         let token = jsonwebtoken::encode(&header, &claims(&provider), &key).unwrap();
-        assert_eq!(rejection(bearer(&oidc, &token).await), Rejection::Algorithm);
+        assert_eq!(
+            rejection(bearer(&oidc, &token).await),
+            CredentialError::Algorithm
+        );
     }
     // None of them was a reason to ask the provider; this test did twice.
     assert_eq!(provider.fetches().await, 2);
@@ -106,7 +109,7 @@ async fn what_was_signed_cannot_be_changed() {
     let changed = format!("{head}.{}.{signature}", encode(&claims(&provider)));
     assert_eq!(
         rejection(bearer(&oidc, &changed).await),
-        Rejection::Signature
+        CredentialError::Signature
     );
     let other = provider
         .token("underpass", &json!({ "sub": "bob", "oid": "8" }), 60)
@@ -115,7 +118,7 @@ async fn what_was_signed_cannot_be_changed() {
     let swapped = token.replace(signature, others);
     assert_eq!(
         rejection(bearer(&oidc, &swapped).await),
-        Rejection::Signature
+        CredentialError::Signature
     );
     identity(bearer(&oidc, &token).await);
 }
@@ -127,9 +130,9 @@ async fn a_key_that_the_token_brings_is_not_used() {
     let (key, jwk) = attackers_key();
     let kid = kid_of(&provider, "ES256").await;
     for (kid, why) in [
-        (Some(kid), Rejection::Signature),
-        (Some("attacker".to_owned()), Rejection::UnknownKey),
-        (None, Rejection::Signature),
+        (Some(kid), CredentialError::Signature),
+        (Some("attacker".to_owned()), CredentialError::UnknownKey),
+        (None, CredentialError::Signature),
     ] {
         let mut header = Header::new(Algorithm::ES256);
         header.kid = kid;
@@ -145,7 +148,7 @@ async fn a_key_that_the_token_brings_is_not_used() {
     let token = jsonwebtoken::encode(&header, &claims(&provider), &key).unwrap();
     assert_eq!(
         rejection(bearer(&oidc, &token).await),
-        Rejection::UnknownKey
+        CredentialError::UnknownKey
     );
 }
 
@@ -166,7 +169,7 @@ async fn a_key_id_is_a_name_and_nothing_else() {
         let token = forged(&provider, json!({ "alg": "RS256", "kid": kid }));
         assert_eq!(
             rejection(bearer(&oidc, &token).await),
-            Rejection::UnknownKey,
+            CredentialError::UnknownKey,
             "{kid}"
         );
     }
@@ -174,13 +177,16 @@ async fn a_key_id_is_a_name_and_nothing_else() {
         let token = forged(&provider, json!({ "alg": "RS256", "kid": kid }));
         assert_eq!(
             rejection(bearer(&oidc, &token).await),
-            Rejection::Malformed,
+            CredentialError::Malformed,
             "{kid}"
         );
     }
     let critical = json!({ "alg": "RS256", "crit": ["b64"], "b64": false });
     let token = forged(&provider, critical);
-    assert_eq!(rejection(bearer(&oidc, &token).await), Rejection::Malformed);
+    assert_eq!(
+        rejection(bearer(&oidc, &token).await),
+        CredentialError::Malformed
+    );
 }
 
 #[tokio::test]
@@ -192,7 +198,7 @@ async fn rule_11_made_up_key_ids_do_not_flood_the_provider() {
         let token = forged(&provider, json!({ "alg": "RS256", "kid": format!("k{n}") }));
         assert_eq!(
             rejection(bearer(&oidc, &token).await),
-            Rejection::UnknownKey
+            CredentialError::UnknownKey
         );
     }
     let pauses = begin.elapsed().as_millis() / limits::ISSUER_KEYS_PAUSE.as_millis();
@@ -208,7 +214,10 @@ async fn tokens_for_others_and_of_others_are_refused() {
     let (provider, other) = (OidcProvider::start().await, OidcProvider::start().await);
     let oidc = oidc(&provider);
     let token = provider.token("other", &alice(), 60).await;
-    assert_eq!(rejection(bearer(&oidc, &token).await), Rejection::Audience);
+    assert_eq!(
+        rejection(bearer(&oidc, &token).await),
+        CredentialError::Audience
+    );
     // Another issuer's token is another authenticator's.
     let token = other.token("underpass", &alice(), 60).await;
     assert!(bearer(&oidc, &token).await.unwrap().is_none());
@@ -219,7 +228,7 @@ async fn tokens_for_others_and_of_others_are_refused() {
         other.issuer()
     ));
     config.roots = underpass_authenticate::Roots::from_pem(other.ca().as_bytes()).unwrap();
-    let confused = Oidc::new(source("corp", Method::Jwt), config).unwrap();
+    let confused = Oidc::new(source("corp", AuthenticationMethod::Jwt), config).unwrap();
     let token = provider.token("underpass", &alice(), 60).await;
     let said = unavailable(bearer(&confused, &token).await);
     assert!(said.contains("another issuer"), "{said}");
@@ -230,7 +239,10 @@ async fn expired_tokens_are_refused() {
     let provider = OidcProvider::start().await;
     let oidc = oidc(&provider);
     let token = provider.token("underpass", &alice(), -60).await;
-    assert_eq!(rejection(bearer(&oidc, &token).await), Rejection::Expired);
+    assert_eq!(
+        rejection(bearer(&oidc, &token).await),
+        CredentialError::Expired
+    );
 }
 
 #[tokio::test]
@@ -239,7 +251,7 @@ async fn rule_17_reserved_names_are_refused() {
     let mut config = config(&provider);
     config.claims.username_prefix.clear();
     config.claims.groups.as_mut().unwrap().prefix.clear();
-    let oidc = Oidc::new(source("corp", Method::Jwt), config).unwrap();
+    let oidc = Oidc::new(source("corp", AuthenticationMethod::Jwt), config).unwrap();
     for (claims, name) in [
         (json!({ "sub": "system:admin", "oid": "1" }), "system:admin"),
         (
@@ -249,7 +261,7 @@ async fn rule_17_reserved_names_are_refused() {
     ] {
         let token = provider.token("underpass", &claims, 60).await;
         let refused = rejection(bearer(&oidc, &token).await);
-        assert_eq!(refused, Rejection::Reserved(name.to_owned()));
+        assert_eq!(refused, CredentialError::Reserved(name.to_owned()));
     }
 }
 
@@ -261,7 +273,10 @@ async fn rule_11_floods_of_groups_and_huge_tokens_are_refused() {
     let claims = json!({ "sub": "eve", "oid": "1", "groups": groups });
     let token = provider.token("underpass", &claims, 60).await;
     let refused = rejection(bearer(&oidc, &token).await);
-    assert!(matches!(refused, Rejection::Identity(_)), "{refused:?}");
+    assert!(
+        matches!(refused, CredentialError::Identity(_)),
+        "{refused:?}"
+    );
     // A text larger than any token is not even read.
     let mut headers = HeaderMap::new();
     let huge = format!("Bearer {}", "a".repeat(limits::BEARER_BYTES + 1));

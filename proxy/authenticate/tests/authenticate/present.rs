@@ -9,9 +9,9 @@ use http::{HeaderMap, header};
 use rustls_pki_types::CertificateDer;
 use tokio_util::sync::CancellationToken;
 use underpass_authenticate::{
-    AuthenticateError, Authenticator, Caller, Rejection, Reserved, Source,
+    AuthenticateError, Authenticator, Caller, CredentialError, Reserved, Source,
 };
-use underpass_core::{ConnectionInfo, Identity, Method, Protocol};
+use underpass_core::{AuthenticationMethod, ConnectionInfo, Identity, Protocol};
 
 pub(crate) type Answer = Result<Option<Identity>, AuthenticateError>;
 
@@ -22,7 +22,7 @@ pub(crate) async fn soon<F: Future>(what: F) -> F::Output {
         .expect("did not happen in time")
 }
 
-pub(crate) fn source(name: &str, method: Method) -> Source {
+pub(crate) fn source(name: &str, method: AuthenticationMethod) -> Source {
     Source::new(name, method, Reserved::default(), CancellationToken::new())
 }
 
@@ -51,7 +51,7 @@ pub(crate) async fn bearer(authenticator: &dyn Authenticator, token: &str) -> An
 }
 
 #[track_caller]
-pub(crate) fn rejection(answer: Answer) -> Rejection {
+pub(crate) fn rejection(answer: Answer) -> CredentialError {
     match answer {
         Err(AuthenticateError::Rejected(rejection)) => rejection,
         other => panic!("not rejected: {other:?}"),

@@ -9,7 +9,7 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 use zeroize::Zeroizing;
 
 use super::endpoint::Endpoint;
-use crate::seal::{Keyring, Place, SealError, Sealed};
+use crate::seal::{Keyring, SealContext, SealError, Sealed};
 use underpass_core::{ClusterName, Exec, limits};
 
 /// A credential as it is kept.
@@ -68,7 +68,7 @@ impl SealedCredential {
         }
     }
 
-    pub(super) fn place(&self, cluster: &ClusterName, endpoint: &Endpoint) -> Place {
+    pub(super) fn place(&self, cluster: &ClusterName, endpoint: &Endpoint) -> SealContext {
         match self {
             Self::Token { .. } => endpoint.place(cluster, "token"),
             Self::ClientCertificate { certificate, .. } => {

@@ -4,7 +4,7 @@ use http::Uri;
 use rustls_pki_types::ServerName;
 use serde::{Deserialize, Serialize};
 
-use crate::{object::Kind, seal::Place};
+use crate::{object::ObjectKind, seal::SealContext};
 use underpass_authenticate::{Roots, RootsError};
 use underpass_core::ClusterName;
 
@@ -88,8 +88,8 @@ impl Endpoint {
     }
 
     /// A field of the credential for this endpoint.
-    pub(super) fn place(&self, cluster: &ClusterName, field: &str) -> Place {
-        Place::new(Kind::Cluster.as_str(), cluster.as_str(), field)
+    pub(super) fn place(&self, cluster: &ClusterName, field: &str) -> SealContext {
+        SealContext::new(ObjectKind::Cluster.as_str(), cluster.as_str(), field)
             .and(self.server())
             .and(self.certificate_authority().unwrap_or_default())
             .and(self.tls_server_name().unwrap_or_default())

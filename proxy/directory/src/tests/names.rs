@@ -8,8 +8,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::*;
 use underpass_authenticate::{
-    Assertion, AuthenticateError, Authenticated, Authenticator, Caller, Chain, Rejection, Reserved,
-    Source, Step, Token, TokenAuthenticator,
+    Assertion, AuthenticateError, Authenticated, Authenticator, Caller, Chain, CredentialError,
+    Reserved, Source, Step, Token, TokenAuthenticator,
 };
 use underpass_core::{Authority, ConnectionInfo, Identity, Protocol, RequestInfo, Scope};
 
@@ -28,7 +28,7 @@ impl Authenticator for Corp {
         let retired = CancellationToken::new();
         let source = Source::new(
             "corp",
-            underpass_core::Method::Ldap,
+            underpass_core::AuthenticationMethod::Ldap,
             Reserved::default(),
             retired,
         );
@@ -92,7 +92,7 @@ async fn world() -> (Arc<Directory>, Chain) {
     (directory, chain)
 }
 
-async fn come(chain: &Chain, bearer: &str) -> Result<Authenticated, Rejection> {
+async fn come(chain: &Chain, bearer: &str) -> Result<Authenticated, CredentialError> {
     let mut headers = HeaderMap::new();
     let line = format!("Bearer {bearer}").parse().unwrap();
     headers.insert(header::AUTHORIZATION, line);
@@ -137,14 +137,17 @@ async fn may(directory: &Directory, identity: &Identity) -> bool {
 async fn rule_22_a_name_of_the_directorys_is_given_by_links_only() {
     let (directory, chain) = world().await;
     let refused = come(&chain, "alice").await.unwrap_err();
-    let wanted = Rejection::AnothersName {
+    let wanted = CredentialError::AnothersName {
         name: "alice".to_owned(),
         authority: corp(),
     };
     assert_eq!(refused, wanted);
     assert!(refused.to_string().contains("user link"), "{refused}");
     let refused = come(&chain, "ALICE").await.unwrap_err();
-    assert!(matches!(refused, Rejection::LookAlike { .. }), "{refused}");
+    assert!(
+        matches!(refused, CredentialError::LookAlike { .. }),
+        "{refused}"
+    );
     // Linked: the user themselves, with the directory's facts of them.
     let bob = come(&chain, "bob:dev,qa").await.unwrap();
     let identity = bob.identity();
@@ -158,7 +161,7 @@ async fn rule_22_a_name_of_the_directorys_is_given_by_links_only() {
     come(&chain, "carol").await.unwrap();
     change_user(&directory, "bob", |bob| bob.disabled = true).await;
     let refused = come(&chain, "bob").await.unwrap_err();
-    assert_eq!(refused, Rejection::Disabled("bob".to_owned()));
+    assert_eq!(refused, CredentialError::Disabled("bob".to_owned()));
 }
 
 #[tokio::test]
@@ -167,7 +170,7 @@ async fn rule_22_a_name_does_not_get_past_the_chain_into_rights() {
     let identity = |user: &str, groups: &[&str]| {
         let source = Source::new(
             "corp",
-            underpass_core::Method::Ldap,
+            underpass_core::AuthenticationMethod::Ldap,
             Reserved::default(),
             CancellationToken::new(),
         );
@@ -330,7 +333,7 @@ async fn rule_22_a_logins_token_is_asked_whose_name_it_bears_each_time() {
     };
     let alice = token_of(&directory, login("alice")).await;
     let refused = come(&chain, alice.expose()).await.unwrap_err();
-    assert_eq!(refused, Rejection::Unknown);
+    assert_eq!(refused, CredentialError::Unknown);
     let bob = token_of(&directory, login("bob")).await;
     let found = come(&chain, bob.expose()).await.unwrap();
     assert_eq!(found.identity().groups(), ["qa", "dev", "ops"]);

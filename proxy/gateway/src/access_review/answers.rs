@@ -11,23 +11,23 @@ use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::question::Key;
-use underpass_core::{ClusterName, Refusal, Revocation, limits, share};
+use underpass_core::{ClusterName, Rejection, Revocation, limits, share};
 
 /// A cluster's answer.
 #[derive(Clone, Debug)]
 pub(super) enum Answer {
     Yes(Arc<Decision>),
-    No(Refusal),
+    No(Rejection),
     /// It has not said, and may be asked again at once.
-    Unknown(Refusal),
+    Unknown(Rejection),
 }
 
 /// An answer, before it is remembered.
 #[derive(Debug)]
 pub(super) enum Found {
     Yes,
-    No(Refusal),
-    Unknown(Refusal),
+    No(Rejection),
+    Unknown(Rejection),
 }
 
 /// The end of a question that is under way.
@@ -89,7 +89,7 @@ pub(super) struct Answers(Mutex<State>);
 
 struct State {
     yes: LruCache<Key, Yes>,
-    no: LruCache<Key, (Refusal, Instant)>,
+    no: LruCache<Key, (Rejection, Instant)>,
     flights: HashMap<ClusterName, HashMap<Key, UnderWay>>,
 }
 
@@ -107,7 +107,7 @@ struct Yes {
 
 impl Answers {
     pub(super) fn new() -> Self {
-        let room = NonZeroUsize::new(limits::ACTING_AS_ANSWERS).unwrap_or(NonZeroUsize::MIN);
+        let room = NonZeroUsize::new(limits::IMPERSONATION_ANSWERS).unwrap_or(NonZeroUsize::MIN);
         Self(Mutex::new(State {
             yes: LruCache::new(room),
             no: LruCache::new(room),
@@ -130,17 +130,21 @@ impl Answers {
         {
             return Asked::Known(Answer::Yes(Arc::clone(&yes.decision)));
         }
-        if let Some((refusal, until)) = state.no.get(&key)
+        if let Some((rejection, until)) = state.no.get(&key)
             && now < *until
         {
-            return Asked::Known(Answer::No(refusal.clone()));
+            return Asked::Known(Answer::No(rejection.clone()));
         }
         let flights = state.flights.entry(cluster.clone()).or_default();
         if let Some(flight) = flights.get(&key) {
             return Asked::Wait(flight.pending.clone());
         }
         let of_caller = flights.values().filter(|flight| *flight.caller == *caller);
-        if !share::allows(of_caller.count(), flights.len(), limits::ACTING_AS_WAITING) {
+        if !share::allows(
+            of_caller.count(),
+            flights.len(),
+            limits::IMPERSONATION_WAITING,
+        ) {
             return Asked::Full;
         }
         let (tell, pending) = watch::channel(None);
@@ -167,18 +171,18 @@ impl Answers {
         let now = Instant::now();
         let mut state = self.state();
         match found {
-            Found::Unknown(refusal) => Answer::Unknown(refusal),
-            Found::No(refusal) => {
+            Found::Unknown(rejection) => Answer::Unknown(rejection),
+            Found::No(rejection) => {
                 if let Some(yes) = state.yes.pop(&key) {
                     yes.decision.take_back();
                 }
-                let until = now + limits::ACTING_AS_REFUSED;
-                state.no.put(key, (refusal.clone(), until));
-                Answer::No(refusal)
+                let until = now + limits::IMPERSONATION_REFUSED;
+                state.no.put(key, (rejection.clone(), until));
+                Answer::No(rejection)
             }
             Found::Yes => {
                 state.no.pop(&key);
-                let until = now + limits::ACTING_AS_ALLOWED;
+                let until = now + limits::IMPERSONATION_ALLOWED;
                 if let Some(yes) = state.yes.get_mut(&key) {
                     yes.until = until;
                     return Answer::Yes(Arc::clone(&yes.decision));
@@ -261,7 +265,7 @@ mod tests {
                 other => break matches!(other, Asked::Full),
             }
         };
-        assert!(full && flights.len() < limits::ACTING_AS_WAITING);
+        assert!(full && flights.len() < limits::IMPERSONATION_WAITING);
         flights.push(ask_as(&answers, "alice", flights.len()));
     }
 
@@ -276,8 +280,8 @@ mod tests {
     async fn answers_are_known_for_their_time() {
         let answers = answers();
         ask(&answers, 1).land(Found::Yes);
-        ask(&answers, 2).land(Found::No(Refusal::Unavailable));
-        ask(&answers, 3).land(Found::Unknown(Refusal::Unavailable));
+        ask(&answers, 2).land(Found::No(Rejection::Unavailable));
+        ask(&answers, 3).land(Found::Unknown(Rejection::Unavailable));
         let known = |number| {
             matches!(
                 answers.look_up(&cluster("a"), "alice", key(number)),
@@ -285,9 +289,9 @@ mod tests {
             )
         };
         assert!(known(1) && known(2) && !known(3));
-        tokio::time::advance(limits::ACTING_AS_REFUSED).await;
+        tokio::time::advance(limits::IMPERSONATION_REFUSED).await;
         assert!(known(1) && !known(2));
-        tokio::time::advance(limits::ACTING_AS_ALLOWED).await;
+        tokio::time::advance(limits::IMPERSONATION_ALLOWED).await;
         assert!(!known(1));
     }
 
@@ -311,10 +315,10 @@ mod tests {
     #[tokio::test]
     async fn rule_11_questions_and_answers_are_bounded() {
         let answers = answers();
-        let flights: Vec<_> = (0..limits::ACTING_AS_WAITING)
+        let flights: Vec<_> = (0..limits::IMPERSONATION_WAITING)
             .map(|number| ask_as(&answers, &format!("user-{number}"), number))
             .collect();
-        let next = key(limits::ACTING_AS_WAITING);
+        let next = key(limits::IMPERSONATION_WAITING);
         let full = answers.look_up(&cluster("a"), "alice", next);
         assert!(matches!(full, Asked::Full));
         // A cluster that hangs takes nothing from the others.
@@ -323,23 +327,23 @@ mod tests {
         drop(other);
         drop(flights);
         assert!(answers.state().flights.is_empty());
-        for number in 0..=limits::ACTING_AS_ANSWERS {
-            ask(&answers, number).land(Found::No(Refusal::Unavailable));
+        for number in 0..=limits::IMPERSONATION_ANSWERS {
+            ask(&answers, number).land(Found::No(Rejection::Unavailable));
         }
-        assert_eq!(answers.state().no.len(), limits::ACTING_AS_ANSWERS);
+        assert_eq!(answers.state().no.len(), limits::IMPERSONATION_ANSWERS);
     }
 
     #[tokio::test(start_paused = true)]
     async fn rule_12_a_later_answer_takes_an_earlier_one_back() {
         for (second, taken_back) in [
             (Found::Yes, false),
-            (Found::Unknown(Refusal::Unavailable), false),
-            (Found::No(Refusal::Unavailable), true),
+            (Found::Unknown(Rejection::Unavailable), false),
+            (Found::No(Rejection::Unavailable), true),
         ] {
             let answers = answers();
             ask(&answers, 1).land(Found::Yes);
             let (Watch::Watched(first) | Watch::New(first, _)) = yes(&answers, 1).rest();
-            tokio::time::advance(limits::ACTING_AS_ALLOWED).await;
+            tokio::time::advance(limits::IMPERSONATION_ALLOWED).await;
             let said = format!("{second:?}");
             ask(&answers, 1).land(second);
             assert_eq!(first.is_revoked(), taken_back, "{said}");

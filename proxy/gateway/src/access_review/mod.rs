@@ -28,15 +28,15 @@ use self::{
     question::{Key, Question},
 };
 use underpass_core::{
-    Access, ActingAs, Clusters, Identity, Impersonated, Refusal, Revocation, limits,
-    names::ACCESS_REVIEWER,
+    Access, Clusters, Identity, Impersonated, ImpersonationAuthorizer, Rejection, Revocation,
+    limits, names::ACCESS_REVIEWER,
 };
 use underpass_http::review::{ReviewError, Reviewer};
 
 /// Lets callers act as those that the cluster's RBAC lets them impersonate.
 ///
 /// The cluster has to let the user [`ACCESS_REVIEWER`] ask: the output of `underpass-agent rbac` does. Its answer is
-/// remembered for [`limits::ACTING_AS_ALLOWED`], and asked again every [`limits::ACTING_AS_AGAIN`] while something rests
+/// remembered for [`limits::IMPERSONATION_ALLOWED`], and asked again every [`limits::IMPERSONATION_AGAIN`] while something rests
 /// on it: removing a right in the cluster ends the streams that were opened with it.
 #[derive(Clone)]
 pub struct AccessReviews(Arc<Inner>);
@@ -89,7 +89,7 @@ impl AccessReviews {
             .look_up(&question.cluster, question.caller(), key)
         {
             Asked::Known(answer) => return answer,
-            Asked::Full => return Answer::Unknown(Refusal::TooManyRequests),
+            Asked::Full => return Answer::Unknown(Rejection::TooManyRequests),
             Asked::Wait(pending) => pending,
             Asked::Ask(flight, pending) => {
                 self.start(flight, question);
@@ -98,7 +98,7 @@ impl AccessReviews {
         };
         let landed = pending.wait_for(Option::is_some).await;
         let answer = landed.ok().and_then(|answer| answer.clone());
-        answer.unwrap_or(Answer::Unknown(Refusal::Unavailable))
+        answer.unwrap_or(Answer::Unknown(Rejection::Unavailable))
     }
 
     /// In a task of its own: a client that leaves takes nothing away from others who wait.
@@ -106,11 +106,11 @@ impl AccessReviews {
         let (inner, question) = (Arc::clone(&self.0), Arc::clone(question));
         tokio::spawn(async move {
             let asking = inner.ask(&question);
-            let found = match tokio::time::timeout(limits::ACTING_AS_TIME, asking).await {
+            let found = match tokio::time::timeout(limits::IMPERSONATION_TIME, asking).await {
                 Ok(found) => found,
                 Err(_) => {
                     tracing::warn!(cluster = %question.cluster, "no access review in time");
-                    Found::Unknown(Refusal::Timeout("the cluster's access review"))
+                    Found::Unknown(Rejection::Timeout("the cluster's access review"))
                 }
             };
             flight.land(found);
@@ -137,7 +137,7 @@ impl AccessReviews {
     ) {
         let asking = async {
             loop {
-                tokio::time::sleep(limits::ACTING_AS_AGAIN).await;
+                tokio::time::sleep(limits::IMPERSONATION_AGAIN).await;
                 // An absent cluster gives no answer; its open streams are about to end anyway.
                 if let Answer::No(_) = self.answer(key, &question).await {
                     break;
@@ -182,33 +182,35 @@ impl Inner {
     }
 }
 
-/// The refusal for the caller, and the log's line.
+/// The rejection for the caller, and the log's line.
 fn found(question: &Question, not: Not<'_>) -> Found {
-    let (cluster, user, acting_as) = (&question.cluster, question.user(), question.target());
+    let (cluster, user, impersonation) = (&question.cluster, question.user(), question.target());
     match not {
         Not::Allowed(part, status) => {
             tracing::info!(
-                %cluster, user, acting_as, %part,
+                %cluster, user, impersonation, %part,
                 reason = status.reason, error = status.evaluation_error,
                 "the cluster does not allow acting as somebody else"
             );
-            Found::No(Refusal::MayNotActAs {
+            Found::No(Rejection::MayNotActAs {
                 user: user.to_owned(),
                 what: Box::new(part.clone()),
             })
         }
         Not::Asked(error) => {
             tracing::error!(
-                %cluster, user, acting_as, error = &error as &dyn std::error::Error,
+                %cluster, user, impersonation, error = &error as &dyn std::error::Error,
                 "whether somebody may act as somebody else cannot be asked; \
                  `underpass-agent rbac` prints what the cluster needs"
             );
             match error {
                 ReviewError::Forbidden { cluster, .. } => {
-                    Found::No(Refusal::ActingAsNotReviewed(cluster))
+                    Found::No(Rejection::ImpersonationNotReviewed(cluster))
                 }
-                ReviewError::Unreachable(cluster, error) => Found::Unknown(error.refusal(&cluster)),
-                _ => Found::Unknown(Refusal::Unavailable),
+                ReviewError::Unreachable(cluster, error) => {
+                    Found::Unknown(error.rejection(&cluster))
+                }
+                _ => Found::Unknown(Rejection::Unavailable),
             }
         }
     }
@@ -221,14 +223,14 @@ impl fmt::Debug for AccessReviews {
 }
 
 #[async_trait]
-impl ActingAs for AccessReviews {
-    async fn may(&self, access: &Access<'_>, target: &Identity) -> Result<Revocation, Refusal> {
+impl ImpersonationAuthorizer for AccessReviews {
+    async fn may(&self, access: &Access<'_>, target: &Identity) -> Result<Revocation, Rejection> {
         let (cluster, caller) = (access.cluster(), access.identity());
         let key = question::key(cluster, caller, target);
         let question = Arc::new(Question::new(cluster, caller, target));
         match self.answer(key, &question).await {
             Answer::Yes(decision) => Ok(self.rest(decision, key, question)),
-            Answer::No(refusal) | Answer::Unknown(refusal) => Err(refusal),
+            Answer::No(rejection) | Answer::Unknown(rejection) => Err(rejection),
         }
     }
 }

@@ -105,7 +105,7 @@ async fn may(
     reviews: &AccessReviews,
     cluster: &str,
     target: &Identity,
-) -> Result<Revocation, Refusal> {
+) -> Result<Revocation, Rejection> {
     let cluster = ClusterName::new(cluster).unwrap();
     let request = RequestInfo::parse(&Method::GET, "/api/v1/pods", None, false);
     let alice = identity("alice", 1);
@@ -130,7 +130,7 @@ async fn three_hundred_groups_are_asked_for_a_few_at_a_time_and_once() {
     assert_eq!(cluster.asked(), 301);
     let most = cluster.most.load(Ordering::Relaxed);
     assert_eq!(most, limits::ACCESS_REVIEWS_AT_ONCE);
-    tokio::time::sleep(limits::ACTING_AS_ALLOWED).await;
+    tokio::time::sleep(limits::IMPERSONATION_ALLOWED).await;
     may(&reviews, "edge", &bob).await.unwrap();
     assert_eq!(cluster.asked(), 602);
 }
@@ -159,24 +159,24 @@ async fn rule_16_one_part_that_is_refused_refuses_all() {
 #[tokio::test(start_paused = true)]
 async fn rule_16_a_cluster_that_does_not_say_yes_says_no() {
     let bob = identity("bob", 0);
-    for (code, refusal) in [
+    for (code, rejection) in [
         (
             403,
-            Refusal::ActingAsNotReviewed(ClusterName::new("edge").unwrap()),
+            Rejection::ImpersonationNotReviewed(ClusterName::new("edge").unwrap()),
         ),
-        (200, Refusal::Unavailable),
-        (302, Refusal::Unavailable),
-        (429, Refusal::Unavailable),
-        (500, Refusal::Unavailable),
-        (0, Refusal::Timeout("the cluster's access review")),
+        (200, Rejection::Unavailable),
+        (302, Rejection::Unavailable),
+        (429, Rejection::Unavailable),
+        (500, Rejection::Unavailable),
+        (0, Rejection::Timeout("the cluster's access review")),
     ] {
         let cluster = Cluster::new("nobody");
         cluster.answer_with(code);
         let refused = may(&reviews(&cluster), "edge", &bob).await.unwrap_err();
-        assert_eq!(refused, refusal, "{code}");
+        assert_eq!(refused, rejection, "{code}");
     }
     let refused = may(&reviews(&Cluster::new("nobody")), "away", &bob).await;
-    assert!(matches!(refused, Err(Refusal::NoAgent(_))));
+    assert!(matches!(refused, Err(Rejection::NoAgent(_))));
 }
 
 #[tokio::test(start_paused = true)]
@@ -189,7 +189,7 @@ async fn a_no_is_asked_again_soon() {
     }
     assert_eq!(cluster.asked(), 1);
     cluster.answer_with(201);
-    tokio::time::sleep(limits::ACTING_AS_REFUSED).await;
+    tokio::time::sleep(limits::IMPERSONATION_REFUSED).await;
     may(&reviews, "edge", &bob).await.unwrap();
     // An unknown answer is asked for again at once.
     let cluster = Cluster::new("nobody");
@@ -206,13 +206,13 @@ async fn rule_12_a_right_taken_away_in_the_cluster_ends_what_rests_on_it() {
     let (reviews, bob) = (reviews(&cluster), identity("bob", 0));
     let watch = may(&reviews, "edge", &bob).await.unwrap();
     // It is asked for again and again, and a cluster that cannot be asked ends nothing.
-    tokio::time::sleep(5 * limits::ACTING_AS_AGAIN).await;
+    tokio::time::sleep(5 * limits::IMPERSONATION_AGAIN).await;
     assert!(cluster.asked() >= 5, "{}", cluster.asked());
     cluster.answer_with(500);
-    tokio::time::sleep(5 * limits::ACTING_AS_AGAIN).await;
+    tokio::time::sleep(5 * limits::IMPERSONATION_AGAIN).await;
     assert!(!watch.is_revoked());
     cluster.answer_with(403);
-    let soon = limits::ACTING_AS_AGAIN + limits::ACTING_AS_ALLOWED + Duration::from_secs(1);
+    let soon = limits::IMPERSONATION_AGAIN + limits::IMPERSONATION_ALLOWED + Duration::from_secs(1);
     let ended = tokio::time::timeout(soon, watch.revoked()).await;
     ended.expect("it is taken back");
 }
@@ -225,6 +225,6 @@ async fn what_nothing_rests_on_is_not_asked_for() {
     let second = may(&reviews, "edge", &bob).await.unwrap();
     drop((first, second));
     let asked = cluster.asked();
-    tokio::time::sleep(5 * limits::ACTING_AS_AGAIN).await;
+    tokio::time::sleep(5 * limits::IMPERSONATION_AGAIN).await;
     assert_eq!(cluster.asked(), asked);
 }

@@ -222,7 +222,7 @@ impl World {
         let front = Front::new(FrontConfig {
             authenticator: Arc::new(Chain::new(vec![step], Arc::clone(&directory) as _)),
             authorizer: Arc::new(Noted(directory, Arc::clone(&log))),
-            acting_as: Arc::new(Nobody),
+            impersonation: Arc::new(Nobody),
             clusters: Arc::new(Recorder(Arc::clone(&log))),
             fallback: Arc::new(NotFound),
             policy: ImpersonationPolicy::default(),

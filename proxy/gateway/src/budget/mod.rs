@@ -33,11 +33,11 @@ use self::{
     queue::Ticket,
     state::{Claim, Entry, State},
 };
-use underpass_core::{ClusterName, Refusal, limits};
+use underpass_core::{ClusterName, Rejection, limits};
 
 /// The holder of a seat.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum SeatKind {
     /// It is answered, and done.
     Request,
     /// It lasts: a watch, a log, a shell, a forwarded port.
@@ -100,9 +100,9 @@ impl OverBudget {
         .increment(1);
     }
 
-    fn into_refusal(self) -> Refusal {
+    fn into_rejection(self) -> Rejection {
         let Claim { user, cluster, .. } = self.claim;
-        Refusal::OverBudget {
+        Rejection::OverBudget {
             what: match self.reason {
                 Reason::QueueFull | Reason::WaitedTooLong => "requests in flight and waiting",
                 Reason::Streams => "watches, logs, shells and forwarded ports open",
@@ -183,8 +183,8 @@ impl Budgets {
         &self,
         user: &str,
         cluster: &ClusterName,
-        kind: Kind,
-    ) -> Result<Seat, Refusal> {
+        kind: SeatKind,
+    ) -> Result<Seat, Rejection> {
         let claim = Claim {
             user: user.into(),
             cluster: cluster.clone(),
@@ -215,9 +215,9 @@ impl Budgets {
     }
 }
 
-fn refuse(over: OverBudget) -> Refusal {
+fn refuse(over: OverBudget) -> Rejection {
     over.count();
-    over.into_refusal()
+    over.into_rejection()
 }
 
 fn gauge(number: usize) -> f64 {

@@ -8,7 +8,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use tokio::{sync::oneshot, time::Instant};
 
 use super::{
-    BudgetConfig, Kind, OverBudget, Reason, Whose,
+    BudgetConfig, OverBudget, Reason, SeatKind, Whose,
     queue::{Queue, Taken, Ticket, Waiter},
 };
 use underpass_core::{ClusterName, share};
@@ -18,7 +18,7 @@ use underpass_core::{ClusterName, share};
 pub(super) struct Claim {
     pub(super) user: Arc<str>,
     pub(super) cluster: ClusterName,
-    pub(super) kind: Kind,
+    pub(super) kind: SeatKind,
 }
 
 /// The outcome of a claim.
@@ -105,10 +105,10 @@ impl InFlight {
         }
     }
 
-    fn end(&mut self, kind: Kind) {
+    fn end(&mut self, kind: SeatKind) {
         match kind {
-            Kind::Request => self.requests = self.requests.saturating_sub(1),
-            Kind::Stream => {
+            SeatKind::Request => self.requests = self.requests.saturating_sub(1),
+            SeatKind::Stream => {
                 self.streams = self.streams.saturating_sub(1);
                 self.full_since = None;
             }
@@ -133,8 +133,8 @@ impl State {
     /// Takes a seat, or a seat in the queue.
     pub(super) fn enter(&mut self, claim: &Claim, now: Instant) -> Result<Entry, OverBudget> {
         match claim.kind {
-            Kind::Stream => self.begin_stream(claim, now),
-            Kind::Request => match self.full(&claim.user, &claim.cluster) {
+            SeatKind::Stream => self.begin_stream(claim, now),
+            SeatKind::Request => match self.full(&claim.user, &claim.cluster) {
                 Some(whose) => self.enqueue(claim, whose, now),
                 None => {
                     self.begin_request(claim);
@@ -152,7 +152,7 @@ impl State {
         if let Some(cluster) = self.clusters.get_mut(&claim.cluster) {
             cluster.end(claim);
         }
-        if claim.kind == Kind::Request {
+        if claim.kind == SeatKind::Request {
             self.advance(&claim.user, &claim.cluster);
         }
         self.forget(claim);
@@ -337,7 +337,7 @@ impl State {
         self.begin_request(&Claim {
             user: Arc::clone(user),
             cluster: cluster.clone(),
-            kind: Kind::Request,
+            kind: SeatKind::Request,
         });
         // Nobody may be there any more. Then they are about to abandon what they have got.
         let _ = taken.waiter.wake.send(());

@@ -24,24 +24,24 @@ fn cluster(name: &str) -> ClusterName {
 }
 
 /// Takes a seat that must be free.
-fn take(budgets: &Budgets, user: &str, at: &str, kind: Kind) -> Seat {
+fn take(budgets: &Budgets, user: &str, at: &str, kind: SeatKind) -> Seat {
     let seat = budgets.seat(user, &cluster(at), kind).now_or_never();
     seat.expect("a free seat").unwrap()
 }
 
 /// Is refused without waiting: the budget's owner, and the seconds to wait.
-fn refused(budgets: &Budgets, user: &str, at: &str, kind: Kind) -> (String, u64) {
+fn refused(budgets: &Budgets, user: &str, at: &str, kind: SeatKind) -> (String, u64) {
     let seat = budgets.seat(user, &cluster(at), kind).now_or_never();
     over(seat.expect("an answer at once"))
 }
 
 /// A request that has to wait.
-struct Waiting(std::pin::Pin<Box<dyn Future<Output = Result<Seat, Refusal>>>>);
+struct Waiting(std::pin::Pin<Box<dyn Future<Output = Result<Seat, Rejection>>>>);
 
 impl Waiting {
     async fn new(budgets: &Budgets, user: &'static str, at: &'static str) -> Self {
         let budgets = budgets.clone();
-        let seat = async move { budgets.seat(user, &cluster(at), Kind::Request).await };
+        let seat = async move { budgets.seat(user, &cluster(at), SeatKind::Request).await };
         let mut waiting = Self(Box::pin(seat));
         assert!(waiting.placed().await.is_none(), "it must wait");
         waiting
@@ -56,9 +56,9 @@ impl Waiting {
     }
 }
 
-fn over(refusal: Result<Seat, Refusal>) -> (String, u64) {
-    match refusal.map(|_| "a seat").unwrap_err() {
-        Refusal::OverBudget {
+fn over(rejection: Result<Seat, Rejection>) -> (String, u64) {
+    match rejection.map(|_| "a seat").unwrap_err() {
+        Rejection::OverBudget {
             whose, retry_after, ..
         } => (whose, retry_after.as_secs()),
         other => panic!("{other}"),
@@ -72,7 +72,7 @@ fn assert_unused(budgets: &Budgets) {
 #[tokio::test(start_paused = true)]
 async fn a_thousand_that_wait_delay_anothers_first_by_one_turn() {
     let budgets = Budgets::new(config(1, 1));
-    let mut held = take(&budgets, "storm", "c", Kind::Request);
+    let mut held = take(&budgets, "storm", "c", SeatKind::Request);
     let mut storm = VecDeque::new();
     for _ in 0..1000 {
         storm.push_back(Waiting::new(&budgets, "storm", "c").await);
@@ -96,11 +96,11 @@ async fn a_thousand_that_wait_delay_anothers_first_by_one_turn() {
 #[tokio::test(start_paused = true)]
 async fn a_user_who_has_all_of_theirs_holds_up_nobody() {
     let budgets = Budgets::new(config(2, 3));
-    let _held = [(); 2].map(|()| take(&budgets, "storm", "c", Kind::Request));
+    let _held = [(); 2].map(|()| take(&budgets, "storm", "c", SeatKind::Request));
     let _waiting = Waiting::new(&budgets, "storm", "c").await;
     // Room that the first in turn may not take is the next one's.
     for _ in 0..3 {
-        drop(take(&budgets, "calm", "c", Kind::Request));
+        drop(take(&budgets, "calm", "c", SeatKind::Request));
     }
 }
 
@@ -112,14 +112,19 @@ async fn rule_23_a_few_users_leave_requests_of_a_cluster_to_the_others() {
     for user in ["a", "b", "c", "d", "e", "f"] {
         let seats = (0..128).map_while(|_| {
             let at = cluster("c");
-            let seat = budgets.seat(user, &at, Kind::Request).now_or_never();
+            let seat = budgets.seat(user, &at, SeatKind::Request).now_or_never();
             seat?.ok()
         });
         held.extend(seats);
     }
     assert!(held.len() < 600, "{}", held.len());
     for calm in 0..20 {
-        held.push(take(&budgets, &format!("calm-{calm}"), "c", Kind::Request));
+        held.push(take(
+            &budgets,
+            &format!("calm-{calm}"),
+            "c",
+            SeatKind::Request,
+        ));
     }
     drop(held);
     assert_unused(&budgets);
@@ -128,7 +133,7 @@ async fn rule_23_a_few_users_leave_requests_of_a_cluster_to_the_others() {
 #[tokio::test(start_paused = true)]
 async fn users_take_turns_and_each_ones_requests_keep_their_order() {
     let budgets = Budgets::new(config(9, 1));
-    let mut held = take(&budgets, "x", "c", Kind::Request);
+    let mut held = take(&budgets, "x", "c", SeatKind::Request);
     let mut waiting = Vec::new();
     for (user, number) in [("a", 1), ("a", 2), ("a", 3), ("b", 1), ("c", 1), ("b", 2)] {
         waiting.push(((user, number), Waiting::new(&budgets, user, "c").await));
@@ -155,7 +160,7 @@ async fn users_take_turns_and_each_ones_requests_keep_their_order() {
 #[tokio::test(start_paused = true)]
 async fn what_a_user_asked_first_goes_first_in_whatever_cluster() {
     let budgets = Budgets::new(config(1, 5));
-    let held = take(&budgets, "a", "busy", Kind::Request);
+    let held = take(&budgets, "a", "busy", SeatKind::Request);
     let mut first = Waiting::new(&budgets, "a", "other").await;
     let mut second = Waiting::new(&budgets, "a", "busy").await;
     drop(held);
@@ -170,9 +175,9 @@ async fn what_a_user_asked_first_goes_first_in_whatever_cluster() {
 #[tokio::test(start_paused = true)]
 async fn a_full_cluster_holds_up_no_other() {
     let budgets = Budgets::new(config(5, 1));
-    let held = take(&budgets, "b", "full", Kind::Request);
+    let held = take(&budgets, "b", "full", SeatKind::Request);
     let _waiting = Waiting::new(&budgets, "a", "full").await;
-    drop(take(&budgets, "a", "free", Kind::Request));
+    drop(take(&budgets, "a", "free", SeatKind::Request));
     drop(held);
 }
 
@@ -181,13 +186,13 @@ async fn nobody_waits_for_longer_than_allowed() {
     let wait = Duration::from_millis(4500);
     let config = config(2, 3).queue_wait(wait).unwrap();
     let budgets = Budgets::new(config);
-    let _of_a = [(); 2].map(|()| take(&budgets, "a", "c", Kind::Request));
+    let _of_a = [(); 2].map(|()| take(&budgets, "a", "c", SeatKind::Request));
     let began = Instant::now();
-    let refused = budgets.seat("a", &cluster("c"), Kind::Request).await;
+    let refused = budgets.seat("a", &cluster("c"), SeatKind::Request).await;
     assert_eq!(began.elapsed(), wait);
     assert_eq!(over(refused), ("user \"a\"".to_owned(), 5));
-    let _of_b = take(&budgets, "b", "c", Kind::Request);
-    let refused = budgets.seat("b", &cluster("c"), Kind::Request).await;
+    let _of_b = take(&budgets, "b", "c", SeatKind::Request);
+    let refused = budgets.seat("b", &cluster("c"), SeatKind::Request).await;
     assert_eq!(over(refused), ("cluster \"c\"".to_owned(), 5));
     budgets.0.lock().check();
 }
@@ -197,7 +202,7 @@ async fn a_place_that_comes_at_the_last_moment_is_taken() {
     let wait = Duration::from_secs(5);
     let config = config(1, 1).queue_wait(wait).unwrap();
     let budgets = Budgets::new(config);
-    let held = take(&budgets, "a", "c", Kind::Request);
+    let held = take(&budgets, "a", "c", SeatKind::Request);
     let mut waiting = Waiting::new(&budgets, "a", "c").await;
     tokio::time::advance(wait).await;
     drop(held);
@@ -208,16 +213,16 @@ async fn a_place_that_comes_at_the_last_moment_is_taken() {
 #[tokio::test(start_paused = true)]
 async fn a_full_queue_says_how_long_it_takes() {
     let budgets = Budgets::new(config(1, 5).queue_per_user(2));
-    let _held = take(&budgets, "a", "c", Kind::Request);
+    let _held = take(&budgets, "a", "c", SeatKind::Request);
     let _first = Waiting::new(&budgets, "a", "c").await;
     tokio::time::advance(Duration::from_millis(6100)).await;
     let _second = Waiting::new(&budgets, "a", "d").await;
-    let of_user = refused(&budgets, "a", "c", Kind::Request);
+    let of_user = refused(&budgets, "a", "c", SeatKind::Request);
     assert_eq!(of_user, ("user \"a\"".to_owned(), 7));
-    drop(take(&budgets, "b", "c", Kind::Request));
+    drop(take(&budgets, "b", "c", SeatKind::Request));
     let none_waits = Budgets::new(config(1, 1).queue_per_user(0));
-    let _held = take(&none_waits, "a", "c", Kind::Request);
-    let of_cluster = refused(&none_waits, "b", "c", Kind::Request);
+    let _held = take(&none_waits, "a", "c", SeatKind::Request);
+    let of_cluster = refused(&none_waits, "b", "c", SeatKind::Request);
     assert_eq!(of_cluster, ("cluster \"c\"".to_owned(), 1));
 }
 
@@ -232,11 +237,12 @@ async fn rule_23_clusters_that_hang_leave_their_users_the_others() {
         loop {
             let budgets = budgets.clone();
             let at = hangs.clone();
-            let mut seat = Box::pin(async move { budgets.seat("alice", &at, Kind::Request).await });
+            let mut seat =
+                Box::pin(async move { budgets.seat("alice", &at, SeatKind::Request).await });
             match poll!(&mut seat) {
                 Poll::Ready(Ok(seat)) => held.push(seat),
-                Poll::Ready(Err(refusal)) => {
-                    let (whose, _) = over(Err(refusal));
+                Poll::Ready(Err(rejection)) => {
+                    let (whose, _) = over(Err(rejection));
                     assert_eq!(whose, format!("user \"alice\" in cluster \"{hangs}\""));
                     break;
                 }
@@ -247,7 +253,7 @@ async fn rule_23_clusters_that_hang_leave_their_users_the_others() {
     }
     assert!(held.len() < limits::REQUESTS_PER_USER, "{}", held.len());
     assert!(waiting.len() < limits::QUEUE_PER_USER, "{}", waiting.len());
-    drop(take(&budgets, "alice", "good", Kind::Request));
+    drop(take(&budgets, "alice", "good", SeatKind::Request));
     drop((held, waiting));
     assert_unused(&budgets);
 }
@@ -257,9 +263,9 @@ async fn rule_23_one_cluster_has_its_share_of_a_user_and_the_next_one_waits_for_
     let config = BudgetConfig::default();
     let config = config.requests_per_user_and_cluster(3).unwrap();
     let budgets = Budgets::new(config.queue_per_user(9));
-    let mut held = [(); 3].map(|()| Some(take(&budgets, "a", "hangs", Kind::Request)));
+    let mut held = [(); 3].map(|()| Some(take(&budgets, "a", "hangs", SeatKind::Request)));
     let mut next = Waiting::new(&budgets, "a", "hangs").await;
-    drop(take(&budgets, "a", "good", Kind::Request));
+    drop(take(&budgets, "a", "good", SeatKind::Request));
     assert!(next.placed().await.is_none(), "a seat of another cluster");
     held[0] = None;
     assert!(next.placed().await.is_some());
@@ -273,10 +279,10 @@ async fn rule_23_streams_of_one_cluster_leave_room_for_other_clusters_and_users(
         let mut held = Vec::new();
         let refused = loop {
             let at = cluster(at);
-            let seat = budgets.seat(user, &at, Kind::Stream);
+            let seat = budgets.seat(user, &at, SeatKind::Stream);
             match seat.now_or_never().expect("an answer at once") {
                 Ok(seat) => held.push(seat),
-                Err(refusal) => break over(Err(refusal)),
+                Err(rejection) => break over(Err(rejection)),
             }
         };
         (held, refused.0)
@@ -285,10 +291,10 @@ async fn rule_23_streams_of_one_cluster_leave_room_for_other_clusters_and_users(
     assert_eq!(of_a.len(), 68);
     assert_eq!(whose, "user \"a\" in cluster \"hangs\"");
     held.push(of_a);
-    drop(take(&budgets, "a", "good", Kind::Stream));
+    drop(take(&budgets, "a", "good", SeatKind::Stream));
     // And one user is not all of a cluster's.
     held.push(all_of("b", "hangs").0);
-    drop(take(&budgets, "c", "hangs", Kind::Stream));
+    drop(take(&budgets, "c", "hangs", SeatKind::Stream));
     budgets.0.lock().check();
     drop(held);
     assert_unused(&budgets);
@@ -297,29 +303,29 @@ async fn rule_23_streams_of_one_cluster_leave_room_for_other_clusters_and_users(
 #[tokio::test(start_paused = true)]
 async fn streams_have_bounds_of_their_own_and_do_not_wait() {
     let budgets = Budgets::new(streams(2, 3));
-    let of_a = [(); 2].map(|()| take(&budgets, "a", "c", Kind::Stream));
+    let of_a = [(); 2].map(|()| take(&budgets, "a", "c", SeatKind::Stream));
     let of_user = |seconds| ("user \"a\"".to_owned(), seconds);
-    let told = refused(&budgets, "a", "elsewhere", Kind::Stream);
+    let told = refused(&budgets, "a", "elsewhere", SeatKind::Stream);
     assert_eq!(told, of_user(1));
-    let _of_b = take(&budgets, "b", "c", Kind::Stream);
+    let _of_b = take(&budgets, "b", "c", SeatKind::Stream);
     tokio::time::advance(Duration::from_secs(9)).await;
     // It has been full for so long.
-    let told = refused(&budgets, "b", "c", Kind::Stream);
+    let told = refused(&budgets, "b", "c", SeatKind::Stream);
     assert_eq!(told, ("cluster \"c\"".to_owned(), 9));
     tokio::time::advance(Duration::from_secs(3600)).await;
-    let told = refused(&budgets, "a", "c", Kind::Stream);
+    let told = refused(&budgets, "a", "c", SeatKind::Stream);
     assert_eq!(told, of_user(limits::RETRY_LATEST.as_secs()));
     // Requests do not care.
-    drop(take(&budgets, "a", "c", Kind::Request));
+    drop(take(&budgets, "a", "c", SeatKind::Request));
     drop(of_a);
-    drop(take(&budgets, "b", "c", Kind::Stream));
+    drop(take(&budgets, "b", "c", SeatKind::Stream));
     budgets.0.lock().check();
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_place_given_to_somebody_who_just_went_is_the_next_ones() {
     let budgets = Budgets::new(config(1, 1));
-    let held = take(&budgets, "a", "c", Kind::Request);
+    let held = take(&budgets, "a", "c", SeatKind::Request);
     let gone = Waiting::new(&budgets, "a", "c").await;
     let mut next = Waiting::new(&budgets, "b", "c").await;
     // It is given the seat, and never looks.
@@ -332,8 +338,8 @@ async fn a_place_given_to_somebody_who_just_went_is_the_next_ones() {
 #[tokio::test(start_paused = true)]
 async fn what_is_in_flight_and_queued_is_known_by_cluster() {
     let budgets = Budgets::new(config(2, 2));
-    let _held = [(); 2].map(|()| take(&budgets, "a", "c", Kind::Request));
-    let _stream = take(&budgets, "a", "c", Kind::Stream);
+    let _held = [(); 2].map(|()| take(&budgets, "a", "c", SeatKind::Request));
+    let _stream = take(&budgets, "a", "c", SeatKind::Stream);
     let waiting = Waiting::new(&budgets, "b", "c").await;
     let mut wanted = Occupancy {
         cluster: cluster("c"),
@@ -382,7 +388,7 @@ async fn nothing_leaks_whoever_goes_and_whenever() {
             match random.below(9) {
                 0..4 => {
                     let (user, at) = (random.of(&["a", "b", "c"]), random.of(&["x", "y"]));
-                    let kind = random.of(&[Kind::Request, Kind::Request, Kind::Stream]);
+                    let kind = random.of(&[SeatKind::Request, SeatKind::Request, SeatKind::Stream]);
                     let budgets = budgets.clone();
                     let mut seat = Waiting(Box::pin(async move {
                         budgets.seat(user, &cluster(at), kind).await
@@ -436,7 +442,7 @@ async fn everybody_gets_a_place_in_the_end() {
         let user = ["a", "b", "c", "d"][number % 4];
         tasks.spawn(async move {
             let at = cluster("c");
-            let seat = pin!(budgets.seat(user, &at, Kind::Request));
+            let seat = pin!(budgets.seat(user, &at, SeatKind::Request));
             if number % 5 == 0 {
                 // It may be placed or not when it is dropped.
                 let _ = seat.now_or_never();

@@ -3,8 +3,6 @@
 //! (`cfg(test)` on the modules is for the lints: helpers state expectations too.)
 
 #[cfg(test)]
-mod acting_as;
-#[cfg(test)]
 mod api;
 #[cfg(test)]
 mod audit;
@@ -20,6 +18,8 @@ mod foreign_pages;
 mod hops;
 #[cfg(test)]
 mod identity_rules;
+#[cfg(test)]
+mod impersonation;
 #[cfg(test)]
 mod one_parse;
 #[cfg(test)]

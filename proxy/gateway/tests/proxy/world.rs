@@ -17,9 +17,10 @@ use underpass_authenticate::{
     TokenAuthenticator, TokenHash, TokenRecord, TokenStore, Unowned,
 };
 use underpass_core::{
-    Access, ActingAs, Authority, AuthorizeError, Authorizer, Body, BoxedIo, ClusterName, Clusters,
-    ConnectError, ConnectionInfo, Identity, ImpersonationPolicy, Method, Network, Networks, Nobody,
-    Open, Peer, Protocol, Provenance, Refusal, Revocation,
+    Access, AuthenticationMethod, Authority, AuthorizeError, Authorizer, Body, BoxedIo,
+    ClusterName, Clusters, ConnectError, ConnectionInfo, Identity, ImpersonationAuthorizer,
+    ImpersonationPolicy, Network, Networks, Nobody, Open, Peer, Protocol, Provenance, Rejection,
+    Revocation,
 };
 use underpass_gateway::{AccessReviews, BudgetConfig, Budgets, Front, FrontConfig, NotFound};
 use underpass_upstream::{ApiServer, ApiServerOptions};
@@ -91,7 +92,7 @@ impl Authenticator for Remembered {
     ) -> Result<Option<Authenticated>, AuthenticateError> {
         let remembered = caller.password().filter(|login| login.user() == "browser");
         Ok(remembered.map(|_| {
-            let method = Method::Ldap;
+            let method = AuthenticationMethod::Ldap;
             let provenance = Provenance::new(method, "remembered", Authority::default());
             let identity = Identity::new("browser".to_owned(), None, vec![], [].into()).unwrap();
             Authenticated::new(identity.vouched_for(provenance), Revocation::never())
@@ -103,8 +104,8 @@ impl Authenticator for Remembered {
 struct AliceAsBob;
 
 #[async_trait]
-impl ActingAs for AliceAsBob {
-    async fn may(&self, access: &Access<'_>, target: &Identity) -> Result<Revocation, Refusal> {
+impl ImpersonationAuthorizer for AliceAsBob {
+    async fn may(&self, access: &Access<'_>, target: &Identity) -> Result<Revocation, Rejection> {
         if access.identity().user() == "alice" && target.user() == "bob" {
             return Ok(Revocation::never());
         }
@@ -177,7 +178,7 @@ struct Setup {
     groups: Vec<String>,
     audit: AuditLog,
     proxies: Networks,
-    acting_as: Arc<dyn ActingAs>,
+    impersonation: Arc<dyn ImpersonationAuthorizer>,
     budgets: BudgetConfig,
 }
 
@@ -187,7 +188,7 @@ impl Default for Setup {
             groups: vec!["dev".to_owned()],
             audit: AuditLog::default(),
             proxies: Networks::default(),
-            acting_as: Arc::new(AliceAsBob),
+            impersonation: Arc::new(AliceAsBob),
             budgets: BudgetConfig::default(),
         }
     }
@@ -225,7 +226,7 @@ impl World {
         let reviews = AccessReviews::new(Arc::new(Tunnel(Arc::clone(&agent))));
         let setup = Setup {
             groups,
-            acting_as: Arc::new(reviews),
+            impersonation: Arc::new(reviews),
             ..Setup::default()
         };
         Self::set_up(agent, setup).await
@@ -265,7 +266,7 @@ impl World {
             groups,
             audit,
             proxies,
-            acting_as,
+            impersonation,
             budgets,
         } = setup;
         let mut store = Store::default();
@@ -297,7 +298,7 @@ impl World {
         let front = Arc::new(Front::new(FrontConfig {
             authenticator: Arc::new(Chain::new(steps, Arc::new(Unowned))),
             authorizer: Arc::new(Rules(revoke.clone())),
-            acting_as,
+            impersonation,
             clusters,
             fallback: Arc::new(NotFound),
             policy: ImpersonationPolicy::default(),

@@ -2,7 +2,7 @@
 
 use http::{HeaderMap, HeaderValue, header};
 
-use super::redirect::Place;
+use super::redirect::Mount;
 use underpass_core::{
     limits,
     request_info::{decode, is_dots},
@@ -60,7 +60,7 @@ pub(super) fn inbound(headers: &HeaderMap) -> Option<HeaderValue> {
 }
 
 /// The `Set-Cookie` headers of a workload's answer as they are right for the client.
-pub(super) fn outbound(headers: &HeaderMap, place: &Place<'_>) -> Vec<HeaderValue> {
+pub(super) fn outbound(headers: &HeaderMap, place: &Mount<'_>) -> Vec<HeaderValue> {
     let lines = headers.get_all(header::SET_COOKIE).iter();
     lines
         .filter(|line| line.len() <= limits::COOKIE_BYTES)
@@ -97,7 +97,7 @@ fn is_workloads(name: &str) -> bool {
 }
 
 /// Writes a cookie anew from the attributes that are known. `Domain` is none of them: without it, a cookie is for this host only.
-fn rewrite(line: &str, place: &Place<'_>) -> Option<String> {
+fn rewrite(line: &str, place: &Mount<'_>) -> Option<String> {
     let mut parts = line.split(';');
     let (name, value) = pair_of(parts.next()?)?;
     if !is_workloads(name) {
@@ -123,7 +123,7 @@ fn rewrite(line: &str, place: &Place<'_>) -> Option<String> {
 
 /// A cookie's path as the client knows it: the workload's own root is its `…/proxy/`. Browsers compare it byte by byte with what
 /// they ask for, so that it begins as the request's path did.
-fn client_path(path: &str, place: &Place<'_>) -> Option<String> {
+fn client_path(path: &str, place: &Mount<'_>) -> Option<String> {
     let root = format!("{}{}", place.client, place.below);
     if !path.starts_with('/') {
         // Browsers would take the directory of the request.
@@ -162,7 +162,7 @@ mod tests {
                 HeaderValue::from_bytes(line.as_bytes()).unwrap(),
             );
         }
-        let place = Place {
+        let place = Mount {
             upstream: "",
             authority: None,
             client: "/k8s/clusters/c",

@@ -5,7 +5,7 @@ use underpass_core::request_info::{decode, is_dots};
 
 /// A proxied request's place, at both ends of one half of the proxy.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Place<'a> {
+pub(crate) struct Mount<'a> {
     /// The prefix of paths at the answer's origin, before an API server's own path.
     pub(crate) upstream: &'a str,
     /// Host and port that it has there; without, no URL may name a host.
@@ -19,7 +19,7 @@ pub(crate) struct Place<'a> {
     pub(crate) query: Option<&'a str>,
 }
 
-impl Place<'_> {
+impl Mount<'_> {
     /// Resolves a URI reference (RFC 3986, section 5.2) against the request's URL. The result is a path of the client's, with
     /// neither scheme nor host; `None` where it would lead out of the object's `…/proxy/`, or where browsers and RFC 3986
     /// read it differently.
@@ -137,7 +137,7 @@ fn without_dots(path: &str) -> Option<String> {
 }
 
 /// A `Refresh` header's value (HTML, section 4.2.5.3), with its URL resolved.
-pub(super) fn refresh(value: &str, place: &Place<'_>) -> Option<String> {
+pub(super) fn refresh(value: &str, place: &Mount<'_>) -> Option<String> {
     let (seconds, url) = match value.split_once([';', ',']) {
         Some((seconds, url)) => (seconds.trim(), url.trim()),
         None => (value.trim(), ""),
@@ -167,8 +167,8 @@ mod tests {
 
     const BELOW: &str = "/api/v1/namespaces/a/services/http%3As%3A80/proxy";
 
-    fn place(upstream: &'static str, authority: Option<&'static str>) -> Place<'static> {
-        Place {
+    fn place(upstream: &'static str, authority: Option<&'static str>) -> Mount<'static> {
+        Mount {
             upstream,
             authority,
             client: "/k8s/clusters/c",

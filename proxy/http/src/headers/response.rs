@@ -10,11 +10,11 @@ use percent_encoding::AsciiSet;
 
 use super::{
     caching, cookies,
-    redirect::{self, Place},
+    redirect::{self, Mount},
     remove_where, strip_hop_by_hop,
 };
 use crate::call::Call;
-use underpass_core::Refusal;
+use underpass_core::Rejection;
 
 /// Which half of the proxy an answer passes.
 #[derive(Clone, Copy, Debug)]
@@ -132,13 +132,13 @@ const AS_BROWSERS: AsciiSet = AsciiSet::EMPTY.add(b' ');
 /// Cleans an answer's headers, or refuses the answer: a redirect is passed on only below the same `…/proxy/`.
 ///
 /// # Errors
-/// [`Refusal::Redirected`].
+/// [`Rejection::Redirected`].
 pub fn clean(
     status: StatusCode,
     headers: &mut HeaderMap,
     call: &Call,
     hop: Hop<'_>,
-) -> Result<(), Refusal> {
+) -> Result<(), Rejection> {
     strip_hop_by_hop(headers);
     let place = place(call, hop);
     let redirects = status.is_redirection() && status != StatusCode::NOT_MODIFIED;
@@ -147,7 +147,7 @@ pub fn clean(
         .flatten();
     if redirects && newer.is_none() && url(headers, &header::LOCATION, place.as_ref()).is_none() {
         tracing::debug!(%status, "a redirect is not passed on");
-        return Err(Refusal::Redirected);
+        return Err(Rejection::Redirected);
     }
     let found = headers
         .keys()
@@ -199,13 +199,13 @@ fn fate(name: &str) -> Option<Fate> {
         .map(|(_, fate)| *fate)
 }
 
-fn place<'a>(call: &'a Call, hop: Hop<'a>) -> Option<Place<'a>> {
+fn place<'a>(call: &'a Call, hop: Hop<'a>) -> Option<Mount<'a>> {
     let (upstream, client) = hop.prefixes();
     let authority = match hop {
         Hop::Agent { authority, .. } => Some(authority),
         Hop::Front { .. } => None,
     };
-    Some(Place {
+    Some(Mount {
         upstream,
         authority,
         client,
@@ -219,7 +219,7 @@ fn apply(
     headers: &mut HeaderMap,
     name: &HeaderName,
     fate: Fate,
-    place: Option<&Place<'_>>,
+    place: Option<&Mount<'_>>,
     hop: Hop<'_>,
 ) {
     let values: Vec<HeaderValue> = match (fate, place) {
@@ -239,7 +239,7 @@ fn apply(
     }
 }
 
-fn url(headers: &HeaderMap, name: &HeaderName, place: Option<&Place<'_>>) -> Option<HeaderValue> {
+fn url(headers: &HeaderMap, name: &HeaderName, place: Option<&Mount<'_>>) -> Option<HeaderValue> {
     let place = place?;
     let mut lines = headers.get_all(name).iter();
     let (Some(line), None) = (lines.next(), lines.next()) else {
@@ -294,7 +294,7 @@ mod tests {
         hop: Hop<'_>,
         status: u16,
         lines: &[(&str, &str)],
-    ) -> Result<HeaderMap, Refusal> {
+    ) -> Result<HeaderMap, Rejection> {
         let mut headers = map(lines);
         let status = StatusCode::from_u16(status).unwrap();
         clean(status, &mut headers, &call(path), hop)?;
@@ -332,14 +332,14 @@ mod tests {
                         let answer = cleaned(path, hop, status, &lines);
                         assert_eq!(
                             answer,
-                            Err(Refusal::Redirected),
+                            Err(Rejection::Redirected),
                             "{hop:?} {status} {location}"
                         );
                     }
                 }
                 assert_eq!(
                     cleaned("/version", hop, status, &[]),
-                    Err(Refusal::Redirected)
+                    Err(Rejection::Redirected)
                 );
             }
             let kept = cleaned("/version", hop, 304, &[("location", "/x"), ("etag", "1")]);
@@ -374,7 +374,7 @@ mod tests {
         ] {
             for hop in hops() {
                 let refused = cleaned(&asked, hop, 301, &[("location", elsewhere)]);
-                assert_eq!(refused, Err(Refusal::Redirected), "{elsewhere}");
+                assert_eq!(refused, Err(Rejection::Redirected), "{elsewhere}");
             }
         }
         let refused = cleaned(
@@ -383,7 +383,7 @@ mod tests {
             301,
             &[("location", "/api/v1/pods?b")],
         );
-        assert_eq!(refused, Err(Refusal::Redirected));
+        assert_eq!(refused, Err(Rejection::Redirected));
     }
 
     #[test]
@@ -406,7 +406,7 @@ mod tests {
                     &[("location", &there), ("location", "//evil.example")],
                 ] {
                     let answer = cleaned(&path, hop, status, lines);
-                    assert_eq!(answer, Err(Refusal::Redirected), "{lines:?}");
+                    assert_eq!(answer, Err(Rejection::Redirected), "{lines:?}");
                 }
             }
         }

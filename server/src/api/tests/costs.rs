@@ -38,12 +38,16 @@ fn stuck() -> (AuditLog, Backend, tokio::sync::oneshot::Sender<()>) {
 }
 
 fn somebody(name: &str) -> Requester {
-    use underpass_core::{Authority, Identity, Method, Provenance, Revocation};
+    use underpass_core::{AuthenticationMethod, Authority, Identity, Provenance, Revocation};
 
-    let by = Authority::provider(Method::Jwt, "corp".into());
+    let by = Authority::provider(AuthenticationMethod::Jwt, "corp".into());
     let identity = Identity::new(name.to_owned(), None, Vec::new(), Default::default()).unwrap();
     Requester::User {
-        identity: Box::new(identity.vouched_for(Provenance::new(Method::Jwt, "corp", by))),
+        identity: Box::new(identity.vouched_for(Provenance::new(
+            AuthenticationMethod::Jwt,
+            "corp",
+            by,
+        ))),
         revocation: Revocation::never(),
     }
 }
@@ -652,7 +656,7 @@ async fn rule_23_log_lines_about_the_api_are_short_whatever_is_asked_for() {
         .unwrap();
     world
         .api
-        .refuse(&request, &connection(), &Refusal::Unauthorized);
+        .refuse(&request, &connection(), &Rejection::Unauthorized);
     of("a stranger", 4 * bounds::STRANGER_TEXT_CHARS + 256).await;
     let name = "n".repeat(bounds::NAME_BYTES);
     world

@@ -304,12 +304,16 @@ async fn rule_27_a_password_that_a_browser_remembers_logs_nobody_in_elsewhere() 
 
 /// Somebody whom an authenticator vouches for, without a token.
 fn from_elsewhere(name: &str) -> Requester {
-    use underpass_core::{Authority, Identity, Method, Provenance, Revocation};
+    use underpass_core::{AuthenticationMethod, Authority, Identity, Provenance, Revocation};
 
-    let by = Authority::provider(Method::Jwt, "corp".into());
+    let by = Authority::provider(AuthenticationMethod::Jwt, "corp".into());
     let identity = Identity::new(name.to_owned(), None, Vec::new(), Default::default()).unwrap();
     Requester::User {
-        identity: Box::new(identity.vouched_for(Provenance::new(Method::Jwt, "corp", by))),
+        identity: Box::new(identity.vouched_for(Provenance::new(
+            AuthenticationMethod::Jwt,
+            "corp",
+            by,
+        ))),
         revocation: Revocation::never(),
     }
 }

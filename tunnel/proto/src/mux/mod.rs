@@ -192,9 +192,9 @@ impl Mux {
         if let Some(stop) = stream.recv.take_stop() {
             batch.encode(|out| stop.encode(number, out));
         }
-        let room = max.saturating_sub(batch.len());
-        let room = room.saturating_sub(frame::data_header_len(number, room));
-        if let Some(header) = stream.send.next_frame(room.min(limits::MUX_DATA)) {
+        let space = max.saturating_sub(batch.len());
+        let space = space.saturating_sub(frame::data_header_len(number, space));
+        if let Some(header) = stream.send.next_frame(space.min(limits::MUX_DATA)) {
             batch.encode(|out| header.encode(number, out));
             if let frame::Header::Data { len, .. } = header {
                 let mut left = len;
@@ -212,27 +212,27 @@ impl Mux {
             self.events.push(Event::Writable(key));
         }
         self.schedule.sent(rank, batch.len() - before);
-        self.settle(key);
+        self.reschedule(key);
     }
 
     /// How many bytes [`write`](Self::write) takes now; the writer hears of it where there is none.
     ///
     /// # Errors
     /// Where the stream takes no more.
-    pub fn poll_room(&mut self, key: Key) -> Result<usize, Ended> {
+    pub fn poll_writable(&mut self, key: Key) -> Result<usize, Ended> {
         let stream = self.table.get(key).ok_or(Ended::Finished)?;
-        let room = stream.send.room()?;
-        stream.send.waiting = room == 0;
-        Ok(room)
+        let writable = stream.send.writable()?;
+        stream.send.waiting = writable == 0;
+        Ok(writable)
     }
 
-    /// Hands bytes over to be sent, no more than [`poll_room`](Self::poll_room) said.
+    /// Hands bytes over to be sent, no more than [`poll_writable`](Self::poll_writable) said.
     pub fn write(&mut self, key: Key, bytes: Bytes) {
         if let Some(stream) = self.table.get(key)
-            && stream.send.room().is_ok()
+            && stream.send.writable().is_ok()
         {
             stream.send.push(bytes);
-            self.settle(key);
+            self.reschedule(key);
         }
     }
 
@@ -243,7 +243,7 @@ impl Mux {
     pub fn finish(&mut self, key: Key) -> Result<(), Ended> {
         let stream = self.table.get(key).ok_or(Ended::Finished)?;
         stream.send.finish()?;
-        self.settle(key);
+        self.reschedule(key);
         Ok(())
     }
 
@@ -258,7 +258,7 @@ impl Mux {
     pub fn reset(&mut self, key: Key, code: ResetCode) {
         if let Some(stream) = self.table.get(key) {
             stream.send.reset(code);
-            self.settle(key);
+            self.reschedule(key);
         }
     }
 
@@ -279,7 +279,7 @@ impl Mux {
     pub fn stop(&mut self, key: Key, code: ResetCode) {
         if let Some(stream) = self.table.get(key) {
             self.held -= stream.recv.stop(code);
-            self.settle(key);
+            self.reschedule(key);
         }
     }
 
@@ -295,7 +295,7 @@ impl Mux {
         if let Some(rank) = stream.scheduled.take() {
             self.schedule.remove(rank, key);
         }
-        self.settle(key);
+        self.reschedule(key);
     }
 
     /// Its writing half is gone: unless it was finished, it is reset.
@@ -303,7 +303,7 @@ impl Mux {
         if let Some(stream) = self.table.get(key) {
             stream.send.reset(ResetCode::Cancelled);
             stream.send.released = true;
-            self.settle(key);
+            self.reschedule(key);
         }
     }
 
@@ -314,7 +314,7 @@ impl Mux {
                 self.held -= stream.recv.stop(ResetCode::Cancelled);
             }
             stream.recv.released = true;
-            self.settle(key);
+            self.reschedule(key);
         }
     }
 
@@ -330,7 +330,7 @@ impl Mux {
 
     /// Puts a stream into the schedule where it has something to send; forgets a released one that has
     /// nothing.
-    fn settle(&mut self, key: Key) {
+    fn reschedule(&mut self, key: Key) {
         let Some(stream) = self.table.get(key) else {
             return;
         };

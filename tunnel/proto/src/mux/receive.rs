@@ -64,7 +64,7 @@ impl Mux {
                 stream.recv.check_open(number)?;
                 self.held -= stream.recv.ended(Err(code));
                 self.wake_reader(key);
-                self.settle(key);
+                self.reschedule(key);
             }
             (Header::Stop(code), Some((key, stream))) => {
                 stream.recv.check_stop(number)?;
@@ -72,7 +72,7 @@ impl Mux {
                 if std::mem::take(&mut stream.send.waiting) {
                     self.events.push(Event::Writable(key));
                 }
-                self.settle(key);
+                self.reschedule(key);
             }
         }
         Ok(())
@@ -156,7 +156,7 @@ impl Mux {
         }
         self.wake_reader(key);
         if end {
-            self.settle(key);
+            self.reschedule(key);
         }
         Ok(())
     }

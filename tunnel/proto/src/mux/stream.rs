@@ -90,7 +90,7 @@ pub(super) struct Sending {
 
 impl Sending {
     /// How many bytes the writer may hand over now.
-    pub(super) fn room(&self) -> Result<usize, Ended> {
+    pub(super) fn writable(&self) -> Result<usize, Ended> {
         match self.state {
             SendState::Open => Ok(limits::MUX_SEND_QUEUE.saturating_sub(self.queue.len())),
             SendState::Finishing | SendState::Finished => Err(Ended::Finished),

@@ -168,7 +168,7 @@ impl Session {
         };
         self.links.insert(link, Box::new(joined));
         self.latest = Some(link);
-        self.pressing = true;
+        self.flush_now = true;
         match role {
             LinkRole::Main => {
                 self.primary = Some(link);
@@ -414,7 +414,7 @@ impl Session {
                 // A frame sent again, on a later link, counts once.
                 if number == self.arrived {
                     self.arrived += 1;
-                    self.settle_later(now);
+                    self.flush_later(now);
                     self.handle_lasting(frame)?;
                 }
             }
@@ -483,11 +483,11 @@ impl Session {
     /// unread look the same; then it answers the PING.
     fn is_owed(&self, link: LinkId) -> bool {
         if self.primary == Some(link) {
-            return self.streams.kept() > 0 || self.outbox.len() > 0;
+            return self.streams.unacked() > 0 || self.outbox.len() > 0;
         }
         // All kept bytes may be of streams elsewhere: then a PING was sent in vain.
         let carries = self.links.get(&link).is_some_and(|link| link.streams > 0);
-        carries && self.streams.kept() > 0
+        carries && self.streams.unacked() > 0
     }
 
     pub(super) fn queue_ack(&mut self) {
@@ -506,7 +506,7 @@ impl Session {
             self.queue_ack();
         }
         let mut out = BytesMut::new();
-        if self.primary == Some(link) && self.is_pressing(link) {
+        if self.primary == Some(link) && self.must_flush(link) {
             self.transmit_lasting(link, &mut out);
         }
         // A CLOSE is the last word, behind everything that was said before.
@@ -536,7 +536,7 @@ impl Session {
             out.extend_from_slice(frame);
             link.next_out += 1;
         }
-        self.pressing = false;
+        self.flush_now = false;
     }
 
     fn transmit_credits(&mut self, out: &mut BytesMut) {

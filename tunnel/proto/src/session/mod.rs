@@ -1,8 +1,8 @@
 //! The established session's state machine.
 
+mod delayed;
 #[cfg(test)]
 mod fixture;
-mod gather;
 mod links;
 mod outbox;
 mod placement;
@@ -16,13 +16,13 @@ use std::time::{Duration, Instant};
 
 use thiserror::Error;
 
-use self::gather::Gathering;
+use self::delayed::DelayedOutput;
 use self::links::Link;
 pub use self::links::{LinkEnd, LinkId, LinkRefused, LinkRole};
 use self::outbox::Outbox;
 pub use self::placement::{Beginning, Taken};
 use self::seen::Seen;
-pub use self::streams::{Classes, Writable, WriteEnd};
+pub use self::streams::{Classes, WriteAction, WriteEnd};
 use self::table::Table;
 pub use self::timers::Part;
 use self::timers::Timers;
@@ -113,9 +113,9 @@ pub struct Session {
     arrived: u64,
     acknowledged: u64,
     credits_due: VecDeque<StreamId>,
-    gathering: Gathering,
+    delayed: DelayedOutput,
     /// Lasting frames are to go out, and not only where others do.
-    pressing: bool,
+    flush_now: bool,
     keepalive: Duration,
     resume_window: Duration,
     timers: Timers,
@@ -275,8 +275,8 @@ impl Session {
             arrived: 0,
             acknowledged: 0,
             credits_due: VecDeque::new(),
-            gathering: Gathering::default(),
-            pressing: false,
+            delayed: DelayedOutput::default(),
+            flush_now: false,
             keepalive: agreed.keepalive.time(),
             resume_window,
             timers: Timers {
@@ -296,8 +296,8 @@ impl Session {
     }
 
     /// Bytes kept until the peer acknowledges them, over all streams.
-    pub fn kept(&self) -> u64 {
-        self.streams.kept()
+    pub fn unacked(&self) -> u64 {
+        self.streams.unacked()
     }
 
     /// Takes no new streams from now on, and asks the peer to open none.
@@ -367,7 +367,7 @@ impl Session {
     /// Queues a frame that the peer must get at once.
     fn say_now(&mut self, frame: &Lasting) {
         self.changed = true;
-        self.pressing = true;
+        self.flush_now = true;
         self.say(frame);
     }
 

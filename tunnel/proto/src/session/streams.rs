@@ -79,7 +79,7 @@ impl StreamState {
     }
 
     /// Bytes that may be written, where the session may keep `of_session` more.
-    fn room(&mut self, of_session: u64) -> Result<usize, WriteEnd> {
+    fn writable(&mut self, of_session: u64) -> Result<usize, WriteEnd> {
         if let Some(end) = self.send.ended() {
             return Err(WriteEnd::Over(end));
         }
@@ -90,10 +90,10 @@ impl StreamState {
             self.waiting = true;
             return Ok(0);
         }
-        let at_least = limits::STREAM_KEPT_MIN.saturating_sub(self.send.kept());
-        let room = self.send.room().min(of_session.max(at_least));
-        self.waiting |= room == 0;
-        Ok(usize::try_from(room).unwrap_or(usize::MAX))
+        let at_least = limits::STREAM_UNACKED_MIN.saturating_sub(self.send.unacked());
+        let writable = self.send.writable().min(of_session.max(at_least));
+        self.waiting |= writable == 0;
+        Ok(usize::try_from(writable).unwrap_or(usize::MAX))
     }
 
     /// Whether both directions are.
@@ -136,11 +136,11 @@ pub enum WriteEnd {
 
 /// The next action of a stream's writer.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Writable {
+pub enum WriteAction {
     /// Hand this to the transport: it was written before.
-    Chunk(Chunk),
+    HandOver(Chunk),
     /// Write so many bytes at the most. 0: wait for [`Event::Writable`].
-    Room(usize),
+    Write(usize),
 }
 
 impl Session {
@@ -238,24 +238,26 @@ impl Session {
     ///
     /// # Errors
     /// Where nothing more can be written.
-    pub fn room(&mut self, id: StreamId) -> Result<usize, WriteEnd> {
-        let of_session = limits::SESSION_KEPT.saturating_sub(self.streams.kept());
-        let room = self.streams.update(id, |stream| stream.room(of_session));
-        room.unwrap_or(Err(WriteEnd::Gone))
+    pub fn writable(&mut self, id: StreamId) -> Result<usize, WriteEnd> {
+        let of_session = limits::SESSION_UNACKED.saturating_sub(self.streams.unacked());
+        let writable = self
+            .streams
+            .update(id, |stream| stream.writable(of_session));
+        writable.unwrap_or(Err(WriteEnd::Gone))
     }
 
     /// The next action of the writer of a stream that has a transport.
     ///
     /// # Errors
     /// Where nothing more can be written.
-    pub fn writable(&mut self, id: StreamId) -> Result<Writable, WriteEnd> {
+    pub fn write_action(&mut self, id: StreamId) -> Result<WriteAction, WriteEnd> {
         match self.next_chunk(id) {
-            Chunk::Nothing => self.room(id).map(Writable::Room),
-            chunk => Ok(Writable::Chunk(chunk)),
+            Chunk::Nothing => self.writable(id).map(WriteAction::Write),
+            chunk => Ok(WriteAction::HandOver(chunk)),
         }
     }
 
-    /// Takes bytes to send, [`room`](Self::room) at the most.
+    /// Takes bytes to send, [`writable`](Self::writable) at the most.
     pub fn write(&mut self, id: StreamId, bytes: Bytes) {
         self.streams.update(id, |stream| stream.send.write(bytes));
     }
@@ -332,7 +334,7 @@ impl Session {
             } else {
                 // A peer that has its answer has hardly anything more to send.
                 self.say(&stop);
-                self.settle_later(now);
+                self.flush_later(now);
             }
         }
         self.forget_if_over(id);
@@ -366,7 +368,7 @@ impl Session {
             .update(id, |stream| stream.recv.end(RecvEnd::Ended));
         if ended == Some(true) {
             self.say(&Lasting::Done(Done(id)));
-            self.settle_later(now);
+            self.flush_later(now);
         }
         self.forget_if_over(id);
     }
@@ -506,7 +508,7 @@ mod tests {
     use crate::stream_id::Role;
 
     /// Whether its writer is to be woken.
-    fn writable(session: &mut Session, id: StreamId) -> bool {
+    fn became_writable(session: &mut Session, id: StreamId) -> bool {
         std::iter::from_fn(|| session.poll_event()).any(|event| event == Event::Writable(id))
     }
 
@@ -523,24 +525,27 @@ mod tests {
         let (mut session, _) = fixture::session(Role::Acceptor);
         let id = open(&mut session, Class::Default);
         session.begin(LinkId::FIRST, id).unwrap();
-        let Ok(Writable::Chunk(Chunk::Data(open))) = session.writable(id) else {
+        let Ok(WriteAction::HandOver(Chunk::Data(open))) = session.write_action(id) else {
             panic!("its OPEN");
         };
         assert_eq!(session.sent_and_next(id, open.len()), Chunk::Nothing);
 
-        let room = session.room(id).unwrap();
-        assert_eq!(session.writable(id), Ok(Writable::Room(room)));
+        let writable = session.writable(id).unwrap();
+        assert_eq!(session.write_action(id), Ok(WriteAction::Write(writable)));
         let bytes = Bytes::from_static(b"more");
         let rest = Chunk::Data(bytes.slice(1..));
         let chunk = session.write_and_next(id, bytes.clone());
         assert_eq!(chunk, Chunk::Data(bytes));
         assert_eq!(session.sent_and_next(id, 1), rest);
-        assert_eq!(session.writable(id), Ok(Writable::Chunk(rest)));
+        assert_eq!(session.write_action(id), Ok(WriteAction::HandOver(rest)));
         assert_eq!(session.sent_and_next(id, 3), Chunk::Nothing);
-        assert_eq!(session.writable(id), Ok(Writable::Room(room - 4)));
+        assert_eq!(
+            session.write_action(id),
+            Ok(WriteAction::Write(writable - 4))
+        );
 
         session.reset(id, ResetCode::Cancelled);
-        assert!(matches!(session.writable(id), Err(WriteEnd::Over(_))));
+        assert!(matches!(session.write_action(id), Err(WriteEnd::Over(_))));
     }
 
     #[test]
@@ -566,10 +571,10 @@ mod tests {
         for class in [Class::Interactive, Class::Default, Class::Bulk] {
             open(&mut session, class);
         }
-        assert_ne!(session.kept(), 0, "the OPENs");
+        assert_ne!(session.unacked(), 0, "the OPENs");
         session.close(CloseCode::Shutdown, "");
         assert_eq!(session.open_streams(), 0);
-        assert_eq!(session.kept(), 0);
+        assert_eq!(session.unacked(), 0);
         assert_eq!(session.classes(), Classes::default());
     }
 
@@ -585,18 +590,18 @@ mod tests {
             limit: (received + 1) * 2 * limits::STREAM_CREDIT,
         };
 
-        let room = session.room(id).unwrap();
-        write(&mut session, id, room);
+        let writable = session.writable(id).unwrap();
+        write(&mut session, id, writable);
         session.on_credit(&credit(1)).unwrap();
-        assert!(!writable(&mut session, id), "nobody has asked");
+        assert!(!became_writable(&mut session, id), "nobody has asked");
 
-        let room = session.room(id).unwrap();
-        assert_ne!(room, 0);
-        write(&mut session, id, room);
-        assert_eq!(session.room(id), Ok(0));
+        let writable = session.writable(id).unwrap();
+        assert_ne!(writable, 0);
+        write(&mut session, id, writable);
+        assert_eq!(session.writable(id), Ok(0));
         session.on_credit(&credit(2)).unwrap();
-        assert!(writable(&mut session, id));
+        assert!(became_writable(&mut session, id));
         session.on_credit(&credit(3)).unwrap();
-        assert!(!writable(&mut session, id), "it knows");
+        assert!(!became_writable(&mut session, id), "it knows");
     }
 }

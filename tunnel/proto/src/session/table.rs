@@ -32,8 +32,8 @@ pub(super) struct Table {
     streams: HashMap<StreamId, StreamState>,
     local: Count,
     remote: Count,
-    /// Bytes kept for the peer.
-    kept: u64,
+    /// Bytes that the peer has yet to acknowledge.
+    unacked: u64,
     /// Bytes that windows have grown.
     grown: u64,
     classes: Classes,
@@ -48,7 +48,7 @@ impl Table {
             streams: HashMap::new(),
             local: count(local),
             remote: count(remote),
-            kept: 0,
+            unacked: 0,
             grown: 0,
             classes: Classes::default(),
         }
@@ -84,9 +84,9 @@ impl Table {
         self.local.max
     }
 
-    /// Bytes kept for the peer, over all streams.
-    pub(super) fn kept(&self) -> u64 {
-        self.kept
+    /// Bytes that the peer has yet to acknowledge, over all streams.
+    pub(super) fn unacked(&self) -> u64 {
+        self.unacked
     }
 
     /// Bytes that windows may still grow, over all streams.
@@ -102,7 +102,7 @@ impl Table {
     /// A stream begins.
     pub(super) fn insert(&mut self, id: StreamId, stream: StreamState) {
         self.count(id).open += 1;
-        self.kept += stream.send.kept();
+        self.unacked += stream.send.unacked();
         self.grown += stream.recv.grown();
         if let Some(class) = stream.class() {
             *self.classes.of(class) += 1;
@@ -117,9 +117,9 @@ impl Table {
         change: impl FnOnce(&mut StreamState) -> T,
     ) -> Option<T> {
         let stream = self.streams.get_mut(&id)?;
-        let (kept, grown) = (stream.send.kept(), stream.recv.grown());
+        let (unacked, grown) = (stream.send.unacked(), stream.recv.grown());
         let result = change(stream);
-        self.kept = self.kept - kept + stream.send.kept();
+        self.unacked = self.unacked - unacked + stream.send.unacked();
         self.grown = self.grown - grown + stream.recv.grown();
         Some(result)
     }
@@ -138,7 +138,7 @@ impl Table {
         let stream = self.streams.remove(&id)?;
         let count = self.count(id);
         count.open = count.open.saturating_sub(1);
-        self.kept -= stream.send.kept();
+        self.unacked -= stream.send.unacked();
         self.grown -= stream.recv.grown();
         if let Some(class) = stream.class() {
             *self.classes.of(class) -= 1;
@@ -146,7 +146,7 @@ impl Table {
         Some(stream)
     }
 
-    /// All streams end with their session: nothing is open or kept any more.
+    /// All streams end with their session: nothing is open or unacked any more.
     pub(super) fn clear(&mut self) {
         *self = Self::new(self.role, self.local.max, self.remote.max);
     }

@@ -19,7 +19,7 @@ pub(super) enum Timer {
     /// Delayed acknowledgements are due, and bytes that wait for more. The primary link's driver watches it.
     Acknowledge,
     /// Delayed lasting frames are due. The primary link's driver watches it.
-    Settle,
+    Flush,
     /// A link's PING is due, or the answer to it. The link's driver watches it.
     Keepalive(LinkId),
     /// No transport came in the resume window. The session's driver watches it.
@@ -31,7 +31,7 @@ pub(super) enum Timer {
 #[derive(Debug, Default)]
 pub(super) struct Timers {
     pub(super) acknowledge: Option<Instant>,
-    pub(super) settle: Option<Instant>,
+    pub(super) flush: Option<Instant>,
     pub(super) resume: Option<Instant>,
 }
 
@@ -63,7 +63,7 @@ impl Session {
                 let primary = self.primary == Some(link);
                 [
                     primary.then_some(Timer::Acknowledge),
-                    primary.then_some(Timer::Settle),
+                    primary.then_some(Timer::Flush),
                     Some(Timer::Keepalive(link)),
                 ]
             }
@@ -73,7 +73,7 @@ impl Session {
     fn time_of(&self, timer: Timer) -> Option<Instant> {
         match timer {
             Timer::Acknowledge => self.timers.acknowledge,
-            Timer::Settle => self.timers.settle,
+            Timer::Flush => self.timers.flush,
             Timer::Keepalive(link) => self.keepalive_at(link),
             Timer::Resume => self.timers.resume,
         }
@@ -82,7 +82,7 @@ impl Session {
     fn handle_timer(&mut self, timer: Timer, now: Instant) {
         match timer {
             Timer::Acknowledge => self.on_acknowledge(),
-            Timer::Settle => self.flush_delayed(),
+            Timer::Flush => self.flush_delayed(),
             Timer::Keepalive(link) => self.on_keepalive(link, now),
             Timer::Resume => self.on_resume_window(),
         }

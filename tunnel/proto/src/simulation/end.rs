@@ -15,7 +15,7 @@ use crate::stream_id::{Role, StreamId};
 
 /// Where a stream's transport stream is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Place {
+pub(super) struct Attachment {
     pub(super) link: LinkId,
     pub(super) channel: usize,
 }
@@ -23,7 +23,7 @@ pub(super) struct Place {
 /// An ATTACH that waits for its answer.
 #[derive(Debug)]
 pub(super) struct Attaching {
-    pub(super) place: Place,
+    pub(super) place: Attachment,
     pub(super) leg: Leg,
     pub(super) reader: FrameReader,
 }
@@ -32,8 +32,8 @@ pub(super) struct Attaching {
 #[derive(Debug, Default)]
 pub(super) struct Stream {
     /// Where it is read and written; `None` while it moves.
-    pub(super) send_at: Option<Place>,
-    pub(super) recv_at: Option<Place>,
+    pub(super) send_at: Option<Attachment>,
+    pub(super) recv_at: Option<Attachment>,
     /// Our OPEN waits for ATTACHED on that channel.
     pub(super) attaching: Option<Attaching>,
     /// The peer's OPEN is still arriving.
@@ -52,7 +52,7 @@ pub(super) struct Stream {
 
 impl Stream {
     /// It goes on there. A direction that has ended does not.
-    pub(super) fn place(&mut self, place: Place) {
+    pub(super) fn place(&mut self, place: Attachment) {
         self.send_at = Some(place);
         self.recv_at = self.end.is_none().then_some(place);
     }
@@ -96,7 +96,7 @@ pub(super) struct End {
     pub(super) go_aways: u32,
     /// Links that the session wants to end.
     pub(super) ended_links: Vec<(LinkId, LinkEnd)>,
-    pub(super) most_kept: u64,
+    pub(super) most_unacked: u64,
 }
 
 impl End {
@@ -112,7 +112,7 @@ impl End {
             ending: None,
             go_aways: 0,
             ended_links: Vec::new(),
-            most_kept: 0,
+            most_unacked: 0,
         }
     }
 
@@ -144,11 +144,14 @@ impl End {
     }
 
     pub(super) fn check(&mut self) {
-        let kept = self.session.kept();
-        self.most_kept = self.most_kept.max(kept);
-        assert!(kept <= limits::SESSION_KEPT, "the session's bound holds");
+        let unacked = self.session.unacked();
+        self.most_unacked = self.most_unacked.max(unacked);
+        assert!(
+            unacked <= limits::SESSION_UNACKED,
+            "the session's bound holds"
+        );
         if self.ending.is_some() {
-            assert_eq!(kept, 0, "an ended session keeps nothing");
+            assert_eq!(unacked, 0, "an ended session keeps nothing");
             assert_eq!(self.session.open_streams(), 0);
             assert!(!self.session.is_open(), "an ended session opens nothing");
         } else if self.session.lane().is_some() {
@@ -172,13 +175,13 @@ impl End {
         if stream.finished || stream.reset.is_some() || stream.released {
             return;
         }
-        match self.session.room(id) {
-            Ok(room) => {
-                let len = len.min(room as u64);
+        match self.session.writable(id) {
+            Ok(writable) => {
+                let len = len.min(writable as u64);
                 if len > 0 {
                     let bytes = payload(id, which, stream.written, len);
                     match soon {
-                        Some(now) => self.session.write_soon(id, bytes, now),
+                        Some(now) => self.session.write_coalesced(id, bytes, now),
                         None => self.session.write(id, bytes),
                     }
                     stream.written += len;

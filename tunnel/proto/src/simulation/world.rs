@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 
-use super::end::{Attaching, End, Place, Stream};
+use super::end::{Attaching, Attachment, End, Stream};
 use super::network::{Item, Transport};
 use crate::choices::Choices;
 use crate::code::{CloseCode, ResetCode};
@@ -262,7 +262,7 @@ impl<'a> World<'a> {
             return;
         };
         let channel = transport.open(which);
-        let place = Place { link, channel };
+        let place = Attachment { link, channel };
         // Streams whose application is gone are delivered all the same.
         let stream = self.ends[which].streams.entry(id).or_insert_with(released);
         (stream.send_at, stream.recv_at, stream.attaching) = (None, None, None);
@@ -332,7 +332,7 @@ impl<'a> World<'a> {
             && std::mem::take(&mut transport.up[end])
         {
             for stream in self.ends[end].streams.values_mut() {
-                let there = |place: &mut Place| place.link == link;
+                let there = |place: &mut Attachment| place.link == link;
                 stream.send_at.take_if(there);
                 stream.recv_at.take_if(there);
                 stream
@@ -567,7 +567,7 @@ impl<'a> World<'a> {
             let channels = self.transports[&link].channels.len();
             for channel in 0..channels {
                 if self.transports[&link].up[end] {
-                    self.meet(end, Place { link, channel });
+                    self.meet(end, Attachment { link, channel });
                 }
             }
         }
@@ -578,19 +578,19 @@ impl<'a> World<'a> {
         }
     }
 
-    fn next_item(&mut self, end: usize, place: Place) -> Option<Item> {
+    fn next_item(&mut self, end: usize, place: Attachment) -> Option<Item> {
         let now = self.now;
         let transport = self.transports.get_mut(&place.link)?;
         transport.channels.get_mut(place.channel)?.to[end].take(now)
     }
 
-    fn first_of(&mut self, place: Place) -> &mut Option<(FrameReader, usize)> {
+    fn first_of(&mut self, place: Attachment) -> &mut Option<(FrameReader, usize)> {
         let transport = self.transports.get_mut(&place.link).expect("it is known");
         &mut transport.channels[place.channel].first
     }
 
     /// The first frame of a transport stream that the other end opened.
-    fn meet(&mut self, end: usize, place: Place) {
+    fn meet(&mut self, end: usize, place: Attachment) {
         let transport = &self.transports[&place.link];
         if transport.openers[place.channel] == end || transport.channels[place.channel].met {
             return;
@@ -628,7 +628,7 @@ impl<'a> World<'a> {
     fn take_first(
         &mut self,
         end: usize,
-        place: Place,
+        place: Attachment,
         frame: RawFrame,
         rest: Bytes,
         taken: usize,
@@ -876,7 +876,7 @@ impl<'a> World<'a> {
                     self.ends[1 - end.which].streams
                 );
                 assert_eq!(
-                    end.session.kept(),
+                    end.session.unacked(),
                     0,
                     "no byte outlives its acknowledgement"
                 );

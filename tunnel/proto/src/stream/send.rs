@@ -26,10 +26,10 @@ use crate::code::ResetCode;
 /// ```
 #[derive(Debug)]
 pub struct SendBuffer {
-    kept: VecDeque<Bytes>,
+    unacked: VecDeque<Bytes>,
     acknowledged: u64,
     next: u64,
-    /// Where `next` is: a chunk of `kept`, and bytes of it that are before.
+    /// Where `next` is: a chunk of `unacked`, and bytes of it that are before.
     cursor: (usize, usize),
     /// Where the last offered chunk begins.
     offered: u64,
@@ -75,7 +75,7 @@ impl SendBuffer {
     /// Nothing was written yet; the peer allows `limit` bytes.
     pub fn new(limit: u64) -> Self {
         Self {
-            kept: VecDeque::new(),
+            unacked: VecDeque::new(),
             acknowledged: 0,
             next: 0,
             cursor: (0, 0),
@@ -107,7 +107,7 @@ impl SendBuffer {
     }
 
     /// Bytes that may be written now as far as the peer is concerned.
-    pub fn room(&self) -> u64 {
+    pub fn writable(&self) -> u64 {
         if self.is_open() {
             self.limit.saturating_sub(self.end)
         } else {
@@ -115,36 +115,36 @@ impl SendBuffer {
         }
     }
 
-    /// Bytes kept.
-    pub fn kept(&self) -> u64 {
+    /// Bytes that the peer has yet to acknowledge.
+    pub fn unacked(&self) -> u64 {
         self.end - self.acknowledged
     }
 
     /// Pieces that the kept bytes are in.
     pub fn pieces(&self) -> usize {
-        self.kept.len()
+        self.unacked.len()
     }
 
-    /// Takes bytes, [`room`](Self::room) at the most; nothing once it is finished or over.
+    /// Takes bytes, [`writable`](Self::writable) at the most; nothing once it is finished or over.
     pub fn write(&mut self, bytes: Bytes) {
         if !self.is_open() || bytes.is_empty() {
             return;
         }
         self.end += bytes.len() as u64;
-        self.kept.push_back(bytes);
+        self.unacked.push_back(bytes);
         self.waits = false;
     }
 
     /// As [`write`](Self::write). Where nothing else is left to hand over, the bytes wait for more, for the end,
-    /// for another transport, or until they are [hurried](Self::hurry).
-    pub fn write_soon(&mut self, bytes: Bytes) {
-        let alone = self.kept.get(self.cursor.0).is_none();
+    /// for another transport, or until they are [flushed](Self::flush).
+    pub fn write_coalesced(&mut self, bytes: Bytes) {
+        let alone = self.unacked.get(self.cursor.0).is_none();
         self.write(bytes);
         self.waits = alone;
     }
 
     /// Ends the wait for more bytes. Gives whether any waited.
-    pub fn hurry(&mut self) -> bool {
+    pub fn flush(&mut self) -> bool {
         std::mem::take(&mut self.waits) && self.ended().is_none()
     }
 
@@ -164,7 +164,7 @@ impl SendBuffer {
     pub fn offer(&mut self) -> Chunk {
         let (index, offset) = self.cursor;
         self.offered = self.next;
-        match (&mut self.state, self.kept.get(index)) {
+        match (&mut self.state, self.unacked.get(index)) {
             (State::Over(_), _) => Chunk::Nothing,
             _ if self.waits => Chunk::Nothing,
             (_, Some(chunk)) => {
@@ -186,7 +186,7 @@ impl SendBuffer {
         let mut left = (self.offered + taken as u64).saturating_sub(self.next);
         self.next += left;
         while let (index, offset) = self.cursor
-            && let Some(chunk) = self.kept.get(index)
+            && let Some(chunk) = self.unacked.get(index)
         {
             let rest = (chunk.len() - offset) as u64;
             if left < rest {
@@ -254,7 +254,7 @@ impl SendBuffer {
         let mut left = received.saturating_sub(self.acknowledged);
         let forgotten = left;
         self.acknowledged += left;
-        while let Some(chunk) = self.kept.front_mut() {
+        while let Some(chunk) = self.unacked.front_mut() {
             let len = chunk.len() as u64;
             if left < len {
                 let cut = usize::try_from(left).unwrap_or(usize::MAX);
@@ -265,7 +265,7 @@ impl SendBuffer {
                 break;
             }
             left -= len;
-            self.kept.pop_front();
+            self.unacked.pop_front();
             self.cursor = match self.cursor {
                 (0, _) => (0, 0),
                 (index, offset) => (index - 1, offset),
@@ -297,11 +297,11 @@ impl SendBuffer {
     }
 
     fn over(&mut self, end: SendEnd) -> u64 {
-        let forgotten = self.kept();
+        let forgotten = self.unacked();
         self.state = State::Over(end);
         self.acknowledged = self.end;
         self.next = self.end;
-        self.kept = VecDeque::new();
+        self.unacked = VecDeque::new();
         self.cursor = (0, 0);
         forgotten
     }
@@ -367,12 +367,12 @@ mod tests {
         let mut send = written(&["one", "three"]);
         drain(&mut send, 2);
         assert_eq!(send.credit(4, 200), Ok(4));
-        assert_eq!((send.kept(), send.pieces()), (4, 1));
-        assert_eq!(send.room(), 192);
+        assert_eq!((send.unacked(), send.pieces()), (4, 1));
+        assert_eq!(send.writable(), 192);
         send.write(Bytes::from_static(b"more"));
         assert_eq!(drain(&mut send, 100), "more");
         assert_eq!(send.credit(3, 100), Ok(0), "older news change nothing");
-        assert_eq!(send.room(), 188);
+        assert_eq!(send.writable(), 188);
     }
 
     #[test]
@@ -433,8 +433,8 @@ mod tests {
                 assert_eq!(send.done(), Ok(0));
                 assert_eq!(send.rewind(0, 100), Ok(0));
                 assert_eq!(send.ended(), Some(end));
-                assert_eq!((send.offer(), send.kept()), (Chunk::Nothing, 0));
-                assert_eq!((send.room(), send.is_open()), (0, false));
+                assert_eq!((send.offer(), send.unacked()), (Chunk::Nothing, 0));
+                assert_eq!((send.writable(), send.is_open()), (0, false));
             }
         }
     }
@@ -444,6 +444,9 @@ mod tests {
         let mut send = written(&["one"]);
         send.finish();
         send.write(Bytes::from_static(b"two"));
-        assert_eq!((send.room(), drain(&mut send, 100).as_str()), (0, "one."));
+        assert_eq!(
+            (send.writable(), drain(&mut send, 100).as_str()),
+            (0, "one.")
+        );
     }
 }

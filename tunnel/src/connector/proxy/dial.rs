@@ -21,13 +21,13 @@ pub(in crate::connector) trait Io:
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
 
 /// Knows how to get through a proxy.
-pub(in crate::connector) struct ProxyDialler {
+pub(in crate::connector) struct ProxyDialer {
     pub(in crate::connector) proxy: Proxy,
     /// To the proxy itself, where it wants that.
     tls: Option<(TlsConnector, ServerName<'static>)>,
 }
 
-impl ProxyDialler {
+impl ProxyDialer {
     pub(in crate::connector) fn new(proxy: Proxy) -> Result<Self, ProxyConfigError> {
         let tls = if proxy.url.tls {
             let connector = tls::proxy_client(proxy.ca_pem.as_deref())?;

@@ -11,7 +11,7 @@ use thiserror::Error;
 use zeroize::Zeroizing;
 
 pub use self::connect::ProxyError;
-pub(super) use self::dial::ProxyDialler;
+pub(super) use self::dial::ProxyDialer;
 pub use self::no_proxy::NoProxy;
 pub use self::url::{ProxyUrl, ProxyUrlError};
 use super::ServerAddress;

@@ -25,7 +25,7 @@ use underpass_proto::websocket::{Closing, FramingError};
 use self::driver::Driver;
 use self::shared::Shared;
 use super::heard::LastHeard;
-use super::{BiStream, Kind, Transport, TransportError};
+use super::{BiStream, Transport, TransportError, TransportKind};
 
 /// Why a connection that carries `underpass.v1` was lost: the source of a
 /// [`TransportError::Lost`].
@@ -63,7 +63,7 @@ fn in_words(status: Option<u16>) -> String {
 /// Dropping it closes the connection.
 #[derive(Debug)]
 pub struct MuxTransport {
-    kind: Kind,
+    kind: TransportKind,
     remote: Option<SocketAddr>,
     shared: Arc<Shared>,
     /// Taken by the first close.
@@ -79,7 +79,7 @@ impl MuxTransport {
         io: S,
         received: Bytes,
         role: Role,
-        kind: Kind,
+        kind: TransportKind,
         remote: Option<SocketAddr>,
     ) -> Self
     where
@@ -170,7 +170,7 @@ impl Transport for MuxTransport {
         None
     }
 
-    fn kind(&self) -> Kind {
+    fn kind(&self) -> TransportKind {
         self.kind
     }
 

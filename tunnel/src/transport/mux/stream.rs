@@ -43,7 +43,7 @@ struct MuxSend {
 
 impl MuxSend {
     /// Calls `write` with the room that there is: it tells how many bytes it handed over.
-    fn poll_room<T>(
+    fn poll_writable<T>(
         &self,
         cx: &Context<'_>,
         write: impl FnOnce(&mut State, usize) -> T,
@@ -54,12 +54,12 @@ impl MuxSend {
             if let Some(error) = self.shared.ended() {
                 return Poll::Ready(Err(HalfError::Transport(error.clone())));
             }
-            match state.mux.poll_room(self.key)? {
+            match state.mux.poll_writable(self.key)? {
                 0 => {
                     state.wait_to_write(self.key, cx);
                     Poll::Pending
                 }
-                room => Poll::Ready(Ok(write(state, room))),
+                writable => Poll::Ready(Ok(write(state, writable))),
             }
         })
     }
@@ -69,8 +69,8 @@ impl SendStream for MuxSend {
     fn poll_write(&mut self, cx: &mut Context<'_>, data: &[u8]) -> Poll<Result<usize, HalfError>> {
         // This is the only writer: the room can only grow while the bytes are copied, which must
         // not hold up every other stream.
-        let room = std::task::ready!(self.poll_room(cx, |_, room| room))?;
-        let data = data.get(..room).unwrap_or(data);
+        let writable = std::task::ready!(self.poll_writable(cx, |_, writable| writable))?;
+        let data = data.get(..writable).unwrap_or(data);
         let bytes = Bytes::copy_from_slice(data);
         self.shared.with(|state| state.mux.write(self.key, bytes));
         Poll::Ready(Ok(data.len()))
@@ -81,8 +81,8 @@ impl SendStream for MuxSend {
         cx: &mut Context<'_>,
         data: &mut Bytes,
     ) -> Poll<Result<(), HalfError>> {
-        self.poll_room(cx, |state, room| {
-            let bytes = data.split_to(room.min(data.len()));
+        self.poll_writable(cx, |state, writable| {
+            let bytes = data.split_to(writable.min(data.len()));
             state.mux.write(self.key, bytes);
         })
     }

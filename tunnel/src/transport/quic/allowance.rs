@@ -16,7 +16,7 @@ pub(super) struct Allowance {
 
 /// A stream that the peer opened; each of its halves has it.
 #[derive(Debug)]
-pub(super) struct Place {
+pub(super) struct PeerStream {
     open: Arc<AtomicUsize>,
     /// The peer has ended its direction.
     over: AtomicBool,
@@ -45,9 +45,9 @@ impl Allowance {
     }
 
     /// The peer has opened a stream; gives the new limit where it is to grow.
-    pub(super) fn take(&self) -> (Arc<Place>, Option<VarInt>) {
+    pub(super) fn take(&self) -> (Arc<PeerStream>, Option<VarInt>) {
         let open = self.open.fetch_add(1, Ordering::Relaxed) + 1;
-        let place = Arc::new(Place {
+        let place = Arc::new(PeerStream {
             open: Arc::clone(&self.open),
             over: AtomicBool::new(false),
         });
@@ -63,14 +63,14 @@ impl Allowance {
     }
 }
 
-impl Place {
+impl PeerStream {
     /// The peer has ended its direction.
     pub(super) fn over(&self) {
         self.over.store(true, Ordering::Relaxed);
     }
 }
 
-impl Drop for Place {
+impl Drop for PeerStream {
     /// A stream dropped here before the peer has ended it still counts against the peer's limit in QUIC, for an
     /// unknown time: it counts for ever.
     fn drop(&mut self) {
@@ -111,7 +111,7 @@ mod tests {
         }
     }
 
-    fn grows_to_the_end(side: Side, allowance: &Allowance, mut with: impl FnMut(Arc<Place>)) {
+    fn grows_to_the_end(side: Side, allowance: &Allowance, mut with: impl FnMut(Arc<PeerStream>)) {
         let mut limit = u64::from(first(side));
         for open in 1..=u64::from(limits::QUIC_STREAMS) {
             let (place, grown) = allowance.take();

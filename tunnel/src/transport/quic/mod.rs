@@ -28,11 +28,12 @@ use tokio_util::task::TaskTracker;
 use underpass_proto::code::{CloseCode, ResetCode};
 use underpass_proto::frame::Class;
 
-use self::allowance::{Allowance, Place};
+use self::allowance::{Allowance, PeerStream};
 pub use self::config::{Congestion, Offload, QuicConfig, QuicConfigError};
 pub use self::endpoint::{EndpointError, ResetKey, client, client_config, server};
 use super::{
-    BiStream, HalfError, Kind, PathStats, RecvStream, SendStream, Transport, TransportError,
+    BiStream, HalfError, PathStats, RecvStream, SendStream, Transport, TransportError,
+    TransportKind,
 };
 use crate::limits;
 
@@ -107,7 +108,7 @@ impl QuicTransport {
     fn bi_stream(
         &self,
         (send, recv): (quinn::SendStream, quinn::RecvStream),
-        place: Option<Arc<Place>>,
+        place: Option<Arc<PeerStream>>,
     ) -> BiStream {
         if is_control(send.id()) {
             // An error says that the stream is gone.
@@ -218,8 +219,8 @@ impl Transport for QuicTransport {
         }
     }
 
-    fn kind(&self) -> Kind {
-        Kind::Quic
+    fn kind(&self) -> TransportKind {
+        TransportKind::Quic
     }
 
     fn remote(&self) -> Option<SocketAddr> {
@@ -255,7 +256,7 @@ struct QuicSend {
     /// Finished or reset.
     ended: bool,
     unacknowledged: TaskTracker,
-    _place: Option<Arc<Place>>,
+    _place: Option<Arc<PeerStream>>,
 }
 
 impl SendStream for QuicSend {
@@ -341,7 +342,7 @@ struct QuicRecv {
     /// How it ended, once it has: quinn tells only once.
     end: Option<Result<(), HalfError>>,
     /// Where the peer opened the stream.
-    place: Option<Arc<Place>>,
+    place: Option<Arc<PeerStream>>,
 }
 
 impl QuicRecv {

@@ -27,7 +27,7 @@ use self::head::Head;
 use self::messages::Messages;
 use super::mux::MuxTransport;
 use super::yamux::YamuxTransport;
-use super::{Kind, Transport};
+use super::{Transport, TransportKind};
 
 /// The path that a server takes agents' WebSockets on.
 pub const PATH: &str = "/v1/tunnel";
@@ -150,7 +150,7 @@ where
                 io,
                 received,
                 role,
-                Kind::WebSocket,
+                TransportKind::WebSocket,
                 remote,
             ))
         }
@@ -159,7 +159,7 @@ where
             Arc::new(YamuxTransport::start(
                 messages,
                 role,
-                Kind::WebSocket,
+                TransportKind::WebSocket,
                 remote,
             ))
         }
@@ -223,7 +223,7 @@ where
             io,
             Bytes::new(),
             role,
-            Kind::WebSocket,
+            TransportKind::WebSocket,
             remote,
         )),
         Subprotocol::Yamux => {
@@ -233,7 +233,7 @@ where
             Arc::new(YamuxTransport::start(
                 messages,
                 role,
-                Kind::WebSocket,
+                TransportKind::WebSocket,
                 remote,
             ))
         }

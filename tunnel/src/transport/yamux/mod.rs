@@ -27,7 +27,7 @@ use yamux::{Connection, ConnectionError, Mode};
 use self::io::Io;
 use self::link::Link;
 use super::heard::LastHeard;
-use super::{BiStream, Kind, Transport, TransportError};
+use super::{BiStream, Transport, TransportError, TransportKind};
 use crate::limits;
 
 /// Streams of one connection at the most. The session keeps both sides far below it; yamux ends
@@ -46,7 +46,7 @@ const FRAME: usize = 64 * 1024;
 /// Dropping it closes the connection.
 #[derive(Debug)]
 pub struct YamuxTransport {
-    kind: Kind,
+    kind: TransportKind,
     remote: Option<SocketAddr>,
     opens: mpsc::Sender<oneshot::Sender<Result<BiStream, TransportError>>>,
     incoming: Mutex<mpsc::Receiver<BiStream>>,
@@ -59,7 +59,12 @@ pub struct YamuxTransport {
 
 impl YamuxTransport {
     /// Starts yamux on `io`, which is unused.
-    pub(crate) fn start<IO>(io: IO, role: Role, kind: Kind, remote: Option<SocketAddr>) -> Self
+    pub(crate) fn start<IO>(
+        io: IO,
+        role: Role,
+        kind: TransportKind,
+        remote: Option<SocketAddr>,
+    ) -> Self
     where
         IO: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
@@ -158,7 +163,7 @@ impl Transport for YamuxTransport {
         None
     }
 
-    fn kind(&self) -> Kind {
+    fn kind(&self) -> TransportKind {
         self.kind
     }
 

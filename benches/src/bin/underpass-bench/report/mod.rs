@@ -18,7 +18,7 @@ pub(crate) use self::markdown::markdown;
 pub(crate) use self::metric::Metric;
 use crate::plan::Plan;
 use crate::statistics::Spread;
-use crate::systems::Kind;
+use crate::systems::SystemKind;
 
 /// A run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -45,7 +45,7 @@ pub(crate) struct Entry {
     /// On the command line, and in tables.
     pub(crate) name: String,
     /// The system's name.
-    pub(crate) kind: Kind,
+    pub(crate) kind: SystemKind,
     /// How it is set up.
     pub(crate) settings: String,
 }
@@ -188,10 +188,10 @@ mod tests {
             settings: format!("how {name} is set up"),
         };
         let systems = vec![
-            entry("direct", Kind::Direct),
-            entry("floor-tls", Kind::Floor),
-            entry("underpass-websocket", Kind::Underpass),
-            entry("remotedialer", Kind::Peer),
+            entry("direct", SystemKind::Direct),
+            entry("floor-tls", SystemKind::Floor),
+            entry("underpass-websocket", SystemKind::Underpass),
+            entry("remotedialer", SystemKind::Peer),
         ];
         let mut report = Report::new(Plan::short(), systems);
         for (system, gbits) in [

@@ -3,7 +3,7 @@
 
 use super::{Metric, Report};
 use crate::statistics::Spread;
-use crate::systems::Kind;
+use crate::systems::SystemKind;
 
 const WIDTH: f64 = 760.0;
 const ROW: f64 = 24.0;
@@ -45,7 +45,7 @@ pub(super) fn all(report: &Report) -> Vec<(&'static str, String)> {
 
 struct Bar {
     name: String,
-    kind: Kind,
+    kind: SystemKind,
     spread: Spread,
 }
 
@@ -106,12 +106,12 @@ fn draw_bar(bar: &Bar, top: f64, scale: f64, digits: usize) -> String {
     )
 }
 
-const fn colour(kind: Kind) -> &'static str {
+const fn colour(kind: SystemKind) -> &'static str {
     match kind {
-        Kind::Direct => "#bbbbbb",
-        Kind::Floor => "#8fa8c8",
-        Kind::Underpass => "#2f7d4f",
-        Kind::Peer => "#d9a35b",
+        SystemKind::Direct => "#bbbbbb",
+        SystemKind::Floor => "#8fa8c8",
+        SystemKind::Underpass => "#2f7d4f",
+        SystemKind::Peer => "#d9a35b",
     }
 }
 

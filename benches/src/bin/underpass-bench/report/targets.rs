@@ -1,7 +1,7 @@
 //! Underpass's goals, as ratios within one run.
 
 use super::{Metric, Report};
-use crate::systems::Kind;
+use crate::systems::SystemKind;
 
 /// How a target stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -141,7 +141,7 @@ fn best_peer(
     let peers = report
         .systems
         .iter()
-        .filter(|entry| entry.kind == Kind::Peer);
+        .filter(|entry| entry.kind == SystemKind::Peer);
     let peers = peers.filter(|entry| entry.name.contains(part));
     let figures = peers.filter_map(|entry| Some((entry.name.clone(), figure(&entry.name)?)));
     match target.wanted {

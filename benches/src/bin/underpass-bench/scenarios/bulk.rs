@@ -10,7 +10,7 @@ use super::turns::{Figures, Turns};
 use crate::load::{self, Direction};
 use crate::plan::Plan;
 use crate::report::Metric;
-use crate::systems::{Kind, Running};
+use crate::systems::{Running, SystemKind};
 
 pub(super) struct Bulk;
 
@@ -48,7 +48,7 @@ async fn measure(cell: &str, running: &Running<'_>, plan: &Plan) -> Result<Figur
     let gigabits = moved as f64 * 8e-9;
     anyhow::ensure!(moved > 0, "nothing was carried");
     let mut figures = vec![(Metric::Throughput, gigabits / time.as_secs_f64())];
-    if running.kind() != Kind::Direct {
+    if running.kind() != SystemKind::Direct {
         figures.push((Metric::CpuPerGbit, cpu.as_secs_f64() / gigabits));
     }
     Ok(figures)

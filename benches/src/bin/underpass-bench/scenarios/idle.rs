@@ -12,7 +12,7 @@ use crate::plan::Plan;
 use crate::process::Process;
 use crate::report::Metric;
 use crate::site::Site;
-use crate::systems::{Agents, Kind, Running, System};
+use crate::systems::{Agents, Running, System, SystemKind};
 
 const SCENARIO: &str = "idle";
 
@@ -30,7 +30,7 @@ pub(super) async fn run(bench: &mut Bench<'_>) -> Result<()> {
     let systems = bench.systems;
     for system in systems.iter().map(AsRef::as_ref) {
         let measured = match system.kind() {
-            Kind::Direct | Kind::Floor => continue,
+            SystemKind::Direct | SystemKind::Floor => continue,
             _ => match system.crowd() {
                 Some(most) => crowds(bench, system, most).await,
                 None => processes(bench, system).await,

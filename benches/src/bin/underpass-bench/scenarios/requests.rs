@@ -9,7 +9,7 @@ use crate::load::{ping_pong, requests};
 use crate::plan::Plan;
 use crate::report::{Metric, Report};
 use crate::statistics::percentile;
-use crate::systems::{Kind, Running, System};
+use crate::systems::{Running, System, SystemKind};
 
 pub(super) struct Requests;
 
@@ -55,7 +55,7 @@ async fn measure(cell: &str, running: &Running<'_>, plan: &Plan) -> Result<Figur
     let cpu = running.cpu()? - cpu;
     let mut figures = percentiles(&done.times)?;
     figures.push((Metric::Rate, done.rate));
-    if running.kind() != Kind::Direct {
+    if running.kind() != SystemKind::Direct {
         let thousands = done.times.len() as f64 / 1e3;
         figures.push((Metric::CpuPerThousand, cpu.as_secs_f64() / thousands));
     }

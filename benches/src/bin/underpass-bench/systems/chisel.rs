@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use anyhow::{Context as _, Result};
 
-use super::{Agents, Kind, Server, System};
+use super::{Agents, Server, System, SystemKind};
 use crate::load::Door;
 use crate::peers;
 use crate::ports;
@@ -23,8 +23,8 @@ impl System for Chisel {
          encrypt a second time"
     }
 
-    fn kind(&self) -> Kind {
-        Kind::Peer
+    fn kind(&self) -> SystemKind {
+        SystemKind::Peer
     }
 
     fn prepare(&self) -> Result<()> {

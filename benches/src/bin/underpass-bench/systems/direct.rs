@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use anyhow::Result;
 
-use super::{Agents, Kind, Server, System};
+use super::{Agents, Server, System, SystemKind};
 use crate::load::Door;
 use crate::process::Process;
 use crate::site::Site;
@@ -20,8 +20,8 @@ impl System for Direct {
         "the user connects to the target"
     }
 
-    fn kind(&self) -> Kind {
-        Kind::Direct
+    fn kind(&self) -> SystemKind {
+        SystemKind::Direct
     }
 
     fn server(&self, site: &Site) -> Result<Server> {

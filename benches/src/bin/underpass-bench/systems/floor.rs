@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use anyhow::Result;
 
-use super::{Agents, Kind, Server, System};
+use super::{Agents, Server, System, SystemKind};
 use crate::load::Door;
 use crate::ports;
 use crate::process::Process;
@@ -36,8 +36,8 @@ impl System for Tls {
         }
     }
 
-    fn kind(&self) -> Kind {
-        Kind::Floor
+    fn kind(&self) -> SystemKind {
+        SystemKind::Floor
     }
 
     fn server(&self, site: &Site) -> Result<Server> {
@@ -101,8 +101,8 @@ impl System for Quic {
          has a QUIC connection of their own"
     }
 
-    fn kind(&self) -> Kind {
-        Kind::Floor
+    fn kind(&self) -> SystemKind {
+        SystemKind::Floor
     }
 
     fn server(&self, site: &Site) -> Result<Server> {

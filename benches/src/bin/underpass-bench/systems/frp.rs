@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use anyhow::Result;
 
-use super::{Agents, Kind, Server, System, chisel};
+use super::{Agents, Server, System, SystemKind, chisel};
 use crate::load::Door;
 use crate::peers;
 use crate::ports;
@@ -38,8 +38,8 @@ impl System for Frp {
         }
     }
 
-    fn kind(&self) -> Kind {
-        Kind::Peer
+    fn kind(&self) -> SystemKind {
+        SystemKind::Peer
     }
 
     fn prepare(&self) -> Result<()> {

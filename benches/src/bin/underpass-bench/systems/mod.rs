@@ -30,7 +30,7 @@ pub(crate) trait System: Send + Sync {
     fn settings(&self) -> &'static str;
 
     /// The system's maker.
-    fn kind(&self) -> Kind;
+    fn kind(&self) -> SystemKind;
 
     /// Gets what it needs, which may take minutes.
     ///
@@ -87,7 +87,7 @@ impl Agents {
 /// The maker of a system.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub(crate) enum Kind {
+pub(crate) enum SystemKind {
     /// Nothing between user and target.
     Direct,
     /// The rest without a session.

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use anyhow::Result;
 
-use super::{Agents, Kind, Server, System};
+use super::{Agents, Server, System, SystemKind};
 use crate::load::Door;
 use crate::peers;
 use crate::ports;
@@ -25,8 +25,8 @@ impl System for Rathole {
          ahead"
     }
 
-    fn kind(&self) -> Kind {
-        Kind::Peer
+    fn kind(&self) -> SystemKind {
+        SystemKind::Peer
     }
 
     fn prepare(&self) -> Result<()> {

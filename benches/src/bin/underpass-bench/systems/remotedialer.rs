@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use anyhow::Result;
 
-use super::{Agents, Kind, Server, System};
+use super::{Agents, Server, System, SystemKind};
 use crate::load::Door;
 use crate::peers;
 use crate::ports;
@@ -23,8 +23,8 @@ impl System for Remotedialer {
          that copies with io.Copy; it dials again at once"
     }
 
-    fn kind(&self) -> Kind {
-        Kind::Peer
+    fn kind(&self) -> SystemKind {
+        SystemKind::Peer
     }
 
     fn prepare(&self) -> Result<()> {

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 
-use super::{Agents, Kind, Server, System};
+use super::{Agents, Server, System, SystemKind};
 use crate::load::{Door, Echo};
 use crate::process::Process;
 use crate::site::Site;
@@ -110,7 +110,7 @@ impl<'a> Running<'a> {
     }
 
     /// The system's name.
-    pub(crate) fn kind(&self) -> Kind {
+    pub(crate) fn kind(&self) -> SystemKind {
         self.system.kind()
     }
 

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 
-use super::{Agents, Kind, Server, System, chisel};
+use super::{Agents, Server, System, SystemKind, chisel};
 use crate::load::Door;
 use crate::ports;
 use crate::process::{self, Process};
@@ -37,8 +37,8 @@ impl System for Ssh {
         "Debian's OpenSSH, ssh -R, cipher aes128-gcm@openssh.com, no compression"
     }
 
-    fn kind(&self) -> Kind {
-        Kind::Peer
+    fn kind(&self) -> SystemKind {
+        SystemKind::Peer
     }
 
     fn prepare(&self) -> Result<()> {

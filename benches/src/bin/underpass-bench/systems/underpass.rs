@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use anyhow::Result;
 
-use super::{Agents, Kind, Server, System};
+use super::{Agents, Server, System, SystemKind};
 use crate::load::Door;
 use crate::ports;
 use crate::process::Process;
@@ -40,8 +40,8 @@ impl System for Underpass {
          streams of class interactive"
     }
 
-    fn kind(&self) -> Kind {
-        Kind::Underpass
+    fn kind(&self) -> SystemKind {
+        SystemKind::Underpass
     }
 
     fn server(&self, site: &Site) -> Result<Server> {

@@ -112,7 +112,7 @@ impl<'a> World<'a> {
         self.streams.push(<[Direction; 2]>::default());
         // Four bytes that name it, so that the other end knows which one it takes.
         let name = u32::try_from(stream).expect("not that many");
-        self.ends[which].mux.poll_room(key).expect("it is open");
+        self.ends[which].mux.poll_writable(key).expect("it is open");
         self.ends[which]
             .mux
             .write(key, Bytes::copy_from_slice(&name.to_be_bytes()));
@@ -200,9 +200,12 @@ impl<'a> World<'a> {
             6..=8 if handle.sends => {
                 let len = self.choices.below(WRITE) as usize + 1;
                 // A writer is not woken for a little room, but may use it.
-                let room = mux.poll_room(handle.key).unwrap_or(usize::MAX);
+                let writable = mux.poll_writable(handle.key).unwrap_or(usize::MAX);
                 let slept = writers.remove(&handle.key);
-                assert!(!slept || room < limits::MUX_SEND_QUEUE / 2, "it was woken");
+                assert!(
+                    !slept || writable < limits::MUX_SEND_QUEUE / 2,
+                    "it was woken"
+                );
                 if !write(mux, handle.key, outwards, len) {
                     writers.insert(handle.key);
                 }
@@ -357,8 +360,8 @@ impl<'a> World<'a> {
                     && outwards.reset.is_none()
                     && let Some(code) = outwards.stopped
                 {
-                    let room = self.ends[which].mux.poll_room(handle.key);
-                    assert_eq!(room, Err(Ended::Stopped(code)));
+                    let writable = self.ends[which].mux.poll_writable(handle.key);
+                    assert_eq!(writable, Err(Ended::Stopped(code)));
                 }
             }
         }

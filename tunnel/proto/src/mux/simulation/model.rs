@@ -25,11 +25,11 @@ pub(super) struct Direction {
 
 /// Gives whether there was room, or an end.
 pub(super) fn write(mux: &mut Mux, key: Key, outwards: &mut Direction, len: usize) -> bool {
-    match mux.poll_room(key) {
+    match mux.poll_writable(key) {
         Ok(0) => return false,
-        Ok(room) => {
+        Ok(writable) => {
             assert!(!outwards.finished && outwards.reset.is_none());
-            let bytes: Vec<u8> = (0..len.min(room))
+            let bytes: Vec<u8> = (0..len.min(writable))
                 .map(|_| {
                     outwards.next = outwards.next.wrapping_add(1);
                     outwards.next

@@ -33,7 +33,7 @@ const USER: &str = "bench";
 const NEIGHBOUR: &str = "neighbour";
 
 /// A way to the API server.
-struct Way {
+struct ApiRoute {
     /// As the same is called elsewhere in a report.
     name: &'static str,
     client: Client,
@@ -44,7 +44,7 @@ struct Way {
     product: Option<Product>,
 }
 
-impl Way {
+impl ApiRoute {
     /// The calls' microseconds, and the CPU time of server and agent for them.
     async fn figures(&self, calls: impl Future<Output = Result<Vec<f64>>>) -> Result<Figures> {
         let Some(product) = &self.product else {
@@ -74,7 +74,7 @@ pub(super) async fn run(bench: &mut Bench<'_>) -> Result<()> {
     Ok(())
 }
 
-async fn prepare(bench: &mut Bench<'_>, scenario: &str) -> Result<(Cluster, Vec<Way>)> {
+async fn prepare(bench: &mut Bench<'_>, scenario: &str) -> Result<(Cluster, Vec<ApiRoute>)> {
     let assets = Assets::ensure(progress_to_stderr)?;
     let programs = Programs::build_release()?;
     let mut options = ClusterOptions::api_only().with_assets(assets.clone());
@@ -88,7 +88,7 @@ async fn prepare(bench: &mut Bench<'_>, scenario: &str) -> Result<(Cluster, Vec<
     let chosen: HashSet<_> = bench.systems.iter().map(|system| system.name()).collect();
     if chosen.contains("direct") {
         let kubeconfig = cluster.kubeconfig_for(USER, &[])?;
-        ways.push(Way {
+        ways.push(ApiRoute {
             name: "direct",
             client: client::of(&kubeconfig).await?,
             kubeconfig,
@@ -109,7 +109,7 @@ async fn prepare(bench: &mut Bench<'_>, scenario: &str) -> Result<(Cluster, Vec<
             .report
             .add(scenario, "idle agent", name, metric, resident);
         let kubeconfig = product.kubeconfig(USER)?;
-        ways.push(Way {
+        ways.push(ApiRoute {
             name,
             client: client::of(&kubeconfig).await?,
             kubeconfig,
@@ -132,7 +132,7 @@ fn binding() -> serde_json::Value {
     })
 }
 
-async fn measure(bench: &mut Bench<'_>, cluster: &Cluster, ways: &[Way]) -> Result<()> {
+async fn measure(bench: &mut Bench<'_>, cluster: &Cluster, ways: &[ApiRoute]) -> Result<()> {
     let plan = bench.plan;
     // Writes go straight to the API server, on every way of the watches.
     let writer = ways.first().context("no way is chosen")?;
@@ -174,13 +174,18 @@ async fn measure(bench: &mut Bench<'_>, cluster: &Cluster, ways: &[Way]) -> Resu
     Ok(())
 }
 
-async fn gets(way: &Way, protocol: Protocol, time: Duration) -> Result<Figures> {
+async fn gets(way: &ApiRoute, protocol: Protocol, time: Duration) -> Result<Figures> {
     let clients = client::for_many(&way.kubeconfig, protocol, 1).await?;
     let client = clients.first().context("no client")?;
     way.figures(calls::gets(client, time)).await
 }
 
-async fn watches(way: &Way, protocol: Protocol, plan: &Plan, writer: &Client) -> Result<Figures> {
+async fn watches(
+    way: &ApiRoute,
+    protocol: Protocol,
+    plan: &Plan,
+    writer: &Client,
+) -> Result<Figures> {
     let clients = client::for_many(&way.kubeconfig, protocol, plan.watches).await?;
     let watches = Watches::begin(&clients, plan.watches).await?;
     way.figures(watches.writes(writer, plan.writes)).await

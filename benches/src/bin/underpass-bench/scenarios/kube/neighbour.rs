@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::Result;
 
 use super::calls::{self, Storm, Watches};
-use super::{Bench, Way, client, note, percentiles, prepare};
+use super::{ApiRoute, Bench, client, note, percentiles, prepare};
 use crate::report::{Metric, Report};
 
 const SCENARIO: &str = "neighbour";
@@ -34,7 +34,7 @@ pub(in super::super) async fn run(bench: &mut Bench<'_>) -> Result<()> {
     Ok(())
 }
 
-async fn measure(bench: &mut Bench<'_>, way: &Way) -> Result<()> {
+async fn measure(bench: &mut Bench<'_>, way: &ApiRoute) -> Result<()> {
     let plan = bench.plan;
     // Twice as long as other requests: beside a storm there are few.
     let time = plan.requests * 2;

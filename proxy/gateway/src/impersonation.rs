@@ -1,6 +1,6 @@
 //! `kubectl --as`: a caller who wants to be somebody else (security rule 16).
 //!
-//! The headers are read into an [`Identity`], [`ActingAs`](super::ActingAs) is asked with the real caller's name, and the
+//! The headers are read into an [`Identity`], [`ImpersonationAuthorizer`](super::ImpersonationAuthorizer) is asked with the real caller's name, and the
 //! result says in an extra who it really was. The headers themselves never pass. They are not merely dropped
 //! either: a user who says `--as=somebody-harmless` must not find the command executed with their own rights.
 
@@ -8,14 +8,14 @@ use std::collections::BTreeMap;
 
 use http::{HeaderMap, HeaderValue};
 
-use underpass_core::{Identity, Refusal, names::OWN_EXTRAS};
+use underpass_core::{Identity, Rejection, names::OWN_EXTRAS};
 
 /// Reads whom the request wants to act as, before its headers are cleaned.
-pub(crate) fn target(headers: &HeaderMap) -> Result<Option<Identity>, Refusal> {
+pub(crate) fn target(headers: &HeaderMap) -> Result<Option<Identity>, Rejection> {
     if !underpass_http::headers::asks_impersonation(headers) {
         return Ok(None);
     }
-    let user = one(headers, "impersonate-user")?.ok_or(Refusal::BadRequest(
+    let user = one(headers, "impersonate-user")?.ok_or(Rejection::BadRequest(
         "impersonation needs exactly one Impersonate-User header",
     ))?;
     let uid = one(headers, "impersonate-uid")?;
@@ -28,29 +28,29 @@ pub(crate) fn target(headers: &HeaderMap) -> Result<Option<Identity>, Refusal> {
     Identity::new(user, uid, groups, extra)
         .map(Some)
         .map_err(|_| {
-            Refusal::BadRequest(
+            Rejection::BadRequest(
                 "the Impersonate headers hold a value that is empty, too long or too many",
             )
         })
 }
 
-fn one(headers: &HeaderMap, name: &str) -> Result<Option<String>, Refusal> {
+fn one(headers: &HeaderMap, name: &str) -> Result<Option<String>, Rejection> {
     let mut lines = headers.get_all(name).iter();
     match (lines.next(), lines.next()) {
         (None, _) => Ok(None),
         (Some(line), None) => text(line).map(Some),
-        (Some(_), Some(_)) => Err(Refusal::BadRequest(
+        (Some(_), Some(_)) => Err(Rejection::BadRequest(
             "Impersonate-User and Impersonate-Uid must not be repeated",
         )),
     }
 }
 
-fn text(value: &HeaderValue) -> Result<String, Refusal> {
+fn text(value: &HeaderValue) -> Result<String, Rejection> {
     String::from_utf8(value.as_bytes().to_vec())
-        .map_err(|_| Refusal::BadRequest("the Impersonate headers must be UTF-8"))
+        .map_err(|_| Rejection::BadRequest("the Impersonate headers must be UTF-8"))
 }
 
-fn extra(headers: &HeaderMap) -> Result<BTreeMap<String, Vec<String>>, Refusal> {
+fn extra(headers: &HeaderMap) -> Result<BTreeMap<String, Vec<String>>, Rejection> {
     let mut extra = BTreeMap::<String, Vec<String>>::new();
     for (name, value) in headers {
         let Some(rest) = name.as_str().strip_prefix("impersonate-") else {
@@ -59,14 +59,14 @@ fn extra(headers: &HeaderMap) -> Result<BTreeMap<String, Vec<String>>, Refusal> 
         match rest.strip_prefix("extra-") {
             // Nobody may say who they really are themselves.
             Some(key) if decode(key)?.starts_with(OWN_EXTRAS) => {
-                return Err(Refusal::BadRequest(
+                return Err(Rejection::BadRequest(
                     "this Impersonate-Extra key is reserved",
                 ));
             }
             Some(key) => extra.entry(decode(key)?).or_default().push(text(value)?),
             None if matches!(rest, "user" | "uid" | "group") => {}
             None => {
-                return Err(Refusal::BadRequest(
+                return Err(Rejection::BadRequest(
                     "an Impersonate header is not known here",
                 ));
             }
@@ -75,8 +75,8 @@ fn extra(headers: &HeaderMap) -> Result<BTreeMap<String, Vec<String>>, Refusal> 
     Ok(extra)
 }
 
-fn decode(key: &str) -> Result<String, Refusal> {
-    let malformed = Refusal::BadRequest("an Impersonate-Extra key is not valid percent-encoding");
+fn decode(key: &str) -> Result<String, Rejection> {
+    let malformed = Rejection::BadRequest("an Impersonate-Extra key is not valid percent-encoding");
     let mut bytes = Vec::with_capacity(key.len());
     let mut rest = key;
     while let Some((plain, escaped)) = rest.split_once('%') {
@@ -98,7 +98,7 @@ mod tests {
 
     use super::*;
 
-    fn read(lines: &[(&str, &str)]) -> Result<Option<Identity>, Refusal> {
+    fn read(lines: &[(&str, &str)]) -> Result<Option<Identity>, Rejection> {
         let mut headers = HeaderMap::new();
         for (name, value) in lines {
             let name = HeaderName::from_bytes(name.as_bytes()).unwrap();
@@ -141,7 +141,7 @@ mod tests {
             &[("Impersonate-User", "")],
         ] {
             assert!(
-                matches!(read(lines), Err(Refusal::BadRequest(_))),
+                matches!(read(lines), Err(Rejection::BadRequest(_))),
                 "{lines:?}"
             );
         }

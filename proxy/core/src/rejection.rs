@@ -1,6 +1,6 @@
 //! Everything that this proxy answers itself instead of forwarding.
 //!
-//! A [`Refusal`] is the client's view; causes, addresses and peers' texts stay in the log (security rule 11).
+//! A [`Rejection`] is the client's view; causes, addresses and peers' texts stay in the log (security rule 11).
 
 use std::{borrow::Cow, time::Duration};
 
@@ -14,7 +14,7 @@ const RETRY_SOON: Duration = Duration::from_secs(1);
 /// A request that was not forwarded, or whose forwarding failed before the response's head.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
-pub enum Refusal {
+pub enum Rejection {
     /// No credential, or one that no authenticator accepts.
     #[error("Unauthorized")]
     Unauthorized,
@@ -68,7 +68,7 @@ pub enum Refusal {
     #[error(
         "acting as somebody else is forbidden in cluster \"{0}\": the cluster does not let Underpass ask whether you may"
     )]
-    ActingAsNotReviewed(ClusterName),
+    ImpersonationNotReviewed(ClusterName),
     /// The path names no cluster.
     #[error("the server could not find the requested resource")]
     NotFound,
@@ -154,7 +154,7 @@ fn whole(wait: Duration) -> u64 {
     wait.as_secs().saturating_add(1)
 }
 
-impl Refusal {
+impl Rejection {
     /// The HTTP status code.
     pub fn code(&self) -> StatusCode {
         match self {
@@ -164,7 +164,7 @@ impl Refusal {
             | Self::Forbidden { .. }
             | Self::IdentityForbidden { .. }
             | Self::MayNotActAs { .. }
-            | Self::ActingAsNotReviewed(_)
+            | Self::ImpersonationNotReviewed(_)
             | Self::AgentRefused(_) => StatusCode::FORBIDDEN,
             Self::NotFound | Self::UnknownCluster(_) => StatusCode::NOT_FOUND,
             Self::NoAgent(_) | Self::AgentSilent(_) | Self::Unavailable => {
@@ -232,7 +232,7 @@ impl Refusal {
             Self::Forbidden { .. }
                 | Self::IdentityForbidden { .. }
                 | Self::MayNotActAs { .. }
-                | Self::ActingAsNotReviewed(_)
+                | Self::ImpersonationNotReviewed(_)
         );
         let plain = plain || self.code() == StatusCode::BAD_GATEWAY;
         if !plain {
@@ -251,7 +251,7 @@ impl Refusal {
         match self {
             Self::Forbidden { cluster, .. } => status = status.about_cluster(cluster.as_str()),
             Self::UnknownCluster(cluster)
-            | Self::ActingAsNotReviewed(cluster)
+            | Self::ImpersonationNotReviewed(cluster)
             | Self::NoAgent(cluster)
             | Self::AgentSilent(cluster)
             | Self::AgentRefused(cluster)
@@ -284,8 +284,8 @@ mod tests {
 
     use super::*;
 
-    async fn json(refusal: &Refusal) -> (Response<()>, serde_json::Value) {
-        let (parts, body) = refusal.to_response().into_parts();
+    async fn json(rejection: &Rejection) -> (Response<()>, serde_json::Value) {
+        let (parts, body) = rejection.to_response().into_parts();
         let bytes = body.collect().await.unwrap().to_bytes();
         (
             Response::from_parts(parts, ()),
@@ -295,8 +295,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_missing_agent_is_worth_a_retry() {
-        let refusal = Refusal::NoAgent(ClusterName::new("x").unwrap());
-        let (response, status) = json(&refusal).await;
+        let rejection = Rejection::NoAgent(ClusterName::new("x").unwrap());
+        let (response, status) = json(&rejection).await;
         assert_eq!(response.status(), 503);
         assert_eq!(response.headers()["retry-after"], "1");
         assert_eq!(response.headers()["content-type"], "application/json");
@@ -311,8 +311,8 @@ mod tests {
         assert_eq!(status, expected);
     }
 
-    fn over_budget() -> Refusal {
-        Refusal::OverBudget {
+    fn over_budget() -> Rejection {
+        Rejection::OverBudget {
             whose: "user \"alice\"".to_owned(),
             what: "requests in flight and waiting",
             retry_after: Duration::from_secs(7),
@@ -335,8 +335,8 @@ mod tests {
 
     #[tokio::test]
     async fn rule_23_whoever_was_wrong_too_often_is_told_how_long() {
-        let refusal = Refusal::TooManyFailures(Duration::from_millis(1_799_500));
-        let (response, status) = json(&refusal).await;
+        let rejection = Rejection::TooManyFailures(Duration::from_millis(1_799_500));
+        let (response, status) = json(&rejection).await;
         assert_eq!(response.status(), 429);
         assert_eq!(response.headers()["retry-after"], "1800");
         let message = "too many wrong passwords or bad credentials, wait 1800 s";
@@ -345,41 +345,41 @@ mod tests {
 
     #[tokio::test]
     async fn discovery_is_told_at_once() {
-        let refusal = Refusal::NoAgent(ClusterName::new("x").unwrap());
-        let response = refusal.to_discovery_response();
+        let rejection = Rejection::NoAgent(ClusterName::new("x").unwrap());
+        let response = rejection.to_discovery_response();
         assert_eq!(response.status(), 503);
         assert!(!response.headers().contains_key("retry-after"));
         let response = over_budget().to_discovery_response();
         assert_eq!(response.status(), 429);
         assert!(!response.headers().contains_key("retry-after"));
-        let refusal = Refusal::Forbidden {
+        let rejection = Rejection::Forbidden {
             user: "alice".into(),
             cluster: ClusterName::new("prod").unwrap(),
             verb: "get".into(),
             reason: None,
         };
-        let (parts, body) = refusal.to_discovery_response().into_parts();
+        let (parts, body) = rejection.to_discovery_response().into_parts();
         assert_eq!(parts.status, 403);
         assert_eq!(parts.headers["content-type"], "text/plain; charset=utf-8");
         let text = body.collect().await.unwrap().to_bytes();
-        assert_eq!(text, refusal.to_string());
+        assert_eq!(text, rejection.to_string());
         // Users have nothing but this text to diagnose a cluster.
-        let refusal = Refusal::ApiServerUnreachable("its certificate has expired");
-        let (parts, body) = refusal.to_discovery_response().into_parts();
+        let rejection = Rejection::ApiServerUnreachable("its certificate has expired");
+        let (parts, body) = rejection.to_discovery_response().into_parts();
         assert_eq!(parts.status, 502);
         let text = body.collect().await.unwrap().to_bytes();
-        assert_eq!(text, refusal.to_string());
+        assert_eq!(text, rejection.to_string());
     }
 
     #[tokio::test]
     async fn forbidden_reads_like_kubernetes() {
-        let refusal = Refusal::Forbidden {
+        let rejection = Rejection::Forbidden {
             user: "alice".into(),
             cluster: ClusterName::new("prod").unwrap(),
             verb: "create".into(),
             reason: None,
         };
-        let (response, status) = json(&refusal).await;
+        let (response, status) = json(&rejection).await;
         assert_eq!(response.status(), 403);
         assert_eq!(
             status["message"],
@@ -390,7 +390,7 @@ mod tests {
 
     #[tokio::test]
     async fn unauthorized_names_the_scheme() {
-        let (response, status) = json(&Refusal::Unauthorized).await;
+        let (response, status) = json(&Rejection::Unauthorized).await;
         assert_eq!(
             response.headers()["www-authenticate"],
             "Bearer realm=\"underpass\""

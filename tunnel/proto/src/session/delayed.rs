@@ -12,11 +12,11 @@ use crate::stream_id::StreamId;
 
 /// The delayed output. [`Timer`](super::timers::Timer) says when it is due.
 #[derive(Debug, Default)]
-pub(super) struct Gathering {
+pub(super) struct DelayedOutput {
     /// Streams whose CREDIT is due soon.
     credits: Vec<StreamId>,
     /// Streams with bytes that wait for more to go with them.
-    unhurried: Vec<StreamId>,
+    coalescing: Vec<StreamId>,
     /// Streams where they have waited long enough.
     overdue: Vec<StreamId>,
 }
@@ -24,7 +24,7 @@ pub(super) struct Gathering {
 impl Session {
     /// A CREDIT of the stream goes out soon.
     pub(super) fn credit_soon(&mut self, id: StreamId, now: Instant) {
-        self.gathering.credits.push(id);
+        self.delayed.credits.push(id);
         self.acknowledge_soon(now);
     }
 
@@ -36,9 +36,9 @@ impl Session {
     }
 
     /// Delays output that the peer does not wait for.
-    pub(super) fn settle_later(&mut self, now: Instant) {
-        if self.timers.settle.is_none() {
-            self.timers.settle = Some(now + limits::SETTLE_DELAY);
+    pub(super) fn flush_later(&mut self, now: Instant) {
+        if self.timers.flush.is_none() {
+            self.timers.flush = Some(now + limits::FLUSH_DELAY);
             self.changed = true;
         }
     }
@@ -46,24 +46,24 @@ impl Session {
     /// As [`write`](Self::write), for bytes that can wait for more of the stream to go with them. Until there is
     /// more, or acknowledgements are due, [`next_chunk`](Self::next_chunk) does not give them;
     /// [`take_overdue`](Self::take_overdue) names the streams where it does from then on.
-    pub fn write_soon(&mut self, id: StreamId, bytes: Bytes, now: Instant) {
+    pub fn write_coalesced(&mut self, id: StreamId, bytes: Bytes, now: Instant) {
         let taken = self.streams.update(id, |stream| {
             let open = stream.send.is_open();
-            stream.send.write_soon(bytes);
+            stream.send.write_coalesced(bytes);
             open
         });
         if taken == Some(true) {
-            self.gathering.unhurried.push(id);
+            self.delayed.coalescing.push(id);
             self.acknowledge_soon(now);
         }
     }
 
     /// Streams whose bytes have waited long enough: they are to be handed over.
     pub fn take_overdue(&mut self) -> Vec<StreamId> {
-        let mut overdue = std::mem::take(&mut self.gathering.overdue);
+        let mut overdue = std::mem::take(&mut self.delayed.overdue);
         overdue.retain(|id| {
-            let hurried = self.streams.update(*id, |stream| stream.send.hurry());
-            hurried.unwrap_or(false)
+            let flushed = self.streams.update(*id, |stream| stream.send.flush());
+            flushed.unwrap_or(false)
         });
         overdue
     }
@@ -71,31 +71,31 @@ impl Session {
     /// Acknowledgements are due: they take everything else along, where there are any.
     pub(super) fn on_acknowledge(&mut self) {
         self.timers.acknowledge = None;
-        let gathering = &mut self.gathering;
-        gathering.overdue.append(&mut gathering.unhurried);
+        let delayed = &mut self.delayed;
+        delayed.overdue.append(&mut delayed.coalescing);
         // Of streams that have ended meanwhile there is nothing to say.
         let streams = &mut self.streams;
-        gathering.credits.retain(|id| {
+        delayed.credits.retain(|id| {
             let news = streams.update(*id, StreamState::still_has_news);
             news.unwrap_or(false)
         });
-        if !gathering.credits.is_empty() {
+        if !delayed.credits.is_empty() {
             self.flush_delayed();
         }
     }
 
     /// The delayed output goes out with the next transmission.
     pub(super) fn flush_delayed(&mut self) {
-        self.timers.settle = None;
-        self.pressing = true;
-        self.credits_due.extend(self.gathering.credits.drain(..));
+        self.timers.flush = None;
+        self.flush_now = true;
+        self.credits_due.extend(self.delayed.credits.drain(..));
         self.queue_ack();
     }
 
     /// Whether something goes out on the primary link now, and gathered frames with it.
-    pub(super) fn is_pressing(&self, primary: LinkId) -> bool {
+    pub(super) fn must_flush(&self, primary: LinkId) -> bool {
         let link = self.links.get(&primary);
-        self.pressing || link.is_some_and(|link| link.has_queued()) || !self.credits_due.is_empty()
+        self.flush_now || link.is_some_and(|link| link.has_queued()) || !self.credits_due.is_empty()
     }
 }
 
@@ -142,7 +142,7 @@ mod tests {
     #[test]
     fn bytes_that_wait_are_named_when_acknowledgements_are_due() {
         let (mut session, id, now) = session();
-        session.write_soon(id, Bytes::from_static(b"answer"), now);
+        session.write_coalesced(id, Bytes::from_static(b"answer"), now);
         assert_eq!(session.take_overdue(), []);
         assert_eq!(hand_over(&mut session, id), []);
         assert_eq!(session.next_timeout(PART), Some(now + limits::ACK_DELAY));
@@ -156,7 +156,7 @@ mod tests {
     #[test]
     fn bytes_that_went_with_others_are_not_named() {
         let (mut session, id, now) = session();
-        session.write_soon(id, Bytes::from_static(b"answer"), now);
+        session.write_coalesced(id, Bytes::from_static(b"answer"), now);
         session.write(id, Bytes::from_static(b"more"));
         assert_eq!(hand_over(&mut session, id).len(), 2);
         session.handle_timeout(PART, now + limits::ACK_DELAY);
@@ -171,9 +171,9 @@ mod tests {
         let due = now + limits::ACK_DELAY;
         session.handle_timeout(PART, due);
         assert_eq!(session.poll_transmit(LINK), None);
-        let settled = now + MILLISECOND + limits::SETTLE_DELAY;
-        assert_eq!(session.next_timeout(PART), Some(settled));
-        session.handle_timeout(PART, settled);
+        let flushed = now + MILLISECOND + limits::FLUSH_DELAY;
+        assert_eq!(session.next_timeout(PART), Some(flushed));
+        session.handle_timeout(PART, flushed);
         assert!(session.poll_transmit(LINK).is_some(), "DONE");
         assert_eq!(session.poll_transmit(LINK), None);
     }
@@ -188,7 +188,7 @@ mod tests {
         let sent = session.poll_transmit(LINK).unwrap();
         assert!(sent.len() > 6, "a CREDIT and a DONE: {sent:?}");
         let later = session.next_timeout(PART).unwrap();
-        assert!(later > now + limits::SETTLE_DELAY, "nothing is left");
+        assert!(later > now + limits::FLUSH_DELAY, "nothing is left");
         // And again, for later bytes.
         session.received(id, 1000, later).unwrap();
         session.handle_timeout(PART, later + limits::ACK_DELAY);
