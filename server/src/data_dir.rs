@@ -5,6 +5,8 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt as _, OpenOptionsExt, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::OFlags;
+use rustix::io::Errno;
 use thiserror::Error;
 
 /// The data directory. Only its owner can enter it, and the owner is who runs this.
@@ -46,7 +48,12 @@ impl DataDir {
             source,
         })?;
         let data = Self(path.into());
-        let folder = fs::metadata(path).map_err(|error| data.error("look at", "", error))?;
+        let (handle, folder) = File::open(path)
+            .and_then(|handle| {
+                let found = handle.metadata()?;
+                Ok((handle, found))
+            })
+            .map_err(|error| data.error("look at", "", error))?;
         // Root may do what the owner may, and runs commands for them.
         let us = rustix::process::geteuid();
         if folder.uid() != us.as_raw() && !us.is_root() {
@@ -56,22 +63,42 @@ impl DataDir {
                 us: us.as_raw(),
             });
         }
-        data.close("", &folder)?;
+        data.close("", &handle, &folder)?;
         for name in SECRETS {
-            match fs::symlink_metadata(data.path(name)) {
-                Ok(found) if found.is_file() => data.close(name, &found)?,
-                // A link leads to where other permissions hold, as those of mounted secrets do.
-                Ok(_) => {}
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => return Err(data.error("look at", name, error).into()),
+            if let Some((file, found)) = data.open_file(name)? {
+                data.close(name, &file, &found)?;
             }
         }
         Ok(data)
     }
 
+    /// A file of the folder, where there is one. A link leads to where other permissions hold, as those of mounted secrets do: it is
+    /// left alone. The file stays the same until its permissions are changed, also where root runs this in a folder of
+    /// another user's, who could put a link in its place meanwhile.
+    fn open_file(&self, name: &str) -> Result<Option<(File, fs::Metadata)>, FileError> {
+        // A FIFO would wait for a writer.
+        let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
+        let mut options = OpenOptions::new();
+        options.read(true).custom_flags(flags.bits().cast_signed());
+        let opened = options.open(self.path(name)).and_then(|file| {
+            let found = file.metadata()?;
+            Ok(found.is_file().then_some((file, found)))
+        });
+        match opened {
+            Ok(opened) => Ok(opened),
+            Err(error)
+                if error.kind() == io::ErrorKind::NotFound
+                    || error.raw_os_error() == Some(Errno::LOOP.raw_os_error()) =>
+            {
+                Ok(None)
+            }
+            Err(error) => Err(self.error("look at", name, error)),
+        }
+    }
+
     /// Takes from others what they may do with the folder or a file of it. A volume that Kubernetes mounts for a group
     /// (`fsGroup`) is opened to it anew at each start.
-    fn close(&self, name: &str, found: &fs::Metadata) -> Result<(), FileError> {
+    fn close(&self, name: &str, file: &File, found: &fs::Metadata) -> Result<(), FileError> {
         let mode = found.permissions().mode() & 0o7777;
         if mode & 0o077 == 0 {
             return Ok(());
@@ -81,7 +108,7 @@ impl DataDir {
             path = %path.display(), mode = format!("{mode:04o}"),
             "others could use this: closed to them now; keys that they may have read have to be made anew"
         );
-        fs::set_permissions(path, fs::Permissions::from_mode(mode & 0o700))
+        file.set_permissions(fs::Permissions::from_mode(mode & 0o700))
             .map_err(|error| self.error("close", name, error))
     }
 
@@ -172,6 +199,23 @@ mod tests {
                 assert_eq!(mode(&dir.path(secret)), 0o600, "{secret}");
             }
         }
+    }
+
+    /// And a FIFO is not waited for.
+    #[test]
+    fn rule_9_a_link_in_the_place_of_a_secret_leads_nowhere() {
+        let parent = tempfile::tempdir().unwrap();
+        let path = parent.path().join("data");
+        let dir = DataDir::open(&path).unwrap();
+        let elsewhere = parent.path().join("elsewhere");
+        fs::write(&elsewhere, "somebody else's").unwrap();
+        chmod(&elsewhere, 0o644);
+        std::os::unix::fs::symlink(&elsewhere, dir.path("ca.key")).unwrap();
+        let mode_644 = rustix::fs::Mode::from_raw_mode(0o644);
+        let fifo = rustix::fs::FileType::Fifo;
+        rustix::fs::mknodat(rustix::fs::CWD, dir.path("admin.token"), fifo, mode_644, 0).unwrap();
+        DataDir::open(&path).unwrap();
+        assert_eq!(mode(&elsewhere), 0o644);
     }
 
     #[test]

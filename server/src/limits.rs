@@ -155,3 +155,6 @@ pub(crate) const BINDINGS_OF_CLUSTERS: usize = underpass_core::limits::OBJECTS /
 /// Agents' tokens of one cluster, before its own administrators may make no more: as many agents as a cluster has nodes to run
 /// them on for its availability, several times over while tokens are replaced. Administrators of everything may go on.
 pub(crate) const AGENTS_PER_CLUSTER: usize = 64;
+
+/// Time for connections to end when the server stops, before the audit log is written without waiting for them.
+pub(crate) const END_TIME: Duration = Duration::from_secs(2);

@@ -8,6 +8,7 @@ use anyhow::{Context, Result, bail};
 use quinn::Endpoint;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
@@ -63,10 +64,47 @@ impl Sockets {
 
 /// Serves QUIC agents until the endpoint is closed.
 pub(crate) async fn serve_quic(endpoint: Endpoint, acceptor: Arc<Acceptor>, tunnel: Tunnel) {
+    let mut handshakes = JoinSet::new();
     while let Some(incoming) = endpoint.accept().await {
+        while handshakes.try_join_next().is_some() {}
         let (acceptor, tunnel) = (Arc::clone(&acceptor), tunnel.clone());
         let remote = incoming.remote_address().ip().to_canonical();
-        tokio::spawn(async move { tunnel.serve(acceptor.accept_quic(incoming).await, remote) });
+        handshakes.spawn(async move { tunnel.serve(acceptor.accept_quic(incoming).await, remote) });
+    }
+}
+
+/// The open connections over TCP. Each ends by itself, or with the server.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Connections {
+    open: TaskTracker,
+    end: CancellationToken,
+}
+
+impl Connections {
+    fn spawn(&self, serving: impl Future<Output = ()> + Send + 'static) {
+        let end = self.end.clone();
+        self.open.spawn(async move {
+            tokio::select! {
+                () = serving => {}
+                () = end.cancelled() => {}
+            }
+        });
+    }
+
+    /// How many there are.
+    pub(crate) fn open(&self) -> usize {
+        self.open.len()
+    }
+
+    /// Waits until all have ended. There must not be another one from here on.
+    pub(crate) async fn wait(&self) {
+        self.open.close();
+        self.open.wait().await;
+    }
+
+    /// Ends all of them, and with them their requests and upgraded streams.
+    pub(crate) fn end(&self) {
+        self.end.cancel();
     }
 }
 
@@ -77,7 +115,7 @@ pub(crate) async fn serve_tcp(
     proxies: TrustedProxies,
     front: Arc<Front>,
     door: Door,
-    connections: TaskTracker,
+    connections: Connections,
     stop: CancellationToken,
 ) {
     let mut tls = tls;
@@ -302,7 +340,7 @@ mod tests {
     async fn nobodys(
         made: rcgen::CertifiedKey<rcgen::KeyPair>,
         strangers: &Strangers,
-    ) -> (SocketAddr, TaskTracker, CancellationToken) {
+    ) -> (SocketAddr, Connections, CancellationToken) {
         let nobody = Arc::new(Chain::new(vec![], Arc::new(Unowned)));
         serve(made, nobody, Door::new(64, strangers.clone())).await
     }
@@ -311,7 +349,7 @@ mod tests {
         made: rcgen::CertifiedKey<rcgen::KeyPair>,
         authenticator: Arc<dyn Authenticator>,
         door: Door,
-    ) -> (SocketAddr, TaskTracker, CancellationToken) {
+    ) -> (SocketAddr, Connections, CancellationToken) {
         let (listener, address) = listener().await;
         let key = made.signing_key.serialize_der().try_into().unwrap();
         let tls = underpass_tunnel::tls::server(vec![made.cert.der().clone()], key).unwrap();
@@ -327,7 +365,7 @@ mod tests {
             audit: AuditLog::default(),
             budgets: Budgets::default(),
         });
-        let (connections, stop) = (TaskTracker::new(), CancellationToken::new());
+        let (connections, stop) = (Connections::default(), CancellationToken::new());
         let serving = serve_tcp(
             listener,
             tls,
@@ -405,7 +443,6 @@ mod tests {
         assert_eq!(&answer[..], b"HTTP/1.1 404");
         stop.cancel();
         drop((silent, tls));
-        connections.close();
         let ended = tokio::time::timeout(DEADLINE, connections.wait()).await;
         ended.expect("every connection has ended");
         assert_eq!((strangers.bytes(), strangers.connections()), (0, 0));
@@ -471,7 +508,6 @@ mod tests {
         let mallory = open[2..].iter().filter(|open| **open).count();
         assert!((1..=places - 2).contains(&mallory), "{mallory}");
         stop.cancel();
-        connections.close();
         let ended = tokio::time::timeout(DEADLINE, connections.wait()).await;
         ended.expect("every connection has ended");
     }

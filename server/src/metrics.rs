@@ -14,6 +14,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use underpass_core::limits::STRANGER_BASE;
 use underpass_core::{Body, full};
@@ -124,11 +125,13 @@ impl Answers for Metrics {
 async fn accept(listener: TcpListener, metrics: Arc<impl Answers>) {
     let visitors = visitors();
     let stuck = Occasional::default();
+    let mut connections = JoinSet::new();
     loop {
         match listener.accept().await {
             Ok((stream, peer)) => {
                 let (metrics, standing) = (Arc::clone(&metrics), visitors.enter(peer.ip()));
-                tokio::spawn(serve_connection(stream, standing, metrics));
+                while connections.try_join_next().is_some() {}
+                connections.spawn(serve_connection(stream, standing, metrics));
             }
             Err(error) => {
                 if stuck.is_news() {

@@ -13,6 +13,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{UnixListener, UnixStream};
+use tokio::task::JoinSet;
 use underpass_api::client::SocketAddress;
 
 use crate::api::{Api, Requester};
@@ -46,13 +47,15 @@ impl Socket {
         Ok(Self { listener, address })
     }
 
-    /// Answers, for as long as the future lives.
+    /// Answers, for as long as the future lives. Its connections end with it.
     pub(crate) async fn serve(self, api: Api, metrics: Metrics) {
         let stuck = Occasional::default();
+        let mut connections = JoinSet::new();
         loop {
             match self.listener.accept().await {
                 Ok((stream, _)) => {
-                    tokio::spawn(serve_connection(stream, api.clone(), metrics.clone()));
+                    while connections.try_join_next().is_some() {}
+                    connections.spawn(serve_connection(stream, api.clone(), metrics.clone()));
                 }
                 Err(error) => {
                     if stuck.is_news() {

@@ -33,6 +33,11 @@ impl Supervisor {
         self.names.push((self.tasks.spawn(work), task));
     }
 
+    /// Ends all of them, and waits until they are gone.
+    pub(crate) async fn stop(&mut self) {
+        self.tasks.shutdown().await;
+    }
+
     /// Waits until one has ended. Cancel safe.
     pub(crate) async fn ended(&mut self) -> Ended {
         let Some(result) = self.tasks.join_next_with_id().await else {

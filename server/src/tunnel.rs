@@ -8,6 +8,7 @@ use async_trait::async_trait;
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, join_all, ready};
 use rand::RngExt;
+use tokio_util::sync::CancellationToken;
 use underpass_core::StreamClass;
 use underpass_core::{BoxedIo, ClusterLogShare, ClusterName, NetworkLogShare};
 use underpass_core::{Clusters, ConnectError, Open};
@@ -27,6 +28,7 @@ pub(crate) struct Tunnel {
     overload: Arc<Occasional>,
     refusals: Arc<NetworkLogShare>,
     cluster_lines: Arc<ClusterLogShare>,
+    ended: CancellationToken,
 }
 
 impl Tunnel {
@@ -37,6 +39,7 @@ impl Tunnel {
             overload: Arc::default(),
             refusals: Arc::default(),
             cluster_lines: Arc::default(),
+            ended: CancellationToken::new(),
         }
     }
 
@@ -74,6 +77,9 @@ impl Tunnel {
         // Its key was looked up before the rest of the handshake. A change since then was enforced on those sessions that
         // the registry had (rule 25).
         self.enforce(&session, &self.directory.snapshot());
+        if self.ended.is_cancelled() {
+            end(&session);
+        }
         tokio::spawn(watch(session, Arc::clone(&self.cluster_lines)));
     }
 
@@ -129,6 +135,12 @@ impl Tunnel {
         join_all(drains).await;
     }
 
+    /// Ends every session at once, and those whose handshakes are under way as well.
+    pub(crate) fn end(&self) {
+        self.ended.cancel();
+        self.registry.sessions().iter().for_each(end);
+    }
+
     /// How many agents of the cluster are connected.
     pub(crate) fn connected(&self, cluster: &ClusterName) -> usize {
         let sessions = self.registry.sessions();
@@ -142,6 +154,10 @@ impl Tunnel {
     pub(crate) fn sessions(&self) -> Vec<Session> {
         self.registry.sessions()
     }
+}
+
+fn end(session: &Session) {
+    session.close(CloseCode::Shutdown, "the server has stopped");
 }
 
 /// May there be a line about an agent of this cluster, which came, went or had no room? An agent that does so in a loop fills no disk, with any

@@ -1,6 +1,6 @@
 //! `/v1/access`: lets a user in, in one go.
 
-use axum::extract::{Request, State as From};
+use axum::extract::Request;
 use axum::response::Response;
 use axum::routing::post;
 use axum::{Json, Router};
@@ -17,11 +17,7 @@ pub(super) fn routes() -> Router<State> {
     Router::new().route("/v1/access", post(give))
 }
 
-async fn give(
-    From(state): From<State>,
-    requester: Requester,
-    request: Request,
-) -> Result<Response, Problem> {
+async fn give(state: State, requester: Requester, request: Request) -> Result<Response, Problem> {
     requester.must_administer(&state.directory.snapshot())?;
     let wanted: AccessRequest = body::read(request, "access", limits::API_ACCESS_BODY).await?;
     let token = wanted

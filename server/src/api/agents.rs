@@ -1,7 +1,7 @@
 //! `/v1/agents`: the tokens of agents, each of which is the private half of a key.
 
 use axum::extract::rejection::QueryRejection;
-use axum::extract::{Path, Query, Request, State as From};
+use axum::extract::{Path, Query, Request};
 use axum::response::Response;
 use axum::routing::get;
 use axum::{Json, Router};
@@ -48,7 +48,7 @@ fn is_visible(rights: &Rights<'_>, agent: &Agent) -> bool {
 }
 
 async fn list(
-    From(state): From<State>,
+    state: State,
     requester: Requester,
     headers: HeaderMap,
     filter: Result<Query<Filter>, QueryRejection>,
@@ -73,7 +73,7 @@ async fn list(
 }
 
 async fn read(
-    From(state): From<State>,
+    state: State,
     requester: Requester,
     headers: HeaderMap,
     Path(id): Path<String>,
@@ -86,11 +86,7 @@ async fn read(
     Ok(tagged(&headers, entry.revision, &view(&id, entry)))
 }
 
-async fn create(
-    From(state): From<State>,
-    requester: Requester,
-    request: Request,
-) -> Result<Response, Problem> {
+async fn create(state: State, requester: Requester, request: Request) -> Result<Response, Problem> {
     if !requester
         .rights(&state.directory.snapshot())
         .administers_some()
@@ -169,7 +165,7 @@ fn must_fit(requester: &Requester, cluster: &ClusterName, draft: &Draft) -> Resu
 }
 
 async fn remove(
-    From(state): From<State>,
+    state: State,
     requester: Requester,
     Path(id): Path<String>,
 ) -> Result<Response, Problem> {

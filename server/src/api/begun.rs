@@ -1,5 +1,6 @@
-//! A request that its client may take back until it is known whose it is (rules 15, 23): nobody checks a stranger's password
-//! for a client that is gone, and what has begun ends, and is written down.
+//! Requests that can be taken back until something has begun that must end, and be written down (rules 15, 23). A client takes
+//! its login back by going away, until it is known whose it is: no password is checked for a client that is gone. The API's time
+//! takes a change back, until it is being written.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -23,9 +24,20 @@ impl Begun {
         self.leave_asked(Phase::Begun) == Phase::Begun
     }
 
-    /// A guard whose drop takes the request back, where it has not begun.
-    pub(super) fn or_abort(self, task: AbortHandle) -> OrAbort {
-        OrAbort { begun: self, task }
+    /// Takes the request back: it does not begin any more. False: it has begun.
+    pub(super) fn take_back(&self) -> bool {
+        self.leave_asked(Phase::TakenBack) == Phase::TakenBack
+    }
+
+    /// A guard whose drop takes the request back, where it has not begun, and says so. A guard that is
+    /// [answered](OrAbort::answered) does neither.
+    pub(super) fn or_abort<F: FnOnce()>(self, task: AbortHandle, abandoned: F) -> OrAbort<F> {
+        let waiting = Some(abandoned);
+        OrAbort {
+            begun: self,
+            task,
+            waiting,
+        }
     }
 
     fn leave_asked(&self, next: Phase) -> Phase {
@@ -38,15 +50,31 @@ impl Begun {
 }
 
 /// The client's interest in a request.
-pub(super) struct OrAbort {
+pub(super) struct OrAbort<F: FnOnce()> {
     begun: Begun,
     task: AbortHandle,
+    /// To be called where the client goes away.
+    waiting: Option<F>,
 }
 
-impl Drop for OrAbort {
+impl<F: FnOnce()> OrAbort<F> {
+    /// The client has waited for the answer.
+    pub(super) fn answered(mut self) {
+        self.waiting = None;
+    }
+}
+
+impl<F: FnOnce()> Drop for OrAbort<F> {
     fn drop(&mut self) {
-        if self.begun.leave_asked(Phase::TakenBack) == Phase::TakenBack {
+        if let Some(abandoned) = self.waiting.take()
+            && self.begun.take_back()
+        {
             self.task.abort();
+            abandoned();
         }
     }
 }
+
+/// The change that a request makes: it has begun once it is being written.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Commit(pub(super) Begun);

@@ -1,6 +1,6 @@
 //! A cluster's direct endpoint, whose credential goes in and never comes out.
 
-use axum::extract::{Path, State as From};
+use axum::extract::Path;
 use axum::routing::get;
 use axum::{Json, Router};
 use underpass_api::{CredentialSpec, CredentialStatus, DirectSpec, Reachability};
@@ -131,7 +131,7 @@ pub(super) fn routes() -> Router<State> {
 }
 
 async fn check(
-    From(state): From<State>,
+    state: State,
     requester: Requester,
     Path(name): Path<String>,
 ) -> Result<Json<Reachability>, Problem> {

@@ -8,7 +8,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::{Request, State as From};
+use axum::extract::Request;
 use axum::response::Response;
 use axum::routing::post;
 use axum::{Extension, Json, Router};
@@ -43,7 +43,7 @@ pub(super) fn routes() -> Router<State> {
     Router::new().route("/v1/login", post(log_in).get(ways))
 }
 
-async fn ways(From(state): From<State>) -> Json<LoginWays> {
+async fn ways(state: State) -> Json<LoginWays> {
     Json(LoginWays {
         device: (state.logins.device_login)(),
     })
@@ -85,7 +85,7 @@ fn password_of(user: &User) -> Option<&PasswordHash> {
 }
 
 async fn log_in(
-    From(state): From<State>,
+    state: State,
     info: Option<Extension<ConnectionInfo>>,
     begun: Option<Extension<Begun>>,
     request: Request,
@@ -122,7 +122,7 @@ async fn log_in(
     state.pace.log_in(&whose)?;
     let token = tokens::generate()?;
     let keep = |draft: &mut Draft| keep(draft, &token, &proved, &wanted);
-    let id = state.directory.change(keep).await?.value;
+    let id = state.write(keep).await?;
     tracing::info!(
         target: "underpass::audit",
         %client, user = cut(proved.owner.name(), limits::PROBLEM_CHARS), token = id, "logged in"

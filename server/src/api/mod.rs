@@ -30,15 +30,18 @@ mod tests;
 mod tokens;
 mod users;
 
+use std::convert::Infallible;
 use std::net::{IpAddr, Ipv4Addr};
+use std::pin::pin;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::DefaultBodyLimit;
+use axum::extract::{DefaultBodyLimit, FromRequestParts};
 use axum::response::IntoResponse;
 use axum::routing::get;
 use http::header::USER_AGENT;
-use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
+use http::request::Parts;
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use time::OffsetDateTime;
 use tower::ServiceExt;
 use underpass_api::{LOGIN, ServerInfo};
@@ -49,7 +52,7 @@ use underpass_core::{Body, ClusterName, Rejection};
 use underpass_direct::DirectClusters;
 use underpass_directory::{Directory, Draft};
 
-use self::begun::Begun;
+use self::begun::{Begun, Commit};
 use self::did::Did;
 pub(crate) use self::first::{
     NAME as FIRST_ADMINISTRATOR, first_administrator, needs_first_administrator, new_administrator,
@@ -59,6 +62,9 @@ use self::problem::Problem;
 pub(crate) use self::requester::Requester;
 use self::share::{Pace, Seats};
 use crate::limits;
+
+/// The status of a request whose client has gone away before its answer, as nginx has it in its log.
+const CLIENT_GONE: u16 = 499;
 
 /// The API: routes over a directory.
 #[derive(Clone)]
@@ -79,6 +85,18 @@ struct State {
     server: Arc<ServerInfo>,
     places: Seats,
     pace: Arc<Pace>,
+    /// Of the request that is being answered.
+    commit: Commit,
+}
+
+impl FromRequestParts<State> for State {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, shared: &State) -> Result<Self, Infallible> {
+        let mut state = shared.clone();
+        state.commit = parts.extensions.get().cloned().unwrap_or_default();
+        Ok(state)
+    }
 }
 
 /// From where a request comes.
@@ -95,9 +113,25 @@ impl State {
         if let Some(whose) = requester.whose() {
             self.pace.change(&whose)?;
         }
-        let change = |draft: &mut Draft| {
+        self.write(|draft| {
             requester.must_count()?;
             make(draft)
+        })
+        .await
+    }
+
+    /// Makes a change, unless the request has taken too long before the change is written. From then on the answer waits for
+    /// it, and the audit log says what it was.
+    async fn write<T>(
+        &self,
+        mut make: impl FnMut(&mut Draft) -> Result<T, Problem>,
+    ) -> Result<T, Problem> {
+        let change = |draft: &mut Draft| {
+            let made = make(draft)?;
+            match self.commit.0.begin() {
+                true => Ok(made),
+                false => Err(problem::too_slow()),
+            }
         };
         Ok(self.directory.change(change).await?.value)
     }
@@ -125,6 +159,7 @@ impl Api {
             audit_log,
             places: Seats::default(),
             pace: Arc::default(),
+            commit: Commit::default(),
         })
     }
 
@@ -275,41 +310,53 @@ impl Api {
     {
         let begun = Begun::default();
         request.extensions_mut().insert(begun.clone());
+        let facts = LoginFacts::of(&request, info);
+        let abandoned = {
+            let (this, facts) = (self.clone(), facts.clone());
+            // A guess may have been counted, or sent to a directory.
+            move || this.write_down_login(&facts, CLIENT_GONE, None)
+        };
         let (this, info) = (self.clone(), info.clone());
-        let task = tokio::spawn(async move { this.answer_login(request, info).await });
-        let _client = begun.or_abort(task.abort_handle());
-        task.await.unwrap_or_else(|error| unanswered(&error))
+        let task = tokio::spawn(async move { this.answer_login(request, info, &facts).await });
+        let client = begun.or_abort(task.abort_handle(), abandoned);
+        let response = task.await.unwrap_or_else(|error| unanswered(&error));
+        client.answered();
+        response
     }
 
-    async fn answer_login<B>(&self, mut request: Request<B>, info: ConnectionInfo) -> Response<Body>
+    async fn answer_login<B>(
+        &self,
+        mut request: Request<B>,
+        info: ConnectionInfo,
+        facts: &LoginFacts,
+    ) -> Response<Body>
     where
         B: http_body::Body<Data = bytes::Bytes> + Send + 'static,
         B::Error: Into<axum::BoxError>,
     {
-        let received = OffsetDateTime::now_utc();
-        let client = info.peer.client(request.headers());
-        let method = request.method().clone();
-        let agent = request.headers().get(USER_AGENT).cloned();
-        let claims = claims(request.headers(), &info);
         request.extensions_mut().insert(info);
         let response = self.route(request).await;
-        // Only a login makes a client known: strangers get a 200 for other requests.
         let did = response.extensions().get::<Did>();
+        self.write_down_login(facts, response.status().as_u16(), did);
+        response
+    }
+
+    fn write_down_login(&self, facts: &LoginFacts, code: u16, did: Option<&Did>) {
+        // Only a login makes a client known: strangers get a 200 for other requests.
         let known = did.and_then(Did::user);
         self.write_down(&OwnCall {
             caller: match known {
                 Some(name) => OwnCaller::Known(name),
-                None => OwnCaller::Claimed(claims.as_deref().unwrap_or_default()),
+                None => OwnCaller::Claimed(facts.claims.as_deref().unwrap_or_default()),
             },
-            client: Some(client),
-            method: &method,
+            client: Some(facts.client),
+            method: &facts.method,
             path: LOGIN,
-            user_agent: text(agent.as_ref()),
-            received,
-            code: response.status().as_u16(),
+            user_agent: text(facts.user_agent.as_ref()),
+            received: facts.received,
+            code,
             details: did.map(Did::details).unwrap_or_default(),
         });
-        response
     }
 
     async fn route<B>(&self, request: Request<B>) -> Response<Body>
@@ -317,13 +364,40 @@ impl Api {
         B: http_body::Body<Data = bytes::Bytes> + Send + 'static,
         B::Error: Into<axum::BoxError>,
     {
-        let request = request.map(axum::body::Body::new);
-        let answering = self.router.clone().oneshot(request);
-        let response = match tokio::time::timeout(limits::API_TIME, answering).await {
-            Ok(Ok(response)) => response,
-            Err(_) => problem::too_slow().into_response(),
+        let mut request = request.map(axum::body::Body::new);
+        let commit = Commit::default();
+        request.extensions_mut().insert(commit.clone());
+        let mut answering = pin!(self.router.clone().oneshot(request));
+        let answered = tokio::time::timeout(limits::API_TIME, answering.as_mut()).await;
+        let Ok(response) = match answered {
+            Ok(answered) => answered,
+            Err(_) if commit.0.take_back() => Ok(problem::too_slow().into_response()),
+            Err(_) => answering.await,
         };
         response.map(underpass_core::boxed)
+    }
+}
+
+/// Facts about a login for the audit log.
+#[derive(Clone)]
+struct LoginFacts {
+    received: OffsetDateTime,
+    client: IpAddr,
+    method: Method,
+    user_agent: Option<HeaderValue>,
+    /// The name that the client gives.
+    claims: Option<String>,
+}
+
+impl LoginFacts {
+    fn of<B>(request: &Request<B>, info: &ConnectionInfo) -> Self {
+        Self {
+            received: OffsetDateTime::now_utc(),
+            client: info.peer.client(request.headers()),
+            method: request.method().clone(),
+            user_agent: request.headers().get(USER_AGENT).cloned(),
+            claims: claims(request.headers(), info),
+        }
     }
 }
 

@@ -1,6 +1,5 @@
 //! `/v1/self`: the requester and their rights.
 
-use axum::extract::State as From;
 use axum::routing::get;
 use axum::{Json, Router};
 use time::OffsetDateTime;
@@ -14,7 +13,7 @@ pub(super) fn routes() -> Router<State> {
     Router::new().route("/v1/self", get(read))
 }
 
-async fn read(From(state): From<State>, requester: Requester) -> Json<Myself> {
+async fn read(state: State, requester: Requester) -> Json<Myself> {
     let snapshot = state.directory.snapshot();
     let (groups, provenance) = match &requester {
         Requester::Operator => (Vec::new(), None),

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use axum::extract::{Path, Request, State as From};
+use axum::extract::{Path, Request};
 use axum::response::Response;
 use axum::routing::put;
 use axum::{Extension, Router};
@@ -21,7 +21,7 @@ pub(super) fn routes() -> Router<State> {
 }
 
 async fn set(
-    From(state): From<State>,
+    state: State,
     requester: Requester,
     Extension(Client(client)): Extension<Client>,
     Path(name): Path<String>,
@@ -96,7 +96,7 @@ fn wrong() -> Problem {
 }
 
 async fn remove(
-    From(state): From<State>,
+    state: State,
     requester: Requester,
     Path(name): Path<String>,
 ) -> Result<Response, Problem> {

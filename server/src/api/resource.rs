@@ -1,6 +1,6 @@
 //! The operations on every kind of object that has a name and can be changed as a whole.
 
-use axum::extract::{Path, Query, Request, State as From};
+use axum::extract::{Path, Query, Request};
 use axum::response::Response;
 use axum::routing::get;
 use axum::{Json, Router};
@@ -118,7 +118,7 @@ fn view<R: Resource>(
 }
 
 async fn list<R: Resource>(
-    From(state): From<State>,
+    state: State,
     requester: Requester,
     headers: HeaderMap,
     page: Result<Query<Page>, axum::extract::rejection::QueryRejection>,
@@ -133,7 +133,7 @@ async fn list<R: Resource>(
 }
 
 async fn read<R: Resource>(
-    From(state): From<State>,
+    state: State,
     requester: Requester,
     headers: HeaderMap,
     Path(name): Path<String>,
@@ -149,7 +149,7 @@ async fn read<R: Resource>(
 }
 
 async fn create<R: Resource>(
-    From(state): From<State>,
+    state: State,
     requester: Requester,
     request: Request,
 ) -> Result<Response, Problem> {
@@ -166,7 +166,7 @@ async fn create<R: Resource>(
 }
 
 async fn replace<R: Resource>(
-    From(state): From<State>,
+    state: State,
     requester: Requester,
     headers: HeaderMap,
     Path(name): Path<String>,
@@ -193,7 +193,7 @@ async fn replace<R: Resource>(
 
 /// JSON merge patch (RFC 7396) of the spec.
 async fn patch<R: Resource>(
-    From(state): From<State>,
+    state: State,
     requester: Requester,
     headers: HeaderMap,
     Path(name): Path<String>,
@@ -222,7 +222,7 @@ async fn patch<R: Resource>(
 }
 
 async fn remove<R: Resource>(
-    From(state): From<State>,
+    state: State,
     requester: Requester,
     headers: HeaderMap,
     Path(name): Path<String>,

@@ -1,6 +1,5 @@
 //! `/v1/server`: how users and agents reach the server.
 
-use axum::extract::State as From;
 use axum::routing::get;
 use axum::{Json, Router};
 use underpass_api::{SERVER, ServerInfo};
@@ -11,6 +10,6 @@ pub(super) fn routes() -> Router<State> {
     Router::new().route(SERVER, get(read))
 }
 
-async fn read(From(state): From<State>, _: Requester) -> Json<ServerInfo> {
+async fn read(state: State, _: Requester) -> Json<ServerInfo> {
     Json(ServerInfo::clone(&state.server))
 }

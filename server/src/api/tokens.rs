@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use axum::extract::rejection::QueryRejection;
-use axum::extract::{Path, Query, Request, State as From};
+use axum::extract::{Path, Query, Request};
 use axum::response::Response;
 use axum::routing::get;
 use axum::{Json, Router};
@@ -83,7 +83,7 @@ fn is_own(requester: &Requester, snapshot: &Snapshot, token: &AccessToken) -> bo
 }
 
 async fn list(
-    From(state): From<State>,
+    state: State,
     requester: Requester,
     headers: HeaderMap,
     filter: Result<Query<Filter>, QueryRejection>,
@@ -109,7 +109,7 @@ async fn list(
 }
 
 async fn read(
-    From(state): From<State>,
+    state: State,
     requester: Requester,
     Path(id): Path<String>,
 ) -> Result<Json<TokenView>, Problem> {
@@ -122,11 +122,7 @@ async fn read(
     Ok(Json(view(&id, entry, &snapshot)))
 }
 
-async fn create(
-    From(state): From<State>,
-    requester: Requester,
-    request: Request,
-) -> Result<Response, Problem> {
+async fn create(state: State, requester: Requester, request: Request) -> Result<Response, Problem> {
     requester.must_have_logged_in(&state.directory.snapshot())?;
     let wanted: TokenRequest = body::read(request, "a token", limits::API_SMALL_BODY).await?;
     let token = generate()?;
@@ -316,7 +312,7 @@ pub(super) fn made(snapshot: &Snapshot, id: &str, token: &Token) -> Result<Token
 }
 
 async fn remove(
-    From(state): From<State>,
+    state: State,
     requester: Requester,
     Path(id): Path<String>,
 ) -> Result<Response, Problem> {

@@ -37,6 +37,8 @@ pub(crate) enum AuthenticationError {
     Entry { at: String, source: ConfigError },
     #[error("the authentication file is not valid: {at}")]
     Invalid { at: String, source: Misconfigured },
+    #[error("two authenticators of this program have the name \"{0}\"")]
+    OwnTwice(String),
     #[error("the authentication file is not valid: at {at}: cannot read {}", path.display())]
     Named {
         at: String,
@@ -46,7 +48,7 @@ pub(crate) enum AuthenticationError {
 }
 
 impl AuthenticationError {
-    fn entry(at: String, field: &str, why: Misconfigured) -> Self {
+    pub(super) fn entry(at: String, field: &str, why: Misconfigured) -> Self {
         let field = field.to_owned();
         Self::Entry {
             at,

@@ -18,7 +18,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
-use underpass_authenticate::{Authenticator, CertificateRequest, Chain, Step, TokenAuthenticator};
+use underpass_authenticate::{
+    Authenticator, CertificateRequest, Chain, Misconfigured, Step, TokenAuthenticator,
+};
 use underpass_core::Clusters;
 use underpass_directory::Directory;
 use underpass_tunnel::chain;
@@ -121,6 +123,7 @@ impl Authentication {
             Some(path) => File::read(path)?.authenticators,
             None => vec![Entry::tokens()],
         };
+        self.names_must_differ(&entries)?;
         let wanted = self.read_all(entries)?;
         let mut built = self.built.lock().unwrap_or_else(PoisonError::into_inner);
         let same = |(entry, contents): &(Entry, Contents), built: &Built| {
@@ -187,6 +190,24 @@ impl Authentication {
             tracing::error!("logins are not ended yet: {}", chain(&error));
             let mut again = self.retired.lock().unwrap_or_else(PoisonError::into_inner);
             again.get_or_insert_default().extend(retired);
+        }
+    }
+
+    /// Refuses an entry that has the name of one of the embedder's authenticators, and two of those with one name: users of both
+    /// would be users of one authority (rule 22).
+    fn names_must_differ(&self, entries: &[Entry]) -> Result<(), AuthenticationError> {
+        let own = &self.surroundings.own;
+        for (position, entry) in entries.iter().enumerate() {
+            if own.iter().any(|own| own.name() == entry.name) {
+                let why = Misconfigured::Twice(entry.name.clone());
+                let at = format!("authenticators[{position}]");
+                return Err(AuthenticationError::entry(at, "name", why));
+            }
+        }
+        let mut names = HashSet::new();
+        match own.iter().find(|own| !names.insert(own.name())) {
+            Some(own) => Err(AuthenticationError::OwnTwice(own.name().to_owned())),
+            None => Ok(()),
         }
     }
 

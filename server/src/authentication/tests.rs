@@ -421,3 +421,50 @@ async fn certificates_are_asked_for_only_where_somebody_reads_them() {
     authentication.refresh().unwrap();
     assert!(!request.offer_client_auth());
 }
+
+/// Asks nobody.
+struct Own;
+
+#[async_trait]
+impl Authenticator for Own {
+    async fn authenticate(
+        &self,
+        _: &underpass_authenticate::Caller<'_>,
+    ) -> Result<
+        Option<underpass_authenticate::Authenticated>,
+        underpass_authenticate::AuthenticateError,
+    > {
+        Ok(None)
+    }
+}
+
+/// Users of two authenticators with one name would be one authority's.
+#[tokio::test]
+async fn rule_22_an_embedders_authenticator_has_a_name_of_its_own() {
+    let dir = folder();
+    let path = dir.path().join("authentication.yaml");
+    std::fs::write(&path, GOOD).unwrap();
+    let with = |names: &[&str]| {
+        let step = |name: &&str| Step::new(*name, Arc::new(Own), Duration::from_secs(1));
+        let own = names.iter().map(step).collect();
+        let surroundings = Surroundings {
+            own,
+            ..surroundings()
+        };
+        Authentication::open(Some(path.clone()), surroundings).map_err(|error| chain(&error))
+    };
+    for (names, said) in [
+        (
+            &["word", "corp"][..],
+            "authenticators[1]: name: \"corp\" stands there twice",
+        ),
+        (
+            &["word", "word"],
+            "two authenticators of this program have the name \"word\"",
+        ),
+    ] {
+        let error = with(names).err().unwrap();
+        assert!(error.contains(said), "{error}");
+    }
+    with(&["word", "sign"]).ok().unwrap();
+}

@@ -3,6 +3,8 @@
 mod assembly;
 mod config;
 mod start;
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -11,7 +13,6 @@ use std::time::Duration;
 
 use quinn::Endpoint;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 use underpass_api::ServerInfo;
 use underpass_audit::AuditLog;
 use underpass_directory::Directory;
@@ -22,6 +23,7 @@ use self::start::start;
 use crate::audit;
 use crate::http::Readiness;
 use crate::limits;
+use crate::listen::Connections;
 use crate::supervise::{Ended, Supervisor};
 use crate::tunnel::Tunnel;
 
@@ -47,13 +49,33 @@ pub struct Server {
     info: ServerInfo,
     directory: Arc<Directory>,
     audit: AuditLog,
-    tunnel: Tunnel,
     front: Arc<Front>,
     readiness: Readiness,
-    quic: Endpoint,
-    connections: TaskTracker,
     no_more: CancellationToken,
+    running: Running,
+}
+
+/// Connections, sessions and tasks of a server. Dropping it ends all of them: none may go on without the tasks that enforce
+/// revocations (rule 12).
+struct Running {
+    tunnel: Tunnel,
+    quic: Endpoint,
+    connections: Connections,
     tasks: Supervisor,
+}
+
+impl Running {
+    fn end(&self) {
+        self.quic.set_server_config(None);
+        self.connections.end();
+        self.tunnel.end();
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.end();
+    }
 }
 
 impl fmt::Debug for Server {
@@ -104,7 +126,7 @@ impl Server {
 
     /// How many agents of the cluster are connected.
     pub fn agents(&self, cluster: &underpass_core::ClusterName) -> usize {
-        self.tunnel.connected(cluster)
+        self.running.tunnel.connected(cluster)
     }
 
     /// Waits until a task has ended that must not: the server must be stopped then, and not drained.
@@ -112,7 +134,7 @@ impl Server {
     /// # Cancel safety
     /// Nothing is lost.
     pub async fn ended(&mut self) -> Ended {
-        self.tasks.ended().await
+        self.running.tasks.ended().await
     }
 
     /// Takes no more connections, asks agents to leave, and waits until open requests have ended, or for the deadline.
@@ -121,30 +143,40 @@ impl Server {
     /// Dropping the future leaves the server draining.
     pub async fn drain(&self, deadline: Duration) {
         self.readiness.set(false);
-        self.quic.set_server_config(None);
+        let running = &self.running;
+        running.quic.set_server_config(None);
         self.no_more.cancel();
         self.front.drain();
-        self.connections.close();
         tokio::join!(
-            wait_for(&self.connections, deadline),
-            self.tunnel.drain(deadline)
+            wait_for(&running.connections, deadline),
+            running.tunnel.drain(deadline)
         );
-        self.quic.wait_idle().await;
+        running.quic.wait_idle().await;
     }
 
-    /// Ends what is still open, and writes what is left: uses of tokens, events of the audit log.
-    pub async fn stop(self) {
-        drop(self.tasks);
+    /// Ends what is still open, connections and sessions of agents, and writes what is left: uses of tokens, events of the
+    /// audit log. Afterwards another server may open the data directory.
+    ///
+    /// # Cancel safety
+    /// Dropping the future is dropping the server.
+    pub async fn stop(mut self) {
+        let running = &mut self.running;
+        running.end();
+        running.tasks.stop().await;
+        let gone = async { tokio::join!(running.connections.wait(), running.quic.wait_idle()) };
+        if tokio::time::timeout(limits::END_TIME, gone).await.is_err() {
+            tracing::warn!("connections do not end");
+        }
         self.directory.write_uses().await;
         self.audit.flush(limits::AUDIT_FLUSH).await;
     }
 }
 
-async fn wait_for(connections: &TaskTracker, deadline: Duration) {
+async fn wait_for(connections: &Connections, deadline: Duration) {
     if tokio::time::timeout(deadline, connections.wait())
         .await
         .is_err()
     {
-        tracing::warn!(left = connections.len(), "connections are cut off");
+        tracing::warn!(left = connections.open(), "connections are cut off");
     }
 }

@@ -4,20 +4,19 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 use underpass_api::ServerInfo;
 use underpass_direct::DirectClusters;
 use underpass_directory::Directory;
 use underpass_gateway::{StrangerBounds, Strangers};
 
 use super::assembly::{Given, Parts, assemble};
-use super::{Server, ServerConfig};
+use super::{Running, Server, ServerConfig};
 use crate::audit;
 use crate::data_dir::DataDir;
 use crate::directory;
 use crate::files;
 use crate::first_administrator;
-use crate::listen::{self, Door, Sockets};
+use crate::listen::{self, Connections, Door, Sockets};
 use crate::pki::{Ca, ServerCertificate};
 use crate::proxies::TrustedProxies;
 use crate::secrets;
@@ -84,7 +83,7 @@ pub(super) async fn start(
     if let Some(address) = config.metrics {
         tasks.start("serves metrics", metrics.listen(address).await?);
     }
-    let connections = TaskTracker::new();
+    let connections = Connections::default();
     let no_more = CancellationToken::new();
     let users = listen::serve_tcp(
         sockets.tcp,
@@ -105,13 +104,15 @@ pub(super) async fn start(
         info,
         directory,
         audit: config.audit,
-        tunnel,
         front,
         readiness,
-        quic: sockets.quic,
-        connections,
         no_more,
-        tasks,
+        running: Running {
+            tunnel,
+            quic: sockets.quic,
+            connections,
+            tasks,
+        },
     })
 }
 

@@ -1,9 +1,9 @@
 //! Divides work among tasks, to save wake-ups.
 //!
 //! hyper spawns a task for each request, and wakes a connection's task for each of their frames. On the way of a call that is a
-//! tenth of the processor time (docs/PERFORMANCE.md). Here they take turns in one task ([`in_task`]), an exchange on a
-//! connection of its own moves that connection ([`inline`]), a future is polled when it was woken ([`on_wake`]), and the frames of
-//! a turn are written at its end ([`deferred_flush`]).
+//! tenth of the processor time (docs/PERFORMANCE.md). Here they take turns in one task (`in_task`), an exchange on a
+//! connection of its own moves that connection (`inline`), a future is polled when it was woken (`on_wake`), and the frames of
+//! a turn are written at its end (`deferred_flush`).
 
 pub mod deferred_flush;
 pub mod in_task;

@@ -4,8 +4,10 @@ use std::sync::Mutex;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use tokio::sync::Notify;
 use underpass_audit::{Backend, BackendConfig, Policy, Sink};
 use underpass_core::BoxError;
+use underpass_directory::{CommitError, Contents, Revision, StoreError, Write};
 
 use super::*;
 
@@ -192,4 +194,98 @@ async fn rule_15_the_audit_names_object_subject_and_grant_and_no_secret() {
     for secret in secrets {
         assert!(!everything.contains(&secret), "{secret} in {everything}");
     }
+}
+
+/// A store that writes when it is told to.
+struct Slow {
+    store: MemoryStore,
+    asked: Notify,
+    go_on: Notify,
+}
+
+#[async_trait]
+impl Store for Slow {
+    async fn load(&self) -> Result<Contents, StoreError> {
+        self.store.load().await
+    }
+
+    async fn commit(&self, at: Revision, writes: Vec<Write>) -> Result<Revision, CommitError> {
+        self.asked.notify_one();
+        self.go_on.notified().await;
+        self.store.commit(at, writes).await
+    }
+
+    async fn changed(&self, after: Revision) -> Result<(), StoreError> {
+        self.store.changed(after).await
+    }
+}
+
+/// The time of a request may end while its change is being written.
+#[tokio::test(start_paused = true)]
+async fn rule_15_what_is_being_written_when_the_time_is_over_is_told_and_written_down() {
+    let known = Kept::default();
+    let backend = Backend::start("kept", Box::new(known.clone()), BackendConfig::default());
+    let store = Arc::new(Slow {
+        store: MemoryStore::default(),
+        asked: Notify::new(),
+        go_on: Notify::new(),
+    });
+    let audit_log = AuditLog::new(Policy::everything(), vec![backend]);
+    let world = World::over(store.clone(), audit_log).await;
+    let binding = json!({"name": "b", "spec": {"subjects": [{"user": "alice"}], "clusters": {"all": true}, "role": "admin"}});
+    let asking = world.operate(Method::POST, "/v1/bindings", binding);
+    let late = async {
+        store.asked.notified().await;
+        tokio::time::sleep(2 * limits::API_TIME).await;
+        store.go_on.notify_one();
+    };
+    let (answer, ()) = tokio::join!(asking, late);
+    answer.expect(201);
+    let event = known.nth(1).await;
+    assert_eq!(event["responseStatus"]["code"], 201);
+    assert_eq!(
+        event["annotations"]["underpass.dev/object"], "binding/b",
+        "{event}"
+    );
+    assert!(event["annotations"]["underpass.dev/grant"].is_string());
+
+    // A change that waits for another one is taken back, and is not made later.
+    let user = |name: &str| json!({"name": name, "spec": {}});
+    let first = world.operate(Method::POST, "/v1/users", user("alice"));
+    let second = async {
+        store.asked.notified().await;
+        let refused = world.operate(Method::POST, "/v1/users", user("bob")).await;
+        store.go_on.notify_one();
+        refused
+    };
+    let (first, second) = tokio::join!(first, second);
+    first.expect(201);
+    second.expect(408);
+    let snapshot = world.directory.snapshot();
+    let users = snapshot.all::<underpass_directory::User>();
+    assert_eq!(users.keys().collect::<Vec<_>>(), ["alice"]);
+}
+
+/// A guess may have been counted against the name, or have reached a directory.
+#[tokio::test]
+async fn rule_15_a_login_whose_client_goes_away_is_written_down() {
+    use base64::Engine as _;
+
+    let strangers = Kept::default();
+    let audit_log = AuditLog::new(Policy::everything(), vec![])
+        .strangers("strangers", Box::new(strangers.clone()));
+    let world = World::audited(audit_log).await;
+    let basic = base64::engine::general_purpose::STANDARD.encode("alice:a guess");
+    let request = Request::post(LOGIN)
+        .header("authorization", format!("Basic {basic}"))
+        .body(Full::<Bytes>::default())
+        .unwrap();
+    {
+        let connection = connection();
+        let mut guessing = std::pin::pin!(world.api.log_in(request, &connection));
+        assert!(futures_util::poll!(&mut guessing).is_pending());
+    }
+    let event = strangers.nth(1).await;
+    assert_eq!(event["responseStatus"]["code"], 499, "{event}");
+    assert!(event.to_string().contains("alice"), "{event}");
 }

@@ -232,9 +232,12 @@ impl http_body::Body for Later {
 async fn rule_23_a_stranger_who_goes_away_takes_the_request_back() {
     let begun = super::super::begun::Begun::default();
     let task = tokio::spawn(std::future::pending::<()>());
-    drop(begun.clone().or_abort(task.abort_handle()));
+    let (tell, mut told) = tokio::sync::oneshot::channel();
+    let abandoned = || tell.send(()).unwrap();
+    drop(begun.clone().or_abort(task.abort_handle(), abandoned));
     assert!(task.await.unwrap_err().is_cancelled());
     assert!(!begun.begin(), "and nothing begins afterwards");
+    assert_eq!(told.try_recv(), Ok(()));
 }
 
 #[tokio::test]

@@ -10,7 +10,7 @@ use underpass_authenticate::{Authenticator, Caller, Chain, Passwords, Step, Toke
 use underpass_core::Protocol;
 use underpass_direct::Plugins;
 use underpass_directory::seal::{Keyring, SealingKey};
-use underpass_directory::{MemoryStore, Role, Subject};
+use underpass_directory::{MemoryStore, Role, Store, Subject};
 
 use super::*;
 
@@ -69,9 +69,11 @@ impl World {
     }
 
     async fn audited(audit_log: AuditLog) -> Self {
-        let directory = Directory::open(Arc::new(MemoryStore::default()))
-            .await
-            .unwrap();
+        Self::over(Arc::new(MemoryStore::default()), audit_log).await
+    }
+
+    async fn over(store: Arc<dyn Store>, audit_log: AuditLog) -> Self {
+        let directory = Directory::open(store).await.unwrap();
         let sessions: Sessions = Arc::new(|cluster| if cluster.as_str() == "prod" { 2 } else { 0 });
         let key = SealingKey::from_text(&SealingKey::generate().unwrap()).unwrap();
         let keys = Arc::new(Keyring::new(key, vec![]));

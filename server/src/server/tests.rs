@@ -1,0 +1,131 @@
+use std::net::Ipv4Addr;
+
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use underpass_core::ClusterName;
+use underpass_directory::{Agent, Cluster, Expect};
+use underpass_tunnel::{AgentKey, Connector, ConnectorConfig, Session};
+
+use super::*;
+
+const DEADLINE: Duration = Duration::from_secs(20);
+
+async fn start(data: &std::path::Path) -> Result<Server, StartError> {
+    let mut config = ServerConfig::new(data);
+    config.listen = (Ipv4Addr::LOCALHOST, 0).into();
+    Server::start(config).await
+}
+
+/// Starts a server where another one has ended; its last tasks may hold the directory a little longer.
+async fn start_again(data: &std::path::Path) -> Server {
+    let starting = async {
+        loop {
+            match start(data).await {
+                Ok(server) => return server,
+                Err(_) => tokio::task::yield_now().await,
+            }
+        }
+    };
+    within("the directory is free", starting).await
+}
+
+async fn within<T>(what: &str, work: impl Future<Output = T>) -> T {
+    tokio::time::timeout(DEADLINE, work).await.expect(what)
+}
+
+/// A connection that stays open between its requests.
+async fn user(server: &Server) -> TlsStream<TcpStream> {
+    let mut roots = rustls::RootCertStore::empty();
+    let ca = CertificateDer::from_pem_slice(server.ca_pem().as_bytes()).unwrap();
+    roots.add(ca).unwrap();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let tcp = TcpStream::connect(server.address()).await.unwrap();
+    let name = "localhost".try_into().unwrap();
+    let connector = TlsConnector::from(Arc::new(config));
+    let mut tls = connector.connect(name, tcp).await.unwrap();
+    tls.write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+        .await
+        .unwrap();
+    let mut answer = [0; 12];
+    within("an answer", tls.read_exact(&mut answer))
+        .await
+        .unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 200");
+    tls
+}
+
+/// Reads to the end.
+async fn ended(mut tls: TlsStream<TcpStream>) {
+    let mut rest = Vec::new();
+    // A connection may end without TLS's goodbye.
+    let _ = within("the connection ends", tls.read_to_end(&mut rest)).await;
+}
+
+async fn agent(server: &Server) -> Session {
+    let key = AgentKey::from_seed([7; 32]).unwrap();
+    let public = key.public_key().to_string();
+    let added = server.directory().change(|draft| {
+        let created = draft.now();
+        let cluster = Cluster {
+            created,
+            labels: Default::default(),
+            direct: None,
+        };
+        draft.put("edge", cluster, Expect::Absent)?;
+        let agent = Agent {
+            created,
+            cluster: ClusterName::new("edge").expect("a name"),
+            key: public.clone(),
+        };
+        draft.put("agent", agent, Expect::Absent)
+    });
+    added.await.unwrap();
+    let ca = server.ca_pem().as_bytes().to_vec();
+    let config = ConnectorConfig::new("localhost", server.address().port(), ca, key);
+    let connector = Connector::new(config).unwrap();
+    within("a session", connector.connect()).await.unwrap()
+}
+
+async fn nothing_is_served_after(end: impl AsyncFnOnce(Server)) {
+    let data = tempfile::tempdir().unwrap();
+    let server = start(data.path()).await.unwrap();
+    let (user, agent, address) = (user(&server).await, agent(&server).await, server.address());
+    end(server).await;
+    ended(user).await;
+    within("the session ends", agent.closed()).await;
+    let refused = async {
+        while TcpStream::connect(address).await.is_ok() {
+            tokio::task::yield_now().await;
+        }
+    };
+    within("nobody listens", refused).await;
+    start_again(data.path()).await.stop().await;
+}
+
+#[tokio::test]
+async fn rule_12_a_server_that_stopped_serves_nothing() {
+    nothing_is_served_after(Server::stop).await;
+}
+
+#[tokio::test]
+async fn rule_12_a_server_that_was_dropped_serves_nothing() {
+    nothing_is_served_after(async |server| drop(server)).await;
+}
+
+/// A new server can follow at once.
+#[tokio::test]
+async fn a_server_that_stopped_leaves_the_directory_to_the_next() {
+    let data = tempfile::tempdir().unwrap();
+    for _ in 0..3 {
+        start(data.path()).await.unwrap().stop().await;
+    }
+}
