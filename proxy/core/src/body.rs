@@ -2,7 +2,7 @@
 
 use std::{
     pin::Pin,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 use bytes::Bytes;
@@ -45,6 +45,61 @@ impl<T> AsRef<[u8]> for Tied<T> {
     }
 }
 
+/// A body in pieces of so many bytes at the most.
+#[derive(Debug)]
+pub struct Pieces<B> {
+    body: B,
+    most: usize,
+    /// Of the last piece of `body`.
+    rest: Bytes,
+}
+
+impl<B: http_body::Body<Data = Bytes> + Unpin> Pieces<B> {
+    /// Splits what is larger. No byte is copied.
+    pub fn new(body: B, most: usize) -> Self {
+        let rest = Bytes::new();
+        Self { body, most, rest }
+    }
+}
+
+impl<B: http_body::Body<Data = Bytes> + Unpin> http_body::Body for Pieces<B> {
+    type Data = Bytes;
+    type Error = B::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+        if self.rest.is_empty() {
+            let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+            match frame.map(|frame| frame.map(Frame::into_data)) {
+                Some(Ok(Ok(data))) => self.rest = data,
+                Some(Ok(Err(other))) => return Poll::Ready(Some(Ok(other))),
+                Some(Err(error)) => return Poll::Ready(Some(Err(error))),
+                None => return Poll::Ready(None),
+            }
+        }
+        let size = self.rest.len().min(self.most);
+        let piece = self.rest.split_to(size);
+        Poll::Ready(Some(Ok(Frame::data(piece))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.rest.is_empty() && self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let rest = self.rest.len() as u64;
+        let hint = self.body.size_hint();
+        let mut whole = SizeHint::new();
+        if let Some(upper) = hint.upper() {
+            whole.set_upper(upper.saturating_add(rest));
+        }
+        whole.set_lower(hint.lower().saturating_add(rest));
+        whole
+    }
+}
+
 /// Boxes a foreign body.
 pub fn boxed<B>(body: B) -> Body
 where
@@ -58,6 +113,11 @@ where
 pub trait Guard: Send + Unpin + 'static {
     /// An error ends the body at once, in the middle.
     fn poll_abort(&mut self, cx: &mut Context<'_>) -> Poll<BoxError>;
+
+    /// Pending lets the body wait: too many of its pieces are not sent yet.
+    fn poll_room(&mut self, _cx: &mut Context<'_>) -> Poll<()> {
+        Poll::Ready(())
+    }
 
     /// Sees each piece of payload, and may tie something to it ([`tied`]).
     fn passed(&mut self, _data: &mut Bytes) {}
@@ -136,6 +196,9 @@ where
         if this.cut || (!this.finished && this.guard.poll_cut(cx).is_ready()) {
             this.cut = true;
             return Poll::Ready(None);
+        }
+        if !this.finished {
+            ready!(this.guard.poll_room(cx));
         }
         let mut polled = Pin::new(&mut this.body).poll_frame(cx);
         match &mut polled {

@@ -204,6 +204,18 @@ pub const KNOWN_HEAD_FREE: usize = 64 * 1024;
 /// bodies whose clusters do not read. Beyond it, the holder with most gives a connection up.
 pub const KNOWN_HEADS: usize = 256 * 1024 * 1024;
 
+/// Memory of a request whose answer is not sent, and which no budget counts (*unauthenticated*): a refusal, an answer about health. Tasks of
+/// hyper and h2, the answer itself.
+pub const UNSENT_ANSWER: usize = 16 * 1024;
+
+/// Pieces of one answer that hyper and h2 have at once. Each costs some hundred bytes beside its content, so that an answer in
+/// pieces of one byte would cost much more than [`FRONT_SEND_BUFFER`].
+pub const ANSWER_PIECES: usize = 64;
+
+/// Bytes of a piece on HTTP/2, which is one frame (RFC 9113, section 6.5.2): an answer stands still when no piece of it was sent
+/// for [`ANSWER_STALL`], and many answers may share a slow link.
+pub const ANSWER_PIECE: usize = 16 * 1024;
+
 /// From "open a stream to this cluster" to the stream, the wait for a reconnecting agent included.
 /// kubectl users wait that long; programs retry on the 503.
 pub const STREAM_CONNECT_TIMEOUT: Duration = Duration::from_secs(30);

@@ -11,7 +11,7 @@ use hyper::upgrade::OnUpgrade;
 use tracing::Instrument;
 
 use super::{
-    Connection, Recognised,
+    Connection, IsSending, Recognised,
     admit::{Decisions, Revoked},
     audit::Record,
     budget::Seat,
@@ -20,8 +20,9 @@ use super::{
     watch_end::WatchEnd,
 };
 use underpass_core::{
-    Body, BoxError, ClusterLogShare, ClusterName, Rejection,
-    body::{self, Guard, Guarded},
+    Body, BoxError, ClusterLogShare, ClusterName, Protocol, Rejection,
+    body::{self, Guard, Guarded, Pieces},
+    limits,
 };
 use underpass_http::{
     call::Call,
@@ -129,7 +130,15 @@ impl Answer {
             revoked.await;
             Box::new(Revoked) as BoxError
         });
-        Response::from_parts(parts, body::boxed(Guarded::new(incoming, guard)))
+        parts.extensions.insert(IsSending);
+        let body = match connection.info().protocol {
+            Protocol::Http1 => body::boxed(Guarded::new(incoming, guard)),
+            Protocol::Http2 => body::boxed(Guarded::new(
+                Pieces::new(incoming, limits::ANSWER_PIECE),
+                guard,
+            )),
+        };
+        Response::from_parts(parts, body)
     }
 
     fn switch(
@@ -221,6 +230,11 @@ struct Audited {
 impl Guard for Audited {
     fn poll_abort(&mut self, cx: &mut Context<'_>) -> Poll<BoxError> {
         self.exchange.poll_abort(cx)
+    }
+
+    fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let sending = self.sending.as_ref();
+        sending.map_or(Poll::Ready(()), |sending| sending.poll_room(cx))
     }
 
     fn passed(&mut self, data: &mut Bytes) {

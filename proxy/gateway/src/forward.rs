@@ -61,15 +61,18 @@ impl Front {
         request: Request<Incoming>,
         connection: &Connection,
     ) -> Response<Body> {
-        connection.standing().taken();
-        if !request.uri().path().starts_with(route::PREFIX) {
-            return self.config.fallback.handle(request, connection).await;
-        }
-        let id = underpass_core::new_audit_id();
-        let span = tracing::info_span!("request", audit_id = id);
-        self.handle_cluster(request, connection, id)
-            .instrument(span)
-            .await
+        connection.standing().head_ended();
+        // Its body is unread until a handler reads it.
+        let _body = connection.standing().body();
+        let response = if request.uri().path().starts_with(route::PREFIX) {
+            let id = underpass_core::new_audit_id();
+            let span = tracing::info_span!("request", audit_id = id);
+            let handling = self.handle_cluster(request, connection, id);
+            handling.instrument(span).await
+        } else {
+            self.config.fallback.handle(request, connection).await
+        };
+        connection.sending_at_last(response)
     }
 
     async fn handle_cluster(

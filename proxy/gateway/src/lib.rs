@@ -48,6 +48,7 @@ use underpass_core::{
 };
 
 use self::sending::{Sending, Sendings};
+use self::strangers::UnreadBody;
 pub use self::{
     access_review::AccessReviews,
     budget::{BudgetConfig, BudgetConfigError, Budgets, Occupancy},
@@ -77,9 +78,9 @@ impl Connection {
             standing.comes_from(&info.peer);
         }
         Self {
+            sendings: Sendings::new(info.peer.asks_for_others()),
             info,
             standing,
-            sendings: Sendings::default(),
             pipes: TaskTracker::new(),
             gone: CancellationToken::new(),
         }
@@ -100,7 +101,7 @@ impl Connection {
     where
         B: http_body::Body<Data = Bytes> + Unpin,
     {
-        Guarded::new(body, Reading(self.standing.clone()))
+        Guarded::new(body, Reading(self.standing.body()))
     }
 
     /// A response that keeps `kept` until all of it is sent. The connection ends when its client reads nothing of it for
@@ -111,7 +112,21 @@ impl Connection {
         kept: impl Send + Sync + 'static,
     ) -> Response<Body> {
         let sending = self.sendings.begin(kept);
-        response.map(|body| underpass_core::boxed(Guarded::new(body, Tied(sending))))
+        let mut response =
+            response.map(|body| underpass_core::boxed(Guarded::new(body, Tied(sending))));
+        response.extensions_mut().insert(IsSending);
+        response
+    }
+
+    /// The same of a response that is not being sent like that: a refusal, or an answer to a stranger. No other budget counts
+    /// it.
+    fn sending_at_last(&self, response: Response<Body>) -> Response<Body> {
+        let is_sending = response.extensions().get::<IsSending>().is_some();
+        if is_sending || http_body::Body::is_end_stream(response.body()) {
+            return response;
+        }
+        let unsent = self.standing.hold_answer();
+        self.sending(response, unsent)
     }
 
     /// Charges a head to the strangers' budget while its credential is checked; to be dropped then.
@@ -125,17 +140,21 @@ impl Connection {
     }
 }
 
+/// Marks a response whose pieces are tied to its sending.
+#[derive(Clone, Copy, Debug)]
+struct IsSending;
+
 /// Tells a connection's budget what is read of a body.
 #[derive(Debug)]
-pub struct Reading(Standing);
+pub struct Reading(UnreadBody);
 
 impl Guard for Reading {
     fn poll_abort(&mut self, _: &mut Context<'_>) -> Poll<BoxError> {
         Poll::Pending
     }
 
-    fn passed(&mut self, _: &mut Bytes) {
-        self.0.taken();
+    fn passed(&mut self, data: &mut Bytes) {
+        self.0.read(data.len());
     }
 }
 
@@ -145,6 +164,10 @@ struct Tied(Arc<Sending>);
 impl Guard for Tied {
     fn poll_abort(&mut self, _: &mut Context<'_>) -> Poll<BoxError> {
         Poll::Pending
+    }
+
+    fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.0.poll_room(cx)
     }
 
     fn passed(&mut self, data: &mut Bytes) {

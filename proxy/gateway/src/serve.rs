@@ -21,7 +21,7 @@ use tokio::{
     time::Instant,
 };
 
-use super::{Connection, Front, Standing, linger::Lingering};
+use super::{Connection, Front, Standing, linger::Lingering, strangers::Framed};
 use underpass_core::{
     Body, BoxError, ConnectionInfo, Protocol,
     body::{self, Guard, Guarded},
@@ -139,6 +139,7 @@ impl Front {
             let active = Active::new(&activity);
             async move { Ok::<_, Infallible>(active.hold(front.handle(request, &connection).await)) }
         });
+        let io = Framed::new(io, connection.standing().clone());
         let (io, driven) = DeferredFlush::pair(io);
         let spawner = Spawner::default();
         let serving = http2(spawner.clone()).serve_connection(TokioIo::new(io), service);

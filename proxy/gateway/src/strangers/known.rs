@@ -148,14 +148,15 @@ impl Known {
         Some(heaviest.id)
     }
 
-    /// They were taken.
-    pub(super) fn refund(&mut self, id: Id) {
+    /// So many of them were taken.
+    pub(super) fn refund(&mut self, id: Id, bytes: usize) {
         let Some(holder) = self.members.get(&id).cloned() else {
             return;
         };
         let members = self.holders.get_mut(&holder);
         if let Some(member) = members.and_then(|members| members.get_mut(&id)) {
-            let bytes = std::mem::take(&mut member.unasked);
+            let bytes = bytes.min(member.unasked);
+            member.unasked = member.unasked.saturating_sub(bytes);
             self.give_back(&holder, bytes);
         }
     }
@@ -403,7 +404,7 @@ mod tests {
         assert!(alice.is_in());
         // A head that has ended is free.
         let left = inside(&greedy);
-        known.refund(left[0]);
+        known.refund(left[0], usize::MAX);
         assert!(known.charge(left[1], UNIT));
         assert_eq!(inside(&greedy).len(), left.len());
     }

@@ -17,7 +17,9 @@
 //! credential in time is not affected. Where connections themselves run out ([`Strangers::make_room`]), strangers pay while
 //! they have more than a third of them, and else the authenticated holder with the most.
 
+mod charge;
 mod crowd;
+mod frames;
 mod known;
 mod metered;
 
@@ -34,11 +36,13 @@ use http::HeaderMap;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
-pub use self::{crowd::StrangerBounds, known::Holder, metered::Metered};
+pub(crate) use self::frames::Framed;
 use self::{
+    charge::Charge,
     crowd::{Crowd, Id},
     known::{Known, Member},
 };
+pub use self::{crowd::StrangerBounds, known::Holder, metered::Metered};
 use underpass_core::{Peer, limits};
 
 /// Everybody who is connected. Clones share the budget.
@@ -91,7 +95,7 @@ impl Strangers {
             for_others: AtomicBool::new(false),
             upgraded: AtomicBool::new(false),
             requests: Arc::default(),
-            metered: Mutex::new(0),
+            charge: Mutex::default(),
             closed,
             _place: place,
         })))
@@ -162,15 +166,34 @@ struct Counted {
     requests: Arc<AtomicUsize>,
     /// The connection is no HTTP any more: it is an agent's, or a shell's.
     upgraded: AtomicBool,
-    /// The charge for bytes: of a stranger all, of a known one those that nobody has taken yet. Locked before the other locks.
-    metered: Mutex<usize>,
+    /// Locked before the other locks.
+    charge: Mutex<Charge>,
     closed: CancellationToken,
     _place: Option<OwnedSemaphorePermit>,
 }
 
 impl Counted {
-    fn metered(&self) -> MutexGuard<'_, usize> {
-        self.metered.lock().unwrap_or_else(PoisonError::into_inner)
+    fn charge(&self) -> MutexGuard<'_, Charge> {
+        self.charge.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes the charge, and that of an authenticated connection among the others. False: the connection has to end.
+    fn change(&self, change: impl FnOnce(&mut Charge)) -> bool {
+        let mut charge = self.charge();
+        change(&mut charge);
+        !self.is_known() || self.settle(&mut charge)
+    }
+
+    fn settle(&self, charge: &mut Charge) -> bool {
+        let (due, before) = (charge.due(), charge.known);
+        if due > before && !self.strangers.known().charge(self.id, due - before) {
+            return false;
+        }
+        if due < before {
+            self.strangers.known().refund(self.id, before - due);
+        }
+        charge.known = due;
+        true
     }
 
     fn is_known(&self) -> bool {
@@ -182,12 +205,12 @@ impl Counted {
     }
 
     fn recognise(&self, holder: Holder) {
-        let mut metered = self.metered();
+        let mut charge = self.charge();
         self.requests.fetch_add(1, Ordering::AcqRel);
         if self.known.swap(true, Ordering::AcqRel) {
             return;
         }
-        let charged = std::mem::take(&mut *metered);
+        let charged = std::mem::take(&mut charge.read);
         if self.asks_for_others() {
             let all = charged.saturating_add(limits::STRANGER_BASE);
             self.strangers.crowd().refund(self.id, all);
@@ -203,19 +226,11 @@ impl Counted {
         self.strangers.known().enter(holder, member);
     }
 
-    /// The server has taken what came: a head has ended, or a piece of a body was read.
-    fn taken(&self) {
-        let mut metered = self.metered();
-        if self.is_known() && std::mem::take(&mut *metered) > limits::KNOWN_HEAD_FREE {
-            self.strangers.known().refund(self.id);
-        }
-    }
-
     fn request_ended(&self) {
-        let mut metered = self.metered();
+        let mut charge = self.charge();
         let before = self.requests.fetch_sub(1, Ordering::AcqRel);
         if before == 1 && self.asks_for_others() {
-            *metered = 0;
+            (charge.read, charge.known) = (0, 0);
             self.known.store(false, Ordering::Release);
             self.strangers.known().leave(self.id);
             let mut crowd = self.strangers.crowd();
@@ -282,20 +297,58 @@ impl Standing {
         if counted.upgraded.load(Ordering::Acquire) {
             return true;
         }
-        let mut metered = counted.metered();
-        *metered = metered.saturating_add(bytes);
+        let mut charge = counted.charge();
         if !counted.is_known() {
+            charge.read = charge.read.saturating_add(bytes);
             return counted.strangers.crowd().charge(counted.id, bytes);
         }
-        let beyond = metered.saturating_sub(limits::KNOWN_HEAD_FREE).min(bytes);
-        beyond == 0 || counted.strangers.known().charge(counted.id, beyond)
+        if charge.is_by_frames() {
+            return true;
+        }
+        charge.read = charge.read.saturating_add(bytes);
+        counted.settle(&mut charge)
     }
 
-    /// The server has taken what came so far: a head has ended, or a piece of a body was read. A known connection is charged for
-    /// the rest.
-    pub fn taken(&self) {
-        if let Some(counted) = &self.0 {
-            counted.taken();
+    /// Once authenticated, the connection is charged by its HTTP/2 frames.
+    fn charge_by_frames(&self) {
+        self.change(Charge::by_frames);
+    }
+
+    fn frames_came(&self, head: usize, data: usize) -> bool {
+        self.change(|charge| charge.frames_came(head, data))
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Charge)) -> bool {
+        let counted = self.0.as_ref();
+        counted.is_none_or(|counted| counted.change(change))
+    }
+
+    /// A request's head has ended.
+    pub(crate) fn head_ended(&self) {
+        self.change(Charge::taken);
+    }
+
+    /// A request that may have a body: its bytes are unread until a handler reads them, or this is dropped.
+    pub(crate) fn body(&self) -> UnreadBody {
+        self.change(Charge::body_begun);
+        UnreadBody(self.clone())
+    }
+
+    /// Charges an answer that no budget of requests counts, until what is returned is dropped: a refusal costs memory while its
+    /// client does not read it.
+    pub(crate) fn hold_answer(&self) -> UnsentAnswer {
+        let counted = self.0.as_ref();
+        let among_known =
+            counted.is_some_and(|counted| counted.is_known() && !counted.asks_for_others());
+        if among_known {
+            self.change(Charge::answer_begun);
+        } else if let Some(counted) = counted {
+            let mut crowd = counted.strangers.crowd();
+            crowd.charge(counted.id, limits::UNSENT_ANSWER);
+        }
+        UnsentAnswer {
+            standing: self.clone(),
+            among_known,
         }
     }
 
@@ -337,6 +390,7 @@ impl Recognised {
     pub(crate) fn upgraded(&self) {
         if let Some(counted) = &self.0 {
             counted.upgraded.store(true, Ordering::Release);
+            counted.change(Charge::taken);
         }
     }
 
@@ -376,6 +430,43 @@ impl Drop for Held {
     fn drop(&mut self) {
         if let Some(counted) = &self.standing.0 {
             counted.strangers.crowd().refund(counted.id, self.bytes);
+        }
+    }
+}
+
+/// A request's body, some of which may have come and not been read.
+#[derive(Debug)]
+#[must_use]
+pub(crate) struct UnreadBody(Standing);
+
+impl UnreadBody {
+    /// So much of it was read.
+    pub(crate) fn read(&self, bytes: usize) {
+        self.0.change(|charge| charge.body_read(bytes));
+    }
+}
+
+impl Drop for UnreadBody {
+    fn drop(&mut self) {
+        self.0.change(Charge::body_gone);
+    }
+}
+
+/// An answer that is not sent yet.
+#[derive(Debug)]
+#[must_use]
+pub(crate) struct UnsentAnswer {
+    standing: Standing,
+    among_known: bool,
+}
+
+impl Drop for UnsentAnswer {
+    fn drop(&mut self) {
+        if self.among_known {
+            self.standing.change(Charge::answer_sent);
+        } else if let Some(counted) = &self.standing.0 {
+            let mut crowd = counted.strangers.crowd();
+            crowd.refund(counted.id, limits::UNSENT_ANSWER);
         }
     }
 }
@@ -468,11 +559,37 @@ mod tests {
         for _ in 0..1000 {
             assert!(unfinished(&alice), "others pay");
             // The head has ended, or a piece of the body was read.
-            alice.taken();
+            alice.head_ended();
         }
         requests[0].upgraded();
         assert!(alice.charge(1 << 30), "a shell");
         drop((requests, known));
+        assert_eq!(strangers.known().unasked(), 0);
+    }
+
+    /// PING and WINDOW_UPDATE of a watch or a log that lasts for days.
+    #[test]
+    fn rule_23_control_frames_of_a_known_connection_cost_nothing() {
+        let strangers = Strangers::default();
+        let standing = strangers.enter(HERE);
+        standing.charge_by_frames();
+        let _watch = standing.recognise(user("alice"));
+        for _ in 0..1000 {
+            assert!(standing.charge(1 << 20));
+        }
+        assert_eq!(strangers.known().unasked(), 0);
+        // Bodies that nobody reads, beside requests that are answered.
+        let upload = standing.body();
+        for _ in 0..64 {
+            assert!(standing.frames_came(0, 32 * 1024));
+            standing.head_ended();
+            drop(standing.body());
+        }
+        let unread = 64 * 32 * 1024 - limits::KNOWN_HEAD_FREE;
+        assert_eq!(strangers.known().unasked(), unread);
+        upload.read(32 * 1024);
+        assert_eq!(strangers.known().unasked(), unread - 32 * 1024);
+        drop(upload);
         assert_eq!(strangers.known().unasked(), 0);
     }
 

@@ -237,6 +237,10 @@ impl<G: Guard> Guard for Until<G> {
         Poll::Ready(error)
     }
 
+    fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.inner.poll_room(cx)
+    }
+
     fn passed(&mut self, data: &mut Bytes) {
         self.inner.passed(data);
     }

@@ -12,7 +12,11 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
-use futures_util::{FutureExt as _, StreamExt as _, future::CatchUnwind, stream::FuturesUnordered};
+use futures_util::{
+    FutureExt as _, StreamExt as _,
+    future::{AbortHandle, Abortable, CatchUnwind},
+    stream::FuturesUnordered,
+};
 
 use super::{on_wake::OnWake, turn_waker::TurnWaker};
 
@@ -140,8 +144,42 @@ impl<C: Future + Unpin> Future for InTask<C> {
     }
 }
 
+tokio::task_local! {
+    static CURRENT: AbortHandle;
+}
+
+/// Ends the task of a connection that runs now, and with it its request, also where hyper waits for its client and polls nothing of
+/// ours. `None` outside of such a task.
+pub fn current() -> Option<AbortHandle> {
+    CURRENT.try_with(Clone::clone).ok()
+}
+
 /// A task. Its panic has been printed and ends its request, as it would in a task of the runtime's.
-type Task = CatchUnwind<AssertUnwindSafe<Work>>;
+type Task = CatchUnwind<AssertUnwindSafe<Named>>;
+
+/// Work that can find out which task it is in.
+struct Named {
+    work: Abortable<Work>,
+    handle: AbortHandle,
+}
+
+impl Named {
+    fn new(work: Work) -> Self {
+        let (handle, registration) = AbortHandle::new_pair();
+        let work = Abortable::new(work, registration);
+        Self { work, handle }
+    }
+}
+
+impl Future for Named {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let handle = self.handle.clone();
+        let polled = CURRENT.sync_scope(handle, || self.work.poll_unpin(cx));
+        polled.map(|_| ())
+    }
+}
 
 /// The tasks, of which a turn polls those that are new or were woken.
 #[derive(Default)]
@@ -152,7 +190,7 @@ impl Tasks {
     fn turn(&mut self, new: Vec<Work>, cx: &mut Context<'_>) {
         let new = new
             .into_iter()
-            .map(|work| AssertUnwindSafe(work).catch_unwind());
+            .map(|work| AssertUnwindSafe(Named::new(work)).catch_unwind());
         self.0.extend(new);
         while let Poll::Ready(Some(_)) = self.0.poll_next_unpin(cx) {}
     }
@@ -307,6 +345,27 @@ mod tests {
             said.await.unwrap()
         });
         assert_eq!(serving.await, 7);
+    }
+
+    #[tokio::test]
+    async fn a_task_that_is_ended_is_dropped_and_the_others_go_on() {
+        let spawner = Spawner::default();
+        let (held, gone) = oneshot::channel::<()>();
+        let (named, name) = oneshot::channel();
+        let (says, said) = oneshot::channel();
+        spawner.execute(async move {
+            let _held = held;
+            named.send(current().unwrap()).unwrap();
+            std::future::pending().await
+        });
+        spawner.execute(async move {
+            gone.await.unwrap_err();
+            says.send(7).unwrap();
+        });
+        let serving = tokio::spawn(in_task(&spawner, async move { said.await.unwrap() }));
+        name.await.unwrap().abort();
+        assert_eq!(serving.await.unwrap(), 7);
+        assert!(current().is_none());
     }
 
     #[tokio::test]

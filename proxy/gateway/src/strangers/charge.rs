@@ -1,0 +1,131 @@
+//! The charge of one connection: bytes in memory that its client has sent or caused, and that no budget of requests counts.
+
+use underpass_core::limits;
+
+/// The bytes of a connection. A stranger is charged for all that was read of it. An authenticated connection is charged for
+/// bytes that the server has not taken yet, and for answers that it has not sent, beyond [`limits::KNOWN_HEAD_FREE`].
+#[derive(Debug, Default)]
+pub(super) struct Charge {
+    /// Bytes read from the socket: of a stranger all of them, of an authenticated HTTP/1.1 connection those since its last
+    /// head or its last piece of a body.
+    pub(super) read: usize,
+    frames: Option<Frames>,
+    unsent: usize,
+    /// The charge among the authenticated.
+    pub(super) known: usize,
+}
+
+/// The bytes of an HTTP/2 connection, by its frames: one that carries a watch sends PING and WINDOW_UPDATE for hours, which
+/// nothing keeps.
+#[derive(Debug, Default)]
+struct Frames {
+    /// Of the head that has not ended. There is one at the most (RFC 9113, section 6.10).
+    head: usize,
+    /// Of bodies that nobody has read.
+    unread: usize,
+    /// Requests whose bodies may be among these.
+    bodies: usize,
+}
+
+impl Charge {
+    /// From now on frames are charged, and not what is read.
+    pub(super) fn by_frames(&mut self) {
+        self.frames.get_or_insert_default();
+    }
+
+    pub(super) fn is_by_frames(&self) -> bool {
+        self.frames.is_some()
+    }
+
+    /// An HTTP/1.1 head has ended, or a piece of a body was read.
+    pub(super) fn taken(&mut self) {
+        self.read = 0;
+    }
+
+    /// Frames came: so much of a head that has not ended is there, and `data` bytes more of bodies.
+    pub(super) fn frames_came(&mut self, head: usize, data: usize) {
+        if let Some(frames) = &mut self.frames {
+            frames.head = head;
+            frames.unread = frames.unread.saturating_add(data);
+        }
+    }
+
+    /// A piece of a body was read.
+    pub(super) fn body_read(&mut self, bytes: usize) {
+        match &mut self.frames {
+            Some(frames) => frames.unread = frames.unread.saturating_sub(bytes),
+            None => self.read = 0,
+        }
+    }
+
+    pub(super) fn body_begun(&mut self) {
+        if let Some(frames) = &mut self.frames {
+            frames.bodies = frames.bodies.saturating_add(1);
+        }
+    }
+
+    /// A request is gone, and the rest of its body with it. How much that was is not known while there are others.
+    pub(super) fn body_gone(&mut self) {
+        if let Some(frames) = &mut self.frames {
+            frames.bodies = frames.bodies.saturating_sub(1);
+            if frames.bodies == 0 {
+                frames.unread = 0;
+            }
+        }
+    }
+
+    pub(super) fn answer_begun(&mut self) {
+        self.unsent = self.unsent.saturating_add(limits::UNSENT_ANSWER);
+    }
+
+    pub(super) fn answer_sent(&mut self) {
+        self.unsent = self.unsent.saturating_sub(limits::UNSENT_ANSWER);
+    }
+
+    /// The bytes that an authenticated connection is to be charged for.
+    pub(super) fn due(&self) -> usize {
+        let came = match &self.frames {
+            Some(frames) => frames.head.saturating_add(frames.unread),
+            None => self.read,
+        };
+        let held = came.saturating_add(self.unsent);
+        held.saturating_sub(limits::KNOWN_HEAD_FREE)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rule_23_what_was_read_of_one_body_pays_for_no_other() {
+        let mut charge = Charge::default();
+        charge.by_frames();
+        let free = limits::KNOWN_HEAD_FREE;
+        charge.body_begun();
+        charge.frames_came(0, free + 1000);
+        assert_eq!(charge.due(), 1000);
+        // Another request comes, and goes.
+        charge.body_begun();
+        charge.frames_came(0, 10);
+        charge.body_read(10);
+        charge.body_gone();
+        assert_eq!(charge.due(), 1000);
+        charge.body_read(600);
+        assert_eq!(charge.due(), 400);
+        charge.body_gone();
+        assert_eq!(charge.due(), 0);
+    }
+
+    #[test]
+    fn rule_23_answers_that_are_not_sent_are_charged() {
+        let mut charge = Charge::default();
+        let free = limits::KNOWN_HEAD_FREE / limits::UNSENT_ANSWER;
+        (0..free).for_each(|_| charge.answer_begun());
+        assert_eq!(charge.due(), 0);
+        charge.answer_begun();
+        assert_eq!(charge.due(), limits::UNSENT_ANSWER);
+        charge.answer_sent();
+        assert_eq!(charge.due(), 0);
+    }
+}
