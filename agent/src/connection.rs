@@ -137,7 +137,7 @@ fn dial_advice(error: &DialError) -> &'static str {
 
 fn route_advice(route: &Route, error: &RouteError) -> Option<&'static str> {
     Some(match error {
-        RouteError::Untrusted { distrust, .. } => match (distrust, route) {
+        RouteError::Untrusted { certificate, .. } => match (certificate, route) {
             (CertificateError::WrongName, _) => {
                 "give --server a name that the server has: `underpass-server serve --name`"
             }

@@ -155,4 +155,12 @@ mod tests {
             assert!(used.iter().any(|pins| pin(pins, url).is_some()), "{line}");
         }
     }
+
+    /// A line of an older version pins nothing.
+    #[test]
+    fn the_release_of_kubernetes_is_pinned() {
+        for arch in ["amd64", "arm64"] {
+            assert!(KUBERNETES.downloads_with(PINS, arch).is_some(), "{arch}");
+        }
+    }
 }

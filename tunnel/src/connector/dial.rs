@@ -343,13 +343,16 @@ impl Deadline {
 
 fn untrusted(witness: &Witness) -> Option<RouteError> {
     let error = witness.error()?;
-    let distrust = error.into();
+    let certificate = error.into();
     // rustls has no words for errors of others.
-    let source = match distrust {
+    let source = match certificate {
         CertificateError::NotPinned(_) => None,
         _ => Some(error.clone()),
     };
-    Some(RouteError::Untrusted { distrust, source })
+    Some(RouteError::Untrusted {
+        certificate,
+        source,
+    })
 }
 
 fn quic_error(error: quinn::ConnectionError) -> RouteError {

@@ -110,7 +110,7 @@ impl DialError {
     }
 
     /// Why each route failed that could be tried.
-    pub fn way_errors(&self) -> impl Iterator<Item = &RouteError> {
+    pub fn route_errors(&self) -> impl Iterator<Item = &RouteError> {
         self.attempts.iter().filter_map(|attempt| match attempt {
             AttemptError::Failed { error, .. } => Some(error),
             AttemptError::Resolve { .. } | AttemptError::NoAddress { .. } => None,
@@ -192,10 +192,10 @@ impl fmt::Display for Route {
 #[non_exhaustive]
 pub enum RouteError {
     /// The server's certificate is not to be trusted.
-    #[error("the server presents a certificate {distrust}")]
+    #[error("the server presents a certificate {certificate}")]
     Untrusted {
         /// Why it is not trusted.
-        distrust: CertificateError,
+        certificate: CertificateError,
         /// The TLS error, where that says more.
         source: Option<rustls::Error>,
     },

@@ -123,7 +123,7 @@ fn a_proxy_over_tls() {
         for refused in refusals {
             let error = dial_error(config(server.port, &pki, refused)).await;
             assert!(error.needs_attention(), "{error}");
-            let told: Vec<_> = error.way_errors().collect();
+            let told: Vec<_> = error.route_errors().collect();
             assert!(
                 matches!(told[..], [RouteError::Proxy(ProxyError::Untrusted(_))]),
                 "{error:?}"
@@ -145,7 +145,7 @@ fn rule_10_a_proxy_that_opens_tls_is_found_out() {
             matches!(
                 error,
                 RouteError::Untrusted {
-                    distrust: CertificateError::UnknownCa,
+                    certificate: CertificateError::UnknownCa,
                     ..
                 }
             ),
@@ -249,7 +249,7 @@ fn a_proxy_that_says_nothing_is_given_up() {
             dial_error(config(1, &pki, over_tls)),
         );
         for error in [one, other] {
-            let told: Vec<_> = error.way_errors().collect();
+            let told: Vec<_> = error.route_errors().collect();
             assert!(
                 matches!(told[..], [RouteError::Timeout { step: Step::Proxy }]),
                 "{error:?}"

@@ -32,13 +32,13 @@ async fn works(config: ConnectorConfig, server: &mut Server) {
 async fn refused(config: ConnectorConfig) -> (CertificateError, String) {
     let error = dial_error(config).await;
     assert!(error.needs_attention(), "{error}");
-    let distrust = error.way_errors().find_map(|error| match error {
-        RouteError::Untrusted { distrust, .. } => Some(*distrust),
+    let certificate = error.route_errors().find_map(|error| match error {
+        RouteError::Untrusted { certificate, .. } => Some(*certificate),
         _ => None,
     });
     let told = chain(&error);
     (
-        distrust.unwrap_or_else(|| panic!("not for its certificate: {told}")),
+        certificate.unwrap_or_else(|| panic!("not for its certificate: {told}")),
         told,
     )
 }
@@ -56,9 +56,9 @@ fn each_refuses(
             for trust in [Trust::from(pki.ca_pem.clone()), pki.pin().into()] {
                 let mut config = config(kind, &server, &pki, trust);
                 change(&mut config, &pki);
-                let (distrust, told) = refused(config).await;
-                assert_eq!(distrust, wanted(&pki), "{kind:?}: {told}");
-                assert!(told.contains(&distrust.to_string()), "{told}");
+                let (certificate, told) = refused(config).await;
+                assert_eq!(certificate, wanted(&pki), "{kind:?}: {told}");
+                assert!(told.contains(&certificate.to_string()), "{told}");
             }
         });
     }
