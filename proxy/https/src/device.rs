@@ -64,6 +64,20 @@ pub enum DeviceError {
     /// The user has said nothing in time.
     #[error("the login's code has expired")]
     Expired,
+    /// GitHub's page for the code is on another origin than GitHub, or is no page.
+    #[error(
+        "the page for the code is {page:?}, and not on {provider}: a code that is typed elsewhere could confirm somebody else's \
+         login, so do not open it"
+    )]
+    Page {
+        /// The URL in GitHub's answer.
+        page: String,
+        /// The provider's origin.
+        provider: String,
+    },
+    /// The code cannot be typed.
+    #[error("the provider's code holds characters that no code has")]
+    Code,
     /// GitHub does not take the client or the code.
     #[error("GitHub refuses the login: {0}")]
     Refused(String),
@@ -126,10 +140,32 @@ impl DeviceLogin {
     /// Begins a login: show the user where to go, and the code; then [`DeviceLogin::wait`].
     ///
     /// # Errors
-    /// GitHub refuses the client, or does not answer.
+    /// GitHub refuses the client, or does not answer; or its page for the code is not its own.
     pub async fn begin(&self) -> Result<DeviceAuthorization, DeviceError> {
         let body = format!("client_id={}&scope=read:org", encode(&self.client_id));
-        self.post(&self.codes, Zeroizing::new(body)).await
+        let begun: DeviceAuthorization = self.post(&self.codes, Zeroizing::new(body)).await?;
+        // Another server's page confirms another login: a provider could hand out the code of one that it has begun there.
+        let page = https_url(&begun.verification_uri);
+        if page.is_none_or(|page| origin(&page) != origin(&self.codes)) {
+            return Err(DeviceError::Page {
+                page: begun.verification_uri,
+                provider: self.origin(),
+            });
+        }
+        // It stands in a sentence of the program's.
+        let is_code = |b: u8| b.is_ascii_alphanumeric() || b == b'-';
+        if begun.user_code.is_empty() || !begun.user_code.bytes().all(is_code) {
+            return Err(DeviceError::Code);
+        }
+        Ok(begun)
+    }
+
+    /// The provider that confirms logins, and gives their tokens: `https://HOST[:PORT]`.
+    pub fn origin(&self) -> String {
+        match origin(&self.codes) {
+            (host, 443) => format!("https://{host}"),
+            (host, port) => format!("https://{host}:{port}"),
+        }
     }
 
     /// Waits for the user, and gives the token, which is a bearer token for GitHub's API.
@@ -198,6 +234,12 @@ impl DeviceLogin {
         serde_json::from_slice(response.body())
             .map_err(|error| unavailable(HttpsError::Malformed(error)))
     }
+}
+
+/// RFC 6454, section 4, of an `https` URL.
+fn origin(url: &Uri) -> (String, u16) {
+    let host = url.host().unwrap_or_default().to_ascii_lowercase();
+    (host, url.port_u16().unwrap_or(443))
 }
 
 /// Escapes all but letters, digits and `-_.`.

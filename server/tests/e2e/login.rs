@@ -255,7 +255,8 @@ async fn a_code_that_is_confirmed_at_github_is_a_login() {
     assert!(login.status.success(), "{login:?}");
     let said = text(&login.stderr);
     assert!(
-        said.contains("https://github.com/login/device and type the code WDJB-MJHT"),
+        said.contains("/login/device and type the code WDJB-MJHT")
+            && said.contains("Iv1.underpass"),
         "{said}"
     );
     assert!(

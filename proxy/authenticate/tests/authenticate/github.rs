@@ -163,7 +163,7 @@ async fn a_device_login_gives_a_token() {
     assert_eq!(waiting.user_code(), "WDJB-MJHT");
     assert_eq!(
         waiting.verification_uri(),
-        "https://github.com/login/device"
+        format!("{}/login/device", fake.url())
     );
     assert!(!format!("{waiting:?}").contains("code\""));
     let token = soon(login.wait(&waiting)).await.unwrap();
@@ -173,4 +173,16 @@ async fn a_device_login_gives_a_token() {
     let waiting = soon(declined.begin()).await.unwrap();
     let refused = soon(declined.wait(&waiting)).await;
     assert!(matches!(refused, Err(DeviceError::Declined)));
+}
+
+#[tokio::test]
+async fn rule_6_a_code_is_typed_at_the_provider_and_nowhere_else() {
+    let fake = FakeGitHub::start().await;
+    let login = DeviceLogin::new(&fake.url(), &roots(&fake), "astray".to_owned()).unwrap();
+    let begun = soon(login.begin()).await;
+    let Err(DeviceError::Page { page, provider }) = begun else {
+        panic!("{begun:?}");
+    };
+    assert_eq!(page, "https://github.com/login/device");
+    assert_eq!(provider, fake.url());
 }

@@ -128,7 +128,8 @@ async fn answer(
         .push(format!("{path}?{query} {authorization}"));
     if path.starts_with("/login/") {
         let body = request.into_body().collect().await.unwrap().to_bytes();
-        return device(&path, str::from_utf8(&body).unwrap(), state);
+        let page = format!("https://localhost:{}/login/device", address.port());
+        return device(&path, str::from_utf8(&body).unwrap(), &page, state);
     }
     if path.starts_with("/api/v3/applications/") {
         let body = request.into_body().collect().await.unwrap().to_bytes();
@@ -225,8 +226,9 @@ fn check(path: &str, authorization: &str, body: &[u8]) -> Response<Full<Bytes>> 
     }
 }
 
-/// RFC 8628, as GitHub documents it: errors are 200.
-fn device(path: &str, body: &str, state: &State) -> Response<Full<Bytes>> {
+/// RFC 8628, as GitHub documents it: errors are 200. The app `declined` is never confirmed, and the page of the app `astray` is
+/// on another server.
+fn device(path: &str, body: &str, page: &str, state: &State) -> Response<Full<Bytes>> {
     let has = |pair: &str| body.split('&').any(|sent| sent == pair);
     if path == "/login/device/code" {
         assert!(has("scope=read:org"), "{body}");
@@ -236,7 +238,7 @@ fn device(path: &str, body: &str, state: &State) -> Response<Full<Bytes>> {
             &json!({
                 "device_code": if declined { "no/code" } else { "a/code" },
                 "user_code": "WDJB-MJHT",
-                "verification_uri": "https://github.com/login/device",
+                "verification_uri": if has("client_id=astray") { "https://github.com/login/device" } else { page },
                 "expires_in": 900,
                 "interval": 1,
             }),
