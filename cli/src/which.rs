@@ -15,6 +15,7 @@ use zeroize::Zeroizing;
 
 use crate::args::Which;
 use crate::logins::{Saved, fresh};
+use crate::paste;
 use crate::roots::roots;
 
 /// The socket of a server that was started in this folder without flags.
@@ -154,14 +155,15 @@ impl Which {
     }
 }
 
-fn parsed(url: &str) -> Result<Uri> {
+pub(crate) fn parsed(url: &str) -> Result<Uri> {
     let parsed = https_url(url).filter(|parsed| parsed.path() == "/");
     parsed.with_context(|| format!("{url:?} is not https://HOST[:PORT]"))
 }
 
 fn no_login(url: &str) -> String {
     let url = url.trim_end_matches('/');
-    format!("nobody has logged in at {url}: run `underpass login --api {url}`")
+    let pasted = paste::url_or_placeholder(url);
+    format!("nobody has logged in at {url}: run `underpass login --api {pasted}`")
 }
 
 fn user() -> u32 {

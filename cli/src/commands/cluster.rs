@@ -1,20 +1,25 @@
 //! `underpass cluster` and `underpass agent`
 
 use anyhow::Result;
-use futures_util::future::join_all;
+use futures_util::StreamExt as _;
+use futures_util::stream;
 use serde_json::{Map, Value, json};
 use underpass_api::client::{ClientError, Match, Server};
 use underpass_api::{
     AgentMade, AgentRequest, AgentView, Client, ClusterSpec, ClusterStatus, SERVER, ServerInfo,
     View, segment,
 };
-use underpass_https::https_url;
 use underpass_terminal::{say, show};
 
 use super::{direct, print_table, timestamp};
 use crate::args::{Agent, Cluster};
+use crate::paste;
 
 type Shown = View<ClusterSpec, ClusterStatus>;
+
+/// Direct clusters whose reachability is asked for at once. Each question has a connection of its own. A server answers 16 requests
+/// of one user at once, and refuses others.
+const CHECKS_AT_ONCE: usize = 8;
 
 pub(crate) async fn run(client: &Client, command: Cluster) -> Result<()> {
     match command {
@@ -45,11 +50,7 @@ pub(crate) async fn run(client: &Client, command: Cluster) -> Result<()> {
         }
         Cluster::List => {
             let clusters: Vec<Shown> = client.list("/v1/clusters").await?;
-            let rows: Vec<_> = clusters
-                .iter()
-                .map(|cluster| row(client, cluster))
-                .collect();
-            let rows = join_all(rows).await;
+            let rows = rows(client, &clusters).await;
             print_table(
                 &["CLUSTER", "KIND", "AGENT TOKENS", "CONNECTED", "LABELS"],
                 &rows,
@@ -123,6 +124,12 @@ fn labels_of(cluster: &Shown) -> String {
     super::list(&labels)
 }
 
+/// In the order of the clusters.
+async fn rows(client: &Client, clusters: &[Shown]) -> Vec<Vec<String>> {
+    let rows = stream::iter(clusters).map(|cluster| row(client, cluster));
+    rows.buffered(CHECKS_AT_ONCE).collect().await
+}
+
 async fn row(client: &Client, cluster: &Shown) -> Vec<String> {
     let status = &cluster.status;
     let (agents, connected) = if status.kind == direct::KIND {
@@ -158,15 +165,11 @@ fn next_step_at(info: Result<ServerInfo, ClientError>, client: &Client) -> Vec<S
         let digits = pin.strip_prefix("sha256:").unwrap_or_default();
         !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_hexdigit())
     };
-    let plain = |url: &str| {
-        url.bytes()
-            .all(|b| b.is_ascii_alphanumeric() || b"/:.-[]_".contains(&b))
-    };
     // The URL by which this program reaches the server works.
     let url = client.server().map_or(info.url, Server::url);
-    if !is_pin(&info.ca_pin) || !plain(&url) || https_url(&url).is_none() {
+    let Some(url) = paste::url(&url).filter(|_| is_pin(&info.ca_pin)) else {
         return vec![unknown.to_owned()];
-    }
+    };
     vec![
         "Save it in a file, and start the agent:".to_owned(),
         format!(
@@ -178,7 +181,83 @@ fn next_step_at(info: Result<ServerInfo, ClientError>, client: &Client) -> Vec<S
 
 #[cfg(test)]
 mod tests {
+    use std::convert::Infallible;
+
+    use bytes::Bytes;
+    use http::Response;
+    use http_body_util::Full;
+    use hyper::server::conn::http1;
+    use hyper::service::service_fn;
+    use hyper_util::rt::TokioIo;
+    use tokio::net::UnixListener;
+    use tokio::sync::{Semaphore, watch};
+    use tokio::task::JoinSet;
+
     use super::*;
+
+    #[tokio::test]
+    async fn a_list_asks_about_few_clusters_at_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("api.sock");
+        let listener = UnixListener::bind(&path).unwrap();
+        let (asked, mut seen) = watch::channel(0);
+        let answering = std::sync::Arc::new(Semaphore::new(0));
+        let gate = std::sync::Arc::clone(&answering);
+        let mut serving = JoinSet::new();
+        serving.spawn(async move {
+            let mut connections = JoinSet::new();
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                asked.send_modify(|asked| *asked += 1);
+                let gate = std::sync::Arc::clone(&gate);
+                connections.spawn(async move {
+                    let service = service_fn(|_| async {
+                        gate.acquire().await.unwrap().forget();
+                        let reachable = r#"{"reachable": true, "version": "v1.35.0"}"#;
+                        Ok::<_, Infallible>(Response::new(Full::new(Bytes::from(reachable))))
+                    });
+                    let connection = http1::Builder::new();
+                    // The client closes the connection as soon as it has the answer.
+                    let _ = connection
+                        .serve_connection(TokioIo::new(stream), service)
+                        .await;
+                });
+            }
+        });
+        let clusters: Vec<Shown> = (0..5 * CHECKS_AT_ONCE)
+            .map(|number| {
+                let shown = json!({
+                    "name": format!("c{number}"), "revision": 1, "created": "2026-01-01T00:00:00Z",
+                    "spec": {}, "status": { "kind": direct::KIND, "agents": 0 },
+                });
+                serde_json::from_value(shown).unwrap()
+            })
+            .collect();
+        let client = Client::at_socket(path);
+        let mut list = std::pin::pin!(rows(&client, &clusters));
+        tokio::select! {
+            _ = &mut list => panic!("nothing was answered"),
+            _ = seen.wait_for(|asked| *asked == CHECKS_AT_ONCE) => {}
+        }
+        // Long enough for all of the others, on one thread with the server.
+        for _ in 0..10_000 {
+            tokio::select! {
+                biased;
+                _ = &mut list => panic!("nothing was answered"),
+                () = tokio::task::yield_now() => {}
+            }
+        }
+        assert_eq!(*seen.borrow(), CHECKS_AT_ONCE);
+        answering.add_permits(clusters.len());
+        let rows = list.await;
+        let names: Vec<_> = rows.iter().map(|row| row[0].as_str()).collect();
+        let wanted: Vec<_> = clusters
+            .iter()
+            .map(|cluster| cluster.name.as_str())
+            .collect();
+        assert_eq!(names, wanted);
+        assert!(rows.iter().all(|row| row[3] == "yes (v1.35.0)"), "{rows:?}");
+    }
 
     #[test]
     fn the_next_step_can_be_copied() {
