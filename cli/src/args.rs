@@ -103,6 +103,10 @@ pub(crate) struct Login {
     /// Log in with a code that you confirm in a browser, at servers with GitHub as an identity provider
     #[arg(long, conflicts_with_all = ["user", "password_file"])]
     pub(crate) device: bool,
+    /// Server with the same app at the identity provider, which a login with --device was made at before. One organization runs
+    /// both: the server of this login gets a token that opens that one as well
+    #[arg(long, requires = "device", value_name = "URL")]
+    pub(crate) same_app_as: Option<String>,
     /// Life of the login's token, 12h at the most. Without it, 12h
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     pub(crate) expires: Option<Duration>,

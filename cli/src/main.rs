@@ -55,7 +55,7 @@ fn hint(error: &anyhow::Error) -> Option<String> {
         }
         ClientError::Problem(problem) if problem.is(http::StatusCode::NOT_FOUND) => {
             let about = problem.about.as_ref()?;
-            // The server's text: what is no name is no part of a command.
+            // The server's text. Only a name is part of a command.
             match about.kind.as_str() {
                 "cluster" => {
                     let name = ClusterName::new(&about.name).ok()?;

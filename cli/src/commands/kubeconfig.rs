@@ -6,36 +6,45 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
-use underpass_api::{AccessGiven, AccessRequest, Client, Myself, SERVER, ServerInfo, TokenRequest};
-use underpass_core::{ClusterName, Scope};
+use underpass_api::{
+    AccessGiven, AccessRequest, Client, Myself, SERVER, ServerInfo, TokenMade, TokenRequest,
+};
+use underpass_core::{ClusterName, Name, Scope};
 use underpass_terminal::{hand_over, say};
 use zeroize::Zeroizing;
 
 use crate::args::{Kubeconfig, Which};
 use crate::kubeconfig::{Credential, Kubeconfig as Writer};
-use crate::logins::fresh;
-use crate::logins::must_be_plain;
+use crate::logins::{fresh, must_be_plain, revoke_unkept};
 
 pub(crate) async fn run(which: &Which, options: Kubeconfig) -> Result<()> {
-    let yaml = if options.exec {
-        of_login(which, &options).await?
-    } else {
-        with_token(which, &options).await?
-    };
+    if options.exec {
+        return write(&options, &of_login(which, &options).await?);
+    }
+    let client = which.client().await?;
+    let place = ServerEntry::find(which, &client).await?;
+    let (user, token) = make_token(&client, &options).await?;
+    let credential = Credential::Token(&token.token);
+    let yaml = place.write(&options, user.as_str(), credential, &options.clusters);
+    let written = yaml.and_then(|yaml| write(&options, &yaml));
+    if written.is_err() {
+        revoke_unkept(&client, &token.about).await;
+    }
+    written
+}
+
+fn write(options: &Kubeconfig, yaml: &str) -> Result<()> {
     match &options.output {
-        None => hand_over(&yaml),
+        None => hand_over(yaml),
         Some(path) => {
-            write_private(path, &yaml)
-                .with_context(|| format!("cannot write {}", path.display()))?;
+            write_private(path, yaml).with_context(|| format!("cannot write {}", path.display()))?
         }
     }
     Ok(())
 }
 
 /// Makes a token for a user.
-async fn with_token(which: &Which, options: &Kubeconfig) -> Result<Zeroizing<String>> {
-    let client = which.client().await?;
-    let place = ServerEntry::find(which, &client).await?;
+async fn make_token(client: &Client, options: &Kubeconfig) -> Result<(Name, TokenMade)> {
     let user = options.user.as_ref().context("name a user: --user")?;
     let wanted = AccessRequest {
         links: Default::default(),
@@ -63,8 +72,7 @@ async fn with_token(which: &Which, options: &Kubeconfig) -> Result<Zeroizing<Str
     for cluster in given.granted {
         say!("User {user} may now reach cluster {cluster}.");
     }
-    let credential = Credential::Token(&token.token);
-    place.write(options, user.as_str(), credential, &options.clusters)
+    Ok((user.clone(), token))
 }
 
 /// Uses a saved login.

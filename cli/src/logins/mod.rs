@@ -1,10 +1,12 @@
 //! Logins of this machine's user, a file for each server.
 
+mod device_apps;
+mod files;
+mod lock;
 mod renew;
+mod revoke;
 
-use std::fs::{self, DirBuilder};
-use std::io::Write;
-use std::os::unix::fs::DirBuilderExt;
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
@@ -15,8 +17,13 @@ use zeroize::Zeroizing;
 
 use underpass_api::TokenMade;
 use underpass_api::client::{Credential, Server};
+use underpass_core::limits;
 
+pub(crate) use self::device_apps::DeviceApp;
+pub(crate) use self::lock::Lock;
 pub(crate) use self::renew::{description, fresh};
+pub(crate) use self::revoke::{revoke, revoke_unkept};
+use crate::paste;
 use crate::roots::roots;
 
 /// A login. Only its owner can read the file.
@@ -26,6 +33,9 @@ pub(crate) struct Saved {
     pub(crate) url: String,
     pub(crate) ca_pem: Option<String>,
     pub(crate) user: String,
+    /// The authenticator that vouched for the user; none for users of the directory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) authenticated_by: Option<String>,
     pub(crate) token_id: String,
     pub(crate) token: Zeroizing<String>,
     #[serde(with = "time::serde::rfc3339")]
@@ -34,7 +44,8 @@ pub(crate) struct Saved {
     pub(crate) expires: OffsetDateTime,
     #[serde(default, with = "time::serde::rfc3339::option")]
     pub(crate) renewable_until: Option<OffsetDateTime>,
-    /// The tokens that this one was renewed from, and which still work, the oldest first.
+    /// The tokens that this one was renewed from, and those of the same user's logins before, as long as they work; the oldest
+    /// first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) replaced: Vec<Replaced>,
 }
@@ -57,6 +68,7 @@ impl Saved {
             url,
             ca_pem,
             user: about.user,
+            authenticated_by: about.authenticated_by,
             token_id: about.id,
             token: made.token,
             created: about.created,
@@ -69,13 +81,41 @@ impl Saved {
     /// The same login with a new token.
     pub(crate) fn renewed(&self, made: TokenMade, now: OffsetDateTime) -> Result<Self> {
         let mut renewed = Self::new(self.url.clone(), self.ca_pem.clone(), made)?;
+        renewed.replaced = self.tokens(now);
+        Ok(renewed)
+    }
+
+    /// This login in place of the same user's before: its logout ends both. The old tokens work until then, since streams are
+    /// open with them, and tokens for others rest on them.
+    ///
+    /// A login of another user is given back. The server takes none of its tokens back for this one.
+    pub(crate) fn in_place_of(mut self, before: Self, now: OffsetDateTime) -> (Self, Option<Self>) {
+        let owner = |login: &Self| (login.user.clone(), login.authenticated_by.clone());
+        if owner(&self) != owner(&before) {
+            return (self, Some(before));
+        }
+        let mut replaced = before.tokens(now);
+        // The server has ended those beyond it.
+        let beyond = replaced.len().saturating_sub(limits::LOGINS_PER_IDENTITY);
+        replaced.drain(..beyond);
+        self.replaced = replaced;
+        (self, None)
+    }
+
+    /// Its tokens that still work, the oldest first.
+    fn tokens(&self, now: OffsetDateTime) -> Vec<Replaced> {
         let this = Replaced {
             id: self.token_id.clone(),
             expires: self.expires,
         };
-        let before = self.replaced.iter().cloned().chain([this]);
-        renewed.replaced = before.filter(|token| token.expires > now).collect();
-        Ok(renewed)
+        let tokens = self.replaced.iter().cloned().chain([this]);
+        tokens.filter(|token| token.expires > now).collect()
+    }
+
+    /// The end of its last token.
+    pub(crate) fn ends(&self) -> OffsetDateTime {
+        let before = self.replaced.iter().map(|token| token.expires);
+        before.fold(self.expires, OffsetDateTime::max)
     }
 
     /// The login at this server, if there is one.
@@ -120,12 +160,8 @@ impl Saved {
     }
 
     fn read(path: &Path) -> Result<Option<Self>> {
-        let text = match fs::read(path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => {
-                return Err(error).with_context(|| format!("cannot read {}", path.display()));
-            }
+        let Some(text) = files::read(path)? else {
+            return Ok(None);
         };
         let saved = serde_json::from_slice(&text);
         let saved = saved.with_context(|| format!("{} is no login", path.display()))?;
@@ -133,24 +169,12 @@ impl Saved {
     }
 
     /// Keeps it, in place of the one before: as a whole or not at all.
-    pub(crate) fn save(&self) -> Result<()> {
-        let path = path(&self.url.parse()?)?;
-        let folder = path.parent().context("a login has no folder")?;
-        let shown = || format!("cannot write {}", path.display());
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(folder)
-            .with_context(shown)?;
-        // Temporary files are made readable by their owner only.
-        let mut file = tempfile::NamedTempFile::new_in(folder).with_context(shown)?;
-        file.write_all(&serde_json::to_vec_pretty(self)?)
-            .with_context(shown)?;
-        file.persist(&path).with_context(shown)?;
-        Ok(())
+    pub(crate) fn save(&self, _lock: &Lock) -> Result<()> {
+        let text = Zeroizing::new(serde_json::to_vec_pretty(self)?);
+        files::write(&path(&self.url.parse()?)?, &text)
     }
 
-    pub(crate) fn forget(&self) -> Result<()> {
+    pub(crate) fn forget(&self, _lock: &Lock) -> Result<()> {
         let path = path(&self.url.parse()?)?;
         fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))
     }
@@ -164,12 +188,18 @@ impl Saved {
         self.renewable_until.is_some_and(|until| until > now)
     }
 
+    /// Is it time to renew it?
+    fn is_due(&self, now: OffsetDateTime) -> bool {
+        now >= self.half_life() && self.is_renewable(now)
+    }
+
     /// # Errors
     /// It has ended. The error says how to log in again.
     pub(crate) fn must_count(&self, now: OffsetDateTime) -> Result<()> {
         if self.expires <= now {
             let url = self.shown_url();
-            bail!("the login at {url} has ended: run `underpass login --api {url}`");
+            let pasted = paste::url_or_placeholder(url);
+            bail!("the login at {url} has ended: run `underpass login --api {pasted}`");
         }
         Ok(())
     }
@@ -183,33 +213,12 @@ pub(crate) fn must_be_plain(token: &str) -> Result<()> {
     Ok(())
 }
 
-/// Below `$XDG_CONFIG_HOME`, or `~/.config` (XDG Base Directory Specification).
 fn folder() -> Result<PathBuf> {
-    let folder = match std::env::var_os("XDG_CONFIG_HOME").filter(|path| !path.is_empty()) {
-        Some(folder) => PathBuf::from(folder),
-        None => {
-            let home = std::env::var_os("HOME").filter(|path| !path.is_empty());
-            let home = home.context("there is no HOME to keep logins in")?;
-            PathBuf::from(home).join(".config")
-        }
-    };
-    Ok(folder.join("underpass/logins"))
+    Ok(files::folder()?.join("logins"))
 }
 
 fn path(url: &Uri) -> Result<PathBuf> {
-    let host = url.host().context("the URL has no host")?;
-    let port = url.port_u16().unwrap_or(443);
-    let host: String = host
-        .chars()
-        .map(|c| {
-            if c.is_ascii_alphanumeric() || matches!(c, '.' | '-') {
-                c
-            } else {
-                '_'
-            }
-        })
-        .collect();
-    Ok(folder()?.join(format!("{host}_{port}.json")))
+    Ok(folder()?.join(format!("{}.json", files::stem(url)?)))
 }
 
 #[cfg(test)]
@@ -224,44 +233,82 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_login_knows_the_tokens_that_it_replaced() {
-        let now = OffsetDateTime::now_utc();
-        let token = |id: &str, hours: i64| TokenMade {
+    fn token(id: &str, user: &str, authenticated_by: Option<&str>, hours: i64) -> TokenMade {
+        let expires = OffsetDateTime::now_utc() + time::Duration::hours(hours);
+        TokenMade {
             token: "upt_x".to_owned().into(),
             about: serde_json::from_value(serde_json::json!({
-                "id": id, "revision": 1, "user": "alice",
+                "id": id, "revision": 1, "user": user, "authenticatedBy": authenticated_by,
                 "created": "2026-01-01T00:00:00Z",
-                "expires": (now + time::Duration::hours(hours))
+                "expires": expires
                     .format(&time::format_description::well_known::Rfc3339)
                     .unwrap(),
                 "scope": {}, "description": "",
             }))
             .unwrap(),
-        };
-        let first = Saved::new("https://u".to_owned(), None, token("a", 1)).unwrap();
-        let second = first.renewed(token("b", 12), now).unwrap();
-        let third = second.renewed(token("c", 12), now).unwrap();
-        let ids =
-            |saved: &Saved| -> Vec<_> { saved.replaced.iter().map(|r| r.id.clone()).collect() };
-        assert_eq!(ids(&third), ["a", "b"]);
-        let later = third
-            .renewed(token("d", 12), now + time::Duration::hours(2))
-            .unwrap();
-        assert_eq!(ids(&later), ["b", "c"], "one that has ended needs nothing");
+        }
+    }
+
+    fn login(made: TokenMade) -> Saved {
+        Saved::new("https://u".to_owned(), None, made).unwrap()
+    }
+
+    fn replaced(saved: &Saved) -> Vec<String> {
+        saved.replaced.iter().map(|r| r.id.clone()).collect()
     }
 
     #[test]
-    fn a_server_has_one_file() {
-        let name = |url: &str| {
-            let path = path(&url.parse().unwrap()).unwrap();
-            path.file_name().unwrap().to_str().unwrap().to_owned()
-        };
-        assert_eq!(name("https://u.example.org"), "u.example.org_443.json");
+    fn a_login_knows_the_tokens_that_it_replaced() {
+        let now = OffsetDateTime::now_utc();
+        let of_alice = |id: &str, hours| token(id, "alice", None, hours);
+        let first = login(of_alice("a", 1));
+        let second = first.renewed(of_alice("b", 12), now).unwrap();
+        let third = second.renewed(of_alice("c", 12), now).unwrap();
+        assert_eq!(replaced(&third), ["a", "b"]);
+        let later = third
+            .renewed(of_alice("d", 12), now + time::Duration::hours(2))
+            .unwrap();
         assert_eq!(
-            name("https://u.example.org:8443/"),
-            "u.example.org_8443.json"
+            replaced(&later),
+            ["b", "c"],
+            "one that has ended needs nothing"
         );
-        assert_eq!(name("https://[::1]:1"), "_::1__1.json".replace(':', "_"));
+    }
+
+    #[test]
+    fn a_login_takes_the_same_users_tokens_along() {
+        let now = OffsetDateTime::now_utc();
+        let short = || login(token("new", "alice", Some("ldap/corp"), 1));
+        let before = login(token("old", "alice", Some("ldap/corp"), 12));
+        let ends = before.expires;
+        let (after, others) = short().in_place_of(before, now);
+        assert_eq!(replaced(&after), ["old"]);
+        assert_eq!(after.ends(), ends, "the old token outlives the new one");
+        assert!(others.is_none());
+        // To the server they are two users: it takes neither's tokens back for the other.
+        for (user, by) in [
+            ("alice", None),
+            ("alice", Some("github/hub")),
+            ("bob", Some("ldap/corp")),
+        ] {
+            let before = login(token("old", user, by, 12));
+            let (after, others) = short().in_place_of(before, now);
+            assert_eq!(replaced(&after), [""; 0]);
+            assert_eq!(others.unwrap().token_id, "old");
+        }
+    }
+
+    /// A script may log in each time it runs.
+    #[test]
+    fn a_login_takes_no_more_tokens_along_than_a_server_keeps() {
+        let now = OffsetDateTime::now_utc();
+        let mut last = login(token("0", "alice", None, 12));
+        for number in 1..limits::LOGINS_PER_IDENTITY + 10 {
+            let next = login(token(&number.to_string(), "alice", None, 12));
+            (last, _) = next.in_place_of(last, now);
+        }
+        let kept = replaced(&last);
+        assert_eq!(kept.len(), limits::LOGINS_PER_IDENTITY);
+        assert_eq!((kept[0].as_str(), kept[199].as_str()), ("9", "208"));
     }
 }

@@ -6,7 +6,7 @@ use underpass_core::{Name, Revision, Scope};
 use zeroize::Zeroizing;
 
 /// A token, without its secret.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema), schema(as = Token))]
 #[serde(rename_all = "camelCase")]
 pub struct TokenView {
