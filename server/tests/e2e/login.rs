@@ -197,6 +197,32 @@ async fn a_credential_is_renewed_in_time() {
 }
 
 #[tokio::test]
+async fn logout_ends_the_login_before_as_well() {
+    let person = Person::new("logs-in-twice").await;
+    let mut tokens = Vec::new();
+    for _ in 0..2 {
+        let login = person.log_in(PASSWORD).await;
+        assert!(login.status.success(), "{login:?}");
+        let printed = person.underpass(&["credential"]).await;
+        let credential: serde_json::Value = serde_json::from_slice(&printed.stdout).unwrap();
+        let token = credential["status"]["token"].as_str().unwrap().to_owned();
+        tokens.push(token);
+    }
+    let codes = async || {
+        let mut codes = Vec::new();
+        for token in &tokens {
+            let me = raw::get(person.deployment, "/v1/self", Some(token)).await;
+            codes.push(me.code);
+        }
+        codes
+    };
+    assert_eq!(codes().await, [200, 200]);
+    let logout = person.underpass(&["logout"]).await;
+    assert!(logout.status.success(), "{logout:?}");
+    assert_eq!(codes().await, [401, 401]);
+}
+
+#[tokio::test]
 async fn a_code_that_is_confirmed_at_github_is_a_login() {
     let github = FakeGitHub::start().await;
     let deployment = Deployment::start(Transport::WebSocket).await;
