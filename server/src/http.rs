@@ -2,7 +2,6 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
 use http::header::{CONTENT_TYPE, RETRY_AFTER};
@@ -16,6 +15,7 @@ use underpass_tunnel::transport::websocket;
 use underpass_tunnel::{Acceptor, chain};
 
 use crate::api::{Api, Requester};
+use crate::readiness::{Readiness, Unready};
 use crate::tunnel::Tunnel;
 
 /// The front's own paths.
@@ -27,20 +27,6 @@ pub(crate) struct Http {
     pub(crate) api: Api,
 }
 
-/// Whether a load balancer shall send anything here.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Readiness(Arc<AtomicBool>);
-
-impl Readiness {
-    pub(crate) fn set(&self, ready: bool) {
-        self.0.store(ready, Ordering::Release);
-    }
-
-    fn get(&self) -> bool {
-        self.0.load(Ordering::Acquire)
-    }
-}
-
 #[async_trait]
 impl Fallback for Http {
     async fn handle(&self, request: Request<Incoming>, connection: &Connection) -> Response<Body> {
@@ -50,8 +36,10 @@ impl Fallback for Http {
         }
         match request.uri().path() {
             "/healthz" => text(StatusCode::OK, "ok\n"),
-            "/readyz" if self.readiness.get() => text(StatusCode::OK, "ok\n"),
-            "/readyz" => draining(),
+            "/readyz" => match self.readiness.check() {
+                Ok(()) => text(StatusCode::OK, "ok\n"),
+                Err(unready) => unavailable(unready),
+            },
             websocket::PATH => self.upgrade(request, connection),
             path if path.starts_with(underpass_api::PREFIX) => {
                 self.answer(request, connection).await
@@ -110,8 +98,8 @@ impl Http {
     }
 
     fn upgrade(&self, request: Request<Incoming>, connection: &Connection) -> Response<Body> {
-        if !self.readiness.get() {
-            return draining();
+        if !self.readiness.is_serving() {
+            return unavailable(Unready::Stopping);
         }
         let (parts, body) = request.into_parts();
         let mut request = Request::from_parts(parts, ());
@@ -152,8 +140,8 @@ impl Http {
     }
 }
 
-fn draining() -> Response<Body> {
-    let mut response = text(StatusCode::SERVICE_UNAVAILABLE, "shutting down\n");
+fn unavailable(unready: Unready) -> Response<Body> {
+    let mut response = text(StatusCode::SERVICE_UNAVAILABLE, format!("{unready}\n"));
     response
         .headers_mut()
         .insert(RETRY_AFTER, HeaderValue::from_static("1"));

@@ -20,6 +20,7 @@ mod metrics;
 mod occasional;
 mod pki;
 mod proxies;
+mod readiness;
 mod recover;
 mod router;
 mod secrets;

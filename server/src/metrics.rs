@@ -24,6 +24,7 @@ use underpass_tunnel::transport::TransportKind;
 
 use crate::limits;
 use crate::occasional::Occasional;
+use crate::readiness::Readiness;
 use crate::tunnel::Tunnel;
 
 /// The path that Prometheus asks for.
@@ -35,6 +36,7 @@ pub(crate) struct Metrics {
     pub(crate) tunnel: Tunnel,
     pub(crate) budgets: Budgets,
     pub(crate) strangers: Strangers,
+    pub(crate) readiness: Readiness,
     /// `None`: nobody keeps metrics in this process.
     pub(crate) recorder: Option<PrometheusHandle>,
 }
@@ -61,6 +63,7 @@ impl Metrics {
         }
         self.budgets.record();
         self.strangers.record();
+        self.readiness.record();
         recorder.render()
     }
 

@@ -2,8 +2,8 @@
 
 use std::{
     sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -20,6 +20,9 @@ use underpass_core::{BoxError, limits};
 /// The wait after a sink has failed, and the maximum of its doublings.
 const AGAIN: Duration = Duration::from_millis(100);
 const AGAIN_MAX: Duration = Duration::from_secs(5);
+
+/// The duration of a write after which its sink counts as stuck: as long as a call waits for room.
+const STUCK: Duration = Duration::from_secs(10);
 
 /// How long events gather behind others that have just been written: a write mostly wakes a thread and makes a system call, and
 /// a busy client would wait for both in each call.
@@ -87,6 +90,10 @@ struct State {
     written: Notify,
     /// As many wait as a sink is given at once.
     full: Notify,
+    /// The last write failed.
+    failing: AtomicBool,
+    /// When the write in progress began, its repetitions included.
+    writing: Mutex<Option<Instant>>,
 }
 
 impl Backend {
@@ -111,6 +118,20 @@ impl Backend {
     /// Events that were not written yet.
     pub fn waiting(&self) -> usize {
         self.state.waiting.load(Ordering::Acquire)
+    }
+
+    /// Whether its sink takes events: the last write did not fail, and none takes longer than a call waits for room.
+    pub fn is_writable(&self) -> bool {
+        !self.state.failing.load(Ordering::Acquire)
+            && self
+                .state
+                .writing()
+                .is_none_or(|begun| begun.elapsed() < STUCK)
+    }
+
+    /// Whether calls are refused while its sink takes no events.
+    pub(super) fn blocks(&self) -> bool {
+        self.config.full == Full::Block
     }
 
     /// Queues an event. Where there is no room it is dropped if the backend drops, and also if it `may_drop`: that of
@@ -167,6 +188,14 @@ impl Backend {
 }
 
 impl State {
+    fn writing(&self) -> Option<Instant> {
+        *self.writing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set_writing(&self, begun: Option<Instant>) {
+        *self.writing.lock().unwrap_or_else(PoisonError::into_inner) = begun;
+    }
+
     fn done(&self, events: usize, bytes: usize) {
         self.bytes.fetch_sub(bytes, Ordering::AcqRel);
         self.waiting.fetch_sub(events, Ordering::AcqRel);
@@ -198,7 +227,9 @@ async fn run(
         {
             next.push(event);
         }
-        write(name, sink.as_mut(), &next).await;
+        state.set_writing(Some(Instant::now()));
+        write(name, sink.as_mut(), &next, &state.failing).await;
+        state.set_writing(None);
         gathered = Instant::now() + GATHER;
         let count = next.len();
         metrics::counter!("underpass_audit_events_total", "sink" => name).increment(count as u64);
@@ -209,19 +240,18 @@ async fn run(
 }
 
 /// Until it succeeds.
-async fn write(name: &'static str, sink: &mut dyn Sink, events: &[Bytes]) {
+async fn write(name: &'static str, sink: &mut dyn Sink, events: &[Bytes], failing: &AtomicBool) {
     let mut again = AGAIN;
-    let mut failing = false;
     while let Err(error) = sink.write(events).await {
         metrics::counter!("underpass_audit_errors_total", "sink" => name).increment(1);
-        if !std::mem::replace(&mut failing, true) {
+        if !failing.swap(true, Ordering::AcqRel) {
             let error: &dyn std::error::Error = &*error;
             tracing::error!(sink = name, error, "the audit log cannot be written");
         }
         tokio::time::sleep(again).await;
         again = (again * 2).min(AGAIN_MAX);
     }
-    if failing {
+    if failing.swap(false, Ordering::AcqRel) {
         tracing::info!(sink = name, "the audit log is written again");
     }
 }
@@ -295,6 +325,54 @@ mod tests {
         // For the first event, at the end of the time, and for later events.
         let turns = turns.load(Ordering::Relaxed) - before;
         assert!(turns <= 3, "{turns}");
+    }
+
+    /// Fails, stands still, or works, as it is told.
+    #[derive(Clone, Default)]
+    struct Disk(Arc<Mutex<Option<Outage>>>);
+
+    #[derive(Clone, Copy)]
+    enum Outage {
+        Full,
+        Hangs,
+    }
+
+    #[async_trait]
+    impl Sink for Disk {
+        async fn write(&mut self, _: &[Bytes]) -> Result<(), BoxError> {
+            let outage = *self.0.lock().unwrap();
+            match outage {
+                None => Ok(()),
+                Some(Outage::Full) => Err("no space left".into()),
+                Some(Outage::Hangs) => {
+                    tokio::time::sleep(4 * STUCK).await;
+                    Ok(())
+                }
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_sink_that_fails_or_hangs_is_not_writable_until_it_works_again() {
+        let disk = Disk::default();
+        let backend = Backend::start("test", Box::new(disk.clone()), BackendConfig::default());
+        assert!(backend.is_writable());
+        *disk.0.lock().unwrap() = Some(Outage::Full);
+        backend.put(Bytes::from_static(b"{}"), false);
+        tokio::time::sleep(GATHER).await;
+        assert!(!backend.is_writable(), "the disk is full");
+        *disk.0.lock().unwrap() = None;
+        backend.flushed().await;
+        assert!(backend.is_writable(), "the disk has room again");
+
+        *disk.0.lock().unwrap() = Some(Outage::Hangs);
+        backend.put(Bytes::from_static(b"{}"), false);
+        tokio::time::sleep(STUCK / 2).await;
+        assert!(backend.is_writable(), "a slow write is none that fails");
+        tokio::time::sleep(STUCK).await;
+        assert!(!backend.is_writable(), "the disk hangs");
+        backend.flushed().await;
+        assert!(backend.is_writable(), "the disk works again");
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,6 +1,13 @@
 //! Where events go.
 
-use std::{net::IpAddr, sync::Arc, task::Poll, time::Duration};
+use std::{
+    net::IpAddr,
+    sync::{Arc, Mutex, PoisonError},
+    task::Poll,
+    time::Duration,
+};
+
+use tokio::time::Instant;
 
 use super::{
     Backend, Call, Event, Level, Policy, Sink, Stage, shares::Shares, strangers::Strangers,
@@ -10,6 +17,9 @@ use underpass_core::limits;
 /// How long a call waits for room in a backend that blocks. Longer, and clients give up by themselves without
 /// a reason.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How often the program's log says that calls are refused: each of them would fill a disk that is full already.
+const SAME_NEWS: Duration = Duration::from_secs(10);
 
 /// A backend has no room, and calls are not to happen unwritten.
 #[derive(Debug, thiserror::Error)]
@@ -29,6 +39,8 @@ struct Inner {
     refused: Shares,
     /// Answers of the server's own API that change nothing.
     read: Shares,
+    /// When the program's log last said that calls are refused.
+    stuck_said: Mutex<Option<Instant>>,
 }
 
 impl Default for Inner {
@@ -39,6 +51,7 @@ impl Default for Inner {
             strangers: Strangers::default(),
             refused: Shares::new("refused"),
             read: Shares::new("reads"),
+            stuck_said: Mutex::default(),
         }
     }
 }
@@ -176,13 +189,46 @@ impl AuditLog {
     }
 
     /// Waits until a call may begin: until each backend that blocks has room.
+    ///
+    /// # Errors
+    /// A backend had none for some seconds. The program's log says so now and then, whatever the number of calls.
     pub async fn ready(&self) -> Result<(), Stuck> {
         for backend in &self.0.backends {
-            tokio::time::timeout(PATIENCE, backend.ready())
-                .await
-                .map_err(|_| Stuck)?;
+            let room = tokio::time::timeout(PATIENCE, backend.ready()).await;
+            room.map_err(|_| self.stuck(backend))?;
         }
         Ok(())
+    }
+
+    fn stuck(&self, backend: &Backend) -> Stuck {
+        let mut said = self
+            .0
+            .stuck_said
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if said.is_none_or(|said| said.elapsed() >= SAME_NEWS) {
+            *said = Some(Instant::now());
+            tracing::error!(
+                sink = backend.name(),
+                waiting = backend.waiting(),
+                "{Stuck}: calls are refused"
+            );
+        }
+        Stuck
+    }
+
+    /// Whether a new call would find room for its event: no backend that blocks fails or hangs.
+    pub fn is_writable(&self) -> bool {
+        let mut backends = self.0.backends.iter();
+        backends.all(|backend| !backend.blocks() || backend.is_writable())
+    }
+
+    /// Sets the gauges of its backends.
+    pub fn record(&self) {
+        for backend in self.every_outlet() {
+            let writable = if backend.is_writable() { 1.0 } else { 0.0 };
+            metrics::gauge!("underpass_audit_writable", "sink" => backend.name()).set(writable);
+        }
     }
 
     /// Writes the event that `event` makes for the policy's level of the call.

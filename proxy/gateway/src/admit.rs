@@ -94,10 +94,8 @@ impl Front {
         let acting = self.act_as(&access, request, record).await?;
         let caller = real.user().to_owned();
         let (identity, acting) = acting.unwrap_or_else(|| (real, Revocation::never()));
-        self.config.audit.ready().await.map_err(|stuck| {
-            tracing::error!("{stuck}");
-            Rejection::Unavailable
-        })?;
+        let ready = self.config.audit.ready().await;
+        ready.map_err(|_stuck| Rejection::Unavailable)?;
         record.admitted();
         let decisions = Decisions([authenticated.revocation().clone(), authorized, acting]);
         Ok(Admitted {

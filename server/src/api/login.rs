@@ -114,10 +114,8 @@ async fn log_in(
     // From here on the shares of the user count.
     let whose = Whose::from(&proved.owner);
     let _place = state.places.take(whose.clone())?;
-    state.audit_log.ready().await.map_err(|stuck| {
-        tracing::error!("{stuck}");
-        problem::unwritten()
-    })?;
+    let ready = state.audit_log.ready().await;
+    ready.map_err(|_stuck| problem::unwritten())?;
     let wanted: LoginRequest = body::read(request, "a login", limits::LOGIN_BODY).await?;
     state.pace.log_in(&whose)?;
     let token = tokens::generate()?;

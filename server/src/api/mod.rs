@@ -235,10 +235,7 @@ impl Api {
             Ok(place) => {
                 let response = match self.audit_log.ready().await {
                     Ok(()) => self.route(request).await,
-                    Err(stuck) => {
-                        tracing::error!("{stuck}");
-                        respond(problem::unwritten())
-                    }
+                    Err(_stuck) => respond(problem::unwritten()),
                 };
                 (place, response)
             }

@@ -30,14 +30,15 @@ pub(super) struct Keep {
     pub(super) age: Option<Duration>,
 }
 
-/// A log file, open. Only its owner can read it. Someone else may move it away: a new one is begun then.
+/// A log file, open. Only its owner can read it. Another program may move it away, and a new one is begun then; or truncate it
+/// in place (logrotate's `copytruncate`), and the log goes on at the file's end.
 pub(super) struct LogFile(Option<Open>);
 
 struct Open {
     path: PathBuf,
     keep: Keep,
     file: File,
-    /// Bytes of whole lines.
+    /// Bytes of it, when they were last looked at.
     length: u64,
 }
 
@@ -93,15 +94,18 @@ impl Open {
         if self.is_gone() {
             self.begin()?;
         }
+        // Another program may have truncated the file since the last write.
+        self.length = self.file.metadata()?.len();
         self.end_line()?;
         if self.length > 0 && self.length + lines.len() as u64 > self.keep.size {
             self.put_aside()?;
         }
         if let Err(error) = self.file.write_all(lines) {
             // A full disk takes half a line; the whole batch comes again. Where it cannot be cut off, what
-            // follows begins a line of its own.
-            let _ = self.file.set_len(self.length);
-            self.length = self.file.metadata()?.len();
+            // follows begins a line of its own. A file that became shorter meanwhile must not be filled up with zeros.
+            if self.file.metadata()?.len() > self.length {
+                let _ = self.file.set_len(self.length);
+            }
             return Err(error);
         }
         self.length += lines.len() as u64;
@@ -292,6 +296,27 @@ mod tests {
         fs::rename(&path, folder.path().join("audit.log.1")).unwrap();
         log.write(&[event(2)]).await.unwrap();
         assert_eq!(fs::read(&path).unwrap(), lines(&[event(2)]));
+    }
+
+    /// As logrotate's `copytruncate` does, and `: > audit.log`.
+    #[tokio::test]
+    async fn a_file_that_was_truncated_goes_on_from_its_end() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("audit.log");
+        let mut log = LogFile::open(path.clone(), KEEP).unwrap();
+        log.write(&[event(1), event(2)]).await.unwrap();
+        let truncated = OpenOptions::new().write(true).open(&path).unwrap();
+        truncated.set_len(0).unwrap();
+        log.write(&[event(3)]).await.unwrap();
+        assert_eq!(fs::read(&path).unwrap(), lines(&[event(3)]));
+        // In the middle of a line.
+        truncated.set_len(10).unwrap();
+        log.write(&[event(4)]).await.unwrap();
+        let text = fs::read_to_string(&path).unwrap();
+        assert_eq!(text.lines().count(), 2, "{text}");
+        assert_eq!(text.lines().last().unwrap().as_bytes(), event(4));
+        // The file holds two events, and no more than it had before it was truncated: nothing was put aside.
+        assert_eq!(texts(folder.path()).len(), 1);
     }
 
     /// /dev/full fails as a full disk does.

@@ -14,8 +14,9 @@ use underpass_tunnel::{Acceptor, AcceptorConfig, ResumeWindow};
 use super::ServerConfig;
 use crate::api::{Api, Logins};
 use crate::authentication::{Authentication, Surroundings};
-use crate::http::{Http, Readiness};
+use crate::http::Http;
 use crate::metrics::Metrics;
+use crate::readiness::Readiness;
 use crate::router::ClusterRouter;
 use crate::supervise::Supervisor;
 use crate::tunnel::{Keys, Tunnel};
@@ -83,7 +84,7 @@ pub(super) fn assemble(
         acceptor_config(config.resume_window),
         Arc::new(Keys(Arc::clone(&directory))),
     ));
-    let readiness = Readiness::default();
+    let readiness = Readiness::new(config.audit.clone());
     let http = Http {
         tunnel: tunnel.clone(),
         acceptor: Arc::clone(&acceptor),
@@ -96,6 +97,7 @@ pub(super) fn assemble(
         strangers,
         tunnel: tunnel.clone(),
         budgets: budgets.clone(),
+        readiness: readiness.clone(),
         recorder: config.recorder.clone(),
     };
     let front = Arc::new(Front::new(FrontConfig {

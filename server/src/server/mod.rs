@@ -21,9 +21,9 @@ use underpass_gateway::Front;
 pub use self::config::ServerConfig;
 use self::start::start;
 use crate::audit;
-use crate::http::Readiness;
 use crate::limits;
 use crate::listen::Connections;
+use crate::readiness::Readiness;
 use crate::supervise::{Ended, Supervisor};
 use crate::tunnel::Tunnel;
 
@@ -142,7 +142,7 @@ impl Server {
     /// # Cancel safety
     /// Dropping the future leaves the server draining.
     pub async fn drain(&self, deadline: Duration) {
-        self.readiness.set(false);
+        self.readiness.serve(false);
         let running = &self.running;
         running.quic.set_server_config(None);
         self.no_more.cancel();

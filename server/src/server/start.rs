@@ -97,7 +97,7 @@ pub(super) async fn start(
     tasks.start("serves users", users);
     let agents = listen::serve_quic(sockets.quic.clone(), acceptor, tunnel.clone());
     tasks.start("serves agents over QUIC", agents);
-    readiness.set(true);
+    readiness.serve(true);
     tracing::info!(address = %sockets.address, url = info.url, "serving HTTPS and QUIC");
     Ok(Server {
         address: sockets.address,
