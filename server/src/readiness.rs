@@ -5,11 +5,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use thiserror::Error;
 use underpass_audit::AuditLog;
+use underpass_directory::Directory;
 
 /// The server's readiness. Clones are the same one.
 #[derive(Clone)]
 pub(crate) struct Readiness {
     serving: Arc<AtomicBool>,
+    directory: Arc<Directory>,
     audit: AuditLog,
 }
 
@@ -22,13 +24,16 @@ pub(crate) enum Unready {
         "the audit log cannot be written, and calls are refused or will be soon: see the server's log"
     )]
     AuditLog,
+    #[error("the directory cannot be written, and changes are refused: see the server's log")]
+    Directory,
 }
 
 impl Readiness {
     /// Of a server that does not serve yet.
-    pub(crate) fn new(audit: AuditLog) -> Self {
+    pub(crate) fn new(directory: Arc<Directory>, audit: AuditLog) -> Self {
         Self {
             serving: Arc::default(),
+            directory,
             audit,
         }
     }
@@ -49,12 +54,21 @@ impl Readiness {
         if !self.audit.is_writable() {
             return Err(Unready::AuditLog);
         }
+        if !self.directory.is_writable() {
+            return Err(Unready::Directory);
+        }
         Ok(())
     }
 
     /// Sets the gauges.
     pub(crate) fn record(&self) {
         self.audit.record();
+        let writable = if self.directory.is_writable() {
+            1.0
+        } else {
+            0.0
+        };
+        metrics::gauge!("underpass_directory_writable").set(writable);
     }
 }
 
@@ -69,6 +83,9 @@ mod tests {
     use tokio::time::Instant;
     use underpass_audit::{Backend, BackendConfig, Full, OwnCall, OwnCaller, Policy, Sink};
     use underpass_core::BoxError;
+    use underpass_directory::{
+        CommitError, Contents, MemoryStore, Revision, Store, StoreError, User, Write,
+    };
 
     use super::*;
 
@@ -92,14 +109,38 @@ mod tests {
         }
     }
 
-    fn readiness(disk: &Disk, full: Full) -> Readiness {
+    #[async_trait]
+    impl Store for Disk {
+        async fn load(&self) -> Result<Contents, StoreError> {
+            Ok(Contents::default())
+        }
+
+        async fn commit(&self, at: Revision, _: Vec<Write>) -> Result<Revision, CommitError> {
+            self.check().await?;
+            Ok(at.next())
+        }
+
+        async fn check(&self) -> Result<(), StoreError> {
+            match self.0.load(Ordering::Acquire) {
+                true => Err(StoreError("no space left".into())),
+                false => Ok(()),
+            }
+        }
+
+        async fn changed(&self, _: Revision) -> Result<(), StoreError> {
+            std::future::pending().await
+        }
+    }
+
+    async fn readiness(disk: &Disk, full: Full) -> Readiness {
         let config = BackendConfig {
             full,
             ..BackendConfig::default()
         };
         let backend = Backend::start("file", Box::new(disk.clone()), config);
         let audit = AuditLog::new(Policy::everything(), vec![backend]);
-        let readiness = Readiness::new(audit);
+        let store = Arc::new(MemoryStore::default());
+        let readiness = Readiness::new(Directory::open(store).await.unwrap(), audit);
         readiness.serve(true);
         readiness
     }
@@ -128,7 +169,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn an_audit_log_that_cannot_be_written_is_told_until_it_can() {
         let disk = Disk::default();
-        let readiness = readiness(&disk, Full::Block);
+        let readiness = readiness(&disk, Full::Block).await;
         assert_eq!(readiness.check(), Ok(()));
         disk.fill(true);
         call(&readiness);
@@ -143,10 +184,33 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_server_whose_calls_do_not_wait_for_the_audit_log_is_ready_without_it() {
         let disk = Disk::default();
-        let readiness = readiness(&disk, Full::Drop);
+        let readiness = readiness(&disk, Full::Drop).await;
         disk.fill(true);
         call(&readiness);
         assert_eq!(readiness.audit.flush(Duration::from_secs(5)).await, 1);
         assert_eq!(readiness.check(), Ok(()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_directory_that_cannot_be_written_is_told_until_it_can() {
+        let disk = Disk::default();
+        let directory = Directory::open(Arc::new(disk.clone())).await.unwrap();
+        let keeping = tokio::spawn(Arc::clone(&directory).keep_store());
+        let readiness = Readiness::new(Arc::clone(&directory), AuditLog::default());
+        readiness.serve(true);
+        assert_eq!(readiness.check(), Ok(()));
+        disk.fill(true);
+        let add = directory.change(|draft| {
+            let user = User::new(draft.now());
+            draft.put("alice", user, underpass_directory::Expect::Absent)
+        });
+        add.await.unwrap_err();
+        assert_eq!(readiness.check(), Err(Unready::Directory));
+        disk.fill(false);
+        becomes(&readiness, Ok(())).await;
+        // Without a change, too.
+        disk.fill(true);
+        becomes(&readiness, Err(Unready::Directory)).await;
+        keeping.abort();
     }
 }

@@ -46,6 +46,8 @@ pub(super) struct Finished {
     pub(super) at: Revision,
     pub(super) tables: Tables,
     pub(super) writes: Vec<Write>,
+    /// Some writes remove or replace an object.
+    pub(super) revokes: bool,
 }
 
 impl Draft {
@@ -334,7 +336,9 @@ impl Draft {
     pub(super) fn finish(mut self) -> Result<Option<Finished>, ChangeError> {
         self.sweep_orphans();
         let mut writes = Vec::with_capacity(self.touched.len());
+        let mut revokes = false;
         for key in self.touched {
+            revokes |= self.base.tables.has(&key) && key.0 != ObjectKind::TokenUse;
             let value = match key.0 {
                 ObjectKind::Cluster => encode(&self.tables.clusters, &key)?,
                 ObjectKind::Agent => encode(&self.tables.agents, &key)?,
@@ -350,6 +354,7 @@ impl Draft {
             at: self.base.revision,
             tables: self.tables,
             writes,
+            revokes,
         };
         Ok((!finished.writes.is_empty()).then_some(finished))
     }

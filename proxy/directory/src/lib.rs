@@ -25,7 +25,10 @@ mod tests;
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, SystemTime},
 };
 
@@ -68,6 +71,10 @@ const ATTEMPTS: usize = 16;
 /// Wait before a store that does not work is asked again.
 const PAUSE: Duration = Duration::from_secs(1);
 
+/// How often a store that works is asked whether it could write: a few times within the time in which a load balancer takes a
+/// server out.
+const CHECK: Duration = Duration::from_secs(5);
+
 /// The directory in force. The only one who writes to its store in this process.
 #[allow(missing_debug_implementations, reason = "a trait object")]
 pub struct Directory {
@@ -79,6 +86,10 @@ pub struct Directory {
     changes: watch::Sender<Revision>,
     uses: Mutex<HashMap<String, OffsetDateTime>>,
     told: names::Told,
+    /// Whether the store could write, when it was last asked to or about it.
+    writable: watch::Sender<bool>,
+    /// A change failed, and the store could not be read since: it may hold what is not in force.
+    stale: AtomicBool,
 }
 
 /// A change that has happened.
@@ -105,6 +116,8 @@ impl Directory {
             grants: Grants::default(),
             uses: Mutex::default(),
             told: names::Told::default(),
+            writable: watch::Sender::new(true),
+            stale: AtomicBool::new(false),
         }))
     }
 
@@ -156,8 +169,17 @@ impl Directory {
 
     /// Gives the new revision, or none where another writer was faster: then their change is in force.
     async fn write(&self, finished: Finished) -> Result<Option<Revision>, ChangeError> {
-        let Finished { at, tables, writes } = finished;
-        match self.store.commit(at, writes).await {
+        let Finished {
+            at,
+            tables,
+            writes,
+            revokes,
+        } = finished;
+        let committed = match revokes {
+            true => self.store.commit_revocation(at, writes).await,
+            false => self.store.commit(at, writes).await,
+        };
+        match committed {
             // The draft has given its objects the next revision, and so does the store.
             Ok(revision) if revision == at.next() => {
                 self.put_in_force(Snapshot::new(revision, tables));
@@ -172,10 +194,54 @@ impl Directory {
                 Ok(None)
             }
             Err(error) => {
-                self.reload().await?;
+                self.failed(&error);
+                // What came of the change may be known now. Where it is not, `keep_store` reads it later.
+                let stale = self.reload().await.is_err();
+                self.stale.store(stale, Ordering::Release);
                 Err(error.into())
             }
         }
+    }
+
+    /// Whether the store could write, when it was last asked to or about it.
+    pub fn is_writable(&self) -> bool {
+        *self.writable.borrow()
+    }
+
+    fn failed(&self, error: &(dyn std::error::Error + 'static)) {
+        if self.writable.send_replace(false) {
+            tracing::error!(error, "the directory cannot be written");
+        }
+    }
+
+    /// Asks the store from time to time whether it could write, for as long as the process runs. A store that could not is
+    /// asked more often, and read again once it can: what was not known about a change is known then, and in force.
+    pub async fn keep_store(self: Arc<Self>) {
+        let mut writable = self.writable.subscribe();
+        loop {
+            let works = *writable.borrow_and_update();
+            let pause = if works { CHECK } else { PAUSE };
+            // A change that fails is looked at soon, too.
+            let _ = tokio::time::timeout(pause, writable.wait_for(|now| *now != works)).await;
+            let _writing = self.writing.lock().await;
+            match self.check_store().await {
+                Ok(()) => {
+                    if !self.writable.send_replace(true) {
+                        tracing::info!("the directory can be written again");
+                    }
+                }
+                Err(error) => self.failed(&error),
+            }
+        }
+    }
+
+    async fn check_store(&self) -> Result<(), ChangeError> {
+        self.store.check().await?;
+        if self.stale.load(Ordering::Acquire) {
+            self.reload().await?;
+            self.stale.store(false, Ordering::Release);
+        }
+        Ok(())
     }
 
     async fn reload(&self) -> Result<(), ChangeError> {

@@ -49,6 +49,20 @@ pub struct Tables {
     pub(super) uses: Table<TokenUse>,
 }
 
+impl Tables {
+    pub(super) fn has(&self, (kind, name): &Key) -> bool {
+        match kind {
+            ObjectKind::Cluster => self.clusters.contains_key(name),
+            ObjectKind::Agent => self.agents.contains_key(name),
+            ObjectKind::User => self.users.contains_key(name),
+            ObjectKind::Group => self.groups.contains_key(name),
+            ObjectKind::Token => self.tokens.contains_key(name),
+            ObjectKind::Binding => self.bindings.contains_key(name),
+            ObjectKind::TokenUse => self.uses.contains_key(name),
+        }
+    }
+}
+
 #[derive(Clone, Debug, Default)]
 struct Index {
     tokens: HashMap<TokenHash, String>,

@@ -62,6 +62,34 @@ pub trait Store: Send + Sync {
     /// A future that is dropped leaves behind all of the writes or none.
     async fn commit(&self, at: Revision, writes: Vec<Write>) -> Result<Revision, CommitError>;
 
+    /// The same for writes of which some remove or replace an object, as every revocation does. A store that keeps room back for
+    /// revocations gives it to these and to no others.
+    ///
+    /// # Errors
+    /// As [`Store::commit`].
+    ///
+    /// # Cancel safety
+    /// As [`Store::commit`].
+    async fn commit_revocation(
+        &self,
+        at: Revision,
+        writes: Vec<Write>,
+    ) -> Result<Revision, CommitError> {
+        self.commit(at, writes).await
+    }
+
+    /// Finds out whether a change could be written now, and mends what the store can mend by itself. It is called every few
+    /// seconds. A store that cannot tell at a low price leaves it out, and counts as working until its next change fails.
+    ///
+    /// # Errors
+    /// A change could not be written now.
+    ///
+    /// # Cancel safety
+    /// May be dropped and called again.
+    async fn check(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+
     /// Waits until another writer has changed the store since `after`. A store that one process has for itself waits for ever.
     ///
     /// # Errors

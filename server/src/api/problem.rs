@@ -83,11 +83,27 @@ impl From<ChangeError> for Problem {
             ChangeError::Busy => {
                 return Self::later(StatusCode::SERVICE_UNAVAILABLE, error.to_string(), 1);
             }
+            ChangeError::Store(_) => {
+                tracing::error!("the directory was not changed: {}", chain(&error));
+                return Self::later(
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    "the directory cannot be written, and nothing was changed; the server's log says why",
+                    5,
+                );
+            }
+            ChangeError::Unknown(_) => {
+                tracing::error!("a change of the directory failed: {}", chain(&error));
+                return Self::new(
+                    StatusCode::INTERNAL_SERVER_ERROR,
+                    "it is not known whether the directory was changed: look at it before you try again; the server's log \
+                     says why",
+                );
+            }
             _ => {
                 tracing::error!("the directory was not changed: {}", chain(&error));
                 return Self::new(
                     StatusCode::INTERNAL_SERVER_ERROR,
-                    "the directory cannot be written; the server's log says why",
+                    "the directory was not changed; the server's log says why",
                 );
             }
         };

@@ -84,7 +84,7 @@ pub(super) fn assemble(
         acceptor_config(config.resume_window),
         Arc::new(Keys(Arc::clone(&directory))),
     ));
-    let readiness = Readiness::new(config.audit.clone());
+    let readiness = Readiness::new(Arc::clone(&directory), config.audit.clone());
     let http = Http {
         tunnel: tunnel.clone(),
         acceptor: Arc::clone(&acceptor),
@@ -129,6 +129,8 @@ fn watch_directory(
     tasks: &mut Supervisor,
 ) {
     tasks.start("follows the directory", Arc::clone(directory).follow());
+    let keeping = Arc::clone(directory).keep_store();
+    tasks.start("looks after the directory's store", keeping);
     let keeping = Arc::clone(directory).keep_tokens();
     tasks.start("removes expired tokens", keeping);
     let enforcing = tunnel.clone().enforce_access();
