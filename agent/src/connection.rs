@@ -8,12 +8,46 @@ use underpass_tunnel::{
     NoProxy, Proxy, ProxyError, Route, RouteError, ServerAddress, Status, Transports, Trust, chain,
 };
 
+use zeroize::Zeroizing;
+
 use crate::cli::Cli;
 
-/// The connector to the server.
-pub(crate) fn connector(cli: &Cli) -> Result<Connector> {
-    let token = read(&cli.token_file)?;
-    let trust = trust(cli)?;
+/// The connector to the server, and the files that it was made of.
+pub(crate) struct Connection {
+    pub(crate) connector: Connector,
+    files: Files,
+}
+
+/// The contents of the token's file, of the CA's and of the proxy's.
+#[derive(PartialEq, Eq)]
+struct Files {
+    token: Zeroizing<String>,
+    ca: Option<String>,
+    proxy_ca: Option<String>,
+}
+
+impl Connection {
+    pub(crate) fn read(cli: &Cli) -> Result<Self> {
+        let files = Files {
+            token: Zeroizing::new(read(&cli.token_file)?),
+            ca: cli.ca_file.as_deref().map(read).transpose()?,
+            proxy_ca: cli.proxy_ca_file.as_deref().map(read).transpose()?,
+        };
+        Ok(Self {
+            connector: connector(cli, &files)?,
+            files,
+        })
+    }
+
+    /// Whether it knows another token or trusts another server.
+    pub(crate) fn differs_from(&self, other: &Self) -> bool {
+        self.files != other.files
+    }
+}
+
+fn connector(cli: &Cli, files: &Files) -> Result<Connector> {
+    let token = &files.token;
+    let trust = trust(cli, files)?;
     let key: AgentKey = token
         .parse()
         .with_context(|| format!("no agent token in {}", cli.token_file.display()))?;
@@ -25,7 +59,7 @@ pub(crate) fn connector(cli: &Cli) -> Result<Connector> {
     config.quic_probe = cli.quic_probe;
     config.websocket_max_age = cli.websocket_max_age;
     config.lanes = !cli.no_lanes;
-    config.proxy = proxy(cli)?;
+    config.proxy = proxy(cli, files)?;
     config.software = concat!("underpass-agent/", env!("CARGO_PKG_VERSION")).to_owned();
     if let Some(proxy) = &config.proxy {
         tell_proxied(proxy, &config.servers, config.transports);
@@ -37,9 +71,8 @@ fn read(path: &Path) -> Result<String> {
     std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
 }
 
-fn trust(cli: &Cli) -> Result<Trust> {
-    let pem = cli.ca_file.as_deref().map(read).transpose()?;
-    match (pem.map(String::into_bytes), cli.ca_pin) {
+fn trust(cli: &Cli, files: &Files) -> Result<Trust> {
+    match (files.ca.clone().map(String::into_bytes), cli.ca_pin) {
         (Some(pem), Some(pin)) => Ok(Trust::PinnedCa(pem, pin)),
         (Some(pem), None) => Ok(pem.into()),
         (None, Some(pin)) => Ok(pin.into()),
@@ -48,7 +81,7 @@ fn trust(cli: &Cli) -> Result<Trust> {
 }
 
 /// The proxy, from the command line or else from the environment.
-fn proxy(cli: &Cli) -> Result<Option<Proxy>> {
+fn proxy(cli: &Cli, files: &Files) -> Result<Option<Proxy>> {
     let asked = cli.proxy.clone().transpose();
     let mut proxy = match asked.context("--proxy cannot be used")?.flatten() {
         Some(url) => {
@@ -64,9 +97,7 @@ fn proxy(cli: &Cli) -> Result<Option<Proxy>> {
     if let Some(list) = &cli.no_proxy {
         proxy.except = NoProxy::from(list.as_str());
     }
-    if let Some(path) = &cli.proxy_ca_file {
-        proxy.ca_pem = Some(read(path)?.into_bytes());
-    }
+    proxy.ca_pem = files.proxy_ca.clone().map(String::into_bytes);
     Ok(Some(proxy))
 }
 
@@ -186,6 +217,34 @@ mod tests {
         Cli::try_parse_from(usual.iter().chain(&trust).chain(more)).unwrap()
     }
 
+    fn no_files() -> Files {
+        Files {
+            token: Zeroizing::default(),
+            ca: None,
+            proxy_ca: None,
+        }
+    }
+
+    #[test]
+    fn a_connection_is_another_one_when_a_file_of_it_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let token = folder.path().join("token");
+        let mut asked = cli(&[]);
+        asked.token_file.clone_from(&token);
+        let write = |seed| {
+            let key = AgentKey::from_seed([seed; 32]).unwrap();
+            std::fs::write(&token, key.to_secret_text().as_str()).unwrap();
+        };
+        write(1);
+        let first = Connection::read(&asked).unwrap();
+        let same = Connection::read(&asked).unwrap();
+        assert!(!same.differs_from(&first));
+        write(2);
+        assert!(Connection::read(&asked).unwrap().differs_from(&first));
+        std::fs::remove_file(&token).unwrap();
+        assert!(Connection::read(&asked).is_err());
+    }
+
     #[test]
     fn a_proxy_on_the_command_line_is_the_one() {
         let asked = cli(&[
@@ -194,7 +253,7 @@ mod tests {
             "--no-proxy",
             ".example.org",
         ]);
-        let proxy = proxy(&asked).unwrap().unwrap();
+        let proxy = proxy(&asked, &no_files()).unwrap().unwrap();
         assert_eq!(proxy.url.to_string(), "http://proxy:3128");
         for (host, applies) in [("u.example.org", false), ("u.example.com", true)] {
             let server = ServerAddress::new(host, 443);
@@ -209,7 +268,7 @@ mod tests {
 
     #[test]
     fn rule_11_a_proxy_that_cannot_be_used_is_not_shown() {
-        let error = proxy(&cli(&["--proxy", "socks5://u:secret@p:1"])).unwrap_err();
+        let error = proxy(&cli(&["--proxy", "socks5://u:secret@p:1"]), &no_files()).unwrap_err();
         let told = format!("{error:#} {error:?}");
         assert!(told.contains("--proxy") && told.contains("SOCKS"), "{told}");
         assert!(!told.contains("secret"), "{told}");

@@ -11,9 +11,10 @@ use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
-use tokio::signal::unix::{SignalKind, signal};
+use underpass_core::process::{Asked, Signals, raise_open_files};
 
 use crate::cli::{Cli, LogFormat, Task};
+use crate::connection::Connection;
 use crate::rbac::Rbac;
 use crate::serve::Sessions;
 
@@ -81,25 +82,72 @@ fn run(cli: Cli) -> Result<()> {
 }
 
 async fn serve_until_stopped(cli: Cli) -> Result<()> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let connector = connection::connector(&cli)?;
+    let mut signals = Signals::listen()?;
+    match raise_open_files() {
+        Ok(files) => tracing::debug!(files, "open files"),
+        Err(error) => tracing::warn!("the limit of open files stays as it is: {error}"),
+    }
+    let mut connection = Connection::read(&cli)?;
     let sessions = Sessions::new(cluster::api_server(&cli).await?);
     if let Some(address) = cli.metrics {
         telemetry::serve(address, sessions.clone())?;
     }
-    let connected = connector.run(|session| sessions.serve(session), connection::report);
-    tokio::select! {
-        never = connected => match never {},
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+    while let Some(next) = serve_until_asked(&cli, &sessions, &connection, &mut signals).await {
+        tracing::info!("the agent's token or the trust in the server has changed: connecting anew");
+        connection = next;
+        tokio::spawn(sessions.leave(cli.drain));
     }
     tracing::info!(deadline = ?cli.drain, "stopping; the signal again stops at once");
     tokio::select! {
         () = sessions.drain(cli.drain) => {}
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+        _ = signals.stop() => {}
     }
     tracing::info!("stopped");
     Ok(())
+}
+
+/// Serves over this connection until a signal asks to stop. Gives another connection where the files of this one have changed.
+async fn serve_until_asked(
+    cli: &Cli,
+    sessions: &Sessions,
+    connection: &Connection,
+    signals: &mut Signals,
+) -> Option<Connection> {
+    let serve = |session| sessions.serve(session);
+    let connected = connection.connector.run(serve, connection::report);
+    let mut connected = std::pin::pin!(connected);
+    loop {
+        let asked = tokio::select! {
+            never = &mut connected => match never {},
+            asked = signals.next() => asked,
+        };
+        let Asked::Reload(signal) = asked else {
+            return None;
+        };
+        tracing::info!(signal, "reading the files again");
+        let reloaded = tokio::select! {
+            never = &mut connected => match never {},
+            reloaded = reload(cli, sessions, connection) => reloaded,
+            _ = signals.stop() => return None,
+        };
+        if reloaded.is_some() {
+            return reloaded;
+        }
+    }
+}
+
+/// Reads the files of the API server and of the connection again. What cannot be used changes nothing. Gives a connection that
+/// is not as it was.
+async fn reload(cli: &Cli, sessions: &Sessions, connection: &Connection) -> Option<Connection> {
+    match cluster::api_server(cli).await {
+        Ok(api_server) => sessions.reach(api_server),
+        Err(error) => tracing::error!("keeping the API server as it was: {error:#}"),
+    }
+    match Connection::read(cli) {
+        Ok(next) => next.differs_from(connection).then_some(next),
+        Err(error) => {
+            tracing::error!("keeping the connection to the server as it was: {error:#}");
+            None
+        }
+    }
 }

@@ -14,7 +14,8 @@ const RETURN_AFTER: Duration = Duration::ZERO;
 /// The sessions in service: one, or for a while two where the server asked to come back.
 #[derive(Clone)]
 pub(crate) struct Sessions {
-    api_server: Arc<ApiServer>,
+    /// That of new streams.
+    api_server: Arc<Mutex<Arc<ApiServer>>>,
     live: Arc<Mutex<Vec<Session>>>,
     tasks: TaskTracker,
 }
@@ -22,7 +23,7 @@ pub(crate) struct Sessions {
 impl Sessions {
     pub(crate) fn new(api_server: Arc<ApiServer>) -> Self {
         Self {
-            api_server,
+            api_server: Arc::new(Mutex::new(api_server)),
             live: Arc::default(),
             tasks: TaskTracker::new(),
         }
@@ -35,11 +36,16 @@ impl Sessions {
         let tasks = self.tasks.clone();
         self.tasks.spawn(async move {
             while let Ok(incoming) = session.accept().await {
-                let api_server = Arc::clone(&api_server);
+                let api_server = Arc::clone(&lock(&api_server));
                 tasks.spawn(async move { serve_stream(incoming, &api_server).await });
             }
             lock(&live).retain(|other| !other.is_same(&session));
         });
+    }
+
+    /// Sends new streams to another API server, or to the same with other credentials. Streams that are open stay where they are.
+    pub(crate) fn reach(&self, api_server: Arc<ApiServer>) {
+        *lock(&self.api_server) = api_server;
     }
 
     /// Those in service now.
@@ -47,20 +53,28 @@ impl Sessions {
         lock(&self.live).clone()
     }
 
+    /// Drains those in service now: others follow, which take the new streams.
+    pub(crate) fn leave(&self, deadline: Duration) -> impl Future<Output = ()> + Send + use<> {
+        end(self.live(), deadline, "the agent connects anew")
+    }
+
     /// Takes no new streams and waits for the end of those in flight, or for the deadline.
     pub(crate) async fn drain(&self, deadline: Duration) {
-        let sessions = self.live();
-        let drains = sessions
-            .iter()
-            .map(|session| session.drain(deadline, RETURN_AFTER, "the agent is shutting down"));
-        futures_util::future::join_all(drains).await;
+        end(self.live(), deadline, "the agent is shutting down").await;
         self.tasks.close();
         self.tasks.wait().await;
     }
 }
 
-fn lock(live: &Mutex<Vec<Session>>) -> std::sync::MutexGuard<'_, Vec<Session>> {
-    live.lock().unwrap_or_else(PoisonError::into_inner)
+async fn end(sessions: Vec<Session>, deadline: Duration, why: &'static str) {
+    let drains = sessions
+        .iter()
+        .map(|session| session.drain(deadline, RETURN_AFTER, why));
+    futures_util::future::join_all(drains).await;
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Rule 17: the agent serves only the targets that it knows.

@@ -1,22 +1,17 @@
 //! How many files the system gives this process, and so how many clients have room.
 
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::process::{Resource, getrlimit};
 use underpass_core::limits::CONNECTIONS;
+use underpass_core::process::raise_open_files;
 
 use crate::limits::OTHER_FILES;
 
-/// Raises the limit of open files as far as it goes, and gives the number of connections that it leaves room for. Systems
-/// give services 1,024 files at first, for programs of old that cannot count further, and let those that can ask for more.
+/// Raises the limit of open files as far as it goes, and gives the number of connections that it leaves room for.
 pub(crate) fn connections() -> usize {
-    let before = getrlimit(Resource::Nofile);
-    let highest = Rlimit {
-        current: before.maximum,
-        maximum: before.maximum,
-    };
-    if let Err(error) = setrlimit(Resource::Nofile, highest) {
+    let files = raise_open_files().unwrap_or_else(|error| {
         tracing::warn!("the limit of open files stays as it is: {error}");
-    }
-    let files = getrlimit(Resource::Nofile).current;
+        getrlimit(Resource::Nofile).current
+    });
     let connections = within(files);
     if connections < CONNECTIONS {
         tracing::warn!(
@@ -44,6 +39,8 @@ fn within(files: Option<u64>) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use rustix::process::{Rlimit, setrlimit};
+
     use super::*;
 
     #[test]

@@ -40,7 +40,7 @@ pub(crate) const METRICS_TIME: Duration = Duration::from_secs(120);
 
 /// How often the log says that connections are refused for their number or for want of a PROXY protocol header, or cannot be
 /// accepted: a flood must not fill the server's disk as well.
-pub(crate) const SAME_NEWS: Duration = Duration::from_secs(1);
+pub(crate) const SAME_NEWS: Duration = Duration::from_secs(10);
 
 /// Time to write the rest of the audit log when the server stops: a disk that takes longer is stuck.
 pub(crate) const AUDIT_FLUSH: Duration = Duration::from_secs(5);

@@ -10,7 +10,7 @@ use crate::limits;
 pub(crate) struct Occasional(Mutex<Option<Instant>>);
 
 impl Occasional {
-    /// Whether it was not said within the last second.
+    /// Whether it was not said within [`limits::SAME_NEWS`].
     pub(crate) fn is_news(&self) -> bool {
         let mut said = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let news = said.is_none_or(|said| said.elapsed() >= limits::SAME_NEWS);

@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use arc_swap::ArcSwap;
 use tokio::time::Instant;
 
 use super::{
@@ -32,7 +33,7 @@ pub struct AuditLog(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    policy: Policy,
+    policy: ArcSwap<Policy>,
     backends: Vec<Backend>,
     strangers: Strangers,
     /// Refused calls of known users.
@@ -46,7 +47,7 @@ struct Inner {
 impl Default for Inner {
     fn default() -> Self {
         Self {
-            policy: Policy::default(),
+            policy: ArcSwap::default(),
             backends: Vec::new(),
             strangers: Strangers::default(),
             refused: Shares::new("refused"),
@@ -135,10 +136,15 @@ impl AuditLog {
     /// Writes the events that `policy` selects to each of `backends`. Without any, nothing is written.
     pub fn new(policy: Policy, backends: Vec<Backend>) -> Self {
         Self(Arc::new(Inner {
-            policy,
+            policy: ArcSwap::from_pointee(policy),
             backends,
             ..Inner::default()
         }))
+    }
+
+    /// Selects events by another policy from now on.
+    pub fn select(&self, policy: Policy) {
+        self.0.policy.store(Arc::new(policy));
     }
 
     /// The same with a sink of its own for events of callers without an identity, and of logins. Each network has a share of
@@ -146,7 +152,7 @@ impl AuditLog {
     #[must_use]
     pub fn strangers(self, name: &'static str, sink: Box<dyn Sink>) -> Self {
         let inner = Arc::try_unwrap(self.0).unwrap_or_else(|shared| Inner {
-            policy: shared.policy.clone(),
+            policy: ArcSwap::new(shared.policy.load_full()),
             backends: shared.backends.clone(),
             ..Inner::default()
         });
@@ -247,7 +253,7 @@ impl AuditLog {
         if backends.is_empty() {
             return;
         }
-        let level = self.0.policy.level(stage, call);
+        let level = self.0.policy.load().level(stage, call);
         if level == Level::None {
             return;
         }

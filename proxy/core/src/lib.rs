@@ -5,6 +5,7 @@
 //! - [`Name`], [`Labels`], [`Role`], [`Subject`], [`Selector`], [`Revision`]: the values of a directory and of its API.
 //! - [`Clusters`] opens a stream to a cluster. [`ConnectionInfo`] and [`Peer`] tell of the connection that a call came on.
 //! - [`Rejection`]: every answer that is Underpass's own.
+//! - `process` (feature `process`): signals and open files of a program of ours.
 //! - [`limits`]: the bounds on peers and users, in one place.
 
 pub mod body;
@@ -12,6 +13,8 @@ pub mod limits;
 pub mod list;
 pub mod names;
 pub mod policy;
+#[cfg(feature = "process")]
+pub mod process;
 pub mod rate;
 pub mod service_account;
 pub mod share;

@@ -94,10 +94,7 @@ impl FromStr for Destination {
 /// # Errors
 /// Where it could not be written: nobody learns later that nothing was.
 pub(crate) async fn open(options: &Options, data: &DataDir) -> Result<AuditLog> {
-    let policy = match &options.audit_policy {
-        Some(path) => read_policy(path)?,
-        None => Policy::everything(),
-    };
+    let policy = policy(options)?;
     let config = BackendConfig {
         capacity: usize::try_from(options.audit_buffer).unwrap_or(usize::MAX),
         full: match options.audit_full {
@@ -149,6 +146,22 @@ pub(crate) async fn open(options: &Options, data: &DataDir) -> Result<AuditLog> 
         Some((name, sink)) => audit_log.strangers(name, sink),
         None => audit_log,
     })
+}
+
+/// Reads the policy again. The files of the log need no such thing: they are looked at with each write.
+///
+/// # Errors
+/// It cannot be used; the one before stays.
+pub(crate) fn reload(options: &Options, audit_log: &AuditLog) -> Result<()> {
+    audit_log.select(policy(options)?);
+    Ok(())
+}
+
+fn policy(options: &Options) -> Result<Policy> {
+    match &options.audit_policy {
+        Some(path) => read_policy(path),
+        None => Ok(Policy::everything()),
+    }
 }
 
 /// A service on the network is slow or away at times, and no call waits for it: events beyond its queue's room are

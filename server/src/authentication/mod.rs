@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use underpass_authenticate::{
     Authenticator, CertificateRequest, Chain, Misconfigured, Step, TokenAuthenticator,
@@ -52,6 +53,8 @@ pub(crate) struct Authentication {
     built: Mutex<Vec<Built>>,
     /// Authenticators whose logins are still to be ended, since the chain has changed.
     retired: Mutex<Option<HashSet<String>>>,
+    /// The files are to be looked at now.
+    asked: Notify,
 }
 
 /// An authenticator, and everything that it depends on.
@@ -73,6 +76,7 @@ impl Authentication {
             chain: Arc::new(Chain::new(Vec::new(), surroundings.directory.clone())),
             surroundings,
             certificates: CertificateRequest::new(),
+            asked: Notify::new(),
             built: Mutex::default(),
             retired: Mutex::default(),
         };
@@ -99,12 +103,20 @@ impl Authentication {
         Arc::clone(&self.certificates)
     }
 
+    /// Has the files looked at now, and an error of theirs be logged again.
+    pub(crate) fn look_again(&self) {
+        self.asked.notify_one();
+    }
+
     /// Looks at the files from time to time, for as long as the server runs. An unusable file changes nothing.
     pub(crate) async fn watch(self: Arc<Self>) {
         let mut interval = tokio::time::interval(INTERVAL);
         let mut last = None;
         loop {
-            interval.tick().await;
+            tokio::select! {
+                _ = interval.tick() => {}
+                () = self.asked.notified() => last = None,
+            }
             let error = self.refresh().err().map(|error| chain(&error));
             // Once, not every second until somebody mends it.
             if error != last

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use metrics_util::MetricKindMask;
-use tokio::signal::unix::{SignalKind, signal};
+use underpass_core::process::{Asked, Signals};
 use underpass_direct::Plugins;
 use underpass_terminal::Lines;
 use underpass_tunnel::describe_metrics;
@@ -72,45 +72,31 @@ fn config(data: &Path, options: Serve) -> Result<ServerConfig> {
 }
 
 async fn serve(config: ServerConfig, drain: Duration, audit: audit::Options) -> Result<()> {
-    let mut stop = Stop::listen()?;
+    let mut signals = Signals::listen()?;
     let mut server = Server::start_audited(config, &audit).await?;
-    let signal = tokio::select! {
-        signal = stop.wait() => signal,
-        // At once: to drain would be to serve without it.
-        ended = server.ended() => {
-            server.stop().await;
-            return Err(ended.into());
+    let signal = loop {
+        tokio::select! {
+            asked = signals.next() => match asked {
+                Asked::Stop(signal) => break signal,
+                Asked::Reload(signal) => {
+                    tracing::info!(signal, "reading the authentication file and the audit policy again");
+                    server.reload(&audit);
+                }
+            },
+            // At once: to drain would be to serve without it.
+            ended = server.ended() => {
+                server.stop().await;
+                return Err(ended.into());
+            }
         }
     };
     tracing::info!(signal, deadline = ?drain, "stopping; the signal again stops at once");
     tokio::select! {
         () = server.drain(drain) => tracing::info!("stopped"),
-        _ = stop.wait() => tracing::warn!("stopped at once"),
+        _ = signals.stop() => tracing::warn!("stopped at once"),
     }
     server.stop().await;
     Ok(())
-}
-
-/// SIGTERM and SIGINT.
-struct Stop {
-    terminate: tokio::signal::unix::Signal,
-    interrupt: tokio::signal::unix::Signal,
-}
-
-impl Stop {
-    fn listen() -> Result<Self> {
-        Ok(Self {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-        })
-    }
-
-    async fn wait(&mut self) -> &'static str {
-        tokio::select! {
-            _ = self.terminate.recv() => "SIGTERM",
-            _ = self.interrupt.recv() => "SIGINT",
-        }
-    }
 }
 
 /// Gauges of agents that are gone are forgotten: those of others are set whenever somebody looks.

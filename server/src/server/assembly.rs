@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use underpass_api::ServerInfo;
-use underpass_authenticate::{CertificateRequest, Passwords};
+use underpass_authenticate::Passwords;
 use underpass_core::{Clusters, ImpersonationPolicy};
 use underpass_direct::DirectClusters;
 use underpass_directory::Directory;
@@ -35,7 +35,7 @@ pub(super) struct Parts {
     pub(super) acceptor: Arc<Acceptor>,
     pub(super) readiness: Readiness,
     pub(super) front: Arc<Front>,
-    pub(super) certificates: Arc<CertificateRequest>,
+    pub(super) authentication: Arc<Authentication>,
     pub(super) api: Api,
     pub(super) metrics: Metrics,
 }
@@ -115,7 +115,7 @@ pub(super) fn assemble(
         acceptor,
         readiness,
         front,
-        certificates: authentication.certificates(),
+        authentication,
         api,
         metrics,
     })

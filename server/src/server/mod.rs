@@ -21,6 +21,7 @@ use underpass_gateway::Front;
 pub use self::config::ServerConfig;
 use self::start::start;
 use crate::audit;
+use crate::authentication::Authentication;
 use crate::limits;
 use crate::listen::Connections;
 use crate::readiness::Readiness;
@@ -48,6 +49,7 @@ pub struct Server {
     address: SocketAddr,
     info: ServerInfo,
     directory: Arc<Directory>,
+    authentication: Arc<Authentication>,
     audit: AuditLog,
     front: Arc<Front>,
     readiness: Readiness,
@@ -135,6 +137,15 @@ impl Server {
     /// Nothing is lost.
     pub async fn ended(&mut self) -> Ended {
         self.running.tasks.ended().await
+    }
+
+    /// Looks at the authentication file now, and reads the audit policy again. What cannot be used changes nothing, and the log
+    /// says why.
+    pub(crate) fn reload(&self, audit: &audit::Options) {
+        self.authentication.look_again();
+        if let Err(error) = audit::reload(audit, &self.audit) {
+            tracing::error!("keeping the last good audit policy: {error:#}");
+        }
     }
 
     /// Takes no more connections, asks agents to leave, and waits until open requests have ended, or for the deadline.

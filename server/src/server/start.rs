@@ -72,7 +72,7 @@ pub(super) async fn start(
         acceptor,
         readiness,
         front,
-        certificates,
+        authentication,
         api,
         metrics,
     } = assemble(&config, given, &mut tasks)?;
@@ -87,7 +87,7 @@ pub(super) async fn start(
     let no_more = CancellationToken::new();
     let users = listen::serve_tcp(
         sockets.tcp,
-        certificate.tls_asking(certificates)?,
+        certificate.tls_asking(authentication.certificates())?,
         TrustedProxies::new(config.proxy_protocol_from, config.trusted_proxies),
         Arc::clone(&front),
         Door::new(places, strangers),
@@ -103,6 +103,7 @@ pub(super) async fn start(
         address: sockets.address,
         info,
         directory,
+        authentication,
         audit: config.audit,
         front,
         readiness,
