@@ -154,14 +154,27 @@ impl Backend {
     }
 
     fn has_room(&self) -> bool {
-        self.waiting() < self.config.capacity
-            && self.state.bytes.load(Ordering::Acquire) < self.config.bytes
+        self.has_room_and(1)
+    }
+
+    /// Room within so many times its bounds.
+    fn has_room_and(&self, times: usize) -> bool {
+        let (waiting, bytes) = (self.waiting(), self.state.bytes.load(Ordering::Acquire));
+        waiting < self.config.capacity.saturating_mul(times)
+            && bytes < self.config.bytes.saturating_mul(times)
     }
 
     /// Waits until a call may begin.
     pub(super) async fn ready(&self) {
         if self.config.full == Full::Block {
             self.until(|| self.has_room()).await;
+        }
+    }
+
+    /// The same for a call that may be a revocation: it has as much room again.
+    pub(super) async fn ready_to_revoke(&self) {
+        if self.config.full == Full::Block {
+            self.until(|| self.has_room_and(2)).await;
         }
     }
 

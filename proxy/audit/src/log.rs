@@ -206,6 +206,19 @@ impl AuditLog {
         Ok(())
     }
 
+    /// The same for a call that may be a revocation: it has room of its own, so that what must end does while calls fill a queue
+    /// that nothing empties. Its event waits there like others.
+    ///
+    /// # Errors
+    /// As [`AuditLog::ready`].
+    pub async fn ready_to_revoke(&self) -> Result<(), Stuck> {
+        for backend in &self.0.backends {
+            let room = tokio::time::timeout(PATIENCE, backend.ready_to_revoke()).await;
+            room.map_err(|_| self.stuck(backend))?;
+        }
+        Ok(())
+    }
+
     fn stuck(&self, backend: &Backend) -> Stuck {
         let mut said = self
             .0

@@ -233,7 +233,14 @@ impl Api {
         let (place, response) = match place.transpose() {
             Err(turned_away) => (None, respond(turned_away)),
             Ok(place) => {
-                let response = match self.audit_log.ready().await {
+                let ready = match method {
+                    // What revokes is among these.
+                    Method::PUT | Method::PATCH | Method::DELETE => {
+                        self.audit_log.ready_to_revoke().await
+                    }
+                    _ => self.audit_log.ready().await,
+                };
+                let response = match ready {
                     Ok(()) => self.route(request).await,
                     Err(_stuck) => respond(problem::unwritten()),
                 };

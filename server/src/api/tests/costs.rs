@@ -106,6 +106,41 @@ async fn rule_23_the_api_waits_for_the_audit_log_and_does_nothing_unwritten() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn rule_12_what_is_taken_back_has_room_in_an_audit_log_that_calls_have_filled() {
+    let (audit_log, backend, go_on) = stuck();
+    let world = World::audited(audit_log).await;
+    let set_up = world.directory.change(|draft| {
+        ["alice", "bob"].into_iter().try_for_each(|name| {
+            let user = underpass_directory::User::new(draft.now());
+            draft.put(name, user, Expect::Absent)
+        })
+    });
+    set_up.await.unwrap();
+    let create = json!({"name": "carol", "spec": {}});
+    world
+        .operate(Method::POST, "/v1/users", create.clone())
+        .await
+        .expect(201);
+    world
+        .operate(Method::POST, "/v1/users", create)
+        .await
+        .expect(503);
+    world
+        .operate(Method::DELETE, "/v1/users/alice", json!({}))
+        .await
+        .expect(204);
+    assert_eq!(backend.waiting(), 2, "its event waits like others");
+    // That room has an end, too: nothing happens unwritten.
+    world
+        .operate(Method::DELETE, "/v1/users/bob", json!({}))
+        .await
+        .expect(503);
+    let left = world.directory.snapshot();
+    assert!(left.get::<underpass_directory::User>("bob").is_some());
+    drop(go_on);
+}
+
+#[tokio::test(start_paused = true)]
 async fn rule_23_a_login_waits_for_the_audit_log() {
     let (audit_log, _, go_on) = stuck();
     let world = World::audited(audit_log).await;
