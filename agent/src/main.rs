@@ -136,8 +136,8 @@ async fn serve_until_asked(
     }
 }
 
-/// Reads the files of the API server and of the connection again. What cannot be used changes nothing. Gives a connection that
-/// is not as it was.
+/// Reads the files of the API server and of the connection again. An unusable file changes nothing. Gives the connection where
+/// its files have changed.
 async fn reload(cli: &Cli, sessions: &Sessions, connection: &Connection) -> Option<Connection> {
     match cluster::api_server(cli).await {
         Ok(api_server) => sessions.reach(api_server),

@@ -10,8 +10,8 @@ pub(crate) const TLS_TIME: Duration = Duration::from_secs(10);
 /// identity providers, the operator's socket. Where the system gives few, half of them.
 pub(crate) const OTHER_FILES: u64 = 1024;
 
-/// Room on the disk that the directory's file keeps beyond its length, at the least: what a revocation writes is some ten pages
-/// of 4 KiB, and the file doubles where it has none of them.
+/// Room on the disk that the directory's file keeps beyond its length, at the least: a revocation writes some ten pages of
+/// 4 KiB, and the file doubles where none of them is free.
 pub(crate) const DIRECTORY_ROOM: u64 = 1024 * 1024;
 
 /// How long a connection that was closed for another one may take to let go of its place, before one more is closed.

@@ -42,7 +42,7 @@ impl Readiness {
         self.serving.store(serving, Ordering::Release);
     }
 
-    /// Whether it takes connections, whatever it can write.
+    /// Whether it takes connections, even where it cannot write.
     pub(crate) fn is_serving(&self) -> bool {
         self.serving.load(Ordering::Acquire)
     }

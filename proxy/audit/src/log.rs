@@ -197,7 +197,7 @@ impl AuditLog {
     /// Waits until a call may begin: until each backend that blocks has room.
     ///
     /// # Errors
-    /// A backend had none for some seconds. The program's log says so now and then, whatever the number of calls.
+    /// A backend had none for some seconds. The program's log says so now and then, and not for each call.
     pub async fn ready(&self) -> Result<(), Stuck> {
         for backend in &self.0.backends {
             let room = tokio::time::timeout(PATIENCE, backend.ready()).await;
@@ -206,8 +206,8 @@ impl AuditLog {
         Ok(())
     }
 
-    /// The same for a call that may be a revocation: it has room of its own, so that what must end does while calls fill a queue
-    /// that nothing empties. Its event waits there like others.
+    /// The same for a call that may be a revocation: it has room of its own, so that a right can be revoked while other calls
+    /// have filled the queue. Its event waits there like others.
     ///
     /// # Errors
     /// As [`AuditLog::ready`].

@@ -88,7 +88,7 @@ pub struct Directory {
     told: names::Told,
     /// Whether the store could write, when it was last asked to or about it.
     writable: watch::Sender<bool>,
-    /// A change failed, and the store could not be read since: it may hold what is not in force.
+    /// A change failed, and the store could not be read since: it may hold a change that is not in force.
     stale: AtomicBool,
 }
 
@@ -195,7 +195,7 @@ impl Directory {
             }
             Err(error) => {
                 self.failed(&error);
-                // What came of the change may be known now. Where it is not, `keep_store` reads it later.
+                // The store may tell now whether it has written. Where it does not, `keep_store` reads it later.
                 let stale = self.reload().await.is_err();
                 self.stale.store(stale, Ordering::Release);
                 Err(error.into())
@@ -215,7 +215,7 @@ impl Directory {
     }
 
     /// Asks the store from time to time whether it could write, for as long as the process runs. A store that could not is
-    /// asked more often, and read again once it can: what was not known about a change is known then, and in force.
+    /// asked more often, and read again once it can, where a change had an unknown outcome.
     pub async fn keep_store(self: Arc<Self>) {
         let mut writable = self.writable.subscribe();
         loop {

@@ -78,7 +78,7 @@ pub trait Store: Send + Sync {
         self.commit(at, writes).await
     }
 
-    /// Finds out whether a change could be written now, and mends what the store can mend by itself. It is called every few
+    /// Finds out whether a change could be written now, and recovers from an outage that is over. It is called every few
     /// seconds. A store that cannot tell at a low price leaves it out, and counts as working until its next change fails.
     ///
     /// # Errors

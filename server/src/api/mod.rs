@@ -234,7 +234,7 @@ impl Api {
             Err(turned_away) => (None, respond(turned_away)),
             Ok(place) => {
                 let ready = match method {
-                    // What revokes is among these.
+                    // Revocations are among these.
                     Method::PUT | Method::PATCH | Method::DELETE => {
                         self.audit_log.ready_to_revoke().await
                     }

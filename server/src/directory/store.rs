@@ -1,7 +1,7 @@
 //! The directory's store in one file.
 //!
-//! A database that has seen an error of its disk does nothing any more: it is closed then, and opened again for whatever is asked
-//! of it next.
+//! A database that has seen an error of its disk does nothing any more: it is closed then, and opened again for the next
+//! question.
 
 use std::io;
 use std::path::PathBuf;
@@ -156,7 +156,7 @@ impl Inner {
     }
 
     /// Opens the file again. It must be the one that it was, or hold one more change, of which it was not known whether it had
-    /// happened: an older file would bring back what was revoked.
+    /// happened: an older file would bring revoked rights back.
     fn reopen(&self, known: Revision) -> Result<Database, Failure> {
         let database = open(&*self.disk, false).map_err(Failure::Open)?;
         let found = tables::revision(&database).map_err(|error| self.failed(error))?;

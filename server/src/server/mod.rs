@@ -139,7 +139,7 @@ impl Server {
         self.running.tasks.ended().await
     }
 
-    /// Looks at the authentication file now, and reads the audit policy again. What cannot be used changes nothing, and the log
+    /// Looks at the authentication file now, and reads the audit policy again. An unusable file changes nothing, and the log
     /// says why.
     pub(crate) fn reload(&self, audit: &audit::Options) {
         self.authentication.look_again();

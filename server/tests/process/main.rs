@@ -1,4 +1,4 @@
-//! The server as a process: signals, and what the system gives it little of.
+//! The server as a process: signals, and few open files.
 
 #![allow(
     clippy::unwrap_used,

@@ -1,4 +1,4 @@
-//! What a program of ours asks of the system for itself: open files, signals.
+//! Open files and signals of a program of ours.
 
 mod files;
 mod signals;
