@@ -11,11 +11,11 @@ use rustls::client::danger::ServerCertVerifier;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsConnector;
+use underpass_dial::{ADDRESS_DELAY, Resolve, interleaved, staggered};
 
 use super::error::{AttemptError, DialError, Route, RouteError, Step};
 use super::proxy::ProxyDialer;
-use super::race::{interleaved, race, staggered};
-use super::resolve::Resolve;
+use super::race::race;
 use super::server::{Rotation, Server};
 use super::{ConfigError, ConnectorConfig, Transports};
 use crate::limits;
@@ -26,10 +26,6 @@ use crate::transport::{Transport, TransportKind, tcp};
 
 /// The TLS alert for an ALPN mismatch, as QUIC carries it (RFC 9001, section 4.8; RFC 7301).
 const NO_APPLICATION_PROTOCOL: u8 = 120;
-
-/// How long an address has for itself before the next one is tried beside it: the Connection Attempt
-/// Delay that RFC 8305, section 5, recommends.
-const ADDRESS_DELAY: Duration = Duration::from_millis(250);
 
 type Connected = Arc<dyn Transport>;
 

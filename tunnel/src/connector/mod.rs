@@ -9,7 +9,6 @@ mod lane;
 mod plan;
 mod proxy;
 mod race;
-mod resolve;
 mod server;
 
 use std::fmt;
@@ -32,12 +31,12 @@ use self::plan::Plan;
 pub use self::proxy::{
     NoProxy, Proxy, ProxyConfigError, ProxyEnvError, ProxyError, ProxyUrl, ProxyUrlError,
 };
-pub use self::resolve::{Resolve, SystemResolver};
 pub use self::server::ServerAddress;
 use crate::control::HandshakeStream;
 use crate::random::random;
 use crate::session::{Info, Joining, MainAsk, Session, SessionId};
 use crate::transport::Transport;
+pub use underpass_dial::{Resolve, SystemResolver};
 
 /// The outcome of a dial for an existing session.
 #[derive(Debug)]
