@@ -274,6 +274,10 @@ pub const API_SERVER_CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// One readiness check against the API server.
 pub const API_SERVER_CHECK_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// After a 401 the API server is asked whether it is our credential that it refuses; its word counts for so long. An
+/// aggregated API that answers 401 to everybody must not double the requests to kube-apiserver.
+pub const CREDENTIAL_ANSWER_AGE: Duration = Duration::from_secs(5);
+
 /// The body of a readiness check's answer (`/version` is some 400 bytes).
 pub const VERSION_BYTES: usize = 64 * 1024;
 

@@ -99,6 +99,7 @@ pub(super) struct Endpoint {
     authority: String,
     host: HeaderValue,
     base: Uri,
+    version: Uri,
     prefix: String,
     tls: Option<Tls>,
 }
@@ -146,13 +147,16 @@ impl Endpoint {
             None
         };
         let authority = base.authority().ok_or_else(bad)?;
+        let prefix = base.path().trim_end_matches('/').to_owned();
+        let version = with_path(&base, format!("{prefix}/version")).map_err(|_| bad())?;
         Ok(Self {
             resolver: Arc::new(SystemResolver),
             name: plain_host.to_owned(),
             port,
             host: HeaderValue::from_str(authority.as_str()).map_err(|_| bad())?,
             authority: authority.as_str().to_owned(),
-            prefix: base.path().trim_end_matches('/').to_owned(),
+            prefix,
+            version,
             base,
             tls,
         })
@@ -221,13 +225,13 @@ impl Endpoint {
         if !self.prefix.is_empty() && target.path().split('/').any(is_dots) {
             return Err(Rejection::BadRequest("the path has dot segments"));
         }
-        let mut parts = self.base.clone().into_parts();
         let joined = format!("{}{target}", self.prefix);
-        let malformed = Rejection::BadRequest("the target is not a path");
-        parts.path_and_query = Some(
-            PathAndQuery::from_maybe_shared(joined.into_bytes()).map_err(|_| malformed.clone())?,
-        );
-        Uri::from_parts(parts).map_err(|_| malformed)
+        with_path(&self.base, joined).map_err(|_| Rejection::BadRequest("the target is not a path"))
+    }
+
+    /// The URL of the API server's version.
+    pub(super) fn version_url(&self) -> Uri {
+        self.version.clone()
     }
 
     /// The prefix of the URLs' paths; empty for most.
@@ -257,6 +261,12 @@ impl Tls {
             name,
         }
     }
+}
+
+fn with_path(base: &Uri, path: String) -> Result<Uri, http::Error> {
+    let mut parts = base.clone().into_parts();
+    parts.path_and_query = Some(PathAndQuery::from_maybe_shared(path.into_bytes())?);
+    Ok(Uri::from_parts(parts)?)
 }
 
 /// An API server that answered and is not trusted says more than an address where nothing listens.

@@ -12,6 +12,7 @@ mod pool;
 pub mod rbac;
 mod replay;
 mod serve;
+mod unauthorized;
 
 use std::sync::Arc;
 
@@ -23,7 +24,7 @@ pub use self::{
     check::CheckError, credential::CredentialError, endpoint::ConnectError, error::SendError,
     exec::ExecError, serve::ServeStreamError,
 };
-use self::{credential::Credential, endpoint::Endpoint, pool::Pool};
+use self::{credential::Credential, endpoint::Endpoint, pool::Pool, unauthorized::Acceptance};
 
 /// Settings of an agent's operator.
 #[derive(Clone, Debug, Default)]
@@ -42,6 +43,7 @@ pub struct ApiServer {
     credential: Credential,
     policy: ImpersonationPolicy,
     pool: Pool,
+    acceptance: Acceptance,
 }
 
 /// Why a configuration cannot be used.
@@ -115,6 +117,7 @@ impl ApiServer {
             credential,
             policy: options.policy,
             pool,
+            acceptance: Acceptance::default(),
         })
     }
 }

@@ -135,8 +135,8 @@ impl ApiServer {
         );
         head.uri = self.endpoint.url(Some(call.target()))?;
         head.extensions.clear();
-        self.write_headers(&mut head.headers, &identity, &call)
-            .await?;
+        let headers = self.write_headers(&mut head.headers, &identity, &call);
+        let credential = headers.await?;
 
         let sending = async {
             match call.upgrade() {
@@ -151,10 +151,8 @@ impl ApiServer {
             limit.map_err(|_| Rejection::Timeout("the API server's answer"))??
         };
         if response.status() == StatusCode::UNAUTHORIZED && !call.info().is_proxied() {
-            // It is we who are unknown there: the caller must not go and renew a credential.
-            tracing::error!("the API server does not accept our credential");
-            self.credential.refused().await;
-            return Err(Rejection::AgentUnauthorized);
+            let path = call.target().path();
+            return Err(self.unauthorized(call.info(), path, credential).await);
         }
         self.clean(response, &call)
     }
@@ -199,13 +197,14 @@ impl ApiServer {
         Ok(identity)
     }
 
-    /// Cleans once more, then writes: the upgrade, the caller's address, its identity, and last our credential.
+    /// Cleans once more, then writes: the upgrade, the caller's address, its identity, and last our credential, which it
+    /// returns.
     async fn write_headers(
         &self,
         headers: &mut HeaderMap,
         identity: &Identity,
         call: &Call,
-    ) -> Result<(), Rejection> {
+    ) -> Result<Option<HeaderValue>, Rejection> {
         let client = forwarded_for(headers);
         headers::clean_request(headers, call.info());
         if !self.endpoint.prefix().is_empty() {
@@ -228,8 +227,12 @@ impl ApiServer {
             tracing::error!(error = &error as &dyn std::error::Error, "no credential");
             Rejection::ApiServerUnreachable("there is no credential for it")
         })?;
-        headers.extend(credential.map(|value| (header::AUTHORIZATION, value)));
-        Ok(())
+        headers.extend(
+            credential
+                .clone()
+                .map(|value| (header::AUTHORIZATION, value)),
+        );
+        Ok(credential)
     }
 
     async fn ordinary(

@@ -1,7 +1,7 @@
 //! Connections by name. A name may have several addresses, and one that leads nowhere must not cost its timeout: the
 //! addresses are tried beside each other, each a moment after the one before it (RFC 8305, Happy Eyeballs).
 //!
-//! [`connect`] gives a TCP connection. [`addresses`] and [`staggered`] are its parts, for callers whose attempts are more than
+//! [`connect`] gives a TCP connection. [`addresses`] and [`staggered()`] are its parts, for callers whose attempts are more than
 //! TCP's handshake.
 
 mod order;
