@@ -315,6 +315,10 @@ pub const UPSTREAM_ATTEMPTS: usize = 4;
 /// token at 80% of its life (>= 2 minutes before it expires), so that seconds are plenty.
 pub const TOKEN_FILE_AGE: Duration = Duration::from_secs(10);
 
+/// After a 401 or a certificate that is not trusted, files of the configuration are looked at again no earlier than so long after the last
+/// look: a credential that stays bad must not cost a look for each request.
+pub const RELOAD_PAUSE: Duration = Duration::from_secs(1);
+
 /// A token file larger than this is not a token.
 pub const TOKEN_FILE_BYTES: u64 = 64 * 1024;
 

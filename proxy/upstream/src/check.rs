@@ -4,7 +4,7 @@ use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use serde::Deserialize;
 
-use super::{ApiServer, CredentialError, error::SendError};
+use super::{ApiServer, CredentialError, error::SendError, reach::Reach};
 use underpass_core::{Body, BoxError, limits};
 
 /// Why the API server is not ready for us.
@@ -48,12 +48,13 @@ impl ApiServer {
     }
 
     async fn version(&self) -> Result<String, CheckError> {
-        let credential = self.credential.header().await;
+        let reach = self.reach().await;
+        let credential = reach.credential.header().await;
         let credential = credential.map_err(CheckError::Credential)?;
-        let asked = self.ask_for_version(credential).await;
+        let asked = reach.ask_for_version(credential).await;
         let response = asked.map_err(CheckError::Send)?;
         if response.status() == StatusCode::UNAUTHORIZED {
-            self.credential.refused().await;
+            reach.refused().await;
             return Err(CheckError::Unauthorized);
         }
         if response.status() != StatusCode::OK {
@@ -66,7 +67,7 @@ impl ApiServer {
     }
 }
 
-impl ApiServer {
+impl Reach {
     /// Asks for the version with this credential, as ourselves.
     pub(super) async fn ask_for_version(
         &self,

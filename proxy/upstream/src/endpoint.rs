@@ -1,6 +1,13 @@
 //! Where the API server is, and how a connection to it is made.
 
-use std::{io, net::SocketAddr, sync::Arc};
+use std::{
+    io,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use http::{HeaderMap, HeaderValue, Uri, header, uri::PathAndQuery};
 use rustls_pki_types::ServerName;
@@ -102,6 +109,8 @@ pub(super) struct Endpoint {
     version: Uri,
     prefix: String,
     tls: Option<Tls>,
+    /// The last TLS handshake failed.
+    distrusted: AtomicBool,
 }
 
 struct Tls {
@@ -159,6 +168,7 @@ impl Endpoint {
             version,
             base,
             tls,
+            distrusted: AtomicBool::new(false),
         })
     }
 
@@ -208,7 +218,9 @@ impl Endpoint {
         let stream = connector
             .connect(tls.name.clone(), tcp)
             .await
-            .map_err(ConnectError::Tls)?;
+            .map_err(ConnectError::Tls);
+        self.distrusted.store(stream.is_err(), Ordering::Relaxed);
+        let stream = stream?;
         let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
         Ok(Connected {
             io: Box::new(stream),
@@ -232,6 +244,11 @@ impl Endpoint {
     /// The URL of the API server's version.
     pub(super) fn version_url(&self) -> Uri {
         self.version.clone()
+    }
+
+    /// The last TLS handshake failed: the API server's certificate was not trusted, or ours was refused.
+    pub(super) fn is_distrusted(&self) -> bool {
+        self.distrusted.load(Ordering::Relaxed)
     }
 
     /// The prefix of the URLs' paths; empty for most.

@@ -9,7 +9,7 @@ use std::time::Instant;
 use http::{HeaderValue, StatusCode};
 use tokio::sync::Mutex;
 
-use super::{ApiServer, error::SendError};
+use super::{error::SendError, reach::Reach};
 use underpass_core::{Rejection, RequestInfo, limits};
 
 /// The API server's last word about our credential.
@@ -32,7 +32,7 @@ impl Answer {
     }
 }
 
-impl ApiServer {
+impl Reach {
     /// The caller's answer to a request that was sent with `credential` and got a 401.
     pub(super) async fn unauthorized(
         &self,
@@ -53,7 +53,7 @@ impl ApiServer {
         if !accepted {
             // It is we who are unknown there: the caller must not go and renew a credential.
             tracing::error!("the API server does not accept our credential");
-            self.credential.refused().await;
+            self.refused().await;
             return Rejection::AgentUnauthorized;
         }
         let api = match info.api_group() {
