@@ -9,9 +9,11 @@ mod telemetry;
 
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::cli::{Cli, LogFormat, Task};
 use crate::rbac::Rbac;
@@ -84,7 +86,12 @@ async fn serve_until_stopped(cli: Cli) -> Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let connector = connection::connector(&cli)?;
-    let sessions = Sessions::new(cluster::api_server(&cli).await?);
+    let api_server = Arc::new(cluster::api_server(&cli).await?);
+    let asked = Arc::clone(&api_server);
+    let _asking = AbortOnDropHandle::new(tokio::spawn(async move {
+        cluster::report(&asked).await;
+    }));
+    let sessions = Sessions::new(api_server);
     if let Some(address) = cli.metrics {
         telemetry::serve(address, sessions.clone())?;
     }
