@@ -5,18 +5,18 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use underpass_tunnel::{
     AgentKey, AttemptError, CertificateError, ConnectError, Connector, ConnectorConfig, DialError,
-    NoProxy, Proxy, ProxyError, Route, RouteError, ServerAddress, Status, Transports, Trust, chain,
+    NoProxy, Proxy, ProxyError, PublicKey, Route, RouteError, ServerAddress, Status, Transports,
+    Trust, chain,
 };
+
+use zeroize::Zeroizing;
 
 use crate::cli::Cli;
 
 /// The connector to the server.
 pub(crate) fn connector(cli: &Cli) -> Result<Connector> {
-    let token = read(&cli.token_file)?;
     let trust = trust(cli)?;
-    let key: AgentKey = token
-        .parse()
-        .with_context(|| format!("no agent token in {}", cli.token_file.display()))?;
+    let key = key(cli)?;
     let first = cli.servers.first().context("no --server is named")?;
     let mut config = ConnectorConfig::new(first.host.clone(), first.port, trust, key);
     config.servers.clone_from(&cli.servers);
@@ -35,6 +35,59 @@ pub(crate) fn connector(cli: &Cli) -> Result<Connector> {
 
 fn read(path: &Path) -> Result<String> {
     std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
+}
+
+fn key(cli: &Cli) -> Result<AgentKey> {
+    let token = Zeroizing::new(read(&cli.token_file)?);
+    token
+        .parse()
+        .with_context(|| format!("no agent token in {}", cli.token_file.display()))
+}
+
+/// The files of the token and of the CA. They are looked at when the connection has failed: a handshake needs them, and nothing else does.
+pub(crate) struct Files<'a> {
+    cli: &'a Cli,
+    /// Cost no line for each failure while they stay as they are.
+    last: Result<(PublicKey, Trust), String>,
+}
+
+impl<'a> Files<'a> {
+    /// As [`connector`] has read them.
+    pub(crate) fn new(cli: &'a Cli) -> Self {
+        let last = Self::read(cli).map(|(key, trust)| (key.public_key(), trust));
+        let last = last.map_err(|error| format!("{error:#}"));
+        Self { cli, last }
+    }
+
+    fn read(cli: &Cli) -> Result<(AgentKey, Trust)> {
+        Ok((key(cli)?, trust(cli)?))
+    }
+
+    /// Has the connector go on with the files as they are now, where the connection has failed.
+    pub(crate) fn look(&mut self, status: &Status<'_>, connector: &Connector) {
+        if !matches!(
+            status,
+            Status::Failed(..) | Status::Ended(..) | Status::Detached(..)
+        ) {
+            return;
+        }
+        let read = Self::read(self.cli);
+        let now = match &read {
+            Ok((key, trust)) => Ok((key.public_key(), trust.clone())),
+            Err(error) => Err(format!("{error:#}")),
+        };
+        if now == self.last {
+            return;
+        }
+        self.last = now;
+        let renewed = read.and_then(|(key, trust)| Ok(connector.renew(&trust, key)?));
+        match renewed {
+            Ok(()) => {
+                tracing::info!("the agent's token or the server's CA has changed: it counts now")
+            }
+            Err(error) => tracing::warn!("keeping the last token and CA: {error:#}"),
+        }
+    }
 }
 
 fn trust(cli: &Cli) -> Result<Trust> {
@@ -200,6 +253,30 @@ mod tests {
             let server = ServerAddress::new(host, 443);
             assert_eq!(proxy.applies_to(&server), applies, "{host}");
         }
+    }
+
+    #[test]
+    fn a_token_that_was_replaced_counts_once_the_connection_fails() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+        let write = |name: &str, text: &str| std::fs::write(path(name), text).unwrap();
+        let [first, second] = [1, 2].map(|byte| AgentKey::from_seed([byte; 32]).unwrap());
+        write("token", &first.to_secret_text());
+        let mut cli = cli(&[]);
+        cli.token_file = path("token").into();
+        let connector = connector(&cli).unwrap();
+        let mut files = Files::new(&cli);
+        let error = ConnectError::Timeout;
+        let failed = Status::Failed(&error, std::time::Duration::ZERO);
+        let mut key = || {
+            files.look(&failed, &connector);
+            connector.public_key()
+        };
+        assert_eq!(key(), first.public_key());
+        write("token", "half of a");
+        assert_eq!(key(), first.public_key(), "the last one is kept");
+        write("token", &second.to_secret_text());
+        assert_eq!(key(), second.public_key());
     }
 
     #[test]

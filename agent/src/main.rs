@@ -95,7 +95,14 @@ async fn serve_until_stopped(cli: Cli) -> Result<()> {
     if let Some(address) = cli.metrics {
         telemetry::serve(address, sessions.clone())?;
     }
-    let connected = connector.run(|session| sessions.serve(session), connection::report);
+    let mut files = connection::Files::new(&cli);
+    let connected = connector.run(
+        |session| sessions.serve(session),
+        |status| {
+            files.look(&status, &connector);
+            connection::report(status);
+        },
+    );
     tokio::select! {
         never = connected => match never {},
         _ = terminate.recv() => {}
