@@ -207,7 +207,7 @@ mod tests {
             kubeconfig: Some(path.clone()),
             context: None,
         };
-        assert_eq!(source.files(), [path.clone()]);
+        assert_eq!(source.files(), std::slice::from_ref(&path));
         write(&path, "https://a");
         assert_eq!(source.files(), [path, dir.path().join("ca")]);
     }
