@@ -110,8 +110,8 @@ impl ApiServer {
     /// Requests that begin later than [`limits::TOKEN_FILE_AGE`](underpass_core::limits::TOKEN_FILE_AGE) after a change of a file that
     /// the configuration comes from, or names, use it as it is then: kubeconfig, CAs, client certificate, token. After a
     /// 401, and where the API server's certificate is not trusted, files are looked at at once, and a plugin of the
-    /// configuration runs again. A plugin runs again before its token expires as well. What cannot be read is logged, and
-    /// what was read last stays in use.
+    /// configuration runs again. A plugin runs again before its token expires as well. A configuration that cannot be read is
+    /// logged, and the last one stays in use.
     ///
     /// # Errors
     /// The fault of the configuration as it is now.

@@ -34,7 +34,7 @@ impl ConfigSource for kube::Config {
     }
 }
 
-/// What a reading needs.
+/// The source of a configuration, and the settings beside it.
 #[derive(Debug)]
 pub(super) struct Reader {
     pub(super) source: Arc<dyn ConfigSource>,

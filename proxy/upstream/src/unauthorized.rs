@@ -1,4 +1,4 @@
-//! Whom a 401 of the API server is about.
+//! Tells a 401 to our own credential from the 401 of an aggregated API.
 //!
 //! kube-apiserver answers 401 to a credential that it does not accept: ours. It also passes on the 401 of an aggregated API
 //! server, which is about the caller or about kube-apiserver's own certificate (`--requestheader-client-ca-file`). Nothing in the
