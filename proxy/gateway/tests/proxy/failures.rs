@@ -1,6 +1,6 @@
 //! The user's errors when something is missing or broken, and what these leave out (security rule 11).
 
-use std::sync::Arc;
+use std::{fs, os::unix::fs::PermissionsExt, sync::Arc, time::Duration};
 
 use http::Response;
 use tokio::net::TcpListener;
@@ -217,4 +217,53 @@ async fn the_agents_own_401_does_not_look_like_the_callers() {
         .get("/api/v1/namespaces/a/services/s/proxy/x", "")
         .await;
     assert_eq!(code(&answer), 401);
+}
+
+/// Asks until the API server accepts the agent's credential again. Before that, the answer says that it does not.
+async fn accepted_again(world: &World) {
+    let asking = async {
+        loop {
+            let answer = world.get("/api/v1/pods", "").await;
+            if code(&answer) == 200 {
+                return;
+            }
+            assert!(answer.contains("does not accept the credential"));
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    soon(asking).await;
+}
+
+#[tokio::test]
+async fn a_credential_that_died_is_had_anew() {
+    let api = before_an_aggregated_api("Bearer alive").await;
+    let dir = tempfile::tempdir().unwrap();
+    let (token, plugin) = (dir.path().join("token"), dir.path().join("plugin"));
+    let head = r#""apiVersion":"client.authentication.k8s.io/v1","kind":"ExecCredential""#;
+    let script = format!(
+        "#!/bin/sh\nprintf '{{{head},\"status\":{{\"token\":\"%s\"}}}}' \"$(cat {})\"\n",
+        token.display()
+    );
+    fs::write(&plugin, script).unwrap();
+    fs::set_permissions(&plugin, fs::Permissions::from_mode(0o755)).unwrap();
+    let exec = serde_json::json!({
+        "apiVersion": "client.authentication.k8s.io/v1",
+        "command": plugin.to_str().unwrap(),
+        "interactiveMode": "Never",
+    });
+    for by_plugin in [true, false] {
+        fs::write(&token, "dead").unwrap();
+        let mut config = kube::Config::new(format!("https://{}", api.address).parse().unwrap());
+        config.root_cert = Some(vec![api.certificate.clone()]);
+        let auth = &mut config.auth_info;
+        match by_plugin {
+            true => auth.exec = Some(serde_json::from_value(exec.clone()).unwrap()),
+            false => auth.token_file = Some(token.to_str().unwrap().to_owned()),
+        }
+        let agent = ApiServer::new(config, ApiServerOptions::default()).await;
+        let world = World::with_agent(Arc::new(agent.unwrap()), vec![]).await;
+        assert_eq!(code(&world.get("/api/v1/pods", "").await), 502);
+        fs::write(&token, "alive").unwrap();
+        accepted_again(&world).await;
+    }
 }
