@@ -1,48 +1,91 @@
 //! The cluster that the agent serves.
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use kube::Config;
 use kube::config::{KubeConfigOptions, Kubeconfig};
-use underpass_core::ImpersonationPolicy;
-use underpass_upstream::{ApiServer, ApiServerOptions};
+use tokio::runtime::Handle;
+use underpass_core::{BoxError, ImpersonationPolicy};
+use underpass_upstream::{ApiServer, ApiServerOptions, ConfigSource};
 
 use crate::cli::Cli;
 
-/// The API server, from the kubeconfig or from the pod's own credentials.
-pub(crate) async fn api_server(cli: &Cli) -> Result<Arc<ApiServer>> {
-    let config = match &cli.kubeconfig {
-        Some(path) => {
-            let kubeconfig = Kubeconfig::read_from(path)
-                .with_context(|| format!("cannot use kubeconfig {}", path.display()))?;
-            load(kubeconfig, cli.context.clone())
-                .await
-                .with_context(|| format!("cannot use kubeconfig {}", path.display()))?
-        }
-        None => Config::incluster()
-            .context("not running in a pod with a ServiceAccount: give --kubeconfig")?,
+/// The first wait after an API server that does not answer. Doubled by each further one.
+const CHECK_AGAIN: Duration = Duration::from_secs(1);
+
+/// The longest.
+const CHECK_AGAIN_MAX: Duration = Duration::from_secs(60);
+
+/// The API server, from the kubeconfig or from the pod's own credentials. It is not asked: an agent whose API server is
+/// away connects all the same, so that users hear what is wrong, and requests find it as soon as it is back.
+pub(crate) async fn api_server(cli: &Cli) -> Result<ApiServer> {
+    let options = ApiServerOptions {
+        policy: policy(cli),
+        insecure: false,
     };
-    let policy = policy(cli);
-    let api_server = ApiServer::new(
-        config,
-        ApiServerOptions {
-            policy,
-            insecure: false,
-        },
-    )
-    .await?;
-    // An API server that is away now may be back when the first request comes.
-    match api_server.check().await {
-        Ok(version) => tracing::info!(%version, "the API server answers"),
-        Err(error) => {
-            tracing::warn!(
-                "the API server does not answer: {}",
+    let source = Source {
+        kubeconfig: cli.kubeconfig.clone(),
+        context: cli.context.clone(),
+    };
+    Ok(ApiServer::from_source(Arc::new(source), options).await?)
+}
+
+/// Logs what is wrong with the API server until it answers.
+pub(crate) async fn report(api_server: &ApiServer) {
+    let mut wait = CHECK_AGAIN;
+    loop {
+        match api_server.check().await {
+            Ok(version) => return tracing::info!(%version, "the API server answers"),
+            Err(error) => tracing::warn!(
+                "the API server does not answer: {} (asking again in {wait:?})",
                 underpass_tunnel::chain(&error)
-            );
+            ),
         }
+        tokio::time::sleep(wait).await;
+        wait = (wait * 2).min(CHECK_AGAIN_MAX);
     }
-    Ok(Arc::new(api_server))
+}
+
+/// The command line's choice, which is read again when its files change.
+#[derive(Debug)]
+struct Source {
+    kubeconfig: Option<PathBuf>,
+    context: Option<String>,
+}
+
+impl ConfigSource for Source {
+    fn load(&self) -> Result<Config, BoxError> {
+        let loaded = match &self.kubeconfig {
+            Some(path) => self
+                .read(path)
+                .with_context(|| format!("cannot use kubeconfig {}", path.display())),
+            None => Config::incluster()
+                .context("not running in a pod with a ServiceAccount: give --kubeconfig"),
+        };
+        Ok(loaded?)
+    }
+
+    fn files(&self) -> Vec<PathBuf> {
+        let Some(path) = &self.kubeconfig else {
+            return Vec::new();
+        };
+        // One that cannot be read names nothing, and says so where it is loaded.
+        let read = Kubeconfig::read_from(path).unwrap_or_default();
+        let clusters = read.clusters.into_iter().filter_map(|named| named.cluster);
+        let authorities = clusters.filter_map(|cluster| cluster.certificate_authority);
+        let authorities = authorities.map(PathBuf::from);
+        std::iter::once(path.clone()).chain(authorities).collect()
+    }
+}
+
+impl Source {
+    fn read(&self, path: &Path) -> Result<Config> {
+        let kubeconfig = Kubeconfig::read_from(path)?;
+        Handle::current().block_on(load(kubeconfig, self.context.clone()))
+    }
 }
 
 /// Rule 17: the identities that the server cannot have impersonated here.
@@ -84,7 +127,90 @@ async fn load(mut kubeconfig: Kubeconfig, context: Option<String>) -> Result<Con
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser;
+    use tokio::io::AsyncWriteExt;
+    use tokio::net::TcpListener;
+
     use super::*;
+
+    fn cli(kubeconfig: &Path) -> Cli {
+        let pin = "sha256:0000000000000000000000000000000000000000000000000000000000000000";
+        let usual = [
+            "underpass-agent",
+            "--server",
+            "https://a",
+            "--token-file",
+            "t",
+            "--ca-pin",
+            pin,
+            "--kubeconfig",
+        ];
+        let kubeconfig = kubeconfig.to_str().unwrap();
+        Cli::try_parse_from(usual.into_iter().chain([kubeconfig])).unwrap()
+    }
+
+    fn write(path: &Path, server: &str) {
+        let kubeconfig = format!(
+            "clusters: [{{name: c, cluster: {{server: '{server}', certificate-authority: ca}}}}]\n\
+             contexts: [{{name: x, context: {{cluster: c, user: u}}}}]\ncurrent-context: x\n"
+        );
+        std::fs::write(path, kubeconfig).unwrap();
+        let ca = rcgen::generate_simple_self_signed(["x".to_owned()]).unwrap();
+        std::fs::write(path.with_file_name("ca"), ca.cert.pem()).unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_silent_api_server_does_not_delay_the_agent() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("config");
+        let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        write(&path, &format!("https://{}", silent.local_addr().unwrap()));
+        let cli = cli(&path);
+        let api_server = tokio::select! {
+            made = api_server(&cli) => made.unwrap(),
+            _ = silent.accept() => panic!("it waits for the API server"),
+        };
+        // It is asked behind the agent's back.
+        tokio::select! {
+            () = report(&api_server) => panic!("nobody has answered"),
+            asked = silent.accept() => drop(asked.unwrap()),
+        }
+    }
+
+    #[tokio::test]
+    async fn an_api_server_that_comes_late_is_asked_again() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let config = Config::new(url.parse().unwrap());
+        let options = ApiServerOptions {
+            insecure: true,
+            ..ApiServerOptions::default()
+        };
+        let api_server = ApiServer::new(config, options).await.unwrap();
+        let answering = async {
+            drop(listener.accept().await.unwrap());
+            let mut tcp = listener.accept().await.unwrap().0;
+            let answer = "HTTP/1.1 200 OK\r\ncontent-length: 19\r\n\r\n{\"gitVersion\":\"v1\"}";
+            tcp.write_all(answer.as_bytes()).await.unwrap();
+            tcp
+        };
+        let both = async { tokio::join!(report(&api_server), answering) };
+        let reported = tokio::time::timeout(Duration::from_secs(30), both).await;
+        reported.expect("it has answered");
+    }
+
+    #[test]
+    fn the_files_of_a_kubeconfig_are_known() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("config");
+        let source = Source {
+            kubeconfig: Some(path.clone()),
+            context: None,
+        };
+        assert_eq!(source.files(), std::slice::from_ref(&path));
+        write(&path, "https://a");
+        assert_eq!(source.files(), [path, dir.path().join("ca")]);
+    }
 
     async fn proxy_of(cluster: &str) -> Option<String> {
         let kubeconfig = format!(

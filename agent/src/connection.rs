@@ -1,6 +1,7 @@
 //! The connection to the server: how it is made, and what is said about it.
 
 use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context, Result};
 use underpass_tunnel::{
@@ -15,7 +16,10 @@ use crate::cli::Cli;
 /// The connector to the server, and the files that it was made of.
 pub(crate) struct Connection {
     pub(crate) connector: Connector,
-    files: Files,
+    /// As the connector has them.
+    files: Mutex<Files>,
+    /// The last complaint about files, which costs no line for each failure.
+    complaint: Mutex<Option<String>>,
 }
 
 /// The contents of the token's file, of the CA's and of the proxy's.
@@ -26,31 +30,82 @@ struct Files {
     proxy_ca: Option<String>,
 }
 
-impl Connection {
-    pub(crate) fn read(cli: &Cli) -> Result<Self> {
-        let files = Files {
+impl Files {
+    fn read(cli: &Cli) -> Result<Self> {
+        Ok(Self {
             token: Zeroizing::new(read(&cli.token_file)?),
             ca: cli.ca_file.as_deref().map(read).transpose()?,
             proxy_ca: cli.proxy_ca_file.as_deref().map(read).transpose()?,
-        };
+        })
+    }
+
+    fn key(&self, cli: &Cli) -> Result<AgentKey> {
+        let key = self.token.parse();
+        key.with_context(|| format!("no agent token in {}", cli.token_file.display()))
+    }
+
+    fn trust(&self, cli: &Cli) -> Result<Trust> {
+        match (self.ca.clone().map(String::into_bytes), cli.ca_pin) {
+            (Some(pem), Some(pin)) => Ok(Trust::PinnedCa(pem, pin)),
+            (Some(pem), None) => Ok(pem.into()),
+            (None, Some(pin)) => Ok(pin.into()),
+            (None, None) => anyhow::bail!("neither --ca-file nor --ca-pin is given"),
+        }
+    }
+}
+
+impl Connection {
+    pub(crate) fn read(cli: &Cli) -> Result<Self> {
+        let files = Files::read(cli)?;
         Ok(Self {
             connector: connector(cli, &files)?,
-            files,
+            files: Mutex::new(files),
+            complaint: Mutex::default(),
         })
     }
 
     /// Whether it knows another token or trusts another server.
     pub(crate) fn differs_from(&self, other: &Self) -> bool {
-        self.files != other.files
+        *lock(&self.files) != *lock(&other.files)
+    }
+
+    /// Goes on with the token and the CA as they are now, where the connection has failed: a handshake needs them, and nothing
+    /// else does. A file that cannot be used changes nothing.
+    pub(crate) fn look(&self, cli: &Cli, status: &Status<'_>) {
+        let failed = matches!(
+            status,
+            Status::Failed(..) | Status::Ended(..) | Status::Detached(..)
+        );
+        if !failed {
+            return;
+        }
+        let complaint = self.renew(cli).err().map(|error| format!("{error:#}"));
+        let mut last = lock(&self.complaint);
+        if let Some(error) = complaint.as_ref().filter(|_| *last != complaint) {
+            tracing::warn!("keeping the last token and CA: {error}");
+        }
+        *last = complaint;
+    }
+
+    fn renew(&self, cli: &Cli) -> Result<()> {
+        let found = Files::read(cli)?;
+        let mut files = lock(&self.files);
+        if found.token == files.token && found.ca == files.ca {
+            return Ok(());
+        }
+        self.connector.renew(&found.trust(cli)?, found.key(cli)?)?;
+        tracing::info!("the agent's token or the server's CA has changed: it counts now");
+        (files.token, files.ca) = (found.token, found.ca);
+        Ok(())
     }
 }
 
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 fn connector(cli: &Cli, files: &Files) -> Result<Connector> {
-    let token = &files.token;
-    let trust = trust(cli, files)?;
-    let key: AgentKey = token
-        .parse()
-        .with_context(|| format!("no agent token in {}", cli.token_file.display()))?;
+    let (trust, key) = (files.trust(cli)?, files.key(cli)?);
     let first = cli.servers.first().context("no --server is named")?;
     let mut config = ConnectorConfig::new(first.host.clone(), first.port, trust, key);
     config.servers.clone_from(&cli.servers);
@@ -69,15 +124,6 @@ fn connector(cli: &Cli, files: &Files) -> Result<Connector> {
 
 fn read(path: &Path) -> Result<String> {
     std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
-}
-
-fn trust(cli: &Cli, files: &Files) -> Result<Trust> {
-    match (files.ca.clone().map(String::into_bytes), cli.ca_pin) {
-        (Some(pem), Some(pin)) => Ok(Trust::PinnedCa(pem, pin)),
-        (Some(pem), None) => Ok(pem.into()),
-        (None, Some(pin)) => Ok(pin.into()),
-        (None, None) => anyhow::bail!("neither --ca-file nor --ca-pin is given"),
-    }
 }
 
 /// The proxy, from the command line or else from the environment.
@@ -259,6 +305,31 @@ mod tests {
             let server = ServerAddress::new(host, 443);
             assert_eq!(proxy.applies_to(&server), applies, "{host}");
         }
+    }
+
+    #[test]
+    fn a_token_that_was_replaced_counts_once_the_connection_fails() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+        let write = |name: &str, text: &str| std::fs::write(path(name), text).unwrap();
+        let [first, second] = [1, 2].map(|byte| AgentKey::from_seed([byte; 32]).unwrap());
+        write("token", &first.to_secret_text());
+        let mut cli = cli(&[]);
+        cli.token_file = path("token").into();
+        let connection = Connection::read(&cli).unwrap();
+        let error = ConnectError::Timeout;
+        let failed = Status::Failed(&error, std::time::Duration::ZERO);
+        let key = || {
+            connection.look(&cli, &failed);
+            connection.connector.public_key()
+        };
+        assert_eq!(key(), first.public_key());
+        write("token", "half of a");
+        assert_eq!(key(), first.public_key(), "the last one is kept");
+        write("token", &second.to_secret_text());
+        assert_eq!(key(), second.public_key());
+        // A signal that asks for the files to be read finds nothing new.
+        assert!(!Connection::read(&cli).unwrap().differs_from(&connection));
     }
 
     #[test]

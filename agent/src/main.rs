@@ -9,8 +9,10 @@ mod telemetry;
 
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::{Context, Result};
+use tokio_util::task::AbortOnDropHandle;
 use underpass_core::process::{Asked, Signals, raise_open_files};
 
 use crate::cli::{Cli, LogFormat, Task};
@@ -88,7 +90,12 @@ async fn serve_until_stopped(cli: Cli) -> Result<()> {
         Err(error) => tracing::warn!("the limit of open files stays as it is: {error}"),
     }
     let mut connection = Connection::read(&cli)?;
-    let sessions = Sessions::new(cluster::api_server(&cli).await?);
+    let api_server = Arc::new(cluster::api_server(&cli).await?);
+    let asked = Arc::clone(&api_server);
+    let _asking = AbortOnDropHandle::new(tokio::spawn(async move {
+        cluster::report(&asked).await;
+    }));
+    let sessions = Sessions::new(api_server);
     if let Some(address) = cli.metrics {
         telemetry::serve(address, sessions.clone())?;
     }
@@ -114,7 +121,10 @@ async fn serve_until_asked(
     signals: &mut Signals,
 ) -> Option<Connection> {
     let serve = |session| sessions.serve(session);
-    let connected = connection.connector.run(serve, connection::report);
+    let connected = connection.connector.run(serve, |status| {
+        connection.look(cli, &status);
+        connection::report(status);
+    });
     let mut connected = std::pin::pin!(connected);
     loop {
         let asked = tokio::select! {
@@ -140,7 +150,7 @@ async fn serve_until_asked(
 /// its files have changed.
 async fn reload(cli: &Cli, sessions: &Sessions, connection: &Connection) -> Option<Connection> {
     match cluster::api_server(cli).await {
-        Ok(api_server) => sessions.reach(api_server),
+        Ok(api_server) => sessions.reach(Arc::new(api_server)),
         Err(error) => tracing::error!("keeping the API server as it was: {error:#}"),
     }
     match Connection::read(cli) {

@@ -21,9 +21,8 @@ pub const DETACHED_GRACE: Duration = Duration::from_secs(2);
 /// name to be resolved. With [`ADDRESSES`] started one after the other, an attempt ends within 25 s.
 pub const CONNECT_TIME: Duration = Duration::from_secs(10);
 
-/// Addresses of one server's name that are tried, and of a proxy's: a name that has hundreds would
-/// keep an attempt, and the sockets that it tries side by side, going for minutes.
-pub const ADDRESSES: usize = 16;
+/// Addresses of one server's name that are tried, and of a proxy's.
+pub use underpass_dial::ADDRESSES;
 
 /// An HTTP proxy's answer to CONNECT, in bytes, up to the empty line. Proxies send some hundred bytes,
 /// with lists of their authentication schemes.

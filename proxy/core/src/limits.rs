@@ -274,6 +274,10 @@ pub const API_SERVER_CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// One readiness check against the API server.
 pub const API_SERVER_CHECK_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// After a 401 the API server is asked whether it is our credential that it refuses; its word counts for so long. An
+/// aggregated API that answers 401 to everybody must not double the requests to kube-apiserver.
+pub const CREDENTIAL_ANSWER_AGE: Duration = Duration::from_secs(5);
+
 /// The body of a readiness check's answer (`/version` is some 400 bytes).
 pub const VERSION_BYTES: usize = 64 * 1024;
 
@@ -310,6 +314,10 @@ pub const UPSTREAM_ATTEMPTS: usize = 4;
 /// A token file is read again when the last read is older. The kubelet replaces a ServiceAccount
 /// token at 80% of its life (>= 2 minutes before it expires), so that seconds are plenty.
 pub const TOKEN_FILE_AGE: Duration = Duration::from_secs(10);
+
+/// After a 401 or a certificate that is not trusted, files of the configuration are looked at again no earlier than so long after the last
+/// look: a credential that stays bad must not cost a look for each request.
+pub const RELOAD_PAUSE: Duration = Duration::from_secs(1);
 
 /// A token file larger than this is not a token.
 pub const TOKEN_FILE_BYTES: u64 = 64 * 1024;

@@ -104,6 +104,16 @@ pub enum Rejection {
     /// The API server does not accept our own credential.
     #[error("the API server does not accept the credential that Underpass has for it")]
     AgentUnauthorized,
+    /// The API server knows us, and passed on the 401 of an aggregated API server behind it. It is no 401 for the caller:
+    /// client-go would drop the credential of this server, which nobody has refused.
+    #[error(
+        "the aggregated API \"{api}\" of the cluster answered 401 Unauthorized: kube-apiserver accepts the request, and the \
+         API server behind that API does not accept the caller; another login does not help, its administrator can"
+    )]
+    AggregatedUnauthorized {
+        /// Its group and version, or the path where that names none.
+        api: String,
+    },
     /// The request makes no sense.
     #[error("the request is not valid: {0}")]
     BadRequest(&'static str),
@@ -165,6 +175,7 @@ impl Rejection {
             | Self::IdentityForbidden { .. }
             | Self::MayNotActAs { .. }
             | Self::ImpersonationNotReviewed(_)
+            | Self::AggregatedUnauthorized { .. }
             | Self::AgentRefused(_) => StatusCode::FORBIDDEN,
             Self::NotFound | Self::UnknownCluster(_) => StatusCode::NOT_FOUND,
             Self::NoAgent(_) | Self::AgentSilent(_) | Self::Unavailable => {
@@ -233,6 +244,7 @@ impl Rejection {
                 | Self::IdentityForbidden { .. }
                 | Self::MayNotActAs { .. }
                 | Self::ImpersonationNotReviewed(_)
+                | Self::AggregatedUnauthorized { .. }
         );
         let plain = plain || self.code() == StatusCode::BAD_GATEWAY;
         if !plain {

@@ -7,13 +7,15 @@ use http::{Request, Response, header};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::{
-    client::legacy::{Client, connect::HttpConnector},
+    client::legacy::Client,
     rt::{TokioExecutor, TokioTimer},
 };
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::{CertificateDer, pem::PemObject};
 
+use super::tcp::Tcp;
 use underpass_core::{BoxError, limits};
+use underpass_dial::{Resolve, SystemResolver};
 
 /// The CAs that a server's certificate may come from.
 #[derive(Clone, Debug)]
@@ -87,7 +89,7 @@ impl Roots {
 /// configuration says and nowhere else.
 #[derive(Clone)]
 #[allow(missing_debug_implementations, reason = "hyper's client has none")]
-pub struct Https(Client<HttpsConnector<HttpConnector>, Full<Bytes>>);
+pub struct Https(Client<HttpsConnector<Tcp>, Full<Bytes>>);
 
 /// Why a provider has not answered.
 #[derive(Debug, thiserror::Error)]
@@ -122,15 +124,19 @@ impl Https {
     /// # Errors
     /// The cryptography has no protocol version in common with TLS: never, as it is built.
     pub fn new(roots: &Roots) -> Result<Self, rustls::Error> {
-        let mut tcp = HttpConnector::new();
-        tcp.enforce_http(false);
-        tcp.set_nodelay(true);
-        tcp.set_connect_timeout(Some(limits::PROVIDER_CONNECT_TIME));
+        Self::resolving(roots, Arc::new(SystemResolver))
+    }
+
+    /// The same, with names looked up in `resolver`.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn resolving(roots: &Roots, resolver: Arc<dyn Resolve>) -> Result<Self, rustls::Error> {
         let connector = HttpsConnectorBuilder::new()
             .with_tls_config(roots.client()?)
             .https_only()
             .enable_http1()
-            .wrap_connector(tcp);
+            .wrap_connector(Tcp::new(resolver));
         let client = Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(Duration::from_secs(30))
@@ -189,7 +195,44 @@ impl Https {
 
 #[cfg(test)]
 mod tests {
+    use rustls_pki_types::PrivateKeyDer;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+    use tokio_rustls::TlsAcceptor;
+    use underpass_dial::testing::{Addresses, SilentAddress};
+
     use super::*;
+
+    #[tokio::test]
+    async fn a_silent_address_does_not_hide_the_providers_next() {
+        let silent = SilentAddress::new().await.unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addresses = vec![silent.address(), listener.local_addr().unwrap()];
+        let made = rcgen::generate_simple_self_signed(["idp.example".to_owned()]).unwrap();
+        let roots = Roots::from_pem(made.cert.pem().as_bytes()).unwrap();
+        let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let tls = rustls::ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![made.cert.der().clone()], key)
+            .unwrap();
+        let answering = async {
+            let tcp = listener.accept().await.unwrap().0;
+            let acceptor = TlsAcceptor::from(Arc::new(tls));
+            let mut stream = acceptor.accept(tcp).await.unwrap();
+            let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\n\"here\"";
+            stream.write_all(answer).await.unwrap();
+            let _ = stream.read_to_end(&mut Vec::new()).await;
+        };
+        let https = Https::resolving(&roots, Arc::new(Addresses(addresses))).unwrap();
+        let url = http::Uri::from_static("https://idp.example:1/keys");
+        tokio::select! {
+            document = https.document::<String>(&url) => assert_eq!(document.unwrap(), "here"),
+            () = answering => panic!("the answer was not read"),
+        }
+    }
 
     #[test]
     fn roots_are_certificates() {

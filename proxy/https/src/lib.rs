@@ -5,6 +5,7 @@
 
 mod device;
 mod https;
+mod tcp;
 
 use http::Uri;
 

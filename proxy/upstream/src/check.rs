@@ -1,11 +1,11 @@
 //! Is the API server there, and does it know us?
 
-use http::{Method, Request, StatusCode};
+use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use serde::Deserialize;
 
-use super::{ApiServer, CredentialError, error::SendError};
-use underpass_core::{Body, BoxError, Rejection, limits};
+use super::{ApiServer, CredentialError, error::SendError, reach::Reach};
+use underpass_core::{Body, BoxError, limits};
 
 /// Why the API server is not ready for us.
 #[derive(Debug, thiserror::Error)]
@@ -29,9 +29,6 @@ pub enum CheckError {
     /// Its answer is no version.
     #[error("the API server's version cannot be read")]
     Body(#[source] BoxError),
-    /// The URL is unusable.
-    #[error("the API server's URL is not usable")]
-    Url(#[source] Rejection),
 }
 
 #[derive(Deserialize)]
@@ -51,25 +48,13 @@ impl ApiServer {
     }
 
     async fn version(&self) -> Result<String, CheckError> {
-        let path = http::uri::PathAndQuery::from_static("/version");
-        let url = self.endpoint.url(Some(&path)).map_err(CheckError::Url)?;
-        let mut head = Request::new(()).into_parts().0;
-        head.method = Method::GET;
-        head.uri = url;
-        let credential = self
-            .credential
-            .header()
-            .await
-            .map_err(CheckError::Credential)?;
-        head.headers
-            .extend(credential.map(|value| (http::header::AUTHORIZATION, value)));
-        let response = self
-            .pool
-            .send(head, underpass_core::empty())
-            .await
-            .map_err(CheckError::Send)?;
+        let reach = self.reach().await;
+        let credential = reach.credential.header().await;
+        let credential = credential.map_err(CheckError::Credential)?;
+        let asked = reach.ask_for_version(credential).await;
+        let response = asked.map_err(CheckError::Send)?;
         if response.status() == StatusCode::UNAUTHORIZED {
-            self.credential.refused().await;
+            reach.refused().await;
             return Err(CheckError::Unauthorized);
         }
         if response.status() != StatusCode::OK {
@@ -79,6 +64,21 @@ impl ApiServer {
         let version: Version =
             serde_json::from_slice(&body).map_err(|error| CheckError::Body(error.into()))?;
         Ok(version.git_version)
+    }
+}
+
+impl Reach {
+    /// Asks for the version with this credential, as ourselves.
+    pub(super) async fn ask_for_version(
+        &self,
+        credential: Option<HeaderValue>,
+    ) -> Result<Response<Body>, SendError> {
+        let mut head = Request::new(()).into_parts().0;
+        head.method = Method::GET;
+        head.uri = self.endpoint.version_url();
+        head.headers
+            .extend(credential.map(|value| (http::header::AUTHORIZATION, value)));
+        self.pool.send(head, underpass_core::empty()).await
     }
 }
 

@@ -3,14 +3,14 @@
 use std::{
     io::{self, Read},
     path::{Path, PathBuf},
-    sync::{Arc, Mutex},
-    time::Instant,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use bytes::Bytes;
 use http::{HeaderValue, Request, Response, header};
 use http_body_util::Empty;
 use kube::client::ConfigExt;
+use tokio::time::Instant;
 use tower::{Layer, ServiceExt, service_fn, util::BoxCloneSyncService};
 use zeroize::Zeroizing;
 
@@ -92,8 +92,10 @@ impl Credential {
 
     /// The API server does not accept the credential.
     pub(super) async fn refused(&self) {
-        if let Self::Exec(plugin) = self {
-            plugin.refused().await;
+        match self {
+            Self::Exec(plugin) => plugin.refused().await,
+            Self::File(file) => file.refused(),
+            Self::Kube(_) => {}
         }
     }
 
@@ -117,35 +119,53 @@ impl Credential {
 /// A token file, such as the one that the kubelet keeps fresh.
 pub(super) struct TokenFile {
     path: PathBuf,
-    last: Mutex<(HeaderValue, Instant)>,
+    last: Mutex<Last>,
+}
+
+struct Last {
+    header: HeaderValue,
+    at: Instant,
+    /// The API server does not accept it.
+    refused: bool,
 }
 
 impl TokenFile {
     fn open(path: PathBuf) -> Result<Self, CredentialError> {
-        let last = Mutex::new((read(&path)?, Instant::now()));
+        let last = Mutex::new(Last {
+            header: read(&path)?,
+            at: Instant::now(),
+            refused: false,
+        });
         Ok(Self { path, last })
     }
 
+    fn lock(&self) -> MutexGuard<'_, Last> {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The next request reads it again.
+    fn refused(&self) {
+        self.lock().refused = true;
+    }
+
     async fn header(&self) -> Result<HeaderValue, CredentialError> {
-        let (value, age) = {
-            let last = self
-                .last
-                .lock()
-                .unwrap_or_else(std::sync::PoisonError::into_inner);
-            (last.0.clone(), last.1.elapsed())
-        };
-        if age < limits::TOKEN_FILE_AGE {
-            return Ok(value);
+        {
+            let last = self.lock();
+            let age = match last.refused {
+                true => limits::RELOAD_PAUSE,
+                false => limits::TOKEN_FILE_AGE,
+            };
+            if last.at.elapsed() < age {
+                return Ok(last.header.clone());
+            }
         }
         let path = self.path.clone();
         let fresh = tokio::task::spawn_blocking(move || read(&path)).await;
-        let mut last = self
-            .last
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
-        last.1 = Instant::now();
+        let mut last = self.lock();
+        last.at = Instant::now();
+        last.refused = false;
         match fresh {
-            Ok(Ok(fresh)) => last.0 = fresh,
+            Ok(Ok(fresh)) => last.header = fresh,
             // The last token is kept (k/k#68164): the file may be away for a moment, and if the token has expired,
             // the API server will say so.
             Ok(Err(error)) => {
@@ -156,7 +176,7 @@ impl TokenFile {
             }
             Err(error) => tracing::warn!(%error, "keeping the last token"),
         }
-        Ok(last.0.clone())
+        Ok(last.header.clone())
     }
 }
 
@@ -206,16 +226,23 @@ mod tests {
         );
         let age = || {
             let old = Instant::now().checked_sub(limits::TOKEN_FILE_AGE + Duration::from_secs(1));
-            file.last.lock().unwrap().1 = old.unwrap();
+            file.lock().at = old.unwrap();
         };
         age();
         assert_eq!(file.header().await.unwrap(), "Bearer second");
+
+        fs::write(&path, "third").unwrap();
+        file.refused();
+        let young = Instant::now().checked_sub(limits::RELOAD_PAUSE);
+        file.lock().at = young.unwrap();
+        let header = file.header().await.unwrap();
+        assert_eq!(header, "Bearer third", "read again after a 401");
 
         fs::remove_file(&path).unwrap();
         age();
         assert_eq!(
             file.header().await.unwrap(),
-            "Bearer second",
+            "Bearer third",
             "the last one is kept"
         );
     }

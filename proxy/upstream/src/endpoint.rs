@@ -1,11 +1,18 @@
 //! Where the API server is, and how a connection to it is made.
 
-use std::{io, sync::Arc};
+use std::{
+    io,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use http::{HeaderMap, HeaderValue, Uri, header, uri::PathAndQuery};
 use rustls_pki_types::ServerName;
-use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
+use underpass_dial::{ADDRESS_DELAY, Resolve, SystemResolver, staggered};
 
 use super::ApiServerError;
 use underpass_core::{BoxedIo, Rejection, limits};
@@ -92,12 +99,18 @@ pub(super) struct Connected {
 /// The address, and everything that connections share (TLS session tickets included).
 #[derive(Debug)]
 pub(super) struct Endpoint {
-    address: String,
+    resolver: Arc<dyn Resolve>,
+    /// Without brackets, where it is an address of IPv6.
+    name: String,
+    port: u16,
     authority: String,
     host: HeaderValue,
     base: Uri,
+    version: Uri,
     prefix: String,
     tls: Option<Tls>,
+    /// The last TLS handshake failed.
+    distrusted: AtomicBool,
 }
 
 struct Tls {
@@ -143,13 +156,19 @@ impl Endpoint {
             None
         };
         let authority = base.authority().ok_or_else(bad)?;
+        let prefix = base.path().trim_end_matches('/').to_owned();
+        let version = with_path(&base, format!("{prefix}/version")).map_err(|_| bad())?;
         Ok(Self {
-            address: format!("{host}:{port}"),
+            resolver: Arc::new(SystemResolver),
+            name: plain_host.to_owned(),
+            port,
             host: HeaderValue::from_str(authority.as_str()).map_err(|_| bad())?,
             authority: authority.as_str().to_owned(),
-            prefix: base.path().trim_end_matches('/').to_owned(),
+            prefix,
+            version,
             base,
             tls,
+            distrusted: AtomicBool::new(false),
         })
     }
 
@@ -160,14 +179,32 @@ impl Endpoint {
         limit.await.map_err(|_| ConnectError::Timeout)?
     }
 
+    /// The first of the name's addresses that answers, with TLS: one at which packets are dropped, or connections are
+    /// accepted and nothing is said, does not keep the next one waiting.
     async fn connect_now(&self, offer: Offer) -> Result<Connected, ConnectError> {
-        let tcp_error = |source| ConnectError::Tcp {
-            address: self.address.clone(),
+        let found = underpass_dial::addresses(&*self.resolver, &self.name, self.port).await;
+        let found = found.map_err(|source| ConnectError::Tcp {
+            address: self.authority.clone(),
             source,
-        };
-        let tcp = TcpStream::connect(&self.address).await.map_err(tcp_error)?;
-        // Requests are small and answers awaited: Nagle would only delay them.
-        tcp.set_nodelay(true).map_err(tcp_error)?;
+        })?;
+        let attempts = found
+            .into_iter()
+            .map(|address| self.connect_to(address, offer));
+        staggered(attempts, ADDRESS_DELAY)
+            .await
+            .map_err(most_telling)
+    }
+
+    async fn connect_to(
+        &self,
+        address: SocketAddr,
+        offer: Offer,
+    ) -> Result<Connected, ConnectError> {
+        let tcp = underpass_dial::connect_to(address).await;
+        let tcp = tcp.map_err(|source| ConnectError::Tcp {
+            address: address.to_string(),
+            source,
+        })?;
         let Some(tls) = &self.tls else {
             return Ok(Connected {
                 io: Box::new(tcp),
@@ -181,7 +218,9 @@ impl Endpoint {
         let stream = connector
             .connect(tls.name.clone(), tcp)
             .await
-            .map_err(ConnectError::Tls)?;
+            .map_err(ConnectError::Tls);
+        self.distrusted.store(stream.is_err(), Ordering::Relaxed);
+        let stream = stream?;
         let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
         Ok(Connected {
             io: Box::new(stream),
@@ -198,13 +237,18 @@ impl Endpoint {
         if !self.prefix.is_empty() && target.path().split('/').any(is_dots) {
             return Err(Rejection::BadRequest("the path has dot segments"));
         }
-        let mut parts = self.base.clone().into_parts();
         let joined = format!("{}{target}", self.prefix);
-        let malformed = Rejection::BadRequest("the target is not a path");
-        parts.path_and_query = Some(
-            PathAndQuery::from_maybe_shared(joined.into_bytes()).map_err(|_| malformed.clone())?,
-        );
-        Uri::from_parts(parts).map_err(|_| malformed)
+        with_path(&self.base, joined).map_err(|_| Rejection::BadRequest("the target is not a path"))
+    }
+
+    /// The URL of the API server's version.
+    pub(super) fn version_url(&self) -> Uri {
+        self.version.clone()
+    }
+
+    /// The last TLS handshake failed: the API server's certificate was not trusted, or ours was refused.
+    pub(super) fn is_distrusted(&self) -> bool {
+        self.distrusted.load(Ordering::Relaxed)
     }
 
     /// The prefix of the URLs' paths; empty for most.
@@ -236,6 +280,22 @@ impl Tls {
     }
 }
 
+fn with_path(base: &Uri, path: String) -> Result<Uri, http::Error> {
+    let mut parts = base.clone().into_parts();
+    parts.path_and_query = Some(PathAndQuery::from_maybe_shared(path.into_bytes())?);
+    Ok(Uri::from_parts(parts)?)
+}
+
+/// An API server that answered and is not trusted says more than an address where nothing listens.
+fn most_telling(mut errors: Vec<ConnectError>) -> ConnectError {
+    let spoke = |error: &ConnectError| !matches!(error, ConnectError::Tcp { .. });
+    let chosen = errors.iter().position(spoke).unwrap_or_default();
+    match errors.is_empty() {
+        true => ConnectError::Closed,
+        false => errors.swap_remove(chosen),
+    }
+}
+
 fn is_dots(segment: &str) -> bool {
     let plain = segment.to_ascii_lowercase().replace("%2e", ".");
     // `%2f` and `\` separate segments for some servers.
@@ -247,6 +307,9 @@ fn is_dots(segment: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use tokio::net::TcpListener;
+    use underpass_dial::testing::{Addresses, SilentAddress};
+
     use super::*;
 
     fn endpoint(url: &str) -> Endpoint {
@@ -261,6 +324,45 @@ mod tests {
         endpoint
             .url(Some(&target.parse().unwrap()))
             .map(|url| url.to_string())
+    }
+
+    /// Connects where the name has these addresses.
+    async fn connect(url: &str, addresses: Vec<SocketAddr>) -> Result<Connected, ConnectError> {
+        let mut endpoint = endpoint(url);
+        endpoint.resolver = Arc::new(Addresses(addresses));
+        endpoint.connect(Offer::Both).await
+    }
+
+    #[tokio::test]
+    async fn a_silent_address_does_not_hide_the_next() {
+        let silent = SilentAddress::new().await.unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addresses = vec![silent.address(), listener.local_addr().unwrap()];
+        connect("http://api", addresses).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn an_address_that_accepts_and_says_nothing_does_not_hide_the_next() {
+        let mute = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let other = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addresses = [&mute, &other].map(|listener| listener.local_addr().unwrap());
+        tokio::select! {
+            _ = connect("https://api", addresses.to_vec()) => panic!("nobody has answered"),
+            accepted = other.accept() => drop(accepted.unwrap()),
+        }
+    }
+
+    #[tokio::test]
+    async fn an_api_server_that_spoke_is_told_rather_than_a_closed_port() {
+        let closed = {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            listener.local_addr().unwrap()
+        };
+        let rude = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addresses = vec![closed, rude.local_addr().unwrap()];
+        let refusing = async { drop(rude.accept().await.unwrap()) };
+        let (connected, ()) = tokio::join!(connect("https://api", addresses), refusing);
+        assert!(matches!(connected, Err(ConnectError::Tls(_))));
     }
 
     #[test]

@@ -7,23 +7,25 @@ mod credential;
 mod endpoint;
 mod error;
 mod exec;
+mod files;
 mod http1;
 mod pool;
 pub mod rbac;
+mod reach;
+mod reload;
 mod replay;
 mod serve;
+mod unauthorized;
 
 use std::sync::Arc;
 
-use kube::client::ConfigExt;
+use underpass_core::{BoxError, Exec, ImpersonationPolicy};
 
-use underpass_core::{Exec, ImpersonationPolicy};
-
+use self::reload::{Reader, Reload};
 pub use self::{
     check::CheckError, credential::CredentialError, endpoint::ConnectError, error::SendError,
-    exec::ExecError, serve::ServeStreamError,
+    exec::ExecError, reload::ConfigSource, serve::ServeStreamError,
 };
-use self::{credential::Credential, endpoint::Endpoint, pool::Pool};
 
 /// Settings of an agent's operator.
 #[derive(Clone, Debug, Default)]
@@ -38,10 +40,7 @@ pub struct ApiServerOptions {
 /// One cluster's API server, as its agent reaches it. Cheap to share; its connections live as long as it does.
 #[derive(Debug)]
 pub struct ApiServer {
-    endpoint: Arc<Endpoint>,
-    credential: Credential,
-    policy: ImpersonationPolicy,
-    pool: Pool,
+    reload: Reload,
 }
 
 /// Why a configuration cannot be used.
@@ -66,6 +65,9 @@ pub enum ApiServerError {
     /// Token, token file or plugin are unusable.
     #[error("the credential is not usable")]
     Credential(#[source] CredentialError),
+    /// Its source gives none.
+    #[error("the configuration cannot be loaded")]
+    Source(#[source] BoxError),
     /// Reading the configuration panicked or was cancelled.
     #[error("the configuration could not be read")]
     Read(#[source] tokio::task::JoinError),
@@ -75,9 +77,7 @@ impl ApiServer {
     /// Prepares for the API server of `config` (from a kubeconfig, or [`kube::Config::incluster`]). Nothing is
     /// dialled; credential plugins run once.
     ///
-    /// The credential stays fresh: a token file is read again when the last read is older than
-    /// [`limits::TOKEN_FILE_AGE`](underpass_core::limits::TOKEN_FILE_AGE), a plugin runs again before its token expires, and in a cluster the
-    /// CA file is read again every minute. Client certificates are read once.
+    /// The credential stays fresh, as [`from_source`](Self::from_source) says.
     ///
     /// # Errors
     /// The fault of the configuration.
@@ -89,33 +89,47 @@ impl ApiServer {
     }
 
     /// The same, with the token of a plugin in place of the configuration's. The plugin is run when it is needed.
+    ///
+    /// # Errors
+    /// The fault of the configuration.
     pub async fn with_plugin(
         config: kube::Config,
         options: ApiServerOptions,
         plugin: Option<Exec>,
     ) -> Result<Self, ApiServerError> {
-        refuse_unsupported(&config, &options)?;
-        // Plugins are run, and files read, by blocking calls.
-        let reading = tokio::task::spawn_blocking(move || {
-            install_crypto();
-            let tls = config.rustls_client_config();
-            let tls = tls.map_err(|error| ApiServerError::Tls(Box::new(error)))?;
-            let endpoint = Endpoint::new(&config, tls)?;
-            let credential = match plugin {
-                Some(plugin) => Credential::exec(plugin),
-                None => Credential::new(&config).map_err(ApiServerError::Credential)?,
-            };
-            Ok((endpoint, credential))
-        });
-        let (endpoint, credential) = reading.await.map_err(ApiServerError::Read)??;
-        let endpoint = Arc::new(endpoint);
-        let pool = Pool::new(Arc::clone(&endpoint));
-        Ok(Self {
-            endpoint,
-            credential,
-            policy: options.policy,
-            pool,
+        Self::start(Reader {
+            source: Arc::new(config),
+            options,
+            plugin,
         })
+        .await
+    }
+
+    /// Prepares for the API server of a configuration that may change.
+    ///
+    /// Requests that begin later than [`limits::TOKEN_FILE_AGE`](underpass_core::limits::TOKEN_FILE_AGE) after a change of a file that
+    /// the configuration comes from, or names, use it as it is then: kubeconfig, CAs, client certificate, token. After a
+    /// 401, and where the API server's certificate is not trusted, files are looked at at once, and a plugin of the
+    /// configuration runs again. A plugin runs again before its token expires as well. A configuration that cannot be read is
+    /// logged, and the last one stays in use.
+    ///
+    /// # Errors
+    /// The fault of the configuration as it is now.
+    pub async fn from_source(
+        source: Arc<dyn ConfigSource>,
+        options: ApiServerOptions,
+    ) -> Result<Self, ApiServerError> {
+        Self::start(Reader {
+            source,
+            options,
+            plugin: None,
+        })
+        .await
+    }
+
+    async fn start(reader: Reader) -> Result<Self, ApiServerError> {
+        let reload = Reload::start(reader).await?;
+        Ok(Self { reload })
     }
 }
 

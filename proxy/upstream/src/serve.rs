@@ -13,7 +13,7 @@ use hyper::{body::Incoming, server::conn::http1, service::service_fn, upgrade::O
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::{ApiServer, endpoint::Offer, pool::origin_form};
+use super::{ApiServer, endpoint::Offer, pool::origin_form, reach::Reach};
 use underpass_core::{
     Body, Identity, Rejection,
     body::{self, Guarded},
@@ -77,7 +77,8 @@ impl ApiServer {
         let service = service_fn(async |mut request: Request<Incoming>| {
             lock(&left).client = Some(hyper::upgrade::on(&mut request));
             let discovery = headers::asks_for_discovery(request.headers());
-            let answered = self.answer(request, identity, &left).await;
+            let reach = self.reach().await;
+            let answered = reach.answer(request, identity, &left).await;
             Ok::<_, Infallible>(answered.unwrap_or_else(|rejection| match discovery {
                 true => rejection.to_discovery_response(),
                 false => rejection.to_response(),
@@ -113,7 +114,9 @@ impl ApiServer {
             Err(error) => Err(ServeStreamError::Upgraded(Box::new(error))),
         }
     }
+}
 
+impl Reach {
     async fn answer(
         &self,
         request: Request<Incoming>,
@@ -135,8 +138,8 @@ impl ApiServer {
         );
         head.uri = self.endpoint.url(Some(call.target()))?;
         head.extensions.clear();
-        self.write_headers(&mut head.headers, &identity, &call)
-            .await?;
+        let headers = self.write_headers(&mut head.headers, &identity, &call);
+        let credential = headers.await?;
 
         let sending = async {
             match call.upgrade() {
@@ -151,10 +154,8 @@ impl ApiServer {
             limit.map_err(|_| Rejection::Timeout("the API server's answer"))??
         };
         if response.status() == StatusCode::UNAUTHORIZED && !call.info().is_proxied() {
-            // It is we who are unknown there: the caller must not go and renew a credential.
-            tracing::error!("the API server does not accept our credential");
-            self.credential.refused().await;
-            return Err(Rejection::AgentUnauthorized);
+            let path = call.target().path();
+            return Err(self.unauthorized(call.info(), path, credential).await);
         }
         self.clean(response, &call)
     }
@@ -199,13 +200,14 @@ impl ApiServer {
         Ok(identity)
     }
 
-    /// Cleans once more, then writes: the upgrade, the caller's address, its identity, and last our credential.
+    /// Cleans once more, then writes: the upgrade, the caller's address, its identity, and last our credential, which it
+    /// returns.
     async fn write_headers(
         &self,
         headers: &mut HeaderMap,
         identity: &Identity,
         call: &Call,
-    ) -> Result<(), Rejection> {
+    ) -> Result<Option<HeaderValue>, Rejection> {
         let client = forwarded_for(headers);
         headers::clean_request(headers, call.info());
         if !self.endpoint.prefix().is_empty() {
@@ -228,8 +230,12 @@ impl ApiServer {
             tracing::error!(error = &error as &dyn std::error::Error, "no credential");
             Rejection::ApiServerUnreachable("there is no credential for it")
         })?;
-        headers.extend(credential.map(|value| (header::AUTHORIZATION, value)));
-        Ok(())
+        headers.extend(
+            credential
+                .clone()
+                .map(|value| (header::AUTHORIZATION, value)),
+        );
+        Ok(credential)
     }
 
     async fn ordinary(

@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use thiserror::Error;
+use underpass_dial::{Resolve, SystemResolver};
 use underpass_proto::key::AgentKey;
 use underpass_proto::settings::{ResumeWindow, StreamLimit};
 
 use super::proxy::{Proxy, ProxyConfigError};
-use super::resolve::{Resolve, SystemResolver};
 use super::server::ServerAddress;
 use crate::tls::{TlsError, Trust};
 use crate::transport::quic::{EndpointError, QuicConfig};

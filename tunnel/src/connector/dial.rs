@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::FutureExt;
@@ -11,25 +11,21 @@ use rustls::client::danger::ServerCertVerifier;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsConnector;
+use underpass_dial::{ADDRESS_DELAY, Resolve, interleaved, staggered};
 
 use super::error::{AttemptError, DialError, Route, RouteError, Step};
 use super::proxy::ProxyDialer;
-use super::race::{interleaved, race, staggered};
-use super::resolve::Resolve;
+use super::race::race;
 use super::server::{Rotation, Server};
 use super::{ConfigError, ConnectorConfig, Transports};
 use crate::limits;
-use crate::tls::{self, CertificateError, Witness};
+use crate::tls::{self, CertificateError, Trust, Witness};
 use crate::transport::quic::{self, QuicConfig, QuicTransport};
 use crate::transport::websocket::{self, Subprotocol};
 use crate::transport::{Transport, TransportKind, tcp};
 
 /// The TLS alert for an ALPN mismatch, as QUIC carries it (RFC 9001, section 4.8; RFC 7301).
 const NO_APPLICATION_PROTOCOL: u8 = 120;
-
-/// How long an address has for itself before the next one is tried beside it: the Connection Attempt
-/// Delay that RFC 8305, section 5, recommends.
-const ADDRESS_DELAY: Duration = Duration::from_millis(250);
 
 type Connected = Arc<dyn Transport>;
 
@@ -44,17 +40,30 @@ pub(super) struct ServerDialer {
     head_start: Duration,
     quic: QuicConfig,
     proxy: Option<ProxyDialer>,
+    trusted: Mutex<Trusted>,
+}
+
+/// How servers are verified, from the next handshake on.
+#[derive(Clone)]
+struct Trusted {
     verifier: Arc<dyn ServerCertVerifier>,
     tls: rustls::ClientConfig,
+}
+
+impl Trusted {
+    fn new(trust: &Trust) -> Result<Self, ConfigError> {
+        let verifier = tls::verifier(trust)?;
+        let tls = tls::client_with(Arc::clone(&verifier))?;
+        Ok(Self { verifier, tls })
+    }
 }
 
 impl ServerDialer {
     /// `random` is drawn evenly from all its values: it chooses the server to begin with.
     pub(super) fn new(config: &ConnectorConfig, random: u32) -> Result<Self, ConfigError> {
-        let verifier = tls::verifier(&config.trust)?;
-        let tls = tls::client_with(Arc::clone(&verifier))?;
+        let trusted = Trusted::new(&config.trust)?;
         // Made anew for each attempt; whether it can be made is known now.
-        quic::client_config(tls.clone(), &config.quic)?;
+        quic::client_config(trusted.tls.clone(), &config.quic)?;
         Ok(Self {
             servers: Rotation::new(&config.servers, random)?,
             resolver: Arc::clone(&config.resolver),
@@ -62,9 +71,20 @@ impl ServerDialer {
             head_start: config.quic_head_start,
             quic: config.quic.clone(),
             proxy: config.proxy.clone().map(ProxyDialer::new).transpose()?,
-            verifier,
-            tls,
+            trusted: Mutex::new(trusted),
         })
+    }
+
+    /// Verifies servers otherwise from the next handshake on.
+    pub(super) fn trust(&self, trust: &Trust) -> Result<(), ConfigError> {
+        let trusted = Trusted::new(trust)?;
+        *self.trusted.lock().unwrap_or_else(PoisonError::into_inner) = trusted;
+        Ok(())
+    }
+
+    fn trusted(&self) -> Trusted {
+        let trusted = self.trusted.lock();
+        trusted.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// A transport to the server whose turn it is, by the first of its addresses that answers. A server
@@ -225,8 +245,8 @@ impl ServerDialer {
         address: SocketAddr,
     ) -> Result<Connected, RouteError> {
         let deadline = Deadline::new();
-        let mut tls = self.tls.clone();
-        let witness = Witness::of(&mut tls, &self.verifier);
+        let Trusted { verifier, mut tls } = self.trusted();
+        let witness = Witness::of(&mut tls, &verifier);
         let config = quic::client_config(tls, &self.quic).map_err(RouteError::Endpoint)?;
         let endpoint = quic::client(address, &self.quic).map_err(RouteError::Endpoint)?;
         // quinn names IP addresses without brackets, as ServerName does.
@@ -277,10 +297,10 @@ impl ServerDialer {
     where
         S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin + 'static,
     {
-        let mut tls = self.tls.clone();
+        let Trusted { verifier, mut tls } = self.trusted();
         // The WebSocket upgrade is HTTP/1.1's (RFC 6455, section 4.1).
         tls.alpn_protocols = vec![b"http/1.1".to_vec()];
-        let witness = Witness::of(&mut tls, &self.verifier);
+        let witness = Witness::of(&mut tls, &verifier);
         let connecting = TlsConnector::from(Arc::new(tls)).connect(server.name.clone(), io);
         let tls = deadline
             .step(Step::Tls, connecting)

@@ -107,10 +107,11 @@ impl Connector {
         control: &mut HandshakeStream,
         ask: &A,
     ) -> Result<A::Outcome, ConnectError> {
-        let (handshake, hello) = AwaitChallenge::start(&self.local, &self.key, self.instance, ask);
+        let key = self.key();
+        let (handshake, hello) = AwaitChallenge::start(&self.local, &key, self.instance, ask);
         control.send(hello).await?;
         let (handshake, proof) = handshake
-            .handle_challenge(control.receive().await?, &self.key)
+            .handle_challenge(control.receive().await?, &key)
             .map_err(ConnectError::Handshake)?;
         control.send(proof).await?;
         handshake

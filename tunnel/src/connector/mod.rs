@@ -9,18 +9,17 @@ mod lane;
 mod plan;
 mod proxy;
 mod race;
-mod resolve;
 mod server;
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use rand::Rng;
 use underpass_proto::backoff::Backoff;
 use underpass_proto::code::CloseCode;
 use underpass_proto::frame::Welcome;
 use underpass_proto::handshake::{Either, EitherSession, Local, NewSession, ThatSession};
-use underpass_proto::key::AgentKey;
+use underpass_proto::key::{AgentKey, PublicKey};
 use underpass_proto::session::{Agreed, LinkId, LinkRole};
 use underpass_proto::settings::{KeepaliveInterval, ResumeWindow};
 use underpass_proto::stream_id::Role;
@@ -32,12 +31,13 @@ use self::plan::Plan;
 pub use self::proxy::{
     NoProxy, Proxy, ProxyConfigError, ProxyEnvError, ProxyError, ProxyUrl, ProxyUrlError,
 };
-pub use self::resolve::{Resolve, SystemResolver};
 pub use self::server::ServerAddress;
 use crate::control::HandshakeStream;
 use crate::random::random;
 use crate::session::{Info, Joining, MainAsk, Session, SessionId};
+use crate::tls::Trust;
 use crate::transport::Transport;
+pub use underpass_dial::{Resolve, SystemResolver};
 
 /// The outcome of a dial for an existing session.
 #[derive(Debug)]
@@ -51,7 +51,7 @@ pub enum Reconnected {
 /// Dials a server, and again when the session is lost.
 pub struct Connector {
     dialer: dial::ServerDialer,
-    key: AgentKey,
+    key: Mutex<Arc<AgentKey>>,
     instance: [u8; 16],
     local: Local,
     backoff: Backoff,
@@ -69,7 +69,7 @@ impl Connector {
             dialer: dial::ServerDialer::new(&config, rand::rng().next_u32())?,
             plan: Plan::new(&config),
             lanes: config.lanes,
-            key: config.key,
+            key: Mutex::new(Arc::new(config.key)),
             instance: random(),
             local: Local {
                 max_streams: config.max_streams,
@@ -78,6 +78,27 @@ impl Connector {
             },
             backoff: Backoff::new(config.backoff_initial, config.backoff_max),
         })
+    }
+
+    /// Takes another trust and another key from the next handshake on: a file that they come from has changed. The session
+    /// goes on.
+    ///
+    /// # Errors
+    /// The trust cannot be used; nothing has changed then.
+    pub fn renew(&self, trust: &Trust, key: AgentKey) -> Result<(), ConfigError> {
+        self.dialer.trust(trust)?;
+        *self.key.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(key);
+        Ok(())
+    }
+
+    /// The public half of the key that the next handshake proves.
+    pub fn public_key(&self) -> PublicKey {
+        self.key().public_key()
+    }
+
+    fn key(&self) -> Arc<AgentKey> {
+        let key = self.key.lock();
+        Arc::clone(&key.unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Dials once. When the session loses its transport, [`reconnect`](Self::reconnect) brings
@@ -213,7 +234,7 @@ impl Connector {
         let info = Info {
             id: SessionId(welcome.session),
             agent: welcome.peer,
-            key: self.key.public_key(),
+            key: self.public_key(),
             instance: self.instance,
             software: welcome.software,
             role: Role::Connector,

@@ -22,7 +22,7 @@ pub(crate) use self::witness::Witness;
 
 /// How a connector verifies its server: always by a CA that was pinned beforehand, never by one of
 /// the system's.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Trust {
     /// The CAs in this PEM text.

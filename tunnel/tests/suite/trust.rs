@@ -5,7 +5,7 @@ use underpass_tunnel::{
 };
 
 use crate::harness::{
-    Kind, acceptor_config, connector_config, dial_error, released, run, transports,
+    Kind, acceptor_config, connector_config, dial_error, key, released, run, transports,
 };
 use crate::life::still_works;
 use crate::server::{NAME, Pki, Server};
@@ -74,6 +74,32 @@ fn a_pin_is_as_good_as_a_file() {
             works(config(kind, &server, &pki, pin), &mut server).await;
             let both = Trust::PinnedCa(pki.ca_pem.clone(), pin);
             works(config(kind, &server, &pki, both), &mut server).await;
+        });
+    }
+}
+
+/// A CA and a token that were replaced on disk.
+#[test]
+fn another_trust_and_another_key_count_from_the_next_handshake_on() {
+    for kind in KINDS {
+        run(async move {
+            let (pki, other) = (Pki::new(), Pki::new());
+            let mut server = Server::start(&pki, acceptor_config()).await;
+            let mut config = config(kind, &server, &pki, other.ca_pem.clone());
+            let admitted = std::mem::replace(&mut config.key, key(42));
+            let new = admitted.public_key();
+            let connector = Connector::new(config).unwrap();
+            connector.connect().await.unwrap_err();
+            let unusable = connector.renew(&Trust::Ca(b"none".to_vec()), key(42));
+            assert!(matches!(unusable, Err(ConfigError::Ca(_))));
+            connector
+                .renew(&pki.ca_pem.clone().into(), admitted)
+                .unwrap();
+            let (agent, session) = tokio::join!(connector.connect(), server.session());
+            let agent = agent.unwrap();
+            assert_eq!(session.info().key, new);
+            still_works(&agent, &session).await;
+            released(&agent, &session).await;
         });
     }
 }

@@ -10,8 +10,8 @@ use http::header::AUTHORIZATION;
 use http::{HeaderValue, Request, StatusCode, Uri};
 use http_body_util::Full;
 use rustls_pki_types::ServerName;
-use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
+use underpass_dial::SystemResolver;
 use underpass_https::{Roots, https_url};
 use zeroize::Zeroizing;
 
@@ -108,8 +108,7 @@ impl Server {
         let host = self.url.host().unwrap_or_default();
         let port = self.url.port_u16().unwrap_or(443);
         let shown = || format!("{host}:{port}");
-        let plain = host.trim_start_matches('[').trim_end_matches(']');
-        let tcp = TcpStream::connect((plain, port)).await;
+        let tcp = underpass_dial::connect(&SystemResolver, host, port).await;
         let tcp = tcp.map_err(|error| ClientError::Connect(shown(), error))?;
         let tls = TlsConnector::from(Arc::clone(&self.tls));
         let stream = tls.connect(self.name.clone(), tcp).await;

@@ -2,6 +2,7 @@
 
 use std::{fmt, sync::Arc};
 
+use http::uri::Authority;
 use zeroize::Zeroizing;
 
 use super::{connection::Connections, search::USERNAME};
@@ -120,21 +121,23 @@ impl GroupMembership {
 
 impl LdapConfig {
     pub(super) fn connections(&self) -> Result<Arc<Connections>, ConfigError> {
-        self.check()?;
+        let at = self.check()?;
         let tls = self
             .roots
             .client()
             .map_err(|e| ConfigError::unusable("url", e))?;
         Ok(Arc::new(Connections::new(
             self.url.clone(),
+            &at,
             self.start_tls,
             Arc::new(tls),
             self.bind.clone(),
         )))
     }
 
-    fn check(&self) -> Result<(), ConfigError> {
-        self.check_url()?;
+    /// Where the directory is.
+    fn check(&self) -> Result<Authority, ConfigError> {
+        let at = self.check_url()?;
         not_empty("bindDN", &self.bind.dn)?;
         // RFC 4513, section 5.1.2: it would be an anonymous login that looks like one of the account.
         not_empty("bindPasswordFile", &self.bind.password)?;
@@ -165,21 +168,20 @@ impl LdapConfig {
             check_attribute("groupSearch.membership", groups.membership.attribute())?;
             check_filter("groupSearch.filter", &groups.filter)?;
         }
-        Ok(())
+        Ok(at)
     }
 
-    fn check_url(&self) -> Result<(), ConfigError> {
+    fn check_url(&self) -> Result<Authority, ConfigError> {
         let scheme = if self.start_tls { "ldap" } else { "ldaps" };
         let authority = self
             .url
             .strip_prefix(scheme)
             .and_then(|rest| rest.strip_prefix("://"));
         let authority = authority.map(|rest| rest.strip_suffix('/').unwrap_or(rest));
-        let parsed = authority.and_then(|text| text.parse::<http::uri::Authority>().ok());
-        if parsed.is_none_or(|a| a.host().is_empty() || a.as_str().contains('@')) {
-            return Err(ConfigError::new("url", Misconfigured::Url(scheme)));
-        }
-        Ok(())
+        let parsed = authority.and_then(|text| text.parse::<Authority>().ok());
+        parsed
+            .filter(|a| !a.host().is_empty() && !a.as_str().contains('@'))
+            .ok_or_else(|| ConfigError::new("url", Misconfigured::Url(scheme)))
     }
 }
 

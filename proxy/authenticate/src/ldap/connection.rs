@@ -5,18 +5,23 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
+use http::uri::Authority;
 use ldap3::{
-    Ldap, LdapConnAsync, LdapConnSettings, LdapError, Scope, SearchEntry, SearchOptions,
+    Ldap, LdapConnAsync, LdapConnSettings, LdapError, Scope, SearchEntry, SearchOptions, StdStream,
     adapters::{Adapter, EntriesOnly, PagedResults},
 };
 use rustls::ClientConfig;
 
 use super::{config::Bind, search::Found};
 use underpass_core::limits;
+use underpass_dial::{Resolve, SystemResolver};
 
 /// Connections of the account that searches are kept; each attempt of a user is on one of its own.
 pub(super) struct Connections {
     url: String,
+    host: String,
+    port: u16,
+    resolver: Arc<dyn Resolve>,
     start_tls: bool,
     tls: Arc<ClientConfig>,
     bind: Bind,
@@ -50,9 +55,20 @@ pub(super) enum LdapFailure {
 const NOT_ACCEPTED: [u32; 5] = [19, 48, 49, 50, 53];
 
 impl Connections {
-    pub(super) fn new(url: String, start_tls: bool, tls: Arc<ClientConfig>, bind: Bind) -> Self {
+    /// `at` is what `url` names.
+    pub(super) fn new(
+        url: String,
+        at: &Authority,
+        start_tls: bool,
+        tls: Arc<ClientConfig>,
+        bind: Bind,
+    ) -> Self {
+        let usual = if start_tls { 389 } else { 636 };
         Self {
             url,
+            host: at.host().to_owned(),
+            port: at.port_u16().unwrap_or(usual),
+            resolver: Arc::new(SystemResolver),
             start_tls,
             tls,
             bind,
@@ -134,11 +150,8 @@ impl Connections {
 
     /// A connection on which nothing has been said but TLS.
     pub(super) async fn connect(&self) -> Result<Ldap, LdapFailure> {
-        let settings = LdapConnSettings::new()
-            .set_conn_timeout(limits::PROVIDER_CONNECT_TIME)
-            .set_config(Arc::clone(&self.tls))
-            .set_starttls(self.start_tls);
-        let connected = LdapConnAsync::with_settings(settings, &self.url).await;
+        let connecting = tokio::time::timeout(limits::PROVIDER_CONNECT_TIME, self.open());
+        let connected = connecting.await.unwrap_or_else(|late| Err(late.into()));
         let (connection, ldap) = connected.map_err(LdapFailure::Unreachable)?;
         // It ends with the last handle.
         tokio::spawn(async move {
@@ -147,6 +160,16 @@ impl Connections {
             }
         });
         Ok(ldap)
+    }
+
+    /// ldap3 itself would try a name's addresses one after the other.
+    async fn open(&self) -> Result<(LdapConnAsync, Ldap), LdapError> {
+        let tcp = underpass_dial::connect(&*self.resolver, &self.host, self.port).await?;
+        let settings = LdapConnSettings::new()
+            .set_std_stream(StdStream::Tcp(tcp.into_std()?))
+            .set_config(Arc::clone(&self.tls))
+            .set_starttls(self.start_tls);
+        LdapConnAsync::with_settings(settings, &self.url).await
     }
 }
 
@@ -203,4 +226,39 @@ async fn entries(
         result.success()?;
     }
     Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::net::TcpListener;
+    use underpass_dial::testing::{Addresses, SilentAddress};
+    use zeroize::Zeroizing;
+
+    use super::*;
+    use crate::Roots;
+
+    #[tokio::test]
+    async fn a_silent_address_does_not_hide_the_directorys_next() {
+        let silent = SilentAddress::new().await.unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let ca = rcgen::generate_simple_self_signed(["dc".to_owned()]).unwrap();
+        let roots = Roots::from_pem(ca.cert.pem().as_bytes()).unwrap();
+        let bind = Bind {
+            dn: "cn=x".to_owned(),
+            password: Zeroizing::new("x".to_owned()),
+        };
+        let (url, at) = ("ldaps://dc".to_owned(), "dc".parse().unwrap());
+        let tls = Arc::new(roots.client().unwrap());
+        let mut directory = Connections::new(url, &at, false, tls, bind);
+        assert_eq!(directory.port, 636);
+        let addresses = vec![silent.address(), listener.local_addr().unwrap()];
+        directory.resolver = Arc::new(Addresses(addresses));
+        tokio::select! {
+            _ = directory.connect() => panic!("nobody has answered"),
+            accepted = listener.accept() => drop(accepted.unwrap()),
+            () = tokio::time::sleep(Duration::from_secs(20)) => panic!("the second was not tried"),
+        }
+    }
 }

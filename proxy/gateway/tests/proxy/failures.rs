@@ -1,6 +1,6 @@
 //! The user's errors when something is missing or broken, and what these leave out (security rule 11).
 
-use std::sync::Arc;
+use std::{fs, os::unix::fs::PermissionsExt, sync::Arc, time::Duration};
 
 use http::Response;
 use tokio::net::TcpListener;
@@ -146,6 +146,55 @@ async fn rule_10_verification_is_not_turned_off_by_a_kubeconfig() {
     assert!(matches!(made, Err(ApiServerError::Unsupported("as"))));
 }
 
+/// An API server that accepts this token, before an aggregated one that accepts nobody.
+async fn before_an_aggregated_api(accepted: &'static str) -> Api {
+    Api::start(move |request| async move {
+        let authorization = request.headers().get("authorization");
+        let known = authorization.is_some_and(|value| value == accepted);
+        let aggregated = request.uri().path().starts_with("/apis/metrics.k8s.io/");
+        let mut response = Response::new(underpass_core::full("{\"gitVersion\": \"v1\"}"));
+        if aggregated || !known {
+            *response.status_mut() = http::StatusCode::UNAUTHORIZED;
+        }
+        response
+    })
+    .await
+}
+
+#[tokio::test]
+async fn the_401_of_an_aggregated_api_is_neither_the_agents_nor_the_callers() {
+    let api = before_an_aggregated_api("Bearer agent-token").await;
+    let world = World::new(&api).await;
+    for _ in 0..3 {
+        let answer = world.get("/apis/metrics.k8s.io/v1beta1/nodes", "").await;
+        // A 401 would make client-go drop the caller's credential.
+        assert_eq!(code(&answer), 403, "{answer}");
+        assert_eq!(status(&answer)["reason"], "Forbidden");
+        let message = status(&answer)["message"].to_string();
+        assert!(message.contains("metrics.k8s.io/v1beta1"), "{message}");
+        assert!(message.contains("401"), "{message}");
+    }
+    let seen = api.seen();
+    let mut asked = seen.iter().filter(|seen| seen.target == "/version");
+    let as_ourselves = asked.next().expect("the API server was asked");
+    assert_eq!(as_ourselves.all("authorization"), ["Bearer agent-token"]);
+    assert_eq!(as_ourselves.all("impersonate-user"), [""; 0]);
+    assert!(asked.next().is_none(), "its word counts for a while");
+    assert_eq!(code(&world.get("/api/v1/pods", "").await), 200);
+}
+
+#[tokio::test]
+async fn an_aggregated_api_hides_no_credential_that_is_refused() {
+    let api = before_an_aggregated_api("Bearer of-another").await;
+    let world = World::new(&api).await;
+    for path in ["/apis/metrics.k8s.io/v1beta1/nodes", "/api/v1/pods"] {
+        let answer = world.get(path, "").await;
+        assert_eq!(code(&answer), 502, "{answer}");
+        let message = status(&answer)["message"].to_string();
+        assert!(message.contains("does not accept the credential"));
+    }
+}
+
 #[tokio::test]
 async fn the_agents_own_401_does_not_look_like_the_callers() {
     let api = Api::start(|_| async {
@@ -168,4 +217,53 @@ async fn the_agents_own_401_does_not_look_like_the_callers() {
         .get("/api/v1/namespaces/a/services/s/proxy/x", "")
         .await;
     assert_eq!(code(&answer), 401);
+}
+
+/// Asks until the API server accepts the agent's credential again. Before that, the answer says that it does not.
+async fn accepted_again(world: &World) {
+    let asking = async {
+        loop {
+            let answer = world.get("/api/v1/pods", "").await;
+            if code(&answer) == 200 {
+                return;
+            }
+            assert!(answer.contains("does not accept the credential"));
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    soon(asking).await;
+}
+
+#[tokio::test]
+async fn a_credential_that_died_is_had_anew() {
+    let api = before_an_aggregated_api("Bearer alive").await;
+    let dir = tempfile::tempdir().unwrap();
+    let (token, plugin) = (dir.path().join("token"), dir.path().join("plugin"));
+    let head = r#""apiVersion":"client.authentication.k8s.io/v1","kind":"ExecCredential""#;
+    let script = format!(
+        "#!/bin/sh\nprintf '{{{head},\"status\":{{\"token\":\"%s\"}}}}' \"$(cat {})\"\n",
+        token.display()
+    );
+    fs::write(&plugin, script).unwrap();
+    fs::set_permissions(&plugin, fs::Permissions::from_mode(0o755)).unwrap();
+    let exec = serde_json::json!({
+        "apiVersion": "client.authentication.k8s.io/v1",
+        "command": plugin.to_str().unwrap(),
+        "interactiveMode": "Never",
+    });
+    for by_plugin in [true, false] {
+        fs::write(&token, "dead").unwrap();
+        let mut config = kube::Config::new(format!("https://{}", api.address).parse().unwrap());
+        config.root_cert = Some(vec![api.certificate.clone()]);
+        let auth = &mut config.auth_info;
+        match by_plugin {
+            true => auth.exec = Some(serde_json::from_value(exec.clone()).unwrap()),
+            false => auth.token_file = Some(token.to_str().unwrap().to_owned()),
+        }
+        let agent = ApiServer::new(config, ApiServerOptions::default()).await;
+        let world = World::with_agent(Arc::new(agent.unwrap()), vec![]).await;
+        assert_eq!(code(&world.get("/api/v1/pods", "").await), 502);
+        fs::write(&token, "alive").unwrap();
+        accepted_again(&world).await;
+    }
 }
