@@ -214,7 +214,10 @@ pub const ANSWER_PIECES: usize = 64;
 
 /// Bytes of a piece on HTTP/2, which is one frame (RFC 9113, section 6.5.2): an answer stands still when no piece of it was sent
 /// for [`ANSWER_STALL`], and many answers may share a slow link.
-pub const ANSWER_PIECE: usize = 16 * 1024;
+pub const HTTP2_ANSWER_PIECE: usize = 16 * 1024;
+
+/// The same on HTTP/1.1, where one answer at a time has the link to itself: 1.1 KB/s are enough.
+pub const HTTP1_ANSWER_PIECE: usize = 64 * 1024;
 
 /// From "open a stream to this cluster" to the stream, the wait for a reconnecting agent included.
 /// kubectl users wait that long; programs retry on the 503.

@@ -131,14 +131,12 @@ impl Answer {
             Box::new(Revoked) as BoxError
         });
         parts.extensions.insert(IsSending);
-        let body = match connection.info().protocol {
-            Protocol::Http1 => body::boxed(Guarded::new(incoming, guard)),
-            Protocol::Http2 => body::boxed(Guarded::new(
-                Pieces::new(incoming, limits::ANSWER_PIECE),
-                guard,
-            )),
+        let most = match connection.info().protocol {
+            Protocol::Http1 => limits::HTTP1_ANSWER_PIECE,
+            Protocol::Http2 => limits::HTTP2_ANSWER_PIECE,
         };
-        Response::from_parts(parts, body)
+        let pieces = Pieces::new(incoming, most);
+        Response::from_parts(parts, body::boxed(Guarded::new(pieces, guard)))
     }
 
     fn switch(

@@ -62,8 +62,6 @@ impl Front {
         connection: &Connection,
     ) -> Response<Body> {
         connection.standing().head_ended();
-        // Its body is unread until a handler reads it.
-        let _body = connection.standing().body();
         let response = if request.uri().path().starts_with(route::PREFIX) {
             let id = underpass_core::new_audit_id();
             let span = tracing::info_span!("request", audit_id = id);

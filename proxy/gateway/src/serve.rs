@@ -137,7 +137,13 @@ impl Front {
         let service = service_fn(|request: Request<Incoming>| {
             let (front, connection) = (Arc::clone(self), Arc::clone(connection));
             let active = Active::new(&activity);
-            async move { Ok::<_, Infallible>(active.hold(front.handle(request, &connection).await)) }
+            // At once, and not when its task runs: until then the end of another request must not forgive its body.
+            let unread = connection.standing().body();
+            async move {
+                let response = front.handle(request, &connection).await;
+                drop(unread);
+                Ok::<_, Infallible>(active.hold(response))
+            }
         });
         let io = Framed::new(io, connection.standing().clone());
         let (io, driven) = DeferredFlush::pair(io);

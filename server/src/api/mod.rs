@@ -43,6 +43,7 @@ use http::header::USER_AGENT;
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use time::OffsetDateTime;
+use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 use underpass_api::{LOGIN, ServerInfo};
 use underpass_audit::{AuditLog, OwnCall, OwnCaller, cut};
@@ -72,6 +73,8 @@ pub(crate) struct Api {
     router: Router,
     audit_log: AuditLog,
     places: Seats,
+    /// Requests that end, and are written down, without their clients.
+    tasks: TaskTracker,
 }
 
 /// The parts that requests are answered from.
@@ -187,7 +190,14 @@ impl Api {
             router,
             audit_log,
             places,
+            tasks: TaskTracker::new(),
         }
+    }
+
+    /// Waits for requests that have begun and whose clients may be gone. There must not be another one from here on.
+    pub(crate) async fn finish(&self) {
+        self.tasks.close();
+        self.tasks.wait().await;
     }
 
     /// Answers a request of somebody who has been authenticated, at `client` where they came over the network.
@@ -211,7 +221,7 @@ impl Api {
             return answering.await;
         }
         // A change that has begun ends, and is written down, also if its client goes away.
-        let answered = tokio::spawn(answering).await;
+        let answered = self.tasks.spawn(answering).await;
         answered.unwrap_or_else(|error| unanswered(&error))
     }
 
@@ -321,7 +331,8 @@ impl Api {
             move || this.write_down_login(&facts, CLIENT_GONE, None)
         };
         let (this, info) = (self.clone(), info.clone());
-        let task = tokio::spawn(async move { this.answer_login(request, info, &facts).await });
+        let task = async move { this.answer_login(request, info, &facts).await };
+        let task = self.tasks.spawn(task);
         let client = begun.or_abort(task.abort_handle(), abandoned);
         let response = task.await.unwrap_or_else(|error| unanswered(&error));
         client.answered();

@@ -20,6 +20,7 @@ use underpass_gateway::Front;
 
 pub use self::config::ServerConfig;
 use self::start::start;
+use crate::api::Api;
 use crate::audit;
 use crate::authentication::Authentication;
 use crate::limits;
@@ -63,6 +64,7 @@ struct Running {
     tunnel: Tunnel,
     quic: Endpoint,
     connections: Connections,
+    api: Api,
     tasks: Supervisor,
 }
 
@@ -174,9 +176,10 @@ impl Server {
         let running = &mut self.running;
         running.end();
         running.tasks.stop().await;
-        let gone = async { tokio::join!(running.connections.wait(), running.quic.wait_idle()) };
+        let (connections, quic) = (running.connections.wait(), running.quic.wait_idle());
+        let gone = async { tokio::join!(connections, quic, running.api.finish()) };
         if tokio::time::timeout(limits::END_TIME, gone).await.is_err() {
-            tracing::warn!("connections do not end");
+            tracing::warn!("connections, or requests to the API, do not end");
         }
         self.directory.write_uses().await;
         self.audit.flush(limits::AUDIT_FLUSH).await;

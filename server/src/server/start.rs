@@ -78,7 +78,7 @@ pub(super) async fn start(
     } = assemble(&config, given, &mut tasks)?;
 
     let operators = Socket::bind(&data).context("cannot listen at the operator's socket")?;
-    let operators = operators.serve(api, metrics.clone());
+    let operators = operators.serve(api.clone(), metrics.clone());
     tasks.start("serves the operator's socket", operators);
     if let Some(address) = config.metrics {
         tasks.start("serves metrics", metrics.listen(address).await?);
@@ -112,6 +112,7 @@ pub(super) async fn start(
             tunnel,
             quic: sockets.quic,
             connections,
+            api,
             tasks,
         },
     })

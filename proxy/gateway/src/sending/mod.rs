@@ -3,7 +3,7 @@
 //! hyper takes an answer faster than a slow client reads it. The bytes taken and not sent cost memory, and keep the answer's
 //! seat in its user's and its cluster's budgets (security rule 23). A client that reads nothing of an answer for
 //! [`limits::ANSWER_STALL`] is gone, as for kube-apiserver, whose requests have 60 s altogether. Its HTTP/2 stream is reset: the
-//! informers of one program share a connection. The bytes that h2 has already stay there, and keep the seat. The connection ends
+//! informers of one program share a connection. An answer that h2 has as a whole stays there, and keeps its seat. The connection ends
 //! where that stands still as long again, unless a load balancer carries others' requests on it.
 
 use std::{

@@ -14,12 +14,12 @@ use hyper::{body::Incoming, client::conn::http2::SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use underpass_authenticate::{AuthenticateError, Authenticated, Authenticator, Caller};
 use underpass_core::{
-    Access, AuthorizeError, Authorizer, Body, BoxedIo, ClusterName, Clusters, ConnectError,
-    ConnectionInfo, Nobody, Open, Peer, Protocol, Revocation,
+    Access, Authority, AuthorizeError, Authorizer, Body, BoxedIo, ClusterName, Clusters,
+    ConnectError, ConnectionInfo, Nobody, Open, Peer, Protocol, Revocation,
 };
 
 use super::*;
-use crate::{Connection, Fallback, Front, FrontConfig, ServeError, Standing, Strangers};
+use crate::{Connection, Fallback, Front, FrontConfig, Holder, ServeError, Standing, Strangers};
 
 async fn stalls(sendings: &Sendings, within: Duration) -> bool {
     tokio::time::timeout(within, sendings.stalled())
@@ -71,8 +71,13 @@ struct Pages {
 
 #[async_trait]
 impl Fallback for Pages {
-    async fn handle(&self, request: Request<Incoming>, _: &Connection) -> Response<Body> {
+    async fn handle(&self, request: Request<Incoming>, connection: &Connection) -> Response<Body> {
         Response::new(match request.uri().path() {
+            "/known" => {
+                drop(connection.standing().recognise(holder()));
+                underpass_core::empty()
+            }
+            "/hangs" => std::future::pending().await,
             "/crumbs" => underpass_core::boxed(Crumbs(Arc::clone(&self.taken))),
             "/drops" => underpass_core::boxed(Drops::default()),
             _ => underpass_core::full(vec![b'x'; 4096]),
@@ -113,6 +118,10 @@ impl http_body::Body for Drops {
         self.0 = None;
         Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(b"x")))))
     }
+}
+
+fn holder() -> Holder {
+    Holder::User(Authority::Directory, "alice".into())
 }
 
 struct NobodyThere;
@@ -293,4 +302,37 @@ async fn rule_23_an_answer_in_crumbs_has_few_of_them_unsent() {
     // The socket and the writer have room for some thousand frames.
     assert!((1..20_000).contains(&before), "{before}");
     drop((answered, connection, serving));
+}
+
+/// A request that is answered at once does not forgive the body of another one that came in the same burst.
+#[tokio::test]
+async fn rule_23_unread_bodies_of_a_burst_are_charged() {
+    const BODY: usize = 200 * 1024;
+    let strangers = Strangers::default();
+    let standing = strangers.enter(IpAddr::from([192, 0, 2, 1]));
+    let (client, server) = tokio::io::duplex(4 * BODY);
+    let front = front(Pages::default());
+    let serving =
+        tokio::spawn(async move { front.serve_stranger(server, info(peer()), standing).await });
+    let (mut sender, connection) = h2::client::handshake(client).await.unwrap();
+    let connection = tokio::spawn(connection);
+    let ask = |sender: &mut h2::client::SendRequest<Bytes>, path: &str, end| {
+        sender.send_request(get(path).map(|_| ()), end).unwrap()
+    };
+    ask(&mut sender, "/known", true).0.await.unwrap();
+    assert_eq!(strangers.known_bytes(), 0);
+    let (answered, _) = ask(&mut sender, "/k8s/clusters/edge", true);
+    let (_hangs, mut upload) = ask(&mut sender, "/hangs", false);
+    upload
+        .send_data(Bytes::from(vec![b'x'; BODY]), true)
+        .unwrap();
+    answered.await.unwrap();
+    let charged = async {
+        while strangers.known_bytes() < BODY - limits::KNOWN_HEAD_FREE {
+            tokio::task::yield_now().await;
+        }
+    };
+    let in_time = tokio::time::timeout(Duration::from_secs(20), charged).await;
+    in_time.expect("all of it is charged");
+    drop((connection, serving));
 }

@@ -52,9 +52,15 @@ impl Charge {
 
     /// A piece of a body was read.
     pub(super) fn body_read(&mut self, bytes: usize) {
-        match &mut self.frames {
-            Some(frames) => frames.unread = frames.unread.saturating_sub(bytes),
-            None => self.read = 0,
+        if let Some(frames) = &mut self.frames {
+            frames.unread = frames.unread.saturating_sub(bytes);
+        }
+    }
+
+    /// The same of an authenticated HTTP/1.1 connection.
+    pub(super) fn body_piece_taken(&mut self) {
+        if self.frames.is_none() {
+            self.read = 0;
         }
     }
 

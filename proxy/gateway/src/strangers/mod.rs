@@ -127,6 +127,12 @@ impl Strangers {
         self.known().len()
     }
 
+    /// The charges of authenticated connections.
+    #[cfg(test)]
+    pub(crate) fn known_bytes(&self) -> usize {
+        self.known().unasked()
+    }
+
     /// Sets the gauges.
     pub fn record(&self) {
         let gauge = |number: usize| u32::try_from(number).map_or(f64::MAX, f64::from);
@@ -182,6 +188,16 @@ impl Counted {
         let mut charge = self.charge();
         change(&mut charge);
         !self.is_known() || self.settle(&mut charge)
+    }
+
+    /// The same where the connection is authenticated. A stranger pays for all that came of it, whatever was taken.
+    fn change_known(&self, change: impl FnOnce(&mut Charge)) -> bool {
+        let mut charge = self.charge();
+        if !self.is_known() {
+            return true;
+        }
+        change(&mut charge);
+        self.settle(&mut charge)
     }
 
     fn settle(&self, charge: &mut Charge) -> bool {
@@ -325,7 +341,9 @@ impl Standing {
 
     /// A request's head has ended.
     pub(crate) fn head_ended(&self) {
-        self.change(Charge::taken);
+        if let Some(counted) = &self.0 {
+            counted.change_known(Charge::taken);
+        }
     }
 
     /// A request that may have a body: its bytes are unread until a handler reads them, or this is dropped.
@@ -390,7 +408,7 @@ impl Recognised {
     pub(crate) fn upgraded(&self) {
         if let Some(counted) = &self.0 {
             counted.upgraded.store(true, Ordering::Release);
-            counted.change(Charge::taken);
+            counted.change_known(Charge::taken);
         }
     }
 
@@ -442,7 +460,10 @@ pub(crate) struct UnreadBody(Standing);
 impl UnreadBody {
     /// So much of it was read.
     pub(crate) fn read(&self, bytes: usize) {
-        self.0.change(|charge| charge.body_read(bytes));
+        if let Some(counted) = &self.0.0 {
+            counted.change(|charge| charge.body_read(bytes));
+            counted.change_known(Charge::body_piece_taken);
+        }
     }
 }
 
@@ -523,13 +544,16 @@ mod tests {
         headers.append("a", HeaderValue::from_static("b"));
         assert!(standing.charge(5000));
         for _ in 0..3 {
+            standing.head_ended();
+            let body = standing.body();
+            body.read(10);
             let request = standing.recognise(user("alice"));
             assert_eq!((strangers.bytes(), strangers.known_connections()), (0, 1));
             assert!(standing.charge(1 << 20), "what alice sends is hers");
             // Somebody else asks meanwhile, and has not said who they are.
             let held = standing.hold(&headers).unwrap();
             assert!(strangers.bytes() > limits::STRANGER_HEADER_LINE);
-            drop((held, request));
+            drop((held, request, body));
             assert_eq!(strangers.bytes(), limits::STRANGER_BASE);
             assert_eq!(
                 (strangers.connections(), strangers.known_connections()),

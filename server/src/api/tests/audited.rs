@@ -289,3 +289,30 @@ async fn rule_15_a_login_whose_client_goes_away_is_written_down() {
     assert_eq!(event["responseStatus"]["code"], 499, "{event}");
     assert!(event.to_string().contains("alice"), "{event}");
 }
+
+/// A server that stops waits for the requests whose clients are gone.
+#[tokio::test]
+async fn rule_15_what_has_begun_is_written_down_before_the_server_ends() {
+    let known = Kept::default();
+    let backend = Backend::start("kept", Box::new(known.clone()), BackendConfig::default());
+    let store = Arc::new(Slow {
+        store: MemoryStore::default(),
+        asked: Notify::new(),
+        go_on: Notify::new(),
+    });
+    let audit_log = AuditLog::new(Policy::everything(), vec![backend]);
+    let world = World::over(store.clone(), audit_log.clone()).await;
+    let user = json!({"name": "alice", "spec": {}});
+    tokio::select! {
+        _ = world.operate(Method::POST, "/v1/users", user) => panic!("the store has not written"),
+        () = store.asked.notified() => {}
+    }
+    {
+        let mut finishing = std::pin::pin!(world.api.finish());
+        assert!(futures_util::poll!(&mut finishing).is_pending());
+        store.go_on.notify_one();
+        finishing.await;
+    }
+    assert_eq!(audit_log.flush(Duration::from_secs(20)).await, 0);
+    assert_eq!(known.nth(1).await["responseStatus"]["code"], 201);
+}
