@@ -190,7 +190,7 @@ impl Counted {
         !self.is_known() || self.settle(&mut charge)
     }
 
-    /// The same where the connection is authenticated. A stranger pays for all that came of it, whatever was taken.
+    /// The same where the connection is authenticated. A stranger pays for all of its bytes, those that were taken as well.
     fn change_known(&self, change: impl FnOnce(&mut Charge)) -> bool {
         let mut charge = self.charge();
         if !self.is_known() {
