@@ -2,6 +2,7 @@
 //!
 //! In earnest [`Server`] runs where agents can reach it, and [`agent`] where nobody can.
 
+pub mod directory;
 pub mod kubernetes;
 pub mod word;
 

@@ -11,8 +11,9 @@ use anyhow::{Context, Result};
 use serde_json::Value;
 use underpass_api::client::{Client, Credential, Server as Url};
 use underpass_authenticate::Step;
-use underpass_core::{AuthenticationMethod, ClusterName, Role, Selector, Subject};
-use underpass_directory::{Agent, Binding, Cluster, Draft, Expect, MemoryStore};
+use underpass_core::{AuthenticationMethod, ClusterName};
+use underpass_directory::MemoryStore;
+use underpass_examples::directory::fill;
 use underpass_examples::kubernetes::{api_server, serve_api_server};
 use underpass_examples::word::Word;
 use underpass_https::Roots;
@@ -61,31 +62,4 @@ async fn main() -> Result<()> {
     }
     server.stop().await;
     Ok(())
-}
-
-/// A cluster, its agent's key, and who may read it.
-fn fill(draft: &mut Draft, edge: &ClusterName, key: &str) -> Result<()> {
-    let created = draft.now();
-    let cluster = Cluster {
-        created,
-        labels: Default::default(),
-        direct: None,
-    };
-    draft.put("edge", cluster, Expect::Absent)?;
-    let agent = Agent {
-        created,
-        cluster: edge.clone(),
-        key: key.to_owned(),
-    };
-    draft.put("agent", agent, Expect::Absent)?;
-    let readers = Binding {
-        created,
-        subjects: [Subject::group("readers".parse()?)].into(),
-        clusters: Selector {
-            names: [edge.clone()].into(),
-            ..Selector::default()
-        },
-        role: Role::View,
-    };
-    Ok(draft.put("readers", readers, Expect::Absent)?)
 }
