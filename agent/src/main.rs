@@ -150,7 +150,7 @@ async fn serve_until_asked(
 /// its files have changed.
 async fn reload(cli: &Cli, sessions: &Sessions, connection: &Connection) -> Option<Connection> {
     match cluster::api_server(cli).await {
-        Ok(api_server) => sessions.reach(Arc::new(api_server)),
+        Ok(api_server) => sessions.use_api_server(Arc::new(api_server)),
         Err(error) => tracing::error!("keeping the API server as it was: {error:#}"),
     }
     match Connection::read(cli) {

@@ -44,7 +44,7 @@ impl Sessions {
     }
 
     /// Sends new streams to another API server, or to the same with other credentials. Streams that are open stay where they are.
-    pub(crate) fn reach(&self, api_server: Arc<ApiServer>) {
+    pub(crate) fn use_api_server(&self, api_server: Arc<ApiServer>) {
         *lock(&self.api_server) = api_server;
     }
 

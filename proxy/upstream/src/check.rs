@@ -4,7 +4,7 @@ use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use serde::Deserialize;
 
-use super::{ApiServer, CredentialError, error::SendError, reach::Reach};
+use super::{ApiServer, CredentialError, error::SendError, generation::Generation};
 use underpass_core::{Body, BoxError, limits};
 
 /// Why the API server is not ready for us.
@@ -48,13 +48,13 @@ impl ApiServer {
     }
 
     async fn version(&self) -> Result<String, CheckError> {
-        let reach = self.reach().await;
-        let credential = reach.credential.header().await;
+        let generation = self.generation().await;
+        let credential = generation.credential.header().await;
         let credential = credential.map_err(CheckError::Credential)?;
-        let asked = reach.ask_for_version(credential).await;
+        let asked = generation.ask_for_version(credential).await;
         let response = asked.map_err(CheckError::Send)?;
         if response.status() == StatusCode::UNAUTHORIZED {
-            reach.refused().await;
+            generation.refused().await;
             return Err(CheckError::Unauthorized);
         }
         if response.status() != StatusCode::OK {
@@ -67,7 +67,7 @@ impl ApiServer {
     }
 }
 
-impl Reach {
+impl Generation {
     /// Asks for the version with this credential, as ourselves.
     pub(super) async fn ask_for_version(
         &self,

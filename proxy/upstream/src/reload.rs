@@ -7,7 +7,7 @@ use std::{
 
 use tokio::{task::JoinHandle, time::Instant};
 
-use super::{ApiServer, ApiServerError, ApiServerOptions, files::Stamps, reach::Reach};
+use super::{ApiServer, ApiServerError, ApiServerOptions, files::Stamps, generation::Generation};
 use underpass_core::{BoxError, Exec, limits};
 
 /// Where the configuration of an API server comes from.
@@ -44,7 +44,7 @@ pub(super) struct Reader {
 
 /// A reading, and the state of its files before it.
 pub(super) struct Read {
-    reach: Reach,
+    generation: Generation,
     stamps: Stamps,
 }
 
@@ -53,10 +53,10 @@ impl Reader {
     fn read(&self) -> Result<Read, ApiServerError> {
         let before = Stamps::of(self.source.files());
         let config = self.source.load().map_err(ApiServerError::Source)?;
-        let reach = Reach::new(&config, &self.options, self.plugin.as_ref())?;
+        let generation = Generation::new(&config, &self.options, self.plugin.as_ref())?;
         // Those that the configuration names are known only now: one that changed meanwhile is read again.
-        let stamps = before.and(reach.files());
-        Ok(Read { reach, stamps })
+        let stamps = before.and(generation.files());
+        Ok(Read { generation, stamps })
     }
 }
 
@@ -64,7 +64,7 @@ impl Reader {
 #[derive(Debug)]
 pub(super) struct Reload {
     reader: Arc<Reader>,
-    current: Mutex<Arc<Reach>>,
+    current: Mutex<Arc<Generation>>,
     looking: tokio::sync::Mutex<Looking>,
 }
 
@@ -97,12 +97,12 @@ impl Reload {
         };
         Ok(Self {
             reader,
-            current: Mutex::new(Arc::new(read.reach)),
+            current: Mutex::new(Arc::new(read.generation)),
             looking: tokio::sync::Mutex::new(looking),
         })
     }
 
-    fn current(&self) -> Arc<Reach> {
+    fn current(&self) -> Arc<Generation> {
         let current = self.current.lock();
         Arc::clone(&current.unwrap_or_else(PoisonError::into_inner))
     }
@@ -111,7 +111,7 @@ impl Reload {
     ///
     /// # Cancel safety
     /// May be dropped: another request goes on with what it waited for.
-    async fn now(&self) -> Arc<Reach> {
+    async fn now(&self) -> Arc<Generation> {
         let mut looking = self.looking.lock().await;
         let current = self.current();
         let refused_plugin = current.is_of_a_refused_plugin();
@@ -132,12 +132,12 @@ impl Reload {
             looking.reading = Some(spawn(&self.reader));
         }
         match looking.finish().await {
-            Some(reach) => {
+            Some(generation) => {
                 tracing::info!("the configuration for the API server was read again");
-                let reach = Arc::new(reach);
+                let generation = Arc::new(generation);
                 let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
-                *current = Arc::clone(&reach);
-                reach
+                *current = Arc::clone(&generation);
+                generation
             }
             None => current,
         }
@@ -151,7 +151,7 @@ fn spawn(reader: &Arc<Reader>) -> JoinHandle<Result<Read, ApiServerError>> {
 
 impl Looking {
     /// Waits for the reading. The last one is kept where it fails: files may be half written.
-    async fn finish(&mut self) -> Option<Reach> {
+    async fn finish(&mut self) -> Option<Generation> {
         let reading = self.reading.as_mut()?;
         let read = tokio::time::timeout(limits::EXEC_TIME, reading).await;
         // Those who waited meanwhile do not wait as long again.
@@ -166,7 +166,7 @@ impl Looking {
         match read.map_err(ApiServerError::Read).and_then(|read| read) {
             Ok(read) => {
                 self.stamps = read.stamps;
-                Some(read.reach)
+                Some(read.generation)
             }
             Err(error) => {
                 tracing::warn!(
@@ -181,7 +181,7 @@ impl Looking {
 
 impl ApiServer {
     /// The way to the API server for a request that begins now.
-    pub(super) async fn reach(&self) -> Arc<Reach> {
+    pub(super) async fn generation(&self) -> Arc<Generation> {
         self.reload.now().await
     }
 }
@@ -235,7 +235,7 @@ mod tests {
         tokio::time::resume();
     }
 
-    fn same(one: &Arc<Reach>, other: &Arc<Reach>) -> bool {
+    fn same(one: &Arc<Generation>, other: &Arc<Generation>) -> bool {
         Arc::ptr_eq(one, other)
     }
 
@@ -283,7 +283,7 @@ mod tests {
 
     /// The certificate that a client shows, and whether it trusts the server.
     async fn meet(
-        reach: &Reach,
+        generation: &Generation,
         listener: &TcpListener,
         acceptor: &TlsAcceptor,
     ) -> (Result<(), ConnectError>, Option<CertificateDer<'static>>) {
@@ -292,7 +292,7 @@ mod tests {
             let stream = acceptor.accept(tcp).await.ok()?;
             Some(stream.get_ref().1.peer_certificates()?.first()?.clone())
         };
-        let (connected, shown) = tokio::join!(reach.endpoint.connect(Offer::Both), accepting);
+        let (connected, shown) = tokio::join!(generation.endpoint.connect(Offer::Both), accepting);
         (connected.map(drop), shown)
     }
 
@@ -342,13 +342,13 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let reload = start(config(listener.local_addr().unwrap().port()), Some(&ca)).await;
         let acceptor = tls(&new, &[]);
-        let reach = reload.now().await;
-        let (connected, _) = meet(&reach, &listener, &acceptor).await;
+        let generation = reload.now().await;
+        let (connected, _) = meet(&generation, &listener, &acceptor).await;
         assert!(matches!(connected, Err(ConnectError::Tls(_))));
         fs::write(&ca, new.certificate.pem()).unwrap();
         pass(limits::RELOAD_PAUSE).await;
-        let reach = reload.now().await;
-        meet(&reach, &listener, &acceptor).await.0.unwrap();
+        let generation = reload.now().await;
+        meet(&generation, &listener, &acceptor).await.0.unwrap();
     }
 
     /// A plugin whose token has no expiry, and is the number of its runs.
@@ -407,8 +407,8 @@ mod tests {
             runs.unwrap().lines().count()
         };
         let before = runs();
-        let reach = reload.now().await;
-        reach.refused().await;
+        let generation = reload.now().await;
+        generation.refused().await;
         pass(limits::EXEC_PAUSE).await;
         for _ in 0..3 {
             let hangs = async {
@@ -418,9 +418,9 @@ mod tests {
                 pass(limits::EXEC_TIME).await;
             };
             let (now, ()) = tokio::join!(reload.now(), hangs);
-            assert!(same(&reach, &now));
+            assert!(same(&generation, &now));
             // Others do not wait as long again.
-            assert!(same(&reach, &reload.now().await));
+            assert!(same(&generation, &reload.now().await));
             pass(limits::EXEC_PAUSE).await;
         }
         assert_eq!(runs(), before + 1);

@@ -13,7 +13,7 @@ use hyper::{body::Incoming, server::conn::http1, service::service_fn, upgrade::O
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::{ApiServer, endpoint::Offer, pool::origin_form, reach::Reach};
+use super::{ApiServer, endpoint::Offer, generation::Generation, pool::origin_form};
 use underpass_core::{
     Body, Identity, Rejection,
     body::{self, Guarded},
@@ -77,8 +77,8 @@ impl ApiServer {
         let service = service_fn(async |mut request: Request<Incoming>| {
             lock(&left).client = Some(hyper::upgrade::on(&mut request));
             let discovery = headers::asks_for_discovery(request.headers());
-            let reach = self.reach().await;
-            let answered = reach.answer(request, identity, &left).await;
+            let generation = self.generation().await;
+            let answered = generation.answer(request, identity, &left).await;
             Ok::<_, Infallible>(answered.unwrap_or_else(|rejection| match discovery {
                 true => rejection.to_discovery_response(),
                 false => rejection.to_response(),
@@ -116,7 +116,7 @@ impl ApiServer {
     }
 }
 
-impl Reach {
+impl Generation {
     async fn answer(
         &self,
         request: Request<Incoming>,

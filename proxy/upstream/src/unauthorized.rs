@@ -9,7 +9,7 @@ use std::time::Instant;
 use http::{HeaderValue, StatusCode};
 use tokio::sync::Mutex;
 
-use super::{error::SendError, reach::Reach};
+use super::{error::SendError, generation::Generation};
 use underpass_core::{Rejection, RequestInfo, limits};
 
 /// The API server's last word about our credential.
@@ -32,7 +32,7 @@ impl Answer {
     }
 }
 
-impl Reach {
+impl Generation {
     /// The caller's answer to a request that was sent with `credential` and got a 401.
     pub(super) async fn unauthorized(
         &self,

@@ -1,4 +1,4 @@
-//! The way to the API server, as one reading of the configuration has it.
+//! A generation of the configuration for the API server: address, TLS, credential and connections of one reading.
 
 use std::{
     path::PathBuf,
@@ -20,7 +20,7 @@ use underpass_core::{Exec, ImpersonationPolicy};
 /// Address, TLS and credential, and the connections that were made with them. A later reading replaces all of it; requests
 /// under way end on the one that they began with.
 #[derive(Debug)]
-pub(super) struct Reach {
+pub(super) struct Generation {
     pub(super) endpoint: Arc<Endpoint>,
     pub(super) credential: Credential,
     pub(super) policy: ImpersonationPolicy,
@@ -34,7 +34,7 @@ pub(super) struct Reach {
     files: Vec<PathBuf>,
 }
 
-impl Reach {
+impl Generation {
     /// Reads what `config` names. Blocks: files are read and plugins run.
     pub(super) fn new(
         config: &kube::Config,
