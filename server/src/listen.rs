@@ -84,9 +84,11 @@ impl Connections {
     fn spawn(&self, serving: impl Future<Output = ()> + Send + 'static) {
         let end = self.end.clone();
         self.open.spawn(async move {
+            // The end first: a connection that is woken together with it must not begin another change.
             tokio::select! {
-                () = serving => {}
+                biased;
                 () = end.cancelled() => {}
+                () = serving => {}
             }
         });
     }

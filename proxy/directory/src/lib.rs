@@ -193,6 +193,11 @@ impl Directory {
                 self.reload().await?;
                 Ok(None)
             }
+            // Nothing has changed: a reading would make revocations wait for each change that finds a full disk.
+            Err(error @ CommitError::Store(_)) => {
+                self.failed(&error);
+                Err(error.into())
+            }
             Err(error) => {
                 self.failed(&error);
                 // The store may tell now whether it has written. Where it does not, `keep_store` reads it later.

@@ -1,5 +1,6 @@
 //! The directory as its users see it, over a store in memory.
 
+mod full;
 mod names;
 
 use std::collections::BTreeSet;

@@ -84,7 +84,8 @@ impl From<ChangeError> for Problem {
                 return Self::later(StatusCode::SERVICE_UNAVAILABLE, error.to_string(), 1);
             }
             ChangeError::Store(_) => {
-                tracing::error!("the directory was not changed: {}", chain(&error));
+                // The directory says once that it cannot be written: a line for each change would fill the disk that is full.
+                tracing::debug!("the directory was not changed: {}", chain(&error));
                 return Self::later(
                     StatusCode::SERVICE_UNAVAILABLE,
                     "the directory cannot be written, and nothing was changed; the server's log says why",

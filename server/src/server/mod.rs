@@ -176,8 +176,11 @@ impl Server {
         let running = &mut self.running;
         running.end();
         running.tasks.stop().await;
-        let (connections, quic) = (running.connections.wait(), running.quic.wait_idle());
-        let gone = async { tokio::join!(connections, quic, running.api.finish()) };
+        let gone = async {
+            tokio::join!(running.connections.wait(), running.quic.wait_idle());
+            // What they have begun.
+            running.api.finish().await;
+        };
         if tokio::time::timeout(limits::END_TIME, gone).await.is_err() {
             tracing::warn!("connections, or requests to the API, do not end");
         }

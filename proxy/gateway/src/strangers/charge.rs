@@ -46,7 +46,9 @@ impl Charge {
     pub(super) fn frames_came(&mut self, head: usize, data: usize) {
         if let Some(frames) = &mut self.frames {
             frames.head = head;
-            frames.unread = frames.unread.saturating_add(data);
+            // HTTP/2 lets a client send no more ahead; above that are bodies that were dropped unread beside others.
+            let most = limits::FRONT_CONNECTION_WINDOW as usize;
+            frames.unread = frames.unread.saturating_add(data).min(most);
         }
     }
 
@@ -119,6 +121,22 @@ mod tests {
         assert_eq!(charge.due(), 1000);
         charge.body_read(600);
         assert_eq!(charge.due(), 400);
+        charge.body_gone();
+        assert_eq!(charge.due(), 0);
+    }
+
+    /// Beside a body that lasts, nobody knows what was dropped of others: h2 has let go of it.
+    #[test]
+    fn rule_23_bodies_that_were_dropped_unread_are_charged_to_a_bound() {
+        let mut charge = Charge::default();
+        charge.by_frames();
+        charge.body_begun();
+        for _ in 0..10_000 {
+            charge.body_begun();
+            charge.frames_came(0, limits::FRONT_STREAM_WINDOW as usize);
+            charge.body_gone();
+        }
+        assert!(charge.due() <= limits::FRONT_CONNECTION_WINDOW as usize);
         charge.body_gone();
         assert_eq!(charge.due(), 0);
     }
