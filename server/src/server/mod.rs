@@ -178,7 +178,7 @@ impl Server {
         running.tasks.stop().await;
         let gone = async {
             tokio::join!(running.connections.wait(), running.quic.wait_idle());
-            // What they have begun.
+            // Requests that those connections have begun.
             running.api.finish().await;
         };
         if tokio::time::timeout(limits::END_TIME, gone).await.is_err() {
