@@ -8,7 +8,6 @@ use anyhow::{Context, Result, bail};
 use quinn::Endpoint;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
@@ -22,6 +21,7 @@ use underpass_tunnel::{Acceptor, chain};
 use crate::limits;
 use crate::occasional::Occasional;
 use crate::proxies::TrustedProxies;
+use crate::supervise::Children;
 use crate::tunnel::Tunnel;
 
 /// How often another port is tried where the system chose one for TCP that is taken for UDP.
@@ -64,9 +64,8 @@ impl Sockets {
 
 /// Serves QUIC agents until the endpoint is closed.
 pub(crate) async fn serve_quic(endpoint: Endpoint, acceptor: Arc<Acceptor>, tunnel: Tunnel) {
-    let mut handshakes = JoinSet::new();
+    let mut handshakes = Children::default();
     while let Some(incoming) = endpoint.accept().await {
-        while handshakes.try_join_next().is_some() {}
         let (acceptor, tunnel) = (Arc::clone(&acceptor), tunnel.clone());
         let remote = incoming.remote_address().ip().to_canonical();
         handshakes.spawn(async move { tunnel.serve(acceptor.accept_quic(incoming).await, remote) });

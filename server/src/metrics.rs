@@ -14,7 +14,6 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use underpass_core::limits::STRANGER_BASE;
 use underpass_core::{Body, full};
@@ -25,6 +24,7 @@ use underpass_tunnel::transport::TransportKind;
 use crate::limits;
 use crate::occasional::Occasional;
 use crate::readiness::Readiness;
+use crate::supervise::Children;
 use crate::tunnel::Tunnel;
 
 /// The path that Prometheus asks for.
@@ -128,12 +128,11 @@ impl Answers for Metrics {
 async fn accept(listener: TcpListener, metrics: Arc<impl Answers>) {
     let visitors = visitors();
     let stuck = Occasional::default();
-    let mut connections = JoinSet::new();
+    let mut connections = Children::default();
     loop {
         match listener.accept().await {
             Ok((stream, peer)) => {
                 let (metrics, standing) = (Arc::clone(&metrics), visitors.enter(peer.ip()));
-                while connections.try_join_next().is_some() {}
                 connections.spawn(serve_connection(stream, standing, metrics));
             }
             Err(error) => {

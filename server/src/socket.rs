@@ -13,7 +13,6 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::task::JoinSet;
 use underpass_api::client::SocketAddress;
 
 use crate::api::{Api, Requester};
@@ -21,6 +20,7 @@ use crate::data_dir::DataDir;
 use crate::limits;
 use crate::metrics::{self, Metrics};
 use crate::occasional::Occasional;
+use crate::supervise::Children;
 
 /// Its name in the data directory.
 pub(crate) const NAME: &str = "api.sock";
@@ -50,11 +50,10 @@ impl Socket {
     /// Answers, for as long as the future lives. Its connections end with it.
     pub(crate) async fn serve(self, api: Api, metrics: Metrics) {
         let stuck = Occasional::default();
-        let mut connections = JoinSet::new();
+        let mut connections = Children::default();
         loop {
             match self.listener.accept().await {
                 Ok((stream, _)) => {
-                    while connections.try_join_next().is_some() {}
                     connections.spawn(serve_connection(stream, api.clone(), metrics.clone()));
                 }
                 Err(error) => {

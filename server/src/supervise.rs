@@ -14,6 +14,18 @@ pub(crate) struct Supervisor {
     names: Vec<(AbortHandle, &'static str)>,
 }
 
+/// Tasks that end by themselves, or with their owner: one for each connection of a listener.
+#[derive(Debug, Default)]
+pub(crate) struct Children(JoinSet<()>);
+
+impl Children {
+    pub(crate) fn spawn(&mut self, work: impl Future<Output = ()> + Send + 'static) {
+        // Lets go of those that have ended.
+        while self.0.try_join_next().is_some() {}
+        self.0.spawn(work);
+    }
+}
+
 /// A task ended that must not, with its reason.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the server cannot go on: the task that {task} has ended{}", because(.panic.as_deref()))]

@@ -21,7 +21,7 @@ use tokio::{
     time::Instant,
 };
 
-use super::{Connection, Front, Standing, linger::Lingering, strangers::Framed};
+use super::{Connection, Front, Standing, linger::Lingering, strangers::frames};
 use underpass_core::{
     Body, BoxError, ConnectionInfo, Protocol,
     body::{self, Guard, Guarded},
@@ -145,7 +145,7 @@ impl Front {
                 Ok::<_, Infallible>(active.hold(response))
             }
         });
-        let io = Framed::new(io, connection.standing().clone());
+        let io = frames::charged(io, connection.standing().clone());
         let (io, driven) = DeferredFlush::pair(io);
         let spawner = Spawner::default();
         let serving = http2(spawner.clone()).serve_connection(TokioIo::new(io), service);

@@ -80,6 +80,7 @@ impl Authentication {
             built: Mutex::default(),
             retired: Mutex::default(),
         };
+        authentication.own_names_must_differ()?;
         authentication.refresh()?;
         Ok(Arc::new(authentication))
     }
@@ -205,8 +206,17 @@ impl Authentication {
         }
     }
 
-    /// Refuses an entry that has the name of one of the embedder's authenticators, and two of those with one name: users of both
-    /// would be users of one authority (rule 22).
+    /// Refuses two of the embedder's authenticators with one name: users of both would be users of one authority (rule 22).
+    fn own_names_must_differ(&self) -> Result<(), AuthenticationError> {
+        let mut names = HashSet::new();
+        let mut own = self.surroundings.own.iter().map(Step::name);
+        match own.find(|name| !names.insert(*name)) {
+            Some(name) => Err(AuthenticationError::OwnTwice(name.to_owned())),
+            None => Ok(()),
+        }
+    }
+
+    /// The same of an entry that has the name of one of them.
     fn names_must_differ(&self, entries: &[Entry]) -> Result<(), AuthenticationError> {
         let own = &self.surroundings.own;
         for (position, entry) in entries.iter().enumerate() {
@@ -216,11 +226,7 @@ impl Authentication {
                 return Err(AuthenticationError::entry(at, "name", why));
             }
         }
-        let mut names = HashSet::new();
-        match own.iter().find(|own| !names.insert(own.name())) {
-            Some(own) => Err(AuthenticationError::OwnTwice(own.name().to_owned())),
-            None => Ok(()),
-        }
+        Ok(())
     }
 
     fn read_all(&self, entries: Vec<Entry>) -> Result<Vec<(Entry, Contents)>, AuthenticationError> {

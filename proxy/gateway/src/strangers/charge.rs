@@ -6,9 +6,10 @@ use underpass_core::limits;
 /// bytes that the server has not taken yet, and for answers that it has not sent, beyond [`limits::KNOWN_HEAD_FREE`].
 #[derive(Debug, Default)]
 pub(super) struct Charge {
-    /// Bytes read from the socket: of a stranger all of them, of an authenticated HTTP/1.1 connection those since its last
-    /// head or its last piece of a body.
-    pub(super) read: usize,
+    /// Of a stranger: all bytes read from the socket.
+    pub(super) strange: usize,
+    /// Of an authenticated HTTP/1.1 connection: those since its last head or its last piece of a body.
+    pub(super) ahead: usize,
     frames: Option<Frames>,
     unsent: usize,
     /// The charge among the authenticated.
@@ -39,7 +40,7 @@ impl Charge {
 
     /// An HTTP/1.1 head has ended, or a piece of a body was read.
     pub(super) fn taken(&mut self) {
-        self.read = 0;
+        self.ahead = 0;
     }
 
     /// Frames came: so much of a head that has not ended is there, and `data` bytes more of bodies.
@@ -54,15 +55,9 @@ impl Charge {
 
     /// A piece of a body was read.
     pub(super) fn body_read(&mut self, bytes: usize) {
-        if let Some(frames) = &mut self.frames {
-            frames.unread = frames.unread.saturating_sub(bytes);
-        }
-    }
-
-    /// The same of an authenticated HTTP/1.1 connection.
-    pub(super) fn body_piece_taken(&mut self) {
-        if self.frames.is_none() {
-            self.read = 0;
+        match &mut self.frames {
+            Some(frames) => frames.unread = frames.unread.saturating_sub(bytes),
+            None => self.ahead = 0,
         }
     }
 
@@ -94,7 +89,7 @@ impl Charge {
     pub(super) fn due(&self) -> usize {
         let came = match &self.frames {
             Some(frames) => frames.head.saturating_add(frames.unread),
-            None => self.read,
+            None => self.ahead,
         };
         let held = came.saturating_add(self.unsent);
         held.saturating_sub(limits::KNOWN_HEAD_FREE)

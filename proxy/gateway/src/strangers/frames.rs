@@ -1,12 +1,7 @@
 //! The frames of an HTTP/2 connection (RFC 9113, section 4.1), above its TLS: which of its bytes are kept until somebody takes them.
 
-use std::{
-    io::{self, IoSlice},
-    pin::Pin,
-    task::{Context, Poll, ready},
-};
-
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::AsyncRead;
+use tokio_util::io::InspectReader;
 
 use super::Standing;
 
@@ -110,75 +105,21 @@ impl Frames {
     }
 }
 
-/// A byte stream of HTTP/2 whose heads and bodies are charged to its connection.
-#[derive(Debug)]
-pub(crate) struct Framed<I> {
+/// A byte stream of HTTP/2 whose heads and bodies are charged to its connection, and not what is read of its socket. Where that
+/// is too much, the connection is closed as [`Standing::closed`] says.
+pub(crate) fn charged<I: AsyncRead>(
     io: I,
-    frames: Frames,
     standing: Standing,
-}
-
-impl<I> Framed<I> {
-    /// From now on the standing's connection is charged by frames.
-    pub(crate) fn new(io: I, standing: Standing) -> Self {
-        standing.charge_by_frames();
-        Self {
-            io,
-            frames: Frames::default(),
-            standing,
+) -> InspectReader<I, impl FnMut(&[u8])> {
+    standing.charge_by_frames();
+    let mut frames = Frames::default();
+    InspectReader::new(io, move |came: &[u8]| {
+        let before = frames.head;
+        let data = frames.came(came);
+        if data > 0 || frames.head != before {
+            standing.frames_came(frames.head, data);
         }
-    }
-}
-
-impl<I: AsyncRead + Unpin> AsyncRead for Framed<I> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let before = buf.filled().len();
-        ready!(Pin::new(&mut self.io).poll_read(cx, buf))?;
-        let head = self.frames.head;
-        let came = buf.filled().get(before..).unwrap_or_default();
-        let data = self.frames.came(came);
-        let changed = data > 0 || self.frames.head != head;
-        if changed && !self.standing.frames_came(self.frames.head, data) {
-            return Poll::Ready(Err(io::Error::other(
-                "it holds too much that nobody has asked for",
-            )));
-        }
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl<I: AsyncWrite + Unpin> AsyncWrite for Framed<I> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(cx, buf)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(cx)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.io.is_write_vectored()
-    }
+    })
 }
 
 #[cfg(test)]

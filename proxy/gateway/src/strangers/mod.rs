@@ -19,7 +19,7 @@
 
 mod charge;
 mod crowd;
-mod frames;
+pub(crate) mod frames;
 mod known;
 mod metered;
 
@@ -36,7 +36,6 @@ use http::HeaderMap;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
-pub(crate) use self::frames::Framed;
 use self::{
     charge::Charge,
     crowd::{Crowd, Id},
@@ -183,23 +182,17 @@ impl Counted {
         self.charge.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Changes the charge, and that of an authenticated connection among the others. False: the connection has to end.
-    fn change(&self, change: impl FnOnce(&mut Charge)) -> bool {
+    /// Changes the charge, and that of an authenticated connection among the others. The connection is closed where that is too
+    /// much.
+    fn change(&self, change: impl FnOnce(&mut Charge)) {
         let mut charge = self.charge();
         change(&mut charge);
-        !self.is_known() || self.settle(&mut charge)
-    }
-
-    /// The same where the connection is authenticated. A stranger pays for all of its bytes, those that were taken as well.
-    fn change_known(&self, change: impl FnOnce(&mut Charge)) -> bool {
-        let mut charge = self.charge();
-        if !self.is_known() {
-            return true;
+        if self.is_known() {
+            self.settle(&mut charge);
         }
-        change(&mut charge);
-        self.settle(&mut charge)
     }
 
+    /// False: the connection has to end.
     fn settle(&self, charge: &mut Charge) -> bool {
         let (due, before) = (charge.due(), charge.known);
         if due > before && !self.strangers.known().charge(self.id, due - before) {
@@ -226,7 +219,7 @@ impl Counted {
         if self.known.swap(true, Ordering::AcqRel) {
             return;
         }
-        let charged = std::mem::take(&mut charge.read);
+        let charged = std::mem::take(&mut charge.strange);
         if self.asks_for_others() {
             let all = charged.saturating_add(limits::STRANGER_BASE);
             self.strangers.crowd().refund(self.id, all);
@@ -246,7 +239,7 @@ impl Counted {
         let mut charge = self.charge();
         let before = self.requests.fetch_sub(1, Ordering::AcqRel);
         if before == 1 && self.asks_for_others() {
-            (charge.read, charge.known) = (0, 0);
+            (charge.ahead, charge.known) = (0, 0);
             self.known.store(false, Ordering::Release);
             self.strangers.known().leave(self.id);
             let mut crowd = self.strangers.crowd();
@@ -315,13 +308,13 @@ impl Standing {
         }
         let mut charge = counted.charge();
         if !counted.is_known() {
-            charge.read = charge.read.saturating_add(bytes);
+            charge.strange = charge.strange.saturating_add(bytes);
             return counted.strangers.crowd().charge(counted.id, bytes);
         }
         if charge.is_by_frames() {
             return true;
         }
-        charge.read = charge.read.saturating_add(bytes);
+        charge.ahead = charge.ahead.saturating_add(bytes);
         counted.settle(&mut charge)
     }
 
@@ -330,20 +323,19 @@ impl Standing {
         self.change(Charge::by_frames);
     }
 
-    fn frames_came(&self, head: usize, data: usize) -> bool {
-        self.change(|charge| charge.frames_came(head, data))
+    fn frames_came(&self, head: usize, data: usize) {
+        self.change(|charge| charge.frames_came(head, data));
     }
 
-    fn change(&self, change: impl FnOnce(&mut Charge)) -> bool {
-        let counted = self.0.as_ref();
-        counted.is_none_or(|counted| counted.change(change))
+    fn change(&self, change: impl FnOnce(&mut Charge)) {
+        if let Some(counted) = &self.0 {
+            counted.change(change);
+        }
     }
 
     /// A request's head has ended.
     pub(crate) fn head_ended(&self) {
-        if let Some(counted) = &self.0 {
-            counted.change_known(Charge::taken);
-        }
+        self.change(Charge::taken);
     }
 
     /// A request that may have a body: its bytes are unread until a handler reads them, or this is dropped.
@@ -408,7 +400,7 @@ impl Recognised {
     pub(crate) fn upgraded(&self) {
         if let Some(counted) = &self.0 {
             counted.upgraded.store(true, Ordering::Release);
-            counted.change_known(Charge::taken);
+            counted.change(Charge::taken);
         }
     }
 
@@ -460,10 +452,7 @@ pub(crate) struct UnreadBody(Standing);
 impl UnreadBody {
     /// So much of it was read.
     pub(crate) fn read(&self, bytes: usize) {
-        if let Some(counted) = &self.0.0 {
-            counted.change(|charge| charge.body_read(bytes));
-            counted.change_known(Charge::body_piece_taken);
-        }
+        self.0.change(|charge| charge.body_read(bytes));
     }
 }
 
@@ -605,7 +594,7 @@ mod tests {
         // Bodies that nobody reads, beside requests that are answered.
         let upload = standing.body();
         for _ in 0..64 {
-            assert!(standing.frames_came(0, 32 * 1024));
+            standing.frames_came(0, 32 * 1024);
             standing.head_ended();
             drop(standing.body());
         }

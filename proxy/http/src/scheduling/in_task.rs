@@ -53,7 +53,7 @@ impl Spawned {
 
     /// Takes turns until the last one woke no task, or others have waited for long enough.
     fn turns<T>(
-        self: &Arc<Self>,
+        &self,
         cx: &mut Context<'_>,
         mut turn: impl FnMut(&mut Context<'_>) -> Poll<T>,
     ) -> Poll<T> {
