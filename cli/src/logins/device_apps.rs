@@ -158,7 +158,7 @@ impl Known {
         let path = files::folder()?.join(FILE);
         match files::read(&path)? {
             None => Ok(Self::default()),
-            // Nobody's app would be anybody's.
+            // An empty list would give every app to the next server.
             Some(text) => serde_json::from_slice(&text)
                 .with_context(|| format!("{} is not the list of apps of device logins: restore it, or remove it and log in only at servers that you know", path.display())),
         }

@@ -83,7 +83,7 @@ mod tests {
     use super::super::files::FOLDER;
     use super::*;
 
-    /// At a port where nobody listens.
+    /// A login at a closed port.
     fn login(token: &str, age: Duration) -> Saved {
         let ca = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
         let now = OffsetDateTime::now_utc();

@@ -22,7 +22,7 @@ use crate::stub::{Renewals, Stub};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_underpass");
 
-/// Somebody's machine.
+/// The home and the programs of a test's user.
 struct Machine {
     home: tempfile::TempDir,
 }

@@ -105,7 +105,7 @@ pub enum Rejection {
     #[error("the API server does not accept the credential that Underpass has for it")]
     AgentUnauthorized,
     /// The API server knows us, and passed on the 401 of an aggregated API server behind it. It is no 401 for the caller:
-    /// client-go would drop the credential of this server, which nobody has refused.
+    /// client-go would drop the credential of this server, which this server accepts.
     #[error(
         "the aggregated API \"{api}\" of the cluster answered 401 Unauthorized: kube-apiserver accepts the request, and the \
          API server behind that API does not accept the caller; another login does not help, its administrator can"
