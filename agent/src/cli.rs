@@ -9,7 +9,7 @@ use clap::{ArgGroup, Args, CommandFactory, FromArgMatches, Parser, ValueEnum};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::ParseError;
 use underpass_tunnel::transport::quic::{Congestion, Offload, QuicConfig, QuicConfigError};
-use underpass_tunnel::{CaPin, ProxyUrl, ProxyUrlError, ServerAddress, Transports};
+use underpass_tunnel::{CaPin, LinkCount, ProxyUrl, ProxyUrlError, ServerAddress, Transports};
 use url::Url;
 
 use crate::rbac::Rbac;
@@ -63,6 +63,15 @@ pub(crate) struct Cli {
     /// How to reach the server
     #[arg(long, env = "UNDERPASS_TRANSPORT", default_value = "auto")]
     pub(crate) transport: Transport,
+    /// How many connections to keep: two are one over QUIC and one over WebSocket where both get through, so that one
+    /// that dies without a word costs no more than a blink. One halves what an idle agent costs the server
+    #[arg(
+        long,
+        env = "UNDERPASS_LINKS",
+        default_value = "two",
+        value_name = "one|two"
+    )]
+    pub(crate) links: Links,
     /// HTTP proxy for WebSocket, instead of the environment's HTTPS_PROXY
     #[arg(
         long, env = "UNDERPASS_PROXY", hide_env_values = true, value_parser = proxy,
@@ -260,6 +269,24 @@ pub(crate) enum LogFormat {
     Text,
     /// For machines: one object a line
     Json,
+}
+
+/// How many connections a session keeps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Links {
+    /// The one that carries the session
+    One,
+    /// One of each transport
+    Two,
+}
+
+impl From<Links> for LinkCount {
+    fn from(links: Links) -> Self {
+        match links {
+            Links::One => Self::One,
+            Links::Two => Self::Two,
+        }
+    }
 }
 
 impl From<Transport> for Transports {

@@ -110,6 +110,7 @@ fn connector(cli: &Cli, files: &Files) -> Result<Connector> {
     let mut config = ConnectorConfig::new(first.host.clone(), first.port, trust, key);
     config.servers.clone_from(&cli.servers);
     config.transports = cli.transport.into();
+    config.links = cli.links.into();
     config.quic = cli.quic.config()?;
     config.quic_probe = cli.quic_probe;
     config.websocket_max_age = cli.websocket_max_age;

@@ -56,6 +56,13 @@ impl Tunnel {
                 }
                 return;
             }
+            Ok(Accepted::Standby(info)) => {
+                tracing::debug!(
+                    cluster = info.agent.as_str(), session = %info.id, transport = %info.transport,
+                    remote = info.remote.map(tracing::field::display), "a link stands by"
+                );
+                return;
+            }
             Ok(Accepted::Lane(info)) => {
                 tracing::debug!(
                     cluster = info.agent.as_str(), session = %info.id,

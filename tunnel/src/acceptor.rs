@@ -116,6 +116,8 @@ pub enum Accepted {
     Resumed(Box<Info>),
     /// A lane of an existing session, for its streams of the class bulk. The [`Info`] is the lane's.
     Lane(Box<Info>),
+    /// A transport of an existing session that stands by, for when the other one falls silent. The [`Info`] is its own.
+    Standby(Box<Info>),
 }
 
 impl Accepted {
@@ -123,7 +125,7 @@ impl Accepted {
     pub fn info(&self) -> &Info {
         match self {
             Self::New(session) => session.info(),
-            Self::Resumed(info) | Self::Lane(info) => info,
+            Self::Resumed(info) | Self::Lane(info) | Self::Standby(info) => info,
         }
     }
 
@@ -131,7 +133,7 @@ impl Accepted {
     pub fn into_session(self) -> Option<Session> {
         match self {
             Self::New(session) => Some(session),
-            Self::Resumed(_) | Self::Lane(_) => None,
+            Self::Resumed(_) | Self::Lane(_) | Self::Standby(_) => None,
         }
     }
 }
@@ -326,6 +328,7 @@ impl Acceptor {
             Admitted::Resumed(session, claim) => {
                 let role = match claim.wish {
                     Wish::Lane => LinkRole::Lane,
+                    Wish::Standby => LinkRole::Standby,
                     Wish::Main | Wish::MainOrNew => LinkRole::Main,
                 };
                 let joining = joining(LinkId(claim.attempt), role, claim.received);
@@ -338,6 +341,7 @@ impl Acceptor {
                 Ok(match role {
                     LinkRole::Main => Accepted::Resumed(info),
                     LinkRole::Lane => Accepted::Lane(info),
+                    LinkRole::Standby => Accepted::Standby(info),
                 })
             }
         }

@@ -98,9 +98,10 @@ pub mod transport;
 
 pub use acceptor::{AcceptError, Accepted, Acceptor, AcceptorConfig, Admission, Denied};
 pub use connector::{
-    AttemptError, ConfigError, ConnectError, Connector, ConnectorConfig, DialError, NoProxy, Proxy,
-    ProxyConfigError, ProxyEnvError, ProxyError, ProxyUrl, ProxyUrlError, Reconnected, Resolve,
-    Route, RouteError, ServerAddress, Status, Step, SystemResolver, Transports,
+    AttemptError, ConfigError, ConnectError, Connector, ConnectorConfig, DialError, LinkCount,
+    NoProxy, Proxy, ProxyConfigError, ProxyEnvError, ProxyError, ProxyUrl, ProxyUrlError,
+    Reconnected, Resolve, Route, RouteError, ServerAddress, Status, Step, SystemResolver,
+    Transports,
 };
 pub use copy::{Copied, CopyError, copy_bidirectional};
 #[cfg(feature = "hyper")]

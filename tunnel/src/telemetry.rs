@@ -15,6 +15,7 @@ use crate::transport::{TransportError, TransportKind};
 const HANDSHAKE: &str = "underpass_tunnel_handshake_seconds";
 const TRANSPORTS: &str = "underpass_tunnel_transports_total";
 const TRANSPORTS_LOST: &str = "underpass_tunnel_transports_lost_total";
+const SWITCHES: &str = "underpass_tunnel_switches_total";
 const SESSIONS_ENDED: &str = "underpass_tunnel_sessions_ended_total";
 const ROUND_TRIP: &str = "underpass_tunnel_round_trip_seconds";
 const UNACKED: &str = "underpass_tunnel_unacked_bytes";
@@ -31,11 +32,15 @@ pub fn describe_metrics() {
     );
     metrics::describe_counter!(
         TRANSPORTS,
-        "Transports that joined a session, by protocol and why: new, resumed after a loss, moved to, or a lane beside"
+        "Transports that joined a session, by protocol and why: new, resumed after a loss, moved to, a lane beside, or one that stands by"
     );
     metrics::describe_counter!(
         TRANSPORTS_LOST,
         "Transports that sessions no longer have, by protocol and reason"
+    );
+    metrics::describe_counter!(
+        SWITCHES,
+        "Times that a session's standby took the place of its transport, by the protocol that took over"
     );
     metrics::describe_gauge!(
         ROUND_TRIP,
@@ -108,6 +113,8 @@ pub(crate) enum Joined {
     Moved,
     /// It is beside the one that the session has, for bulk streams.
     Lane,
+    /// It stands by, for when the one that the session has falls silent.
+    Standby,
 }
 
 pub(crate) fn transport_joined(kind: TransportKind, why: Joined) {
@@ -116,8 +123,14 @@ pub(crate) fn transport_joined(kind: TransportKind, why: Joined) {
         Joined::Resumed => "resumed",
         Joined::Moved => "moved",
         Joined::Lane => "lane",
+        Joined::Standby => "standby",
     };
     metrics::counter!(TRANSPORTS, "transport" => kind.name(), "why" => why).increment(1);
+}
+
+/// A transport that stood by took over.
+pub(crate) fn switched(to: TransportKind) {
+    metrics::counter!(SWITCHES, "transport" => to.name()).increment(1);
 }
 
 pub(crate) fn transport_lost(kind: TransportKind, loss: Option<&LinkLoss>) {

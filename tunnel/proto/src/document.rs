@@ -3,7 +3,7 @@
 use super::code::{CloseCode, ResetCode};
 use super::frame::{
     Ack, Answer, Attach, Attached, Body, Challenge, Close, Credit, Done, GoAway, Hello, Leave,
-    Open, Ping, Pong, Proof, Refuse, ResetStream, Resumed, Sequence, StopSending, Welcome,
+    Open, Ping, Pong, Primary, Proof, Refuse, ResetStream, Resumed, Sequence, StopSending, Welcome,
 };
 use super::{limits, mux, yamux};
 
@@ -98,6 +98,7 @@ fn frame_types_and_their_limits_are_the_documents() {
         frame::<Attached>("ATTACHED"),
         frame::<Done>("DONE"),
         frame::<Sequence>("SEQUENCE"),
+        frame::<Primary>("PRIMARY"),
     ];
     let of_yamux = yamux::frames();
     known.extend(of_yamux.map(|(kind, name, max)| (kind, name.to_owned(), max as u64)));

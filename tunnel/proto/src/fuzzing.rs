@@ -5,8 +5,8 @@ use bytes::{Bytes, BytesMut};
 use super::choices::Choices;
 use super::frame::{
     self, Ack, Answer, Attach, Attached, Body, Challenge, Close, Control, Credit, Done,
-    FrameReader, GoAway, Hello, Leave, Open, Ping, Pong, Proof, RawFrame, Refuse, ResetStream,
-    Resumed, Sequence, StopSending, Welcome,
+    FrameReader, GoAway, Hello, Leave, Open, Ping, Pong, Primary, Proof, RawFrame, Refuse,
+    ResetStream, Resumed, Sequence, StopSending, Welcome,
 };
 use super::handshake::{
     self, Ask, AwaitChallenge, AwaitHello, EitherSession, Local, NewSession, Resumption,
@@ -56,6 +56,7 @@ fn decode_all(raw: &RawFrame) {
     round_trip::<Ack>(raw);
     round_trip::<Sequence>(raw);
     round_trip::<Credit>(raw);
+    round_trip::<Primary>(raw);
     round_trip::<Refuse>(raw);
     round_trip::<ResetStream>(raw);
     round_trip::<StopSending>(raw);

@@ -197,6 +197,31 @@ pub const KEEPALIVE_OWING: Duration = Duration::from_secs(2);
 /// being slow costs the user's patience.
 pub const KEEPALIVE_ANSWER: Duration = Duration::from_secs(5);
 
+/// Silence after which the primary link's peer is asked for an answer while something waits for one, beside two
+/// round trips: well above [`FLUSH_DELAY`], so that in the ordinary case what waits is answered before.
+pub const PROBE_DELAY: Duration = Duration::from_millis(40);
+
+/// Time for that answer, beside three round trips, before the link counts as silent and the standby takes its place.
+/// Being wrong costs the streams a move; a busy machine's scheduler takes tens of milliseconds.
+pub const PROBE_ANSWER: Duration = Duration::from_millis(120);
+
+/// How often that time may double, where answers came after it: to two seconds.
+pub const PROBE_FALSE_ALARMS: u32 = 4;
+
+/// Changes of the primary link that a peer may ask for at once, and the time for each one more: each moves all
+/// streams. A path that dies and lives in turns causes some in a second.
+pub const CHANGES: u32 = 32;
+
+/// See [`CHANGES`].
+pub const CHANGE_TIME: Duration = Duration::from_millis(500);
+
+/// For how long after a stream was opened a connector without a standby looks whether its link is alive: the
+/// acceptor has no way to tell it that the next one does not arrive.
+pub const LIVELY_TIME: Duration = Duration::from_secs(10);
+
+/// How often it looks.
+pub const LIVELY_ASK: Duration = Duration::from_millis(500);
+
 /// The shortest keepalive that a peer may ask of this side: a shorter one would be load.
 pub const KEEPALIVE_MIN: Duration = Duration::from_secs(1);
 

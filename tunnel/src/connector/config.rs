@@ -25,6 +25,17 @@ pub enum Transports {
     WebSocket,
 }
 
+/// How many transports a session keeps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum LinkCount {
+    /// The one that carries it.
+    One,
+    /// One over QUIC and one over WebSocket, where both get through. What the peer does not answer on one of them goes
+    /// over the other within some round trips, so that a path that dies without a word costs no more than that.
+    #[default]
+    Two,
+}
+
 /// Where and as whom to connect.
 #[derive(Debug)]
 pub struct ConnectorConfig {
@@ -37,6 +48,8 @@ pub struct ConnectorConfig {
     pub key: AgentKey,
     /// Which protocols to dial with.
     pub transports: Transports,
+    /// How many transports a session keeps. Two need [`Transports::Auto`].
+    pub links: LinkCount,
     /// The HTTP proxy that WebSockets go through. None unless set: the environment is not asked, see
     /// [`Proxy::from_env`].
     pub proxy: Option<Proxy>,
@@ -79,6 +92,7 @@ impl ConnectorConfig {
             trust: trust.into(),
             key,
             transports: Transports::Auto,
+            links: LinkCount::default(),
             proxy: None,
             resolver: Arc::new(SystemResolver),
             quic_head_start: Duration::from_millis(300),

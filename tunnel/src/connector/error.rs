@@ -68,6 +68,16 @@ impl ConnectError {
         }
     }
 
+    /// Whether the server does not know what was asked for: it is older than this side.
+    pub(super) fn is_not_understood(&self) -> bool {
+        matches!(
+            self,
+            Self::Handshake(HandshakeError::ClosedByPeer { code, .. })
+            | Self::Transport(TransportError::ClosedByPeer { code, .. })
+                if *code == CloseCode::FrameEncoding
+        )
+    }
+
     /// Whether the server says that the session to resume cannot go on.
     pub(super) fn refuses_resumption(&self) -> bool {
         match self {

@@ -37,13 +37,18 @@ pub enum Status<'a> {
 /// A session that lasted this long was no accident: the next failure waits from the start again.
 const STABLE: Duration = Duration::from_secs(10);
 
-/// Over how long the agents of a server spread that all lose it at once, when each had a session
-/// that was stable: their streams wait.
-const RESUME_SPREAD: Duration = Duration::from_millis(100);
-
-/// The same where the transport did not last: a path that cuts every connection soon must not be
-/// filled with handshakes.
-const RESUME_SPREAD_UNSTABLE: Duration = Duration::from_secs(1);
+/// The longest wait before the first attempt to resume a session whose transport lasted so long. Streams wait
+/// meanwhile: where it was stable the attempt is at once, and those of a crowd that all fail are spread by the backoff.
+/// A path that cuts every connection soon must not be filled with handshakes.
+fn resume_spread(lasted: Duration) -> Duration {
+    if lasted >= STABLE {
+        Duration::ZERO
+    } else if lasted >= Duration::from_millis(500) {
+        Duration::from_millis(100)
+    } else {
+        Duration::from_secs(1)
+    }
+}
 
 impl Connector {
     /// Keeps a session: dials, hands each session to `serve`, brings the session another transport
@@ -214,10 +219,12 @@ impl Connector {
             error = session.closed() => ended(error),
             // So is one that has ended since it was asked.
             () = session.detached() => session.shared().ended().map_or(Woken::Detached, ended),
-            never = self.improve(&session, status) => match never {},
+            never = self.keep_links(&session, status) => match never {},
+            never = self.revive(&session) => match never {},
             never = self.keep_lane(&session) => match never {},
         };
-        let stable = since.elapsed() >= STABLE;
+        let lasted = since.elapsed();
+        let stable = lasted >= STABLE;
         if stable {
             backoff.reset();
         }
@@ -238,12 +245,7 @@ impl Connector {
             }
             Woken::Detached => {
                 // The server took this side the last time: it is the path that fails.
-                let spread = if stable {
-                    RESUME_SPREAD
-                } else {
-                    RESUME_SPREAD_UNSTABLE
-                };
-                let wait = rand::rng().random_range(Duration::ZERO..spread);
+                let wait = resume_spread(lasted).mul_f64(rand::rng().random_range(0.0..1.0));
                 status(Status::Detached(&session, wait));
                 Kept::Detached(session, wait)
             }
@@ -253,7 +255,11 @@ impl Connector {
 
 impl Connector {
     /// Moves the session to a better transport whenever one may be had.
-    async fn improve(&self, session: &Session, status: &mut impl FnMut(Status<'_>)) -> Infallible {
+    pub(super) async fn improve(
+        &self,
+        session: &Session,
+        status: &mut impl FnMut(Status<'_>),
+    ) -> Infallible {
         loop {
             let Some(kind) = session.transport() else {
                 // The caller hears of the loss, too.

@@ -10,8 +10,9 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 use underpass_proto::chain;
 
+use super::revive::wait_for as wait_for_links;
 use super::{ConnectError, Connector, Transports};
-use crate::session::{Bulk, Session};
+use crate::session::{Bulk, Links, Session};
 use crate::transport::{Transport, TransportKind};
 
 /// How long a stream of the class bulk must last before it is worth a connection.
@@ -27,13 +28,17 @@ impl Connector {
     /// QUIC no stream waits for another one's lost packets.
     pub(super) async fn keep_lane(&self, session: &Session) -> Infallible {
         let mut bulk = session.shared().watch_bulk();
+        let mut links = session.shared().watch_links();
         let mut again = AGAIN;
         loop {
+            wait_for_links(&mut links, is_on_websocket).await;
             wanted(&mut bulk).await;
-            let websocket = session.transport() == Some(TransportKind::WebSocket);
-            if !self.lanes || !websocket || !session.is_open() {
-                // None of these changes while the session keeps its transport, or it is for the better.
+            if !self.lanes || !session.is_open() {
+                // Neither changes for the worse.
                 return std::future::pending().await;
+            }
+            if !is_on_websocket(&links.borrow()) {
+                continue;
             }
             match self.dial_lane(session, &mut bulk).await {
                 Ok(()) => again = AGAIN,
@@ -81,6 +86,11 @@ impl Connector {
         let ask = session.shared().ask_for_lane();
         self.add(session, transport, &ask).await
     }
+}
+
+fn is_on_websocket(links: &Links) -> bool {
+    let primary = links.primary;
+    primary.is_some_and(|link| link.kind == TransportKind::WebSocket && !link.silent)
 }
 
 /// Waits until there is something for a lane that lasts, and no lane.

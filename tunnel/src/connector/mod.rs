@@ -9,7 +9,9 @@ mod lane;
 mod plan;
 mod proxy;
 mod race;
+mod revive;
 mod server;
+mod standby;
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -24,7 +26,7 @@ use underpass_proto::session::{Agreed, LinkId, LinkRole};
 use underpass_proto::settings::{KeepaliveInterval, ResumeWindow};
 use underpass_proto::stream_id::Role;
 
-pub use self::config::{ConfigError, ConnectorConfig, Transports};
+pub use self::config::{ConfigError, ConnectorConfig, LinkCount, Transports};
 pub use self::error::{AttemptError, ConnectError, DialError, Route, RouteError, Step};
 pub use self::keep::Status;
 use self::plan::Plan;
@@ -57,6 +59,8 @@ pub struct Connector {
     backoff: Backoff,
     plan: Plan,
     lanes: bool,
+    /// A session gets a second transport that stands by.
+    stands_by: bool,
 }
 
 impl Connector {
@@ -69,6 +73,7 @@ impl Connector {
             dialer: dial::ServerDialer::new(&config, rand::rng().next_u32())?,
             plan: Plan::new(&config),
             lanes: config.lanes,
+            stands_by: config.links == LinkCount::Two && config.transports == Transports::Auto,
             key: Mutex::new(Arc::new(config.key)),
             instance: random(),
             local: Local {

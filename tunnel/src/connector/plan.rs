@@ -60,6 +60,12 @@ impl Plan {
         }
     }
 
+    /// When a session that came without QUIC looks for it, and how long that wait may become; `None`: never.
+    pub(super) fn probe(&self, random: u32) -> (Option<Duration>, Duration) {
+        let first = self.probe.map(|wait| spread(wait, random));
+        (first, PROBE_MAX.max(self.probe.unwrap_or_default()))
+    }
+
     /// How old a WebSocket becomes; `None`: any age.
     pub(super) fn age(&self, random: u32) -> Option<Duration> {
         self.max_age.map(|age| spread(age, random))

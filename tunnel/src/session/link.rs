@@ -187,9 +187,8 @@ impl Driver<'_> {
     }
 
     async fn wait(&mut self) -> Wake {
-        let timeout = self
-            .shared
-            .core(|core| core.next_timeout(Part::Link(self.link.id)));
+        let part = Part::Link(self.link.id);
+        let timeout = self.shared.with(|core| core.next_timeout(part, now()));
         self.alarm.set(timeout);
         let alarm = &mut self.alarm;
         let room = self.opening.len() < limits::STREAMS_OPENING;

@@ -32,7 +32,7 @@ use underpass_proto::stream_id::Role;
 pub use self::incoming::IncomingStream;
 pub(crate) use self::io::StreamIo;
 pub(crate) use self::link::ControlStream;
-pub(crate) use self::shared::{Bulk, Joining, MainAsk, Shared};
+pub(crate) use self::shared::{Bulk, Joining, LinkState, Links, MainAsk, Shared};
 use crate::limits;
 use crate::stream::Stream;
 use crate::transport::{HalfError, PathStats, SendStream, TransportError, TransportKind};
@@ -122,6 +122,10 @@ pub struct SessionStats {
     pub lane: bool,
     /// How often there came one.
     pub lanes: u64,
+    /// The protocol of the transport that stands by, for when the other one falls silent.
+    pub standby: Option<TransportKind>,
+    /// How often it took over.
+    pub switches: u64,
     /// The transport's path statistics; `None` while there is no transport.
     pub path: Option<PathStats>,
 }

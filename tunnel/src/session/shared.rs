@@ -25,7 +25,7 @@ use super::link::{ControlStream, LinkHandle};
 use super::{Info, LinkLoss, OpenError, SessionError, SessionStats, now};
 use crate::limits;
 use crate::telemetry::{self, Joined as Why};
-use crate::transport::Transport;
+use crate::transport::{Transport, TransportKind};
 
 /// A transport that is past its handshake for a session.
 pub(crate) struct Joining {
@@ -73,6 +73,7 @@ pub(crate) struct Shared {
     go_away: watch::Receiver<Option<GoAway>>,
     attached: watch::Sender<bool>,
     bulk: watch::Sender<Bulk>,
+    links: watch::Sender<Links>,
     secret: SessionSecret,
     info: Info,
     /// Streams of the peer's that were refused for their first frame.
@@ -91,6 +92,8 @@ struct State {
     resumes: u64,
     moves: u64,
     lanes: u64,
+    /// How often the standby took over, as it was counted last.
+    switches: u64,
     /// As it was told last.
     bulk: Bulk,
 }
@@ -102,6 +105,30 @@ pub(crate) struct Bulk {
     pub(crate) streams: bool,
     /// There is a lane for them.
     pub(crate) lane: bool,
+}
+
+/// The links that the connector keeps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Links {
+    /// The one in use; `None` while the session has no transport.
+    pub(crate) primary: Option<LinkState>,
+    /// The one that stands by.
+    pub(crate) standby: Option<LinkState>,
+}
+
+/// One of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct LinkState {
+    pub(crate) id: LinkId,
+    pub(crate) kind: TransportKind,
+    /// The peer does not answer there.
+    pub(crate) silent: bool,
+}
+
+impl Links {
+    pub(crate) fn both(self) -> impl Iterator<Item = LinkState> {
+        self.primary.into_iter().chain(self.standby)
+    }
 }
 
 /// Streams that are no more. Their halves may have much to do when they go, and counting them takes time:
@@ -123,6 +150,21 @@ impl Gone {
 }
 
 impl State {
+    fn links(&self) -> Links {
+        let state = |id: LinkId| {
+            let link = self.links.get(&id)?;
+            Some(LinkState {
+                id,
+                kind: link.transport.kind(),
+                silent: self.core.is_silent(id),
+            })
+        };
+        Links {
+            primary: self.core.primary().and_then(state),
+            standby: self.core.standby().and_then(state),
+        }
+    }
+
     /// How the session ended, if it has.
     fn ended(&self) -> Option<SessionError> {
         let ending = self.core.ending()?;
@@ -145,6 +187,7 @@ impl Shared {
         let (go_away_tx, go_away) = watch::channel(None);
         let (attached, _) = watch::channel(true);
         let (bulk, _) = watch::channel(Bulk::default());
+        let (links, _) = watch::channel(Links::default());
         let shared = Arc::new(Self {
             state: Mutex::new(State {
                 core: Core::new(info.role, agreed, now()),
@@ -156,6 +199,7 @@ impl Shared {
                 resumes: 0,
                 moves: 0,
                 lanes: 0,
+                switches: 0,
                 bulk: Bulk::default(),
             }),
             joins,
@@ -167,6 +211,7 @@ impl Shared {
             go_away,
             attached,
             bulk,
+            links,
             secret,
             info,
             refused: AtomicU32::new(0),
@@ -267,6 +312,17 @@ impl Shared {
         {
             link.changed.notify_one();
         }
+        if state.core.take_links_changed() {
+            let links = state.links();
+            let switches = state.core.switches();
+            if std::mem::replace(&mut state.switches, switches) != switches
+                && let Some(primary) = links.primary
+            {
+                telemetry::switched(primary.kind);
+            }
+            self.links
+                .send_if_modified(|told| std::mem::replace(told, links) != links);
+        }
         let bulk = Bulk {
             streams: state.core.classes().bulk > 0,
             lane: state.core.lane().is_some(),
@@ -287,6 +343,8 @@ impl Shared {
         let mut state = self.state();
         let why = if joining.role == LinkRole::Lane {
             Why::Lane
+        } else if joining.role == LinkRole::Standby {
+            Why::Standby
         } else if id == LinkId::FIRST {
             Why::New
         } else if state.core.primary().is_none() {
@@ -306,7 +364,7 @@ impl Shared {
             state.core.queue_is_short(id);
         }
         match why {
-            Why::New => {}
+            Why::New | Why::Standby => {}
             Why::Lane => state.lanes += 1,
             Why::Resumed => state.resumes += 1,
             Why::Moved => state.moves += 1,
@@ -387,6 +445,8 @@ impl Shared {
             moves: state.moves,
             lane: state.core.lane().is_some(),
             lanes: state.lanes,
+            standby: state.links().standby.map(|standby| standby.kind),
+            switches: state.core.switches(),
             path: None,
         };
         drop(state);
@@ -411,6 +471,13 @@ impl Shared {
     pub(crate) fn ask_for_lane(&self) -> ThatSession {
         let resumption = self.resumption(&mut self.state());
         let role = LinkRole::Lane;
+        ThatSession { resumption, role }
+    }
+
+    /// The connector's question for a link that stands by.
+    pub(crate) fn ask_for_standby(&self) -> ThatSession {
+        let resumption = self.resumption(&mut self.state());
+        let role = LinkRole::Standby;
         ThatSession { resumption, role }
     }
 
@@ -441,6 +508,11 @@ impl Shared {
     /// Whether streams of the class bulk are open, and a lane for them; as it changes.
     pub(crate) fn watch_bulk(&self) -> watch::Receiver<Bulk> {
         self.bulk.subscribe()
+    }
+
+    /// The links that are to be kept, as they change.
+    pub(crate) fn watch_links(&self) -> watch::Receiver<Links> {
+        self.links.subscribe()
     }
 
     // --- streams ---

@@ -22,7 +22,7 @@ pub(super) async fn run(shared: Arc<Shared>, supervision: Supervision) {
     let mut links = Links::new();
     let mut closed = pin!(shared.closed());
     let error = loop {
-        let deadline = shared.core(|core| core.next_timeout(Part::Session));
+        let deadline = shared.with(|core| core.next_timeout(Part::Session, now()));
         let expired = async {
             match deadline {
                 Some(at) => tokio::time::sleep_until(at.into()).await,

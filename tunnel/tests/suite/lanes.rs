@@ -146,7 +146,7 @@ pub(crate) async fn a_lane_does_not_outlive_the_main_link(kind: Kind) {
     assert!(
         matches!(
             error,
-            ConnectError::Resume(LinkRefused::LaneAlone)
+            ConnectError::Resume(LinkRefused::Alone)
                 | ConnectError::Handshake(_)
                 | ConnectError::Transport(_)
         ),

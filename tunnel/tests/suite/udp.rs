@@ -152,6 +152,7 @@ fn a_transfer_goes_on_when_udp_dies_and_returns_when_it_comes_back() {
             "it ended there"
         );
         chat.goes_on().await;
+        assert_eq!(kept.moves().await, TransportKind::Quic);
         outage.over();
         assert_eq!(kept.moves().await, TransportKind::WebSocket);
         assert_eq!(agent.transport(), Some(TransportKind::Quic));

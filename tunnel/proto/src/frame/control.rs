@@ -3,8 +3,8 @@
 use bytes::{Bytes, BytesMut};
 
 use super::{
-    Ack, Body, Close, Credit, DecodeError, Done, GoAway, Leave, Ping, Pong, RawFrame, Refuse,
-    ResetStream, Sequence, StopSending, encode, to_bytes,
+    Ack, Body, Close, Credit, DecodeError, Done, GoAway, Leave, Ping, Pong, Primary, RawFrame,
+    Refuse, ResetStream, Sequence, StopSending, encode, to_bytes,
 };
 
 /// A frame of an established control stream.
@@ -24,6 +24,8 @@ pub enum Control {
     Sequence(Sequence),
     /// A stream's bytes arrived, and more may follow.
     Credit(Credit),
+    /// This link is the primary one.
+    Primary(Primary),
     /// A frame that outlives the transport.
     Lasting(Lasting),
 }
@@ -58,6 +60,7 @@ impl Control {
             Ok(Ack::TYPE) => frame.decode().map(Self::Ack),
             Ok(Sequence::TYPE) => frame.decode().map(Self::Sequence),
             Ok(Credit::TYPE) => frame.decode().map(Self::Credit),
+            Ok(Primary::TYPE) => frame.decode().map(Self::Primary),
             _ => Lasting::decode(frame).map(Self::Lasting),
         }
     }
@@ -67,6 +70,14 @@ impl Control {
         matches!(
             self,
             Self::Ping(_) | Self::Pong(_) | Self::Close(_) | Self::Leave(_)
+        )
+    }
+
+    /// Whether it answers something of the receiver's: the path carries both ways.
+    pub(crate) fn is_an_answer(&self) -> bool {
+        matches!(
+            self,
+            Self::Pong(_) | Self::Ack(_) | Self::Credit(_) | Self::Lasting(Lasting::Done(_))
         )
     }
 
@@ -80,6 +91,7 @@ impl Control {
             Self::Ack(body) => encode(body, out),
             Self::Sequence(body) => encode(body, out),
             Self::Credit(body) => encode(body, out),
+            Self::Primary(body) => encode(body, out),
             Self::Lasting(body) => out.extend_from_slice(&body.to_bytes()),
         }
     }

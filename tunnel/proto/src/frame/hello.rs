@@ -14,6 +14,7 @@ use crate::wire::put_bytes;
 ///      | 1 | session (16) | attempt (varint) | received (varint)    one that exists, or a new one
 ///      | 2 | session (16) | attempt (varint) | received (varint)    a lane of one that exists
 ///      | 3 | session (16) | attempt (varint) | received (varint)    one that exists
+///      | 4 | session (16) | attempt (varint) | received (varint)    a standby of one that exists
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Hello {
@@ -62,6 +63,8 @@ pub enum Wish {
     Main,
     /// A lane beside its main link.
     Lane,
+    /// A link that stands by, for when its main link falls silent.
+    Standby,
 }
 
 impl Purpose {
@@ -78,6 +81,7 @@ impl Purpose {
                     Wish::MainOrNew => 1,
                     Wish::Lane => 2,
                     Wish::Main => 3,
+                    Wish::Standby => 4,
                 };
                 put_varint(out, purpose);
                 out.put_slice(&session);
@@ -90,14 +94,15 @@ impl Purpose {
     fn decode(fields: &mut Fields) -> Result<Self, DecodeError> {
         match fields.varint("purpose")? {
             0 => Ok(Self::NewSession),
-            purpose @ 1..=3 => Ok(Self::Resume {
+            purpose @ 1..=4 => Ok(Self::Resume {
                 session: fields.array("session")?,
                 attempt: fields.varint("attempt")?,
                 received: fields.varint("received")?,
                 wish: match purpose {
                     1 => Wish::MainOrNew,
                     2 => Wish::Lane,
-                    _ => Wish::Main,
+                    3 => Wish::Main,
+                    _ => Wish::Standby,
                 },
             }),
             value => Err(DecodeError::BadValue {
@@ -177,7 +182,12 @@ mod tests {
 
     #[test]
     fn wire_of_one_that_resumes() {
-        for (purpose, wish) in [(1, Wish::MainOrNew), (2, Wish::Lane), (3, Wish::Main)] {
+        for (purpose, wish) in [
+            (1, Wish::MainOrNew),
+            (2, Wish::Lane),
+            (3, Wish::Main),
+            (4, Wish::Standby),
+        ] {
             resumes(purpose, wish);
         }
     }

@@ -102,6 +102,7 @@ impl Ask for ThatSession {
         self.resumption.purpose(match self.role {
             LinkRole::Main => Wish::Main,
             LinkRole::Lane => Wish::Lane,
+            LinkRole::Standby => Wish::Standby,
         })
     }
 

@@ -427,7 +427,11 @@ mod tests {
         let (wish, outcome) = answered(&EitherSession(resumption()), &answer);
         assert_eq!(wish, Some(Wish::MainOrNew));
         assert!(matches!(outcome, Ok(Either::New(_))), "{outcome:?}");
-        for (role, expected) in [(LinkRole::Main, Wish::Main), (LinkRole::Lane, Wish::Lane)] {
+        for (role, expected) in [
+            (LinkRole::Main, Wish::Main),
+            (LinkRole::Lane, Wish::Lane),
+            (LinkRole::Standby, Wish::Standby),
+        ] {
             let resumption = resumption();
             let (wish, outcome) = answered(&ThatSession { resumption, role }, &answer);
             assert_eq!(wish, Some(expected));

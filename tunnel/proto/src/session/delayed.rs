@@ -55,6 +55,7 @@ impl Session {
         if taken == Some(true) {
             self.delayed.coalescing.push(id);
             self.acknowledge_soon(now);
+            self.await_answer();
         }
     }
 
@@ -145,7 +146,10 @@ mod tests {
         session.write_coalesced(id, Bytes::from_static(b"answer"), now);
         assert_eq!(session.take_overdue(), []);
         assert_eq!(hand_over(&mut session, id), []);
-        assert_eq!(session.next_timeout(PART), Some(now + limits::ACK_DELAY));
+        assert_eq!(
+            session.next_timeout(PART, now),
+            Some(now + limits::ACK_DELAY)
+        );
         session.handle_timeout(PART, now + limits::ACK_DELAY);
         assert_eq!(session.take_overdue(), [id]);
         assert_eq!(session.take_overdue(), []);
@@ -172,7 +176,7 @@ mod tests {
         session.handle_timeout(PART, due);
         assert_eq!(session.poll_transmit(LINK), None);
         let flushed = now + MILLISECOND + limits::FLUSH_DELAY;
-        assert_eq!(session.next_timeout(PART), Some(flushed));
+        assert_eq!(session.next_timeout(PART, due), Some(flushed));
         session.handle_timeout(PART, flushed);
         assert!(session.poll_transmit(LINK).is_some(), "DONE");
         assert_eq!(session.poll_transmit(LINK), None);
@@ -187,7 +191,7 @@ mod tests {
         session.handle_timeout(PART, now + limits::ACK_DELAY);
         let sent = session.poll_transmit(LINK).unwrap();
         assert!(sent.len() > 6, "a CREDIT and a DONE: {sent:?}");
-        let later = session.next_timeout(PART).unwrap();
+        let later = session.next_timeout(PART, now).unwrap();
         assert!(later > now + limits::FLUSH_DELAY, "nothing is left");
         // And again, for later bytes.
         session.received(id, 1000, later).unwrap();

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 use thiserror::Error;
 
+use super::probe::{PathHealth, Probe};
 use super::{Ending, Event, Part, Phase, Session, Violation};
 use crate::DecodeError;
 use crate::code::CloseCode;
@@ -47,6 +48,8 @@ pub enum LinkRole {
     Main,
     /// It carries streams of the class bulk alone, beside a main link.
     Lane,
+    /// It carries nothing, and takes the main link's place when that falls silent.
+    Standby,
 }
 
 /// Why a transport may not join the session.
@@ -64,9 +67,9 @@ pub enum LinkRefused {
         /// The latest one.
         latest: LinkId,
     },
-    /// A lane is beside a main link, and there is none.
-    #[error("a lane, and no main link")]
-    LaneAlone,
+    /// A lane or a standby is beside a main link, and there is none.
+    #[error("no main link to be beside")]
+    Alone,
     /// The peer names a number of lasting frames that cannot be.
     #[error("the peer says that it has {0} lasting frames, which cannot be")]
     Frames(u64),
@@ -100,7 +103,8 @@ pub(super) struct Link {
     /// Streams of this side that are to begin there.
     pub(super) arrivals: Vec<StreamId>,
     reader: FrameReader,
-    keepalive: Keepalive,
+    pub(super) keepalive: Keepalive,
+    pub(super) health: PathHealth,
     round_trip: Option<Duration>,
     /// See [`Session::queue_is_short`].
     queue_is_short: bool,
@@ -124,6 +128,12 @@ impl Link {
     pub(super) fn has_queued(&self) -> bool {
         self.queued > 0
     }
+
+    /// The next lasting frame to send here is that one, as the peer is told.
+    pub(super) fn restart_at(&mut self, number: u64) {
+        self.next_out = number;
+        self.announce = true;
+    }
 }
 
 impl Session {
@@ -144,8 +154,8 @@ impl Session {
         if let Some(latest) = self.latest.filter(|latest| link <= *latest) {
             return Err(LinkRefused::Late { late: link, latest });
         }
-        if role == LinkRole::Lane && self.primary.is_none() {
-            return Err(LinkRefused::LaneAlone);
+        if role != LinkRole::Main && self.primary.is_none() {
+            return Err(LinkRefused::Alone);
         }
         if self.outbox.acknowledge(peer_has).is_err() {
             return Err(LinkRefused::Frames(peer_has));
@@ -157,6 +167,7 @@ impl Session {
             arrivals: Vec::new(),
             reader: FrameReader::new(limits::CONTROL_FRAME),
             keepalive: Keepalive::new(self.role, self.keepalive, limits::KEEPALIVE_ANSWER, now),
+            health: PathHealth::new(now),
             round_trip: None,
             queue_is_short: false,
             queue: BytesMut::new(),
@@ -171,13 +182,25 @@ impl Session {
         self.flush_now = true;
         match role {
             LinkRole::Main => {
-                self.primary = Some(link);
+                let before = self.primary.replace(link);
+                self.leave_lane_beside(before);
                 self.timers.resume = None;
                 self.suspect = false;
+                self.probe = Probe::Idle;
+                if self.outbox.len() > 0 || self.streams.len() > 0 {
+                    self.await_answer();
+                }
                 self.ping(now);
             }
             LinkRole::Lane => self.lane = Some(link),
+            LinkRole::Standby => {
+                self.ask(link, now);
+                if self.primary.is_some_and(|primary| self.is_silent(primary)) {
+                    self.use_standby(now);
+                }
+            }
         }
+        self.links_changed = true;
         self.bound_links();
         self.rehome();
         self.leave_behind();
@@ -191,6 +214,7 @@ impl Session {
         let earliest: Vec<_> = staying
             .map(|(id, _)| *id)
             .filter(|id| Some(*id) != self.primary && Some(*id) != self.lane)
+            .filter(|id| Some(*id) != self.standby())
             .take(excess)
             .collect();
         for link in earliest {
@@ -198,9 +222,9 @@ impl Session {
         }
     }
 
-    /// A link's transport has ended. Where it was the primary one, the session waits for another,
-    /// or ends. The others are no substitute: earlier ones only carry streams that have not moved yet, and
-    /// the same failure may have cut a lane, too.
+    /// A link's transport has ended. Where it was the primary one, the standby takes its place; without one the
+    /// session waits for another, or ends. The others are no substitute: earlier ones only carry streams that have
+    /// not moved yet, and the same failure may have cut a lane, too.
     pub fn link_lost(&mut self, link: LinkId, now: Instant) {
         self.links.remove(&link);
         self.streams.uproot(link);
@@ -208,11 +232,18 @@ impl Session {
         if self.is_closed() {
             return;
         }
+        self.links_changed = true;
         if self.primary != Some(link) {
             self.rehome();
             return;
         }
         self.primary = None;
+        // One that is silent is better than none: its own end is noticed, too.
+        if let Some(standby) = self.answering_standby().or_else(|| self.standby()) {
+            self.prefer(standby, now);
+            return;
+        }
+        self.probe = Probe::Idle;
         self.timers.resume = Some(now + self.resume_window);
         let others: Vec<_> = self.links.keys().copied().collect();
         for link in others {
@@ -235,6 +266,7 @@ impl Session {
                 reason: reason.to_owned(),
             }));
             self.changed = true;
+            self.links_changed = true;
             self.end_link(link, LinkEnd::Left);
         }
     }
@@ -285,6 +317,13 @@ impl Session {
         self.links.get(&self.primary?)?.round_trip
     }
 
+    /// What answers take on a link: its last measured round trip.
+    pub(super) fn round_trip_of(&self, link: LinkId) -> Duration {
+        let link = self.links.get(&link);
+        let measured = link.and_then(|link| link.keepalive.round_trip().or(link.round_trip));
+        measured.unwrap_or_default()
+    }
+
     /// How large the windows of streams on a link are to be.
     pub(super) fn pace(&self, link: Option<LinkId>) -> Pace {
         // They do not grow before the first measure, a round trip after the link's beginning.
@@ -318,22 +357,17 @@ impl Session {
 
     /// Asks for a round trip now, unless one is being measured.
     pub fn ping(&mut self, now: Instant) {
-        let Some(primary) = self.primary else {
-            return;
-        };
-        if let Some(link) = self.links.get_mut(&primary)
-            && let Some(opaque) = link.keepalive.probe(now)
-        {
-            link.queue(&Control::Ping(Ping(opaque)));
-            self.changed = true;
+        if let Some(primary) = self.primary {
+            self.ask(primary, now);
         }
     }
 
     /// Bytes of some stream came over the link at `at`: the peer is there. Its PONG may stand behind
     /// many of them.
     pub fn heard(&mut self, link: LinkId, at: Instant) {
-        if let Some(link) = self.links.get_mut(&link) {
-            link.keepalive.heard(at);
+        if let Some(entry) = self.links.get_mut(&link) {
+            entry.keepalive.heard(at);
+            self.path_answers(link, at);
         }
     }
 
@@ -375,6 +409,12 @@ impl Session {
         if link.role == LinkRole::Lane && !frame.is_of_the_link() {
             return Err(DecodeError::UnexpectedFrame(kind).into());
         }
+        if frame.is_an_answer() {
+            self.path_answers(id, now);
+        }
+        let Some(link) = self.links.get_mut(&id) else {
+            return Ok(());
+        };
         match frame {
             Control::Ping(Ping(opaque)) => {
                 if link.queued >= limits::CONTROL_QUEUE {
@@ -385,16 +425,18 @@ impl Session {
             Control::Pong(Pong(opaque)) => {
                 link.keepalive.pong(opaque, now);
                 let again = link.keepalive.asked() < limits::PINGS_FIRST;
+                let again = again && link.role != LinkRole::Lane;
                 if let Some(round_trip) = link.keepalive.round_trip() {
                     self.measured(id, round_trip);
                 }
-                if again && self.primary == Some(id) {
-                    self.ping(now);
+                if again {
+                    self.ask(id, now);
                 }
             }
             Control::Close(Close { code, reason }) => self.end(Ending::Peer { code, reason }),
             Control::Leave(Leave { code, reason }) => {
                 link.over = true;
+                self.links_changed = true;
                 self.end_link(id, LinkEnd::PeerLeft { code, reason });
             }
             Control::Sequence(Sequence(number)) => {
@@ -408,6 +450,7 @@ impl Session {
                 .acknowledge(count)
                 .map_err(|_| Violation::Acknowledgement(count))?,
             Control::Credit(credit) => self.on_credit(&credit)?,
+            Control::Primary(primary) => self.on_primary(id, primary, now),
             Control::Lasting(frame) => {
                 let number = link.next_in;
                 link.next_in += 1;
@@ -446,6 +489,16 @@ impl Session {
         self.changed = true;
     }
 
+    /// Whether links came, went, fell silent or changed their role since it was asked last.
+    pub fn take_links_changed(&mut self) -> bool {
+        std::mem::take(&mut self.links_changed)
+    }
+
+    /// How often the primary link changed to the standby.
+    pub fn switches(&self) -> u64 {
+        self.switches
+    }
+
     /// Whether there may be something new to transmit, or an earlier timeout, since it was asked
     /// last.
     pub fn take_changed(&mut self) -> bool {
@@ -473,6 +526,7 @@ impl Session {
             Some(Due::Ping(opaque)) => entry.queue(&Control::Ping(Ping(opaque))),
             Some(Due::Lost) => {
                 entry.over = true;
+                self.links_changed = true;
                 self.end_link(link, LinkEnd::KeepaliveTimeout(limits::KEEPALIVE_ANSWER));
             }
             None => {}
@@ -526,6 +580,10 @@ impl Session {
         let Some(link) = self.links.get_mut(&link).filter(|link| !link.over) else {
             return;
         };
+        // Of these the peer has said over another link that it has them.
+        if link.next_out < self.outbox.first() {
+            link.restart_at(self.outbox.first());
+        }
         if std::mem::take(&mut link.announce) {
             Control::Sequence(Sequence(link.next_out)).encode(out);
         }

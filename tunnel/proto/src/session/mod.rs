@@ -6,6 +6,8 @@ mod fixture;
 mod links;
 mod outbox;
 mod placement;
+mod primary;
+mod probe;
 mod seen;
 mod streams;
 mod table;
@@ -21,6 +23,7 @@ use self::links::Link;
 pub use self::links::{LinkEnd, LinkId, LinkRefused, LinkRole};
 use self::outbox::Outbox;
 pub use self::placement::{Beginning, Taken};
+use self::probe::Probe;
 use self::seen::Seen;
 pub use self::streams::{Classes, WriteAction, WriteEnd};
 use self::table::Table;
@@ -102,7 +105,8 @@ pub struct Session {
     seen: Seen,
     /// In boxes: a node of the tree has places for eleven, and hardly a session has more than two.
     links: BTreeMap<LinkId, Box<Link>>,
-    /// The link that lasting frames, acknowledgements and new streams go on: the latest main one.
+    /// The link that lasting frames, acknowledgements and new streams go on: the latest main one, or the standby
+    /// that took its place.
     primary: Option<LinkId>,
     /// The link for streams of the class bulk, where there is one beside: the latest lane.
     lane: Option<LinkId>,
@@ -120,6 +124,17 @@ pub struct Session {
     resume_window: Duration,
     timers: Timers,
     suspect: bool,
+    /// The watch over the primary link.
+    probe: Probe,
+    /// When the peer opened a stream last.
+    opened: Option<Instant>,
+    /// Counts the changes of the primary link that were said with PRIMARY.
+    change: u64,
+    /// When the peer's next change is due, were they spread evenly.
+    next_change: Option<Instant>,
+    switches: u64,
+    /// Links came, went, fell silent or changed their role.
+    links_changed: bool,
     peer_goes_away: bool,
     /// Something new is to be transmitted, or a timeout is earlier.
     changed: bool,
@@ -284,6 +299,12 @@ impl Session {
                 ..Timers::default()
             },
             suspect: false,
+            probe: Probe::Idle,
+            opened: None,
+            change: 0,
+            next_change: None,
+            switches: 0,
+            links_changed: false,
             peer_goes_away: false,
             changed: false,
             events: VecDeque::new(),
@@ -377,6 +398,7 @@ impl Session {
             return;
         }
         self.outbox.push(frame.to_bytes());
+        self.await_answer();
         // One that cannot hear, since it is away, is not to blame.
         if self.outbox.len() > limits::LASTING_FRAMES && self.primary.is_some() {
             self.end(Violation::NotAcknowledging.into());

@@ -123,6 +123,10 @@ impl Session {
             };
         }
         self.take(link, id, Leg::FIRST, header);
+        self.opened = Some(now);
+        if self.role == Role::Connector {
+            self.await_answer();
+        }
         self.received(id, taken, now)?;
         Ok(Taken::New)
     }
@@ -264,12 +268,12 @@ impl Session {
             .iter()
             .filter(|(_, link)| link.streams == 0 && !link.over)
             .map(|(id, link)| (*id, link.role))
-            .filter(|(id, _)| Some(*id) != self.primary)
+            .filter(|(id, role)| Some(*id) != self.primary && *role != LinkRole::Standby)
             .filter(|(id, _)| Some(*id) != self.lane || self.streams.classes().bulk == 0)
             .collect();
         for (id, role) in idle {
             let reason = match role {
-                LinkRole::Main => "the session goes on, on another transport",
+                LinkRole::Main | LinkRole::Standby => "the session goes on, on another transport",
                 LinkRole::Lane => "the lane is not needed any more",
             };
             self.leave(id, reason);
@@ -417,7 +421,7 @@ mod tests {
         assert_eq!((session.primary(), session.lane()), (None, None));
         assert_eq!(
             session.link_up(LinkId(2), LinkRole::Lane, 0, now),
-            Err(LinkRefused::LaneAlone)
+            Err(LinkRefused::Alone)
         );
         // A refused link does not use up its number.
         session.link_up(LinkId(2), LinkRole::Main, 0, now).unwrap();
@@ -425,7 +429,7 @@ mod tests {
 
     #[test]
     fn a_peer_that_brings_links_without_end_has_few_of_them() {
-        for role in [LinkRole::Main, LinkRole::Lane] {
+        for role in [LinkRole::Main, LinkRole::Lane, LinkRole::Standby] {
             let (mut session, now) = session(Role::Acceptor);
             let all = 3 * limits::LINKS as u64;
             for link in 1..=all {
@@ -441,6 +445,12 @@ mod tests {
                 LinkRole::Lane => {
                     assert_eq!(
                         (session.primary(), session.lane()),
+                        (Some(LinkId(0)), latest)
+                    );
+                }
+                LinkRole::Standby => {
+                    assert_eq!(
+                        (session.primary(), session.standby()),
                         (Some(LinkId(0)), latest)
                     );
                 }

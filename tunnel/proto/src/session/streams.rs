@@ -172,6 +172,7 @@ impl Session {
         stream.send.write(header);
         stream.classify(open.class);
         self.streams.insert(id, stream);
+        self.await_answer();
         Ok(id)
     }
 
@@ -260,6 +261,7 @@ impl Session {
     /// Takes bytes to send, [`writable`](Self::writable) at the most.
     pub fn write(&mut self, id: StreamId, bytes: Bytes) {
         self.streams.update(id, |stream| stream.send.write(bytes));
+        self.await_answer();
     }
 
     /// As [`write`](Self::write), and gives the [`next_chunk`](Self::next_chunk).
@@ -268,12 +270,14 @@ impl Session {
             stream.send.write(bytes);
             stream.send.offer()
         });
+        self.await_answer();
         chunk.unwrap_or(Chunk::Nothing)
     }
 
     /// No more bytes will be written to the stream.
     pub fn finish(&mut self, id: StreamId) {
         self.streams.update(id, |stream| stream.send.finish());
+        self.await_answer();
     }
 
     /// The next output for the stream's transport.

@@ -34,6 +34,8 @@ pub(super) struct Table {
     remote: Count,
     /// Bytes that the peer has yet to acknowledge.
     unacked: u64,
+    /// Streams of which the peer has yet to acknowledge the clean end.
+    unacked_ends: usize,
     /// Bytes that windows have grown.
     grown: u64,
     classes: Classes,
@@ -49,6 +51,7 @@ impl Table {
             local: count(local),
             remote: count(remote),
             unacked: 0,
+            unacked_ends: 0,
             grown: 0,
             classes: Classes::default(),
         }
@@ -89,6 +92,11 @@ impl Table {
         self.unacked
     }
 
+    /// Streams of which the peer has yet to acknowledge the clean end.
+    pub(super) fn unacked_ends(&self) -> usize {
+        self.unacked_ends
+    }
+
     /// Bytes that windows may still grow, over all streams.
     pub(super) fn growth_left(&self) -> u64 {
         limits::SESSION_CREDIT_GROWTH.saturating_sub(self.grown)
@@ -103,6 +111,7 @@ impl Table {
     pub(super) fn insert(&mut self, id: StreamId, stream: StreamState) {
         self.count(id).open += 1;
         self.unacked += stream.send.unacked();
+        self.unacked_ends += usize::from(stream.send.end_is_unacked());
         self.grown += stream.recv.grown();
         if let Some(class) = stream.class() {
             *self.classes.of(class) += 1;
@@ -118,8 +127,10 @@ impl Table {
     ) -> Option<T> {
         let stream = self.streams.get_mut(&id)?;
         let (unacked, grown) = (stream.send.unacked(), stream.recv.grown());
+        let end = usize::from(stream.send.end_is_unacked());
         let result = change(stream);
         self.unacked = self.unacked - unacked + stream.send.unacked();
+        self.unacked_ends = self.unacked_ends - end + usize::from(stream.send.end_is_unacked());
         self.grown = self.grown - grown + stream.recv.grown();
         Some(result)
     }
@@ -139,6 +150,7 @@ impl Table {
         let count = self.count(id);
         count.open = count.open.saturating_sub(1);
         self.unacked -= stream.send.unacked();
+        self.unacked_ends -= usize::from(stream.send.end_is_unacked());
         self.grown -= stream.recv.grown();
         if let Some(class) = stream.class() {
             *self.classes.of(class) -= 1;

@@ -22,6 +22,8 @@ pub(super) enum Timer {
     Flush,
     /// A link's PING is due, or the answer to it. The link's driver watches it.
     Keepalive(LinkId),
+    /// The peer has been silent, or has not answered, for long enough. The primary link's driver watches it.
+    Probe,
     /// No transport came in the resume window. The session's driver watches it.
     Resume,
 }
@@ -38,7 +40,8 @@ pub(super) struct Timers {
 impl Session {
     /// When to call [`handle_timeout`](Self::handle_timeout) for a part; `None` while it waits for
     /// nothing.
-    pub fn next_timeout(&self, part: Part) -> Option<Instant> {
+    pub fn next_timeout(&mut self, part: Part, now: Instant) -> Option<Instant> {
+        self.begin_watch(now);
         let timers = self.timers_of(part).into_iter().flatten();
         timers.filter_map(|timer| self.time_of(timer)).min()
     }
@@ -54,16 +57,17 @@ impl Session {
     }
 
     /// The timers of a part, in the order in which they are handled.
-    fn timers_of(&self, part: Part) -> [Option<Timer>; 3] {
+    fn timers_of(&self, part: Part) -> [Option<Timer>; 4] {
         match part {
-            _ if self.is_closed() => [None; 3],
-            Part::Session => [Some(Timer::Resume), None, None],
-            Part::Link(link) if self.is_over(link) => [None; 3],
+            _ if self.is_closed() => [None; 4],
+            Part::Session => [Some(Timer::Resume), None, None, None],
+            Part::Link(link) if self.is_over(link) => [None; 4],
             Part::Link(link) => {
                 let primary = self.primary == Some(link);
                 [
                     primary.then_some(Timer::Acknowledge),
                     primary.then_some(Timer::Flush),
+                    primary.then_some(Timer::Probe),
                     Some(Timer::Keepalive(link)),
                 ]
             }
@@ -75,6 +79,7 @@ impl Session {
             Timer::Acknowledge => self.timers.acknowledge,
             Timer::Flush => self.timers.flush,
             Timer::Keepalive(link) => self.keepalive_at(link),
+            Timer::Probe => self.probe_at(),
             Timer::Resume => self.timers.resume,
         }
     }
@@ -84,6 +89,7 @@ impl Session {
             Timer::Acknowledge => self.on_acknowledge(),
             Timer::Flush => self.flush_delayed(),
             Timer::Keepalive(link) => self.on_keepalive(link, now),
+            Timer::Probe => self.on_probe(now),
             Timer::Resume => self.on_resume_window(),
         }
     }

@@ -12,6 +12,9 @@ pub(crate) use self::world::World;
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use super::world::{Dies, Waits};
     use super::*;
     use crate::choices::for_each_seed;
 
@@ -20,5 +23,32 @@ mod tests {
         for_each_seed("session_keeps_its_promises", 3000, |choices| {
             World::new(choices).run(300);
         });
+    }
+
+    const DEATHS: [Dies; 3] = [Dies::BothWays, Dies::ToTheConnector, Dies::ToTheAcceptor];
+    const WAITS: [Waits; 3] = [Waits::Keystroke, Waits::Request, Waits::Event];
+
+    fn each_dead_path(test: &'static str, links: usize, bound: Duration) {
+        for_each_seed(test, 200, |choices| {
+            for dies in DEATHS {
+                for waits in WAITS {
+                    let took = World::dead_path(choices, links, dies, waits);
+                    assert!(
+                        took <= bound,
+                        "{waits:?} took {took:?} when a path died {dies:?}"
+                    );
+                }
+            }
+        });
+    }
+
+    #[test]
+    fn a_dead_path_costs_a_blink() {
+        each_dead_path("a_dead_path_costs", 2, Duration::from_millis(300));
+    }
+
+    #[test]
+    fn a_dead_path_costs_little_without_a_second_link() {
+        each_dead_path("a_dead_path_costs_little", 1, Duration::from_secs(2));
     }
 }

@@ -70,6 +70,8 @@ pub(super) struct Transport {
     pub(super) openers: Vec<usize>,
     /// It carries nothing any more.
     pub(super) dead: bool,
+    /// It carries nothing to that end, and nobody is told.
+    pub(super) mute: [bool; 2],
     /// When each end notices that it is dead.
     pub(super) notice: [Option<Duration>; 2],
     /// Which ends have joined it to their session.
@@ -83,6 +85,7 @@ impl Transport {
             channels: Vec::new(),
             openers: Vec::new(),
             dead: false,
+            mute: [false; 2],
             notice: [None; 2],
             up: [false; 2],
         }

@@ -1,10 +1,15 @@
 //! The world: its events, and the invariants that must hold.
 
+#[cfg(test)]
+mod dead_path;
+
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 
+#[cfg(test)]
+pub(crate) use self::dead_path::{Dies, Waits};
 use super::end::{Attaching, Attachment, End, Stream};
 use super::network::{Item, Transport};
 use crate::choices::Choices;
@@ -21,7 +26,7 @@ use crate::session::{
 use crate::stream::RecvEnd;
 use crate::stream_id::StreamId;
 
-/// The longest that anything is under way: well below the time for an answer.
+/// The longest that anything is under way, in milliseconds: well below the time for an answer.
 const DELAY_MAX: u32 = 2000;
 
 /// The most bytes written in one go: several of them fill a window.
@@ -43,6 +48,8 @@ struct Handshake {
 
 pub(crate) struct World<'a> {
     choices: &'a mut dyn Choices,
+    /// The longest that anything is under way, in milliseconds.
+    delay_max: u32,
     start: Instant,
     now: Duration,
     ends: [End; 2],
@@ -55,6 +62,10 @@ pub(crate) struct World<'a> {
 
 impl<'a> World<'a> {
     pub(crate) fn new(choices: &'a mut dyn Choices) -> Self {
+        Self::with_delays(choices, DELAY_MAX)
+    }
+
+    fn with_delays(choices: &'a mut dyn Choices, delay_max: u32) -> Self {
         let start = Instant::now();
         let agreed = |local: usize, remote: usize| Agreed {
             local_streams: STREAMS[local],
@@ -64,6 +75,7 @@ impl<'a> World<'a> {
         };
         let mut world = Self {
             choices,
+            delay_max,
             start,
             now: Duration::ZERO,
             ends: [
@@ -127,6 +139,14 @@ impl<'a> World<'a> {
             }),
             53 if pick < 1 => session.close(CloseCode::Shutdown, "simulated"),
             54 if pick < 2 => self.poison(end),
+            56 | 60 => self.dial(LinkRole::Standby),
+            57 => self.mute([true, pick < 8], pick.is_multiple_of(3)),
+            58 => self.mute([false, false], false),
+            59 => {
+                if let Some(standby) = session.standby() {
+                    session.prefer(standby, now);
+                }
+            }
             _ => {
                 let millis = self.choices.below(1500);
                 self.pass(Duration::from_millis(millis.into()));
@@ -215,7 +235,7 @@ impl<'a> World<'a> {
             let dead = self
                 .transports
                 .get(&handshake.link)
-                .is_none_or(|link| link.dead);
+                .is_none_or(|link| link.dead || link.mute.contains(&true));
             if handshake.at > now {
                 self.handshakes.push(handshake);
             } else if dead {
@@ -239,7 +259,7 @@ impl<'a> World<'a> {
         if let Err(refused) = session.link_up(link, role, peer_has, now) {
             let known = match refused {
                 LinkRefused::Late { .. } => session.latest() > Some(link),
-                LinkRefused::LaneAlone => role == LinkRole::Lane && session.primary().is_none(),
+                LinkRefused::Alone => role != LinkRole::Main && session.primary().is_none(),
                 _ => false,
             };
             let alive = self.ends.iter().all(|end| end.ending.is_none());
@@ -288,6 +308,20 @@ impl<'a> World<'a> {
         }
         let pick = self.choices.below(u32::try_from(live.len()).unwrap_or(1));
         self.cut_link(live[pick as usize]);
+    }
+
+    /// From now on a transport carries nothing to some ends, and neither end is told. What is under way arrives once
+    /// it carries again.
+    fn mute(&mut self, mute: [bool; 2], swapped: bool) {
+        let live = self.live();
+        if live.is_empty() {
+            return;
+        }
+        let pick = self.choices.below(u32::try_from(live.len()).unwrap_or(1));
+        let mute = if swapped { [mute[1], mute[0]] } else { mute };
+        if let Some(transport) = self.transports.get_mut(&live[pick as usize]) {
+            transport.mute = mute;
+        }
     }
 
     fn live(&self) -> Vec<LinkId> {
@@ -346,7 +380,7 @@ impl<'a> World<'a> {
     // --- bytes ---
 
     fn arrival(&mut self) -> Duration {
-        self.now + Duration::from_millis(self.choices.below(DELAY_MAX).into())
+        self.now + Duration::from_millis(self.choices.below(self.delay_max).into())
     }
 
     /// Takes all output and events of both sessions.
@@ -474,19 +508,25 @@ impl<'a> World<'a> {
             .retain(|_, transport| !transport.dead || transport.up.contains(&true));
     }
 
-    fn next_event(&self) -> Option<Duration> {
+    fn next_event(&mut self) -> Option<Duration> {
         let mut next: Option<Duration> = self.handshakes.iter().map(|h| h.at).min();
         let mut consider = |at: Option<Duration>| {
             if let Some(at) = at {
                 next = Some(next.map_or(at, |next| next.min(at)));
             }
         };
+        let now = self.instant();
+        let mut timeouts = Vec::new();
         for (link, transport) in &self.transports {
             for end in 0..2 {
                 if !transport.up[end] {
                     continue;
                 }
                 consider(transport.notice[end]);
+                timeouts.push((end, Part::Link(*link)));
+                if transport.mute[end] {
+                    continue;
+                }
                 consider(transport.control[end].next_at());
                 for (channel, opener) in transport.channels.iter().zip(&transport.openers) {
                     let automatic = *opener != end && !channel.met;
@@ -498,13 +538,13 @@ impl<'a> World<'a> {
                         );
                     }
                 }
-                let timeout = self.ends[end].session.next_timeout(Part::Link(*link));
-                consider(timeout.map(|at| at.saturating_duration_since(self.start)));
             }
         }
-        for end in &self.ends {
-            let detached = end.session.next_timeout(Part::Session);
-            consider(detached.map(|at| at.saturating_duration_since(self.start)));
+        timeouts.extend([(0, Part::Session), (1, Part::Session)]);
+        for (end, part) in timeouts {
+            let timeout = self.ends[end].session.next_timeout(part, now);
+            let at = timeout.map(|at| at.saturating_duration_since(self.start));
+            next = next.into_iter().chain(at).min();
         }
         next
     }
@@ -545,7 +585,7 @@ impl<'a> World<'a> {
     fn deliver_control(&mut self, end: usize) {
         let links = self.joined(end);
         for link in links {
-            while self.transports[&link].up[end] {
+            while self.transports[&link].up[end] && !self.transports[&link].mute[end] {
                 let now = self.now;
                 let Some(transport) = self.transports.get_mut(&link) else {
                     break;
@@ -581,6 +621,9 @@ impl<'a> World<'a> {
     fn next_item(&mut self, end: usize, place: Attachment) -> Option<Item> {
         let now = self.now;
         let transport = self.transports.get_mut(&place.link)?;
+        if transport.mute[end] {
+            return None;
+        }
         transport.channels.get_mut(place.channel)?.to[end].take(now)
     }
 
@@ -781,7 +824,8 @@ impl<'a> World<'a> {
         let stream = crate::VarInt::try_from(number % 40).map(StreamId::from_wire);
         let stream = stream.expect("a small number");
         let mut out = BytesMut::new();
-        match self.choices.below(7) {
+        match self.choices.below(8) {
+            7 => Control::Primary(frame::Primary(number)).encode(&mut out),
             0 => {
                 let go_away = Lasting::GoAway(GoAway {
                     code: CloseCode::Overloaded,

@@ -170,6 +170,11 @@ impl Receiver {
         (self.received, self.limit)
     }
 
+    /// The peer may not know what it was told.
+    pub fn say_again(&mut self) {
+        self.told = 0;
+    }
+
     /// Whether the peer knows less than there is to know.
     pub fn has_news(&self) -> bool {
         self.end.is_none() && self.told < self.received

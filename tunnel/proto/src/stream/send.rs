@@ -120,6 +120,11 @@ impl SendBuffer {
         self.end - self.acknowledged
     }
 
+    /// Whether the clean end was offered to a transport, and the peer has yet to acknowledge it.
+    pub fn end_is_unacked(&self) -> bool {
+        matches!(self.state, State::Finished { ever: true, .. })
+    }
+
     /// Pieces that the kept bytes are in.
     pub fn pieces(&self) -> usize {
         self.unacked.len()

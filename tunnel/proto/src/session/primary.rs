@@ -1,0 +1,301 @@
+//! Which link is the primary one, where there are two (PROTOCOL.md, "Two links").
+
+use std::time::Instant;
+
+use super::{LinkId, LinkRole, Session};
+use crate::frame::{Ack, Control, Primary};
+use crate::limits;
+use crate::stream_id::Role;
+
+impl Session {
+    /// The latest link that stands by.
+    pub fn standby(&self) -> Option<LinkId> {
+        self.standbys().next()
+    }
+
+    /// The latest link that stands by and whose peer answers.
+    pub(super) fn answering_standby(&self) -> Option<LinkId> {
+        self.standbys().find(|link| !self.is_silent(*link))
+    }
+
+    /// The links that stand by, the latest first.
+    fn standbys(&self) -> impl Iterator<Item = LinkId> {
+        let links = self.links.iter().rev();
+        let standbys = links.filter(|(_, link)| link.role == LinkRole::Standby && !link.over);
+        standbys.map(|(id, _)| *id)
+    }
+
+    /// What waits goes over the standby, if there is one that answers.
+    pub(super) fn use_standby(&mut self, now: Instant) {
+        if let Some(standby) = self.answering_standby() {
+            self.prefer(standby, now);
+        }
+    }
+
+    /// Makes a link that stands by the primary one, here and at the peer. The one that was primary stands by.
+    pub fn prefer(&mut self, id: LinkId, now: Instant) {
+        let stands_by = self
+            .links
+            .get(&id)
+            .is_some_and(|link| link.role == LinkRole::Standby && !link.over);
+        if self.is_closed() || !stands_by {
+            return;
+        }
+        self.change += 1;
+        let change = Control::Primary(Primary(self.change));
+        if let Some(link) = self.links.get_mut(&id) {
+            link.queue(&change);
+        }
+        self.make_primary(id, now);
+    }
+
+    /// A link need not stand by any more: the connector leaves it once it carries nothing.
+    pub fn retire(&mut self, id: LinkId) {
+        if self.primary == Some(id) || self.is_closed() {
+            return;
+        }
+        if let Some(link) = self.links.get_mut(&id)
+            && link.role == LinkRole::Standby
+        {
+            link.role = LinkRole::Main;
+            self.links_changed = true;
+        }
+        self.leave_behind();
+    }
+
+    /// The peer uses that link from now on.
+    pub(super) fn on_primary(&mut self, id: LinkId, Primary(change): Primary, now: Instant) {
+        // Where both changed at once, the connector's word counts.
+        let counts = change > self.change || (change == self.change && self.role == Role::Acceptor);
+        if !counts || !self.may_change(now) {
+            return;
+        }
+        self.change = change;
+        if self.primary == Some(id) {
+            return;
+        }
+        let before = self.primary;
+        self.make_primary(id, now);
+        // The peer may have changed since it gets no answer there: this side finds out for itself.
+        if let Some(before) = before {
+            if let Some(link) = self.links.get_mut(&before) {
+                link.health.falls_silent(now);
+            }
+            self.ask(before, now);
+        }
+    }
+
+    /// Whether the peer may change the primary link now: each change costs a move of all streams.
+    fn may_change(&mut self, now: Instant) -> bool {
+        let next = self.next_change.map_or(now, |at| at.max(now));
+        let may = next.saturating_duration_since(now) < limits::CHANGES * limits::CHANGE_TIME;
+        if may {
+            self.next_change = Some(next + limits::CHANGE_TIME);
+        }
+        may
+    }
+
+    fn make_primary(&mut self, id: LinkId, now: Instant) {
+        let before = self.primary.replace(id);
+        if let Some(link) = before.and_then(|id| self.links.get_mut(&id)) {
+            link.role = LinkRole::Standby;
+        }
+        self.timers.resume = None;
+        self.switches += 1;
+        if let Some(link) = self.links.get_mut(&id) {
+            link.role = LinkRole::Main;
+            // Frames on the other link may not arrive.
+            link.restart_at(self.outbox.first());
+            link.queue(&Control::Ack(Ack(self.arrived)));
+        }
+        self.acknowledged = self.arrived;
+        self.leave_lane_beside(before);
+        self.say_credits_again(before);
+        self.probe = super::probe::Probe::Idle;
+        self.await_answer();
+        self.flush_now = true;
+        self.changed = true;
+        self.links_changed = true;
+        if self.round_trip().is_none() {
+            self.ping(now);
+        }
+        self.rehome();
+        self.leave_behind();
+    }
+
+    /// What silenced a main link may have silenced the lane beside it.
+    pub(super) fn leave_lane_beside(&mut self, main: Option<LinkId>) {
+        if main.is_some_and(|main| self.is_silent(main))
+            && let Some(lane) = self.lane
+        {
+            self.leave(lane, "its main link does not answer");
+        }
+    }
+
+    /// CREDIT that was said on a link may not have arrived. Streams that move hear of it by their ATTACH.
+    fn say_credits_again(&mut self, link: Option<LinkId>) {
+        let staying: Vec<_> = self
+            .streams
+            .iter()
+            .filter(|(_, stream)| stream.link != link && stream.recv.ended().is_none())
+            .map(|(id, _)| *id)
+            .collect();
+        for id in staying {
+            self.streams.update(id, |stream| stream.recv.say_again());
+            self.credits_due.push_back(id);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use bytes::BytesMut;
+
+    use super::*;
+    use crate::code::ResetCode;
+    use crate::frame::{Class, FrameReader, Lasting, RawFrame};
+    use crate::session::fixture::{open, session};
+    use crate::session::{LinkEnd, Part};
+
+    const MAIN: LinkId = LinkId::FIRST;
+    const STANDBY: LinkId = LinkId(1);
+
+    fn two_links(role: Role) -> (Session, Instant) {
+        let (mut session, now) = session(role);
+        session.link_up(STANDBY, LinkRole::Standby, 0, now).unwrap();
+        said(&mut session, MAIN);
+        said(&mut session, STANDBY);
+        (session, now)
+    }
+
+    /// The frames that a link's control stream is given.
+    fn said(session: &mut Session, link: LinkId) -> Vec<Control> {
+        let mut reader = FrameReader::new(limits::CONTROL_FRAME);
+        while let Some(bytes) = session.poll_transmit(link) {
+            reader.push(&bytes);
+        }
+        let next = |reader: &mut FrameReader| reader.next().unwrap();
+        std::iter::from_fn(|| next(&mut reader))
+            .map(|frame: RawFrame| Control::decode(frame).unwrap())
+            .collect()
+    }
+
+    fn hear(session: &mut Session, link: LinkId, frame: &Control, now: Instant) {
+        let mut bytes = BytesMut::new();
+        frame.encode(&mut bytes);
+        session.handle_bytes(link, &bytes, now);
+    }
+
+    /// Lets the primary link's timers ring until there is another one, or none is set.
+    fn wait(session: &mut Session, mut now: Instant) -> Instant {
+        while session.primary() == Some(MAIN) {
+            let Some(at) = session.next_timeout(Part::Link(MAIN), now) else {
+                break;
+            };
+            now = at;
+            session.handle_timeout(Part::Link(MAIN), now);
+        }
+        now
+    }
+
+    #[test]
+    fn what_was_said_to_a_silent_link_is_said_again() {
+        for role in [Role::Connector, Role::Acceptor] {
+            let (mut session, now) = two_links(role);
+            let id = open(&mut session, Class::Default);
+            assert!(session.begin(MAIN, id).is_some());
+            session.reset(id, ResetCode::Cancelled);
+            let reset = Control::Lasting(Lasting::ResetStream(crate::frame::ResetStream {
+                stream: id,
+                code: ResetCode::Cancelled,
+            }));
+            assert!(said(&mut session, MAIN).contains(&reset));
+
+            let later = wait(&mut session, now);
+            assert_eq!(session.primary(), Some(STANDBY));
+            assert!(
+                later - now < Duration::from_millis(300),
+                "{:?}",
+                later - now
+            );
+            assert_eq!(session.standby(), Some(MAIN), "it may answer again");
+            let said = said(&mut session, STANDBY);
+            let expected = [
+                Control::Sequence(crate::frame::Sequence(0)),
+                reset,
+                Control::Primary(Primary(1)),
+            ];
+            assert!(said.starts_with(&expected), "{said:?}");
+            assert_eq!(session.take_arrivals(STANDBY), [id]);
+        }
+    }
+
+    #[test]
+    fn a_link_that_is_lost_has_a_successor() {
+        let (mut session, now) = two_links(Role::Acceptor);
+        session.link_lost(MAIN, now);
+        assert_eq!(
+            (session.primary(), session.standby()),
+            (Some(STANDBY), None)
+        );
+        assert_eq!(session.detached_since(), None);
+        session.link_lost(STANDBY, now);
+        assert_eq!(session.detached_since(), Some(now));
+    }
+
+    #[test]
+    fn of_two_changes_at_once_the_connectors_counts() {
+        for (role, expected) in [(Role::Connector, STANDBY), (Role::Acceptor, MAIN)] {
+            let (mut session, now) = two_links(role);
+            session.prefer(STANDBY, now);
+            hear(&mut session, MAIN, &Control::Primary(Primary(1)), now);
+            assert_eq!(session.primary(), Some(expected), "{role:?}");
+            hear(&mut session, MAIN, &Control::Primary(Primary(2)), now);
+            assert_eq!(session.primary(), Some(MAIN));
+        }
+    }
+
+    #[test]
+    fn a_link_that_the_peer_has_left_is_asked_whether_it_answers() {
+        let (mut session, now) = two_links(Role::Connector);
+        hear(&mut session, STANDBY, &Control::Primary(Primary(1)), now);
+        assert_eq!(session.primary(), Some(STANDBY));
+        assert!(session.is_silent(MAIN));
+        // Its first PING is unanswered, and another one would say nothing more.
+        let pong = Control::Pong(crate::frame::Pong([0; 8]));
+        hear(&mut session, MAIN, &pong, now);
+        assert!(!session.is_silent(MAIN));
+    }
+
+    #[test]
+    fn a_peer_that_changes_without_end_is_not_followed() {
+        let (mut session, now) = two_links(Role::Acceptor);
+        for change in 1..10_000 {
+            let link = if change % 2 == 0 { MAIN } else { STANDBY };
+            hear(&mut session, link, &Control::Primary(Primary(change)), now);
+        }
+        assert_eq!(session.switches(), u64::from(limits::CHANGES));
+        let later = now + limits::CHANGE_TIME;
+        hear(
+            &mut session,
+            STANDBY,
+            &Control::Primary(Primary(10_001)),
+            later,
+        );
+        assert_eq!(session.switches(), u64::from(limits::CHANGES) + 1);
+        assert!(!session.is_closed());
+    }
+
+    #[test]
+    fn a_standby_is_left_once_it_is_retired() {
+        let (mut session, now) = two_links(Role::Connector);
+        session.prefer(STANDBY, now);
+        session.retire(MAIN);
+        let left = std::iter::from_fn(|| session.poll_event())
+            .any(|event| event == super::super::Event::LinkEnded(MAIN, LinkEnd::Left));
+        assert!(left);
+        assert_eq!(session.standby(), None);
+    }
+}

@@ -1,0 +1,279 @@
+//! Two links of a session, one of each protocol: a path that dies without a word costs a blink (PROTOCOL.md, "Two
+//! links").
+
+use std::convert::Infallible;
+use std::time::Duration;
+
+use rand::{Rng, RngExt};
+use tokio::sync::watch;
+use tokio::time::Instant;
+use underpass_proto::chain;
+use underpass_proto::session::LinkId;
+
+use super::keep::Status;
+use super::revive::wait_for;
+use super::{ConnectError, Connector, Transports};
+use crate::session::{LinkState, Links, Session};
+use crate::transport::TransportKind;
+
+/// Over how long the agents of a server spread that begin their second link.
+const FIRST_SPREAD: Duration = Duration::from_secs(2);
+
+/// How long a link may be silent before another one of its kind is dialled: one that the peer has given up may answer
+/// when it is asked.
+const SILENCE: Duration = Duration::from_millis(250);
+
+/// The wait after an attempt that failed, or a link that did not last; doubled each time.
+const AGAIN: Duration = Duration::from_secs(1);
+
+/// How long that becomes over WebSocket. For QUIC it is the plan's.
+const AGAIN_MAX: Duration = Duration::from_secs(60);
+
+/// The wait after an attempt to replace a link that is too old.
+const RENEW_AGAIN: Duration = Duration::from_secs(60);
+
+/// A link that lasted this long was no accident.
+const STABLE: Duration = Duration::from_secs(10);
+
+/// For how long QUIC has to answer before a session returns to it that has left it for its silence; doubled each time
+/// that it fell silent again soon.
+const RETURN: Duration = Duration::from_secs(1);
+
+/// How long that becomes, and after which time without a silence it starts again.
+const RETURN_MAX: Duration = Duration::from_secs(60);
+
+/// The server is older than this side, and knows no link that stands by.
+struct Unknown;
+
+impl Connector {
+    /// Keeps the links of a session as it is configured, and tells of moves.
+    pub(super) async fn keep_links(
+        &self,
+        session: &Session,
+        status: &mut impl FnMut(Status<'_>),
+    ) -> Infallible {
+        if self.stands_by {
+            tokio::select! {
+                Unknown = self.keep_kind(session, TransportKind::Quic) => {}
+                Unknown = self.keep_kind(session, TransportKind::WebSocket) => {}
+                never = follow(session, status) => match never {},
+            }
+            let id = session.info().id;
+            tracing::debug!(session = %id, "the server knows no link that stands by");
+        }
+        self.improve(session, status).await
+    }
+
+    /// Keeps a link of that kind that answers.
+    async fn keep_kind(&self, session: &Session, kind: TransportKind) -> Unknown {
+        let mut links = session.shared().watch_links();
+        let mut retry = self.first_wait(kind, &links.borrow());
+        let mut renewal = Renewal::default();
+        loop {
+            let due = async {
+                wait_for_long(&mut links, |links| of(links, kind).is_none()).await;
+                tokio::time::sleep_until(retry.at).await;
+            };
+            tokio::select! {
+                () = due => {}
+                () = self.too_old(session, kind, &mut renewal) => {}
+            }
+            let found = *session.shared().watch_links().borrow();
+            if found.primary.is_none() {
+                // The caller brings another transport.
+                return std::future::pending().await;
+            }
+            let before: Vec<_> = found.both().filter(|link| link.kind == kind).collect();
+            match self.add_standby(session, kind).await {
+                Ok(link) => {
+                    retry.succeeded();
+                    replace(session, &before, link);
+                }
+                Err(error) if error.is_not_understood() => return Unknown,
+                Err(error) => {
+                    let id = session.info().id;
+                    tracing::debug!(session = %id, %kind, "no standby: {}", chain(&error));
+                    retry.failed();
+                }
+            }
+        }
+    }
+
+    /// When to dial for the first time.
+    fn first_wait(&self, kind: TransportKind, links: &Links) -> Retry {
+        let random = rand::rng().next_u32();
+        let (first, max) = match kind {
+            // It was dialled a moment ago, and came too late or not at all.
+            TransportKind::Quic if of(links, kind).is_none() => self.plan.probe(random),
+            TransportKind::Quic => (Some(Duration::ZERO), self.plan.probe(random).1),
+            _ if of(links, kind).is_none() => {
+                let wait = rand::rng().random_range(Duration::ZERO..FIRST_SPREAD);
+                (Some(wait), AGAIN_MAX)
+            }
+            _ => (Some(Duration::ZERO), AGAIN_MAX),
+        };
+        let now = Instant::now();
+        Retry {
+            // Without probes a session stays where it is.
+            at: first.map_or(now + Duration::from_secs(u64::from(u32::MAX)), |wait| {
+                now + wait
+            }),
+            wait: first.unwrap_or_default().max(AGAIN),
+            max,
+            since: now,
+        }
+    }
+
+    /// Gives `session` a link that stands by.
+    async fn add_standby(
+        &self,
+        session: &Session,
+        kind: TransportKind,
+    ) -> Result<LinkId, ConnectError> {
+        let transports = match kind {
+            TransportKind::Quic => Transports::Quic,
+            _ => Transports::WebSocket,
+        };
+        let transport = self.dialer.dial_beside(transports).await?;
+        let ask = session.shared().ask_for_standby();
+        self.add(session, transport, &ask).await?;
+        Ok(LinkId(ask.resumption.attempt))
+    }
+
+    /// Waits until the session's link of that kind is as old as it may become.
+    async fn too_old(&self, session: &Session, kind: TransportKind, renewal: &mut Renewal) {
+        let mut links = session.shared().watch_links();
+        loop {
+            wait_for(&mut links, |links| of(links, kind).is_some()).await;
+            let Some(LinkState { id, .. }) = of(&links.borrow(), kind) else {
+                continue;
+            };
+            if renewal.link != Some(id) {
+                let age = self.plan.age(rand::rng().next_u32());
+                renewal.at = age.map(|age| Instant::now() + age);
+                renewal.link = Some(id);
+            }
+            let Some(at) = renewal.at.filter(|_| kind == TransportKind::WebSocket) else {
+                return std::future::pending().await;
+            };
+            let other = wait_for(&mut links, |links| {
+                of(links, kind).is_none_or(|now| now.id != id)
+            });
+            if tokio::time::timeout_at(at, other).await.is_err() {
+                // Where nothing comes of it.
+                renewal.at = Some(Instant::now() + RENEW_AGAIN);
+                return;
+            }
+        }
+    }
+}
+
+/// When the link of a kind is too old.
+#[derive(Default)]
+struct Renewal {
+    link: Option<LinkId>,
+    at: Option<Instant>,
+}
+
+/// When a link of a kind is to be dialled.
+struct Retry {
+    at: Instant,
+    /// The wait that comes next.
+    wait: Duration,
+    max: Duration,
+    /// Since when there is one.
+    since: Instant,
+}
+
+impl Retry {
+    /// The first attempt after a link that lasted is at once.
+    fn succeeded(&mut self) {
+        let now = Instant::now();
+        if now - self.since >= STABLE {
+            self.wait = AGAIN;
+            self.at = now;
+        } else {
+            self.at = now + self.wait;
+            self.wait = (self.wait * 2).min(self.max);
+        }
+        self.since = now;
+    }
+
+    fn failed(&mut self) {
+        self.at = Instant::now() + self.wait.mul_f64(rand::rng().random_range(0.5..=1.0));
+        self.wait = (self.wait * 2).min(self.max);
+    }
+}
+
+/// The link of that kind that answers.
+fn of(links: &Links, kind: TransportKind) -> Option<LinkState> {
+    links.both().find(|link| link.kind == kind && !link.silent)
+}
+
+/// Waits until the links have been so for a while.
+async fn wait_for_long(links: &mut watch::Receiver<Links>, so: impl Fn(&Links) -> bool) {
+    loop {
+        wait_for(links, &so).await;
+        let changed = wait_for(links, |links| !so(links));
+        if tokio::time::timeout(SILENCE, changed).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// The link takes the place of those of its kind.
+fn replace(session: &Session, before: &[LinkState], link: LinkId) {
+    session.shared().with(|core| {
+        if before
+            .iter()
+            .any(|before| core.primary() == Some(before.id))
+        {
+            core.prefer(link, crate::session::now());
+        }
+        for before in before {
+            core.retire(before.id);
+        }
+    });
+}
+
+/// Tells of the session's moves between protocols, and returns to QUIC.
+async fn follow(session: &Session, status: &mut impl FnMut(Status<'_>)) -> Infallible {
+    let mut links = session.shared().watch_links();
+    let mut carries = links.borrow().primary.map(|primary| primary.kind);
+    let (mut wait, mut left) = (Duration::ZERO, None::<Instant>);
+    loop {
+        let Links { primary, standby } = *links.borrow_and_update();
+        let kind = primary.map(|primary| primary.kind);
+        if let (Some(from), Some(_)) = (carries, kind)
+            && kind != carries
+        {
+            if from == TransportKind::Quic {
+                let again = left.is_some_and(|left| left.elapsed() < RETURN_MAX);
+                wait = if again {
+                    (wait * 2).min(RETURN_MAX)
+                } else {
+                    RETURN
+                };
+                left = Some(Instant::now());
+            }
+            status(Status::Moved(session, from));
+        }
+        carries = kind.or(carries);
+        let better =
+            standby.filter(|standby| standby.kind == TransportKind::Quic && !standby.silent);
+        let changed = async {
+            if links.changed().await.is_err() {
+                std::future::pending().await
+            }
+        };
+        match better.filter(|_| kind != Some(TransportKind::Quic)) {
+            Some(standby) => {
+                if tokio::time::timeout(wait, changed).await.is_err() {
+                    let now = crate::session::now();
+                    session.shared().with(|core| core.prefer(standby.id, now));
+                }
+            }
+            None => changed.await,
+        }
+    }
+}
