@@ -19,7 +19,10 @@ pub(crate) struct Cutter {
 
 impl Cutter {
     pub(crate) async fn start(server: u16) -> Self {
-        let listener = TcpListener::bind(ANY).await.unwrap();
+        Self::start_on(TcpListener::bind(ANY).await.unwrap(), server)
+    }
+
+    fn start_on(listener: TcpListener, server: u16) -> Self {
         let port = listener.local_addr().unwrap().port();
         let connections = Arc::default();
         let mut listening = JoinSet::new();
@@ -76,7 +79,11 @@ enum Flow {
 
 impl Swallower {
     pub(crate) async fn start(server: u16) -> Self {
-        let socket = Arc::new(UdpSocket::bind(ANY).await.unwrap());
+        Self::start_on(UdpSocket::bind(ANY).await.unwrap(), server)
+    }
+
+    fn start_on(socket: UdpSocket, server: u16) -> Self {
+        let socket = Arc::new(socket);
         let port = socket.local_addr().unwrap().port();
         let flows = Flows::default();
         let mut relaying = JoinSet::new();
@@ -103,6 +110,41 @@ impl Swallower {
             }
         }
         swallowed
+    }
+}
+
+/// A path for both, which forgets what it carries as a NAT does that is restarted.
+pub(crate) struct Forgetful {
+    pub(crate) port: u16,
+    tcp: Cutter,
+    udp: Swallower,
+}
+
+impl Forgetful {
+    pub(crate) async fn start(server: u16) -> Self {
+        loop {
+            let listener = TcpListener::bind(ANY).await.unwrap();
+            let address = listener.local_addr().unwrap();
+            // The port may be another process's for UDP.
+            if let Ok(socket) = UdpSocket::bind(address).await {
+                return Self {
+                    port: address.port(),
+                    tcp: Cutter::start_on(listener, server),
+                    udp: Swallower::start_on(socket, server),
+                };
+            }
+        }
+    }
+
+    /// TCP connections are cut. UDP flows are forgotten: what the server sends goes nowhere until the agent has sent
+    /// something, and the server sees another address then.
+    pub(crate) fn forget(&self) {
+        self.tcp.cut();
+        for (_, flow) in self.udp.flows.lock().unwrap().drain() {
+            if let Flow::Live { back, .. } = flow {
+                back.abort();
+            }
+        }
     }
 }
 

@@ -34,6 +34,7 @@ mod server_restarted;
 mod survive;
 mod tls;
 mod tunnelled;
+mod verbs;
 
 /// Makes tests of functions that take a transport: a module for each.
 macro_rules! over_both_transports {

@@ -13,30 +13,30 @@ use crate::deployment::{CLUSTER, Deployment};
 const LIFE: Duration = Duration::from_millis(300);
 
 /// A server whose agent reaches it by another port.
-struct Detour {
+pub(crate) struct Detour {
     deployment: Deployment,
     /// In names of objects: the same scenarios run beside these, in the same cluster.
     way: &'static str,
 }
 
 impl Detour {
-    async fn new(transport: Transport, way: &'static str) -> Self {
+    pub(crate) async fn new(transport: Transport, way: &'static str) -> Self {
         let deployment = Deployment::start(transport).await;
         deployment.blocking(|u| u.stop_agent().unwrap()).await;
         Self { deployment, way }
     }
 
-    fn server(&self) -> u16 {
+    pub(crate) fn server(&self) -> u16 {
         let port = self.deployment.url().rsplit(':').next().unwrap();
         port.parse().unwrap()
     }
 
-    fn client(&self) -> Client<'_> {
+    pub(crate) fn client(&self) -> Client<'_> {
         let kubeconfig = self.deployment.admin_kubeconfig();
         Client::new(&CLUSTER, kubeconfig, self.way, Wire::WebSocket)
     }
 
-    async fn start_agent(&self, port: u16) {
+    pub(crate) async fn start_agent(&self, port: u16) {
         let transport = self.deployment.transport;
         let through = format!("https://localhost:{port}");
         self.deployment

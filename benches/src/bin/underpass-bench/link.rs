@@ -7,6 +7,7 @@ use std::fs;
 use std::net::Ipv4Addr;
 use std::path::Path;
 use std::process::Command;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
@@ -41,7 +42,7 @@ pub(crate) struct Shape {
 #[derive(Debug)]
 pub(crate) struct Link {
     /// Between the devices, which go with it.
-    _carrier: Process,
+    carrier: Mutex<Process>,
     /// Its namespace is the network, which goes with the last process in it.
     network: Process,
 }
@@ -96,9 +97,18 @@ impl Link {
         inside(&["link", "set", &there, "up"])?;
         inside(&["link", "set", "lo", "up"])?;
         Ok(Self {
-            _carrier: carrier,
+            carrier: Mutex::new(carrier),
             network,
         })
+    }
+
+    /// Gives an order to the firewall on it.
+    ///
+    /// # Errors
+    /// Where there is no such order, or the carrier has ended.
+    pub(crate) fn firewall(&self, order: &str) -> Result<()> {
+        let mut carrier = self.carrier.lock().unwrap_or_else(PoisonError::into_inner);
+        carrier.ask::<Devices>(order).map(drop)
     }
 
     /// The command that runs another one in the network; it takes this one's place.

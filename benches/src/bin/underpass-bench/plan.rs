@@ -34,6 +34,12 @@ pub(crate) struct Plan {
     pub(crate) idle: Duration,
     /// Cuts in a repetition.
     pub(crate) cuts: usize,
+    /// Paths that die without a word, of each kind.
+    #[serde(default)]
+    pub(crate) deaths: usize,
+    /// How long that may take for a system.
+    #[serde(default)]
+    pub(crate) dying: Duration,
 }
 
 impl Plan {
@@ -53,6 +59,8 @@ impl Plan {
             storm: 256,
             idle: Duration::from_secs(10),
             cuts: 3,
+            deaths: 50,
+            dying: Duration::from_secs(90),
         }
     }
 
@@ -72,6 +80,8 @@ impl Plan {
             storm: 16,
             idle: Duration::from_millis(300),
             cuts: 1,
+            deaths: 1,
+            dying: Duration::ZERO,
         }
     }
 }

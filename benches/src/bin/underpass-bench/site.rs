@@ -123,6 +123,15 @@ impl Site {
         Ok(SocketAddr::new(self.far_address, ports::free()?.port()))
     }
 
+    /// Gives an order to the firewall on the link.
+    ///
+    /// # Errors
+    /// Where there is none, or no such order.
+    pub(crate) fn firewall(&self, order: &str) -> Result<()> {
+        let link = self.link.as_ref().context("there is no link")?;
+        link.firewall(order)
+    }
+
     /// Starts a program.
     ///
     /// # Errors

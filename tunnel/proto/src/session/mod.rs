@@ -357,9 +357,10 @@ impl Session {
         self.ping(now);
     }
 
-    /// Whether streams should rather be opened elsewhere.
+    /// Whether streams should rather be opened elsewhere: an OPEN went unanswered, or nothing answers on the primary
+    /// link, and none has taken its place.
     pub fn is_suspect(&self) -> bool {
-        self.suspect
+        self.suspect || self.primary.is_some_and(|link| self.is_silent(link))
     }
 
     /// Whether new streams may be opened: neither side is going away or gone.

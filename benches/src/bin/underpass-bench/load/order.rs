@@ -1,5 +1,7 @@
 //! A user's order to the target: the first bytes of every connection.
 
+use std::time::Duration;
+
 /// Bytes of an encoded order.
 pub(crate) const LENGTH: usize = 9;
 
@@ -12,6 +14,8 @@ pub(crate) enum Order {
     Sink,
     /// Send without end: so many bytes in a second, or as many as are taken where it is zero.
     Pour(u64),
+    /// Send a byte each time so long has passed.
+    Tick(Duration),
 }
 
 impl Order {
@@ -21,6 +25,7 @@ impl Order {
             Self::Echo => (b'E', 0),
             Self::Sink => (b'S', 0),
             Self::Pour(rate) => (b'P', rate),
+            Self::Tick(pause) => (b'T', u64::try_from(pause.as_millis()).unwrap_or(u64::MAX)),
         };
         let [a, b, c, d, e, f, g, h] = u64::to_be_bytes(number);
         [letter, a, b, c, d, e, f, g, h]
@@ -33,6 +38,7 @@ impl Order {
             (b'E', 0) => Some(Self::Echo),
             (b'S', 0) => Some(Self::Sink),
             (b'P', rate) => Some(Self::Pour(rate)),
+            (b'T', millis) => Some(Self::Tick(Duration::from_millis(millis))),
             _ => None,
         }
     }
@@ -49,6 +55,7 @@ mod tests {
             Order::Sink,
             Order::Pour(0),
             Order::Pour(125_000_000),
+            Order::Tick(Duration::from_millis(20)),
         ] {
             assert_eq!(Order::decode(order.encode()), Some(order));
         }

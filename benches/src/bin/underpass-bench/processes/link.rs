@@ -1,6 +1,6 @@
 //! A path between two networks: it passes packets on at a rate, with a delay and with loss.
 
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -8,6 +8,7 @@ use anyhow::{Context as _, Result, ensure};
 use rand::RngExt as _;
 use tun_rs::{DeviceBuilder, SyncDevice};
 
+use super::firewall::{Firewall, Way};
 use super::questions;
 use crate::link::Devices;
 
@@ -56,15 +57,38 @@ pub(super) fn run(options: &Options) -> Result<()> {
         busy_until: Instant::now(),
     };
     let devices = serde_json::to_value(Devices { here, there })?;
-    questions::answer_with(move |_| Ok(devices.clone()));
+    let firewall = Arc::<Mutex<Firewall>>::default();
+    let ordered = Arc::clone(&firewall);
+    questions::answer_with(move |question| {
+        if question != "devices" {
+            let mut firewall = ordered.lock().unwrap_or_else(PoisonError::into_inner);
+            firewall.order(question)?;
+        }
+        Ok(devices.clone())
+    });
+    let passes = |way, packet: &[u8]| {
+        let mut firewall = firewall.lock().unwrap_or_else(PoisonError::into_inner);
+        firewall.passes(way, packet)
+    };
     // Threads, since a thread sleeps more precisely than a task.
     thread::scope(|scope| {
-        scope.spawn(|| carry(&a, Arc::clone(&b), pipe.clone()));
-        carry(&b, Arc::clone(&a), pipe.clone())
+        scope.spawn(|| {
+            carry(&a, Arc::clone(&b), pipe.clone(), |packet| {
+                passes(Way::In, packet)
+            })
+        });
+        carry(&b, Arc::clone(&a), pipe.clone(), |packet| {
+            passes(Way::Out, packet)
+        })
     })
 }
 
-fn carry(from: &SyncDevice, to: Arc<SyncDevice>, mut pipe: Pipe) -> Result<()> {
+fn carry(
+    from: &SyncDevice,
+    to: Arc<SyncDevice>,
+    mut pipe: Pipe,
+    passes: impl Fn(&[u8]) -> bool,
+) -> Result<()> {
     let (send, receive) = mpsc::channel::<(Instant, Vec<u8>)>();
     thread::spawn(move || {
         for (when, packet) in receive {
@@ -81,6 +105,9 @@ fn carry(from: &SyncDevice, to: Arc<SyncDevice>, mut pipe: Pipe) -> Result<()> {
             continue;
         };
         let lost = rand::rng().random_bool(pipe.loss);
+        if !passes(buffer.get(..length).unwrap_or_default()) {
+            continue;
+        }
         if let Some(arrival) = pipe.arrival(Instant::now(), length).filter(|_| !lost) {
             let packet = buffer.get(..length).unwrap_or_default().to_vec();
             send.send((arrival, packet))

@@ -1,5 +1,6 @@
 //! Other roles of this program: the processes of the floor and of Underpass, and the target.
 
+mod firewall;
 mod floor_quic;
 mod floor_tls;
 mod framed;

@@ -38,6 +38,12 @@ async fn answer_to(question: &str, agents: &Registry) -> Result<Value> {
     if question == "sessions" {
         return Ok(json!({ "sessions": agents.sessions().len() }));
     }
+    if question == "links" {
+        // Users are led to the newest.
+        let newest = agents.sessions().pop();
+        let stand_by = newest.is_some_and(|session| session.stats().standby.is_some());
+        return Ok(json!({ "stand_by": stand_by }));
+    }
     let count = question.strip_prefix("open ").context("no such question")?;
     let mut times = Vec::new();
     let sessions = agents.sessions();

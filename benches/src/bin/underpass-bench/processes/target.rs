@@ -39,6 +39,14 @@ async fn serve(mut connection: TcpStream) -> Result<()> {
         Order::Sink => sink(connection).await,
         Order::Pour(0) => pour(connection).await,
         Order::Pour(rate) => pour_at(connection, rate).await,
+        Order::Tick(pause) => tick(connection, pause).await,
+    }
+}
+
+async fn tick(mut connection: TcpStream, pause: Duration) -> Result<()> {
+    loop {
+        connection.write_all(b"e").await?;
+        tokio::time::sleep(pause).await;
     }
 }
 

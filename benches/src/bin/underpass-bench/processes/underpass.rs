@@ -53,6 +53,8 @@ pub(crate) struct AgentOptions {
 pub(crate) enum Transport {
     Quic,
     Websocket,
+    /// QUIC first, and both where both get through
+    Auto,
 }
 
 /// Lets everybody in, under a name that follows from their key.
@@ -144,6 +146,7 @@ pub(super) async fn agent(options: AgentOptions) -> Result<()> {
         config.transports = match options.transport {
             Transport::Quic => Transports::Quic,
             Transport::Websocket => Transports::WebSocket,
+            Transport::Auto => Transports::Auto,
         };
         // It shall stay where it is.
         config.quic_probe = std::time::Duration::ZERO;

@@ -48,6 +48,12 @@ pub(crate) enum Metric {
     Flows,
     /// Milliseconds of these from when the agent dialled anew.
     FlowsSinceDial,
+    /// Milliseconds from the silent death of a path until bytes flow again, of the median.
+    FlowsAgain,
+    /// The same of the 99th percentile.
+    FlowsAgainLate,
+    /// How many paths died.
+    Deaths,
     /// Share of cuts, in percent, after which the user's connection went on.
     Survived,
 }
@@ -77,6 +83,9 @@ impl Metric {
             Self::Opened => "stream opened and echoed, p50, µs",
             Self::Flows => "bytes flow after, ms",
             Self::FlowsSinceDial => "of these since the new dial, ms",
+            Self::FlowsAgain => "bytes flow again, p50, ms",
+            Self::FlowsAgainLate => "p99, ms",
+            Self::Deaths => "deaths",
             Self::Survived => "connections that went on, %",
         }
     }
@@ -91,6 +100,7 @@ impl Metric {
             Self::ServerPeak | Self::AgentPeak | Self::AgentResident | Self::PerAgent => 1,
             Self::Flows | Self::FlowsSinceDial => 1,
             Self::Rate | Self::Median | Self::Late | Self::Added => 0,
+            Self::FlowsAgain | Self::FlowsAgainLate | Self::Deaths => 0,
             Self::Agents | Self::Opened | Self::Survived => 0,
         }
     }

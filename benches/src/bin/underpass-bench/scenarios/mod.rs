@@ -1,6 +1,7 @@
 //! The scenarios.
 
 mod bulk;
+mod dead_path;
 mod flood;
 mod idle;
 mod interactive;
@@ -39,6 +40,8 @@ pub(crate) enum Scenario {
     Neighbour,
     /// A cut connection: when bytes flow again
     Recovery,
+    /// A path that dies without a word, behind a link of 10 ms: when bytes flow again; needs root
+    DeadPath,
     /// Logins and calls of honest users, and the server's memory, beside one attacker
     Flood,
 }
@@ -75,6 +78,7 @@ impl Scenario {
             Self::Kube => kube::run(bench).await,
             Self::Neighbour => kube::neighbour::run(bench).await,
             Self::Recovery => recovery::run(bench).await,
+            Self::DeadPath => dead_path::run(bench).await,
             Self::Flood => flood::run(bench).await,
         }
     }

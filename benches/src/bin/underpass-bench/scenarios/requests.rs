@@ -25,8 +25,8 @@ impl Turns for Requests {
         &[ONE_CONNECTION, "1 in flight", "64 in flight"]
     }
 
-    fn suits(&self, _: &dyn System) -> bool {
-        true
+    fn suits(&self, system: &dyn System) -> bool {
+        system.name() != "underpass-two-links"
     }
 
     fn measure<'a>(

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use anyhow::Result;
 
-use super::{Agents, Server, System, SystemKind, chisel};
+use super::{Agents, Carriers, Server, System, SystemKind, chisel};
 use crate::load::Door;
 use crate::peers;
 use crate::ports;
@@ -35,6 +35,13 @@ impl System for Frp {
             Self::Quic => {
                 "v0.65.0, transport.protocol quic, connection pool of 5 (its sample configuration)"
             }
+        }
+    }
+
+    fn carriers(&self) -> Carriers {
+        match self {
+            Self::Tls => Carriers::Tcp,
+            Self::Quic => Carriers::Udp,
         }
     }
 

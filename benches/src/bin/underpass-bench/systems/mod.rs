@@ -15,6 +15,7 @@ mod underpass;
 use std::net::SocketAddr;
 
 use anyhow::Result;
+use futures_util::future::BoxFuture;
 
 pub(crate) use self::running::Running;
 use crate::load::Door;
@@ -64,10 +65,29 @@ pub(crate) trait System: Send + Sync {
         None
     }
 
+    /// What carries its agent's connection.
+    fn carriers(&self) -> Carriers {
+        Carriers::Tcp
+    }
+
+    /// Waits until an agent that has just come has made what it keeps beside its connection.
+    fn settled<'a>(&'a self, _: &'a mut Running<'_>) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async { Ok(()) })
+    }
+
     /// Whether the agent's way to the server can be led through a TCP relay.
     fn relays(&self) -> bool {
         false
     }
+}
+
+/// What carries an agent's connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Carriers {
+    Tcp,
+    Udp,
+    /// TCP where UDP does not get through.
+    UdpThenTcp,
 }
 
 /// Which agents a process is.
@@ -120,6 +140,7 @@ pub(crate) fn all() -> Vec<Box<dyn System>> {
         Box::new(floor::Quic),
         Box::new(underpass::Underpass::WebSocket),
         Box::new(underpass::Underpass::Quic),
+        Box::new(underpass::Underpass::TwoLinks),
         Box::new(remotedialer::Remotedialer),
         Box::new(konnectivity::Konnectivity),
         Box::new(chisel::Chisel),

@@ -1,20 +1,38 @@
 //! Underpass's session, as a program embeds it.
 
 use std::net::SocketAddr;
+use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result, ensure};
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
+use serde::Deserialize;
 
-use super::{Agents, Server, System, SystemKind};
+use super::{Agents, Carriers, Running, Server, System, SystemKind};
 use crate::load::Door;
 use crate::ports;
 use crate::process::Process;
 use crate::site::Site;
+
+/// How long a second link may take.
+const SETTLED: Duration = Duration::from_secs(20);
+
+/// The pause between two looks.
+const POLL: Duration = Duration::from_millis(20);
+
+/// The server's answer about the newest session.
+#[derive(Debug, Deserialize)]
+struct Links {
+    stand_by: bool,
+}
 
 /// By what carries it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Underpass {
     WebSocket,
     Quic,
+    /// QUIC, and a WebSocket that stands by.
+    TwoLinks,
 }
 
 impl Underpass {
@@ -23,6 +41,7 @@ impl Underpass {
         match self {
             Self::WebSocket => "websocket",
             Self::Quic => "quic",
+            Self::TwoLinks => "auto",
         }
     }
 }
@@ -32,6 +51,7 @@ impl System for Underpass {
         match self {
             Self::WebSocket => "underpass-websocket",
             Self::Quic => "underpass-quic",
+            Self::TwoLinks => "underpass-two-links",
         }
     }
 
@@ -101,11 +121,38 @@ impl System for Underpass {
             Self::WebSocket => u32::MAX,
             // Each is an endpoint of quinn's with 2.3 MB to receive into: a crowd that dials anew would need more
             // memory than there is, which says nothing of agents that have a process each.
-            Self::Quic => 4000,
+            Self::Quic | Self::TwoLinks => 4000,
         })
     }
 
     fn relays(&self) -> bool {
         *self == Self::WebSocket
+    }
+
+    fn carriers(&self) -> Carriers {
+        match self {
+            Self::WebSocket => Carriers::Tcp,
+            Self::Quic => Carriers::Udp,
+            Self::TwoLinks => Carriers::UdpThenTcp,
+        }
+    }
+
+    fn settled<'a>(&'a self, running: &'a mut Running<'_>) -> BoxFuture<'a, Result<()>> {
+        async move {
+            if *self != Self::TwoLinks {
+                return Ok(());
+            }
+            let begun = Instant::now();
+            let server = running.server.process.as_mut().context("no server")?;
+            loop {
+                let Links { stand_by } = server.ask("links")?;
+                if stand_by {
+                    return Ok(());
+                }
+                ensure!(begun.elapsed() < SETTLED, "no second link stands by");
+                tokio::time::sleep(POLL).await;
+            }
+        }
+        .boxed()
     }
 }
