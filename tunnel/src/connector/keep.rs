@@ -327,7 +327,7 @@ where
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::sync::Arc;
 
     use super::*;
@@ -345,7 +345,11 @@ mod tests {
         }
     }
 
-    fn connector() -> Connector {
+    pub(in crate::connector) fn acceptor() -> Acceptor {
+        Acceptor::new(AcceptorConfig::default(), Arc::new(Everyone))
+    }
+
+    pub(in crate::connector) fn connector() -> Connector {
         let ca = rcgen::generate_simple_self_signed(["x".to_owned()]).unwrap();
         let key = AgentKey::from_seed([7; 32]).unwrap();
         let ca_pem = ca.cert.pem().into_bytes();
@@ -354,7 +358,7 @@ mod tests {
 
     /// How long the connector waits after `act` was done to the other end of its session.
     async fn wait_after(connector: &Connector, act: impl AsyncFnOnce(Session)) -> Duration {
-        let acceptor = Acceptor::new(AcceptorConfig::default(), Arc::new(Everyone));
+        let acceptor = acceptor();
         let (here, there) = memory::pair();
         let (agent, server) = tokio::join!(
             connector.establish(Arc::new(here)),

@@ -2,6 +2,7 @@
 //! links").
 
 use std::convert::Infallible;
+use std::sync::Arc;
 use std::time::Duration;
 
 use rand::{Rng, RngExt};
@@ -14,7 +15,7 @@ use super::keep::Status;
 use super::revive::wait_for;
 use super::{ConnectError, Connector, Transports};
 use crate::session::{LinkState, Links, Session};
-use crate::transport::TransportKind;
+use crate::transport::{Transport, TransportKind};
 
 /// Over how long the agents of a server spread that begin their second link.
 const FIRST_SPREAD: Duration = Duration::from_secs(2);
@@ -84,7 +85,7 @@ impl Connector {
                 return std::future::pending().await;
             }
             let before: Vec<_> = found.both().filter(|link| link.kind == kind).collect();
-            match self.add_standby(session, kind).await {
+            match self.dial_standby(session, kind).await {
                 Ok(link) => {
                     retry.succeeded();
                     replace(session, &before, link);
@@ -124,8 +125,7 @@ impl Connector {
         }
     }
 
-    /// Gives `session` a link that stands by.
-    async fn add_standby(
+    async fn dial_standby(
         &self,
         session: &Session,
         kind: TransportKind,
@@ -135,9 +135,33 @@ impl Connector {
             _ => Transports::WebSocket,
         };
         let transport = self.dialer.dial_beside(transports).await?;
+        self.join_standby(session, transport).await
+    }
+
+    async fn join_standby(
+        &self,
+        session: &Session,
+        transport: Arc<dyn Transport>,
+    ) -> Result<LinkId, ConnectError> {
         let ask = session.shared().ask_for_standby();
         self.add(session, transport, &ask).await?;
         Ok(LinkId(ask.resumption.attempt))
+    }
+
+    /// Gives `session` a transport that was dialled elsewhere, which stands by: it takes over when the peer no longer
+    /// answers on the one that the session has. [`run`](Self::run) does so by itself where both protocols get through.
+    ///
+    /// # Errors
+    /// Where nothing comes of it; the session is as it was. One without a transport takes none that stands by.
+    ///
+    /// # Cancel safety
+    /// Dropping the future drops the connection.
+    pub async fn add_standby(
+        &self,
+        session: &Session,
+        transport: Arc<dyn Transport>,
+    ) -> Result<(), ConnectError> {
+        self.join_standby(session, transport).await.map(drop)
     }
 
     /// Waits until the session's link of that kind is as old as it may become.
@@ -274,6 +298,56 @@ async fn follow(session: &Session, status: &mut impl FnMut(Status<'_>)) -> Infal
                 }
             }
             None => changed.await,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use bytes::Bytes;
+    use underpass_proto::code::CloseCode;
+    use underpass_proto::handshake;
+
+    use super::*;
+    use crate::connector::keep::tests::{acceptor, connector};
+    use crate::session::write_all;
+    use crate::transport::{YamuxTransport, memory};
+
+    /// An acceptor that is older than links that stand by.
+    async fn refuse(transport: YamuxTransport, code: CloseCode) {
+        let mut control = transport.accept().await.unwrap();
+        let hello = poll_fn(|cx| control.recv.poll_read_bytes(cx, 4096)).await;
+        assert!(hello.unwrap().is_some_and(|hello: Bytes| !hello.is_empty()));
+        let close = handshake::close(code, "no such purpose");
+        write_all(control.send.as_mut(), close).await.unwrap();
+        poll_fn(|cx| control.send.poll_finish(cx)).await.unwrap();
+        transport.closed().await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_knows_no_standby_is_told_from_one_that_has_not_the_session() {
+        let connector = connector();
+        let (here, there) = memory::pair();
+        let acceptor = acceptor();
+        let (agent, _server) = tokio::join!(
+            connector.establish(Arc::new(here)),
+            acceptor.accept(Arc::new(there))
+        );
+        let agent = agent.unwrap();
+        for (code, unknown) in [
+            (CloseCode::FrameEncoding, true),
+            (CloseCode::ResumeRefused, false),
+        ] {
+            let (here, there) = memory::pair();
+            let (joined, ()) = tokio::join!(
+                connector.add_standby(&agent, Arc::new(here)),
+                refuse(there, code)
+            );
+            assert_eq!(joined.unwrap_err().is_not_understood(), unknown);
+            assert!(agent.is_open());
+            assert_eq!(agent.stats().standby, None);
         }
     }
 }
