@@ -4,24 +4,48 @@
 use std::convert::Infallible;
 use std::time::Duration;
 
+use rand::RngExt;
 use tokio::sync::watch;
+use tokio::time::Instant;
 use underpass_proto::chain;
 
 use super::Connector;
 use crate::session::{Links, Session};
 
-/// The wait after an attempt that failed; doubled by each further one.
+/// The wait after an attempt that failed, or brought a link that soon fell silent as well; doubled each time.
 const AGAIN: Duration = Duration::from_millis(250);
+
+/// How long that becomes.
+const AGAIN_MAX: Duration = Duration::from_secs(30);
+
+/// A link that answered for so long was no accident.
+const STABLE: Duration = Duration::from_secs(10);
+
+/// The longest wait where two links have fallen silent: it is likely the server, which all its agents miss at once.
+const CROWD: Duration = Duration::from_secs(2);
 
 impl Connector {
     /// Brings the session another transport whenever its peer does not answer on the one that it has, and none stands
     /// by.
     pub(super) async fn revive(&self, session: &Session) -> Infallible {
         let mut links = session.shared().watch_links();
-        let mut again = AGAIN;
+        let (mut again, mut revived) = (AGAIN, None::<Instant>);
         loop {
             wait_for(&mut links, stands_still).await;
+            let soon = revived.is_some_and(|revived| revived.elapsed() < STABLE);
+            let most = if soon {
+                let most = again;
+                again = (again * 2).min(AGAIN_MAX);
+                most
+            } else if links.borrow().standby.is_some() {
+                CROWD
+            } else {
+                again = AGAIN;
+                Duration::ZERO
+            };
+            let wait = most.mul_f64(rand::rng().random_range(0.5..=1.0));
             let dialled = async {
+                tokio::time::sleep(wait).await;
                 let transport = self.dialer.dial_beside(self.dialer.transports()).await?;
                 self.resume(session, transport).await
             };
@@ -31,14 +55,10 @@ impl Connector {
                 result = dialled => result,
                 () = wait_for(&mut others, |links| !stands_still(links)) => continue,
             };
-            match result {
-                Ok(_) => again = AGAIN,
-                Err(error) => {
-                    let id = session.info().id;
-                    tracing::debug!(session = %id, "not revived: {}", chain(&error));
-                    tokio::time::sleep(again).await;
-                    again *= 2;
-                }
+            revived = Some(Instant::now());
+            if let Err(error) = result {
+                let id = session.info().id;
+                tracing::debug!(session = %id, "not revived: {}", chain(&error));
             }
         }
     }

@@ -21,8 +21,12 @@ use crate::transport::{Transport, TransportKind};
 const FIRST_SPREAD: Duration = Duration::from_secs(2);
 
 /// How long a link may be silent before another one of its kind is dialled: one that the peer has given up may answer
-/// when it is asked.
+/// when it is asked. There is no hurry while the other one carries the session, and where it is the server that is
+/// slow, its agents should not all dial at once.
 const SILENCE: Duration = Duration::from_millis(250);
+
+/// The longest that it may be silent.
+const SILENCE_MAX: Duration = Duration::from_millis(1500);
 
 /// The wait after an attempt that failed, or a link that did not last; doubled each time.
 const AGAIN: Duration = Duration::from_secs(1);
@@ -239,7 +243,8 @@ async fn wait_for_long(links: &mut watch::Receiver<Links>, so: impl Fn(&Links) -
     loop {
         wait_for(links, &so).await;
         let changed = wait_for(links, |links| !so(links));
-        if tokio::time::timeout(SILENCE, changed).await.is_err() {
+        let long = rand::rng().random_range(SILENCE..SILENCE_MAX);
+        if tokio::time::timeout(long, changed).await.is_err() {
             return;
         }
     }

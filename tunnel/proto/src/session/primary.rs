@@ -270,6 +270,17 @@ mod tests {
     }
 
     #[test]
+    fn old_news_do_not_make_a_silent_link_answer() {
+        let (mut session, now) = two_links(Role::Acceptor);
+        open(&mut session, Class::Default);
+        let silent = wait(&mut session, now);
+        session.heard(MAIN, now);
+        assert!(session.is_silent(MAIN));
+        session.heard(MAIN, silent);
+        assert!(!session.is_silent(MAIN));
+    }
+
+    #[test]
     fn a_peer_that_changes_without_end_is_not_followed() {
         let (mut session, now) = two_links(Role::Acceptor);
         for change in 1..10_000 {

@@ -75,7 +75,8 @@ impl PathHealth {
     /// The peer answered. Gives whether it had counted as silent.
     fn answers(&mut self, at: Instant, round_trip: Duration) -> bool {
         self.answered = self.answered.max(at);
-        let Some(since) = self.silent.take() else {
+        // A driver says what the transport heard last, which may be old.
+        let Some(since) = self.silent.take_if(|since| at >= *since) else {
             return false;
         };
         let late = at.saturating_duration_since(since);
