@@ -205,6 +205,9 @@ pub const PROBE_DELAY: Duration = Duration::from_millis(40);
 /// Being wrong costs the streams a move; a busy machine's scheduler takes tens of milliseconds.
 pub const PROBE_ANSWER: Duration = Duration::from_millis(120);
 
+/// How late this side may look for the answer before it looks once more: a machine that was stopped has answers to read.
+pub const PROBE_LATE: Duration = Duration::from_millis(50);
+
 /// How often that time may double, where answers came after it: to two seconds.
 pub const PROBE_FALSE_ALARMS: u32 = 4;
 

@@ -34,6 +34,10 @@ const AGAIN: Duration = Duration::from_secs(1);
 /// How long that becomes over WebSocket. For QUIC it is the plan's.
 const AGAIN_MAX: Duration = Duration::from_secs(60);
 
+/// How long it becomes where the server has not the session: behind a load balancer that spreads the protocols otherwise,
+/// each attempt may meet another one.
+const REFUSED_MAX: Duration = Duration::from_secs(10 * 60);
+
 /// The wait after an attempt to replace a link that is too old.
 const RENEW_AGAIN: Duration = Duration::from_secs(60);
 
@@ -75,9 +79,14 @@ impl Connector {
         let mut retry = self.first_wait(kind, &links.borrow());
         let mut renewal = Renewal::default();
         loop {
+            let missing = |links: &Links| of(links, kind).is_none();
             let due = async {
-                wait_for_long(&mut links, |links| of(links, kind).is_none()).await;
-                tokio::time::sleep_until(retry.at).await;
+                // One may have come back in the wait.
+                while {
+                    wait_for_long(&mut links, missing).await;
+                    tokio::time::sleep_until(retry.at).await;
+                    !missing(&links.borrow())
+                } {}
             };
             tokio::select! {
                 () = due => {}
@@ -88,17 +97,20 @@ impl Connector {
                 // The caller brings another transport.
                 return std::future::pending().await;
             }
-            let before: Vec<_> = found.both().filter(|link| link.kind == kind).collect();
             match self.dial_standby(session, kind).await {
                 Ok(link) => {
                     retry.succeeded();
-                    replace(session, &before, link);
+                    session.shared().replace_kind(link);
                 }
                 Err(error) if error.is_not_understood() => return Unknown,
                 Err(error) => {
                     let id = session.info().id;
                     tracing::debug!(session = %id, %kind, "no standby: {}", chain(&error));
-                    retry.failed();
+                    retry.failed(if error.refuses_resumption() {
+                        REFUSED_MAX
+                    } else {
+                        retry.max
+                    });
                 }
             }
         }
@@ -227,9 +239,9 @@ impl Retry {
         self.since = now;
     }
 
-    fn failed(&mut self) {
+    fn failed(&mut self, max: Duration) {
         self.at = Instant::now() + self.wait.mul_f64(rand::rng().random_range(0.5..=1.0));
-        self.wait = (self.wait * 2).min(self.max);
+        self.wait = (self.wait * 2).min(max.max(self.max));
     }
 }
 
@@ -248,21 +260,6 @@ async fn wait_for_long(links: &mut watch::Receiver<Links>, so: impl Fn(&Links) -
             return;
         }
     }
-}
-
-/// The link takes the place of those of its kind.
-fn replace(session: &Session, before: &[LinkState], link: LinkId) {
-    session.shared().with(|core| {
-        if before
-            .iter()
-            .any(|before| core.primary() == Some(before.id))
-        {
-            core.prefer(link, crate::session::now());
-        }
-        for before in before {
-            core.retire(before.id);
-        }
-    });
 }
 
 /// Tells of the session's moves between protocols, and returns to QUIC.

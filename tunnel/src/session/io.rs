@@ -1,10 +1,12 @@
 //! A stream's transport halves, which the application, the link and the session share.
 
+use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use futures_util::task::AtomicWaker;
+use tokio::sync::Notify;
 use underpass_proto::code::ResetCode;
 use underpass_proto::frame::{Attached, Class, Leg};
 use underpass_proto::session::{LinkId, WriteAction, WriteEnd};
@@ -23,6 +25,8 @@ pub(crate) struct StreamIo {
     id: StreamId,
     reader: AtomicWaker,
     writers: Arc<Writers>,
+    /// The stream leaves for another transport: an earlier ATTACH waits for nothing.
+    leaves: Notify,
     recv: Mutex<RecvIo>,
     send: Mutex<SendIo>,
 }
@@ -50,6 +54,7 @@ impl StreamIo {
             id,
             reader: AtomicWaker::new(),
             writers: Arc::default(),
+            leaves: Notify::new(),
             recv: Mutex::default(),
             send: Mutex::default(),
         })
@@ -92,7 +97,21 @@ impl StreamIo {
         // Bytes that arrive there from now on would not be counted.
         recv.half = None;
         send.half = None;
+        self.leaves.notify_waiters();
         Some(beginning)
+    }
+
+    /// Waits until a leg after `leg` has begun, or the stream is no more.
+    pub(super) async fn leaves(&self, shared: &Shared, leg: Leg) {
+        loop {
+            let mut left = pin!(self.leaves.notified());
+            // Before the look, so that a move between it and the wait is not missed.
+            left.as_mut().enable();
+            if !shared.core(|core| core.is_current(self.id, leg)) {
+                return;
+            }
+            left.await;
+        }
     }
 
     /// Goes on, on a transport stream of this side whose peer answered ATTACH.
@@ -181,6 +200,7 @@ impl StreamIo {
 
     /// Drops the halves: the session is over.
     pub(super) fn detach(&self) {
+        self.leaves.notify_waiters();
         self.recv().half = None;
         self.send().half = None;
     }

@@ -62,7 +62,11 @@ async fn begin(
     match beginning {
         Beginning::Open(leg) => io.open(shared, leg, stream),
         Beginning::Attach(attach) => {
-            let (attached, rest) = ask(&mut stream, &attach).await?;
+            // A peer that answers none would have each move leave a task behind.
+            let (attached, rest) = tokio::select! {
+                answer = ask(&mut stream, &attach) => answer?,
+                () = io.leaves(shared, attach.leg) => return Ok(()),
+            };
             io.attach(shared, attach.leg, stream, attached, rest);
         }
     }

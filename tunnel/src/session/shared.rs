@@ -320,6 +320,10 @@ impl Shared {
             {
                 telemetry::switched(primary.kind);
             }
+            // Links beside the primary one have something to say, too.
+            for link in state.links.values() {
+                link.changed.notify_one();
+            }
             self.links
                 .send_if_modified(|told| std::mem::replace(told, links) != links);
         }
@@ -508,6 +512,35 @@ impl Shared {
     /// Whether streams of the class bulk are open, and a lane for them; as it changes.
     pub(crate) fn watch_bulk(&self) -> watch::Receiver<Bulk> {
         self.bulk.subscribe()
+    }
+
+    /// A link that stands by takes the place of all others of its protocol.
+    pub(crate) fn replace_kind(&self, id: LinkId) {
+        let mut state = self.state();
+        let Some(kind) = state.links.get(&id).map(|link| link.transport.kind()) else {
+            return;
+        };
+        let of_kind = state
+            .links
+            .iter()
+            .filter(|(_, link)| link.transport.kind() == kind);
+        let others: Vec<_> = of_kind
+            .map(|(other, _)| *other)
+            .filter(|other| *other != id)
+            .collect();
+        if state
+            .core
+            .primary()
+            .is_some_and(|primary| others.contains(&primary))
+        {
+            state.core.prefer(id, now());
+        }
+        for other in others {
+            state.core.retire(other);
+        }
+        let gone = self.dispatch(&mut state);
+        drop(state);
+        gone.let_go();
     }
 
     /// The links that are to be kept, as they change.

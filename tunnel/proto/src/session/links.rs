@@ -16,7 +16,7 @@ use crate::frame::{
 use crate::keepalive::{Due, Keepalive};
 use crate::limits;
 use crate::stream::Pace;
-use crate::stream_id::StreamId;
+use crate::stream_id::{Role, StreamId};
 
 /// Bytes of control frames given out in one go.
 const BATCH: usize = 16 * 1024;
@@ -161,13 +161,15 @@ impl Session {
             return Err(LinkRefused::Frames(peer_has));
         }
         let next_out = self.outbox.first();
+        let primary = self.primary.and_then(|primary| self.links.get(&primary));
+        let health = PathHealth::new(now, primary.map(|primary| &primary.health));
         let joined = Link {
             role,
             streams: 0,
             arrivals: Vec::new(),
             reader: FrameReader::new(limits::CONTROL_FRAME),
             keepalive: Keepalive::new(self.role, self.keepalive, limits::KEEPALIVE_ANSWER, now),
-            health: PathHealth::new(now),
+            health,
             round_trip: None,
             queue_is_short: false,
             queue: BytesMut::new(),
@@ -190,6 +192,7 @@ impl Session {
                 if self.outbox.len() > 0 || self.streams.len() > 0 {
                     self.await_answer();
                 }
+                self.say_primary_beside_a_standby();
                 self.ping(now);
             }
             LinkRole::Lane => self.lane = Some(link),
@@ -235,6 +238,9 @@ impl Session {
         self.links_changed = true;
         if self.primary != Some(link) {
             self.rehome();
+            if self.role == Role::Connector {
+                self.await_answer();
+            }
             return;
         }
         self.primary = None;

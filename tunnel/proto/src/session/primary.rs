@@ -5,6 +5,7 @@ use std::time::Instant;
 use super::{LinkId, LinkRole, Session};
 use crate::frame::{Ack, Control, Primary};
 use crate::limits;
+use crate::stream::Due;
 use crate::stream_id::Role;
 
 impl Session {
@@ -27,7 +28,9 @@ impl Session {
 
     /// What waits goes over the standby, if there is one that answers.
     pub(super) fn use_standby(&mut self, now: Instant) {
-        if let Some(standby) = self.answering_standby() {
+        if let Some(standby) = self.answering_standby()
+            && self.may_change(now)
+        {
             self.prefer(standby, now);
         }
     }
@@ -41,12 +44,23 @@ impl Session {
         if self.is_closed() || !stands_by {
             return;
         }
+        self.make_primary(id, now);
+        self.say_primary();
+    }
+
+    /// A main link that joins where another one stands by: the peer may have changed to that one at the same moment.
+    pub(super) fn say_primary_beside_a_standby(&mut self) {
+        if self.role == Role::Connector && self.standby().is_some() {
+            self.say_primary();
+        }
+    }
+
+    fn say_primary(&mut self) {
         self.change += 1;
         let change = Control::Primary(Primary(self.change));
-        if let Some(link) = self.links.get_mut(&id) {
+        if let Some(link) = self.primary.and_then(|id| self.links.get_mut(&id)) {
             link.queue(&change);
         }
-        self.make_primary(id, now);
     }
 
     /// A link need not stand by any more: the connector leaves it once it carries nothing.
@@ -85,7 +99,8 @@ impl Session {
         }
     }
 
-    /// Whether the peer may change the primary link now: each change costs a move of all streams.
+    /// Whether the primary link may change now, where the peer asks for it or is silent: each change costs a move of all
+    /// streams.
     fn may_change(&mut self, now: Instant) -> bool {
         let next = self.next_change.map_or(now, |at| at.max(now));
         let may = next.saturating_duration_since(now) < limits::CHANGES * limits::CHANGE_TIME;
@@ -141,8 +156,13 @@ impl Session {
             .map(|(id, _)| *id)
             .collect();
         for id in staying {
-            self.streams.update(id, |stream| stream.recv.say_again());
-            self.credits_due.push_back(id);
+            let due = self.streams.update(id, |stream| {
+                stream.recv.say_again();
+                stream.is_news(Due::Now)
+            });
+            if due == Some(true) {
+                self.credits_due.push_back(id);
+            }
         }
     }
 }
@@ -225,6 +245,7 @@ mod tests {
             let expected = [
                 Control::Sequence(crate::frame::Sequence(0)),
                 reset,
+                Control::Ack(Ack(0)),
                 Control::Primary(Primary(1)),
             ];
             assert!(said.starts_with(&expected), "{said:?}");

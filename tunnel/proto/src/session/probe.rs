@@ -48,11 +48,12 @@ pub(super) struct PathHealth {
 }
 
 impl PathHealth {
-    pub(super) fn new(now: Instant) -> Self {
+    /// Of a link that joins at `now`, beside one of the same session: what was slow for that is for this.
+    pub(super) fn new(now: Instant, beside: Option<&Self>) -> Self {
         Self {
             answered: now,
             silent: None,
-            false_alarms: 0,
+            false_alarms: beside.map_or(0, |beside| beside.false_alarms),
         }
     }
 
@@ -70,6 +71,13 @@ impl PathHealth {
     /// How long an answer may take on a path of that round trip.
     fn patience(&self, round_trip: Duration) -> Duration {
         (limits::PROBE_ANSWER + 3 * round_trip) * (1 << self.false_alarms)
+    }
+
+    /// A PING was answered after that time.
+    fn answers_a_ping(&mut self, after: Duration, round_trip: Duration) {
+        if after < limits::PROBE_ANSWER / 2 + round_trip {
+            self.false_alarms = self.false_alarms.saturating_sub(1);
+        }
     }
 
     /// The peer answered. Gives whether it had counted as silent.
@@ -125,6 +133,7 @@ impl Session {
             } = self.probe
                 && at >= asked
             {
+                link.health.answers_a_ping(at - asked, round_trip);
                 self.probe = Probe::Watching {
                     since: at,
                     answered: answered.saturating_add(1),
@@ -180,8 +189,15 @@ impl Session {
             self.probe = Probe::Idle;
             return;
         }
+        let due = self.probe_at().unwrap_or(now);
         match self.probe {
             Probe::Idle | Probe::Due => {}
+            // It is this side that was away: the answer may wait to be read.
+            Probe::Asked { answered, .. }
+                if now.saturating_duration_since(due) > limits::PROBE_LATE =>
+            {
+                self.probe = Probe::Asked { at: now, answered };
+            }
             Probe::Watching { answered, .. } => {
                 self.probe = Probe::Asked { at: now, answered };
                 self.ask(id, now);

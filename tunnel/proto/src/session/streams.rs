@@ -61,7 +61,7 @@ impl StreamState {
     }
 
     /// Notes that a CREDIT is due; says whether none so early was on its way.
-    fn is_news(&mut self, due: Due) -> bool {
+    pub(super) fn is_news(&mut self, due: Due) -> bool {
         let known = matches!(
             (due, self.news),
             (_, Some(Due::Now)) | (Due::Soon, Some(Due::Soon))
