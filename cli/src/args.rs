@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use underpass_core::{Authority, ClusterName, Name, Role};
 
@@ -347,6 +347,13 @@ pub(crate) struct NewToken {
     pub(crate) description: Option<String>,
 }
 
+/// How a kubeconfig names clusters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Style {
+    Name,
+    Path,
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct Kubeconfig {
     /// User of the new token, created if there is none
@@ -375,6 +382,14 @@ pub(crate) struct Kubeconfig {
     /// Life of the new token, like 12h or 90d
     #[arg(long, default_value = "90d", value_name = "TIME", value_parser = humantime::parse_duration)]
     pub(crate) expires: Duration,
+    /// How clusters are named there: by a name of their own, or by a path at the server's. Without it, by name where that works
+    #[arg(
+        long,
+        value_enum,
+        value_name = "name|path",
+        hide_possible_values = true
+    )]
+    pub(crate) style: Option<Style>,
     /// URL of the server in the kubeconfig. Without it, the server's own
     #[arg(long, value_name = "URL")]
     pub(crate) server: Option<String>,

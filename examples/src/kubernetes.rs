@@ -55,6 +55,7 @@ pub async fn ask(front: &Arc<Front>, bearer: &str, path: &str) -> Result<String>
     let info = ConnectionInfo {
         peer: IpAddr::from(Ipv4Addr::LOCALHOST).into(),
         protocol: Protocol::Http1,
+        server_name: None,
         certificates: Vec::new(),
     };
     let front = Arc::clone(front);

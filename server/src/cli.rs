@@ -8,6 +8,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::ParseError;
+use underpass_core::ClusterDomain;
 use underpass_tunnel::ResumeWindow;
 use underpass_tunnel::transport::quic::{Congestion, Offload, QuicConfig, QuicConfigError};
 
@@ -59,6 +60,15 @@ pub(crate) struct Serve {
         default_values = ["localhost", "127.0.0.1", "::1"]
     )]
     pub(crate) names: Vec<String>,
+    /// Domain below which each cluster has a DNS name of its own, NAME.DOMAIN: a wildcard record has to lead to this server.
+    /// Its certificate covers the names. Repeat for more; kubeconfigs have the first
+    #[arg(
+        long = "cluster-domain",
+        env = "UNDERPASS_CLUSTER_DOMAINS",
+        value_delimiter = ',',
+        value_name = "DOMAIN"
+    )]
+    pub(crate) cluster_domains: Vec<ClusterDomain>,
     /// Address for metrics (Prometheus, plain HTTP), open to every client that reaches it. Metrics name clusters. Without
     /// it, only the socket has metrics
     #[arg(long, env = "UNDERPASS_METRICS", value_name = "ADDRESS:PORT")]

@@ -169,6 +169,8 @@ impl World {
                     url: String::new(),
                     ca_pem: String::new(),
                     ca_pin: String::new(),
+                    cluster_domain: None,
+                    tls_cluster_domain: None,
                     version: String::new(),
                 },
                 AuditLog::default(),
@@ -206,6 +208,7 @@ impl World {
         let info = ConnectionInfo {
             peer: std::net::IpAddr::from([127, 0, 0, 1]).into(),
             protocol: Protocol::Http1,
+            server_name: None,
             certificates: vec![],
         };
         let caller = Caller::read(&headers, &info)?;

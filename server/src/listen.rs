@@ -244,6 +244,7 @@ async fn serve_stranger(
     let info = ConnectionInfo {
         peer,
         protocol,
+        server_name: tls.get_ref().1.server_name().map(Into::into),
         certificates: shown.to_vec(),
     };
     let serving = front.serve_stranger(tls, info, standing.clone());
@@ -289,7 +290,7 @@ mod tests {
     };
     use underpass_core::Nobody;
     use underpass_core::{BoxedIo, ClusterName, Identity, ImpersonationPolicy, Revocation};
-    use underpass_core::{Clusters, ConnectError, Open};
+    use underpass_core::{ClusterDomains, Clusters, ConnectError, Open};
     use underpass_directory::{Directory, MemoryStore};
     use underpass_gateway::{Budgets, FrontConfig, NotFound, StrangerBounds};
 
@@ -361,6 +362,7 @@ mod tests {
                 .unwrap(),
             impersonation: Arc::new(Nobody),
             clusters: Arc::new(NoClusters),
+            domains: ClusterDomains::default(),
             fallback: Arc::new(NotFound),
             policy: ImpersonationPolicy::default(),
             audit: AuditLog::default(),

@@ -269,6 +269,8 @@ mod tests {
             url: "https://u.example.org:8443".to_owned(),
             ca_pem: String::new(),
             ca_pin: pin.to_owned(),
+            cluster_domain: None,
+            tls_cluster_domain: None,
             version: String::new(),
         };
         let wanted = format!("--server https://u.example.org:8443 --ca-pin {pin} --token-file");

@@ -14,7 +14,7 @@ use underpass_terminal::{hand_over, say};
 use zeroize::Zeroizing;
 
 use crate::args::{Kubeconfig, Which};
-use crate::kubeconfig::{Credential, Kubeconfig as Writer};
+use crate::kubeconfig::{Credential, Kubeconfig as Writer, Place, Way, choose};
 use crate::logins::{fresh, must_be_plain, revoke_unkept};
 
 pub(crate) async fn run(which: &Which, options: Kubeconfig) -> Result<()> {
@@ -23,9 +23,10 @@ pub(crate) async fn run(which: &Which, options: Kubeconfig) -> Result<()> {
     }
     let client = which.client().await?;
     let place = ServerEntry::find(which, &client).await?;
+    let way = place.way(&options, &client, &options.clusters).await?;
     let (user, token) = make_token(&client, &options).await?;
     let credential = Credential::Token(&token.token);
-    let yaml = place.write(&options, user.as_str(), credential, &options.clusters);
+    let yaml = place.write(&options, user.as_str(), credential, &way, &options.clusters);
     let written = yaml.and_then(|yaml| write(&options, &yaml));
     if written.is_err() {
         revoke_unkept(&client, &token.about).await;
@@ -81,7 +82,8 @@ async fn of_login(which: &Which, options: &Kubeconfig) -> Result<Zeroizing<Strin
     let login = fresh(login).await?;
     let server = login.server()?;
     let (url, authority) = (server.url(), server.authority().to_owned());
-    let me: Myself = Client::at(server).get("/v1/self").await?;
+    let client = Client::at(server);
+    let me: Myself = client.get("/v1/self").await?;
     let reachable: Vec<_> = me
         .clusters
         .into_iter()
@@ -106,11 +108,14 @@ async fn of_login(which: &Which, options: &Kubeconfig) -> Result<Zeroizing<Strin
     let place = ServerEntry {
         server: url,
         ca_pem: login.ca_pem,
+        is_reachable: true,
     };
+    let way = place.way(options, &client, &clusters).await?;
     place.write(
         options,
         &format!("{}@{authority}", me.user),
         credential,
+        &way,
         &clusters,
     )
 }
@@ -119,6 +124,8 @@ async fn of_login(which: &Which, options: &Kubeconfig) -> Result<Zeroizing<Strin
 struct ServerEntry {
     server: String,
     ca_pem: Option<String>,
+    /// This program reaches it there.
+    is_reachable: bool,
 }
 
 impl ServerEntry {
@@ -128,13 +135,37 @@ impl ServerEntry {
             return Ok(Self {
                 server: server.url(),
                 ca_pem: which.ca_pem()?,
+                is_reachable: true,
             });
         }
         let info: ServerInfo = client.get(SERVER).await?;
         Ok(Self {
             server: info.url,
             ca_pem: Some(info.ca_pem),
+            is_reachable: false,
         })
+    }
+
+    /// The server's URL there.
+    fn url<'a>(&'a self, options: &'a Kubeconfig) -> &'a str {
+        options.server.as_deref().unwrap_or(&self.server)
+    }
+
+    /// How clusters are named there.
+    async fn way(
+        &self,
+        options: &Kubeconfig,
+        client: &Client,
+        clusters: &[ClusterName],
+    ) -> Result<Way> {
+        let cluster = clusters.first().context("name a cluster: --cluster")?;
+        let place = Place {
+            server: self.url(options),
+            ca_pem: self.ca_pem.as_deref(),
+            is_own: options.server.is_none(),
+            is_reachable: self.is_reachable,
+        };
+        choose(options.style, client, &place, cluster).await
     }
 
     fn write(
@@ -142,13 +173,15 @@ impl ServerEntry {
         options: &Kubeconfig,
         user: &str,
         credential: Credential<'_>,
+        way: &Way,
         clusters: &[ClusterName],
     ) -> Result<Zeroizing<String>> {
         let kubeconfig = Writer {
-            server: options.server.as_deref().unwrap_or(&self.server),
+            server: self.url(options),
             ca_pem: self.ca_pem.as_deref(),
             user,
             credential,
+            way,
             clusters,
             prefix: "underpass-",
         };

@@ -1,11 +1,11 @@
 //! Writes kubeconfigs that lead through a server.
 
 use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
-use http::Uri;
+use http::{Uri, uri::Authority};
 use serde::Serialize;
 use zeroize::Zeroizing;
 
-use underpass_core::ClusterName;
+use underpass_core::{ClusterDomain, ClusterName};
 use underpass_terminal::printable;
 
 /// The contents of a kubeconfig.
@@ -19,11 +19,24 @@ pub(crate) struct Kubeconfig<'a> {
     pub(crate) user: &'a str,
     /// The credential.
     pub(crate) credential: Credential<'a>,
+    /// How the server tells clusters apart.
+    pub(crate) way: &'a Way,
     /// The clusters, each of which becomes a context; the first is the current one.
     pub(crate) clusters: &'a [ClusterName],
     /// Prefix of the names of entries, so that merging with other kubeconfigs does not hide anything:
     /// kubectl keeps the first of two entries with the same name. Usually `underpass-`.
     pub(crate) prefix: &'a str,
+}
+
+/// How a client says which cluster it means.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Way {
+    /// By a path at the server: `https://SERVER/k8s/clusters/NAME`.
+    Path,
+    /// By a name in DNS: `https://NAME.DOMAIN`.
+    Dns(ClusterDomain),
+    /// By a name that only TLS knows: `https://SERVER`, and `tls-server-name: NAME.DOMAIN`.
+    Tls(ClusterDomain),
 }
 
 /// The credential of a kubeconfig's user.
@@ -84,6 +97,8 @@ struct ClusterEntry {
 #[serde(rename_all = "kebab-case")]
 struct ClusterInfo {
     server: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tls_server_name: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     certificate_authority_data: Option<String>,
 }
@@ -150,7 +165,7 @@ impl Kubeconfig<'_> {
     /// # Errors
     /// The server's URL is not usable, or there is no cluster.
     pub(crate) fn to_yaml(&self) -> Result<Zeroizing<String>, KubeconfigError> {
-        let base = self.base()?;
+        let base = Base::read(self.server)?;
         let names: Vec<String> = self
             .clusters
             .iter()
@@ -159,17 +174,17 @@ impl Kubeconfig<'_> {
         // A server's word, which YAML writes as it is: on a terminal it could change what stands there.
         let user = format!("{}{}", self.prefix, printable(self.user));
         let ca = self.ca_pem.map(|pem| BASE64.encode(pem));
-        let cluster = |(name, cluster): (&'_ String, &ClusterName)| {
-            (name.clone(), format!("{base}/k8s/clusters/{cluster}"))
-        };
-        let servers: Vec<(String, String)> = names.iter().zip(self.clusters).map(cluster).collect();
         let file = File {
             api_version: "v1",
             kind: "Config",
             current_context: names.first().ok_or(KubeconfigError::NoCluster)?,
-            clusters: servers
-                .iter()
-                .map(|(name, server)| entry(name, server, ca.clone()))
+            clusters: { names.iter().zip(self.clusters) }
+                .map(|(name, cluster)| Named {
+                    name,
+                    entry: ClusterEntry {
+                        cluster: base.cluster(self.way, cluster, ca.clone()),
+                    },
+                })
                 .collect(),
             contexts: names.iter().map(|name| context(name, &user)).collect(),
             users: vec![Named {
@@ -183,10 +198,15 @@ impl Kubeconfig<'_> {
         yaml.map(Zeroizing::new)
             .map_err(|error| KubeconfigError::Yaml(Box::new(error)))
     }
+}
 
-    fn base(&self) -> Result<String, KubeconfigError> {
-        let bad = || KubeconfigError::Server(self.server.to_owned());
-        let uri: Uri = self.server.parse().map_err(|_| bad())?;
+/// A server's `HOST[:PORT]`.
+struct Base(Authority);
+
+impl Base {
+    fn read(server: &str) -> Result<Self, KubeconfigError> {
+        let bad = || KubeconfigError::Server(server.to_owned());
+        let uri: Uri = server.parse().map_err(|_| bad())?;
         let bare = uri.path() == "/" && uri.query().is_none();
         match uri.authority() {
             // Userinfo in an authority would be a credential in a URL.
@@ -195,21 +215,59 @@ impl Kubeconfig<'_> {
                     && uri.scheme_str() == Some("https")
                     && !authority.as_str().contains('@') =>
             {
-                Ok(format!("https://{authority}"))
+                Ok(Self(authority.clone()))
             }
             _ => Err(bad()),
         }
     }
+
+    /// The cluster's URL.
+    fn url(&self, way: &Way, cluster: &ClusterName) -> String {
+        let Self(authority) = self;
+        match way {
+            Way::Path => format!("https://{authority}/k8s/clusters/{cluster}"),
+            Way::Tls(_) => format!("https://{authority}"),
+            Way::Dns(domain) => {
+                let name = domain.name_of(cluster);
+                match authority.port() {
+                    Some(port) => format!("https://{name}:{port}"),
+                    None => format!("https://{name}"),
+                }
+            }
+        }
+    }
+
+    fn cluster(&self, way: &Way, cluster: &ClusterName, ca: Option<String>) -> ClusterInfo {
+        ClusterInfo {
+            server: self.url(way, cluster),
+            tls_server_name: match way {
+                Way::Tls(domain) => Some(domain.name_of(cluster)),
+                Way::Path | Way::Dns(_) => None,
+            },
+            certificate_authority_data: ca,
+        }
+    }
 }
 
-fn entry<'a>(name: &'a str, server: &str, ca: Option<String>) -> Named<'a, ClusterEntry> {
-    let cluster = ClusterInfo {
-        server: server.to_owned(),
-        certificate_authority_data: ca,
-    };
-    Named {
-        name,
-        entry: ClusterEntry { cluster },
+impl Way {
+    /// The cluster's name, for users.
+    pub(crate) fn shown(&self, cluster: &ClusterName) -> String {
+        match self {
+            Self::Path => format!("/k8s/clusters/{cluster}"),
+            Self::Dns(domain) | Self::Tls(domain) => domain.name_of(cluster),
+        }
+    }
+
+    /// The URL of a cluster at this server.
+    ///
+    /// # Errors
+    /// The server's URL is not usable.
+    pub(crate) fn url(
+        &self,
+        server: &str,
+        cluster: &ClusterName,
+    ) -> Result<String, KubeconfigError> {
+        Ok(Base::read(server)?.url(self, cluster))
     }
 }
 
@@ -245,6 +303,7 @@ mod tests {
             ca_pem: Some("-----BEGIN CERTIFICATE-----\nAA==\n-----END CERTIFICATE-----\n"),
             user: "o'brien: \"x\"@example.org",
             credential: Credential::Token(token),
+            way: &Way::Path,
             clusters: &clusters,
             prefix: "underpass-",
         };
@@ -275,6 +334,41 @@ mod tests {
     }
 
     #[test]
+    fn a_cluster_has_a_path_or_a_name() {
+        let clusters = clusters(&["prod"]);
+        let domain = |name: &str| ClusterDomain::new(name).unwrap();
+        let tls = || Way::Tls(domain("clusters.underpass.internal"));
+        let dns = || Way::Dns(domain("k8s.example.org"));
+        let named = Some("prod.clusters.underpass.internal");
+        for (server, way, url, tls_name) in [
+            (
+                "https://u:1",
+                Way::Path,
+                "https://u:1/k8s/clusters/prod",
+                None,
+            ),
+            ("https://u:1/", tls(), "https://u:1", named),
+            ("https://[::1]:1", tls(), "https://[::1]:1", named),
+            ("https://u:1", dns(), "https://prod.k8s.example.org:1", None),
+            ("https://[::1]", dns(), "https://prod.k8s.example.org", None),
+        ] {
+            let config = Kubeconfig {
+                server,
+                ca_pem: None,
+                user: "u",
+                credential: Credential::Token("token"),
+                way: &way,
+                clusters: &clusters,
+                prefix: "",
+            };
+            let read = kube::config::Kubeconfig::from_yaml(&config.to_yaml().unwrap()).unwrap();
+            let cluster = read.clusters[0].cluster.as_ref().unwrap();
+            assert_eq!(cluster.server.as_deref(), Some(url));
+            assert_eq!(cluster.tls_server_name.as_deref(), tls_name);
+        }
+    }
+
+    #[test]
     fn kube_reads_a_program_that_gives_credentials() {
         let clusters = clusters(&["prod", "dev"]);
         let arguments = ["credential".to_owned(), "--api=https://u:1".to_owned()];
@@ -287,6 +381,7 @@ mod tests {
                 arguments: &arguments,
                 install_hint: "get it",
             },
+            way: &Way::Path,
             clusters: &clusters,
             prefix: "underpass-",
         };
@@ -311,6 +406,7 @@ mod tests {
             ca_pem: None,
             user: "alice\u{202e}nimda\u{200b}\u{2066}@u",
             credential: Credential::Token("token"),
+            way: &Way::Path,
             clusters: &clusters,
             prefix: "underpass-",
         };
@@ -339,6 +435,7 @@ mod tests {
                 ca_pem: None,
                 user: "u",
                 credential: Credential::Token(token),
+                way: &Way::Path,
                 clusters: &clusters,
                 prefix: "",
             };

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 use async_trait::async_trait;
 use underpass_core::{
-    Access, AuthenticationMethod, AuthorizeError, Authorizer, BoxedIo, ClusterName, Clusters,
-    ConnectError, Nobody, Open, RequestInfo, Revocation,
+    Access, AuthenticationMethod, AuthorizeError, Authorizer, BoxedIo, ClusterDomains, ClusterName,
+    Clusters, ConnectError, Nobody, Open, RequestInfo, Revocation,
 };
 use underpass_examples::kubernetes::{api_server, ask, serve_api_server};
 use underpass_examples::word::Word;
@@ -58,6 +58,7 @@ async fn main() -> Result<()> {
         authorizer: Arc::new(Readers),
         impersonation: Arc::new(Nobody),
         clusters: Arc::new(Agents(server.agents)),
+        domains: ClusterDomains::default(),
         fallback: Arc::new(NotFound),
         policy: Default::default(),
         audit: Default::default(),

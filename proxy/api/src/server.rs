@@ -13,6 +13,13 @@ pub struct ServerInfo {
     pub ca_pem: String,
     /// The hash of the CA's public key, for an agent's `--ca-pin`.
     pub ca_pin: String,
+    /// The domain in DNS below which each cluster has a name of its own, where the operator has set one up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cluster_domain: Option<String>,
+    /// The domain of clusters' names that only TLS knows (SNI, `tls-server-name` in a kubeconfig). An
+    /// older server has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls_cluster_domain: Option<String>,
     /// The version of the server.
     pub version: String,
 }

@@ -311,6 +311,7 @@ mod tests {
         let info = ConnectionInfo {
             peer: IpAddr::from([127, 0, 0, 1]).into(),
             protocol: underpass_core::Protocol::Http1,
+            server_name: None,
             certificates: vec![],
         };
         assert!(Caller::read(&headers, &info).is_none());

@@ -287,6 +287,7 @@ mod tests {
         let info = ConnectionInfo {
             peer: std::net::IpAddr::from([127, 0, 0, 1]).into(),
             protocol: Protocol::Http1,
+            server_name: None,
             certificates: vec![],
         };
         let caller = Caller::read(&headers, &info).unwrap();

@@ -150,6 +150,7 @@ mod tests {
         let info = ConnectionInfo {
             peer: std::net::IpAddr::from([127, 0, 0, 1]).into(),
             protocol: Protocol::Http1,
+            server_name: None,
             certificates: vec![],
         };
         let store = store

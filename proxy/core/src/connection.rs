@@ -34,6 +34,8 @@ pub struct ConnectionInfo {
     pub peer: Peer,
     /// The protocol that ALPN chose.
     pub protocol: Protocol,
+    /// The name that the client asked TLS for (SNI), where it named one.
+    pub server_name: Option<Box<str>>,
     /// The certificate chain that the client showed, as it came, and whose key it proved to hold; empty without one.
     /// Nothing else of it is verified: an authenticator does that, with the CAs of its configuration.
     pub certificates: Vec<CertificateDer<'static>>,

@@ -1,7 +1,7 @@
 //! Types that both ends of Underpass share.
 //!
 //! - [`Identity`]: the caller, and [`Provenance`]: its proof. [`Scope`] and [`Revocation`] bound it.
-//! - [`ClusterName`], [`Target`], [`RequestInfo`], [`Access`]: the call. [`Authorizer`] and [`ImpersonationAuthorizer`] decide.
+//! - [`ClusterName`], [`ClusterDomains`], [`Target`], [`RequestInfo`], [`Access`]: the call. [`Authorizer`] and [`ImpersonationAuthorizer`] decide.
 //! - [`Name`], [`Labels`], [`Role`], [`Subject`], [`Selector`], [`Revision`]: the values of a directory and of its API.
 //! - [`Clusters`] opens a stream to a cluster. [`ConnectionInfo`] and [`Peer`] tell of the connection that a call came on.
 //! - [`Rejection`]: every answer that is Underpass's own.
@@ -23,6 +23,7 @@ mod audit_id;
 mod authority;
 mod authorize;
 mod cluster;
+mod cluster_domain;
 mod cluster_policy;
 mod connect;
 mod connection;
@@ -52,6 +53,7 @@ pub use self::{
     authorize::{Access, AuthorizeError, Authorizer, ImpersonationAuthorizer, Nobody},
     body::{Body, BoxError, boxed, empty, full},
     cluster::{ClusterName, ClusterNameError},
+    cluster_domain::{ClusterDomain, ClusterDomainError, ClusterDomains, HostName, NestedDomains},
     cluster_policy::ClusterPolicy,
     connect::{Clusters, ConnectError, Open},
     connection::{ConnectionInfo, Protocol},

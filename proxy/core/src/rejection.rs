@@ -72,6 +72,10 @@ pub enum Rejection {
     /// The path names no cluster.
     #[error("the server could not find the requested resource")]
     NotFound,
+    /// The names of the connection and of the request do not belong together, or no cluster can have them. Nothing was done:
+    /// the client may try again on another connection (RFC 9110, section 15.5.20).
+    #[error("the request is not for this connection: {0}")]
+    Misdirected(&'static str),
     /// The cluster is not known. Only those who may reach a cluster of that name learn this.
     #[error("clusters.underpass.dev \"{0}\" not found")]
     UnknownCluster(ClusterName),
@@ -190,6 +194,7 @@ impl Rejection {
             Self::Timeout(_) => StatusCode::GATEWAY_TIMEOUT,
             Self::BadRequest(_) | Self::BadPath(_) => StatusCode::BAD_REQUEST,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
+            Self::Misdirected(_) => StatusCode::MISDIRECTED_REQUEST,
             Self::HeadersTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::TooManyRequests | Self::TooManyFailures(_) | Self::OverBudget { .. } => {
                 StatusCode::TOO_MANY_REQUESTS
@@ -209,6 +214,7 @@ impl Rejection {
             403 => "Forbidden",
             404 => "NotFound",
             405 => "MethodNotAllowed",
+            421 => "MisdirectedRequest",
             429 => "TooManyRequests",
             431 => "RequestHeaderFieldsTooLarge",
             502 => "BadGateway",

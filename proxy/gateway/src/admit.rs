@@ -16,6 +16,8 @@ use underpass_http::call::{Asked, Call};
 /// A request that may happen.
 pub(super) struct Admitted {
     pub(super) cluster: ClusterName,
+    /// The client's path of the cluster's root.
+    pub(super) base: String,
     /// The request that was decided about, and is forwarded.
     pub(super) call: Arc<Call>,
     /// The real caller.
@@ -55,6 +57,7 @@ impl Front {
         &self,
         request: &Request<Incoming>,
         connection: &Connection,
+        route: Option<Route>,
         asked: Asked,
         record: &mut Record,
     ) -> Result<Admitted, Rejection> {
@@ -67,11 +70,11 @@ impl Front {
             .ok_or(Rejection::Unauthorized)?;
         let recognised = connection.standing().recognise(authenticated.identity());
         drop(head);
-        let target = request.uri().path_and_query().ok_or(Rejection::NotFound)?;
-        let route = Route::find(target).ok_or(Rejection::NotFound)?;
+        let route = route.ok_or(Rejection::NotFound)?;
         let real = authenticated.identity().clone();
         record.caller(&real, &route);
-        let Route { cluster, path } = route;
+        let base = route.base();
+        let Route { cluster, path, .. } = route;
         let call = Arc::new(Call::read(request.method(), Some(&path), asked)?);
         record.asks(call.info());
         let ambient = authenticated.is_ambient();
@@ -100,6 +103,7 @@ impl Front {
         let decisions = Decisions([authenticated.revocation().clone(), authorized, acting]);
         Ok(Admitted {
             cluster,
+            base,
             call,
             caller,
             identity,

@@ -15,7 +15,6 @@ use super::{
     admit::{Decisions, Revoked},
     audit::Record,
     budget::Seat,
-    route,
     sending::Sending,
     watch_end::WatchEnd,
 };
@@ -47,6 +46,8 @@ pub(super) struct Answer {
     /// Its seat in its user's and its cluster's budgets.
     pub(super) seat: Seat,
     pub(super) cluster: ClusterName,
+    /// The client's path of the cluster's root.
+    pub(super) base: String,
     /// The call that it answers.
     pub(super) call: Arc<Call>,
     pub(super) decisions: Decisions,
@@ -107,7 +108,7 @@ impl Answer {
             }
             return refuse(&Rejection::AgentUnauthorized, &mut record, self.discovery);
         }
-        if let Err(rejection) = clean(&mut parts, &self.call, &self.cluster) {
+        if let Err(rejection) = clean(&mut parts, &self.call, &self.base) {
             return refuse(&rejection, &mut record, self.discovery);
         }
         if self.ambient {
@@ -158,7 +159,7 @@ impl Answer {
                 self.discovery,
             );
         }
-        if let Err(rejection) = clean(&mut parts, &self.call, &self.cluster) {
+        if let Err(rejection) = clean(&mut parts, &self.call, &self.base) {
             return refuse(&rejection, &mut record, self.discovery);
         }
         let Some(client) = client.take() else {
@@ -189,9 +190,8 @@ impl Answer {
 }
 
 /// The agent has done so as well, and is not trusted.
-fn clean(parts: &mut response::Parts, call: &Call, cluster: &ClusterName) -> Result<(), Rejection> {
-    let client = format!("{}{cluster}", route::PREFIX);
-    let hop = Hop::Front { client: &client };
+fn clean(parts: &mut response::Parts, call: &Call, base: &str) -> Result<(), Rejection> {
+    let hop = Hop::Front { client: base };
     headers::clean_response(parts.status, &mut parts.headers, call, hop)
 }
 

@@ -19,7 +19,7 @@ pub(crate) struct Record {
     client: IpAddr,
     user_agent: String,
     method: Method,
-    /// As the client asked for it; as the cluster gets it, once that is known.
+    /// As the client asked for it, with the prefix also where the cluster has a name; as the cluster gets it, once the caller is known.
     target: String,
     received: OffsetDateTime,
     started: Instant,
@@ -270,11 +270,12 @@ mod tests {
 
     use async_trait::async_trait;
     use bytes::Bytes;
-    use http::Uri;
+    use http::Request;
     use underpass_audit::{Backend, BackendConfig, Policy, Sink};
-    use underpass_core::BoxError;
+    use underpass_core::{BoxError, ClusterDomains};
 
     use super::*;
+    use crate::route::Destination;
 
     /// A disk that is stuck.
     struct Stuck;
@@ -299,8 +300,12 @@ mod tests {
             &headers,
         );
         let alice = Identity::new("alice".into(), None, Vec::new(), BTreeMap::new()).unwrap();
-        let uri = Uri::from_static("/k8s/clusters/c/api/v1/pods");
-        let route = Route::find(uri.path_and_query().unwrap()).unwrap();
+        let request = Request::get(target).body(()).unwrap();
+        let Destination::Cluster(Some(route)) =
+            Destination::of(&request, None, &ClusterDomains::default())
+        else {
+            panic!("{target} is a cluster's");
+        };
         record.caller(&alice, &route);
         record
     }

@@ -1,6 +1,6 @@
 //! One request: authenticate, authorize, clean, wait for a seat, connect, forward.
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
 use bytes::Bytes;
 use http::{
@@ -16,7 +16,7 @@ use super::{
     answer::{Answer, refuse},
     audit::Record,
     budget::{Seat, SeatKind},
-    route,
+    route::{Destination, Route},
     watch_end::WatchEnd,
 };
 use underpass_authenticate::adopt_websocket_bearer;
@@ -62,15 +62,19 @@ impl Front {
         connection: &Connection,
     ) -> Response<Body> {
         connection.standing().head_ended();
-        let response = if request.uri().path().starts_with(route::PREFIX) {
-            let id = underpass_core::new_audit_id();
-            let span = tracing::info_span!("request", audit_id = id);
-            let handling = self.handle_cluster(request, connection, id);
-            handling.instrument(span).await
-        } else {
-            self.config.fallback.handle(request, connection).await
+        let server_name = connection.info().server_name.as_deref();
+        let way = match Destination::of(&request, server_name, &self.config.domains) {
+            Destination::Server => {
+                let response = self.config.fallback.handle(request, connection).await;
+                return connection.sending_at_last(response);
+            }
+            Destination::Cluster(route) => Ok(route),
+            Destination::Nowhere(rejection) => Err(rejection),
         };
-        connection.sending_at_last(response)
+        let id = underpass_core::new_audit_id();
+        let span = tracing::info_span!("request", audit_id = id);
+        let handling = self.handle_cluster(request, connection, id, way);
+        connection.sending_at_last(handling.instrument(span).await)
     }
 
     async fn handle_cluster(
@@ -78,19 +82,26 @@ impl Front {
         mut request: Request<Incoming>,
         connection: &Connection,
         id: String,
+        way: Result<Option<Route>, Rejection>,
     ) -> Response<Body> {
-        let target = request
-            .uri()
-            .path_and_query()
-            .map_or("", PathAndQuery::as_str);
+        let asked = request.uri().path_and_query();
+        let asked = asked.map_or("", PathAndQuery::as_str);
+        let target = match &way {
+            Ok(Some(route)) => Cow::Owned(route.with_prefix()),
+            _ => Cow::Borrowed(asked),
+        };
         let client = connection.info().peer.client(request.headers());
         let (audit_log, method) = (self.config.audit.clone(), request.method().clone());
-        let mut record = Record::new(audit_log, id, client, method, target, request.headers());
+        let mut record = Record::new(audit_log, id, client, method, &target, request.headers());
         let id_header = record.id_header();
         let upgrading = request.headers().contains_key(header::UPGRADE);
         let discovery = headers::asks_for_discovery(request.headers());
         let mut on_upgrade = Some(hyper::upgrade::on(&mut request));
-        let mut response = match self.answer(request, connection, &mut record).await {
+        let answered = match way {
+            Ok(route) => self.answer(request, connection, route, &mut record).await,
+            Err(rejection) => Err(rejection),
+        };
+        let mut response = match answered {
             Ok(answer) => answer.into_response(record, connection, &mut on_upgrade),
             Err(rejection) => refuse(&rejection, &mut record, discovery),
         };
@@ -107,6 +118,7 @@ impl Front {
         &self,
         mut request: Request<Incoming>,
         connection: &Connection,
+        route: Option<Route>,
         record: &mut Record,
     ) -> Result<Answer, Rejection> {
         let asked = Asked::read(request.method(), request.version(), request.headers());
@@ -117,11 +129,12 @@ impl Front {
         }
         let adopted = adopt_websocket_bearer(request.headers_mut());
         adopted.map_err(|_| Rejection::Unauthorized)?;
-        let admitted = self.admit(&request, connection, asked, record).await?;
+        let admitted = self.admit(&request, connection, route, asked, record);
+        let admitted = admitted.await?;
         let revoked = admitted.decisions.clone().revoked();
         let decisions = admitted.decisions.clone();
         let (cluster, call) = (admitted.cluster.clone(), Arc::clone(&admitted.call));
-        let ambient = admitted.ambient;
+        let (base, ambient) = (admitted.base.clone(), admitted.ambient);
         let discovery = headers::asks_for_discovery(request.headers());
         let (parts, body) = request.into_parts();
         let request = Request::from_parts(parts, connection.reading(body));
@@ -139,6 +152,7 @@ impl Front {
             exchange,
             seat,
             cluster,
+            base,
             call,
             decisions,
             ambient,

@@ -42,8 +42,8 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use underpass_audit::AuditLog;
 use underpass_authenticate::Authenticator;
 use underpass_core::{
-    Authorizer, Body, BoxError, ClusterLogShare, Clusters, ConnectionInfo, ImpersonationAuthorizer,
-    ImpersonationPolicy, Rejection,
+    Authorizer, Body, BoxError, ClusterDomains, ClusterLogShare, Clusters, ConnectionInfo,
+    ImpersonationAuthorizer, ImpersonationPolicy, Rejection,
     body::{Guard, Guarded},
 };
 
@@ -181,7 +181,7 @@ impl Drop for Connection {
     }
 }
 
-/// Serves what is not below `/k8s/clusters/`: health, the server's own API.
+/// Serves what is neither below `/k8s/clusters/` nor on a cluster's own name: health, the server's own API.
 #[async_trait]
 pub trait Fallback: Send + Sync {
     /// Answers `request`. Nothing has been authenticated.
@@ -214,6 +214,8 @@ pub struct FrontConfig {
     pub impersonation: Arc<dyn ImpersonationAuthorizer>,
     /// How a cluster is reached.
     pub clusters: Arc<dyn Clusters>,
+    /// The domains of clusters' own names.
+    pub domains: ClusterDomains,
     /// Answers paths outside of every cluster; [`NotFound`] for none.
     pub fallback: Arc<dyn Fallback>,
     /// Identities that nobody may become; the agents check theirs again.

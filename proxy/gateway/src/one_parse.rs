@@ -1,8 +1,8 @@
 //! The request decided about is the one forwarded (security rule 26): routes, decisions and both halves' parsers, together.
 
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Version, uri::PathAndQuery};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Version, uri::PathAndQuery};
 use proptest::{collection::vec, prelude::*, sample::select};
-use underpass_core::{RequestInfo, Scope};
+use underpass_core::{ClusterDomains, RequestInfo, Scope};
 use underpass_directory::{Permission, Role};
 use underpass_http::{
     call::{Asked, Call, CallError},
@@ -10,7 +10,7 @@ use underpass_http::{
     upgrade::UpgradeRequestError,
 };
 
-use crate::route::{PREFIX, Route};
+use crate::route::{Destination, PREFIX};
 
 /// Pieces of paths: those that Kubernetes knows, and those that parsers read differently.
 const SEGMENTS: [&str; 48] = [
@@ -130,7 +130,7 @@ fn head() -> impl Strategy<Value = (Method, String, HeaderMap, Version)> {
             .iter()
             .map(|segment| format!("/{segment}"))
             .collect();
-        format!("{PREFIX}c{start}{}{query}", segments.concat())
+        format!("{start}{}{query}", segments.concat())
     });
     let lines = vec(select(&LINES[..]), 0..7).prop_map(|lines| {
         let mut headers = HeaderMap::new();
@@ -159,13 +159,24 @@ proptest! {
 
     /// The agent's half and the API server parse what is written a second time.
     #[test]
-    fn rule_26_what_was_decided_about_is_what_is_forwarded((method, path, lines, version) in head()) {
+    fn rule_26_what_was_decided_about_is_what_is_forwarded((method, path, lines, version) in head(), named: bool) {
+        // At the cluster's own name, or below the prefix.
+        let path = if named { path } else { format!("{PREFIX}c{path}") };
+        let server_name = named.then_some("c.clusters.underpass.internal");
         let Ok(target) = path.parse::<PathAndQuery>() else {
             return Ok(());
         };
-        let Some(route) = Route::find(&target) else {
-            panic!("{path} is in a cluster");
+        let request = Request::get(target.clone()).body(()).unwrap();
+        let destination = Destination::of(&request, server_name, &ClusterDomains::default());
+        let route = match destination {
+            Destination::Cluster(Some(route)) => route,
+            // Nothing of a path, which the prefix would have made one of.
+            Destination::Cluster(None) if named && !path.starts_with('/') => return Ok(()),
+            other => panic!("{path} is in a cluster: {other:?}"),
         };
+        if named {
+            prop_assert_eq!(&route.path, &target);
+        }
         prop_assert_eq!(route.cluster.as_str(), "c");
         let Ok(asked) = Asked::read(&method, version, &lines) else {
             return Ok(());

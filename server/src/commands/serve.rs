@@ -52,6 +52,7 @@ fn config(data: &Path, options: Serve) -> Result<ServerConfig> {
     Ok(ServerConfig {
         listen: options.listen,
         names: options.names,
+        cluster_domains: options.cluster_domains,
         public_port: options.public_port,
         proxy_protocol_from,
         trusted_proxies,

@@ -105,6 +105,7 @@ pub(super) fn assemble(
         authorizer: directory,
         impersonation: Arc::new(AccessReviews::new(Arc::clone(&clusters))),
         clusters,
+        domains: config.domains()?,
         fallback: Arc::new(http),
         policy: ImpersonationPolicy::default(),
         audit: config.audit.clone(),

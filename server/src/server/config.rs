@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 use metrics_exporter_prometheus::PrometheusHandle;
 use underpass_audit::AuditLog;
 use underpass_authenticate::Step;
-use underpass_core::Networks;
+use underpass_core::{ClusterDomain, ClusterDomains, HostName, Networks};
 use underpass_direct::Plugins;
 use underpass_directory::Store;
 use underpass_gateway::BudgetConfig;
@@ -26,6 +26,8 @@ pub struct ServerConfig {
     pub listen: SocketAddr,
     /// DNS names and addresses of the server, for its certificate. Kubeconfigs have the first.
     pub names: Vec<String>,
+    /// Domains below which each cluster has a DNS name of its own. Kubeconfigs have the first.
+    pub cluster_domains: Vec<ClusterDomain>,
     /// Port of the server for users, where it is not the one that it listens on.
     pub public_port: Option<u16>,
     /// Networks of load balancers that begin each connection with a PROXY protocol header.
@@ -67,6 +69,7 @@ impl ServerConfig {
             names: ["localhost", "127.0.0.1", "::1"]
                 .map(str::to_owned)
                 .to_vec(),
+            cluster_domains: Vec::new(),
             public_port: None,
             proxy_protocol_from: Networks::default(),
             trusted_proxies: Networks::default(),
@@ -97,7 +100,27 @@ impl ServerConfig {
                 path.display()
             );
         }
+        let domains = self.domains()?;
+        let mut names = self.names.iter();
+        if let Some(name) = names.find(|name| domains.read(name) != HostName::Server) {
+            bail!(
+                "the server's name {name} is below a cluster domain, where every name is a cluster's: give the server a name \
+                 elsewhere, or the clusters another domain"
+            );
+        }
         self.name().map(drop)
+    }
+
+    /// The domains of clusters' own names.
+    pub(super) fn domains(&self) -> Result<ClusterDomains> {
+        Ok(ClusterDomains::new(&self.cluster_domains)?)
+    }
+
+    /// The names of the certificate: the server's, and those of all clusters.
+    pub(super) fn certificate_names(&self) -> Result<Vec<String>> {
+        let domains = self.domains()?;
+        let wildcards = domains.iter().map(ClusterDomain::wildcard);
+        Ok(self.names.iter().cloned().chain(wildcards).collect())
     }
 
     /// The URL of a server that listens on a port, for users and agents.

@@ -59,7 +59,7 @@ pub(super) async fn start(
     tasks.start("writes the audit log", async move {
         writing.ended().await;
     });
-    let renewing = Arc::clone(&certificate).renew(ca, config.names.clone());
+    let renewing = Arc::clone(&certificate).renew(ca, config.certificate_names()?);
     tasks.start("renews the certificate", renewing);
     let given = Given {
         directory: Arc::clone(&directory),
@@ -148,7 +148,7 @@ impl Opened {
         Ok(Self {
             directory,
             direct: Arc::new(DirectClusters::new(keys, config.plugins.clone())),
-            certificate: ServerCertificate::new(&ca, &config.names)?,
+            certificate: ServerCertificate::new(&ca, &config.certificate_names()?)?,
             ca,
             data,
         })
@@ -157,8 +157,11 @@ impl Opened {
 
 /// Facts about a server that listens on `port`, for its users.
 fn info(config: &ServerConfig, data: &DataDir, port: u16) -> Result<ServerInfo> {
+    let domains = config.domains()?;
     Ok(ServerInfo {
         url: config.url(port)?,
+        cluster_domain: domains.preferred().map(ToString::to_string),
+        tls_cluster_domain: Some(domains.tls().to_string()),
         ca_pem: Ca::certificate(data)?,
         ca_pin: Ca::pin(data)?.to_string(),
         version: env!("CARGO_PKG_VERSION").to_owned(),

@@ -14,10 +14,14 @@ use super::*;
 
 const DEADLINE: Duration = Duration::from_secs(20);
 
-async fn start(data: &std::path::Path) -> Result<Server, StartError> {
+fn config(data: &std::path::Path) -> ServerConfig {
     let mut config = ServerConfig::new(data);
     config.listen = (Ipv4Addr::LOCALHOST, 0).into();
-    Server::start(config).await
+    config
+}
+
+async fn start(data: &std::path::Path) -> Result<Server, StartError> {
+    Server::start(config(data)).await
 }
 
 /// Starts a server where another one has ended; its last tasks may hold the directory a little longer.
@@ -39,6 +43,13 @@ async fn within<T>(what: &str, work: impl Future<Output = T>) -> T {
 
 /// A connection that stays open between its requests.
 async fn user(server: &Server) -> TlsStream<TcpStream> {
+    let mut tls = connect(server, "localhost").await.unwrap();
+    assert_eq!(ask(&mut tls, "x").await, "HTTP/1.1 200");
+    tls
+}
+
+/// A connection whose TLS is for that name.
+async fn connect(server: &Server, name: &'static str) -> std::io::Result<TlsStream<TcpStream>> {
     let mut roots = rustls::RootCertStore::empty();
     let ca = CertificateDer::from_pem_slice(server.ca_pem().as_bytes()).unwrap();
     roots.add(ca).unwrap();
@@ -49,18 +60,19 @@ async fn user(server: &Server) -> TlsStream<TcpStream> {
         .with_root_certificates(roots)
         .with_no_client_auth();
     let tcp = TcpStream::connect(server.address()).await.unwrap();
-    let name = "localhost".try_into().unwrap();
     let connector = TlsConnector::from(Arc::new(config));
-    let mut tls = connector.connect(name, tcp).await.unwrap();
-    tls.write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
-        .await
-        .unwrap();
+    connector.connect(name.try_into().unwrap(), tcp).await
+}
+
+/// The beginning of the answer to a stranger who asks whether the server is well.
+async fn ask(tls: &mut TlsStream<TcpStream>, host: &str) -> String {
+    let request = format!("GET /healthz HTTP/1.1\r\nHost: {host}\r\n\r\n");
+    tls.write_all(request.as_bytes()).await.unwrap();
     let mut answer = [0; 12];
     within("an answer", tls.read_exact(&mut answer))
         .await
         .unwrap();
-    assert_eq!(&answer, b"HTTP/1.1 200");
-    tls
+    String::from_utf8_lossy(&answer).into_owned()
 }
 
 /// Reads to the end.
@@ -128,4 +140,80 @@ async fn a_server_that_stopped_leaves_the_directory_to_the_next() {
     for _ in 0..3 {
         start(data.path()).await.unwrap().stop().await;
     }
+}
+
+/// A data directory of before has the certificate with the clusters' names from the next start on, by the same CA.
+#[tokio::test]
+async fn rule_6_the_name_in_tls_says_which_cluster() {
+    let data = tempfile::tempdir().unwrap();
+    let server = start(data.path()).await.unwrap();
+    let refused = connect(&server, "edge.k8s.example.org").await;
+    refused.expect_err("it has no such name");
+    let ca = server.ca_pem().to_owned();
+    server.stop().await;
+    let named = async || {
+        let mut config = config(data.path());
+        config.cluster_domains = vec!["k8s.example.org".parse().unwrap()];
+        Server::start(config).await
+    };
+    let server = within("the directory is free", async {
+        loop {
+            match named().await {
+                Ok(server) => return server,
+                Err(_) => tokio::task::yield_now().await,
+            }
+        }
+    })
+    .await;
+    assert_eq!(server.ca_pem(), ca);
+    let (dns, tls) = ("edge.k8s.example.org", "edge.clusters.underpass.internal");
+    for (name, host, status) in [
+        ("localhost", "localhost", 200),
+        // The cluster's own, where a stranger is told nothing.
+        ("localhost", dns, 401),
+        (tls, "localhost", 401),
+        (tls, dns, 401),
+        (dns, dns, 401),
+        (dns, "localhost", 421),
+        (dns, "other.k8s.example.org", 421),
+        (tls, "other.k8s.example.org", 421),
+    ] {
+        let mut connection = connect(&server, name).await.unwrap();
+        let answer = ask(&mut connection, host).await;
+        assert_eq!(answer, format!("HTTP/1.1 {status}"), "{name} {host}");
+    }
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn names_of_the_server_and_of_clusters_do_not_mix() {
+    let data = tempfile::tempdir().unwrap();
+    for (name, domains, wanted) in [
+        (
+            "up.k8s.example.org",
+            &["k8s.example.org"][..],
+            "up.k8s.example.org is below",
+        ),
+        (
+            "edge.clusters.underpass.internal",
+            &[],
+            "is below a cluster domain",
+        ),
+        (
+            "localhost",
+            &["example.org", "k8s.example.org"],
+            "leave one of them out",
+        ),
+    ] {
+        let mut config = config(data.path());
+        config.names.push(name.to_owned());
+        config.cluster_domains = domains.iter().map(|text| text.parse().unwrap()).collect();
+        let refused = Server::start(config).await.expect_err("no such server");
+        assert!(refused.to_string().contains(wanted), "{refused}");
+    }
+    // The domain itself may be the server's name.
+    let mut config = config(data.path());
+    config.names = vec!["k8s.example.org".to_owned()];
+    config.cluster_domains = vec!["k8s.example.org".parse().unwrap()];
+    Server::start(config).await.unwrap().stop().await;
 }

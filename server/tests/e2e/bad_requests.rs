@@ -7,7 +7,7 @@ use http::Request;
 use underpass_testenv::testing::Wire;
 use underpass_testenv::{CLUSTER_NAME, Transport};
 
-use crate::deployment::{Deployment, changed, token_of};
+use crate::deployment::{Deployment, led_to, token_of};
 use crate::raw;
 
 /// Less than the three seconds that an agent's answer is waited for: nothing was.
@@ -31,8 +31,7 @@ async fn an_unknown_cluster_is_not_found() {
     let path = "/k8s/clusters/nowhere/api/v1/namespaces";
     let answer = raw::get(deployment(), path, Some(&token)).await;
     answer.assert_status(404, "NotFound");
-    let here = format!("/k8s/clusters/{CLUSTER_NAME}");
-    let kubeconfig = changed(&kubeconfig, "nowhere", &here, "/k8s/clusters/nowhere");
+    let kubeconfig = led_to(&kubeconfig, "nowhere", CLUSTER_NAME, "nowhere");
     let client = deployment().client(&kubeconfig, Wire::WebSocket);
     assert_eq!(
         client.fail(&["get", "--raw", "/api/v1/namespaces"]).await,

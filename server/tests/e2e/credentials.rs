@@ -3,7 +3,7 @@
 use underpass_testenv::testing::{Wire, eventually};
 use underpass_testenv::{CLUSTER_NAME, Transport};
 
-use crate::deployment::{Deployment, changed, token_of};
+use crate::deployment::{Deployment, changed, led_to, token_of};
 use crate::raw;
 
 const LOGIN: &str = "error: You must be logged in to the server (Unauthorized)\n";
@@ -125,8 +125,7 @@ async fn a_user_without_the_cluster_is_forbidden() {
     deployment()
         .administer(&[&who[..], &["--output", &output]].concat())
         .unwrap();
-    let here = format!("/k8s/clusters/{CLUSTER_NAME}");
-    let kubeconfig = changed(&kubeconfig, "outsider", "/k8s/clusters/elsewhere", &here);
+    let kubeconfig = led_to(&kubeconfig, "outsider", "elsewhere", CLUSTER_NAME);
     let client = deployment().client(&kubeconfig, Wire::WebSocket);
     let said = client.fail(&["get", "--raw", "/api/v1/namespaces"]).await;
     assert_eq!(

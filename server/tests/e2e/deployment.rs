@@ -112,7 +112,13 @@ impl Deployment {
         let (programs, assets) = (PROGRAMS.clone(), ASSETS.clone());
         let underpass = Underpass::start_with(programs, assets, agent, transport, flags)
             .unwrap_or_else(|e| panic!("{e}"));
-        let admin = underpass.kubeconfig(ADMIN, &[]).unwrap();
+        // Each style has a transport, so that all that is done over both is done in both.
+        let style = match transport {
+            Transport::WebSocket => "path",
+            _ => "name",
+        };
+        let admin = underpass.kubeconfig_of(ADMIN, &[], &["--style", style]);
+        let admin = admin.unwrap();
         Self {
             underpass: Arc::new(underpass),
             admin,
@@ -179,6 +185,20 @@ pub(crate) fn changed(kubeconfig: &Path, name: &str, from: &str, to: &str) -> Pa
     let copy = kubeconfig.with_file_name(format!("{name}.changed"));
     std::fs::write(&copy, text.replace(from, to)).unwrap();
     copy
+}
+
+/// A copy of a kubeconfig of either style that leads to another cluster.
+pub(crate) fn led_to(kubeconfig: &Path, name: &str, from: &str, to: &str) -> PathBuf {
+    let text = std::fs::read_to_string(kubeconfig).unwrap();
+    let ways = ["/k8s/clusters/", "tls-server-name: "];
+    let way = ways.into_iter().find(|way| text.contains(way));
+    let way = way.expect("a way to a cluster");
+    changed(
+        kubeconfig,
+        name,
+        &format!("{way}{from}"),
+        &format!("{way}{to}"),
+    )
 }
 
 #[tokio::test]

@@ -26,6 +26,7 @@ mod impersonation;
 mod load_balancer;
 mod login;
 mod metrics;
+mod names;
 mod raw;
 mod rbac;
 mod revoked;

@@ -132,12 +132,8 @@ async fn rule_17_system_masters_is_refused(transport: Transport) {
 async fn rule_5_a_right_in_the_cluster_opens_no_other_cluster(transport: Transport) {
     let deployment = Deployment::shared(transport);
     deployment.administer(&["cluster", "add", "other"]).unwrap();
-    let kubeconfig = crate::deployment::changed(
-        deployment.admin_kubeconfig(),
-        "other-cluster",
-        &format!("/k8s/clusters/{CLUSTER_NAME}"),
-        "/k8s/clusters/other",
-    );
+    let admin = deployment.admin_kubeconfig();
+    let kubeconfig = crate::deployment::led_to(admin, "other-cluster", CLUSTER_NAME, "other");
     let client = deployment.client(&kubeconfig, Wire::WebSocket);
     let said = client.fail(&["get", "secrets"]).await;
     let refused = "clusters.underpass.dev \"other\" is forbidden: User \"e2e-admin\" cannot";

@@ -213,11 +213,25 @@ impl Underpass {
     /// # Errors
     /// It cannot be written.
     pub fn kubeconfig(&self, user: &str, groups: &[&str]) -> Result<PathBuf, ClusterError> {
+        self.kubeconfig_of(user, groups, &[])
+    }
+
+    /// The same, with further flags of `underpass kubeconfig`.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub fn kubeconfig_of(
+        &self,
+        user: &str,
+        groups: &[&str],
+        flags: &[&str],
+    ) -> Result<PathBuf, ClusterError> {
         let path = self.dir.join(format!("{user}.kubeconfig"));
         let output = path.to_string_lossy();
         let mut arguments = vec!["kubeconfig", "--cluster", CLUSTER_NAME, "--user", user];
         arguments.extend(["--output", &output]);
         arguments.extend(groups.iter().flat_map(|group| ["--group", group]));
+        arguments.extend(flags);
         self.administer(&arguments)?;
         Ok(path)
     }

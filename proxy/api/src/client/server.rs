@@ -7,7 +7,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
 use http::header::AUTHORIZATION;
-use http::{HeaderValue, Request, StatusCode, Uri};
+use http::{HeaderValue, Method, Request, StatusCode, Uri};
 use http_body_util::Full;
 use rustls_pki_types::ServerName;
 use tokio_rustls::TlsConnector;
@@ -15,7 +15,10 @@ use underpass_dial::SystemResolver;
 use underpass_https::{Roots, https_url};
 use zeroize::Zeroizing;
 
-use super::error::{ClientError, ServerError};
+use super::{
+    Match,
+    error::{ClientError, ServerError},
+};
 
 /// A credential for the API. It shows nothing of itself.
 #[derive(Clone)]
@@ -105,13 +108,39 @@ impl Server {
             let headers = request.headers_mut();
             headers.insert(AUTHORIZATION, authorization.clone());
         }
+        self.exchange_for(self.name.clone(), request).await
+    }
+
+    /// Asks, without a credential, for a cluster at the root of this URL, by its own name in TLS. Nobody gets in there without a
+    /// credential, and the server has nothing of its own at the path that is asked for.
+    ///
+    /// # Errors
+    /// There is no cluster, or something in between does not let the name pass.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost.
+    pub async fn ask_for_cluster_at_root(&self, name: &str) -> Result<(), ClientError> {
+        let unusable = |_| ClientError::Status(StatusCode::MISDIRECTED_REQUEST);
+        let name = ServerName::try_from(name.to_owned()).map_err(unusable)?;
+        let request = super::request(Method::GET, "/version", None, Match::Anything)?;
+        match self.exchange_for(name, request).await?.0 {
+            StatusCode::UNAUTHORIZED => Ok(()),
+            other => Err(ClientError::Status(other)),
+        }
+    }
+
+    async fn exchange_for(
+        &self,
+        name: ServerName<'static>,
+        request: Request<Full<Bytes>>,
+    ) -> Result<(StatusCode, Bytes), ClientError> {
         let host = self.url.host().unwrap_or_default();
         let port = self.url.port_u16().unwrap_or(443);
         let shown = || format!("{host}:{port}");
         let tcp = underpass_dial::connect(&SystemResolver, host, port).await;
         let tcp = tcp.map_err(|error| ClientError::Connect(shown(), error))?;
         let tls = TlsConnector::from(Arc::clone(&self.tls));
-        let stream = tls.connect(self.name.clone(), tcp).await;
+        let stream = tls.connect(name, tcp).await;
         let stream = stream.map_err(|error| ClientError::Tls(shown(), error))?;
         super::exchange(stream, self.authority.clone(), request).await
     }

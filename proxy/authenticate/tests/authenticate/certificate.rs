@@ -250,6 +250,7 @@ async fn rule_4_a_proxys_certificate_is_nobodys() {
     let info = |peer| ConnectionInfo {
         peer,
         protocol: Protocol::Http2,
+        server_name: None,
         certificates: vec![client(&ca, |_| {})],
     };
     let mut headers = HeaderMap::new();
@@ -318,6 +319,7 @@ async fn ask(
     let info = ConnectionInfo {
         peer: IpAddr::from([127, 0, 0, 1]).into(),
         protocol: Protocol::Http1,
+        server_name: None,
         certificates: vec![certificate.clone()],
     };
     let uri = Uri::from_static("/v1/tokens");

@@ -284,6 +284,7 @@ async fn rule_11_floods_of_groups_and_huge_tokens_are_refused() {
     let info = ConnectionInfo {
         peer: std::net::IpAddr::from([127, 0, 0, 1]).into(),
         protocol: Protocol::Http1,
+        server_name: None,
         certificates: vec![],
     };
     assert!(Caller::read(&headers, &info).is_none());

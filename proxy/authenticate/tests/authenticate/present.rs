@@ -39,6 +39,7 @@ pub(crate) async fn present(
     let info = ConnectionInfo {
         peer: IpAddr::V4(Ipv4Addr::LOCALHOST).into(),
         protocol: Protocol::Http1,
+        server_name: None,
         certificates: certificates.to_vec(),
     };
     let caller = Caller::read(&headers, &info).expect("a header that can be read");

@@ -99,6 +99,7 @@ async fn come(chain: &Chain, bearer: &str) -> Result<Authenticated, CredentialEr
     let info = ConnectionInfo {
         peer: IpAddr::from([127, 0, 0, 1]).into(),
         protocol: Protocol::Http1,
+        server_name: None,
         certificates: vec![],
     };
     let caller = Caller::read(&headers, &info).unwrap();

@@ -2,7 +2,7 @@
 
 use http::Method;
 
-use super::world::{CLUSTER, Outcome, Received, Sender};
+use super::world::{CLUSTER, Outcome, Received, Sender, TLS_DOMAIN};
 use underpass_core::RequestInfo;
 
 /// Headers that no agent may get: an identity or a credential of the client's, or those of the client's connection.
@@ -100,12 +100,22 @@ pub(super) fn outcome(sender: Sender, outcome: &Outcome) {
         !(head.has("content-length") && head.has("transfer-encoding")),
         "{mine}"
     );
-    // The bytes behind the cluster's name, as they were.
+    // The bytes behind the cluster's name, as they were; at a name of its own, all of them.
     let line = sent.split("\r\n").next().unwrap_or_default();
     let path = head.target.strip_prefix('/').unwrap_or(&head.target);
-    let wanted = format!("/k8s/clusters/{CLUSTER}");
-    let (_, behind) = line.split_once(&wanted).unwrap_or_else(|| panic!("{mine}"));
-    let behind = behind.strip_prefix('/').unwrap_or(behind);
+    let named = format!("{CLUSTER}.{TLS_DOMAIN}");
+    let behind = if sent.to_ascii_lowercase().contains(&named) {
+        let (_, target) = line.split_once(' ').unwrap_or_else(|| panic!("{mine}"));
+        target.strip_prefix('/').unwrap_or_else(|| {
+            // An absolute target.
+            let (_, rest) = target.split_once("://").unwrap_or_else(|| panic!("{mine}"));
+            rest.find('/').map_or("", |at| rest.split_at(at + 1).1)
+        })
+    } else {
+        let wanted = format!("/k8s/clusters/{CLUSTER}");
+        let (_, behind) = line.split_once(&wanted).unwrap_or_else(|| panic!("{mine}"));
+        behind.strip_prefix('/').unwrap_or(behind)
+    };
     assert!(behind.starts_with(path), "{mine}");
     assert!(line.starts_with(&format!("{} ", head.method)), "{mine}");
     may(sender, &head, &mine);

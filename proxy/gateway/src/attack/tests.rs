@@ -26,6 +26,18 @@ const CLUSTERS: [&str; 9] = [
     "EDGE",
 ];
 
+/// Mostly the server's.
+const HOSTS: [&str; 8] = [
+    "up.example",
+    "up.example",
+    "up.example",
+    "edge.clusters.underpass.internal",
+    "Edge.Clusters.Underpass.Internal:8443",
+    "other.clusters.underpass.internal",
+    "x.edge.clusters.underpass.internal",
+    "edge@up.example",
+];
+
 const SEGMENTS: [&str; 38] = [
     "api",
     "v1",
@@ -98,7 +110,7 @@ const QUERIES: [&str; 10] = [
     "a=b?watch=true",
 ];
 
-const LINES: [&str; 30] = [
+const LINES: [&str; 31] = [
     "Upgrade: websocket",
     "Upgrade: SPDY/3.1",
     "Upgrade: h2c",
@@ -127,6 +139,7 @@ const LINES: [&str; 30] = [
     "TE: trailers",
     "Host: up.example",
     "Host: other.example",
+    "Host: other.clusters.underpass.internal",
     "Audit-ID: mine",
     "Accept: application/json",
 ];
@@ -140,14 +153,16 @@ fn path() -> impl Strategy<Value = String> {
 fn head() -> impl Strategy<Value = String> {
     let line = (
         select(&METHODS[..]),
-        select(&CLUSTERS[..]),
+        option::weighted(0.8, select(&CLUSTERS[..])),
         path(),
         option::of(select(&QUERIES[..])),
     );
-    (line, vec(select(&LINES[..]), 0..6)).prop_map(|((method, cluster, path, query), lines)| {
+    let rest = (select(&HOSTS[..]), vec(select(&LINES[..]), 0..6));
+    (line, rest).prop_map(|((method, cluster, path, query), (host, lines))| {
+        let prefix = cluster.map(|cluster| format!("/k8s/clusters/{cluster}"));
+        let prefix = prefix.unwrap_or_default();
         let query = query.map(|query| format!("?{query}")).unwrap_or_default();
-        let mut head =
-            format!("{method} /k8s/clusters/{cluster}{path}{query} HTTP/1.1\r\nHost: up.example");
+        let mut head = format!("{method} {prefix}{path}{query} HTTP/1.1\r\nHost: {host}");
         for line in lines {
             head.push_str("\r\n");
             head.push_str(line);
@@ -171,18 +186,23 @@ proptest! {
 
 #[test]
 fn the_recorder_gets_what_may_pass() {
-    let get =
-        "GET /k8s/clusters/edge/api/v1/namespaces/x/pods?limit=5 HTTP/1.1\r\nHost: up.example";
-    for sender in Sender::ALL {
-        let entitled = !matches!(
-            sender,
-            Sender::Stranger | Sender::Expired | Sender::Elsewhere
-        );
-        assert_eq!(
-            send(sender, get).received.len(),
-            usize::from(entitled),
-            "{sender:?}"
-        );
+    for get in [
+        "GET /k8s/clusters/edge/api/v1/namespaces/x/pods?limit=5 HTTP/1.1\r\nHost: up.example",
+        "GET /api/v1/namespaces/x/pods?limit=5 HTTP/1.1\r\nHost: edge.clusters.underpass.internal",
+    ] {
+        for sender in Sender::ALL {
+            let entitled = !matches!(
+                sender,
+                Sender::Stranger | Sender::Expired | Sender::Elsewhere
+            );
+            let outcome = send(sender, get);
+            assert_eq!(
+                outcome.received.len(),
+                usize::from(entitled),
+                "{sender:?} {get}"
+            );
+            check::outcome(sender, &outcome);
+        }
     }
     let exec = "GET /k8s/clusters/edge/api/v1/namespaces/x/pods/p/exec?command=sh HTTP/1.1\r\nHost: up.example\r\n\
                 Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\

@@ -18,9 +18,9 @@ use crate::{Budgets, Front, FrontConfig, NotFound};
 use underpass_audit::AuditLog;
 use underpass_authenticate::{Chain, Step, Token, TokenAuthenticator};
 use underpass_core::{
-    Access, AuthorizeError, Authorizer, BoxedIo, ClusterName, Clusters, ConnectError,
-    ConnectionInfo, Identity, ImpersonationPolicy, Nobody, Open, Protocol, RequestInfo, Revocation,
-    Scope,
+    Access, AuthorizeError, Authorizer, BoxedIo, ClusterDomains, ClusterName, Clusters,
+    ConnectError, ConnectionInfo, Identity, ImpersonationPolicy, Nobody, Open, Protocol,
+    RequestInfo, Revocation, Scope,
 };
 use underpass_directory::{
     AccessToken, Cluster, Directory, Draft, Expect, Labels, MemoryStore, Name, Owner, Role,
@@ -29,6 +29,9 @@ use underpass_directory::{
 
 /// The cluster that senders may reach, as far as they may.
 pub(super) const CLUSTER: &str = "edge";
+
+/// The domain of names that only TLS knows.
+pub(super) const TLS_DOMAIN: &str = "clusters.underpass.internal";
 
 /// Longer than every bound in time; the clock is turned.
 const LONG: Duration = Duration::from_secs(24 * 60 * 60);
@@ -224,6 +227,7 @@ impl World {
             authorizer: Arc::new(Noted(directory, Arc::clone(&log))),
             impersonation: Arc::new(Nobody),
             clusters: Arc::new(Recorder(Arc::clone(&log))),
+            domains: ClusterDomains::default(),
             fallback: Arc::new(NotFound),
             policy: ImpersonationPolicy::default(),
             audit: AuditLog::default(),
@@ -257,6 +261,7 @@ impl World {
         let info = ConnectionInfo {
             peer: IpAddr::from([127, 0, 0, 1]).into(),
             protocol: Protocol::Http1,
+            server_name: None,
             certificates: vec![],
         };
         let (mut client, server) = duplex(64 * 1024);

@@ -14,8 +14,8 @@ use hyper::{body::Incoming, client::conn::http2::SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use underpass_authenticate::{AuthenticateError, Authenticated, Authenticator, Caller};
 use underpass_core::{
-    Access, Authority, AuthorizeError, Authorizer, Body, BoxedIo, ClusterName, Clusters,
-    ConnectError, ConnectionInfo, Nobody, Open, Peer, Protocol, Revocation,
+    Access, Authority, AuthorizeError, Authorizer, Body, BoxedIo, ClusterDomains, ClusterName,
+    Clusters, ConnectError, ConnectionInfo, Nobody, Open, Peer, Protocol, Revocation,
 };
 
 use super::*;
@@ -156,6 +156,7 @@ fn front(pages: Pages) -> Arc<Front> {
         authorizer: Arc::new(NobodyThere),
         impersonation: Arc::new(Nobody),
         clusters: Arc::new(NobodyThere),
+        domains: ClusterDomains::default(),
         fallback: Arc::new(pages),
         policy: Default::default(),
         audit: Default::default(),
@@ -167,6 +168,7 @@ fn info(peer: Peer) -> ConnectionInfo {
     ConnectionInfo {
         peer,
         protocol: Protocol::Http2,
+        server_name: None,
         certificates: Vec::new(),
     }
 }

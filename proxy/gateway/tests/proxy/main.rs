@@ -21,6 +21,8 @@ mod identity_rules;
 #[cfg(test)]
 mod impersonation;
 #[cfg(test)]
+mod names;
+#[cfg(test)]
 mod one_parse;
 #[cfg(test)]
 mod pool;

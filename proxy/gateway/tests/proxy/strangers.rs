@@ -84,6 +84,7 @@ async fn listen(
             let info = ConnectionInfo {
                 peer: peer.ip().into(),
                 protocol,
+                server_name: None,
                 certificates: vec![],
             };
             tokio::spawn(async move {

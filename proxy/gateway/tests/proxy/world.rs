@@ -18,9 +18,9 @@ use underpass_authenticate::{
 };
 use underpass_core::{
     Access, AuthenticationMethod, Authority, AuthorizeError, Authorizer, Body, BoxedIo,
-    ClusterName, Clusters, ConnectError, ConnectionInfo, Identity, ImpersonationAuthorizer,
-    ImpersonationPolicy, Network, Networks, Nobody, Open, Peer, Protocol, Provenance, Rejection,
-    Revocation,
+    ClusterDomains, ClusterName, Clusters, ConnectError, ConnectionInfo, Identity,
+    ImpersonationAuthorizer, ImpersonationPolicy, Network, Networks, Nobody, Open, Peer, Protocol,
+    Provenance, Rejection, Revocation,
 };
 use underpass_gateway::{AccessReviews, BudgetConfig, Budgets, Front, FrontConfig, NotFound};
 use underpass_upstream::{ApiServer, ApiServerOptions};
@@ -300,6 +300,7 @@ impl World {
             authorizer: Arc::new(Rules(revoke.clone())),
             impersonation,
             clusters,
+            domains: ClusterDomains::new(&["k8s.example.org".parse().unwrap()]).unwrap(),
             fallback: Arc::new(NotFound),
             policy: ImpersonationPolicy::default(),
             audit,
@@ -397,6 +398,7 @@ async fn listen(
             let info = ConnectionInfo {
                 peer: Peer::new(peer.ip(), &proxies),
                 protocol,
+                server_name: None,
                 certificates: vec![],
             };
             tokio::spawn(async move { front.serve_connection(socket, info).await });

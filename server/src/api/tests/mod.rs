@@ -98,6 +98,8 @@ impl World {
             url: "https://u.example.org:8443".to_owned(),
             ca_pem: "-----BEGIN CERTIFICATE-----\n".to_owned(),
             ca_pin: "sha256:ab".to_owned(),
+            cluster_domain: None,
+            tls_cluster_domain: Some("clusters.underpass.internal".to_owned()),
             version: "1".to_owned(),
         };
         let api = Api::new(
@@ -172,6 +174,7 @@ fn connection() -> ConnectionInfo {
     ConnectionInfo {
         peer: std::net::IpAddr::from(std::net::Ipv4Addr::LOCALHOST).into(),
         protocol: Protocol::Http1,
+        server_name: None,
         certificates: vec![],
     }
 }
