@@ -278,3 +278,46 @@ async fn a_kubeconfig_that_cannot_be_written_leaves_no_token() {
     assert!(std::fs::read_to_string(file).unwrap().contains("upt_0004"));
     assert_eq!(server.live(), ["alice", "alice", "robot"]);
 }
+
+#[tokio::test]
+async fn a_kubeconfig_has_names_where_they_lead_to_a_cluster() {
+    let domain = "clusters.underpass.internal";
+    let old = Stub::start(Renewals::AtOnce).await;
+    // A load balancer that ends TLS, with a certificate of its own.
+    let behind = Stub::start(Renewals::AtOnce).await;
+    behind.name_clusters(domain);
+    let wildcard = format!("*.{domain}");
+    let direct = Stub::with_names(Renewals::AtOnce, &["localhost", &wildcard]).await;
+    direct.name_clusters(domain);
+    for (server, style, by_name) in [
+        (&old, None, Some(false)),
+        (&old, Some("name"), None),
+        (&behind, None, Some(false)),
+        (&behind, Some("name"), Some(true)),
+        (&direct, None, Some(true)),
+        (&direct, Some("name"), Some(true)),
+        (&direct, Some("path"), Some(false)),
+    ] {
+        let machine = Machine::new();
+        machine.log_in(server, "alice").await;
+        let mut line = vec!["kubeconfig", "--user", "robot", "--cluster", "prod"];
+        line.extend(style.iter().flat_map(|style| ["--style", style]));
+        let output = machine.underpass(server, &line).await;
+        let Some(by_name) = by_name else {
+            let said = refused(&output);
+            assert!(said.contains("older than this program"), "{said}");
+            let robots = server.live().into_iter().filter(|user| user == "robot");
+            assert_eq!(robots.count(), 1, "no other token was made");
+            continue;
+        };
+        let written = text(&succeeded(output.clone()).stdout);
+        let named = format!("tls-server-name: prod.{domain}");
+        assert_eq!(written.contains(&named), by_name, "{style:?} {written}");
+        let path = format!("{}/k8s/clusters/prod", server.url);
+        assert_eq!(written.contains(&path), !by_name, "{style:?} {written}");
+        let said = text(&output.stderr);
+        let explained = said.contains(&format!("prod.{domain} does not lead to one"));
+        let tried = server.url == behind.url && style.is_none();
+        assert_eq!(explained, tried, "{said}");
+    }
+}

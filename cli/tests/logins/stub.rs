@@ -33,6 +33,8 @@ pub(crate) struct Stub {
 struct State {
     /// The answer to `GET /v1/login`.
     ways: Mutex<Value>,
+    /// The answer to `GET /v1/server`; an older server has none.
+    server: Mutex<Option<Value>>,
     tokens: Mutex<Tokens>,
     /// Renewals are answered once it has a permit.
     renewing: Option<Semaphore>,
@@ -63,7 +65,13 @@ pub(crate) enum Renewals {
 
 impl Stub {
     pub(crate) async fn start(renewals: Renewals) -> Self {
-        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        Self::with_names(renewals, &["localhost"]).await
+    }
+
+    /// One with a certificate of these names.
+    pub(crate) async fn with_names(renewals: Renewals, names: &[&str]) -> Self {
+        let names: Vec<_> = names.iter().map(|name| (*name).to_owned()).collect();
+        let made = rcgen::generate_simple_self_signed(names).unwrap();
         let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let tls = rustls::ServerConfig::builder_with_provider(provider)
@@ -115,6 +123,14 @@ impl Stub {
         *self.state.ways.lock().unwrap() = json!({ "device": way });
     }
 
+    /// Says that clusters have names below this domain in TLS.
+    pub(crate) fn name_clusters(&self, tls_domain: &str) {
+        let server = json!({
+            "url": self.url, "caPem": "", "caPin": "", "version": "", "tlsClusterDomain": tls_domain,
+        });
+        *self.state.server.lock().unwrap() = Some(server);
+    }
+
     /// Refuses every login from now on, with the credential in hand.
     pub(crate) fn refuse_logins(&self) {
         self.state.tokens.lock().unwrap().refusing = true;
@@ -154,6 +170,12 @@ impl State {
         request.into_body().collect().await.unwrap();
         match (method, path.as_str()) {
             (Method::GET, "/v1/login") => respond(200, &self.ways.lock().unwrap()),
+            (Method::GET, "/v1/server") => match &*self.server.lock().unwrap() {
+                Some(server) => respond(200, server),
+                None => refuse(404),
+            },
+            // Of a cluster, for a stranger.
+            (Method::GET, "/version") => refuse(401),
             (Method::POST, "/v1/login") => self.log_in(&credential).await,
             (Method::POST, "/v1/access") => {
                 let mut tokens = self.tokens.lock().unwrap();
