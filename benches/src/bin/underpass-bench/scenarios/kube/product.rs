@@ -52,7 +52,10 @@ impl Product {
 
     /// A user's client for the API server.
     pub(super) fn kubeconfig(&self, user: &str) -> Result<PathBuf> {
-        Ok(self.underpass.kubeconfig(user, &[])?)
+        // By path: the connector of the client over HTTP/2 does not know `tls-server-name`.
+        Ok(self
+            .underpass
+            .kubeconfig_of(user, &[], &["--style", "path"])?)
     }
 }
 
