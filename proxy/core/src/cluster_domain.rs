@@ -5,8 +5,8 @@ use std::{fmt, str::FromStr};
 use crate::ClusterName;
 
 /// The domain of names that only TLS knows: a client says `NAME.clusters.underpass.internal` in its handshake (SNI; kubeconfig's
-/// `tls-server-name`), and reaches the server by whatever name or address that has. ICANN has reserved `.internal` for private
-/// use: no name below it is anybody's in public DNS.
+/// `tls-server-name`), and reaches the server by any of its names and addresses. ICANN has reserved `.internal` for private use: no
+/// name below it is anybody's in public DNS.
 const TLS_DOMAIN: &str = "clusters.underpass.internal";
 
 /// A domain name has 253 bytes at the most (RFC 1035, section 2.3.4, without the length bytes); a cluster's label and its dot take
@@ -38,7 +38,7 @@ impl ClusterDomain {
         let labels: Vec<&str> = name.split('.').collect();
         // A cluster's name is one label of DNS, and these are held to the same.
         let plain = labels.iter().all(|label| ClusterName::new(label).is_ok());
-        // What ends in a number is an IPv4 address, or is taken for one (WHATWG URL, section 3.5).
+        // A host that ends in a number is an IPv4 address, or is taken for one (WHATWG URL, section 3.5).
         let address = labels
             .last()
             .is_some_and(|last| last.bytes().all(|b| b.is_ascii_digit()));

@@ -181,7 +181,7 @@ impl Drop for Connection {
     }
 }
 
-/// Serves what is neither below `/k8s/clusters/` nor on a cluster's own name: health, the server's own API.
+/// Serves the paths that are neither below `/k8s/clusters/` nor on a cluster's own name: health, the server's own API.
 #[async_trait]
 pub trait Fallback: Send + Sync {
     /// Answers `request`. Nothing has been authenticated.

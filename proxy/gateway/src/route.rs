@@ -48,10 +48,9 @@ enum Style {
 impl Destination {
     /// Reads the request's names, `server_name` of its connection's TLS among them, and its path.
     ///
-    /// A cluster's name leaves the path to that cluster's API server, whatever the path is: below it there is neither this
-    /// server nor another cluster. Names that tell of two clusters, or of a cluster and of the server, are refused, but for one
-    /// case: who names a cluster by the domain that only TLS knows cannot say so in `Host`, where clients write what they
-    /// reach this server by.
+    /// A cluster's name leaves every path to that cluster's API server: below it there is neither this server nor another cluster.
+    /// Names that tell of two clusters, or of a cluster and of the server, are refused, with one exception: a client that names
+    /// a cluster by the domain that only TLS knows writes into `Host` the name or address by which it reaches this server.
     pub(crate) fn of<B>(
         request: &Request<B>,
         server_name: Option<&str>,

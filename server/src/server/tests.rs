@@ -64,7 +64,7 @@ async fn connect(server: &Server, name: &'static str) -> std::io::Result<TlsStre
     connector.connect(name.try_into().unwrap(), tcp).await
 }
 
-/// The beginning of the answer to a stranger who asks whether the server is well.
+/// The beginning of the answer to a stranger's question about the server's health.
 async fn ask(tls: &mut TlsStream<TcpStream>, host: &str) -> String {
     let request = format!("GET /healthz HTTP/1.1\r\nHost: {host}\r\n\r\n");
     tls.write_all(request.as_bytes()).await.unwrap();

@@ -1,5 +1,5 @@
-//! Clusters at names of their own: by TLS alone (`tls-server-name`) and by DNS (`--cluster-domain`). What Kubernetes' own tests do
-//! with `kubectl proxy` and through HTTP proxies (test/e2e/kubectl/kubectl.go) is done here without a flag for a path.
+//! Clusters at names of their own: by TLS alone (`tls-server-name`) and by DNS (`--cluster-domain`). Kubernetes' own tests of
+//! `kubectl proxy` and of HTTP proxies (test/e2e/kubectl/kubectl.go) are here, without a flag for a path.
 
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
@@ -155,7 +155,7 @@ where
 async fn what_is_asked_raw_is_answered_by_the_cluster() {
     let proxy = HttpProxy::start().await;
     let dns = by_dns(&proxy, "raw");
-    // What only an administrator may ask for.
+    // For an administrator only.
     client(&by_tls(), Wire::WebSocket)
         .run(&["get", "--raw", "/metrics"])
         .await

@@ -162,7 +162,7 @@ async fn rule_6_a_connection_for_one_cluster_asks_no_other() {
                     (DNS_C, 200),
                     (TLS_C, 200),
                     (&port, 200),
-                    // kubectl writes what it reaches the server by, whatever `tls-server-name` says.
+                    // kubectl's `Host` is the server's name or address, beside any `tls-server-name`.
                     (SERVER, 200),
                     (&address, 200),
                     (DNS_OTHER, 421),
@@ -287,7 +287,7 @@ async fn rule_8_a_clusters_name_lets_nobody_in() {
     assert_eq!(api.seen().len(), 0);
 }
 
-/// Without what differs from call to call.
+/// Without the fields that differ from call to call.
 fn settled(mut event: Value) -> Value {
     for field in [
         "auditID",

@@ -298,7 +298,7 @@ async fn rule_4_a_trailer_is_no_header() {
     assert_eq!(heard[0].behind, b"5\r\nhello\r\n0\r\n\r\n");
 }
 
-/// Neither the target nor `Host` says where a request goes: the cluster in the path does, and the agent.
+/// Neither the target nor a `Host` that is no cluster's says where a request goes: the cluster in the path does, and the agent.
 #[tokio::test]
 async fn rule_6_a_request_goes_to_the_cluster_in_its_path_and_nowhere_else() {
     let elsewhere = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -313,7 +313,6 @@ async fn rule_6_a_request_goes_to_the_cluster_in_its_path_and_nowhere_else() {
     // Absolute-form is what a proxy is asked in; Host games.
     for request in [
         format!("GET https://{evil}{path} {rest}Host: {evil}\r\n\r\n"),
-        format!("GET http://root:pw@{evil}{path} {rest}Host: x\r\n\r\n"),
         format!("GET {path} {rest}Host: {evil}\r\n\r\n"),
         format!("GET {path} {rest}Host: localhost\r\nX-Forwarded-Host: {evil}\r\n\r\n"),
     ] {
@@ -334,6 +333,7 @@ async fn rule_6_a_request_goes_to_the_cluster_in_its_path_and_nowhere_else() {
         format!("CONNECT {}", path.trim_start_matches('/')),
         format!("GET {evil}"),
         format!("GET https://{evil}/targets"),
+        format!("GET http://root:pw@{evil}{path}"),
         format!("GET //{evil}{path}"),
         "OPTIONS *".to_owned(),
         format!("GET {}", path.trim_start_matches('/')),
@@ -348,7 +348,7 @@ async fn rule_6_a_request_goes_to_the_cluster_in_its_path_and_nowhere_else() {
         );
     }
     let heads = recorder.heads();
-    assert_eq!(heads.len(), 4, "{heads:?}");
+    assert_eq!(heads.len(), 3, "{heads:?}");
     for head in heads {
         assert_eq!(head.line(), "GET /targets HTTP/1.1");
         let own = format!("localhost:{}", recorder.address.port());
