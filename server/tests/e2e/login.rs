@@ -127,6 +127,9 @@ async fn kubectl_uses_a_login_and_no_secret_is_in_its_file() {
     assert!(written.status.success(), "{written:?}");
     let file = std::fs::read_to_string(&kubeconfig).unwrap();
     assert!(!file.contains("upt_"), "{file}");
+    // It was asked whether the name leads to the cluster.
+    let name = format!("tls-server-name: {CLUSTER_NAME}.clusters.underpass.internal");
+    assert!(file.contains(&name), "{file}");
     let whoami = person.kubectl(&kubeconfig, &["auth", "whoami"]).await;
     assert!(text(&whoami.stdout).contains("logs-in"), "{whoami:?}");
 
