@@ -16,13 +16,12 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
-use http::uri::PathAndQuery;
-use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Runtime;
 use underpass_benches::{Carrier, Certificate, Pair, SINK, at_agent, transports};
-use underpass_core::RequestInfo;
+use underpass_core::{ClusterDomains, RequestInfo};
 use underpass_gateway::parts::{Impersonation, clean_request, route};
 use underpass_tunnel::transport::Transport;
 use underpass_tunnel::{Class, copy_bidirectional};
@@ -220,13 +219,22 @@ fn impersonation(c: &mut Criterion) {
 }
 
 fn routing(c: &mut Criterion) {
-    let target = "/k8s/clusters/prod/apis/apps/v1/namespaces/shop/deployments?limit=500";
-    let target = PathAndQuery::from_static(target);
+    let domains = ClusterDomains::default();
+    let path = "/apis/apps/v1/namespaces/shop/deployments?limit=500";
+    let request = |target: &str| {
+        let request = Request::get(target).header("host", "underpass.example.org:8443");
+        request.body(()).expect("a request")
+    };
+    let by_path = request(&format!("/k8s/clusters/prod{path}"));
+    let by_name = request(path);
+    let name = Some("prod.clusters.underpass.internal");
     let mut group = c.benchmark_group("route a request");
-    group.bench_function("the cluster", |b| {
-        b.iter(|| route(black_box(&target)).expect("it is in one"));
-    });
-    let (_, path) = route(&target).expect("it is in one");
+    for (style, request, name) in [("path", &by_path, None), ("name", &by_name, name)] {
+        group.bench_function(format!("the cluster, by {style}"), |b| {
+            b.iter(|| route(black_box(request), name, &domains).expect("it is in one"));
+        });
+    }
+    let (_, path) = route(&by_path, None, &domains).expect("it is in one");
     group.bench_function("what it asks for", |b| {
         b.iter(|| RequestInfo::parse(&Method::GET, black_box(path.path()), path.query(), false));
     });

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use http::{HeaderMap, uri::PathAndQuery};
+use http::{HeaderMap, Request, uri::PathAndQuery};
 
-use crate::route::Route;
-use underpass_core::{ClusterName, Identity, IdentityError, RequestInfo};
+use crate::route::{Destination, Route};
+use underpass_core::{ClusterDomains, ClusterName, Identity, IdentityError, RequestInfo};
 use underpass_http::{headers, impersonate};
 
 /// Removes hop-by-hop headers, and those that could be taken for an identity or a credential.
@@ -13,10 +13,16 @@ pub fn clean_request(headers: &mut HeaderMap) {
     headers::clean_request(headers, &RequestInfo::default());
 }
 
-/// A request's cluster, and the target for its API server; `None` for a path outside of every cluster.
-pub fn route(target: &PathAndQuery) -> Option<(ClusterName, PathAndQuery)> {
-    let Route { cluster, path } = Route::find(target)?;
-    Some((cluster, path))
+/// A request's cluster, and the target for its API server; `None` where it has none. `server_name` is its connection's, in TLS.
+pub fn route<B>(
+    request: &Request<B>,
+    server_name: Option<&str>,
+    domains: &ClusterDomains,
+) -> Option<(ClusterName, PathAndQuery)> {
+    match Destination::of(request, server_name, domains) {
+        Destination::Cluster(Some(Route { cluster, path, .. })) => Some((cluster, path)),
+        _ => None,
+    }
 }
 
 /// An identity to write, and nothing else: none can be had of it.
