@@ -136,7 +136,7 @@ impl Forgetful {
         }
     }
 
-    /// TCP connections are cut. UDP flows are forgotten: what the server sends goes nowhere until the agent has sent
+    /// TCP connections are cut. UDP flows are forgotten: the server's packets go nowhere until the agent has sent
     /// something, and the server sees another address then.
     pub(crate) fn forget(&self) {
         self.tcp.cut();

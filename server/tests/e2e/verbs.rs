@@ -13,7 +13,7 @@ use crate::survive::Detour;
 /// How long the path remembers.
 const MEMORY: Duration = Duration::from_secs(1);
 
-/// What needs no object, and what changes one.
+/// Commands that need no object, and commands that change one.
 async fn commands(client: &Client<'_>) {
     let name = client.name("verbs");
     let object = format!("configmap/{name}");

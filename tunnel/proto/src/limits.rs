@@ -198,7 +198,7 @@ pub const KEEPALIVE_OWING: Duration = Duration::from_secs(2);
 pub const KEEPALIVE_ANSWER: Duration = Duration::from_secs(5);
 
 /// Silence after which the primary link's peer is asked for an answer while something waits for one, beside two
-/// round trips: well above [`FLUSH_DELAY`], so that in the ordinary case what waits is answered before.
+/// round trips: well above [`FLUSH_DELAY`], so that in the ordinary case the answer comes before.
 pub const PROBE_DELAY: Duration = Duration::from_millis(40);
 
 /// Time for that answer, beside three round trips, before the link counts as silent and the standby takes its place.

@@ -30,7 +30,7 @@ pub enum Transports {
 pub enum LinkCount {
     /// The one that carries it.
     One,
-    /// One over QUIC and one over WebSocket, where both get through. What the peer does not answer on one of them goes
+    /// One over QUIC and one over WebSocket, where both get through. Bytes that the peer does not answer on one of them go
     /// over the other within some round trips, so that a path that dies without a word costs no more than that.
     #[default]
     Two,

@@ -123,7 +123,7 @@ fn a_standby_that_dies_is_replaced() {
     });
 }
 
-/// Whoever has one protocol only gets another connection before keepalive, which takes ten seconds, has noticed.
+/// A session with one protocol only gets another connection before keepalive notices, which takes ten seconds.
 async fn revived(transports: Transports, kill: impl Fn(&SilentRelay)) {
     let path = Path::start(transports).await;
     let chat = Chat::start(&path.session, &path.kept.agent).await;

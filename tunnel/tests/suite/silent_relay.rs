@@ -55,7 +55,7 @@ impl SilentRelay {
         self.state.udp_dropped.store(drop, Ordering::Relaxed);
     }
 
-    /// As a NAT that was restarted: what the server sends is dropped until the client has sent something, and the
+    /// As a NAT that was restarted: the server's packets are dropped until the client has sent something, and the
     /// server sees another address then.
     pub(crate) fn forget_udp_flows(&self) {
         self.state.flows.lock().unwrap().clear();

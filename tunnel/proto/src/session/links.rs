@@ -323,7 +323,7 @@ impl Session {
         self.links.get(&self.primary?)?.round_trip
     }
 
-    /// What answers take on a link: its last measured round trip.
+    /// The time that answers take on a link: its last measured round trip.
     pub(super) fn round_trip_of(&self, link: LinkId) -> Duration {
         let link = self.links.get(&link);
         let measured = link.and_then(|link| link.keepalive.round_trip().or(link.round_trip));

@@ -26,7 +26,7 @@ impl Session {
         standbys.map(|(id, _)| *id)
     }
 
-    /// What waits goes over the standby, if there is one that answers.
+    /// The standby takes over, if there is one that answers.
     pub(super) fn use_standby(&mut self, now: Instant) {
         if let Some(standby) = self.answering_standby()
             && self.may_change(now)
@@ -138,7 +138,7 @@ impl Session {
         self.leave_behind();
     }
 
-    /// What silenced a main link may have silenced the lane beside it.
+    /// The failure that silenced a main link may have silenced the lane beside it.
     pub(super) fn leave_lane_beside(&mut self, main: Option<LinkId>) {
         if main.is_some_and(|main| self.is_silent(main))
             && let Some(lane) = self.lane

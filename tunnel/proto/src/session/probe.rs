@@ -28,7 +28,7 @@ pub(super) enum Probe {
     /// Something waits, and no answer has come since then.
     Watching {
         since: Instant,
-        /// PINGs that were answered in this watch, though what waits was not: its reader reads no more.
+        /// PINGs that were answered in this watch, though the bytes that wait were not: their reader reads no more.
         answered: u32,
     },
     /// A PING was sent then.
@@ -38,7 +38,7 @@ pub(super) enum Probe {
 /// The answers that came over one link.
 #[derive(Debug)]
 pub(super) struct PathHealth {
-    /// When the peer last answered something that this side sent.
+    /// When the peer last answered.
     answered: Instant,
     /// Since when it has not answered, though it was asked.
     silent: Option<Instant>,
@@ -48,7 +48,7 @@ pub(super) struct PathHealth {
 }
 
 impl PathHealth {
-    /// Of a link that joins at `now`, beside one of the same session: what was slow for that is for this.
+    /// Of a link that joins at `now`, beside one of the same session, whose patience it inherits.
     pub(super) fn new(now: Instant, beside: Option<&Self>) -> Self {
         Self {
             answered: now,
@@ -223,7 +223,7 @@ impl Session {
         }
     }
 
-    /// The link's peer has not answered in time: what waits goes over the standby, if there is one.
+    /// The link's peer has not answered in time: the standby takes over, if there is one.
     fn falls_silent(&mut self, id: LinkId, now: Instant) {
         if let Some(link) = self.links.get_mut(&id) {
             self.links_changed |= link.health.falls_silent(now);

@@ -310,7 +310,7 @@ impl<'a> World<'a> {
         self.cut_link(live[pick as usize]);
     }
 
-    /// From now on a transport carries nothing to some ends, and neither end is told. What is under way arrives once
+    /// From now on a transport carries nothing to some ends, and neither end is told. Bytes under way arrive once
     /// it carries again.
     fn mute(&mut self, mute: [bool; 2], swapped: bool) {
         let live = self.live();

@@ -28,18 +28,18 @@ pub(super) struct Firewall {
 }
 
 impl Firewall {
-    /// Does what the harness asks for.
+    /// Does as the harness asks.
     ///
     /// # Errors
     /// Where it asks for something else.
     pub(super) fn order(&mut self, order: &str) -> Result<()> {
         match order {
-            // What comes for a flow is dropped until the agents' side has sent something.
+            // Packets for a flow are dropped until the agents' side has sent something.
             "forget-udp" => self.flows.iter_mut().for_each(|(flow, carries)| {
                 *carries &= flow.0 != UDP;
             }),
             "drop-udp" => self.drop_udp = true,
-            // A connection that is not known is dropped, whoever sends, unless it begins.
+            // Packets of a connection that is not known are dropped, in both directions, unless it begins.
             "forget-tcp" => self.flows.iter_mut().for_each(|(flow, carries)| {
                 *carries &= flow.0 != TCP;
             }),
@@ -49,7 +49,7 @@ impl Firewall {
         Ok(())
     }
 
-    /// Whether a packet may pass. What is neither TCP nor UDP over IPv4 may.
+    /// Whether a packet may pass. Packets of other protocols than TCP and UDP over IPv4 may.
     pub(super) fn passes(&mut self, way: Way, packet: &[u8]) -> bool {
         let Some((flow, begins)) = parse(way, packet) else {
             return true;
@@ -64,7 +64,7 @@ impl Firewall {
                 self.flows.insert(flow, true);
                 true
             }
-            // Others begin with what is seen first.
+            // Other flows begin with their first packet.
             _ => *self.flows.entry(flow).or_insert(true),
         }
     }

@@ -27,7 +27,7 @@ const SHAPE: Shape = Shape {
 /// A user who has waited that long gives the connection up, and makes another one.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// What takes longer counts as this.
+/// A longer time counts as this.
 const DEADLINE: Duration = Duration::from_secs(60);
 
 /// Users try again after such a pause.
@@ -39,7 +39,7 @@ const EVENTS: Duration = Duration::from_millis(20);
 /// Bytes that a copy carries in a second.
 const COPY: u64 = 10_000_000;
 
-/// What was under way when the path died has arrived after that.
+/// Bytes that were under way when the path died have arrived after that.
 const UNDER_WAY: Duration = Duration::from_millis(50);
 
 /// How the path in use dies.
@@ -80,7 +80,7 @@ impl Death {
     }
 }
 
-/// What a user waits for.
+/// The bytes that a user waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Waits {
     Keystroke,
@@ -228,7 +228,7 @@ async fn on_another(door: &Door, died: Instant) {
     }
 }
 
-/// From a path's death until what the target sends arrives again.
+/// From a path's death until bytes of the target arrive again.
 async fn gap(
     site: &Site,
     running: &Running<'_>,

@@ -65,12 +65,12 @@ pub(crate) trait System: Send + Sync {
         None
     }
 
-    /// What carries its agent's connection.
+    /// The protocols of its agent's connection.
     fn carriers(&self) -> Carriers {
         Carriers::Tcp
     }
 
-    /// Waits until an agent that has just come has made what it keeps beside its connection.
+    /// Waits until an agent that has just come has made the connections that it keeps beside the first.
     fn settled<'a>(&'a self, _: &'a mut Running<'_>) -> BoxFuture<'a, Result<()>> {
         Box::pin(async { Ok(()) })
     }
@@ -81,7 +81,7 @@ pub(crate) trait System: Send + Sync {
     }
 }
 
-/// What carries an agent's connection.
+/// The protocols of an agent's connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Carriers {
     Tcp,

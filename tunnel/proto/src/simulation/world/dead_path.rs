@@ -13,7 +13,7 @@ const DELAY: u32 = 5;
 /// The step in which the application looks for bytes.
 const STEP: Duration = Duration::from_millis(5);
 
-/// What waits when the path dies.
+/// The bytes that wait when the path dies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Waits {
     /// A few bytes of the acceptor on a stream that it opened before: a keystroke.
