@@ -8,6 +8,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::ParseError;
+use underpass_gateway::IdleTimeout;
 use underpass_tunnel::ResumeWindow;
 use underpass_tunnel::transport::quic::{Congestion, Offload, QuicConfig, QuicConfigError};
 
@@ -104,6 +105,10 @@ pub(crate) struct Serve {
     /// Time for open requests to end when the server stops
     #[arg(long, env = "UNDERPASS_DRAIN", default_value = "30s", value_name = "TIME", value_parser = humantime::parse_duration)]
     pub(crate) drain: Duration,
+    /// Time that a client's connection may be idle, from 1s to 1h: longer than the idle timeout of a load balancer towards
+    /// the server
+    #[arg(long, env = "UNDERPASS_IDLE_TIMEOUT", default_value = "620s", value_name = "TIME", value_parser = idle_timeout)]
+    pub(crate) idle_timeout: IdleTimeout,
     /// Time that streams wait for an agent whose connection is lost, an hour at the most; 0s ends them at once
     #[arg(long, env = "UNDERPASS_RESUME_WINDOW", default_value = "60s", value_name = "TIME", value_parser = resume_window)]
     pub(crate) resume_window: ResumeWindow,
@@ -202,6 +207,10 @@ fn log_filter(text: &str) -> Result<String, ParseError> {
     Ok(text.to_owned())
 }
 
+fn idle_timeout(text: &str) -> Result<IdleTimeout, Box<dyn Error + Send + Sync>> {
+    Ok(humantime::parse_duration(text)?.try_into()?)
+}
+
 fn resume_window(text: &str) -> Result<ResumeWindow, Box<dyn Error + Send + Sync>> {
     Ok(humantime::parse_duration(text)?.try_into()?)
 }
@@ -241,6 +250,22 @@ mod tests {
         assert_eq!(resume_window("60s").unwrap(), ResumeWindow::default());
         let error = resume_window("61m").unwrap_err().to_string();
         assert!(error.contains("at most 3600s"), "{error}");
+    }
+
+    #[test]
+    fn an_idle_timeout_is_what_load_balancers_need() {
+        let serve = |more: &[&str]| {
+            let line = ["underpass-server", "serve"].iter().chain(more);
+            match Cli::try_parse_from(line).map(|cli| cli.command) {
+                Ok(Command::Serve(serve)) => Ok(serve.idle_timeout),
+                Ok(_) => panic!("another command"),
+                Err(error) => Err(error.to_string()),
+            }
+        };
+        assert_eq!(serve(&[]), Ok(IdleTimeout::default()));
+        assert_ne!(serve(&["--idle-timeout", "65s"]), serve(&[]));
+        let error = serve(&["--idle-timeout", "2h"]).unwrap_err();
+        assert!(error.contains("not from 1s to 1h"), "{error}");
     }
 
     #[test]

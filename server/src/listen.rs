@@ -291,7 +291,7 @@ mod tests {
     use underpass_core::{BoxedIo, ClusterName, Identity, ImpersonationPolicy, Revocation};
     use underpass_core::{Clusters, ConnectError, Open};
     use underpass_directory::{Directory, MemoryStore};
-    use underpass_gateway::{Budgets, FrontConfig, NotFound, StrangerBounds};
+    use underpass_gateway::{Budgets, FrontConfig, IdleTimeout, NotFound, StrangerBounds};
 
     use super::*;
     use crate::cli::{Cli, Command};
@@ -365,6 +365,7 @@ mod tests {
             policy: ImpersonationPolicy::default(),
             audit: AuditLog::default(),
             budgets: Budgets::default(),
+            idle_timeout: IdleTimeout::default(),
         });
         let (connections, stop) = (Connections::default(), CancellationToken::new());
         let serving = serve_tcp(

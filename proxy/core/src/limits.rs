@@ -101,13 +101,18 @@ pub const TOKEN_USE_INTERVAL: Duration = Duration::from_secs(60);
 /// A bearer token (*unauthenticated*). OIDC tokens with many groups reach some 16 KiB.
 pub const BEARER_BYTES: usize = 64 * 1024;
 
-/// How long a client may take to send a request's head, and how long an HTTP/1.1 connection may
-/// stay idle between requests (*unauthenticated*).
+/// How long a client may take to send a request's head over HTTP/1.1, from its first byte on, and from a connection's begin to
+/// the end of its first head (*unauthenticated*).
 pub const HEADER_READ_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// An HTTP/2 connection without any request in flight is told to go away (*unauthenticated*).
-/// Longer than client-go's own idle timeout (90 s), so that the client usually closes first.
-pub const FRONT_IDLE_TIMEOUT: Duration = Duration::from_secs(180);
+/// A connection without any request in flight is closed, over HTTP/2 with a GOAWAY (*unauthenticated*), unless configured. Longer
+/// than load balancers keep their connections (nginx, AWS and Azure 60 s to 4 min, Google Cloud 600 s, which asks for
+/// 620 s) and than client-go (90 s), so that the client closes first. What an idle connection costs is bounded in bytes and
+/// places, and it goes for a newcomer.
+pub const FRONT_IDLE_TIMEOUT: Duration = Duration::from_secs(620);
+
+/// The longest idle timeout that can be configured.
+pub const FRONT_IDLE_TIMEOUT_MOST: Duration = Duration::from_secs(60 * 60);
 
 /// Log lines at once about errors of one cluster, and as many about its agents: a session begins, comes back and ends, for each of
 /// its agents.

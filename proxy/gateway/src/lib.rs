@@ -14,6 +14,8 @@ pub mod attack;
 mod audit;
 mod budget;
 mod forward;
+mod head_clock;
+mod idle;
 mod impersonation;
 mod linger;
 #[cfg(test)]
@@ -52,6 +54,7 @@ use self::strangers::UnreadBody;
 pub use self::{
     access_review::AccessReviews,
     budget::{BudgetConfig, BudgetConfigError, Budgets, Occupancy},
+    idle::{IdleTimeout, IdleTimeoutError},
     serve::ServeError,
     strangers::{Held, Holder, Metered, Recognised, Standing, StrangerBounds, Strangers},
 };
@@ -222,6 +225,8 @@ pub struct FrontConfig {
     pub audit: AuditLog,
     /// How much each user and each cluster may have in flight; [`Budgets::default`] suits most.
     pub budgets: Budgets,
+    /// How long a connection may be idle; [`IdleTimeout::default`] is longer than common load balancers'.
+    pub idle_timeout: IdleTimeout,
 }
 
 /// The HTTPS front, without its sockets.

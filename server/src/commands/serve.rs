@@ -62,6 +62,7 @@ fn config(data: &Path, options: Serve) -> Result<ServerConfig> {
             programs: options.exec_plugins.into_iter().collect(),
             variables: options.exec_plugin_variables.into_iter().collect(),
         },
+        idle_timeout: options.idle_timeout,
         resume_window: options.resume_window,
         budgets: options.budgets.config()?,
         quic: options.quic.config()?,

@@ -12,7 +12,7 @@ use underpass_authenticate::Step;
 use underpass_core::Networks;
 use underpass_direct::Plugins;
 use underpass_directory::Store;
-use underpass_gateway::BudgetConfig;
+use underpass_gateway::{BudgetConfig, IdleTimeout};
 use underpass_tunnel::ResumeWindow;
 use underpass_tunnel::transport::quic::QuicConfig;
 
@@ -44,6 +44,8 @@ pub struct ServerConfig {
     pub secrets_key_files: Vec<PathBuf>,
     /// Credential plugins that clusters without an agent may run.
     pub plugins: Plugins,
+    /// How long a client's connection may be idle.
+    pub idle_timeout: IdleTimeout,
     /// How long streams wait for an agent whose connection is lost.
     pub resume_window: ResumeWindow,
     /// Where it is written who did what.
@@ -76,6 +78,7 @@ impl ServerConfig {
             admin_token_file: None,
             secrets_key_files: Vec::new(),
             plugins: Plugins::default(),
+            idle_timeout: IdleTimeout::default(),
             resume_window: ResumeWindow::default(),
             audit: AuditLog::default(),
             budgets: BudgetConfig::default(),

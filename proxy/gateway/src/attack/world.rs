@@ -14,7 +14,7 @@ use tokio::{
     runtime::{Builder, Runtime},
 };
 
-use crate::{Budgets, Front, FrontConfig, NotFound};
+use crate::{Budgets, Front, FrontConfig, IdleTimeout, NotFound};
 use underpass_audit::AuditLog;
 use underpass_authenticate::{Chain, Step, Token, TokenAuthenticator};
 use underpass_core::{
@@ -228,6 +228,7 @@ impl World {
             policy: ImpersonationPolicy::default(),
             audit: AuditLog::default(),
             budgets: Budgets::default(),
+            idle_timeout: IdleTimeout::default(),
         });
         Self {
             front: Arc::new(front),

@@ -22,7 +22,9 @@ use underpass_core::{
     ImpersonationPolicy, Network, Networks, Nobody, Open, Peer, Protocol, Provenance, Rejection,
     Revocation,
 };
-use underpass_gateway::{AccessReviews, BudgetConfig, Budgets, Front, FrontConfig, NotFound};
+use underpass_gateway::{
+    AccessReviews, BudgetConfig, Budgets, Front, FrontConfig, IdleTimeout, NotFound,
+};
 use underpass_upstream::{ApiServer, ApiServerOptions};
 
 use crate::api::Api;
@@ -304,6 +306,7 @@ impl World {
             policy: ImpersonationPolicy::default(),
             audit,
             budgets: budgets.clone(),
+            idle_timeout: IdleTimeout::default(),
         }));
         let (http1, first) = listen(&front, Protocol::Http1, &proxies).await;
         let (http2, second) = listen(&front, Protocol::Http2, &proxies).await;
