@@ -164,12 +164,16 @@ pub const FRONT_SEND_BUFFER: usize = 256 * 1024;
 /// that is worth a copy.
 pub const FRONT_WRITE_BUFFER: usize = 16 * 1024;
 
-/// How long a connection that was closed here is still read from (*unauthenticated*): for some round trips, until the
-/// client has read the answer and closes it, too.
-pub const LINGER_TIME: Duration = Duration::from_secs(2);
+/// How long a connection that was closed here is still read from while bytes come (*unauthenticated*): many clients send all of a
+/// body before they look for an answer. nginx's `lingering_time`.
+pub const LINGER_TIME: Duration = Duration::from_secs(30);
 
-/// Bytes that are read and discarded meanwhile: the rest of the largest head. Each byte counts against unauthenticated clients.
-pub const LINGER_BYTES: usize = 2 * 1024 * 1024;
+/// The same while nothing comes: some round trips, until the client has read the answer and closes the connection, too.
+pub const LINGER_SILENCE: Duration = Duration::from_secs(2);
+
+/// Bytes that are read and discarded meanwhile (*unauthenticated*): the rest of a head, or of an upload. They take no memory, and
+/// the connection gives its place up as any other.
+pub const LINGER_BYTES: usize = 64 * 1024 * 1024;
 
 /// TCP connections at once, of users, of agents on WebSocket and of silent peers: room for ten thousand agents, twice while
 /// they come back, and as many connections of users; fewer where the system gives the server fewer files. One that is idle

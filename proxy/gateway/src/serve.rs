@@ -107,9 +107,11 @@ impl Front {
     {
         let upgraded = Arc::<AtomicBool>::default();
         let (clock, activity) = (HeadClock::new(), Arc::new(Activity::default()));
-        let io = clock
-            .clone()
-            .watch(Lingering::new(io, Arc::clone(&upgraded)));
+        let io = clock.clone().watch(Lingering::new(
+            io,
+            Arc::clone(&upgraded),
+            connection.standing().clone(),
+        ));
         let builder = http1(clock.clone());
         let service = service_fn(|request: Request<Incoming>| {
             let (front, connection) = (Arc::clone(self), Arc::clone(connection));

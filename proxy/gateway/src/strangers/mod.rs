@@ -92,7 +92,7 @@ impl Strangers {
             id,
             known: AtomicBool::new(false),
             for_others: AtomicBool::new(false),
-            upgraded: AtomicBool::new(false),
+            uncharged: AtomicBool::new(false),
             requests: Arc::default(),
             charge: Mutex::default(),
             closed,
@@ -169,8 +169,8 @@ struct Counted {
     for_others: AtomicBool,
     /// Authenticated requests in flight.
     requests: Arc<AtomicUsize>,
-    /// The connection is no HTTP any more: it is an agent's, or a shell's.
-    upgraded: AtomicBool,
+    /// Bytes that come are no requests: the connection is an agent's or a shell's, or they are discarded.
+    uncharged: AtomicBool,
     /// Locked before the other locks.
     charge: Mutex<Charge>,
     closed: CancellationToken,
@@ -303,7 +303,7 @@ impl Standing {
     /// Charges bytes that were read. False: the connection has to end.
     fn charge(&self, bytes: usize) -> bool {
         let Some(counted) = &self.0 else { return true };
-        if counted.upgraded.load(Ordering::Acquire) {
+        if counted.uncharged.load(Ordering::Acquire) {
             return true;
         }
         let mut charge = counted.charge();
@@ -316,6 +316,13 @@ impl Standing {
         }
         charge.ahead = charge.ahead.saturating_add(bytes);
         counted.settle(&mut charge)
+    }
+
+    /// From now on what is read of the connection is discarded. It keeps its place, and gives it up as any other.
+    pub(crate) fn discards(&self) {
+        if let Some(counted) = &self.0 {
+            counted.uncharged.store(true, Ordering::Release);
+        }
     }
 
     /// Once authenticated, the connection is charged by its HTTP/2 frames.
@@ -399,7 +406,7 @@ impl Recognised {
     /// The connection carries a shell or a forwarded port from now on, whose bytes are somebody's who reads.
     pub(crate) fn upgraded(&self) {
         if let Some(counted) = &self.0 {
-            counted.upgraded.store(true, Ordering::Release);
+            counted.uncharged.store(true, Ordering::Release);
             counted.change(Charge::taken);
         }
     }
