@@ -56,6 +56,7 @@ pub async fn ask(front: &Arc<Front>, bearer: &str, path: &str) -> Result<String>
         peer: IpAddr::from(Ipv4Addr::LOCALHOST).into(),
         protocol: Protocol::Http1,
         certificates: Vec::new(),
+        unusable_certificate: None,
     };
     let front = Arc::clone(front);
     tokio::spawn(async move { front.serve_connection(server, info).await });

@@ -207,6 +207,7 @@ impl World {
             peer: std::net::IpAddr::from([127, 0, 0, 1]).into(),
             protocol: Protocol::Http1,
             certificates: vec![],
+            unusable_certificate: None,
         };
         let caller = Caller::read(&headers, &info)?;
         let tokens = TokenAuthenticator::new("tokens", Arc::clone(&self.directory) as _);

@@ -12,6 +12,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use underpass_authenticate::CertificateRequest;
 use underpass_core::{ConnectionInfo, Peer, Protocol};
 use underpass_gateway::{Front, Metered, Standing, Strangers};
 use underpass_tunnel::transport::quic::{self, QuicConfig};
@@ -241,10 +242,12 @@ async fn serve_stranger(
     let (peer, tls) = handshake(socket, remote, standing, proxies, tls).await?;
     let protocol = Protocol::from_alpn(tls.get_ref().1.alpn_protocol());
     let shown = tls.get_ref().1.peer_certificates().unwrap_or_default();
+    let (certificates, unusable_certificate) = CertificateRequest::shown(shown);
     let info = ConnectionInfo {
         peer,
         protocol,
-        certificates: shown.to_vec(),
+        certificates,
+        unusable_certificate,
     };
     let serving = front.serve_stranger(tls, info, standing.clone());
     if let Err(error) = serving.await {
@@ -274,6 +277,8 @@ async fn handshake(
 
 #[cfg(test)]
 mod tests {
+    mod client_certificates;
+
     use std::future::poll_fn;
     use std::net::Ipv4Addr;
     use std::task::Poll;
@@ -351,9 +356,18 @@ mod tests {
         authenticator: Arc<dyn Authenticator>,
         door: Door,
     ) -> (SocketAddr, Connections, CancellationToken) {
-        let (listener, address) = listener().await;
         let key = made.signing_key.serialize_der().try_into().unwrap();
         let tls = underpass_tunnel::tls::server(vec![made.cert.der().clone()], key).unwrap();
+        serve_with(tls, AuditLog::default(), authenticator, door).await
+    }
+
+    async fn serve_with(
+        tls: rustls::ServerConfig,
+        audit: AuditLog,
+        authenticator: Arc<dyn Authenticator>,
+        door: Door,
+    ) -> (SocketAddr, Connections, CancellationToken) {
+        let (listener, address) = listener().await;
         let front = Front::new(FrontConfig {
             authenticator,
             authorizer: Directory::open(Arc::new(MemoryStore::default()))
@@ -363,7 +377,7 @@ mod tests {
             clusters: Arc::new(NoClusters),
             fallback: Arc::new(NotFound),
             policy: ImpersonationPolicy::default(),
-            audit: AuditLog::default(),
+            audit,
             budgets: Budgets::default(),
             idle_timeout: IdleTimeout::default(),
         });

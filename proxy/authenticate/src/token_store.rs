@@ -151,6 +151,7 @@ mod tests {
             peer: std::net::IpAddr::from([127, 0, 0, 1]).into(),
             protocol: Protocol::Http1,
             certificates: vec![],
+            unusable_certificate: None,
         };
         let store = store
             .into_iter()

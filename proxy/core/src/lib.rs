@@ -54,7 +54,7 @@ pub use self::{
     cluster::{ClusterName, ClusterNameError},
     cluster_policy::ClusterPolicy,
     connect::{Clusters, ConnectError, Open},
-    connection::{ConnectionInfo, Protocol},
+    connection::{ConnectionInfo, Protocol, UnusableCertificate},
     exec::Exec,
     identity::{Identity, IdentityError},
     impersonated::Impersonated,

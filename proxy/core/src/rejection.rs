@@ -18,6 +18,9 @@ pub enum Rejection {
     /// No credential, or one that no authenticator accepts.
     #[error("Unauthorized")]
     Unauthorized,
+    /// The client's certificate is not valid, and the request has no other credential.
+    #[error("Unauthorized: the client certificate {0}")]
+    BadCertificate(&'static str),
     /// A page of another origin made a browser send the request, with a credential that browsers attach by themselves
     /// (security rule 27).
     #[error(
@@ -168,7 +171,7 @@ impl Rejection {
     /// The HTTP status code.
     pub fn code(&self) -> StatusCode {
         match self {
-            Self::Unauthorized => StatusCode::UNAUTHORIZED,
+            Self::Unauthorized | Self::BadCertificate(_) => StatusCode::UNAUTHORIZED,
             Self::ForeignOrigin
             | Self::ForeignNavigation
             | Self::Forbidden { .. }
@@ -280,7 +283,7 @@ impl Rejection {
             let allow = HeaderValue::from_static("GET, HEAD, OPTIONS, POST, PUT, PATCH, DELETE");
             response.headers_mut().insert(header::ALLOW, allow);
         }
-        if matches!(self, Self::Unauthorized) {
+        if self.code() == StatusCode::UNAUTHORIZED {
             let scheme = HeaderValue::from_static("Bearer realm=\"underpass\"");
             response
                 .headers_mut()

@@ -285,6 +285,7 @@ async fn rule_11_floods_of_groups_and_huge_tokens_are_refused() {
         peer: std::net::IpAddr::from([127, 0, 0, 1]).into(),
         protocol: Protocol::Http1,
         certificates: vec![],
+        unusable_certificate: None,
     };
     assert!(Caller::read(&headers, &info).is_none());
 }

@@ -40,6 +40,7 @@ pub(crate) async fn present(
         peer: IpAddr::V4(Ipv4Addr::LOCALHOST).into(),
         protocol: Protocol::Http1,
         certificates: certificates.to_vec(),
+        unusable_certificate: None,
     };
     let caller = Caller::read(&headers, &info).expect("a header that can be read");
     let found = soon(authenticator.authenticate(&caller)).await?;
@@ -53,7 +54,10 @@ pub(crate) async fn bearer(authenticator: &dyn Authenticator, token: &str) -> An
 #[track_caller]
 pub(crate) fn rejection(answer: Answer) -> CredentialError {
     match answer {
-        Err(AuthenticateError::Rejected(rejection)) => rejection,
+        Err(
+            AuthenticateError::Rejected(rejection)
+            | AuthenticateError::Certificate { why: rejection, .. },
+        ) => rejection,
         other => panic!("not rejected: {other:?}"),
     }
 }

@@ -100,6 +100,7 @@ async fn come(chain: &Chain, bearer: &str) -> Result<Authenticated, CredentialEr
         peer: IpAddr::from([127, 0, 0, 1]).into(),
         protocol: Protocol::Http1,
         certificates: vec![],
+        unusable_certificate: None,
     };
     let caller = Caller::read(&headers, &info).unwrap();
     match chain.authenticate(&caller).await {

@@ -259,6 +259,7 @@ impl World {
             peer: IpAddr::from([127, 0, 0, 1]).into(),
             protocol: Protocol::Http1,
             certificates: vec![],
+            unusable_certificate: None,
         };
         let (mut client, server) = duplex(64 * 1024);
         let front = Arc::clone(&self.front);

@@ -173,6 +173,7 @@ fn info(peer: Peer) -> ConnectionInfo {
         peer,
         protocol: Protocol::Http2,
         certificates: Vec::new(),
+        unusable_certificate: None,
     }
 }
 

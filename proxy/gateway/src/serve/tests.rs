@@ -24,6 +24,7 @@ fn client(protocol: Protocol, idle_timeout: IdleTimeout) -> DuplexStream {
         peer: IpAddr::from([192, 0, 2, 1]).into(),
         protocol,
         certificates: Vec::new(),
+        unusable_certificate: None,
     };
     tokio::spawn(async move { front.serve_connection(server, info).await });
     client

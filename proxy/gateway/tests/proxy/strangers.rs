@@ -85,6 +85,7 @@ async fn listen(
                 peer: peer.ip().into(),
                 protocol,
                 certificates: vec![],
+                unusable_certificate: None,
             };
             tokio::spawn(async move {
                 let socket = Metered::new(socket, standing.clone());

@@ -401,6 +401,7 @@ async fn listen(
                 peer: Peer::new(peer.ip(), &proxies),
                 protocol,
                 certificates: vec![],
+                unusable_certificate: None,
             };
             tokio::spawn(async move { front.serve_connection(socket, info).await });
         }

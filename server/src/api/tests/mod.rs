@@ -173,6 +173,7 @@ fn connection() -> ConnectionInfo {
         peer: std::net::IpAddr::from(std::net::Ipv4Addr::LOCALHOST).into(),
         protocol: Protocol::Http1,
         certificates: vec![],
+        unusable_certificate: None,
     }
 }
 
