@@ -4,6 +4,7 @@
 
 use std::{borrow::Cow, time::Duration};
 
+use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
 
 use crate::{Body, ClusterName, Impersonated, full, status::Status};
@@ -21,6 +22,9 @@ pub enum Rejection {
     /// The client's certificate is not valid, and the request has no other credential.
     #[error("Unauthorized: the client certificate {0}")]
     BadCertificate(&'static str),
+    /// What a request rests on was taken back while it was open: a binding, a cluster, the right to act as somebody.
+    #[error("the right to do this was taken back")]
+    Revoked,
     /// A page of another origin made a browser send the request, with a credential that browsers attach by themselves
     /// (security rule 27).
     #[error(
@@ -172,7 +176,8 @@ impl Rejection {
     pub fn code(&self) -> StatusCode {
         match self {
             Self::Unauthorized | Self::BadCertificate(_) => StatusCode::UNAUTHORIZED,
-            Self::ForeignOrigin
+            Self::Revoked
+            | Self::ForeignOrigin
             | Self::ForeignNavigation
             | Self::Forbidden { .. }
             | Self::IdentityForbidden { .. }
@@ -258,6 +263,13 @@ impl Rejection {
         let plain = HeaderValue::from_static("text/plain; charset=utf-8");
         response.headers_mut().insert(header::CONTENT_TYPE, plain);
         response
+    }
+
+    /// The last event of a watch that ends for this: as kube-apiserver sends it, a line of JSON.
+    pub fn to_watch_event(&self) -> Bytes {
+        let message = self.to_string();
+        let status = Status::new(self.code(), self.reason(), &message);
+        status.into_watch_event()
     }
 
     fn to_status_response(&self, retry_after: Option<Duration>) -> Response<Body> {

@@ -33,6 +33,7 @@ mod watch_end;
 use std::{
     sync::Arc,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use async_trait::async_trait;
@@ -51,6 +52,7 @@ use underpass_core::{
 
 use self::sending::{Sending, Sendings};
 use self::strangers::UnreadBody;
+use self::watch_end::Draining;
 pub use self::{
     access_review::AccessReviews,
     budget::{BudgetConfig, BudgetConfigError, Budgets, Occupancy},
@@ -237,7 +239,7 @@ pub struct FrontConfig {
 pub struct Front {
     config: FrontConfig,
     lines: Arc<ClusterLogShare>,
-    draining: CancellationToken,
+    draining: Draining,
 }
 
 impl Front {
@@ -246,14 +248,15 @@ impl Front {
         Self {
             config,
             lines: Arc::default(),
-            draining: CancellationToken::new(),
+            draining: Draining::default(),
         }
     }
 
     /// Tells every connection to finish: HTTP/2 gets a GOAWAY, HTTP/1.1 closes after the current response.
-    /// Watches end cleanly between two events, spread over [`limits::DRAIN_SPREAD`](underpass_core::limits::DRAIN_SPREAD), so that informers go
-    /// on elsewhere from where they are; everything else goes on until it ends or its `serve_connection` is dropped.
-    pub fn drain(&self) {
-        self.draining.cancel();
+    /// Watches end cleanly between two events, spread over [`limits::DRAIN_SPREAD`](underpass_core::limits::DRAIN_SPREAD), or over
+    /// half of the time until `deadline` where that is shorter, so that informers go on elsewhere from where they are; everything
+    /// else goes on until it ends or its `serve_connection` is dropped.
+    pub fn drain(&self, deadline: Duration) {
+        self.draining.begin(deadline);
     }
 }

@@ -162,7 +162,7 @@ impl Front {
 
     async fn drained_or_idle(&self, activity: &Activity) {
         tokio::select! {
-            () = self.draining.cancelled() => {}
+            () = self.draining.begun() => {}
             () = activity.idle_for(self.config.idle_timeout) => tracing::debug!("idle connection"),
         }
     }

@@ -159,7 +159,7 @@ impl Server {
         let running = &self.running;
         running.quic.set_server_config(None);
         self.no_more.cancel();
-        self.front.drain();
+        self.front.drain(deadline);
         tokio::join!(
             wait_for(&running.connections, deadline),
             running.tunnel.drain(deadline)

@@ -288,6 +288,10 @@ impl<G: Guard> Guard for Until<G> {
         self.inner.poll_cut(cx)
     }
 
+    fn last_words(&mut self, why: &BoxError) -> Option<Bytes> {
+        self.inner.last_words(why)
+    }
+
     fn failed(&mut self, why: &'static str) {
         self.inner.failed(why);
     }
