@@ -25,6 +25,7 @@ mod recover;
 mod router;
 mod secrets;
 mod server;
+mod silence;
 mod socket;
 mod supervise;
 mod tunnel;

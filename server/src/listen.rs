@@ -22,6 +22,7 @@ use underpass_tunnel::{Acceptor, chain};
 use crate::limits;
 use crate::occasional::Occasional;
 use crate::proxies::TrustedProxies;
+use crate::silence::Silence;
 use crate::supervise::Children;
 use crate::tunnel::Tunnel;
 
@@ -263,9 +264,10 @@ async fn handshake(
     standing: &Standing,
     proxies: &TrustedProxies,
     tls: &TlsAcceptor,
-) -> Result<(Peer, TlsStream<Metered<TcpStream>>)> {
+) -> Result<(Peer, TlsStream<Metered<Silence>>)> {
     // Responses are written whole; waiting for more would delay watch events.
     tcp.set_nodelay(true)?;
+    let tcp = Silence::new(tcp, standing.clone());
     let mut tcp = Metered::new(tcp, standing.clone());
     let peer = proxies.peer(&mut tcp, remote).await?;
     standing.comes_from(&peer);

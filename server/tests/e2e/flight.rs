@@ -28,7 +28,10 @@ impl Ended {
     #[track_caller]
     pub(crate) fn assert_error(&self) {
         // The last event of a watch. To `get --raw` that is an end like any other.
-        if self.stdout.contains("{\"type\":\"ERROR\",\"object\":{\"kind\":\"Status\"") {
+        if self
+            .stdout
+            .contains("{\"type\":\"ERROR\",\"object\":{\"kind\":\"Status\"")
+        {
             return;
         }
         assert!(!self.status.success(), "{self:?}");

@@ -140,3 +140,26 @@ async fn an_idle_http_2_connection_outlives_a_load_balancers_patience() {
         limits::FRONT_IDLE_TIMEOUT.as_secs()
     );
 }
+
+/// A laptop whose link is down: its connection is there, and answers nothing.
+#[tokio::test(start_paused = true)]
+async fn a_client_over_http_2_that_has_vanished_is_gone_within_two_minutes() {
+    let mut client = client(Protocol::Http2, IdleTimeout::default());
+    // Empty SETTINGS, and the acknowledgement of the front's.
+    client
+        .write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
+        .await
+        .unwrap();
+    client
+        .write_all(&[0, 0, 0, 4, 0, 0, 0, 0, 0])
+        .await
+        .unwrap();
+    client
+        .write_all(&[0, 0, 0, 4, 1, 0, 0, 0, 0])
+        .await
+        .unwrap();
+    let closed = closed_after(&mut client).await;
+    let most = limits::FRONT_KEEPALIVE_INTERVAL + limits::FRONT_KEEPALIVE_TIMEOUT;
+    assert!(closed <= most + limits::LINGER_SILENCE, "{closed:?}");
+    assert!(closed < Duration::from_secs(120), "{closed:?}");
+}

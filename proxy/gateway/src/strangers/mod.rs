@@ -93,6 +93,7 @@ impl Strangers {
             known: AtomicBool::new(false),
             for_others: AtomicBool::new(false),
             uncharged: AtomicBool::new(false),
+            shell: AtomicBool::new(false),
             requests: Arc::default(),
             charge: Mutex::default(),
             closed,
@@ -171,6 +172,8 @@ struct Counted {
     requests: Arc<AtomicUsize>,
     /// Bytes that come are no requests: the connection is an agent's or a shell's, or they are discarded.
     uncharged: AtomicBool,
+    /// The connection carries a shell or a forwarded port.
+    shell: AtomicBool,
     /// Locked before the other locks.
     charge: Mutex<Charge>,
     closed: CancellationToken,
@@ -318,6 +321,12 @@ impl Standing {
         counted.settle(&mut charge)
     }
 
+    /// Whether the connection carries a shell or a forwarded port.
+    pub fn is_shell(&self) -> bool {
+        let counted = self.0.as_ref();
+        counted.is_some_and(|counted| counted.shell.load(Ordering::Acquire))
+    }
+
     /// From now on what is read of the connection is discarded. It keeps its place, and gives it up as any other.
     pub(crate) fn discards(&self) {
         if let Some(counted) = &self.0 {
@@ -404,17 +413,19 @@ pub struct Recognised(Option<Arc<Counted>>);
 
 impl Recognised {
     /// The connection carries a shell or a forwarded port from now on, whose bytes are somebody's who reads.
-    pub(crate) fn upgraded(&self) {
+    pub fn upgraded(&self) {
         if let Some(counted) = &self.0 {
             counted.uncharged.store(true, Ordering::Release);
+            counted.shell.store(true, Ordering::Release);
             counted.change(Charge::taken);
         }
     }
 
     /// The connection itself is recognised from now on: it is an agent's, and no request.
     pub fn for_good(self) {
-        self.upgraded();
         if let Some(counted) = &self.0 {
+            counted.uncharged.store(true, Ordering::Release);
+            counted.change(Charge::taken);
             // It never ends, and nobody else asks over it.
             counted.requests.fetch_add(1, Ordering::AcqRel);
         }
