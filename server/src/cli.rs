@@ -60,6 +60,23 @@ pub(crate) struct Serve {
         default_values = ["localhost", "127.0.0.1", "::1"]
     )]
     pub(crate) names: Vec<String>,
+    /// PEM file with the server's certificate, the certificates between it and its CA, and last the CA, which agents and
+    /// kubeconfigs trust. Without it, the CA in the data directory makes one. Read again when it changes
+    #[arg(
+        long,
+        env = "UNDERPASS_TLS_CERTIFICATE",
+        value_name = "FILE",
+        requires = "tls_key"
+    )]
+    pub(crate) tls_certificate: Option<PathBuf>,
+    /// PEM file with the private key of --tls-certificate
+    #[arg(
+        long,
+        env = "UNDERPASS_TLS_KEY",
+        value_name = "FILE",
+        requires = "tls_certificate"
+    )]
+    pub(crate) tls_key: Option<PathBuf>,
     /// Address for metrics (Prometheus, plain HTTP), open to every client that reaches it. Metrics name clusters. Without
     /// it, only the socket has metrics
     #[arg(long, env = "UNDERPASS_METRICS", value_name = "ADDRESS:PORT")]

@@ -9,6 +9,7 @@
 //! - [`limits`]: the bounds on peers and users, in one place.
 
 pub mod body;
+pub mod files;
 pub mod limits;
 pub mod list;
 pub mod names;

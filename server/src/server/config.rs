@@ -16,6 +16,8 @@ use underpass_gateway::{BudgetConfig, IdleTimeout};
 use underpass_tunnel::ResumeWindow;
 use underpass_tunnel::transport::quic::QuicConfig;
 
+use crate::tls_files::TlsFiles;
+
 /// The settings of a server. [`ServerConfig::new`] has the defaults of `underpass-server serve`.
 #[derive(Clone)]
 #[non_exhaustive]
@@ -26,6 +28,8 @@ pub struct ServerConfig {
     pub listen: SocketAddr,
     /// DNS names and addresses of the server, for its certificate. Kubeconfigs have the first.
     pub names: Vec<String>,
+    /// Files with a certificate for the server; without them, its CA in the data directory makes one.
+    pub tls_files: Option<TlsFiles>,
     /// Port of the server for users, where it is not the one that it listens on.
     pub public_port: Option<u16>,
     /// Networks of load balancers that begin each connection with a PROXY protocol header.
@@ -69,6 +73,7 @@ impl ServerConfig {
             names: ["localhost", "127.0.0.1", "::1"]
                 .map(str::to_owned)
                 .to_vec(),
+            tls_files: None,
             public_port: None,
             proxy_protocol_from: Networks::default(),
             trusted_proxies: Networks::default(),
@@ -113,7 +118,7 @@ impl ServerConfig {
         })
     }
 
-    fn name(&self) -> Result<&str> {
+    pub(super) fn name(&self) -> Result<&str> {
         let name = self.names.first().map(String::as_str);
         name.context("the server needs a --name")
     }
