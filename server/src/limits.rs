@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-/// Silence of a shell's client before what it does not acknowledge has only [`SHELL_UNACKNOWLEDGED`]: kubectl and client-go send a ping
+/// Silence of a shell's client before bytes that it does not acknowledge have only [`SHELL_UNACKNOWLEDGED`]: kubectl and client-go send a ping
 /// every five seconds.
 pub(crate) const SHELL_SILENCE: Duration = Duration::from_secs(60);
 

@@ -1,9 +1,9 @@
 //! Shells whose client has vanished while bytes for it were under way.
 //!
-//! The system asks after the peer of a connection only where it has nothing to send to it ([`underpass_dial::keep_alive`]). What is
-//! not acknowledged is sent again, for a quarter of an hour. `TCP_USER_TIMEOUT` shortens that, and also ends connections
+//! The system asks after the peer of a connection only where it has nothing to send to it (TCP keepalive). Bytes that are
+//! not acknowledged are sent again, for a quarter of an hour. `TCP_USER_TIMEOUT` shortens that, and also ends connections
 //! whose client takes nothing because its user reads a page of `less`. The clients of Kubernetes that carry shells send a ping
-//! every five seconds, whoever reads: the option is set where nothing has come for a while, and taken away when something
+//! every five seconds, also while nobody reads: the option is set where nothing has come for a while, and taken away when something
 //! comes.
 
 use std::io;

@@ -117,7 +117,7 @@ impl TlsFiles {
     }
 }
 
-/// Serves a certificate in files, and what they hold later.
+/// Serves a certificate in files, and those that replace it there.
 #[derive(Debug)]
 pub(crate) struct Following {
     pub(crate) files: TlsFiles,
@@ -169,7 +169,7 @@ impl Following {
     ) -> (Option<Stamps>, Result<Loaded, TlsFilesError>) {
         let (this, paths) = (Arc::clone(self), paths.to_vec());
         let reading = tokio::task::spawn_blocking(move || {
-            // Before they are read: what is written meanwhile is seen the next time.
+            // Before they are read: a change meanwhile is seen the next time.
             let stamps = Stamps::of(paths);
             (Some(stamps), this.load())
         });

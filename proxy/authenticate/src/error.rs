@@ -15,9 +15,9 @@ pub enum AuthenticateError {
     /// which decides then.
     #[error("the client certificate {told}")]
     Certificate {
-        /// What is wrong, for the client: nothing that it does not know.
+        /// The fault, for the client: nothing that it does not know.
         told: &'static str,
-        /// What is wrong, for the log.
+        /// The fault, for the log.
         #[source]
         why: CredentialError,
     },

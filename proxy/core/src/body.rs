@@ -229,7 +229,7 @@ where
             }
             Poll::Ready(None) => this.finish(),
             Poll::Ready(Some(Err(_))) if !this.finished => {
-                // What aborts a body may end its sender at the same moment.
+                // A revocation may end the body's sender at the same moment.
                 if let Poll::Ready(error) = this.guard.poll_abort(cx) {
                     return this.abort(error);
                 }

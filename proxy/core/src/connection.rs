@@ -46,7 +46,7 @@ pub struct ConnectionInfo {
 #[error("the client certificate {}", self.told())]
 #[non_exhaustive]
 pub enum UnusableCertificate {
-    /// It has no extensions, so that it does not say what it may be used for.
+    /// It has no extensions, so that it does not say its use.
     Version,
     /// It is no certificate, or one with parts that are not understood.
     Unreadable,
@@ -57,7 +57,7 @@ pub enum UnusableCertificate {
 }
 
 impl UnusableCertificate {
-    /// What is wrong, for its owner: the rest of a sentence about the certificate.
+    /// The fault, for its owner: the rest of a sentence about the certificate.
     pub fn told(self) -> &'static str {
         match self {
             Self::Version => {

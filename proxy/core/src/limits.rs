@@ -107,8 +107,8 @@ pub const HEADER_READ_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A connection without any request in flight is closed, over HTTP/2 with a GOAWAY (*unauthenticated*), unless configured. Longer
 /// than load balancers keep their connections (nginx, AWS and Azure 60 s to 4 min, Google Cloud 600 s, which asks for
-/// 620 s) and than client-go (90 s), so that the client closes first. What an idle connection costs is bounded in bytes and
-/// places, and it goes for a newcomer.
+/// 620 s) and than client-go (90 s), so that the client closes first. The strangers' budget bounds the cost of
+/// idle connections in bytes and places, and they go for newcomers.
 pub const FRONT_IDLE_TIMEOUT: Duration = Duration::from_secs(620);
 
 /// The longest idle timeout that can be configured.

@@ -22,7 +22,7 @@ pub enum Rejection {
     /// The client's certificate is not valid, and the request has no other credential.
     #[error("Unauthorized: the client certificate {0}")]
     BadCertificate(&'static str),
-    /// What a request rests on was taken back while it was open: a binding, a cluster, the right to act as somebody.
+    /// The right to a request was taken back while it was open: a binding, a cluster, the right to act as somebody.
     #[error("the right to do this was taken back")]
     Revoked,
     /// A page of another origin made a browser send the request, with a credential that browsers attach by themselves

@@ -40,7 +40,7 @@ impl HeadClock {
         }))
     }
 
-    /// Follows what is read of the connection.
+    /// Follows the bytes that are read of the connection.
     pub(super) fn watch<I: AsyncRead>(self, io: I) -> InspectReader<I, impl FnMut(&[u8])> {
         let state = self.0;
         InspectReader::new(io, move |came: &[u8]| {

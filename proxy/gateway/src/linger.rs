@@ -64,7 +64,7 @@ impl Closing {
 }
 
 impl<I> Lingering<I> {
-    /// `upgraded` is set before the upgraded stream has this. `standing` is not charged for what is discarded.
+    /// `upgraded` is set before the upgraded stream has this. `standing` is not charged for bytes that are discarded.
     pub(super) fn new(io: I, upgraded: Arc<AtomicBool>, standing: Standing) -> Self {
         Self {
             io,

@@ -4,7 +4,7 @@
 //! event, makes its informer list everything again: a storm, if every watch of a server does it. So a draining front
 //! ends each one between two events, at its own random moment, and without an event of its own, as kube-apiserver does.
 //!
-//! Who may watch no longer is told so by a last event with a `metav1.Status`: of a stream that only fails, kubectl prints
+//! A caller who loses the right to watch gets a last event with a `metav1.Status`: of a stream that only fails, kubectl prints
 //! HTTP/2's INTERNAL_ERROR, and informers say nothing of the reason.
 
 use std::{

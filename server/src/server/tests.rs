@@ -132,7 +132,7 @@ async fn a_server_that_stopped_leaves_the_directory_to_the_next() {
     }
 }
 
-/// Users over TCP, and agents over QUIC, who know its CA only.
+/// Users connect over TCP, and agents over QUIC. They know its CA only.
 #[tokio::test]
 async fn a_certificate_of_the_operators_is_served_and_replaced() {
     let operator = Operator::new();

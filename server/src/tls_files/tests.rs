@@ -12,7 +12,7 @@ const NAME: &str = "underpass.example.org";
 
 type Ca = CertifiedIssuer<'static, KeyPair>;
 
-/// What an operator has: a CA, and files.
+/// An operator's CA and files.
 pub(crate) struct Operator {
     folder: TempDir,
     ca: Ca,

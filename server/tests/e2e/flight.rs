@@ -10,7 +10,7 @@ use underpass_testenv::testing::{Client, DEADLINE, Reading, pod, spawn};
 /// kubectl while it reads something that does not end by itself.
 pub(crate) struct InFlight {
     child: Child,
-    /// What it prints after its first words. Nobody else reads it, and it must not end because of that.
+    /// Its output after its first words. Nobody else reads it, and it must not end because of that.
     stdout: JoinHandle<String>,
     stderr: Reading<tokio::process::ChildStderr>,
 }

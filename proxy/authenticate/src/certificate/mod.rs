@@ -128,7 +128,7 @@ impl ClientCertificates {
     }
 }
 
-/// What a client without a certificate of ours is told.
+/// The fault of a certificate of another CA, for its client.
 pub(super) const NO_AUTHORITY: &str = "leads to no certificate authority that is trusted here";
 
 const UNREADABLE: Bad = Bad {

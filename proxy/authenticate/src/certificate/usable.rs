@@ -105,7 +105,7 @@ mod tests {
         [&[tag], &length[..], content].concat()
     }
 
-    /// A certificate whose signed part has these elements. Its signature is wrong, which nobody looks at here.
+    /// A certificate whose signed part has these elements. The test does not look at its signature, which is wrong.
     fn with(change: impl FnOnce(&mut Vec<Vec<u8>>)) -> CertificateDer<'static> {
         let params = CertificateParams::new(vec!["x".to_owned()]).unwrap();
         let made = params.self_signed(&KeyPair::generate().unwrap()).unwrap();

@@ -327,7 +327,7 @@ impl Standing {
         counted.is_some_and(|counted| counted.shell.load(Ordering::Acquire))
     }
 
-    /// From now on what is read of the connection is discarded. It keeps its place, and gives it up as any other.
+    /// From now on the bytes that are read of the connection are discarded. It keeps its place, and gives it up as any other.
     pub(crate) fn discards(&self) {
         if let Some(counted) = &self.0 {
             counted.uncharged.store(true, Ordering::Release);

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 /// A connection to an HTTP/1.1 server whose answer is read also where the server takes no more of the request.
 ///
-/// From then on nothing is written, and a writer waits: what is read decides how the exchange ends. Such a connection must not carry
+/// From then on nothing is written, and a writer waits: the answer decides how the exchange ends. Such a connection must not carry
 /// an upgraded stream.
 #[derive(Debug)]
 pub struct EarlyAnswer<I> {

@@ -22,7 +22,7 @@ const CA: &[u8] = include_bytes!("x509v1-ca.pem");
 const CLIENT: &[u8] = include_bytes!("x509v1-client.pem");
 const KEY: &[u8] = include_bytes!("x509v1-client.key");
 
-/// A client that shows a certificate whatever it is.
+/// A client that shows any certificate.
 #[derive(Debug)]
 struct Shows(Arc<CertifiedKey>);
 
@@ -162,7 +162,7 @@ async fn rule_21_a_certificate_that_proves_nothing_is_a_401_with_its_reason() {
                 assert!(answer.contains("www-authenticate"), "{answer}");
             }
             written.until(reason).await;
-            // As of somebody known who may not.
+            // As for a known user without the right.
             let answer = ask(&client, address, "Authorization: Bearer bob\r\n").await;
             assert!(answer.starts_with("HTTP/1.1 403"), "{answer}");
             assert!(answer.contains("bob"), "{answer}");
@@ -173,7 +173,7 @@ async fn rule_21_a_certificate_that_proves_nothing_is_a_401_with_its_reason() {
     ended.expect("every connection has ended");
 }
 
-/// Whoever shows another's certificate has not its key: the handshake fails, and so it did before.
+/// A client without the certificate's key: the handshake fails, and so it did before.
 #[tokio::test]
 async fn rule_21_a_certificate_without_its_key_is_no_connection() {
     let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
