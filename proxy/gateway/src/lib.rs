@@ -24,6 +24,7 @@ mod one_parse;
 #[doc(hidden)]
 pub mod parts;
 pub mod proxy_protocol;
+mod query;
 pub(crate) mod route;
 mod sending;
 mod serve;

@@ -23,6 +23,7 @@ use super::{
     head_clock::HeadClock,
     idle::{Active, Activity},
     linger::Lingering,
+    query::{Place, Queries},
     strangers::frames,
 };
 use underpass_core::{Body, BoxError, ConnectionInfo, Protocol, limits};
@@ -112,11 +113,14 @@ impl Front {
             Arc::clone(&upgraded),
             connection.standing().clone(),
         ));
+        let place = Place::default();
+        let io = Queries::new(io, place.clone());
         let builder = http1(clock.clone());
         let service = service_fn(|request: Request<Incoming>| {
             let (front, connection) = (Arc::clone(self), Arc::clone(connection));
             let upgraded = Arc::clone(&upgraded);
             clock.head_ended(!http_body::Body::is_end_stream(request.body()));
+            place.head_ended(&request);
             let active = Active::new(&activity);
             async move {
                 let response = front.handle(request, &connection).await;
