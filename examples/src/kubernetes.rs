@@ -57,6 +57,7 @@ pub async fn ask(front: &Arc<Front>, bearer: &str, path: &str) -> Result<String>
         protocol: Protocol::Http1,
         server_name: None,
         certificates: Vec::new(),
+        unusable_certificate: None,
     };
     let front = Arc::clone(front);
     tokio::spawn(async move { front.serve_connection(server, info).await });

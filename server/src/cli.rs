@@ -9,6 +9,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::ParseError;
 use underpass_core::ClusterDomain;
+use underpass_gateway::IdleTimeout;
 use underpass_tunnel::ResumeWindow;
 use underpass_tunnel::transport::quic::{Congestion, Offload, QuicConfig, QuicConfigError};
 
@@ -69,6 +70,23 @@ pub(crate) struct Serve {
         value_name = "DOMAIN"
     )]
     pub(crate) cluster_domains: Vec<ClusterDomain>,
+    /// PEM file with the server's certificate, the certificates between it and its CA, and last the CA, which agents and
+    /// kubeconfigs trust. Without it, the CA in the data directory makes one. Read again when it changes
+    #[arg(
+        long,
+        env = "UNDERPASS_TLS_CERTIFICATE",
+        value_name = "FILE",
+        requires = "tls_key"
+    )]
+    pub(crate) tls_certificate: Option<PathBuf>,
+    /// PEM file with the private key of --tls-certificate
+    #[arg(
+        long,
+        env = "UNDERPASS_TLS_KEY",
+        value_name = "FILE",
+        requires = "tls_certificate"
+    )]
+    pub(crate) tls_key: Option<PathBuf>,
     /// Address for metrics (Prometheus, plain HTTP), open to every client that reaches it. Metrics name clusters. Without
     /// it, only the socket has metrics
     #[arg(long, env = "UNDERPASS_METRICS", value_name = "ADDRESS:PORT")]
@@ -114,6 +132,10 @@ pub(crate) struct Serve {
     /// Time for open requests to end when the server stops
     #[arg(long, env = "UNDERPASS_DRAIN", default_value = "30s", value_name = "TIME", value_parser = humantime::parse_duration)]
     pub(crate) drain: Duration,
+    /// Time that a client's connection may be idle, from 1s to 1h: longer than the idle timeout of a load balancer towards
+    /// the server
+    #[arg(long, env = "UNDERPASS_IDLE_TIMEOUT", default_value = "620s", value_name = "TIME", value_parser = idle_timeout)]
+    pub(crate) idle_timeout: IdleTimeout,
     /// Time that streams wait for an agent whose connection is lost, an hour at the most; 0s ends them at once
     #[arg(long, env = "UNDERPASS_RESUME_WINDOW", default_value = "60s", value_name = "TIME", value_parser = resume_window)]
     pub(crate) resume_window: ResumeWindow,
@@ -212,6 +234,10 @@ fn log_filter(text: &str) -> Result<String, ParseError> {
     Ok(text.to_owned())
 }
 
+fn idle_timeout(text: &str) -> Result<IdleTimeout, Box<dyn Error + Send + Sync>> {
+    Ok(humantime::parse_duration(text)?.try_into()?)
+}
+
 fn resume_window(text: &str) -> Result<ResumeWindow, Box<dyn Error + Send + Sync>> {
     Ok(humantime::parse_duration(text)?.try_into()?)
 }
@@ -251,6 +277,22 @@ mod tests {
         assert_eq!(resume_window("60s").unwrap(), ResumeWindow::default());
         let error = resume_window("61m").unwrap_err().to_string();
         assert!(error.contains("at most 3600s"), "{error}");
+    }
+
+    #[test]
+    fn an_idle_timeout_is_what_load_balancers_need() {
+        let serve = |more: &[&str]| {
+            let line = ["underpass-server", "serve"].iter().chain(more);
+            match Cli::try_parse_from(line).map(|cli| cli.command) {
+                Ok(Command::Serve(serve)) => Ok(serve.idle_timeout),
+                Ok(_) => panic!("another command"),
+                Err(error) => Err(error.to_string()),
+            }
+        };
+        assert_eq!(serve(&[]), Ok(IdleTimeout::default()));
+        assert_ne!(serve(&["--idle-timeout", "65s"]), serve(&[]));
+        let error = serve(&["--idle-timeout", "2h"]).unwrap_err();
+        assert!(error.contains("not from 1s to 1h"), "{error}");
     }
 
     #[test]

@@ -210,6 +210,7 @@ impl World {
             protocol: Protocol::Http1,
             server_name: None,
             certificates: vec![],
+            unusable_certificate: None,
         };
         let caller = Caller::read(&headers, &info)?;
         let tokens = TokenAuthenticator::new("tokens", Arc::clone(&self.directory) as _);

@@ -25,12 +25,15 @@ mod recover;
 mod router;
 mod secrets;
 mod server;
+mod silence;
 mod socket;
 mod supervise;
+mod tls_files;
 mod tunnel;
 
 pub use self::server::{Server, ServerConfig, StartError};
 pub use self::supervise::Ended;
+pub use self::tls_files::TlsFiles;
 
 use std::process::ExitCode;
 

@@ -3,6 +3,17 @@
 
 use std::time::Duration;
 
+/// Silence of a shell's client before bytes that it does not acknowledge have only [`SHELL_UNACKNOWLEDGED`]: kubectl and client-go send a ping
+/// every five seconds.
+pub(crate) const SHELL_SILENCE: Duration = Duration::from_secs(60);
+
+/// Time in which a client that is silent must acknowledge bytes.
+pub(crate) const SHELL_UNACKNOWLEDGED: Duration = Duration::from_secs(30);
+
+/// How often the server looks at the files of its certificate: soon after they were renewed, which happens days before the old
+/// one ends.
+pub(crate) const TLS_FILES_AGE: Duration = Duration::from_secs(10);
+
 /// Time for a client's TLS handshake: two round trips, no human.
 pub(crate) const TLS_TIME: Duration = Duration::from_secs(10);
 

@@ -12,6 +12,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use underpass_authenticate::CertificateRequest;
 use underpass_core::{ConnectionInfo, Peer, Protocol};
 use underpass_gateway::{Front, Metered, Standing, Strangers};
 use underpass_tunnel::transport::quic::{self, QuicConfig};
@@ -21,6 +22,7 @@ use underpass_tunnel::{Acceptor, chain};
 use crate::limits;
 use crate::occasional::Occasional;
 use crate::proxies::TrustedProxies;
+use crate::silence::Silence;
 use crate::supervise::Children;
 use crate::tunnel::Tunnel;
 
@@ -241,11 +243,13 @@ async fn serve_stranger(
     let (peer, tls) = handshake(socket, remote, standing, proxies, tls).await?;
     let protocol = Protocol::from_alpn(tls.get_ref().1.alpn_protocol());
     let shown = tls.get_ref().1.peer_certificates().unwrap_or_default();
+    let (certificates, unusable_certificate) = CertificateRequest::shown(shown);
     let info = ConnectionInfo {
         peer,
         protocol,
         server_name: tls.get_ref().1.server_name().map(Into::into),
-        certificates: shown.to_vec(),
+        certificates,
+        unusable_certificate,
     };
     let serving = front.serve_stranger(tls, info, standing.clone());
     if let Err(error) = serving.await {
@@ -261,9 +265,10 @@ async fn handshake(
     standing: &Standing,
     proxies: &TrustedProxies,
     tls: &TlsAcceptor,
-) -> Result<(Peer, TlsStream<Metered<TcpStream>>)> {
+) -> Result<(Peer, TlsStream<Metered<Silence>>)> {
     // Responses are written whole; waiting for more would delay watch events.
     tcp.set_nodelay(true)?;
+    let tcp = Silence::new(tcp, standing.clone());
     let mut tcp = Metered::new(tcp, standing.clone());
     let peer = proxies.peer(&mut tcp, remote).await?;
     standing.comes_from(&peer);
@@ -275,6 +280,8 @@ async fn handshake(
 
 #[cfg(test)]
 mod tests {
+    mod client_certificates;
+
     use std::future::poll_fn;
     use std::net::Ipv4Addr;
     use std::task::Poll;
@@ -292,7 +299,7 @@ mod tests {
     use underpass_core::{BoxedIo, ClusterName, Identity, ImpersonationPolicy, Revocation};
     use underpass_core::{ClusterDomains, Clusters, ConnectError, Open};
     use underpass_directory::{Directory, MemoryStore};
-    use underpass_gateway::{Budgets, FrontConfig, NotFound, StrangerBounds};
+    use underpass_gateway::{Budgets, FrontConfig, IdleTimeout, NotFound, StrangerBounds};
 
     use super::*;
     use crate::cli::{Cli, Command};
@@ -352,9 +359,18 @@ mod tests {
         authenticator: Arc<dyn Authenticator>,
         door: Door,
     ) -> (SocketAddr, Connections, CancellationToken) {
-        let (listener, address) = listener().await;
         let key = made.signing_key.serialize_der().try_into().unwrap();
         let tls = underpass_tunnel::tls::server(vec![made.cert.der().clone()], key).unwrap();
+        serve_with(tls, AuditLog::default(), authenticator, door).await
+    }
+
+    async fn serve_with(
+        tls: rustls::ServerConfig,
+        audit: AuditLog,
+        authenticator: Arc<dyn Authenticator>,
+        door: Door,
+    ) -> (SocketAddr, Connections, CancellationToken) {
+        let (listener, address) = listener().await;
         let front = Front::new(FrontConfig {
             authenticator,
             authorizer: Directory::open(Arc::new(MemoryStore::default()))
@@ -365,8 +381,9 @@ mod tests {
             domains: ClusterDomains::default(),
             fallback: Arc::new(NotFound),
             policy: ImpersonationPolicy::default(),
-            audit: AuditLog::default(),
+            audit,
             budgets: Budgets::default(),
+            idle_timeout: IdleTimeout::default(),
         });
         let (connections, stop) = (Connections::default(), CancellationToken::new());
         let serving = serve_tcp(

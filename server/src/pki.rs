@@ -16,6 +16,7 @@ use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{ClientHello, NoClientAuth, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use time::{Duration as Span, OffsetDateTime};
+use tokio::sync::Notify;
 
 use underpass_tunnel::transport::quic::ResetKey;
 use underpass_tunnel::{CaPin, tls};
@@ -144,9 +145,12 @@ fn params(common_name: &str, life: Span) -> Result<CertificateParams> {
     Ok(params)
 }
 
-/// The certificate that TLS and QUIC serve, made anew every day.
+/// The certificate that TLS and QUIC serve: one of ours, made anew every day, or the operator's.
 #[derive(Debug)]
-pub(crate) struct ServerCertificate(ArcSwap<CertifiedKey>);
+pub(crate) struct ServerCertificate {
+    served: ArcSwap<CertifiedKey>,
+    asked: Notify,
+}
 
 impl ServerCertificate {
     /// A certificate for `names`: DNS names and IP addresses.
@@ -154,7 +158,36 @@ impl ServerCertificate {
         let certificate = ca
             .issue(names)
             .context("cannot make the server's certificate")?;
-        Ok(Arc::new(Self(ArcSwap::from_pointee(certificate))))
+        Ok(Self::of(Arc::new(certificate)))
+    }
+
+    /// One that comes from somewhere else.
+    pub(crate) fn of(served: Arc<CertifiedKey>) -> Arc<Self> {
+        Arc::new(Self {
+            served: ArcSwap::new(served),
+            asked: Notify::new(),
+        })
+    }
+
+    /// Serves another one from the next handshake on.
+    pub(crate) fn serve(&self, served: Arc<CertifiedKey>) {
+        self.served.store(served);
+    }
+
+    /// The certificate itself, without its chain.
+    #[cfg(test)]
+    pub(crate) fn leaf(&self) -> CertificateDer<'static> {
+        self.served.load().cert[0].clone()
+    }
+
+    /// Asks for a look at where it comes from.
+    pub(crate) fn look_again(&self) {
+        self.asked.notify_one();
+    }
+
+    /// Waits until somebody asks for it.
+    pub(crate) async fn asked(&self) {
+        self.asked.notified().await;
     }
 
     /// Renews the certificate for as long as the server runs.
@@ -162,7 +195,7 @@ impl ServerCertificate {
         loop {
             tokio::time::sleep(RENEWAL).await;
             match ca.issue(&names) {
-                Ok(certificate) => self.0.store(Arc::new(certificate)),
+                Ok(certificate) => self.serve(Arc::new(certificate)),
                 Err(error) => tracing::error!("cannot renew the certificate: {error:#}"),
             }
         }
@@ -189,7 +222,7 @@ impl ServerCertificate {
 
 impl ResolvesServerCert for ServerCertificate {
     fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        Some(self.0.load_full())
+        Some(self.served.load_full())
     }
 }
 

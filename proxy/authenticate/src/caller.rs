@@ -11,7 +11,7 @@ use super::{
     jwt::{self, Peeked},
     site::Site,
 };
-use underpass_core::{ConnectionInfo, limits};
+use underpass_core::{ConnectionInfo, UnusableCertificate, limits};
 use underpass_http::headers;
 
 /// A caller's credentials: everything that an authenticator may look at.
@@ -19,12 +19,14 @@ use underpass_http::headers;
 pub struct Caller<'a> {
     authorization: Authorization<'a>,
     certificates: &'a [CertificateDer<'static>],
+    unusable_certificate: Option<UnusableCertificate>,
     client: IpAddr,
     site: Site<'a>,
     jwt: OnceLock<Option<Peeked>>,
 }
 
 /// The `Authorization` header.
+#[derive(Clone)]
 enum Authorization<'a> {
     None,
     Bearer(&'a str),
@@ -93,6 +95,33 @@ impl<'a> Caller<'a> {
         self.certificates
     }
 
+    /// Why the certificate that the client showed proves nothing, where there is one that does not.
+    pub fn unusable_certificate(&self) -> Option<UnusableCertificate> {
+        self.unusable_certificate
+    }
+
+    /// Whether the client showed a certificate, good or bad.
+    pub(super) fn has_certificate(&self) -> bool {
+        !self.certificates.is_empty() || self.unusable_certificate.is_some()
+    }
+
+    /// Whether the request has a credential of its own, beside a certificate of the connection's.
+    pub(super) fn has_authorization(&self) -> bool {
+        !matches!(self.authorization, Authorization::None)
+    }
+
+    /// The same caller without the connection's certificate.
+    pub(super) fn without_certificate(&self) -> Caller<'a> {
+        Caller {
+            authorization: self.authorization.clone(),
+            certificates: &[],
+            unusable_certificate: None,
+            client: self.client,
+            site: self.site.clone(),
+            jwt: OnceLock::new(),
+        }
+    }
+
     /// The client's address.
     pub fn client(&self) -> IpAddr {
         self.client
@@ -103,6 +132,7 @@ impl<'a> Caller<'a> {
         Caller {
             authorization: Authorization::Basic(login),
             certificates: &[],
+            unusable_certificate: None,
             client,
             site: Site::NO_BROWSER,
             jwt: OnceLock::new(),
@@ -118,13 +148,14 @@ impl<'a> Caller<'a> {
             (Some(_), Some(_)) => return None,
         };
         // A proxy's own certificate does not identify its clients.
-        let certificates = match info.peer.asks_for_others() {
-            true => &[][..],
-            false => &info.certificates,
+        let (certificates, unusable_certificate) = match info.peer.asks_for_others() {
+            true => (&[][..], None),
+            false => (&info.certificates[..], info.unusable_certificate),
         };
         Some(Self {
             authorization,
             certificates,
+            unusable_certificate,
             client: info.peer.client(headers),
             site: Site::read(headers),
             jwt: OnceLock::new(),
@@ -313,6 +344,7 @@ mod tests {
             protocol: underpass_core::Protocol::Http1,
             server_name: None,
             certificates: vec![],
+            unusable_certificate: None,
         };
         assert!(Caller::read(&headers, &info).is_none());
     }

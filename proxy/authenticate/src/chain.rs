@@ -11,7 +11,7 @@ use async_trait::async_trait;
 
 use super::{
     AuthenticateError, Authenticated, Authenticator, Caller, CredentialError, Names, Password,
-    error::TooSlow,
+    certificate, error::TooSlow,
 };
 use underpass_core::{NetworkLogShare, Provenance};
 
@@ -61,7 +61,10 @@ impl Step {
         let outcome = match &answered {
             Ok(None) => return answered,
             Ok(Some(_)) => "vouched",
-            Err(AuthenticateError::Rejected(rejection)) => {
+            Err(
+                AuthenticateError::Rejected(rejection)
+                | AuthenticateError::Certificate { why: rejection, .. },
+            ) => {
                 if let Some(suppressed) = lines.rejected.take(caller.client()) {
                     tracing::info!(
                         authenticator = &*self.name, client = %caller.client(), %rejection,
@@ -157,6 +160,22 @@ impl Chain {
         self.authenticate(&Caller::typed(login, client)).await
     }
 
+    /// The client shows a certificate that is none of the authenticators', and nothing else.
+    fn of_no_authority(&self, caller: &Caller<'_>) -> AuthenticateError {
+        let why = CredentialError::Certificate("it leads to no configured CA".to_owned());
+        if let Some(suppressed) = self.lines.rejected.take(caller.client()) {
+            tracing::info!(
+                client = %caller.client(), rejection = %why,
+                suppressed = (suppressed > 0).then_some(suppressed),
+                "credential rejected"
+            );
+        }
+        AuthenticateError::Certificate {
+            told: certificate::NO_AUTHORITY,
+            why,
+        }
+    }
+
     /// Replaces the authenticators. Checks that are under way go on.
     pub fn replace(&self, steps: Vec<Step>) {
         self.steps.store(Arc::new(steps));
@@ -170,12 +189,27 @@ impl Authenticator for Chain {
         caller: &Caller<'_>,
     ) -> Result<Option<Authenticated>, AuthenticateError> {
         let steps = self.steps.load_full();
+        let mut refused = None;
         for step in &*steps {
-            if let Some(authenticated) = step.ask(caller, &*self.names, &self.lines).await? {
-                return Ok(Some(authenticated));
+            let shown = refused.as_ref().map_or(caller, |(_, rest)| rest);
+            match step.ask(shown, &*self.names, &self.lines).await {
+                Ok(None) => {}
+                Err(bad @ AuthenticateError::Certificate { .. })
+                    if refused.is_none() && caller.has_authorization() =>
+                {
+                    // As with kube-apiserver, the other credential decides. No other authenticator sees the certificate.
+                    refused = Some((bad, caller.without_certificate()));
+                }
+                answered => return answered,
             }
         }
-        Ok(None)
+        match refused {
+            Some((bad, _)) => Err(bad),
+            None if caller.has_certificate() && !caller.has_authorization() => {
+                Err(self.of_no_authority(caller))
+            }
+            None => Ok(None),
+        }
     }
 }
 
@@ -289,6 +323,7 @@ mod tests {
             protocol: Protocol::Http1,
             server_name: None,
             certificates: vec![],
+            unusable_certificate: None,
         };
         let caller = Caller::read(&headers, &info).unwrap();
         let found = chain.authenticate(&caller).await?;

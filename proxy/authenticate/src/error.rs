@@ -11,6 +11,16 @@ pub enum AuthenticateError {
     /// The credential is of a known kind and not valid. No other authenticator is asked.
     #[error("the credential was rejected")]
     Rejected(#[source] CredentialError),
+    /// The client's certificate is not valid. It belongs to the connection, and a request on it may have another credential,
+    /// which decides then.
+    #[error("the client certificate {told}")]
+    Certificate {
+        /// The fault, for the client: nothing that it does not know.
+        told: &'static str,
+        /// The fault, for the log.
+        #[source]
+        why: CredentialError,
+    },
     /// The authenticator's provider cannot be reached, or its answer is unusable.
     #[error("the authenticator is not available")]
     Unavailable(#[source] BoxError),
@@ -153,6 +163,7 @@ impl From<&AuthenticateError> for Rejection {
         match error {
             AuthenticateError::Rejected(CredentialError::ForeignOrigin) => Self::ForeignOrigin,
             AuthenticateError::Rejected(_) => Self::Unauthorized,
+            AuthenticateError::Certificate { told, .. } => Self::BadCertificate(told),
             AuthenticateError::Unavailable(_) => Self::Unavailable,
             AuthenticateError::Busy => Self::TooManyRequests,
             AuthenticateError::Wait(wait) => Self::TooManyFailures(*wait),

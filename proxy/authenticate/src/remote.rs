@@ -234,7 +234,10 @@ impl<L: Lookup> Remote<L> {
                     }
                     Found::Identity(identity)
                 }
-                Ok(Err(AuthenticateError::Rejected(rejection))) => {
+                Ok(Err(
+                    AuthenticateError::Rejected(rejection)
+                    | AuthenticateError::Certificate { why: rejection, .. },
+                )) => {
                     failures.count(client);
                     Found::Rejected(rejection)
                 }

@@ -152,6 +152,7 @@ mod tests {
             protocol: Protocol::Http1,
             server_name: None,
             certificates: vec![],
+            unusable_certificate: None,
         };
         let store = store
             .into_iter()

@@ -130,6 +130,11 @@ pub trait Guard: Send + Unpin + 'static {
         Poll::Pending
     }
 
+    /// The last bytes of a body that [`Guard::poll_abort`] ends, where it can end properly here. Without any it ends in the middle.
+    fn last_words(&mut self, _why: &BoxError) -> Option<Bytes> {
+        None
+    }
+
     /// The body fails: by its sender (`lost`), or by an abort.
     fn failed(&mut self, _why: &'static str) {}
 
@@ -166,6 +171,14 @@ where
         guarded
     }
 
+    fn abort(&mut self, error: BoxError) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let Some(last) = self.guard.last_words(&error) else {
+            return Poll::Ready(Some(Err(error)));
+        };
+        self.cut = true;
+        Poll::Ready((!last.is_empty()).then(|| Ok(Frame::data(last))))
+    }
+
     fn finish(&mut self) {
         if !self.finished {
             self.finished = true;
@@ -189,9 +202,10 @@ where
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let this = &mut *self;
         if !this.finished
+            && !this.cut
             && let Poll::Ready(error) = this.guard.poll_abort(cx)
         {
-            return Poll::Ready(Some(Err(error)));
+            return this.abort(error);
         }
         if this.cut || (!this.finished && this.guard.poll_cut(cx).is_ready()) {
             this.cut = true;
@@ -214,6 +228,13 @@ where
                 }
             }
             Poll::Ready(None) => this.finish(),
+            Poll::Ready(Some(Err(_))) if !this.finished => {
+                // A revocation may end the body's sender at the same moment.
+                if let Poll::Ready(error) = this.guard.poll_abort(cx) {
+                    return this.abort(error);
+                }
+                this.guard.failed("lost");
+            }
             Poll::Ready(Some(Err(_))) => this.guard.failed("lost"),
             Poll::Pending => {}
         }

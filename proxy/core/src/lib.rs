@@ -9,6 +9,7 @@
 //! - [`limits`]: the bounds on peers and users, in one place.
 
 pub mod body;
+pub mod files;
 pub mod limits;
 pub mod list;
 pub mod names;
@@ -56,7 +57,7 @@ pub use self::{
     cluster_domain::{ClusterDomain, ClusterDomainError, ClusterDomains, HostName, NestedDomains},
     cluster_policy::ClusterPolicy,
     connect::{Clusters, ConnectError, Open},
-    connection::{ConnectionInfo, Protocol},
+    connection::{ConnectionInfo, Protocol, UnusableCertificate},
     exec::Exec,
     identity::{Identity, IdentityError},
     impersonated::Impersonated,

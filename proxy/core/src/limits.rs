@@ -101,13 +101,18 @@ pub const TOKEN_USE_INTERVAL: Duration = Duration::from_secs(60);
 /// A bearer token (*unauthenticated*). OIDC tokens with many groups reach some 16 KiB.
 pub const BEARER_BYTES: usize = 64 * 1024;
 
-/// How long a client may take to send a request's head, and how long an HTTP/1.1 connection may
-/// stay idle between requests (*unauthenticated*).
+/// How long a client may take to send a request's head over HTTP/1.1, from its first byte on, and from a connection's begin to
+/// the end of its first head (*unauthenticated*).
 pub const HEADER_READ_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// An HTTP/2 connection without any request in flight is told to go away (*unauthenticated*).
-/// Longer than client-go's own idle timeout (90 s), so that the client usually closes first.
-pub const FRONT_IDLE_TIMEOUT: Duration = Duration::from_secs(180);
+/// A connection without any request in flight is closed, over HTTP/2 with a GOAWAY (*unauthenticated*), unless configured. Longer
+/// than load balancers keep their connections (nginx, AWS and Azure 60 s to 4 min, Google Cloud 600 s, which asks for
+/// 620 s) and than client-go (90 s), so that the client closes first. The strangers' budget bounds the cost of
+/// idle connections in bytes and places, and they go for newcomers.
+pub const FRONT_IDLE_TIMEOUT: Duration = Duration::from_secs(620);
+
+/// The longest idle timeout that can be configured.
+pub const FRONT_IDLE_TIMEOUT_MOST: Duration = Duration::from_secs(60 * 60);
 
 /// Log lines at once about errors of one cluster, and as many about its agents: a session begins, comes back and ends, for each of
 /// its agents.
@@ -159,12 +164,16 @@ pub const FRONT_SEND_BUFFER: usize = 256 * 1024;
 /// that is worth a copy.
 pub const FRONT_WRITE_BUFFER: usize = 16 * 1024;
 
-/// How long a connection that was closed here is still read from (*unauthenticated*): for some round trips, until the
-/// client has read the answer and closes it, too.
-pub const LINGER_TIME: Duration = Duration::from_secs(2);
+/// How long a connection that was closed here is still read from while bytes come (*unauthenticated*): many clients send all of a
+/// body before they look for an answer. nginx's `lingering_time`.
+pub const LINGER_TIME: Duration = Duration::from_secs(30);
 
-/// Bytes that are read and discarded meanwhile: the rest of the largest head. Each byte counts against unauthenticated clients.
-pub const LINGER_BYTES: usize = 2 * 1024 * 1024;
+/// The same while nothing comes: some round trips, until the client has read the answer and closes the connection, too.
+pub const LINGER_SILENCE: Duration = Duration::from_secs(2);
+
+/// Bytes that are read and discarded meanwhile (*unauthenticated*): the rest of a head, or of an upload. They take no memory, and
+/// the connection gives its place up as any other.
+pub const LINGER_BYTES: usize = 64 * 1024 * 1024;
 
 /// TCP connections at once, of users, of agents on WebSocket and of silent peers: room for ten thousand agents, twice while
 /// they come back, and as many connections of users; fewer where the system gives the server fewer files. One that is idle

@@ -4,6 +4,7 @@
 
 use std::{borrow::Cow, time::Duration};
 
+use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
 
 use crate::{Body, ClusterName, Impersonated, full, status::Status};
@@ -18,6 +19,12 @@ pub enum Rejection {
     /// No credential, or one that no authenticator accepts.
     #[error("Unauthorized")]
     Unauthorized,
+    /// The client's certificate is not valid, and the request has no other credential.
+    #[error("Unauthorized: the client certificate {0}")]
+    BadCertificate(&'static str),
+    /// The right to a request was taken back while it was open: a binding, a cluster, the right to act as somebody.
+    #[error("the right to do this was taken back")]
+    Revoked,
     /// A page of another origin made a browser send the request, with a credential that browsers attach by themselves
     /// (security rule 27).
     #[error(
@@ -172,8 +179,9 @@ impl Rejection {
     /// The HTTP status code.
     pub fn code(&self) -> StatusCode {
         match self {
-            Self::Unauthorized => StatusCode::UNAUTHORIZED,
-            Self::ForeignOrigin
+            Self::Unauthorized | Self::BadCertificate(_) => StatusCode::UNAUTHORIZED,
+            Self::Revoked
+            | Self::ForeignOrigin
             | Self::ForeignNavigation
             | Self::Forbidden { .. }
             | Self::IdentityForbidden { .. }
@@ -263,6 +271,13 @@ impl Rejection {
         response
     }
 
+    /// The last event of a watch that ends for this: as kube-apiserver sends it, a line of JSON.
+    pub fn to_watch_event(&self) -> Bytes {
+        let message = self.to_string();
+        let status = Status::new(self.code(), self.reason(), &message);
+        status.into_watch_event()
+    }
+
     fn to_status_response(&self, retry_after: Option<Duration>) -> Response<Body> {
         let message = self.to_string();
         let mut status = Status::new(self.code(), self.reason(), &message);
@@ -286,7 +301,7 @@ impl Rejection {
             let allow = HeaderValue::from_static("GET, HEAD, OPTIONS, POST, PUT, PATCH, DELETE");
             response.headers_mut().insert(header::ALLOW, allow);
         }
-        if matches!(self, Self::Unauthorized) {
+        if self.code() == StatusCode::UNAUTHORIZED {
             let scheme = HeaderValue::from_static("Bearer realm=\"underpass\"");
             response
                 .headers_mut()

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
 use serde::Serialize;
 
@@ -70,6 +71,23 @@ impl<'a> Status<'a> {
         self.details.get_or_insert_default().retry_after_seconds = Some(after.as_secs());
         self.retry_after = Some(after);
         self
+    }
+
+    /// `metav1.WatchEvent` of the type ERROR, and the line's end.
+    pub(crate) fn into_watch_event(self) -> Bytes {
+        #[derive(Serialize)]
+        struct WatchEvent<'a> {
+            r#type: &'static str,
+            object: Status<'a>,
+        }
+        let event = WatchEvent {
+            r#type: "ERROR",
+            object: self,
+        };
+        // As in `into_response`; a watch that ends without it has ended all the same.
+        let mut line = serde_json::to_vec(&event).unwrap_or_default();
+        line.push(b'\n');
+        line.into()
     }
 
     pub(crate) fn into_response(self) -> Response<Body> {

@@ -36,20 +36,36 @@ pub(super) struct Admitted {
 pub(super) struct Decisions([Revocation; 3]);
 
 impl Decisions {
-    pub(super) async fn revoked(self) {
+    /// Waits until one of them is taken back.
+    pub(super) async fn revoked(self) -> Revoked {
         let [caller, access, acting] = self.0;
         tokio::select! {
-            () = caller.revoked() => {}
-            () = access.revoked() => {}
-            () = acting.revoked() => {}
+            () = caller.revoked() => Revoked::Caller,
+            () = access.revoked() => Revoked::Access,
+            () = acting.revoked() => Revoked::Access,
         }
     }
 }
 
 /// A request in flight was ended because a decision was taken back.
-#[derive(Debug, thiserror::Error)]
-#[error("access was revoked")]
-pub(super) struct Revoked;
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+pub(super) enum Revoked {
+    /// The credential counts no longer.
+    #[error("the credential was revoked, or has expired")]
+    Caller,
+    /// The caller may not do this any more, or not as this identity.
+    #[error("access was revoked")]
+    Access,
+}
+
+impl From<Revoked> for Rejection {
+    fn from(revoked: Revoked) -> Self {
+        match revoked {
+            Revoked::Caller => Self::Unauthorized,
+            Revoked::Access => Self::Revoked,
+        }
+    }
+}
 
 impl Front {
     /// Rules 4, 5, 8 and 16: authenticates and authorizes, before anything is opened.

@@ -57,7 +57,7 @@ pub(super) struct Answer {
     pub(super) discovery: bool,
     pub(super) lines: Arc<ClusterLogShare>,
     pub(super) recognised: Recognised,
-    /// Ends a watch when the front drains.
+    /// Ends a watch properly when the front drains, or access is revoked.
     pub(super) watch_end: Option<WatchEnd>,
 }
 
@@ -128,8 +128,7 @@ impl Answer {
             watch_end: self.watch_end,
         };
         let guard = Until::new(audited, "revoked", async move {
-            revoked.await;
-            Box::new(Revoked) as BoxError
+            Box::new(revoked.await) as BoxError
         });
         parts.extensions.insert(IsSending);
         let most = match connection.info().protocol {
@@ -180,7 +179,7 @@ impl Answer {
             tokio::select! {
                 ended = pipe::run(client, upstream, &meter) => note(&mut record, ended),
                 () = gone.cancelled() => record.ended("connection closed"),
-                () = revoked => record.ended("revoked"),
+                _ = revoked => record.ended("revoked"),
             }
         };
         connection.pipes.spawn(piping.in_current_span());
@@ -257,6 +256,11 @@ impl Guard for Audited {
         // The exchange is not finished: dropping it tells the agent to end the watch upstream.
         self.record.ended("drained");
         Poll::Ready(())
+    }
+
+    fn last_words(&mut self, why: &BoxError) -> Option<Bytes> {
+        let rejection = why.downcast_ref::<Revoked>().copied()?.into();
+        self.watch_end.as_ref()?.last_words(&rejection)
     }
 
     fn failed(&mut self, why: &'static str) {

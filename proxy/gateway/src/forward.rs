@@ -141,12 +141,12 @@ impl Front {
         let head = self.exchange(request, admitted, record);
         let (response, exchange, seat, recognised) = tokio::select! {
             biased;
-            () = revoked => return Err(Rejection::Unauthorized),
+            revoked = revoked => return Err(revoked.into()),
             answered = head => answered?,
         };
         let watch_end = call
             .is_watch()
-            .then(|| WatchEnd::new(self.draining.clone(), response.headers()));
+            .then(|| WatchEnd::new(self.draining.clone(), &response));
         Ok(Answer {
             response,
             exchange,

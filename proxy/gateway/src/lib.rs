@@ -14,6 +14,8 @@ pub mod attack;
 mod audit;
 mod budget;
 mod forward;
+mod head_clock;
+mod idle;
 mod impersonation;
 mod linger;
 #[cfg(test)]
@@ -22,6 +24,7 @@ mod one_parse;
 #[doc(hidden)]
 pub mod parts;
 pub mod proxy_protocol;
+mod query;
 pub(crate) mod route;
 mod sending;
 mod serve;
@@ -31,6 +34,7 @@ mod watch_end;
 use std::{
     sync::Arc,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use async_trait::async_trait;
@@ -49,9 +53,11 @@ use underpass_core::{
 
 use self::sending::{Sending, Sendings};
 use self::strangers::UnreadBody;
+use self::watch_end::Draining;
 pub use self::{
     access_review::AccessReviews,
     budget::{BudgetConfig, BudgetConfigError, Budgets, Occupancy},
+    idle::{IdleTimeout, IdleTimeoutError},
     serve::ServeError,
     strangers::{Held, Holder, Metered, Recognised, Standing, StrangerBounds, Strangers},
 };
@@ -224,6 +230,8 @@ pub struct FrontConfig {
     pub audit: AuditLog,
     /// How much each user and each cluster may have in flight; [`Budgets::default`] suits most.
     pub budgets: Budgets,
+    /// How long a connection may be idle; [`IdleTimeout::default`] is longer than common load balancers'.
+    pub idle_timeout: IdleTimeout,
 }
 
 /// The HTTPS front, without its sockets.
@@ -234,7 +242,7 @@ pub struct FrontConfig {
 pub struct Front {
     config: FrontConfig,
     lines: Arc<ClusterLogShare>,
-    draining: CancellationToken,
+    draining: Draining,
 }
 
 impl Front {
@@ -243,14 +251,15 @@ impl Front {
         Self {
             config,
             lines: Arc::default(),
-            draining: CancellationToken::new(),
+            draining: Draining::default(),
         }
     }
 
     /// Tells every connection to finish: HTTP/2 gets a GOAWAY, HTTP/1.1 closes after the current response.
-    /// Watches end cleanly between two events, spread over [`limits::DRAIN_SPREAD`](underpass_core::limits::DRAIN_SPREAD), so that informers go
-    /// on elsewhere from where they are; everything else goes on until it ends or its `serve_connection` is dropped.
-    pub fn drain(&self) {
-        self.draining.cancel();
+    /// Watches end cleanly between two events, spread over [`limits::DRAIN_SPREAD`](underpass_core::limits::DRAIN_SPREAD), or over
+    /// half of the time until `deadline` where that is shorter, so that informers go on elsewhere from where they are; everything
+    /// else goes on until it ends or its `serve_connection` is dropped.
+    pub fn drain(&self, deadline: Duration) {
+        self.draining.begin(deadline);
     }
 }

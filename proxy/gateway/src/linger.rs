@@ -18,6 +18,7 @@ use tokio::{
     time::{Instant, Sleep},
 };
 
+use super::Standing;
 use underpass_core::limits;
 
 /// Reads and discards, for a while, bytes that come after its own end was sent. On an upgraded connection they are the other
@@ -26,22 +27,50 @@ pub(super) struct Lingering<I> {
     io: I,
     state: State,
     upgraded: Arc<AtomicBool>,
+    standing: Standing,
 }
 
 enum State {
     Open,
-    /// The end was sent; so many bytes may still come, until then.
-    Closing(usize, Pin<Box<Sleep>>),
+    /// The end was sent; bytes may still come.
+    Closing(Closing),
     Closed,
 }
 
+struct Closing {
+    /// So many bytes.
+    left: usize,
+    /// Until then.
+    end: Instant,
+    /// Until then, if none come before it.
+    silence: Pin<Box<Sleep>>,
+}
+
+impl Closing {
+    fn begin() -> Self {
+        let now = Instant::now();
+        Self {
+            left: limits::LINGER_BYTES,
+            end: now + limits::LINGER_TIME,
+            silence: Box::pin(tokio::time::sleep_until(now + limits::LINGER_SILENCE)),
+        }
+    }
+
+    fn came(&mut self, bytes: usize) {
+        self.left = self.left.saturating_sub(bytes);
+        let silence = Instant::now() + limits::LINGER_SILENCE;
+        self.silence.as_mut().reset(silence.min(self.end));
+    }
+}
+
 impl<I> Lingering<I> {
-    /// `upgraded` is set before the upgraded stream has this.
-    pub(super) fn new(io: I, upgraded: Arc<AtomicBool>) -> Self {
+    /// `upgraded` is set before the upgraded stream has this. `standing` is not charged for bytes that are discarded.
+    pub(super) fn new(io: I, upgraded: Arc<AtomicBool>, standing: Standing) -> Self {
         Self {
             io,
             state: State::Open,
             upgraded,
+            standing,
         }
     }
 }
@@ -90,12 +119,11 @@ impl<I: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Lingering<I> {
                     if this.upgraded.load(Ordering::Acquire) {
                         return Poll::Ready(Ok(()));
                     }
-                    let end = Instant::now() + limits::LINGER_TIME;
-                    let sleep = Box::pin(tokio::time::sleep_until(end));
-                    this.state = State::Closing(limits::LINGER_BYTES, sleep);
+                    this.standing.discards();
+                    this.state = State::Closing(Closing::begin());
                 }
-                State::Closing(left, end) => {
-                    if end.as_mut().poll(context).is_ready() {
+                State::Closing(closing) => {
+                    if closing.silence.as_mut().poll(context).is_ready() {
                         this.state = State::Closed;
                         continue;
                     }
@@ -103,9 +131,9 @@ impl<I: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Lingering<I> {
                     let mut buffer = ReadBuf::new(&mut space);
                     let read = ready!(Pin::new(&mut this.io).poll_read(context, &mut buffer));
                     let count = buffer.filled().len();
-                    *left = left.saturating_sub(count);
+                    closing.came(count);
                     // An end, or an error: nobody sends any more, and nobody loses an answer.
-                    if read.is_err() || count == 0 || *left == 0 {
+                    if read.is_err() || count == 0 || closing.left == 0 {
                         this.state = State::Closed;
                     }
                 }
@@ -122,13 +150,13 @@ mod tests {
     use super::*;
 
     fn closing(io: DuplexStream) -> Lingering<DuplexStream> {
-        Lingering::new(io, Arc::default())
+        Lingering::new(io, Arc::default(), Standing::default())
     }
 
     #[tokio::test]
     async fn an_upgraded_stream_is_read_after_its_other_end() {
         let (mut client, server) = duplex(1024);
-        let mut server = Lingering::new(server, Arc::new(true.into()));
+        let mut server = Lingering::new(server, Arc::new(true.into()), Standing::default());
         server.shutdown().await.unwrap();
         client.write_all(b"later").await.unwrap();
         client.shutdown().await.unwrap();
@@ -159,12 +187,26 @@ mod tests {
         let (client, server) = duplex(1024);
         let begun = Instant::now();
         closing(server).shutdown().await.unwrap();
-        assert_eq!(begun.elapsed(), limits::LINGER_TIME);
+        assert_eq!(begun.elapsed(), limits::LINGER_SILENCE);
         drop(client);
         let (mut client, server) = duplex(1024);
         let closing = tokio::spawn(async move { closing(server).shutdown().await });
         let much = vec![0; limits::LINGER_BYTES + 64 * 1024];
         client.write_all(&much).await.unwrap_err();
         closing.await.unwrap().unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_upload_is_discarded_for_a_while() {
+        let (mut client, server) = duplex(1024);
+        let begun = Instant::now();
+        let closing = tokio::spawn(async move { closing(server).shutdown().await });
+        while client.write_all(b"x").await.is_ok() {
+            tokio::time::sleep(limits::LINGER_SILENCE / 2).await;
+        }
+        closing.await.unwrap().unwrap();
+        let lasted = begun.elapsed();
+        let most = limits::LINGER_TIME + limits::LINGER_SILENCE;
+        assert!((limits::LINGER_TIME..most).contains(&lasted), "{lasted:?}");
     }
 }

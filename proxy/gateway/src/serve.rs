@@ -4,29 +4,29 @@ use std::{
     convert::Infallible,
     pin::{Pin, pin},
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc,
         atomic::{AtomicBool, Ordering},
     },
 };
 
-use http::{Request, Response, StatusCode};
+use http::{Request, StatusCode};
 use hyper::{
     body::Incoming,
     server::conn::{http1, http2},
     service::{HttpService, service_fn},
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    time::Instant,
-};
+use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::{Connection, Front, Standing, linger::Lingering, strangers::frames};
-use underpass_core::{
-    Body, BoxError, ConnectionInfo, Protocol,
-    body::{self, Guard, Guarded},
-    limits,
+use super::{
+    Connection, Front, Standing,
+    head_clock::HeadClock,
+    idle::{Active, Activity},
+    linger::Lingering,
+    query::{Place, Queries},
+    strangers::frames,
 };
+use underpass_core::{Body, BoxError, ConnectionInfo, Protocol, limits};
 use underpass_http::scheduling::{
     deferred_flush::{Batched, DeferredFlush},
     in_task::{InTask, Spawner},
@@ -107,22 +107,33 @@ impl Front {
         I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
         let upgraded = Arc::<AtomicBool>::default();
-        let io = Lingering::new(io, Arc::clone(&upgraded));
+        let (clock, activity) = (HeadClock::new(), Arc::new(Activity::default()));
+        let io = clock.clone().watch(Lingering::new(
+            io,
+            Arc::clone(&upgraded),
+            connection.standing().clone(),
+        ));
+        let place = Place::default();
+        let io = Queries::new(io, place.clone());
+        let builder = http1(clock.clone());
         let service = service_fn(|request: Request<Incoming>| {
             let (front, connection) = (Arc::clone(self), Arc::clone(connection));
             let upgraded = Arc::clone(&upgraded);
+            clock.head_ended(!http_body::Body::is_end_stream(request.body()));
+            place.head_ended(&request);
+            let active = Active::new(&activity);
             async move {
                 let response = front.handle(request, &connection).await;
                 if response.status() == StatusCode::SWITCHING_PROTOCOLS {
                     upgraded.store(true, Ordering::Release);
                 }
-                Ok::<_, Infallible>(response)
+                Ok::<_, Infallible>(active.hold(response))
             }
         });
-        let serving = http1()
+        let serving = builder
             .serve_connection(TokioIo::new(io), service)
             .with_upgrades();
-        finish_or(serving, self.draining.cancelled()).await
+        finish_or(serving, self.drained_or_idle(&activity)).await
     }
 
     async fn serve_http2<I>(
@@ -150,13 +161,14 @@ impl Front {
         let spawner = Spawner::default();
         let serving = http2(spawner.clone()).serve_connection(TokioIo::new(io), service);
         let serving = Batched::new(driven, InTask::new(serving, spawner));
-        let stop = async {
-            tokio::select! {
-                () = self.draining.cancelled() => {}
-                () = activity.idle_for_long() => tracing::debug!("idle connection"),
-            }
-        };
-        finish_or(serving, stop).await
+        finish_or(serving, self.drained_or_idle(&activity)).await
+    }
+
+    async fn drained_or_idle(&self, activity: &Activity) {
+        tokio::select! {
+            () = self.draining.begun() => {}
+            () = activity.idle_for(self.config.idle_timeout) => tracing::debug!("idle connection"),
+        }
     }
 }
 
@@ -214,10 +226,10 @@ where
     serving.await
 }
 
-fn http1() -> http1::Builder {
+fn http1(clock: HeadClock) -> http1::Builder {
     let mut builder = http1::Builder::new();
     builder
-        .timer(TokioTimer::new())
+        .timer(clock)
         .header_read_timeout(limits::HEADER_READ_TIMEOUT)
         // A little more than passes: we refuse a small excess, with a Status,
         // and hyper only a large one, without.
@@ -243,69 +255,5 @@ fn http2(spawner: Spawner) -> http2::Builder<Spawner> {
     builder
 }
 
-/// A connection's activity. hyper bounds how long an HTTP/1.1 client may idle (the header timeout), but not an HTTP/2 one.
-struct Activity(Mutex<InFlight>);
-
-struct InFlight {
-    requests: usize,
-    /// When there last was none.
-    idle_since: Instant,
-}
-
-impl Default for Activity {
-    fn default() -> Self {
-        Self(Mutex::new(InFlight {
-            requests: 0,
-            idle_since: Instant::now(),
-        }))
-    }
-}
-
-impl Activity {
-    fn lock(&self) -> MutexGuard<'_, InFlight> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Looks again when it may have been idle for long: to be told of each request would be a turn for each.
-    async fn idle_for_long(&self) {
-        let mut left = limits::FRONT_IDLE_TIMEOUT;
-        while !left.is_zero() {
-            tokio::time::sleep(left).await;
-            let now = self.lock();
-            left = match now.requests {
-                0 => limits::FRONT_IDLE_TIMEOUT.saturating_sub(now.idle_since.elapsed()),
-                _ => limits::FRONT_IDLE_TIMEOUT,
-            };
-        }
-    }
-}
-
-/// A request in flight, until its response's body is gone.
-struct Active(Arc<Activity>);
-
-impl Active {
-    fn new(activity: &Arc<Activity>) -> Self {
-        let mut now = activity.lock();
-        now.requests = now.requests.saturating_add(1);
-        drop(now);
-        Self(Arc::clone(activity))
-    }
-
-    fn hold(self, response: Response<Body>) -> Response<Body> {
-        response.map(|inner| body::boxed(Guarded::new(inner, self)))
-    }
-}
-
-impl Drop for Active {
-    fn drop(&mut self) {
-        let mut now = self.0.lock();
-        now.requests = now.requests.saturating_sub(1);
-        now.idle_since = Instant::now();
-    }
-}
-
-impl Guard for Active {
-    fn poll_abort(&mut self, _: &mut std::task::Context<'_>) -> std::task::Poll<BoxError> {
-        std::task::Poll::Pending
-    }
-}
+#[cfg(test)]
+mod tests;

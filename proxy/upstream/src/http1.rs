@@ -13,7 +13,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::{endpoint::ConnectError, error::SendError, replay::Attempt};
 use underpass_core::{BoxError, BoxedIo, body::Guard, limits};
-use underpass_http::exchange;
+use underpass_http::exchange::{self, EarlyAnswer, Stopped};
 
 /// Connections without a request.
 #[derive(Clone, Debug, Default)]
@@ -22,6 +22,8 @@ pub(super) struct Idle(Arc<Mutex<Vec<(Connection, Instant)>>>);
 #[derive(Debug)]
 struct Connection {
     sender: SendRequest<Attempt>,
+    /// The API server took no more of a request: the connection is its answer's only.
+    stopped: Stopped,
     /// Dropping the connection closes it.
     _driver: AbortOnDropHandle<()>,
 }
@@ -49,6 +51,7 @@ impl Idle {
 
     /// Speaks HTTP/1.1 on a new connection.
     pub(super) async fn open(&self, io: BoxedIo) -> Result<Lane, ConnectError> {
+        let (io, stopped) = EarlyAnswer::new(io);
         let handshake = exchange::client().handshake(TokioIo::new(io)).await;
         let (sender, driver) = handshake.map_err(ConnectError::Http)?;
         let driver = tokio::spawn(async move {
@@ -59,13 +62,20 @@ impl Idle {
         });
         let _driver = AbortOnDropHandle::new(driver);
         Ok(Lane {
-            connection: Some(Connection { sender, _driver }),
+            connection: Some(Connection {
+                sender,
+                stopped,
+                _driver,
+            }),
             idle: self.clone(),
         })
     }
 
     async fn put(self, mut connection: Connection) {
-        let ready = tokio::time::timeout(limits::SHUTDOWN_GRACE, connection.sender.ready()).await;
+        let ready = tokio::select! {
+            ready = tokio::time::timeout(limits::SHUTDOWN_GRACE, connection.sender.ready()) => ready,
+            () = connection.stopped.set() => return,
+        };
         let mut idle = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if matches!(ready, Ok(Ok(()))) && idle.len() < limits::UPSTREAM_IDLE_HTTP1 {
             idle.push((connection, Instant::now()));

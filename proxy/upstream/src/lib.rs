@@ -7,7 +7,6 @@ mod credential;
 mod endpoint;
 mod error;
 mod exec;
-mod files;
 mod generation;
 mod http1;
 mod pool;

@@ -7,8 +7,8 @@ use std::{
 
 use tokio::{task::JoinHandle, time::Instant};
 
-use super::{ApiServer, ApiServerError, ApiServerOptions, files::Stamps, generation::Generation};
-use underpass_core::{BoxError, Exec, limits};
+use super::{ApiServer, ApiServerError, ApiServerOptions, generation::Generation};
+use underpass_core::{BoxError, Exec, files::Stamps, limits};
 
 /// Where the configuration of an API server comes from.
 pub trait ConfigSource: std::fmt::Debug + Send + Sync + 'static {

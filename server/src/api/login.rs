@@ -292,7 +292,7 @@ fn from_elsewhere(found: &Authenticated) -> Proved {
 fn not_checked(error: &AuthenticateError) -> Problem {
     match error {
         AuthenticateError::Rejected(CredentialError::ForeignOrigin) => foreign_origin(),
-        AuthenticateError::Rejected(_) => unauthorized(),
+        AuthenticateError::Rejected(_) | AuthenticateError::Certificate { .. } => unauthorized(),
         AuthenticateError::Busy => busy(),
         AuthenticateError::Wait(wait) => {
             let seconds = wait.as_secs().saturating_add(1);

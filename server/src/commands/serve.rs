@@ -16,6 +16,7 @@ use crate::audit;
 use crate::cli::{LogFormat, Serve};
 use crate::limits;
 use crate::server::{Server, ServerConfig};
+use crate::tls_files::TlsFiles;
 
 pub(crate) fn run(data: &Path, options: Serve) -> Result<()> {
     start_logging(&options.log, options.log_format);
@@ -53,6 +54,10 @@ fn config(data: &Path, options: Serve) -> Result<ServerConfig> {
         listen: options.listen,
         names: options.names,
         cluster_domains: options.cluster_domains,
+        tls_files: options
+            .tls_certificate
+            .zip(options.tls_key)
+            .map(|(certificate, key)| TlsFiles { certificate, key }),
         public_port: options.public_port,
         proxy_protocol_from,
         trusted_proxies,
@@ -63,6 +68,7 @@ fn config(data: &Path, options: Serve) -> Result<ServerConfig> {
             programs: options.exec_plugins.into_iter().collect(),
             variables: options.exec_plugin_variables.into_iter().collect(),
         },
+        idle_timeout: options.idle_timeout,
         resume_window: options.resume_window,
         budgets: options.budgets.config()?,
         quic: options.quic.config()?,
@@ -80,7 +86,7 @@ async fn serve(config: ServerConfig, drain: Duration, audit: audit::Options) -> 
             asked = signals.next() => match asked {
                 Asked::Stop(signal) => break signal,
                 Asked::Reload(signal) => {
-                    tracing::info!(signal, "reading the authentication file and the audit policy again");
+                    tracing::info!(signal, "reading the authentication file, the audit policy and the certificate again");
                     server.reload(&audit);
                 }
             },

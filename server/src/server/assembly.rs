@@ -110,6 +110,7 @@ pub(super) fn assemble(
         policy: ImpersonationPolicy::default(),
         audit: config.audit.clone(),
         budgets,
+        idle_timeout: config.idle_timeout,
     }));
     Ok(Parts {
         tunnel,

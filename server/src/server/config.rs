@@ -12,9 +12,11 @@ use underpass_authenticate::Step;
 use underpass_core::{ClusterDomain, ClusterDomains, HostName, Networks};
 use underpass_direct::Plugins;
 use underpass_directory::Store;
-use underpass_gateway::BudgetConfig;
+use underpass_gateway::{BudgetConfig, IdleTimeout};
 use underpass_tunnel::ResumeWindow;
 use underpass_tunnel::transport::quic::QuicConfig;
+
+use crate::tls_files::TlsFiles;
 
 /// The settings of a server. [`ServerConfig::new`] has the defaults of `underpass-server serve`.
 #[derive(Clone)]
@@ -28,6 +30,8 @@ pub struct ServerConfig {
     pub names: Vec<String>,
     /// Domains below which each cluster has a DNS name of its own. Kubeconfigs have the first.
     pub cluster_domains: Vec<ClusterDomain>,
+    /// Files with a certificate for the server; without them, its CA in the data directory makes one.
+    pub tls_files: Option<TlsFiles>,
     /// Port of the server for users, where it is not the one that it listens on.
     pub public_port: Option<u16>,
     /// Networks of load balancers that begin each connection with a PROXY protocol header.
@@ -46,6 +50,8 @@ pub struct ServerConfig {
     pub secrets_key_files: Vec<PathBuf>,
     /// Credential plugins that clusters without an agent may run.
     pub plugins: Plugins,
+    /// How long a client's connection may be idle.
+    pub idle_timeout: IdleTimeout,
     /// How long streams wait for an agent whose connection is lost.
     pub resume_window: ResumeWindow,
     /// Where it is written who did what.
@@ -70,6 +76,7 @@ impl ServerConfig {
                 .map(str::to_owned)
                 .to_vec(),
             cluster_domains: Vec::new(),
+            tls_files: None,
             public_port: None,
             proxy_protocol_from: Networks::default(),
             trusted_proxies: Networks::default(),
@@ -79,6 +86,7 @@ impl ServerConfig {
             admin_token_file: None,
             secrets_key_files: Vec::new(),
             plugins: Plugins::default(),
+            idle_timeout: IdleTimeout::default(),
             resume_window: ResumeWindow::default(),
             audit: AuditLog::default(),
             budgets: BudgetConfig::default(),
@@ -133,7 +141,7 @@ impl ServerConfig {
         })
     }
 
-    fn name(&self) -> Result<&str> {
+    pub(super) fn name(&self) -> Result<&str> {
         let name = self.names.first().map(String::as_str);
         name.context("the server needs a --name")
     }

@@ -25,6 +25,7 @@ use crate::audit;
 use crate::authentication::Authentication;
 use crate::limits;
 use crate::listen::Connections;
+use crate::pki::ServerCertificate;
 use crate::readiness::Readiness;
 use crate::supervise::{Ended, Supervisor};
 use crate::tunnel::Tunnel;
@@ -52,6 +53,7 @@ pub struct Server {
     directory: Arc<Directory>,
     authentication: Arc<Authentication>,
     audit: AuditLog,
+    certificate: Arc<ServerCertificate>,
     front: Arc<Front>,
     readiness: Readiness,
     no_more: CancellationToken,
@@ -141,10 +143,11 @@ impl Server {
         self.running.tasks.ended().await
     }
 
-    /// Looks at the authentication file now, and reads the audit policy again. An unusable file changes nothing, and the log
+    /// Looks at the authentication file and at the files of the certificate now, and reads the audit policy again. An unusable file changes nothing, and the log
     /// says why.
     pub(crate) fn reload(&self, audit: &audit::Options) {
         self.authentication.look_again();
+        self.certificate.look_again();
         if let Err(error) = audit::reload(audit, &self.audit) {
             tracing::error!("keeping the last good audit policy: {error:#}");
         }
@@ -159,7 +162,7 @@ impl Server {
         let running = &self.running;
         running.quic.set_server_config(None);
         self.no_more.cancel();
-        self.front.drain();
+        self.front.drain(deadline);
         tokio::join!(
             wait_for(&running.connections, deadline),
             running.tunnel.drain(deadline)

@@ -8,6 +8,7 @@ use underpass_api::ServerInfo;
 use underpass_direct::DirectClusters;
 use underpass_directory::Directory;
 use underpass_gateway::{StrangerBounds, Strangers};
+use underpass_tunnel::CaPin;
 
 use super::assembly::{Given, Parts, assemble};
 use super::{Running, Server, ServerConfig};
@@ -22,6 +23,7 @@ use crate::proxies::TrustedProxies;
 use crate::secrets;
 use crate::socket::Socket;
 use crate::supervise::Supervisor;
+use crate::tls_files::Following;
 
 /// The file of the data directory with the server's URL, for programs that start a server with port 0.
 const URL: &str = "url";
@@ -38,6 +40,8 @@ pub(super) async fn start(
         direct,
         ca,
         certificate,
+        following,
+        trusted,
     } = Opened::open(&config).await?;
     let places = files::connections();
     let strangers = Strangers::within(StrangerBounds::default(), places);
@@ -51,7 +55,7 @@ pub(super) async fn start(
         &config.quic,
     )
     .await?;
-    let info = info(&config, &data, sockets.address.port())?;
+    let info = info(&config, trusted, sockets.address.port())?;
     data.write(URL, &format!("{}\n", info.url))?;
 
     let mut tasks = Supervisor::default();
@@ -59,8 +63,16 @@ pub(super) async fn start(
     tasks.start("writes the audit log", async move {
         writing.ended().await;
     });
-    let renewing = Arc::clone(&certificate).renew(ca, config.certificate_names()?);
-    tasks.start("renews the certificate", renewing);
+    match following {
+        Some(following) => {
+            let renewing = following.follow(Arc::clone(&certificate));
+            tasks.start("renews the certificate", renewing);
+        }
+        None => {
+            let renewing = Arc::clone(&certificate).renew(ca, config.certificate_names()?);
+            tasks.start("renews the certificate", renewing);
+        }
+    }
     let given = Given {
         directory: Arc::clone(&directory),
         direct,
@@ -105,6 +117,7 @@ pub(super) async fn start(
         directory,
         authentication,
         audit: config.audit,
+        certificate,
         front,
         readiness,
         no_more,
@@ -125,6 +138,15 @@ struct Opened {
     direct: Arc<DirectClusters>,
     ca: Ca,
     certificate: Arc<ServerCertificate>,
+    /// The files that it comes from, where it is the operator's.
+    following: Option<Following>,
+    trusted: Trusted,
+}
+
+/// The CA that agents and kubeconfigs trust: as PEM, and its pin.
+struct Trusted {
+    pem: String,
+    pin: CaPin,
 }
 
 impl Opened {
@@ -145,25 +167,61 @@ impl Opened {
         let keys = secrets::open(&data, &config.secrets_key_files, &directory)?;
         secrets::renew(&directory, &keys).await?;
         let ca = Ca::load_or_create(&data)?;
+        let (certificate, following, trusted) = Self::certificate(config, &data, &ca)?;
         Ok(Self {
             directory,
             direct: Arc::new(DirectClusters::new(keys, config.plugins.clone())),
-            certificate: ServerCertificate::new(&ca, &config.certificate_names()?)?,
+            certificate,
+            following,
+            trusted,
             ca,
             data,
         })
     }
+
+    fn certificate(
+        config: &ServerConfig,
+        data: &DataDir,
+        ca: &Ca,
+    ) -> Result<(Arc<ServerCertificate>, Option<Following>, Trusted)> {
+        let Some(files) = &config.tls_files else {
+            let trusted = Trusted {
+                pem: Ca::certificate(data)?,
+                pin: Ca::pin(data)?,
+            };
+            let certificate = ServerCertificate::new(ca, &config.certificate_names()?)?;
+            return Ok((certificate, None, trusted));
+        };
+        let name = config.name()?.to_owned();
+        let loaded = files.load(&name).context("cannot use --tls-certificate")?;
+        let trusted = Trusted {
+            pem: loaded.ca_pem,
+            pin: loaded.pin,
+        };
+        let following = Following {
+            files: files.clone(),
+            name,
+            pin: loaded.pin,
+        };
+        Ok((
+            ServerCertificate::of(loaded.served),
+            Some(following),
+            trusted,
+        ))
+    }
 }
 
 /// Facts about a server that listens on `port`, for its users.
-fn info(config: &ServerConfig, data: &DataDir, port: u16) -> Result<ServerInfo> {
+fn info(config: &ServerConfig, trusted: Trusted, port: u16) -> Result<ServerInfo> {
     let domains = config.domains()?;
+    // An operator's certificate hardly has names that no DNS knows.
+    let own = config.tls_files.is_none();
     Ok(ServerInfo {
         url: config.url(port)?,
         cluster_domain: domains.preferred().map(ToString::to_string),
-        tls_cluster_domain: Some(domains.tls().to_string()),
-        ca_pem: Ca::certificate(data)?,
-        ca_pin: Ca::pin(data)?.to_string(),
+        tls_cluster_domain: own.then(|| domains.tls().to_string()),
+        ca_pem: trusted.pem,
+        ca_pin: trusted.pin.to_string(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
     })
 }

@@ -8,9 +8,11 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use underpass_core::ClusterName;
 use underpass_directory::{Agent, Cluster, Expect};
+use underpass_tunnel::transport::TransportKind;
 use underpass_tunnel::{AgentKey, Connector, ConnectorConfig, Session};
 
 use super::*;
+use crate::tls_files::tests::Operator;
 
 const DEADLINE: Duration = Duration::from_secs(20);
 
@@ -182,6 +184,35 @@ async fn rule_6_the_name_in_tls_says_which_cluster() {
         let answer = ask(&mut connection, host).await;
         assert_eq!(answer, format!("HTTP/1.1 {status}"), "{name} {host}");
     }
+}
+
+/// Users connect over TCP, and agents over QUIC. They know its CA only.
+#[tokio::test]
+async fn a_certificate_of_the_operators_is_served_and_replaced() {
+    let operator = Operator::new();
+    let served = async |server: &Server| {
+        let tls = user(server).await;
+        let (_, tls) = tls.get_ref();
+        tls.peer_certificates().unwrap()[0].clone()
+    };
+    let first = operator.renew(&["localhost"]);
+    let data = tempfile::tempdir().unwrap();
+    let mut config = ServerConfig::new(data.path());
+    config.listen = (Ipv4Addr::LOCALHOST, 0).into();
+    config.tls_files = Some(operator.files());
+    let server = Server::start(config).await.unwrap();
+    assert_eq!(served(&server).await, first);
+    let second = operator.renew(&["localhost"]);
+    // As SIGHUP does.
+    server.certificate.look_again();
+    let replaced = async {
+        while served(&server).await != second {
+            tokio::task::yield_now().await;
+        }
+    };
+    within("the new certificate", replaced).await;
+    let agent = agent(&server).await;
+    assert_eq!(agent.transport(), Some(TransportKind::Quic));
     server.stop().await;
 }
 
@@ -216,4 +247,17 @@ async fn names_of_the_server_and_of_clusters_do_not_mix() {
     config.names = vec!["k8s.example.org".to_owned()];
     config.cluster_domains = vec!["k8s.example.org".parse().unwrap()];
     Server::start(config).await.unwrap().stop().await;
+}
+
+#[tokio::test]
+async fn a_certificate_that_cannot_be_used_stops_the_start() {
+    let operator = Operator::new();
+    operator.renew(&["elsewhere.example.org"]);
+    let data = tempfile::tempdir().unwrap();
+    let mut config = ServerConfig::new(data.path());
+    config.listen = (Ipv4Addr::LOCALHOST, 0).into();
+    config.tls_files = Some(operator.files());
+    let error = Server::start(config).await.unwrap_err();
+    let error = underpass_tunnel::chain(&error).to_string();
+    assert!(error.contains("not valid for localhost"), "{error}");
 }

@@ -4,6 +4,7 @@
 //! [`connect`] gives a TCP connection. [`addresses`] and [`staggered()`] are its parts, for callers whose attempts are more than
 //! TCP's handshake.
 
+mod keepalive;
 mod order;
 mod resolve;
 mod staggered;
@@ -16,6 +17,7 @@ use std::time::Duration;
 
 use tokio::net::TcpStream;
 
+pub use crate::keepalive::{KEEPALIVE_TIME, keep_alive};
 pub use crate::order::interleaved;
 pub use crate::resolve::{Resolve, SystemResolver};
 pub use crate::staggered::staggered;
@@ -51,7 +53,7 @@ pub async fn addresses(
     Ok(found)
 }
 
-/// A TCP connection to the first address of `host` that answers, without Nagle's delay. The caller sets the deadline.
+/// A TCP connection to the first address of `host` that answers, without Nagle's delay, and with [`keep_alive`]. The caller sets the deadline.
 ///
 /// # Errors
 /// Those of [`addresses`], or that of the address that failed first.
@@ -64,7 +66,7 @@ pub async fn connect(resolver: &dyn Resolve, host: &str, port: u16) -> io::Resul
     staggered(attempts, ADDRESS_DELAY).await.map_err(first)
 }
 
-/// A TCP connection to this address, without Nagle's delay: requests are small and answers awaited.
+/// A TCP connection to this address, without Nagle's delay (requests are small and answers awaited), and with [`keep_alive`].
 ///
 /// # Errors
 /// The system's.
@@ -74,6 +76,7 @@ pub async fn connect(resolver: &dyn Resolve, host: &str, port: u16) -> io::Resul
 pub async fn connect_to(address: SocketAddr) -> io::Result<TcpStream> {
     let tcp = TcpStream::connect(address).await?;
     tcp.set_nodelay(true)?;
+    keep_alive(&tcp)?;
     Ok(tcp)
 }
 

@@ -13,13 +13,14 @@ use tokio::net::TcpStream;
 const UNSENT: u32 = 64 * 1024;
 
 /// Sets the options that a connection needs which carries many streams: no waiting for more
-/// (`TCP_NODELAY`), since frames are gathered above; and a small queue of unsent bytes
-/// (`TCP_NOTSENT_LOWAT`), where the system has that.
+/// (`TCP_NODELAY`), since frames are gathered above; a small queue of unsent bytes
+/// (`TCP_NOTSENT_LOWAT`), where the system has that; and [`keep_alive`](underpass_dial::keep_alive), for peers that have vanished.
 ///
 /// # Errors
 /// Where the socket takes no options: it is no longer connected.
 pub fn tune(socket: &TcpStream) -> io::Result<()> {
     socket.set_nodelay(true)?;
+    underpass_dial::keep_alive(socket)?;
     #[cfg(any(target_os = "linux", target_os = "android"))]
     socket2::SockRef::from(socket).set_tcp_notsent_lowat(UNSENT)?;
     Ok(())
@@ -39,6 +40,7 @@ mod tests {
             .unwrap();
         tune(&socket).unwrap();
         assert!(socket.nodelay().unwrap());
+        assert!(socket2::SockRef::from(&socket).keepalive().unwrap());
         #[cfg(target_os = "linux")]
         assert_eq!(
             socket2::SockRef::from(&socket).tcp_notsent_lowat().unwrap(),

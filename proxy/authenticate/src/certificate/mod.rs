@@ -1,6 +1,7 @@
 //! TLS client certificates, as kube-apiserver reads them (`--client-ca-file`).
 
 mod request;
+mod usable;
 
 use std::{
     fmt,
@@ -102,31 +103,19 @@ impl ClientCertificates {
         })
     }
 
-    fn verify(&self, chain: &[CertificateDer<'_>]) -> Result<Assertion, CredentialError> {
-        let (certificate, intermediates) = chain.split_first().ok_or(CredentialError::Malformed)?;
+    fn verify(&self, chain: &[CertificateDer<'_>]) -> Result<Assertion, Bad> {
+        let (certificate, intermediates) = chain.split_first().ok_or(UNREADABLE)?;
         self.verifier
             .verify_client_cert(certificate, intermediates, UnixTime::now())
-            .map_err(|error| match error {
-                rustls::Error::InvalidCertificate(
-                    rustls::CertificateError::Expired
-                    | rustls::CertificateError::ExpiredContext { .. },
-                ) => CredentialError::Expired,
-                rustls::Error::InvalidCertificate(
-                    rustls::CertificateError::NotValidYet
-                    | rustls::CertificateError::NotValidYetContext { .. },
-                ) => CredentialError::NotYetValid,
-                other => CredentialError::Certificate(other.to_string()),
-            })?;
-        let (rest, certificate) =
-            X509Certificate::from_der(certificate).map_err(|_| CredentialError::Malformed)?;
+            .map_err(Bad::from)?;
+        let (rest, certificate) = X509Certificate::from_der(certificate).map_err(|_| UNREADABLE)?;
         if !rest.is_empty() || certificate.is_ca() {
-            return Err(CredentialError::Certificate("not a client's".to_owned()));
+            return Err(Bad::told("is not a client's"));
         }
         let subject = certificate.subject();
         let mut names = texts(subject, &oid!(2.5.4.3))?.into_iter();
         let (Some(name), None) = (names.next(), names.next()) else {
-            let why = "needs exactly one common name";
-            return Err(CredentialError::Certificate(why.to_owned()));
+            return Err(Bad::told("needs exactly one common name"));
         };
         let groups = texts(subject, &oid!(2.5.4.10))?;
         let prefixed = |group| format!("{}{group}", self.prefixes.groups);
@@ -136,6 +125,70 @@ impl ClientCertificates {
             expires_at: end(&certificate),
             ..Assertion::default()
         })
+    }
+}
+
+/// The fault of a certificate of another CA, for its client.
+pub(super) const NO_AUTHORITY: &str = "leads to no certificate authority that is trusted here";
+
+const UNREADABLE: Bad = Bad {
+    told: "cannot be read",
+    why: CredentialError::Malformed,
+};
+
+/// A certificate that is not valid.
+struct Bad {
+    /// For the client.
+    told: &'static str,
+    /// For the log.
+    why: CredentialError,
+}
+
+impl Bad {
+    /// The log says the same as the client hears.
+    fn told(told: &'static str) -> Self {
+        let why = CredentialError::Certificate(told.to_owned());
+        Self { told, why }
+    }
+}
+
+impl From<rustls::Error> for Bad {
+    fn from(error: rustls::Error) -> Self {
+        use rustls::CertificateError as Wrong;
+
+        let told = match &error {
+            rustls::Error::InvalidCertificate(wrong) => match wrong {
+                Wrong::Expired | Wrong::ExpiredContext { .. } => {
+                    let (told, why) = ("has expired", CredentialError::Expired);
+                    return Self { told, why };
+                }
+                Wrong::NotValidYet | Wrong::NotValidYetContext { .. } => {
+                    let (told, why) = ("is not valid yet", CredentialError::NotYetValid);
+                    return Self { told, why };
+                }
+                Wrong::UnknownIssuer => NO_AUTHORITY,
+                Wrong::InvalidPurpose | Wrong::InvalidPurposeContext { .. } => {
+                    "is not meant for client authentication (extended key usage clientAuth)"
+                }
+                Wrong::Revoked => "was revoked",
+                Wrong::UnknownRevocationStatus
+                | Wrong::ExpiredRevocationList
+                | Wrong::ExpiredRevocationListContext { .. } => {
+                    "cannot be checked: a revocation list of this server is missing or out of date"
+                }
+                Wrong::BadSignature => "has a wrong signature",
+                _ => "is not accepted",
+            },
+            _ => "is not accepted",
+        };
+        let why = CredentialError::Certificate(error.to_string());
+        Self { told, why }
+    }
+}
+
+impl From<Bad> for AuthenticateError {
+    fn from(Bad { told, why }: Bad) -> Self {
+        Self::Certificate { told, why }
     }
 }
 
@@ -153,7 +206,7 @@ fn end(certificate: &X509Certificate<'_>) -> Option<SystemTime> {
 fn texts<'a>(
     name: &'a X509Name<'_>,
     attribute: &x509_parser::der_parser::Oid<'_>,
-) -> Result<Vec<&'a str>, CredentialError> {
+) -> Result<Vec<&'a str>, Bad> {
     let values = name
         .iter_attributes()
         .filter(|a| a.attr_type() == attribute);
@@ -164,9 +217,7 @@ fn texts<'a>(
                 Tag::Utf8String | Tag::PrintableString
             );
             let text = value.as_str().ok().filter(|_| readable);
-            text.ok_or_else(|| {
-                CredentialError::Certificate("has a name that cannot be read".to_owned())
-            })
+            text.ok_or_else(|| Bad::told("has a name that cannot be read"))
         })
         .collect()
 }
@@ -177,6 +228,9 @@ impl Authenticator for ClientCertificates {
         &self,
         caller: &Caller<'_>,
     ) -> Result<Option<Authenticated>, AuthenticateError> {
+        if let Some(unusable) = caller.unusable_certificate() {
+            return Err(Bad::told(unusable.told()).into());
+        }
         let chain = caller.certificates();
         if !self.leads_here(chain) {
             return Ok(None);

@@ -6,19 +6,21 @@ use std::sync::{
 };
 
 use rustls::{
-    CertificateError, DigitallySignedStruct, DistinguishedName, Error, SignatureScheme,
+    DigitallySignedStruct, DistinguishedName, Error, SignatureScheme,
     client::danger::HandshakeSignatureValid,
     crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature},
     server::danger::{ClientCertVerified, ClientCertVerifier},
 };
 use rustls_pki_types::{CertificateDer, UnixTime};
 
-use underpass_core::limits;
+use super::usable::unusable;
+use underpass_core::UnusableCertificate;
 
 /// Asks clients for a certificate, of any CA, and goes on without one: a listener's half of
 /// [`ClientCertificates`](super::ClientCertificates).
 ///
-/// It proves that the client holds the certificate's key, and nothing more. As with kube-apiserver, whether the
+/// It proves that the client holds the certificate's key, and nothing more. A certificate with which that cannot be proved does
+/// not end the connection: [`CertificateRequest::shown`] tells it from the others. As with kube-apiserver, whether the
 /// certificate is worth anything is decided for each request, so that a client hears why in HTTP, the CAs may change
 /// while the listener runs, and agents and users with tokens need no certificate.
 #[derive(Debug)]
@@ -34,6 +36,19 @@ impl CertificateRequest {
             wanted: AtomicBool::new(false),
             provider: Arc::new(rustls::crypto::aws_lc_rs::default_provider()),
         })
+    }
+
+    /// The chain that a client of a complete handshake showed, if it proves something, or else why it does not.
+    pub fn shown(
+        chain: &[CertificateDer<'static>],
+    ) -> (Vec<CertificateDer<'static>>, Option<UnusableCertificate>) {
+        let Some((certificate, intermediates)) = chain.split_first() else {
+            return (Vec::new(), None);
+        };
+        match unusable(certificate, intermediates.len()) {
+            Some(unusable) => (Vec::new(), Some(unusable)),
+            None => (chain.to_vec(), None),
+        }
     }
 
     /// Asks clients that connect from now on, or no longer.
@@ -58,12 +73,9 @@ impl ClientCertVerifier for CertificateRequest {
     fn verify_client_cert(
         &self,
         _: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
+        _: &[CertificateDer<'_>],
         _: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        if intermediates.len() > limits::CLIENT_INTERMEDIATES {
-            return Err(CertificateError::ApplicationVerificationFailure.into());
-        }
         Ok(ClientCertVerified::assertion())
     }
 
@@ -73,6 +85,10 @@ impl ClientCertVerifier for CertificateRequest {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
+        if unusable(certificate, 0).is_some() {
+            // It proves nothing, and counts for nothing.
+            return Ok(HandshakeSignatureValid::assertion());
+        }
         let algorithms = &self.provider.signature_verification_algorithms;
         verify_tls12_signature(message, certificate, signed, algorithms)
     }
@@ -83,6 +99,10 @@ impl ClientCertVerifier for CertificateRequest {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
+        if unusable(certificate, 0).is_some() {
+            // It proves nothing, and counts for nothing.
+            return Ok(HandshakeSignatureValid::assertion());
+        }
         let algorithms = &self.provider.signature_verification_algorithms;
         verify_tls13_signature(message, certificate, signed, algorithms)
     }

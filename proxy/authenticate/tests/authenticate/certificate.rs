@@ -15,7 +15,7 @@ use underpass_authenticate::{
     ClientCertificates, CredentialError, Roots, Step, StoreError, Token, TokenAuthenticator,
     TokenHash, TokenRecord, TokenStore, Unowned,
 };
-use underpass_core::{AuthenticationMethod, ConnectionInfo, Network, Peer, Protocol};
+use underpass_core::{AuthenticationMethod, ConnectionInfo, Network, Peer, Protocol, Rejection};
 
 use crate::present::{Answer, identity, present, rejection, source};
 
@@ -252,6 +252,7 @@ async fn rule_4_a_proxys_certificate_is_nobodys() {
         protocol: Protocol::Http2,
         server_name: None,
         certificates: vec![client(&ca, |_| {})],
+        unusable_certificate: None,
     };
     let mut headers = HeaderMap::new();
     headers.insert("x-forwarded-for", "192.0.2.1".parse().unwrap());
@@ -321,6 +322,7 @@ async fn ask(
         protocol: Protocol::Http1,
         server_name: None,
         certificates: vec![certificate.clone()],
+        unusable_certificate: None,
     };
     let uri = Uri::from_static("/v1/tokens");
     let caller = Caller::read(&headers, &info).unwrap().at(&uri);
@@ -376,5 +378,93 @@ async fn rule_27_a_certificate_counts_for_our_own_origin_only() {
         let lines = [(header::ORIGIN, origin), (header::AUTHORIZATION, &bearer)];
         let found = ask(&chain, &alice, &lines).await.unwrap().unwrap();
         assert_eq!(found.identity().user(), "admin");
+    }
+}
+
+/// As kube-apiserver's union of authenticators does; the configured order is for valid credentials.
+#[tokio::test]
+async fn a_bad_certificate_keeps_no_token_out() {
+    let (here, other, impostor) = (ca("ca"), ca("other"), ca("ca"));
+    let expired = client(&here, |params| {
+        params.not_before = date_time_ymd(2000, 1, 1);
+        params.not_after = date_time_ymd(2001, 1, 1);
+    });
+    let servers = client(&here, |params| {
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+    });
+    let foreign = client(&other, |_| {});
+    let impostors = client(&impostor, |_| {});
+    for (certificate, said) in [
+        (expired, "has expired"),
+        (servers, "is not meant for client authentication"),
+        (foreign, "leads to no certificate authority"),
+        (impostors, "has a wrong signature"),
+    ] {
+        let (chain, token) = both(&here, true);
+        let refused = ask(&chain, &certificate, &[]).await.unwrap_err();
+        let told = Rejection::from(&refused);
+        assert_eq!(told.code(), 401);
+        assert!(told.to_string().contains(said), "{told}");
+        let bearer = format!("Bearer {}", token.expose());
+        let lines = [(header::AUTHORIZATION, bearer.as_str())];
+        let found = ask(&chain, &certificate, &lines).await.unwrap().unwrap();
+        assert_eq!(found.identity().user(), "admin");
+        assert_eq!(
+            found.identity().provenance().unwrap().token(),
+            Some("first")
+        );
+        // A wrong token is the answer then.
+        let stray = format!("Bearer {}", Token::generate().unwrap().expose());
+        let refused = ask(&chain, &certificate, &[(header::AUTHORIZATION, &stray)]).await;
+        let refused = refused.unwrap_err();
+        let unknown = AuthenticateError::Rejected(CredentialError::Unknown);
+        assert_eq!(refused.to_string(), unknown.to_string());
+        // A kind of token that nobody knows.
+        let other = [(header::AUTHORIZATION, "Bearer somebody-elses")];
+        let refused = ask(&chain, &certificate, &other).await;
+        assert!(!matches!(refused, Ok(Some(_))), "{said}");
+    }
+}
+
+/// Two authenticators with the same CA, one of which knows that the certificate was revoked.
+#[tokio::test]
+async fn rule_21_a_certificate_that_one_authenticator_refuses_is_shown_to_no_other() {
+    let ca = ca("ca");
+    let expired = client(&ca, |params| {
+        params.not_before = date_time_ymd(2000, 1, 1);
+        params.not_after = date_time_ymd(2001, 1, 1);
+    });
+    let limit = Duration::from_secs(5);
+    let chain = Chain::new(
+        vec![
+            Step::new("first", Arc::new(authenticator(&ca, "")), limit),
+            Step::new("second", Arc::new(TakesAnyCertificate), limit),
+        ],
+        Arc::new(Unowned),
+    );
+    for lines in [
+        &[][..],
+        &[(header::AUTHORIZATION, "Bearer of-a-kind-that-nobody-knows")],
+    ] {
+        let refused = ask(&chain, &expired, lines).await.unwrap_err();
+        assert!(
+            matches!(refused, AuthenticateError::Certificate { .. }),
+            "{refused:?}"
+        );
+    }
+}
+
+struct TakesAnyCertificate;
+
+#[async_trait]
+impl underpass_authenticate::Authenticator for TakesAnyCertificate {
+    async fn authenticate(
+        &self,
+        caller: &Caller<'_>,
+    ) -> Result<Option<Authenticated>, AuthenticateError> {
+        match caller.certificates().is_empty() {
+            true => Ok(None),
+            false => panic!("it sees the certificate"),
+        }
     }
 }

@@ -286,6 +286,7 @@ async fn rule_11_floods_of_groups_and_huge_tokens_are_refused() {
         protocol: Protocol::Http1,
         server_name: None,
         certificates: vec![],
+        unusable_certificate: None,
     };
     assert!(Caller::read(&headers, &info).is_none());
 }

@@ -41,6 +41,7 @@ pub(crate) async fn present(
         protocol: Protocol::Http1,
         server_name: None,
         certificates: certificates.to_vec(),
+        unusable_certificate: None,
     };
     let caller = Caller::read(&headers, &info).expect("a header that can be read");
     let found = soon(authenticator.authenticate(&caller)).await?;
@@ -54,7 +55,10 @@ pub(crate) async fn bearer(authenticator: &dyn Authenticator, token: &str) -> An
 #[track_caller]
 pub(crate) fn rejection(answer: Answer) -> CredentialError {
     match answer {
-        Err(AuthenticateError::Rejected(rejection)) => rejection,
+        Err(
+            AuthenticateError::Rejected(rejection)
+            | AuthenticateError::Certificate { why: rejection, .. },
+        ) => rejection,
         other => panic!("not rejected: {other:?}"),
     }
 }

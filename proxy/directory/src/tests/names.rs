@@ -101,6 +101,7 @@ async fn come(chain: &Chain, bearer: &str) -> Result<Authenticated, CredentialEr
         protocol: Protocol::Http1,
         server_name: None,
         certificates: vec![],
+        unusable_certificate: None,
     };
     let caller = Caller::read(&headers, &info).unwrap();
     match chain.authenticate(&caller).await {

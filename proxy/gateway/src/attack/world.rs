@@ -14,7 +14,7 @@ use tokio::{
     runtime::{Builder, Runtime},
 };
 
-use crate::{Budgets, Front, FrontConfig, NotFound};
+use crate::{Budgets, Front, FrontConfig, IdleTimeout, NotFound};
 use underpass_audit::AuditLog;
 use underpass_authenticate::{Chain, Step, Token, TokenAuthenticator};
 use underpass_core::{
@@ -232,6 +232,7 @@ impl World {
             policy: ImpersonationPolicy::default(),
             audit: AuditLog::default(),
             budgets: Budgets::default(),
+            idle_timeout: IdleTimeout::default(),
         });
         Self {
             front: Arc::new(front),
@@ -263,6 +264,7 @@ impl World {
             protocol: Protocol::Http1,
             server_name: None,
             certificates: vec![],
+            unusable_certificate: None,
         };
         let (mut client, server) = duplex(64 * 1024);
         let front = Arc::clone(&self.front);

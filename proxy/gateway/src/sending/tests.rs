@@ -64,7 +64,7 @@ async fn a_connection_remembers_nothing_of_answers_that_are_sent() {
 
 /// A front that knows nobody, and answers outside of clusters.
 #[derive(Default)]
-struct Pages {
+pub(crate) struct Pages {
     /// Pieces of "/crumbs" that hyper has taken.
     taken: Arc<AtomicUsize>,
 }
@@ -151,7 +151,11 @@ impl Clusters for NobodyThere {
 }
 
 fn front(pages: Pages) -> Arc<Front> {
-    Arc::new(Front::new(FrontConfig {
+    Arc::new(Front::new(config(pages)))
+}
+
+pub(crate) fn config(pages: Pages) -> FrontConfig {
+    FrontConfig {
         authenticator: Arc::new(NobodyThere),
         authorizer: Arc::new(NobodyThere),
         impersonation: Arc::new(Nobody),
@@ -161,7 +165,8 @@ fn front(pages: Pages) -> Arc<Front> {
         policy: Default::default(),
         audit: Default::default(),
         budgets: Default::default(),
-    }))
+        idle_timeout: Default::default(),
+    }
 }
 
 fn info(peer: Peer) -> ConnectionInfo {
@@ -170,6 +175,7 @@ fn info(peer: Peer) -> ConnectionInfo {
         protocol: Protocol::Http2,
         server_name: None,
         certificates: Vec::new(),
+        unusable_certificate: None,
     }
 }
 

@@ -92,7 +92,8 @@ impl Strangers {
             id,
             known: AtomicBool::new(false),
             for_others: AtomicBool::new(false),
-            upgraded: AtomicBool::new(false),
+            uncharged: AtomicBool::new(false),
+            shell: AtomicBool::new(false),
             requests: Arc::default(),
             charge: Mutex::default(),
             closed,
@@ -169,8 +170,10 @@ struct Counted {
     for_others: AtomicBool,
     /// Authenticated requests in flight.
     requests: Arc<AtomicUsize>,
-    /// The connection is no HTTP any more: it is an agent's, or a shell's.
-    upgraded: AtomicBool,
+    /// Bytes that come are no requests: the connection is an agent's or a shell's, or they are discarded.
+    uncharged: AtomicBool,
+    /// The connection carries a shell or a forwarded port.
+    shell: AtomicBool,
     /// Locked before the other locks.
     charge: Mutex<Charge>,
     closed: CancellationToken,
@@ -303,7 +306,7 @@ impl Standing {
     /// Charges bytes that were read. False: the connection has to end.
     fn charge(&self, bytes: usize) -> bool {
         let Some(counted) = &self.0 else { return true };
-        if counted.upgraded.load(Ordering::Acquire) {
+        if counted.uncharged.load(Ordering::Acquire) {
             return true;
         }
         let mut charge = counted.charge();
@@ -316,6 +319,19 @@ impl Standing {
         }
         charge.ahead = charge.ahead.saturating_add(bytes);
         counted.settle(&mut charge)
+    }
+
+    /// Whether the connection carries a shell or a forwarded port.
+    pub fn is_shell(&self) -> bool {
+        let counted = self.0.as_ref();
+        counted.is_some_and(|counted| counted.shell.load(Ordering::Acquire))
+    }
+
+    /// From now on the bytes that are read of the connection are discarded. It keeps its place, and gives it up as any other.
+    pub(crate) fn discards(&self) {
+        if let Some(counted) = &self.0 {
+            counted.uncharged.store(true, Ordering::Release);
+        }
     }
 
     /// Once authenticated, the connection is charged by its HTTP/2 frames.
@@ -397,17 +413,19 @@ pub struct Recognised(Option<Arc<Counted>>);
 
 impl Recognised {
     /// The connection carries a shell or a forwarded port from now on, whose bytes are somebody's who reads.
-    pub(crate) fn upgraded(&self) {
+    pub fn upgraded(&self) {
         if let Some(counted) = &self.0 {
-            counted.upgraded.store(true, Ordering::Release);
+            counted.uncharged.store(true, Ordering::Release);
+            counted.shell.store(true, Ordering::Release);
             counted.change(Charge::taken);
         }
     }
 
     /// The connection itself is recognised from now on: it is an agent's, and no request.
     pub fn for_good(self) {
-        self.upgraded();
         if let Some(counted) = &self.0 {
+            counted.uncharged.store(true, Ordering::Release);
+            counted.change(Charge::taken);
             // It never ends, and nobody else asks over it.
             counted.requests.fetch_add(1, Ordering::AcqRel);
         }

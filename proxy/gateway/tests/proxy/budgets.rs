@@ -484,7 +484,7 @@ async fn rule_12_who_waits_is_revoked_like_who_is_served() {
     until(|| waiting(&world) == 4).await;
     world.revoke.cancel();
     while let Some(answer) = soon(storm.join_next()).await {
-        assert_eq!(answer.unwrap().status(), 401);
+        assert_eq!(answer.unwrap().status(), 403);
     }
     gated.has_seen(1).await;
     until(|| world.budgets.occupancy().is_empty()).await;

@@ -11,6 +11,8 @@ mod budgets;
 #[cfg(test)]
 mod direct;
 #[cfg(test)]
+mod early_answers;
+#[cfg(test)]
 mod failures;
 #[cfg(test)]
 mod foreign_pages;

@@ -61,6 +61,7 @@ impl Tls {
                         protocol: Protocol::from_alpn(tls.get_ref().1.alpn_protocol()),
                         server_name: tls.get_ref().1.server_name().map(Into::into),
                         certificates: vec![],
+                        unusable_certificate: None,
                     };
                     front.serve_connection(tls, info).await
                 });

@@ -6,6 +6,10 @@ use crate::{
     upgrades::{SPDY, WEBSOCKET, answer_at_the_end},
     world::{World, agent, code, soon, status},
 };
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
 use underpass_core::empty;
 
 const PROXY: &str = "/api/v1/namespaces/a/services/s/proxy";
@@ -155,4 +159,40 @@ async fn rule_26_the_agent_reads_once_as_well() {
         assert_eq!(code(&answer), expected, "{method} {path}: {answer}");
     }
     assert_eq!(api.seen().len(), 0);
+}
+
+/// Go's servers take these bytes in a query. A request on the same connection, behind a body, as well.
+#[tokio::test]
+async fn a_query_with_bytes_that_go_takes_arrives() {
+    let api = Api::start(ok).await;
+    let world = World::new(&api).await;
+    let path = "/api/v1/namespaces/a/services/s/proxy/q?q=up{job=\"a\"}>0&r=<\\|^`b";
+    let encoded = "/api/v1/namespaces/a/services/s/proxy/q?q=up{job=%22a%22}%3E0&r=%3C\\|^`b";
+    let put = world.head(
+        "PUT",
+        "/api/v1/namespaces/a/configmaps/c",
+        "Content-Length: 5\r\n",
+    );
+    let first = world.head("GET", path, "");
+    let last = world.head("GET", path, "Connection: close\r\n");
+    let mut socket = TcpStream::connect(world.http1).await.unwrap();
+    let mut answers = Vec::new();
+    for (number, request) in [first, format!("{put}?\"<>\n"), last].iter().enumerate() {
+        socket.write_all(request.as_bytes()).await.unwrap();
+        until_seen(&api, number + 1).await;
+        while String::from_utf8_lossy(&answers)
+            .matches("\r\n\r\nok")
+            .count()
+            <= number
+        {
+            assert_ne!(soon(socket.read_buf(&mut answers)).await.unwrap(), 0);
+        }
+    }
+    let seen: Vec<_> = api.seen().into_iter().map(|seen| seen.target).collect();
+    assert_eq!(seen[0], encoded);
+    assert_eq!(seen[2], encoded);
+}
+
+async fn until_seen(api: &Api, requests: usize) {
+    crate::world::until(|| api.seen().len() == requests).await;
 }

@@ -15,7 +15,7 @@ use underpass_gateway::{Metered, StrangerBounds, Strangers};
 
 use crate::{
     api::Api,
-    world::{World, code, soon, until},
+    world::{World, code, soon, status, until},
 };
 
 const MIB: usize = 1024 * 1024;
@@ -86,6 +86,7 @@ async fn listen(
                 protocol,
                 server_name: None,
                 certificates: vec![],
+                unusable_certificate: None,
             };
             tokio::spawn(async move {
                 let socket = Metered::new(socket, standing.clone());
@@ -189,4 +190,31 @@ async fn rule_23_bodies_ahead_of_a_credential_have_an_end() {
         assert_eq!(answer.status(), 200);
     }
     assert_eq!(counting.strangers.bytes(), 0);
+}
+
+/// Clients that send all of a body before they look for an answer, and more than strangers may send.
+#[tokio::test]
+async fn the_answer_to_a_refused_upload_arrives() {
+    let counting = Counting::start().await;
+    let world = &counting.world;
+    let path = "/api/v1/namespaces/n/configmaps/c";
+    let length = 10 * MIB;
+    let lines = format!("Content-Length: {length}\r\n");
+    let stranger = format!("PUT /k8s/clusters/c{path} HTTP/1.1\r\nHost: front\r\n{lines}\r\n");
+    let known = world.head("PUT", path, &lines);
+    let forbidden = known.replace(&world.alice, &world.mallory);
+    let missing = known.replace("/k8s/clusters/c/", "/k8s/clusters/unknown/");
+    for (head, expected) in [(stranger, 401), (forbidden, 403), (missing, 404)] {
+        let mut socket = connect(HONEST, counting.http1).await;
+        soon(socket.write_all(head.as_bytes())).await.unwrap();
+        for piece in vec![b'x'; length].chunks(64 * 1024) {
+            let sent = soon(socket.write_all(piece)).await;
+            sent.unwrap_or_else(|error| panic!("{expected}: {error}"));
+        }
+        let mut answer = Vec::new();
+        soon(socket.read_to_end(&mut answer)).await.unwrap();
+        let answer = String::from_utf8_lossy(&answer);
+        assert_eq!(code(&answer), expected);
+        assert_eq!(status(&answer)["code"], expected);
+    }
 }

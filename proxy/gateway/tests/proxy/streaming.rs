@@ -1,8 +1,11 @@
 //! Nothing is collected, nothing outlives its client, and an error stays an error.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -126,11 +129,52 @@ async fn rule_12_revoking_ends_a_watch_with_an_error() {
     let response = soon(http2.send_request(request)).await.unwrap();
     let sender = opened.recv().await.unwrap();
     let mut body = response.into_body();
-    sender.send(Ok("event".into())).await.unwrap();
-    assert_eq!(next_chunk(&mut body).await, "event");
+    // In the middle of an event nothing can be said.
+    sender.send(Ok("{\"type\":".into())).await.unwrap();
+    assert_eq!(next_chunk(&mut body).await, "{\"type\":");
     world.revoke.cancel();
     assert!(soon(body.frame()).await.unwrap().is_err());
     soon(sender.closed()).await;
+}
+
+/// kubectl prints it, and informers log its reason; of a stream that fails, both say INTERNAL_ERROR.
+#[tokio::test]
+async fn rule_12_revoking_ends_a_watch_between_events_with_a_status() {
+    const EVENT: &str = "{\"type\":\"ADDED\",\"object\":{}}\n";
+    let (api, mut opened) = watches().await;
+    let world = World::new(&api).await;
+    let mut http2 = world.http2().await;
+    let request = world.request("GET", "/api/v1/pods?watch=1", empty());
+    let response = soon(http2.send_request(request)).await.unwrap();
+    let first = opened.recv().await.unwrap();
+    let mut body = response.into_body();
+    let head = world.head("GET", "/api/v1/pods?watch=1", "Connection: close\r\n");
+    let mut http1 = TcpStream::connect(world.http1).await.unwrap();
+    http1.write_all(head.as_bytes()).await.unwrap();
+    let second = opened.recv().await.unwrap();
+    for sender in [&first, &second] {
+        sender.send(Ok(EVENT.into())).await.unwrap();
+    }
+    assert_eq!(next_chunk(&mut body).await, EVENT);
+    let mut raw = Vec::new();
+    while !String::from_utf8_lossy(&raw).contains("ADDED") {
+        assert_ne!(soon(http1.read_buf(&mut raw)).await.unwrap(), 0);
+    }
+    world.revoke.cancel();
+    let last = next_chunk(&mut body).await;
+    assert_ends(&mut body).await;
+    let event: serde_json::Value = serde_json::from_slice(&last).unwrap();
+    assert_eq!(event["type"], "ERROR");
+    assert_eq!(event["object"]["kind"], "Status");
+    assert_eq!(event["object"]["reason"], "Forbidden");
+    soon(http1.read_to_end(&mut raw)).await.unwrap();
+    let raw = String::from_utf8_lossy(&raw).into_owned();
+    assert!(raw.contains(str::from_utf8(&last).unwrap()), "{raw}");
+    assert!(raw.ends_with("\r\n0\r\n\r\n"), "{raw}");
+    // Both are cancelled upstream.
+    for sender in [first, second] {
+        soon(sender.closed()).await;
+    }
 }
 
 #[tokio::test]
@@ -303,7 +347,7 @@ async fn draining_ends_watches_between_events_and_nothing_else() {
 
     events.send(Ok("{\"type\":".into())).await.unwrap();
     assert_eq!(next_chunk(&mut watch).await, "{\"type\":");
-    world.front.drain();
+    world.front.drain(Duration::from_secs(60));
     while soon(http2.send_request(request("/api"))).await.is_ok() {}
     // The event that has begun is finished, however late it is.
     tokio::time::sleep(underpass_core::limits::DRAIN_SPREAD).await;

@@ -22,7 +22,9 @@ use underpass_core::{
     ImpersonationAuthorizer, ImpersonationPolicy, Network, Networks, Nobody, Open, Peer, Protocol,
     Provenance, Rejection, Revocation,
 };
-use underpass_gateway::{AccessReviews, BudgetConfig, Budgets, Front, FrontConfig, NotFound};
+use underpass_gateway::{
+    AccessReviews, BudgetConfig, Budgets, Front, FrontConfig, IdleTimeout, NotFound,
+};
 use underpass_upstream::{ApiServer, ApiServerOptions};
 
 use crate::api::Api;
@@ -305,6 +307,7 @@ impl World {
             policy: ImpersonationPolicy::default(),
             audit,
             budgets: budgets.clone(),
+            idle_timeout: IdleTimeout::default(),
         }));
         let (http1, first) = listen(&front, Protocol::Http1, &proxies).await;
         let (http2, second) = listen(&front, Protocol::Http2, &proxies).await;
@@ -400,6 +403,7 @@ async fn listen(
                 protocol,
                 server_name: None,
                 certificates: vec![],
+                unusable_certificate: None,
             };
             tokio::spawn(async move { front.serve_connection(socket, info).await });
         }

@@ -1,6 +1,7 @@
 //! One HTTP/1.1 request on one byte stream: how the server's half speaks to an agent, and how the agent
 //! speaks to an API server when it upgrades.
 
+mod early;
 mod heading;
 
 use std::{
@@ -18,6 +19,7 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::task::AbortOnDropHandle;
 
+pub use self::early::{EarlyAnswer, Stopped};
 use self::heading::Heading;
 use crate::scheduling::{inline::Inline, on_wake::Condition};
 use underpass_core::{BoxError, body::Guard, limits};
@@ -62,7 +64,10 @@ fn io_kind(error: &hyper::Error) -> Option<io::ErrorKind> {
 
 /// Moves an exchange's bytes. Dropping it drops the stream at once, so that the other end learns it; after [`Exchange::finish`]
 /// it closes the stream in an orderly way.
-pub struct Exchange(Option<Driver>);
+pub struct Exchange {
+    driver: Option<Driver>,
+    stopped: Stopped,
+}
 
 enum Driver {
     /// The reader of the answer.
@@ -83,12 +88,19 @@ impl Driver {
 impl Exchange {
     /// Lets the stream close by itself, within a grace period.
     pub fn finish(&mut self) {
-        match self.0.take() {
+        match self.driver.take() {
             None => {}
+
             Some(Driver::Inline(inline)) => inline.finish(),
+            // The rest of the request goes nowhere.
+            Some(Driver::Task(_)) if self.stopped.is_set() => {}
             Some(Driver::Task(mut task)) => {
+                let stopped = self.stopped.clone();
                 tokio::spawn(async move {
-                    let _ = tokio::time::timeout(limits::SHUTDOWN_GRACE, &mut task).await;
+                    tokio::select! {
+                        _ = tokio::time::timeout(limits::SHUTDOWN_GRACE, &mut task) => {}
+                        () = stopped.set() => {}
+                    }
                 });
             }
         }
@@ -97,7 +109,7 @@ impl Exchange {
 
 impl Drop for Exchange {
     fn drop(&mut self) {
-        if let Some(Driver::Inline(inline)) = &self.0 {
+        if let Some(Driver::Inline(inline)) = &self.driver {
             inline.abort();
         }
     }
@@ -166,24 +178,21 @@ where
     B::Error: Into<BoxError>,
 {
     let (io, head) = Heading::new(io);
-    let (mut sender, connection) = client().handshake(TokioIo::new(io)).await?;
-    let work = async move {
-        if let Err(error) = connection.with_upgrades().await {
-            tracing::debug!(
-                error = &error as &dyn std::error::Error,
-                "exchange ended early"
-            );
-        }
-    };
-    let moves_by_itself =
-        !request.body().is_end_stream() || request.headers().contains_key(header::UPGRADE);
-    let driver = if moves_by_itself {
-        Driver::Task(AbortOnDropHandle::new(tokio::spawn(work)))
+    let has_body = !request.body().is_end_stream();
+    let upgrades = request.headers().contains_key(header::UPGRADE);
+    let mut stopped = Stopped::default();
+    let (mut sender, driver) = if has_body && !upgrades {
+        let (io, early) = EarlyAnswer::new(io);
+        stopped = early;
+        connect(io, true).await?
     } else {
-        Driver::Inline(Inline::new(work))
+        connect(io, upgrades).await?
     };
     let inline = driver.inline();
-    let exchange = Exchange(Some(driver));
+    let exchange = Exchange {
+        driver: Some(driver),
+        stopped,
+    };
     let mut sending = pin!(sender.send_request(request));
     let response = poll_fn(|cx| poll_driven(inline.as_ref(), cx, |cx| sending.as_mut().poll(cx)));
     let response = response.await?;
@@ -192,6 +201,32 @@ where
         response.map(|incoming| Answered { incoming, inline }),
         exchange,
     ))
+}
+
+/// Speaks HTTP/1.1 on `io`, in a task of its own where it `moves_by_itself`.
+async fn connect<I, B>(
+    io: I,
+    moves_by_itself: bool,
+) -> hyper::Result<(http1::SendRequest<B>, Driver)>
+where
+    I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    let (sender, connection) = client().handshake(TokioIo::new(io)).await?;
+    let work = async move {
+        if let Err(error) = connection.with_upgrades().await {
+            tracing::debug!(
+                error = &error as &dyn std::error::Error,
+                "exchange ended early"
+            );
+        }
+    };
+    let driver = match moves_by_itself {
+        true => Driver::Task(AbortOnDropHandle::new(tokio::spawn(work))),
+        false => Driver::Inline(Inline::new(work)),
+    };
+    Ok((sender, driver))
 }
 
 /// Polls `wanted`, and moves a connection that runs in the caller's task.
@@ -251,6 +286,10 @@ impl<G: Guard> Guard for Until<G> {
 
     fn poll_cut(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.inner.poll_cut(cx)
+    }
+
+    fn last_words(&mut self, why: &BoxError) -> Option<Bytes> {
+        self.inner.last_words(why)
     }
 
     fn failed(&mut self, why: &'static str) {

@@ -176,6 +176,7 @@ fn connection() -> ConnectionInfo {
         protocol: Protocol::Http1,
         server_name: None,
         certificates: vec![],
+        unusable_certificate: None,
     }
 }
 

@@ -8,7 +8,7 @@ use std::{
 
 /// Files, and how each was when it was looked at.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Stamps(Vec<(PathBuf, Option<Stamp>)>);
+pub struct Stamps(Vec<(PathBuf, Option<Stamp>)>);
 
 /// Links are followed: the kubelet and cert-manager replace a link to a folder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,7 +37,7 @@ impl Stamp {
 
 impl Stamps {
     /// Looks at files. Blocks.
-    pub(super) fn of(files: Vec<PathBuf>) -> Self {
+    pub fn of(files: Vec<PathBuf>) -> Self {
         let look = |file: PathBuf| {
             let stamp = Stamp::of(&file);
             (file, stamp)
@@ -46,13 +46,17 @@ impl Stamps {
     }
 
     /// And at these. Blocks.
-    pub(super) fn and(mut self, files: &[PathBuf]) -> Self {
+    #[must_use]
+    pub fn and(mut self, files: &[PathBuf]) -> Self {
         self.0.append(&mut Self::of(files.to_vec()).0);
         self
     }
 
     /// Has one of the files changed, or come, or gone?
-    pub(super) async fn have_changed(&self) -> bool {
+    ///
+    /// # Cancel safety
+    /// Nothing is lost.
+    pub async fn have_changed(&self) -> bool {
         if self.0.is_empty() {
             return false;
         }

@@ -1,0 +1,295 @@
+//! Queries with bytes that RFC 3986 forbids and Go's servers take, as in `?query=up{job="a"}>0`.
+//!
+//! The `http` crate refuses `"`, `<` and `>` there, and hyper answers 400 without a body before anybody sees the request. So
+//! they are percent-encoded in the request line before hyper reads it. No byte that delimits anything is among them, neither of a
+//! line nor of a target, so that a proxy in front reads the same requests (security rule 3).
+//!
+//! A byte is changed only where it is certain that it belongs to a request line: heads and bodies are followed from the
+//! connection's first byte, and hyper's view of each head must agree. After a chunked body, a pipelined request or an upgrade,
+//! nothing is changed any more.
+
+use std::{
+    io,
+    pin::Pin,
+    sync::{Arc, Mutex, PoisonError},
+    task::{Context, Poll, ready},
+};
+
+use http::{Method, Request, header};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// A connection's place in its requests. Clones are of one connection.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Place(Arc<Mutex<At>>);
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum At {
+    /// Before a request line.
+    #[default]
+    Start,
+    /// In one.
+    Line { spaces: u8, query: bool },
+    /// In the fields of a head. `blank`: so far the line has no byte but a CR.
+    Fields { blank: bool },
+    /// A head has ended, and so many bytes came after it.
+    Ended { after: u64 },
+    /// In a body that has so many bytes left.
+    Body { left: u64 },
+    /// Nobody knows.
+    Lost,
+}
+
+impl Place {
+    fn with<T>(&self, work: impl FnOnce(&mut At) -> T) -> T {
+        work(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// hyper has read a head.
+    pub(super) fn head_ended<B: http_body::Body>(&self, request: &Request<B>) {
+        let switches =
+            request.method() == Method::CONNECT || request.headers().contains_key(header::UPGRADE);
+        let length = match request.body().is_end_stream() {
+            true => Some(0),
+            false => request.body().size_hint().exact(),
+        };
+        self.with(|at| *at = at.behind_head(length.filter(|_| !switches)));
+    }
+}
+
+impl At {
+    fn behind_head(self, length: Option<u64>) -> Self {
+        match (self, length) {
+            (Self::Ended { after }, Some(length)) => match length.checked_sub(after) {
+                Some(0) => Self::Start,
+                Some(left) => Self::Body { left },
+                None => Self::Lost,
+            },
+            _ => Self::Lost,
+        }
+    }
+
+    /// Follows the bytes that came. Gives them with a query's forbidden bytes encoded, if there are any.
+    fn came(&mut self, bytes: &[u8]) -> Option<Vec<u8>> {
+        let mut encoded = Vec::new();
+        // Of `bytes`, those that are in `encoded`.
+        let mut copied = 0;
+        let mut position = 0;
+        while let Some(byte) = bytes.get(position) {
+            match self {
+                Self::Lost => break,
+                Self::Body { left } => {
+                    let ahead = bytes.len().saturating_sub(position);
+                    let skipped = usize::try_from(*left).unwrap_or(usize::MAX).min(ahead);
+                    *self = match left.saturating_sub(skipped as u64) {
+                        0 => Self::Start,
+                        left => Self::Body { left },
+                    };
+                    position = position.saturating_add(skipped);
+                    continue;
+                }
+                Self::Line {
+                    spaces: 1,
+                    query: true,
+                } => {
+                    if let Some(code) = code(*byte) {
+                        encoded.extend_from_slice(bytes.get(copied..position).unwrap_or_default());
+                        encoded.extend_from_slice(code);
+                        copied = position.saturating_add(1);
+                    }
+                }
+                _ => {}
+            }
+            self.step(*byte);
+            position = position.saturating_add(1);
+        }
+        if copied == 0 {
+            return None;
+        }
+        encoded.extend_from_slice(bytes.get(copied..).unwrap_or_default());
+        Some(encoded)
+    }
+
+    fn step(&mut self, byte: u8) {
+        *self = match (*self, byte) {
+            (Self::Start, b'\r' | b'\n') => Self::Start,
+            (Self::Start, _) => Self::Line {
+                spaces: 0,
+                query: false,
+            },
+            (Self::Line { .. }, b'\n') => Self::Fields { blank: true },
+            (Self::Line { spaces, .. }, b' ') => Self::Line {
+                spaces: spaces.saturating_add(1),
+                query: false,
+            },
+            (Self::Line { spaces: 1, .. }, b'?') => Self::Line {
+                spaces: 1,
+                query: true,
+            },
+            (Self::Fields { blank: true }, b'\n') => Self::Ended { after: 0 },
+            (Self::Fields { .. }, b'\n') => Self::Fields { blank: true },
+            (Self::Fields { blank }, b'\r') => Self::Fields { blank },
+            (Self::Fields { .. }, _) => Self::Fields { blank: false },
+            (Self::Ended { after }, _) => Self::Ended {
+                after: after.saturating_add(1),
+            },
+            (other, _) => other,
+        };
+    }
+}
+
+/// The percent-encoding of a byte that Go's servers take in a query, and the `http` crate does not.
+fn code(byte: u8) -> Option<&'static [u8; 3]> {
+    match byte {
+        b'"' => Some(b"%22"),
+        b'<' => Some(b"%3C"),
+        b'>' => Some(b"%3E"),
+        _ => None,
+    }
+}
+
+/// A connection whose queries hyper can read.
+#[derive(Debug)]
+pub(super) struct Queries<I> {
+    io: I,
+    place: Place,
+    /// Bytes that found no room.
+    rest: bytes::Bytes,
+}
+
+impl<I> Queries<I> {
+    pub(super) fn new(io: I, place: Place) -> Self {
+        let rest = bytes::Bytes::new();
+        Self { io, place, rest }
+    }
+}
+
+impl<I: AsyncRead + Unpin> AsyncRead for Queries<I> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.rest.is_empty() {
+            let before = buf.filled().len();
+            ready!(Pin::new(&mut self.io).poll_read(cx, buf))?;
+            let came = buf.filled().get(before..).unwrap_or_default();
+            let Some(encoded) = self.place.with(|at| at.came(came)) else {
+                return Poll::Ready(Ok(()));
+            };
+            buf.set_filled(before);
+            self.rest = encoded.into();
+        }
+        let room = buf.remaining().min(self.rest.len());
+        buf.put_slice(&self.rest.split_to(room));
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<I: AsyncWrite + Unpin> AsyncWrite for Queries<I> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::Full;
+
+    use super::*;
+
+    const RAW: &str = "GET /a?q=up{job=\"a\"}>0&r=<b> HTTP/1.1\r\nHost: \"x\"?<y>\r\n\r\n";
+    const ENCODED: &str =
+        "GET /a?q=up{job=%22a%22}%3E0&r=%3Cb%3E HTTP/1.1\r\nHost: \"x\"?<y>\r\n\r\n";
+
+    fn pieces(at: &mut At, bytes: &str, size: usize) -> String {
+        let came = bytes.as_bytes().chunks(size);
+        let came = came.flat_map(|piece| at.came(piece).unwrap_or_else(|| piece.to_vec()));
+        String::from_utf8(came.collect()).unwrap()
+    }
+
+    #[test]
+    fn a_querys_forbidden_bytes_are_encoded_and_no_others() {
+        for size in [1, 2, 3, 7, 1000] {
+            let mut at = At::default();
+            assert_eq!(pieces(&mut at, RAW, size), ENCODED, "{size}");
+            assert_eq!(at, At::Ended { after: 0 });
+            // A body of the length that hyper says, and the next request.
+            at = at.behind_head(Some(9));
+            assert_eq!(pieces(&mut at, "?\"<>\"\n?<>", size), "?\"<>\"\n?<>");
+            assert_eq!(pieces(&mut at, RAW, size), ENCODED, "{size}");
+        }
+        // Neither in a path, nor in a request line of another form.
+        for line in [
+            "GET /\"<> HTTP/1.1\n\n",
+            "GET  /?\" HTTP/1.1\n\n",
+            "a?\"<>\n\n",
+        ] {
+            assert_eq!(pieces(&mut At::default(), line, 1000), line);
+        }
+    }
+
+    #[test]
+    fn rule_3_where_a_request_begins_is_certain_or_nothing_is_changed() {
+        let ended = At::Ended { after: 0 };
+        for mut lost in [
+            // A chunked body, or an upgrade.
+            ended.behind_head(None),
+            // A request that came with the one before it.
+            At::Ended { after: 1 }.behind_head(Some(0)),
+            // hyper saw a head's end elsewhere.
+            At::Fields { blank: false }.behind_head(Some(0)),
+            At::Start.behind_head(Some(0)),
+        ] {
+            assert_eq!(lost, At::Lost);
+            assert_eq!(pieces(&mut lost, RAW, 7), RAW);
+            assert_eq!(lost.behind_head(Some(0)), At::Lost);
+        }
+        // hyper has not seen the end of this head.
+        let mut at = ended;
+        assert_eq!(pieces(&mut at, RAW, 7), RAW);
+        let place = Place(Arc::new(Mutex::new(ended)));
+        let upgrade = Request::get("/").header("upgrade", "websocket");
+        place.head_ended(&upgrade.body(Full::new(bytes::Bytes::new())).unwrap());
+        assert_eq!(place.with(|at| *at), At::Lost);
+    }
+
+    #[tokio::test]
+    async fn more_bytes_than_there_is_room_for_come_later() {
+        use tokio::io::AsyncReadExt;
+
+        let place = Place::default();
+        let mut queries = Queries::new(RAW.as_bytes(), place);
+        let (mut read, mut piece) = (Vec::new(), [0; 5]);
+        loop {
+            match queries.read(&mut piece).await.unwrap() {
+                0 => break,
+                count => read.extend_from_slice(&piece[..count]),
+            }
+        }
+        assert_eq!(String::from_utf8(read).unwrap(), ENCODED);
+    }
+}

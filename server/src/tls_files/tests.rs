@@ -1,0 +1,146 @@
+use std::time::Duration;
+
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType, IsCa, KeyPair,
+    KeyUsagePurpose,
+};
+use tempfile::TempDir;
+
+use super::*;
+
+const NAME: &str = "underpass.example.org";
+
+type Ca = CertifiedIssuer<'static, KeyPair>;
+
+/// An operator's CA and files.
+pub(crate) struct Operator {
+    folder: TempDir,
+    ca: Ca,
+}
+
+fn ca(name: &str) -> Ca {
+    let mut params = CertificateParams::default();
+    params.distinguished_name = DistinguishedName::new();
+    params.distinguished_name.push(DnType::CommonName, name);
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+    CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
+}
+
+impl Operator {
+    pub(crate) fn new() -> Self {
+        Self {
+            folder: tempfile::tempdir().unwrap(),
+            ca: ca("corp"),
+        }
+    }
+
+    pub(crate) fn files(&self) -> TlsFiles {
+        TlsFiles {
+            certificate: self.folder.path().join("tls.crt"),
+            key: self.folder.path().join("tls.key"),
+        }
+    }
+
+    /// Renames a file into its place, as certbot does.
+    fn put(&self, path: &Path, text: &str) {
+        let new = self.folder.path().join("new");
+        std::fs::write(&new, text).unwrap();
+        std::fs::rename(new, path).unwrap();
+    }
+
+    /// A new certificate of this CA for these names, and the chain after it.
+    fn issue(&self, ca: &Ca, names: &[&str], chain: &str) -> CertificateDer<'static> {
+        let names: Vec<_> = names.iter().map(|name| (*name).to_owned()).collect();
+        let key = KeyPair::generate().unwrap();
+        let made = CertificateParams::new(names).unwrap();
+        let made = made.signed_by(&key, ca).unwrap();
+        let files = self.files();
+        self.put(&files.key, &key.serialize_pem());
+        self.put(&files.certificate, &format!("{}{chain}", made.pem()));
+        made.der().clone()
+    }
+
+    /// The same as it should be.
+    pub(crate) fn renew(&self, names: &[&str]) -> CertificateDer<'static> {
+        self.issue(&self.ca, names, &self.ca.pem())
+    }
+}
+
+#[test]
+fn files_that_no_client_would_trust_are_refused() {
+    let operator = Operator::new();
+    let files = operator.files();
+    let why = || match files.load(NAME) {
+        Ok(_) => String::new(),
+        Err(error) => underpass_tunnel::chain(&error).to_string(),
+    };
+    assert!(why().contains("cannot read"), "{}", why());
+    operator.renew(&[NAME]);
+    let loaded = files.load(NAME).unwrap();
+    assert_eq!(loaded.ca_pem, operator.ca.pem());
+    assert_eq!(loaded.pin, CaPin::of(operator.ca.der()).unwrap());
+    // The first key of a pair that is replaced.
+    let key = std::fs::read_to_string(&files.key).unwrap();
+    operator.renew(&[NAME]);
+    operator.put(&files.key, &key);
+    assert!(why().contains("does not belong"), "{}", why());
+    operator.renew(&["elsewhere.example.org"]);
+    assert!(
+        why().contains("not valid for underpass.example.org"),
+        "{}",
+        why()
+    );
+    operator.issue(&operator.ca, &[NAME], "");
+    assert!(why().contains("has to be its CA"), "{}", why());
+    operator.issue(&ca("corp"), &[NAME], &operator.ca.pem());
+    assert!(why().contains("has to be its CA"), "{}", why());
+    operator.put(&files.certificate, "garbage");
+    assert!(why().contains("no certificate"), "{}", why());
+    operator.renew(&[NAME]);
+    operator.put(&files.key, "garbage");
+    assert!(why().contains("no private key"), "{}", why());
+}
+
+async fn until(certificate: &ServerCertificate, wanted: &CertificateDer<'_>) {
+    let served = async {
+        while certificate.leaf() != *wanted {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    let served = tokio::time::timeout(5 * limits::TLS_FILES_AGE, served).await;
+    served.expect("it is served");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_replaces_a_certificate_is_served_without_a_restart() {
+    let operator = Operator::new();
+    let first = operator.renew(&[NAME]);
+    let loaded = operator.files().load(NAME).unwrap();
+    let certificate = ServerCertificate::of(loaded.served);
+    assert_eq!(certificate.leaf(), first);
+    let following = Following {
+        files: operator.files(),
+        name: NAME.to_owned(),
+        pin: loaded.pin,
+    };
+    let following = tokio::spawn(following.follow(Arc::clone(&certificate)));
+    let mut last = operator.renew(&[NAME]);
+    until(&certificate, &last).await;
+    let other = ca("corp");
+    let broken: [&dyn Fn(); 3] = [
+        &|| operator.put(&operator.files().certificate, "half writ"),
+        &|| drop(operator.renew(&["elsewhere.example.org"])),
+        // Nobody trusts this CA.
+        &|| drop(operator.issue(&other, &[NAME], &other.pem())),
+    ];
+    for break_it in broken {
+        break_it();
+        certificate.look_again();
+        tokio::time::sleep(3 * limits::TLS_FILES_AGE).await;
+        assert_eq!(certificate.leaf(), last, "the last good one is kept");
+        last = operator.renew(&[NAME]);
+        until(&certificate, &last).await;
+    }
+    following.abort();
+}
