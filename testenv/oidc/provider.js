@@ -35,7 +35,7 @@ function provider(issuer) {
     clients: [client('underpass', 'RS256'), client('underpass-es256', 'ES256'), client('other', 'RS256')],
     jwks: { keys: signingKeys() },
     cookies: { keys: [randomUUID()] },
-    claims: { openid: ['sub', 'email', 'email_verified', 'groups', 'hd', 'team', 'oid'] },
+    claims: { openid: ['sub', 'email', 'email_verified', 'groups', 'hasgroups', 'hd', 'team', 'oid'] },
     conformIdTokenClaims: false,
     features: { devInteractions: { enabled: false } },
     findAccount: (ctx, id) => ({ accountId: id, claims: () => ({ sub: id }) }),

@@ -68,6 +68,40 @@ async fn a_token_gives_an_identity() {
 }
 
 #[tokio::test]
+async fn groups_that_the_provider_keeps_elsewhere_are_not_lost_in_silence() {
+    let provider = OidcProvider::start().await;
+    let oidc = oidc(&provider);
+    let elsewhere = json!({ "groups": "src1" });
+    let endpoint = format!("{}/groups", provider.issuer());
+    let sources = json!({ "src1": { "endpoint": endpoint, "access_token": "x" } });
+    for overage in [
+        json!({ "_claim_names": elsewhere, "_claim_sources": sources }),
+        json!({ "hasgroups": true }),
+    ] {
+        let mut claims = json!({ "sub": "alice", "oid": "7" });
+        claims
+            .as_object_mut()
+            .unwrap()
+            .extend(overage.as_object().unwrap().clone());
+        let token = provider.token("underpass", &claims, 60).await;
+        let refused = rejection(bearer(&oidc, &token).await);
+        assert_eq!(
+            refused,
+            CredentialError::ClaimElsewhere("groups".to_owned())
+        );
+        assert!(
+            refused.to_string().contains("application roles"),
+            "{refused}"
+        );
+    }
+    // A user without groups says nothing of them.
+    let bob = json!({ "sub": "bob", "oid": "8" });
+    let token = provider.token("underpass", &bob, 60).await;
+    let bob = identity(bearer(&oidc, &token).await);
+    assert!(bob.groups().is_empty());
+}
+
+#[tokio::test]
 async fn keys_may_be_rotated() {
     let provider = OidcProvider::start().await;
     let oidc = oidc(&provider);
