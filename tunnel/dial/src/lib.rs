@@ -4,6 +4,7 @@
 //! [`connect`] gives a TCP connection. [`addresses`] and [`staggered()`] are its parts, for callers whose attempts are more than
 //! TCP's handshake.
 
+mod address;
 mod order;
 mod resolve;
 mod staggered;
@@ -16,6 +17,7 @@ use std::time::Duration;
 
 use tokio::net::TcpStream;
 
+pub use crate::address::ServerAddress;
 pub use crate::order::interleaved;
 pub use crate::resolve::{Resolve, SystemResolver};
 pub use crate::staggered::staggered;
