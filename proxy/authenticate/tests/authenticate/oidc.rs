@@ -118,6 +118,27 @@ async fn keys_may_be_rotated() {
     );
 }
 
+/// kube-apiserver asks for the keys again where a signature fits none of them.
+#[tokio::test]
+async fn a_new_key_may_have_the_name_of_the_old_one() {
+    let provider = OidcProvider::start().await;
+    let oidc = oidc(&provider);
+    let old = provider.token("underpass", &alice(), 60).await;
+    identity(bearer(&oidc, &old).await);
+    provider.rekey().await;
+    let new = provider.token("underpass", &alice(), 60).await;
+    eventually("the new key is known", async || bearer(&oidc, &new).await).await;
+    let refused = rejection(bearer(&oidc, &old).await);
+    assert_eq!(refused, CredentialError::Signature);
+    // Bad signatures do not flood the provider.
+    let (before, begin) = (provider.fetches().await, Instant::now());
+    for _ in 0..50 {
+        rejection(bearer(&oidc, &old).await);
+    }
+    let pauses = begin.elapsed().as_secs() / limits::ISSUER_KEYS_PAUSE.as_secs();
+    assert!(provider.fetches().await <= before + 1 + pauses);
+}
+
 #[tokio::test]
 async fn a_provider_that_is_gone_leaves_its_keys() {
     let provider = OidcProvider::start().await;
