@@ -13,6 +13,7 @@ use underpass_core::Networks;
 use underpass_direct::Plugins;
 use underpass_directory::Store;
 use underpass_gateway::BudgetConfig;
+use underpass_https::Proxy;
 use underpass_tunnel::ResumeWindow;
 use underpass_tunnel::transport::quic::QuicConfig;
 
@@ -44,6 +45,9 @@ pub struct ServerConfig {
     pub secrets_key_files: Vec<PathBuf>,
     /// Credential plugins that clusters without an agent may run.
     pub plugins: Plugins,
+    /// The proxy on the way to identity providers and to the webhook of the audit log, both over HTTPS. The environment is not
+    /// asked: see [`Proxy::from_env`].
+    pub proxy: Option<Proxy>,
     /// How long streams wait for an agent whose connection is lost.
     pub resume_window: ResumeWindow,
     /// Where it is written who did what.
@@ -76,6 +80,7 @@ impl ServerConfig {
             admin_token_file: None,
             secrets_key_files: Vec::new(),
             plugins: Plugins::default(),
+            proxy: None,
             resume_window: ResumeWindow::default(),
             audit: AuditLog::default(),
             budgets: BudgetConfig::default(),

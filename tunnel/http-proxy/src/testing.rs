@@ -40,7 +40,7 @@ pub enum Manner {
 pub struct HttpProxy {
     port: u16,
     tls: bool,
-    config: Proxy,
+    config: Box<Proxy>,
     asked: Arc<Mutex<Vec<String>>>,
     _listening: JoinSet<()>,
 }
@@ -77,7 +77,7 @@ impl HttpProxy {
         Ok(Self {
             port,
             tls: is_tls,
-            config,
+            config: Box::new(config),
             asked,
             _listening: listening,
         })
@@ -90,7 +90,7 @@ impl HttpProxy {
 
     /// For a client with the password.
     pub fn config(&self) -> Proxy {
-        self.config.clone()
+        (*self.config).clone()
     }
 
     /// Whereto it was asked to connect.

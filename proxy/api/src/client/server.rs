@@ -11,8 +11,7 @@ use http::{HeaderValue, Request, StatusCode, Uri};
 use http_body_util::Full;
 use rustls_pki_types::ServerName;
 use tokio_rustls::TlsConnector;
-use underpass_dial::SystemResolver;
-use underpass_https::{Roots, https_url};
+use underpass_https::{Connector, Proxy, Roots, https_url};
 use zeroize::Zeroizing;
 
 use super::error::{ClientError, ServerError};
@@ -49,6 +48,7 @@ pub struct Server {
     url: Uri,
     authority: HeaderValue,
     name: ServerName<'static>,
+    connector: Connector,
     tls: Arc<rustls::ClientConfig>,
     authorization: Option<HeaderValue>,
 }
@@ -62,11 +62,17 @@ impl fmt::Debug for Server {
 }
 
 impl Server {
-    /// The server at `https://HOST[:PORT]`, whose certificate one of `roots` has signed.
+    /// The server at `https://HOST[:PORT]`, whose certificate one of `roots` has signed, through this proxy where it is not
+    /// excepted.
     ///
     /// # Errors
-    /// The URL or the credential cannot be used.
-    pub fn new(url: &str, roots: &Roots, credential: &Credential) -> Result<Self, ServerError> {
+    /// The URL, the credential or the proxy cannot be used.
+    pub fn new(
+        url: &str,
+        roots: &Roots,
+        proxy: Option<&Proxy>,
+        credential: &Credential,
+    ) -> Result<Self, ServerError> {
         let wrong = || ServerError::Url(url.to_owned());
         let parsed = https_url(url).ok_or_else(wrong)?;
         let authority = parsed.authority().ok_or_else(wrong)?.as_str().to_owned();
@@ -80,6 +86,7 @@ impl Server {
             authority: HeaderValue::from_str(&authority).map_err(|_| wrong())?,
             name,
             url: parsed,
+            connector: Connector::new(proxy).map_err(ServerError::Proxy)?,
             tls: Arc::new(roots.client().map_err(ServerError::Tls)?),
             authorization: authorization(credential)?,
         })
@@ -108,7 +115,7 @@ impl Server {
         let host = self.url.host().unwrap_or_default();
         let port = self.url.port_u16().unwrap_or(443);
         let shown = || format!("{host}:{port}");
-        let tcp = underpass_dial::connect(&SystemResolver, host, port).await;
+        let tcp = self.connector.connect(host, port).await;
         let tcp = tcp.map_err(|error| ClientError::Connect(shown(), error))?;
         let tls = TlsConnector::from(Arc::clone(&self.tls));
         let stream = tls.connect(self.name.clone(), tcp).await;

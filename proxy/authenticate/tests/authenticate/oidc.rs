@@ -20,6 +20,7 @@ pub(crate) fn config(provider: &OidcProvider) -> OidcConfig {
         discovery_url: None,
         audiences: vec!["underpass".to_owned(), "underpass-es256".to_owned()],
         roots: Roots::from_pem(provider.ca().as_bytes()).unwrap(),
+        proxy: None,
         algorithms: vec!["RS256".parse().unwrap(), "ES256".parse().unwrap()],
         clock_skew: Duration::from_secs(2),
         login_lifetime: None,
