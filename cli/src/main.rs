@@ -6,6 +6,7 @@ mod kubeconfig;
 mod logins;
 mod password;
 mod paste;
+mod proxy;
 mod roots;
 mod which;
 

@@ -16,6 +16,7 @@ use zeroize::Zeroizing;
 use crate::args::Which;
 use crate::logins::{Saved, fresh};
 use crate::paste;
+use crate::proxy;
 use crate::roots::roots;
 
 /// The socket of a server that was started in this folder without flags.
@@ -150,7 +151,7 @@ impl Which {
             }
         };
         let ca_pem = self.given_ca()?;
-        let server = Server::new(url, &roots(ca_pem.as_deref())?, &credential)?;
+        let server = proxy::server(url, &roots(ca_pem.as_deref())?, &credential)?;
         Ok((server, ca_pem))
     }
 }

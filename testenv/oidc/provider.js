@@ -3,6 +3,7 @@
 //
 // Beside what every provider has (discovery, /jwks, /token) there is
 //   POST /testenv/rotate   a new signing key; the old ones are published no longer
+//   POST /testenv/rekey    a new signing key with the name of the old one
 //   POST /testenv/hang     answers nothing from now on, until
 //   POST /testenv/resume
 //   GET  /testenv/fetches  how often the keys were asked for
@@ -13,12 +14,15 @@ import Provider from 'oidc-provider';
 
 const GRANT = 'urn:underpass:testenv';
 
+let ids;
+const rename = () => { ids = [randomUUID(), randomUUID()]; };
+rename();
 const signingKeys = () => [
   ['rsa', { modulusLength: 2048 }, 'RS256'],
   ['ec', { namedCurve: 'P-256' }, 'ES256'],
-].map(([type, options, alg]) => {
+].map(([type, options, alg], position) => {
   const { privateKey } = generateKeyPairSync(type, options);
-  return { ...privateKey.export({ format: 'jwk' }), alg, use: 'sig', kid: randomUUID() };
+  return { ...privateKey.export({ format: 'jwk' }), alg, use: 'sig', kid: ids[position] };
 });
 
 const client = (id, alg) => ({
@@ -35,7 +39,7 @@ function provider(issuer) {
     clients: [client('underpass', 'RS256'), client('underpass-es256', 'ES256'), client('other', 'RS256')],
     jwks: { keys: signingKeys() },
     cookies: { keys: [randomUUID()] },
-    claims: { openid: ['sub', 'email', 'email_verified', 'groups', 'hd', 'team', 'oid'] },
+    claims: { openid: ['sub', 'email', 'email_verified', 'groups', 'hasgroups', 'hd', 'team', 'oid'] },
     conformIdTokenClaims: false,
     features: { devInteractions: { enabled: false } },
     findAccount: (ctx, id) => ({ accountId: id, claims: () => ({ sub: id }) }),
@@ -60,7 +64,11 @@ let hanging = false;
 let fetches = 0;
 const server = createServer({ cert: certificate, key }, (request, response) => {
   const issuer = `https://localhost:${server.address().port}`;
-  if (request.url === '/testenv/rotate') handle = provider(issuer);
+  if (request.url === '/testenv/rotate') {
+    rename();
+    handle = provider(issuer);
+  }
+  if (request.url === '/testenv/rekey') handle = provider(issuer);
   if (request.url === '/testenv/hang') hanging = true;
   if (request.url === '/testenv/resume') hanging = false;
   if (request.url.startsWith('/testenv/')) response.end(String(fetches));

@@ -99,9 +99,9 @@ pub mod transport;
 pub use acceptor::{AcceptError, Accepted, Acceptor, AcceptorConfig, Admission, Denied};
 pub use connector::{
     AttemptError, ConfigError, ConnectError, Connector, ConnectorConfig, DialError, LinkCount,
-    NoProxy, Proxy, ProxyConfigError, ProxyEnvError, ProxyError, ProxyUrl, ProxyUrlError,
-    Reconnected, Resolve, Route, RouteError, ServerAddress, Status, Step, SystemResolver,
-    Transports,
+    NoProxy, Proxy, ProxyCaError, ProxyConfigError, ProxyEnvError, ProxyError, ProxyUrl,
+    ProxyUrlError, Reconnected, Resolve, Route, RouteError, ServerAddress, Status, Step,
+    SystemResolver, Transports,
 };
 pub use copy::{Copied, CopyError, copy_bidirectional};
 #[cfg(feature = "hyper")]

@@ -24,10 +24,6 @@ pub const CONNECT_TIME: Duration = Duration::from_secs(10);
 /// Addresses of one server's name that are tried, and of a proxy's.
 pub use underpass_dial::ADDRESSES;
 
-/// An HTTP proxy's answer to CONNECT, in bytes, up to the empty line. Proxies send some hundred bytes,
-/// with lists of their authentication schemes.
-pub const PROXY_ANSWER: usize = 8 * 1024;
-
 /// Connections that are not yet authenticated, at once, over all transports. Each may have one
 /// stream, and hold a TLS handshake's state, [`UNAUTHENTICATED_WINDOW`] over QUIC or a WebSocket
 /// message and a yamux window of 256 KiB each: about 600 KiB, 1.2 GiB in all at the very worst. It

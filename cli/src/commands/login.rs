@@ -16,6 +16,7 @@ use crate::args::{Login, Which};
 use crate::logins::{DeviceApp, Lock, Saved, description, fresh, revoke, revoke_unkept};
 use crate::password::read_password;
 use crate::paste;
+use crate::proxy;
 use crate::roots::roots;
 use crate::which::parsed;
 
@@ -26,7 +27,7 @@ pub(crate) async fn log_in(which: &Which, options: Login) -> Result<()> {
     let (server, ca_pem) = which.server_to_log_in()?;
     let url = server.url();
     let roots = roots(ca_pem.as_deref())?;
-    let with = |credential| Server::new(&url, &roots, &credential);
+    let with = |credential| proxy::server(&url, &roots, &credential);
     let server = if options.device {
         let named = options.same_app_as.as_deref().map(parsed).transpose()?;
         with(Credential::Bearer(
@@ -117,7 +118,12 @@ async fn device_login(server: Server, same_app_as: Option<&Uri>) -> Result<Zeroi
         .device
         .context("this server has no identity provider for logins with a code")?;
     let roots = roots(way.ca_pem.as_deref())?;
-    let provider = DeviceLogin::new(&way.url, &roots, way.client_id.clone())?;
+    let provider = DeviceLogin::new(
+        &way.url,
+        &roots,
+        proxy::proxy()?.as_ref(),
+        way.client_id.clone(),
+    )?;
     let app = DeviceApp::new(url, provider.origin(), way.client_id)?;
     app.check(same_app_as)?;
     let login = provider.begin().await?;

@@ -4,13 +4,14 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use http::StatusCode;
-use underpass_api::client::{Credential, Server};
+use underpass_api::client::Credential;
 use underpass_api::{Client, SERVER, ServerInfo};
 use underpass_core::{ClusterDomain, ClusterName};
 use underpass_terminal::say;
 
 use super::Way;
 use crate::args::Style;
+use crate::proxy;
 use crate::roots::roots;
 
 /// A name that leads nowhere must not keep anybody waiting: there is another way.
@@ -92,7 +93,8 @@ async fn names(client: &Client, place: &Place<'_>) -> Result<Vec<Way>> {
 /// Asks for the cluster as the kubeconfig's user will, without a credential.
 async fn try_out(way: &Way, place: &Place<'_>, cluster: &ClusterName) -> Result<()> {
     let url = way.url(place.server, cluster)?;
-    let server = Server::new(&url, &roots(place.ca_pem)?, &Credential::None)?;
+    // kubectl goes through the same proxy.
+    let server = proxy::server(&url, &roots(place.ca_pem)?, &Credential::None)?;
     let name = match way {
         Way::Path => return Ok(()),
         Way::Dns(domain) | Way::Tls(domain) => domain.name_of(cluster),

@@ -24,6 +24,7 @@ pub(crate) use self::lock::Lock;
 pub(crate) use self::renew::{description, fresh};
 pub(crate) use self::revoke::{revoke, revoke_unkept};
 use crate::paste;
+use crate::proxy;
 use crate::roots::roots;
 
 /// A login. Only its owner can read the file.
@@ -151,7 +152,7 @@ impl Saved {
     pub(crate) fn server(&self) -> Result<Server> {
         let credential = Credential::Bearer(self.token.clone());
         let roots = roots(self.ca_pem.as_deref())?;
-        Ok(Server::new(&self.url, &roots, &credential)?)
+        proxy::server(&self.url, &roots, &credential)
     }
 
     /// The URL, as people write it.

@@ -15,6 +15,7 @@ use std::process::Output;
 
 use serde_json::Value;
 use tokio::process::Command;
+use underpass_http_proxy::testing::{CREDENTIALS, HttpProxy};
 use underpass_testenv::testing::providers::FakeGitHub;
 use underpass_testenv::testing::{run, text};
 
@@ -319,5 +320,62 @@ async fn a_kubeconfig_has_names_where_they_lead_to_a_cluster() {
         let explained = said.contains(&format!("prod.{domain} does not lead to one"));
         let tried = server.url == behind.url && style.is_none();
         assert_eq!(explained, tried, "{said}");
+    }
+}
+
+#[tokio::test]
+async fn a_server_is_asked_through_the_proxy_of_the_environment() {
+    let machine = Machine::new();
+    let mut server = Stub::start(Renewals::AtOnce).await;
+    let proxy = HttpProxy::start().await.unwrap();
+    let password = machine.home.path().join("password");
+    let line = ["login", "--user", "alice", "--password-file"];
+    let log_in = async |server: &Stub, variables: &[(&str, &str)]| {
+        let line = [&line[..], &[password.to_str().unwrap()]].concat();
+        let mut command = machine.command(PROGRAM, server, &line);
+        run(command.envs(variables.iter().copied()), b"").await
+    };
+    let url = proxy.url(CREDENTIALS);
+    // This machine is never behind a proxy.
+    succeeded(log_in(&server, &[("HTTPS_PROXY", &url)]).await);
+    assert!(proxy.asked().is_empty());
+    // No resolver knows that name, except for the proxy's.
+    server.url = server.url.replace("localhost", "underpass.example");
+    let place = server.url.replace("https://", "");
+    for variable in ["HTTPS_PROXY", "https_proxy"] {
+        succeeded(log_in(&server, &[(variable, &url)]).await);
+    }
+    let asked = proxy.asked();
+    assert!(
+        asked.len() >= 2 && asked.iter().all(|asked| *asked == place),
+        "{asked:?}"
+    );
+    let excepted = [("HTTPS_PROXY", url.as_str()), ("NO_PROXY", "example")];
+    refused(&log_in(&server, &excepted).await);
+    assert_eq!(proxy.asked(), asked);
+    // Other programs' variables do not count.
+    let others = [("ALL_PROXY", url.as_str()), ("HTTP_PROXY", &url)];
+    refused(&log_in(&server, &others).await);
+    assert_eq!(proxy.asked(), asked);
+}
+
+#[tokio::test]
+async fn rule_11_a_proxy_that_cannot_be_used_is_named_without_its_password() {
+    let machine = Machine::new();
+    let mut server = Stub::start(Renewals::AtOnce).await;
+    server.url = server.url.replace("localhost", "underpass.example");
+    let proxy = HttpProxy::start().await.unwrap();
+    let wrong = proxy.url("alice:s3cret");
+    for (url, why) in [
+        (
+            "socks5://alice:s3cret@p:1",
+            "HTTPS_PROXY names no proxy that can be used",
+        ),
+        (wrong.as_str(), "the proxy refuses the user and password"),
+    ] {
+        let mut command = machine.command(PROGRAM, &server, &["login", "--device"]);
+        let said = refused(&run(command.env("HTTPS_PROXY", url), b"").await);
+        assert!(said.contains(why), "{said}");
+        assert!(!said.contains("s3cret"), "{said}");
     }
 }

@@ -65,7 +65,7 @@ pub(crate) enum Renewals {
 
 impl Stub {
     pub(crate) async fn start(renewals: Renewals) -> Self {
-        Self::with_names(renewals, &["localhost"]).await
+        Self::with_names(renewals, &["localhost", "underpass.example"]).await
     }
 
     /// One with a certificate of these names.
@@ -81,7 +81,7 @@ impl Stub {
             .with_single_cert(vec![made.cert.der().clone()], key)
             .unwrap();
         let tls = TlsAcceptor::from(Arc::new(tls));
-        let listener = TcpListener::bind("localhost:0").await.unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let ca = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(ca.path(), made.cert.pem()).unwrap();

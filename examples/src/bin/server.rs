@@ -54,7 +54,7 @@ async fn main() -> Result<()> {
     let roots = Roots::from_pem(server.ca_pem().as_bytes())?;
     for word in ["guess", "sesame"] {
         let credential = Credential::Bearer(word.to_owned().into());
-        let client = Client::at(Url::new(server.url(), &roots, &credential)?);
+        let client = Client::at(Url::new(server.url(), &roots, None, &credential)?);
         match client.get::<Value>("/k8s/clusters/edge/version").await {
             Ok(version) => println!("{word}: {:?}", version.get("gitVersion")),
             Err(error) => println!("{word}: {error}"),

@@ -5,10 +5,20 @@ use std::{path::Path, time::Duration};
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use http::{Method, Request, StatusCode, Uri, header, uri};
-use kube::config::{KubeConfigOptions, Kubeconfig};
+use hyper_util::{client::legacy::Client, rt::TokioExecutor};
+use kube::{
+    client::{ClientBuilder, ConfigExt},
+    config::{KubeConfigOptions, Kubeconfig},
+};
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use tower::ServiceBuilder;
 
 use super::Sink;
 use underpass_core::BoxError;
+use underpass_https::{Connector, Proxy, ProxyUrl};
+
+/// Stands in the place of a proxy's URL where a kubeconfig has none.
+const NO_PROXY: &str = "http://no-proxy.invalid/";
 
 /// Time for one batch.
 const ANSWER_TIME: Duration = Duration::from_secs(30);
@@ -37,13 +47,24 @@ pub enum WebhookError {
 
 impl Webhook {
     /// The service that the current context of a kubeconfig names: its server's URL, path included, is where
-    /// events are sent, with the context's credentials.
+    /// events are sent, with the context's credentials. The way there leads through the kubeconfig's `proxy-url`, or else
+    /// through this proxy where it is not excepted.
     ///
     /// # Errors
     /// Where the file cannot be used.
-    pub async fn from_kubeconfig(path: &Path) -> Result<Self, WebhookError> {
+    pub async fn from_kubeconfig(path: &Path, proxy: Option<&Proxy>) -> Result<Self, WebhookError> {
         let config = |error: BoxError| WebhookError::Config(error);
-        let kubeconfig = Kubeconfig::read_from(path).map_err(|error| config(error.into()))?;
+        let mut kubeconfig = Kubeconfig::read_from(path).map_err(|error| config(error.into()))?;
+        // kube would take the environment's, and knows no exceptions.
+        for cluster in &mut kubeconfig.clusters {
+            let url = cluster
+                .cluster
+                .as_mut()
+                .map(|cluster| &mut cluster.proxy_url);
+            if let Some(url) = url.filter(|url| url.as_ref().is_none_or(String::is_empty)) {
+                *url = Some(NO_PROXY.to_owned());
+            }
+        }
         let options = KubeConfigOptions::default();
         let made = kube::Config::from_custom_kubeconfig(kubeconfig, &options).await;
         let mut made = made.map_err(|error| config(error.into()))?;
@@ -52,7 +73,13 @@ impl Webhook {
         let root = uri::PathAndQuery::from_static("/");
         let path = parts.path_and_query.replace(root.clone()).unwrap_or(root);
         made.cluster_url = Uri::from_parts(parts).map_err(|error| config(error.into()))?;
-        let client = kube::Client::try_from(made).map_err(|error| config(error.into()))?;
+        let named = made.proxy_url.as_ref().filter(|url| **url != NO_PROXY);
+        let named = named.map(|url| url.to_string().parse::<ProxyUrl>());
+        let named = named.transpose().map_err(|error| config(error.into()))?;
+        let named = named.map(Proxy::new);
+        let connector = Connector::new(named.as_ref().or(proxy));
+        let connector = connector.map_err(|error| config(error.into()))?;
+        let client = client(&made, connector).map_err(|error| config(error.into()))?;
         Ok(Self { client, path })
     }
 
@@ -80,6 +107,23 @@ impl Sink for Webhook {
     async fn write(&mut self, events: &[Bytes]) -> Result<(), BoxError> {
         Ok(self.post(list(events)).await?)
     }
+}
+
+/// kube's own client, over these connections.
+fn client(config: &kube::Config, connector: Connector) -> kube::Result<kube::Client> {
+    if CryptoProvider::get_default().is_none() {
+        // An error means that another thread was first.
+        let _ = aws_lc_rs::default_provider().install_default();
+    }
+    let connector = config.rustls_https_connector_with_connector(connector)?;
+    let https = Client::builder(TokioExecutor::new()).build(connector);
+    let service = ServiceBuilder::new()
+        .layer(config.base_uri_layer())
+        .option_layer(config.auth_layer()?)
+        .layer(config.extra_headers_layer()?)
+        .map_err(BoxError::from)
+        .service(https);
+    Ok(ClientBuilder::new(service, config.default_namespace.as_str()).build())
 }
 
 /// `audit.k8s.io/v1`, `EventList`.

@@ -85,6 +85,13 @@ pub enum CredentialError {
     /// It lacks something that the configuration needs.
     #[error("its claim {0:?} is missing or of the wrong type")]
     Claim(String),
+    /// The token says that another server has the claim, which is not asked.
+    #[error(
+        "its claim {0:?} is not in the token: the provider keeps it elsewhere (_claim_names or hasgroups; Microsoft Entra ID does so \
+         above 200 groups), and is not asked for it. Let the provider put it into the token; in Entra: the groups that are assigned to the \
+         application only, or application roles"
+    )]
+    ClaimElsewhere(String),
     /// A value that the configuration requires is another one.
     #[error("its claim {0:?} does not have the required value")]
     RequiredClaim(String),

@@ -41,7 +41,7 @@ mod token_store;
 use async_trait::async_trait;
 
 use underpass_core::{AuthenticationMethod, Identity, Provenance, Revocation};
-pub use underpass_https::{Roots, RootsError};
+pub use underpass_https::{Proxy, Roots, RootsError};
 
 pub use self::{
     caller::{AmbiguousBearer, Caller, Password, adopt_websocket_bearer},

@@ -471,6 +471,15 @@ pub const LDAP_PAGE: usize = 500;
 /// Groups that one search looks for the groups of: some 20 KiB of filter.
 pub const LDAP_TERMS: usize = 100;
 
+/// Groups that a user or a group names (`memberOf`) and that are read at the same time, for one login.
+pub const LDAP_READS: usize = 4;
+
+/// Values of one attribute that a directory gives in parts, as Active Directory does beyond 1,500: no user is in more groups.
+pub const LDAP_VALUES: usize = GROUPS;
+
+/// Groups that do not count and were named in the log, of some 200 bytes each.
+pub const LDAP_LEFT_OUT: usize = 256;
+
 /// How deep groups in groups are followed.
 pub const LDAP_LEVELS: usize = 16;
 

@@ -9,7 +9,7 @@ use serde::{Deserialize, de::DeserializeOwned};
 use tokio::time::Instant;
 use zeroize::Zeroizing;
 
-use crate::{Https, HttpsError, Roots, https_url};
+use crate::{Https, HttpsConfigError, HttpsError, Proxy, Roots, https_url};
 use underpass_core::limits;
 
 /// A GitHub whose users may log in with a device code.
@@ -46,9 +46,9 @@ pub enum DeviceConfigError {
     /// Logins are for `https://HOST[:PORT][/PATH]` only.
     #[error("the URL is not https://HOST[:PORT][/PATH]")]
     Url,
-    /// There is no TLS to ask over.
+    /// There is no TLS, or no proxy, to ask over.
     #[error(transparent)]
-    Tls(rustls::Error),
+    Https(HttpsConfigError),
 }
 
 /// Why there is no token.
@@ -119,18 +119,24 @@ impl fmt::Debug for DeviceLogin {
 }
 
 impl DeviceLogin {
-    /// For the OAuth or GitHub App `client_id` of the GitHub at `url` (`https://github.com`).
+    /// For the OAuth or GitHub App `client_id` of the GitHub at `url` (`https://github.com`), through this proxy where it is not
+    /// excepted.
     ///
     /// # Errors
     /// The field that cannot be used.
-    pub fn new(url: &str, roots: &Roots, client_id: String) -> Result<Self, DeviceConfigError> {
+    pub fn new(
+        url: &str,
+        roots: &Roots,
+        proxy: Option<&Proxy>,
+        client_id: String,
+    ) -> Result<Self, DeviceConfigError> {
         let url = url.trim_end_matches('/');
         if client_id.trim().is_empty() {
             return Err(DeviceConfigError::ClientId);
         }
         let page = |path: &str| https_url(&format!("{url}/{path}")).ok_or(DeviceConfigError::Url);
         Ok(Self {
-            https: Https::new(roots).map_err(DeviceConfigError::Tls)?,
+            https: Https::new(roots, proxy).map_err(DeviceConfigError::Https)?,
             codes: page("login/device/code")?,
             tokens: page("login/oauth/access_token")?,
             client_id,

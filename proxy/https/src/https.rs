@@ -13,9 +13,9 @@ use hyper_util::{
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::{CertificateDer, pem::PemObject};
 
-use super::tcp::Tcp;
+use super::connector::Connector;
 use underpass_core::{BoxError, limits};
-use underpass_dial::{Resolve, SystemResolver};
+use underpass_http_proxy::{Proxy, ProxyConfigError};
 
 /// The CAs that a server's certificate may come from.
 #[derive(Clone, Debug)]
@@ -89,7 +89,7 @@ impl Roots {
 /// configuration says and nowhere else.
 #[derive(Clone)]
 #[allow(missing_debug_implementations, reason = "hyper's client has none")]
-pub struct Https(Client<HttpsConnector<Tcp>, Full<Bytes>>);
+pub struct Https(Client<HttpsConnector<Connector>, Full<Bytes>>);
 
 /// Why a provider has not answered.
 #[derive(Debug, thiserror::Error)]
@@ -118,25 +118,38 @@ pub enum HttpsError {
     Request(#[source] http::Error),
 }
 
+/// Why no provider can be asked.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum HttpsConfigError {
+    /// The cryptography has no protocol version in common with TLS: never, as it is built.
+    #[error("there is no TLS to ask over")]
+    Tls(#[source] rustls::Error),
+    /// The proxy's CAs cannot be used.
+    #[error("the proxy cannot be used")]
+    Proxy(#[source] ProxyConfigError),
+}
+
 impl Https {
-    /// A client that trusts `roots`.
+    /// A client that trusts `roots`, and goes through this proxy where it is not excepted.
     ///
     /// # Errors
-    /// The cryptography has no protocol version in common with TLS: never, as it is built.
-    pub fn new(roots: &Roots) -> Result<Self, rustls::Error> {
-        Self::resolving(roots, Arc::new(SystemResolver))
+    /// The proxy's CAs cannot be used.
+    pub fn new(roots: &Roots, proxy: Option<&Proxy>) -> Result<Self, HttpsConfigError> {
+        let connector = Connector::new(proxy).map_err(HttpsConfigError::Proxy)?;
+        Self::over(roots, connector)
     }
 
-    /// The same, with names looked up in `resolver`.
+    /// A client that trusts `roots`, over these connections.
     ///
     /// # Errors
-    /// As [`new`](Self::new).
-    pub fn resolving(roots: &Roots, resolver: Arc<dyn Resolve>) -> Result<Self, rustls::Error> {
+    /// There is no TLS.
+    pub fn over(roots: &Roots, connector: Connector) -> Result<Self, HttpsConfigError> {
         let connector = HttpsConnectorBuilder::new()
-            .with_tls_config(roots.client()?)
+            .with_tls_config(roots.client().map_err(HttpsConfigError::Tls)?)
             .https_only()
             .enable_http1()
-            .wrap_connector(Tcp::new(resolver));
+            .wrap_connector(connector);
         let client = Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(Duration::from_secs(30))
@@ -195,43 +208,153 @@ impl Https {
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+
+    use rustls::ServerConfig;
     use rustls_pki_types::PrivateKeyDer;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
+    use tokio::task::JoinSet;
     use tokio_rustls::TlsAcceptor;
     use underpass_dial::testing::{Addresses, SilentAddress};
+    use underpass_http_proxy::NoProxy;
+    use underpass_http_proxy::testing::{CREDENTIALS, HttpProxy, Manner};
 
     use super::*;
 
-    #[tokio::test]
-    async fn a_silent_address_does_not_hide_the_providers_next() {
-        let silent = SilentAddress::new().await.unwrap();
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let addresses = vec![silent.address(), listener.local_addr().unwrap()];
-        let made = rcgen::generate_simple_self_signed(["idp.example".to_owned()]).unwrap();
-        let roots = Roots::from_pem(made.cert.pem().as_bytes()).unwrap();
+    /// A certificate for this name, and who trusts it.
+    fn identity(name: &str) -> (ServerConfig, String) {
+        let made = rcgen::generate_simple_self_signed([name.to_owned()]).unwrap();
         let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let tls = rustls::ServerConfig::builder_with_provider(provider)
+        let tls = ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .unwrap()
             .with_no_client_auth()
             .with_single_cert(vec![made.cert.der().clone()], key)
             .unwrap();
-        let answering = async {
-            let tcp = listener.accept().await.unwrap().0;
+        (tls, made.cert.pem())
+    }
+
+    /// A provider called `idp.example`, which is at no address that a resolver knows.
+    struct Provider {
+        address: SocketAddr,
+        roots: Roots,
+        _answering: JoinSet<()>,
+    }
+
+    impl Provider {
+        async fn start() -> Self {
+            let (tls, pem) = identity("idp.example");
+            let roots = Roots::from_pem(pem.as_bytes()).unwrap();
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let address = listener.local_addr().unwrap();
             let acceptor = TlsAcceptor::from(Arc::new(tls));
-            let mut stream = acceptor.accept(tcp).await.unwrap();
-            let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\n\"here\"";
-            stream.write_all(answer).await.unwrap();
-            let _ = stream.read_to_end(&mut Vec::new()).await;
-        };
-        let https = Https::resolving(&roots, Arc::new(Addresses(addresses))).unwrap();
-        let url = http::Uri::from_static("https://idp.example:1/keys");
-        tokio::select! {
-            document = https.document::<String>(&url) => assert_eq!(document.unwrap(), "here"),
-            () = answering => panic!("the answer was not read"),
+            let mut answering = JoinSet::new();
+            answering.spawn(async move {
+                while let Ok((tcp, _)) = listener.accept().await {
+                    let mut stream = acceptor.accept(tcp).await.unwrap();
+                    let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\n\"here\"";
+                    let _ = stream.read(&mut [0; 1024]).await;
+                    stream.write_all(answer).await.unwrap();
+                    // Until the client has had enough.
+                    let _ = stream.read(&mut [0]).await;
+                }
+            });
+            Self {
+                address,
+                roots,
+                _answering: answering,
+            }
         }
+
+        fn url(&self) -> http::Uri {
+            let url = format!("https://idp.example:{}/keys", self.address.port());
+            url.parse().unwrap()
+        }
+
+        async fn ask(&self, proxy: Option<&Proxy>, addresses: Vec<SocketAddr>) -> Asked {
+            let connector = Connector::new(proxy).unwrap();
+            let connector = connector.resolving(Arc::new(Addresses(addresses)));
+            let https = Https::over(&self.roots, connector).unwrap();
+            https.document::<String>(&self.url()).await
+        }
+    }
+
+    type Asked = Result<String, HttpsError>;
+
+    /// All that an error says.
+    fn said(asked: Asked) -> String {
+        let error = asked.unwrap_err();
+        let mut said = error.to_string();
+        let mut source = std::error::Error::source(&error);
+        while let Some(error) = source {
+            said.push_str(&format!(": {error}"));
+            source = error.source();
+        }
+        said
+    }
+
+    #[tokio::test]
+    async fn a_silent_address_does_not_hide_the_providers_next() {
+        let silent = SilentAddress::new().await.unwrap();
+        let provider = Provider::start().await;
+        let addresses = vec![silent.address(), provider.address];
+        assert_eq!(provider.ask(None, addresses).await.unwrap(), "here");
+    }
+
+    #[tokio::test]
+    async fn a_provider_is_reached_through_the_proxy() {
+        let provider = Provider::start().await;
+        let proxy = HttpProxy::start().await.unwrap();
+        let place = format!("idp.example:{}", provider.address.port());
+        // The proxy has an address. The provider's name is the proxy's to resolve.
+        let proxy_is_at = |proxy: &HttpProxy| {
+            let port = proxy.url("").rsplit_once(':').unwrap().1.parse().unwrap();
+            vec![SocketAddr::from(([127, 0, 0, 1], port))]
+        };
+        let config = proxy.config();
+        let asked = provider.ask(Some(&config), proxy_is_at(&proxy)).await;
+        assert_eq!(asked.unwrap(), "here");
+        assert_eq!(proxy.asked(), [place.as_str()]);
+        // Exceptions need none.
+        let mut excepted = config;
+        excepted.except = NoProxy::from(".example");
+        let asked = provider.ask(Some(&excepted), vec![provider.address]).await;
+        assert_eq!(asked.unwrap(), "here");
+        assert_eq!(proxy.asked().len(), 1);
+        // A proxy that is spoken to over TLS.
+        let (tls, pem) = identity("127.0.0.1");
+        let proxy = HttpProxy::with(Manner::Carry, Some(tls)).await.unwrap();
+        let mut over_tls = proxy.config();
+        over_tls.ca_pem = Some(pem.into_bytes());
+        let asked = provider.ask(Some(&over_tls), proxy_is_at(&proxy)).await;
+        assert_eq!(asked.unwrap(), "here");
+        assert_eq!(proxy.asked(), [place]);
+    }
+
+    #[tokio::test]
+    async fn rule_11_errors_name_the_proxy_and_not_its_password() {
+        let provider = Provider::start().await;
+        let proxy = HttpProxy::start().await.unwrap();
+        let port = proxy.url("").rsplit_once(':').unwrap().1.parse().unwrap();
+        let at = vec![SocketAddr::from(([127, 0, 0, 1], port))];
+        let wrong = Proxy::new(proxy.url("alice:s3cret").parse().unwrap());
+        let said_first = said(provider.ask(Some(&wrong), at).await);
+        assert!(
+            said_first.contains("refuses the user and password"),
+            "{said_first}"
+        );
+        let closed = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let nobody = vec![closed.local_addr().unwrap()];
+        drop(closed);
+        let said_next = said(provider.ask(Some(&wrong), nobody).await);
+        assert!(said_next.contains("cannot be reached"), "{said_next}");
+        for said in [said_first, said_next] {
+            assert!(said.contains(&proxy.url("")), "{said}");
+            assert!(!said.contains("alice") && !said.contains("s3cr"), "{said}");
+        }
+        assert!(CREDENTIALS.contains("s3cr"));
     }
 
     #[test]

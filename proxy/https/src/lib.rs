@@ -1,17 +1,20 @@
 //! Asks HTTPS servers, with bounds: [`Roots`] say whose certificates count, [`Https`] follows no redirect and reads so much
-//! for so long, and [`DeviceLogin`] is RFC 8628's login with a code.
+//! for so long, [`Connector`] goes through the proxy that the environment names, and [`DeviceLogin`] is RFC 8628's login with a code.
 //!
 //! Authenticators ask identity providers with it, and the command line logs in.
 
+mod connector;
 mod device;
 mod https;
-mod tcp;
 
 use http::Uri;
 
+pub use underpass_http_proxy::{NoProxy, Proxy, ProxyConfigError, ProxyEnvError, ProxyUrl};
+
 pub use self::{
+    connector::{ConnectError, Connector, Socket},
     device::{DeviceAuthorization, DeviceConfigError, DeviceError, DeviceLogin},
-    https::{Https, HttpsError, Roots, RootsError},
+    https::{Https, HttpsConfigError, HttpsError, Roots, RootsError},
 };
 
 /// Reads `https://HOST[:PORT][/PATH]`: a URL that credentials are sent to, or that trust comes from.

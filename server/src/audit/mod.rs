@@ -10,6 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 use underpass_audit::{AuditLog, Backend, BackendConfig, Full, Policy, Sink, Webhook};
+use underpass_https::Proxy;
 
 use self::file::{Keep, LogFile};
 use self::stdout::Stdout;
@@ -93,7 +94,11 @@ impl FromStr for Destination {
 ///
 /// # Errors
 /// Where it could not be written: nobody learns later that nothing was.
-pub(crate) async fn open(options: &Options, data: &DataDir) -> Result<AuditLog> {
+pub(crate) async fn open(
+    options: &Options,
+    data: &DataDir,
+    proxy: Option<&Proxy>,
+) -> Result<AuditLog> {
     let policy = policy(options)?;
     let config = BackendConfig {
         capacity: usize::try_from(options.audit_buffer).unwrap_or(usize::MAX),
@@ -136,7 +141,7 @@ pub(crate) async fn open(options: &Options, data: &DataDir) -> Result<AuditLog> 
         }
     }
     if let Some(path) = &options.audit_webhook {
-        let webhook = Webhook::from_kubeconfig(path)
+        let webhook = Webhook::from_kubeconfig(path, proxy)
             .await
             .with_context(|| path.display().to_string())?;
         backends.push(webhook_outlet(Box::new(webhook), config));

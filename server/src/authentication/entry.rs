@@ -192,7 +192,11 @@ impl Entry {
             EntryKind::Tokens => Ok(surroundings.token_authenticator(&self.name)),
             EntryKind::Jwt(jwt) => within(
                 "jwt",
-                jwt.build(source(AuthenticationMethod::Jwt), contents),
+                jwt.build(
+                    source(AuthenticationMethod::Jwt),
+                    contents,
+                    surroundings.proxy.as_ref(),
+                ),
             ),
             EntryKind::Certificates(certificates) => {
                 let built = certificates.build(source(AuthenticationMethod::Certificate), contents);
@@ -211,7 +215,11 @@ impl Entry {
             ),
             EntryKind::GitHub(github) => within(
                 "github",
-                github.build(source(AuthenticationMethod::GitHub), contents),
+                github.build(
+                    source(AuthenticationMethod::GitHub),
+                    contents,
+                    surroundings.proxy.as_ref(),
+                ),
             ),
         }
     }

@@ -8,7 +8,7 @@ use serde::Deserialize;
 use underpass_authenticate::{
     Authenticator, ConfigError, GitHubAudience, GitHubConfig, Misconfigured, Source,
 };
-use underpass_https::{DeviceConfigError, DeviceLogin};
+use underpass_https::{DeviceConfigError, DeviceLogin, Proxy};
 use zeroize::Zeroizing;
 
 use super::entry::{prefix, roots};
@@ -104,11 +104,13 @@ impl GitHub {
         &self,
         source: Source,
         contents: &Contents,
+        proxy: Option<&Proxy>,
     ) -> Result<Arc<dyn Authenticator>, ConfigError> {
         let file = self.certificate_authority_file.as_deref();
         let config = GitHubConfig {
             api_url: self.api_url.clone(),
             roots: roots("certificateAuthorityFile", file, contents)?,
+            proxy: proxy.cloned(),
             organizations: self.organizations.clone(),
             username_prefix: prefix("usernamePrefix", self.username_prefix.as_ref())?,
             groups_prefix: prefix("groupsPrefix", self.groups_prefix.as_ref())?,
@@ -117,7 +119,7 @@ impl GitHub {
         };
         if let Some(device) = &self.device_login {
             // Here as there: a mistake is to be found before somebody logs in.
-            DeviceLogin::new(&device.url, &config.roots, device.client_id.clone())
+            DeviceLogin::new(&device.url, &config.roots, proxy, device.client_id.clone())
                 .map_err(unusable)?;
         }
         if let (Some(device), Some(app)) = (&self.device_login, &self.app)

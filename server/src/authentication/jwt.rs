@@ -10,6 +10,7 @@ use underpass_authenticate::{
     Algorithm, Authenticator, Claims, ConfigError, Misconfigured, Oidc, OidcConfig, PrefixedClaim,
     RequiredClaim, Source,
 };
+use underpass_https::Proxy;
 
 use super::entry::{prefix, roots};
 use super::file::{Contents, duration};
@@ -124,6 +125,7 @@ impl Jwt {
         &self,
         source: Source,
         contents: &Contents,
+        proxy: Option<&Proxy>,
     ) -> Result<Arc<dyn Authenticator>, ConfigError> {
         let issuer = &self.issuer;
         let file = issuer.certificate_authority_file.as_deref();
@@ -132,6 +134,7 @@ impl Jwt {
             discovery_url: issuer.discovery_url.clone(),
             audiences: issuer.audiences.clone(),
             roots: roots("issuer.certificateAuthorityFile", file, contents)?,
+            proxy: proxy.cloned(),
             algorithms: self.algorithms()?,
             clock_skew: self.clock_skew.unwrap_or(CLOCK_SKEW),
             login_lifetime: self.login_lifetime()?,

@@ -24,6 +24,7 @@ use underpass_authenticate::{
 };
 use underpass_core::Clusters;
 use underpass_directory::Directory;
+use underpass_https::Proxy;
 use underpass_tunnel::chain;
 
 use self::entry::{Entry, EntryKind};
@@ -40,6 +41,8 @@ const INTERVAL: Duration = Duration::from_secs(1);
 pub(crate) struct Surroundings {
     pub(crate) directory: Arc<Directory>,
     pub(crate) clusters: Arc<dyn Clusters>,
+    /// The proxy on the way to identity providers.
+    pub(crate) proxy: Option<Proxy>,
     /// The embedder's authenticators, which are asked last and never change.
     pub(crate) own: Vec<Step>,
 }

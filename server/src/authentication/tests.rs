@@ -23,6 +23,7 @@ fn surroundings() -> Surroundings {
     Surroundings {
         directory: directory.unwrap().unwrap(),
         clusters: Arc::new(NoClusters),
+        proxy: None,
         own: Vec::new(),
     }
 }

@@ -9,6 +9,7 @@ use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use metrics_util::MetricKindMask;
 use underpass_core::process::{Asked, Signals};
 use underpass_direct::Plugins;
+use underpass_https::Proxy;
 use underpass_terminal::Lines;
 use underpass_tunnel::describe_metrics;
 
@@ -49,6 +50,11 @@ fn config(data: &Path, options: Serve) -> Result<ServerConfig> {
             path.display()
         );
     }
+    let proxy = Proxy::from_env()?;
+    if let Some(proxy) = &proxy {
+        // It may come from an environment that nobody thought of.
+        tracing::info!(proxy = %proxy.url, "identity providers and webhooks are asked through a proxy");
+    }
     let (proxy_protocol_from, trusted_proxies) = options.proxies.networks();
     Ok(ServerConfig {
         listen: options.listen,
@@ -69,6 +75,7 @@ fn config(data: &Path, options: Serve) -> Result<ServerConfig> {
             variables: options.exec_plugin_variables.into_iter().collect(),
         },
         idle_timeout: options.idle_timeout,
+        proxy,
         resume_window: options.resume_window,
         budgets: options.budgets.config()?,
         quic: options.quic.config()?,

@@ -62,6 +62,7 @@ pub(super) fn assemble(
     let surroundings = Surroundings {
         directory: Arc::clone(&directory),
         clusters: Arc::clone(&clusters),
+        proxy: config.proxy.clone(),
         own: config.authenticators.clone(),
     };
     let authentication = Authentication::open(config.authentication.clone(), surroundings)?;

@@ -13,6 +13,7 @@ use underpass_core::{ClusterDomain, ClusterDomains, HostName, Networks};
 use underpass_direct::Plugins;
 use underpass_directory::Store;
 use underpass_gateway::{BudgetConfig, IdleTimeout};
+use underpass_https::Proxy;
 use underpass_tunnel::ResumeWindow;
 use underpass_tunnel::transport::quic::QuicConfig;
 
@@ -52,6 +53,9 @@ pub struct ServerConfig {
     pub plugins: Plugins,
     /// How long a client's connection may be idle.
     pub idle_timeout: IdleTimeout,
+    /// The proxy on the way to identity providers and to the webhook of the audit log, both over HTTPS. The environment is not
+    /// asked: see [`Proxy::from_env`].
+    pub proxy: Option<Proxy>,
     /// How long streams wait for an agent whose connection is lost.
     pub resume_window: ResumeWindow,
     /// Where it is written who did what.
@@ -87,6 +91,7 @@ impl ServerConfig {
             secrets_key_files: Vec::new(),
             plugins: Plugins::default(),
             idle_timeout: IdleTimeout::default(),
+            proxy: None,
             resume_window: ResumeWindow::default(),
             audit: AuditLog::default(),
             budgets: BudgetConfig::default(),

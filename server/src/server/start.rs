@@ -46,7 +46,7 @@ pub(super) async fn start(
     let places = files::connections();
     let strangers = Strangers::within(StrangerBounds::default(), places);
     if let Some(options) = audit {
-        config.audit = audit::open(options, &data).await?;
+        config.audit = audit::open(options, &data, config.proxy.as_ref()).await?;
     }
     let sockets = Sockets::bind(
         config.listen,

@@ -4,6 +4,7 @@
 //! [`connect`] gives a TCP connection. [`addresses`] and [`staggered()`] are its parts, for callers whose attempts are more than
 //! TCP's handshake.
 
+mod address;
 mod keepalive;
 mod order;
 mod resolve;
@@ -17,6 +18,7 @@ use std::time::Duration;
 
 use tokio::net::TcpStream;
 
+pub use crate::address::ServerAddress;
 pub use crate::keepalive::{KEEPALIVE_TIME, keep_alive};
 pub use crate::order::interleaved;
 pub use crate::resolve::{Resolve, SystemResolver};

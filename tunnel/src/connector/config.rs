@@ -4,12 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use thiserror::Error;
-use underpass_dial::{Resolve, SystemResolver};
+use underpass_dial::{Resolve, ServerAddress, SystemResolver};
+use underpass_http_proxy::{Proxy, ProxyConfigError};
 use underpass_proto::key::AgentKey;
 use underpass_proto::settings::{ResumeWindow, StreamLimit};
 
-use super::proxy::{Proxy, ProxyConfigError};
-use super::server::ServerAddress;
 use crate::tls::{TlsError, Trust};
 use crate::transport::quic::{EndpointError, QuicConfig};
 
@@ -52,6 +51,10 @@ pub struct ConnectorConfig {
     pub links: LinkCount,
     /// The HTTP proxy that WebSockets go through. None unless set: the environment is not asked, see
     /// [`Proxy::from_env`].
+    ///
+    /// QUIC cannot go through an HTTP proxy. With [`Transports::Auto`] it is tried directly all the same: where the
+    /// network lets it through it is the better way, and where it does not, the WebSocket through the proxy starts after
+    /// QUIC's head start.
     pub proxy: Option<Proxy>,
     /// Finds the addresses of the servers and of the proxy.
     pub resolver: Arc<dyn Resolve>,

@@ -12,9 +12,9 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsConnector;
 use underpass_dial::{ADDRESS_DELAY, Resolve, interleaved, staggered};
+use underpass_http_proxy::ProxyDialer;
 
 use super::error::{AttemptError, DialError, Route, RouteError, Step};
-use super::proxy::ProxyDialer;
 use super::race::race;
 use super::server::{Rotation, Server};
 use super::{ConfigError, ConnectorConfig, Transports};
@@ -129,7 +129,7 @@ impl ServerDialer {
         transports: Transports,
     ) -> Result<Connected, Vec<AttemptError>> {
         let proxy = self.proxy.as_ref();
-        if let Some(proxy) = proxy.filter(|proxy| proxy.proxy.applies_to(&server.address)) {
+        if let Some(proxy) = proxy.filter(|proxy| proxy.proxy().applies_to(&server.address)) {
             // Behind a proxy the server's name may be one that only the proxy can resolve.
             let quic = async {
                 let addresses = self
@@ -230,7 +230,7 @@ impl ServerDialer {
             .iter()
             .map(|&address| {
                 let route = Route::Proxied {
-                    proxy: proxy.proxy.url.clone(),
+                    proxy: proxy.proxy().url.clone(),
                     address,
                 };
                 attempt(route, self.dial_proxied(proxy, server, address)).boxed()
@@ -320,7 +320,7 @@ impl fmt::Debug for ServerDialer {
         f.debug_struct("ServerDialer")
             .field("servers", &self.servers)
             .field("transports", &self.transports)
-            .field("proxy", &self.proxy.as_ref().map(|proxy| &proxy.proxy))
+            .field("proxy", &self.proxy.as_ref().map(ProxyDialer::proxy))
             .finish_non_exhaustive()
     }
 }

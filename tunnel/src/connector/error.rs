@@ -5,13 +5,13 @@ use std::io;
 use std::net::SocketAddr;
 
 use thiserror::Error;
+use underpass_http_proxy::{ProxyError, ProxyUrl};
 use underpass_proto::chain;
 use underpass_proto::code::CloseCode;
 use underpass_proto::handshake::HandshakeError;
 use underpass_proto::session::LinkRefused;
 
 use super::ServerAddress;
-use super::proxy::{ProxyError, ProxyUrl};
 use crate::control::ControlError;
 use crate::limits;
 use crate::tls::CertificateError;

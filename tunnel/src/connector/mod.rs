@@ -7,7 +7,6 @@ mod handshake;
 mod keep;
 mod lane;
 mod plan;
-mod proxy;
 mod race;
 mod revive;
 mod server;
@@ -30,16 +29,16 @@ pub use self::config::{ConfigError, ConnectorConfig, LinkCount, Transports};
 pub use self::error::{AttemptError, ConnectError, DialError, Route, RouteError, Step};
 pub use self::keep::Status;
 use self::plan::Plan;
-pub use self::proxy::{
-    NoProxy, Proxy, ProxyConfigError, ProxyEnvError, ProxyError, ProxyUrl, ProxyUrlError,
-};
-pub use self::server::ServerAddress;
 use crate::control::HandshakeStream;
 use crate::random::random;
 use crate::session::{Info, Joining, MainAsk, Session, SessionId};
 use crate::tls::Trust;
 use crate::transport::Transport;
-pub use underpass_dial::{Resolve, SystemResolver};
+pub use underpass_dial::{Resolve, ServerAddress, SystemResolver};
+pub use underpass_http_proxy::{
+    NoProxy, Proxy, ProxyCaError, ProxyConfigError, ProxyEnvError, ProxyError, ProxyUrl,
+    ProxyUrlError,
+};
 
 /// The outcome of a dial for an existing session.
 #[derive(Debug)]

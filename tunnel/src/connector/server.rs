@@ -1,46 +1,11 @@
 //! The servers that a connector may dial, and which one is next.
 
-use std::fmt;
-use std::net::Ipv6Addr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rustls::pki_types::ServerName;
+use underpass_dial::ServerAddress;
 
 use super::ConfigError;
-
-/// Where a server is.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct ServerAddress {
-    /// A DNS name or an IP address (IPv6 without brackets), which the server's certificate must
-    /// carry.
-    pub host: String,
-    /// Its port, UDP and TCP alike.
-    pub port: u16,
-}
-
-impl ServerAddress {
-    /// A server at `host`, a DNS name or an IP address.
-    pub fn new(host: impl Into<String>, port: u16) -> Self {
-        Self {
-            host: host.into(),
-            port,
-        }
-    }
-}
-
-/// `HOST:PORT`, as it stands in URLs: IPv6 addresses in brackets.
-impl fmt::Display for ServerAddress {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        authority(f, &self.host, self.port)
-    }
-}
-
-pub(super) fn authority(f: &mut fmt::Formatter<'_>, host: &str, port: u16) -> fmt::Result {
-    match host.parse::<Ipv6Addr>() {
-        Ok(address) => write!(f, "[{address}]:{port}"),
-        Err(_) => write!(f, "{host}:{port}"),
-    }
-}
 
 /// A server, and the name that its certificate must carry.
 #[derive(Debug)]
@@ -177,12 +142,5 @@ mod tests {
             Rotation::new(&bad, 0),
             Err(ConfigError::Host(host)) if host == "not ok"
         ));
-    }
-
-    #[test]
-    fn ipv6_addresses_have_brackets() {
-        assert_eq!(ServerAddress::new("::1", 443).to_string(), "[::1]:443");
-        assert_eq!(ServerAddress::new("u.org", 443).to_string(), "u.org:443");
-        assert_eq!(ServerAddress::new("10.0.0.1", 1).to_string(), "10.0.0.1:1");
     }
 }

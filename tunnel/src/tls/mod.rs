@@ -3,7 +3,6 @@
 mod pin;
 mod witness;
 
-use std::io;
 use std::sync::Arc;
 
 /// The version of rustls whose types stand in signatures and in errors.
@@ -64,9 +63,6 @@ pub enum TlsError {
     /// rustls does not take the CAs.
     #[error("the CAs cannot be used")]
     Verifier(#[from] rustls::client::VerifierBuilderError),
-    /// The system's CAs cannot be read.
-    #[error("the operating system has no CA certificates that can be read")]
-    NoSystemRoots(#[source] Option<rustls_native_certs::Error>),
 }
 
 /// The configuration of a connector that trusts the CAs in `pem` and no others.
@@ -112,36 +108,10 @@ pub(crate) fn verifier(trust: &Trust) -> Result<Arc<dyn ServerCertVerifier>, Tls
     Ok(WebPkiServerVerifier::builder_with_provider(roots, provider()).build()?)
 }
 
-/// The configuration for a proxy's own TLS: with the CAs in `pem`, or with those of the system.
-pub(crate) fn proxy_client(pem: Option<&[u8]>) -> Result<Arc<ClientConfig>, TlsError> {
-    let roots = match pem {
-        Some(pem) => roots(certificates(pem)?)?,
-        None => system_roots()?,
-    };
-    // Proxies are appliances, often old ones: TLS 1.2 as well.
-    let config = ClientConfig::builder_with_provider(provider())
-        .with_safe_default_protocol_versions()
-        .map_err(TlsError::Rejected)?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    Ok(Arc::new(config))
-}
-
 fn roots(trusted: Vec<CertificateDer<'static>>) -> Result<RootCertStore, TlsError> {
     let mut roots = RootCertStore::empty();
     for certificate in trusted {
         roots.add(certificate).map_err(TlsError::Rejected)?;
-    }
-    Ok(roots)
-}
-
-fn system_roots() -> Result<RootCertStore, TlsError> {
-    let mut system = rustls_native_certs::load_native_certs();
-    let mut roots = RootCertStore::empty();
-    // Systems have certificates among theirs that no library takes.
-    roots.add_parsable_certificates(system.certs);
-    if roots.is_empty() {
-        return Err(TlsError::NoSystemRoots(system.errors.pop()));
     }
     Ok(roots)
 }
@@ -176,12 +146,6 @@ pub fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, TlsError
     } else {
         Ok(certificates)
     }
-}
-
-/// The error of a handshake that failed for the peer's certificate.
-pub(crate) fn certificate_error(error: &io::Error) -> Option<rustls::Error> {
-    let rustls = error.get_ref()?.downcast_ref::<rustls::Error>()?;
-    matches!(rustls, rustls::Error::InvalidCertificate(_)).then(|| rustls.clone())
 }
 
 fn provider() -> Arc<CryptoProvider> {

@@ -15,8 +15,8 @@ use underpass_tunnel::{
     Session, Transports,
 };
 
-use crate::http_proxy::HttpProxy;
 use crate::server::{Pki, Server};
+use underpass_http_proxy::testing::HttpProxy;
 
 /// How long anything may take that happens at once.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
@@ -157,7 +157,7 @@ pub(crate) async fn pair_with(kind: Kind, config: AcceptorConfig) -> Pair {
 
 pub(crate) async fn proxy(kind: Kind) -> Option<HttpProxy> {
     match kind {
-        Kind::Proxied => Some(HttpProxy::start().await),
+        Kind::Proxied => Some(HttpProxy::start().await.unwrap()),
         Kind::Memory | Kind::Quic | Kind::WebSocket | Kind::Yamux => None,
     }
 }
@@ -229,8 +229,8 @@ pub(crate) async fn raw(kind: Kind, config: AcceptorConfig) -> (Arc<dyn Transpor
     let transport: Arc<dyn Transport> = match kind {
         Kind::Quic => Arc::new(crate::dial::quic(&pki, listener.port).await),
         Kind::Proxied => {
-            let proxy = HttpProxy::start().await;
-            let tcp = proxy.connect(listener.port).await;
+            let proxy = HttpProxy::start().await.unwrap();
+            let tcp = proxy.connect(listener.port).await.unwrap();
             crate::dial::websocket_on(&pki, listener.port, tcp, offers(kind)).await
         }
         _ => crate::dial::websocket(&pki, listener.port, offers(kind)).await,

@@ -19,7 +19,6 @@ mod flow;
 mod handshake;
 mod harness;
 mod hostile;
-mod http_proxy;
 mod lanes;
 mod life;
 mod moves;

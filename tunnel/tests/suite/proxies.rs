@@ -11,9 +11,9 @@ use underpass_tunnel::{
 
 use crate::addresses::{ClosedPort, Names};
 use crate::harness::{acceptor_config, connector_config, dial_error, released, run, way_error};
-use crate::http_proxy::{HttpProxy, Manner};
 use crate::life::still_works;
 use crate::server::{NAME, Pki, Server};
+use underpass_http_proxy::testing::{HttpProxy, Manner};
 
 fn config(port: u16, pki: &Pki, proxy: Proxy) -> ConnectorConfig {
     ConnectorConfig {
@@ -37,7 +37,7 @@ async fn works(config: ConnectorConfig, server: &mut Server) {
 
 /// Why a proxy of that manner gives no way to a server.
 async fn refusal(manner: Manner) -> ProxyError {
-    let proxy = HttpProxy::with(manner, None).await;
+    let proxy = HttpProxy::with(manner, None).await.unwrap();
     match way_error(config(1, &Pki::new(), proxy.config())).await {
         RouteError::Proxy(error) => error,
         error => panic!("not the proxy's fault: {error:?}"),
@@ -49,7 +49,7 @@ fn the_proxy_is_asked_for_the_servers_name_which_this_side_need_not_know() {
     run(async {
         let pki = Pki::new();
         let mut server = Server::start(&pki, acceptor_config()).await;
-        let proxy = HttpProxy::start().await;
+        let proxy = HttpProxy::start().await.unwrap();
         let names = Names::of([("127.0.0.1", &["127.0.0.1"][..])]);
         for transports in [Transports::WebSocket, Transports::Auto] {
             let mut config = ConnectorConfig {
@@ -74,7 +74,7 @@ fn quic_goes_past_the_proxy() {
     run(async {
         let pki = Pki::new();
         let mut server = Server::start(&pki, acceptor_config()).await;
-        let proxy = HttpProxy::start().await;
+        let proxy = HttpProxy::start().await.unwrap();
         let config = ConnectorConfig {
             transports: Transports::Auto,
             quic_head_start: Duration::from_secs(10),
@@ -91,7 +91,7 @@ fn servers_that_are_excepted_are_reached_directly() {
     run(async {
         let pki = Pki::new();
         let mut server = Server::start(&pki, acceptor_config()).await;
-        let proxy = HttpProxy::start().await;
+        let proxy = HttpProxy::start().await.unwrap();
         for list in ["127.0.0.0/8", "*"] {
             let mut excepted = proxy.config();
             excepted.except = NoProxy::from(list);
@@ -106,7 +106,9 @@ fn a_proxy_over_tls() {
     run(async {
         let (pki, proxy_pki) = (Pki::new(), Pki::new());
         let mut server = Server::start(&pki, acceptor_config()).await;
-        let proxy = HttpProxy::with(Manner::Carry, Some(&proxy_pki)).await;
+        let proxy = HttpProxy::with(Manner::Carry, Some(proxy_pki.tls()))
+            .await
+            .unwrap();
         let mut trusted = proxy.config();
         trusted.ca_pem = Some(proxy_pki.ca_pem.clone());
         works(config(server.port, &pki, trusted), &mut server).await;
@@ -139,7 +141,7 @@ fn rule_10_a_proxy_that_opens_tls_is_found_out() {
         let (pki, proxy_pki) = (Pki::new(), Pki::new());
         // A server with the proxy's own certificate stands in for the opened TLS.
         let impostor = Server::start(&proxy_pki, acceptor_config()).await;
-        let proxy = HttpProxy::start().await;
+        let proxy = HttpProxy::start().await.unwrap();
         let error = way_error(config(impostor.port, &pki, proxy.config())).await;
         assert!(
             matches!(
@@ -158,7 +160,7 @@ fn rule_10_a_proxy_that_opens_tls_is_found_out() {
 fn a_proxy_that_wants_a_password_says_so() {
     run(async {
         let pki = Pki::new();
-        let proxy = HttpProxy::start().await;
+        let proxy = HttpProxy::start().await.unwrap();
         for (credentials, told) in [
             ("", "the proxy wants a user and password (407)"),
             (
@@ -166,7 +168,7 @@ fn a_proxy_that_wants_a_password_says_so() {
                 "the proxy refuses the user and password that it was given (407)",
             ),
         ] {
-            let config = config(1, &pki, Proxy::new(proxy.url(credentials)));
+            let config = config(1, &pki, Proxy::new(proxy.url(credentials).parse().unwrap()));
             let shown = format!("{config:?}");
             let error = dial_error(config).await;
             assert!(error.needs_attention());
@@ -204,7 +206,7 @@ fn proxies_that_refuse_or_misbehave_are_told_apart() {
 
         let closed = ClosedPort::of(&["127.0.0.1"]);
         let nobody = closed.port;
-        let proxy = HttpProxy::start().await;
+        let proxy = HttpProxy::start().await.unwrap();
         let error = way_error(config(nobody, &Pki::new(), proxy.config())).await;
         assert!(
             matches!(error, RouteError::Proxy(Unreachable { status: 502 })),
@@ -236,7 +238,7 @@ fn where_no_proxy_is_the_address_is_named() {
 #[test]
 fn a_proxy_that_says_nothing_is_given_up() {
     run(async {
-        let silent = HttpProxy::with(Manner::Silent, None).await;
+        let silent = HttpProxy::with(Manner::Silent, None).await.unwrap();
         let mute = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let mute = mute.local_addr().unwrap();
         let pki = Pki::new();

@@ -20,11 +20,11 @@ use crate::harness::{
     Kind, acceptor, acceptor_config, connector_config, fails, key, offers, released, run, until,
     within,
 };
-use crate::http_proxy::HttpProxy;
 use crate::life::still_works;
 use crate::peer::{RawStream, local};
 use crate::relay::Relay;
 use crate::server::{Pki, Server};
+use underpass_http_proxy::testing::HttpProxy;
 
 const WINDOW: Duration = Duration::from_secs(60);
 
@@ -235,7 +235,7 @@ impl Network {
                 proxy: Some(proxy),
                 ..
             } => {
-                let socket = proxy.connect(port).await;
+                let socket = proxy.connect(port).await.unwrap();
                 crate::dial::websocket_on(pki, port, socket, offers(*kind)).await
             }
             Self::Loopback { kind, pki, .. } => {

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use http::StatusCode;
 use underpass_core::BoxError;
+use underpass_https::{ConnectError, ProxyConfigError};
 
 use crate::Problem;
 
@@ -22,6 +23,9 @@ pub enum ServerError {
     /// The cryptography has no TLS.
     #[error("there is no TLS to ask over")]
     Tls(#[source] rustls::Error),
+    /// The proxy's CAs cannot be used.
+    #[error("the proxy cannot be used")]
+    Proxy(#[source] ProxyConfigError),
 }
 
 /// Why a request has no answer, or another one than it asked for.
@@ -46,9 +50,9 @@ pub enum ClientError {
     /// Pages of a list that do not come to an end.
     #[error("the server's list has no end")]
     Endless,
-    /// No TCP connection.
+    /// No connection: neither directly nor through the proxy.
     #[error("cannot connect to {0}")]
-    Connect(String, #[source] io::Error),
+    Connect(String, #[source] ConnectError),
     /// No TLS: most often the certificate of another CA.
     #[error("cannot verify the certificate of {0}, or speak TLS with it")]
     Tls(String, #[source] io::Error),

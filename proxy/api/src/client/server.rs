@@ -11,8 +11,7 @@ use http::{HeaderValue, Method, Request, StatusCode, Uri};
 use http_body_util::Full;
 use rustls_pki_types::ServerName;
 use tokio_rustls::TlsConnector;
-use underpass_dial::SystemResolver;
-use underpass_https::{Roots, https_url};
+use underpass_https::{Connector, Proxy, Roots, https_url};
 use zeroize::Zeroizing;
 
 use super::{
@@ -52,6 +51,7 @@ pub struct Server {
     url: Uri,
     authority: HeaderValue,
     name: ServerName<'static>,
+    connector: Connector,
     tls: Arc<rustls::ClientConfig>,
     authorization: Option<HeaderValue>,
 }
@@ -65,11 +65,17 @@ impl fmt::Debug for Server {
 }
 
 impl Server {
-    /// The server at `https://HOST[:PORT]`, whose certificate one of `roots` has signed.
+    /// The server at `https://HOST[:PORT]`, whose certificate one of `roots` has signed, through this proxy where it is not
+    /// excepted.
     ///
     /// # Errors
-    /// The URL or the credential cannot be used.
-    pub fn new(url: &str, roots: &Roots, credential: &Credential) -> Result<Self, ServerError> {
+    /// The URL, the credential or the proxy cannot be used.
+    pub fn new(
+        url: &str,
+        roots: &Roots,
+        proxy: Option<&Proxy>,
+        credential: &Credential,
+    ) -> Result<Self, ServerError> {
         let wrong = || ServerError::Url(url.to_owned());
         let parsed = https_url(url).ok_or_else(wrong)?;
         let authority = parsed.authority().ok_or_else(wrong)?.as_str().to_owned();
@@ -83,6 +89,7 @@ impl Server {
             authority: HeaderValue::from_str(&authority).map_err(|_| wrong())?,
             name,
             url: parsed,
+            connector: Connector::new(proxy).map_err(ServerError::Proxy)?,
             tls: Arc::new(roots.client().map_err(ServerError::Tls)?),
             authorization: authorization(credential)?,
         })
@@ -137,7 +144,7 @@ impl Server {
         let host = self.url.host().unwrap_or_default();
         let port = self.url.port_u16().unwrap_or(443);
         let shown = || format!("{host}:{port}");
-        let tcp = underpass_dial::connect(&SystemResolver, host, port).await;
+        let tcp = self.connector.connect(host, port).await;
         let tcp = tcp.map_err(|error| ClientError::Connect(shown(), error))?;
         let tls = TlsConnector::from(Arc::clone(&self.tls));
         let stream = tls.connect(name, tcp).await;

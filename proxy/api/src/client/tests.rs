@@ -209,7 +209,7 @@ async fn a_servers_certificate_is_of_the_ca_that_was_given() {
     let stub = Stub::new([("GET /v1/self", 200, json!("me"))]);
     let (url, roots) = stub.over_https().await;
     let token = Credential::Bearer(Zeroizing::new("upt_secret".to_owned()));
-    let server = Server::new(&url, &roots, &token).unwrap();
+    let server = Server::new(&url, &roots, None, &token).unwrap();
     assert_eq!(server.url(), url);
     assert!(!format!("{server:?} {token:?}").contains("upt_secret"));
     let me: String = Client::at(server).get("/v1/self").await.unwrap();
@@ -217,7 +217,7 @@ async fn a_servers_certificate_is_of_the_ca_that_was_given() {
     assert_eq!(stub.last().2[AUTHORIZATION], "Bearer upt_secret");
     assert_eq!(stub.last().2[HOST].to_str().unwrap(), &url[8..]);
     let (_, others) = Stub::default().over_https().await;
-    let server = Server::new(&url, &others, &token).unwrap();
+    let server = Server::new(&url, &others, None, &token).unwrap();
     let error = Client::at(server)
         .get::<Value>("/v1/self")
         .await
@@ -233,7 +233,7 @@ async fn a_login_shows_a_name_and_a_password() {
         user: "alice".to_owned(),
         password: Zeroizing::new("hunter2".to_owned()),
     };
-    let server = Server::new(&url, &roots, &login).unwrap();
+    let server = Server::new(&url, &roots, None, &login).unwrap();
     Client::at(server).get::<u8>("/v1/login").await.unwrap();
     assert_eq!(stub.last().2[AUTHORIZATION], "Basic YWxpY2U6aHVudGVyMg==");
 }
@@ -248,7 +248,7 @@ fn a_server_is_an_https_origin() {
         "https://[::1]:8443",
         "https://10.0.0.1",
     ] {
-        Server::new(good, &roots, &Credential::None).unwrap();
+        Server::new(good, &roots, None, &Credential::None).unwrap();
     }
     for bad in [
         "",
@@ -259,10 +259,10 @@ fn a_server_is_an_https_origin() {
         "https://a:b@u",
         "https://u#x",
     ] {
-        let error = Server::new(bad, &roots, &Credential::None).unwrap_err();
+        let error = Server::new(bad, &roots, None, &Credential::None).unwrap_err();
         assert!(matches!(error, ServerError::Url(_)), "{bad}");
     }
     let odd = Credential::Bearer(Zeroizing::new("a\nb".to_owned()));
-    let error = Server::new("https://u", &roots, &odd).unwrap_err();
+    let error = Server::new("https://u", &roots, None, &odd).unwrap_err();
     assert!(matches!(error, ServerError::Credential), "{error}");
 }

@@ -96,6 +96,13 @@ impl Api {
         let mut url = format!("{}{path}?per_page=100", self.base);
         for _ in 0..limits::GITHUB_PAGES {
             let response = self.get(&url, token).await?;
+            if is_partial(&response) {
+                tracing::warn!(
+                    list = path,
+                    "GitHub leaves organizations out whose single sign-on the token is not authorized for: they and their teams do \
+                     not count until its owner authorizes it there"
+                );
+            }
             found.extend(read::<Vec<T>>(&response)?);
             match next(&response) {
                 None => return Ok(found),
@@ -177,6 +184,12 @@ fn is_limited(response: &Response<Bytes>) -> bool {
     response.status() == StatusCode::TOO_MANY_REQUESTS
         || headers.contains_key(header::RETRY_AFTER)
         || headers.get("x-ratelimit-remaining").is_some_and(none)
+}
+
+/// `X-GitHub-SSO: partial-results; organizations=1,2`
+fn is_partial(response: &Response<Bytes>) -> bool {
+    let said = response.headers().get("x-github-sso");
+    said.is_some_and(|said| said.as_bytes().starts_with(b"partial-results"))
 }
 
 /// The next page (RFC 8288, as GitHub writes it): `<URL>; rel="next", …`

@@ -14,7 +14,7 @@ use self::api::Api;
 pub use self::audience::GitHubAudience;
 use super::{
     AuthenticateError, Authenticated, Authenticator, Caller, ConfigError, CredentialError,
-    Misconfigured, RemoteOptions, Roots, Source,
+    Misconfigured, Proxy, RemoteOptions, Roots, Source,
     config::{https_url, not_empty},
     remote::{Credential, Lookup, Remote},
     source::Assertion,
@@ -33,6 +33,8 @@ pub struct GitHubConfig {
     pub api_url: String,
     /// The roots of its certificate.
     pub roots: Roots,
+    /// The proxy that it is asked through, where the proxy does not except it.
+    pub proxy: Option<Proxy>,
     /// Members of these organizations may come in; only they are groups. At least one: GitHub accounts are open to all.
     pub organizations: Vec<String>,
     /// The prefix of logins.
@@ -62,7 +64,8 @@ impl GitHub {
             not_empty(&format!("organizations[{position}]"), organization)?;
         }
         config.audience.check()?;
-        let https = Https::new(&config.roots).map_err(|e| ConfigError::unusable("apiURL", e))?;
+        let https = Https::new(&config.roots, config.proxy.as_ref())
+            .map_err(|e| ConfigError::unusable("apiURL", e))?;
         let options = config.remote;
         let account = Account {
             source: source.clone(),

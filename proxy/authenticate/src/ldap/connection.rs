@@ -7,12 +7,15 @@ use std::{
 
 use http::uri::Authority;
 use ldap3::{
-    Ldap, LdapConnAsync, LdapConnSettings, LdapError, Scope, SearchEntry, SearchOptions, StdStream,
+    Ldap, LdapConnAsync, LdapConnSettings, LdapError, Scope, SearchOptions, StdStream,
     adapters::{Adapter, EntriesOnly, PagedResults},
 };
 use rustls::ClientConfig;
 
-use super::{config::Bind, search::Found};
+use super::{
+    config::Bind,
+    search::{Found, NoText},
+};
 use underpass_core::limits;
 use underpass_dial::{Resolve, SystemResolver};
 
@@ -46,9 +49,66 @@ pub(super) enum LdapFailure {
     Login(u32),
     #[error("a search failed")]
     Search(#[source] LdapError),
+    #[error(
+        "there is no entry {0:?} to search below (as far as the account that searches can see); set base to one that there is"
+    )]
+    NoBase(String),
+    #[error(
+        "the directory refers to another one for what is below {0:?}, and referrals are not followed; set url to that one"
+    )]
+    BaseElsewhere(String),
+    #[error("the directory's answer is no entry")]
+    Malformed,
+    #[error(
+        "the directory gave a part of the attribute {attribute:?}, and not the values from number {from} on"
+    )]
+    Incomplete { attribute: String, from: usize },
+    #[error("the attribute {0:?} has more than {max} values", max = limits::LDAP_VALUES)]
+    TooManyValues(String),
+    #[error(transparent)]
+    NoText(#[from] NoText),
     #[error("the user is in more than {} groups", limits::GROUPS)]
     TooManyGroups,
 }
+
+/// The outcome of a search for one entry by its distinguished name.
+#[derive(Debug)]
+pub(super) enum Entry {
+    Found(Found),
+    /// It does not fit the filter.
+    Other,
+    /// There is none, as far as the account that searches can see.
+    Missing,
+    /// Another directory has it.
+    Elsewhere,
+}
+
+/// The entries that a search found.
+struct Entries {
+    found: Vec<Found>,
+    end: End,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// All that was asked for is here.
+    Complete,
+    NoSuchObject,
+    Referral,
+}
+
+/// A search.
+#[derive(Clone, Copy)]
+struct Question<'a> {
+    base: &'a str,
+    scope: Scope,
+    filter: &'a str,
+    attributes: &'a [&'a str],
+    most: usize,
+}
+
+const NO_SUCH_OBJECT: u32 = 32;
+const REFERRAL: u32 = 10;
 
 /// RFC 4511, appendix A: results that say that this credential is not accepted, rather than that something is broken.
 /// Active Directory answers 49 for accounts that are locked or disabled, too.
@@ -76,7 +136,7 @@ impl Connections {
         }
     }
 
-    /// At most `most` entries below `base`.
+    /// At most `most` entries below `base`, each with all values of its attributes.
     pub(super) async fn search(
         &self,
         base: &str,
@@ -84,39 +144,79 @@ impl Connections {
         attributes: &[&str],
         most: usize,
     ) -> Result<Vec<Found>, LdapFailure> {
-        self.ask(base, Scope::Subtree, filter, attributes, most)
-            .await
+        let scope = Scope::Subtree;
+        let question = Question {
+            base,
+            scope,
+            filter,
+            attributes,
+            most,
+        };
+        let Entries { mut found, end } = self.ask(question).await?;
+        match end {
+            End::Complete => {}
+            End::NoSuchObject => return Err(LdapFailure::NoBase(base.to_owned())),
+            End::Referral => return Err(LdapFailure::BaseElsewhere(base.to_owned())),
+        }
+        for found in &mut found {
+            self.complete(found).await?;
+        }
+        Ok(found)
     }
 
-    /// The entry itself, if it fits the filter.
+    /// The entry itself, with all values of its attributes, if it fits the filter.
     pub(super) async fn read(
         &self,
         dn: &str,
         filter: &str,
         attributes: &[&str],
-    ) -> Result<Vec<Found>, LdapFailure> {
-        self.ask(dn, Scope::Base, filter, attributes, 1).await
+    ) -> Result<Entry, LdapFailure> {
+        let Entries { mut found, end } = self.ask(Question::of(dn, filter, attributes)).await?;
+        Ok(match (found.pop(), end) {
+            (Some(mut found), _) => {
+                self.complete(&mut found).await?;
+                Entry::Found(found)
+            }
+            (None, End::Complete) => Entry::Other,
+            (None, End::NoSuchObject) => Entry::Missing,
+            (None, End::Referral) => Entry::Elsewhere,
+        })
+    }
+
+    /// Asks for the values that Active Directory has left out of an attribute with many.
+    async fn complete(&self, found: &mut Found) -> Result<(), LdapFailure> {
+        if !found.begins_at_the_first() {
+            return Err(LdapFailure::Malformed);
+        }
+        while let Some((attribute, from)) = found.incomplete() {
+            let rest = format!("{attribute};range={from}-*");
+            let attributes = [rest.as_str()];
+            let question = Question::of(&found.dn, "(objectClass=*)", &attributes);
+            let part = self.ask(question).await?.found.pop();
+            let extended = part.and_then(|part| found.extend(&attribute, from, part));
+            match extended {
+                None => return Err(LdapFailure::Incomplete { attribute, from }),
+                Some(count) if count > limits::LDAP_VALUES => {
+                    return Err(LdapFailure::TooManyValues(attribute));
+                }
+                Some(_) => {}
+            }
+        }
+        Ok(())
     }
 
     /// A connection that was kept may have ended meanwhile: then another one is asked, once.
-    async fn ask(
-        &self,
-        base: &str,
-        scope: Scope,
-        filter: &str,
-        attributes: &[&str],
-        most: usize,
-    ) -> Result<Vec<Found>, LdapFailure> {
+    async fn ask(&self, question: Question<'_>) -> Result<Entries, LdapFailure> {
         if let Some(mut ldap) = self.kept() {
-            match entries(&mut ldap, base, scope, filter, attributes, most).await {
+            match entries(&mut ldap, question).await {
+                Err(LdapFailure::Search(error)) if !is_result(&error) => {
+                    tracing::debug!(%error, "a connection to the directory has ended");
+                }
                 Ok(found) => {
                     self.keep(ldap);
                     return Ok(found);
                 }
-                Err(LdapError::LdapResult { result }) => {
-                    return Err(LdapFailure::Search(LdapError::LdapResult { result }));
-                }
-                Err(error) => tracing::debug!(%error, "a connection to the directory has ended"),
+                Err(failure) => return Err(failure),
             }
         }
         let mut ldap = self.connect().await?;
@@ -125,8 +225,7 @@ impl Connections {
         if code != 0 {
             return Err(LdapFailure::Account(code));
         }
-        let found = entries(&mut ldap, base, scope, filter, attributes, most).await;
-        let found = found.map_err(LdapFailure::Search)?;
+        let found = entries(&mut ldap, question).await?;
         self.keep(ldap);
         Ok(found)
     }
@@ -190,16 +289,34 @@ pub(super) async fn try_password(
     }
 }
 
+impl<'a> Question<'a> {
+    /// About one entry.
+    fn of(dn: &'a str, filter: &'a str, attributes: &'a [&'a str]) -> Self {
+        Self {
+            base: dn,
+            scope: Scope::Base,
+            filter,
+            attributes,
+            most: 1,
+        }
+    }
+}
+
+/// Does the directory itself say so?
+fn is_result(error: &LdapError) -> bool {
+    matches!(error, LdapError::LdapResult { .. })
+}
+
 /// A search's entries, in pages: Active Directory gives no more than a thousand entries at once. Referrals are left out: they
 /// lead to servers that nobody has configured.
-async fn entries(
-    ldap: &mut Ldap,
-    base: &str,
-    scope: Scope,
-    filter: &str,
-    attributes: &[&str],
-    most: usize,
-) -> Result<Vec<Found>, LdapError> {
+async fn entries(ldap: &mut Ldap, question: Question<'_>) -> Result<Entries, LdapFailure> {
+    let Question {
+        base,
+        scope,
+        filter,
+        attributes,
+        most,
+    } = question;
     let wanted: HashSet<&str> = attributes.iter().copied().collect();
     let wanted: Vec<&str> = wanted.into_iter().collect();
     let page = i32::try_from(most.min(limits::LDAP_PAGE)).unwrap_or(i32::MAX);
@@ -210,22 +327,27 @@ async fn entries(
     ldap.with_search_options(SearchOptions::new())
         .with_timeout(limits::PROVIDER_TIME);
     let searching = ldap.streaming_search_with(adapters, base, scope, filter, wanted);
-    let mut searching = searching.await?;
+    let mut searching = searching.await.map_err(LdapFailure::Search)?;
     let mut found = Vec::new();
     while found.len() < most {
-        match searching.next().await {
-            Ok(Some(entry)) => found.push(Found::from(SearchEntry::construct(entry))),
-            Ok(None) => break,
-            Err(error) => return Err(error),
+        match searching.next().await.map_err(LdapFailure::Search)? {
+            Some(entry) => found.push(Found::read(entry).ok_or(LdapFailure::Malformed)?),
+            None => break,
         }
     }
     let enough = found.len() >= most;
     let result = searching.finish().await;
-    // The result of a search that was cut short does not matter; an entry that does not exist (32) holds nothing.
-    if !enough && result.rc != 32 {
-        result.success()?;
-    }
-    Ok(found)
+    let end = match result.rc {
+        // The result of a search that was cut short does not matter.
+        _ if enough => End::Complete,
+        NO_SUCH_OBJECT => End::NoSuchObject,
+        REFERRAL => End::Referral,
+        _ => {
+            result.success().map_err(LdapFailure::Search)?;
+            End::Complete
+        }
+    };
+    Ok(Entries { found, end })
 }
 
 #[cfg(test)]

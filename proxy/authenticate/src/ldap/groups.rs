@@ -2,9 +2,13 @@
 
 use std::collections::HashSet;
 
+use futures_util::{StreamExt, stream};
+
 use super::{
     config::{GroupMembership, GroupSearch},
-    connection::{Connections, LdapFailure},
+    connection::{Connections, Entry, LdapFailure},
+    dn::Dn,
+    left_out::{LeftOut, Reason},
     search::{Found, any_of},
 };
 use underpass_core::limits;
@@ -17,17 +21,19 @@ pub(super) async fn of(
     user: &Found,
     config: &GroupSearch,
     connections: &Connections,
+    left_out: &LeftOut,
 ) -> Result<Vec<String>, LdapFailure> {
     let walk = Walk {
         config,
         connections,
+        left_out,
         seen: HashSet::new(),
         names: Vec::new(),
     };
     match &config.membership {
         GroupMembership::Member(attribute) => walk.up(attribute, user).await,
         GroupMembership::MemberValue { attribute, of_user } => {
-            let values: Vec<_> = user.texts(of_user).map(str::to_owned).collect();
+            let values = user.texts(of_user)?;
             walk.once(attribute, values).await
         }
         GroupMembership::InChain(attribute) => {
@@ -42,8 +48,8 @@ pub(super) async fn of(
 struct Walk<'a> {
     config: &'a GroupSearch,
     connections: &'a Connections,
-    /// In lower case: directories write the same name in several ways.
-    seen: HashSet<String>,
+    left_out: &'a LeftOut,
+    seen: HashSet<Dn>,
     names: Vec<String>,
 }
 
@@ -67,25 +73,49 @@ impl Walk<'_> {
 
     /// From entries to the groups that they name.
     async fn along(mut self, attribute: &str, user: &Found) -> Result<Vec<String>, LdapFailure> {
-        let mut named: Vec<_> = user.texts(attribute).map(str::to_owned).collect();
+        let (config, connections) = (self.config, self.connections);
+        let attributes = [config.name_attribute.as_str(), attribute];
+        let base = Dn::parse(&config.base);
+        let mut asked = HashSet::new();
+        let mut named = user.texts(attribute)?;
         for _ in 0..self.levels() {
-            let mut next = Vec::new();
-            for dn in named {
-                if self.seen.contains(&dn.to_lowercase()) {
-                    continue;
+            // Only below the base: a user's own entry must not lead to an entry that is no group here, and a directory answers
+            // with a referral, or not at all, about entries of another one.
+            named.retain(|dn| {
+                let parsed = Dn::parse(dn);
+                let within = parsed.is_within(&base);
+                if !within {
+                    self.left_out.say(dn, Reason::OutsideBase);
                 }
-                let attributes = [self.config.name_attribute.as_str(), attribute];
-                let filter = &self.config.filter;
-                let found = self.connections.read(&dn, filter, &attributes).await?;
-                let of_group = |group: &Found| group.texts(attribute).map(str::to_owned).collect();
-                let further: Vec<Vec<String>> = found.iter().map(of_group).collect();
-                // Only below the base: a user's own entry must not lead to an entry that is no group here.
-                let base = self.config.base.to_lowercase();
-                let found = found
-                    .into_iter()
-                    .filter(|g| g.dn.to_lowercase().ends_with(&base));
-                if !self.take(found.collect())?.is_empty() {
-                    next.extend(further.into_iter().flatten());
+                within && asked.insert(parsed)
+            });
+            if asked.len() > limits::GROUPS {
+                return Err(LdapFailure::TooManyGroups);
+            }
+            let reads = stream::iter(named).map(async |dn| {
+                let read = connections.read(&dn, &config.filter, &attributes);
+                (read.await, dn)
+            });
+            let mut reads = std::pin::pin!(reads.buffered(limits::LDAP_READS));
+            let mut next = Vec::new();
+            while let Some((read, dn)) = reads.next().await {
+                let group = match read? {
+                    Entry::Found(group) => group,
+                    Entry::Other => continue,
+                    Entry::Missing => {
+                        self.left_out.say(&dn, Reason::Missing);
+                        continue;
+                    }
+                    Entry::Elsewhere => {
+                        self.left_out.say(&dn, Reason::Elsewhere);
+                        continue;
+                    }
+                };
+                let further = group.texts(attribute)?;
+                // An alias may lead out of the base.
+                let within = Dn::parse(&group.dn).is_within(&base);
+                if within && !self.take(vec![group])?.is_empty() {
+                    next.extend(further);
                 }
             }
             named = next;
@@ -125,15 +155,15 @@ impl Walk<'_> {
     fn take(&mut self, groups: Vec<Found>) -> Result<Vec<String>, LdapFailure> {
         let mut new = Vec::new();
         for group in groups {
-            if !self.seen.insert(group.dn.to_lowercase()) {
+            if !self.seen.insert(Dn::parse(&group.dn)) {
                 continue;
             }
             if self.seen.len() > limits::GROUPS {
                 return Err(LdapFailure::TooManyGroups);
             }
-            let name = group.text(&self.config.name_attribute);
-            if let Some(name) = name {
-                self.names.push(format!("{}{name}", self.config.prefix));
+            match group.name(&self.config.name_attribute) {
+                Some(name) => self.names.push(format!("{}{name}", self.config.prefix)),
+                None => self.left_out.say(&group.dn, Reason::NoName),
             }
             new.push(group.dn);
         }

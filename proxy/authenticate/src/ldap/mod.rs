@@ -8,7 +8,9 @@
 mod attempts;
 mod config;
 mod connection;
+mod dn;
 mod groups;
+mod left_out;
 mod search;
 
 use std::{fmt, net::IpAddr, sync::Arc};
@@ -19,6 +21,7 @@ pub use self::config::{Bind, GroupMembership, GroupSearch, LdapConfig, UserSearc
 use self::{
     attempts::Attempts,
     connection::{Bound, Connections, LdapFailure, try_password},
+    left_out::LeftOut,
     search::{Found, filled},
 };
 use super::{
@@ -44,6 +47,7 @@ impl Ldap {
             source: source.clone(),
             connections,
             attempts: Attempts::new(),
+            left_out: LeftOut::new(source.name()),
             config,
         };
         let remote = Remote::new(directory, source, options);
@@ -71,6 +75,7 @@ struct Directory {
     source: Source,
     connections: Arc<Connections>,
     attempts: Attempts,
+    left_out: LeftOut,
     config: LdapConfig,
 }
 
@@ -188,12 +193,12 @@ impl Directory {
 
     async fn assertion(&self, user: &Found) -> Result<Assertion, AuthenticateError> {
         let config = &self.config.user;
-        let name = user.text(&config.name_attribute);
+        let name = user.name(&config.name_attribute);
         let name = name.ok_or_else(|| CredentialError::Claim(config.name_attribute.clone()))?;
         let groups = match &self.config.groups {
             None => Vec::new(),
             Some(groups) => {
-                let found = groups::of(user, groups, &self.connections).await;
+                let found = groups::of(user, groups, &self.connections, &self.left_out).await;
                 found.map_err(AuthenticateError::unavailable)?
             }
         };
@@ -201,12 +206,8 @@ impl Directory {
             let uid = user.text_or_hex(attribute);
             uid.ok_or_else(|| CredentialError::Claim(attribute.clone()))
         });
-        let extra = config.extra.iter().map(|(key, attribute)| {
-            (
-                key.clone(),
-                user.texts(attribute).map(str::to_owned).collect(),
-            )
-        });
+        let extra = config.extra.iter();
+        let extra = extra.map(|(key, attribute)| (key.clone(), user.texts_or_hex(attribute)));
         Ok(Assertion {
             user: format!("{}{name}", config.prefix),
             uid: uid.transpose()?,

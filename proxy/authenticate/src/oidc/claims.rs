@@ -8,7 +8,7 @@ use std::{
 use serde_json::Value;
 
 use super::{
-    OidcConfig,
+    OidcConfig, elsewhere,
     path::ClaimPath,
     verify::{Signed, time},
 };
@@ -121,6 +121,7 @@ fn wrong(claim: &ClaimPath) -> CredentialError {
 }
 
 fn text<'a>(claims: &'a Signed, claim: &ClaimPath) -> Result<&'a str, CredentialError> {
+    elsewhere::refuse(claims, claim)?;
     let text = claim.find(claims).and_then(Value::as_str);
     text.filter(|text| !text.is_empty())
         .ok_or_else(|| wrong(claim))
@@ -131,6 +132,7 @@ fn texts<'a>(
     claims: &'a Signed,
     claim: &ClaimPath,
 ) -> Result<impl Iterator<Item = &'a str> + use<'a>, CredentialError> {
+    elsewhere::refuse(claims, claim)?;
     let values = match claim.find(claims) {
         None | Some(Value::Null) => Vec::new(),
         Some(Value::String(text)) => vec![text.as_str()],

@@ -5,8 +5,8 @@ use std::{fmt, str::FromStr, time::Duration};
 use http::Uri;
 
 use super::keys::Issuer;
-use crate::Roots;
 use crate::config::{ConfigError, Misconfigured, https_url, not_empty};
+use crate::{Proxy, Roots};
 use underpass_https::Https;
 
 /// An issuer, and the mapping of its tokens to identities.
@@ -20,6 +20,8 @@ pub struct OidcConfig {
     pub audiences: Vec<String>,
     /// The roots of the issuer's certificate.
     pub roots: Roots,
+    /// The proxy that the issuer is asked through, where the proxy does not except it.
+    pub proxy: Option<Proxy>,
     /// How tokens may be signed. Only algorithms with a public key exist here, so that published keys cannot sign.
     pub algorithms: Vec<Algorithm>,
     /// How far the issuer's clock may be from ours.
@@ -136,7 +138,8 @@ impl OidcConfig {
             None => well_known(&self.issuer_url)?,
         };
         self.check()?;
-        let https = Https::new(&self.roots).map_err(|e| ConfigError::unusable("issuer", e))?;
+        let https = Https::new(&self.roots, self.proxy.as_ref())
+            .map_err(|e| ConfigError::unusable("issuer", e))?;
         Ok(Issuer::new(self.issuer_url.clone(), discovery, https))
     }
 
@@ -198,6 +201,7 @@ pub(super) mod tests {
             discovery_url: None,
             audiences: vec!["underpass".to_owned()],
             roots: Roots::from_pem(ca.cert.pem().as_bytes()).unwrap(),
+            proxy: None,
             algorithms: vec![Algorithm::RS256, "ES256".parse().unwrap()],
             clock_skew: Duration::from_secs(10),
             login_lifetime: None,

@@ -130,6 +130,23 @@ impl Issuer {
         Ok(found)
     }
 
+    /// The keys that may have signed a token with this header, where the issuer has others by now than `known`.
+    pub(super) async fn newer(
+        self: &Arc<Self>,
+        known: &[Arc<Key>],
+        id: Option<&str>,
+        algorithm: Algorithm,
+    ) -> Option<Vec<Arc<Key>>> {
+        let before = self.keys.load_full()?;
+        // It has said in the log how it went.
+        self.refresh().await.ok()?;
+        let now = self.keys.load_full()?;
+        let found = now.find(id, algorithm);
+        let has = |key: &&Arc<Key>| known.iter().any(|one| Arc::ptr_eq(one, key));
+        let new = !Arc::ptr_eq(&before, &now) || !found.iter().all(|key| has(&key));
+        new.then_some(found)
+    }
+
     /// Fetches the keys, unless that was done a moment ago.
     ///
     /// # Cancel safety

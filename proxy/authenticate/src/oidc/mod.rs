@@ -3,6 +3,7 @@
 
 mod claims;
 mod config;
+mod elsewhere;
 mod keys;
 mod path;
 mod verify;

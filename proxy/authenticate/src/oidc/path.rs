@@ -41,6 +41,11 @@ impl ClaimPath {
         &self.written
     }
 
+    /// The token's own claim that it is, or is in.
+    pub(super) fn outermost(&self) -> &str {
+        self.segments.first().map_or("", String::as_str)
+    }
+
     /// The claim's value.
     pub(super) fn find<'a>(&self, claims: &'a Signed) -> Option<&'a Value> {
         let (first, rest) = self.segments.split_first()?;

@@ -8,8 +8,16 @@ use std::{
 use jsonwebtoken::{Validation, errors::ErrorKind};
 use serde_json::{Map, Value};
 
-use super::{OidcConfig, config::Algorithm, keys::Issuer};
+use super::{
+    OidcConfig,
+    config::Algorithm,
+    keys::{Issuer, Key},
+};
 use crate::{AuthenticateError, CredentialError, jwt};
+
+/// How far the issuer's clock may be ahead of ours at the least, where it says from when on its token counts: as with
+/// kube-apiserver. The token is the issuer's own and no older for it.
+const NOT_BEFORE_SKEW: Duration = Duration::from_secs(60);
 
 /// The claims that a token's issuer has signed.
 pub(super) type Signed = Map<String, Value>;
@@ -30,19 +38,34 @@ pub(super) async fn verify(
     if !config.algorithms.contains(&algorithm) {
         return Err(CredentialError::Algorithm.into());
     }
-    let keys = issuer.keys(header.kid.as_deref(), algorithm).await?;
+    let id = header.kid.as_deref();
+    let keys = issuer.keys(id, algorithm).await?;
+    let mut signed = signed_by(&keys, token, algorithm);
+    // A new key may have the name of an old one, or none.
+    if let Err(CredentialError::Signature) = signed
+        && let Some(newer) = issuer.newer(&keys, id, algorithm).await
+    {
+        signed = signed_by(&newer, token, algorithm);
+    }
+    let claims = signed?;
+    check(&claims, config, now())?;
+    Ok(claims)
+}
+
+fn signed_by(
+    keys: &[Arc<Key>],
+    token: &str,
+    algorithm: Algorithm,
+) -> Result<Signed, CredentialError> {
     let mut refused = CredentialError::Signature;
     for key in keys {
         match jsonwebtoken::decode::<Signed>(token, &key.key, &signature_only(algorithm)) {
-            Ok(signed) => {
-                check(&signed.claims, config, now())?;
-                return Ok(signed.claims);
-            }
+            Ok(signed) => return Ok(signed.claims),
             Err(error) if matches!(error.kind(), ErrorKind::InvalidSignature) => {}
             Err(_) => refused = CredentialError::Malformed,
         }
     }
-    Err(refused.into())
+    Err(refused)
 }
 
 /// The claims are checked here: a missing claim, or one of another type, is an error of its own.
@@ -79,7 +102,8 @@ fn check(claims: &Signed, config: &OidcConfig, now: Duration) -> Result<(), Cred
     if now >= expires.saturating_add(config.clock_skew) {
         return Err(CredentialError::Expired);
     }
-    if time(claims, "nbf")?.is_some_and(|begin| begin > now.saturating_add(config.clock_skew)) {
+    let begins_by = now.saturating_add(config.clock_skew.max(NOT_BEFORE_SKEW));
+    if time(claims, "nbf")?.is_some_and(|begin| begin > begins_by) {
         return Err(CredentialError::NotYetValid);
     }
     Ok(())
@@ -125,7 +149,7 @@ mod tests {
             // Within the skew.
             json!({ "exp": NOW - 9 }),
             json!({ "exp": NOW as f64 + 0.5 }),
-            json!({ "nbf": NOW + 10 }),
+            json!({ "nbf": NOW + 60 }),
         ] {
             assert_eq!(check_with(good.clone()), Ok(()), "{good}");
         }
@@ -146,7 +170,7 @@ mod tests {
             (json!({ "exp": "1000060" }), claim("exp")),
             (json!({ "exp": null }), claim("exp")),
             (json!({ "exp": 1e300 }), claim("exp")),
-            (json!({ "nbf": NOW + 11 }), CredentialError::NotYetValid),
+            (json!({ "nbf": NOW + 61 }), CredentialError::NotYetValid),
             (json!({ "nbf": [] }), claim("nbf")),
         ] {
             assert_eq!(check_with(bad.clone()), Err(why), "{bad}");

@@ -18,6 +18,7 @@ fn github_of(fake: &FakeGitHub, change: impl FnOnce(&mut GitHubConfig)) -> GitHu
     let mut config = GitHubConfig {
         api_url: format!("{}/api/v3", fake.url()),
         roots: roots(fake),
+        proxy: None,
         organizations: vec!["Org-149".to_owned(), "org-0".to_owned()],
         username_prefix: "github:".to_owned(),
         groups_prefix: "github:".to_owned(),
@@ -158,7 +159,7 @@ async fn rule_2_a_token_goes_where_the_configuration_says() {
 #[tokio::test]
 async fn a_device_login_gives_a_token() {
     let fake = FakeGitHub::start().await;
-    let login = DeviceLogin::new(&fake.url(), &roots(&fake), "client 1".to_owned()).unwrap();
+    let login = DeviceLogin::new(&fake.url(), &roots(&fake), None, "client 1".to_owned()).unwrap();
     let waiting = soon(login.begin()).await.unwrap();
     assert_eq!(waiting.user_code(), "WDJB-MJHT");
     assert_eq!(
@@ -169,7 +170,8 @@ async fn a_device_login_gives_a_token() {
     let token = soon(login.wait(&waiting)).await.unwrap();
     assert_eq!(fake.polls(), 3);
     identity(bearer(&github_of(&fake, |_| {}), &token).await);
-    let declined = DeviceLogin::new(&fake.url(), &roots(&fake), "declined".to_owned()).unwrap();
+    let declined =
+        DeviceLogin::new(&fake.url(), &roots(&fake), None, "declined".to_owned()).unwrap();
     let waiting = soon(declined.begin()).await.unwrap();
     let refused = soon(declined.wait(&waiting)).await;
     assert!(matches!(refused, Err(DeviceError::Declined)));
@@ -178,7 +180,7 @@ async fn a_device_login_gives_a_token() {
 #[tokio::test]
 async fn rule_6_a_code_is_typed_at_the_provider_and_nowhere_else() {
     let fake = FakeGitHub::start().await;
-    let login = DeviceLogin::new(&fake.url(), &roots(&fake), "astray".to_owned()).unwrap();
+    let login = DeviceLogin::new(&fake.url(), &roots(&fake), None, "astray".to_owned()).unwrap();
     let begun = soon(login.begin()).await;
     let Err(DeviceError::Page { page, provider }) = begun else {
         panic!("{begun:?}");

@@ -25,7 +25,7 @@ use crate::present::{Answer, identity, present, rejection, soon, source, unavail
 
 const FILTER: &str = "(&(objectClass=inetOrgPerson)(|(uid={username})(mail={username})))";
 
-fn config(directory: &Directory) -> LdapConfig {
+pub(crate) fn config(directory: &Directory) -> LdapConfig {
     LdapConfig {
         url: directory.ldaps(),
         start_tls: false,
@@ -55,16 +55,16 @@ fn config(directory: &Directory) -> LdapConfig {
     }
 }
 
-fn ldap(config: LdapConfig) -> Ldap {
+pub(crate) fn ldap(config: LdapConfig) -> Ldap {
     Ldap::new(source("directory", AuthenticationMethod::Ldap), config).unwrap()
 }
 
-async fn basic(ldap: &Ldap, user: &str, password: &str) -> Answer {
+pub(crate) async fn basic(ldap: &Ldap, user: &str, password: &str) -> Answer {
     let line = BASE64.encode(format!("{user}:{password}"));
     present(ldap, Some(&format!("Basic {line}")), &[]).await
 }
 
-fn groups(answer: Answer) -> Vec<String> {
+pub(crate) fn groups(answer: Answer) -> Vec<String> {
     let mut groups = identity(answer).groups().to_vec();
     groups.sort();
     groups
@@ -149,6 +149,69 @@ async fn names_that_need_escaping_are_names() {
         let found = groups(answer);
         assert_eq!(found, ["ldap:on call (*), all"]);
     }
+}
+
+fn by_member_of(directory: &Directory) -> LdapConfig {
+    let mut config = config(directory);
+    config.groups.as_mut().unwrap().membership = GroupMembership::MemberOf("memberOf".to_owned());
+    config
+}
+
+#[tokio::test]
+async fn a_group_that_another_directory_has_is_left_out() {
+    let directory = Directory::start().await;
+    let ldap = ldap(by_member_of(&directory));
+    let found = groups(basic(&ldap, "carol", "carol-secret").await);
+    assert_eq!(found, ["ldap:dev", "ldap:everyone", "ldap:platform"]);
+    let log = directory.log();
+    // The directory has referred elsewhere, and was not asked about what is not below the base.
+    let referred = "SEARCH RESULT tag=101 err=10";
+    assert_eq!(log.matches(referred).count(), 1, "{log}");
+    assert!(!log.contains("SRCH base=\"cn=far,"), "{log}");
+    // A search below the base finds a reference to it beside the groups.
+    let ldap = self::ldap(config(&directory));
+    let found = groups(basic(&ldap, "alice", "alice-secret").await);
+    assert_eq!(found, ["ldap:dev", "ldap:everyone", "ldap:platform"]);
+}
+
+#[tokio::test]
+async fn a_base_may_be_written_in_another_way() {
+    let directory = Directory::start().await;
+    let mut config = by_member_of(&directory);
+    let search = config.groups.as_mut().unwrap();
+    search.base = "OU=Groups , dc=Example,DC=org".to_owned();
+    let found = groups(basic(&ldap(config), "alice", "alice-secret").await);
+    assert_eq!(found, ["ldap:dev", "ldap:everyone", "ldap:platform"]);
+}
+
+#[tokio::test]
+async fn a_base_that_is_not_there_gives_no_login_without_groups() {
+    let directory = Directory::start().await;
+    for (base, why) in [
+        (
+            "ou=gruops,dc=example,dc=org",
+            "there is no entry \"ou=gruops",
+        ),
+        ("ou=groups,dc=example,dc=net", "refers to another one"),
+    ] {
+        let mut config = config(&directory);
+        config.groups.as_mut().unwrap().base = base.to_owned();
+        let said = unavailable(basic(&ldap(config), "alice", "alice-secret").await);
+        assert!(said.contains(why), "{said}");
+        let mut config = self::config(&directory);
+        config.user.base = base.to_owned();
+        let said = unavailable(basic(&ldap(config), "alice", "alice-secret").await);
+        assert!(said.contains(why), "{said}");
+    }
+}
+
+/// As SSSD has it.
+#[tokio::test]
+async fn of_several_names_that_of_the_distinguished_name_counts() {
+    let directory = Directory::start().await;
+    let ldap = ldap(config(&directory));
+    let carol = identity(basic(&ldap, "c", "carol-secret").await);
+    assert_eq!(carol.user(), "ldap:carol");
 }
 
 /// slapd does not know Active Directory's rule, takes such a filter for *undefined*, and finds nothing. So this test shows one

@@ -3,6 +3,8 @@
 //! (`cfg(test)` on the modules is for the lints: helpers state expectations too.)
 
 #[cfg(test)]
+mod active_directory;
+#[cfg(test)]
 mod certificate;
 #[cfg(test)]
 mod github;

@@ -20,6 +20,7 @@ pub(crate) fn config(provider: &OidcProvider) -> OidcConfig {
         discovery_url: None,
         audiences: vec!["underpass".to_owned(), "underpass-es256".to_owned()],
         roots: Roots::from_pem(provider.ca().as_bytes()).unwrap(),
+        proxy: None,
         algorithms: vec!["RS256".parse().unwrap(), "ES256".parse().unwrap()],
         clock_skew: Duration::from_secs(2),
         login_lifetime: None,
@@ -68,6 +69,40 @@ async fn a_token_gives_an_identity() {
 }
 
 #[tokio::test]
+async fn groups_that_the_provider_keeps_elsewhere_are_not_lost_in_silence() {
+    let provider = OidcProvider::start().await;
+    let oidc = oidc(&provider);
+    let elsewhere = json!({ "groups": "src1" });
+    let endpoint = format!("{}/groups", provider.issuer());
+    let sources = json!({ "src1": { "endpoint": endpoint, "access_token": "x" } });
+    for overage in [
+        json!({ "_claim_names": elsewhere, "_claim_sources": sources }),
+        json!({ "hasgroups": true }),
+    ] {
+        let mut claims = json!({ "sub": "alice", "oid": "7" });
+        claims
+            .as_object_mut()
+            .unwrap()
+            .extend(overage.as_object().unwrap().clone());
+        let token = provider.token("underpass", &claims, 60).await;
+        let refused = rejection(bearer(&oidc, &token).await);
+        assert_eq!(
+            refused,
+            CredentialError::ClaimElsewhere("groups".to_owned())
+        );
+        assert!(
+            refused.to_string().contains("application roles"),
+            "{refused}"
+        );
+    }
+    // A user without groups says nothing of them.
+    let bob = json!({ "sub": "bob", "oid": "8" });
+    let token = provider.token("underpass", &bob, 60).await;
+    let bob = identity(bearer(&oidc, &token).await);
+    assert!(bob.groups().is_empty());
+}
+
+#[tokio::test]
 async fn keys_may_be_rotated() {
     let provider = OidcProvider::start().await;
     let oidc = oidc(&provider);
@@ -82,6 +117,27 @@ async fn keys_may_be_rotated() {
         rejection(bearer(&oidc, &old).await),
         CredentialError::UnknownKey
     );
+}
+
+/// kube-apiserver asks for the keys again where a signature fits none of them.
+#[tokio::test]
+async fn a_new_key_may_have_the_name_of_the_old_one() {
+    let provider = OidcProvider::start().await;
+    let oidc = oidc(&provider);
+    let old = provider.token("underpass", &alice(), 60).await;
+    identity(bearer(&oidc, &old).await);
+    provider.rekey().await;
+    let new = provider.token("underpass", &alice(), 60).await;
+    eventually("the new key is known", async || bearer(&oidc, &new).await).await;
+    let refused = rejection(bearer(&oidc, &old).await);
+    assert_eq!(refused, CredentialError::Signature);
+    // Bad signatures do not flood the provider.
+    let (before, begin) = (provider.fetches().await, Instant::now());
+    for _ in 0..50 {
+        rejection(bearer(&oidc, &old).await);
+    }
+    let pauses = begin.elapsed().as_secs() / limits::ISSUER_KEYS_PAUSE.as_secs();
+    assert!(provider.fetches().await <= before + 1 + pauses);
 }
 
 #[tokio::test]

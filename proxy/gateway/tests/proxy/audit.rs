@@ -1,6 +1,7 @@
 //! The audit log's events of calls, and the calls' fate when it cannot be written (security rule 15).
 
 use std::{
+    error::Error as _,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -17,6 +18,7 @@ use tokio::{
 };
 use underpass_audit::{AuditLog, Backend, BackendConfig, Full, Policy, Sink, Webhook};
 use underpass_core::{Body, BoxError, limits};
+use underpass_http_proxy::testing::{CREDENTIALS, HttpProxy};
 
 use crate::{
     api::{Api, channel},
@@ -340,7 +342,11 @@ async fn a_webhook_gets_lists_of_events() {
     });
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), kubeconfig.to_string()).unwrap();
-    let webhook = Webhook::from_kubeconfig(file.path()).await.unwrap();
+    // Through a proxy, which HTTPS_PROXY names or else the kubeconfig.
+    let proxy = HttpProxy::start().await.unwrap();
+    let config = proxy.config();
+    let webhook = Webhook::from_kubeconfig(file.path(), Some(&config)).await;
+    let webhook = webhook.unwrap();
     let backend = Backend::start("webhook", Box::new(webhook), BackendConfig::default());
     let audit_log = AuditLog::new(Policy::everything(), vec![backend]);
     let api = Api::start(hello).await;
@@ -353,11 +359,57 @@ async fn a_webhook_gets_lists_of_events() {
     assert_eq!(lists[1].0, "/audit/here Bearer hook-token");
     assert_eq!(lists[1].1["kind"], "EventList");
     assert_eq!(lists[1].1["items"][0]["user"]["username"], "alice");
+    let asked = proxy.asked();
+    assert!(!asked.is_empty());
+    assert!(
+        asked
+            .iter()
+            .all(|server| *server == service.address.to_string()),
+        "{asked:?}"
+    );
+}
+
+#[tokio::test]
+async fn rule_11_a_webhooks_own_proxy_counts_and_its_password_is_not_shown() {
+    let proxy = HttpProxy::start().await.unwrap();
+    let mut kubeconfig = json!({
+        "apiVersion": "v1", "kind": "Config", "current-context": "c",
+        "clusters": [{"name": "c", "cluster": {
+            "server": "https://127.0.0.1:1/audit",
+            "proxy-url": proxy.url(CREDENTIALS),
+        }}],
+        "users": [{"name": "u", "user": {"token": "hook-token"}}],
+        "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
+    });
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), kubeconfig.to_string()).unwrap();
+    let mut webhook = Webhook::from_kubeconfig(file.path(), None).await.unwrap();
+    let error = webhook.write(&[]).await.unwrap_err();
+    assert_eq!(proxy.asked(), ["127.0.0.1:1"]);
+    let mut said = vec![error.to_string()];
+    let mut source = error.source();
+    while let Some(error) = source {
+        said.push(error.to_string());
+        source = error.source();
+    }
+    let said = said.join(": ");
+    let way = format!("no way through the proxy {}", proxy.url(""));
+    assert!(said.contains(&way) && said.contains("502"), "{said}");
+    assert!(!said.contains("s3cr"), "{said}");
+    kubeconfig["clusters"][0]["cluster"]["proxy-url"] = json!("socks5://alice:s3cret@p:1");
+    std::fs::write(file.path(), kubeconfig.to_string()).unwrap();
+    let error = Webhook::from_kubeconfig(file.path(), None)
+        .await
+        .err()
+        .unwrap();
+    let said = format!("{error}: {}", error.source().unwrap());
+    assert!(said.contains("there is no support for SOCKS"), "{said}");
+    assert!(!said.contains("s3cret"), "{said}");
 }
 
 #[tokio::test]
 async fn a_webhook_that_cannot_be_used_is_an_error_at_once() {
-    let error = Webhook::from_kubeconfig("/nonexistent".as_ref()).await;
+    let error = Webhook::from_kubeconfig("/nonexistent".as_ref(), None).await;
     let error = error.err().unwrap();
     assert!(error.to_string().contains("kubeconfig"), "{error}");
 }

@@ -90,6 +90,11 @@ impl OidcProvider {
         self.post("/testenv/rotate", String::new()).await;
     }
 
+    /// Replaces the signing keys by others of the same names.
+    pub async fn rekey(&self) {
+        self.post("/testenv/rekey", String::new()).await;
+    }
+
     /// From now on it takes requests and answers none.
     pub async fn hang(&self) {
         self.post("/testenv/hang", String::new()).await;

@@ -14,7 +14,8 @@ pub const SEARCHER: (&str, &str) = ("cn=underpass,dc=example,dc=org", "search-se
 ///
 /// alice is in `dev` and `posix`, `dev` in `platform`, `platform` in `everyone`, and `everyone` in `platform` again. bob
 /// is in no group. `twin-1` and `twin-2` have the same mail address. zoe's name needs escaping, in her own distinguished
-/// name and in her group's.
+/// name and in her group's. carol is in `dev`, in a group that another directory has, in one that no directory here has, and in
+/// one that is not there.
 const ENTRIES: &str = r"dn: dc=example,dc=org
 objectClass: domain
 dc: example
@@ -49,6 +50,18 @@ uid: bob
 cn: Bob
 sn: B
 userPassword: bob-secret
+
+dn: uid=carol,ou=people,dc=example,dc=org
+objectClass: inetOrgPerson
+uid: carol
+uid: c
+cn: Carol
+sn: C
+userPassword: carol-secret
+memberOf: cn=elsewhere,ou=groups,dc=example,dc=org
+memberOf: cn=far,dc=example,dc=net
+memberOf: cn=gone,ou=groups,dc=example,dc=org
+memberOf: cn=dev,ou=groups,dc=example,dc=org
 
 dn: cn=Zoe (ops)\, \2A,ou=people,dc=example,dc=org
 objectClass: inetOrgPerson
@@ -98,6 +111,12 @@ objectClass: groupOfNames
 cn: on call (*), all
 member: cn=Zoe (ops)\, \2A,ou=people,dc=example,dc=org
 
+dn: cn=elsewhere,ou=groups,dc=example,dc=org
+objectClass: referral
+objectClass: extensibleObject
+cn: elsewhere
+ref: ldap://other.example.org/cn=elsewhere,ou=groups,dc=example,dc=org
+
 dn: cn=posix,ou=groups,dc=example,dc=org
 objectClass: posixGroup
 cn: posix
@@ -130,7 +149,11 @@ impl Directory {
             configuration(&dir.to_string_lossy()),
         )
         .unwrap();
-        let mut entries = ENTRIES.to_owned();
+        let bob = "userPassword: bob-secret\n";
+        let named: String = (0..groups)
+            .map(|number| format!("memberOf: cn=flood-{number},ou=groups,dc=example,dc=org\n"))
+            .collect();
+        let mut entries = ENTRIES.replace(bob, &format!("{bob}{named}"));
         for number in 0..groups {
             write!(
                 entries,
@@ -216,6 +239,7 @@ TLSCertificateFile {dir}/{CERTIFICATE}
 TLSCertificateKeyFile {dir}/{KEY}
 allow bind_anon_cred bind_anon_dn
 sizelimit unlimited
+referral ldap://other.example.org/
 database mdb
 suffix "dc=example,dc=org"
 directory {dir}/db

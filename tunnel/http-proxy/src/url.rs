@@ -11,7 +11,7 @@ use rustls::pki_types::ServerName;
 use thiserror::Error;
 use zeroize::Zeroizing;
 
-use crate::connector::server::authority;
+use underpass_dial::ServerAddress;
 
 /// An HTTP proxy's URL: `http://[USER:PASSWORD@]HOST[:PORT]`, or `https://` for one that is spoken to
 /// over TLS. Without a scheme it is `http://`; ports are 80 and 443 unless named.
@@ -126,7 +126,7 @@ fn basic(user_info: &str) -> Result<Zeroizing<String>, ProxyUrlError> {
 impl fmt::Display for ProxyUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(if self.tls { "https://" } else { "http://" })?;
-        authority(f, &self.host, self.port)
+        ServerAddress::new(self.host.as_str(), self.port).fmt(f)
     }
 }
 

@@ -4,8 +4,9 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use super::url::host_and_port;
-use crate::connector::ServerAddress;
+use underpass_dial::ServerAddress;
+
+use crate::url::host_and_port;
 
 /// The servers that are reached without a proxy, in the form that `NO_PROXY` has in most programs:
 ///

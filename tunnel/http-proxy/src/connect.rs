@@ -122,7 +122,7 @@ pub(super) async fn connect(
 }
 
 fn request(authority: &str, authorization: Option<&str>) -> Zeroizing<String> {
-    let agent = concat!("underpass-tunnel/", env!("CARGO_PKG_VERSION"));
+    let agent = concat!("underpass/", env!("CARGO_PKG_VERSION"));
     let credentials = authorization.map_or(0, str::len);
     let mut request = Zeroizing::new(String::with_capacity(
         200 + 2 * authority.len() + credentials,

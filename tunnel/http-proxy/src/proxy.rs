@@ -1,30 +1,18 @@
-//! HTTP proxies that the WebSocket transport goes through (CONNECT; RFC 9110, section 9.3.6).
-
-mod connect;
-mod dial;
-mod no_proxy;
-mod url;
+//! A proxy, and the environment that names it.
 
 use std::env;
 
 use thiserror::Error;
+use underpass_dial::ServerAddress;
 use zeroize::Zeroizing;
 
-pub use self::connect::ProxyError;
-pub(super) use self::dial::ProxyDialer;
-pub use self::no_proxy::NoProxy;
-pub use self::url::{ProxyUrl, ProxyUrlError};
-use super::ServerAddress;
-use crate::tls::TlsError;
+use crate::no_proxy::NoProxy;
+use crate::url::{ProxyUrl, ProxyUrlError};
 
 /// The proxy to reach servers through, and the servers that need none.
 ///
-/// QUIC cannot go through an HTTP proxy. With [`Transports::Auto`](crate::Transports::Auto) it is tried
-/// directly all the same: where the network lets it through it is the better way, and where it does not,
-/// the WebSocket through the proxy starts after QUIC's head start.
-///
 /// The server's certificate is verified as ever: the proxy sees the server's name and encrypted bytes. A
-/// proxy that opens TLS to look inside presents a certificate of its own, and the connector refuses it.
+/// proxy that opens TLS to look inside presents a certificate of its own.
 #[derive(Debug, Clone)]
 pub struct Proxy {
     /// The proxy's address, and this side's credentials for it.
@@ -129,17 +117,10 @@ pub enum ProxyEnvError {
     },
 }
 
-/// Why a proxy's configuration cannot be used.
-#[derive(Debug, Error)]
-#[non_exhaustive]
-pub enum ProxyConfigError {
-    /// The CA for the proxy is not usable.
-    #[error("the CA for the proxy's certificate cannot be used")]
-    Ca(#[from] TlsError),
-}
-
 #[cfg(test)]
 mod tests {
+    use std::error::Error as _;
+
     use super::*;
 
     fn from(variables: &[(&str, &str)]) -> Result<Option<Proxy>, ProxyEnvError> {
@@ -192,7 +173,8 @@ mod tests {
     #[test]
     fn rule_11_an_unusable_variable_is_named_and_not_shown() {
         let error = from(&[("https_proxy", "socks5://u:secret@p:1")]).unwrap_err();
-        let told = format!("{error:?} {}", underpass_proto::chain(&error));
+        let source = error.source().map(ToString::to_string);
+        let told = format!("{error:?} {error} {source:?}");
         assert!(told.contains("https_proxy"), "{told}");
         assert!(!told.contains("secret"), "{told}");
     }
