@@ -670,15 +670,15 @@ mod tests {
     use underpass_proto::settings::{KeepaliveInterval, ResumeWindow, StreamLimit};
     use underpass_proto::stream_id::Role;
 
+    use bytes::Bytes;
+    use underpass_proto::frame::Class;
+
     use super::*;
-    use crate::session::SessionId;
-    use crate::transport::{TransportError, TransportKind, memory};
+    use crate::session::{SessionId, opening, supervisor};
+    use crate::transport::{TransportError, YamuxTransport, memory};
 
     /// With its first transport. It ends with its last.
-    async fn session() -> (Arc<Shared>, Supervision) {
-        let (transport, _peer) = memory::pair();
-        let transport: Arc<dyn Transport> = Arc::new(transport);
-        let stream = transport.open().await.unwrap();
+    async fn session() -> (Arc<Shared>, Supervision, YamuxTransport) {
         let agreed = Agreed {
             local_streams: 10,
             remote_streams: StreamLimit::default(),
@@ -696,24 +696,69 @@ mod tests {
             remote: None,
         };
         let (shared, supervision) = Shared::new(&agreed, SessionSecret::new([1; 32]), info);
+        let peer = join(&shared, LinkId::FIRST, LinkRole::Main).await;
+        (shared, supervision, peer)
+    }
+
+    /// Gives the other end of a transport that joins.
+    async fn join(shared: &Shared, link: LinkId, role: LinkRole) -> YamuxTransport {
+        let (transport, peer) = memory::pair();
+        let transport: Arc<dyn Transport> = Arc::new(transport);
         let control = ControlStream {
-            stream,
+            stream: transport.open().await.unwrap(),
             reader: FrameReader::new(limits::CONTROL_FRAME),
         };
-        let first = Joining {
+        let joining = Joining {
             transport,
             control,
-            link: LinkId::FIRST,
-            role: LinkRole::Main,
+            link,
+            role,
             peer_has: 0,
         };
-        shared.join(first).unwrap();
-        (shared, supervision)
+        shared.join(joining).unwrap();
+        peer.authenticated();
+        peer
+    }
+
+    #[tokio::test]
+    async fn moves_that_the_peer_does_not_answer_leave_no_tasks() {
+        let (shared, supervision, main) = session().await;
+        let standby = join(&shared, LinkId(1), LinkRole::Standby).await;
+        for peer in [main, standby] {
+            tokio::spawn(async move {
+                let mut held = Vec::new();
+                while let Ok(stream) = peer.accept().await {
+                    held.push(stream);
+                }
+            });
+        }
+        tokio::spawn(supervisor::run(Arc::clone(&shared), supervision));
+        for _ in 0..5 {
+            let opened = shared.open_stream(|stream| Open {
+                stream,
+                class: Class::Default,
+                target: String::new(),
+                header: Bytes::new(),
+            });
+            opening::open(&shared, &opened.unwrap()).await;
+        }
+        let tasks = tokio::runtime::Handle::current().metrics();
+        let mut most = Vec::new();
+        for _ in 0..100 {
+            let standby = shared.core(|core| core.standby()).unwrap();
+            shared.with(|core| core.prefer(standby, now()));
+            for _ in 0..50 {
+                tokio::task::yield_now().await;
+            }
+            most.push(tasks.num_alive_tasks());
+        }
+        // Some for each transport, and one for each stream that moves.
+        assert!(most.iter().all(|tasks| *tasks < 30), "{most:?}");
     }
 
     #[tokio::test]
     async fn a_transport_that_ends_after_its_session_does_not_change_how_that_ended() {
-        let (shared, _supervision) = session().await;
+        let (shared, _supervision, _peer) = session().await;
         assert!(shared.ended().is_none());
         let broken = LinkLoss::Transport(TransportError::ClosedHere);
         shared.link_lost(LinkId::FIRST, Some(broken));
