@@ -166,3 +166,41 @@ fn a_link_takes_its_time_or_says_that_it_needs_root() {
         "{log}"
     );
 }
+
+#[test]
+fn a_path_dies_without_a_word_and_bytes_flow_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let arguments = [
+        "run",
+        "--short",
+        "--only",
+        "underpass-two-links,underpass-websocket",
+        "--scenario",
+        "dead-path",
+    ];
+    let output = bench(&arguments, folder.path());
+    let log = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{log}");
+    let report = report(folder.path());
+    if !rustix::process::geteuid().is_root() {
+        let reason = report["failures"][0]["reason"].as_str().unwrap();
+        assert!(reason.contains("root"), "{reason}");
+        return;
+    }
+    assert_eq!(report["failures"].as_array().unwrap().len(), 0, "{log}");
+    let two = measured(
+        &report,
+        &["new request, UDP dropped", "copy, UDP flows forgotten"],
+    );
+    assert_eq!(
+        two.into_iter().collect::<Vec<_>>(),
+        ["underpass-two-links"],
+        "{log}"
+    );
+    let one = measured(&report, &["keystroke, TCP connections forgotten"]);
+    assert_eq!(
+        one.into_iter().collect::<Vec<_>>(),
+        ["underpass-websocket"],
+        "{log}"
+    );
+}

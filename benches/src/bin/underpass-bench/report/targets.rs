@@ -43,6 +43,23 @@ struct Target {
 
 const WEBSOCKET: &str = "underpass-websocket";
 const QUIC: &str = "underpass-quic";
+const TWO_LINKS: &str = "underpass-two-links";
+const UDP_DIES: &[&str] = &[
+    "keystroke, UDP flows forgotten",
+    "new request, UDP flows forgotten",
+    "watch event, UDP flows forgotten",
+    "copy, UDP flows forgotten",
+    "keystroke, UDP dropped",
+    "new request, UDP dropped",
+    "watch event, UDP dropped",
+    "copy, UDP dropped",
+];
+const TCP_DIES: &[&str] = &[
+    "keystroke, TCP connections forgotten",
+    "new request, TCP connections forgotten",
+    "watch event, TCP connections forgotten",
+    "copy, TCP connections forgotten",
+];
 const BULK: &[&str] = &["1 down", "1 up", "8 down", "8 up"];
 
 use Against::{BestPeer, Cell, One, Unit};
@@ -93,6 +110,9 @@ const TARGETS: &[Target] = &[
     Target { title: "over WebSocket: another user's GET, p99 over alone", scenario: "neighbour", cells: &["beside 1000 watches"], system: WEBSOCKET, metric: Metric::LateOverAlone, against: Unit(1.0, " times"), wanted: AtMost(1.2) },
     Target { title: "over QUIC: another user's GET, p99 over alone", scenario: "neighbour", cells: &["beside 1000 watches"], system: QUIC, metric: Metric::LateOverAlone, against: Unit(1.0, " times"), wanted: AtMost(1.2) },
     Target { title: "over WebSocket: bytes flow after the reconnect's start, in ms", scenario: "recovery", cells: &["connection cut"], system: WEBSOCKET, metric: FlowsSinceDial, against: Unit(1.0, " ms"), wanted: AtMost(100.0) },
+    Target { title: "with two links: bytes flow again, p99 in ms", scenario: "dead-path", cells: UDP_DIES, system: TWO_LINKS, metric: Metric::FlowsAgainLate, against: Unit(1.0, " ms"), wanted: AtMost(300.0) },
+    Target { title: "over QUIC alone: bytes flow again, p99 in ms", scenario: "dead-path", cells: UDP_DIES, system: QUIC, metric: Metric::FlowsAgainLate, against: Unit(1.0, " ms"), wanted: AtMost(2000.0) },
+    Target { title: "over WebSocket alone: bytes flow again, p99 in ms", scenario: "dead-path", cells: TCP_DIES, system: WEBSOCKET, metric: Metric::FlowsAgainLate, against: Unit(1.0, " ms"), wanted: AtMost(2000.0) },
 ];
 
 /// How all targets stand for which there are figures.
