@@ -59,8 +59,11 @@ async fn begin(
         return Ok(());
     };
     let mut stream = link.transport.open().await?;
-    match beginning {
-        Beginning::Open(leg) => io.open(shared, leg, stream),
+    let leg = match beginning {
+        Beginning::Open(leg) => {
+            io.open(shared, leg, stream);
+            leg
+        }
         Beginning::Attach(attach) => {
             // A peer that answers none would have each move leave a task behind.
             let (attached, rest) = tokio::select! {
@@ -68,9 +71,10 @@ async fn begin(
                 () = io.leaves(shared, attach.leg) => return Ok(()),
             };
             io.attach(shared, attach.leg, stream, attached, rest);
+            attach.leg
         }
-    }
-    poll_fn(|cx| io.poll_pump(shared, cx)).await;
+    };
+    io.pump(shared, leg).await;
     Ok(())
 }
 
@@ -205,7 +209,7 @@ fn take_attach(
     if went.is_some() {
         let shared = Arc::clone(shared);
         // It ends with the transport, if not before.
-        tokio::spawn(async move { poll_fn(|cx| io.poll_pump(&shared, cx)).await });
+        tokio::spawn(async move { io.pump(&shared, attach.leg).await });
     }
     Ok(())
 }

@@ -7,7 +7,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::futures::Notified;
-use tokio::sync::{Mutex as AsyncMutex, Notify, mpsc, watch};
+use tokio::sync::{
+    Mutex as AsyncMutex, Notify, OwnedSemaphorePermit, Semaphore, mpsc, watch,
+};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use underpass_proto::code::CloseCode;
 use underpass_proto::frame::{GoAway, Open};
@@ -68,6 +70,8 @@ pub(crate) struct Shared {
     gone: CancellationToken,
     /// A stream is no more.
     released: Notify,
+    /// Of streams that began with ATTACH, those whose OPEN is still arriving.
+    opening: Arc<Semaphore>,
     queue: mpsc::Sender<Box<Queued>>,
     incoming: AsyncMutex<mpsc::Receiver<Box<Queued>>>,
     go_away: watch::Receiver<Option<GoAway>>,
@@ -145,7 +149,9 @@ impl Gone {
         for (send, recv) in &self.ends {
             telemetry::stream_ended(*send, recv);
         }
-        drop(self.streams);
+        for stream in &self.streams {
+            stream.is_forgotten();
+        }
     }
 }
 
@@ -206,6 +212,7 @@ impl Shared {
             ended: Notify::new(),
             gone: gone.clone(),
             released: Notify::new(),
+            opening: Arc::new(Semaphore::new(limits::STREAMS_OPENING)),
             queue,
             incoming: AsyncMutex::new(incoming),
             go_away,
@@ -239,6 +246,11 @@ impl Shared {
             }
             cmp::Ordering::Greater => tracing::debug!("stream refused: {reason}"),
         }
+    }
+
+    /// A place for a stream whose OPEN is still to arrive. `None` where a peer withholds too many.
+    pub(super) fn opens(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.opening).try_acquire_owned().ok()
     }
 
     /// Looks at the protocol's state.

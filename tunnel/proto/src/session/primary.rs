@@ -44,8 +44,19 @@ impl Session {
         if self.is_closed() || !stands_by {
             return;
         }
-        self.make_primary(id, now);
+        self.make_primary(id);
         self.say_primary();
+        self.ask_primary(now);
+    }
+
+    /// Makes a link that stands by the primary one once it has answered a PING that is sent now: that it was not found silent says
+    /// nothing, since one that stands by is hardly asked. Asked again, it waits for a later answer.
+    pub fn prefer_once_it_answers(&mut self, id: LinkId, now: Instant) {
+        if self.links.contains_key(&id) {
+            self.returning = Some((id, now));
+            self.ask(id, now);
+            self.links_changed = true;
+        }
     }
 
     /// A main link that joins where another one stands by: the peer may have changed to that one at the same moment.
@@ -89,11 +100,12 @@ impl Session {
             return;
         }
         let before = self.primary;
-        self.make_primary(id, now);
+        self.make_primary(id);
+        self.ask_primary(now);
         // The peer may have changed since it gets no answer there: this side finds out for itself.
         if let Some(before) = before {
             if let Some(link) = self.links.get_mut(&before) {
-                link.health.falls_silent(now);
+                link.health.is_left_by_the_peer(now);
             }
             self.ask(before, now);
         }
@@ -110,12 +122,14 @@ impl Session {
         may
     }
 
-    fn make_primary(&mut self, id: LinkId, now: Instant) {
+    /// The caller asks whether it answers.
+    fn make_primary(&mut self, id: LinkId) {
         let before = self.primary.replace(id);
         if let Some(link) = before.and_then(|id| self.links.get_mut(&id)) {
             link.role = LinkRole::Standby;
         }
         self.timers.resume = None;
+        self.returning = None;
         self.switches += 1;
         if let Some(link) = self.links.get_mut(&id) {
             link.role = LinkRole::Main;
@@ -126,14 +140,9 @@ impl Session {
         self.acknowledged = self.arrived;
         self.leave_lane_beside(before);
         self.say_credits_again(before);
-        self.probe = super::probe::Probe::Idle;
-        self.await_answer();
         self.flush_now = true;
         self.changed = true;
         self.links_changed = true;
-        if self.round_trip().is_none() {
-            self.ping(now);
-        }
         self.rehome();
         self.leave_behind();
     }
