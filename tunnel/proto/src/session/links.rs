@@ -420,6 +420,11 @@ impl Session {
             return Err(DecodeError::UnexpectedFrame(kind).into());
         }
         let was_silent = link.health.is_silent();
+        // Before the consequences of an answer, which may be another PING.
+        let measured = match &frame {
+            Control::Pong(Pong(opaque)) => link.keepalive.pong(*opaque, now),
+            _ => None,
+        };
         if frame.is_an_answer() {
             self.path_answers(id, now);
         }
@@ -434,8 +439,7 @@ impl Session {
                 }
                 link.queue(&Control::Pong(Pong(opaque)));
             }
-            Control::Pong(Pong(opaque)) => {
-                let measured = link.keepalive.pong(opaque, now);
+            Control::Pong(_) => {
                 let again = link.keepalive.asked() < limits::PINGS_FIRST;
                 let again = again && link.role != LinkRole::Lane;
                 // That of a silence says how long the silence was.

@@ -184,7 +184,7 @@ mod tests {
 
     use super::*;
     use crate::code::ResetCode;
-    use crate::frame::{Class, FrameReader, Lasting, RawFrame};
+    use crate::frame::{Class, FrameReader, Lasting, Ping, RawFrame};
     use crate::session::fixture::{open, session};
     use crate::session::{LinkEnd, Part};
 
@@ -297,6 +297,101 @@ mod tests {
         let pong = Control::Pong(crate::frame::Pong([0; 8]));
         hear(&mut session, MAIN, &pong, now);
         assert!(!session.is_silent(MAIN));
+    }
+
+    /// The same, and the peer has answered the PINGs with which links begin.
+    fn measured_links(role: Role) -> (Session, Instant) {
+        let (mut session, now) = session(role);
+        session.link_up(STANDBY, LinkRole::Standby, 0, now).unwrap();
+        for link in [MAIN, STANDBY] {
+            while let Some(Control::Ping(Ping(opaque))) = said(&mut session, link).last() {
+                let pong = Control::Pong(crate::frame::Pong(*opaque));
+                hear(&mut session, link, &pong, now);
+            }
+        }
+        (session, now)
+    }
+
+    /// Of a stream whose bytes the peer has, all of them.
+    fn acknowledge(session: &mut Session, stream: crate::stream_id::StreamId, now: Instant) {
+        let mut received = 0;
+        while let crate::stream::Chunk::Data(bytes) = session.next_chunk(stream) {
+            received += bytes.len() as u64;
+            session.sent(stream, bytes.len());
+        }
+        let limit = received + 1000;
+        let credit = crate::frame::Credit {
+            stream,
+            received,
+            limit,
+        };
+        hear(session, MAIN, &Control::Credit(credit), now);
+    }
+
+    /// A driver looks at its timers only when it is told to.
+    #[test]
+    fn what_begins_to_wait_wakes_the_driver() {
+        for role in [Role::Connector, Role::Acceptor] {
+            let (mut session, now) = two_links(role);
+            let first = open(&mut session, Class::Default);
+            assert!(session.begin(MAIN, first).is_some());
+            session.next_timeout(Part::Link(MAIN), now);
+            acknowledge(&mut session, first, now);
+            let calm = session.next_timeout(Part::Link(MAIN), now);
+            assert!(calm.is_none_or(|at| at - now > Duration::from_millis(100)));
+            session.take_changed();
+            let now = now + Duration::from_millis(20);
+            open(&mut session, Class::Default);
+            assert!(session.take_changed(), "{role:?}");
+            let alarm = session.next_timeout(Part::Link(MAIN), now).unwrap();
+            assert_eq!(alarm - now, limits::PROBE_DELAY, "{role:?}");
+        }
+    }
+
+    #[test]
+    fn a_return_waits_for_an_answer() {
+        let (mut session, now) = measured_links(Role::Connector);
+        session.prefer_once_it_answers(STANDBY, now);
+        assert_eq!(session.primary(), Some(MAIN));
+        let asked = said(&mut session, STANDBY);
+        let Some(Control::Ping(ping)) = asked.first() else {
+            panic!("it is asked: {asked:?}");
+        };
+        let pong = Control::Pong(crate::frame::Pong(ping.0));
+        hear(&mut session, STANDBY, &pong, now);
+        assert_eq!(session.primary(), Some(STANDBY));
+        // The new one has to answer, whether anything else waits or not.
+        let said = said(&mut session, STANDBY);
+        assert!(
+            matches!(said[..], [.., Control::Primary(_), Control::Ping(_)]),
+            "{said:?}"
+        );
+        let alarm = session.next_timeout(Part::Link(STANDBY), now).unwrap();
+        assert!(alarm - now <= limits::PROBE_ANSWER, "{:?}", alarm - now);
+    }
+
+    /// Silence that ends says nothing of how long answers take; a peer that leaves a link, nothing of its path.
+    #[test]
+    fn a_silence_is_no_round_trip_and_a_leave_no_false_alarm() {
+        let (mut session, now) = measured_links(Role::Connector);
+        let change = |session: &mut Session, to, change, now| {
+            hear(session, to, &Control::Primary(Primary(change)), now);
+        };
+        change(&mut session, STANDBY, 1, now);
+        let asked = said(&mut session, MAIN);
+        let Some(Control::Ping(ping)) = asked.last() else {
+            panic!("it is asked: {asked:?}");
+        };
+        let pong = Control::Pong(crate::frame::Pong(ping.0));
+        let later = now + Duration::from_millis(50);
+        hear(&mut session, MAIN, &pong, later);
+        assert!(!session.is_silent(MAIN));
+        assert_eq!(session.round_trip_of(MAIN), Duration::ZERO);
+        change(&mut session, MAIN, 2, later);
+        session.await_answer();
+        open(&mut session, Class::Default);
+        let asked = session.next_timeout(Part::Link(MAIN), later).unwrap();
+        assert_eq!(asked - later, limits::PROBE_ANSWER, "patience as at first");
     }
 
     #[test]

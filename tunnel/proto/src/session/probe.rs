@@ -196,7 +196,10 @@ impl Session {
             }
         } else if was_silent && self.primary.is_some_and(|primary| self.is_silent(primary)) {
             self.use_standby(at);
-        } else if self.returning.is_some_and(|(to, asked)| to == id && at >= asked) {
+        } else if self
+            .returning
+            .is_some_and(|(to, asked)| to == id && at >= asked)
+        {
             self.prefer(id, at);
         }
         self.links_changed |= was_silent;
