@@ -673,7 +673,7 @@ impl Shared {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use underpass_proto::frame::FrameReader;
     use underpass_proto::key::AgentKey;
     use underpass_proto::session::LinkEnd;
@@ -688,7 +688,7 @@ mod tests {
     use crate::transport::{TransportError, YamuxTransport, memory};
 
     /// With its first transport. It ends with its last.
-    async fn session() -> (Arc<Shared>, Supervision, YamuxTransport) {
+    pub(in crate::session) async fn session() -> (Arc<Shared>, Supervision, YamuxTransport) {
         let agreed = Agreed {
             local_streams: 10,
             remote_streams: StreamLimit::default(),
@@ -710,8 +710,17 @@ mod tests {
         (shared, supervision, peer)
     }
 
+    /// A link of the session's.
+    pub(in crate::session) fn link(shared: &Shared, id: LinkId) -> Arc<LinkHandle> {
+        Arc::clone(&shared.state().links[&id])
+    }
+
     /// Gives the other end of a transport that joins.
-    async fn join(shared: &Shared, link: LinkId, role: LinkRole) -> YamuxTransport {
+    pub(in crate::session) async fn join(
+        shared: &Shared,
+        link: LinkId,
+        role: LinkRole,
+    ) -> YamuxTransport {
         let (transport, peer) = memory::pair();
         let transport: Arc<dyn Transport> = Arc::new(transport);
         let control = ControlStream {
