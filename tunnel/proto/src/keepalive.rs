@@ -56,11 +56,15 @@ impl Keepalive {
         self.heard = self.heard.max(now);
     }
 
-    /// The peer answered a PING. An answer to a question that was not asked changes nothing.
-    pub fn pong(&mut self, opaque: [u8; 8], now: Instant) {
-        if let Some(ping) = self.ping.take_if(|ping| ping.opaque == opaque) {
-            self.round_trip = Some(now.saturating_duration_since(ping.sent));
-        }
+    /// The peer answered a PING. Gives the time that it took. An answer to a question that was not asked changes nothing.
+    pub fn pong(&mut self, opaque: [u8; 8], now: Instant) -> Option<Duration> {
+        let ping = self.ping.take_if(|ping| ping.opaque == opaque)?;
+        Some(now.saturating_duration_since(ping.sent))
+    }
+
+    /// A time that an answer took, as the next ones may.
+    pub fn measured(&mut self, round_trip: Duration) {
+        self.round_trip = Some(round_trip);
     }
 
     /// A PING at once, unless one is under way already.
@@ -145,19 +149,18 @@ mod tests {
         let opaque = keepalive.probe(start).unwrap();
         let now = start + Duration::from_millis(30);
         keepalive.heard(now);
-        keepalive.pong(opaque, now);
-        assert_eq!(keepalive.round_trip(), Some(Duration::from_millis(30)));
+        assert_eq!(keepalive.round_trip(), None);
+        let took = keepalive.pong(opaque, now);
+        assert_eq!(took, Some(Duration::from_millis(30)));
         assert_eq!(keepalive.poll_timeout(false), now + INTERVAL);
     }
 
     #[test]
     fn an_answer_that_nobody_asked_for_changes_nothing() {
         let (mut keepalive, start) = start(Role::Connector);
-        keepalive.pong([1; 8], start);
-        assert_eq!(keepalive.round_trip(), None);
+        assert_eq!(keepalive.pong([1; 8], start), None);
         keepalive.probe(start).unwrap();
-        keepalive.pong([0xff; 8], start);
-        assert_eq!(keepalive.round_trip(), None);
+        assert_eq!(keepalive.pong([0xff; 8], start), None);
         assert_eq!(
             keepalive.handle_timeout(false, start + ANSWER),
             Some(Due::Lost)

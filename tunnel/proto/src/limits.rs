@@ -205,6 +205,10 @@ pub const PROBE_DELAY: Duration = Duration::from_millis(40);
 /// Being wrong costs the streams a move; a busy machine's scheduler takes tens of milliseconds.
 pub const PROBE_ANSWER: Duration = Duration::from_millis(120);
 
+/// The longest queue that a measured round trip is taken to hold beside the shortest one: longer ones come and go, and a path
+/// would count as slow for as long as nobody measures again.
+pub const PROBE_QUEUE: Duration = Duration::from_millis(100);
+
 /// How late this side may look for the answer before it looks once more: a machine that was stopped has answers to read.
 pub const PROBE_LATE: Duration = Duration::from_millis(50);
 
@@ -218,8 +222,8 @@ pub const CHANGES: u32 = 32;
 /// See [`CHANGES`].
 pub const CHANGE_TIME: Duration = Duration::from_millis(500);
 
-/// For how long after a stream was opened a connector without a standby looks whether its link is alive: the
-/// acceptor has no way to tell it that the next one does not arrive.
+/// For how long after a stream was opened a connector looks whether its link is alive: the acceptor has no way to tell it that
+/// the next one does not arrive, where no link stands by or that one has died as well.
 pub const LIVELY_TIME: Duration = Duration::from_secs(10);
 
 /// How often it looks.

@@ -296,7 +296,10 @@ async fn follow(session: &Session, status: &mut impl FnMut(Status<'_>)) -> Infal
             Some(standby) => {
                 if tokio::time::timeout(wait, changed).await.is_err() {
                     let now = crate::session::now();
-                    session.shared().with(|core| core.prefer(standby.id, now));
+                    let shared = session.shared();
+                    shared.with(|core| core.prefer_once_it_answers(standby.id, now));
+                    // Where it does not, it is asked again.
+                    wait = wait.max(RETURN);
                 }
             }
             None => changed.await,

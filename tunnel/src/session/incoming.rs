@@ -171,7 +171,14 @@ pub(super) fn announce(shared: Arc<Shared>, io: Arc<StreamIo>, open: Open) {
 /// Reads the OPEN of a stream whose first transport was lost before it arrived, and passes the
 /// stream on.
 pub(super) fn read_open(shared: Arc<Shared>, io: Arc<StreamIo>) {
+    let Some(opens) = shared.opens() else {
+        let reason = "too many open headers are still arriving";
+        shared.log_refused(reason);
+        shared.with(|core| core.refuse(io.id(), ResetCode::Overloaded, reason));
+        return;
+    };
     let reading = async move {
+        let _opens = opens;
         let header = read_header(&shared, &io);
         let header = tokio::time::timeout(limits::OPEN_HEADER_TIME, header).await;
         match header.unwrap_or(Err(HeaderError::Timeout)) {

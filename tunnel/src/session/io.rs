@@ -1,5 +1,6 @@
 //! A stream's transport halves, which the application, the link and the session share.
 
+use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
@@ -140,15 +141,18 @@ impl StreamIo {
         }
     }
 
-    /// Begins on a transport stream of the peer's, with the payload behind its OPEN.
+    /// Begins on a transport stream of the peer's, with the payload behind its OPEN. Where an ATTACH has overtaken it, only the
+    /// payload counts, which the peer was told of.
     pub(super) fn take(&self, shared: &Shared, stream: BiStream, payload: Bytes) {
         let (mut recv, mut send) = (self.recv(), self.send());
         recv.early = payload;
-        self.install(shared, &mut recv, &mut send, stream);
+        if shared.core(|core| core.is_current(self.id, Leg::FIRST)) {
+            self.install(shared, &mut recv, &mut send, stream);
+        }
     }
 
     /// Goes on, on a transport stream of the peer's that began with ATTACH; `answer` gives the
-    /// answer once nothing more arrives on the old one.
+    /// answer while nothing more arrives on the old one, or `None` where that is a later leg's.
     pub(super) fn take_attached(
         &self,
         shared: &Shared,
@@ -156,9 +160,8 @@ impl StreamIo {
         answer: impl FnOnce() -> Option<Attached>,
     ) -> Option<()> {
         let (mut recv, mut send) = (self.recv(), self.send());
-        recv.half = None;
-        send.half = None;
         let attached = answer()?;
+        self.leaves.notify_waiters();
         let mut stream = stream;
         // In front of everything else: no other task has the half yet.
         let frame = underpass_proto::frame::to_bytes(&attached);
@@ -403,6 +406,20 @@ impl StreamIo {
     pub(super) fn poll_pump(&self, shared: &Shared, cx: &mut Context<'_>) -> Poll<()> {
         self.writers.register_pump(cx.waker());
         self.poll_flush_half(shared)
+    }
+
+    /// Hands over all that waits on that leg. Ends with the leg: each has a pump of its own, and a peer that takes nothing would
+    /// have each move leave one behind.
+    pub(super) async fn pump(&self, shared: &Shared, leg: Leg) {
+        tokio::select! {
+            () = poll_fn(|cx| self.poll_pump(shared, cx)) => {}
+            () = self.leaves(shared, leg) => {}
+        }
+    }
+
+    /// The stream is no more.
+    pub(super) fn is_forgotten(&self) {
+        self.leaves.notify_waiters();
     }
 
     fn poll_flush_half(&self, shared: &Shared) -> Poll<()> {

@@ -59,8 +59,11 @@ async fn begin(
         return Ok(());
     };
     let mut stream = link.transport.open().await?;
-    match beginning {
-        Beginning::Open(leg) => io.open(shared, leg, stream),
+    let leg = match beginning {
+        Beginning::Open(leg) => {
+            io.open(shared, leg, stream);
+            leg
+        }
         Beginning::Attach(attach) => {
             // A peer that answers none would have each move leave a task behind.
             let (attached, rest) = tokio::select! {
@@ -68,9 +71,10 @@ async fn begin(
                 () = io.leaves(shared, attach.leg) => return Ok(()),
             };
             io.attach(shared, attach.leg, stream, attached, rest);
+            attach.leg
         }
-    }
-    poll_fn(|cx| io.poll_pump(shared, cx)).await;
+    };
+    io.pump(shared, leg).await;
     Ok(())
 }
 
@@ -205,7 +209,171 @@ fn take_attach(
     if went.is_some() {
         let shared = Arc::clone(shared);
         // It ends with the transport, if not before.
-        tokio::spawn(async move { poll_fn(|cx| io.poll_pump(&shared, cx)).await });
+        tokio::spawn(async move { io.pump(&shared, attach.leg).await });
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::{Context, Poll};
+
+    use underpass_proto::frame::{Class, Leg};
+    use underpass_proto::session::{LinkId, LinkRole};
+    use underpass_proto::stream_id::{Role, StreamId};
+
+    use underpass_proto::code::ResetCode;
+
+    use super::*;
+    use crate::session::shared::tests::{join, link, session};
+    use crate::transport::{RecvStream, SendStream};
+
+    /// Half of a stream on which nothing comes, and that takes bytes or does not.
+    struct Half {
+        takes: bool,
+        _held: Arc<()>,
+    }
+
+    impl Half {
+        fn both(takes: bool, held: &Arc<()>) -> BiStream {
+            let half = || Self {
+                takes,
+                _held: Arc::clone(held),
+            };
+            BiStream {
+                send: Box::new(half()),
+                recv: Box::new(half()),
+            }
+        }
+
+        fn poll<T>(&self, taken: T) -> Poll<Result<T, HalfError>> {
+            match self.takes {
+                true => Poll::Ready(Ok(taken)),
+                false => Poll::Pending,
+            }
+        }
+    }
+
+    impl SendStream for Half {
+        fn poll_write(&mut self, _: &mut Context<'_>, data: &[u8]) -> Poll<Result<usize, HalfError>> {
+            self.poll(data.len())
+        }
+
+        fn poll_write_bytes(
+            &mut self,
+            _: &mut Context<'_>,
+            data: &mut Bytes,
+        ) -> Poll<Result<(), HalfError>> {
+            if self.takes {
+                data.clear();
+            }
+            self.poll(())
+        }
+
+        fn poll_flush(&mut self, _: &mut Context<'_>) -> Poll<Result<(), HalfError>> {
+            self.poll(())
+        }
+
+        fn poll_finish(&mut self, _: &mut Context<'_>) -> Poll<Result<(), HalfError>> {
+            self.poll(())
+        }
+
+        fn reset(&mut self, _: ResetCode) {}
+    }
+
+    impl RecvStream for Half {
+        fn poll_read_bytes(
+            &mut self,
+            _: &mut Context<'_>,
+            _: usize,
+        ) -> Poll<Result<Option<Bytes>, HalfError>> {
+            Poll::Pending
+        }
+
+        fn stop(&mut self, _: ResetCode) {}
+    }
+
+    fn attach(stream: StreamId, leg: Leg) -> Attach {
+        Attach {
+            stream,
+            leg,
+            received: 0,
+            limit: 1000,
+        }
+    }
+
+    /// The two come on links whose drivers run beside each other.
+    #[tokio::test]
+    async fn an_attach_that_has_overtaken_its_open_keeps_the_stream() {
+        let (shared, _supervision, _main) = session().await;
+        let _standby = join(&shared, LinkId(1), LinkRole::Standby).await;
+        let id = StreamId::first(Role::Acceptor);
+        let open = Open {
+            stream: id,
+            class: Class::Default,
+            target: String::new(),
+            header: Bytes::new(),
+        };
+        let len = frame::to_bytes(&open).len() as u64;
+        let taken = shared.with(|core| core.take_open(LinkId::FIRST, id, len, len, now()));
+        assert_eq!(taken.unwrap(), Taken::New);
+        let (first, second) = (Arc::new(()), Arc::new(()));
+        let later = link(&shared, LinkId(1));
+        let leg = Leg::FIRST.next();
+        let moved = Half::both(true, &second);
+        take_attach(&shared, &later, moved, attach(id, leg)).unwrap();
+        let io = shared.io(id).unwrap();
+        io.take(&shared, Half::both(true, &first), Bytes::new());
+        assert_eq!(Arc::strong_count(&first), 1, "that leg is over");
+        assert_eq!(Arc::strong_count(&second), 3);
+        // The other way round, an earlier ATTACH finds a later one's halves.
+        let mut answer = Some(Some(()));
+        let late = io.take_attached(&shared, Half::both(true, &first), || {
+            answer.take();
+            shared.with(|core| core.attached(attach(id, Leg::FIRST)).unwrap())
+        });
+        assert!(late.is_none() && answer.is_none());
+        assert_eq!(Arc::strong_count(&second), 3);
+    }
+
+    /// Of a peer that gives its transport streams no room, and moves a stream again and again.
+    #[tokio::test]
+    async fn rule_23_moves_to_where_nothing_is_taken_leave_no_tasks() {
+        let (shared, _supervision, _main) = session().await;
+        let id = StreamId::first(Role::Acceptor);
+        let main = link(&shared, LinkId::FIRST);
+        let tasks = tokio::runtime::Handle::current().metrics();
+        let (mut leg, held) = (Leg::FIRST, Arc::new(()));
+        for _ in 0..300 {
+            leg = leg.next();
+            take_attach(&shared, &main, Half::both(false, &held), attach(id, leg)).unwrap();
+            for _ in 0..5 {
+                tokio::task::yield_now().await;
+            }
+        }
+        assert!(tasks.num_alive_tasks() < 20, "{}", tasks.num_alive_tasks());
+        assert!(Arc::strong_count(&held) <= 3);
+        // Its end is the last one's.
+        shared.with(|core| core.refuse(id, ResetCode::Cancelled, "over"));
+        while Arc::strong_count(&held) > 1 {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    #[tokio::test]
+    async fn rule_23_few_streams_that_begin_with_attach_withhold_their_open() {
+        let (shared, _supervision, _main) = session().await;
+        let main = link(&shared, LinkId::FIRST);
+        let held = Arc::new(());
+        let mut id = Some(StreamId::first(Role::Acceptor));
+        let mut refused = 0;
+        for _ in 0..limits::STREAMS_OPENING + 50 {
+            let stream = id.unwrap();
+            id = stream.next();
+            let half = Half::both(true, &held);
+            take_attach(&shared, &main, half, attach(stream, Leg::FIRST.next())).unwrap();
+            refused += usize::from(shared.opens().is_none());
+        }
+        assert_eq!(refused, 51);
+    }
 }

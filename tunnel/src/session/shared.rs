@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::futures::Notified;
-use tokio::sync::{Mutex as AsyncMutex, Notify, mpsc, watch};
+use tokio::sync::{Mutex as AsyncMutex, Notify, OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use underpass_proto::code::CloseCode;
 use underpass_proto::frame::{GoAway, Open};
@@ -68,6 +68,8 @@ pub(crate) struct Shared {
     gone: CancellationToken,
     /// A stream is no more.
     released: Notify,
+    /// Of streams that began with ATTACH, those whose OPEN is still arriving.
+    opening: Arc<Semaphore>,
     queue: mpsc::Sender<Box<Queued>>,
     incoming: AsyncMutex<mpsc::Receiver<Box<Queued>>>,
     go_away: watch::Receiver<Option<GoAway>>,
@@ -145,7 +147,9 @@ impl Gone {
         for (send, recv) in &self.ends {
             telemetry::stream_ended(*send, recv);
         }
-        drop(self.streams);
+        for stream in &self.streams {
+            stream.is_forgotten();
+        }
     }
 }
 
@@ -206,6 +210,7 @@ impl Shared {
             ended: Notify::new(),
             gone: gone.clone(),
             released: Notify::new(),
+            opening: Arc::new(Semaphore::new(limits::STREAMS_OPENING)),
             queue,
             incoming: AsyncMutex::new(incoming),
             go_away,
@@ -239,6 +244,11 @@ impl Shared {
             }
             cmp::Ordering::Greater => tracing::debug!("stream refused: {reason}"),
         }
+    }
+
+    /// A place for a stream whose OPEN is still to arrive. `None` where a peer withholds too many.
+    pub(super) fn opens(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.opening).try_acquire_owned().ok()
     }
 
     /// Looks at the protocol's state.
@@ -663,7 +673,7 @@ impl Shared {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use underpass_proto::frame::FrameReader;
     use underpass_proto::key::AgentKey;
     use underpass_proto::session::LinkEnd;
@@ -678,7 +688,7 @@ mod tests {
     use crate::transport::{TransportError, YamuxTransport, memory};
 
     /// With its first transport. It ends with its last.
-    async fn session() -> (Arc<Shared>, Supervision, YamuxTransport) {
+    pub(in crate::session) async fn session() -> (Arc<Shared>, Supervision, YamuxTransport) {
         let agreed = Agreed {
             local_streams: 10,
             remote_streams: StreamLimit::default(),
@@ -700,8 +710,17 @@ mod tests {
         (shared, supervision, peer)
     }
 
+    /// A link of the session's.
+    pub(in crate::session) fn link(shared: &Shared, id: LinkId) -> Arc<LinkHandle> {
+        Arc::clone(&shared.state().links[&id])
+    }
+
     /// Gives the other end of a transport that joins.
-    async fn join(shared: &Shared, link: LinkId, role: LinkRole) -> YamuxTransport {
+    pub(in crate::session) async fn join(
+        shared: &Shared,
+        link: LinkId,
+        role: LinkRole,
+    ) -> YamuxTransport {
         let (transport, peer) = memory::pair();
         let transport: Arc<dyn Transport> = Arc::new(transport);
         let control = ControlStream {

@@ -105,7 +105,7 @@ pub(super) struct Link {
     reader: FrameReader,
     pub(super) keepalive: Keepalive,
     pub(super) health: PathHealth,
-    round_trip: Option<Duration>,
+    pub(super) round_trip: Option<Duration>,
     /// See [`Session::queue_is_short`].
     queue_is_short: bool,
     /// Frames of this link alone.
@@ -323,11 +323,15 @@ impl Session {
         self.links.get(&self.primary?)?.round_trip
     }
 
-    /// The time that answers take on a link: its last measured round trip.
+    /// The time that answers take on a link: its last measured round trip, as far as that says something of the next one. A
+    /// queue that has gone would make a path seem slow for as long as nobody measures again.
     pub(super) fn round_trip_of(&self, link: LinkId) -> Duration {
-        let link = self.links.get(&link);
-        let measured = link.and_then(|link| link.keepalive.round_trip().or(link.round_trip));
-        measured.unwrap_or_default()
+        let Some(link) = self.links.get(&link) else {
+            return Duration::ZERO;
+        };
+        let last = link.keepalive.round_trip().or(link.round_trip);
+        let shortest = link.round_trip.unwrap_or_default();
+        last.unwrap_or_default().min(shortest + limits::PROBE_QUEUE)
     }
 
     /// How large the windows of streams on a link are to be.
@@ -415,6 +419,12 @@ impl Session {
         if link.role == LinkRole::Lane && !frame.is_of_the_link() {
             return Err(DecodeError::UnexpectedFrame(kind).into());
         }
+        let was_silent = link.health.is_silent();
+        // Before the consequences of an answer, which may be another PING.
+        let measured = match &frame {
+            Control::Pong(Pong(opaque)) => link.keepalive.pong(*opaque, now),
+            _ => None,
+        };
         if frame.is_an_answer() {
             self.path_answers(id, now);
         }
@@ -423,17 +433,20 @@ impl Session {
         };
         match frame {
             Control::Ping(Ping(opaque)) => {
+                link.health.is_asked();
                 if link.queued >= limits::CONTROL_QUEUE {
                     return Err(Violation::NotReading);
                 }
                 link.queue(&Control::Pong(Pong(opaque)));
             }
-            Control::Pong(Pong(opaque)) => {
-                link.keepalive.pong(opaque, now);
+            Control::Pong(_) => {
                 let again = link.keepalive.asked() < limits::PINGS_FIRST;
                 let again = again && link.role != LinkRole::Lane;
-                if let Some(round_trip) = link.keepalive.round_trip() {
+                // That of a silence says how long the silence was.
+                if let Some(round_trip) = measured.filter(|_| !was_silent) {
+                    link.keepalive.measured(round_trip);
                     self.measured(id, round_trip);
+                    self.answered_a_ping(id, round_trip);
                 }
                 if again {
                     self.ask(id, now);

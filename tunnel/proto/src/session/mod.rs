@@ -126,6 +126,8 @@ pub struct Session {
     suspect: bool,
     /// The watch over the primary link.
     probe: Probe,
+    /// The standby that is to be the primary link again once it has answered a PING of this time.
+    returning: Option<(LinkId, Instant)>,
     /// When the peer opened a stream last.
     opened: Option<Instant>,
     /// Counts the changes of the primary link that were said with PRIMARY.
@@ -300,6 +302,7 @@ impl Session {
             },
             suspect: false,
             probe: Probe::Idle,
+            returning: None,
             opened: None,
             change: 0,
             next_change: None,

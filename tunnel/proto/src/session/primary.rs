@@ -44,8 +44,19 @@ impl Session {
         if self.is_closed() || !stands_by {
             return;
         }
-        self.make_primary(id, now);
+        self.make_primary(id);
         self.say_primary();
+        self.ask_primary(now);
+    }
+
+    /// Makes a link that stands by the primary one once it has answered a PING that is sent now: that it was not found silent says
+    /// nothing, since one that stands by is hardly asked. Asked again, it waits for a later answer.
+    pub fn prefer_once_it_answers(&mut self, id: LinkId, now: Instant) {
+        if self.links.contains_key(&id) {
+            self.returning = Some((id, now));
+            self.ask(id, now);
+            self.links_changed = true;
+        }
     }
 
     /// A main link that joins where another one stands by: the peer may have changed to that one at the same moment.
@@ -89,11 +100,12 @@ impl Session {
             return;
         }
         let before = self.primary;
-        self.make_primary(id, now);
+        self.make_primary(id);
+        self.ask_primary(now);
         // The peer may have changed since it gets no answer there: this side finds out for itself.
         if let Some(before) = before {
             if let Some(link) = self.links.get_mut(&before) {
-                link.health.falls_silent(now);
+                link.health.is_left_by_the_peer(now);
             }
             self.ask(before, now);
         }
@@ -110,12 +122,14 @@ impl Session {
         may
     }
 
-    fn make_primary(&mut self, id: LinkId, now: Instant) {
+    /// The caller asks whether it answers.
+    fn make_primary(&mut self, id: LinkId) {
         let before = self.primary.replace(id);
         if let Some(link) = before.and_then(|id| self.links.get_mut(&id)) {
             link.role = LinkRole::Standby;
         }
         self.timers.resume = None;
+        self.returning = None;
         self.switches += 1;
         if let Some(link) = self.links.get_mut(&id) {
             link.role = LinkRole::Main;
@@ -126,14 +140,9 @@ impl Session {
         self.acknowledged = self.arrived;
         self.leave_lane_beside(before);
         self.say_credits_again(before);
-        self.probe = super::probe::Probe::Idle;
-        self.await_answer();
         self.flush_now = true;
         self.changed = true;
         self.links_changed = true;
-        if self.round_trip().is_none() {
-            self.ping(now);
-        }
         self.rehome();
         self.leave_behind();
     }
@@ -175,7 +184,7 @@ mod tests {
 
     use super::*;
     use crate::code::ResetCode;
-    use crate::frame::{Class, FrameReader, Lasting, RawFrame};
+    use crate::frame::{Class, FrameReader, Lasting, Ping, RawFrame};
     use crate::session::fixture::{open, session};
     use crate::session::{LinkEnd, Part};
 
@@ -288,6 +297,101 @@ mod tests {
         let pong = Control::Pong(crate::frame::Pong([0; 8]));
         hear(&mut session, MAIN, &pong, now);
         assert!(!session.is_silent(MAIN));
+    }
+
+    /// The same, and the peer has answered the PINGs with which links begin.
+    fn measured_links(role: Role) -> (Session, Instant) {
+        let (mut session, now) = session(role);
+        session.link_up(STANDBY, LinkRole::Standby, 0, now).unwrap();
+        for link in [MAIN, STANDBY] {
+            while let Some(Control::Ping(Ping(opaque))) = said(&mut session, link).last() {
+                let pong = Control::Pong(crate::frame::Pong(*opaque));
+                hear(&mut session, link, &pong, now);
+            }
+        }
+        (session, now)
+    }
+
+    /// Of a stream whose bytes the peer has, all of them.
+    fn acknowledge(session: &mut Session, stream: crate::stream_id::StreamId, now: Instant) {
+        let mut received = 0;
+        while let crate::stream::Chunk::Data(bytes) = session.next_chunk(stream) {
+            received += bytes.len() as u64;
+            session.sent(stream, bytes.len());
+        }
+        let limit = received + 1000;
+        let credit = crate::frame::Credit {
+            stream,
+            received,
+            limit,
+        };
+        hear(session, MAIN, &Control::Credit(credit), now);
+    }
+
+    /// A driver looks at its timers only when it is told to.
+    #[test]
+    fn what_begins_to_wait_wakes_the_driver() {
+        for role in [Role::Connector, Role::Acceptor] {
+            let (mut session, now) = two_links(role);
+            let first = open(&mut session, Class::Default);
+            assert!(session.begin(MAIN, first).is_some());
+            session.next_timeout(Part::Link(MAIN), now);
+            acknowledge(&mut session, first, now);
+            let calm = session.next_timeout(Part::Link(MAIN), now);
+            assert!(calm.is_none_or(|at| at - now > Duration::from_millis(100)));
+            session.take_changed();
+            let now = now + Duration::from_millis(20);
+            open(&mut session, Class::Default);
+            assert!(session.take_changed(), "{role:?}");
+            let alarm = session.next_timeout(Part::Link(MAIN), now).unwrap();
+            assert_eq!(alarm - now, limits::PROBE_DELAY, "{role:?}");
+        }
+    }
+
+    #[test]
+    fn a_return_waits_for_an_answer() {
+        let (mut session, now) = measured_links(Role::Connector);
+        session.prefer_once_it_answers(STANDBY, now);
+        assert_eq!(session.primary(), Some(MAIN));
+        let asked = said(&mut session, STANDBY);
+        let Some(Control::Ping(ping)) = asked.first() else {
+            panic!("it is asked: {asked:?}");
+        };
+        let pong = Control::Pong(crate::frame::Pong(ping.0));
+        hear(&mut session, STANDBY, &pong, now);
+        assert_eq!(session.primary(), Some(STANDBY));
+        // The new one has to answer, whether anything else waits or not.
+        let said = said(&mut session, STANDBY);
+        assert!(
+            matches!(said[..], [.., Control::Primary(_), Control::Ping(_)]),
+            "{said:?}"
+        );
+        let alarm = session.next_timeout(Part::Link(STANDBY), now).unwrap();
+        assert!(alarm - now <= limits::PROBE_ANSWER, "{:?}", alarm - now);
+    }
+
+    /// Silence that ends says nothing of how long answers take; a peer that leaves a link, nothing of its path.
+    #[test]
+    fn a_silence_is_no_round_trip_and_a_leave_no_false_alarm() {
+        let (mut session, now) = measured_links(Role::Connector);
+        let change = |session: &mut Session, to, change, now| {
+            hear(session, to, &Control::Primary(Primary(change)), now);
+        };
+        change(&mut session, STANDBY, 1, now);
+        let asked = said(&mut session, MAIN);
+        let Some(Control::Ping(ping)) = asked.last() else {
+            panic!("it is asked: {asked:?}");
+        };
+        let pong = Control::Pong(crate::frame::Pong(ping.0));
+        let later = now + Duration::from_millis(50);
+        hear(&mut session, MAIN, &pong, later);
+        assert!(!session.is_silent(MAIN));
+        assert_eq!(session.round_trip_of(MAIN), Duration::ZERO);
+        change(&mut session, MAIN, 2, later);
+        session.await_answer();
+        open(&mut session, Class::Default);
+        let asked = session.next_timeout(Part::Link(MAIN), later).unwrap();
+        assert_eq!(asked - later, limits::PROBE_ANSWER, "patience as at first");
     }
 
     #[test]

@@ -18,11 +18,15 @@ use crate::stream_id::Role;
 ///                                                                                    |
 ///                                  the link is silent <------- no answer in time ----'
 /// ```
+///
+/// Where nothing waits, and the session is lively, it is `Lively` and not `Idle`, and asks as well, but rarely.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) enum Probe {
     /// Nothing waits for the peer.
     #[default]
     Idle,
+    /// Nothing waits. The peer may have something to say, and be the only one that knows.
+    Lively { since: Instant },
     /// Something waits; the next look at the clock begins the watch.
     Due,
     /// Something waits, and no answer has come since then.
@@ -40,11 +44,20 @@ pub(super) enum Probe {
 pub(super) struct PathHealth {
     /// When the peer last answered.
     answered: Instant,
-    /// Since when it has not answered, though it was asked.
-    silent: Option<Instant>,
+    silence: Option<Silence>,
     /// How often it answered soon after it counted as silent: its path, or one of the ends, is slower than it was
     /// taken for.
     false_alarms: u32,
+}
+
+/// A link does not answer.
+#[derive(Debug, Clone, Copy)]
+struct Silence {
+    since: Instant,
+    /// This side has asked and got no answer. Else the peer has left the link, for reasons of its own.
+    found_here: bool,
+    /// The peer has asked there since: its packets may have opened a path that had forgotten both.
+    peer_asked: bool,
 }
 
 impl PathHealth {
@@ -52,20 +65,40 @@ impl PathHealth {
     pub(super) fn new(now: Instant, beside: Option<&Self>) -> Self {
         Self {
             answered: now,
-            silent: None,
+            silence: None,
             false_alarms: beside.map_or(0, |beside| beside.false_alarms),
         }
     }
 
     pub(super) fn is_silent(&self) -> bool {
-        self.silent.is_some()
+        self.silence.is_some()
     }
 
-    /// Gives whether that is news.
-    pub(super) fn falls_silent(&mut self, now: Instant) -> bool {
-        let news = self.silent.is_none();
-        self.silent.get_or_insert(now);
+    /// A PING was not answered. Gives whether that is news.
+    fn falls_silent(&mut self, now: Instant) -> bool {
+        self.is_left(now, true)
+    }
+
+    /// The peer has left the link. It may have had no answer there.
+    pub(super) fn is_left_by_the_peer(&mut self, now: Instant) {
+        self.is_left(now, false);
+    }
+
+    fn is_left(&mut self, since: Instant, found_here: bool) -> bool {
+        let news = self.silence.is_none();
+        self.silence.get_or_insert(Silence {
+            since,
+            found_here,
+            peer_asked: false,
+        });
         news
+    }
+
+    /// The peer asks whether this side is there.
+    pub(super) fn is_asked(&mut self) {
+        if let Some(silence) = &mut self.silence {
+            silence.peer_asked = true;
+        }
     }
 
     /// How long an answer may take on a path of that round trip.
@@ -73,9 +106,9 @@ impl PathHealth {
         (limits::PROBE_ANSWER + 3 * round_trip) * (1 << self.false_alarms)
     }
 
-    /// A PING was answered after that time.
-    fn answers_a_ping(&mut self, after: Duration, round_trip: Duration) {
-        if after < limits::PROBE_ANSWER / 2 + round_trip {
+    /// A PING was answered after that time, on a path whose shortest round trip is the other.
+    pub(super) fn answers_a_ping(&mut self, after: Duration, shortest: Duration) {
+        if after < limits::PROBE_ANSWER / 2 + shortest {
             self.false_alarms = self.false_alarms.saturating_sub(1);
         }
     }
@@ -84,11 +117,12 @@ impl PathHealth {
     fn answers(&mut self, at: Instant, round_trip: Duration) -> bool {
         self.answered = self.answered.max(at);
         // A driver says what the transport heard last, which may be old.
-        let Some(since) = self.silent.take_if(|since| at >= *since) else {
+        let Some(silence) = self.silence.take_if(|silence| at >= silence.since) else {
             return false;
         };
-        let late = at.saturating_duration_since(since);
-        if late < self.patience(round_trip) {
+        let late = at.saturating_duration_since(silence.since);
+        let is_slow = silence.found_here && !silence.peer_asked;
+        if is_slow && late < self.patience(round_trip) {
             self.false_alarms = (self.false_alarms + 1).min(limits::PROBE_FALSE_ALARMS);
         }
         true
@@ -101,7 +135,7 @@ impl Session {
         let watched = match self.probe {
             Probe::Due | Probe::Asked { .. } => true,
             Probe::Watching { answered, .. } => answered == 0,
-            Probe::Idle => false,
+            Probe::Idle | Probe::Lively { .. } => false,
         };
         if !watched && self.primary.is_some() {
             self.probe = Probe::Due;
@@ -109,13 +143,34 @@ impl Session {
         }
     }
 
-    /// Begins the watch that is due.
-    pub(super) fn begin_watch(&mut self, now: Instant) {
-        if self.probe == Probe::Due {
-            self.probe = Probe::Watching {
-                since: now,
+    /// Begins the watch that is due, and ends one that nothing needs any more: what waits next is to begin another, which
+    /// wakes the link's driver.
+    pub(super) fn update_watch(&mut self, now: Instant) {
+        match self.probe {
+            Probe::Due => {
+                self.probe = Probe::Watching {
+                    since: now,
+                    answered: 0,
+                };
+            }
+            Probe::Watching { since, .. } | Probe::Lively { since } if !self.awaits_answer() => {
+                self.probe = match self.is_lively(now) {
+                    true => Probe::Lively { since },
+                    false => Probe::Idle,
+                };
+            }
+            _ => {}
+        }
+    }
+
+    /// Asks on the primary link, which has just become that.
+    pub(super) fn ask_primary(&mut self, now: Instant) {
+        if let Some(primary) = self.primary {
+            self.probe = Probe::Asked {
+                at: now,
                 answered: 0,
             };
+            self.ask(primary, now);
         }
     }
 
@@ -133,7 +188,6 @@ impl Session {
             } = self.probe
                 && at >= asked
             {
-                link.health.answers_a_ping(at - asked, round_trip);
                 self.probe = Probe::Watching {
                     since: at,
                     answered: answered.saturating_add(1),
@@ -142,8 +196,21 @@ impl Session {
             }
         } else if was_silent && self.primary.is_some_and(|primary| self.is_silent(primary)) {
             self.use_standby(at);
+        } else if self
+            .returning
+            .is_some_and(|(to, asked)| to == id && at >= asked)
+        {
+            self.prefer(id, at);
         }
         self.links_changed |= was_silent;
+    }
+
+    /// A PING on that link was answered after that time.
+    pub(super) fn answered_a_ping(&mut self, id: LinkId, after: Duration) {
+        if let Some(link) = self.links.get_mut(&id) {
+            let shortest = link.round_trip.unwrap_or_default();
+            link.health.answers_a_ping(after, shortest);
+        }
     }
 
     /// Whether the peer has something to answer.
@@ -151,20 +218,16 @@ impl Session {
         self.streams.unacked() > 0 || self.streams.unacked_ends() > 0 || self.outbox.len() > 0
     }
 
-    /// Whether the connector, which has no other link, asks often all the same: the acceptor may have something to
-    /// say, and no way to tell.
+    /// Whether the connector asks often all the same: the acceptor may have something to say and no way to tell, where its
+    /// links have died together. Only the connector can dial others.
     fn is_lively(&self, now: Instant) -> bool {
         let recent = |at: Instant| now.saturating_duration_since(at) < limits::LIVELY_TIME;
         self.role == Role::Connector
-            && self.answering_standby().is_none()
             && (self.streams.classes().interactive > 0 || self.opened.is_some_and(recent))
     }
 
     /// The time after which the peer is asked.
     fn ask_after(&self, link: LinkId, answered: u32) -> Duration {
-        if !self.awaits_answer() {
-            return limits::LIVELY_ASK;
-        }
         let soon = limits::PROBE_DELAY + 2 * self.round_trip_of(link);
         soon.saturating_mul(1 << answered.min(16))
             .min(self.keepalive)
@@ -176,6 +239,7 @@ impl Session {
         let link = self.links.get(&id)?;
         match self.probe {
             Probe::Idle | Probe::Due => None,
+            Probe::Lively { since } => Some(since.max(link.health.answered) + limits::LIVELY_ASK),
             Probe::Watching { since, answered } => {
                 Some(since.max(link.health.answered) + self.ask_after(id, answered))
             }
@@ -185,13 +249,20 @@ impl Session {
 
     pub(super) fn on_probe(&mut self, now: Instant) {
         let Some(id) = self.primary else { return };
-        if !self.awaits_answer() && !self.is_lively(now) {
-            self.probe = Probe::Idle;
-            return;
-        }
-        let due = self.probe_at().unwrap_or(now);
+        self.update_watch(now);
+        let due = match self.probe_at() {
+            Some(due) if due <= now => due,
+            _ => return,
+        };
         match self.probe {
             Probe::Idle | Probe::Due => {}
+            Probe::Lively { .. } => {
+                self.probe = Probe::Asked {
+                    at: now,
+                    answered: 0,
+                };
+                self.ask(id, now);
+            }
             // It is this side that was away: the answer may wait to be read.
             Probe::Asked { answered, .. }
                 if now.saturating_duration_since(due) > limits::PROBE_LATE =>

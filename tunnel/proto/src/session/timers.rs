@@ -41,7 +41,7 @@ impl Session {
     /// When to call [`handle_timeout`](Self::handle_timeout) for a part; `None` while it waits for
     /// nothing.
     pub fn next_timeout(&mut self, part: Part, now: Instant) -> Option<Instant> {
-        self.begin_watch(now);
+        self.update_watch(now);
         let timers = self.timers_of(part).into_iter().flatten();
         timers.filter_map(|timer| self.time_of(timer)).min()
     }

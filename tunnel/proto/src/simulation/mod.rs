@@ -47,6 +47,31 @@ mod tests {
         each_dead_path("a_dead_path_costs", 2, Duration::from_millis(300));
     }
 
+    /// Each time anew: neither a measure nor an alarm of the last time makes the next one slower.
+    #[test]
+    fn a_path_that_dies_again_and_again_costs_a_blink_each_time() {
+        for_each_seed("a_path_that_dies_again", 50, |choices| {
+            for dies in DEATHS {
+                for waits in WAITS {
+                    let took = World::failing_path(choices, dies, waits, 6);
+                    let bound = Duration::from_millis(300);
+                    assert!(took <= bound, "{waits:?} took {took:?} ({dies:?})");
+                }
+            }
+        });
+    }
+
+    /// The acceptor cannot dial, and has no link left to say so.
+    #[test]
+    fn two_paths_that_die_together_cost_little() {
+        for_each_seed("two_paths_that_die_together", 100, |choices| {
+            for waits in WAITS {
+                let took = World::dead_paths(choices, waits);
+                assert!(took <= Duration::from_secs(2), "{waits:?} took {took:?}");
+            }
+        });
+    }
+
     #[test]
     fn a_dead_path_costs_little_without_a_second_link() {
         each_dead_path("a_dead_path_costs_little", 1, Duration::from_secs(2));

@@ -1,7 +1,7 @@
 //! Transports between the two ends: control bytes and streams, each in order, each with delays.
 
 use std::collections::VecDeque;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
@@ -76,6 +76,10 @@ pub(super) struct Transport {
     pub(super) notice: [Option<Duration>; 2],
     /// Which ends have joined it to their session.
     pub(super) up: [bool; 2],
+    /// When each end's driver looks at its timers next.
+    pub(super) alarm: [Option<Instant>; 2],
+    /// Which ends' drivers have a turn before that.
+    pub(super) woken: [bool; 2],
 }
 
 impl Transport {
@@ -88,6 +92,8 @@ impl Transport {
             mute: [false; 2],
             notice: [None; 2],
             up: [false; 2],
+            alarm: [None; 2],
+            woken: [false; 2],
         }
     }
 

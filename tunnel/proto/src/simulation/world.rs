@@ -268,6 +268,7 @@ impl<'a> World<'a> {
         }
         if let Some(transport) = self.transports.get_mut(&link) {
             transport.up[end] = true;
+            transport.woken[end] = true;
         }
         true
     }
@@ -396,6 +397,23 @@ impl<'a> World<'a> {
             self.notice_ends(end);
             self.ends[end].take_events();
             self.ends[end].check();
+            self.set_alarms(end);
+        }
+    }
+
+    /// Sets the alarms of the links whose drivers have a turn, and no others: as a driver does that sleeps until its alarm rings,
+    /// something arrives on its link, or the session says that there is something new.
+    fn set_alarms(&mut self, end: usize) {
+        let now = self.instant();
+        let session = &mut self.ends[end].session;
+        let changed = session.take_changed();
+        let primary = session.primary().filter(|_| changed);
+        let all = session.take_links_changed();
+        for (link, transport) in &mut self.transports {
+            let woken = std::mem::take(&mut transport.woken[end]);
+            if transport.up[end] && (woken || all || primary == Some(*link)) {
+                transport.alarm[end] = session.next_timeout(Part::Link(*link), now);
+            }
         }
     }
 
@@ -516,14 +534,14 @@ impl<'a> World<'a> {
             }
         };
         let now = self.instant();
-        let mut timeouts = Vec::new();
         for (link, transport) in &self.transports {
             for end in 0..2 {
                 if !transport.up[end] {
                     continue;
                 }
                 consider(transport.notice[end]);
-                timeouts.push((end, Part::Link(*link)));
+                let alarm = transport.alarm[end];
+                consider(alarm.map(|at| at.saturating_duration_since(self.start)));
                 if transport.mute[end] {
                     continue;
                 }
@@ -540,9 +558,8 @@ impl<'a> World<'a> {
                 }
             }
         }
-        timeouts.extend([(0, Part::Session), (1, Part::Session)]);
-        for (end, part) in timeouts {
-            let timeout = self.ends[end].session.next_timeout(part, now);
+        for end in &mut self.ends {
+            let timeout = end.session.next_timeout(Part::Session, now);
             let at = timeout.map(|at| at.saturating_duration_since(self.start));
             next = next.into_iter().chain(at).min();
         }
@@ -559,10 +576,12 @@ impl<'a> World<'a> {
 
     fn handle_timeouts(&mut self, end: usize) {
         let now = self.instant();
-        let links = self.joined(end);
-        for link in links {
-            let part = Part::Link(link);
-            self.ends[end].session.handle_timeout(part, now);
+        for (link, transport) in &mut self.transports {
+            if transport.up[end] && transport.alarm[end].is_some_and(|at| at <= now) {
+                let part = Part::Link(*link);
+                self.ends[end].session.handle_timeout(part, now);
+                transport.woken[end] = true;
+            }
         }
         self.ends[end].session.handle_timeout(Part::Session, now);
         self.ends[end].take_events();
@@ -586,15 +605,15 @@ impl<'a> World<'a> {
         let links = self.joined(end);
         for link in links {
             while self.transports[&link].up[end] && !self.transports[&link].mute[end] {
-                let now = self.now;
+                let (now, instant) = (self.now, self.instant());
                 let Some(transport) = self.transports.get_mut(&link) else {
                     break;
                 };
                 let Some(bytes) = transport.control[end].take(now) else {
                     break;
                 };
-                let now = self.instant();
-                self.ends[end].session.handle_bytes(link, &bytes, now);
+                transport.woken[end] = true;
+                self.ends[end].session.handle_bytes(link, &bytes, instant);
                 self.settle();
             }
         }
@@ -658,6 +677,7 @@ impl<'a> World<'a> {
         };
         if let Some(transport) = self.transports.get_mut(&place.link) {
             transport.channels[place.channel].met = true;
+            transport.woken[end] = true;
         }
         if let Some(frame) = frame {
             let result = self.take_first(end, place, frame, reader.into_rest(), taken);

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::World;
 use crate::choices::Choices;
-use crate::session::LinkRole;
+use crate::session::{LinkId, LinkRole};
 use crate::stream_id::StreamId;
 
 /// The longest that anything is under way, in milliseconds.
@@ -50,25 +50,81 @@ impl World<'_> {
         let stream = world.request();
         let calm = Duration::from_millis(u64::from(world.choices.below(400)));
         world.work(calm);
-        let primary = world.ends[0].session.primary().expect("a link");
-        world
-            .transports
-            .get_mut(&primary)
-            .expect("it is known")
-            .mute = match dies {
+        world.silence(0, dies);
+        world.wait_for(waits, stream)
+    }
+
+    /// The longest wait while the path in use dies and comes back in turns, after a while each time; the connector returns to it.
+    pub(crate) fn failing_path(
+        choices: &mut dyn Choices,
+        dies: Dies,
+        waits: Waits,
+        rounds: usize,
+    ) -> Duration {
+        let mut world = World::with_delays(choices, DELAY);
+        world.work(Duration::from_millis(50));
+        world.dial(LinkRole::Standby);
+        world.work(Duration::from_millis(100));
+        let stream = world.request();
+        let first = world.ends[0].session.primary().expect("a link");
+        let mut longest = Duration::ZERO;
+        for _ in 0..rounds {
+            world.work(Duration::from_millis(200));
+            world.silence(0, dies);
+            longest = longest.max(world.wait_for(waits, stream));
+            let dead = Duration::from_millis(u64::from(world.choices.below(3000)));
+            world.work(dead);
+            world.transports.get_mut(&first).expect("it is kept").mute = [false; 2];
+            world.work(Duration::from_millis(50));
+            let now = world.instant();
+            world.ends[0].session.prefer_once_it_answers(first, now);
+            world.work(Duration::from_millis(100));
+            for end in &world.ends {
+                assert_eq!(end.session.primary(), Some(first), "it has returned");
+            }
+        }
+        longest
+    }
+
+    /// How long something waits where both links have died at once.
+    pub(crate) fn dead_paths(choices: &mut dyn Choices, waits: Waits) -> Duration {
+        let mut world = World::with_delays(choices, DELAY);
+        world.work(Duration::from_millis(50));
+        world.dial(LinkRole::Standby);
+        world.work(Duration::from_millis(100));
+        let stream = world.request();
+        let calm = Duration::from_millis(u64::from(world.choices.below(2000)));
+        world.work(calm);
+        world.silence(0, Dies::BothWays);
+        world.silence(1, Dies::BothWays);
+        world.wait_for(waits, stream)
+    }
+
+    /// The session's primary link dies, or (1) the one that stands by.
+    fn silence(&mut self, which: usize, dies: Dies) {
+        let session = &self.ends[0].session;
+        let link = match which {
+            0 => session.primary(),
+            _ => session.standby(),
+        };
+        let transport = link.and_then(|link| self.transports.get_mut(&link));
+        transport.expect("there is one").mute = match dies {
             Dies::BothWays => [true, true],
             Dies::ToTheConnector => [true, false],
             Dies::ToTheAcceptor => [false, true],
         };
-        let dead = world.now;
+    }
+
+    fn wait_for(&mut self, waits: Waits, stream: StreamId) -> Duration {
+        let begun = self.now;
         match waits {
-            Waits::Keystroke => world.say(1, stream),
-            Waits::Event => world.say(0, stream),
+            Waits::Keystroke => self.say(1, stream),
+            Waits::Event => self.say(0, stream),
             Waits::Request => {
-                world.request();
+                self.request();
             }
         }
-        world.now - dead
+        self.now - begun
     }
 
     /// The acceptor opens a stream, and the connector reads its first bytes.
@@ -113,7 +169,8 @@ impl World<'_> {
             }
             self.settle();
             let session = &self.ends[0].session;
-            let silent = session.primary().is_none_or(|link| session.is_silent(link));
+            let answers = |link: Option<LinkId>| link.is_some_and(|link| !session.is_silent(link));
+            let silent = !answers(session.primary()) && !answers(session.standby());
             if silent && self.handshakes.is_empty() {
                 self.dial(LinkRole::Main);
             }
