@@ -255,7 +255,11 @@ mod tests {
     }
 
     impl SendStream for Half {
-        fn poll_write(&mut self, _: &mut Context<'_>, data: &[u8]) -> Poll<Result<usize, HalfError>> {
+        fn poll_write(
+            &mut self,
+            _: &mut Context<'_>,
+            data: &[u8],
+        ) -> Poll<Result<usize, HalfError>> {
             self.poll(data.len())
         }
 
