@@ -38,6 +38,10 @@ const AGAIN_MAX: Duration = Duration::from_secs(60);
 /// each attempt may meet another one.
 const REFUSED_MAX: Duration = Duration::from_secs(10 * 60);
 
+/// How often in turn a server has to say that it knows no link that stands by: behind a load balancer, one that is older than the
+/// session's own may have answered.
+const UNKNOWN: u32 = 3;
+
 /// The wait after an attempt to replace a link that is too old.
 const RENEW_AGAIN: Duration = Duration::from_secs(60);
 
@@ -78,6 +82,7 @@ impl Connector {
         let mut links = session.shared().watch_links();
         let mut retry = self.first_wait(kind, &links.borrow());
         let mut renewal = Renewal::default();
+        let mut refusals = Refusals::default();
         loop {
             let missing = |links: &Links| of(links, kind).is_none();
             let due = async {
@@ -99,11 +104,18 @@ impl Connector {
             }
             match self.dial_standby(session, kind).await {
                 Ok(link) => {
+                    refusals = Refusals::default();
                     retry.succeeded();
                     session.shared().replace_kind(link);
                 }
-                Err(error) if error.is_not_understood() => return Unknown,
+                Err(error) if error.is_not_understood() => {
+                    if refusals.another() {
+                        return Unknown;
+                    }
+                    retry.at = Instant::now() + AGAIN;
+                }
                 Err(error) => {
+                    refusals = Refusals::default();
                     let id = session.info().id;
                     tracing::debug!(session = %id, %kind, "no standby: {}", chain(&error));
                     retry.failed(if error.refuses_resumption() {
@@ -205,6 +217,18 @@ impl Connector {
                 return;
             }
         }
+    }
+}
+
+/// How often in turn a server has said that it knows no link that stands by.
+#[derive(Default)]
+struct Refusals(u32);
+
+impl Refusals {
+    /// Whether that is the word of the session's server.
+    fn another(&mut self) -> bool {
+        self.0 += 1;
+        self.0 >= UNKNOWN
     }
 }
 
@@ -329,6 +353,12 @@ mod tests {
         write_all(control.send.as_mut(), close).await.unwrap();
         poll_fn(|cx| control.send.poll_finish(cx)).await.unwrap();
         transport.closed().await;
+    }
+
+    #[test]
+    fn one_old_server_of_several_does_not_speak_for_the_others() {
+        let mut refusals = Refusals::default();
+        assert_eq!([(); 3].map(|()| refusals.another()), [false, false, true]);
     }
 
     #[tokio::test(start_paused = true)]
