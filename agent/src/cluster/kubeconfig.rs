@@ -313,7 +313,7 @@ mod tests {
                 "line 1, column 11: expected a sequence",
             ),
             ("hunter2".to_owned(), "line 1"),
-            ("token: hunter2\n\tx: y".to_owned(), "line 2"),
+            ("token: hunter2\n\tx: y".to_owned(), "line 1"),
             ("current-context: y\n".to_owned(), "it has no context \"y\""),
             (
                 with(", certificate-authority-data: 'hunter2!'", ""),

