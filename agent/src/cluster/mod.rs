@@ -179,4 +179,31 @@ mod tests {
         write(&path, "https://a");
         assert_eq!(source.files(), [path, dir.path().join("ca")]);
     }
+
+    /// A kubeconfig is like that while something writes it.
+    #[tokio::test]
+    async fn rule_11_an_agent_that_starts_on_half_a_kubeconfig_shows_nothing_of_a_token() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("config");
+        write(&path, "https://a");
+        let whole = std::fs::read_to_string(&path).unwrap();
+        let secret = "hunter2-and-more";
+        let mut wrong = 0;
+        for user in ["{token: \"SECRET\"}", "\n    token: 'SECRET'", "[SECRET]"] {
+            let users = format!("users:\n- name: u\n  user: {user}\n");
+            let text = whole.clone() + &users.replace("SECRET", secret);
+            let start = text.find(secret).unwrap();
+            for end in start..text.len() {
+                std::fs::write(&path, &text[..end]).unwrap();
+                let Err(error) = api_server(&cli(&path)).await else {
+                    continue;
+                };
+                wrong += 1;
+                let told = format!("{error:#}\n{error:?}\n{error:#?}");
+                assert!(!told.contains("hunter"), "{told}");
+                assert!(told.contains("line "), "{told}");
+            }
+        }
+        assert!(wrong > 3 * secret.len(), "{wrong}");
+    }
 }

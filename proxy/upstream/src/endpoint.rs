@@ -182,8 +182,12 @@ impl Endpoint {
             return false;
         };
         let mut tls = tls.lock().unwrap_or_else(PoisonError::into_inner);
-        let shown = |one: &Option<Arc<CertifiedKey>>| one.as_ref().map(|one| one.cert.clone());
-        if shown(&tls.shown) == shown(&certificate) {
+        let same = match (&tls.shown, &certificate) {
+            (Some(shown), Some(new)) => Arc::ptr_eq(shown, new) || shown.cert == new.cert,
+            (None, None) => true,
+            _ => false,
+        };
+        if same {
             return false;
         }
         *tls = Arc::new(Tls::new(tls.config.clone(), certificate, tls.name.clone()));

@@ -64,7 +64,7 @@ struct Read {
 const READINGS: usize = 2;
 
 impl Reader {
-    /// Reads, and tries a plugin that the last reading did not have.
+    /// Reads, and has a plugin give a credential before the reading is used.
     async fn read(self: Arc<Self>, last: Option<Arc<Generation>>) -> Result<Read, ApiServerError> {
         let reading = tokio::task::spawn_blocking(move || self.read_files(last.as_deref()));
         let read = reading.await.map_err(ApiServerError::Read)??;
@@ -89,41 +89,27 @@ impl Reader {
     fn read_files(&self, last: Option<&Generation>) -> Result<Read, ApiServerError> {
         let mut readings = 0;
         loop {
-            let read = self.read_once(last)?;
+            let (read, config) = self.read_once(last)?;
             readings += 1;
-            if readings == READINGS || read.stamps == self.stamps(&read.config) {
-                let Reading {
-                    generation, stamps, ..
-                } = read;
-                return Ok(Read { generation, stamps });
+            if readings == READINGS || read.stamps == self.stamps(&config) {
+                return Ok(read);
             }
         }
     }
 
-    fn read_once(&self, last: Option<&Generation>) -> Result<Reading, ApiServerError> {
+    fn read_once(&self, last: Option<&Generation>) -> Result<(Read, kube::Config), ApiServerError> {
         let before = Stamps::of(self.source.files());
         let config = self.source.load().map_err(ApiServerError::Source)?;
         // Before they are read: one that is replaced in between is not taken for the one that was read.
         let stamps = before.and(&generation::files_of(&config));
         let plugin = self.plugin.as_ref();
         let generation = Generation::new(&config, &self.options, plugin, last)?;
-        Ok(Reading {
-            config,
-            generation,
-            stamps,
-        })
+        Ok((Read { generation, stamps }, config))
     }
 
     fn stamps(&self, config: &kube::Config) -> Stamps {
         Stamps::of(self.source.files()).and(&generation::files_of(config))
     }
-}
-
-/// A reading of the files alone.
-struct Reading {
-    config: kube::Config,
-    generation: Generation,
-    stamps: Stamps,
 }
 
 /// The last reading, and the next.
