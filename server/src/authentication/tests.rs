@@ -133,7 +133,7 @@ async fn mistakes_name_their_field() {
         (
             "clockSkew: 30s",
             "clockSkew: 30",
-            "authenticators[1].jwt.clockSkew: line 20, column 16: expected a duration, such as 30s",
+            "authenticators[1].jwt.clockSkew: line 20, column 5: expected a duration, such as 30s",
         ),
         (
             "clockSkew: 30s",
