@@ -10,14 +10,19 @@ use serde::Deserialize;
 use zeroize::Zeroizing;
 
 use underpass_api::{CredentialSpec, DirectSpec, Secret};
-use underpass_core::ClusterPolicy;
+use underpass_core::{ClusterPolicy, yaml::Fault};
 
 /// Why a kubeconfig cannot be used. Nothing secret of it is repeated.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum KubeconfigError {
     /// It is not a kubeconfig. The error does not repeat the file, which holds credentials.
-    #[error("the file is no kubeconfig")]
-    Malformed,
+    #[error("{path:?} is no valid kubeconfig")]
+    Malformed {
+        /// Which.
+        path: PathBuf,
+        /// Where it is wrong.
+        source: Fault,
+    },
     /// It names no context, and none was asked for.
     #[error("the kubeconfig has no current context; say which one (--context)")]
     NoContext,
@@ -155,7 +160,11 @@ pub(crate) fn read_kubeconfig(
     context: Option<&str>,
 ) -> Result<DirectSpec, KubeconfigError> {
     let text = read(path)?;
-    let file: File = serde_saphyr::from_str(&text).map_err(|_| KubeconfigError::Malformed)?;
+    let file = serde_saphyr::from_str(&text);
+    let file: File = file.map_err(|error| KubeconfigError::Malformed {
+        path: path.to_owned(),
+        source: Fault::of(&error),
+    })?;
     let folder = path.parent().unwrap_or(Path::new(""));
     let name = context.or(file.current_context.as_deref());
     let name = name
@@ -434,5 +443,26 @@ mod tests {
                 "{error:?}"
             );
         }
+    }
+
+    #[test]
+    fn rule_11_a_kubeconfig_that_is_cut_off_shows_nothing_of_a_token() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("config");
+        let text = "contexts: [{name: x, context: {cluster: c, user: u}}]\ncurrent-context: x\nusers:\n- name: u\n  \
+                    user:\n    token: \"hunter2hunter2\"\n    exec: {command: p, args: [hunter2]}\nclusters: []\n";
+        let mut wrong = 0;
+        for end in 0..text.len() {
+            fs::write(&path, &text[..end]).unwrap();
+            let error = read_kubeconfig(&path, None).unwrap_err();
+            let source = std::error::Error::source(&error).map(|one| format!("{one} {one:?}"));
+            let told = format!("{error} {error:?} {source:?}");
+            assert!(!told.contains("hunter"), "{told}");
+            if let KubeconfigError::Malformed { source, .. } = &error {
+                wrong += 1;
+                assert!(source.to_string().starts_with("line "), "{source}");
+            }
+        }
+        assert!(wrong > 50, "{wrong}");
     }
 }

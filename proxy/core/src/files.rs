@@ -52,6 +52,11 @@ impl Stamps {
         self
     }
 
+    /// Are the files as they were? Blocks.
+    pub fn are_current(&self) -> bool {
+        Self::of(self.0.iter().map(|(file, _)| file.clone()).collect()) == *self
+    }
+
     /// Has one of the files changed, or come, or gone?
     ///
     /// # Cancel safety

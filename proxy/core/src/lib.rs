@@ -6,6 +6,7 @@
 //! - [`Clusters`] opens a stream to a cluster. [`ConnectionInfo`] and [`Peer`] tell of the connection that a call came on.
 //! - [`Rejection`]: every answer that is Underpass's own.
 //! - `process` (feature `process`): signals and open files of a program of ours.
+//! - `yaml` (feature `yaml`): faults of files that hold secrets.
 //! - [`limits`]: the bounds on peers and users, in one place.
 
 pub mod body;
@@ -19,6 +20,8 @@ pub mod process;
 pub mod rate;
 pub mod service_account;
 pub mod share;
+#[cfg(feature = "yaml")]
+pub mod yaml;
 
 mod audit_id;
 mod authority;

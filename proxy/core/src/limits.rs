@@ -334,6 +334,16 @@ pub const RELOAD_PAUSE: Duration = Duration::from_secs(1);
 /// A token file larger than this is not a token.
 pub const TOKEN_FILE_BYTES: u64 = 64 * 1024;
 
+/// A kubeconfig of the agent's. One with hundreds of clusters and their CAs is smaller.
+pub const KUBECONFIG_BYTES: u64 = 4 * 1024 * 1024;
+
+/// Certificates or a key for the API server, larger than this, are none: all public CAs take a quarter of it.
+pub const PEM_FILE_BYTES: u64 = 1024 * 1024;
+
+/// A request waits so long for files of the API server's configuration to be read again, and goes on with what was read last: a
+/// file system of the network may hang.
+pub const FILE_TIME: Duration = Duration::from_secs(5);
+
 /// A name and password (*unauthenticated*): base64 of a name of 256 characters and a long passphrase.
 pub const BASIC_BYTES: usize = 4 * 1024;
 
@@ -527,7 +537,7 @@ pub const EXEC_INPUT_BYTES: usize = 64 * 1024;
 /// Output of a credential plugin: a token, a certificate and a key.
 pub const EXEC_OUTPUT_BYTES: u64 = 256 * 1024;
 
-/// One run of a credential plugin. Cloud providers' ask their API over the network; requests wait meanwhile.
+/// One run of a credential plugin. Cloud providers' ask their API over the network; requests without a token wait meanwhile.
 pub const EXEC_TIME: Duration = Duration::from_secs(20);
 
 /// A credential plugin that has failed, or whose token was refused, is not run again earlier: a broken one must not be

@@ -49,7 +49,7 @@ impl ApiServer {
 
     async fn version(&self) -> Result<String, CheckError> {
         let generation = self.generation().await;
-        let credential = generation.credential.header().await;
+        let credential = generation.header().await;
         let credential = credential.map_err(CheckError::Credential)?;
         let asked = generation.ask_for_version(credential).await;
         let response = asked.map_err(CheckError::Send)?;

@@ -1,23 +1,23 @@
 //! Our own credential: the one that may impersonate.
+//!
+//! kube is not asked for it: its plugins have no bounds, and its errors quote secrets.
 
-use std::{
-    io::{self, Read},
-    path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-};
+use std::{io, path::PathBuf, sync::Arc};
 
-use bytes::Bytes;
-use http::{HeaderValue, Request, Response, header};
-use http_body_util::Empty;
-use kube::client::ConfigExt;
-use tokio::time::Instant;
-use tower::{Layer, ServiceExt, service_fn, util::BoxCloneSyncService};
+use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
+use http::HeaderValue;
+use kube::config::{AuthInfo, AuthProviderConfig};
+use rustls::sign::CertifiedKey;
+use secrecy::ExposeSecret;
 use zeroize::Zeroizing;
 
-use super::exec::{self, ExecError};
-use underpass_core::{BoxError, Exec, limits};
+use super::{
+    exec::{self, ChosenBy, ExecConfigError, ExecError, Program},
+    token_file::TokenFile,
+};
+use underpass_core::{Exec, Rejection};
 
-/// Why there is no credential to send.
+/// Why there is no credential to send. Nothing of a credential is repeated.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CredentialError {
@@ -32,235 +32,216 @@ pub enum CredentialError {
     /// A token file is empty, too large, or holds no token.
     #[error("the token file {0:?} holds no token")]
     NoToken(PathBuf),
+    /// The configuration's own token or password.
+    #[error("the configuration's {0} is empty, or holds characters that no header can hold")]
+    Characters(&'static str),
+    /// An `auth-provider` that is none any more.
+    #[error(
+        "the configuration has the auth-provider {0:?}, which Kubernetes removed in 1.26: use an exec plugin \
+         (gke-gcloud-auth-plugin, kubelogin)"
+    )]
+    Provider(String),
+    /// The `auth-provider` oidc without a token.
+    #[error("the configuration's auth-provider oidc has no id-token")]
+    NoIdToken,
+    /// A plugin cannot be run as it is configured.
+    #[error("the credential plugin cannot be used")]
+    ExecConfig(#[source] ExecConfigError),
     /// A plugin failed, or its answer was unusable.
-    #[error("the credential plugin failed")]
-    Plugin(#[source] BoxError),
-    /// A plugin of a cluster of the directory failed.
     #[error("the credential plugin failed")]
     Exec(#[source] Arc<ExecError>),
 }
 
-/// kube's middleware around a service that only hands the header back.
-type Plugin = BoxCloneSyncService<Request<Empty<Bytes>>, Response<()>, BoxError>;
+impl CredentialError {
+    /// The reason for the caller.
+    pub(super) fn rejection(&self) -> Rejection {
+        match self {
+            Self::Exec(error) if matches!(**error, ExecError::TooSlow) => {
+                Rejection::Timeout("the credential plugin for the API server")
+            }
+            _ => Rejection::ApiServerUnreachable("there is no credential for it"),
+        }
+    }
+}
 
-/// The source of the `Authorization` header.
+/// The source of the `Authorization` header, and of a client certificate that does not come from a file.
 pub(super) enum Credential {
+    /// None is sent: a client certificate says it all.
+    None,
+    /// A token, or a name and a password.
+    Fixed(HeaderValue),
     /// A file, read again and again.
     File(TokenFile),
-    /// Another kind that kube knows: a fixed token, a plugin, or nothing beside a client certificate.
-    Kube(Plugin),
-    /// A plugin that the directory names, and not this machine's operator.
-    Exec(exec::Plugin),
+    /// A program.
+    Exec(Arc<exec::Plugin>),
+}
+
+/// A credential, as it is to be sent now.
+#[derive(Default)]
+pub(super) struct Proof {
+    pub(super) header: Option<HeaderValue>,
+    pub(super) certificate: Option<Arc<CertifiedKey>>,
 }
 
 impl std::fmt::Debug for Credential {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
+            Self::None => "Credential::None",
+            Self::Fixed(_) => "Credential::Fixed",
             Self::File(_) => "Credential::File",
-            Self::Kube(_) => "Credential::Kube",
             Self::Exec(_) => "Credential::Exec",
         })
     }
 }
 
 impl Credential {
-    /// Reads the configuration. Blocks: files are read and plugins run.
-    pub(super) fn new(config: &kube::Config) -> Result<Self, CredentialError> {
-        let auth = &config.auth_info;
-        // kube re-reads token files too, but not one that ends in a newline, and less often.
-        if let (Some(path), None) = (&auth.token_file, &auth.token) {
+    /// Reads the configuration: the first that it has of provider, name and password, token, file and plugin. Blocks: a file is
+    /// read. A plugin is not run.
+    ///
+    /// A plugin that is the last one's as well goes on, with its token.
+    pub(super) fn new(auth: &AuthInfo, last: Option<&Self>) -> Result<Self, CredentialError> {
+        if let Some(provider) = &auth.auth_provider {
+            return of_provider(provider).map(Self::Fixed);
+        }
+        if let (Some(name), Some(password)) = (&auth.username, &auth.password) {
+            return basic(name, password.expose_secret()).map(Self::Fixed);
+        }
+        if let Some(token) = &auth.token {
+            let header = bearer(token.expose_secret());
+            return header
+                .map(Self::Fixed)
+                .ok_or(CredentialError::Characters("token"));
+        }
+        if let Some(path) = &auth.token_file {
             return TokenFile::open(path.into()).map(Self::File);
         }
-        let layer = config
-            .auth_layer()
-            .map_err(|error| CredentialError::Plugin(error.into()))?;
-        let capture = service_fn(async |request: Request<Empty<Bytes>>| {
-            let mut answer = Response::new(());
-            *answer.headers_mut() = request.into_parts().0.headers;
-            Ok::<_, BoxError>(answer)
-        });
-        Ok(Self::Kube(match layer {
-            Some(layer) => BoxCloneSyncService::new(layer.layer(capture)),
-            None => BoxCloneSyncService::new(capture),
+        let Some(exec) = &auth.exec else {
+            return Ok(Self::None);
+        };
+        let program = Program::of_kubeconfig(exec).map_err(CredentialError::ExecConfig)?;
+        Ok(Self::Exec(match last {
+            Some(Self::Exec(plugin)) if *plugin.program() == program => Arc::clone(plugin),
+            _ => Arc::new(exec::Plugin::new(program)),
         }))
     }
 
-    /// A plugin's token. The plugin is first run when a request needs it.
+    /// A plugin's, which the directory names, and not this machine's operator.
     pub(super) fn exec(exec: Exec) -> Self {
-        Self::Exec(exec::Plugin::new(exec))
+        Self::Exec(Arc::new(exec::Plugin::new(exec.into())))
+    }
+
+    /// It is the operator's plugin, so that the first run tells whether the configuration can be used.
+    pub(super) fn is_to_be_tried(&self) -> bool {
+        matches!(self, Self::Exec(plugin) if plugin.program().chosen_by() == ChosenBy::Operator)
     }
 
     /// The API server does not accept the credential.
     pub(super) async fn refused(&self) {
         match self {
             Self::Exec(plugin) => plugin.refused().await,
-            Self::File(file) => file.refused(),
-            Self::Kube(_) => {}
+            Self::File(file) => file.refused().await,
+            Self::Fixed(_) | Self::None => {}
         }
     }
 
-    /// The header to send now; `None` where a client certificate says it all.
-    pub(super) async fn header(&self) -> Result<Option<HeaderValue>, CredentialError> {
-        match self {
-            Self::File(file) => file.header().await.map(Some),
+    /// The credential to send now.
+    ///
+    /// # Cancel safety
+    /// May be dropped.
+    pub(super) async fn proof(&self) -> Result<Proof, CredentialError> {
+        let header = match self {
+            Self::None => None,
+            Self::Fixed(header) => Some(header.clone()),
+            Self::File(file) => Some(file.header().await),
             Self::Exec(plugin) => {
-                let header = plugin.header().await;
-                header.map(Some).map_err(CredentialError::Exec)
+                let issued = plugin.issued().await.map_err(CredentialError::Exec)?;
+                return Ok(Proof {
+                    header: issued.header,
+                    certificate: issued.certificate,
+                });
             }
-            Self::Kube(plugin) => {
-                let asked = plugin.clone().oneshot(Request::new(Empty::new())).await;
-                let mut answer = asked.map_err(CredentialError::Plugin)?;
-                Ok(answer.headers_mut().remove(header::AUTHORIZATION))
-            }
-        }
+        };
+        Ok(Proof {
+            header,
+            certificate: None,
+        })
     }
 }
 
-/// A token file, such as the one that the kubelet keeps fresh.
-pub(super) struct TokenFile {
-    path: PathBuf,
-    last: Mutex<Last>,
-}
-
-struct Last {
-    header: HeaderValue,
-    at: Instant,
-    /// The API server does not accept it.
-    refused: bool,
-}
-
-impl TokenFile {
-    fn open(path: PathBuf) -> Result<Self, CredentialError> {
-        let last = Mutex::new(Last {
-            header: read(&path)?,
-            at: Instant::now(),
-            refused: false,
-        });
-        Ok(Self { path, last })
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Last> {
-        self.last.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The next request reads it again.
-    fn refused(&self) {
-        self.lock().refused = true;
-    }
-
-    async fn header(&self) -> Result<HeaderValue, CredentialError> {
-        {
-            let last = self.lock();
-            let age = match last.refused {
-                true => limits::RELOAD_PAUSE,
-                false => limits::TOKEN_FILE_AGE,
-            };
-            if last.at.elapsed() < age {
-                return Ok(last.header.clone());
-            }
-        }
-        let path = self.path.clone();
-        let fresh = tokio::task::spawn_blocking(move || read(&path)).await;
-        let mut last = self.lock();
-        last.at = Instant::now();
-        last.refused = false;
-        match fresh {
-            Ok(Ok(fresh)) => last.header = fresh,
-            // The last token is kept (k/k#68164): the file may be away for a moment, and if the token has expired,
-            // the API server will say so.
-            Ok(Err(error)) => {
-                tracing::warn!(
-                    error = &error as &dyn std::error::Error,
-                    "keeping the last token"
-                );
-            }
-            Err(error) => tracing::warn!(%error, "keeping the last token"),
-        }
-        Ok(last.header.clone())
+/// `None` where no header can hold it.
+pub(super) fn bearer(token: &str) -> Option<HeaderValue> {
+    match token {
+        "" => None,
+        token => secret(&Zeroizing::new(["Bearer ", token].concat())),
     }
 }
 
-fn read(path: &Path) -> Result<HeaderValue, CredentialError> {
-    let text = read_text(path).map_err(|source| CredentialError::File {
-        path: path.to_owned(),
-        source,
-    })?;
-    let token = text.trim_ascii();
-    let line = Zeroizing::new([b"Bearer ", token].concat());
-    match HeaderValue::from_bytes(&line) {
-        Ok(mut value) if !token.is_empty() => {
-            value.set_sensitive(true);
-            Ok(value)
-        }
-        _ => Err(CredentialError::NoToken(path.to_owned())),
-    }
+fn basic(name: &str, password: &str) -> Result<HeaderValue, CredentialError> {
+    let both = Zeroizing::new([name, ":", password].concat());
+    let encoded = Zeroizing::new(BASE64.encode(both.as_bytes()));
+    let line = Zeroizing::new(["Basic ", &encoded].concat());
+    secret(&line).ok_or(CredentialError::Characters("password"))
 }
 
-fn read_text(path: &Path) -> io::Result<Zeroizing<Vec<u8>>> {
-    let mut text = Zeroizing::new(Vec::new());
-    std::fs::File::open(path)?
-        .take(limits::TOKEN_FILE_BYTES)
-        .read_to_end(&mut text)?;
-    Ok(text)
+fn secret(line: &str) -> Option<HeaderValue> {
+    let mut header = HeaderValue::from_str(line).ok()?;
+    header.set_sensitive(true);
+    Some(header)
+}
+
+/// The token of `oidc`, which is not renewed here. The others ran a program of their own, or asked a cloud.
+fn of_provider(provider: &AuthProviderConfig) -> Result<HeaderValue, CredentialError> {
+    if provider.name != "oidc" {
+        return Err(CredentialError::Provider(provider.name.clone()));
+    }
+    let token = provider.config.get("id-token");
+    let token = token.ok_or(CredentialError::NoIdToken)?;
+    bearer(token).ok_or(CredentialError::Characters("id-token"))
 }
 
 #[cfg(test)]
 mod tests {
-    use std::{fs, time::Duration};
-
     use super::*;
+    use crate::testing::told;
+
+    fn credential(user: serde_json::Value) -> Result<Credential, CredentialError> {
+        Credential::new(&serde_json::from_value(user).unwrap(), None)
+    }
+
+    async fn header(user: serde_json::Value) -> HeaderValue {
+        let proof = credential(user).unwrap().proof().await.unwrap();
+        let header = proof.header.unwrap();
+        assert!(header.is_sensitive());
+        header
+    }
 
     #[tokio::test]
-    async fn a_rotated_token_is_read_again() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("token");
-        fs::write(&path, "first\n").unwrap();
-        let file = TokenFile::open(path.clone()).unwrap();
-        assert_eq!(file.header().await.unwrap(), "Bearer first");
-
-        fs::write(&path, "second").unwrap();
-        assert_eq!(
-            file.header().await.unwrap(),
-            "Bearer first",
-            "not read for every request"
-        );
-        let age = || {
-            let old = Instant::now().checked_sub(limits::TOKEN_FILE_AGE + Duration::from_secs(1));
-            file.lock().at = old.unwrap();
-        };
-        age();
-        assert_eq!(file.header().await.unwrap(), "Bearer second");
-
-        fs::write(&path, "third").unwrap();
-        file.refused();
-        let young = Instant::now().checked_sub(limits::RELOAD_PAUSE);
-        file.lock().at = young.unwrap();
-        let header = file.header().await.unwrap();
-        assert_eq!(header, "Bearer third", "read again after a 401");
-
-        fs::remove_file(&path).unwrap();
-        age();
-        assert_eq!(
-            file.header().await.unwrap(),
-            "Bearer third",
-            "the last one is kept"
-        );
+    async fn what_a_kubeconfig_says_is_sent() {
+        let token = serde_json::json!({ "token": "t" });
+        assert_eq!(header(token).await, "Bearer t");
+        let basic = serde_json::json!({ "username": "u", "password": "p", "token": "t" });
+        assert_eq!(header(basic).await, "Basic dTpw");
+        let oidc = serde_json::json!({ "name": "oidc", "config": { "id-token": "i" } });
+        let oidc = serde_json::json!({ "auth-provider": oidc, "token": "t" });
+        assert_eq!(header(oidc).await, "Bearer i");
+        let none = credential(serde_json::json!({})).unwrap();
+        assert!(none.proof().await.unwrap().header.is_none());
     }
 
     #[test]
-    fn an_unusable_file_is_named() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("token");
-        assert!(matches!(
-            TokenFile::open(path.clone()),
-            Err(CredentialError::File { .. })
-        ));
-        for bad in ["", "\n", "a\nb"] {
-            fs::write(&path, bad).unwrap();
-            assert!(matches!(
-                TokenFile::open(path.clone()),
-                Err(CredentialError::NoToken(_))
-            ));
+    fn rule_11_an_error_of_a_credential_does_not_repeat_it() {
+        for user in [
+            serde_json::json!({ "token": "hunter2\n" }),
+            serde_json::json!({ "token": "" }),
+            serde_json::json!({ "auth-provider": { "name": "gcp", "config": { "access-token": "hunter2", "expiry": "hunter2" } } }),
+            serde_json::json!({ "auth-provider": { "name": "azure", "config": { "access-token": "hunter2" } } }),
+            serde_json::json!({ "auth-provider": { "name": "oidc", "config": { "refresh-token": "hunter2" } } }),
+            serde_json::json!({ "auth-provider": { "name": "oidc", "config": { "id-token": "hunter2\n" } } }),
+            serde_json::json!({ "exec": { "command": "p", "args": ["hunter2"], "env": [{ "name": "A", "value": "hunter2" }] } }),
+        ] {
+            let error = credential(user).unwrap_err();
+            let told = told(&error);
+            assert!(!told.contains("hunter2"), "{told}");
         }
     }
 }

@@ -4,17 +4,18 @@ use std::{
     io,
     net::SocketAddr,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
 };
 
 use http::{HeaderMap, HeaderValue, Uri, header, uri::PathAndQuery};
+use rustls::sign::CertifiedKey;
 use rustls_pki_types::ServerName;
 use tokio_rustls::TlsConnector;
 use underpass_dial::{ADDRESS_DELAY, Resolve, SystemResolver, staggered};
 
-use super::ApiServerError;
+use super::{ApiServerError, tls};
 use underpass_core::{BoxedIo, Rejection, limits};
 
 /// Why there is no connection to the API server.
@@ -108,12 +109,16 @@ pub(super) struct Endpoint {
     base: Uri,
     version: Uri,
     prefix: String,
-    tls: Option<Tls>,
+    tls: Option<Mutex<Arc<Tls>>>,
     /// The last TLS handshake failed.
     distrusted: AtomicBool,
 }
 
 struct Tls {
+    /// As the configuration says it.
+    config: rustls::ClientConfig,
+    /// A plugin's client certificate, which is shown in place of the configuration's.
+    shown: Option<Arc<CertifiedKey>>,
     both: TlsConnector,
     http1: TlsConnector,
     name: ServerName<'static>,
@@ -148,10 +153,8 @@ impl Endpoint {
             .unwrap_or(plain_host)
             .to_owned();
         let tls = if secure {
-            Some(Tls::new(
-                tls,
-                name.try_into().map_err(ApiServerError::ServerName)?,
-            ))
+            let name = name.try_into().map_err(ApiServerError::ServerName)?;
+            Some(Mutex::new(Arc::new(Tls::new(tls, None, name))))
         } else {
             None
         };
@@ -170,6 +173,30 @@ impl Endpoint {
             tls,
             distrusted: AtomicBool::new(false),
         })
+    }
+
+    /// Connections show this client certificate from now on; the configuration's own without one. True where it is another than
+    /// before.
+    pub(super) fn show(&self, certificate: Option<Arc<CertifiedKey>>) -> bool {
+        let Some(tls) = &self.tls else {
+            return false;
+        };
+        let mut tls = tls.lock().unwrap_or_else(PoisonError::into_inner);
+        let same = match (&tls.shown, &certificate) {
+            (Some(shown), Some(new)) => Arc::ptr_eq(shown, new) || shown.cert == new.cert,
+            (None, None) => true,
+            _ => false,
+        };
+        if same {
+            return false;
+        }
+        *tls = Arc::new(Tls::new(tls.config.clone(), certificate, tls.name.clone()));
+        true
+    }
+
+    fn tls(&self) -> Option<Arc<Tls>> {
+        let tls = self.tls.as_ref()?.lock();
+        Some(Arc::clone(&tls.unwrap_or_else(PoisonError::into_inner)))
     }
 
     /// Opens a connection.
@@ -205,7 +232,7 @@ impl Endpoint {
             address: address.to_string(),
             source,
         })?;
-        let Some(tls) = &self.tls else {
+        let Some(tls) = self.tls() else {
             return Ok(Connected {
                 io: Box::new(tcp),
                 http2: false,
@@ -268,12 +295,22 @@ impl Endpoint {
 }
 
 impl Tls {
-    fn new(mut config: rustls::ClientConfig, name: ServerName<'static>) -> Self {
-        config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        let http1 = TlsConnector::from(Arc::new(config.clone()));
-        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    fn new(
+        config: rustls::ClientConfig,
+        shown: Option<Arc<CertifiedKey>>,
+        name: ServerName<'static>,
+    ) -> Self {
+        let mut offering = match &shown {
+            Some(certificate) => tls::showing(&config, Arc::clone(certificate)),
+            None => config.clone(),
+        };
+        offering.alpn_protocols = vec![b"http/1.1".to_vec()];
+        let http1 = TlsConnector::from(Arc::new(offering.clone()));
+        offering.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         Self {
-            both: TlsConnector::from(Arc::new(config)),
+            config,
+            shown,
+            both: TlsConnector::from(Arc::new(offering)),
             http1,
             name,
         }
@@ -313,7 +350,7 @@ mod tests {
     use super::*;
 
     fn endpoint(url: &str) -> Endpoint {
-        super::super::install_crypto();
+        crate::tls::install_crypto();
         let tls = rustls::ClientConfig::builder()
             .with_root_certificates(rustls::RootCertStore::empty())
             .with_no_client_auth();

@@ -8,13 +8,16 @@ use std::{
     },
 };
 
-use kube::client::ConfigExt;
+use http::HeaderValue;
 
 use super::{
-    ApiServerError, credential::Credential, endpoint::Endpoint, pool::Pool, refuse_unsupported,
+    ApiServerError, ApiServerOptions,
+    credential::{Credential, CredentialError},
+    endpoint::Endpoint,
+    pool::Pool,
+    refuse_unsupported, tls,
     unauthorized::Acceptance,
 };
-use crate::ApiServerOptions;
 use underpass_core::{Exec, ImpersonationPolicy};
 
 /// Address, TLS and credential, and the connections that were made with them. A later reading replaces all of it; requests
@@ -28,31 +31,38 @@ pub(super) struct Generation {
     pub(super) acceptance: Acceptance,
     /// The API server has refused the credential.
     refused: AtomicBool,
-    /// The configuration names a plugin that kube runs while it reads.
-    runs_plugin: bool,
-    /// The files below the configuration that this reading depends on.
-    files: Vec<PathBuf>,
+}
+
+/// The files that `config` names and that a reading depends on. A token file is looked at for itself.
+pub(super) fn files_of(config: &kube::Config) -> Vec<PathBuf> {
+    let auth = &config.auth_info;
+    let certificate = [&auth.client_certificate, &auth.client_key];
+    let certificate = certificate.into_iter().flatten().map(PathBuf::from);
+    certificate.chain(config.root_cert_file.clone()).collect()
 }
 
 impl Generation {
-    /// Reads what `config` names. Blocks: files are read and plugins run.
+    /// Reads what `config` names. Blocks: files are read. A plugin that the `last` generation has as well goes on, with its token.
     pub(super) fn new(
         config: &kube::Config,
         options: &ApiServerOptions,
         plugin: Option<&Exec>,
+        last: Option<&Self>,
     ) -> Result<Self, ApiServerError> {
         refuse_unsupported(config, options)?;
-        super::install_crypto();
-        let tls = config.rustls_client_config();
-        let tls = tls.map_err(|error| ApiServerError::Tls(Box::new(error)))?;
+        let auth = &config.auth_info;
+        let trusting = tls::trusting(config).map_err(ApiServerError::Tls)?;
+        let certificate = tls::certificate(auth).map_err(ApiServerError::Tls)?;
+        let tls = match certificate {
+            Some(certificate) => tls::showing(&trusting, certificate),
+            None => trusting,
+        };
         let endpoint = Arc::new(Endpoint::new(config, tls)?);
+        let last = last.map(|last| &last.credential);
         let credential = match plugin {
             Some(plugin) => Credential::exec(plugin.clone()),
-            None => Credential::new(config).map_err(ApiServerError::Credential)?,
+            None => Credential::new(auth, last).map_err(ApiServerError::Credential)?,
         };
-        let auth = &config.auth_info;
-        let certificate = [&auth.client_certificate, &auth.client_key];
-        let certificate = certificate.into_iter().flatten().map(PathBuf::from);
         Ok(Self {
             pool: Pool::new(Arc::clone(&endpoint)),
             endpoint,
@@ -60,9 +70,30 @@ impl Generation {
             policy: options.policy.clone(),
             acceptance: Acceptance::default(),
             refused: AtomicBool::new(false),
-            runs_plugin: auth.exec.is_some() || auth.auth_provider.is_some(),
-            files: certificate.chain(config.root_cert_file.clone()).collect(),
         })
+    }
+
+    /// Runs a plugin of the operator's once, to see whether it gives a credential.
+    pub(super) async fn try_plugin(&self) -> Result<(), ApiServerError> {
+        if self.credential.is_to_be_tried() {
+            let header = self.header().await;
+            header.map_err(ApiServerError::Credential)?;
+        }
+        Ok(())
+    }
+
+    /// The header to send now; `None` where a client certificate says it all. A plugin's client certificate is shown by
+    /// connections from now on.
+    ///
+    /// # Cancel safety
+    /// May be dropped.
+    pub(super) async fn header(&self) -> Result<Option<HeaderValue>, CredentialError> {
+        let proof = self.credential.proof().await?;
+        if self.endpoint.show(proof.certificate) {
+            self.pool.renew();
+            self.acceptance.forget().await;
+        }
+        Ok(proof.header)
     }
 
     /// The API server does not accept the credential.
@@ -74,14 +105,5 @@ impl Generation {
     /// Another reading may be better than this one: the API server has refused it, or is not trusted.
     pub(super) fn is_suspect(&self) -> bool {
         self.refused.load(Ordering::Relaxed) || self.endpoint.is_distrusted()
-    }
-
-    /// Another reading may be better though no file has changed.
-    pub(super) fn is_of_a_refused_plugin(&self) -> bool {
-        self.runs_plugin && self.is_suspect()
-    }
-
-    pub(super) fn files(&self) -> &[PathBuf] {
-        &self.files
     }
 }

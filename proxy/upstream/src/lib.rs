@@ -14,6 +14,10 @@ pub mod rbac;
 mod reload;
 mod replay;
 mod serve;
+#[cfg(test)]
+mod testing;
+mod tls;
+mod token_file;
 mod unauthorized;
 
 use std::sync::Arc;
@@ -22,8 +26,14 @@ use underpass_core::{BoxError, Exec, ImpersonationPolicy};
 
 use self::reload::{Reader, Reload};
 pub use self::{
-    check::CheckError, credential::CredentialError, endpoint::ConnectError, error::SendError,
-    exec::ExecError, reload::ConfigSource, serve::ServeStreamError,
+    check::CheckError,
+    credential::CredentialError,
+    endpoint::ConnectError,
+    error::SendError,
+    exec::{ExecConfigError, ExecError},
+    reload::ConfigSource,
+    serve::ServeStreamError,
+    tls::TlsError,
 };
 
 /// Settings of an agent's operator.
@@ -57,7 +67,7 @@ pub enum ApiServerError {
     Unsupported(&'static str),
     /// CA, client certificate or server name are unusable.
     #[error("the TLS configuration is not usable")]
-    Tls(#[source] Box<kube::Error>),
+    Tls(#[source] TlsError),
     /// The TLS server name is none.
     #[error("the TLS server name is not valid")]
     ServerName(#[source] rustls_pki_types::InvalidDnsNameError),
@@ -74,7 +84,7 @@ pub enum ApiServerError {
 
 impl ApiServer {
     /// Prepares for the API server of `config` (from a kubeconfig, or [`kube::Config::incluster`]). Nothing is
-    /// dialled; credential plugins run once.
+    /// dialled; a credential plugin runs once, for [`limits::EXEC_TIME`](underpass_core::limits::EXEC_TIME) at the most.
     ///
     /// The credential stays fresh, as [`from_source`](Self::from_source) says.
     ///
@@ -108,9 +118,11 @@ impl ApiServer {
     ///
     /// Requests that begin later than [`limits::TOKEN_FILE_AGE`](underpass_core::limits::TOKEN_FILE_AGE) after a change of a file that
     /// the configuration comes from, or names, use it as it is then: kubeconfig, CAs, client certificate, token. After a
-    /// 401, and where the API server's certificate is not trusted, files are looked at at once, and a plugin of the
-    /// configuration runs again. A plugin runs again before its token expires as well. A configuration that cannot be read is
-    /// logged, and the last one stays in use.
+    /// 401, and where the API server's certificate is not trusted, files are looked at at once. A plugin of the configuration runs
+    /// again after a 401 and before its token or certificate expires. A configuration that cannot be read, or whose plugin
+    /// fails, is logged, and the last one stays in use.
+    ///
+    /// No error, and no log, repeats a credential or a text that a plugin has printed.
     ///
     /// # Errors
     /// The fault of the configuration as it is now.
@@ -140,6 +152,13 @@ fn refuse_unsupported(
     if (plain || config.accept_invalid_certs) && !options.insecure {
         return Err(ApiServerError::Insecure);
     }
+    // It would be in `Host`, and in logs.
+    let authority = config.cluster_url.authority();
+    if authority.is_some_and(|authority| authority.as_str().contains('@')) {
+        return Err(ApiServerError::Unsupported(
+            "a user's name or password in the URL",
+        ));
+    }
     if config.proxy_url.is_some() {
         return Err(ApiServerError::Unsupported("proxy-url"));
     }
@@ -149,12 +168,4 @@ fn refuse_unsupported(
         return Err(ApiServerError::Unsupported("as"));
     }
     Ok(())
-}
-
-/// kube builds its TLS configuration from the process's default provider.
-fn install_crypto() {
-    if rustls::crypto::CryptoProvider::get_default().is_none() {
-        // An error means that another thread was first.
-        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    }
 }

@@ -31,11 +31,17 @@ use underpass_core::{
 #[derive(Debug)]
 pub(super) struct Pool {
     endpoint: Arc<Endpoint>,
-    connections: Mutex<Vec<Http2>>,
-    idle: Idle,
+    connections: Mutex<Arc<Connections>>,
     /// The protocol of the last connection.
     http1_only: AtomicBool,
     opening: tokio::sync::Mutex<Option<Failure>>,
+}
+
+/// Connections with the same client certificate.
+#[derive(Debug, Default)]
+struct Connections {
+    http2: Mutex<Vec<Http2>>,
+    idle: Idle,
 }
 
 #[derive(Debug)]
@@ -52,14 +58,18 @@ enum Checkout {
 
 impl Pool {
     pub(super) fn new(endpoint: Arc<Endpoint>) -> Self {
-        let (connections, idle, http1_only, opening) = Default::default();
+        let (connections, http1_only, opening) = Default::default();
         Self {
             endpoint,
             connections,
-            idle,
             http1_only,
             opening,
         }
+    }
+
+    /// New requests take new connections, with another client certificate. Those under way end on theirs.
+    pub(super) fn renew(&self) {
+        *self.lock() = Arc::default();
     }
 
     /// Sends a request whose headers are complete, but for those of the HTTP version.
@@ -134,7 +144,7 @@ impl Pool {
         if let Some(shared) = failure.as_ref().filter(|failure| failure.at >= arrived) {
             return Err(SendError::Connect(Arc::clone(&shared.error)));
         }
-        if self.lock().len() >= limits::UPSTREAM_CONNECTIONS {
+        if self.connections().http2().len() >= limits::UPSTREAM_CONNECTIONS {
             return Err(SendError::Full);
         }
         match self.open().await {
@@ -151,14 +161,40 @@ impl Pool {
     }
 
     fn ready(&self) -> Option<Checkout> {
-        self.reserve()
-            .map(Checkout::Http2)
-            .or_else(|| self.idle.take().map(Checkout::Http1))
+        let connections = self.connections();
+        let slot = connections.reserve().map(Checkout::Http2);
+        slot.or_else(|| connections.idle.take().map(Checkout::Http1))
     }
 
+    async fn open(&self) -> Result<Checkout, ConnectError> {
+        // First: where the certificate changes meanwhile, the connection belongs to the old ones.
+        let connections = self.connections();
+        let Connected { io, http2 } = self.endpoint.connect(Offer::Both).await?;
+        self.http1_only.store(!http2, Ordering::Relaxed);
+        if !http2 {
+            return connections.idle.open(io).await.map(Checkout::Http1);
+        }
+        let connection = Http2::open(io).await?;
+        let slot = connection.reserve();
+        connections.http2().push(connection);
+        slot.map(Checkout::Http2).ok_or(ConnectError::Closed)
+    }
+
+    fn connections(&self) -> Arc<Connections> {
+        Arc::clone(&self.lock())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Arc<Connections>> {
+        self.connections
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Connections {
     /// A place on the least loaded connection: watches end up spread over all of them.
     fn reserve(&self) -> Option<Slot> {
-        let mut connections = self.lock();
+        let mut connections = self.http2();
         connections.retain(|connection| !connection.is_closed());
         let loads = connections
             .iter()
@@ -167,22 +203,8 @@ impl Pool {
         least.reserve()
     }
 
-    async fn open(&self) -> Result<Checkout, ConnectError> {
-        let Connected { io, http2 } = self.endpoint.connect(Offer::Both).await?;
-        self.http1_only.store(!http2, Ordering::Relaxed);
-        if !http2 {
-            return self.idle.open(io).await.map(Checkout::Http1);
-        }
-        let connection = Http2::open(io).await?;
-        let slot = connection.reserve();
-        self.lock().push(connection);
-        slot.map(Checkout::Http2).ok_or(ConnectError::Closed)
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Vec<Http2>> {
-        self.connections
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+    fn http2(&self) -> MutexGuard<'_, Vec<Http2>> {
+        self.http2.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

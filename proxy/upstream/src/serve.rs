@@ -226,9 +226,9 @@ impl Generation {
             );
             Rejection::HeadersTooLarge
         })?;
-        let credential = self.credential.header().await.map_err(|error| {
+        let credential = self.header().await.map_err(|error| {
             tracing::error!(error = &error as &dyn std::error::Error, "no credential");
-            Rejection::ApiServerUnreachable("there is no credential for it")
+            error.rejection()
         })?;
         headers.extend(
             credential

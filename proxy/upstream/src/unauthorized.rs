@@ -32,6 +32,13 @@ impl Answer {
     }
 }
 
+impl Acceptance {
+    /// Forgets the answer: it was about another client certificate.
+    pub(super) async fn forget(&self) {
+        *self.last.lock().await = None;
+    }
+}
+
 impl Generation {
     /// The caller's answer to a request that was sent with `credential` and got a 401.
     pub(super) async fn unauthorized(

@@ -5,9 +5,11 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use serde::de::{Error as _, Unexpected};
 use serde::{Deserialize, Deserializer};
 use thiserror::Error;
 use underpass_authenticate::{ConfigError, Misconfigured};
+use underpass_core::yaml::Fault;
 use zeroize::Zeroizing;
 
 use super::entry::Entry;
@@ -31,7 +33,8 @@ pub(crate) enum AuthenticationError {
     Parse {
         path: PathBuf,
         at: String,
-        source: Box<serde_saphyr::Error>,
+        // A secret may stand where the name of its file should.
+        source: Fault,
     },
     #[error("the authentication file is not valid: {at}")]
     Entry { at: String, source: ConfigError },
@@ -74,7 +77,7 @@ impl File {
         let file: Self = parsed.map_err(|source| AuthenticationError::Parse {
             path: path.into(),
             at,
-            source: Box::new(source),
+            source: Fault::of(&source),
         })?;
         file.check()?;
         Ok(file)
@@ -158,7 +161,6 @@ pub(super) fn duration<'de, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Option<Duration>, D::Error> {
     let text = String::deserialize(deserializer)?;
-    humantime::parse_duration(&text)
-        .map(Some)
-        .map_err(serde::de::Error::custom)
+    let parsed = humantime::parse_duration(&text).map(Some);
+    parsed.map_err(|_| D::Error::invalid_value(Unexpected::Str(&text), &"a duration, such as 30s"))
 }

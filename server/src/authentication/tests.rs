@@ -133,7 +133,7 @@ async fn mistakes_name_their_field() {
         (
             "clockSkew: 30s",
             "clockSkew: 30",
-            "authenticators[1].jwt.clockSkew",
+            "authenticators[1].jwt.clockSkew: line 20, column 5: expected a duration, such as 30s",
         ),
         (
             "clockSkew: 30s",
@@ -238,6 +238,31 @@ async fn mistakes_name_their_field() {
         error.contains("authenticators[6]: tokens: \"tokens\" stands there twice"),
         "{error}"
     );
+}
+
+/// Secrets have files of their own, but not everybody knows.
+#[tokio::test]
+async fn rule_11_a_secret_in_the_authentication_file_is_not_repeated() {
+    let dir = folder();
+    for (from, to) in [
+        ("bindPasswordFile: password", "bindPassword: hunter2"),
+        ("bindPasswordFile: password", "bindPasswordFile: [hunter2]"),
+        ("bindPasswordFile: password", "bindPasswordFile: \"hunter2"),
+        (
+            "clientSecretFile: password",
+            "clientSecretFile: password, clientSecret: hunter2",
+        ),
+        ("clockSkew: 30s", "clockSkew: hunter2"),
+    ] {
+        assert!(GOOD.contains(from), "{from}");
+        let path = dir.path().join("authentication.yaml");
+        std::fs::write(&path, GOOD.replace(from, to)).unwrap();
+        let error = Authentication::open(Some(path), surroundings());
+        let error = error.err().unwrap();
+        let told = format!("{} {error:?}", chain(&error));
+        assert!(!told.contains("hunter2"), "{told}");
+        assert!(told.contains("line "), "{told}");
+    }
 }
 
 #[tokio::test]

@@ -1,13 +1,13 @@
 //! The cluster that the agent serves.
 
-use std::path::{Path, PathBuf};
+mod kubeconfig;
+
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use kube::Config;
-use kube::config::{KubeConfigOptions, Kubeconfig};
-use tokio::runtime::Handle;
 use underpass_core::{BoxError, ImpersonationPolicy};
 use underpass_upstream::{ApiServer, ApiServerOptions, ConfigSource};
 
@@ -58,14 +58,13 @@ struct Source {
 
 impl ConfigSource for Source {
     fn load(&self) -> Result<Config, BoxError> {
-        let loaded = match &self.kubeconfig {
-            Some(path) => self
-                .read(path)
-                .with_context(|| format!("cannot use kubeconfig {}", path.display())),
-            None => Config::incluster()
-                .context("not running in a pod with a ServiceAccount: give --kubeconfig"),
+        let Some(path) = &self.kubeconfig else {
+            let config = Config::incluster();
+            return Ok(
+                config.context("not running in a pod with a ServiceAccount: give --kubeconfig")?
+            );
         };
-        Ok(loaded?)
+        Ok(kubeconfig::load(path, self.context.clone())?)
     }
 
     fn files(&self) -> Vec<PathBuf> {
@@ -73,18 +72,11 @@ impl ConfigSource for Source {
             return Vec::new();
         };
         // One that cannot be read names nothing, and says so where it is loaded.
-        let read = Kubeconfig::read_from(path).unwrap_or_default();
+        let read = kubeconfig::read(path).unwrap_or_default();
         let clusters = read.clusters.into_iter().filter_map(|named| named.cluster);
         let authorities = clusters.filter_map(|cluster| cluster.certificate_authority);
         let authorities = authorities.map(PathBuf::from);
         std::iter::once(path.clone()).chain(authorities).collect()
-    }
-}
-
-impl Source {
-    fn read(&self, path: &Path) -> Result<Config> {
-        let kubeconfig = Kubeconfig::read_from(path)?;
-        Handle::current().block_on(load(kubeconfig, self.context.clone()))
     }
 }
 
@@ -99,34 +91,10 @@ fn policy(cli: &Cli) -> ImpersonationPolicy {
     groups.fold(policy, ImpersonationPolicy::deny_group)
 }
 
-/// Stands in the place of a proxy's URL where a kubeconfig has none.
-const NO_PROXY: &str = "http://no-proxy.invalid/";
-
-/// The kubeconfig's settings, and no others: where it names no proxy, kube would take the environment's,
-/// which is the way to the Underpass server. The API server is on this side of it.
-async fn load(mut kubeconfig: Kubeconfig, context: Option<String>) -> Result<Config> {
-    let clusters = kubeconfig.clusters.iter_mut();
-    for cluster in clusters.filter_map(|named| named.cluster.as_mut()) {
-        let proxy = cluster.proxy_url.take().filter(|url| !url.is_empty());
-        cluster.proxy_url = Some(proxy.unwrap_or_else(|| NO_PROXY.to_owned()));
-    }
-    let options = KubeConfigOptions {
-        context,
-        ..KubeConfigOptions::default()
-    };
-    let mut config = Config::from_custom_kubeconfig(kubeconfig, &options).await?;
-    if config
-        .proxy_url
-        .as_ref()
-        .is_some_and(|url| *url == NO_PROXY)
-    {
-        config.proxy_url = None;
-    }
-    Ok(config)
-}
-
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use clap::Parser;
     use tokio::io::AsyncWriteExt;
     use tokio::net::TcpListener;
@@ -212,21 +180,30 @@ mod tests {
         assert_eq!(source.files(), [path, dir.path().join("ca")]);
     }
 
-    async fn proxy_of(cluster: &str) -> Option<String> {
-        let kubeconfig = format!(
-            "clusters: [{{name: c, cluster: {{server: 'https://a:6443'{cluster}}}}}]\n\
-             contexts: [{{name: x, context: {{cluster: c, user: u}}}}]\ncurrent-context: x\n"
-        );
-        let kubeconfig = Kubeconfig::from_yaml(&kubeconfig).unwrap();
-        let config = load(kubeconfig, None).await.unwrap();
-        config.proxy_url.map(|url| url.to_string())
-    }
-
+    /// A kubeconfig is like that while something writes it.
     #[tokio::test]
-    async fn the_api_servers_proxy_is_the_kubeconfigs_or_none() {
-        assert_eq!(proxy_of("").await, None);
-        assert_eq!(proxy_of(", proxy-url: ''").await, None);
-        let named = proxy_of(", proxy-url: 'http://p:3128'").await;
-        assert_eq!(named.as_deref(), Some("http://p:3128/"));
+    async fn rule_11_an_agent_that_starts_on_half_a_kubeconfig_shows_nothing_of_a_token() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("config");
+        write(&path, "https://a");
+        let whole = std::fs::read_to_string(&path).unwrap();
+        let secret = "hunter2-and-more";
+        let mut wrong = 0;
+        for user in ["{token: \"SECRET\"}", "\n    token: 'SECRET'", "[SECRET]"] {
+            let users = format!("users:\n- name: u\n  user: {user}\n");
+            let text = whole.clone() + &users.replace("SECRET", secret);
+            let start = text.find(secret).unwrap();
+            for end in start..text.len() {
+                std::fs::write(&path, &text[..end]).unwrap();
+                let Err(error) = api_server(&cli(&path)).await else {
+                    continue;
+                };
+                wrong += 1;
+                let told = format!("{error:#}\n{error:?}\n{error:#?}");
+                assert!(!told.contains("hunter"), "{told}");
+                assert!(told.contains("line "), "{told}");
+            }
+        }
+        assert!(wrong > 3 * secret.len(), "{wrong}");
     }
 }

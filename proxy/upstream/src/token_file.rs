@@ -1,0 +1,195 @@
+//! A token file, such as the one that the kubelet keeps fresh.
+
+use std::{
+    io::{self, Read},
+    path::{Path, PathBuf},
+};
+
+use http::HeaderValue;
+use tokio::{task::JoinHandle, time::Instant};
+use zeroize::Zeroizing;
+
+use super::credential::{CredentialError, bearer};
+use underpass_core::limits;
+
+/// The file, and its last token.
+///
+/// kube reads token files again too, but not one that ends in a newline, and less often.
+pub(super) struct TokenFile {
+    path: PathBuf,
+    last: tokio::sync::Mutex<Last>,
+}
+
+struct Last {
+    header: HeaderValue,
+    at: Instant,
+    /// The API server does not accept it.
+    refused: bool,
+    /// It goes on where the request that waited for it has gone, so that a file system that hangs holds one thread.
+    reading: Option<JoinHandle<Result<HeaderValue, CredentialError>>>,
+}
+
+impl TokenFile {
+    /// Blocks.
+    pub(super) fn open(path: PathBuf) -> Result<Self, CredentialError> {
+        let last = Last {
+            header: read(&path)?,
+            at: Instant::now(),
+            refused: false,
+            reading: None,
+        };
+        Ok(Self {
+            path,
+            last: tokio::sync::Mutex::new(last),
+        })
+    }
+
+    /// The next request reads it again.
+    pub(super) async fn refused(&self) {
+        self.last.lock().await.refused = true;
+    }
+
+    /// The token as it is now. Waits [`limits::FILE_TIME`] at the most, and gives the last one then.
+    ///
+    /// # Cancel safety
+    /// May be dropped: another request goes on with what it waited for.
+    pub(super) async fn header(&self) -> HeaderValue {
+        let mut last = self.last.lock().await;
+        let age = match last.refused {
+            true => limits::RELOAD_PAUSE,
+            false => limits::TOKEN_FILE_AGE,
+        };
+        if last.at.elapsed() >= age {
+            self.read_again(&mut last).await;
+        }
+        last.header.clone()
+    }
+
+    async fn read_again(&self, last: &mut Last) {
+        let reading = last.reading.get_or_insert_with(|| {
+            let path = self.path.clone();
+            tokio::task::spawn_blocking(move || read(&path))
+        });
+        let read = tokio::time::timeout(limits::FILE_TIME, reading).await;
+        // Those who waited meanwhile do not wait as long again.
+        last.at = Instant::now();
+        let Ok(read) = read else {
+            return tracing::warn!(path = ?self.path, "reading the token file takes long: keeping the last token");
+        };
+        (last.reading, last.refused) = (None, false);
+        match read {
+            Ok(Ok(fresh)) => last.header = fresh,
+            // The last token is kept (k/k#68164): the file may be away for a moment, and if the token has expired,
+            // the API server will say so.
+            Ok(Err(error)) => {
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    "keeping the last token"
+                );
+            }
+            Err(error) => tracing::warn!(%error, "keeping the last token"),
+        }
+    }
+}
+
+fn read(path: &Path) -> Result<HeaderValue, CredentialError> {
+    let text = read_text(path).map_err(|source| CredentialError::File {
+        path: path.to_owned(),
+        source,
+    })?;
+    let token = std::str::from_utf8(text.trim_ascii());
+    let header = token.ok().and_then(bearer);
+    header.ok_or_else(|| CredentialError::NoToken(path.to_owned()))
+}
+
+fn read_text(path: &Path) -> io::Result<Zeroizing<Vec<u8>>> {
+    let mut text = Zeroizing::new(Vec::new());
+    std::fs::File::open(path)?
+        .take(limits::TOKEN_FILE_BYTES)
+        .read_to_end(&mut text)?;
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, time::Duration};
+
+    use super::*;
+    use crate::testing::{fifo, pass};
+
+    #[tokio::test]
+    async fn a_rotated_token_is_read_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("token");
+        fs::write(&path, "first\n").unwrap();
+        let file = TokenFile::open(path.clone()).unwrap();
+        assert_eq!(file.header().await, "Bearer first");
+
+        fs::write(&path, "second").unwrap();
+        assert_eq!(
+            file.header().await,
+            "Bearer first",
+            "not read for every request"
+        );
+        pass(limits::TOKEN_FILE_AGE).await;
+        assert_eq!(file.header().await, "Bearer second");
+
+        fs::write(&path, "third").unwrap();
+        file.refused().await;
+        pass(limits::RELOAD_PAUSE).await;
+        let header = file.header().await;
+        assert_eq!(header, "Bearer third", "read again after a 401");
+
+        fs::remove_file(&path).unwrap();
+        pass(limits::TOKEN_FILE_AGE).await;
+        assert_eq!(file.header().await, "Bearer third", "the last one is kept");
+    }
+
+    #[test]
+    fn an_unusable_file_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("token");
+        assert!(matches!(
+            TokenFile::open(path.clone()),
+            Err(CredentialError::File { .. })
+        ));
+        for bad in ["", "\n", "a\nb"] {
+            fs::write(&path, bad).unwrap();
+            assert!(matches!(
+                TokenFile::open(path.clone()),
+                Err(CredentialError::NoToken(_))
+            ));
+        }
+    }
+
+    #[test]
+    fn rule_23_a_token_file_that_hangs_holds_one_thread() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("token");
+        fs::write(&path, "first").unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .max_blocking_threads(2)
+            .build()
+            .unwrap();
+        let file = TokenFile::open(path.clone()).unwrap();
+        fs::remove_file(&path).unwrap();
+        fifo(&path);
+        runtime.block_on(async {
+            pass(limits::TOKEN_FILE_AGE).await;
+            for _ in 0..10 {
+                let given_up = Duration::from_millis(10);
+                let given_up = tokio::time::timeout(given_up, file.header()).await;
+                given_up.unwrap_err();
+            }
+            // The other thread is free.
+            tokio::task::spawn_blocking(|| ()).await.unwrap();
+            let (header, ()) = tokio::join!(file.header(), pass(limits::FILE_TIME));
+            assert_eq!(header, "Bearer first", "the last one is kept");
+            assert_eq!(file.header().await, "Bearer first", "and nobody waits");
+            fs::write(&path, "second").unwrap();
+            pass(limits::TOKEN_FILE_AGE).await;
+            assert_eq!(file.header().await, "Bearer second");
+        });
+    }
+}
