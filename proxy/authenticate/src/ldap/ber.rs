@@ -108,7 +108,7 @@ pub(super) fn message_length(bytes: &[u8]) -> Result<Option<usize>, Malformed> {
     length.map(Some).ok_or(Malformed::Length)
 }
 
-/// Reads the elements of a constructed element, or of nothing.
+/// Reads the elements of a constructed element.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Reader<'a>(&'a [u8]);
 
@@ -301,7 +301,7 @@ mod tests {
         }
     }
 
-    /// Whatever the bytes are, elements do not overlap, and end where the bytes do.
+    /// Elements of random bytes do not overlap, and end where the bytes do.
     #[test]
     fn any_bytes_are_read_or_refused() {
         let mut random = StdRng::seed_from_u64(1);

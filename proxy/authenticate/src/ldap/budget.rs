@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use underpass_core::limits;
 
-/// What the answers to the questions of one login may still cost.
+/// The bytes and values that one login may still read.
 #[derive(Debug)]
 pub(super) struct Budget {
     bytes: AtomicUsize,

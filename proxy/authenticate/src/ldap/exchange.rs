@@ -61,7 +61,7 @@ pub(super) enum ExchangeError {
 }
 
 impl ExchangeError {
-    /// Did the connection end? Then another one may be better.
+    /// Whether the connection has ended, so that another one may give the answer.
     pub(super) fn has_ended(&self) -> bool {
         matches!(
             self,
@@ -103,7 +103,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Exchange<S> {
     pub(super) async fn start_tls(mut self) -> Result<S, ExchangeError> {
         let id = self.request(message::start_tls).await?;
         match self.answer(id, &Budget::new(), extended).await? {
-            // Nobody knows yet whose the bytes behind the answer are.
+            // Before TLS, anybody on the path can have written them.
             _ if !self.received.is_empty() => Err(ExchangeError::Unasked),
             outcome if outcome.code == 0 => Ok(self.stream),
             outcome => Err(ExchangeError::Refused(outcome)),
@@ -124,7 +124,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Exchange<S> {
     }
 
     /// At most `most` entries that a search finds, in pages: Active Directory gives no more than a thousand at once. References are
-    /// left out: they lead to servers that nobody has configured.
+    /// left out: they lead to servers that are not configured.
     pub(super) async fn search(
         &mut self,
         search: &Search<'_>,
@@ -177,8 +177,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Exchange<S> {
         }
     }
 
-    /// Waits until the directory says something that it was not asked for, or closes the connection: a connection that is idle
-    /// ends then. At most one byte is read.
+    /// Waits until the directory closes the connection, or sends something unasked: an idle connection ends then. Reads one byte
+    /// at the most.
     ///
     /// # Cancel safety
     /// May be dropped.
@@ -197,7 +197,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Exchange<S> {
         &mut self,
         request: impl FnOnce(u32) -> Request,
     ) -> Result<u32, ExchangeError> {
-        // RFC 4511, section 4.1.1.1: ids have 31 bits, and 0 is for what nobody asked for. The answer to the one before is read.
+        // RFC 4511, section 4.1.1.1: ids have 31 bits, and 0 is for unsolicited notifications.
         self.last = if self.last < i32::MAX.unsigned_abs() {
             self.last + 1
         } else {
@@ -258,7 +258,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Exchange<S> {
 /// The answer to the request of this id, the only one that there is.
 fn addressed(id: u32, message: &[u8]) -> Result<Answer<'_>, ExchangeError> {
     match message::read(message)? {
-        // RFC 4511, section 4.4: the only one that exists is the Notice of Disconnection.
+        // RFC 4511, section 4.4.1: the Notice of Disconnection.
         (0, Answer::Extended(notice)) => Err(ExchangeError::Notice(notice)),
         (answered, answer) if answered == id => Ok(answer),
         _ => Err(ExchangeError::Unasked),

@@ -11,8 +11,7 @@ use tokio::{
 use super::exchange::Exchange;
 use underpass_core::limits;
 
-/// A task has each of them, and closes it when the directory closes it or says something, and after
-/// [`limits::LDAP_IDLE_TIME`].
+/// Each has a task, which closes it when the directory closes it or sends something, and after [`limits::LDAP_IDLE_TIME`].
 pub(super) struct Idle<S>(Mutex<Vec<Kept<S>>>);
 
 /// Asks a connection's task for it.
@@ -23,7 +22,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Idle<S> {
         Self(Mutex::default())
     }
 
-    /// Takes one that has not ended as far as anybody knows.
+    /// Takes a connection that has not ended as far as its task knows.
     ///
     /// # Cancel safety
     /// Dropping the future may end one connection.
@@ -65,13 +64,13 @@ async fn wait<S: AsyncRead + AsyncWrite + Unpin>(
     taken: oneshot::Receiver<oneshot::Sender<Exchange<S>>>,
 ) {
     tokio::select! {
-        // First: one that has just ended is of no use to anybody.
+        // First: a connection that has just ended must not be taken.
         biased;
         why = connection.idle() => {
             tracing::debug!(error = %why, "an idle connection to the directory has ended");
         }
         taken = taken => {
-            // Otherwise nobody is there any more.
+            // Otherwise all of them are being closed.
             if let Ok(give) = taken {
                 let _ = give.send(connection);
             }

@@ -11,7 +11,7 @@ use super::ber::{
 };
 use underpass_core::limits;
 
-/// A request, with a password in it for all that its sender knows.
+/// A request. It may hold a password.
 pub(super) type Request = Zeroizing<Vec<u8>>;
 
 /// The protocol's version.
@@ -104,7 +104,7 @@ pub(super) struct Filter(BytesMut);
 pub(super) struct NoFilter;
 
 impl Filter {
-    /// Reads one of RFC 4515. What users type has to be escaped in it.
+    /// Reads a filter of RFC 4515. The caller has escaped the text that a user typed.
     pub(super) fn parse(text: &str) -> Result<Self, NoFilter> {
         let filter = ldap3::parse_filter(text).map_err(|_| NoFilter)?;
         let mut bytes = BytesMut::new();
@@ -367,7 +367,7 @@ mod tests {
         }
     }
 
-    /// Of an answer whose bytes are changed, cut off or put together otherwise, nothing is read that is not there.
+    /// Answers with bytes that are changed, added or cut off.
     #[test]
     fn rule_23_any_answer_of_a_directory_is_read_or_refused() {
         let value = element(SEQUENCE, &[&number(INTEGER, 0), &octets("next")]);

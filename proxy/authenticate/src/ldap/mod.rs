@@ -5,7 +5,7 @@
 //! before the directory is asked (RFC 4513, section 5.1.2: a directory would take it for an anonymous login, and say yes), and
 //! referrals are not followed. There is no way without TLS.
 //!
-//! A directory is a peer like others: what it sends is read within bounds, by a reader that does not recurse.
+//! A directory is a peer like others: the server reads its answers within bounds, and without recursion.
 
 mod attempts;
 mod ber;

@@ -32,10 +32,10 @@ const OCTETS: u8 = 4;
 /// More than any stack holds, and less than a message may have.
 const DEEP: usize = 50_000;
 
-/// What an attacker sends where nothing stops it: much more than the buffers of two sockets.
+/// Bytes of an answer that an attacker sends until the server closes the connection: many more than two sockets buffer.
 const FLOOD: usize = 128 * 1024 * 1024;
 
-/// What a connection may have taken of it: a login's bytes, and the sockets' buffers.
+/// The most that a connection may have taken of it: a login's bytes, and the sockets' buffers.
 const TAKEN: usize = limits::LDAP_LOGIN_BYTES + 24 * 1024 * 1024;
 
 fn element(tag: u8, content: &[u8]) -> Vec<u8> {
@@ -209,7 +209,7 @@ async fn rule_23_the_answer_to_start_tls_cannot_overflow_the_stack() {
     }
 }
 
-/// An answer that somebody has put there before TLS must not count behind it.
+/// An attacker on the path can put an answer in front of TLS; it must not count behind TLS.
 #[tokio::test]
 async fn rule_10_nothing_follows_the_answer_to_start_tls() {
     let started = message(1, EXTENDED_RESPONSE, &result(0, &[]), &[]);
@@ -217,7 +217,7 @@ async fn rule_10_nothing_follows_the_answer_to_start_tls() {
     let (said, heard) = starting_tls([&*started, &*bound].concat()).await;
     assert!(said.contains("has sent something unasked"), "{said}");
     assert_eq!(heard, b"");
-    // Without it the next thing is TLS: a handshake record, in which the test does not answer.
+    // Without that answer the client begins TLS, with a handshake record.
     let (listener, _, address, roots) = listen().await;
     let mut config = config_at(format!("ldap://localhost:{}", address.port()), roots);
     config.start_tls = true;
@@ -252,13 +252,13 @@ async fn rule_23_a_directory_has_its_answers_read_to_a_bound() {
     for (answers, size, why) in [
         // A message that does not end.
         (vec![endless], chunk.len(), "are not read"),
-        // Ever more of what is left out.
+        // References, which the server leaves out, without end.
         (
             vec![bound.clone(), reference.clone()],
             reference.len(),
             "has answered one login with more than",
         ),
-        // Two entries are asked for, and the rest is not waited for.
+        // The server asks for two entries, and does not wait for the rest.
         (
             vec![bound.clone(), large.clone()],
             large.len(),
@@ -281,7 +281,7 @@ async fn rule_23_a_directory_has_its_answers_read_to_a_bound() {
     }
 }
 
-/// What a [`relay`] is told to do with each connection that is open.
+/// An order to a [`relay`], for each connection that is open.
 #[derive(Clone, Debug)]
 enum Order {
     /// To pass nothing on for longer than a kept connection is waited for, and nothing on a new one meanwhile.
@@ -462,7 +462,7 @@ async fn rule_23_a_kept_connection_that_is_silent_is_replaced_in_time() {
     }
     assert_eq!(groups(basic(&ldap, "alice", "alice-secret").await), carols);
     assert_eq!(binds(&directory), kept + 1);
-    // The others are not waited for either.
+    // No login waits for the others.
     for _ in 0..kept {
         relay.report().await;
     }
