@@ -475,6 +475,24 @@ pub const LDAP_SWEEP: Duration = Duration::from_secs(1);
 /// Connections to a directory that are kept for the next search.
 pub const LDAP_IDLE: usize = 8;
 
+/// A connection that has been idle for so long is closed: firewalls and load balancers forget one after four minutes (Azure), 350 s
+/// (AWS) or an hour, many without a word, and Active Directory closes it after fifteen minutes.
+pub const LDAP_IDLE_TIME: Duration = Duration::from_secs(120);
+
+/// A search on a kept connection that takes longer is asked on a new one beside it: the kept one may be dead without a word. A
+/// directory that is only slow still answers on the kept one; both are within [`PROVIDER_TIME`].
+pub const LDAP_KEPT_ANSWER: Duration = Duration::from_secs(3);
+
+/// One message of a directory: an entry with [`LDAP_VALUES`] distinguished names of 200 bytes each.
+pub const LDAP_MESSAGE_BYTES: usize = 1024 * 1024;
+
+/// Bytes of all answers of a directory to the searches of one login: 4 KiB for each of [`GROUPS`], which is a group with two dozen
+/// groups that it is in. All that a login remembers of its directory is less.
+pub const LDAP_LOGIN_BYTES: usize = GROUPS * 4096;
+
+/// Attributes in them, and values: an empty value takes two bytes of an answer, and some fifty of memory.
+pub const LDAP_LOGIN_VALUES: usize = GROUPS * 32;
+
 /// Entries in one page of a search: Active Directory gives no more than 1,000.
 pub const LDAP_PAGE: usize = 500;
 
@@ -502,7 +520,7 @@ pub const DEVICE_LOGIN: Duration = Duration::from_secs(1800);
 /// A server is not asked more often whether a device login is confirmed. GitHub says five seconds.
 pub const DEVICE_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Characters of a cluster's answer to a review that the log keeps.
+/// Characters of a cluster's answer to a review, and of a directory's result, that the log keeps.
 pub const PEER_MESSAGE_CHARS: usize = 512;
 
 /// SubjectAccessReviews of one `--as` that are asked at the same time: 300 groups are 38 round trips to the cluster, and

@@ -154,4 +154,40 @@ mod tests {
             );
         }
     }
+
+    /// A parser that recurses for each of them would overflow the stack of the test's thread.
+    #[test]
+    fn rule_23_elements_in_each_other_in_a_certificate_overflow_no_stack() {
+        let depth = 12_000_u16;
+        let nested: Vec<u8> = (0..depth)
+            .rev()
+            .flat_map(|inner| {
+                let [high, low] = (4 * inner).to_be_bytes();
+                [0x30, 0x82, high, low]
+            })
+            .collect();
+        let fields = 8;
+        for field in 0..fields {
+            let certificate = with(|signed| {
+                assert_eq!(signed.len(), fields);
+                signed[field] = nested.clone();
+            });
+            let found = unusable(&certificate, 0);
+            // The names of the issuer and of the subject are read once an authority has vouched for them.
+            assert!(found.is_some() || matches!(field, 3 | 5), "{field}");
+        }
+        // Key usage, alternative names, constraints, distribution points, policies, an authority's key, and one that is unknown.
+        for extension in [15, 17, 30, 31, 32, 35, 99] {
+            let certificate = with(|signed| {
+                let oid = value(6, &[0x55, 0x1d, extension]);
+                let content = [&oid[..], &value(4, &nested)].concat();
+                let extensions = value(0x30, &value(0x30, &content));
+                *signed.last_mut().unwrap() = value(0xa3, &extensions);
+            });
+            // Some are read when a chain is verified, and an unknown one is not.
+            let found = unusable(&certificate, 0);
+            let unreadable = Some(UnusableCertificate::Unreadable);
+            assert!(found.is_none() || found == unreadable, "{extension}");
+        }
+    }
 }

@@ -3,9 +3,11 @@
 use std::{fmt, sync::Arc};
 
 use http::uri::Authority;
+use rustls::pki_types::ServerName;
+use underpass_dial::SystemResolver;
 use zeroize::Zeroizing;
 
-use super::{connection::Connections, search::USERNAME};
+use super::{connection::Connections, message::Filter, open::Address, search::USERNAME};
 use crate::{ConfigError, Misconfigured, RemoteOptions, Roots, config::not_empty};
 
 /// A directory.
@@ -126,13 +128,16 @@ impl LdapConfig {
             .roots
             .client()
             .map_err(|e| ConfigError::unusable("url", e))?;
-        Ok(Arc::new(Connections::new(
-            self.url.clone(),
-            &at,
-            self.start_tls,
-            Arc::new(tls),
-            self.bind.clone(),
-        )))
+        let usual = if self.start_tls { 389 } else { 636 };
+        let address = Address {
+            host: at.host().to_owned(),
+            port: at.port_u16().unwrap_or(usual),
+            name: server_name(&at)?,
+            start_tls: self.start_tls,
+            resolver: Arc::new(SystemResolver),
+            tls: Arc::new(tls),
+        };
+        Ok(Arc::new(Connections::new(address, self.bind.clone())))
     }
 
     /// Where the directory is.
@@ -185,6 +190,14 @@ impl LdapConfig {
     }
 }
 
+/// The name that a certificate has to have: without the brackets of an IPv6 address.
+fn server_name(at: &Authority) -> Result<ServerName<'static>, ConfigError> {
+    let host = at.host();
+    let plain = host.strip_prefix('[').and_then(|h| h.strip_suffix(']'));
+    let name = ServerName::try_from(plain.unwrap_or(host).to_owned());
+    name.map_err(|error| ConfigError::unusable("url", error))
+}
+
 /// RFC 4512, section 2.5: an attribute description, which goes into filters as it is.
 fn check_attribute(field: &str, name: &str) -> Result<(), ConfigError> {
     let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | ';');
@@ -196,7 +209,7 @@ fn check_attribute(field: &str, name: &str) -> Result<(), ConfigError> {
 }
 
 fn check_filter(field: &str, filter: &str) -> Result<(), ConfigError> {
-    if !filter.starts_with('(') || ldap3::parse_filter(filter).is_err() {
+    if !filter.starts_with('(') || Filter::parse(filter).is_err() {
         let why = Misconfigured::Invalid("must be a filter in parentheses (RFC 4515)");
         return Err(ConfigError::new(field, why));
     }
@@ -278,6 +291,23 @@ mod tests {
         starting.start_tls = true;
         starting.url = "ldap://[::1]:389/".to_owned();
         starting.check().unwrap();
+    }
+
+    #[test]
+    fn a_certificate_is_for_a_name_or_an_address() {
+        for (url, name) in [
+            ("ldaps://dc.example.org", "dc.example.org"),
+            ("ldaps://192.0.2.1:636", "192.0.2.1"),
+            ("ldaps://[2001:db8::1]", "2001:db8::1"),
+        ] {
+            let mut config = config();
+            config.url = url.to_owned();
+            let found = server_name(&config.check().unwrap()).unwrap();
+            assert_eq!(found.to_str(), name);
+        }
+        let mut config = config();
+        config.url = "ldaps://dc..example.org".to_owned();
+        assert_eq!(config.connections().err().unwrap().field, "url");
     }
 
     #[test]

@@ -1,34 +1,26 @@
-//! Connections to a directory.
+//! Questions to a directory.
 
-use std::{
-    collections::HashSet,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::pin::pin;
 
-use http::uri::Authority;
-use ldap3::{
-    Ldap, LdapConnAsync, LdapConnSettings, LdapError, Scope, SearchOptions, StdStream,
-    adapters::{Adapter, EntriesOnly, PagedResults},
-};
-use rustls::ClientConfig;
+use futures_util::future::{Either, select};
+use tokio::time::timeout;
 
 use super::{
+    budget::Budget,
     config::Bind,
+    exchange::{End, Entries, ExchangeError},
+    idle::Idle,
+    message::{Filter, NoFilter, Scope, Search},
+    open::{Address, Connection, Stream},
     search::{Found, NoText},
 };
 use underpass_core::limits;
-use underpass_dial::{Resolve, SystemResolver};
 
 /// Connections of the account that searches are kept; each attempt of a user is on one of its own.
 pub(super) struct Connections {
-    url: String,
-    host: String,
-    port: u16,
-    resolver: Arc<dyn Resolve>,
-    start_tls: bool,
-    tls: Arc<ClientConfig>,
+    address: Address,
     bind: Bind,
-    idle: Mutex<Vec<Ldap>>,
+    idle: Idle<Stream>,
 }
 
 /// Whether a password is right.
@@ -42,13 +34,17 @@ pub(super) enum Bound {
 #[derive(Debug, thiserror::Error)]
 pub(super) enum LdapFailure {
     #[error("the directory cannot be reached")]
-    Unreachable(#[source] LdapError),
+    Unreachable(#[source] ExchangeError),
+    #[error("the directory has not answered a bind")]
+    Bind(#[source] ExchangeError),
     #[error("the account that searches is not let in (LDAP result {0})")]
     Account(u32),
     #[error("a login cannot be decided (LDAP result {0})")]
     Login(u32),
     #[error("a search failed")]
-    Search(#[source] LdapError),
+    Search(#[source] ExchangeError),
+    #[error(transparent)]
+    NoFilter(#[from] NoFilter),
     #[error(
         "there is no entry {0:?} to search below (as far as the account that searches can see); set base to one that there is"
     )]
@@ -57,8 +53,8 @@ pub(super) enum LdapFailure {
         "the directory refers to another one for what is below {0:?}, and referrals are not followed; set url to that one"
     )]
     BaseElsewhere(String),
-    #[error("the directory's answer is no entry")]
-    Malformed,
+    #[error("the directory gave an attribute without its first values")]
+    WithoutFirst,
     #[error(
         "the directory gave a part of the attribute {attribute:?}, and not the values from number {from} on"
     )]
@@ -83,20 +79,6 @@ pub(super) enum Entry {
     Elsewhere,
 }
 
-/// The entries that a search found.
-struct Entries {
-    found: Vec<Found>,
-    end: End,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum End {
-    /// All that was asked for is here.
-    Complete,
-    NoSuchObject,
-    Referral,
-}
-
 /// A search.
 #[derive(Clone, Copy)]
 struct Question<'a> {
@@ -105,44 +87,33 @@ struct Question<'a> {
     filter: &'a str,
     attributes: &'a [&'a str],
     most: usize,
+    budget: &'a Budget,
 }
 
-const NO_SUCH_OBJECT: u32 = 32;
-const REFERRAL: u32 = 10;
+/// The entries, and the connection that gave them.
+type Answered = Result<(Entries, Connection), LdapFailure>;
 
 /// RFC 4511, appendix A: results that say that this credential is not accepted, rather than that something is broken.
 /// Active Directory answers 49 for accounts that are locked or disabled, too.
 const NOT_ACCEPTED: [u32; 5] = [19, 48, 49, 50, 53];
 
 impl Connections {
-    /// `at` is what `url` names.
-    pub(super) fn new(
-        url: String,
-        at: &Authority,
-        start_tls: bool,
-        tls: Arc<ClientConfig>,
-        bind: Bind,
-    ) -> Self {
-        let usual = if start_tls { 389 } else { 636 };
+    pub(super) fn new(address: Address, bind: Bind) -> Self {
         Self {
-            url,
-            host: at.host().to_owned(),
-            port: at.port_u16().unwrap_or(usual),
-            resolver: Arc::new(SystemResolver),
-            start_tls,
-            tls,
+            address,
             bind,
-            idle: Mutex::default(),
+            idle: Idle::new(),
         }
     }
 
-    /// At most `most` entries below `base`, each with all values of its attributes.
+    /// At most `most` entries below `base`, for a login with this budget, each with all values of its attributes.
     pub(super) async fn search(
         &self,
         base: &str,
         filter: &str,
         attributes: &[&str],
         most: usize,
+        budget: &Budget,
     ) -> Result<Vec<Found>, LdapFailure> {
         let scope = Scope::Subtree;
         let question = Question {
@@ -151,15 +122,16 @@ impl Connections {
             filter,
             attributes,
             most,
+            budget,
         };
-        let Entries { mut found, end } = self.ask(question).await?;
+        let Entries { mut found, end, .. } = self.ask(question).await?;
         match end {
             End::Complete => {}
             End::NoSuchObject => return Err(LdapFailure::NoBase(base.to_owned())),
             End::Referral => return Err(LdapFailure::BaseElsewhere(base.to_owned())),
         }
         for found in &mut found {
-            self.complete(found).await?;
+            self.complete(found, budget).await?;
         }
         Ok(found)
     }
@@ -170,11 +142,13 @@ impl Connections {
         dn: &str,
         filter: &str,
         attributes: &[&str],
+        budget: &Budget,
     ) -> Result<Entry, LdapFailure> {
-        let Entries { mut found, end } = self.ask(Question::of(dn, filter, attributes)).await?;
+        let question = Question::of(dn, filter, attributes, budget);
+        let Entries { mut found, end, .. } = self.ask(question).await?;
         Ok(match (found.pop(), end) {
             (Some(mut found), _) => {
-                self.complete(&mut found).await?;
+                self.complete(&mut found, budget).await?;
                 Entry::Found(found)
             }
             (None, End::Complete) => Entry::Other,
@@ -184,14 +158,14 @@ impl Connections {
     }
 
     /// Asks for the values that Active Directory has left out of an attribute with many.
-    async fn complete(&self, found: &mut Found) -> Result<(), LdapFailure> {
+    async fn complete(&self, found: &mut Found, budget: &Budget) -> Result<(), LdapFailure> {
         if !found.begins_at_the_first() {
-            return Err(LdapFailure::Malformed);
+            return Err(LdapFailure::WithoutFirst);
         }
         while let Some((attribute, from)) = found.incomplete() {
             let rest = format!("{attribute};range={from}-*");
             let attributes = [rest.as_str()];
-            let question = Question::of(&found.dn, "(objectClass=*)", &attributes);
+            let question = Question::of(&found.dn, "(objectClass=*)", &attributes, budget);
             let part = self.ask(question).await?.found.pop();
             let extended = part.and_then(|part| found.extend(&attribute, from, part));
             match extended {
@@ -205,81 +179,65 @@ impl Connections {
         Ok(())
     }
 
-    /// A connection that was kept may have ended meanwhile: then another one is asked, once.
     async fn ask(&self, question: Question<'_>) -> Result<Entries, LdapFailure> {
-        if let Some(mut ldap) = self.kept() {
-            match entries(&mut ldap, question).await {
-                Err(LdapFailure::Search(error)) if !is_result(&error) => {
-                    tracing::debug!(%error, "a connection to the directory has ended");
-                }
-                Ok(found) => {
-                    self.keep(ldap);
-                    return Ok(found);
-                }
-                Err(failure) => return Err(failure),
-            }
+        let (entries, connection) = match self.idle.take().await {
+            Some(kept) => self.ask_kept(kept, question).await?,
+            None => self.ask_anew(question).await?,
+        };
+        if entries.all_read {
+            self.idle.keep(connection);
         }
-        let mut ldap = self.connect().await?;
-        let bound = ldap.simple_bind(&self.bind.dn, &self.bind.password).await;
-        let code = bound.map_err(LdapFailure::Unreachable)?.rc;
-        if code != 0 {
-            return Err(LdapFailure::Account(code));
-        }
-        let found = entries(&mut ldap, question).await?;
-        self.keep(ldap);
-        Ok(found)
+        Ok(entries)
     }
 
-    fn kept(&self) -> Option<Ldap> {
-        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        while let Some(mut ldap) = idle.pop() {
-            if !ldap.is_closed() {
-                return Some(ldap);
-            }
-        }
-        None
+    /// A connection that was kept may have ended meanwhile, and not every end says so: then another one is asked, once.
+    async fn ask_kept(&self, kept: Connection, question: Question<'_>) -> Answered {
+        let mut asking = pin!(question.ask(kept));
+        let error = match timeout(limits::LDAP_KEPT_ANSWER, &mut asking).await {
+            Ok(Err(LdapFailure::Search(error))) if error.has_ended() => error,
+            Ok(answered) => return answered,
+            Err(_) => match select(asking, pin!(self.ask_anew(question))).await {
+                Either::Left((Err(LdapFailure::Search(error)), anew)) if error.has_ended() => {
+                    tracing::debug!(%error, "a kept connection to the directory has ended");
+                    return anew.await;
+                }
+                Either::Left((answered, _)) => return answered,
+                Either::Right((answered, _)) => {
+                    tracing::debug!("a kept connection to the directory is silent");
+                    // The others have been silent for longer.
+                    self.idle.clear();
+                    return answered;
+                }
+            },
+        };
+        tracing::debug!(%error, "a kept connection to the directory has ended");
+        self.ask_anew(question).await
     }
 
-    fn keep(&self, ldap: Ldap) {
-        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        if idle.len() < limits::LDAP_IDLE {
-            idle.push(ldap);
+    async fn ask_anew(&self, question: Question<'_>) -> Answered {
+        let mut connection = self.connect().await?;
+        let bound = connection.bind(&self.bind.dn, &self.bind.password).await;
+        match bound.map_err(LdapFailure::Bind)? {
+            0 => question.ask(connection).await,
+            code => Err(LdapFailure::Account(code)),
         }
     }
 
     /// A connection on which nothing has been said but TLS.
-    pub(super) async fn connect(&self) -> Result<Ldap, LdapFailure> {
-        let connecting = tokio::time::timeout(limits::PROVIDER_CONNECT_TIME, self.open());
-        let connected = connecting.await.unwrap_or_else(|late| Err(late.into()));
-        let (connection, ldap) = connected.map_err(LdapFailure::Unreachable)?;
-        // It ends with the last handle.
-        tokio::spawn(async move {
-            if let Err(error) = connection.drive().await {
-                tracing::debug!(%error, "a connection to the directory ended early");
-            }
-        });
-        Ok(ldap)
-    }
-
-    /// ldap3 itself would try a name's addresses one after the other.
-    async fn open(&self) -> Result<(LdapConnAsync, Ldap), LdapError> {
-        let tcp = underpass_dial::connect(&*self.resolver, &self.host, self.port).await?;
-        let settings = LdapConnSettings::new()
-            .set_std_stream(StdStream::Tcp(tcp.into_std()?))
-            .set_config(Arc::clone(&self.tls))
-            .set_starttls(self.start_tls);
-        LdapConnAsync::with_settings(settings, &self.url).await
+    pub(super) async fn connect(&self) -> Result<Connection, LdapFailure> {
+        let opened = self.address.open().await;
+        opened.map_err(LdapFailure::Unreachable)
     }
 }
 
 /// Binds as an entry, on a connection that nothing else is done on.
 pub(super) async fn try_password(
-    mut connection: Ldap,
+    mut connection: Connection,
     dn: &str,
     password: &str,
 ) -> Result<Bound, LdapFailure> {
-    let bound = connection.simple_bind(dn, password).await;
-    let code = bound.map_err(LdapFailure::Unreachable)?.rc;
+    let bound = connection.bind(dn, password).await;
+    let code = bound.map_err(LdapFailure::Bind)?;
     // Nothing depends on the farewell.
     let _ = connection.unbind().await;
     match code {
@@ -291,68 +249,36 @@ pub(super) async fn try_password(
 
 impl<'a> Question<'a> {
     /// About one entry.
-    fn of(dn: &'a str, filter: &'a str, attributes: &'a [&'a str]) -> Self {
+    fn of(dn: &'a str, filter: &'a str, attributes: &'a [&'a str], budget: &'a Budget) -> Self {
         Self {
             base: dn,
             scope: Scope::Base,
             filter,
             attributes,
             most: 1,
+            budget,
         }
     }
-}
-
-/// Does the directory itself say so?
-fn is_result(error: &LdapError) -> bool {
-    matches!(error, LdapError::LdapResult { .. })
-}
-
-/// A search's entries, in pages: Active Directory gives no more than a thousand entries at once. Referrals are left out: they
-/// lead to servers that nobody has configured.
-async fn entries(ldap: &mut Ldap, question: Question<'_>) -> Result<Entries, LdapFailure> {
-    let Question {
-        base,
-        scope,
-        filter,
-        attributes,
-        most,
-    } = question;
-    let wanted: HashSet<&str> = attributes.iter().copied().collect();
-    let wanted: Vec<&str> = wanted.into_iter().collect();
-    let page = i32::try_from(most.min(limits::LDAP_PAGE)).unwrap_or(i32::MAX);
-    let adapters: Vec<Box<dyn Adapter<'_, &str, Vec<&str>>>> = vec![
-        Box::new(EntriesOnly::new()),
-        Box::new(PagedResults::new(page)),
-    ];
-    ldap.with_search_options(SearchOptions::new())
-        .with_timeout(limits::PROVIDER_TIME);
-    let searching = ldap.streaming_search_with(adapters, base, scope, filter, wanted);
-    let mut searching = searching.await.map_err(LdapFailure::Search)?;
-    let mut found = Vec::new();
-    while found.len() < most {
-        match searching.next().await.map_err(LdapFailure::Search)? {
-            Some(entry) => found.push(Found::read(entry).ok_or(LdapFailure::Malformed)?),
-            None => break,
-        }
+    async fn ask(self, mut connection: Connection) -> Answered {
+        // RFC 4511, section 4.5.1.8: none twice.
+        let mut attributes = self.attributes.to_vec();
+        attributes.sort_unstable();
+        attributes.dedup();
+        let search = Search {
+            base: self.base,
+            scope: self.scope,
+            filter: Filter::parse(self.filter)?,
+            attributes: &attributes,
+            page: u32::try_from(self.most.min(limits::LDAP_PAGE)).unwrap_or(u32::MAX),
+        };
+        let entries = connection.search(&search, self.most, self.budget).await;
+        Ok((entries.map_err(LdapFailure::Search)?, connection))
     }
-    let enough = found.len() >= most;
-    let result = searching.finish().await;
-    let end = match result.rc {
-        // The result of a search that was cut short does not matter.
-        _ if enough => End::Complete,
-        NO_SUCH_OBJECT => End::NoSuchObject,
-        REFERRAL => End::Referral,
-        _ => {
-            result.success().map_err(LdapFailure::Search)?;
-            End::Complete
-        }
-    };
-    Ok(Entries { found, end })
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use std::{sync::Arc, time::Duration};
 
     use tokio::net::TcpListener;
     use underpass_dial::testing::{Addresses, SilentAddress};
@@ -371,12 +297,16 @@ mod tests {
             dn: "cn=x".to_owned(),
             password: Zeroizing::new("x".to_owned()),
         };
-        let (url, at) = ("ldaps://dc".to_owned(), "dc".parse().unwrap());
-        let tls = Arc::new(roots.client().unwrap());
-        let mut directory = Connections::new(url, &at, false, tls, bind);
-        assert_eq!(directory.port, 636);
         let addresses = vec![silent.address(), listener.local_addr().unwrap()];
-        directory.resolver = Arc::new(Addresses(addresses));
+        let address = Address {
+            host: "dc".to_owned(),
+            port: 636,
+            name: "dc".try_into().unwrap(),
+            start_tls: false,
+            resolver: Arc::new(Addresses(addresses)),
+            tls: Arc::new(roots.client().unwrap()),
+        };
+        let directory = Connections::new(address, bind);
         tokio::select! {
             _ = directory.connect() => panic!("nobody has answered"),
             accepted = listener.accept() => drop(accepted.unwrap()),

@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use futures_util::{StreamExt, stream};
 
 use super::{
+    budget::Budget,
     config::{GroupMembership, GroupSearch},
     connection::{Connections, Entry, LdapFailure},
     dn::Dn,
@@ -22,11 +23,13 @@ pub(super) async fn of(
     config: &GroupSearch,
     connections: &Connections,
     left_out: &LeftOut,
+    budget: &Budget,
 ) -> Result<Vec<String>, LdapFailure> {
     let walk = Walk {
         config,
         connections,
         left_out,
+        budget,
         seen: HashSet::new(),
         names: Vec::new(),
     };
@@ -49,6 +52,7 @@ struct Walk<'a> {
     config: &'a GroupSearch,
     connections: &'a Connections,
     left_out: &'a LeftOut,
+    budget: &'a Budget,
     seen: HashSet<Dn>,
     names: Vec<String>,
 }
@@ -73,7 +77,7 @@ impl Walk<'_> {
 
     /// From entries to the groups that they name.
     async fn along(mut self, attribute: &str, user: &Found) -> Result<Vec<String>, LdapFailure> {
-        let (config, connections) = (self.config, self.connections);
+        let (config, connections, budget) = (self.config, self.connections, self.budget);
         let attributes = [config.name_attribute.as_str(), attribute];
         let base = Dn::parse(&config.base);
         let mut asked = HashSet::new();
@@ -93,7 +97,7 @@ impl Walk<'_> {
                 return Err(LdapFailure::TooManyGroups);
             }
             let reads = stream::iter(named).map(async |dn| {
-                let read = connections.read(&dn, &config.filter, &attributes);
+                let read = connections.read(&dn, &config.filter, &attributes, budget);
                 (read.await, dn)
             });
             let mut reads = std::pin::pin!(reads.buffered(limits::LDAP_READS));
@@ -147,7 +151,7 @@ impl Walk<'_> {
         let name = [self.config.name_attribute.as_str()];
         let most = limits::GROUPS.saturating_add(1);
         self.connections
-            .search(&self.config.base, &filter, &name, most)
+            .search(&self.config.base, &filter, &name, most, self.budget)
             .await
     }
 

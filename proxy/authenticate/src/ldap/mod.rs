@@ -4,13 +4,21 @@
 //! typed name is escaped in filters (RFC 4515, section 3), and enters no distinguished name; an empty password is refused
 //! before the directory is asked (RFC 4513, section 5.1.2: a directory would take it for an anonymous login, and say yes), and
 //! referrals are not followed. There is no way without TLS.
+//!
+//! A directory is a peer like others: the server reads its answers within bounds, and without recursion.
 
 mod attempts;
+mod ber;
+mod budget;
 mod config;
 mod connection;
 mod dn;
+mod exchange;
 mod groups;
+mod idle;
 mod left_out;
+mod message;
+mod open;
 mod search;
 
 use std::{fmt, net::IpAddr, sync::Arc};
@@ -20,6 +28,7 @@ use async_trait::async_trait;
 pub use self::config::{Bind, GroupMembership, GroupSearch, LdapConfig, UserSearch};
 use self::{
     attempts::Attempts,
+    budget::Budget,
     connection::{Bound, Connections, LdapFailure, try_password},
     left_out::LeftOut,
     search::{Found, filled},
@@ -106,8 +115,9 @@ impl Lookup for Directory {
             return Err(CredentialError::Malformed.into());
         };
         let name = self.name(login.user()).ok_or(CredentialError::Malformed)?;
+        let budget = Budget::new();
         let found = self
-            .find(name)
+            .find(name, &budget)
             .await
             .map_err(AuthenticateError::unavailable)?;
         let mut found = found.into_iter();
@@ -123,7 +133,7 @@ impl Lookup for Directory {
             Bound::Yes => {}
             Bound::No => return Err(CredentialError::WrongPassword.into()),
         }
-        let assertion = self.assertion(&user).await?;
+        let assertion = self.assertion(&user, &budget).await?;
         Ok(self.source.identity(assertion)?)
     }
 }
@@ -140,7 +150,7 @@ impl Directory {
         }
     }
 
-    async fn find(&self, name: &str) -> Result<Vec<Found>, LdapFailure> {
+    async fn find(&self, name: &str, budget: &Budget) -> Result<Vec<Found>, LdapFailure> {
         let user = &self.config.user;
         let filter = filled(&user.filter, name);
         let mut attributes = vec![user.name_attribute.as_str()];
@@ -150,7 +160,7 @@ impl Directory {
         attributes.extend(membership.and_then(GroupMembership::user_attribute));
         // Two are one too many already.
         self.connections
-            .search(&user.base, &filter, &attributes, 2)
+            .search(&user.base, &filter, &attributes, 2, budget)
             .await
     }
 
@@ -191,14 +201,19 @@ impl Directory {
         self.bind(&nobody, login, client).await.map(drop)
     }
 
-    async fn assertion(&self, user: &Found) -> Result<Assertion, AuthenticateError> {
+    async fn assertion(
+        &self,
+        user: &Found,
+        budget: &Budget,
+    ) -> Result<Assertion, AuthenticateError> {
         let config = &self.config.user;
         let name = user.name(&config.name_attribute);
         let name = name.ok_or_else(|| CredentialError::Claim(config.name_attribute.clone()))?;
         let groups = match &self.config.groups {
             None => Vec::new(),
             Some(groups) => {
-                let found = groups::of(user, groups, &self.connections, &self.left_out).await;
+                let found =
+                    groups::of(user, groups, &self.connections, &self.left_out, budget).await;
                 found.map_err(AuthenticateError::unavailable)?
             }
         };

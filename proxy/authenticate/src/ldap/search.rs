@@ -1,8 +1,12 @@
 //! Filters, and the entries that a search finds.
 
-use ldap3::{ResultEntry, asn1::StructureTag, ldap_escape};
+use ldap3::ldap_escape;
 
-use super::dn::Dn;
+use super::{
+    ber::{Malformed, OCTETS, Reader, SEQUENCE, SET},
+    budget::{Budget, TooMuch},
+    dn::Dn,
+};
 
 /// In a filter: the typed name.
 pub(super) const USERNAME: &str = "{username}";
@@ -48,8 +52,17 @@ struct Attribute {
 #[error("a value of the attribute {0:?} is no text")]
 pub(super) struct NoText(pub(super) String);
 
+/// Why an answer is no entry that can be used.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum NoEntry {
+    #[error(transparent)]
+    Malformed(#[from] Malformed),
+    #[error(transparent)]
+    TooMuch(#[from] TooMuch),
+}
+
 /// These are always octets, although some of them happen to be a text (Active Directory, eDirectory).
-const OCTETS: [&str; 5] = [
+const BINARY: [&str; 5] = [
     "objectGUID",
     "objectSid",
     "mS-DS-ConsistencyGuid",
@@ -58,23 +71,29 @@ const OCTETS: [&str; 5] = [
 ];
 
 impl Found {
-    /// `None` for a message that is no entry (RFC 4511, section 4.5.2).
-    pub(super) fn read(entry: ResultEntry) -> Option<Self> {
-        let mut parts = entry.0.match_id(4)?.expect_constructed()?.into_iter();
-        let dn = String::from_utf8(parts.next()?.expect_primitive()?).ok()?;
+    /// Reads the content of an entry (RFC 4511, section 4.5.2).
+    pub(super) fn read(entry: &[u8], budget: &Budget) -> Result<Self, NoEntry> {
+        let mut entry = Reader::new(entry);
+        let dn = entry.text()?.to_owned();
+        let mut described = entry.within(SEQUENCE)?;
         let mut attributes: Vec<Attribute> = Vec::new();
-        for attribute in parts.next()?.expect_constructed()? {
-            let mut parts = attribute.expect_constructed()?.into_iter();
-            let description = String::from_utf8(parts.next()?.expect_primitive()?).ok()?;
-            let values = parts.next()?.expect_constructed()?.into_iter();
-            let values = values.map(StructureTag::expect_primitive);
-            attributes.push(Attribute::of(&description, values.collect::<Option<_>>()?)?);
+        while !described.is_empty() {
+            budget.value()?;
+            let mut attribute = described.within(SEQUENCE)?;
+            let description = attribute.text()?;
+            let mut set = attribute.within(SET)?;
+            let mut values = Vec::new();
+            while !set.is_empty() {
+                budget.value()?;
+                values.push(set.expect(OCTETS)?.to_vec());
+            }
+            attributes.push(Attribute::of(description, values).ok_or(Malformed::Range)?);
         }
         // Active Directory gives a `memberOf` without values beside `memberOf;range=0-1499`.
         let described = attributes.iter().filter(|a| !a.values.is_empty());
         let described: Vec<_> = described.map(|a| a.description.clone()).collect();
         attributes.retain(|a| !a.values.is_empty() || !described.contains(&a.description));
-        Some(Self { dn, attributes })
+        Ok(Self { dn, attributes })
     }
 
     /// An attribute of which the directory has more values, and the number of the first that is missing.
@@ -139,7 +158,7 @@ impl Found {
 
     /// An attribute's values, all of them in hexadecimal where one is binary.
     pub(super) fn texts_or_hex(&self, attribute: &str) -> Vec<String> {
-        let octets = OCTETS
+        let octets = BINARY
             .iter()
             .any(|name| name.eq_ignore_ascii_case(attribute))
             || attribute.to_ascii_lowercase().ends_with(";binary");

@@ -26,10 +26,16 @@ use crate::present::{Answer, identity, present, rejection, soon, source, unavail
 const FILTER: &str = "(&(objectClass=inetOrgPerson)(|(uid={username})(mail={username})))";
 
 pub(crate) fn config(directory: &Directory) -> LdapConfig {
+    let roots = Roots::from_pem(directory.ca().as_bytes()).unwrap();
+    config_at(directory.ldaps(), roots)
+}
+
+/// Of a directory with the entries of [`Directory`].
+pub(crate) fn config_at(url: String, roots: Roots) -> LdapConfig {
     LdapConfig {
-        url: directory.ldaps(),
+        url,
         start_tls: false,
-        roots: Roots::from_pem(directory.ca().as_bytes()).unwrap(),
+        roots,
         bind: Bind {
             dn: SEARCHER.0.to_owned(),
             password: Zeroizing::new(SEARCHER.1.to_owned()),
@@ -241,6 +247,17 @@ async fn start_tls_is_tls_before_anything_is_said() {
     let bind = log.find(" BIND dn=").unwrap();
     let tls = log.find("TLS established").unwrap();
     assert!(tls < bind, "{log}");
+}
+
+#[tokio::test]
+async fn an_attribute_with_two_uses_is_asked_for_once() {
+    let directory = Directory::start().await;
+    let mut config = config(&directory);
+    config.user.uid_attribute = Some("uid".to_owned());
+    let found = identity(basic(&ldap(config), "alice", "alice-secret").await);
+    assert_eq!(found.uid(), Some("alice"));
+    let log = directory.log();
+    assert!(log.contains("SRCH attr=departmentNumber uid\n"), "{log}");
 }
 
 #[tokio::test]

@@ -9,6 +9,8 @@ mod certificate;
 #[cfg(test)]
 mod github;
 #[cfg(test)]
+mod hostile_directory;
+#[cfg(test)]
 mod ldap;
 #[cfg(test)]
 mod oidc;
