@@ -15,7 +15,7 @@ use super::{
     unauthorized::Acceptance,
 };
 use crate::ApiServerOptions;
-use underpass_core::{Exec, ImpersonationPolicy};
+use underpass_core::Exec;
 
 /// Address, TLS and credential, and the connections that were made with them. A later reading replaces all of it; requests
 /// under way end on the one that they began with.
@@ -23,7 +23,6 @@ use underpass_core::{Exec, ImpersonationPolicy};
 pub(super) struct Generation {
     pub(super) endpoint: Arc<Endpoint>,
     pub(super) credential: Credential,
-    pub(super) policy: ImpersonationPolicy,
     pub(super) pool: Pool,
     pub(super) acceptance: Acceptance,
     /// The API server has refused the credential.
@@ -57,7 +56,6 @@ impl Generation {
             pool: Pool::new(Arc::clone(&endpoint)),
             endpoint,
             credential,
-            policy: options.policy.clone(),
             acceptance: Acceptance::default(),
             refused: AtomicBool::new(false),
             runs_plugin: auth.exec.is_some() || auth.auth_provider.is_some(),

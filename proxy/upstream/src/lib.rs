@@ -8,6 +8,7 @@ mod endpoint;
 mod error;
 mod exec;
 mod generation;
+mod get;
 mod http1;
 mod pool;
 pub mod rbac;
@@ -23,7 +24,7 @@ use underpass_core::{BoxError, Exec, ImpersonationPolicy};
 use self::reload::{Reader, Reload};
 pub use self::{
     check::CheckError, credential::CredentialError, endpoint::ConnectError, error::SendError,
-    exec::ExecError, reload::ConfigSource, serve::ServeStreamError,
+    exec::ExecError, get::GetError, reload::ConfigSource, serve::ServeStreamError,
 };
 
 /// Settings of an agent's operator.
@@ -40,6 +41,7 @@ pub struct ApiServerOptions {
 #[derive(Debug)]
 pub struct ApiServer {
     reload: Reload,
+    policy: ImpersonationPolicy,
 }
 
 /// Why a configuration cannot be used.
@@ -127,8 +129,9 @@ impl ApiServer {
     }
 
     async fn start(reader: Reader) -> Result<Self, ApiServerError> {
+        let policy = reader.options.policy.clone();
         let reload = Reload::start(reader).await?;
-        Ok(Self { reload })
+        Ok(Self { reload, policy })
     }
 }
 
