@@ -15,7 +15,7 @@ const KUBECONFIG: &str = "{apiVersion: v1, kind: Config, current-context: x, clu
                           'https://127.0.0.1:1'}}], contexts: [{name: x, context: {cluster: c, user: u}}], users: [{name: \
                           u, user: {token: t}}]}";
 
-/// An agent whose API server is away. It ends with its owner.
+/// An agent whose API server is away, unless a test says where it is. It ends with its owner.
 pub(crate) struct Agent {
     pub(crate) child: Child,
     pub(crate) folder: tempfile::TempDir,
@@ -37,10 +37,13 @@ impl Agent {
         Self::start_in(tempfile::tempdir().unwrap(), &server)
     }
 
-    /// One in a folder that may have files of its own, with these flags beside those of the token and the API server.
+    /// One in a folder that may have a kubeconfig and other files, with these flags beside those of the token and the API server.
     pub(crate) fn start_in(folder: tempfile::TempDir, flags: &[&str]) -> Self {
         write_token(folder.path(), 1);
-        fs::write(folder.path().join("kubeconfig"), KUBECONFIG).unwrap();
+        let kubeconfig = folder.path().join("kubeconfig");
+        if !kubeconfig.exists() {
+            fs::write(kubeconfig, KUBECONFIG).unwrap();
+        }
         let log = File::create(folder.path().join("log")).unwrap();
         let child = Command::new("sh")
             .args(["-c", "ulimit -S -n 64; exec \"$0\" \"$@\""])

@@ -3,11 +3,13 @@
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
+    clippy::panic,
     reason = "helpers of tests state expectations as tests do; the lints know only functions marked as tests"
 )]
 
 mod harness;
 mod policy;
 mod server;
+mod services;
 mod signals;
 mod targets;

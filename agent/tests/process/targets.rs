@@ -12,6 +12,8 @@ use underpass_tunnel::{ResetCode, Session, StreamError};
 use crate::harness::Agent;
 use crate::server::{Server, open, refused, within};
 
+const LOCAL: &str = "127.0.0.1";
+
 /// Connections that come and go.
 const MANY: usize = 1000;
 
@@ -24,8 +26,8 @@ async fn shout<S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin>(mut sock
     }
 }
 
-async fn shouting_tcp() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+pub(crate) async fn shouting_tcp(host: &str) -> SocketAddr {
+    let listener = TcpListener::bind((host, 0)).await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move {
         while let Ok((socket, _)) = listener.accept().await {
@@ -44,7 +46,7 @@ fn shouting_unix(path: &Path) {
     });
 }
 
-async fn ask(session: &Session, target: &str) -> String {
+pub(crate) async fn ask(session: &Session, target: &str) -> String {
     let mut stream = open(session, target).await.unwrap();
     let mut answer = String::new();
     within(async {
@@ -57,9 +59,16 @@ async fn ask(session: &Session, target: &str) -> String {
 }
 
 /// An agent with this policy, and its session.
-async fn agent(policy: Option<&str>, flags: &[&str]) -> (Agent, Server, Session) {
+async fn agent(policy: Option<&str>) -> (Agent, Server, Session) {
+    agent_in(tempfile::tempdir().unwrap(), policy).await
+}
+
+/// The same in a folder that may have a kubeconfig.
+pub(crate) async fn agent_in(
+    folder: tempfile::TempDir,
+    policy: Option<&str>,
+) -> (Agent, Server, Session) {
     let server = Server::start();
-    let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("ca.pem"), &server.ca_pem).unwrap();
     let mut all = vec!["--server", &server.url, "--ca-file", "ca.pem"];
     all.extend(["--transport", "quic", "--drain", "1s"]);
@@ -67,7 +76,6 @@ async fn agent(policy: Option<&str>, flags: &[&str]) -> (Agent, Server, Session)
         fs::write(folder.path().join("policy.yaml"), policy).unwrap();
         all.extend(["--policy", "policy.yaml"]);
     }
-    all.extend(flags);
     let agent = Agent::start_in(folder, &all);
     let session = server.session().await;
     (agent, server, session)
@@ -75,8 +83,8 @@ async fn agent(policy: Option<&str>, flags: &[&str]) -> (Agent, Server, Session)
 
 #[tokio::test]
 async fn rule_17_without_a_policy_no_target_is_served() {
-    let (_agent, _server, session) = agent(None, &[]).await;
-    let tcp = format!("tcp:{}", shouting_tcp().await);
+    let (_agent, _server, session) = agent(None).await;
+    let tcp = format!("tcp:{}", shouting_tcp(LOCAL).await);
     for target in [tcp.as_str(), "tcp:db.prod:5432", "unix:/run/docker.sock"] {
         let (code, reason) = refused(&session, target).await;
         assert_eq!(code, ResetCode::Forbidden);
@@ -95,13 +103,13 @@ async fn bytes_and_ends_pass_in_both_directions() {
     let sockets = tempfile::tempdir().unwrap();
     let path = sockets.path().canonicalize().unwrap().join("s.sock");
     shouting_unix(&path);
-    let tcp = format!("tcp:{}", shouting_tcp().await);
+    let tcp = format!("tcp:{}", shouting_tcp(LOCAL).await);
     let unix = format!("unix:{}", path.display());
     let policy = format!(
         "tcp: [{{name: own, addresses: [127.0.0.0/8]}}]\nunix: [{{name: sock, paths: ['{}']}}]",
         path.display()
     );
-    let (mut agent, _server, session) = agent(Some(&policy), &[]).await;
+    let (mut agent, _server, session) = agent(Some(&policy)).await;
     assert_eq!(ask(&session, &tcp).await, "HELLO");
     assert_eq!(ask(&session, &unix).await, "HELLO");
     // One line at the begin, and one at the end with the bytes.
@@ -116,10 +124,10 @@ async fn bytes_and_ends_pass_in_both_directions() {
 
 #[tokio::test]
 async fn rule_12_a_permission_that_is_removed_ends_what_rests_on_it() {
-    let address = shouting_tcp().await;
+    let address = shouting_tcp(LOCAL).await;
     let target = format!("tcp:{address}");
     let allowed = "tcp: [{name: own, addresses: [127.0.0.0/8]}]";
-    let (mut agent, _server, session) = agent(Some(allowed), &[]).await;
+    let (mut agent, _server, session) = agent(Some(allowed)).await;
     let policy = agent.folder.path().join("policy.yaml");
     let mut stream = open(&session, &target).await.unwrap();
     stream.write_all(b"hel").await.unwrap();
@@ -148,9 +156,9 @@ async fn rule_12_a_permission_that_is_removed_ends_what_rests_on_it() {
 
 #[tokio::test]
 async fn rule_19_a_thousand_connections_that_come_and_go_leave_no_descriptor() {
-    let target = format!("tcp:{}", shouting_tcp().await);
+    let target = format!("tcp:{}", shouting_tcp(LOCAL).await);
     let policy = "tcp: [{name: own, addresses: [127.0.0.0/8]}]";
-    let (agent, _server, session) = agent(Some(policy), &[]).await;
+    let (agent, _server, session) = agent(Some(policy)).await;
     assert_eq!(ask(&session, &target).await, "HELLO");
     let settled = |files: usize| {
         let agent = &agent;
