@@ -1,21 +1,17 @@
 //! The policy's file, read strictly: a mistake is an error, and no permission.
 
 use std::collections::BTreeSet;
-use std::fmt;
-use std::marker::PhantomData;
-use std::str::FromStr;
 use std::sync::Arc;
 
 use serde::Deserialize;
-use serde::de::{self, Deserializer, SeqAccess, Visitor};
 use thiserror::Error;
-use underpass_core::service_account::is_label;
-use underpass_core::{ImpersonationPolicy, Network, UnixTarget};
 
 use crate::host::{NamePattern, ServicePattern};
+use crate::impersonation::Impersonation;
 use crate::ports::Ports;
 use crate::rule::{TcpRule, UnixRule};
-use crate::{Line, Policy, limits};
+use crate::values::{Address, List, Parsed, RuleName, SocketPath, list, present, values};
+use crate::{Policy, limits};
 
 /// The reason that a policy cannot be used.
 #[derive(Debug, Error)]
@@ -83,19 +79,6 @@ struct Unix {
     paths: List<Parsed<SocketPath>>,
 }
 
-/// The identities that the agent may impersonate, and those that it may not, beside its command line. Here an empty list has one
-/// meaning.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "camelCase")]
-pub(crate) struct Impersonation {
-    #[serde(default)]
-    service_account_namespaces: Vec<Parsed<Namespace>>,
-    #[serde(default)]
-    denied_users: Vec<Parsed<Subject>>,
-    #[serde(default)]
-    denied_groups: Vec<Parsed<Subject>>,
-}
-
 /// Reads a policy.
 pub(crate) fn read(yaml: &str) -> Result<Policy, PolicyError> {
     if yaml.len() > limits::POLICY_BYTES {
@@ -160,198 +143,6 @@ impl File {
             policy.unix.push(UnixRule { name, paths });
         }
         Ok(policy)
-    }
-}
-
-impl Impersonation {
-    pub(crate) fn add_to(&self, policy: ImpersonationPolicy) -> ImpersonationPolicy {
-        let namespaces = self.service_account_namespaces.iter();
-        let policy = namespaces.fold(policy, |policy, namespace| {
-            policy.allow_service_accounts(namespace.0.0.as_str())
-        });
-        let users = self.denied_users.iter();
-        let policy = users.fold(policy, |policy, user| policy.deny_user(user.0.0.as_str()));
-        let groups = self.denied_groups.iter();
-        groups.fold(policy, |policy, group| {
-            policy.deny_group(group.0.0.as_str())
-        })
-    }
-
-    pub(crate) fn lines(&self) -> impl Iterator<Item = Line> + '_ {
-        let line = |kind, names: Vec<&str>| Line {
-            kind,
-            name: String::new(),
-            content: names.join(", "),
-        };
-        let namespaces = self.service_account_namespaces.iter();
-        let namespaces = namespaces.map(|name| name.0.0.as_str()).collect();
-        let subjects = |list: &'_ [Parsed<Subject>]| -> Vec<String> {
-            list.iter().map(|name| name.0.0.clone()).collect()
-        };
-        let lines = [
-            line("serviceAccountNamespaces", namespaces),
-            Line {
-                kind: "deniedUsers",
-                name: String::new(),
-                content: subjects(&self.denied_users).join(", "),
-            },
-            Line {
-                kind: "deniedGroups",
-                name: String::new(),
-                content: subjects(&self.denied_groups).join(", "),
-            },
-        ];
-        lines.into_iter().filter(|line| !line.content.is_empty())
-    }
-}
-
-/// A field that is there has a value: `ports:` with nothing behind it is no list.
-fn present<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
-where
-    D: Deserializer<'de>,
-    T: Deserialize<'de>,
-{
-    T::deserialize(deserializer).map(Some)
-}
-
-fn list<T>(list: Option<List<T>>) -> Vec<T> {
-    list.map(|list| list.0).unwrap_or_default()
-}
-
-fn values<T>(values: Option<List<Parsed<T>>>) -> Vec<T> {
-    list(values).into_iter().map(|value| value.0).collect()
-}
-
-/// One entry or more. An empty list could mean nothing, and everything.
-struct List<T>(Vec<T>);
-
-impl<'de, T: Deserialize<'de>> Deserialize<'de> for List<T> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_seq(ListVisitor(PhantomData))
-    }
-}
-
-struct ListVisitor<T>(PhantomData<T>);
-
-impl<'de, T: Deserialize<'de>> Visitor<'de> for ListVisitor<T> {
-    type Value = List<T>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a list with at least one entry")
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut entries: A) -> Result<List<T>, A::Error> {
-        let mut list = Vec::new();
-        while let Some(entry) = entries.next_element()? {
-            if list.len() == limits::ENTRIES {
-                let most = limits::ENTRIES;
-                return Err(de::Error::custom(format!(
-                    "the list has more than {most} entries"
-                )));
-            }
-            list.push(entry);
-        }
-        match list.is_empty() {
-            true => Err(de::Error::custom(
-                "the list is empty: name what it allows, or leave the field out",
-            )),
-            false => Ok(List(list)),
-        }
-    }
-}
-
-/// A text with a meaning.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Parsed<T>(T);
-
-impl<'de, T> Deserialize<'de> for Parsed<T>
-where
-    T: FromStr,
-    T::Err: fmt::Display,
-{
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        text.parse().map(Self).map_err(de::Error::custom)
-    }
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct RuleName(String);
-
-impl FromStr for RuleName {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-        let short = (1..=limits::RULE_NAME_BYTES).contains(&text.len());
-        if short && text.chars().all(legal) {
-            return Ok(Self(text.to_owned()));
-        }
-        let most = limits::RULE_NAME_BYTES;
-        Err(format!(
-            "{text:?} is no name of a rule: 1 to {most} letters, digits, '-', '_' and '.'"
-        ))
-    }
-}
-
-/// One that says what is wrong with which text.
-struct Address(Network);
-
-impl FromStr for Address {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let network = text.parse();
-        network
-            .map(Self)
-            .map_err(|error| format!("{text:?} is no network: {error}"))
-    }
-}
-
-struct SocketPath(String);
-
-impl FromStr for SocketPath {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let target: UnixTarget = text.parse().map_err(|error| format!("{error}"))?;
-        match text.len() <= limits::SOCKET_PATH_BYTES {
-            true => Ok(Self(target.path().to_owned())),
-            false => Err(format!(
-                "{text:?} is too long for a socket's path, which has {} bytes at most",
-                limits::SOCKET_PATH_BYTES
-            )),
-        }
-    }
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Namespace(String);
-
-impl FromStr for Namespace {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match is_label(text) {
-            true => Ok(Self(text.to_owned())),
-            false => Err(format!("{text:?} is no name of a namespace")),
-        }
-    }
-}
-
-/// A user or a group. Names of both may have any characters but those that no header carries.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Subject(String);
-
-impl FromStr for Subject {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let padded = text.trim() != text;
-        if text.is_empty() || padded || text.chars().any(char::is_control) {
-            return Err(format!("{text:?} is no name of a user or a group"));
-        }
-        Ok(Self(text.to_owned()))
     }
 }
 
@@ -526,30 +317,5 @@ mod tests {
         let many = vec!["10.0.0.1"; limits::ENTRIES + 1].join(", ");
         let many = error(&format!("tcp: [{{name: a, addresses: [{many}]}}]"));
         assert!(many.contains("more than 1000 entries"), "{many}");
-    }
-
-    #[test]
-    fn impersonation_adds_to_the_command_line() {
-        let yaml = "impersonation: {serviceAccountNamespaces: [ci], deniedUsers: [root, 'a b'], deniedGroups: []}";
-        let policy = read(yaml).unwrap();
-        let identity = |user: &str| {
-            let user = user.to_owned();
-            underpass_core::Identity::new(user, None, vec![], Default::default()).unwrap()
-        };
-        let flags = ImpersonationPolicy::default().deny_user("mallory");
-        let both = policy.impersonation(flags);
-        for denied in ["root", "a b", "mallory", "system:serviceaccount:prod:x"] {
-            both.check(&identity(denied)).unwrap_err();
-        }
-        both.check(&identity("system:serviceaccount:ci:x")).unwrap();
-        let lines: Vec<_> = policy
-            .lines()
-            .map(|line| (line.kind, line.content))
-            .collect();
-        let expected = [
-            ("serviceAccountNamespaces", "ci"),
-            ("deniedUsers", "root, a b"),
-        ];
-        assert_eq!(lines, expected.map(|(kind, text)| (kind, text.to_owned())));
     }
 }

@@ -9,9 +9,11 @@ pub mod limits;
 mod decision;
 mod file;
 mod host;
+mod impersonation;
 mod ports;
 mod rule;
 mod special;
+mod values;
 
 use std::net::IpAddr;
 use std::path::Path;
@@ -24,7 +26,7 @@ pub use self::file::PolicyError;
 pub use self::host::{Host, Service};
 pub use self::special::SpecialAddress;
 
-use self::file::Impersonation;
+use self::impersonation::Impersonation;
 use self::rule::{Covers, TcpRule, UnixRule};
 use self::special::special;
 
