@@ -195,7 +195,7 @@ fn command() -> clap::Command {
 }
 
 impl Cli {
-    /// Rule 17: the identities that the server cannot have impersonated here, whatever the policy adds to them.
+    /// Rule 17: the identities that the server cannot have impersonated here. The policy adds to them.
     pub(crate) fn impersonation(&self) -> ImpersonationPolicy {
         let policy = ImpersonationPolicy::default();
         let accounts = self.service_accounts.iter();

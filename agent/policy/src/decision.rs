@@ -56,7 +56,7 @@ pub enum Denied {
         rule: Arc<str>,
         /// The address.
         address: IpAddr,
-        /// What is special about it.
+        /// The reason that it is special.
         kind: SpecialAddress,
     },
     /// A name or a service leads there.
@@ -68,7 +68,7 @@ pub enum Denied {
         host: String,
         /// One of its addresses.
         address: IpAddr,
-        /// What is special about it.
+        /// The reason that it is special.
         kind: SpecialAddress,
     },
     /// A path leads to another one.

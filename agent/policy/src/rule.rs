@@ -30,7 +30,7 @@ pub(crate) enum Covers {
 }
 
 impl TcpRule {
-    /// Is this one of its hosts, whatever the port?
+    /// Is this one of its hosts? The port is another question.
     pub(crate) fn has(&self, host: &Host) -> Covers {
         let found = match host {
             Host::Address(address) => return self.covers(*address),

@@ -82,7 +82,7 @@ const fn v6(address: Ipv6Addr, prefix: u8) -> Ipv6Net {
     Ipv6Net::new_assert(address, prefix)
 }
 
-/// What is special about this address, and the range of such addresses that it is in, in the address's own form.
+/// The reason that this address is special, and the range of such addresses that it is in, in the address's own form.
 pub(crate) fn special(address: IpAddr) -> Option<(SpecialAddress, IpNet)> {
     match address.to_canonical() {
         IpAddr::V4(address) => special_v4(address).map(|(range, kind)| (kind, range.into())),

@@ -15,6 +15,7 @@ use std::sync::Arc;
 use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
+use underpass_agent_policy::Denied;
 use underpass_core::{Identity, Target};
 use underpass_dial::Resolve;
 use underpass_tunnel::{Copied, CopyError, IncomingStream, ResetCode, Stream, copy_until};
@@ -148,7 +149,7 @@ impl Targets {
                 (Connection::Unix(stream), Reached::Unix(path))
             }
             other => {
-                let other = underpass_agent_policy::Denied::NotServed(other.to_string());
+                let other = Denied::NotServed(other.to_string());
                 return Err(Refusal::Policy(other));
             }
         };

@@ -1,4 +1,4 @@
-//! Rules 12 and 17: permissions, and their ends.
+//! Rules 17 and 25: permissions.
 
 use std::io;
 use std::net::SocketAddr;
@@ -7,9 +7,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use tokio::net::UnixListener;
+use tokio::sync::Notify;
+use underpass_agent_policy::Policy;
 use underpass_dial::Resolve;
 use underpass_dial::testing::Addresses;
-use underpass_tunnel::ResetCode;
+use underpass_tunnel::{ResetCode, StreamError};
 
 use super::world::*;
 
@@ -132,4 +134,49 @@ async fn rule_17_a_socket_is_opened_by_its_own_path_only() {
         assert_eq!(code, ResetCode::Forbidden);
         assert!(reason.contains(says), "{reason}");
     }
+}
+
+/// Finds its address once it is let go.
+#[derive(Debug)]
+struct Held {
+    asked: Arc<Notify>,
+    go: Arc<Notify>,
+    address: SocketAddr,
+}
+
+impl Resolve for Held {
+    fn resolve<'a>(&'a self, _: &'a str, _: u16) -> BoxFuture<'a, io::Result<Vec<SocketAddr>>> {
+        Box::pin(async {
+            self.asked.notify_one();
+            self.go.notified().await;
+            Ok(vec![self.address])
+        })
+    }
+}
+
+#[tokio::test]
+async fn rule_25_a_policy_that_changes_while_a_target_is_reached_counts() {
+    let (listener, _) = listener().await;
+    let address = listener.local_addr().unwrap();
+    let (asked, go) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let held = Held {
+        asked: Arc::clone(&asked),
+        go: Arc::clone(&go),
+        address,
+    };
+    let both =
+        "tcp: [{name: names, names: ['*.example.org']}, {name: own, addresses: [127.0.0.1]}]";
+    let world = resolving(both, held).await;
+    let target = format!("tcp:db.example.org:{}", address.port());
+    let changing = async {
+        asked.notified().await;
+        world.policies.enforce(Policy::default());
+        go.notify_one();
+    };
+    let (opened, ()) = within(async { tokio::join!(world.open(&target), changing) }).await;
+    let read = within(opened.unwrap().read_bytes()).await;
+    assert!(
+        matches!(read, Err(StreamError::Reset(ResetCode::Forbidden))),
+        "{read:?}"
+    );
 }

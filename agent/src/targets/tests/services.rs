@@ -172,3 +172,21 @@ async fn an_agent_without_the_right_to_read_services_says_so() {
     assert_eq!(code, ResetCode::TargetUnreachable);
     assert!(reason.contains("--read-services"), "{reason}");
 }
+
+#[tokio::test]
+async fn rule_19_an_answer_about_a_service_has_an_end() {
+    let long = "x".repeat(crate::limits::SERVICE_BYTES);
+    // As a service it would do: it has no port.
+    let long = format!(
+        r#"{{"kind": "Service", "apiVersion": "v1", "spec": {{"ports": []}}, "x": "{long}"}}"#
+    );
+    let api = Api::start(move |_| (200, long.clone())).await;
+    let differs = Differs {
+        api_server: api.url.clone(),
+        ..Differs::default()
+    };
+    let world = World::differing(SERVICES, differs).await;
+    let (code, reason) = world.refused("tcp:db.prod:5432").await;
+    assert_eq!(code, ResetCode::TargetUnreachable);
+    assert!(reason.contains("could not look the service up"), "{reason}");
+}

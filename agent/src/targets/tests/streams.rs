@@ -1,4 +1,4 @@
-//! The ends of streams, how many there may be, and their failures.
+//! The ends of streams (rule 12 among them), how many there may be, and their failures.
 
 use std::io;
 
@@ -67,7 +67,7 @@ async fn rule_12_a_stream_ends_with_its_permission() {
         "tcp: [{name: own, addresses: [127.0.0.0/8]}, {name: more, addresses: [10.0.0.1]}]";
     let world = World::new(policy).await;
     let (mut tcp, mut stream) = joined(&world, &listener, &target).await;
-    // One that allows it still ends nothing, whatever the rule's name.
+    // One that still allows it ends nothing, under any name of a rule.
     world
         .policies
         .enforce(Policy::from_yaml("tcp: [{name: x, addresses: [127.0.0.1]}]").unwrap());
