@@ -5,13 +5,15 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{ArgGroup, Args, CommandFactory, FromArgMatches, Parser, ValueEnum};
+use clap::{ArgGroup, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::ParseError;
+use underpass_core::ImpersonationPolicy;
 use underpass_tunnel::transport::quic::{Congestion, Offload, QuicConfig, QuicConfigError};
 use underpass_tunnel::{CaPin, LinkCount, ProxyUrl, ProxyUrlError, ServerAddress, Transports};
 use url::Url;
 
+use crate::policy::PolicyCommand;
 use crate::rbac::Rbac;
 
 const AFTER_HELP: &str = "\
@@ -22,7 +24,7 @@ past it, and the WebSocket follows; --transport websocket leaves QUIC out. The A
 without a proxy.";
 
 /// Dials out to an Underpass server and serves it this cluster's Kubernetes API, as the users that
-/// the server names and with this agent's own credential.
+/// the server names and with this agent's own credential; and what else its policy allows.
 #[derive(Debug, Parser)]
 #[command(name = "underpass-agent", version, max_term_width = 100, after_help = AFTER_HELP)]
 #[command(group(ArgGroup::new("trust").required(true).multiple(true)))]
@@ -102,6 +104,10 @@ pub(crate) struct Cli {
     pub(crate) no_lanes: bool,
     #[command(flatten)]
     pub(crate) quic: Quic,
+    /// The agent's own policy (YAML): the TCP targets and Unix sockets that streams may reach beside the API server, none
+    /// without it. It is read again when it changes; `underpass-agent policy check FILE` looks for mistakes
+    #[arg(long, env = "UNDERPASS_POLICY", value_name = "FILE")]
+    pub(crate) policy: Option<PathBuf>,
     /// ServiceAccounts of this namespace may be impersonated; repeat for more
     #[arg(long = "allow-service-accounts", value_name = "NAMESPACE")]
     pub(crate) service_accounts: Vec<String>,
@@ -149,6 +155,8 @@ pub(crate) enum Task {
     Serve(Box<Cli>),
     /// To print manifests.
     Rbac(Rbac),
+    /// To check or explain a policy.
+    Policy(PolicyCommand),
 }
 
 impl Task {
@@ -165,6 +173,7 @@ impl Task {
         let mut command = command();
         let matches = command.try_get_matches_from_mut(arguments)?;
         let task = match matches.subcommand() {
+            Some(("policy", policy)) => PolicyCommand::from_arg_matches(policy).map(Self::Policy),
             Some((_, rbac)) => Rbac::from_arg_matches(rbac).map(Self::Rbac),
             None => Cli::from_arg_matches(&matches).map(|cli| Self::Serve(Box::new(cli))),
         };
@@ -178,6 +187,24 @@ fn command() -> clap::Command {
         .subcommand_negates_reqs(true)
         .args_conflicts_with_subcommands(true)
         .subcommand(Rbac::augment_args(clap::Command::new("rbac")))
+        .subcommand(
+            PolicyCommand::augment_subcommands(clap::Command::new("policy"))
+                .subcommand_required(true)
+                .arg_required_else_help(true),
+        )
+}
+
+impl Cli {
+    /// Rule 17: the identities that the server cannot have impersonated here. The policy adds to them.
+    pub(crate) fn impersonation(&self) -> ImpersonationPolicy {
+        let policy = ImpersonationPolicy::default();
+        let accounts = self.service_accounts.iter();
+        let policy = accounts.fold(policy, ImpersonationPolicy::allow_service_accounts);
+        let users = self.denied_users.iter();
+        let policy = users.fold(policy, ImpersonationPolicy::deny_user);
+        let groups = self.denied_groups.iter();
+        groups.fold(policy, ImpersonationPolicy::deny_group)
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -352,6 +379,13 @@ mod tests {
         ];
         assert!(matches!(parse(&serve).unwrap(), Task::Serve(_)));
         parse(&[&serve[..], &["rbac"]].concat()).unwrap_err();
+        let policy = parse(&["policy", "check", "policy.yaml"]);
+        assert!(matches!(policy.unwrap(), Task::Policy(_)));
+        let target = "tcp:db.prod:5432";
+        let policy = parse(&["policy", "explain", target, "--policy", "p"]);
+        assert!(matches!(policy.unwrap(), Task::Policy(_)));
+        parse(&["policy"]).unwrap_err();
+        parse(&["policy", "explain", "db.prod", "--policy", "p"]).unwrap_err();
     }
 
     fn parse(arguments: &[&str]) -> Result<Cli, clap::Error> {

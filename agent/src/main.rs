@@ -3,8 +3,11 @@
 mod cli;
 mod cluster;
 mod connection;
+mod limits;
+mod policy;
 mod rbac;
 mod serve;
+mod targets;
 mod telemetry;
 
 use std::io::{IsTerminal, Write};
@@ -17,8 +20,10 @@ use underpass_core::process::{Asked, Signals, raise_open_files};
 
 use crate::cli::{Cli, LogFormat, Task};
 use crate::connection::Connection;
+use crate::policy::{Policies, PolicyCommand};
 use crate::rbac::Rbac;
 use crate::serve::Sessions;
+use crate::targets::{OwnFiles, Targets};
 
 /// Buffers are filled in one thread and let go in another all the time, which with glibc's allocator costs a sixth of
 /// the throughput (docs/PERFORMANCE.md).
@@ -29,15 +34,19 @@ fn main() -> ExitCode {
     let done = match Task::parse() {
         Task::Serve(cli) => {
             start_logging(&cli.log, cli.log_format);
-            run(*cli)
+            run(*cli).map(|()| ExitCode::SUCCESS)
         }
         Task::Rbac(options) => {
             start_logging(cli::LOG, LogFormat::Text);
-            print(options)
+            print_manifests(options).map(|()| ExitCode::SUCCESS)
+        }
+        Task::Policy(command) => {
+            start_logging(cli::LOG, LogFormat::Text);
+            answer(&command)
         }
     };
     match done {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(status) => status,
         Err(error) => {
             tracing::error!("{error:#}");
             ExitCode::FAILURE
@@ -45,10 +54,22 @@ fn main() -> ExitCode {
     }
 }
 
-fn print(options: Rbac) -> Result<()> {
-    let manifests = rbac::manifests(options)?;
+fn print_manifests(options: Rbac) -> Result<()> {
+    print(&rbac::manifests(options)?)
+}
+
+fn answer(command: &PolicyCommand) -> Result<ExitCode> {
+    let answer = command.run()?;
+    print(&answer.text)?;
+    Ok(match answer.yes {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::FAILURE,
+    })
+}
+
+fn print(text: &str) -> Result<()> {
     // The reader of the pipe may have closed it.
-    match std::io::stdout().write_all(manifests.as_bytes()) {
+    match std::io::stdout().write_all(text.as_bytes()) {
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
         written => written.context("cannot print"),
     }
@@ -85,21 +106,33 @@ fn run(cli: Cli) -> Result<()> {
 
 async fn serve_until_stopped(cli: Cli) -> Result<()> {
     let mut signals = Signals::listen()?;
-    match raise_open_files() {
-        Ok(files) => tracing::debug!(files, "open files"),
-        Err(error) => tracing::warn!("the limit of open files stays as it is: {error}"),
-    }
+    let open_files = match raise_open_files() {
+        Ok(files) => {
+            tracing::debug!(files, "open files");
+            files
+        }
+        Err(error) => {
+            tracing::warn!("the limit of open files stays as it is: {error}");
+            None
+        }
+    };
+    let policies = Arc::new(Policies::read(cli.policy.clone(), cli.impersonation())?);
     let mut connection = Connection::read(&cli)?;
     let api_server = Arc::new(cluster::api_server(&cli).await?);
     let asked = Arc::clone(&api_server);
     let _asking = AbortOnDropHandle::new(tokio::spawn(async move {
         cluster::report(&asked).await;
     }));
-    let sessions = Sessions::new(api_server);
+    let targets = Targets::new(Arc::clone(&policies), own_files(&cli), open_files);
+    let sessions = Sessions::new(api_server, Arc::clone(&policies), Arc::new(targets));
+    let following = Arc::clone(&policies);
+    let _following = AbortOnDropHandle::new(tokio::spawn(async move { following.follow().await }));
     if let Some(address) = cli.metrics {
         telemetry::serve(address, sessions.clone())?;
     }
-    while let Some(next) = serve_until_asked(&cli, &sessions, &connection, &mut signals).await {
+    while let Some(next) =
+        serve_until_asked(&cli, &sessions, &policies, &connection, &mut signals).await
+    {
         tracing::info!("the agent's token or the trust in the server has changed: connecting anew");
         connection = next;
         tokio::spawn(sessions.leave(cli.drain));
@@ -113,10 +146,23 @@ async fn serve_until_stopped(cli: Cli) -> Result<()> {
     Ok(())
 }
 
+/// The files of the agent's own credentials, and the policy itself.
+fn own_files(cli: &Cli) -> OwnFiles {
+    let files = [
+        &cli.kubeconfig,
+        &cli.ca_file,
+        &cli.proxy_ca_file,
+        &cli.policy,
+    ];
+    let files = files.into_iter().flatten().cloned();
+    OwnFiles::new(files.chain([cli.token_file.clone()]))
+}
+
 /// Serves over this connection until a signal asks to stop. Gives another connection where the files of this one have changed.
 async fn serve_until_asked(
     cli: &Cli,
     sessions: &Sessions,
+    policies: &Policies,
     connection: &Connection,
     signals: &mut Signals,
 ) -> Option<Connection> {
@@ -135,6 +181,7 @@ async fn serve_until_asked(
             return None;
         };
         tracing::info!(signal, "reading the files again");
+        policies.look();
         let reloaded = tokio::select! {
             never = &mut connected => match never {},
             reloaded = reload(cli, sessions, connection) => reloaded,

@@ -48,6 +48,10 @@ pub(crate) struct Rbac {
     /// `kubectl --as` then
     #[arg(long)]
     no_access_reviewer: bool,
+    /// Let the agent look up services of this namespace, or `*` for all: for a policy with `services`
+    /// rules. Repeat for more
+    #[arg(long, value_name = "NAMESPACE")]
+    read_services: Vec<String>,
     /// Let the server have ServiceAccounts' tokens reviewed, for users of the kind `tokenReview`
     #[arg(long)]
     token_reviewer: bool,
@@ -66,6 +70,7 @@ pub(crate) fn manifests(options: Rbac) -> Result<String> {
         constrained: options.constrained,
         access_reviewer: !options.no_access_reviewer,
         token_reviewer: options.token_reviewer,
+        services: options.read_services.into_iter().map(Into::into).collect(),
     };
     Ok(rbac.to_yaml()?)
 }

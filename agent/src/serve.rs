@@ -4,9 +4,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio_util::task::TaskTracker;
-use underpass_core::Target;
+use underpass_core::{Identity, NeverImpersonated, Target};
 use underpass_tunnel::{IncomingStream, ResetCode, Session, chain};
 use underpass_upstream::ApiServer;
+
+use crate::policy::{InForce, Policies};
+use crate::targets::Targets;
 
 /// A drained agent does not come back by itself, so that this is only a hint.
 const RETURN_AFTER: Duration = Duration::ZERO;
@@ -16,14 +19,22 @@ const RETURN_AFTER: Duration = Duration::ZERO;
 pub(crate) struct Sessions {
     /// That of new streams.
     api_server: Arc<Mutex<Arc<ApiServer>>>,
+    policies: Arc<Policies>,
+    targets: Arc<Targets>,
     live: Arc<Mutex<Vec<Session>>>,
     tasks: TaskTracker,
 }
 
 impl Sessions {
-    pub(crate) fn new(api_server: Arc<ApiServer>) -> Self {
+    pub(crate) fn new(
+        api_server: Arc<ApiServer>,
+        policies: Arc<Policies>,
+        targets: Arc<Targets>,
+    ) -> Self {
         Self {
             api_server: Arc::new(Mutex::new(api_server)),
+            policies,
+            targets,
             live: Arc::default(),
             tasks: TaskTracker::new(),
         }
@@ -32,20 +43,23 @@ impl Sessions {
     /// Serves the session's streams in the background, until it ends.
     pub(crate) fn serve(&self, session: Session) {
         lock(&self.live).push(session.clone());
-        let (api_server, live) = (Arc::clone(&self.api_server), Arc::clone(&self.live));
-        let tasks = self.tasks.clone();
+        let this = self.clone();
         self.tasks.spawn(async move {
             while let Ok(incoming) = session.accept().await {
-                let api_server = Arc::clone(&lock(&api_server));
-                tasks.spawn(async move { serve_stream(incoming, &api_server).await });
+                let api_server = Arc::clone(&lock(&this.api_server));
+                let (policies, targets) = (Arc::clone(&this.policies), Arc::clone(&this.targets));
+                this.tasks.spawn(async move {
+                    serve_stream(incoming, &api_server, &policies, &targets).await;
+                });
             }
-            lock(&live).retain(|other| !other.is_same(&session));
+            lock(&this.live).retain(|other| !other.is_same(&session));
         });
     }
 
     /// Sends new streams to another API server, or to the same with other credentials. Streams that are open stay where they are.
     pub(crate) fn use_api_server(&self, api_server: Arc<ApiServer>) {
         *lock(&self.api_server) = api_server;
+        self.targets.forget_services();
     }
 
     /// Those in service now.
@@ -78,20 +92,54 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 }
 
 /// Rule 17: the agent serves only the targets that it knows.
-async fn serve_stream(incoming: IncomingStream, api_server: &ApiServer) {
-    if incoming.target().parse() != Ok(Target::KubeApi) {
-        let target = incoming.target().to_owned();
-        tracing::warn!(target, "stream refused");
-        let reason = format!("this agent serves no target `{target}`");
-        incoming.refuse(ResetCode::UnknownTarget, &reason);
-        return;
+async fn serve_stream(
+    incoming: IncomingStream,
+    api_server: &ApiServer,
+    policies: &Policies,
+    targets: &Targets,
+) {
+    match incoming.target().parse() {
+        Ok(Target::KubeApi) => serve_kube_api(incoming, api_server, policies).await,
+        Ok(target @ (Target::Tcp(_) | Target::Unix(_))) => {
+            targets.serve(incoming, target, api_server).await;
+        }
+        _ => {
+            let target = incoming.target().to_owned();
+            tracing::warn!(target, "stream refused");
+            let reason = format!("this agent serves no target `{target}`");
+            incoming.refuse(ResetCode::UnknownTarget, &reason);
+        }
     }
-    let identity = incoming.header().clone();
-    let served = match incoming.accept().await {
-        Ok(stream) => api_server.serve_stream(stream, &identity).await,
+}
+
+async fn serve_kube_api(incoming: IncomingStream, api_server: &ApiServer, policies: &Policies) {
+    let header = incoming.header().clone();
+    let policy = policies.current();
+    let stream = match incoming.accept().await {
+        Ok(stream) => stream,
         Err(error) => return tracing::debug!("stream gone: {}", chain(&error)),
+    };
+    let serving = api_server.serve_stream_under(&policy.impersonation, stream, &header);
+    let served = if policies.may_change() {
+        tokio::select! {
+            served = serving => served,
+            never = policies.until(|now| denied(now, &policy, &header)) => {
+                return tracing::info!("the policy ends an open stream: {never}");
+            }
+        }
+    } else {
+        serving.await
     };
     if let Err(error) = served {
         tracing::debug!("stream ended early: {}", chain(&error));
     }
+}
+
+/// The reason that other rules than those of the stream's beginning deny its identity, if they do.
+fn denied(now: &Arc<InForce>, then: &Arc<InForce>, header: &[u8]) -> Option<NeverImpersonated> {
+    if Arc::ptr_eq(now, then) {
+        return None;
+    }
+    let identity = Identity::decode(header).ok()?;
+    now.impersonation.check(&identity).err()
 }

@@ -2,13 +2,14 @@
 
 use std::future::poll_fn;
 use std::io;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::io::{poll_read_buf, poll_write_buf};
+use underpass_proto::code::ResetCode;
 use underpass_proto::mux::Chunks;
 
 use crate::buffer::ReadBuffer;
@@ -39,6 +40,9 @@ pub enum CopyError {
     /// The connection.
     #[error("the connection broke")]
     Connection(#[from] io::Error),
+    /// Neither: the copy was given up ([`copy_until`]).
+    #[error("given up: {0}")]
+    GivenUp(ResetCode),
 }
 
 /// Passes bytes on in both directions, until both have ended: an end of one is passed on as a half-close, and the
@@ -71,6 +75,49 @@ where
         to_stream: into.copied,
         from_stream: out_of.copied,
     })
+}
+
+/// [`copy_bidirectional`], until `given_up` ends: both sides end at once then, with its code. It counts the bytes however it
+/// ends. Where the connection breaks, the stream's peer gets a reset with [`ResetCode::TargetFailed`].
+///
+/// # Cancel safety
+/// As [`copy_bidirectional`]; the connection stays the caller's.
+pub async fn copy_until<C>(
+    stream: Stream,
+    connection: &mut C,
+    given_up: impl Future<Output = ResetCode>,
+) -> (Copied, Result<(), CopyError>)
+where
+    C: AsyncRead + AsyncWrite + Unpin,
+{
+    let (recv, send) = stream.into_split();
+    let (mut into, mut out_of) = (Into::new(send), OutOf::new(recv));
+    let mut given_up = pin!(given_up);
+    let ended = poll_fn(|cx| {
+        if let Poll::Ready(code) = given_up.as_mut().poll(cx) {
+            return Poll::Ready(Err(CopyError::GivenUp(code)));
+        }
+        let into = into.poll(cx, connection)?;
+        let out_of = out_of.poll(cx, connection)?;
+        ready!(into);
+        ready!(out_of);
+        Poll::Ready(Ok(()))
+    })
+    .await;
+    let copied = Copied {
+        to_stream: into.copied,
+        from_stream: out_of.copied,
+    };
+    let code = match &ended {
+        Ok(()) | Err(CopyError::Stream(_)) => None,
+        Err(CopyError::Connection(_)) => Some(ResetCode::TargetFailed),
+        Err(CopyError::GivenUp(code)) => Some(*code),
+    };
+    if let Some(code) = code {
+        into.stream.reset(code);
+        out_of.stream.stop(code);
+    }
+    (copied, ended)
 }
 
 /// How far a direction is.

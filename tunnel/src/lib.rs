@@ -103,7 +103,7 @@ pub use connector::{
     ProxyUrlError, Reconnected, Resolve, Route, RouteError, ServerAddress, Status, Step,
     SystemResolver, Transports,
 };
-pub use copy::{Copied, CopyError, copy_bidirectional};
+pub use copy::{Copied, CopyError, copy_bidirectional, copy_until};
 #[cfg(feature = "hyper")]
 pub use dialer::HttpIo;
 pub use dialer::{Dialer, DialerError};

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use kube::Config;
-use underpass_core::{BoxError, ImpersonationPolicy};
+use underpass_core::BoxError;
 use underpass_upstream::{ApiServer, ApiServerOptions, ConfigSource};
 
 use crate::cli::Cli;
@@ -23,7 +23,7 @@ const CHECK_AGAIN_MAX: Duration = Duration::from_secs(60);
 /// away connects all the same, so that users hear what is wrong, and requests find it as soon as it is back.
 pub(crate) async fn api_server(cli: &Cli) -> Result<ApiServer> {
     let options = ApiServerOptions {
-        policy: policy(cli),
+        policy: cli.impersonation(),
         insecure: false,
     };
     let source = Source {
@@ -78,17 +78,6 @@ impl ConfigSource for Source {
         let authorities = authorities.map(PathBuf::from);
         std::iter::once(path.clone()).chain(authorities).collect()
     }
-}
-
-/// Rule 17: the identities that the server cannot have impersonated here.
-fn policy(cli: &Cli) -> ImpersonationPolicy {
-    let policy = ImpersonationPolicy::default();
-    let accounts = cli.service_accounts.iter();
-    let policy = accounts.fold(policy, ImpersonationPolicy::allow_service_accounts);
-    let users = cli.denied_users.iter();
-    let policy = users.fold(policy, ImpersonationPolicy::deny_user);
-    let groups = cli.denied_groups.iter();
-    groups.fold(policy, ImpersonationPolicy::deny_group)
 }
 
 #[cfg(test)]

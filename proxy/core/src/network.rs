@@ -34,6 +34,11 @@ impl Network {
     pub fn contains(&self, address: IpAddr) -> bool {
         self.0.contains(&address.to_canonical())
     }
+
+    /// Are all of its addresses in `range`?
+    pub fn is_within(&self, range: IpNet) -> bool {
+        range.contains(&self.0)
+    }
 }
 
 impl FromStr for Network {
@@ -137,6 +142,18 @@ mod tests {
 
     fn networks(texts: &[&str]) -> Networks {
         texts.iter().map(|text| text.parse().unwrap()).collect()
+    }
+
+    #[test]
+    fn a_network_is_within_larger_ones() {
+        let within = |network: &str, range: &str| {
+            let network: Network = network.parse().unwrap();
+            network.is_within(range.parse().unwrap())
+        };
+        assert!(within("127.0.0.0/8", "127.0.0.0/8") && within("127.0.0.1", "127.0.0.0/8"));
+        assert!(within("fe80::1", "fe80::/10"));
+        assert!(!within("0.0.0.0/0", "127.0.0.0/8") && !within("126.0.0.0/7", "127.0.0.0/8"));
+        assert!(!within("::1", "127.0.0.0/8"));
     }
 
     #[test]

@@ -1,10 +1,9 @@
 //! Is the API server there, and does it know us?
 
-use http::{HeaderValue, Method, Request, Response, StatusCode};
-use http_body_util::BodyExt;
+use http::{HeaderValue, Response, StatusCode};
 use serde::Deserialize;
 
-use super::{ApiServer, CredentialError, error::SendError, generation::Generation};
+use super::{ApiServer, CredentialError, error::SendError, generation::Generation, get::read};
 use underpass_core::{Body, BoxError, limits};
 
 /// Why the API server is not ready for us.
@@ -60,7 +59,8 @@ impl ApiServer {
         if response.status() != StatusCode::OK {
             return Err(CheckError::Status(response.status()));
         }
-        let body = read(response.into_body()).await.map_err(CheckError::Body)?;
+        let body = read(response.into_body(), limits::VERSION_BYTES).await;
+        let body = body.map_err(CheckError::Body)?;
         let version: Version =
             serde_json::from_slice(&body).map_err(|error| CheckError::Body(error.into()))?;
         Ok(version.git_version)
@@ -73,25 +73,6 @@ impl Generation {
         &self,
         credential: Option<HeaderValue>,
     ) -> Result<Response<Body>, SendError> {
-        let mut head = Request::new(()).into_parts().0;
-        head.method = Method::GET;
-        head.uri = self.endpoint.version_url();
-        head.headers
-            .extend(credential.map(|value| (http::header::AUTHORIZATION, value)));
-        self.pool.send(head, underpass_core::empty()).await
+        self.ask(self.endpoint.version_url(), credential).await
     }
-}
-
-/// `Limited` would make every future that holds this one not `Send`, as far as rustc can tell (rust-lang/rust#102211).
-async fn read(mut body: Body) -> Result<Vec<u8>, BoxError> {
-    let mut read = Vec::new();
-    while let Some(frame) = body.frame().await {
-        if let Ok(data) = frame?.into_data() {
-            read.extend_from_slice(&data);
-        }
-        if read.len() > limits::VERSION_BYTES {
-            return Err("the answer is too large".into());
-        }
-    }
-    Ok(read)
 }

@@ -18,7 +18,7 @@ use super::{
     refuse_unsupported, tls,
     unauthorized::Acceptance,
 };
-use underpass_core::{Exec, ImpersonationPolicy};
+use underpass_core::Exec;
 
 /// Address, TLS and credential, and the connections that were made with them. A later reading replaces all of it; requests
 /// under way end on the one that they began with.
@@ -26,7 +26,6 @@ use underpass_core::{Exec, ImpersonationPolicy};
 pub(super) struct Generation {
     pub(super) endpoint: Arc<Endpoint>,
     pub(super) credential: Credential,
-    pub(super) policy: ImpersonationPolicy,
     pub(super) pool: Pool,
     pub(super) acceptance: Acceptance,
     /// The API server has refused the credential.
@@ -67,7 +66,6 @@ impl Generation {
             pool: Pool::new(Arc::clone(&endpoint)),
             endpoint,
             credential,
-            policy: options.policy.clone(),
             acceptance: Acceptance::default(),
             refused: AtomicBool::new(false),
         })

@@ -8,6 +8,7 @@ mod endpoint;
 mod error;
 mod exec;
 mod generation;
+mod get;
 mod http1;
 mod pool;
 pub mod rbac;
@@ -31,6 +32,7 @@ pub use self::{
     endpoint::ConnectError,
     error::SendError,
     exec::{ExecConfigError, ExecError},
+    get::GetError,
     reload::ConfigSource,
     serve::ServeStreamError,
     tls::TlsError,
@@ -50,6 +52,7 @@ pub struct ApiServerOptions {
 #[derive(Debug)]
 pub struct ApiServer {
     reload: Reload,
+    policy: ImpersonationPolicy,
 }
 
 /// Why a configuration cannot be used.
@@ -139,8 +142,9 @@ impl ApiServer {
     }
 
     async fn start(reader: Reader) -> Result<Self, ApiServerError> {
+        let policy = reader.options.policy.clone();
         let reload = Reload::start(reader).await?;
-        Ok(Self { reload })
+        Ok(Self { reload, policy })
     }
 }
 

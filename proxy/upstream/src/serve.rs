@@ -15,7 +15,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::{ApiServer, endpoint::Offer, generation::Generation, pool::origin_form};
 use underpass_core::{
-    Body, Identity, Rejection,
+    Body, Identity, ImpersonationPolicy, Rejection,
     body::{self, Guarded},
     limits,
 };
@@ -56,6 +56,34 @@ struct Switched {
     _exchange: Exchange,
 }
 
+/// The identity in a stream's open header, and the policy that it is held against.
+#[derive(Clone, Copy)]
+struct Caller<'a> {
+    identity: &'a [u8],
+    policy: &'a ImpersonationPolicy,
+}
+
+impl Caller<'_> {
+    /// Rule 17: the agent's own policy checks each identity that the server sends.
+    fn accept(self) -> Result<Identity, Rejection> {
+        let identity = Identity::decode(self.identity).map_err(|error| {
+            tracing::error!(
+                error = &error as &dyn std::error::Error,
+                "unreadable identity"
+            );
+            Rejection::BadRequest("the agent cannot read the identity")
+        })?;
+        self.policy.check(&identity).map_err(|never| {
+            tracing::warn!(user = identity.user(), %never, "identity refused");
+            Rejection::IdentityForbidden {
+                user: identity.user().to_owned(),
+                reason: format!("{never} in this cluster"),
+            }
+        })?;
+        Ok(identity)
+    }
+}
+
 impl ApiServer {
     /// Serves one stream: `identity` is its open header ([`Identity::encode`]), `io` carries exactly one HTTP/1.1
     /// request. Returns when it is answered, or its upgraded stream has ended.
@@ -73,12 +101,33 @@ impl ApiServer {
     where
         I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
+        self.serve_stream_under(&self.policy, io, identity).await
+    }
+
+    /// [`serve_stream`](Self::serve_stream) under another policy than [`ApiServerOptions::policy`](crate::ApiServerOptions::policy): for
+    /// agents whose policy changes while they run.
+    ///
+    /// # Errors
+    /// As there.
+    ///
+    /// # Cancel safety
+    /// As there.
+    pub async fn serve_stream_under<I>(
+        &self,
+        policy: &ImpersonationPolicy,
+        io: I,
+        identity: &[u8],
+    ) -> Result<(), ServeStreamError>
+    where
+        I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
         let left = Mutex::new(Left::default());
         let service = service_fn(async |mut request: Request<Incoming>| {
             lock(&left).client = Some(hyper::upgrade::on(&mut request));
             let discovery = headers::asks_for_discovery(request.headers());
             let generation = self.generation().await;
-            let answered = generation.answer(request, identity, &left).await;
+            let caller = Caller { identity, policy };
+            let answered = generation.answer(request, caller, &left).await;
             Ok::<_, Infallible>(answered.unwrap_or_else(|rejection| match discovery {
                 true => rejection.to_discovery_response(),
                 false => rejection.to_response(),
@@ -120,10 +169,10 @@ impl Generation {
     async fn answer(
         &self,
         request: Request<Incoming>,
-        identity: &[u8],
+        caller: Caller<'_>,
         left: &Mutex<Left>,
     ) -> Result<Response<Body>, Rejection> {
-        let identity = self.accept(identity)?;
+        let identity = caller.accept()?;
         let (mut head, body) = request.into_parts();
         let asked = Asked::read(&head.method, head.version, &head.headers)?;
         let call = Call::read(&head.method, head.uri.path_and_query(), asked)?;
@@ -179,25 +228,6 @@ impl Generation {
         *response.version_mut() = Version::HTTP_11;
         response.extensions_mut().clear();
         Ok(response)
-    }
-
-    /// Rule 17: the agent's own policy checks each identity that the server sends.
-    fn accept(&self, identity: &[u8]) -> Result<Identity, Rejection> {
-        let identity = Identity::decode(identity).map_err(|error| {
-            tracing::error!(
-                error = &error as &dyn std::error::Error,
-                "unreadable identity"
-            );
-            Rejection::BadRequest("the agent cannot read the identity")
-        })?;
-        self.policy.check(&identity).map_err(|never| {
-            tracing::warn!(user = identity.user(), %never, "identity refused");
-            Rejection::IdentityForbidden {
-                user: identity.user().to_owned(),
-                reason: format!("{never} in this cluster"),
-            }
-        })?;
-        Ok(identity)
     }
 
     /// Cleans once more, then writes: the upgrade, the caller's address, its identity, and last our credential, which it

@@ -2,7 +2,9 @@
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 use tokio::task::JoinHandle;
-use underpass_tunnel::{Copied, CopyError, ResetCode, Stream, StreamError, copy_bidirectional};
+use underpass_tunnel::{
+    Copied, CopyError, ResetCode, Stream, StreamError, copy_bidirectional, copy_until,
+};
 
 use crate::bytes::{Pattern, finish, open, pour, read_whole, stream, write_until_error};
 use crate::harness::{Pair, within};
@@ -165,4 +167,41 @@ pub(crate) async fn chunks_come_in_order_and_to_the_end(pair: &Pair) {
         within("its end", reads.read_bytes()).await,
         Ok(None)
     ));
+}
+
+pub(crate) async fn a_copy_that_is_given_up_ends_both_sides_and_tells_its_bytes(pair: &Pair) {
+    let (here, mut there) = stream(&pair.server, &pair.agent).await;
+    let (mut near, mut far) = duplex(PIPE);
+    let (give_up, given_up) = tokio::sync::oneshot::channel();
+    let copying = tokio::spawn(async move {
+        let given_up = async { given_up.await.unwrap_or(ResetCode::Internal) };
+        copy_until(here, &mut near, given_up).await
+    });
+    there.write_all(b"four").await.unwrap();
+    there.flush().await.unwrap();
+    within("it comes", far.read_exact(&mut [0; 4]))
+        .await
+        .unwrap();
+    far.write_all(b"sixsix").await.unwrap();
+    within("and so does that", there.read_exact(&mut [0; 6]))
+        .await
+        .unwrap();
+    give_up.send(ResetCode::Forbidden).unwrap();
+    let (copied, ended) = within("the copy ends", copying).await.unwrap();
+    assert_eq!((copied.from_stream, copied.to_stream), (4, 6));
+    assert!(
+        matches!(ended, Err(CopyError::GivenUp(ResetCode::Forbidden))),
+        "{ended:?}"
+    );
+    let read = within("the peer hears why", there.read_bytes()).await;
+    assert!(
+        matches!(read, Err(StreamError::Reset(ResetCode::Forbidden))),
+        "{read:?}"
+    );
+    let (_, mut writes) = there.into_split();
+    let error = write_until_error(&mut writes).await;
+    assert!(
+        matches!(error, StreamError::Stopped(ResetCode::Forbidden)),
+        "{error:?}"
+    );
 }

@@ -49,6 +49,27 @@ pub struct AgentRbac {
     pub access_reviewer: bool,
     /// Let the server have ServiceAccounts' tokens reviewed ([`TOKEN_REVIEWER`]).
     pub token_reviewer: bool,
+    /// Let the agent look up services and their endpoints, in these namespaces.
+    pub services: Vec<ServiceNamespace>,
+}
+
+/// Where the agent may look up services.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ServiceNamespace {
+    /// In every namespace.
+    Every,
+    /// In this one.
+    Named(String),
+}
+
+impl From<String> for ServiceNamespace {
+    /// `*` is every namespace.
+    fn from(text: String) -> Self {
+        match text.as_str() {
+            "*" => Self::Every,
+            _ => Self::Named(text),
+        }
+    }
 }
 
 impl Default for AgentRbac {
@@ -64,6 +85,7 @@ impl Default for AgentRbac {
             constrained: false,
             access_reviewer: true,
             token_reviewer: false,
+            services: Vec::new(),
         }
     }
 }
@@ -105,6 +127,15 @@ impl AgentRbac {
         for namespace in &self.service_account_namespaces {
             objects.role(namespace, &name, vec![rules::accounts()], agent)?;
         }
+        let role = format!("{name}:services");
+        match self.named_services() {
+            None => objects.cluster_role(&role, rules::services(), agent)?,
+            Some(namespaces) => {
+                for namespace in namespaces {
+                    objects.role(namespace, &role, rules::services(), agent)?;
+                }
+            }
+        }
         for (user, group, resource) in self.reviewers() {
             let rule = PolicyRule {
                 api_groups: Some(vec![group.to_owned()]),
@@ -134,7 +165,8 @@ impl AgentRbac {
     fn check(&self) -> Result<(), RbacError> {
         let namespaces = [&self.namespace]
             .into_iter()
-            .chain(&self.service_account_namespaces);
+            .chain(&self.service_account_namespaces)
+            .chain(self.named_services().into_iter().flatten());
         for namespace in namespaces {
             if !is_label(namespace) {
                 return Err(RbacError::Namespace(namespace.clone()));
@@ -160,6 +192,15 @@ impl AgentRbac {
             }
         }
         Ok(())
+    }
+
+    /// The namespaces whose services the agent may look up; `None` for every namespace.
+    fn named_services(&self) -> Option<Vec<&String>> {
+        let names = self.services.iter().map(|namespace| match namespace {
+            ServiceNamespace::Every => None,
+            ServiceNamespace::Named(name) => Some(name),
+        });
+        names.collect()
     }
 
     /// The users as which the server asks the cluster, and their requests.
@@ -226,6 +267,26 @@ mod tests {
             "verbs": ["create"],
         }]);
         assert_eq!(rules_of(&rbac, "ClusterRole", ACCESS_REVIEWER), expected);
+    }
+
+    #[test]
+    fn services_are_looked_up_where_it_is_stated() {
+        let services = |names: &[&str]| AgentRbac {
+            services: names.iter().map(|name| (*name).to_owned().into()).collect(),
+            ..AgentRbac::default()
+        };
+        let expected = json!([
+            { "apiGroups": [""], "resources": ["services"], "verbs": ["get"] },
+            { "apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "verbs": ["list"] },
+        ]);
+        let name = "underpass-system:underpass-agent:services";
+        assert_eq!(rules_of(&services(&["prod"]), "Role", name), expected);
+        let all = services(&["prod", "*"]);
+        assert_eq!(rules_of(&all, "ClusterRole", name), expected);
+        let kinds = all.objects().unwrap();
+        assert!(kinds.iter().all(|object| object["kind"] != "Role"));
+        let bad = services(&["Prod"]).objects().unwrap_err();
+        assert!(matches!(bad, RbacError::Namespace(_)), "{bad}");
     }
 
     #[test]

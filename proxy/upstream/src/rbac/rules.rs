@@ -64,6 +64,14 @@ pub(super) fn accounts() -> PolicyRule {
     rule("", &["serviceaccounts"], &[CLASSIC])
 }
 
+/// Services by name, and the endpoints behind them, which only a label names.
+pub(super) fn services() -> Vec<PolicyRule> {
+    vec![
+        rule("", &["services"], &["get"]),
+        rule("discovery.k8s.io", &["endpointslices"], &["list"]),
+    ]
+}
+
 fn in_groups(rbac: &AgentRbac) -> Vec<String> {
     let mut groups = rbac.groups.clone();
     if !groups.is_empty() {

@@ -1,0 +1,93 @@
+//! Why a stream to a target is refused.
+
+use std::io;
+use std::path::PathBuf;
+
+use thiserror::Error;
+use underpass_agent_policy::Denied;
+use underpass_core::IdentityError;
+use underpass_core::policy::NeverImpersonated;
+use underpass_tunnel::ResetCode;
+
+use super::services::ServiceError;
+use crate::limits;
+
+/// The text is a sentence for the caller: it names nothing but the target. The source is for the log.
+#[derive(Debug, Error)]
+pub(super) enum Refusal {
+    #[error("the agent cannot read the identity")]
+    Identity(#[source] IdentityError),
+    #[error("{0} in this cluster")]
+    Impersonation(NeverImpersonated),
+    #[error("{0}")]
+    Policy(Denied),
+    #[error("{0} belongs to the agent itself, and no policy allows it")]
+    Own(String),
+    #[error(
+        "the agent has {0} streams to targets, which are all that it may have: try again later"
+    )]
+    Overloaded(usize),
+    #[error("{target} cannot be reached: the name does not resolve")]
+    Unresolved { target: String, source: io::Error },
+    #[error("{target} cannot be reached: {source}")]
+    Service {
+        target: String,
+        source: ServiceError,
+    },
+    #[error("{target} cannot be reached: looking it up takes longer than {} s", limits::TARGET_TIME.as_secs())]
+    LookupTimeout { target: String },
+    #[error("{target} cannot be reached: it refuses connections")]
+    Refused { target: String, source: io::Error },
+    #[error("{target} cannot be reached: it did not answer within {} s", limits::TARGET_TIME.as_secs())]
+    Silent { target: String },
+    #[error("{target} cannot be reached: the agent's network has no route to it")]
+    NoRoute { target: String, source: io::Error },
+    #[error("{target} cannot be reached: there is no such socket")]
+    NoSocket { target: String, source: io::Error },
+    #[error("{target} cannot be reached: the agent's user may not open it")]
+    NoPermission { target: String, source: io::Error },
+    #[error("{target} cannot be reached: the connection failed")]
+    Failed { target: String, source: io::Error },
+}
+
+impl Refusal {
+    /// The reason for programs.
+    pub(super) fn code(&self) -> ResetCode {
+        match self {
+            Self::Identity(_) => ResetCode::HeaderInvalid,
+            Self::Policy(Denied::NotServed(_)) => ResetCode::UnknownTarget,
+            Self::Impersonation(_) | Self::Policy(_) | Self::Own(_) => ResetCode::Forbidden,
+            Self::Overloaded(_) => ResetCode::Overloaded,
+            Self::Unresolved { .. }
+            | Self::Service { .. }
+            | Self::LookupTimeout { .. }
+            | Self::Refused { .. }
+            | Self::Silent { .. }
+            | Self::NoRoute { .. }
+            | Self::NoSocket { .. }
+            | Self::NoPermission { .. }
+            | Self::Failed { .. } => ResetCode::TargetUnreachable,
+        }
+    }
+
+    /// A connection that failed.
+    pub(super) fn connecting(target: String, source: io::Error) -> Self {
+        match source.kind() {
+            io::ErrorKind::ConnectionRefused => Self::Refused { target, source },
+            io::ErrorKind::TimedOut => Self::Silent { target },
+            io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => {
+                Self::NoRoute { target, source }
+            }
+            io::ErrorKind::NotFound => Self::NoSocket { target, source },
+            io::ErrorKind::PermissionDenied => Self::NoPermission { target, source },
+            _ => Self::Failed { target, source },
+        }
+    }
+}
+
+/// The connection's other end, as it was found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Reached {
+    Tcp(std::net::SocketAddr),
+    Unix(PathBuf),
+}

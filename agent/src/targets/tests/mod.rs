@@ -1,0 +1,6 @@
+//! Streams over a session in memory, to sockets of this machine.
+
+mod permissions;
+mod services;
+mod streams;
+mod world;

@@ -1,0 +1,16 @@
+//! The agent as a process.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "helpers of tests state expectations as tests do; the lints know only functions marked as tests"
+)]
+
+mod harness;
+mod kubeconfig;
+mod policy;
+mod server;
+mod services;
+mod signals;
+mod targets;
