@@ -5,18 +5,20 @@
 //! take turns in that task: a thousand watches with an event on ten connections are ten tasks to wake.
 
 use std::{
+    cell::Cell,
     future::poll_fn,
     panic::AssertUnwindSafe,
     pin::Pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     task::{Context, Poll, Waker},
 };
 
 use futures_util::{
     FutureExt as _, StreamExt as _,
-    future::{AbortHandle, Abortable, CatchUnwind},
+    future::{AbortHandle, AbortRegistration, Abortable, CatchUnwind},
     stream::FuturesUnordered,
 };
+use tokio::sync::oneshot;
 
 use super::{on_wake::OnWake, turn_waker::TurnWaker};
 
@@ -41,12 +43,51 @@ where
     F: Future<Output = ()> + Send + 'static,
 {
     fn execute(&self, work: F) {
-        lock(&self.0.new).push(Box::pin(work));
-        self.0.turn.wake_task();
+        self.0.add(match awaited_child() {
+            None => Box::pin(work),
+            Some(registration) => Box::pin(Abortable::new(work, registration).map(drop)),
+        });
+    }
+}
+
+impl Spawner {
+    /// The turns of this executor's tasks.
+    pub fn turns(&self) -> Turns {
+        Turns(Arc::downgrade(&self.0))
+    }
+}
+
+/// The turns of a connection's tasks, seen from other tasks of the runtime's.
+#[derive(Clone, Debug)]
+pub struct Turns(Weak<Spawned>);
+
+impl Turns {
+    /// Waits until each task of the connection that was woken before has had a turn, or the connection is gone.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost.
+    pub async fn pass(&self) {
+        let (last, passed) = oneshot::channel();
+        if let Some(spawned) = self.0.upgrade() {
+            // Tasks have their turns in the order in which they are woken, and a new one after them.
+            spawned.add(Box::pin(async move { drop(last) }));
+        }
+        let _: Result<(), _> = passed.await;
+    }
+}
+
+impl std::fmt::Debug for Spawned {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Spawned").finish_non_exhaustive()
     }
 }
 
 impl Spawned {
+    fn add(&self, work: Work) {
+        lock(&self.new).push(work);
+        self.turn.wake_task();
+    }
+
     fn take(&self) -> Vec<Work> {
         std::mem::take(&mut *lock(&self.new))
     }
@@ -144,14 +185,34 @@ impl<C: Future + Unpin> Future for InTask<C> {
     }
 }
 
+/// The task that runs now.
+struct Current {
+    handle: AbortHandle,
+    /// Ends the next task that it spawns.
+    child: Cell<Option<AbortRegistration>>,
+}
+
 tokio::task_local! {
-    static CURRENT: AbortHandle;
+    static CURRENT: Current;
 }
 
 /// Ends the task of a connection that runs now, and with it its request, also where hyper waits for its client and polls nothing of
 /// ours. `None` outside of such a task.
 pub fn current() -> Option<AbortHandle> {
-    CURRENT.try_with(Clone::clone).ok()
+    CURRENT.try_with(|current| current.handle.clone()).ok()
+}
+
+/// Ends the task that the one that runs now spawns next, before it next waits. hyper spawns one when CONNECT's answer is returned over
+/// HTTP/2: it writes the stream, and takes a connection that was dropped for one that has come to its proper end. `None` outside
+/// of such a task.
+pub fn next_child() -> Option<AbortHandle> {
+    let (handle, registration) = AbortHandle::new_pair();
+    let expect = |current: &Current| current.child.set(Some(registration));
+    CURRENT.try_with(expect).ok().map(|()| handle)
+}
+
+fn awaited_child() -> Option<AbortRegistration> {
+    CURRENT.try_with(|current| current.child.take()).ok()?
 }
 
 /// A task. Its panic has been printed and ends its request, as it would in a task of the runtime's.
@@ -175,8 +236,11 @@ impl Future for Named {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let handle = self.handle.clone();
-        let polled = CURRENT.sync_scope(handle, || self.work.poll_unpin(cx));
+        let current = Current {
+            handle: self.handle.clone(),
+            child: Cell::new(None),
+        };
+        let polled = CURRENT.sync_scope(current, || self.work.poll_unpin(cx));
         polled.map(|_| ())
     }
 }
