@@ -86,7 +86,7 @@ pub(super) struct Client {
     ends: Ends,
     io: TokioIo<Upgraded>,
     /// hyper has said that no more comes; it may not be so.
-    doubt: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+    doubt: Option<Pin<Box<dyn Future<Output = bool> + Send>>>,
 }
 
 impl Client {
@@ -104,8 +104,12 @@ impl Client {
             let turns = turns.clone();
             Box::pin(async move { turns.pass().await })
         });
-        ready!(doubt.as_mut().poll(cx));
+        let lives = ready!(doubt.as_mut().poll(cx));
         self.doubt = None;
+        if !lives {
+            // The connection went away, and took the stream along before this half had ended.
+            return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
+        }
         // Pending: it lives, and its client has more to read.
         match Pin::new(&mut self.io).poll_flush(cx) {
             Poll::Ready(Err(error)) => {

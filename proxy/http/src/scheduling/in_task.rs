@@ -62,17 +62,23 @@ impl Spawner {
 pub struct Turns(Weak<Spawned>);
 
 impl Turns {
-    /// Waits until each task of the connection that was woken before has had a turn, or the connection is gone.
+    /// Waits until each task of the connection that was woken before has had a turn. False: the connection is gone.
     ///
     /// # Cancel safety
     /// Nothing is lost.
-    pub async fn pass(&self) {
+    pub async fn pass(&self) -> bool {
         let (last, passed) = oneshot::channel();
-        if let Some(spawned) = self.0.upgrade() {
+        {
+            let Some(spawned) = self.0.upgrade() else {
+                return false;
+            };
             // Tasks have their turns in the order in which they are woken, and a new one after them.
-            spawned.add(Box::pin(async move { drop(last) }));
+            spawned.add(Box::pin(async move {
+                // Its waiter may be gone.
+                let _ = last.send(());
+            }));
         }
-        let _: Result<(), _> = passed.await;
+        passed.await.is_ok()
     }
 }
 

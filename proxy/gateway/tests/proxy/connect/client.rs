@@ -55,8 +55,14 @@ pub(crate) struct Stream {
 
 impl Http2 {
     pub(crate) async fn new(world: &World) -> Self {
-        let socket = TcpStream::connect(world.http2).await.unwrap();
-        let (sender, connection) = h2::client::handshake(socket).await.unwrap();
+        Self::over(TcpStream::connect(world.http2).await.unwrap()).await
+    }
+
+    pub(crate) async fn over(socket: TcpStream) -> Self {
+        // h2 counts small frames that were not read against half of the window.
+        let mut builder = h2::client::Builder::new();
+        builder.initial_connection_window_size(8 << 20);
+        let (sender, connection) = builder.handshake(socket).await.unwrap();
         let driver = tokio::spawn(connection);
         Self { sender, driver }
     }
