@@ -340,7 +340,10 @@ mod tests {
         let bearer = format!("Bearer {}", token.expose());
         for (line, read) in [
             (bearer.clone(), bearer.clone()),
-            (basic(&format!("anybody:{}", token.expose())), bearer.clone()),
+            (
+                basic(&format!("anybody:{}", token.expose())),
+                bearer.clone(),
+            ),
             // One that was mistyped is no password of anybody's.
             (basic("x:upt_short"), "Bearer upt_short".to_owned()),
             (basic("alice:secret"), basic("alice:secret")),
@@ -358,9 +361,18 @@ mod tests {
     #[test]
     fn rule_21_a_request_to_connect_has_one_credential() {
         for lines in [
-            &[("proxy-authorization", "Bearer a"), ("authorization", "Bearer b")][..],
-            &[("proxy-authorization", "Bearer a"), ("authorization", "Basic YTpi")],
-            &[("proxy-authorization", "Bearer a"), ("proxy-authorization", "Bearer a")],
+            &[
+                ("proxy-authorization", "Bearer a"),
+                ("authorization", "Bearer b"),
+            ][..],
+            &[
+                ("proxy-authorization", "Bearer a"),
+                ("authorization", "Basic YTpi"),
+            ],
+            &[
+                ("proxy-authorization", "Bearer a"),
+                ("proxy-authorization", "Bearer a"),
+            ],
             &[("proxy-authorization", "Bearer")],
             &[("proxy-authorization", "Negotiate abc")],
             &[("proxy-authorization", "Basic !")],

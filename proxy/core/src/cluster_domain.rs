@@ -327,7 +327,10 @@ mod tests {
             ("web.edge.clusters.underpass.internal", of("web")),
             ("10.0.0.1.edge.k8s.example.org", of("10.0.0.1")),
             // The rest is not read as another cluster's name.
-            ("other.k8s.example.org.edge.k8s.example.org", of("other.k8s.example.org")),
+            (
+                "other.k8s.example.org.edge.k8s.example.org",
+                of("other.k8s.example.org"),
+            ),
             (".edge.k8s.example.org", of("")),
             ("edge.k8s.example.org", TargetName::Cluster(edge())),
             ("web.EDGE!.k8s.example.org", TargetName::NoCluster),

@@ -85,8 +85,9 @@ impl Front {
     ) -> Result<Admitted, Rejection> {
         let caller = Caller::read(request.headers(), connection.info());
         let caller = caller.ok_or(Rejection::Unauthorized)?.at(request.uri());
-        let (authenticated, recognised) =
-            self.authenticate(&caller, request.headers(), connection).await?;
+        let (authenticated, recognised) = self
+            .authenticate(&caller, request.headers(), connection)
+            .await?;
         let route = route.ok_or(Rejection::NotFound)?;
         let real = authenticated.identity().clone();
         record.caller(&real, &route);

@@ -8,9 +8,7 @@ use time::OffsetDateTime;
 
 use super::route::Route;
 use underpass_audit::{AuditLog, Call, Event, EventKind, Stage, Told, User, cut};
-use underpass_core::{
-    ClusterName, Identity, Provenance, Rejection, RequestInfo, Target, limits,
-};
+use underpass_core::{ClusterName, Identity, Provenance, Rejection, RequestInfo, Target, limits};
 use underpass_http::pipe::Meter;
 
 /// The verb of a connection to a target, as in [`Access::verb`](underpass_core::Access::verb).
@@ -99,12 +97,7 @@ impl Record {
     }
 
     /// The caller of a connection to a target in a cluster.
-    pub(crate) fn connects(
-        &mut self,
-        identity: &Identity,
-        cluster: &ClusterName,
-        target: &Target,
-    ) {
+    pub(crate) fn connects(&mut self, identity: &Identity, cluster: &ClusterName, target: &Target) {
         self.caller_of(identity, cluster);
         self.target = target.to_string();
     }

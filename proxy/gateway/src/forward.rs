@@ -46,7 +46,8 @@ impl Front {
         let ambiguous = ambiguous(&request);
         let connects = request.method() == Method::CONNECT;
         // Rule 1: bytes that the client sent ahead, as if it had been upgraded, must not be read as requests.
-        let last = ambiguous.is_some() || connects || request.headers().contains_key(header::UPGRADE);
+        let last =
+            ambiguous.is_some() || connects || request.headers().contains_key(header::UPGRADE);
         let last = last && request.version() <= Version::HTTP_11;
         let mut response = match ambiguous {
             ambiguous if connects => self.handle_connect(request, connection, ambiguous).await,

@@ -154,7 +154,12 @@ struct Opened {
 
 impl Opened {
     /// The 200, after which the client's bytes are the stream's (rule 1). It has to be returned before anything is awaited.
-    fn pipe(self, client: OnUpgrade, mut record: Record, connection: &Connection) -> Response<Body> {
+    fn pipe(
+        self,
+        client: OnUpgrade,
+        mut record: Record,
+        connection: &Connection,
+    ) -> Response<Body> {
         record.head(StatusCode::OK);
         let meter = Arc::new(Meter::default());
         record.piped(Arc::clone(&meter));

@@ -18,10 +18,10 @@ const BAD_CLUSTER: &str =
     "the header Underpass-Cluster is one cluster's name, once: 1 to 63 of a-z, 0-9 and '-'";
 const CLUSTER_ITSELF: &str = "the target is a cluster itself: ask this server for its API without CONNECT, or name a host in it, as in \
      web.shop.CLUSTER.clusters.underpass.internal:80";
-const BAD_TARGET: &str =
-    "the target of CONNECT is not HOST:PORT, with an IPv6 address in brackets and a port of 1 to 65535";
+const BAD_TARGET: &str = "the target of CONNECT is not HOST:PORT, with an IPv6 address in brackets and a port of 1 to 65535";
 const OTHER_HOST: &str = "the Host of a CONNECT request is its target";
-const BAD_UNIX: &str = "the header Underpass-Target is unix:PATH, once, with an absolute path without . and ..";
+const BAD_UNIX: &str =
+    "the header Underpass-Target is unix:PATH, once, with an absolute path without . and ..";
 const TWO_TARGETS: &str =
     "beside the header Underpass-Target the target of CONNECT is unix.underpass.internal:80";
 const NO_UNIX: &str = "the target unix.underpass.internal:80 needs the header Underpass-Target";

@@ -57,7 +57,11 @@ fn rule_6_a_connection_is_to_one_cluster_or_to_none() {
     ] {
         let targets = [plain, in_edge, in_dns, in_other];
         for (target, expected) in targets.into_iter().zip(expected) {
-            assert_eq!(read(sni, target, lines), expected, "{sni:?} {target} {lines:?}");
+            assert_eq!(
+                read(sni, target, lines),
+                expected,
+                "{sni:?} {target} {lines:?}"
+            );
         }
         // The http crate takes no `!` in an authority; another name that no cluster has.
         let nobody = nobody.replace("EDGE!", "-");
@@ -100,7 +104,13 @@ fn rule_26_a_target_has_one_meaning() {
     for host in ["web.shop:80", "WEB.shop", "web.shop", ""] {
         assert_eq!(to(host), "edge tcp:web.shop:80", "{host}");
     }
-    for host in ["web.shop:81", "evil", "a@web.shop:80", "web.shop:80:80", "a b"] {
+    for host in [
+        "web.shop:81",
+        "evil",
+        "a@web.shop:80",
+        "web.shop:80:80",
+        "a b",
+    ] {
         assert_eq!(to(host), "400", "{host}");
     }
     let hosts = [("host", "web.shop:80"), ("host", "evil:80")];

@@ -135,13 +135,24 @@ async fn rule_8_a_connection_needs_the_role_services() {
         let message = status(&answer)["message"].to_string();
         assert_eq!(code(&answer), 403, "{message}");
         let by_agent = message.contains("the agent of cluster");
-        assert_eq!(by_agent, may, "{:?} {:?}: {message}", holder.role, holder.scope);
-        assert!(may || message.contains("cannot connect resource"), "{message}");
+        assert_eq!(
+            by_agent, may,
+            "{:?} {:?}: {message}",
+            holder.role, holder.scope
+        );
+        assert!(
+            may || message.contains("cannot connect resource"),
+            "{message}"
+        );
         // No role in the other cluster, which looks as if it were not there.
         let there = ask(address, &holder.token, "d").await;
         let nowhere = ask(address, &holder.token, "e").await;
         assert_eq!((code(&there), code(&nowhere)), (403, 403));
-        let name = |answer: &str| status(answer)["message"].to_string().replace("\\\"e\\\"", "\\\"d\\\"");
+        let name = |answer: &str| {
+            status(answer)["message"]
+                .to_string()
+                .replace("\\\"e\\\"", "\\\"d\\\"")
+        };
         if holder.scope.clusters.is_none() {
             assert_eq!(name(&there), name(&nowhere));
         }
@@ -164,10 +175,15 @@ async fn rule_12_what_is_taken_back_ends_a_connection() {
     tokio::spawn(connection);
     let connect = async |holder: &Holder| {
         let request = http::Request::connect("held:1")
-            .header("proxy-authorization", format!("Bearer {}", holder.token.expose()))
+            .header(
+                "proxy-authorization",
+                format!("Bearer {}", holder.token.expose()),
+            )
             .header("underpass-cluster", "c");
         let mut sender = sender.clone().ready().await.unwrap();
-        let (response, send) = sender.send_request(request.body(()).unwrap(), false).unwrap();
+        let (response, send) = sender
+            .send_request(request.body(()).unwrap(), false)
+            .unwrap();
         let response = soon(response).await.unwrap();
         assert_eq!(response.status(), 200);
         (response.into_body(), send, agent.end())

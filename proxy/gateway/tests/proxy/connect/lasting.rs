@@ -20,8 +20,7 @@ use crate::{
 async fn rule_23_a_connection_has_a_streams_seat_until_it_ends() {
     let agent = Arc::<Agent>::default();
     let budgets = BudgetConfig::default().streams_per_user(2).unwrap();
-    let world =
-        World::bounded_over(Arc::clone(&agent) as _, AuditLog::default(), budgets).await;
+    let world = World::bounded_over(Arc::clone(&agent) as _, AuditLog::default(), budgets).await;
     let connection = Http2::new(&world).await;
     let mut first = connection.connect(&world, "held:1").await;
     let second = http1(&world, "held:1").await;
@@ -30,10 +29,20 @@ async fn rule_23_a_connection_has_a_streams_seat_until_it_ends() {
     assert!(answer.contains("retry-after: "), "{answer}");
     assert_eq!(agent.opened().len(), 2);
     // Another user has room.
-    let bob = format!("Proxy-Authorization: Bearer {}\r\nUnderpass-Cluster: c\r\n", world.bob);
+    let bob = format!(
+        "Proxy-Authorization: Bearer {}\r\nUnderpass-Cluster: c\r\n",
+        world.bob
+    );
     let answer = world.raw(&head("forbidden:1", &bob)).await;
     assert_eq!(code(&answer), 403, "{answer}");
-    let seats = || world.budgets.occupancy().iter().map(|at| at.streams).sum::<usize>();
+    let seats = || {
+        world
+            .budgets
+            .occupancy()
+            .iter()
+            .map(|at| at.streams)
+            .sum::<usize>()
+    };
     assert_eq!(seats(), 2);
     drop(second);
     first.send.send_reset(h2::Reason::CANCEL);
@@ -48,8 +57,7 @@ async fn rule_15_a_connection_is_written_when_it_begins_and_with_its_bytes_when_
     let agent = Arc::<Agent>::default();
     let taken = Taken::new();
     let (audit, _) = taken.audit_log(BackendConfig::default());
-    let world =
-        World::bounded_over(Arc::clone(&agent) as _, audit, BudgetConfig::default()).await;
+    let world = World::bounded_over(Arc::clone(&agent) as _, audit, BudgetConfig::default()).await;
     let mut socket = http1(&world, "held:1").await;
     let mut end = agent.end();
     let begun = &taken.all(1).await[0];
@@ -78,7 +86,10 @@ async fn rule_15_a_connection_is_written_when_it_begins_and_with_its_bytes_when_
     // What is refused is one event, with the agent's words.
     let answer = world.raw(&as_alice(&world, "forbidden:1")).await;
     let refused = &taken.all(3).await[2];
-    assert_eq!(refused["responseStatus"]["message"], status(&answer)["message"]);
+    assert_eq!(
+        refused["responseStatus"]["message"],
+        status(&answer)["message"]
+    );
     assert_eq!(
         json!([refused["verb"], refused["responseStatus"]["code"]]),
         json!(["connect", 403])
@@ -92,8 +103,7 @@ async fn rule_12_revoking_ends_a_connection_over_http_1() {
     let agent = Arc::<Agent>::default();
     let taken = Taken::new();
     let (audit, _) = taken.audit_log(BackendConfig::default());
-    let world =
-        World::bounded_over(Arc::clone(&agent) as _, audit, BudgetConfig::default()).await;
+    let world = World::bounded_over(Arc::clone(&agent) as _, audit, BudgetConfig::default()).await;
     let mut socket = http1(&world, "held:1").await;
     let mut end = agent.end();
     world.revoke.cancel();

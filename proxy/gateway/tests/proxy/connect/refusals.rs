@@ -53,9 +53,19 @@ async fn an_agents_reasons_reach_the_client_and_nobody_elses_do() {
     let (_, world) = world().await;
     for (cluster, target, code, words) in [
         ("c", "forbidden:1", 403, "no rule allows tcp:forbidden:1"),
-        ("c", "unreachable:1", 502, "no rule allows tcp:unreachable:1"),
+        (
+            "c",
+            "unreachable:1",
+            502,
+            "no rule allows tcp:unreachable:1",
+        ),
         ("c", "overloaded:1", 503, "no rule allows tcp:overloaded:1"),
-        ("c", "silent:1", 504, "timed out waiting for the agent's answer"),
+        (
+            "c",
+            "silent:1",
+            504,
+            "timed out waiting for the agent's answer",
+        ),
         ("no-agent", "web:80", 503, "has no agent connected"),
         ("missing", "web:80", 404, "not found"),
         ("direct", "web:80", 502, "is reached without an agent"),
@@ -76,10 +86,19 @@ async fn rule_1_nothing_is_relayed_without_a_200() {
     for (request, expected) in [
         (head("web:80", &lines("Content-Length: 5\r\n")), 400),
         (head("web:80", &lines("Content-Length: 0\r\n")), 400),
-        (head("web:80", &lines("Transfer-Encoding: chunked\r\n")), 400),
-        (head("web:80", &lines("Transfer-Encoding: gzip, chunked\r\n")), 400),
         (
-            head("web:80", &lines("Connection: Upgrade\r\nUpgrade: websocket\r\n")),
+            head("web:80", &lines("Transfer-Encoding: chunked\r\n")),
+            400,
+        ),
+        (
+            head("web:80", &lines("Transfer-Encoding: gzip, chunked\r\n")),
+            400,
+        ),
+        (
+            head(
+                "web:80",
+                &lines("Connection: Upgrade\r\nUpgrade: websocket\r\n"),
+            ),
             400,
         ),
         (head("web:80", &lines("Expect: 100-continue\r\n")), 400),
@@ -90,7 +109,8 @@ async fn rule_1_nothing_is_relayed_without_a_200() {
         (head("web:80", &lines("Impersonate-User: bob\r\n")), 400),
         (head("web:80", &lines("impersonate-group: x\r\n")), 400),
         (
-            head("web.c.clusters.underpass.internal:80", &lines("")).replace("Cluster: c", "Cluster: d"),
+            head("web.c.clusters.underpass.internal:80", &lines(""))
+                .replace("Cluster: c", "Cluster: d"),
             421,
         ),
         (
@@ -106,7 +126,11 @@ async fn rule_1_nothing_is_relayed_without_a_200() {
         let answer = world.raw(&(request.clone() + SMUGGLED)).await;
         assert_eq!(code(&answer), expected, "{request}: {answer}");
         let (answered, _) = answer.split_once("\r\n\r\n").unwrap();
-        assert_eq!(answered.matches("HTTP/1.").count(), 1, "{request}: {answer}");
+        assert_eq!(
+            answered.matches("HTTP/1.").count(),
+            1,
+            "{request}: {answer}"
+        );
         assert!(answer.ends_with('}'), "{request}: {answer}");
     }
     assert_eq!(agent.opened(), ["c tcp:forbidden:1 alice"]);
@@ -130,9 +154,18 @@ async fn rule_21_a_connection_has_one_credential() {
         (vec![(proxy, "Bearer")], None),
         (vec![(proxy, "Negotiate x")], None),
         (vec![(proxy, "Basic eDp5")], None),
-        (vec![(proxy, bearer.as_str()), (proxy, bearer.as_str())], None),
-        (vec![(proxy, bearer.as_str()), ("Authorization", bearer.as_str())], None),
-        (vec![(proxy, "Basic eDp5"), ("Authorization", bearer.as_str())], None),
+        (
+            vec![(proxy, bearer.as_str()), (proxy, bearer.as_str())],
+            None,
+        ),
+        (
+            vec![(proxy, bearer.as_str()), ("Authorization", bearer.as_str())],
+            None,
+        ),
+        (
+            vec![(proxy, "Basic eDp5"), ("Authorization", bearer.as_str())],
+            None,
+        ),
     ] {
         let before = agent.opened().len();
         let text: String = { lines.iter() }
@@ -154,7 +187,11 @@ async fn rule_21_a_connection_has_one_credential() {
             assert_eq!(status(&answer)["reason"], "ProxyAuthenticationRequired");
             let schemes = headers.get_all("proxy-authenticate").iter().count();
             assert_eq!(schemes, 2);
-            assert_eq!(answer.matches("proxy-authenticate: ").count(), 2, "{answer}");
+            assert_eq!(
+                answer.matches("proxy-authenticate: ").count(),
+                2,
+                "{answer}"
+            );
             assert!(!answer.contains("www-authenticate"), "{answer}");
             assert_eq!(agent.opened().len(), before);
             continue;
@@ -175,7 +212,10 @@ async fn rule_6_a_connection_goes_to_the_cluster_that_it_names() {
         let answer = world.raw(&head(target, &alice(&world))).await;
         assert_eq!(code(&answer), 403, "{answer}");
     }
-    let unix = format!("{}Underpass-Cluster: d\r\nUnderpass-Target: unix:/run/x.sock\r\n", alice(&world));
+    let unix = format!(
+        "{}Underpass-Cluster: d\r\nUnderpass-Target: unix:/run/x.sock\r\n",
+        alice(&world)
+    );
     let mut socket = tokio::net::TcpStream::connect(world.http1).await.unwrap();
     let request = head("unix.underpass.internal:80", &unix);
     tokio::io::AsyncWriteExt::write_all(&mut socket, request.as_bytes())
