@@ -2,6 +2,7 @@
 
 use std::{
     future::poll_fn,
+    pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -20,6 +21,17 @@ use tokio_util::task::AbortOnDropHandle;
 use underpass_https::Socket;
 
 use crate::{error::DialError, limits, server::Server};
+
+/// Why a connection has ended.
+#[derive(Debug)]
+pub(crate) enum End {
+    /// The server closed it, as one that is idle or when it shuts down.
+    Closed,
+    /// It failed.
+    Failed(h2::Error),
+    /// The server fell silent.
+    Silent,
+}
 
 type Driver = Http2<TlsStream<Socket>, Bytes>;
 
@@ -46,7 +58,7 @@ impl Connection {
     /// Connects. The second value says why the connection has ended, once it has.
     pub(crate) async fn dial(
         server: &Server,
-    ) -> Result<(Self, oneshot::Receiver<Option<h2::Error>>), DialError> {
+    ) -> Result<(Self, oneshot::Receiver<End>), DialError> {
         let shown = server.to_string();
         let connecting = server.connector.connect(&server.host, server.port);
         let socket = connecting.await;
@@ -65,6 +77,11 @@ impl Connection {
             driver: Arc::new(AbortOnDropHandle::new(driving)),
         };
         Ok((connection, end))
+    }
+
+    /// Whether it has streams.
+    pub(crate) fn is_used(&self) -> bool {
+        self.open.load(Ordering::Relaxed) > 0
     }
 
     /// A place for one more stream, where the server allows it.
@@ -108,7 +125,7 @@ async fn handshake(
 }
 
 /// Moves the connection until it ends; why it did.
-async fn drive(mut driver: Driver) -> Option<h2::Error> {
+async fn drive(mut driver: Driver) -> End {
     let pings = driver.ping_pong();
     let silence = async move {
         match pings {
@@ -117,8 +134,11 @@ async fn drive(mut driver: Driver) -> Option<h2::Error> {
         }
     };
     tokio::select! {
-        ended = poll_fn(|cx| std::pin::Pin::new(&mut driver).poll(cx)) => ended.err(),
-        () = silence => None,
+        ended = poll_fn(|cx| Pin::new(&mut driver).poll(cx)) => match ended {
+            Ok(()) => End::Closed,
+            Err(error) => End::Failed(error),
+        },
+        () = silence => End::Silent,
     }
 }
 

@@ -44,6 +44,9 @@ pub(crate) const ATTEMPTS: usize = 3;
 pub(crate) const BACKOFF: (Duration, Duration) =
     (Duration::from_millis(250), Duration::from_secs(10));
 
+/// A connection that ends earlier counts as an attempt that failed.
+pub(crate) const LASTING: Duration = Duration::from_secs(5);
+
 /// HTTP/2 PING to the server: under every common idle limit of load balancers.
 pub(crate) const PING_INTERVAL: Duration = Duration::from_secs(25);
 

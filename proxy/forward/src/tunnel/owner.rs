@@ -14,7 +14,7 @@ use tokio::{
 
 use super::State;
 use crate::{
-    connection::{Connection, Place, jittered},
+    connection::{Connection, End, Place, jittered},
     error::{DialError, OpenError},
     limits,
     server::Server,
@@ -26,7 +26,14 @@ pub(super) enum Ask {
     Retire(u64),
 }
 
-type Dialled = Result<(Connection, oneshot::Receiver<Option<h2::Error>>), DialError>;
+type Dialled = Result<(Connection, oneshot::Receiver<End>), DialError>;
+
+/// One of the connections.
+struct Kept {
+    number: u64,
+    connection: Connection,
+    since: Instant,
+}
 
 struct Waiting {
     since: Instant,
@@ -36,17 +43,17 @@ struct Waiting {
 pub(super) struct Owner {
     server: Server,
     states: Box<dyn Fn(State) + Send>,
-    connections: Vec<(u64, Connection)>,
-    ends: FuturesUnordered<BoxFuture<'static, (u64, Option<h2::Error>)>>,
+    connections: Vec<Kept>,
+    ends: FuturesUnordered<BoxFuture<'static, (u64, End)>>,
     waiting: VecDeque<Waiting>,
     dialling: Option<BoxFuture<'static, Dialled>>,
     dialled: u64,
-    /// Attempts that failed since the last one that did not.
+    /// Attempts that failed, or whose connection did not last, since the last that did.
     failures: u32,
     last: Option<Arc<DialError>>,
-    /// It was connected once, and is to be again.
-    keeps: bool,
-    /// What `states` has heard last is bad.
+    /// A connection was lost, and there is to be one again.
+    is_lost: bool,
+    /// `states` has heard why there is none.
     is_away: bool,
 }
 
@@ -62,7 +69,7 @@ impl Owner {
             dialled: 0,
             failures: 0,
             last: None,
-            keeps: false,
+            is_lost: false,
             is_away: false,
         }
     }
@@ -92,7 +99,7 @@ impl Owner {
 
     fn asked(&mut self, ask: Ask) {
         match ask {
-            Ask::Retire(number) => self.connections.retain(|(at, _)| *at != number),
+            Ask::Retire(number) => self.connections.retain(|kept| kept.number != number),
             Ask::Place(reply) if self.waiting.len() < limits::WAITING => {
                 let since = Instant::now();
                 self.waiting.push_back(Waiting { since, reply });
@@ -108,14 +115,14 @@ impl Owner {
         self.waiting.retain(|waiting| !waiting.reply.is_closed());
         while !self.waiting.is_empty() {
             let mut places = self.connections.iter();
-            let place = places.find_map(|(number, connection)| connection.place(*number));
+            let place = places.find_map(|kept| kept.connection.place(kept.number));
             let Some(place) = place else { break };
             if let Some(first) = self.waiting.pop_front() {
                 // Its asker may be gone, and the place is free again.
                 let _ = first.reply.send(Ok(place));
             }
         }
-        let wanted = !self.waiting.is_empty() || (self.keeps && self.connections.is_empty());
+        let wanted = !self.waiting.is_empty() || (self.is_lost && self.connections.is_empty());
         if wanted && self.dialling.is_none() && self.connections.len() < limits::CONNECTIONS {
             let (server, wait) = (self.server.clone(), self.backoff());
             let dialling = async move {
@@ -143,11 +150,17 @@ impl Owner {
             Ok((connection, end)) => {
                 self.dialled += 1;
                 let number = self.dialled;
-                self.connections.push((number, connection));
-                let ended = end.map(move |why| (number, why.unwrap_or_default()));
+                self.connections.push(Kept {
+                    number,
+                    connection,
+                    since: Instant::now(),
+                });
+                // Its task was dropped with the runtime.
+                let ended = end.map(move |end| (number, end.unwrap_or(End::Closed)));
                 self.ends.push(ended.boxed());
-                (self.failures, self.keeps, self.last) = (0, true, None);
-                if std::mem::take(&mut self.is_away) {
+                self.last = None;
+                let was_away = std::mem::take(&mut self.is_lost) | std::mem::take(&mut self.is_away);
+                if was_away {
                     (self.states)(State::Connected);
                 }
             }
@@ -155,21 +168,28 @@ impl Owner {
                 let error = Arc::new(error);
                 self.failures = self.failures.saturating_add(1);
                 self.last = Some(Arc::clone(&error));
-                // After a loss it is said once why it lasts.
-                if self.failures == 1 {
-                    self.is_away = true;
+                if !std::mem::replace(&mut self.is_away, true) {
                     (self.states)(State::Away(error));
                 }
             }
         }
     }
 
-    fn ended(&mut self, number: u64, why: Option<h2::Error>) {
-        tracing::debug!(number, error = ?why, "a connection to the server ended");
-        let before = self.connections.len();
-        self.connections.retain(|(at, _)| *at != number);
-        if self.connections.is_empty() && before > 0 {
-            self.is_away = true;
+    fn ended(&mut self, number: u64, end: End) {
+        tracing::debug!(number, ?end, "a connection to the server ended");
+        let at = self.connections.iter().position(|kept| kept.number == number);
+        let Some(kept) = at.map(|at| self.connections.swap_remove(at)) else {
+            // It took no more streams, and its last one has ended.
+            return;
+        };
+        // A server that takes connections and ends them at once is not asked in a loop.
+        self.failures = match kept.since.elapsed() < limits::LASTING {
+            true => self.failures.saturating_add(1),
+            false => 0,
+        };
+        let idle = matches!(end, End::Closed) && !kept.connection.is_used();
+        if self.connections.is_empty() && !idle {
+            self.is_lost = true;
             (self.states)(State::Lost);
         }
     }
