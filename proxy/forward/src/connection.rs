@@ -1,8 +1,6 @@
 //! One HTTP/2 connection to the server.
 
 use std::{
-    future::poll_fn,
-    pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -28,7 +26,7 @@ pub(crate) enum End {
     /// The server closed it, as one that is idle or when it shuts down.
     Closed,
     /// It failed.
-    Failed(h2::Error),
+    Failed,
     /// The server fell silent.
     Silent,
 }
@@ -134,9 +132,12 @@ async fn drive(mut driver: Driver) -> End {
         }
     };
     tokio::select! {
-        ended = poll_fn(|cx| Pin::new(&mut driver).poll(cx)) => match ended {
+        ended = &mut driver => match ended {
             Ok(()) => End::Closed,
-            Err(error) => End::Failed(error),
+            Err(error) => {
+                tracing::debug!(%error, "a connection to the server failed");
+                End::Failed
+            }
         },
         () = silence => End::Silent,
     }

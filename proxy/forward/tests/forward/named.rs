@@ -12,8 +12,8 @@ use crate::world::{World, echo, soon};
 /// A greeting without authentication.
 const GREETING: &[u8] = &[5, 1, 0];
 
-/// The address in a reply that tells none.
-const NOWHERE: [u8; 7] = [0, 1, 0, 0, 0, 0, 0];
+/// The address in a reply that tells none: of IPv4, and port 0.
+const NOWHERE: [u8; 7] = [1, 0, 0, 0, 0, 0, 0];
 
 /// A request for this name.
 fn socks(command: u8, name: &str, port: u16) -> Vec<u8> {
@@ -37,7 +37,7 @@ async fn reply(address: SocketAddr, greeting: &[u8], request: &[u8]) -> (TcpStre
     let mut reply = vec![0; 10];
     soon(here.read_exact(&mut reply)).await.unwrap();
     assert_eq!(reply[0], 5);
-    assert_eq!(reply[3..], NOWHERE[1..]);
+    assert_eq!(reply[3..], NOWHERE);
     (here, reply)
 }
 
