@@ -2,6 +2,8 @@
 //! request to the API server: authenticate, authorize, wait for a seat, open a stream, and keep all of it until the stream ends.
 
 mod client;
+#[cfg(test)]
+mod tests;
 mod way;
 
 use std::sync::Arc;

@@ -467,6 +467,65 @@ mod tests {
         finishing.await.unwrap();
     }
 
+    #[tokio::test]
+    async fn the_next_task_that_a_task_spawns_can_be_ended() {
+        assert!(next_child().is_none(), "outside of a task");
+        let spawner = Spawner::default();
+        let (ends, mut ended) = mpsc::channel(4);
+        let hand = spawner.clone();
+        spawner.execute(async move {
+            let child = |name: &'static str| {
+                let ends = ends.clone();
+                async move {
+                    let _ends = ends.clone();
+                    tokio::task::yield_now().await;
+                    ends.send(name).await.unwrap();
+                }
+            };
+            let first = next_child().unwrap();
+            hand.execute(child("first"));
+            hand.execute(child("second"));
+            first.abort();
+            // One that was expected and did not come is no later one.
+            let none = next_child().unwrap();
+            tokio::task::yield_now().await;
+            hand.execute(child("third"));
+            none.abort();
+        });
+        let serving = in_task(&spawner, std::future::pending::<()>());
+        let serving = tokio::spawn(serving);
+        let mut names = Vec::new();
+        while let Some(name) = ended.recv().await {
+            names.push(name);
+        }
+        assert_eq!(names, ["second", "third"]);
+        serving.abort();
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn what_was_woken_before_has_had_its_turn() {
+        let spawner = Spawner::default();
+        let turns = spawner.turns();
+        let (wakes, mut woken) = mpsc::channel::<u32>(1);
+        let seen = Arc::new(AtomicUsize::new(0));
+        let counts = Arc::clone(&seen);
+        spawner.execute(async move {
+            while woken.recv().await.is_some() {
+                counts.fetch_add(1, Ordering::SeqCst);
+            }
+        });
+        let serving = tokio::spawn(in_task(&spawner, std::future::pending::<()>()));
+        drop(spawner);
+        for number in 1..1000 {
+            wakes.send(0).await.unwrap();
+            assert!(turns.pass().await);
+            assert_eq!(seen.load(Ordering::SeqCst), number);
+        }
+        serving.abort();
+        let _ = serving.await;
+        assert!(!turns.pass().await, "the connection is gone");
+    }
+
     #[test]
     fn no_wake_is_missed() {
         let (runtime, question) = answering();
