@@ -51,7 +51,7 @@ impl Way {
             Some(HostName::NoCluster) => return Err(Rejection::Misdirected(NO_CLUSTER)),
         };
         let in_header = one(request, &UNDERPASS_CLUSTER, BAD_CLUSTER)?;
-        let in_header = in_header.map(|name| ClusterName::new(name));
+        let in_header = in_header.map(ClusterName::new);
         let in_header = in_header.transpose();
         let in_header = in_header.map_err(|_| Rejection::BadRequest(BAD_CLUSTER))?;
         let (in_target, target) = match one(request, &UNDERPASS_TARGET, BAD_UNIX)? {
