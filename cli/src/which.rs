@@ -91,7 +91,7 @@ impl Which {
                 )
             }
             _ => {
-                // What is wrong with it is known before anything listens.
+                // A login that has ended is known before anything listens.
                 fresh(self.login()?).await?;
                 Arc::new(OwnLogin(self.clone()))
             }

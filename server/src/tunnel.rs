@@ -406,7 +406,7 @@ mod tests {
                 other => panic!("{code}: {other:?}"),
             }
         }
-        // Whoever goes away has declined nothing.
+        // An agent that goes away has declined nothing.
         let open = to("unix:/run/x.sock");
         let leaving = async {
             let incoming = agent.accept().await.unwrap();

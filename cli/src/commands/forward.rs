@@ -54,7 +54,7 @@ pub(crate) async fn run(which: &Which, options: Forward) -> Result<()> {
     }
 }
 
-/// A listener has no credential of its own: whoever reaches it connects as this user.
+/// A listener asks for no credential: everybody on the network connects as this user.
 fn warn_of_others(asked: ListenAddress, address: SocketAddr) {
     if !asked.is_local() {
         say!(

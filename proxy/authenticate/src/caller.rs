@@ -247,7 +247,7 @@ pub fn adopt_websocket_bearer(headers: &mut HeaderMap) -> Result<(), AmbiguousBe
 }
 
 /// Moves the credential of a request to connect (HTTP CONNECT) from `Proxy-Authorization` into `Authorization`. A password that is a
-/// token of this server's is read as that token, whatever the name beside it: a proxy's URL has room for a name and a password
+/// token of this server's is read as that token, and the name beside it says nothing: a proxy's URL has room for a name and a password
 /// (`https://x:TOKEN@…`), and for no other credential.
 ///
 /// # Errors

@@ -73,7 +73,7 @@ pub enum ConnectError {
     /// The agent declined a stream to another target than the API server, in words for the client.
     #[error("the agent declined the target: {reason}")]
     Declined {
-        /// What kind of reason it is.
+        /// The kind of the reason.
         decline: Decline,
         /// In the agent's words.
         reason: String,

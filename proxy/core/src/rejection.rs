@@ -108,9 +108,9 @@ pub enum Rejection {
     /// The agent declined a connection to a target, in its own words: its policy, or the target itself.
     #[error("the agent of cluster \"{cluster}\" declined the connection: {reason}")]
     TargetDeclined {
-        /// Whose agent.
+        /// The cluster of the agent.
         cluster: ClusterName,
-        /// What kind of reason it is.
+        /// The kind of the reason.
         decline: Decline,
         /// In the agent's words.
         reason: String,

@@ -54,9 +54,7 @@ pub(crate) struct Place {
 
 impl Connection {
     /// Connects. The second value says why the connection has ended, once it has.
-    pub(crate) async fn dial(
-        server: &Server,
-    ) -> Result<(Self, oneshot::Receiver<End>), DialError> {
+    pub(crate) async fn dial(server: &Server) -> Result<(Self, oneshot::Receiver<End>), DialError> {
         let shown = server.to_string();
         let connecting = server.connector.connect(&server.host, server.port);
         let socket = connecting.await;
@@ -66,7 +64,7 @@ impl Connection {
         let (sender, driver) = handshake.await.map_err(late)??;
         let (ended, end) = oneshot::channel();
         let driving = tokio::spawn(async move {
-            // Whoever waited for it may be gone.
+            // Its receiver may be gone.
             let _ = ended.send(drive(driver).await);
         });
         let connection = Self {

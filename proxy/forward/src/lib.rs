@@ -1,8 +1,8 @@
 //! Connections to services of clusters, through an Underpass server.
 //!
 //! - [`Tunnel`] opens them: HTTP CONNECT over few HTTP/2 connections, which are made anew when they are lost.
-//! - [`Listener`] takes connections on this machine: for one target each ([`Rule`]), or for whatever their clients name, by SOCKS5
-//!   or HTTP CONNECT.
+//! - [`Listener`] takes connections on this machine: for one target each ([`Rule`]), or for the targets that their clients name, by
+//!   SOCKS5 or HTTP CONNECT.
 //!
 //! An end of one direction is carried as an end, and a reset as a reset: a transfer that was cut never looks complete.
 

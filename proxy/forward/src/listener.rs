@@ -18,7 +18,7 @@ use crate::{
     tunnel::Tunnel,
 };
 
-/// What happens to the connections of a [`Listener`].
+/// News of a connection of a [`Listener`].
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Event {

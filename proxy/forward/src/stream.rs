@@ -71,7 +71,7 @@ impl Drop for Stream {
     }
 }
 
-/// Whatever the reason: a stream that was reset has not come to its end.
+/// A stream that was reset for any reason has not come to its end.
 fn reset(error: h2::Error) -> io::Error {
     io::Error::new(io::ErrorKind::ConnectionReset, error)
 }

@@ -48,7 +48,15 @@ impl Forward {
 async fn an_agents_refusal_reaches_whoever_forwards(transport: Transport) {
     let deployment = Deployment::start(transport).await;
     let token = |user: &'static str, role: &'static str| {
-        let add = ["user", "add", user, "--cluster", CLUSTER_NAME, "--role", role];
+        let add = [
+            "user",
+            "add",
+            user,
+            "--cluster",
+            CLUSTER_NAME,
+            "--role",
+            role,
+        ];
         deployment.administer(&add).unwrap();
         let token = deployment.administer(&["token", "create", "--user", user]);
         let path = deployment.dir().join(format!("{user}.token"));
@@ -59,12 +67,18 @@ async fn an_agents_refusal_reaches_whoever_forwards(transport: Transport) {
     // Nothing in the agent's policy allows it.
     for (token, words) in [
         (may, "declined the connection"),
-        (may_not, "the role here is access, which does not include a connection to a workload"),
+        (
+            may_not,
+            "the role here is access, which does not include a connection to a workload",
+        ),
     ] {
         let mut forward = Forward::start(&deployment, &token, &["0:web.shop:80"]);
         let there = forward.line().await;
         let (address, rest) = there.split_once(' ').unwrap();
-        assert_eq!(rest, format!("leads to web.shop:80 in cluster {CLUSTER_NAME}"));
+        assert_eq!(
+            rest,
+            format!("leads to web.shop:80 in cluster {CLUSTER_NAME}")
+        );
         let mut socket = TcpStream::connect(address).await.unwrap();
         let mut heard = Vec::new();
         let ended = socket.read_to_end(&mut heard);

@@ -55,7 +55,7 @@ pub(super) async fn read(tcp: &mut TcpStream) -> io::Result<Option<Target>> {
         3 => {
             let mut name = vec![0; usize::from(tcp.read_u8().await?)];
             tcp.read_exact(&mut name).await?;
-            // What is not UTF-8 is no name, as the parser below finds.
+            // Bytes that are not UTF-8 are no name, as the parser below finds.
             String::from_utf8_lossy(&name).into_owned()
         }
         4 => format!("[{}]", Ipv6Addr::from(tcp.read_u128().await?)),

@@ -159,7 +159,8 @@ impl Owner {
                 let ended = end.map(move |end| (number, end.unwrap_or(End::Closed)));
                 self.ends.push(ended.boxed());
                 self.last = None;
-                let was_away = std::mem::take(&mut self.is_lost) | std::mem::take(&mut self.is_away);
+                let was_away =
+                    std::mem::take(&mut self.is_lost) | std::mem::take(&mut self.is_away);
                 if was_away {
                     (self.states)(State::Connected);
                 }
@@ -177,7 +178,10 @@ impl Owner {
 
     fn ended(&mut self, number: u64, end: End) {
         tracing::debug!(number, ?end, "a connection to the server ended");
-        let at = self.connections.iter().position(|kept| kept.number == number);
+        let at = self
+            .connections
+            .iter()
+            .position(|kept| kept.number == number);
         let Some(kept) = at.map(|at| self.connections.swap_remove(at)) else {
             // It took no more streams, and its last one has ended.
             return;

@@ -43,7 +43,10 @@ async fn bytes_and_ends_arrive_as_what_they_are() {
     soon(far.read_to_string(&mut heard)).await.unwrap();
     assert_eq!(heard, "still here");
     until(|| world.budgets.occupancy().is_empty()).await;
-    assert_eq!(world.asked(), [format!("edge tcp:{name}"), format!("edge tcp:{name}")]);
+    assert_eq!(
+        world.asked(),
+        [format!("edge tcp:{name}"), format!("edge tcp:{name}")]
+    );
 }
 
 #[tokio::test]
@@ -70,7 +73,15 @@ async fn a_reset_is_a_reset_on_either_side() {
         let cut = soon(here.read_u8()).await.unwrap_err();
         assert_eq!(cut.kind(), ErrorKind::ConnectionReset);
     }
-    until(|| world.heard().iter().filter(|line| line.ends_with("false")).count() == 40).await;
+    until(|| {
+        world
+            .heard()
+            .iter()
+            .filter(|line| line.ends_with("false"))
+            .count()
+            == 40
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -127,7 +138,11 @@ async fn many_connections_take_few_connections_to_the_server() {
 #[tokio::test]
 async fn a_thousand_connections_that_come_and_go_leave_nothing_behind() {
     let files = || std::fs::read_dir("/proc/self/fd").unwrap().count();
-    let tasks = || tokio::runtime::Handle::current().metrics().num_alive_tasks();
+    let tasks = || {
+        tokio::runtime::Handle::current()
+            .metrics()
+            .num_alive_tasks()
+    };
     let world = World::new().await;
     let (_echo, name) = echo().await;
     let (address, _running) = world.port_to(&name).await;
@@ -154,12 +169,28 @@ async fn a_thousand_connections_that_come_and_go_leave_nothing_behind() {
         until(|| world.budgets.occupancy().is_empty()).await;
     };
     round(50).await;
-    until(|| world.heard().iter().filter(|line| line.starts_with("closed")).count() == 50).await;
+    until(|| {
+        world
+            .heard()
+            .iter()
+            .filter(|line| line.starts_with("closed"))
+            .count()
+            == 50
+    })
+    .await;
     let (tasks_before, files_before) = (tasks(), files());
     for _ in 0..20 {
         round(50).await;
     }
-    until(|| world.heard().iter().filter(|line| line.starts_with("closed")).count() == 1050).await;
+    until(|| {
+        world
+            .heard()
+            .iter()
+            .filter(|line| line.starts_with("closed"))
+            .count()
+            == 1050
+    })
+    .await;
     until(|| tasks() <= tasks_before && files() <= files_before).await;
     assert_eq!(world.accepted.load(Ordering::SeqCst), 1);
 }

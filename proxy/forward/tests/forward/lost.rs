@@ -35,7 +35,7 @@ async fn a_lost_server_is_found_again() {
     let (address, _running) = world.port_to(&name).await;
     let mut before = echoed(address).await.unwrap();
     world.stop();
-    // What was open is reset, and no clean end.
+    // An open connection is reset, and sees no clean end.
     let cut = soon(before.read_u8()).await.unwrap_err();
     assert_eq!(cut.kind(), std::io::ErrorKind::ConnectionReset);
     until(|| words(&world.states.lock().unwrap()) == ["lost", "away"]).await;

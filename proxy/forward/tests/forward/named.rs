@@ -60,7 +60,12 @@ async fn a_socks_client_names_its_target() {
     assert_eq!(heard, "hello");
     // Addresses, which this agent does not allow.
     let v4 = [5, 1, 0, 1, 10, 0, 0, 1, 0, 80];
-    let v6 = [&[5, 1, 0, 4, 0x20, 1, 0xd, 0xb8][..], &[0; 11], &[1, 1, 187]].concat();
+    let v6 = [
+        &[5, 1, 0, 4, 0x20, 1, 0xd, 0xb8][..],
+        &[0; 11],
+        &[1, 1, 187],
+    ]
+    .concat();
     for request in [&v4[..], &v6] {
         let (mut here, replied) = reply(address, GREETING, request).await;
         assert_eq!(replied[1], 2, "not allowed");
@@ -116,23 +121,39 @@ async fn an_http_client_names_its_target() {
     let (_echo, name) = echo().await;
     let (address, _running) = world.proxy().await;
     // Bytes that come with the head are the target's.
-    let heard = http(address, &format!("CONNECT {name} HTTP/1.1\r\nHost: {name}\r\n\r\nhello")).await;
+    let heard = http(
+        address,
+        &format!("CONNECT {name} HTTP/1.1\r\nHost: {name}\r\n\r\nhello"),
+    )
+    .await;
     assert_eq!(heard, "HTTP/1.1 200 Connection established\r\n\r\nhello");
     let refused = http(address, "CONNECT db.prod:5432 HTTP/1.1\r\n\r\n").await;
-    assert!(refused.starts_with("HTTP/1.1 403 Forbidden\r\n"), "{refused}");
+    assert!(
+        refused.starts_with("HTTP/1.1 403 Forbidden\r\n"),
+        "{refused}"
+    );
     assert!(refused.contains("no rule allows"), "{refused}");
     for (head, code) in [
         ("CONNECT db.prod HTTP/1.1\r\n\r\n", "400"),
         ("CONNECT http://db.prod:80/ HTTP/1.1\r\n\r\n", "400"),
         ("GET / HTTP/1.1\r\nHost: x\r\n\r\n", "405"),
-        ("GET http://web.shop/ HTTP/1.1\r\nHost: web.shop\r\n\r\n", "405"),
+        (
+            "GET http://web.shop/ HTTP/1.1\r\nHost: web.shop\r\n\r\n",
+            "405",
+        ),
         ("nonsense\r\n\r\n", "405"),
     ] {
         let heard = http(address, head).await;
-        assert!(heard.starts_with(&format!("HTTP/1.1 {code} ")), "{head}: {heard}");
+        assert!(
+            heard.starts_with(&format!("HTTP/1.1 {code} ")),
+            "{head}: {heard}"
+        );
     }
     let long = format!("CONNECT {name} HTTP/1.1\r\nX: {}", "x".repeat(20_000));
     let heard = http(address, &long).await;
-    assert!(heard.is_empty() || heard.starts_with("HTTP/1.1 431 "), "{heard}");
+    assert!(
+        heard.is_empty() || heard.starts_with("HTTP/1.1 431 "),
+        "{heard}"
+    );
     assert_eq!(world.asked().len(), 2);
 }

@@ -89,7 +89,10 @@ struct Agent(Mutex<Vec<String>>);
 #[async_trait]
 impl Clusters for Agent {
     async fn connect(&self, cluster: &ClusterName, open: &Open) -> Result<BoxedIo, ConnectError> {
-        self.0.lock().unwrap().push(format!("{cluster} {}", open.target));
+        self.0
+            .lock()
+            .unwrap()
+            .push(format!("{cluster} {}", open.target));
         let declined = |decline, reason: &str| {
             let reason = reason.to_owned();
             Err(ConnectError::Declined { decline, reason })

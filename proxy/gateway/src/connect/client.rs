@@ -18,7 +18,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use crate::strangers::UnreadBody;
 use underpass_http::scheduling::in_task::{self, Turns};
 
-/// What tells a clean end from a reset.
+/// The way to tell a clean end from a reset.
 pub(super) enum Ends {
     /// TLS and TCP do.
     Connection,

@@ -35,7 +35,7 @@ use underpass_http::{
 };
 
 impl Front {
-    /// Answers a CONNECT. `ambiguous`: it is refused for this, whatever it asks for.
+    /// Answers a CONNECT. `ambiguous`: a reason to refuse it, for any target.
     pub(super) async fn handle_connect(
         &self,
         request: Request<Incoming>,

@@ -105,7 +105,7 @@ async fn rule_23_what_a_connection_has_passed_on_is_not_charged() {
         send.send_data(piece.slice(..size), false).unwrap();
         left -= size;
     }
-    // What is under way still is read soon.
+    // The bytes that are still under way are read soon.
     let read = async {
         while strangers.known_bytes() > 0 {
             tokio::time::sleep(Duration::from_millis(5)).await;

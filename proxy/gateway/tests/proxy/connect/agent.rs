@@ -21,7 +21,7 @@ use underpass_core::{BoxedIo, ClusterName, Clusters, ConnectError, Decline, Iden
 
 use crate::world::soon;
 
-/// The agent of every cluster. What a target does its name tells; the others are in the test's hands.
+/// The agent of every cluster. Some targets' names say how it answers; the other streams are in the test's hands.
 #[derive(Default)]
 pub(crate) struct Agent {
     opened: Mutex<Vec<(String, String, String)>>,

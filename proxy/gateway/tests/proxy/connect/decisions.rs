@@ -1,4 +1,4 @@
-//! Who may connect: the directory's roles, and the scope of a token.
+//! The right to connect: the directory's roles, and the scope of a token.
 
 use std::{sync::Arc, time::Duration};
 
@@ -102,7 +102,7 @@ async fn ask(address: std::net::SocketAddr, token: &Token, cluster: &str) -> Str
     answer
 }
 
-/// The agent declines this target, so that whoever gets through to it gets its words.
+/// The agent declines this target, so that a caller who gets through to it gets its words.
 #[tokio::test]
 async fn rule_8_a_connection_needs_the_role_services() {
     let everything = || Scope::default();

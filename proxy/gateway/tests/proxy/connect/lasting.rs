@@ -1,4 +1,4 @@
-//! What an open connection takes, what is written of it, and how it ends with the server.
+//! An open connection: its seat, its audit events, and its end with the server.
 
 use std::{sync::Arc, time::Duration};
 
@@ -83,7 +83,7 @@ async fn rule_15_a_connection_is_written_when_it_begins_and_with_its_bytes_when_
     assert_eq!(notes["underpass.dev/bytes-up"], "8");
     assert_eq!(notes["underpass.dev/bytes-down"], "9");
     assert!(notes["underpass.dev/milliseconds"].is_string());
-    // What is refused is one event, with the agent's words.
+    // A refusal is one event, with the agent's words.
     let answer = world.raw(&as_alice(&world, "forbidden:1")).await;
     let refused = &taken.all(3).await[2];
     assert_eq!(
