@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use underpass_core::{Authority, ClusterName, Name, Role};
+use underpass_forward::{ListenAddress, Rule};
 
 const AFTER_HELP: &str = "\
 Log in once, and kubectl uses the login:
@@ -65,6 +66,8 @@ pub(crate) enum Command {
     Whoami,
     /// Write a kubeconfig
     Kubeconfig(Kubeconfig),
+    /// Lead ports of this machine to services of a cluster, until Ctrl-C
+    Forward(Forward),
     /// Print the token of a login for kubectl, which runs this as a credential plugin
     Credential,
     /// Clusters, and tokens for their agents
@@ -90,6 +93,22 @@ pub(crate) enum Command {
         /// The shell
         shell: Shell,
     },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Forward {
+    /// Name of the cluster
+    pub(crate) cluster: ClusterName,
+    /// Port of this machine, and where in the cluster it leads: HOST:PORT, SERVICE.NAMESPACE:PORT or unix:PATH, with an IPv6 address
+    /// in brackets. Port 0 is any free one; repeat for more. Without an ADDRESS, 127.0.0.1
+    #[arg(value_name = "[ADDRESS:]PORT:TARGET")]
+    pub(crate) rules: Vec<Rule>,
+    /// Listen for programs that name their targets themselves, by SOCKS5 or HTTP CONNECT. The cluster resolves the names
+    #[arg(long, value_name = "[ADDRESS:]PORT")]
+    pub(crate) socks5: Option<ListenAddress>,
+    /// Print a line for each connection
+    #[arg(long, short)]
+    pub(crate) verbose: bool,
 }
 
 #[derive(Debug, Args)]

@@ -2,14 +2,18 @@
 
 use std::fs;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
+use async_trait::async_trait;
 use clap::ArgMatches;
 use clap::parser::ValueSource;
 use http::Uri;
 use underpass_api::Client;
 use underpass_api::client::{Credential, Server};
+use underpass_core::BoxError;
+use underpass_forward::Credentials;
 use underpass_https::https_url;
 use zeroize::Zeroizing;
 
@@ -75,6 +79,35 @@ impl Which {
         let url = self.api.as_deref();
         let url = url.context("name the server: --api URL, or UNDERPASS_API")?;
         self.named(url)
+    }
+
+    /// The server for connections to services, with the credential that it gets for each of them.
+    pub(crate) async fn server_to_forward(&self) -> Result<underpass_forward::Server> {
+        let credentials: Arc<dyn Credentials> = match (&self.api, &self.api_token_file) {
+            (Some(_), Some(path)) => Arc::new(TokenFile(path.clone())),
+            _ if self.api.is_none() && self.socket.is_some() => {
+                bail!(
+                    "the server's socket leads to no cluster: log in at the server, and name it with --api URL"
+                )
+            }
+            _ => {
+                // A login that has ended is known before anything listens.
+                fresh(self.login()?).await?;
+                Arc::new(OwnLogin(self.clone()))
+            }
+        };
+        let url = match (&self.api, &self.api_token_file) {
+            (Some(url), Some(_)) => url.clone(),
+            _ => self.login()?.url,
+        };
+        let roots = roots(self.ca_pem()?.as_deref())?;
+        let proxy = proxy::proxy()?;
+        Ok(underpass_forward::Server::new(
+            &url,
+            &roots,
+            proxy.as_ref(),
+            credentials,
+        )?)
     }
 
     /// The CA of the server that [`Which::client`] reaches over HTTPS, as PEM; `None` where the system trusts it.
@@ -144,16 +177,38 @@ impl Which {
     fn named(&self, url: &str) -> Result<(Server, Option<String>)> {
         let credential = match &self.api_token_file {
             None => Credential::None,
-            Some(path) => {
-                let text = fs::read_to_string(path).map(Zeroizing::new);
-                let text = text.with_context(|| format!("cannot read {}", path.display()))?;
-                Credential::Bearer(Zeroizing::new(text.trim().to_owned()))
-            }
+            Some(path) => Credential::Bearer(read_token(path)?),
         };
         let ca_pem = self.given_ca()?;
         let server = proxy::server(url, &roots(ca_pem.as_deref())?, &credential)?;
         Ok((server, ca_pem))
     }
+}
+
+/// The token of --api-token-file, which may be replaced while it is used.
+struct TokenFile(PathBuf);
+
+#[async_trait]
+impl Credentials for TokenFile {
+    async fn bearer(&self) -> Result<Zeroizing<String>, BoxError> {
+        Ok(read_token(&self.0)?)
+    }
+}
+
+/// The token of the saved login, which is renewed by use.
+struct OwnLogin(Which);
+
+#[async_trait]
+impl Credentials for OwnLogin {
+    async fn bearer(&self) -> Result<Zeroizing<String>, BoxError> {
+        Ok(fresh(self.0.login()?).await?.token)
+    }
+}
+
+fn read_token(path: &Path) -> Result<Zeroizing<String>> {
+    let text = fs::read_to_string(path).map(Zeroizing::new);
+    let text = text.with_context(|| format!("cannot read {}", path.display()))?;
+    Ok(Zeroizing::new(text.trim().to_owned()))
 }
 
 pub(crate) fn parsed(url: &str) -> Result<Uri> {

@@ -11,11 +11,11 @@ use rand::RngExt;
 use tokio_util::sync::CancellationToken;
 use underpass_core::StreamClass;
 use underpass_core::{BoxedIo, ClusterLogShare, ClusterName, NetworkLogShare};
-use underpass_core::{Clusters, ConnectError, Open};
+use underpass_core::{Clusters, ConnectError, Decline, Open, Target};
 use underpass_directory::{Directory, Snapshot};
 use underpass_tunnel::{
     AcceptError, Accepted, Admission, AgentName, Class, CloseCode, Denied, Dialer, DialerError,
-    OpenError, Proven, Registry, ResetCode, Session, chain,
+    OpenError, Proven, Registry, ResetCode, Session, Stream, StreamError, chain,
 };
 
 use crate::occasional::Occasional;
@@ -96,6 +96,21 @@ impl Tunnel {
         let cluster = snapshot.cluster_of_agent(&info.key.to_string());
         if cluster.is_none_or(|cluster| info.agent != cluster.as_str()) {
             session.close(CloseCode::Revoked, "this agent token was withdrawn");
+        }
+    }
+
+    /// The stream, once its agent has accepted it.
+    async fn accepted(
+        &self,
+        cluster: &ClusterName,
+        mut stream: Stream,
+    ) -> Result<BoxedIo, ConnectError> {
+        match stream.accepted().await {
+            Ok(()) => Ok(Box::new(stream)),
+            Err(error) => {
+                tracing::debug!(%cluster, "{}", chain(&error));
+                Err(declined(error))
+            }
         }
     }
 
@@ -207,6 +222,24 @@ impl Admission for Keys {
     }
 }
 
+/// The agent's answer, for the client: only that it declined the target, and in its own words, is its own to say.
+fn declined(error: StreamError) -> ConnectError {
+    match error {
+        StreamError::Refused { code, reason } => {
+            let decline = match code {
+                ResetCode::Forbidden => Decline::Forbidden,
+                ResetCode::UnknownTarget | ResetCode::TargetUnreachable => Decline::Unreachable,
+                ResetCode::Overloaded => Decline::Overloaded,
+                ResetCode::GoingAway => return ConnectError::NoAgent,
+                _ => return ConnectError::AgentRefused { reason },
+            };
+            ConnectError::Declined { decline, reason }
+        }
+        error @ StreamError::NoAnswer(_) => ConnectError::NoAnswer(error.into()),
+        error => ConnectError::Lost(error.into()),
+    }
+}
+
 #[async_trait]
 impl Clusters for Tunnel {
     async fn connect(&self, cluster: &ClusterName, open: &Open) -> Result<BoxedIo, ConnectError> {
@@ -223,7 +256,8 @@ impl Clusters for Tunnel {
         .header(open.identity.clone())
         .class(class);
         match dialer.dial().await {
-            Ok(stream) => return Ok(Box::new(stream)),
+            Ok(stream) if open.target == Target::KubeApi => return Ok(Box::new(stream)),
+            Ok(stream) => return self.accepted(cluster, stream).await,
             Err(DialerError::NotConnected(_)) => {}
             Err(DialerError::Open(OpenError::TooLarge { .. })) => {
                 return Err(ConnectError::HeaderTooLarge);
@@ -245,6 +279,7 @@ impl Clusters for Tunnel {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use underpass_directory::{Agent, Cluster, Draft, Expect, Labels, MemoryStore};
     use underpass_tunnel::transport::memory;
     use underpass_tunnel::{Acceptor, AcceptorConfig, AgentKey, Connector, ConnectorConfig};
@@ -317,5 +352,95 @@ mod tests {
             .expect("the session ends");
         assert_eq!(tunnel.connected(&ClusterName::new("edge").unwrap()), 0);
         enforcing.abort();
+    }
+
+    /// The server's half, with an agent connected, and the agent's session.
+    async fn connected() -> (Tunnel, Session) {
+        let key = AgentKey::from_seed([1; 32]).unwrap();
+        let directory = directory(&key).await;
+        let tunnel = Tunnel::new(Arc::clone(&directory));
+        let acceptor = Acceptor::new(AcceptorConfig::default(), Arc::new(Keys(directory)));
+        let ca = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        let config = ConnectorConfig::new("localhost", 1, ca.cert.pem().into_bytes(), key);
+        let connector = Connector::new(config).unwrap();
+        let (here, there) = memory::pair();
+        let (agent, accepted) = tokio::join!(
+            connector.establish(Arc::new(here)),
+            acceptor.accept(Arc::new(there))
+        );
+        tunnel.serve(accepted, IpAddr::from([127, 0, 0, 1]));
+        (tunnel, agent.unwrap())
+    }
+
+    fn to(target: &str) -> Open {
+        let target = target.parse().unwrap();
+        Open::new(target, "who".into(), StreamClass::Default, "id")
+    }
+
+    #[tokio::test]
+    async fn a_stream_to_a_target_is_one_that_the_agent_has_accepted() {
+        let (tunnel, agent) = connected().await;
+        let edge = ClusterName::new("edge").unwrap();
+        for (code, decline) in [
+            (ResetCode::Forbidden, Decline::Forbidden),
+            (ResetCode::UnknownTarget, Decline::Unreachable),
+            (ResetCode::TargetUnreachable, Decline::Unreachable),
+            (ResetCode::Overloaded, Decline::Overloaded),
+        ] {
+            let open = to("tcp:db.prod:5432");
+            let refusing = async {
+                let incoming = agent.accept().await.unwrap();
+                assert_eq!(incoming.target(), "tcp:db.prod:5432");
+                assert_eq!(&incoming.header()[..], b"who");
+                incoming.refuse(code, "no rule allows db.prod:5432");
+            };
+            let (connected, ()) = tokio::join!(tunnel.connect(&edge, &open), refusing);
+            match connected.err() {
+                Some(ConnectError::Declined {
+                    decline: told,
+                    reason,
+                }) => {
+                    assert_eq!(told, decline);
+                    assert_eq!(reason, "no rule allows db.prod:5432");
+                }
+                other => panic!("{code}: {other:?}"),
+            }
+        }
+        // An agent that goes away has declined nothing.
+        let open = to("unix:/run/x.sock");
+        let leaving = async {
+            let incoming = agent.accept().await.unwrap();
+            incoming.refuse(ResetCode::GoingAway, "bye");
+        };
+        let (connected, ()) = tokio::join!(tunnel.connect(&edge, &open), leaving);
+        assert!(matches!(connected.err(), Some(ConnectError::NoAgent)));
+        let accepting = async {
+            let mut stream = agent.accept().await.unwrap().accept().await.unwrap();
+            let mut question = [0; 3];
+            stream.read_exact(&mut question).await.unwrap();
+            stream.write_all(b"yes").await.unwrap();
+            stream.flush().await.unwrap();
+            (question, stream)
+        };
+        let asking = async {
+            let mut stream = tunnel.connect(&edge, &open).await.unwrap();
+            stream.write_all(b"on?").await.unwrap();
+            stream.flush().await.unwrap();
+            let mut answer = [0; 3];
+            stream.read_exact(&mut answer).await.unwrap();
+            (answer, stream)
+        };
+        let ((answer, _here), (question, _there)) = tokio::join!(asking, accepting);
+        assert_eq!((&answer, &question), (b"yes", b"on?"));
+    }
+
+    #[tokio::test]
+    async fn a_stream_to_the_api_server_waits_for_no_answer() {
+        let (tunnel, _agent) = connected().await;
+        let edge = ClusterName::new("edge").unwrap();
+        let open = to("kube-api");
+        let connecting = tunnel.connect(&edge, &open);
+        let connected = tokio::time::timeout(Duration::from_secs(2), connecting).await;
+        assert!(connected.unwrap().is_ok());
     }
 }

@@ -4,6 +4,7 @@ mod binding;
 mod cluster;
 mod completion;
 mod direct;
+mod forward;
 mod kubeconfig;
 mod login;
 mod token;
@@ -24,6 +25,7 @@ pub(crate) async fn run(cli: Cli) -> Result<()> {
         Command::Logout => login::log_out(which).await,
         Command::Credential => login::print_credential(which).await,
         Command::Whoami => login::who_am_i(&which.client().await?).await,
+        Command::Forward(options) => forward::run(which, options).await,
         Command::Kubeconfig(options) => kubeconfig::run(which, options).await,
         Command::Cluster(command) => cluster::run(&which.client().await?, command).await,
         Command::Agent(command) => cluster::run_agent(&which.client().await?, command).await,

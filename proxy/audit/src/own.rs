@@ -79,6 +79,7 @@ impl AuditLog {
             user: &user,
             cluster: None,
             info: Some(&info),
+            verb: "",
             path: call.path,
         };
         let client = call.client.unwrap_or(Ipv4Addr::LOCALHOST.into());

@@ -118,8 +118,10 @@ pub struct Call<'a> {
     pub user: &'a User,
     /// `None` where it is none of a cluster.
     pub cluster: Option<&'a ClusterName>,
-    /// `None` where it was refused before that was read.
+    /// `None` where it was refused before that was read, and where it is no request to an API server.
     pub info: Option<&'a RequestInfo>,
+    /// The verb where `info` has none; empty where it is not known.
+    pub verb: &'a str,
     /// As the API server gets it.
     pub path: &'a str,
 }
@@ -202,7 +204,7 @@ fn allows(list: &[String], matches: impl FnMut(&String) -> bool) -> bool {
 impl Rule {
     /// As kube-apiserver's policy checker (apiserver/pkg/audit/policy/checker.go).
     fn matches(&self, call: Call<'_>) -> bool {
-        let verb = call.info.map_or("", RequestInfo::audit_verb);
+        let verb = call.info.map_or(call.verb, RequestInfo::audit_verb);
         let cluster = call.cluster.map_or("", ClusterName::as_str);
         allows(&self.users, |user| user == call.user.name())
             && allows(&self.user_groups, |group| {
@@ -282,6 +284,7 @@ mod tests {
             user: &user,
             cluster: Some(&cluster),
             info: Some(&info),
+            verb: "",
             path,
         };
         policy.level(Stage::ResponseComplete, call) == Level::Metadata

@@ -111,6 +111,7 @@ async fn rule_23_no_event_is_longer_than_its_kind_may_be() {
             user: &user,
             cluster: None,
             info: Some(&info),
+            verb: "",
             path: &path,
         };
         audit_log.write(told, Stage::ResponseComplete, about, |level| {

@@ -10,6 +10,7 @@ use zeroize::Zeroizing;
 use super::{
     jwt::{self, Peeked},
     site::Site,
+    token::{Token, TokenError},
 };
 use underpass_core::{ConnectionInfo, UnusableCertificate, limits};
 use underpass_http::headers;
@@ -245,7 +246,37 @@ pub fn adopt_websocket_bearer(headers: &mut HeaderMap) -> Result<(), AmbiguousBe
     Ok(())
 }
 
-/// A token among the WebSocket subprotocols is unreadable, or stands beside another one.
+/// Moves the credential of a request to connect (HTTP CONNECT) from `Proxy-Authorization` into `Authorization`. A password that is a
+/// token of this server's is read as that token, and the name beside it says nothing: a proxy's URL has room for a name and a password
+/// (`https://x:TOKEN@…`), and for no other credential.
+///
+/// # Errors
+/// It cannot be read, or it is not the request's only one: two credentials are refused (security rule 21).
+pub fn adopt_proxy_authorization(headers: &mut HeaderMap) -> Result<(), AmbiguousBearer> {
+    let mut lines = headers.get_all(header::PROXY_AUTHORIZATION).iter();
+    let mut line = match (lines.next(), lines.next()) {
+        (None, _) => return Ok(()),
+        (Some(line), None) => line.clone(),
+        (Some(_), Some(_)) => return Err(AmbiguousBearer),
+    };
+    if headers.contains_key(header::AUTHORIZATION) {
+        return Err(AmbiguousBearer);
+    }
+    let read = line.to_str().ok().and_then(Authorization::read);
+    if let Authorization::Basic(password) = read.ok_or(AmbiguousBearer)? {
+        let token = Token::parse(password.expose());
+        if !matches!(token, Err(TokenError::Foreign)) {
+            let bearer = Zeroizing::new(format!("Bearer {}", password.expose()));
+            line = HeaderValue::from_str(&bearer).map_err(|_| AmbiguousBearer)?;
+        }
+    }
+    line.set_sensitive(true);
+    headers.remove(header::PROXY_AUTHORIZATION);
+    headers.insert(header::AUTHORIZATION, line);
+    Ok(())
+}
+
+/// A credential outside of `Authorization` is unreadable, or stands beside another one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AmbiguousBearer;
 
@@ -300,6 +331,63 @@ mod tests {
         );
         adopt_websocket_bearer(&mut headers).unwrap();
         assert_eq!(headers[header::AUTHORIZATION], "Bearer abc");
+    }
+
+    #[test]
+    fn a_proxys_credential_is_read_as_any_other() {
+        let token = Token::generate().unwrap();
+        let basic = |pair: &str| format!("Basic {}", BASE64.encode(pair));
+        let bearer = format!("Bearer {}", token.expose());
+        for (line, read) in [
+            (bearer.clone(), bearer.clone()),
+            (
+                basic(&format!("anybody:{}", token.expose())),
+                bearer.clone(),
+            ),
+            // One that was mistyped is no password of anybody's.
+            (basic("x:upt_short"), "Bearer upt_short".to_owned()),
+            (basic("alice:secret"), basic("alice:secret")),
+            (basic("alice:Upt_x"), basic("alice:Upt_x")),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::PROXY_AUTHORIZATION, line.parse().unwrap());
+            adopt_proxy_authorization(&mut headers).unwrap();
+            assert_eq!(headers[header::AUTHORIZATION], read, "{line}");
+            assert!(headers[header::AUTHORIZATION].is_sensitive());
+            assert!(!headers.contains_key(header::PROXY_AUTHORIZATION));
+        }
+    }
+
+    #[test]
+    fn rule_21_a_request_to_connect_has_one_credential() {
+        for lines in [
+            &[
+                ("proxy-authorization", "Bearer a"),
+                ("authorization", "Bearer b"),
+            ][..],
+            &[
+                ("proxy-authorization", "Bearer a"),
+                ("authorization", "Basic YTpi"),
+            ],
+            &[
+                ("proxy-authorization", "Bearer a"),
+                ("proxy-authorization", "Bearer a"),
+            ],
+            &[("proxy-authorization", "Bearer")],
+            &[("proxy-authorization", "Negotiate abc")],
+            &[("proxy-authorization", "Basic !")],
+        ] {
+            let mut headers = HeaderMap::new();
+            for (name, value) in lines {
+                headers.append(*name, HeaderValue::from_static(value));
+            }
+            let refused = adopt_proxy_authorization(&mut headers);
+            assert_eq!(refused, Err(AmbiguousBearer), "{lines:?}");
+        }
+        let mut headers = HeaderMap::new();
+        headers.insert(header::AUTHORIZATION, HeaderValue::from_static("Bearer a"));
+        adopt_proxy_authorization(&mut headers).unwrap();
+        assert_eq!(headers[header::AUTHORIZATION], "Bearer a");
     }
 
     #[test]

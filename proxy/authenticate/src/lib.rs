@@ -44,7 +44,9 @@ use underpass_core::{AuthenticationMethod, Identity, Provenance, Revocation};
 pub use underpass_https::{Proxy, Roots, RootsError};
 
 pub use self::{
-    caller::{AmbiguousBearer, Caller, Password, adopt_websocket_bearer},
+    caller::{
+        AmbiguousBearer, Caller, Password, adopt_proxy_authorization, adopt_websocket_bearer,
+    },
     certificate::{CertificatePrefixes, CertificateRequest, ClientCertificates},
     chain::{Chain, Step},
     config::{ConfigError, Misconfigured},

@@ -118,6 +118,19 @@ pub enum HostName {
     NoCluster,
 }
 
+/// The meaning of a name that a client wants a connection to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TargetName {
+    /// It is below no domain of clusters: a name as the cluster itself knows it.
+    Plain,
+    /// `HOST.NAME.DOMAIN`: this host of this cluster.
+    Of(String, ClusterName),
+    /// `NAME.DOMAIN`: the cluster itself.
+    Cluster(ClusterName),
+    /// It is below a domain of clusters, and no cluster can have it.
+    NoCluster,
+}
+
 impl HostName {
     /// The cluster.
     pub fn cluster(&self) -> Option<&ClusterName> {
@@ -188,6 +201,23 @@ impl ClusterDomains {
             }
         }
         HostName::Server
+    }
+
+    /// Reads the name of a target, `HOST.NAME.DOMAIN`, in any case and without its port. HOST is as the cluster knows it.
+    pub fn read_target(&self, host: &str) -> TargetName {
+        let name = host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase();
+        let Some(label) = self.iter().find_map(|domain| domain.label_of(&name)) else {
+            return TargetName::Plain;
+        };
+        let (host, cluster) = match label.rsplit_once('.') {
+            Some((host, cluster)) => (Some(host), cluster),
+            None => (None, label),
+        };
+        match (host, ClusterName::new(cluster)) {
+            (_, Err(_)) => TargetName::NoCluster,
+            (Some(host), Ok(cluster)) => TargetName::Of(host.to_owned(), cluster),
+            (None, Ok(cluster)) => TargetName::Cluster(cluster),
+        }
     }
 }
 
@@ -284,6 +314,37 @@ mod tests {
         }
         let long = format!("{}.k8s.example.org", "x".repeat(64));
         assert_eq!(domains.read(&long), HostName::NoCluster);
+    }
+
+    #[test]
+    fn rule_6_a_targets_name_is_in_one_cluster_or_in_none() {
+        let domains = domains(&["k8s.example.org"]).unwrap();
+        let edge = || ClusterName::new("edge").unwrap();
+        let of = |host: &str| TargetName::Of(host.to_owned(), edge());
+        for (host, meaning) in [
+            ("web.shop.edge.k8s.example.org", of("web.shop")),
+            ("WEB.Shop.EDGE.k8s.example.org.", of("web.shop")),
+            ("web.edge.clusters.underpass.internal", of("web")),
+            ("10.0.0.1.edge.k8s.example.org", of("10.0.0.1")),
+            // The rest is not read as another cluster's name.
+            (
+                "other.k8s.example.org.edge.k8s.example.org",
+                of("other.k8s.example.org"),
+            ),
+            (".edge.k8s.example.org", of("")),
+            ("edge.k8s.example.org", TargetName::Cluster(edge())),
+            ("web.EDGE!.k8s.example.org", TargetName::NoCluster),
+            ("web..k8s.example.org", TargetName::NoCluster),
+            (".k8s.example.org", TargetName::NoCluster),
+            ("k8s.example.org", TargetName::Plain),
+            ("web.shop", TargetName::Plain),
+            ("edgek8s.example.org", TargetName::Plain),
+            ("web.edge.k8s.example.org.evil.example", TargetName::Plain),
+            ("[::1]", TargetName::Plain),
+            ("", TargetName::Plain),
+        ] {
+            assert_eq!(domains.read_target(host), meaning, "{host}");
+        }
     }
 
     #[test]

@@ -46,6 +46,9 @@ pub trait Clusters: Send + Sync {
     /// [`limits::STREAM_CONNECT_TIMEOUT`](crate::limits::STREAM_CONNECT_TIMEOUT). It must be cancel safe: the front drops the
     /// future when the client goes away.
     ///
+    /// A stream to another target than the API server is one that the agent has accepted: its client is told so, and may then
+    /// wait for the target's first bytes for as long as it likes.
+    ///
     /// # Errors
     /// Why there is no stream.
     async fn connect(&self, cluster: &ClusterName, open: &Open) -> Result<BoxedIo, ConnectError>;
@@ -67,6 +70,17 @@ pub enum ConnectError {
         /// In the agent's words.
         reason: String,
     },
+    /// The agent declined a stream to another target than the API server, in words for the client.
+    #[error("the agent declined the target: {reason}")]
+    Declined {
+        /// The kind of the reason.
+        decline: Decline,
+        /// In the agent's words.
+        reason: String,
+    },
+    /// The agent did not say in time whether it accepts the stream.
+    #[error("the agent did not answer")]
+    NoAnswer(#[source] BoxError),
     /// The cluster is reached in a way that has no such target.
     #[error("the cluster has no target {0}")]
     NoTarget(Target),
@@ -84,15 +98,32 @@ pub enum ConnectError {
     Lost(#[source] BoxError),
 }
 
+/// An agent's reason to decline a stream to a target.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Decline {
+    /// Its policy does not allow the target.
+    Forbidden,
+    /// It does not know the target, or cannot reach it.
+    Unreachable,
+    /// It has too many streams of the kind.
+    Overloaded,
+}
+
 impl ConnectError {
     /// The answer for the client, without details.
     pub fn rejection(&self, cluster: &ClusterName) -> Rejection {
         match self {
             Self::UnknownCluster => Rejection::UnknownCluster(cluster.clone()),
             Self::NoAgent => Rejection::NoAgent(cluster.clone()),
-            Self::AgentRefused { .. } | Self::NoTarget(_) => {
-                Rejection::AgentRefused(cluster.clone())
-            }
+            Self::AgentRefused { .. } => Rejection::AgentRefused(cluster.clone()),
+            Self::Declined { decline, reason } => Rejection::TargetDeclined {
+                cluster: cluster.clone(),
+                decline: *decline,
+                reason: reason.clone(),
+            },
+            Self::NoAnswer(_) => Rejection::Timeout("the agent's answer"),
+            Self::NoTarget(_) => Rejection::NoTargets(cluster.clone()),
             Self::Unusable(_) => Rejection::Unusable(cluster.clone()),
             Self::HeaderTooLarge => Rejection::HeadersTooLarge,
             Self::TooManyStreams => Rejection::TooManyRequests,

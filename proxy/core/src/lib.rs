@@ -26,6 +26,7 @@ pub mod yaml;
 mod audit_id;
 mod authority;
 mod authorize;
+mod by_connect;
 mod cluster;
 mod cluster_domain;
 mod cluster_policy;
@@ -56,10 +57,13 @@ pub use self::{
     authority::{Authority, AuthorityError, Provider},
     authorize::{Access, AuthorizeError, Authorizer, ImpersonationAuthorizer, Nobody},
     body::{Body, BoxError, boxed, empty, full},
+    by_connect::{UNDERPASS_CLUSTER, UNDERPASS_TARGET, UNIX_AUTHORITY},
     cluster::{ClusterName, ClusterNameError},
-    cluster_domain::{ClusterDomain, ClusterDomainError, ClusterDomains, HostName, NestedDomains},
+    cluster_domain::{
+        ClusterDomain, ClusterDomainError, ClusterDomains, HostName, NestedDomains, TargetName,
+    },
     cluster_policy::ClusterPolicy,
-    connect::{Clusters, ConnectError, Open},
+    connect::{Clusters, ConnectError, Decline, Open},
     connection::{ConnectionInfo, Protocol, UnusableCertificate},
     exec::Exec,
     identity::{Identity, IdentityError},

@@ -7,10 +7,16 @@ use std::{borrow::Cow, time::Duration};
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
 
-use crate::{Body, ClusterName, Impersonated, full, status::Status};
+use crate::{Body, ClusterName, Decline, Impersonated, full, status::Status};
 
 /// Clients may try again so soon: an agent that lost its transport is back within a second.
 const RETRY_SOON: Duration = Duration::from_secs(1);
+
+/// The ways to authenticate a request to connect (RFC 9110, section 11.7.1).
+const PROXY_SCHEMES: [&str; 2] = [
+    "Bearer realm=\"underpass\"",
+    "Basic realm=\"underpass\", charset=\"UTF-8\"",
+];
 
 /// A request that was not forwarded, or whose forwarding failed before the response's head.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -22,6 +28,10 @@ pub enum Rejection {
     /// The client's certificate is not valid, and the request has no other credential.
     #[error("Unauthorized: the client certificate {0}")]
     BadCertificate(&'static str),
+    /// A request to connect (HTTP CONNECT) has no credential, or none that counts; with the certificate's fault where it has only
+    /// that.
+    #[error("Proxy authentication required{}", .0.map(|why| format!(": the client certificate {why}")).unwrap_or_default())]
+    ProxyUnauthorized(Option<&'static str>),
     /// The right to a request was taken back while it was open: a binding, a cluster, the right to act as somebody.
     #[error("the right to do this was taken back")]
     Revoked,
@@ -95,6 +105,21 @@ pub enum Rejection {
     /// The agent declined the stream.
     #[error("the agent of cluster \"{0}\" refused the request")]
     AgentRefused(ClusterName),
+    /// The agent declined a connection to a target, in its own words: its policy, or the target itself.
+    #[error("the agent of cluster \"{cluster}\" declined the connection: {reason}")]
+    TargetDeclined {
+        /// The cluster of the agent.
+        cluster: ClusterName,
+        /// The kind of the reason.
+        decline: Decline,
+        /// In the agent's words.
+        reason: String,
+    },
+    /// There are no connections into a cluster that has no agent.
+    #[error(
+        "cluster \"{0}\" is reached without an agent: this server connects to nothing but its API server there"
+    )]
+    NoTargets(ClusterName),
     /// The tunnel or the agent failed before the response's head.
     #[error("the connection to cluster \"{0}\" was lost before it answered")]
     AgentLost(ClusterName),
@@ -180,6 +205,12 @@ impl Rejection {
     pub fn code(&self) -> StatusCode {
         match self {
             Self::Unauthorized | Self::BadCertificate(_) => StatusCode::UNAUTHORIZED,
+            Self::ProxyUnauthorized(_) => StatusCode::PROXY_AUTHENTICATION_REQUIRED,
+            Self::TargetDeclined { decline, .. } => match decline {
+                Decline::Forbidden => StatusCode::FORBIDDEN,
+                Decline::Unreachable => StatusCode::BAD_GATEWAY,
+                Decline::Overloaded => StatusCode::SERVICE_UNAVAILABLE,
+            },
             Self::Revoked
             | Self::ForeignOrigin
             | Self::ForeignNavigation
@@ -194,6 +225,7 @@ impl Rejection {
                 StatusCode::SERVICE_UNAVAILABLE
             }
             Self::AgentLost(_)
+            | Self::NoTargets(_)
             | Self::Unusable(_)
             | Self::BadAnswer(_)
             | Self::Redirected
@@ -210,6 +242,16 @@ impl Rejection {
         }
     }
 
+    /// The same as the answer to a request to connect, whose credential is the proxy's (RFC 9110, section 11.7).
+    #[must_use]
+    pub fn of_proxy(self) -> Self {
+        match self {
+            Self::Unauthorized => Self::ProxyUnauthorized(None),
+            Self::BadCertificate(why) => Self::ProxyUnauthorized(Some(why)),
+            other => other,
+        }
+    }
+
     /// `metav1.StatusReason`, as `kubectl` prints it. Codes that the API machinery has no reason for get
     /// their HTTP name.
     pub fn reason(&self) -> &'static str {
@@ -222,6 +264,7 @@ impl Rejection {
             403 => "Forbidden",
             404 => "NotFound",
             405 => "MethodNotAllowed",
+            407 => "ProxyAuthenticationRequired",
             421 => "MisdirectedRequest",
             429 => "TooManyRequests",
             431 => "RequestHeaderFieldsTooLarge",
@@ -239,7 +282,13 @@ impl Rejection {
     /// How long the client shall wait before it tries again, where that makes sense.
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
-            Self::NoAgent(_) | Self::Unavailable | Self::TooManyRequests => Some(RETRY_SOON),
+            Self::NoAgent(_)
+            | Self::Unavailable
+            | Self::TooManyRequests
+            | Self::TargetDeclined {
+                decline: Decline::Overloaded,
+                ..
+            } => Some(RETRY_SOON),
             Self::OverBudget { retry_after, .. } => Some(*retry_after),
             Self::TooManyFailures(wait) => Some(Duration::from_secs(whole(*wait))),
             _ => None,
@@ -288,6 +337,8 @@ impl Rejection {
             | Self::NoAgent(cluster)
             | Self::AgentSilent(cluster)
             | Self::AgentRefused(cluster)
+            | Self::TargetDeclined { cluster, .. }
+            | Self::NoTargets(cluster)
             | Self::Unusable(cluster)
             | Self::AgentLost(cluster) => status = status.about_cluster(cluster.as_str()),
             _ => {}
@@ -306,6 +357,15 @@ impl Rejection {
             response
                 .headers_mut()
                 .insert(header::WWW_AUTHENTICATE, scheme);
+        }
+        if self.code() == StatusCode::PROXY_AUTHENTICATION_REQUIRED {
+            // Of two lines clients take the first that they know. Basic is the one that can be in a proxy's URL.
+            for scheme in PROXY_SCHEMES {
+                let scheme = HeaderValue::from_static(scheme);
+                response
+                    .headers_mut()
+                    .append(header::PROXY_AUTHENTICATE, scheme);
+            }
         }
         response
     }
@@ -419,6 +479,44 @@ mod tests {
             "clusters.underpass.dev \"prod\" is forbidden: User \"alice\" cannot create resource \
              \"clusters\" in API group \"underpass.dev\""
         );
+    }
+
+    #[tokio::test]
+    async fn a_proxy_names_its_schemes() {
+        let why = "has expired";
+        let refused = Rejection::BadCertificate(why).of_proxy();
+        let (response, status) = json(&refused).await;
+        assert_eq!(response.status(), 407);
+        let schemes = response.headers().get_all("proxy-authenticate");
+        let schemes: Vec<_> = schemes.iter().collect();
+        assert_eq!(schemes, PROXY_SCHEMES);
+        assert!(!response.headers().contains_key("www-authenticate"));
+        assert_eq!(status["reason"], "ProxyAuthenticationRequired");
+        let message = "Proxy authentication required: the client certificate has expired";
+        assert_eq!(status["message"], message);
+    }
+
+    #[tokio::test]
+    async fn an_agents_words_reach_the_client() {
+        for (decline, code, retries) in [
+            (Decline::Forbidden, 403, false),
+            (Decline::Unreachable, 502, false),
+            (Decline::Overloaded, 503, true),
+        ] {
+            let declined = Rejection::TargetDeclined {
+                cluster: ClusterName::new("prod").unwrap(),
+                decline,
+                reason: "no rule allows tcp:db.prod:5432".to_owned(),
+            };
+            let (response, status) = json(&declined).await;
+            assert_eq!(response.status(), code);
+            assert_eq!(response.headers().contains_key("retry-after"), retries);
+            assert_eq!(
+                status["message"],
+                "the agent of cluster \"prod\" declined the connection: no rule allows tcp:db.prod:5432"
+            );
+            assert_eq!(status["details"]["name"], "prod");
+        }
     }
 
     #[tokio::test]

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{ClusterName, RequestInfo};
+use crate::{Access, ClusterName, RequestInfo};
 
 /// Limits of a credential, below its owner's rights. The default has none.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -68,6 +68,20 @@ impl Scope {
             return Err(OutOfScope::ReadOnly);
         }
         Ok(())
+    }
+
+    /// May the credential be used for this access? One to another target than the API server is a byte stream, which may change
+    /// anything.
+    ///
+    /// # Errors
+    /// The limit that it would exceed.
+    pub fn check_access(&self, access: &Access<'_>) -> Result<(), OutOfScope> {
+        match access.request() {
+            Some(request) => self.check(access.cluster(), request),
+            None if !self.includes(access.cluster()) => Err(OutOfScope::Cluster),
+            None if self.read_only => Err(OutOfScope::ReadOnly),
+            None => Ok(()),
+        }
     }
 }
 
@@ -139,6 +153,37 @@ mod tests {
                 "{path}"
             );
         }
+    }
+
+    #[test]
+    fn rule_8_a_connection_to_a_target_is_beyond_reading() {
+        let identity = crate::Identity::new("u".into(), None, vec![], Default::default()).unwrap();
+        let (a, b) = (
+            ClusterName::new("a").unwrap(),
+            ClusterName::new("b").unwrap(),
+        );
+        let only = |read_only| Scope {
+            clusters: Some(BTreeSet::from([a.clone()])),
+            read_only,
+        };
+        for target in ["tcp:db.prod:5432", "unix:/run/x.sock"] {
+            let target = target.parse().unwrap();
+            let to = |cluster| Access::to(&identity, cluster, &target);
+            assert_eq!(only(false).check_access(&to(&a)), Ok(()));
+            let other = only(false).check_access(&to(&b));
+            assert_eq!(other, Err(OutOfScope::Cluster));
+            let reading = only(true).check_access(&to(&a));
+            assert_eq!(reading, Err(OutOfScope::ReadOnly));
+            assert_eq!(Scope::default().check_access(&to(&b)), Ok(()));
+        }
+        // A request to the API server is held to the same as before.
+        let version = request(Method::GET, "/version", false);
+        let reads = Access::new(&identity, &a, &version);
+        assert_eq!(only(true).check_access(&reads), Ok(()));
+        let version = request(Method::POST, "/version", false);
+        let writes = Access::new(&identity, &a, &version);
+        let refused = only(true).check_access(&writes);
+        assert_eq!(refused, Err(OutOfScope::ReadOnly));
     }
 
     #[test]

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use http::Request;
+use http::{HeaderMap, Request};
 use hyper::body::Incoming;
 
 use super::{Connection, Front, Recognised, audit::Record, impersonation, route::Route};
-use underpass_authenticate::Caller;
+use underpass_authenticate::{Authenticated, Caller};
 use underpass_core::{
     Access, AuthorizeError, ClusterName, Identity, NeverImpersonated, OutOfScope, Rejection,
     Revocation, names::ORIGINAL_USER_EXTRA,
@@ -36,6 +36,12 @@ pub(super) struct Admitted {
 pub(super) struct Decisions([Revocation; 3]);
 
 impl Decisions {
+    /// Those of a caller who acts as nobody else.
+    pub(super) fn of(authenticated: &Authenticated, authorized: Revocation) -> Self {
+        let caller = authenticated.revocation().clone();
+        Self([caller, authorized, Revocation::never()])
+    }
+
     /// Waits until one of them is taken back.
     pub(super) async fn revoked(self) -> Revoked {
         let [caller, access, acting] = self.0;
@@ -79,13 +85,9 @@ impl Front {
     ) -> Result<Admitted, Rejection> {
         let caller = Caller::read(request.headers(), connection.info());
         let caller = caller.ok_or(Rejection::Unauthorized)?.at(request.uri());
-        let head = connection.hold(request.headers())?;
-        let found = self.config.authenticator.authenticate(&caller).await;
-        let authenticated = found
-            .map_err(|error| Rejection::from(&error))?
-            .ok_or(Rejection::Unauthorized)?;
-        let recognised = connection.standing().recognise(authenticated.identity());
-        drop(head);
+        let (authenticated, recognised) = self
+            .authenticate(&caller, request.headers(), connection)
+            .await?;
         let route = route.ok_or(Rejection::NotFound)?;
         let real = authenticated.identity().clone();
         record.caller(&real, &route);
@@ -99,17 +101,7 @@ impl Front {
         }
 
         let access = Access::new(&real, &cluster, call.info());
-        if let Some(provenance) = real.provenance() {
-            let allowed = provenance.scope().check(&cluster, call.info());
-            allowed.map_err(|limit| out_of_scope(limit, &access))?;
-        }
-        let authorized = self.config.authorizer.authorize(&access).await;
-        let authorized = authorized.map_err(|error| forbidden(&error, &access))?;
-        // Also of a caller that acts as another: an identity that nobody may be must not count for anything in a cluster.
-        self.config
-            .policy
-            .check_caller(&real)
-            .map_err(|never| never_impersonated(&real, &never))?;
+        let authorized = self.authorize(&access).await?;
         let acting = self.act_as(&access, request, record).await?;
         let caller = real.user().to_owned();
         let (identity, acting) = acting.unwrap_or_else(|| (real, Revocation::never()));
@@ -127,6 +119,40 @@ impl Front {
             ambient,
             recognised,
         })
+    }
+
+    /// Rule 4: the caller, by a credential of the request's or the connection's.
+    pub(super) async fn authenticate(
+        &self,
+        caller: &Caller<'_>,
+        headers: &HeaderMap,
+        connection: &Connection,
+    ) -> Result<(Authenticated, Recognised), Rejection> {
+        let head = connection.hold(headers)?;
+        let found = self.config.authenticator.authenticate(caller).await;
+        let authenticated = found
+            .map_err(|error| Rejection::from(&error))?
+            .ok_or(Rejection::Unauthorized)?;
+        let recognised = connection.standing().recognise(authenticated.identity());
+        drop(head);
+        Ok((authenticated, recognised))
+    }
+
+    /// Rules 5 and 8: may the caller do this, with this credential?
+    pub(super) async fn authorize(&self, access: &Access<'_>) -> Result<Revocation, Rejection> {
+        let real = access.identity();
+        if let Some(provenance) = real.provenance() {
+            let allowed = provenance.scope().check_access(access);
+            allowed.map_err(|limit| out_of_scope(limit, access))?;
+        }
+        let authorized = self.config.authorizer.authorize(access).await;
+        let authorized = authorized.map_err(|error| forbidden(&error, access))?;
+        // Also of a caller that acts as another: an identity that nobody may be must not count for anything in a cluster.
+        self.config
+            .policy
+            .check_caller(real)
+            .map_err(|never| never_impersonated(real, &never))?;
+        Ok(authorized)
     }
 
     /// Rule 16: the identity to act as, if the caller may.

@@ -194,7 +194,7 @@ fn clean(parts: &mut response::Parts, call: &Call, base: &str) -> Result<(), Rej
     headers::clean_response(parts.status, &mut parts.headers, call, hop)
 }
 
-fn note(record: &mut Record, ended: Result<(), pipe::PipeError>) {
+pub(super) fn note(record: &mut Record, ended: Result<(), pipe::PipeError>) {
     match ended {
         Ok(()) => record.ended("complete"),
         Err(error) => {

@@ -8,8 +8,11 @@ use time::OffsetDateTime;
 
 use super::route::Route;
 use underpass_audit::{AuditLog, Call, Event, EventKind, Stage, Told, User, cut};
-use underpass_core::{ClusterName, Identity, Provenance, Rejection, RequestInfo, limits};
+use underpass_core::{ClusterName, Identity, Provenance, Rejection, RequestInfo, Target, limits};
 use underpass_http::pipe::Meter;
+
+/// The verb of a connection to a target, as in [`Access::verb`](underpass_core::Access::verb).
+const CONNECT: &str = "connect";
 
 /// One request. Its last event is written when it is dropped, however that happens.
 #[derive(Debug)]
@@ -87,14 +90,37 @@ impl Record {
         HeaderValue::from_str(&self.id).ok()
     }
 
+    /// The caller of a request to the API server.
     pub(crate) fn caller(&mut self, identity: &Identity, route: &Route) {
+        self.caller_of(identity, &route.cluster);
+        self.target = kept(route.path.as_str());
+    }
+
+    /// The caller of a connection to a target in a cluster.
+    pub(crate) fn connects(&mut self, identity: &Identity, cluster: &ClusterName, target: &Target) {
+        self.caller_of(identity, cluster);
+        self.target = target.to_string();
+    }
+
+    fn caller_of(&mut self, identity: &Identity, cluster: &ClusterName) {
         self.user = Some(identity.into());
         let provenance = identity.provenance();
         self.authenticated = provenance.map(ToString::to_string);
         let authority = provenance.map(Provenance::authority);
         self.authority = authority.map(ToString::to_string);
-        self.cluster = Some(route.cluster.clone());
-        self.target = kept(route.path.as_str());
+        self.cluster = Some(cluster.clone());
+    }
+
+    fn is_connect(&self) -> bool {
+        self.method == Method::CONNECT
+    }
+
+    /// Kubernetes' verb, where it is known.
+    fn verb(&self) -> Option<&str> {
+        match self.is_connect() {
+            true => Some(CONNECT),
+            false => self.info.as_ref().map(RequestInfo::verb),
+        }
     }
 
     /// The request that is decided about and forwarded. Without it, the path was refused: it has more than one meaning.
@@ -122,6 +148,7 @@ impl Record {
         self.code = Some(code);
         self.note_head();
         let long = self.info.as_ref().is_some_and(RequestInfo::is_long_running);
+        let long = long || self.is_connect();
         if long && let Some(told) = self.tell() {
             self.write(told, Stage::ResponseStarted);
         }
@@ -178,7 +205,11 @@ impl Record {
             user,
             cluster: self.cluster.as_ref(),
             info: self.info.as_ref(),
-            path: self.target.split('?').next().unwrap_or_default(),
+            verb: self.verb().unwrap_or_default(),
+            path: match self.is_connect() {
+                true => &self.target,
+                false => self.target.split('?').next().unwrap_or_default(),
+            },
         };
         self.audit_log.write(told, stage, call, |level| {
             let mut event = Event::new(level, stage, &self.id, self.client, self.received);
@@ -188,7 +219,7 @@ impl Record {
             event.impersonated_user.clone_from(&self.impersonation);
             match &self.info {
                 Some(info) => event.asks(info),
-                None => event.verb = self.method.as_str(),
+                None => event.verb = self.verb().unwrap_or(self.method.as_str()),
             }
             match (&self.rejection, self.code) {
                 (Some(rejection), _) => event.refused(rejection),
@@ -252,7 +283,7 @@ impl Drop for Record {
             user = self.user.as_ref().map(name),
             authenticated = self.authenticated,
             impersonation = self.impersonation.as_ref().map(name),
-            verb = self.info.as_ref().map(RequestInfo::verb),
+            verb = self.verb(),
             code,
             outcome = self.outcome,
             bytes_up = self.pipe.as_ref().map(|pipe| pipe.up()),

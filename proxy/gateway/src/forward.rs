@@ -4,7 +4,7 @@ use std::{borrow::Cow, sync::Arc};
 
 use bytes::Bytes;
 use http::{
-    HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Version, header,
+    HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version, header,
     uri::PathAndQuery,
 };
 use hyper::body::Incoming;
@@ -21,7 +21,8 @@ use super::{
 };
 use underpass_authenticate::adopt_websocket_bearer;
 use underpass_core::{
-    Body, BoxError, BoxedIo, Open, Rejection, Target, X_FORWARDED_FOR, forwarded_for, limits, list,
+    Body, BoxError, BoxedIo, ClusterName, Identity, Open, Rejection, StreamClass, Target,
+    X_FORWARDED_FOR, forwarded_for, limits, list,
 };
 use underpass_http::{
     call::Asked,
@@ -29,7 +30,7 @@ use underpass_http::{
     headers, pipe,
 };
 
-const AUDIT_ID: HeaderName = HeaderName::from_static("audit-id");
+pub(super) const AUDIT_ID: HeaderName = HeaderName::from_static("audit-id");
 
 impl Front {
     /// Answers one request, of any path.
@@ -43,13 +44,17 @@ impl Front {
         connection: &Connection,
     ) -> Response<Body> {
         let ambiguous = ambiguous(&request);
+        let connects = request.method() == Method::CONNECT;
         // Rule 1: bytes that the client sent ahead, as if it had been upgraded, must not be read as requests.
-        let last = ambiguous.is_some() || request.headers().contains_key(header::UPGRADE);
+        let last =
+            ambiguous.is_some() || connects || request.headers().contains_key(header::UPGRADE);
+        let last = last && request.version() <= Version::HTTP_11;
         let mut response = match ambiguous {
+            ambiguous if connects => self.handle_connect(request, connection, ambiguous).await,
             Some(rejection) => rejection.to_response(),
             None => self.handle_path(request, connection).await,
         };
-        if last && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        if last && !becomes_bytes(connects, response.status()) {
             let close = HeaderValue::from_static("close");
             response.headers_mut().insert(header::CONNECTION, close);
         }
@@ -188,7 +193,9 @@ impl Front {
             false => SeatKind::Request,
         };
         let seat = self.config.budgets.seat(caller, cluster, kind).await?;
-        let stream = self.connect(&admitted, record).await?;
+        let (identity, class) = (&admitted.identity, call.info().class());
+        let connecting = self.connect(cluster, Target::KubeApi, identity, class, record);
+        let stream = connecting.await?;
         let answered = exchange::send(stream, outgoing);
         let answered = match kind {
             SeatKind::Stream => answered.await,
@@ -218,14 +225,18 @@ impl Front {
         Ok((response, exchange, seat, admitted.recognised))
     }
 
-    async fn connect(&self, admitted: &Admitted, record: &Record) -> Result<BoxedIo, Rejection> {
-        let cluster = &admitted.cluster;
-        let identity = admitted
-            .identity
-            .encode()
-            .map_err(|_| Rejection::HeadersTooLarge)?;
-        let class = admitted.call.info().class();
-        let open = Open::new(Target::KubeApi, identity, class, record.id());
+    /// Opens a stream to a target of a cluster, as this identity.
+    pub(super) async fn connect(
+        &self,
+        cluster: &ClusterName,
+        target: Target,
+        identity: &Identity,
+        class: StreamClass,
+        record: &Record,
+    ) -> Result<BoxedIo, Rejection> {
+        let identity = identity.encode();
+        let identity = identity.map_err(|_| Rejection::HeadersTooLarge)?;
+        let open = Open::new(target, identity, class, record.id());
         let connecting = self.config.clusters.connect(cluster, &open);
         match tokio::time::timeout(limits::STREAM_CONNECT_TIMEOUT, connecting).await {
             Ok(Ok(stream)) => Ok(stream),
@@ -243,6 +254,14 @@ impl Front {
                 Err(Rejection::NoAgent(cluster.clone()))
             }
         }
+    }
+}
+
+/// Do raw bytes follow an answer of this status, to a CONNECT or to another request? (RFC 9110, sections 9.3.6 and 15.2.2.)
+pub(super) fn becomes_bytes(connects: bool, status: StatusCode) -> bool {
+    match connects {
+        true => status.is_success(),
+        false => status == StatusCode::SWITCHING_PROTOCOLS,
     }
 }
 

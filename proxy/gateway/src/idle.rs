@@ -53,8 +53,10 @@ impl TryFrom<Duration> for IdleTimeout {
 }
 
 /// A connection's activity.
+#[derive(Debug)]
 pub(super) struct Activity(Mutex<InFlight>);
 
+#[derive(Debug)]
 struct InFlight {
     requests: usize,
     /// When there last was none.
@@ -89,7 +91,7 @@ impl Activity {
     }
 }
 
-/// A request in flight, until its response's body is gone.
+/// A request in flight, until its response's body is gone, or the stream that it has opened.
 pub(super) struct Active(Arc<Activity>);
 
 impl Active {

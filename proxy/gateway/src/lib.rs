@@ -13,6 +13,7 @@ mod answer;
 pub mod attack;
 mod audit;
 mod budget;
+mod connect;
 mod forward;
 mod head_clock;
 mod idle;
@@ -32,7 +33,7 @@ mod strangers;
 mod watch_end;
 
 use std::{
-    sync::Arc,
+    sync::{Arc, OnceLock},
     task::{Context, Poll},
     time::Duration,
 };
@@ -50,7 +51,9 @@ use underpass_core::{
     ImpersonationAuthorizer, ImpersonationPolicy, Rejection,
     body::{Guard, Guarded},
 };
+use underpass_http::scheduling::in_task::Turns;
 
+use self::idle::Activity;
 use self::sending::{Sending, Sendings};
 use self::strangers::UnreadBody;
 use self::watch_end::Draining;
@@ -70,6 +73,9 @@ pub struct Connection {
     sendings: Sendings,
     pipes: TaskTracker,
     gone: CancellationToken,
+    activity: Arc<Activity>,
+    /// Of the tasks of an HTTP/2 connection.
+    turns: OnceLock<Turns>,
 }
 
 impl Connection {
@@ -89,6 +95,8 @@ impl Connection {
             standing,
             pipes: TaskTracker::new(),
             gone: CancellationToken::new(),
+            activity: Arc::default(),
+            turns: OnceLock::new(),
         }
     }
 

@@ -9,7 +9,7 @@ use std::{
     },
 };
 
-use http::{Request, StatusCode};
+use http::{Method, Request};
 use hyper::{
     body::Incoming,
     server::conn::{http1, http2},
@@ -20,6 +20,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::{
     Connection, Front, Standing,
+    forward::becomes_bytes,
     head_clock::HeadClock,
     idle::{Active, Activity},
     linger::Lingering,
@@ -107,7 +108,7 @@ impl Front {
         I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
         let upgraded = Arc::<AtomicBool>::default();
-        let (clock, activity) = (HeadClock::new(), Arc::new(Activity::default()));
+        let (clock, activity) = (HeadClock::new(), Arc::clone(&connection.activity));
         let io = clock.clone().watch(Lingering::new(
             io,
             Arc::clone(&upgraded),
@@ -122,9 +123,10 @@ impl Front {
             clock.head_ended(!http_body::Body::is_end_stream(request.body()));
             place.head_ended(&request);
             let active = Active::new(&activity);
+            let connects = request.method() == Method::CONNECT;
             async move {
                 let response = front.handle(request, &connection).await;
-                if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+                if becomes_bytes(connects, response.status()) {
                     upgraded.store(true, Ordering::Release);
                 }
                 Ok::<_, Infallible>(active.hold(response))
@@ -144,7 +146,7 @@ impl Front {
     where
         I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        let activity = Arc::new(Activity::default());
+        let activity = Arc::clone(&connection.activity);
         let service = service_fn(|request: Request<Incoming>| {
             let (front, connection) = (Arc::clone(self), Arc::clone(connection));
             let active = Active::new(&activity);
@@ -159,6 +161,7 @@ impl Front {
         let io = frames::charged(io, connection.standing().clone());
         let (io, driven) = DeferredFlush::pair(io);
         let spawner = Spawner::default();
+        connection.turns.get_or_init(|| spawner.turns());
         let serving = http2(spawner.clone()).serve_connection(TokioIo::new(io), service);
         let serving = Batched::new(driven, InTask::new(serving, spawner));
         finish_or(serving, self.drained_or_idle(&activity)).await

@@ -1,4 +1,4 @@
-//! The one place where raw bytes are relayed, after a validated 101 (security rule 1).
+//! The one place where raw bytes are relayed, after a validated 101, or after the 200 to a CONNECT (security rule 1).
 
 use std::{
     io,
@@ -68,11 +68,22 @@ pub async fn close(stream: OnUpgrade) {
 }
 
 async fn relay(client: Upgraded, upstream: Upgraded, meter: &Meter) -> io::Result<()> {
-    let mut client = Metered {
-        io: TokioIo::new(client),
-        meter,
-    };
-    let mut upstream = TokioIo::new(upstream);
+    between(TokioIo::new(client), TokioIo::new(upstream), meter).await
+}
+
+/// Relays until both directions have ended. The end of one is passed on as a half-close.
+///
+/// # Errors
+/// One side was lost. Both are dropped.
+///
+/// # Cancel safety
+/// Dropping the future drops both sides.
+pub async fn between<C, U>(client: C, mut upstream: U, meter: &Meter) -> io::Result<()>
+where
+    C: AsyncRead + AsyncWrite + Unpin,
+    U: AsyncRead + AsyncWrite + Unpin,
+{
+    let mut client = Metered { io: client, meter };
     let size = PIPE_BUFFER_BYTES;
     copy_bidirectional_with_sizes(&mut client, &mut upstream, size, size).await?;
     // The copy has shut both directions down; TLS may still hold its last record.

@@ -32,6 +32,7 @@ mod rbac;
 mod revoked;
 mod role_table;
 mod server_restarted;
+mod services;
 mod survive;
 mod tls;
 mod tunnelled;

@@ -27,7 +27,7 @@ const CLUSTERS: [&str; 9] = [
 ];
 
 /// Mostly the server's.
-const HOSTS: [&str; 8] = [
+const HOSTS: [&str; 9] = [
     "up.example",
     "up.example",
     "up.example",
@@ -36,6 +36,7 @@ const HOSTS: [&str; 8] = [
     "other.clusters.underpass.internal",
     "x.edge.clusters.underpass.internal",
     "edge@up.example",
+    "web.shop.edge.clusters.underpass.internal:80",
 ];
 
 const SEGMENTS: [&str; 38] = [

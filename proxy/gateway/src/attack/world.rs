@@ -20,7 +20,7 @@ use underpass_authenticate::{Chain, Step, Token, TokenAuthenticator};
 use underpass_core::{
     Access, AuthorizeError, Authorizer, BoxedIo, ClusterDomains, ClusterName, Clusters,
     ConnectError, ConnectionInfo, Identity, ImpersonationPolicy, Nobody, Open, Protocol,
-    RequestInfo, Revocation, Scope,
+    RequestInfo, Revocation, Scope, Target,
 };
 use underpass_directory::{
     AccessToken, Cluster, Directory, Draft, Expect, Labels, MemoryStore, Name, Owner, Role,
@@ -135,6 +135,8 @@ struct Recorder(Arc<Log>);
 #[async_trait]
 impl Clusters for Recorder {
     async fn connect(&self, cluster: &ClusterName, open: &Open) -> Result<BoxedIo, ConnectError> {
+        // No sender's role has services: CONNECT opens nothing.
+        assert_eq!(open.target, Target::KubeApi, "a stream to another target");
         let (front, agent) = duplex(64 * 1024);
         let identity = Identity::decode(&open.identity)
             .unwrap_or_else(|error| panic!("an agent cannot read the identity: {error}"));

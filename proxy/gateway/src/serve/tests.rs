@@ -1,5 +1,6 @@
 use std::{net::IpAddr, time::Duration};
 
+use http::StatusCode;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex},
     time::{Instant, sleep},

@@ -9,6 +9,8 @@ mod audit;
 #[cfg(test)]
 mod budgets;
 #[cfg(test)]
+mod connect;
+#[cfg(test)]
 mod direct;
 #[cfg(test)]
 mod early_answers;

@@ -109,13 +109,15 @@ async fn rule_26_only_methods_of_kubernetes_are_forwarded() {
             assert!(answer.contains("allow: GET, HEAD, OPTIONS, POST, PUT, PATCH, DELETE\r\n"));
         }
     }
-    // Neither has a path: nothing of a cluster is meant.
-    for target in ["CONNECT 10.0.0.1:443", "OPTIONS *"] {
+    // Neither names a cluster.
+    for (target, answered) in [("CONNECT 10.0.0.1:443", 400), ("OPTIONS *", 404)] {
+        let host = target.rsplit(' ').next().unwrap_or_default();
+        let host = host.strip_prefix('*').map_or(host, |_| "front");
         let request = format!(
-            "{target} HTTP/1.1\r\nHost: front\r\nAuthorization: Bearer {}\r\nConnection: close\r\n\r\n",
+            "{target} HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {}\r\nConnection: close\r\n\r\n",
             world.alice
         );
-        assert_eq!(code(&world.raw(&request).await), 404, "{target}");
+        assert_eq!(code(&world.raw(&request).await), answered, "{target}");
     }
     // A CONNECT with a path opens no tunnel, however it is parsed.
     let head = world.head("CONNECT", "/api/v1/pods", "Connection: close\r\n");

@@ -25,7 +25,7 @@ pub(crate) const WEBSOCKET: &str = "Connection: keep-alive, Upgrade\r\nUpgrade: 
                          Sec-WebSocket-Protocol: v5.channel.k8s.io\r\n";
 const ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
 
-async fn read_head<S: AsyncReadExt + Unpin>(stream: &mut S) -> String {
+pub(crate) async fn read_head<S: AsyncReadExt + Unpin>(stream: &mut S) -> String {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         let byte = soon(stream.read_u8()).await;

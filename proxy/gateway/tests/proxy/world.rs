@@ -259,6 +259,20 @@ impl World {
         Self::assemble(clusters, Setup::default()).await
     }
 
+    /// The same with other bounds, and an audit log.
+    pub(crate) async fn bounded_over(
+        clusters: Arc<dyn Clusters>,
+        audit: AuditLog,
+        budgets: BudgetConfig,
+    ) -> Self {
+        let setup = Setup {
+            audit,
+            budgets,
+            ..Setup::default()
+        };
+        Self::assemble(clusters, setup).await
+    }
+
     async fn set_up(agent: Arc<ApiServer>, setup: Setup) -> Self {
         Self::assemble(Arc::new(Tunnel(agent)), setup).await
     }
@@ -387,7 +401,7 @@ impl World {
     }
 }
 
-async fn listen(
+pub(crate) async fn listen(
     front: &Arc<Front>,
     protocol: Protocol,
     proxies: &Networks,

@@ -5,18 +5,20 @@
 //! take turns in that task: a thousand watches with an event on ten connections are ten tasks to wake.
 
 use std::{
+    cell::Cell,
     future::poll_fn,
     panic::AssertUnwindSafe,
     pin::Pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     task::{Context, Poll, Waker},
 };
 
 use futures_util::{
     FutureExt as _, StreamExt as _,
-    future::{AbortHandle, Abortable, CatchUnwind},
+    future::{AbortHandle, AbortRegistration, Abortable, CatchUnwind},
     stream::FuturesUnordered,
 };
+use tokio::sync::oneshot;
 
 use super::{on_wake::OnWake, turn_waker::TurnWaker};
 
@@ -41,12 +43,57 @@ where
     F: Future<Output = ()> + Send + 'static,
 {
     fn execute(&self, work: F) {
-        lock(&self.0.new).push(Box::pin(work));
-        self.0.turn.wake_task();
+        self.0.add(match awaited_child() {
+            None => Box::pin(work),
+            Some(registration) => Box::pin(Abortable::new(work, registration).map(drop)),
+        });
+    }
+}
+
+impl Spawner {
+    /// The turns of this executor's tasks.
+    pub fn turns(&self) -> Turns {
+        Turns(Arc::downgrade(&self.0))
+    }
+}
+
+/// The turns of a connection's tasks, seen from other tasks of the runtime's.
+#[derive(Clone, Debug)]
+pub struct Turns(Weak<Spawned>);
+
+impl Turns {
+    /// Waits until each task of the connection that was woken before has had a turn. False: the connection is gone.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost.
+    pub async fn pass(&self) -> bool {
+        let (last, passed) = oneshot::channel();
+        {
+            let Some(spawned) = self.0.upgrade() else {
+                return false;
+            };
+            // Tasks have their turns in the order in which they are woken, and a new one after them.
+            spawned.add(Box::pin(async move {
+                // Its waiter may be gone.
+                let _ = last.send(());
+            }));
+        }
+        passed.await.is_ok()
+    }
+}
+
+impl std::fmt::Debug for Spawned {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Spawned").finish_non_exhaustive()
     }
 }
 
 impl Spawned {
+    fn add(&self, work: Work) {
+        lock(&self.new).push(work);
+        self.turn.wake_task();
+    }
+
     fn take(&self) -> Vec<Work> {
         std::mem::take(&mut *lock(&self.new))
     }
@@ -144,14 +191,34 @@ impl<C: Future + Unpin> Future for InTask<C> {
     }
 }
 
+/// The task that runs now.
+struct Current {
+    handle: AbortHandle,
+    /// Ends the next task that it spawns.
+    child: Cell<Option<AbortRegistration>>,
+}
+
 tokio::task_local! {
-    static CURRENT: AbortHandle;
+    static CURRENT: Current;
 }
 
 /// Ends the task of a connection that runs now, and with it its request, also where hyper waits for its client and polls nothing of
 /// ours. `None` outside of such a task.
 pub fn current() -> Option<AbortHandle> {
-    CURRENT.try_with(Clone::clone).ok()
+    CURRENT.try_with(|current| current.handle.clone()).ok()
+}
+
+/// Ends the task that the one that runs now spawns next, before it next waits. hyper spawns one when CONNECT's answer is returned over
+/// HTTP/2: it writes the stream, and takes a connection that was dropped for one that has come to its proper end. `None` outside
+/// of such a task.
+pub fn next_child() -> Option<AbortHandle> {
+    let (handle, registration) = AbortHandle::new_pair();
+    let expect = |current: &Current| current.child.set(Some(registration));
+    CURRENT.try_with(expect).ok().map(|()| handle)
+}
+
+fn awaited_child() -> Option<AbortRegistration> {
+    CURRENT.try_with(|current| current.child.take()).ok()?
 }
 
 /// A task. Its panic has been printed and ends its request, as it would in a task of the runtime's.
@@ -175,8 +242,11 @@ impl Future for Named {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let handle = self.handle.clone();
-        let polled = CURRENT.sync_scope(handle, || self.work.poll_unpin(cx));
+        let current = Current {
+            handle: self.handle.clone(),
+            child: Cell::new(None),
+        };
+        let polled = CURRENT.sync_scope(current, || self.work.poll_unpin(cx));
         polled.map(|_| ())
     }
 }
@@ -395,6 +465,65 @@ mod tests {
         hears.send(7).unwrap();
         assert_eq!(said.await.unwrap(), Ok(7));
         finishing.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn the_next_task_that_a_task_spawns_can_be_ended() {
+        assert!(next_child().is_none(), "outside of a task");
+        let spawner = Spawner::default();
+        let (ends, mut ended) = mpsc::channel(4);
+        let hand = spawner.clone();
+        spawner.execute(async move {
+            let child = |name: &'static str| {
+                let ends = ends.clone();
+                async move {
+                    let _ends = ends.clone();
+                    tokio::task::yield_now().await;
+                    ends.send(name).await.unwrap();
+                }
+            };
+            let first = next_child().unwrap();
+            hand.execute(child("first"));
+            hand.execute(child("second"));
+            first.abort();
+            // One that was expected and did not come is no later one.
+            let none = next_child().unwrap();
+            tokio::task::yield_now().await;
+            hand.execute(child("third"));
+            none.abort();
+        });
+        let serving = in_task(&spawner, std::future::pending::<()>());
+        let serving = tokio::spawn(serving);
+        let mut names = Vec::new();
+        while let Some(name) = ended.recv().await {
+            names.push(name);
+        }
+        assert_eq!(names, ["second", "third"]);
+        serving.abort();
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn what_was_woken_before_has_had_its_turn() {
+        let spawner = Spawner::default();
+        let turns = spawner.turns();
+        let (wakes, mut woken) = mpsc::channel::<u32>(1);
+        let seen = Arc::new(AtomicUsize::new(0));
+        let counts = Arc::clone(&seen);
+        spawner.execute(async move {
+            while woken.recv().await.is_some() {
+                counts.fetch_add(1, Ordering::SeqCst);
+            }
+        });
+        let serving = tokio::spawn(in_task(&spawner, std::future::pending::<()>()));
+        drop(spawner);
+        for number in 1..1000 {
+            wakes.send(0).await.unwrap();
+            assert!(turns.pass().await);
+            assert_eq!(seen.load(Ordering::SeqCst), number);
+        }
+        serving.abort();
+        let _ = serving.await;
+        assert!(!turns.pass().await, "the connection is gone");
     }
 
     #[test]

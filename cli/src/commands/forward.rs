@@ -1,0 +1,121 @@
+//! `underpass forward`
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use tokio::task::JoinSet;
+use underpass_core::Target;
+use underpass_forward::{Event, Events, ListenAddress, Listener, State, Tunnel};
+use underpass_terminal::say;
+
+use crate::args::{Forward, Which};
+
+pub(crate) async fn run(which: &Which, options: Forward) -> Result<()> {
+    let Forward {
+        cluster,
+        rules,
+        socks5,
+        verbose,
+    } = options;
+    if rules.is_empty() && socks5.is_none() {
+        bail!("name what to forward, as in 8080:web.shop:80, or give --socks5 PORT");
+    }
+    let server = which.server_to_forward().await?;
+    let url = server.to_string();
+    let states = move |state| tell_state(&url, &state);
+    let tunnel = Tunnel::new(server, &cluster, states);
+    let events: Events = Arc::new(move |event| tell(&event, verbose));
+    // All or nothing: a port that is taken is noticed before anything is said to be there.
+    let mut bound = Vec::new();
+    for rule in &rules {
+        let listener = Listener::bind(rule, tunnel.clone(), Arc::clone(&events)).await?;
+        bound.push((rule.listen, shown(&rule.target), listener));
+    }
+    if let Some(address) = socks5 {
+        let listener = Listener::bind_proxy(address, tunnel.clone(), Arc::clone(&events)).await?;
+        let whatever = "any host, by SOCKS5 or HTTP CONNECT,".to_owned();
+        bound.push((address, whatever, listener));
+    }
+    let mut running = JoinSet::new();
+    for (asked, target, listener) in bound {
+        let address = listener.address().context("the system tells no address")?;
+        say!("{address} leads to {target} in cluster {cluster}");
+        warn_of_others(asked, address);
+        running.spawn(listener.run());
+    }
+    tokio::select! {
+        interrupted = tokio::signal::ctrl_c() => interrupted.context("cannot wait for Ctrl-C"),
+        ended = running.join_next() => match ended {
+            Some(Err(error)) => Err(error).context("a listener ended"),
+            _ => bail!("a listener ended"),
+        },
+    }
+}
+
+/// A listener asks for no credential: everybody on the network connects as this user.
+fn warn_of_others(asked: ListenAddress, address: SocketAddr) {
+    if !asked.is_local() {
+        say!(
+            "underpass: whoever reaches {address} over the network connects as you, without a password; leave the address out to listen \
+             for this machine only"
+        );
+    }
+}
+
+fn shown(target: &Target) -> String {
+    let text = target.to_string();
+    text.strip_prefix("tcp:").unwrap_or(&text).to_owned()
+}
+
+fn tell_state(server: &str, state: &State) {
+    match state {
+        State::Connected => say!("Connected to {server} again."),
+        State::Lost => say!("underpass: the connection to {server} is lost, connecting again"),
+        State::Away(error) => {
+            let error = anyhow::Error::from(Arc::clone(error));
+            say!("underpass: {error:#}; trying again");
+        }
+        _ => {}
+    }
+}
+
+fn tell(event: &Event, verbose: bool) {
+    match event {
+        Event::Refused {
+            client,
+            target,
+            error,
+        } => {
+            let error = anyhow::Error::from(error.clone());
+            say!("underpass: {client} to {}: {error:#}", shown(target));
+        }
+        Event::Opened { client, target } if verbose => {
+            say!("{client} to {}: connected", shown(target));
+        }
+        Event::Closed {
+            client,
+            target,
+            sent,
+            received,
+            lasted,
+            complete,
+        } if verbose => {
+            let ended = match complete {
+                true => "ended",
+                false => "cut",
+            };
+            let lasted = humantime::format_duration(whole_milliseconds(*lasted));
+            say!(
+                "{client} to {}: {ended} after {lasted}, {sent} bytes there and {received} back",
+                shown(target)
+            );
+        }
+        _ => {}
+    }
+}
+
+fn whole_milliseconds(time: Duration) -> Duration {
+    Duration::new(time.as_secs(), time.subsec_millis() * 1_000_000)
+}

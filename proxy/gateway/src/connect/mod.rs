@@ -1,0 +1,198 @@
+//! HTTP CONNECT: a connection to a target in a cluster (RFC 9110, section 9.3.6; RFC 9113, section 8.5). The steps are those of a
+//! request to the API server: authenticate, authorize, wait for a seat, open a stream, and keep all of it until the stream ends.
+
+mod client;
+#[cfg(test)]
+mod tests;
+mod way;
+
+use std::sync::Arc;
+
+use http::{Method, Request, Response, StatusCode, Version};
+use hyper::{body::Incoming, upgrade::OnUpgrade};
+use tracing::Instrument;
+
+use self::{
+    client::{Answered, Ends, StreamEnds},
+    way::Way,
+};
+use super::{
+    Connection, Front, Recognised,
+    admit::Decisions,
+    answer::{note, refuse},
+    audit::Record,
+    budget::{Seat, SeatKind},
+    forward::AUDIT_ID,
+    idle::Active,
+};
+use underpass_authenticate::{Caller, adopt_proxy_authorization};
+use underpass_core::{
+    Access, Body, BoxedIo, ClusterName, Identity, Rejection, StreamClass, Target, empty,
+};
+use underpass_http::{
+    headers,
+    pipe::{self, Meter, PipeError},
+};
+
+impl Front {
+    /// Answers a CONNECT. `ambiguous`: a reason to refuse it, for any target.
+    pub(super) async fn handle_connect(
+        &self,
+        request: Request<Incoming>,
+        connection: &Connection,
+        ambiguous: Option<Rejection>,
+    ) -> Response<Body> {
+        connection.standing().head_ended();
+        let id = underpass_core::new_audit_id();
+        let span = tracing::info_span!("request", audit_id = id);
+        let answering = self.answer_connect(request, connection, id, ambiguous);
+        connection.sending_at_last(answering.instrument(span).await)
+    }
+
+    async fn answer_connect(
+        &self,
+        mut request: Request<Incoming>,
+        connection: &Connection,
+        id: String,
+        ambiguous: Option<Rejection>,
+    ) -> Response<Body> {
+        let peer = connection.info().peer.client(request.headers());
+        let (audit_log, asked) = (self.config.audit.clone(), request.uri().to_string());
+        let (method, fields) = (Method::CONNECT, request.headers());
+        let mut record = Record::new(audit_log, id, peer, method, &asked, fields);
+        let id_header = record.id_header();
+        let is_connection = request.version() <= Version::HTTP_11;
+        let client = hyper::upgrade::on(&mut request);
+        let server_name = connection.info().server_name.as_deref();
+        let way = match ambiguous {
+            Some(rejection) => Err(rejection),
+            None => Way::read(&request, server_name, &self.config.domains),
+        };
+        let opened = match way {
+            Ok(way) => self.open(request, connection, way, &mut record).await,
+            Err(rejection) => Err(rejection),
+        };
+        let mut response = match opened {
+            // Nothing is awaited from here on.
+            Ok(opened) => opened.pipe(client, record, connection),
+            Err(rejection) => {
+                if is_connection {
+                    connection.pipes.spawn(pipe::close(client));
+                }
+                refuse(&rejection.of_proxy(), &mut record, false)
+            }
+        };
+        if let Some(id) = id_header {
+            response.headers_mut().insert(AUDIT_ID, id);
+        }
+        response
+    }
+
+    /// Rules 4, 5, 8 and 21: decides, and opens the stream.
+    async fn open(
+        &self,
+        mut request: Request<Incoming>,
+        connection: &Connection,
+        way: Way,
+        record: &mut Record,
+    ) -> Result<Opened, Rejection> {
+        let Way { cluster, target } = way;
+        let adopted = adopt_proxy_authorization(request.headers_mut());
+        adopted.map_err(|_| Rejection::Unauthorized)?;
+        let caller = Caller::read(request.headers(), connection.info());
+        let caller = caller.ok_or(Rejection::Unauthorized)?;
+        let authenticating = self.authenticate(&caller, request.headers(), connection);
+        let (authenticated, recognised) = authenticating.await?;
+        let real = authenticated.identity();
+        record.connects(real, &cluster, &target);
+        if headers::asks_impersonation(request.headers()) {
+            return Err(Rejection::BadRequest(
+                "a connection is opened as the caller, and as nobody else: leave the Impersonate headers out",
+            ));
+        }
+        let access = Access::to(real, &cluster, &target);
+        let authorized = self.authorize(&access).await?;
+        let ready = self.config.audit.ready().await;
+        ready.map_err(|_stuck| Rejection::Unavailable)?;
+        record.admitted();
+        let decisions = Decisions::of(&authenticated, authorized);
+        let (seat, stream) = tokio::select! {
+            biased;
+            revoked = decisions.clone().revoked() => return Err(revoked.into()),
+            opened = self.open_stream(&cluster, target.clone(), real, record) => opened?,
+        };
+        Ok(Opened {
+            stream,
+            seat,
+            recognised,
+            decisions,
+        })
+    }
+
+    async fn open_stream(
+        &self,
+        cluster: &ClusterName,
+        target: Target,
+        caller: &Identity,
+        record: &Record,
+    ) -> Result<(Seat, BoxedIo), Rejection> {
+        let kind = SeatKind::Stream;
+        let seat = self.config.budgets.seat(caller.user(), cluster, kind);
+        let seat = seat.await?;
+        let class = StreamClass::Default;
+        let stream = self.connect(cluster, target, caller, class, record).await?;
+        Ok((seat, stream))
+    }
+}
+
+/// A stream that the agent has accepted, and all that it rests on.
+struct Opened {
+    stream: BoxedIo,
+    /// Its seat in its user's and its cluster's budgets.
+    seat: Seat,
+    recognised: Recognised,
+    decisions: Decisions,
+}
+
+impl Opened {
+    /// The 200, after which the client's bytes are the stream's (rule 1). It has to be returned before anything is awaited.
+    fn pipe(
+        self,
+        client: OnUpgrade,
+        mut record: Record,
+        connection: &Connection,
+    ) -> Response<Body> {
+        record.head(StatusCode::OK);
+        let meter = Arc::new(Meter::default());
+        record.piped(Arc::clone(&meter));
+        let ends = match connection.turns.get() {
+            Some(turns) => {
+                let unread = connection.standing().body();
+                Ends::Stream(StreamEnds::of_this_task(turns.clone(), unread))
+            }
+            None => {
+                self.recognised.upgraded();
+                Ends::Connection
+            }
+        };
+        let (gone, revoked) = (connection.gone.clone(), self.decisions.revoked());
+        let active = Active::new(&connection.activity);
+        let held = (self.seat, self.recognised, active);
+        let (client, stream) = (Answered::new(client, ends), self.stream);
+        let piping = async move {
+            let _held = held;
+            let relaying = async {
+                let client = client.written().await.map_err(PipeError::Upgrade)?;
+                let relayed = pipe::between(client, stream, &meter).await;
+                relayed.map_err(PipeError::Lost)
+            };
+            tokio::select! {
+                ended = relaying => note(&mut record, ended),
+                () = gone.cancelled() => record.ended("connection closed"),
+                _ = revoked => record.ended("revoked"),
+            }
+        };
+        connection.pipes.spawn(piping.in_current_span());
+        Response::new(empty())
+    }
+}
