@@ -16,6 +16,9 @@ pub struct Problem {
     pub title: String,
     /// The reason, and a remedy.
     pub detail: String,
+    /// The same for programs, where several reasons have one status.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
     /// The object that is missing, there already, or other than expected.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub about: Option<About>,
@@ -49,6 +52,7 @@ impl Problem {
             status: status.as_u16(),
             title: status.canonical_reason().unwrap_or("Error").to_owned(),
             detail: detail.into(),
+            reason: None,
             about: None,
             retry_after_seconds: None,
         }

@@ -20,6 +20,7 @@ pub mod rate;
 pub mod service_account;
 pub mod share;
 
+mod agent_role;
 mod audit_id;
 mod authority;
 mod authorize;
@@ -49,6 +50,7 @@ mod subject;
 mod target;
 
 pub use self::{
+    agent_role::{AgentRole, UnknownAgentRole},
     audit_id::new_audit_id,
     authority::{Authority, AuthorityError, Provider},
     authorize::{Access, AuthorizeError, Authorizer, ImpersonationAuthorizer, Nobody},
