@@ -3,6 +3,9 @@
 mod cli;
 mod cluster;
 mod connection;
+mod join;
+mod key_file;
+mod limits;
 mod rbac;
 mod serve;
 mod telemetry;
@@ -12,11 +15,15 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
+use tokio::sync::Notify;
 use tokio_util::task::AbortOnDropHandle;
 use underpass_core::process::{Asked, Signals, raise_open_files};
+use underpass_tunnel::Status;
 
 use crate::cli::{Cli, LogFormat, Task};
 use crate::connection::Connection;
+use crate::join::Joining;
+use crate::key_file::Origin;
 use crate::rbac::Rbac;
 use crate::serve::Sessions;
 
@@ -89,6 +96,8 @@ async fn serve_until_stopped(cli: Cli) -> Result<()> {
         Ok(files) => tracing::debug!(files, "open files"),
         Err(error) => tracing::warn!("the limit of open files stays as it is: {error}"),
     }
+    let origin = cli.key.prepare()?;
+    let joining = Joining::of(&cli)?;
     let mut connection = Connection::read(&cli)?;
     let api_server = Arc::new(cluster::api_server(&cli).await?);
     let asked = Arc::clone(&api_server);
@@ -99,8 +108,14 @@ async fn serve_until_stopped(cli: Cli) -> Result<()> {
     if let Some(address) = cli.metrics {
         telemetry::serve(address, sessions.clone())?;
     }
-    while let Some(next) = serve_until_asked(&cli, &sessions, &connection, &mut signals).await {
-        tracing::info!("the agent's token or the trust in the server has changed: connecting anew");
+    let joining = joining.as_ref();
+    if origin == Origin::Made && !join_first(&cli, joining, &mut signals).await {
+        return Ok(());
+    }
+    while let Some(next) =
+        serve_until_asked(&cli, &sessions, joining, &connection, &mut signals).await
+    {
+        tracing::info!("the agent's key, or what is known of it, has changed: connecting anew");
         connection = next;
         tokio::spawn(sessions.leave(cli.drain));
     }
@@ -113,22 +128,46 @@ async fn serve_until_stopped(cli: Cli) -> Result<()> {
     Ok(())
 }
 
-/// Serves over this connection until a signal asks to stop. Gives another connection where the files of this one have changed.
+/// Joins with a key that was just made, where there is a join token. False: a signal asks to stop.
+async fn join_first(cli: &Cli, joining: Option<&Joining>, signals: &mut Signals) -> bool {
+    let Some(joining) = joining else {
+        tracing::warn!("a new key was made, which no server knows: give --join-token-file");
+        return true;
+    };
+    tracing::info!("a new key was made: joining with it");
+    tokio::select! {
+        () = joining.join(cli) => true,
+        _ = signals.stop() => false,
+    }
+}
+
+/// Serves over this connection until a signal asks to stop. Gives another connection where the files of this one have changed, or
+/// where the server knows the agent's key only now.
 async fn serve_until_asked(
     cli: &Cli,
     sessions: &Sessions,
+    joining: Option<&Joining>,
     connection: &Connection,
     signals: &mut Signals,
 ) -> Option<Connection> {
     let serve = |session| sessions.serve(session);
+    let unknown = Notify::new();
     let connected = connection.connector.run(serve, |status| {
         connection.look(cli, &status);
-        connection::report(status);
+        match &status {
+            // Joining says what comes of it.
+            Status::Failed(error, _) if joining.is_some() && error.is_unknown_key() => {
+                unknown.notify_one();
+            }
+            _ => connection::report(status),
+        }
     });
     let mut connected = std::pin::pin!(connected);
+    let mut joined = std::pin::pin!(join_when_unknown(cli, joining, &unknown));
     loop {
         let asked = tokio::select! {
             never = &mut connected => match never {},
+            next = &mut joined => return Some(next),
             asked = signals.next() => asked,
         };
         let Asked::Reload(signal) = asked else {
@@ -142,6 +181,22 @@ async fn serve_until_asked(
         };
         if reloaded.is_some() {
             return reloaded;
+        }
+    }
+}
+
+/// Joins once the server does not know the key, and gives a connection with which it does.
+async fn join_when_unknown(cli: &Cli, joining: Option<&Joining>, unknown: &Notify) -> Connection {
+    let Some(joining) = joining else {
+        return std::future::pending().await;
+    };
+    loop {
+        unknown.notified().await;
+        tracing::warn!("the server does not know the agent's key: joining");
+        joining.join_again(cli).await;
+        match Connection::read(cli) {
+            Ok(connection) => return connection,
+            Err(error) => tracing::error!("keeping the connection as it was: {error:#}"),
         }
     }
 }

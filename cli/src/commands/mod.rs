@@ -4,6 +4,7 @@ mod binding;
 mod cluster;
 mod completion;
 mod direct;
+mod join;
 mod kubeconfig;
 mod login;
 mod token;
@@ -26,7 +27,7 @@ pub(crate) async fn run(cli: Cli) -> Result<()> {
         Command::Whoami => login::who_am_i(&which.client().await?).await,
         Command::Kubeconfig(options) => kubeconfig::run(which, options).await,
         Command::Cluster(command) => cluster::run(&which.client().await?, command).await,
-        Command::Agent(command) => cluster::run_agent(&which.client().await?, command).await,
+        Command::Agent(command) => join::run_agent(&which.client().await?, command).await,
         Command::User(command) => user::run(&which.client().await?, command).await,
         Command::Group(command) => user::run_group(&which.client().await?, command).await,
         Command::Binding(command) => binding::run(&which.client().await?, command).await,

@@ -343,7 +343,10 @@ async fn rule_15_every_join_is_written_down() {
     };
     let joined = world.join_with(&token, &first).await.expect(201);
     let event = known.nth(3).await;
-    assert_eq!(event["user"]["username"], format!("underpass:join-token:{id}"));
+    assert_eq!(
+        event["user"]["username"],
+        format!("underpass:join-token:{id}")
+    );
     assert_eq!(event["responseStatus"]["code"], 201);
     let agent = joined["agent"].as_str().unwrap();
     assert_eq!(said(&event, "object"), format!("agent/{agent}"));
@@ -351,7 +354,10 @@ async fn rule_15_every_join_is_written_down() {
     assert_eq!(said(&event, "grant"), "role cluster; 0 of 1 uses left");
     world.join_with(&token, &first).await.expect(200);
     let event = known.nth(4).await;
-    assert!(said(&event, "grant").ends_with("registered before"), "{event}");
+    assert!(
+        said(&event, "grant").ends_with("registered before"),
+        "{event}"
+    );
     world.join_with(&token, &second).await.expect(410);
     let event = strangers.nth(1).await;
     assert_eq!(event["responseStatus"]["code"], 410);
@@ -360,7 +366,14 @@ async fn rule_15_every_join_is_written_down() {
     assert_eq!(said(&event, "change"), "refused: used-up");
     world.join_with("upj_never_made", &second).await.expect(401);
     let event = strangers.nth(2).await;
-    assert_eq!((&event["responseStatus"]["code"], said(&event, "object")), (&json!(401), String::new()));
-    let everything = format!("{:?}{:?}", known.0.lock().unwrap(), strangers.0.lock().unwrap());
+    assert_eq!(
+        (&event["responseStatus"]["code"], said(&event, "object")),
+        (&json!(401), String::new())
+    );
+    let everything = format!(
+        "{:?}{:?}",
+        known.0.lock().unwrap(),
+        strangers.0.lock().unwrap()
+    );
     assert!(!everything.contains(&token[4..]) && !everything.contains("never_made"));
 }
