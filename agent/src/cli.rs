@@ -12,7 +12,7 @@ use underpass_tunnel::transport::quic::{Congestion, Offload, QuicConfig, QuicCon
 use underpass_tunnel::{CaPin, LinkCount, ProxyUrl, ProxyUrlError, ServerAddress, Transports};
 use url::Url;
 
-use crate::join::KeyOptions;
+use crate::key::KeyOptions;
 use crate::rbac::Rbac;
 
 const AFTER_HELP: &str = "\
@@ -416,6 +416,8 @@ mod tests {
         assert!(own.is_ok(), "{own:?}");
         for bad in [
             &["--key-file", "k", "--token-file", "t"][..],
+            &["--key-file", "k", "--key-secret", "a/b"],
+            &["--key-secret", "b"],
             &["--key-file", "k", "--role", "king"],
             &["--join-token-file", "j"],
             &["--key-file", "k", "--join-token", "upj_secret"],
@@ -446,12 +448,12 @@ mod tests {
     fn rule_11_a_proxys_password_is_not_shown() {
         let usual = ["--server", "https://a", "--ca-file", "ca.pem"];
         for (url, sound) in [
-            ("http://u:secret@p:1", true),
-            ("socks5://u:secret@p:1", false),
+            ("http://u:hunter2@p:1", true),
+            ("socks5://u:hunter2@p:1", false),
         ] {
             let cli = parse(&[&usual[..], &["--proxy", url]].concat()).unwrap();
             let shown = format!("{cli:?}");
-            assert!(!shown.contains("secret"), "{shown}");
+            assert!(!shown.contains("hunter2"), "{shown}");
             assert_eq!(cli.proxy.unwrap().is_ok(), sound);
         }
     }

@@ -26,11 +26,16 @@ pub(crate) async fn api_server(cli: &Cli) -> Result<ApiServer> {
         policy: policy(cli),
         insecure: false,
     };
-    let source = Source {
-        kubeconfig: cli.kubeconfig.clone(),
-        context: cli.context.clone(),
-    };
+    let source = Source::of(cli);
     Ok(ApiServer::from_source(Arc::new(source), options).await?)
+}
+
+/// The way to the API server, as it is now.
+pub(crate) async fn config(cli: &Cli) -> Result<Config> {
+    let source = Source::of(cli);
+    let loading = tokio::task::spawn_blocking(move || source.load());
+    let loaded = loading.await.context("the kubeconfig was not read")?;
+    loaded.map_err(anyhow::Error::from_boxed)
 }
 
 /// Logs what is wrong with the API server until it answers.
@@ -82,6 +87,13 @@ impl ConfigSource for Source {
 }
 
 impl Source {
+    fn of(cli: &Cli) -> Self {
+        Self {
+            kubeconfig: cli.kubeconfig.clone(),
+            context: cli.context.clone(),
+        }
+    }
+
     fn read(&self, path: &Path) -> Result<Config> {
         let kubeconfig = Kubeconfig::read_from(path)?;
         Handle::current().block_on(load(kubeconfig, self.context.clone()))

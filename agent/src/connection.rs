@@ -42,8 +42,7 @@ impl Files {
 
     pub(crate) fn key(&self, cli: &Cli) -> Result<AgentKey> {
         let key = self.token.parse();
-        let path = cli.key.path().unwrap_or(Path::new(""));
-        key.with_context(|| format!("no agent token in {}", path.display()))
+        key.with_context(|| format!("no agent token in {}", cli.key.place()))
     }
 
     pub(crate) fn trust(&self, cli: &Cli) -> Result<Trust> {

@@ -8,7 +8,6 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use clap::Args;
 use rand::RngExt;
 use thiserror::Error;
 use tokio::time::{Instant, sleep};
@@ -23,81 +22,11 @@ use zeroize::Zeroizing;
 
 use crate::cli::Cli;
 use crate::connection::{Files, proxy};
-use crate::key_file::{self, KeyFileError, Origin};
+use crate::key::KeyOptions;
 use crate::limits;
 
 /// The variable with the join token itself. It is none of the command line's: every user of the machine sees that.
 const VARIABLE: &str = "UNDERPASS_JOIN_TOKEN";
-
-/// The agent's key.
-#[derive(Debug, Args)]
-pub(crate) struct KeyOptions {
-    /// File of the agent's own key, which the first start makes. With it the agent joins by a join token, and needs
-    /// the token no more. To join anew, delete the file
-    #[arg(
-        long,
-        env = "UNDERPASS_KEY_FILE",
-        value_name = "FILE",
-        group = "agent_key"
-    )]
-    pub(crate) key_file: Option<PathBuf>,
-    /// File with a join token (`underpass cluster add` prints one), which may also stand in the environment, as
-    /// UNDERPASS_JOIN_TOKEN. It is used when the server does not know the key, and read again when it changes
-    #[arg(
-        long,
-        env = "UNDERPASS_JOIN_TOKEN_FILE",
-        value_name = "FILE",
-        requires = "key_file",
-        conflicts_with = "token_file"
-    )]
-    join_token_file: Option<PathBuf>,
-    /// The role to join in: a join token for another one is refused. Without it, the token's
-    #[arg(
-        long,
-        env = "UNDERPASS_ROLE",
-        value_name = "cluster|node",
-        requires = "key_file",
-        conflicts_with = "token_file"
-    )]
-    role: Option<AgentRole>,
-    /// File with a static token, a key that the server has made (`underpass cluster add --static-token` prints one),
-    /// instead of a key of the agent's own
-    #[arg(
-        long,
-        env = "UNDERPASS_TOKEN_FILE",
-        value_name = "FILE",
-        group = "agent_key"
-    )]
-    pub(crate) token_file: Option<PathBuf>,
-}
-
-impl KeyOptions {
-    /// The file that the key stands in.
-    pub(crate) fn path(&self) -> Option<&Path> {
-        self.key_file.as_deref().or(self.token_file.as_deref())
-    }
-
-    /// The text of the key. Blocks.
-    pub(crate) fn read(&self) -> Result<Zeroizing<String>> {
-        match (&self.key_file, &self.token_file) {
-            (Some(path), _) => Ok(key_file::read(path)?),
-            (None, Some(path)) => {
-                let text = std::fs::read_to_string(path);
-                let text = text.with_context(|| format!("cannot read {}", path.display()))?;
-                Ok(Zeroizing::new(text))
-            }
-            (None, None) => bail!("neither --key-file nor --token-file is given"),
-        }
-    }
-
-    /// Makes the agent's own key, where it is to have one and has none. Blocks.
-    pub(crate) fn prepare(&self) -> Result<Origin, KeyFileError> {
-        match &self.key_file {
-            Some(path) => key_file::prepare(path),
-            None => Ok(Origin::Found),
-        }
-    }
-}
 
 /// The join token of this agent.
 pub(crate) enum Joining {
@@ -137,7 +66,7 @@ impl Joining {
             }
             (Some(path), None) => Ok(Some(Self::File(path.clone()))),
             // An agent with a static token has no use for one.
-            (None, given) => Ok(given.filter(|_| key.key_file.is_some()).map(Self::Given)),
+            (None, given) => Ok(given.filter(|_| key.is_own()).map(Self::Given)),
         }
     }
 

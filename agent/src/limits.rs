@@ -25,3 +25,12 @@ pub(crate) const JOIN_TOKEN_FILE_AGE: Duration = Duration::from_secs(2);
 /// The longest wait before an agent joins whose key the server does not know (any more): a server that has lost its directory hears
 /// of all agents in the same moment.
 pub(crate) const JOIN_SPREAD: Duration = Duration::from_secs(1);
+
+/// Attempts to put a key into a Secret that other agents change: each of them wins once.
+pub(crate) const KEY_SECRET_ATTEMPTS: usize = 8;
+
+/// The wait after an API server that did not answer, or was too busy to. Doubled by each further one.
+pub(crate) const KEY_SECRET_AGAIN: Duration = Duration::from_secs(1);
+
+/// The longest.
+pub(crate) const KEY_SECRET_AGAIN_MOST: Duration = Duration::from_secs(30);

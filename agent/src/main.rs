@@ -4,7 +4,7 @@ mod cli;
 mod cluster;
 mod connection;
 mod join;
-mod key_file;
+mod key;
 mod limits;
 mod rbac;
 mod serve;
@@ -23,7 +23,7 @@ use underpass_tunnel::Status;
 use crate::cli::{Cli, LogFormat, Task};
 use crate::connection::Connection;
 use crate::join::Joining;
-use crate::key_file::Origin;
+use crate::key::Origin;
 use crate::rbac::Rbac;
 use crate::serve::Sessions;
 
@@ -96,8 +96,11 @@ async fn serve_until_stopped(cli: Cli) -> Result<()> {
         Ok(files) => tracing::debug!(files, "open files"),
         Err(error) => tracing::warn!("the limit of open files stays as it is: {error}"),
     }
-    let origin = cli.key.prepare()?;
     let joining = Joining::of(&cli)?;
+    let origin = tokio::select! {
+        prepared = key::prepare(&cli) => prepared?,
+        _ = signals.stop() => return Ok(()),
+    };
     let mut connection = Connection::read(&cli)?;
     let api_server = Arc::new(cluster::api_server(&cli).await?);
     let asked = Arc::clone(&api_server);

@@ -48,6 +48,10 @@ pub(crate) struct Rbac {
     /// `kubectl --as` then
     #[arg(long)]
     no_access_reviewer: bool,
+    /// The agent may read and write this one Secret of its namespace, for `underpass-agent --key-secret`. RBAC cannot
+    /// limit the creation of Secrets to one name
+    #[arg(long, value_name = "NAME")]
+    key_secret: Option<String>,
     /// Let the server have ServiceAccounts' tokens reviewed, for users of the kind `tokenReview`
     #[arg(long)]
     token_reviewer: bool,
@@ -66,6 +70,7 @@ pub(crate) fn manifests(options: Rbac) -> Result<String> {
         constrained: options.constrained,
         access_reviewer: !options.no_access_reviewer,
         token_reviewer: options.token_reviewer,
+        key_secret: options.key_secret,
     };
     Ok(rbac.to_yaml()?)
 }

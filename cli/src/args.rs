@@ -131,7 +131,7 @@ pub(crate) enum Cluster {
         #[arg(
             long,
             value_name = "FILE",
-            conflicts_with_all = ["static_token", "uses", "expires", "role", "description"]
+            conflicts_with_all = ["static_token", "manifest", "uses", "expires", "role", "description"]
         )]
         kubeconfig: Option<PathBuf>,
         /// Context of the kubeconfig. Without it, the current one

@@ -27,8 +27,12 @@ pub(crate) struct NewJoinToken {
 pub(crate) struct FirstAgent {
     #[command(flatten)]
     pub(crate) join: NewJoinToken,
+    /// Print manifests of an agent with this image that runs in its cluster, instead of the token alone. Apply what
+    /// `underpass-agent rbac --key-secret underpass-agent-key` prints first
+    #[arg(long, value_name = "IMAGE")]
+    pub(crate) manifest: Option<String>,
     /// Print a static token instead, a key that the server makes: for agents that cannot keep a key of their own
-    #[arg(long, conflicts_with_all = ["uses", "expires", "role", "description"])]
+    #[arg(long, conflicts_with_all = ["manifest", "uses", "expires", "role", "description"])]
     pub(crate) static_token: bool,
 }
 
@@ -95,6 +99,7 @@ mod tests {
                 "2d",
             ],
             &["add", "edge", "--static-token", "--label", "a=b"],
+            &["add", "edge", "--manifest", "agent:1"],
             &["join-token", "create", "edge", "--uses", "9"],
             &["join-token", "delete", "edge", "0123"],
         ] {
@@ -102,7 +107,9 @@ mod tests {
         }
         for bad in [
             &["add", "edge", "--static-token", "--uses", "3"][..],
+            &["add", "edge", "--static-token", "--manifest", "agent:1"],
             &["add", "edge", "--kubeconfig", "k", "--static-token"],
+            &["add", "edge", "--kubeconfig", "k", "--manifest", "agent:1"],
             &["add", "edge", "--kubeconfig", "k", "--uses", "3"],
             &["add", "edge", "--role", "king"],
             &["join-token", "create"],

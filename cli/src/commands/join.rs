@@ -1,24 +1,25 @@
 //! `underpass cluster join-token`, `underpass agent`, and the agent of `underpass cluster add`.
 
-use anyhow::Result;
+use anyhow::{Context, Result, bail};
 use time::OffsetDateTime;
 use underpass_api::client::{ClientError, Match, Server};
 use underpass_api::{
     AgentMade, AgentRequest, AgentView, Client, JoinTokenMade, JoinTokenRequest, JoinTokenView,
     SERVER, ServerInfo, segment,
 };
-use underpass_core::ClusterName;
-use underpass_terminal::{say, show};
+use underpass_core::{AgentRole, ClusterName};
+use underpass_terminal::{hand_over, say, show};
+use zeroize::Zeroizing;
 
-use super::{print_table, timestamp};
+use super::{manifest, print_table, timestamp};
 use crate::args::{Agent, FirstAgent, JoinToken, NewJoinToken};
 use crate::paste;
 
 /// The flags that lead an agent to the server, in words that a shell takes for nothing else.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Way {
-    url: String,
-    ca_pin: String,
+pub(super) struct Way {
+    pub(super) url: String,
+    pub(super) ca_pin: String,
 }
 
 /// The command of an agent whose server is not known, or not plain to a shell.
@@ -65,13 +66,27 @@ pub(super) async fn add(
         };
         return Ok(Added::Static(client.post("/v1/agents", &wanted).await?));
     }
+    let Some(image) = agent.manifest else {
+        let made = make(client, cluster, request(agent.join, true)).await?;
+        return Ok(Added::Join(made));
+    };
+    if agent.join.role != AgentRole::Cluster {
+        bail!(
+            "--manifest is for agents of the role cluster, which share a key in a Secret; leave out --role"
+        );
+    }
+    // Before there is a token that nobody sees.
+    let way = way(client.get(SERVER).await, client);
+    let way = way.context("the server does not tell a URL and a CA pin that manifests can hold")?;
     let made = make(client, cluster, request(agent.join, true)).await?;
-    Ok(Added::Join(made))
+    Ok(Added::Manifest(manifest::yaml(&made, &image, &way)?))
 }
 
 /// A credential that was made for an agent, and is to be shown.
 pub(super) enum Added {
     Join(JoinTokenMade),
+    /// The text that holds it.
+    Manifest(Zeroizing<String>),
     Static(AgentMade),
 }
 
@@ -79,6 +94,14 @@ impl Added {
     pub(super) async fn show(&self, client: &Client) {
         match self {
             Self::Join(made) => tell(client, made).await,
+            Self::Manifest(yaml) => {
+                hand_over(yaml);
+                say!(
+                    "Manifests of an agent, with a join token that is shown only now. In the cluster, apply first what"
+                );
+                say!("  underpass-agent rbac --key-secret {}", manifest::KEY);
+                say!("prints, and then these.");
+            }
             Self::Static(made) => {
                 let cluster = &made.agent.cluster;
                 say!("A static token for an agent of cluster {cluster}, which is shown only now:");

@@ -7,6 +7,7 @@ mod direct;
 mod join;
 mod kubeconfig;
 mod login;
+mod manifest;
 mod token;
 mod user;
 

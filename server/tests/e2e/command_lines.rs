@@ -302,14 +302,18 @@ async fn files_that_the_agent_cannot_use_are_named() {
 async fn a_key_file_that_cannot_be_used_is_named() {
     use std::os::unix::fs::PermissionsExt as _;
 
+    let set_mode = |path: &str, mode| {
+        let permissions = std::fs::Permissions::from_mode(mode);
+        std::fs::set_permissions(path, permissions).unwrap();
+    };
     let dir = tempfile::tempdir().unwrap();
     let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
     std::fs::write(path("ca"), CLUSTER.ca_pem()).unwrap();
     let secret = agent_token();
     std::fs::write(path("open"), &secret).unwrap();
-    std::fs::set_permissions(path("open"), PermissionsExt::from_mode(0o644)).unwrap();
+    set_mode(&path("open"), 0o644);
     std::fs::write(path("noise"), "no key").unwrap();
-    std::fs::set_permissions(path("noise"), PermissionsExt::from_mode(0o600)).unwrap();
+    set_mode(&path("noise"), 0o600);
     for (key, wanted) in [
         (path("open"), "chmod 600"),
         (path("noise"), "holds no key"),

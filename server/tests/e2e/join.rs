@@ -4,10 +4,10 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 
-use underpass_testenv::testing::{Wire, eventually};
+use underpass_testenv::testing::{Client, Wire, eventually};
 use underpass_testenv::{CLUSTER_NAME, Transport};
 
-use crate::deployment::{ADMIN, Deployment, led_to};
+use crate::deployment::{ADMIN, AGENT_KUBECONFIG, CLUSTER, Deployment, agent_account, led_to};
 use crate::flight::{InFlight, assert_end_soon};
 use crate::over_both_transports;
 
@@ -66,11 +66,12 @@ impl Site {
 
     fn start(&self, more: &[(&str, &str)]) -> PathBuf {
         let key = self.key.to_str().unwrap();
-        let flags = [&[("--key-file", key)], more].concat();
+        self.start_as(JOINER, &[&[("--key-file", key)], more].concat())
+    }
+
+    fn start_as(&self, name: &'static str, flags: &[(&str, &str)]) -> PathBuf {
         let transport = self.deployment.transport;
-        let started = self
-            .deployment
-            .spawn_another_agent(JOINER, transport, &flags);
+        let started = self.deployment.spawn_another_agent(name, transport, flags);
         started.unwrap()
     }
 
@@ -244,4 +245,93 @@ async fn what_stands_in_the_way_of_a_join_is_said_at_the_agent(transport: Transp
     let log = site.start(&flags);
     site.log_says(&log, &["ERROR", "used-up", another]).await;
     assert_eq!(site.agents().len(), 2);
+}
+
+#[tokio::test]
+async fn agents_share_a_key_in_a_secret_of_their_cluster() {
+    const NAMESPACE: &str = "underpass-keys";
+
+    let site = Site::new(Transport::WebSocket).await;
+    let account = agent_account(NAMESPACE, &["--key-secret", "agent-key"]);
+    site.administer(&["cluster", "add", JOINED, "--static-token"]);
+    site.put_token(&["--uses", "2"]);
+    let secret = format!("{NAMESPACE}/agent-key");
+    let token = site.token.to_str().unwrap();
+    let usual = [
+        ("--key-secret", secret.as_str()),
+        ("--kubeconfig", account.to_str().unwrap()),
+    ];
+    let joining = [&usual[..], &[("--join-token-file", token)]].concat();
+    site.start_as(JOINER, &joining);
+    site.start_as("second", &joining);
+    let both = async || {
+        let agents = site.agents();
+        let both = agents.iter().find(|cells| cells[4] == "2");
+        both.cloned().ok_or(agents)
+    };
+    let agent = eventually("two sessions of one agent", both).await;
+    assert_eq!(site.agents().len(), 2, "it, and the static token's");
+    site.stop();
+    site.deployment.stop_another_agent("second").unwrap();
+    // The key alone.
+    site.start_as(JOINER, &usual);
+    assert_eq!(site.connected().await[0], agent[0]);
+    site.stop();
+    // A Secret that is lost is a key that is lost; one without the entry gets it.
+    let kubectl = Client::new(
+        &CLUSTER,
+        CLUSTER.admin_kubeconfig(),
+        "keys",
+        Wire::WebSocket,
+    );
+    let patch = r#"{"data":{"agent.key":null,"other":"eA=="}}"#;
+    let remove = [
+        "-n",
+        NAMESPACE,
+        "patch",
+        "secret",
+        "agent-key",
+        "--type=merge",
+        "-p",
+        patch,
+    ];
+    kubectl.run(&remove).await;
+    site.start_as(JOINER, &joining);
+    assert_ne!(site.connected().await[0], agent[0]);
+    let entries = [
+        "-n",
+        NAMESPACE,
+        "get",
+        "secret",
+        "agent-key",
+        "-o",
+        "jsonpath={.data.other}",
+    ];
+    assert_eq!(kubectl.run(&entries).await, "eA==");
+    // An account that may not is told what to apply.
+    let plain = AGENT_KUBECONFIG.to_str().unwrap();
+    let flags = [("--key-secret", secret.as_str()), ("--kubeconfig", plain)];
+    let log = site.start_as("plain", &flags);
+    let wanted = ["ERROR", "underpass-agent rbac --key-secret agent-key"];
+    site.log_says(&log, &wanted).await;
+}
+
+#[tokio::test]
+async fn the_api_server_takes_the_manifests_of_an_agent() {
+    // The namespace, and the account.
+    let _ = &*AGENT_KUBECONFIG;
+    let deployment = Deployment::shared(Transport::WebSocket);
+    let add = ["cluster", "add", "manifested", "--manifest"];
+    let image = ["registry.example.org/agent:1"];
+    let yaml = deployment.administer(&[&add[..], &image].concat()).unwrap();
+    assert!(yaml.contains("upj_") && yaml.contains(deployment.url()), "{yaml}");
+    let path = deployment.dir().join("agent.yaml");
+    fs::write(&path, yaml).unwrap();
+    let admin = CLUSTER.admin_kubeconfig();
+    let kubectl = Client::new(&CLUSTER, admin, "manifests", Wire::WebSocket);
+    let apply = ["apply", "--dry-run=server", "-f", path.to_str().unwrap()];
+    let said = kubectl.run(&apply).await;
+    for made in ["secret/underpass-agent-join", "deployment.apps/underpass-agent"] {
+        assert!(said.contains(made), "{said}");
+    }
 }

@@ -108,7 +108,8 @@ impl Underpass {
         ];
         let mut argv = vec![path(self.programs.agent().to_owned())];
         // An agent with a key of its own has no static token.
-        let has_own_key = changed.iter().any(|(flag, _)| *flag == "--key-file");
+        let is_own_key = |flag: &str| matches!(flag, "--key-file" | "--key-secret");
+        let has_own_key = changed.iter().any(|(flag, _)| is_own_key(flag));
         let usual = usual
             .into_iter()
             .filter(|(flag, _)| !(has_own_key && *flag == "--token-file"));

@@ -64,6 +64,15 @@ pub(super) fn accounts() -> PolicyRule {
     rule("", &["serviceaccounts"], &[CLASSIC])
 }
 
+/// The agent's own requests for the Secret of its key. RBAC cannot name an object that is to be created.
+pub(super) fn key(secret: &str) -> Vec<PolicyRule> {
+    let existing = rule("", &["secrets"], &["get", "patch"]);
+    vec![
+        named(existing, vec![secret.to_owned()]),
+        rule("", &["secrets"], &["create"]),
+    ]
+}
+
 fn in_groups(rbac: &AgentRbac) -> Vec<String> {
     let mut groups = rbac.groups.clone();
     if !groups.is_empty() {

@@ -9,20 +9,12 @@ use thiserror::Error;
 use underpass_tunnel::{AgentKey, KeyError};
 use zeroize::Zeroizing;
 
+use super::Origin;
 use crate::limits;
-
-/// A key that is there now.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Origin {
-    /// It was there before.
-    Found,
-    /// It was made now: no server knows it.
-    Made,
-}
 
 /// Why there is no key to use.
 #[derive(Debug, Error)]
-pub(crate) enum KeyFileError {
+pub(super) enum KeyFileError {
     #[error("cannot read the key file {}", .0.display())]
     Read(PathBuf, #[source] io::Error),
     #[error("{} is no key file: it is no regular file, or too long for one", .0.display())]
@@ -40,7 +32,7 @@ pub(crate) enum KeyFileError {
 
 /// Makes a key in the file, unless there is one. The file appears as a whole, readable by its owner only, and is on the disk
 /// once this returns. Blocks.
-pub(crate) fn prepare(path: &Path) -> Result<Origin, KeyFileError> {
+pub(super) fn prepare(path: &Path) -> Result<Origin, KeyFileError> {
     match File::open(path) {
         Ok(_) => check(path).map(|()| Origin::Found),
         Err(error) if error.kind() == ErrorKind::NotFound => {
@@ -65,7 +57,7 @@ fn check(path: &Path) -> Result<(), KeyFileError> {
 }
 
 /// The file's text, unless others can read it too. Blocks.
-pub(crate) fn read(path: &Path) -> Result<Zeroizing<String>, KeyFileError> {
+pub(super) fn read(path: &Path) -> Result<Zeroizing<String>, KeyFileError> {
     let cannot = |error| KeyFileError::Read(path.to_owned(), error);
     let mut options = OpenOptions::new();
     // A FIFO would wait for a writer.
