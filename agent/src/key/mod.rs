@@ -39,8 +39,8 @@ pub(crate) struct KeyOptions {
         group = "agent_key"
     )]
     key_file: Option<PathBuf>,
-    /// The same in a Secret of the agent's cluster, for pods without a volume. What `underpass-agent rbac
-    /// --key-secret NAME` prints lets the agent read and write this one Secret
+    /// The same in a Secret of the agent's cluster, for pods without a volume. `underpass-agent rbac --key-secret NAME`
+    /// prints the Role that lets the agent read and write this one Secret
     #[arg(
         long,
         env = "UNDERPASS_KEY_SECRET",

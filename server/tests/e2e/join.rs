@@ -324,14 +324,20 @@ async fn the_api_server_takes_the_manifests_of_an_agent() {
     let add = ["cluster", "add", "manifested", "--manifest"];
     let image = ["registry.example.org/agent:1"];
     let yaml = deployment.administer(&[&add[..], &image].concat()).unwrap();
-    assert!(yaml.contains("upj_") && yaml.contains(deployment.url()), "{yaml}");
+    assert!(
+        yaml.contains("upj_") && yaml.contains(deployment.url()),
+        "{yaml}"
+    );
     let path = deployment.dir().join("agent.yaml");
     fs::write(&path, yaml).unwrap();
     let admin = CLUSTER.admin_kubeconfig();
     let kubectl = Client::new(&CLUSTER, admin, "manifests", Wire::WebSocket);
     let apply = ["apply", "--dry-run=server", "-f", path.to_str().unwrap()];
     let said = kubectl.run(&apply).await;
-    for made in ["secret/underpass-agent-join", "deployment.apps/underpass-agent"] {
+    for made in [
+        "secret/underpass-agent-join",
+        "deployment.apps/underpass-agent",
+    ] {
         assert!(said.contains(made), "{said}");
     }
 }
