@@ -87,8 +87,16 @@ impl Joining {
             };
             if let NotJoined::Refused(refusal, _) = &error {
                 let advice = advice(*refusal);
-                tracing::error!("{}; {advice}", chain(&error));
-                self.changed(&stamps, limits::JOIN_REFUSED).await;
+                let pause = limits::JOIN_REFUSED;
+                let when = match self {
+                    Self::File(_) => ", or when the token's file changes",
+                    Self::Given(_) => "",
+                };
+                tracing::error!(
+                    "{}; {advice} (trying again in {pause:.0?}{when})",
+                    chain(&error)
+                );
+                self.changed(&stamps, pause).await;
                 wait = limits::JOIN_AGAIN;
                 continue;
             }
@@ -210,8 +218,7 @@ fn read(path: &Path) -> Result<Zeroizing<String>> {
 /// The server's refusal, where it has refused.
 fn refused(error: &ClientError) -> Option<(JoinRefusal, Problem)> {
     let problem = error.problem()?;
-    let reason = problem.reason.as_deref()?.parse().ok()?;
-    Some((reason, problem.clone()))
+    Some((problem.reason?, problem.clone()))
 }
 
 impl NotJoined {
@@ -327,7 +334,7 @@ mod tests {
     fn a_refusal_is_told_from_a_server_that_is_busy() {
         let problem = |reason: Option<JoinRefusal>, seconds| {
             let mut problem = Problem::new(http::StatusCode::GONE, "no");
-            problem.reason = reason.map(|reason| reason.to_string());
+            problem.reason = reason;
             problem.retry_after_seconds = seconds;
             ClientError::Problem(problem)
         };

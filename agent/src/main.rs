@@ -15,7 +15,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use tokio::sync::Notify;
+use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 use underpass_core::process::{Asked, Signals, raise_open_files};
 use underpass_tunnel::Status;
@@ -154,19 +154,24 @@ async fn serve_until_asked(
     signals: &mut Signals,
 ) -> Option<Connection> {
     let serve = |session| sessions.serve(session);
-    let unknown = Notify::new();
+    let (unknown, is_unknown) = watch::channel(false);
     let connected = connection.connector.run(serve, |status| {
         connection.look(cli, &status);
         match &status {
             // Joining says what comes of it.
             Status::Failed(error, _) if joining.is_some() && error.is_unknown_key() => {
-                unknown.notify_one();
+                unknown.send_replace(true);
+                return;
             }
-            _ => connection::report(status),
+            Status::Connected(_) => {
+                unknown.send_replace(false);
+            }
+            _ => {}
         }
+        connection::report(status);
     });
     let mut connected = std::pin::pin!(connected);
-    let mut joined = std::pin::pin!(join_when_unknown(cli, joining, &unknown));
+    let mut joined = std::pin::pin!(join_when_unknown(cli, joining, is_unknown));
     loop {
         let asked = tokio::select! {
             never = &mut connected => match never {},
@@ -189,14 +194,32 @@ async fn serve_until_asked(
 }
 
 /// Joins once the server does not know the key, and gives a connection with which it does.
-async fn join_when_unknown(cli: &Cli, joining: Option<&Joining>, unknown: &Notify) -> Connection {
+async fn join_when_unknown(
+    cli: &Cli,
+    joining: Option<&Joining>,
+    mut is_unknown: watch::Receiver<bool>,
+) -> Connection {
     let Some(joining) = joining else {
         return std::future::pending().await;
     };
     loop {
-        unknown.notified().await;
+        // The connection that says so lives as long as this.
+        let _ = is_unknown
+            .wait_for(|is_unknown| *is_unknown)
+            .await
+            .map(drop);
         tracing::warn!("the server does not know the agent's key: joining");
-        joining.join_again(cli).await;
+        let known = async {
+            // Its directory was put back, or an operator has registered the key.
+            let _ = is_unknown
+                .wait_for(|is_unknown| !is_unknown)
+                .await
+                .map(drop);
+        };
+        tokio::select! {
+            () = joining.join_again(cli) => {}
+            () = known => continue,
+        }
         match Connection::read(cli) {
             Ok(connection) => return connection,
             Err(error) => tracing::error!("keeping the connection as it was: {error:#}"),

@@ -107,7 +107,8 @@ pub struct JoinAnswer {
 }
 
 /// Why an agent may not join, for programs: the `reason` of a [`Problem`](crate::Problem).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum JoinRefusal {
     /// There is no such token.
@@ -185,6 +186,7 @@ mod tests {
     fn reasons_round_trip() {
         for refusal in JoinRefusal::ALL {
             assert_eq!(refusal.as_str().parse(), Ok(refusal));
+            assert_eq!(serde_json::to_value(refusal).unwrap(), refusal.as_str());
         }
         assert_eq!("".parse::<JoinRefusal>(), Err(UnknownRefusal));
     }

@@ -134,7 +134,7 @@ pub enum JoinError {
 
 impl Draft {
     /// Registers an agent's key with a join token, which loses one use. An agent that was registered with this token before gets
-    /// the same answer again, at no use, whatever has become of the token since: the first answer may have been lost.
+    /// the same answer again, at no use, also once the token has ended: the first answer may have been lost.
     ///
     /// # Errors
     /// The token does not allow it, or the key is another agent's. Nothing has changed then.

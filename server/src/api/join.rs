@@ -3,7 +3,7 @@
 //!
 //! The join token stands in the `Authorization` header, so that nothing of a stranger's body is read (security rule 23). Wrong ones
 //! count as wrong credentials of their network, and each takes the same work: one hash, one look-up. The body has the key, and
-//! the proof that the agent holds it. What comes of it is in the audit log in any case.
+//! the proof that the agent holds it. The audit log has every outcome.
 
 use axum::extract::Request;
 use axum::response::{IntoResponse, Response};
@@ -66,7 +66,7 @@ async fn join(
     match registered {
         Ok(joined) => Ok(answer(&state, &joined)),
         Err(problem) => {
-            if problem.has_reason(JoinRefusal::BadProof) {
+            if problem.why() == Some(JoinRefusal::BadProof) {
                 state.guesses.count(client);
             }
             let refused = Did::to(KIND, &id).subject(format!("cluster:{}", token.cluster));

@@ -33,17 +33,13 @@ impl Problem {
 
     /// With the reason for programs.
     pub(super) fn reason(mut self, refusal: JoinRefusal) -> Self {
-        self.0.reason = Some(refusal.as_str().to_owned());
+        self.0.reason = Some(refusal);
         self
     }
 
     /// The reason for programs.
-    pub(super) fn why(&self) -> Option<&str> {
-        self.0.reason.as_deref()
-    }
-
-    pub(super) fn has_reason(&self, refusal: JoinRefusal) -> bool {
-        self.why() == Some(refusal.as_str())
+    pub(super) fn why(&self) -> Option<JoinRefusal> {
+        self.0.reason
     }
 
     /// Too many, too fast.

@@ -12,7 +12,7 @@ fn key(seed: u8) -> AgentKey {
     AgentKey::from_seed([seed; 32]).unwrap()
 }
 
-/// What an agent with this key sends.
+/// The body that an agent with this key sends.
 fn request(key: &AgentKey, token: &str) -> Value {
     json!({
         "publicKey": key.public_key().to_string(),
