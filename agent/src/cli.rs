@@ -13,6 +13,7 @@ use underpass_tunnel::transport::quic::{Congestion, Offload, QuicConfig, QuicCon
 use underpass_tunnel::{CaPin, LinkCount, ProxyUrl, ProxyUrlError, ServerAddress, Transports};
 use url::Url;
 
+use crate::key::KeyOptions;
 use crate::policy::PolicyCommand;
 use crate::rbac::Rbac;
 
@@ -28,6 +29,7 @@ without a proxy.";
 #[derive(Debug, Parser)]
 #[command(name = "underpass-agent", version, max_term_width = 100, after_help = AFTER_HELP)]
 #[command(group(ArgGroup::new("trust").required(true).multiple(true)))]
+#[command(group(ArgGroup::new("agent_key").required(true)))]
 pub(crate) struct Cli {
     /// The server, as its certificate names it; repeat, or separate by commas, where there are
     /// several: one is used at a time, and the next one when it fails
@@ -48,9 +50,8 @@ pub(crate) struct Cli {
         group = "trust"
     )]
     pub(crate) ca_pin: Option<CaPin>,
-    /// File that holds the agent's token (`underpass cluster add` prints one)
-    #[arg(long, env = "UNDERPASS_TOKEN_FILE", value_name = "FILE")]
-    pub(crate) token_file: PathBuf,
+    #[command(flatten)]
+    pub(crate) key: KeyOptions,
     /// How to reach the API server; without it, as a pod of the cluster does
     #[arg(long, env = "UNDERPASS_KUBECONFIG", value_name = "FILE")]
     pub(crate) kubeconfig: Option<PathBuf>,
@@ -369,6 +370,7 @@ mod tests {
         assert!(matches!(rbac.unwrap(), Task::Rbac(_)));
         let nothing = parse(&[]).unwrap_err().to_string();
         assert!(nothing.contains("--token-file"), "{nothing}");
+        assert!(nothing.contains("--key-file"), "{nothing}");
         let serve = [
             "--server",
             "https://a",
@@ -434,6 +436,31 @@ mod tests {
     }
 
     #[test]
+    fn rule_11_a_join_token_is_no_argument_and_a_key_is_of_one_kind() {
+        let usual = ["underpass-agent", "--server", "https://a", "--ca-file", "c"];
+        let parse = |more: &[&str]| Cli::try_parse_from([&usual[..], more].concat());
+        let own = parse(&[
+            "--key-file",
+            "k",
+            "--join-token-file",
+            "j",
+            "--role",
+            "node",
+        ]);
+        assert!(own.is_ok(), "{own:?}");
+        for bad in [
+            &["--key-file", "k", "--token-file", "t"][..],
+            &["--key-file", "k", "--key-secret", "a/b"],
+            &["--key-secret", "b"],
+            &["--key-file", "k", "--role", "king"],
+            &["--join-token-file", "j"],
+            &["--key-file", "k", "--join-token", "upj_secret"],
+        ] {
+            parse(bad).unwrap_err();
+        }
+    }
+
+    #[test]
     fn the_ca_is_a_file_or_a_pin_or_both() {
         let server = ["--server", "https://a"];
         let file = ["--ca-file", "ca.pem"];
@@ -455,12 +482,12 @@ mod tests {
     fn rule_11_a_proxys_password_is_not_shown() {
         let usual = ["--server", "https://a", "--ca-file", "ca.pem"];
         for (url, sound) in [
-            ("http://u:secret@p:1", true),
-            ("socks5://u:secret@p:1", false),
+            ("http://u:hunter2@p:1", true),
+            ("socks5://u:hunter2@p:1", false),
         ] {
             let cli = parse(&[&usual[..], &["--proxy", url]].concat()).unwrap();
             let shown = format!("{cli:?}");
-            assert!(!shown.contains("secret"), "{shown}");
+            assert!(!shown.contains("hunter2"), "{shown}");
             assert_eq!(cli.proxy.unwrap().is_ok(), sound);
         }
     }

@@ -22,29 +22,30 @@ pub(crate) struct Connection {
     complaint: Mutex<Option<String>>,
 }
 
-/// The contents of the token's file, of the CA's and of the proxy's.
+/// The contents of the key's or token's file, of the CA's and of the proxy's.
 #[derive(PartialEq, Eq)]
-struct Files {
+pub(crate) struct Files {
+    /// The agent's key.
     token: Zeroizing<String>,
     ca: Option<String>,
     proxy_ca: Option<String>,
 }
 
 impl Files {
-    fn read(cli: &Cli) -> Result<Self> {
+    pub(crate) fn read(cli: &Cli) -> Result<Self> {
         Ok(Self {
-            token: Zeroizing::new(read(&cli.token_file)?),
+            token: cli.key.read()?,
             ca: cli.ca_file.as_deref().map(read).transpose()?,
             proxy_ca: cli.proxy_ca_file.as_deref().map(read).transpose()?,
         })
     }
 
-    fn key(&self, cli: &Cli) -> Result<AgentKey> {
+    pub(crate) fn key(&self, cli: &Cli) -> Result<AgentKey> {
         let key = self.token.parse();
-        key.with_context(|| format!("no agent token in {}", cli.token_file.display()))
+        key.with_context(|| format!("no agent token in {}", cli.key.place()))
     }
 
-    fn trust(&self, cli: &Cli) -> Result<Trust> {
+    pub(crate) fn trust(&self, cli: &Cli) -> Result<Trust> {
         match (self.ca.clone().map(String::into_bytes), cli.ca_pin) {
             (Some(pem), Some(pin)) => Ok(Trust::PinnedCa(pem, pin)),
             (Some(pem), None) => Ok(pem.into()),
@@ -64,7 +65,7 @@ impl Connection {
         })
     }
 
-    /// Whether it knows another token or trusts another server.
+    /// Whether it has another key or trusts another server.
     pub(crate) fn differs_from(&self, other: &Self) -> bool {
         *lock(&self.files) != *lock(&other.files)
     }
@@ -82,7 +83,7 @@ impl Connection {
         let complaint = self.renew(cli).err().map(|error| format!("{error:#}"));
         let mut last = lock(&self.complaint);
         if let Some(error) = complaint.as_ref().filter(|_| *last != complaint) {
-            tracing::warn!("keeping the last token and CA: {error}");
+            tracing::warn!("keeping the last key and CA: {error}");
         }
         *last = complaint;
     }
@@ -94,7 +95,7 @@ impl Connection {
             return Ok(());
         }
         self.connector.renew(&found.trust(cli)?, found.key(cli)?)?;
-        tracing::info!("the agent's token or the server's CA has changed: it counts now");
+        tracing::info!("the agent's key or the server's CA has changed: it counts now");
         (files.token, files.ca) = (found.token, found.ca);
         Ok(())
     }
@@ -128,7 +129,7 @@ fn read(path: &Path) -> Result<String> {
 }
 
 /// The proxy, from the command line or else from the environment.
-fn proxy(cli: &Cli, files: &Files) -> Result<Option<Proxy>> {
+pub(crate) fn proxy(cli: &Cli, files: &Files) -> Result<Option<Proxy>> {
     let asked = cli.proxy.clone().transpose();
     let mut proxy = match asked.context("--proxy cannot be used")?.flatten() {
         Some(url) => {
@@ -197,8 +198,8 @@ fn advice(error: &ConnectError) -> &'static str {
     match error {
         ConnectError::Dial(error) => dial_advice(error),
         _ => {
-            "give --token-file a token that `underpass cluster add` has printed on this \
-             server, or bring agent and server to versions that know each other"
+            "give --join-token-file a join token that `underpass cluster add` has printed on this server (or \
+             --token-file a static token), or bring agent and server to versions that know each other"
         }
     }
 }
@@ -277,7 +278,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let token = folder.path().join("token");
         let mut asked = cli(&[]);
-        asked.token_file.clone_from(&token);
+        asked.key.token_file = Some(token.clone());
         let write = |seed| {
             let key = AgentKey::from_seed([seed; 32]).unwrap();
             std::fs::write(&token, key.to_secret_text().as_str()).unwrap();
@@ -316,7 +317,7 @@ mod tests {
         let [first, second] = [1, 2].map(|byte| AgentKey::from_seed([byte; 32]).unwrap());
         write("token", &first.to_secret_text());
         let mut cli = cli(&[]);
-        cli.token_file = path("token").into();
+        cli.key.token_file = Some(path("token").into());
         let connection = Connection::read(&cli).unwrap();
         let error = ConnectError::Timeout;
         let failed = Status::Failed(&error, std::time::Duration::ZERO);

@@ -3,6 +3,8 @@
 mod cli;
 mod cluster;
 mod connection;
+mod join;
+mod key;
 mod limits;
 mod policy;
 mod rbac;
@@ -15,11 +17,15 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
+use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 use underpass_core::process::{Asked, Signals, raise_open_files};
+use underpass_tunnel::Status;
 
 use crate::cli::{Cli, LogFormat, Task};
 use crate::connection::Connection;
+use crate::join::Joining;
+use crate::key::Origin;
 use crate::policy::{Policies, PolicyCommand};
 use crate::rbac::Rbac;
 use crate::serve::Sessions;
@@ -117,6 +123,11 @@ async fn serve_until_stopped(cli: Cli) -> Result<()> {
         }
     };
     let policies = Arc::new(Policies::read(cli.policy.clone(), cli.impersonation())?);
+    let joining = Joining::of(&cli)?;
+    let origin = tokio::select! {
+        prepared = key::prepare(&cli) => prepared?,
+        _ = signals.stop() => return Ok(()),
+    };
     let mut connection = Connection::read(&cli)?;
     let api_server = Arc::new(cluster::api_server(&cli).await?);
     let asked = Arc::clone(&api_server);
@@ -130,10 +141,21 @@ async fn serve_until_stopped(cli: Cli) -> Result<()> {
     if let Some(address) = cli.metrics {
         telemetry::serve(address, sessions.clone())?;
     }
-    while let Some(next) =
-        serve_until_asked(&cli, &sessions, &policies, &connection, &mut signals).await
+    let joining = joining.as_ref();
+    if origin == Origin::Made && !join_first(&cli, joining, &mut signals).await {
+        return Ok(());
+    }
+    while let Some(next) = serve_until_asked(
+        &cli,
+        &sessions,
+        &policies,
+        joining,
+        &connection,
+        &mut signals,
+    )
+    .await
     {
-        tracing::info!("the agent's token or the trust in the server has changed: connecting anew");
+        tracing::info!("the agent's key, or what is known of it, has changed: connecting anew");
         connection = next;
         tokio::spawn(sessions.leave(cli.drain));
     }
@@ -154,27 +176,56 @@ fn own_files(cli: &Cli) -> OwnFiles {
         &cli.proxy_ca_file,
         &cli.policy,
     ];
-    let files = files.into_iter().flatten().cloned();
-    OwnFiles::new(files.chain([cli.token_file.clone()]))
+    let files = files.into_iter().flatten().chain(cli.key.files());
+    OwnFiles::new(files.cloned())
 }
 
-/// Serves over this connection until a signal asks to stop. Gives another connection where the files of this one have changed.
+/// Joins with a key that was just made, where there is a join token. False: a signal asks to stop.
+async fn join_first(cli: &Cli, joining: Option<&Joining>, signals: &mut Signals) -> bool {
+    let Some(joining) = joining else {
+        tracing::warn!("a new key was made, which no server knows: give --join-token-file");
+        return true;
+    };
+    tracing::info!("a new key was made: joining with it");
+    tokio::select! {
+        () = joining.join(cli) => true,
+        _ = signals.stop() => false,
+    }
+}
+
+/// Serves over this connection until a signal asks to stop. Gives another connection where the files of this one have changed, or
+/// where the server knows the agent's key only now.
 async fn serve_until_asked(
     cli: &Cli,
     sessions: &Sessions,
     policies: &Policies,
+    joining: Option<&Joining>,
     connection: &Connection,
     signals: &mut Signals,
 ) -> Option<Connection> {
     let serve = |session| sessions.serve(session);
+    let (unknown, is_unknown) = watch::channel(false);
     let connected = connection.connector.run(serve, |status| {
         connection.look(cli, &status);
+        match &status {
+            // Joining says what comes of it.
+            Status::Failed(error, _) if joining.is_some() && error.is_unknown_key() => {
+                unknown.send_replace(true);
+                return;
+            }
+            Status::Connected(_) => {
+                unknown.send_replace(false);
+            }
+            _ => {}
+        }
         connection::report(status);
     });
     let mut connected = std::pin::pin!(connected);
+    let mut joined = std::pin::pin!(join_when_unknown(cli, joining, is_unknown));
     loop {
         let asked = tokio::select! {
             never = &mut connected => match never {},
+            next = &mut joined => return Some(next),
             asked = signals.next() => asked,
         };
         let Asked::Reload(signal) = asked else {
@@ -189,6 +240,40 @@ async fn serve_until_asked(
         };
         if reloaded.is_some() {
             return reloaded;
+        }
+    }
+}
+
+/// Joins once the server does not know the key, and gives a connection with which it does.
+async fn join_when_unknown(
+    cli: &Cli,
+    joining: Option<&Joining>,
+    mut is_unknown: watch::Receiver<bool>,
+) -> Connection {
+    let Some(joining) = joining else {
+        return std::future::pending().await;
+    };
+    loop {
+        // The connection that says so lives as long as this.
+        let _ = is_unknown
+            .wait_for(|is_unknown| *is_unknown)
+            .await
+            .map(drop);
+        tracing::warn!("the server does not know the agent's key: joining");
+        let known = async {
+            // Its directory was put back, or an operator has registered the key.
+            let _ = is_unknown
+                .wait_for(|is_unknown| !is_unknown)
+                .await
+                .map(drop);
+        };
+        tokio::select! {
+            () = joining.join_again(cli) => {}
+            () = known => continue,
+        }
+        match Connection::read(cli) {
+            Ok(connection) => return connection,
+            Err(error) => tracing::error!("keeping the connection as it was: {error:#}"),
         }
     }
 }

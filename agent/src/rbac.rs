@@ -52,6 +52,10 @@ pub(crate) struct Rbac {
     /// rules. Repeat for more
     #[arg(long, value_name = "NAMESPACE")]
     read_services: Vec<String>,
+    /// The agent may read and write this one Secret of its namespace, for `underpass-agent --key-secret`. RBAC cannot
+    /// limit the creation of Secrets to one name
+    #[arg(long, value_name = "NAME")]
+    key_secret: Option<String>,
     /// Let the server have ServiceAccounts' tokens reviewed, for users of the kind `tokenReview`
     #[arg(long)]
     token_reviewer: bool,
@@ -71,6 +75,7 @@ pub(crate) fn manifests(options: Rbac) -> Result<String> {
         access_reviewer: !options.no_access_reviewer,
         token_reviewer: options.token_reviewer,
         services: options.read_services.into_iter().map(Into::into).collect(),
+        key_secret: options.key_secret,
     };
     Ok(rbac.to_yaml()?)
 }

@@ -1,5 +1,7 @@
 //! The command line.
 
+mod join;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -7,6 +9,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use underpass_core::{Authority, ClusterName, Name, Role};
 use underpass_forward::{ListenAddress, Rule};
+
+pub(crate) use self::join::{Agent, FirstAgent, JoinToken, NewJoinToken};
 
 const AFTER_HELP: &str = "\
 Log in once, and kubectl uses the login:
@@ -70,10 +74,10 @@ pub(crate) enum Command {
     Forward(Forward),
     /// Print the token of a login for kubectl, which runs this as a credential plugin
     Credential,
-    /// Clusters, and tokens for their agents
+    /// Clusters, and join tokens for their agents
     #[command(subcommand)]
     Cluster(Cluster),
-    /// Tokens of agents
+    /// Agents of clusters
     #[command(subcommand)]
     Agent(Agent),
     /// Users of the directory
@@ -133,8 +137,8 @@ pub(crate) struct Login {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Cluster {
-    /// Add a cluster, and print a token for its agent once; with --kubeconfig, a cluster that the server reaches without an
-    /// agent
+    /// Add a cluster, and print a join token for its agent once; with --kubeconfig, a cluster that the server reaches
+    /// without an agent
     Add {
         /// 1 to 63 of a-z, 0-9 and '-'
         name: ClusterName,
@@ -143,14 +147,23 @@ pub(crate) enum Cluster {
         labels: Vec<String>,
         /// Kubeconfig by which the server reaches the API server without an agent. It is read now, and its
         /// credential is stored encrypted. Replaces the endpoint and credential of such a cluster
-        #[arg(long, value_name = "FILE")]
+        #[arg(
+            long,
+            value_name = "FILE",
+            conflicts_with_all = ["static_token", "manifest", "uses", "expires", "role", "description"]
+        )]
         kubeconfig: Option<PathBuf>,
         /// Context of the kubeconfig. Without it, the current one
         #[arg(long, requires = "kubeconfig", value_name = "NAME")]
         context: Option<String>,
         #[command(flatten)]
         policy: DirectPolicy,
+        #[command(flatten)]
+        agent: FirstAgent,
     },
+    /// Join tokens, with which agents register their own keys
+    #[command(subcommand)]
+    JoinToken(JoinToken),
     /// List the clusters, and their connections
     List,
     /// Change the labels of a cluster
@@ -181,21 +194,6 @@ pub(crate) struct DirectPolicy {
     /// Never impersonate members of this group; repeat for more
     #[arg(long = "deny-group", requires = "kubeconfig", value_name = "NAME")]
     pub(crate) deny_groups: Vec<String>,
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum Agent {
-    /// List the tokens of agents, without their secrets
-    List {
-        /// Only of this cluster
-        #[arg(long)]
-        cluster: Option<ClusterName>,
-    },
-    /// Revoke a token: its agent is disconnected, other agents of the cluster stay
-    Revoke {
-        /// Id of the token, from `agent list`
-        id: String,
-    },
 }
 
 #[derive(Debug, Subcommand)]

@@ -16,11 +16,7 @@ pub fn fill(draft: &mut Draft, edge: &ClusterName, key: &str) -> Result<()> {
         direct: None,
     };
     draft.put("edge", cluster, Expect::Absent)?;
-    let agent = Agent {
-        created,
-        cluster: edge.clone(),
-        key: key.to_owned(),
-    };
+    let agent = Agent::new(created, edge.clone(), key.to_owned());
     draft.put("agent", agent, Expect::Absent)?;
     let readers = Binding {
         created,

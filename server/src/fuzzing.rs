@@ -1,5 +1,6 @@
 //! Entry points of the fuzz targets (`fuzz/`): bodies of the API.
 
+use std::collections::HashMap;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
@@ -21,13 +22,27 @@ use underpass_directory::{
     Owner, Role, Snapshot, Subject, User,
 };
 
-use crate::api::{Api, Logins, Requester};
+use crate::api::{Api, Connected, Logins, Requester};
+
+/// No agent is connected.
+struct NoAgents;
+
+impl Connected for NoAgents {
+    fn serving(&self, _: &ClusterName) -> usize {
+        0
+    }
+
+    fn by_key(&self) -> HashMap<String, usize> {
+        HashMap::new()
+    }
+}
 
 /// Which operation a byte means.
-const OPERATIONS: [(Method, &str); 18] = [
+const OPERATIONS: [(Method, &str); 19] = [
     (Method::POST, "/v1/access"),
     (Method::POST, "/v1/agents"),
     (Method::POST, "/v1/bindings"),
+    (Method::POST, "/v1/clusters/edge/join-tokens"),
     (Method::PUT, "/v1/bindings/user-viewer-view"),
     (Method::PATCH, "/v1/bindings/user-viewer-view"),
     (Method::PUT, "/v1/bindings/group-ops-view"),
@@ -162,7 +177,7 @@ impl World {
         Self {
             api: Api::new(
                 Arc::clone(&directory),
-                Arc::new(|_| 0),
+                Arc::new(NoAgents),
                 direct,
                 Arc::clone(&LOGINS),
                 ServerInfo {

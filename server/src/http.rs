@@ -52,8 +52,11 @@ impl Fallback for Http {
 impl Http {
     /// The API, for authenticated callers.
     async fn answer(&self, request: Request<Incoming>, connection: &Connection) -> Response<Body> {
-        if request.uri().path() == underpass_api::LOGIN {
-            return self.log_in(request, connection).await;
+        if matches!(
+            request.uri().path(),
+            underpass_api::LOGIN | underpass_api::JOIN
+        ) {
+            return self.admit(request, connection).await;
         }
         let client = connection.info().peer.client(request.headers());
         match self.requester(&request, connection).await {
@@ -67,12 +70,12 @@ impl Http {
         }
     }
 
-    /// A login is asked for by a stranger, who is none any longer where it gave a token.
-    async fn log_in(&self, request: Request<Incoming>, connection: &Connection) -> Response<Body> {
+    /// A login, or an agent that joins, is a stranger's. A user who got a token by it is none any longer.
+    async fn admit(&self, request: Request<Incoming>, connection: &Connection) -> Response<Body> {
         let Ok(head) = connection.hold(request.headers()) else {
             return Rejection::TooManyRequests.to_response();
         };
-        let mut response = self.api.log_in(request, connection.info()).await;
+        let mut response = self.api.admit(request, connection.info()).await;
         if let Some(owner) = response.extensions_mut().remove::<Holder>() {
             drop(connection.standing().recognise(owner));
         }

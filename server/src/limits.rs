@@ -126,6 +126,16 @@ pub(crate) const PROBLEM_CHARS: usize = 2048;
 /// lasts, a scope and a description of [`DESCRIPTION_CHARS`].
 pub(crate) const LOGIN_BODY: usize = 4 * 1024;
 
+/// The body of an agent that joins (*unauthenticated*, but for the join token in its head, which is looked up first): a key, a
+/// signature, the name of a cluster and a role, twice.
+pub(crate) const JOIN_BODY: usize = 1024;
+
+/// How long agents may join with a join token, unless its maker says otherwise: until the command is pasted.
+pub(crate) const JOIN_TOKEN: Duration = Duration::from_secs(60 * 60);
+
+/// The same at the most: nodes that are added to a cluster within a month. A forgotten token ends.
+pub(crate) const JOIN_TOKEN_MOST: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+
 /// From an API request's head to its answer, its body included (*unauthenticated*: a login has one).
 pub(crate) const API_TIME: Duration = Duration::from_secs(30);
 
@@ -167,7 +177,7 @@ pub(crate) const SUBJECTS_PER_CLUSTER: usize = 10_000;
 /// clusters keeps its administrators from letting somebody in.
 pub(crate) const BINDINGS_OF_CLUSTERS: usize = underpass_core::limits::OBJECTS / 2;
 
-/// Agents' tokens of one cluster, before its own administrators may make no more: as many agents as a cluster has nodes to run
+/// Agents of one cluster, and those that its join tokens may still register, before its own administrators may make no more: as many agents as a cluster has nodes to run
 /// them on for its availability, several times over while tokens are replaced. Administrators of everything may go on.
 pub(crate) const AGENTS_PER_CLUSTER: usize = 64;
 

@@ -1,5 +1,6 @@
 //! The tunnel's sessions, as the proxy and the operator see them.
 
+use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,7 +11,7 @@ use futures_util::future::{BoxFuture, join_all, ready};
 use rand::RngExt;
 use tokio_util::sync::CancellationToken;
 use underpass_core::StreamClass;
-use underpass_core::{BoxedIo, ClusterLogShare, ClusterName, NetworkLogShare};
+use underpass_core::{AgentRole, BoxedIo, ClusterLogShare, ClusterName, NetworkLogShare};
 use underpass_core::{Clusters, ConnectError, Decline, Open, Target};
 use underpass_directory::{Directory, Snapshot};
 use underpass_tunnel::{
@@ -18,12 +19,16 @@ use underpass_tunnel::{
     OpenError, Proven, Registry, ResetCode, Session, Stream, StreamError, chain,
 };
 
+use crate::api::Connected;
 use crate::occasional::Occasional;
 
 /// The clusters that agents serve.
 #[derive(Clone)]
 pub(crate) struct Tunnel {
+    /// Of agents that serve their cluster's API server.
     registry: Registry,
+    /// Of agents on nodes, which the API server's users never reach: a node's administrator is not the cluster's.
+    nodes: Registry,
     directory: Arc<Directory>,
     overload: Arc<Occasional>,
     refusals: Arc<NetworkLogShare>,
@@ -35,6 +40,7 @@ impl Tunnel {
     pub(crate) fn new(directory: Arc<Directory>) -> Self {
         Self {
             registry: Registry::new(),
+            nodes: Registry::new(),
             directory,
             overload: Arc::default(),
             refusals: Arc::default(),
@@ -80,22 +86,41 @@ impl Tunnel {
                 "agent connected"
             );
         }
-        self.registry.insert(session.clone());
+        // An agent that is gone is in neither for long.
+        let role = self.role(&session, &self.directory.snapshot());
+        self.registry_of(role.unwrap_or_default())
+            .insert(session.clone());
         // Its key was looked up before the rest of the handshake. A change since then was enforced on those sessions that
         // the registry had (rule 25).
-        self.enforce(&session, &self.directory.snapshot());
+        self.enforce(
+            &session,
+            role.unwrap_or_default(),
+            &self.directory.snapshot(),
+        );
         if self.ended.is_cancelled() {
             end(&session);
         }
         tokio::spawn(watch(session, Arc::clone(&self.cluster_lines)));
     }
 
-    /// Ends a session whose agent may no longer serve its cluster.
-    fn enforce(&self, session: &Session, snapshot: &Snapshot) {
+    fn registry_of(&self, role: AgentRole) -> &Registry {
+        match role {
+            AgentRole::Cluster => &self.registry,
+            AgentRole::Node => &self.nodes,
+        }
+    }
+
+    /// The role in which the session's agent may serve the session's cluster; `None` where it may not.
+    fn role(&self, session: &Session, snapshot: &Snapshot) -> Option<AgentRole> {
         let info = session.info();
-        let cluster = snapshot.cluster_of_agent(&info.key.to_string());
-        if cluster.is_none_or(|cluster| info.agent != cluster.as_str()) {
-            session.close(CloseCode::Revoked, "this agent token was withdrawn");
+        let (_, agent) = snapshot.agent_with_key(&info.key.to_string())?;
+        (info.agent == agent.cluster.as_str()).then_some(agent.role)
+    }
+
+    /// Ends a session whose agent may no longer serve its cluster in this role.
+    fn enforce(&self, session: &Session, role: AgentRole, snapshot: &Snapshot) {
+        if self.role(session, snapshot) != Some(role) {
+            session.close(CloseCode::Revoked, "this agent was revoked");
         }
     }
 
@@ -135,8 +160,10 @@ impl Tunnel {
         let mut changes = self.directory.changes();
         while changes.changed().await.is_ok() {
             let snapshot = self.directory.snapshot();
-            for session in self.registry.sessions() {
-                self.enforce(&session, &snapshot);
+            for role in AgentRole::ALL {
+                for session in self.registry_of(role).sessions() {
+                    self.enforce(&session, role, &snapshot);
+                }
             }
         }
     }
@@ -144,26 +171,22 @@ impl Tunnel {
     /// Asks every agent to leave and to come back, spread over a second, and waits for their
     /// streams' end or the deadline.
     pub(crate) async fn drain(&self, deadline: Duration) {
-        let drains = self
-            .registry
-            .sessions()
-            .into_iter()
-            .map(|session| async move {
-                let return_after = Duration::from_millis(rand::rng().random_range(0..1000));
-                session
-                    .drain(deadline, return_after, "the server is shutting down")
-                    .await;
-            });
+        let drains = self.sessions().into_iter().map(|session| async move {
+            let return_after = Duration::from_millis(rand::rng().random_range(0..1000));
+            session
+                .drain(deadline, return_after, "the server is shutting down")
+                .await;
+        });
         join_all(drains).await;
     }
 
     /// Ends every session at once, and those whose handshakes are under way as well.
     pub(crate) fn end(&self) {
         self.ended.cancel();
-        self.registry.sessions().iter().for_each(end);
+        self.sessions().iter().for_each(end);
     }
 
-    /// How many agents of the cluster are connected.
+    /// How many agents are connected that serve the cluster's API server.
     pub(crate) fn connected(&self, cluster: &ClusterName) -> usize {
         let sessions = self.registry.sessions();
         let of_cluster = sessions
@@ -172,9 +195,25 @@ impl Tunnel {
         of_cluster.count()
     }
 
-    /// Sessions by transport, for metrics.
+    /// All sessions.
     pub(crate) fn sessions(&self) -> Vec<Session> {
-        self.registry.sessions()
+        let mut sessions = self.registry.sessions();
+        sessions.extend(self.nodes.sessions());
+        sessions
+    }
+}
+
+impl Connected for Tunnel {
+    fn serving(&self, cluster: &ClusterName) -> usize {
+        self.connected(cluster)
+    }
+
+    fn by_key(&self) -> HashMap<String, usize> {
+        let mut by_key = HashMap::<_, usize>::new();
+        for session in self.sessions() {
+            *by_key.entry(session.info().key.to_string()).or_default() += 1;
+        }
+        by_key
     }
 }
 
@@ -299,11 +338,8 @@ mod tests {
                 direct: None,
             };
             draft.put("edge", cluster, Expect::Absent)?;
-            let agent = Agent {
-                created: draft.now(),
-                cluster: ClusterName::new("edge").unwrap(),
-                key: key.public_key().to_string(),
-            };
+            let (edge, key) = (ClusterName::new("edge").unwrap(), key.public_key());
+            let agent = Agent::new(draft.now(), edge, key.to_string());
             draft.put(ID, agent, Expect::Absent)
         };
         directory.change(put).await.unwrap();
@@ -325,16 +361,12 @@ mod tests {
         }
     }
 
-    #[tokio::test]
-    async fn rule_25_an_agent_that_is_revoked_in_its_handshake_does_not_stay() {
-        let key = AgentKey::from_seed([1; 32]).unwrap();
-        let directory = directory(&key).await;
-        let tunnel = Tunnel::new(Arc::clone(&directory));
-        let enforcing = tokio::spawn(tunnel.clone().enforce_access());
-        let acceptor = Acceptor::new(
-            AcceptorConfig::default(),
-            Arc::new(Meanwhile(Arc::clone(&directory))),
-        );
+    /// Both ends of a session of the agent with this key.
+    async fn session(
+        key: AgentKey,
+        admission: impl Admission,
+    ) -> (Session, Result<Accepted, AcceptError>) {
+        let acceptor = Acceptor::new(AcceptorConfig::default(), Arc::new(admission));
         let ca = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
         let config = ConnectorConfig::new("localhost", 1, ca.cert.pem().into_bytes(), key);
         let connector = Connector::new(config).unwrap();
@@ -343,10 +375,66 @@ mod tests {
             connector.establish(Arc::new(here)),
             acceptor.accept(Arc::new(there))
         );
+        (agent.unwrap(), accepted)
+    }
+
+    #[tokio::test]
+    async fn rule_8_an_agent_on_a_node_gets_no_users_request() {
+        let key = || AgentKey::from_seed([1; 32]).unwrap();
+        let directory = directory(&key()).await;
+        let set_role = |role: AgentRole| {
+            let directory = Arc::clone(&directory);
+            async move {
+                let set = |draft: &mut Draft| {
+                    let mut agent = Agent::clone(&draft.get(ID).unwrap().object);
+                    agent.role = role;
+                    draft.put(ID, agent, Expect::Present)
+                };
+                directory.change(set).await.unwrap();
+            }
+        };
+        let tunnel = Tunnel::new(Arc::clone(&directory));
+        let enforcing = tokio::spawn(tunnel.clone().enforce_access());
+        let edge = ClusterName::new("edge").unwrap();
+        let here = IpAddr::from([127, 0, 0, 1]);
+        let open = Open::new(
+            underpass_core::Target::KubeApi,
+            bytes::Bytes::new(),
+            StreamClass::Default,
+            "id",
+        );
+        set_role(AgentRole::Node).await;
+        let (node, accepted) = session(key(), Keys(Arc::clone(&directory))).await;
+        tunnel.serve(accepted, here);
+        let refused = tunnel.connect(&edge, &open).await;
+        assert!(matches!(refused, Err(ConnectError::NoAgent)));
+        assert_eq!(tunnel.connected(&edge), 0);
+        let by_key = tunnel.by_key();
+        assert_eq!(by_key.get(&key().public_key().to_string()), Some(&1));
+        // An agent is what it was when its session began, or it has none.
+        set_role(AgentRole::Cluster).await;
+        tokio::time::timeout(Duration::from_secs(20), node.closed())
+            .await
+            .expect("the session ends");
+        let (agent, accepted) = session(key(), Keys(Arc::clone(&directory))).await;
+        tunnel.serve(accepted, here);
+        assert_eq!(tunnel.connected(&edge), 1);
+        let answering = tokio::spawn(async move { agent.accept().await.unwrap().accept().await });
+        tunnel.connect(&edge, &open).await.unwrap();
+        answering.await.unwrap().unwrap();
+        enforcing.abort();
+    }
+
+    #[tokio::test]
+    async fn rule_25_an_agent_that_is_revoked_in_its_handshake_does_not_stay() {
+        let key = AgentKey::from_seed([1; 32]).unwrap();
+        let directory = directory(&key).await;
+        let tunnel = Tunnel::new(Arc::clone(&directory));
+        let enforcing = tokio::spawn(tunnel.clone().enforce_access());
+        let (agent, accepted) = session(key, Meanwhile(Arc::clone(&directory))).await;
         // The change was enforced before the registry has the session, and no other change follows.
         tokio::task::yield_now().await;
         tunnel.serve(accepted, IpAddr::from([127, 0, 0, 1]));
-        let agent = agent.unwrap();
         tokio::time::timeout(Duration::from_secs(20), agent.closed())
             .await
             .expect("the session ends");

@@ -120,6 +120,7 @@ pub use underpass_proto::agent_name::{AgentName, NameTooLong};
 pub use underpass_proto::code::{CloseCode, ResetCode};
 pub use underpass_proto::frame::{Class, GoAway};
 pub use underpass_proto::handshake::{HandshakeError, Proven};
+pub use underpass_proto::join::{JoinProof, JoinProofError};
 pub use underpass_proto::key::{AgentKey, KeyError, PublicKey};
 pub use underpass_proto::session::{Classes, Ending, LinkEnd, LinkRefused, OpenRefused, Violation};
 pub use underpass_proto::settings::{KeepaliveInterval, OutOfRange, ResumeWindow, StreamLimit};

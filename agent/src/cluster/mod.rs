@@ -26,11 +26,16 @@ pub(crate) async fn api_server(cli: &Cli) -> Result<ApiServer> {
         policy: cli.impersonation(),
         insecure: false,
     };
-    let source = Source {
-        kubeconfig: cli.kubeconfig.clone(),
-        context: cli.context.clone(),
-    };
+    let source = Source::of(cli);
     Ok(ApiServer::from_source(Arc::new(source), options).await?)
+}
+
+/// The way to the API server, as it is now.
+pub(crate) async fn config(cli: &Cli) -> Result<Config> {
+    let source = Source::of(cli);
+    let loading = tokio::task::spawn_blocking(move || source.load());
+    let loaded = loading.await.context("the kubeconfig was not read")?;
+    loaded.map_err(anyhow::Error::from_boxed)
 }
 
 /// Logs what is wrong with the API server until it answers.
@@ -77,6 +82,15 @@ impl ConfigSource for Source {
         let authorities = clusters.filter_map(|cluster| cluster.certificate_authority);
         let authorities = authorities.map(PathBuf::from);
         std::iter::once(path.clone()).chain(authorities).collect()
+    }
+}
+
+impl Source {
+    fn of(cli: &Cli) -> Self {
+        Self {
+            kubeconfig: cli.kubeconfig.clone(),
+            context: cli.context.clone(),
+        }
     }
 }
 

@@ -1,19 +1,15 @@
-//! `underpass cluster` and `underpass agent`
+//! `underpass cluster`
 
 use anyhow::Result;
 use futures_util::StreamExt as _;
 use futures_util::stream;
 use serde_json::{Map, Value, json};
-use underpass_api::client::{ClientError, Match, Server};
-use underpass_api::{
-    AgentMade, AgentRequest, AgentView, Client, ClusterSpec, ClusterStatus, SERVER, ServerInfo,
-    View, segment,
-};
-use underpass_terminal::{say, show};
+use underpass_api::client::Match;
+use underpass_api::{Client, ClusterSpec, ClusterStatus, View, segment};
+use underpass_terminal::say;
 
-use super::{direct, print_table, timestamp};
-use crate::args::{Agent, Cluster};
-use crate::paste;
+use super::{direct, join, print_table};
+use crate::args::Cluster;
 
 type Shown = View<ClusterSpec, ClusterStatus>;
 
@@ -29,32 +25,28 @@ pub(crate) async fn run(client: &Client, command: Cluster) -> Result<()> {
             kubeconfig: Some(kubeconfig),
             context,
             policy,
+            ..
         } => {
             let imported = direct::read(&kubeconfig, context.as_deref(), policy)?;
             direct::add(client, &name, &labels, imported).await?;
         }
-        Cluster::Add { name, labels, .. } => {
-            let wanted = AgentRequest {
-                cluster: name.clone(),
-                make_cluster: true,
-            };
-            let made: AgentMade = client.post("/v1/agents", &wanted).await?;
+        Cluster::Add {
+            name,
+            labels,
+            agent,
+            ..
+        } => {
+            let added = join::add(client, &name, agent).await?;
             if !labels.is_empty() {
                 label(client, name.as_str(), &labels).await?;
             }
-            say!("A token for an agent of cluster {name}, which is shown only now:");
-            show(&*made.token);
-            for line in next_step(client).await {
-                say!("{line}");
-            }
+            added.show(client).await;
         }
+        Cluster::JoinToken(command) => join::run(client, command).await?,
         Cluster::List => {
             let clusters: Vec<Shown> = client.list("/v1/clusters").await?;
             let rows = rows(client, &clusters).await;
-            print_table(
-                &["CLUSTER", "KIND", "AGENT TOKENS", "CONNECTED", "LABELS"],
-                &rows,
-            );
+            print_table(&["CLUSTER", "KIND", "AGENTS", "CONNECTED", "LABELS"], &rows);
         }
         Cluster::Label { name, labels } => {
             let shown = label(client, name.as_str(), &labels).await?;
@@ -68,34 +60,6 @@ pub(crate) async fn run(client: &Client, command: Cluster) -> Result<()> {
                 )
                 .await?;
             say!("Cluster {name} is removed; open streams to it end.");
-        }
-    }
-    Ok(())
-}
-
-pub(crate) async fn run_agent(client: &Client, command: Agent) -> Result<()> {
-    match command {
-        Agent::List { cluster } => {
-            let path = match &cluster {
-                Some(cluster) => format!("/v1/agents?cluster={cluster}"),
-                None => "/v1/agents".to_owned(),
-            };
-            let agents: Vec<AgentView> = client.list(&path).await?;
-            let mut rows = Vec::new();
-            for agent in agents {
-                rows.push(vec![
-                    agent.id,
-                    agent.cluster.to_string(),
-                    timestamp(agent.created)?,
-                ]);
-            }
-            print_table(&["ID", "CLUSTER", "CREATED"], &rows);
-        }
-        Agent::Revoke { id } => {
-            client
-                .delete(&format!("/v1/agents/{}", segment(&id)), Match::Anything)
-                .await?;
-            say!("Agent token {id} is revoked; its agent is disconnected.");
         }
     }
     Ok(())
@@ -145,37 +109,6 @@ async fn row(client: &Client, cluster: &Shown) -> Vec<String> {
         agents,
         connected.unwrap_or_else(|| "-".to_owned()),
         labels_of(cluster),
-    ]
-}
-
-/// How to start the agent.
-async fn next_step(client: &Client) -> Vec<String> {
-    // The token has been made, and is shown, if this fails.
-    next_step_at(client.get(SERVER).await, client)
-}
-
-fn next_step_at(info: Result<ServerInfo, ClientError>, client: &Client) -> Vec<String> {
-    let unknown = "Save it in a file for `underpass-agent --token-file FILE`; `underpass-server ca-pin`, on the server's \
-                   machine, prints the --ca-pin.";
-    let Ok(info) = info else {
-        return vec![unknown.to_owned()];
-    };
-    // People paste it into a shell, which a hostile text could command.
-    let is_pin = |pin: &str| {
-        let digits = pin.strip_prefix("sha256:").unwrap_or_default();
-        !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_hexdigit())
-    };
-    // The URL by which this program reaches the server works.
-    let url = client.server().map_or(info.url, Server::url);
-    let Some(url) = paste::url(&url).filter(|_| is_pin(&info.ca_pin)) else {
-        return vec![unknown.to_owned()];
-    };
-    vec![
-        "Save it in a file, and start the agent:".to_owned(),
-        format!(
-            "  underpass-agent --server {url} --ca-pin {} --token-file FILE",
-            info.ca_pin
-        ),
     ]
 }
 
@@ -257,38 +190,5 @@ mod tests {
             .collect();
         assert_eq!(names, wanted);
         assert!(rows.iter().all(|row| row[3] == "yes (v1.35.0)"), "{rows:?}");
-    }
-
-    #[test]
-    fn the_next_step_can_be_copied() {
-        let client = Client::at_socket("/nowhere");
-        let early = next_step_at(Err(ClientError::NoServer("/nowhere".into())), &client).join("\n");
-        assert!(early.contains("underpass-server ca-pin"), "{early}");
-        let pin = "sha256:ab";
-        let info = ServerInfo {
-            url: "https://u.example.org:8443".to_owned(),
-            ca_pem: String::new(),
-            ca_pin: pin.to_owned(),
-            cluster_domain: None,
-            tls_cluster_domain: None,
-            version: String::new(),
-        };
-        let wanted = format!("--server https://u.example.org:8443 --ca-pin {pin} --token-file");
-        let told = next_step_at(Ok(info.clone()), &client).join("\n");
-        assert!(told.contains(&wanted), "{told}");
-        for (url, ca_pin) in [
-            ("https://u", "sha256:ab\nAll done. Run: evil"),
-            ("https://u", "sha256:ab; evil #"),
-            ("https://u;evil", pin),
-            ("https://u/$(evil)", pin),
-        ] {
-            let info = ServerInfo {
-                url: url.to_owned(),
-                ca_pin: ca_pin.to_owned(),
-                ..info.clone()
-            };
-            let told = next_step_at(Ok(info), &client).join("\n");
-            assert!(!told.contains("evil"), "rule 23: {told}");
-        }
     }
 }

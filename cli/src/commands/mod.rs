@@ -5,8 +5,10 @@ mod cluster;
 mod completion;
 mod direct;
 mod forward;
+mod join;
 mod kubeconfig;
 mod login;
+mod manifest;
 mod token;
 mod user;
 
@@ -28,7 +30,7 @@ pub(crate) async fn run(cli: Cli) -> Result<()> {
         Command::Forward(options) => forward::run(which, options).await,
         Command::Kubeconfig(options) => kubeconfig::run(which, options).await,
         Command::Cluster(command) => cluster::run(&which.client().await?, command).await,
-        Command::Agent(command) => cluster::run_agent(&which.client().await?, command).await,
+        Command::Agent(command) => join::run_agent(&which.client().await?, command).await,
         Command::User(command) => user::run(&which.client().await?, command).await,
         Command::Group(command) => user::run_group(&which.client().await?, command).await,
         Command::Binding(command) => binding::run(&which.client().await?, command).await,

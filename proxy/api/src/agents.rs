@@ -1,16 +1,16 @@
-//! `/v1/agents`: the tokens of agents, each of which is the private half of a key.
+//! `/v1/agents`: agents by their keys, and static tokens for them, each of which is the private half of a key.
 
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
-use underpass_core::{ClusterName, Revision};
+use underpass_core::{AgentRole, ClusterName, Revision};
 use zeroize::Zeroizing;
 
-/// An agent's token, without its secret.
+/// An agent: the public half of its key.
 #[derive(Debug, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema), schema(as = Agent))]
 #[serde(rename_all = "camelCase")]
 pub struct AgentView {
-    /// Its id.
+    /// Its id: the beginning of the SHA-256 of its public key.
     pub id: String,
     /// Of its last change.
     #[cfg_attr(feature = "openapi", schema(value_type = u64))]
@@ -23,6 +23,15 @@ pub struct AgentView {
     pub cluster: ClusterName,
     /// The public half of the key.
     pub key: String,
+    /// Its role.
+    #[serde(default)]
+    pub role: AgentRole,
+    /// The join token that it has joined with, by id; absent where the server has made its key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub join_token: Option<String>,
+    /// How many sessions it has with this server now.
+    #[serde(default)]
+    pub connected: usize,
 }
 
 /// A token to make.

@@ -13,6 +13,7 @@ pub mod client;
 mod clusters;
 mod direct;
 mod groups;
+mod join;
 mod login;
 mod myself;
 mod object;
@@ -29,6 +30,10 @@ pub use self::{
     clusters::{ClusterSpec, ClusterStatus},
     direct::{CredentialSpec, CredentialStatus, DirectSpec, Reachability, Secret},
     groups::{GroupSpec, GroupStatus},
+    join::{
+        JOIN_TOKEN_PREFIX, JoinAnswer, JoinRefusal, JoinRequest, JoinTokenMade, JoinTokenRequest,
+        JoinTokenView, UnknownRefusal,
+    },
     login::{DeviceLoginWay, LoginRequest, LoginWays},
     myself::{Myself, Reachable},
     object::{List, New, View, segment},
@@ -47,6 +52,9 @@ pub const PREFIX: &str = "/v1/";
 
 /// Where one logs in.
 pub const LOGIN: &str = "/v1/login";
+
+/// Where an agent registers its key with a join token.
+pub const JOIN: &str = "/v1/join";
 
 /// Facts about the server.
 pub const SERVER: &str = "/v1/server";

@@ -18,7 +18,7 @@ use underpass_core::{BLOCK_SIZES, Block, blocks_of, limits};
 /// Clients behind one address share its count. A flood of addresses makes it forget those that it has not seen for
 /// longest: it bounds what one site can do, not what a thousand can.
 #[derive(Debug)]
-pub(super) struct Failures(Mutex<Buckets>);
+pub struct Failures(Mutex<Buckets>);
 
 /// By the size of the network.
 type Buckets = [LruCache<Block, Bucket>; BLOCK_SIZES];
@@ -52,14 +52,24 @@ fn share_of(block: Block) -> (u32, Duration) {
     (limits::FAILURES.saturating_mul(shares), every)
 }
 
+impl Default for Failures {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Failures {
-    pub(super) fn new() -> Self {
+    /// Nothing is counted yet.
+    pub fn new() -> Self {
         let room = NonZeroUsize::new(limits::FAILING_CLIENTS).unwrap_or(NonZeroUsize::MIN);
         Self(Mutex::new(std::array::from_fn(|_| LruCache::new(room))))
     }
 
-    /// May this client have another credential checked? Where not, how long until it may.
-    pub(super) fn allow(&self, client: IpAddr) -> Result<(), Duration> {
+    /// May this client have another credential checked?
+    ///
+    /// # Errors
+    /// It may not before so much time has passed.
+    pub fn allow(&self, client: IpAddr) -> Result<(), Duration> {
         let now = Instant::now();
         let mut buckets = self.lock();
         let waits = blocks_of(client).filter_map(|block| {
@@ -74,7 +84,7 @@ impl Failures {
     }
 
     /// A credential of this client was bad.
-    pub(super) fn count(&self, client: IpAddr) {
+    pub fn count(&self, client: IpAddr) {
         let now = Instant::now();
         let mut buckets = self.lock();
         for block in blocks_of(client) {

@@ -7,6 +7,8 @@
 //! - [`GitHub`]: GitHub's tokens.
 //! - [`TokenReview`]: ServiceAccount tokens, which their cluster reviews.
 //!
+//! Agents that join show a [`JoinSecret`], which makes nobody a caller; [`Failures`] bounds the guesses at it.
+//!
 //! An authenticator looks at a [`Caller`] and says *not mine*, *mine: this identity*, *mine: refused*, or *mine, but I cannot
 //! check it now*. The first one whose credential it is decides alone, so that a broken provider, or a wrong token, never leads
 //! to another authenticator's opinion. The credential itself shows which authenticator it is for, without a question to any
@@ -24,6 +26,7 @@ mod config;
 mod error;
 mod failures;
 mod github;
+mod join_secret;
 mod jwt;
 mod known;
 mod ldap;
@@ -51,7 +54,9 @@ pub use self::{
     chain::{Chain, Step},
     config::{ConfigError, Misconfigured},
     error::{AuthenticateError, CredentialError},
+    failures::Failures,
     github::{GitHub, GitHubAudience, GitHubConfig},
+    join_secret::JoinSecret,
     ldap::{Bind, GroupMembership, GroupSearch, Ldap, LdapConfig, UserSearch},
     names::{Names, Unowned},
     oidc::{Algorithm, Claims, Oidc, OidcConfig, PrefixedClaim, RequiredClaim, UnknownAlgorithm},

@@ -43,11 +43,7 @@ impl Token {
     /// # Errors
     /// [`TokenError::NoRandomness`].
     pub fn generate() -> Result<Self, TokenError> {
-        let mut secret = Zeroizing::new([0; 32]);
-        rand::fill(&mut secret[..]).map_err(|_| TokenError::NoRandomness)?;
-        let body = Zeroizing::new(base62(&secret[..], BODY_CHARS));
-        let sum = checksum(&body);
-        Ok(Self(Zeroizing::new(format!("{PREFIX}{}{sum}", *body))))
+        generate(PREFIX).map(Self)
     }
 
     /// Reads a token, checksum included; this proves nothing but that it is one.
@@ -61,7 +57,7 @@ impl Token {
             return Err(TokenError::Malformed);
         }
         let (body, sum) = rest.split_at(BODY_CHARS);
-        if checksum(body) != sum {
+        if checksum(PREFIX, body) != sum {
             return Err(TokenError::Malformed);
         }
         Ok(Self(Zeroizing::new(text.to_owned())))
@@ -69,12 +65,7 @@ impl Token {
 
     /// Its hash, for the store. A plain SHA-256 is enough: there is nothing to guess in 256 random bits.
     pub fn hash(&self) -> TokenHash {
-        let mut hash = [0; 32];
-        let digest = digest::digest(&digest::SHA256, self.0.as_bytes());
-        hash.iter_mut()
-            .zip(digest.as_ref())
-            .for_each(|(to, from)| *to = *from);
-        TokenHash(hash)
+        TokenHash::of(&self.0)
     }
 
     /// The token itself, to show it this once.
@@ -94,6 +85,16 @@ impl fmt::Debug for Token {
 pub struct TokenHash([u8; 32]);
 
 impl TokenHash {
+    /// The hash of a text, whether it is a token or not.
+    pub fn of(text: &str) -> Self {
+        let mut hash = [0; 32];
+        let digest = digest::digest(&digest::SHA256, text.as_bytes());
+        hash.iter_mut()
+            .zip(digest.as_ref())
+            .for_each(|(to, from)| *to = *from);
+        Self(hash)
+    }
+
     /// The hash as it is stored.
     pub fn to_hex(&self) -> String {
         self.0.iter().map(|byte| format!("{byte:02x}")).collect()
@@ -140,8 +141,17 @@ impl fmt::Debug for TokenHash {
     }
 }
 
-fn checksum(body: &str) -> String {
-    let digest = digest::digest(&digest::SHA256, format!("{PREFIX}{body}").as_bytes());
+/// A new secret with this prefix: 256 random bits and a checksum.
+pub(super) fn generate(prefix: &str) -> Result<Zeroizing<String>, TokenError> {
+    let mut secret = Zeroizing::new([0; 32]);
+    rand::fill(&mut secret[..]).map_err(|_| TokenError::NoRandomness)?;
+    let body = Zeroizing::new(base62(&secret[..], BODY_CHARS));
+    let sum = checksum(prefix, &body);
+    Ok(Zeroizing::new(format!("{prefix}{}{sum}", *body)))
+}
+
+fn checksum(prefix: &str, body: &str) -> String {
+    let digest = digest::digest(&digest::SHA256, format!("{prefix}{body}").as_bytes());
     base62(digest.as_ref().get(..4).unwrap_or_default(), CHECKSUM_CHARS)
 }
 

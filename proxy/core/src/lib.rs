@@ -23,6 +23,7 @@ pub mod share;
 #[cfg(feature = "yaml")]
 pub mod yaml;
 
+mod agent_role;
 mod audit_id;
 mod authority;
 mod authorize;
@@ -53,6 +54,7 @@ mod subject;
 mod target;
 
 pub use self::{
+    agent_role::{AgentRole, UnknownAgentRole},
     audit_id::new_audit_id,
     authority::{Authority, AuthorityError, Provider},
     authorize::{Access, AuthorizeError, Authorizer, ImpersonationAuthorizer, Nobody},

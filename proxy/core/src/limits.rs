@@ -79,6 +79,17 @@ pub const LOGINS_PER_IDENTITY: usize = 200;
 /// directory looks all tokens over, and every list shows them.
 pub const SCOPE_CLUSTERS: usize = 64;
 
+/// Agents of one cluster: each node of the largest cluster that Kubernetes supports (5,000), and as many keys of agents that have
+/// lost theirs.
+pub const AGENTS_PER_CLUSTER: usize = 10_000;
+
+/// Join tokens of one cluster, those that are expired or used up among them, which make room first: one for each of some people
+/// who add nodes, or one for each of a few dozen nodes. Each has less than 1 KiB.
+pub const JOIN_TOKENS_PER_CLUSTER: usize = 64;
+
+/// Agents that one join token registers: a DaemonSet of a large cluster. A token that leaks registers no more.
+pub const JOIN_TOKEN_USES: u32 = 1000;
+
 /// Users in one group of the directory.
 pub const GROUP_MEMBERS: usize = 10_000;
 

@@ -9,6 +9,7 @@ use time::OffsetDateTime;
 
 use super::{
     error::ChangeError,
+    join_token::{self, JoinToken},
     object::{
         AccessToken, Agent, Binding, Cluster, Group, Object, ObjectKind, Owner, TokenUse, User,
     },
@@ -80,6 +81,12 @@ impl Draft {
     /// All objects of a kind, as they are now.
     pub fn all<T: Tabled>(&self) -> &Table<T> {
         T::table(&self.tables)
+    }
+
+    /// A whole table, to fill it without checks.
+    #[cfg(test)]
+    pub(super) fn table_mut<T: Tabled>(&mut self) -> &mut Table<T> {
+        T::table_mut(&mut self.tables)
     }
 
     /// Sets an object.
@@ -332,13 +339,22 @@ impl Draft {
         }
     }
 
+    /// Does the change of this object only note that a token was used? That takes nothing back.
+    fn is_use(&self, key: &Key) -> bool {
+        match key.0 {
+            ObjectKind::TokenUse => true,
+            ObjectKind::JoinToken => self.tables.has(key),
+            _ => false,
+        }
+    }
+
     /// The writes to commit; `None` where nothing has changed.
     pub(super) fn finish(mut self) -> Result<Option<Finished>, ChangeError> {
         self.sweep_orphans();
         let mut writes = Vec::with_capacity(self.touched.len());
         let mut revokes = false;
-        for key in self.touched {
-            revokes |= self.base.tables.has(&key) && key.0 != ObjectKind::TokenUse;
+        for key in std::mem::take(&mut self.touched) {
+            revokes |= self.base.tables.has(&key) && !self.is_use(&key);
             let value = match key.0 {
                 ObjectKind::Cluster => encode(&self.tables.clusters, &key)?,
                 ObjectKind::Agent => encode(&self.tables.agents, &key)?,
@@ -347,6 +363,7 @@ impl Draft {
                 ObjectKind::Token => encode(&self.tables.tokens, &key)?,
                 ObjectKind::Binding => encode(&self.tables.bindings, &key)?,
                 ObjectKind::TokenUse => encode(&self.tables.uses, &key)?,
+                ObjectKind::JoinToken => encode(&self.tables.join_tokens, &key)?,
             };
             writes.push(Write { key, value });
         }
@@ -410,7 +427,7 @@ pub trait Checked: Tabled {
 }
 
 /// A reference to something that must exist.
-fn must_exist<T: Tabled>(draft: &Draft, name: &str) -> Result<(), ChangeError> {
+pub(super) fn must_exist<T: Tabled>(draft: &Draft, name: &str) -> Result<(), ChangeError> {
     match draft.get::<T>(name) {
         Some(_) => Ok(()),
         None => Err(ChangeError::NotFound {
@@ -420,7 +437,7 @@ fn must_exist<T: Tabled>(draft: &Draft, name: &str) -> Result<(), ChangeError> {
     }
 }
 
-fn is_name(name: &str) -> Result<(), ChangeError> {
+pub(super) fn is_name(name: &str) -> Result<(), ChangeError> {
     Name::new(name).map(drop).map_err(ChangeError::Name)
 }
 
@@ -446,6 +463,7 @@ impl Checked for Cluster {
 
     fn removed(name: &str, draft: &mut Draft) {
         draft.sweep(|agent: &Agent| agent.cluster.as_str() == name);
+        draft.sweep(|token: &JoinToken| token.cluster.as_str() == name);
         // A cluster that is made again under this name is another one.
         let concerned = |binding: &Binding| binding.clusters.names.contains(name);
         draft.amend(concerned, |mut binding: Binding| {
@@ -472,6 +490,10 @@ impl Checked for Agent {
             }),
             None => Ok(()),
         }
+    }
+
+    fn make_room(&self, draft: &mut Draft) -> Result<(), ChangeError> {
+        join_token::room_for_agent(draft, &self.cluster)
     }
 }
 

@@ -7,7 +7,7 @@ use super::{
     snapshot::Unreadable,
     store::{CommitError, StoreError},
 };
-use underpass_core::{ClusterNameError, IdentityError, NameError, limits};
+use underpass_core::{ClusterName, ClusterNameError, IdentityError, NameError, limits};
 
 /// Why a directory cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -125,6 +125,18 @@ pub enum ChangeError {
         /// Their owner.
         user: String,
     },
+    /// The cluster has [`limits::JOIN_TOKENS_PER_CLUSTER`] join tokens that count.
+    #[error(
+        "cluster {cluster} has {} join tokens that count; delete some, or make one with more uses",
+        limits::JOIN_TOKENS_PER_CLUSTER
+    )]
+    TooManyJoinTokens {
+        /// The cluster.
+        cluster: ClusterName,
+    },
+    /// A join token for no agent, or for too many.
+    #[error("a join token is for 1 to {} agents", limits::JOIN_TOKEN_USES)]
+    JoinTokenUses,
     /// It cannot be written as JSON.
     #[error("the object cannot be written")]
     Encode(#[source] serde_json::Error),

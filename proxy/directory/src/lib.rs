@@ -13,6 +13,7 @@ mod draft;
 mod effective_roles;
 mod error;
 mod grants;
+mod join_token;
 mod names;
 mod object;
 mod room;
@@ -45,6 +46,7 @@ pub use self::{
     draft::{Checked, Draft, Expect},
     effective_roles::EffectiveRoles,
     error::{ChangeError, OpenError},
+    join_token::{JoinError, JoinToken, Joined, Joining},
     object::{
         AccessToken, Agent, Binding, Cluster, Group, Login, Object, ObjectKind, Owner, TokenUse,
         User,
@@ -60,8 +62,8 @@ use self::{
 use underpass_authenticate::{self, TokenHash, TokenRecord, TokenStore};
 use underpass_core::{Access, AuthorizeError, Authorizer};
 pub use underpass_core::{
-    ClusterPolicy, Labels, LabelsError, Name, NameError, Permission, Revision, Role, Selector,
-    Subject, SubjectKind, UnknownRole,
+    AgentRole, ClusterPolicy, Labels, LabelsError, Name, NameError, Permission, Revision, Role,
+    Selector, Subject, SubjectKind, UnknownRole,
 };
 use underpass_core::{Revocation, limits};
 
@@ -316,18 +318,23 @@ impl Directory {
         .map(drop)
     }
 
-    /// Forgets tokens that expired some time ago. They count for nothing already.
+    /// Forgets tokens, join tokens among them, that expired some time ago. They count for nothing already.
     pub async fn forget_expired(self: &Arc<Self>) {
         let before = OffsetDateTime::now_utc() - limits::EXPIRED_TOKEN_KEPT;
         let is_old = |token: &AccessToken| token.expires.is_some_and(|end| end < before);
+        let is_old_join_token = |token: &JoinToken| token.is_expired(before);
         let snapshot = self.snapshot();
         let mut tokens = snapshot.all::<AccessToken>().values();
-        if !tokens.any(|token| is_old(&token.object)) {
+        let mut join_tokens = snapshot.all::<JoinToken>().values();
+        if !tokens.any(|token| is_old(&token.object))
+            && !join_tokens.any(|token| is_old_join_token(&token.object))
+        {
             return;
         }
         let forgotten = self
             .change(|draft| {
                 draft.forget_tokens(is_old);
+                draft.sweep(is_old_join_token);
                 Ok::<_, ChangeError>(())
             })
             .await;

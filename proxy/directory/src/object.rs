@@ -5,9 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use time::OffsetDateTime;
 
-use super::direct::Direct;
+use super::{direct::Direct, join_token::JoinToken};
 use underpass_authenticate::{PasswordHash, TokenHash};
-use underpass_core::{Authority, ClusterName, Labels, Name, Role, Scope, Selector, Subject};
+use underpass_core::{
+    AgentRole, Authority, ClusterName, Labels, Name, Role, Scope, Selector, Subject,
+};
 
 /// A kind of object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -26,11 +28,13 @@ pub enum ObjectKind {
     Binding,
     /// [`TokenUse`].
     TokenUse,
+    /// [`JoinToken`].
+    JoinToken,
 }
 
 impl ObjectKind {
     /// Every kind.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Cluster,
         Self::Agent,
         Self::User,
@@ -38,6 +42,7 @@ impl ObjectKind {
         Self::Token,
         Self::Binding,
         Self::TokenUse,
+        Self::JoinToken,
     ];
 
     /// As stores and errors write it.
@@ -50,6 +55,7 @@ impl ObjectKind {
             Self::Token => "token",
             Self::Binding => "binding",
             Self::TokenUse => "token-use",
+            Self::JoinToken => "join-token",
         }
     }
 
@@ -98,6 +104,32 @@ pub struct Agent {
     pub cluster: ClusterName,
     /// The public key, as the tunnel writes it.
     pub key: String,
+    /// Its work there.
+    #[serde(default, skip_serializing_if = "AgentRole::is_default")]
+    pub role: AgentRole,
+    /// The join token that the agent registered its key with, by id, whether there still is one or not; `None` where this server
+    /// has made the key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub join_token: Option<String>,
+}
+
+impl Agent {
+    /// An agent whose key this server made at this time, in the usual role.
+    pub fn new(created: OffsetDateTime, cluster: ClusterName, key: String) -> Self {
+        Self {
+            created,
+            cluster,
+            key,
+            role: AgentRole::default(),
+            join_token: None,
+        }
+    }
+
+    /// The id of an agent with this key: the beginning of the SHA-256 of the public key's text.
+    pub fn id(&self) -> String {
+        let hash = TokenHash::of(&self.key).to_hex();
+        hash.chars().take(16).collect()
+    }
 }
 
 /// A user of this directory. Users of identity providers need no entry, and cannot come by the name of one that has no link to
@@ -291,4 +323,5 @@ objects!(
     AccessToken: Token,
     Binding: Binding,
     TokenUse: TokenUse,
+    JoinToken: JoinToken,
 );

@@ -6,6 +6,7 @@ use std::{
 };
 
 use super::{
+    join_token::JoinToken,
     object::{
         AccessToken, Agent, Binding, Cluster, Group, Object, ObjectKind, Owner, TokenUse, User,
     },
@@ -47,6 +48,7 @@ pub struct Tables {
     pub(super) tokens: Table<AccessToken>,
     pub(super) bindings: Table<Binding>,
     pub(super) uses: Table<TokenUse>,
+    pub(super) join_tokens: Table<JoinToken>,
 }
 
 impl Tables {
@@ -59,6 +61,7 @@ impl Tables {
             ObjectKind::Token => self.tokens.contains_key(name),
             ObjectKind::Binding => self.bindings.contains_key(name),
             ObjectKind::TokenUse => self.uses.contains_key(name),
+            ObjectKind::JoinToken => self.join_tokens.contains_key(name),
         }
     }
 }
@@ -67,6 +70,7 @@ impl Tables {
 struct Index {
     tokens: HashMap<TokenHash, String>,
     agents: HashMap<String, String>,
+    join_tokens: HashMap<TokenHash, String>,
     /// The groups of each user, in the order of their names.
     groups: HashMap<String, Vec<String>>,
     user_bindings: HashMap<String, Vec<(Subject, String)>>,
@@ -115,6 +119,7 @@ tabled!(
     AccessToken: tokens,
     Binding: bindings,
     TokenUse: uses,
+    JoinToken: join_tokens,
 );
 
 /// A right, and the binding that it comes from.
@@ -139,6 +144,7 @@ impl Snapshot {
                 ObjectKind::Token => read(&mut tables.tokens, key, &record)?,
                 ObjectKind::Binding => read(&mut tables.bindings, key, &record)?,
                 ObjectKind::TokenUse => read(&mut tables.uses, key, &record)?,
+                ObjectKind::JoinToken => read(&mut tables.join_tokens, key, &record)?,
             }
         }
         Ok(Self::new(contents.revision, tables))
@@ -177,11 +183,21 @@ impl Snapshot {
 
     /// The cluster that the holder of this key may serve.
     pub fn cluster_of_agent(&self, key: &str) -> Option<&ClusterName> {
+        self.agent_with_key(key).map(|(_, agent)| &agent.cluster)
+    }
+
+    /// The agent with this public key, and its id.
+    pub fn agent_with_key(&self, key: &str) -> Option<(&str, &Agent)> {
         let id = self.index.agents.get(key)?;
-        self.tables
-            .agents
-            .get(id)
-            .map(|agent| &agent.object.cluster)
+        let entry = self.tables.agents.get(id)?;
+        Some((id, &entry.object))
+    }
+
+    /// The join token with this hash, and its id.
+    pub fn join_token(&self, hash: &TokenHash) -> Option<(&str, &JoinToken)> {
+        let id = self.index.join_tokens.get(hash)?;
+        let entry = self.tables.join_tokens.get(id)?;
+        Some((id, &entry.object))
     }
 
     /// The groups that a user of the directory is in.
@@ -348,6 +364,9 @@ impl Index {
         let mut index = Self::default();
         for (id, token) in &tables.tokens {
             index.tokens.insert(token.object.sha256, id.clone());
+        }
+        for (id, token) in &tables.join_tokens {
+            index.join_tokens.insert(token.object.sha256, id.clone());
         }
         for (id, agent) in &tables.agents {
             index.agents.insert(agent.object.key.clone(), id.clone());

@@ -1,6 +1,7 @@
 //! The directory as its users see it, over a store in memory.
 
 mod full;
+mod join;
 mod names;
 
 use std::collections::BTreeSet;
@@ -272,11 +273,7 @@ async fn rule_12_a_token_ends_with_what_its_owner_is() {
 async fn a_removed_cluster_leaves_nothing_behind() {
     let directory = world().await;
     grant(&directory, alice(), &["prod"], Role::Operate).await;
-    let agent = |draft: &Draft| Agent {
-        created: draft.now(),
-        cluster: cluster("prod"),
-        key: "k".to_owned(),
-    };
+    let agent = |draft: &Draft| Agent::new(draft.now(), cluster("prod"), "k".to_owned());
     directory
         .change(|draft| draft.put("a1", agent(draft), Expect::Absent))
         .await

@@ -1,4 +1,6 @@
-//! `/v1/agents`: the tokens of agents, each of which is the private half of a key.
+//! `/v1/agents`: agents by their keys, and static tokens for them, each of which is the private half of a key.
+
+use std::collections::HashMap;
 
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query, Request};
@@ -32,7 +34,7 @@ pub(super) fn routes() -> Router<State> {
         .route("/v1/agents/{id}", get(read).delete(remove))
 }
 
-fn view(id: &str, entry: &Entry<Agent>) -> AgentView {
+fn view(id: &str, entry: &Entry<Agent>, sessions: &HashMap<String, usize>) -> AgentView {
     let agent = &entry.object;
     AgentView {
         id: id.to_owned(),
@@ -40,6 +42,9 @@ fn view(id: &str, entry: &Entry<Agent>) -> AgentView {
         created: agent.created,
         cluster: agent.cluster.clone(),
         key: agent.key.clone(),
+        role: agent.role,
+        join_token: agent.join_token.clone(),
+        connected: sessions.get(&agent.key).copied().unwrap_or_default(),
     }
 }
 
@@ -66,8 +71,10 @@ async fn list(
             .is_none_or(|cluster| cluster == agent.cluster.as_str())
     };
     let rights = requester.rights(&snapshot);
+    let sessions = state.sessions.by_key();
     let shown = page.of(snapshot.all::<Agent>(), |id, entry| {
-        (wanted(&entry.object) && is_visible(&rights, &entry.object)).then(|| view(id, entry))
+        (wanted(&entry.object) && is_visible(&rights, &entry.object))
+            .then(|| view(id, entry, &sessions))
     });
     Ok(tagged(&headers, snapshot.revision(), &shown))
 }
@@ -83,7 +90,8 @@ async fn read(
         .get::<Agent>(&id)
         .filter(|entry| is_visible(&requester.rights(&snapshot), &entry.object))
         .ok_or_else(|| Problem::not_found("agent", &id))?;
-    Ok(tagged(&headers, entry.revision, &view(&id, entry)))
+    let view = view(&id, entry, &state.sessions.by_key());
+    Ok(tagged(&headers, entry.revision, &view))
 }
 
 async fn create(state: State, requester: Requester, request: Request) -> Result<Response, Problem> {
@@ -103,63 +111,69 @@ async fn create(state: State, requester: Requester, request: Request) -> Result<
     };
     let key = AgentKey::from_seed(rand::random()).map_err(|error| no_key(&error))?;
     let public = key.public_key().to_string();
-    let id: String = public
-        .chars()
-        .filter(char::is_ascii_alphanumeric)
-        .take(12)
-        .collect();
     let make = |draft: &mut Draft| {
         requester.must_administer_cluster(draft.before(), &wanted.cluster)?;
-        if wanted.make_cluster && draft.get::<Cluster>(wanted.cluster.as_str()).is_none() {
-            requester.must_administer(draft.before())?;
-            let cluster = Cluster {
-                created: draft.now(),
-                labels: Labels::default(),
-                direct: None,
-            };
-            draft.put(wanted.cluster.as_str(), cluster, Expect::Absent)?;
+        if wanted.make_cluster {
+            make_cluster(draft, &requester, &wanted.cluster)?;
         }
-        must_fit(&requester, &wanted.cluster, draft)?;
-        let agent = Agent {
-            created: draft.now(),
-            cluster: wanted.cluster.clone(),
-            key: public.clone(),
-        };
+        must_fit(&requester, &wanted.cluster, 1, draft)?;
+        let agent = Agent::new(draft.now(), wanted.cluster.clone(), public.clone());
+        let id = agent.id();
         draft.put(&id, agent, Expect::Absent)?;
-        Ok::<_, Problem>(())
+        Ok::<_, Problem>(id)
     };
-    state.change(&requester, make).await?;
+    let id = state.change(&requester, make).await?;
     let snapshot = state.directory.snapshot();
     let entry = snapshot
         .get::<Agent>(&id)
         .ok_or_else(|| Problem::not_found("agent", &id))?;
     let made = AgentMade {
         token: key.to_secret_text(),
-        agent: view(&id, entry),
+        agent: view(&id, entry, &HashMap::new()),
     };
     let did = Did::to("agent", &id).subject(format!("cluster:{}", wanted.cluster));
     Ok(did.with((StatusCode::CREATED, Json(made))))
 }
 
-/// Is there room for one more agent of the cluster? All clusters share the directory, so that each one's own administrators
-/// have a share (security rule 23).
-fn must_fit(requester: &Requester, cluster: &ClusterName, draft: &Draft) -> Result<(), Problem> {
+/// Makes the cluster where there is none, for an administrator of all clusters.
+pub(super) fn make_cluster(
+    draft: &mut Draft,
+    requester: &Requester,
+    name: &ClusterName,
+) -> Result<(), Problem> {
+    if draft.get::<Cluster>(name.as_str()).is_some() {
+        return Ok(());
+    }
+    requester.must_administer(draft.before())?;
+    let cluster = Cluster {
+        created: draft.now(),
+        labels: Labels::default(),
+        direct: None,
+    };
+    Ok(draft.put(name.as_str(), cluster, Expect::Absent)?)
+}
+
+/// Is there room for so many more agents of the cluster, beside those that its join tokens may still register? All clusters share
+/// the directory, so that each one's own administrators have a share (security rule 23).
+pub(super) fn must_fit(
+    requester: &Requester,
+    cluster: &ClusterName,
+    more: usize,
+    draft: &Draft,
+) -> Result<(), Problem> {
     if requester.is_administrator(draft.before()) {
         return Ok(());
     }
-    let agents = draft.all::<Agent>();
-    let agents = agents.values();
-    let count = agents
-        .filter(|entry| entry.object.cluster == *cluster)
-        .count();
-    if count < limits::AGENTS_PER_CLUSTER {
+    let count = draft.agents_with_promised(cluster);
+    if count.saturating_add(more) <= limits::AGENTS_PER_CLUSTER {
         return Ok(());
     }
     Err(Problem::new(
         StatusCode::INSUFFICIENT_STORAGE,
         format!(
-            "the cluster {cluster} has {count} agents, and its administrators may make no more: remove those that are not \
-             needed, or ask an administrator of all clusters"
+            "the cluster {cluster} has {count} agents, those that may still join among them, and its administrators may have {} \
+             altogether: remove agents and join tokens that are not needed, or ask an administrator of all clusters",
+            limits::AGENTS_PER_CLUSTER
         ),
     ))
 }

@@ -70,7 +70,7 @@ impl Resource for Clusters {
         let connected = ClusterName::new(name)
             .ok()
             .filter(|_| direct.is_none())
-            .map(|name| (state.sessions)(&name));
+            .map(|name| state.sessions.serving(&name));
         let kind = if direct.is_some() { "direct" } else { "agent" };
         ClusterStatus {
             kind: kind.to_owned(),

@@ -7,6 +7,8 @@ use serde::Serialize;
 
 use underpass_api::TokenView;
 
+use super::problem::Problem;
+
 /// A request's effect. A handler attaches it to its response, and [`Api::answer`](super::Api::answer) writes it down.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Did {
@@ -71,6 +73,14 @@ impl Did {
 
     pub(super) fn user(&self) -> Option<&str> {
         self.user.as_deref()
+    }
+
+    /// Nothing was done, for the problem's reason.
+    pub(super) fn refused(self, problem: &Problem) -> Self {
+        match problem.why() {
+            Some(reason) => self.and("underpass.dev/change", format!("refused: {reason}")),
+            None => self,
+        }
     }
 
     /// The object is gone.

@@ -15,6 +15,8 @@ mod did;
 mod direct;
 mod first;
 mod groups;
+mod join;
+mod join_tokens;
 mod login;
 mod myself;
 mod openapi;
@@ -30,6 +32,7 @@ mod tests;
 mod tokens;
 mod users;
 
+use std::collections::HashMap;
 use std::convert::Infallible;
 use std::net::{IpAddr, Ipv4Addr};
 use std::pin::pin;
@@ -45,9 +48,9 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use time::OffsetDateTime;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
-use underpass_api::{LOGIN, ServerInfo};
+use underpass_api::ServerInfo;
 use underpass_audit::{AuditLog, OwnCall, OwnCaller, cut};
-use underpass_authenticate::Caller;
+use underpass_authenticate::{Caller, Failures};
 use underpass_core::ConnectionInfo;
 use underpass_core::{Body, ClusterName, Rejection};
 use underpass_direct::DirectClusters;
@@ -88,6 +91,8 @@ struct State {
     server: Arc<ServerInfo>,
     places: Seats,
     pace: Arc<Pace>,
+    /// Wrong join tokens.
+    guesses: Arc<Failures>,
     /// Of the request that is being answered.
     commit: Commit,
 }
@@ -140,8 +145,17 @@ impl State {
     }
 }
 
-/// How many agents of a cluster are connected to this server.
-pub(crate) type Sessions = Arc<dyn Fn(&ClusterName) -> usize + Send + Sync>;
+/// The agents' sessions with this server.
+pub(crate) trait Connected: Send + Sync {
+    /// How many sessions agents have that serve the cluster's API server.
+    fn serving(&self, cluster: &ClusterName) -> usize;
+
+    /// How many sessions there are, by the agents' public keys.
+    fn by_key(&self) -> HashMap<String, usize>;
+}
+
+/// One for all requests.
+pub(crate) type Sessions = Arc<dyn Connected>;
 
 impl Api {
     /// Answers from a directory and what the server knows beside it.
@@ -162,6 +176,7 @@ impl Api {
             audit_log,
             places: Seats::default(),
             pace: Arc::default(),
+            guesses: Arc::default(),
             commit: Commit::default(),
         })
     }
@@ -176,6 +191,8 @@ impl Api {
             .merge(resource::routes::<bindings::Bindings>())
             .merge(direct::routes())
             .merge(agents::routes())
+            .merge(join_tokens::routes())
+            .merge(join::routes())
             .merge(tokens::routes())
             .merge(access::routes())
             .merge(myself::routes())
@@ -311,9 +328,9 @@ impl Api {
         respond(Problem::from(rejection))
     }
 
-    /// Answers a login, whose caller is not yet authenticated. A client that goes away takes its request back until it is
-    /// authenticated.
-    pub(crate) async fn log_in<B>(
+    /// Answers a login, or an agent that joins: callers that are not yet authenticated. A client that goes away takes its request
+    /// back until its credential is known to be good.
+    pub(crate) async fn admit<B>(
         &self,
         mut request: Request<B>,
         info: &ConnectionInfo,
@@ -324,14 +341,14 @@ impl Api {
     {
         let begun = Begun::default();
         request.extensions_mut().insert(begun.clone());
-        let facts = LoginFacts::of(&request, info);
+        let facts = AdmissionFacts::of(&request, info);
         let abandoned = {
             let (this, facts) = (self.clone(), facts.clone());
             // A guess may have been counted, or sent to a directory.
-            move || this.write_down_login(&facts, CLIENT_GONE, None)
+            move || this.write_down_admission(&facts, CLIENT_GONE, None)
         };
         let (this, info) = (self.clone(), info.clone());
-        let task = async move { this.answer_login(request, info, &facts).await };
+        let task = async move { this.answer_admission(request, info, &facts).await };
         let task = self.tasks.spawn(task);
         let client = begun.or_abort(task.abort_handle(), abandoned);
         let response = task.await.unwrap_or_else(|error| unanswered(&error));
@@ -339,11 +356,11 @@ impl Api {
         response
     }
 
-    async fn answer_login<B>(
+    async fn answer_admission<B>(
         &self,
         mut request: Request<B>,
         info: ConnectionInfo,
-        facts: &LoginFacts,
+        facts: &AdmissionFacts,
     ) -> Response<Body>
     where
         B: http_body::Body<Data = bytes::Bytes> + Send + 'static,
@@ -352,12 +369,12 @@ impl Api {
         request.extensions_mut().insert(info);
         let response = self.route(request).await;
         let did = response.extensions().get::<Did>();
-        self.write_down_login(facts, response.status().as_u16(), did);
+        self.write_down_admission(facts, response.status().as_u16(), did);
         response
     }
 
-    fn write_down_login(&self, facts: &LoginFacts, code: u16, did: Option<&Did>) {
-        // Only a login makes a client known: strangers get a 200 for other requests.
+    fn write_down_admission(&self, facts: &AdmissionFacts, code: u16, did: Option<&Did>) {
+        // Only a login, or a key that is registered, makes a client known: strangers get a 200 for other requests.
         let known = did.and_then(Did::user);
         self.write_down(&OwnCall {
             caller: match known {
@@ -366,7 +383,7 @@ impl Api {
             },
             client: Some(facts.client),
             method: &facts.method,
-            path: LOGIN,
+            path: &facts.path,
             user_agent: text(facts.user_agent.as_ref()),
             received: facts.received,
             code,
@@ -393,23 +410,25 @@ impl Api {
     }
 }
 
-/// Facts about a login for the audit log.
+/// Facts about the request of a caller that is not yet authenticated, for the audit log.
 #[derive(Clone)]
-struct LoginFacts {
+struct AdmissionFacts {
     received: OffsetDateTime,
     client: IpAddr,
     method: Method,
+    path: String,
     user_agent: Option<HeaderValue>,
     /// The name that the client gives.
     claims: Option<String>,
 }
 
-impl LoginFacts {
+impl AdmissionFacts {
     fn of<B>(request: &Request<B>, info: &ConnectionInfo) -> Self {
         Self {
             received: OffsetDateTime::now_utc(),
             client: info.peer.client(request.headers()),
             method: request.method().clone(),
+            path: request.uri().path().to_owned(),
             user_agent: request.headers().get(USER_AGENT).cloned(),
             claims: claims(request.headers(), info),
         }

@@ -18,9 +18,9 @@ use utoipa::openapi::{
 };
 
 use underpass_api::{
-    AccessGiven, AccessRequest, AgentMade, AgentRequest, AgentView, LoginRequest, LoginWays,
-    Myself, NewPassword, Problem, Reachability, SERVER, ServerInfo, TokenMade, TokenRequest,
-    TokenView,
+    AccessGiven, AccessRequest, AgentMade, AgentRequest, AgentView, JOIN, JoinAnswer, JoinRequest,
+    JoinTokenMade, JoinTokenRequest, JoinTokenView, LoginRequest, LoginWays, Myself, NewPassword,
+    Problem, Reachability, SERVER, ServerInfo, TokenMade, TokenRequest, TokenView,
 };
 
 use super::resource::Resource;
@@ -111,18 +111,19 @@ fn operations(schemas: &mut Schemas) -> Vec<Described> {
 
     let agent = schemas.of::<AgentView>();
     let list = schemas.list(agent.clone(), "AgentList");
-    let about = "Tokens of agents; administrators, of their clusters";
+    let about = "Agents by their keys; administrators, of their clusters";
     let mut agents = Described::list("/v1/agents", about, list);
     agents.filters = &["cluster"];
     all.push(agents);
     let made = schemas.of::<AgentMade>();
     let wanted = schemas.of::<AgentRequest>();
-    let about = "Makes a token for an agent, which is shown this once";
+    let about = "Makes an agent's key here: a static token, which is shown this once";
     all.push(Described::create("/v1/agents", about, wanted, made));
-    let about = "A token of an agent";
+    let about = "An agent";
     all.push(Described::read("/v1/agents/{id}", about, agent));
-    let about = "Takes an agent's token back: its sessions end";
+    let about = "Revokes an agent: its key counts for nothing, and its sessions end";
     all.push(Described::remove("/v1/agents/{id}", about));
+    joins(&mut all, schemas);
 
     let token = schemas.of::<TokenView>();
     let list = schemas.list(token.clone(), "TokenList");
@@ -168,6 +169,31 @@ fn operations(schemas: &mut Schemas) -> Vec<Described> {
     let about = "How users and agents reach the server: its URL and its CA";
     all.push(Described::read(SERVER, about, server));
     all
+}
+
+/// Join tokens, and agents that join.
+fn joins(all: &mut Vec<Described>, schemas: &mut Schemas) {
+    let (many, one) = (
+        "/v1/clusters/{name}/join-tokens",
+        "/v1/clusters/{name}/join-tokens/{id}",
+    );
+    let token = schemas.of::<JoinTokenView>();
+    let list = schemas.list(token.clone(), "JoinTokenList");
+    let about = "Tokens with which agents register their own keys; administrators of the cluster";
+    all.push(Described::list(many, about, list));
+    let made = schemas.of::<JoinTokenMade>();
+    let wanted = schemas.of::<JoinTokenRequest>();
+    let about = "Makes a join token, which is shown this once";
+    all.push(Described::create(many, about, wanted, made));
+    let about = "A join token, never its secret";
+    all.push(Described::read(one, about, token));
+    let about =
+        "Deletes a join token: no agent joins with it any more; those that have joined stay";
+    all.push(Described::remove(one, about));
+    let wanted = schemas.of::<JoinRequest>();
+    let answer = schemas.of::<JoinAnswer>();
+    let about = "Registers an agent's key with a join token, the bearer token of this request";
+    all.push(Described::create(JOIN, about, wanted, answer));
 }
 
 fn resource<R: Resource>(all: &mut Vec<Described>, schemas: &mut Schemas) {
@@ -263,11 +289,8 @@ impl Described {
 
     fn operation(&self) -> Operation {
         let mut operation = OperationBuilder::new().summary(Some(self.about));
-        let variable = self
-            .path
-            .split_once('{')
-            .and_then(|(_, rest)| rest.split_once('}'));
-        if let Some((name, _)) = variable {
+        let variables = self.path.split('{').skip(1);
+        for (name, _) in variables.filter_map(|rest| rest.split_once('}')) {
             operation = operation.parameter(
                 ParameterBuilder::new()
                     .name(name)

@@ -5,7 +5,7 @@ use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
 use axum::response::{IntoResponse, Response};
 use http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderValue, StatusCode};
-use underpass_api::About;
+use underpass_api::{About, JoinRefusal};
 use underpass_audit::cut;
 use underpass_core::Rejection;
 use underpass_directory::ChangeError;
@@ -29,6 +29,17 @@ impl Problem {
             name: name.to_owned(),
         });
         self
+    }
+
+    /// With the reason for programs.
+    pub(super) fn reason(mut self, refusal: JoinRefusal) -> Self {
+        self.0.reason = Some(refusal);
+        self
+    }
+
+    /// The reason for programs.
+    pub(super) fn why(&self) -> Option<JoinRefusal> {
+        self.0.reason
     }
 
     /// Too many, too fast.
@@ -75,10 +86,11 @@ impl From<ChangeError> for Problem {
             | ChangeError::LinkToDirectory
             | ChangeError::TooManyLinks
             | ChangeError::ScopeTooWide
+            | ChangeError::JoinTokenUses
             | ChangeError::EmptyBinding => StatusCode::UNPROCESSABLE_ENTITY,
-            ChangeError::TooMany(_) | ChangeError::TooManyTokens { .. } => {
-                StatusCode::INSUFFICIENT_STORAGE
-            }
+            ChangeError::TooMany(_)
+            | ChangeError::TooManyTokens { .. }
+            | ChangeError::TooManyJoinTokens { .. } => StatusCode::INSUFFICIENT_STORAGE,
             ChangeError::WiderScope => StatusCode::FORBIDDEN,
             ChangeError::Busy => {
                 return Self::later(StatusCode::SERVICE_UNAVAILABLE, error.to_string(), 1);

@@ -69,13 +69,9 @@ pub(super) fn assemble(
     let watching = Arc::clone(&authentication).watch();
     tasks.start("watches the authentication file", watching);
 
-    let sessions = {
-        let tunnel = tunnel.clone();
-        Arc::new(move |cluster: &_| tunnel.connected(cluster))
-    };
     let api = Api::new(
         Arc::clone(&directory),
-        sessions,
+        Arc::new(tunnel.clone()),
         direct,
         Arc::new(logins(&authentication)?),
         info,

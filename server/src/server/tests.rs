@@ -95,11 +95,8 @@ async fn agent(server: &Server) -> Session {
             direct: None,
         };
         draft.put("edge", cluster, Expect::Absent)?;
-        let agent = Agent {
-            created,
-            cluster: ClusterName::new("edge").expect("a name"),
-            key: public.clone(),
-        };
+        let edge = ClusterName::new("edge").expect("a name");
+        let agent = Agent::new(created, edge, public.clone());
         draft.put("agent", agent, Expect::Absent)
     });
     added.await.unwrap();

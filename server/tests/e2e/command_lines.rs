@@ -297,6 +297,35 @@ async fn files_that_the_agent_cannot_use_are_named() {
     }
 }
 
+/// The agent ends before it asks any server.
+#[tokio::test]
+async fn a_key_file_that_cannot_be_used_is_named() {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    let set_mode = |path: &str, mode| {
+        let permissions = std::fs::Permissions::from_mode(mode);
+        std::fs::set_permissions(path, permissions).unwrap();
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    std::fs::write(path("ca"), CLUSTER.ca_pem()).unwrap();
+    let secret = agent_token();
+    std::fs::write(path("open"), &secret).unwrap();
+    set_mode(&path("open"), 0o644);
+    std::fs::write(path("noise"), "no key").unwrap();
+    set_mode(&path("noise"), 0o600);
+    for (key, wanted) in [
+        (path("open"), "chmod 600"),
+        (path("noise"), "holds no key"),
+        (path("none/key"), "its folder must exist"),
+    ] {
+        let flags = ["--server", "https://localhost:1", "--ca-file", &path("ca")];
+        let said = agent(1, &[&flags[..], &["--key-file", &key]].concat()).await;
+        assert!(said.contains(wanted) && said.contains(&key), "{said}");
+        assert!(!said.contains(secret.trim()), "a key in an error: {said}");
+    }
+}
+
 #[tokio::test]
 async fn an_agent_outside_of_a_pod_is_told_of_kubeconfig() {
     let dir = tempfile::tempdir().unwrap();

@@ -167,7 +167,7 @@ async fn administrators_work_from_elsewhere_and_others_do_not() {
         &["cluster", "add", "by-boss", "--label", "a=b"],
     )
     .await;
-    assert!(text(&made.stdout).starts_with("upa_"), "{made:?}");
+    assert!(text(&made.stdout).starts_with("upj_"), "{made:?}");
     assert!(text(&made.stderr).contains(deployment.url()), "{made:?}");
     let set = [
         "binding", "set", "a-team", "--role", "shell", "--group", "team", "--label", "a=b",
@@ -236,7 +236,7 @@ async fn rule_11_the_api_answers_nobody() {
 async fn an_agents_token_is_taken_back_alone() {
     let deployment = Deployment::start(Transport::Quic).await;
     deployment
-        .administer(&["cluster", "add", CLUSTER_NAME])
+        .administer(&["cluster", "add", CLUSTER_NAME, "--static-token"])
         .unwrap();
     let list = deployment
         .administer(&["agent", "list", "--cluster", CLUSTER_NAME])

@@ -23,6 +23,7 @@ mod direct;
 mod directory;
 mod flight;
 mod impersonation;
+mod join;
 mod load_balancer;
 mod login;
 mod metrics;

@@ -80,6 +80,14 @@ impl Underpass {
         self.supervisor.stop(AGENT, Duration::ZERO)
     }
 
+    /// Ends an agent that [`Self::spawn_another_agent`] has started as SIGTERM does, and waits for its end.
+    ///
+    /// # Errors
+    /// There is no way to ask for it.
+    pub fn stop_another_agent(&self, name: &'static str) -> Result<(), ClusterError> {
+        self.supervisor.stop(name, GRACE)
+    }
+
     /// The agent's log, of all of its starts.
     ///
     /// # Errors
@@ -99,6 +107,12 @@ impl Underpass {
             ("--drain", DRAIN.to_owned()),
         ];
         let mut argv = vec![path(self.programs.agent().to_owned())];
+        // An agent with a key of its own has no static token.
+        let is_own_key = |flag: &str| matches!(flag, "--key-file" | "--key-secret");
+        let has_own_key = changed.iter().any(|(flag, _)| is_own_key(flag));
+        let usual = usual
+            .into_iter()
+            .filter(|(flag, _)| !(has_own_key && *flag == "--token-file"));
         for (flag, value) in usual {
             let change = changed.iter().find(|(changed, _)| *changed == flag);
             argv.push(flag.to_owned());

@@ -130,7 +130,7 @@ impl Underpass {
             &format!("127.0.0.1:{port}"),
             flags,
         );
-        let token = underpass.administer(&["cluster", "add", CLUSTER_NAME])?;
+        let token = underpass.administer(&["cluster", "add", CLUSTER_NAME, "--static-token"])?;
         fs::write(underpass.token_file(), token)
             .map_err(ClusterError::io("write the agent's token"))?;
         underpass.start_agent(transport)?;

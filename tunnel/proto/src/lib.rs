@@ -10,6 +10,7 @@
 //! # Where to begin
 //!
 //! - [`handshake`]: a connection's first frames, which prove the agent's key.
+//! - [`join`]: how an agent proves that it holds the key that it registers.
 //! - [`session`]: a session's streams, the transports that carry them, and its end.
 //! - [`frame`]: the frames of control streams, and those that begin a stream.
 //! - [`mux`] over [`websocket`], and [`yamux`]: streams over one connection of bytes.
@@ -29,6 +30,7 @@ pub mod frame;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
 pub mod handshake;
+pub mod join;
 pub mod keepalive;
 pub mod key;
 pub mod limits;

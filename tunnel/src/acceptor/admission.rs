@@ -29,7 +29,7 @@ impl Denied {
     pub fn unknown_key() -> Self {
         Self {
             code: CloseCode::Unauthenticated,
-            reason: "this agent token is not known here".to_owned(),
+            reason: "this agent's key is not known here".to_owned(),
         }
     }
 }

@@ -68,6 +68,16 @@ impl ConnectError {
         }
     }
 
+    /// Whether the server answered that it knows no agent with this connector's key, or does not let it serve any more.
+    pub fn is_unknown_key(&self) -> bool {
+        matches!(
+            self,
+            Self::Handshake(HandshakeError::ClosedByPeer { code, .. })
+            | Self::Transport(TransportError::ClosedByPeer { code, .. })
+                if matches!(code, CloseCode::Unauthenticated | CloseCode::Revoked)
+        )
+    }
+
     /// Whether the server does not know what was asked for: it is older than this side.
     pub(super) fn is_not_understood(&self) -> bool {
         matches!(

@@ -76,6 +76,20 @@ impl Server {
         proxy: Option<&Proxy>,
         credential: &Credential,
     ) -> Result<Self, ServerError> {
+        let tls = roots.client().map_err(ServerError::Tls)?;
+        Self::with_tls(url, tls, proxy, credential)
+    }
+
+    /// The same with TLS of the caller's, who has other means to know the server: a pin, for example.
+    ///
+    /// # Errors
+    /// The URL, the credential or the proxy cannot be used.
+    pub fn with_tls(
+        url: &str,
+        tls: rustls::ClientConfig,
+        proxy: Option<&Proxy>,
+        credential: &Credential,
+    ) -> Result<Self, ServerError> {
         let wrong = || ServerError::Url(url.to_owned());
         let parsed = https_url(url).ok_or_else(wrong)?;
         let authority = parsed.authority().ok_or_else(wrong)?.as_str().to_owned();
@@ -90,7 +104,7 @@ impl Server {
             name,
             url: parsed,
             connector: Connector::new(proxy).map_err(ServerError::Proxy)?,
-            tls: Arc::new(roots.client().map_err(ServerError::Tls)?),
+            tls: Arc::new(tls),
             authorization: authorization(credential)?,
         })
     }

@@ -51,6 +51,8 @@ pub struct AgentRbac {
     pub token_reviewer: bool,
     /// Let the agent look up services and their endpoints, in these namespaces.
     pub services: Vec<ServiceNamespace>,
+    /// The Secret of the agent's namespace that holds its key.
+    pub key_secret: Option<String>,
 }
 
 /// Where the agent may look up services.
@@ -86,6 +88,7 @@ impl Default for AgentRbac {
             access_reviewer: true,
             token_reviewer: false,
             services: Vec::new(),
+            key_secret: None,
         }
     }
 }
@@ -100,6 +103,9 @@ pub enum RbacError {
     /// The ServiceAccount's name.
     #[error("{0:?} is no name of a ServiceAccount")]
     ServiceAccount(String),
+    /// The Secret's name.
+    #[error("{0:?} is no name of a Secret")]
+    Secret(String),
     /// An extra's key that no header can name, or that constrained impersonation does not take.
     #[error("{0:?} is no key of an extra that can be impersonated{1}")]
     Extra(String, &'static str),
@@ -135,6 +141,10 @@ impl AgentRbac {
                     objects.role(namespace, &role, rules::services(), agent)?;
                 }
             }
+        }
+        if let Some(secret) = &self.key_secret {
+            let role = format!("{}:key", self.service_account);
+            objects.role(&self.namespace, &role, rules::key(secret), agent)?;
         }
         for (user, group, resource) in self.reviewers() {
             let rule = PolicyRule {
@@ -175,6 +185,9 @@ impl AgentRbac {
         if !is_subdomain(&self.service_account) {
             let name = self.service_account.clone();
             return Err(RbacError::ServiceAccount(name));
+        }
+        if let Some(secret) = self.key_secret.as_ref().filter(|name| !is_subdomain(name)) {
+            return Err(RbacError::Secret(secret.clone()));
         }
         for key in &self.extras {
             if key.is_empty()
@@ -234,6 +247,28 @@ mod tests {
 
     fn impersonation(rbac: &AgentRbac) -> Value {
         rules_of(rbac, "ClusterRole", "underpass-system:underpass-agent")
+    }
+
+    #[test]
+    fn the_agents_key_is_one_secret_of_its_own_namespace() {
+        let rbac = AgentRbac {
+            key_secret: Some("agent-key".to_owned()),
+            ..AgentRbac::default()
+        };
+        let objects = rbac.objects().unwrap();
+        let role = objects.iter().find(|object| object["kind"] == "Role");
+        let role = role.unwrap();
+        assert_eq!(role["metadata"]["namespace"], "underpass-system");
+        let expected = json!([
+            { "apiGroups": [""], "resources": ["secrets"], "resourceNames": ["agent-key"], "verbs": ["get", "patch"] },
+            { "apiGroups": [""], "resources": ["secrets"], "verbs": ["create"] },
+        ]);
+        assert_eq!(role["rules"], expected);
+        let bad = AgentRbac {
+            key_secret: Some("Not/A/Name".to_owned()),
+            ..AgentRbac::default()
+        };
+        assert!(matches!(bad.objects(), Err(RbacError::Secret(_))));
     }
 
     #[test]

@@ -72,6 +72,15 @@ pub(super) fn services() -> Vec<PolicyRule> {
     ]
 }
 
+/// The agent's own requests for the Secret of its key. RBAC cannot name an object that is to be created.
+pub(super) fn key(secret: &str) -> Vec<PolicyRule> {
+    let existing = rule("", &["secrets"], &["get", "patch"]);
+    vec![
+        named(existing, vec![secret.to_owned()]),
+        rule("", &["secrets"], &["create"]),
+    ]
+}
+
 fn in_groups(rbac: &AgentRbac) -> Vec<String> {
     let mut groups = rbac.groups.clone();
     if !groups.is_empty() {

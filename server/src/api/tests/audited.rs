@@ -120,6 +120,14 @@ async fn rule_15_the_audit_names_object_subject_and_grant_and_no_secret() {
             "",
         ),
         (
+            Method::POST,
+            "/v1/clusters/edge/join-tokens",
+            json!({"uses": 3, "role": "node"}),
+            "join-token/",
+            "cluster:edge",
+            "role node; 3 of 3 uses left; until ",
+        ),
+        (
             Method::DELETE,
             "/v1/users/alice",
             Value::Null,
@@ -282,7 +290,7 @@ async fn rule_15_a_login_whose_client_goes_away_is_written_down() {
         .unwrap();
     {
         let connection = connection();
-        let mut guessing = std::pin::pin!(world.api.log_in(request, &connection));
+        let mut guessing = std::pin::pin!(world.api.admit(request, &connection));
         assert!(futures_util::poll!(&mut guessing).is_pending());
     }
     let event = strangers.nth(1).await;
@@ -315,4 +323,57 @@ async fn rule_15_what_has_begun_is_written_down_before_the_server_ends() {
     }
     assert_eq!(audit_log.flush(Duration::from_secs(20)).await, 0);
     assert_eq!(known.nth(1).await["responseStatus"]["code"], 201);
+}
+
+#[tokio::test]
+async fn rule_15_every_join_is_written_down() {
+    use underpass_tunnel::AgentKey;
+
+    let (known, strangers) = (Kept::default(), Kept::default());
+    let backend = Backend::start("kept", Box::new(known.clone()), BackendConfig::default());
+    let audit_log = AuditLog::new(Policy::everything(), vec![backend])
+        .strangers("strangers", Box::new(strangers.clone()));
+    let world = World::audited(audit_log).await;
+    world.make_cluster("prod").await;
+    let (token, id) = world.join_token(json!({"uses": 1})).await;
+    let [first, second] = [1, 2].map(|seed| AgentKey::from_seed([seed; 32]).unwrap());
+    let said = |event: &Value, key: &str| {
+        let text = event["annotations"][format!("underpass.dev/{key}")].as_str();
+        text.unwrap_or_default().to_owned()
+    };
+    let joined = world.join_with(&token, &first).await.expect(201);
+    let event = known.nth(3).await;
+    assert_eq!(
+        event["user"]["username"],
+        format!("underpass:join-token:{id}")
+    );
+    assert_eq!(event["responseStatus"]["code"], 201);
+    let agent = joined["agent"].as_str().unwrap();
+    assert_eq!(said(&event, "object"), format!("agent/{agent}"));
+    assert_eq!(said(&event, "subject"), "cluster:prod");
+    assert_eq!(said(&event, "grant"), "role cluster; 0 of 1 uses left");
+    world.join_with(&token, &first).await.expect(200);
+    let event = known.nth(4).await;
+    assert!(
+        said(&event, "grant").ends_with("registered before"),
+        "{event}"
+    );
+    world.join_with(&token, &second).await.expect(410);
+    let event = strangers.nth(1).await;
+    assert_eq!(event["responseStatus"]["code"], 410);
+    assert_eq!(event["requestURI"], "/v1/join");
+    assert_eq!(said(&event, "object"), format!("join-token/{id}"));
+    assert_eq!(said(&event, "change"), "refused: used-up");
+    world.join_with("upj_never_made", &second).await.expect(401);
+    let event = strangers.nth(2).await;
+    assert_eq!(
+        (&event["responseStatus"]["code"], said(&event, "object")),
+        (&json!(401), String::new())
+    );
+    let everything = format!(
+        "{:?}{:?}",
+        known.0.lock().unwrap(),
+        strangers.0.lock().unwrap()
+    );
+    assert!(!everything.contains(&token[4..]) && !everything.contains("never_made"));
 }

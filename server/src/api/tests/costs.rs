@@ -219,7 +219,7 @@ async fn rule_15_a_login_is_written_down_whether_its_client_waits_or_not() {
         .unwrap();
     let connection = connection();
     tokio::select! {
-        _ = world.api.log_in(request, &connection) => panic!("it waits for its body"),
+        _ = world.api.admit(request, &connection) => panic!("it waits for its body"),
         // It has proved who it is, and goes away.
         asked = is_asked => asked.unwrap(),
     }

@@ -297,7 +297,7 @@ async fn rule_27_a_password_that_a_browser_remembers_logs_nobody_in_elsewhere() 
             .header("content-type", "application/json")
             .body(Full::from("{}"))
             .unwrap();
-        let answer = world.api.log_in(request, &connection()).await;
+        let answer = world.api.admit(request, &connection()).await;
         Answer::read(answer).await.expect(status);
     }
 }

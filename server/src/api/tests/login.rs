@@ -122,7 +122,7 @@ async fn rule_11_whoever_guesses_a_password_waits() {
 }
 
 /// A body that says whether it was looked at.
-struct Watched(Arc<std::sync::atomic::AtomicBool>);
+pub(super) struct Watched(pub(super) Arc<std::sync::atomic::AtomicBool>);
 
 impl http_body::Body for Watched {
     type Data = bytes::Bytes;
@@ -156,7 +156,7 @@ async fn rule_23_nothing_of_a_strangers_login_is_read() {
             .header("content-type", "application/json")
             .body(Watched(Arc::clone(&read)))
             .unwrap();
-        let answer = world.api.log_in(request, &connection()).await;
+        let answer = world.api.admit(request, &connection()).await;
         Answer::read(answer).await.expect(401);
         let read = read.load(std::sync::atomic::Ordering::Relaxed);
         assert!(!read, "{authorization}");

@@ -6,6 +6,7 @@ use http::header::{ETAG, IF_MATCH, IF_NONE_MATCH};
 use http::{HeaderMap, Method, Request, StatusCode};
 use http_body_util::{BodyExt, Full};
 use serde_json::{Value, json};
+use underpass_api::LOGIN;
 use underpass_authenticate::{Authenticator, Caller, Chain, Passwords, Step, TokenAuthenticator};
 use underpass_core::Protocol;
 use underpass_direct::Plugins;
@@ -18,6 +19,7 @@ mod audited;
 mod costs;
 mod credentials;
 mod direct;
+mod join;
 mod login;
 mod names;
 mod objects;
@@ -63,6 +65,19 @@ impl Answer {
     }
 }
 
+/// Two sessions of `prod`, with the key `k`.
+struct TwoOfProd;
+
+impl Connected for TwoOfProd {
+    fn serving(&self, cluster: &ClusterName) -> usize {
+        if cluster.as_str() == "prod" { 2 } else { 0 }
+    }
+
+    fn by_key(&self) -> HashMap<String, usize> {
+        HashMap::from([("k".to_owned(), 2)])
+    }
+}
+
 impl World {
     async fn new() -> Self {
         Self::audited(AuditLog::default()).await
@@ -74,7 +89,7 @@ impl World {
 
     async fn over(store: Arc<dyn Store>, audit_log: AuditLog) -> Self {
         let directory = Directory::open(store).await.unwrap();
-        let sessions: Sessions = Arc::new(|cluster| if cluster.as_str() == "prod" { 2 } else { 0 });
+        let sessions: Sessions = Arc::new(TwoOfProd);
         let key = SealingKey::from_text(&SealingKey::generate().unwrap()).unwrap();
         let keys = Arc::new(Keyring::new(key, vec![]));
         let plugins = Plugins {
@@ -187,7 +202,7 @@ impl World {
             .header("content-type", "application/json")
             .body(Full::from(body.to_string()))
             .unwrap();
-        let answer = self.api.log_in(request, &connection()).await;
+        let answer = self.api.admit(request, &connection()).await;
         Answer::read(answer).await
     }
 

@@ -133,7 +133,8 @@ impl Recorder {
     }
 
     async fn start_agent(&self, name: &'static str, kubeconfig: &str) {
-        let token = deployment().administer(&["cluster", "add", name]).unwrap();
+        let add = ["cluster", "add", name, "--static-token"];
+        let token = deployment().administer(&add).unwrap();
         let token_file = deployment().dir().join(format!("{name}.agent.token"));
         std::fs::write(&token_file, token).unwrap();
         let token_file = token_file.to_string_lossy();

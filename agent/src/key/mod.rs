@@ -1,0 +1,171 @@
+//! The agent's key: its own, in a file or in a Secret of its cluster, or one that the server has made.
+
+mod file;
+mod secret;
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use underpass_core::AgentRole;
+use underpass_tunnel::chain;
+use zeroize::Zeroizing;
+
+use self::secret::SecretName;
+use crate::cli::Cli;
+use crate::{cluster, limits};
+
+/// A key that is there now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// It was there before.
+    Found,
+    /// It was made now: no server knows it.
+    Made,
+}
+
+/// The agent's key.
+#[derive(Debug, Args)]
+pub(crate) struct KeyOptions {
+    /// File of the agent's own key, which the first start makes. With it the agent joins by a join token, and needs
+    /// the token no more. To join anew, delete the file
+    #[arg(
+        long,
+        env = "UNDERPASS_KEY_FILE",
+        value_name = "FILE",
+        group = "agent_key"
+    )]
+    key_file: Option<PathBuf>,
+    /// The same in a Secret of the agent's cluster, for pods without a volume. `underpass-agent rbac --key-secret NAME`
+    /// prints the Role that lets the agent read and write this one Secret
+    #[arg(
+        long,
+        env = "UNDERPASS_KEY_SECRET",
+        value_name = "NAMESPACE/NAME",
+        group = "agent_key"
+    )]
+    key_secret: Option<SecretName>,
+    /// File with a join token (`underpass cluster add` prints one), which may also stand in the environment, as
+    /// UNDERPASS_JOIN_TOKEN. It is used when the server does not know the key, and read again when it changes
+    #[arg(
+        long,
+        env = "UNDERPASS_JOIN_TOKEN_FILE",
+        value_name = "FILE",
+        conflicts_with = "token_file"
+    )]
+    pub(crate) join_token_file: Option<PathBuf>,
+    /// The role to join in: a join token for another one is refused. Without it, the token's
+    #[arg(
+        long,
+        env = "UNDERPASS_ROLE",
+        value_name = "cluster|node",
+        conflicts_with = "token_file"
+    )]
+    pub(crate) role: Option<AgentRole>,
+    /// File with a static token, a key that the server has made (`underpass cluster add --static-token` prints one),
+    /// instead of a key of the agent's own
+    #[arg(
+        long,
+        env = "UNDERPASS_TOKEN_FILE",
+        value_name = "FILE",
+        group = "agent_key"
+    )]
+    pub(crate) token_file: Option<PathBuf>,
+    /// The key of the Secret, once it is known.
+    #[arg(skip)]
+    held: Held,
+}
+
+/// A key in memory. It shows nothing of itself.
+#[derive(Default)]
+struct Held(OnceLock<Zeroizing<String>>);
+
+impl fmt::Debug for Held {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Held(…)")
+    }
+}
+
+impl KeyOptions {
+    /// Files that hold the key, or let somebody have one.
+    pub(crate) fn files(&self) -> impl Iterator<Item = &PathBuf> {
+        let files = [&self.key_file, &self.join_token_file, &self.token_file];
+        files.into_iter().flatten()
+    }
+
+    /// The place of the key, for people.
+    pub(crate) fn place(&self) -> String {
+        let path = self.key_file.as_deref().or(self.token_file.as_deref());
+        match (&self.key_secret, path) {
+            (Some(secret), _) => format!("the Secret {secret}"),
+            (None, path) => path.unwrap_or(Path::new("")).display().to_string(),
+        }
+    }
+
+    /// Is it a key of the agent's own?
+    pub(crate) fn is_own(&self) -> bool {
+        self.key_file.is_some() || self.key_secret.is_some()
+    }
+
+    /// The text of the key. Blocks.
+    pub(crate) fn read(&self) -> Result<Zeroizing<String>> {
+        if let Some(path) = &self.key_file {
+            return Ok(file::read(path)?);
+        }
+        if let Some(path) = &self.token_file {
+            let text = std::fs::read_to_string(path);
+            let text = text.with_context(|| format!("cannot read {}", path.display()))?;
+            return Ok(Zeroizing::new(text));
+        }
+        match self.held.0.get() {
+            Some(text) => Ok(text.clone()),
+            None => bail!("there is no key yet"),
+        }
+    }
+}
+
+/// Makes the agent's own key, where it is to have one and has none. Waits for an API server that is away, where the key is in a
+/// Secret.
+pub(crate) async fn prepare(cli: &Cli) -> Result<Origin> {
+    let key = &cli.key;
+    if let Some(path) = &key.key_file {
+        return Ok(file::prepare(path)?);
+    }
+    let Some(name) = &key.key_secret else {
+        return Ok(Origin::Found);
+    };
+    let mut wait = limits::KEY_SECRET_AGAIN;
+    loop {
+        match secret::prepare(cluster::config(cli).await?, name).await {
+            Ok((text, origin)) => {
+                let _ = key.held.0.set(text);
+                return Ok(origin);
+            }
+            Err(error) if error.is_transient() => {
+                tracing::warn!("{} (trying again in {wait:.1?})", chain(&error));
+                tokio::time::sleep(wait).await;
+                wait = doubled(wait);
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+fn doubled(wait: Duration) -> Duration {
+    wait.saturating_mul(2).min(limits::KEY_SECRET_AGAIN_MOST)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rule_11_a_key_in_memory_is_not_shown() {
+        let held = Held::default();
+        held.0.set(Zeroizing::new("upa_secret".to_owned())).unwrap();
+        assert_eq!(format!("{held:?}"), "Held(…)");
+    }
+}

@@ -1,0 +1,120 @@
+//! The command line of agents and their join tokens.
+
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+use underpass_core::{AgentRole, ClusterName};
+
+/// A join token to make.
+#[derive(Debug, Args)]
+pub(crate) struct NewJoinToken {
+    /// Number of agents that may join with the token, 1000 at the most
+    #[arg(long, default_value = "1", value_name = "NUMBER")]
+    pub(crate) uses: u32,
+    /// Time in which they may, 30d at the most
+    #[arg(long, default_value = "1h", value_name = "TIME", value_parser = humantime::parse_duration)]
+    pub(crate) expires: Duration,
+    /// Role of the agents: cluster serves the API server, node is for an agent on a node
+    #[arg(long, default_value = "cluster", value_name = "cluster|node")]
+    pub(crate) role: AgentRole,
+    /// Description, for lists
+    #[arg(long)]
+    pub(crate) description: Option<String>,
+}
+
+/// The first agent of a cluster.
+#[derive(Debug, Args)]
+pub(crate) struct FirstAgent {
+    #[command(flatten)]
+    pub(crate) join: NewJoinToken,
+    /// Print manifests of an agent with this image that runs in its cluster, instead of the token alone. Apply what
+    /// `underpass-agent rbac --key-secret underpass-agent-key` prints first
+    #[arg(long, value_name = "IMAGE")]
+    pub(crate) manifest: Option<String>,
+    /// Print a static token instead, a key that the server makes: for agents that cannot keep a key of their own
+    #[arg(long, conflicts_with_all = ["manifest", "uses", "expires", "role", "description"])]
+    pub(crate) static_token: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum JoinToken {
+    /// Create a join token, and print it once
+    Create {
+        /// Cluster of the agents
+        cluster: ClusterName,
+        #[command(flatten)]
+        join: NewJoinToken,
+    },
+    /// List the join tokens of a cluster, without their secrets
+    List {
+        /// Cluster of the tokens
+        cluster: ClusterName,
+    },
+    /// Delete a join token: no agent joins with it any more, and those that have joined stay
+    Delete {
+        /// Cluster of the token
+        cluster: ClusterName,
+        /// Id of the token, from `cluster join-token list`
+        id: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Agent {
+    /// List the agents by their keys, and the join tokens that they have joined with
+    List {
+        /// Only of this cluster
+        #[arg(long)]
+        cluster: Option<ClusterName>,
+    },
+    /// Revoke an agent: it is disconnected, and its key counts for nothing. Other agents of the cluster stay
+    Revoke {
+        /// Id of the agent, from `agent list`
+        id: String,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use crate::args::Cli;
+
+    fn parses(line: &[&str]) -> bool {
+        Cli::try_parse_from([&["underpass", "cluster"], line].concat()).is_ok()
+    }
+
+    #[test]
+    fn an_agent_joins_or_has_a_static_token_or_is_not_needed() {
+        for good in [
+            &["add", "edge"][..],
+            &[
+                "add",
+                "edge",
+                "--uses",
+                "3",
+                "--role",
+                "node",
+                "--expires",
+                "2d",
+            ],
+            &["add", "edge", "--static-token", "--label", "a=b"],
+            &["add", "edge", "--manifest", "agent:1"],
+            &["join-token", "create", "edge", "--uses", "9"],
+            &["join-token", "delete", "edge", "0123"],
+        ] {
+            assert!(parses(good), "{good:?}");
+        }
+        for bad in [
+            &["add", "edge", "--static-token", "--uses", "3"][..],
+            &["add", "edge", "--static-token", "--manifest", "agent:1"],
+            &["add", "edge", "--kubeconfig", "k", "--static-token"],
+            &["add", "edge", "--kubeconfig", "k", "--manifest", "agent:1"],
+            &["add", "edge", "--kubeconfig", "k", "--uses", "3"],
+            &["add", "edge", "--role", "king"],
+            &["join-token", "create"],
+        ] {
+            assert!(!parses(bad), "{bad:?}");
+        }
+    }
+}

@@ -1,0 +1,274 @@
+//! Join tokens: an agent registers its own key with one, and needs it no more.
+
+use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
+
+use super::{
+    draft::{Checked, Draft, Expect, is_name, must_exist},
+    error::ChangeError,
+    object::{Agent, Cluster, ObjectKind},
+};
+use underpass_authenticate::TokenHash;
+use underpass_core::{AgentRole, ClusterName, limits};
+
+/// A join token: never the secret, only its hash. Its holder registers agents of one cluster in one role.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct JoinToken {
+    /// When it was made.
+    #[serde(with = "time::serde::rfc3339")]
+    pub created: OffsetDateTime,
+    /// SHA-256 of the secret.
+    #[serde(with = "super::hex")]
+    pub sha256: TokenHash,
+    /// The cluster that its agents serve.
+    pub cluster: ClusterName,
+    /// The role that its agents have.
+    #[serde(default, skip_serializing_if = "AgentRole::is_default")]
+    pub role: AgentRole,
+    /// How many agents it was made for.
+    pub uses: u32,
+    /// How many more it registers.
+    pub uses_left: u32,
+    /// From when on it registers none.
+    #[serde(with = "time::serde::rfc3339")]
+    pub expires: OffsetDateTime,
+    /// A name for people.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub description: String,
+}
+
+impl JoinToken {
+    /// Is its time over?
+    pub fn is_expired(&self, now: OffsetDateTime) -> bool {
+        self.expires <= now
+    }
+
+    /// How many agents it may still register.
+    pub fn open_uses(&self, now: OffsetDateTime) -> u32 {
+        match self.is_expired(now) {
+            true => 0,
+            false => self.uses_left,
+        }
+    }
+}
+
+/// An agent that asks to join. It has proven that it holds the key.
+#[derive(Clone, Copy, Debug)]
+pub struct Joining<'a> {
+    /// SHA-256 of the text that it shows as its token.
+    pub sha256: &'a TokenHash,
+    /// Its public key, as the tunnel writes it.
+    pub key: &'a str,
+    /// The cluster that it wants to serve, where it says so.
+    pub cluster: Option<&'a ClusterName>,
+    /// The role that it wants, where it says so.
+    pub role: Option<AgentRole>,
+}
+
+/// An agent that has joined.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Joined {
+    /// The agent's id.
+    pub agent: String,
+    /// The token's id.
+    pub token: String,
+    /// The agent's cluster.
+    pub cluster: ClusterName,
+    /// The agent's role.
+    pub role: AgentRole,
+    /// It was registered now, and not before with the same token.
+    pub is_new: bool,
+}
+
+/// Why an agent does not join.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum JoinError {
+    /// No such token was made, or it was deleted.
+    #[error("there is no such join token (was it deleted?)")]
+    UnknownToken,
+    /// The token's time is over.
+    #[error("the join token has expired at {at}")]
+    Expired {
+        /// Its end.
+        at: OffsetDateTime,
+    },
+    /// As many agents as it was made for have joined with it.
+    #[error("the join token is used up: it was made for {uses}")]
+    UsedUp {
+        /// How many that is.
+        uses: u32,
+    },
+    /// The agent wants a role that the token does not give.
+    #[error("the join token is for agents of the role {token}, and this one asks for {wanted}")]
+    OtherRole {
+        /// The token's.
+        token: AgentRole,
+        /// The agent's wish.
+        wanted: AgentRole,
+    },
+    /// The agent wants to serve a cluster that the token is not for.
+    #[error("the join token is for cluster {token}, and this agent asks for {wanted}")]
+    OtherCluster {
+        /// The token's.
+        token: ClusterName,
+        /// The agent's wish.
+        wanted: ClusterName,
+    },
+    /// The key is an agent's of another cluster, which is not named: the token says nothing of that cluster.
+    #[error(
+        "the agent's key belongs to another cluster; an agent of this cluster needs a key of its own"
+    )]
+    KeyOfAnotherCluster,
+    /// The key is known in this cluster already, not by this token.
+    #[error("the agent's key is registered already, as agent {agent:?}")]
+    KeyKnown {
+        /// The agent's id.
+        agent: String,
+    },
+    /// The directory does not take it.
+    #[error(transparent)]
+    Change(#[from] ChangeError),
+}
+
+impl Draft {
+    /// Registers an agent's key with a join token, which loses one use. An agent that was registered with this token before gets
+    /// the same answer again, at no use, also once the token has ended: the first answer may have been lost.
+    ///
+    /// # Errors
+    /// The token does not allow it, or the key is another agent's. Nothing has changed then.
+    pub fn register(&mut self, joining: &Joining<'_>) -> Result<Joined, JoinError> {
+        let found = self.before().join_token(joining.sha256);
+        let id = found.map(|(id, _)| id.to_owned());
+        let id = id.ok_or(JoinError::UnknownToken)?;
+        let token = self.get::<JoinToken>(&id);
+        let token = token.map(|entry| JoinToken::clone(&entry.object));
+        let token = token.ok_or(JoinError::UnknownToken)?;
+        token.must_be_for(joining)?;
+        let joined = |agent: String, is_new| Joined {
+            agent,
+            token: id.clone(),
+            cluster: token.cluster.clone(),
+            role: token.role,
+            is_new,
+        };
+        let known = self.before().agent_with_key(joining.key);
+        let known = known.map(|(agent, object)| (agent.to_owned(), object.clone()));
+        if let Some((agent, object)) = &known
+            && object.join_token.as_ref() == Some(&id)
+        {
+            return Ok(joined(agent.clone(), false));
+        }
+        token.must_register_more(self.now())?;
+        match known {
+            Some((_, object)) if object.cluster != token.cluster => {
+                return Err(JoinError::KeyOfAnotherCluster);
+            }
+            Some((agent, _)) => return Err(JoinError::KeyKnown { agent }),
+            None => {}
+        }
+        let agent = Agent {
+            created: self.now(),
+            cluster: token.cluster.clone(),
+            key: joining.key.to_owned(),
+            role: token.role,
+            join_token: Some(id.clone()),
+        };
+        let name = agent.id();
+        self.put(&name, agent, Expect::Absent)?;
+        let used = JoinToken {
+            uses_left: token.uses_left.saturating_sub(1),
+            ..token.clone()
+        };
+        self.put(&id, used, Expect::Present)?;
+        Ok(joined(name, true))
+    }
+
+    /// The agents that a cluster has, and those that its join tokens may still register.
+    pub fn agents_with_promised(&self, cluster: &ClusterName) -> usize {
+        let agents = self.all::<Agent>().values();
+        let agents = agents.filter(|entry| entry.object.cluster == *cluster);
+        let tokens = self.all::<JoinToken>().values();
+        let tokens = tokens.filter(|entry| entry.object.cluster == *cluster);
+        let open = tokens.map(|entry| entry.object.open_uses(self.now()));
+        let open = open.fold(0, u32::saturating_add);
+        agents
+            .count()
+            .saturating_add(usize::try_from(open).unwrap_or(usize::MAX))
+    }
+}
+
+impl JoinToken {
+    fn must_be_for(&self, joining: &Joining<'_>) -> Result<(), JoinError> {
+        if let Some(wanted) = joining.cluster.filter(|wanted| **wanted != self.cluster) {
+            return Err(JoinError::OtherCluster {
+                token: self.cluster.clone(),
+                wanted: wanted.clone(),
+            });
+        }
+        match joining.role.filter(|wanted| *wanted != self.role) {
+            None => Ok(()),
+            Some(wanted) => Err(JoinError::OtherRole {
+                token: self.role,
+                wanted,
+            }),
+        }
+    }
+
+    fn must_register_more(&self, now: OffsetDateTime) -> Result<(), JoinError> {
+        if self.is_expired(now) {
+            return Err(JoinError::Expired { at: self.expires });
+        }
+        if self.uses_left == 0 {
+            return Err(JoinError::UsedUp { uses: self.uses });
+        }
+        Ok(())
+    }
+}
+
+impl Checked for JoinToken {
+    fn check(&self, name: &str, draft: &Draft) -> Result<(), ChangeError> {
+        is_name(name)?;
+        let cluster = self.cluster.as_str();
+        must_exist::<Cluster>(draft, cluster)?;
+        let served = draft.get::<Cluster>(cluster);
+        if served.is_some_and(|served| served.object.direct.is_some()) {
+            return Err(ChangeError::AgentsAndDirect(cluster.to_owned()));
+        }
+        match self.uses {
+            1..=limits::JOIN_TOKEN_USES if self.uses_left <= self.uses => Ok(()),
+            _ => Err(ChangeError::JoinTokenUses),
+        }
+    }
+
+    /// Of a cluster that has as many as it may, the oldest goes that registers no more.
+    fn make_room(&self, draft: &mut Draft) -> Result<(), ChangeError> {
+        let tokens = draft.all::<Self>().iter();
+        let own: Vec<_> = tokens
+            .filter(|(_, entry)| entry.object.cluster == self.cluster)
+            .collect();
+        if own.len() < limits::JOIN_TOKENS_PER_CLUSTER {
+            return Ok(());
+        }
+        let over = own
+            .into_iter()
+            .filter(|(_, entry)| entry.object.open_uses(draft.now()) == 0);
+        let oldest = over.min_by_key(|(id, entry)| (entry.object.created, *id));
+        let oldest = oldest.map(|(id, _)| id.clone());
+        let oldest = oldest.ok_or_else(|| ChangeError::TooManyJoinTokens {
+            cluster: self.cluster.clone(),
+        })?;
+        draft.remove::<Self>(&oldest, Expect::Present)
+    }
+}
+
+/// Bounds the agents of one cluster.
+pub(super) fn room_for_agent(draft: &Draft, cluster: &ClusterName) -> Result<(), ChangeError> {
+    let agents = draft.all::<Agent>().values();
+    let agents = agents.filter(|entry| entry.object.cluster == *cluster);
+    match agents.count() {
+        count if count < limits::AGENTS_PER_CLUSTER => Ok(()),
+        _ => Err(ChangeError::TooMany(ObjectKind::Agent)),
+    }
+}
