@@ -32,7 +32,7 @@ impl Fault {
     /// Takes from the parser's error what it says of the file's form.
     pub fn of(error: &Error) -> Self {
         let place = error.location();
-        let place = place.map(|at| (u64::from(at.line()), u64::from(at.column())));
+        let place = place.map(|at| (at.line(), at.column()));
         Self {
             place: place.filter(|(line, _)| *line > 0),
             what: What::of(error.without_snippet()),
