@@ -133,8 +133,9 @@ impl Following {
         let this = Arc::new(self);
         let paths = [&this.files.certificate, &this.files.key];
         let paths: Vec<_> = paths.into_iter().cloned().collect();
-        // Empty: the files may have changed since they were read.
-        let mut stamps: Option<Stamps> = None;
+        // Of the files as they are served. Empty: they may have changed since they were read.
+        let mut served: Option<Stamps> = None;
+        let mut told = None;
         let mut next = Instant::now() + limits::TLS_FILES_AGE;
         loop {
             let asked = tokio::select! {
@@ -142,22 +143,27 @@ impl Following {
                 () = certificate.asked() => true,
             };
             next = Instant::now() + limits::TLS_FILES_AGE;
-            let same = match &stamps {
+            let same = match &served {
                 Some(stamps) => !stamps.have_changed().await,
                 None => false,
             };
             if same && !asked {
                 continue;
             }
-            let (now, loaded) = this.read_again(&paths).await;
-            // An error is logged once, until the files change again.
-            stamps = now;
-            match loaded {
-                Ok(loaded) => certificate.serve(loaded.served),
+            match this.read_again(&paths).await {
+                Ok((stamps, loaded)) => {
+                    certificate.serve(loaded.served);
+                    (served, told) = (Some(stamps), None);
+                }
+                // The next look tries again: what failed may be none of the files' doing, as a certificate that is valid from
+                // the next minute on.
                 Err(error) => {
                     metrics::counter!("underpass_certificate_errors_total").increment(1);
-                    let error = underpass_tunnel::chain(&error);
-                    tracing::error!("keeping the last good certificate: {error}");
+                    let error = underpass_tunnel::chain(&error).to_string();
+                    if asked || told.as_ref() != Some(&error) {
+                        tracing::error!("keeping the last good certificate: {error}");
+                    }
+                    (served, told) = (None, Some(error));
                 }
             }
         }
@@ -166,15 +172,14 @@ impl Following {
     async fn read_again(
         self: &Arc<Self>,
         paths: &[PathBuf],
-    ) -> (Option<Stamps>, Result<Loaded, TlsFilesError>) {
+    ) -> Result<(Stamps, Loaded), TlsFilesError> {
         let (this, paths) = (Arc::clone(self), paths.to_vec());
         let reading = tokio::task::spawn_blocking(move || {
             // Before they are read: a change meanwhile is seen the next time.
             let stamps = Stamps::of(paths);
-            (Some(stamps), this.load())
+            this.load().map(|loaded| (stamps, loaded))
         });
-        let read = reading.await;
-        read.unwrap_or_else(|error| (None, Err(TlsFilesError::Task(error))))
+        reading.await.map_err(TlsFilesError::Task)?
     }
 
     /// Blocks.

@@ -45,7 +45,10 @@ pub use underpass_https::{Proxy, Roots, RootsError};
 
 pub use self::{
     caller::{AmbiguousBearer, Caller, Password, adopt_websocket_bearer},
-    certificate::{CertificatePrefixes, CertificateRequest, ClientCertificates},
+    certificate::{
+        CertificatePrefixes, CertificateRequest, ClientCertificates, RevocationLists,
+        RevocationListsError,
+    },
     chain::{Chain, Step},
     config::{ConfigError, Misconfigured},
     error::{AuthenticateError, CredentialError},

@@ -73,8 +73,10 @@ impl Idle {
 
     async fn put(self, mut connection: Connection) {
         let ready = tokio::select! {
-            ready = tokio::time::timeout(limits::SHUTDOWN_GRACE, connection.sender.ready()) => ready,
+            // A connection that is ready all the same has bytes of a request before it.
+            biased;
             () = connection.stopped.set() => return,
+            ready = tokio::time::timeout(limits::SHUTDOWN_GRACE, connection.sender.ready()) => ready,
         };
         let mut idle = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if matches!(ready, Ok(Ok(()))) && idle.len() < limits::UPSTREAM_IDLE_HTTP1 {

@@ -1,10 +1,11 @@
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType, IsCa, KeyPair,
     KeyUsagePurpose,
 };
 use tempfile::TempDir;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::*;
 
@@ -52,8 +53,11 @@ impl Operator {
     /// A new certificate of this CA for these names, and the chain after it.
     fn issue(&self, ca: &Ca, names: &[&str], chain: &str) -> CertificateDer<'static> {
         let names: Vec<_> = names.iter().map(|name| (*name).to_owned()).collect();
+        self.issue_as(ca, CertificateParams::new(names).unwrap(), chain)
+    }
+
+    fn issue_as(&self, ca: &Ca, made: CertificateParams, chain: &str) -> CertificateDer<'static> {
         let key = KeyPair::generate().unwrap();
-        let made = CertificateParams::new(names).unwrap();
         let made = made.signed_by(&key, ca).unwrap();
         let files = self.files();
         self.put(&files.key, &key.serialize_pem());
@@ -112,19 +116,25 @@ async fn until(certificate: &ServerCertificate, wanted: &CertificateDer<'_>) {
     served.expect("it is served");
 }
 
-#[tokio::test(start_paused = true)]
-async fn what_replaces_a_certificate_is_served_without_a_restart() {
-    let operator = Operator::new();
-    let first = operator.renew(&[NAME]);
+/// The operator's certificate as a server has it, which follows its files until the task is dropped.
+fn follow(operator: &Operator) -> (Arc<ServerCertificate>, AbortOnDropHandle<()>) {
     let loaded = operator.files().load(NAME).unwrap();
     let certificate = ServerCertificate::of(loaded.served);
-    assert_eq!(certificate.leaf(), first);
     let following = Following {
         files: operator.files(),
         name: NAME.to_owned(),
         pin: loaded.pin,
     };
     let following = tokio::spawn(following.follow(Arc::clone(&certificate)));
+    (certificate, AbortOnDropHandle::new(following))
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_replaces_a_certificate_is_served_without_a_restart() {
+    let operator = Operator::new();
+    let first = operator.renew(&[NAME]);
+    let (certificate, _following) = follow(&operator);
+    assert_eq!(certificate.leaf(), first);
     let mut last = operator.renew(&[NAME]);
     until(&certificate, &last).await;
     let other = ca("corp");
@@ -142,5 +152,24 @@ async fn what_replaces_a_certificate_is_served_without_a_restart() {
         last = operator.renew(&[NAME]);
         until(&certificate, &last).await;
     }
-    following.abort();
+}
+
+/// Nothing about its files changes when its time comes.
+#[tokio::test(start_paused = true)]
+async fn a_certificate_that_is_not_valid_yet_is_served_once_it_is() {
+    let operator = Operator::new();
+    let first = operator.renew(&[NAME]);
+    let (certificate, _following) = follow(&operator);
+    let mut early = CertificateParams::new([NAME.to_owned()]).unwrap();
+    early.not_before = (SystemTime::now() + Duration::from_secs(3)).into();
+    let next = operator.issue_as(&operator.ca, early, &operator.ca.pem());
+    tokio::time::sleep(3 * limits::TLS_FILES_AGE).await;
+    assert_eq!(certificate.leaf(), first, "nobody would trust the next one");
+    let begun = std::time::Instant::now();
+    while certificate.leaf() != next {
+        assert!(begun.elapsed() < Duration::from_secs(30), "it is served");
+        // Certificates are held against the host's clock, which does not jump.
+        std::thread::sleep(Duration::from_millis(100));
+        tokio::time::sleep(limits::TLS_FILES_AGE).await;
+    }
 }

@@ -1,6 +1,7 @@
 //! TLS client certificates, as kube-apiserver reads them (`--client-ca-file`).
 
 mod request;
+mod revocation_lists;
 mod usable;
 
 use std::{
@@ -14,7 +15,7 @@ use rustls::{
     RootCertStore,
     server::{WebPkiClientVerifier, danger::ClientCertVerifier},
 };
-use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, UnixTime, pem::PemObject};
+use rustls_pki_types::{CertificateDer, UnixTime};
 use x509_parser::{
     certificate::X509Certificate,
     der_parser::asn1_rs::{Tag, oid},
@@ -22,7 +23,10 @@ use x509_parser::{
     x509::X509Name,
 };
 
-pub use self::request::CertificateRequest;
+pub use self::{
+    request::CertificateRequest,
+    revocation_lists::{RevocationLists, RevocationListsError},
+};
 use super::{
     AuthenticateError, Authenticated, Authenticator, Caller, CredentialError, Roots, Source,
     config::ConfigError, source::Assertion,
@@ -63,23 +67,20 @@ impl fmt::Debug for ClientCertificates {
 }
 
 impl ClientCertificates {
-    /// Accepts certificates that lead to `roots`. `revoked` are certificate revocation lists, as PEM; with any, each
-    /// CA between a certificate and its root needs one that is current.
+    /// Accepts certificates that lead to `roots`. With any list in `revoked`, each CA between a certificate and its root needs
+    /// one that is current.
     ///
     /// # Errors
     /// The lists cannot be read.
     pub fn new(
         source: Source,
         roots: &Roots,
-        revoked: &[u8],
+        revoked: RevocationLists,
         prefixes: CertificatePrefixes,
     ) -> Result<Self, ConfigError> {
-        let lists =
-            CertificateRevocationListDer::pem_slice_iter(revoked).collect::<Result<Vec<_>, _>>();
-        let lists = lists.map_err(|e| ConfigError::unusable("revocationListFiles", e))?;
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let verifier = WebPkiClientVerifier::builder_with_provider(roots.store(), provider)
-            .with_crls(lists)
+            .with_crls(revoked.into_der())
             .enforce_revocation_expiration()
             .build()
             .map_err(|e| ConfigError::unusable("revocationListFiles", e))?;

@@ -12,8 +12,8 @@ use rcgen::{
 use rustls_pki_types::CertificateDer;
 use underpass_authenticate::{
     AuthenticateError, Authenticated, Authenticator as _, Caller, CertificatePrefixes, Chain,
-    ClientCertificates, CredentialError, Roots, Step, StoreError, Token, TokenAuthenticator,
-    TokenHash, TokenRecord, TokenStore, Unowned,
+    ClientCertificates, CredentialError, RevocationLists, Roots, Step, StoreError, Token,
+    TokenAuthenticator, TokenHash, TokenRecord, TokenStore, Unowned,
 };
 use underpass_core::{AuthenticationMethod, ConnectionInfo, Network, Peer, Protocol, Rejection};
 
@@ -56,7 +56,11 @@ fn authenticator(ca: &Ca, revoked: &str) -> ClientCertificates {
         groups: String::new(),
     };
     let source = source("certs", AuthenticationMethod::Certificate);
-    ClientCertificates::new(source, &roots, revoked.as_bytes(), prefixes).unwrap()
+    let mut lists = RevocationLists::default();
+    if !revoked.is_empty() {
+        lists.add(revoked.as_bytes()).unwrap();
+    }
+    ClientCertificates::new(source, &roots, lists, prefixes).unwrap()
 }
 
 async fn show(authenticator: &ClientCertificates, chain: &[CertificateDer<'static>]) -> Answer {
@@ -238,6 +242,45 @@ async fn rule_12_revoked_certificates_are_refused() {
         matches!(refused, CredentialError::Certificate(_)),
         "{refused:?}"
     );
+}
+
+/// Otherwise revoked certificates would count while the file is written, or for ever.
+#[test]
+fn rule_12_a_file_without_a_revocation_list_is_none() {
+    let ca = ca("ca");
+    let params = CertificateRevocationListParams {
+        this_update: date_time_ymd(2020, 1, 1),
+        next_update: date_time_ymd(2090, 1, 1),
+        crl_number: SerialNumber::from(1u64),
+        issuing_distribution_point: None,
+        revoked_certs: Vec::new(),
+        key_identifier_method: KeyIdMethod::Sha256,
+    };
+    let list = params.signed_by(&ca).unwrap();
+    let pem = list.pem().unwrap();
+    let der = list.der().to_vec();
+    let half = &pem[..pem.len() / 2];
+    for good in [pem.as_bytes(), &der] {
+        assert!(RevocationLists::default().add(good).is_ok());
+    }
+    let page = "<html>404</html>";
+    for bad in [b"", page.as_bytes(), ca.pem().as_bytes(), half.as_bytes()] {
+        let read = RevocationLists::default().add(bad);
+        assert!(read.is_err(), "{}", String::from_utf8_lossy(bad));
+    }
+    // DER that is something else is told as the authenticator is made.
+    for bad in [&ca.der()[..], &der[..der.len() / 2]] {
+        let mut lists = RevocationLists::default();
+        let read = lists.add(bad);
+        let source = source("certs", AuthenticationMethod::Certificate);
+        let roots = Roots::from_pem(ca.pem().as_bytes()).unwrap();
+        let prefixes = CertificatePrefixes {
+            username: String::new(),
+            groups: String::new(),
+        };
+        let made = ClientCertificates::new(source, &roots, lists, prefixes);
+        assert!(read.is_err() || made.is_err());
+    }
 }
 
 /// A proxy that ends TLS may show a certificate of its own. It identifies the proxy, and not the client.
