@@ -21,6 +21,7 @@ use tokio::sync::Notify;
 use underpass_tunnel::transport::quic::ResetKey;
 use underpass_tunnel::{CaPin, tls};
 
+use crate::authentication::Fingerprints;
 use crate::data_dir::DataDir;
 
 const CA_CERTIFICATE: &str = "ca.pem";
@@ -104,6 +105,11 @@ impl Ca {
     /// The key of QUIC's stateless resets: as lasting and as secret as the CA's own.
     pub(crate) fn reset_key(&self) -> ResetKey {
         ResetKey::derive(&self.issuer.key().serialize_der())
+    }
+
+    /// The secret of what this server says about its authenticators to its next run.
+    pub(crate) fn fingerprints(&self, data: &DataDir) -> Fingerprints {
+        Fingerprints::new(data.clone(), &self.issuer.key().serialize_der())
     }
 
     fn issue(&self, names: &[String]) -> Result<CertifiedKey> {

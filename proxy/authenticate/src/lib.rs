@@ -27,6 +27,7 @@ mod github;
 mod jwt;
 mod known;
 mod ldap;
+mod left_out;
 mod lockouts;
 mod names;
 mod oidc;

@@ -23,6 +23,7 @@ pub mod share;
 mod audit_id;
 mod authority;
 mod authorize;
+mod brief;
 mod cluster;
 mod cluster_domain;
 mod cluster_policy;
@@ -53,6 +54,7 @@ pub use self::{
     authority::{Authority, AuthorityError, Provider},
     authorize::{Access, AuthorizeError, Authorizer, ImpersonationAuthorizer, Nobody},
     body::{Body, BoxError, boxed, empty, full},
+    brief::{Brief, brief},
     cluster::{ClusterName, ClusterNameError},
     cluster_domain::{ClusterDomain, ClusterDomainError, ClusterDomains, HostName, NestedDomains},
     cluster_policy::ClusterPolicy,

@@ -478,7 +478,7 @@ pub const LDAP_READS: usize = 4;
 pub const LDAP_VALUES: usize = GROUPS;
 
 /// Groups that do not count and were named in the log, of some 200 bytes each.
-pub const LDAP_LEFT_OUT: usize = 256;
+pub const GROUPS_LEFT_OUT: usize = 256;
 
 /// How deep groups in groups are followed.
 pub const LDAP_LEVELS: usize = 16;
@@ -626,3 +626,7 @@ pub const ALL_REFUSED_EVENT_EVERY: Duration = Duration::from_millis(100);
 /// Bytes of events that may wait in one backend: ten thousand of ordinary size. A caller with thousands of groups makes
 /// events of [`AUDIT_USER_BYTES`].
 pub const AUDIT_QUEUE_BYTES: usize = 32 * 1024 * 1024;
+
+/// Characters of a peer's text (a provider's, an agent's, an API server's, a webhook's) that an error quotes: enough to know what
+/// it is, and no room for a megabyte in each line of a log.
+pub const QUOTED_CHARS: usize = 200;

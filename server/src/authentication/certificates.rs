@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use underpass_authenticate::{
     Authenticator, CertificatePrefixes, ClientCertificates, ConfigError, Misconfigured,
     RevocationLists, Roots, Source,
@@ -15,7 +15,7 @@ use super::file::Contents;
 use super::prefixes::{Prefix, Prefixes};
 
 /// Client certificates of certain CAs.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub(super) struct Certificates {
     certificate_authority_files: Vec<PathBuf>,

@@ -10,7 +10,6 @@ mod config;
 mod connection;
 mod dn;
 mod groups;
-mod left_out;
 mod search;
 
 use std::{fmt, net::IpAddr, sync::Arc};
@@ -21,7 +20,6 @@ pub use self::config::{Bind, GroupMembership, GroupSearch, LdapConfig, UserSearc
 use self::{
     attempts::Attempts,
     connection::{Bound, Connections, LdapFailure, try_password},
-    left_out::LeftOut,
     search::{Found, filled},
 };
 use super::{
@@ -47,7 +45,6 @@ impl Ldap {
             source: source.clone(),
             connections,
             attempts: Attempts::new(),
-            left_out: LeftOut::new(source.name()),
             config,
         };
         let remote = Remote::new(directory, source, options);
@@ -75,7 +72,6 @@ struct Directory {
     source: Source,
     connections: Arc<Connections>,
     attempts: Attempts,
-    left_out: LeftOut,
     config: LdapConfig,
 }
 
@@ -198,7 +194,8 @@ impl Directory {
         let groups = match &self.config.groups {
             None => Vec::new(),
             Some(groups) => {
-                let found = groups::of(user, groups, &self.connections, &self.left_out).await;
+                let found =
+                    groups::of(user, groups, &self.connections, self.source.left_out()).await;
                 found.map_err(AuthenticateError::unavailable)?
             }
         };
