@@ -320,6 +320,18 @@ pub const UPSTREAM_KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 /// we do not race its GOAWAY.
 pub const UPSTREAM_IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// The same over HTTP/1.1, which has no GOAWAY: a server in front that closes a connection at the moment of a request says nothing about it.
+/// The common ones keep idle connections for 60 s or longer.
+pub const UPSTREAM_IDLE_HTTP1_TIMEOUT: Duration = Duration::from_secs(45);
+
+/// Streams of one HTTP/2 connection that were cancelled and are remembered for a second, since frames of theirs are on the way: as
+/// many as all users who share the connection may end in it. A stream is some hundred bytes.
+pub const UPSTREAM_RESET_STREAMS: usize = 4096;
+
+/// Frames of streams that are not remembered any more, in the life of one HTTP/2 connection: beyond it the API server speaks no HTTP/2, and
+/// the connection, with all watches on it, ends. Each costs one frame in answer.
+pub const UPSTREAM_STRAY_FRAMES: usize = 1 << 20;
+
 /// Attempts to send one request, where each earlier one was provably not processed.
 pub const UPSTREAM_ATTEMPTS: usize = 4;
 

@@ -40,6 +40,7 @@ impl Operator {
         TlsFiles {
             certificate: self.folder.path().join("tls.crt"),
             key: self.folder.path().join("tls.key"),
+            ca: None,
         }
     }
 
@@ -96,14 +97,83 @@ fn files_that_no_client_would_trust_are_refused() {
         why()
     );
     operator.issue(&operator.ca, &[NAME], "");
-    assert!(why().contains("has to be its CA"), "{}", why());
+    assert!(why().contains("--tls-ca"), "{}", why());
     operator.issue(&ca("corp"), &[NAME], &operator.ca.pem());
-    assert!(why().contains("has to be its CA"), "{}", why());
+    assert!(why().contains("has to be its root"), "{}", why());
     operator.put(&files.certificate, "garbage");
     assert!(why().contains("no certificate"), "{}", why());
     operator.renew(&[NAME]);
     operator.put(&files.key, "garbage");
     assert!(why().contains("no private key"), "{}", why());
+}
+
+/// A CA that the operator's own has signed, as public CAs have several and sign with any of them.
+fn intermediate(operator: &Operator, name: &str) -> Ca {
+    let mut params = CertificateParams::default();
+    params.distinguished_name = DistinguishedName::new();
+    params.distinguished_name.push(DnType::CommonName, name);
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+    CertifiedIssuer::signed_by(params, KeyPair::generate().unwrap(), &operator.ca).unwrap()
+}
+
+/// `fullchain.pem` of certbot has no root, and the renewal another intermediate.
+#[tokio::test(start_paused = true)]
+async fn rule_10_a_root_is_pinned_and_no_intermediate() {
+    let operator = Operator::new();
+    let (first, second) = (intermediate(&operator, "R1"), intermediate(&operator, "R2"));
+    let leaf = operator.issue(&first, &[NAME], &first.pem());
+    let why = |files: &TlsFiles| {
+        let error = files.load(NAME).unwrap_err();
+        underpass_tunnel::chain(&error).to_string()
+    };
+    let alone = operator.files();
+    assert!(why(&alone).contains("Name the root certificate with --tls-ca"));
+    let root = operator.folder.path().join("root.pem");
+    let files = TlsFiles {
+        ca: Some(root.clone()),
+        ..operator.files()
+    };
+    assert!(why(&files).contains("cannot read"));
+    // certbot's `chain.pem`.
+    operator.put(&root, &first.pem());
+    assert!(why(&files).contains("name the root that"));
+    operator.put(&root, &format!("{}{}", operator.ca.pem(), first.pem()));
+    assert!(why(&files).contains("2 certificates"));
+    operator.put(&root, &ca("corp").pem());
+    assert!(why(&files).contains("root.pem, which has to be its root"));
+
+    operator.put(&root, &operator.ca.pem());
+    let loaded = files.load(NAME).unwrap();
+    assert_eq!(loaded.pin, CaPin::of(operator.ca.der()).unwrap());
+    assert_eq!(loaded.ca_pem, operator.ca.pem());
+    let served = &loaded.served.cert;
+    assert_eq!(
+        served[..],
+        [leaf, first.der().clone(), operator.ca.der().clone()]
+    );
+    let certificate = ServerCertificate::of(loaded.served);
+    let following = Following {
+        files: files.clone(),
+        name: NAME.to_owned(),
+        pin: loaded.pin,
+    };
+    let following = tokio::spawn(following.follow(Arc::clone(&certificate)));
+    let _following = AbortOnDropHandle::new(following);
+    // The renewal is of another intermediate, and one with the root in both files is served once.
+    let renewed = operator.issue(&second, &[NAME], &second.pem());
+    until(&certificate, &renewed).await;
+    let both = format!("{}{}", second.pem(), operator.ca.pem());
+    let renewed = operator.issue(&second, &[NAME], &both);
+    until(&certificate, &renewed).await;
+    assert_eq!(files.load(NAME).unwrap().served.cert.len(), 3);
+    // Another root is another server for agents.
+    let other = ca("corp");
+    operator.put(&root, &other.pem());
+    operator.issue(&other, &[NAME], "");
+    certificate.look_again();
+    tokio::time::sleep(3 * limits::TLS_FILES_AGE).await;
+    assert_eq!(certificate.leaf(), renewed);
 }
 
 async fn until(certificate: &ServerCertificate, wanted: &CertificateDer<'_>) {
