@@ -178,7 +178,8 @@ mod tests {
         client.write_all(b"ping").await.unwrap();
         connection.read_exact(&mut [0; 4]).await.unwrap();
         quiet_for(&mut connection, limits::SHELL_SILENCE * 3 / 4).await;
-        let gone = connection.read(&mut [0; 8]);
+        let mut buffer = [0; 8];
+        let gone = connection.read(&mut buffer);
         let gone = tokio::time::timeout(limits::SHELL_SILENCE, gone).await;
         let error = gone.expect("it ends").unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
@@ -189,9 +190,11 @@ mod tests {
     async fn a_client_that_reads_nothing_stays() {
         let (mut connection, mut client) = shell().await;
         let mut sent = 0;
+        connection.tcp.writable().await.unwrap();
         while let Ok(count) = connection.tcp.try_write(&[7; 64 * 1024]) {
             sent += count;
         }
+        assert!(sent > 0);
         quiet_for(&mut connection, 20 * limits::SHELL_SILENCE).await;
         // The system does not end it either.
         #[cfg(target_os = "linux")]

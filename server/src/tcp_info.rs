@@ -149,7 +149,8 @@ mod tests {
         (listener.accept().await.unwrap().0, client.await.unwrap())
     }
 
-    fn fill(server: &TcpStream) {
+    async fn fill(server: &TcpStream) {
+        server.writable().await.unwrap();
         while server.try_write(&[0; 64 * 1024]).is_ok() {}
     }
 
@@ -172,7 +173,7 @@ mod tests {
     #[tokio::test]
     async fn a_peer_that_reads_nothing_goes_on_acknowledging() {
         let (server, mut client) = pair(Ipv6Addr::UNSPECIFIED.into()).await;
-        fill(&server);
+        fill(&server).await;
         // It is asked whether it has room, and answers: the time begins anew.
         until(&server, |now| now.last >= Duration::from_millis(300)).await;
         until(&server, |now| now.last < Duration::from_millis(300)).await;
@@ -188,7 +189,7 @@ mod tests {
         // Its system drops everything, as a link does that is down: BPF_RET with no byte.
         let nothing = [SockFilter::new(6, 0, 0, 0)];
         SockRef::from(&client).attach_filter(&nothing).unwrap();
-        fill(&server);
+        fill(&server).await;
         let now = until(&server, |now| now.unanswered >= 3).await;
         assert!(now.last >= Duration::from_millis(200), "{now:?}");
     }

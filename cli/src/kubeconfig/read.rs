@@ -225,7 +225,10 @@ fn credential(user: User, folder: &Path) -> Result<CredentialSpec, KubeconfigErr
         }
     }
     // The file counts before a token beside it, as with client-go.
-    let token = match (user.token_file.filter(is_said), said(user.token)) {
+    let token = match (
+        user.token_file.filter(|path| is_said(path)),
+        said(user.token),
+    ) {
         (Some(path), _) => {
             let text = read(&folder.join(path))?;
             Some(Zeroizing::new(text.trim().to_owned()))
@@ -295,7 +298,7 @@ fn pem(
     folder: &Path,
 ) -> Result<Option<Zeroizing<String>>, KubeconfigError> {
     let Some(mut data) = said(data) else {
-        let file = file.filter(is_said);
+        let file = file.filter(|path| is_said(path));
         return file.map(|path| read(&folder.join(path))).transpose();
     };
     // Tools wrap it at 64 or 76 characters.
@@ -312,7 +315,7 @@ fn said<T: AsRef<str>>(value: Option<T>) -> Option<T> {
     value.filter(|value| !value.as_ref().is_empty())
 }
 
-fn is_said(path: &PathBuf) -> bool {
+fn is_said(path: &Path) -> bool {
     !path.as_os_str().is_empty()
 }
 

@@ -209,7 +209,7 @@ async fn mistakes_name_their_field() {
         (
             "Files: [ca.pem]",
             "Files: [empty.pem]",
-            "clientCertificates.certificateAuthorityFiles: cannot be used",
+            "clientCertificates.certificateAuthorityFiles[0]: cannot be used",
         ),
     ] {
         assert!(GOOD.contains(from), "{from}");
@@ -535,11 +535,8 @@ async fn rule_12_an_authenticator_that_was_changed_while_no_server_ran_keeps_no_
     );
 
     // The entry of one, and a file that another one names.
-    std::fs::write(
-        &path,
-        GOOD.replace("hd, requiredValue", "hd2, requiredValue"),
-    )
-    .unwrap();
+    let changed = GOOD.replace("hd, requiredValue", "hd2, requiredValue");
+    std::fs::write(&path, &changed).unwrap();
     std::fs::write(dir.path().join("password"), "other\n").unwrap();
     run().await;
     assert_eq!(logged_in(&directory), ["admins", "own"]);
@@ -548,7 +545,7 @@ async fn rule_12_an_authenticator_that_was_changed_while_no_server_ran_keeps_no_
     assert_eq!(logged_in(&directory), ["admins", "corp", "own"]);
 
     // Under a name that an embedder's authenticator had.
-    let text = GOOD.replace("name: admins", "name: own");
+    let text = changed.replace("name: admins", "name: own");
     std::fs::write(&path, text).unwrap();
     let surroundings = Surroundings {
         own: Vec::new(),

@@ -77,7 +77,8 @@ impl FakeService {
 }
 
 async fn send(webhook: &mut Webhook) -> Result<(), String> {
-    let sent = webhook.write(&[Bytes::from_static(b"{}")]);
+    let events = [Bytes::from_static(b"{}")];
+    let sent = webhook.write(&events);
     let sent = tokio::time::timeout(Duration::from_secs(30), sent).await;
     sent.expect("an answer").map_err(|error| error.to_string())
 }
