@@ -144,9 +144,10 @@ mod tests {
 
     async fn pair(address: IpAddr) -> (TcpStream, TcpStream) {
         let listener = TcpListener::bind((address, 0)).await.unwrap();
-        let client =
-            TcpStream::connect((Ipv4Addr::LOCALHOST, listener.local_addr().unwrap().port()));
-        (listener.accept().await.unwrap().0, client.await.unwrap())
+        let port = listener.local_addr().unwrap().port();
+        let client = TcpStream::connect((Ipv4Addr::LOCALHOST, port));
+        let client = client.await.unwrap();
+        (listener.accept().await.unwrap().0, client)
     }
 
     async fn fill(server: &TcpStream) {
