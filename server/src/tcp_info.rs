@@ -26,7 +26,7 @@ const ANSWER: usize = 72;
 /// An answer has some 500 bytes.
 const ANSWER_BYTES: usize = 4096;
 
-/// How a peer answers to what it is sent.
+/// How a peer answers to bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Acknowledged {
     /// How often in a row it has not answered: bytes that were sent again, or questions whether it has room for more.

@@ -189,7 +189,7 @@ fn certificates(text: &[u8]) -> Vec<CertificateDer<'static>> {
         .unwrap_or_default()
 }
 
-/// RFC 5280, section 3.2: issuer and subject are one. What cannot be read is found out where it is verified.
+/// RFC 5280, section 3.2: issuer and subject are one. An unreadable certificate is refused where it is verified.
 fn is_self_issued(certificate: &CertificateDer<'_>) -> bool {
     X509Certificate::from_der(certificate)
         .is_ok_and(|(_, read)| read.issuer().as_raw() == read.subject().as_raw())
@@ -232,7 +232,7 @@ impl Following {
                     certificate.serve(loaded.served);
                     (served, told) = (Some(stamps), None);
                 }
-                // The next look tries again: what failed may be none of the files' doing, as a certificate that is valid from
+                // The next look tries again: the fault may be none of the files', as a certificate that is valid from
                 // the next minute on.
                 Err(error) => {
                     metrics::counter!("underpass_certificate_errors_total").increment(1);

@@ -84,7 +84,7 @@ impl Source {
     }
 
     /// Makes the identity. A group that no header can hold is left out, and never mended: a space less is another group's
-    /// name. Groups give rights and take none, so that its members lose nothing but what it gives.
+    /// name. Groups give rights and take none, so that its members lose that group's rights and no others.
     ///
     /// # Errors
     /// A reserved name that is not stated, or a value that no identity can hold.
@@ -217,7 +217,7 @@ mod tests {
         let plain = source(Reserved::default());
         let identity = plain.identity(assertion("alice", &groups)).unwrap();
         assert_eq!(identity.groups(), ["dev", "qa"]);
-        // Whose name it is, and whose number, is never guessed.
+        // A user's name and uid are never guessed.
         for user in ["", " alice", "alice ", "a\nb", &long] {
             let refused = plain.identity(assertion(user, &[]));
             assert!(matches!(refused, Err(CredentialError::Identity(_))));

@@ -8,7 +8,7 @@ use std::{
 
 use crate::limits::QUOTED_CHARS;
 
-/// The beginning of a peer's text, for an error or a log line. What is left out is an ellipsis.
+/// The beginning of a peer's text, for an error or a log line. An ellipsis stands for the rest.
 pub fn brief(text: &str) -> Cow<'_, str> {
     match text.char_indices().nth(QUOTED_CHARS) {
         None => Cow::Borrowed(text),

@@ -6,7 +6,7 @@
 
 use std::{borrow::Cow, fmt::Write as _, io};
 
-/// Characters of a text in a log line: a whole one for people, and each value of one in JSON. Errors cut what they quote; this holds
+/// Characters of a text in a log line: a whole one for people, and each value of one in JSON. Errors cut the texts that they quote; this holds
 /// for those that forget it, as answers of providers have a megabyte.
 const TEXT_CHARS: usize = 8 * 1024;
 
@@ -99,7 +99,7 @@ fn cut_text(text: &str, colours: bool) -> Cow<'_, str> {
     ))
 }
 
-/// Cuts each string of a JSON line by itself: what is left is JSON.
+/// Cuts each string of a JSON line by itself: the rest is JSON.
 fn cut_json(line: &str) -> Cow<'_, str> {
     if line.len() <= TEXT_CHARS {
         return Cow::Borrowed(line);

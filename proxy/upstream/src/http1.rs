@@ -48,7 +48,7 @@ pub(super) struct Lane {
 #[derive(Clone, Debug, Default)]
 struct Heard(Arc<AtomicBool>);
 
-/// Notes what is read.
+/// Notes that bytes are read.
 struct Listening {
     io: BoxedIo,
     heard: Heard,

@@ -225,7 +225,7 @@ impl Authentication {
         if last.as_ref() == Some(&now) {
             return Ok(());
         }
-        // Last: what ends in between is ended by the next server.
+        // Last: a server that ends in between leaves it to the next one.
         let fingerprints = self.surroundings.fingerprints.clone();
         let writing = tokio::task::spawn_blocking(move || fingerprints.write(&now));
         Ok(writing.await??)

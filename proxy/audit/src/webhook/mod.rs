@@ -146,7 +146,7 @@ impl Sink for Webhook {
     async fn write(&mut self, events: &[Bytes]) -> Result<(), BoxError> {
         self.refresh().await;
         let sent = self.service.post(list(events)).await;
-        // Refused, or no handshake: the next attempt is made with what the files hold then.
+        // Refused, or no handshake: the next attempt reads the files again.
         self.failed = sent.is_err();
         Ok(sent?)
     }

@@ -32,7 +32,7 @@ pub(super) struct Issuer {
 /// The fetch that is under way, or the last one.
 enum Fetch {
     None,
-    /// Everybody who needs keys waits for this one.
+    /// All callers without keys wait for this one.
     UnderWay(Fetching),
     Ended {
         at: Instant,

@@ -100,7 +100,7 @@ async fn names_may_be_written_in_older_ways() {
     let found = identity(show(&certs, &[alice]).await);
     assert_eq!(found.user(), "cert:alíce");
     assert_eq!(found.groups(), ["dev", "ops@example.org"]);
-    // What no header could hold is refused in any of them.
+    // A name that no header could hold is refused in any of them.
     let padded = client(&ca, |params| {
         let name = DnValue::BmpString("root\r\n".try_into().unwrap());
         params.distinguished_name.push(DnType::CommonName, name);

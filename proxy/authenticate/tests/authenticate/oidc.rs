@@ -205,7 +205,7 @@ async fn rule_23_a_provider_that_hangs_is_asked_once_by_all() {
         assert!(caller.as_mut().now_or_never().is_none());
     }
     assert_eq!(tasks(), before + 1, "one fetch");
-    // It goes on without those who leave.
+    // It goes on without callers that leave.
     callers.truncate(1);
     provider.resume().await;
     let last = soon(callers.remove(0)).await;

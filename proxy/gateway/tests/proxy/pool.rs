@@ -85,7 +85,7 @@ async fn an_api_server_without_http2_is_reused_over_http1() {
     assert_eq!(api.seen()[0].all("host"), [api.address.to_string()]);
 }
 
-/// Over HTTP/1.1 as a server in front that closes what was idle: each connection takes a request, and ends with these bytes at the
+/// Over HTTP/1.1 as a server in front that closes idle connections: each connection takes a request, and ends with these bytes at the
 /// next one.
 async fn closes_at_the_second_request(last: &'static [u8], seen: Arc<AtomicUsize>) -> Api {
     Api::scripted(&["http/1.1"], move |_, mut stream| {
@@ -126,7 +126,7 @@ async fn a_read_is_sent_once_more_where_an_idle_connection_had_ended() {
     let world = World::new(&api).await;
     let answers = async || code(&world.get("/api", "").await);
     fails_without_a_repetition(&seen, answers).await;
-    // And what changes something may have changed it.
+    // A request that changes something may have changed it.
     let seen = Arc::new(AtomicUsize::new(0));
     let api = closes_at_the_second_request(b"", Arc::clone(&seen)).await;
     let world = World::new(&api).await;
@@ -180,7 +180,7 @@ async fn read_request(stream: &mut TlsStream<TcpStream>) -> u32 {
     }
 }
 
-/// What was on the way when a watch ended arrives, and belongs to no stream any more.
+/// Frames that were on the way when a watch ended arrive, and belong to no stream any more.
 #[tokio::test]
 async fn cancelled_watches_do_not_end_the_connection_that_others_share() {
     let ended = Arc::new(AtomicUsize::new(0));
