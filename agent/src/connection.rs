@@ -137,7 +137,7 @@ pub(crate) fn proxy(cli: &Cli, files: &Files) -> Result<Option<Proxy>> {
             proxy.except = NoProxy::from_env()?;
             proxy
         }
-        None => match Proxy::from_env()? {
+        None => match Proxy::from_env() {
             Some(proxy) => proxy,
             None => return Ok(None),
         },
@@ -155,7 +155,11 @@ fn tell_proxied(proxy: &Proxy, servers: &[ServerAddress], transports: Transports
         return;
     }
     for server in servers.iter().filter(|server| proxy.applies_to(server)) {
-        tracing::info!(%server, proxy = %proxy.url, "WebSocket goes through a proxy");
+        match proxy.url() {
+            Ok(url) => tracing::info!(%server, proxy = %url, "WebSocket goes through a proxy"),
+            // With QUIC the agent may need none.
+            Err(error) => tracing::warn!(%server, "no WebSocket: {}", chain(error)),
+        }
     }
 }
 
@@ -209,6 +213,9 @@ fn dial_advice(error: &DialError) -> &'static str {
                       `underpass-server ca-pin` prints there";
     let advice = error.attempts.iter().find_map(|attempt| match attempt {
         AttemptError::Failed { route, error } => route_advice(route, error),
+        AttemptError::Proxy(_) => {
+            Some("name an http:// or https:// proxy in HTTPS_PROXY or with --proxy")
+        }
         _ => None,
     });
     advice.unwrap_or(CA)
@@ -302,7 +309,7 @@ mod tests {
             ".example.org",
         ]);
         let proxy = proxy(&asked, &no_files()).unwrap().unwrap();
-        assert_eq!(proxy.url.to_string(), "http://proxy:3128");
+        assert_eq!(proxy.url().unwrap().to_string(), "http://proxy:3128");
         for (host, applies) in [("u.example.org", false), ("u.example.com", true)] {
             let server = ServerAddress::new(host, 443);
             assert_eq!(proxy.applies_to(&server), applies, "{host}");

@@ -8,6 +8,7 @@ use underpass_core::{Identity, NeverImpersonated, Target};
 use underpass_tunnel::{IncomingStream, ResetCode, Session, chain};
 use underpass_upstream::ApiServer;
 
+use crate::limits;
 use crate::policy::{InForce, Policies};
 use crate::targets::Targets;
 
@@ -76,7 +77,13 @@ impl Sessions {
     pub(crate) async fn drain(&self, deadline: Duration) {
         end(self.live(), deadline, "the agent is shutting down").await;
         self.tasks.close();
-        self.tasks.wait().await;
+        let over = tokio::time::timeout(limits::TASKS_TIME, self.tasks.wait()).await;
+        if over.is_err() {
+            tracing::warn!(
+                tasks = self.tasks.len(),
+                "streams that do not end are given up"
+            );
+        }
     }
 }
 

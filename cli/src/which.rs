@@ -101,7 +101,7 @@ impl Which {
             _ => self.login()?.url,
         };
         let roots = roots(self.ca_pem()?.as_deref())?;
-        let proxy = proxy::proxy()?;
+        let proxy = underpass_https::Proxy::from_env();
         Ok(underpass_forward::Server::new(
             &url,
             &roots,

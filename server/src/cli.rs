@@ -70,8 +70,8 @@ pub(crate) struct Serve {
         value_name = "DOMAIN"
     )]
     pub(crate) cluster_domains: Vec<ClusterDomain>,
-    /// PEM file with the server's certificate, the certificates between it and its CA, and last the CA, which agents and
-    /// kubeconfigs trust. Without it, the CA in the data directory makes one. Read again when it changes
+    /// PEM file with the server's certificate, the certificates between it and its root, and last the root certificate, which agents
+    /// and kubeconfigs trust (or see --tls-ca). Without it, the CA in the data directory makes one. Read again when it changes
     #[arg(
         long,
         env = "UNDERPASS_TLS_CERTIFICATE",
@@ -87,6 +87,15 @@ pub(crate) struct Serve {
         requires = "tls_certificate"
     )]
     pub(crate) tls_key: Option<PathBuf>,
+    /// PEM file with the root certificate of --tls-certificate, where that file ends with an intermediate one, as fullchain.pem of
+    /// certbot does. Read again when it changes; another root needs a restart
+    #[arg(
+        long,
+        env = "UNDERPASS_TLS_CA",
+        value_name = "FILE",
+        requires = "tls_certificate"
+    )]
+    pub(crate) tls_ca: Option<PathBuf>,
     /// Address for metrics (Prometheus, plain HTTP), open to every client that reaches it. Metrics name clusters. Without
     /// it, only the socket has metrics
     #[arg(long, env = "UNDERPASS_METRICS", value_name = "ADDRESS:PORT")]

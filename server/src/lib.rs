@@ -28,6 +28,8 @@ mod server;
 mod silence;
 mod socket;
 mod supervise;
+#[cfg(target_os = "linux")]
+mod tcp_info;
 mod tls_files;
 mod tunnel;
 

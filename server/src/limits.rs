@@ -3,12 +3,15 @@
 
 use std::time::Duration;
 
-/// Silence of a shell's client before bytes that it does not acknowledge have only [`SHELL_UNACKNOWLEDGED`]: kubectl and client-go send a ping
-/// every five seconds.
+/// Silence of a shell's client before it is looked at whether it acknowledges anything: kubectl and client-go send a ping every five
+/// seconds, and other clients need not.
 pub(crate) const SHELL_SILENCE: Duration = Duration::from_secs(60);
 
-/// Time in which a client that is silent must acknowledge bytes.
+/// Time in which a client that is silent must acknowledge something, be it that it has no room for more.
 pub(crate) const SHELL_UNACKNOWLEDGED: Duration = Duration::from_secs(30);
+
+/// How often in a row it has not answered then: a packet or two may be lost.
+pub(crate) const SHELL_UNANSWERED: u8 = 3;
 
 /// How often the server looks at the files of its certificate: soon after they were renewed, which happens days before the old
 /// one ends.

@@ -21,6 +21,7 @@ use tokio::sync::Notify;
 use underpass_tunnel::transport::quic::ResetKey;
 use underpass_tunnel::{CaPin, tls};
 
+use crate::authentication::Fingerprints;
 use crate::data_dir::DataDir;
 
 const CA_CERTIFICATE: &str = "ca.pem";
@@ -35,8 +36,8 @@ const CERTIFICATE_LIFE: Span = Span::days(30);
 /// Clocks differ: a certificate is valid from a little before it was made.
 const CLOCK_SKEW: Span = Span::hours(1);
 
-/// How often the served certificate is made anew.
-const RENEWAL: Duration = Duration::from_secs(24 * 60 * 60);
+/// How often the clock is held against the served certificate: a clock may be set, and a sleep does not follow it.
+const RENEWAL_CHECK: Duration = Duration::from_secs(60);
 
 /// The CA that agents and kubeconfigs pin.
 pub(crate) struct Ca {
@@ -72,7 +73,7 @@ impl Ca {
 
     fn create(data: &DataDir) -> Result<Self> {
         let key = KeyPair::generate()?;
-        let mut params = params("Underpass CA", CA_LIFE)?;
+        let mut params = params("Underpass CA", CA_LIFE, OffsetDateTime::now_utc());
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         let pem = params.self_signed(&key)?.pem();
@@ -106,9 +107,14 @@ impl Ca {
         ResetKey::derive(&self.issuer.key().serialize_der())
     }
 
-    fn issue(&self, names: &[String]) -> Result<CertifiedKey> {
+    /// The secret of what this server says about its authenticators to its next run.
+    pub(crate) fn fingerprints(&self, data: &DataDir) -> Fingerprints {
+        Fingerprints::new(data.clone(), &self.issuer.key().serialize_der())
+    }
+
+    fn issue(&self, names: &[String], now: OffsetDateTime) -> Result<CertifiedKey> {
         let key = KeyPair::generate()?;
-        let mut params = params("Underpass server", CERTIFICATE_LIFE)?;
+        let mut params = params("Underpass server", CERTIFICATE_LIFE, now);
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         for name in names {
@@ -132,8 +138,13 @@ fn first_certificate(pem: &str) -> Result<CertificateDer<'static>> {
     certificates.into_iter().next().context("no certificate")
 }
 
-fn params(common_name: &str, life: Span) -> Result<CertificateParams> {
-    let now = OffsetDateTime::now_utc();
+/// Whether a certificate that was made at `issued` is not to be served any more: in its second half, and where the clock was ahead
+/// when it was made.
+fn is_due(issued: OffsetDateTime, now: OffsetDateTime) -> bool {
+    now < issued - CLOCK_SKEW || now >= issued + CERTIFICATE_LIFE / 2
+}
+
+fn params(common_name: &str, life: Span, now: OffsetDateTime) -> CertificateParams {
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();
     params
@@ -142,29 +153,37 @@ fn params(common_name: &str, life: Span) -> Result<CertificateParams> {
     params.not_before = now - CLOCK_SKEW;
     params.not_after = now + life;
     params.use_authority_key_identifier_extension = true;
-    Ok(params)
+    params
 }
 
-/// The certificate that TLS and QUIC serve: one of ours, made anew every day, or the operator's.
+/// The certificate that TLS and QUIC serve: one of ours, made anew at half of its life, or the operator's.
 #[derive(Debug)]
 pub(crate) struct ServerCertificate {
     served: ArcSwap<CertifiedKey>,
+    /// When it was made, where it is ours.
+    issued: Option<OffsetDateTime>,
     asked: Notify,
 }
 
 impl ServerCertificate {
     /// A certificate for `names`: DNS names and IP addresses.
     pub(crate) fn new(ca: &Ca, names: &[String]) -> Result<Arc<Self>> {
+        let now = OffsetDateTime::now_utc();
         let certificate = ca
-            .issue(names)
+            .issue(names, now)
             .context("cannot make the server's certificate")?;
-        Ok(Self::of(Arc::new(certificate)))
+        Ok(Self::made(Arc::new(certificate), Some(now)))
     }
 
     /// One that comes from somewhere else.
     pub(crate) fn of(served: Arc<CertifiedKey>) -> Arc<Self> {
+        Self::made(served, None)
+    }
+
+    fn made(served: Arc<CertifiedKey>, issued: Option<OffsetDateTime>) -> Arc<Self> {
         Arc::new(Self {
             served: ArcSwap::new(served),
+            issued,
             asked: Notify::new(),
         })
     }
@@ -192,10 +211,27 @@ impl ServerCertificate {
 
     /// Renews the certificate for as long as the server runs.
     pub(crate) async fn renew(self: Arc<Self>, ca: Ca, names: Vec<String>) {
+        self.renew_by(ca, names, OffsetDateTime::now_utc).await;
+    }
+
+    async fn renew_by(
+        self: Arc<Self>,
+        ca: Ca,
+        names: Vec<String>,
+        clock: impl Fn() -> OffsetDateTime,
+    ) {
+        let mut issued = self.issued;
         loop {
-            tokio::time::sleep(RENEWAL).await;
-            match ca.issue(&names) {
-                Ok(certificate) => self.serve(Arc::new(certificate)),
+            tokio::time::sleep(RENEWAL_CHECK).await;
+            let now = clock();
+            if issued.is_some_and(|issued| !is_due(issued, now)) {
+                continue;
+            }
+            match ca.issue(&names, now) {
+                Ok(certificate) => {
+                    self.serve(Arc::new(certificate));
+                    issued = Some(now);
+                }
                 Err(error) => tracing::error!("cannot renew the certificate: {error:#}"),
             }
         }
@@ -228,6 +264,13 @@ impl ResolvesServerCert for ServerCertificate {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Mutex;
+
+    use tokio_util::task::AbortOnDropHandle;
+    use x509_parser::certificate::X509Certificate;
+    use x509_parser::prelude::FromDer as _;
+    use x509_parser::time::ASN1Time;
+
     use super::*;
 
     #[test]
@@ -254,13 +297,51 @@ mod tests {
         let data = DataDir::open(dir.path()).unwrap();
         assert!(Ca::pin(&data).is_err(), "there is none yet");
         let ca = Ca::load_or_create(&data).unwrap();
-        let served = ca.issue(&["localhost".to_owned()]).unwrap().cert;
+        let served = ca
+            .issue(&["localhost".to_owned()], OffsetDateTime::now_utc())
+            .unwrap()
+            .cert;
         let [leaf, last] = &served[..] else {
             panic!("{} certificates", served.len());
         };
         let pin = Ca::pin(&data).unwrap();
         assert_eq!(CaPin::of(last).unwrap(), pin);
         assert_ne!(CaPin::of(leaf).unwrap(), pin);
+    }
+
+    /// A laptop that wakes up, a virtual machine that goes on, a clock that is set.
+    #[tokio::test(start_paused = true)]
+    async fn a_certificate_is_valid_by_the_clock_wherever_that_goes() {
+        let dir = tempfile::tempdir().unwrap();
+        let ca = Ca::load_or_create(&DataDir::open(dir.path()).unwrap()).unwrap();
+        let names = vec!["localhost".to_owned()];
+        let served = ServerCertificate::new(&ca, &names).unwrap();
+        let start = served.issued.unwrap();
+        let ahead = Arc::new(Mutex::new(Span::ZERO));
+        let clock = Arc::clone(&ahead);
+        let clock = move || start + *clock.lock().unwrap();
+        let renewing = Arc::clone(&served).renew_by(ca, names, clock);
+        let _renewing = AbortOnDropHandle::new(tokio::spawn(renewing));
+        let mut last = served.leaf();
+        for (at, renewed) in [
+            (Span::days(14), false),
+            (Span::days(15), true),
+            (Span::days(29), false),
+            (Span::days(400), true),
+            // It was wrong, and is set right.
+            (Span::minutes(1), true),
+            (Span::minutes(-58), false),
+            (Span::days(-1), true),
+        ] {
+            *ahead.lock().unwrap() = at;
+            tokio::time::sleep(2 * RENEWAL_CHECK).await;
+            let leaf = served.leaf();
+            assert_eq!(leaf != last, renewed, "{at}");
+            let (_, read) = X509Certificate::from_der(&leaf).unwrap();
+            let now = ASN1Time::from_timestamp((start + at).unix_timestamp()).unwrap();
+            assert!(read.validity().is_valid_at(now), "{at}");
+            last = leaf.clone();
+        }
     }
 
     #[test]

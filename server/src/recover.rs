@@ -82,7 +82,7 @@ struct Made {
 
 async fn make(directory: &Arc<Directory>, data: &DataDir, options: Recover) -> Result<Made> {
     let received = OffsetDateTime::now_utc();
-    let audit_log = audit::open(&options.audit, data, Proxy::from_env()?.as_ref()).await?;
+    let audit_log = audit::open(&options.audit, data, Proxy::from_env().as_ref()).await?;
     let name = Name::new(&format!("recovery-{:08x}", rand::random::<u32>()))?;
     let file = options.token_file;
     let file = file.unwrap_or_else(|| data.path(&format!("{name}.token")));

@@ -2,9 +2,9 @@
 //!
 //! The system asks after the peer of a connection only where it has nothing to send to it (TCP keepalive). Bytes that are
 //! not acknowledged are sent again, for a quarter of an hour. `TCP_USER_TIMEOUT` shortens that, and also ends connections
-//! whose client takes nothing because its user reads a page of `less`. The clients of Kubernetes that carry shells send a ping
-//! every five seconds, also while nobody reads: the option is set where nothing has come for a while, and taken away when something
-//! comes.
+//! whose client reads nothing for a while (its user has a page of `less`, a program works) and whose system acknowledges all the
+//! same. So the system is asked which of the two it is, where nothing has come for a while. Where it does not say, its own quarter of
+//! an hour remains.
 
 use std::io;
 use std::pin::Pin;
@@ -16,6 +16,8 @@ use tokio::time::{Instant, Sleep};
 use underpass_gateway::Standing;
 
 use crate::limits;
+#[cfg(target_os = "linux")]
+use crate::tcp_info::Acknowledged;
 
 /// An accepted connection, which watches for silence once it carries a shell.
 #[derive(Debug)]
@@ -25,7 +27,7 @@ pub(crate) struct Silence {
     last: Instant,
     /// When to look again; for shells only.
     check: Option<Pin<Box<Sleep>>>,
-    limited: bool,
+    ask: fn(&TcpStream) -> bool,
 }
 
 impl Silence {
@@ -35,52 +37,60 @@ impl Silence {
             standing,
             last: Instant::now(),
             check: None,
-            limited: false,
+            ask: is_gone,
         }
     }
 
     fn heard(&mut self) {
-        if self.check.is_none() {
-            return;
-        }
-        self.last = Instant::now();
-        if self.limited {
-            self.limit(false);
+        if self.check.is_some() {
+            self.last = Instant::now();
         }
     }
 
-    fn poll_silence(&mut self, cx: &mut Context<'_>) {
+    /// Ready once the client is gone.
+    fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if self.check.is_none() && !self.standing.is_shell() {
-            return;
+            return Poll::Pending;
         }
         let check = self.check.get_or_insert_with(|| {
             self.last = Instant::now();
             Box::pin(tokio::time::sleep(limits::SHELL_SILENCE))
         });
-        let mut silent = false;
         while check.as_mut().poll(cx).is_ready() {
             let left = limits::SHELL_SILENCE.saturating_sub(self.last.elapsed());
-            silent = left.is_zero();
-            let next = if silent { limits::SHELL_SILENCE } else { left };
+            if left.is_zero() && (self.ask)(&self.tcp) {
+                return Poll::Ready(());
+            }
+            let next = if left.is_zero() {
+                limits::SHELL_UNACKNOWLEDGED
+            } else {
+                left
+            };
             check.as_mut().reset(Instant::now() + next);
         }
-        if silent && !self.limited {
-            self.limit(true);
-        }
+        Poll::Pending
     }
+}
 
-    /// A connection that takes no options has ended, which its reader learns.
-    fn limit(&mut self, limited: bool) {
-        self.limited = limited;
-        #[cfg(target_os = "linux")]
-        {
-            let time = limited.then_some(limits::SHELL_UNACKNOWLEDGED);
-            let set = socket2::SockRef::from(&self.tcp).set_tcp_user_timeout(time);
-            if let Err(error) = set {
-                tracing::debug!(%error, "no bound on what is not acknowledged");
-            }
+/// Whether the client acknowledges nothing. One to which nothing is under way is TCP keepalive's to find out about.
+#[cfg(target_os = "linux")]
+fn is_gone(tcp: &TcpStream) -> bool {
+    match Acknowledged::of(tcp) {
+        Ok(client) => {
+            client.unanswered >= limits::SHELL_UNANSWERED
+                && client.last >= limits::SHELL_UNACKNOWLEDGED
+        }
+        Err(error) => {
+            tracing::debug!(%error, "the system does not say what a client acknowledges");
+            false
         }
     }
+}
+
+/// Other systems have no such account.
+#[cfg(not(target_os = "linux"))]
+fn is_gone(_: &TcpStream) -> bool {
+    false
 }
 
 impl AsyncRead for Silence {
@@ -92,7 +102,10 @@ impl AsyncRead for Silence {
         let polled = Pin::new(&mut self.tcp).poll_read(cx, buf);
         match &polled {
             Poll::Ready(_) => self.heard(),
-            Poll::Pending => self.poll_silence(cx),
+            Poll::Pending if self.poll_gone(cx).is_ready() => {
+                return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+            }
+            Poll::Pending => {}
         }
         polled
     }
@@ -129,7 +142,6 @@ impl AsyncWrite for Silence {
 }
 
 #[cfg(test)]
-#[cfg(target_os = "linux")]
 mod tests {
     use std::time::Duration;
 
@@ -140,9 +152,16 @@ mod tests {
 
     use super::*;
 
-    fn limit(connection: &Silence) -> Option<Duration> {
-        let socket = socket2::SockRef::from(&connection.tcp);
-        socket.tcp_user_timeout().unwrap()
+    /// A shell's connection, and its client.
+    async fn shell() -> (Silence, TcpStream) {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let client = TcpStream::connect(address).await.unwrap();
+        let (tcp, client_address) = listener.accept().await.unwrap();
+        let standing = Strangers::default().enter(client_address.ip());
+        let alice = Holder::User(Authority::Directory, "alice".into());
+        standing.recognise(alice).upgraded();
+        (Silence::new(tcp, standing), client)
     }
 
     async fn quiet_for(connection: &mut Silence, time: Duration) {
@@ -152,28 +171,54 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_a_silent_shell_does_not_acknowledge_has_little_time() {
-        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let mut client = TcpStream::connect(address).await.unwrap();
-        let (tcp, client_address) = listener.accept().await.unwrap();
-        let standing = Strangers::default().enter(client_address.ip());
-        let mut connection = Silence::new(tcp, standing.clone());
-        // A watch may be silent for ever.
-        quiet_for(&mut connection, 10 * limits::SHELL_SILENCE).await;
-        assert_eq!(limit(&connection), None);
-        let alice = Holder::User(Authority::Directory, "alice".into());
-        let recognised = standing.recognise(alice);
-        recognised.upgraded();
+    async fn a_client_that_acknowledges_nothing_is_gone() {
+        let (mut connection, mut client) = shell().await;
+        connection.ask = |_| true;
         quiet_for(&mut connection, limits::SHELL_SILENCE / 2).await;
-        assert_eq!(limit(&connection), None);
-        quiet_for(&mut connection, limits::SHELL_SILENCE).await;
-        assert_eq!(limit(&connection), Some(limits::SHELL_UNACKNOWLEDGED));
-        // It was slow, and is there: its user may not read for hours.
         client.write_all(b"ping").await.unwrap();
         connection.read_exact(&mut [0; 4]).await.unwrap();
-        assert_eq!(limit(&connection), None);
-        quiet_for(&mut connection, limits::SHELL_SILENCE / 2).await;
-        assert_eq!(limit(&connection), None);
+        quiet_for(&mut connection, limits::SHELL_SILENCE * 3 / 4).await;
+        let mut buffer = [0; 8];
+        let gone = connection.read(&mut buffer);
+        let gone = tokio::time::timeout(limits::SHELL_SILENCE, gone).await;
+        let error = gone.expect("it ends").unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+    }
+
+    /// A program that works between reads, with a window that is full: there is no ping.
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_reads_nothing_stays() {
+        let (mut connection, mut client) = shell().await;
+        let mut sent = 0;
+        connection.tcp.writable().await.unwrap();
+        while let Ok(count) = connection.tcp.try_write(&[7; 64 * 1024]) {
+            sent += count;
+        }
+        assert!(sent > 0);
+        quiet_for(&mut connection, 20 * limits::SHELL_SILENCE).await;
+        // The system does not end it either.
+        #[cfg(target_os = "linux")]
+        {
+            let socket = socket2::SockRef::from(&connection.tcp);
+            assert_eq!(socket.tcp_user_timeout().unwrap(), None);
+        }
+        let mut read = vec![0; sent];
+        client.read_exact(&mut read).await.unwrap();
+        assert!(read.iter().all(|byte| *byte == 7));
+        client.write_all(b"done").await.unwrap();
+        connection.read_exact(&mut [0; 4]).await.unwrap();
+    }
+
+    /// A watch may be silent for ever, and is no shell.
+    #[tokio::test(start_paused = true)]
+    async fn only_shells_are_looked_at() {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let _client = TcpStream::connect(address).await.unwrap();
+        let (tcp, client_address) = listener.accept().await.unwrap();
+        let standing = Strangers::default().enter(client_address.ip());
+        let mut connection = Silence::new(tcp, standing);
+        connection.ask = |_| true;
+        quiet_for(&mut connection, 20 * limits::SHELL_SILENCE).await;
     }
 }

@@ -15,6 +15,8 @@ use thiserror::Error;
 use tokio::time::Instant;
 use underpass_core::files::Stamps;
 use underpass_tunnel::CaPin;
+use x509_parser::certificate::X509Certificate;
+use x509_parser::prelude::FromDer as _;
 use zeroize::Zeroizing;
 
 use crate::limits;
@@ -23,10 +25,12 @@ use crate::pki::ServerCertificate;
 /// The files of a certificate for the server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TlsFiles {
-    /// PEM: the certificate, those between it and its CA, and last the CA, which agents and kubeconfigs trust.
+    /// PEM: the certificate, and those between it and its root; last the root, where [`ca`](Self::ca) does not name it.
     pub certificate: PathBuf,
     /// PEM: its private key.
     pub key: PathBuf,
+    /// PEM: the root, which agents and kubeconfigs trust. For chains without it, as certbot and cert-manager write them.
+    pub ca: Option<PathBuf>,
 }
 
 /// Files that cannot be used.
@@ -50,18 +54,33 @@ pub(crate) enum TlsFilesError {
         source: rustls::Error,
     },
     #[error(
-        "the certificate in {path} is not valid for {name}, the server's first --name, up to the last certificate of the file, which \
-         has to be its CA: agents and kubeconfigs trust that one"
+        "{path} ends with an intermediate certificate, and agents and kubeconfigs would trust that one: the next renewal may be signed by \
+         another. Name the root certificate with --tls-ca, or append it to the file"
+    )]
+    Intermediate { path: PathBuf },
+    #[error(
+        "{path} of --tls-ca holds an intermediate certificate: name the root that agents and kubeconfigs can trust for years"
+    )]
+    NoRoot { path: PathBuf },
+    #[error(
+        "{path} of --tls-ca holds {count} certificates in PEM: it has to hold the root certificate and no other"
+    )]
+    RootCount { path: PathBuf, count: usize },
+    #[error(
+        "the certificate in {path} is not valid for {name}, the server's first --name, up to {}, which has to be its root: agents and \
+         kubeconfigs trust that one", .ca.as_ref().map_or("the last certificate of the file".to_owned(), |ca| ca.display().to_string())
     )]
     Invalid {
         path: PathBuf,
         name: String,
+        /// The file of the root, where it has one of its own.
+        ca: Option<PathBuf>,
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
     #[error(
-        "{path} ends with another CA than at the start, which agents and kubeconfigs do not trust: restart the server, and give \
-         them the new CA"
+        "the root in {path} is another one than at the start, which agents and kubeconfigs do not trust: restart the server, and give \
+         them the new one"
     )]
     OtherCa { path: PathBuf },
     #[error("reading the files did not end")]
@@ -82,9 +101,13 @@ impl TlsFiles {
     pub(crate) fn load(&self, name: &str) -> Result<Loaded, TlsFilesError> {
         let certificate = || self.certificate.clone();
         let text = read(&self.certificate)?;
-        let chain: Vec<_> = CertificateDer::pem_slice_iter(&text)
-            .collect::<Result<_, _>>()
-            .unwrap_or_default();
+        let mut chain = certificates(&text);
+        if chain.is_empty() {
+            return Err(TlsFilesError::NoCertificate {
+                path: certificate(),
+            });
+        }
+        let ca_pem = self.add_root(&text, &mut chain)?;
         let [leaf, rest @ ..] = &chain[..] else {
             return Err(TlsFilesError::NoCertificate {
                 path: certificate(),
@@ -104,6 +127,7 @@ impl TlsFiles {
         let invalid = |source| TlsFilesError::Invalid {
             path: certificate(),
             name: name.to_owned(),
+            ca: self.ca.clone(),
             source,
         };
         let (ca, between) = rest.split_last().unwrap_or((leaf, &[]));
@@ -111,10 +135,64 @@ impl TlsFiles {
         let pin = CaPin::of(ca).map_err(|error| invalid(Box::new(error)))?;
         Ok(Loaded {
             served: Arc::new(served),
-            ca_pem: last_pem(&text),
+            ca_pem,
             pin,
         })
     }
+
+    /// Appends the root to a chain that does not end with it: agents that know no more of it than its pin look for it there.
+    /// Gives the root as PEM.
+    fn add_root(
+        &self,
+        text: &[u8],
+        chain: &mut Vec<CertificateDer<'static>>,
+    ) -> Result<String, TlsFilesError> {
+        let Some(path) = &self.ca else {
+            let last = chain.last();
+            return match last.is_some_and(|last| is_self_issued(last)) {
+                true => Ok(last_pem(text)),
+                false => Err(TlsFilesError::Intermediate {
+                    path: self.certificate.clone(),
+                }),
+            };
+        };
+        let text = read(path)?;
+        let path = path.clone();
+        let roots = certificates(&text);
+        let [root] = &roots[..] else {
+            let count = roots.len();
+            return Err(TlsFilesError::RootCount { path, count });
+        };
+        if !is_self_issued(root) {
+            return Err(TlsFilesError::NoRoot { path });
+        }
+        if chain.last() != Some(root) {
+            chain.push(root.clone());
+        }
+        Ok(last_pem(&text))
+    }
+
+    fn paths(&self) -> Vec<PathBuf> {
+        let ca = self.ca.iter();
+        [&self.certificate, &self.key]
+            .into_iter()
+            .chain(ca)
+            .cloned()
+            .collect()
+    }
+}
+
+/// The certificates of a PEM text that is whole.
+fn certificates(text: &[u8]) -> Vec<CertificateDer<'static>> {
+    CertificateDer::pem_slice_iter(text)
+        .collect::<Result<_, _>>()
+        .unwrap_or_default()
+}
+
+/// RFC 5280, section 3.2: issuer and subject are one. An unreadable certificate is refused where it is verified.
+fn is_self_issued(certificate: &CertificateDer<'_>) -> bool {
+    X509Certificate::from_der(certificate)
+        .is_ok_and(|(_, read)| read.issuer().as_raw() == read.subject().as_raw())
 }
 
 /// Serves a certificate in files, and those that replace it there.
@@ -131,10 +209,10 @@ impl Following {
     /// nothing.
     pub(crate) async fn follow(self, certificate: Arc<ServerCertificate>) {
         let this = Arc::new(self);
-        let paths = [&this.files.certificate, &this.files.key];
-        let paths: Vec<_> = paths.into_iter().cloned().collect();
-        // Empty: the files may have changed since they were read.
-        let mut stamps: Option<Stamps> = None;
+        let paths = this.files.paths();
+        // Of the files as they are served. Empty: they may have changed since they were read.
+        let mut served: Option<Stamps> = None;
+        let mut told = None;
         let mut next = Instant::now() + limits::TLS_FILES_AGE;
         loop {
             let asked = tokio::select! {
@@ -142,22 +220,27 @@ impl Following {
                 () = certificate.asked() => true,
             };
             next = Instant::now() + limits::TLS_FILES_AGE;
-            let same = match &stamps {
+            let same = match &served {
                 Some(stamps) => !stamps.have_changed().await,
                 None => false,
             };
             if same && !asked {
                 continue;
             }
-            let (now, loaded) = this.read_again(&paths).await;
-            // An error is logged once, until the files change again.
-            stamps = now;
-            match loaded {
-                Ok(loaded) => certificate.serve(loaded.served),
+            match this.read_again(&paths).await {
+                Ok((stamps, loaded)) => {
+                    certificate.serve(loaded.served);
+                    (served, told) = (Some(stamps), None);
+                }
+                // The next look tries again: the fault may be none of the files', as a certificate that is valid from
+                // the next minute on.
                 Err(error) => {
                     metrics::counter!("underpass_certificate_errors_total").increment(1);
-                    let error = underpass_tunnel::chain(&error);
-                    tracing::error!("keeping the last good certificate: {error}");
+                    let error = underpass_tunnel::chain(&error).to_string();
+                    if asked || told.as_ref() != Some(&error) {
+                        tracing::error!("keeping the last good certificate: {error}");
+                    }
+                    (served, told) = (None, Some(error));
                 }
             }
         }
@@ -166,24 +249,22 @@ impl Following {
     async fn read_again(
         self: &Arc<Self>,
         paths: &[PathBuf],
-    ) -> (Option<Stamps>, Result<Loaded, TlsFilesError>) {
+    ) -> Result<(Stamps, Loaded), TlsFilesError> {
         let (this, paths) = (Arc::clone(self), paths.to_vec());
         let reading = tokio::task::spawn_blocking(move || {
             // Before they are read: a change meanwhile is seen the next time.
             let stamps = Stamps::of(paths);
-            (Some(stamps), this.load())
+            this.load().map(|loaded| (stamps, loaded))
         });
-        let read = reading.await;
-        read.unwrap_or_else(|error| (None, Err(TlsFilesError::Task(error))))
+        reading.await.map_err(TlsFilesError::Task)?
     }
 
     /// Blocks.
     fn load(&self) -> Result<Loaded, TlsFilesError> {
         let loaded = self.files.load(&self.name)?;
         if loaded.pin != self.pin {
-            return Err(TlsFilesError::OtherCa {
-                path: self.files.certificate.clone(),
-            });
+            let path = self.files.ca.as_ref().unwrap_or(&self.files.certificate);
+            return Err(TlsFilesError::OtherCa { path: path.clone() });
         }
         Ok(loaded)
     }

@@ -63,18 +63,12 @@ where
 {
     let (recv, send) = stream.into_split();
     let (mut into, mut out_of) = (Into::new(send), OutOf::new(recv));
-    poll_fn(|cx| {
-        let into = into.poll(cx, &mut connection)?;
-        let out_of = out_of.poll(cx, &mut connection)?;
-        ready!(into);
-        ready!(out_of);
-        Poll::Ready(Ok(()))
-    })
-    .await
-    .map(|()| Copied {
-        to_stream: into.copied,
-        from_stream: out_of.copied,
-    })
+    poll_fn(|cx| poll_both(cx, &mut into, &mut out_of, &mut connection))
+        .await
+        .map(|()| Copied {
+            to_stream: into.copied,
+            from_stream: out_of.copied,
+        })
 }
 
 /// [`copy_bidirectional`], until `given_up` ends: both sides end at once then, with its code. It counts the bytes however it
@@ -97,11 +91,7 @@ where
         if let Poll::Ready(code) = given_up.as_mut().poll(cx) {
             return Poll::Ready(Err(CopyError::GivenUp(code)));
         }
-        let into = into.poll(cx, connection)?;
-        let out_of = out_of.poll(cx, connection)?;
-        ready!(into);
-        ready!(out_of);
-        Poll::Ready(Ok(()))
+        poll_both(cx, &mut into, &mut out_of, connection)
     })
     .await;
     let copied = Copied {
@@ -118,6 +108,28 @@ where
         out_of.stream.stop(code);
     }
     (copied, ended)
+}
+
+fn poll_both<C>(
+    cx: &mut Context<'_>,
+    into: &mut Into,
+    out_of: &mut OutOf,
+    connection: &mut C,
+) -> Poll<Result<(), CopyError>>
+where
+    C: AsyncRead + AsyncWrite + Unpin,
+{
+    let to_stream = into.poll(cx, connection)?;
+    let from_stream = out_of.poll(cx, connection)?;
+    if to_stream.is_ready() && from_stream.is_ready() {
+        return Poll::Ready(Ok(()));
+    }
+    // Nothing else would notice that the peer has gone, where the connection neither takes bytes nor gives any.
+    let gone = match out_of.phase {
+        Phase::Ended => into.stream.poll_stopped(cx),
+        Phase::Open | Phase::Ending => out_of.stream.poll_reset(cx),
+    };
+    gone.map(|error| Err(error.into()))
 }
 
 /// How far a direction is.

@@ -367,6 +367,10 @@ impl ReadHalf {
         self.stop_now(code);
     }
 
+    pub(crate) fn poll_reset(&self, cx: &mut Context<'_>) -> Poll<StreamError> {
+        self.hold.io.poll_reset(&self.hold.shared, cx)
+    }
+
     fn stop_now(&mut self, code: ResetCode) {
         if self.end.is_none() {
             self.end = Some(Err(StreamError::Finished));
@@ -411,6 +415,10 @@ impl WriteHalf {
         let Hold { shared, io } = &*self.hold;
         let take = |writable: usize| bytes.split_to(bytes.len().min(writable));
         io.poll_write(shared, cx, take).map_ok(drop)
+    }
+
+    pub(crate) fn poll_stopped(&self, cx: &mut Context<'_>) -> Poll<StreamError> {
+        self.hold.io.poll_stopped(&self.hold.shared, cx)
     }
 
     pub(crate) fn poll_flush_bytes(

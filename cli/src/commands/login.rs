@@ -7,7 +7,7 @@ use time::OffsetDateTime;
 use underpass_api::client::{Credential, Server};
 use underpass_api::{Client, LOGIN, LoginRequest, LoginWays, Myself, TokenMade};
 use underpass_core::Scope;
-use underpass_https::DeviceLogin;
+use underpass_https::{DeviceLogin, Proxy};
 use underpass_terminal::{hand_over, say};
 use zeroize::Zeroizing;
 
@@ -121,7 +121,7 @@ async fn device_login(server: Server, same_app_as: Option<&Uri>) -> Result<Zeroi
     let provider = DeviceLogin::new(
         &way.url,
         &roots,
-        proxy::proxy()?.as_ref(),
+        Proxy::from_env().as_ref(),
         way.client_id.clone(),
     )?;
     let app = DeviceApp::new(url, provider.origin(), way.client_id)?;

@@ -1,12 +1,13 @@
 //! Reads the cluster and the credential of a kubeconfig, and of the files that it names.
 
 use std::{
+    collections::BTreeMap,
     io,
     path::{Path, PathBuf},
 };
 
 use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
-use serde::Deserialize;
+use serde::{Deserialize, de::IgnoredAny};
 use zeroize::Zeroizing;
 
 use underpass_api::{CredentialSpec, DirectSpec, Secret};
@@ -129,12 +130,12 @@ struct User {
     client_key: Option<PathBuf>,
     client_key_data: Option<Zeroizing<String>>,
     exec: Option<Plugin>,
-    username: Option<serde::de::IgnoredAny>,
-    auth_provider: Option<serde::de::IgnoredAny>,
-    r#as: Option<serde::de::IgnoredAny>,
-    as_uid: Option<serde::de::IgnoredAny>,
-    as_groups: Option<serde::de::IgnoredAny>,
-    as_user_extra: Option<serde::de::IgnoredAny>,
+    username: Option<Zeroizing<String>>,
+    auth_provider: Option<IgnoredAny>,
+    r#as: Option<String>,
+    as_uid: Option<String>,
+    as_groups: Option<Vec<IgnoredAny>>,
+    as_user_extra: Option<BTreeMap<String, IgnoredAny>>,
 }
 
 #[derive(Deserialize)]
@@ -198,7 +199,7 @@ fn endpoint(cluster: Cluster, folder: &Path) -> Result<DirectSpec, KubeconfigErr
         // Security rule 10.
         return Err(KubeconfigError::Unsupported("insecure-skip-tls-verify"));
     }
-    if cluster.proxy_url.is_some_and(|url| !url.is_empty()) {
+    if said(cluster.proxy_url).is_some() {
         return Err(KubeconfigError::Unsupported("proxy-url"));
     }
     let authority = pem(
@@ -213,35 +214,35 @@ fn endpoint(cluster: Cluster, folder: &Path) -> Result<DirectSpec, KubeconfigErr
     Ok(DirectSpec {
         server: cluster.server,
         certificate_authority: authority.map(|pem| pem.to_string()),
-        tls_server_name: cluster.tls_server_name,
+        tls_server_name: said(cluster.tls_server_name),
         policy: ClusterPolicy::default(),
         credential: None,
     })
 }
 
 fn credential(user: User, folder: &Path) -> Result<CredentialSpec, KubeconfigError> {
-    let acts = [
-        &user.r#as,
-        &user.as_uid,
-        &user.as_groups,
-        &user.as_user_extra,
-    ];
+    let acts = said(user.r#as).or(said(user.as_uid)).is_some()
+        || user.as_groups.is_some_and(|groups| !groups.is_empty())
+        || user.as_user_extra.is_some_and(|extra| !extra.is_empty());
     for (name, there) in [
-        ("username", user.username.is_some()),
+        ("username", said(user.username).is_some()),
         ("auth-provider", user.auth_provider.is_some()),
-        ("as", acts.into_iter().any(Option::is_some)),
+        ("as", acts),
     ] {
         if there {
             return Err(KubeconfigError::Unsupported(name));
         }
     }
-    let token = match (user.token, user.token_file) {
-        (Some(token), _) => Some(token),
-        (None, Some(path)) => {
+    // The file counts before a token beside it, as with client-go.
+    let token = match (
+        user.token_file.filter(|path| is_said(path)),
+        said(user.token),
+    ) {
+        (Some(path), _) => {
             let text = read(&folder.join(path))?;
             Some(Zeroizing::new(text.trim().to_owned()))
         }
-        (None, None) => None,
+        (None, token) => token,
     };
     let certificate = pem(
         "client-certificate-data",
@@ -305,14 +306,26 @@ fn pem(
     file: Option<PathBuf>,
     folder: &Path,
 ) -> Result<Option<Zeroizing<String>>, KubeconfigError> {
-    let Some(data) = data else {
+    let Some(mut data) = said(data) else {
+        let file = file.filter(|path| is_said(path));
         return file.map(|path| read(&folder.join(path))).transpose();
     };
+    // Tools wrap it at 64 or 76 characters.
+    data.retain(|character| !character.is_ascii_whitespace());
     let bytes = BASE64
-        .decode(data.trim())
+        .decode(data.as_bytes())
         .map_err(|_| KubeconfigError::Data(field))?;
     let text = String::from_utf8(bytes).map_err(|_| KubeconfigError::Data(field))?;
     Ok(Some(Zeroizing::new(text)))
+}
+
+/// client-go takes an empty value for one that is not there.
+fn said<T: AsRef<str>>(value: Option<T>) -> Option<T> {
+    value.filter(|value| !value.as_ref().is_empty())
+}
+
+fn is_said(path: &Path) -> bool {
+    !path.as_os_str().is_empty()
 }
 
 fn read(path: &Path) -> Result<Zeroizing<String>, KubeconfigError> {
@@ -367,6 +380,57 @@ mod tests {
             panic!("{imported:?}");
         };
         assert!(certificate.contains("BEGIN CERTIFICATE"));
+    }
+
+    fn token(user: &str) -> String {
+        match import(SERVER, user).unwrap().credential {
+            Some(CredentialSpec::Token(token)) => token.0.to_string(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn empty_values_are_absent_and_a_token_file_counts_first() {
+        assert_eq!(token("token: other, tokenFile: token"), "hunter2");
+        assert_eq!(token("token: '', tokenFile: token"), "hunter2");
+        let rest = "username: '', as: '', as-uid: '', as-groups: [], as-user-extra: {}, \
+                    client-certificate: '', client-key-data: '', tokenFile: ''";
+        assert_eq!(token(&format!("token: one, {rest}")), "one");
+        let cluster = format!(
+            "{SERVER}, certificate-authority-data: '', certificate-authority: ca.pem, tls-server-name: '', proxy-url: ''"
+        );
+        let imported = import(&cluster, "token: t").unwrap();
+        assert!(imported.certificate_authority.is_some());
+        assert_eq!(imported.tls_server_name, None);
+        let cluster =
+            format!("{SERVER}, certificate-authority-data: '', certificate-authority: ''");
+        let imported = import(&cluster, "token: t").unwrap();
+        assert_eq!(imported.certificate_authority, None);
+        for acts in [
+            "as: a",
+            "as-uid: a",
+            "as-groups: [a]",
+            "as-user-extra: {a: [b]}",
+        ] {
+            let error = import(SERVER, &format!("token: t, {acts}")).unwrap_err();
+            assert!(
+                matches!(error, KubeconfigError::Unsupported("as")),
+                "{acts}"
+            );
+        }
+    }
+
+    #[test]
+    fn data_may_have_line_breaks() {
+        let pem = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+        let data = BASE64.encode(pem);
+        let (begin, end) = data.split_at(40);
+        let cluster = format!("{SERVER}, certificate-authority-data: \"{begin}\\r\\n  {end}\\n\"");
+        let imported = import(&cluster, "token: t").unwrap();
+        assert_eq!(imported.certificate_authority.as_deref(), Some(pem));
+        let cluster = format!("{SERVER}, certificate-authority-data: '{begin}!{end}'");
+        let error = import(&cluster, "token: t").unwrap_err();
+        assert!(matches!(error, KubeconfigError::Data(_)));
     }
 
     #[test]

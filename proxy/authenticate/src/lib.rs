@@ -30,6 +30,7 @@ mod join_secret;
 mod jwt;
 mod known;
 mod ldap;
+mod left_out;
 mod lockouts;
 mod names;
 mod oidc;
@@ -50,7 +51,10 @@ pub use self::{
     caller::{
         AmbiguousBearer, Caller, Password, adopt_proxy_authorization, adopt_websocket_bearer,
     },
-    certificate::{CertificatePrefixes, CertificateRequest, ClientCertificates},
+    certificate::{
+        CertificatePrefixes, CertificateRequest, ClientCertificates, RevocationLists,
+        RevocationListsError,
+    },
     chain::{Chain, Step},
     config::{ConfigError, Misconfigured},
     error::{AuthenticateError, CredentialError},

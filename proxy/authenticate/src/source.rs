@@ -8,7 +8,10 @@ use std::{
 
 use tokio_util::sync::CancellationToken;
 
-use super::{Authenticated, CredentialError};
+use super::{
+    Authenticated, CredentialError,
+    left_out::{LeftOut, Reason},
+};
 use underpass_core::{AuthenticationMethod, Authority, Identity, Provenance, Revocation};
 
 /// An authenticator with an external provider: its identities' names and lifetimes.
@@ -22,6 +25,7 @@ pub struct Source {
     method: AuthenticationMethod,
     stated: Arc<Reserved>,
     retired: CancellationToken,
+    left_out: Arc<LeftOut>,
 }
 
 /// Reserved names that an authenticator may give.
@@ -59,8 +63,10 @@ impl Source {
         stated: Reserved,
         retired: CancellationToken,
     ) -> Self {
+        let name = name.into();
         Self {
-            name: name.into(),
+            left_out: Arc::new(LeftOut::new(&name)),
+            name,
             method,
             stated: Arc::new(stated),
             retired,
@@ -72,7 +78,13 @@ impl Source {
         &self.name
     }
 
-    /// Makes the identity.
+    /// Where it says which groups do not count.
+    pub(crate) fn left_out(&self) -> &LeftOut {
+        &self.left_out
+    }
+
+    /// Makes the identity. A group that no header can hold is left out, and never mended: a space less is another group's
+    /// name. Groups give rights and take none, so that its members lose that group's rights and no others.
     ///
     /// # Errors
     /// A reserved name that is not stated, or a value that no identity can hold.
@@ -80,7 +92,7 @@ impl Source {
         let Assertion {
             user,
             uid,
-            groups,
+            mut groups,
             extra,
             expires_at,
             login_until,
@@ -93,6 +105,13 @@ impl Source {
         if let Some(group) = groups.iter().find(reserved) {
             return Err(CredentialError::Reserved(group.clone()));
         }
+        groups.retain(|group| {
+            let writable = Identity::can_hold_group(group);
+            if !writable {
+                self.left_out.say(group, Reason::Unwritable);
+            }
+            writable
+        });
         let identity = Identity::new(user, uid, groups, extra)
             .map_err(|error| CredentialError::Identity(error.to_string()))?;
         let name = Arc::clone(&self.name);
@@ -189,6 +208,28 @@ mod tests {
         stated
             .identity(assertion("alice", &["system:masters"]))
             .unwrap_err();
+    }
+
+    #[test]
+    fn rule_3_a_group_that_no_header_can_hold_is_left_out_and_not_mended() {
+        let long = "x".repeat(underpass_core::limits::NAME_BYTES + 1);
+        let groups = ["dev", "", " ops", "ops ", "a\tb", "a\r\nb", &long, "qa"];
+        let plain = source(Reserved::default());
+        let identity = plain.identity(assertion("alice", &groups)).unwrap();
+        assert_eq!(identity.groups(), ["dev", "qa"]);
+        // A user's name and uid are never guessed.
+        for user in ["", " alice", "alice ", "a\nb", &long] {
+            let refused = plain.identity(assertion(user, &[]));
+            assert!(matches!(refused, Err(CredentialError::Identity(_))));
+            let uid = Assertion {
+                uid: Some(user.to_owned()),
+                ..assertion("alice", &[])
+            };
+            plain.identity(uid).unwrap_err();
+        }
+        // One that looks reserved is no less so for its space.
+        let reserved = plain.identity(assertion("alice", &["system:masters "]));
+        assert!(matches!(reserved, Err(CredentialError::Reserved(_))));
     }
 
     #[test]

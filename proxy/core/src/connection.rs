@@ -52,6 +52,8 @@ pub enum UnusableCertificate {
     Version,
     /// It is no certificate, or one with parts that are not understood.
     Unreadable,
+    /// It has a critical extension that is not known here, and may say that it is not meant for this.
+    Extension,
     /// Its key is of another kind, or too short or too long.
     Key,
     /// More certificates came with it than [`limits::CLIENT_INTERMEDIATES`](crate::limits::CLIENT_INTERMEDIATES).
@@ -67,6 +69,9 @@ impl UnusableCertificate {
                  -req takes extensions with -extfile or -copy_extensions)"
             }
             Self::Unreadable => "cannot be read",
+            Self::Extension => {
+                "has a critical extension that is not supported here: make one without it, or not critical"
+            }
             Self::Key => {
                 "has a key that is not supported: use RSA with 2048 to 8192 bits, ECDSA with P-256, P-384 or P-521, or Ed25519"
             }

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::{Provenance, limits};
+use crate::{Brief, Provenance, limits};
 
 /// The only version of the encoding.
 const VERSION: u32 = 1;
@@ -43,7 +43,7 @@ pub enum IdentityError {
     UnknownVersion(u32),
     /// The bytes are no identity: not JSON, a field is missing, or one is unknown.
     #[error("the identity cannot be decoded")]
-    Malformed(#[source] serde_json::Error),
+    Malformed(#[source] Brief<serde_json::Error>),
 }
 
 /// The encoding for the tunnel. Unknown fields are refused: one that we do not understand might restrict what the identity may
@@ -87,6 +87,11 @@ impl Identity {
         };
         identity.check()?;
         Ok(identity)
+    }
+
+    /// Whether a group can be written as a header, as [`Identity::new`] asks of each.
+    pub fn can_hold_group(group: &str) -> bool {
+        check_value(group, "group").is_ok()
     }
 
     /// The same caller, with its provenance.
@@ -144,7 +149,7 @@ impl Identity {
                 .map(|(k, v)| (k.clone(), v.clone()))
                 .collect(),
         };
-        let bytes = serde_json::to_vec(&wire).map_err(IdentityError::Malformed)?;
+        let bytes = serde_json::to_vec(&wire).map_err(malformed)?;
         if bytes.len() > limits::IDENTITY_BYTES {
             return Err(IdentityError::TooLarge("bytes"));
         }
@@ -159,11 +164,11 @@ impl Identity {
         if bytes.len() > limits::IDENTITY_BYTES {
             return Err(IdentityError::TooLarge("bytes"));
         }
-        let Version { v } = serde_json::from_slice(bytes).map_err(IdentityError::Malformed)?;
+        let Version { v } = serde_json::from_slice(bytes).map_err(malformed)?;
         if v != VERSION {
             return Err(IdentityError::UnknownVersion(v));
         }
-        let wire: Wire<'_> = serde_json::from_slice(bytes).map_err(IdentityError::Malformed)?;
+        let wire: Wire<'_> = serde_json::from_slice(bytes).map_err(malformed)?;
         let pairs = wire.extra.len();
         let extra: BTreeMap<_, _> = wire.extra.into_iter().collect();
         if extra.len() != pairs {
@@ -205,6 +210,10 @@ impl Identity {
         }
         Ok(())
     }
+}
+
+fn malformed(error: serde_json::Error) -> IdentityError {
+    IdentityError::Malformed(Brief(error))
 }
 
 fn check_value(value: &str, what: &'static str) -> Result<(), IdentityError> {

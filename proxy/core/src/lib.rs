@@ -27,6 +27,7 @@ mod agent_role;
 mod audit_id;
 mod authority;
 mod authorize;
+mod brief;
 mod by_connect;
 mod cluster;
 mod cluster_domain;
@@ -59,6 +60,7 @@ pub use self::{
     authority::{Authority, AuthorityError, Provider},
     authorize::{Access, AuthorizeError, Authorizer, ImpersonationAuthorizer, Nobody},
     body::{Body, BoxError, boxed, empty, full},
+    brief::{Brief, brief},
     by_connect::{UNDERPASS_CLUSTER, UNDERPASS_TARGET, UNIX_AUTHORITY},
     cluster::{ClusterName, ClusterNameError},
     cluster_domain::{

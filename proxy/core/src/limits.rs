@@ -331,6 +331,18 @@ pub const UPSTREAM_KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 /// we do not race its GOAWAY.
 pub const UPSTREAM_IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// The same over HTTP/1.1, which has no GOAWAY: a server in front that closes a connection at the moment of a request says nothing about it.
+/// The common ones keep idle connections for 60 s or longer.
+pub const UPSTREAM_IDLE_HTTP1_TIMEOUT: Duration = Duration::from_secs(45);
+
+/// Streams of one HTTP/2 connection that were cancelled and are remembered for a second, since frames of theirs are on the way: as
+/// many as all users who share the connection may end in it. A stream is some hundred bytes.
+pub const UPSTREAM_RESET_STREAMS: usize = 4096;
+
+/// Frames of streams that are not remembered any more, in the life of one HTTP/2 connection: beyond it the API server speaks no HTTP/2, and
+/// the connection, with all watches on it, ends. Each costs one frame in answer.
+pub const UPSTREAM_STRAY_FRAMES: usize = 1 << 20;
+
 /// Attempts to send one request, where each earlier one was provably not processed.
 pub const UPSTREAM_ATTEMPTS: usize = 4;
 
@@ -517,7 +529,7 @@ pub const LDAP_READS: usize = 4;
 pub const LDAP_VALUES: usize = GROUPS;
 
 /// Groups that do not count and were named in the log, of some 200 bytes each.
-pub const LDAP_LEFT_OUT: usize = 256;
+pub const GROUPS_LEFT_OUT: usize = 256;
 
 /// How deep groups in groups are followed.
 pub const LDAP_LEVELS: usize = 16;
@@ -665,3 +677,7 @@ pub const ALL_REFUSED_EVENT_EVERY: Duration = Duration::from_millis(100);
 /// Bytes of events that may wait in one backend: ten thousand of ordinary size. A caller with thousands of groups makes
 /// events of [`AUDIT_USER_BYTES`].
 pub const AUDIT_QUEUE_BYTES: usize = 32 * 1024 * 1024;
+
+/// Characters of a peer's text (a provider's, an agent's, an API server's, a webhook's) that an error quotes: enough to know what
+/// it is, and no room for a megabyte in each line of a log.
+pub const QUOTED_CHARS: usize = 200;

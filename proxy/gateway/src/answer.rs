@@ -119,7 +119,7 @@ impl Answer {
         record.head(parts.status);
         let revoked = self.decisions.revoked();
         let audited = Audited {
-            exchange: self.exchange,
+            exchange: Some(self.exchange),
             record,
             sending: Some(match self.call.is_long() {
                 true => Sending::new((self.seat, self.recognised)),
@@ -217,7 +217,8 @@ fn switching_response(parts: &mut response::Parts, upgrade: &UpgradeRequest) {
 
 /// Keeps the exchange and the audit record for as long as the response's body lives.
 struct Audited {
-    exchange: Exchange,
+    /// Until the answer is cut: dropping it tells the agent to end the call upstream.
+    exchange: Option<Exchange>,
     record: Record,
     /// Keeps the seat, and the request in flight of its connection.
     sending: Option<Arc<Sending>>,
@@ -226,7 +227,8 @@ struct Audited {
 
 impl Guard for Audited {
     fn poll_abort(&mut self, cx: &mut Context<'_>) -> Poll<BoxError> {
-        self.exchange.poll_abort(cx)
+        let exchange = self.exchange.as_mut();
+        exchange.map_or(Poll::Pending, |exchange| exchange.poll_abort(cx))
     }
 
     fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<()> {
@@ -253,14 +255,22 @@ impl Guard for Audited {
             return Poll::Pending;
         };
         ready!(watch.poll(cx));
-        // The exchange is not finished: dropping it tells the agent to end the watch upstream.
         self.record.ended("drained");
+        self.exchange = None;
         Poll::Ready(())
     }
 
     fn last_words(&mut self, why: &BoxError) -> Option<Bytes> {
         let rejection = why.downcast_ref::<Revoked>().copied()?.into();
-        self.watch_end.as_ref()?.last_words(&rejection)
+        // Events that are on their way belong to nobody any more: an end in the middle takes them back.
+        let unsent = self
+            .sending
+            .as_ref()
+            .is_some_and(|sending| sending.is_unsent());
+        let watch_end = self.watch_end.as_ref().filter(|_| !unsent)?;
+        let last = watch_end.last_words(&rejection)?;
+        self.exchange = None;
+        Some(last)
     }
 
     fn failed(&mut self, why: &'static str) {
@@ -270,6 +280,8 @@ impl Guard for Audited {
     fn finished(&mut self) {
         self.record.ended("complete");
         self.sending = None;
-        self.exchange.finished();
+        if let Some(exchange) = &mut self.exchange {
+            exchange.finished();
+        }
     }
 }

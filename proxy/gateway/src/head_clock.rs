@@ -52,10 +52,10 @@ impl HeadClock {
         })
     }
 
-    /// A head has ended. A next one that is sent ahead of the answer counts as begun where no body is before it; elsewhere the
-    /// bytes of both are not told apart, and the idle time is its bound.
-    pub(super) fn head_ended(&self, body_follows: bool) {
-        self.0.begun.store(false, Ordering::Relaxed);
+    /// A head has ended. A next one that is sent ahead of the answer counts as begun where its bytes are told from a body's;
+    /// behind a body whose end is not known, the idle time is its bound.
+    pub(super) fn head_ended(&self, body_follows: bool, next_has_begun: bool) {
+        self.0.begun.store(next_has_begun, Ordering::Relaxed);
         self.0.body.store(body_follows, Ordering::Relaxed);
     }
 }

@@ -44,15 +44,21 @@ impl Place {
         work(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// hyper has read a head.
-    pub(super) fn head_ended<B: http_body::Body>(&self, request: &Request<B>) {
+    /// hyper has read a head. Gives whether bytes of a next one are known to have come already.
+    pub(super) fn head_ended<B: http_body::Body>(&self, request: &Request<B>) -> bool {
         let switches =
             request.method() == Method::CONNECT || request.headers().contains_key(header::UPGRADE);
         let length = match request.body().is_end_stream() {
             true => Some(0),
             false => request.body().size_hint().exact(),
         };
-        self.with(|at| *at = at.behind_head(length.filter(|_| !switches)));
+        let length = length.filter(|_| !switches);
+        self.with(|at| {
+            let next =
+                matches!((*at, length), (At::Ended { after }, Some(length)) if after > length);
+            *at = at.behind_head(length);
+            next
+        })
     }
 }
 

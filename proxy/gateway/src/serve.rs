@@ -120,8 +120,9 @@ impl Front {
         let service = service_fn(|request: Request<Incoming>| {
             let (front, connection) = (Arc::clone(self), Arc::clone(connection));
             let upgraded = Arc::clone(&upgraded);
-            clock.head_ended(!http_body::Body::is_end_stream(request.body()));
-            place.head_ended(&request);
+            let next_has_begun = place.head_ended(&request);
+            let body_follows = !http_body::Body::is_end_stream(request.body());
+            clock.head_ended(body_follows, next_has_begun);
             let active = Active::new(&activity);
             let connects = request.method() == Method::CONNECT;
             async move {

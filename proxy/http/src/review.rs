@@ -14,7 +14,8 @@ use zeroize::Zeroizing;
 
 use crate::exchange::{self, Answered, ExchangeError};
 use underpass_core::{
-    BoxError, ClusterName, Clusters, ConnectError, Identity, Open, StreamClass, Target, limits,
+    BoxError, Brief, ClusterName, Clusters, ConnectError, Identity, Open, StreamClass, Target,
+    limits,
 };
 
 /// Asks clusters for one kind of review.
@@ -65,7 +66,7 @@ pub enum ReviewError {
     Body(#[source] BoxError),
     /// The answer is whole, and says something else.
     #[error("the answer is no review")]
-    Malformed(#[source] serde_json::Error),
+    Malformed(#[source] Brief<serde_json::Error>),
     /// Nothing was asked.
     #[error("the question cannot be written")]
     Question(#[source] BoxError),
@@ -100,7 +101,7 @@ impl Reviewer {
         }
         let body = body.map_err(ReviewError::Body)?;
         exchange.finish();
-        serde_json::from_slice(&body).map_err(ReviewError::Malformed)
+        serde_json::from_slice(&body).map_err(|error| ReviewError::Malformed(Brief(error)))
     }
 
     fn identity(&self) -> Result<Bytes, BoxError> {

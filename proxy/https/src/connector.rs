@@ -20,7 +20,9 @@ use tower_service::Service;
 
 use underpass_core::limits;
 use underpass_dial::{Resolve, ServerAddress, SystemResolver};
-use underpass_http_proxy::{Io, Proxy, ProxyConfigError, ProxyDialer, ProxyError, ProxyUrl};
+use underpass_http_proxy::{
+    Io, Proxy, ProxyConfigError, ProxyDialer, ProxyEnvError, ProxyError, ProxyUrl,
+};
 
 /// Connects to servers by name, through the proxy where there is one and it is not excepted. Of several addresses the first that
 /// answers counts: hyper's own connector races the families of addresses only, so that the first silent address of one family
@@ -38,6 +40,9 @@ pub enum ConnectError {
     /// The server has no address, or none that answers.
     #[error(transparent)]
     Direct(io::Error),
+    /// The way leads through a proxy, and the environment names none that can be used.
+    #[error("a proxy is needed")]
+    Environment(#[source] ProxyEnvError),
     /// The proxy has no address, or none that answers. It is named without its password.
     #[error("the proxy {0} cannot be reached")]
     NoProxy(Box<ProxyUrl>, #[source] io::Error),
@@ -80,8 +85,10 @@ impl Connector {
             let tcp = self.tcp(&server.host, port).await;
             return tcp.map(Socket::Direct).map_err(ConnectError::Direct);
         };
-        let url = || Box::new(dialer.proxy().url.clone());
-        let (host, port) = dialer.place();
+        let unusable = |error: &ProxyEnvError| ConnectError::Environment(error.clone());
+        let url = dialer.proxy().url().map_err(unusable)?;
+        let url = || Box::new(url.clone());
+        let (host, port) = dialer.place().map_err(unusable)?;
         let tcp = self.tcp(host, port).await;
         let tcp = tcp.map_err(|error| ConnectError::NoProxy(url(), error))?;
         let opening = dialer.open(tcp, &server);

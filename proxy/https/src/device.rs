@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use zeroize::Zeroizing;
 
 use crate::{Https, HttpsConfigError, HttpsError, Proxy, Roots, https_url};
-use underpass_core::limits;
+use underpass_core::{Brief, limits};
 
 /// A GitHub whose users may log in with a device code.
 pub struct DeviceLogin {
@@ -238,7 +238,7 @@ impl DeviceLogin {
             return Err(unavailable(HttpsError::Status(response.status())));
         }
         serde_json::from_slice(response.body())
-            .map_err(|error| unavailable(HttpsError::Malformed(error)))
+            .map_err(|error| unavailable(HttpsError::Malformed(Brief(error))))
     }
 }
 

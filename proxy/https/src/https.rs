@@ -14,7 +14,7 @@ use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::{CertificateDer, pem::PemObject};
 
 use super::connector::Connector;
-use underpass_core::{BoxError, limits};
+use underpass_core::{BoxError, Brief, limits};
 use underpass_http_proxy::{Proxy, ProxyConfigError};
 
 /// The CAs that a server's certificate may come from.
@@ -112,7 +112,7 @@ pub enum HttpsError {
     Status(http::StatusCode),
     /// Not the JSON that was asked for.
     #[error("the provider's answer is not what it should be")]
-    Malformed(#[source] serde_json::Error),
+    Malformed(#[source] Brief<serde_json::Error>),
     /// No such request can be sent.
     #[error("the request cannot be written")]
     Request(#[source] http::Error),
@@ -202,7 +202,7 @@ impl Https {
         if response.status() != http::StatusCode::OK {
             return Err(HttpsError::Status(response.status()));
         }
-        serde_json::from_slice(response.body()).map_err(HttpsError::Malformed)
+        serde_json::from_slice(response.body()).map_err(|error| HttpsError::Malformed(Brief(error)))
     }
 }
 

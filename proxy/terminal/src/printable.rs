@@ -6,6 +6,10 @@
 
 use std::{borrow::Cow, fmt::Write as _, io};
 
+/// Characters of a text in a log line: a whole one for people, and each value of one in JSON. Errors cut the texts that they quote; this holds
+/// for those that forget it, as answers of providers have a megabyte.
+const TEXT_CHARS: usize = 8 * 1024;
+
 /// The text with each character that is not to be seen written as JSON would, `\u001b` for example.
 pub fn printable(text: &str) -> Cow<'_, str> {
     if !text.contains(is_hidden) {
@@ -43,7 +47,8 @@ fn is_hidden(character: char) -> bool {
         )
 }
 
-/// Where log lines go: each write is one line, of which only the last character ends it. So no event can forget it.
+/// Where log lines go: each write is one line, of which only the last character ends it, and of which so much is shown. So no
+/// event can forget it.
 ///
 /// The same characters are escaped in JSON lines, which stay the same JSON.
 #[derive(Debug)]
@@ -62,8 +67,13 @@ impl<W: io::Write> Lines<W> {
         let (text, end) = text
             .strip_suffix('\n')
             .map_or((text, ""), |text| (text, "\n"));
-        let mut shown = String::with_capacity(text.len() + 1);
-        let mut rest = text;
+        let cut = if text.starts_with('{') {
+            cut_json(text)
+        } else {
+            cut_text(text, self.colours)
+        };
+        let mut shown = String::with_capacity(cut.len() + 1);
+        let mut rest = &*cut;
         while let Some(character) = rest.chars().next() {
             if let Some(colour) = self.colours.then(|| colour(rest)).flatten() {
                 shown.push_str(colour);
@@ -75,6 +85,52 @@ impl<W: io::Write> Lines<W> {
         }
         shown + end
     }
+}
+
+fn cut_text(text: &str, colours: bool) -> Cow<'_, str> {
+    let Some((end, _)) = text.char_indices().nth(TEXT_CHARS) else {
+        return Cow::Borrowed(text);
+    };
+    let begin = text.get(..end).unwrap_or_default();
+    // The next line is not of its colour.
+    Cow::Owned(format!(
+        "{begin}…{}",
+        if colours { "\u{1b}[0m" } else { "" }
+    ))
+}
+
+/// Cuts each string of a JSON line by itself: the rest is JSON.
+fn cut_json(line: &str) -> Cow<'_, str> {
+    if line.len() <= TEXT_CHARS {
+        return Cow::Borrowed(line);
+    }
+    let mut shown = String::new();
+    let (mut quoted, mut length) = (false, 0_usize);
+    let mut characters = line.chars();
+    while let Some(character) = characters.next() {
+        if character == '"' {
+            if quoted && length > TEXT_CHARS {
+                shown.push('…');
+            }
+            (quoted, length) = (!quoted, 0);
+        }
+        length = length.saturating_add(1);
+        // An escape stays whole: `\u` and its digits, of two of them if they are a pair.
+        let escape = quoted && character == '\\';
+        let kept = !quoted || length <= TEXT_CHARS;
+        if kept {
+            shown.push(character);
+        }
+        if escape {
+            let escaped = characters.next();
+            shown.extend(escaped.filter(|_| kept));
+            if escaped == Some('u') {
+                let digits = characters.by_ref().take(4);
+                digits.filter(|_| kept).for_each(|digit| shown.push(digit));
+            }
+        }
+    }
+    Cow::Owned(shown)
 }
 
 /// The sequence that sets a colour at the text's beginning (ECMA-48, SGR).
@@ -130,6 +186,31 @@ mod tests {
             "\u{1b}[1;31mred\u{1b}[0m\n"
         );
         assert_eq!(line("\u{1b}[1m\n", false), "\\u001b[1m\n");
+    }
+
+    #[test]
+    fn rule_23_a_log_line_has_an_end_however_long_a_peers_text_is() {
+        let line = |text: &str, colours| {
+            let mut lines = Lines::new(Vec::new(), colours);
+            lines.write_all(text.as_bytes()).unwrap();
+            String::from_utf8(lines.inner).unwrap()
+        };
+        let long = "ü\"\\".repeat(100_000);
+        let text = line(&format!("\u{1b}[31m{long}\n"), true);
+        assert!(text.chars().count() < TEXT_CHARS + 10);
+        assert!(text.ends_with("…\u{1b}[0m\n"));
+
+        let controls = "\u{1b}\u{1f600}".repeat(100_000);
+        let event = serde_json::json!({
+            "fields": { "error": long, "a": controls, "short": "ü\"\\" }, "last": 7,
+        });
+        let text = line(&format!("{event}\n"), false);
+        assert!(text.len() < 20 * TEXT_CHARS, "{}", text.len());
+        let read: serde_json::Value = serde_json::from_str(&text).unwrap();
+        let shown = read["fields"]["error"].as_str().unwrap();
+        assert!(shown.ends_with('…') && long.starts_with(shown.trim_end_matches('…')));
+        assert_eq!(read["fields"]["short"], "ü\"\\");
+        assert_eq!(read["last"], 7);
     }
 
     #[test]

@@ -108,6 +108,8 @@ fn builder(spawner: Spawner) -> http2::Builder<Spawner> {
         .initial_connection_window_size(limits::UPSTREAM_CONNECTION_WINDOW)
         .initial_max_send_streams(limits::UPSTREAM_STREAMS)
         .max_header_list_size(u32::try_from(limits::HEADER_BYTES).unwrap_or(u32::MAX))
+        .max_concurrent_reset_streams(limits::UPSTREAM_RESET_STREAMS)
+        .max_local_error_reset_streams(limits::UPSTREAM_STRAY_FRAMES)
         .keep_alive_interval(limits::UPSTREAM_KEEPALIVE_INTERVAL)
         .keep_alive_timeout(limits::UPSTREAM_KEEPALIVE_TIMEOUT);
     builder

@@ -18,6 +18,10 @@ pub enum SendError {
     /// The API server did not act on the request, and it could not be sent again.
     #[error("the API server did not take the request")]
     Unprocessed(#[source] hyper::Error),
+    /// A connection that was used before ended without a byte of an answer: most likely it was idle for too long. The request reads
+    /// only, and may be sent once more.
+    #[error("the connection to the API server had ended")]
+    Stale(#[source] hyper::Error),
     /// The connection failed; whether the API server acted is not known, so that it is not sent again.
     #[error("the connection to the API server failed")]
     Failed(#[source] hyper::Error),
@@ -29,7 +33,9 @@ impl SendError {
             Self::Connect(error) => error.rejection(),
             Self::Full => Rejection::TooManyRequests,
             Self::Unprocessed(_) => Rejection::Unavailable,
-            Self::Failed(_) => Rejection::ApiServerUnreachable("the connection was lost"),
+            Self::Stale(_) | Self::Failed(_) => {
+                Rejection::ApiServerUnreachable("the connection was lost")
+            }
         }
     }
 }

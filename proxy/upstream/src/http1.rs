@@ -1,7 +1,12 @@
 //! HTTP/1.1 connections, for an API server that offers no HTTP/2.
 
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    io,
+    pin::Pin,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     task::{Context, Poll},
     time::Instant,
 };
@@ -9,6 +14,7 @@ use std::{
 use http::{Request, Response};
 use hyper::{body::Incoming, client::conn::http1::SendRequest};
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{endpoint::ConnectError, error::SendError, replay::Attempt};
@@ -24,6 +30,7 @@ struct Connection {
     sender: SendRequest<Attempt>,
     /// The API server took no more of a request: the connection is its answer's only.
     stopped: Stopped,
+    heard: Heard,
     /// Dropping the connection closes it.
     _driver: AbortOnDropHandle<()>,
 }
@@ -32,7 +39,19 @@ struct Connection {
 /// body came to its end.
 pub(super) struct Lane {
     connection: Option<Connection>,
+    /// The connection had a request before.
+    reused: bool,
     idle: Idle,
+}
+
+/// Whether anything was read from a connection, since this was last set back.
+#[derive(Clone, Debug, Default)]
+struct Heard(Arc<AtomicBool>);
+
+/// Notes that bytes are read.
+struct Listening {
+    io: BoxedIo,
+    heard: Heard,
 }
 
 impl Idle {
@@ -40,17 +59,29 @@ impl Idle {
     pub(super) fn take(&self) -> Option<Lane> {
         let mut idle = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         idle.retain(|(connection, since)| {
-            since.elapsed() < limits::UPSTREAM_IDLE_TIMEOUT && connection.sender.is_ready()
+            since.elapsed() < limits::UPSTREAM_IDLE_HTTP1_TIMEOUT && connection.sender.is_ready()
         });
         let (connection, _) = idle.pop()?;
         Some(Lane {
             connection: Some(connection),
+            reused: true,
             idle: self.clone(),
         })
     }
 
+    /// Closes all of them: one had ended, and others are as old.
+    pub(super) fn close(&self) {
+        let mut idle = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        idle.clear();
+    }
+
     /// Speaks HTTP/1.1 on a new connection.
     pub(super) async fn open(&self, io: BoxedIo) -> Result<Lane, ConnectError> {
+        let heard = Heard::default();
+        let io = Listening {
+            io,
+            heard: heard.clone(),
+        };
         let (io, stopped) = EarlyAnswer::new(io);
         let handshake = exchange::client().handshake(TokioIo::new(io)).await;
         let (sender, driver) = handshake.map_err(ConnectError::Http)?;
@@ -65,16 +96,20 @@ impl Idle {
             connection: Some(Connection {
                 sender,
                 stopped,
+                heard,
                 _driver,
             }),
+            reused: false,
             idle: self.clone(),
         })
     }
 
     async fn put(self, mut connection: Connection) {
         let ready = tokio::select! {
-            ready = tokio::time::timeout(limits::SHUTDOWN_GRACE, connection.sender.ready()) => ready,
+            // A connection that is ready all the same has bytes of a request before it.
+            biased;
             () = connection.stopped.set() => return,
+            ready = tokio::time::timeout(limits::SHUTDOWN_GRACE, connection.sender.ready()) => ready,
         };
         let mut idle = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if matches!(ready, Ok(Ok(()))) && idle.len() < limits::UPSTREAM_IDLE_HTTP1 {
@@ -90,6 +125,10 @@ impl Lane {
         request: Request<Attempt>,
     ) -> Result<Response<Incoming>, SendError> {
         let connection = self.connection.as_mut().ok_or(SendError::Full)?;
+        // RFC 9110, section 9.2.1: the user is not accountable for what such a request changes.
+        let may_repeat = self.reused && request.method().is_safe();
+        let heard = connection.heard.clone();
+        heard.0.store(false, Ordering::Release);
         connection
             .sender
             .try_send_request(request)
@@ -99,10 +138,57 @@ impl Lane {
                 let error = failed.into_error();
                 if unsent {
                     SendError::Unprocessed(error)
+                } else if may_repeat && !heard.0.load(Ordering::Acquire) {
+                    SendError::Stale(error)
                 } else {
                     SendError::Failed(error)
                 }
             })
+    }
+}
+
+impl AsyncRead for Listening {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        let polled = Pin::new(&mut self.io).poll_read(cx, buf);
+        if buf.filled().len() > before {
+            self.heard.0.store(true, Ordering::Release);
+        }
+        polled
+    }
+}
+
+impl AsyncWrite for Listening {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
     }
 }
 

@@ -75,7 +75,7 @@ impl Pool {
     /// Sends a request whose headers are complete, but for those of the HTTP version.
     ///
     /// It is sent again, on another connection, only if the API server provably did not act on it and its body is
-    /// whole.
+    /// whole; and once, if it reads only and a connection of HTTP/1.1 that was idle had ended.
     ///
     /// # Cancel safety
     /// Dropping the future, or the response's body, cancels the request.
@@ -86,6 +86,7 @@ impl Pool {
     ) -> Result<Response<Body>, SendError> {
         let replay = Replay::new(body);
         let mut last = SendError::Full;
+        let mut repeated = false;
         for _ in 0..limits::UPSTREAM_ATTEMPTS {
             let checkout = self.check_out().await?;
             let Some(attempt) = replay.attempt() else {
@@ -97,6 +98,15 @@ impl Pool {
                     tracing::debug!(error = &error as &dyn std::error::Error, "sending again");
                     metrics::counter!("underpass_proxy_upstream_retries_total").increment(1);
                     last = SendError::Unprocessed(error);
+                }
+                Err(SendError::Stale(error)) if !std::mem::replace(&mut repeated, true) => {
+                    tracing::debug!(
+                        error = &error as &dyn std::error::Error,
+                        "sending once more"
+                    );
+                    metrics::counter!("underpass_proxy_upstream_retries_total").increment(1);
+                    self.lock().idle.close();
+                    last = SendError::Stale(error);
                 }
                 sent => return sent,
             }

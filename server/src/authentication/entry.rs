@@ -5,7 +5,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde::Deserialize;
+use futures_util::future::BoxFuture;
+use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 use underpass_authenticate::{Authenticator, ConfigError, Misconfigured, Reserved, Roots, Source};
 use underpass_core::AuthenticationMethod;
@@ -21,7 +22,7 @@ use super::token_review::Review;
 use underpass_api::DeviceLoginWay;
 
 /// A name, and exactly one kind of authenticator.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub(super) struct Entry {
     pub(super) name: String,
@@ -39,7 +40,7 @@ pub(super) struct Entry {
 }
 
 /// Names that begin with `system:` and the like, which it may give nevertheless.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 struct Names {
     #[serde(default)]
@@ -49,7 +50,7 @@ struct Names {
 }
 
 /// Underpass's own tokens.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Tokens {}
 
@@ -63,6 +64,21 @@ pub(super) enum EntryKind<'a> {
     Review(&'a Review),
     Ldap(&'a Ldap),
     GitHub(&'a GitHub),
+}
+
+/// An authenticator, and its first questions to its provider, which are its caller's to ask.
+pub(super) struct Made {
+    pub(super) authenticator: Arc<dyn Authenticator>,
+    pub(super) warming: Option<BoxFuture<'static, ()>>,
+}
+
+impl From<Arc<dyn Authenticator>> for Made {
+    fn from(authenticator: Arc<dyn Authenticator>) -> Self {
+        Self {
+            authenticator,
+            warming: None,
+        }
+    }
 }
 
 impl Entry {
@@ -176,7 +192,7 @@ impl Entry {
         contents: &Contents,
         surroundings: &Surroundings,
         retired: &CancellationToken,
-    ) -> Result<Arc<dyn Authenticator>, ConfigError> {
+    ) -> Result<Made, ConfigError> {
         let source = |method| {
             let stated = Reserved {
                 users: self.reserved_names.users.clone(),
@@ -189,7 +205,7 @@ impl Entry {
             why,
         })?;
         match kind {
-            EntryKind::Tokens => Ok(surroundings.token_authenticator(&self.name)),
+            EntryKind::Tokens => Ok(surroundings.token_authenticator(&self.name).into()),
             EntryKind::Jwt(jwt) => within(
                 "jwt",
                 jwt.build(
@@ -225,14 +241,16 @@ impl Entry {
     }
 }
 
-fn within(
+fn within<T: Into<Made>>(
     section: &str,
-    built: Result<Arc<dyn Authenticator>, ConfigError>,
-) -> Result<Arc<dyn Authenticator>, ConfigError> {
-    built.map_err(|ConfigError { field, why }| ConfigError {
-        field: format!("{section}.{field}"),
-        why,
-    })
+    built: Result<T, ConfigError>,
+) -> Result<Made, ConfigError> {
+    built
+        .map(Into::into)
+        .map_err(|ConfigError { field, why }| ConfigError {
+            field: format!("{section}.{field}"),
+            why,
+        })
 }
 
 fn twice(name: &str) -> Misconfigured {

@@ -134,6 +134,12 @@ impl Contents {
         files.iter().map(read).collect::<Result<_, _>>().map(Self)
     }
 
+    /// Each file, by its name in the entry.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&Path, &[u8])> {
+        let files = self.0.iter();
+        files.map(|(path, bytes)| (path.as_path(), bytes.as_slice()))
+    }
+
     pub(super) fn of(&self, path: &Path) -> &[u8] {
         let file = self.0.iter().find(|(name, _)| name == path);
         file.map(|(_, bytes)| bytes.as_slice()).unwrap_or_default()

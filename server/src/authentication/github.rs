@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use underpass_authenticate::{
     Authenticator, ConfigError, GitHubAudience, GitHubConfig, Misconfigured, Source,
 };
@@ -18,7 +18,7 @@ use super::token_review::remote;
 use underpass_api::DeviceLoginWay;
 
 /// Tokens of GitHub, or of a GitHub Enterprise Server.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub(super) struct GitHub {
     #[serde(default = "public", rename = "apiURL")]
@@ -44,7 +44,7 @@ pub(super) struct GitHub {
 }
 
 /// An OAuth or GitHub App, which GitHub tells whether a token is one of its own.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 struct App {
     #[serde(rename = "clientID")]
@@ -53,7 +53,7 @@ struct App {
 }
 
 /// The app that people's device logins are of. Its secret is not needed.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 struct Device {
     #[serde(rename = "clientID")]

@@ -5,20 +5,20 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use underpass_authenticate::{
-    Algorithm, Authenticator, Claims, ConfigError, Misconfigured, Oidc, OidcConfig, PrefixedClaim,
-    RequiredClaim, Source,
+    Algorithm, Claims, ConfigError, Misconfigured, Oidc, OidcConfig, PrefixedClaim, RequiredClaim,
+    Source,
 };
 use underpass_https::Proxy;
 
-use super::entry::{prefix, roots};
+use super::entry::{Made, prefix, roots};
 use super::file::{Contents, duration};
 use super::prefixes::{Prefix, Prefixes};
 use crate::limits;
 
 /// Tokens of one OpenID Connect provider.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub(super) struct Jwt {
     issuer: Issuer,
@@ -34,7 +34,7 @@ pub(super) struct Jwt {
     login_lifetime: Option<Duration>,
 }
 
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 struct Issuer {
     url: String,
@@ -45,7 +45,7 @@ struct Issuer {
     certificate_authority_file: Option<PathBuf>,
 }
 
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 struct Mappings {
     #[serde(default)]
@@ -58,7 +58,7 @@ struct Mappings {
     extra: Vec<Extra>,
 }
 
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 struct Username {
     /// `sub` without.
@@ -68,7 +68,7 @@ struct Username {
     prefix: Option<String>,
 }
 
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 struct Mapping {
     claim: String,
@@ -76,20 +76,20 @@ struct Mapping {
     prefix: Option<String>,
 }
 
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 struct Uid {
     claim: String,
 }
 
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 struct Extra {
     key: String,
     claim: String,
 }
 
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 struct Rule {
     claim: String,
@@ -126,7 +126,7 @@ impl Jwt {
         source: Source,
         contents: &Contents,
         proxy: Option<&Proxy>,
-    ) -> Result<Arc<dyn Authenticator>, ConfigError> {
+    ) -> Result<Made, ConfigError> {
         let issuer = &self.issuer;
         let file = issuer.certificate_authority_file.as_deref();
         let config = OidcConfig {
@@ -147,8 +147,10 @@ impl Jwt {
         };
         let oidc = Arc::new(Oidc::new(source, config)?);
         let warming = Arc::clone(&oidc);
-        tokio::spawn(async move { warming.warm_up().await });
-        Ok(oidc)
+        Ok(Made {
+            authenticator: oidc,
+            warming: Some(Box::pin(async move { warming.warm_up().await })),
+        })
     }
 
     fn login_lifetime(&self) -> Result<Option<Duration>, ConfigError> {

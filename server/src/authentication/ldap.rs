@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use underpass_authenticate::{
     Authenticator, Bind, ConfigError, GroupMembership, GroupSearch, LdapConfig, Source, UserSearch,
 };
@@ -16,7 +16,7 @@ use super::prefixes::{Prefix, Prefixes};
 use super::token_review::remote;
 
 /// Names and passwords of a directory.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub(super) struct Ldap {
     url: String,
@@ -36,7 +36,7 @@ pub(super) struct Ldap {
     cache: Option<Duration>,
 }
 
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 struct Users {
     base: String,
@@ -50,14 +50,14 @@ struct Users {
     extra: Vec<Extra>,
 }
 
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 struct Extra {
     key: String,
     attribute: String,
 }
 
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 struct Groups {
     base: String,
@@ -71,7 +71,7 @@ struct Groups {
 }
 
 /// One of them.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
 enum Membership {
     Member(String),
@@ -80,7 +80,7 @@ enum Membership {
     MemberValue(Value),
 }
 
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 struct Value {
     attribute: String,

@@ -6,6 +6,7 @@
 mod certificates;
 mod entry;
 mod file;
+mod fingerprints;
 mod github;
 mod jwt;
 mod ldap;
@@ -17,19 +18,22 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use underpass_authenticate::{
     Authenticator, CertificateRequest, Chain, Misconfigured, Step, TokenAuthenticator,
 };
-use underpass_core::Clusters;
+use underpass_core::{BoxError, Clusters};
 use underpass_directory::Directory;
 use underpass_https::Proxy;
 use underpass_tunnel::chain;
 
-use self::entry::{Entry, EntryKind};
+use self::entry::{Entry, EntryKind, Made};
 pub(crate) use self::file::AuthenticationError;
 use self::file::{Contents, File};
+pub(crate) use self::fingerprints::Fingerprints;
+use self::fingerprints::Known;
 use crate::limits;
 use underpass_api::DeviceLoginWay;
 
@@ -45,6 +49,7 @@ pub(crate) struct Surroundings {
     pub(crate) proxy: Option<Proxy>,
     /// The embedder's authenticators, which are asked last and never change.
     pub(crate) own: Vec<Step>,
+    pub(crate) fingerprints: Fingerprints,
 }
 
 /// The chain, and what it was made of.
@@ -66,6 +71,8 @@ struct Built {
     contents: Contents,
     authenticator: Arc<dyn Authenticator>,
     retired: CancellationToken,
+    /// Its first questions to its provider: once it is part of the chain.
+    warming: Option<BoxFuture<'static, ()>>,
 }
 
 impl Authentication {
@@ -166,6 +173,10 @@ impl Authentication {
         let certificates =
             |built: &Built| matches!(built.entry.kind(), Ok(EntryKind::Certificates(_)));
         self.certificates.want(next.iter().any(certificates));
+        // Not before: a file that is refused is made again each second, and no provider is to be asked that often.
+        for warming in next.iter_mut().filter_map(|built| built.warming.take()) {
+            tokio::spawn(warming);
+        }
         let before = std::mem::replace(&mut *built, next);
         let is_there = |old: &Built| {
             let mut now = built.iter();
@@ -182,8 +193,7 @@ impl Authentication {
         Ok(())
     }
 
-    /// Ends logins by authenticators that are gone or different, and by those of which nothing is known here: they may
-    /// have been taken away while no server ran.
+    /// Ends logins by authenticators that are gone or different, since the file changed or since a server ran last.
     async fn end_logins(&self) {
         let retired = {
             let mut retired = self.retired.lock().unwrap_or_else(PoisonError::into_inner);
@@ -192,21 +202,46 @@ impl Authentication {
         let Some(retired) = retired else {
             return;
         };
-        let names: HashSet<_> = {
-            let built = self.built.lock().unwrap_or_else(PoisonError::into_inner);
-            let built = built.iter().map(|built| built.entry.name.clone());
-            let own = self.surroundings.own.iter();
-            built
-                .chain(own.map(|step| step.name().to_owned()))
-                .collect()
-        };
-        let is_gone = |by: &str| retired.contains(by) || !names.contains(by);
-        let ended = self.surroundings.directory.forget_logins(is_gone).await;
-        if let Err(error) = ended {
-            tracing::error!("logins are not ended yet: {}", chain(&error));
+        if let Err(error) = self.end_logins_of(&retired).await {
+            tracing::error!("logins are not ended yet: {}", chain(&*error));
             let mut again = self.retired.lock().unwrap_or_else(PoisonError::into_inner);
             again.get_or_insert_default().extend(retired);
         }
+    }
+
+    async fn end_logins_of(&self, retired: &HashSet<String>) -> Result<(), BoxError> {
+        let now = self.known();
+        let fingerprints = self.surroundings.fingerprints.clone();
+        let last = tokio::task::spawn_blocking(move || fingerprints.read());
+        let last = last.await??;
+        // The first server that writes them has nothing to compare with.
+        let differs = |by: &str| {
+            let last = last.as_ref();
+            last.is_some_and(|last| last.get(by) != now.get(by))
+        };
+        let is_gone = |by: &str| retired.contains(by) || !now.contains_key(by) || differs(by);
+        let directory = &self.surroundings.directory;
+        directory.forget_logins(is_gone).await?;
+        if last.as_ref() == Some(&now) {
+            return Ok(());
+        }
+        // Last: a server that ends in between leaves it to the next one.
+        let fingerprints = self.surroundings.fingerprints.clone();
+        let writing = tokio::task::spawn_blocking(move || fingerprints.write(&now));
+        Ok(writing.await??)
+    }
+
+    /// The authenticators in force.
+    fn known(&self) -> Known {
+        let fingerprints = &self.surroundings.fingerprints;
+        let built = self.built.lock().unwrap_or_else(PoisonError::into_inner);
+        let built = built.iter().map(|built| {
+            let fingerprint = fingerprints.of(&built.entry, &built.contents);
+            (built.entry.name.clone(), fingerprint)
+        });
+        let own = self.surroundings.own.iter();
+        let own = own.map(|step| (step.name().to_owned(), fingerprints.of_own()));
+        built.chain(own).collect()
     }
 
     /// Refuses two of the embedder's authenticators with one name: users of both would be users of one authority (rule 22).
@@ -253,7 +288,10 @@ impl Authentication {
         (entry, contents): (Entry, Contents),
     ) -> Result<Built, AuthenticationError> {
         let retired = CancellationToken::new();
-        let authenticator = entry
+        let Made {
+            authenticator,
+            warming,
+        } = entry
             .build(&contents, &self.surroundings, &retired)
             .map_err(|source| AuthenticationError::Entry {
                 at: format!("authenticators[{position}]"),
@@ -264,6 +302,7 @@ impl Authentication {
             contents,
             authenticator,
             retired,
+            warming,
         })
     }
 }
@@ -282,6 +321,7 @@ impl Built {
             contents: self.contents.clone(),
             authenticator: Arc::clone(&self.authenticator),
             retired: self.retired.clone(),
+            warming: None,
         }
     }
 

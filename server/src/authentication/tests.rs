@@ -2,11 +2,14 @@ use std::path::Path;
 
 use async_trait::async_trait;
 use futures_util::FutureExt;
+use underpass_authenticate::Token;
+use underpass_core::Scope;
 use underpass_core::{BoxedIo, ClusterName};
 use underpass_core::{ConnectError, Open};
-use underpass_directory::MemoryStore;
+use underpass_directory::{AccessToken, ChangeError, Expect, Login, MemoryStore, Owner};
 
 use super::*;
+use crate::data_dir::DataDir;
 
 struct NoClusters;
 
@@ -17,7 +20,7 @@ impl Clusters for NoClusters {
     }
 }
 
-fn surroundings() -> Surroundings {
+fn surroundings(dir: &Path) -> Surroundings {
     // Memory answers at once.
     let directory = Directory::open(Arc::new(MemoryStore::default())).now_or_never();
     Surroundings {
@@ -25,6 +28,7 @@ fn surroundings() -> Surroundings {
         clusters: Arc::new(NoClusters),
         proxy: None,
         own: Vec::new(),
+        fingerprints: Fingerprints::new(DataDir::open(&dir.join("data")).unwrap(), b"secret"),
     }
 }
 
@@ -41,7 +45,7 @@ fn folder() -> tempfile::TempDir {
 fn open(dir: &Path, text: &str) -> Result<Arc<Authentication>, String> {
     let path = dir.join("authentication.yaml");
     std::fs::write(&path, text).unwrap();
-    Authentication::open(Some(path), surroundings()).map_err(|error| chain(&error))
+    Authentication::open(Some(path), surroundings(dir)).map_err(|error| chain(&error))
 }
 
 fn names(authentication: &Authentication) -> Vec<String> {
@@ -121,7 +125,9 @@ async fn a_file_describes_a_chain() {
 
 #[tokio::test]
 async fn without_a_file_there_are_tokens() {
-    let authentication = Authentication::open(None, surroundings()).ok().unwrap();
+    let dir = folder();
+    let surroundings = surroundings(dir.path());
+    let authentication = Authentication::open(None, surroundings).ok().unwrap();
     assert_eq!(names(&authentication), ["tokens"]);
 }
 
@@ -203,7 +209,7 @@ async fn mistakes_name_their_field() {
         (
             "Files: [ca.pem]",
             "Files: [empty.pem]",
-            "clientCertificates.certificateAuthorityFiles: cannot be used",
+            "clientCertificates.certificateAuthorityFiles[0]: cannot be used",
         ),
     ] {
         assert!(GOOD.contains(from), "{from}");
@@ -257,7 +263,7 @@ async fn rule_11_a_secret_in_the_authentication_file_is_not_repeated() {
         assert!(GOOD.contains(from), "{from}");
         let path = dir.path().join("authentication.yaml");
         std::fs::write(&path, GOOD.replace(from, to)).unwrap();
-        let error = Authentication::open(Some(path), surroundings());
+        let error = Authentication::open(Some(path), surroundings(dir.path()));
         let error = error.err().unwrap();
         let told = format!("{} {error:?}", chain(&error));
         assert!(!told.contains("hunter2"), "{told}");
@@ -475,7 +481,7 @@ async fn rule_22_an_embedders_authenticator_has_a_name_of_its_own() {
         let own = names.iter().map(step).collect();
         let surroundings = Surroundings {
             own,
-            ..surroundings()
+            ..surroundings(dir.path())
         };
         Authentication::open(Some(path.clone()), surroundings).map_err(|error| chain(&error))
     };
@@ -493,4 +499,112 @@ async fn rule_22_an_embedders_authenticator_has_a_name_of_its_own() {
         assert!(error.contains(said), "{error}");
     }
     with(&["word", "sign"]).ok().unwrap();
+}
+
+/// A login by each of these authenticators, under its name.
+async fn log_in(directory: &Arc<Directory>, by: &[&str]) {
+    let made = directory.change(|draft| {
+        for &by in by {
+            let login = Login {
+                user: format!("{by}:alice"),
+                uid: None,
+                groups: Vec::new(),
+                extra: Default::default(),
+                authenticated_by: format!("jwt/{by}"),
+            };
+            let token = AccessToken {
+                created: draft.now(),
+                sha256: Token::generate().unwrap().hash(),
+                owner: Owner::Login(login),
+                expires: Some(draft.now() + time::Duration::hours(1)),
+                renewable_until: None,
+                parent: None,
+                scope: Scope::default(),
+                description: String::new(),
+            };
+            draft.put(by, token, Expect::Absent)?;
+        }
+        Ok::<_, ChangeError>(())
+    });
+    made.await.unwrap();
+}
+
+fn logged_in(directory: &Directory) -> Vec<String> {
+    let snapshot = directory.snapshot();
+    snapshot.all::<AccessToken>().keys().cloned().collect()
+}
+
+#[tokio::test]
+async fn rule_12_an_authenticator_that_was_changed_while_no_server_ran_keeps_no_logins() {
+    let dir = folder();
+    let path = dir.path().join("authentication.yaml");
+    let surroundings = Surroundings {
+        own: vec![Step::new("own", Arc::new(Own), Duration::from_secs(1))],
+        ..surroundings(dir.path())
+    };
+    let directory = Arc::clone(&surroundings.directory);
+    let run = async || {
+        let opened = Authentication::open(Some(path.clone()), surroundings.clone());
+        opened.ok().unwrap().end_logins().await;
+    };
+    std::fs::write(&path, GOOD).unwrap();
+    log_in(&directory, &["admins", "corp", "hub", "own"]).await;
+    // Servers before this one wrote nothing about theirs.
+    run().await;
+    run().await;
+    assert_eq!(logged_in(&directory), ["admins", "corp", "hub", "own"]);
+    let known = std::fs::read_to_string(dir.path().join("data/authenticators.json")).unwrap();
+    assert!(
+        known.contains("corp") && !known.contains("secret"),
+        "{known}"
+    );
+
+    // The entry of one, and a file that another one names.
+    let changed = GOOD.replace("hd, requiredValue", "hd2, requiredValue");
+    std::fs::write(&path, &changed).unwrap();
+    std::fs::write(dir.path().join("password"), "other\n").unwrap();
+    run().await;
+    assert_eq!(logged_in(&directory), ["admins", "own"]);
+    log_in(&directory, &["corp"]).await;
+    run().await;
+    assert_eq!(logged_in(&directory), ["admins", "corp", "own"]);
+
+    // Under a name that an embedder's authenticator had.
+    let text = changed.replace("name: admins", "name: own");
+    std::fs::write(&path, text).unwrap();
+    let surroundings = Surroundings {
+        own: Vec::new(),
+        ..surroundings.clone()
+    };
+    let opened = Authentication::open(Some(path), surroundings);
+    opened.ok().unwrap().end_logins().await;
+    assert_eq!(logged_in(&directory), ["corp"]);
+}
+
+/// The file is read again each second until somebody mends it.
+#[tokio::test]
+async fn a_provider_is_asked_once_its_authenticator_is_in_force() {
+    let dir = folder();
+    let tasks = || {
+        let runtime = tokio::runtime::Handle::current();
+        runtime.metrics().num_alive_tasks()
+    };
+    let before = tasks();
+    let authentication = Authentication::open(None, surroundings(dir.path()));
+    let mut authentication = Arc::into_inner(authentication.ok().unwrap()).unwrap();
+    let path = dir.path().join("authentication.yaml");
+    authentication.path = Some(path.clone());
+    let mistaken = GOOD.replace("url: ldaps:", "url: http:");
+    std::fs::write(&path, mistaken).unwrap();
+    for _ in 0..3 {
+        authentication.refresh().unwrap_err();
+    }
+    assert_eq!(tasks(), before, "the provider of an entry before is asked");
+    std::fs::write(&path, GOOD).unwrap();
+    authentication.refresh().unwrap();
+    assert_eq!(tasks(), before + 1);
+    // One that stays is not asked again.
+    std::fs::write(&path, GOOD.replace("cache: 30s", "cache: 31s")).unwrap();
+    authentication.refresh().unwrap();
+    assert_eq!(tasks(), before + 1);
 }

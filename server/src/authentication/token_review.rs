@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use underpass_authenticate::{
     Authenticator, ConfigError, Misconfigured, RemoteOptions, Source, TokenReview,
     TokenReviewConfig,
@@ -15,7 +15,7 @@ use super::file::duration;
 use super::prefixes::{Prefix, Prefixes};
 
 /// ServiceAccount tokens of one cluster.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub(super) struct Review {
     cluster: String,

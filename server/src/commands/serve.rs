@@ -50,10 +50,18 @@ fn config(data: &Path, options: Serve) -> Result<ServerConfig> {
             path.display()
         );
     }
-    let proxy = Proxy::from_env()?;
-    if let Some(proxy) = &proxy {
-        // It may come from an environment that nobody thought of.
-        tracing::info!(proxy = %proxy.url, "identity providers and webhooks are asked through a proxy");
+    let proxy = Proxy::from_env();
+    // It may come from an environment that nobody thought of.
+    match proxy.as_ref().map(Proxy::url) {
+        Some(Ok(url)) => {
+            tracing::info!(proxy = %url, "identity providers and webhooks are asked through a proxy");
+        }
+        // A server may ask none of them, or those that NO_PROXY excepts.
+        Some(Err(error)) => {
+            let error = underpass_tunnel::chain(error);
+            tracing::warn!("no identity provider or webhook can be asked through a proxy: {error}");
+        }
+        None => {}
     }
     let (proxy_protocol_from, trusted_proxies) = options.proxies.networks();
     Ok(ServerConfig {
@@ -63,7 +71,11 @@ fn config(data: &Path, options: Serve) -> Result<ServerConfig> {
         tls_files: options
             .tls_certificate
             .zip(options.tls_key)
-            .map(|(certificate, key)| TlsFiles { certificate, key }),
+            .map(|(certificate, key)| TlsFiles {
+                certificate,
+                key,
+                ca: options.tls_ca,
+            }),
         public_port: options.public_port,
         proxy_protocol_from,
         trusted_proxies,

@@ -13,7 +13,7 @@ use underpass_tunnel::{Acceptor, AcceptorConfig, ResumeWindow};
 
 use super::ServerConfig;
 use crate::api::{Api, Logins};
-use crate::authentication::{Authentication, Surroundings};
+use crate::authentication::{Authentication, Fingerprints, Surroundings};
 use crate::http::Http;
 use crate::metrics::Metrics;
 use crate::readiness::Readiness;
@@ -27,6 +27,7 @@ pub(super) struct Given {
     pub(super) direct: Arc<DirectClusters>,
     pub(super) strangers: Strangers,
     pub(super) info: ServerInfo,
+    pub(super) fingerprints: Fingerprints,
 }
 
 /// The parts behind the listeners.
@@ -51,6 +52,7 @@ pub(super) fn assemble(
         direct,
         strangers,
         info,
+        fingerprints,
     } = given;
     let tunnel = Tunnel::new(Arc::clone(&directory));
     watch_directory(&directory, &tunnel, &direct, tasks);
@@ -64,6 +66,7 @@ pub(super) fn assemble(
         clusters: Arc::clone(&clusters),
         proxy: config.proxy.clone(),
         own: config.authenticators.clone(),
+        fingerprints,
     };
     let authentication = Authentication::open(config.authentication.clone(), surroundings)?;
     let watching = Arc::clone(&authentication).watch();

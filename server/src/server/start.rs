@@ -58,6 +58,7 @@ pub(super) async fn start(
     let info = info(&config, trusted, sockets.address.port())?;
     data.write(URL, &format!("{}\n", info.url))?;
 
+    let fingerprints = ca.fingerprints(&data);
     let mut tasks = Supervisor::default();
     let writing = config.audit.clone();
     tasks.start("writes the audit log", async move {
@@ -78,6 +79,7 @@ pub(super) async fn start(
         direct,
         strangers: strangers.clone(),
         info: info.clone(),
+        fingerprints,
     };
     let Parts {
         tunnel,

@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 pub use client::{Client, Wire};
-pub use process::{alive, family, install_script, run, spawn, succeed, text};
+pub use process::{alive, family, install_script, run, run_within, spawn, succeed, text};
 pub use reading::Reading;
 pub use terminal::Terminal;
 

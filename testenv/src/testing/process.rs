@@ -3,6 +3,7 @@
 use std::io::Write as _;
 use std::path::Path;
 use std::process::{Output, Stdio};
+use std::time::Duration;
 
 use tokio::io::AsyncWriteExt as _;
 use tokio::process::{Child, Command};
@@ -22,6 +23,11 @@ pub fn spawn(command: &mut Command) -> Child {
 
 /// Runs a command with the given input, which then ends.
 pub async fn run(command: &mut Command, input: &[u8]) -> Output {
+    run_within(DEADLINE, command, input).await
+}
+
+/// The same of a command that takes longer.
+pub async fn run_within(deadline: Duration, command: &mut Command, input: &[u8]) -> Output {
     let mut child = spawn(command);
     let mut stdin = child.stdin.take().unwrap();
     let input = input.to_vec();
@@ -29,7 +35,7 @@ pub async fn run(command: &mut Command, input: &[u8]) -> Output {
         // A command that ends before it has read everything is not an error here.
         let _ = stdin.write_all(&input).await;
     });
-    let output = tokio::time::timeout(DEADLINE, child.wait_with_output())
+    let output = tokio::time::timeout(deadline, child.wait_with_output())
         .await
         .unwrap_or_else(|_| panic!("{command:?} did not end"))
         .unwrap();

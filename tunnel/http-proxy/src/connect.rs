@@ -7,6 +7,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use zeroize::Zeroizing;
 
 use crate::limits;
+use crate::proxy::ProxyEnvError;
 
 /// Header lines that a proxy's answer may have.
 const HEADERS: usize = 64;
@@ -15,6 +16,9 @@ const HEADERS: usize = 64;
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum ProxyError {
+    /// The environment names no proxy that can be used.
+    #[error(transparent)]
+    Environment(#[from] ProxyEnvError),
     /// An `https://` proxy's certificate is not trusted.
     #[error("the proxy's certificate is not trusted (if its CA is not the system's, name it)")]
     Untrusted(#[source] rustls::Error),

@@ -15,7 +15,7 @@ use tokio_rustls::TlsConnector;
 use underpass_dial::ServerAddress;
 
 use crate::connect::{ProxyError, connect};
-use crate::proxy::Proxy;
+use crate::proxy::{Proxy, ProxyEnvError};
 
 /// A connection to a proxy or through it, under TLS.
 pub trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -36,11 +36,12 @@ impl ProxyDialer {
     /// # Errors
     /// The CAs of an `https://` proxy cannot be used.
     pub fn new(proxy: Proxy) -> Result<Self, ProxyConfigError> {
-        let tls = if proxy.url.tls {
-            let connector = tls_client(proxy.ca_pem.as_deref())?;
-            Some((TlsConnector::from(connector), proxy.url.name.clone()))
-        } else {
-            None
+        let tls = match proxy.url() {
+            Ok(url) if url.tls => {
+                let connector = tls_client(proxy.ca_pem.as_deref())?;
+                Some((TlsConnector::from(connector), url.name.clone()))
+            }
+            _ => None,
         };
         Ok(Self { proxy, tls })
     }
@@ -51,8 +52,12 @@ impl ProxyDialer {
     }
 
     /// The proxy's host and port.
-    pub fn place(&self) -> (&str, u16) {
-        (&self.proxy.url.host, self.proxy.url.port)
+    ///
+    /// # Errors
+    /// The environment names no proxy that can be used.
+    pub fn place(&self) -> Result<(&str, u16), &ProxyEnvError> {
+        let url = self.proxy.url()?;
+        Ok((&url.host, url.port))
     }
 
     /// Makes a connection to the proxy one to the server. The caller sets the deadline.
@@ -67,6 +72,7 @@ impl ProxyDialer {
         tcp: TcpStream,
         server: &ServerAddress,
     ) -> Result<Box<dyn Io>, ProxyError> {
+        let url = self.proxy.url().map_err(Clone::clone)?;
         let mut io: Box<dyn Io> = match &self.tls {
             None => Box::new(tcp),
             Some((tls, name)) => {
@@ -74,7 +80,7 @@ impl ProxyDialer {
                 Box::new(tls)
             }
         };
-        let authorization = self.proxy.url.authorization.as_ref();
+        let authorization = url.authorization.as_ref();
         let authorization = authorization.map(|value| value.as_str());
         connect(&mut io, &server.to_string(), authorization).await?;
         Ok(io)

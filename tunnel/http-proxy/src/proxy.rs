@@ -15,8 +15,7 @@ use crate::url::{ProxyUrl, ProxyUrlError};
 /// proxy that opens TLS to look inside presents a certificate of its own.
 #[derive(Debug, Clone)]
 pub struct Proxy {
-    /// The proxy's address, and this side's credentials for it.
-    pub url: ProxyUrl,
+    url: Result<ProxyUrl, ProxyEnvError>,
     /// Servers that are reached without it.
     pub except: NoProxy,
     /// For `https://` proxies: the CAs that may sign the proxy's certificate, as PEM. `None` means
@@ -28,7 +27,7 @@ impl Proxy {
     /// A proxy for every server.
     pub fn new(url: ProxyUrl) -> Self {
         Self {
-            url,
+            url: Ok(url),
             except: NoProxy::default(),
             ca_pem: None,
         }
@@ -38,27 +37,39 @@ impl Proxy {
     /// for this machine itself (`localhost` and loopback addresses). Each variable's name in lower case
     /// counts where the one in upper case is unset or empty.
     ///
-    /// # Errors
-    /// Where the proxy's URL cannot be used.
-    pub fn from_env() -> Result<Option<Self>, ProxyEnvError> {
+    /// A variable that cannot be used is an error of the connections that would go through the proxy ([`url`](Self::url)), and of no
+    /// other: a program may need none.
+    pub fn from_env() -> Option<Self> {
         Self::from_variables(variable)
+    }
+
+    /// The proxy's address, and this side's credentials for it.
+    ///
+    /// # Errors
+    /// The environment names no proxy that can be used.
+    pub fn url(&self) -> Result<&ProxyUrl, &ProxyEnvError> {
+        self.url.as_ref()
     }
 
     fn from_variables(
         variable: impl Fn(&'static str) -> Result<Option<Zeroizing<String>>, ProxyEnvError>,
-    ) -> Result<Option<Self>, ProxyEnvError> {
-        for name in ["HTTPS_PROXY", "https_proxy"] {
-            let Some(text) = variable(name)? else {
-                continue;
-            };
-            let url = text
-                .parse()
-                .map_err(|source| ProxyEnvError::Url { name, source })?;
-            let mut proxy = Self::new(url);
-            proxy.except = NoProxy::from_variables(variable)?.and_loopback();
-            return Ok(Some(proxy));
-        }
-        Ok(None)
+    ) -> Option<Self> {
+        let mut names = ["HTTPS_PROXY", "https_proxy"].into_iter();
+        let (name, found) = names.find_map(|name| Some((name, variable(name).transpose()?)))?;
+        let url = found.and_then(|text| {
+            let url = text.parse();
+            url.map_err(|source| ProxyEnvError::Url { name, source })
+        });
+        let (url, except) = match NoProxy::from_variables(variable) {
+            Ok(except) => (url, except),
+            // Which servers it is not for is not known.
+            Err(error) => (Err(error), NoProxy::default()),
+        };
+        Some(Self {
+            url,
+            except: except.and_loopback(),
+            ca_pem: None,
+        })
     }
 
     /// Whether the way to `server` leads through the proxy.
@@ -102,7 +113,10 @@ fn variable(name: &'static str) -> Result<Option<Zeroizing<String>>, ProxyEnvErr
 #[non_exhaustive]
 pub enum ProxyEnvError {
     /// It holds something else than the URL of a proxy that can be used.
-    #[error("the environment variable {name} names no proxy that can be used")]
+    #[error(
+        "the environment variable {name} names no proxy that can be used: name an http:// or https:// proxy, unset it, or except the \
+         server with NO_PROXY"
+    )]
     Url {
         /// The variable.
         name: &'static str,
@@ -123,7 +137,7 @@ mod tests {
 
     use super::*;
 
-    fn from(variables: &[(&str, &str)]) -> Result<Option<Proxy>, ProxyEnvError> {
+    fn from(variables: &[(&str, &str)]) -> Option<Proxy> {
         Proxy::from_variables(|name| {
             let found = variables.iter().find(|(set, _)| *set == name);
             let text = found.map(|(_, text)| Zeroizing::new((*text).to_owned()));
@@ -132,8 +146,8 @@ mod tests {
     }
 
     fn url(variables: &[(&str, &str)]) -> Option<String> {
-        let proxy = from(variables).unwrap()?;
-        Some(proxy.url.to_string())
+        let proxy = from(variables)?;
+        Some(proxy.url().unwrap().to_string())
     }
 
     #[test]
@@ -154,7 +168,7 @@ mod tests {
     fn the_environment_names_exceptions() {
         let upper = ("NO_PROXY", "example.org");
         let proxy = from(&[("HTTPS_PROXY", "p:1"), upper, ("no_proxy", "example.com")]);
-        let proxy = proxy.unwrap().unwrap();
+        let proxy = proxy.unwrap();
         for (host, applies) in [
             ("u.example.org", false),
             ("u.example.com", true),
@@ -172,10 +186,48 @@ mod tests {
 
     #[test]
     fn rule_11_an_unusable_variable_is_named_and_not_shown() {
-        let error = from(&[("https_proxy", "socks5://u:secret@p:1")]).unwrap_err();
+        let proxy = from(&[("https_proxy", "socks5://u:secret@p:1")]).unwrap();
+        let error = proxy.url().unwrap_err();
         let source = error.source().map(ToString::to_string);
         let told = format!("{error:?} {error} {source:?}");
         assert!(told.contains("https_proxy"), "{told}");
         assert!(!told.contains("secret"), "{told}");
+    }
+
+    #[test]
+    fn a_variable_that_cannot_be_used_matters_where_a_proxy_is_needed() {
+        let socks = ("HTTPS_PROXY", "socks5://p:1");
+        let proxy = from(&[socks, ("NO_PROXY", ".example.org")]).unwrap();
+        for (host, needed) in [
+            ("u.example.org", false),
+            ("::1", false),
+            ("u.example.com", true),
+        ] {
+            assert_eq!(
+                proxy.applies_to(&ServerAddress::new(host, 443)),
+                needed,
+                "{host}"
+            );
+        }
+        // No other variable counts in its place.
+        let proxy = from(&[socks, ("https_proxy", "http://q:1")]).unwrap();
+        assert!(matches!(
+            proxy.url(),
+            Err(ProxyEnvError::Url {
+                name: "HTTPS_PROXY",
+                ..
+            })
+        ));
+        let proxy = Proxy::from_variables(|name| match name {
+            "NO_PROXY" => Err(ProxyEnvError::NotText { name }),
+            "HTTPS_PROXY" => Ok(Some(Zeroizing::new("p:1".to_owned()))),
+            _ => Ok(None),
+        });
+        let proxy = proxy.unwrap();
+        assert!(matches!(
+            proxy.url(),
+            Err(ProxyEnvError::NotText { name: "NO_PROXY" })
+        ));
+        assert!(!proxy.applies_to(&ServerAddress::new("localhost", 443)));
     }
 }

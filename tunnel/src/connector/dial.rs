@@ -12,7 +12,7 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsConnector;
 use underpass_dial::{ADDRESS_DELAY, Resolve, interleaved, staggered};
-use underpass_http_proxy::ProxyDialer;
+use underpass_http_proxy::{ProxyDialer, ProxyEnvError};
 
 use super::error::{AttemptError, DialError, Route, RouteError, Step};
 use super::race::race;
@@ -224,13 +224,15 @@ impl ServerDialer {
         proxy: &ProxyDialer,
         server: &Server,
     ) -> Result<Connected, Vec<AttemptError>> {
-        let (host, port) = proxy.place();
+        let unusable = |error: &ProxyEnvError| vec![AttemptError::Proxy(error.clone())];
+        let url = proxy.proxy().url().map_err(unusable)?;
+        let (host, port) = proxy.place().map_err(unusable)?;
         let addresses = self.resolve(host, port).await?;
         let attempts: Attempts<'_> = addresses
             .iter()
             .map(|&address| {
                 let route = Route::Proxied {
-                    proxy: proxy.proxy().url.clone(),
+                    proxy: url.clone(),
                     address,
                 };
                 attempt(route, self.dial_proxied(proxy, server, address)).boxed()

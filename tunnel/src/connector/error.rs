@@ -5,7 +5,7 @@ use std::io;
 use std::net::SocketAddr;
 
 use thiserror::Error;
-use underpass_http_proxy::{ProxyError, ProxyUrl};
+use underpass_http_proxy::{ProxyEnvError, ProxyError, ProxyUrl};
 use underpass_proto::chain;
 use underpass_proto::code::CloseCode;
 use underpass_proto::handshake::HandshakeError;
@@ -125,6 +125,7 @@ impl DialError {
     pub fn needs_attention(&self) -> bool {
         self.attempts.iter().any(|attempt| match attempt {
             AttemptError::Failed { error, .. } => error.needs_attention(),
+            AttemptError::Proxy(_) => true,
             AttemptError::Resolve { .. } | AttemptError::NoAddress { .. } => false,
         })
     }
@@ -133,7 +134,9 @@ impl DialError {
     pub fn route_errors(&self) -> impl Iterator<Item = &RouteError> {
         self.attempts.iter().filter_map(|attempt| match attempt {
             AttemptError::Failed { error, .. } => Some(error),
-            AttemptError::Resolve { .. } | AttemptError::NoAddress { .. } => None,
+            AttemptError::Resolve { .. }
+            | AttemptError::NoAddress { .. }
+            | AttemptError::Proxy(_) => None,
         })
     }
 }
@@ -161,6 +164,9 @@ pub enum AttemptError {
         /// The name of the server, or of the proxy.
         host: String,
     },
+    /// The way leads through a proxy, and the environment names none that can be used.
+    #[error("WebSocket needs a proxy")]
+    Proxy(#[source] ProxyEnvError),
     /// A route was tried.
     #[error("{route}")]
     Failed {

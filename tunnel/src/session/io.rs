@@ -301,6 +301,15 @@ impl StreamIo {
         })
     }
 
+    /// Waits until the peer has reset its direction, or the session has ended. For a task that cannot take the bytes before that.
+    pub(crate) fn poll_reset(&self, shared: &Shared, cx: &mut Context<'_>) -> Poll<StreamError> {
+        self.reader.register(cx.waker());
+        match self.poll_read_end::<()>(shared) {
+            Poll::Ready(Err(error)) => Poll::Ready(error),
+            Poll::Ready(Ok(_)) | Poll::Pending => Poll::Pending,
+        }
+    }
+
     /// Reads no more.
     pub(crate) fn stop(&self, shared: &Shared, code: ResetCode) {
         let half = self.recv().half.take();
@@ -454,6 +463,15 @@ impl StreamIo {
             Err(error) => return Poll::Ready(Err(error)),
         }
         self.poll_flush(shared, cx)
+    }
+
+    /// Waits until the peer takes no more bytes, or the session has ended. For a task that has none to write.
+    pub(crate) fn poll_stopped(&self, shared: &Shared, cx: &mut Context<'_>) -> Poll<StreamError> {
+        self.writers.application.register(cx.waker());
+        match self.writable(shared) {
+            Ok(_) | Err(StreamError::Finished) => Poll::Pending,
+            Err(error) => Poll::Ready(error),
+        }
     }
 
     /// Ends the direction early.

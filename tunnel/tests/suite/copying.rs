@@ -120,6 +120,44 @@ pub(crate) async fn a_copy_whose_stream_is_reset_closes_the_connection(pair: &Pa
     assert!(matches!(read, Ok(0) | Err(_)), "{read:?}");
 }
 
+/// A connection that takes nothing more, and gives nothing.
+pub(crate) async fn a_copy_that_stands_still_hears_that_its_peer_has_gone(pair: &Pair) {
+    let (here, there) = stream(&pair.server, &pair.agent).await;
+    let (user, copying) = join(here);
+    let (_reads, mut writes) = there.into_split();
+    let stalled = async {
+        loop {
+            writes.write_bytes(vec![0; 8192].into()).await.unwrap();
+        }
+    };
+    // More than the connection's buffer, and less than the peer may send ahead.
+    let waited = std::time::Duration::from_millis(500);
+    tokio::time::timeout(waited, stalled).await.unwrap_err();
+    writes.reset(ResetCode::Cancelled);
+    let error = end(copying).await.unwrap_err();
+    assert!(
+        matches!(error, CopyError::Stream(StreamError::Reset(_))),
+        "{error:?}"
+    );
+    drop(user);
+}
+
+/// The peer has ended its direction, and then goes away; the connection stays open and is silent.
+pub(crate) async fn a_copy_in_one_direction_hears_that_its_peer_has_gone(pair: &Pair) {
+    let (here, mut there) = stream(&pair.server, &pair.agent).await;
+    let (mut user, copying) = join(here);
+    there.shutdown().await.unwrap();
+    let read = within("the user hears the end", user.read(&mut [0; 1])).await;
+    assert_eq!(read.unwrap(), 0);
+    drop(there);
+    let error = end(copying).await.unwrap_err();
+    assert!(
+        matches!(error, CopyError::Stream(StreamError::Stopped(_))),
+        "{error:?}"
+    );
+    drop(user);
+}
+
 pub(crate) async fn a_refused_stream_is_the_copys_error(pair: &Pair) {
     let here = open(&pair.server).await;
     let (_user, copying) = join(here);

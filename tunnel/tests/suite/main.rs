@@ -73,7 +73,9 @@ per_transport! {
         copying: a_copy_carries_both_directions_to_their_ends, a_copy_passes_a_keystroke_on_at_once,
             a_copy_whose_connection_breaks_resets_the_stream,
             a_copy_that_is_given_up_ends_both_sides_and_tells_its_bytes,
-            a_copy_whose_stream_is_reset_closes_the_connection, a_refused_stream_is_the_copys_error,
+            a_copy_whose_stream_is_reset_closes_the_connection,
+            a_copy_that_stands_still_hears_that_its_peer_has_gone,
+            a_copy_in_one_direction_hears_that_its_peer_has_gone, a_refused_stream_is_the_copys_error,
             chunks_come_in_order_and_to_the_end;
         ends: half_close_by_the_opener, half_close_by_the_other_side,
             a_reset_is_seen_as_its_code, a_stop_is_seen_as_its_code,

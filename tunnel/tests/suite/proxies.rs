@@ -242,10 +242,8 @@ fn a_proxy_that_says_nothing_is_given_up() {
         let mute = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let mute = mute.local_addr().unwrap();
         let pki = Pki::new();
-        let over_tls = Proxy {
-            ca_pem: Some(pki.ca_pem.clone()),
-            ..Proxy::new(format!("https://{mute}").parse().unwrap())
-        };
+        let mut over_tls = Proxy::new(format!("https://{mute}").parse().unwrap());
+        over_tls.ca_pem = Some(pki.ca_pem.clone());
         let (one, other): (DialError, DialError) = tokio::join!(
             dial_error(config(1, &pki, silent.config())),
             dial_error(config(1, &pki, over_tls)),

@@ -15,11 +15,23 @@ use serde::{Deserialize, Serialize};
 
 use crate::process::{self, Process};
 
-/// The server's and users' address on it, of the network for benchmarks (RFC 2544, appendix C.2.2).
-pub(crate) const HERE: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 1);
+/// The network for benchmarks, 198.18.0.0/15 (RFC 2544, appendix C.2.2), has so many of four addresses.
+const NETWORKS: u32 = 1 << 15;
+
+/// The server's and users' address on it. Each process has a network of its own: runs beside each other do not meet.
+pub(crate) fn here() -> Ipv4Addr {
+    address(1)
+}
 
 /// The agents' and the target's.
-pub(crate) const THERE: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 2);
+pub(crate) fn there() -> Ipv4Addr {
+    address(2)
+}
+
+fn address(host: u32) -> Ipv4Addr {
+    let network = u32::from(Ipv4Addr::new(198, 18, 0, 0)) + std::process::id() % NETWORKS * 4;
+    (network + host).into()
+}
 
 /// How long the network may take to be there.
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -86,14 +98,20 @@ impl Link {
             std::thread::sleep(POLL);
         }
         let namespace = network.id().to_string();
-        ip(&["addr", "add", &format!("{HERE}/30"), "dev", &here])?;
+        ip(&["addr", "add", &format!("{}/30", self::here()), "dev", &here])?;
         ip(&["link", "set", &here, "up"])?;
         ip(&["link", "set", &there, "netns", &namespace])?;
         let inside = |words: &[&str]| {
             let enter = ["--target", &namespace, "--net", "ip"];
             process::run(Command::new("nsenter").args(enter).args(words))
         };
-        inside(&["addr", "add", &format!("{THERE}/30"), "dev", &there])?;
+        inside(&[
+            "addr",
+            "add",
+            &format!("{}/30", self::there()),
+            "dev",
+            &there,
+        ])?;
         inside(&["link", "set", &there, "up"])?;
         inside(&["link", "set", "lo", "up"])?;
         Ok(Self {

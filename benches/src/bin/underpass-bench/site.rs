@@ -66,7 +66,7 @@ impl Site {
         let target = ports::free()?;
         let (address, far_address) = match &link {
             None => (target.ip(), target.ip()),
-            Some(_) => (link::HERE.into(), link::THERE.into()),
+            Some(_) => (link::here().into(), link::there().into()),
         };
         let all = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), target.port()).to_string();
         let arguments = ["process", "target", "--listen", &all];
@@ -241,7 +241,7 @@ fn certificates(folder: &Path) -> Result<()> {
     let names = [
         "localhost".to_owned(),
         "127.0.0.1".to_owned(),
-        link::HERE.to_string(),
+        link::here().to_string(),
     ];
     for (name, usage) in [
         ("server", ExtendedKeyUsagePurpose::ServerAuth),

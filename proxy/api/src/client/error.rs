@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use http::StatusCode;
-use underpass_core::BoxError;
+use underpass_core::{BoxError, Brief};
 use underpass_https::{ConnectError, ProxyConfigError};
 
 use crate::Problem;
@@ -64,7 +64,7 @@ pub enum ClientError {
     Cut(#[source] BoxError),
     /// The answer is none of this API.
     #[error("the server's answer is not understood (is it of another version?)")]
-    Answer(#[source] serde_json::Error),
+    Answer(#[source] Brief<serde_json::Error>),
     /// The request's body cannot be written as JSON.
     #[error("the request cannot be written")]
     Request(#[source] serde_json::Error),

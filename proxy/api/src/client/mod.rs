@@ -18,7 +18,7 @@ use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::io::{AsyncRead, AsyncWrite};
-use underpass_core::Revision;
+use underpass_core::{Brief, Revision};
 
 pub use self::{
     error::{ClientError, ServerError},
@@ -333,5 +333,5 @@ fn write<B: Serialize>(body: &B) -> Result<Vec<u8>, ClientError> {
 }
 
 fn read<T: DeserializeOwned>(answer: &[u8]) -> Result<T, ClientError> {
-    serde_json::from_slice(answer).map_err(ClientError::Answer)
+    serde_json::from_slice(answer).map_err(|error| ClientError::Answer(Brief(error)))
 }

@@ -1,9 +1,11 @@
 //! TLS client certificates, as kube-apiserver reads them (`--client-ca-file`).
 
 mod request;
+mod revocation_lists;
 mod usable;
 
 use std::{
+    borrow::Cow,
     fmt,
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -14,7 +16,7 @@ use rustls::{
     RootCertStore,
     server::{WebPkiClientVerifier, danger::ClientCertVerifier},
 };
-use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, UnixTime, pem::PemObject};
+use rustls_pki_types::{CertificateDer, UnixTime};
 use x509_parser::{
     certificate::X509Certificate,
     der_parser::asn1_rs::{Tag, oid},
@@ -22,11 +24,16 @@ use x509_parser::{
     x509::X509Name,
 };
 
-pub use self::request::CertificateRequest;
+use self::usable::has_unknown_critical_extension;
+pub use self::{
+    request::CertificateRequest,
+    revocation_lists::{RevocationLists, RevocationListsError},
+};
 use super::{
     AuthenticateError, Authenticated, Authenticator, Caller, CredentialError, Roots, Source,
     config::ConfigError, source::Assertion,
 };
+use underpass_core::UnusableCertificate;
 
 /// Accepts client certificates that certain CAs have signed for client authentication.
 ///
@@ -63,23 +70,20 @@ impl fmt::Debug for ClientCertificates {
 }
 
 impl ClientCertificates {
-    /// Accepts certificates that lead to `roots`. `revoked` are certificate revocation lists, as PEM; with any, each
-    /// CA between a certificate and its root needs one that is current.
+    /// Accepts certificates that lead to `roots`. With any list in `revoked`, each CA between a certificate and its root needs
+    /// one that is current.
     ///
     /// # Errors
     /// The lists cannot be read.
     pub fn new(
         source: Source,
         roots: &Roots,
-        revoked: &[u8],
+        revoked: RevocationLists,
         prefixes: CertificatePrefixes,
     ) -> Result<Self, ConfigError> {
-        let lists =
-            CertificateRevocationListDer::pem_slice_iter(revoked).collect::<Result<Vec<_>, _>>();
-        let lists = lists.map_err(|e| ConfigError::unusable("revocationListFiles", e))?;
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let verifier = WebPkiClientVerifier::builder_with_provider(roots.store(), provider)
-            .with_crls(lists)
+            .with_crls(revoked.into_der())
             .enforce_revocation_expiration()
             .build()
             .map_err(|e| ConfigError::unusable("revocationListFiles", e))?;
@@ -107,7 +111,7 @@ impl ClientCertificates {
         let (certificate, intermediates) = chain.split_first().ok_or(UNREADABLE)?;
         self.verifier
             .verify_client_cert(certificate, intermediates, UnixTime::now())
-            .map_err(Bad::from)?;
+            .map_err(|error| Bad::of_chain(error, chain))?;
         let (rest, certificate) = X509Certificate::from_der(certificate).map_err(|_| UNREADABLE)?;
         if !rest.is_empty() || certificate.is_ca() {
             return Err(Bad::told("is not a client's"));
@@ -131,6 +135,9 @@ impl ClientCertificates {
 /// The fault of a certificate of another CA, for its client.
 pub(super) const NO_AUTHORITY: &str = "leads to no certificate authority that is trusted here";
 
+/// Any other fault.
+const NOT_ACCEPTED: &str = "is not accepted";
+
 const UNREADABLE: Bad = Bad {
     told: "cannot be read",
     why: CredentialError::Malformed,
@@ -145,6 +152,22 @@ struct Bad {
 }
 
 impl Bad {
+    /// The library has no word of its own for an extension.
+    fn of_chain(error: rustls::Error, chain: &[CertificateDer<'_>]) -> Self {
+        let unknown = |certificate: &CertificateDer<'_>| {
+            let read = X509Certificate::from_der(certificate);
+            read.is_ok_and(|(_, read)| has_unknown_critical_extension(&read))
+        };
+        let told = UnusableCertificate::Extension.told();
+        match Self::from(error) {
+            Self {
+                told: NOT_ACCEPTED,
+                why,
+            } if chain.iter().any(unknown) => Self { told, why },
+            other => other,
+        }
+    }
+
     /// The log says the same as the client hears.
     fn told(told: &'static str) -> Self {
         let why = CredentialError::Certificate(told.to_owned());
@@ -177,9 +200,9 @@ impl From<rustls::Error> for Bad {
                     "cannot be checked: a revocation list of this server is missing or out of date"
                 }
                 Wrong::BadSignature => "has a wrong signature",
-                _ => "is not accepted",
+                _ => NOT_ACCEPTED,
             },
-            _ => "is not accepted",
+            _ => NOT_ACCEPTED,
         };
         let why = CredentialError::Certificate(error.to_string());
         Self { told, why }
@@ -202,24 +225,38 @@ fn end(certificate: &X509Certificate<'_>) -> Option<SystemTime> {
     UNIX_EPOCH.checked_add(Duration::from_secs(seconds))
 }
 
-/// The values of one attribute. Only UTF8String and PrintableString are in use (RFC 5280, section 4.1.2.4) and unambiguous.
+/// The values of one attribute. UTF8String and PrintableString are in use (RFC 5280, section 4.1.2.4); older CAs write BMPString
+/// and IA5String, whose characters are as unambiguous. TeletexString has several readings.
 fn texts<'a>(
     name: &'a X509Name<'_>,
     attribute: &x509_parser::der_parser::Oid<'_>,
-) -> Result<Vec<&'a str>, Bad> {
+) -> Result<Vec<Cow<'a, str>>, Bad> {
     let values = name
         .iter_attributes()
         .filter(|a| a.attr_type() == attribute);
     values
         .map(|value| {
-            let readable = matches!(
-                value.attr_value().tag(),
-                Tag::Utf8String | Tag::PrintableString
-            );
-            let text = value.as_str().ok().filter(|_| readable);
+            let bytes = value.attr_value().data;
+            let text = match value.attr_value().tag() {
+                Tag::Utf8String | Tag::PrintableString => value.as_str().ok().map(Cow::Borrowed),
+                Tag::Ia5String if bytes.is_ascii() => value.as_str().ok().map(Cow::Borrowed),
+                Tag::BmpString => bmp(bytes).map(Cow::Owned),
+                _ => None,
+            };
             text.ok_or_else(|| Bad::told("has a name that cannot be read"))
         })
         .collect()
+}
+
+/// The basic multilingual plane, two bytes a character (X.690, section 8.23.8): no surrogates.
+fn bmp(bytes: &[u8]) -> Option<String> {
+    let (units, []) = bytes.as_chunks::<2>() else {
+        return None;
+    };
+    let characters = units
+        .iter()
+        .map(|unit| char::from_u32(u16::from_be_bytes(*unit).into()));
+    characters.collect()
 }
 
 #[async_trait]
@@ -236,5 +273,19 @@ impl Authenticator for ClientCertificates {
             return Ok(None);
         }
         Ok(Some(self.source.vouch(self.verify(chain)?)?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::bmp;
+
+    #[test]
+    fn two_bytes_are_a_character_or_none() {
+        assert_eq!(bmp(&[0, b'a', 0, 0xfc]).as_deref(), Some("aü"));
+        assert_eq!(bmp(&[]).as_deref(), Some(""));
+        // Half a character; and halves of a pair, which would be another one together.
+        assert_eq!(bmp(&[0, b'a', 0]), None);
+        assert_eq!(bmp(&[0xd8, 0x3d, 0xde, 0x00]), None);
     }
 }

@@ -29,13 +29,30 @@ pub(super) fn unusable(
         return Some(UnusableCertificate::Version);
     }
     if ParsedCertificate::try_from(certificate).is_err() {
-        return Some(UnusableCertificate::Unreadable);
+        return Some(match has_unknown_critical_extension(&read) {
+            true => UnusableCertificate::Extension,
+            false => UnusableCertificate::Unreadable,
+        });
     }
     if !has_usable_key(read.public_key()) {
         return Some(UnusableCertificate::Key);
     }
     let too_many = intermediates > limits::CLIENT_INTERMEDIATES;
     too_many.then_some(UnusableCertificate::TooManyIntermediates)
+}
+
+/// RFC 5280, section 4.2: such a certificate has to be refused. The others are those that webpki reads.
+pub(super) fn has_unknown_critical_extension(certificate: &X509Certificate<'_>) -> bool {
+    let known = [
+        oid!(2.5.29.15),
+        oid!(2.5.29.17),
+        oid!(2.5.29.19),
+        oid!(2.5.29.30),
+        oid!(2.5.29.31),
+        oid!(2.5.29.37),
+    ];
+    let mut extensions = certificate.extensions().iter();
+    extensions.any(|extension| extension.critical && !known.contains(&extension.oid))
 }
 
 fn has_usable_key(key: &SubjectPublicKeyInfo<'_>) -> bool {
@@ -60,7 +77,7 @@ fn has_usable_key(key: &SubjectPublicKeyInfo<'_>) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use rcgen::{CertificateParams, KeyPair};
+    use rcgen::{CertificateParams, CustomExtension, KeyPair};
 
     use super::*;
 
@@ -125,6 +142,21 @@ mod tests {
         ];
         let bits = value(3, &[&[0][..], &numbers].concat());
         value(0x30, &[&algorithm[..], &bits].concat())
+    }
+
+    #[test]
+    fn a_critical_extension_that_is_not_known_is_named() {
+        let made = |critical: bool| {
+            let mut params = CertificateParams::new(vec!["x".to_owned()]).unwrap();
+            let mut unknown = CustomExtension::from_oid_content(&[1, 2, 3, 4], vec![5, 0]);
+            unknown.set_criticality(critical);
+            params.custom_extensions.push(unknown);
+            let made = params.self_signed(&KeyPair::generate().unwrap()).unwrap();
+            made.der().clone()
+        };
+        assert_eq!(unusable(&made(false), 0), None);
+        let refused = unusable(&made(true), 0);
+        assert_eq!(refused, Some(UnusableCertificate::Extension));
     }
 
     #[test]

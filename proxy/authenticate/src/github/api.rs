@@ -7,7 +7,7 @@ use serde::{Deserialize, de::DeserializeOwned};
 use zeroize::Zeroizing;
 
 use crate::{AuthenticateError, CredentialError};
-use underpass_core::limits;
+use underpass_core::{Brief, limits};
 use underpass_https::{Https, HttpsError};
 
 /// The API of one GitHub.
@@ -33,6 +33,13 @@ pub(super) struct Team {
     pub(super) organization: Organization,
 }
 
+/// The kinds of questions.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Asked {
+    User,
+    List,
+}
+
 /// Why GitHub has said nothing of use.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ApiError {
@@ -42,6 +49,9 @@ pub(super) enum ApiError {
     Status(StatusCode),
     #[error("GitHub's limit of requests is reached")]
     Limited,
+    /// A secondary limit is one, too, and so is an outage: neither says anything about the user.
+    #[error("GitHub refuses to answer, and does not say that the token is why")]
+    Refused,
     #[error(
         "GitHub does not say whether a token is the configured app's{}; are its client id and secret right?",
         .0.map(|status| format!(" ({status})")).unwrap_or_default()
@@ -71,7 +81,8 @@ impl Api {
     }
 
     pub(super) async fn user(&self, token: &str) -> Result<User, AuthenticateError> {
-        let response = self.get(&format!("{}/user", self.base), token).await?;
+        let url = format!("{}/user", self.base);
+        let response = self.get(Asked::User, &url, token).await?;
         Ok(read(&response)?)
     }
 
@@ -95,7 +106,7 @@ impl Api {
         let mut found = Vec::new();
         let mut url = format!("{}{path}?per_page=100", self.base);
         for _ in 0..limits::GITHUB_PAGES {
-            let response = self.get(&url, token).await?;
+            let response = self.get(Asked::List, &url, token).await?;
             if is_partial(&response) {
                 tracing::warn!(
                     list = path,
@@ -147,7 +158,12 @@ impl Api {
         }
     }
 
-    async fn get(&self, url: &str, token: &str) -> Result<Response<Bytes>, AuthenticateError> {
+    async fn get(
+        &self,
+        what: Asked,
+        url: &str,
+        token: &str,
+    ) -> Result<Response<Bytes>, AuthenticateError> {
         let line = Zeroizing::new(format!("Bearer {token}"));
         let mut line = HeaderValue::from_str(&line).map_err(|_| CredentialError::Malformed)?;
         line.set_sensitive(true);
@@ -157,8 +173,11 @@ impl Api {
         match response.status() {
             StatusCode::OK => Ok(response),
             StatusCode::UNAUTHORIZED => Err(CredentialError::Unknown.into()),
-            // The token lacks a scope, or the organization's single sign-on.
-            StatusCode::FORBIDDEN => Err(CredentialError::NotAllowed.into()),
+            // The user themselves are never out of reach of their token.
+            StatusCode::FORBIDDEN if what == Asked::List && is_not_enough(&response) => {
+                Err(CredentialError::NotAllowed.into())
+            }
+            StatusCode::FORBIDDEN => Err(ApiError::Refused.into()),
             other => Err(ApiError::Status(other).into()),
         }
     }
@@ -174,10 +193,29 @@ fn asking(request: http::request::Builder, authorization: HeaderValue) -> http::
 
 pub(super) fn read<T: DeserializeOwned>(response: &Response<Bytes>) -> Result<T, ApiError> {
     serde_json::from_slice(response.body())
-        .map_err(|error| ApiError::Https(HttpsError::Malformed(error)))
+        .map_err(|error| ApiError::Https(HttpsError::Malformed(Brief(error))))
 }
 
-/// Either of GitHub's limits: nothing remains, or a time to wait is said.
+/// Scopes of which each lets a token see its owner's organizations and teams.
+const MEMBERSHIP: [&str; 4] = ["read:org", "write:org", "admin:org", "user"];
+
+/// A 403 says that the token is why: an organization wants a single sign-on first, or the token's scopes do not suffice. Of a
+/// fine-grained token GitHub names no scopes.
+fn is_not_enough(response: &Response<Bytes>) -> bool {
+    let said = |name: &str| {
+        let value = response.headers().get(name)?.to_str().ok()?;
+        Some(value.split(',').map(str::trim).collect::<Vec<_>>())
+    };
+    let sso = response.headers().get("x-github-sso");
+    if sso.is_some_and(|sso| sso.as_bytes().starts_with(b"required")) {
+        return true;
+    }
+    let accepted = said("x-accepted-oauth-scopes").filter(|accepted| *accepted != [""]);
+    let accepted = accepted.unwrap_or_else(|| MEMBERSHIP.to_vec());
+    said("x-oauth-scopes").is_some_and(|has| !has.iter().any(|scope| accepted.contains(scope)))
+}
+
+/// Either of GitHub's limits: nothing remains, or a time to wait is said. A secondary limit may say neither.
 fn is_limited(response: &Response<Bytes>) -> bool {
     let none = |value: &HeaderValue| value == "0";
     let headers = response.headers();

@@ -1,6 +1,6 @@
 //! Questions to a directory.
 
-use std::pin::pin;
+use std::pin::{Pin, pin};
 
 use futures_util::future::{Either, select};
 use tokio::time::timeout;
@@ -193,25 +193,42 @@ impl Connections {
     /// A connection that was kept may have ended meanwhile, and not every end says so: then another one is asked, once.
     async fn ask_kept(&self, kept: Connection, question: Question<'_>) -> Answered {
         let mut asking = pin!(question.ask(kept));
-        let error = match timeout(limits::LDAP_KEPT_ANSWER, &mut asking).await {
-            Ok(Err(LdapFailure::Search(error))) if error.has_ended() => error,
-            Ok(answered) => return answered,
-            Err(_) => match select(asking, pin!(self.ask_anew(question))).await {
-                Either::Left((Err(LdapFailure::Search(error)), anew)) if error.has_ended() => {
-                    tracing::debug!(%error, "a kept connection to the directory has ended");
-                    return anew.await;
-                }
-                Either::Left((answered, _)) => return answered,
-                Either::Right((answered, _)) => {
-                    tracing::debug!("a kept connection to the directory is silent");
-                    // The others have been silent for longer.
-                    self.idle.clear();
-                    return answered;
-                }
-            },
+        let answered = match timeout(limits::LDAP_KEPT_ANSWER, &mut asking).await {
+            Ok(answered) => answered,
+            Err(_) => return self.ask_beside(asking, question).await,
         };
-        tracing::debug!(%error, "a kept connection to the directory has ended");
-        self.ask_anew(question).await
+        match answered {
+            Err(LdapFailure::Search(error)) if error.has_ended() => {
+                tracing::debug!(%error, "a kept connection to the directory has ended");
+                self.ask_anew(question).await
+            }
+            answered => answered,
+        }
+    }
+
+    /// Asks on a new connection beside one that is silent.
+    async fn ask_beside(
+        &self,
+        silent: Pin<&mut impl Future<Output = Answered>>,
+        question: Question<'_>,
+    ) -> Answered {
+        match select(silent, pin!(self.ask_anew(question))).await {
+            Either::Left((Err(LdapFailure::Search(error)), anew)) if error.has_ended() => {
+                anew.await
+            }
+            Either::Left((answered, _)) => answered,
+            // A directory may refuse new connections, and answer on those that it has.
+            Either::Right((Err(failure), silent)) => match silent.await {
+                Err(LdapFailure::Search(error)) if error.has_ended() => Err(failure),
+                answered => answered,
+            },
+            Either::Right((answered, _)) => {
+                tracing::debug!("a kept connection to the directory is silent");
+                // The others have been silent for longer.
+                self.idle.clear();
+                answered
+            }
+        }
     }
 
     async fn ask_anew(&self, question: Question<'_>) -> Answered {

@@ -9,9 +9,9 @@ use super::{
     config::{GroupMembership, GroupSearch},
     connection::{Connections, Entry, LdapFailure},
     dn::Dn,
-    left_out::{LeftOut, Reason},
     search::{Found, any_of},
 };
+use crate::left_out::{LeftOut, Reason};
 use underpass_core::limits;
 
 /// Active Directory's LDAP_MATCHING_RULE_IN_CHAIN.

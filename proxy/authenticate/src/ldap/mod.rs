@@ -16,7 +16,6 @@ mod dn;
 mod exchange;
 mod groups;
 mod idle;
-mod left_out;
 mod message;
 mod open;
 mod search;
@@ -30,7 +29,6 @@ use self::{
     attempts::Attempts,
     budget::Budget,
     connection::{Bound, Connections, LdapFailure, try_password},
-    left_out::LeftOut,
     search::{Found, filled},
 };
 use super::{
@@ -56,7 +54,6 @@ impl Ldap {
             source: source.clone(),
             connections,
             attempts: Attempts::new(),
-            left_out: LeftOut::new(source.name()),
             config,
         };
         let remote = Remote::new(directory, source, options);
@@ -84,7 +81,6 @@ struct Directory {
     source: Source,
     connections: Arc<Connections>,
     attempts: Attempts,
-    left_out: LeftOut,
     config: LdapConfig,
 }
 
@@ -212,8 +208,14 @@ impl Directory {
         let groups = match &self.config.groups {
             None => Vec::new(),
             Some(groups) => {
-                let found =
-                    groups::of(user, groups, &self.connections, &self.left_out, budget).await;
+                let found = groups::of(
+                    user,
+                    groups,
+                    &self.connections,
+                    self.source.left_out(),
+                    budget,
+                )
+                .await;
                 found.map_err(AuthenticateError::unavailable)?
             }
         };

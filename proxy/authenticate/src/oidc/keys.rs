@@ -3,6 +3,10 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwapOption;
+use futures_util::{
+    FutureExt as _,
+    future::{BoxFuture, Shared},
+};
 use http::Uri;
 use jsonwebtoken::{
     DecodingKey,
@@ -13,7 +17,7 @@ use tokio::time::Instant;
 
 use super::config::Algorithm;
 use crate::{AuthenticateError, CredentialError, config::https_url};
-use underpass_core::limits;
+use underpass_core::{brief, limits};
 use underpass_https::{Https, HttpsError};
 
 /// Where an issuer's keys come from, and those that it had last.
@@ -22,17 +26,21 @@ pub(super) struct Issuer {
     discovery: Uri,
     https: Https,
     keys: ArcSwapOption<Keys>,
-    /// One fetch at a time; others wait for it.
-    turn: tokio::sync::Mutex<()>,
-    last: Mutex<Option<Attempt>>,
+    fetch: Mutex<Fetch>,
 }
 
-/// The last fetch.
-struct Attempt {
-    at: Instant,
-    /// True until the fetch succeeds.
-    failed: bool,
+/// The fetch that is under way, or the last one.
+enum Fetch {
+    None,
+    /// All callers without keys wait for this one.
+    UnderWay(Fetching),
+    Ended {
+        at: Instant,
+        failed: bool,
+    },
 }
+
+type Fetching = Shared<BoxFuture<'static, Result<(), Arc<KeysError>>>>;
 
 struct Keys {
     keys: Vec<Arc<Key>>,
@@ -92,8 +100,7 @@ impl Issuer {
             discovery,
             https,
             keys: ArcSwapOption::empty(),
-            turn: tokio::sync::Mutex::new(()),
-            last: Mutex::new(None),
+            fetch: Mutex::new(Fetch::None),
         }
     }
 
@@ -111,8 +118,8 @@ impl Issuer {
             let age = keys.fetched.elapsed();
             if age < limits::ISSUER_KEYS_STALE {
                 if age >= limits::ISSUER_KEYS_AGE {
-                    let issuer = Arc::clone(self);
-                    tokio::spawn(async move { issuer.refresh().await });
+                    // It goes on by itself.
+                    let _ = self.fetching();
                 }
                 return Ok(found);
             }
@@ -130,48 +137,73 @@ impl Issuer {
         Ok(found)
     }
 
-    /// The keys that may have signed a token with this header, where the issuer has others by now than `known`.
+    /// The keys that may have signed a token with this header, where the issuer has others by now than `known`. Where it cannot
+    /// be asked, it may have: the token is none the worse for that.
     pub(super) async fn newer(
         self: &Arc<Self>,
         known: &[Arc<Key>],
         id: Option<&str>,
         algorithm: Algorithm,
-    ) -> Option<Vec<Arc<Key>>> {
-        let before = self.keys.load_full()?;
-        // It has said in the log how it went.
-        self.refresh().await.ok()?;
-        let now = self.keys.load_full()?;
+    ) -> Result<Option<Vec<Arc<Key>>>, AuthenticateError> {
+        let Some(before) = self.keys.load_full() else {
+            return Ok(None);
+        };
+        self.refresh()
+            .await
+            .map_err(AuthenticateError::unavailable)?;
+        let Some(now) = self.keys.load_full() else {
+            return Ok(None);
+        };
         let found = now.find(id, algorithm);
         let has = |key: &&Arc<Key>| known.iter().any(|one| Arc::ptr_eq(one, key));
         let new = !Arc::ptr_eq(&before, &now) || !found.iter().all(|key| has(&key));
-        new.then_some(found)
+        Ok(new.then_some(found))
     }
 
     /// Fetches the keys, unless that was done a moment ago.
     ///
     /// # Cancel safety
     /// The fetch goes on: other callers may wait for it.
-    pub(super) async fn refresh(self: &Arc<Self>) -> Result<(), KeysError> {
-        let issuer = Arc::clone(self);
-        let fetching = tokio::spawn(async move { issuer.refresh_in_turn().await });
-        fetching.await.unwrap_or(Err(KeysError::NotNow))
+    pub(super) async fn refresh(self: &Arc<Self>) -> Result<(), Arc<KeysError>> {
+        match self.fetching() {
+            Ok(fetching) => fetching.await,
+            Err(true) => Err(Arc::new(KeysError::NotNow)),
+            Err(false) => Ok(()),
+        }
     }
 
-    async fn refresh_in_turn(&self) -> Result<(), KeysError> {
-        let _turn = self.turn.lock().await;
-        if let Some(failed) = self.just_tried() {
-            return if failed {
-                Err(KeysError::NotNow)
-            } else {
-                Ok(())
-            };
+    /// The fetch that is under way, or a new one. One that ended a moment ago tells whether it failed.
+    fn fetching(self: &Arc<Self>) -> Result<Fetching, bool> {
+        let mut fetch = self.fetch.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*fetch {
+            Fetch::UnderWay(fetching) => return Ok(fetching.clone()),
+            Fetch::Ended { at, failed } if at.elapsed() < limits::ISSUER_KEYS_PAUSE => {
+                return Err(*failed);
+            }
+            Fetch::None | Fetch::Ended { .. } => {}
         }
-        self.tried(true);
+        let issuer = Arc::clone(self);
+        let task = tokio::spawn(async move { issuer.fetch_and_keep().await });
+        let ended = task.map(|ended| match ended {
+            Ok(ended) => ended,
+            Err(_) => Err(Arc::new(KeysError::NotNow)),
+        });
+        let fetching = ended.boxed().shared();
+        *fetch = Fetch::UnderWay(fetching.clone());
+        Ok(fetching)
+    }
+
+    async fn fetch_and_keep(&self) -> Result<(), Arc<KeysError>> {
+        // Also where the fetch panics: no caller may wait for it for ever.
+        let mut ending = Ending {
+            fetch: &self.fetch,
+            failed: true,
+        };
         match self.fetch().await {
             Ok(keys) => {
                 tracing::debug!(issuer = self.url, keys = keys.keys.len(), "keys fetched");
                 self.keys.store(Some(Arc::new(keys)));
-                self.tried(false);
+                ending.failed = false;
                 Ok(())
             }
             Err(error) => {
@@ -180,28 +212,18 @@ impl Issuer {
                     error = &error as &dyn std::error::Error,
                     "cannot fetch keys"
                 );
-                self.tried(true);
-                Err(error)
+                Err(Arc::new(error))
             }
         }
-    }
-
-    fn just_tried(&self) -> Option<bool> {
-        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        let last = last.as_ref()?;
-        (last.at.elapsed() < limits::ISSUER_KEYS_PAUSE).then_some(last.failed)
-    }
-
-    fn tried(&self, failed: bool) {
-        let at = Instant::now();
-        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(Attempt { at, failed });
     }
 
     async fn fetch(&self) -> Result<Keys, KeysError> {
         let discovery = self.https.document::<Discovery>(&self.discovery).await;
         let discovery = discovery.map_err(KeysError::Discovery)?;
         if discovery.issuer != self.url {
-            return Err(KeysError::OtherIssuer(discovery.issuer));
+            return Err(KeysError::OtherIssuer(
+                brief(&discovery.issuer).into_owned(),
+            ));
         }
         let url = https_url("jwks_uri", &discovery.jwks_uri);
         let url = url.map_err(|_| KeysError::KeysUrl)?;
@@ -214,6 +236,20 @@ impl Issuer {
         }
         let fetched = Instant::now();
         Ok(Keys { keys, fetched })
+    }
+}
+
+/// Notes the end of a fetch when it is dropped.
+struct Ending<'a> {
+    fetch: &'a Mutex<Fetch>,
+    failed: bool,
+}
+
+impl Drop for Ending<'_> {
+    fn drop(&mut self) {
+        let (at, failed) = (Instant::now(), self.failed);
+        let mut fetch = self.fetch.lock().unwrap_or_else(PoisonError::into_inner);
+        *fetch = Fetch::Ended { at, failed };
     }
 }
 

@@ -43,7 +43,7 @@ pub(super) async fn verify(
     let mut signed = signed_by(&keys, token, algorithm);
     // A new key may have the name of an old one, or none.
     if let Err(CredentialError::Signature) = signed
-        && let Some(newer) = issuer.newer(&keys, id, algorithm).await
+        && let Some(newer) = issuer.newer(&keys, id, algorithm).await?
     {
         signed = signed_by(&newer, token, algorithm);
     }

@@ -119,6 +119,7 @@ async fn who_is_not_a_member_is_not_let_in() {
         ("ghp_nobody", CredentialError::Unknown),
         ("ghp_outsider", CredentialError::NotAllowed),
         ("ghp_unscoped", CredentialError::NotAllowed),
+        ("ghp_sso", CredentialError::NotAllowed),
     ] {
         assert_eq!(rejection(bearer(&github, token).await), why, "{token}");
     }
@@ -130,6 +131,9 @@ async fn limits_and_faults_of_github_are_not_the_users() {
     let github = github_of(&fake, |_| {});
     for (token, why) in [
         ("ghp_limited", "limit of requests"),
+        ("ghp_hasty", "does not say that the token is why"),
+        ("ghp_slowed", "does not say that the token is why"),
+        ("ghp_finegrained", "does not say that the token is why"),
         ("ghp_broken", "answered 502"),
         ("ghp_endless", "more than"),
     ] {

@@ -1,6 +1,13 @@
 //! Directories that attack the server with their answers. Where an answer overflows a stack, the test's process ends.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use rustls::{ServerConfig, pki_types::PrivateKeyDer};
 use tokio::{
@@ -284,8 +291,10 @@ async fn rule_23_a_directory_has_its_answers_read_to_a_bound() {
 /// An order to a [`relay`], for each connection that is open.
 #[derive(Clone, Debug)]
 enum Order {
-    /// To pass nothing on for longer than a kept connection is waited for, and nothing on a new one meanwhile.
-    Late,
+    /// To pass nothing on for longer than a kept connection is waited for. A new one is refused meanwhile, or waits as well.
+    Late {
+        refuses: bool,
+    },
     /// To pass nothing on any more until the client closes the connection.
     Silence,
     /// To send this, again and again up to [`FLOOD`].
@@ -326,13 +335,17 @@ async fn relay(directory: &Directory) -> Relay {
     let upstream = directory.ldap().replace("ldap://", "");
     let weak = orders.downgrade();
     let gate = Arc::new(RwLock::new(()));
+    let refuses = Arc::new(AtomicBool::new(false));
     tokio::spawn(async move {
         while let Ok((socket, _)) = listener.accept().await {
             let (tls, upstream, report) = (tls.clone(), upstream.clone(), report.clone());
             let Some(orders) = weak.upgrade().map(|orders| orders.subscribe()) else {
                 return;
             };
-            let gate = Arc::clone(&gate);
+            let (gate, refuses) = (Arc::clone(&gate), Arc::clone(&refuses));
+            if gate.try_read().is_err() && refuses.load(Ordering::Relaxed) {
+                continue;
+            }
             socket.set_nodelay(true).unwrap();
             tokio::spawn(async move {
                 drop(gate.read().await);
@@ -342,7 +355,7 @@ async fn relay(directory: &Directory) -> Relay {
                 };
                 let directory = TcpStream::connect(upstream).await.unwrap();
                 directory.set_nodelay(true).unwrap();
-                pass_on(client, directory, orders, report, &gate).await;
+                pass_on(client, directory, orders, report, (&gate, &refuses)).await;
             });
         }
     });
@@ -359,7 +372,7 @@ async fn pass_on(
     directory: TcpStream,
     mut orders: broadcast::Receiver<Order>,
     report: mpsc::UnboundedSender<usize>,
-    gate: &RwLock<()>,
+    (gate, refuse): (&RwLock<()>, &AtomicBool),
 ) {
     let (mut from_client, mut to_client) = tokio::io::split(client);
     let (mut from_directory, mut to_directory) = directory.into_split();
@@ -374,9 +387,10 @@ async fn pass_on(
             () = passing => return,
             order = orders.recv() => order,
         };
-        if !matches!(order, Ok(Order::Late)) {
+        let Ok(Order::Late { refuses }) = order else {
             break order;
-        }
+        };
+        refuse.store(refuses, Ordering::Relaxed);
         let gate = gate.write().await;
         let _ = report.send(0);
         tokio::time::sleep(limits::LDAP_KEPT_ANSWER + Duration::from_secs(1)).await;
@@ -403,7 +417,7 @@ async fn pass_on(
             let _ = report.send(0);
             (Vec::new(), 0)
         }
-        Ok(Order::Late) | Err(_) => return,
+        Ok(Order::Late { .. }) | Err(_) => return,
     };
     let mut taken = 0;
     while taken < most && to_client.write_all(&bytes).await.is_ok() {
@@ -471,12 +485,14 @@ async fn rule_23_a_kept_connection_that_is_silent_is_replaced_in_time() {
 /// Active Directory takes seconds for a search by its own rule.
 #[tokio::test]
 async fn a_slow_directory_answers_on_the_kept_connection() {
-    let directory = Directory::start().await;
-    let mut relay = relay(&directory).await;
-    let ldap = ldap(relay.config.clone());
-    identity(basic(&ldap, "alice", "alice-secret").await);
-    relay.order(Order::Late, 1).await;
-    relay.report().await;
-    identity(basic(&ldap, "bob", "bob-secret").await);
-    assert_eq!(binds(&directory), 1, "{}", directory.log());
+    for refuses in [false, true] {
+        let directory = Directory::start().await;
+        let mut relay = relay(&directory).await;
+        let ldap = ldap(relay.config.clone());
+        identity(basic(&ldap, "alice", "alice-secret").await);
+        relay.order(Order::Late { refuses }, 1).await;
+        relay.report().await;
+        identity(basic(&ldap, "bob", "bob-secret").await);
+        assert_eq!(binds(&directory), 1, "{}", directory.log());
+    }
 }

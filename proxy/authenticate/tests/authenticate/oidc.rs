@@ -5,6 +5,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
+use futures_util::FutureExt as _;
 use serde_json::json;
 use underpass_authenticate::{
     Chain, Claims, CredentialError, Oidc, OidcConfig, PrefixedClaim, Roots, Step, Unowned,
@@ -12,7 +13,7 @@ use underpass_authenticate::{
 use underpass_core::{AuthenticationMethod, limits};
 use underpass_testenv::testing::{eventually, providers::OidcProvider};
 
-use crate::present::{bearer, identity, rejection, source, unavailable};
+use crate::present::{bearer, identity, rejection, soon, source, unavailable};
 
 pub(crate) fn config(provider: &OidcProvider) -> OidcConfig {
     OidcConfig {
@@ -161,6 +162,55 @@ async fn a_provider_that_is_gone_leaves_its_keys() {
     .await;
     assert!(said.contains("discovery document"), "{said}");
     identity(bearer(&oidc, &token).await);
+}
+
+/// The keys that are known are the old ones: that a token fits none of them says nothing while the provider is away.
+#[tokio::test]
+async fn an_outage_after_new_keys_is_not_the_tokens_fault() {
+    let provider = OidcProvider::start().await;
+    let oidc = oidc(&provider);
+    let old = provider.token("underpass", &alice(), 60).await;
+    identity(bearer(&oidc, &old).await);
+    provider.rekey().await;
+    let new = provider.token("underpass", &alice(), 60).await;
+    provider.kill();
+    // The keys were fetched a moment ago, and are not fetched again at once.
+    let said = eventually("the keys are asked for", async || {
+        match bearer(&oidc, &new).await {
+            Err(underpass_authenticate::AuthenticateError::Rejected(r)) => Err(r),
+            other => Ok(unavailable(other)),
+        }
+    })
+    .await;
+    assert!(said.contains("discovery document"), "{said}");
+    // A moment later it is not asked again, and the answer is the same.
+    let said = unavailable(bearer(&oidc, &new).await);
+    assert!(said.contains("could not be fetched"), "{said}");
+    identity(bearer(&oidc, &old).await);
+}
+
+#[tokio::test]
+async fn rule_23_a_provider_that_hangs_is_asked_once_by_all() {
+    let provider = OidcProvider::start().await;
+    let oidc = oidc(&provider);
+    let token = provider.token("underpass", &alice(), 60).await;
+    provider.hang().await;
+    let tasks = || {
+        let runtime = tokio::runtime::Handle::current();
+        runtime.metrics().num_alive_tasks()
+    };
+    let before = tasks();
+    let mut callers: Vec<_> = (0..100).map(|_| Box::pin(bearer(&oidc, &token))).collect();
+    for caller in &mut callers {
+        assert!(caller.as_mut().now_or_never().is_none());
+    }
+    assert_eq!(tasks(), before + 1, "one fetch");
+    // It goes on without callers that leave.
+    callers.truncate(1);
+    provider.resume().await;
+    let last = soon(callers.remove(0)).await;
+    assert!(last.is_ok() || !unavailable(last).is_empty());
+    eventually("it is back", async || bearer(&oidc, &token).await).await;
 }
 
 #[tokio::test]

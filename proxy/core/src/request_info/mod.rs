@@ -29,6 +29,8 @@ pub struct RequestInfo {
     upgrade: bool,
     /// The method is one that reads.
     reads: bool,
+    /// It is below `/debug/pprof/`: a profile takes as long as it is asked to.
+    profile: bool,
     /// The path's bytes up to and with `proxy`; empty where it is none of a pod, a service or a node.
     below: String,
 }
@@ -67,6 +69,7 @@ impl RequestInfo {
         if matches!(info.subresource.as_str(), "attach" | "exec") {
             info.class = class_of(query);
         }
+        info.profile = info.resource.is_empty() && decoded.starts_with("/debug/pprof/");
         info.below = info.below_of(path, behind).unwrap_or_default();
         info
     }
@@ -117,13 +120,14 @@ impl RequestInfo {
         &self.subresource
     }
 
-    /// kube-apiserver's `--long-running` set: no deadline on the answer's head, no total deadline.
+    /// kube-apiserver's `--long-running` set, and profiles (apiserver/pkg/server/filters/longrunning.go): no deadline on the answer's head, no total deadline.
     pub fn is_long_running(&self) -> bool {
         matches!(self.audit_verb.as_str(), "watch" | "proxy")
             || matches!(
                 self.subresource.as_str(),
                 "attach" | "exec" | "proxy" | "log" | "portforward"
             )
+            || self.profile
     }
 
     /// exec, attach, port-forward: a shell or a connection into a workload.

@@ -436,3 +436,22 @@ fn terminals_are_urgent_and_copies_are_not() {
         assert_eq!(info.class(), class, "{what}");
     }
 }
+
+/// `go tool pprof …/debug/pprof/profile?seconds=300` is longer than any request's time.
+#[test]
+fn profiles_run_for_as_long_as_they_are_asked_to() {
+    for (path, long) in [
+        ("/debug/pprof/profile?seconds=300", true),
+        ("/debug/pprof/trace", true),
+        ("/debug/pprof/", true),
+        ("/debug/pprof", false),
+        ("/debug/pprofile", false),
+        ("/debug/flags/v", false),
+        ("/version", false),
+        ("/api/v1/pods/debug/pprof/", false),
+    ] {
+        let info = info(Method::GET, path, false);
+        assert_eq!(info.is_long_running(), long, "{path}");
+        assert!(info.resource().is_empty() || path.starts_with("/api"));
+    }
+}

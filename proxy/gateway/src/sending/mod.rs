@@ -121,6 +121,11 @@ impl Sending {
         Poll::Pending
     }
 
+    /// Whether hyper or h2 has pieces of it.
+    pub(crate) fn is_unsent(&self) -> bool {
+        self.lock().unsent > 0
+    }
+
     /// Ends its stream, once. False: it has none, or pieces of it are left all the same.
     fn reset(&self, now: Instant) -> bool {
         let Some(task) = self.task.as_ref().filter(|task| !task.is_aborted()) else {

@@ -106,6 +106,19 @@ async fn rule_11_a_head_that_is_sent_ahead_ends_soon() {
     assert_eq!(closed_after(&mut client).await.as_secs(), limit);
 }
 
+/// In one piece with the request before it, which has a body or none.
+#[tokio::test(start_paused = true)]
+async fn rule_11_a_head_that_came_with_the_request_before_ends_soon() {
+    let post = b"POST /page HTTP/1.1\r\nHost: front\r\nContent-Length: 4\r\n\r\nbody";
+    for request in [GET, post] {
+        let mut client = client(Protocol::Http1, IdleTimeout::default());
+        let ahead = [request, b"GET /page HT"].concat();
+        client.write_all(&ahead).await.unwrap();
+        let limit = limits::HEADER_READ_TIMEOUT.as_secs();
+        assert_eq!(closed_after(&mut client).await.as_secs(), limit);
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn empty_lines_are_no_head() {
     let mut client = client(Protocol::Http1, IdleTimeout::default());

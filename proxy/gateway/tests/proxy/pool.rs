@@ -1,6 +1,9 @@
 //! The agent's connections to the API server.
 
-use std::sync::{Arc, atomic::Ordering};
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
 
 use http::{Request, Response};
 use hyper::body::Incoming;
@@ -82,6 +85,74 @@ async fn an_api_server_without_http2_is_reused_over_http1() {
     assert_eq!(api.seen()[0].all("host"), [api.address.to_string()]);
 }
 
+/// Over HTTP/1.1 as a server in front that closes idle connections: each connection takes a request, and ends with these bytes at the
+/// next one.
+async fn closes_at_the_second_request(last: &'static [u8], seen: Arc<AtomicUsize>) -> Api {
+    Api::scripted(&["http/1.1"], move |_, mut stream| {
+        let seen = Arc::clone(&seen);
+        async move {
+            let answers = [&b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"[..], last];
+            for answer in answers {
+                let mut head = Vec::new();
+                while !head.ends_with(b"\r\n\r\n") {
+                    if stream.read_buf(&mut head).await.unwrap_or(0) == 0 {
+                        return;
+                    }
+                }
+                seen.fetch_add(1, Ordering::SeqCst);
+                stream.write_all(answer).await.unwrap();
+            }
+            let _ = stream.shutdown().await;
+        }
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_read_is_sent_once_more_where_an_idle_connection_had_ended() {
+    let seen = Arc::new(AtomicUsize::new(0));
+    let api = closes_at_the_second_request(b"", Arc::clone(&seen)).await;
+    let world = World::new(&api).await;
+    let mut sent = 0;
+    // Until one was repeated: connections return to the idle ones in a task.
+    while seen.load(Ordering::SeqCst) == sent {
+        assert!(sent < 1000, "no connection is used again");
+        assert_eq!(code(&world.get("/api", "").await), 200);
+        sent += 1;
+    }
+    // Half an answer may come from an API server that has acted.
+    let seen = Arc::new(AtomicUsize::new(0));
+    let api = closes_at_the_second_request(b"HTTP/1.1 2", Arc::clone(&seen)).await;
+    let world = World::new(&api).await;
+    let answers = async || code(&world.get("/api", "").await);
+    fails_without_a_repetition(&seen, answers).await;
+    // A request that changes something may have changed it.
+    let seen = Arc::new(AtomicUsize::new(0));
+    let api = closes_at_the_second_request(b"", Arc::clone(&seen)).await;
+    let world = World::new(&api).await;
+    let head = world.head(
+        "DELETE",
+        "/api/v1/pods",
+        "Connection: close\r\nContent-Length: 0\r\n",
+    );
+    let answers = async || code(&world.raw(&head).await);
+    fails_without_a_repetition(&seen, answers).await;
+}
+
+async fn fails_without_a_repetition(seen: &AtomicUsize, mut send: impl AsyncFnMut() -> u16) {
+    let mut sent = 0;
+    loop {
+        assert!(sent < 1000, "no connection is used again");
+        let code = send().await;
+        sent += 1;
+        assert_eq!(seen.load(Ordering::SeqCst), sent, "sent twice");
+        if code == 502 {
+            return;
+        }
+        assert_eq!(code, 200);
+    }
+}
+
 /// An HTTP/2 frame (RFC 9113, section 4.1).
 fn frame(kind: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
@@ -107,6 +178,65 @@ async fn read_request(stream: &mut TlsStream<TcpStream>) -> u32 {
             return u32::from_be_bytes([head[5], head[6], head[7], head[8]]);
         }
     }
+}
+
+/// Frames that were on the way when a watch ended arrive, and belong to no stream any more.
+#[tokio::test]
+async fn cancelled_watches_do_not_end_the_connection_that_others_share() {
+    let ended = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&ended);
+    let api = Api::scripted(&["h2"], move |_, mut stream| {
+        let counted = Arc::clone(&counted);
+        async move {
+            stream.read_exact(&mut [0; 24]).await.unwrap();
+            stream.write_all(&frame(4, 0, &[])).await.unwrap();
+            let mut gone = Vec::new();
+            let mut head = [0; 9];
+            while stream.read_exact(&mut head).await.is_ok() {
+                let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+                let id = u32::from_be_bytes([head[5], head[6], head[7], head[8]]);
+                let mut payload = vec![0; length as usize];
+                stream.read_exact(&mut payload).await.unwrap();
+                let mut bytes = Vec::new();
+                match (head[3], head[4]) {
+                    // Headers: `:status: 200`, of which more is to come.
+                    (1, _) => {
+                        bytes = frame(1, id, &[0x88]);
+                        bytes[4] = 4;
+                    }
+                    // One that is sent for a frame of a stream that is not known any more is no watch's.
+                    (3, _) if !gone.contains(&id) => {
+                        gone.push(id);
+                        bytes.extend(gone.iter().flat_map(|id| frame(0, *id, b"x")));
+                        counted.fetch_add(1, Ordering::SeqCst);
+                    }
+                    // Settings and pings.
+                    (kind @ (4 | 6), 0) => {
+                        bytes = frame(kind, 0, if kind == 4 { &[] } else { &payload });
+                        bytes[4] = 1;
+                    }
+                    _ => {}
+                }
+                stream.write_all(&bytes).await.unwrap();
+            }
+        }
+    })
+    .await;
+    let world = World::new(&api).await;
+    let http2 = world.http2().await;
+    let watch = || {
+        let mut http2 = http2.clone();
+        let request = world.request("GET", "/api/v1/pods?watch=1", empty());
+        async move { soon(http2.send_request(request)).await.unwrap() }
+    };
+    let stays = watch().await;
+    for number in 1..=120 {
+        assert_eq!(watch().await.status(), 200);
+        until(|| ended.load(Ordering::SeqCst) >= number).await;
+    }
+    assert_eq!(watch().await.status(), 200);
+    assert_eq!(api.connections.load(Ordering::SeqCst), 1);
+    drop(stays);
 }
 
 /// The first connection takes one request and answers with these frames; later ones are ordinary.

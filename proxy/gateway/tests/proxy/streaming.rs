@@ -177,6 +177,32 @@ async fn rule_12_revoking_ends_a_watch_between_events_with_a_status() {
     }
 }
 
+/// A proper end would hand over what has waited for a client that did not read.
+#[tokio::test]
+async fn rule_12_revoking_takes_back_events_that_were_not_sent() {
+    const WINDOW: u32 = 100;
+    let (api, mut opened) = watches().await;
+    let world = World::new(&api).await;
+    let mut http2 = world.http2_with_window(WINDOW).await;
+    let request = world.request("GET", "/api/v1/pods?watch=1", empty());
+    let response = soon(http2.send_request(request)).await.unwrap();
+    let sender = opened.recv().await.unwrap();
+    let event = format!("{{\"type\":\"ADDED\",\"name\":\"{:x<1000}\"}}\n", "");
+    sender.send(Ok(event.clone().into())).await.unwrap();
+    let mut body = response.into_body();
+    let mut read = next_chunk(&mut body).await.len();
+    world.revoke.cancel();
+    soon(sender.closed()).await;
+    let ended = loop {
+        match soon(body.frame()).await {
+            Some(Ok(frame)) => read += frame.into_data().unwrap().len(),
+            ended => break ended,
+        }
+    };
+    assert!(ended.is_some(), "it ended as if it were whole");
+    assert!(read < event.len(), "{read}");
+}
+
 #[tokio::test]
 async fn a_client_that_goes_away_ends_a_silent_watch_upstream() {
     let (api, mut opened) = watches().await;

@@ -10,7 +10,8 @@ use rustls::sign::CertifiedKey;
 use rustls::{SignatureScheme, SupportedProtocolVersion};
 use underpass_audit::{Policy, Sink};
 use underpass_authenticate::{
-    CertificatePrefixes, CertificateRequest, ClientCertificates, Reserved, Roots, Source, Step,
+    CertificatePrefixes, CertificateRequest, ClientCertificates, Reserved, RevocationLists, Roots,
+    Source, Step,
 };
 use underpass_core::{AuthenticationMethod, BoxError};
 
@@ -80,7 +81,8 @@ fn certificates() -> Step {
         groups: String::new(),
     };
     let roots = Roots::from_pem(CA).unwrap();
-    let made = ClientCertificates::new(source, &roots, b"", prefixes).unwrap();
+    let made =
+        ClientCertificates::new(source, &roots, RevocationLists::default(), prefixes).unwrap();
     Step::new("certs", Arc::new(made), DEADLINE)
 }
 

@@ -111,6 +111,14 @@ fn respond(status: u16, body: &Value) -> Response<Full<Bytes>> {
     response
 }
 
+/// A 403 with one header of GitHub's.
+fn forbidden(name: &'static str, value: &'static str) -> Response<Full<Bytes>> {
+    let mut response = respond(403, &json!({ "message": "Forbidden" }));
+    let value = header::HeaderValue::from_static(value);
+    response.headers_mut().insert(name, value);
+    response
+}
+
 async fn answer(
     request: Request<Incoming>,
     address: SocketAddr,
@@ -167,10 +175,21 @@ fn rest(path: &str, query: &str, token: &str, base: &str) -> Response<Full<Bytes
             response.headers_mut().insert(header::LOCATION, elsewhere);
             response
         }
-        ("/api/v3/user", "alice" | "outsider" | "astray" | "endless" | "unscoped") => {
-            respond(200, &json!({ "login": kind, "id": 7, "site_admin": true }))
+        (
+            "/api/v3/user",
+            "alice" | "outsider" | "astray" | "endless" | "unscoped" | "sso" | "slowed"
+            | "finegrained",
+        ) => respond(200, &json!({ "login": kind, "id": 7, "site_admin": true })),
+        ("/api/v3/user/orgs", "unscoped") => forbidden("x-oauth-scopes", "repo:status, gist"),
+        ("/api/v3/user/orgs", "sso") => forbidden(
+            "x-github-sso",
+            "required; url=https://github.com/orgs/a/sso",
+        ),
+        // Secondary limits may name no time, and no token.
+        ("/api/v3/user", "hasty") | ("/api/v3/user/orgs", "slowed") => {
+            forbidden("x-oauth-scopes", "read:org, gist")
         }
-        ("/api/v3/user/orgs", "unscoped") => respond(403, &json!({ "message": "Forbidden" })),
+        ("/api/v3/user/orgs", "finegrained") => forbidden("x-github-media-type", "github.v3"),
         ("/api/v3/user/orgs", "outsider") => respond(200, &json!([{ "login": "Other" }])),
         ("/api/v3/user/orgs", "astray") => linked(
             &json!([organization(0)]),

@@ -1,12 +1,16 @@
 //! Schemathesis, which makes requests of an OpenAPI description: good, bad and at the edges.
 
 use std::path::Path;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use tokio::process::Command;
 
 use super::{installed::installed, program::find};
-use crate::testing::{run, text};
+use crate::testing::{run_within, text};
+
+/// Some two thousand requests, on a machine that does other things as well.
+const DEADLINE: Duration = Duration::from_secs(300);
 
 /// The rights of one kind of caller, and the objects that exist.
 #[derive(Debug)]
@@ -75,7 +79,7 @@ pub async fn schemathesis(
     if let Some(paths) = leave_out {
         command.args(["--exclude-path-regex", paths]);
     }
-    let output = run(&mut command, b"").await;
+    let output = run_within(DEADLINE, &mut command, b"").await;
     let said = text(&output.stdout);
     assert!(
         output.status.success() && said.contains("Test cases:"),

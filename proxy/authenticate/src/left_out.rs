@@ -6,15 +6,16 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-use underpass_core::limits;
+use underpass_core::{brief, limits};
 
 /// Why a group does not count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Reason {
+pub(crate) enum Reason {
     OutsideBase,
     Elsewhere,
     Missing,
     NoName,
+    Unwritable,
 }
 
 impl fmt::Display for Reason {
@@ -25,6 +26,9 @@ impl fmt::Display for Reason {
                 "the directory refers to another one for it, and referrals are not followed"
             }
             Self::Missing => "the account that searches finds no such entry, or must not read it",
+            Self::Unwritable => {
+                "no header can hold it: it is empty, too long, begins or ends with a space, or has a control character in it"
+            }
             Self::NoName => "its nameAttribute has no value, or several that are not its own name",
         })
     }
@@ -32,20 +36,21 @@ impl fmt::Display for Reason {
 
 /// Says in the log that a group does not count: once, and not for each login.
 #[derive(Debug)]
-pub(super) struct LeftOut {
+pub(crate) struct LeftOut {
     authenticator: String,
     said: Mutex<HashSet<(String, Reason)>>,
 }
 
 impl LeftOut {
-    pub(super) fn new(authenticator: &str) -> Self {
+    pub(crate) fn new(authenticator: &str) -> Self {
         Self {
             authenticator: authenticator.to_owned(),
             said: Mutex::default(),
         }
     }
 
-    pub(super) fn say(&self, group: &str, reason: Reason) {
+    pub(crate) fn say(&self, group: &str, reason: Reason) {
+        let group = &*brief(group);
         let authenticator = self.authenticator.as_str();
         match self.is_new(group, reason) {
             New::No => {}
@@ -67,10 +72,10 @@ impl LeftOut {
 
     fn is_new(&self, group: &str, reason: Reason) -> New {
         let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
-        if said.len() >= limits::LDAP_LEFT_OUT || !said.insert((group.to_lowercase(), reason)) {
+        if said.len() >= limits::GROUPS_LEFT_OUT || !said.insert((group.to_lowercase(), reason)) {
             return New::No;
         }
-        if said.len() == limits::LDAP_LEFT_OUT {
+        if said.len() == limits::GROUPS_LEFT_OUT {
             New::Last
         } else {
             New::Yes
@@ -96,10 +101,10 @@ mod tests {
         assert_eq!((say(0), say(0)), (New::Yes, New::No));
         assert_eq!(left_out.is_new("cn=g0", Reason::Elsewhere), New::No);
         assert_eq!(left_out.is_new("cn=g0", Reason::Missing), New::Yes);
-        for number in 1..limits::LDAP_LEFT_OUT - 2 {
+        for number in 1..limits::GROUPS_LEFT_OUT - 2 {
             assert_eq!(say(number), New::Yes, "{number}");
         }
-        let last = limits::LDAP_LEFT_OUT - 2;
+        let last = limits::GROUPS_LEFT_OUT - 2;
         assert_eq!((say(last), say(last + 1)), (New::Last, New::No));
     }
 }

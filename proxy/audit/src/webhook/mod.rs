@@ -1,33 +1,50 @@
 //! Events to a service, as kube-apiserver's `--audit-webhook-config-file` sends them.
 
-use std::{path::Path, time::Duration};
+mod kubeconfig;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
-use http::{Method, Request, StatusCode, Uri, header, uri};
+use http::{Method, Request, StatusCode, header, uri};
 use hyper_util::{client::legacy::Client, rt::TokioExecutor};
-use kube::{
-    client::{ClientBuilder, ConfigExt},
-    config::{KubeConfigOptions, Kubeconfig},
-};
+use kube::client::{ClientBuilder, ConfigExt};
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use tower::ServiceBuilder;
 
+use self::kubeconfig::Target;
 use super::Sink;
-use underpass_core::BoxError;
-use underpass_https::{Connector, Proxy, ProxyUrl};
-
-/// Stands in the place of a proxy's URL where a kubeconfig has none.
-const NO_PROXY: &str = "http://no-proxy.invalid/";
+use underpass_core::{BoxError, files::Stamps};
+use underpass_https::{Connector, Proxy};
 
 /// Time for one batch.
 const ANSWER_TIME: Duration = Duration::from_secs(30);
 
-/// A service that takes `EventList`s by POST.
+/// A service that takes `EventList`s by POST. Its kubeconfig, and every file that this names, is read again when one of them
+/// changes, and where the service takes nothing: certificates and tokens are renewed while the server runs.
 #[allow(missing_debug_implementations, reason = "kube's client has none")]
 pub struct Webhook {
+    file: PathBuf,
+    /// The server's proxy.
+    proxy: Option<Proxy>,
+    service: Service,
+    /// The last events were not taken: the credential may be an old one.
+    failed: bool,
+    /// Why the files could not be used, as the log has it.
+    told: Option<String>,
+}
+
+/// The service, as its files were.
+struct Service {
     client: kube::Client,
     path: uri::PathAndQuery,
+    stamps: Stamps,
 }
 
 /// Why a webhook cannot be used, or has not taken events.
@@ -37,6 +54,14 @@ pub enum WebhookError {
     /// Its kubeconfig cannot be used.
     #[error("the kubeconfig of the audit webhook cannot be used")]
     Config(#[source] BoxError),
+    /// The file with its token cannot be used.
+    #[error("cannot use the token file {path:?} of the audit webhook's kubeconfig")]
+    TokenFile {
+        /// Which.
+        path: PathBuf,
+        /// The system's error.
+        source: io::Error,
+    },
     /// It cannot be reached, or not in time.
     #[error("the audit webhook cannot be reached")]
     Unreachable(#[source] BoxError),
@@ -53,34 +78,48 @@ impl Webhook {
     /// # Errors
     /// Where the file cannot be used.
     pub async fn from_kubeconfig(path: &Path, proxy: Option<&Proxy>) -> Result<Self, WebhookError> {
-        let config = |error: BoxError| WebhookError::Config(error);
-        let mut kubeconfig = Kubeconfig::read_from(path).map_err(|error| config(error.into()))?;
-        // kube would take the environment's, and knows no exceptions.
-        for cluster in &mut kubeconfig.clusters {
-            let url = cluster
-                .cluster
-                .as_mut()
-                .map(|cluster| &mut cluster.proxy_url);
-            if let Some(url) = url.filter(|url| url.as_ref().is_none_or(String::is_empty)) {
-                *url = Some(NO_PROXY.to_owned());
+        Ok(Self {
+            file: path.to_owned(),
+            proxy: proxy.cloned(),
+            service: Service::read(path, proxy).await?,
+            failed: false,
+            told: None,
+        })
+    }
+
+    /// Reads the files again where that may help. Ones that cannot be used change nothing.
+    async fn refresh(&mut self) {
+        if !self.failed && !self.service.stamps.have_changed().await {
+            return;
+        }
+        match Service::read(&self.file, self.proxy.as_ref()).await {
+            Ok(service) => (self.service, self.told) = (service, None),
+            Err(error) => {
+                let path = self.file.display();
+                let error = &error as &dyn std::error::Error;
+                let text = format!("{error}: {:?}", error.source().map(ToString::to_string));
+                // Once, and not with each batch.
+                if self.told.as_ref() != Some(&text) {
+                    tracing::error!(%path, error, "keeping the audit webhook's last good kubeconfig");
+                }
+                self.told = Some(text);
             }
         }
-        let options = KubeConfigOptions::default();
-        let made = kube::Config::from_custom_kubeconfig(kubeconfig, &options).await;
-        let mut made = made.map_err(|error| config(error.into()))?;
-        // The client puts a request's path behind its base.
-        let mut parts = made.cluster_url.clone().into_parts();
-        let root = uri::PathAndQuery::from_static("/");
-        let path = parts.path_and_query.replace(root.clone()).unwrap_or(root);
-        made.cluster_url = Uri::from_parts(parts).map_err(|error| config(error.into()))?;
-        let named = made.proxy_url.as_ref().filter(|url| **url != NO_PROXY);
-        let named = named.map(|url| url.to_string().parse::<ProxyUrl>());
-        let named = named.transpose().map_err(|error| config(error.into()))?;
-        let named = named.map(Proxy::new);
-        let connector = Connector::new(named.as_ref().or(proxy));
-        let connector = connector.map_err(|error| config(error.into()))?;
-        let client = client(&made, connector).map_err(|error| config(error.into()))?;
-        Ok(Self { client, path })
+    }
+}
+
+impl Service {
+    async fn read(file: &Path, proxy: Option<&Proxy>) -> Result<Self, WebhookError> {
+        let target = Target::read(file).await?;
+        let unusable = |error: BoxError| WebhookError::Config(error);
+        let connector = Connector::new(target.proxy.as_ref().or(proxy));
+        let connector = connector.map_err(|error| unusable(error.into()))?;
+        let client = client(&target.config, connector);
+        Ok(Self {
+            client: client.map_err(|error| unusable(error.into()))?,
+            path: target.path,
+            stamps: target.stamps,
+        })
     }
 
     async fn post(&self, body: Bytes) -> Result<(), WebhookError> {
@@ -105,7 +144,11 @@ impl Webhook {
 #[async_trait]
 impl Sink for Webhook {
     async fn write(&mut self, events: &[Bytes]) -> Result<(), BoxError> {
-        Ok(self.post(list(events)).await?)
+        self.refresh().await;
+        let sent = self.service.post(list(events)).await;
+        // Refused, or no handshake: the next attempt reads the files again.
+        self.failed = sent.is_err();
+        Ok(sent?)
     }
 }
 
@@ -139,19 +182,4 @@ fn list(events: &[Bytes]) -> Bytes {
     }
     body.extend_from_slice(b"]}");
     body.freeze()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_list_is_one_object() {
-        for count in 0..3 {
-            let events = vec![Bytes::from_static(b"{\"kind\":\"Event\"}"); count];
-            let list: serde_json::Value = serde_json::from_slice(&list(&events)).unwrap();
-            assert_eq!(list["kind"], "EventList");
-            assert_eq!(list["items"].as_array().unwrap().len(), count);
-        }
-    }
 }
