@@ -210,7 +210,7 @@ type Registration = (AbortRegistration, oneshot::Sender<Infallible>);
 pub struct Child {
     /// Ends it.
     pub handle: AbortHandle,
-    /// Ready, with an error, once it has ended, in whatever way, or went away with the connection.
+    /// Ready, with an error, once it has ended or went away with the connection.
     pub ended: oneshot::Receiver<Infallible>,
 }
 
