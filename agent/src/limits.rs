@@ -35,7 +35,7 @@ pub(crate) const SERVICE_FAILURE_AGE: Duration = Duration::from_secs(1);
 /// Services whose endpoints are remembered: some hundred bytes for each endpoint.
 pub(crate) const SERVICES: usize = 256;
 
-/// What streams have to end in once their session is over, so that nothing of theirs keeps the agent from stopping.
+/// The time in which streams have to end once their session is over, so that nothing of theirs keeps the agent from stopping.
 pub(crate) const TASKS_TIME: Duration = Duration::from_secs(5);
 
 /// How old the policy may be: its file is looked at so often.

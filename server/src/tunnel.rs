@@ -86,17 +86,16 @@ impl Tunnel {
                 "agent connected"
             );
         }
-        // An agent that is gone is in neither for long.
-        let role = self.role(&session, &self.directory.snapshot());
-        self.registry_of(role.unwrap_or_default())
-            .insert(session.clone());
-        // Its key was looked up before the rest of the handshake. A change since then was enforced on those sessions that
-        // the registry had (rule 25).
-        self.enforce(
-            &session,
-            role.unwrap_or_default(),
-            &self.directory.snapshot(),
-        );
+        match self.role(&session, &self.directory.snapshot()) {
+            Some(role) => {
+                self.registry_of(role).insert(session.clone());
+                // Its key was looked up before the rest of the handshake. A change since then was enforced on those sessions that
+                // the registry had (rule 25).
+                self.enforce(&session, role, &self.directory.snapshot());
+            }
+            // It was revoked since its key was looked up.
+            None => session.close(CloseCode::Revoked, REVOKED),
+        }
         if self.ended.is_cancelled() {
             end(&session);
         }
@@ -120,7 +119,7 @@ impl Tunnel {
     /// Ends a session whose agent may no longer serve its cluster in this role.
     fn enforce(&self, session: &Session, role: AgentRole, snapshot: &Snapshot) {
         if self.role(session, snapshot) != Some(role) {
-            session.close(CloseCode::Revoked, "this agent was revoked");
+            session.close(CloseCode::Revoked, REVOKED);
         }
     }
 
@@ -249,6 +248,9 @@ async fn watch(session: Session, cluster_lines: Arc<ClusterLogShare>) {
     }
 }
 
+/// For the agent.
+const REVOKED: &str = "this agent was revoked";
+
 /// Lets agents in by their keys.
 pub(crate) struct Keys(pub(crate) Arc<Directory>);
 
@@ -258,6 +260,16 @@ impl Admission for Keys {
         let cluster = snapshot.cluster_of_agent(&proven.key.to_string());
         let named = |cluster: &ClusterName| Ok(cluster.as_str().try_into()?);
         ready(cluster.map_or_else(|| Err(Denied::unknown_key()), named)).boxed()
+    }
+
+    /// A cluster has many nodes, and one of them may be captured: they leave the cluster's agents sessions of their own.
+    fn share(&self, proven: &Proven, agent: &AgentName) -> String {
+        let snapshot = self.0.snapshot();
+        let found = snapshot.agent_with_key(&proven.key.to_string());
+        match found.map(|(_, agent)| agent.role) {
+            Some(AgentRole::Node) => format!("{}/node", agent.as_str()),
+            Some(AgentRole::Cluster) | None => agent.as_str().to_owned(),
+        }
     }
 }
 
@@ -367,6 +379,13 @@ mod tests {
         admission: impl Admission,
     ) -> (Session, Result<Accepted, AcceptError>) {
         let acceptor = Acceptor::new(AcceptorConfig::default(), Arc::new(admission));
+        session_at(&acceptor, key).await
+    }
+
+    async fn session_at(
+        acceptor: &Acceptor,
+        key: AgentKey,
+    ) -> (Session, Result<Accepted, AcceptError>) {
         let ca = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
         let config = ConnectorConfig::new("localhost", 1, ca.cert.pem().into_bytes(), key);
         let connector = Connector::new(config).unwrap();
@@ -376,6 +395,35 @@ mod tests {
             acceptor.accept(Arc::new(there))
         );
         (agent.unwrap(), accepted)
+    }
+
+    #[tokio::test]
+    async fn rule_23_agents_on_nodes_leave_the_clusters_agents_sessions() {
+        let [node, cluster] = [1, 2].map(|seed| AgentKey::from_seed([seed; 32]).unwrap());
+        let directory = directory(&node).await;
+        let public = cluster.public_key().to_string();
+        let put = |draft: &mut Draft| {
+            let mut node = Agent::clone(&draft.get(ID).unwrap().object);
+            node.role = AgentRole::Node;
+            let edge = node.cluster.clone();
+            draft.put(ID, node, Expect::Present)?;
+            draft.put(
+                "other",
+                Agent::new(draft.now(), edge, public.clone()),
+                Expect::Absent,
+            )
+        };
+        directory.change(put).await.unwrap();
+        let config = AcceptorConfig {
+            max_sessions_of_name: 1,
+            ..AcceptorConfig::default()
+        };
+        let acceptor = Acceptor::new(config, Arc::new(Keys(directory)));
+        let mut held = Vec::new();
+        for key in [node, cluster] {
+            held.push(session_at(&acceptor, key).await.1.unwrap());
+        }
+        assert_eq!(held.len(), 2);
     }
 
     #[tokio::test]

@@ -1,6 +1,6 @@
 //! Decisions about targets.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use thiserror::Error;
@@ -61,13 +61,14 @@ pub enum Denied {
     },
     /// A name or a service leads there.
     #[error(
-        "the agent's policy allows {host}, but it leads to {address}: {kind}, which no `addresses` rule allows"
+        "the agent's policy allows {host}, but it leads to {}: {kind}, which no `addresses` rule allows at port {}",
+        .address.ip(), .address.port()
     )]
     LeadsToSpecial {
         /// The name or the service.
         host: String,
-        /// One of its addresses.
-        address: IpAddr,
+        /// One of its addresses, with the port that would be dialled.
+        address: SocketAddr,
         /// The reason that it is special.
         kind: SpecialAddress,
     },

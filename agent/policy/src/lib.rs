@@ -15,7 +15,7 @@ mod rule;
 mod special;
 mod values;
 
-use std::net::IpAddr;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -120,16 +120,17 @@ impl Policy {
     }
 
     /// May a target that is [allowed](Self::decide) be reached at this address? A name must not lead to the agent's own machine, to
-    /// its link or to a metadata service, unless a rule allows that very address by itself.
+    /// its link or to a metadata service, unless a rule allows that very address by itself, at the port that is dialled: an endpoint's
+    /// port may differ from its service's.
     ///
     /// # Errors
     /// The reason that it may not, in a sentence for the caller.
-    pub fn decide_address(&self, target: &TcpTarget, address: IpAddr) -> Result<(), Denied> {
-        let Some((kind, _)) = special(address) else {
+    pub fn decide_address(&self, target: &TcpTarget, address: SocketAddr) -> Result<(), Denied> {
+        let (ip, port) = (address.ip(), address.port());
+        let Some((kind, _)) = special(ip) else {
             return Ok(());
         };
-        let allows =
-            |rule: &TcpRule| rule.covers(address) == Covers::Yes && rule.has_port(target.port());
+        let allows = |rule: &TcpRule| rule.covers(ip) == Covers::Yes && rule.has_port(port);
         if self.tcp.iter().any(allows) {
             return Ok(());
         }
@@ -316,7 +317,8 @@ unix:
             let Target::Tcp(target) = target.parse().unwrap() else {
                 panic!("no TCP")
             };
-            policy().decide_address(&target, address.parse().unwrap())
+            let address = SocketAddr::new(address.parse().unwrap(), target.port());
+            policy().decide_address(&target, address)
         };
         let name = "tcp:db.internal.example.org:5432";
         for address in [
@@ -345,6 +347,35 @@ unix:
         decide("tcp:own.internal.example.org:9001", "127.0.0.1").unwrap_err();
         // A network of everything does not have it.
         decide("tcp:x.internal.example.org:443", "169.254.169.254").unwrap_err();
+    }
+
+    #[test]
+    fn rule_17_a_special_address_needs_a_rule_at_the_port_that_is_dialled() {
+        let policy = Policy::from_yaml(
+            "tcp:
+  - {name: dns, addresses: [168.63.129.16], ports: [53]}
+  - {name: own, addresses: [127.0.0.1], ports: [9000]}
+  - {name: t, services: [tenant/*]}",
+        );
+        let policy = policy.unwrap();
+        let decide = |target: &str, endpoint: &str| {
+            let Target::Tcp(tcp) = target.parse().unwrap() else {
+                panic!("no TCP")
+            };
+            policy.decide(&Target::Tcp(tcp.clone())).unwrap();
+            policy.decide_address(&tcp, endpoint.parse().unwrap())
+        };
+        let denied = decide("tcp:x.tenant:53", "168.63.129.16:80").unwrap_err();
+        assert_eq!(
+            denied.to_string(),
+            "the agent's policy allows tenant/x, but it leads to 168.63.129.16: the address of a cloud's metadata \
+             service, which no `addresses` rule allows at port 80"
+        );
+        decide("tcp:x.tenant:53", "[::ffff:168.63.129.16]:80").unwrap_err();
+        decide("tcp:x.tenant:9000", "127.0.0.1:9001").unwrap_err();
+        // The service's own port is no question of the address's rule.
+        decide("tcp:x.tenant:80", "127.0.0.1:9000").unwrap();
+        decide("tcp:x.tenant:80", "168.63.129.16:53").unwrap();
     }
 
     #[test]

@@ -175,7 +175,7 @@ fn permit(
     let allowed = policy.targets.decide(target).map_err(Refusal::Policy)?;
     let there = match (target, reached) {
         (Target::Tcp(tcp), Some(Reached::Tcp(address))) => {
-            policy.targets.decide_address(tcp, address.ip())
+            policy.targets.decide_address(tcp, *address)
         }
         (Target::Unix(unix), Some(Reached::Unix(path))) => policy.targets.decide_path(unix, path),
         _ => Ok(()),

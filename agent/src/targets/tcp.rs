@@ -71,7 +71,7 @@ fn allowed(
     let mut denied: Option<Denied> = None;
     let mut allowed = Vec::new();
     for address in found {
-        match policy.decide_address(target, address.ip()) {
+        match policy.decide_address(target, address) {
             Ok(()) => allowed.push(address),
             Err(error) => denied = denied.or(Some(error)),
         }

@@ -241,10 +241,11 @@ pub(super) async fn run_agent(client: &Client, command: Agent) -> Result<()> {
             );
             if let Some(token) = open_token(client, &agent).await {
                 say!(
-                    "It may join again: its join token has {} uses left. `underpass cluster join-token delete {} {}` ends that.",
+                    "It joins again by itself: its join token has {} uses left. Delete that first, and revoke the agent once more: `underpass cluster join-token delete {} {}`, then `underpass agent revoke {}`.",
                     token.uses_left,
                     token.cluster,
-                    paste::word(&token.id).unwrap_or("ID")
+                    paste::word(&token.id).unwrap_or("ID"),
+                    paste::word(&agent.id).unwrap_or("ID")
                 );
             }
         }

@@ -95,6 +95,13 @@ impl Front {
             }
         };
         connection.pipes.close();
+        if matches!(protocol, Protocol::Http2) {
+            // Its streams are gone. Of those that had ended, bytes may still be on their way to a target, which may never read them.
+            let passing = tokio::time::timeout(limits::SHUTDOWN_GRACE, connection.pipes.wait());
+            if passing.await.is_err() {
+                connection.gone.cancel();
+            }
+        }
         connection.pipes.wait().await;
         served.map_err(ServeError)
     }

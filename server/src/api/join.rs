@@ -2,7 +2,8 @@
 //! authentication.
 //!
 //! The join token stands in the `Authorization` header, so that nothing of a stranger's body is read (security rule 23). Wrong ones
-//! count as wrong credentials of their network, and each takes the same work: one hash, one look-up. The body has the key, and
+//! count as wrong credentials of their network, which has to wait then, and each takes the same work: one hash, one look-up. A right
+//! one waits for nobody's guesses: it has 256 bits. The body has the key, and
 //! the proof that the agent holds it. The audit log has every outcome.
 
 use axum::extract::Request;
@@ -46,14 +47,14 @@ async fn join(
     let shown = caller.as_ref().and_then(Caller::bearer);
     let shown = shown.ok_or_else(unknown_token)?;
     let client = info.peer.client(request.headers());
-    state.guesses.allow(client).map_err(|wait| {
-        let seconds = wait.as_secs().saturating_add(1);
-        let detail = "too many wrong join tokens from your network";
-        Problem::later(StatusCode::TOO_MANY_REQUESTS, detail, seconds)
-    })?;
     let sha256 = TokenHash::of(shown);
     let snapshot = state.directory.snapshot();
     let Some((id, token)) = snapshot.join_token(&sha256) else {
+        state.guesses.allow(client).map_err(|wait| {
+            let seconds = wait.as_secs().saturating_add(1);
+            let detail = "too many wrong join tokens from your network";
+            Problem::later(StatusCode::TOO_MANY_REQUESTS, detail, seconds)
+        })?;
         state.guesses.count(client);
         return Err(unknown_token());
     };

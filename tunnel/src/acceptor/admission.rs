@@ -12,6 +12,13 @@ use underpass_proto::handshake::Proven;
 pub trait Admission: Send + Sync + 'static {
     /// The name of the agent that `proven` belongs to, or why it is not let in.
     fn admit<'a>(&'a self, proven: &'a Proven) -> BoxFuture<'a, Result<AgentName, Denied>>;
+
+    /// The agents that share a bound on their sessions with this one, which was let in under `agent`: those of its name, unless this
+    /// says otherwise. Agents with other tasks take no session of its then.
+    fn share(&self, proven: &Proven, agent: &AgentName) -> String {
+        let _ = proven;
+        agent.as_str().to_owned()
+    }
 }
 
 /// Why a connector is not let in. Both parts are told to it.

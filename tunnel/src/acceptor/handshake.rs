@@ -110,7 +110,8 @@ impl Acceptor {
         {
             return Err(AcceptError::NoSession);
         }
-        let counted = self.session_limiter.enter(proven.key, &agent)?;
+        let share = self.admission.share(&proven, &agent);
+        let counted = self.session_limiter.enter(proven.key, &share)?;
         let (id, secret) = (random(), SessionSecret::new(random()));
         let resume_window = self.config.resume_window.min(proven.resume_window);
         control

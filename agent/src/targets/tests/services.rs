@@ -146,18 +146,25 @@ async fn rule_17_an_endpoint_at_a_special_address_is_not_dialled() {
         true => (200, slices(&[address])),
     })
     .await;
-    let differs = Differs {
-        api_server: api.url.clone(),
-        ..Differs::default()
-    };
-    let policy = "tcp: [{name: services, services: [prod/*]}]";
-    let world = World::differing(policy, differs).await;
-    let (code, reason) = world.refused("tcp:db.prod:5432").await;
-    assert_eq!(code, ResetCode::Forbidden);
-    assert!(
-        reason.contains("allows prod/db, but it leads to"),
-        "{reason}"
-    );
+    // The second has a rule for the address at the service's port, which is not the one that would be dialled.
+    for policy in [
+        "tcp: [{name: services, services: [prod/*]}]",
+        "tcp: [{name: services, services: [prod/*]}, {name: own, addresses: [127.0.0.1], ports: [5432]}]",
+    ] {
+        let differs = Differs {
+            api_server: api.url.clone(),
+            ..Differs::default()
+        };
+        let world = World::differing(policy, differs).await;
+        let (code, reason) = world.refused("tcp:db.prod:5432").await;
+        assert_eq!(code, ResetCode::Forbidden);
+        assert!(
+            reason.contains("allows prod/db, but it leads to"),
+            "{reason}"
+        );
+    }
+    let mut accepting = std::pin::pin!(listener.accept());
+    assert!(futures_util::poll!(&mut accepting).is_pending());
 }
 
 #[tokio::test]

@@ -5,18 +5,27 @@
 //! told apart here.
 
 use std::{
+    convert::Infallible,
+    future::pending,
     io,
     pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     task::{Context, Poll, ready},
 };
 
 use futures_util::future::AbortHandle;
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    sync::oneshot,
+};
 
 use crate::strangers::UnreadBody;
-use underpass_http::scheduling::in_task::{self, Turns};
+use underpass_http::scheduling::in_task::{self, Child, Turns};
 
 /// The way to tell a clean end from a reset.
 pub(super) enum Ends {
@@ -33,19 +42,54 @@ pub(super) struct StreamEnds {
     turns: Turns,
     /// Bytes of the stream that were read no longer count among those of the connection that are unread.
     unread: UnreadBody,
+    /// The server's half is being ended cleanly. Shared with [`Presence`].
+    closing: Arc<AtomicBool>,
     /// The server's half has ended cleanly.
     finished: bool,
 }
 
+/// Whether the client of a stream is there, while the relay waits for the target alone and looks at no end of the client's.
+pub(super) struct Presence {
+    /// hyper's writer of the stream ends with a reset, and with the connection.
+    writer: Option<oneshot::Receiver<Infallible>>,
+    closing: Arc<AtomicBool>,
+}
+
+impl Presence {
+    /// Waits until the client has reset the stream, or its connection is gone. Never ready once the server's half is being ended:
+    /// the writer ends with it.
+    pub(super) async fn ended(self) {
+        if let Some(writer) = self.writer {
+            // It sends nothing; an error is its end.
+            let _ = writer.await;
+            if !self.closing.load(Ordering::Acquire) {
+                return;
+            }
+        }
+        pending().await
+    }
+}
+
 impl StreamEnds {
     /// Those of the stream whose request this task answers. It has to return the answer before it waits for anything.
-    pub(super) fn of_this_task(turns: Turns, unread: UnreadBody) -> Self {
-        Self {
-            writer: in_task::next_child(),
+    pub(super) fn of_this_task(turns: Turns, unread: UnreadBody) -> (Self, Presence) {
+        let (handle, ended) = match in_task::next_child() {
+            Some(Child { handle, ended }) => (Some(handle), Some(ended)),
+            None => (None, None),
+        };
+        let closing = Arc::<AtomicBool>::default();
+        let presence = Presence {
+            writer: ended,
+            closing: Arc::clone(&closing),
+        };
+        let ends = Self {
+            writer: handle,
             turns,
             unread,
+            closing,
             finished: false,
-        }
+        };
+        (ends, presence)
     }
 }
 
@@ -156,6 +200,10 @@ impl AsyncWrite for Client {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if let Ends::Stream(ends) = &self.ends {
+            // Before hyper's writer can end by it.
+            ends.closing.store(true, Ordering::Release);
+        }
         ready!(Pin::new(&mut self.io).poll_shutdown(cx))?;
         if let Ends::Stream(ends) = &mut self.ends {
             ends.finished = true;

@@ -165,14 +165,15 @@ impl Opened {
         record.head(StatusCode::OK);
         let meter = Arc::new(Meter::default());
         record.piped(Arc::clone(&meter));
-        let ends = match connection.turns.get() {
+        let (ends, presence) = match connection.turns.get() {
             Some(turns) => {
                 let unread = connection.standing().body();
-                Ends::Stream(StreamEnds::of_this_task(turns.clone(), unread))
+                let (ends, presence) = StreamEnds::of_this_task(turns.clone(), unread);
+                (Ends::Stream(ends), Some(presence))
             }
             None => {
                 self.recognised.upgraded();
-                Ends::Connection
+                (Ends::Connection, None)
             }
         };
         let (gone, revoked) = (connection.gone.clone(), self.decisions.revoked());
@@ -186,8 +187,15 @@ impl Opened {
                 let relayed = pipe::between(client, stream, &meter).await;
                 relayed.map_err(PipeError::Lost)
             };
+            let left = async {
+                match presence {
+                    Some(presence) => presence.ended().await,
+                    None => std::future::pending().await,
+                }
+            };
             tokio::select! {
                 ended = relaying => note(&mut record, ended),
+                () = left => record.ended("client gone"),
                 () = gone.cancelled() => record.ended("connection closed"),
                 _ = revoked => record.ended("revoked"),
             }

@@ -6,6 +6,7 @@
 
 use std::{
     cell::Cell,
+    convert::Infallible,
     future::poll_fn,
     panic::AssertUnwindSafe,
     pin::Pin,
@@ -45,7 +46,12 @@ where
     fn execute(&self, work: F) {
         self.0.add(match awaited_child() {
             None => Box::pin(work),
-            Some(registration) => Box::pin(Abortable::new(work, registration).map(drop)),
+            Some((registration, ended)) => Box::pin(async move {
+                // Dropped however the work ends.
+                let _ended = ended;
+                // Its end by its handle is an end.
+                let _ = Abortable::new(work, registration).await;
+            }),
         });
     }
 }
@@ -194,8 +200,18 @@ impl<C: Future + Unpin> Future for InTask<C> {
 /// The task that runs now.
 struct Current {
     handle: AbortHandle,
-    /// Ends the next task that it spawns.
-    child: Cell<Option<AbortRegistration>>,
+    /// Ends the next task that it spawns, and tells of its end.
+    child: Cell<Option<Registration>>,
+}
+
+type Registration = (AbortRegistration, oneshot::Sender<Infallible>);
+
+/// Another task of the connection's.
+pub struct Child {
+    /// Ends it.
+    pub handle: AbortHandle,
+    /// Ready, with an error, once it has ended or went away with the connection.
+    pub ended: oneshot::Receiver<Infallible>,
 }
 
 tokio::task_local! {
@@ -208,16 +224,18 @@ pub fn current() -> Option<AbortHandle> {
     CURRENT.try_with(|current| current.handle.clone()).ok()
 }
 
-/// Ends the task that the one that runs now spawns next, before it next waits. hyper spawns one when CONNECT's answer is returned over
+/// The task that the one that runs now spawns next, before it next waits. hyper spawns one when CONNECT's answer is returned over
 /// HTTP/2: it writes the stream, and takes a connection that was dropped for one that has come to its proper end. `None` outside
 /// of such a task.
-pub fn next_child() -> Option<AbortHandle> {
+pub fn next_child() -> Option<Child> {
     let (handle, registration) = AbortHandle::new_pair();
-    let expect = |current: &Current| current.child.set(Some(registration));
-    CURRENT.try_with(expect).ok().map(|()| handle)
+    let (sender, ended) = oneshot::channel();
+    let expect = |current: &Current| current.child.set(Some((registration, sender)));
+    let expected = CURRENT.try_with(expect).ok();
+    expected.map(|()| Child { handle, ended })
 }
 
-fn awaited_child() -> Option<AbortRegistration> {
+fn awaited_child() -> Option<Registration> {
     CURRENT.try_with(|current| current.child.take()).ok()?
 }
 
@@ -485,12 +503,13 @@ mod tests {
             let first = next_child().unwrap();
             hand.execute(child("first"));
             hand.execute(child("second"));
-            first.abort();
+            first.handle.abort();
+            assert!(first.ended.await.is_err(), "it has ended");
             // One that was expected and did not come is no later one.
             let none = next_child().unwrap();
             tokio::task::yield_now().await;
             hand.execute(child("third"));
-            none.abort();
+            none.handle.abort();
         });
         let serving = in_task(&spawner, std::future::pending::<()>());
         let serving = tokio::spawn(serving);

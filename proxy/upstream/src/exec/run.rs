@@ -29,6 +29,8 @@ pub(super) async fn run(program: &Program) -> Result<Issued, ExecError> {
     }
     let env = program.env.iter();
     let mut child = command
+        // The agent's own credential is none of a plugin's business.
+        .env_remove("UNDERPASS_JOIN_TOKEN")
         .envs(env.map(|(name, value)| (name, value.as_str())))
         .env("KUBERNETES_EXEC_INFO", &program.info)
         .stdin(Stdio::null())

@@ -366,11 +366,14 @@ async fn rule_11_guesses_at_join_tokens_wait() {
             answer.body
         );
     }
-    let waits = world.join(&token, &body).await;
+    let wrong = token.replace("upj_", "upj_x");
+    let waits = world.join(&wrong, &body).await;
     assert!(waits.headers.contains_key("retry-after"));
     waits.expect(429);
-    tokio::time::advance(bounds::FAILURE_FORGIVEN).await;
+    // Nobody behind the same address keeps an agent with a right one from joining.
     world.join(&token, &body).await.expect(201);
+    tokio::time::advance(bounds::FAILURE_FORGIVEN).await;
+    world.join(&wrong, &body).await.expect(401);
     // Right ones are not counted.
     for _ in 0..2 * bounds::FAILURES {
         world.join(&token, &body).await.expect(200);

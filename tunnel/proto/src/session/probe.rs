@@ -143,8 +143,8 @@ impl Session {
         }
     }
 
-    /// Begins the watch that is due, and ends one that nothing needs any more: what waits next is to begin another, which
-    /// wakes the link's driver.
+    /// Begins the watch that is due, and ends one that nothing needs any more, so that the next thing that waits begins
+    /// another, which wakes the link's driver.
     pub(super) fn update_watch(&mut self, now: Instant) {
         match self.probe {
             Probe::Due => {

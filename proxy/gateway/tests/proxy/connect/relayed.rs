@@ -235,3 +235,49 @@ async fn a_client_that_vanishes_resets_its_connections() {
     drop(stream);
     until(|| world.budgets.occupancy().is_empty()).await;
 }
+
+/// The relay waits for the target alone then, and looks at no end of the client's.
+#[tokio::test]
+async fn rule_23_a_client_that_leaves_while_its_target_stands_still_leaves_nothing() {
+    let (agent, world) = world().await;
+    for (stalled, loses_all) in [(true, false), (true, true), (false, false), (false, true)] {
+        let connection = Http2::new(&world).await;
+        let mut stream = connection.connect(&world, "held:1").await;
+        let mut end = agent.end();
+        if stalled {
+            stream.write(many(2 * 1024 * 1024));
+            // Beyond all buffers on the way; the target reads no more.
+            end.read(128 * 1024).await;
+        } else {
+            stream.write("question");
+            stream.finish();
+            assert_eq!(end.rest().await, (b"question".to_vec(), true));
+        }
+        assert!(!world.budgets.occupancy().is_empty());
+        if loses_all {
+            connection.driver.abort();
+        } else {
+            stream.send.send_reset(Reason::CANCEL);
+        }
+        until(|| world.budgets.occupancy().is_empty()).await;
+        drop(end);
+    }
+}
+
+#[tokio::test]
+async fn an_upload_that_is_whole_arrives_though_its_client_has_left() {
+    let (agent, world) = world().await;
+    let connection = Http2::new(&world).await;
+    let mut stream = connection.connect(&world, "held:1").await;
+    let mut end = agent.end();
+    end.finish();
+    assert_eq!(stream.rest().await, (Vec::new(), Ok(())));
+    let sent = many(200 * 1024);
+    stream.write(sent.clone());
+    stream.finish();
+    drop((stream, connection));
+    let (heard, clean) = end.rest().await;
+    assert!(heard == sent, "{} of {}", heard.len(), sent.len());
+    assert!(clean);
+    until(|| world.budgets.occupancy().is_empty()).await;
+}
