@@ -52,3 +52,9 @@ def role_table(ctx, response, case):
         denied = (method, path) not in MAY
     done = 200 <= response.status_code < 400
     assert not (denied and done), f"{method} {path} was done: {response.status_code}"
+
+
+@schemathesis.check
+def no_fault_of_the_server(ctx, response, case):
+    # 507 is an answer: there is no room for what was asked for (RFC 4918, section 11.5).
+    assert response.status_code < 500 or response.status_code == 507, f"the server failed: {response.status_code}"

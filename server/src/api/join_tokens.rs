@@ -10,7 +10,7 @@ use axum::{Json, Router};
 use http::{HeaderMap, StatusCode};
 use underpass_api::{JoinTokenMade, JoinTokenRequest, JoinTokenView};
 use underpass_authenticate::JoinSecret;
-use underpass_core::ClusterName;
+use underpass_core::{ClusterName, limits as bounds};
 use underpass_directory::{Cluster, Draft, Entry, Expect, JoinToken};
 use zeroize::Zeroizing;
 
@@ -154,6 +154,12 @@ fn token(
         )));
     }
     let uses = wanted.uses.unwrap_or(1);
+    let most = bounds::JOIN_TOKEN_USES;
+    if !(1..=most).contains(&uses) {
+        // Before it is asked whether there is room for so many.
+        let detail = format!("a join token is for 1 to {most} agents");
+        return Err(Problem::invalid(detail));
+    }
     Ok(JoinToken {
         created: draft.now(),
         sha256: secret.hash(),
