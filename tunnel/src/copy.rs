@@ -127,6 +127,8 @@ where
     // Nothing else would notice that the peer has gone, where the connection neither takes bytes nor gives any.
     let gone = match out_of.phase {
         Phase::Ended => into.stream.poll_stopped(cx),
+        // The stream was read from just now, which would have told.
+        Phase::Open if !out_of.unsent.has_remaining() => Poll::Pending,
         Phase::Open | Phase::Ending => out_of.stream.poll_reset(cx),
     };
     gone.map(|error| Err(error.into()))

@@ -44,6 +44,17 @@ impl JoinToken {
         self.expires <= now
     }
 
+    /// Is it for a number of agents that a join token may be for?
+    ///
+    /// # Errors
+    /// It is for none, or for too many.
+    pub fn check_uses(&self) -> Result<(), ChangeError> {
+        match self.uses {
+            1..=limits::JOIN_TOKEN_USES if self.uses_left <= self.uses => Ok(()),
+            _ => Err(ChangeError::JoinTokenUses),
+        }
+    }
+
     /// How many agents it may still register.
     pub fn open_uses(&self, now: OffsetDateTime) -> u32 {
         match self.is_expired(now) {
@@ -236,10 +247,7 @@ impl Checked for JoinToken {
         if served.is_some_and(|served| served.object.direct.is_some()) {
             return Err(ChangeError::AgentsAndDirect(cluster.to_owned()));
         }
-        match self.uses {
-            1..=limits::JOIN_TOKEN_USES if self.uses_left <= self.uses => Ok(()),
-            _ => Err(ChangeError::JoinTokenUses),
-        }
+        self.check_uses()
     }
 
     /// Of a cluster that has as many as it may, the oldest goes that registers no more.

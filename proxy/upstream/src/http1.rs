@@ -1,8 +1,6 @@
 //! HTTP/1.1 connections, for an API server that offers no HTTP/2.
 
 use std::{
-    io,
-    pin::Pin,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -14,8 +12,7 @@ use std::{
 use http::{Request, Response};
 use hyper::{body::Incoming, client::conn::http1::SendRequest};
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio_util::task::AbortOnDropHandle;
+use tokio_util::{io::InspectReader, task::AbortOnDropHandle};
 
 use super::{endpoint::ConnectError, error::SendError, replay::Attempt};
 use underpass_core::{BoxError, BoxedIo, body::Guard, limits};
@@ -48,12 +45,6 @@ pub(super) struct Lane {
 #[derive(Clone, Debug, Default)]
 struct Heard(Arc<AtomicBool>);
 
-/// Notes that bytes are read.
-struct Listening {
-    io: BoxedIo,
-    heard: Heard,
-}
-
 impl Idle {
     /// Takes a connection that was used before.
     pub(super) fn take(&self) -> Option<Lane> {
@@ -78,10 +69,12 @@ impl Idle {
     /// Speaks HTTP/1.1 on a new connection.
     pub(super) async fn open(&self, io: BoxedIo) -> Result<Lane, ConnectError> {
         let heard = Heard::default();
-        let io = Listening {
-            io,
-            heard: heard.clone(),
-        };
+        let told = heard.clone();
+        let io = InspectReader::new(io, move |came: &[u8]| {
+            if !came.is_empty() {
+                told.0.store(true, Ordering::Release);
+            }
+        });
         let (io, stopped) = EarlyAnswer::new(io);
         let handshake = exchange::client().handshake(TokioIo::new(io)).await;
         let (sender, driver) = handshake.map_err(ConnectError::Http)?;
@@ -144,51 +137,6 @@ impl Lane {
                     SendError::Failed(error)
                 }
             })
-    }
-}
-
-impl AsyncRead for Listening {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let before = buf.filled().len();
-        let polled = Pin::new(&mut self.io).poll_read(cx, buf);
-        if buf.filled().len() > before {
-            self.heard.0.store(true, Ordering::Release);
-        }
-        polled
-    }
-}
-
-impl AsyncWrite for Listening {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(cx, buf)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(cx)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.io.is_write_vectored()
     }
 }
 

@@ -10,7 +10,7 @@ use axum::{Json, Router};
 use http::{HeaderMap, StatusCode};
 use underpass_api::{JoinTokenMade, JoinTokenRequest, JoinTokenView};
 use underpass_authenticate::JoinSecret;
-use underpass_core::{ClusterName, limits as bounds};
+use underpass_core::ClusterName;
 use underpass_directory::{Cluster, Draft, Entry, Expect, JoinToken};
 use zeroize::Zeroizing;
 
@@ -120,6 +120,8 @@ async fn create(
         }
         must_exist(draft, &cluster)?;
         let token = token(draft, &secret, &cluster, &wanted)?;
+        // Before it is asked whether there is room for so many.
+        token.check_uses()?;
         let more = usize::try_from(token.uses).unwrap_or(usize::MAX);
         agents::must_fit(&requester, &cluster, more, draft)?;
         Ok::<_, Problem>(draft.put(&id, token, Expect::Absent)?)
@@ -154,12 +156,6 @@ fn token(
         )));
     }
     let uses = wanted.uses.unwrap_or(1);
-    let most = bounds::JOIN_TOKEN_USES;
-    if !(1..=most).contains(&uses) {
-        // Before it is asked whether there is room for so many.
-        let detail = format!("a join token is for 1 to {most} agents");
-        return Err(Problem::invalid(detail));
-    }
     Ok(JoinToken {
         created: draft.now(),
         sha256: secret.hash(),
