@@ -7,11 +7,12 @@ use super::stream_id::Role;
 
 /// Keepalive of one session: decides when a PING is due and when the peer counts as lost.
 ///
-/// The connector sends a PING after each `interval` of silence. The acceptor waits half as long
-/// again, so that in the ordinary case only one side of each session does any work.
+/// The connector sends a PING after each `interval` of silence, rarer where the link is [`Need::Spared`].
+/// The acceptor waits half as long again, so that in the ordinary case only one side of each session does any work.
 #[derive(Debug)]
 pub struct Keepalive {
-    patience: Duration,
+    role: Role,
+    interval: Duration,
     answer_time: Duration,
     heard: Instant,
     ping: Option<Outstanding>,
@@ -23,6 +24,17 @@ pub struct Keepalive {
 struct Outstanding {
     opaque: [u8; 8],
     sent: Instant,
+}
+
+/// How much it matters that a link's path is alive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Need {
+    /// The peer has something to acknowledge on it: silence is likely to be a path that has died.
+    Owed,
+    /// The session has no other way to the peer.
+    Only,
+    /// Another link answers as well. Whichever dies, the session goes on by the other one, so that both are asked less.
+    Spared,
 }
 
 /// The action after a passed deadline.
@@ -37,12 +49,9 @@ pub enum Due {
 impl Keepalive {
     /// Starts at `now`, having just heard from the peer.
     pub fn new(role: Role, interval: Duration, answer_time: Duration, now: Instant) -> Self {
-        let patience = match role {
-            Role::Connector => interval,
-            Role::Acceptor => interval + interval / 2,
-        };
         Self {
-            patience,
+            role,
+            interval,
             answer_time,
             heard: now,
             ping: None,
@@ -78,19 +87,35 @@ impl Keepalive {
         Some(opaque)
     }
 
-    /// When to call [`handle_timeout`](Self::handle_timeout) next. A peer that is `owing`, because it
-    /// has something to acknowledge, is asked sooner.
-    pub fn poll_timeout(&self, owing: bool) -> Instant {
+    /// The silence after which this side asks.
+    fn patience(&self, need: Need) -> Duration {
+        let interval = match need {
+            Need::Owed | Need::Only => self.interval,
+            Need::Spared => (limits::KEEPALIVE_SPARED * self.interval)
+                .min(limits::KEEPALIVE_MAX)
+                .max(self.interval),
+        };
+        let patience = match self.role {
+            Role::Connector => interval,
+            Role::Acceptor => interval + interval / 2,
+        };
+        match need {
+            Need::Owed => patience.min(limits::KEEPALIVE_OWING),
+            Need::Only | Need::Spared => patience,
+        }
+    }
+
+    /// When to call [`handle_timeout`](Self::handle_timeout) next.
+    pub fn poll_timeout(&self, need: Need) -> Instant {
         match &self.ping {
             Some(ping) => self.heard.max(ping.sent) + self.answer_time,
-            None if owing => self.heard + self.patience.min(limits::KEEPALIVE_OWING),
-            None => self.heard + self.patience,
+            None => self.heard + self.patience(need),
         }
     }
 
     /// The action due at `now`, if any.
-    pub fn handle_timeout(&mut self, owing: bool, now: Instant) -> Option<Due> {
-        if now < self.poll_timeout(owing) {
+    pub fn handle_timeout(&mut self, need: Need, now: Instant) -> Option<Due> {
+        if now < self.poll_timeout(need) {
             return None;
         }
         if self.ping.is_some() {
@@ -125,20 +150,20 @@ mod tests {
     #[test]
     fn silence_asks_and_more_silence_loses() {
         let (mut keepalive, start) = start(Role::Connector);
-        assert_eq!(keepalive.handle_timeout(false, start + INTERVAL / 2), None);
-        let asked = keepalive.poll_timeout(false);
+        assert_eq!(keepalive.handle_timeout(Need::Only, start + INTERVAL / 2), None);
+        let asked = keepalive.poll_timeout(Need::Only);
         assert_eq!(asked, start + INTERVAL);
         assert!(matches!(
-            keepalive.handle_timeout(false, asked),
+            keepalive.handle_timeout(Need::Only, asked),
             Some(Due::Ping(_))
         ));
         assert_eq!(
-            keepalive.handle_timeout(false, asked),
+            keepalive.handle_timeout(Need::Only, asked),
             None,
             "one question at a time"
         );
         assert_eq!(
-            keepalive.handle_timeout(false, asked + ANSWER),
+            keepalive.handle_timeout(Need::Only, asked + ANSWER),
             Some(Due::Lost)
         );
     }
@@ -152,7 +177,7 @@ mod tests {
         assert_eq!(keepalive.round_trip(), None);
         let took = keepalive.pong(opaque, now);
         assert_eq!(took, Some(Duration::from_millis(30)));
-        assert_eq!(keepalive.poll_timeout(false), now + INTERVAL);
+        assert_eq!(keepalive.poll_timeout(Need::Only), now + INTERVAL);
     }
 
     #[test]
@@ -162,7 +187,7 @@ mod tests {
         keepalive.probe(start).unwrap();
         assert_eq!(keepalive.pong([0xff; 8], start), None);
         assert_eq!(
-            keepalive.handle_timeout(false, start + ANSWER),
+            keepalive.handle_timeout(Need::Only, start + ANSWER),
             Some(Due::Lost)
         );
     }
@@ -172,27 +197,42 @@ mod tests {
         let (mut keepalive, start) = start(Role::Connector);
         keepalive.probe(start).unwrap();
         keepalive.heard(start + ANSWER / 2);
-        assert_eq!(keepalive.handle_timeout(false, start + ANSWER), None);
+        assert_eq!(keepalive.handle_timeout(Need::Only, start + ANSWER), None);
     }
 
     #[test]
     fn the_acceptor_lets_the_connector_ask_first() {
         let (connector, now) = start(Role::Connector);
         let acceptor = Keepalive::new(Role::Acceptor, INTERVAL, ANSWER, now);
-        assert!(acceptor.poll_timeout(false) > connector.poll_timeout(false));
+        assert!(acceptor.poll_timeout(Need::Only) > connector.poll_timeout(Need::Only));
+    }
+
+    #[test]
+    fn a_link_beside_another_is_asked_rarely() {
+        let asked = |role, interval: u64, need| {
+            let now = Instant::now();
+            let keepalive = Keepalive::new(role, Duration::from_secs(interval), ANSWER, now);
+            (keepalive.poll_timeout(need) - now).as_secs()
+        };
+        assert_eq!(asked(Role::Connector, 10, Need::Spared), 20);
+        assert_eq!(asked(Role::Acceptor, 10, Need::Spared), 30);
+        assert_eq!(asked(Role::Connector, 2, Need::Spared), 4);
+        // No more rarely than what is on the way remembers a connection.
+        assert_eq!(asked(Role::Connector, 15, Need::Spared), 20);
+        assert_eq!(asked(Role::Connector, 20, Need::Spared), 20);
     }
 
     #[test]
     fn a_peer_that_owes_an_acknowledgement_is_asked_sooner() {
         let (mut keepalive, start) = start(Role::Connector);
-        let asked = keepalive.poll_timeout(true);
+        let asked = keepalive.poll_timeout(Need::Owed);
         assert_eq!(asked, start + limits::KEEPALIVE_OWING);
         assert!(matches!(
-            keepalive.handle_timeout(true, asked),
+            keepalive.handle_timeout(Need::Owed, asked),
             Some(Due::Ping(_))
         ));
-        let lost = keepalive.poll_timeout(true);
+        let lost = keepalive.poll_timeout(Need::Owed);
         assert_eq!(lost, asked + ANSWER);
-        assert_eq!(keepalive.handle_timeout(false, lost), Some(Due::Lost));
+        assert_eq!(keepalive.handle_timeout(Need::Only, lost), Some(Due::Lost));
     }
 }

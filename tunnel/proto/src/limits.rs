@@ -193,6 +193,10 @@ pub const KEEPALIVE: Duration = Duration::from_secs(10);
 /// likely to be a path that has died. UDP that is dropped from some moment on is noticed by this.
 pub const KEEPALIVE_OWING: Duration = Duration::from_secs(2);
 
+/// How many times as long it takes where the session has another link that answers: neither is the only way to the peer, and
+/// an idle session costs no more than one with a single link. At most [`KEEPALIVE_MAX`].
+pub const KEEPALIVE_SPARED: u32 = 2;
+
 /// Time for the answer to a PING, before the transport counts as lost. Being wrong costs a resumption;
 /// being slow costs the user's patience.
 pub const KEEPALIVE_ANSWER: Duration = Duration::from_secs(5);

@@ -13,7 +13,7 @@ use crate::code::CloseCode;
 use crate::frame::{
     Ack, Close, Control, Credit, FrameReader, Lasting, Leave, Ping, Pong, RawFrame, Sequence,
 };
-use crate::keepalive::{Due, Keepalive};
+use crate::keepalive::{Due, Keepalive, Need};
 use crate::limits;
 use crate::stream::Pace;
 use crate::stream_id::{Role, StreamId};
@@ -531,17 +531,17 @@ impl Session {
 
     /// When a link's keepalive is due.
     pub(super) fn keepalive_at(&self, link: LinkId) -> Option<Instant> {
-        let owing = self.is_owed(link);
+        let need = self.need_of(link);
         let link = self.links.get(&link)?;
-        Some(link.keepalive.poll_timeout(owing))
+        Some(link.keepalive.poll_timeout(need))
     }
 
     pub(super) fn on_keepalive(&mut self, link: LinkId, now: Instant) {
-        let owing = self.is_owed(link);
+        let need = self.need_of(link);
         let Some(entry) = self.links.get_mut(&link) else {
             return;
         };
-        match entry.keepalive.handle_timeout(owing, now) {
+        match entry.keepalive.handle_timeout(need, now) {
             Some(Due::Ping(opaque)) => entry.queue(&Control::Ping(Ping(opaque))),
             Some(Due::Lost) => {
                 entry.over = true;
@@ -549,6 +549,17 @@ impl Session {
                 self.end_link(link, LinkEnd::KeepaliveTimeout(limits::KEEPALIVE_ANSWER));
             }
             None => {}
+        }
+    }
+
+    fn need_of(&self, link: LinkId) -> Need {
+        if self.is_owed(link) {
+            return Need::Owed;
+        }
+        let answers = |other: LinkId| !self.is_silent(other);
+        match (self.primary, self.answering_standby()) {
+            (Some(primary), Some(_)) if answers(primary) && answers(link) => Need::Spared,
+            _ => Need::Only,
         }
     }
 

@@ -263,6 +263,26 @@ mod tests {
     }
 
     #[test]
+    fn two_links_that_answer_are_asked_half_as_often() {
+        let (mut session, now) = two_links(Role::Acceptor);
+        let at = now + Duration::from_millis(1);
+        // The PINGs with which a link begins.
+        for asked in 0..limits::PINGS_FIRST {
+            let pong = Control::Pong(crate::frame::Pong(asked.to_be_bytes()));
+            hear(&mut session, MAIN, &pong, at);
+            hear(&mut session, STANDBY, &pong, at);
+        }
+        let asked = |session: &mut Session, link| {
+            let due = session.next_timeout(Part::Link(link), at).unwrap();
+            (due - now).as_secs()
+        };
+        assert_eq!(asked(&mut session, MAIN), 30);
+        assert_eq!(asked(&mut session, STANDBY), 30);
+        session.link_lost(STANDBY, at);
+        assert_eq!(asked(&mut session, MAIN), 15);
+    }
+
+    #[test]
     fn a_link_that_is_lost_has_a_successor() {
         let (mut session, now) = two_links(Role::Acceptor);
         session.link_lost(MAIN, now);
