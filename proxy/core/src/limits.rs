@@ -31,6 +31,17 @@ pub const HEADER_BYTES: usize = 1024 * 1024;
 /// hyper's connection buffer must hold the whole head, and some bytes behind it.
 pub const HTTP1_BUFFER_BYTES: usize = HEADER_BYTES + 64 * 1024;
 
+/// Bytes of a head over HTTP/2, in its frames, that is read before hyper reads it: so many are kept until it has ended
+/// (*unauthenticated*). In a larger one no path is percent-encoded; any usual head is smaller.
+pub const FOLLOWED_HEAD: usize = 64 * 1024;
+
+/// Its frames: four would do.
+pub const FOLLOWED_HEAD_FRAMES: usize = 32;
+
+/// Bytes by which such a head may be more than twice as large when it is written without its compression's table: some times the
+/// table's 4 KiB. A byte can stand for all of them (RFC 7541, section 6.1).
+pub const FOLLOWED_HEAD_GROWTH: usize = 16 * 1024;
+
 /// Header lines of one message (*unauthenticated*). hyper's default of 100 refuses
 /// `kubectl --as-group` with many groups; the parser reserves 64 bytes for each.
 pub const HEADER_COUNT: usize = 1024;

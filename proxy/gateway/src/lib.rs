@@ -25,11 +25,11 @@ mod one_parse;
 #[doc(hidden)]
 pub mod parts;
 pub mod proxy_protocol;
-mod query;
 pub(crate) mod route;
 mod sending;
 mod serve;
 mod strangers;
+mod targets;
 mod watch_end;
 
 use std::{

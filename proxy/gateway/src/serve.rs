@@ -24,8 +24,8 @@ use super::{
     head_clock::HeadClock,
     idle::{Active, Activity},
     linger::Lingering,
-    query::{Place, Queries},
     strangers::frames,
+    targets::{Heads, Place, Targets},
 };
 use underpass_core::{Body, BoxError, ConnectionInfo, Protocol, limits};
 use underpass_http::scheduling::{
@@ -122,7 +122,7 @@ impl Front {
             connection.standing().clone(),
         ));
         let place = Place::default();
-        let io = Queries::new(io, place.clone());
+        let io = Targets::new(io, place.clone());
         let builder = http1(clock.clone());
         let service = service_fn(|request: Request<Incoming>| {
             let (front, connection) = (Arc::clone(self), Arc::clone(connection));
@@ -167,6 +167,7 @@ impl Front {
             }
         });
         let io = frames::charged(io, connection.standing().clone());
+        let io = Targets::new(io, Heads::default());
         let (io, driven) = DeferredFlush::pair(io);
         let spawner = Spawner::default();
         connection.turns.get_or_init(|| spawner.turns());

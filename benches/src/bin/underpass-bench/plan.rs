@@ -57,7 +57,8 @@ impl Plan {
             watches: 1000,
             writes: 10,
             storm: 256,
-            idle: Duration::from_secs(10),
+            // Twice the longest time between two PINGs.
+            idle: Duration::from_secs(40),
             cuts: 3,
             deaths: 50,
             dying: Duration::from_secs(90),

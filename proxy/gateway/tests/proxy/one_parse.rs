@@ -195,6 +195,40 @@ async fn a_query_with_bytes_that_go_takes_arrives() {
     assert_eq!(seen[2], encoded);
 }
 
+/// The same over HTTP/2, from a client that keeps the path in its table and sends it again from there (RFC 7541, section 6.1).
+#[tokio::test]
+async fn a_path_with_bytes_that_go_takes_arrives_over_http2() {
+    fn frame(kind: u8, flags: u8, stream: u8, payload: &[u8]) -> Vec<u8> {
+        let length = u8::try_from(payload.len()).unwrap();
+        [&[0, 0, length, kind, flags, 0, 0, 0, stream], payload].concat()
+    }
+    fn literal(first: &[u8], value: &str) -> Vec<u8> {
+        let length = u8::try_from(value.len()).unwrap();
+        [first, &[length], value.as_bytes()].concat()
+    }
+    let api = Api::start(ok).await;
+    let world = World::new(&api).await;
+    let path = "/api/v1/namespaces/a/services/s/proxy/q?q=up{a=\"a\"}>0";
+    let encoded = "/api/v1/namespaces/a/services/s/proxy/q?q=up{a=%22a%22}%3E0";
+    // By their places in the static table: GET, http, :authority, authorization.
+    let fields = [
+        vec![0x82, 0x86],
+        literal(&[0x01], "front"),
+        literal(&[0x0f, 8], &format!("Bearer {}", world.alice)),
+    ]
+    .concat();
+    let indexed = literal(&[0x44], &format!("/k8s/clusters/c{path}"));
+    let mut bytes = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+    bytes.extend(frame(4, 0, 0, &[]));
+    bytes.extend(frame(1, 5, 1, &[&indexed, &*fields].concat()));
+    bytes.extend(frame(1, 5, 3, &[&[0xbe], &*fields].concat()));
+    let mut socket = TcpStream::connect(world.http2).await.unwrap();
+    socket.write_all(&bytes).await.unwrap();
+    until_seen(&api, 2).await;
+    let seen: Vec<_> = api.seen().into_iter().map(|seen| seen.target).collect();
+    assert_eq!(seen, [encoded, encoded]);
+}
+
 async fn until_seen(api: &Api, requests: usize) {
     crate::world::until(|| api.seen().len() == requests).await;
 }

@@ -14,7 +14,7 @@ use crate::load::{Door, Echo, Order};
 use crate::report::Metric;
 use crate::site::Site;
 use crate::statistics::percentile;
-use crate::systems::{Agents, Carriers, Running, System, SystemKind};
+use crate::systems::{Carriers, Running, System, SystemKind};
 
 const SCENARIO: &str = "dead-path";
 
@@ -102,7 +102,7 @@ impl Waits {
     }
 }
 
-/// Each system's paths die in each way, each time with agents that have just come.
+/// Each system's paths die in each way, each time with a server and an agent that have just started.
 pub(super) async fn run(bench: &mut Bench<'_>) -> Result<()> {
     let site = match Site::behind(SHAPE) {
         Ok(site) => site,
@@ -141,29 +141,16 @@ async fn sample(
     death: Death,
     waits: Waits,
 ) -> Result<Vec<f64>> {
-    let server = system.server(site)?;
-    let dial = server.agents;
-    let mut running = Running::start_agent(system, site, server, dial).await?;
     let begun = Instant::now();
     let mut times = Vec::new();
     while times.len() < bench.plan.deaths
         && (times.is_empty() || begun.elapsed() < bench.plan.dying)
     {
-        running.agents.clear();
-        running.add(site, dial, Agents::ONE)?;
-        let ready = match running.ready().await {
-            Ok(()) => system.settled(&mut running).await,
-            failed => failed,
-        };
-        match ready {
-            Ok(()) => {}
-            // A server that lets no agent in after a death takes nothing from those before.
-            Err(error) if !times.is_empty() => {
-                eprintln!("{SCENARIO}: {}: no more: {error:#}", system.name());
-                break;
-            }
-            Err(error) => return Err(error),
-        }
+        // The server as well: some keep the port of an agent that is gone for the next one's users.
+        let server = system.server(site)?;
+        let dial = server.agents;
+        let mut running = Running::start_agent(system, site, server, dial).await?;
+        system.settled(&mut running).await?;
         let calm = Duration::from_millis(rand::rng().random_range(200..400));
         let took = one(site, &running, death, waits, calm).await;
         site.firewall("heal")?;

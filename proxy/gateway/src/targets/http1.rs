@@ -1,26 +1,18 @@
-//! Queries with bytes that RFC 3986 forbids and Go's servers take, as in `?query=up{job="a"}>0`.
-//!
-//! The `http` crate refuses `"`, `<` and `>` there, and hyper answers 400 without a body before anybody sees the request. So
-//! they are percent-encoded in the request line before hyper reads it. No byte that delimits anything is among them, neither of a
-//! line nor of a target, so that a proxy in front reads the same requests (security rule 3).
-//!
-//! A byte is changed only where it is certain that it belongs to a request line: heads and bodies are followed from the
-//! connection's first byte, and hyper's view of each head must agree. After a chunked body, a pipelined request or an upgrade,
-//! nothing is changed any more.
+//! The same over HTTP/1.1. Heads and bodies are followed from the connection's first byte, and hyper's view of each head must
+//! agree. After a chunked body, a pipelined request or an upgrade, nothing is changed any more.
 
 use std::{
     io,
-    pin::Pin,
     sync::{Arc, Mutex, PoisonError},
-    task::{Context, Poll, ready},
 };
 
 use http::{Method, Request, header};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::{Encode, Others, Part};
 
 /// A connection's place in its requests. Clones are of one connection.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Place(Arc<Mutex<At>>);
+pub(in super::super) struct Place(Arc<Mutex<At>>);
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum At {
@@ -28,7 +20,7 @@ enum At {
     #[default]
     Start,
     /// In one.
-    Line { spaces: u8, query: bool },
+    Line { spaces: u8, part: Part },
     /// In the fields of a head. `blank`: so far the line has no byte but a CR.
     Fields { blank: bool },
     /// A head has ended, and so many bytes came after it.
@@ -45,7 +37,7 @@ impl Place {
     }
 
     /// hyper has read a head. Gives whether bytes of a next one are known to have come already.
-    pub(super) fn head_ended<B: http_body::Body>(&self, request: &Request<B>) -> bool {
+    pub(in super::super) fn head_ended<B: http_body::Body>(&self, request: &Request<B>) -> bool {
         let switches =
             request.method() == Method::CONNECT || request.headers().contains_key(header::UPGRADE);
         let length = match request.body().is_end_stream() {
@@ -74,13 +66,11 @@ impl At {
         }
     }
 
-    /// Follows the bytes that came. Gives them with a query's forbidden bytes encoded, if there are any.
     fn came(&mut self, bytes: &[u8]) -> Option<Vec<u8>> {
-        let mut encoded = Vec::new();
-        // Of `bytes`, those that are in `encoded`.
-        let mut copied = 0;
+        let mut others = Others::default();
         let mut position = 0;
         while let Some(byte) = bytes.get(position) {
+            let next = position.saturating_add(1);
             match self {
                 Self::Lost => break,
                 Self::Body { left } => {
@@ -93,26 +83,17 @@ impl At {
                     position = position.saturating_add(skipped);
                     continue;
                 }
-                Self::Line {
-                    spaces: 1,
-                    query: true,
-                } => {
-                    if let Some(code) = code(*byte) {
-                        encoded.extend_from_slice(bytes.get(copied..position).unwrap_or_default());
-                        encoded.extend_from_slice(code);
-                        copied = position.saturating_add(1);
+                Self::Line { spaces: 1, part } => {
+                    if let Some(code) = part.encodes(*byte) {
+                        others.replace(bytes, position..next, &code);
                     }
                 }
                 _ => {}
             }
             self.step(*byte);
-            position = position.saturating_add(1);
+            position = next;
         }
-        if copied == 0 {
-            return None;
-        }
-        encoded.extend_from_slice(bytes.get(copied..).unwrap_or_default());
-        Some(encoded)
+        (!others.is_untouched()).then(|| others.finish(bytes))
     }
 
     fn step(&mut self, byte: u8) {
@@ -120,16 +101,16 @@ impl At {
             (Self::Start, b'\r' | b'\n') => Self::Start,
             (Self::Start, _) => Self::Line {
                 spaces: 0,
-                query: false,
+                part: Part::Start,
             },
             (Self::Line { .. }, b'\n') => Self::Fields { blank: true },
             (Self::Line { spaces, .. }, b' ') => Self::Line {
                 spaces: spaces.saturating_add(1),
-                query: false,
+                part: Part::Start,
             },
-            (Self::Line { spaces: 1, .. }, b'?') => Self::Line {
-                spaces: 1,
-                query: true,
+            (Self::Line { spaces, part }, byte) => Self::Line {
+                spaces,
+                part: part.behind(byte),
             },
             (Self::Fields { blank: true }, b'\n') => Self::Ended { after: 0 },
             (Self::Fields { .. }, b'\n') => Self::Fields { blank: true },
@@ -143,81 +124,9 @@ impl At {
     }
 }
 
-/// The percent-encoding of a byte that Go's servers take in a query, and the `http` crate does not.
-fn code(byte: u8) -> Option<&'static [u8; 3]> {
-    match byte {
-        b'"' => Some(b"%22"),
-        b'<' => Some(b"%3C"),
-        b'>' => Some(b"%3E"),
-        _ => None,
-    }
-}
-
-/// A connection whose queries hyper can read.
-#[derive(Debug)]
-pub(super) struct Queries<I> {
-    io: I,
-    place: Place,
-    /// Bytes that found no room.
-    rest: bytes::Bytes,
-}
-
-impl<I> Queries<I> {
-    pub(super) fn new(io: I, place: Place) -> Self {
-        let rest = bytes::Bytes::new();
-        Self { io, place, rest }
-    }
-}
-
-impl<I: AsyncRead + Unpin> AsyncRead for Queries<I> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        if self.rest.is_empty() {
-            let before = buf.filled().len();
-            ready!(Pin::new(&mut self.io).poll_read(cx, buf))?;
-            let came = buf.filled().get(before..).unwrap_or_default();
-            let Some(encoded) = self.place.with(|at| at.came(came)) else {
-                return Poll::Ready(Ok(()));
-            };
-            buf.set_filled(before);
-            self.rest = encoded.into();
-        }
-        let room = buf.remaining().min(self.rest.len());
-        buf.put_slice(&self.rest.split_to(room));
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl<I: AsyncWrite + Unpin> AsyncWrite for Queries<I> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(cx, buf)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(cx)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.io.is_write_vectored()
+impl Encode for Place {
+    fn came(&mut self, bytes: &[u8]) -> io::Result<Option<Vec<u8>>> {
+        Ok(self.with(|at| at.came(bytes)))
     }
 }
 
@@ -225,7 +134,7 @@ impl<I: AsyncWrite + Unpin> AsyncWrite for Queries<I> {
 mod tests {
     use http_body_util::Full;
 
-    use super::*;
+    use super::{super::Targets, *};
 
     const RAW: &str = "GET /a?q=up{job=\"a\"}>0&r=<b> HTTP/1.1\r\nHost: \"x\"?<y>\r\n\r\n";
     const ENCODED: &str =
@@ -238,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn a_querys_forbidden_bytes_are_encoded_and_no_others() {
+    fn a_targets_forbidden_bytes_are_encoded_and_no_others() {
         for size in [1, 2, 3, 7, 1000] {
             let mut at = At::default();
             assert_eq!(pieces(&mut at, RAW, size), ENCODED, "{size}");
@@ -248,10 +157,12 @@ mod tests {
             assert_eq!(pieces(&mut at, "?\"<>\"\n?<>", size), "?\"<>\"\n?<>");
             assert_eq!(pieces(&mut at, RAW, size), ENCODED, "{size}");
         }
-        // Neither in a path, nor in a request line of another form.
+        let path = pieces(&mut At::default(), "GET /\"<`ü HTTP/1.1\n\n", 3);
+        assert_eq!(path, "GET /\"%3C%60%C3%BC HTTP/1.1\n\n");
+        // Not in a request line of another form.
         for line in [
-            "GET /\"<> HTTP/1.1\n\n",
             "GET  /?\" HTTP/1.1\n\n",
+            "CONNECT <a>:1 HTTP/1.1\n\n",
             "a?\"<>\n\n",
         ] {
             assert_eq!(pieces(&mut At::default(), line, 1000), line);
@@ -288,10 +199,10 @@ mod tests {
         use tokio::io::AsyncReadExt;
 
         let place = Place::default();
-        let mut queries = Queries::new(RAW.as_bytes(), place);
+        let mut targets = Targets::new(RAW.as_bytes(), place);
         let (mut read, mut piece) = (Vec::new(), [0; 5]);
         loop {
-            match queries.read(&mut piece).await.unwrap() {
+            match targets.read(&mut piece).await.unwrap() {
                 0 => break,
                 count => read.extend_from_slice(&piece[..count]),
             }

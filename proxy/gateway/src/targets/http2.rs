@@ -1,0 +1,335 @@
+//! The same over HTTP/2 (RFC 9113): the value of `:path` in header blocks.
+//!
+//! Blocks depend on those before them, by the table of RFC 7541. Until a path has to be changed, all bytes are passed on as they came,
+//! and blocks are only read. From then on `h2`'s table is no longer the client's, so that each block is written anew,
+//! without the table.
+
+use std::{io, ops::Range};
+
+use super::{
+    Encode, Others, Part,
+    hpack::{Field, Line, Malformed, Reader},
+};
+use underpass_core::limits;
+
+/// Length of a client's connection preface (section 3.4).
+const PREFACE: usize = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".len();
+
+/// Length of a frame's header (section 4.1).
+const HEADER: usize = 9;
+
+/// The largest payload that may be sent to one who has not asked for larger ones (section 6.5.2), as hyper does not.
+const PAYLOAD: usize = 16 * 1024;
+
+const HEADERS: u8 = 1;
+const PUSH_PROMISE: u8 = 5;
+const CONTINUATION: u8 = 9;
+
+const END_HEADERS: u8 = 4;
+const PADDED: u8 = 8;
+const PRIORITY: u8 = 0x20;
+
+/// Length of the fields that [`PRIORITY`] announces.
+const PRIORITY_FIELDS: usize = 5;
+
+/// The heads of a connection's requests.
+#[derive(Debug)]
+pub(in super::super) struct Heads {
+    mode: Mode,
+    reader: Reader,
+    /// Bytes to come that are of no head.
+    passing: usize,
+    /// A head whose end has not come, as it came.
+    kept: Vec<u8>,
+    /// So many of them are worth another look.
+    enough: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mode {
+    /// All bytes pass as they came.
+    Reads,
+    /// Blocks are written anew.
+    Writes,
+    /// Nothing is looked at any more.
+    Lost,
+}
+
+impl Default for Heads {
+    fn default() -> Self {
+        Self {
+            mode: Mode::Reads,
+            reader: Reader::default(),
+            passing: PREFACE,
+            kept: Vec::new(),
+            enough: 0,
+        }
+    }
+}
+
+/// A head that cannot be read, after others were changed: `h2` cannot read it any more either.
+#[derive(Debug, thiserror::Error)]
+enum Unreadable {
+    #[error("a malformed header block: {0}")]
+    Malformed(#[from] Malformed),
+    #[error(
+        "a header block that is larger than {} bytes, in too many frames, or none where one is due",
+        limits::FOLLOWED_HEAD
+    )]
+    Frames,
+    #[error("a header block that its table makes much larger")]
+    Grows,
+}
+
+impl From<Unreadable> for io::Error {
+    fn from(why: Unreadable) -> Self {
+        Self::new(io::ErrorKind::InvalidData, why)
+    }
+}
+
+impl Encode for Heads {
+    fn came(&mut self, bytes: &[u8]) -> io::Result<Option<Vec<u8>>> {
+        if self.mode == Mode::Lost {
+            return Ok(None);
+        }
+        if self.kept.is_empty() {
+            return self.follow(bytes);
+        }
+        self.kept.extend_from_slice(bytes);
+        if self.kept.len() < self.enough {
+            return Ok(Some(Vec::new()));
+        }
+        let kept = std::mem::take(&mut self.kept);
+        let others = self.follow(&kept)?;
+        Ok(others.or(Some(kept)))
+    }
+
+    fn ended(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.kept)
+    }
+}
+
+impl Heads {
+    /// Follows bytes that begin where the last ones that were passed on have ended. Gives others in their place, or nothing
+    /// where they pass as they are. An unfinished head at their end is kept.
+    fn follow(&mut self, bytes: &[u8]) -> io::Result<Option<Vec<u8>>> {
+        let mut others = Others::default();
+        let mut at = 0;
+        loop {
+            let passes = self.passing.min(bytes.len() - at);
+            self.passing -= passes;
+            at += passes;
+            let rest = bytes.get(at..).unwrap_or_default();
+            if rest.is_empty() {
+                break;
+            }
+            match next(rest) {
+                Next::Passes(length) => self.passing = length,
+                Next::Needs(length) if length <= limits::FOLLOWED_HEAD => {
+                    self.kept = rest.to_vec();
+                    self.enough = length;
+                    others.replace(bytes, at..bytes.len(), &[]);
+                    break;
+                }
+                Next::Needs(_) | Next::Unknown => {
+                    self.lose(Unreadable::Frames)?;
+                    break;
+                }
+                Next::Head(head) => {
+                    let range = at..at + head.length;
+                    match self.head(&head) {
+                        Ok(None) => {}
+                        Ok(Some(written)) => others.replace(bytes, range.clone(), &written),
+                        Err(why) => {
+                            self.lose(why)?;
+                            break;
+                        }
+                    }
+                    at = range.end;
+                }
+            }
+        }
+        Ok((!others.is_untouched()).then(|| others.finish(bytes)))
+    }
+
+    fn lose(&mut self, why: Unreadable) -> Result<(), Unreadable> {
+        match self.mode {
+            Mode::Writes => Err(why),
+            Mode::Reads | Mode::Lost => {
+                self.mode = Mode::Lost;
+                Ok(())
+            }
+        }
+    }
+
+    /// Reads a head. Gives it as it is to be written in its place, if it is to be.
+    fn head(&mut self, head: &Head) -> Result<Option<Vec<u8>>, Unreadable> {
+        let mut lines = self.reader.read(&head.block)?;
+        for line in &mut lines {
+            if let Some(encoded) = encoded(&line.field) {
+                line.field.value = encoded.into();
+                self.mode = Mode::Writes;
+            }
+        }
+        match self.mode {
+            Mode::Reads | Mode::Lost => Ok(None),
+            Mode::Writes => head.write(&lines).map(Some),
+        }
+    }
+}
+
+/// A path that is not as it may be, as it may be.
+fn encoded(field: &Field) -> Option<Vec<u8>> {
+    if field.name != ":path" {
+        return None;
+    }
+    let mut others = Others::default();
+    let mut part = Part::Start;
+    for (at, byte) in field.value.iter().enumerate() {
+        if let Some(code) = part.encodes(*byte) {
+            others.replace(&field.value, at..at + 1, &code);
+        }
+        part = part.behind(*byte);
+    }
+    (!others.is_untouched()).then(|| others.finish(&field.value))
+}
+
+/// A whole head: a frame HEADERS, and all of its CONTINUATION (section 4.3).
+#[derive(Debug)]
+struct Head {
+    /// Bytes of all its frames.
+    length: usize,
+    flags: u8,
+    stream: [u8; 4],
+    /// The fields that [`PRIORITY`] announces, or nothing.
+    priority: Vec<u8>,
+    block: Vec<u8>,
+}
+
+impl Head {
+    fn write(&self, lines: &[Line]) -> Result<Vec<u8>, Unreadable> {
+        let largest = limits::FOLLOWED_HEAD_GROWTH + 2 * self.block.len();
+        let mut payload = self.priority.clone();
+        for line in lines {
+            line.write(&mut payload);
+            if payload.len() > largest {
+                return Err(Unreadable::Grows);
+            }
+        }
+        let mut frames = Vec::with_capacity(payload.len() + HEADER);
+        let mut kind = HEADERS;
+        let mut flags = self.flags & !(PADDED | END_HEADERS);
+        let mut rest = &*payload;
+        loop {
+            let (fragment, behind) = rest.split_at(rest.len().min(PAYLOAD));
+            if behind.is_empty() {
+                flags |= END_HEADERS;
+            }
+            let [_, high, middle, low] = u32::try_from(fragment.len()).unwrap_or(0).to_be_bytes();
+            frames.extend_from_slice(&[high, middle, low, kind, flags]);
+            frames.extend_from_slice(&self.stream);
+            frames.extend_from_slice(fragment);
+            if behind.is_empty() {
+                return Ok(frames);
+            }
+            (kind, flags, rest) = (CONTINUATION, 0, behind);
+        }
+    }
+}
+
+/// What bytes begin with.
+#[derive(Debug)]
+enum Next {
+    /// A frame of no head, with so many bytes.
+    Passes(usize),
+    /// Something that can be told once there are so many bytes.
+    Needs(usize),
+    Head(Head),
+    /// Frames that a client does not send.
+    Unknown,
+}
+
+/// A frame's header, and where its payload is.
+struct Frame {
+    kind: u8,
+    flags: u8,
+    stream: [u8; 4],
+    payload: Range<usize>,
+}
+
+impl Frame {
+    /// The frame that begins at `at`, if its header is there.
+    fn at(bytes: &[u8], at: usize) -> Option<Self> {
+        let (header, _) = bytes.get(at..)?.split_first_chunk::<HEADER>()?;
+        let [high, middle, low, kind, flags, stream @ ..] = *header;
+        let length = u32::from_be_bytes([0, high, middle, low]) as usize;
+        let begins = at + HEADER;
+        Some(Self {
+            kind,
+            flags,
+            stream,
+            payload: begins..begins + length,
+        })
+    }
+}
+
+fn next(bytes: &[u8]) -> Next {
+    let Some(first) = Frame::at(bytes, 0) else {
+        return Next::Needs(HEADER);
+    };
+    match first.kind {
+        HEADERS => {}
+        PUSH_PROMISE | CONTINUATION => return Next::Unknown,
+        _ => return Next::Passes(first.payload.end),
+    }
+    let Some(payload) = bytes.get(first.payload.clone()) else {
+        return Next::Needs(first.payload.end);
+    };
+    let Some((priority, fragment)) = fragment(payload, first.flags) else {
+        return Next::Unknown;
+    };
+    let mut head = Head {
+        length: first.payload.end,
+        flags: first.flags,
+        stream: first.stream,
+        priority: priority.to_vec(),
+        block: fragment.to_vec(),
+    };
+    let mut flags = first.flags;
+    let mut frames = 1;
+    while flags & END_HEADERS == 0 {
+        let Some(frame) = Frame::at(bytes, head.length) else {
+            return Next::Needs(head.length + HEADER);
+        };
+        frames += 1;
+        if frame.kind != CONTINUATION
+            || frame.stream != first.stream
+            || frames > limits::FOLLOWED_HEAD_FRAMES
+        {
+            return Next::Unknown;
+        }
+        head.length = frame.payload.end;
+        let Some(fragment) = bytes.get(frame.payload) else {
+            return Next::Needs(head.length);
+        };
+        head.block.extend_from_slice(fragment);
+        flags = frame.flags;
+    }
+    Next::Head(head)
+}
+
+/// The fields of [`PRIORITY`] and the fragment of a block in a payload of HEADERS (section 6.2).
+fn fragment(mut payload: &[u8], flags: u8) -> Option<(&[u8], &[u8])> {
+    if flags & PADDED != 0 {
+        let (padding, rest) = payload.split_first()?;
+        let length = rest.len().checked_sub(usize::from(*padding))?;
+        payload = rest.get(..length)?;
+    }
+    match flags & PRIORITY {
+        0 => Some((&[], payload)),
+        _ => payload.split_at_checked(PRIORITY_FIELDS),
+    }
+}
+
+#[cfg(test)]
+mod tests;

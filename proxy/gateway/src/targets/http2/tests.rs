@@ -1,0 +1,264 @@
+use std::io;
+
+use http::{HeaderMap, HeaderName, HeaderValue, Request};
+use proptest::{collection::vec, prelude::*};
+
+use super::{super::Targets, *};
+
+const END_STREAM: u8 = 1;
+
+fn frame(kind: u8, flags: u8, payload: &[u8]) -> Vec<u8> {
+    let [_, high, middle, low] = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    let mut frame = vec![high, middle, low, kind, flags, 0, 0, 0, 1];
+    frame.extend_from_slice(payload);
+    frame
+}
+
+fn preface() -> Vec<u8> {
+    let mut bytes = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+    bytes.extend(frame(4, 0, &[]));
+    bytes
+}
+
+/// A literal without an index and with one.
+fn path(indexed: bool, value: &[u8]) -> Vec<u8> {
+    let mut block = vec![
+        if indexed { 0x44 } else { 0x04 },
+        u8::try_from(value.len()).unwrap(),
+    ];
+    block.extend_from_slice(value);
+    block
+}
+
+fn came(heads: &mut Heads, bytes: &[u8], size: usize) -> io::Result<Vec<u8>> {
+    let mut all = Vec::new();
+    for piece in bytes.chunks(size) {
+        all.extend(heads.came(piece)?.unwrap_or_else(|| piece.to_vec()));
+    }
+    Ok(all)
+}
+
+/// The paths in what was written.
+fn paths(bytes: &[u8]) -> Vec<String> {
+    let (mut reader, mut at, mut paths) = (Reader::default(), PREFACE, Vec::new());
+    while at < bytes.len() {
+        match next(&bytes[at..]) {
+            Next::Passes(length) => at += length,
+            Next::Head(head) => {
+                at += head.length;
+                let lines = reader.read(&head.block).unwrap();
+                let values = lines.iter().filter(|line| line.field.name == ":path");
+                paths.extend(
+                    values.map(|line| String::from_utf8_lossy(&line.field.value).into_owned()),
+                );
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    paths
+}
+
+#[test]
+fn a_paths_forbidden_bytes_are_encoded_and_other_bytes_pass() {
+    let raw = b"/a<b?q=up{job=\"a\"}>0";
+    let mut bytes = preface();
+    bytes.extend(frame(HEADERS, END_HEADERS | END_STREAM, &[0x82, 0x84]));
+    let untouched = bytes.len();
+    bytes.extend(frame(HEADERS, END_HEADERS, &path(true, raw)));
+    bytes.extend(frame(0, END_STREAM, b"?\"<>\""));
+    // The entry that the one before has made.
+    bytes.extend(frame(HEADERS, END_HEADERS | END_STREAM, &[0xbe]));
+    // Padded, with a priority, in three frames.
+    let block = path(false, raw);
+    let mut payload = vec![3, 0, 0, 0, 0, 7];
+    payload.extend_from_slice(&block[..4]);
+    payload.extend_from_slice(&[0; 3]);
+    bytes.extend(frame(HEADERS, PADDED | PRIORITY, &payload));
+    bytes.extend(frame(CONTINUATION, 0, &[]));
+    bytes.extend(frame(CONTINUATION, END_HEADERS, &block[4..]));
+    bytes.extend(frame(HEADERS, END_HEADERS, &path(false, b"*")));
+    let encoded = "/a%3Cb?q=up{job=%22a%22}%3E0";
+    for size in [1, 2, 5, 16, 100_000] {
+        let mut heads = Heads::default();
+        let all = came(&mut heads, &bytes, size).unwrap();
+        assert_eq!(all[..untouched], bytes[..untouched]);
+        assert_eq!(paths(&all), ["/", encoded, encoded, encoded, "*"], "{size}");
+        assert!(all.windows(5).any(|piece| piece == b"?\"<>\""));
+        // The priority stays, at the end of the frame's header.
+        assert!(all.windows(6).any(|piece| piece == [1, 0, 0, 0, 0, 7]));
+        assert_eq!(heads.ended(), b"");
+    }
+}
+
+#[test]
+fn bytes_pass_as_they_came_while_no_path_is_forbidden() {
+    let mut bytes = preface();
+    bytes.extend(frame(HEADERS, END_HEADERS, &path(true, b"/a\"?b={|}")));
+    bytes.extend(frame(0, END_STREAM, &[0; 70_000]));
+    for size in [1, 7, 100_000] {
+        assert_eq!(came(&mut Heads::default(), &bytes, size).unwrap(), bytes);
+    }
+    assert_eq!(
+        Heads::default().came(&bytes).unwrap(),
+        None,
+        "not even copied"
+    );
+    // The connection ends within a head.
+    let mut heads = Heads::default();
+    bytes.extend(&frame(HEADERS, END_HEADERS, &[0x82, 0x84])[..10]);
+    let mut all = came(&mut heads, &bytes, 7).unwrap();
+    all.extend(heads.ended());
+    assert_eq!(all, bytes);
+}
+
+#[test]
+fn rule_3_a_block_is_read_for_certain_or_nothing_is_changed() {
+    let raw = frame(HEADERS, END_HEADERS, &path(true, b"/<"));
+    let too_large = vec![0; limits::FOLLOWED_HEAD];
+    let mut frames = frame(HEADERS, 0, &[0x82]);
+    for _ in 0..limits::FOLLOWED_HEAD_FRAMES {
+        frames.extend(frame(CONTINUATION, 0, &[]));
+    }
+    let mut interleaved = frame(HEADERS, 0, &[0x82]);
+    interleaved.extend(frame(0, 0, &[]));
+    for unknown in [
+        frame(HEADERS, END_HEADERS, &[0x80]),
+        frame(HEADERS, END_HEADERS | PADDED, &[]),
+        frame(HEADERS, END_HEADERS | PADDED, &[5, 0x82]),
+        frame(HEADERS, END_HEADERS | PRIORITY, &[0; 4]),
+        frame(HEADERS, END_HEADERS, &too_large),
+        frame(CONTINUATION, END_HEADERS, &[]),
+        frame(PUSH_PROMISE, END_HEADERS, &[]),
+        frames,
+        interleaved,
+    ] {
+        for size in [1, 1000, 1_000_000] {
+            let mut bytes = preface();
+            bytes.extend(&unknown);
+            bytes.extend(&raw);
+            let all = came(&mut Heads::default(), &bytes, size).unwrap();
+            assert_eq!(all, bytes, "{size}");
+            // Where something was changed, it ends the connection.
+            let mut bytes = preface();
+            bytes.extend(&raw);
+            bytes.extend(&unknown);
+            let failed = came(&mut Heads::default(), &bytes, size).unwrap_err();
+            assert_eq!(failed.kind(), io::ErrorKind::InvalidData);
+        }
+    }
+}
+
+#[test]
+fn a_table_does_not_make_a_head_much_larger() {
+    let mut entry = vec![0x40, 1, b'a', 0x7f, 0xa1, 0x1e];
+    entry.extend(vec![b'x'; 4000]);
+    let mut bytes = preface();
+    bytes.extend(frame(HEADERS, END_HEADERS, &path(false, b"/<")));
+    bytes.extend(frame(HEADERS, END_HEADERS, &entry));
+    let mut heads = Heads::default();
+    heads.came(&bytes).unwrap();
+    heads
+        .came(&frame(HEADERS, END_HEADERS, &[0xbe, 0xbe]))
+        .unwrap();
+    let bomb = frame(HEADERS, END_HEADERS, &[0xbe; 1000]);
+    assert!(heads.came(&bomb).is_err());
+}
+
+/// The heads of requests of `h2`'s client as they arrive at its server, behind blocks that are written anew.
+async fn through(requests: Vec<(String, HeaderMap)>) -> Vec<(String, HeaderMap)> {
+    let (near, far) = tokio::io::duplex(1 << 16);
+    let heads = Heads {
+        mode: Mode::Writes,
+        ..Heads::default()
+    };
+    let count = requests.len();
+    let client = async move {
+        let (sender, connection) = h2::client::handshake(near).await.unwrap();
+        let connection = tokio::spawn(connection);
+        for (path, fields) in requests {
+            let mut sender = sender.clone().ready().await.unwrap();
+            let mut request = Request::get(format!("https://a.example{path}"))
+                .body(())
+                .unwrap();
+            *request.headers_mut() = fields;
+            let (answer, _) = sender.send_request(request, true).unwrap();
+            answer.await.unwrap();
+        }
+        connection.abort();
+    };
+    let server = async move {
+        let mut server = h2::server::handshake(Targets::new(far, heads))
+            .await
+            .unwrap();
+        let mut arrived = Vec::new();
+        while let Some(Ok((request, mut respond))) = server.accept().await {
+            respond
+                .send_response(http::Response::new(()), true)
+                .unwrap();
+            let (parts, _) = request.into_parts();
+            let path = parts.uri.path_and_query().unwrap().to_string();
+            arrived.push((path, parts.headers));
+        }
+        arrived
+    };
+    let ((), arrived) = tokio::join!(client, server);
+    assert_eq!(arrived.len(), count);
+    arrived
+}
+
+fn fields() -> impl Strategy<Value = HeaderMap> {
+    const KNOWN: &[&str] = &[
+        "accept",
+        "authorization",
+        "cookie",
+        "user-agent",
+        "x-a",
+        "x-b",
+    ];
+    let name = prop_oneof![
+        proptest::sample::select(KNOWN).prop_map(str::to_owned),
+        "[a-z][a-z0-9-]{0,20}".prop_map(|name| format!("x-{name}")),
+    ];
+    let value = prop_oneof![
+        "[ -~]{0,40}".prop_map(|value| value.trim().as_bytes().to_vec()),
+        vec(prop_oneof![0x21..=0x7e_u8, 0x80..=0xff_u8], 0..20),
+        "[a-z]{1,2}".prop_map(String::into_bytes),
+        (0..3000_usize).prop_map(|length| vec![b'~'; length]),
+    ];
+    vec((name, value, any::<bool>()), 0..12).prop_map(|fields| {
+        let mut map = HeaderMap::new();
+        for (name, value, sensitive) in fields {
+            let mut value = HeaderValue::from_bytes(&value).unwrap();
+            value.set_sensitive(sensitive);
+            map.append(HeaderName::from_bytes(name.as_bytes()).unwrap(), value);
+        }
+        map
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// Against `h2`'s own encoder, with its Huffman code and its table, which forgets.
+    #[test]
+    fn rule_3_heads_that_are_written_anew_are_the_same(
+        requests in vec(("/[a-z0-9%?&=]{0,40}", fields()), 1..12),
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let arrived = runtime.block_on(through(requests.clone()));
+        prop_assert_eq!(&arrived, &requests);
+    }
+
+    #[test]
+    fn whatever_comes_is_read_without_a_panic_and_in_any_pieces(
+        bytes in vec(prop_oneof![any::<u8>(), 0..10_u8], 0..400),
+        size in 1..50_usize,
+    ) {
+        let mut all = preface();
+        all.extend(frame(HEADERS, END_HEADERS, &path(true, b"/<")));
+        all.extend(bytes);
+        let whole = came(&mut Heads::default(), &all, all.len()).ok();
+        let pieces = came(&mut Heads::default(), &all, size).ok();
+        prop_assert_eq!(whole, pieces);
+    }
+}
