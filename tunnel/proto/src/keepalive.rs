@@ -33,7 +33,7 @@ pub enum Need {
     Owed,
     /// The session has no other way to the peer.
     Only,
-    /// Another link answers as well. Whichever dies, the session goes on by the other one, so that both are asked less.
+    /// Another link answers as well: if one dies, the session goes on by the other, so that both are asked less.
     Spared,
 }
 

@@ -237,7 +237,7 @@ impl Head {
     }
 }
 
-/// What bytes begin with.
+/// The beginning of bytes.
 #[derive(Debug)]
 enum Next {
     /// A frame of no head, with so many bytes.

@@ -27,7 +27,7 @@ const EOS: usize = 256;
 /// The codes of one length.
 struct Codes {
     first: u32,
-    /// What they stand for.
+    /// The octets that they stand for, or EOS.
     symbols: Vec<usize>,
 }
 

@@ -1,6 +1,6 @@
 //! Header blocks of HTTP/2 (RFC 7541), as far as a target is to be found in one and the block written anew.
 //!
-//! `h2` has all of this and shows none of it. What it makes of a block counts; where the reader here finds fault with one, nothing
+//! `h2` has all of this and shows none of it. Its reading of a block counts; where the reader here finds fault with one, nothing
 //! is changed.
 
 mod huffman;
@@ -28,7 +28,7 @@ pub(super) enum Malformed {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Line {
     pub(super) field: Field,
-    /// Whoever passes it on must not keep it in a table either (section 6.2.3).
+    /// No hop on the way may keep it in a table (section 6.2.3).
     never_indexed: bool,
 }
 
@@ -89,7 +89,7 @@ impl Reader {
 }
 
 impl Line {
-    /// Writes it so that it is read whatever the reader's table has, and leaves that as it is.
+    /// Writes it without the table, which stays as it is.
     pub(super) fn write(&self, block: &mut Vec<u8>) {
         block.push(u8::from(self.never_indexed) << 4);
         for string in [&self.field.name, &self.field.value] {
@@ -120,16 +120,17 @@ fn number(block: &mut &[u8], prefix: u8) -> Result<usize, Malformed> {
 
 /// Writes the length of a string that is no Huffman code.
 fn write_number(block: &mut Vec<u8>, value: usize) {
+    let low = |value: usize| value.to_le_bytes().first().copied().unwrap_or_default();
     let Some(mut rest) = value.checked_sub(0x7f) else {
-        block.push(value as u8);
+        block.push(low(value));
         return;
     };
     block.push(0x7f);
     while rest >= 0x80 {
-        block.push(rest as u8 | 0x80);
+        block.push(low(rest) | 0x80);
         rest >>= 7;
     }
-    block.push(rest as u8);
+    block.push(low(rest));
 }
 
 /// Takes a string (section 5.2).
