@@ -35,6 +35,8 @@ pub enum Need {
     Only,
     /// Another link answers as well: if one dies, the session goes on by the other, so that both are asked less.
     Spared,
+    /// The same, and the transport itself asks after [`limits::KEEPALIVE_MAX`] of silence, at less cost than a PING.
+    Kept,
 }
 
 /// The action after a passed deadline.
@@ -87,11 +89,11 @@ impl Keepalive {
         Some(opaque)
     }
 
-    /// The silence after which this side asks.
-    fn patience(&self, need: Need) -> Duration {
+    /// The silence after which this side asks; `None` where it leaves that to the transport.
+    fn patience(&self, need: Need) -> Option<Duration> {
         let interval = match need {
             Need::Owed | Need::Only => self.interval,
-            Need::Spared => (limits::KEEPALIVE_SPARED * self.interval)
+            Need::Spared | Need::Kept => (limits::KEEPALIVE_SPARED * self.interval)
                 .min(limits::KEEPALIVE_MAX)
                 .max(self.interval),
         };
@@ -100,22 +102,23 @@ impl Keepalive {
             Role::Acceptor => interval + interval / 2,
         };
         match need {
-            Need::Owed => patience.min(limits::KEEPALIVE_OWING),
-            Need::Only | Need::Spared => patience,
+            Need::Owed => Some(patience.min(limits::KEEPALIVE_OWING)),
+            Need::Kept if interval >= limits::KEEPALIVE_MAX => None,
+            Need::Only | Need::Spared | Need::Kept => Some(patience),
         }
     }
 
-    /// When to call [`handle_timeout`](Self::handle_timeout) next.
-    pub fn poll_timeout(&self, need: Need) -> Instant {
+    /// When to call [`handle_timeout`](Self::handle_timeout) next, if ever.
+    pub fn poll_timeout(&self, need: Need) -> Option<Instant> {
         match &self.ping {
-            Some(ping) => self.heard.max(ping.sent) + self.answer_time,
-            None => self.heard + self.patience(need),
+            Some(ping) => Some(self.heard.max(ping.sent) + self.answer_time),
+            None => Some(self.heard + self.patience(need)?),
         }
     }
 
     /// The action due at `now`, if any.
     pub fn handle_timeout(&mut self, need: Need, now: Instant) -> Option<Due> {
-        if now < self.poll_timeout(need) {
+        if now < self.poll_timeout(need)? {
             return None;
         }
         if self.ping.is_some() {
@@ -154,7 +157,7 @@ mod tests {
             keepalive.handle_timeout(Need::Only, start + INTERVAL / 2),
             None
         );
-        let asked = keepalive.poll_timeout(Need::Only);
+        let asked = keepalive.poll_timeout(Need::Only).unwrap();
         assert_eq!(asked, start + INTERVAL);
         assert!(matches!(
             keepalive.handle_timeout(Need::Only, asked),
@@ -180,7 +183,7 @@ mod tests {
         assert_eq!(keepalive.round_trip(), None);
         let took = keepalive.pong(opaque, now);
         assert_eq!(took, Some(Duration::from_millis(30)));
-        assert_eq!(keepalive.poll_timeout(Need::Only), now + INTERVAL);
+        assert_eq!(keepalive.poll_timeout(Need::Only), Some(now + INTERVAL));
     }
 
     #[test]
@@ -215,26 +218,31 @@ mod tests {
         let asked = |role, interval: u64, need| {
             let now = Instant::now();
             let keepalive = Keepalive::new(role, Duration::from_secs(interval), ANSWER, now);
-            (keepalive.poll_timeout(need) - now).as_secs()
+            let due = keepalive.poll_timeout(need)?;
+            Some((due - now).as_secs())
         };
-        assert_eq!(asked(Role::Connector, 10, Need::Spared), 20);
-        assert_eq!(asked(Role::Acceptor, 10, Need::Spared), 30);
-        assert_eq!(asked(Role::Connector, 2, Need::Spared), 4);
+        assert_eq!(asked(Role::Connector, 10, Need::Spared), Some(20));
+        assert_eq!(asked(Role::Acceptor, 10, Need::Spared), Some(30));
+        assert_eq!(asked(Role::Connector, 2, Need::Spared), Some(4));
         // No more rarely than what is on the way remembers a connection.
-        assert_eq!(asked(Role::Connector, 15, Need::Spared), 20);
-        assert_eq!(asked(Role::Connector, 20, Need::Spared), 20);
+        assert_eq!(asked(Role::Connector, 15, Need::Spared), Some(20));
+        assert_eq!(asked(Role::Connector, 20, Need::Spared), Some(20));
+        // The transport asks as often by itself.
+        assert_eq!(asked(Role::Connector, 10, Need::Kept), None);
+        assert_eq!(asked(Role::Acceptor, 10, Need::Kept), None);
+        assert_eq!(asked(Role::Connector, 9, Need::Kept), Some(18));
     }
 
     #[test]
     fn a_peer_that_owes_an_acknowledgement_is_asked_sooner() {
         let (mut keepalive, start) = start(Role::Connector);
-        let asked = keepalive.poll_timeout(Need::Owed);
+        let asked = keepalive.poll_timeout(Need::Owed).unwrap();
         assert_eq!(asked, start + limits::KEEPALIVE_OWING);
         assert!(matches!(
             keepalive.handle_timeout(Need::Owed, asked),
             Some(Due::Ping(_))
         ));
-        let lost = keepalive.poll_timeout(Need::Owed);
+        let lost = keepalive.poll_timeout(Need::Owed).unwrap();
         assert_eq!(lost, asked + ANSWER);
         assert_eq!(keepalive.handle_timeout(Need::Only, lost), Some(Due::Lost));
     }

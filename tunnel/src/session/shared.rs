@@ -377,6 +377,9 @@ impl Shared {
         if transport.keeps_queue_short() {
             state.core.queue_is_short(id);
         }
+        if transport.keeps_itself_alive() {
+            state.core.keeps_itself_alive(id);
+        }
         match why {
             Why::New | Why::Standby => {}
             Why::Lane => state.lanes += 1,

@@ -75,6 +75,14 @@ pub trait Transport: fmt::Debug + Send + Sync + 'static {
         false
     }
 
+    /// Whether the dialling side's transport asks its peer for a sign of life after [`KEEPALIVE_MAX`] of silence, and both sides' end
+    /// where none comes.
+    ///
+    /// [`KEEPALIVE_MAX`]: underpass_proto::limits::KEEPALIVE_MAX
+    fn keeps_itself_alive(&self) -> bool {
+        false
+    }
+
     /// The path's statistics; after the transport's end, the last ones. Costs a short lock:
     /// for metrics, not for each stream.
     fn stats(&self) -> PathStats {

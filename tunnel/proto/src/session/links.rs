@@ -108,6 +108,8 @@ pub(super) struct Link {
     pub(super) round_trip: Option<Duration>,
     /// See [`Session::queue_is_short`].
     queue_is_short: bool,
+    /// See [`Session::keeps_itself_alive`].
+    keeps_itself_alive: bool,
     /// Frames of this link alone.
     queue: BytesMut,
     queued: usize,
@@ -172,6 +174,7 @@ impl Session {
             health,
             round_trip: None,
             queue_is_short: false,
+            keeps_itself_alive: false,
             queue: BytesMut::new(),
             queued: 0,
             next_out,
@@ -357,6 +360,13 @@ impl Session {
         }
     }
 
+    /// A link's transport itself asks its peer for a sign of life after [`limits::KEEPALIVE_MAX`] of silence, and ends where none comes.
+    pub fn keeps_itself_alive(&mut self, link: LinkId) {
+        if let Some(link) = self.links.get_mut(&link) {
+            link.keeps_itself_alive = true;
+        }
+    }
+
     /// The transport has measured a round trip of its own.
     pub fn measured(&mut self, link: LinkId, round_trip: Duration) {
         if let Some(link) = self.links.get_mut(&link) {
@@ -533,7 +543,7 @@ impl Session {
     pub(super) fn keepalive_at(&self, link: LinkId) -> Option<Instant> {
         let need = self.need_of(link);
         let link = self.links.get(&link)?;
-        Some(link.keepalive.poll_timeout(need))
+        link.keepalive.poll_timeout(need)
     }
 
     pub(super) fn on_keepalive(&mut self, link: LinkId, now: Instant) {
@@ -556,9 +566,13 @@ impl Session {
         if self.is_owed(link) {
             return Need::Owed;
         }
-        let answers = |other: LinkId| !self.is_silent(other);
-        match (self.primary, self.answering_standby()) {
-            (Some(primary), Some(_)) if answers(primary) && answers(link) => Need::Spared,
+        let answers = |link: LinkId| !self.is_silent(link);
+        let has_two = self.primary.is_some_and(answers) && self.answering_standby().is_some();
+        match self.links.get(&link) {
+            Some(entry) if has_two && answers(link) => match entry.keeps_itself_alive {
+                true => Need::Kept,
+                false => Need::Spared,
+            },
             _ => Need::Only,
         }
     }

@@ -278,6 +278,9 @@ mod tests {
         };
         assert_eq!(asked(&mut session, MAIN), 30);
         assert_eq!(asked(&mut session, STANDBY), 30);
+        session.keeps_itself_alive(MAIN);
+        assert_eq!(session.next_timeout(Part::Link(MAIN), at), None);
+        assert_eq!(asked(&mut session, STANDBY), 30);
         session.link_lost(STANDBY, at);
         assert_eq!(asked(&mut session, MAIN), 15);
     }

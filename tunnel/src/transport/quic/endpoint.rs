@@ -136,7 +136,9 @@ pub fn client_config(
     let mut tls = tls;
     tls.alpn_protocols = vec![ALPN.to_vec()];
     let mut client = ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls)?));
-    client.transport_config(Arc::new(transport_config(config, "client")?));
+    let mut transport = transport_config(config, "client")?;
+    transport.keep_alive_interval(Some(limits::KEEPALIVE_MAX));
+    client.transport_config(Arc::new(transport));
     Ok(client)
 }
 

@@ -205,6 +205,12 @@ impl Transport for QuicTransport {
         true
     }
 
+    /// The PING frames of RFC 9000, section 10.1.2, and the idle timeout. Each costs two datagrams and no wake-up of a session; a
+    /// PING of the session's costs four.
+    fn keeps_itself_alive(&self) -> bool {
+        true
+    }
+
     fn round_trip(&self) -> Option<Duration> {
         match &*self.state() {
             State::Live(connection) => Some(connection.rtt()),
