@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use underpass_tunnel::transport::TransportKind;
-use underpass_tunnel::{ConnectorConfig, ResumeWindow, Session, Transports};
+use underpass_tunnel::{AcceptorConfig, ConnectorConfig, ResumeWindow, Session, Transports};
 
 use crate::harness::{acceptor_config, connector_config, run, until, within};
 use crate::life::still_works;
@@ -21,8 +21,12 @@ struct Path {
 
 impl Path {
     async fn start(transports: Transports) -> Self {
+        Self::start_with(transports, acceptor_config()).await
+    }
+
+    async fn start_with(transports: Transports, acceptor: AcceptorConfig) -> Self {
         let pki = Pki::new();
-        let mut server = Server::start(&pki, acceptor_config()).await;
+        let mut server = Server::start(&pki, acceptor).await;
         let relay = SilentRelay::start(server.port).await;
         let config = ConnectorConfig {
             transports,
@@ -41,7 +45,11 @@ impl Path {
 
     /// With a WebSocket that stands by.
     async fn with_standby() -> Self {
-        let path = Self::start(Transports::Auto).await;
+        Self::with_standby_and(acceptor_config()).await
+    }
+
+    async fn with_standby_and(acceptor: AcceptorConfig) -> Self {
+        let path = Self::start_with(Transports::Auto, acceptor).await;
         assert_eq!(path.kept.agent.transport(), Some(TransportKind::Quic));
         path.stands_by(TransportKind::WebSocket).await;
         path
@@ -107,7 +115,11 @@ fn flows_that_are_forgotten_come_back_by_themselves() {
 #[test]
 fn a_standby_that_dies_is_replaced() {
     run(async {
-        let path = Path::with_standby().await;
+        let often = AcceptorConfig {
+            keepalive: Duration::from_secs(1).try_into().unwrap(),
+            ..acceptor_config()
+        };
+        let path = Path::with_standby_and(often).await;
         let chat = Chat::start(&path.session, &path.kept.agent).await;
         let connections = path.relay.tcp_connections();
         path.relay.silence_tcp();
