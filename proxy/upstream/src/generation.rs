@@ -36,7 +36,9 @@ pub(super) struct Generation {
 pub(super) fn files_of(config: &kube::Config) -> Vec<PathBuf> {
     let auth = &config.auth_info;
     let certificate = [&auth.client_certificate, &auth.client_key];
-    let certificate = certificate.into_iter().flatten().map(PathBuf::from);
+    let certificate = certificate.into_iter().flatten();
+    let certificate = certificate.filter(|path| !path.is_empty());
+    let certificate = certificate.map(PathBuf::from);
     certificate.chain(config.root_cert_file.clone()).collect()
 }
 

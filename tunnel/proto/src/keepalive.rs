@@ -150,7 +150,10 @@ mod tests {
     #[test]
     fn silence_asks_and_more_silence_loses() {
         let (mut keepalive, start) = start(Role::Connector);
-        assert_eq!(keepalive.handle_timeout(Need::Only, start + INTERVAL / 2), None);
+        assert_eq!(
+            keepalive.handle_timeout(Need::Only, start + INTERVAL / 2),
+            None
+        );
         let asked = keepalive.poll_timeout(Need::Only);
         assert_eq!(asked, start + INTERVAL);
         assert!(matches!(
