@@ -483,7 +483,7 @@ mod tests {
         let usual = ["--server", "https://a", "--ca-file", "ca.pem"];
         for (url, sound) in [
             ("http://u:hunter2@p:1", true),
-            ("socks5://u:hunter2@p:1", false),
+            ("ftp://u:hunter2@p:1", false),
         ] {
             let cli = parse(&[&usual[..], &["--proxy", url]].concat()).unwrap();
             let shown = format!("{cli:?}");

@@ -144,8 +144,9 @@ impl Credential {
     }
 
     /// A plugin's, which the directory names, and not this machine's operator.
-    pub(super) fn exec(exec: Exec) -> Self {
-        Self::Exec(Arc::new(exec::Plugin::new(exec.into())))
+    pub(super) fn exec(exec: Exec, config: &kube::Config) -> Self {
+        let program = Program::of_directory(exec, config);
+        Self::Exec(Arc::new(exec::Plugin::new(program)))
     }
 
     /// It is the operator's plugin, so that the first run tells whether the configuration can be used.

@@ -61,7 +61,7 @@ impl Generation {
         let endpoint = Arc::new(Endpoint::new(config, tls)?);
         let last = last.map(|last| &last.credential);
         let credential = match plugin {
-            Some(plugin) => Credential::exec(plugin.clone()),
+            Some(plugin) => Credential::exec(plugin.clone(), config),
             None => Credential::new(auth, last).map_err(ApiServerError::Credential)?,
         };
         Ok(Self {

@@ -11,6 +11,7 @@ mod exec;
 mod generation;
 mod get;
 mod http1;
+mod pinned;
 mod pool;
 mod proxy;
 pub mod rbac;

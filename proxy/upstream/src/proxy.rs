@@ -2,10 +2,9 @@
 //!
 //! The environment's `HTTPS_PROXY` is none: it is an agent's way to the Underpass server, and the API server is on this side of it.
 
-use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 use underpass_http_proxy::{Proxy, ProxyDialer};
 
-use super::ApiServerError;
+use super::{ApiServerError, tls};
 
 /// The way through the configuration's proxy. It has no exceptions: neither has it for client-go.
 pub(super) fn of(config: &kube::Config) -> Result<Option<ProxyDialer>, ApiServerError> {
@@ -16,14 +15,14 @@ pub(super) fn of(config: &kube::Config) -> Result<Option<ProxyDialer>, ApiServer
     let mut proxy = Proxy::new(url.map_err(ApiServerError::ProxyUrl)?);
     // Go has one TLS configuration for the server and a proxy that is spoken to over TLS.
     let authorities = config.root_cert.as_ref();
-    proxy.ca_pem = authorities.map(|all| all.iter().map(|one| pem(one)).collect::<String>().into());
+    proxy.ca_pem = authorities.map(|all| {
+        all.iter()
+            .map(|der| tls::pem(der))
+            .collect::<String>()
+            .into()
+    });
     let dialer = ProxyDialer::new(proxy).map_err(ApiServerError::Proxy)?;
     Ok(Some(dialer))
-}
-
-fn pem(certificate: &[u8]) -> String {
-    let data = BASE64.encode(certificate);
-    format!("-----BEGIN CERTIFICATE-----\n{data}\n-----END CERTIFICATE-----\n")
 }
 
 #[cfg(test)]
@@ -97,6 +96,31 @@ mod tests {
             // The proxy resolves the name.
             assert_eq!(proxy.asked(), [format!("api.invalid:{port}")]);
         }
+    }
+
+    /// As `ssh -D` is one. The Kubernetes documentation recommends it for API servers behind a bastion.
+    #[tokio::test]
+    async fn connections_go_through_a_socks_proxy() {
+        let api = make();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let proxy = format!("socks5://{}", listener.local_addr().unwrap());
+        let endpoint = endpoint(&config(&proxy, 6443, &[&api])).unwrap();
+        let acceptor = TlsAcceptor::from(Arc::new(server(&api)));
+        let proxying = async {
+            let mut tcp = listener.accept().await.unwrap().0;
+            let mut greeting = [0; 3];
+            tcp.read_exact(&mut greeting).await.unwrap();
+            tcp.write_all(&[5, 0]).await.unwrap();
+            let mut request = [0; 18];
+            tcp.read_exact(&mut request).await.unwrap();
+            assert_eq!(&request, b"\x05\x01\x00\x03\x0bapi.invalid\x19\x2b");
+            tcp.write_all(&[5, 0, 0, 1, 0, 0, 0, 0, 0, 0])
+                .await
+                .unwrap();
+            acceptor.accept(tcp).await.unwrap()
+        };
+        let (connected, _stream) = tokio::join!(endpoint.connect(Offer::Both), proxying);
+        connected.unwrap();
     }
 
     #[tokio::test]

@@ -16,6 +16,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use secrecy::ExposeSecret;
 use zeroize::Zeroizing;
 
+use super::pinned::Verifier;
 use underpass_core::limits;
 
 /// Why TLS towards the API server cannot be set up. Nothing that a file holds is repeated.
@@ -71,7 +72,13 @@ pub(super) fn trusting(config: &kube::Config) -> Result<rustls::ClientConfig, Tl
         }
     }
     let tls = trust.rustls_client_config();
-    tls.map_err(|_| TlsError::Authorities)
+    let mut tls = tls.map_err(|_| TlsError::Authorities)?;
+    if let (Some(all), false) = (&trust.root_cert, trust.accept_invalid_certs) {
+        let provider = tls.crypto_provider();
+        let verifier = Verifier::new(all, provider).ok_or(TlsError::Authorities)?;
+        tls.dangerous().set_certificate_verifier(Arc::new(verifier));
+    }
+    Ok(tls)
 }
 
 fn is_authority(der: &[u8]) -> bool {
@@ -94,6 +101,12 @@ pub(super) fn has_certificate(auth: &AuthInfo) -> bool {
     fields
         .into_iter()
         .any(|field| said(field.as_deref()).is_some())
+}
+
+/// A certificate in PEM.
+pub(super) fn pem(der: &[u8]) -> String {
+    let data = BASE64.encode(der);
+    format!("-----BEGIN CERTIFICATE-----\n{data}\n-----END CERTIFICATE-----\n")
 }
 
 /// The client certificate of a configuration, and its key. As for client-go, a key without a certificate means nothing. Blocks:

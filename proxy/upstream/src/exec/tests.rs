@@ -18,7 +18,8 @@ fn plugin(script: &Script, args: &[&str], env: &[(&str, &str)]) -> Plugin {
             .map(|&(name, value)| (name.to_owned(), text(value)))
             .collect(),
     };
-    Plugin::new(exec.into())
+    let config = kube::Config::new("https://h".parse().unwrap());
+    Plugin::new(Program::of_directory(exec, &config))
 }
 
 fn operators(script: &Script) -> Plugin {
