@@ -214,7 +214,7 @@ fn dial_advice(error: &DialError) -> &'static str {
     let advice = error.attempts.iter().find_map(|attempt| match attempt {
         AttemptError::Failed { route, error } => route_advice(route, error),
         AttemptError::Proxy(_) => {
-            Some("name an http:// or https:// proxy in HTTPS_PROXY or with --proxy")
+            Some("name an http://, https:// or socks5:// proxy in HTTPS_PROXY or with --proxy")
         }
         _ => None,
     });
@@ -236,9 +236,11 @@ fn route_advice(route: &Route, error: &RouteError) -> Option<&'static str> {
             }
             _ => return None,
         },
-        RouteError::Proxy(ProxyError::Credentials { .. }) => {
+        RouteError::Proxy(
+            ProxyError::Credentials { .. } | ProxyError::SocksCredentials { .. },
+        ) => {
             "put user and password into the proxy's URL, in HTTPS_PROXY or UNDERPASS_PROXY: \
-             http://USER:PASSWORD@HOST:PORT"
+             http://USER:PASSWORD@HOST:PORT, or socks5://…"
         }
         RouteError::Proxy(ProxyError::Forbidden) => {
             "have the proxy allow CONNECT to the server, or name the server in NO_PROXY if it can be \

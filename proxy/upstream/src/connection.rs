@@ -205,3 +205,27 @@ fn unprocessed(error: &hyper::Error) -> bool {
 fn h2_error(error: &hyper::Error) -> Option<&h2::Error> {
     std::error::Error::source(error)?.downcast_ref()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::testing::sleep;
+
+    #[test]
+    fn a_machine_that_slept_has_no_idle_connection() {
+        let load = Load(Mutex::new(State {
+            in_flight: 1,
+            limit: 2,
+            closed: false,
+            idle_since: Moment::now(),
+        }));
+        sleep(limits::UPSTREAM_IDLE_TIMEOUT);
+        assert!(!load.close_if_idle(), "it has a request");
+        load.lock().in_flight = 0;
+        load.lock().idle_since = Moment::now();
+        assert!(!load.close_if_idle(), "it had one just now");
+        sleep(limits::UPSTREAM_IDLE_TIMEOUT);
+        assert!(load.close_if_idle());
+        assert!(load.lock().closed, "no request takes it between");
+    }
+}
