@@ -236,9 +236,7 @@ fn route_advice(route: &Route, error: &RouteError) -> Option<&'static str> {
             }
             _ => return None,
         },
-        RouteError::Proxy(
-            ProxyError::Credentials { .. } | ProxyError::SocksCredentials { .. },
-        ) => {
+        RouteError::Proxy(ProxyError::Credentials { .. } | ProxyError::SocksCredentials { .. }) => {
             "put user and password into the proxy's URL, in HTTPS_PROXY or UNDERPASS_PROXY: \
              http://USER:PASSWORD@HOST:PORT, or socks5://…"
         }

@@ -465,6 +465,37 @@ mod tests {
     }
 
     #[test]
+    fn servers_are_written_in_many_ways() {
+        for (server, name, port, api) in [
+            ("HTTPS://h", "h", 443, "https://h/api"),
+            (
+                "https://[fd00::1]:6443/",
+                "fd00::1",
+                6443,
+                "https://[fd00::1]:6443/api",
+            ),
+            ("https://[::1]", "::1", 443, "https://[::1]/api"),
+            (
+                "https://api.h.:6443",
+                "api.h.",
+                6443,
+                "https://api.h.:6443/api",
+            ),
+            (
+                "https://h/k8s/clusters/x/?q=1#f",
+                "h",
+                443,
+                "https://h/k8s/clusters/x/api",
+            ),
+        ] {
+            let endpoint = endpoint(server);
+            assert_eq!(endpoint.name, name);
+            assert_eq!(endpoint.port, port);
+            assert_eq!(url(&endpoint, "/api").unwrap(), api);
+        }
+    }
+
+    #[test]
     fn rule_2_a_prefix_cannot_be_left() {
         let nested = endpoint("https://front.example/k8s/clusters/a/");
         assert_eq!(

@@ -198,3 +198,45 @@ fn refuse_unsupported(
         false => Ok(()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(server: &str, user: serde_json::Value) -> Result<(), ApiServerError> {
+        let mut config = kube::Config::new(server.parse().unwrap());
+        config.auth_info = serde_json::from_value(user).unwrap();
+        refuse_unsupported(&config, &ApiServerOptions::default())
+    }
+
+    #[test]
+    fn whoever_a_kubeconfig_acts_as_is_refused_and_nobody_is_not() {
+        for user in [
+            serde_json::json!({ "as": "root" }),
+            serde_json::json!({ "as-uid": "0" }),
+            serde_json::json!({ "as-groups": ["system:masters"] }),
+            serde_json::json!({ "as-user-extra": { "a": ["b"] } }),
+        ] {
+            let error = refused("https://h", user).unwrap_err();
+            assert!(matches!(error, ApiServerError::Unsupported("as")));
+        }
+        let empty =
+            serde_json::json!({ "as": "", "as-uid": "", "as-groups": [], "as-user-extra": {} });
+        refused("https://h", empty).unwrap();
+    }
+
+    #[test]
+    fn rule_10_a_server_without_tls_is_refused() {
+        let nobody = || serde_json::json!({});
+        for server in ["h:6443", "10.0.0.1"] {
+            let error = refused(server, nobody()).unwrap_err();
+            assert!(error.to_string().contains("https://HOST"), "{error}");
+        }
+        for server in ["http://h", "HTTP://h"] {
+            let error = refused(server, nobody()).unwrap_err();
+            assert!(matches!(error, ApiServerError::Insecure));
+        }
+        let error = refused("u:hunter2@h", nobody()).unwrap_err();
+        assert!(!error.to_string().contains("hunter2"), "{error}");
+    }
+}
