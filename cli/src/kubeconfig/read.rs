@@ -235,7 +235,7 @@ fn once<'a>(
     }
 }
 
-/// What the server could not do for a plugin would show when it runs, far from here.
+/// Such a fault would show when the server runs the plugin, far from here.
 fn refuse_plugin(cluster: &Cluster, plugin: Option<&Plugin>) -> Result<(), KubeconfigError> {
     let Some(plugin) = plugin else {
         return Ok(());
@@ -517,7 +517,7 @@ mod tests {
         assert!(matches!(missing, Err(KubeconfigError::NoPlugin(_))));
     }
 
-    /// As Go reads them: `kubectl config view` and tools write `null` for what is not set.
+    /// As Go reads them: `kubectl config view` and tools write `null` for fields that are not set.
     #[test]
     fn null_is_absent_and_a_name_stands_for_one_entry() {
         let cluster = format!("{SERVER}, insecure-skip-tls-verify: null, extensions: null");

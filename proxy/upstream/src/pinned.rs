@@ -1,7 +1,7 @@
 //! Certificates that are trusted themselves.
 //!
-//! Go takes a server's certificate that stands among the trusted ones, whoever signed it. Kubeconfigs rely on it: their
-//! `certificate-authority-data` is then the certificate of the API server, or of what is in front of it (kube-rs#1767). rustls
+//! Go takes a server's certificate that stands among the trusted ones, and asks for no issuer then. Kubeconfigs rely on it: their
+//! `certificate-authority-data` is then the certificate of the API server, or of a load balancer in front of it (kube-rs#1767). rustls
 //! looks for an issuer.
 
 use std::sync::Arc;

@@ -187,7 +187,7 @@ mod tests {
         assert_eq!(key.expose_secret(), "QUJDREVG");
     }
 
-    /// Tools write `null` for whatever they do not set; `kubectl config view` shows `config: null`.
+    /// Tools write `null` for fields that they do not set; `kubectl config view` shows `config: null`.
     #[test]
     fn null_and_a_field_that_is_there_twice_are_read_as_go_reads_them() {
         let text = "apiVersion: v1\nkind: Config\nclusters: null\npreferences: null\nusers:\n- name: u\n  user:\n    \
