@@ -22,7 +22,7 @@ Proxies: the WebSocket goes through the proxy of HTTPS_PROXY, except to the serv
 this machine itself; --proxy and --no-proxy come before them. A password is better kept in the \
 environment, where other users of the machine do not see it. QUIC cannot go through a proxy: it is tried \
 past it, and the WebSocket follows; --transport websocket leaves QUIC out. The API server is reached \
-without a proxy.";
+through the proxy-url of its kubeconfig, and otherwise without a proxy.";
 
 /// Dials out to an Underpass server and serves it this cluster's Kubernetes API, as the users that
 /// the server names and with this agent's own credential; and what else its policy allows.
@@ -75,10 +75,10 @@ pub(crate) struct Cli {
         value_name = "one|two"
     )]
     pub(crate) links: Links,
-    /// HTTP proxy for WebSocket, instead of the environment's HTTPS_PROXY
+    /// HTTP or SOCKS5 proxy for WebSocket, instead of the environment's HTTPS_PROXY
     #[arg(
         long, env = "UNDERPASS_PROXY", hide_env_values = true, value_parser = proxy,
-        value_name = "http[s]://[USER:PASSWORD@]HOST[:PORT]"
+        value_name = "http[s]|socks5://[USER:PASSWORD@]HOST[:PORT]"
     )]
     pub(crate) proxy: Option<Result<Option<ProxyUrl>, ProxyUrlError>>,
     /// Servers to reach without a proxy, instead of the environment's NO_PROXY; `*` for all
@@ -483,7 +483,7 @@ mod tests {
         let usual = ["--server", "https://a", "--ca-file", "ca.pem"];
         for (url, sound) in [
             ("http://u:hunter2@p:1", true),
-            ("socks5://u:hunter2@p:1", false),
+            ("ftp://u:hunter2@p:1", false),
         ] {
             let cli = parse(&[&usual[..], &["--proxy", url]].concat()).unwrap();
             let shown = format!("{cli:?}");

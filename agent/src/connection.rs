@@ -214,7 +214,7 @@ fn dial_advice(error: &DialError) -> &'static str {
     let advice = error.attempts.iter().find_map(|attempt| match attempt {
         AttemptError::Failed { route, error } => route_advice(route, error),
         AttemptError::Proxy(_) => {
-            Some("name an http:// or https:// proxy in HTTPS_PROXY or with --proxy")
+            Some("name an http://, https:// or socks5:// proxy in HTTPS_PROXY or with --proxy")
         }
         _ => None,
     });
@@ -236,9 +236,9 @@ fn route_advice(route: &Route, error: &RouteError) -> Option<&'static str> {
             }
             _ => return None,
         },
-        RouteError::Proxy(ProxyError::Credentials { .. }) => {
+        RouteError::Proxy(ProxyError::Credentials { .. } | ProxyError::SocksCredentials { .. }) => {
             "put user and password into the proxy's URL, in HTTPS_PROXY or UNDERPASS_PROXY: \
-             http://USER:PASSWORD@HOST:PORT"
+             http://USER:PASSWORD@HOST:PORT, or socks5://…"
         }
         RouteError::Proxy(ProxyError::Forbidden) => {
             "have the proxy allow CONNECT to the server, or name the server in NO_PROXY if it can be \
@@ -348,9 +348,12 @@ mod tests {
 
     #[test]
     fn rule_11_a_proxy_that_cannot_be_used_is_not_shown() {
-        let error = proxy(&cli(&["--proxy", "socks5://u:secret@p:1"]), &no_files()).unwrap_err();
+        let error = proxy(&cli(&["--proxy", "ftp://u:secret@p:1"]), &no_files()).unwrap_err();
         let told = format!("{error:#} {error:?}");
-        assert!(told.contains("--proxy") && told.contains("SOCKS"), "{told}");
+        assert!(
+            told.contains("--proxy") && told.contains("socks5://"),
+            "{told}"
+        );
         assert!(!told.contains("secret"), "{told}");
     }
 }

@@ -1,17 +1,20 @@
 //! Reads the cluster and the credential of a kubeconfig, and of the files that it names.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io,
     path::{Path, PathBuf},
 };
 
 use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
-use serde::{Deserialize, de::IgnoredAny};
+use serde::{Deserialize, Deserializer, de::IgnoredAny};
 use zeroize::Zeroizing;
 
 use underpass_api::{CredentialSpec, DirectSpec, Secret};
 use underpass_core::{ClusterPolicy, yaml::Fault};
+
+/// The extension of a cluster that is for its plugins.
+const PLUGINS_EXTENSION: &str = "client.authentication.k8s.io/exec";
 
 /// Why a kubeconfig cannot be used. Nothing secret of it is repeated.
 #[derive(Debug, thiserror::Error)]
@@ -33,6 +36,14 @@ pub(crate) enum KubeconfigError {
         /// Which list it would be in.
         kind: &'static str,
         /// Its name.
+        name: String,
+    },
+    /// It has two entries of one name; kubectl refuses that, too.
+    #[error("two of the kubeconfig's {list} have the name {name:?}")]
+    Twice {
+        /// Which list.
+        list: &'static str,
+        /// The name.
         name: String,
     },
     /// It asks for what is not done here.
@@ -73,11 +84,11 @@ pub(crate) enum KubeconfigError {
 #[serde(rename_all = "kebab-case")]
 struct File {
     current_context: Option<String>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_zero")]
     contexts: Vec<NamedContext>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_zero")]
     clusters: Vec<NamedCluster>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_zero")]
     users: Vec<NamedUser>,
 }
 
@@ -90,7 +101,7 @@ struct NamedContext {
 #[derive(Deserialize)]
 struct Context {
     cluster: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_zero")]
     user: String,
 }
 
@@ -103,14 +114,21 @@ struct NamedCluster {
 #[derive(Deserialize)]
 #[serde(rename_all = "kebab-case")]
 struct Cluster {
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_zero")]
     server: String,
     certificate_authority: Option<PathBuf>,
     certificate_authority_data: Option<Zeroizing<String>>,
     tls_server_name: Option<String>,
     proxy_url: Option<String>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_zero")]
     insecure_skip_tls_verify: bool,
+    #[serde(default, deserialize_with = "or_zero")]
+    extensions: Vec<NamedExtension>,
+}
+
+#[derive(Deserialize)]
+struct NamedExtension {
+    name: String,
 }
 
 #[derive(Deserialize)]
@@ -144,12 +162,23 @@ struct Plugin {
     command: String,
     args: Option<Vec<Zeroizing<String>>>,
     env: Option<Vec<Variable>>,
+    #[serde(default, deserialize_with = "or_zero")]
+    provide_cluster_info: bool,
+    interactive_mode: Option<String>,
 }
 
 #[derive(Deserialize)]
 struct Variable {
     name: String,
+    #[serde(default, deserialize_with = "or_zero")]
     value: Zeroizing<String>,
+}
+
+/// Go reads `null` as the zero value of every type, and tools write it.
+fn or_zero<'de, T: Default + Deserialize<'de>, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<T, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
 
 /// Reads a context of a kubeconfig; the current one without a name. Blocks.
@@ -166,6 +195,9 @@ pub(crate) fn read_kubeconfig(
         path: path.to_owned(),
         source: Fault::of(&error),
     })?;
+    once("contexts", file.contexts.iter().map(|one| &one.name))?;
+    once("clusters", file.clusters.iter().map(|one| &one.name))?;
+    once("users", file.users.iter().map(|one| &one.name))?;
     let folder = path.parent().unwrap_or(Path::new(""));
     let name = context.or(file.current_context.as_deref());
     let name = name
@@ -180,11 +212,43 @@ pub(crate) fn read_kubeconfig(
     let mut users = file.users.into_iter();
     let user = users.find(|one| one.name == context.user);
     let user = user.ok_or_else(|| missing("user", &context.user))?;
+    refuse_plugin(&cluster.cluster, user.user.exec.as_ref())?;
     let spec = endpoint(cluster.cluster, folder)?;
     Ok(DirectSpec {
         credential: Some(credential(user.user, folder)?),
         ..spec
     })
+}
+
+fn once<'a>(
+    list: &'static str,
+    names: impl Iterator<Item = &'a String>,
+) -> Result<(), KubeconfigError> {
+    let mut seen = BTreeSet::new();
+    let mut names = names;
+    match names.find(|&name| !seen.insert(name)) {
+        Some(name) => Err(KubeconfigError::Twice {
+            list,
+            name: name.clone(),
+        }),
+        None => Ok(()),
+    }
+}
+
+/// Such a fault would show when the server runs the plugin, far from here.
+fn refuse_plugin(cluster: &Cluster, plugin: Option<&Plugin>) -> Result<(), KubeconfigError> {
+    let Some(plugin) = plugin else {
+        return Ok(());
+    };
+    if plugin.interactive_mode.as_deref() == Some("Always") {
+        return Err(KubeconfigError::Unsupported("interactiveMode: Always"));
+    }
+    let mut extensions = cluster.extensions.iter();
+    let wanted = plugin.provide_cluster_info && extensions.any(|one| one.name == PLUGINS_EXTENSION);
+    match wanted {
+        true => Err(KubeconfigError::Unsupported(PLUGINS_EXTENSION)),
+        false => Ok(()),
+    }
 }
 
 fn missing(kind: &'static str, name: &str) -> KubeconfigError {
@@ -451,6 +515,49 @@ mod tests {
         assert_eq!(command("/opt/plugin").0, "/opt/plugin");
         let missing = import(SERVER, "exec: {command: no-such-plugin-anywhere}");
         assert!(matches!(missing, Err(KubeconfigError::NoPlugin(_))));
+    }
+
+    /// As Go reads them: `kubectl config view` and tools write `null` for fields that are not set.
+    #[test]
+    fn null_is_absent_and_a_name_stands_for_one_entry() {
+        let cluster = format!("{SERVER}, insecure-skip-tls-verify: null, extensions: null");
+        let user = "exec: {command: /p, args: null, env: [{name: A}, {name: B, value: null}], \
+                    provideClusterInfo: null, interactiveMode: null, installHint: x}";
+        let Some(CredentialSpec::Exec { env, .. }) = import(&cluster, user).unwrap().credential
+        else {
+            panic!("a plugin");
+        };
+        assert_eq!(env["A"].0.as_str(), "");
+        assert_eq!(env["B"].0.as_str(), "");
+        let twice = "token: t}}, {name: u, user: {token: hunter2";
+        let error = import(SERVER, twice).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "two of the kubeconfig's users have the name \"u\""
+        );
+    }
+
+    #[test]
+    fn a_plugin_that_could_not_work_is_refused() {
+        let extension =
+            "extensions: [{name: client.authentication.k8s.io/exec, extension: {audience: x}}]";
+        let told = "exec: {command: /p, provideClusterInfo: true}";
+        import(SERVER, told).unwrap();
+        for (cluster, user, named) in [
+            (extension, told, PLUGINS_EXTENSION),
+            (
+                "tls-server-name: x",
+                "exec: {command: /p, interactiveMode: Always}",
+                "interactiveMode: Always",
+            ),
+        ] {
+            let error = import(&format!("{SERVER}, {cluster}"), user).unwrap_err();
+            assert!(
+                matches!(error, KubeconfigError::Unsupported(what) if what == named),
+                "{error:?}"
+            );
+        }
+        import(&format!("{SERVER}, {extension}"), "exec: {command: /p}").unwrap();
     }
 
     #[test]

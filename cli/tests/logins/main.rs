@@ -368,7 +368,7 @@ async fn rule_11_a_proxy_that_cannot_be_used_is_named_without_its_password() {
     let wrong = proxy.url("alice:s3cret");
     for (url, why) in [
         (
-            "socks5://alice:s3cret@p:1",
+            "ftp://alice:s3cret@p:1",
             "HTTPS_PROXY names no proxy that can be used",
         ),
         (wrong.as_str(), "the proxy refuses the user and password"),

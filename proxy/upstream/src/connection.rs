@@ -5,14 +5,13 @@ use std::{
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll},
-    time::Instant,
 };
 
 use http::{Request, Response};
 use hyper::{body::Incoming, client::conn::http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
 
-use super::{endpoint::ConnectError, error::SendError, replay::Attempt};
+use super::{clock::Moment, endpoint::ConnectError, error::SendError, replay::Attempt};
 use underpass_core::{BoxError, BoxedIo, body::Guard, limits};
 use underpass_http::scheduling::in_task::{InTask, Spawner};
 
@@ -35,7 +34,7 @@ struct State {
     in_flight: usize,
     limit: usize,
     closed: bool,
-    idle_since: Instant,
+    idle_since: Moment,
 }
 
 impl Load {
@@ -68,7 +67,7 @@ impl Http2 {
             in_flight: 0,
             limit: limits::UPSTREAM_STREAMS,
             closed: false,
-            idle_since: Instant::now(),
+            idle_since: Moment::now(),
         })));
         let driver = InTask::new(driver, spawner);
         tokio::spawn(drive(driver, Arc::clone(&load)));
@@ -76,8 +75,10 @@ impl Http2 {
         Ok(Self { sender, load })
     }
 
+    /// It takes no more requests. One that was idle for too long is among them: where the machine has slept, no task has
+    /// closed it yet, and its peer has.
     pub(super) fn is_closed(&self) -> bool {
-        self.sender.is_closed() || self.load.lock().closed
+        self.sender.is_closed() || self.load.close_if_idle()
     }
 
     /// Requests in flight, if there is room for another.
@@ -181,7 +182,7 @@ impl Drop for Slot {
     fn drop(&mut self) {
         let mut state = self.load.lock();
         state.in_flight = state.in_flight.saturating_sub(1);
-        state.idle_since = Instant::now();
+        state.idle_since = Moment::now();
     }
 }
 
@@ -203,4 +204,28 @@ fn unprocessed(error: &hyper::Error) -> bool {
 
 fn h2_error(error: &hyper::Error) -> Option<&h2::Error> {
     std::error::Error::source(error)?.downcast_ref()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::testing::sleep;
+
+    #[test]
+    fn a_machine_that_slept_has_no_idle_connection() {
+        let load = Load(Mutex::new(State {
+            in_flight: 1,
+            limit: 2,
+            closed: false,
+            idle_since: Moment::now(),
+        }));
+        sleep(limits::UPSTREAM_IDLE_TIMEOUT);
+        assert!(!load.close_if_idle(), "it has a request");
+        load.lock().in_flight = 0;
+        load.lock().idle_since = Moment::now();
+        assert!(!load.close_if_idle(), "it had one just now");
+        sleep(limits::UPSTREAM_IDLE_TIMEOUT);
+        assert!(load.close_if_idle());
+        assert!(load.lock().closed, "no request takes it between");
+    }
 }

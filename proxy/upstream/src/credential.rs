@@ -13,6 +13,7 @@ use zeroize::Zeroizing;
 
 use super::{
     exec::{self, ChosenBy, ExecConfigError, ExecError, Program},
+    tls::{self, said},
     token_file::TokenFile,
 };
 use underpass_core::{Exec, Rejection};
@@ -32,6 +33,9 @@ pub enum CredentialError {
     /// A token file is empty, too large, or holds no token.
     #[error("the token file {0:?} holds no token")]
     NoToken(PathBuf),
+    /// Two that exclude each other.
+    #[error("the configuration has {0} and {1}, of which only one can be used: remove the other")]
+    Several(&'static str, &'static str),
     /// The configuration's own token or password.
     #[error("the configuration's {0} is empty, or holds characters that no header can hold")]
     Characters(&'static str),
@@ -95,27 +99,41 @@ impl std::fmt::Debug for Credential {
 }
 
 impl Credential {
-    /// Reads the configuration: the first that it has of provider, name and password, token, file and plugin. Blocks: a file is
-    /// read. A plugin is not run.
+    /// Reads the configuration. It counts as it does for client-go: a token file before a token, which stands in where the file cannot
+    /// be read; either of them, or a name with a password, before a provider or a plugin; and no plugin beside a client
+    /// certificate (k/k#99603). Blocks: a file is read. A plugin is not run.
     ///
     /// A plugin that is the last one's as well goes on, with its token.
     pub(super) fn new(auth: &AuthInfo, last: Option<&Self>) -> Result<Self, CredentialError> {
+        let token = auth.token.as_ref().map(|token| token.expose_secret());
+        let token = said(token);
+        let file = said(auth.token_file.as_deref());
+        let name = said(auth.username.as_deref());
+        if name.is_some() && (token.is_some() || file.is_some()) {
+            return Err(CredentialError::Several("a token", "a username"));
+        }
+        if auth.exec.is_some() && auth.auth_provider.is_some() {
+            return Err(CredentialError::Several(
+                "an exec plugin",
+                "an auth-provider",
+            ));
+        }
+        let header = token.map(|token| bearer(token).ok_or(CredentialError::Characters("token")));
+        let header = header.transpose()?;
+        match (file, header) {
+            (Some(path), header) => return TokenFile::open(path.into(), header).map(Self::File),
+            (None, Some(header)) => return Ok(Self::Fixed(header)),
+            (None, None) => {}
+        }
+        if let Some(name) = name {
+            let password = auth.password.as_ref();
+            let password = password.map_or("", |password| password.expose_secret());
+            return basic(name, password).map(Self::Fixed);
+        }
         if let Some(provider) = &auth.auth_provider {
             return of_provider(provider).map(Self::Fixed);
         }
-        if let (Some(name), Some(password)) = (&auth.username, &auth.password) {
-            return basic(name, password.expose_secret()).map(Self::Fixed);
-        }
-        if let Some(token) = &auth.token {
-            let header = bearer(token.expose_secret());
-            return header
-                .map(Self::Fixed)
-                .ok_or(CredentialError::Characters("token"));
-        }
-        if let Some(path) = &auth.token_file {
-            return TokenFile::open(path.into()).map(Self::File);
-        }
-        let Some(exec) = &auth.exec else {
+        let Some(exec) = auth.exec.as_ref().filter(|_| !tls::has_certificate(auth)) else {
             return Ok(Self::None);
         };
         let program = Program::of_kubeconfig(exec).map_err(CredentialError::ExecConfig)?;
@@ -126,8 +144,9 @@ impl Credential {
     }
 
     /// A plugin's, which the directory names, and not this machine's operator.
-    pub(super) fn exec(exec: Exec) -> Self {
-        Self::Exec(Arc::new(exec::Plugin::new(exec.into())))
+    pub(super) fn exec(exec: Exec, config: &kube::Config) -> Self {
+        let program = Program::of_directory(exec, config);
+        Self::Exec(Arc::new(exec::Plugin::new(program)))
     }
 
     /// It is the operator's plugin, so that the first run tells whether the configuration can be used.
@@ -219,20 +238,65 @@ mod tests {
     async fn what_a_kubeconfig_says_is_sent() {
         let token = serde_json::json!({ "token": "t" });
         assert_eq!(header(token).await, "Bearer t");
-        let basic = serde_json::json!({ "username": "u", "password": "p", "token": "t" });
+        let basic = serde_json::json!({ "username": "u", "password": "p" });
         assert_eq!(header(basic).await, "Basic dTpw");
+        let nameless = serde_json::json!({ "username": "u" });
+        assert_eq!(header(nameless).await, "Basic dTo=");
         let oidc = serde_json::json!({ "name": "oidc", "config": { "id-token": "i" } });
-        let oidc = serde_json::json!({ "auth-provider": oidc, "token": "t" });
+        let oidc = serde_json::json!({ "auth-provider": oidc });
         assert_eq!(header(oidc).await, "Bearer i");
-        let none = credential(serde_json::json!({})).unwrap();
-        assert!(none.proof().await.unwrap().header.is_none());
+        for none in [
+            serde_json::json!({}),
+            serde_json::json!({ "token": "", "tokenFile": "", "username": "", "password": "p" }),
+        ] {
+            let none = credential(none).unwrap();
+            assert!(none.proof().await.unwrap().header.is_none());
+        }
+    }
+
+    /// client-go: `NewBearerAuthWithRefreshRoundTripper`, and `UpdateTransportConfig` of exec plugins.
+    #[tokio::test]
+    async fn what_counts_beside_another_is_client_gos_choice() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("token");
+        std::fs::write(&path, "file\n").unwrap();
+        let exec = serde_json::json!({ "apiVersion": "client.authentication.k8s.io/v1", "command": "none" });
+        let oidc = serde_json::json!({ "name": "oidc", "config": { "id-token": "i" } });
+        let both = serde_json::json!({ "token": "t", "tokenFile": path, "exec": exec });
+        assert_eq!(header(both.clone()).await, "Bearer file");
+        std::fs::remove_file(&path).unwrap();
+        assert_eq!(header(both).await, "Bearer t", "where the file is away");
+        let beside_provider = serde_json::json!({ "token": "t", "auth-provider": oidc });
+        assert_eq!(header(beside_provider).await, "Bearer t");
+        let beside_certificate =
+            serde_json::json!({ "client-certificate-data": "YQ==", "exec": exec });
+        assert!(matches!(
+            credential(beside_certificate),
+            Ok(Credential::None)
+        ));
+        let beside_empty = serde_json::json!({ "client-certificate-data": "", "exec": exec });
+        assert!(matches!(credential(beside_empty), Ok(Credential::Exec(_))));
+    }
+
+    #[test]
+    fn what_excludes_each_other_is_refused() {
+        let oidc = serde_json::json!({ "name": "oidc", "config": { "id-token": "i" } });
+        for user in [
+            serde_json::json!({ "token": "t", "username": "u" }),
+            serde_json::json!({ "tokenFile": "t", "username": "u", "password": "p" }),
+            serde_json::json!({ "exec": { "command": "c" }, "auth-provider": oidc }),
+        ] {
+            assert!(matches!(
+                credential(user),
+                Err(CredentialError::Several(..))
+            ));
+        }
     }
 
     #[test]
     fn rule_11_an_error_of_a_credential_does_not_repeat_it() {
         for user in [
             serde_json::json!({ "token": "hunter2\n" }),
-            serde_json::json!({ "token": "" }),
             serde_json::json!({ "auth-provider": { "name": "gcp", "config": { "access-token": "hunter2", "expiry": "hunter2" } } }),
             serde_json::json!({ "auth-provider": { "name": "azure", "config": { "access-token": "hunter2" } } }),
             serde_json::json!({ "auth-provider": { "name": "oidc", "config": { "refresh-token": "hunter2" } } }),

@@ -12,10 +12,12 @@ use std::{
 use http::{HeaderMap, HeaderValue, Uri, header, uri::PathAndQuery};
 use rustls::sign::CertifiedKey;
 use rustls_pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsConnector;
-use underpass_dial::{ADDRESS_DELAY, Resolve, SystemResolver, staggered};
+use underpass_dial::{ADDRESS_DELAY, Resolve, ServerAddress, SystemResolver, staggered};
+use underpass_http_proxy::{ProxyDialer, ProxyError};
 
-use super::{ApiServerError, tls};
+use super::{ApiServerError, proxy, tls};
 use underpass_core::{BoxedIo, Rejection, limits};
 
 /// Why there is no connection to the API server.
@@ -30,6 +32,17 @@ pub enum ConnectError {
         /// The system's error.
         source: io::Error,
     },
+    /// The proxy's name does not resolve, or nothing listens there.
+    #[error("cannot connect to the proxy at {address}")]
+    ProxyTcp {
+        /// Host and port.
+        address: String,
+        /// The system's error.
+        source: io::Error,
+    },
+    /// The proxy gives no way to the API server.
+    #[error("the proxy gives no way to the API server")]
+    Proxy(#[source] ProxyError),
     /// The TLS handshake failed; most often the certificate is not trusted.
     #[error("the TLS handshake with the API server failed")]
     Tls(#[source] io::Error),
@@ -49,6 +62,12 @@ impl ConnectError {
     pub(super) fn rejection(&self) -> Rejection {
         match self {
             Self::Tcp { .. } => Rejection::ApiServerUnreachable("cannot connect"),
+            Self::ProxyTcp { .. } => {
+                Rejection::ApiServerUnreachable("cannot connect to the proxy in front of it")
+            }
+            Self::Proxy(_) => {
+                Rejection::ApiServerUnreachable("the proxy in front of it gives no way to it")
+            }
             Self::Tls(error) => Rejection::ApiServerUnreachable(tls_trouble(error)),
             Self::Closed => Rejection::ApiServerUnreachable("it closed the connection"),
             Self::Timeout => Rejection::Timeout("a connection to the API server"),
@@ -104,6 +123,8 @@ pub(super) struct Endpoint {
     /// Without brackets, where it is an address of IPv6.
     name: String,
     port: u16,
+    /// Connections go through it.
+    proxy: Option<ProxyDialer>,
     authority: String,
     host: HeaderValue,
     base: Uri,
@@ -147,11 +168,8 @@ impl Endpoint {
         let host = base.host().ok_or_else(bad)?;
         let port = base.port_u16().unwrap_or(if secure { 443 } else { 80 });
         let plain_host = host.trim_start_matches('[').trim_end_matches(']');
-        let name = config
-            .tls_server_name
-            .as_deref()
-            .unwrap_or(plain_host)
-            .to_owned();
+        let name = tls::said(config.tls_server_name.as_deref());
+        let name = name.unwrap_or(plain_host).to_owned();
         let tls = if secure {
             let name = name.try_into().map_err(ApiServerError::ServerName)?;
             Some(Mutex::new(Arc::new(Tls::new(tls, None, name))))
@@ -165,6 +183,7 @@ impl Endpoint {
             resolver: Arc::new(SystemResolver),
             name: plain_host.to_owned(),
             port,
+            proxy: proxy::of(config)?,
             host: HeaderValue::from_str(authority.as_str()).map_err(|_| bad())?,
             authority: authority.as_str().to_owned(),
             prefix,
@@ -206,13 +225,20 @@ impl Endpoint {
         limit.await.map_err(|_| ConnectError::Timeout)?
     }
 
-    /// The first of the name's addresses that answers, with TLS: one at which packets are dropped, or connections are
-    /// accepted and nothing is said, does not keep the next one waiting.
+    /// The first of the name's addresses, or of the proxy's, that answers, with TLS: one at which packets are dropped, or
+    /// connections are accepted and nothing is said, does not keep the next one waiting.
     async fn connect_now(&self, offer: Offer) -> Result<Connected, ConnectError> {
-        let found = underpass_dial::addresses(&*self.resolver, &self.name, self.port).await;
-        let found = found.map_err(|source| ConnectError::Tcp {
-            address: self.authority.clone(),
-            source,
+        let (name, port) = match &self.proxy {
+            None => (self.name.as_str(), self.port),
+            Some(proxy) => {
+                let place = proxy.place();
+                place.map_err(|error| ConnectError::Proxy(error.clone().into()))?
+            }
+        };
+        let found = underpass_dial::addresses(&*self.resolver, name, port).await;
+        let found = found.map_err(|source| {
+            let place = ServerAddress::new(name, port).to_string();
+            self.not_connected(place, source)
         })?;
         let attempts = found
             .into_iter()
@@ -228,13 +254,33 @@ impl Endpoint {
         offer: Offer,
     ) -> Result<Connected, ConnectError> {
         let tcp = underpass_dial::connect_to(address).await;
-        let tcp = tcp.map_err(|source| ConnectError::Tcp {
-            address: address.to_string(),
-            source,
-        })?;
+        let tcp = tcp.map_err(|source| self.not_connected(address.to_string(), source))?;
+        match &self.proxy {
+            None => self.secure(tcp, offer).await,
+            Some(proxy) => {
+                let server = ServerAddress::new(self.name.as_str(), self.port);
+                let io = proxy.open(tcp, &server).await;
+                self.secure(io.map_err(ConnectError::Proxy)?, offer).await
+            }
+        }
+    }
+
+    fn not_connected(&self, address: String, source: io::Error) -> ConnectError {
+        match self.proxy {
+            None => ConnectError::Tcp { address, source },
+            Some(_) => ConnectError::ProxyTcp { address, source },
+        }
+    }
+
+    /// TLS on a connection that leads to the API server.
+    async fn secure<T: AsyncRead + AsyncWrite + Send + Unpin + 'static>(
+        &self,
+        io: T,
+        offer: Offer,
+    ) -> Result<Connected, ConnectError> {
         let Some(tls) = self.tls() else {
             return Ok(Connected {
-                io: Box::new(tcp),
+                io: Box::new(io),
                 http2: false,
             });
         };
@@ -243,7 +289,7 @@ impl Endpoint {
             Offer::Http1 => &tls.http1,
         };
         let stream = connector
-            .connect(tls.name.clone(), tcp)
+            .connect(tls.name.clone(), io)
             .await
             .map_err(ConnectError::Tls);
         self.distrusted.store(stream.is_err(), Ordering::Relaxed);
@@ -325,7 +371,12 @@ fn with_path(base: &Uri, path: String) -> Result<Uri, http::Error> {
 
 /// An API server that answered and is not trusted says more than an address where nothing listens.
 fn most_telling(mut errors: Vec<ConnectError>) -> ConnectError {
-    let spoke = |error: &ConnectError| !matches!(error, ConnectError::Tcp { .. });
+    let spoke = |error: &ConnectError| {
+        !matches!(
+            error,
+            ConnectError::Tcp { .. } | ConnectError::ProxyTcp { .. }
+        )
+    };
     let chosen = errors.iter().position(spoke).unwrap_or_default();
     match errors.is_empty() {
         true => ConnectError::Closed,
@@ -410,6 +461,37 @@ mod tests {
                 url(&plain, target).unwrap(),
                 format!("https://10.0.0.1:6443{target}")
             );
+        }
+    }
+
+    #[test]
+    fn servers_are_written_in_many_ways() {
+        for (server, name, port, api) in [
+            ("HTTPS://h", "h", 443, "https://h/api"),
+            (
+                "https://[fd00::1]:6443/",
+                "fd00::1",
+                6443,
+                "https://[fd00::1]:6443/api",
+            ),
+            ("https://[::1]", "::1", 443, "https://[::1]/api"),
+            (
+                "https://api.h.:6443",
+                "api.h.",
+                6443,
+                "https://api.h.:6443/api",
+            ),
+            (
+                "https://h/k8s/clusters/x/?q=1#f",
+                "h",
+                443,
+                "https://h/k8s/clusters/x/api",
+            ),
+        ] {
+            let endpoint = endpoint(server);
+            assert_eq!(endpoint.name, name);
+            assert_eq!(endpoint.port, port);
+            assert_eq!(url(&endpoint, "/api").unwrap(), api);
         }
     }
 

@@ -36,7 +36,9 @@ pub(super) struct Generation {
 pub(super) fn files_of(config: &kube::Config) -> Vec<PathBuf> {
     let auth = &config.auth_info;
     let certificate = [&auth.client_certificate, &auth.client_key];
-    let certificate = certificate.into_iter().flatten().map(PathBuf::from);
+    let certificate = certificate.into_iter().flatten();
+    let certificate = certificate.filter(|path| !path.is_empty());
+    let certificate = certificate.map(PathBuf::from);
     certificate.chain(config.root_cert_file.clone()).collect()
 }
 
@@ -59,7 +61,7 @@ impl Generation {
         let endpoint = Arc::new(Endpoint::new(config, tls)?);
         let last = last.map(|last| &last.credential);
         let credential = match plugin {
-            Some(plugin) => Credential::exec(plugin.clone()),
+            Some(plugin) => Credential::exec(plugin.clone(), config),
             None => Credential::new(auth, last).map_err(ApiServerError::Credential)?,
         };
         Ok(Self {

@@ -6,7 +6,6 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     task::{Context, Poll},
-    time::Instant,
 };
 
 use http::{Request, Response};
@@ -14,13 +13,13 @@ use hyper::{body::Incoming, client::conn::http1::SendRequest};
 use hyper_util::rt::TokioIo;
 use tokio_util::{io::InspectReader, task::AbortOnDropHandle};
 
-use super::{endpoint::ConnectError, error::SendError, replay::Attempt};
+use super::{clock::Moment, endpoint::ConnectError, error::SendError, replay::Attempt};
 use underpass_core::{BoxError, BoxedIo, body::Guard, limits};
 use underpass_http::exchange::{self, EarlyAnswer, Stopped};
 
 /// Connections without a request.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Idle(Arc<Mutex<Vec<(Connection, Instant)>>>);
+pub(super) struct Idle(Arc<Mutex<Vec<(Connection, Moment)>>>);
 
 #[derive(Debug)]
 struct Connection {
@@ -106,7 +105,7 @@ impl Idle {
         };
         let mut idle = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if matches!(ready, Ok(Ok(()))) && idle.len() < limits::UPSTREAM_IDLE_HTTP1 {
-            idle.push((connection, Instant::now()));
+            idle.push((connection, Moment::now()));
         }
     }
 }

@@ -2,6 +2,7 @@
 //! of its own for each cluster that it reaches itself.
 
 mod check;
+mod clock;
 mod connection;
 mod credential;
 mod endpoint;
@@ -10,7 +11,9 @@ mod exec;
 mod generation;
 mod get;
 mod http1;
+mod pinned;
 mod pool;
+mod proxy;
 pub mod rbac;
 mod reload;
 mod replay;
@@ -24,6 +27,7 @@ mod unauthorized;
 use std::sync::Arc;
 
 use underpass_core::{BoxError, Exec, ImpersonationPolicy};
+pub use underpass_http_proxy::{ProxyConfigError, ProxyError, ProxyUrlError};
 
 use self::reload::{Reader, Reload};
 pub use self::{
@@ -60,14 +64,22 @@ pub struct ApiServer {
 #[non_exhaustive]
 pub enum ApiServerError {
     /// The URL is not `https://host[:port][/path]`.
-    #[error("the API server's URL {0:?} is not an https URL with a host")]
+    #[error(
+        "the API server's URL {0:?} is not an https URL with a host: write https://HOST[:PORT]"
+    )]
     Url(String),
     /// It asks not to verify the API server's certificate, or for no TLS at all.
     #[error("the configuration turns off TLS verification, which is refused")]
     Insecure,
-    /// It asks to impersonate by itself, or to go through a proxy.
+    /// It asks to impersonate by itself, or has a name and password in its URL.
     #[error("the configuration has {0:?}, which is not supported")]
     Unsupported(&'static str),
+    /// Its `proxy-url` is none.
+    #[error("the configuration's proxy-url cannot be used")]
+    ProxyUrl(#[source] ProxyUrlError),
+    /// The CAs for the certificate of its proxy cannot be used.
+    #[error("the proxy of the configuration cannot be used")]
+    Proxy(#[source] ProxyConfigError),
     /// CA, client certificate or server name are unusable.
     #[error("the TLS configuration is not usable")]
     Tls(#[source] TlsError),
@@ -152,10 +164,6 @@ fn refuse_unsupported(
     config: &kube::Config,
     options: &ApiServerOptions,
 ) -> Result<(), ApiServerError> {
-    let plain = config.cluster_url.scheme_str() != Some("https");
-    if (plain || config.accept_invalid_certs) && !options.insecure {
-        return Err(ApiServerError::Insecure);
-    }
     // It would be in `Host`, and in logs.
     let authority = config.cluster_url.authority();
     if authority.is_some_and(|authority| authority.as_str().contains('@')) {
@@ -163,13 +171,72 @@ fn refuse_unsupported(
             "a user's name or password in the URL",
         ));
     }
-    if config.proxy_url.is_some() {
-        return Err(ApiServerError::Unsupported("proxy-url"));
+    // kubectl goes to a server without a scheme over http.
+    if config.cluster_url.scheme().is_none() {
+        return Err(ApiServerError::Url(config.cluster_url.to_string()));
+    }
+    let plain = config.cluster_url.scheme_str() != Some("https");
+    if (plain || config.accept_invalid_certs) && !options.insecure {
+        return Err(ApiServerError::Insecure);
     }
     let auth = &config.auth_info;
-    // Only we write an identity, and it is the caller's.
-    if auth.impersonate.is_some() || auth.impersonate_groups.is_some() {
-        return Err(ApiServerError::Unsupported("as"));
+    // Only we write an identity, and it is the caller's. Empty values are as absent.
+    let one = [&auth.impersonate, &auth.impersonate_uid];
+    let acts = one
+        .into_iter()
+        .any(|value| tls::said(value.as_deref()).is_some())
+        || auth
+            .impersonate_groups
+            .as_ref()
+            .is_some_and(|groups| !groups.is_empty())
+        || auth
+            .impersonate_user_extra
+            .as_ref()
+            .is_some_and(|extra| !extra.is_empty());
+    match acts {
+        true => Err(ApiServerError::Unsupported("as")),
+        false => Ok(()),
     }
-    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(server: &str, user: serde_json::Value) -> Result<(), ApiServerError> {
+        let mut config = kube::Config::new(server.parse().unwrap());
+        config.auth_info = serde_json::from_value(user).unwrap();
+        refuse_unsupported(&config, &ApiServerOptions::default())
+    }
+
+    #[test]
+    fn whoever_a_kubeconfig_acts_as_is_refused_and_nobody_is_not() {
+        for user in [
+            serde_json::json!({ "as": "root" }),
+            serde_json::json!({ "as-uid": "0" }),
+            serde_json::json!({ "as-groups": ["system:masters"] }),
+            serde_json::json!({ "as-user-extra": { "a": ["b"] } }),
+        ] {
+            let error = refused("https://h", user).unwrap_err();
+            assert!(matches!(error, ApiServerError::Unsupported("as")));
+        }
+        let empty =
+            serde_json::json!({ "as": "", "as-uid": "", "as-groups": [], "as-user-extra": {} });
+        refused("https://h", empty).unwrap();
+    }
+
+    #[test]
+    fn rule_10_a_server_without_tls_is_refused() {
+        let nobody = || serde_json::json!({});
+        for server in ["h:6443", "10.0.0.1"] {
+            let error = refused(server, nobody()).unwrap_err();
+            assert!(error.to_string().contains("https://HOST"), "{error}");
+        }
+        for server in ["http://h", "HTTP://h"] {
+            let error = refused(server, nobody()).unwrap_err();
+            assert!(matches!(error, ApiServerError::Insecure));
+        }
+        let error = refused("u:hunter2@h", nobody()).unwrap_err();
+        assert!(!error.to_string().contains("hunter2"), "{error}");
+    }
 }

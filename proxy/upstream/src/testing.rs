@@ -32,6 +32,26 @@ pub(crate) fn told(error: &(dyn Error + 'static)) -> String {
         .collect()
 }
 
+/// A certificate of X.509 version 1 and its key. Made with `openssl req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj
+/// "/CN=alice/O=dev"` and `openssl x509 -req -CA … -days 36500`, without extensions.
+pub(crate) fn version_1() -> (&'static str, &'static str) {
+    let certificate = "-----BEGIN CERTIFICATE-----\n\
+         MIIBKzCB0wIUJ/9rf0wVwNuG03zoUKPedioNpUEwCgYIKoZIzj0EAwIwEjEQMA4G\n\
+         A1UEAwwHdGVzdCBjYTAgFw0yNjExMjkxMTAxMjBaGA8yMTI2MTEwNTExMDEyMFow\n\
+         HjEOMAwGA1UEAwwFYWxpY2UxDDAKBgNVBAoMA2RldjBZMBMGByqGSM49AgEGCCqG\n\
+         SM49AwEHA0IABAaP+6Y7Srp3uGPM5xWRhWIfn8uAbTtzokL61XNyqRDW5e3BYNrR\n\
+         T9b7abKgLzxLwwpST93NzG9cWIuI/7hBCC8wCgYIKoZIzj0EAwIDRwAwRAIgZYhf\n\
+         Oqcxr48r8kc1oKetq7YAWZzl5Iwp36snZIjgpSYCIA+hkpt1Y6Kq1vDorDpcvT/e\n\
+         h4TES5Ttk3PKOqOlDsc0\n\
+         -----END CERTIFICATE-----";
+    let key = "-----BEGIN PRIVATE KEY-----\n\
+         MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQgZmy4E6gvDpGP6m14\n\
+         e39Ha2s3rzb9Dyugh95dZRNUsoShRANCAAQGj/umO0q6d7hjzOcVkYViH5/LgG07\n\
+         c6JC+tVzcqkQ1uXtwWDa0U/W+2myoC88S8MKUk/dzcxvXFiLiP+4QQgv\n\
+         -----END PRIVATE KEY-----";
+    (certificate, key)
+}
+
 pub(crate) async fn pass(time: Duration) {
     tokio::time::pause();
     tokio::time::advance(time).await;

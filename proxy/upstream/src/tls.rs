@@ -16,6 +16,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use secrecy::ExposeSecret;
 use zeroize::Zeroizing;
 
+use super::pinned::Verifier;
 use underpass_core::limits;
 
 /// Why TLS towards the API server cannot be set up. Nothing that a file holds is repeated.
@@ -36,14 +37,9 @@ pub enum TlsError {
     /// Data of the configuration itself.
     #[error("the configuration's {0} is not base64")]
     Base64(&'static str),
-    /// One without the other.
-    #[error("the configuration has a {has}, but no {lacks}")]
-    Half {
-        /// The one that is there.
-        has: &'static str,
-        /// The one that is not.
-        lacks: &'static str,
-    },
+    /// There is a client certificate alone.
+    #[error("the configuration has a client certificate, but no key for it")]
+    NoKeyFor,
     /// There is none in it.
     #[error("there is no usable certificate in PEM where the {0} should be")]
     NoCertificate(&'static str),
@@ -68,11 +64,29 @@ pub(super) fn trusting(config: &kube::Config) -> Result<rustls::ClientConfig, Tl
         Some(path) => Some(authorities(&read(path)?)?),
         None => config.root_cert.clone(),
     };
-    if trust.root_cert.as_ref().is_some_and(Vec::is_empty) {
-        return Err(TlsError::NoCertificate("CA"));
+    if let Some(all) = &mut trust.root_cert {
+        // As client-go does: one that cannot be read hides no other.
+        all.retain(|der| is_authority(der));
+        if all.is_empty() {
+            return Err(TlsError::NoCertificate("CA"));
+        }
     }
     let tls = trust.rustls_client_config();
-    tls.map_err(|_| TlsError::Authorities)
+    let mut tls = tls.map_err(|_| TlsError::Authorities)?;
+    if let (Some(all), false) = (&trust.root_cert, trust.accept_invalid_certs) {
+        let provider = tls.crypto_provider();
+        let verifier = Verifier::new(all, provider).ok_or(TlsError::Authorities)?;
+        tls.dangerous().set_certificate_verifier(Arc::new(verifier));
+    }
+    Ok(tls)
+}
+
+fn is_authority(der: &[u8]) -> bool {
+    let added = rustls::RootCertStore::empty().add(CertificateDer::from(der));
+    if let Err(error) = &added {
+        tracing::warn!(%error, "a certificate among those of the trusted CAs cannot be used");
+    }
+    added.is_ok()
 }
 
 fn authorities(pem: &[u8]) -> Result<Vec<Vec<u8>>, TlsError> {
@@ -81,29 +95,39 @@ fn authorities(pem: &[u8]) -> Result<Vec<Vec<u8>>, TlsError> {
     Ok(all.iter().map(|one| one.to_vec()).collect())
 }
 
-/// The client certificate of a configuration, and its key. Blocks: files are read.
+/// Does the configuration name a client certificate? Empty values are as absent.
+pub(super) fn has_certificate(auth: &AuthInfo) -> bool {
+    let fields = [&auth.client_certificate_data, &auth.client_certificate];
+    fields
+        .into_iter()
+        .any(|field| said(field.as_deref()).is_some())
+}
+
+/// A certificate in PEM.
+pub(super) fn pem(der: &[u8]) -> String {
+    let data = BASE64.encode(der);
+    format!("-----BEGIN CERTIFICATE-----\n{data}\n-----END CERTIFICATE-----\n")
+}
+
+/// The client certificate of a configuration, and its key. As for client-go, a key without a certificate means nothing. Blocks:
+/// files are read.
 pub(super) fn certificate(auth: &AuthInfo) -> Result<Option<Arc<CertifiedKey>>, TlsError> {
     let certificate = load(
         "client-certificate-data",
         auth.client_certificate_data.as_deref(),
         auth.client_certificate.as_deref(),
     )?;
+    let Some(certificate) = certificate else {
+        return Ok(None);
+    };
     let key = auth.client_key_data.as_ref();
     let key = load(
         "client-key-data",
         key.map(|key| key.expose_secret()),
         auth.client_key.as_deref(),
     )?;
-    let (has, lacks) = ("client certificate", "key for it");
-    match (certificate, key) {
-        (None, None) => Ok(None),
-        (Some(certificate), Some(key)) => pair(&certificate, &key).map(Some),
-        (Some(_), None) => Err(TlsError::Half { has, lacks }),
-        (None, Some(_)) => Err(TlsError::Half {
-            has: "client key",
-            lacks: "certificate for it",
-        }),
-    }
+    let key = key.ok_or(TlsError::NoKeyFor)?;
+    pair(&certificate, &key).map(Some)
 }
 
 /// A client certificate and its key, in PEM.
@@ -115,8 +139,29 @@ pub(super) fn pair(certificate: &[u8], key: &[u8]) -> Result<Arc<CertifiedKey>, 
     }
     let key = PrivateKeyDer::from_pem_slice(key).map_err(|_| TlsError::NoKey)?;
     let provider = rustls::crypto::aws_lc_rs::default_provider();
-    let pair = CertifiedKey::from_der(chain, key, &provider).map_err(TlsError::Pair)?;
+    let key = provider.key_provider.load_private_key(key);
+    let pair = CertifiedKey::new(chain, key.map_err(TlsError::Pair)?);
+    match pair.keys_match() {
+        Ok(()) | Err(rustls::Error::InconsistentKeys(rustls::InconsistentKeys::Unknown)) => {}
+        // rustls reads no certificate of version 1, which kube-apiserver takes (MicroK8s makes them) and which is only sent from
+        // here. The key is known to be in it.
+        Err(rustls::Error::InvalidCertificate(_)) if holds_key(&pair) => {}
+        Err(error) => return Err(TlsError::Pair(error)),
+    }
     Ok(Arc::new(pair))
+}
+
+/// The certificate has the public half of the key, byte for byte.
+fn holds_key(pair: &CertifiedKey) -> bool {
+    let (Ok(certificate), Some(key)) = (pair.end_entity_cert(), pair.key.public_key()) else {
+        return false;
+    };
+    !key.is_empty() && certificate.windows(key.len()).any(|part| part == &key[..])
+}
+
+/// client-go takes an empty value for one that is not there.
+pub(super) fn said(value: Option<&str>) -> Option<&str> {
+    value.filter(|value| !value.is_empty())
 }
 
 /// The same trust, with a client certificate. A session with another certificate is not resumed: its tickets stand for that one.
@@ -136,12 +181,15 @@ fn load(
     data: Option<&str>,
     path: Option<&str>,
 ) -> Result<Option<Zeroizing<Vec<u8>>>, TlsError> {
-    if let Some(data) = data {
-        let pem = BASE64.decode(data.trim());
-        let pem = pem.map_err(|_| TlsError::Base64(field))?;
-        return Ok(Some(Zeroizing::new(pem)));
-    }
-    path.map(|path| read(Path::new(path))).transpose()
+    let Some(data) = said(data) else {
+        return said(path).map(|path| read(Path::new(path))).transpose();
+    };
+    // Go's decoder passes over line breaks.
+    let mut data = Zeroizing::new(data.to_owned());
+    data.retain(|character| !character.is_ascii_whitespace());
+    let pem = BASE64.decode(data.as_bytes());
+    let pem = pem.map_err(|_| TlsError::Base64(field))?;
+    Ok(Some(Zeroizing::new(pem)))
 }
 
 fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, TlsError> {
@@ -169,7 +217,7 @@ pub(super) fn install_crypto() {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{make, told};
+    use crate::testing::{make, told, version_1};
 
     #[test]
     fn rule_11_an_error_about_a_key_does_not_repeat_it() {
@@ -210,15 +258,75 @@ mod tests {
         let found = certificate(&auth).unwrap().unwrap();
         assert_eq!(found.cert, [made.certificate.der().clone()]);
         auth.client_key = None;
-        assert!(matches!(certificate(&auth), Err(TlsError::Half { .. })));
+        assert!(matches!(certificate(&auth), Err(TlsError::NoKeyFor)));
         auth.client_certificate_data = None;
         auth.client_key = path("key");
         assert!(matches!(certificate(&auth), Err(TlsError::File { .. })));
+        auth.client_certificate = path("key");
         auth.client_key_data = Some("hunter2!".to_owned().into());
-        auth.client_certificate = None;
         let error = certificate(&auth).unwrap_err();
         assert!(matches!(error, TlsError::Base64("client-key-data")));
         assert!(!told(&error).contains("hunter2"));
+    }
+
+    /// YAML's block scalars have line breaks, and `|` has one at its end.
+    #[test]
+    fn data_may_have_line_breaks_and_empty_values_are_absent() {
+        let made = make();
+        let wrapped = |pem: String| {
+            let data = BASE64.encode(pem);
+            let (begin, end) = data.split_at(64);
+            format!("{begin}\r\n{end}\n")
+        };
+        let mut auth = AuthInfo {
+            client_certificate: Some(String::new()),
+            client_certificate_data: Some(wrapped(made.certificate.pem())),
+            client_key_data: Some(wrapped(made.key.serialize_pem()).into()),
+            ..AuthInfo::default()
+        };
+        let found = certificate(&auth).unwrap().unwrap();
+        assert_eq!(found.cert, [made.certificate.der().clone()]);
+        // A key alone is none of client-go's concern.
+        auth.client_certificate_data = Some(String::new());
+        assert!(certificate(&auth).unwrap().is_none());
+    }
+
+    /// The kubelet's and kubeadm's kubeconfigs name one file for both; `openssl ecparam -genkey` begins with the curve.
+    #[test]
+    fn certificate_and_key_may_be_in_one_file_with_others() {
+        let made = make();
+        let parameters =
+            "-----BEGIN EC PARAMETERS-----\nBggqhkjOPQMBBw==\n-----END EC PARAMETERS-----\n";
+        let file = format!(
+            "Subject: a comment\n{parameters}{}{}",
+            made.key.serialize_pem(),
+            made.certificate.pem()
+        );
+        let file = file.replace('\n', "\r\n");
+        let found = pair(file.as_bytes(), file.as_bytes()).unwrap();
+        assert_eq!(found.cert, [made.certificate.der().clone()]);
+    }
+
+    /// As `openssl x509 -req` makes them without extensions, and MicroK8s for its users.
+    #[test]
+    fn a_client_certificate_of_version_1_is_shown_with_its_own_key_only() {
+        let (certificate, key) = version_1();
+        let found = pair(certificate.as_bytes(), key.as_bytes()).unwrap();
+        assert!(found.keys_match().is_err(), "rustls does not read it");
+        let other = make().key.serialize_pem();
+        let error = pair(certificate.as_bytes(), other.as_bytes()).unwrap_err();
+        assert!(matches!(error, TlsError::Pair(_)), "{error:?}");
+    }
+
+    #[test]
+    fn one_ca_that_cannot_be_read_hides_no_other() {
+        let mut config = kube::Config::new("https://h".parse().unwrap());
+        let good = make().certificate.der().to_vec();
+        config.root_cert = Some(vec![b"odd".to_vec(), good]);
+        trusting(&config).unwrap();
+        config.root_cert = Some(vec![b"odd".to_vec()]);
+        let error = trusting(&config).unwrap_err();
+        assert!(matches!(error, TlsError::NoCertificate("CA")));
     }
 
     #[test]

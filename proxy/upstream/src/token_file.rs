@@ -6,10 +6,13 @@ use std::{
 };
 
 use http::HeaderValue;
-use tokio::{task::JoinHandle, time::Instant};
+use tokio::task::JoinHandle;
 use zeroize::Zeroizing;
 
-use super::credential::{CredentialError, bearer};
+use super::{
+    clock::Moment,
+    credential::{CredentialError, bearer},
+};
 use underpass_core::limits;
 
 /// The file, and its last token.
@@ -22,7 +25,7 @@ pub(super) struct TokenFile {
 
 struct Last {
     header: HeaderValue,
-    at: Instant,
+    at: Moment,
     /// The API server does not accept it.
     refused: bool,
     /// It goes on where the request that waited for it has gone, so that a file system that hangs holds one thread.
@@ -30,11 +33,21 @@ struct Last {
 }
 
 impl TokenFile {
-    /// Blocks.
-    pub(super) fn open(path: PathBuf) -> Result<Self, CredentialError> {
+    /// Reads the file, or takes the other token where it cannot be read. Blocks.
+    pub(super) fn open(path: PathBuf, other: Option<HeaderValue>) -> Result<Self, CredentialError> {
+        let header = match (read(&path), other) {
+            (Err(error), Some(other)) => {
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    "using the configuration's own token"
+                );
+                other
+            }
+            (read, _) => read?,
+        };
         let last = Last {
-            header: read(&path)?,
-            at: Instant::now(),
+            header,
+            at: Moment::now(),
             refused: false,
             reading: None,
         };
@@ -72,7 +85,7 @@ impl TokenFile {
         });
         let read = tokio::time::timeout(limits::FILE_TIME, reading).await;
         // Those who waited meanwhile do not wait as long again.
-        last.at = Instant::now();
+        last.at = Moment::now();
         let Ok(read) = read else {
             return tracing::warn!(path = ?self.path, "reading the token file takes long: keeping the last token");
         };
@@ -115,14 +128,17 @@ mod tests {
     use std::{fs, time::Duration};
 
     use super::*;
-    use crate::testing::{fifo, pass};
+    use crate::{
+        clock::testing::sleep,
+        testing::{fifo, pass},
+    };
 
     #[tokio::test]
     async fn a_rotated_token_is_read_again() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("token");
         fs::write(&path, "first\n").unwrap();
-        let file = TokenFile::open(path.clone()).unwrap();
+        let file = TokenFile::open(path.clone(), None).unwrap();
         assert_eq!(file.header().await, "Bearer first");
 
         fs::write(&path, "second").unwrap();
@@ -145,18 +161,41 @@ mod tests {
         assert_eq!(file.header().await, "Bearer third", "the last one is kept");
     }
 
+    #[tokio::test]
+    async fn a_machine_that_slept_reads_the_token_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("token");
+        fs::write(&path, "first").unwrap();
+        let file = TokenFile::open(path.clone(), None).unwrap();
+        fs::write(&path, "second").unwrap();
+        sleep(limits::TOKEN_FILE_AGE);
+        assert_eq!(file.header().await, "Bearer second");
+    }
+
+    #[tokio::test]
+    async fn a_file_that_comes_later_counts_before_the_other_token() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("token");
+        let other = HeaderValue::from_static("Bearer other");
+        let file = TokenFile::open(path.clone(), Some(other)).unwrap();
+        assert_eq!(file.header().await, "Bearer other");
+        fs::write(&path, "file").unwrap();
+        pass(limits::TOKEN_FILE_AGE).await;
+        assert_eq!(file.header().await, "Bearer file");
+    }
+
     #[test]
     fn an_unusable_file_is_named() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("token");
         assert!(matches!(
-            TokenFile::open(path.clone()),
+            TokenFile::open(path.clone(), None),
             Err(CredentialError::File { .. })
         ));
         for bad in ["", "\n", "a\nb"] {
             fs::write(&path, bad).unwrap();
             assert!(matches!(
-                TokenFile::open(path.clone()),
+                TokenFile::open(path.clone(), None),
                 Err(CredentialError::NoToken(_))
             ));
         }
@@ -172,7 +211,7 @@ mod tests {
             .max_blocking_threads(2)
             .build()
             .unwrap();
-        let file = TokenFile::open(path.clone()).unwrap();
+        let file = TokenFile::open(path.clone(), None).unwrap();
         fs::remove_file(&path).unwrap();
         fifo(&path);
         runtime.block_on(async {

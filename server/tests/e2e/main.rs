@@ -8,6 +8,7 @@
     reason = "helpers of tests state expectations as tests do; the lints know only functions marked as tests"
 )]
 
+mod agent_kubeconfig;
 mod agent_lost;
 mod agent_rbac;
 mod attacks;

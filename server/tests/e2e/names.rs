@@ -29,14 +29,14 @@ static NAMED: LazyLock<Deployment> = LazyLock::new(|| {
 });
 
 /// A proxy that knows CONNECT, and takes every host for this machine: the DNS of these tests.
-struct HttpProxy {
+pub(crate) struct HttpProxy {
     port: u16,
     tunnels: Arc<AtomicUsize>,
     _listening: JoinSet<()>,
 }
 
 impl HttpProxy {
-    async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let tunnels = Arc::<AtomicUsize>::default();
@@ -55,11 +55,11 @@ impl HttpProxy {
         }
     }
 
-    fn tunnels(&self) -> usize {
+    pub(crate) fn tunnels(&self) -> usize {
         self.tunnels.load(Ordering::SeqCst)
     }
 
-    fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!("http://127.0.0.1:{}", self.port)
     }
 }

@@ -8,6 +8,7 @@ use zeroize::Zeroizing;
 
 use crate::limits;
 use crate::proxy::ProxyEnvError;
+use crate::socks;
 
 /// Header lines that a proxy's answer may have.
 const HEADERS: usize = 64;
@@ -67,6 +68,27 @@ pub enum ProxyError {
     /// The proxy ended the connection instead of answering.
     #[error("the proxy closed the connection without an answer")]
     Closed,
+    /// A SOCKS5 proxy wants credentials, or refuses them.
+    #[error(
+        "the proxy {}",
+        if *.given { "refuses the user and password that it was given" } else { "wants a user and password" }
+    )]
+    SocksCredentials {
+        /// Whether it was told.
+        given: bool,
+    },
+    /// A SOCKS5 proxy makes no connection to the server.
+    #[error("the proxy gives no way to the server: {}", socks::meaning(*.reply))]
+    SocksRefused {
+        /// The reply of RFC 1928, section 6.
+        reply: u8,
+    },
+    /// The answer is not SOCKS5.
+    #[error("what answers is no SOCKS5 proxy")]
+    NoSocks,
+    /// SOCKS5 cannot carry it.
+    #[error("the server's name is too long for a SOCKS5 proxy")]
+    LongName,
     /// Bytes came behind the answer, where only the server could have sent some, which does not speak
     /// first.
     #[error("the proxy sent bytes of its own behind its answer")]

@@ -16,6 +16,8 @@ use underpass_dial::ServerAddress;
 
 use crate::connect::{ProxyError, connect};
 use crate::proxy::{Proxy, ProxyEnvError};
+use crate::socks;
+use crate::url::Scheme;
 
 /// A connection to a proxy or through it, under TLS.
 pub trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -37,7 +39,7 @@ impl ProxyDialer {
     /// The CAs of an `https://` proxy cannot be used.
     pub fn new(proxy: Proxy) -> Result<Self, ProxyConfigError> {
         let tls = match proxy.url() {
-            Ok(url) if url.tls => {
+            Ok(url) if url.scheme == Scheme::Https => {
                 let connector = tls_client(proxy.ca_pem.as_deref())?;
                 Some((TlsConnector::from(connector), url.name.clone()))
             }
@@ -80,6 +82,10 @@ impl ProxyDialer {
                 Box::new(tls)
             }
         };
+        if url.scheme == Scheme::Socks5 {
+            socks::connect(&mut io, server, url.login.as_ref()).await?;
+            return Ok(io);
+        }
         let authorization = url.authorization.as_ref();
         let authorization = authorization.map(|value| value.as_str());
         connect(&mut io, &server.to_string(), authorization).await?;

@@ -114,7 +114,7 @@ fn variable(name: &'static str) -> Result<Option<Zeroizing<String>>, ProxyEnvErr
 pub enum ProxyEnvError {
     /// It holds something else than the URL of a proxy that can be used.
     #[error(
-        "the environment variable {name} names no proxy that can be used: name an http:// or https:// proxy, unset it, or except the \
+        "the environment variable {name} names no proxy that can be used: name an http://, https:// or socks5:// proxy, unset it, or except the \
          server with NO_PROXY"
     )]
     Url {
@@ -186,7 +186,7 @@ mod tests {
 
     #[test]
     fn rule_11_an_unusable_variable_is_named_and_not_shown() {
-        let proxy = from(&[("https_proxy", "socks5://u:secret@p:1")]).unwrap();
+        let proxy = from(&[("https_proxy", "ftp://u:secret@p:1")]).unwrap();
         let error = proxy.url().unwrap_err();
         let source = error.source().map(ToString::to_string);
         let told = format!("{error:?} {error} {source:?}");
@@ -196,8 +196,8 @@ mod tests {
 
     #[test]
     fn a_variable_that_cannot_be_used_matters_where_a_proxy_is_needed() {
-        let socks = ("HTTPS_PROXY", "socks5://p:1");
-        let proxy = from(&[socks, ("NO_PROXY", ".example.org")]).unwrap();
+        let unusable = ("HTTPS_PROXY", "ftp://p:1");
+        let proxy = from(&[unusable, ("NO_PROXY", ".example.org")]).unwrap();
         for (host, needed) in [
             ("u.example.org", false),
             ("::1", false),
@@ -210,7 +210,7 @@ mod tests {
             );
         }
         // No other variable counts in its place.
-        let proxy = from(&[socks, ("https_proxy", "http://q:1")]).unwrap();
+        let proxy = from(&[unusable, ("https_proxy", "http://q:1")]).unwrap();
         assert!(matches!(
             proxy.url(),
             Err(ProxyEnvError::Url {

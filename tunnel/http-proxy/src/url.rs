@@ -13,19 +13,62 @@ use zeroize::Zeroizing;
 
 use underpass_dial::ServerAddress;
 
-/// An HTTP proxy's URL: `http://[USER:PASSWORD@]HOST[:PORT]`, or `https://` for one that is spoken to
-/// over TLS. Without a scheme it is `http://`; ports are 80 and 443 unless named.
+use crate::socks::Login;
+
+/// A proxy's URL: `http://[USER:PASSWORD@]HOST[:PORT]`, `https://` for an HTTP proxy that is spoken to
+/// over TLS, or `socks5://` (`socks5h://` is the same: the proxy resolves names). Without a scheme it is `http://`; ports are 80, 443
+/// and 1080 unless named.
 ///
 /// User and password may be percent-encoded, as `%40` for `@`. They are erased from memory when the last
 /// copy is dropped, and neither `Debug` nor `Display` shows them.
 #[derive(Clone)]
 pub struct ProxyUrl {
-    pub(super) tls: bool,
+    pub(super) scheme: Scheme,
     pub(super) host: String,
     pub(super) port: u16,
     pub(super) name: ServerName<'static>,
     /// The value of Proxy-Authorization (RFC 7617).
     pub(super) authorization: Option<Zeroizing<String>>,
+    /// For a SOCKS5 proxy.
+    pub(super) login: Option<Login>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Scheme {
+    Http,
+    Https,
+    Socks5,
+}
+
+impl Scheme {
+    fn of(text: &str) -> Option<Self> {
+        let known = [
+            ("http", Self::Http),
+            ("https", Self::Https),
+            ("socks5", Self::Socks5),
+            ("socks5h", Self::Socks5),
+        ];
+        let mut known = known.into_iter();
+        known
+            .find(|(name, _)| text.eq_ignore_ascii_case(name))
+            .map(|(_, scheme)| scheme)
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Http => "http",
+            Self::Https => "https",
+            Self::Socks5 => "socks5",
+        }
+    }
+
+    fn port(self) -> u16 {
+        match self {
+            Self::Http => 80,
+            Self::Https => 443,
+            Self::Socks5 => 1080,
+        }
+    }
 }
 
 /// Why a text is not the URL of a proxy that can be used. The text is not repeated: it may hold a
@@ -34,7 +77,7 @@ pub struct ProxyUrl {
 #[non_exhaustive]
 pub enum ProxyUrlError {
     /// It is a proxy of another kind.
-    #[error("a proxy's URL starts with http:// or https:// (there is no support for SOCKS)")]
+    #[error("a proxy's URL starts with http://, https:// or socks5://")]
     Scheme,
     /// The host is missing or malformed.
     #[error("a proxy's URL is http://[USER:PASSWORD@]HOST[:PORT]: there is no host in this one")]
@@ -48,6 +91,9 @@ pub enum ProxyUrlError {
     /// Basic authentication cannot carry such a name (RFC 7617, section 2).
     #[error("a user of a proxy cannot have a colon in its name")]
     User,
+    /// SOCKS5 cannot carry them (RFC 1929).
+    #[error("a user and a password of a SOCKS5 proxy have 1 to 255 bytes each")]
+    Login,
 }
 
 impl FromStr for ProxyUrl {
@@ -55,11 +101,9 @@ impl FromStr for ProxyUrl {
 
     fn from_str(text: &str) -> Result<Self, ProxyUrlError> {
         let text = text.trim();
-        let (tls, rest) = match text.split_once("://") {
-            Some((scheme, rest)) if scheme.eq_ignore_ascii_case("http") => (false, rest),
-            Some((scheme, rest)) if scheme.eq_ignore_ascii_case("https") => (true, rest),
-            Some(_) => return Err(ProxyUrlError::Scheme),
-            None => (false, text),
+        let (scheme, rest) = match text.split_once("://") {
+            Some((scheme, rest)) => (Scheme::of(scheme).ok_or(ProxyUrlError::Scheme)?, rest),
+            None => (Scheme::Http, text),
         };
         // The last one: people do not always encode the `@` of their password.
         let (user_info, place) = match rest.rsplit_once('@') {
@@ -73,15 +117,21 @@ impl FromStr for ProxyUrl {
         let (host, port) = host_and_port(place).ok_or(ProxyUrlError::Host)?;
         let port = match port {
             Some(port) => port.parse().ok().filter(|port| *port != 0),
-            None => Some(if tls { 443 } else { 80 }),
+            None => Some(scheme.port()),
         };
         let name = ServerName::try_from(host.to_owned()).map_err(|_| ProxyUrlError::Host)?;
+        let (authorization, login) = match (scheme, user_info) {
+            (_, None) => (None, None),
+            (Scheme::Socks5, Some(user_info)) => (None, Some(login(user_info)?)),
+            (_, Some(user_info)) => (Some(basic(user_info)?), None),
+        };
         Ok(Self {
-            tls,
+            scheme,
             host: host.to_owned(),
             port: port.ok_or(ProxyUrlError::Port)?,
             name,
-            authorization: user_info.map(basic).transpose()?,
+            authorization,
+            login,
         })
     }
 }
@@ -122,10 +172,16 @@ fn basic(user_info: &str) -> Result<Zeroizing<String>, ProxyUrlError> {
     Ok(value)
 }
 
+fn login(user_info: &str) -> Result<Login, ProxyUrlError> {
+    let (user, password) = user_info.split_once(':').unwrap_or((user_info, ""));
+    let plain = |text: &str| Zeroizing::new(percent_decode_str(text).collect::<Vec<u8>>());
+    Login::new(&plain(user), &plain(password)).ok_or(ProxyUrlError::Login)
+}
+
 /// Without user and password.
 impl fmt::Display for ProxyUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(if self.tls { "https://" } else { "http://" })?;
+        write!(f, "{}://", self.scheme.name())?;
         ServerAddress::new(self.host.as_str(), self.port).fmt(f)
     }
 }
@@ -158,6 +214,8 @@ mod tests {
             ("10.0.0.1", "http://10.0.0.1:80"),
             ("http://[fd00::1]:3128", "http://[fd00::1]:3128"),
             ("http://[fd00::1]", "http://[fd00::1]:80"),
+            ("socks5://127.0.0.1", "socks5://127.0.0.1:1080"),
+            ("SOCKS5h://u:p@proxy.corp:9999/", "socks5://proxy.corp:9999"),
         ] {
             assert_eq!(parsed(text), Ok((shown.to_owned(), None)), "{text}");
         }
@@ -185,7 +243,9 @@ mod tests {
     #[test]
     fn what_is_no_proxy_is_told_apart() {
         for (text, error) in [
-            ("socks5://p:1080", ProxyUrlError::Scheme),
+            ("socks4://p:1080", ProxyUrlError::Scheme),
+            ("ftp://p", ProxyUrlError::Scheme),
+            ("socks5://alice@p", ProxyUrlError::Login),
             ("", ProxyUrlError::Host),
             ("http://", ProxyUrlError::Host),
             ("http://:3128", ProxyUrlError::Host),

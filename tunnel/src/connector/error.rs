@@ -263,7 +263,10 @@ impl RouteError {
             Self::Untrusted { .. } => true,
             Self::Proxy(error) => matches!(
                 error,
-                ProxyError::Untrusted(_) | ProxyError::Credentials { .. } | ProxyError::Forbidden
+                ProxyError::Untrusted(_)
+                    | ProxyError::Credentials { .. }
+                    | ProxyError::SocksCredentials { .. }
+                    | ProxyError::Forbidden
             ),
             _ => false,
         }

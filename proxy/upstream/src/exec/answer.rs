@@ -9,11 +9,14 @@ use http::HeaderValue;
 use rustls::sign::CertifiedKey;
 use serde::Deserialize;
 use time::OffsetDateTime;
-use tokio::time::Instant;
 use zeroize::Zeroizing;
 
 use super::{ExecError, program::FORMS};
-use crate::{credential::bearer, tls};
+use crate::{
+    clock::{self, Moment},
+    credential::bearer,
+    tls,
+};
 use underpass_core::limits;
 
 #[derive(Deserialize)]
@@ -39,7 +42,7 @@ struct Status {
 pub(crate) struct Issued {
     pub(crate) header: Option<HeaderValue>,
     pub(crate) certificate: Option<Arc<CertifiedKey>>,
-    pub(super) at: Instant,
+    pub(super) at: Moment,
     pub(super) life: Option<Life>,
 }
 
@@ -47,8 +50,8 @@ pub(crate) struct Issued {
 #[derive(Clone, Copy)]
 pub(super) struct Life {
     /// From when on another is to be had.
-    pub(super) renew: Instant,
-    pub(super) end: Instant,
+    pub(super) renew: Moment,
+    pub(super) end: Moment,
 }
 
 impl std::fmt::Debug for Issued {
@@ -83,11 +86,11 @@ pub(super) fn understand(printed: &[u8]) -> Result<Issued, ExecError> {
     if header.is_none() && certificate.is_none() {
         return Err(ExecError::Nothing);
     }
-    let at = Instant::now();
+    let at = Moment::now();
     let life = match status.expiration_timestamp {
         None => None,
         Some(end) => {
-            let left = SystemTime::from(end).duration_since(SystemTime::now());
+            let left = SystemTime::from(end).duration_since(clock::wall());
             life(at, left.map_err(|_| ExecError::Expired)?)
         }
     };
@@ -100,7 +103,7 @@ pub(super) fn understand(printed: &[u8]) -> Result<Issued, ExecError> {
 }
 
 /// `None` is for ever: that is later than any clock can say.
-fn life(at: Instant, left: Duration) -> Option<Life> {
+fn life(at: Moment, left: Duration) -> Option<Life> {
     Some(Life {
         renew: at.checked_add(renew_after(left))?,
         end: at.checked_add(left)?,

@@ -10,7 +10,6 @@ mod run;
 
 use std::{process::ExitStatus, sync::Arc};
 
-use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
 pub use self::program::ExecConfigError;
@@ -18,7 +17,7 @@ pub(super) use self::{
     answer::Issued,
     program::{ChosenBy, Program},
 };
-use super::tls::TlsError;
+use super::{clock::Moment, tls::TlsError};
 use underpass_core::limits;
 
 /// Why a plugin gave no credential. Nothing that it has printed is repeated: it may hold one.
@@ -89,7 +88,7 @@ struct State {
     issued: Option<Issued>,
     /// The API server does not accept what was issued.
     refused: bool,
-    failed: Option<(Instant, Arc<ExecError>)>,
+    failed: Option<(Moment, Arc<ExecError>)>,
     run: Option<AbortOnDropHandle<Result<Issued, ExecError>>>,
 }
 
@@ -150,14 +149,14 @@ impl State {
         if failed.is_some_and(|(at, _)| at.elapsed() < limits::EXEC_PAUSE) {
             return false;
         }
-        let due = |issued: &Issued| issued.life.is_some_and(|life| Instant::now() >= life.renew);
+        let due = |issued: &Issued| issued.life.is_some_and(|life| life.renew.has_come());
         self.refused || self.issued.as_ref().is_none_or(due)
     }
 
     /// A credential that has not expired. A refused one is among them: where the plugin fails it is the last there is, and the API
     /// server may have been wrong.
     fn good(&self) -> Option<&Issued> {
-        let lives = |issued: &&Issued| issued.life.is_none_or(|life| Instant::now() < life.end);
+        let lives = |issued: &&Issued| issued.life.is_none_or(|life| !life.end.has_come());
         self.issued.as_ref().filter(lives)
     }
 
@@ -173,7 +172,7 @@ impl State {
                     error = &*error as &dyn std::error::Error,
                     "the exec plugin gave no credential"
                 );
-                self.failed = Some((Instant::now(), error));
+                self.failed = Some((Moment::now(), error));
             }
         }
     }

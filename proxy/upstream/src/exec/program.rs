@@ -2,11 +2,17 @@
 
 use std::collections::BTreeMap;
 
+use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 use kube::config::{ExecConfig, ExecInteractiveMode};
 use serde_json::json;
 use zeroize::Zeroizing;
 
+use crate::tls;
 use underpass_core::Exec;
+
+/// `KUBERNETES_EXEC_INFO` of the directory's plugins is shorter: Linux starts no program with a variable of 128 KiB. The CAs of a
+/// cluster may take as much.
+const INFO_BYTES: usize = 96 * 1024;
 
 /// The forms of questions and answers, which mean the same to us.
 pub(super) const FORMS: [&str; 2] = [
@@ -70,21 +76,29 @@ impl std::fmt::Debug for Program {
     }
 }
 
-impl From<Exec> for Program {
-    fn from(exec: Exec) -> Self {
+impl Program {
+    /// A plugin of the directory. It is told of its cluster without being asked: that is no secret, and the directory does not say
+    /// whether the program wants it.
+    pub(crate) fn of_directory(exec: Exec, config: &kube::Config) -> Self {
         let [form, _] = FORMS;
+        let info = question(
+            form,
+            &json!({ "interactive": false, "cluster": cluster(config) }),
+        );
+        let info = match info.len() {
+            0..INFO_BYTES => info,
+            _ => question(form, &json!({ "interactive": false })),
+        };
         Self {
             command: exec.command,
             args: exec.args,
             env: exec.env,
-            info: question(form, &json!({ "interactive": false })),
+            info,
             hint: None,
             chosen_by: ChosenBy::Directory,
         }
     }
-}
 
-impl Program {
     /// The plugin of a kubeconfig's user. Relative paths are the kubeconfig's reader's to resolve.
     pub(crate) fn of_kubeconfig(exec: &ExecConfig) -> Result<Self, ExecConfigError> {
         let command = exec.command.clone().filter(|command| !command.is_empty());
@@ -122,6 +136,20 @@ impl Program {
     }
 }
 
+/// The cluster of a configuration, in the form of `client.authentication.k8s.io`.
+fn cluster(config: &kube::Config) -> serde_json::Value {
+    let server = config.cluster_url.to_string();
+    let mut cluster = json!({ "server": server.trim_end_matches('/') });
+    if let Some(name) = &config.tls_server_name {
+        cluster["tls-server-name"] = json!(name);
+    }
+    if let Some(authorities) = &config.root_cert {
+        let pem: String = authorities.iter().map(|der| tls::pem(der)).collect();
+        cluster["certificate-authority-data"] = json!(BASE64.encode(pem));
+    }
+    cluster
+}
+
 /// No user can be prompted, and the answer has this form.
 fn question(form: &str, spec: &serde_json::Value) -> String {
     json!({ "apiVersion": form, "kind": "ExecCredential", "spec": spec }).to_string()
@@ -129,7 +157,10 @@ fn question(form: &str, spec: &serde_json::Value) -> String {
 
 #[cfg(test)]
 mod tests {
+    use rustls_pki_types::{CertificateDer, pem::PemObject};
+
     use super::*;
+    use crate::testing::make;
 
     fn program(exec: serde_json::Value) -> Result<Program, ExecConfigError> {
         Program::of_kubeconfig(&serde_json::from_value(exec).unwrap())
@@ -177,6 +208,35 @@ mod tests {
         exec.cluster = Some(serde_json::from_value(cluster.clone()).unwrap());
         let program = Program::of_kubeconfig(&exec).unwrap();
         assert_eq!(info(&program)["spec"]["cluster"], cluster);
+    }
+
+    #[test]
+    fn a_plugin_of_the_directory_is_told_its_cluster() {
+        let exec = Exec {
+            command: "/p".to_owned(),
+            args: Vec::new(),
+            env: BTreeMap::new(),
+        };
+        let mut config = kube::Config::new("https://h:6443".parse().unwrap());
+        let told = info(&Program::of_directory(exec.clone(), &config));
+        assert_eq!(
+            told["spec"],
+            json!({ "interactive": false, "cluster": { "server": "https://h:6443" } })
+        );
+        let made = make();
+        config.cluster_url = "https://h/k8s/clusters/x".parse().unwrap();
+        config.tls_server_name = Some("n".to_owned());
+        config.root_cert = Some(vec![made.certificate.der().to_vec()]);
+        let told = info(&Program::of_directory(exec.clone(), &config));
+        let cluster = &told["spec"]["cluster"];
+        assert_eq!(cluster["server"], "https://h/k8s/clusters/x");
+        assert_eq!(cluster["tls-server-name"], "n");
+        let pem = BASE64.decode(cluster["certificate-authority-data"].as_str().unwrap());
+        let read = CertificateDer::from_pem_slice(&pem.unwrap()).unwrap();
+        assert_eq!(&read, made.certificate.der());
+        config.root_cert = Some(vec![vec![0; INFO_BYTES]]);
+        let told = info(&Program::of_directory(exec, &config));
+        assert_eq!(told["spec"], json!({ "interactive": false }));
     }
 
     #[test]

@@ -3,6 +3,7 @@ use std::{fs, time::Duration};
 use zeroize::Zeroizing;
 
 use super::*;
+use crate::clock::testing::sleep;
 use crate::testing::{Script, answer, expiry, is_alive, pass, until};
 use underpass_core::Exec;
 
@@ -17,7 +18,8 @@ fn plugin(script: &Script, args: &[&str], env: &[(&str, &str)]) -> Plugin {
             .map(|&(name, value)| (name.to_owned(), text(value)))
             .collect(),
     };
-    Plugin::new(exec.into())
+    let config = kube::Config::new("https://h".parse().unwrap());
+    Plugin::new(Program::of_directory(exec, &config))
 }
 
 fn operators(script: &Script) -> Plugin {
@@ -81,6 +83,25 @@ async fn a_token_is_replaced_before_it_expires_and_sent_meanwhile() {
     let minute = Duration::from_secs(60);
     assert_eq!(answer::renew_after(minute), Duration::from_secs(45));
     assert_eq!(answer::renew_after(Duration::ZERO), Duration::ZERO);
+}
+
+/// client-go compares the wall clock with `expirationTimestamp`.
+#[tokio::test]
+async fn a_machine_that_slept_past_the_end_of_a_token_has_another_before_it_is_refused() {
+    let hour = Duration::from_secs(3600);
+    let body = |token: &str, left| {
+        let expiry = expiry(left);
+        answer(&format!(
+            r#"{{"token":"{token}","expirationTimestamp":"{expiry}"}}"#
+        ))
+    };
+    let script = Script::new(&body("old", hour));
+    let plugin = operators(&script);
+    assert_eq!(header(&plugin).await, "Bearer old");
+    script.replace(&body("new", 3 * hour));
+    sleep(hour);
+    assert_eq!(header(&plugin).await, "Bearer new");
+    assert_eq!(script.runs().len(), 2);
 }
 
 #[tokio::test]

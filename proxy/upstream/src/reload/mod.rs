@@ -5,11 +5,11 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{
     ApiServer, ApiServerError, ApiServerOptions,
+    clock::Moment,
     generation::{self, Generation},
 };
 use underpass_core::{BoxError, Exec, files::Stamps, limits};
@@ -123,7 +123,7 @@ pub(super) struct Reload {
 #[derive(Debug)]
 struct Looking {
     /// When the files were looked at, or waiting for a look ended.
-    at: Instant,
+    at: Moment,
     /// The last look ended with an error.
     failed: bool,
     stamps: Arc<Stamps>,
@@ -143,7 +143,7 @@ impl Reload {
         let reader = Arc::new(reader);
         let read = Arc::clone(&reader).read(None).await?;
         let looking = Looking {
-            at: Instant::now(),
+            at: Moment::now(),
             failed: false,
             stamps: Arc::new(read.stamps),
             look: None,
@@ -201,7 +201,7 @@ impl Looking {
         let look = self.look.as_mut()?;
         let looked = tokio::time::timeout(limits::FILE_TIME, look).await;
         // Those who waited meanwhile do not wait as long again.
-        self.at = Instant::now();
+        self.at = Moment::now();
         let Ok(looked) = looked else {
             tracing::warn!(
                 "reading the configuration for the API server takes long: keeping the last"

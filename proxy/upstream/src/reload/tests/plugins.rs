@@ -5,6 +5,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use underpass_core::Identity;
 
 use super::*;
+use crate::clock::testing::sleep;
 use crate::testing::{Log, Script, answer, expiry, told};
 
 /// A plugin's token that is the number of its runs.
@@ -201,7 +202,7 @@ async fn serve(
 }
 
 #[tokio::test]
-async fn requests_take_new_connections_with_a_new_client_certificate() {
+async fn requests_take_new_connections_after_a_sleep_and_with_a_new_client_certificate() {
     let (server, first, second) = (make(), make(), make());
     let hour = Duration::from_secs(3600);
     let script = Script::new(&certificate(&first, hour));
@@ -224,10 +225,15 @@ async fn requests_take_new_connections_with_a_new_client_certificate() {
     };
     assert_eq!(ask().await.as_ref(), Some(first.certificate.der()));
     // A connection goes back to the pool behind the answer.
-    let reused = async { while ask().await.is_some() {} };
-    tokio::time::timeout(Duration::from_secs(30), reused)
-        .await
-        .unwrap();
+    let reused = async || {
+        let reused = async { while ask().await.is_some() {} };
+        let limit = Duration::from_secs(30);
+        tokio::time::timeout(limit, reused).await.unwrap();
+    };
+    reused().await;
+    sleep(limits::UPSTREAM_IDLE_HTTP1_TIMEOUT);
+    assert_eq!(ask().await.as_ref(), Some(first.certificate.der()));
+    reused().await;
     script.replace(&certificate(&second, hour));
     pass(hour).await;
     assert_eq!(ask().await.as_ref(), Some(second.certificate.der()));

@@ -2,6 +2,8 @@
 //!
 //! kube's own reading shows the lines around an error, a token among them.
 
+mod form;
+
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
@@ -40,6 +42,8 @@ enum Why {
     NoContext,
     #[error("it has no {kind} {name:?}")]
     Missing { kind: &'static str, name: String },
+    #[error("two of its {list} have the name {name:?}")]
+    Twice { list: &'static str, name: String },
     #[error("its cluster has no server")]
     NoServer,
     #[error("its {0} is no URL")]
@@ -68,8 +72,11 @@ pub(super) fn read(path: &Path) -> Result<Kubeconfig, KubeconfigError> {
 
 fn parse(path: &Path) -> Result<Kubeconfig, Why> {
     let bytes = read_bytes(path)?;
-    let text = decode(&bytes).ok_or(Why::Encoding)?;
-    let mut kubeconfig = Kubeconfig::from_yaml(&text).map_err(Why::of)?;
+    let text = form::decode(&bytes).ok_or(Why::Encoding)?;
+    let mut kubeconfig = form::parse(&text).map_err(Why::of)?;
+    if let Some((list, name)) = form::twice(&kubeconfig) {
+        return Err(Why::Twice { list, name });
+    }
     resolve(&mut kubeconfig, path.parent().unwrap_or(Path::new("")));
     Ok(kubeconfig)
 }
@@ -85,22 +92,6 @@ fn read_bytes(path: &Path) -> Result<Zeroizing<Vec<u8>>, Why> {
         return Err(Why::TooLarge);
     }
     Ok(bytes)
-}
-
-/// UTF-8, or UTF-16 with a byte order mark, as PowerShell writes files.
-fn decode(bytes: &[u8]) -> Option<Zeroizing<String>> {
-    let units = |rest: &[u8], unit: fn([u8; 2]) -> u16| {
-        let (pairs, odd) = rest.as_chunks();
-        let units: Vec<u16> = pairs.iter().copied().map(unit).collect();
-        let text = String::from_utf16(&units).ok()?;
-        odd.is_empty().then_some(text)
-    };
-    let text = match bytes {
-        [0xFF, 0xFE, rest @ ..] => units(rest, u16::from_le_bytes)?,
-        [0xFE, 0xFF, rest @ ..] => units(rest, u16::from_be_bytes)?,
-        [0xEF, 0xBB, 0xBF, rest @ ..] | rest => std::str::from_utf8(rest).ok()?.to_owned(),
-    };
-    Some(Zeroizing::new(text))
 }
 
 /// As client-go does it: a command without a slash is looked for in `PATH`.
@@ -143,7 +134,7 @@ async fn settings(
 ) -> Result<Config, KubeError> {
     let clusters = kubeconfig.clusters.iter_mut();
     for cluster in clusters.filter_map(|named| named.cluster.as_mut()) {
-        let proxy = cluster.proxy_url.take().filter(|url| !url.is_empty());
+        let proxy = cluster.proxy_url.take();
         cluster.proxy_url = Some(proxy.unwrap_or_else(|| NO_PROXY.to_owned()));
     }
     let options = KubeConfigOptions {
@@ -315,6 +306,15 @@ mod tests {
             ("hunter2".to_owned(), "line 1"),
             ("token: hunter2\n\tx: y".to_owned(), "line 1"),
             ("current-context: y\n".to_owned(), "it has no context \"y\""),
+            ("current-context: ''\n".to_owned(), "no current context"),
+            (
+                with("", "token: hunter2").replace("users: [", "users: [{name: u}, "),
+                "two of its users have the name \"u\"",
+            ),
+            (
+                with("", "token: hunter2").replace("https://a:6443", ""),
+                "no server",
+            ),
             (
                 with(", certificate-authority-data: 'hunter2!'", ""),
                 "not base64",
