@@ -85,4 +85,13 @@ impl Plan {
             dying: Duration::ZERO,
         }
     }
+
+    /// Whether it is [`short`](Self::short), however often.
+    pub(crate) fn is_short(&self) -> bool {
+        let short = Self {
+            repetitions: self.repetitions,
+            ..Self::short()
+        };
+        *self == short
+    }
 }

@@ -101,7 +101,7 @@ fn scenarios(options: &Options) -> Vec<Scenario> {
         !options.short
             || !matches!(
                 scenario,
-                Scenario::Kube | Scenario::Neighbour | Scenario::Flood
+                Scenario::Kube | Scenario::Neighbour | Scenario::Forward | Scenario::Flood
             )
     })
     .collect()

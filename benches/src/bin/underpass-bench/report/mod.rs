@@ -90,6 +90,13 @@ impl Report {
         }
     }
 
+    /// One more system, of a scenario that has some of its own.
+    pub(crate) fn describe(&mut self, system: Entry) {
+        if !self.systems.contains(&system) {
+            self.systems.push(system);
+        }
+    }
+
     /// Another sample.
     pub(crate) fn add(
         &mut self,

@@ -3,6 +3,7 @@
 mod bulk;
 mod dead_path;
 mod flood;
+mod forward;
 mod idle;
 mod interactive;
 mod kube;
@@ -42,6 +43,8 @@ pub(crate) enum Scenario {
     Recovery,
     /// A path that dies without a word, behind a link of 10 ms: when bytes flow again; needs root
     DeadPath,
+    /// Ports on a user's machine that lead into a cluster, beside `kubectl port-forward` and chisel
+    Forward,
     /// Logins and calls of honest users, and the server's memory, beside one attacker
     Flood,
 }
@@ -79,6 +82,7 @@ impl Scenario {
             Self::Neighbour => kube::neighbour::run(bench).await,
             Self::Recovery => recovery::run(bench).await,
             Self::DeadPath => dead_path::run(bench).await,
+            Self::Forward => forward::run(bench).await,
             Self::Flood => flood::run(bench).await,
         }
     }

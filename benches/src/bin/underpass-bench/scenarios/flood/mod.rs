@@ -15,7 +15,6 @@ use self::attack::Attack;
 use self::honest::Done;
 use self::server::Server;
 use super::Bench;
-use crate::plan::Plan;
 use crate::report::Metric;
 
 const SCENARIO: &str = "flood";
@@ -34,12 +33,7 @@ pub(super) async fn run(bench: &mut Bench<'_>) -> Result<()> {
     if !bench.systems.iter().any(|system| system.name() == SYSTEM) {
         return Ok(());
     }
-    let short = Plan {
-        repetitions: bench.plan.repetitions,
-        ..Plan::short()
-    };
-    let short = *bench.plan == short;
-    let programs = if short {
+    let programs = if bench.plan.is_short() {
         Programs::build()
     } else {
         Programs::build_release()
