@@ -83,12 +83,10 @@ impl ProxyDialer {
             }
         };
         if url.scheme == Scheme::Socks5 {
-            socks::connect(&mut io, server, url.login.as_ref()).await?;
+            socks::connect(&mut io, server, url.login()).await?;
             return Ok(io);
         }
-        let authorization = url.authorization.as_ref();
-        let authorization = authorization.map(|value| value.as_str());
-        connect(&mut io, &server.to_string(), authorization).await?;
+        connect(&mut io, &server.to_string(), url.authorization()).await?;
         Ok(io)
     }
 }

@@ -27,10 +27,17 @@ pub struct ProxyUrl {
     pub(super) host: String,
     pub(super) port: u16,
     pub(super) name: ServerName<'static>,
+    /// Boxed: errors hold URLs.
+    credentials: Option<Box<Credentials>>,
+}
+
+/// User and password, in the form that the proxy takes.
+#[derive(Clone)]
+enum Credentials {
     /// The value of Proxy-Authorization (RFC 7617).
-    pub(super) authorization: Option<Zeroizing<String>>,
+    Basic(Zeroizing<String>),
     /// For a SOCKS5 proxy.
-    pub(super) login: Option<Login>,
+    Login(Login),
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -120,19 +127,36 @@ impl FromStr for ProxyUrl {
             None => Some(scheme.port()),
         };
         let name = ServerName::try_from(host.to_owned()).map_err(|_| ProxyUrlError::Host)?;
-        let (authorization, login) = match (scheme, user_info) {
-            (_, None) => (None, None),
-            (Scheme::Socks5, Some(user_info)) => (None, Some(login(user_info)?)),
-            (_, Some(user_info)) => (Some(basic(user_info)?), None),
+        let credentials = match (scheme, user_info) {
+            (_, None) => None,
+            (Scheme::Socks5, Some(user_info)) => Some(Credentials::Login(login(user_info)?)),
+            (_, Some(user_info)) => Some(Credentials::Basic(basic(user_info)?)),
         };
         Ok(Self {
             scheme,
             host: host.to_owned(),
             port: port.ok_or(ProxyUrlError::Port)?,
             name,
-            authorization,
-            login,
+            credentials: credentials.map(Box::new),
         })
+    }
+}
+
+impl ProxyUrl {
+    /// The value of Proxy-Authorization.
+    pub(super) fn authorization(&self) -> Option<&str> {
+        match self.credentials.as_deref() {
+            Some(Credentials::Basic(value)) => Some(value),
+            _ => None,
+        }
+    }
+
+    /// The message of RFC 1929.
+    pub(super) fn login(&self) -> Option<&Login> {
+        match self.credentials.as_deref() {
+            Some(Credentials::Login(login)) => Some(login),
+            _ => None,
+        }
     }
 }
 
@@ -200,7 +224,7 @@ mod tests {
 
     fn parsed(text: &str) -> Result<(String, Option<String>), ProxyUrlError> {
         let url: ProxyUrl = text.parse()?;
-        let authorization = url.authorization.as_ref().map(|value| value.to_string());
+        let authorization = url.authorization().map(str::to_owned);
         Ok((url.to_string(), authorization))
     }
 

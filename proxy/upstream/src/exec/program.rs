@@ -139,15 +139,17 @@ impl Program {
 /// The cluster of a configuration, in the form of `client.authentication.k8s.io`.
 fn cluster(config: &kube::Config) -> serde_json::Value {
     let server = config.cluster_url.to_string();
-    let mut cluster = json!({ "server": server.trim_end_matches('/') });
+    let server = server.trim_end_matches('/');
+    let mut cluster = serde_json::Map::from_iter([("server".to_owned(), json!(server))]);
     if let Some(name) = &config.tls_server_name {
-        cluster["tls-server-name"] = json!(name);
+        cluster.insert("tls-server-name".to_owned(), json!(name));
     }
     if let Some(authorities) = &config.root_cert {
         let pem: String = authorities.iter().map(|der| tls::pem(der)).collect();
-        cluster["certificate-authority-data"] = json!(BASE64.encode(pem));
+        let data = json!(BASE64.encode(pem));
+        cluster.insert("certificate-authority-data".to_owned(), data);
     }
-    cluster
+    cluster.into()
 }
 
 /// No user can be prompted, and the answer has this form.
