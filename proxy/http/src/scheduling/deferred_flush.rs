@@ -8,7 +8,7 @@ use std::{
     io::{self, IoSlice},
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    task::{Context, Poll, ready},
+    task::{Context, Poll, Waker, ready},
     time::Duration,
 };
 
@@ -30,11 +30,19 @@ struct Inner<I> {
     io: BufWriter<I>,
     /// A flush's error, for the next call.
     failed: Option<io::Error>,
+    /// The writer, where it waits for room. The stream below knows one waiter, and that is its driver once it has flushed.
+    waits: Option<Waker>,
 }
 
 impl<I: AsyncRead + AsyncWrite + Unpin> Inner<I> {
     fn failure(&mut self) -> io::Result<()> {
         self.failed.take().map_or(Ok(()), Err)
+    }
+
+    fn remember_waiting<T>(&mut self, polled: &Poll<T>, cx: &Context<'_>) {
+        if polled.is_pending() {
+            self.waits = Some(cx.waker().clone());
+        }
     }
 }
 
@@ -42,7 +50,11 @@ impl<I: AsyncRead + AsyncWrite + Unpin> DeferredFlush<I> {
     /// Two handles: for the writer, and for the driver.
     pub fn pair(io: I) -> (Self, Self) {
         let io = BufWriter::with_capacity(limits::FRONT_WRITE_BUFFER, io);
-        let inner = Arc::new(Mutex::new(Inner { io, failed: None }));
+        let inner = Arc::new(Mutex::new(Inner {
+            io,
+            failed: None,
+            waits: None,
+        }));
         (Self(Arc::clone(&inner)), Self(inner))
     }
 
@@ -61,6 +73,18 @@ impl<I: AsyncRead + AsyncWrite + Unpin> DeferredFlush<I> {
 
     fn has_failed(&self) -> bool {
         self.lock().failed.is_some()
+    }
+
+    fn has_waiting_writer(&self) -> bool {
+        self.lock().waits.is_some()
+    }
+
+    /// Wakes the writer, if it waits: its driver was woken in its place.
+    fn wake_writer(&self) {
+        let waits = self.lock().waits.take();
+        if let Some(writer) = waits {
+            writer.wake();
+        }
     }
 }
 
@@ -84,7 +108,9 @@ impl<I: AsyncRead + AsyncWrite + Unpin> AsyncWrite for DeferredFlush<I> {
     ) -> Poll<io::Result<usize>> {
         let mut inner = self.lock();
         inner.failure()?;
-        Pin::new(&mut inner.io).poll_write(cx, buf)
+        let written = Pin::new(&mut inner.io).poll_write(cx, buf);
+        inner.remember_waiting(&written, cx);
+        written
     }
 
     fn poll_write_vectored(
@@ -94,7 +120,9 @@ impl<I: AsyncRead + AsyncWrite + Unpin> AsyncWrite for DeferredFlush<I> {
     ) -> Poll<io::Result<usize>> {
         let mut inner = self.lock();
         inner.failure()?;
-        Pin::new(&mut inner.io).poll_write_vectored(cx, bufs)
+        let written = Pin::new(&mut inner.io).poll_write_vectored(cx, bufs);
+        inner.remember_waiting(&written, cx);
+        written
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -109,7 +137,9 @@ impl<I: AsyncRead + AsyncWrite + Unpin> AsyncWrite for DeferredFlush<I> {
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut inner = self.lock();
         inner.failure()?;
-        Pin::new(&mut inner.io).poll_shutdown(cx)
+        let shut = Pin::new(&mut inner.io).poll_shutdown(cx);
+        inner.remember_waiting(&shut, cx);
+        shut
     }
 }
 
@@ -171,15 +201,20 @@ where
         }
         // Twice, if the speaker has yet to hear that it is no use.
         for _ in 0..2 {
+            this.io.wake_writer();
             if this.ended.is_none()
                 && let Poll::Ready(ended) = this.speaker.as_mut().poll(cx)
             {
                 this.ended = Some(ended);
             }
-            if this.io.poll_empty(cx).is_ready()
-                && let Some(ended) = this.ended.take()
-            {
-                return Poll::Ready(ended);
+            if this.io.poll_empty(cx).is_ready() {
+                if let Some(ended) = this.ended.take() {
+                    return Poll::Ready(ended);
+                }
+                // There is room again, and nothing below will say so.
+                if this.io.has_waiting_writer() {
+                    cx.waker().wake_by_ref();
+                }
             }
             if !this.io.has_failed() {
                 break;
@@ -201,6 +236,7 @@ mod tests {
     };
 
     use super::*;
+    use crate::scheduling::on_wake::OnWake;
 
     /// Takes what is written piece by piece, unless it is blocked or broken, and never has anything to read.
     #[derive(Clone, Default)]
@@ -211,11 +247,19 @@ mod tests {
         written: Vec<usize>,
         blocked: bool,
         broken: bool,
+        /// Of whoever was told last that it is blocked, as a socket has it.
+        waits: Option<Waker>,
     }
 
     impl Wire {
         fn set(&self, change: impl FnOnce(&mut State)) {
-            change(&mut self.0.lock().unwrap());
+            let mut state = self.0.lock().unwrap();
+            change(&mut state);
+            if !state.blocked
+                && let Some(waits) = state.waits.take()
+            {
+                waits.wake();
+            }
         }
 
         fn written(&self) -> Vec<usize> {
@@ -236,7 +280,7 @@ mod tests {
     impl AsyncWrite for Wire {
         fn poll_write(
             self: Pin<&mut Self>,
-            _: &mut Context<'_>,
+            cx: &mut Context<'_>,
             buf: &[u8],
         ) -> Poll<io::Result<usize>> {
             let mut state = self.0.lock().unwrap();
@@ -244,6 +288,7 @@ mod tests {
                 return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
             }
             if state.blocked {
+                state.waits = Some(cx.waker().clone());
                 return Poll::Pending;
             }
             state.written.push(buf.len());
@@ -306,6 +351,29 @@ mod tests {
         wire.set(|state| state.blocked = false);
         assert_eq!(batched.await, 7);
         assert_eq!(wire.written(), [6]);
+    }
+
+    /// A speaker that is only polled when it was woken itself, as a connection in an `InTask`.
+    #[tokio::test(start_paused = true)]
+    async fn the_speaker_goes_on_where_there_is_room_again() {
+        let wire = Wire::default();
+        let speaking = batched(wire.clone(), |mut io| {
+            let mut speaker = OnWake::new(Box::pin(async move {
+                for _ in 0..8 * limits::FRONT_WRITE_BUFFER / 512 {
+                    io.write_all(&[1; 512]).await.unwrap();
+                }
+            }));
+            poll_fn(move |cx| speaker.poll(cx))
+        });
+        let speaking = tokio::spawn(speaking);
+        for blocked in [true, false, true, false] {
+            wire.set(|state| state.blocked = blocked);
+            tokio::task::yield_now().await;
+        }
+        let ended = tokio::time::timeout(Duration::from_secs(1), speaking).await;
+        ended.expect("it goes on").unwrap();
+        let written: usize = wire.written().iter().sum();
+        assert_eq!(written, 8 * limits::FRONT_WRITE_BUFFER);
     }
 
     #[tokio::test]
