@@ -32,11 +32,12 @@ pub const HEADER_BYTES: usize = 1024 * 1024;
 pub const HTTP1_BUFFER_BYTES: usize = HEADER_BYTES + 64 * 1024;
 
 /// Bytes of a head over HTTP/2, in its frames, that is read before hyper reads it: so many are kept until it has ended
-/// (*unauthenticated*). In a larger one no path is percent-encoded; any usual head is smaller.
+/// (*unauthenticated*). In a larger one, and behind it, no path is percent-encoded; any usual head is smaller. Once one was encoded, hyper's
+/// own bound counts ([`HTTP1_BUFFER_BYTES`]): others' requests may be on the same connection, a proxy's.
 pub const FOLLOWED_HEAD: usize = 64 * 1024;
 
-/// Its frames: four would do.
-pub const FOLLOWED_HEAD_FRAMES: usize = 32;
+/// Its frames: h2 takes 83 of the largest head.
+pub const FOLLOWED_HEAD_FRAMES: usize = 83;
 
 /// Bytes by which such a head may be more than twice as large when it is written without its compression's table: some times the
 /// table's 4 KiB. A byte can stand for all of them (RFC 7541, section 6.1).

@@ -32,6 +32,9 @@ const PRIORITY: u8 = 0x20;
 /// Length of the fields that [`PRIORITY`] announces.
 const PRIORITY_FIELDS: usize = 5;
 
+/// A block with `:status`, which no request has (section 8.3): `h2` resets the stream and nothing else. As trailers it is none.
+const MALFORMED: &[u8] = &[0x88];
+
 /// The heads of a connection's requests.
 #[derive(Debug)]
 pub(in super::super) struct Heads {
@@ -72,13 +75,8 @@ impl Default for Heads {
 enum Unreadable {
     #[error("a malformed header block: {0}")]
     Malformed(#[from] Malformed),
-    #[error(
-        "a header block that is larger than {} bytes, in too many frames, or none where one is due",
-        limits::FOLLOWED_HEAD
-    )]
+    #[error("a header block that is too large or in too many frames, or none where one is due")]
     Frames,
-    #[error("a header block that its table makes much larger")]
-    Grows,
 }
 
 impl From<Unreadable> for io::Error {
@@ -125,7 +123,7 @@ impl Heads {
             }
             match next(rest) {
                 Next::Passes(length) => self.passing = length,
-                Next::Needs(length) if length <= limits::FOLLOWED_HEAD => {
+                Next::Needs(length) if length <= self.largest() => {
                     self.kept = rest.to_vec();
                     self.enough = length;
                     others.replace(bytes, at..bytes.len(), &[]);
@@ -152,6 +150,14 @@ impl Heads {
         Ok((!others.is_untouched()).then(|| others.finish(bytes)))
     }
 
+    /// Bytes of a head, in its frames, that are kept until it has ended. Where `h2` cannot read it as it is, as many as hyper takes.
+    fn largest(&self) -> usize {
+        match self.mode {
+            Mode::Reads | Mode::Lost => limits::FOLLOWED_HEAD,
+            Mode::Writes => limits::HTTP1_BUFFER_BYTES,
+        }
+    }
+
     fn lose(&mut self, why: Unreadable) -> Result<(), Unreadable> {
         match self.mode {
             Mode::Writes => Err(why),
@@ -173,7 +179,7 @@ impl Heads {
         }
         match self.mode {
             Mode::Reads | Mode::Lost => Ok(None),
-            Mode::Writes => head.write(&lines).map(Some),
+            Mode::Writes => Ok(Some(head.write(&lines))),
         }
     }
 }
@@ -207,13 +213,16 @@ struct Head {
 }
 
 impl Head {
-    fn write(&self, lines: &[Line]) -> Result<Vec<u8>, Unreadable> {
+    /// One that the table makes much larger is malformed instead: its stream is reset, and others go on.
+    fn write(&self, lines: &[Line]) -> Vec<u8> {
         let largest = limits::FOLLOWED_HEAD_GROWTH + 2 * self.block.len();
         let mut payload = self.priority.clone();
         for line in lines {
             line.write(&mut payload);
             if payload.len() > largest {
-                return Err(Unreadable::Grows);
+                payload.truncate(self.priority.len());
+                payload.extend_from_slice(MALFORMED);
+                break;
             }
         }
         let mut frames = Vec::with_capacity(payload.len() + HEADER);
@@ -230,7 +239,7 @@ impl Head {
             frames.extend_from_slice(&self.stream);
             frames.extend_from_slice(fragment);
             if behind.is_empty() {
-                return Ok(frames);
+                return frames;
             }
             (kind, flags, rest) = (CONTINUATION, 0, behind);
         }

@@ -1,5 +1,6 @@
 use std::io;
 
+use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Request};
 use proptest::{collection::vec, prelude::*};
 
@@ -16,7 +17,7 @@ fn frame(kind: u8, flags: u8, payload: &[u8]) -> Vec<u8> {
 
 fn preface() -> Vec<u8> {
     let mut bytes = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
-    bytes.extend(frame(4, 0, &[]));
+    bytes.extend([0, 0, 0, 4, 0, 0, 0, 0, 0]);
     bytes
 }
 
@@ -114,7 +115,10 @@ fn bytes_pass_as_they_came_while_no_path_is_forbidden() {
 #[test]
 fn rule_3_a_block_is_read_for_certain_or_nothing_is_changed() {
     let raw = frame(HEADERS, END_HEADERS, &path(true, b"/<"));
-    let too_large = vec![0; limits::FOLLOWED_HEAD];
+    let mut too_large = frame(HEADERS, 0, &[0x82]);
+    for _ in 0..limits::FOLLOWED_HEAD_FRAMES - 2 {
+        too_large.extend(frame(CONTINUATION, 0, &[0; PAYLOAD]));
+    }
     let mut frames = frame(HEADERS, 0, &[0x82]);
     for _ in 0..limits::FOLLOWED_HEAD_FRAMES {
         frames.extend(frame(CONTINUATION, 0, &[]));
@@ -126,7 +130,7 @@ fn rule_3_a_block_is_read_for_certain_or_nothing_is_changed() {
         frame(HEADERS, END_HEADERS | PADDED, &[]),
         frame(HEADERS, END_HEADERS | PADDED, &[5, 0x82]),
         frame(HEADERS, END_HEADERS | PRIORITY, &[0; 4]),
-        frame(HEADERS, END_HEADERS, &too_large),
+        too_large,
         frame(CONTINUATION, END_HEADERS, &[]),
         frame(PUSH_PROMISE, END_HEADERS, &[]),
         frames,
@@ -148,20 +152,82 @@ fn rule_3_a_block_is_read_for_certain_or_nothing_is_changed() {
     }
 }
 
-#[test]
-fn a_table_does_not_make_a_head_much_larger() {
-    let mut entry = vec![0x40, 1, b'a', 0x7f, 0xa1, 0x1e];
-    entry.extend(vec![b'x'; 4000]);
-    let mut bytes = preface();
-    bytes.extend(frame(HEADERS, END_HEADERS, &path(false, b"/<")));
-    bytes.extend(frame(HEADERS, END_HEADERS, &entry));
-    let mut heads = Heads::default();
-    heads.came(&bytes).unwrap();
-    heads
-        .came(&frame(HEADERS, END_HEADERS, &[0xbe, 0xbe]))
-        .unwrap();
-    let bomb = frame(HEADERS, END_HEADERS, &[0xbe; 1000]);
-    assert!(heads.came(&bomb).is_err());
+/// The paths of requests that arrive at a server of `h2`; the last one must.
+async fn arrived(heads: &[Vec<u8>]) -> Vec<Option<String>> {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    let (mut near, far) = tokio::io::duplex(1 << 22);
+    near.write_all(&preface()).await.unwrap();
+    for (number, head) in heads.iter().enumerate() {
+        let mut head = head.clone();
+        let mut at = 0;
+        while at < head.len() {
+            head[at + 8] = u8::try_from(2 * number + 1).unwrap();
+            at = Frame::at(&head, at).unwrap().payload.end;
+        }
+        near.write_all(&head).await.unwrap();
+    }
+    let mut builder = h2::server::Builder::new();
+    builder.max_header_list_size(u32::try_from(limits::HTTP1_BUFFER_BYTES).unwrap());
+    let io = Targets::new(far, Heads::default());
+    let mut server = builder.handshake::<_, Bytes>(io).await.unwrap();
+    let mut arrived = vec![None; heads.len()];
+    let serving = async {
+        while let Some(request) = server.accept().await {
+            let (request, mut respond) = request.unwrap();
+            let number = u32::from(respond.stream_id()) as usize / 2;
+            arrived[number] = Some(request.uri().path_and_query().unwrap().to_string());
+            respond
+                .send_response(http::Response::new(()), true)
+                .unwrap();
+            if number + 1 == heads.len() {
+                return;
+            }
+        }
+        panic!("the connection has ended");
+    };
+    let mut answers = [0; 1024];
+    let reading = async { while near.read(&mut answers).await.is_ok_and(|read| read > 0) {} };
+    tokio::select! {
+        () = serving => {}
+        () = reading => panic!("the connection has ended"),
+    }
+    arrived
+}
+
+fn get(path: &[u8], fields: &[u8]) -> Vec<u8> {
+    let block = [&[0x82, 0x87][..], path, fields].concat();
+    let fragments: Vec<_> = block.chunks(PAYLOAD).collect();
+    let frames = fragments.iter().enumerate().map(|(number, fragment)| {
+        let first = number == 0;
+        let kind = if first { HEADERS } else { CONTINUATION };
+        let ends = if number + 1 == fragments.len() {
+            END_HEADERS
+        } else {
+            0
+        };
+        frame(kind, ends | if first { END_STREAM } else { 0 }, fragment)
+    });
+    frames.flatten().collect()
+}
+
+/// Of a proxy's connection with many users' requests: the one that its table makes much larger ends, and no other.
+#[tokio::test]
+async fn rule_23_a_head_that_cannot_be_written_ends_its_stream_alone() {
+    let mut bomb = vec![0x40, 1, b'a', 0x7f, 0xa1, 0x1e];
+    bomb.extend(vec![b'x'; 4000]);
+    bomb.extend([0xbe; 100]);
+    let mut large = vec![0x00, 1, b'b', 0x7f, 0xf1, 0xa1, 0x04];
+    large.extend(vec![b'y'; 70_000]);
+    let heads = [
+        get(&path(false, b"/a"), &[]),
+        get(&path(false, b"/b?\""), &bomb),
+        get(&path(false, b"/c?\""), &large),
+        get(&path(false, b"/d"), &[]),
+    ];
+    let arrived = arrived(&heads).await;
+    let arrived: Vec<_> = arrived.iter().map(Option::as_deref).collect();
+    assert_eq!(arrived, [Some("/a"), None, Some("/c?%22"), Some("/d")]);
 }
 
 /// The heads of requests of `h2`'s client as they arrive at its server, behind blocks that are written anew.
