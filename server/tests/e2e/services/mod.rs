@@ -3,6 +3,7 @@
 mod calls;
 mod forward;
 mod many;
+mod others;
 mod pages;
 mod programs;
 mod refused;

@@ -73,7 +73,9 @@ impl Site {
         );
         let deployment = Deployment::start_as_with(transport, account, flags).await;
         let policy = deployment.dir().join("policy.yaml");
-        let rules = format!("tcp: [{{name: shop, services: [{namespace}/*]}}]\n");
+        let rules = format!(
+            "tcp:\n- {{name: shop, services: [{namespace}/*]}}\n- {{name: own, addresses: [127.0.0.1]}}\n"
+        );
         fs::write(&policy, rules).unwrap();
         deployment.stop_agent().unwrap();
         let policy = [("--policy", policy.to_str().unwrap())];

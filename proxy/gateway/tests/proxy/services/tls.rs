@@ -180,7 +180,7 @@ async fn rule_10_a_service_whose_certificate_nobody_vouches_for_gets_no_request(
     let (answer, _stream) = tokio::join!(world.raw(&request), async {
         let mut stream = site.next().await;
         // Those of the clusters without CAs were opened before.
-        while !soon(stream.read_u8()).await.is_ok() {
+        while soon(stream.read_u8()).await.is_err() {
             stream = site.next().await;
         }
         stream.write_all(OK).await.unwrap();
