@@ -131,7 +131,7 @@ pub enum Rejection {
     ServiceTls {
         /// The service.
         service: TcpTarget,
-        /// What its TLS lacks, and who can help.
+        /// The fault, and the remedy where there is one.
         reason: String,
     },
     /// The directory's settings for the cluster are unusable.

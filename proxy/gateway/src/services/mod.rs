@@ -16,7 +16,10 @@ use hyper::body::Incoming;
 
 pub use self::tls::{NoServiceRoots, ServiceRoots};
 pub(crate) use self::{call::ServiceCall, way::ServiceWay};
-use self::{tls::Above, way::Scheme};
+use self::{
+    tls::{Above, Tls},
+    way::Scheme,
+};
 use super::{
     Connection, Front,
     answer::{Answer, Question},
@@ -35,7 +38,7 @@ use underpass_http::{
     pipe::Meter,
 };
 
-/// What comes of a request to a service.
+/// The reply to a request to a service.
 pub(super) enum Reply {
     Answer(Box<Answer>),
     /// The same target, with a slash behind the prefix.
@@ -63,9 +66,10 @@ impl Front {
         let authenticating = self.authenticate(&caller, request.headers(), connection);
         let (authenticated, recognised) = authenticating.await?;
         let (real, ambient) = (authenticated.identity(), authenticated.is_ambient());
-        let call = Arc::new(ServiceCall::read(&request, way?, asked)?);
-        let (way, target) = (call.way(), call.target());
+        let way = way?;
         record.asks_service(real, &way.cluster);
+        let call = Arc::new(ServiceCall::read(&request, way, asked)?);
+        let (way, target) = (call.way(), call.target());
         if ambient && caller.is_led_from_elsewhere() {
             return Err(Rejection::ForeignNavigation);
         }
@@ -83,9 +87,14 @@ impl Front {
         let body = connection.reading(Whole::new(body, parts.version));
         let body = Guarded::new(body, Up(meter));
         let asking = async {
+            // Nothing is opened for a service that cannot be verified.
+            let tls = match way.scheme {
+                Scheme::Https => Some(Tls::of(&call, &*self.config.service_roots).await?),
+                Scheme::Http | Scheme::H2c => None,
+            };
             let opening = self.open_target(&way.cluster, target, real, record);
             let (seat, stream) = opening.await?;
-            let asked = self.exchange_with(&call, stream, parts.headers, body, record);
+            let asked = self.exchange_with(&call, (stream, tls), parts.headers, body, record);
             let (response, exchange) = asked.await?;
             Ok::<_, Rejection>((response, exchange, seat))
         };
@@ -112,7 +121,7 @@ impl Front {
     async fn exchange_with<B>(
         &self,
         call: &ServiceCall,
-        stream: BoxedIo,
+        (stream, tls): (BoxedIo, Option<Tls>),
         headers: HeaderMap,
         body: B,
         record: &Record,
@@ -121,19 +130,13 @@ impl Front {
         B: http_body::Body<Data = Bytes, Error = BoxError> + Send + Unpin + 'static,
     {
         let request = |version| within_bounds(call.request(headers, body, version, record)?);
-        let answered = match call.way().scheme {
-            Scheme::Http => exchange::send(stream, request(Version::HTTP_11)?).await,
-            Scheme::H2c => exchange::send_http2(stream, request(Version::HTTP_2)?).await,
-            Scheme::Https => {
-                let (way, upgrades) = (call.way(), call.upgrade().is_some());
-                let roots = &*self.config.service_roots;
-                match tls::connect(stream, way, roots, upgrades).await? {
-                    (tls, Above::Http1) => exchange::send(tls, request(Version::HTTP_11)?).await,
-                    (tls, Above::Http2) => {
-                        exchange::send_http2(tls, request(Version::HTTP_2)?).await
-                    }
-                }
-            }
+        let answered = match (tls, call.way().scheme) {
+            (None, Scheme::H2c) => exchange::send_http2(stream, request(Version::HTTP_2)?).await,
+            (None, _) => exchange::send(stream, request(Version::HTTP_11)?).await,
+            (Some(tls), _) => match tls.connect(stream).await? {
+                (tls, Above::Http1) => exchange::send(tls, request(Version::HTTP_11)?).await,
+                (tls, Above::Http2) => exchange::send_http2(tls, request(Version::HTTP_2)?).await,
+            },
         };
         answered.map_err(|error| {
             let (cluster, service) = (&call.way().cluster, &call.way().service);

@@ -10,8 +10,8 @@ use async_trait::async_trait;
 use rustls::{CertificateError, ClientConfig, pki_types::ServerName};
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
-use super::way::ServiceWay;
-use underpass_core::{BoxError, BoxedIo, ClusterName, Rejection, limits};
+use super::call::ServiceCall;
+use underpass_core::{BoxError, BoxedIo, ClusterName, Rejection, TcpTarget, limits};
 use underpass_https::Roots;
 
 const HTTP_2: &[u8] = b"h2";
@@ -41,82 +41,104 @@ impl ServiceRoots for NoServiceRoots {
     }
 }
 
-/// What is spoken above TLS.
+/// The version of HTTP above TLS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Above {
     Http1,
     Http2,
 }
 
-/// Makes TLS on a stream to a service. `upgrades`: HTTP/1.1 and nothing else is wanted above it.
-pub(super) async fn connect(
-    stream: BoxedIo,
-    way: &ServiceWay,
-    roots: &dyn ServiceRoots,
-    upgrades: bool,
-) -> Result<(TlsStream<BoxedIo>, Above), Rejection> {
-    let refused = |reason: String| Rejection::ServiceTls {
-        service: way.service.clone(),
-        reason,
-    };
-    let config = config(way, roots, upgrades).await.map_err(refused)?;
-    let name = way.service.name().unwrap_or_default().to_owned();
-    let name = ServerName::try_from(name);
-    let name = name.map_err(|_| refused("its name is too long for a certificate".to_owned()))?;
-    let connecting = TlsConnector::from(Arc::new(config)).connect(name, stream);
-    let connected = tokio::time::timeout(limits::SERVICE_TLS_TIMEOUT, connecting).await;
-    let connected = connected.map_err(|_| Rejection::Timeout("TLS with the service"))?;
-    let tls = connected.map_err(|error| {
-        tracing::debug!(service = %way.service, %error, "no TLS with a service");
-        refused(fault(&error, way))
-    })?;
-    let above = match tls.get_ref().1.alpn_protocol() {
-        Some(HTTP_2) => Above::Http2,
-        _ => Above::Http1,
-    };
-    Ok((tls, above))
+/// TLS with a service, whose CAs are known.
+pub(super) struct Tls {
+    service: TcpTarget,
+    cluster: ClusterName,
+    name: ServerName<'static>,
+    config: Arc<ClientConfig>,
 }
 
-async fn config(
-    way: &ServiceWay,
-    roots: &dyn ServiceRoots,
-    upgrades: bool,
-) -> Result<ClientConfig, String> {
-    let cluster = &way.cluster;
-    let found = roots.roots(cluster).await.map_err(|error| {
-        tracing::warn!(%cluster, error = &*error as &dyn std::error::Error, "no CAs of services");
-        format!("the CAs that this server has for services of cluster \"{cluster}\" cannot be read")
-    })?;
-    let roots = found.ok_or_else(|| {
-        format!("this server has no CAs for services of cluster \"{cluster}\": its --service-ca-dir needs a file {cluster}.pem")
-    })?;
-    let mut config = roots.client().map_err(|error| error.to_string())?;
-    config.alpn_protocols = match upgrades {
-        true => vec![HTTP_1.to_vec()],
-        false => vec![HTTP_2.to_vec(), HTTP_1.to_vec()],
-    };
-    Ok(config)
-}
+impl Tls {
+    /// For a request: above TLS for an upgrade, HTTP/1.1 and nothing else is wanted.
+    pub(super) async fn of(
+        call: &ServiceCall,
+        roots: &dyn ServiceRoots,
+    ) -> Result<Self, Rejection> {
+        let (service, cluster) = (&call.way().service, &call.way().cluster);
+        let refused = |reason: String| Rejection::ServiceTls {
+            service: service.clone(),
+            reason,
+        };
+        let name = service.name().unwrap_or_default().to_owned();
+        let name = ServerName::try_from(name);
+        let name = name.map_err(|_| refused("no certificate can have its name".to_owned()))?;
+        let found = roots.roots(cluster).await.map_err(|error| {
+            let error = &*error as &dyn std::error::Error;
+            tracing::warn!(%cluster, error, "the CAs of a cluster's services cannot be used");
+            refused(format!(
+                "the CAs that this server has for services of cluster \"{cluster}\" cannot be read"
+            ))
+        })?;
+        let roots = found.ok_or_else(|| {
+            refused(format!(
+                "this server has no CAs for services of cluster \"{cluster}\": its --service-ca-dir needs a file {cluster}.pem"
+            ))
+        })?;
+        let config = roots.client().map_err(|error| refused(error.to_string()));
+        let mut config = config?;
+        config.alpn_protocols = match call.upgrade() {
+            Some(_) => vec![HTTP_1.to_vec()],
+            None => vec![HTTP_2.to_vec(), HTTP_1.to_vec()],
+        };
+        Ok(Self {
+            service: service.clone(),
+            cluster: cluster.clone(),
+            name,
+            config: Arc::new(config),
+        })
+    }
 
-/// In words of ours: a peer's stay in the log (security rule 11).
-fn fault(error: &io::Error, way: &ServiceWay) -> String {
-    let inner = error.get_ref().and_then(|inner| inner.downcast_ref());
-    let Some(rustls::Error::InvalidCertificate(fault)) = inner else {
-        return "the handshake failed; http is for services without TLS".to_owned();
-    };
-    match fault {
-        // The latter: another CA of the same name.
-        CertificateError::UnknownIssuer | CertificateError::BadSignature => format!(
-            "none of the CAs that this server has for services of cluster \"{}\" vouches for its certificate",
-            way.cluster
-        ),
-        CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
-            let name = way.service.name().unwrap_or_default();
-            format!("its certificate is not for {name}")
+    /// Makes it on a stream.
+    pub(super) async fn connect(
+        self,
+        stream: BoxedIo,
+    ) -> Result<(TlsStream<BoxedIo>, Above), Rejection> {
+        let (name, config) = (self.name.clone(), Arc::clone(&self.config));
+        let connecting = TlsConnector::from(config).connect(name, stream);
+        let connected = tokio::time::timeout(limits::SERVICE_TLS_TIMEOUT, connecting).await;
+        let connected = connected.map_err(|_| Rejection::Timeout("TLS with the service"))?;
+        let tls = connected.map_err(|error| {
+            tracing::debug!(service = %self.service, %error, "no TLS with a service");
+            Rejection::ServiceTls {
+                reason: self.fault(&error),
+                service: self.service.clone(),
+            }
+        })?;
+        let above = match tls.get_ref().1.alpn_protocol() {
+            Some(HTTP_2) => Above::Http2,
+            _ => Above::Http1,
+        };
+        Ok((tls, above))
+    }
+
+    /// In words of ours: a peer's stay in the log (security rule 11).
+    fn fault(&self, error: &io::Error) -> String {
+        let inner = error.get_ref().and_then(|inner| inner.downcast_ref());
+        let Some(rustls::Error::InvalidCertificate(fault)) = inner else {
+            return "the handshake failed; http is for services without TLS".to_owned();
+        };
+        match fault {
+            // The latter: another CA of the same name.
+            CertificateError::UnknownIssuer | CertificateError::BadSignature => format!(
+                "none of the CAs that this server has for services of cluster \"{}\" vouches for its certificate",
+                self.cluster
+            ),
+            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
+                let name = self.service.name().unwrap_or_default();
+                format!("its certificate is not for {name}")
+            }
+            CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
+                "its certificate has expired".to_owned()
+            }
+            _ => "its certificate is not valid".to_owned(),
         }
-        CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
-            "its certificate has expired".to_owned()
-        }
-        _ => "its certificate is not valid".to_owned(),
     }
 }

@@ -52,7 +52,7 @@ pub(crate) struct ServiceWay {
     pub(crate) service: TcpTarget,
     /// The service's root, as its client knows it, without a slash at its end.
     pub(crate) prefix: String,
-    /// What the service is asked for: the client's bytes behind the prefix.
+    /// The request's target for the service: the client's bytes behind the prefix.
     pub(crate) path: PathAndQuery,
     /// The client has left out the slash behind the prefix: links of the answer would lead beside the service.
     pub(crate) lacks_slash: bool,

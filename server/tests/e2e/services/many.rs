@@ -54,7 +54,7 @@ async fn come_and_go(address: SocketAddr, number: usize) {
     }
 }
 
-/// What the processes hold: files and sockets, by process; the server's and the agent's streams and the server's bytes of requests.
+/// Files and sockets of the processes, by process, and the streams that the server counts.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct Held {
     files: BTreeMap<u32, usize>,

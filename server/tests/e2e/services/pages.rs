@@ -144,7 +144,7 @@ async fn events_arrive_while_their_answer_lasts(transport: Transport) {
         let streams = in_flight(&site);
         assert!(streams.contains(" 1"), "{streams}");
         curl.kill().await.unwrap();
-        // Whoever goes away leaves nothing.
+        // A client that goes away leaves nothing.
         eventually("the request is over", async || {
             let streams = in_flight(&site);
             match streams.contains(" 1") {

@@ -32,7 +32,7 @@ pub(super) fn curl<A: AsRef<OsStr>>(arguments: impl IntoIterator<Item = A>) -> C
     curl
 }
 
-/// What it prints; it must succeed.
+/// Its standard output; it must succeed.
 pub(super) async fn output(mut command: Command) -> String {
     let output = tokio::time::timeout(DEADLINE, command.output()).await;
     let output = output.expect("it ends in time").unwrap();

@@ -43,7 +43,7 @@ impl Prometheus {
         format!("http://127.0.0.1:{}/api/v1/{path}", self.port)
     }
 
-    /// What it has said so far.
+    /// Its output so far.
     #[must_use]
     pub fn log(&self) -> String {
         self.program.log()

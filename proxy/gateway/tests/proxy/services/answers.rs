@@ -1,4 +1,4 @@
-//! What of a service's answer reaches the client: all clusters' services answer on the server's own origin.
+//! The parts of a service's answer that reach the client: all clusters' services answer on the server's own origin.
 
 use super::site::{WEB, answered, head, world};
 use crate::world::{BROWSER, code, status};

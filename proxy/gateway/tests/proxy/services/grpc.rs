@@ -33,7 +33,7 @@ async fn call(world: &World) -> (h2::client::ResponseFuture, h2::SendStream<Byte
         .unwrap()
 }
 
-/// The service's end of the next call; what drives it ends with the handle.
+/// The service's end of the next call; its connection ends with the handle.
 async fn accept(
     site: &Site,
 ) -> (

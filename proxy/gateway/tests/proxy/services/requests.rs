@@ -1,4 +1,4 @@
-//! What of a request reaches a service, and which requests reach none.
+//! The parts of a request that reach a service, and the requests that reach none.
 
 use super::site::{WEB, answered, head, world};
 use crate::{

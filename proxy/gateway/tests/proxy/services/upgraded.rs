@@ -77,7 +77,7 @@ async fn rule_1_a_services_101_is_held_against_the_request() {
         end.write(format!("{answer}SMUGGLED")).await;
         let answered = read_head(&mut socket).await;
         assert_eq!(code(&answered), expected, "{answer}: {answered}");
-        // The connection's last answer; what the client says is nobody's.
+        // It is the connection's last answer: further bytes of the client count for nothing.
         let _ = socket.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await;
         let _ = socket.shutdown().await;
         let bytes = rest(&mut socket).await;
