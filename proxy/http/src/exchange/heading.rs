@@ -27,7 +27,7 @@ pub(super) struct Heading<I> {
     io: I,
     /// Bytes that may still come before the head.
     left: Arc<AtomicUsize>,
-    /// Over HTTP/2, the frames: what is no head is kept nowhere, and may come for as long as a request has a body.
+    /// Over HTTP/2, the frames: only heads are kept, and other frames come for as long as a request has a body.
     frames: Option<Frames>,
 }
 

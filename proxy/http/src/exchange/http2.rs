@@ -207,7 +207,7 @@ mod tests {
         assert!(matches!(error, ExchangeError::Lost(_)), "{error:?}");
     }
 
-    /// Dropping the exchange ends the connection, whatever the request's body does.
+    /// Dropping the exchange ends the connection, in the midst of the request's body as well.
     #[tokio::test]
     async fn an_exchange_that_is_dropped_leaves_nothing() {
         let (near, far) = tokio::io::duplex(16 * 1024);

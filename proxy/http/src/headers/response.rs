@@ -43,7 +43,7 @@ impl<'a> Hop<'a> {
     }
 }
 
-/// A request to a service, and its place at this server: what its answer may point to.
+/// The place of a request to a service at this server: its answer may point below the prefix.
 #[derive(Clone, Copy, Debug)]
 pub struct ServicePlace<'a> {
     /// The path of the service's root, as clients know it, without a slash at its end.

@@ -11,7 +11,7 @@ use crate::ports;
 /// Where Debian keeps the programs of each version.
 const DEBIAN: &str = "/usr/lib/postgresql";
 
-/// A running PostgreSQL, which takes whoever connects at loopback for the user `postgres`.
+/// A running PostgreSQL, which takes every client at loopback for the user `postgres`.
 #[derive(Debug)]
 pub struct Postgres {
     program: Program,
