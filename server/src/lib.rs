@@ -25,6 +25,7 @@ mod recover;
 mod router;
 mod secrets;
 mod server;
+mod service_roots;
 mod silence;
 mod socket;
 mod supervise;

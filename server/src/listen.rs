@@ -299,7 +299,9 @@ mod tests {
     use underpass_core::{BoxedIo, ClusterName, Identity, ImpersonationPolicy, Revocation};
     use underpass_core::{ClusterDomains, Clusters, ConnectError, Open};
     use underpass_directory::{Directory, MemoryStore};
-    use underpass_gateway::{Budgets, FrontConfig, IdleTimeout, NotFound, StrangerBounds};
+    use underpass_gateway::{
+        Budgets, FrontConfig, IdleTimeout, NoServiceRoots, NotFound, StrangerBounds,
+    };
 
     use super::*;
     use crate::cli::{Cli, Command};
@@ -383,6 +385,7 @@ mod tests {
             policy: ImpersonationPolicy::default(),
             audit,
             budgets: Budgets::default(),
+            service_roots: Arc::new(NoServiceRoots),
             idle_timeout: IdleTimeout::default(),
         });
         let (connections, stop) = (Connections::default(), CancellationToken::new());

@@ -32,6 +32,22 @@ const FOR_DEMO: &[Needed] = &[
 /// Programs for the tests, beside those.
 const FOR_TESTS: &[Needed] = &[
     Needed {
+        program: "curl",
+        package: "curl",
+        what_for: "requests as users send them",
+    },
+    Needed {
+        program: "psql",
+        package: "postgresql-client",
+        what_for: "a database behind a cluster",
+    },
+    Needed {
+        // With the server's programs, which are in no folder of the PATH.
+        program: "pg_ctlcluster",
+        package: "postgresql",
+        what_for: "a database behind a cluster",
+    },
+    Needed {
         program: "ip",
         package: "iproute2",
         what_for: "networks of the tests' own",
@@ -150,10 +166,15 @@ fn install(needed: impl Iterator<Item = &'static Needed>) -> Result<()> {
     if missing.iter().any(|needed| needed.package == "slapd") {
         without_a_directory_of_its_own()?;
     }
+    if missing.iter().any(|needed| needed.package == "postgresql") {
+        without_a_database_of_its_own()?;
+    }
     let mut install = process::program("apt-get")?;
     install
         .env("DEBIAN_FRONTEND", "noninteractive")
-        .args(["install", "--yes", "--quiet"]);
+        .args(["install", "--yes", "--quiet"])
+        // Settings that are there stay.
+        .args(["--option", "Dpkg::Options::=--force-confold"]);
     process::run(install.args(packages.split(' ')))
 }
 
@@ -169,6 +190,17 @@ fn without_a_directory_of_its_own() -> Result<()> {
     if !answer.wait()?.success() {
         bail!("debconf-set-selections does not take the answer for slapd");
     }
+    Ok(())
+}
+
+/// The package would make a database, and serve it: the tests need the programs only.
+fn without_a_database_of_its_own() -> Result<()> {
+    let settings = Path::new("/etc/postgresql-common/createcluster.conf");
+    if settings.exists() {
+        return Ok(());
+    }
+    std::fs::create_dir_all("/etc/postgresql-common")?;
+    std::fs::write(settings, "create_main_cluster = false\n")?;
     Ok(())
 }
 

@@ -1,4 +1,4 @@
-//! The audit lines of streams to targets.
+//! The audit lines of streams to targets, and their metrics.
 
 use tokio::time::Instant;
 use underpass_core::{Identity, Target};
@@ -20,6 +20,8 @@ impl<'a> Record<'a> {
         tracing::info!(
             target: "underpass::audit", user, target = %target, rule, "stream to a target begins"
         );
+        metrics::counter!("underpass_agent_target_streams_total", "kind" => kind(target))
+            .increment(1);
         Self {
             user,
             target,
@@ -36,6 +38,12 @@ impl<'a> Record<'a> {
             Err(CopyError::GivenUp(_)) => "the policy ended it",
             Err(_) => "it failed",
         };
+        for (direction, bytes) in [("up", copied.from_stream), ("down", copied.to_stream)] {
+            metrics::counter!(
+                "underpass_agent_target_bytes_total", "kind" => kind(self.target), "direction" => direction
+            )
+            .increment(bytes);
+        }
         let milliseconds = u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
         tracing::info!(
             target: "underpass::audit", user = self.user, target = %self.target, rule = self.rule, outcome,
@@ -54,4 +62,16 @@ pub(super) fn refused(identity: Option<&Identity>, target: &Target, refusal: &Re
         target: "underpass::audit", user = identity.map(Identity::user), target = %target,
         code = %refusal.code(), reason = %chain(refusal), "stream to a target refused"
     );
+    metrics::counter!(
+        "underpass_agent_target_refusals_total", "kind" => kind(target), "code" => refusal.code().to_string()
+    )
+    .increment(1);
+}
+
+fn kind(target: &Target) -> &'static str {
+    match target {
+        Target::Tcp(_) => "tcp",
+        Target::Unix(_) => "unix",
+        _ => "other",
+    }
 }

@@ -14,7 +14,7 @@ use underpass_core::{
 use underpass_examples::kubernetes::{api_server, ask, serve_api_server};
 use underpass_examples::word::Word;
 use underpass_examples::{Server, agent, connected};
-use underpass_gateway::{Front, FrontConfig, IdleTimeout, NotFound};
+use underpass_gateway::{Front, FrontConfig, IdleTimeout, NoServiceRoots, NotFound};
 use underpass_tunnel::{AgentKey, Dialer, Registry};
 
 /// Authorizes reads in the one cluster.
@@ -63,6 +63,7 @@ async fn main() -> Result<()> {
         policy: Default::default(),
         audit: Default::default(),
         budgets: Default::default(),
+        service_roots: Arc::new(NoServiceRoots),
         idle_timeout: IdleTimeout::default(),
     }));
     for bearer in ["guess", "sesame"] {

@@ -251,6 +251,10 @@ pub const HTTP2_ANSWER_PIECE: usize = 16 * 1024;
 /// The same on HTTP/1.1, where one answer at a time has the link to itself: 1.1 KB/s are enough.
 pub const HTTP1_ANSWER_PIECE: usize = 64 * 1024;
 
+/// TLS with a service, once its agent has connected to it: two round trips through the tunnel, on slow links several hundred
+/// milliseconds each, and the service's own time.
+pub const SERVICE_TLS_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// From "open a stream to this cluster" to the stream, the wait for a reconnecting agent included.
 /// kubectl users wait that long; programs retry on the 503.
 pub const STREAM_CONNECT_TIMEOUT: Duration = Duration::from_secs(30);

@@ -7,7 +7,7 @@ use std::{borrow::Cow, time::Duration};
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
 
-use crate::{Body, ClusterName, Decline, Impersonated, full, status::Status};
+use crate::{Body, ClusterName, Decline, Impersonated, TcpTarget, full, status::Status};
 
 /// Clients may try again so soon: an agent that lost its transport is back within a second.
 const RETRY_SOON: Duration = Duration::from_secs(1);
@@ -123,6 +123,17 @@ pub enum Rejection {
     /// The tunnel or the agent failed before the response's head.
     #[error("the connection to cluster \"{0}\" was lost before it answered")]
     AgentLost(ClusterName),
+    /// A service that the agent connected to did not answer a request.
+    #[error("the service {0} closed the connection before it answered")]
+    ServiceLost(TcpTarget),
+    /// A service's certificate cannot be verified, or TLS with it fails otherwise.
+    #[error("there is no TLS with the service {service}: {reason}")]
+    ServiceTls {
+        /// The service.
+        service: TcpTarget,
+        /// The fault, and the remedy where there is one.
+        reason: String,
+    },
     /// The directory's settings for the cluster are unusable.
     #[error(
         "cluster \"{0}\" cannot be reached as it is configured: the server's log, and `underpass cluster list`, say why"
@@ -162,7 +173,7 @@ pub enum Rejection {
     /// The cluster, or a workload that its API server proxies, answered with a redirect that would take the client elsewhere.
     #[error(
         "the cluster tried to redirect this request, which is not permitted: a redirect is passed on only below the \
-         same pod's, service's or node's \".../proxy/\""
+         same pod's, service's or node's \".../proxy/\", or below the same service's path at this server"
     )]
     Redirected,
     /// The request's headers are larger than any API server reads.
@@ -227,6 +238,8 @@ impl Rejection {
             Self::AgentLost(_)
             | Self::NoTargets(_)
             | Self::Unusable(_)
+            | Self::ServiceLost(_)
+            | Self::ServiceTls { .. }
             | Self::BadAnswer(_)
             | Self::Redirected
             | Self::ApiServerUnreachable(_)

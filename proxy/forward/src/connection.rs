@@ -15,7 +15,7 @@ use h2::{
 };
 use tokio::sync::oneshot;
 use tokio_rustls::{TlsConnector, client::TlsStream};
-use tokio_util::task::AbortOnDropHandle;
+use tokio_util::sync::{CancellationToken, DropGuard};
 use underpass_https::Socket;
 
 use crate::{error::DialError, limits, server::Server};
@@ -33,12 +33,12 @@ pub(crate) enum End {
 
 type Driver = Http2<TlsStream<Socket>, Bytes>;
 
-/// Where streams are opened. Its last clone ends with its last stream.
+/// Where streams are opened. Its last clone ends with its last stream, once what that has written is sent.
 #[derive(Debug)]
 pub(crate) struct Connection {
     sender: SendRequest<Bytes>,
     open: Arc<AtomicUsize>,
-    driver: Arc<AbortOnDropHandle<()>>,
+    used: Arc<DropGuard>,
 }
 
 /// A stream's place on a connection, which it gives back when it is dropped.
@@ -49,7 +49,7 @@ pub(crate) struct Place {
     pub(crate) number: u64,
     open: Arc<AtomicUsize>,
     /// The connection lives as long as its streams.
-    _driver: Arc<AbortOnDropHandle<()>>,
+    _used: Arc<DropGuard>,
 }
 
 impl Connection {
@@ -63,14 +63,25 @@ impl Connection {
         let late = |_| DialError::TooSlow(shown, limits::HANDSHAKE);
         let (sender, driver) = handshake.await.map_err(late)??;
         let (ended, end) = oneshot::channel();
-        let driving = tokio::spawn(async move {
+        let unused = CancellationToken::new();
+        let used = Arc::new(unused.clone().drop_guard());
+        tokio::spawn(async move {
+            let last_words = async {
+                unused.cancelled().await;
+                tokio::time::sleep(limits::LAST_WORDS).await;
+                End::Closed
+            };
+            let end = tokio::select! {
+                end = drive(driver) => end,
+                end = last_words => end,
+            };
             // Its receiver may be gone.
-            let _ = ended.send(drive(driver).await);
+            let _ = ended.send(end);
         });
         let connection = Self {
             sender,
             open: Arc::default(),
-            driver: Arc::new(AbortOnDropHandle::new(driving)),
+            used,
         };
         Ok((connection, end))
     }
@@ -88,7 +99,7 @@ impl Connection {
             sender: self.sender.clone(),
             number,
             open: Arc::clone(&self.open),
-            _driver: Arc::clone(&self.driver),
+            _used: Arc::clone(&self.used),
         };
         (open < most).then_some(place)
     }

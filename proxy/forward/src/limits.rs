@@ -5,8 +5,10 @@ use std::time::Duration;
 /// Receive window of one stream: 1 MiB under way is 80 Mbit/s at 100 ms.
 pub(crate) const STREAM_WINDOW: u32 = 1024 * 1024;
 
-/// Receive window of one connection: a program that does not read keeps one stream's window, and leaves the others most of it.
-pub(crate) const CONNECTION_WINDOW: u32 = 16 * 1024 * 1024;
+/// Receive window of one connection: those of all streams that a server allows on one (250). Programs that do not read keep a window
+/// each, and leave every other stream its own: a smaller window would be all taken by sixteen of them. At worst that many bytes of the
+/// user's own programs are in memory.
+pub(crate) const CONNECTION_WINDOW: u32 = 256 * STREAM_WINDOW;
 
 /// Bytes that are handed to HTTP/2 at once.
 pub(crate) const WRITE: usize = 64 * 1024;
@@ -29,6 +31,9 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 
 /// TLS and HTTP/2 with the server, once TCP is there.
 pub(crate) const HANDSHAKE: Duration = Duration::from_secs(10);
+
+/// How long a connection without streams goes on, to send what the last one has written: a server that is away takes nothing.
+pub(crate) const LAST_WORDS: Duration = Duration::from_secs(5);
 
 /// The answer to a CONNECT: the server waits up to 30 s for an agent that reconnects, and the agent some seconds for its target.
 pub(crate) const ANSWER: Duration = Duration::from_secs(40);

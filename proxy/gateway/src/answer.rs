@@ -16,6 +16,7 @@ use super::{
     audit::Record,
     budget::Seat,
     sending::Sending,
+    services::ServiceCall,
     watch_end::WatchEnd,
 };
 use underpass_core::{
@@ -25,7 +26,7 @@ use underpass_core::{
 };
 use underpass_http::{
     call::Call,
-    exchange::{Answered, Exchange, Until},
+    exchange::{Answered, Exchange, Until, Whole},
     headers::{self, Hop},
     pipe::{self, Meter},
     upgrade::UpgradeRequest,
@@ -46,10 +47,8 @@ pub(super) struct Answer {
     /// Its seat in its user's and its cluster's budgets.
     pub(super) seat: Seat,
     pub(super) cluster: ClusterName,
-    /// The client's path of the cluster's root.
-    pub(super) base: String,
-    /// The call that it answers.
-    pub(super) call: Arc<Call>,
+    /// The request that it answers.
+    pub(super) question: Question,
     pub(super) decisions: Decisions,
     /// A browser may have attached the caller's credential by itself.
     pub(super) ambient: bool,
@@ -59,6 +58,55 @@ pub(super) struct Answer {
     pub(super) recognised: Recognised,
     /// Ends a watch properly when the front drains, or access is revoked.
     pub(super) watch_end: Option<WatchEnd>,
+}
+
+/// A request, which its answer is held against.
+#[derive(Clone)]
+pub(super) enum Question {
+    /// To a cluster's API server, or through it to a workload.
+    Api {
+        call: Arc<Call>,
+        /// The client's path of the cluster's root.
+        base: String,
+    },
+    /// To a service.
+    Service(Arc<ServiceCall>),
+}
+
+impl Question {
+    fn upgrade(&self) -> Option<&UpgradeRequest> {
+        match self {
+            Self::Api { call, .. } => call.upgrade(),
+            Self::Service(call) => call.upgrade(),
+        }
+    }
+
+    /// The answer may come from a workload, and a 401 among its answers.
+    fn is_workloads(&self) -> bool {
+        match self {
+            Self::Api { call, .. } => call.info().is_proxied(),
+            Self::Service(_) => true,
+        }
+    }
+
+    /// The answer may take as long as it likes.
+    fn is_long(&self) -> bool {
+        match self {
+            Self::Api { call, .. } => call.is_long(),
+            Self::Service(_) => true,
+        }
+    }
+
+    /// Cleans an answer's headers, or refuses it. The agent may have done so as well, and is not trusted.
+    fn clean(&self, parts: &mut response::Parts) -> Result<(), Rejection> {
+        match self {
+            Self::Api { call, base } => {
+                let hop = Hop::Front { client: base };
+                headers::clean_response(parts.status, &mut parts.headers, call, hop)
+            }
+            Self::Service(call) => call.clean(parts.status, &mut parts.headers),
+        }
+    }
 }
 
 /// Refuses a call, in the log and the audit as well; `discovery`: the client asks which APIs there are.
@@ -83,24 +131,25 @@ impl Answer {
         client: &mut Option<OnUpgrade>,
     ) -> Response<Body> {
         let switching = self.response.status() == StatusCode::SWITCHING_PROTOCOLS;
-        let call = Arc::clone(&self.call);
-        match call.upgrade() {
-            Some(upgrade) if switching => self.switch(upgrade, record, connection, client),
-            None if switching => refuse(
+        let upgrade = switching.then(|| self.question.upgrade().cloned());
+        match upgrade {
+            Some(Some(upgrade)) => self.switch(&upgrade, record, connection, client),
+            Some(None) => refuse(
                 &Rejection::BadAnswer("an unasked 101"),
                 &mut record,
                 self.discovery,
             ),
-            _ => self.stream(record, connection),
+            None => self.stream(record, connection),
         }
     }
 
     /// Rule 1: anything but a validated 101 is an ordinary response.
     fn stream(self, mut record: Record, connection: &Connection) -> Response<Body> {
         let (mut parts, incoming) = self.response.into_parts();
+        let incoming = Whole::new(incoming, parts.version);
         parts.version = Version::HTTP_11;
         parts.extensions.clear();
-        if parts.status == StatusCode::UNAUTHORIZED && !self.call.info().is_proxied() {
+        if parts.status == StatusCode::UNAUTHORIZED && !self.question.is_workloads() {
             // Agents answer otherwise, and this one is not believed: client-go would take the caller's credential for refused,
             // and renew it for all clusters.
             if let Some(suppressed) = self.lines.take(self.cluster.as_str()) {
@@ -108,7 +157,7 @@ impl Answer {
             }
             return refuse(&Rejection::AgentUnauthorized, &mut record, self.discovery);
         }
-        if let Err(rejection) = clean(&mut parts, &self.call, &self.base) {
+        if let Err(rejection) = self.question.clean(&mut parts) {
             return refuse(&rejection, &mut record, self.discovery);
         }
         if self.ambient {
@@ -121,7 +170,7 @@ impl Answer {
         let audited = Audited {
             exchange: Some(self.exchange),
             record,
-            sending: Some(match self.call.is_long() {
+            sending: Some(match self.question.is_long() {
                 true => Sending::new((self.seat, self.recognised)),
                 false => connection.sendings.begin((self.seat, self.recognised)),
             }),
@@ -158,7 +207,7 @@ impl Answer {
                 self.discovery,
             );
         }
-        if let Err(rejection) = clean(&mut parts, &self.call, &self.base) {
+        if let Err(rejection) = self.question.clean(&mut parts) {
             return refuse(&rejection, &mut record, self.discovery);
         }
         let Some(client) = client.take() else {
@@ -186,12 +235,6 @@ impl Answer {
         switching_response(&mut parts, upgrade);
         Response::from_parts(parts, body::empty())
     }
-}
-
-/// The agent has done so as well, and is not trusted.
-fn clean(parts: &mut response::Parts, call: &Call, base: &str) -> Result<(), Rejection> {
-    let hop = Hop::Front { client: base };
-    headers::clean_response(parts.status, &mut parts.headers, call, hop)
 }
 
 pub(super) fn note(record: &mut Record, ended: Result<(), pipe::PipeError>) {

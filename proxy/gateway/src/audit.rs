@@ -33,13 +33,14 @@ pub(crate) struct Record {
     authority: Option<String>,
     impersonation: Option<User>,
     info: Option<RequestInfo>,
+    asks_service: bool,
     code: Option<StatusCode>,
     /// Why it was not forwarded, as the client reads it.
     rejection: Option<Rejection>,
     /// It has waited for room in the audit log, and may begin.
     admitted: bool,
     outcome: &'static str,
-    /// The bytes that an upgraded stream carries, or that the answer's body has carried.
+    /// The bytes that an upgraded stream carries, or an exchange with a service; or those that the answer's body has carried.
     pipe: Option<Arc<Meter>>,
     body_bytes: u64,
 }
@@ -69,6 +70,7 @@ impl Record {
             authority: None,
             impersonation: None,
             info: None,
+            asks_service: false,
             code: None,
             rejection: None,
             admitted: false,
@@ -102,6 +104,12 @@ impl Record {
         self.target = target.to_string();
     }
 
+    /// The caller of a request to a service, which is written as the client asked for it.
+    pub(crate) fn asks_service(&mut self, identity: &Identity, cluster: &ClusterName) {
+        self.caller_of(identity, cluster);
+        self.asks_service = true;
+    }
+
     fn caller_of(&mut self, identity: &Identity, cluster: &ClusterName) {
         self.user = Some(identity.into());
         let provenance = identity.provenance();
@@ -115,9 +123,14 @@ impl Record {
         self.method == Method::CONNECT
     }
 
+    /// A stream to a target beside the API server.
+    fn is_connection(&self) -> bool {
+        self.is_connect() || self.asks_service
+    }
+
     /// Kubernetes' verb, where it is known.
     fn verb(&self) -> Option<&str> {
-        match self.is_connect() {
+        match self.is_connection() {
             true => Some(CONNECT),
             false => self.info.as_ref().map(RequestInfo::verb),
         }
@@ -148,7 +161,7 @@ impl Record {
         self.code = Some(code);
         self.note_head();
         let long = self.info.as_ref().is_some_and(RequestInfo::is_long_running);
-        let long = long || self.is_connect();
+        let long = long || self.is_connection();
         if long && let Some(told) = self.tell() {
             self.write(told, Stage::ResponseStarted);
         }
@@ -160,7 +173,10 @@ impl Record {
     }
 
     pub(crate) fn passed(&mut self, bytes: usize) {
-        self.body_bytes = self.body_bytes.saturating_add(bytes as u64);
+        match &self.pipe {
+            Some(meter) => meter.went_down(bytes),
+            None => self.body_bytes = self.body_bytes.saturating_add(bytes as u64),
+        }
     }
 
     pub(crate) fn piped(&mut self, meter: Arc<Meter>) {
@@ -229,6 +245,9 @@ impl Record {
             let mut annotate = |key, value: String| event.annotations.insert(key, value);
             if let Some(cluster) = &self.cluster {
                 annotate("underpass.dev/cluster", cluster.to_string());
+            }
+            if self.asks_service {
+                annotate("underpass.dev/method", self.method.to_string());
             }
             if let Some(by) = &self.authenticated {
                 annotate("underpass.dev/authenticated-by", by.clone());

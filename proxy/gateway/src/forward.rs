@@ -13,10 +13,11 @@ use tracing::Instrument;
 use super::{
     Connection, Front, Recognised,
     admit::Admitted,
-    answer::{Answer, refuse},
+    answer::{Answer, Question, refuse},
     audit::Record,
     budget::{Seat, SeatKind},
     route::{Destination, Route},
+    services::{self, Reply, ServiceWay},
     watch_end::WatchEnd,
 };
 use underpass_authenticate::adopt_websocket_bearer;
@@ -26,11 +27,21 @@ use underpass_core::{
 };
 use underpass_http::{
     call::Asked,
-    exchange::{self, Answered, Exchange, ExchangeError},
+    exchange::{self, Answered, Exchange, ExchangeError, Whole},
     headers, pipe,
 };
 
 pub(super) const AUDIT_ID: HeaderName = HeaderName::from_static("audit-id");
+
+/// A request's way into a cluster.
+enum Way {
+    /// To its API server; without a route, below the prefix to none.
+    Api(Option<Route>),
+    /// To a service of it.
+    Service(Result<ServiceWay, Rejection>),
+    /// Nowhere.
+    Nowhere(Rejection),
+}
 
 impl Front {
     /// Answers one request, of any path.
@@ -73,8 +84,9 @@ impl Front {
                 let response = self.config.fallback.handle(request, connection).await;
                 return connection.sending_at_last(response);
             }
-            Destination::Cluster(route) => Ok(route),
-            Destination::Nowhere(rejection) => Err(rejection),
+            Destination::Cluster(route) => Way::Api(route),
+            Destination::Service(way) => Way::Service(way),
+            Destination::Nowhere(rejection) => Way::Nowhere(rejection),
         };
         let id = underpass_core::new_audit_id();
         let span = tracing::info_span!("request", audit_id = id);
@@ -87,12 +99,12 @@ impl Front {
         mut request: Request<Incoming>,
         connection: &Connection,
         id: String,
-        way: Result<Option<Route>, Rejection>,
+        way: Way,
     ) -> Response<Body> {
         let asked = request.uri().path_and_query();
         let asked = asked.map_or("", PathAndQuery::as_str);
         let target = match &way {
-            Ok(Some(route)) => Cow::Owned(route.with_prefix()),
+            Way::Api(Some(route)) => Cow::Owned(route.with_prefix()),
             _ => Cow::Borrowed(asked),
         };
         let client = connection.info().peer.client(request.headers());
@@ -103,11 +115,19 @@ impl Front {
         let discovery = headers::asks_for_discovery(request.headers());
         let mut on_upgrade = Some(hyper::upgrade::on(&mut request));
         let answered = match way {
-            Ok(route) => self.answer(request, connection, route, &mut record).await,
-            Err(rejection) => Err(rejection),
+            Way::Api(route) => {
+                let answer = self.answer(request, connection, route, &mut record);
+                answer.await.map(Box::new).map(Reply::Answer)
+            }
+            Way::Service(way) => {
+                let asking = self.ask_service(request, connection, way, &mut record);
+                asking.await
+            }
+            Way::Nowhere(rejection) => Err(rejection),
         };
         let mut response = match answered {
-            Ok(answer) => answer.into_response(record, connection, &mut on_upgrade),
+            Ok(Reply::Answer(answer)) => answer.into_response(record, connection, &mut on_upgrade),
+            Ok(Reply::Slash(target)) => services::with_slash(target, &mut record),
             Err(rejection) => refuse(&rejection, &mut record, discovery),
         };
         if let Some(client) = on_upgrade.filter(|_| upgrading) {
@@ -142,7 +162,8 @@ impl Front {
         let (base, ambient) = (admitted.base.clone(), admitted.ambient);
         let discovery = headers::asks_for_discovery(request.headers());
         let (parts, body) = request.into_parts();
-        let request = Request::from_parts(parts, connection.reading(body));
+        let body = connection.reading(Whole::new(body, parts.version));
+        let request = Request::from_parts(parts, body);
         let head = self.exchange(request, admitted, record);
         let (response, exchange, seat, recognised) = tokio::select! {
             biased;
@@ -157,8 +178,7 @@ impl Front {
             exchange,
             seat,
             cluster,
-            base,
-            call,
+            question: Question::Api { call, base },
             decisions,
             ambient,
             discovery,
@@ -290,7 +310,7 @@ fn ambiguous<B>(request: &Request<B>) -> Option<Rejection> {
 }
 
 /// The bounds of the agent's half, and of an API server behind it.
-fn within_bounds<B>(request: Request<B>) -> Result<Request<B>, Rejection> {
+pub(super) fn within_bounds<B>(request: Request<B>) -> Result<Request<B>, Rejection> {
     let lines = request.headers().len();
     let bytes: usize = request
         .headers()

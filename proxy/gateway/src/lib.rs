@@ -25,9 +25,11 @@ mod one_parse;
 #[doc(hidden)]
 pub mod parts;
 pub mod proxy_protocol;
+mod request_target;
 pub(crate) mod route;
 mod sending;
 mod serve;
+mod services;
 mod strangers;
 mod targets;
 mod watch_end;
@@ -62,6 +64,7 @@ pub use self::{
     budget::{BudgetConfig, BudgetConfigError, Budgets, Occupancy},
     idle::{IdleTimeout, IdleTimeoutError},
     serve::ServeError,
+    services::{NoServiceRoots, ServiceRoots},
     strangers::{Held, Holder, Metered, Recognised, Standing, StrangerBounds, Strangers},
 };
 
@@ -195,7 +198,7 @@ impl Drop for Connection {
     }
 }
 
-/// Serves the paths that are neither below `/k8s/clusters/` nor on a cluster's own name: health, the server's own API.
+/// Serves the paths that lead into no cluster: health, the server's own API.
 #[async_trait]
 pub trait Fallback: Send + Sync {
     /// Answers `request`. Nothing has been authenticated.
@@ -238,6 +241,8 @@ pub struct FrontConfig {
     pub audit: AuditLog,
     /// How much each user and each cluster may have in flight; [`Budgets::default`] suits most.
     pub budgets: Budgets,
+    /// The CAs of clusters' services that speak TLS; [`NoServiceRoots`] for none.
+    pub service_roots: Arc<dyn ServiceRoots>,
     /// How long a connection may be idle; [`IdleTimeout::default`] is longer than common load balancers'.
     pub idle_timeout: IdleTimeout,
 }

@@ -1,12 +1,13 @@
-//! Where a request goes: to the server itself, or to one cluster, by `/k8s/clusters/{cluster}/…` or by a name of the cluster's own
-//! (security rules 6 and 8). This is the one place where that is decided.
+//! Where a request goes: to the server itself, or to one cluster, by `/k8s/clusters/{cluster}/…` or by a name of the cluster's own, or
+//! to a service of one, by `/v1/clusters/{cluster}/services/…` (security rules 6 and 8). This is the one place where that is decided.
 
 use bytes::Bytes;
 use http::{
-    HeaderValue, Request, header,
-    uri::{Authority, PathAndQuery},
+    HeaderValue, Request, Version, header,
+    uri::{Authority, PathAndQuery, Scheme},
 };
 
+use super::services::ServiceWay;
 use underpass_core::{ClusterDomains, ClusterName, HostName, Rejection};
 
 /// The prefix of clusters' paths, at a name of the server's.
@@ -17,6 +18,11 @@ const OTHER_NAME: &str = "the TLS connection was made for the name of another ho
 const NO_CLUSTER: &str =
     "no cluster can have the name that the connection or the request was made for";
 
+/// Programs in Go, Prometheus among them, ask a proxy like this for `http` URLs, and by CONNECT for `https` ones alone.
+const NO_FORWARD_PROXY: &str = "it is one to an HTTP proxy, for a URL of another server: this proxy takes CONNECT alone (curl: \
+     --proxytunnel). For programs that cannot, run `underpass forward` beside them, or ask for \
+     /v1/clusters/CLUSTER/services/http:NAMESPACE:NAME:PORT/";
+
 /// The destination of a request.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Destination {
@@ -24,6 +30,8 @@ pub(crate) enum Destination {
     Server,
     /// A cluster; `None` below the prefix where no cluster can have the name that is there.
     Cluster(Option<Route>),
+    /// A service of a cluster; or the reason that there is none, for a caller who is known.
+    Service(Result<ServiceWay, Rejection>),
     /// Nothing: its names do not belong together. No credential changes that.
     Nowhere(Rejection),
 }
@@ -93,7 +101,11 @@ impl Destination {
             Some(target) if target.as_str().starts_with(PREFIX) => {
                 Self::Cluster(Route::below_prefix(target))
             }
-            _ => Self::Server,
+            // Not before: an absolute target that has a cluster's path means that.
+            _ if asks_a_proxy(request) => Self::Nowhere(Rejection::BadRequest(NO_FORWARD_PROXY)),
+            target => target
+                .and_then(ServiceWay::read)
+                .map_or(Self::Server, Self::Service),
         }
     }
 }
@@ -129,6 +141,12 @@ impl Route {
     pub(crate) fn with_prefix(&self) -> String {
         format!("{PREFIX}{}{}", self.cluster, self.path)
     }
+}
+
+/// Is it a request to a forward proxy? Its target is an `http` URL in absolute form (RFC 9112, section 3.2.2); this server's own URLs
+/// are `https`. HTTP/2 has a scheme in each request.
+fn asks_a_proxy<B>(request: &Request<B>) -> bool {
+    request.version() <= Version::HTTP_11 && request.uri().scheme() == Some(&Scheme::HTTP)
 }
 
 /// A host that cannot be read, or that another parser may take for another one.
@@ -176,7 +194,10 @@ mod tests {
             Destination::Server => "server".to_owned(),
             Destination::Cluster(None) => "no cluster".to_owned(),
             Destination::Cluster(Some(route)) => format!("{} {}", route.cluster, route.path),
-            Destination::Nowhere(rejection) => rejection.code().as_str().to_owned(),
+            Destination::Service(Ok(way)) => format!("{} {}", way.cluster, way.service),
+            Destination::Service(Err(rejection)) | Destination::Nowhere(rejection) => {
+                rejection.code().as_str().to_owned()
+            }
         }
     }
 
@@ -224,6 +245,34 @@ mod tests {
     fn a_bare_cluster_is_its_root() {
         assert_eq!(find("/k8s/clusters/prod").unwrap().1, "/");
         assert_eq!(find("/k8s/clusters/prod?x=1").unwrap().1, "/?x=1");
+    }
+
+    #[test]
+    fn a_request_to_a_forward_proxy_is_told_from_one_to_this_server() {
+        for target in [
+            "http://grafana.monitoring/",
+            "http://grafana.monitoring:80/v1/clusters",
+            "http://10.0.0.1/metrics?x=1",
+            "http://x/v1/clusters/c/services/http:shop:web:80/",
+        ] {
+            let Destination::Nowhere(Rejection::BadRequest(words)) = to(None, &["x"], target)
+            else {
+                panic!("{target} is no request to a proxy");
+            };
+            assert!(words.contains("CONNECT"), "{words}");
+        }
+        for target in [
+            "https://x/v1/clusters",
+            "/v1/clusters",
+            "/metrics?u=http://x/",
+        ] {
+            assert_eq!(to(None, &["x"], target), Destination::Server, "{target}");
+        }
+        // HTTP/2 has a scheme in each request.
+        let mut request = Request::get("http://x/v1/clusters").body(()).unwrap();
+        *request.version_mut() = Version::HTTP_2;
+        let destination = Destination::of(&request, None, &domains());
+        assert_eq!(destination, Destination::Server);
     }
 
     #[test]

@@ -24,8 +24,8 @@ use super::{
     head_clock::HeadClock,
     idle::{Active, Activity},
     linger::Lingering,
+    request_target::{Heads, Place, Targets},
     strangers::frames,
-    targets::{Heads, Place, Targets},
 };
 use underpass_core::{Body, BoxError, ConnectionInfo, Protocol, limits};
 use underpass_http::scheduling::{

@@ -68,6 +68,22 @@ impl Asked {
     pub fn is_upgrade(&self) -> bool {
         self.0.is_some()
     }
+
+    /// The upgrade that a 101 has to answer.
+    pub fn into_upgrade(self) -> Option<UpgradeRequest> {
+        self.0
+    }
+}
+
+/// Whether requests of this method are forwarded at all.
+///
+/// # Errors
+/// [`CallError::Method`].
+pub fn check_method(method: &Method) -> Result<(), CallError> {
+    match METHODS.contains(method) {
+        true => Ok(()),
+        false => Err(CallError::Method),
+    }
 }
 
 impl Call {
@@ -77,9 +93,7 @@ impl Call {
         target: Option<&PathAndQuery>,
         Asked(upgrade): Asked,
     ) -> Result<Self, CallError> {
-        if !METHODS.contains(method) {
-            return Err(CallError::Method);
-        }
+        check_method(method)?;
         let target = target.ok_or(PathError::NoPath)?.clone();
         let (path, query) = (target.path(), target.query());
         let info = RequestInfo::parse(method, path, query, upgrade.is_some());

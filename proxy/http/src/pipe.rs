@@ -26,6 +26,16 @@ impl Meter {
         self.up.load(Ordering::Relaxed)
     }
 
+    /// More bytes went up that no pipe of this module carried: of a request's body.
+    pub fn went_up(&self, bytes: usize) {
+        self.up.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    /// More bytes went down: of an answer's body.
+    pub fn went_down(&self, bytes: usize) {
+        self.down.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
     /// Bytes from the cluster towards the client.
     pub fn down(&self) -> u64 {
         self.down.load(Ordering::Relaxed)

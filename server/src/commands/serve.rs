@@ -86,6 +86,7 @@ fn config(data: &Path, options: Serve) -> Result<ServerConfig> {
             programs: options.exec_plugins.into_iter().collect(),
             variables: options.exec_plugin_variables.into_iter().collect(),
         },
+        service_ca_dir: options.service_ca_dir,
         idle_timeout: options.idle_timeout,
         proxy,
         resume_window: options.resume_window,

@@ -8,7 +8,7 @@ use underpass_authenticate::Passwords;
 use underpass_core::{Clusters, ImpersonationPolicy};
 use underpass_direct::DirectClusters;
 use underpass_directory::Directory;
-use underpass_gateway::{AccessReviews, Budgets, Front, FrontConfig, Strangers};
+use underpass_gateway::{AccessReviews, Budgets, Front, FrontConfig, NoServiceRoots, Strangers};
 use underpass_tunnel::{Acceptor, AcceptorConfig, ResumeWindow};
 
 use super::ServerConfig;
@@ -18,6 +18,7 @@ use crate::http::Http;
 use crate::metrics::Metrics;
 use crate::readiness::Readiness;
 use crate::router::ClusterRouter;
+use crate::service_roots::RootsFolder;
 use crate::supervise::Supervisor;
 use crate::tunnel::{Keys, Tunnel};
 
@@ -110,6 +111,10 @@ pub(super) fn assemble(
         policy: ImpersonationPolicy::default(),
         audit: config.audit.clone(),
         budgets,
+        service_roots: match &config.service_ca_dir {
+            Some(folder) => Arc::new(RootsFolder::new(folder.clone())),
+            None => Arc::new(NoServiceRoots),
+        },
         idle_timeout: config.idle_timeout,
     }));
     Ok(Parts {

@@ -51,6 +51,9 @@ pub struct ServerConfig {
     pub secrets_key_files: Vec<PathBuf>,
     /// Credential plugins that clusters without an agent may run.
     pub plugins: Plugins,
+    /// Folder with the CAs of clusters' services that speak TLS, `NAME.pem` for the cluster NAME; without a cluster's file, the
+    /// reverse proxy asks none of its `https` services.
+    pub service_ca_dir: Option<PathBuf>,
     /// How long a client's connection may be idle.
     pub idle_timeout: IdleTimeout,
     /// The proxy on the way to identity providers and to the webhook of the audit log, both over HTTPS. The environment is not
@@ -90,6 +93,7 @@ impl ServerConfig {
             admin_token_file: None,
             secrets_key_files: Vec::new(),
             plugins: Plugins::default(),
+            service_ca_dir: None,
             idle_timeout: IdleTimeout::default(),
             proxy: None,
             resume_window: ResumeWindow::default(),
@@ -111,6 +115,13 @@ impl ServerConfig {
             bail!(
                 "the credential plugin {} is not an absolute path",
                 path.display()
+            );
+        }
+        let folder = self.service_ca_dir.as_ref();
+        if let Some(folder) = folder.filter(|folder| !folder.is_dir()) {
+            bail!(
+                "{} is no folder with CAs of clusters' services",
+                folder.display()
             );
         }
         let domains = self.domains()?;

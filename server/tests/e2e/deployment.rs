@@ -99,6 +99,20 @@ impl Deployment {
         tokio::task::spawn_blocking(start).await.unwrap()
     }
 
+    /// The same with further flags of `underpass-server serve`.
+    pub(crate) async fn start_as_with(
+        transport: Transport,
+        agent: PathBuf,
+        flags: &[&str],
+    ) -> Self {
+        let flags: Vec<String> = flags.iter().map(ToString::to_string).collect();
+        let start = move || {
+            let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+            Self::start_blocking_as(transport, &agent, &flags)
+        };
+        tokio::task::spawn_blocking(start).await.unwrap()
+    }
+
     fn start_blocking(transport: Transport) -> Self {
         Self::start_blocking_as(transport, &AGENT_KUBECONFIG, &[])
     }

@@ -204,3 +204,37 @@ async fn rule_19_a_thousand_streams_that_come_and_go_leave_no_task() {
     })
     .await;
 }
+
+/// On a thread of its own: a recorder for one thread hears nothing of other tests.
+#[tokio::test]
+async fn streams_to_targets_are_counted() {
+    let recorder = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder();
+    let metrics = recorder.handle();
+    let _counting = metrics::set_default_local_recorder(&recorder);
+    let (listener, target) = listener().await;
+    let world = World::new(OWN).await;
+    let (mut tcp, mut stream) = joined(&world, &listener, &target).await;
+    stream.write_all(b"question").await.unwrap();
+    stream.shutdown().await.unwrap();
+    let mut heard = String::new();
+    within(tcp.read_to_string(&mut heard)).await.unwrap();
+    tcp.write_all(b"an answer").await.unwrap();
+    drop(tcp);
+    within(stream.read_to_string(&mut heard)).await.unwrap();
+    world.refused("tcp:10.0.0.1:80").await;
+    let expected = [
+        r#"underpass_agent_target_streams_total{kind="tcp"} 1"#.to_owned(),
+        r#"underpass_agent_target_bytes_total{kind="tcp",direction="up"} 8"#.to_owned(),
+        r#"underpass_agent_target_bytes_total{kind="tcp",direction="down"} 9"#.to_owned(),
+        format!(
+            r#"underpass_agent_target_refusals_total{{kind="tcp",code="{}"}} 1"#,
+            ResetCode::Forbidden
+        ),
+    ];
+    within(async {
+        while !expected.iter().all(|line| metrics.render().contains(line)) {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+}

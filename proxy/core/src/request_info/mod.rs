@@ -10,7 +10,7 @@ mod tests;
 
 use http::Method;
 
-pub use self::path::{PathError, decode, is_dots};
+pub use self::path::{PathError, check_workloads, decode, is_dots};
 
 /// The meaning of one request.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -28,6 +28,21 @@ pub enum PathError {
     Climbs,
 }
 
+/// Checks a path that is a workload's own, below the prefix by which this server or an API server proxies to it: empty and dot
+/// segments are the workload's, unless they lead out of the prefix for a client or a proxy that cleans the whole path.
+///
+/// # Errors
+/// [`PathError::Escape`] and [`PathError::Climbs`].
+pub fn check_workloads(path: &str) -> Result<(), PathError> {
+    if decode(path).is_none() {
+        return Err(PathError::Escape);
+    }
+    if climbs(path) {
+        return Err(PathError::Climbs);
+    }
+    Ok(())
+}
+
 /// Refuses a path that kube-apiserver, a proxy before it, or an aggregated API server behind it could take for another one than
 /// was decided about (security rule 26).
 ///
@@ -41,12 +56,7 @@ pub(super) fn check(path: &str, info: &RequestInfo) -> Result<(), PathError> {
     let (ours, workloads) = path
         .split_at_checked(info.below().map_or(path.len(), str::len))
         .unwrap_or((path, ""));
-    if decode(workloads).is_none() {
-        return Err(PathError::Escape);
-    }
-    if climbs(workloads) {
-        return Err(PathError::Climbs);
-    }
+    check_workloads(workloads)?;
     let decoded = decode(ours).ok_or(PathError::Escape)?;
     if decoded.chars().any(char::is_control) {
         return Err(PathError::Control);

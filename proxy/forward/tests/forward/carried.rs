@@ -194,3 +194,43 @@ async fn a_thousand_connections_that_come_and_go_leave_nothing_behind() {
     until(|| tasks() <= tasks_before && files() <= files_before).await;
     assert_eq!(world.accepted.load(Ordering::SeqCst), 1);
 }
+
+/// More than a connection's window was once.
+#[tokio::test]
+async fn streams_that_nobody_reads_stop_no_others() {
+    let world = World::new().await;
+    let (there, flooding) = target().await;
+    let (_echo, echoing) = echo().await;
+    let tunnel = world.tunnel();
+    let sent = std::sync::Arc::<std::sync::atomic::AtomicUsize>::default();
+    let mut held = Vec::new();
+    let mut floods = JoinSet::new();
+    for _ in 0..20 {
+        let target = format!("tcp:{flooding}").parse().unwrap();
+        held.push(soon(tunnel.open(&target)).await.unwrap());
+        let (mut far, _) = soon(there.accept()).await.unwrap();
+        let sent = sent.clone();
+        floods.spawn(async move {
+            while let Ok(count) = far.write(&[0; 64 * 1024]).await {
+                sent.fetch_add(count, Ordering::SeqCst);
+            }
+        });
+    }
+    // Until no flood gets anything through any more.
+    let (mut seen, mut unchanged) = (0, 0);
+    until(|| {
+        let now = sent.load(Ordering::SeqCst);
+        unchanged = if now == seen { unchanged + 1 } else { 0 };
+        seen = now;
+        unchanged == 50 && now > held.len() << 20
+    })
+    .await;
+    let mut stream = soon(tunnel.open(&format!("tcp:{echoing}").parse().unwrap()))
+        .await
+        .unwrap();
+    stream.write_all(b"through").await.unwrap();
+    let mut heard = [0; 7];
+    soon(stream.read_exact(&mut heard)).await.unwrap();
+    assert_eq!(&heard, b"through");
+    assert_eq!(world.accepted.load(Ordering::SeqCst), 1);
+}

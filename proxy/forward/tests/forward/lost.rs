@@ -8,7 +8,7 @@ use tokio::{
 };
 use underpass_forward::State;
 
-use crate::world::{World, echo, soon, until};
+use crate::world::{World, echo, soon, target, until};
 
 async fn echoed(address: std::net::SocketAddr) -> std::io::Result<TcpStream> {
     let mut here = TcpStream::connect(address).await?;
@@ -81,4 +81,34 @@ async fn a_draining_server_keeps_what_is_open_and_new_connections_go_elsewhere()
     .await;
     before.write_all(b"z").await.unwrap();
     assert_eq!(soon(before.read_u8()).await.unwrap(), b'z');
+}
+
+#[tokio::test]
+async fn the_last_bytes_of_a_connection_that_takes_no_more_streams_arrive() {
+    let world = World::new().await;
+    let (there, name) = target().await;
+    let (address, _running) = world.port_to(&name).await;
+    let mut here = TcpStream::connect(address).await.unwrap();
+    let (mut far, _) = soon(there.accept()).await.unwrap();
+    far.write_all(b"x").await.unwrap();
+    assert_eq!(soon(here.read_u8()).await.unwrap(), b'x');
+    // The server says GOAWAY, and new streams go elsewhere.
+    world.front.drain(Duration::from_secs(60));
+    soon(async {
+        while world.accepted.load(Ordering::SeqCst) == 1 {
+            let next = TcpStream::connect(address).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(5)).await;
+            drop(next);
+        }
+    })
+    .await;
+    // This side ends last, and with it the stream and its connection.
+    far.shutdown().await.unwrap();
+    let mut heard = Vec::new();
+    assert_eq!(soon(here.read_to_end(&mut heard)).await.unwrap(), 0);
+    let last = vec![b'y'; 100_000];
+    here.write_all(&last).await.unwrap();
+    here.shutdown().await.unwrap();
+    soon(far.read_to_end(&mut heard)).await.unwrap();
+    assert_eq!(heard, last);
 }

@@ -27,7 +27,9 @@ use underpass_core::{
     Revocation, Target,
 };
 use underpass_forward::{Credentials, Event, Events, Listener, Server, State, Tunnel};
-use underpass_gateway::{BudgetConfig, Budgets, Front, FrontConfig, IdleTimeout, NotFound};
+use underpass_gateway::{
+    BudgetConfig, Budgets, Front, FrontConfig, IdleTimeout, NoServiceRoots, NotFound,
+};
 use underpass_https::Roots;
 use zeroize::Zeroizing;
 
@@ -194,6 +196,7 @@ impl World {
             policy: ImpersonationPolicy::default(),
             audit: AuditLog::default(),
             budgets: budgets.clone(),
+            service_roots: Arc::new(NoServiceRoots),
             idle_timeout: IdleTimeout::default(),
         }));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

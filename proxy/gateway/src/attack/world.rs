@@ -14,7 +14,7 @@ use tokio::{
     runtime::{Builder, Runtime},
 };
 
-use crate::{Budgets, Front, FrontConfig, IdleTimeout, NotFound};
+use crate::{Budgets, Front, FrontConfig, IdleTimeout, NoServiceRoots, NotFound};
 use underpass_audit::AuditLog;
 use underpass_authenticate::{Chain, Step, Token, TokenAuthenticator};
 use underpass_core::{
@@ -234,6 +234,7 @@ impl World {
             policy: ImpersonationPolicy::default(),
             audit: AuditLog::default(),
             budgets: Budgets::default(),
+            service_roots: Arc::new(NoServiceRoots),
             idle_timeout: IdleTimeout::default(),
         });
         Self {

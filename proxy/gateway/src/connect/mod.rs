@@ -21,18 +21,13 @@ use super::{
     admit::Decisions,
     answer::{note, refuse},
     audit::Record,
-    budget::{Seat, SeatKind},
+    budget::Seat,
     forward::AUDIT_ID,
     idle::Active,
 };
 use underpass_authenticate::{Caller, adopt_proxy_authorization};
-use underpass_core::{
-    Access, Body, BoxedIo, ClusterName, Identity, Rejection, StreamClass, Target, empty,
-};
-use underpass_http::{
-    headers,
-    pipe::{self, Meter, PipeError},
-};
+use underpass_core::{Body, BoxedIo, Rejection, empty};
+use underpass_http::pipe::{self, Meter, PipeError};
 
 impl Front {
     /// Answers a CONNECT. `ambiguous`: a reason to refuse it, for any target.
@@ -105,21 +100,13 @@ impl Front {
         let (authenticated, recognised) = authenticating.await?;
         let real = authenticated.identity();
         record.connects(real, &cluster, &target);
-        if headers::asks_impersonation(request.headers()) {
-            return Err(Rejection::BadRequest(
-                "a connection is opened as the caller, and as nobody else: leave the Impersonate headers out",
-            ));
-        }
-        let access = Access::to(real, &cluster, &target);
-        let authorized = self.authorize(&access).await?;
-        let ready = self.config.audit.ready().await;
-        ready.map_err(|_stuck| Rejection::Unavailable)?;
-        record.admitted();
-        let decisions = Decisions::of(&authenticated, authorized);
+        let headers = request.headers();
+        let admitting = self.admit_to_target(&authenticated, headers, &cluster, &target, record);
+        let decisions = admitting.await?;
         let (seat, stream) = tokio::select! {
             biased;
             revoked = decisions.clone().revoked() => return Err(revoked.into()),
-            opened = self.open_stream(&cluster, target.clone(), real, record) => opened?,
+            opened = self.open_target(&cluster, target, real, record) => opened?,
         };
         Ok(Opened {
             stream,
@@ -127,21 +114,6 @@ impl Front {
             recognised,
             decisions,
         })
-    }
-
-    async fn open_stream(
-        &self,
-        cluster: &ClusterName,
-        target: Target,
-        caller: &Identity,
-        record: &Record,
-    ) -> Result<(Seat, BoxedIo), Rejection> {
-        let kind = SeatKind::Stream;
-        let seat = self.config.budgets.seat(caller.user(), cluster, kind);
-        let seat = seat.await?;
-        let class = StreamClass::Default;
-        let stream = self.connect(cluster, target, caller, class, record).await?;
-        Ok((seat, stream))
     }
 }
 

@@ -165,6 +165,7 @@ pub(crate) fn config(pages: Pages) -> FrontConfig {
         policy: Default::default(),
         audit: Default::default(),
         budgets: Default::default(),
+        service_roots: Arc::new(crate::NoServiceRoots),
         idle_timeout: Default::default(),
     }
 }

@@ -33,6 +33,8 @@ mod pool;
 #[cfg(test)]
 mod redirects;
 #[cfg(test)]
+mod services;
+#[cfg(test)]
 mod smuggling;
 #[cfg(test)]
 mod strangers;

@@ -23,7 +23,8 @@ use underpass_core::{
     Provenance, Rejection, Revocation,
 };
 use underpass_gateway::{
-    AccessReviews, BudgetConfig, Budgets, Front, FrontConfig, IdleTimeout, NotFound,
+    AccessReviews, BudgetConfig, Budgets, Front, FrontConfig, IdleTimeout, NoServiceRoots,
+    NotFound, ServiceRoots,
 };
 use underpass_upstream::{ApiServer, ApiServerOptions};
 
@@ -182,6 +183,7 @@ struct Setup {
     proxies: Networks,
     impersonation: Arc<dyn ImpersonationAuthorizer>,
     budgets: BudgetConfig,
+    service_roots: Arc<dyn ServiceRoots>,
 }
 
 impl Default for Setup {
@@ -192,6 +194,7 @@ impl Default for Setup {
             proxies: Networks::default(),
             impersonation: Arc::new(AliceAsBob),
             budgets: BudgetConfig::default(),
+            service_roots: Arc::new(NoServiceRoots),
         }
     }
 }
@@ -273,6 +276,18 @@ impl World {
         Self::assemble(clusters, setup).await
     }
 
+    /// One whose clusters' services have these CAs.
+    pub(crate) async fn with_service_roots(
+        clusters: Arc<dyn Clusters>,
+        service_roots: Arc<dyn ServiceRoots>,
+    ) -> Self {
+        let setup = Setup {
+            service_roots,
+            ..Setup::default()
+        };
+        Self::assemble(clusters, setup).await
+    }
+
     async fn set_up(agent: Arc<ApiServer>, setup: Setup) -> Self {
         Self::assemble(Arc::new(Tunnel(agent)), setup).await
     }
@@ -284,6 +299,7 @@ impl World {
             proxies,
             impersonation,
             budgets,
+            service_roots,
         } = setup;
         let mut store = Store::default();
         let mut token = |user: &str, groups: Vec<String>| {
@@ -321,6 +337,7 @@ impl World {
             policy: ImpersonationPolicy::default(),
             audit,
             budgets: budgets.clone(),
+            service_roots,
             idle_timeout: IdleTimeout::default(),
         }));
         let (http1, first) = listen(&front, Protocol::Http1, &proxies).await;

@@ -1,8 +1,10 @@
-//! One HTTP/1.1 request on one byte stream: how the server's half speaks to an agent, and how the agent
-//! speaks to an API server when it upgrades.
+//! One HTTP/1.1 request on one byte stream: how the server's half speaks to an agent and to a service, and how the agent
+//! speaks to an API server when it upgrades. [`send_http2`] is the same over HTTP/2, for services.
 
 mod early;
 mod heading;
+mod http2;
+mod whole;
 
 use std::{
     future::poll_fn,
@@ -19,8 +21,12 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::task::AbortOnDropHandle;
 
-pub use self::early::{EarlyAnswer, Stopped};
 use self::heading::Heading;
+pub use self::{
+    early::{EarlyAnswer, Stopped},
+    http2::send_http2,
+    whole::Whole,
+};
 use crate::scheduling::{inline::Inline, on_wake::Condition};
 use underpass_core::{BoxError, body::Guard, limits};
 

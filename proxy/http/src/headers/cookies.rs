@@ -164,7 +164,7 @@ mod tests {
         }
         let place = Mount {
             upstream: "",
-            authority: None,
+            authorities: [None, None],
             client: "/k8s/clusters/c",
             below: "/api/v1/nodes/n/proxy",
             path: "/api/v1/nodes/n/proxy/app/x",

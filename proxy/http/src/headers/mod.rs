@@ -11,7 +11,9 @@ mod response;
 
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
-pub use self::response::{Hop, clean as clean_response, clean_trailers};
+pub use self::response::{
+    Hop, ServicePlace, clean as clean_response, clean_of_service, clean_trailers,
+};
 use underpass_core::{RequestInfo, list::tokens};
 
 /// A browser's way of sending a token, which kube-apiserver accepts as an authentication: the
@@ -60,8 +62,17 @@ const CLAIM_PREFIXES: [&str; 5] = [
 /// credential. `Expect` goes because hyper answers it with 100 by itself at the first read of the body. Cookies go too, but
 /// those that a proxied workload may have set.
 pub fn clean_request(headers: &mut HeaderMap, asked: &RequestInfo) {
+    clean(headers, asked.below().is_some());
+}
+
+/// The same of a request to a service: the cookies that it may have set stay.
+pub fn clean_request_to_service(headers: &mut HeaderMap) {
+    clean(headers, true);
+}
+
+fn clean(headers: &mut HeaderMap, keeps_cookies: bool) {
     strip_hop_by_hop(headers);
-    let cookies = asked.below().and_then(|_| cookies::inbound(headers));
+    let cookies = keeps_cookies.then(|| cookies::inbound(headers)).flatten();
     let claim = |name: &str| {
         CLAIMS.contains(&name) || CLAIM_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
     };

@@ -8,13 +8,13 @@ use underpass_core::request_info::{decode, is_dots};
 pub(crate) struct Mount<'a> {
     /// The prefix of paths at the answer's origin, before an API server's own path.
     pub(crate) upstream: &'a str,
-    /// Host and port that it has there; without, no URL may name a host.
-    pub(crate) authority: Option<&'a str>,
+    /// Hosts and ports that it has there; without any, no URL may name a host.
+    pub(crate) authorities: [Option<&'a str>; 2],
     /// The prefix of paths at the answer's receiver.
     pub(crate) client: &'a str,
-    /// The object's path up to and with `proxy`, as the request has it.
+    /// The object's path up to and with `proxy`, as the request has it; empty for a service that is all that `client` leads to.
     pub(crate) below: &'a str,
-    /// The request's path and query, as an API server gets them.
+    /// The request's path and query, as an API server or a service gets them.
     pub(crate) path: &'a str,
     pub(crate) query: Option<&'a str>,
 }
@@ -39,7 +39,8 @@ impl Mount<'_> {
         };
         let path = without_dots(&self.merge(path))?;
         let own = path.strip_prefix(self.upstream);
-        let own = own.filter(|own| own.starts_with('/'));
+        let own =
+            own.filter(|own| own.starts_with('/') || (self.below.is_empty() && own.is_empty()));
         // An API server behind another proxy writes its own paths, which may or may not be put right on the way.
         let rest = own
             .and_then(|own| self.rest(own))
@@ -73,8 +74,8 @@ impl Mount<'_> {
             return Some(rest);
         };
         let (authority, path) = behind.split_at(behind.find('/').unwrap_or(behind.len()));
-        let ours = self.authority?;
-        if !authority.eq_ignore_ascii_case(ours) {
+        let mut ours = self.authorities.into_iter().flatten();
+        if !ours.any(|ours| authority.eq_ignore_ascii_case(ours)) {
             return None;
         }
         Some(if path.is_empty() { "/" } else { path })
@@ -95,6 +96,9 @@ impl Mount<'_> {
     /// A path's rest behind the object's `…/proxy/`. kube-apiserver writes its segments decoded where the client may have
     /// escaped them.
     fn rest<'p>(&self, path: &'p str) -> Option<&'p str> {
+        if self.below.is_empty() {
+            return Some(path.strip_prefix('/').unwrap_or(path));
+        }
         let mut rest = path.strip_prefix('/')?;
         for wanted in self.below.strip_prefix('/')?.split('/') {
             let (segment, behind) = rest.split_once('/')?;
@@ -170,7 +174,7 @@ mod tests {
     fn place(upstream: &'static str, authority: Option<&'static str>) -> Mount<'static> {
         Mount {
             upstream,
-            authority,
+            authorities: [authority, None],
             client: "/k8s/clusters/c",
             below: BELOW,
             path: "/api/v1/namespaces/a/services/http%3As%3A80/proxy/app/page",
@@ -301,6 +305,61 @@ mod tests {
             "/k8s/clusters/up/..",
         ] {
             assert_eq!(agent.resolve(&format!("{origin}{own}")), None, "{origin}");
+        }
+    }
+
+    #[test]
+    fn rule_20_a_services_reference_stays_below_its_prefix() {
+        let prefix = "/v1/clusters/c/services/http:shop:web:80";
+        let service = Mount {
+            upstream: prefix,
+            authorities: [Some("web.shop.svc"), Some("up.example.org:8443")],
+            client: prefix,
+            below: "",
+            path: "/app/page",
+            query: Some("q=1"),
+        };
+        for (reference, rest) in [
+            ("next", "/app/next"),
+            ("/", "/"),
+            ("/login?x=1#y", "/login?x=1#y"),
+            ("?q=2", "/app/page?q=2"),
+            ("..", "/"),
+            ("../../../../etc", "/etc"),
+            ("%2e%2e/%2e%2e/%2e%2e/x", "/x"),
+            // A service that knows where it is, by X-Forwarded-Prefix.
+            ("/v1/clusters/c/services/http:shop:web:80/login", "/login"),
+            ("/v1/clusters/c/services/http:shop:web:80", "/"),
+            ("http://web.shop.svc/login", "/login"),
+            ("HTTP://WEB.shop.svc", "/"),
+            (
+                "https://up.example.org:8443/v1/clusters/c/services/http:shop:web:80/login",
+                "/login",
+            ),
+            // And what is not below it becomes so.
+            ("/v1/clusters/victim", "/v1/clusters/victim"),
+            (
+                "/v1/clusters/c/services/http:shop:web:8080/x",
+                "/v1/clusters/c/services/http:shop:web:8080/x",
+            ),
+            ("https://up.example.org:8443/v1/users", "/v1/users"),
+        ] {
+            let expected = format!("{prefix}{rest}");
+            assert_eq!(service.resolve(reference), Some(expected), "{reference}");
+        }
+        for reference in [
+            "",
+            "https://evil.example/",
+            "//evil.example/x",
+            "http://web.shop.svc:81/x",
+            "http://web.shop.svc@evil.example/",
+            "http:evil.example",
+            "///evil.example/x",
+            "/\\evil.example",
+            "javascript:alert(1)",
+            "a%2f..%2f..%2fx",
+        ] {
+            assert_eq!(service.resolve(reference), None, "{reference:?}");
         }
     }
 

@@ -43,6 +43,35 @@ impl<'a> Hop<'a> {
     }
 }
 
+/// The place of a request to a service at this server: its answer may point below the prefix.
+#[derive(Clone, Copy, Debug)]
+pub struct ServicePlace<'a> {
+    /// The path of the service's root, as clients know it, without a slash at its end.
+    pub prefix: &'a str,
+    /// The host and port in the request that the service got.
+    pub host: &'a str,
+    /// Those that the client asked for, of which the service was told.
+    pub forwarded_host: Option<&'a str>,
+    /// The path that the service got.
+    pub path: &'a str,
+    /// The query that the service got.
+    pub query: Option<&'a str>,
+}
+
+impl<'a> ServicePlace<'a> {
+    fn mount(&self) -> Mount<'a> {
+        Mount {
+            // A service may know the prefix, and write it by itself.
+            upstream: self.prefix,
+            authorities: [Some(self.host), self.forwarded_host],
+            client: self.prefix,
+            below: "",
+            path: self.path,
+            query: self.query,
+        }
+    }
+}
+
 /// The treatment of a header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fate {
@@ -141,21 +170,15 @@ pub fn clean(
 ) -> Result<(), Rejection> {
     strip_hop_by_hop(headers);
     let place = place(call, hop);
-    let redirects = status.is_redirection() && status != StatusCode::NOT_MODIFIED;
-    let newer = redirects
+    let newer = redirects(status)
         .then(|| newer_openapi(headers, call, hop))
         .flatten();
-    if redirects && newer.is_none() && url(headers, &header::LOCATION, place.as_ref()).is_none() {
-        tracing::debug!(%status, "a redirect is not passed on");
-        return Err(Rejection::Redirected);
+    if newer.is_none() {
+        check_redirect(status, headers, place.as_ref())?;
     }
-    let found = headers
-        .keys()
-        .filter_map(|name| Some((name.clone(), fate(name.as_str())?)));
-    let found: Vec<_> = found.collect();
-    for (name, fate) in found {
-        apply(headers, &name, fate, place.as_ref(), hop);
-    }
+    // The agent does not know the client's path.
+    let keeps_cookies = matches!(hop, Hop::Agent { .. }) && place.is_some();
+    rewrite(headers, place.as_ref(), keeps_cookies);
     if let Some(newer) = newer {
         headers.insert(header::LOCATION, newer);
     }
@@ -163,6 +186,53 @@ pub fn clean(
         caching::keep_private(headers);
     }
     Ok(())
+}
+
+/// Cleans the headers of a service's answer for the client, or refuses it: a redirect is passed on only below the service's own
+/// prefix.
+///
+/// # Errors
+/// [`Rejection::Redirected`].
+pub fn clean_of_service(
+    status: StatusCode,
+    headers: &mut HeaderMap,
+    place: &ServicePlace<'_>,
+) -> Result<(), Rejection> {
+    strip_hop_by_hop(headers);
+    let mount = place.mount();
+    check_redirect(status, headers, Some(&mount))?;
+    rewrite(headers, Some(&mount), false);
+    caching::keep_private(headers);
+    Ok(())
+}
+
+fn redirects(status: StatusCode) -> bool {
+    status.is_redirection() && status != StatusCode::NOT_MODIFIED
+}
+
+fn check_redirect(
+    status: StatusCode,
+    headers: &HeaderMap,
+    place: Option<&Mount<'_>>,
+) -> Result<(), Rejection> {
+    if redirects(status) && url(headers, &header::LOCATION, place).is_none() {
+        tracing::debug!(%status, "a redirect is not passed on");
+        return Err(Rejection::Redirected);
+    }
+    Ok(())
+}
+
+/// Treats each header as [`NAMES`] and [`PREFIXES`] say.
+fn rewrite(headers: &mut HeaderMap, place: Option<&Mount<'_>>, keeps_cookies: bool) {
+    let found = headers
+        .keys()
+        .filter_map(|name| Some((name.clone(), fate(name.as_str())?)));
+    let found: Vec<_> = found.collect();
+    for (name, fate) in found {
+        if !(keeps_cookies && fate == Fate::Cookie) {
+            apply(headers, &name, fate, place);
+        }
+    }
 }
 
 /// kube-apiserver's own redirect: `/openapi/v3/…?hash=OLD` leads to the same path with the current hash (kube-openapi,
@@ -207,7 +277,7 @@ fn place<'a>(call: &'a Call, hop: Hop<'a>) -> Option<Mount<'a>> {
     };
     Some(Mount {
         upstream,
-        authority,
+        authorities: [authority, None],
         client,
         below: call.info().below()?,
         path: call.target().path(),
@@ -215,13 +285,7 @@ fn place<'a>(call: &'a Call, hop: Hop<'a>) -> Option<Mount<'a>> {
     })
 }
 
-fn apply(
-    headers: &mut HeaderMap,
-    name: &HeaderName,
-    fate: Fate,
-    place: Option<&Mount<'_>>,
-    hop: Hop<'_>,
-) {
+fn apply(headers: &mut HeaderMap, name: &HeaderName, fate: Fate, place: Option<&Mount<'_>>) {
     let values: Vec<HeaderValue> = match (fate, place) {
         (Fate::Drop, _) | (_, None) => Vec::new(),
         (Fate::Url, place) => url(headers, name, place).into_iter().collect(),
@@ -229,8 +293,6 @@ fn apply(
             let value = single(headers, name).and_then(|value| redirect::refresh(value, place));
             header_value(value).into_iter().collect()
         }
-        // The agent does not know the client's path.
-        (Fate::Cookie, Some(_)) if matches!(hop, Hop::Agent { .. }) => return,
         (Fate::Cookie, Some(place)) => cookies::outbound(headers, place),
     };
     headers.remove(name);
@@ -508,5 +570,67 @@ mod tests {
             cleaned("/api/v1/pods", front, 201, &lines),
             Ok(HeaderMap::new())
         );
+    }
+
+    #[test]
+    fn rule_20_a_services_answer_is_held_to_its_prefix() {
+        let prefix = "/v1/clusters/c/services/http:shop:web:80";
+        let place = ServicePlace {
+            prefix,
+            host: "web.shop.svc",
+            forwarded_host: Some("front"),
+            path: "/app/page",
+            query: None,
+        };
+        let clean = |status: u16, lines: &[(&str, &str)]| {
+            let mut headers = map(lines);
+            let status = StatusCode::from_u16(status).unwrap();
+            clean_of_service(status, &mut headers, &place)?;
+            assert_eq!(headers.remove(header::CACHE_CONTROL).unwrap(), "private");
+            Ok(headers)
+        };
+        let below = |rest: &str| format!("{prefix}{rest}");
+        for status in [300, 301, 302, 303, 307, 308] {
+            let moved = clean(status, &[("location", "/login")]);
+            assert_eq!(moved, Ok(map(&[("location", &below("/login"))])));
+            for lines in [
+                &[][..],
+                &[("location", "https://evil.example/")],
+                &[("location", "/a"), ("location", "/a")],
+            ] {
+                assert_eq!(
+                    clean(status, lines),
+                    Err(Rejection::Redirected),
+                    "{lines:?}"
+                );
+            }
+        }
+        let headers = clean(
+            200,
+            &[
+                ("set-cookie", "a=b; Path=/; Domain=example.org; HttpOnly"),
+                (
+                    "set-cookie",
+                    "c=d; Path=/v1/clusters/c/services/http:shop:web:80/x",
+                ),
+                ("set-cookie", "underpass=1"),
+                ("refresh", "3; url=next"),
+                ("content-location", "https://evil.example/"),
+                ("www-authenticate", "Basic"),
+                ("strict-transport-security", "max-age=1"),
+                ("connection", "x-hop"),
+                ("x-hop", "1"),
+                ("content-type", "text/html"),
+                ("grpc-status", "0"),
+            ],
+        );
+        let expected = map(&[
+            ("set-cookie", &format!("a=b; Path={prefix}/; HttpOnly")),
+            ("set-cookie", &format!("c=d; Path={prefix}/x")),
+            ("refresh", &format!("3; url={prefix}/app/next")),
+            ("content-type", "text/html"),
+            ("grpc-status", "0"),
+        ]);
+        assert_eq!(headers, Ok(expected));
     }
 }

@@ -71,6 +71,11 @@ impl End {
         bytes
     }
 
+    /// The head of an HTTP/1.1 request.
+    pub(crate) async fn head(&mut self) -> String {
+        crate::upgrades::read_head(&mut self.received).await
+    }
+
     /// The rest of what the client sends, and whether it ended cleanly.
     pub(crate) async fn rest(&mut self) -> (Vec<u8>, bool) {
         let mut bytes = Vec::new();
@@ -109,6 +114,12 @@ impl Agent {
             format!("{cluster} {target} {user}")
         };
         opened.iter().map(text).collect()
+    }
+
+    /// The next stream that is accepted.
+    pub(crate) async fn next_end(&self) -> End {
+        crate::world::until(|| !self.ends.lock().unwrap().is_empty()).await;
+        self.end()
     }
 
     /// The latest stream that was accepted and not taken yet.
@@ -150,9 +161,11 @@ impl Clusters for Agent {
             ("missing", _) => Err(ConnectError::UnknownCluster),
             ("direct", _) => Err(ConnectError::NoTarget(open.target.clone())),
             ("lost", _) => Err(ConnectError::Lost("10.0.0.7 reset".into())),
-            (_, "tcp:forbidden:1") => declined(Decline::Forbidden),
-            (_, "tcp:unreachable:1") => declined(Decline::Unreachable),
-            (_, "tcp:overloaded:1") => declined(Decline::Overloaded),
+            (_, "tcp:forbidden:1" | "tcp:forbidden.shop.svc:80") => declined(Decline::Forbidden),
+            (_, "tcp:unreachable:1" | "tcp:unreachable.shop.svc:80") => {
+                declined(Decline::Unreachable)
+            }
+            (_, "tcp:overloaded:1" | "tcp:overloaded.shop.svc:80") => declined(Decline::Overloaded),
             (_, "tcp:silent:1") => Err(ConnectError::NoAnswer("10.0.0.7 is silent".into())),
             (_, "tcp:late:1") => {
                 self.late.0.acquire().await.unwrap().forget();

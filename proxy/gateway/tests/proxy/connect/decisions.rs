@@ -10,7 +10,7 @@ use underpass_core::{
 use underpass_directory::{
     AccessToken, Cluster, Directory, Draft, Expect, Labels, MemoryStore, Owner, Subject, User,
 };
-use underpass_gateway::{Budgets, Front, FrontConfig, IdleTimeout, NotFound};
+use underpass_gateway::{Budgets, Front, FrontConfig, IdleTimeout, NoServiceRoots, NotFound};
 
 use super::{agent::Agent, client::head};
 use crate::world::{code, listen, soon, status, until};
@@ -83,6 +83,7 @@ fn front(directory: &Arc<Directory>, agent: &Arc<Agent>) -> Arc<Front> {
         policy: ImpersonationPolicy::default(),
         audit: AuditLog::default(),
         budgets: Budgets::default(),
+        service_roots: Arc::new(NoServiceRoots),
         idle_timeout: IdleTimeout::default(),
     }))
 }

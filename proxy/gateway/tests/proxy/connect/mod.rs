@@ -1,11 +1,11 @@
 //! HTTP CONNECT: connections to targets in clusters, over both versions of HTTP.
 
 #[cfg(test)]
-mod agent;
+pub(crate) mod agent;
 #[cfg(test)]
-mod client;
+pub(crate) mod client;
 #[cfg(test)]
-mod decisions;
+pub(crate) mod decisions;
 #[cfg(test)]
 mod lasting;
 #[cfg(test)]

@@ -1,0 +1,190 @@
+//! A reverse proxy to services of clusters, past their API servers: a stream to the service, and one HTTP exchange on it. Admission and
+//! opening are those of a CONNECT, and answers are treated as those of a workload behind an API server's `…/proxy/`.
+
+mod call;
+mod tls;
+mod way;
+
+use std::{
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header};
+use hyper::body::Incoming;
+
+pub use self::tls::{NoServiceRoots, ServiceRoots};
+pub(crate) use self::{call::ServiceCall, way::ServiceWay};
+use self::{
+    tls::{Above, Tls},
+    way::Scheme,
+};
+use super::{
+    Connection, Front,
+    answer::{Answer, Question},
+    audit::Record,
+    forward::within_bounds,
+};
+use underpass_authenticate::{Caller, adopt_websocket_bearer};
+use underpass_core::{
+    Body, BoxError, BoxedIo, Rejection,
+    body::{Guard, Guarded},
+    empty,
+};
+use underpass_http::{
+    call::Asked,
+    exchange::{self, Answered, Exchange, ExchangeError, Whole},
+    pipe::Meter,
+};
+
+/// The reply to a request to a service.
+pub(super) enum Reply {
+    Answer(Box<Answer>),
+    /// The same target, with a slash behind the prefix.
+    Slash(String),
+}
+
+impl Front {
+    /// Rules 4, 5, 8, 26 and 27: decides, and asks the service.
+    pub(super) async fn ask_service(
+        &self,
+        mut request: Request<Incoming>,
+        connection: &Connection,
+        way: Result<ServiceWay, Rejection>,
+        record: &mut Record,
+    ) -> Result<Reply, Rejection> {
+        let asked = Asked::read(request.method(), request.version(), request.headers());
+        let asked = asked.inspect_err(|error| tracing::debug!(%error, "upgrade refused"))?;
+        if asked.is_upgrade() && !http_body::Body::is_end_stream(request.body()) {
+            return Err(Rejection::BadRequest("an upgrade must not have a body"));
+        }
+        let adopted = adopt_websocket_bearer(request.headers_mut());
+        adopted.map_err(|_| Rejection::Unauthorized)?;
+        let caller = Caller::read(request.headers(), connection.info());
+        let caller = caller.ok_or(Rejection::Unauthorized)?.at(request.uri());
+        let authenticating = self.authenticate(&caller, request.headers(), connection);
+        let (authenticated, recognised) = authenticating.await?;
+        let (real, ambient) = (authenticated.identity(), authenticated.is_ambient());
+        let way = way?;
+        record.asks_service(real, &way.cluster);
+        let call = Arc::new(ServiceCall::read(&request, way, asked)?);
+        let (way, target) = (call.way(), call.target());
+        if ambient && caller.is_led_from_elsewhere() {
+            return Err(Rejection::ForeignNavigation);
+        }
+        let headers = request.headers();
+        let admitting =
+            self.admit_to_target(&authenticated, headers, &way.cluster, &target, record);
+        let decisions = admitting.await?;
+        let reads = matches!(*request.method(), Method::GET | Method::HEAD);
+        if way.lacks_slash && reads && call.upgrade().is_none() {
+            return Ok(Reply::Slash(way.with_slash()));
+        }
+        let meter = Arc::new(Meter::default());
+        record.piped(Arc::clone(&meter));
+        let (parts, body) = request.into_parts();
+        let body = connection.reading(Whole::new(body, parts.version));
+        let body = Guarded::new(body, Up(meter));
+        let asking = async {
+            // Nothing is opened for a service that cannot be verified.
+            let tls = match way.scheme {
+                Scheme::Https => Some(Tls::of(&call, &*self.config.service_roots).await?),
+                Scheme::Http | Scheme::H2c => None,
+            };
+            let opening = self.open_target(&way.cluster, target, real, record);
+            let (seat, stream) = opening.await?;
+            let asked = self.exchange_with(&call, (stream, tls), parts.headers, body, record);
+            let (response, exchange) = asked.await?;
+            Ok::<_, Rejection>((response, exchange, seat))
+        };
+        let (response, exchange, seat) = tokio::select! {
+            biased;
+            revoked = decisions.clone().revoked() => return Err(revoked.into()),
+            answered = asking => answered?,
+        };
+        Ok(Reply::Answer(Box::new(Answer {
+            response,
+            exchange,
+            seat,
+            cluster: way.cluster.clone(),
+            question: Question::Service(Arc::clone(&call)),
+            decisions,
+            ambient,
+            discovery: false,
+            lines: Arc::clone(&self.lines),
+            recognised,
+            watch_end: None,
+        })))
+    }
+
+    async fn exchange_with<B>(
+        &self,
+        call: &ServiceCall,
+        (stream, tls): (BoxedIo, Option<Tls>),
+        headers: HeaderMap,
+        body: B,
+        record: &Record,
+    ) -> Result<(Response<Answered>, Exchange), Rejection>
+    where
+        B: http_body::Body<Data = Bytes, Error = BoxError> + Send + Unpin + 'static,
+    {
+        let request = |version| within_bounds(call.request(headers, body, version, record)?);
+        let answered = match (tls, call.way().scheme) {
+            (None, Scheme::H2c) => exchange::send_http2(stream, request(Version::HTTP_2)?).await,
+            (None, _) => exchange::send(stream, request(Version::HTTP_11)?).await,
+            (Some(tls), _) => match tls.connect(stream).await? {
+                (tls, Above::Http1) => exchange::send(tls, request(Version::HTTP_11)?).await,
+                (tls, Above::Http2) => exchange::send_http2(tls, request(Version::HTTP_2)?).await,
+            },
+        };
+        answered.map_err(|error| {
+            let (cluster, service) = (&call.way().cluster, &call.way().service);
+            if let Some(suppressed) = self.lines.take(cluster.as_str()) {
+                let error = &error as &dyn std::error::Error;
+                tracing::info!(suppressed, %cluster, %service, error, "no answer of a service");
+            }
+            match error {
+                ExchangeError::Malformed(_) => Rejection::BadAnswer(match call.way().scheme {
+                    Scheme::Http => "the service does not speak HTTP/1.1; https is for TLS, and h2c for HTTP/2 without it",
+                    Scheme::Https => "the service does not speak HTTP above its TLS",
+                    Scheme::H2c => "the service does not speak HTTP/2 without TLS; http is for HTTP/1.1",
+                }),
+                _ => Rejection::ServiceLost(service.clone()),
+            }
+        })
+    }
+}
+
+/// The answer to a client that has left out the slash behind the prefix, as kube-apiserver's proxy gives it: links of the service's
+/// pages would lead beside it.
+pub(super) fn with_slash(target: String, record: &mut Record) -> Response<Body> {
+    let mut response = Response::new(empty());
+    let Ok(location) = HeaderValue::from_maybe_shared(Bytes::from(target)) else {
+        return super::answer::refuse(&Rejection::NotFound, record, false);
+    };
+    *response.status_mut() = StatusCode::MOVED_PERMANENTLY;
+    let headers = response.headers_mut();
+    headers.insert(header::LOCATION, location);
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("private"));
+    record.head(response.status());
+    record.ended("complete");
+    response
+}
+
+/// Counts a request's body, and keeps trailers from the service: no header of a client is read there that was not cleaned.
+struct Up(Arc<Meter>);
+
+impl Guard for Up {
+    fn poll_abort(&mut self, _: &mut Context<'_>) -> Poll<BoxError> {
+        Poll::Pending
+    }
+
+    fn passed(&mut self, data: &mut Bytes) {
+        self.0.went_up(data.len());
+    }
+
+    fn trailers(&mut self, trailers: &mut HeaderMap) {
+        trailers.clear();
+    }
+}

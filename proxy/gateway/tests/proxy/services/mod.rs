@@ -1,0 +1,16 @@
+//! The reverse proxy to services of clusters, over both versions of HTTP.
+
+#[cfg(test)]
+mod answers;
+#[cfg(test)]
+mod bodies;
+#[cfg(test)]
+mod grpc;
+#[cfg(test)]
+mod requests;
+#[cfg(test)]
+mod site;
+#[cfg(test)]
+mod tls;
+#[cfg(test)]
+mod upgraded;

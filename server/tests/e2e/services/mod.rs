@@ -1,0 +1,10 @@
+//! Connections to services of a cluster, and requests to them, by the programs that people run.
+
+mod calls;
+mod forward;
+mod many;
+mod others;
+mod pages;
+mod programs;
+mod refused;
+mod site;
