@@ -8,10 +8,13 @@ use hyper::body::Incoming;
 use super::{Connection, Front, Recognised, audit::Record, impersonation, route::Route};
 use underpass_authenticate::{Authenticated, Caller};
 use underpass_core::{
-    Access, AuthorizeError, ClusterName, Identity, NeverImpersonated, OutOfScope, Rejection,
-    Revocation, names::ORIGINAL_USER_EXTRA,
+    Access, AuthorizeError, BoxError, ClusterName, Identity, NeverImpersonated, OutOfScope,
+    Rejection, Revocation, body::Guard, names::ORIGINAL_USER_EXTRA,
 };
-use underpass_http::call::{Asked, Call};
+use underpass_http::{
+    call::{Asked, Call},
+    exchange::Until,
+};
 
 /// A request that may happen.
 pub(super) struct Admitted {
@@ -40,6 +43,14 @@ impl Decisions {
     pub(super) fn of(authenticated: &Authenticated, authorized: Revocation) -> Self {
         let caller = authenticated.revocation().clone();
         Self([caller, authorized, Revocation::never()])
+    }
+
+    /// `guard`, which also aborts once one of them is taken back. Both bodies of an exchange need one: hyper asks neither while its own
+    /// reader or writer waits.
+    pub(super) fn until_revoked<T: Guard>(self, guard: T) -> Until<T> {
+        Until::new(guard, "revoked", async move {
+            Box::new(self.revoked().await) as BoxError
+        })
     }
 
     /// Waits until one of them is taken back.

@@ -26,7 +26,7 @@ use underpass_core::{
 };
 use underpass_http::{
     call::Call,
-    exchange::{Answered, Exchange, Until, Whole},
+    exchange::{Answered, Exchange, Whole},
     headers::{self, Hop},
     pipe::{self, Meter},
     upgrade::UpgradeRequest,
@@ -166,7 +166,6 @@ impl Answer {
                 .append(header::CONTENT_SECURITY_POLICY, SANDBOX);
         }
         record.head(parts.status);
-        let revoked = self.decisions.revoked();
         let audited = Audited {
             exchange: Some(self.exchange),
             record,
@@ -176,9 +175,7 @@ impl Answer {
             }),
             watch_end: self.watch_end,
         };
-        let guard = Until::new(audited, "revoked", async move {
-            Box::new(revoked.await) as BoxError
-        });
+        let guard = self.decisions.until_revoked(audited);
         parts.extensions.insert(IsSending);
         let most = match connection.info().protocol {
             Protocol::Http1 => limits::HTTP1_ANSWER_PIECE,

@@ -23,7 +23,7 @@ use super::{
 use underpass_authenticate::adopt_websocket_bearer;
 use underpass_core::{
     Body, BoxError, BoxedIo, ClusterName, Identity, Open, Rejection, StreamClass, Target,
-    X_FORWARDED_FOR, forwarded_for, limits, list,
+    X_FORWARDED_FOR, body::Guarded, forwarded_for, limits, list,
 };
 use underpass_http::{
     call::Asked,
@@ -162,7 +162,8 @@ impl Front {
         let (base, ambient) = (admitted.base.clone(), admitted.ambient);
         let discovery = headers::asks_for_discovery(request.headers());
         let (parts, body) = request.into_parts();
-        let body = connection.reading(Whole::new(body, parts.version));
+        let guard = decisions.clone().until_revoked(connection.reads());
+        let body = Guarded::new(Whole::new(body, parts.version), guard);
         let request = Request::from_parts(parts, body);
         let head = self.exchange(request, admitted, record);
         let (response, exchange, seat, recognised) = tokio::select! {

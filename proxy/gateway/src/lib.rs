@@ -118,7 +118,11 @@ impl Connection {
     where
         B: http_body::Body<Data = Bytes> + Unpin,
     {
-        Guarded::new(body, Reading(self.standing.body()))
+        Guarded::new(body, self.reads())
+    }
+
+    fn reads(&self) -> Reading {
+        Reading(self.standing.body())
     }
 
     /// A response that keeps `kept` until all of it is sent. The connection ends when its client reads nothing of it for

@@ -85,7 +85,7 @@ impl Front {
         record.piped(Arc::clone(&meter));
         let (parts, body) = request.into_parts();
         let body = connection.reading(Whole::new(body, parts.version));
-        let body = Guarded::new(body, Up(meter));
+        let body = Guarded::new(body, decisions.clone().until_revoked(Up(meter)));
         let asking = async {
             // Nothing is opened for a service that cannot be verified.
             let tls = match way.scheme {

@@ -37,11 +37,14 @@ const HOP_BY_HOP: [&str; 9] = [
 
 /// Headers that carry a credential, claim an identity or address of the caller, or ask for another method or path than the one
 /// decided about (security rule 26), by exact name.
-const CLAIMS: [&str; 9] = [
+const CLAIMS: [&str; 12] = [
     "authorization",
     "cookie",
     "expect",
     "forwarded",
+    "remote-email",
+    "remote-groups",
+    "remote-user",
     "x-http-method",
     "x-http-method-override",
     "x-method-override",
@@ -50,11 +53,24 @@ const CLAIMS: [&str; 9] = [
 ];
 
 /// The same by prefix. `HeaderName` is always lower-case.
-const CLAIM_PREFIXES: [&str; 5] = [
+///
+/// Those of logins in front of the server hold its tokens: Cloudflare Access, AWS's load balancers, Google's IAP, Azure App Service,
+/// Pomerium, oauth2-proxy, authentik.
+const CLAIM_PREFIXES: [&str; 15] = [
+    "cf-access-",
     "impersonate-",
     "proxy-",
+    "ssl-client-",
+    "x-amzn-oidc-",
+    "x-auth-request-",
+    "x-authentik-",
     "x-forwarded-",
+    "x-goog-authenticated-",
+    "x-goog-iap-",
+    "x-ms-client-principal",
+    "x-ms-token-",
     "x-original-",
+    "x-pomerium-",
     "x-remote-",
 ];
 
@@ -73,12 +89,17 @@ pub fn clean_request_to_service(headers: &mut HeaderMap) {
 fn clean(headers: &mut HeaderMap, keeps_cookies: bool) {
     strip_hop_by_hop(headers);
     let cookies = keeps_cookies.then(|| cookies::inbound(headers)).flatten();
-    let claim = |name: &str| {
-        CLAIMS.contains(&name) || CLAIM_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
-    };
-    remove_where(headers, claim);
+    remove_where(headers, |name| match name.contains('_') {
+        // Servers that give programs headers as variables take one for the other.
+        true => is_claim(&name.replace('_', "-")),
+        false => is_claim(name),
+    });
     headers.extend(cookies.map(|cookies| (header::COOKIE, cookies)));
     strip_bearer_subprotocol(headers);
+}
+
+fn is_claim(name: &str) -> bool {
+    CLAIMS.contains(&name) || CLAIM_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
 }
 
 /// Does the request ask to impersonate (`kubectl --as`)?
@@ -196,6 +217,22 @@ mod tests {
             ("X-Method-Override", "DELETE"),
             ("X-Original-URL", "/api/v1/secrets"),
             ("X-Rewrite-URL", "/api/v1/secrets"),
+            // In the spelling of a variable.
+            ("X_Remote_User", "root"),
+            ("x_forwarded-for", "10.0.0.1"),
+            // Of logins in front.
+            ("Cf-Access-Jwt-Assertion", "j"),
+            ("X-Amzn-Oidc-Accesstoken", "t"),
+            ("X-Amzn-Oidc-Data", "j"),
+            ("X-Goog-Iap-Jwt-Assertion", "j"),
+            ("X-Goog-Authenticated-User-Email", "a"),
+            ("X-Pomerium-Jwt-Assertion", "j"),
+            ("X-Ms-Token-Aad-Id-Token", "j"),
+            ("X-Ms-Client-Principal-Name", "a"),
+            ("X-Auth-Request-Access-Token", "t"),
+            ("X-Authentik-Jwt", "j"),
+            ("Remote-User", "root"),
+            ("Ssl-Client-Cert", "c"),
             ("Accept", "application/json"),
             ("Accept-Encoding", "gzip"),
         ]);

@@ -272,6 +272,27 @@ async fn rule_15_a_request_to_a_service_is_written_when_it_begins_and_when_it_en
     );
 }
 
+/// hyper asks the body of an answer nothing while its client takes no more of it.
+#[tokio::test]
+async fn rule_12_what_is_taken_back_ends_an_upload_whose_answer_nobody_reads() {
+    let (agent, world) = world().await;
+    let socket = TcpStream::connect(world.http2).await.unwrap();
+    let mut builder = h2::client::Builder::new();
+    builder.initial_window_size(0);
+    let (sender, connection) = builder.handshake(socket).await.unwrap();
+    tokio::spawn(connection);
+    let (response, mut up) = send(&world, &sender, Method::POST, false).await;
+    let mut end = agent.next_end().await;
+    end.head().await;
+    end.write(STREAM).await;
+    end.write("4\r\nover\r\n").await;
+    let _answer = soon(response).await.unwrap();
+    up.send_data(Bytes::from_static(b"before"), false).unwrap();
+    world.revoke.cancel();
+    let (came, clean) = end.rest().await;
+    assert!(!clean, "a clean end for the service: {came:?}");
+}
+
 #[tokio::test]
 async fn rule_12_what_is_taken_back_ends_a_request_to_a_service() {
     let (agent, world) = world().await;
