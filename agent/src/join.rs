@@ -3,11 +3,10 @@
 //! It joins when it has just made its key, and when the server says that it does not know the key. The way to the server is the
 //! tunnel's: the same servers, CA, pin and proxy.
 
-use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use rand::RngExt;
 use thiserror::Error;
 use tokio::time::{Instant, sleep};
@@ -17,11 +16,12 @@ use underpass_api::{
 };
 use underpass_core::AgentRole;
 use underpass_core::files::Stamps;
-use underpass_tunnel::{AgentKey, JoinProof, chain, tls};
+use underpass_tunnel::{AgentKey, Backoff, JoinProof, chain, tls};
 use zeroize::Zeroizing;
 
 use crate::cli::Cli;
 use crate::connection::{Files, proxy};
+use crate::files::read;
 use crate::key::KeyOptions;
 use crate::limits;
 
@@ -75,7 +75,7 @@ impl Joining {
     /// # Cancel safety
     /// The key may be registered nevertheless. The next join with the same token finds that out, at no use of it.
     pub(crate) async fn join(&self, cli: &Cli) {
-        let mut wait = limits::JOIN_AGAIN;
+        let mut backoff = Backoff::new(limits::JOIN_AGAIN, limits::JOIN_AGAIN_MOST);
         loop {
             let stamps = self.stamps();
             let error = match self.attempt(cli).await {
@@ -97,13 +97,12 @@ impl Joining {
                     chain(&error)
                 );
                 self.changed(&stamps, pause).await;
-                wait = limits::JOIN_AGAIN;
+                backoff.reset();
                 continue;
             }
-            let pause = jittered(wait).max(error.retry_after());
+            let pause = backoff.failed(rand::random()).max(error.retry_after());
             tracing::warn!("{} (trying again in {pause:.1?})", chain(&error));
             self.changed(&stamps, pause).await;
-            wait = (wait * 2).min(limits::JOIN_AGAIN_MOST);
         }
     }
 
@@ -156,7 +155,10 @@ impl Joining {
 
     fn token(&self) -> Result<Zeroizing<String>> {
         let (text, place) = match self {
-            Self::File(path) => (read(path)?, path.display().to_string()),
+            Self::File(path) => (
+                read(path, limits::JOIN_TOKEN_FILE_BYTES)?,
+                path.display().to_string(),
+            ),
             Self::Given(token) => (token.clone(), VARIABLE.to_owned()),
         };
         let token = Zeroizing::new(text.trim().to_owned());
@@ -204,17 +206,6 @@ fn request(key: &AgentKey, token: &str, role: Option<AgentRole>) -> JoinRequest 
     }
 }
 
-fn read(path: &Path) -> Result<Zeroizing<String>> {
-    let mut text = Zeroizing::new(String::new());
-    let file = std::fs::File::open(path);
-    let read = file.and_then(|file| {
-        file.take(limits::JOIN_TOKEN_FILE_BYTES)
-            .read_to_string(&mut text)
-    });
-    read.with_context(|| format!("cannot read {}", path.display()))?;
-    Ok(text)
-}
-
 /// The server's refusal, where it has refused.
 fn refused(error: &ClientError) -> Option<(JoinRefusal, Problem)> {
     let problem = error.problem()?;
@@ -231,11 +222,6 @@ impl NotJoined {
         let wait = Duration::from_secs(seconds.unwrap_or_default());
         wait.min(limits::JOIN_REFUSED)
     }
-}
-
-/// A half of it at the least.
-fn jittered(wait: Duration) -> Duration {
-    wait.mul_f64(rand::rng().random_range(0.5..1.0))
 }
 
 fn tell(joined: &JoinAnswer) {
@@ -264,6 +250,7 @@ fn advice(refusal: JoinRefusal) -> &'static str {
 #[cfg(test)]
 mod tests {
     use std::fs;
+    use std::path::Path;
 
     use clap::Parser;
     use underpass_tunnel::PublicKey;

@@ -10,7 +10,7 @@ use clap_complete::Shell;
 use underpass_core::{Authority, ClusterName, Name, Role};
 use underpass_forward::{ListenAddress, Rule};
 
-pub(crate) use self::join::{Agent, FirstAgent, JoinToken, NewJoinToken};
+pub(crate) use self::join::{Agent, FirstAgent, JoinToken, NewJoinToken, Output};
 
 const AFTER_HELP: &str = "\
 Log in once, and kubectl uses the login:
@@ -150,7 +150,7 @@ pub(crate) enum Cluster {
         #[arg(
             long,
             value_name = "FILE",
-            conflicts_with_all = ["static_token", "manifest", "uses", "expires", "role", "description"]
+            conflicts_with_all = ["static_token", "manifest", "uses", "expires", "role", "description", "output"]
         )]
         kubeconfig: Option<PathBuf>,
         /// Context of the kubeconfig. Without it, the current one

@@ -6,17 +6,16 @@ mod secret;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
-use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use clap::Args;
 use underpass_core::AgentRole;
-use underpass_tunnel::chain;
+use underpass_tunnel::{Backoff, chain};
 use zeroize::Zeroizing;
 
 use self::secret::SecretName;
 use crate::cli::Cli;
-use crate::{cluster, limits};
+use crate::{cluster, files, limits};
 
 /// A key that is there now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -116,9 +115,7 @@ impl KeyOptions {
             return Ok(file::read(path)?);
         }
         if let Some(path) = &self.token_file {
-            let text = std::fs::read_to_string(path);
-            let text = text.with_context(|| format!("cannot read {}", path.display()))?;
-            return Ok(Zeroizing::new(text));
+            return Ok(files::read(path, limits::KEY_FILE_BYTES)?);
         }
         match self.held.0.get() {
             Some(text) => Ok(text.clone()),
@@ -137,7 +134,7 @@ pub(crate) async fn prepare(cli: &Cli) -> Result<Origin> {
     let Some(name) = &key.key_secret else {
         return Ok(Origin::Found);
     };
-    let mut wait = limits::KEY_SECRET_AGAIN;
+    let mut backoff = Backoff::new(limits::KEY_SECRET_AGAIN, limits::KEY_SECRET_AGAIN_MOST);
     loop {
         match secret::prepare(cluster::config(cli).await?, name).await {
             Ok((text, origin)) => {
@@ -145,17 +142,13 @@ pub(crate) async fn prepare(cli: &Cli) -> Result<Origin> {
                 return Ok(origin);
             }
             Err(error) if error.is_transient() => {
+                let wait = backoff.failed(rand::random());
                 tracing::warn!("{} (trying again in {wait:.1?})", chain(&error));
                 tokio::time::sleep(wait).await;
-                wait = doubled(wait);
             }
             Err(error) => return Err(error.into()),
         }
     }
-}
-
-fn doubled(wait: Duration) -> Duration {
-    wait.saturating_mul(2).min(limits::KEY_SECRET_AGAIN_MOST)
 }
 
 #[cfg(test)]

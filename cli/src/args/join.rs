@@ -1,5 +1,6 @@
 //! The command line of agents and their join tokens.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
@@ -22,6 +23,14 @@ pub(crate) struct NewJoinToken {
     pub(crate) description: Option<String>,
 }
 
+/// Where a secret goes that is shown once.
+#[derive(Debug, Args)]
+pub(crate) struct Output {
+    /// New file for it, readable by its owner only, instead of standard output. A file that exists is not overwritten
+    #[arg(long, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
+}
+
 /// The first agent of a cluster.
 #[derive(Debug, Args)]
 pub(crate) struct FirstAgent {
@@ -34,6 +43,8 @@ pub(crate) struct FirstAgent {
     /// Print a static token instead, a key that the server makes: for agents that cannot keep a key of their own
     #[arg(long, conflicts_with_all = ["manifest", "uses", "expires", "role", "description"])]
     pub(crate) static_token: bool,
+    #[command(flatten)]
+    pub(crate) output: Output,
 }
 
 #[derive(Debug, Subcommand)]
@@ -44,6 +55,8 @@ pub(crate) enum JoinToken {
         cluster: ClusterName,
         #[command(flatten)]
         join: NewJoinToken,
+        #[command(flatten)]
+        output: Output,
     },
     /// List the join tokens of a cluster, without their secrets
     List {
@@ -100,6 +113,8 @@ mod tests {
             ],
             &["add", "edge", "--static-token", "--label", "a=b"],
             &["add", "edge", "--manifest", "agent:1"],
+            &["add", "edge", "--output", "f"],
+            &["join-token", "create", "edge", "--output", "f"],
             &["join-token", "create", "edge", "--uses", "9"],
             &["join-token", "delete", "edge", "0123"],
         ] {
@@ -111,6 +126,7 @@ mod tests {
             &["add", "edge", "--kubeconfig", "k", "--static-token"],
             &["add", "edge", "--kubeconfig", "k", "--manifest", "agent:1"],
             &["add", "edge", "--kubeconfig", "k", "--uses", "3"],
+            &["add", "edge", "--kubeconfig", "k", "--output", "f"],
             &["add", "edge", "--role", "king"],
             &["join-token", "create"],
         ] {

@@ -40,7 +40,7 @@ pub(crate) async fn run(client: &Client, command: Cluster) -> Result<()> {
             if !labels.is_empty() {
                 label(client, name.as_str(), &labels).await?;
             }
-            added.show(client).await;
+            added.show(client).await?;
         }
         Cluster::JoinToken(command) => join::run(client, command).await?,
         Cluster::List => {

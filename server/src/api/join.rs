@@ -11,6 +11,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use axum::{Extension, Json, Router};
 use http::StatusCode;
+use time::OffsetDateTime;
 use underpass_api::{JoinAnswer, JoinRefusal, JoinRequest};
 use underpass_authenticate::{Caller, TokenHash};
 use underpass_core::ConnectionInfo;
@@ -26,6 +27,9 @@ use crate::limits;
 
 /// The authority of the shares of agents that join, in the place of an authenticator's name.
 const AUTHORITY: &str = "join-token";
+
+/// That of tokens which register no new agent: their holders keep no agent with a good one waiting, of whichever cluster.
+const ENDED: &str = "ended-join-token";
 
 pub(super) fn routes() -> Router<State> {
     Router::new().route("/v1/join", post(join))
@@ -61,7 +65,7 @@ async fn join(
     let secret = zeroize::Zeroizing::new(shown.to_owned());
     let (id, token) = (id.to_owned(), token.clone());
     let registered = match begun.is_none_or(|Extension(begun)| begun.begin()) {
-        true => register(&state, &token, &sha256, &secret, request).await,
+        true => register(&state, &id, &token, &sha256, &secret, request).await,
         false => Err(unknown_token()),
     };
     match registered {
@@ -76,19 +80,25 @@ async fn join(
     }
 }
 
-/// From here on the shares of the token's cluster count.
+/// From here on the token's own shares count: a place, and a pace for answers to agents that have joined. A new agent has a turn
+/// among the changes of its cluster, and only a proof of its key and a token with uses left lead there.
 async fn register(
     state: &State,
+    id: &str,
     token: &JoinToken,
     sha256: &TokenHash,
     secret: &str,
     request: Request,
 ) -> Result<Joined, Problem> {
-    let whose = Whose {
-        by: AUTHORITY.to_owned(),
-        name: token.cluster.to_string(),
+    let by = match token.open_uses(OffsetDateTime::now_utc()) {
+        0 => ENDED,
+        _ => AUTHORITY,
     };
-    let _place = state.places.take(whose.clone())?;
+    let of = |by: &str, name: &str| Whose {
+        by: by.to_owned(),
+        name: name.to_owned(),
+    };
+    let _place = state.places.take(of(by, id))?;
     let ready = state.audit_log.ready().await;
     ready.map_err(|_stuck| problem::unwritten())?;
     let wanted: JoinRequest = body::read(request, "a key to join", limits::JOIN_BODY).await?;
@@ -97,7 +107,6 @@ async fn register(
     if !proof.is_by(&key, secret) {
         return Err(bad_proof());
     }
-    state.pace.change(&whose)?;
     let key = key.to_string();
     let joining = Joining {
         sha256,
@@ -105,6 +114,11 @@ async fn register(
         cluster: wanted.cluster.as_ref(),
         role: wanted.role,
     };
+    if let Some(joined) = state.directory.snapshot().joined_before(&joining)? {
+        state.pace.change(&of(ENDED, id))?;
+        return Ok(joined);
+    }
+    state.pace.change(&of(AUTHORITY, token.cluster.as_str()))?;
     let register = |draft: &mut Draft| Ok(draft.register(&joining)?);
     state.write(register).await
 }
