@@ -79,7 +79,7 @@ impl Joining {
         loop {
             let stamps = self.stamps();
             let error = match self.attempt(cli).await {
-                Ok(joined) => return tell(&joined),
+                Ok(joined) => return tell(&joined, cli.key.role()),
                 Err(NotJoined::Refused(JoinRefusal::KeyKnown, _)) => {
                     return tracing::info!("the agent's key is registered already");
                 }
@@ -224,11 +224,18 @@ impl NotJoined {
     }
 }
 
-fn tell(joined: &JoinAnswer) {
+fn tell(joined: &JoinAnswer, role: AgentRole) {
     tracing::info!(
         cluster = %joined.cluster, role = %joined.role, agent = joined.agent,
         "joined: the server knows the agent's key, and the join token is needed no more"
     );
+    if joined.role != role {
+        tracing::warn!(
+            "the agent has joined in the role {}: start it with --role {}, so that its policy is this role's",
+            joined.role,
+            joined.role
+        );
+    }
 }
 
 /// Advice for a refusal.

@@ -174,11 +174,27 @@ pub(crate) enum Cluster {
         #[arg(required = true, value_name = "KEY=VALUE|KEY-")]
         labels: Vec<String>,
     },
+    /// Let agents on the nodes of a cluster serve its API server while no agent of the role cluster is connected, or forbid it.
+    /// Then each administrator of a node whose agent's policy allows it can answer for the cluster
+    StandIn {
+        /// Name of the cluster
+        name: ClusterName,
+        /// Whether its nodes may
+        #[arg(value_name = "allow|deny")]
+        may: StandIn,
+    },
     /// Remove a cluster: its agents are disconnected, and open streams to it end
     Remove {
         /// Name of the cluster
         name: ClusterName,
     },
+}
+
+/// May agents on nodes stand in for a cluster's agents?
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum StandIn {
+    Allow,
+    Deny,
 }
 
 /// The impersonation policy of a direct cluster. Agents have their own for other clusters.

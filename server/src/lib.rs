@@ -27,6 +27,7 @@ mod secrets;
 mod server;
 mod silence;
 mod socket;
+mod stand_in;
 mod supervise;
 #[cfg(target_os = "linux")]
 mod tcp_info;

@@ -56,7 +56,8 @@ pub(crate) struct KeyOptions {
         conflicts_with = "token_file"
     )]
     pub(crate) join_token_file: Option<PathBuf>,
-    /// The role to join in: a join token for another one is refused. Without it, the token's
+    /// The role to join in: a join token for another one is refused. Without it, the token's. An agent on a node needs it:
+    /// `node` is served the API server only where its policy says so, and needs no --kubeconfig otherwise
     #[arg(
         long,
         env = "UNDERPASS_ROLE",
@@ -102,6 +103,11 @@ impl KeyOptions {
             (Some(secret), _) => format!("the Secret {secret}"),
             (None, path) => path.unwrap_or(Path::new("")).display().to_string(),
         }
+    }
+
+    /// The role that the agent takes itself to be in.
+    pub(crate) fn role(&self) -> AgentRole {
+        self.role.unwrap_or_default()
     }
 
     /// Is it a key of the agent's own?

@@ -1,7 +1,7 @@
 //! `/v1/clusters`
 
 use serde::{Deserialize, Serialize};
-use underpass_core::Labels;
+use underpass_core::{AgentRole, Labels};
 
 use crate::{CredentialStatus, DirectSpec};
 
@@ -16,6 +16,9 @@ pub struct ClusterSpec {
     /// Its API server, where this server reaches it itself; only administrators see it. Agents serve it otherwise.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub direct: Option<DirectSpec>,
+    /// Whether agents on its nodes serve its API server while no agent of the role `cluster` is connected, where their own policies
+    /// allow it. Then each node's administrator can answer for the cluster.
+    pub nodes_may_stand_in: bool,
 }
 
 /// The state of a cluster.
@@ -33,4 +36,19 @@ pub struct ClusterStatus {
     /// Agents that are connected to this server now.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub connected: Option<usize>,
+    /// Agents that serve its API server now, eight at the most; only administrators see them. Those on nodes are among them once
+    /// they have served.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub served_by: Vec<ServingAgent>,
+}
+
+/// An agent that serves a cluster's API server.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(rename_all = "camelCase")]
+pub struct ServingAgent {
+    /// Its id.
+    pub agent: String,
+    /// Its role.
+    pub role: AgentRole,
 }

@@ -91,6 +91,22 @@ pub struct Cluster {
     /// Its API server, where the server reaches it itself; agents serve it otherwise.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub direct: Option<Direct>,
+    /// May agents on its nodes serve its API server while no agent of the role `cluster` is connected? Then each node's administrator
+    /// can answer for the cluster.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub nodes_may_stand_in: bool,
+}
+
+impl Cluster {
+    /// A cluster without labels that agents of the role `cluster` serve, made at this time.
+    pub fn new(created: OffsetDateTime) -> Self {
+        Self {
+            created,
+            labels: Labels::default(),
+            direct: None,
+            nodes_may_stand_in: false,
+        }
+    }
 }
 
 /// An agent's key: the holder of its private half may serve the cluster.

@@ -32,7 +32,7 @@ mod tests;
 mod tokens;
 mod users;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::convert::Infallible;
 use std::net::{IpAddr, Ipv4Addr};
 use std::pin::pin;
@@ -52,7 +52,7 @@ use underpass_api::ServerInfo;
 use underpass_audit::{AuditLog, OwnCall, OwnCaller, cut};
 use underpass_authenticate::{Caller, Failures};
 use underpass_core::ConnectionInfo;
-use underpass_core::{Body, ClusterName, Rejection};
+use underpass_core::{Body, ClusterName, Rejection, Through};
 use underpass_direct::DirectClusters;
 use underpass_directory::{Directory, Draft};
 
@@ -149,6 +149,9 @@ impl State {
 pub(crate) trait Connected: Send + Sync {
     /// How many sessions agents have that serve the cluster's API server.
     fn serving(&self, cluster: &ClusterName) -> usize;
+
+    /// The agents that serve the cluster's API server.
+    fn served_by(&self, cluster: &ClusterName) -> BTreeSet<Through>;
 
     /// How many sessions there are, by the agents' public keys.
     fn by_key(&self) -> HashMap<String, usize>;

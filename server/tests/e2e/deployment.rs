@@ -143,6 +143,11 @@ impl Deployment {
         Client::new(&CLUSTER, kubeconfig, way, wire)
     }
 
+    /// A handle for a task of its own.
+    pub(crate) fn shared_handle(&self) -> Arc<Underpass> {
+        Arc::clone(&self.underpass)
+    }
+
     /// Does what blocks beside the test, which goes on meanwhile.
     pub(crate) async fn blocking<T: Send + 'static>(
         &self,

@@ -34,6 +34,7 @@ mod revoked;
 mod role_table;
 mod server_restarted;
 mod services;
+mod stand_in;
 mod survive;
 mod tls;
 mod tunnelled;

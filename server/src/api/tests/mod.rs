@@ -73,6 +73,15 @@ impl Connected for TwoOfProd {
         if cluster.as_str() == "prod" { 2 } else { 0 }
     }
 
+    fn served_by(&self, cluster: &ClusterName) -> BTreeSet<Through> {
+        let agent = || Through {
+            role: underpass_core::AgentRole::Cluster,
+            agent: "a".to_owned(),
+        };
+        let serves = cluster.as_str() == "prod";
+        serves.then(agent).into_iter().collect()
+    }
+
     fn by_key(&self) -> HashMap<String, usize> {
         HashMap::from([("k".to_owned(), 2)])
     }
