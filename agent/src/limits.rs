@@ -50,6 +50,9 @@ pub(crate) const KEY_FILE_BYTES: u64 = 1024;
 /// A file with a join token, which has 53 bytes.
 pub(crate) const JOIN_TOKEN_FILE_BYTES: u64 = 1024;
 
+/// A file with a ServiceAccount's token: a JWT of some 1,500 bytes, with as many audiences and names as fit into a header.
+pub(crate) const ACCOUNT_TOKEN_FILE_BYTES: u64 = 16 * 1024;
+
 /// The longest wait after a first join that did not reach the server, or that it was too busy for. Doubled by each further one; the
 /// wait itself is drawn from zero up, as for the tunnel.
 pub(crate) const JOIN_AGAIN: Duration = Duration::from_secs(1);

@@ -10,7 +10,7 @@ use clap_complete::Shell;
 use underpass_core::{Authority, ClusterName, Name, Role};
 use underpass_forward::{ListenAddress, Rule};
 
-pub(crate) use self::join::{Agent, FirstAgent, JoinToken, NewJoinToken, Output};
+pub(crate) use self::join::{Agent, FirstAgent, JoinAccount, JoinToken, NewJoinToken, Output};
 
 const AFTER_HELP: &str = "\
 Log in once, and kubectl uses the login:
@@ -164,6 +164,9 @@ pub(crate) enum Cluster {
     /// Join tokens, with which agents register their own keys
     #[command(subcommand)]
     JoinToken(JoinToken),
+    /// ServiceAccounts of a cluster whose pods join as agents, by their own tokens
+    #[command(subcommand)]
+    JoinAccount(JoinAccount),
     /// List the clusters, and their connections
     List,
     /// Change the labels of a cluster

@@ -13,7 +13,8 @@ use underpass_audit::AuditLog;
 use underpass_authenticate::{
     Authenticator as _, Caller, Chain, Passwords, Token, TokenAuthenticator, Unowned,
 };
-use underpass_core::{ClusterName, ConnectionInfo, Protocol, Through};
+use underpass_core::{BoxedIo, ClusterName, Clusters, ConnectError, ConnectionInfo, Open};
+use underpass_core::{Protocol, Through};
 use underpass_direct::{DirectClusters, Plugins};
 use underpass_directory::seal::{Keyring, SealingKey};
 use underpass_directory::{
@@ -37,6 +38,13 @@ impl Connected for NoAgents {
 
     fn by_key(&self) -> HashMap<String, usize> {
         HashMap::new()
+    }
+}
+
+#[async_trait::async_trait]
+impl Clusters for NoAgents {
+    async fn connect(&self, _: &ClusterName, _: &Open) -> Result<BoxedIo, ConnectError> {
+        Err(ConnectError::NoAgent)
     }
 }
 
@@ -192,6 +200,7 @@ impl World {
                     version: String::new(),
                 },
                 AuditLog::default(),
+                Arc::new(NoAgents),
             ),
             directory,
         }

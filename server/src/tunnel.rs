@@ -37,6 +37,8 @@ pub(crate) struct Tunnel {
     refusals: Arc<NetworkLogShare>,
     cluster_lines: Arc<ClusterLogShare>,
     ended: CancellationToken,
+    /// Streams of this handle never go through a node.
+    without_nodes: bool,
 }
 
 impl Tunnel {
@@ -50,6 +52,15 @@ impl Tunnel {
             refusals: Arc::default(),
             cluster_lines: Arc::default(),
             ended: CancellationToken::new(),
+            without_nodes: false,
+        }
+    }
+
+    /// The same clusters, through their own agents alone: for questions whose answer a node's administrator must not give.
+    pub(crate) fn without_nodes(&self) -> Self {
+        Self {
+            without_nodes: true,
+            ..self.clone()
         }
     }
 
@@ -214,6 +225,14 @@ impl Tunnel {
         }
     }
 
+    /// Is an agent of the role `cluster` connected, at this moment?
+    fn has_attached(&self, cluster: &ClusterName) -> bool {
+        let attached = |session: &Session| session.transport().is_some();
+        self.registry
+            .pick_where(cluster.as_str(), attached)
+            .is_some()
+    }
+
     /// A stream to the API server through an agent on a node, where one may.
     async fn through_node(
         &self,
@@ -225,7 +244,8 @@ impl Tunnel {
         if !snapshot.has_cluster(cluster) {
             return Err(ConnectError::UnknownCluster);
         }
-        if open.target != Target::KubeApi || !may_stand_in(cluster, &snapshot) {
+        let is_for_nodes = open.target == Target::KubeApi && !self.without_nodes;
+        if !is_for_nodes || !may_stand_in(cluster, &snapshot) {
             return Err(ConnectError::NoAgent);
         }
         let connecting = self.stand_ins.connect(&self.nodes, cluster, request).await;
@@ -396,6 +416,13 @@ impl Clusters for Tunnel {
             class,
             header: open.identity.clone(),
         };
+        // A stream waits in the session of an agent that has lost its transport, which is hardly ever back in time if it was killed.
+        if !self.has_attached(cluster) {
+            match self.through_node(cluster, open, &request).await {
+                Err(ConnectError::NoAgent) => {}
+                answered => return answered,
+            }
+        }
         let through_agent = self.through_agent(cluster, &request);
         let Some((session, stream)) = through_agent.await? else {
             return self.through_node(cluster, open, &request).await;

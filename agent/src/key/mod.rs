@@ -9,7 +9,7 @@ use std::sync::OnceLock;
 
 use anyhow::{Result, bail};
 use clap::Args;
-use underpass_core::AgentRole;
+use underpass_core::{AgentRole, ClusterName};
 use underpass_tunnel::{Backoff, chain};
 use zeroize::Zeroizing;
 
@@ -56,6 +56,25 @@ pub(crate) struct KeyOptions {
         conflicts_with = "token_file"
     )]
     pub(crate) join_token_file: Option<PathBuf>,
+    /// File with a ServiceAccount's token of the agent's own pod (a projected volume, whose audience is the server's URL), with which it
+    /// joins instead of a join token: an agent of the cluster that is connected already has the cluster review it. `underpass cluster
+    /// join-account add` names the account
+    #[arg(
+        long,
+        env = "UNDERPASS_JOIN_SERVICE_ACCOUNT_TOKEN",
+        value_name = "FILE",
+        requires = "cluster",
+        conflicts_with_all = ["token_file", "join_token_file"]
+    )]
+    pub(crate) join_service_account_token: Option<PathBuf>,
+    /// The cluster's name at the server, for --join-service-account-token
+    #[arg(
+        long,
+        env = "UNDERPASS_CLUSTER",
+        value_name = "NAME",
+        requires = "join_service_account_token"
+    )]
+    pub(crate) cluster: Option<ClusterName>,
     /// The role to join in: a join token for another one is refused. Without it, the token's. An agent on a node needs it:
     /// `node` is served the API server only where its policy says so, and needs no --kubeconfig otherwise
     #[arg(
@@ -92,7 +111,12 @@ impl fmt::Debug for Held {
 impl KeyOptions {
     /// Files that hold the key, or let somebody have one.
     pub(crate) fn files(&self) -> impl Iterator<Item = &PathBuf> {
-        let files = [&self.key_file, &self.join_token_file, &self.token_file];
+        let files = [
+            &self.key_file,
+            &self.join_token_file,
+            &self.join_service_account_token,
+            &self.token_file,
+        ];
         files.into_iter().flatten()
     }
 

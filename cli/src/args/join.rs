@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
+use underpass_core::service_account::Account;
 use underpass_core::{AgentRole, ClusterName};
 
 /// A join token to make.
@@ -73,8 +74,36 @@ pub(crate) enum JoinToken {
 }
 
 #[derive(Debug, Subcommand)]
+pub(crate) enum JoinAccount {
+    /// Let the pods of a ServiceAccount join. An agent of the role cluster has to be connected while they do
+    Add {
+        /// Cluster of the account
+        cluster: ClusterName,
+        /// The account
+        #[arg(value_name = "NAMESPACE/ACCOUNT")]
+        account: Account,
+        /// Role of its pods
+        #[arg(long, value_name = "cluster|node")]
+        role: AgentRole,
+    },
+    /// List the accounts of a cluster
+    List {
+        /// Cluster of the accounts
+        cluster: ClusterName,
+    },
+    /// Let no more pods of a ServiceAccount join. Those that have joined stay: `underpass agent revoke` ends them
+    Delete {
+        /// Cluster of the account
+        cluster: ClusterName,
+        /// The account
+        #[arg(value_name = "NAMESPACE/ACCOUNT")]
+        account: Account,
+    },
+}
+
+#[derive(Debug, Subcommand)]
 pub(crate) enum Agent {
-    /// List the agents by their keys, and the join tokens that they have joined with
+    /// List the agents by their keys, with the join token or ServiceAccount that they have joined by, and their nodes
     List {
         /// Only of this cluster
         #[arg(long)]
@@ -114,6 +143,8 @@ mod tests {
             &["add", "edge", "--static-token", "--label", "a=b"],
             &["add", "edge", "--manifest", "agent:1"],
             &["add", "edge", "--output", "f"],
+            &["join-account", "add", "edge", "a/b", "--role", "node"],
+            &["join-account", "delete", "edge", "a/b"],
             &["join-token", "create", "edge", "--output", "f"],
             &["join-token", "create", "edge", "--uses", "9"],
             &["join-token", "delete", "edge", "0123"],
@@ -129,6 +160,8 @@ mod tests {
             &["add", "edge", "--kubeconfig", "k", "--output", "f"],
             &["add", "edge", "--role", "king"],
             &["join-token", "create"],
+            &["join-account", "add", "edge", "a/b"],
+            &["join-account", "add", "edge", "a", "--role", "node"],
         ] {
             assert!(!parses(bad), "{bad:?}");
         }

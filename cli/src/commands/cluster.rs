@@ -8,10 +8,10 @@ use underpass_api::client::Match;
 use underpass_api::{Client, ClusterSpec, ClusterStatus, ServingAgent, View, segment};
 use underpass_terminal::say;
 
-use super::{direct, join, print_table};
+use super::{direct, join, join_account, print_table};
 use crate::args::{Cluster, StandIn};
 
-type Shown = View<ClusterSpec, ClusterStatus>;
+pub(super) type Shown = View<ClusterSpec, ClusterStatus>;
 
 /// Direct clusters whose reachability is asked for at once. Each question has a connection of its own. A server answers 16 requests
 /// of one user at once, and refuses others.
@@ -43,6 +43,7 @@ pub(crate) async fn run(client: &Client, command: Cluster) -> Result<()> {
             added.show(client).await?;
         }
         Cluster::JoinToken(command) => join::run(client, command).await?,
+        Cluster::JoinAccount(command) => join_account::run(client, command).await?,
         Cluster::List => {
             let clusters: Vec<Shown> = client.list("/v1/clusters").await?;
             let rows = rows(client, &clusters).await;

@@ -291,18 +291,23 @@ pub(super) async fn run_agent(client: &Client, command: Agent) -> Result<()> {
                     agent.id,
                     agent.cluster.to_string(),
                     agent.role.to_string(),
-                    agent.join_token.unwrap_or_else(|| "-".to_owned()),
+                    agent
+                        .join_token
+                        .or_else(|| agent.account.map(|account| account.to_string()))
+                        .unwrap_or_else(|| "-".to_owned()),
                     agent.connected.to_string(),
                     timestamp(agent.created)?,
+                    agent.node.unwrap_or_else(|| "-".to_owned()),
                 ]);
             }
             let header = [
                 "ID",
                 "CLUSTER",
                 "ROLE",
-                "JOIN TOKEN",
+                "JOINED BY",
                 "CONNECTED",
                 "CREATED",
+                "NODE",
             ];
             print_table(&header, &rows);
         }
@@ -314,6 +319,12 @@ pub(super) async fn run_agent(client: &Client, command: Agent) -> Result<()> {
                 "Agent {id} of cluster {} is revoked, and disconnected.",
                 agent.cluster
             );
+            if let Some(account) = &agent.account {
+                say!(
+                    "Its pod joins again by itself, unless it is deleted or the account is: `underpass cluster join-account delete {} {account}` first, then revoke the agent once more.",
+                    agent.cluster
+                );
+            }
             if let Some(token) = open_token(client, &agent).await {
                 say!(
                     "It joins again by itself: its join token has {} uses left. Delete that first, and revoke the agent once more: `underpass cluster join-token delete {} {}`, then `underpass agent revoke {}`.",

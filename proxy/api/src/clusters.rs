@@ -1,6 +1,9 @@
 //! `/v1/clusters`
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
+use underpass_core::service_account::Account;
 use underpass_core::{AgentRole, Labels};
 
 use crate::{CredentialStatus, DirectSpec};
@@ -19,6 +22,10 @@ pub struct ClusterSpec {
     /// Whether agents on its nodes serve its API server while no agent of the role `cluster` is connected, where their own policies
     /// allow it. Then each node's administrator can answer for the cluster.
     pub nodes_may_stand_in: bool,
+    /// Its ServiceAccounts whose pods join as agents, as `NAMESPACE/NAME`, and their roles; only administrators see them.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[cfg_attr(feature = "openapi", schema(value_type = BTreeMap<String, AgentRole>))]
+    pub join_accounts: BTreeMap<Account, AgentRole>,
 }
 
 /// The state of a cluster.

@@ -207,6 +207,8 @@ impl Draft {
             key: joining.key.to_owned(),
             role: token.role,
             join_token: Some(id.clone()),
+            pod: None,
+            node: None,
         };
         let name = agent.id();
         self.put(&name, agent, Expect::Absent)?;

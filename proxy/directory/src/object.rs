@@ -7,6 +7,7 @@ use time::OffsetDateTime;
 
 use super::{direct::Direct, join_token::JoinToken};
 use underpass_authenticate::{PasswordHash, TokenHash};
+use underpass_core::service_account::Account;
 use underpass_core::{
     AgentRole, Authority, ClusterName, Labels, Name, Role, Scope, Selector, Subject,
 };
@@ -95,6 +96,9 @@ pub struct Cluster {
     /// can answer for the cluster.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub nodes_may_stand_in: bool,
+    /// Its ServiceAccounts whose pods join as agents, and their roles.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub join_accounts: BTreeMap<Account, AgentRole>,
 }
 
 impl Cluster {
@@ -105,6 +109,7 @@ impl Cluster {
             labels: Labels::default(),
             direct: None,
             nodes_may_stand_in: false,
+            join_accounts: BTreeMap::new(),
         }
     }
 }
@@ -127,6 +132,22 @@ pub struct Agent {
     /// has made the key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub join_token: Option<String>,
+    /// The pod that it joined as, where it joined by a ServiceAccount.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pod: Option<JoinedPod>,
+    /// The node that it runs on, by the cluster's word.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<String>,
+}
+
+/// A pod of a cluster that has joined as an agent.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct JoinedPod {
+    /// Its ServiceAccount.
+    pub account: Account,
+    /// Its uid.
+    pub uid: String,
 }
 
 impl Agent {
@@ -138,6 +159,8 @@ impl Agent {
             key,
             role: AgentRole::default(),
             join_token: None,
+            pod: None,
+            node: None,
         }
     }
 

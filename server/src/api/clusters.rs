@@ -27,6 +27,7 @@ impl Resource for Clusters {
             labels: cluster.labels.clone(),
             direct: cluster.direct.as_ref().map(direct::spec),
             nodes_may_stand_in: cluster.nodes_may_stand_in,
+            join_accounts: cluster.join_accounts.clone(),
         }
     }
 
@@ -36,6 +37,7 @@ impl Resource for Clusters {
             labels: spec.labels,
             direct: None,
             nodes_may_stand_in: spec.nodes_may_stand_in,
+            join_accounts: spec.join_accounts,
         }
     }
 
@@ -60,6 +62,7 @@ impl Resource for Clusters {
         if !rights.is_administrator() {
             spec.direct = None;
             status.credential = None;
+            spec.join_accounts.clear();
             status.served_by.clear();
         }
     }

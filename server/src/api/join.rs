@@ -13,16 +13,17 @@ use axum::{Extension, Json, Router};
 use http::StatusCode;
 use time::OffsetDateTime;
 use underpass_api::{JoinAnswer, JoinRefusal, JoinRequest};
-use underpass_authenticate::{Caller, TokenHash};
+use underpass_authenticate::{Caller, PodReviewer, TokenHash};
 use underpass_core::ConnectionInfo;
 use underpass_directory::{Draft, JoinError, JoinToken, Joined, Joining};
 use underpass_tunnel::{JoinProof, PublicKey};
+use zeroize::Zeroizing;
 
 use super::begun::Begun;
 use super::join_tokens::{self, KIND};
 use super::problem::Problem;
 use super::share::Whose;
-use super::{Did, State, body, problem};
+use super::{Did, State, body, join_pod, problem};
 use crate::limits;
 
 /// The authority of the shares of agents that join, in the place of an authenticator's name.
@@ -51,6 +52,10 @@ async fn join(
     let shown = caller.as_ref().and_then(Caller::bearer);
     let shown = shown.ok_or_else(unknown_token)?;
     let client = info.peer.client(request.headers());
+    if PodReviewer::is_for(shown) {
+        let token = Zeroizing::new(shown.to_owned());
+        return join_pod::join(&state, client, token, begun, request).await;
+    }
     let sha256 = TokenHash::of(shown);
     let snapshot = state.directory.snapshot();
     let Some((id, token)) = snapshot.join_token(&sha256) else {
@@ -62,7 +67,7 @@ async fn join(
         state.guesses.count(client);
         return Err(unknown_token());
     };
-    let secret = zeroize::Zeroizing::new(shown.to_owned());
+    let secret = Zeroizing::new(shown.to_owned());
     let (id, token) = (id.to_owned(), token.clone());
     let registered = match begun.is_none_or(|Extension(begun)| begun.begin()) {
         true => register(&state, &id, &token, &sha256, &secret, request).await,
@@ -101,13 +106,7 @@ async fn register(
     let _place = state.places.take(of(by, id))?;
     let ready = state.audit_log.ready().await;
     ready.map_err(|_stuck| problem::unwritten())?;
-    let wanted: JoinRequest = body::read(request, "a key to join", limits::JOIN_BODY).await?;
-    let key: PublicKey = wanted.public_key.parse().map_err(invalid)?;
-    let proof: JoinProof = wanted.proof.parse().map_err(invalid)?;
-    if !proof.is_by(&key, secret) {
-        return Err(bad_proof());
-    }
-    let key = key.to_string();
+    let (wanted, key) = proven(request, secret).await?;
     let joining = Joining {
         sha256,
         key: &key,
@@ -121,6 +120,20 @@ async fn register(
     state.pace.change(&of(AUTHORITY, token.cluster.as_str()))?;
     let register = |draft: &mut Draft| Ok(draft.register(&joining)?);
     state.write(register).await
+}
+
+/// Reads the wish of an agent, and its key, which it has proven to hold for this secret.
+pub(super) async fn proven(
+    request: Request,
+    secret: &str,
+) -> Result<(JoinRequest, String), Problem> {
+    let wanted: JoinRequest = body::read(request, "a key to join", limits::JOIN_BODY).await?;
+    let key: PublicKey = wanted.public_key.parse().map_err(invalid)?;
+    let proof: JoinProof = wanted.proof.parse().map_err(invalid)?;
+    match proof.is_by(&key, secret) {
+        true => Ok((wanted, key.to_string())),
+        false => Err(bad_proof()),
+    }
 }
 
 fn answer(state: &State, joined: &Joined) -> Response {

@@ -16,6 +16,7 @@ mod direct;
 mod first;
 mod groups;
 mod join;
+mod join_pod;
 mod join_tokens;
 mod login;
 mod myself;
@@ -52,7 +53,7 @@ use underpass_api::ServerInfo;
 use underpass_audit::{AuditLog, OwnCall, OwnCaller, cut};
 use underpass_authenticate::{Caller, Failures};
 use underpass_core::ConnectionInfo;
-use underpass_core::{Body, ClusterName, Rejection, Through};
+use underpass_core::{Body, ClusterName, Clusters, Rejection, Through};
 use underpass_direct::DirectClusters;
 use underpass_directory::{Directory, Draft};
 
@@ -61,6 +62,7 @@ use self::did::Did;
 pub(crate) use self::first::{
     NAME as FIRST_ADMINISTRATOR, first_administrator, needs_first_administrator, new_administrator,
 };
+use self::join_pod::Reviews;
 pub(crate) use self::login::Logins;
 use self::problem::Problem;
 pub(crate) use self::requester::Requester;
@@ -93,6 +95,7 @@ struct State {
     pace: Arc<Pace>,
     /// Wrong join tokens.
     guesses: Arc<Failures>,
+    reviews: Arc<Reviews>,
     /// Of the request that is being answered.
     commit: Commit,
 }
@@ -169,8 +172,11 @@ impl Api {
         logins: Arc<Logins>,
         server: ServerInfo,
         audit_log: AuditLog,
+        agents: Arc<dyn Clusters>,
     ) -> Self {
+        let reviews = Arc::new(Reviews::new(agents, server.url.clone()));
         Self::over(State {
+            reviews,
             directory,
             sessions,
             direct,

@@ -22,7 +22,7 @@ pub(crate) static CLUSTER: LazyLock<Cluster> = LazyLock::new(|| {
     cluster
 });
 
-static ASSETS: LazyLock<Assets> =
+pub(crate) static ASSETS: LazyLock<Assets> =
     LazyLock::new(|| Assets::ensure(progress_to_stderr).unwrap_or_else(|e| panic!("{e:?}")));
 
 pub(crate) static PROGRAMS: LazyLock<Programs> =

@@ -24,6 +24,7 @@ mod directory;
 mod flight;
 mod impersonation;
 mod join;
+mod join_pod;
 mod load_balancer;
 mod login;
 mod metrics;

@@ -96,9 +96,12 @@ impl Site {
 
     async fn start_agent(&self) {
         let transport = self.deployment.transport;
-        self.deployment
-            .blocking(move |u| u.start_agent(transport).unwrap())
-            .await;
+        self.deployment.spawn_agent(transport).unwrap();
+        eventually("the cluster's agent serves again", async || {
+            let serving = self.served_by();
+            (serving == "cluster").then_some(()).ok_or(serving)
+        })
+        .await;
     }
 
     async fn get(&self) -> Answer {

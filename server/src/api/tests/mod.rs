@@ -20,6 +20,7 @@ mod costs;
 mod credentials;
 mod direct;
 mod join;
+mod join_pod;
 mod login;
 mod names;
 mod objects;
@@ -133,6 +134,7 @@ impl World {
             logins,
             server,
             audit_log,
+            Arc::new(join_pod::Reviewing),
         );
         Self { api, directory }
     }
