@@ -84,9 +84,9 @@ pub enum PodJoinError {
 }
 
 impl Draft {
-    /// Registers a pod's key. A pod has one key; one that comes again with the same key, in whatever pod of the account, gets the same
-    /// answer. Keys of the same account that no agent is connected with make room: all of the pod's node, and of the role `cluster`
-    /// those beyond [`limits::AGENTS_PER_ACCOUNT`].
+    /// Registers a pod's key. A pod has one key, and a key that is registered moves to another pod of its account, with its volume. A
+    /// new key removes others of the account with which no agent is connected: all of the pod's node, and in the role `cluster` those
+    /// beyond [`limits::AGENTS_PER_ACCOUNT`].
     ///
     /// # Errors
     /// The directory or the role does not allow it, or the key is another agent's. Nothing has changed then.

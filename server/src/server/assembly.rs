@@ -66,7 +66,7 @@ pub(super) fn assemble(
     let clusters = through(tunnel.clone());
     let surroundings = Surroundings {
         directory: Arc::clone(&directory),
-        // A node's administrator vouches for nobody: what a user may do elsewhere can rest on it.
+        // A node's administrator vouches for nobody: rights in other clusters can rest on these answers.
         clusters: through(tunnel.without_nodes()),
         proxy: config.proxy.clone(),
         own: config.authenticators.clone(),
