@@ -141,7 +141,7 @@ fn two_processes_of_one_agent_share_the_load_and_either_may_go() {
         for _ in 0..40 {
             held.push(dialer.dial().await.unwrap());
         }
-        // Streams that stay: whoever has fewer has the next one.
+        // Streams that stay: the session with fewer of them has the next one.
         assert_eq!((first.open_streams(), second.open_streams()), (20, 20));
         // And streams that end at once: neither has all of them (once in 2^63 runs).
         drop(held);
