@@ -12,6 +12,7 @@ use underpass_tunnel::{
 use zeroize::Zeroizing;
 
 use crate::cli::Cli;
+use crate::{files, limits};
 
 /// The connector to the server, and the files that it was made of.
 pub(crate) struct Connection {
@@ -125,7 +126,10 @@ fn connector(cli: &Cli, files: &Files) -> Result<Connector> {
 }
 
 fn read(path: &Path) -> Result<String> {
-    std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
+    Ok(std::mem::take(&mut *files::read(
+        path,
+        limits::CA_FILE_BYTES,
+    )?))
 }
 
 /// The proxy, from the command line or else from the environment.

@@ -3,11 +3,10 @@
 //! It joins when it has just made its key, and when the server says that it does not know the key. The way to the server is the
 //! tunnel's: the same servers, CA, pin and proxy.
 
-use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use rand::RngExt;
 use thiserror::Error;
 use tokio::time::{Instant, sleep};
@@ -15,13 +14,14 @@ use underpass_api::client::{ClientError, Credential, Server};
 use underpass_api::{
     Client, JOIN, JOIN_TOKEN_PREFIX, JoinAnswer, JoinRefusal, JoinRequest, Problem,
 };
-use underpass_core::AgentRole;
 use underpass_core::files::Stamps;
-use underpass_tunnel::{AgentKey, JoinProof, chain, tls};
+use underpass_core::{AgentRole, ClusterName};
+use underpass_tunnel::{AgentKey, Backoff, JoinProof, chain, tls};
 use zeroize::Zeroizing;
 
 use crate::cli::Cli;
 use crate::connection::{Files, proxy};
+use crate::files::read;
 use crate::key::KeyOptions;
 use crate::limits;
 
@@ -34,6 +34,8 @@ pub(crate) enum Joining {
     File(PathBuf),
     /// From the environment.
     Given(Zeroizing<String>),
+    /// None: the pod's ServiceAccount's token stands for it, in a file that the kubelet renews.
+    Account(PathBuf, ClusterName),
 }
 
 /// Why the agent has not joined.
@@ -60,6 +62,12 @@ impl Joining {
 
     fn choose(key: &KeyOptions, given: Zeroizing<String>) -> Result<Option<Self>> {
         let given = (!given.is_empty()).then_some(given);
+        if let (Some(path), Some(cluster)) = (&key.join_service_account_token, &key.cluster) {
+            if given.is_some() {
+                bail!("give --join-service-account-token or {VARIABLE}, not both");
+            }
+            return Ok(Some(Self::Account(path.clone(), cluster.clone())));
+        }
         match (&key.join_token_file, given) {
             (Some(_), Some(_)) => {
                 bail!("there are two join tokens: give --join-token-file or {VARIABLE}, not both")
@@ -75,11 +83,11 @@ impl Joining {
     /// # Cancel safety
     /// The key may be registered nevertheless. The next join with the same token finds that out, at no use of it.
     pub(crate) async fn join(&self, cli: &Cli) {
-        let mut wait = limits::JOIN_AGAIN;
+        let mut backoff = Backoff::new(limits::JOIN_AGAIN, limits::JOIN_AGAIN_MOST);
         loop {
             let stamps = self.stamps();
             let error = match self.attempt(cli).await {
-                Ok(joined) => return tell(&joined),
+                Ok(joined) => return tell(&joined, cli.key.role()),
                 Err(NotJoined::Refused(JoinRefusal::KeyKnown, _)) => {
                     return tracing::info!("the agent's key is registered already");
                 }
@@ -89,7 +97,7 @@ impl Joining {
                 let advice = advice(*refusal);
                 let pause = limits::JOIN_REFUSED;
                 let when = match self {
-                    Self::File(_) => ", or when the token's file changes",
+                    Self::File(_) | Self::Account(..) => ", or when the token's file changes",
                     Self::Given(_) => "",
                 };
                 tracing::error!(
@@ -97,13 +105,12 @@ impl Joining {
                     chain(&error)
                 );
                 self.changed(&stamps, pause).await;
-                wait = limits::JOIN_AGAIN;
+                backoff.reset();
                 continue;
             }
-            let pause = jittered(wait).max(error.retry_after());
+            let pause = backoff.failed(rand::random()).max(error.retry_after());
             tracing::warn!("{} (trying again in {pause:.1?})", chain(&error));
             self.changed(&stamps, pause).await;
-            wait = (wait * 2).min(limits::JOIN_AGAIN_MOST);
         }
     }
 
@@ -123,11 +130,16 @@ impl Joining {
         let mut last = None;
         for server in &asking.servers {
             let url = server.url();
-            match Client::at(server.clone()).post(JOIN, &asking.request).await {
+            let joining = Client::at(server.clone());
+            match joining.post(&asking.path, &asking.request).await {
                 Ok(joined) => return Ok(joined),
                 Err(error) => {
-                    if let Some((refusal, problem)) = refused(&error) {
-                        return Err(NotJoined::Refused(refusal, problem));
+                    match refused(&error) {
+                        // Another server may have an agent of the cluster's, and this one may in a moment.
+                        None | Some((JoinRefusal::CannotReview, _)) => {}
+                        Some((refusal, problem)) => {
+                            return Err(NotJoined::Refused(refusal, problem));
+                        }
                     }
                     last = Some(NotJoined::Server { server: url, error });
                 }
@@ -150,14 +162,29 @@ impl Joining {
         };
         Ok(Asking {
             servers: cli.servers.iter().map(server).collect::<Result<_>>()?,
+            path: match self {
+                Self::Account(_, cluster) => format!("{JOIN}?cluster={cluster}"),
+                Self::File(_) | Self::Given(_) => JOIN.to_owned(),
+            },
             request: request(&key, &token, cli.key.role),
         })
     }
 
     fn token(&self) -> Result<Zeroizing<String>> {
         let (text, place) = match self {
-            Self::File(path) => (read(path)?, path.display().to_string()),
+            Self::File(path) => (
+                read(path, limits::JOIN_TOKEN_FILE_BYTES)?,
+                path.display().to_string(),
+            ),
             Self::Given(token) => (token.clone(), VARIABLE.to_owned()),
+            Self::Account(path, _) => {
+                let text = read(path, limits::ACCOUNT_TOKEN_FILE_BYTES)?;
+                let token = Zeroizing::new(text.trim().to_owned());
+                if token.split('.').count() != 3 {
+                    bail!("{} holds no ServiceAccount's token", path.display());
+                }
+                return Ok(token);
+            }
         };
         let token = Zeroizing::new(text.trim().to_owned());
         if !token.starts_with(JOIN_TOKEN_PREFIX) {
@@ -171,7 +198,7 @@ impl Joining {
 
     fn stamps(&self) -> Stamps {
         match self {
-            Self::File(path) => Stamps::of(vec![path.clone()]),
+            Self::File(path) | Self::Account(path, _) => Stamps::of(vec![path.clone()]),
             Self::Given(_) => Stamps::default(),
         }
     }
@@ -192,6 +219,7 @@ impl Joining {
 /// All that is sent, and where.
 struct Asking {
     servers: Vec<Server>,
+    path: String,
     request: JoinRequest,
 }
 
@@ -202,17 +230,6 @@ fn request(key: &AgentKey, token: &str, role: Option<AgentRole>) -> JoinRequest 
         cluster: None,
         role,
     }
-}
-
-fn read(path: &Path) -> Result<Zeroizing<String>> {
-    let mut text = Zeroizing::new(String::new());
-    let file = std::fs::File::open(path);
-    let read = file.and_then(|file| {
-        file.take(limits::JOIN_TOKEN_FILE_BYTES)
-            .read_to_string(&mut text)
-    });
-    read.with_context(|| format!("cannot read {}", path.display()))?;
-    Ok(text)
 }
 
 /// The server's refusal, where it has refused.
@@ -233,16 +250,18 @@ impl NotJoined {
     }
 }
 
-/// A half of it at the least.
-fn jittered(wait: Duration) -> Duration {
-    wait.mul_f64(rand::rng().random_range(0.5..1.0))
-}
-
-fn tell(joined: &JoinAnswer) {
+fn tell(joined: &JoinAnswer, role: AgentRole) {
     tracing::info!(
         cluster = %joined.cluster, role = %joined.role, agent = joined.agent,
         "joined: the server knows the agent's key, and the join token is needed no more"
     );
+    if joined.role != role {
+        tracing::warn!(
+            "the agent has joined in the role {}: start it with --role {}, so that its policy is this role's",
+            joined.role,
+            joined.role
+        );
+    }
 }
 
 /// Advice for a refusal.
@@ -254,6 +273,22 @@ fn advice(refusal: JoinRefusal) -> &'static str {
         JoinRefusal::OtherRole => {
             "leave out --role, or make a join token of this role: `underpass cluster join-token create CLUSTER --role ROLE`"
         }
+        JoinRefusal::WrongAudience => {
+            "give the projected token the server's URL as its audience, as `underpass cluster join-account add` prints it"
+        }
+        JoinRefusal::TokenRejected => {
+            "see whether --cluster names this cluster, and whether the token is a projected one of this pod"
+        }
+        JoinRefusal::AccountNotNamed => {
+            "let the account's pods join: `underpass cluster join-account add CLUSTER NAMESPACE/ACCOUNT --role ROLE`"
+        }
+        JoinRefusal::NoPod => "use a token that the kubelet projects into the pod",
+        JoinRefusal::NoNodeName => {
+            "join with a join token: the cluster is too old to say on which node a pod runs"
+        }
+        JoinRefusal::PodHasKey => {
+            "keep the key on a volume of the pod's, delete the pod, or revoke the agent with the other key"
+        }
         JoinRefusal::KeyOfAnotherCluster => {
             "give --key-file another file, or delete this one, and a new key is made at the next start"
         }
@@ -264,6 +299,7 @@ fn advice(refusal: JoinRefusal) -> &'static str {
 #[cfg(test)]
 mod tests {
     use std::fs;
+    use std::path::Path;
 
     use clap::Parser;
     use underpass_tunnel::PublicKey;
@@ -299,6 +335,36 @@ mod tests {
         assert!(Joining::choose(&fixed, secret("upj_x")).unwrap().is_none());
         let alone = ["x", "--token-file", "t", "--join-token-file", "j"];
         Line::try_parse_from(alone).unwrap_err();
+    }
+
+    #[test]
+    fn a_pod_joins_by_its_own_token_and_no_other() {
+        let flags = [
+            "--key-file",
+            "k",
+            "--join-service-account-token",
+            "t",
+            "--cluster",
+            "edge",
+        ];
+        let chosen = Joining::choose(&options(&flags), secret("")).unwrap();
+        assert!(matches!(chosen, Some(Joining::Account(path, cluster))
+            if path == Path::new("t") && cluster.as_str() == "edge"));
+        assert!(Joining::choose(&options(&flags), secret("upj_x")).is_err());
+        for bad in [&flags[..4], &["--key-file", "k", "--cluster", "edge"]] {
+            Line::try_parse_from([&["x"][..], bad].concat()).unwrap_err();
+        }
+        let both = [&flags[..], &["--join-token-file", "j"]].concat();
+        Line::try_parse_from([&["x"][..], &both].concat()).unwrap_err();
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("token");
+        let edge = ClusterName::new("edge").unwrap();
+        let joining = Joining::Account(path.clone(), edge);
+        fs::write(&path, "upj_secret").unwrap();
+        let error = format!("{:#}", joining.token().unwrap_err());
+        assert!(error.contains("no ServiceAccount's token") && !error.contains("secret"));
+        fs::write(&path, "e30.e30.x\n").unwrap();
+        assert_eq!(**joining.token().unwrap(), *"e30.e30.x");
     }
 
     #[test]

@@ -41,16 +41,23 @@ pub(crate) const TASKS_TIME: Duration = Duration::from_secs(5);
 /// How old the policy may be: its file is looked at so often.
 pub(crate) const POLICY_AGE: Duration = Duration::from_secs(2);
 
+/// A file with CAs: `ca-certificates` has 220 KiB with all that browsers trust.
+pub(crate) const CA_FILE_BYTES: u64 = 1024 * 1024;
+
 /// A key file: the key has 52 bytes, and an editor may have added a line's end.
 pub(crate) const KEY_FILE_BYTES: u64 = 1024;
 
 /// A file with a join token, which has 53 bytes.
 pub(crate) const JOIN_TOKEN_FILE_BYTES: u64 = 1024;
 
-/// The wait after a first join that did not reach the server, or that it was too busy for. Doubled by each further one.
+/// A file with a ServiceAccount's token: a JWT of some 1,500 bytes, with as many audiences and names as fit into a header.
+pub(crate) const ACCOUNT_TOKEN_FILE_BYTES: u64 = 16 * 1024;
+
+/// The longest wait after a first join that did not reach the server, or that it was too busy for. Doubled by each further one; the
+/// wait itself is drawn from zero up, as for the tunnel.
 pub(crate) const JOIN_AGAIN: Duration = Duration::from_secs(1);
 
-/// The longest of these waits, half of it at the least: a thousand nodes whose server is away ask it twenty times a second.
+/// The longest of these waits: a thousand nodes whose server is away ask it 33 times a second.
 pub(crate) const JOIN_AGAIN_MOST: Duration = Duration::from_secs(60);
 
 /// The wait after a join that the server refused, unless the token's file changes before: no refusal goes away by itself, except
@@ -67,7 +74,7 @@ pub(crate) const JOIN_SPREAD: Duration = Duration::from_secs(1);
 /// Attempts to put a key into a Secret that other agents change: each of them wins once.
 pub(crate) const KEY_SECRET_ATTEMPTS: usize = 8;
 
-/// The wait after an API server that did not answer, or was too busy to. Doubled by each further one.
+/// The longest wait after an API server that did not answer, or was too busy to, once. Doubled by each further one.
 pub(crate) const KEY_SECRET_AGAIN: Duration = Duration::from_secs(1);
 
 /// The longest.

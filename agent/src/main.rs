@@ -3,6 +3,7 @@
 mod cli;
 mod cluster;
 mod connection;
+mod files;
 mod join;
 mod key;
 mod limits;
@@ -129,13 +130,14 @@ async fn serve_until_stopped(cli: Cli) -> Result<()> {
         _ = signals.stop() => return Ok(()),
     };
     let mut connection = Connection::read(&cli)?;
-    let api_server = Arc::new(cluster::api_server(&cli).await?);
-    let asked = Arc::clone(&api_server);
-    let _asking = AbortOnDropHandle::new(tokio::spawn(async move {
-        cluster::report(&asked).await;
-    }));
+    let api_server = cluster::api_server_of(&cli).await?.map(Arc::new);
+    let _asking = api_server.clone().map(|asked| {
+        let reporting = async move { cluster::report(&asked).await };
+        AbortOnDropHandle::new(tokio::spawn(reporting))
+    });
     let targets = Targets::new(Arc::clone(&policies), own_files(&cli), open_files);
-    let sessions = Sessions::new(api_server, Arc::clone(&policies), Arc::new(targets));
+    let (role, targets) = (cli.key.role(), Arc::new(targets));
+    let sessions = Sessions::new(api_server, role, Arc::clone(&policies), targets);
     let following = Arc::clone(&policies);
     let _following = AbortOnDropHandle::new(tokio::spawn(async move { following.follow().await }));
     if let Some(address) = cli.metrics {
@@ -281,8 +283,8 @@ async fn join_when_unknown(
 /// Reads the files of the API server and of the connection again. An unusable file changes nothing. Gives the connection where
 /// its files have changed.
 async fn reload(cli: &Cli, sessions: &Sessions, connection: &Connection) -> Option<Connection> {
-    match cluster::api_server(cli).await {
-        Ok(api_server) => sessions.use_api_server(Arc::new(api_server)),
+    match cluster::api_server_of(cli).await {
+        Ok(api_server) => sessions.use_api_server(api_server.map(Arc::new)),
         Err(error) => tracing::error!("keeping the API server as it was: {error:#}"),
     }
     match Connection::read(cli) {

@@ -52,8 +52,8 @@ pub(crate) struct Rbac {
     /// rules. Repeat for more
     #[arg(long, value_name = "NAMESPACE")]
     read_services: Vec<String>,
-    /// The agent may read and write this one Secret of its namespace, for `underpass-agent --key-secret`. RBAC cannot
-    /// limit the creation of Secrets to one name
+    /// Make this Secret in the agent's namespace, empty, and let the agent read and write it and no other: for
+    /// `underpass-agent --key-secret`
     #[arg(long, value_name = "NAME")]
     key_secret: Option<String>,
     /// Let the server have ServiceAccounts' tokens reviewed, for users of the kind `tokenReview`

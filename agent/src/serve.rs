@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio_util::task::TaskTracker;
-use underpass_core::{Identity, NeverImpersonated, Target};
+use underpass_core::{AgentRole, Identity, Target};
 use underpass_tunnel::{IncomingStream, ResetCode, Session, chain};
 use underpass_upstream::ApiServer;
 
@@ -18,8 +18,9 @@ const RETURN_AFTER: Duration = Duration::ZERO;
 /// The sessions in service: one, or for a while two where the server asked to come back.
 #[derive(Clone)]
 pub(crate) struct Sessions {
-    /// That of new streams.
-    api_server: Arc<Mutex<Arc<ApiServer>>>,
+    /// That of new streams. An agent on a node may have none.
+    api_server: Arc<Mutex<Option<Arc<ApiServer>>>>,
+    role: AgentRole,
     policies: Arc<Policies>,
     targets: Arc<Targets>,
     live: Arc<Mutex<Vec<Session>>>,
@@ -28,12 +29,14 @@ pub(crate) struct Sessions {
 
 impl Sessions {
     pub(crate) fn new(
-        api_server: Arc<ApiServer>,
+        api_server: Option<Arc<ApiServer>>,
+        role: AgentRole,
         policies: Arc<Policies>,
         targets: Arc<Targets>,
     ) -> Self {
         Self {
             api_server: Arc::new(Mutex::new(api_server)),
+            role,
             policies,
             targets,
             live: Arc::default(),
@@ -47,18 +50,16 @@ impl Sessions {
         let this = self.clone();
         self.tasks.spawn(async move {
             while let Ok(incoming) = session.accept().await {
-                let api_server = Arc::clone(&lock(&this.api_server));
-                let (policies, targets) = (Arc::clone(&this.policies), Arc::clone(&this.targets));
-                this.tasks.spawn(async move {
-                    serve_stream(incoming, &api_server, &policies, &targets).await;
-                });
+                let this = this.clone();
+                let tasks = this.tasks.clone();
+                tasks.spawn(async move { this.serve_stream(incoming).await });
             }
             lock(&this.live).retain(|other| !other.is_same(&session));
         });
     }
 
     /// Sends new streams to another API server, or to the same with other credentials. Streams that are open stay where they are.
-    pub(crate) fn use_api_server(&self, api_server: Arc<ApiServer>) {
+    pub(crate) fn use_api_server(&self, api_server: Option<Arc<ApiServer>>) {
         *lock(&self.api_server) = api_server;
         self.targets.forget_services();
     }
@@ -85,6 +86,56 @@ impl Sessions {
             );
         }
     }
+
+    /// Rule 17: the agent serves only the targets that it knows.
+    async fn serve_stream(&self, incoming: IncomingStream) {
+        let api_server = lock(&self.api_server).clone();
+        match incoming.target().parse() {
+            Ok(Target::KubeApi) => self.serve_kube_api(incoming, api_server).await,
+            Ok(target @ (Target::Tcp(_) | Target::Unix(_))) => {
+                let api_server = api_server.as_deref();
+                self.targets.serve(incoming, target, api_server).await;
+            }
+            _ => {
+                let target = incoming.target().to_owned();
+                tracing::warn!(target, "stream refused");
+                let reason = format!("this agent serves no target `{target}`");
+                incoming.refuse(ResetCode::UnknownTarget, &reason);
+            }
+        }
+    }
+
+    async fn serve_kube_api(&self, incoming: IncomingStream, api_server: Option<Arc<ApiServer>>) {
+        let header = incoming.header().clone();
+        let policy = self.policies.current();
+        if let Err(denied) = policy.targets.decide_api_server(self.role) {
+            tracing::debug!("stream to the API server refused: {denied}");
+            return incoming.refuse(ResetCode::Forbidden, &denied.to_string());
+        }
+        let Some(api_server) = api_server else {
+            let reason = "this agent has no way to the API server: it needs --kubeconfig, or a pod's ServiceAccount";
+            tracing::warn!("stream to the API server refused: {reason}");
+            return incoming.refuse(ResetCode::TargetUnreachable, reason);
+        };
+        let stream = match incoming.accept().await {
+            Ok(stream) => stream,
+            Err(error) => return tracing::debug!("stream gone: {}", chain(&error)),
+        };
+        let serving = api_server.serve_stream_under(&policy.impersonation, stream, &header);
+        let served = if self.policies.may_change() {
+            tokio::select! {
+                served = serving => served,
+                never = self.policies.until(|now| denied(now, &policy, self.role, &header)) => {
+                    return tracing::info!("the policy ends an open stream: {never}");
+                }
+            }
+        } else {
+            serving.await
+        };
+        if let Err(error) = served {
+            tracing::debug!("stream ended early: {}", chain(&error));
+        }
+    }
 }
 
 async fn end(sessions: Vec<Session>, deadline: Duration, why: &'static str) {
@@ -98,55 +149,20 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Rule 17: the agent serves only the targets that it knows.
-async fn serve_stream(
-    incoming: IncomingStream,
-    api_server: &ApiServer,
-    policies: &Policies,
-    targets: &Targets,
-) {
-    match incoming.target().parse() {
-        Ok(Target::KubeApi) => serve_kube_api(incoming, api_server, policies).await,
-        Ok(target @ (Target::Tcp(_) | Target::Unix(_))) => {
-            targets.serve(incoming, target, api_server).await;
-        }
-        _ => {
-            let target = incoming.target().to_owned();
-            tracing::warn!(target, "stream refused");
-            let reason = format!("this agent serves no target `{target}`");
-            incoming.refuse(ResetCode::UnknownTarget, &reason);
-        }
-    }
-}
-
-async fn serve_kube_api(incoming: IncomingStream, api_server: &ApiServer, policies: &Policies) {
-    let header = incoming.header().clone();
-    let policy = policies.current();
-    let stream = match incoming.accept().await {
-        Ok(stream) => stream,
-        Err(error) => return tracing::debug!("stream gone: {}", chain(&error)),
-    };
-    let serving = api_server.serve_stream_under(&policy.impersonation, stream, &header);
-    let served = if policies.may_change() {
-        tokio::select! {
-            served = serving => served,
-            never = policies.until(|now| denied(now, &policy, &header)) => {
-                return tracing::info!("the policy ends an open stream: {never}");
-            }
-        }
-    } else {
-        serving.await
-    };
-    if let Err(error) = served {
-        tracing::debug!("stream ended early: {}", chain(&error));
-    }
-}
-
-/// The reason that other rules than those of the stream's beginning deny its identity, if they do.
-fn denied(now: &Arc<InForce>, then: &Arc<InForce>, header: &[u8]) -> Option<NeverImpersonated> {
+/// The reason that other rules than those of the stream's beginning deny it, if they do.
+fn denied(
+    now: &Arc<InForce>,
+    then: &Arc<InForce>,
+    role: AgentRole,
+    header: &[u8],
+) -> Option<String> {
     if Arc::ptr_eq(now, then) {
         return None;
     }
+    if let Err(denied) = now.targets.decide_api_server(role) {
+        return Some(denied.to_string());
+    }
     let identity = Identity::decode(header).ok()?;
-    now.impersonation.check(&identity).err()
+    let never = now.impersonation.check(&identity).err()?;
+    Some(never.to_string())
 }

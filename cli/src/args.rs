@@ -10,7 +10,7 @@ use clap_complete::Shell;
 use underpass_core::{Authority, ClusterName, Name, Role};
 use underpass_forward::{ListenAddress, Rule};
 
-pub(crate) use self::join::{Agent, FirstAgent, JoinToken, NewJoinToken};
+pub(crate) use self::join::{Agent, FirstAgent, JoinAccount, JoinToken, NewJoinToken, Output};
 
 const AFTER_HELP: &str = "\
 Log in once, and kubectl uses the login:
@@ -150,7 +150,7 @@ pub(crate) enum Cluster {
         #[arg(
             long,
             value_name = "FILE",
-            conflicts_with_all = ["static_token", "manifest", "uses", "expires", "role", "description"]
+            conflicts_with_all = ["static_token", "manifest", "uses", "expires", "role", "description", "output"]
         )]
         kubeconfig: Option<PathBuf>,
         /// Context of the kubeconfig. Without it, the current one
@@ -164,6 +164,9 @@ pub(crate) enum Cluster {
     /// Join tokens, with which agents register their own keys
     #[command(subcommand)]
     JoinToken(JoinToken),
+    /// ServiceAccounts of a cluster whose pods join as agents, by their own tokens
+    #[command(subcommand)]
+    JoinAccount(JoinAccount),
     /// List the clusters, and their connections
     List,
     /// Change the labels of a cluster
@@ -174,11 +177,27 @@ pub(crate) enum Cluster {
         #[arg(required = true, value_name = "KEY=VALUE|KEY-")]
         labels: Vec<String>,
     },
+    /// Let agents on the nodes of a cluster serve its API server while no agent of the role cluster is connected, or forbid it.
+    /// Then each administrator of a node whose agent's policy allows it can answer for the cluster
+    StandIn {
+        /// Name of the cluster
+        name: ClusterName,
+        /// Whether its nodes may
+        #[arg(value_name = "allow|deny")]
+        may: StandIn,
+    },
     /// Remove a cluster: its agents are disconnected, and open streams to it end
     Remove {
         /// Name of the cluster
         name: ClusterName,
     },
+}
+
+/// May agents on nodes stand in for a cluster's agents?
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum StandIn {
+    Allow,
+    Deny,
 }
 
 /// The impersonation policy of a direct cluster. Agents have their own for other clusters.

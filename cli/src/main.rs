@@ -8,6 +8,7 @@ mod password;
 mod paste;
 mod proxy;
 mod roots;
+mod secret_file;
 mod which;
 
 use std::process::ExitCode;

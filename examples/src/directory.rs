@@ -10,11 +10,7 @@ use underpass_directory::{Agent, Binding, Cluster, Draft, Expect};
 /// One of them is there already.
 pub fn fill(draft: &mut Draft, edge: &ClusterName, key: &str) -> Result<()> {
     let created = draft.now();
-    let cluster = Cluster {
-        created,
-        labels: Default::default(),
-        direct: None,
-    };
+    let cluster = Cluster::new(created);
     draft.put("edge", cluster, Expect::Absent)?;
     let agent = Agent::new(created, edge.clone(), key.to_owned());
     draft.put("agent", agent, Expect::Absent)?;

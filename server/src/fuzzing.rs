@@ -1,6 +1,6 @@
 //! Entry points of the fuzz targets (`fuzz/`): bodies of the API.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
@@ -13,13 +13,13 @@ use underpass_audit::AuditLog;
 use underpass_authenticate::{
     Authenticator as _, Caller, Chain, Passwords, Token, TokenAuthenticator, Unowned,
 };
-use underpass_core::ClusterName;
-use underpass_core::{ConnectionInfo, Protocol};
+use underpass_core::{BoxedIo, ClusterName, Clusters, ConnectError, ConnectionInfo, Open};
+use underpass_core::{Protocol, Through};
 use underpass_direct::{DirectClusters, Plugins};
 use underpass_directory::seal::{Keyring, SealingKey};
 use underpass_directory::{
-    AccessToken, Binding, Cluster, Directory, Draft, Expect, Group, Labels, MemoryStore, Name,
-    Owner, Role, Snapshot, Subject, User,
+    AccessToken, Binding, Cluster, Directory, Draft, Expect, Group, MemoryStore, Name, Owner, Role,
+    Snapshot, Subject, User,
 };
 
 use crate::api::{Api, Connected, Logins, Requester};
@@ -32,8 +32,19 @@ impl Connected for NoAgents {
         0
     }
 
+    fn served_by(&self, _: &ClusterName) -> BTreeSet<Through> {
+        BTreeSet::new()
+    }
+
     fn by_key(&self) -> HashMap<String, usize> {
         HashMap::new()
+    }
+}
+
+#[async_trait::async_trait]
+impl Clusters for NoAgents {
+    async fn connect(&self, _: &ClusterName, _: &Open) -> Result<BoxedIo, ConnectError> {
+        Err(ConnectError::NoAgent)
     }
 }
 
@@ -189,6 +200,7 @@ impl World {
                     version: String::new(),
                 },
                 AuditLog::default(),
+                Arc::new(NoAgents),
             ),
             directory,
         }
@@ -237,11 +249,7 @@ impl World {
 /// Two clusters, a user who may look at one, its administrator, and an administrator of everything.
 fn fill(draft: &mut Draft) -> Result<(), underpass_directory::ChangeError> {
     for cluster in ["edge", "other"] {
-        let object = Cluster {
-            created: draft.now(),
-            labels: Labels::default(),
-            direct: None,
-        };
+        let object = Cluster::new(draft.now());
         draft.put(cluster, object, Expect::Absent)?;
     }
     let edge: Vec<_> = ClusterName::new("edge").into_iter().collect();

@@ -28,6 +28,7 @@ mod server;
 mod service_roots;
 mod silence;
 mod socket;
+mod stand_in;
 mod supervise;
 #[cfg(target_os = "linux")]
 mod tcp_info;

@@ -133,6 +133,40 @@ pub(crate) const LOGIN_BODY: usize = 4 * 1024;
 /// signature, the name of a cluster and a role, twice.
 pub(crate) const JOIN_BODY: usize = 1024;
 
+/// Agents on nodes that one call may ask whether they serve the API server, since each question is a stream. The next call asks other
+/// agents of the cluster.
+pub(crate) const STAND_INS_ASKED: usize = 64;
+
+/// The same at once: where few of them serve, a call waits for a few answers one after the other, and not for 64.
+pub(crate) const STAND_INS_ASKED_AT_ONCE: usize = 8;
+
+/// How long it counts that an agent on a node serves the API server, and is asked before others.
+pub(crate) const STAND_IN_SERVES: Duration = Duration::from_secs(5 * 60);
+
+/// How long it counts that one declines: its policy may change, and clients that try again must not ask it each time.
+pub(crate) const STAND_IN_DECLINES: Duration = Duration::from_secs(10);
+
+/// Answers of agents on nodes that are remembered, of some fifty bytes each.
+pub(crate) const STAND_IN_ANSWERS: usize = 10_000;
+
+/// Agents in the answer about a cluster that serve it: a few, and their number is told beside them.
+pub(crate) const SERVING_SHOWN: usize = 8;
+
+/// Reviews of pods' tokens that a cluster is asked for at once, by strangers until it answers: each is a call through its tunnel.
+pub(crate) const JOIN_REVIEWS: u32 = 100;
+
+/// One more after each: a DaemonSet of a thousand nodes has joined after two minutes.
+pub(crate) const JOIN_REVIEW_EVERY: Duration = Duration::from_millis(100);
+
+/// Clusters whose reviews are counted, of some hundred bytes each; only those of the directory are.
+pub(crate) const JOIN_REVIEW_CLUSTERS: usize = 10_000;
+
+/// How long a cluster has for a review.
+pub(crate) const JOIN_REVIEW_TIME: Duration = Duration::from_secs(10);
+
+/// Seconds after which a pod tries again whose cluster could not be asked: its agent may have been restarted.
+pub(crate) const JOIN_REVIEW_AGAIN: u64 = 5;
+
 /// How long agents may join with a join token, unless its maker says otherwise: until the command is pasted.
 pub(crate) const JOIN_TOKEN: Duration = Duration::from_secs(60 * 60);
 

@@ -125,7 +125,7 @@ pub(crate) async fn renew(directory: &Arc<Directory>, keys: &Keyring) -> Result<
 mod tests {
     use std::os::unix::fs::PermissionsExt;
 
-    use underpass_directory::{Credential, Direct, Endpoint, Labels, MemoryStore};
+    use underpass_directory::{Credential, Direct, Endpoint, MemoryStore};
 
     use super::*;
 
@@ -148,9 +148,8 @@ mod tests {
                 policy: Default::default(),
             };
             let object = Cluster {
-                created: draft.now(),
-                labels: Labels::default(),
                 direct: Some(direct),
+                ..Cluster::new(draft.now())
             };
             draft.put("edge", object, Expect::Absent)
         });

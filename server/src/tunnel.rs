@@ -1,6 +1,6 @@
 //! The tunnel's sessions, as the proxy and the operator see them.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,28 +12,33 @@ use rand::RngExt;
 use tokio_util::sync::CancellationToken;
 use underpass_core::StreamClass;
 use underpass_core::{AgentRole, BoxedIo, ClusterLogShare, ClusterName, NetworkLogShare};
-use underpass_core::{Clusters, ConnectError, Decline, Open, Target};
-use underpass_directory::{Directory, Snapshot};
+use underpass_core::{Clusters, ConnectError, Decline, Open, Target, Through};
+use underpass_directory::{Cluster, Directory, Snapshot};
 use underpass_tunnel::{
     AcceptError, Accepted, Admission, AgentName, Class, CloseCode, Denied, Dialer, DialerError,
-    OpenError, Proven, Registry, ResetCode, Session, Stream, StreamError, chain,
+    OpenError, OpenRequest, Proven, Registry, ResetCode, Session, Stream, StreamError, chain,
 };
 
 use crate::api::Connected;
 use crate::occasional::Occasional;
+use crate::stand_in::{NoStandIn, StandIn, StandIns};
 
 /// The clusters that agents serve.
 #[derive(Clone)]
 pub(crate) struct Tunnel {
     /// Of agents that serve their cluster's API server.
     registry: Registry,
-    /// Of agents on nodes, which the API server's users never reach: a node's administrator is not the cluster's.
+    /// Of agents on nodes, which the API server's users reach where the directory and the agent's policy let them, while there is no
+    /// other: a node's administrator is not the cluster's.
     nodes: Registry,
+    stand_ins: Arc<StandIns>,
     directory: Arc<Directory>,
     overload: Arc<Occasional>,
     refusals: Arc<NetworkLogShare>,
     cluster_lines: Arc<ClusterLogShare>,
     ended: CancellationToken,
+    /// Streams of this handle never go through a node.
+    without_nodes: bool,
 }
 
 impl Tunnel {
@@ -41,11 +46,21 @@ impl Tunnel {
         Self {
             registry: Registry::new(),
             nodes: Registry::new(),
+            stand_ins: Arc::default(),
             directory,
             overload: Arc::default(),
             refusals: Arc::default(),
             cluster_lines: Arc::default(),
             ended: CancellationToken::new(),
+            without_nodes: false,
+        }
+    }
+
+    /// The same clusters, through their own agents alone: for questions whose answer a node's administrator must not give.
+    pub(crate) fn without_nodes(&self) -> Self {
+        Self {
+            without_nodes: true,
+            ..self.clone()
         }
     }
 
@@ -159,6 +174,8 @@ impl Tunnel {
         let mut changes = self.directory.changes();
         while changes.changed().await.is_ok() {
             let snapshot = self.directory.snapshot();
+            self.stand_ins
+                .enforce(|cluster| may_stand_in(cluster, &snapshot));
             for role in AgentRole::ALL {
                 for session in self.registry_of(role).sessions() {
                     self.enforce(&session, role, &snapshot);
@@ -185,6 +202,68 @@ impl Tunnel {
         self.sessions().iter().for_each(end);
     }
 
+    /// A stream through an agent of the role `cluster`; `None` where none is connected.
+    async fn through_agent(
+        &self,
+        cluster: &ClusterName,
+        request: &OpenRequest,
+    ) -> Result<Option<(Session, Stream)>, ConnectError> {
+        let target = request.target.as_str();
+        let dialer = Dialer::to_agent(self.registry.clone(), cluster.as_str(), target)
+            .header(request.header.clone())
+            .class(request.class);
+        match dialer.dial_session().await {
+            Ok(found) => Ok(Some(found)),
+            Err(DialerError::NotConnected(_)) => Ok(None),
+            Err(DialerError::Open(OpenError::TooLarge { .. })) => Err(ConnectError::HeaderTooLarge),
+            Err(error) => {
+                if let Some(suppressed) = line_about(&self.cluster_lines, cluster.as_str()) {
+                    tracing::warn!(suppressed, %cluster, "{}", chain(&error));
+                }
+                Err(ConnectError::TooManyStreams)
+            }
+        }
+    }
+
+    /// Is an agent of the role `cluster` connected, at this moment?
+    fn has_attached(&self, cluster: &ClusterName) -> bool {
+        let attached = |session: &Session| session.transport().is_some();
+        self.registry
+            .pick_where(cluster.as_str(), attached)
+            .is_some()
+    }
+
+    /// A stream to the API server through an agent on a node, where one may.
+    async fn through_node(
+        &self,
+        cluster: &ClusterName,
+        open: &Open,
+        request: &OpenRequest,
+    ) -> Result<BoxedIo, ConnectError> {
+        let snapshot = self.directory.snapshot();
+        if !snapshot.has_cluster(cluster) {
+            return Err(ConnectError::UnknownCluster);
+        }
+        let is_for_nodes = open.target == Target::KubeApi && !self.without_nodes;
+        if !is_for_nodes || !may_stand_in(cluster, &snapshot) {
+            return Err(ConnectError::NoAgent);
+        }
+        let connecting = self.stand_ins.connect(&self.nodes, cluster, request).await;
+        let StandIn { session, stream } = connecting.map_err(|none| match none {
+            NoStandIn::NoAgent => ConnectError::NoAgent,
+            NoStandIn::HeaderTooLarge => ConnectError::HeaderTooLarge,
+        })?;
+        let snapshot = self.directory.snapshot();
+        // It may have been forbidden while the agent was asked (rule 25).
+        self.stand_ins
+            .enforce(|cluster| may_stand_in(cluster, &snapshot));
+        if let Some(through) = through(&session, &snapshot) {
+            open.via.set(through);
+        }
+        metrics::counter!("underpass_stand_in_streams_total").increment(1);
+        Ok(Box::new(stream))
+    }
+
     /// How many agents are connected that serve the cluster's API server.
     pub(crate) fn connected(&self, cluster: &ClusterName) -> usize {
         let sessions = self.registry.sessions();
@@ -207,6 +286,24 @@ impl Connected for Tunnel {
         self.connected(cluster)
     }
 
+    fn served_by(&self, cluster: &ClusterName) -> BTreeSet<Through> {
+        let snapshot = self.directory.snapshot();
+        let of = |registry: &Registry| {
+            let sessions = registry.sessions().into_iter();
+            sessions.filter(|session| session.info().agent == cluster.as_str())
+        };
+        let agents: BTreeSet<_> = of(&self.registry)
+            .filter_map(|session| through(&session, &snapshot))
+            .collect();
+        if !agents.is_empty() || !may_stand_in(cluster, &snapshot) {
+            return agents;
+        }
+        of(&self.nodes)
+            .filter(|session| self.stand_ins.serves(session))
+            .filter_map(|session| through(&session, &snapshot))
+            .collect()
+    }
+
     fn by_key(&self) -> HashMap<String, usize> {
         let mut by_key = HashMap::<_, usize>::new();
         for session in self.sessions() {
@@ -214,6 +311,21 @@ impl Connected for Tunnel {
         }
         by_key
     }
+}
+
+/// May agents on nodes serve the cluster's API server?
+fn may_stand_in(cluster: &ClusterName, snapshot: &Snapshot) -> bool {
+    let found = snapshot.get::<Cluster>(cluster.as_str());
+    found.is_some_and(|entry| entry.object.nodes_may_stand_in)
+}
+
+/// The agent at the other end of a session.
+fn through(session: &Session, snapshot: &Snapshot) -> Option<Through> {
+    let (id, agent) = snapshot.agent_with_key(&session.info().key.to_string())?;
+    Some(Through {
+        role: agent.role,
+        agent: id.to_owned(),
+    })
 }
 
 fn end(session: &Session) {
@@ -299,31 +411,28 @@ impl Clusters for Tunnel {
             StreamClass::Bulk => Class::Bulk,
             _ => Class::Default,
         };
-        let dialer = Dialer::to_agent(
-            self.registry.clone(),
-            cluster.as_str(),
-            open.target.to_string(),
-        )
-        .header(open.identity.clone())
-        .class(class);
-        match dialer.dial().await {
-            Ok(stream) if open.target == Target::KubeApi => return Ok(Box::new(stream)),
-            Ok(stream) => return self.accepted(cluster, stream).await,
-            Err(DialerError::NotConnected(_)) => {}
-            Err(DialerError::Open(OpenError::TooLarge { .. })) => {
-                return Err(ConnectError::HeaderTooLarge);
-            }
-            Err(error) => {
-                if let Some(suppressed) = line_about(&self.cluster_lines, cluster.as_str()) {
-                    tracing::warn!(suppressed, %cluster, "{}", chain(&error));
-                }
-                return Err(ConnectError::TooManyStreams);
+        let request = OpenRequest {
+            target: open.target.to_string(),
+            class,
+            header: open.identity.clone(),
+        };
+        // A stream waits in the session of an agent that has lost its transport, which is hardly ever back in time if it was killed.
+        if !self.has_attached(cluster) {
+            match self.through_node(cluster, open, &request).await {
+                Err(ConnectError::NoAgent) => {}
+                answered => return answered,
             }
         }
-        if self.directory.snapshot().has_cluster(cluster) {
-            Err(ConnectError::NoAgent)
-        } else {
-            Err(ConnectError::UnknownCluster)
+        let through_agent = self.through_agent(cluster, &request);
+        let Some((session, stream)) = through_agent.await? else {
+            return self.through_node(cluster, open, &request).await;
+        };
+        if let Some(through) = through(&session, &self.directory.snapshot()) {
+            open.via.set(through);
+        }
+        match open.target {
+            Target::KubeApi => Ok(Box::new(stream)),
+            _ => self.accepted(cluster, stream).await,
         }
     }
 }
@@ -331,7 +440,7 @@ impl Clusters for Tunnel {
 #[cfg(test)]
 mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    use underpass_directory::{Agent, Cluster, Draft, Expect, Labels, MemoryStore};
+    use underpass_directory::{Agent, Cluster, Draft, Expect, MemoryStore};
     use underpass_tunnel::transport::memory;
     use underpass_tunnel::{Acceptor, AcceptorConfig, AgentKey, Connector, ConnectorConfig};
 
@@ -344,11 +453,7 @@ mod tests {
             .await
             .unwrap();
         let put = |draft: &mut Draft| {
-            let cluster = Cluster {
-                created: draft.now(),
-                labels: Labels::default(),
-                direct: None,
-            };
+            let cluster = Cluster::new(draft.now());
             draft.put("edge", cluster, Expect::Absent)?;
             let (edge, key) = (ClusterName::new("edge").unwrap(), key.public_key());
             let agent = Agent::new(draft.now(), edge, key.to_string());

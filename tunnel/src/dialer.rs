@@ -90,14 +90,28 @@ impl Dialer {
     /// # Cancel safety
     /// Dropping the future cancels the stream.
     pub async fn dial(&self) -> Result<Stream, DialerError> {
+        Ok(self.dial_session().await?.1)
+    }
+
+    /// The same, with the session that the stream is in.
+    ///
+    /// # Errors
+    /// As [`dial`](Self::dial).
+    ///
+    /// # Cancel safety
+    /// Dropping the future cancels the stream.
+    pub async fn dial_session(&self) -> Result<(Session, Stream), DialerError> {
         let (registry, agent) = match &self.peer {
-            Peer::Session(session) => return Ok(session.open(self.request.clone()).await?),
+            Peer::Session(session) => {
+                let stream = session.open(self.request.clone()).await?;
+                return Ok((session.clone(), stream));
+            }
             Peer::Agent { registry, agent } => (registry, agent),
         };
         // It is not picked again then, and nothing was asked of the peer yet.
         while let Some(session) = registry.pick(agent) {
             match session.open(self.request.clone()).await {
-                Ok(stream) => return Ok(stream),
+                Ok(stream) => return Ok((session, stream)),
                 Err(error @ OpenError::TooLarge { .. }) => return Err(error.into()),
                 Err(error) if session.is_open() && !session.is_suspect() => {
                     return Err(error.into());

@@ -117,6 +117,7 @@ pub use stream::{ReadHalf, Stream, StreamError, WriteHalf};
 pub use telemetry::{describe_metrics, record_sessions};
 pub use tls::{CaPin, CertificateError, Trust};
 pub use underpass_proto::agent_name::{AgentName, NameTooLong};
+pub use underpass_proto::backoff::Backoff;
 pub use underpass_proto::code::{CloseCode, ResetCode};
 pub use underpass_proto::frame::{Class, GoAway};
 pub use underpass_proto::handshake::{HandshakeError, Proven};

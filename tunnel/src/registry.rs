@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use rand::RngExt;
 use underpass_proto::agent_name::AgentName;
 use underpass_proto::code::CloseCode;
 
@@ -62,18 +63,43 @@ impl Registry {
         }
     }
 
-    /// The session to open `agent`'s next stream in: the newest that takes streams and whose peer
-    /// answers. A session that left an OPEN unanswered is passed over until its peer is heard
-    /// from: waiting for it once more would only make the next caller wait too. One that has just
-    /// lost its transport is taken where there is no other: it is likely to have another soon.
+    /// The session to open `agent`'s next stream in. Of those that take streams and whose peers answer, the one with fewer streams
+    /// of two neighbours in a random place, so that they share the load. A session that left an OPEN unanswered is passed over until
+    /// its peer is heard from: waiting for it once more would only make the next caller wait too. One that has just lost its
+    /// transport is taken where there is no other: it is likely to have another soon.
     pub fn pick(&self, agent: &str) -> Option<Session> {
+        self.pick_where(agent, |_| true)
+    }
+
+    /// As [`pick`](Self::pick), of those sessions that are `wanted`.
+    pub fn pick_where(
+        &self,
+        agent: &str,
+        mut wanted: impl FnMut(&Session) -> bool,
+    ) -> Option<Session> {
         let sessions = self.lock();
-        let newest_first = sessions.get(agent)?.iter().rev();
-        let mut usable = newest_first
-            .filter(|session| session.is_open() && !session.is_suspect() && session.is_reachable());
-        let first = usable.clone().next();
-        let attached = usable.find(|session| session.transport().is_some());
-        attached.or(first).cloned()
+        let of_agent = sessions.get(agent)?;
+        let start = rand::rng().random_range(0..of_agent.len().max(1));
+        let (later, sooner) = of_agent.split_at_checked(start)?;
+        let mut detached = None;
+        let mut usable = sooner.iter().chain(later).filter(|session| {
+            let is_usable = session.is_open()
+                && !session.is_suspect()
+                && session.is_reachable()
+                && wanted(session);
+            let is_attached = session.transport().is_some();
+            if is_usable && !is_attached && detached.is_none() {
+                detached = Some((*session).clone());
+            }
+            is_usable && is_attached
+        });
+        let (first, second) = (usable.next(), usable.next());
+        drop(usable);
+        let of_two = match (first, second) {
+            (Some(one), Some(other)) if other.open_streams() < one.open_streams() => Some(other),
+            (one, _) => one,
+        };
+        of_two.cloned().or(detached)
     }
 
     /// All sessions.

@@ -33,6 +33,12 @@ pub enum Remaining {
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum Denied {
+    /// It does not let this agent serve the API server.
+    #[error(
+        "the agent's policy does not let it serve the API server (`apiServer: true` does, and without it an agent of the role \
+         `cluster` may)"
+    )]
+    ApiServer,
     /// Nothing in the policy is about it.
     #[error("no rule of the agent's policy allows {0}")]
     NoRule(String),

@@ -50,6 +50,8 @@ pub enum PolicyError {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct File {
+    #[serde(default, rename = "apiServer", deserialize_with = "present")]
+    api_server: Option<bool>,
     #[serde(default, deserialize_with = "present")]
     tcp: Option<List<Tcp>>,
     #[serde(default, deserialize_with = "present")]
@@ -119,6 +121,7 @@ impl File {
             }
         };
         let mut policy = Policy {
+            api_server: self.api_server,
             impersonation: self.impersonation,
             ..Policy::default()
         };

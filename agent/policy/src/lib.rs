@@ -19,7 +19,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 
-use underpass_core::{ImpersonationPolicy, Target, TcpTarget, UnixTarget};
+use underpass_core::{AgentRole, ImpersonationPolicy, Target, TcpTarget, UnixTarget};
 
 pub use self::decision::{Allowed, Denied, Remaining};
 pub use self::file::PolicyError;
@@ -33,6 +33,8 @@ use self::special::special;
 /// A policy. The default allows the API server and nothing else.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Policy {
+    /// `None` where the file does not say.
+    api_server: Option<bool>,
     tcp: Vec<TcpRule>,
     unix: Vec<UnixRule>,
     impersonation: Impersonation,
@@ -64,13 +66,28 @@ impl Policy {
     /// The reason that it does not, in a sentence for the caller.
     pub fn decide(&self, target: &Target) -> Result<Allowed, Denied> {
         match target {
-            Target::KubeApi => Ok(Allowed {
-                rule: None,
-                remaining: Remaining::Nothing,
-            }),
+            Target::KubeApi => match self.api_server {
+                Some(false) => Err(Denied::ApiServer),
+                Some(true) | None => Ok(Allowed {
+                    rule: None,
+                    remaining: Remaining::Nothing,
+                }),
+            },
             Target::Tcp(tcp) => self.decide_tcp(tcp),
             Target::Unix(unix) => self.decide_unix(unix),
             other => Err(Denied::NotServed(other.to_string())),
+        }
+    }
+
+    /// May an agent of this role serve the API server? Unless the file says so, one that runs on a node may not: the administrator of
+    /// the node could answer for the cluster.
+    ///
+    /// # Errors
+    /// It may not.
+    pub fn decide_api_server(&self, role: AgentRole) -> Result<(), Denied> {
+        match (self.api_server, role) {
+            (Some(true), _) | (None, AgentRole::Cluster) => Ok(()),
+            (Some(false), _) | (None, AgentRole::Node) => Err(Denied::ApiServer),
         }
     }
 
@@ -176,7 +193,16 @@ impl Policy {
             name: rule.name.to_string(),
             content: rule.paths.join(", "),
         });
-        tcp.chain(unix).chain(self.impersonation.lines())
+        let api_server = self.api_server.map(|serves| Line {
+            kind: "apiServer",
+            name: String::new(),
+            content: serves.to_string(),
+        });
+        let api_server = api_server.into_iter();
+        api_server
+            .chain(tcp)
+            .chain(unix)
+            .chain(self.impersonation.lines())
     }
 }
 
@@ -216,6 +242,26 @@ unix:
             Ok(allowed) => allowed.rule.as_deref().unwrap_or("-").to_owned(),
             Err(denied) => denied.to_string(),
         }
+    }
+
+    #[test]
+    fn rule_17_a_nodes_agent_serves_no_api_server_unless_its_policy_says_so() {
+        for (yaml, cluster, node) in [
+            ("{}", true, false),
+            ("apiServer: true", true, true),
+            ("apiServer: false", false, false),
+        ] {
+            let policy = Policy::from_yaml(yaml).unwrap();
+            let may = |role| policy.decide_api_server(role).is_ok();
+            assert_eq!(may(AgentRole::Cluster), cluster, "{yaml}");
+            assert_eq!(may(AgentRole::Node), node, "{yaml}");
+            assert_eq!(policy.decide(&Target::KubeApi).is_ok(), cluster, "{yaml}");
+        }
+        for bad in ["apiServer:", "apiServer: standIn", "apiServer: 1"] {
+            Policy::from_yaml(bad).unwrap_err();
+        }
+        let denied = Denied::ApiServer.to_string();
+        assert!(denied.contains("`apiServer: true`"), "{denied}");
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use kube::Config;
-use underpass_core::BoxError;
+use underpass_core::{AgentRole, BoxError};
 use underpass_upstream::{ApiServer, ApiServerOptions, ConfigSource};
 
 use crate::cli::Cli;
@@ -28,6 +28,15 @@ pub(crate) async fn api_server(cli: &Cli) -> Result<ApiServer> {
     };
     let source = Source::of(cli);
     Ok(ApiServer::from_source(Arc::new(source), options).await?)
+}
+
+/// The same for an agent that may do without: one on a node that runs in no pod and has no kubeconfig serves other targets alone.
+pub(crate) async fn api_server_of(cli: &Cli) -> Result<Option<ApiServer>> {
+    let in_pod = std::env::var_os("KUBERNETES_SERVICE_HOST").is_some();
+    if cli.key.role() == AgentRole::Node && cli.kubeconfig.is_none() && !in_pod {
+        return Ok(None);
+    }
+    api_server(cli).await.map(Some)
 }
 
 /// The way to the API server, as it is now.

@@ -1,8 +1,8 @@
 //! The file of a key that the agent has made itself.
 
-use std::fs::{File, OpenOptions};
-use std::io::{self, ErrorKind, Read, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::fs::File;
+use std::io::{self, ErrorKind, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use thiserror::Error;
@@ -10,20 +10,29 @@ use underpass_tunnel::{AgentKey, KeyError};
 use zeroize::Zeroizing;
 
 use super::Origin;
+use crate::files::{self, FileError};
 use crate::limits;
 
 /// Why there is no key to use.
 #[derive(Debug, Error)]
 pub(super) enum KeyFileError {
-    #[error("cannot read the key file {}", .0.display())]
-    Read(PathBuf, #[source] io::Error),
-    #[error("{} is no key file: it is no regular file, or too long for one", .0.display())]
-    NoFile(PathBuf),
+    #[error("the key file cannot be used")]
+    File(#[source] FileError),
     #[error(
         "others can read the key file {} (mode {mode:04o}): delete it and join again, or, if nobody has read it, chmod 600",
         path.display()
     )]
     Open { path: PathBuf, mode: u32 },
+    #[error(
+        "the key file {} belongs to another user (uid {owner}), who can replace it: it has to belong to the agent's user (uid \
+         {agent}) or to root",
+        path.display()
+    )]
+    Foreign {
+        path: PathBuf,
+        owner: u32,
+        agent: u32,
+    },
     #[error("{} holds no key: delete it and join again, or name another file", .0.display())]
     NoKey(PathBuf, #[source] KeyError),
     #[error("cannot make the key file {}: its folder must exist and be writable", .0.display())]
@@ -33,19 +42,17 @@ pub(super) enum KeyFileError {
 /// Makes a key in the file, unless there is one. The file appears as a whole, readable by its owner only, and is on the disk
 /// once this returns. Blocks.
 pub(super) fn prepare(path: &Path) -> Result<Origin, KeyFileError> {
-    match File::open(path) {
-        Ok(_) => check(path).map(|()| Origin::Found),
-        Err(error) if error.kind() == ErrorKind::NotFound => {
-            match make(path) {
-                Ok(()) => Ok(Origin::Made),
-                // Another process was faster.
-                Err(error) if error.kind() == ErrorKind::AlreadyExists => {
-                    check(path).map(|()| Origin::Found)
-                }
-                Err(error) => Err(KeyFileError::Make(path.to_owned(), error)),
-            }
+    match check(path) {
+        Err(KeyFileError::File(error)) if error.is_missing() => {}
+        checked => return checked.map(|()| Origin::Found),
+    }
+    match make(path) {
+        Ok(()) => Ok(Origin::Made),
+        // Another process was faster.
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+            check(path).map(|()| Origin::Found)
         }
-        Err(error) => Err(KeyFileError::Read(path.to_owned(), error)),
+        Err(error) => Err(KeyFileError::Make(path.to_owned(), error)),
     }
 }
 
@@ -56,27 +63,23 @@ fn check(path: &Path) -> Result<(), KeyFileError> {
         .map_err(|error| KeyFileError::NoKey(path.to_owned(), error))
 }
 
-/// The file's text, unless others can read it too. Blocks.
+/// The file's text, unless others can read or replace it, as for ssh's keys. Blocks.
 pub(super) fn read(path: &Path) -> Result<Zeroizing<String>, KeyFileError> {
-    let cannot = |error| KeyFileError::Read(path.to_owned(), error);
-    let mut options = OpenOptions::new();
-    // A FIFO would wait for a writer.
-    let flags = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
-    let file = options.read(true).custom_flags(flags).open(path);
-    let file = file.map_err(cannot)?;
-    let found = file.metadata().map_err(cannot)?;
-    if !found.is_file() || found.len() > limits::KEY_FILE_BYTES {
-        return Err(KeyFileError::NoFile(path.to_owned()));
+    let (file, found) = files::open(path, limits::KEY_FILE_BYTES).map_err(KeyFileError::File)?;
+    must_be_private(path, found.mode() & 0o7777, found.uid())?;
+    files::text(file, path, limits::KEY_FILE_BYTES).map_err(KeyFileError::File)
+}
+
+fn must_be_private(path: &Path, mode: u32, owner: u32) -> Result<(), KeyFileError> {
+    let path = path.to_owned();
+    let agent = rustix::process::geteuid().as_raw();
+    if owner != agent && owner != 0 {
+        return Err(KeyFileError::Foreign { path, owner, agent });
     }
-    let mode = found.permissions().mode() & 0o7777;
-    if mode & 0o077 != 0 {
-        let path = path.to_owned();
-        return Err(KeyFileError::Open { path, mode });
+    match mode & 0o077 {
+        0 => Ok(()),
+        _ => Err(KeyFileError::Open { path, mode }),
     }
-    let mut text = Zeroizing::new(String::new());
-    let mut file = file.take(limits::KEY_FILE_BYTES);
-    file.read_to_string(&mut text).map_err(cannot)?;
-    Ok(text)
 }
 
 fn make(path: &Path) -> io::Result<()> {
@@ -95,7 +98,8 @@ fn make(path: &Path) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::fs::{self, Permissions};
+    use std::fs::{self, OpenOptions, Permissions};
+    use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 
     use super::*;
 
@@ -163,7 +167,8 @@ mod tests {
             "{error}"
         );
         let error = prepare(folder.path()).unwrap_err();
-        assert!(matches!(error, KeyFileError::NoFile(_)), "{error}");
+        let is_no_file = matches!(error, KeyFileError::File(FileError::NoFile(_)));
+        assert!(is_no_file, "{error}");
         let path = folder.path().join("agent.key");
         let mut file = OpenOptions::new();
         let mut file = file
@@ -177,6 +182,19 @@ mod tests {
         assert!(matches!(error, KeyFileError::NoKey(..)), "{error}");
         file.write_all(&[b'x'; 4096]).unwrap();
         let error = prepare(&path).unwrap_err();
-        assert!(matches!(error, KeyFileError::NoFile(_)), "{error}");
+        let is_too_long = matches!(error, KeyFileError::File(FileError::TooLong { .. }));
+        assert!(is_too_long, "{error}");
+    }
+
+    #[test]
+    fn rule_14_a_key_file_of_another_user_is_refused() {
+        let path = Path::new("agent.key");
+        let agent = rustix::process::geteuid().as_raw();
+        for owner in [agent, 0] {
+            must_be_private(path, 0o600, owner).unwrap();
+        }
+        let error = must_be_private(path, 0o600, agent + 1).unwrap_err();
+        assert!(matches!(error, KeyFileError::Foreign { .. }), "{error}");
+        assert!(error.to_string().contains("agent.key"), "{error}");
     }
 }

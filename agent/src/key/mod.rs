@@ -6,17 +6,16 @@ mod secret;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
-use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use clap::Args;
-use underpass_core::AgentRole;
-use underpass_tunnel::chain;
+use underpass_core::{AgentRole, ClusterName};
+use underpass_tunnel::{Backoff, chain};
 use zeroize::Zeroizing;
 
 use self::secret::SecretName;
 use crate::cli::Cli;
-use crate::{cluster, limits};
+use crate::{cluster, files, limits};
 
 /// A key that is there now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,7 +56,27 @@ pub(crate) struct KeyOptions {
         conflicts_with = "token_file"
     )]
     pub(crate) join_token_file: Option<PathBuf>,
-    /// The role to join in: a join token for another one is refused. Without it, the token's
+    /// File with a ServiceAccount's token of the agent's own pod (a projected volume, whose audience is the server's URL), with which it
+    /// joins instead of a join token: an agent of the cluster that is connected already has the cluster review it. `underpass cluster
+    /// join-account add` names the account
+    #[arg(
+        long,
+        env = "UNDERPASS_JOIN_SERVICE_ACCOUNT_TOKEN",
+        value_name = "FILE",
+        requires = "cluster",
+        conflicts_with_all = ["token_file", "join_token_file"]
+    )]
+    pub(crate) join_service_account_token: Option<PathBuf>,
+    /// The cluster's name at the server, for --join-service-account-token
+    #[arg(
+        long,
+        env = "UNDERPASS_CLUSTER",
+        value_name = "NAME",
+        requires = "join_service_account_token"
+    )]
+    pub(crate) cluster: Option<ClusterName>,
+    /// The role to join in: a join token for another one is refused. Without it, the token's. An agent on a node needs it:
+    /// `node` is served the API server only where its policy says so, and needs no --kubeconfig otherwise
     #[arg(
         long,
         env = "UNDERPASS_ROLE",
@@ -92,7 +111,12 @@ impl fmt::Debug for Held {
 impl KeyOptions {
     /// Files that hold the key, or let somebody have one.
     pub(crate) fn files(&self) -> impl Iterator<Item = &PathBuf> {
-        let files = [&self.key_file, &self.join_token_file, &self.token_file];
+        let files = [
+            &self.key_file,
+            &self.join_token_file,
+            &self.join_service_account_token,
+            &self.token_file,
+        ];
         files.into_iter().flatten()
     }
 
@@ -103,6 +127,11 @@ impl KeyOptions {
             (Some(secret), _) => format!("the Secret {secret}"),
             (None, path) => path.unwrap_or(Path::new("")).display().to_string(),
         }
+    }
+
+    /// The role that the agent takes itself to be in.
+    pub(crate) fn role(&self) -> AgentRole {
+        self.role.unwrap_or_default()
     }
 
     /// Is it a key of the agent's own?
@@ -116,9 +145,7 @@ impl KeyOptions {
             return Ok(file::read(path)?);
         }
         if let Some(path) = &self.token_file {
-            let text = std::fs::read_to_string(path);
-            let text = text.with_context(|| format!("cannot read {}", path.display()))?;
-            return Ok(Zeroizing::new(text));
+            return Ok(files::read(path, limits::KEY_FILE_BYTES)?);
         }
         match self.held.0.get() {
             Some(text) => Ok(text.clone()),
@@ -137,7 +164,7 @@ pub(crate) async fn prepare(cli: &Cli) -> Result<Origin> {
     let Some(name) = &key.key_secret else {
         return Ok(Origin::Found);
     };
-    let mut wait = limits::KEY_SECRET_AGAIN;
+    let mut backoff = Backoff::new(limits::KEY_SECRET_AGAIN, limits::KEY_SECRET_AGAIN_MOST);
     loop {
         match secret::prepare(cluster::config(cli).await?, name).await {
             Ok((text, origin)) => {
@@ -145,17 +172,13 @@ pub(crate) async fn prepare(cli: &Cli) -> Result<Origin> {
                 return Ok(origin);
             }
             Err(error) if error.is_transient() => {
+                let wait = backoff.failed(rand::random());
                 tracing::warn!("{} (trying again in {wait:.1?})", chain(&error));
                 tokio::time::sleep(wait).await;
-                wait = doubled(wait);
             }
             Err(error) => return Err(error.into()),
         }
     }
-}
-
-fn doubled(wait: Duration) -> Duration {
-    wait.saturating_mul(2).min(limits::KEY_SECRET_AGAIN_MOST)
 }
 
 #[cfg(test)]

@@ -66,7 +66,7 @@ pub(super) enum KeySecretError {
     #[error("the Secret {0} cannot be read or written")]
     Api(SecretName, #[source] Box<kube::Error>),
     #[error(
-        "the Secret {0} holds no key in its entry {ENTRY}: delete the Secret and join again, or name another one"
+        "the Secret {0} holds no key in its entry {ENTRY}: remove that entry and join again, or name another Secret"
     )]
     NoKey(SecretName, #[source] KeyError),
     #[error("other agents change the Secret {0} all the time")]

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 use clap::{Args, Subcommand};
 use underpass_agent_policy::{Denied, Host, Line, Policy, Remaining};
-use underpass_core::Target;
+use underpass_core::{AgentRole, Target};
 
 const AFTER_EXPLAIN: &str = "\
 Example: underpass-agent policy explain tcp:postgres.prod:5432 --policy policy.yaml
@@ -101,7 +101,11 @@ fn explanation(policy: &Policy, target: &Target) -> Answer {
         Ok(allowed) => {
             let by = match &allowed.rule {
                 Some(rule) => format!("rule `{rule}`"),
-                None => "every policy".to_owned(),
+                None if policy.decide_api_server(AgentRole::Node).is_ok() => {
+                    "`apiServer`".to_owned()
+                }
+                None => "every policy, for an agent of the role cluster (one of the role node needs `apiServer: true`)"
+                    .to_owned(),
             };
             let text = format!(
                 "{target}: allowed by {by}{}\n",

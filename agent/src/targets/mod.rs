@@ -88,7 +88,7 @@ impl Targets {
         &self,
         incoming: IncomingStream,
         target: Target,
-        api_server: &ApiServer,
+        api_server: Option<&ApiServer>,
     ) {
         let identity = match Identity::decode(incoming.header()) {
             Ok(identity) => identity,
@@ -124,7 +124,7 @@ impl Targets {
         &self,
         identity: &Identity,
         target: &Target,
-        api_server: &ApiServer,
+        api_server: Option<&ApiServer>,
     ) -> Result<Connected, Refusal> {
         let deadline = Instant::now() + limits::TARGET_TIME;
         let policy = self.policies.current();

@@ -22,6 +22,8 @@ use crate::limits;
 pub(crate) enum ServiceError {
     #[error("there is no such service")]
     Missing,
+    #[error("the agent has no way to the API server, which knows the services")]
+    NoApiServer,
     #[error(
         "the agent may not read the services of this namespace (`underpass-agent rbac --read-services NAMESPACE` lets it)"
     )]
@@ -98,10 +100,11 @@ impl Services {
     /// May be dropped: others who wait for the same go on.
     pub(crate) async fn find(
         &self,
-        api_server: &ApiServer,
+        api_server: Option<&ApiServer>,
         service: &Service,
         port: u16,
     ) -> Result<Vec<SocketAddr>, ServiceError> {
+        let api_server = api_server.ok_or(ServiceError::NoApiServer)?;
         let entry = self.entry(service);
         let found = entry.found.get_or_init(|| self.ask(api_server, service));
         let mut addresses = found.await.as_ref().map_err(Clone::clone)?.of_port(port)?;

@@ -17,7 +17,7 @@ use super::services::Services;
 pub(super) struct Finder<'a> {
     pub(super) resolver: &'a dyn Resolve,
     pub(super) services: &'a Services,
-    pub(super) api_server: &'a ApiServer,
+    pub(super) api_server: Option<&'a ApiServer>,
 }
 
 /// A connection to a target that the policy allows, and its address.

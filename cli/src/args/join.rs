@@ -1,8 +1,10 @@
 //! The command line of agents and their join tokens.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
+use underpass_core::service_account::Account;
 use underpass_core::{AgentRole, ClusterName};
 
 /// A join token to make.
@@ -22,6 +24,14 @@ pub(crate) struct NewJoinToken {
     pub(crate) description: Option<String>,
 }
 
+/// Where a secret goes that is shown once.
+#[derive(Debug, Args)]
+pub(crate) struct Output {
+    /// New file for it, readable by its owner only, instead of standard output. A file that exists is not overwritten
+    #[arg(long, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
+}
+
 /// The first agent of a cluster.
 #[derive(Debug, Args)]
 pub(crate) struct FirstAgent {
@@ -34,6 +44,8 @@ pub(crate) struct FirstAgent {
     /// Print a static token instead, a key that the server makes: for agents that cannot keep a key of their own
     #[arg(long, conflicts_with_all = ["manifest", "uses", "expires", "role", "description"])]
     pub(crate) static_token: bool,
+    #[command(flatten)]
+    pub(crate) output: Output,
 }
 
 #[derive(Debug, Subcommand)]
@@ -44,6 +56,8 @@ pub(crate) enum JoinToken {
         cluster: ClusterName,
         #[command(flatten)]
         join: NewJoinToken,
+        #[command(flatten)]
+        output: Output,
     },
     /// List the join tokens of a cluster, without their secrets
     List {
@@ -60,8 +74,36 @@ pub(crate) enum JoinToken {
 }
 
 #[derive(Debug, Subcommand)]
+pub(crate) enum JoinAccount {
+    /// Let the pods of a ServiceAccount join. An agent of the role cluster has to be connected while they do
+    Add {
+        /// Cluster of the account
+        cluster: ClusterName,
+        /// The account
+        #[arg(value_name = "NAMESPACE/ACCOUNT")]
+        account: Account,
+        /// Role of its pods
+        #[arg(long, value_name = "cluster|node")]
+        role: AgentRole,
+    },
+    /// List the accounts of a cluster
+    List {
+        /// Cluster of the accounts
+        cluster: ClusterName,
+    },
+    /// Let no more pods of a ServiceAccount join. Those that have joined stay: `underpass agent revoke` ends them
+    Delete {
+        /// Cluster of the account
+        cluster: ClusterName,
+        /// The account
+        #[arg(value_name = "NAMESPACE/ACCOUNT")]
+        account: Account,
+    },
+}
+
+#[derive(Debug, Subcommand)]
 pub(crate) enum Agent {
-    /// List the agents by their keys, and the join tokens that they have joined with
+    /// List the agents by their keys, with the join token or ServiceAccount that they have joined by, and their nodes
     List {
         /// Only of this cluster
         #[arg(long)]
@@ -100,6 +142,10 @@ mod tests {
             ],
             &["add", "edge", "--static-token", "--label", "a=b"],
             &["add", "edge", "--manifest", "agent:1"],
+            &["add", "edge", "--output", "f"],
+            &["join-account", "add", "edge", "a/b", "--role", "node"],
+            &["join-account", "delete", "edge", "a/b"],
+            &["join-token", "create", "edge", "--output", "f"],
             &["join-token", "create", "edge", "--uses", "9"],
             &["join-token", "delete", "edge", "0123"],
         ] {
@@ -111,8 +157,11 @@ mod tests {
             &["add", "edge", "--kubeconfig", "k", "--static-token"],
             &["add", "edge", "--kubeconfig", "k", "--manifest", "agent:1"],
             &["add", "edge", "--kubeconfig", "k", "--uses", "3"],
+            &["add", "edge", "--kubeconfig", "k", "--output", "f"],
             &["add", "edge", "--role", "king"],
             &["join-token", "create"],
+            &["join-account", "add", "edge", "a/b"],
+            &["join-account", "add", "edge", "a", "--role", "node"],
         ] {
             assert!(!parses(bad), "{bad:?}");
         }

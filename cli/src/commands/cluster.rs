@@ -5,13 +5,13 @@ use futures_util::StreamExt as _;
 use futures_util::stream;
 use serde_json::{Map, Value, json};
 use underpass_api::client::Match;
-use underpass_api::{Client, ClusterSpec, ClusterStatus, View, segment};
+use underpass_api::{Client, ClusterSpec, ClusterStatus, ServingAgent, View, segment};
 use underpass_terminal::say;
 
-use super::{direct, join, print_table};
-use crate::args::Cluster;
+use super::{direct, join, join_account, print_table};
+use crate::args::{Cluster, StandIn};
 
-type Shown = View<ClusterSpec, ClusterStatus>;
+pub(super) type Shown = View<ClusterSpec, ClusterStatus>;
 
 /// Direct clusters whose reachability is asked for at once. Each question has a connection of its own. A server answers 16 requests
 /// of one user at once, and refuses others.
@@ -40,17 +40,41 @@ pub(crate) async fn run(client: &Client, command: Cluster) -> Result<()> {
             if !labels.is_empty() {
                 label(client, name.as_str(), &labels).await?;
             }
-            added.show(client).await;
+            added.show(client).await?;
         }
         Cluster::JoinToken(command) => join::run(client, command).await?,
+        Cluster::JoinAccount(command) => join_account::run(client, command).await?,
         Cluster::List => {
             let clusters: Vec<Shown> = client.list("/v1/clusters").await?;
             let rows = rows(client, &clusters).await;
-            print_table(&["CLUSTER", "KIND", "AGENTS", "CONNECTED", "LABELS"], &rows);
+            let header = [
+                "CLUSTER",
+                "KIND",
+                "AGENTS",
+                "CONNECTED",
+                "SERVED BY",
+                "LABELS",
+            ];
+            print_table(&header, &rows);
         }
         Cluster::Label { name, labels } => {
             let shown = label(client, name.as_str(), &labels).await?;
             say!("Cluster {name} has the labels {}.", labels_of(&shown));
+        }
+        Cluster::StandIn { name, may } => {
+            let path = format!("/v1/clusters/{}", segment(name.as_str()));
+            let may = may == StandIn::Allow;
+            let change = json!({ "nodesMayStandIn": may });
+            let _: Shown = client.patch(&path, &change, Match::Anything).await?;
+            match may {
+                true => say!(
+                    "Agents on nodes of cluster {name} serve its API server while no other agent is connected, where their policies \
+                     say `apiServer: true`."
+                ),
+                false => say!(
+                    "Agents on nodes of cluster {name} do not serve its API server; open streams through them end."
+                ),
+            }
         }
         Cluster::Remove { name } => {
             client
@@ -88,6 +112,15 @@ fn labels_of(cluster: &Shown) -> String {
     super::list(&labels)
 }
 
+/// As in the audit log: ROLE/AGENT.
+fn served_by(agents: &[ServingAgent]) -> String {
+    let agents: Vec<_> = agents
+        .iter()
+        .map(|serving| format!("{}/{}", serving.role, serving.agent))
+        .collect();
+    super::list(&agents)
+}
+
 /// In the order of the clusters.
 async fn rows(client: &Client, clusters: &[Shown]) -> Vec<Vec<String>> {
     let rows = stream::iter(clusters).map(|cluster| row(client, cluster));
@@ -108,6 +141,7 @@ async fn row(client: &Client, cluster: &Shown) -> Vec<String> {
         status.kind.clone(),
         agents,
         connected.unwrap_or_else(|| "-".to_owned()),
+        served_by(&status.served_by),
         labels_of(cluster),
     ]
 }

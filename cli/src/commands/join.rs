@@ -12,8 +12,9 @@ use underpass_terminal::{hand_over, say, show};
 use zeroize::Zeroizing;
 
 use super::{manifest, print_table, timestamp};
-use crate::args::{Agent, FirstAgent, JoinToken, NewJoinToken};
+use crate::args::{Agent, FirstAgent, JoinToken, NewJoinToken, Output};
 use crate::paste;
+use crate::secret_file::SecretFile;
 
 /// The flags that lead an agent to the server, in words that a shell takes for nothing else.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,9 +28,14 @@ const UNKNOWN: &str = "`underpass-server ca-pin`, on the server's machine, print
 
 pub(super) async fn run(client: &Client, command: JoinToken) -> Result<()> {
     match command {
-        JoinToken::Create { cluster, join } => {
+        JoinToken::Create {
+            cluster,
+            join,
+            output,
+        } => {
+            let place = Place::of(output)?;
             let made = make(client, &cluster, request(join, false)).await?;
-            tell(client, &made).await;
+            tell(client, &made, place).await?;
         }
         JoinToken::List { cluster } => {
             let tokens: Vec<JoinTokenView> = client.list(&path(&cluster)).await?;
@@ -59,16 +65,19 @@ pub(super) async fn add(
     cluster: &ClusterName,
     agent: FirstAgent,
 ) -> Result<Added> {
+    let place = Place::of(agent.output)?;
+    let added = |secret| Added { secret, place };
     if agent.static_token {
         let wanted = AgentRequest {
             cluster: cluster.clone(),
             make_cluster: true,
         };
-        return Ok(Added::Static(client.post("/v1/agents", &wanted).await?));
+        let made = client.post("/v1/agents", &wanted).await?;
+        return Ok(added(Secret::Static(made)));
     }
     let Some(image) = agent.manifest else {
         let made = make(client, cluster, request(agent.join, true)).await?;
-        return Ok(Added::Join(made));
+        return Ok(added(Secret::Join(made)));
     };
     if agent.join.role != AgentRole::Cluster {
         bail!(
@@ -79,37 +88,95 @@ pub(super) async fn add(
     let way = way(client.get(SERVER).await, client);
     let way = way.context("the server does not tell a URL and a CA pin that manifests can hold")?;
     let made = make(client, cluster, request(agent.join, true)).await?;
-    Ok(Added::Manifest(manifest::yaml(&made, &image, &way)?))
+    let yaml = manifest::yaml(&made, &image, &way)?;
+    Ok(added(Secret::Manifest(yaml)))
 }
 
 /// A credential that was made for an agent, and is to be shown.
-pub(super) enum Added {
+pub(super) struct Added {
+    secret: Secret,
+    place: Place,
+}
+
+enum Secret {
     Join(JoinTokenMade),
     /// The text that holds it.
     Manifest(Zeroizing<String>),
     Static(AgentMade),
 }
 
-impl Added {
-    pub(super) async fn show(&self, client: &Client) {
+/// Where a secret goes.
+enum Place {
+    Stdout,
+    File(SecretFile),
+}
+
+impl Place {
+    fn of(output: Output) -> Result<Self> {
+        match output.output {
+            Some(path) => Ok(Self::File(SecretFile::prepare(&path)?)),
+            None => Ok(Self::Stdout),
+        }
+    }
+
+    /// The end of a sentence about the secret.
+    fn told(&self) -> String {
         match self {
-            Self::Join(made) => tell(client, made).await,
-            Self::Manifest(yaml) => {
-                hand_over(yaml);
-                say!(
-                    "Manifests of an agent, with a join token that is shown only now. In the cluster, apply first what"
-                );
+            Self::Stdout => "which is shown only now:".to_owned(),
+            Self::File(file) => format!("which is in {} only.", file.path().display()),
+        }
+    }
+
+    /// The name of the secret's file in the agent's command.
+    fn file(&self) -> &str {
+        match self {
+            Self::Stdout => "FILE",
+            Self::File(file) => file.path().to_str().and_then(paste::word).unwrap_or("FILE"),
+        }
+    }
+
+    fn line(self, secret: &str) -> Result<()> {
+        match self {
+            Self::Stdout => show(secret),
+            Self::File(file) => file.write(&Zeroizing::new(format!("{secret}\n")))?,
+        }
+        Ok(())
+    }
+
+    fn text(self, text: &str) -> Result<()> {
+        match self {
+            Self::Stdout => hand_over(text),
+            Self::File(file) => file.write(text)?,
+        }
+        Ok(())
+    }
+}
+
+impl Added {
+    pub(super) async fn show(self, client: &Client) -> Result<()> {
+        let Self { secret, place } = self;
+        match secret {
+            Secret::Join(made) => tell(client, &made, place).await?,
+            Secret::Manifest(yaml) => {
+                say!("Manifests of an agent, with a join token, {}", place.told());
+                place.text(&yaml)?;
+                say!("In the cluster, apply first what");
                 say!("  underpass-agent rbac --key-secret {}", manifest::KEY);
                 say!("prints, and then these.");
             }
-            Self::Static(made) => {
+            Secret::Static(made) => {
                 let cluster = &made.agent.cluster;
-                say!("A static token for an agent of cluster {cluster}, which is shown only now:");
-                show(&*made.token);
-                let file = "--token-file FILE";
-                say_how(way(client.get(SERVER).await, client), file);
+                say!(
+                    "A static token for an agent of cluster {cluster}, {}",
+                    place.told()
+                );
+                let file = format!("--token-file {}", place.file());
+                let is_kept = matches!(place, Place::File(_));
+                place.line(&made.token)?;
+                say_how(way(client.get(SERVER).await, client), &file, is_kept);
             }
         }
+        Ok(())
     }
 }
 
@@ -135,7 +202,7 @@ fn request(wanted: NewJoinToken, make_cluster: bool) -> JoinTokenRequest {
     }
 }
 
-async fn tell(client: &Client, made: &JoinTokenMade) {
+async fn tell(client: &Client, made: &JoinTokenMade, place: Place) -> Result<()> {
     let JoinTokenView {
         cluster,
         uses,
@@ -146,28 +213,36 @@ async fn tell(client: &Client, made: &JoinTokenMade) {
         1 => "an agent".to_owned(),
         uses => format!("{uses} agents"),
     };
-    say!(
-        "A join token for {agents} of cluster {cluster}, until {expires}, which is shown only now:"
-    );
-    show(&*made.token);
-    let files = "--join-token-file FILE --key-file agent.key";
-    say_how(way(client.get(SERVER).await, client), files);
+    let told = place.told();
+    say!("A join token for {agents} of cluster {cluster}, until {expires}, {told}");
+    let files = format!("--join-token-file {} --key-file agent.key", place.file());
+    let is_kept = matches!(place, Place::File(_));
+    place.line(&made.token)?;
+    say_how(way(client.get(SERVER).await, client), &files, is_kept);
+    Ok(())
 }
 
 /// How to start the agent.
-fn say_how(way: Option<Way>, files: &str) {
-    for line in how(way, files) {
+fn say_how(way: Option<Way>, files: &str, is_kept: bool) {
+    for line in how(way, files, is_kept) {
         say!("{line}");
     }
 }
 
-fn how(way: Option<Way>, files: &str) -> Vec<String> {
+fn how(way: Option<Way>, files: &str, is_kept: bool) -> Vec<String> {
     let Some(Way { url, ca_pin }) = way else {
-        let line = format!("Save it in a file for `underpass-agent {files}`; {UNKNOWN}");
+        let line = match is_kept {
+            false => format!("Save it in a file for `underpass-agent {files}`; {UNKNOWN}"),
+            true => format!("It is for `underpass-agent {files}`; {UNKNOWN}"),
+        };
         return vec![line];
     };
+    let first = match is_kept {
+        false => "Save it in a file, and start the agent:",
+        true => "Start the agent:",
+    };
     vec![
-        "Save it in a file, and start the agent:".to_owned(),
+        first.to_owned(),
         format!("  underpass-agent --server {url} --ca-pin {ca_pin} {files}"),
     ]
 }
@@ -216,18 +291,23 @@ pub(super) async fn run_agent(client: &Client, command: Agent) -> Result<()> {
                     agent.id,
                     agent.cluster.to_string(),
                     agent.role.to_string(),
-                    agent.join_token.unwrap_or_else(|| "-".to_owned()),
+                    agent
+                        .join_token
+                        .or_else(|| agent.account.map(|account| account.to_string()))
+                        .unwrap_or_else(|| "-".to_owned()),
                     agent.connected.to_string(),
                     timestamp(agent.created)?,
+                    agent.node.unwrap_or_else(|| "-".to_owned()),
                 ]);
             }
             let header = [
                 "ID",
                 "CLUSTER",
                 "ROLE",
-                "JOIN TOKEN",
+                "JOINED BY",
                 "CONNECTED",
                 "CREATED",
+                "NODE",
             ];
             print_table(&header, &rows);
         }
@@ -239,6 +319,12 @@ pub(super) async fn run_agent(client: &Client, command: Agent) -> Result<()> {
                 "Agent {id} of cluster {} is revoked, and disconnected.",
                 agent.cluster
             );
+            if let Some(account) = &agent.account {
+                say!(
+                    "Its pod joins again by itself, unless it is deleted or the account is: `underpass cluster join-account delete {} {account}` first, then revoke the agent once more.",
+                    agent.cluster
+                );
+            }
             if let Some(token) = open_token(client, &agent).await {
                 say!(
                     "It joins again by itself: its join token has {} uses left. Delete that first, and revoke the agent once more: `underpass cluster join-token delete {} {}`, then `underpass agent revoke {}`.",
@@ -270,7 +356,7 @@ mod tests {
         let client = Client::at_socket("/nowhere");
         let files = "--join-token-file FILE --key-file agent.key";
         let early = way(Err(ClientError::NoServer("/nowhere".into())), &client);
-        let told = how(early, files).join("\n");
+        let told = how(early, files, false).join("\n");
         assert!(told.contains("underpass-server ca-pin"), "{told}");
         let pin = "sha256:ab";
         let info = ServerInfo {
@@ -282,7 +368,7 @@ mod tests {
             version: String::new(),
         };
         let wanted = format!("--server https://u.example.org:8443 --ca-pin {pin} {files}");
-        let told = how(way(Ok(info.clone()), &client), files).join("\n");
+        let told = how(way(Ok(info.clone()), &client), files, false).join("\n");
         assert!(told.contains(&wanted), "{told}");
         for (url, ca_pin) in [
             ("https://u", "sha256:ab\nAll done. Run: evil"),

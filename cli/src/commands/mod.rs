@@ -6,6 +6,7 @@ mod completion;
 mod direct;
 mod forward;
 mod join;
+mod join_account;
 mod kubeconfig;
 mod login;
 mod manifest;

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
+use underpass_core::service_account::Account;
 use underpass_core::{AgentRole, ClusterName, Revision};
 use zeroize::Zeroizing;
 
@@ -29,6 +30,13 @@ pub struct AgentView {
     /// The join token that it has joined with, by id; absent where the server has made its key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub join_token: Option<String>,
+    /// The ServiceAccount of the pod that it has joined as, as `NAMESPACE/NAME`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<String>))]
+    pub account: Option<Account>,
+    /// The node that it runs on, where its cluster has said so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<String>,
     /// How many sessions it has with this server now.
     #[serde(default)]
     pub connected: usize,

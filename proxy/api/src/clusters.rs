@@ -1,7 +1,10 @@
 //! `/v1/clusters`
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
-use underpass_core::Labels;
+use underpass_core::service_account::Account;
+use underpass_core::{AgentRole, Labels};
 
 use crate::{CredentialStatus, DirectSpec};
 
@@ -16,6 +19,13 @@ pub struct ClusterSpec {
     /// Its API server, where this server reaches it itself; only administrators see it. Agents serve it otherwise.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub direct: Option<DirectSpec>,
+    /// Whether agents on its nodes serve its API server while no agent of the role `cluster` is connected, where their own policies
+    /// allow it. Then each node's administrator can answer for the cluster.
+    pub nodes_may_stand_in: bool,
+    /// Its ServiceAccounts whose pods join as agents, as `NAMESPACE/NAME`, and their roles; only administrators see them.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[cfg_attr(feature = "openapi", schema(value_type = BTreeMap<String, AgentRole>))]
+    pub join_accounts: BTreeMap<Account, AgentRole>,
 }
 
 /// The state of a cluster.
@@ -33,4 +43,19 @@ pub struct ClusterStatus {
     /// Agents that are connected to this server now.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub connected: Option<usize>,
+    /// Agents that serve its API server now, eight at the most; only administrators see them. Those on nodes are among them once
+    /// they have served.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub served_by: Vec<ServingAgent>,
+}
+
+/// An agent that serves a cluster's API server.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(rename_all = "camelCase")]
+pub struct ServingAgent {
+    /// Its id.
+    pub agent: String,
+    /// Its role.
+    pub role: AgentRole,
 }

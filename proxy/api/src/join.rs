@@ -72,7 +72,8 @@ pub struct JoinTokenMade {
     pub about: JoinTokenView,
 }
 
-/// A key to register. The join token stands in the `Authorization` header, as a bearer token.
+/// A key to register. The join token, or the token of the pod's ServiceAccount, stands in the `Authorization` header, as a bearer
+/// token. With the latter, `?cluster=NAME` says which cluster's it is.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
@@ -127,11 +128,25 @@ pub enum JoinRefusal {
     KeyOfAnotherCluster,
     /// The key belongs to an agent of this cluster, which has not joined with this token.
     KeyKnown,
+    /// The token is for another audience than this server.
+    WrongAudience,
+    /// The cluster does not accept the ServiceAccount's token.
+    TokenRejected,
+    /// The cluster lets no pod of this ServiceAccount join.
+    AccountNotNamed,
+    /// The token is not bound to a pod.
+    NoPod,
+    /// The cluster does not say on which node the pod runs.
+    NoNodeName,
+    /// The pod has joined with another key.
+    PodHasKey,
+    /// The cluster cannot be asked about the token now.
+    CannotReview,
 }
 
 impl JoinRefusal {
     /// Every one.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 15] = [
         Self::UnknownToken,
         Self::Expired,
         Self::UsedUp,
@@ -140,6 +155,13 @@ impl JoinRefusal {
         Self::BadProof,
         Self::KeyOfAnotherCluster,
         Self::KeyKnown,
+        Self::WrongAudience,
+        Self::TokenRejected,
+        Self::AccountNotNamed,
+        Self::NoPod,
+        Self::NoNodeName,
+        Self::PodHasKey,
+        Self::CannotReview,
     ];
 
     /// As a problem has it.
@@ -153,6 +175,13 @@ impl JoinRefusal {
             Self::BadProof => "bad-proof",
             Self::KeyOfAnotherCluster => "key-of-another-cluster",
             Self::KeyKnown => "key-known",
+            Self::WrongAudience => "wrong-audience",
+            Self::TokenRejected => "token-rejected",
+            Self::AccountNotNamed => "account-not-named",
+            Self::NoPod => "no-pod",
+            Self::NoNodeName => "no-node-name",
+            Self::PodHasKey => "pod-has-key",
+            Self::CannotReview => "cannot-review",
         }
     }
 }

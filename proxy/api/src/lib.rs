@@ -27,7 +27,7 @@ pub use self::{
     access::{AccessGiven, AccessRequest},
     agents::{AgentMade, AgentRequest, AgentView},
     bindings::{BindingSpec, BindingStatus},
-    clusters::{ClusterSpec, ClusterStatus},
+    clusters::{ClusterSpec, ClusterStatus, ServingAgent},
     direct::{CredentialSpec, CredentialStatus, DirectSpec, Reachability, Secret},
     groups::{GroupSpec, GroupStatus},
     join::{

@@ -35,6 +35,7 @@ mod lockouts;
 mod names;
 mod oidc;
 mod password;
+mod pod_review;
 mod remote;
 mod site;
 mod source;
@@ -65,6 +66,7 @@ pub use self::{
     names::{Names, Unowned},
     oidc::{Algorithm, Claims, Oidc, OidcConfig, PrefixedClaim, RequiredClaim, UnknownAlgorithm},
     password::{LoginError, PasswordError, PasswordHash, Passwords},
+    pod_review::{PodReviewError, PodReviewer, ReviewedPod},
     remote::{NoRandomness, RemoteOptions},
     source::{Assertion, Reserved, Source},
     token::{Token, TokenError, TokenHash},

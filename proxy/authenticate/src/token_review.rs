@@ -99,7 +99,7 @@ struct Review {
     reviewer: Reviewer,
 }
 
-fn reviewer(clusters: Arc<dyn Clusters>) -> Reviewer {
+pub(super) fn reviewer(clusters: Arc<dyn Clusters>) -> Reviewer {
     Reviewer {
         clusters,
         user: TOKEN_REVIEWER,
@@ -111,16 +111,16 @@ fn reviewer(clusters: Arc<dyn Clusters>) -> Reviewer {
 /// A TokenReview (authentication.k8s.io/v1) to be made.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Question<'a> {
-    api_version: &'static str,
-    kind: &'static str,
-    spec: Spec<'a>,
+pub(super) struct Question<'a> {
+    pub(super) api_version: &'static str,
+    pub(super) kind: &'static str,
+    pub(super) spec: Spec<'a>,
 }
 
 #[derive(Serialize)]
-struct Spec<'a> {
-    token: &'a str,
-    audiences: &'a [String],
+pub(super) struct Spec<'a> {
+    pub(super) token: &'a str,
+    pub(super) audiences: &'a [String],
 }
 
 /// The fields that are read of the cluster's answer.

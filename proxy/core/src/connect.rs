@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use crate::{BoxError, BoxedIo, ClusterName, Rejection, StreamClass, Target};
+use crate::{BoxError, BoxedIo, ClusterName, Rejection, StreamClass, Target, Via};
 
 /// The purpose of a stream.
 #[derive(Clone, Debug)]
@@ -17,6 +17,8 @@ pub struct Open {
     pub class: StreamClass,
     /// The request's `Audit-ID`, for the tunnel's own log lines.
     pub audit_id: String,
+    /// The agent that it goes through, once that is known.
+    pub via: Via,
 }
 
 impl Open {
@@ -32,6 +34,7 @@ impl Open {
             identity,
             class,
             audit_id: audit_id.into(),
+            via: Via::default(),
         }
     }
 }

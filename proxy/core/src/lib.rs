@@ -53,6 +53,7 @@ mod selector;
 mod status;
 mod subject;
 mod target;
+mod via;
 
 pub use self::{
     agent_role::{AgentRole, UnknownAgentRole},
@@ -88,4 +89,5 @@ pub use self::{
     selector::Selector,
     subject::{Subject, SubjectKind},
     target::{Target, TargetError, TcpTarget, UnixTarget},
+    via::{Through, Via},
 };

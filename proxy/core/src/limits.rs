@@ -99,6 +99,13 @@ pub const AGENTS_PER_CLUSTER: usize = 10_000;
 /// who add nodes, or one for each of a few dozen nodes. Each has less than 1 KiB.
 pub const JOIN_TOKENS_PER_CLUSTER: usize = 64;
 
+/// ServiceAccounts of one cluster with which agents join: one for each role, and some while they are renamed.
+pub const JOIN_ACCOUNTS: usize = 16;
+
+/// Agents in the role `cluster` of one ServiceAccount, beyond which those that are not connected make room for a new one: each pod of
+/// each rollout has a key of its own.
+pub const AGENTS_PER_ACCOUNT: usize = 16;
+
 /// Agents that one join token registers: a DaemonSet of a large cluster. A token that leaks registers no more.
 pub const JOIN_TOKEN_USES: u32 = 1000;
 

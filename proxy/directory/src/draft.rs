@@ -458,6 +458,9 @@ impl Checked for Cluster {
         if self.direct.is_some() && agents.any(|agent| agent.object.cluster.as_str() == name) {
             return Err(ChangeError::AgentsAndDirect(name.to_owned()));
         }
+        if self.join_accounts.len() > limits::JOIN_ACCOUNTS {
+            return Err(ChangeError::TooManyJoinAccounts);
+        }
         Ok(())
     }
 

@@ -134,6 +134,12 @@ pub enum ChangeError {
         /// The cluster.
         cluster: ClusterName,
     },
+    /// A cluster with too many ServiceAccounts whose pods join.
+    #[error(
+        "a cluster has at most {} ServiceAccounts whose pods join as agents",
+        limits::JOIN_ACCOUNTS
+    )]
+    TooManyJoinAccounts,
     /// A join token for no agent, or for too many.
     #[error("a join token is for 1 to {} agents", limits::JOIN_TOKEN_USES)]
     JoinTokenUses,

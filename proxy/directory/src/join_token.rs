@@ -7,6 +7,7 @@ use super::{
     draft::{Checked, Draft, Expect, is_name, must_exist},
     error::ChangeError,
     object::{Agent, Cluster, ObjectKind},
+    snapshot::Snapshot,
 };
 use underpass_authenticate::TokenHash;
 use underpass_core::{AgentRole, ClusterName, limits};
@@ -143,6 +144,52 @@ pub enum JoinError {
     Change(#[from] ChangeError),
 }
 
+/// The effect of a join.
+enum Outcome<'a> {
+    /// The key is registered already, with this token.
+    Again(Joined),
+    /// The key is new, and this token registers it.
+    New(&'a str, &'a JoinToken),
+}
+
+fn outcome<'a>(
+    before: &'a Snapshot,
+    joining: &Joining<'_>,
+    now: OffsetDateTime,
+) -> Result<Outcome<'a>, JoinError> {
+    let found = before.join_token(joining.sha256);
+    let (id, token) = found.ok_or(JoinError::UnknownToken)?;
+    token.must_be_for(joining)?;
+    let known = before.agent_with_key(joining.key);
+    if let Some((agent, object)) = known
+        && object.join_token.as_deref() == Some(id)
+    {
+        return Ok(Outcome::Again(token.joined(id, agent, false)));
+    }
+    token.must_register_more(now)?;
+    match known {
+        Some((_, object)) if object.cluster != token.cluster => Err(JoinError::KeyOfAnotherCluster),
+        Some((agent, _)) => Err(JoinError::KeyKnown {
+            agent: agent.to_owned(),
+        }),
+        None => Ok(Outcome::New(id, token)),
+    }
+}
+
+impl Snapshot {
+    /// The agent that this join would give again, without a change; `None` where it would register a new one. So a join that comes to
+    /// nothing is answered without a turn among the changes.
+    ///
+    /// # Errors
+    /// As [`Draft::register`].
+    pub fn joined_before(&self, joining: &Joining<'_>) -> Result<Option<Joined>, JoinError> {
+        match outcome(self, joining, OffsetDateTime::now_utc())? {
+            Outcome::Again(joined) => Ok(Some(joined)),
+            Outcome::New(..) => Ok(None),
+        }
+    }
+}
+
 impl Draft {
     /// Registers an agent's key with a join token, which loses one use. An agent that was registered with this token before gets
     /// the same answer again, at no use, also once the token has ended: the first answer may have been lost.
@@ -150,50 +197,28 @@ impl Draft {
     /// # Errors
     /// The token does not allow it, or the key is another agent's. Nothing has changed then.
     pub fn register(&mut self, joining: &Joining<'_>) -> Result<Joined, JoinError> {
-        let found = self.before().join_token(joining.sha256);
-        let id = found.map(|(id, _)| id.to_owned());
-        let id = id.ok_or(JoinError::UnknownToken)?;
-        let token = self.get::<JoinToken>(&id);
-        let token = token.map(|entry| JoinToken::clone(&entry.object));
-        let token = token.ok_or(JoinError::UnknownToken)?;
-        token.must_be_for(joining)?;
-        let joined = |agent: String, is_new| Joined {
-            agent,
-            token: id.clone(),
-            cluster: token.cluster.clone(),
-            role: token.role,
-            is_new,
+        let (id, token) = match outcome(self.before(), joining, self.now())? {
+            Outcome::Again(joined) => return Ok(joined),
+            Outcome::New(id, token) => (id.to_owned(), token.clone()),
         };
-        let known = self.before().agent_with_key(joining.key);
-        let known = known.map(|(agent, object)| (agent.to_owned(), object.clone()));
-        if let Some((agent, object)) = &known
-            && object.join_token.as_ref() == Some(&id)
-        {
-            return Ok(joined(agent.clone(), false));
-        }
-        token.must_register_more(self.now())?;
-        match known {
-            Some((_, object)) if object.cluster != token.cluster => {
-                return Err(JoinError::KeyOfAnotherCluster);
-            }
-            Some((agent, _)) => return Err(JoinError::KeyKnown { agent }),
-            None => {}
-        }
         let agent = Agent {
             created: self.now(),
             cluster: token.cluster.clone(),
             key: joining.key.to_owned(),
             role: token.role,
             join_token: Some(id.clone()),
+            pod: None,
+            node: None,
         };
         let name = agent.id();
         self.put(&name, agent, Expect::Absent)?;
+        let joined = token.joined(&id, &name, true);
         let used = JoinToken {
             uses_left: token.uses_left.saturating_sub(1),
-            ..token.clone()
+            ..token
         };
         self.put(&id, used, Expect::Present)?;
-        Ok(joined(name, true))
+        Ok(joined)
     }
 
     /// The agents that a cluster has, and those that its join tokens may still register.
@@ -211,6 +236,16 @@ impl Draft {
 }
 
 impl JoinToken {
+    fn joined(&self, id: &str, agent: &str, is_new: bool) -> Joined {
+        Joined {
+            agent: agent.to_owned(),
+            token: id.to_owned(),
+            cluster: self.cluster.clone(),
+            role: self.role,
+            is_new,
+        }
+    }
+
     fn must_be_for(&self, joining: &Joining<'_>) -> Result<(), JoinError> {
         if let Some(wanted) = joining.cluster.filter(|wanted| **wanted != self.cluster) {
             return Err(JoinError::OtherCluster {

@@ -13,6 +13,7 @@ mod draft;
 mod effective_roles;
 mod error;
 mod grants;
+mod join_account;
 mod join_token;
 mod names;
 mod object;
@@ -46,10 +47,11 @@ pub use self::{
     draft::{Checked, Draft, Expect},
     effective_roles::EffectiveRoles,
     error::{ChangeError, OpenError},
+    join_account::{PodJoinError, PodJoined, PodJoining},
     join_token::{JoinError, JoinToken, Joined, Joining},
     object::{
-        AccessToken, Agent, Binding, Cluster, Group, Login, Object, ObjectKind, Owner, TokenUse,
-        User,
+        AccessToken, Agent, Binding, Cluster, Group, JoinedPod, Login, Object, ObjectKind, Owner,
+        TokenUse, User,
     },
     snapshot::{Entry, Snapshot, Table, Tabled, Tables, Unreadable},
     standing::Named,

@@ -7,6 +7,7 @@ use time::OffsetDateTime;
 
 use super::{direct::Direct, join_token::JoinToken};
 use underpass_authenticate::{PasswordHash, TokenHash};
+use underpass_core::service_account::Account;
 use underpass_core::{
     AgentRole, Authority, ClusterName, Labels, Name, Role, Scope, Selector, Subject,
 };
@@ -91,6 +92,26 @@ pub struct Cluster {
     /// Its API server, where the server reaches it itself; agents serve it otherwise.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub direct: Option<Direct>,
+    /// May agents on its nodes serve its API server while no agent of the role `cluster` is connected? Then each node's administrator
+    /// can answer for the cluster.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub nodes_may_stand_in: bool,
+    /// Its ServiceAccounts whose pods join as agents, and their roles.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub join_accounts: BTreeMap<Account, AgentRole>,
+}
+
+impl Cluster {
+    /// A cluster without labels that agents of the role `cluster` serve, made at this time.
+    pub fn new(created: OffsetDateTime) -> Self {
+        Self {
+            created,
+            labels: Labels::default(),
+            direct: None,
+            nodes_may_stand_in: false,
+            join_accounts: BTreeMap::new(),
+        }
+    }
 }
 
 /// An agent's key: the holder of its private half may serve the cluster.
@@ -111,6 +132,22 @@ pub struct Agent {
     /// has made the key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub join_token: Option<String>,
+    /// The pod that it joined as, where it joined by a ServiceAccount.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pod: Option<JoinedPod>,
+    /// The node that it runs on, by the cluster's word.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<String>,
+}
+
+/// A pod of a cluster that has joined as an agent.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct JoinedPod {
+    /// Its ServiceAccount.
+    pub account: Account,
+    /// Its uid.
+    pub uid: String,
 }
 
 impl Agent {
@@ -122,6 +159,8 @@ impl Agent {
             key,
             role: AgentRole::default(),
             join_token: None,
+            pod: None,
+            node: None,
         }
     }
 

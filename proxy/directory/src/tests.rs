@@ -36,12 +36,11 @@ fn labelled(draft: &Draft, pairs: &[(&str, &str)]) -> Cluster {
         .iter()
         .map(|&(key, value)| (key.to_owned(), value.to_owned()));
     Cluster {
-        created: draft.now(),
         labels: pairs
             .collect::<std::collections::BTreeMap<_, _>>()
             .try_into()
             .unwrap(),
-        direct: None,
+        ..Cluster::new(draft.now())
     }
 }
 

@@ -8,7 +8,9 @@ use time::OffsetDateTime;
 
 use super::route::Route;
 use underpass_audit::{AuditLog, Call, Event, EventKind, Stage, Told, User, cut};
-use underpass_core::{ClusterName, Identity, Provenance, Rejection, RequestInfo, Target, limits};
+use underpass_core::{
+    ClusterName, Identity, Provenance, Rejection, RequestInfo, Target, Via, limits,
+};
 use underpass_http::pipe::Meter;
 
 /// The verb of a connection to a target, as in [`Access::verb`](underpass_core::Access::verb).
@@ -27,6 +29,7 @@ pub(crate) struct Record {
     received: OffsetDateTime,
     started: Instant,
     cluster: Option<ClusterName>,
+    via: Via,
     user: Option<User>,
     authenticated: Option<String>,
     /// Vouches for the user's name.
@@ -65,6 +68,7 @@ impl Record {
             received: OffsetDateTime::now_utc(),
             started: Instant::now(),
             cluster: None,
+            via: Via::default(),
             user: None,
             authenticated: None,
             authority: None,
@@ -82,6 +86,11 @@ impl Record {
 
     pub(crate) fn id(&self) -> &str {
         &self.id
+    }
+
+    /// Where the agent is left that the request goes through.
+    pub(crate) fn via(&self) -> Via {
+        self.via.clone()
     }
 
     pub(crate) fn client(&self) -> IpAddr {
@@ -249,6 +258,9 @@ impl Record {
             if self.asks_service {
                 annotate("underpass.dev/method", self.method.to_string());
             }
+            if let Some(through) = self.via.through() {
+                annotate("underpass.dev/agent", through.to_string());
+            }
             if let Some(by) = &self.authenticated {
                 annotate("underpass.dev/authenticated-by", by.clone());
             }
@@ -299,6 +311,7 @@ impl Drop for Record {
             method = cut(self.method.as_str(), limits::STRANGER_TEXT_CHARS),
             target = short(&self.target),
             cluster = self.cluster.as_ref().map(ClusterName::as_str),
+            agent = self.via.through().map(tracing::field::display),
             user = self.user.as_ref().map(name),
             authenticated = self.authenticated,
             impersonation = self.impersonation.as_ref().map(name),

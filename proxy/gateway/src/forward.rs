@@ -257,7 +257,8 @@ impl Front {
     ) -> Result<BoxedIo, Rejection> {
         let identity = identity.encode();
         let identity = identity.map_err(|_| Rejection::HeadersTooLarge)?;
-        let open = Open::new(target, identity, class, record.id());
+        let mut open = Open::new(target, identity, class, record.id());
+        open.via = record.via();
         let connecting = self.config.clusters.connect(cluster, &open);
         match tokio::time::timeout(limits::STREAM_CONNECT_TIMEOUT, connecting).await {
             Ok(Ok(stream)) => Ok(stream),

@@ -11,7 +11,7 @@ use http::{HeaderMap, StatusCode};
 use serde::Deserialize;
 use underpass_api::{AgentMade, AgentRequest, AgentView};
 use underpass_core::ClusterName;
-use underpass_directory::{Agent, Cluster, Draft, Entry, Expect, Labels};
+use underpass_directory::{Agent, Cluster, Draft, Entry, Expect};
 use underpass_tunnel::AgentKey;
 
 use super::page::{Page, tagged};
@@ -44,6 +44,8 @@ fn view(id: &str, entry: &Entry<Agent>, sessions: &HashMap<String, usize>) -> Ag
         key: agent.key.clone(),
         role: agent.role,
         join_token: agent.join_token.clone(),
+        account: agent.pod.as_ref().map(|pod| pod.account.clone()),
+        node: agent.node.clone(),
         connected: sessions.get(&agent.key).copied().unwrap_or_default(),
     }
 }
@@ -145,11 +147,7 @@ pub(super) fn make_cluster(
         return Ok(());
     }
     requester.must_administer(draft.before())?;
-    let cluster = Cluster {
-        created: draft.now(),
-        labels: Labels::default(),
-        direct: None,
-    };
+    let cluster = Cluster::new(draft.now());
     Ok(draft.put(name.as_str(), cluster, Expect::Absent)?)
 }
 

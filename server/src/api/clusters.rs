@@ -1,8 +1,8 @@
 //! `/v1/clusters`
 
 use time::OffsetDateTime;
-use underpass_api::{ClusterSpec, ClusterStatus};
-use underpass_core::ClusterName;
+use underpass_api::{ClusterSpec, ClusterStatus, ServingAgent};
+use underpass_core::{ClusterName, Through};
 use underpass_directory::{Agent, Cluster, Draft, Snapshot};
 
 use super::direct;
@@ -10,6 +10,7 @@ use super::problem::Problem;
 use super::requester::Rights;
 use super::resource::Resource;
 use super::{Requester, State};
+use crate::limits;
 
 pub(crate) struct Clusters;
 
@@ -25,6 +26,8 @@ impl Resource for Clusters {
         ClusterSpec {
             labels: cluster.labels.clone(),
             direct: cluster.direct.as_ref().map(direct::spec),
+            nodes_may_stand_in: cluster.nodes_may_stand_in,
+            join_accounts: cluster.join_accounts.clone(),
         }
     }
 
@@ -33,6 +36,8 @@ impl Resource for Clusters {
             created: before.map_or(now, |before| before.created),
             labels: spec.labels,
             direct: None,
+            nodes_may_stand_in: spec.nodes_may_stand_in,
+            join_accounts: spec.join_accounts,
         }
     }
 
@@ -57,6 +62,8 @@ impl Resource for Clusters {
         if !rights.is_administrator() {
             spec.direct = None;
             status.credential = None;
+            spec.join_accounts.clear();
+            status.served_by.clear();
         }
     }
 
@@ -67,10 +74,11 @@ impl Resource for Clusters {
     fn status(name: &str, cluster: &Cluster, state: &State, snapshot: &Snapshot) -> ClusterStatus {
         let direct = cluster.direct.as_ref();
         let agents = snapshot.all::<Agent>().values();
-        let connected = ClusterName::new(name)
-            .ok()
-            .filter(|_| direct.is_none())
-            .map(|name| state.sessions.serving(&name));
+        let by_agents = ClusterName::new(name).ok().filter(|_| direct.is_none());
+        let connected = by_agents.as_ref().map(|name| state.sessions.serving(name));
+        let served_by = by_agents
+            .map(|name| state.sessions.served_by(&name))
+            .unwrap_or_default();
         let kind = if direct.is_some() { "direct" } else { "agent" };
         ClusterStatus {
             kind: kind.to_owned(),
@@ -79,6 +87,11 @@ impl Resource for Clusters {
                 .filter(|agent| agent.object.cluster.as_str() == name)
                 .count(),
             connected,
+            served_by: served_by
+                .into_iter()
+                .take(limits::SERVING_SHOWN)
+                .map(|Through { role, agent }| ServingAgent { agent, role })
+                .collect(),
         }
     }
 

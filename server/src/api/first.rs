@@ -75,7 +75,7 @@ fn administrator(
 
 #[cfg(test)]
 mod tests {
-    use underpass_directory::{Cluster, Labels, MemoryStore, Named};
+    use underpass_directory::{Cluster, MemoryStore, Named};
 
     use super::*;
 
@@ -86,11 +86,7 @@ mod tests {
             .unwrap();
         // An agent's token may be made before the server was ever started.
         let cluster = |draft: &mut Draft| {
-            let cluster = Cluster {
-                created: draft.now(),
-                labels: Labels::default(),
-                direct: None,
-            };
+            let cluster = Cluster::new(draft.now());
             draft.put("edge", cluster, Expect::Absent)
         };
         directory.change(cluster).await.unwrap();

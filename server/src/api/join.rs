@@ -11,21 +11,26 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use axum::{Extension, Json, Router};
 use http::StatusCode;
+use time::OffsetDateTime;
 use underpass_api::{JoinAnswer, JoinRefusal, JoinRequest};
-use underpass_authenticate::{Caller, TokenHash};
+use underpass_authenticate::{Caller, PodReviewer, TokenHash};
 use underpass_core::ConnectionInfo;
 use underpass_directory::{Draft, JoinError, JoinToken, Joined, Joining};
 use underpass_tunnel::{JoinProof, PublicKey};
+use zeroize::Zeroizing;
 
 use super::begun::Begun;
 use super::join_tokens::{self, KIND};
 use super::problem::Problem;
 use super::share::Whose;
-use super::{Did, State, body, problem};
+use super::{Did, State, body, join_pod, problem};
 use crate::limits;
 
 /// The authority of the shares of agents that join, in the place of an authenticator's name.
 const AUTHORITY: &str = "join-token";
+
+/// The same for tokens without uses left: their holders delay no agent with a good token, in any cluster.
+const ENDED: &str = "ended-join-token";
 
 pub(super) fn routes() -> Router<State> {
     Router::new().route("/v1/join", post(join))
@@ -47,6 +52,10 @@ async fn join(
     let shown = caller.as_ref().and_then(Caller::bearer);
     let shown = shown.ok_or_else(unknown_token)?;
     let client = info.peer.client(request.headers());
+    if PodReviewer::is_for(shown) {
+        let token = Zeroizing::new(shown.to_owned());
+        return join_pod::join(&state, client, token, begun, request).await;
+    }
     let sha256 = TokenHash::of(shown);
     let snapshot = state.directory.snapshot();
     let Some((id, token)) = snapshot.join_token(&sha256) else {
@@ -58,10 +67,10 @@ async fn join(
         state.guesses.count(client);
         return Err(unknown_token());
     };
-    let secret = zeroize::Zeroizing::new(shown.to_owned());
+    let secret = Zeroizing::new(shown.to_owned());
     let (id, token) = (id.to_owned(), token.clone());
     let registered = match begun.is_none_or(|Extension(begun)| begun.begin()) {
-        true => register(&state, &token, &sha256, &secret, request).await,
+        true => register(&state, &id, &token, &sha256, &secret, request).await,
         false => Err(unknown_token()),
     };
     match registered {
@@ -76,37 +85,55 @@ async fn join(
     }
 }
 
-/// From here on the shares of the token's cluster count.
+/// From here on the token's own shares count: a place, and a pace for answers to agents that have joined. A new agent has a turn
+/// among the changes of its cluster, and only a proof of its key and a token with uses left lead there.
 async fn register(
     state: &State,
+    id: &str,
     token: &JoinToken,
     sha256: &TokenHash,
     secret: &str,
     request: Request,
 ) -> Result<Joined, Problem> {
-    let whose = Whose {
-        by: AUTHORITY.to_owned(),
-        name: token.cluster.to_string(),
+    let by = match token.open_uses(OffsetDateTime::now_utc()) {
+        0 => ENDED,
+        _ => AUTHORITY,
     };
-    let _place = state.places.take(whose.clone())?;
+    let of = |by: &str, name: &str| Whose {
+        by: by.to_owned(),
+        name: name.to_owned(),
+    };
+    let _place = state.places.take(of(by, id))?;
     let ready = state.audit_log.ready().await;
     ready.map_err(|_stuck| problem::unwritten())?;
-    let wanted: JoinRequest = body::read(request, "a key to join", limits::JOIN_BODY).await?;
-    let key: PublicKey = wanted.public_key.parse().map_err(invalid)?;
-    let proof: JoinProof = wanted.proof.parse().map_err(invalid)?;
-    if !proof.is_by(&key, secret) {
-        return Err(bad_proof());
-    }
-    state.pace.change(&whose)?;
-    let key = key.to_string();
+    let (wanted, key) = proven(request, secret).await?;
     let joining = Joining {
         sha256,
         key: &key,
         cluster: wanted.cluster.as_ref(),
         role: wanted.role,
     };
+    if let Some(joined) = state.directory.snapshot().joined_before(&joining)? {
+        state.pace.change(&of(ENDED, id))?;
+        return Ok(joined);
+    }
+    state.pace.change(&of(AUTHORITY, token.cluster.as_str()))?;
     let register = |draft: &mut Draft| Ok(draft.register(&joining)?);
     state.write(register).await
+}
+
+/// Reads the wish of an agent, and its key, which it has proven to hold for this secret.
+pub(super) async fn proven(
+    request: Request,
+    secret: &str,
+) -> Result<(JoinRequest, String), Problem> {
+    let wanted: JoinRequest = body::read(request, "a key to join", limits::JOIN_BODY).await?;
+    let key: PublicKey = wanted.public_key.parse().map_err(invalid)?;
+    let proof: JoinProof = wanted.proof.parse().map_err(invalid)?;
+    match proof.is_by(&key, secret) {
+        true => Ok((wanted, key.to_string())),
+        false => Err(bad_proof()),
+    }
 }
 
 fn answer(state: &State, joined: &Joined) -> Response {

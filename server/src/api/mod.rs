@@ -16,6 +16,7 @@ mod direct;
 mod first;
 mod groups;
 mod join;
+mod join_pod;
 mod join_tokens;
 mod login;
 mod myself;
@@ -32,7 +33,7 @@ mod tests;
 mod tokens;
 mod users;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::convert::Infallible;
 use std::net::{IpAddr, Ipv4Addr};
 use std::pin::pin;
@@ -52,7 +53,7 @@ use underpass_api::ServerInfo;
 use underpass_audit::{AuditLog, OwnCall, OwnCaller, cut};
 use underpass_authenticate::{Caller, Failures};
 use underpass_core::ConnectionInfo;
-use underpass_core::{Body, ClusterName, Rejection};
+use underpass_core::{Body, ClusterName, Clusters, Rejection, Through};
 use underpass_direct::DirectClusters;
 use underpass_directory::{Directory, Draft};
 
@@ -61,6 +62,7 @@ use self::did::Did;
 pub(crate) use self::first::{
     NAME as FIRST_ADMINISTRATOR, first_administrator, needs_first_administrator, new_administrator,
 };
+use self::join_pod::Reviews;
 pub(crate) use self::login::Logins;
 use self::problem::Problem;
 pub(crate) use self::requester::Requester;
@@ -93,6 +95,7 @@ struct State {
     pace: Arc<Pace>,
     /// Wrong join tokens.
     guesses: Arc<Failures>,
+    reviews: Arc<Reviews>,
     /// Of the request that is being answered.
     commit: Commit,
 }
@@ -150,6 +153,9 @@ pub(crate) trait Connected: Send + Sync {
     /// How many sessions agents have that serve the cluster's API server.
     fn serving(&self, cluster: &ClusterName) -> usize;
 
+    /// The agents that serve the cluster's API server.
+    fn served_by(&self, cluster: &ClusterName) -> BTreeSet<Through>;
+
     /// How many sessions there are, by the agents' public keys.
     fn by_key(&self) -> HashMap<String, usize>;
 }
@@ -166,8 +172,11 @@ impl Api {
         logins: Arc<Logins>,
         server: ServerInfo,
         audit_log: AuditLog,
+        agents: Arc<dyn Clusters>,
     ) -> Self {
+        let reviews = Arc::new(Reviews::new(agents, server.url.clone()));
         Self::over(State {
+            reviews,
             directory,
             sessions,
             direct,

@@ -89,6 +89,7 @@ impl From<ChangeError> for Problem {
             | ChangeError::JoinTokenUses
             | ChangeError::EmptyBinding => StatusCode::UNPROCESSABLE_ENTITY,
             ChangeError::TooMany(_)
+            | ChangeError::TooManyJoinAccounts
             | ChangeError::TooManyTokens { .. }
             | ChangeError::TooManyJoinTokens { .. } => StatusCode::INSUFFICIENT_STORAGE,
             ChangeError::WiderScope => StatusCode::FORBIDDEN,

@@ -81,8 +81,7 @@ mod tests {
     use redb::backends::FileBackend;
     use redb::{Database, StorageBackend};
     use underpass_directory::{
-        ChangeError, Cluster, CommitError, Draft, Expect, Labels, ObjectKind, Revision, Store,
-        User, Write,
+        ChangeError, Cluster, CommitError, Draft, Expect, ObjectKind, Revision, Store, User, Write,
     };
 
     use super::disk::{Disk, database};
@@ -95,11 +94,7 @@ mod tests {
     }
 
     fn put(draft: &mut Draft, name: &str) -> Result<(), underpass_directory::ChangeError> {
-        let cluster = Cluster {
-            created: draft.now(),
-            labels: Labels::default(),
-            direct: None,
-        };
+        let cluster = Cluster::new(draft.now());
         draft.put(name, cluster, Expect::Anything)
     }
 

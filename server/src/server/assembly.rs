@@ -57,14 +57,18 @@ pub(super) fn assemble(
     } = given;
     let tunnel = Tunnel::new(Arc::clone(&directory));
     watch_directory(&directory, &tunnel, &direct, tasks);
-    let clusters: Arc<dyn Clusters> = Arc::new(ClusterRouter {
-        directory: Arc::clone(&directory),
-        direct: Arc::clone(&direct),
-        tunnel: tunnel.clone(),
-    });
+    let through = |tunnel: Tunnel| -> Arc<dyn Clusters> {
+        Arc::new(ClusterRouter {
+            directory: Arc::clone(&directory),
+            direct: Arc::clone(&direct),
+            tunnel,
+        })
+    };
+    let clusters = through(tunnel.clone());
     let surroundings = Surroundings {
         directory: Arc::clone(&directory),
-        clusters: Arc::clone(&clusters),
+        // A node's administrator vouches for nobody: rights in other clusters can rest on these answers.
+        clusters: through(tunnel.without_nodes()),
         proxy: config.proxy.clone(),
         own: config.authenticators.clone(),
         fingerprints,
@@ -80,6 +84,7 @@ pub(super) fn assemble(
         Arc::new(logins(&authentication)?),
         info,
         config.audit.clone(),
+        Arc::new(tunnel.without_nodes()),
     );
     let acceptor = Arc::new(Acceptor::new(
         acceptor_config(config.resume_window),

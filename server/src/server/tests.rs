@@ -89,11 +89,7 @@ async fn agent(server: &Server) -> Session {
     let public = key.public_key().to_string();
     let added = server.directory().change(|draft| {
         let created = draft.now();
-        let cluster = Cluster {
-            created,
-            labels: Default::default(),
-            direct: None,
-        };
+        let cluster = Cluster::new(created);
         draft.put("edge", cluster, Expect::Absent)?;
         let edge = ClusterName::new("edge").expect("a name");
         let agent = Agent::new(created, edge, public.clone());

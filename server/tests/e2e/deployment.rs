@@ -22,7 +22,7 @@ pub(crate) static CLUSTER: LazyLock<Cluster> = LazyLock::new(|| {
     cluster
 });
 
-static ASSETS: LazyLock<Assets> =
+pub(crate) static ASSETS: LazyLock<Assets> =
     LazyLock::new(|| Assets::ensure(progress_to_stderr).unwrap_or_else(|e| panic!("{e:?}")));
 
 pub(crate) static PROGRAMS: LazyLock<Programs> =
@@ -155,6 +155,11 @@ impl Deployment {
             _ => "quic",
         };
         Client::new(&CLUSTER, kubeconfig, way, wire)
+    }
+
+    /// A handle for a task of its own.
+    pub(crate) fn shared_handle(&self) -> Arc<Underpass> {
+        Arc::clone(&self.underpass)
     }
 
     /// Does what blocks beside the test, which goes on meanwhile.

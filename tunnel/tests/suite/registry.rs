@@ -81,7 +81,7 @@ fn a_dialer_finds_its_agent_or_says_that_it_is_not_there() {
 }
 
 #[test]
-fn the_newest_that_takes_streams_is_picked() {
+fn only_what_takes_streams_is_picked() {
     run(async {
         let (pki, acceptor) = (Pki::new(), acceptor(acceptor_config()));
         let registry = Registry::new();
@@ -89,8 +89,13 @@ fn the_newest_that_takes_streams_is_picked() {
         let (agent_2, second) = join(&connector(&pki), &acceptor).await;
         registry.insert(first.clone());
         registry.insert(second.clone());
-        assert!(registry.pick("edge-1").unwrap().is_same(&second));
         assert!(registry.pick("edge-2").is_none());
+        let only_first = |session: &Session| session.is_same(&first);
+        for _ in 0..64 {
+            let picked = registry.pick_where("edge-1", only_first).unwrap();
+            assert!(picked.is_same(&first));
+        }
+        assert!(registry.pick_where("edge-1", |_| false).is_none());
         // One that drains is passed over at once. The agent has to know of the stream: without any, its drain is over.
         let held = open(&second).await;
         let taken = within("it comes", agent_2.accept()).await.unwrap();
@@ -102,13 +107,58 @@ fn the_newest_that_takes_streams_is_picked() {
             agent_2.drain(long, soon, "rollout").await;
         });
         within("it is told", second.going_away()).await.unwrap();
-        assert!(registry.pick("edge-1").unwrap().is_same(&first));
+        for _ in 0..64 {
+            assert!(registry.pick("edge-1").unwrap().is_same(&first));
+        }
         drop((held, taken));
         second.close(CloseCode::Shutdown, "over");
         within("the drain ends", draining).await.unwrap();
         until("it is removed", || registry.sessions().len() == 1).await;
         first.close(CloseCode::Shutdown, "over");
         until("none is left", || registry.sessions().is_empty()).await;
+    });
+}
+
+#[test]
+fn two_processes_of_one_agent_share_the_load_and_either_may_go() {
+    run(async {
+        let (pki, acceptor) = (Pki::new(), acceptor(acceptor_config()));
+        let registry = Registry::new();
+        let (agent_1, first) = join(&connector(&pki), &acceptor).await;
+        let (agent_2, second) = join(&connector(&pki), &acceptor).await;
+        registry.insert(first.clone());
+        registry.insert(second.clone());
+        let accepting = [agent_1.clone(), agent_2.clone()].map(|agent| {
+            tokio::spawn(async move {
+                let mut taken = Vec::new();
+                while let Ok(incoming) = agent.accept().await {
+                    taken.push(incoming.accept().await.unwrap());
+                }
+            })
+        });
+        let dialer = Dialer::to_agent(registry.clone(), "edge-1", "echo");
+        let mut held = Vec::new();
+        for _ in 0..40 {
+            held.push(dialer.dial().await.unwrap());
+        }
+        // Streams that stay: the session with fewer of them has the next one.
+        assert_eq!((first.open_streams(), second.open_streams()), (20, 20));
+        // And streams that end at once: neither has all of them (once in 2^63 runs).
+        drop(held);
+        until("they have ended", || {
+            first.open_streams() + second.open_streams() == 0
+        })
+        .await;
+        let picks = (0..64).filter(|_| registry.pick("edge-1").unwrap().is_same(&first));
+        assert!((1..64).contains(&picks.count()));
+        second.close(CloseCode::Shutdown, "over");
+        until("it is removed", || registry.sessions().len() == 1).await;
+        let (session, _stream) = dialer.dial_session().await.unwrap();
+        assert!(session.is_same(&first));
+        first.close(CloseCode::Shutdown, "over");
+        for accepting in accepting {
+            within("it ends", accepting).await.unwrap();
+        }
     });
 }
 
@@ -123,16 +173,13 @@ async fn a_session_that_does_not_answer_is_passed_over() {
     let (mut control, mute) = (control, mute.unwrap().into_session().unwrap());
     registry.insert(healthy.clone());
     registry.insert(mute.clone());
-    assert!(
-        registry.pick("edge-1").unwrap().is_same(&mute),
-        "the newest"
-    );
-
     let mut stream = open(&mute).await;
     let error = fails("a stream without answer", stream.accepted()).await;
     assert!(matches!(error, StreamError::NoAnswer(_)), "{error:?}");
     assert!(mute.is_suspect());
-    assert!(registry.pick("edge-1").unwrap().is_same(&healthy));
+    for _ in 0..64 {
+        assert!(registry.pick("edge-1").unwrap().is_same(&healthy));
+    }
 
     healthy.close(CloseCode::Shutdown, "over");
     assert!(

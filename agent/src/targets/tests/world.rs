@@ -9,7 +9,7 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use tokio::net::{TcpListener, TcpStream};
 use underpass_agent_policy::Policy;
-use underpass_core::{Identity, ImpersonationPolicy};
+use underpass_core::{AgentRole, Identity, ImpersonationPolicy};
 use underpass_dial::Resolve;
 use underpass_tunnel::transport::memory;
 use underpass_tunnel::{
@@ -91,7 +91,8 @@ impl World {
         };
         let api_server = ApiServer::new(config, options).await.unwrap();
         let sessions = Sessions::new(
-            Arc::new(api_server),
+            Some(Arc::new(api_server)),
+            AgentRole::Cluster,
             Arc::clone(&policies),
             Arc::new(targets),
         );

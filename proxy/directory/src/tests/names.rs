@@ -57,11 +57,7 @@ async fn world() -> (Arc<Directory>, Chain) {
         .await
         .unwrap();
     let make = |draft: &mut Draft| {
-        let cluster = Cluster {
-            created: draft.now(),
-            labels: Labels::default(),
-            direct: None,
-        };
+        let cluster = Cluster::new(draft.now());
         draft.put("prod", cluster, Expect::Absent)?;
         let alice = User::new(draft.now());
         draft.put("alice", alice, Expect::Absent)?;

@@ -23,8 +23,7 @@ use underpass_core::{
     RequestInfo, Revocation, Scope, Target,
 };
 use underpass_directory::{
-    AccessToken, Cluster, Directory, Draft, Expect, Labels, MemoryStore, Name, Owner, Role,
-    Subject, User,
+    AccessToken, Cluster, Directory, Draft, Expect, MemoryStore, Name, Owner, Role, Subject, User,
 };
 
 /// The cluster that senders may reach, as far as they may.
@@ -294,11 +293,7 @@ fn fill(
     tokens: &[Option<Token>],
 ) -> Result<(), underpass_directory::ChangeError> {
     for cluster in [CLUSTER, "other"] {
-        let cluster_object = Cluster {
-            created: draft.now(),
-            labels: Labels::default(),
-            direct: None,
-        };
+        let cluster_object = Cluster::new(draft.now());
         draft.put(cluster, cluster_object, Expect::Absent)?;
     }
     for (user, role) in [

@@ -13,7 +13,7 @@ use tokio_util::task::AbortOnDropHandle;
 use underpass_core::{BoxedIo, ClusterName, Clusters, ConnectError, Exec, Open, empty};
 use underpass_direct::{DirectClusters, Plugins, ReachError};
 use underpass_directory::{
-    Cluster, ClusterPolicy, Credential, Direct, Directory, Endpoint, Expect, Labels, MemoryStore,
+    Cluster, ClusterPolicy, Credential, Direct, Directory, Endpoint, Expect, MemoryStore,
     seal::{Keyring, SealingKey},
 };
 use underpass_testenv::testing::install_script;
@@ -96,13 +96,12 @@ impl Setting {
         let credential = credential.seal(&name, &endpoint, keys).unwrap();
         let put = self.reached.directory.change(|draft| {
             let cluster = Cluster {
-                created: draft.now(),
-                labels: Labels::default(),
                 direct: Some(Direct {
                     endpoint: endpoint.clone(),
                     credential: credential.clone(),
                     policy: ClusterPolicy::default(),
                 }),
+                ..Cluster::new(draft.now())
             };
             draft.put("c", cluster, Expect::Anything)
         });

@@ -51,7 +51,7 @@ pub struct AgentRbac {
     pub token_reviewer: bool,
     /// Let the agent look up services and their endpoints, in these namespaces.
     pub services: Vec<ServiceNamespace>,
-    /// The Secret of the agent's namespace that holds its key.
+    /// The Secret of the agent's namespace that holds its key. It is made, empty.
     pub key_secret: Option<String>,
 }
 
@@ -144,6 +144,7 @@ impl AgentRbac {
         }
         if let Some(secret) = &self.key_secret {
             let role = format!("{}:key", self.service_account);
+            objects.secret(&self.namespace, secret)?;
             objects.role(&self.namespace, &role, rules::key(secret), agent)?;
         }
         for (user, group, resource) in self.reviewers() {
@@ -259,11 +260,18 @@ mod tests {
         let role = objects.iter().find(|object| object["kind"] == "Role");
         let role = role.unwrap();
         assert_eq!(role["metadata"]["namespace"], "underpass-system");
-        let expected = json!([
-            { "apiGroups": [""], "resources": ["secrets"], "resourceNames": ["agent-key"], "verbs": ["get", "patch"] },
-            { "apiGroups": [""], "resources": ["secrets"], "verbs": ["create"] },
-        ]);
+        let expected = json!([{
+            "apiGroups": [""], "resources": ["secrets"], "resourceNames": ["agent-key"],
+            "verbs": ["get", "update", "patch"],
+        }]);
         assert_eq!(role["rules"], expected);
+        // It is there before the agent, and applying it again leaves the key alone.
+        let secret = objects.iter().find(|object| object["kind"] == "Secret");
+        let secret = secret.unwrap();
+        assert_eq!(secret["metadata"]["name"], "agent-key");
+        assert_eq!(secret["metadata"]["namespace"], "underpass-system");
+        assert_eq!(secret["type"], "Opaque");
+        assert!(secret.get("data").is_none() && secret.get("stringData").is_none());
         let bad = AgentRbac {
             key_secret: Some("Not/A/Name".to_owned()),
             ..AgentRbac::default()

@@ -2,7 +2,7 @@
 
 use k8s_openapi::{
     api::{
-        core::v1::{Namespace, ServiceAccount},
+        core::v1::{Namespace, Secret, ServiceAccount},
         rbac::v1::{self as rbac, ClusterRole, ClusterRoleBinding, PolicyRule, Role, RoleBinding},
     },
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
@@ -70,6 +70,15 @@ impl Objects {
         self.add(ServiceAccount {
             metadata: metadata(Some(namespace), name),
             ..ServiceAccount::default()
+        })
+    }
+
+    /// An empty Secret. `kubectl apply` of it leaves entries alone that it has not written.
+    pub(super) fn secret(&mut self, namespace: &str, name: &str) -> Result<(), RbacError> {
+        self.add(Secret {
+            metadata: metadata(Some(namespace), name),
+            type_: Some("Opaque".to_owned()),
+            ..Secret::default()
         })
     }
 

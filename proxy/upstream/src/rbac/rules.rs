@@ -72,13 +72,10 @@ pub(super) fn services() -> Vec<PolicyRule> {
     ]
 }
 
-/// The agent's own requests for the Secret of its key. RBAC cannot name an object that is to be created.
+/// The agent's own requests for the Secret of its key, which is there: RBAC cannot name an object that is to be created.
 pub(super) fn key(secret: &str) -> Vec<PolicyRule> {
-    let existing = rule("", &["secrets"], &["get", "patch"]);
-    vec![
-        named(existing, vec![secret.to_owned()]),
-        rule("", &["secrets"], &["create"]),
-    ]
+    let existing = rule("", &["secrets"], &["get", "update", "patch"]);
+    vec![named(existing, vec![secret.to_owned()])]
 }
 
 fn in_groups(rbac: &AgentRbac) -> Vec<String> {

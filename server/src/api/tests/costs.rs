@@ -9,7 +9,7 @@ use bytes::Bytes;
 use http_body::Frame;
 use underpass_audit::{Backend, BackendConfig, Full as WhenFull, Policy, Sink};
 use underpass_core::{BoxError, limits as bounds};
-use underpass_directory::{Cluster, Expect, Labels};
+use underpass_directory::{Cluster, Expect};
 
 use super::*;
 
@@ -574,11 +574,7 @@ async fn rule_23_a_scope_names_few_clusters_that_there_are() {
     let many = bounds::SCOPE_CLUSTERS + 1;
     let fill = |draft: &mut Draft| {
         for number in 0..many {
-            let cluster = Cluster {
-                created: draft.now(),
-                labels: Labels::default(),
-                direct: None,
-            };
+            let cluster = Cluster::new(draft.now());
             draft.put(&format!("c{number}"), cluster, Expect::Absent)?;
         }
         Ok::<_, underpass_directory::ChangeError>(())

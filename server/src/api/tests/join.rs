@@ -407,7 +407,7 @@ async fn rule_23_nothing_of_a_strangers_join_is_read() {
     answer.expect(404);
 }
 
-/// One cluster's agents take neither all places nor all changes.
+/// One cluster's agents do not take all changes, and one that joins again and again takes none.
 #[tokio::test(start_paused = true)]
 async fn rule_23_agents_that_join_have_a_share_of_the_changes() {
     let world = World::with_prod().await;
@@ -420,9 +420,26 @@ async fn rule_23_agents_that_join_have_a_share_of_the_changes() {
         answer = world.join(&token, &body).await;
         asked += 1;
     }
-    assert_eq!(asked, limits::CHANGES_PER_USER + 1);
+    // The first one was new.
+    assert_eq!(asked, limits::CHANGES_PER_USER + 2);
     assert!(answer.headers.contains_key("retry-after"));
     answer.expect(429);
+    let (other, _) = world.join_token(json!({})).await;
+    world.join_with(&other, &key(3)).await.expect(201);
+    // A cluster's new agents have a share.
+    let many = limits::CHANGES_PER_USER + 1;
+    let (many, _) = world.join_token(json!({"uses": many})).await;
+    let mut joined = 2;
+    loop {
+        let new = AgentKey::from_seed(rand::random()).unwrap();
+        let answer = world.join_with(&many, &new).await;
+        if answer.status == 429 {
+            break;
+        }
+        answer.expect(201);
+        joined += 1;
+    }
+    assert_eq!(joined, limits::CHANGES_PER_USER);
     let dev = "/v1/clusters/dev/join-tokens";
     let made = world
         .operate(Method::POST, dev, json!({}))
@@ -430,4 +447,43 @@ async fn rule_23_agents_that_join_have_a_share_of_the_changes() {
         .expect(201);
     let devs = made["token"].as_str().unwrap();
     world.join_with(devs, &key(2)).await.expect(201);
+}
+
+/// The holder of a join token that has ended, or of one and no key, asks as much as it can.
+#[tokio::test(start_paused = true)]
+async fn rule_23_a_dead_join_token_keeps_no_agent_with_a_good_one_waiting() {
+    let world = World::with_prod().await;
+    let (dead, _) = world.join_token(json!({})).await;
+    world.join_with(&dead, &key(1)).await.expect(201);
+    let (stolen, _) = world.join_token(json!({})).await;
+    let (good, _) = world.join_token(json!({})).await;
+    for _ in 0..2 * limits::CHANGES_PER_USER {
+        refused(world.join_with(&dead, &key(2)).await, 410, "used-up");
+    }
+    let mut held = Vec::new();
+    for token in [&dead, &stolen] {
+        let before = held.len();
+        loop {
+            let body = futures_util::stream::pending::<Result<bytes::Bytes, Infallible>>();
+            let request = Request::post(underpass_api::JOIN)
+                .header("authorization", format!("Bearer {token}"))
+                .header("content-type", "application/json")
+                .body(axum::body::Body::from_stream(body))
+                .unwrap();
+            let api = world.api.clone();
+            let mut asking =
+                Box::pin(async move { api.admit(request, &connection()).await.status() });
+            // Only time passes where there is a place.
+            match tokio::time::timeout(Duration::from_millis(100), asking.as_mut()).await {
+                Ok(status) => {
+                    assert_eq!(status, 429);
+                    break;
+                }
+                Err(_) => held.push(asking),
+            }
+        }
+        assert_eq!(held.len() - before, limits::API_PLACES_PER_USER);
+    }
+    world.join_with(&good, &key(3)).await.expect(201);
+    drop(held);
 }

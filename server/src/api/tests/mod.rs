@@ -20,6 +20,7 @@ mod costs;
 mod credentials;
 mod direct;
 mod join;
+mod join_pod;
 mod login;
 mod names;
 mod objects;
@@ -73,6 +74,15 @@ impl Connected for TwoOfProd {
         if cluster.as_str() == "prod" { 2 } else { 0 }
     }
 
+    fn served_by(&self, cluster: &ClusterName) -> BTreeSet<Through> {
+        let agent = || Through {
+            role: underpass_core::AgentRole::Cluster,
+            agent: "a".to_owned(),
+        };
+        let serves = cluster.as_str() == "prod";
+        serves.then(agent).into_iter().collect()
+    }
+
     fn by_key(&self) -> HashMap<String, usize> {
         HashMap::from([("k".to_owned(), 2)])
     }
@@ -124,6 +134,7 @@ impl World {
             logins,
             server,
             audit_log,
+            Arc::new(join_pod::Reviewing),
         );
         Self { api, directory }
     }

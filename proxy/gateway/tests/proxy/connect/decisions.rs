@@ -8,7 +8,7 @@ use underpass_core::{
     ClusterDomains, ClusterName, ImpersonationPolicy, Name, Networks, Nobody, Protocol, Role, Scope,
 };
 use underpass_directory::{
-    AccessToken, Cluster, Directory, Draft, Expect, Labels, MemoryStore, Owner, Subject, User,
+    AccessToken, Cluster, Directory, Draft, Expect, MemoryStore, Owner, Subject, User,
 };
 use underpass_gateway::{Budgets, Front, FrontConfig, IdleTimeout, NoServiceRoots, NotFound};
 
@@ -38,11 +38,7 @@ async fn directory(holders: &[Holder]) -> Arc<Directory> {
     let directory = directory.await.unwrap();
     let fill = |draft: &mut Draft| {
         for name in ["c", "d"] {
-            let object = Cluster {
-                created: draft.now(),
-                labels: Labels::default(),
-                direct: None,
-            };
+            let object = Cluster::new(draft.now());
             draft.put(name, object, Expect::Absent)?;
         }
         for role in Role::ALL {
