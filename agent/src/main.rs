@@ -19,6 +19,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
+use underpass_agent_operations::{Operations, Retention};
 use underpass_core::process::{Asked, Signals, raise_open_files};
 use underpass_tunnel::Status;
 
@@ -134,7 +135,9 @@ async fn serve_until_stopped(cli: Cli) -> Result<()> {
     let _asking = AbortOnDropHandle::new(tokio::spawn(async move {
         cluster::report(&asked).await;
     }));
-    let targets = Targets::new(Arc::clone(&policies), own_files(&cli), open_files);
+    let operations = operations(&cli).await?;
+    let targets = Targets::new(Arc::clone(&policies), own_files(&cli), open_files)
+        .with_operations(operations.clone());
     let sessions = Sessions::new(api_server, Arc::clone(&policies), Arc::new(targets));
     let following = Arc::clone(&policies);
     let _following = AbortOnDropHandle::new(tokio::spawn(async move { following.follow().await }));
@@ -164,8 +167,21 @@ async fn serve_until_stopped(cli: Cli) -> Result<()> {
         () = sessions.drain(cli.drain) => {}
         _ = signals.stop() => {}
     }
+    if let Some(operations) = operations {
+        operations.stop().await;
+    }
     tracing::info!("stopped");
     Ok(())
+}
+
+/// The records of operations, where the agent has a state directory.
+async fn operations(cli: &Cli) -> Result<Option<Operations>> {
+    let Some(folder) = cli.state_dir.clone() else {
+        return Ok(None);
+    };
+    let opening = move || Operations::open(&folder.join("operations"), Retention::default());
+    let opened = tokio::task::spawn_blocking(opening).await;
+    Ok(Some(opened.context("reading the operations was given up")??))
 }
 
 /// The files of the agent's own credentials, and the policy itself.
@@ -175,6 +191,7 @@ fn own_files(cli: &Cli) -> OwnFiles {
         &cli.ca_file,
         &cli.proxy_ca_file,
         &cli.policy,
+        &cli.state_dir,
     ];
     let files = files.into_iter().flatten().chain(cli.key.files());
     OwnFiles::new(files.cloned())

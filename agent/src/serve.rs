@@ -107,7 +107,7 @@ async fn serve_stream(
 ) {
     match incoming.target().parse() {
         Ok(Target::KubeApi) => serve_kube_api(incoming, api_server, policies).await,
-        Ok(target @ (Target::Tcp(_) | Target::Unix(_))) => {
+        Ok(target @ (Target::Tcp(_) | Target::Unix(_) | Target::Operation)) => {
             targets.serve(incoming, target, api_server).await;
         }
         _ => {

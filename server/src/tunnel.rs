@@ -214,6 +214,10 @@ impl Connected for Tunnel {
         }
         by_key
     }
+
+    fn of_nodes(&self) -> Vec<Session> {
+        self.nodes.sessions()
+    }
 }
 
 fn end(session: &Session) {

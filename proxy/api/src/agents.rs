@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
-use underpass_core::{AgentRole, ClusterName, Revision};
+use underpass_core::{AgentRole, ClusterName, NodeName, Revision};
 use zeroize::Zeroizing;
 
 /// An agent: the public half of its key.
@@ -29,6 +29,10 @@ pub struct AgentView {
     /// The join token that it has joined with, by id; absent where the server has made its key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub join_token: Option<String>,
+    /// The node that it runs on, where its role is `node` and it has told its name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<String>))]
+    pub node: Option<NodeName>,
     /// How many sessions it has with this server now.
     #[serde(default)]
     pub connected: usize,

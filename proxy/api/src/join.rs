@@ -4,7 +4,7 @@ use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
-use underpass_core::{AgentRole, ClusterName, Revision};
+use underpass_core::{AgentRole, ClusterName, NodeName, Revision};
 use zeroize::Zeroizing;
 
 /// The beginning of each join token.
@@ -88,6 +88,10 @@ pub struct JoinRequest {
     /// The role that the agent wants; without it, the token's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub role: Option<AgentRole>,
+    /// The node that the agent runs on. It counts for the role `node`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<String>))]
+    pub node: Option<NodeName>,
 }
 
 /// The agent that a key is registered for.
@@ -127,11 +131,13 @@ pub enum JoinRefusal {
     KeyOfAnotherCluster,
     /// The key belongs to an agent of this cluster, which has not joined with this token.
     KeyKnown,
+    /// The node has another agent.
+    NodeTaken,
 }
 
 impl JoinRefusal {
     /// Every one.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::UnknownToken,
         Self::Expired,
         Self::UsedUp,
@@ -140,6 +146,7 @@ impl JoinRefusal {
         Self::BadProof,
         Self::KeyOfAnotherCluster,
         Self::KeyKnown,
+        Self::NodeTaken,
     ];
 
     /// As a problem has it.
@@ -153,6 +160,7 @@ impl JoinRefusal {
             Self::BadProof => "bad-proof",
             Self::KeyOfAnotherCluster => "key-of-another-cluster",
             Self::KeyKnown => "key-known",
+            Self::NodeTaken => "node-taken",
         }
     }
 }

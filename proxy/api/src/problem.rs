@@ -5,7 +5,7 @@ use std::fmt;
 use http::StatusCode;
 use serde::{Deserialize, Deserializer, Serialize};
 
-use crate::JoinRefusal;
+use crate::{JoinRefusal, OperationRefusal};
 
 /// Why a request was not done.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,6 +26,12 @@ pub struct Problem {
     )]
     #[cfg_attr(feature = "openapi", schema(value_type = Option<String>))]
     pub reason: Option<JoinRefusal>,
+    /// The reason of a node's agent, for programs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub operation: Option<OperationRefusal>,
+    /// The parameter of an operation that a value does not fit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parameter: Option<String>,
     /// The object that is missing, there already, or other than expected.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub about: Option<About>,
@@ -66,6 +72,8 @@ impl Problem {
             title: status.canonical_reason().unwrap_or("Error").to_owned(),
             detail: detail.into(),
             reason: None,
+            operation: None,
+            parameter: None,
             about: None,
             retry_after_seconds: None,
         }

@@ -9,7 +9,7 @@ use super::{
     object::{Agent, Cluster, ObjectKind},
 };
 use underpass_authenticate::TokenHash;
-use underpass_core::{AgentRole, ClusterName, limits};
+use underpass_core::{AgentRole, ClusterName, NodeName, limits};
 
 /// A join token: never the secret, only its hash. Its holder registers agents of one cluster in one role.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -75,6 +75,8 @@ pub struct Joining<'a> {
     pub cluster: Option<&'a ClusterName>,
     /// The role that it wants, where it says so.
     pub role: Option<AgentRole>,
+    /// The node that it runs on, where it says so. It counts for agents on nodes.
+    pub node: Option<&'a NodeName>,
 }
 
 /// An agent that has joined.
@@ -138,6 +140,16 @@ pub enum JoinError {
         /// The agent's id.
         agent: String,
     },
+    /// The node has an agent, and whoever runs another process there, or has a token only, must not take its place.
+    #[error(
+        "the node {node} of the cluster has an agent already, {agent:?}: revoke that one first, or give this one another name"
+    )]
+    NodeTaken {
+        /// The node.
+        node: NodeName,
+        /// Its agent's id.
+        agent: String,
+    },
     /// The directory does not take it.
     #[error(transparent)]
     Change(#[from] ChangeError),
@@ -179,12 +191,20 @@ impl Draft {
             Some((agent, _)) => return Err(JoinError::KeyKnown { agent }),
             None => {}
         }
+        let node = joining.node.filter(|_| token.role == AgentRole::Node);
+        if let Some(node) = node
+            && let Some(agent) = self.agent_of_node(&token.cluster, node)
+        {
+            let node = node.clone();
+            return Err(JoinError::NodeTaken { node, agent });
+        }
         let agent = Agent {
             created: self.now(),
             cluster: token.cluster.clone(),
             key: joining.key.to_owned(),
             role: token.role,
             join_token: Some(id.clone()),
+            node: node.cloned(),
         };
         let name = agent.id();
         self.put(&name, agent, Expect::Absent)?;
@@ -194,6 +214,15 @@ impl Draft {
         };
         self.put(&id, used, Expect::Present)?;
         Ok(joined(name, true))
+    }
+
+    /// The id of the agent that has this node's name.
+    fn agent_of_node(&self, cluster: &ClusterName, node: &NodeName) -> Option<String> {
+        let mut agents = self.all::<Agent>().iter();
+        let found = agents.find(|(_, entry)| {
+            entry.object.cluster == *cluster && entry.object.node.as_ref() == Some(node)
+        });
+        found.map(|(id, _)| id.clone())
     }
 
     /// The agents that a cluster has, and those that its join tokens may still register.

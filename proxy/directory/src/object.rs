@@ -8,7 +8,7 @@ use time::OffsetDateTime;
 use super::{direct::Direct, join_token::JoinToken};
 use underpass_authenticate::{PasswordHash, TokenHash};
 use underpass_core::{
-    AgentRole, Authority, ClusterName, Labels, Name, Role, Scope, Selector, Subject,
+    AgentRole, Authority, ClusterName, Labels, Name, NodeName, Role, Scope, Selector, Subject,
 };
 
 /// A kind of object.
@@ -111,6 +111,9 @@ pub struct Agent {
     /// has made the key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub join_token: Option<String>,
+    /// The node that it runs on, where its role is that of nodes and it has told its name. No other agent of the cluster has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<NodeName>,
 }
 
 impl Agent {
@@ -122,6 +125,7 @@ impl Agent {
             key,
             role: AgentRole::default(),
             join_token: None,
+            node: None,
         }
     }
 

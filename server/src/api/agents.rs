@@ -44,6 +44,7 @@ fn view(id: &str, entry: &Entry<Agent>, sessions: &HashMap<String, usize>) -> Ag
         key: agent.key.clone(),
         role: agent.role,
         join_token: agent.join_token.clone(),
+        node: agent.node.clone(),
         connected: sessions.get(&agent.key).copied().unwrap_or_default(),
     }
 }

@@ -104,6 +104,7 @@ async fn register(
         key: &key,
         cluster: wanted.cluster.as_ref(),
         role: wanted.role,
+        node: wanted.node.as_ref(),
     };
     let register = |draft: &mut Draft| Ok(draft.register(&joining)?);
     state.write(register).await
@@ -162,6 +163,7 @@ impl From<JoinError> for Problem {
                 (StatusCode::CONFLICT, JoinRefusal::KeyOfAnotherCluster)
             }
             JoinError::KeyKnown { .. } => (StatusCode::CONFLICT, JoinRefusal::KeyKnown),
+            JoinError::NodeTaken { .. } => (StatusCode::CONFLICT, JoinRefusal::NodeTaken),
             JoinError::Change(error) => return error.into(),
             _ => {
                 tracing::error!("an agent did not join: {error}");

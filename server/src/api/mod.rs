@@ -19,7 +19,9 @@ mod join;
 mod join_tokens;
 mod login;
 mod myself;
+mod nodes;
 mod openapi;
+mod operations;
 mod page;
 mod passwords;
 mod problem;
@@ -55,6 +57,7 @@ use underpass_core::ConnectionInfo;
 use underpass_core::{Body, ClusterName, Rejection};
 use underpass_direct::DirectClusters;
 use underpass_directory::{Directory, Draft};
+use underpass_tunnel::Session;
 
 use self::begun::{Begun, Commit};
 use self::did::Did;
@@ -152,6 +155,9 @@ pub(crate) trait Connected: Send + Sync {
 
     /// How many sessions there are, by the agents' public keys.
     fn by_key(&self) -> HashMap<String, usize>;
+
+    /// The sessions of agents on nodes, of all clusters.
+    fn of_nodes(&self) -> Vec<Session>;
 }
 
 /// One for all requests.
@@ -193,6 +199,8 @@ impl Api {
             .merge(agents::routes())
             .merge(join_tokens::routes())
             .merge(join::routes())
+            .merge(nodes::routes())
+            .merge(operations::routes())
             .merge(tokens::routes())
             .merge(access::routes())
             .merge(myself::routes())

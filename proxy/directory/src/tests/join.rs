@@ -82,6 +82,7 @@ async fn join_with(
         key,
         cluster,
         role,
+        node: None,
     };
     let registered = directory.change(|draft| draft.register(&joining)).await?;
     Ok(registered.value)
