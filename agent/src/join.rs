@@ -150,7 +150,10 @@ impl Joining {
         };
         Ok(Asking {
             servers: cli.servers.iter().map(server).collect::<Result<_>>()?,
-            request: request(&key, &token, cli.key.role),
+            request: JoinRequest {
+                node: cli.key.node(),
+                ..request(&key, &token, cli.key.role)
+            },
         })
     }
 
@@ -201,6 +204,7 @@ fn request(key: &AgentKey, token: &str, role: Option<AgentRole>) -> JoinRequest 
         proof: JoinProof::new(key, token).to_string(),
         cluster: None,
         role,
+        node: None,
     }
 }
 
@@ -253,6 +257,9 @@ fn advice(refusal: JoinRefusal) -> &'static str {
         }
         JoinRefusal::OtherRole => {
             "leave out --role, or make a join token of this role: `underpass cluster join-token create CLUSTER --role ROLE`"
+        }
+        JoinRefusal::NodeTaken => {
+            "revoke the agent that the node had, with `underpass agent revoke ID`, or give this one another --node-name"
         }
         JoinRefusal::KeyOfAnotherCluster => {
             "give --key-file another file, or delete this one, and a new key is made at the next start"

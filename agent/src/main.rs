@@ -3,6 +3,7 @@
 mod cli;
 mod cluster;
 mod connection;
+mod descriptors;
 mod join;
 mod key;
 mod limits;
@@ -38,6 +39,7 @@ use crate::targets::{OwnFiles, Targets};
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
+    descriptors::close_inherited();
     let done = match Task::parse() {
         Task::Serve(cli) => {
             start_logging(&cli.log, cli.log_format);
@@ -181,7 +183,9 @@ async fn operations(cli: &Cli) -> Result<Option<Operations>> {
     };
     let opening = move || Operations::open(&folder.join("operations"), Retention::default());
     let opened = tokio::task::spawn_blocking(opening).await;
-    Ok(Some(opened.context("reading the operations was given up")??))
+    Ok(Some(
+        opened.context("reading the operations was given up")??,
+    ))
 }
 
 /// The files of the agent's own credentials, and the policy itself.

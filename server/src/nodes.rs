@@ -66,6 +66,11 @@ pub(crate) fn connected(
         node.sessions.push(session);
     }
     let mut nodes: Vec<_> = nodes.into_values().collect();
+    for node in &mut nodes {
+        // An agent that died has a session for a while, whose peer says nothing.
+        let is_doubtful = |session: &Session| (!session.is_reachable(), session.is_suspect());
+        node.sessions.sort_by_key(is_doubtful);
+    }
     nodes.sort_by(|one, other| one.view.name.cmp(&other.view.name));
     nodes
 }
@@ -74,7 +79,10 @@ fn view(id: &str, agent: &Agent, session: &Session) -> NodeView {
     let info = session.info();
     let transport = session.transport().unwrap_or(info.transport);
     NodeView {
-        name: agent.node.as_ref().map_or_else(|| id.to_owned(), ToString::to_string),
+        name: agent
+            .node
+            .as_ref()
+            .map_or_else(|| id.to_owned(), ToString::to_string),
         agent: id.to_owned(),
         software: info.software.clone(),
         transport: transport.to_string(),
@@ -99,11 +107,13 @@ impl Node {
         let mut failed = NodeError::Gone;
         for session in &self.sessions {
             let dialer = Dialer::new(session.clone(), Target::Operation.to_string());
-            match dialer.header(identity.clone()).dial().await {
+            match open(&dialer.header(identity.clone())).await {
                 Ok(stream) => return Answer::to(stream, &line).await,
+                Err(refused @ NodeError::Refused { .. }) => return Err(refused),
+                // Nothing was asked yet: another session may do.
                 Err(error) => {
                     tracing::debug!(node = self.view.name, "{}", chain(&error));
-                    failed = NodeError::Dial(error);
+                    failed = error;
                 }
             }
         }
@@ -111,9 +121,15 @@ impl Node {
     }
 }
 
+/// A stream that the agent has accepted.
+async fn open(dialer: &Dialer) -> Result<Stream, NodeError> {
+    let mut stream = dialer.dial().await.map_err(NodeError::Dial)?;
+    stream.accepted().await?;
+    Ok(stream)
+}
+
 impl Answer {
     async fn to(mut stream: Stream, question: &[u8]) -> Result<Self, NodeError> {
-        stream.accepted().await.map_err(NodeError::from)?;
         let asked = async {
             stream.write_all(question).await?;
             stream.flush().await

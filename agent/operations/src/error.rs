@@ -42,7 +42,9 @@ pub enum RunError {
     )]
     Conflict(OperationId),
     /// It runs already.
-    #[error("the operation `{operation}` runs already, as {id}, and its policy allows one run at a time")]
+    #[error(
+        "the operation `{operation}` runs already, as {id}, and its policy allows one run at a time"
+    )]
     Busy {
         /// The operation.
         operation: String,
@@ -76,7 +78,9 @@ pub enum RunError {
         source: io::Error,
     },
     /// The system has no such user.
-    #[error("the operation `{operation}` runs as `{user}`, and this node's /etc/passwd has no such user")]
+    #[error(
+        "the operation `{operation}` runs as `{user}`, and this node's /etc/passwd has no such user"
+    )]
     NoUser {
         /// The operation.
         operation: String,

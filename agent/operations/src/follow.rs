@@ -88,7 +88,9 @@ impl Follower {
                     let piece = reader.next(from, readable)?;
                     Ok((reader, piece))
                 });
-                let read = read.await.unwrap_or_else(|gone| Err(std::io::Error::other(gone)));
+                let read = read
+                    .await
+                    .unwrap_or_else(|gone| Err(std::io::Error::other(gone)));
                 let (same, piece) = read.map_err(|source| RecordError::Output {
                     id: record.id.clone(),
                     source,

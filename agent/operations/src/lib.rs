@@ -29,9 +29,7 @@ use tokio::process::Command;
 use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 use underpass_agent_policy::Operation;
-use underpass_api::{
-    OperationId, OperationRecord, OperationRequest, OperationState, OutputBytes,
-};
+use underpass_api::{OperationId, OperationRecord, OperationRequest, OperationState, OutputBytes};
 
 pub use self::error::{OpenError, RecordError, RunError};
 pub use self::follow::Follower;
@@ -127,7 +125,8 @@ impl Operations {
                 tracing::warn!(id = %record.id, operation = record.operation, "an operation was interrupted");
                 store.finish(&record).map_err(failed)?;
             }
-            runs.by_id.insert(record.id.clone(), Run::new(record, readable));
+            runs.by_id
+                .insert(record.id.clone(), Run::new(record, readable));
         }
         Ok(Self(Arc::new(Shared {
             store: Arc::new(store),
@@ -174,9 +173,15 @@ impl Operations {
         };
         let (run, is_new) = self.0.enter(record, operation)?;
         if is_new {
-            let (shared, operation, run) = (Arc::clone(&self.0), Arc::clone(operation), Arc::clone(&run));
-            let starting = self.0.tasks.spawn(async move { shared.start(&run, &operation, argv).await });
-            starting.await.map_err(|gone| RunError::Record(std::io::Error::other(gone)))??;
+            let (shared, operation, run) =
+                (Arc::clone(&self.0), Arc::clone(operation), Arc::clone(&run));
+            let starting = self
+                .0
+                .tasks
+                .spawn(async move { shared.start(&run, &operation, argv).await });
+            starting
+                .await
+                .map_err(|gone| RunError::Record(std::io::Error::other(gone)))??;
         }
         let now = run.now.subscribe();
         let follower = Follower::new(Arc::clone(&self.0.store), now, 0, true);
@@ -204,7 +209,12 @@ impl Operations {
     ///
     /// # Errors
     /// There is no record of it.
-    pub fn follow(&self, id: &OperationId, from: u64, waits: bool) -> Result<Follower, RecordError> {
+    pub fn follow(
+        &self,
+        id: &OperationId,
+        from: u64,
+        waits: bool,
+    ) -> Result<Follower, RecordError> {
         let now = self.0.find(id)?.now.subscribe();
         Ok(Follower::new(Arc::clone(&self.0.store), now, from, waits))
     }
@@ -291,7 +301,8 @@ impl Shared {
         }
         let running: Vec<_> = runs.by_id.values().filter(|run| run.is_running()).collect();
         let mut same = running.iter().map(|run| run.record());
-        let busy = same.find(|other| operation.is_exclusive() && other.operation == record.operation);
+        let busy =
+            same.find(|other| operation.is_exclusive() && other.operation == record.operation);
         if let Some(busy) = busy {
             return Err(RunError::Busy {
                 operation: busy.operation,
@@ -317,7 +328,8 @@ impl Shared {
             let (this, record, operation) = (Arc::clone(self), run.record(), Arc::clone(operation));
             tokio::task::spawn_blocking(move || this.prepare(&record, &operation, &argv)).await
         };
-        let prepared = prepared.unwrap_or_else(|gone| Err(RunError::Record(std::io::Error::other(gone))));
+        let prepared =
+            prepared.unwrap_or_else(|gone| Err(RunError::Record(std::io::Error::other(gone))));
         let (mut command, output) = match prepared {
             Ok(prepared) => prepared,
             Err(error) => {
@@ -331,7 +343,8 @@ impl Shared {
             target: "underpass::audit", id = %record.id, operation = record.operation, user = record.user,
             arguments = ?record.arguments, "an operation begins"
         );
-        run.now.send_modify(|now| now.record.started = Some(OffsetDateTime::now_utc()));
+        run.now
+            .send_modify(|now| now.record.started = Some(OffsetDateTime::now_utc()));
         let (this, run, operation) = (Arc::clone(self), Arc::clone(run), Arc::clone(operation));
         self.tasks.spawn(async move {
             this.attend(&run, &operation, process, output).await;
@@ -395,7 +408,9 @@ impl Shared {
                     });
                 };
                 let asked = run.asked.subscribe();
-                let end = process.run(output, operation.time_limit(), asked, publish).await;
+                let end = process
+                    .run(output, operation.time_limit(), asked, publish)
+                    .await;
                 readable = run.now.borrow().readable;
                 (record.state, record.exit, record.reason) = (end.state, end.exit, end.reason);
                 record.output = end.output;

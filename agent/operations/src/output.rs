@@ -25,7 +25,11 @@ pub(crate) struct Writer {
 impl Writer {
     /// A new file, for so many bytes of output.
     pub(crate) fn create(path: &Path, limit: u64) -> io::Result<Self> {
-        let file = private().create(true).write(true).truncate(true).open(path)?;
+        let file = private()
+            .create(true)
+            .write(true)
+            .truncate(true)
+            .open(path)?;
         Ok(Self::over(file, limit))
     }
 
@@ -124,7 +128,8 @@ impl Reader {
                 self.file.seek(SeekFrom::Start(self.at))?;
                 continue;
             }
-            self.file.seek_relative(i64::try_from(skipped).map_err(io::Error::other)?)?;
+            self.file
+                .seek_relative(i64::try_from(skipped).map_err(io::Error::other)?)?;
             let left = usize::try_from(length.saturating_sub(skipped)).map_err(io::Error::other)?;
             let mut data = vec![0; left];
             self.file.read_exact(&mut data)?;
@@ -185,7 +190,13 @@ mod tests {
         let mut reader = Reader::open(path).unwrap();
         let pieces = std::iter::from_fn(|| reader.next(from, end).unwrap());
         pieces
-            .map(|piece| (piece.stream, piece.offset, String::from_utf8(piece.data).unwrap()))
+            .map(|piece| {
+                (
+                    piece.stream,
+                    piece.offset,
+                    String::from_utf8(piece.data).unwrap(),
+                )
+            })
             .collect()
     }
 
@@ -209,13 +220,21 @@ mod tests {
         // A piece that is not whole is none yet.
         assert_eq!(texts(&path, 0, end - 1), all[..1]);
         assert_eq!(recover(&path).unwrap(), (8, end));
-        std::fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(end - 1).unwrap();
+        std::fs::OpenOptions::new()
+            .write(true)
+            .open(&path)
+            .unwrap()
+            .set_len(end - 1)
+            .unwrap();
         assert_eq!(recover(&path).unwrap().0, 5);
     }
 
     #[test]
     fn a_full_disk_loses_output_and_says_so() {
-        let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let full = std::fs::OpenOptions::new()
+            .write(true)
+            .open("/dev/full")
+            .unwrap();
         let mut writer = Writer::over(full, 100);
         writer.append(OutputStream::Stdout, b"hello");
         let (bytes, end) = writer.bytes();

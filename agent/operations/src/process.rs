@@ -6,7 +6,9 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::Stdio;
 
-use rustix::process::{Pid, PidfdFlags, Signal, geteuid, kill_process_group, pidfd_open, pidfd_send_signal};
+use rustix::process::{
+    Pid, PidfdFlags, Signal, geteuid, kill_process_group, pidfd_open, pidfd_send_signal,
+};
 use tokio::process::Command;
 use underpass_agent_policy::Operation;
 use underpass_api::OperationId;
@@ -132,7 +134,9 @@ pub(crate) fn kill_remains(ids: &[OperationId]) {
             Ok(0) => return,
             Ok(killed) => tracing::warn!(killed, "processes of interrupted operations are killed"),
             Err(error) => {
-                tracing::error!("processes of interrupted operations cannot be searched for: {error}");
+                tracing::error!(
+                    "processes of interrupted operations cannot be searched for: {error}"
+                );
                 return;
             }
         }
@@ -145,7 +149,9 @@ fn kill_marked(marks: &[String]) -> io::Result<usize> {
     let mut killed: usize = 0;
     for entry in std::fs::read_dir("/proc")? {
         let path = entry?.path();
-        let number = path.file_name().and_then(|name| name.to_str()?.parse().ok());
+        let number = path
+            .file_name()
+            .and_then(|name| name.to_str()?.parse().ok());
         let Some(pid) = number.and_then(Pid::from_raw) else {
             continue;
         };

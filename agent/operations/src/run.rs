@@ -1,8 +1,8 @@
 //! A run: the command's process, from its start to its end.
 
 use std::io;
-use std::process::ExitStatus;
 use std::os::unix::process::ExitStatusExt as _;
+use std::process::ExitStatus;
 use std::time::Duration;
 
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open};

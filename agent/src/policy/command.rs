@@ -222,10 +222,14 @@ deniedGroups              admins
         let (text, yes) = explain("unix:/run/containerd/containerd.sock");
         assert!(yes && text.contains("symbolic link"), "{text}");
         assert!(explain("kube-api").1 && !explain("shell").1);
-        let backup = "operations: [{name: backup, command: /bin/backup, timeLimit: 1h, groups: [ops]}]";
+        let backup =
+            "operations: [{name: backup, command: /bin/backup, timeLimit: 1h, groups: [ops]}]";
         let backup = Policy::from_yaml(backup).unwrap();
         let Answer { text, yes } = operation(&backup, "backup");
-        assert!(yes && text.contains("/bin/backup") && text.contains("for ops"), "{text}");
+        assert!(
+            yes && text.contains("/bin/backup") && text.contains("for ops"),
+            "{text}"
+        );
         let Answer { text, yes } = operation(&backup, "restore");
         assert!(!yes && text.contains("no operation `restore`"), "{text}");
         assert!(matches!(asked("operation:a"), Ok(Asked::Operation(_))));

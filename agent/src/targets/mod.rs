@@ -20,9 +20,7 @@ use underpass_agent_operations::Operations;
 use underpass_agent_policy::Denied;
 use underpass_core::{Identity, Target};
 use underpass_dial::Resolve;
-use underpass_tunnel::{
-    Copied, CopyError, IncomingStream, ResetCode, Stream, chain, copy_until,
-};
+use underpass_tunnel::{Copied, CopyError, IncomingStream, ResetCode, Stream, chain, copy_until};
 use underpass_upstream::ApiServer;
 
 use self::audit::Record;

@@ -112,7 +112,9 @@ impl Answers<'_> {
                 records.retain(|record| self.sees(record));
                 Ok(Answer::Records(records))
             }
-            OperationQuestion::Read { id } => Ok(Answer::Records(vec![self.record(operations, &id)?])),
+            OperationQuestion::Read { id } => {
+                Ok(Answer::Records(vec![self.record(operations, &id)?]))
+            }
             OperationQuestion::Output { id, from, follow } => {
                 self.record(operations, &id)?;
                 let follower = operations.follow(&id, from, follow);
@@ -139,13 +141,16 @@ impl Answers<'_> {
     ) -> Result<Answer, OperationProblem> {
         let (user, groups) = (self.identity.user(), self.identity.groups());
         let policy = self.policies.current();
-        let decided = policy.targets.decide_operation(&request.operation, user, groups);
+        let decided = policy
+            .targets
+            .decide_operation(&request.operation, user, groups);
         let operation = decided.map_err(|denied| {
             tracing::info!(target: "underpass::audit", user, reason = %denied, "an operation is refused");
             problem(&denied)
         })?;
-        let asked = operations.run(request, &operation, &self.caller());
-        let asking = asked.await.map_err(|error: RunError| {
+        let caller = self.caller();
+        let asked = operations.run(request, &operation, &caller).await;
+        let asking = asked.map_err(|error: RunError| {
             tracing::info!(
                 target: "underpass::audit", user, operation = &**operation.name(), reason = %chain(&error),
                 "an operation is refused"
@@ -177,8 +182,12 @@ impl Answers<'_> {
     /// for whoever the server lets in.
     fn denied(&self, policy: &InForce, record: &OperationRecord) -> Option<Denied> {
         let (user, groups) = (self.identity.user(), self.identity.groups());
-        let decided = policy.targets.decide_operation(&record.operation, user, groups);
-        decided.err().filter(|denied| matches!(denied, Denied::Caller(_)))
+        let decided = policy
+            .targets
+            .decide_operation(&record.operation, user, groups);
+        decided
+            .err()
+            .filter(|denied| matches!(denied, Denied::Caller(_)))
     }
 
     fn caller(&self) -> Caller {

@@ -219,6 +219,9 @@ pub(super) async fn run_agent(client: &Client, command: Agent) -> Result<()> {
                     agent.join_token.unwrap_or_else(|| "-".to_owned()),
                     agent.connected.to_string(),
                     timestamp(agent.created)?,
+                    agent
+                        .node
+                        .map_or_else(|| "-".to_owned(), |node| node.to_string()),
                 ]);
             }
             let header = [
@@ -228,6 +231,7 @@ pub(super) async fn run_agent(client: &Client, command: Agent) -> Result<()> {
                 "JOIN TOKEN",
                 "CONNECTED",
                 "CREATED",
+                "NODE",
             ];
             print_table(&header, &rows);
         }

@@ -40,8 +40,8 @@ pub use self::{
     object::{List, New, View, segment},
     operations::{
         BadOperationId, NodeList, NodeView, OperationEvent, OperationExit, OperationId,
-        OperationList, OperationProblem, OperationQuestion, OperationRecord, OperationRefusal, OperationRequest, OperationState,
-        OutputBytes, OutputPage, OutputPiece, OutputStream,
+        OperationList, OperationProblem, OperationQuestion, OperationRecord, OperationRefusal,
+        OperationRequest, OperationState, OutputBytes, OutputPage, OutputPiece, OutputStream,
     },
     passwords::NewPassword,
     problem::{About, Problem},

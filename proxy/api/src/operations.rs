@@ -399,7 +399,9 @@ mod tests {
             assert_eq!(good.parse::<OperationId>().unwrap().as_str(), good);
         }
         let long = "a".repeat(OperationId::BYTES + 1);
-        for bad in ["", ".", "..", "a.b", "a/b", "-a", "_a", "a b", "ä", "a\n", &long] {
+        for bad in [
+            "", ".", "..", "a.b", "a/b", "-a", "_a", "a b", "ä", "a\n", &long,
+        ] {
             assert_eq!(bad.parse::<OperationId>(), Err(BadOperationId), "{bad:?}");
         }
     }
@@ -430,7 +432,10 @@ mod tests {
             r#"{"output":{"id":"1","form":1}}"#,
             r#"{"list":{},"cancel":{"id":"1"}}"#,
         ] {
-            assert!(serde_json::from_str::<OperationQuestion>(bad).is_err(), "{bad}");
+            assert!(
+                serde_json::from_str::<OperationQuestion>(bad).is_err(),
+                "{bad}"
+            );
         }
         let piece = OperationEvent::Output(OutputPiece {
             stream: OutputStream::Stderr,

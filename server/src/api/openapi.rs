@@ -20,7 +20,8 @@ use utoipa::openapi::{
 use underpass_api::{
     AccessGiven, AccessRequest, AgentMade, AgentRequest, AgentView, JOIN, JoinAnswer, JoinRequest,
     JoinTokenMade, JoinTokenRequest, JoinTokenView, LoginRequest, LoginWays, Myself, NewPassword,
-    NodeList, OperationList, OperationRecord, OperationRequest, OutputPage, Problem, Reachability, SERVER, ServerInfo, TokenMade, TokenRequest, TokenView,
+    NodeList, OperationList, OperationRecord, OperationRequest, OutputPage, Problem, Reachability,
+    SERVER, ServerInfo, TokenMade, TokenRequest, TokenView,
 };
 
 use super::resource::Resource;
@@ -211,7 +212,8 @@ fn nodes(all: &mut Vec<Described>, schemas: &mut Schemas) {
     all.push(Described::read(many, about, list));
     let wanted = schemas.of::<OperationRequest>();
     let record = schemas.of::<OperationRecord>();
-    let about = "Runs an operation that the policy of the node's agent names, at most once for each id";
+    let about =
+        "Runs an operation that the policy of the node's agent names, at most once for each id";
     let mut run = Described::create(many, about, wanted, record.clone());
     run.gives = Some(("200", record.clone()));
     all.push(run);

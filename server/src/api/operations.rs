@@ -162,7 +162,10 @@ async fn cancel(
     let id = parsed(&id)?;
     let question = OperationQuestion::Cancel { id: id.clone() };
     match asking.record(&id, &question).await {
-        Ok(_) => Ok(asking.did(&id).grant("cancelled").with(StatusCode::NO_CONTENT)),
+        Ok(_) => Ok(asking
+            .did(&id)
+            .grant("cancelled")
+            .with(StatusCode::NO_CONTENT)),
         Err(problem) => Ok(asking.did(&id).with(problem.into_response())),
     }
 }
@@ -182,7 +185,11 @@ async fn read_output(
         () = revoked => return Err(Problem::forbidden("the permission was taken back meanwhile")),
     };
     let did = asking.did(&id);
-    let did = if page.is_last { seen(did, &page.record) } else { did };
+    let did = if page.is_last {
+        seen(did, &page.record)
+    } else {
+        did
+    };
     Ok(did.with(Json(page)))
 }
 
@@ -193,8 +200,7 @@ async fn page(asking: &Asking, id: &OperationId, part: &Part) -> Result<OutputPa
         from: part.from,
         follow: true,
     };
-    let begun = Instant::now();
-    let opened = timeout_at(begun + limits::NODE_TIME, async {
+    let opened = tokio::time::timeout(limits::NODE_TIME, async {
         let mut answer = asking.ask(&question).await?;
         let first = answer.next().await?;
         Ok::<_, Problem>((answer, first))
@@ -214,7 +220,7 @@ async fn page(asking: &Asking, id: &OperationId, part: &Part) -> Result<OutputPa
     };
     let mut bytes: usize = 0;
     // What is there already comes at once.
-    let mut until = begun + wait.max(limits::OUTPUT_GATHER);
+    let mut until = Instant::now() + wait.max(limits::OUTPUT_GATHER);
     while bytes < limits::OUTPUT_PAGE {
         let event = match timeout_at(until, answer.next()).await {
             Ok(event) => event?,
@@ -252,5 +258,6 @@ fn seen(did: Did, record: &OperationRecord) -> Did {
 }
 
 fn parsed(id: &str) -> Result<OperationId, Problem> {
-    id.parse().map_err(|error| Problem::invalid(format!("{error}")))
+    id.parse()
+        .map_err(|error| Problem::invalid(format!("{error}")))
 }

@@ -7,7 +7,9 @@ use super::world::{Story, World, alice, id, operation, script};
 use crate::{RecordError, RunError};
 
 fn numbers(line: &str) -> Vec<u32> {
-    line.split_whitespace().map(|number| number.parse().unwrap()).collect()
+    line.split_whitespace()
+        .map(|number| number.parse().unwrap())
+        .collect()
 }
 
 /// The descriptors of this process, behind standard error, that it would pass on.
@@ -46,7 +48,9 @@ async fn rule_17_a_command_has_nothing_of_the_agents() {
     open.retain(|number| *number > 2);
     assert!(open.len() <= 1, "{text}");
     assert_eq!(lines.next(), Some("/dev/null"));
-    let named = text.lines().filter_map(|line| Some(line.split_once('=')?.0));
+    let named = text
+        .lines()
+        .filter_map(|line| Some(line.split_once('=')?.0));
     let named: Vec<_> = named.collect();
     let expected = [
         "B",
@@ -102,7 +106,10 @@ async fn a_run_that_takes_too_long_is_killed_with_its_group() {
 #[tokio::test]
 async fn only_cancelling_ends_a_run() {
     let world = World::new();
-    let waits = script("trap 'echo bye; exit 4' TERM; echo begun; sleep 1000 & wait", "");
+    let waits = script(
+        "trap 'echo bye; exit 4' TERM; echo begun; sleep 1000 & wait",
+        "",
+    );
     let mut asking = world.ask("1", &waits, None).await.unwrap();
     asking.follower.next().await.unwrap();
     asking.follower.next().await.unwrap();

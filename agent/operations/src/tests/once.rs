@@ -64,7 +64,9 @@ async fn the_same_id_is_the_same_run() {
         arguments: [("x".to_owned(), x.to_owned())].into(),
         detach: false,
     };
-    assert!(conflict(world.operations.run(&request, &once, &other).await));
+    assert!(conflict(
+        world.operations.run(&request, &once, &other).await
+    ));
     // Also after the agent has been started again.
     let folder = world.path("state");
     world.operations.stop().await;
@@ -203,7 +205,10 @@ async fn a_node_that_cannot_run_an_operation_says_why() {
     for (fields, part) in [
         ("command: /no/such/program", "/no/such/program"),
         ("command: /etc/passwd", "no executable"),
-        ("command: /bin/true, directory: /no/such", "directory /no/such"),
+        (
+            "command: /bin/true, directory: /no/such",
+            "directory /no/such",
+        ),
         ("command: /bin/true, user: no-such-user", "no such user"),
     ] {
         let operation = operation(&format!("{{name: a, {fields}}}"));

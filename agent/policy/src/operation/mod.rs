@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use thiserror::Error;
 
-pub use self::parameter::ValueError;
 pub(crate) use self::parameter::Parameter;
+pub use self::parameter::ValueError;
 pub(crate) use self::read::Entry;
 pub use self::read::OperationError;
 pub(crate) use self::template::Template;
@@ -170,7 +170,10 @@ impl Operation {
         if let Some(unknown) = given.keys().find(|name| !is_known(name)) {
             return Err(ArgumentError::Unknown {
                 operation: Arc::clone(&self.name),
-                parameter: unknown.chars().take(crate::limits::RULE_NAME_BYTES).collect(),
+                parameter: unknown
+                    .chars()
+                    .take(crate::limits::RULE_NAME_BYTES)
+                    .collect(),
                 parameters: names(),
             });
         }
@@ -185,7 +188,10 @@ impl Operation {
             if let Some(first) = template.first_parameter()
                 && let Some(value) = values.get(first)
                 && value.starts_with('-')
-                && self.parameters.iter().any(|own| own.name == first && own.is_free_text())
+                && self
+                    .parameters
+                    .iter()
+                    .any(|own| own.name == first && own.is_free_text())
             {
                 return Err(ArgumentError::Flag {
                     parameter: first.to_owned(),

@@ -61,7 +61,9 @@ impl Pattern {
     fn text(&self) -> &str {
         let whole = self.0.as_str();
         let inner = whole.strip_prefix(r"\A(?:");
-        inner.and_then(|inner| inner.strip_suffix(r")\z")).unwrap_or(whole)
+        inner
+            .and_then(|inner| inner.strip_suffix(r")\z"))
+            .unwrap_or(whole)
     }
 }
 
@@ -171,7 +173,10 @@ mod tests {
             assert_eq!(pattern.matches(value), matches, "{value:?}");
         }
         assert_eq!(pattern.text(), "[a-z]+|b");
-        assert!(Pattern::new("a)|(b").is_err(), "it does not leave its group");
+        assert!(
+            Pattern::new("a)|(b").is_err(),
+            "it does not leave its group"
+        );
         assert!(Pattern::new("(a{1000}){1000}").is_err(), "too large");
     }
 
@@ -182,12 +187,29 @@ mod tests {
         for good in ["-5", "0", "10"] {
             check(&integer, good).unwrap();
         }
-        for bad in ["-6", "11", "+1", "01", "1.0", "0x1", " 1", "-0", "99999999999999999999"] {
-            assert_eq!(check(&integer, bad), Err(ValueError::NoInteger(-5, 10)), "{bad}");
+        for bad in [
+            "-6",
+            "11",
+            "+1",
+            "01",
+            "1.0",
+            "0x1",
+            " 1",
+            "-0",
+            "99999999999999999999",
+        ] {
+            assert_eq!(
+                check(&integer, bad),
+                Err(ValueError::NoInteger(-5, 10)),
+                "{bad}"
+            );
         }
         let one_of = Schema::OneOf(vec!["a".to_owned(), "b".to_owned()]);
         check(&one_of, "a").unwrap();
-        assert_eq!(check(&one_of, "A"), Err(ValueError::NoneOf("a, b".to_owned())));
+        assert_eq!(
+            check(&one_of, "A"),
+            Err(ValueError::NoneOf("a, b".to_owned()))
+        );
         let text = Schema::Text { longest: 3 };
         check(&text, "a b").unwrap();
         assert_eq!(check(&text, "abcd"), Err(ValueError::TooLong(4, 3)));

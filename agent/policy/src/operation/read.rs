@@ -129,7 +129,9 @@ impl Entry {
         let environment = self.environment.unwrap_or_default();
         let subjects = |subjects| {
             let subjects = values::<Subject>(subjects).into_iter();
-            subjects.map(|subject| subject.as_ref().to_owned()).collect()
+            subjects
+                .map(|subject| subject.as_ref().to_owned())
+                .collect()
         };
         let set = environment.set.into_iter();
         let output_limit = self.output_limit.map(|limit| limit.0.0);
@@ -166,7 +168,9 @@ impl ParameterEntry {
                 longest,
             },
             (None, Some(values), None, None) => Schema::OneOf(values.0),
-            (None, None, Some(Range { from, to }), None) if from <= to => Schema::Integer(from..=to),
+            (None, None, Some(Range { from, to }), None) if from <= to => {
+                Schema::Integer(from..=to)
+            }
             (None, None, Some(_), None) => return Err(OperationError::Range(name)),
             (None, None, None, Some(longest)) => Schema::Text { longest },
             _ => return Err(OperationError::Schema(name)),
@@ -176,7 +180,8 @@ impl ParameterEntry {
                 return Err(OperationError::DefaultAndOptional(name));
             }
             let checked = schema.check(default);
-            checked.map_err(|problem| OperationError::Default(name.clone(), problem.to_string()))?;
+            checked
+                .map_err(|problem| OperationError::Default(name.clone(), problem.to_string()))?;
         }
         Ok(Parameter {
             name,
@@ -203,7 +208,9 @@ impl FromStr for AbsolutePath {
     fn from_str(text: &str) -> Result<Self, String> {
         let plain = |segment: &str| !matches!(segment, "" | "." | "..");
         let is_root = text == "/";
-        let plain = text.strip_prefix('/').is_some_and(|rest| rest.split('/').all(plain));
+        let plain = text
+            .strip_prefix('/')
+            .is_some_and(|rest| rest.split('/').all(plain));
         match (is_root || plain) && !text.chars().any(char::is_control) {
             true => Ok(Self(text.into())),
             false => Err(format!("{text:?} is not an absolute path without . and ..")),
@@ -341,11 +348,23 @@ operations:
     fn rule_17_arguments_that_do_not_fit_name_their_parameter() {
         for (given, parameter, part) in [
             (&[][..], "file", "needs a value"),
-            (&[("file", "../x.db")], "file", "does not match [a-z0-9-]+\\.db"),
+            (
+                &[("file", "../x.db")],
+                "file",
+                "does not match [a-z0-9-]+\\.db",
+            ),
             (&[("file", "a.db\n")], "file", "control"),
             (&[("file", "a.db"), ("retries", "10")], "retries", "0 to 9"),
-            (&[("file", "a.db"), ("force", "1")], "force", "they are file, retries"),
-            (&[("file", "a.db"), ("label", "0123456789a")], "label", "may have 10"),
+            (
+                &[("file", "a.db"), ("force", "1")],
+                "force",
+                "they are file, retries",
+            ),
+            (
+                &[("file", "a.db"), ("label", "0123456789a")],
+                "label",
+                "may have 10",
+            ),
             (&[("file", "a.db"), ("mode", "--force")], "mode", "flag"),
         ] {
             let error = arguments(given).unwrap_err();
@@ -367,7 +386,9 @@ operations:
         assert_eq!(denied, Some(Denied::Caller("backup".into())));
         let denied = decide("restore", &[]);
         assert_eq!(denied, Some(Denied::NoOperation("restore".to_owned())));
-        let none = Policy::default().decide_operation("backup", "alice", &[]).err();
+        let none = Policy::default()
+            .decide_operation("backup", "alice", &[])
+            .err();
         assert_eq!(none, Some(Denied::NoOperation("backup".to_owned())));
     }
 
@@ -388,43 +409,129 @@ operations:
     }
 
     #[test]
+    fn the_policies_that_we_ship_are_valid() {
+        for yaml in [
+            include_str!("../../../../deploy/operations/etcd.yaml"),
+            include_str!("../../../../deploy/operations/journal.yaml"),
+            include_str!("../../../../deploy/operations/unit-binary.yaml"),
+        ] {
+            let policy = Policy::from_yaml(yaml).unwrap_or_else(|error| panic!("{error}: {yaml}"));
+            assert!(!policy.operations().is_empty());
+        }
+    }
+
+    #[test]
     fn rule_17_a_mistake_in_an_operation_names_its_place() {
         let usual = "name: a, command: /bin/x, timeLimit: 1m";
         for (fields, parts) in [
-            ("command: /bin/x, timeLimit: 1m", &["operations[0]", "name"][..]),
+            (
+                "command: /bin/x, timeLimit: 1m",
+                &["operations[0]", "name"][..],
+            ),
             ("name: a, timeLimit: 1m", &["operations[0]", "command"]),
             ("name: a, command: /bin/x", &["operations[0]", "timeLimit"]),
-            ("name: a, command: x, timeLimit: 1m", &["command", "absolute"]),
-            ("name: a, command: /bin/../x, timeLimit: 1m", &["command", "absolute"]),
-            ("name: a, command: /bin/x, timeLimit: 0s", &["timeLimit", "0s"]),
-            ("name: a, command: /bin/x, timeLimit: 8days", &["timeLimit", "7days"]),
-            ("name: a, command: /bin/x, timeLimit: 5", &["timeLimit", "\"5\""]),
-            (&format!("{usual}, shell: true"), &["operations[0]", "shell"]),
+            (
+                "name: a, command: x, timeLimit: 1m",
+                &["command", "absolute"],
+            ),
+            (
+                "name: a, command: /bin/../x, timeLimit: 1m",
+                &["command", "absolute"],
+            ),
+            (
+                "name: a, command: /bin/x, timeLimit: 0s",
+                &["timeLimit", "0s"],
+            ),
+            (
+                "name: a, command: /bin/x, timeLimit: 8days",
+                &["timeLimit", "7days"],
+            ),
+            (
+                "name: a, command: /bin/x, timeLimit: 5",
+                &["timeLimit", "\"5\""],
+            ),
+            (
+                &format!("{usual}, shell: true"),
+                &["operations[0]", "shell"],
+            ),
             (&format!("{usual}, user: '0'"), &["user", "\"0\""]),
             (&format!("{usual}, user: ''"), &["user"]),
-            (&format!("{usual}, directory: tmp"), &["directory", "absolute"]),
-            (&format!("{usual}, outputLimit: 2Gi"), &["outputLimit", "2Gi"]),
-            (&format!("{usual}, outputLimit: 0"), &["outputLimit", "\"0\""]),
+            (
+                &format!("{usual}, directory: tmp"),
+                &["directory", "absolute"],
+            ),
+            (
+                &format!("{usual}, outputLimit: 2Gi"),
+                &["outputLimit", "2Gi"],
+            ),
+            (
+                &format!("{usual}, outputLimit: 0"),
+                &["outputLimit", "\"0\""],
+            ),
             (&format!("{usual}, arguments: []"), &["arguments", "empty"]),
-            (&format!("{usual}, arguments: ['{{a']"), &["arguments[0]", "{a"]),
-            (&format!("{usual}, arguments: ['{{a}}']"), &["operations[0]", "no parameter has the name `a`"]),
-            (&format!("{usual}, parameters: [{{name: p, longest: 3}}]"), &["operations[0]", "no argument has the parameter `p`"]),
-            (&format!("{usual}, parameters: [{{name: p}}]"), &["operations[0]", "needs one of"]),
-            (&format!("{usual}, parameters: [{{name: p, pattern: a, oneOf: [b]}}]"), &["needs one of"]),
-            (&format!("{usual}, parameters: [{{name: p, pattern: '('}}]"), &["parameters[0].pattern", "no pattern"]),
-            (&format!("{usual}, parameters: [{{name: p, integer: {{from: 2, to: 1}}}}]"), &["from a larger number"]),
-            (&format!("{usual}, parameters: [{{name: p, longest: 0}}]"), &["`longest`"]),
-            (&format!("{usual}, parameters: [{{name: p, oneOf: [a], default: b}}]"), &["default", "none of a"]),
-            (&format!("{usual}, parameters: [{{name: p, oneOf: [a], default: a, optional: true}}]"), &["leave `optional` out"]),
-            (&format!("{usual}, parameters: [{{name: p, longest: 3}}, {{name: p, longest: 3}}]"), &["two parameters"]),
-            (&format!("{usual}, environment: {{pass: ['A=B']}}"), &["environment.pass[0]", "A=B"]),
-            (&format!("{usual}, environment: {{set: {{'A B': x}}}}"), &["environment", "A B"]),
+            (
+                &format!("{usual}, arguments: ['{{a']"),
+                &["arguments[0]", "{a"],
+            ),
+            (
+                &format!("{usual}, arguments: ['{{a}}']"),
+                &["operations[0]", "no parameter has the name `a`"],
+            ),
+            (
+                &format!("{usual}, parameters: [{{name: p, longest: 3}}]"),
+                &["operations[0]", "no argument has the parameter `p`"],
+            ),
+            (
+                &format!("{usual}, parameters: [{{name: p}}]"),
+                &["operations[0]", "needs one of"],
+            ),
+            (
+                &format!("{usual}, parameters: [{{name: p, pattern: a, oneOf: [b]}}]"),
+                &["needs one of"],
+            ),
+            (
+                &format!("{usual}, parameters: [{{name: p, pattern: '('}}]"),
+                &["parameters[0].pattern", "no pattern"],
+            ),
+            (
+                &format!("{usual}, parameters: [{{name: p, integer: {{from: 2, to: 1}}}}]"),
+                &["from a larger number"],
+            ),
+            (
+                &format!("{usual}, parameters: [{{name: p, longest: 0}}]"),
+                &["`longest`"],
+            ),
+            (
+                &format!("{usual}, parameters: [{{name: p, oneOf: [a], default: b}}]"),
+                &["default", "none of a"],
+            ),
+            (
+                &format!(
+                    "{usual}, parameters: [{{name: p, oneOf: [a], default: a, optional: true}}]"
+                ),
+                &["leave `optional` out"],
+            ),
+            (
+                &format!("{usual}, parameters: [{{name: p, longest: 3}}, {{name: p, longest: 3}}]"),
+                &["two parameters"],
+            ),
+            (
+                &format!("{usual}, environment: {{pass: ['A=B']}}"),
+                &["environment.pass[0]", "A=B"],
+            ),
+            (
+                &format!("{usual}, environment: {{set: {{'A B': x}}}}"),
+                &["environment", "A B"],
+            ),
             (&format!("{usual}, users: []"), &["users", "empty"]),
         ] {
             let yaml = format!("operations: [{{{fields}}}]");
             let error = Policy::from_yaml(&yaml).unwrap_err().to_string();
             for part in parts {
-                assert!(error.contains(part), "{yaml:?} gives {error:?}, without {part:?}");
+                assert!(
+                    error.contains(part),
+                    "{yaml:?} gives {error:?}, without {part:?}"
+                );
             }
         }
         let twice = format!("operations: [{{{usual}}}, {{{usual}}}]");

@@ -52,12 +52,16 @@ impl FromStr for Template {
     fn from_str(text: &str) -> Result<Self, String> {
         if text.len() > limits::ARGUMENT_BYTES {
             let most = limits::ARGUMENT_BYTES;
-            return Err(format!("the argument has {} bytes, and may have {most}", text.len()));
+            return Err(format!(
+                "the argument has {} bytes, and may have {most}",
+                text.len()
+            ));
         }
         if text.contains('\0') {
             return Err("the argument has a zero byte, which no argument may have".to_owned());
         }
-        let wrong = || format!("{text:?}: write {{NAME}} for a parameter, and {{{{ or }}}} for a brace");
+        let wrong =
+            || format!("{text:?}: write {{NAME}} for a parameter, and {{{{ or }}}} for a brace");
         let mut parts = Vec::new();
         let mut plain = String::new();
         let mut rest = text;
@@ -118,7 +122,11 @@ mod tests {
             ("plain", &[][..], Some("plain")),
             ("", &[], Some("")),
             ("{a}", &[("a", "x y")], Some("x y")),
-            ("--f={a}/{b}.db", &[("a", "1"), ("b", "2")], Some("--f=1/2.db")),
+            (
+                "--f={a}/{b}.db",
+                &[("a", "1"), ("b", "2")],
+                Some("--f=1/2.db"),
+            ),
             ("{{a}}", &[], Some("{a}")),
             ("{{{a}}}", &[("a", "1")], Some("{1}")),
             ("{a}", &[], None),

@@ -22,6 +22,7 @@ mod direct;
 mod join;
 mod login;
 mod names;
+mod nodes;
 mod objects;
 mod rights;
 
@@ -92,8 +93,11 @@ impl World {
     }
 
     async fn over(store: Arc<dyn Store>, audit_log: AuditLog) -> Self {
+        Self::with(store, audit_log, Arc::new(TwoOfProd)).await
+    }
+
+    async fn with(store: Arc<dyn Store>, audit_log: AuditLog, sessions: Sessions) -> Self {
         let directory = Directory::open(store).await.unwrap();
-        let sessions: Sessions = Arc::new(TwoOfProd);
         let key = SealingKey::from_text(&SealingKey::generate().unwrap()).unwrap();
         let keys = Arc::new(Keyring::new(key, vec![]));
         let plugins = Plugins {
