@@ -2,7 +2,7 @@
 //!
 //! [`Operations::run`] runs one under an id that its caller chooses. The record of the run is on the disk before the command starts, so
 //! that the same id is the same run: it gives the result, or tells of the command while it runs, and starts nothing. An agent that
-//! died in the midst of a run finds its record as *running*, kills whatever is left of it, and marks it *interrupted*. A caller that
+//! died in the midst of a run finds its record as *running*, kills the rest of it, and marks it *interrupted*. A caller that
 //! goes away changes nothing; [`Operations::cancel`] ends a run.
 //!
 //! The crate knows neither the tunnel nor Kubernetes, and decides nothing: its caller has asked the policy.
@@ -49,7 +49,7 @@ struct Shared {
     store: Arc<Store>,
     retention: Retention,
     runs: Mutex<Runs>,
-    /// One at a time: what it removes must not be another run's by then.
+    /// One at a time: the files that it removes must not be another run's by then.
     removing: tokio::sync::Mutex<()>,
     tasks: TaskTracker,
 }
@@ -67,7 +67,7 @@ struct Run {
     asked: watch::Sender<Asked>,
 }
 
-/// Who asks for an operation.
+/// The caller of an operation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Caller {
     /// Their name.

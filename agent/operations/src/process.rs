@@ -122,7 +122,7 @@ pub(crate) fn signal(group: Pid, signal: Signal) {
     }
 }
 
-/// Kills whatever runs for one of these, wherever its process group is: the agent that started it has died. Blocks, for a second at
+/// Kills every process of these runs, in any process group: the agent that started it has died. Blocks, for a second at
 /// the most.
 pub(crate) fn kill_remains(ids: &[OperationId]) {
     if ids.is_empty() {

@@ -39,7 +39,7 @@ pub(super) struct Answers<'a> {
     pub(super) identity: &'a Identity,
 }
 
-/// What follows a question.
+/// The content of an answer.
 enum Answer {
     Records(Vec<OperationRecord>),
     Story(Box<Follower>),
@@ -179,7 +179,7 @@ impl Answers<'_> {
     }
 
     /// An operation that the policy has for others keeps its records from this caller. Those of one that the policy has no more are
-    /// for whoever the server lets in.
+    /// for every caller that the server lets in.
     fn denied(&self, policy: &InForce, record: &OperationRecord) -> Option<Denied> {
         let (user, groups) = (self.identity.user(), self.identity.groups());
         let decided = policy

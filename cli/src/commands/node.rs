@@ -88,9 +88,7 @@ async fn start(client: &Client, options: NodeRun) -> Result<()> {
     let record: OperationRecord = loop {
         match client.post(&path, &request).await {
             Ok(record) => break record,
-            Err(error) if error.problem().is_none() && may_pass(&error) => {
-                patience.wait(error, &id).await?;
-            }
+            Err(error) if may_pass(&error) => patience.wait(error, &id).await?,
             Err(error) => return Err(error.into()),
         }
     };
@@ -204,7 +202,7 @@ async fn follow(client: &Client, path: &str, id: &OperationId) -> Result<()> {
                     break page.record;
                 }
             }
-            Err(error) if may_pass(&error) => patience.wait(error, id).await?,
+            Err(error) if may_pass(&error) || is_away(&error) => patience.wait(error, id).await?,
             Err(error) => return Err(error.into()),
         }
     };
@@ -249,7 +247,7 @@ fn status(record: &OperationRecord) -> u8 {
         (_, Some(OperationExit::Signal(signal))) => {
             SIGNALLED.saturating_add(u8::try_from(signal).unwrap_or_default())
         }
-        // A command that was interrupted or cancelled did not succeed, whatever it says.
+        // A command that was interrupted or cancelled did not succeed, with any exit status.
         (_, Some(OperationExit::Status(status))) => match u8::try_from(status) {
             Ok(0) | Err(_) => 1,
             Ok(status) => status,
@@ -300,20 +298,22 @@ fn visible(data: &[u8], is_terminal: bool) -> std::borrow::Cow<'_, [u8]> {
     lines.collect::<String>().into_bytes().into()
 }
 
-/// Is another attempt worth it? A node that is away is unknown to the server, and its agent may be connecting again.
+/// Is the node unknown to the server, as it is while its agent connects again?
+fn is_away(error: &ClientError) -> bool {
+    let about = error.problem().and_then(|problem| problem.about.as_ref());
+    about.is_some_and(|about| about.kind == "node")
+}
+
+/// Is another attempt worth it? An agent's own refusal does not go away by itself.
 fn may_pass(error: &ClientError) -> bool {
     match error {
         ClientError::Problem(problem) => {
-            let is_node = problem
-                .about
-                .as_ref()
-                .is_some_and(|about| about.kind == "node");
             let later = [
                 StatusCode::TOO_MANY_REQUESTS,
                 StatusCode::SERVICE_UNAVAILABLE,
                 StatusCode::GATEWAY_TIMEOUT,
             ];
-            is_node || later.into_iter().any(|status| problem.is(status))
+            problem.operation.is_none() && later.into_iter().any(|status| problem.is(status))
         }
         ClientError::Status(status) => status.is_server_error(),
         ClientError::NoServer(_)

@@ -9,7 +9,7 @@ use base64::prelude::BASE64_STANDARD;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use time::OffsetDateTime;
 
-/// A run of an operation: its name in records, given by whoever asks for it.
+/// A run of an operation: its name in records, given by its caller.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct OperationId(String);
 
@@ -385,7 +385,7 @@ pub struct NodeView {
     pub agent: String,
     /// Name and version of the agent's software.
     pub software: String,
-    /// What carries its session.
+    /// The protocol that carries its session.
     pub transport: String,
 }
 

@@ -140,7 +140,7 @@ pub enum JoinError {
         /// The agent's id.
         agent: String,
     },
-    /// The node has an agent, and whoever runs another process there, or has a token only, must not take its place.
+    /// The node has an agent, whose place another process there, or another bearer of the token, must not take.
     #[error(
         "the node {node} of the cluster has an agent already, {agent:?}: revoke that one first, or give this one another name"
     )]

@@ -219,7 +219,7 @@ async fn page(asking: &Asking, id: &OperationId, part: &Part) -> Result<OutputPa
         is_last: false,
     };
     let mut bytes: usize = 0;
-    // What is there already comes at once.
+    // Output that is there already comes at once.
     let mut until = Instant::now() + wait.max(limits::OUTPUT_GATHER);
     while bytes < limits::OUTPUT_PAGE {
         let event = match timeout_at(until, answer.next()).await {

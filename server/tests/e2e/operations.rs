@@ -280,7 +280,7 @@ async fn an_agent_that_dies_leaves_an_interrupted_operation_which_is_not_run_aga
     let busy = site.run(&alice, &["slow", &argument]).await;
     busy.assert_refused(&["`slow` runs already", "as slow"]);
 
-    // Whoever waits for it meanwhile goes on waiting.
+    // A client that waits for it meanwhile goes on waiting.
     let output = [
         "node",
         "operations",

@@ -50,8 +50,8 @@ const CLUSTER_ADMIN: &[&str] = &[
     "DELETE /v1/clusters/{name}/join-tokens/{id}",
 ];
 
-/// The further requests of a user with the role `operations` in a cluster, which its administrators may make as well. What they ask
-/// for is a node's, and nothing of the directory.
+/// The further requests of a user with the role `operations` in a cluster, which its administrators may make as well. They ask
+/// nodes, and change nothing of the directory.
 const OPERATIONS: &[&str] = &[
     "GET /v1/clusters/{name}/nodes",
     "GET /v1/clusters/{name}/nodes/{node}/operations",

@@ -83,7 +83,7 @@ impl World {
     }
 }
 
-/// What a follower tells.
+/// A follower's events.
 pub(super) struct Story {
     pub(super) pieces: Vec<(OutputStream, String)>,
     pub(super) record: OperationRecord,

@@ -159,7 +159,7 @@ impl Operation {
         self.callers.have(user, groups)
     }
 
-    /// The command's arguments, without the program. Each placeholder stands inside one argument, and whatever a value holds, it stays
+    /// The command's arguments, without the program. Each placeholder stands inside one argument, and a value of any content stays
     /// in that one.
     ///
     /// # Errors
