@@ -146,8 +146,11 @@ impl Targets {
             let refusal = Refusal::Overloaded(self.most);
             return refuse(incoming, Some(identity), &target, refusal);
         };
+        let Some(operations) = &self.operations else {
+            return refuse(incoming, Some(identity), &target, Refusal::NoRecords);
+        };
         let answers = Answers {
-            operations: self.operations.as_ref(),
+            operations,
             policies: &self.policies,
             identity,
         };

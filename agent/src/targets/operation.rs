@@ -33,8 +33,7 @@ pub(super) enum Unanswered {
 
 /// The answers to one caller.
 pub(super) struct Answers<'a> {
-    /// `None` where the agent has no state directory.
-    pub(super) operations: Option<&'a Operations>,
+    pub(super) operations: &'a Operations,
     pub(super) policies: &'a Policies,
     pub(super) identity: &'a Identity,
 }
@@ -104,7 +103,7 @@ impl Answers<'_> {
     }
 
     async fn find(&self, question: OperationQuestion) -> Result<Answer, OperationProblem> {
-        let operations = self.operations.ok_or_else(not_served)?;
+        let operations = self.operations;
         match question {
             OperationQuestion::Run(request) => self.run(operations, &request).await,
             OperationQuestion::List {} => {
@@ -254,14 +253,6 @@ async fn write(to: &mut WriteHalf, event: &OperationEvent) -> Result<(), Unanswe
 
 async fn refuse(to: &mut WriteHalf, problem: OperationProblem) -> Result<(), Unanswered> {
     write(to, &OperationEvent::Refused(problem)).await
-}
-
-fn not_served() -> OperationProblem {
-    OperationProblem {
-        reason: OperationRefusal::NotServed,
-        detail: "the node's agent keeps no records of operations: it needs --state-dir".to_owned(),
-        parameter: None,
-    }
 }
 
 fn malformed(why: &str) -> OperationProblem {

@@ -336,8 +336,6 @@ pub enum OperationRefusal {
     NotFound,
     /// The run has ended already.
     Ended,
-    /// The agent keeps no records: it has no state directory.
-    NotServed,
     /// A kind that this version does not know.
     #[serde(other)]
     Other,

@@ -46,7 +46,13 @@ pub(super) async fn permit(
     cluster: &str,
 ) -> Result<Permit, Problem> {
     let denied = || Problem::forbidden("this needs the role operations or admin on the cluster");
-    let cluster = ClusterName::new(cluster).map_err(|_| denied())?;
+    let cluster = match ClusterName::new(cluster) {
+        Ok(cluster) => cluster,
+        Err(_) if requester.is_administrator(&state.directory.snapshot()) => {
+            return Err(Problem::not_found("cluster", cluster));
+        }
+        Err(_) => return Err(denied()),
+    };
     let (identity, revocation) = match requester {
         Requester::Operator => {
             let name = requester.name().to_owned();
@@ -131,7 +137,6 @@ impl From<OperationProblem> for Problem {
             }
             OperationRefusal::Overloaded => StatusCode::SERVICE_UNAVAILABLE,
             OperationRefusal::Storage => StatusCode::INSUFFICIENT_STORAGE,
-            OperationRefusal::NotServed => StatusCode::NOT_IMPLEMENTED,
             _ => StatusCode::BAD_GATEWAY,
         };
         Self::new(status, problem.detail).of_operation(problem.reason, problem.parameter)

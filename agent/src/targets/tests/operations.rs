@@ -143,8 +143,9 @@ async fn rule_17_an_operation_is_asked_of_the_policy() {
     }
     // An agent without records.
     let world = World::new(HELLO).await;
-    let run = r#"{"run":{"id":"1","operation":"hello","arguments":{"who":"you"}}}"#;
-    assert_eq!(refusal(&world, "alice", run).await, NotServed);
+    let (code, reason) = world.refused("operation").await;
+    assert_eq!(code, ResetCode::UnknownTarget);
+    assert!(reason.contains("--state-dir"), "{reason}");
 }
 
 #[tokio::test]

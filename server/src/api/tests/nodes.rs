@@ -121,9 +121,10 @@ async fn rule_8_an_operation_needs_its_role() {
     );
     let nodes = nodes.await.expect(200);
     assert_eq!(nodes["items"][0]["name"], "worker-1");
+    let running = record("1", "running");
     let (ran, (question, user)) = tokio::join!(
         world.ask(&alice, Method::POST, NODE, &run, &[]),
-        answer(&agent, &record("1", "running"), true)
+        answer(&agent, &running, true)
     );
     assert_eq!(ran.expect(200)["state"], "running");
     let question: Value = serde_json::from_str(&question).unwrap();
