@@ -236,12 +236,7 @@ impl Operations {
 
     /// Ends every run as interrupted, and waits until all are written down.
     pub async fn stop(&self) {
-        let mut runs = self.0.lock();
-        runs.is_stopping = true;
-        for run in runs.by_id.values() {
-            run.ask(Asked::Stop);
-        }
-        drop(runs);
+        self.0.stop();
         self.0.tasks.close();
         self.0.tasks.wait().await;
     }
@@ -271,6 +266,15 @@ fn interrupt(record: &mut OperationRecord, kept: u64) {
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, Runs> {
         self.runs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lets no run begin, and asks for the end of each.
+    fn stop(&self) {
+        let mut runs = self.lock();
+        runs.is_stopping = true;
+        for run in runs.by_id.values() {
+            run.ask(Asked::Stop);
+        }
     }
 
     fn find(&self, id: &OperationId) -> Result<Arc<Run>, RecordError> {
