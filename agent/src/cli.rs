@@ -105,10 +105,14 @@ pub(crate) struct Cli {
     pub(crate) no_lanes: bool,
     #[command(flatten)]
     pub(crate) quic: Quic,
-    /// The agent's own policy (YAML): the TCP targets and Unix sockets that streams may reach beside the API server, none
+    /// The agent's own policy (YAML): the TCP targets, Unix sockets and operations that streams may reach beside the API server, none
     /// without it. It is read again when it changes; `underpass-agent policy check FILE` looks for mistakes
     #[arg(long, env = "UNDERPASS_POLICY", value_name = "FILE")]
     pub(crate) policy: Option<PathBuf>,
+    /// Folder for the records of operations that the policy allows on this node, which no other agent uses; without it the agent
+    /// runs none
+    #[arg(long, env = "UNDERPASS_STATE_DIR", value_name = "FOLDER")]
+    pub(crate) state_dir: Option<PathBuf>,
     /// ServiceAccounts of this namespace may be impersonated; repeat for more
     #[arg(long = "allow-service-accounts", value_name = "NAMESPACE")]
     pub(crate) service_accounts: Vec<String>,

@@ -166,7 +166,14 @@ impl Joining {
                 Self::Account(_, cluster) => format!("{JOIN}?cluster={cluster}"),
                 Self::File(_) | Self::Given(_) => JOIN.to_owned(),
             },
-            request: request(&key, &token, cli.key.role),
+            request: JoinRequest {
+                // Of a pod the cluster says it.
+                node: match self {
+                    Self::Account(..) => None,
+                    Self::File(_) | Self::Given(_) => cli.key.node(),
+                },
+                ..request(&key, &token, cli.key.role)
+            },
         })
     }
 
@@ -229,6 +236,7 @@ fn request(key: &AgentKey, token: &str, role: Option<AgentRole>) -> JoinRequest 
         proof: JoinProof::new(key, token).to_string(),
         cluster: None,
         role,
+        node: None,
     }
 }
 
@@ -288,6 +296,9 @@ fn advice(refusal: JoinRefusal) -> &'static str {
         }
         JoinRefusal::PodHasKey => {
             "keep the key on a volume of the pod's, delete the pod, or revoke the agent with the other key"
+        }
+        JoinRefusal::NodeTaken => {
+            "revoke the agent that the node had, with `underpass agent revoke ID`, or give this one another --node-name"
         }
         JoinRefusal::KeyOfAnotherCluster => {
             "give --key-file another file, or delete this one, and a new key is made at the next start"

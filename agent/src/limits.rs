@@ -11,6 +11,12 @@ pub(crate) const TARGET_STREAMS: usize = 2048;
 /// which the path takes a part, and a refusal that comes in time has a reason. A lost SYN is sent again after one second.
 pub(crate) const TARGET_TIME: Duration = Duration::from_secs(2);
 
+/// A question about operations: their arguments have 8 KiB, which JSON may escape.
+pub(crate) const QUESTION_BYTES: usize = 64 * 1024;
+
+/// The time for a question, which follows the stream's header at once.
+pub(crate) const QUESTION_TIME: Duration = Duration::from_secs(10);
+
 /// Lookups of names and paths that block a thread, at once: the system's resolver asks for 10 s and more, and the threads that are
 /// left (of 512) read the files of the API server's credential.
 pub(crate) const LOOKUPS: usize = 32;

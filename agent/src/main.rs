@@ -3,6 +3,7 @@
 mod cli;
 mod cluster;
 mod connection;
+mod descriptors;
 mod files;
 mod join;
 mod key;
@@ -20,6 +21,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
+use underpass_agent_operations::{Operations, Retention};
 use underpass_core::process::{Asked, Signals, raise_open_files};
 use underpass_tunnel::Status;
 
@@ -38,6 +40,7 @@ use crate::targets::{OwnFiles, Targets};
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
+    descriptors::close_inherited();
     let done = match Task::parse() {
         Task::Serve(cli) => {
             start_logging(&cli.log, cli.log_format);
@@ -135,7 +138,9 @@ async fn serve_until_stopped(cli: Cli) -> Result<()> {
         let reporting = async move { cluster::report(&asked).await };
         AbortOnDropHandle::new(tokio::spawn(reporting))
     });
-    let targets = Targets::new(Arc::clone(&policies), own_files(&cli), open_files);
+    let operations = operations(&cli).await?;
+    let targets = Targets::new(Arc::clone(&policies), own_files(&cli), open_files)
+        .with_operations(operations.clone());
     let (role, targets) = (cli.key.role(), Arc::new(targets));
     let sessions = Sessions::new(api_server, role, Arc::clone(&policies), targets);
     let following = Arc::clone(&policies);
@@ -166,8 +171,23 @@ async fn serve_until_stopped(cli: Cli) -> Result<()> {
         () = sessions.drain(cli.drain) => {}
         _ = signals.stop() => {}
     }
+    if let Some(operations) = operations {
+        operations.stop().await;
+    }
     tracing::info!("stopped");
     Ok(())
+}
+
+/// The records of operations, where the agent has a state directory.
+async fn operations(cli: &Cli) -> Result<Option<Operations>> {
+    let Some(folder) = cli.state_dir.clone() else {
+        return Ok(None);
+    };
+    let opening = move || Operations::open(&folder.join("operations"), Retention::default());
+    let opened = tokio::task::spawn_blocking(opening).await;
+    Ok(Some(
+        opened.context("reading the operations was given up")??,
+    ))
 }
 
 /// The files of the agent's own credentials, and the policy itself.
@@ -177,6 +197,7 @@ fn own_files(cli: &Cli) -> OwnFiles {
         &cli.ca_file,
         &cli.proxy_ca_file,
         &cli.policy,
+        &cli.state_dir,
     ];
     let files = files.into_iter().flatten().chain(cli.key.files());
     OwnFiles::new(files.cloned())

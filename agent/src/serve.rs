@@ -92,7 +92,7 @@ impl Sessions {
         let api_server = lock(&self.api_server).clone();
         match incoming.target().parse() {
             Ok(Target::KubeApi) => self.serve_kube_api(incoming, api_server).await,
-            Ok(target @ (Target::Tcp(_) | Target::Unix(_))) => {
+            Ok(target @ (Target::Tcp(_) | Target::Unix(_) | Target::Operation)) => {
                 let api_server = api_server.as_deref();
                 self.targets.serve(incoming, target, api_server).await;
             }

@@ -1,6 +1,7 @@
 //! The command line.
 
 mod join;
+mod node;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -11,6 +12,7 @@ use underpass_core::{Authority, ClusterName, Name, Role};
 use underpass_forward::{ListenAddress, Rule};
 
 pub(crate) use self::join::{Agent, FirstAgent, JoinAccount, JoinToken, NewJoinToken, Output};
+pub(crate) use self::node::{Argument, Node, NodeOperations, NodeRun};
 
 const AFTER_HELP: &str = "\
 Log in once, and kubectl uses the login:
@@ -80,6 +82,9 @@ pub(crate) enum Command {
     /// Agents of clusters
     #[command(subcommand)]
     Agent(Agent),
+    /// Nodes of clusters, and operations on them
+    #[command(subcommand)]
+    Node(Node),
     /// Users of the directory
     #[command(subcommand)]
     User(User),
@@ -254,7 +259,7 @@ pub(crate) enum Binding {
 pub(crate) struct NewBinding {
     /// Name of the binding
     pub(crate) name: Name,
-    /// Role of the subjects: view, access, shell, services, operate or admin
+    /// Role of the subjects: view, access, shell, services, operate, operations or admin
     #[arg(long)]
     pub(crate) role: Role,
     /// User, of the directory or of an identity provider; repeat for more
@@ -342,7 +347,7 @@ pub(crate) struct Rights {
     /// The user may reach every cluster
     #[arg(long)]
     pub(crate) all_clusters: bool,
-    /// Role of the user there: view, access, shell, services, operate or admin
+    /// Role of the user there: view, access, shell, services, operate, operations or admin
     #[arg(long, default_value = "operate")]
     pub(crate) role: Role,
 }
@@ -409,7 +414,7 @@ pub(crate) struct Kubeconfig {
     /// Group to add the user to; repeat for more
     #[arg(long = "group", value_name = "GROUP")]
     pub(crate) groups: Vec<Name>,
-    /// Role of the user there: view, access, shell, services, operate or admin
+    /// Role of the user there: view, access, shell, services, operate, operations or admin
     #[arg(long, default_value = "operate")]
     pub(crate) role: Role,
     /// Limit the new token to requests that change nothing

@@ -20,11 +20,15 @@ use underpass_core::{ClusterName, Name};
 use underpass_terminal::say;
 
 use crate::args::Cli;
+use crate::commands::node::CommandStatus;
 
 fn main() -> ExitCode {
     match run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
+            if let Some(CommandStatus(status)) = error.downcast_ref() {
+                return ExitCode::from(*status);
+            }
             say!("underpass: {error:#}");
             if let Some(hint) = hint(&error) {
                 say!("{hint}");

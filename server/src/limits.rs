@@ -220,3 +220,24 @@ pub(crate) const AGENTS_PER_CLUSTER: usize = 64;
 
 /// Time for connections to end when the server stops, before the audit log is written without waiting for them.
 pub(crate) const END_TIME: Duration = Duration::from_secs(2);
+
+/// The body of a request for an operation: arguments have 8 KiB at the agent, which JSON may escape.
+pub(crate) const OPERATION_BODY: usize = 64 * 1024;
+
+/// The time for a node's agent to answer about operations: it writes a record to its disk before it does.
+pub(crate) const NODE_TIME: Duration = Duration::from_secs(10);
+
+/// A line of a node's agent: a piece of output of 16 KiB in base64, or a record with its arguments.
+pub(crate) const NODE_LINE: usize = 64 * 1024;
+
+/// Records of one list, of which a hostile agent's have [`NODE_LINE`] each: 6 MiB.
+pub(crate) const OPERATION_LIST: usize = 100;
+
+/// Bytes of output in one answer, and a piece more.
+pub(crate) const OUTPUT_PAGE: usize = 256 * 1024;
+
+/// The longest wait for output, within the time for an answer of the API.
+pub(crate) const OUTPUT_WAIT: Duration = Duration::from_secs(15);
+
+/// The time in which output is gathered once there is some: a command that prints a line at a time is asked ten times a second.
+pub(crate) const OUTPUT_GATHER: Duration = Duration::from_millis(100);

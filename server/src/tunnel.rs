@@ -311,6 +311,10 @@ impl Connected for Tunnel {
         }
         by_key
     }
+
+    fn of_nodes(&self) -> Vec<Session> {
+        self.nodes.sessions()
+    }
 }
 
 /// May agents on nodes serve the cluster's API server?

@@ -68,6 +68,14 @@ impl Assets {
         })
     }
 
+    /// The folder with etcdctl and etcdutl of etcd's release, built from its Go modules where they are not there. Blocks.
+    ///
+    /// # Errors
+    /// As [`Self::ensure`].
+    pub fn etcd_tools(mut progress: impl FnMut(&str)) -> Result<PathBuf, AssetsError> {
+        Cache::open()?.ensure(&recipe::ETCD_TOOLS, &mut progress)
+    }
+
     /// etcd.
     #[must_use]
     pub fn etcd(&self) -> &Path {

@@ -210,6 +210,12 @@ impl Cluster {
     /// Ends the cluster and removes its folder; the same as dropping it, but says so.
     pub fn stop_blocking(self) {}
 
+    /// The URL of the API server's etcd, which asks for no credential.
+    #[must_use]
+    pub fn etcd_url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.layout.etcd_port)
+    }
+
     /// The API server's address, `https://127.0.0.1:<port>`.
     #[must_use]
     pub fn api_server_url(&self) -> &str {

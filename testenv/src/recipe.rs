@@ -51,6 +51,16 @@ pub(crate) const ETCD: Recipe = Recipe {
     minutes: "90 seconds",
 };
 
+pub(crate) const ETCD_TOOLS: Recipe = Recipe {
+    name: "etcd-tools",
+    module: "etcd-tools",
+    packages: &["go.etcd.io/etcd/etcdctl/v3", "go.etcd.io/etcd/etcdutl/v3"],
+    program: None,
+    sources: None,
+    version: None,
+    minutes: "a minute",
+};
+
 pub(crate) const NODE: Recipe = Recipe {
     name: "kubelet",
     module: "kubernetes",
@@ -83,5 +93,10 @@ mod tests {
         let pinned = format!("go.etcd.io/etcd/server/v3 {ETCD_VERSION} ");
         let module = include_str!("../etcd/go.mod");
         assert!(module.contains(&pinned), "{pinned:?}");
+        let module = include_str!("../etcd-tools/go.mod");
+        for tool in ["etcdctl", "etcdutl"] {
+            let pinned = format!("go.etcd.io/etcd/{tool}/v3 {ETCD_VERSION}\n");
+            assert!(module.contains(&pinned), "{pinned:?}");
+        }
     }
 }

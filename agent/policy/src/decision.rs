@@ -88,6 +88,12 @@ pub enum Denied {
         /// The path behind the links.
         to: String,
     },
+    /// The policy has no operation of this name.
+    #[error("the agent's policy has no operation `{0}`")]
+    NoOperation(String),
+    /// The operation is for other callers.
+    #[error("rule `{0}` of the agent's policy allows the operation to others only")]
+    Caller(Arc<str>),
     /// No policy can allow it.
     #[error("this agent serves no target `{0}`")]
     NotServed(String),

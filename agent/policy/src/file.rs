@@ -8,6 +8,7 @@ use thiserror::Error;
 
 use crate::host::{NamePattern, ServicePattern};
 use crate::impersonation::Impersonation;
+use crate::operation::{Entry, OperationError};
 use crate::ports::Ports;
 use crate::rule::{TcpRule, UnixRule};
 use crate::values::{Address, List, Parsed, RuleName, SocketPath, list, present, values};
@@ -39,6 +40,14 @@ pub enum PolicyError {
         /// The name.
         name: String,
     },
+    /// The parts of an operation do not fit each other.
+    #[error("the policy is not valid at {at}: {problem}")]
+    Operation {
+        /// The operation.
+        at: String,
+        /// The mistake.
+        problem: OperationError,
+    },
     /// A rule of TCP targets has ports, and no hosts.
     #[error("the policy is not valid at {at}: the rule needs `services`, `names` or `addresses`")]
     NoHosts {
@@ -56,6 +65,8 @@ struct File {
     tcp: Option<List<Tcp>>,
     #[serde(default, deserialize_with = "present")]
     unix: Option<List<Unix>>,
+    #[serde(default, deserialize_with = "present")]
+    operations: Option<List<Entry>>,
     #[serde(default)]
     impersonation: Impersonation,
 }
@@ -144,6 +155,13 @@ impl File {
             let name = name(format!("unix[{number}]"), rule.name)?;
             let paths = rule.paths.0.into_iter().map(|path| path.0.0).collect();
             policy.unix.push(UnixRule { name, paths });
+        }
+        for (number, entry) in list(self.operations).into_iter().enumerate() {
+            let at = format!("operations[{number}]");
+            let name = name(at.clone(), entry.name.clone())?;
+            let operation = entry.into_operation(name);
+            let operation = operation.map_err(|problem| PolicyError::Operation { at, problem })?;
+            policy.operations.push(Arc::new(operation));
         }
         Ok(policy)
     }

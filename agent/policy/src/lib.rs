@@ -2,7 +2,8 @@
 //! unless a rule of its file allows it.
 //!
 //! [`Policy::from_yaml`] reads the file, and [`Policy::decide`] decides about a target. Names, services and paths lead somewhere:
-//! once that is known, [`Policy::decide_address`] and [`Policy::decide_path`] decide about it. The crate resolves and connects nothing.
+//! once that is known, [`Policy::decide_address`] and [`Policy::decide_path`] decide about it. [`Policy::decide_operation`] gives the
+//! [`Operation`] that a caller may run. The crate resolves, connects and runs nothing.
 
 pub mod limits;
 
@@ -10,6 +11,7 @@ mod decision;
 mod file;
 mod host;
 mod impersonation;
+mod operation;
 mod ports;
 mod rule;
 mod special;
@@ -24,6 +26,7 @@ use underpass_core::{AgentRole, ImpersonationPolicy, Target, TcpTarget, UnixTarg
 pub use self::decision::{Allowed, Denied, Remaining};
 pub use self::file::PolicyError;
 pub use self::host::{Host, Service};
+pub use self::operation::{ArgumentError, Operation, OperationError, ValueError};
 pub use self::special::SpecialAddress;
 
 use self::impersonation::Impersonation;
@@ -37,13 +40,14 @@ pub struct Policy {
     api_server: Option<bool>,
     tcp: Vec<TcpRule>,
     unix: Vec<UnixRule>,
+    operations: Vec<Arc<Operation>>,
     impersonation: Impersonation,
 }
 
 /// A rule, for people.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Line {
-    /// `tcp`, `unix` or the field of `impersonation`.
+    /// `tcp`, `unix`, `operation` or the field of `impersonation`.
     pub kind: &'static str,
     /// The rule's name; empty where it has none.
     pub name: String,
@@ -175,6 +179,32 @@ impl Policy {
         })
     }
 
+    /// The operation of this name, for a caller of this name and these groups.
+    ///
+    /// # Errors
+    /// There is none, or it is for others.
+    pub fn decide_operation(
+        &self,
+        name: &str,
+        user: &str,
+        groups: &[String],
+    ) -> Result<Arc<Operation>, Denied> {
+        let mut operations = self.operations.iter();
+        let operation = operations.find(|operation| &**operation.name() == name);
+        // A name of a caller's: it may have any length.
+        let shown = || name.chars().take(limits::RULE_NAME_BYTES).collect();
+        let operation = operation.ok_or_else(|| Denied::NoOperation(shown()))?;
+        match operation.is_for(user, groups) {
+            true => Ok(Arc::clone(operation)),
+            false => Err(Denied::Caller(Arc::clone(operation.name()))),
+        }
+    }
+
+    /// Its operations, in the file's order.
+    pub fn operations(&self) -> &[Arc<Operation>] {
+        &self.operations
+    }
+
     /// `policy`, and what this one adds to it: namespaces whose ServiceAccounts may be impersonated, and users and groups that may
     /// not.
     pub fn impersonation(&self, policy: ImpersonationPolicy) -> ImpersonationPolicy {
@@ -193,16 +223,18 @@ impl Policy {
             name: rule.name.to_string(),
             content: rule.paths.join(", "),
         });
+        let operations = self.operations.iter().map(|operation| Line {
+            kind: "operation",
+            name: operation.name().to_string(),
+            content: operation.describe(),
+        });
         let api_server = self.api_server.map(|serves| Line {
             kind: "apiServer",
             name: String::new(),
             content: serves.to_string(),
         });
-        let api_server = api_server.into_iter();
-        api_server
-            .chain(tcp)
-            .chain(unix)
-            .chain(self.impersonation.lines())
+        let targets = api_server.into_iter().chain(tcp).chain(unix);
+        targets.chain(operations).chain(self.impersonation.lines())
     }
 }
 

@@ -9,7 +9,7 @@ use std::sync::OnceLock;
 
 use anyhow::{Result, bail};
 use clap::Args;
-use underpass_core::{AgentRole, ClusterName};
+use underpass_core::{AgentRole, ClusterName, NodeName};
 use underpass_tunnel::{Backoff, chain};
 use zeroize::Zeroizing;
 
@@ -84,6 +84,14 @@ pub(crate) struct KeyOptions {
         conflicts_with = "token_file"
     )]
     pub(crate) role: Option<AgentRole>,
+    /// The name of the node that the agent runs on, which it joins by; without it, with `--role node`, the machine's host name
+    #[arg(
+        long,
+        env = "UNDERPASS_NODE_NAME",
+        value_name = "NAME",
+        conflicts_with = "token_file"
+    )]
+    node_name: Option<NodeName>,
     /// File with a static token, a key that the server has made (`underpass cluster add --static-token` prints one),
     /// instead of a key of the agent's own
     #[arg(
@@ -137,6 +145,16 @@ impl KeyOptions {
     /// Is it a key of the agent's own?
     pub(crate) fn is_own(&self) -> bool {
         self.key_file.is_some() || self.key_secret.is_some()
+    }
+
+    /// The name of the node that the agent runs on; `None` where it is none of the node's.
+    pub(crate) fn node(&self) -> Option<NodeName> {
+        if self.node_name.is_some() || self.role != Some(AgentRole::Node) {
+            return self.node_name.clone();
+        }
+        let system = rustix::system::uname();
+        let host = system.nodename().to_str().unwrap_or_default();
+        host.to_ascii_lowercase().parse().ok()
     }
 
     /// The text of the key. Blocks.

@@ -32,12 +32,19 @@ pub(crate) struct Check {
 
 #[derive(Debug, Args)]
 pub(crate) struct Explain {
-    /// As in `tcp:postgres.prod:5432`, `tcp:10.0.0.1:22` or `unix:/run/containerd/containerd.sock`
-    #[arg(value_name = "TARGET", value_parser = target)]
-    target: Target,
+    /// As in `tcp:postgres.prod:5432`, `tcp:10.0.0.1:22`, `unix:/run/containerd/containerd.sock` or `operation:etcd-snapshot`
+    #[arg(value_name = "TARGET", value_parser = asked)]
+    target: Asked,
     /// The policy
     #[arg(long, env = "UNDERPASS_POLICY", value_name = "FILE")]
     policy: PathBuf,
+}
+
+/// The target in question. An operation's name is no part of a stream's target.
+#[derive(Debug, Clone)]
+enum Asked {
+    Target(Target),
+    Operation(String),
 }
 
 /// The answer to a command.
@@ -59,14 +66,42 @@ impl PolicyCommand {
             }
             Self::Explain(explain) => {
                 let policy = super::read(&explain.policy)?;
-                Ok(explanation(&policy, &explain.target))
+                Ok(match &explain.target {
+                    Asked::Target(target) => explanation(&policy, target),
+                    Asked::Operation(name) => operation(&policy, name),
+                })
             }
         }
     }
 }
 
+fn asked(text: &str) -> Result<Asked, String> {
+    match text.strip_prefix("operation:") {
+        Some(name) => Ok(Asked::Operation(name.to_owned())),
+        None => target(text).map(Asked::Target),
+    }
+}
+
 fn target(text: &str) -> Result<Target, String> {
     text.parse().map_err(|error| format!("{error}"))
+}
+
+fn operation(policy: &Policy, name: &str) -> Answer {
+    let mut lines = policy.lines();
+    let line = lines.find(|line| line.kind == "operation" && line.name == name);
+    match line {
+        Some(line) => Answer {
+            text: format!("operation:{name}: allowed: {}\n", line.content),
+            yes: true,
+        },
+        None => {
+            let denied = Denied::NoOperation(name.to_owned());
+            Answer {
+                text: format!("operation:{name}: denied: {denied}\n"),
+                yes: false,
+            }
+        }
+    }
 }
 
 fn table(policy: &Policy) -> String {
@@ -191,6 +226,17 @@ deniedGroups              admins
         let (text, yes) = explain("unix:/run/containerd/containerd.sock");
         assert!(yes && text.contains("symbolic link"), "{text}");
         assert!(explain("kube-api").1 && !explain("shell").1);
+        let backup =
+            "operations: [{name: backup, command: /bin/backup, timeLimit: 1h, groups: [ops]}]";
+        let backup = Policy::from_yaml(backup).unwrap();
+        let Answer { text, yes } = operation(&backup, "backup");
+        assert!(
+            yes && text.contains("/bin/backup") && text.contains("for ops"),
+            "{text}"
+        );
+        let Answer { text, yes } = operation(&backup, "restore");
+        assert!(!yes && text.contains("no operation `restore`"), "{text}");
+        assert!(matches!(asked("operation:a"), Ok(Asked::Operation(_))));
         assert!(
             target("postgres.prod:5432")
                 .unwrap_err()

@@ -3,6 +3,7 @@
 
 mod audit;
 mod lookups;
+mod operation;
 mod refusal;
 mod services;
 mod tcp;
@@ -15,14 +16,16 @@ use std::sync::Arc;
 use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
+use underpass_agent_operations::Operations;
 use underpass_agent_policy::Denied;
 use underpass_core::{Identity, Target};
 use underpass_dial::Resolve;
-use underpass_tunnel::{Copied, CopyError, IncomingStream, ResetCode, Stream, copy_until};
+use underpass_tunnel::{Copied, CopyError, IncomingStream, ResetCode, Stream, chain, copy_until};
 use underpass_upstream::ApiServer;
 
 use self::audit::Record;
 use self::lookups::Lookups;
+use self::operation::Answers;
 use self::refusal::{Reached, Refusal};
 use self::services::Services;
 use self::tcp::Finder;
@@ -41,6 +44,8 @@ pub(crate) struct Targets {
     lookups: Lookups,
     resolver: Arc<dyn Resolve>,
     services: Services,
+    /// `None` where the agent has no state directory.
+    operations: Option<Operations>,
 }
 
 /// A connection to a target, and the facts that its permission rests on.
@@ -72,7 +77,13 @@ impl Targets {
             resolver: Arc::new(lookups.clone()),
             lookups,
             services: Services::default(),
+            operations: None,
         }
+    }
+
+    /// With operations of the node.
+    pub(crate) fn with_operations(self, operations: Option<Operations>) -> Self {
+        Self { operations, ..self }
     }
 
     /// Forgets the services that were looked up: the API server is another one.
@@ -94,6 +105,9 @@ impl Targets {
             Ok(identity) => identity,
             Err(error) => return refuse(incoming, None, &target, Refusal::Identity(error)),
         };
+        if target == Target::Operation {
+            return self.serve_operation(incoming, &identity).await;
+        }
         let connected = match self.connect(&identity, &target, api_server).await {
             Ok(connected) => connected,
             Err(refusal) => return refuse(incoming, Some(&identity), &target, refusal),
@@ -118,6 +132,35 @@ impl Targets {
         };
         let (copied, ended) = connection.carry(stream, given_up).await;
         record.end(copied, ended);
+    }
+
+    /// Answers a question about operations. The policy decides about the operation, which the question names.
+    async fn serve_operation(&self, incoming: IncomingStream, identity: &Identity) {
+        let target = Target::Operation;
+        let never = self.policies.current().impersonation.check(identity);
+        if let Err(never) = never {
+            let refusal = Refusal::Impersonation(never);
+            return refuse(incoming, Some(identity), &target, refusal);
+        }
+        let Ok(_place) = Arc::clone(&self.places).try_acquire_owned() else {
+            let refusal = Refusal::Overloaded(self.most);
+            return refuse(incoming, Some(identity), &target, refusal);
+        };
+        let Some(operations) = &self.operations else {
+            return refuse(incoming, Some(identity), &target, Refusal::NoRecords);
+        };
+        let answers = Answers {
+            operations,
+            policies: &self.policies,
+            identity,
+        };
+        let served = match incoming.accept().await {
+            Ok(stream) => answers.serve(stream).await,
+            Err(error) => Err(error.into()),
+        };
+        if let Err(error) = served {
+            tracing::debug!("an answer about operations ended early: {}", chain(&error));
+        }
     }
 
     async fn connect(

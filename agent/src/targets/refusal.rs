@@ -21,6 +21,8 @@ pub(super) enum Refusal {
     Impersonation(NeverImpersonated),
     #[error("{0}")]
     Policy(Denied),
+    #[error("the agent keeps no records of operations, and runs none: it needs --state-dir")]
+    NoRecords,
     #[error("{0} belongs to the agent itself, and no policy allows it")]
     Own(String),
     #[error(
@@ -55,7 +57,7 @@ impl Refusal {
     pub(super) fn code(&self) -> ResetCode {
         match self {
             Self::Identity(_) => ResetCode::HeaderInvalid,
-            Self::Policy(Denied::NotServed(_)) => ResetCode::UnknownTarget,
+            Self::Policy(Denied::NotServed(_)) | Self::NoRecords => ResetCode::UnknownTarget,
             Self::Impersonation(_) | Self::Policy(_) | Self::Own(_) => ResetCode::Forbidden,
             Self::Overloaded(_) => ResetCode::Overloaded,
             Self::Unresolved { .. }

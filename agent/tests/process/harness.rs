@@ -50,7 +50,11 @@ impl Agent {
         }
         let log = File::create(folder.path().join("log")).unwrap();
         let child = Command::new("sh")
-            .args(["-c", "ulimit -S -n 64; exec \"$0\" \"$@\""])
+            // A careless parent leaves a file open.
+            .args([
+                "-c",
+                "ulimit -S -n 64; exec 9</etc/passwd; exec \"$0\" \"$@\"",
+            ])
             .arg(env!("CARGO_BIN_EXE_underpass-agent"))
             .args(["--token-file", "token", "--kubeconfig", "kubeconfig"])
             .args(flags)

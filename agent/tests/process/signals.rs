@@ -43,3 +43,15 @@ fn the_soft_limit_of_open_files_is_none() {
     let mut numbers = files.unwrap().split_whitespace().skip(3);
     assert_eq!(numbers.next(), numbers.next(), "{limits}");
 }
+
+#[test]
+fn rule_17_descriptors_of_the_agents_parent_are_closed() {
+    let mut agent = Agent::start();
+    agent.logs("trying again");
+    let files = fs::read_dir(format!("/proc/{}/fd", agent.child.id())).unwrap();
+    let files: Vec<_> = files
+        .filter_map(|file| fs::read_link(file.ok()?.path()).ok())
+        .collect();
+    assert!(!files.is_empty());
+    assert!(!files.contains(&"/etc/passwd".into()), "{files:?}");
+}

@@ -297,7 +297,9 @@ pub(super) async fn run_agent(client: &Client, command: Agent) -> Result<()> {
                         .unwrap_or_else(|| "-".to_owned()),
                     agent.connected.to_string(),
                     timestamp(agent.created)?,
-                    agent.node.unwrap_or_else(|| "-".to_owned()),
+                    agent
+                        .node
+                        .map_or_else(|| "-".to_owned(), |node| node.to_string()),
                 ]);
             }
             let header = [

@@ -10,6 +10,7 @@ mod join_account;
 mod kubeconfig;
 mod login;
 mod manifest;
+pub(crate) mod node;
 mod token;
 mod user;
 
@@ -32,6 +33,7 @@ pub(crate) async fn run(cli: Cli) -> Result<()> {
         Command::Kubeconfig(options) => kubeconfig::run(which, options).await,
         Command::Cluster(command) => cluster::run(&which.client().await?, command).await,
         Command::Agent(command) => join::run_agent(&which.client().await?, command).await,
+        Command::Node(command) => node::run(&which.client().await?, command).await,
         Command::User(command) => user::run(&which.client().await?, command).await,
         Command::Group(command) => user::run_group(&which.client().await?, command).await,
         Command::Binding(command) => binding::run(&which.client().await?, command).await,

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use underpass_core::service_account::Account;
-use underpass_core::{AgentRole, ClusterName, Revision};
+use underpass_core::{AgentRole, ClusterName, NodeName, Revision};
 use zeroize::Zeroizing;
 
 /// An agent: the public half of its key.
@@ -34,9 +34,10 @@ pub struct AgentView {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "openapi", schema(value_type = Option<String>))]
     pub account: Option<Account>,
-    /// The node that it runs on, where its cluster has said so.
+    /// The node that it runs on: by its cluster's word where it has joined by a ServiceAccount, else by its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub node: Option<String>,
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<String>))]
+    pub node: Option<NodeName>,
     /// How many sessions it has with this server now.
     #[serde(default)]
     pub connected: usize,

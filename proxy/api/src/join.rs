@@ -4,7 +4,7 @@ use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
-use underpass_core::{AgentRole, ClusterName, Revision};
+use underpass_core::{AgentRole, ClusterName, NodeName, Revision};
 use zeroize::Zeroizing;
 
 /// The beginning of each join token.
@@ -89,6 +89,10 @@ pub struct JoinRequest {
     /// The role that the agent wants; without it, the token's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub role: Option<AgentRole>,
+    /// The node that the agent runs on. It counts for the role `node`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<String>))]
+    pub node: Option<NodeName>,
 }
 
 /// The agent that a key is registered for.
@@ -142,11 +146,13 @@ pub enum JoinRefusal {
     PodHasKey,
     /// The cluster cannot be asked about the token now.
     CannotReview,
+    /// The node has another agent.
+    NodeTaken,
 }
 
 impl JoinRefusal {
     /// Every one.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::UnknownToken,
         Self::Expired,
         Self::UsedUp,
@@ -162,6 +168,7 @@ impl JoinRefusal {
         Self::NoNodeName,
         Self::PodHasKey,
         Self::CannotReview,
+        Self::NodeTaken,
     ];
 
     /// As a problem has it.
@@ -182,6 +189,7 @@ impl JoinRefusal {
             Self::NoNodeName => "no-node-name",
             Self::PodHasKey => "pod-has-key",
             Self::CannotReview => "cannot-review",
+            Self::NodeTaken => "node-taken",
         }
     }
 }

@@ -17,6 +17,7 @@ mod join;
 mod login;
 mod myself;
 mod object;
+mod operations;
 mod passwords;
 mod problem;
 mod server;
@@ -37,6 +38,11 @@ pub use self::{
     login::{DeviceLoginWay, LoginRequest, LoginWays},
     myself::{Myself, Reachable},
     object::{List, New, View, segment},
+    operations::{
+        BadOperationId, NodeList, NodeView, OperationEvent, OperationExit, OperationId,
+        OperationList, OperationProblem, OperationQuestion, OperationRecord, OperationRefusal,
+        OperationRequest, OperationState, OutputBytes, OutputPage, OutputPiece, OutputStream,
+    },
     passwords::NewPassword,
     problem::{About, Problem},
     server::ServerInfo,

@@ -5,7 +5,7 @@ use std::fmt;
 use http::StatusCode;
 use serde::{Deserialize, Deserializer, Serialize};
 
-use crate::JoinRefusal;
+use crate::{JoinRefusal, OperationRefusal};
 
 /// Why a request was not done.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,6 +26,9 @@ pub struct Problem {
     )]
     #[cfg_attr(feature = "openapi", schema(value_type = Option<String>))]
     pub reason: Option<JoinRefusal>,
+    /// The reason of a node's agent, for programs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub operation: Option<OperationRefusal>,
     /// The object that is missing, there already, or other than expected.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub about: Option<About>,
@@ -44,7 +47,7 @@ fn known_reason<'de, D: Deserializer<'de>>(from: D) -> Result<Option<JoinRefusal
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct About {
-    /// Its kind: cluster, user, …
+    /// Its kind: cluster, user, …; `parameter` of an operation's argument
     pub kind: String,
     /// Its name.
     pub name: String,
@@ -66,6 +69,7 @@ impl Problem {
             title: status.canonical_reason().unwrap_or("Error").to_owned(),
             detail: detail.into(),
             reason: None,
+            operation: None,
             about: None,
             retry_after_seconds: None,
         }

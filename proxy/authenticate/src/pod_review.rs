@@ -8,8 +8,8 @@ use std::fmt;
 use std::sync::Arc;
 
 use serde::Deserialize;
-use underpass_core::service_account::{Account, is_subdomain};
-use underpass_core::{ClusterName, Clusters};
+use underpass_core::service_account::Account;
+use underpass_core::{ClusterName, Clusters, NodeName};
 use underpass_http::review::ReviewError;
 
 use super::jwt;
@@ -37,7 +37,7 @@ pub struct ReviewedPod {
     /// Its uid.
     pub uid: String,
     /// The node that it runs on, where the cluster says so.
-    pub node: Option<String>,
+    pub node: Option<NodeName>,
 }
 
 /// Why a token names no pod.
@@ -136,7 +136,7 @@ impl PodReviewer {
             (1..=UID_CHARS).contains(&uid.len()) && uid.bytes().all(legal)
         };
         let uid = only(POD_UID).filter(is_uid).ok_or(PodReviewError::NoPod)?;
-        let node = only(NODE_NAME).filter(|node| is_subdomain(node));
+        let node = only(NODE_NAME).and_then(|node| node.parse().ok());
         Ok(ReviewedPod { account, uid, node })
     }
 }
@@ -223,7 +223,10 @@ mod tests {
         let reviewed = pod(status()).unwrap();
         assert_eq!(reviewed.account.to_string(), "agents/node");
         assert_eq!(reviewed.uid, "0a-1");
-        assert_eq!(reviewed.node.as_deref(), Some("n1.example.org"));
+        assert_eq!(
+            reviewed.node.as_ref().map(NodeName::as_str),
+            Some("n1.example.org")
+        );
         let with = |pointer: &str, value: Value| {
             let mut status = status();
             *status.pointer_mut(pointer).unwrap() = value;

@@ -41,6 +41,7 @@ mod io;
 mod log_share;
 mod name;
 mod network;
+mod node_name;
 mod peer;
 mod provenance;
 mod rejection;
@@ -77,6 +78,7 @@ pub use self::{
     log_share::{ClusterLogShare, NetworkLogShare},
     name::{Labels, LabelsError, Name, NameError},
     network::{BLOCK_SIZES, Block, Network, NetworkError, Networks, blocks_of, network_of},
+    node_name::{NodeName, NodeNameError},
     peer::{Peer, X_FORWARDED_FOR, forwarded_for},
     policy::{ImpersonationPolicy, NeverImpersonated},
     provenance::{AuthenticationMethod, Provenance},

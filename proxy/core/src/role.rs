@@ -9,14 +9,15 @@ use crate::{Access, RequestInfo, Target};
 /// A user's role in a cluster, at this server. A role lets requests reach the cluster; the cluster's own RBAC decides about
 /// them.
 ///
-/// | role | reads | writes | shells | services | administers |
-/// |---|---|---|---|---|---|
-/// | view | x | | | | |
-/// | access | x | x | | | |
-/// | shell | x | x | x | | |
-/// | services | x | x | | x | |
-/// | operate | x | x | x | x | |
-/// | admin | x | x | x | x | x |
+/// | role | reads | writes | shells | services | operations | administers |
+/// |---|---|---|---|---|---|---|
+/// | view | x | | | | | |
+/// | access | x | x | | | | |
+/// | shell | x | x | x | | | |
+/// | services | x | x | | x | | |
+/// | operate | x | x | x | x | | |
+/// | operations | x | x | | | x | |
+/// | admin | x | x | x | x | x | x |
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "lowercase")]
@@ -31,7 +32,9 @@ pub enum Role {
     Services,
     /// All of that.
     Operate,
-    /// And the cluster's agents and bindings. On all clusters: the whole directory.
+    /// The API, and operations on nodes.
+    Operations,
+    /// Everything, and the cluster's agents and bindings. On all clusters: the whole directory.
     Admin,
 }
 
@@ -49,18 +52,21 @@ pub enum Permission {
     Services,
     /// The API server's proxy to a node, whose kubelet runs commands and reads every log.
     Node,
+    /// Operations on nodes, as far as the policies of their agents name them.
+    Operations,
     /// The cluster's agents and bindings.
     Administer,
 }
 
 impl Role {
     /// Every role, from the least.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::View,
         Self::Access,
         Self::Shell,
         Self::Services,
         Self::Operate,
+        Self::Operations,
         Self::Admin,
     ];
 
@@ -72,6 +78,7 @@ impl Role {
             Permission::Shell => matches!(self, Self::Shell | Self::Operate | Self::Admin),
             Permission::Services => matches!(self, Self::Services | Self::Operate | Self::Admin),
             Permission::Node => matches!(self, Self::Operate | Self::Admin),
+            Permission::Operations => matches!(self, Self::Operations | Self::Admin),
             Permission::Administer => self == Self::Admin,
         }
     }
@@ -84,6 +91,7 @@ impl Role {
             Self::Shell => "shell",
             Self::Services => "services",
             Self::Operate => "operate",
+            Self::Operations => "operations",
             Self::Admin => "admin",
         }
     }
@@ -97,7 +105,7 @@ impl fmt::Display for Role {
 
 /// Not the name of a role.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is no role; they are view, access, shell, services, operate and admin")]
+#[error("{0:?} is no role; they are view, access, shell, services, operate, operations and admin")]
 pub struct UnknownRole(String);
 
 impl FromStr for Role {
@@ -116,7 +124,7 @@ impl Permission {
             Target::KubeApi => access.request().map(Self::needed_for),
             Target::Tcp(_) | Target::Unix(_) => Some(Self::Services),
             Target::Shell => Some(Self::Shell),
-            Target::Operation => Some(Self::Node),
+            Target::Operation => Some(Self::Operations),
             // Between the server and its agents.
             _ => None,
         }
@@ -148,6 +156,7 @@ impl Permission {
             Self::Shell => "a shell",
             Self::Services => "a connection to a workload",
             Self::Node => "a connection to a node",
+            Self::Operations => "operations on nodes",
             Self::Administer => "administering",
         }
     }
@@ -175,7 +184,7 @@ mod tests {
             ("tcp:db.prod:5432", Some(Permission::Services)),
             ("unix:/run/x.sock", Some(Permission::Services)),
             ("shell", Some(Permission::Shell)),
-            ("operation", Some(Permission::Node)),
+            ("operation", Some(Permission::Operations)),
             ("state", None),
             // No stream to the API server without a request.
             ("kube-api", None),
@@ -315,15 +324,17 @@ mod tests {
             Permission::Shell,
             Permission::Services,
             Permission::Node,
+            Permission::Operations,
             Permission::Administer,
         ];
         let table = [
-            (Role::View, "x....."),
-            (Role::Access, "xx...."),
-            (Role::Shell, "xxx..."),
-            (Role::Services, "xx.x.."),
-            (Role::Operate, "xxxxx."),
-            (Role::Admin, "xxxxxx"),
+            (Role::View, "x......"),
+            (Role::Access, "xx....."),
+            (Role::Shell, "xxx...."),
+            (Role::Services, "xx.x..."),
+            (Role::Operate, "xxxxx.."),
+            (Role::Operations, "xx...x."),
+            (Role::Admin, "xxxxxxx"),
         ];
         for (role, row) in table {
             let allowed: String = permissions

@@ -6,7 +6,7 @@ use super::{
     object::{Agent, Cluster, JoinedPod},
 };
 use underpass_core::service_account::Account;
-use underpass_core::{AgentRole, ClusterName, limits};
+use underpass_core::{AgentRole, ClusterName, NodeName, limits};
 
 /// A pod that asks to join. Its cluster has vouched for all of it but the key, of which the pod has proven that it holds it.
 #[derive(Clone, Copy)]
@@ -18,7 +18,7 @@ pub struct PodJoining<'a> {
     /// Its uid.
     pub uid: &'a str,
     /// The node that it runs on.
-    pub node: Option<&'a str>,
+    pub node: Option<&'a NodeName>,
     /// Its public key, as the tunnel writes it.
     pub key: &'a str,
     /// The role that it wants, where it says so.
@@ -103,7 +103,7 @@ impl Draft {
             account: joining.account.clone(),
             uid: joining.uid.to_owned(),
         };
-        let node = joining.node.map(str::to_owned);
+        let node = joining.node.cloned();
         let mut of_account = self.of_account(joining);
         let has_key = of_account
             .find(|(_, agent)| agent.pod.as_ref() == Some(&pod) && agent.key != joining.key);
@@ -153,7 +153,7 @@ impl Draft {
         object: Agent,
         role: AgentRole,
         pod: JoinedPod,
-        node: Option<String>,
+        node: Option<NodeName>,
         cluster: &ClusterName,
     ) -> Result<PodJoined, PodJoinError> {
         if object.cluster != *cluster {
@@ -196,9 +196,7 @@ impl Draft {
     ) -> Result<(), PodJoinError> {
         let mut peers: Vec<_> = self
             .of_account(joining)
-            .filter(|(_, agent)| {
-                role == AgentRole::Cluster || agent.node.as_deref() == joining.node
-            })
+            .filter(|(_, agent)| role == AgentRole::Cluster || agent.node.as_ref() == joining.node)
             .map(|(id, agent)| (agent.created, id.clone(), is_connected(&agent.key)))
             .collect();
         peers.sort();

@@ -10,7 +10,7 @@ use super::{
     snapshot::Snapshot,
 };
 use underpass_authenticate::TokenHash;
-use underpass_core::{AgentRole, ClusterName, limits};
+use underpass_core::{AgentRole, ClusterName, NodeName, limits};
 
 /// A join token: never the secret, only its hash. Its holder registers agents of one cluster in one role.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -76,6 +76,8 @@ pub struct Joining<'a> {
     pub cluster: Option<&'a ClusterName>,
     /// The role that it wants, where it says so.
     pub role: Option<AgentRole>,
+    /// The node that it runs on, where it says so. It counts for agents on nodes.
+    pub node: Option<&'a NodeName>,
 }
 
 /// An agent that has joined.
@@ -137,6 +139,16 @@ pub enum JoinError {
     #[error("the agent's key is registered already, as agent {agent:?}")]
     KeyKnown {
         /// The agent's id.
+        agent: String,
+    },
+    /// The node has an agent, whose place another process there, or another bearer of the token, must not take.
+    #[error(
+        "the node {node} of the cluster has an agent already, {agent:?}: revoke that one first, or give this one another name"
+    )]
+    NodeTaken {
+        /// The node.
+        node: NodeName,
+        /// Its agent's id.
         agent: String,
     },
     /// The directory does not take it.
@@ -201,6 +213,13 @@ impl Draft {
             Outcome::Again(joined) => return Ok(joined),
             Outcome::New(id, token) => (id.to_owned(), token.clone()),
         };
+        let node = joining.node.filter(|_| token.role == AgentRole::Node);
+        if let Some(node) = node
+            && let Some(agent) = self.agent_of_node(&token.cluster, node)
+        {
+            let node = node.clone();
+            return Err(JoinError::NodeTaken { node, agent });
+        }
         let agent = Agent {
             created: self.now(),
             cluster: token.cluster.clone(),
@@ -208,7 +227,7 @@ impl Draft {
             role: token.role,
             join_token: Some(id.clone()),
             pod: None,
-            node: None,
+            node: node.cloned(),
         };
         let name = agent.id();
         self.put(&name, agent, Expect::Absent)?;
@@ -219,6 +238,15 @@ impl Draft {
         };
         self.put(&id, used, Expect::Present)?;
         Ok(joined)
+    }
+
+    /// The id of the agent that has this node's name.
+    fn agent_of_node(&self, cluster: &ClusterName, node: &NodeName) -> Option<String> {
+        let mut agents = self.all::<Agent>().iter();
+        let found = agents.find(|(_, entry)| {
+            entry.object.cluster == *cluster && entry.object.node.as_ref() == Some(node)
+        });
+        found.map(|(id, _)| id.clone())
     }
 
     /// The agents that a cluster has, and those that its join tokens may still register.

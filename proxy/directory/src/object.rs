@@ -9,7 +9,7 @@ use super::{direct::Direct, join_token::JoinToken};
 use underpass_authenticate::{PasswordHash, TokenHash};
 use underpass_core::service_account::Account;
 use underpass_core::{
-    AgentRole, Authority, ClusterName, Labels, Name, Role, Scope, Selector, Subject,
+    AgentRole, Authority, ClusterName, Labels, Name, NodeName, Role, Scope, Selector, Subject,
 };
 
 /// A kind of object.
@@ -135,9 +135,9 @@ pub struct Agent {
     /// The pod that it joined as, where it joined by a ServiceAccount.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pod: Option<JoinedPod>,
-    /// The node that it runs on, by the cluster's word.
+    /// The node that it runs on: by the cluster's word where it joined by a ServiceAccount, else by its own, where its role is that of nodes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub node: Option<String>,
+    pub node: Option<NodeName>,
 }
 
 /// A pod of a cluster that has joined as an agent.

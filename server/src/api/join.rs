@@ -112,6 +112,7 @@ async fn register(
         key: &key,
         cluster: wanted.cluster.as_ref(),
         role: wanted.role,
+        node: wanted.node.as_ref(),
     };
     if let Some(joined) = state.directory.snapshot().joined_before(&joining)? {
         state.pace.change(&of(ENDED, id))?;
@@ -189,6 +190,7 @@ impl From<JoinError> for Problem {
                 (StatusCode::CONFLICT, JoinRefusal::KeyOfAnotherCluster)
             }
             JoinError::KeyKnown { .. } => (StatusCode::CONFLICT, JoinRefusal::KeyKnown),
+            JoinError::NodeTaken { .. } => (StatusCode::CONFLICT, JoinRefusal::NodeTaken),
             JoinError::Change(error) => return error.into(),
             _ => {
                 tracing::error!("an agent did not join: {error}");

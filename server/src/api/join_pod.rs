@@ -17,7 +17,7 @@ use serde::Deserialize;
 use underpass_api::{JoinAnswer, JoinRefusal};
 use underpass_authenticate::{PodReviewError, PodReviewer, ReviewedPod};
 use underpass_core::rate::{Rate, RateLimiter};
-use underpass_core::{ClusterName, Clusters};
+use underpass_core::{ClusterName, Clusters, NodeName};
 use underpass_directory::{Cluster, Draft, PodJoinError, PodJoined, PodJoining};
 use underpass_tunnel::chain;
 use zeroize::Zeroizing;
@@ -156,7 +156,7 @@ async fn register(
         cluster,
         account: &pod.account,
         uid: &pod.uid,
-        node: pod.node.as_deref(),
+        node: pod.node.as_ref(),
         key: &key,
         role: wanted.role,
     };
@@ -174,7 +174,7 @@ fn answer(cluster: &ClusterName, pod: &ReviewedPod, joined: PodJoined) -> Respon
     } else {
         "; registered before"
     };
-    let node = pod.node.as_deref().unwrap_or("(unknown)");
+    let node = pod.node.as_ref().map_or("(unknown)", NodeName::as_str);
     let grant = format!("role {}; node {node}; pod {}{how}", joined.role, pod.uid);
     let did = Did::to("agent", &joined.agent)
         .subject(format!("cluster:{cluster}"))

@@ -20,7 +20,9 @@ mod join_pod;
 mod join_tokens;
 mod login;
 mod myself;
+mod nodes;
 mod openapi;
+mod operations;
 mod page;
 mod passwords;
 mod problem;
@@ -56,6 +58,7 @@ use underpass_core::ConnectionInfo;
 use underpass_core::{Body, ClusterName, Clusters, Rejection, Through};
 use underpass_direct::DirectClusters;
 use underpass_directory::{Directory, Draft};
+use underpass_tunnel::Session;
 
 use self::begun::{Begun, Commit};
 use self::did::Did;
@@ -158,6 +161,9 @@ pub(crate) trait Connected: Send + Sync {
 
     /// How many sessions there are, by the agents' public keys.
     fn by_key(&self) -> HashMap<String, usize>;
+
+    /// The sessions of agents on nodes, of all clusters.
+    fn of_nodes(&self) -> Vec<Session>;
 }
 
 /// One for all requests.
@@ -202,6 +208,8 @@ impl Api {
             .merge(agents::routes())
             .merge(join_tokens::routes())
             .merge(join::routes())
+            .merge(nodes::routes())
+            .merge(operations::routes())
             .merge(tokens::routes())
             .merge(access::routes())
             .merge(myself::routes())

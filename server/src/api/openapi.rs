@@ -20,7 +20,8 @@ use utoipa::openapi::{
 use underpass_api::{
     AccessGiven, AccessRequest, AgentMade, AgentRequest, AgentView, JOIN, JoinAnswer, JoinRequest,
     JoinTokenMade, JoinTokenRequest, JoinTokenView, LoginRequest, LoginWays, Myself, NewPassword,
-    Problem, Reachability, SERVER, ServerInfo, TokenMade, TokenRequest, TokenView,
+    NodeList, OperationList, OperationRecord, OperationRequest, OutputPage, Problem, Reachability,
+    SERVER, ServerInfo, TokenMade, TokenRequest, TokenView,
 };
 
 use super::resource::Resource;
@@ -124,6 +125,7 @@ fn operations(schemas: &mut Schemas) -> Vec<Described> {
     let about = "Revokes an agent: its key counts for nothing, and its sessions end";
     all.push(Described::remove("/v1/agents/{id}", about));
     joins(&mut all, schemas);
+    nodes(&mut all, schemas);
 
     let token = schemas.of::<TokenView>();
     let list = schemas.list(token.clone(), "TokenList");
@@ -194,6 +196,37 @@ fn joins(all: &mut Vec<Described>, schemas: &mut Schemas) {
     let answer = schemas.of::<JoinAnswer>();
     let about = "Registers an agent's key with a join token, the bearer token of this request";
     all.push(Described::create(JOIN, about, wanted, answer));
+}
+
+/// Nodes, and operations on them.
+fn nodes(all: &mut Vec<Described>, schemas: &mut Schemas) {
+    let nodes = schemas.of::<NodeList>();
+    let about = "Nodes whose agents are connected; needs the role operations on the cluster, as all that follows";
+    all.push(Described::read("/v1/clusters/{name}/nodes", about, nodes));
+    let (many, one) = (
+        "/v1/clusters/{name}/nodes/{node}/operations",
+        "/v1/clusters/{name}/nodes/{node}/operations/{id}",
+    );
+    let list = schemas.of::<OperationList>();
+    let about = "The newest runs of operations on the node, a hundred at the most";
+    all.push(Described::read(many, about, list));
+    let wanted = schemas.of::<OperationRequest>();
+    let record = schemas.of::<OperationRecord>();
+    let about =
+        "Runs an operation that the policy of the node's agent names, at most once for each id";
+    let mut run = Described::create(many, about, wanted, record.clone());
+    run.gives = Some(("200", record.clone()));
+    all.push(run);
+    let about = "A run";
+    all.push(Described::read(one, about, record));
+    let about = "Cancels a run: its command is killed";
+    all.push(Described::remove(one, about));
+    let page = schemas.of::<OutputPage>();
+    let path = "/v1/clusters/{name}/nodes/{node}/operations/{id}/output";
+    let about = "Output of a run from a byte on, which waits for some seconds until there is some";
+    let mut output = Described::read(path, about, page);
+    output.filters = &["from", "wait"];
+    all.push(output);
 }
 
 fn resource<R: Resource>(all: &mut Vec<Described>, schemas: &mut Schemas) {

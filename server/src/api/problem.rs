@@ -5,7 +5,7 @@ use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
 use axum::response::{IntoResponse, Response};
 use http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderValue, StatusCode};
-use underpass_api::{About, JoinRefusal};
+use underpass_api::{About, JoinRefusal, OperationRefusal};
 use underpass_audit::cut;
 use underpass_core::Rejection;
 use underpass_directory::ChangeError;
@@ -23,7 +23,7 @@ impl Problem {
         Self(underpass_api::Problem::new(status, detail))
     }
 
-    fn about(mut self, kind: &str, name: &str) -> Self {
+    pub(super) fn about(mut self, kind: &str, name: &str) -> Self {
         self.0.about = Some(About {
             kind: kind.to_owned(),
             name: name.to_owned(),
@@ -40,6 +40,19 @@ impl Problem {
     /// The reason for programs.
     pub(super) fn why(&self) -> Option<JoinRefusal> {
         self.0.reason
+    }
+
+    /// With an agent's reason, and the parameter that it is about.
+    pub(super) fn of_operation(
+        mut self,
+        refusal: OperationRefusal,
+        parameter: Option<String>,
+    ) -> Self {
+        self.0.operation = Some(refusal);
+        match parameter {
+            Some(name) => self.about("parameter", &name),
+            None => self,
+        }
     }
 
     /// Too many, too fast.

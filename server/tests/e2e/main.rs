@@ -30,6 +30,7 @@ mod load_balancer;
 mod login;
 mod metrics;
 mod names;
+mod operations;
 mod raw;
 mod rbac;
 mod revoked;

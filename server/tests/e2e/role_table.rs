@@ -50,6 +50,17 @@ const CLUSTER_ADMIN: &[&str] = &[
     "DELETE /v1/clusters/{name}/join-tokens/{id}",
 ];
 
+/// The further requests of a user with the role `operations` in a cluster, which its administrators may make as well. They ask
+/// nodes, and change nothing of the directory.
+const OPERATIONS: &[&str] = &[
+    "GET /v1/clusters/{name}/nodes",
+    "GET /v1/clusters/{name}/nodes/{node}/operations",
+    "POST /v1/clusters/{name}/nodes/{node}/operations",
+    "GET /v1/clusters/{name}/nodes/{node}/operations/{id}",
+    "DELETE /v1/clusters/{name}/nodes/{node}/operations/{id}",
+    "GET /v1/clusters/{name}/nodes/{node}/operations/{id}/output",
+];
+
 /// The request of an agent with a join token, and of nobody else.
 const JOINING: &[&str] = &["POST /v1/join"];
 
@@ -90,6 +101,10 @@ impl World {
         administer(&["cluster", "add", "other", "--label", "env=prod"]);
         for (user, rights) in [
             ("viewer", ["--cluster", CLUSTER_NAME, "--role", "view"]),
+            (
+                "operator",
+                ["--cluster", CLUSTER_NAME, "--role", "operations"],
+            ),
             ("keeper", ["--cluster", CLUSTER_NAME, "--role", "admin"]),
             ("stranger", ["--cluster", "other", "--role", "shell"]),
         ] {
@@ -179,7 +194,8 @@ impl World {
 #[tokio::test]
 async fn rule_8_every_answer_of_the_api_is_within_the_role_table() {
     let world = World::new().await;
-    let keeper = [USER, CLUSTER_ADMIN].concat();
+    let operator = [USER, OPERATIONS].concat();
+    let keeper = [USER, CLUSTER_ADMIN, OPERATIONS].concat();
     let administrator = [&keeper[..], ADMINISTRATOR].concat();
     let paths = world.openapi["paths"].as_object().unwrap();
     let described: Vec<_> = paths
@@ -210,6 +226,9 @@ async fn rule_8_every_answer_of_the_api_is_within_the_role_table() {
         move |kind: &str, item: &Value| kind == "tokens" && item["user"] == user
     };
     world.attack_as("viewer", USER, own_token("viewer")).await;
+    world
+        .attack_as("operator", &operator, own_token("operator"))
+        .await;
     let of_cluster = |kind: &str, item: &Value| match kind {
         "bindings" => {
             let clusters = &item["spec"]["clusters"];

@@ -88,6 +88,14 @@ impl Underpass {
         self.supervisor.stop(name, GRACE)
     }
 
+    /// The same as SIGKILL does: nobody is told, and the agent ends nothing of its own.
+    ///
+    /// # Errors
+    /// There is no way to ask for it.
+    pub fn kill_another_agent(&self, name: &'static str) -> Result<(), ClusterError> {
+        self.supervisor.stop(name, Duration::ZERO)
+    }
+
     /// The agent's log, of all of its starts.
     ///
     /// # Errors

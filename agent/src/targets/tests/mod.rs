@@ -1,5 +1,6 @@
 //! Streams over a session in memory, to sockets of this machine.
 
+mod operations;
 mod permissions;
 mod services;
 mod streams;

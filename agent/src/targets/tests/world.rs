@@ -8,6 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use tokio::net::{TcpListener, TcpStream};
+use underpass_agent_operations::Operations;
 use underpass_agent_policy::Policy;
 use underpass_core::{AgentRole, Identity, ImpersonationPolicy};
 use underpass_dial::Resolve;
@@ -56,6 +57,8 @@ pub(super) struct Differs {
     pub(super) api_server: String,
     /// The policy's file, without which it never changes.
     pub(super) file: Option<PathBuf>,
+    /// Records of operations.
+    pub(super) operations: Option<Operations>,
 }
 
 impl Default for Differs {
@@ -65,6 +68,7 @@ impl Default for Differs {
             open_files: None,
             own: Vec::new(),
             file: None,
+            operations: None,
             api_server: "http://127.0.0.1:1".to_owned(),
         }
     }
@@ -80,7 +84,8 @@ impl World {
         let policies = Arc::new(Policies::read(differs.file, flags).unwrap());
         policies.enforce(Policy::from_yaml(policy).unwrap());
         let own = OwnFiles::new(differs.own);
-        let mut targets = Targets::new(Arc::clone(&policies), own, differs.open_files);
+        let targets = Targets::new(Arc::clone(&policies), own, differs.open_files);
+        let mut targets = targets.with_operations(differs.operations);
         if let Some(resolver) = differs.resolver {
             targets.resolver = resolver;
         }

@@ -82,6 +82,7 @@ async fn join_with(
         key,
         cluster,
         role,
+        node: None,
     };
     let registered = directory.change(|draft| draft.register(&joining)).await?;
     Ok(registered.value)
@@ -310,4 +311,49 @@ fn an_agent_without_a_role_serves_the_cluster() {
     let agent: Agent = serde_json::from_str(text).unwrap();
     assert_eq!((agent.role, &agent.join_token), (AgentRole::Cluster, &None));
     assert_eq!(serde_json::to_string(&agent).unwrap(), text);
+}
+
+#[tokio::test]
+async fn rule_22_a_nodes_name_is_one_agents() {
+    let joins = Joins::new(9).await;
+    let on = async |key: &str, node: &str| {
+        let (sha256, node) = (joins.secret.hash(), node.parse().unwrap());
+        let joining = Joining {
+            sha256: &sha256,
+            key,
+            cluster: None,
+            role: None,
+            node: Some(&node),
+        };
+        let registered = joins
+            .directory
+            .change(|draft| draft.register(&joining))
+            .await;
+        registered.map(|registered| registered.value)
+    };
+    let node_of = |id: &str| {
+        let snapshot = joins.directory.snapshot();
+        let node = &snapshot.get::<Agent>(id).unwrap().object.node;
+        node.as_ref().map(ToString::to_string)
+    };
+    // An agent of another role has no node.
+    let cluster = on("k0", "worker-1").await.unwrap();
+    assert_eq!(node_of(&cluster.agent), None);
+    joins.change(|token, _| token.role = AgentRole::Node).await;
+    let first = on("k1", "worker-1").await.unwrap();
+    assert_eq!(node_of(&first.agent).as_deref(), Some("worker-1"));
+    let left = joins.uses_left();
+    match on("k2", "worker-1").await {
+        Err(JoinError::NodeTaken { node, agent }) => {
+            assert_eq!((node.as_str(), agent), ("worker-1", first.agent.clone()));
+        }
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(joins.uses_left(), left);
+    // The same key again, and another node.
+    assert!(!on("k1", "worker-1").await.unwrap().is_new);
+    on("k2", "worker-2").await.unwrap();
+    let revoke = |draft: &mut Draft| draft.remove::<Agent>(&first.agent, Expect::Present);
+    joins.directory.change(revoke).await.unwrap();
+    on("k3", "worker-1").await.unwrap();
 }

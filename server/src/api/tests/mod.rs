@@ -23,6 +23,7 @@ mod join;
 mod join_pod;
 mod login;
 mod names;
+mod nodes;
 mod objects;
 mod rights;
 
@@ -86,6 +87,10 @@ impl Connected for TwoOfProd {
     fn by_key(&self) -> HashMap<String, usize> {
         HashMap::from([("k".to_owned(), 2)])
     }
+
+    fn of_nodes(&self) -> Vec<underpass_tunnel::Session> {
+        Vec::new()
+    }
 }
 
 impl World {
@@ -98,8 +103,11 @@ impl World {
     }
 
     async fn over(store: Arc<dyn Store>, audit_log: AuditLog) -> Self {
+        Self::with(store, audit_log, Arc::new(TwoOfProd)).await
+    }
+
+    async fn with(store: Arc<dyn Store>, audit_log: AuditLog, sessions: Sessions) -> Self {
         let directory = Directory::open(store).await.unwrap();
-        let sessions: Sessions = Arc::new(TwoOfProd);
         let key = SealingKey::from_text(&SealingKey::generate().unwrap()).unwrap();
         let keys = Arc::new(Keyring::new(key, vec![]));
         let plugins = Plugins {

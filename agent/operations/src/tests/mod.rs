@@ -1,0 +1,5 @@
+//! Runs with real processes.
+
+mod ends;
+mod once;
+mod world;

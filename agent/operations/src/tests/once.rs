@@ -1,0 +1,221 @@
+//! At most once, and records that outlive the agent.
+
+use std::fs;
+use std::process::Stdio;
+
+use underpass_api::{OperationExit, OperationState, OutputStream};
+
+use super::world::{Story, World, alice, id, operation, script};
+use crate::process::MARK;
+use crate::{Caller, OpenError, Operations, RecordError, Retention, RunError};
+
+#[tokio::test]
+async fn a_run_has_output_by_stream_and_an_exit_status() {
+    let world = World::new();
+    // Each waits until the one before was read, so that the order is certain.
+    let both = script(
+        "echo out; while [ ! -e \"$1\" ]; do :; done; echo err >&2; exit 3",
+        "",
+    );
+    let go = world.path("go");
+    let asking = world.ask("1", &both, Some(go.to_str().unwrap())).await;
+    let asking = asking.unwrap();
+    let waiting = world.operations.follow(&id("1"), 4, true).unwrap();
+    let mut follower = asking.follower;
+    follower.next().await.unwrap();
+    follower.next().await.unwrap();
+    assert_eq!(follower.record().state, OperationState::Running);
+    fs::write(&go, "").unwrap();
+    let story = Story::of(world.operations.follow(&id("1"), 0, true).unwrap()).await;
+    let (out, err) = (OutputStream::Stdout, OutputStream::Stderr);
+    assert_eq!(
+        story.pieces,
+        [(out, "out\n".to_owned()), (err, "err\n".to_owned())]
+    );
+    let record = story.record;
+    assert_eq!(record.state, OperationState::Failed);
+    assert_eq!(record.exit, Some(OperationExit::Status(3)));
+    assert_eq!((record.output.kept, record.user.as_str()), (8, "alice"));
+    assert!(record.created <= record.started.unwrap() && record.started <= record.ended);
+    // One that comes back asks for what it has not seen.
+    assert_eq!(Story::of(waiting).await.text(), "err\n");
+}
+
+#[tokio::test]
+async fn the_same_id_is_the_same_run() {
+    let world = World::new();
+    let log = world.path("log");
+    let once = script("echo ran >> \"$1\"; echo hello", "");
+    let x = log.to_str().unwrap();
+    let first = world.ask("1", &once, Some(x)).await.unwrap();
+    assert_eq!(Story::of(first.follower).await.text(), "hello\n");
+    let again = world.ask("1", &once, Some(x)).await.unwrap();
+    assert!(!again.is_new);
+    assert_eq!(Story::of(again.follower).await.text(), "hello\n");
+    let conflict = |asked: Result<_, RunError>| matches!(asked, Err(RunError::Conflict(_)));
+    assert!(conflict(world.ask("1", &once, Some("/other")).await));
+    let other = Caller {
+        user: "bob".to_owned(),
+        uid: None,
+    };
+    let request = underpass_api::OperationRequest {
+        id: id("1"),
+        operation: "a".to_owned(),
+        arguments: [("x".to_owned(), x.to_owned())].into(),
+        detach: false,
+    };
+    assert!(conflict(
+        world.operations.run(&request, &once, &other).await
+    ));
+    // Also after the agent has been started again.
+    let folder = world.path("state");
+    world.operations.stop().await;
+    drop(world.operations);
+    let operations = Operations::open(&folder, Retention::default()).unwrap();
+    let again = operations.run(&request, &once, &alice()).await.unwrap();
+    assert!(!again.is_new);
+    assert_eq!(Story::of(again.follower).await.text(), "hello\n");
+    assert_eq!(fs::read_to_string(&log).unwrap(), "ran\n");
+}
+
+#[tokio::test]
+async fn a_run_whose_agent_died_is_interrupted_and_its_processes_are_killed() {
+    let world = World::new();
+    let once = script("echo hello", "");
+    world.run("1", &once).await;
+    let state = world.path("state");
+    world.operations.stop().await;
+    drop(world.operations);
+    // As it was in the midst of the run: the record says so, a piece of output is half there, and a process is left.
+    let path = state.join("1.json");
+    let record = fs::read_to_string(&path).unwrap();
+    let mut record: serde_json::Value = serde_json::from_str(&record).unwrap();
+    record["state"] = "running".into();
+    for later in ["ended", "exit", "output"] {
+        record.as_object_mut().unwrap().remove(later);
+    }
+    fs::write(&path, record.to_string()).unwrap();
+    let mut output = fs::read(state.join("1.output")).unwrap();
+    output.extend([0, 0, 0, 0, 9, b'x']);
+    fs::write(state.join("1.output"), output).unwrap();
+    fs::write(state.join("2.output"), "left over").unwrap();
+    let sleep = |mark: &str| {
+        let mut sleep = std::process::Command::new("sleep");
+        sleep.arg("1000").env(MARK, mark).stdin(Stdio::null());
+        sleep.spawn().unwrap()
+    };
+    let (mut left, mut other) = (sleep("1"), sleep("11"));
+
+    let operations = Operations::open(&state, Retention::default()).unwrap();
+    assert!(!left.wait().unwrap().success(), "killed");
+    assert_eq!(other.try_wait().unwrap(), None, "another's");
+    other.kill().unwrap();
+    other.wait().unwrap();
+    assert!(!state.join("2.output").exists());
+    let record = operations.read(&id("1")).unwrap();
+    assert_eq!(record.state, OperationState::Interrupted);
+    assert_eq!(record.output.kept, 6);
+    let request = underpass_api::OperationRequest {
+        id: id("1"),
+        operation: "a".to_owned(),
+        arguments: Default::default(),
+        detach: false,
+    };
+    let again = operations.run(&request, &once, &alice()).await.unwrap();
+    assert!(!again.is_new);
+    let story = Story::of(again.follower).await;
+    assert_eq!(story.text(), "hello\n");
+    assert_eq!(story.record.state, OperationState::Interrupted);
+}
+
+#[tokio::test]
+async fn a_record_that_cannot_be_read_is_not_run_again() {
+    let world = World::new();
+    let once = script("echo hello", "");
+    world.run("1", &once).await;
+    let state = world.path("state");
+    world.operations.stop().await;
+    drop(world.operations);
+    fs::write(state.join("1.json"), "{").unwrap();
+    let operations = Operations::open(&state, Retention::default()).unwrap();
+    let record = operations.read(&id("1")).unwrap();
+    assert_eq!(record.state, OperationState::Interrupted);
+    let request = underpass_api::OperationRequest {
+        id: id("1"),
+        operation: "a".to_owned(),
+        arguments: Default::default(),
+        detach: false,
+    };
+    let again = operations.run(&request, &once, &alice()).await;
+    assert!(matches!(again, Err(RunError::Conflict(_))));
+}
+
+#[tokio::test]
+async fn two_agents_do_not_share_records() {
+    let world = World::new();
+    let second = Operations::open(&world.path("state"), Retention::default());
+    assert!(matches!(second, Err(OpenError::InUse(_))));
+}
+
+#[tokio::test]
+async fn rule_19_old_records_go() {
+    let world = World::keeping(Retention {
+        records: 2,
+        ..Retention::default()
+    });
+    let once = script("echo hello", "");
+    for run in ["1", "2", "3"] {
+        world.run(run, &once).await;
+    }
+    // The task that ended the last one removes.
+    world.operations.stop().await;
+    let kept: Vec<_> = world.operations.list().into_iter().map(|r| r.id).collect();
+    assert_eq!(kept, [id("3"), id("2")]);
+    assert!(!world.path("state/1.json").exists() && !world.path("state/1.output").exists());
+    let gone = world.operations.read(&id("1"));
+    assert!(matches!(gone, Err(RecordError::NotFound(_))));
+}
+
+#[tokio::test]
+async fn without_room_for_a_record_nothing_is_run() {
+    let marker = |world: &World| world.path("ran");
+    let touch = script("echo > \"$1\"", "");
+    let full = World::keeping(Retention {
+        room: u64::MAX,
+        ..Retention::default()
+    });
+    let x = marker(&full);
+    let asked = full.ask("1", &touch, x.to_str()).await;
+    assert!(matches!(asked, Err(RunError::NoRoom { .. })));
+    let broken = World::new();
+    fs::remove_dir_all(broken.path("state")).unwrap();
+    let y = marker(&broken);
+    let asked = broken.ask("1", &touch, y.to_str()).await;
+    assert!(matches!(asked, Err(RunError::Record(_))), "{asked:?}");
+    assert!(!x.exists() && !y.exists());
+    // The id is free again.
+    for world in [full, broken] {
+        assert!(world.operations.list().is_empty());
+    }
+}
+
+#[tokio::test]
+async fn a_node_that_cannot_run_an_operation_says_why() {
+    let world = World::new();
+    for (fields, part) in [
+        ("command: /no/such/program", "/no/such/program"),
+        ("command: /etc/passwd", "no executable"),
+        (
+            "command: /bin/true, directory: /no/such",
+            "directory /no/such",
+        ),
+        ("command: /bin/true, user: no-such-user", "no such user"),
+    ] {
+        let operation = operation(&format!("{{name: a, {fields}}}"));
+        let error = world.ask("1", &operation, None).await.unwrap_err();
+        assert!(error.to_string().contains(part), "{error}");
+    }
+    let wrong = world.ask("1", &script("true", ""), Some("\n")).await;
+    assert!(matches!(wrong, Err(RunError::Arguments(error)) if error.parameter() == "x"));
+    assert!(world.operations.list().is_empty());
+}

@@ -1,0 +1,114 @@
+//! A node's records, in a folder of their own.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use tempfile::TempDir;
+use underpass_agent_policy::{Operation, Policy};
+use underpass_api::{OperationEvent, OperationId, OperationRecord, OperationRequest, OutputStream};
+
+use crate::{Asking, Caller, Follower, Operations, Retention, RunError};
+
+pub(super) struct World {
+    pub(super) folder: TempDir,
+    pub(super) operations: Operations,
+}
+
+pub(super) fn id(text: &str) -> OperationId {
+    text.parse().unwrap()
+}
+
+pub(super) fn alice() -> Caller {
+    Caller {
+        user: "alice".to_owned(),
+        uid: None,
+    }
+}
+
+/// An operation `a` that runs a script, with the parameter `x` as its `$1` and these fields beside.
+pub(super) fn script(script: &str, fields: &str) -> Arc<Operation> {
+    let script = serde_json::to_string(&script.replace('{', "{{").replace('}', "}}")).unwrap();
+    operation(&format!(
+        "{{name: a, command: /bin/sh, arguments: [-c, {script}, sh, '{{x}}'], \
+         parameters: [{{name: x, longest: 200, default: none}}]{fields}}}"
+    ))
+}
+
+pub(super) fn operation(fields: &str) -> Arc<Operation> {
+    let mut yaml = format!("operations: [{fields}]");
+    if !yaml.contains("timeLimit") {
+        yaml = yaml.replace("{name: a,", "{name: a, timeLimit: 1h,");
+    }
+    let policy = Policy::from_yaml(&yaml).unwrap_or_else(|error| panic!("{yaml}: {error}"));
+    Arc::clone(&policy.operations()[0])
+}
+
+impl World {
+    pub(super) fn new() -> Self {
+        Self::keeping(Retention::default())
+    }
+
+    pub(super) fn keeping(retention: Retention) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let operations = Operations::open(&folder.path().join("state"), retention).unwrap();
+        Self { folder, operations }
+    }
+
+    pub(super) fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    pub(super) async fn ask(
+        &self,
+        run: &str,
+        operation: &Arc<Operation>,
+        x: Option<&str>,
+    ) -> Result<Asking, RunError> {
+        let x = x.map(|x| ("x".to_owned(), x.to_owned()));
+        let request = OperationRequest {
+            id: id(run),
+            operation: operation.name().to_string(),
+            arguments: BTreeMap::from_iter(x),
+            detach: false,
+        };
+        self.operations.run(&request, operation, &alice()).await
+    }
+
+    /// Starts a run, and gives its output and its record at the end.
+    pub(super) async fn run(&self, run: &str, operation: &Arc<Operation>) -> Story {
+        let asking = self.ask(run, operation, None).await.unwrap();
+        assert!(asking.is_new);
+        Story::of(asking.follower).await
+    }
+}
+
+/// A follower's events.
+pub(super) struct Story {
+    pub(super) pieces: Vec<(OutputStream, String)>,
+    pub(super) record: OperationRecord,
+}
+
+impl Story {
+    pub(super) async fn of(mut follower: Follower) -> Self {
+        let mut pieces = Vec::new();
+        let mut last = None;
+        while let Some(event) = follower.next().await.unwrap() {
+            match event {
+                OperationEvent::Output(piece) => {
+                    pieces.push((piece.stream, String::from_utf8(piece.data).unwrap()));
+                }
+                OperationEvent::Record(record) => last = Some(record),
+                OperationEvent::Refused(problem) => panic!("{problem}"),
+            }
+        }
+        Self {
+            pieces,
+            record: last.unwrap(),
+        }
+    }
+
+    pub(super) fn text(&self) -> String {
+        self.pieces.iter().map(|(_, text)| text.as_str()).collect()
+    }
+}

@@ -1,0 +1,276 @@
+//! The target `operation`: a question about operations of this node, and the answer to it, in lines of JSON (PROTOCOL.md,
+//! "Operations").
+
+use std::pin::pin;
+
+use thiserror::Error;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::time::timeout;
+use underpass_agent_operations::{Caller, Follower, Operations, RunError};
+use underpass_agent_policy::Denied;
+use underpass_api::{
+    OperationEvent, OperationId, OperationProblem, OperationQuestion, OperationRecord,
+    OperationRefusal, OperationRequest,
+};
+use underpass_core::Identity;
+use underpass_tunnel::{ReadHalf, ResetCode, Stream, StreamError, WriteHalf, chain};
+
+use crate::limits;
+use crate::policy::{InForce, Policies};
+
+/// Why a question was not answered to its end.
+#[derive(Debug, Error)]
+pub(super) enum Unanswered {
+    #[error("the stream ended")]
+    Stream(#[from] StreamError),
+    #[error("the stream ended")]
+    Io(#[from] std::io::Error),
+    #[error("the question did not come within {} s", limits::QUESTION_TIME.as_secs())]
+    Silent,
+    #[error("the policy ends the stream")]
+    Policy,
+}
+
+/// The answers to one caller.
+pub(super) struct Answers<'a> {
+    pub(super) operations: &'a Operations,
+    pub(super) policies: &'a Policies,
+    pub(super) identity: &'a Identity,
+}
+
+/// The content of an answer.
+enum Answer {
+    Records(Vec<OperationRecord>),
+    Story(Box<Follower>),
+}
+
+impl Answers<'_> {
+    /// Answers the one question of a stream. The peer's end of the stream, or its reset, ends the answer; a run goes on.
+    ///
+    /// # Cancel safety
+    /// Dropping the future resets the stream.
+    pub(super) async fn serve(&self, stream: Stream) -> Result<(), Unanswered> {
+        let (mut from, mut to) = stream.into_split();
+        let question = match timeout(limits::QUESTION_TIME, line(&mut from)).await {
+            Ok(read) => read?,
+            Err(_) => return Err(Unanswered::Silent),
+        };
+        let read = question
+            .as_deref()
+            .map(serde_json::from_slice::<OperationQuestion>);
+        let answering = async {
+            match read {
+                Some(Ok(question)) => self.answer(question, &mut to).await?,
+                Some(Err(error)) => refuse(&mut to, malformed(&error.to_string())).await?,
+                None => refuse(&mut to, malformed("it has no end, or is too long")).await?,
+            }
+            to.shutdown().await?;
+            Ok(())
+        };
+        let gone = async {
+            let mut more = [0];
+            from.read(&mut more).await
+        };
+        let answered = tokio::select! {
+            answered = answering => answered,
+            _ = gone => Ok(()),
+        };
+        if let Err(Unanswered::Policy) = &answered {
+            to.reset(ResetCode::Forbidden);
+        }
+        answered
+    }
+
+    async fn answer(
+        &self,
+        question: OperationQuestion,
+        to: &mut WriteHalf,
+    ) -> Result<(), Unanswered> {
+        let detaches = matches!(&question, OperationQuestion::Run(request) if request.detach);
+        match self.find(question).await {
+            Err(problem) => refuse(to, problem).await,
+            Ok(Answer::Records(records)) => {
+                for record in records {
+                    write(to, &OperationEvent::Record(record)).await?;
+                }
+                Ok(())
+            }
+            Ok(Answer::Story(follower)) if detaches => {
+                write(to, &OperationEvent::Record(follower.record())).await
+            }
+            Ok(Answer::Story(follower)) => self.tell(*follower, to).await,
+        }
+    }
+
+    async fn find(&self, question: OperationQuestion) -> Result<Answer, OperationProblem> {
+        let operations = self.operations;
+        match question {
+            OperationQuestion::Run(request) => self.run(operations, &request).await,
+            OperationQuestion::List {} => {
+                let mut records = operations.list();
+                records.retain(|record| self.sees(record));
+                Ok(Answer::Records(records))
+            }
+            OperationQuestion::Read { id } => {
+                Ok(Answer::Records(vec![self.record(operations, &id)?]))
+            }
+            OperationQuestion::Output { id, from, follow } => {
+                self.record(operations, &id)?;
+                let follower = operations.follow(&id, from, follow);
+                let follower = follower.map_err(|error| OperationProblem::from(&error))?;
+                Ok(Answer::Story(Box::new(follower)))
+            }
+            OperationQuestion::Cancel { id } => {
+                self.record(operations, &id)?;
+                let cancelled = operations.cancel(&id, &self.caller());
+                let record = cancelled.map_err(|error| OperationProblem::from(&error))?;
+                tracing::info!(
+                    target: "underpass::audit", user = self.identity.user(), %id, operation = record.operation,
+                    "an operation is cancelled"
+                );
+                Ok(Answer::Records(vec![record]))
+            }
+        }
+    }
+
+    async fn run(
+        &self,
+        operations: &Operations,
+        request: &OperationRequest,
+    ) -> Result<Answer, OperationProblem> {
+        let (user, groups) = (self.identity.user(), self.identity.groups());
+        let policy = self.policies.current();
+        let decided = policy
+            .targets
+            .decide_operation(&request.operation, user, groups);
+        let operation = decided.map_err(|denied| {
+            tracing::info!(target: "underpass::audit", user, reason = %denied, "an operation is refused");
+            problem(&denied)
+        })?;
+        let caller = self.caller();
+        let asked = operations.run(request, &operation, &caller).await;
+        let asking = asked.map_err(|error: RunError| {
+            tracing::info!(
+                target: "underpass::audit", user, operation = &**operation.name(), reason = %chain(&error),
+                "an operation is refused"
+            );
+            OperationProblem::from(&error)
+        })?;
+        Ok(Answer::Story(Box::new(asking.follower)))
+    }
+
+    /// A record that the caller may see.
+    fn record(
+        &self,
+        operations: &Operations,
+        id: &OperationId,
+    ) -> Result<OperationRecord, OperationProblem> {
+        let record = operations.read(id);
+        let record = record.map_err(|error| OperationProblem::from(&error))?;
+        match self.denied(&self.policies.current(), &record) {
+            Some(denied) => Err(problem(&denied)),
+            None => Ok(record),
+        }
+    }
+
+    fn sees(&self, record: &OperationRecord) -> bool {
+        self.denied(&self.policies.current(), record).is_none()
+    }
+
+    /// An operation that the policy has for others keeps its records from this caller. Those of one that the policy has no more are
+    /// for every caller that the server lets in.
+    fn denied(&self, policy: &InForce, record: &OperationRecord) -> Option<Denied> {
+        let (user, groups) = (self.identity.user(), self.identity.groups());
+        let decided = policy
+            .targets
+            .decide_operation(&record.operation, user, groups);
+        decided
+            .err()
+            .filter(|denied| matches!(denied, Denied::Caller(_)))
+    }
+
+    fn caller(&self) -> Caller {
+        Caller {
+            user: self.identity.user().to_owned(),
+            uid: self.identity.uid().map(str::to_owned),
+        }
+    }
+
+    /// Tells of a run, as long as the caller may hear of it.
+    async fn tell(&self, mut follower: Follower, to: &mut WriteHalf) -> Result<(), Unanswered> {
+        let record = follower.record();
+        let mut denied = pin!(self.policies.until(|now| {
+            let never = now.impersonation.check(self.identity).err().map(drop);
+            never.or_else(|| self.denied(now, &record).map(drop))
+        }));
+        loop {
+            let event = tokio::select! {
+                event = follower.next() => event,
+                () = &mut denied => return Err(Unanswered::Policy),
+            };
+            match event {
+                Ok(Some(event)) => {
+                    tokio::select! {
+                        written = write(to, &event) => written?,
+                        () = &mut denied => return Err(Unanswered::Policy),
+                    }
+                }
+                Ok(None) => return Ok(()),
+                Err(error) => {
+                    tracing::error!("{}", chain(&error));
+                    return refuse(to, OperationProblem::from(&error)).await;
+                }
+            }
+        }
+    }
+}
+
+/// The bytes before the first line feed; `None` where the stream ends before it, or where there are too many.
+async fn line(from: &mut ReadHalf) -> Result<Option<Vec<u8>>, Unanswered> {
+    let mut line = Vec::new();
+    let mut piece = [0; 1024];
+    loop {
+        let read = from.read(&mut piece).await?;
+        let piece = piece.get(..read).unwrap_or_default();
+        if let Some(end) = piece.iter().position(|byte| *byte == b'\n') {
+            line.extend(piece.get(..end).unwrap_or_default());
+            return Ok((line.len() <= limits::QUESTION_BYTES).then_some(line));
+        }
+        line.extend(piece);
+        if piece.is_empty() || line.len() > limits::QUESTION_BYTES {
+            return Ok(None);
+        }
+    }
+}
+
+async fn write(to: &mut WriteHalf, event: &OperationEvent) -> Result<(), Unanswered> {
+    let mut line = serde_json::to_vec(event).map_err(std::io::Error::from)?;
+    line.push(b'\n');
+    to.write_all(&line).await?;
+    to.flush().await?;
+    Ok(())
+}
+
+async fn refuse(to: &mut WriteHalf, problem: OperationProblem) -> Result<(), Unanswered> {
+    write(to, &OperationEvent::Refused(problem)).await
+}
+
+fn malformed(why: &str) -> OperationProblem {
+    OperationProblem {
+        reason: OperationRefusal::Malformed,
+        detail: format!("the agent cannot read the question: {why}"),
+        parameter: None,
+    }
+}
+
+fn problem(denied: &Denied) -> OperationProblem {
+    let reason = match denied {
+        Denied::NoOperation(_) => OperationRefusal::UnknownOperation,
+        _ => OperationRefusal::Forbidden,
+    };
+    OperationProblem {
+        reason,
+        detail: denied.to_string(),
+        parameter: None,
+    }
+}

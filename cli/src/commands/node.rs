@@ -1,0 +1,399 @@
+//! `underpass node`
+
+use std::collections::BTreeMap;
+use std::io::{self, IsTerminal as _, Write as _};
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+use http::StatusCode;
+use thiserror::Error;
+use tokio::time::{Instant, sleep};
+use underpass_api::client::{ClientError, Match};
+use underpass_api::{
+    Client, NodeList, OperationExit, OperationId, OperationList, OperationRecord, OperationRequest,
+    OperationState, OutputPage, OutputStream, segment,
+};
+use underpass_core::ClusterName;
+use underpass_terminal::{printable, say, show};
+
+use super::{print_table, timestamp};
+use crate::args::{Argument, Node, NodeOperations, NodeRun};
+
+/// How long a server or a node may be away in the midst of an operation, whose output is kept meanwhile.
+const AWAY: Duration = Duration::from_secs(300);
+
+/// The wait after an answer that did not come, doubled by each further one.
+const AGAIN: Duration = Duration::from_millis(250);
+
+/// The longest.
+const AGAIN_MOST: Duration = Duration::from_secs(5);
+
+/// Seconds that the server waits for output.
+const WAIT: u64 = 15;
+
+/// As timeout(1) has it.
+const TIMED_OUT: u8 = 124;
+
+/// As shells have it, beside the signal's number.
+const SIGNALLED: u8 = 128;
+
+/// The end of a command that did not succeed. It has been said already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("the command ended with the status {0}")]
+pub(crate) struct CommandStatus(pub(crate) u8);
+
+pub(super) async fn run(client: &Client, command: Node) -> Result<()> {
+    match command {
+        Node::List { cluster } => {
+            let nodes: NodeList = client.get(&format!("/v1/clusters/{cluster}/nodes")).await?;
+            let rows = nodes.items.into_iter();
+            let rows = rows.map(|node| vec![node.name, node.agent, node.transport, node.software]);
+            print_table(
+                &["NAME", "AGENT", "TRANSPORT", "SOFTWARE"],
+                &rows.collect::<Vec<_>>(),
+            );
+            Ok(())
+        }
+        Node::Run(options) => start(client, options).await,
+        Node::Operations(options) => operations(client, options).await,
+        Node::Cancel { cluster, node, id } => {
+            let path = format!("{}/{id}", path(&cluster, &node));
+            client.delete(&path, Match::Anything).await?;
+            say!(
+                "Operation {id} is being killed: `underpass node operations` shows when it has ended."
+            );
+            Ok(())
+        }
+    }
+}
+
+fn path(cluster: &ClusterName, node: &str) -> String {
+    format!("/v1/clusters/{cluster}/nodes/{}/operations", segment(node))
+}
+
+async fn start(client: &Client, options: NodeRun) -> Result<()> {
+    let path = path(&options.cluster, &options.node);
+    let id = match options.id {
+        Some(id) => id,
+        None => random_id()?,
+    };
+    let request = OperationRequest {
+        id: id.clone(),
+        operation: options.operation,
+        arguments: collect(options.arguments)?,
+        detach: true,
+    };
+    // The id makes it one run, however often it is asked for.
+    let mut patience = Patience::new();
+    let record: OperationRecord = loop {
+        match client.post(&path, &request).await {
+            Ok(record) => break record,
+            Err(error) if may_pass(&error) => patience.wait(error, &id).await?,
+            Err(error) => return Err(error.into()),
+        }
+    };
+    if options.detach {
+        show(&record.id);
+        return Ok(());
+    }
+    say!("Operation {id} on node {}", options.node);
+    follow(client, &path, &id).await
+}
+
+fn random_id() -> Result<OperationId> {
+    let number: u128 = rand::random();
+    Ok(format!("{number:032x}").parse()?)
+}
+
+fn collect(arguments: Vec<Argument>) -> Result<BTreeMap<String, String>> {
+    let mut collected = BTreeMap::new();
+    for Argument { name, value } in arguments {
+        if collected.insert(name.clone(), value).is_some() {
+            bail!("the parameter {name} has two values");
+        }
+    }
+    Ok(collected)
+}
+
+async fn operations(client: &Client, options: NodeOperations) -> Result<()> {
+    let path = path(&options.cluster, &options.node);
+    let Some(id) = options.id else {
+        let list: OperationList = client.get(&path).await?;
+        let rows = list.items.iter().map(row).collect::<Result<Vec<_>>>()?;
+        let header = [
+            "ID",
+            "OPERATION",
+            "USER",
+            "STATE",
+            "EXIT",
+            "CREATED",
+            "ENDED",
+        ];
+        print_table(&header, &rows);
+        return Ok(());
+    };
+    if options.output {
+        return follow(client, &path, &id).await;
+    }
+    let record: OperationRecord = client.get(&format!("{path}/{id}")).await?;
+    for line in about(&record)? {
+        show(line);
+    }
+    Ok(())
+}
+
+fn row(record: &OperationRecord) -> Result<Vec<String>> {
+    let exit = record.exit.map(|exit| exit.to_string());
+    let ended = record.ended.map(timestamp).transpose()?;
+    let none = || "-".to_owned();
+    Ok(vec![
+        record.id.to_string(),
+        record.operation.clone(),
+        record.user.clone(),
+        record.state.to_string(),
+        exit.unwrap_or_else(none),
+        timestamp(record.created)?,
+        ended.unwrap_or_else(none),
+    ])
+}
+
+fn about(record: &OperationRecord) -> Result<Vec<String>> {
+    let mut lines = vec![
+        format!("id:        {}", record.id),
+        format!("operation: {}", record.operation),
+    ];
+    for (name, value) in &record.arguments {
+        lines.push(format!("argument:  {name}={value}"));
+    }
+    lines.push(format!("user:      {}", record.user));
+    lines.push(format!("created:   {}", timestamp(record.created)?));
+    for (name, moment) in [("started:  ", record.started), ("ended:    ", record.ended)] {
+        if let Some(moment) = moment {
+            lines.push(format!("{name} {}", timestamp(moment)?));
+        }
+    }
+    lines.push(format!("state:     {}", record.state));
+    if let Some(exit) = record.exit {
+        lines.push(format!("exit:      {exit}"));
+    }
+    if let Some(reason) = &record.reason {
+        lines.push(format!("reason:    {reason}"));
+    }
+    let output = record.output;
+    lines.push(format!(
+        "output:    {} bytes kept, {} beyond its limit, {} lost",
+        output.kept, output.dropped, output.lost
+    ));
+    Ok(lines)
+}
+
+/// Shows the output of a run until it ends, however often the server or the node is away meanwhile.
+async fn follow(client: &Client, path: &str, id: &OperationId) -> Result<()> {
+    let mut from = 0;
+    let mut patience = Patience::new();
+    let record = loop {
+        let part = format!("{path}/{id}/output?from={from}&wait={WAIT}");
+        match client.get::<OutputPage>(&part).await {
+            Ok(page) => {
+                patience = Patience::new();
+                write(&page)?;
+                from = page.next;
+                if page.is_last {
+                    break page.record;
+                }
+            }
+            Err(error) if may_pass(&error) || is_away(&error) => patience.wait(error, id).await?,
+            Err(error) => return Err(error.into()),
+        }
+    };
+    let output = record.output;
+    if output.dropped > 0 {
+        say!(
+            "underpass: {} bytes of output are beyond the operation's limit, and not kept",
+            output.dropped
+        );
+    }
+    if output.lost > 0 {
+        say!(
+            "underpass: {} bytes of output are lost: the node's disk had no room for them",
+            output.lost
+        );
+    }
+    match status(&record) {
+        0 => Ok(()),
+        status => {
+            say!("underpass: {}", end(&record));
+            Err(CommandStatus(status).into())
+        }
+    }
+}
+
+fn end(record: &OperationRecord) -> String {
+    let mut end = format!("operation {} {}", record.id, record.state);
+    if let Some(exit) = record.exit {
+        end.push_str(&format!(", {exit}"));
+    }
+    if let Some(reason) = &record.reason {
+        end.push_str(&format!(": {reason}"));
+    }
+    end
+}
+
+/// The exit status for a run that has ended.
+fn status(record: &OperationRecord) -> u8 {
+    match (record.state, record.exit) {
+        (OperationState::Succeeded, _) => 0,
+        (OperationState::TimedOut, _) => TIMED_OUT,
+        (_, Some(OperationExit::Signal(signal))) => {
+            SIGNALLED.saturating_add(u8::try_from(signal).unwrap_or_default())
+        }
+        // A command that was interrupted or cancelled did not succeed, with any exit status.
+        (_, Some(OperationExit::Status(status))) => match u8::try_from(status) {
+            Ok(0) | Err(_) => 1,
+            Ok(status) => status,
+        },
+        (_, None) => 1,
+    }
+}
+
+/// Pieces go where the command wrote them.
+fn write(page: &OutputPage) -> io::Result<()> {
+    for piece in &page.pieces {
+        let written = match piece.stream {
+            OutputStream::Stdout => {
+                let mut to = io::stdout().lock();
+                let data = visible(&piece.data, to.is_terminal());
+                to.write_all(&data).and_then(|()| to.flush())
+            }
+            OutputStream::Stderr => {
+                let mut to = io::stderr().lock();
+                let data = visible(&piece.data, to.is_terminal());
+                to.write_all(&data)
+            }
+        };
+        match written {
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
+            written => written?,
+        }
+    }
+    Ok(())
+}
+
+/// A terminal obeys what it is shown, and the node may be captured: there, nothing but lines and tabs passes as it is.
+fn visible(data: &[u8], is_terminal: bool) -> std::borrow::Cow<'_, [u8]> {
+    if !is_terminal {
+        return data.into();
+    }
+    let text = String::from_utf8_lossy(data);
+    let lines = text.split_inclusive(['\n', '\t']).map(|part| {
+        let end = part
+            .chars()
+            .next_back()
+            .filter(|end| matches!(end, '\n' | '\t'));
+        let line = end.and_then(|end| part.strip_suffix(end)).unwrap_or(part);
+        let mut shown = printable(line).into_owned();
+        shown.extend(end);
+        shown
+    });
+    lines.collect::<String>().into_bytes().into()
+}
+
+/// Is the node unknown to the server, as it is while its agent connects again?
+fn is_away(error: &ClientError) -> bool {
+    let about = error.problem().and_then(|problem| problem.about.as_ref());
+    about.is_some_and(|about| about.kind == "node")
+}
+
+/// Is another attempt worth it? An agent's own refusal does not go away by itself.
+fn may_pass(error: &ClientError) -> bool {
+    match error {
+        ClientError::Problem(problem) => {
+            let later = [
+                StatusCode::TOO_MANY_REQUESTS,
+                StatusCode::SERVICE_UNAVAILABLE,
+                StatusCode::GATEWAY_TIMEOUT,
+            ];
+            problem.operation.is_none() && later.into_iter().any(|status| problem.is(status))
+        }
+        ClientError::Status(status) => status.is_server_error(),
+        ClientError::NoServer(_)
+        | ClientError::Socket(..)
+        | ClientError::Connect(..)
+        | ClientError::Exchange(_)
+        | ClientError::Cut(_)
+        | ClientError::TooSlow(_) => true,
+        _ => false,
+    }
+}
+
+/// How long to try again.
+struct Patience {
+    until: Instant,
+    wait: Duration,
+}
+
+impl Patience {
+    fn new() -> Self {
+        Self {
+            until: Instant::now() + AWAY,
+            wait: AGAIN,
+        }
+    }
+
+    /// Waits, unless the time is over.
+    async fn wait(&mut self, error: ClientError, id: &OperationId) -> Result<()> {
+        if Instant::now() >= self.until {
+            return Err(error.into());
+        }
+        if self.wait == AGAIN {
+            let error = anyhow::Error::from(error);
+            say!("underpass: {error:#}; asking for operation {id} again");
+        }
+        sleep(self.wait).await;
+        self.wait = (self.wait * 2).min(AGAIN_MOST);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_status_is_the_commands() {
+        let record = |state: &str, exit: &str| -> OperationRecord {
+            let text = format!(
+                r#"{{"id":"1","operation":"a","user":"u","created":"2026-01-01T00:00:00Z","state":"{state}","exit":{exit}}}"#
+            );
+            serde_json::from_str(&text).unwrap()
+        };
+        for (state, exit, expected) in [
+            ("succeeded", r#"{"status":0}"#, 0),
+            ("failed", r#"{"status":3}"#, 3),
+            ("failed", r#"{"signal":9}"#, 137),
+            ("failed", "null", 1),
+            ("timed-out", r#"{"signal":15}"#, 124),
+            ("cancelled", r#"{"status":0}"#, 1),
+            ("interrupted", "null", 1),
+        ] {
+            assert_eq!(status(&record(state, exit)), expected, "{state} {exit}");
+        }
+    }
+
+    #[test]
+    fn rule_23_output_does_not_command_a_terminal() {
+        let hostile = b"a\tb\n\x1b]0;title\x07\xff\n";
+        assert_eq!(&*visible(hostile, false), hostile);
+        let shown = String::from_utf8(visible(hostile, true).into_owned()).unwrap();
+        assert_eq!(shown, "a\tb\n\\u001b]0;title\\u0007\u{fffd}\n");
+    }
+
+    #[test]
+    fn a_parameter_has_one_value() {
+        let argument = |text: &str| text.parse::<Argument>().unwrap();
+        let collected = collect(vec![argument("a=1=2"), argument("b=")]).unwrap();
+        assert_eq!(collected["a"], "1=2");
+        assert!(collect(vec![argument("a=1"), argument("a=2")]).is_err());
+        assert!("a".parse::<Argument>().is_err());
+    }
+}

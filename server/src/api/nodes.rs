@@ -1,0 +1,144 @@
+//! `/v1/clusters/{name}/nodes`: nodes whose agents are connected, and the right to ask them.
+
+use axum::extract::Path;
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Json, Router};
+use http::StatusCode;
+use underpass_api::{NodeList, OperationProblem, OperationRefusal};
+use underpass_core::{
+    Access, AuthorizeError, Authorizer, ClusterName, Identity, Revocation, Target,
+};
+use underpass_tunnel::{ResetCode, chain};
+
+use super::problem::Problem;
+use super::{Requester, State};
+use crate::nodes::{self, Node, NodeError};
+
+pub(super) fn routes() -> Router<State> {
+    Router::new().route("/v1/clusters/{name}/nodes", get(list))
+}
+
+async fn list(
+    state: State,
+    requester: Requester,
+    Path(cluster): Path<String>,
+) -> Result<Response, Problem> {
+    let permit = permit(&state, &requester, &cluster).await?;
+    let nodes = connected(&state, &permit.cluster);
+    let items = nodes.into_iter().map(|node| node.view).collect();
+    Ok(Json(NodeList { items }).into_response())
+}
+
+/// The permission to ask the agents on a cluster's nodes about operations.
+pub(super) struct Permit {
+    pub(super) cluster: ClusterName,
+    /// The life of the permission.
+    pub(super) revocation: Revocation,
+    /// The caller, for the agents.
+    pub(super) identity: Identity,
+}
+
+/// Rule 8: the role is asked about before anything is looked up.
+pub(super) async fn permit(
+    state: &State,
+    requester: &Requester,
+    cluster: &str,
+) -> Result<Permit, Problem> {
+    let denied = || Problem::forbidden("this needs the role operations or admin on the cluster");
+    let cluster = match ClusterName::new(cluster) {
+        Ok(cluster) => cluster,
+        Err(_) if requester.is_administrator(&state.directory.snapshot()) => {
+            return Err(Problem::not_found("cluster", cluster));
+        }
+        Err(_) => return Err(denied()),
+    };
+    let (identity, revocation) = match requester {
+        Requester::Operator => {
+            let name = requester.name().to_owned();
+            let identity = Identity::new(name, None, vec![], Default::default());
+            (identity.map_err(|_| denied())?, Revocation::never())
+        }
+        Requester::User {
+            identity,
+            revocation,
+        } => {
+            if !requester.scope().includes(&cluster) {
+                return Err(denied());
+            }
+            let access = Access::to(identity, &cluster, &Target::Operation);
+            let right = match state.directory.authorize(&access).await {
+                Ok(right) => right,
+                Err(AuthorizeError::Denied { .. }) => return Err(denied()),
+                Err(error) => {
+                    tracing::error!("no decision about operations: {}", chain(&error));
+                    let detail = "the server cannot decide now: try again";
+                    return Err(Problem::later(StatusCode::SERVICE_UNAVAILABLE, detail, 1));
+                }
+            };
+            (Identity::clone(identity), right.and(revocation.clone()))
+        }
+    };
+    requester.must_count()?;
+    if !state.directory.snapshot().has_cluster(&cluster) {
+        return Err(Problem::not_found("cluster", cluster.as_str()));
+    }
+    Ok(Permit {
+        cluster,
+        revocation,
+        identity,
+    })
+}
+
+fn connected(state: &State, cluster: &ClusterName) -> Vec<Node> {
+    let sessions = state.sessions.of_nodes();
+    nodes::connected(sessions, &state.directory.snapshot(), cluster)
+}
+
+/// The node of this name, or of this agent's id.
+pub(super) fn find(state: &State, cluster: &ClusterName, name: &str) -> Result<Node, Problem> {
+    let mut nodes = connected(state, cluster).into_iter();
+    let found = nodes.find(|node| node.view.name == name || node.view.agent == name);
+    found.ok_or_else(|| {
+        let detail = format!("no agent of the node {name:?} is connected");
+        Problem::new(StatusCode::NOT_FOUND, detail).about("node", name)
+    })
+}
+
+impl From<NodeError> for Problem {
+    fn from(error: NodeError) -> Self {
+        tracing::debug!("a node gives no answer: {}", chain(&error));
+        let status = match &error {
+            NodeError::Refused { code, .. } => match code {
+                ResetCode::Forbidden => StatusCode::FORBIDDEN,
+                ResetCode::UnknownTarget => StatusCode::NOT_IMPLEMENTED,
+                _ => StatusCode::SERVICE_UNAVAILABLE,
+            },
+            NodeError::Gone | NodeError::Dial(_) | NodeError::Lost(_) | NodeError::Unasked(_) => {
+                return Self::later(StatusCode::SERVICE_UNAVAILABLE, error.to_string(), 1);
+            }
+            NodeError::Unreadable => StatusCode::BAD_GATEWAY,
+        };
+        Self::new(status, error.to_string())
+    }
+}
+
+/// An agent's own words: it says why, and about what.
+impl From<OperationProblem> for Problem {
+    fn from(problem: OperationProblem) -> Self {
+        let status = match problem.reason {
+            OperationRefusal::UnknownOperation | OperationRefusal::NotFound => {
+                StatusCode::NOT_FOUND
+            }
+            OperationRefusal::Forbidden => StatusCode::FORBIDDEN,
+            OperationRefusal::WrongArguments => StatusCode::UNPROCESSABLE_ENTITY,
+            OperationRefusal::Conflict | OperationRefusal::Busy | OperationRefusal::Ended => {
+                StatusCode::CONFLICT
+            }
+            OperationRefusal::Overloaded => StatusCode::SERVICE_UNAVAILABLE,
+            OperationRefusal::Storage => StatusCode::INSUFFICIENT_STORAGE,
+            _ => StatusCode::BAD_GATEWAY,
+        };
+        Self::new(status, problem.detail).of_operation(problem.reason, problem.parameter)
+    }
+}
