@@ -1,6 +1,7 @@
 //! Bounds on a caller's events (security rule 23).
 
 use std::{
+    borrow::Cow,
     collections::BTreeMap,
     net::{IpAddr, Ipv4Addr},
     sync::{Arc, Mutex},
@@ -56,7 +57,7 @@ fn call<'a>(
     method: &'a Method,
     path: &'a str,
     code: u16,
-    details: &'a [(&'static str, String)],
+    details: &'a [(Cow<'static, str>, String)],
 ) -> OwnCall<'a> {
     OwnCall {
         caller,

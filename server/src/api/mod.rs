@@ -22,6 +22,7 @@ mod myself;
 mod nodes;
 mod openapi;
 mod operations;
+mod output_page;
 mod page;
 mod passwords;
 mod problem;

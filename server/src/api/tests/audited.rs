@@ -13,7 +13,7 @@ use super::*;
 
 /// Two logs in memory: of those who are known, and of strangers.
 #[derive(Clone, Default)]
-struct Kept(Arc<Mutex<Vec<Value>>>);
+pub(super) struct Kept(Arc<Mutex<Vec<Value>>>);
 
 #[async_trait]
 impl Sink for Kept {
@@ -27,6 +27,29 @@ impl Sink for Kept {
 }
 
 impl Kept {
+    /// The log of everybody who is known.
+    pub(super) fn audit_log(&self) -> AuditLog {
+        let backend = Backend::start("kept", Box::new(self.clone()), BackendConfig::default());
+        AuditLog::new(Policy::everything(), vec![backend])
+    }
+
+    /// Waits for the event about this object.
+    pub(super) async fn about(&self, object: &str) -> Value {
+        let is_it = |event: &&Value| event["annotations"]["underpass.dev/object"] == object;
+        let waiting = async {
+            loop {
+                let found = self.0.lock().unwrap().iter().find(is_it).cloned();
+                match found {
+                    Some(event) => return event,
+                    None => tokio::task::yield_now().await,
+                }
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), waiting)
+            .await
+            .expect("an event")
+    }
+
     /// Waits for so many events, and gives the last.
     async fn nth(&self, count: usize) -> Value {
         let waiting = async {
