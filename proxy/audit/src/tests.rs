@@ -79,7 +79,7 @@ async fn rule_23_no_event_is_longer_than_its_kind_may_be() {
     let long = "\\\"%22é\u{7f}".repeat(limits::HEADER_BYTES / 16);
     let path = format!("/v1/namespaces/{long}/{long}/{long}/{long}");
     let method = Method::from_bytes(&[b'X'; 4096]).unwrap();
-    let details = ["a", "b", "c", "d"].map(|key| (key, long.clone()));
+    let details = ["a", "b", "c", "d"].map(|key| (Cow::from(key), long.clone()));
     let identity = long_identity();
     let caller = OwnCaller::Identity(&identity);
     for (caller, method, code) in [
