@@ -72,7 +72,7 @@ impl Asking {
         if self.permit.revocation.is_revoked() {
             return Err(taken_back());
         }
-        match state.commit.0.begin() {
+        match state.commit.begin() {
             true => Ok(()),
             false => Err(problem::too_slow()),
         }

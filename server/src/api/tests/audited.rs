@@ -251,6 +251,61 @@ impl Store for Slow {
     }
 }
 
+/// A store that fails once it has written.
+#[derive(Default)]
+struct Unsure(MemoryStore);
+
+#[async_trait]
+impl Store for Unsure {
+    async fn load(&self) -> Result<Contents, StoreError> {
+        self.0.load().await
+    }
+
+    async fn commit(&self, at: Revision, writes: Vec<Write>) -> Result<Revision, CommitError> {
+        self.0.commit(at, writes).await?;
+        Err(CommitError::Unknown("the disk says nothing".into()))
+    }
+
+    async fn changed(&self, after: Revision) -> Result<(), StoreError> {
+        self.0.changed(after).await
+    }
+}
+
+#[tokio::test]
+async fn rule_15_a_change_that_may_have_been_written_is_written_down_with_its_effect() {
+    let known = Kept::default();
+    let world = World::over(Arc::<Unsure>::default(), known.audit_log()).await;
+    let binding =
+        json!({"subjects": [{"user": "alice"}], "clusters": {"all": true}, "role": "admin"});
+    for (path, new, object, grant) in [
+        (
+            "/v1/bindings",
+            json!({"name": "b", "spec": binding}),
+            "binding/b",
+            "\"role\":\"admin\"",
+        ),
+        (
+            "/v1/access",
+            json!({"user": "bob", "role": "admin", "allClusters": true}),
+            "user/bob",
+            "\"role\":\"admin\"",
+        ),
+    ] {
+        let unsure = world.operate(Method::POST, path, new).await;
+        unsure.expect(500);
+        let event = known.about(object).await;
+        assert_eq!(event["responseStatus"]["code"], 500);
+        let said = &event["annotations"]["underpass.dev/grant"];
+        assert!(said.as_str().unwrap().contains(grant), "{event}");
+    }
+    // Nothing is said of a change that did not begin.
+    let wrong = json!({"name": "none", "spec": {"clusters": {"all": true}, "role": "admin", "subjects": []}});
+    let refused = world.operate(Method::POST, "/v1/bindings", wrong).await;
+    refused.expect(422);
+    let event = known.nth(3).await;
+    assert_eq!(event["annotations"], Value::Null, "{event}");
+}
+
 /// The time of a request may end while its change is being written.
 #[tokio::test(start_paused = true)]
 async fn rule_15_what_is_being_written_when_the_time_is_over_is_told_and_written_down() {
