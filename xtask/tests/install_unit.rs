@@ -1,5 +1,10 @@
 //! The script of `deploy/operations` that installs a unit's binary.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "helpers of tests state expectations as tests do; the lints know only functions marked as tests"
+)]
+
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::PathBuf;
