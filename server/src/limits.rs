@@ -221,7 +221,13 @@ pub(crate) const AGENTS_PER_CLUSTER: usize = 64;
 /// Time for connections to end when the server stops, before the audit log is written without waiting for them.
 pub(crate) const END_TIME: Duration = Duration::from_secs(2);
 
-/// The body of a request for an operation: arguments have 8 KiB at the agent, which JSON may escape.
+/// Arguments of an operation, each of which is a text in the audit log: a command line that people write.
+pub(crate) const OPERATION_ARGUMENTS: usize = 64;
+
+/// Their names and values altogether, as at the agent. The audit log has twice as much for them, since JSON escapes quotes.
+pub(crate) const OPERATION_ARGUMENT_BYTES: usize = 8 * 1024;
+
+/// The body of a request for an operation: [`OPERATION_ARGUMENT_BYTES`], which JSON may escape.
 pub(crate) const OPERATION_BODY: usize = 64 * 1024;
 
 /// The time for a node's agent to answer about operations: it writes a record to its disk before it does.
@@ -230,11 +236,18 @@ pub(crate) const NODE_TIME: Duration = Duration::from_secs(10);
 /// A line of a node's agent: a piece of output of 16 KiB in base64, or a record with its arguments.
 pub(crate) const NODE_LINE: usize = 64 * 1024;
 
-/// Records of one list, of which a hostile agent's have [`NODE_LINE`] each: 6 MiB.
+/// Records of one list, which ends behind [`API_PAGE_BYTES`] too: a hostile agent's records have [`NODE_LINE`] each.
 pub(crate) const OPERATION_LIST: usize = 100;
 
 /// Bytes of output in one answer, and a piece more.
 pub(crate) const OUTPUT_PAGE: usize = 256 * 1024;
+
+/// A piece of output, as agents read it from a command ([PROTOCOL](../../docs/PROTOCOL.md#operations)).
+pub(crate) const OUTPUT_PIECE: usize = 16 * 1024;
+
+/// Pieces in one answer, once those of one stream are joined: with some 60 bytes of JSON around each, and [`OUTPUT_PAGE`] in base64, an
+/// answer stays below [`API_PAGE_BYTES`]. A command that writes a byte to each stream in turn has that many.
+pub(crate) const OUTPUT_PIECES: usize = 4096;
 
 /// The longest wait for output, within the time for an answer of the API.
 pub(crate) const OUTPUT_WAIT: Duration = Duration::from_secs(15);

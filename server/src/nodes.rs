@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use thiserror::Error;
 use tokio::io::AsyncWriteExt as _;
+use tokio::task::yield_now;
 use underpass_api::{NodeView, OperationEvent, OperationQuestion};
 use underpass_core::{ClusterName, Target};
 use underpass_directory::{Agent, Snapshot};
@@ -28,9 +29,9 @@ pub(crate) enum NodeError {
     Refused { code: ResetCode, reason: String },
     #[error("there is no stream to the node's agent: try again later")]
     Dial(#[source] DialerError),
-    #[error("the node's agent went away, or did not answer in time")]
+    #[error("the node's agent went away, or did not answer in time; it may have the question")]
     Lost(#[source] StreamError),
-    #[error("the node's agent went away before it took the question")]
+    #[error("the node's agent went away while it was asked; it may have the question")]
     Unasked(#[source] std::io::Error),
     #[error("the node's agent does not answer in a way that this server understands")]
     Unreadable,
@@ -40,7 +41,9 @@ pub(crate) enum NodeError {
 #[derive(Debug)]
 pub(crate) struct Answer {
     stream: Stream,
-    /// The beginning of the next line.
+    /// Bytes that were read, from the next line on or in its midst.
+    read: Bytes,
+    /// The beginning of the next line, which was read before them.
     begun: Vec<u8>,
 }
 
@@ -137,6 +140,7 @@ impl Answer {
         asked.await.map_err(NodeError::Unasked)?;
         Ok(Self {
             stream,
+            read: Bytes::new(),
             begun: Vec::new(),
         })
     }
@@ -150,22 +154,37 @@ impl Answer {
     /// Nothing is lost.
     pub(crate) async fn next(&mut self) -> Result<Option<OperationEvent>, NodeError> {
         loop {
-            if let Some(end) = self.begun.iter().position(|byte| *byte == b'\n') {
-                let rest = self.begun.split_off(end.saturating_add(1));
-                let line = std::mem::replace(&mut self.begun, rest);
-                let event = serde_json::from_slice(&line);
-                return event.map(Some).map_err(|_| NodeError::Unreadable);
-            }
-            if self.begun.len() > limits::NODE_LINE {
+            let end = self.read.iter().position(|byte| *byte == b'\n');
+            let length = end.unwrap_or(self.read.len());
+            if self.begun.len().saturating_add(length) > limits::NODE_LINE {
                 return Err(NodeError::Unreadable);
             }
+            if let Some(end) = end {
+                let line = self.read.split_to(end.saturating_add(1));
+                return match self.begun.is_empty() {
+                    true => event(&line),
+                    false => {
+                        self.begun.extend_from_slice(&line);
+                        event(&std::mem::take(&mut self.begun))
+                    }
+                };
+            }
+            self.begun.extend_from_slice(&self.read);
+            self.read.clear();
+            // An agent that sends faster than its lines are read would keep other tasks, and the time of this one, waiting.
+            yield_now().await;
             match self.stream.read_bytes().await? {
-                Some(bytes) => self.begun.extend_from_slice(&bytes),
+                Some(bytes) => self.read = bytes,
                 None if self.begun.is_empty() => return Ok(None),
                 None => return Err(NodeError::Unreadable),
             }
         }
     }
+}
+
+fn event(line: &[u8]) -> Result<Option<OperationEvent>, NodeError> {
+    let event = serde_json::from_slice(line);
+    event.map(Some).map_err(|_| NodeError::Unreadable)
 }
 
 impl From<StreamError> for NodeError {

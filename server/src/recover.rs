@@ -94,10 +94,13 @@ async fn make(directory: &Arc<Directory>, data: &DataDir, options: Recover) -> R
     let made = api::new_administrator(directory, &name, &token).await?;
     let expires = made.expires.context("the token has no end")?;
     let details = [
-        ("underpass.dev/object", format!("user/{name}")),
-        ("underpass.dev/subject", format!("user:{name} (directory)")),
+        ("underpass.dev/object".into(), format!("user/{name}")),
         (
-            "underpass.dev/grant",
+            "underpass.dev/subject".into(),
+            format!("user:{name} (directory)"),
+        ),
+        (
+            "underpass.dev/grant".into(),
             format!("admin on all clusters; token {} until {expires}", made.id),
         ),
     ];

@@ -1,14 +1,13 @@
 //! `underpass node`
 
+mod again;
+
 use std::collections::BTreeMap;
 use std::io::{self, IsTerminal as _, Write as _};
-use std::time::Duration;
 
 use anyhow::{Result, bail};
-use http::StatusCode;
 use thiserror::Error;
-use tokio::time::{Instant, sleep};
-use underpass_api::client::{ClientError, Match};
+use underpass_api::client::Match;
 use underpass_api::{
     Client, NodeList, OperationExit, OperationId, OperationList, OperationRecord, OperationRequest,
     OperationState, OutputPage, OutputStream, segment,
@@ -16,17 +15,9 @@ use underpass_api::{
 use underpass_core::ClusterName;
 use underpass_terminal::{printable, say, show};
 
+use self::again::Again;
 use super::{print_table, timestamp};
 use crate::args::{Argument, Node, NodeOperations, NodeRun};
-
-/// How long a server or a node may be away in the midst of an operation, whose output is kept meanwhile.
-const AWAY: Duration = Duration::from_secs(300);
-
-/// The wait after an answer that did not come, doubled by each further one.
-const AGAIN: Duration = Duration::from_millis(250);
-
-/// The longest.
-const AGAIN_MOST: Duration = Duration::from_secs(5);
 
 /// Seconds that the server waits for output.
 const WAIT: u64 = 15;
@@ -83,20 +74,19 @@ async fn start(client: &Client, options: NodeRun) -> Result<()> {
         arguments: collect(options.arguments)?,
         detach: true,
     };
-    // The id makes it one run, however often it is asked for.
-    let mut patience = Patience::new();
+    // The id makes it one run, however often it is asked for. It is said first: the answer may be lost.
+    say!("Operation {id} on node {}", options.node);
+    let mut again = Again::for_start(&id);
     let record: OperationRecord = loop {
         match client.post(&path, &request).await {
             Ok(record) => break record,
-            Err(error) if may_pass(&error) => patience.wait(error, &id).await?,
-            Err(error) => return Err(error.into()),
+            Err(error) => again.wait(error).await?,
         }
     };
     if options.detach {
         show(&record.id);
         return Ok(());
     }
-    say!("Operation {id} on node {}", options.node);
     follow(client, &path, &id).await
 }
 
@@ -190,20 +180,19 @@ fn about(record: &OperationRecord) -> Result<Vec<String>> {
 /// Shows the output of a run until it ends, however often the server or the node is away meanwhile.
 async fn follow(client: &Client, path: &str, id: &OperationId) -> Result<()> {
     let mut from = 0;
-    let mut patience = Patience::new();
+    let mut again = Again::for_output(id);
     let record = loop {
         let part = format!("{path}/{id}/output?from={from}&wait={WAIT}");
         match client.get::<OutputPage>(&part).await {
             Ok(page) => {
-                patience = Patience::new();
+                again = Again::for_output(id);
                 write(&page)?;
                 from = page.next;
                 if page.is_last {
                     break page.record;
                 }
             }
-            Err(error) if may_pass(&error) || is_away(&error) => patience.wait(error, id).await?,
-            Err(error) => return Err(error.into()),
+            Err(error) => again.wait(error).await?,
         }
     };
     let output = record.output;
@@ -296,63 +285,6 @@ fn visible(data: &[u8], is_terminal: bool) -> std::borrow::Cow<'_, [u8]> {
         shown
     });
     lines.collect::<String>().into_bytes().into()
-}
-
-/// Is the node unknown to the server, as it is while its agent connects again?
-fn is_away(error: &ClientError) -> bool {
-    let about = error.problem().and_then(|problem| problem.about.as_ref());
-    about.is_some_and(|about| about.kind == "node")
-}
-
-/// Is another attempt worth it? An agent's own refusal does not go away by itself.
-fn may_pass(error: &ClientError) -> bool {
-    match error {
-        ClientError::Problem(problem) => {
-            let later = [
-                StatusCode::TOO_MANY_REQUESTS,
-                StatusCode::SERVICE_UNAVAILABLE,
-                StatusCode::GATEWAY_TIMEOUT,
-            ];
-            problem.operation.is_none() && later.into_iter().any(|status| problem.is(status))
-        }
-        ClientError::Status(status) => status.is_server_error(),
-        ClientError::NoServer(_)
-        | ClientError::Socket(..)
-        | ClientError::Connect(..)
-        | ClientError::Exchange(_)
-        | ClientError::Cut(_)
-        | ClientError::TooSlow(_) => true,
-        _ => false,
-    }
-}
-
-/// How long to try again.
-struct Patience {
-    until: Instant,
-    wait: Duration,
-}
-
-impl Patience {
-    fn new() -> Self {
-        Self {
-            until: Instant::now() + AWAY,
-            wait: AGAIN,
-        }
-    }
-
-    /// Waits, unless the time is over.
-    async fn wait(&mut self, error: ClientError, id: &OperationId) -> Result<()> {
-        if Instant::now() >= self.until {
-            return Err(error.into());
-        }
-        if self.wait == AGAIN {
-            let error = anyhow::Error::from(error);
-            say!("underpass: {error:#}; asking for operation {id} again");
-        }
-        sleep(self.wait).await;
-        self.wait = (self.wait * 2).min(AGAIN_MOST);
-        Ok(())
-    }
 }
 
 #[cfg(test)]

@@ -66,7 +66,7 @@ pub struct Event<'a> {
     stage_timestamp: String,
     /// Facts without a field in Kubernetes, under `underpass.dev/`.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    pub annotations: BTreeMap<&'static str, String>,
+    pub annotations: BTreeMap<&'a str, String>,
 }
 
 /// `authentication.k8s.io/v1`, `UserInfo`.

@@ -1,5 +1,6 @@
 //! Calls of the server's own API, written like those of clusters.
 
+use std::borrow::Cow;
 use std::net::{IpAddr, Ipv4Addr};
 
 use http::Method;
@@ -27,7 +28,7 @@ pub struct OwnCall<'a> {
     /// The answer's status.
     pub code: u16,
     /// The result, by annotation: the object, the subject, the granted right. Never a secret.
-    pub details: &'a [(&'static str, String)],
+    pub details: &'a [(Cow<'static, str>, String)],
 }
 
 /// The caller of an [`OwnCall`].

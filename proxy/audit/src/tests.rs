@@ -1,6 +1,7 @@
 //! Bounds on a caller's events (security rule 23).
 
 use std::{
+    borrow::Cow,
     collections::BTreeMap,
     net::{IpAddr, Ipv4Addr},
     sync::{Arc, Mutex},
@@ -56,7 +57,7 @@ fn call<'a>(
     method: &'a Method,
     path: &'a str,
     code: u16,
-    details: &'a [(&'static str, String)],
+    details: &'a [(Cow<'static, str>, String)],
 ) -> OwnCall<'a> {
     OwnCall {
         caller,
@@ -78,7 +79,7 @@ async fn rule_23_no_event_is_longer_than_its_kind_may_be() {
     let long = "\\\"%22é\u{7f}".repeat(limits::HEADER_BYTES / 16);
     let path = format!("/v1/namespaces/{long}/{long}/{long}/{long}");
     let method = Method::from_bytes(&[b'X'; 4096]).unwrap();
-    let details = ["a", "b", "c", "d"].map(|key| (key, long.clone()));
+    let details = ["a", "b", "c", "d"].map(|key| (Cow::from(key), long.clone()));
     let identity = long_identity();
     let caller = OwnCaller::Identity(&identity);
     for (caller, method, code) in [

@@ -141,9 +141,10 @@ pub enum JoinError {
         /// The agent's id.
         agent: String,
     },
-    /// The node has an agent, whose place another process there, or another bearer of the token, must not take.
+    /// The node has an agent, or the name is an agent's id: another process there, or another bearer of the token, must not take its
+    /// place.
     #[error(
-        "the node {node} of the cluster has an agent already, {agent:?}: revoke that one first, or give this one another name"
+        "the name {node} stands for the agent {agent:?} of the cluster already: revoke that one first, or give this one another name"
     )]
     NodeTaken {
         /// The node.
@@ -240,11 +241,13 @@ impl Draft {
         Ok(joined)
     }
 
-    /// The id of the agent that has this node's name.
+    /// The id of the agent that this name of a node stands for. Its id names an agent too, as where it has no node's name.
     fn agent_of_node(&self, cluster: &ClusterName, node: &NodeName) -> Option<String> {
         let mut agents = self.all::<Agent>().iter();
-        let found = agents.find(|(_, entry)| {
-            entry.object.cluster == *cluster && entry.object.node.as_ref() == Some(node)
+        let found = agents.find(|(id, entry)| {
+            let agent = &entry.object;
+            let is_it = agent.node.as_ref() == Some(node) || *id == node.as_str();
+            agent.cluster == *cluster && is_it
         });
         found.map(|(id, _)| id.clone())
     }

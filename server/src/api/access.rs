@@ -49,6 +49,7 @@ async fn give(state: State, requester: Requester, request: Request) -> Result<Re
             }
             _ => None,
         };
+        state.commit.is_to(did(&wanted));
         Ok::<_, Problem>((made, granted, id))
     };
     let (made, granted, id) = state.change(&requester, give).await?;
@@ -56,14 +57,18 @@ async fn give(state: State, requester: Requester, request: Request) -> Result<Re
         (Some(id), Some(token)) => Some(tokens::made(&state.directory.snapshot(), &id, &token)?),
         _ => None,
     };
-    let did = Did::to("user", wanted.user.as_str());
-    let did = did.subject(format!("user:{} (directory)", wanted.user));
-    // The request as it was; the token's secret is not in it.
-    let did = did.spec(&wanted);
+    let did = did(&wanted);
     let given = AccessGiven {
         made,
         granted,
         token,
     };
     Ok(did.with(Json(given)))
+}
+
+/// The request as it was, for the audit log; the token's secret is not in it.
+fn did(wanted: &AccessRequest) -> Did {
+    let did = Did::to("user", wanted.user.as_str());
+    did.subject(format!("user:{} (directory)", wanted.user))
+        .spec(wanted)
 }

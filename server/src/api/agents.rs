@@ -121,6 +121,7 @@ async fn create(state: State, requester: Requester, request: Request) -> Result<
         must_fit(&requester, &wanted.cluster, 1, draft)?;
         let agent = Agent::new(draft.now(), wanted.cluster.clone(), public.clone());
         let id = agent.id();
+        state.commit.is_to(did(&id, &wanted.cluster));
         draft.put(&id, agent, Expect::Absent)?;
         Ok::<_, Problem>(id)
     };
@@ -133,8 +134,12 @@ async fn create(state: State, requester: Requester, request: Request) -> Result<
         token: key.to_secret_text(),
         agent: view(&id, entry, &HashMap::new()),
     };
-    let did = Did::to("agent", &id).subject(format!("cluster:{}", wanted.cluster));
-    Ok(did.with((StatusCode::CREATED, Json(made))))
+    Ok(did(&id, &wanted.cluster).with((StatusCode::CREATED, Json(made))))
+}
+
+/// The audit log's text of an agent.
+fn did(id: &str, cluster: &ClusterName) -> Did {
+    Did::to("agent", id).subject(format!("cluster:{cluster}"))
 }
 
 /// Makes the cluster where there is none, for an administrator of all clusters.
@@ -187,9 +192,10 @@ async fn remove(
             .filter(|agent| is_visible(&requester.rights(draft.before()), agent))
             .ok_or_else(|| Problem::not_found("agent", &id))?;
         draft.remove::<Agent>(&id, Expect::Present)?;
+        state.commit.is_to(did(&id, &agent.cluster).removed());
         Ok(agent)
     };
     let removed = state.change(&requester, remove).await?;
-    let did = Did::to("agent", &id).subject(format!("cluster:{}", removed.cluster));
-    Ok(did.removed().with(StatusCode::NO_CONTENT))
+    let did = did(&id, &removed.cluster).removed();
+    Ok(did.with(StatusCode::NO_CONTENT))
 }

@@ -6,6 +6,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::task::AbortHandle;
 
+use super::did::Did;
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 enum Phase {
     #[default]
@@ -38,6 +40,10 @@ impl Begun {
             task,
             waiting,
         }
+    }
+
+    fn has_begun(&self) -> bool {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) == Phase::Begun
     }
 
     fn leave_asked(&self, next: Phase) -> Phase {
@@ -77,4 +83,33 @@ impl<F: FnOnce()> Drop for OrAbort<F> {
 
 /// The change that a request makes: it has begun once it is being written.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Commit(pub(super) Begun);
+pub(super) struct Commit {
+    begun: Begun,
+    to_be: Arc<Mutex<Option<Did>>>,
+}
+
+impl Commit {
+    /// As [`Begun::begin`].
+    pub(super) fn begin(&self) -> bool {
+        self.begun.begin()
+    }
+
+    /// As [`Begun::take_back`].
+    pub(super) fn take_back(&self) -> bool {
+        self.begun.take_back()
+    }
+
+    /// Keeps the effect that the change is to have: a store that fails may have written it, and its answer says nothing of it.
+    pub(super) fn is_to(&self, did: Did) {
+        *self.to_be.lock().unwrap_or_else(PoisonError::into_inner) = Some(did);
+    }
+
+    /// The effect that a change was to have which has begun.
+    pub(super) fn was_to(&self) -> Option<Did> {
+        if !self.begun.has_begun() {
+            return None;
+        }
+        let to_be = self.to_be.lock().unwrap_or_else(PoisonError::into_inner);
+        to_be.clone()
+    }
+}

@@ -1,5 +1,7 @@
 //! A request's effect, for the audit log: the object, the subject and the grant. Never a secret.
 
+use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::fmt::Display;
 
 use axum::response::{IntoResponse, Response};
@@ -12,7 +14,7 @@ use super::problem::Problem;
 /// A request's effect. A handler attaches it to its response, and [`Api::answer`](super::Api::answer) writes it down.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Did {
-    details: Vec<(&'static str, String)>,
+    details: Vec<(Cow<'static, str>, String)>,
     /// Its user, where the request alone does not name one.
     user: Option<String>,
 }
@@ -39,6 +41,13 @@ impl Did {
             Ok(text) => self.grant(text),
             Err(error) => self.grant(format!("(cannot be written: {error})")),
         }
+    }
+
+    /// Values by their parameters, each by itself: the log cuts texts, and none hides another one.
+    pub(super) fn arguments(self, arguments: &BTreeMap<String, String>) -> Self {
+        arguments.iter().fold(self, |did, (name, value)| {
+            did.and(format!("underpass.dev/argument.{name}"), value.clone())
+        })
     }
 
     /// A token, by what a client sees of it.
@@ -88,12 +97,12 @@ impl Did {
         self.and("underpass.dev/change", "removed".to_owned())
     }
 
-    fn and(mut self, key: &'static str, text: String) -> Self {
-        self.details.push((key, text));
+    fn and(mut self, key: impl Into<Cow<'static, str>>, text: String) -> Self {
+        self.details.push((key.into(), text));
         self
     }
 
-    pub(super) fn details(&self) -> &[(&'static str, String)] {
+    pub(super) fn details(&self) -> &[(Cow<'static, str>, String)] {
         &self.details
     }
 

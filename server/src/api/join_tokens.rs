@@ -124,6 +124,7 @@ async fn create(
         token.check_uses()?;
         let more = usize::try_from(token.uses).unwrap_or(usize::MAX);
         agents::must_fit(&requester, &cluster, more, draft)?;
+        state.commit.is_to(did(&id, &token));
         Ok::<_, Problem>(draft.put(&id, token, Expect::Absent)?)
     };
     state.change(&requester, make).await?;
@@ -195,6 +196,7 @@ async fn remove(
             .filter(|token| token.cluster == cluster)
             .ok_or_else(|| Problem::not_found(KIND, &id))?;
         draft.remove::<JoinToken>(&id, Expect::Present)?;
+        state.commit.is_to(did(&id, &token).removed());
         Ok(token)
     };
     let removed = state.change(&requester, remove).await?;

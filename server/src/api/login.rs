@@ -119,7 +119,13 @@ async fn log_in(
     let wanted: LoginRequest = body::read(request, "a login", limits::LOGIN_BODY).await?;
     state.pace.log_in(&whose)?;
     let token = tokens::generate()?;
-    let keep = |draft: &mut Draft| keep(draft, &token, &proved, &wanted);
+    let keep = |draft: &mut Draft| {
+        let id = keep(draft, &token, &proved, &wanted)?;
+        if let Some(did) = tokens::did(draft, &id) {
+            state.commit.is_to(did.by(proved.owner.name()));
+        }
+        Ok(id)
+    };
     let id = state.write(keep).await?;
     tracing::info!(
         target: "underpass::audit",

@@ -23,6 +23,7 @@ mod myself;
 mod nodes;
 mod openapi;
 mod operations;
+mod output_page;
 mod page;
 mod passwords;
 mod problem;
@@ -142,7 +143,7 @@ impl State {
     ) -> Result<T, Problem> {
         let change = |draft: &mut Draft| {
             let made = make(draft)?;
-            match self.commit.0.begin() {
+            match self.commit.begin() {
                 true => Ok(made),
                 false => Err(problem::too_slow()),
             }
@@ -418,11 +419,16 @@ impl Api {
         request.extensions_mut().insert(commit.clone());
         let mut answering = pin!(self.router.clone().oneshot(request));
         let answered = tokio::time::timeout(limits::API_TIME, answering.as_mut()).await;
-        let Ok(response) = match answered {
+        let Ok(mut response) = match answered {
             Ok(answered) => answered,
-            Err(_) if commit.0.take_back() => Ok(problem::too_slow().into_response()),
+            Err(_) if commit.take_back() => Ok(problem::too_slow().into_response()),
             Err(_) => answering.await,
         };
+        if response.extensions().get::<Did>().is_none()
+            && let Some(did) = commit.was_to()
+        {
+            response.extensions_mut().insert(did);
+        }
         response.map(underpass_core::boxed)
     }
 }

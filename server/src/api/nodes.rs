@@ -95,11 +95,12 @@ fn connected(state: &State, cluster: &ClusterName) -> Vec<Node> {
     nodes::connected(sessions, &state.directory.snapshot(), cluster)
 }
 
-/// The node of this name, or of this agent's id.
+/// The node of this name; where there is none, that of the agent with this id.
 pub(super) fn find(state: &State, cluster: &ClusterName, name: &str) -> Result<Node, Problem> {
-    let mut nodes = connected(state, cluster).into_iter();
-    let found = nodes.find(|node| node.view.name == name || node.view.agent == name);
-    found.ok_or_else(|| {
+    let mut nodes = connected(state, cluster);
+    let named = nodes.iter().position(|node| node.view.name == name);
+    let found = named.or_else(|| nodes.iter().position(|node| node.view.agent == name));
+    found.map(|at| nodes.swap_remove(at)).ok_or_else(|| {
         let detail = format!("no agent of the node {name:?} is connected");
         Problem::new(StatusCode::NOT_FOUND, detail).about("node", name)
     })
@@ -114,8 +115,12 @@ impl From<NodeError> for Problem {
                 ResetCode::UnknownTarget => StatusCode::NOT_IMPLEMENTED,
                 _ => StatusCode::SERVICE_UNAVAILABLE,
             },
-            NodeError::Gone | NodeError::Dial(_) | NodeError::Lost(_) | NodeError::Unasked(_) => {
+            NodeError::Gone | NodeError::Dial(_) => {
                 return Self::later(StatusCode::SERVICE_UNAVAILABLE, error.to_string(), 1);
+            }
+            // A 503 says that nothing was begun, and its event may be left out.
+            NodeError::Lost(_) | NodeError::Unasked(_) => {
+                return Self::later(StatusCode::GATEWAY_TIMEOUT, error.to_string(), 1);
             }
             NodeError::Unreadable => StatusCode::BAD_GATEWAY,
         };

@@ -208,7 +208,7 @@ fn nodes(all: &mut Vec<Described>, schemas: &mut Schemas) {
         "/v1/clusters/{name}/nodes/{node}/operations/{id}",
     );
     let list = schemas.of::<OperationList>();
-    let about = "The newest runs of operations on the node, a hundred at the most";
+    let about = "The newest runs of operations on the node, a hundred or 1 MiB at the most";
     all.push(Described::read(many, about, list));
     let wanted = schemas.of::<OperationRequest>();
     let record = schemas.of::<OperationRecord>();

@@ -3,6 +3,7 @@
 //! A run is the agent's: it is started with the record as its answer, and its output is asked for in pages, each of which waits for a
 //! while. So no answer of the API lasts, and each page is decided on anew.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use axum::extract::rejection::QueryRejection;
@@ -10,16 +11,18 @@ use axum::extract::{Path, Query, Request};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
-use http::StatusCode;
+use http::header::CONTENT_TYPE;
+use http::{HeaderValue, StatusCode};
 use serde::Deserialize;
 use tokio::time::{Instant, timeout_at};
 use underpass_api::{
-    OperationEvent, OperationId, OperationList, OperationQuestion, OperationRecord,
+    OperationEvent, OperationId, OperationQuestion, OperationRecord, OperationRefusal,
     OperationRequest, OutputPage,
 };
 
 use super::nodes::{Permit, find, permit};
-use super::problem::Problem;
+use super::output_page::Pieces;
+use super::problem::{self, Problem};
 use super::{Did, Requester, State, body};
 use crate::limits;
 use crate::nodes::{Answer, Node, NodeError};
@@ -63,26 +66,44 @@ impl Asking {
         Ok(Self { permit, node })
     }
 
+    /// Begins a change at the node: from here on it is not taken back, and its event says what it was (rules 15, 25).
+    fn begin(&self, state: &State, requester: &Requester) -> Result<(), Problem> {
+        requester.must_count()?;
+        if self.permit.revocation.is_revoked() {
+            return Err(taken_back());
+        }
+        match state.commit.begin() {
+            true => Ok(()),
+            false => Err(problem::too_slow()),
+        }
+    }
+
     async fn ask(&self, question: &OperationQuestion) -> Result<Answer, Problem> {
         let identity = self.permit.identity.encode();
         let identity = identity.map_err(|error| Problem::invalid(error.to_string()))?;
         Ok(self.node.ask(&identity, question).await?)
     }
 
-    /// The records that answer the question.
-    async fn records(&self, question: &OperationQuestion) -> Result<Vec<OperationRecord>, Problem> {
+    /// Takes records that answer the question, until there is no other one, or `take` says that there is no room for more.
+    async fn records(
+        &self,
+        question: &OperationQuestion,
+        mut take: impl FnMut(OperationRecord) -> Result<Room, Problem>,
+    ) -> Result<(), Problem> {
         let asking = async {
             let mut answer = self.ask(question).await?;
-            let mut records = Vec::new();
-            while records.len() < limits::OPERATION_LIST {
+            loop {
                 match answer.next().await? {
-                    Some(OperationEvent::Record(record)) => records.push(record),
+                    Some(OperationEvent::Record(record)) => {
+                        if let Room::Full = take(record)? {
+                            return Ok(());
+                        }
+                    }
                     Some(OperationEvent::Refused(problem)) => return Err(problem.into()),
                     Some(OperationEvent::Output(_)) => return Err(NodeError::Unreadable.into()),
-                    None => break,
+                    None => return Ok(()),
                 }
             }
-            Ok(records)
         };
         let in_time = tokio::time::timeout(limits::NODE_TIME, asking).await;
         in_time.unwrap_or_else(|_| Err(silent()))
@@ -94,8 +115,13 @@ impl Asking {
         id: &OperationId,
         question: &OperationQuestion,
     ) -> Result<OperationRecord, Problem> {
-        let mut records = self.records(question).await?.into_iter();
-        let record = records.next().filter(|record| record.id == *id);
+        let mut first = None;
+        let take = |record| {
+            first = Some(record);
+            Ok(Room::Full)
+        };
+        self.records(question, take).await?;
+        let record = first.filter(|record: &OperationRecord| record.id == *id);
         record.ok_or_else(|| NodeError::Unreadable.into())
     }
 
@@ -105,9 +131,40 @@ impl Asking {
     }
 }
 
+/// Is there room for another record?
+enum Room {
+    Left,
+    Full,
+}
+
 fn silent() -> Problem {
-    let detail = "the node's agent did not answer in time";
-    Problem::later(StatusCode::SERVICE_UNAVAILABLE, detail, 1)
+    let detail = "the node's agent did not answer in time; it may have the question";
+    Problem::later(StatusCode::GATEWAY_TIMEOUT, detail, 1)
+}
+
+fn taken_back() -> Problem {
+    Problem::forbidden("the permission was taken back meanwhile")
+}
+
+/// Arguments that the audit log has whole.
+fn must_fit(arguments: &BTreeMap<String, String>) -> Result<(), Problem> {
+    let wrong = |detail: String| {
+        Err(Problem::invalid(detail).of_operation(OperationRefusal::WrongArguments, None))
+    };
+    let texts = || arguments.iter().flat_map(|(name, value)| [name, value]);
+    let bytes = texts().map(String::len).fold(0, usize::saturating_add);
+    if arguments.len() > limits::OPERATION_ARGUMENTS || bytes > limits::OPERATION_ARGUMENT_BYTES {
+        return wrong(format!(
+            "there are {} arguments with {bytes} bytes, and there may be {} with {} altogether",
+            arguments.len(),
+            limits::OPERATION_ARGUMENTS,
+            limits::OPERATION_ARGUMENT_BYTES
+        ));
+    }
+    match texts().any(|text| text.contains(char::is_control)) {
+        true => wrong("an argument has a control character".to_owned()),
+        false => Ok(()),
+    }
 }
 
 async fn list(
@@ -116,8 +173,45 @@ async fn list(
     Path((cluster, node)): Path<(String, String)>,
 ) -> Result<Response, Problem> {
     let asking = Asking::new(&state, &requester, &cluster, &node).await?;
-    let items = asking.records(&OperationQuestion::List {}).await?;
-    Ok(Json(OperationList { items }).into_response())
+    let mut items = Items::default();
+    let question = OperationQuestion::List {};
+    asking
+        .records(&question, |record| items.add(&record))
+        .await?;
+    Ok(items.into_response())
+}
+
+/// An [`OperationList`](underpass_api::OperationList) as its text: records of a hostile agent take twenty times as much as values.
+#[derive(Default)]
+struct Items {
+    text: Vec<u8>,
+    count: usize,
+}
+
+impl Items {
+    fn add(&mut self, record: &OperationRecord) -> Result<Room, Problem> {
+        let before: &[u8] = match self.count {
+            0 => b"{\"items\":[",
+            _ => b",",
+        };
+        self.text.extend_from_slice(before);
+        let written = serde_json::to_writer(&mut self.text, record);
+        written.map_err(|_| NodeError::Unreadable)?;
+        self.count = self.count.saturating_add(1);
+        let is_full =
+            self.count >= limits::OPERATION_LIST || self.text.len() >= limits::API_PAGE_BYTES;
+        Ok(if is_full { Room::Full } else { Room::Left })
+    }
+
+    fn into_response(mut self) -> Response {
+        let end: &[u8] = match self.count {
+            0 => b"{\"items\":[]}",
+            _ => b"]}",
+        };
+        self.text.extend_from_slice(end);
+        let json = HeaderValue::from_static("application/json");
+        ([(CONTENT_TYPE, json)], self.text).into_response()
+    }
 }
 
 /// Nothing of the arguments is secret: policies must not have parameters for secrets, which the node's process list would show.
@@ -130,10 +224,12 @@ async fn run(
     let asking = Asking::new(&state, &requester, &cluster, &node).await?;
     let mut wanted: OperationRequest =
         body::read(request, "an operation", limits::OPERATION_BODY).await?;
+    must_fit(&wanted.arguments)?;
     wanted.detach = true;
-    requester.must_count()?;
+    asking.begin(&state, &requester)?;
     let id = wanted.id.clone();
-    let did = asking.did(&id).spec(&wanted);
+    let did = asking.did(&id).grant(&wanted.operation);
+    let did = did.arguments(&wanted.arguments);
     let question = OperationQuestion::Run(wanted);
     match asking.record(&id, &question).await {
         Ok(record) => Ok(did.with(Json(record))),
@@ -160,6 +256,7 @@ async fn cancel(
 ) -> Result<Response, Problem> {
     let asking = Asking::new(&state, &requester, &cluster, &node).await?;
     let id = parsed(&id)?;
+    asking.begin(&state, &requester)?;
     let question = OperationQuestion::Cancel { id: id.clone() };
     match asking.record(&id, &question).await {
         Ok(_) => Ok(asking
@@ -182,7 +279,7 @@ async fn read_output(
     let revoked = asking.permit.revocation.clone().revoked();
     let page = tokio::select! {
         page = page(&asking, &id, &part) => page?,
-        () = revoked => return Err(Problem::forbidden("the permission was taken back meanwhile")),
+        () = revoked => return Err(taken_back()),
     };
     let did = asking.did(&id);
     let did = if page.is_last {
@@ -206,46 +303,44 @@ async fn page(asking: &Asking, id: &OperationId, part: &Part) -> Result<OutputPa
         Ok::<_, Problem>((answer, first))
     });
     let (mut answer, first) = opened.await.unwrap_or_else(|_| Err(silent()))?;
-    let record = match first {
+    let mut record = match first {
         Some(OperationEvent::Record(record)) if record.id == *id => record,
         Some(OperationEvent::Refused(problem)) => return Err(problem.into()),
         _ => return Err(NodeError::Unreadable.into()),
     };
     let wait = Duration::from_secs(part.wait).min(limits::OUTPUT_WAIT);
-    let mut page = OutputPage {
-        record,
-        pieces: Vec::new(),
-        next: part.from,
-        is_last: false,
-    };
-    let mut bytes: usize = 0;
+    let mut gathered = Pieces::from(part.from);
+    let mut is_last = false;
     // Output that is there already comes at once.
     let mut until = Instant::now() + wait.max(limits::OUTPUT_GATHER);
-    while bytes < limits::OUTPUT_PAGE {
+    while !gathered.are_enough() {
         let event = match timeout_at(until, answer.next()).await {
             Ok(event) => event?,
             Err(_) => break,
         };
         match event {
             Some(OperationEvent::Output(piece)) => {
-                if bytes == 0 {
+                if gathered.is_empty() {
                     until = Instant::now() + limits::OUTPUT_GATHER;
                 }
-                bytes = bytes.saturating_add(piece.data.len());
-                let length = u64::try_from(piece.data.len()).unwrap_or(u64::MAX);
-                page.next = piece.offset.saturating_add(length);
-                page.pieces.push(piece);
+                gathered.add(piece)?;
             }
-            Some(OperationEvent::Record(record)) if record.id == *id => {
-                page.is_last = record.has_ended();
-                page.record = record;
+            Some(OperationEvent::Record(latest)) if latest.id == *id => {
+                is_last = latest.has_ended();
+                record = latest;
                 break;
             }
             Some(OperationEvent::Refused(problem)) => return Err(problem.into()),
             _ => return Err(NodeError::Unreadable.into()),
         }
     }
-    Ok(page)
+    let (pieces, next) = gathered.into_parts();
+    Ok(OutputPage {
+        record,
+        pieces,
+        next,
+        is_last,
+    })
 }
 
 /// The audit log has the end of a run whenever its end was seen here; the agent's own log has it in any case.

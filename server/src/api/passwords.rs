@@ -112,7 +112,13 @@ async fn change(
     password: Option<&PasswordHash>,
     proved: Option<PasswordHash>,
 ) -> Result<Response, Problem> {
+    let what = match password {
+        Some(_) => "a new password",
+        None => "no password",
+    };
+    let did = || Did::to("user", name).grant(what);
     let change = |draft: &mut Draft| {
+        state.commit.is_to(did());
         // Asked again: hashing takes a while, and roles and passwords change meanwhile (rule 25). And before anything is
         // looked up: a caller without the right learns no names.
         if proved.is_none() {
@@ -145,10 +151,5 @@ async fn change(
         Ok(())
     };
     state.change(requester, change).await?;
-    let what = match password {
-        Some(_) => "a new password",
-        None => "no password",
-    };
-    let did = Did::to("user", name).grant(what);
-    Ok(did.with(StatusCode::NO_CONTENT))
+    Ok(did().with(StatusCode::NO_CONTENT))
 }

@@ -235,6 +235,8 @@ async fn remove<R: Resource>(
             .map(|entry| entry.object.clone());
         R::allow(before.as_deref(), None, &requester, draft)?;
         draft.remove::<R::Object>(&name, expect)?;
+        let did = did::<R>(&name, before.as_deref());
+        state.commit.is_to(did.removed());
         Ok(before)
     };
     let removed = state.change(&requester, remove).await?;
@@ -261,6 +263,7 @@ fn put<R: Resource>(
     let object = R::object(spec.clone(), before.as_deref(), draft.now());
     R::allow(before.as_deref(), Some(&object), requester, draft)?;
     let object = R::complete(object, spec.clone(), name, before.as_deref(), state)?;
+    state.commit.is_to(did::<R>(name, Some(&object)));
     Ok(draft.put(name, object, expect)?)
 }
 

@@ -159,7 +159,11 @@ async fn create(state: State, requester: Requester, request: Request) -> Result<
         must_see(&wanted.scope, &made_by, |cluster| {
             administrator || rights.sees(cluster)
         })?;
-        put(draft, &token, owner, &made_by, &wanted)
+        let id = put(draft, &token, owner, &made_by, &wanted)?;
+        if let Some(did) = did(draft, &id) {
+            state.commit.is_to(did);
+        }
+        Ok(id)
     };
     let id = state.change(&requester, make).await?;
     let made = made(&state.directory.snapshot(), &id, &token)?;
@@ -301,6 +305,12 @@ pub(super) fn put(
     Ok(id)
 }
 
+/// The audit log's text of a token that is being made.
+pub(super) fn did(draft: &Draft, id: &str) -> Option<Did> {
+    let entry = draft.get::<AccessToken>(id)?;
+    Some(Did::token(&view(id, entry, draft.before())))
+}
+
 pub(super) fn made(snapshot: &Snapshot, id: &str, token: &Token) -> Result<TokenMade, Problem> {
     let entry = snapshot
         .get::<AccessToken>(id)
@@ -324,6 +334,7 @@ async fn remove(
             .map(|entry| view(&id, entry, before))
             .ok_or_else(|| Problem::not_found("token", &id))?;
         draft.remove::<AccessToken>(&id, Expect::Present)?;
+        state.commit.is_to(Did::token(&seen).removed());
         Ok(seen)
     };
     let removed = state.change(&requester, remove).await?;

@@ -58,6 +58,8 @@ impl Site {
             ("--key-file", key.to_str().unwrap()),
             ("--join-token-file", token.to_str().unwrap()),
             ("--role", "node"),
+            // Both are on this machine.
+            ("--node-name", name),
         ];
         if let Some(policy) = policy {
             fs::write(&rules, policy).unwrap();

@@ -350,6 +350,15 @@ async fn rule_22_a_nodes_name_is_one_agents() {
         other => panic!("{other:?}"),
     }
     assert_eq!(joins.uses_left(), left);
+    // Nor does the id of an agent become another one's name: callers may name a node by either.
+    for agent in [&cluster.agent, &first.agent] {
+        let taken = on("k2", agent).await;
+        assert!(
+            matches!(&taken, Err(JoinError::NodeTaken { agent: of, .. }) if of == agent),
+            "{taken:?}"
+        );
+    }
+    assert_eq!(joins.uses_left(), left);
     // The same key again, and another node.
     assert!(!on("k1", "worker-1").await.unwrap().is_new);
     on("k2", "worker-2").await.unwrap();

@@ -13,7 +13,7 @@ use super::*;
 
 /// Two logs in memory: of those who are known, and of strangers.
 #[derive(Clone, Default)]
-struct Kept(Arc<Mutex<Vec<Value>>>);
+pub(super) struct Kept(Arc<Mutex<Vec<Value>>>);
 
 #[async_trait]
 impl Sink for Kept {
@@ -27,6 +27,29 @@ impl Sink for Kept {
 }
 
 impl Kept {
+    /// The log of everybody who is known.
+    pub(super) fn audit_log(&self) -> AuditLog {
+        let backend = Backend::start("kept", Box::new(self.clone()), BackendConfig::default());
+        AuditLog::new(Policy::everything(), vec![backend])
+    }
+
+    /// Waits for the event about this object.
+    pub(super) async fn about(&self, object: &str) -> Value {
+        let is_it = |event: &&Value| event["annotations"]["underpass.dev/object"] == object;
+        let waiting = async {
+            loop {
+                let found = self.0.lock().unwrap().iter().find(is_it).cloned();
+                match found {
+                    Some(event) => return event,
+                    None => tokio::task::yield_now().await,
+                }
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), waiting)
+            .await
+            .expect("an event")
+    }
+
     /// Waits for so many events, and gives the last.
     async fn nth(&self, count: usize) -> Value {
         let waiting = async {
@@ -226,6 +249,61 @@ impl Store for Slow {
     async fn changed(&self, after: Revision) -> Result<(), StoreError> {
         self.store.changed(after).await
     }
+}
+
+/// A store that fails once it has written.
+#[derive(Default)]
+struct Unsure(MemoryStore);
+
+#[async_trait]
+impl Store for Unsure {
+    async fn load(&self) -> Result<Contents, StoreError> {
+        self.0.load().await
+    }
+
+    async fn commit(&self, at: Revision, writes: Vec<Write>) -> Result<Revision, CommitError> {
+        self.0.commit(at, writes).await?;
+        Err(CommitError::Unknown("the disk says nothing".into()))
+    }
+
+    async fn changed(&self, after: Revision) -> Result<(), StoreError> {
+        self.0.changed(after).await
+    }
+}
+
+#[tokio::test]
+async fn rule_15_a_change_that_may_have_been_written_is_written_down_with_its_effect() {
+    let known = Kept::default();
+    let world = World::over(Arc::<Unsure>::default(), known.audit_log()).await;
+    let binding =
+        json!({"subjects": [{"user": "alice"}], "clusters": {"all": true}, "role": "admin"});
+    for (path, new, object, grant) in [
+        (
+            "/v1/bindings",
+            json!({"name": "b", "spec": binding}),
+            "binding/b",
+            "\"role\":\"admin\"",
+        ),
+        (
+            "/v1/access",
+            json!({"user": "bob", "role": "admin", "allClusters": true}),
+            "user/bob",
+            "\"role\":\"admin\"",
+        ),
+    ] {
+        let unsure = world.operate(Method::POST, path, new).await;
+        unsure.expect(500);
+        let event = known.about(object).await;
+        assert_eq!(event["responseStatus"]["code"], 500);
+        let said = &event["annotations"]["underpass.dev/grant"];
+        assert!(said.as_str().unwrap().contains(grant), "{event}");
+    }
+    // Nothing is said of a change that did not begin.
+    let wrong = json!({"name": "none", "spec": {"clusters": {"all": true}, "role": "admin", "subjects": []}});
+    let refused = world.operate(Method::POST, "/v1/bindings", wrong).await;
+    refused.expect(422);
+    let event = known.nth(3).await;
+    assert_eq!(event["annotations"], Value::Null, "{event}");
 }
 
 /// The time of a request may end while its change is being written.
