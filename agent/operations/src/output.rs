@@ -106,7 +106,7 @@ impl Writer {
         (self.bytes, on_disk)
     }
 
-    /// Nothing follows: what was kept is on the disk.
+    /// Nothing follows: the output is on the disk from now on.
     pub(crate) fn finish(&mut self) -> io::Result<()> {
         self.data.sync_all()?;
         self.places.sync_all()

@@ -397,12 +397,12 @@ impl Shared {
 
     /// Ends every run as interrupted, and waits until all are written down.
     pub(crate) async fn stop(&self) {
-        let mut runs = self.lock();
-        runs.is_stopping = true;
-        for run in runs.by_id.values() {
-            run.ask(Asked::Stop);
+        {
+            let mut runs = self.lock();
+            runs.is_stopping = true;
+            let all = runs.by_id.values();
+            all.for_each(|run| run.ask(Asked::Stop));
         }
-        drop(runs);
         self.tasks.close();
         self.tasks.wait().await;
     }

@@ -9,7 +9,7 @@ use underpass_api::{OperationRecord, OperationState};
 pub(crate) struct Stored {
     #[serde(flatten)]
     pub(crate) record: OperationRecord,
-    /// Counts ends of runs, so that their order is known whatever the clock said: 0 until it has ended.
+    /// The number of its end among those of all runs, which needs no clock: 0 until it has ended.
     #[serde(default)]
     pub(crate) sequence: u64,
     /// Bytes of its output's files.

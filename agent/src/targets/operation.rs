@@ -148,7 +148,7 @@ impl Answers<'_> {
     ) -> Result<Answer, OperationProblem> {
         let (user, groups) = (self.identity.user(), self.identity.groups());
         let policy = self.policies.current();
-        // A run that is there is told of, whatever has become of its operation since.
+        // The policy may have lost the operation since: its run is found all the same.
         if let Some(follower) = operations.attach(request, &self.caller()) {
             return match self.denied(&policy, &follower.record()) {
                 Some(denied) => Err(denied),
