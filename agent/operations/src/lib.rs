@@ -17,6 +17,7 @@ mod process;
 mod remains;
 mod retention;
 mod run;
+mod runs;
 mod shared;
 mod store;
 mod stored;

@@ -1,13 +1,11 @@
 //! The runs of a node: which there are, and each from its beginning to its end.
 
-use std::collections::HashMap;
 use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use time::OffsetDateTime;
 use tokio::process::Command;
-use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 use underpass_agent_policy::Operation;
@@ -19,6 +17,7 @@ use crate::output::Writer;
 use crate::remains::Remains;
 use crate::retention::Retention;
 use crate::run::{Asked, Process, SpawnError};
+use crate::runs::{Run, Runs};
 use crate::store::Store;
 use crate::stored::Stored;
 use crate::{limits, process};
@@ -34,71 +33,11 @@ pub(crate) struct Shared {
     tasks: TaskTracker,
 }
 
-#[derive(Debug, Default)]
-pub(crate) struct Runs {
-    pub(crate) by_id: HashMap<OperationId, Arc<Run>>,
-    /// The last [`Stored::sequence`].
-    sequence: u64,
-    is_stopping: bool,
-}
-
-/// A run, whether it has ended or not.
-#[derive(Debug)]
-pub(crate) struct Run {
-    pub(crate) now: watch::Sender<Stored>,
-    asked: watch::Sender<Asked>,
-    /// Bytes that its output may have on the disk; none once it has ended.
-    output_limit: u64,
-}
-
 /// A run that is new.
 struct Entered {
     run: Arc<Run>,
     /// The agent does not stop before the run is written down.
     _token: TaskTrackerToken,
-}
-
-impl Run {
-    fn new(stored: Stored, output_limit: u64) -> Arc<Self> {
-        Arc::new(Self {
-            now: watch::Sender::new(stored),
-            asked: watch::Sender::new(Asked::Nothing),
-            output_limit,
-        })
-    }
-
-    pub(crate) fn is_running(&self) -> bool {
-        !self.now.borrow().record.has_ended()
-    }
-
-    /// Whether processes of it may be there.
-    fn is_there(&self) -> bool {
-        self.is_running() || self.now.borrow().remains
-    }
-
-    pub(crate) fn record(&self) -> OperationRecord {
-        self.now.borrow().record.clone()
-    }
-
-    /// Bytes that it may still write.
-    fn reserved(&self) -> u64 {
-        let now = self.now.borrow();
-        match now.record.has_ended() {
-            true => 0,
-            false => self.output_limit.saturating_sub(now.on_disk),
-        }
-    }
-
-    /// The first to ask decides.
-    pub(crate) fn ask(&self, wanted: Asked) {
-        self.asked.send_if_modified(|asked| {
-            let is_first = *asked == Asked::Nothing;
-            if is_first {
-                *asked = wanted;
-            }
-            is_first
-        });
-    }
 }
 
 impl Shared {
@@ -405,19 +344,6 @@ impl Shared {
         }
         self.tasks.close();
         self.tasks.wait().await;
-    }
-}
-
-impl Runs {
-    fn next(&mut self) -> u64 {
-        self.sequence = self.sequence.saturating_add(1);
-        self.sequence
-    }
-
-    /// Bytes that all runs may still write.
-    fn reserved(&self) -> u64 {
-        let runs = self.by_id.values().map(|run| run.reserved());
-        runs.fold(0, u64::saturating_add)
     }
 }
 
