@@ -29,9 +29,6 @@ pub struct Problem {
     /// The reason of a node's agent, for programs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub operation: Option<OperationRefusal>,
-    /// The parameter of an operation that a value does not fit.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub parameter: Option<String>,
     /// The object that is missing, there already, or other than expected.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub about: Option<About>,
@@ -50,7 +47,7 @@ fn known_reason<'de, D: Deserializer<'de>>(from: D) -> Result<Option<JoinRefusal
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct About {
-    /// Its kind: cluster, user, …
+    /// Its kind: cluster, user, …; `parameter` of an operation's argument
     pub kind: String,
     /// Its name.
     pub name: String,
@@ -73,7 +70,6 @@ impl Problem {
             detail: detail.into(),
             reason: None,
             operation: None,
-            parameter: None,
             about: None,
             retry_after_seconds: None,
         }

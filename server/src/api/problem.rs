@@ -49,8 +49,10 @@ impl Problem {
         parameter: Option<String>,
     ) -> Self {
         self.0.operation = Some(refusal);
-        self.0.parameter = parameter.map(|name| cut(&name, limits::PROBLEM_CHARS).to_owned());
-        self
+        match parameter {
+            Some(name) => self.about("parameter", &name),
+            None => self,
+        }
     }
 
     /// Too many, too fast.

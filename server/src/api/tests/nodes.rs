@@ -165,8 +165,11 @@ async fn rule_20_the_server_reads_a_nodes_answer_strictly() {
         let body = read.expect(status);
         if text == refused("wrong-arguments") {
             assert_eq!(
-                (&body["operation"], &body["parameter"]),
-                (&json!("wrong-arguments"), &json!("p"))
+                (&body["operation"], &body["about"]),
+                (
+                    &json!("wrong-arguments"),
+                    &json!({"kind": "parameter", "name": "p"})
+                )
             );
         }
     }
