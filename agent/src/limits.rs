@@ -11,6 +11,9 @@ pub(crate) const TARGET_STREAMS: usize = 2048;
 /// which the path takes a part, and a refusal that comes in time has a reason. A lost SYN is sent again after one second.
 pub(crate) const TARGET_TIME: Duration = Duration::from_secs(2);
 
+/// Records of one list: a server shows no more, and a caller looks for no older one without its id.
+pub(crate) const OPERATION_LIST: usize = 100;
+
 /// A question about operations: their arguments have 8 KiB, which JSON may escape.
 pub(crate) const QUESTION_BYTES: usize = 64 * 1024;
 

@@ -21,9 +21,9 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
-use underpass_agent_operations::{Operations, Retention};
+use underpass_agent_operations::{OpenError, Operations, Retention};
 use underpass_core::process::{Asked, Signals, raise_open_files};
-use underpass_tunnel::Status;
+use underpass_tunnel::{Status, chain};
 
 use crate::cli::{Cli, LogFormat, Task};
 use crate::connection::Connection;
@@ -172,22 +172,35 @@ async fn serve_until_stopped(cli: Cli) -> Result<()> {
         _ = signals.stop() => {}
     }
     if let Some(operations) = operations {
-        operations.stop().await;
+        // A disk that hangs keeps a run from being written down.
+        tokio::select! {
+            () = operations.stop() => {}
+            _ = signals.stop() => {}
+        }
     }
     tracing::info!("stopped");
     Ok(())
 }
 
-/// The records of operations, where the agent has a state directory.
+/// The records of operations, where the agent has a state directory. One that cannot be used costs the node its operations, and not
+/// its agent.
 async fn operations(cli: &Cli) -> Result<Option<Operations>> {
     let Some(folder) = cli.state_dir.clone() else {
         return Ok(None);
     };
     let opening = move || Operations::open(&folder.join("operations"), Retention::default());
     let opened = tokio::task::spawn_blocking(opening).await;
-    Ok(Some(
-        opened.context("reading the operations was given up")??,
-    ))
+    match opened.context("reading the operations was given up")? {
+        Ok(operations) => Ok(Some(operations)),
+        Err(error @ OpenError::InUse(_)) => Err(error.into()),
+        Err(error) => {
+            tracing::error!(
+                "this agent runs no operations until it is started again: {}",
+                chain(&error)
+            );
+            Ok(None)
+        }
+    }
 }
 
 /// The files of the agent's own credentials, and the policy itself.

@@ -24,6 +24,12 @@ pub enum OpenError {
     /// Another process has it.
     #[error("the state directory {} is another agent's: give each agent one of its own", .0.display())]
     InUse(PathBuf),
+    /// Other users can write there.
+    #[error(
+        "the state directory {} is not this agent's alone: have it and the directory around it owned by the agent's user, and writable \
+         by no other", .0.display()
+    )]
+    Shared(PathBuf),
 }
 
 /// Why an operation does not run. The text is a sentence for the caller, and the source for the log.
@@ -41,7 +47,7 @@ pub enum RunError {
         "the id {0} is that of another run, with another operation, other arguments or another user: choose another id"
     )]
     Conflict(OperationId),
-    /// It runs already.
+    /// It runs already, or processes of a run that has ended are left.
     #[error(
         "the operation `{operation}` runs already, as {id}, and its policy allows one run at a time"
     )]
@@ -52,7 +58,10 @@ pub enum RunError {
         id: OperationId,
     },
     /// There are too many runs.
-    #[error("the node runs {most} operations, which are all that it may: try again later", most = limits::RUNNING)]
+    #[error(
+        "the node runs {most} operations, or has processes left of them, which are all that it may: try again later",
+        most = limits::RUNNING
+    )]
     Overloaded,
     /// The agent stops.
     #[error("the agent is stopping: try again later")]
@@ -107,6 +116,16 @@ pub enum RunError {
         /// The user.
         user: String,
     },
+    /// The agent could not keep its promise of one run at a time.
+    #[error(
+        "the operation `{operation}` is exclusive and runs as `{user}`, whose processes the agent cannot look at: it needs CAP_SYS_PTRACE"
+    )]
+    CannotLook {
+        /// The operation.
+        operation: String,
+        /// The user.
+        user: String,
+    },
     /// The disk is full.
     #[error(
         "the node's disk has {free} free bytes where operations are recorded, and a run of `{operation}` may need {needed}: nothing \
@@ -117,7 +136,7 @@ pub enum RunError {
         operation: String,
         /// Free bytes.
         free: u64,
-        /// The output limit of the operation, and what is left alone.
+        /// The output limit of the operation, what runs may still write, and what is left alone.
         needed: u64,
     },
     /// The disk fails.
@@ -136,7 +155,8 @@ impl RunError {
             | Self::Directory { .. }
             | Self::NoUser { .. }
             | Self::Users { .. }
-            | Self::CannotSwitch { .. } => OperationRefusal::Unusable,
+            | Self::CannotSwitch { .. }
+            | Self::CannotLook { .. } => OperationRefusal::Unusable,
             Self::NoRoom { .. } | Self::Record(_) => OperationRefusal::Storage,
         }
     }

@@ -1,27 +1,22 @@
 //! The story of a run, for callers: its record, its output, its end.
 
+use std::io;
+use std::sync::Arc;
+
 use tokio::sync::watch;
-use underpass_api::{OperationEvent, OperationRecord};
+use underpass_api::{OperationEvent, OperationRecord, OutputPiece};
 
 use crate::error::RecordError;
 use crate::output::Reader;
 use crate::store::Store;
-use std::sync::Arc;
-
-/// A run as it is now.
-#[derive(Clone, Debug)]
-pub(crate) struct Snapshot {
-    pub(crate) record: OperationRecord,
-    /// How far the file of its output can be read.
-    pub(crate) readable: u64,
-}
+use crate::stored::Stored;
 
 /// Tells of a run: its record, its output from some byte on, and its record again. A slow reader costs a file that is open, and a
 /// reader that goes away costs the run nothing.
 #[derive(Debug)]
 pub struct Follower {
     store: Arc<Store>,
-    now: watch::Receiver<Snapshot>,
+    now: watch::Receiver<Stored>,
     from: u64,
     waits: bool,
     state: State,
@@ -38,7 +33,7 @@ enum State {
 impl Follower {
     pub(crate) fn new(
         store: Arc<Store>,
-        now: watch::Receiver<Snapshot>,
+        now: watch::Receiver<Stored>,
         from: u64,
         waits: bool,
     ) -> Self {
@@ -76,26 +71,15 @@ impl Follower {
 
     async fn output(&mut self, mut reader: Option<Reader>) -> Result<OperationEvent, RecordError> {
         loop {
-            let Snapshot { record, readable } = self.now.borrow_and_update().clone();
-            if readable > 0 {
-                let (store, from) = (Arc::clone(&self.store), self.from);
-                let (id, opened) = (record.id.clone(), reader.take());
-                let read = tokio::task::spawn_blocking(move || {
-                    let mut reader = match opened {
-                        Some(reader) => reader,
-                        None => Reader::open(&store.output(&id))?,
-                    };
-                    let piece = reader.next(from, readable)?;
-                    Ok((reader, piece))
-                });
-                let read = read
-                    .await
-                    .unwrap_or_else(|gone| Err(std::io::Error::other(gone)));
-                let (same, piece) = read.map_err(|source| RecordError::Output {
-                    id: record.id.clone(),
-                    source,
+            let record = self.now.borrow_and_update().record.clone();
+            if record.output.kept > self.from {
+                let (same, piece) = self.piece(&record, reader.take()).await.map_err(|source| {
+                    let id = record.id.clone();
+                    RecordError::Output { id, source }
                 })?;
                 if let Some(piece) = piece {
+                    let length = u64::try_from(piece.data.len()).unwrap_or(u64::MAX);
+                    self.from = self.from.saturating_add(length);
                     self.state = State::Output(Some(same));
                     return Ok(OperationEvent::Output(piece));
                 }
@@ -107,5 +91,29 @@ impl Follower {
                 return Ok(OperationEvent::Record(record));
             }
         }
+    }
+
+    async fn piece(
+        &self,
+        record: &OperationRecord,
+        reader: Option<Reader>,
+    ) -> io::Result<(Reader, Option<OutputPiece>)> {
+        let readers = Arc::clone(self.store.readers());
+        let permit = readers.acquire_owned().await.map_err(io::Error::other)?;
+        let store = Arc::clone(&self.store);
+        let (id, from, kept) = (record.id.clone(), self.from, record.output.kept);
+        let reading = tokio::task::spawn_blocking(move || {
+            // Also where the caller goes away: the thread is there until the disk answers.
+            let _permit = permit;
+            let reader = match reader {
+                Some(reader) => reader,
+                None => store.read_output(&id)?,
+            };
+            let piece = reader.at(from, kept)?;
+            Ok((reader, piece))
+        });
+        reading
+            .await
+            .unwrap_or_else(|gone| Err(io::Error::other(gone)))
     }
 }

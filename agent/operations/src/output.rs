@@ -1,50 +1,57 @@
-//! The output of a run, in a file: pieces in the order in which the agent read them. A piece is its stream (a byte), its length (four
-//! bytes, the highest first), and its bytes. Every method blocks.
+//! The output of a run, in two files: its bytes, in the order in which the agent read them, and the places where the stream changes.
+//! A place is eight bytes, the highest first: its highest bit is set for standard error, and the rest is the offset of the first byte.
+//! So any byte is found without those before it, a file that ends anywhere is whole, and no content can be misread. Every method blocks.
 
 use std::fs::File;
-use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
-use std::path::Path;
+use std::io::{self, Seek as _, SeekFrom, Write as _};
+use std::os::unix::fs::FileExt as _;
 
 use underpass_api::{OutputBytes, OutputPiece, OutputStream};
 
 use crate::limits;
-use crate::store::private;
 
-const HEAD: usize = 5;
+/// Bytes of a place.
+const PLACE: u64 = 8;
+const STDERR: u64 = 1 << 63;
 
-/// The end of a file that is being written.
+/// The end of the files that are being written.
 #[derive(Debug)]
 pub(crate) struct Writer {
-    file: File,
+    data: File,
+    places: File,
+    /// Bytes of both files.
     limit: u64,
-    /// The length of the whole pieces in the file.
-    length: u64,
     bytes: OutputBytes,
+    /// Bytes of the places.
+    places_bytes: u64,
+    /// The stream of the last place.
+    stream: Option<OutputStream>,
+    /// Whether a file has bytes that could not be cut off: nothing may follow them.
+    is_broken: bool,
 }
 
 impl Writer {
-    /// A new file, for so many bytes of output.
-    pub(crate) fn create(path: &Path, limit: u64) -> io::Result<Self> {
-        let file = private()
-            .create(true)
-            .write(true)
-            .truncate(true)
-            .open(path)?;
-        Ok(Self::over(file, limit))
-    }
-
-    fn over(file: File, limit: u64) -> Self {
+    /// Over empty files, of so many bytes altogether.
+    pub(crate) fn new(data: File, places: File, limit: u64) -> Self {
         Self {
-            file,
+            data,
+            places,
             limit,
-            length: 0,
             bytes: OutputBytes::default(),
+            places_bytes: 0,
+            stream: None,
+            is_broken: false,
         }
     }
 
-    /// Keeps a piece of output, or the part of it that fits. A disk that has no room loses it, and the run goes on.
+    /// Keeps some output, or the part of it that fits. A disk that has no room loses it, and the run goes on.
     pub(crate) fn append(&mut self, stream: OutputStream, data: &[u8]) {
-        let room = self.limit.saturating_sub(self.bytes.kept);
+        let place = match self.stream == Some(stream) {
+            true => 0,
+            false => PLACE,
+        };
+        let (_, used) = self.bytes();
+        let room = self.limit.saturating_sub(used.saturating_add(place));
         let fits = usize::try_from(room).unwrap_or(usize::MAX).min(data.len());
         let (kept, dropped) = data.split_at(fits);
         self.bytes.dropped = self.bytes.dropped.saturating_add(count(dropped));
@@ -52,41 +59,57 @@ impl Writer {
             return;
         }
         match self.write(stream, kept) {
-            Ok(()) => self.bytes.kept = self.bytes.kept.saturating_add(count(kept)),
+            Ok(()) => {
+                self.stream = Some(stream);
+                self.places_bytes = self.places_bytes.saturating_add(place);
+                self.bytes.kept = self.bytes.kept.saturating_add(count(kept));
+            }
             Err(error) => {
                 if self.bytes.lost == 0 {
                     tracing::error!("output of an operation is lost: {error}");
                 }
                 self.bytes.lost = self.bytes.lost.saturating_add(count(kept));
+                self.cut_back();
             }
         }
     }
 
     fn write(&mut self, stream: OutputStream, data: &[u8]) -> io::Result<()> {
-        let length = u32::try_from(data.len()).map_err(io::Error::other)?;
-        let mut piece = Vec::with_capacity(HEAD.saturating_add(data.len()));
-        piece.push(match stream {
-            OutputStream::Stdout => 0,
-            OutputStream::Stderr => 1,
-        });
-        piece.extend(length.to_be_bytes());
-        piece.extend(data);
-        // Behind a piece that was written in part: over it.
-        self.file.seek(SeekFrom::Start(self.length))?;
-        self.file.write_all(&piece)?;
-        self.length = self.length.saturating_add(count(&piece));
-        Ok(())
+        if self.is_broken {
+            return Err(io::Error::other("earlier output could not be cut off"));
+        }
+        if self.stream != Some(stream) {
+            let bit = match stream {
+                OutputStream::Stdout => 0,
+                OutputStream::Stderr => STDERR,
+            };
+            self.places
+                .write_all(&(self.bytes.kept | bit).to_be_bytes())?;
+        }
+        self.data.write_all(data)
     }
 
-    /// The output so far, and how far the file can be read.
+    /// Removes a part that a failed write has left.
+    fn cut_back(&mut self) {
+        let cut = |file: &mut File, length: u64| {
+            file.set_len(length)?;
+            file.seek(SeekFrom::Start(length)).map(drop)
+        };
+        let data = cut(&mut self.data, self.bytes.kept);
+        let places = cut(&mut self.places, self.places_bytes);
+        self.is_broken = data.is_err() || places.is_err();
+    }
+
+    /// The output so far, and the bytes of its files.
     pub(crate) fn bytes(&self) -> (OutputBytes, u64) {
-        (self.bytes, self.length)
+        let on_disk = self.bytes.kept.saturating_add(self.places_bytes);
+        (self.bytes, on_disk)
     }
 
-    /// Nothing follows: the file has whole pieces, and is on the disk.
+    /// Nothing follows: the output is on the disk from now on.
     pub(crate) fn finish(&mut self) -> io::Result<()> {
-        self.file.set_len(self.length)?;
-        self.file.sync_all()
+        self.data.sync_all()?;
+        self.places.sync_all()
     }
 }
 
@@ -94,150 +117,203 @@ fn count(data: &[u8]) -> u64 {
     u64::try_from(data.len()).unwrap_or(u64::MAX)
 }
 
-/// A place in a file.
+/// Reads output that was kept, also while more of it is written.
 #[derive(Debug)]
 pub(crate) struct Reader {
-    file: File,
-    at: u64,
-    /// Bytes of output before that place.
-    offset: u64,
+    data: File,
+    places: File,
 }
 
 impl Reader {
-    pub(crate) fn open(path: &Path) -> io::Result<Self> {
-        let file = File::open(path)?;
-        Ok(Self {
-            file,
-            at: 0,
-            offset: 0,
-        })
+    pub(crate) fn new(data: File, places: File) -> Self {
+        Self { data, places }
     }
 
-    /// The next piece that has a byte at `from` or behind it, without those before it; `None` where the pieces of the file's first
-    /// `end` bytes are over.
-    pub(crate) fn next(&mut self, from: u64, end: u64) -> io::Result<Option<OutputPiece>> {
-        loop {
-            let Some((stream, length)) = self.head(end)? else {
-                return Ok(None);
-            };
-            let skipped = from.saturating_sub(self.offset).min(length);
-            let begin = self.offset.saturating_add(skipped);
-            self.offset = self.offset.saturating_add(length);
-            self.at = self.at.saturating_add(HEAD as u64).saturating_add(length);
-            if skipped == length {
-                self.file.seek(SeekFrom::Start(self.at))?;
-                continue;
-            }
-            self.file
-                .seek_relative(i64::try_from(skipped).map_err(io::Error::other)?)?;
-            let left = usize::try_from(length.saturating_sub(skipped)).map_err(io::Error::other)?;
-            let mut data = vec![0; left];
-            self.file.read_exact(&mut data)?;
-            let offset = begin;
-            return Ok(Some(OutputPiece {
-                stream,
-                offset,
-                data,
-            }));
-        }
-    }
-
-    /// The stream and the length of the piece here, where it is whole.
-    fn head(&mut self, end: u64) -> io::Result<Option<(OutputStream, u64)>> {
-        let behind = self.at.saturating_add(HEAD as u64);
-        if behind > end {
+    /// Output of one stream from this byte on, of [`limits::PIECE_BYTES`] at the most; `None` where the first `kept` bytes are over.
+    pub(crate) fn at(&self, from: u64, kept: u64) -> io::Result<Option<OutputPiece>> {
+        let left = kept.saturating_sub(from);
+        if left == 0 {
             return Ok(None);
         }
-        let mut head = [0; HEAD];
-        self.file.read_exact(&mut head)?;
-        let [stream, a, b, c, d] = head;
-        let length = u32::from_be_bytes([a, b, c, d]);
-        let stream = match stream {
-            0 => OutputStream::Stdout,
-            1 => OutputStream::Stderr,
-            _ => return Err(io::Error::other("the file is no output of an operation")),
-        };
-        if usize::try_from(length).map_or(true, |length| length > limits::PIECE_BYTES) {
-            return Err(io::Error::other("a piece of the output is too long"));
-        }
-        let length = u64::from(length);
-        match behind.saturating_add(length) > end {
-            true => {
-                self.file.seek(SeekFrom::Start(self.at))?;
-                Ok(None)
-            }
-            false => Ok(Some((stream, length))),
-        }
+        let (stream, same) = self.stream(from)?;
+        let length = usize::try_from(left.min(same)).unwrap_or(usize::MAX);
+        let mut data = vec![0; length.min(limits::PIECE_BYTES)];
+        self.data.read_exact_at(&mut data, from)?;
+        Ok(Some(OutputPiece {
+            stream,
+            offset: from,
+            data,
+        }))
     }
-}
 
-/// The output in a file that may end in the midst of a piece: its bytes, and the length of its whole pieces.
-pub(crate) fn recover(path: &Path) -> io::Result<(u64, u64)> {
-    let mut reader = match Reader::open(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok((0, 0)),
-        opened => opened?,
-    };
-    let end = reader.file.metadata()?.len();
-    while reader.next(u64::MAX, end)?.is_some() {}
-    Ok((reader.offset, reader.at))
+    /// The stream of a byte, and how many bytes from there on are of the same one.
+    fn stream(&self, byte: u64) -> io::Result<(OutputStream, u64)> {
+        let mut stream = OutputStream::Stdout;
+        let mut same = u64::MAX;
+        let (mut low, mut high) = (0, self.places.metadata()?.len() / PLACE);
+        while low < high {
+            let middle = low.midpoint(high);
+            let mut place = [0; 8];
+            self.places
+                .read_exact_at(&mut place, middle.saturating_mul(PLACE))?;
+            let place = u64::from_be_bytes(place);
+            match (place & !STDERR).checked_sub(byte) {
+                Some(behind) if behind > 0 => {
+                    (same, high) = (behind, middle);
+                }
+                _ => {
+                    low = middle.saturating_add(1);
+                    stream = match place & STDERR {
+                        0 => OutputStream::Stdout,
+                        _ => OutputStream::Stderr,
+                    };
+                }
+            }
+        }
+        Ok((stream, same))
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::path::{Path, PathBuf};
+
     use super::*;
 
-    fn texts(path: &Path, from: u64, end: u64) -> Vec<(OutputStream, u64, String)> {
-        let mut reader = Reader::open(path).unwrap();
-        let pieces = std::iter::from_fn(|| reader.next(from, end).unwrap());
-        pieces
-            .map(|piece| {
-                (
-                    piece.stream,
-                    piece.offset,
-                    String::from_utf8(piece.data).unwrap(),
-                )
-            })
-            .collect()
+    const OUT: OutputStream = OutputStream::Stdout;
+    const ERR: OutputStream = OutputStream::Stderr;
+
+    struct Files {
+        _folder: tempfile::TempDir,
+        data: PathBuf,
+        places: PathBuf,
+    }
+
+    impl Files {
+        fn new() -> Self {
+            let folder = tempfile::tempdir().unwrap();
+            let (data, places) = (folder.path().join("data"), folder.path().join("places"));
+            Self {
+                _folder: folder,
+                data,
+                places,
+            }
+        }
+
+        fn writer(&self, limit: u64) -> Writer {
+            let new = |path: &Path| File::create(path).unwrap();
+            Writer::new(new(&self.data), new(&self.places), limit)
+        }
+
+        fn texts(&self, mut from: u64, kept: u64) -> Vec<(OutputStream, u64, String)> {
+            let open = |path: &Path| File::open(path).unwrap();
+            let reader = Reader::new(open(&self.data), open(&self.places));
+            let mut texts = Vec::new();
+            while let Some(piece) = reader.at(from, kept).unwrap() {
+                from += count(&piece.data);
+                let text = String::from_utf8(piece.data).unwrap();
+                texts.push((piece.stream, piece.offset, text));
+            }
+            texts
+        }
     }
 
     #[test]
     fn rule_19_output_beyond_the_limit_is_counted_and_not_kept() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("output");
-        let mut writer = Writer::create(&path, 8).unwrap();
-        writer.append(OutputStream::Stdout, b"hello");
-        writer.append(OutputStream::Stderr, b"world");
-        writer.append(OutputStream::Stdout, b"!");
-        let (bytes, end) = writer.bytes();
+        let files = Files::new();
+        let mut writer = files.writer(8 + 2 * PLACE);
+        writer.append(OUT, b"hello");
+        writer.append(ERR, b"world");
+        writer.append(OUT, b"!");
+        let (bytes, _) = writer.bytes();
         assert_eq!((bytes.kept, bytes.dropped, bytes.lost), (8, 3, 0));
         writer.finish().unwrap();
-        let (out, err) = (OutputStream::Stdout, OutputStream::Stderr);
-        let all = [(out, 0, "hello".to_owned()), (err, 5, "wor".to_owned())];
-        assert_eq!(texts(&path, 0, end), all);
-        assert_eq!(texts(&path, 7, end), [(err, 7, "r".to_owned())]);
-        assert_eq!(texts(&path, 5, end), all[1..]);
-        assert_eq!(texts(&path, 8, end), []);
-        // A piece that is not whole is none yet.
-        assert_eq!(texts(&path, 0, end - 1), all[..1]);
-        assert_eq!(recover(&path).unwrap(), (8, end));
-        std::fs::OpenOptions::new()
-            .write(true)
-            .open(&path)
-            .unwrap()
-            .set_len(end - 1)
-            .unwrap();
-        assert_eq!(recover(&path).unwrap().0, 5);
+        let all = [(OUT, 0, "hello".to_owned()), (ERR, 5, "wor".to_owned())];
+        assert_eq!(files.texts(0, 8), all);
+        assert_eq!(files.texts(7, 8), [(ERR, 7, "r".to_owned())]);
+        assert_eq!(files.texts(5, 8), all[1..]);
+        assert_eq!(files.texts(8, 8), []);
+        assert_eq!(files.texts(9, 8), []);
+        assert_eq!(files.texts(0, 5), all[..1]);
+    }
+
+    #[test]
+    fn rule_19_output_of_single_bytes_takes_no_more_of_the_disk_than_its_limit() {
+        let files = Files::new();
+        let mut writer = files.writer(1000);
+        for number in 0..1000 {
+            writer.append([OUT, ERR][number % 2], b"x");
+        }
+        let length = |path: &Path| path.metadata().unwrap().len();
+        let (bytes, on_disk) = writer.bytes();
+        assert_eq!(length(&files.data) + length(&files.places), on_disk);
+        assert!((992..=1000).contains(&on_disk), "{on_disk}");
+        assert_eq!(bytes.kept + bytes.dropped, 1000);
+        // Single bytes of one stream are one piece.
+        let files = Files::new();
+        let mut writer = files.writer(1000);
+        (0..500).for_each(|_| writer.append(ERR, b"x"));
+        assert_eq!(files.texts(1, 500), [(ERR, 1, "x".repeat(499))]);
+    }
+
+    #[test]
+    fn every_byte_is_found_with_its_stream() {
+        let files = Files::new();
+        let mut writer = files.writer(10_000);
+        let mut expected = Vec::new();
+        for number in 0..40_usize {
+            let stream = [OUT, ERR][number / 3 % 2];
+            writer.append(stream, &vec![b'a'; number % 7 + 1]);
+            expected.resize(expected.len() + number % 7 + 1, stream);
+        }
+        let kept = count(&vec![0; expected.len()]);
+        for (from, stream) in expected.iter().enumerate() {
+            let texts = files.texts(u64::try_from(from).unwrap(), kept);
+            assert_eq!(texts[0].0, *stream, "{from}");
+            let length: usize = texts.iter().map(|(_, _, text)| text.len()).sum();
+            assert_eq!(length, expected.len() - from);
+        }
     }
 
     #[test]
     fn a_full_disk_loses_output_and_says_so() {
-        let full = std::fs::OpenOptions::new()
-            .write(true)
-            .open("/dev/full")
-            .unwrap();
-        let mut writer = Writer::over(full, 100);
-        writer.append(OutputStream::Stdout, b"hello");
-        let (bytes, end) = writer.bytes();
-        assert_eq!((bytes.kept, bytes.dropped, bytes.lost, end), (0, 0, 5, 0));
+        let full = || {
+            let options = std::fs::OpenOptions::new().write(true).open("/dev/full");
+            options.unwrap()
+        };
+        let mut writer = Writer::new(full(), full(), 100);
+        writer.append(OUT, b"hello");
+        let (bytes, _) = writer.bytes();
+        assert_eq!((bytes.kept, bytes.dropped, bytes.lost), (0, 0, 5));
+    }
+
+    #[test]
+    fn output_that_a_disk_has_in_part_is_cut_off() {
+        let files = Files::new();
+        let mut writer = files.writer(100);
+        writer.append(OUT, b"hello");
+        // As a write leaves it that fails in its midst.
+        writer.data.write_all(b"wor").unwrap();
+        writer.places.write_all(&[1, 2, 3]).unwrap();
+        writer.cut_back();
+        writer.append(ERR, b"!");
+        assert_eq!(std::fs::read(&files.data).unwrap(), b"hello!");
+        assert_eq!(
+            files.texts(0, 6),
+            [(OUT, 0, "hello".to_owned()), (ERR, 5, "!".to_owned())]
+        );
+    }
+
+    #[test]
+    fn places_that_are_damaged_harm_nothing_else() {
+        let files = Files::new();
+        let mut writer = files.writer(100);
+        writer.append(OUT, b"hello");
+        writer.append(ERR, b"world");
+        for damaged in [&[b'a'; 4000][..], &[0xff; 13], &[0; 16], b""] {
+            std::fs::write(&files.places, damaged).unwrap();
+            let text: String = files.texts(0, 10).into_iter().map(|text| text.2).collect();
+            assert_eq!(text, "helloworld");
+        }
     }
 }

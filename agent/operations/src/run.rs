@@ -6,10 +6,12 @@ use std::process::ExitStatus;
 use std::time::Duration;
 
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open};
+use thiserror::Error;
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::process::{Child, Command};
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
 use underpass_api::{OperationExit, OperationState, OutputBytes, OutputStream};
 
@@ -35,12 +37,34 @@ pub(crate) struct End {
     pub(crate) exit: Option<OperationExit>,
     pub(crate) reason: Option<String>,
     pub(crate) output: OutputBytes,
+    /// Bytes of its files.
+    pub(crate) on_disk: u64,
 }
 
 /// Why a command is killed before its end.
 enum Killed {
     TimedOut,
     Asked(Asked),
+}
+
+/// Why there is no process.
+#[derive(Debug, Error)]
+pub(crate) enum SpawnError {
+    #[error("the command cannot be started: {0}")]
+    NotStarted(#[source] io::Error),
+    #[error(
+        "the agent could not follow the command, and killed it: whether it has done its work is not known: {0}"
+    )]
+    Killed(#[source] io::Error),
+}
+
+impl SpawnError {
+    pub(crate) fn state(&self) -> OperationState {
+        match self {
+            Self::NotStarted(_) => OperationState::Failed,
+            Self::Killed(_) => OperationState::Interrupted,
+        }
+    }
 }
 
 /// A command that runs.
@@ -53,48 +77,51 @@ pub(crate) struct Process {
 
 impl Process {
     /// Starts a command, whose process group is its own.
-    pub(crate) fn spawn(command: &mut Command) -> io::Result<Self> {
-        let mut child = command.spawn()?;
-        let followed = || {
-            let id = child.id().and_then(|id| i32::try_from(id).ok());
-            let group = id.and_then(Pid::from_raw);
-            let group = group.ok_or_else(|| io::Error::other("the command has no process id"))?;
-            Ok((group, watch_end(group)?))
+    pub(crate) async fn spawn(command: &mut Command) -> Result<Self, SpawnError> {
+        let mut child = command.spawn().map_err(SpawnError::NotStarted)?;
+        let id = child.id().and_then(|id| i32::try_from(id).ok());
+        let group = id.and_then(Pid::from_raw);
+        let ended = match group {
+            Some(group) => watch_end(group).map(|ended| (group, ended)),
+            None => Err(io::Error::other("the command has no process id")),
         };
-        match followed() {
+        match ended {
             Ok((group, ended)) => Ok(Self {
                 child,
                 group,
                 ended,
             }),
             Err(error) => {
-                // Nobody could tell its end.
-                child.start_kill()?;
-                Err(error)
+                if let Some(group) = group {
+                    process::signal(group, Signal::KILL);
+                }
+                let killed = child.kill().await;
+                Err(SpawnError::Killed(killed.err().unwrap_or(error)))
             }
         }
     }
 
     /// Waits for the command's end, which comes at its time limit or when it is asked for at the latest, and keeps its output.
-    /// `publish` hears of output that can be read.
+    /// `publish` hears of output that can be read. A disk that hangs holds up the output alone.
     pub(crate) async fn run(
         mut self,
         output: Writer,
         limit: Duration,
         mut asked: watch::Receiver<Asked>,
-        publish: impl Fn(OutputBytes, u64),
+        publish: impl Fn((OutputBytes, u64)),
     ) -> End {
         let mut stdout = Pipe::new(self.child.stdout.take(), OutputStream::Stdout);
         let mut stderr = Pipe::new(self.child.stderr.take(), OutputStream::Stderr);
-        let mut output = Output(Some(output));
+        let mut output = Output::Idle(output);
         let deadline = Instant::now() + limit;
         let mut killed = None;
         let mut kill_at: Option<Instant> = None;
         let mut rest_until: Option<Instant> = None;
         while !(rest_until.is_some() && stdout.is_over() && stderr.is_over()) {
             tokio::select! {
-                piece = stdout.next(), if !stdout.is_over() => output.append(piece, &publish).await,
-                piece = stderr.next(), if !stderr.is_over() => output.append(piece, &publish).await,
+                piece = stdout.next(), if !output.is_writing() && !stdout.is_over() => output.append(piece),
+                piece = stderr.next(), if !output.is_writing() && !stderr.is_over() => output.append(piece),
+                bytes = output.written(), if output.is_writing() => publish(bytes),
                 _ = self.ended.readable(), if rest_until.is_none() => {
                     // Nothing of it outlives it. It is not reaped yet, so that the group's number is still its own.
                     process::signal(self.group, Signal::KILL);
@@ -156,7 +183,7 @@ fn end(
     status: io::Result<ExitStatus>,
     killed: Option<Killed>,
     limit: Duration,
-    output: OutputBytes,
+    (output, on_disk): (OutputBytes, u64),
 ) -> End {
     let exit = status.as_ref().ok().and_then(|status| {
         let code = status.code().map(OperationExit::Status);
@@ -192,6 +219,7 @@ fn end(
         exit,
         reason,
         output,
+        on_disk,
     }
 }
 
@@ -233,43 +261,101 @@ impl<R: AsyncRead + Unpin> Pipe<R> {
     }
 }
 
-/// The file of the output; `None` after a thread that wrote into it was given up.
-struct Output(Option<Writer>);
+/// The files of the output, which one thread at a time writes into.
+enum Output {
+    Idle(Writer),
+    Writing(JoinHandle<Writer>),
+    /// A thread that wrote was given up.
+    Gone,
+}
 
 impl Output {
-    async fn append(
-        &mut self,
-        (stream, data): (OutputStream, Vec<u8>),
-        publish: &impl Fn(OutputBytes, u64),
-    ) {
+    fn is_writing(&self) -> bool {
+        matches!(self, Self::Writing(_))
+    }
+
+    /// Has a thread write it. Call it while none does.
+    fn append(&mut self, (stream, data): (OutputStream, Vec<u8>)) {
         if data.is_empty() {
             return;
         }
-        let Some(mut writer) = self.0.take() else {
-            return;
+        *self = match std::mem::replace(self, Self::Gone) {
+            Self::Idle(mut writer) => Self::Writing(tokio::task::spawn_blocking(move || {
+                writer.append(stream, &data);
+                writer
+            })),
+            other => other,
         };
-        let written = tokio::task::spawn_blocking(move || {
-            writer.append(stream, &data);
-            writer
-        });
-        if let Ok(writer) = written.await {
-            let (bytes, length) = writer.bytes();
-            publish(bytes, length);
-            self.0 = Some(writer);
+    }
+
+    /// Waits until it is written, and gives the output so far.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost.
+    async fn written(&mut self) -> (OutputBytes, u64) {
+        if let Self::Writing(writing) = self {
+            *self = match writing.await {
+                Ok(writer) => Self::Idle(writer),
+                Err(error) => {
+                    tracing::error!("the output of an operation is given up: {error}");
+                    Self::Gone
+                }
+            };
+        }
+        match self {
+            Self::Idle(writer) => writer.bytes(),
+            Self::Writing(_) | Self::Gone => <_>::default(),
         }
     }
 
-    async fn finish(self) -> OutputBytes {
-        let Some(mut writer) = self.0 else {
-            return OutputBytes::default();
+    async fn finish(mut self) -> (OutputBytes, u64) {
+        let bytes = self.written().await;
+        let Self::Idle(mut writer) = self else {
+            return bytes;
         };
-        let (bytes, _) = writer.bytes();
         let finished = tokio::task::spawn_blocking(move || writer.finish()).await;
-        match finished {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::error!("the output of an operation is not synced: {error}"),
-            Err(error) => tracing::error!("the output of an operation is not synced: {error}"),
+        if let Err(error) | Ok(Err(error)) = finished.map_err(io::Error::other) {
+            tracing::error!("the output of an operation is not synced: {error}");
         }
         bytes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read as _;
+    use std::os::fd::OwnedFd;
+    use std::process::Stdio;
+
+    use super::*;
+
+    fn shell(script: &str) -> Command {
+        let mut command = Command::new("/bin/sh");
+        command.args(["-c", script]).stdin(Stdio::null());
+        command
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .process_group(0);
+        command
+    }
+
+    #[tokio::test]
+    async fn rule_19_a_disk_that_hangs_disarms_no_time_limit() {
+        let process = Process::spawn(&mut shell("exec yes")).await.unwrap();
+        let ended = watch_end(process.group).unwrap();
+        // A full pipe is a disk that takes nothing more.
+        let (mut end, disk) = io::pipe().unwrap();
+        let places = tempfile::tempfile().unwrap();
+        let writer = Writer::new(OwnedFd::from(disk).into(), places, u64::MAX);
+        let (_asks, asked) = watch::channel(Asked::Nothing);
+        let limit = Duration::from_millis(100);
+        let running = tokio::spawn(process.run(writer, limit, asked, |_| {}));
+        let killed = tokio::time::timeout(Duration::from_secs(30), ended.readable());
+        drop(killed.await.unwrap().unwrap());
+        assert!(!running.is_finished(), "its output is not written yet");
+        let reading = std::thread::spawn(move || end.read_to_end(&mut Vec::new()));
+        let end = running.await.unwrap();
+        assert_eq!(end.state, OperationState::TimedOut);
+        reading.join().unwrap().unwrap();
     }
 }

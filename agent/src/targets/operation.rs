@@ -40,7 +40,9 @@ pub(super) struct Answers<'a> {
 
 /// The content of an answer.
 enum Answer {
-    Records(Vec<OperationRecord>),
+    Record(Box<OperationRecord>),
+    /// The newest runs. Each record is read when it is written: answers that nobody reads hold ids alone.
+    Records(Vec<OperationId>),
     Story(Box<Follower>),
 }
 
@@ -89,9 +91,13 @@ impl Answers<'_> {
         let detaches = matches!(&question, OperationQuestion::Run(request) if request.detach);
         match self.find(question).await {
             Err(problem) => refuse(to, problem).await,
-            Ok(Answer::Records(records)) => {
-                for record in records {
-                    write(to, &OperationEvent::Record(record)).await?;
+            Ok(Answer::Record(record)) => write(to, &OperationEvent::Record(*record)).await,
+            Ok(Answer::Records(ids)) => {
+                for id in ids {
+                    // Meanwhile it may have gone, or the policy may have changed.
+                    if let Ok(record) = self.record(self.operations, &id) {
+                        write(to, &OperationEvent::Record(record)).await?;
+                    }
                 }
                 Ok(())
             }
@@ -107,12 +113,14 @@ impl Answers<'_> {
         match question {
             OperationQuestion::Run(request) => self.run(operations, &request).await,
             OperationQuestion::List {} => {
-                let mut records = operations.list();
-                records.retain(|record| self.sees(record));
-                Ok(Answer::Records(records))
+                let policy = self.policies.current();
+                let sees = |record: &OperationRecord| self.denied(&policy, record).is_none();
+                let newest = operations.newest(limits::OPERATION_LIST, sees);
+                Ok(Answer::Records(newest))
             }
             OperationQuestion::Read { id } => {
-                Ok(Answer::Records(vec![self.record(operations, &id)?]))
+                let record = self.record(operations, &id)?;
+                Ok(Answer::Record(Box::new(record)))
             }
             OperationQuestion::Output { id, from, follow } => {
                 self.record(operations, &id)?;
@@ -126,9 +134,9 @@ impl Answers<'_> {
                 let record = cancelled.map_err(|error| OperationProblem::from(&error))?;
                 tracing::info!(
                     target: "underpass::audit", user = self.identity.user(), %id, operation = record.operation,
-                    "an operation is cancelled"
+                    "a caller has an operation end"
                 );
-                Ok(Answer::Records(vec![record]))
+                Ok(Answer::Record(Box::new(record)))
             }
         }
     }
@@ -140,6 +148,13 @@ impl Answers<'_> {
     ) -> Result<Answer, OperationProblem> {
         let (user, groups) = (self.identity.user(), self.identity.groups());
         let policy = self.policies.current();
+        // The policy may have lost the operation since: its run is found all the same.
+        if let Some(follower) = operations.attach(request, &self.caller()) {
+            return match self.denied(&policy, &follower.record()) {
+                Some(denied) => Err(denied),
+                None => Ok(Answer::Story(Box::new(follower))),
+            };
+        }
         let decided = policy
             .targets
             .decide_operation(&request.operation, user, groups);
@@ -168,25 +183,33 @@ impl Answers<'_> {
         let record = operations.read(id);
         let record = record.map_err(|error| OperationProblem::from(&error))?;
         match self.denied(&self.policies.current(), &record) {
-            Some(denied) => Err(problem(&denied)),
+            Some(denied) => Err(denied),
             None => Ok(record),
         }
     }
 
-    fn sees(&self, record: &OperationRecord) -> bool {
-        self.denied(&self.policies.current(), record).is_none()
-    }
-
-    /// An operation that the policy has for others keeps its records from this caller. Those of one that the policy has no more are
-    /// for every caller that the server lets in.
-    fn denied(&self, policy: &InForce, record: &OperationRecord) -> Option<Denied> {
+    /// An operation that the policy has for others keeps its records from this caller. Nothing tells for whom one was that the policy
+    /// has no more: its records are for the user of the run alone, and damaged ones for nobody.
+    fn denied(&self, policy: &InForce, record: &OperationRecord) -> Option<OperationProblem> {
         let (user, groups) = (self.identity.user(), self.identity.groups());
         let decided = policy
             .targets
             .decide_operation(&record.operation, user, groups);
-        decided
-            .err()
-            .filter(|denied| matches!(denied, Denied::Caller(_)))
+        match decided.err()? {
+            denied @ Denied::Caller(_) => Some(problem(&denied)),
+            Denied::NoOperation(_) if !self.is_of(record) => Some(OperationProblem {
+                reason: OperationRefusal::Forbidden,
+                detail: "the policy does not have the operation of this record: it is for the user of the run alone"
+                    .to_owned(),
+                parameter: None,
+            }),
+            _ => None,
+        }
+    }
+
+    fn is_of(&self, record: &OperationRecord) -> bool {
+        let own = (self.identity.user(), self.identity.uid());
+        own == (record.user.as_str(), record.uid.as_deref())
     }
 
     fn caller(&self) -> Caller {

@@ -21,7 +21,9 @@ pub(super) enum Refusal {
     Impersonation(NeverImpersonated),
     #[error("{0}")]
     Policy(Denied),
-    #[error("the agent keeps no records of operations, and runs none: it needs --state-dir")]
+    #[error(
+        "the agent keeps no records of operations, and runs none: it needs --state-dir, and a folder there that it can use"
+    )]
     NoRecords,
     #[error("{0} belongs to the agent itself, and no policy allows it")]
     Own(String),

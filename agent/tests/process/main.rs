@@ -9,6 +9,7 @@
 
 mod harness;
 mod kubeconfig;
+mod operations;
 mod policy;
 mod server;
 mod services;

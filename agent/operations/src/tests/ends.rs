@@ -3,7 +3,7 @@
 use rustix::process::geteuid;
 use underpass_api::{OperationExit, OperationState};
 
-use super::world::{Story, World, alice, id, operation, script};
+use super::world::{Story, World, alice, all, id, lives, operation, script};
 use crate::{RecordError, RunError};
 
 fn numbers(line: &str) -> Vec<u32> {
@@ -60,6 +60,7 @@ async fn rule_17_a_command_has_nothing_of_the_agents() {
         "PATH",
         "PWD",
         "UNDERPASS_OPERATION_ID",
+        "UNDERPASS_OPERATION_RUN",
         "USER",
     ];
     assert_eq!(named, expected, "{text}");
@@ -75,6 +76,9 @@ async fn rule_17_a_command_runs_as_its_operations_user_with_one_group() {
             let text = world.run("1", &whoami).await.text();
             let lines: Vec<_> = text.lines().collect();
             assert_eq!(lines[..2], ["65534", "65534"], "{text}");
+            // Also where it is the agent's own user.
+            let own = script("id -u; id -G", ", user: root");
+            assert_eq!(world.run("2", &own).await.text(), "0\n0\n");
         }
         false => {
             let refused = world.ask("1", &whoami, None).await;
@@ -137,10 +141,7 @@ async fn a_process_that_is_left_behind_ends_with_its_run() {
     assert_eq!(story.record.state, OperationState::Succeeded);
     let pid = story.text().trim().to_owned();
     // Killed, and a zombie until its new parent has seen it.
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let state = status.lines().find_map(|line| line.strip_prefix("State:"));
-    let lives = state.is_some_and(|state| !state.trim().starts_with(['Z', 'X']));
-    assert!(!lives, "{status}");
+    assert!(!lives(&pid));
 }
 
 #[tokio::test]
@@ -160,9 +161,10 @@ async fn one_at_a_time_and_not_too_many() {
     let more = world.ask("more", &other, None).await;
     assert!(matches!(more, Err(RunError::Overloaded)));
     world.operations.stop().await;
-    let records = world.operations.list();
-    assert_eq!(records.len(), crate::limits::RUNNING);
-    for record in records {
+    let ids = all(&world.operations);
+    assert_eq!(ids.len(), crate::limits::RUNNING);
+    for id in ids {
+        let record = world.operations.read(&id).unwrap();
         assert_eq!(record.state, OperationState::Interrupted, "{record:?}");
     }
     let stopped = world.ask("late", &other, None).await;

@@ -1,5 +1,7 @@
 //! Runs with real processes.
 
+mod damage;
 mod ends;
+mod exclusive;
 mod once;
 mod world;

@@ -5,8 +5,8 @@ use std::process::Stdio;
 
 use underpass_api::{OperationExit, OperationState, OutputStream};
 
-use super::world::{Story, World, alice, id, operation, script};
-use crate::process::MARK;
+use super::world::{Story, World, alice, all, id, make_running, operation, request, script};
+use crate::remains::MARK;
 use crate::{Caller, OpenError, Operations, RecordError, Retention, RunError};
 
 #[tokio::test]
@@ -58,12 +58,7 @@ async fn the_same_id_is_the_same_run() {
         user: "bob".to_owned(),
         uid: None,
     };
-    let request = underpass_api::OperationRequest {
-        id: id("1"),
-        operation: "a".to_owned(),
-        arguments: [("x".to_owned(), x.to_owned())].into(),
-        detach: false,
-    };
+    let request = request("1", Some(x));
     assert!(conflict(
         world.operations.run(&request, &once, &other).await
     ));
@@ -83,44 +78,31 @@ async fn a_run_whose_agent_died_is_interrupted_and_its_processes_are_killed() {
     let world = World::new();
     let once = script("echo hello", "");
     world.run("1", &once).await;
-    let state = world.path("state");
-    world.operations.stop().await;
-    drop(world.operations);
-    // As it was in the midst of the run: the record says so, a piece of output is half there, and a process is left.
-    let path = state.join("1.json");
-    let record = fs::read_to_string(&path).unwrap();
-    let mut record: serde_json::Value = serde_json::from_str(&record).unwrap();
-    record["state"] = "running".into();
-    for later in ["ended", "exit", "output"] {
-        record.as_object_mut().unwrap().remove(later);
-    }
-    fs::write(&path, record.to_string()).unwrap();
-    let mut output = fs::read(state.join("1.output")).unwrap();
-    output.extend([0, 0, 0, 0, 9, b'x']);
-    fs::write(state.join("1.output"), output).unwrap();
+    let mark = |run: &str| format!("{}.{run}", world.operations.0.store.name());
+    let marks = [mark("1"), mark("11"), "f.f.1".to_owned()];
+    let (_folder, state) = world.stop().await;
+    // As it was in the midst of the run: the record says so, and a process is left.
+    make_running(&state.join("1.json"));
     fs::write(state.join("2.output"), "left over").unwrap();
-    let sleep = |mark: &str| {
+    let sleep = |mark: &String| {
         let mut sleep = std::process::Command::new("sleep");
         sleep.arg("1000").env(MARK, mark).stdin(Stdio::null());
         sleep.spawn().unwrap()
     };
-    let (mut left, mut other) = (sleep("1"), sleep("11"));
+    let [mut left, mut other, mut anothers] = marks.each_ref().map(sleep);
 
     let operations = Operations::open(&state, Retention::default()).unwrap();
     assert!(!left.wait().unwrap().success(), "killed");
-    assert_eq!(other.try_wait().unwrap(), None, "another's");
-    other.kill().unwrap();
-    other.wait().unwrap();
+    for another in [&mut other, &mut anothers] {
+        assert_eq!(another.try_wait().unwrap(), None, "another's");
+        another.kill().unwrap();
+        another.wait().unwrap();
+    }
     assert!(!state.join("2.output").exists());
     let record = operations.read(&id("1")).unwrap();
     assert_eq!(record.state, OperationState::Interrupted);
     assert_eq!(record.output.kept, 6);
-    let request = underpass_api::OperationRequest {
-        id: id("1"),
-        operation: "a".to_owned(),
-        arguments: Default::default(),
-        detach: false,
-    };
+    let request = request("1", None);
     let again = operations.run(&request, &once, &alice()).await.unwrap();
     assert!(!again.is_new);
     let story = Story::of(again.follower).await;
@@ -140,12 +122,7 @@ async fn a_record_that_cannot_be_read_is_not_run_again() {
     let operations = Operations::open(&state, Retention::default()).unwrap();
     let record = operations.read(&id("1")).unwrap();
     assert_eq!(record.state, OperationState::Interrupted);
-    let request = underpass_api::OperationRequest {
-        id: id("1"),
-        operation: "a".to_owned(),
-        arguments: Default::default(),
-        detach: false,
-    };
+    let request = request("1", None);
     let again = operations.run(&request, &once, &alice()).await;
     assert!(matches!(again, Err(RunError::Conflict(_))));
 }
@@ -169,8 +146,7 @@ async fn rule_19_old_records_go() {
     }
     // The task that ended the last one removes.
     world.operations.stop().await;
-    let kept: Vec<_> = world.operations.list().into_iter().map(|r| r.id).collect();
-    assert_eq!(kept, [id("3"), id("2")]);
+    assert_eq!(all(&world.operations), [id("3"), id("2")]);
     assert!(!world.path("state/1.json").exists() && !world.path("state/1.output").exists());
     let gone = world.operations.read(&id("1"));
     assert!(matches!(gone, Err(RecordError::NotFound(_))));
@@ -195,7 +171,7 @@ async fn without_room_for_a_record_nothing_is_run() {
     assert!(!x.exists() && !y.exists());
     // The id is free again.
     for world in [full, broken] {
-        assert!(world.operations.list().is_empty());
+        assert!(all(&world.operations).is_empty());
     }
 }
 
@@ -217,5 +193,5 @@ async fn a_node_that_cannot_run_an_operation_says_why() {
     }
     let wrong = world.ask("1", &script("true", ""), Some("\n")).await;
     assert!(matches!(wrong, Err(RunError::Arguments(error)) if error.parameter() == "x"));
-    assert!(world.operations.list().is_empty());
+    assert!(all(&world.operations).is_empty());
 }

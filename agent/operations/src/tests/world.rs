@@ -1,9 +1,10 @@
 //! A node's records, in a folder of their own.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use serde_json::Value;
 use tempfile::TempDir;
 use underpass_agent_policy::{Operation, Policy};
 use underpass_api::{OperationEvent, OperationId, OperationRecord, OperationRequest, OutputStream};
@@ -44,6 +45,47 @@ pub(super) fn operation(fields: &str) -> Arc<Operation> {
     Arc::clone(&policy.operations()[0])
 }
 
+/// For the operation `a`.
+pub(super) fn request(run: &str, x: Option<&str>) -> OperationRequest {
+    let x = x.map(|x| ("x".to_owned(), x.to_owned()));
+    OperationRequest {
+        id: id(run),
+        operation: "a".to_owned(),
+        arguments: BTreeMap::from_iter(x),
+        detach: false,
+    }
+}
+
+/// Every id, the newest first.
+pub(super) fn all(operations: &Operations) -> Vec<OperationId> {
+    operations.newest(usize::MAX, |_| true)
+}
+
+/// Changes a record's file.
+pub(super) fn edit(record: &Path, change: impl FnOnce(&mut serde_json::Map<String, Value>)) {
+    let text = std::fs::read_to_string(record).unwrap();
+    let mut value: Value = serde_json::from_str(&text).unwrap();
+    change(value.as_object_mut().unwrap());
+    std::fs::write(record, value.to_string()).unwrap();
+}
+
+/// Has the record of a run as it was in its midst.
+pub(super) fn make_running(record: &Path) {
+    edit(record, |fields| {
+        for later in ["ended", "exit", "output", "sequence", "on_disk"] {
+            fields.remove(later);
+        }
+        fields.insert("state".to_owned(), "running".into());
+    });
+}
+
+/// Whether a process lives: a zombie does not.
+pub(super) fn lives(pid: &str) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let state = status.lines().find_map(|line| line.strip_prefix("State:"));
+    state.is_some_and(|state| !state.trim().starts_with(['Z', 'X']))
+}
+
 impl World {
     pub(super) fn new() -> Self {
         Self::keeping(Retention::default())
@@ -59,19 +101,20 @@ impl World {
         self.folder.path().join(name)
     }
 
+    /// Stops the agent, and gives the folder of its records.
+    pub(super) async fn stop(self) -> (TempDir, PathBuf) {
+        let state = self.path("state");
+        self.operations.stop().await;
+        (self.folder, state)
+    }
+
     pub(super) async fn ask(
         &self,
         run: &str,
         operation: &Arc<Operation>,
         x: Option<&str>,
     ) -> Result<Asking, RunError> {
-        let x = x.map(|x| ("x".to_owned(), x.to_owned()));
-        let request = OperationRequest {
-            id: id(run),
-            operation: operation.name().to_string(),
-            arguments: BTreeMap::from_iter(x),
-            detach: false,
-        };
+        let request = request(run, x);
         self.operations.run(&request, operation, &alice()).await
     }
 

@@ -134,7 +134,7 @@ async fn rule_17_an_operation_is_asked_of_the_policy() {
             "{question}"
         );
     }
-    assert!(node.operations.list().is_empty());
+    assert!(node.operations.newest(1, |_| true).is_empty());
     let endless = "x".repeat(crate::limits::QUESTION_BYTES + 1);
     assert_eq!(refusal(&node.world, "alice", &endless).await, Malformed);
     for user in ["mallory", "system:admin"] {
@@ -146,6 +146,39 @@ async fn rule_17_an_operation_is_asked_of_the_policy() {
     let (code, reason) = world.refused("operation").await;
     assert_eq!(code, ResetCode::UnknownTarget);
     assert!(reason.contains("--state-dir"), "{reason}");
+}
+
+#[tokio::test]
+async fn rule_17_a_record_whose_operation_is_gone_is_for_the_user_of_the_run() {
+    let node = Node::new().await;
+    let run = r#"{"run":{"id":"1","operation":"waits","detach":true}}"#;
+    let mut answer = ask(&node.world, "alice", run).await;
+    next(&mut answer).await.unwrap();
+    let without = HELLO.replace("waits", "renamed");
+    let policy = Policy::from_yaml(&without).unwrap();
+    node.world.policies.enforce(policy);
+    for question in [
+        r#"{"read":{"id":"1"}}"#,
+        r#"{"output":{"id":"1"}}"#,
+        r#"{"cancel":{"id":"1"}}"#,
+    ] {
+        let reason = refusal(&node.world, "bob", question).await;
+        assert_eq!(reason, OperationRefusal::Forbidden, "{question}");
+    }
+    let list = r#"{"list":{}}"#;
+    assert_eq!(next(&mut ask(&node.world, "bob", list).await).await, None);
+    // A caller who asks again hears of the run, and not that there is no such operation.
+    for question in [run, list, r#"{"cancel":{"id":"1"}}"#] {
+        let mut answer = ask(&node.world, "alice", question).await;
+        match next(&mut answer).await {
+            Some(OperationEvent::Record(record)) => assert_eq!(record.operation, "waits"),
+            other => panic!("{question}: {other:?}"),
+        }
+    }
+    let other = run.replace(r#""1""#, r#""2""#);
+    let unknown = refusal(&node.world, "alice", &other).await;
+    assert_eq!(unknown, OperationRefusal::UnknownOperation);
+    node.operations.stop().await;
 }
 
 #[tokio::test]
