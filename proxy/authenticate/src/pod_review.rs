@@ -91,6 +91,11 @@ impl PodReviewer {
         }
     }
 
+    /// The ServiceAccount that the token says it is for. Nothing of it is proved: another one is a reason not to ask.
+    pub fn account(token: &str) -> Option<Account> {
+        Account::of_user(jwt::peek(token)?.subject()?)
+    }
+
     /// Has `cluster` review the token. The caller bounds it in time.
     ///
     /// # Errors
@@ -266,6 +271,18 @@ mod tests {
         }
         let ours = token(json!({"iss": "k", "aud": ["x", "https://u"]}));
         assert!(PodReviewer::is_for(&ours) && !PodReviewer::is_for("upj_x"));
+        assert_eq!(PodReviewer::account(&ours), None);
+        for (sub, account) in [
+            (
+                json!("system:serviceaccount:agents:node"),
+                Some("agents/node"),
+            ),
+            (json!("alice"), None),
+            (json!(7), None),
+        ] {
+            let said = PodReviewer::account(&token(json!({"iss": "k", "sub": sub})));
+            assert_eq!(said.map(|said| said.to_string()).as_deref(), account);
+        }
         // There is no agent to ask.
         let error = ask(&ours).await;
         assert!(matches!(error, PodReviewError::NoAgent(_)));

@@ -64,10 +64,11 @@ pub(super) fn assemble(
         })
     };
     let clusters = through(tunnel.clone());
+    // A node's administrator vouches for nobody: what a user may do elsewhere, or once the cluster's agent is back, can rest on it.
+    let vouching = through(tunnel.without_nodes());
     let surroundings = Surroundings {
         directory: Arc::clone(&directory),
-        // A node's administrator vouches for nobody: what a user may do elsewhere can rest on it.
-        clusters: through(tunnel.without_nodes()),
+        clusters: Arc::clone(&vouching),
         proxy: config.proxy.clone(),
         own: config.authenticators.clone(),
         fingerprints,
@@ -108,7 +109,7 @@ pub(super) fn assemble(
     let front = Arc::new(Front::new(FrontConfig {
         authenticator: authentication.chain(),
         authorizer: directory,
-        impersonation: Arc::new(AccessReviews::new(Arc::clone(&clusters))),
+        impersonation: Arc::new(AccessReviews::new(vouching)),
         clusters,
         domains: config.domains()?,
         fallback: Arc::new(http),
