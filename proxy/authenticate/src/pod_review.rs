@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use serde::Deserialize;
 use underpass_core::service_account::{Account, is_subdomain};
-use underpass_core::{ClusterName, Clusters};
+use underpass_core::{ClusterName, Clusters, Through, Via};
 use underpass_http::review::ReviewError;
 
 use super::jwt;
@@ -38,6 +38,8 @@ pub struct ReviewedPod {
     pub uid: String,
     /// The node that it runs on, where the cluster says so.
     pub node: Option<String>,
+    /// The agent that has passed on the cluster's word, where it was one.
+    pub vouched_by: Option<Through>,
 }
 
 /// Why a token names no pod.
@@ -118,9 +120,13 @@ impl PodReviewer {
             },
         };
         let reviewer = reviewer(Arc::clone(&self.clusters));
-        let asked = reviewer.ask::<Answer>(cluster, &question).await;
-        let status = asked.map_err(unreviewed)?.status;
-        self.pod(status)
+        let via = Via::default();
+        let asked = reviewer.ask_via::<Answer>(cluster, &question, via.clone());
+        let status = asked.await.map_err(unreviewed)?.status;
+        Ok(ReviewedPod {
+            vouched_by: via.through().cloned(),
+            ..self.pod(status)?
+        })
     }
 
     fn pod(&self, status: Status) -> Result<ReviewedPod, PodReviewError> {
@@ -142,7 +148,12 @@ impl PodReviewer {
         };
         let uid = only(POD_UID).filter(is_uid).ok_or(PodReviewError::NoPod)?;
         let node = only(NODE_NAME).filter(|node| is_subdomain(node));
-        Ok(ReviewedPod { account, uid, node })
+        Ok(ReviewedPod {
+            account,
+            uid,
+            node,
+            vouched_by: None,
+        })
     }
 }
 

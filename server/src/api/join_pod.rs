@@ -108,7 +108,9 @@ pub(super) async fn join(
                 state.guesses.count(client);
             }
             let name = pod.account.to_string();
-            let refused = Did::to(KIND, &name).subject(of_cluster);
+            let refused = Did::to(KIND, &name)
+                .subject(of_cluster)
+                .vouched_by(pod.vouched_by.as_ref());
             Ok(refused.refused(&problem).with(problem.into_response()))
         }
     }
@@ -230,6 +232,7 @@ fn answer(cluster: &ClusterName, pod: &ReviewedPod, joined: PodJoined) -> Respon
     let did = Did::to("agent", &joined.agent)
         .subject(format!("cluster:{cluster}"))
         .grant(grant)
+        .vouched_by(pod.vouched_by.as_ref())
         .by(&format!("underpass:{KIND}:{cluster}:{}", pod.account));
     let status = match joined.is_new {
         true => StatusCode::CREATED,

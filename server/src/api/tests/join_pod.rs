@@ -25,6 +25,10 @@ impl Clusters for Reviewing {
         if cluster.as_str() != "prod" {
             return Err(ConnectError::NoAgent);
         }
+        open.via.set(Through {
+            role: underpass_core::AgentRole::Cluster,
+            agent: "reviewer".to_owned(),
+        });
         let (here, there) = tokio::io::duplex(64 * 1024);
         tokio::spawn(review(there));
         Ok(Box::new(here))
@@ -105,7 +109,11 @@ fn key(seed: u8) -> AgentKey {
 impl World {
     /// With a cluster `prod` whose accounts `agents/node` and `agents/cluster` join, and `dev` without an agent.
     async fn with_accounts() -> Self {
-        let world = Self::new().await;
+        Self::with_accounts_and(AuditLog::default()).await
+    }
+
+    pub(super) async fn with_accounts_and(audit_log: AuditLog) -> Self {
+        let world = Self::audited(audit_log).await;
         let accounts = json!({"agents/node": "node", "agents/cluster": "cluster"});
         for name in ["prod", "dev"] {
             let new = json!({"name": name, "spec": {"joinAccounts": accounts}});
@@ -131,6 +139,11 @@ impl World {
             ..connection()
         };
         Answer::read(self.api.admit(request, &connection).await).await
+    }
+
+    /// A pod of the account `agents/node` on the node `n1` joins `prod`.
+    pub(super) async fn join_n1(&self, key: &AgentKey) -> Answer {
+        self.join_prod(&ON_N1.token(), key).await
     }
 
     async fn join_prod(&self, token: &str, key: &AgentKey) -> Answer {
