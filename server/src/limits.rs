@@ -133,8 +133,8 @@ pub(crate) const LOGIN_BODY: usize = 4 * 1024;
 /// signature, the name of a cluster and a role, twice.
 pub(crate) const JOIN_BODY: usize = 1024;
 
-/// Agents on nodes that one call asks, at the most, whether they serve the API server: what the call costs their tunnels. Of a
-/// cluster with more nodes, the next call asks others.
+/// Agents on nodes that one call may ask whether they serve the API server, since each question is a stream. The next call asks other
+/// agents of the cluster.
 pub(crate) const STAND_INS_ASKED: usize = 64;
 
 /// The same at once: where few of them serve, a call waits for a few answers one after the other, and not for 64.

@@ -79,8 +79,8 @@ impl Policy {
         }
     }
 
-    /// May an agent of this role serve the API server? Unless the file says so, one that runs on a node may not: whoever administers the
-    /// node could answer for the cluster.
+    /// May an agent of this role serve the API server? Unless the file says so, one that runs on a node may not: the administrator of
+    /// the node could answer for the cluster.
     ///
     /// # Errors
     /// It may not.

@@ -29,7 +29,7 @@ use crate::limits;
 /// The authority of the shares of agents that join, in the place of an authenticator's name.
 const AUTHORITY: &str = "join-token";
 
-/// That of tokens which register no new agent: their holders keep no agent with a good one waiting, of whichever cluster.
+/// The same for tokens without uses left: their holders delay no agent with a good token, in any cluster.
 const ENDED: &str = "ended-join-token";
 
 pub(super) fn routes() -> Router<State> {

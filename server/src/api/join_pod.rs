@@ -3,8 +3,8 @@
 //! Until then the caller is a stranger, and nothing of the body is read (security rule 23). A review is a call through the cluster's
 //! tunnel: a token for another audience, one that says an account which the cluster's entry does not name, and a network that has
 //! shown too many wrong ones cost none, and each cluster has so many. The review never goes through a node that stands in, whose
-//! administrator could say yes to any token. A stranger gets one answer whatever the reason is, which the log has: it does not tell
-//! which clusters there are.
+//! administrator could say yes to any token. A stranger gets one answer for every reason: it tells of no cluster. The log has the
+//! reason.
 
 use std::net::IpAddr;
 use std::sync::Arc;

@@ -64,7 +64,8 @@ pub(super) fn assemble(
         })
     };
     let clusters = through(tunnel.clone());
-    // A node's administrator vouches for nobody: what a user may do elsewhere, or once the cluster's agent is back, can rest on it.
+    // A node's administrator vouches for nobody: rights in other clusters, and calls once the cluster's agent is back, can rest on
+    // these answers.
     let vouching = through(tunnel.without_nodes());
     let surroundings = Surroundings {
         directory: Arc::clone(&directory),

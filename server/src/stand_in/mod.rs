@@ -24,11 +24,11 @@ use underpass_tunnel::{
 pub(crate) use self::stream::WhileAllowed;
 use crate::limits;
 
-/// What is known of agents on nodes, and of the streams that go through them.
+/// The answers of agents on nodes, and the streams that go through them.
 #[derive(Debug, Default)]
 pub(crate) struct StandIns {
     answers: Mutex<HashMap<PublicKey, Answer>>,
-    /// What ends the streams of a cluster once its nodes may not stand in any more.
+    /// Tokens that end the streams of a cluster once its nodes may not stand in any more.
     allowed: Mutex<HashMap<ClusterName, CancellationToken>>,
 }
 
@@ -206,7 +206,7 @@ impl StandIns {
         if answers.len() >= limits::STAND_IN_ANSWERS {
             answers.retain(|_, answer| answer.counts());
         }
-        // What is forgotten is asked for again.
+        // An agent whose answer is forgotten is asked again.
         if answers.len() >= limits::STAND_IN_ANSWERS {
             answers.clear();
         }

@@ -10,9 +10,6 @@ use underpass_testenv::testing::eventually;
 use underpass_testenv::{CLUSTER_NAME, Cluster, ClusterOptions, Transport};
 
 use crate::deployment::{ASSETS, Deployment, PROGRAMS};
-use crate::over_both_transports;
-
-over_both_transports!(rule_17_a_pod_joins_with_its_nodes_name);
 
 /// The answer to a token that the cluster has not reviewed.
 const NOT_REVIEWED: &str = "no pod joins with this token now";
@@ -192,7 +189,14 @@ fn token(cluster: &Cluster, account: &str, audience: &str, bound: &[&str]) -> St
     token.unwrap().trim().to_owned()
 }
 
-async fn rule_17_a_pod_joins_with_its_nodes_name(transport: Transport) {
+#[tokio::test]
+async fn rule_17_a_pod_joins_with_its_nodes_name() {
+    for transport in [Transport::Quic, Transport::WebSocket] {
+        joins_with_its_nodes_name(transport).await;
+    }
+}
+
+async fn joins_with_its_nodes_name(transport: Transport) {
     let site = Site::reviewed(transport).await;
     let token = site.pod("joins").await;
     let log = site.start("joins", &token);
@@ -220,7 +224,7 @@ async fn rule_17_a_pod_joins_with_its_nodes_name(transport: Transport) {
         )
         .unwrap();
     assert_eq!(site.connected(1).await[0][0], agent[0]);
-    // Whoever has stolen the token registers no key of their own.
+    // A thief of the token registers no key of their own.
     let stolen = site.start("thief", &token);
     site.log_says(&stolen, &["ERROR", "pod-has-key", &agent[0]])
         .await;

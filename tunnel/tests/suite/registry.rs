@@ -141,7 +141,7 @@ fn two_processes_of_one_agent_share_the_load_and_either_may_go() {
         for _ in 0..40 {
             held.push(dialer.dial().await.unwrap());
         }
-        // Streams that stay: whoever has fewer has the next one.
+        // Streams that stay: the session with fewer of them has the next one.
         assert_eq!((first.open_streams(), second.open_streams()), (20, 20));
         // And streams that end at once: neither has all of them (once in 2^63 runs).
         drop(held);
@@ -196,7 +196,7 @@ async fn one_of_two_that_refuses_does_not_get_every_stream() {
     };
     let count = refused(100).await;
     assert!((1..50).contains(&count), "{count}");
-    // What it refuses is this target, and for a moment.
+    // It has refused this target, and counts as refusing for a moment.
     assert!(refusing.has_refused("echo") && !refusing.has_refused("other"));
     let other = registry.pick_for("edge-1", "other").unwrap();
     assert!(other.is_same(&refusing));

@@ -371,7 +371,7 @@ async fn keys_of_pods_that_are_gone_make_room() {
     world.operate(Method::PATCH, PROD, change).await.expect(507);
 }
 
-/// Which clusters there are, and which of them has an agent, is nothing for strangers.
+/// A stranger learns neither a cluster's name nor whether it has an agent.
 #[tokio::test]
 async fn rule_23_a_pods_worthless_token_tells_nothing_of_clusters() {
     let world = World::with_accounts().await;
