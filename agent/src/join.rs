@@ -284,9 +284,6 @@ fn advice(refusal: JoinRefusal) -> &'static str {
         JoinRefusal::WrongAudience => {
             "give the projected token the server's URL as its audience, as `underpass cluster join-account add` prints it"
         }
-        JoinRefusal::TokenRejected => {
-            "see whether --cluster names this cluster, and whether the token is a projected one of this pod"
-        }
         JoinRefusal::AccountNotNamed => {
             "let the account's pods join: `underpass cluster join-account add CLUSTER NAMESPACE/ACCOUNT --role ROLE`"
         }

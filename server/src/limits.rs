@@ -140,14 +140,25 @@ pub(crate) const STAND_INS_ASKED: usize = 64;
 /// The same at once: where few of them serve, a call waits for a few answers one after the other, and not for 64.
 pub(crate) const STAND_INS_ASKED_AT_ONCE: usize = 8;
 
+/// How long a call looks for such an agent. An answer is due within three seconds, and a little more lets the server find out, and
+/// remember, that there is none.
+pub(crate) const STAND_IN_SEARCH: Duration = Duration::from_millis(3500);
+
 /// How long it counts that an agent on a node serves the API server, and is asked before others.
 pub(crate) const STAND_IN_SERVES: Duration = Duration::from_secs(5 * 60);
 
-/// How long it counts that one declines: its policy may change, and clients that try again must not ask it each time.
+/// How long it counts that one declines, or has not answered: its policy may change, and clients that try again must not ask it each time.
 pub(crate) const STAND_IN_DECLINES: Duration = Duration::from_secs(10);
 
 /// Answers of agents on nodes that are remembered, of some fifty bytes each.
 pub(crate) const STAND_IN_ANSWERS: usize = 10_000;
+
+/// Sessions of one key of an agent on a node: the one in use, one that takes its place, and as many during a rollout. A node
+/// that is captured takes no others' with its key.
+pub(crate) const SESSIONS_OF_NODE: usize = 4;
+
+/// Sessions of all agents on nodes of a cluster: each of them that the directory takes has one.
+pub(crate) const SESSIONS_OF_NODES: usize = underpass_core::limits::AGENTS_PER_CLUSTER;
 
 /// Agents in the answer about a cluster that serve it: a few, and their number is told beside them.
 pub(crate) const SERVING_SHOWN: usize = 8;
@@ -155,7 +166,8 @@ pub(crate) const SERVING_SHOWN: usize = 8;
 /// Reviews of pods' tokens that a cluster is asked for at once, by strangers until it answers: each is a call through its tunnel.
 pub(crate) const JOIN_REVIEWS: u32 = 100;
 
-/// One more after each: a DaemonSet of a thousand nodes has joined after two minutes.
+/// One more after each, ten times as often as an account's new agents have a turn among the changes
+/// ([`CHANGE_PER_USER_EVERY`]): a DaemonSet of a thousand nodes has joined after nine minutes, half of it at once.
 pub(crate) const JOIN_REVIEW_EVERY: Duration = Duration::from_millis(100);
 
 /// Clusters whose reviews are counted, of some hundred bytes each; only those of the directory are.

@@ -9,6 +9,7 @@ use async_trait::async_trait;
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, join_all, ready};
 use rand::RngExt;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use underpass_core::StreamClass;
 use underpass_core::{AgentRole, BoxedIo, ClusterLogShare, ClusterName, NetworkLogShare};
@@ -16,10 +17,12 @@ use underpass_core::{Clusters, ConnectError, Decline, Open, Target, Through};
 use underpass_directory::{Cluster, Directory, Snapshot};
 use underpass_tunnel::{
     AcceptError, Accepted, Admission, AgentName, Class, CloseCode, Denied, Dialer, DialerError,
-    OpenError, OpenRequest, Proven, Registry, ResetCode, Session, Stream, StreamError, chain,
+    OpenError, OpenRequest, Proven, Registry, ResetCode, Session, Share, Stream, StreamError,
+    chain,
 };
 
 use crate::api::Connected;
+use crate::limits;
 use crate::occasional::Occasional;
 use crate::stand_in::{NoStandIn, StandIn, StandIns};
 
@@ -32,6 +35,8 @@ pub(crate) struct Tunnel {
     /// other: a node's administrator is not the cluster's.
     nodes: Registry,
     stand_ins: Arc<StandIns>,
+    /// Tells calls that look for a node that an agent of the role `cluster` has a connection again, of whichever cluster.
+    attached: watch::Sender<()>,
     directory: Arc<Directory>,
     overload: Arc<Occasional>,
     refusals: Arc<NetworkLogShare>,
@@ -47,6 +52,7 @@ impl Tunnel {
             registry: Registry::new(),
             nodes: Registry::new(),
             stand_ins: Arc::default(),
+            attached: watch::Sender::default(),
             directory,
             overload: Arc::default(),
             refusals: Arc::default(),
@@ -69,6 +75,7 @@ impl Tunnel {
         let session = match accepted {
             Ok(Accepted::New(session)) => session,
             Ok(Accepted::Resumed(info)) => {
+                self.attached.send_replace(());
                 if let Some(suppressed) = line_about(&self.cluster_lines, &info.agent) {
                     tracing::info!(
                         suppressed, cluster = info.agent.as_str(), session = %info.id, transport = %info.transport,
@@ -104,6 +111,7 @@ impl Tunnel {
         match self.role(&session, &self.directory.snapshot()) {
             Some(role) => {
                 self.registry_of(role).insert(session.clone());
+                self.attached.send_replace(());
                 // Its key was looked up before the rest of the handshake. A change since then was enforced on those sessions that
                 // the registry had (rule 25).
                 self.enforce(&session, role, &self.directory.snapshot());
@@ -231,6 +239,13 @@ impl Tunnel {
         self.registry
             .pick_where(cluster.as_str(), attached)
             .is_some()
+    }
+
+    /// Waits until there is one.
+    async fn until_attached(&self, cluster: &ClusterName) {
+        let mut attached = self.attached.subscribe();
+        // `self` has the sender, so that it does not end.
+        while !self.has_attached(cluster) && attached.changed().await.is_ok() {}
     }
 
     /// A stream to the API server through an agent on a node, where one may.
@@ -379,12 +394,13 @@ impl Admission for Keys {
     }
 
     /// A cluster has many nodes, and one of them may be captured: they leave the cluster's agents sessions of their own.
-    fn share(&self, proven: &Proven, agent: &AgentName) -> String {
+    fn share(&self, proven: &Proven, agent: &AgentName) -> Share {
         let snapshot = self.0.snapshot();
         let found = snapshot.agent_with_key(&proven.key.to_string());
         match found.map(|(_, agent)| agent.role) {
-            Some(AgentRole::Node) => format!("{}/node", agent.as_str()),
-            Some(AgentRole::Cluster) | None => agent.as_str().to_owned(),
+            Some(AgentRole::Node) => Share::of(format!("{}/node", agent.as_str()))
+                .bounded(limits::SESSIONS_OF_NODE, limits::SESSIONS_OF_NODES),
+            Some(AgentRole::Cluster) | None => Share::of(agent.as_str()),
         }
     }
 }
@@ -422,9 +438,13 @@ impl Clusters for Tunnel {
         };
         // A stream waits in the session of an agent that has lost its transport, which is hardly ever back in time if it was killed.
         if !self.has_attached(cluster) {
-            match self.through_node(cluster, open, &request).await {
-                Err(ConnectError::NoAgent) => {}
-                answered => return answered,
+            let through_node = self.through_node(cluster, open, &request);
+            tokio::select! {
+                answered = through_node => match answered {
+                    Err(ConnectError::NoAgent) => {}
+                    answered => return answered,
+                },
+                () = self.until_attached(cluster) => {}
             }
         }
         let through_agent = self.through_agent(cluster, &request);
@@ -488,13 +508,14 @@ mod tests {
         admission: impl Admission,
     ) -> (Session, Result<Accepted, AcceptError>) {
         let acceptor = Acceptor::new(AcceptorConfig::default(), Arc::new(admission));
-        session_at(&acceptor, key).await
+        let (agent, accepted) = session_at(&acceptor, key).await;
+        (agent.unwrap(), accepted)
     }
 
     async fn session_at(
         acceptor: &Acceptor,
         key: AgentKey,
-    ) -> (Session, Result<Accepted, AcceptError>) {
+    ) -> (Option<Session>, Result<Accepted, AcceptError>) {
         let ca = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
         let config = ConnectorConfig::new("localhost", 1, ca.cert.pem().into_bytes(), key);
         let connector = Connector::new(config).unwrap();
@@ -503,14 +524,14 @@ mod tests {
             connector.establish(Arc::new(here)),
             acceptor.accept(Arc::new(there))
         );
-        (agent.unwrap(), accepted)
+        (agent.ok(), accepted)
     }
 
     #[tokio::test]
     async fn rule_23_agents_on_nodes_leave_the_clusters_agents_sessions() {
-        let [node, cluster] = [1, 2].map(|seed| AgentKey::from_seed([seed; 32]).unwrap());
-        let directory = directory(&node).await;
-        let public = cluster.public_key().to_string();
+        let [node, cluster] = [1, 2].map(|seed| move || AgentKey::from_seed([seed; 32]).unwrap());
+        let directory = directory(&node()).await;
+        let public = cluster().public_key().to_string();
         let put = |draft: &mut Draft| {
             let mut node = Agent::clone(&draft.get(ID).unwrap().object);
             node.role = AgentRole::Node;
@@ -529,10 +550,67 @@ mod tests {
         };
         let acceptor = Acceptor::new(config, Arc::new(Keys(directory)));
         let mut held = Vec::new();
-        for key in [node, cluster] {
-            held.push(session_at(&acceptor, key).await.1.unwrap());
+        for key in [node(), cluster()] {
+            held.push(session_at(&acceptor, key).await);
         }
-        assert_eq!(held.len(), 2);
+        // A captured node leaves the others theirs as well.
+        for _ in 1..limits::SESSIONS_OF_NODE {
+            held.push(session_at(&acceptor, node()).await);
+        }
+        assert!(held.iter().all(|(_, accepted)| accepted.is_ok()));
+        let refused = session_at(&acceptor, node()).await.1.unwrap_err();
+        assert!(
+            matches!(refused, AcceptError::NoRoom(underpass_tunnel::NoRoom::Agent(most)) if most == limits::SESSIONS_OF_NODE),
+            "{refused:?}"
+        );
+        drop(held);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn rule_23_a_node_that_never_answers_delays_no_call_beyond_the_agents_return() {
+        let [node, cluster] = [1, 2].map(|seed| move || AgentKey::from_seed([seed; 32]).unwrap());
+        let directory = directory(&node()).await;
+        let public = cluster().public_key().to_string();
+        let put = |draft: &mut Draft| {
+            let mut served = Cluster::clone(&draft.get("edge").unwrap().object);
+            served.nodes_may_stand_in = true;
+            draft.put("edge", served, Expect::Present)?;
+            let mut node = Agent::clone(&draft.get(ID).unwrap().object);
+            node.role = AgentRole::Node;
+            let edge = node.cluster.clone();
+            draft.put(ID, node, Expect::Present)?;
+            let agent = Agent::new(draft.now(), edge, public.clone());
+            draft.put("other", agent, Expect::Absent)
+        };
+        directory.change(put).await.unwrap();
+        let tunnel = Tunnel::new(Arc::clone(&directory));
+        let here = IpAddr::from([127, 0, 0, 1]);
+        // They accept nothing, and are there.
+        let mut silent = Vec::new();
+        for _ in 0..limits::SESSIONS_OF_NODE {
+            let (session, accepted) = session(node(), Keys(Arc::clone(&directory))).await;
+            tunnel.serve(accepted, here);
+            silent.push(session);
+        }
+        let edge = ClusterName::new("edge").unwrap();
+        let open = to("kube-api");
+        let begun = tokio::time::Instant::now();
+        // Alone, they cost one search, and the next call none.
+        let refused = tunnel.connect(&edge, &open).await;
+        assert!(matches!(refused, Err(ConnectError::NoAgent)));
+        assert!(begun.elapsed() <= limits::STAND_IN_SEARCH + Duration::from_millis(100));
+        let refused = tokio::time::timeout(Duration::from_secs(1), tunnel.connect(&edge, &open));
+        assert!(matches!(refused.await.unwrap(), Err(ConnectError::NoAgent)));
+        tokio::time::advance(limits::STAND_IN_DECLINES).await;
+        let mut connecting = std::pin::pin!(tunnel.connect(&edge, &open));
+        let half = Duration::from_millis(500);
+        let early = tokio::time::timeout(half, &mut connecting).await;
+        assert!(early.is_err(), "a node is asked");
+        let (_agent, accepted) = session(cluster(), Keys(directory)).await;
+        tunnel.serve(accepted, here);
+        let connected = tokio::time::timeout(Duration::from_secs(1), connecting).await;
+        assert!(connected.expect("it goes through the agent").is_ok());
+        assert_eq!(open.via.through().unwrap().agent, "other");
     }
 
     #[tokio::test]

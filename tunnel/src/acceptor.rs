@@ -20,7 +20,7 @@ use underpass_proto::handshake::HandshakeError;
 use underpass_proto::session::{LinkId, LinkRefused, LinkRole};
 use underpass_proto::settings::{KeepaliveInterval, ResumeWindow, StreamLimit};
 
-pub use self::admission::{Admission, Denied};
+pub use self::admission::{Admission, Denied, Share};
 use self::handshake::{Admitted, Failed, Within, close_words, tell};
 use crate::control::{ControlError, HandshakeStream};
 use crate::handshake_limiter::{Bounds, Closed, HandshakeLimiter, HandshakePermit};

@@ -109,7 +109,7 @@ impl Dialer {
             Peer::Agent { registry, agent } => (registry, agent),
         };
         // It is not picked again then, and nothing was asked of the peer yet.
-        while let Some(session) = registry.pick(agent) {
+        while let Some(session) = registry.pick_for(agent, &self.request.target) {
             match session.open(self.request.clone()).await {
                 Ok(stream) => return Ok((session, stream)),
                 Err(error @ OpenError::TooLarge { .. }) => return Err(error.into()),

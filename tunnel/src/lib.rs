@@ -96,7 +96,7 @@ mod telemetry;
 pub mod tls;
 pub mod transport;
 
-pub use acceptor::{AcceptError, Accepted, Acceptor, AcceptorConfig, Admission, Denied};
+pub use acceptor::{AcceptError, Accepted, Acceptor, AcceptorConfig, Admission, Denied, Share};
 pub use connector::{
     AttemptError, ConfigError, ConnectError, Connector, ConnectorConfig, DialError, LinkCount,
     NoProxy, Proxy, ProxyCaError, ProxyConfigError, ProxyEnvError, ProxyError, ProxyUrl,

@@ -17,6 +17,10 @@ pub const REFUSED_STREAM_LINES: u32 = 16;
 /// back sooner; callers of one that is not should hear so.
 pub const DETACHED_GRACE: Duration = Duration::from_secs(2);
 
+/// How long another session is picked than one whose peer has refused the target: with the next stream it would have fewest once
+/// more, and fail the next call as well. A refusal may be about one caller, so that it counts for a moment only.
+pub const REFUSED_PASSED_OVER: Duration = Duration::from_secs(5);
+
 /// Time for one transport to connect to one address, TLS and a proxy's answer included; also for a
 /// name to be resolved. With [`ADDRESSES`] started one after the other, an attempt ends within 25 s.
 pub const CONNECT_TIME: Duration = Duration::from_secs(10);

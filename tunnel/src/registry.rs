@@ -71,6 +71,12 @@ impl Registry {
         self.pick_where(agent, |_| true)
     }
 
+    /// As [`pick`](Self::pick), and one that has [not refused](Session::has_refused) the target where there is one.
+    pub fn pick_for(&self, agent: &str, target: &str) -> Option<Session> {
+        let willing = |session: &Session| !session.has_refused(target);
+        self.pick_where(agent, willing).or_else(|| self.pick(agent))
+    }
+
     /// As [`pick`](Self::pick), of those sessions that are `wanted`.
     pub fn pick_where(
         &self,

@@ -7,6 +7,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use thiserror::Error;
 use underpass_proto::key::PublicKey;
 
+use crate::acceptor::Share;
+
 /// Why there is no room for another session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[non_exhaustive]
@@ -57,8 +59,11 @@ impl SessionLimiter {
         }
     }
 
-    /// Counts a session of `key`'s owner, an agent of this name.
-    pub(crate) fn enter(&self, key: PublicKey, name: &str) -> Result<Counted, NoRoom> {
+    /// Counts a session of `key`'s owner, an agent of this share.
+    pub(crate) fn enter(&self, key: PublicKey, share: &Share) -> Result<Counted, NoRoom> {
+        let of_agent = share.of_agent.unwrap_or(self.of_agent);
+        let of_name = share.of_name.unwrap_or(self.of_name);
+        let name = share.name.as_str();
         let mut counts = self.lock();
         if counts.all >= self.of_all {
             return Err(NoRoom::All(self.of_all));
@@ -66,16 +71,16 @@ impl SessionLimiter {
         if counts
             .by_key
             .get(&key)
-            .is_some_and(|held| *held >= self.of_agent)
+            .is_some_and(|held| *held >= of_agent)
         {
-            return Err(NoRoom::Agent(self.of_agent));
+            return Err(NoRoom::Agent(of_agent));
         }
         if counts
             .by_name
             .get(name)
-            .is_some_and(|held| *held >= self.of_name)
+            .is_some_and(|held| *held >= of_name)
         {
-            return Err(NoRoom::Name(self.of_name));
+            return Err(NoRoom::Name(of_name));
         }
         let name = Arc::<str>::from(name);
         *counts.by_key.entry(key).or_default() += 1;
@@ -126,24 +131,30 @@ mod tests {
     fn an_agent_takes_no_more_than_its_share() {
         let session_limiter = SessionLimiter::new(2, 10, 10);
         let (one, other) = (key(1), key(2));
-        let first = session_limiter.enter(one, "one").unwrap();
-        let _second = session_limiter.enter(one, "one").unwrap();
+        let first = session_limiter.enter(one, &Share::of("one")).unwrap();
+        let _second = session_limiter.enter(one, &Share::of("one")).unwrap();
         assert_eq!(
-            session_limiter.enter(one, "one").unwrap_err(),
+            session_limiter.enter(one, &Share::of("one")).unwrap_err(),
             NoRoom::Agent(2)
         );
-        let _another = session_limiter.enter(other, "other").unwrap();
+        let _another = session_limiter.enter(other, &Share::of("other")).unwrap();
         drop(first);
-        assert!(session_limiter.enter(one, "one").is_ok(), "one has gone");
+        assert!(
+            session_limiter.enter(one, &Share::of("one")).is_ok(),
+            "one has gone"
+        );
     }
 
     #[test]
     fn all_together_take_no_more_than_there_is() {
         let session_limiter = SessionLimiter::new(5, 5, 2);
         let (one, other) = (key(1), key(2));
-        let sessions = [one, other].map(|key| session_limiter.enter(key, "edge").unwrap());
+        let sessions =
+            [one, other].map(|key| session_limiter.enter(key, &Share::of("edge")).unwrap());
         assert_eq!(
-            session_limiter.enter(other, "other").unwrap_err(),
+            session_limiter
+                .enter(other, &Share::of("other"))
+                .unwrap_err(),
             NoRoom::All(2)
         );
         drop(sessions);
@@ -161,11 +172,23 @@ mod tests {
     #[test]
     fn rule_23_ever_new_keys_of_one_cluster_do_not_take_all_sessions() {
         let session_limiter = SessionLimiter::new(2, 3, 10);
-        let enter = |seed: u8, name: &str| session_limiter.enter(key(seed), name);
+        let enter = |seed: u8, name: &str| session_limiter.enter(key(seed), &Share::of(name));
         let held = [1, 2, 3].map(|key| enter(key, "edge").unwrap());
         assert_eq!(enter(4, "edge").unwrap_err(), NoRoom::Name(3));
         let _other = enter(4, "far").unwrap();
         drop(held);
         assert!(enter(4, "edge").is_ok(), "they have gone");
+    }
+
+    #[test]
+    fn a_share_has_bounds_of_its_own() {
+        let session_limiter = SessionLimiter::new(2, 3, 10);
+        let nodes = Share::of("edge/node").bounded(1, 5);
+        let enter = |seed: u8| session_limiter.enter(key(seed), &nodes);
+        let held = [1, 2, 3, 4].map(|seed| enter(seed).unwrap());
+        assert_eq!(enter(4).unwrap_err(), NoRoom::Agent(1));
+        let last = enter(5).unwrap();
+        assert_eq!(enter(6).unwrap_err(), NoRoom::Name(5));
+        drop((held, last));
     }
 }

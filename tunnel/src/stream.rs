@@ -77,6 +77,7 @@ enum AnswerState {
 }
 
 struct Awaited {
+    target: String,
     reader: FrameReader,
     deadline: Pin<Box<Sleep>>,
 }
@@ -143,8 +144,14 @@ impl From<StreamError> for io::Error {
 
 impl Stream {
     /// A stream that this side opened: the peer's answer comes first, until `deadline`.
-    pub(crate) fn opened(shared: Arc<Shared>, io: Arc<StreamIo>, deadline: Instant) -> Self {
+    pub(crate) fn opened(
+        shared: Arc<Shared>,
+        io: Arc<StreamIo>,
+        target: String,
+        deadline: Instant,
+    ) -> Self {
         let awaited = Awaited {
+            target,
             reader: FrameReader::new(limits::CONTROL_FRAME),
             deadline: Box::pin(tokio::time::sleep_until(deadline)),
         };
@@ -319,6 +326,12 @@ impl ReadHalf {
             AnswerState::Awaited(_) => {}
         }
         let result = ready!(self.poll_receive_answer(cx));
+        if let (AnswerState::Awaited(awaited), Err(StreamError::Refused { .. })) =
+            (&mut self.answer, &result)
+        {
+            let target = std::mem::take(&mut awaited.target);
+            self.hold.shared.note_refusal(target);
+        }
         self.answer = match &result {
             Ok(()) => AnswerState::Accepted,
             Err(error) => AnswerState::Failed(error.clone()),

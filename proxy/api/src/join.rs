@@ -134,8 +134,6 @@ pub enum JoinRefusal {
     KeyKnown,
     /// The token is for another audience than this server.
     WrongAudience,
-    /// The cluster does not accept the ServiceAccount's token.
-    TokenRejected,
     /// The cluster lets no pod of this ServiceAccount join.
     AccountNotNamed,
     /// The token is not bound to a pod.
@@ -144,7 +142,7 @@ pub enum JoinRefusal {
     NoNodeName,
     /// The pod has joined with another key.
     PodHasKey,
-    /// The cluster cannot be asked about the token now.
+    /// The cluster has not said whose token it is, for whatever reason.
     CannotReview,
     /// The node has another agent.
     NodeTaken,
@@ -152,7 +150,7 @@ pub enum JoinRefusal {
 
 impl JoinRefusal {
     /// Every one.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 15] = [
         Self::UnknownToken,
         Self::Expired,
         Self::UsedUp,
@@ -162,7 +160,6 @@ impl JoinRefusal {
         Self::KeyOfAnotherCluster,
         Self::KeyKnown,
         Self::WrongAudience,
-        Self::TokenRejected,
         Self::AccountNotNamed,
         Self::NoPod,
         Self::NoNodeName,
@@ -183,7 +180,6 @@ impl JoinRefusal {
             Self::KeyOfAnotherCluster => "key-of-another-cluster",
             Self::KeyKnown => "key-known",
             Self::WrongAudience => "wrong-audience",
-            Self::TokenRejected => "token-rejected",
             Self::AccountNotNamed => "account-not-named",
             Self::NoPod => "no-pod",
             Self::NoNodeName => "no-node-name",

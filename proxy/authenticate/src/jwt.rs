@@ -6,7 +6,7 @@ use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD as BASE64URL};
 use serde::{Deserialize, de::IgnoredAny};
 use serde_json::Value;
 
-/// A token's unverified issuer and audience: enough to choose the authenticator that checks it.
+/// A token's unverified claims: enough to choose the authenticator that checks it.
 #[derive(Debug, Deserialize)]
 pub(crate) struct Peeked {
     #[serde(rename = "iss")]
@@ -15,9 +15,16 @@ pub(crate) struct Peeked {
     pub(crate) audiences: Audiences,
     #[serde(rename = "exp", default)]
     expires: Option<Value>,
+    #[serde(rename = "sub", default)]
+    subject: Option<Value>,
 }
 
 impl Peeked {
+    /// Whose token it says that it is.
+    pub(crate) fn subject(&self) -> Option<&str> {
+        self.subject.as_ref().and_then(Value::as_str)
+    }
+
     /// When the token says that it ends.
     pub(crate) fn expires_at(&self) -> Option<SystemTime> {
         let seconds = self.expires.as_ref().and_then(Value::as_f64)?;

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use serde::Deserialize;
 use underpass_core::service_account::Account;
-use underpass_core::{ClusterName, Clusters, NodeName};
+use underpass_core::{ClusterName, Clusters, NodeName, Through, Via};
 use underpass_http::review::ReviewError;
 
 use super::jwt;
@@ -38,6 +38,8 @@ pub struct ReviewedPod {
     pub uid: String,
     /// The node that it runs on, where the cluster says so.
     pub node: Option<NodeName>,
+    /// The agent that has passed on the cluster's word, where it was one.
+    pub vouched_by: Option<Through>,
 }
 
 /// Why a token names no pod.
@@ -91,6 +93,11 @@ impl PodReviewer {
         }
     }
 
+    /// The ServiceAccount that the token says it is for. Nothing of it is proved: another one is a reason not to ask.
+    pub fn account(token: &str) -> Option<Account> {
+        Account::of_user(jwt::peek(token)?.subject()?)
+    }
+
     /// Has `cluster` review the token. The caller bounds it in time.
     ///
     /// # Errors
@@ -113,9 +120,13 @@ impl PodReviewer {
             },
         };
         let reviewer = reviewer(Arc::clone(&self.clusters));
-        let asked = reviewer.ask::<Answer>(cluster, &question).await;
-        let status = asked.map_err(unreviewed)?.status;
-        self.pod(status)
+        let via = Via::default();
+        let asked = reviewer.ask_via::<Answer>(cluster, &question, via.clone());
+        let status = asked.await.map_err(unreviewed)?.status;
+        Ok(ReviewedPod {
+            vouched_by: via.through().cloned(),
+            ..self.pod(status)?
+        })
     }
 
     fn pod(&self, status: Status) -> Result<ReviewedPod, PodReviewError> {
@@ -137,7 +148,12 @@ impl PodReviewer {
         };
         let uid = only(POD_UID).filter(is_uid).ok_or(PodReviewError::NoPod)?;
         let node = only(NODE_NAME).and_then(|node| node.parse().ok());
-        Ok(ReviewedPod { account, uid, node })
+        Ok(ReviewedPod {
+            account,
+            uid,
+            node,
+            vouched_by: None,
+        })
     }
 }
 
@@ -269,6 +285,18 @@ mod tests {
         }
         let ours = token(json!({"iss": "k", "aud": ["x", "https://u"]}));
         assert!(PodReviewer::is_for(&ours) && !PodReviewer::is_for("upj_x"));
+        assert_eq!(PodReviewer::account(&ours), None);
+        for (sub, account) in [
+            (
+                json!("system:serviceaccount:agents:node"),
+                Some("agents/node"),
+            ),
+            (json!("alice"), None),
+            (json!(7), None),
+        ] {
+            let said = PodReviewer::account(&token(json!({"iss": "k", "sub": sub})));
+            assert_eq!(said.map(|said| said.to_string()).as_deref(), account);
+        }
         // There is no agent to ask.
         let error = ask(&ours).await;
         assert!(matches!(error, PodReviewError::NoAgent(_)));

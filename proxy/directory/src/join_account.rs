@@ -3,8 +3,11 @@
 use super::{
     draft::{Draft, Expect},
     error::ChangeError,
+    join_token::room_for_agent,
     object::{Agent, Cluster, JoinedPod},
+    snapshot::{Snapshot, Table},
 };
+use time::OffsetDateTime;
 use underpass_core::service_account::Account;
 use underpass_core::{AgentRole, ClusterName, NodeName, limits};
 
@@ -83,10 +86,120 @@ pub enum PodJoinError {
     Change(#[from] ChangeError),
 }
 
+/// The change that a pod's join makes.
+enum Outcome {
+    /// None.
+    Again(PodJoined),
+    /// The key, with the volume that it is on, has moved to this pod.
+    Moved(String, Agent),
+    /// A new agent.
+    New(Agent),
+}
+
+fn outcome(
+    snapshot: &Snapshot,
+    joining: &PodJoining<'_>,
+    now: OffsetDateTime,
+) -> Result<Outcome, PodJoinError> {
+    let role = role_of(snapshot, joining)?;
+    if role == AgentRole::Node && joining.node.is_none() {
+        return Err(PodJoinError::NoNode);
+    }
+    let pod = JoinedPod {
+        account: joining.account.clone(),
+        uid: joining.uid.to_owned(),
+    };
+    let node = joining.node.cloned();
+    let mut own = of_account(snapshot.all(), joining);
+    let has_key =
+        own.find(|(_, agent)| agent.pod.as_ref() == Some(&pod) && agent.key != joining.key);
+    if let Some((agent, _)) = has_key {
+        let agent = agent.clone();
+        return Err(PodJoinError::PodHasKey { agent });
+    }
+    let Some((agent, known)) = snapshot.agent_with_key(joining.key) else {
+        return Ok(Outcome::New(Agent {
+            role,
+            pod: Some(pod),
+            node,
+            ..Agent::new(now, joining.cluster.clone(), joining.key.to_owned())
+        }));
+    };
+    let agent = agent.to_owned();
+    if known.cluster != *joining.cluster {
+        return Err(PodJoinError::KeyOfAnotherCluster);
+    }
+    let same_account = known.pod.as_ref().map(|pod| &pod.account) == Some(joining.account);
+    if !same_account || known.role != role {
+        return Err(PodJoinError::KeyKnown { agent });
+    }
+    if known.pod.as_ref() == Some(&pod) && known.node == node {
+        return Ok(Outcome::Again(PodJoined::of(agent, role, false)));
+    }
+    let moved = Agent {
+        pod: Some(pod),
+        node,
+        ..known.clone()
+    };
+    Ok(Outcome::Moved(agent, moved))
+}
+
+fn role_of(snapshot: &Snapshot, joining: &PodJoining<'_>) -> Result<AgentRole, PodJoinError> {
+    let cluster = snapshot.get::<Cluster>(joining.cluster.as_str());
+    let given = cluster.and_then(|cluster| cluster.object.join_accounts.get(joining.account));
+    let given = *given.ok_or_else(|| PodJoinError::NotNamed {
+        account: joining.account.clone(),
+        cluster: joining.cluster.clone(),
+    })?;
+    match joining.role.filter(|wanted| *wanted != given) {
+        Some(wanted) => Err(PodJoinError::OtherRole { given, wanted }),
+        None => Ok(given),
+    }
+}
+
+fn of_account<'a>(
+    agents: &'a Table<Agent>,
+    joining: &'a PodJoining<'_>,
+) -> impl Iterator<Item = (&'a String, &'a Agent)> {
+    agents.iter().filter_map(move |(id, entry)| {
+        let agent = &*entry.object;
+        let account = agent.pod.as_ref().map(|pod| &pod.account);
+        (agent.cluster == *joining.cluster && account == Some(joining.account))
+            .then_some((id, agent))
+    })
+}
+
+impl PodJoined {
+    fn of(agent: String, role: AgentRole, is_new: bool) -> Self {
+        Self {
+            agent,
+            role,
+            is_new,
+        }
+    }
+}
+
+impl Snapshot {
+    /// The agent that this join would give again, without a change; `None` where it would make one. So a join that comes to nothing
+    /// is answered without a turn among the changes.
+    ///
+    /// # Errors
+    /// As [`Draft::register_pod`].
+    pub fn pod_joined_before(
+        &self,
+        joining: &PodJoining<'_>,
+    ) -> Result<Option<PodJoined>, PodJoinError> {
+        match outcome(self, joining, OffsetDateTime::now_utc())? {
+            Outcome::Again(joined) => Ok(Some(joined)),
+            Outcome::Moved(..) | Outcome::New(_) => Ok(None),
+        }
+    }
+}
+
 impl Draft {
     /// Registers a pod's key. A pod has one key, and a key that is registered moves to another pod of its account, with its volume. A
     /// new key removes others of the account with which no agent is connected: all of the pod's node, and in the role `cluster` those
-    /// beyond [`limits::AGENTS_PER_ACCOUNT`].
+    /// beyond [`limits::AGENTS_PER_ACCOUNT`]; in a cluster with [`limits::AGENTS_PER_CLUSTER`] agents, the oldest one.
     ///
     /// # Errors
     /// The directory or the role does not allow it, or the key is another agent's. Nothing has changed then.
@@ -95,97 +208,20 @@ impl Draft {
         joining: &PodJoining<'_>,
         is_connected: impl Fn(&str) -> bool,
     ) -> Result<PodJoined, PodJoinError> {
-        let role = self.role_of(joining)?;
-        if role == AgentRole::Node && joining.node.is_none() {
-            return Err(PodJoinError::NoNode);
+        match outcome(self.before(), joining, self.now())? {
+            Outcome::Again(joined) => Ok(joined),
+            Outcome::Moved(id, agent) => {
+                let role = agent.role;
+                self.put(&id, agent, Expect::Present)?;
+                Ok(PodJoined::of(id, role, false))
+            }
+            Outcome::New(agent) => {
+                let (id, role) = (agent.id(), agent.role);
+                self.make_room_for(joining, role, is_connected)?;
+                self.put(&id, agent, Expect::Absent)?;
+                Ok(PodJoined::of(id, role, true))
+            }
         }
-        let pod = JoinedPod {
-            account: joining.account.clone(),
-            uid: joining.uid.to_owned(),
-        };
-        let node = joining.node.cloned();
-        let mut of_account = self.of_account(joining);
-        let has_key = of_account
-            .find(|(_, agent)| agent.pod.as_ref() == Some(&pod) && agent.key != joining.key);
-        if let Some((agent, _)) = has_key {
-            let agent = agent.clone();
-            return Err(PodJoinError::PodHasKey { agent });
-        }
-        drop(of_account);
-        let known = self.before().agent_with_key(joining.key);
-        if let Some((agent, object)) = known {
-            let (agent, object) = (agent.to_owned(), object.clone());
-            return self.again(agent, object, role, pod, node, joining.cluster);
-        }
-        self.make_room_for(joining, role, is_connected)?;
-        let agent = Agent {
-            role,
-            pod: Some(pod),
-            node,
-            ..Agent::new(self.now(), joining.cluster.clone(), joining.key.to_owned())
-        };
-        let name = agent.id();
-        self.put(&name, agent, Expect::Absent)?;
-        Ok(PodJoined {
-            agent: name,
-            role,
-            is_new: true,
-        })
-    }
-
-    fn role_of(&self, joining: &PodJoining<'_>) -> Result<AgentRole, PodJoinError> {
-        let cluster = self.get::<Cluster>(joining.cluster.as_str());
-        let given = cluster.and_then(|cluster| cluster.object.join_accounts.get(joining.account));
-        let given = *given.ok_or_else(|| PodJoinError::NotNamed {
-            account: joining.account.clone(),
-            cluster: joining.cluster.clone(),
-        })?;
-        match joining.role.filter(|wanted| *wanted != given) {
-            Some(wanted) => Err(PodJoinError::OtherRole { given, wanted }),
-            None => Ok(given),
-        }
-    }
-
-    /// A key that is registered: another pod of the same account may have taken it over, with the volume that it is on.
-    fn again(
-        &mut self,
-        agent: String,
-        object: Agent,
-        role: AgentRole,
-        pod: JoinedPod,
-        node: Option<NodeName>,
-        cluster: &ClusterName,
-    ) -> Result<PodJoined, PodJoinError> {
-        if object.cluster != *cluster {
-            return Err(PodJoinError::KeyOfAnotherCluster);
-        }
-        let same_account = object.pod.as_ref().map(|pod| &pod.account) == Some(&pod.account);
-        if !same_account || object.role != role {
-            return Err(PodJoinError::KeyKnown { agent });
-        }
-        if object.pod.as_ref() != Some(&pod) || object.node != node {
-            let moved = Agent {
-                pod: Some(pod),
-                node,
-                ..object
-            };
-            self.put(&agent, moved, Expect::Present)?;
-        }
-        Ok(PodJoined {
-            agent,
-            role,
-            is_new: false,
-        })
-    }
-
-    fn of_account(&self, joining: &PodJoining<'_>) -> impl Iterator<Item = (&String, &Agent)> {
-        let agents = self.all::<Agent>().iter();
-        agents.filter_map(move |(id, entry)| {
-            let agent = &*entry.object;
-            let account = agent.pod.as_ref().map(|pod| &pod.account);
-            (agent.cluster == *joining.cluster && account == Some(joining.account))
-                .then_some((id, agent))
-        })
     }
 
     fn make_room_for(
@@ -194,20 +230,27 @@ impl Draft {
         role: AgentRole,
         is_connected: impl Fn(&str) -> bool,
     ) -> Result<(), PodJoinError> {
-        let mut peers: Vec<_> = self
-            .of_account(joining)
-            .filter(|(_, agent)| role == AgentRole::Cluster || agent.node.as_ref() == joining.node)
-            .map(|(id, agent)| (agent.created, id.clone(), is_connected(&agent.key)))
-            .collect();
-        peers.sort();
+        let is_peer =
+            |agent: &Agent| role == AgentRole::Cluster || agent.node.as_ref() == joining.node;
         let kept = match role {
             AgentRole::Node => 0,
             AgentRole::Cluster => limits::AGENTS_PER_ACCOUNT.saturating_sub(1),
         };
-        let over = peers.len().saturating_sub(kept);
-        let idle = peers.into_iter().filter(|(_, _, connected)| !connected);
-        let gone: Vec<_> = idle.take(over).collect();
-        for (_, id, _) in gone {
+        let own = of_account(self.all(), joining);
+        let peers = own.filter(|(_, agent)| is_peer(agent)).count();
+        let mut idle: Vec<_> = of_account(self.all(), joining)
+            .filter(|(_, agent)| !is_connected(&agent.key))
+            .map(|(id, agent)| (agent.created, id.clone(), is_peer(agent)))
+            .collect();
+        idle.sort();
+        let over = peers.saturating_sub(kept);
+        let of_peers = idle.iter().filter(|(_, _, is_peer)| *is_peer);
+        let mut gone: Vec<_> = of_peers.take(over).map(|(_, id, _)| id.clone()).collect();
+        // Nodes of a cluster that scales by itself come and go, each with a name of its own.
+        if gone.is_empty() && room_for_agent(self, joining.cluster).is_err() {
+            gone.extend(idle.into_iter().next().map(|(_, id, _)| id));
+        }
+        for id in gone {
             self.remove::<Agent>(&id, Expect::Present)?;
         }
         Ok(())

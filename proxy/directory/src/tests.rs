@@ -2,6 +2,7 @@
 
 mod full;
 mod join;
+mod join_account;
 mod names;
 
 use std::collections::BTreeSet;

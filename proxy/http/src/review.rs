@@ -14,7 +14,7 @@ use zeroize::Zeroizing;
 
 use crate::exchange::{self, Answered, ExchangeError};
 use underpass_core::{
-    BoxError, Brief, ClusterName, Clusters, ConnectError, Identity, Open, StreamClass, Target,
+    BoxError, Brief, ClusterName, Clusters, ConnectError, Identity, Open, StreamClass, Target, Via,
     limits,
 };
 
@@ -79,13 +79,24 @@ impl Reviewer {
         cluster: &ClusterName,
         question: &(impl Serialize + Sync),
     ) -> Result<A, ReviewError> {
+        self.ask_via(cluster, question, Via::default()).await
+    }
+
+    /// The same. `via` has the agent that the question went through, where it went through one.
+    pub async fn ask_via<A: DeserializeOwned>(
+        &self,
+        cluster: &ClusterName,
+        question: &(impl Serialize + Sync),
+        via: Via,
+    ) -> Result<A, ReviewError> {
         let identity = self.identity().map_err(ReviewError::Question)?;
-        let open = Open::new(
+        let mut open = Open::new(
             Target::KubeApi,
             identity,
             StreamClass::Default,
             underpass_core::new_audit_id(),
         );
+        open.via = via;
         let request = self.request(question, &open.audit_id);
         let request = request.map_err(ReviewError::Question)?;
         let stream = self.clusters.connect(cluster, &open).await;

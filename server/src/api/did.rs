@@ -8,6 +8,7 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
 use underpass_api::TokenView;
+use underpass_core::Through;
 
 use super::problem::Problem;
 
@@ -82,6 +83,14 @@ impl Did {
 
     pub(super) fn user(&self) -> Option<&str> {
         self.user.as_deref()
+    }
+
+    /// The agent on whose word it rests, where it is one's.
+    pub(super) fn vouched_by(self, agent: Option<&Through>) -> Self {
+        match agent {
+            Some(agent) => self.and("underpass.dev/agent", agent.to_string()),
+            None => self,
+        }
     }
 
     /// Nothing was done, for the problem's reason.

@@ -114,8 +114,12 @@ async fn register(
         role: wanted.role,
         node: wanted.node.as_ref(),
     };
-    if let Some(joined) = state.directory.snapshot().joined_before(&joining)? {
+    let before = state.directory.snapshot().joined_before(&joining);
+    // Each answer is written into the audit log.
+    if !matches!(before, Ok(None)) {
         state.pace.change(&of(ENDED, id))?;
+    }
+    if let Some(joined) = before? {
         return Ok(joined);
     }
     state.pace.change(&of(AUTHORITY, token.cluster.as_str()))?;

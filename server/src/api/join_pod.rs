@@ -1,9 +1,10 @@
 //! `/v1/join?cluster=NAME`, for pods: an agent registers its own key with its ServiceAccount's token, which its cluster reviews.
 //!
 //! Until then the caller is a stranger, and nothing of the body is read (security rule 23). A review is a call through the cluster's
-//! tunnel: a token for another audience, an account that the cluster's entry does not name, and a network that has shown too many
-//! wrong ones cost none, and each cluster has so many. The review never goes through a node that stands in, whose administrator
-//! could say yes to any token.
+//! tunnel: a token for another audience, one that says an account which the cluster's entry does not name, and a network that has
+//! shown too many wrong ones cost none, and each cluster has so many. The review never goes through a node that stands in, whose
+//! administrator could say yes to any token. A stranger gets one answer for every reason: it tells of no cluster. The log has the
+//! reason.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -17,7 +18,7 @@ use serde::Deserialize;
 use underpass_api::{JoinAnswer, JoinRefusal};
 use underpass_authenticate::{PodReviewError, PodReviewer, ReviewedPod};
 use underpass_core::rate::{Rate, RateLimiter};
-use underpass_core::{ClusterName, Clusters, NodeName};
+use underpass_core::{ClusterName, Clusters, NetworkLogShare, NodeName};
 use underpass_directory::{Cluster, Draft, PodJoinError, PodJoined, PodJoining};
 use underpass_tunnel::chain;
 use zeroize::Zeroizing;
@@ -36,6 +37,28 @@ const KIND: &str = "join-account";
 pub(super) struct Reviews {
     reviewer: PodReviewer,
     pace: RateLimiter<ClusterName>,
+    /// About tokens that were not reviewed.
+    lines: NetworkLogShare,
+}
+
+/// Why there is no review that says whose token it is. For the log.
+#[derive(Debug, thiserror::Error)]
+enum Unreviewed {
+    #[error("the token is for an account whose pods may not join a cluster of this name")]
+    NotNamed,
+    #[error("too many pods join this cluster at once")]
+    Busy,
+    #[error("the cluster does not answer")]
+    Silent,
+    #[error(transparent)]
+    Failed(PodReviewError),
+}
+
+impl Unreviewed {
+    /// Has it cost, or shown, as much as a guess? A pod that comes before its cluster's agent has guessed nothing.
+    fn is_guess(&self) -> bool {
+        !matches!(self, Self::Busy | Self::Failed(PodReviewError::NoAgent(_)))
+    }
 }
 
 impl Reviews {
@@ -47,6 +70,7 @@ impl Reviews {
                 every: limits::JOIN_REVIEW_EVERY,
                 sources: limits::JOIN_REVIEW_CLUSTERS,
             }),
+            lines: NetworkLogShare::default(),
         }
     }
 }
@@ -70,26 +94,23 @@ pub(super) async fn join(
         Problem::later(StatusCode::TOO_MANY_REQUESTS, detail, seconds)
     })?;
     let uri = request.uri().clone();
-    let reviewed = review(state, &token, &uri).await;
-    let (cluster, pod) = reviewed.inspect_err(|problem| {
-        if problem
-            .why()
-            .is_some_and(|why| why != JoinRefusal::CannotReview)
-        {
-            state.guesses.count(client);
-        }
-    })?;
+    let (cluster, pod) = review(state, client, &token, &uri).await?;
     let begins = begun.is_none_or(|Extension(begun)| begun.begin());
     let registered = match begins {
         true => register(state, &cluster, &pod, &token, request).await,
-        false => Err(rejected()),
+        false => Err(not_reviewed()),
     };
     let of_cluster = format!("cluster:{cluster}");
     match registered {
         Ok(joined) => Ok(answer(&cluster, &pod, joined)),
         Err(problem) => {
+            if problem.why().is_some() {
+                state.guesses.count(client);
+            }
             let name = pod.account.to_string();
-            let refused = Did::to(KIND, &name).subject(of_cluster);
+            let refused = Did::to(KIND, &name)
+                .subject(of_cluster)
+                .vouched_by(pod.vouched_by.as_ref());
             Ok(refused.refused(&problem).with(problem.into_response()))
         }
     }
@@ -98,39 +119,58 @@ pub(super) async fn join(
 /// The cluster that the token is for, and the pod that this one says it belongs to.
 async fn review(
     state: &State,
+    client: IpAddr,
     token: &str,
     uri: &Uri,
 ) -> Result<(ClusterName, ReviewedPod), Problem> {
     let reviews = &state.reviews;
-    reviews.reviewer.check_audience(token)?;
+    let checked = reviews.reviewer.check_audience(token);
+    checked.inspect_err(|_| state.guesses.count(client))?;
     let wanted = Query::<Wanted>::try_from_uri(uri);
     let Query(Wanted { cluster }) = wanted.map_err(|_| {
         let detail =
             "a ServiceAccount's token needs the name of its cluster: /v1/join?cluster=NAME";
         Problem::invalid(detail)
     })?;
+    let why = match ask(state, &cluster, token).await {
+        Ok(pod) => return Ok((cluster, pod)),
+        Err(why) => why,
+    };
+    if why.is_guess() {
+        state.guesses.count(client);
+    }
+    if let Unreviewed::Failed(error) = &why
+        && let Some(problem) = vouched(error)
+    {
+        return Err(problem);
+    }
+    if let Some(suppressed) = reviews.lines.take(client) {
+        let suppressed = (suppressed > 0).then_some(suppressed);
+        tracing::warn!(suppressed, %client, %cluster, "a pod does not join: {}", chain(&why));
+    }
+    Err(not_reviewed())
+}
+
+async fn ask(state: &State, cluster: &ClusterName, token: &str) -> Result<ReviewedPod, Unreviewed> {
+    let reviews = &state.reviews;
     let snapshot = state.directory.snapshot();
     let entry = snapshot.get::<Cluster>(cluster.as_str());
-    if entry.is_none_or(|entry| entry.object.join_accounts.is_empty()) {
-        let detail = format!("no pods may join a cluster {cluster}");
-        return Err(
-            Problem::new(StatusCode::FORBIDDEN, detail).reason(JoinRefusal::AccountNotNamed)
-        );
+    let said = PodReviewer::account(token);
+    let is_named = entry
+        .zip(said)
+        .is_some_and(|(entry, said)| entry.object.join_accounts.contains_key(&said));
+    if !is_named {
+        return Err(Unreviewed::NotNamed);
     }
-    let _place = state.places.take(whose(&cluster))?;
+    let place = state.places.take(whose(cluster));
+    let _place = place.map_err(|_| Unreviewed::Busy)?;
     if reviews.pace.take(cluster.clone()).is_none() {
-        let detail = "too many pods join this cluster at once";
-        let seconds = limits::JOIN_REVIEW_EVERY.as_secs().max(1);
-        return Err(Problem::later(
-            StatusCode::TOO_MANY_REQUESTS,
-            detail,
-            seconds,
-        ));
+        return Err(Unreviewed::Busy);
     }
-    let reviewing = reviews.reviewer.review(&cluster, token);
+    let reviewing = reviews.reviewer.review(cluster, token);
     let reviewed = tokio::time::timeout(limits::JOIN_REVIEW_TIME, reviewing).await;
-    let pod = reviewed.map_err(|_| cannot_review("it does not answer"))??;
-    Ok((cluster, pod))
+    let reviewed = reviewed.map_err(|_| Unreviewed::Silent)?;
+    reviewed.map_err(Unreviewed::Failed)
 }
 
 fn whose(cluster: &ClusterName) -> Whose {
@@ -151,7 +191,11 @@ async fn register(
     let ready = state.audit_log.ready().await;
     ready.map_err(|_stuck| problem::unwritten())?;
     let (wanted, key) = proven(request, token).await?;
-    state.pace.change(&whose(cluster))?;
+    if let Some(other) = wanted.cluster.filter(|wanted| wanted != cluster) {
+        let detail =
+            format!("the token is for the cluster {cluster}, and the agent asks for {other}");
+        return Err(Problem::new(StatusCode::FORBIDDEN, detail).reason(JoinRefusal::OtherCluster));
+    }
     let joining = PodJoining {
         cluster,
         account: &pod.account,
@@ -160,8 +204,17 @@ async fn register(
         key: &key,
         role: wanted.role,
     };
-    let sessions = state.sessions.by_key();
+    if let Some(joined) = state.directory.snapshot().pod_joined_before(&joining)? {
+        return Ok(joined);
+    }
+    // A pod that registers nothing takes no turn, and an account no other's.
+    state.pace.change(&Whose {
+        by: KIND.to_owned(),
+        name: format!("{cluster}/{}", pod.account),
+    })?;
     let register = |draft: &mut Draft| {
+        // An agent may have connected while the change waited (rule 25).
+        let sessions = state.sessions.by_key();
         let is_connected = |key: &str| sessions.contains_key(key);
         Ok(draft.register_pod(&joining, is_connected)?)
     };
@@ -179,6 +232,7 @@ fn answer(cluster: &ClusterName, pod: &ReviewedPod, joined: PodJoined) -> Respon
     let did = Did::to("agent", &joined.agent)
         .subject(format!("cluster:{cluster}"))
         .grant(grant)
+        .vouched_by(pod.vouched_by.as_ref())
         .by(&format!("underpass:{KIND}:{cluster}:{}", pod.account));
     let status = match joined.is_new {
         true => StatusCode::CREATED,
@@ -193,12 +247,11 @@ fn answer(cluster: &ClusterName, pod: &ReviewedPod, joined: PodJoined) -> Respon
     did.with((status, Json(answer)))
 }
 
-fn rejected() -> Problem {
-    Problem::from(PodReviewError::Rejected)
-}
-
-fn cannot_review(why: &str) -> Problem {
-    let detail = format!("the cluster cannot review the token now: {why}");
+/// The one answer to a stranger.
+fn not_reviewed() -> Problem {
+    let detail = "no pod joins with this token now. Either the cluster is not here, or lets no pods of the ServiceAccount join \
+        (`underpass cluster join-account add`), or does not accept the token, or lets the server review none \
+        (`underpass-agent rbac --token-reviewer`), or none of its agents in the role cluster is connected. The server's log says which";
     Problem::later(
         StatusCode::SERVICE_UNAVAILABLE,
         detail,
@@ -207,26 +260,20 @@ fn cannot_review(why: &str) -> Problem {
     .reason(JoinRefusal::CannotReview)
 }
 
+/// The answer to somebody for whom the cluster has vouched, though not as for a pod.
+fn vouched(error: &PodReviewError) -> Option<Problem> {
+    let refusal = match error {
+        PodReviewError::Audience(_) => JoinRefusal::WrongAudience,
+        PodReviewError::NoAccount => JoinRefusal::AccountNotNamed,
+        PodReviewError::NoPod => JoinRefusal::NoPod,
+        _ => return None,
+    };
+    Some(Problem::new(StatusCode::FORBIDDEN, error.to_string()).reason(refusal))
+}
+
 impl From<PodReviewError> for Problem {
     fn from(error: PodReviewError) -> Self {
-        let (status, refusal) = match &error {
-            PodReviewError::Audience(_) => (StatusCode::FORBIDDEN, JoinRefusal::WrongAudience),
-            PodReviewError::Rejected => (StatusCode::UNAUTHORIZED, JoinRefusal::TokenRejected),
-            PodReviewError::NoAccount => (StatusCode::FORBIDDEN, JoinRefusal::AccountNotNamed),
-            PodReviewError::NoPod => (StatusCode::FORBIDDEN, JoinRefusal::NoPod),
-            PodReviewError::NoAgent(_) => {
-                return cannot_review("none of its agents in the role cluster is connected");
-            }
-            PodReviewError::Forbidden(_) => {
-                tracing::warn!("{}", chain(&error));
-                return cannot_review("`underpass-agent rbac --token-reviewer` gives the right to");
-            }
-            _ => {
-                tracing::warn!("{}", chain(&error));
-                return cannot_review("the server's log says why");
-            }
-        };
-        Self::new(status, error.to_string()).reason(refusal)
+        vouched(&error).unwrap_or_else(not_reviewed)
     }
 }
 

@@ -65,10 +65,12 @@ pub(super) fn assemble(
         })
     };
     let clusters = through(tunnel.clone());
+    // A node's administrator vouches for nobody: rights in other clusters, and calls once the cluster's agent is back, can rest on
+    // these answers.
+    let vouching = through(tunnel.without_nodes());
     let surroundings = Surroundings {
         directory: Arc::clone(&directory),
-        // A node's administrator vouches for nobody: rights in other clusters can rest on these answers.
-        clusters: through(tunnel.without_nodes()),
+        clusters: Arc::clone(&vouching),
         proxy: config.proxy.clone(),
         own: config.authenticators.clone(),
         fingerprints,
@@ -109,7 +111,7 @@ pub(super) fn assemble(
     let front = Arc::new(Front::new(FrontConfig {
         authenticator: authentication.chain(),
         authorizer: directory,
-        impersonation: Arc::new(AccessReviews::new(Arc::clone(&clusters))),
+        impersonation: Arc::new(AccessReviews::new(vouching)),
         clusters,
         domains: config.domains()?,
         fallback: Arc::new(http),

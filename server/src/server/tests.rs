@@ -1,3 +1,5 @@
+mod acting;
+
 use std::net::Ipv4Addr;
 
 use rustls::pki_types::CertificateDer;

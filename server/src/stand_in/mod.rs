@@ -2,7 +2,8 @@
 //!
 //! Both sides decide. Here the directory allows it for the cluster, since a node's administrator could answer for the cluster
 //! otherwise. At the node the agent's own policy does: an agent whose policy does not accepts no such stream. So that an agent
-//! which declines costs no call, its answer is waited for before anything of the call is sent.
+//! which declines costs no call, its answer is waited for before anything of the call is sent. One that never answers costs a call
+//! [`STAND_IN_SEARCH`](limits::STAND_IN_SEARCH) at the most, whatever number of sessions its key has.
 
 mod stream;
 #[cfg(test)]
@@ -17,7 +18,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use underpass_core::ClusterName;
 use underpass_tunnel::{
-    OpenError, OpenRequest, Registry, ResetCode, Session, SessionId, Stream, StreamError, chain,
+    OpenError, OpenRequest, PublicKey, Registry, ResetCode, Session, Stream, StreamError, chain,
 };
 
 pub(crate) use self::stream::WhileAllowed;
@@ -26,7 +27,7 @@ use crate::limits;
 /// The answers of agents on nodes, and the streams that go through them.
 #[derive(Debug, Default)]
 pub(crate) struct StandIns {
-    answers: Mutex<HashMap<SessionId, Answer>>,
+    answers: Mutex<HashMap<PublicKey, Answer>>,
     /// Tokens that end the streams of a cluster once its nodes may not stand in any more.
     allowed: Mutex<HashMap<ClusterName, CancellationToken>>,
 }
@@ -63,7 +64,7 @@ pub(crate) enum NoStandIn {
 
 impl StandIns {
     /// Opens a stream to the API server through an agent on a node: one that has served before, or else the first to accept of
-    /// those that have not declined lately.
+    /// those that have not declined lately. Takes [`limits::STAND_IN_SEARCH`] at the most.
     ///
     /// # Cancel safety
     /// Dropping the future cancels the streams that it has opened.
@@ -74,24 +75,35 @@ impl StandIns {
         request: &OpenRequest,
     ) -> Result<StandIn, NoStandIn> {
         let allowed = self.allowed(cluster);
+        let searching = self.search(nodes, cluster, request);
+        let found = tokio::time::timeout(limits::STAND_IN_SEARCH, searching).await;
+        let (session, stream) = found.unwrap_or(Err(NoStandIn::NoAgent))?;
+        let stream = WhileAllowed::new(stream, allowed);
+        Ok(StandIn { session, stream })
+    }
+
+    async fn search(
+        &self,
+        nodes: &Registry,
+        cluster: &ClusterName,
+        request: &OpenRequest,
+    ) -> Result<(Session, Stream), NoStandIn> {
         let mut asked = HashSet::new();
-        while asked.len() < limits::STAND_INS_ASKED {
-            let batch = self.next(nodes, cluster, &mut asked);
-            if batch.is_empty() {
-                break;
+        let mut asking = FuturesUnordered::new();
+        loop {
+            let room = limits::STAND_INS_ASKED_AT_ONCE.saturating_sub(asking.len());
+            for session in self.next(nodes, cluster, &mut asked, room) {
+                asking.push(self.ask(session, request.clone()));
             }
-            let asking = batch.into_iter();
-            let mut asking: FuturesUnordered<_> = asking
-                .map(|session| self.ask(session, request.clone()))
-                .collect();
-            while let Some(answer) = asking.next().await {
-                if let Some((session, stream)) = answer? {
-                    let stream = WhileAllowed::new(stream, allowed);
-                    return Ok(StandIn { session, stream });
+            match asking.next().await {
+                None => return Err(NoStandIn::NoAgent),
+                Some(answer) => {
+                    if let Some(accepted) = answer? {
+                        return Ok(accepted);
+                    }
                 }
             }
         }
-        Err(NoStandIn::NoAgent)
     }
 
     /// Does this agent serve the API server, as far as is known?
@@ -115,30 +127,31 @@ impl StandIns {
         allowed.entry(cluster.clone()).or_default().clone()
     }
 
-    /// The sessions to ask next: one that has served, or several that are not known.
+    /// The sessions to ask next, of `room` agents: one that has served, or those that are not known.
     fn next(
         &self,
         nodes: &Registry,
         cluster: &ClusterName,
-        asked: &mut HashSet<SessionId>,
+        asked: &mut HashSet<PublicKey>,
+        room: usize,
     ) -> Vec<Session> {
-        let known = nodes.pick_where(cluster.as_str(), |session| {
-            !asked.contains(&session.info().id) && self.serves(session)
-        });
-        if let Some(session) = known {
-            asked.insert(session.info().id);
-            return vec![session];
-        }
         let mut batch = Vec::new();
-        while batch.len() < limits::STAND_INS_ASKED_AT_ONCE {
-            let unknown = nodes.pick_where(cluster.as_str(), |session| {
-                !asked.contains(&session.info().id) && self.answer(session).is_none()
-            });
-            let Some(session) = unknown else {
+        while batch.len() < room && asked.len() < limits::STAND_INS_ASKED {
+            let pick = |wanted: &dyn Fn(Option<Answer>) -> bool| {
+                nodes.pick_where(cluster.as_str(), |session| {
+                    !asked.contains(&session.info().key) && wanted(self.answer(session))
+                })
+            };
+            let known = pick(&|answer| answer.is_some_and(|answer| answer.serves));
+            let is_known = known.is_some();
+            let Some(session) = known.or_else(|| pick(&|answer| answer.is_none())) else {
                 break;
             };
-            asked.insert(session.info().id);
+            asked.insert(session.info().key);
             batch.push(session);
+            if is_known {
+                break;
+            }
         }
         batch
     }
@@ -154,6 +167,9 @@ impl StandIns {
             Err(OpenError::TooLarge { .. }) => return Err(NoStandIn::HeaderTooLarge),
             Err(error) => {
                 tracing::debug!(session = %session.info().id, "{}", chain(&error));
+                if let OpenError::NoAnswer(_) = error {
+                    self.note(&session, false);
+                }
                 return Ok(None);
             }
         };
@@ -164,11 +180,14 @@ impl StandIns {
             }
             Err(error) => {
                 tracing::debug!(session = %session.info().id, "a node does not stand in: {}", chain(&error));
-                let is_answer = matches!(
-                    &error,
-                    StreamError::Refused { code, .. } if !matches!(code, ResetCode::GoingAway | ResetCode::Overloaded)
-                );
-                if is_answer {
+                let declines = match &error {
+                    StreamError::NoAnswer(_) => true,
+                    StreamError::Refused { code, .. } => {
+                        !matches!(code, ResetCode::GoingAway | ResetCode::Overloaded)
+                    }
+                    _ => false,
+                };
+                if declines {
                     self.note(&session, false);
                 }
                 Ok(None)
@@ -177,7 +196,7 @@ impl StandIns {
     }
 
     fn answer(&self, session: &Session) -> Option<Answer> {
-        let answer = lock(&self.answers).get(&session.info().id).copied();
+        let answer = lock(&self.answers).get(&session.info().key).copied();
         answer.filter(Answer::counts)
     }
 
@@ -191,7 +210,7 @@ impl StandIns {
         if answers.len() >= limits::STAND_IN_ANSWERS {
             answers.clear();
         }
-        answers.insert(session.info().id, Answer { serves, at });
+        answers.insert(session.info().key, Answer { serves, at });
     }
 }
 

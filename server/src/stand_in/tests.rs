@@ -24,6 +24,16 @@ impl Admission for Edge {
     }
 }
 
+/// What a node's agent does with streams.
+#[derive(Clone, Copy, PartialEq)]
+enum Does {
+    /// It accepts them, and holds them.
+    Serve,
+    Decline,
+    /// It is there, and answers none.
+    Nothing,
+}
+
 /// An agent on a node.
 struct Node {
     /// The server's end.
@@ -34,8 +44,7 @@ struct Node {
 }
 
 impl Node {
-    /// One that accepts streams, and holds them, or declines them.
-    async fn new(seed: u8, nodes: &Registry, accepts: bool) -> Self {
+    async fn new(seed: u8, nodes: &Registry, does: Does) -> Self {
         let acceptor = Acceptor::new(AcceptorConfig::default(), Arc::new(Edge));
         let ca = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
         let key = AgentKey::from_seed([seed; 32]).unwrap();
@@ -52,12 +61,15 @@ impl Node {
         let asked = Arc::<AtomicUsize>::default();
         let count = Arc::clone(&asked);
         let serving = tokio::spawn(async move {
+            if does == Does::Nothing {
+                agent.closed().await;
+            }
             let mut held = Vec::new();
             while let Ok(incoming) = agent.accept().await {
                 count.fetch_add(1, Ordering::Relaxed);
-                match accepts {
-                    true => held.push(incoming.accept().await),
-                    false => incoming.refuse(ResetCode::Forbidden, "no"),
+                match does {
+                    Does::Serve => held.push(incoming.accept().await),
+                    _ => incoming.refuse(ResetCode::Forbidden, "no"),
                 }
             }
         });
@@ -97,13 +109,13 @@ async fn rule_17_a_node_that_declines_gets_no_call_and_is_not_asked_again_soon()
     assert!(matches!(connect().await, Err(NoStandIn::NoAgent)));
     let mut declining = Vec::new();
     for seed in 0..12 {
-        declining.push(Node::new(seed + 1, &nodes, false).await);
+        declining.push(Node::new(seed + 1, &nodes, Does::Decline).await);
     }
     assert!(matches!(connect().await, Err(NoStandIn::NoAgent)));
     assert!(declining.iter().all(|node| node.asked() == 1));
     assert!(!declining.iter().any(|node| stand_ins.serves(&node.session)));
     // One more comes, and is found though there are many.
-    let serving = Node::new(100, &nodes, true).await;
+    let serving = Node::new(100, &nodes, Does::Serve).await;
     for _ in 0..5 {
         let found = connect().await.ok().unwrap();
         assert!(found.session.is_same(&serving.session));
@@ -127,7 +139,7 @@ async fn rule_23_one_call_asks_so_many_nodes() {
     let mut declining = Vec::new();
     for seed in 0..count {
         let seed = u8::try_from(seed + 1).unwrap();
-        declining.push(Node::new(seed, &nodes, false).await);
+        declining.push(Node::new(seed, &nodes, Does::Decline).await);
     }
     let asked = || declining.iter().map(Node::asked).sum::<usize>();
     let connect = || async { stand_ins.connect(&nodes, &edge(), &request()).await };
@@ -142,10 +154,33 @@ async fn rule_23_one_call_asks_so_many_nodes() {
     assert!(lock(&stand_ins.answers).len() <= limits::STAND_IN_ANSWERS);
 }
 
+/// As many as one call asks, each with a key of its own, and none with an answer.
+#[tokio::test(start_paused = true)]
+async fn rule_23_nodes_that_never_answer_cost_a_call_one_search() {
+    let (nodes, stand_ins) = (Registry::new(), StandIns::default());
+    let mut silent = Vec::new();
+    for seed in 0..limits::STAND_INS_ASKED {
+        let seed = u8::try_from(seed + 1).unwrap();
+        silent.push(Node::new(seed, &nodes, Does::Nothing).await);
+    }
+    let begun = Instant::now();
+    assert!(
+        stand_ins
+            .connect(&nodes, &edge(), &request())
+            .await
+            .is_err()
+    );
+    let took = begun.elapsed();
+    assert!(
+        took <= limits::STAND_IN_SEARCH + Duration::from_millis(100),
+        "{took:?}"
+    );
+}
+
 #[tokio::test(start_paused = true)]
 async fn rule_12_streams_of_a_cluster_end_once_its_nodes_may_not_stand_in() {
     let (nodes, stand_ins) = (Registry::new(), StandIns::default());
-    let _node = Node::new(1, &nodes, true).await;
+    let _node = Node::new(1, &nodes, Does::Serve).await;
     let connecting = stand_ins.connect(&nodes, &edge(), &request()).await;
     let mut stream = connecting.ok().unwrap().stream;
     stand_ins.enforce(|_| true);

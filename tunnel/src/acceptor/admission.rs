@@ -13,11 +13,44 @@ pub trait Admission: Send + Sync + 'static {
     /// The name of the agent that `proven` belongs to, or why it is not let in.
     fn admit<'a>(&'a self, proven: &'a Proven) -> BoxFuture<'a, Result<AgentName, Denied>>;
 
-    /// The agents that share a bound on their sessions with this one, which was let in under `agent`: those of its name, unless this
-    /// says otherwise. Agents with other tasks take no session of its then.
-    fn share(&self, proven: &Proven, agent: &AgentName) -> String {
+    /// The sessions that count together with those of this agent, which was let in under `agent`: those of its name, unless this says
+    /// otherwise. Agents with other tasks take no session of its then.
+    fn share(&self, proven: &Proven, agent: &AgentName) -> Share {
         let _ = proven;
-        agent.as_str().to_owned()
+        Share::of(agent.as_str())
+    }
+}
+
+/// Sessions that count together, and how many of them there may be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Share {
+    /// What they have in common.
+    pub name: String,
+    /// Those of one key; `None` is [`AcceptorConfig::max_sessions_of_agent`](super::AcceptorConfig::max_sessions_of_agent).
+    pub of_agent: Option<usize>,
+    /// All of them; `None` is [`AcceptorConfig::max_sessions_of_name`](super::AcceptorConfig::max_sessions_of_name).
+    pub of_name: Option<usize>,
+}
+
+impl Share {
+    /// The share of this name, with the acceptor's bounds.
+    pub fn of(name: impl Into<String>) -> Self {
+        Self {
+            name: name.into(),
+            of_agent: None,
+            of_name: None,
+        }
+    }
+
+    /// With bounds of its own: of one key, and of all.
+    #[must_use]
+    pub fn bounded(self, of_agent: usize, of_name: usize) -> Self {
+        Self {
+            of_agent: Some(of_agent),
+            of_name: Some(of_name),
+            ..self
+        }
     }
 }
 

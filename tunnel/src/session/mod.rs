@@ -239,13 +239,14 @@ impl Session {
     pub async fn open(&self, request: OpenRequest) -> Result<Stream, OpenError> {
         check(&request)?;
         let deadline = tokio::time::Instant::now() + limits::ANSWER_TIME;
+        let target = request.target.clone();
         let io = self.shared.open_stream(|stream| Open {
             stream,
             class: request.class,
             target: request.target,
             header: request.header,
         })?;
-        let stream = Stream::opened(Arc::clone(&self.shared), Arc::clone(&io), deadline);
+        let stream = Stream::opened(Arc::clone(&self.shared), Arc::clone(&io), target, deadline);
         let opening = opening::open(&self.shared, &io);
         if tokio::time::timeout_at(deadline, opening).await.is_err() {
             self.shared.suspect();
@@ -355,6 +356,12 @@ impl Session {
     /// recover; where there is another, open there.
     pub fn is_suspect(&self) -> bool {
         self.shared.core(|core| core.is_suspect())
+    }
+
+    /// Whether the last target that the peer refused is this one, and was refused a moment ago. Where there is another session, open
+    /// there: one that refuses at once never has many streams.
+    pub fn has_refused(&self, target: &str) -> bool {
+        self.shared.has_refused(target)
     }
 
     /// Streams open now, of both sides.

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::pin::pin;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use tokio::sync::futures::Notified;
 use tokio::sync::{Mutex as AsyncMutex, Notify, OwnedSemaphorePermit, Semaphore, mpsc, watch};
@@ -80,6 +81,8 @@ pub(crate) struct Shared {
     info: Info,
     /// Streams of the peer's that were refused for their first frame.
     refused: AtomicU32,
+    /// The target that the peer has refused last, and when.
+    refusal: Mutex<Option<(String, Instant)>>,
 }
 
 struct State {
@@ -210,6 +213,7 @@ impl Shared {
             ended: Notify::new(),
             gone: gone.clone(),
             released: Notify::new(),
+            refusal: Mutex::default(),
             opening: Arc::new(Semaphore::new(limits::STREAMS_OPENING)),
             queue,
             incoming: AsyncMutex::new(incoming),
@@ -611,6 +615,19 @@ impl Shared {
     /// A stream of this session has no answer from the peer.
     pub(crate) fn suspect(&self) {
         self.with(|core| core.suspect(now()));
+    }
+
+    /// The peer has refused a stream to this target.
+    pub(crate) fn note_refusal(&self, target: String) {
+        let mut refusal = self.refusal.lock().unwrap_or_else(PoisonError::into_inner);
+        *refusal = Some((target, now()));
+    }
+
+    pub(crate) fn has_refused(&self, target: &str) -> bool {
+        let refusal = self.refusal.lock().unwrap_or_else(PoisonError::into_inner);
+        refusal.as_ref().is_some_and(|(refused, at)| {
+            refused == target && now().saturating_duration_since(*at) < limits::REFUSED_PASSED_OVER
+        })
     }
 
     // --- the end ---

@@ -6,8 +6,8 @@ use bytes::Bytes;
 use tokio::io::AsyncWriteExt;
 use underpass_tunnel::transport::{Transport, memory};
 use underpass_tunnel::{
-    Acceptor, Class, CloseCode, Connector, Dialer, DialerError, Registry, Session, SessionError,
-    StreamError,
+    Acceptor, Class, CloseCode, Connector, Dialer, DialerError, Registry, ResetCode, Session,
+    SessionError, StreamError, limits,
 };
 
 use crate::bytes::{open, read_whole};
@@ -160,6 +160,53 @@ fn two_processes_of_one_agent_share_the_load_and_either_may_go() {
             within("it ends", accepting).await.unwrap();
         }
     });
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_of_two_that_refuses_does_not_get_every_stream() {
+    let (pki, acceptor) = (Pki::new(), acceptor(acceptor_config()));
+    let registry = Registry::new();
+    let (agent_1, serving) = join(&connector(&pki), &acceptor).await;
+    let (agent_2, refusing) = join(&connector(&pki), &acceptor).await;
+    registry.insert(serving.clone());
+    registry.insert(refusing.clone());
+    tokio::spawn(async move {
+        let mut taken = Vec::new();
+        while let Ok(incoming) = agent_1.accept().await {
+            taken.push(incoming.accept().await.unwrap());
+        }
+    });
+    tokio::spawn(async move {
+        while let Ok(incoming) = agent_2.accept().await {
+            incoming.refuse(ResetCode::UnknownTarget, "not here");
+        }
+    });
+    // It has fewer streams from the beginning.
+    let _held = open(&serving).await;
+    let dialer = Dialer::to_agent(registry.clone(), "edge-1", "echo");
+    let refused = async |count: usize| {
+        let mut refused = 0;
+        for _ in 0..count {
+            let mut stream = dialer.dial().await.unwrap();
+            if stream.accepted().await.is_err() {
+                refused += 1;
+            }
+        }
+        refused
+    };
+    let count = refused(100).await;
+    assert!((1..50).contains(&count), "{count}");
+    // It has refused this target, and counts as refusing for a moment.
+    assert!(refusing.has_refused("echo") && !refusing.has_refused("other"));
+    let other = registry.pick_for("edge-1", "other").unwrap();
+    assert!(other.is_same(&refusing));
+    tokio::time::advance(limits::REFUSED_PASSED_OVER).await;
+    assert!(!refusing.has_refused("echo"));
+    // Alone it is asked all the same.
+    assert_eq!(refused(1).await, 1);
+    serving.close(CloseCode::Shutdown, "over");
+    until("it is removed", || registry.sessions().len() == 1).await;
+    assert_eq!(refused(3).await, 3);
 }
 
 #[tokio::test(start_paused = true)]

@@ -404,6 +404,25 @@ async fn rule_15_what_has_begun_is_written_down_before_the_server_ends() {
 }
 
 #[tokio::test]
+async fn rule_15_the_agent_that_vouched_for_a_pod_is_written_down() {
+    use underpass_tunnel::AgentKey;
+
+    let (known, strangers) = (Kept::default(), Kept::default());
+    let backend = Backend::start("kept", Box::new(known.clone()), BackendConfig::default());
+    let audit_log = AuditLog::new(Policy::everything(), vec![backend])
+        .strangers("strangers", Box::new(strangers.clone()));
+    let world = World::with_accounts_and(audit_log).await;
+    let [first, second] = [1, 2].map(|seed| AgentKey::from_seed([seed; 32]).unwrap());
+    world.join_n1(&first).await.expect(201);
+    let event = known.nth(3).await;
+    let vouched = |event: &Value| event["annotations"]["underpass.dev/agent"].clone();
+    assert_eq!(vouched(&event), "cluster/reviewer", "{event}");
+    world.join_n1(&second).await.expect(409);
+    let event = strangers.nth(1).await;
+    assert_eq!(vouched(&event), "cluster/reviewer", "{event}");
+}
+
+#[tokio::test]
 async fn rule_15_every_join_is_written_down() {
     use underpass_tunnel::AgentKey;
 

@@ -14,7 +14,8 @@ const PROD: &str = "/v1/clusters/prod";
 /// As the server's URL is here.
 const AUDIENCE: &str = "https://u.example.org:8443";
 
-/// A cluster `prod` that answers about a token as the token's claim `review` says, and no other one with an agent.
+/// A cluster `prod` that answers about a token as the token's claim `review` says, and with a 403 where it says nothing; and no other
+/// one with an agent.
 pub(super) struct Reviewing;
 
 #[async_trait::async_trait]
@@ -24,6 +25,10 @@ impl Clusters for Reviewing {
         if cluster.as_str() != "prod" {
             return Err(ConnectError::NoAgent);
         }
+        open.via.set(Through {
+            role: underpass_core::AgentRole::Cluster,
+            agent: "reviewer".to_owned(),
+        });
         let (here, there) = tokio::io::duplex(64 * 1024);
         tokio::spawn(review(there));
         Ok(Box::new(here))
@@ -52,8 +57,12 @@ async fn review(mut client: tokio::io::DuplexStream) {
     let claims = BASE64URL.decode(token.split('.').nth(1).unwrap()).unwrap();
     let claims: Value = serde_json::from_slice(&claims).unwrap();
     let answer = json!({"kind": "TokenReview", "status": claims["review"]}).to_string();
-    let head = "HTTP/1.1 201 Created\r\ncontent-type: application/json\r\ncontent-length: ";
-    let answer = format!("{head}{}\r\n\r\n{answer}", answer.len());
+    let status = match claims["review"] {
+        Value::Null => "403 Forbidden",
+        _ => "201 Created",
+    };
+    let head = "\r\ncontent-type: application/json\r\ncontent-length: ";
+    let answer = format!("HTTP/1.1 {status}{head}{}\r\n\r\n{answer}", answer.len());
     client.write_all(answer.as_bytes()).await.unwrap();
 }
 
@@ -72,13 +81,18 @@ impl Pod {
         }
         let account = self.account.replace('/', ":");
         let user = json!({"username": format!("system:serviceaccount:{account}"), "extra": extra});
-        of(&json!({"authenticated": true, "audiences": [AUDIENCE], "user": user}))
+        let review = json!({"authenticated": true, "audiences": [AUDIENCE], "user": user});
+        says(&format!("system:serviceaccount:{account}"), &review)
     }
 }
 
-/// A token with this answer.
+/// A token with this answer, that says it is for an account which is named.
 fn of(review: &Value) -> String {
-    let claims = json!({"iss": "https://k", "aud": [AUDIENCE], "review": review});
+    says("system:serviceaccount:agents:node", review)
+}
+
+fn says(sub: &str, review: &Value) -> String {
+    let claims = json!({"iss": "https://k", "aud": [AUDIENCE], "sub": sub, "review": review});
     format!("e30.{}.c2ln", BASE64URL.encode(claims.to_string()))
 }
 
@@ -95,7 +109,11 @@ fn key(seed: u8) -> AgentKey {
 impl World {
     /// With a cluster `prod` whose accounts `agents/node` and `agents/cluster` join, and `dev` without an agent.
     async fn with_accounts() -> Self {
-        let world = Self::new().await;
+        Self::with_accounts_and(AuditLog::default()).await
+    }
+
+    pub(super) async fn with_accounts_and(audit_log: AuditLog) -> Self {
+        let world = Self::audited(audit_log).await;
         let accounts = json!({"agents/node": "node", "agents/cluster": "cluster"});
         for name in ["prod", "dev"] {
             let new = json!({"name": name, "spec": {"joinAccounts": accounts}});
@@ -106,20 +124,40 @@ impl World {
     }
 
     async fn join_pod(&self, query: &str, token: &str, body: &Value) -> Answer {
+        let here = IpAddr::from([127, 0, 0, 1]);
+        self.join_pod_from(here, query, token, body).await
+    }
+
+    async fn join_pod_from(&self, from: IpAddr, query: &str, token: &str, body: &Value) -> Answer {
         let request = Request::post(format!("{}{query}", underpass_api::JOIN))
             .header("authorization", format!("Bearer {token}"))
             .header("content-type", "application/json")
             .body(Full::from(body.to_string()))
             .unwrap();
-        Answer::read(self.api.admit(request, &connection()).await).await
+        let connection = ConnectionInfo {
+            peer: from.into(),
+            ..connection()
+        };
+        Answer::read(self.api.admit(request, &connection).await).await
+    }
+
+    /// A pod of the account `agents/node` on the node `n1` joins `prod`.
+    pub(super) async fn join_n1(&self, key: &AgentKey) -> Answer {
+        self.join_prod(&ON_N1.token(), key).await
     }
 
     async fn join_prod(&self, token: &str, key: &AgentKey) -> Answer {
+        let here = IpAddr::from([127, 0, 0, 1]);
+        self.join_prod_from(here, token, key).await
+    }
+
+    async fn join_prod_from(&self, from: IpAddr, token: &str, key: &AgentKey) -> Answer {
         let body = json!({
             "publicKey": key.public_key().to_string(),
             "proof": JoinProof::new(key, token).to_string(),
         });
-        self.join_pod("?cluster=prod", token, &body).await
+        self.join_pod_from(from, "?cluster=prod", token, &body)
+            .await
     }
 
     fn registered(&self) -> Vec<Agent> {
@@ -189,12 +227,11 @@ async fn rule_17_a_pod_joins_as_its_cluster_says_and_its_account_may() {
         uid: "u4",
         ..ON_N1
     };
-    let said = refused(
+    refused(
         world.join_prod(&other.token(), &key(5)).await,
-        403,
-        "account-not-named",
+        503,
+        "cannot-review",
     );
-    assert!(said.contains("agents/other"), "{said}");
     let token = Pod { uid: "u5", ..ON_N1 }.token();
     let body = json!({
         "publicKey": key(6).public_key().to_string(), "role": "cluster",
@@ -215,6 +252,15 @@ async fn rule_17_a_pod_joins_as_its_cluster_says_and_its_account_may() {
         403,
         "bad-proof",
     );
+    let body = json!({
+        "publicKey": key(6).public_key().to_string(), "cluster": "dev",
+        "proof": JoinProof::new(&key(6), &token).to_string(),
+    });
+    refused(
+        world.join_pod("?cluster=prod", &token, &body).await,
+        403,
+        "other-cluster",
+    );
     assert_eq!(world.registered().len(), 2);
 }
 
@@ -225,8 +271,8 @@ async fn rule_17_a_token_that_the_cluster_does_not_vouch_for_registers_nobody() 
     for (review, status, reason) in [
         (
             json!({"authenticated": false, "error": "expired"}),
-            401,
-            "token-rejected",
+            503,
+            "cannot-review",
         ),
         (
             json!({"authenticated": true, "audiences": [], "user": {"username": account}}),
@@ -261,11 +307,6 @@ async fn rule_17_a_token_that_the_cluster_does_not_vouch_for_registers_nobody() 
             .await
             .expect(422);
     }
-    let answer = world.join_pod("?cluster=none", &ON_N1.token(), &body).await;
-    refused(answer, 403, "account-not-named");
-    let answer = world.join_pod("?cluster=dev", &ON_N1.token(), &body).await;
-    assert!(answer.headers.contains_key("retry-after"));
-    refused(answer, 503, "cannot-review");
     assert!(world.registered().is_empty());
 }
 
@@ -320,8 +361,8 @@ async fn keys_of_pods_that_are_gone_make_room() {
     }
     refused(
         world.join_prod(&moved.token(), &key(2)).await,
-        403,
-        "account-not-named",
+        503,
+        "cannot-review",
     );
     let many: serde_json::Map<_, _> = (0..=bounds::JOIN_ACCOUNTS)
         .map(|number| (format!("agents/a{number}"), json!("node")))
@@ -330,25 +371,82 @@ async fn keys_of_pods_that_are_gone_make_room() {
     world.operate(Method::PATCH, PROD, change).await.expect(507);
 }
 
+/// A stranger learns neither a cluster's name nor whether it has an agent.
+#[tokio::test]
+async fn rule_23_a_pods_worthless_token_tells_nothing_of_clusters() {
+    let world = World::with_accounts().await;
+    let mut answers = Vec::new();
+    for token in [
+        of(&json!({"authenticated": false})),
+        of(&Value::Null),
+        says("system:serviceaccount:agents:other", &Value::Null),
+        says("alice", &Value::Null),
+    ] {
+        for cluster in ["none", "dev", "prod"] {
+            let query = format!("?cluster={cluster}");
+            let answer = world.join_pod(&query, &token, &json!({})).await;
+            assert!(answer.headers.contains_key("retry-after"));
+            answers.push((answer.status, answer.body));
+        }
+    }
+    assert_eq!(answers[0].1["reason"], "cannot-review");
+    answers.dedup();
+    assert_eq!(answers.len(), 1, "{answers:?}");
+}
+
+/// Pods of an account that is not named, and pods that register nothing, take no turn of those that join.
+#[tokio::test(start_paused = true)]
+async fn rule_23_pods_that_do_not_join_stop_no_others() {
+    let world = World::with_accounts().await;
+    let joined = world.join_prod(&ON_N1.token(), &key(1)).await;
+    joined.expect(201);
+    let other = Pod {
+        account: "agents/other",
+        ..ON_N1
+    };
+    let mut networks = (1..).map(|number: u32| IpAddr::from(number.to_be_bytes()));
+    for number in 0..limits::JOIN_REVIEWS + limits::CHANGES_PER_USER + 100 {
+        // Each from a network of its own, with its own guesses.
+        let from = networks.next().unwrap();
+        let unnamed = world.join_prod_from(from, &other.token(), &key(2)).await;
+        refused(unnamed, 503, "cannot-review");
+        tokio::time::advance(limits::JOIN_REVIEW_EVERY).await;
+        let seed = number % 2 + 1;
+        let from = networks.next().unwrap();
+        let key = key(u8::try_from(seed).unwrap());
+        let named = world.join_prod_from(from, &ON_N1.token(), &key).await;
+        match seed {
+            1 => drop(named.expect(200)),
+            _ => drop(refused(named, 409, "pod-has-key")),
+        }
+    }
+    let next = Pod {
+        uid: "u2",
+        node: Some("n2"),
+        ..ON_N1
+    };
+    world.join_prod(&next.token(), &key(3)).await.expect(201);
+}
+
+/// Also where the cluster lets nobody review.
 #[tokio::test(start_paused = true)]
 async fn rule_23_strangers_tokens_cost_a_cluster_so_many_reviews() {
-    let world = World::with_accounts().await;
-    let wrong = of(&json!({"authenticated": false}));
-    let mut asked = 0;
-    let waits = loop {
-        let answer = world.join_prod(&wrong, &key(1)).await;
-        if answer.status == 429 {
-            break answer;
-        }
-        refused(answer, 401, "token-rejected");
-        asked += 1;
-    };
-    assert_eq!(asked, bounds::FAILURES);
-    assert!(waits.headers.contains_key("retry-after"));
-    tokio::time::advance(bounds::FAILURE_FORGIVEN).await;
-    refused(
-        world.join_prod(&wrong, &key(1)).await,
-        401,
-        "token-rejected",
-    );
+    for review in [json!({"authenticated": false}), Value::Null] {
+        let world = World::with_accounts().await;
+        let wrong = of(&review);
+        let mut asked = 0;
+        let waits = loop {
+            let answer = world.join_prod(&wrong, &key(1)).await;
+            if answer.status == 429 {
+                break answer;
+            }
+            refused(answer, 503, "cannot-review");
+            asked += 1;
+        };
+        assert_eq!(asked, bounds::FAILURES);
+        assert!(waits.headers.contains_key("retry-after"));
+        tokio::time::advance(bounds::FAILURE_FORGIVEN).await;
+        let again = world.join_prod(&wrong, &key(1)).await;
+        refused(again, 503, "cannot-review");
+    }
 }
