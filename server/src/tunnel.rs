@@ -35,7 +35,7 @@ pub(crate) struct Tunnel {
     /// other: a node's administrator is not the cluster's.
     nodes: Registry,
     stand_ins: Arc<StandIns>,
-    /// Tells calls that look for a node that an agent of the role `cluster` has a connection again, of whichever cluster.
+    /// Tells calls that look for a node that an agent of the role `cluster` has a connection again, of any cluster.
     attached: watch::Sender<()>,
     directory: Arc<Directory>,
     overload: Arc<Occasional>,

@@ -142,7 +142,7 @@ pub enum JoinRefusal {
     NoNodeName,
     /// The pod has joined with another key.
     PodHasKey,
-    /// The cluster has not said whose token it is, for whatever reason.
+    /// The cluster has not said whose token it is.
     CannotReview,
     /// The node has another agent.
     NodeTaken,

@@ -20,7 +20,7 @@ pub(crate) struct Peeked {
 }
 
 impl Peeked {
-    /// Whose token it says that it is.
+    /// The subject that it names.
     pub(crate) fn subject(&self) -> Option<&str> {
         self.subject.as_ref().and_then(Value::as_str)
     }

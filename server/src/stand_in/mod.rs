@@ -3,7 +3,7 @@
 //! Both sides decide. Here the directory allows it for the cluster, since a node's administrator could answer for the cluster
 //! otherwise. At the node the agent's own policy does: an agent whose policy does not accepts no such stream. So that an agent
 //! which declines costs no call, its answer is waited for before anything of the call is sent. One that never answers costs a call
-//! [`STAND_IN_SEARCH`](limits::STAND_IN_SEARCH) at the most, whatever number of sessions its key has.
+//! [`STAND_IN_SEARCH`](limits::STAND_IN_SEARCH) at the most, with any number of sessions of its key.
 
 mod stream;
 #[cfg(test)]

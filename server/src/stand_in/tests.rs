@@ -24,7 +24,7 @@ impl Admission for Edge {
     }
 }
 
-/// What a node's agent does with streams.
+/// The way of an agent on a node with streams.
 #[derive(Clone, Copy, PartialEq)]
 enum Does {
     /// It accepts them, and holds them.

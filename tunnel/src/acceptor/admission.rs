@@ -25,7 +25,7 @@ pub trait Admission: Send + Sync + 'static {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Share {
-    /// What they have in common.
+    /// Sessions with one name count together.
     pub name: String,
     /// Those of one key; `None` is [`AcceptorConfig::max_sessions_of_agent`](super::AcceptorConfig::max_sessions_of_agent).
     pub of_agent: Option<usize>,

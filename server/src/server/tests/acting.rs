@@ -11,7 +11,7 @@ use crate::first_administrator;
 /// Requests that an API server got, each by its first line.
 type Asked = Arc<Mutex<Vec<String>>>;
 
-/// An agent that answers whatever it is asked with one review.
+/// An agent with one answer to every request: a review.
 struct Answering {
     session: Session,
     asked: Asked,
@@ -101,7 +101,7 @@ async fn rule_16_a_node_that_stands_in_lets_nobody_act_as_somebody_else() {
     let token = token.trim();
     let yes = r#"{"status":{"allowed":true}}"#;
     let node = Answering::new(&server, 1, AgentRole::Node, yes).await;
-    // It stands in, and says yes to whatever it is asked. Nobody asks it.
+    // It stands in, and says yes to every question. Nobody asks it.
     assert_eq!(call(&server, token, None).await, "HTTP/1.1 201");
     assert_eq!(call(&server, token, Some("bob")).await, "HTTP/1.1 503");
     assert_eq!(node.asked().len(), 1, "{:?}", node.asked());
