@@ -87,13 +87,16 @@ impl Front {
         let body = connection.reading(Whole::new(body, parts.version));
         let body = Guarded::new(body, decisions.clone().until_revoked(Up(meter)));
         let asking = async {
+            // First of all: a caller without a seat makes no file of CAs be read.
+            let seat = self.target_seat(&way.cluster, real).await?;
             // Nothing is opened for a service that cannot be verified.
+            let roots = &*self.config.service_roots;
             let tls = match way.scheme {
-                Scheme::Https => Some(Tls::of(&call, &*self.config.service_roots).await?),
+                Scheme::Https => Some(Tls::of(&call, roots, &self.lines).await?),
                 Scheme::Http | Scheme::H2c => None,
             };
-            let opening = self.open_target(&way.cluster, target, real, record);
-            let (seat, stream) = opening.await?;
+            let opening = self.connect_target(&way.cluster, target, real, record);
+            let stream = opening.await?;
             let asked = self.exchange_with(&call, (stream, tls), parts.headers, body, record);
             let (response, exchange) = asked.await?;
             Ok::<_, Rejection>((response, exchange, seat))
