@@ -194,6 +194,37 @@ async fn rule_1_an_upload_that_is_cut_looks_whole_to_no_service() {
     assert_eq!(soon(response).await.unwrap().status(), 204);
 }
 
+/// RFC 9112, section 6.3: the transfer coding is the one that counts.
+#[tokio::test]
+async fn rule_1_an_answer_with_two_lengths_is_cut_by_neither() {
+    let (agent, world) = world().await;
+    let two = "HTTP/1.1 200 OK\r\ncontent-length: 4\r\ntransfer-encoding: chunked\r\n\r\n\
+        9\r\nan answer\r\n0\r\n\r\n";
+    let service = format!("{WEB}/");
+    for path in [&service, "/k8s/clusters/c/api/v1/namespaces"] {
+        let request = head(&world, "GET", path, "Connection: close\r\n");
+        let serving = async {
+            let mut end = agent.next_end().await;
+            end.head().await;
+            end.write(two).await;
+            end.finish();
+        };
+        let (answer, ()) = tokio::join!(world.raw(&request), serving);
+        assert!(!answer.contains("content-length"), "{answer}");
+        assert!(answer.ends_with("9\r\nan answer\r\n0\r\n\r\n"), "{answer}");
+        let sender = http2(&world).await;
+        let (response, _) = send_to(&world, &sender, Method::GET, path, true).await;
+        let mut end = agent.next_end().await;
+        end.head().await;
+        end.write(two).await;
+        end.finish();
+        let answer = soon(response).await.unwrap();
+        assert!(!answer.headers().contains_key("content-length"));
+        let mut body = answer.into_body();
+        assert_eq!(rest_of(&mut body).await, (b"an answer".to_vec(), Ok(())));
+    }
+}
+
 #[tokio::test]
 async fn rule_23_a_request_to_a_service_has_a_streams_seat_until_it_ends() {
     let agent = Arc::<Agent>::default();
