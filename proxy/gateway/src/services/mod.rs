@@ -15,7 +15,10 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Versio
 use hyper::body::Incoming;
 
 pub use self::tls::{NoServiceRoots, ServiceRoots};
-pub(crate) use self::{call::ServiceCall, way::ServiceWay};
+pub(crate) use self::{
+    call::ServiceCall,
+    way::{NoService, ServiceWay},
+};
 use self::{
     tls::{Above, Tls},
     way::Scheme,
@@ -51,7 +54,7 @@ impl Front {
         &self,
         mut request: Request<Incoming>,
         connection: &Connection,
-        way: Result<ServiceWay, Rejection>,
+        way: Result<ServiceWay, NoService>,
         record: &mut Record,
     ) -> Result<Reply, Rejection> {
         let asked = Asked::read(request.method(), request.version(), request.headers());
@@ -66,8 +69,12 @@ impl Front {
         let authenticating = self.authenticate(&caller, request.headers(), connection);
         let (authenticated, recognised) = authenticating.await?;
         let (real, ambient) = (authenticated.identity(), authenticated.is_ambient());
-        let way = way?;
-        record.asks_service(real, &way.cluster);
+        record.known(real);
+        record.asks_service(match &way {
+            Ok(way) => Some(&way.cluster),
+            Err(no_service) => no_service.cluster.as_ref(),
+        });
+        let way = way.map_err(Rejection::from)?;
         let call = Arc::new(ServiceCall::read(&request, way, asked)?);
         let (way, target) = (call.way(), call.target());
         if ambient && caller.is_led_from_elsewhere() {

@@ -303,6 +303,43 @@ async fn rule_15_a_request_to_a_service_is_written_when_it_begins_and_when_it_en
     );
 }
 
+#[tokio::test]
+async fn rule_15_a_known_callers_refused_path_is_written_with_their_name() {
+    let agent = Arc::<Agent>::default();
+    let taken = Taken::new();
+    let strangers = Taken::new();
+    let (audit, _) = taken.audit_log(BackendConfig::default());
+    let audit = audit.strangers("strangers", Box::new(strangers.clone()));
+    let world = World::bounded_over(Arc::clone(&agent) as _, audit, BudgetConfig::default()).await;
+    for (number, (path, code, cluster)) in [
+        (format!("{WEB}/../x"), 400, json!("c")),
+        (
+            "/v1/clusters/C/services/http:shop:web:80/".to_owned(),
+            404,
+            json!(null),
+        ),
+        ("/k8s/clusters/C/api".to_owned(), 404, json!(null)),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let request = head(&world, "GET", &path, "Connection: close\r\n");
+        assert_eq!(crate::world::code(&world.raw(&request).await), code);
+        let event = &taken.all(number + 1).await[number];
+        assert_eq!(event["user"]["username"], "alice", "{event}");
+        assert_eq!(event["responseStatus"]["code"], code, "{event}");
+        assert_eq!(event["requestURI"], path);
+        assert_eq!(event["annotations"]["underpass.dev/cluster"], cluster);
+    }
+    // A stranger's is nobody's.
+    let path = format!("{WEB}/../x");
+    let request = format!("GET {path} HTTP/1.1\r\nHost: front\r\nConnection: close\r\n\r\n");
+    assert_eq!(code(&world.raw(&request).await), 401);
+    let event = &strangers.all(1).await[0];
+    assert_eq!(event["user"]["username"], json!(null), "{event}");
+    assert_eq!(agent.opened(), [""; 0]);
+}
+
 /// hyper asks the body of an answer nothing while its client takes no more of it.
 #[tokio::test]
 async fn rule_12_what_is_taken_back_ends_an_upload_whose_answer_nobody_reads() {
