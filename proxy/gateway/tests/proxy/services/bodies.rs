@@ -246,6 +246,27 @@ async fn rule_23_a_request_to_a_service_has_a_streams_seat_until_it_ends() {
     assert_eq!(agent.opened().len(), 1);
 }
 
+/// A service that answers and goes on reading keeps its stream.
+#[tokio::test]
+async fn rule_23_a_seat_lasts_as_long_as_its_stream() {
+    let agent = Arc::<Agent>::default();
+    let budgets = BudgetConfig::default().streams_per_user(1).unwrap();
+    let world = World::bounded_over(Arc::clone(&agent) as _, AuditLog::default(), budgets).await;
+    let sender = http2(&world).await;
+    let (response, mut up) = send(&world, &sender, Method::POST, false).await;
+    let mut end = agent.next_end().await;
+    end.head().await;
+    end.write("HTTP/1.1 204 No Content\r\n\r\n").await;
+    let mut body = soon(response).await.unwrap().into_body();
+    assert_eq!(rest_of(&mut body).await, (Vec::new(), Ok(())));
+    up.send_data(Bytes::from_static(b"late"), false).unwrap();
+    let request = head(&world, "GET", &format!("{WEB}/"), "Connection: close\r\n");
+    assert_eq!(code(&world.raw(&request).await), 429);
+    end.reset().await;
+    until(|| world.budgets.occupancy().is_empty()).await;
+    assert_eq!(agent.opened().len(), 1);
+}
+
 #[tokio::test]
 async fn rule_15_a_request_to_a_service_is_written_when_it_begins_and_when_it_ends() {
     let agent = Arc::<Agent>::default();
