@@ -2,6 +2,7 @@
 //! speaks to an API server when it upgrades. [`send_http2`] is the same over HTTP/2, for services.
 
 mod early;
+mod framing;
 mod heading;
 mod http2;
 mod whole;
@@ -24,6 +25,7 @@ use tokio_util::task::AbortOnDropHandle;
 use self::heading::Heading;
 pub use self::{
     early::{EarlyAnswer, Stopped},
+    framing::announce_chunks,
     http2::send_http2,
     whole::Whole,
 };
@@ -186,13 +188,14 @@ pub fn client() -> http1::Builder {
 /// Dropping the future drops `io`.
 pub async fn send<I, B>(
     io: I,
-    request: Request<B>,
+    mut request: Request<B>,
 ) -> Result<(Response<Answered>, Exchange), ExchangeError>
 where
     I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     B: Body<Data = Bytes> + Send + 'static,
     B::Error: Into<BoxError>,
 {
+    announce_chunks(&mut request);
     let (io, head) = Heading::new(io);
     let has_body = !request.body().is_end_stream();
     let upgrades = request.headers().contains_key(header::UPGRADE);

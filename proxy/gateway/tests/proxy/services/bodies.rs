@@ -194,6 +194,40 @@ async fn rule_1_an_upload_that_is_cut_looks_whole_to_no_service() {
     assert_eq!(soon(response).await.unwrap().status(), 204);
 }
 
+/// A search with a body, as Elasticsearch takes it. hyper would leave the body out.
+#[tokio::test]
+async fn a_body_of_a_get_arrives_without_a_length() {
+    let (agent, world) = world().await;
+    let service = format!("{WEB}/");
+    let answer = "HTTP/1.1 204 No Content\r\n\r\n";
+    for path in [&service, "/k8s/clusters/c/api/v1/namespaces"] {
+        for method in ["GET", "HEAD"] {
+            // HTTP/2.
+            let (sender, method_of) = (http2(&world).await, method.parse().unwrap());
+            let (response, mut body) = send_to(&world, &sender, method_of, path, false).await;
+            body.send_data("query".into(), true).unwrap();
+            let mut end = agent.next_end().await;
+            let asked = end.head().await;
+            assert!(asked.contains("transfer-encoding: chunked\r\n"), "{asked}");
+            assert_eq!(end.read(15).await, b"5\r\nquery\r\n0\r\n\r\n");
+            end.write(answer).await;
+            assert_eq!(soon(response).await.unwrap().status(), 204);
+            // HTTP/1.1.
+            let lines = "Transfer-Encoding: chunked\r\nConnection: close\r\n";
+            let request = head(&world, method, path, lines) + "5\r\nquery\r\n0\r\n\r\n";
+            let serving = async {
+                let mut end = agent.next_end().await;
+                end.head().await;
+                assert_eq!(end.read(15).await, b"5\r\nquery\r\n0\r\n\r\n");
+                end.write(answer).await;
+                end.finish();
+            };
+            let (answer, ()) = tokio::join!(world.raw(&request), serving);
+            assert_eq!(code(&answer), 204, "{answer}");
+        }
+    }
+}
+
 /// RFC 9112, section 6.3: the transfer coding is the one that counts.
 #[tokio::test]
 async fn rule_1_an_answer_with_two_lengths_is_cut_by_neither() {
