@@ -57,7 +57,7 @@ impl Front {
     ) -> Result<Seat, Rejection> {
         let kind = SeatKind::Stream;
         let seat = self.config.budgets.seat(caller.user(), cluster, kind);
-        seat.await.map_err(Rejection::from)
+        seat.await
     }
 
     /// Opens the stream of a caller who has a seat.
