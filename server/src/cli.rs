@@ -139,7 +139,7 @@ pub(crate) struct Serve {
     )]
     pub(crate) exec_plugin_variables: Vec<String>,
     /// Folder with the CAs of clusters' services that speak TLS, for the reverse proxy to services: a PEM file NAME.pem for the cluster
-    /// NAME, read at each use. Without a file a cluster's https services are refused
+    /// NAME, looked at for each use. Without a file a cluster's https services are refused
     #[arg(long, env = "UNDERPASS_SERVICE_CA_DIR", value_name = "FOLDER")]
     pub(crate) service_ca_dir: Option<PathBuf>,
     /// Time for open requests to end when the server stops

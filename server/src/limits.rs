@@ -17,6 +17,10 @@ pub(crate) const SHELL_UNANSWERED: u8 = 3;
 /// one ends.
 pub(crate) const TLS_FILES_AGE: Duration = Duration::from_secs(10);
 
+/// Files of `--service-ca-dir` that are read at once, each by a thread: a cluster has one reading at a time, and a file system that
+/// hangs takes no more threads than these.
+pub(crate) const SERVICE_CA_READINGS: usize = 8;
+
 /// Time for a client's TLS handshake: two round trips, no human.
 pub(crate) const TLS_TIME: Duration = Duration::from_secs(10);
 

@@ -99,9 +99,10 @@ impl Front {
         let (authenticated, recognised) = self
             .authenticate(&caller, request.headers(), connection)
             .await?;
+        record.known(authenticated.identity());
         let route = route.ok_or(Rejection::NotFound)?;
         let real = authenticated.identity().clone();
-        record.caller(&real, &route);
+        record.asks_api(&route);
         let base = route.base();
         let Route { cluster, path, .. } = route;
         let call = Arc::new(Call::read(request.method(), Some(&path), asked)?);

@@ -144,7 +144,7 @@ impl Answer {
     }
 
     /// Rule 1: anything but a validated 101 is an ordinary response.
-    fn stream(self, mut record: Record, connection: &Connection) -> Response<Body> {
+    fn stream(mut self, mut record: Record, connection: &Connection) -> Response<Body> {
         let (mut parts, incoming) = self.response.into_parts();
         let incoming = Whole::new(incoming, parts.version);
         parts.version = Version::HTTP_11;
@@ -166,12 +166,15 @@ impl Answer {
                 .append(header::CONTENT_SECURITY_POLICY, SANDBOX);
         }
         record.head(parts.status);
+        // The answer may end before the request does, and the stream with it.
+        let seat = Arc::new(self.seat);
+        self.exchange.keep(Arc::clone(&seat));
         let audited = Audited {
             exchange: Some(self.exchange),
             record,
             sending: Some(match self.question.is_long() {
-                true => Sending::new((self.seat, self.recognised)),
-                false => connection.sendings.begin((self.seat, self.recognised)),
+                true => Sending::new((seat, self.recognised)),
+                false => connection.sendings.begin((seat, self.recognised)),
             }),
             watch_end: self.watch_end,
         };

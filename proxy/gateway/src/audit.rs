@@ -101,31 +101,31 @@ impl Record {
         HeaderValue::from_str(&self.id).ok()
     }
 
-    /// The caller of a request to the API server.
-    pub(crate) fn caller(&mut self, identity: &Identity, route: &Route) {
-        self.caller_of(identity, &route.cluster);
-        self.target = kept(route.path.as_str());
-    }
-
-    /// The caller of a connection to a target in a cluster.
-    pub(crate) fn connects(&mut self, identity: &Identity, cluster: &ClusterName, target: &Target) {
-        self.caller_of(identity, cluster);
-        self.target = target.to_string();
-    }
-
-    /// The caller of a request to a service, which is written as the client asked for it.
-    pub(crate) fn asks_service(&mut self, identity: &Identity, cluster: &ClusterName) {
-        self.caller_of(identity, cluster);
-        self.asks_service = true;
-    }
-
-    fn caller_of(&mut self, identity: &Identity, cluster: &ClusterName) {
+    /// The caller, as soon as they are known: refusals of theirs are not a stranger's.
+    pub(crate) fn known(&mut self, identity: &Identity) {
         self.user = Some(identity.into());
         let provenance = identity.provenance();
         self.authenticated = provenance.map(ToString::to_string);
         let authority = provenance.map(Provenance::authority);
         self.authority = authority.map(ToString::to_string);
+    }
+
+    /// A request to the API server.
+    pub(crate) fn asks_api(&mut self, route: &Route) {
+        self.cluster = Some(route.cluster.clone());
+        self.target = kept(route.path.as_str());
+    }
+
+    /// A connection to a target in a cluster.
+    pub(crate) fn connects(&mut self, cluster: &ClusterName, target: &Target) {
         self.cluster = Some(cluster.clone());
+        self.target = target.to_string();
+    }
+
+    /// A request to a service, which is written as the client asked for it. A path that names no service may name a cluster.
+    pub(crate) fn asks_service(&mut self, cluster: Option<&ClusterName>) {
+        self.cluster = cluster.cloned();
+        self.asks_service = true;
     }
 
     fn is_connect(&self) -> bool {
@@ -369,7 +369,8 @@ mod tests {
         else {
             panic!("{target} is a cluster's");
         };
-        record.caller(&alice, &route);
+        record.known(&alice);
+        record.asks_api(&route);
         record
     }
 

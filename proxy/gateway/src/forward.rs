@@ -17,7 +17,7 @@ use super::{
     audit::Record,
     budget::{Seat, SeatKind},
     route::{Destination, Route},
-    services::{self, Reply, ServiceWay},
+    services::{self, NoService, Reply, ServiceWay},
     watch_end::WatchEnd,
 };
 use underpass_authenticate::adopt_websocket_bearer;
@@ -38,7 +38,7 @@ enum Way {
     /// To its API server; without a route, below the prefix to none.
     Api(Option<Route>),
     /// To a service of it.
-    Service(Result<ServiceWay, Rejection>),
+    Service(Result<ServiceWay, NoService>),
     /// Nowhere.
     Nowhere(Rejection),
 }

@@ -7,7 +7,7 @@ use http::{
     uri::{Authority, PathAndQuery, Scheme},
 };
 
-use super::services::ServiceWay;
+use super::services::{NoService, ServiceWay};
 use underpass_core::{ClusterDomains, ClusterName, HostName, Rejection};
 
 /// The prefix of clusters' paths, at a name of the server's.
@@ -31,7 +31,7 @@ pub(crate) enum Destination {
     /// A cluster; `None` below the prefix where no cluster can have the name that is there.
     Cluster(Option<Route>),
     /// A service of a cluster; or the reason that there is none, for a caller who is known.
-    Service(Result<ServiceWay, Rejection>),
+    Service(Result<ServiceWay, NoService>),
     /// Nothing: its names do not belong together. No credential changes that.
     Nowhere(Rejection),
 }
@@ -195,9 +195,8 @@ mod tests {
             Destination::Cluster(None) => "no cluster".to_owned(),
             Destination::Cluster(Some(route)) => format!("{} {}", route.cluster, route.path),
             Destination::Service(Ok(way)) => format!("{} {}", way.cluster, way.service),
-            Destination::Service(Err(rejection)) | Destination::Nowhere(rejection) => {
-                rejection.code().as_str().to_owned()
-            }
+            Destination::Service(Err(NoService { rejection, .. }))
+            | Destination::Nowhere(rejection) => rejection.code().as_str().to_owned(),
         }
     }
 

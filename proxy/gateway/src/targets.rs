@@ -44,11 +44,31 @@ impl Front {
         caller: &Identity,
         record: &Record,
     ) -> Result<(Seat, BoxedIo), Rejection> {
+        let seat = self.target_seat(cluster, caller).await?;
+        let stream = self.connect_target(cluster, target, caller, record).await?;
+        Ok((seat, stream))
+    }
+
+    /// Waits for the seat of a stream.
+    pub(super) async fn target_seat(
+        &self,
+        cluster: &ClusterName,
+        caller: &Identity,
+    ) -> Result<Seat, Rejection> {
         let kind = SeatKind::Stream;
         let seat = self.config.budgets.seat(caller.user(), cluster, kind);
-        let seat = seat.await?;
+        seat.await
+    }
+
+    /// Opens the stream of a caller who has a seat.
+    pub(super) async fn connect_target(
+        &self,
+        cluster: &ClusterName,
+        target: Target,
+        caller: &Identity,
+        record: &Record,
+    ) -> Result<BoxedIo, Rejection> {
         let class = StreamClass::Default;
-        let stream = self.connect(cluster, target, caller, class, record).await?;
-        Ok((seat, stream))
+        self.connect(cluster, target, caller, class, record).await
     }
 }

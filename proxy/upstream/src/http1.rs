@@ -114,8 +114,9 @@ impl Lane {
     /// Sends the request.
     pub(super) async fn send(
         &mut self,
-        request: Request<Attempt>,
+        mut request: Request<Attempt>,
     ) -> Result<Response<Incoming>, SendError> {
+        exchange::announce_chunks(&mut request);
         let connection = self.connection.as_mut().ok_or(SendError::Full)?;
         // RFC 9110, section 9.2.1: the user is not accountable for what such a request changes.
         let may_repeat = self.reused && request.method().is_safe();

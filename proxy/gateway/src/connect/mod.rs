@@ -99,7 +99,8 @@ impl Front {
         let authenticating = self.authenticate(&caller, request.headers(), connection);
         let (authenticated, recognised) = authenticating.await?;
         let real = authenticated.identity();
-        record.connects(real, &cluster, &target);
+        record.known(real);
+        record.connects(&cluster, &target);
         let headers = request.headers();
         let admitting = self.admit_to_target(&authenticated, headers, &cluster, &target, record);
         let decisions = admitting.await?;

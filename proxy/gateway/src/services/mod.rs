@@ -15,7 +15,10 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Versio
 use hyper::body::Incoming;
 
 pub use self::tls::{NoServiceRoots, ServiceRoots};
-pub(crate) use self::{call::ServiceCall, way::ServiceWay};
+pub(crate) use self::{
+    call::ServiceCall,
+    way::{NoService, ServiceWay},
+};
 use self::{
     tls::{Above, Tls},
     way::Scheme,
@@ -51,7 +54,7 @@ impl Front {
         &self,
         mut request: Request<Incoming>,
         connection: &Connection,
-        way: Result<ServiceWay, Rejection>,
+        way: Result<ServiceWay, NoService>,
         record: &mut Record,
     ) -> Result<Reply, Rejection> {
         let asked = Asked::read(request.method(), request.version(), request.headers());
@@ -66,8 +69,12 @@ impl Front {
         let authenticating = self.authenticate(&caller, request.headers(), connection);
         let (authenticated, recognised) = authenticating.await?;
         let (real, ambient) = (authenticated.identity(), authenticated.is_ambient());
-        let way = way?;
-        record.asks_service(real, &way.cluster);
+        record.known(real);
+        record.asks_service(match &way {
+            Ok(way) => Some(&way.cluster),
+            Err(no_service) => no_service.cluster.as_ref(),
+        });
+        let way = way.map_err(Rejection::from)?;
         let call = Arc::new(ServiceCall::read(&request, way, asked)?);
         let (way, target) = (call.way(), call.target());
         if ambient && caller.is_led_from_elsewhere() {
@@ -87,13 +94,16 @@ impl Front {
         let body = connection.reading(Whole::new(body, parts.version));
         let body = Guarded::new(body, decisions.clone().until_revoked(Up(meter)));
         let asking = async {
+            // First of all: a caller without a seat makes no file of CAs be read.
+            let seat = self.target_seat(&way.cluster, real).await?;
             // Nothing is opened for a service that cannot be verified.
+            let roots = &*self.config.service_roots;
             let tls = match way.scheme {
-                Scheme::Https => Some(Tls::of(&call, &*self.config.service_roots).await?),
+                Scheme::Https => Some(Tls::of(&call, roots, &self.lines).await?),
                 Scheme::Http | Scheme::H2c => None,
             };
-            let opening = self.open_target(&way.cluster, target, real, record);
-            let (seat, stream) = opening.await?;
+            let opening = self.connect_target(&way.cluster, target, real, record);
+            let stream = opening.await?;
             let asked = self.exchange_with(&call, (stream, tls), parts.headers, body, record);
             let (response, exchange) = asked.await?;
             Ok::<_, Rejection>((response, exchange, seat))

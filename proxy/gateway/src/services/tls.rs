@@ -11,7 +11,9 @@ use rustls::{CertificateError, ClientConfig, pki_types::ServerName};
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use super::call::ServiceCall;
-use underpass_core::{BoxError, BoxedIo, ClusterName, Rejection, TcpTarget, limits};
+use underpass_core::{
+    BoxError, BoxedIo, ClusterLogShare, ClusterName, Rejection, TcpTarget, limits,
+};
 use underpass_https::Roots;
 
 const HTTP_2: &[u8] = b"h2";
@@ -61,6 +63,7 @@ impl Tls {
     pub(super) async fn of(
         call: &ServiceCall,
         roots: &dyn ServiceRoots,
+        lines: &ClusterLogShare,
     ) -> Result<Self, Rejection> {
         let (service, cluster) = (&call.way().service, &call.way().cluster);
         let refused = |reason: String| Rejection::ServiceTls {
@@ -71,8 +74,10 @@ impl Tls {
         let name = ServerName::try_from(name);
         let name = name.map_err(|_| refused("no certificate can have its name".to_owned()))?;
         let found = roots.roots(cluster).await.map_err(|error| {
-            let error = &*error as &dyn std::error::Error;
-            tracing::warn!(%cluster, error, "the CAs of a cluster's services cannot be used");
+            if let Some(suppressed) = lines.take(cluster.as_str()) {
+                let error = &*error as &dyn std::error::Error;
+                tracing::warn!(suppressed, %cluster, error, "the CAs of a cluster's services cannot be used");
+            }
             refused(format!(
                 "the CAs that this server has for services of cluster \"{cluster}\" cannot be read"
             ))

@@ -58,14 +58,38 @@ pub(crate) struct ServiceWay {
     pub(crate) lacks_slash: bool,
 }
 
+/// A path below a cluster's services that leads to none of them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct NoService {
+    /// The cluster that the path names, where it can be one's name.
+    pub(crate) cluster: Option<ClusterName>,
+    /// The reason, for a caller who is known.
+    pub(crate) rejection: Rejection,
+}
+
+impl From<NoService> for Rejection {
+    fn from(no: NoService) -> Self {
+        no.rejection
+    }
+}
+
 impl ServiceWay {
-    /// Reads a request's target; `None` where it is no service's. An error is for callers who are known.
-    pub(crate) fn read(target: &PathAndQuery) -> Option<Result<Self, Rejection>> {
+    /// Reads a request's target; `None` where it is no service's.
+    pub(crate) fn read(target: &PathAndQuery) -> Option<Result<Self, NoService>> {
         let (cluster, rest) = target.path().strip_prefix(CLUSTERS)?.split_once('/')?;
         let rest = rest.strip_prefix(SERVICES)?;
         let (service, path) = rest.split_at_checked(rest.find('/').unwrap_or(rest.len()))?;
-        let cluster = ClusterName::new(cluster).map_err(|_| Rejection::NotFound);
-        Some(cluster.and_then(|cluster| Self::of(cluster, service, path, target.query())))
+        let Ok(cluster) = ClusterName::new(cluster) else {
+            return Some(Err(NoService {
+                cluster: None,
+                rejection: Rejection::NotFound,
+            }));
+        };
+        let way = Self::of(cluster.clone(), service, path, target.query());
+        Some(way.map_err(|rejection| NoService {
+            cluster: Some(cluster),
+            rejection,
+        }))
     }
 
     fn of(
@@ -135,7 +159,8 @@ mod tests {
     use super::*;
 
     fn read(target: &str) -> Option<Result<ServiceWay, Rejection>> {
-        ServiceWay::read(&target.parse().unwrap())
+        let read = ServiceWay::read(&target.parse().unwrap())?;
+        Some(read.map_err(Rejection::from))
     }
 
     const ROOT: &str = "/v1/clusters/c/services/http:shop:web:80";

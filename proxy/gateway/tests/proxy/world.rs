@@ -288,6 +288,20 @@ impl World {
         Self::assemble(clusters, setup).await
     }
 
+    /// The same with other bounds.
+    pub(crate) async fn bounded_with_service_roots(
+        clusters: Arc<dyn Clusters>,
+        service_roots: Arc<dyn ServiceRoots>,
+        budgets: BudgetConfig,
+    ) -> Self {
+        let setup = Setup {
+            service_roots,
+            budgets,
+            ..Setup::default()
+        };
+        Self::assemble(clusters, setup).await
+    }
+
     async fn set_up(agent: Arc<ApiServer>, setup: Setup) -> Self {
         Self::assemble(Arc::new(Tunnel(agent)), setup).await
     }

@@ -49,6 +49,7 @@ where
     let exchange = Exchange {
         driver: Some(Driver::Task(AbortOnDropHandle::new(driving))),
         stopped: Stopped::default(),
+        kept: None,
     };
     poll_fn(|cx| sender.poll_ready(cx)).await.map_err(failed)?;
     let sending = pin!(sender.send_request(request));

@@ -2,6 +2,7 @@
 //! speaks to an API server when it upgrades. [`send_http2`] is the same over HTTP/2, for services.
 
 mod early;
+mod framing;
 mod heading;
 mod http2;
 mod whole;
@@ -24,6 +25,7 @@ use tokio_util::task::AbortOnDropHandle;
 use self::heading::Heading;
 pub use self::{
     early::{EarlyAnswer, Stopped},
+    framing::announce_chunks,
     http2::send_http2,
     whole::Whole,
 };
@@ -73,7 +75,11 @@ fn io_kind(error: &hyper::Error) -> Option<io::ErrorKind> {
 pub struct Exchange {
     driver: Option<Driver>,
     stopped: Stopped,
+    kept: Option<Kept>,
 }
+
+/// Dropped when the bytes no longer move.
+type Kept = Box<dyn Send + Sync>;
 
 enum Driver {
     /// The reader of the answer.
@@ -92,17 +98,23 @@ impl Driver {
 }
 
 impl Exchange {
+    /// Keeps a value for as long as the exchange has its stream: an upload may go on after the end of its answer.
+    pub fn keep(&mut self, kept: impl Send + Sync + 'static) {
+        self.kept = Some(Box::new(kept));
+    }
+
     /// Lets the stream close by itself, within a grace period.
     pub fn finish(&mut self) {
+        let kept = self.kept.take();
         match self.driver.take() {
             None => {}
-
-            Some(Driver::Inline(inline)) => inline.finish(),
+            Some(Driver::Inline(inline)) => inline.finish(kept),
             // The rest of the request goes nowhere.
             Some(Driver::Task(_)) if self.stopped.is_set() => {}
             Some(Driver::Task(mut task)) => {
                 let stopped = self.stopped.clone();
                 tokio::spawn(async move {
+                    let _kept = kept;
                     tokio::select! {
                         _ = tokio::time::timeout(limits::SHUTDOWN_GRACE, &mut task) => {}
                         () = stopped.set() => {}
@@ -176,13 +188,14 @@ pub fn client() -> http1::Builder {
 /// Dropping the future drops `io`.
 pub async fn send<I, B>(
     io: I,
-    request: Request<B>,
+    mut request: Request<B>,
 ) -> Result<(Response<Answered>, Exchange), ExchangeError>
 where
     I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     B: Body<Data = Bytes> + Send + 'static,
     B::Error: Into<BoxError>,
 {
+    announce_chunks(&mut request);
     let (io, head) = Heading::new(io);
     let has_body = !request.body().is_end_stream();
     let upgrades = request.headers().contains_key(header::UPGRADE);
@@ -198,6 +211,7 @@ where
     let exchange = Exchange {
         driver: Some(driver),
         stopped,
+        kept: None,
     };
     let mut sending = pin!(sender.send_request(request));
     let response = poll_fn(|cx| poll_driven(inline.as_ref(), cx, |cx| sending.as_mut().poll(cx)));

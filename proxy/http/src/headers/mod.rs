@@ -110,6 +110,10 @@ pub fn asks_impersonation(headers: &HeaderMap) -> bool {
 }
 
 fn strip_hop_by_hop(headers: &mut HeaderMap) {
+    if headers.contains_key(header::TRANSFER_ENCODING) {
+        // The coding said where the body ends (RFC 9112, section 6.3). Once it is gone, the length would cut the body for the next hop.
+        headers.remove(header::CONTENT_LENGTH);
+    }
     let named: Vec<HeaderName> = headers
         .get_all(header::CONNECTION)
         .iter()
@@ -192,6 +196,17 @@ mod tests {
         ]);
         clean_request(&mut headers, &RequestInfo::default());
         assert_eq!(headers, map(&[("x-three", "3")]));
+    }
+
+    #[test]
+    fn rule_1_a_length_beside_a_transfer_coding_goes() {
+        let lines = [("content-length", "4"), ("accept", "*/*")];
+        let mut headers = map(&lines);
+        clean_request(&mut headers, &RequestInfo::default());
+        assert_eq!(headers, map(&lines));
+        headers.insert("transfer-encoding", HeaderValue::from_static("chunked"));
+        clean_request(&mut headers, &RequestInfo::default());
+        assert_eq!(headers, map(&[("accept", "*/*")]));
     }
 
     #[test]

@@ -69,13 +69,16 @@ impl Inline {
         self.0.work.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Lets the connection close by itself, within a grace period.
-    pub(crate) fn finish(&self) {
+    /// Lets the connection close by itself, within a grace period, and keeps `kept` until then.
+    pub(crate) fn finish(&self, kept: impl Send + 'static) {
         // Mostly it has nothing to wait for.
         self.work(&mut Context::from_waker(Waker::noop()));
         let work = self.lock().take();
         if let Some(work) = work {
-            tokio::spawn(tokio::time::timeout(limits::SHUTDOWN_GRACE, work));
+            tokio::spawn(async move {
+                let _kept = kept;
+                tokio::time::timeout(limits::SHUTDOWN_GRACE, work).await
+            });
         }
     }
 

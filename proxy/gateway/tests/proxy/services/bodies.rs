@@ -194,6 +194,71 @@ async fn rule_1_an_upload_that_is_cut_looks_whole_to_no_service() {
     assert_eq!(soon(response).await.unwrap().status(), 204);
 }
 
+/// A search with a body, as Elasticsearch takes it. hyper would leave the body out.
+#[tokio::test]
+async fn a_body_of_a_get_arrives_without_a_length() {
+    let (agent, world) = world().await;
+    let service = format!("{WEB}/");
+    let answer = "HTTP/1.1 204 No Content\r\n\r\n";
+    for path in [&service, "/k8s/clusters/c/api/v1/namespaces"] {
+        for method in ["GET", "HEAD"] {
+            // HTTP/2.
+            let (sender, method_of) = (http2(&world).await, method.parse().unwrap());
+            let (response, mut body) = send_to(&world, &sender, method_of, path, false).await;
+            body.send_data("query".into(), true).unwrap();
+            let mut end = agent.next_end().await;
+            let asked = end.head().await;
+            assert!(asked.contains("transfer-encoding: chunked\r\n"), "{asked}");
+            assert_eq!(end.read(15).await, b"5\r\nquery\r\n0\r\n\r\n");
+            end.write(answer).await;
+            assert_eq!(soon(response).await.unwrap().status(), 204);
+            // HTTP/1.1.
+            let lines = "Transfer-Encoding: chunked\r\nConnection: close\r\n";
+            let request = head(&world, method, path, lines) + "5\r\nquery\r\n0\r\n\r\n";
+            let serving = async {
+                let mut end = agent.next_end().await;
+                end.head().await;
+                assert_eq!(end.read(15).await, b"5\r\nquery\r\n0\r\n\r\n");
+                end.write(answer).await;
+                end.finish();
+            };
+            let (answer, ()) = tokio::join!(world.raw(&request), serving);
+            assert_eq!(code(&answer), 204, "{answer}");
+        }
+    }
+}
+
+/// RFC 9112, section 6.3: the transfer coding is the one that counts.
+#[tokio::test]
+async fn rule_1_an_answer_with_two_lengths_is_cut_by_neither() {
+    let (agent, world) = world().await;
+    let two = "HTTP/1.1 200 OK\r\ncontent-length: 4\r\ntransfer-encoding: chunked\r\n\r\n\
+        9\r\nan answer\r\n0\r\n\r\n";
+    let service = format!("{WEB}/");
+    for path in [&service, "/k8s/clusters/c/api/v1/namespaces"] {
+        let request = head(&world, "GET", path, "Connection: close\r\n");
+        let serving = async {
+            let mut end = agent.next_end().await;
+            end.head().await;
+            end.write(two).await;
+            end.finish();
+        };
+        let (answer, ()) = tokio::join!(world.raw(&request), serving);
+        assert!(!answer.contains("content-length"), "{answer}");
+        assert!(answer.ends_with("9\r\nan answer\r\n0\r\n\r\n"), "{answer}");
+        let sender = http2(&world).await;
+        let (response, _) = send_to(&world, &sender, Method::GET, path, true).await;
+        let mut end = agent.next_end().await;
+        end.head().await;
+        end.write(two).await;
+        end.finish();
+        let answer = soon(response).await.unwrap();
+        assert!(!answer.headers().contains_key("content-length"));
+        let mut body = answer.into_body();
+        assert_eq!(rest_of(&mut body).await, (b"an answer".to_vec(), Ok(())));
+    }
+}
+
 #[tokio::test]
 async fn rule_23_a_request_to_a_service_has_a_streams_seat_until_it_ends() {
     let agent = Arc::<Agent>::default();
@@ -211,6 +276,27 @@ async fn rule_23_a_request_to_a_service_has_a_streams_seat_until_it_ends() {
     end.write("x").await;
     end.finish();
     assert_eq!(rest_of(&mut body).await, (b"x".to_vec(), Ok(())));
+    until(|| world.budgets.occupancy().is_empty()).await;
+    assert_eq!(agent.opened().len(), 1);
+}
+
+/// A service that answers and goes on reading keeps its stream.
+#[tokio::test]
+async fn rule_23_a_seat_lasts_as_long_as_its_stream() {
+    let agent = Arc::<Agent>::default();
+    let budgets = BudgetConfig::default().streams_per_user(1).unwrap();
+    let world = World::bounded_over(Arc::clone(&agent) as _, AuditLog::default(), budgets).await;
+    let sender = http2(&world).await;
+    let (response, mut up) = send(&world, &sender, Method::POST, false).await;
+    let mut end = agent.next_end().await;
+    end.head().await;
+    end.write("HTTP/1.1 204 No Content\r\n\r\n").await;
+    let mut body = soon(response).await.unwrap().into_body();
+    assert_eq!(rest_of(&mut body).await, (Vec::new(), Ok(())));
+    up.send_data(Bytes::from_static(b"late"), false).unwrap();
+    let request = head(&world, "GET", &format!("{WEB}/"), "Connection: close\r\n");
+    assert_eq!(code(&world.raw(&request).await), 429);
+    end.reset().await;
     until(|| world.budgets.occupancy().is_empty()).await;
     assert_eq!(agent.opened().len(), 1);
 }
@@ -270,6 +356,43 @@ async fn rule_15_a_request_to_a_service_is_written_when_it_begins_and_when_it_en
         ]),
         json!(["connect", 403, path])
     );
+}
+
+#[tokio::test]
+async fn rule_15_a_known_callers_refused_path_is_written_with_their_name() {
+    let agent = Arc::<Agent>::default();
+    let taken = Taken::new();
+    let strangers = Taken::new();
+    let (audit, _) = taken.audit_log(BackendConfig::default());
+    let audit = audit.strangers("strangers", Box::new(strangers.clone()));
+    let world = World::bounded_over(Arc::clone(&agent) as _, audit, BudgetConfig::default()).await;
+    for (number, (path, code, cluster)) in [
+        (format!("{WEB}/../x"), 400, json!("c")),
+        (
+            "/v1/clusters/C/services/http:shop:web:80/".to_owned(),
+            404,
+            json!(null),
+        ),
+        ("/k8s/clusters/C/api".to_owned(), 404, json!(null)),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let request = head(&world, "GET", &path, "Connection: close\r\n");
+        assert_eq!(crate::world::code(&world.raw(&request).await), code);
+        let event = &taken.all(number + 1).await[number];
+        assert_eq!(event["user"]["username"], "alice", "{event}");
+        assert_eq!(event["responseStatus"]["code"], code, "{event}");
+        assert_eq!(event["requestURI"], path);
+        assert_eq!(event["annotations"]["underpass.dev/cluster"], cluster);
+    }
+    // A stranger's is nobody's.
+    let path = format!("{WEB}/../x");
+    let request = format!("GET {path} HTTP/1.1\r\nHost: front\r\nConnection: close\r\n\r\n");
+    assert_eq!(code(&world.raw(&request).await), 401);
+    let event = &strangers.all(1).await[0];
+    assert_eq!(event["user"]["username"], json!(null), "{event}");
+    assert_eq!(agent.opened(), [""; 0]);
 }
 
 /// hyper asks the body of an answer nothing while its client takes no more of it.

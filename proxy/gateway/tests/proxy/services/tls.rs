@@ -1,6 +1,12 @@
 //! Services that speak TLS: the certificates that this server believes, and the version of HTTP above.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
 
 use async_trait::async_trait;
 use rustls::ServerConfig;
@@ -8,13 +14,13 @@ use rustls_pki_types::PrivateKeyDer;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use underpass_core::{BoxError, ClusterName};
-use underpass_gateway::ServiceRoots;
+use underpass_gateway::{BudgetConfig, ServiceRoots};
 use underpass_https::Roots;
 
 use super::site::{Site, head};
 use crate::{
     upgrades::{WEBSOCKET, read_head},
-    world::{World, code, soon, status},
+    world::{World, code, soon, status, until},
 };
 
 const NAME: &str = "web.shop.svc";
@@ -189,4 +195,36 @@ async fn rule_10_a_service_whose_certificate_nobody_vouches_for_gets_no_request(
         answer.contains("http is for services without TLS"),
         "{answer}"
     );
+}
+
+/// A file that hangs.
+#[derive(Default)]
+struct Hanging(AtomicUsize);
+
+#[async_trait]
+impl ServiceRoots for Hanging {
+    async fn roots(&self, _: &ClusterName) -> Result<Option<Roots>, BoxError> {
+        self.0.fetch_add(1, Ordering::SeqCst);
+        std::future::pending().await
+    }
+}
+
+#[tokio::test]
+async fn rule_23_the_cas_of_services_are_read_for_callers_with_a_seat() {
+    let (site, roots) = (Site::new(), Arc::<Hanging>::default());
+    let budgets = BudgetConfig::default().streams_per_user(1).unwrap();
+    let reading = Arc::clone(&roots) as _;
+    let world = World::bounded_with_service_roots(site.clone(), reading, budgets).await;
+    let request = get(&world, "c", "Connection: close\r\n");
+    let mut socket = tokio::net::TcpStream::connect(world.http1).await.unwrap();
+    socket.write_all(request.as_bytes()).await.unwrap();
+    until(|| roots.0.load(Ordering::SeqCst) == 1).await;
+    for _ in 0..3 {
+        assert_eq!(code(&world.raw(&request).await), 429);
+    }
+    assert_eq!(roots.0.load(Ordering::SeqCst), 1);
+    // A client that goes away gives its seat back.
+    drop(socket);
+    until(|| world.budgets.occupancy().is_empty()).await;
+    assert_eq!(site.opened(), [""; 0]);
 }
