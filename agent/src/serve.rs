@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio_util::task::TaskTracker;
 use underpass_core::{Identity, NeverImpersonated, Target};
 use underpass_tunnel::{IncomingStream, ResetCode, Session, chain};
-use underpass_upstream::ApiServer;
+use underpass_upstream::{ApiServer, Draining};
 
 use crate::limits;
 use crate::policy::{InForce, Policies};
@@ -22,8 +22,16 @@ pub(crate) struct Sessions {
     api_server: Arc<Mutex<Arc<ApiServer>>>,
     policies: Arc<Policies>,
     targets: Arc<Targets>,
-    live: Arc<Mutex<Vec<Session>>>,
+    live: Arc<Mutex<Vec<Live>>>,
     tasks: TaskTracker,
+}
+
+/// A session in service.
+#[derive(Clone)]
+struct Live {
+    session: Session,
+    /// Its watches end between two events before its other streams are cut.
+    draining: Draining,
 }
 
 impl Sessions {
@@ -43,17 +51,22 @@ impl Sessions {
 
     /// Serves the session's streams in the background, until it ends.
     pub(crate) fn serve(&self, session: Session) {
-        lock(&self.live).push(session.clone());
+        let draining = Draining::default();
+        lock(&self.live).push(Live {
+            session: session.clone(),
+            draining: draining.clone(),
+        });
         let this = self.clone();
         self.tasks.spawn(async move {
             while let Ok(incoming) = session.accept().await {
                 let api_server = Arc::clone(&lock(&this.api_server));
                 let (policies, targets) = (Arc::clone(&this.policies), Arc::clone(&this.targets));
+                let draining = draining.clone();
                 this.tasks.spawn(async move {
-                    serve_stream(incoming, &api_server, &policies, &targets).await;
+                    serve_stream(incoming, &api_server, &draining, &policies, &targets).await;
                 });
             }
-            lock(&this.live).retain(|other| !other.is_same(&session));
+            lock(&this.live).retain(|other| !other.session.is_same(&session));
         });
     }
 
@@ -65,17 +78,22 @@ impl Sessions {
 
     /// Those in service now.
     pub(crate) fn live(&self) -> Vec<Session> {
+        let live = lock(&self.live);
+        live.iter().map(|live| live.session.clone()).collect()
+    }
+
+    fn in_service(&self) -> Vec<Live> {
         lock(&self.live).clone()
     }
 
     /// Drains those in service now: others follow, which take the new streams.
     pub(crate) fn leave(&self, deadline: Duration) -> impl Future<Output = ()> + Send + use<> {
-        end(self.live(), deadline, "the agent connects anew")
+        end(self.in_service(), deadline, "the agent connects anew")
     }
 
-    /// Takes no new streams and waits for the end of those in flight, or for the deadline.
+    /// Takes no new streams and waits for the end of those in flight, or for the deadline. Watches end early, between two events.
     pub(crate) async fn drain(&self, deadline: Duration) {
-        end(self.live(), deadline, "the agent is shutting down").await;
+        end(self.in_service(), deadline, "the agent is shutting down").await;
         self.tasks.close();
         let over = tokio::time::timeout(limits::TASKS_TIME, self.tasks.wait()).await;
         if over.is_err() {
@@ -87,10 +105,11 @@ impl Sessions {
     }
 }
 
-async fn end(sessions: Vec<Session>, deadline: Duration, why: &'static str) {
-    let drains = sessions
-        .iter()
-        .map(|session| session.drain(deadline, RETURN_AFTER, why));
+async fn end(sessions: Vec<Live>, deadline: Duration, why: &'static str) {
+    let drains = sessions.iter().map(|live| {
+        live.draining.begin(deadline);
+        live.session.drain(deadline, RETURN_AFTER, why)
+    });
     futures_util::future::join_all(drains).await;
 }
 
@@ -102,11 +121,12 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 async fn serve_stream(
     incoming: IncomingStream,
     api_server: &ApiServer,
+    draining: &Draining,
     policies: &Policies,
     targets: &Targets,
 ) {
     match incoming.target().parse() {
-        Ok(Target::KubeApi) => serve_kube_api(incoming, api_server, policies).await,
+        Ok(Target::KubeApi) => serve_kube_api(incoming, api_server, draining, policies).await,
         Ok(target @ (Target::Tcp(_) | Target::Unix(_))) => {
             targets.serve(incoming, target, api_server).await;
         }
@@ -119,14 +139,19 @@ async fn serve_stream(
     }
 }
 
-async fn serve_kube_api(incoming: IncomingStream, api_server: &ApiServer, policies: &Policies) {
+async fn serve_kube_api(
+    incoming: IncomingStream,
+    api_server: &ApiServer,
+    draining: &Draining,
+    policies: &Policies,
+) {
     let header = incoming.header().clone();
     let policy = policies.current();
     let stream = match incoming.accept().await {
         Ok(stream) => stream,
         Err(error) => return tracing::debug!("stream gone: {}", chain(&error)),
     };
-    let serving = api_server.serve_stream_under(&policy.impersonation, stream, &header);
+    let serving = api_server.serve_stream_under(&policy.impersonation, draining, stream, &header);
     let served = if policies.may_change() {
         tokio::select! {
             served = serving => served,

@@ -16,7 +16,6 @@ use super::{
     audit::Record,
     budget::Seat,
     sending::Sending,
-    watch_end::WatchEnd,
 };
 use underpass_core::{
     Body, BoxError, ClusterLogShare, ClusterName, Protocol, Rejection,
@@ -29,6 +28,7 @@ use underpass_http::{
     headers::{self, Hop},
     pipe::{self, Meter},
     upgrade::UpgradeRequest,
+    watch_end::WatchEnd,
 };
 
 /// A document of a cluster's gets an origin of its own in a browser, which is none of ours: its scripts send `Origin: null`, so
@@ -126,6 +126,7 @@ impl Answer {
                 false => connection.sendings.begin((self.seat, self.recognised)),
             }),
             watch_end: self.watch_end,
+            cluster: self.cluster,
         };
         let guard = Until::new(audited, "revoked", async move {
             Box::new(revoked.await) as BoxError
@@ -223,6 +224,7 @@ struct Audited {
     /// Keeps the seat, and the request in flight of its connection.
     sending: Option<Arc<Sending>>,
     watch_end: Option<WatchEnd>,
+    cluster: ClusterName,
 }
 
 impl Guard for Audited {
@@ -271,6 +273,11 @@ impl Guard for Audited {
         let last = watch_end.last_words(&rejection)?;
         self.exchange = None;
         Some(last)
+    }
+
+    fn lost(&mut self, _: &BoxError) -> Option<Bytes> {
+        let lost = Rejection::AgentLost(self.cluster.clone());
+        self.watch_end.as_ref()?.last_words(&lost)
     }
 
     fn failed(&mut self, why: &'static str) {

@@ -17,7 +17,6 @@ use super::{
     audit::Record,
     budget::{Seat, SeatKind},
     route::{Destination, Route},
-    watch_end::WatchEnd,
 };
 use underpass_authenticate::adopt_websocket_bearer;
 use underpass_core::{
@@ -28,6 +27,7 @@ use underpass_http::{
     call::Asked,
     exchange::{self, Answered, Exchange, ExchangeError},
     headers, pipe,
+    watch_end::WatchEnd,
 };
 
 pub(super) const AUDIT_ID: HeaderName = HeaderName::from_static("audit-id");
