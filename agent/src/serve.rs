@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio_util::task::TaskTracker;
 use underpass_core::{AgentRole, Identity, Target};
 use underpass_tunnel::{IncomingStream, ResetCode, Session, chain};
-use underpass_upstream::ApiServer;
+use underpass_upstream::{ApiServer, Draining};
 
 use crate::limits;
 use crate::policy::{InForce, Policies};
@@ -23,8 +23,16 @@ pub(crate) struct Sessions {
     role: AgentRole,
     policies: Arc<Policies>,
     targets: Arc<Targets>,
-    live: Arc<Mutex<Vec<Session>>>,
+    live: Arc<Mutex<Vec<Live>>>,
     tasks: TaskTracker,
+}
+
+/// A session in service.
+#[derive(Clone)]
+struct Live {
+    session: Session,
+    /// Its watches end between two events before its other streams are cut.
+    draining: Draining,
 }
 
 impl Sessions {
@@ -46,15 +54,19 @@ impl Sessions {
 
     /// Serves the session's streams in the background, until it ends.
     pub(crate) fn serve(&self, session: Session) {
-        lock(&self.live).push(session.clone());
+        let draining = Draining::default();
+        lock(&self.live).push(Live {
+            session: session.clone(),
+            draining: draining.clone(),
+        });
         let this = self.clone();
         self.tasks.spawn(async move {
             while let Ok(incoming) = session.accept().await {
-                let this = this.clone();
+                let (this, draining) = (this.clone(), draining.clone());
                 let tasks = this.tasks.clone();
-                tasks.spawn(async move { this.serve_stream(incoming).await });
+                tasks.spawn(async move { this.serve_stream(incoming, &draining).await });
             }
-            lock(&this.live).retain(|other| !other.is_same(&session));
+            lock(&this.live).retain(|other| !other.session.is_same(&session));
         });
     }
 
@@ -66,17 +78,22 @@ impl Sessions {
 
     /// Those in service now.
     pub(crate) fn live(&self) -> Vec<Session> {
+        let live = lock(&self.live);
+        live.iter().map(|live| live.session.clone()).collect()
+    }
+
+    fn in_service(&self) -> Vec<Live> {
         lock(&self.live).clone()
     }
 
     /// Drains those in service now: others follow, which take the new streams.
     pub(crate) fn leave(&self, deadline: Duration) -> impl Future<Output = ()> + Send + use<> {
-        end(self.live(), deadline, "the agent connects anew")
+        end(self.in_service(), deadline, "the agent connects anew")
     }
 
-    /// Takes no new streams and waits for the end of those in flight, or for the deadline.
+    /// Takes no new streams and waits for the end of those in flight, or for the deadline. Watches end early, between two events.
     pub(crate) async fn drain(&self, deadline: Duration) {
-        end(self.live(), deadline, "the agent is shutting down").await;
+        end(self.in_service(), deadline, "the agent is shutting down").await;
         self.tasks.close();
         let over = tokio::time::timeout(limits::TASKS_TIME, self.tasks.wait()).await;
         if over.is_err() {
@@ -88,10 +105,10 @@ impl Sessions {
     }
 
     /// Rule 17: the agent serves only the targets that it knows.
-    async fn serve_stream(&self, incoming: IncomingStream) {
+    async fn serve_stream(&self, incoming: IncomingStream, draining: &Draining) {
         let api_server = lock(&self.api_server).clone();
         match incoming.target().parse() {
-            Ok(Target::KubeApi) => self.serve_kube_api(incoming, api_server).await,
+            Ok(Target::KubeApi) => self.serve_kube_api(incoming, api_server, draining).await,
             Ok(target @ (Target::Tcp(_) | Target::Unix(_) | Target::Operation)) => {
                 let api_server = api_server.as_deref();
                 self.targets.serve(incoming, target, api_server).await;
@@ -105,7 +122,12 @@ impl Sessions {
         }
     }
 
-    async fn serve_kube_api(&self, incoming: IncomingStream, api_server: Option<Arc<ApiServer>>) {
+    async fn serve_kube_api(
+        &self,
+        incoming: IncomingStream,
+        api_server: Option<Arc<ApiServer>>,
+        draining: &Draining,
+    ) {
         let header = incoming.header().clone();
         let policy = self.policies.current();
         if let Err(denied) = policy.targets.decide_api_server(self.role) {
@@ -121,7 +143,8 @@ impl Sessions {
             Ok(stream) => stream,
             Err(error) => return tracing::debug!("stream gone: {}", chain(&error)),
         };
-        let serving = api_server.serve_stream_under(&policy.impersonation, stream, &header);
+        let serving =
+            api_server.serve_stream_under(&policy.impersonation, draining, stream, &header);
         let served = if self.policies.may_change() {
             tokio::select! {
                 served = serving => served,
@@ -138,10 +161,11 @@ impl Sessions {
     }
 }
 
-async fn end(sessions: Vec<Session>, deadline: Duration, why: &'static str) {
-    let drains = sessions
-        .iter()
-        .map(|session| session.drain(deadline, RETURN_AFTER, why));
+async fn end(sessions: Vec<Live>, deadline: Duration, why: &'static str) {
+    let drains = sessions.iter().map(|live| {
+        live.draining.begin(deadline);
+        live.session.drain(deadline, RETURN_AFTER, why)
+    });
     futures_util::future::join_all(drains).await;
 }
 

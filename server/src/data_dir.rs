@@ -126,10 +126,24 @@ impl DataDir {
         }
     }
 
-    /// Replaces a file as a whole: after a crash it holds the old text or the new one.
+    /// Replaces a file as a whole: after a crash it holds the old text or the new one. A file that holds this text already is left
+    /// alone, so that a server whose disk is full starts again.
     pub(crate) fn write(&self, name: &str, text: &str) -> Result<(), FileError> {
+        if fs::read(self.path(name)).is_ok_and(|found| found == text.as_bytes()) {
+            return Ok(());
+        }
         self.write_atomically(name, text)
             .map_err(|error| self.error("write", name, error))
+    }
+
+    /// Removes a file, where there is one.
+    pub(crate) fn remove(&self, name: &str) -> Result<(), FileError> {
+        match fs::remove_file(self.path(name)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(self.error("remove", name, error))
+            }
+            _ => Ok(()),
+        }
     }
 
     fn write_atomically(&self, name: &str, text: &str) -> io::Result<()> {
@@ -216,6 +230,23 @@ mod tests {
         rustix::fs::mknodat(rustix::fs::CWD, dir.path("admin.token"), fifo, mode_644, 0).unwrap();
         DataDir::open(&path).unwrap();
         assert_eq!(mode(&elsewhere), 0o644);
+    }
+
+    /// A full disk would take no new file.
+    #[test]
+    fn a_file_that_holds_the_text_is_left_alone() {
+        let parent = tempfile::tempdir().unwrap();
+        let dir = DataDir::open(&parent.path().join("data")).unwrap();
+        dir.write("x", "one").unwrap();
+        let before = fs::metadata(dir.path("x")).unwrap();
+        dir.write("x", "one").unwrap();
+        let after = fs::metadata(dir.path("x")).unwrap();
+        assert_eq!(before.ino(), after.ino());
+        dir.write("x", "two").unwrap();
+        assert_eq!(dir.read("x").unwrap().as_deref(), Some("two"));
+        dir.remove("x").unwrap();
+        dir.remove("x").unwrap();
+        assert_eq!(dir.read("x").unwrap(), None);
     }
 
     #[test]

@@ -3,9 +3,8 @@
 //! It is in no log. Logs are kept, shipped and read by more people than may administer, and a container's standard error is
 //! one of them.
 
-use std::fs::{self, OpenOptions};
+use std::fs;
 use std::io::{self, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -68,16 +67,19 @@ fn token(path: &Path) -> Result<Token, AdminTokenError> {
     }
 }
 
-/// Writes a token into a new file, which only its owner can read.
+/// Writes a token into a new file, which only its owner can read. The file has all of it or does not exist: an empty one, which a full
+/// disk left behind, would keep the server from starting.
 pub(crate) fn write(path: &Path, token: &Token) -> io::Result<()> {
-    let mut options = OpenOptions::new();
-    let mut file = options
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(path)?;
+    let folder = match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    };
+    // Temporary files are made readable by their owner only.
+    let mut file = tempfile::NamedTempFile::new_in(folder)?;
     file.write_all(format!("{}\n", token.expose()).as_bytes())?;
-    file.sync_all()
+    file.as_file().sync_all()?;
+    file.persist_noclobber(path)?;
+    Ok(())
 }
 
 #[cfg(test)]

@@ -79,7 +79,11 @@ impl Ca {
         let pem = params.self_signed(&key)?.pem();
         // The key first: a certificate alone would look like a CA whose key was lost.
         data.write(CA_KEY, &key.serialize_pem())?;
-        data.write(CA_CERTIFICATE, &pem)?;
+        if let Err(error) = data.write(CA_CERTIFICATE, &pem) {
+            // It has signed nothing. Left there, it would look like a CA whose certificate was lost.
+            data.remove(CA_KEY)?;
+            return Err(error.into());
+        }
         tracing::info!(path = %data.path(CA_CERTIFICATE).display(), "made a new CA");
         Self::load(&pem, &key.serialize_pem())
     }
@@ -272,6 +276,20 @@ mod tests {
     use x509_parser::time::ASN1Time;
 
     use super::*;
+
+    /// The next start makes a CA, and asks for no backup.
+    #[test]
+    fn half_a_ca_is_none() {
+        let parent = tempfile::tempdir().unwrap();
+        let data = DataDir::open(&parent.path().join("data")).unwrap();
+        // No file takes the place of a folder.
+        let certificate = data.path(CA_CERTIFICATE);
+        std::fs::create_dir_all(certificate.join("full")).unwrap();
+        Ca::create(&data).err().unwrap();
+        assert_eq!(data.read(CA_KEY).unwrap(), None);
+        std::fs::remove_dir_all(certificate).unwrap();
+        Ca::load_or_create(&data).unwrap();
+    }
 
     #[test]
     fn the_ca_is_made_once_and_kept() {

@@ -46,6 +46,14 @@ pub(crate) enum TlsFilesError {
     NoCertificate { path: PathBuf },
     #[error("{path} holds no private key in PEM")]
     NoKey { path: PathBuf },
+    #[error(
+        "{path} has a section `{label}`, whose certificate clients would not get: write it as `CERTIFICATE` (openssl x509 -in FILE)"
+    )]
+    Label { path: PathBuf, label: &'static str },
+    #[error(
+        "the private key in {path} is encrypted, and nobody is asked for its password: write it without one (openssl pkey -in FILE)"
+    )]
+    EncryptedKey { path: PathBuf },
     #[error("the key in {key} does not belong to the first certificate in {certificate}")]
     Pair {
         certificate: PathBuf,
@@ -101,6 +109,7 @@ impl TlsFiles {
     pub(crate) fn load(&self, name: &str) -> Result<Loaded, TlsFilesError> {
         let certificate = || self.certificate.clone();
         let text = read(&self.certificate)?;
+        must_be_plain(&text, &self.certificate)?;
         let mut chain = certificates(&text);
         if chain.is_empty() {
             return Err(TlsFilesError::NoCertificate {
@@ -114,6 +123,11 @@ impl TlsFiles {
             });
         };
         let key = read(&self.key)?;
+        if has_line(&key, ENCRYPTED) {
+            return Err(TlsFilesError::EncryptedKey {
+                path: self.key.clone(),
+            });
+        }
         let key = PrivateKeyDer::from_pem_slice(&key).map_err(|_| TlsFilesError::NoKey {
             path: self.key.clone(),
         })?;
@@ -157,6 +171,7 @@ impl TlsFiles {
             };
         };
         let text = read(path)?;
+        must_be_plain(&text, path)?;
         let path = path.clone();
         let roots = certificates(&text);
         let [root] = &roots[..] else {
@@ -179,6 +194,40 @@ impl TlsFiles {
             .chain(ca)
             .cloned()
             .collect()
+    }
+}
+
+/// Of UTF-8.
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+
+/// Other labels of certificates (OpenSSL's `x509 -trustout`, and of old), which the PEM reader passes over.
+const OTHER_LABELS: [&str; 2] = ["TRUSTED CERTIFICATE", "X509 CERTIFICATE"];
+
+/// Beginnings of lines in encrypted keys: of PKCS #8 (RFC 7468, section 11), and of OpenSSL's own format.
+const ENCRYPTED: &[&str] = &[
+    "-----BEGIN ENCRYPTED PRIVATE KEY-----",
+    "Proc-Type: 4,ENCRYPTED",
+];
+
+fn has_line(text: &[u8], beginnings: &[&str]) -> bool {
+    let mut lines = text.split(|byte| matches!(byte, b'\n' | b'\r'));
+    lines.any(|line| {
+        let begins = |beginning: &&str| line.starts_with(beginning.as_bytes());
+        beginnings.iter().any(begins)
+    })
+}
+
+/// No certificate of a file is left out without a word.
+fn must_be_plain(text: &[u8], path: &Path) -> Result<(), TlsFilesError> {
+    let found = OTHER_LABELS
+        .into_iter()
+        .find(|label| has_line(text, &[&format!("-----BEGIN {label}-----")]));
+    match found {
+        None => Ok(()),
+        Some(label) => Err(TlsFilesError::Label {
+            path: path.to_owned(),
+            label,
+        }),
     }
 }
 
@@ -272,10 +321,15 @@ impl Following {
 
 fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, TlsFilesError> {
     let read = std::fs::read(path).map(Zeroizing::new);
-    read.map_err(|source| TlsFilesError::Read {
+    let mut text = read.map_err(|source| TlsFilesError::Read {
         path: path.to_owned(),
         source,
-    })
+    })?;
+    // Windows' editors write it. The PEM reader would pass over the first section.
+    if text.starts_with(BYTE_ORDER_MARK) {
+        text.drain(..BYTE_ORDER_MARK.len());
+    }
+    Ok(text)
 }
 
 /// As a client does that trusts this CA and nothing else.

@@ -135,6 +135,11 @@ pub trait Guard: Send + Unpin + 'static {
         None
     }
 
+    /// The same of a body that its sender does not bring to its end.
+    fn lost(&mut self, _why: &BoxError) -> Option<Bytes> {
+        None
+    }
+
     /// The body fails: by its sender (`lost`), or by an abort.
     fn failed(&mut self, _why: &'static str) {}
 
@@ -172,7 +177,17 @@ where
     }
 
     fn abort(&mut self, error: BoxError) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        let Some(last) = self.guard.last_words(&error) else {
+        let last = self.guard.last_words(&error);
+        self.cut(error, last)
+    }
+
+    /// The body's end is proper where there are last words.
+    fn cut(
+        &mut self,
+        error: BoxError,
+        last: Option<Bytes>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let Some(last) = last else {
             return Poll::Ready(Some(Err(error)));
         };
         self.cut = true;
@@ -214,7 +229,8 @@ where
         if !this.finished {
             ready!(this.guard.poll_room(cx));
         }
-        let mut polled = Pin::new(&mut this.body).poll_frame(cx);
+        let polled = Pin::new(&mut this.body).poll_frame(cx);
+        let mut polled = polled.map_err(Into::into);
         match &mut polled {
             Poll::Ready(Some(Ok(frame))) => {
                 if let Some(trailers) = frame.trailers_mut() {
@@ -234,11 +250,15 @@ where
                     return this.abort(error);
                 }
                 this.guard.failed("lost");
+                if let Poll::Ready(Some(Err(error))) = polled {
+                    let last = this.guard.lost(&error);
+                    return this.cut(error, last);
+                }
             }
             Poll::Ready(Some(Err(_))) => this.guard.failed("lost"),
             Poll::Pending => {}
         }
-        polled.map_err(Into::into)
+        polled
     }
 
     fn is_end_stream(&self) -> bool {

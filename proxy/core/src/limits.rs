@@ -366,6 +366,14 @@ pub const UPSTREAM_RESET_STREAMS: usize = 4096;
 /// the connection, with all watches on it, ends. Each costs one frame in answer.
 pub const UPSTREAM_STRAY_FRAMES: usize = 1 << 20;
 
+/// Bytes of a request's body that the agent's half keeps until the answer begins: where the API server provably did not process it
+/// (GOAWAY, REFUSED_STREAM), it is sent again with them. kube-apiserver sends GOAWAY by chance (`--goaway-chance`), and objects are
+/// mostly smaller; etcd takes 1.5 MiB.
+pub const REPLAY_BYTES: usize = 64 * 1024;
+
+/// The same of all requests to one API server: 256 of the largest ones at once. A request that finds no room is sent all the same.
+pub const REPLAY_BYTES_IN_ALL: usize = 16 * 1024 * 1024;
+
 /// Attempts to send one request, where each earlier one was provably not processed.
 pub const UPSTREAM_ATTEMPTS: usize = 4;
 

@@ -120,8 +120,8 @@ pub enum Rejection {
         "cluster \"{0}\" is reached without an agent: this server connects to nothing but its API server there"
     )]
     NoTargets(ClusterName),
-    /// The tunnel or the agent failed before the response's head.
-    #[error("the connection to cluster \"{0}\" was lost before it answered")]
+    /// The tunnel or the agent failed before the response's end.
+    #[error("the connection to cluster \"{0}\" was lost")]
     AgentLost(ClusterName),
     /// A service that the agent connected to did not answer a request.
     #[error("the service {0} closed the connection before it answered")]

@@ -17,7 +17,6 @@ use super::{
     budget::Seat,
     sending::Sending,
     services::ServiceCall,
-    watch_end::WatchEnd,
 };
 use underpass_core::{
     Body, BoxError, ClusterLogShare, ClusterName, Protocol, Rejection,
@@ -30,6 +29,7 @@ use underpass_http::{
     headers::{self, Hop},
     pipe::{self, Meter},
     upgrade::UpgradeRequest,
+    watch_end::WatchEnd,
 };
 
 /// A document of a cluster's gets an origin of its own in a browser, which is none of ours: its scripts send `Origin: null`, so
@@ -177,6 +177,7 @@ impl Answer {
                 false => connection.sendings.begin((seat, self.recognised)),
             }),
             watch_end: self.watch_end,
+            cluster: self.cluster,
         };
         let guard = self.decisions.until_revoked(audited);
         parts.extensions.insert(IsSending);
@@ -266,6 +267,7 @@ struct Audited {
     /// Keeps the seat, and the request in flight of its connection.
     sending: Option<Arc<Sending>>,
     watch_end: Option<WatchEnd>,
+    cluster: ClusterName,
 }
 
 impl Guard for Audited {
@@ -314,6 +316,11 @@ impl Guard for Audited {
         let last = watch_end.last_words(&rejection)?;
         self.exchange = None;
         Some(last)
+    }
+
+    fn lost(&mut self, _: &BoxError) -> Option<Bytes> {
+        let lost = Rejection::AgentLost(self.cluster.clone());
+        self.watch_end.as_ref()?.last_words(&lost)
     }
 
     fn failed(&mut self, why: &'static str) {

@@ -18,7 +18,6 @@ use super::{
     budget::{Seat, SeatKind},
     route::{Destination, Route},
     services::{self, NoService, Reply, ServiceWay},
-    watch_end::WatchEnd,
 };
 use underpass_authenticate::adopt_websocket_bearer;
 use underpass_core::{
@@ -29,6 +28,7 @@ use underpass_http::{
     call::Asked,
     exchange::{self, Answered, Exchange, ExchangeError, Whole},
     headers, pipe,
+    watch_end::WatchEnd,
 };
 
 pub(super) const AUDIT_ID: HeaderName = HeaderName::from_static("audit-id");

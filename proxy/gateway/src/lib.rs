@@ -32,7 +32,6 @@ mod serve;
 mod services;
 mod strangers;
 mod targets;
-mod watch_end;
 
 use std::{
     sync::{Arc, OnceLock},
@@ -53,12 +52,11 @@ use underpass_core::{
     ImpersonationAuthorizer, ImpersonationPolicy, Rejection,
     body::{Guard, Guarded},
 };
-use underpass_http::scheduling::in_task::Turns;
+use underpass_http::{scheduling::in_task::Turns, watch_end::Draining};
 
 use self::idle::Activity;
 use self::sending::{Sending, Sendings};
 use self::strangers::UnreadBody;
-use self::watch_end::Draining;
 pub use self::{
     access_review::AccessReviews,
     budget::{BudgetConfig, BudgetConfigError, Budgets, Occupancy},

@@ -5,6 +5,7 @@
 //! - [`impersonate`]: an identity, as the headers that kube-apiserver reads.
 //! - [`exchange`]: one request and its answer over one stream, as HTTP/1.1; [`upgrade`] and [`pipe`]: its bytes after a 101.
 //! - [`review`]: this server's own questions to a cluster.
+//! - [`watch_end`]: a watch ends between two events.
 //! - [`scheduling`]: how few tasks and wake-ups that takes.
 //!
 //! Nothing here knows the origin of a stream, or the policy.
@@ -17,3 +18,4 @@ pub mod pipe;
 pub mod review;
 pub mod scheduling;
 pub mod upgrade;
+pub mod watch_end;

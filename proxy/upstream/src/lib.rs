@@ -23,10 +23,12 @@ mod testing;
 mod tls;
 mod token_file;
 mod unauthorized;
+mod watch;
 
 use std::sync::Arc;
 
 use underpass_core::{BoxError, Exec, ImpersonationPolicy};
+pub use underpass_http::watch_end::Draining;
 pub use underpass_http_proxy::{ProxyConfigError, ProxyError, ProxyUrlError};
 
 use self::reload::{Reader, Reload};

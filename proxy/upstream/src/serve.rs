@@ -13,7 +13,7 @@ use hyper::{body::Incoming, server::conn::http1, service::service_fn, upgrade::O
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::{ApiServer, endpoint::Offer, generation::Generation, pool::origin_form};
+use super::{ApiServer, endpoint::Offer, generation::Generation, pool::origin_form, watch};
 use underpass_core::{
     Body, Identity, ImpersonationPolicy, Rejection,
     body::{self, Guarded},
@@ -26,6 +26,7 @@ use underpass_http::{
     impersonate,
     pipe::{self, Meter},
     upgrade::UpgradeRequest,
+    watch_end::Draining,
 };
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -56,11 +57,12 @@ struct Switched {
     _exchange: Exchange,
 }
 
-/// The identity in a stream's open header, and the policy that it is held against.
+/// The identity in a stream's open header, the policy that it is held against, and whether its session drains.
 #[derive(Clone, Copy)]
 struct Caller<'a> {
     identity: &'a [u8],
     policy: &'a ImpersonationPolicy,
+    draining: &'a Draining,
 }
 
 impl Caller<'_> {
@@ -101,11 +103,13 @@ impl ApiServer {
     where
         I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        self.serve_stream_under(&self.policy, io, identity).await
+        self.serve_stream_under(&self.policy, &Draining::default(), io, identity)
+            .await
     }
 
     /// [`serve_stream`](Self::serve_stream) under another policy than [`ApiServerOptions::policy`](crate::ApiServerOptions::policy): for
-    /// agents whose policy changes while they run.
+    /// agents whose policy changes while they run. A watch ends between two events when its session drains: for agents whose
+    /// sessions do.
     ///
     /// # Errors
     /// As there.
@@ -115,6 +119,7 @@ impl ApiServer {
     pub async fn serve_stream_under<I>(
         &self,
         policy: &ImpersonationPolicy,
+        draining: &Draining,
         io: I,
         identity: &[u8],
     ) -> Result<(), ServeStreamError>
@@ -126,7 +131,11 @@ impl ApiServer {
             lock(&left).client = Some(hyper::upgrade::on(&mut request));
             let discovery = headers::asks_for_discovery(request.headers());
             let generation = self.generation().await;
-            let caller = Caller { identity, policy };
+            let caller = Caller {
+                identity,
+                policy,
+                draining,
+            };
             let answered = generation.answer(request, caller, &left).await;
             Ok::<_, Infallible>(answered.unwrap_or_else(|rejection| match discovery {
                 true => rejection.to_discovery_response(),
@@ -206,7 +215,11 @@ impl Generation {
             let path = call.target().path();
             return Err(self.unauthorized(call.info(), path, credential).await);
         }
-        self.clean(response, &call)
+        let response = self.clean(response, &call)?;
+        Ok(match call.is_watch() {
+            true => watch::follow(response, caller.draining),
+            false => response,
+        })
     }
 
     /// Only now, so that no answer misses it.

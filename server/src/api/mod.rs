@@ -10,6 +10,7 @@ mod answer;
 mod begun;
 mod bindings;
 mod body;
+mod calendar;
 mod clusters;
 mod did;
 mod direct;

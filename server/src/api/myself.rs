@@ -2,12 +2,11 @@
 
 use axum::routing::get;
 use axum::{Json, Router};
-use time::OffsetDateTime;
 use underpass_api::{Myself, Reachable};
 use underpass_core::ClusterName;
 use underpass_directory::Cluster;
 
-use super::{Requester, State};
+use super::{Requester, State, calendar};
 
 pub(super) fn routes() -> Router<State> {
     Router::new().route("/v1/self", get(read))
@@ -34,7 +33,7 @@ async fn read(state: State, requester: Requester) -> Json<Myself> {
         authenticated_by: provenance.map(ToString::to_string),
         expires: provenance
             .and_then(underpass_core::Provenance::expires_at)
-            .map(OffsetDateTime::from),
+            .map(calendar::date),
         scope: requester.scope(),
         administrator: rights.is_administrator(),
         clusters: clusters.collect(),

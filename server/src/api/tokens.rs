@@ -21,7 +21,7 @@ use zeroize::Zeroizing;
 
 use super::page::{Page, tagged};
 use super::problem::Problem;
-use super::{Did, Requester, State, body};
+use super::{Did, Requester, State, body, calendar};
 use crate::limits;
 
 #[derive(Debug, Default, Deserialize)]
@@ -198,7 +198,7 @@ impl MadeBy {
             parent: provenance.and_then(Provenance::token).map(str::to_owned),
             ends: provenance
                 .and_then(Provenance::expires_at)
-                .map(OffsetDateTime::from),
+                .map(calendar::date),
             renewable_until: None,
             scope: provenance
                 .map(|provenance| provenance.scope().clone())
@@ -211,7 +211,7 @@ impl MadeBy {
         let mut made_by = Self::credential(identity);
         let until = identity.provenance().and_then(Provenance::login_until);
         if let (Some(ends), Some(until)) = (&mut made_by.ends, until) {
-            *ends = (*ends).max(until.into());
+            *ends = (*ends).max(calendar::date(until));
         }
         made_by
     }

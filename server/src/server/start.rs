@@ -56,7 +56,7 @@ pub(super) async fn start(
     )
     .await?;
     let info = info(&config, trusted, sockets.address.port())?;
-    data.write(URL, &format!("{}\n", info.url))?;
+    write_url(&data, &info.url);
 
     let fingerprints = ca.fingerprints(&data);
     let mut tasks = Supervisor::default();
@@ -131,6 +131,20 @@ pub(super) async fn start(
             tasks,
         },
     })
+}
+
+/// Only programs that start a server with port 0 need the file: a full disk keeps no server from starting. A file with another URL would
+/// lead them to another server.
+fn write_url(data: &DataDir, url: &str) {
+    let written = data.write(URL, &format!("{url}\n"));
+    if let Err(error) = written {
+        let error = &error as &dyn std::error::Error;
+        tracing::warn!(url, error, "the server starts without the file of its URL");
+        if let Err(error) = data.remove(URL) {
+            let error = &error as &dyn std::error::Error;
+            tracing::warn!(error, "the file holds an older URL");
+        }
+    }
 }
 
 /// The server's state on disk.

@@ -120,6 +120,17 @@ async fn nothing_is_served_after(end: impl AsyncFnOnce(Server)) {
     start_again(data.path()).await.stop().await;
 }
 
+/// As on a full disk.
+#[tokio::test]
+async fn a_server_starts_where_its_url_cannot_be_written() {
+    let data = tempfile::tempdir().unwrap();
+    // No file takes the place of a folder.
+    std::fs::create_dir_all(data.path().join("url/full")).unwrap();
+    let server = start(data.path()).await.unwrap();
+    user(&server).await;
+    server.stop().await;
+}
+
 #[tokio::test]
 async fn rule_12_a_server_that_stopped_serves_nothing() {
     nothing_is_served_after(Server::stop).await;

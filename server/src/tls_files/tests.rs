@@ -107,6 +107,35 @@ fn files_that_no_client_would_trust_are_refused() {
     assert!(why().contains("no private key"), "{}", why());
 }
 
+#[test]
+fn no_section_of_a_file_is_passed_over() {
+    let operator = Operator::new();
+    let files = operator.files();
+    let made = operator.renew(&[NAME]);
+    let read = |path: &Path| std::fs::read_to_string(path).unwrap();
+    let (certificate, key) = (read(&files.certificate), read(&files.key));
+    operator.put(&files.certificate, &format!("\u{feff}{certificate}"));
+    operator.put(&files.key, &format!("\u{feff}{key}"));
+    let loaded = files.load(NAME).unwrap();
+    assert_eq!(loaded.served.cert[0], made);
+    assert_eq!(loaded.served.cert.len(), 2);
+
+    let why = || underpass_tunnel::chain(&files.load(NAME).unwrap_err()).to_string();
+    for label in ["TRUSTED CERTIFICATE", "X509 CERTIFICATE"] {
+        let other = certificate.replacen(" CERTIFICATE-", &format!(" {label}-"), 2);
+        operator.put(&files.certificate, &other);
+        assert!(why().contains(label), "{}", why());
+    }
+    operator.put(&files.certificate, &certificate);
+    for encrypted in [
+        key.replace("PRIVATE", "ENCRYPTED PRIVATE"),
+        key.replacen("-----\n", "-----\nProc-Type: 4,ENCRYPTED\n", 1),
+    ] {
+        operator.put(&files.key, &encrypted);
+        assert!(why().contains("is encrypted"), "{}", why());
+    }
+}
+
 /// A CA that the operator's own has signed, as public CAs have several and sign with any of them.
 fn intermediate(operator: &Operator, name: &str) -> Ca {
     let mut params = CertificateParams::default();

@@ -55,9 +55,13 @@ async fn sigterm_ends_what_is_in_flight_and_the_next_call_is_a_503(transport: Tr
     let deployment = Deployment::start(transport).await;
     let client = deployment.admin(Wire::WebSocket);
     let logs = InFlight::logs(&client, "agent-term").await;
+    let watch = InFlight::watch(&client).await;
     deployment.blocking(|u| u.stop_agent().unwrap()).await;
     assert_no_agent_at_once(&version(&deployment).await);
     logs.ended().await.assert_error();
+    // As at the server's own drain: informers go on from a clean end.
+    let watch = watch.ended().await;
+    assert!(watch.status.success() && !watch.has_status(), "{watch:?}");
     assert_comes_back(&deployment).await;
 }
 
@@ -66,6 +70,7 @@ async fn sigkill_ends_what_is_in_flight_and_the_next_call_is_a_503(transport: Tr
     let client = deployment.admin(Wire::WebSocket);
     let logs = InFlight::logs(&client, "agent-kill").await;
     let shell = InFlight::shell(&client, "agent-kill-shell").await;
+    let watch = InFlight::watch(&client).await;
     deployment.blocking(|u| u.kill_agent().unwrap()).await;
     // UDP tells nobody that the other side is gone: over QUIC the first call finds out, by waiting for an answer.
     let first = version(&deployment).await;
@@ -74,6 +79,9 @@ async fn sigkill_ends_what_is_in_flight_and_the_next_call_is_a_503(transport: Tr
     assert_comes_back(&deployment).await;
     logs.ended().await.assert_error();
     shell.ended().await.assert_error();
+    // The last event is a Status.
+    let watch = watch.ended().await;
+    assert!(watch.has_status(), "{watch:?}");
 }
 
 /// It retries on the 503's Retry-After: its user notices nothing but the wait.

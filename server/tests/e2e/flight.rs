@@ -24,14 +24,16 @@ pub(crate) struct Ended {
 }
 
 impl Ended {
+    /// Whether a watch's last event says why it ended. To `get --raw` that is an end like any other.
+    pub(crate) fn has_status(&self) -> bool {
+        self.stdout
+            .contains("{\"type\":\"ERROR\",\"object\":{\"kind\":\"Status\"")
+    }
+
     /// That kubectl could tell it from an end that was meant.
     #[track_caller]
     pub(crate) fn assert_error(&self) {
-        // The last event of a watch. To `get --raw` that is an end like any other.
-        if self
-            .stdout
-            .contains("{\"type\":\"ERROR\",\"object\":{\"kind\":\"Status\"")
-        {
+        if self.has_status() {
             return;
         }
         assert!(!self.status.success(), "{self:?}");

@@ -152,19 +152,16 @@ struct Bad {
 }
 
 impl Bad {
-    /// The library has no word of its own for an extension.
+    /// The library has no words of its own for some faults.
     fn of_chain(error: rustls::Error, chain: &[CertificateDer<'_>]) -> Self {
-        let unknown = |certificate: &CertificateDer<'_>| {
-            let read = X509Certificate::from_der(certificate);
-            read.is_ok_and(|(_, read)| has_unknown_critical_extension(&read))
+        let bad = Self::from(error);
+        let found = match bad.told {
+            NOT_ACCEPTED => fault(chain),
+            _ => None,
         };
-        let told = UnusableCertificate::Extension.told();
-        match Self::from(error) {
-            Self {
-                told: NOT_ACCEPTED,
-                why,
-            } if chain.iter().any(unknown) => Self { told, why },
-            other => other,
+        Self {
+            told: found.unwrap_or(bad.told),
+            ..bad
         }
     }
 
@@ -172,6 +169,26 @@ impl Bad {
     fn told(told: &'static str) -> Self {
         let why = CredentialError::Certificate(told.to_owned());
         Self { told, why }
+    }
+}
+
+/// The fault of a chain that the library refuses without a word.
+fn fault(chain: &[CertificateDer<'_>]) -> Option<&'static str> {
+    let read = |certificate| X509Certificate::from_der(certificate).ok();
+    let read: Vec<_> = chain.iter().filter_map(|one| read(one)).collect();
+    let certificates = || read.iter().map(|(_, certificate)| certificate);
+    let early = |one: &X509Certificate<'_>| one.validity().not_before.timestamp() < 0;
+    if certificates().any(has_unknown_critical_extension) {
+        Some(UnusableCertificate::Extension.told())
+    } else if certificates().next().is_some_and(|one| one.is_ca()) {
+        Some(
+            "is a certificate authority's (CA:TRUE), as `openssl req -x509` makes them: make one with -addext \
+             basicConstraints=critical,CA:FALSE",
+        )
+    } else if certificates().any(early) {
+        Some("begins before 1970, or another of its chain does: make one with a later notBefore")
+    } else {
+        None
     }
 }
 
@@ -191,7 +208,8 @@ impl From<rustls::Error> for Bad {
                 }
                 Wrong::UnknownIssuer => NO_AUTHORITY,
                 Wrong::InvalidPurpose | Wrong::InvalidPurposeContext { .. } => {
-                    "is not meant for client authentication (extended key usage clientAuth)"
+                    "is not meant for client authentication: make one with the extended key usage clientAuth, or without any \
+                     (anyExtendedKeyUsage is not enough)"
                 }
                 Wrong::Revoked => "was revoked",
                 Wrong::UnknownRevocationStatus

@@ -72,7 +72,34 @@ pub(super) struct Outcome {
 
 impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "LDAP result {}, {:?}", self.code, self.said)
+        write!(f, "LDAP result {}", self.code)?;
+        if let Some(name) = self.name() {
+            write!(f, " ({name})")?;
+        }
+        write!(f, ", {:?}", self.said)
+    }
+}
+
+impl Outcome {
+    /// RFC 4511, appendix A: the codes whose remedy is the directory's or the configuration's.
+    fn name(&self) -> Option<&'static str> {
+        Some(match self.code {
+            3 => "time limit exceeded",
+            4 => "size limit exceeded: the directory gives no more entries at once",
+            8 => "stronger authentication required",
+            10 => "referral",
+            11 => "administrative limit exceeded",
+            12 => "unavailable critical extension",
+            13 => "confidentiality required",
+            32 => "no such object",
+            48 => "inappropriate authentication",
+            49 => "invalid credentials",
+            50 => "insufficient access rights",
+            51 => "busy",
+            52 => "unavailable",
+            53 => "unwilling to perform",
+            _ => return None,
+        })
     }
 }
 
@@ -264,6 +291,18 @@ mod tests {
     }
 
     /// The bytes of RFC 4511, written out.
+    #[test]
+    fn results_have_names() {
+        let told = |code| outcome(code, "x").to_string();
+        assert!(
+            told(4).starts_with("LDAP result 4 (size limit exceeded"),
+            "{}",
+            told(4)
+        );
+        assert_eq!(told(52), "LDAP result 52 (unavailable), \"x\"");
+        assert_eq!(told(77), "LDAP result 77, \"x\"");
+    }
+
     #[test]
     fn requests_are_rfc_4511s() {
         let bytes = bind(1, "cn=a", "b");

@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwapOption;
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD as BASE64URL};
 use futures_util::{
     FutureExt as _,
     future::{BoxFuture, Shared},
@@ -230,7 +231,17 @@ impl Issuer {
         let set = self.https.document::<KeySet>(&url).await;
         let set = set.map_err(KeysError::Keys)?;
         let keys = set.keys.into_iter().filter_map(Key::read).map(Arc::new);
-        let keys: Vec<_> = keys.take(limits::ISSUER_KEYS).collect();
+        let mut keys: Vec<_> = keys.collect();
+        if let left_out @ 1.. = keys.len().saturating_sub(limits::ISSUER_KEYS) {
+            let (issuer, most) = (&self.url, limits::ISSUER_KEYS);
+            tracing::warn!(
+                issuer,
+                left_out,
+                most,
+                "the issuer has more keys than are kept: tokens that the last of them sign are refused"
+            );
+            keys.truncate(most);
+        }
         if keys.is_empty() {
             return Err(KeysError::NoKey);
         }
@@ -265,7 +276,8 @@ impl Keys {
 
 impl Key {
     /// `None` for a key that signs nothing, or in a way that is not known here. Symmetric keys are never read.
-    fn read(value: serde_json::Value) -> Option<Self> {
+    fn read(mut value: serde_json::Value) -> Option<Self> {
+        tidy(&mut value);
         let algorithm = match value.get("alg") {
             None => None,
             Some(name) => Some(name.as_str()?.to_owned()),
@@ -312,6 +324,24 @@ impl Key {
     }
 }
 
+/// Takes away padding, and the leading zero octets of RSA's numbers, which RFC 7518 (sections 2 and 6.3.1) has none of. Some issuers write
+/// them, and go-jose, with which kube-apiserver reads keys, takes both.
+fn tidy(key: &mut serde_json::Value) {
+    for name in ["n", "e", "x", "y"] {
+        let Some(serde_json::Value::String(text)) = key.get_mut(name) else {
+            continue;
+        };
+        text.truncate(text.trim_end_matches('=').len());
+        // A point's coordinates have the curve's length, zeros included.
+        if let ("n" | "e", Ok(number)) = (name, BASE64URL.decode(&*text)) {
+            let zeros = number.iter().take_while(|octet| **octet == 0).count();
+            if let Some(rest) = number.get(zeros..).filter(|_| zeros > 0) {
+                *text = BASE64URL.encode(rest);
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -342,6 +372,24 @@ mod tests {
         ] {
             assert!(Key::read(other.clone()).is_none(), "{other}");
         }
+    }
+
+    #[test]
+    fn numbers_may_be_padded_and_begin_with_zeros() {
+        let tidied = |n: &str| {
+            let mut key = json!({ "kty": "RSA", "n": n, "e": "AAEAAQ==" });
+            assert!(Key::read(key.clone()).is_some(), "{n}");
+            tidy(&mut key);
+            assert_eq!(key["e"], "AQAB");
+            key["n"].as_str().unwrap().to_owned()
+        };
+        // 65537, also with a zero octet as of a signed number.
+        for n in ["AQAB", "AAEAAQ", "AAEAAQ==", "AAABAAE=", "AAAAAQAB"] {
+            assert_eq!(tidied(n), "AQAB", "{n}");
+        }
+        let mut point = json!({ "kty": "EC", "x": "AAEAAQ==", "y": "AAAA" });
+        tidy(&mut point);
+        assert_eq!(point, json!({ "kty": "EC", "x": "AAEAAQ", "y": "AAAA" }));
     }
 
     #[test]

@@ -465,9 +465,22 @@ async fn a_bad_certificate_keeps_no_token_out() {
     });
     let foreign = client(&other, |_| {});
     let impostors = client(&impostor, |_| {});
+    let any = client(&here, |params| {
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::Any];
+    });
+    // As `openssl req -x509` makes them.
+    let authoritys = client(&here, |params| {
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    });
+    let early = client(&here, |params| {
+        params.not_before = date_time_ymd(1950, 1, 1);
+    });
     for (certificate, said) in [
         (expired, "has expired"),
         (servers, "is not meant for client authentication"),
+        (any, "anyExtendedKeyUsage is not enough"),
+        (authoritys, "is a certificate authority's (CA:TRUE)"),
+        (early, "begins before 1970"),
         (foreign, "leads to no certificate authority"),
         (impostors, "has a wrong signature"),
     ] {

@@ -2,12 +2,13 @@
 
 use std::{
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
 };
 
+use async_trait::async_trait;
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::BodyExt;
@@ -17,11 +18,15 @@ use tokio::{
     net::TcpStream,
     sync::mpsc,
 };
-use underpass_core::{Body, empty};
+use tokio_util::task::AbortOnDropHandle;
+use underpass_core::{
+    Body, BoxedIo, ClusterName, Clusters, ConnectError, ImpersonationPolicy, Open, empty,
+};
+use underpass_upstream::{ApiServer, Draining};
 
 use crate::{
     api::{Api, channel, echo},
-    world::{World, code, soon, until},
+    world::{World, agent, code, soon, until},
 };
 
 type Chunks = mpsc::Sender<Result<Bytes, std::io::Error>>;
@@ -118,6 +123,109 @@ async fn a_failure_in_the_middle_is_no_clean_end() {
     let _ = soon(socket.read_to_end(&mut answer)).await;
     let answer = String::from_utf8(answer).unwrap();
     assert!(answer.ends_with("4\r\nhalf\r\n"), "{answer}");
+}
+
+const ADDED: &str = "{\"type\":\"ADDED\",\"object\":{}}\n";
+
+/// The end of a watch's answer that says why.
+async fn assert_ends_with_status(body: &mut Incoming, message: &str) {
+    let last = next_chunk(body).await;
+    assert_ends(body).await;
+    let event: serde_json::Value = serde_json::from_slice(&last).unwrap();
+    assert_eq!(event["type"], "ERROR");
+    assert_eq!(event["object"]["kind"], "Status");
+    assert_eq!(event["object"]["message"], message);
+}
+
+/// kubectl prints it; of a stream that fails, it prints INTERNAL_ERROR.
+#[tokio::test]
+async fn an_api_server_that_is_lost_between_events_is_told_to_watches() {
+    let (api, mut opened) = watches().await;
+    let world = World::new(&api).await;
+    let mut http2 = world.http2().await;
+    let request = world.request("GET", "/api/v1/pods?watch=1", empty());
+    let response = soon(http2.send_request(request)).await.unwrap();
+    let sender = opened.recv().await.unwrap();
+    let mut body = response.into_body();
+    sender.send(Ok(ADDED.into())).await.unwrap();
+    assert_eq!(next_chunk(&mut body).await, ADDED);
+    sender
+        .send(Err(std::io::Error::other("disk on fire")))
+        .await
+        .unwrap();
+    let told = "the API server cannot be reached: the connection was lost";
+    assert_ends_with_status(&mut body, told).await;
+}
+
+/// An agent's streams, which the test cuts, and whether their session drains.
+struct Leaving {
+    agent: Arc<ApiServer>,
+    draining: Draining,
+    serving: Mutex<Option<AbortOnDropHandle<()>>>,
+}
+
+#[async_trait]
+impl Clusters for Leaving {
+    async fn connect(&self, _: &ClusterName, open: &Open) -> Result<BoxedIo, ConnectError> {
+        let (server, client) = tokio::io::duplex(64 * 1024);
+        let (agent, draining) = (Arc::clone(&self.agent), self.draining.clone());
+        let identity = open.identity.clone();
+        let serving = tokio::spawn(async move {
+            let policy = ImpersonationPolicy::default();
+            let _ = agent
+                .serve_stream_under(&policy, &draining, client, &identity)
+                .await;
+        });
+        *self.serving.lock().unwrap() = Some(AbortOnDropHandle::new(serving));
+        Ok(Box::new(server))
+    }
+}
+
+#[tokio::test]
+async fn an_agent_that_drains_ends_a_watch_between_events() {
+    let (api, mut opened) = watches().await;
+    let draining = Draining::default();
+    let clusters = Arc::new(Leaving {
+        agent: agent(&api).await,
+        draining: draining.clone(),
+        serving: Mutex::default(),
+    });
+    let world = World::over(clusters).await;
+    let mut http2 = world.http2().await;
+    let request = world.request("GET", "/api/v1/pods?watch=1", empty());
+    let response = soon(http2.send_request(request)).await.unwrap();
+    let sender = opened.recv().await.unwrap();
+    let mut body = response.into_body();
+    let (half, rest) = ADDED.split_at(9);
+    sender.send(Ok(half.into())).await.unwrap();
+    assert_eq!(next_chunk(&mut body).await, half);
+    draining.begin(Duration::ZERO);
+    // Not in the middle of an event.
+    sender.send(Ok(rest.into())).await.unwrap();
+    assert_eq!(next_chunk(&mut body).await, rest);
+    assert_ends(&mut body).await;
+    soon(sender.closed()).await;
+}
+
+#[tokio::test]
+async fn an_agent_that_is_lost_between_events_is_told_to_watches() {
+    let (api, mut opened) = watches().await;
+    let clusters = Arc::new(Leaving {
+        agent: agent(&api).await,
+        draining: Draining::default(),
+        serving: Mutex::default(),
+    });
+    let world = World::over(clusters.clone()).await;
+    let mut http2 = world.http2().await;
+    let request = world.request("GET", "/api/v1/pods?watch=1", empty());
+    let response = soon(http2.send_request(request)).await.unwrap();
+    let sender = opened.recv().await.unwrap();
+    let mut body = response.into_body();
+    sender.send(Ok(ADDED.into())).await.unwrap();
+    assert_eq!(next_chunk(&mut body).await, ADDED);
+    clusters.serving.lock().unwrap().take();
+    let told = "the connection to cluster \"c\" was lost";
+    assert_ends_with_status(&mut body, told).await;
 }
 
 #[tokio::test]

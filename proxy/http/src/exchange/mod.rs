@@ -312,6 +312,10 @@ impl<G: Guard> Guard for Until<G> {
         self.inner.last_words(why)
     }
 
+    fn lost(&mut self, why: &BoxError) -> Option<Bytes> {
+        self.inner.lost(why)
+    }
+
     fn failed(&mut self, why: &'static str) {
         self.inner.failed(why);
     }

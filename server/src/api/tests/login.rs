@@ -121,6 +121,41 @@ async fn rule_11_whoever_guesses_a_password_waits() {
     world.log_in_with("bob", "guess").await.expect(401);
 }
 
+/// An `exp` of 9999, with the clock's skew on top, and one in milliseconds: providers write both.
+#[tokio::test]
+async fn a_credential_that_ends_beyond_the_calendar_is_one_that_ends_with_it() {
+    use underpass_core::{AuthenticationMethod, Authority, Identity, Provenance, Revocation};
+
+    use crate::api::tokens::MadeBy;
+
+    let world = World::new().await;
+    for seconds in [
+        253_402_300_799 + 10,
+        4_102_444_800_000,
+        i64::MAX.unsigned_abs(),
+    ] {
+        let far = std::time::SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
+        let by = Authority::provider(AuthenticationMethod::Jwt, "corp".into());
+        let provenance = Provenance::new(AuthenticationMethod::Jwt, "corp", by)
+            .with_end(Some(far))
+            .with_login_until(Some(far));
+        let alice = Identity::new("alice".to_owned(), None, Vec::new(), Default::default());
+        let alice = alice.unwrap().vouched_for(provenance);
+
+        let ends = MadeBy::login(&alice).ends.unwrap();
+        assert_eq!(ends.year(), 9999, "{seconds}");
+        let requester = Requester::User {
+            identity: Box::new(alice),
+            revocation: Revocation::never(),
+        };
+        let own = world
+            .ask(&requester, Method::GET, "/v1/self", &Value::Null, &[])
+            .await
+            .expect(200);
+        assert_eq!(own["expires"], "9999-12-31T23:59:59Z", "{seconds}");
+    }
+}
+
 /// A body that says whether it was looked at.
 pub(super) struct Watched(pub(super) Arc<std::sync::atomic::AtomicBool>);
 

@@ -1,10 +1,10 @@
-//! Ends watches when the front drains, and when access to them is revoked.
+//! Ends watches when a front or an agent drains, when access to them is revoked, and when their sender is lost.
 //!
 //! A watch that ends cleanly is resumed from where it was; one that ends with an error, or in the middle of an
-//! event, makes its informer list everything again: a storm, if every watch of a server does it. So a draining front
-//! ends each one between two events, at its own random moment, and without an event of its own, as kube-apiserver does.
+//! event, makes its informer list everything again: a storm, if every watch of a server does it. So a front, or an
+//! agent, that drains ends each one between two events, at its own random moment, and without an event of its own, as kube-apiserver does.
 //!
-//! A caller who loses the right to watch gets a last event with a `metav1.Status`: of a stream that only fails, kubectl prints
+//! A caller who loses the right to watch, or the API server, gets a last event with a `metav1.Status`: of a stream that only fails, kubectl prints
 //! HTTP/2's INTERNAL_ERROR, and informers say nothing of the reason.
 
 use std::{
@@ -18,25 +18,29 @@ use bytes::Bytes;
 use http::{Response, StatusCode, header};
 use tokio_util::sync::CancellationToken;
 
+use crate::scheduling::on_wake::Condition;
 use underpass_core::{Rejection, limits::DRAIN_SPREAD};
-use underpass_http::scheduling::on_wake::Condition;
 
-/// Whether a front drains. Clones are of one front.
+/// Whether a front, or an agent's session, drains. Clones are of one of them.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Draining {
+pub struct Draining {
     begun: CancellationToken,
     /// How long its watches may go on then.
     spread: Arc<OnceLock<Duration>>,
 }
 
 impl Draining {
-    pub(super) fn begin(&self, deadline: Duration) {
+    /// Watches end from now on, spread over [`DRAIN_SPREAD`], or over half of the time until `deadline` where that is shorter.
+    pub fn begin(&self, deadline: Duration) {
         self.spread.get_or_init(|| DRAIN_SPREAD.min(deadline / 2));
         self.begun.cancel();
     }
 
-    /// Waits until the front drains.
-    pub(super) async fn begun(&self) {
+    /// Waits until that begins.
+    ///
+    /// # Cancel safety
+    /// May be dropped.
+    pub async fn begun(&self) {
         self.begun.cancelled().await;
     }
 
@@ -49,7 +53,7 @@ impl Draining {
 }
 
 /// The end of one watch.
-pub(super) struct WatchEnd {
+pub struct WatchEnd {
     due: Condition<()>,
     is_due: bool,
     events: Events,
@@ -57,7 +61,7 @@ pub(super) struct WatchEnd {
 
 impl WatchEnd {
     /// Watches for `draining`, and over the events of a response.
-    pub(super) fn new<B>(draining: Draining, response: &Response<B>) -> Self {
+    pub fn new<B>(draining: Draining, response: &Response<B>) -> Self {
         Self {
             due: Condition::boxed(draining.due()),
             is_due: false,
@@ -66,12 +70,12 @@ impl WatchEnd {
     }
 
     /// Follows the events.
-    pub(super) fn passed(&mut self, data: &Bytes) {
+    pub fn passed(&mut self, data: &Bytes) {
         self.events.passed(data);
     }
 
     /// The last bytes of a watch that may not go on, if no event is in the middle.
-    pub(super) fn last_words(&self, why: &Rejection) -> Option<Bytes> {
+    pub fn last_words(&self, why: &Rejection) -> Option<Bytes> {
         let between = self.events.complete();
         between.then(|| match self.events {
             Events::Lines(_) => why.to_watch_event(),
@@ -80,7 +84,7 @@ impl WatchEnd {
     }
 
     /// Ready when the watch is to end here.
-    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.is_due = self.is_due || self.due.poll(cx).is_ready();
         if self.is_due && self.events.complete() {
             Poll::Ready(())
