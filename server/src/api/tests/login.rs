@@ -129,7 +129,11 @@ async fn a_credential_that_ends_beyond_the_calendar_is_one_that_ends_with_it() {
     use crate::api::tokens::MadeBy;
 
     let world = World::new().await;
-    for seconds in [253_402_300_799 + 10, 4_102_444_800_000, i64::MAX.unsigned_abs()] {
+    for seconds in [
+        253_402_300_799 + 10,
+        4_102_444_800_000,
+        i64::MAX.unsigned_abs(),
+    ] {
         let far = std::time::SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
         let by = Authority::provider(AuthenticationMethod::Jwt, "corp".into());
         let provenance = Provenance::new(AuthenticationMethod::Jwt, "corp", by)
