@@ -247,7 +247,7 @@ mod tests {
         written: Vec<usize>,
         blocked: bool,
         broken: bool,
-        /// Of whoever was told last that it is blocked, as a socket has it.
+        /// The last one that was told that it is blocked, as a socket has it.
         waits: Option<Waker>,
     }
 

@@ -43,7 +43,7 @@ async fn measure(cell: &str, running: &Running<'_>, plan: &Plan) -> Result<Figur
     Ok(figures)
 }
 
-/// What streams carried, and a reading before and after.
+/// The bytes that streams carried, and a reading before and after.
 pub(super) struct Carried<T> {
     gigabits: f64,
     time: Duration,
