@@ -53,7 +53,7 @@ pub(super) struct Way<'a> {
 enum Held<'a> {
     Process {
         _program: Process,
-        product: Option<Underpass>,
+        product: Option<Box<Underpass>>,
     },
     Peer {
         _running: Running<'a>,
@@ -265,7 +265,7 @@ fn start<'a>(
         door: Door::Tcp(local),
         held: Held::Process {
             _program: program,
-            product,
+            product: product.map(Box::new),
         },
     })
 }
