@@ -482,6 +482,8 @@ async fn rule_12_who_waits_is_revoked_like_who_is_served() {
     let http2 = world.http2().await;
     let mut storm = storm(&world, &http2, 5);
     until(|| waiting(&world) == 4).await;
+    // The one that is served has got there; else it never would.
+    gated.has_seen(1).await;
     world.revoke.cancel();
     while let Some(answer) = soon(storm.join_next()).await {
         assert_eq!(answer.unwrap().status(), 403);
