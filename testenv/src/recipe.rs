@@ -95,7 +95,7 @@ mod tests {
         assert!(module.contains(&pinned), "{pinned:?}");
         let module = include_str!("../etcd-tools/go.mod");
         for tool in ["etcdctl", "etcdutl"] {
-            let pinned = format!("go.etcd.io/etcd/{tool}/v3 {ETCD_VERSION}\n");
+            let pinned = format!("go.etcd.io/etcd/{tool}/v3 {ETCD_VERSION} ");
             assert!(module.contains(&pinned), "{pinned:?}");
         }
     }

@@ -3,7 +3,7 @@
 mod again;
 
 use std::collections::BTreeMap;
-use std::io::{self, IsTerminal as _, Write as _};
+use std::io;
 
 use anyhow::{Result, bail};
 use thiserror::Error;
@@ -13,7 +13,7 @@ use underpass_api::{
     OperationState, OutputPage, OutputStream, segment,
 };
 use underpass_core::ClusterName;
-use underpass_terminal::{printable, say, show};
+use underpass_terminal::{relay_to_stderr, relay_to_stdout, say, show};
 
 use self::again::Again;
 use super::{print_table, timestamp};
@@ -249,16 +249,8 @@ fn status(record: &OperationRecord) -> u8 {
 fn write(page: &OutputPage) -> io::Result<()> {
     for piece in &page.pieces {
         let written = match piece.stream {
-            OutputStream::Stdout => {
-                let mut to = io::stdout().lock();
-                let data = visible(&piece.data, to.is_terminal());
-                to.write_all(&data).and_then(|()| to.flush())
-            }
-            OutputStream::Stderr => {
-                let mut to = io::stderr().lock();
-                let data = visible(&piece.data, to.is_terminal());
-                to.write_all(&data)
-            }
+            OutputStream::Stdout => relay_to_stdout(&piece.data),
+            OutputStream::Stderr => relay_to_stderr(&piece.data),
         };
         match written {
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
@@ -266,25 +258,6 @@ fn write(page: &OutputPage) -> io::Result<()> {
         }
     }
     Ok(())
-}
-
-/// A terminal obeys what it is shown, and the node may be captured: there, nothing but lines and tabs passes as it is.
-fn visible(data: &[u8], is_terminal: bool) -> std::borrow::Cow<'_, [u8]> {
-    if !is_terminal {
-        return data.into();
-    }
-    let text = String::from_utf8_lossy(data);
-    let lines = text.split_inclusive(['\n', '\t']).map(|part| {
-        let end = part
-            .chars()
-            .next_back()
-            .filter(|end| matches!(end, '\n' | '\t'));
-        let line = end.and_then(|end| part.strip_suffix(end)).unwrap_or(part);
-        let mut shown = printable(line).into_owned();
-        shown.extend(end);
-        shown
-    });
-    lines.collect::<String>().into_bytes().into()
 }
 
 #[cfg(test)]
@@ -310,14 +283,6 @@ mod tests {
         ] {
             assert_eq!(status(&record(state, exit)), expected, "{state} {exit}");
         }
-    }
-
-    #[test]
-    fn rule_23_output_does_not_command_a_terminal() {
-        let hostile = b"a\tb\n\x1b]0;title\x07\xff\n";
-        assert_eq!(&*visible(hostile, false), hostile);
-        let shown = String::from_utf8(visible(hostile, true).into_owned()).unwrap();
-        assert_eq!(shown, "a\tb\n\\u001b]0;title\\u0007\u{fffd}\n");
     }
 
     #[test]

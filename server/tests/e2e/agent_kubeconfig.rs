@@ -39,7 +39,7 @@ async fn an_agent_reaches_its_api_server_through_the_kubeconfigs_proxy() {
     // An upgrade has a connection of its own.
     for wire in [Wire::WebSocket, Wire::Spdy] {
         let client = deployment.admin(wire);
-        let pod = client.target("manifests").await;
+        let pod = client.target("kubeconfig").await;
         client.run(&["get", "pods"]).await;
         let mut exec = spawn(&mut client.exec(&pod, &[], &["true"]));
         assert!(exec.wait().await.unwrap().success());
