@@ -146,14 +146,7 @@ impl Front {
         route: Option<Route>,
         record: &mut Record,
     ) -> Result<Answer, Rejection> {
-        let asked = Asked::read(request.method(), request.version(), request.headers());
-        let asked = asked.inspect_err(|error| tracing::debug!(%error, "upgrade refused"))?;
-        if asked.is_upgrade() && !http_body::Body::is_end_stream(request.body()) {
-            // Bytes of a body could be taken for bytes of the upgraded stream, or the other way round.
-            return Err(Rejection::BadRequest("an upgrade must not have a body"));
-        }
-        let adopted = adopt_websocket_bearer(request.headers_mut());
-        adopted.map_err(|_| Rejection::Unauthorized)?;
+        let asked = read_question(&mut request)?;
         let admitted = self.admit(&request, connection, route, asked, record);
         let admitted = admitted.await?;
         let revoked = admitted.decisions.clone().revoked();
@@ -309,6 +302,20 @@ fn ambiguous<B>(request: &Request<B>) -> Option<Rejection> {
         ));
     }
     None
+}
+
+/// Reads whether a request asks for an upgrade (rule 1), before anybody knows the caller. A bearer token among its WebSocket's subprotocols
+/// becomes its credential.
+pub(super) fn read_question(request: &mut Request<Incoming>) -> Result<Asked, Rejection> {
+    let asked = Asked::read(request.method(), request.version(), request.headers());
+    let asked = asked.inspect_err(|error| tracing::debug!(%error, "upgrade refused"))?;
+    if asked.is_upgrade() && !http_body::Body::is_end_stream(request.body()) {
+        // Bytes of a body could be taken for bytes of the upgraded stream, or the other way round.
+        return Err(Rejection::BadRequest("an upgrade must not have a body"));
+    }
+    let adopted = adopt_websocket_bearer(request.headers_mut());
+    adopted.map_err(|_| Rejection::Unauthorized)?;
+    Ok(asked)
 }
 
 /// The bounds of the agent's half, and of an API server behind it.

@@ -27,16 +27,15 @@ use super::{
     Connection, Front,
     answer::{Answer, Question},
     audit::Record,
-    forward::within_bounds,
+    forward::{read_question, within_bounds},
 };
-use underpass_authenticate::{Caller, adopt_websocket_bearer};
+use underpass_authenticate::Caller;
 use underpass_core::{
     Body, BoxError, BoxedIo, Rejection,
     body::{Guard, Guarded},
     empty,
 };
 use underpass_http::{
-    call::Asked,
     exchange::{self, Answered, Exchange, ExchangeError, Whole},
     pipe::Meter,
 };
@@ -57,13 +56,7 @@ impl Front {
         way: Result<ServiceWay, NoService>,
         record: &mut Record,
     ) -> Result<Reply, Rejection> {
-        let asked = Asked::read(request.method(), request.version(), request.headers());
-        let asked = asked.inspect_err(|error| tracing::debug!(%error, "upgrade refused"))?;
-        if asked.is_upgrade() && !http_body::Body::is_end_stream(request.body()) {
-            return Err(Rejection::BadRequest("an upgrade must not have a body"));
-        }
-        let adopted = adopt_websocket_bearer(request.headers_mut());
-        adopted.map_err(|_| Rejection::Unauthorized)?;
+        let asked = read_question(&mut request)?;
         let caller = Caller::read(request.headers(), connection.info());
         let caller = caller.ok_or(Rejection::Unauthorized)?.at(request.uri());
         let authenticating = self.authenticate(&caller, request.headers(), connection);
