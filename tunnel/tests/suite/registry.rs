@@ -132,7 +132,8 @@ fn two_processes_of_one_agent_share_the_load_and_either_may_go() {
             tokio::spawn(async move {
                 let mut taken = Vec::new();
                 while let Ok(incoming) = agent.accept().await {
-                    taken.push(incoming.accept().await.unwrap());
+                    // The dialer may give a stream up before it is accepted.
+                    taken.extend(incoming.accept().await.ok());
                 }
             })
         });
