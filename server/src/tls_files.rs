@@ -8,12 +8,12 @@ use rustls::RootCertStore;
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::ServerCertVerifier as _;
 use rustls::crypto::aws_lc_rs;
-use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::sign::CertifiedKey;
 use thiserror::Error;
 use tokio::time::Instant;
 use underpass_core::files::Stamps;
+use underpass_pem::PemError;
 use underpass_tunnel::CaPin;
 use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::FromDer as _;
@@ -42,18 +42,12 @@ pub(crate) enum TlsFilesError {
         #[source]
         source: io::Error,
     },
-    #[error("{path} holds no certificate in PEM")]
-    NoCertificate { path: PathBuf },
-    #[error("{path} holds no private key in PEM")]
-    NoKey { path: PathBuf },
-    #[error(
-        "{path} has a section `{label}`, whose certificate clients would not get: write it as `CERTIFICATE` (openssl x509 -in FILE)"
-    )]
-    Label { path: PathBuf, label: &'static str },
-    #[error(
-        "the private key in {path} is encrypted, and nobody is asked for its password: write it without one (openssl pkey -in FILE)"
-    )]
-    EncryptedKey { path: PathBuf },
+    #[error("{path} cannot be used")]
+    Pem {
+        path: PathBuf,
+        #[source]
+        source: PemError,
+    },
     #[error("the key in {key} does not belong to the first certificate in {certificate}")]
     Pair {
         certificate: PathBuf,
@@ -109,28 +103,13 @@ impl TlsFiles {
     pub(crate) fn load(&self, name: &str) -> Result<Loaded, TlsFilesError> {
         let certificate = || self.certificate.clone();
         let text = read(&self.certificate)?;
-        must_be_plain(&text, &self.certificate)?;
-        let mut chain = certificates(&text);
-        if chain.is_empty() {
-            return Err(TlsFilesError::NoCertificate {
-                path: certificate(),
-            });
-        }
+        let mut chain = certificates(&text, &self.certificate)?;
         let ca_pem = self.add_root(&text, &mut chain)?;
         let [leaf, rest @ ..] = &chain[..] else {
-            return Err(TlsFilesError::NoCertificate {
-                path: certificate(),
-            });
+            return Err(unusable(&self.certificate, PemError::NoCertificate));
         };
         let key = read(&self.key)?;
-        if has_line(&key, ENCRYPTED) {
-            return Err(TlsFilesError::EncryptedKey {
-                path: self.key.clone(),
-            });
-        }
-        let key = PrivateKeyDer::from_pem_slice(&key).map_err(|_| TlsFilesError::NoKey {
-            path: self.key.clone(),
-        })?;
+        let key = underpass_pem::private_key(&key).map_err(|error| unusable(&self.key, error))?;
         let provider = aws_lc_rs::default_provider();
         let served = CertifiedKey::from_der(chain.clone(), key, &provider);
         let served = served.map_err(|source| TlsFilesError::Pair {
@@ -171,9 +150,8 @@ impl TlsFiles {
             };
         };
         let text = read(path)?;
-        must_be_plain(&text, path)?;
+        let roots = certificates(&text, path)?;
         let path = path.clone();
-        let roots = certificates(&text);
         let [root] = &roots[..] else {
             let count = roots.len();
             return Err(TlsFilesError::RootCount { path, count });
@@ -197,45 +175,13 @@ impl TlsFiles {
     }
 }
 
-/// Of UTF-8.
-const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
-
-/// Other labels of certificates (OpenSSL's `x509 -trustout`, and of old), which the PEM reader passes over.
-const OTHER_LABELS: [&str; 2] = ["TRUSTED CERTIFICATE", "X509 CERTIFICATE"];
-
-/// Beginnings of lines in encrypted keys: of PKCS #8 (RFC 7468, section 11), and of OpenSSL's own format.
-const ENCRYPTED: &[&str] = &[
-    "-----BEGIN ENCRYPTED PRIVATE KEY-----",
-    "Proc-Type: 4,ENCRYPTED",
-];
-
-fn has_line(text: &[u8], beginnings: &[&str]) -> bool {
-    let mut lines = text.split(|byte| matches!(byte, b'\n' | b'\r'));
-    lines.any(|line| {
-        let begins = |beginning: &&str| line.starts_with(beginning.as_bytes());
-        beginnings.iter().any(begins)
-    })
+fn certificates(text: &[u8], path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsFilesError> {
+    underpass_pem::certificates(text).map_err(|error| unusable(path, error))
 }
 
-/// No certificate of a file is left out without a word.
-fn must_be_plain(text: &[u8], path: &Path) -> Result<(), TlsFilesError> {
-    let found = OTHER_LABELS
-        .into_iter()
-        .find(|label| has_line(text, &[&format!("-----BEGIN {label}-----")]));
-    match found {
-        None => Ok(()),
-        Some(label) => Err(TlsFilesError::Label {
-            path: path.to_owned(),
-            label,
-        }),
-    }
-}
-
-/// The certificates of a PEM text that is whole.
-fn certificates(text: &[u8]) -> Vec<CertificateDer<'static>> {
-    CertificateDer::pem_slice_iter(text)
-        .collect::<Result<_, _>>()
-        .unwrap_or_default()
+fn unusable(path: &Path, source: PemError) -> TlsFilesError {
+    let path = path.to_owned();
+    TlsFilesError::Pem { path, source }
 }
 
 /// RFC 5280, section 3.2: issuer and subject are one. An unreadable certificate is refused where it is verified.
@@ -321,15 +267,10 @@ impl Following {
 
 fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, TlsFilesError> {
     let read = std::fs::read(path).map(Zeroizing::new);
-    let mut text = read.map_err(|source| TlsFilesError::Read {
+    read.map_err(|source| TlsFilesError::Read {
         path: path.to_owned(),
         source,
-    })?;
-    // Windows' editors write it. The PEM reader would pass over the first section.
-    if text.starts_with(BYTE_ORDER_MARK) {
-        text.drain(..BYTE_ORDER_MARK.len());
-    }
-    Ok(text)
+    })
 }
 
 /// As a client does that trusts this CA and nothing else.

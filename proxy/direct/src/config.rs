@@ -1,7 +1,6 @@
 //! The directory's settings of an API server, as a kube configuration.
 
 use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
-use rustls_pki_types::{CertificateDer, pem::PemObject};
 
 use super::UnusableError;
 use underpass_directory::{Credential, Endpoint};
@@ -16,8 +15,7 @@ pub(super) fn of(
     config.proxy_url = None;
     config.tls_server_name = endpoint.tls_server_name().map(str::to_owned);
     if let Some(pem) = endpoint.certificate_authority() {
-        let certificates: Result<Vec<_>, _> =
-            CertificateDer::pem_slice_iter(pem.as_bytes()).collect();
+        let certificates = underpass_pem::certificates(pem.as_bytes());
         let certificates = certificates.map_err(|_| UnusableError::Endpoint)?;
         config.root_cert = Some(certificates.iter().map(|one| one.to_vec()).collect());
     }

@@ -11,11 +11,11 @@ use hyper_util::{
     rt::{TokioExecutor, TokioTimer},
 };
 use rustls::{ClientConfig, RootCertStore};
-use rustls_pki_types::{CertificateDer, pem::PemObject};
 
 use super::connector::Connector;
 use underpass_core::{BoxError, Brief, limits};
 use underpass_http_proxy::{Proxy, ProxyConfigError};
+use underpass_pem::PemError;
 
 /// The CAs that a server's certificate may come from.
 #[derive(Clone, Debug)]
@@ -25,14 +25,14 @@ pub struct Roots(Arc<RootCertStore>);
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RootsError {
-    /// Not PEM, or cut off.
-    #[error("not PEM")]
-    Pem(#[source] rustls_pki_types::pem::Error),
+    /// The text holds no certificate, or one that cannot be read.
+    #[error(transparent)]
+    Pem(#[from] PemError),
     /// A certificate that cannot be a trust anchor.
     #[error("not a CA certificate")]
     Certificate(#[source] rustls::Error),
-    /// No certificate at all.
-    #[error("there is no certificate in it")]
+    /// The system trusts nobody.
+    #[error("the operating system has no CA certificates that can be read")]
     Empty,
 }
 
@@ -44,7 +44,10 @@ impl Roots {
     pub fn system() -> Result<Self, RootsError> {
         let mut roots = RootCertStore::empty();
         roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-        Self::some(roots)
+        if roots.is_empty() {
+            return Err(RootsError::Empty);
+        }
+        Ok(Self(Arc::new(roots)))
     }
 
     /// Reads CA certificates.
@@ -53,16 +56,8 @@ impl Roots {
     /// One of them cannot be used, or there is none.
     pub fn from_pem(pem: &[u8]) -> Result<Self, RootsError> {
         let mut roots = RootCertStore::empty();
-        for certificate in CertificateDer::pem_slice_iter(pem) {
-            let certificate = certificate.map_err(RootsError::Pem)?;
+        for certificate in underpass_pem::certificates(pem)? {
             roots.add(certificate).map_err(RootsError::Certificate)?;
-        }
-        Self::some(roots)
-    }
-
-    fn some(roots: RootCertStore) -> Result<Self, RootsError> {
-        if roots.is_empty() {
-            return Err(RootsError::Empty);
         }
         Ok(Self(Arc::new(roots)))
     }
@@ -361,7 +356,7 @@ mod tests {
     fn roots_are_certificates() {
         let ca = rcgen::generate_simple_self_signed(["x".to_owned()]).unwrap();
         Roots::from_pem(ca.cert.pem().as_bytes()).unwrap();
-        assert!(matches!(Roots::from_pem(b""), Err(RootsError::Empty)));
+        assert!(matches!(Roots::from_pem(b""), Err(RootsError::Pem(_))));
         let cut = b"-----BEGIN CERTIFICATE-----\nMII";
         assert!(Roots::from_pem(cut).is_err());
     }

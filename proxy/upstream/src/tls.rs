@@ -12,12 +12,13 @@ use std::{
 use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 use kube::{client::ConfigExt, config::AuthInfo};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
+use rustls_pki_types::CertificateDer;
 use secrecy::ExposeSecret;
 use zeroize::Zeroizing;
 
 use super::pinned::Verifier;
 use underpass_core::limits;
+use underpass_pem::PemError;
 
 /// Why TLS towards the API server cannot be set up. Nothing that a file holds is repeated.
 #[derive(Debug, thiserror::Error)]
@@ -40,12 +41,12 @@ pub enum TlsError {
     /// There is a client certificate alone.
     #[error("the configuration has a client certificate, but no key for it")]
     NoKeyFor,
-    /// There is none in it.
-    #[error("there is no usable certificate in PEM where the {0} should be")]
-    NoCertificate(&'static str),
-    /// There is none in it.
-    #[error("there is no usable private key in PEM where the client key should be")]
-    NoKey,
+    /// The text holds none that can be read.
+    #[error("the {0} cannot be read")]
+    Pem(&'static str, #[source] PemError),
+    /// Every certificate is one that no client can trust.
+    #[error("no certificate of the trusted CAs can be used")]
+    NoAuthority,
     /// Of another form, or of two different pairs.
     #[error("the client certificate and its key cannot be used")]
     Pair(#[source] rustls::Error),
@@ -68,7 +69,7 @@ pub(super) fn trusting(config: &kube::Config) -> Result<rustls::ClientConfig, Tl
         // As client-go does: one that cannot be read hides no other.
         all.retain(|der| is_authority(der));
         if all.is_empty() {
-            return Err(TlsError::NoCertificate("CA"));
+            return Err(TlsError::NoAuthority);
         }
     }
     let tls = trust.rustls_client_config();
@@ -90,8 +91,8 @@ fn is_authority(der: &[u8]) -> bool {
 }
 
 fn authorities(pem: &[u8]) -> Result<Vec<Vec<u8>>, TlsError> {
-    let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
-    let all = all.map_err(|_| TlsError::NoCertificate("CA"))?;
+    let all = underpass_pem::certificates_among(pem);
+    let all = all.map_err(|error| TlsError::Pem("CA", error))?;
     Ok(all.iter().map(|one| one.to_vec()).collect())
 }
 
@@ -132,12 +133,10 @@ pub(super) fn certificate(auth: &AuthInfo) -> Result<Option<Arc<CertifiedKey>>, 
 
 /// A client certificate and its key, in PEM.
 pub(super) fn pair(certificate: &[u8], key: &[u8]) -> Result<Arc<CertifiedKey>, TlsError> {
-    let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(certificate).collect();
-    let chain = chain.map_err(|_| TlsError::NoCertificate("client certificate"))?;
-    if chain.is_empty() {
-        return Err(TlsError::NoCertificate("client certificate"));
-    }
-    let key = PrivateKeyDer::from_pem_slice(key).map_err(|_| TlsError::NoKey)?;
+    let chain = underpass_pem::certificates_among(certificate);
+    let chain = chain.map_err(|error| TlsError::Pem("client certificate", error))?;
+    let key = underpass_pem::private_key(key);
+    let key = key.map_err(|error| TlsError::Pem("client key", error))?;
     let provider = rustls::crypto::aws_lc_rs::default_provider();
     let key = provider.key_provider.load_private_key(key);
     let pair = CertifiedKey::new(chain, key.map_err(TlsError::Pair)?);
@@ -326,7 +325,7 @@ mod tests {
         trusting(&config).unwrap();
         config.root_cert = Some(vec![b"odd".to_vec()]);
         let error = trusting(&config).unwrap_err();
-        assert!(matches!(error, TlsError::NoCertificate("CA")));
+        assert!(matches!(error, TlsError::NoAuthority));
     }
 
     #[test]
@@ -344,9 +343,13 @@ mod tests {
         ] {
             std::fs::write(dir.path().join("ca"), text).unwrap();
             let error = trusting(&config).unwrap_err();
-            assert!(matches!(error, TlsError::NoCertificate("CA")), "{text}");
+            assert!(matches!(error, TlsError::Pem("CA", _)), "{text}");
         }
-        std::fs::write(dir.path().join("ca"), make().certificate.pem()).unwrap();
-        trusting(&config).unwrap();
+        // A byte order mark would hide the first one.
+        let good = make().certificate.pem();
+        for text in [good.clone(), format!("\u{feff}{good}")] {
+            std::fs::write(dir.path().join("ca"), text).unwrap();
+            trusting(&config).unwrap();
+        }
     }
 }

@@ -5,14 +5,14 @@ use std::io;
 use std::sync::Arc;
 
 use rustls::crypto::aws_lc_rs;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, RootCertStore};
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use underpass_dial::ServerAddress;
+use underpass_pem::PemError;
 
 use crate::connect::{ProxyError, connect};
 use crate::proxy::{Proxy, ProxyEnvError};
@@ -111,12 +111,9 @@ pub enum ProxyConfigError {
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum ProxyCaError {
-    /// The text holds no certificate.
-    #[error("no PEM certificate found")]
-    NoCertificate,
-    /// The text is no PEM.
-    #[error("malformed PEM")]
-    Pem(#[source] rustls::pki_types::pem::Error),
+    /// The text holds no certificate, or one that cannot be read.
+    #[error("the certificates cannot be read")]
+    Pem(#[from] PemError),
     /// rustls does not take the certificate.
     #[error("certificate refused")]
     Rejected(#[source] rustls::Error),
@@ -143,12 +140,8 @@ fn tls_client(pem: Option<&[u8]>) -> Result<Arc<ClientConfig>, ProxyCaError> {
 
 fn roots(pem: &[u8]) -> Result<RootCertStore, ProxyCaError> {
     let mut roots = RootCertStore::empty();
-    for certificate in CertificateDer::pem_slice_iter(pem) {
-        let certificate = certificate.map_err(ProxyCaError::Pem)?;
+    for certificate in underpass_pem::certificates(pem)? {
         roots.add(certificate).map_err(ProxyCaError::Rejected)?;
-    }
-    if roots.is_empty() {
-        return Err(ProxyCaError::NoCertificate);
     }
     Ok(roots)
 }

@@ -10,10 +10,10 @@ pub use rustls;
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::ServerCertVerifier;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
-use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use thiserror::Error;
+use underpass_pem::PemError;
 
 pub use self::pin::{CaPin, CaPinError};
 pub use self::witness::CertificateError;
@@ -48,12 +48,9 @@ impl From<CaPin> for Trust {
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum TlsError {
-    /// The text holds no certificate.
-    #[error("no PEM certificate found")]
-    NoCertificate,
-    /// The text is no PEM.
-    #[error("malformed PEM")]
-    Pem(#[source] rustls::pki_types::pem::Error),
+    /// The text holds no certificate, or one that cannot be read.
+    #[error("the certificates cannot be read")]
+    Pem(#[from] PemError),
     /// rustls does not take the certificate or key.
     #[error("certificate or key refused")]
     Rejected(#[source] rustls::Error),
@@ -136,16 +133,9 @@ pub fn server(
 /// The certificates in a PEM text.
 ///
 /// # Errors
-/// Where it holds none.
+/// Where it holds none, or one that cannot be read.
 pub fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let certificates: Vec<_> = CertificateDer::pem_slice_iter(pem)
-        .collect::<Result<_, _>>()
-        .map_err(TlsError::Pem)?;
-    if certificates.is_empty() {
-        Err(TlsError::NoCertificate)
-    } else {
-        Ok(certificates)
-    }
+    Ok(underpass_pem::certificates(pem)?)
 }
 
 fn provider() -> Arc<CryptoProvider> {

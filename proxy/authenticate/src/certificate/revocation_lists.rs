@@ -1,6 +1,7 @@
 //! Certificate revocation lists, from files.
 
-use rustls_pki_types::{CertificateRevocationListDer, pem::PemObject};
+use rustls_pki_types::CertificateRevocationListDer;
+use underpass_pem::PemError;
 
 /// The first byte of DER: a SEQUENCE. No PEM begins like that.
 const SEQUENCE: u8 = 0x30;
@@ -13,9 +14,9 @@ pub struct RevocationLists(Vec<CertificateRevocationListDer<'static>>);
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RevocationListsError {
-    /// Its PEM is broken.
-    #[error("its PEM cannot be read")]
-    Pem(#[source] rustls_pki_types::pem::Error),
+    /// Its PEM is damaged, or in another encoding.
+    #[error(transparent)]
+    Pem(#[from] PemError),
     /// It holds something else, or nothing.
     #[error("there is no revocation list in it: neither a PEM section `X509 CRL`, nor DER")]
     None,
@@ -31,14 +32,12 @@ impl RevocationLists {
             self.0.push(file.to_vec().into());
             return Ok(());
         }
-        let before = self.0.len();
-        for list in CertificateRevocationListDer::pem_slice_iter(file) {
-            self.0.push(list.map_err(RevocationListsError::Pem)?);
+        let lists = underpass_pem::revocation_lists(file)?;
+        if lists.is_empty() {
+            return Err(RevocationListsError::None);
         }
-        match self.0.len() == before {
-            true => Err(RevocationListsError::None),
-            false => Ok(()),
-        }
+        self.0.extend(lists);
+        Ok(())
     }
 
     pub(super) fn into_der(self) -> Vec<CertificateRevocationListDer<'static>> {

@@ -10,7 +10,7 @@ use super::{
     config::Bind,
     exchange::{End, Entries, ExchangeError},
     idle::Idle,
-    message::{Filter, NoFilter, Scope, Search},
+    message::{Filter, NoFilter, Outcome, Scope, Search},
     open::{Address, Connection, Stream},
     search::{Found, NoText},
 };
@@ -37,10 +37,10 @@ pub(super) enum LdapFailure {
     Unreachable(#[source] ExchangeError),
     #[error("the directory has not answered a bind")]
     Bind(#[source] ExchangeError),
-    #[error("the account that searches is not let in (LDAP result {0})")]
-    Account(u32),
-    #[error("a login cannot be decided (LDAP result {0})")]
-    Login(u32),
+    #[error("the account that searches is not let in ({0})")]
+    Account(Outcome),
+    #[error("a login cannot be decided ({0})")]
+    Login(Outcome),
     #[error("a search failed")]
     Search(#[source] ExchangeError),
     #[error(transparent)]
@@ -234,9 +234,10 @@ impl Connections {
     async fn ask_anew(&self, question: Question<'_>) -> Answered {
         let mut connection = self.connect().await?;
         let bound = connection.bind(&self.bind.dn, &self.bind.password).await;
-        match bound.map_err(LdapFailure::Bind)? {
+        let outcome = bound.map_err(LdapFailure::Bind)?;
+        match outcome.code {
             0 => question.ask(connection).await,
-            code => Err(LdapFailure::Account(code)),
+            _ => Err(LdapFailure::Account(outcome)),
         }
     }
 
@@ -254,13 +255,13 @@ pub(super) async fn try_password(
     password: &str,
 ) -> Result<Bound, LdapFailure> {
     let bound = connection.bind(dn, password).await;
-    let code = bound.map_err(LdapFailure::Bind)?;
+    let outcome = bound.map_err(LdapFailure::Bind)?;
     // Nothing depends on the farewell.
     let _ = connection.unbind().await;
-    match code {
+    match outcome.code {
         0 => Ok(Bound::Yes),
         code if NOT_ACCEPTED.contains(&code) => Ok(Bound::No),
-        code => Err(LdapFailure::Login(code)),
+        _ => Err(LdapFailure::Login(outcome)),
     }
 }
 

@@ -111,10 +111,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Exchange<S> {
     }
 
     /// Binds as an entry. Gives the directory's result.
-    pub(super) async fn bind(&mut self, dn: &str, password: &str) -> Result<u32, ExchangeError> {
+    pub(super) async fn bind(
+        &mut self,
+        dn: &str,
+        password: &str,
+    ) -> Result<Outcome, ExchangeError> {
         let id = self.request(|id| message::bind(id, dn, password)).await?;
-        let outcome = self.answer(id, &Budget::new(), bound).await?;
-        Ok(outcome.code)
+        self.answer(id, &Budget::new(), bound).await
     }
 
     /// Ends the connection.
@@ -467,7 +470,7 @@ mod tests {
             }
         };
         let (bound, ()) = tokio::join!(exchange.bind("cn=a", "b"), serve);
-        assert_eq!(bound.unwrap(), 49);
+        assert_eq!(bound.unwrap().code, 49);
         let begin = Instant::now();
         let error = exchange.bind("cn=a", "b").await.unwrap_err();
         assert!(matches!(error, ExchangeError::TooSlow) && error.has_ended());

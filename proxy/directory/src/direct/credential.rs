@@ -2,7 +2,6 @@
 
 use std::fmt;
 
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use x509_parser::prelude::{FromDer, X509Certificate};
@@ -11,6 +10,7 @@ use zeroize::Zeroizing;
 use super::endpoint::Endpoint;
 use crate::seal::{Keyring, SealContext, SealError, Sealed};
 use underpass_core::{ClusterName, Exec, limits};
+use underpass_pem::PemError;
 
 /// A credential as it is kept.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -121,11 +121,17 @@ pub enum CredentialError {
     #[error("the token is empty, too long, or holds characters that no token has")]
     Token,
     /// No certificate.
-    #[error("the client certificate is no certificate in PEM")]
+    #[error("the client certificate is no certificate of X.509")]
     Certificate,
+    /// The text holds no certificate that can be read.
+    #[error("the client certificate cannot be read")]
+    CertificatePem(#[source] PemError),
     /// No key.
-    #[error("the client key is no private key in PEM")]
+    #[error("the client key is of a kind that cannot be used")]
     Key,
+    /// The text holds no key that can be read.
+    #[error("the client key cannot be read")]
+    KeyPem(#[source] PemError),
     /// They do not belong together.
     #[error("the client key is not the certificate's")]
     Mismatch,
@@ -221,12 +227,12 @@ fn check_exec(exec: &Exec) -> Result<(), CredentialError> {
 }
 
 fn check_pair(certificate: &str, key: &str) -> Result<(), CredentialError> {
-    let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(certificate.as_bytes()).collect();
-    let chain = chain.map_err(|_| CredentialError::Certificate)?;
+    let chain = underpass_pem::certificates(certificate.as_bytes());
+    let chain = chain.map_err(CredentialError::CertificatePem)?;
     if expiry(certificate).is_none() {
         return Err(CredentialError::Certificate);
     }
-    let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).map_err(|_| CredentialError::Key)?;
+    let key = underpass_pem::private_key(key.as_bytes()).map_err(CredentialError::KeyPem)?;
     let provider = rustls::crypto::aws_lc_rs::default_provider();
     match rustls::sign::CertifiedKey::from_der(chain, key, &provider) {
         Ok(_) => Ok(()),
@@ -238,8 +244,8 @@ fn check_pair(certificate: &str, key: &str) -> Result<(), CredentialError> {
 
 /// When the first certificate ends.
 fn expiry(pem: &str) -> Option<OffsetDateTime> {
-    let certificate = CertificateDer::from_pem_slice(pem.as_bytes()).ok()?;
-    let (_, certificate) = X509Certificate::from_der(&certificate).ok()?;
+    let chain = underpass_pem::certificates(pem.as_bytes()).ok()?;
+    let (_, certificate) = X509Certificate::from_der(chain.first()?).ok()?;
     let seconds = certificate.validity().not_after.timestamp();
     OffsetDateTime::from_unix_timestamp(seconds).ok()
 }
@@ -266,11 +272,15 @@ mod tests {
             let certificate = certificate.to_owned();
             Credential::ClientCertificate { certificate, key }.check()
         };
-        assert!(matches!(check("", &key), Err(CredentialError::Certificate)));
+        assert!(matches!(
+            check("", &key),
+            Err(CredentialError::CertificatePem(_))
+        ));
         assert!(matches!(
             check(&certificate, "hunter2"),
-            Err(CredentialError::Key)
+            Err(CredentialError::KeyPem(_))
         ));
+        check(&format!("\u{feff}{certificate}"), &format!("\u{feff}{key}")).unwrap();
         assert!(matches!(
             check(&certificate, &other),
             Err(CredentialError::Mismatch)
