@@ -233,9 +233,9 @@ impl Tunnel {
         }
     }
 
-    /// Is an agent of the role `cluster` connected, at this moment?
+    /// Is an agent of the role `cluster` connected, at this moment, and not silent?
     fn has_attached(&self, cluster: &ClusterName) -> bool {
-        let attached = |session: &Session| session.transport().is_some();
+        let attached = |session: &Session| session.transport().is_some() && !session.is_suspect();
         self.registry
             .pick_where(cluster.as_str(), attached)
             .is_some()
@@ -449,7 +449,11 @@ impl Clusters for Tunnel {
         }
         let through_agent = self.through_agent(cluster, &request);
         let Some((session, stream)) = through_agent.await? else {
-            return self.through_node(cluster, open, &request).await;
+            let answered = self.through_node(cluster, open, &request).await;
+            return answered.map_err(|error| match error {
+                ConnectError::NoAgent if self.connected(cluster) > 0 => ConnectError::AgentAway,
+                error => error,
+            });
         };
         if let Some(through) = through(&session, &self.directory.snapshot()) {
             open.via.set(through);

@@ -113,7 +113,7 @@ impl Dialer {
             match session.open(self.request.clone()).await {
                 Ok(stream) => return Ok((session, stream)),
                 Err(error @ OpenError::TooLarge { .. }) => return Err(error.into()),
-                Err(error) if session.is_open() && !session.is_suspect() => {
+                Err(error) if session.is_open() && session.is_reachable() => {
                     return Err(error.into());
                 }
                 Err(error) => {

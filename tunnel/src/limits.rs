@@ -13,9 +13,9 @@ pub const SESSIONS_OF_NAME: usize = 4 * SESSIONS_OF_AGENT;
 /// peer opens thousands a second.
 pub const REFUSED_STREAM_LINES: u32 = 16;
 
-/// How long new streams wait for a session that has lost its transport. A peer that is there comes
+/// How long new streams wait for a session whose transport is lost or silent. A peer that is there comes
 /// back sooner; callers of one that is not should hear so.
-pub const DETACHED_GRACE: Duration = Duration::from_secs(2);
+pub const AWAY_GRACE: Duration = Duration::from_secs(2);
 
 /// How long another session is picked than one whose peer has refused the target: with the next stream it would have fewest once
 /// more, and fail the next call as well. A refusal may be about one caller, so that it counts for a moment only.

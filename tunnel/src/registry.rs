@@ -65,8 +65,8 @@ impl Registry {
 
     /// The session to open `agent`'s next stream in. Of those that take streams and whose peers answer, the one with fewer streams
     /// of two neighbours in a random place, so that they share the load. A session that left an OPEN unanswered is passed over until
-    /// its peer is heard from: waiting for it once more would only make the next caller wait too. One that has just lost its
-    /// transport is taken where there is no other: it is likely to have another soon.
+    /// its peer is heard from: waiting for it once more would only make the next caller wait too. One whose transport has just been
+    /// lost or fallen silent is taken where there is no other: it is likely to be [back soon](Session::is_reachable).
     pub fn pick(&self, agent: &str) -> Option<Session> {
         self.pick_where(agent, |_| true)
     }
@@ -87,17 +87,14 @@ impl Registry {
         let of_agent = sessions.get(agent)?;
         let start = rand::rng().random_range(0..of_agent.len().max(1));
         let (later, sooner) = of_agent.split_at_checked(start)?;
-        let mut detached = None;
+        let mut away = None;
         let mut usable = sooner.iter().chain(later).filter(|session| {
-            let is_usable = session.is_open()
-                && !session.is_suspect()
-                && session.is_reachable()
-                && wanted(session);
-            let is_attached = session.transport().is_some();
-            if is_usable && !is_attached && detached.is_none() {
-                detached = Some((*session).clone());
+            let is_usable = session.is_open() && session.is_reachable() && wanted(session);
+            let answers = !session.is_suspect() && session.transport().is_some();
+            if is_usable && !answers && away.is_none() {
+                away = Some((*session).clone());
             }
-            is_usable && is_attached
+            is_usable && answers
         });
         let (first, second) = (usable.next(), usable.next());
         drop(usable);
@@ -105,7 +102,7 @@ impl Registry {
             (Some(one), Some(other)) if other.open_streams() < one.open_streams() => Some(other),
             (one, _) => one,
         };
-        of_two.cloned().or(detached)
+        of_two.cloned().or(away)
     }
 
     /// All sessions.

@@ -161,8 +161,10 @@ pub const ANSWER_STALL: Duration = Duration::from_secs(60);
 /// HTTP/2 PING towards clients: under every common idle limit of load balancers.
 pub const FRONT_KEEPALIVE_INTERVAL: Duration = Duration::from_secs(25);
 
-/// A client that does not answer a PING for so long is gone.
-pub const FRONT_KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
+/// A client that does not answer a PING for so long is gone: within two minutes, with the time before the PING. The PING stands behind
+/// all bytes of answers that the two systems' buffers hold, some 10 MB and more on fast paths, and a client may take a minute to read
+/// them.
+pub const FRONT_KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(85);
 
 /// A PROXY protocol header (*unauthenticated*, but from configured networks only). Its addresses take 232 bytes at the most,
 /// load balancers' additions some hundred, and the name or the certificate of a client one or two thousand.

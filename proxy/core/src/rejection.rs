@@ -99,6 +99,11 @@ pub enum Rejection {
     /// The cluster has no agent connected at the moment.
     #[error("cluster \"{0}\" has no agent connected")]
     NoAgent(ClusterName),
+    /// The agent's connection is lost or silent, and the agent has done nothing: the same may be asked again.
+    #[error(
+        "the agent of cluster \"{0}\" does not answer at the moment: its connection may be lost"
+    )]
+    AgentAway(ClusterName),
     /// The agent does not answer, and whether it acted is not known.
     #[error("the agent of cluster \"{0}\" does not answer")]
     AgentSilent(ClusterName),
@@ -232,7 +237,7 @@ impl Rejection {
             | Self::AggregatedUnauthorized { .. }
             | Self::AgentRefused(_) => StatusCode::FORBIDDEN,
             Self::NotFound | Self::UnknownCluster(_) => StatusCode::NOT_FOUND,
-            Self::NoAgent(_) | Self::AgentSilent(_) | Self::Unavailable => {
+            Self::NoAgent(_) | Self::AgentAway(_) | Self::AgentSilent(_) | Self::Unavailable => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
             Self::AgentLost(_)
@@ -296,6 +301,7 @@ impl Rejection {
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::NoAgent(_)
+            | Self::AgentAway(_)
             | Self::Unavailable
             | Self::TooManyRequests
             | Self::TargetDeclined {
@@ -348,6 +354,7 @@ impl Rejection {
             Self::UnknownCluster(cluster)
             | Self::ImpersonationNotReviewed(cluster)
             | Self::NoAgent(cluster)
+            | Self::AgentAway(cluster)
             | Self::AgentSilent(cluster)
             | Self::AgentRefused(cluster)
             | Self::TargetDeclined { cluster, .. }

@@ -230,7 +230,7 @@ impl Front {
                 ExchangeError::Malformed(_) => Rejection::BadAnswer("not HTTP/1.1"),
                 // The agent may have heard what we did not hear it answer: only what changes nothing may
                 // be asked for again.
-                ExchangeError::NotTaken(_) if safe => Rejection::NoAgent(cluster),
+                ExchangeError::NotTaken(_) if safe => Rejection::AgentAway(cluster),
                 ExchangeError::NotTaken(_) => Rejection::AgentSilent(cluster),
                 ExchangeError::Declined(_) => Rejection::AgentRefused(cluster),
                 ExchangeError::Lost(_) => Rejection::AgentLost(cluster),
@@ -266,7 +266,7 @@ impl Front {
                 if let Some(suppressed) = self.lines.take(cluster.as_str()) {
                     tracing::info!(suppressed, %cluster, "no stream in time");
                 }
-                Err(Rejection::NoAgent(cluster.clone()))
+                Err(Rejection::AgentAway(cluster.clone()))
             }
         }
     }

@@ -352,7 +352,7 @@ impl Session {
         self.shared.core(|core| core.is_open())
     }
 
-    /// Whether the peer left an OPEN unanswered and was not heard from since. Such a session may
+    /// Whether the peer left an OPEN unanswered, or its transport is silent, and was not heard from since. Such a session may
     /// recover; where there is another, open there.
     pub fn is_suspect(&self) -> bool {
         self.shared.core(|core| core.is_suspect())
@@ -369,12 +369,14 @@ impl Session {
         self.shared.core(|core| core.open_streams())
     }
 
-    /// Whether there is a transport, or its loss is so recent that another one may be on its way.
-    /// Streams that are opened meanwhile begin with it.
+    /// Whether the peer answers, or its silence or the loss of its transport is so recent that it may be on its way back: two
+    /// seconds, and no stream has waited in vain for it. Streams that are opened meanwhile begin when it is back.
     pub fn is_reachable(&self) -> bool {
         let now = now();
-        let detached = self.shared.core(|core| core.detached_since());
-        detached.is_none_or(|since| now.saturating_duration_since(since) < limits::DETACHED_GRACE)
+        self.shared.core(|core| {
+            let recent = |since| now.saturating_duration_since(since) < limits::AWAY_GRACE;
+            !core.is_unanswered() && core.away_since().is_none_or(recent)
+        })
     }
 
     /// Waits until the session has no transport, or has ended.

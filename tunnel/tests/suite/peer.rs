@@ -16,6 +16,7 @@ use underpass_tunnel::{AgentKey, ResetCode, Session};
 use crate::harness::{Kind, RawServer, acceptor_config, key, raw, within};
 
 pub(crate) const PING: u64 = 0x05;
+pub(crate) const PONG: u64 = 0x06;
 pub(crate) const OPEN: u64 = 0x10;
 pub(crate) const ANSWER: u64 = 0x11;
 pub(crate) const CLOSE: u64 = 0x08;

@@ -12,7 +12,7 @@ use underpass_tunnel::{
 
 use crate::bytes::{open, read_whole};
 use crate::harness::{acceptor, acceptor_config, connector_config, fails, key, run, until, within};
-use crate::peer::{PING, RawStream, frame, log_in};
+use crate::peer::{PING, PONG, RawStream, frame, log_in};
 use crate::server::Pki;
 
 pub(crate) fn connector(pki: &Pki) -> Connector {
@@ -208,6 +208,44 @@ async fn one_of_two_that_refuses_does_not_get_every_stream() {
     serving.close(CloseCode::Shutdown, "over");
     until("it is removed", || registry.sessions().len() == 1).await;
     assert_eq!(refused(3).await, 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_that_has_just_fallen_silent_is_waited_for() {
+    let (pki, acceptor) = (Pki::new(), acceptor(acceptor_config()));
+    let registry = Registry::new();
+    let (_agent, healthy) = join(&connector(&pki), &acceptor).await;
+    let (here, there) = memory::pair();
+    let control = RawStream::new(here.open().await.unwrap());
+    let (control, silent) = tokio::join!(log_in(control, key(1)), acceptor.accept(Arc::new(there)));
+    let (mut control, silent) = (control, silent.unwrap().into_session().unwrap());
+    registry.insert(healthy.clone());
+    registry.insert(silent.clone());
+    let begun = tokio::time::Instant::now();
+    let waiting = open(&silent).await;
+    until("its silence is noticed", || silent.is_suspect()).await;
+    assert!(begun.elapsed().as_secs() < 1);
+    for _ in 0..64 {
+        assert!(registry.pick("edge-1").unwrap().is_same(&healthy));
+    }
+    healthy.close(CloseCode::Shutdown, "over");
+    until("it is removed", || registry.sessions().len() == 1).await;
+    // It may be back at once: a call that begins now waits for it, as those do that have begun.
+    assert!(registry.pick("edge-1").unwrap().is_same(&silent));
+    tokio::time::advance(limits::AWAY_GRACE).await;
+    assert!(begun.elapsed() < limits::ANSWER_TIME);
+    assert!(registry.pick("edge-1").is_none(), "it does not come back");
+    loop {
+        let ping = within("it is asked", control.must()).await;
+        if ping.kind == PING {
+            let pong = frame(PONG, &ping.body);
+            control.send(pong).await.unwrap();
+            break;
+        }
+    }
+    until("it answers", || !silent.is_suspect()).await;
+    assert!(registry.pick("edge-1").unwrap().is_same(&silent));
+    drop(waiting);
 }
 
 #[tokio::test(start_paused = true)]

@@ -156,25 +156,62 @@ async fn an_idle_http_2_connection_outlives_a_load_balancers_patience() {
     );
 }
 
+/// A frame (RFC 9113, section 4.1).
+fn frame(kind: u8, flags: u8, stream: u8, payload: &[u8]) -> Vec<u8> {
+    let length = u8::try_from(payload.len()).unwrap();
+    let head = [0, 0, length, kind, flags, 0, 0, 0, stream];
+    [&head, payload].concat()
+}
+
+/// The payload of the next frame of this type and these flags.
+async fn next_frame(client: &mut DuplexStream, kind: u8, flags: u8) -> std::io::Result<Vec<u8>> {
+    loop {
+        let mut head = [0; 9];
+        client.read_exact(&mut head).await?;
+        let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+        let mut payload = vec![0; usize::try_from(length).unwrap()];
+        client.read_exact(&mut payload).await?;
+        if (head[3], head[4]) == (kind, flags) {
+            return Ok(payload);
+        }
+    }
+}
+
+const PING: u8 = 6;
+const ACK: u8 = 1;
+
+/// A client over HTTP/2 with an answer under way that it gives no window to, and so the front a reason to ask whether it is there.
+async fn reading_nothing() -> DuplexStream {
+    let mut client = client(Protocol::Http2, IdleTimeout::default());
+    let no_window = frame(4, 0, 0, &[0, 4, 0, 0, 0, 0]);
+    // GET https://front/page, in literals and entries of HPACK's static table.
+    let get = [&[0x82, 0x87, 0x04, 5][..], b"/page", &[0x01, 5], b"front"].concat();
+    let get = frame(1, 0x05, 1, &get);
+    let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+    let begun = [&preface[..], &no_window, &frame(4, ACK, 0, &[]), &get].concat();
+    client.write_all(&begun).await.unwrap();
+    client
+}
+
 /// A laptop whose link is down: its connection is there, and answers nothing.
 #[tokio::test(start_paused = true)]
 async fn a_client_over_http_2_that_has_vanished_is_gone_within_two_minutes() {
-    let mut client = client(Protocol::Http2, IdleTimeout::default());
-    // Empty SETTINGS, and the acknowledgement of the front's.
-    client
-        .write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
-        .await
-        .unwrap();
-    client
-        .write_all(&[0, 0, 0, 4, 0, 0, 0, 0, 0])
-        .await
-        .unwrap();
-    client
-        .write_all(&[0, 0, 0, 4, 1, 0, 0, 0, 0])
-        .await
-        .unwrap();
+    let mut client = reading_nothing().await;
     let closed = closed_after(&mut client).await;
     let most = limits::FRONT_KEEPALIVE_INTERVAL + limits::FRONT_KEEPALIVE_TIMEOUT;
+    assert!(closed >= limits::FRONT_KEEPALIVE_TIMEOUT, "{closed:?}");
     assert!(closed <= most + limits::LINGER_SILENCE, "{closed:?}");
     assert!(closed < Duration::from_secs(120), "{closed:?}");
+}
+
+/// The PING stands behind megabytes of an answer, which the client reads slowly.
+#[tokio::test(start_paused = true)]
+async fn a_slow_reader_over_http_2_has_time_to_get_to_the_ping() {
+    let mut client = reading_nothing().await;
+    let ping = next_frame(&mut client, PING, 0).await.unwrap();
+    sleep(Duration::from_secs(80)).await;
+    client.write_all(&frame(PING, ACK, 0, &ping)).await.unwrap();
+    sleep(Duration::from_secs(10)).await;
+    client.write_all(&frame(PING, 0, 0, &[7; 8])).await.unwrap();
+    assert_eq!(next_frame(&mut client, PING, ACK).await.unwrap(), [7; 8]);
 }

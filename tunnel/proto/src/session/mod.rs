@@ -366,6 +366,18 @@ impl Session {
         self.suspect || self.primary.is_some_and(|link| self.is_silent(link))
     }
 
+    /// Since when nothing is heard from the peer, though something waits for it: its links are lost, or the primary one is silent.
+    /// An OPEN that went unanswered is told apart by [`is_unanswered`](Self::is_unanswered).
+    pub fn away_since(&self) -> Option<Instant> {
+        let silent = self.primary.and_then(|link| self.silent_since(link));
+        silent.or_else(|| self.detached_since())
+    }
+
+    /// Whether an OPEN went unanswered for its whole time, and the peer was not heard from since.
+    pub fn is_unanswered(&self) -> bool {
+        self.suspect
+    }
+
     /// Whether new streams may be opened: neither side is going away or gone.
     pub fn is_open(&self) -> bool {
         self.phase == Phase::Open

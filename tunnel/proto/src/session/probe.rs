@@ -74,6 +74,10 @@ impl PathHealth {
         self.silence.is_some()
     }
 
+    fn silent_since(&self) -> Option<Instant> {
+        self.silence.map(|silence| silence.since)
+    }
+
     /// A PING was not answered. Gives whether that is news.
     fn falls_silent(&mut self, now: Instant) -> bool {
         self.is_left(now, true)
@@ -304,7 +308,10 @@ impl Session {
 
     /// Whether the link's peer does not answer.
     pub fn is_silent(&self, link: LinkId) -> bool {
-        let link = self.links.get(&link);
-        link.is_some_and(|link| link.health.is_silent())
+        self.silent_since(link).is_some()
+    }
+
+    pub(super) fn silent_since(&self, link: LinkId) -> Option<Instant> {
+        self.links.get(&link)?.health.silent_since()
     }
 }
