@@ -6,6 +6,7 @@ use std::convert::Infallible;
 use std::fs::{self, Permissions};
 use std::io;
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 
 use http::Request;
 use hyper::body::Incoming;
@@ -25,6 +26,12 @@ use crate::supervise::Children;
 /// Its name in the data directory.
 pub(crate) const NAME: &str = "api.sock";
 
+/// Its name while it is made.
+const NEW: &str = "api.sock.new";
+
+/// Connections that wait to be accepted.
+const BACKLOG: i32 = 128;
+
 /// The listening socket. Dropping it removes the file.
 pub(crate) struct Socket {
     listener: UnixListener,
@@ -35,13 +42,13 @@ impl Socket {
     /// Binds it. The server holds the directory's file and is the only one here, so that an old socket is left over.
     pub(crate) fn bind(data: &DataDir) -> io::Result<Self> {
         let address = SocketAddress::new(&data.path(NAME))?;
-        // A socket is made with what the umask leaves of 0777. In a folder of its own, which its owner alone can enter,
-        // it gets its permissions before it is where anybody looks for it.
-        let private = tempfile::Builder::new()
-            .permissions(Permissions::from_mode(0o700))
-            .tempdir_in(data.path(""))?;
-        let first = SocketAddress::new(&private.path().join(NAME))?;
-        let listener = first.bind()?;
+        let first = SocketAddress::new(&data.path(NEW))?;
+        // Of a start that was cut off.
+        match fs::remove_file(first.path()) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let listener = listen(first.path())?;
         fs::set_permissions(first.path(), Permissions::from_mode(0o600))?;
         fs::rename(first.path(), address.path())?;
         Ok(Self { listener, address })
@@ -71,6 +78,20 @@ impl Drop for Socket {
     fn drop(&mut self) {
         let _ = fs::remove_file(self.address.path());
     }
+}
+
+/// Listens at a path, for its owner only. A full disk has room for that: a socket takes no block.
+fn listen(path: &Path) -> io::Result<UnixListener> {
+    let socket = socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::STREAM, None)?;
+    socket.set_nonblocking(true)?;
+    // Linux makes the file with the permissions that the socket has, less the umask. Elsewhere it has the umask's for a moment, in
+    // a folder that its owner alone can enter.
+    let _ = rustix::fs::fchmod(&socket, rustix::fs::Mode::from_raw_mode(0o600));
+    socket.bind(&socket2::SockAddr::unix(path)?)?;
+    socket.listen(BACKLOG)?;
+    UnixListener::from_std(std::os::unix::net::UnixListener::from(
+        std::os::fd::OwnedFd::from(socket),
+    ))
 }
 
 async fn serve_connection(stream: UnixStream, api: Api, metrics: Metrics) {

@@ -228,19 +228,23 @@ impl Directory {
     pub async fn keep_store(self: Arc<Self>) {
         let mut writable = self.writable.subscribe();
         loop {
+            self.look_at_store().await;
             let works = *writable.borrow_and_update();
             let pause = if works { CHECK } else { PAUSE };
             // A change that fails is looked at soon, too.
             let _ = tokio::time::timeout(pause, writable.wait_for(|now| *now != works)).await;
-            let _writing = self.writing.lock().await;
-            match self.check_store().await {
-                Ok(()) => {
-                    if !self.writable.send_replace(true) {
-                        tracing::info!("the directory can be written again");
-                    }
+        }
+    }
+
+    async fn look_at_store(&self) {
+        let _writing = self.writing.lock().await;
+        match self.check_store().await {
+            Ok(()) => {
+                if !self.writable.send_replace(true) {
+                    tracing::info!("the directory can be written again");
                 }
-                Err(error) => self.failed(&error),
             }
+            Err(error) => self.failed(&error),
         }
     }
 

@@ -2,12 +2,14 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind};
+use std::ops::Bound;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
+
 use std::sync::{Mutex, PoisonError};
 
 use redb::backends::FileBackend;
-use redb::{Database, DatabaseError, StorageBackend};
+use redb::{BackendError, Database, DatabaseError, StorageBackend};
 
 use super::DirectoryError;
 use crate::limits;
@@ -63,24 +65,112 @@ impl Disk for FileDisk {
     fn open(&self, create: bool) -> Result<Database, DirectoryError> {
         let file = self.file(create);
         let file = file.map_err(|error| DirectoryError::Io(self.path.clone(), error))?;
-        let backend = FileBackend::new(file);
-        let backend = backend.map_err(|error| DirectoryError::damaged(&self.path, error.into()))?;
+        let backend = KeepingRoom::new(file);
+        let backend = backend.map_err(|error| DirectoryError::damaged(&self.path, error))?;
         database(&self.path, backend)
     }
 
     fn keep_room(&self) -> io::Result<()> {
         let file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(file) = &*file else {
-            return Ok(());
-        };
-        let length = file.metadata()?.len();
-        // A database that grows doubles its file.
-        let room = length.max(limits::DIRECTORY_ROOM);
-        match allocate(file, length.saturating_add(room)) {
-            Err(error) if is_full(&error) => Err(error),
-            // Other errors are those of file systems that know no such thing.
-            _ => Ok(()),
+        match &*file {
+            Some(file) => keep_room(file),
+            None => Ok(()),
         }
+    }
+}
+
+/// A file that keeps its room on the disk beyond its end. A file that is cut loses that, also where it is cut to the length that it
+/// has; and the database cuts its file each time that it is closed and opened.
+#[derive(Debug)]
+struct KeepingRoom {
+    inner: FileBackend,
+    file: File,
+}
+
+impl KeepingRoom {
+    fn new(file: File) -> Result<Self, redb::Error> {
+        let ours = file.try_clone()?;
+        Ok(Self {
+            inner: FileBackend::new(file)?,
+            file: ours,
+        })
+    }
+}
+
+impl StorageBackend for KeepingRoom {
+    fn len(&self) -> io::Result<u64> {
+        self.inner.len()
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.inner.read(offset, out)
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        let before = self.inner.len()?;
+        if len == before {
+            return Ok(());
+        }
+        self.inner.set_len(len)?;
+        if len < before
+            && let Err(error) = keep_room(&self.file)
+        {
+            // Somebody else was faster. Readiness says so from the next look on.
+            tracing::debug!(%error, "the directory's file has lost its room");
+        }
+        Ok(())
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.inner.sync_data()
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.inner.write(offset, data)
+    }
+
+    fn close(&self) -> io::Result<()> {
+        self.inner.close()
+    }
+
+    fn try_lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
+        self.inner.try_lock_range(start, end)
+    }
+
+    fn try_lock_shared_range(
+        &self,
+        start: Bound<u64>,
+        end: Bound<u64>,
+    ) -> Result<bool, BackendError> {
+        self.inner.try_lock_shared_range(start, end)
+    }
+
+    fn lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
+        self.inner.lock_range(start, end)
+    }
+
+    fn lock_shared_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
+        self.inner.lock_shared_range(start, end)
+    }
+
+    fn unlock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
+        self.inner.unlock_range(start, end)
+    }
+
+    fn query_lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
+        self.inner.query_lock_range(start, end)
+    }
+}
+
+/// # Errors
+/// The disk has no room left. A file system that knows no such thing is no error.
+fn keep_room(file: &File) -> io::Result<()> {
+    let length = file.metadata()?.len();
+    // A database that grows doubles its file.
+    let room = length.max(limits::DIRECTORY_ROOM);
+    match allocate(file, length.saturating_add(room)) {
+        Err(error) if is_full(&error) => Err(error),
+        _ => Ok(()),
     }
 }
 
@@ -138,6 +228,22 @@ mod tests {
         // The database's length is its own.
         disk.keep_room().unwrap();
         assert_eq!(std::fs::metadata(disk.path()).unwrap().len(), file.len());
+    }
+
+    /// A stopped server's disk is filled by others.
+    #[test]
+    fn a_file_keeps_its_room_when_it_is_closed_and_opened() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("d");
+        let allocated = || std::fs::metadata(&path).unwrap().blocks() * 512;
+        let disk = FileDisk::new(&path);
+        let database = disk.open(true).unwrap();
+        disk.keep_room().unwrap();
+        drop((database, disk));
+        assert!(allocated() >= limits::DIRECTORY_ROOM, "{}", allocated());
+        let disk = FileDisk::new(&path);
+        let _database = disk.open(true).unwrap();
+        assert!(allocated() >= limits::DIRECTORY_ROOM, "{}", allocated());
     }
 
     #[test]

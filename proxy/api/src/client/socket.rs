@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
-use tokio::net::{UnixListener, UnixStream};
+use tokio::net::UnixStream;
 
 /// The bytes that `sockaddr_un` holds on every system.
 const PATH_BYTES: usize = 100;
@@ -45,14 +45,6 @@ impl SocketAddress {
     /// A path to the socket of at most 100 bytes, for as long as this lives.
     pub fn path(&self) -> &Path {
         &self.path
-    }
-
-    /// Listens there.
-    ///
-    /// # Errors
-    /// The system's.
-    pub fn bind(&self) -> io::Result<UnixListener> {
-        UnixListener::bind(&self.path)
     }
 
     /// Connects to the server that listens there; `None` where none does.

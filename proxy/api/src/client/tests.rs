@@ -197,7 +197,8 @@ async fn no_server_is_told_from_one_that_fails() {
     std::fs::create_dir(long.parent().unwrap()).unwrap();
     let error = Client::at_socket(&long).get::<Value>("/v1/self").await;
     assert!(matches!(error, Err(ClientError::NoServer(_))));
-    let listener = SocketAddress::new(&long).unwrap().bind().unwrap();
+    let listener = SocketAddress::new(&long).unwrap();
+    let listener = tokio::net::UnixListener::bind(listener.path()).unwrap();
     let stub = Stub::new([("GET /v1/self", 200, json!(1))]);
     tokio::spawn(async move { stub.serve(listener.accept().await.unwrap().0).await });
     let answer = Client::at_socket(&long).get::<u8>("/v1/self").await;
