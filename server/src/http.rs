@@ -6,11 +6,10 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use http::header::{CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderValue, Method, Request, Response, StatusCode};
-use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use underpass_authenticate::{Authenticator, Caller};
 use underpass_core::{Body, Rejection, empty, full};
-use underpass_gateway::{Connection, Fallback, Holder, Recognised};
+use underpass_gateway::{Connection, Fallback, Holder, Recognised, RequestBody};
 use underpass_tunnel::transport::websocket;
 use underpass_tunnel::{Acceptor, chain};
 
@@ -29,7 +28,11 @@ pub(crate) struct Http {
 
 #[async_trait]
 impl Fallback for Http {
-    async fn handle(&self, request: Request<Incoming>, connection: &Connection) -> Response<Body> {
+    async fn handle(
+        &self,
+        request: Request<RequestBody>,
+        connection: &Connection,
+    ) -> Response<Body> {
         let known = matches!(request.uri().path(), "/healthz" | "/readyz");
         if known && !matches!(*request.method(), Method::GET | Method::HEAD) {
             return text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD here\n");
@@ -51,7 +54,11 @@ impl Fallback for Http {
 
 impl Http {
     /// The API, for authenticated callers.
-    async fn answer(&self, request: Request<Incoming>, connection: &Connection) -> Response<Body> {
+    async fn answer(
+        &self,
+        request: Request<RequestBody>,
+        connection: &Connection,
+    ) -> Response<Body> {
         if matches!(
             request.uri().path(),
             underpass_api::LOGIN | underpass_api::JOIN
@@ -61,7 +68,6 @@ impl Http {
         let client = connection.info().peer.client(request.headers());
         match self.requester(&request, connection).await {
             Ok((requester, in_flight)) => {
-                let request = request.map(|body| connection.reading(body));
                 let response = self.api.answer(request, requester, Some(client)).await;
                 // The connection is not idle while the answer is sent.
                 connection.sending(response, in_flight)
@@ -71,7 +77,11 @@ impl Http {
     }
 
     /// A login, or an agent that joins, is a stranger's. A user who got a token by it is none any longer.
-    async fn admit(&self, request: Request<Incoming>, connection: &Connection) -> Response<Body> {
+    async fn admit(
+        &self,
+        request: Request<RequestBody>,
+        connection: &Connection,
+    ) -> Response<Body> {
         let Ok(head) = connection.hold(request.headers()) else {
             return Rejection::TooManyRequests.to_response();
         };
@@ -85,7 +95,7 @@ impl Http {
 
     async fn requester(
         &self,
-        request: &Request<Incoming>,
+        request: &Request<RequestBody>,
         connection: &Connection,
     ) -> Result<(Requester, Recognised), Rejection> {
         let caller = Caller::read(request.headers(), connection.info());
@@ -100,7 +110,7 @@ impl Http {
         Ok((Requester::from(&authenticated), in_flight))
     }
 
-    fn upgrade(&self, request: Request<Incoming>, connection: &Connection) -> Response<Body> {
+    fn upgrade(&self, request: Request<RequestBody>, connection: &Connection) -> Response<Body> {
         if !self.readiness.is_serving() {
             return unavailable(Unready::Stopping);
         }

@@ -147,6 +147,13 @@ pub trait Guard: Send + Unpin + 'static {
     fn finished(&mut self) {}
 }
 
+/// No condition.
+impl Guard for () {
+    fn poll_abort(&mut self, _: &mut Context<'_>) -> Poll<BoxError> {
+        Poll::Pending
+    }
+}
+
 /// A body and its guard, which is dropped with it.
 pub struct Guarded<B, G: Guard> {
     body: B,

@@ -196,15 +196,16 @@ pub const FRONT_SEND_BUFFER: usize = 256 * 1024;
 /// that is worth a copy.
 pub const FRONT_WRITE_BUFFER: usize = 16 * 1024;
 
-/// How long a connection that was closed here is still read from while bytes come (*unauthenticated*): many clients send all of a
-/// body before they look for an answer. nginx's `lingering_time`.
+/// How long a connection that was closed here, or the rest of a body over HTTP/2 whose request was answered, is still read while
+/// bytes come (*unauthenticated*): many clients send all of a body before they look for an answer. nginx's `lingering_time`.
 pub const LINGER_TIME: Duration = Duration::from_secs(30);
 
 /// The same while nothing comes: some round trips, until the client has read the answer and closes the connection, too.
 pub const LINGER_SILENCE: Duration = Duration::from_secs(2);
 
 /// Bytes that are read and discarded meanwhile (*unauthenticated*): the rest of a head, or of an upload. They take no memory, and
-/// the connection gives its place up as any other.
+/// the connection gives its place up as any other. Over HTTP/2 of each body, and of all bodies of a connection whose caller is not
+/// known.
 pub const LINGER_BYTES: usize = 64 * 1024 * 1024;
 
 /// TCP connections at once, of users, of agents on WebSocket and of silent peers: room for ten thousand agents, twice while
@@ -233,8 +234,9 @@ pub const STRANGER_HEADER_LINE: usize = 112;
 pub const STRANGERS: usize = 10_240 * STRANGER_BASE;
 
 /// Memory of one of them at the most (*unauthenticated*): the largest head, as it came and decoded, with some room, and
-/// everything of bodies that HTTP/2 lets a client send ahead of the answer. Its use never falls before authentication: a client
-/// that only asks for health, a hundred bytes at a time, connects again after tens of thousands of requests.
+/// everything of bodies that HTTP/2 lets a client send ahead of the answer. Its use falls before authentication only by bodies that
+/// are discarded, up to [`LINGER_BYTES`]: a client that only asks for health, a hundred bytes at a time, connects again after tens
+/// of thousands of requests.
 pub const STRANGER_MOST: usize =
     STRANGER_BASE + STRANGER_BYTE * (2 * HTTP1_BUFFER_BYTES + FRONT_CONNECTION_WINDOW as usize);
 

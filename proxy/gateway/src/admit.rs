@@ -2,14 +2,18 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use http::{HeaderMap, Request};
-use hyper::body::Incoming;
 
-use super::{Connection, Front, Recognised, audit::Record, impersonation, route::Route};
+use super::{
+    Connection, Front, Recognised, RequestBody, audit::Record, impersonation, route::Route,
+};
 use underpass_authenticate::{Authenticated, Caller};
 use underpass_core::{
     Access, AuthorizeError, BoxError, ClusterName, Identity, NeverImpersonated, OutOfScope,
-    Rejection, Revocation, body::Guard, names::ORIGINAL_USER_EXTRA,
+    Rejection, Revocation,
+    body::{Guard, Guarded},
+    names::ORIGINAL_USER_EXTRA,
 };
 use underpass_http::{
     call::{Asked, Call},
@@ -45,12 +49,23 @@ impl Decisions {
         Self([caller, authorized, Revocation::never()])
     }
 
-    /// `guard`, which also aborts once one of them is taken back. Both bodies of an exchange need one: hyper asks neither while its own
-    /// reader or writer waits.
-    pub(super) fn until_revoked<T: Guard>(self, guard: T) -> Until<T> {
-        Until::new(guard, "revoked", async move {
-            Box::new(self.revoked().await) as BoxError
-        })
+    /// Puts `guard` over a body, which also aborts once one of them is taken back. Both bodies of an exchange need one: hyper asks
+    /// neither while its own reader or writer waits. A body without a byte needs none, and most requests have no other.
+    pub(super) fn guarding<B, T>(&self, body: B, guard: T) -> Guarded<B, Until<T>>
+    where
+        B: http_body::Body<Data = Bytes> + Unpin,
+        T: Guard,
+    {
+        let guard = match body.is_end_stream() {
+            true => Until::never(guard),
+            false => {
+                let revoked = self.clone().revoked();
+                Until::new(guard, "revoked", async {
+                    Box::new(revoked.await) as BoxError
+                })
+            }
+        };
+        Guarded::new(body, guard)
     }
 
     /// Waits until one of them is taken back.
@@ -88,7 +103,7 @@ impl Front {
     /// Rules 4, 5, 8 and 16: authenticates and authorizes, before anything is opened.
     pub(super) async fn admit(
         &self,
-        request: &Request<Incoming>,
+        request: &Request<RequestBody>,
         connection: &Connection,
         route: Option<Route>,
         asked: Asked,
@@ -171,7 +186,7 @@ impl Front {
     async fn act_as(
         &self,
         access: &Access<'_>,
-        request: &Request<Incoming>,
+        request: &Request<RequestBody>,
         record: &mut Record,
     ) -> Result<Option<(Identity, Revocation)>, Rejection> {
         let Some(target) = impersonation::target(request.headers())? else {

@@ -20,7 +20,7 @@ use super::{
 };
 use underpass_core::{
     Body, BoxError, ClusterLogShare, ClusterName, Protocol, Rejection,
-    body::{self, Guard, Guarded, Pieces},
+    body::{self, Guard, Pieces},
     limits,
 };
 use underpass_http::{
@@ -179,14 +179,14 @@ impl Answer {
             watch_end: self.watch_end,
             cluster: self.cluster,
         };
-        let guard = self.decisions.until_revoked(audited);
         parts.extensions.insert(IsSending);
         let most = match connection.info().protocol {
             Protocol::Http1 => limits::HTTP1_ANSWER_PIECE,
             Protocol::Http2 => limits::HTTP2_ANSWER_PIECE,
         };
         let pieces = Pieces::new(incoming, most);
-        Response::from_parts(parts, body::boxed(Guarded::new(pieces, guard)))
+        let guarded = self.decisions.guarding(pieces, audited);
+        Response::from_parts(parts, body::boxed(guarded))
     }
 
     fn switch(

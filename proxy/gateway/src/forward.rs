@@ -7,11 +7,10 @@ use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version, header,
     uri::PathAndQuery,
 };
-use hyper::body::Incoming;
 use tracing::Instrument;
 
 use super::{
-    Connection, Front, Recognised,
+    Connection, Front, Recognised, RequestBody,
     admit::Admitted,
     answer::{Answer, Question, refuse},
     audit::Record,
@@ -22,7 +21,7 @@ use super::{
 use underpass_authenticate::adopt_websocket_bearer;
 use underpass_core::{
     Body, BoxError, BoxedIo, ClusterName, Identity, Open, Rejection, StreamClass, Target,
-    X_FORWARDED_FOR, body::Guarded, forwarded_for, limits, list,
+    X_FORWARDED_FOR, forwarded_for, limits, list,
 };
 use underpass_http::{
     call::Asked,
@@ -51,7 +50,7 @@ impl Front {
     /// cancels upstream. Upgraded streams belong to `connection`.
     pub async fn handle(
         &self,
-        request: Request<Incoming>,
+        request: Request<RequestBody>,
         connection: &Connection,
     ) -> Response<Body> {
         let ambiguous = ambiguous(&request);
@@ -74,7 +73,7 @@ impl Front {
 
     async fn handle_path(
         &self,
-        request: Request<Incoming>,
+        request: Request<RequestBody>,
         connection: &Connection,
     ) -> Response<Body> {
         connection.standing().head_ended();
@@ -96,7 +95,7 @@ impl Front {
 
     async fn handle_cluster(
         &self,
-        mut request: Request<Incoming>,
+        mut request: Request<RequestBody>,
         connection: &Connection,
         id: String,
         way: Way,
@@ -141,7 +140,7 @@ impl Front {
 
     async fn answer(
         &self,
-        mut request: Request<Incoming>,
+        mut request: Request<RequestBody>,
         connection: &Connection,
         route: Option<Route>,
         record: &mut Record,
@@ -155,8 +154,7 @@ impl Front {
         let (base, ambient) = (admitted.base.clone(), admitted.ambient);
         let discovery = headers::asks_for_discovery(request.headers());
         let (parts, body) = request.into_parts();
-        let guard = decisions.clone().until_revoked(connection.reads());
-        let body = Guarded::new(Whole::new(body, parts.version), guard);
+        let body = decisions.guarding(Whole::new(body, parts.version), ());
         let request = Request::from_parts(parts, body);
         let head = self.exchange(request, admitted, record);
         let (response, exchange, seat, recognised) = tokio::select! {
@@ -306,7 +304,7 @@ fn ambiguous<B>(request: &Request<B>) -> Option<Rejection> {
 
 /// Reads whether a request asks for an upgrade (rule 1), before anybody knows the caller. A bearer token among its WebSocket's subprotocols
 /// becomes its credential.
-pub(super) fn read_question(request: &mut Request<Incoming>) -> Result<Asked, Rejection> {
+pub(super) fn read_question(request: &mut Request<RequestBody>) -> Result<Asked, Rejection> {
     let asked = Asked::read(request.method(), request.version(), request.headers());
     let asked = asked.inspect_err(|error| tracing::debug!(%error, "upgrade refused"))?;
     if asked.is_upgrade() && !http_body::Body::is_end_stream(request.body()) {

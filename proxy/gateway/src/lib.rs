@@ -25,6 +25,7 @@ mod one_parse;
 #[doc(hidden)]
 pub mod parts;
 pub mod proxy_protocol;
+mod request_body;
 mod request_target;
 pub(crate) mod route;
 mod sending;
@@ -42,7 +43,6 @@ use std::{
 use async_trait::async_trait;
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response};
-use hyper::body::Incoming;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use underpass_audit::AuditLog;
@@ -56,11 +56,11 @@ use underpass_http::{scheduling::in_task::Turns, watch_end::Draining};
 
 use self::idle::Activity;
 use self::sending::{Sending, Sendings};
-use self::strangers::UnreadBody;
 pub use self::{
     access_review::AccessReviews,
     budget::{BudgetConfig, BudgetConfigError, Budgets, Occupancy},
     idle::{IdleTimeout, IdleTimeoutError},
+    request_body::RequestBody,
     serve::ServeError,
     services::{NoServiceRoots, ServiceRoots},
     strangers::{Held, Holder, Metered, Recognised, Standing, StrangerBounds, Strangers},
@@ -111,18 +111,6 @@ impl Connection {
         &self.standing
     }
 
-    /// A request's body on this connection, which tells the connection's budget what is read of it.
-    pub fn reading<B>(&self, body: B) -> Guarded<B, Reading>
-    where
-        B: http_body::Body<Data = Bytes> + Unpin,
-    {
-        Guarded::new(body, self.reads())
-    }
-
-    fn reads(&self) -> Reading {
-        Reading(self.standing.body())
-    }
-
     /// A response that keeps `kept` until all of it is sent. The connection ends when its client reads nothing of it for
     /// [`limits::ANSWER_STALL`](underpass_core::limits::ANSWER_STALL).
     pub fn sending(
@@ -163,20 +151,6 @@ impl Connection {
 #[derive(Clone, Copy, Debug)]
 struct IsSending;
 
-/// Tells a connection's budget what is read of a body.
-#[derive(Debug)]
-pub struct Reading(UnreadBody);
-
-impl Guard for Reading {
-    fn poll_abort(&mut self, _: &mut Context<'_>) -> Poll<BoxError> {
-        Poll::Pending
-    }
-
-    fn passed(&mut self, data: &mut Bytes) {
-        self.0.read(data.len());
-    }
-}
-
 /// Ties each piece of an answer to its sending.
 struct Tied(Arc<Sending>);
 
@@ -204,7 +178,11 @@ impl Drop for Connection {
 #[async_trait]
 pub trait Fallback: Send + Sync {
     /// Answers `request`. Nothing has been authenticated.
-    async fn handle(&self, request: Request<Incoming>, connection: &Connection) -> Response<Body>;
+    async fn handle(
+        &self,
+        request: Request<RequestBody>,
+        connection: &Connection,
+    ) -> Response<Body>;
 }
 
 /// Answers 404 with a `metav1.Status`.
@@ -213,7 +191,7 @@ pub struct NotFound;
 
 #[async_trait]
 impl Fallback for NotFound {
-    async fn handle(&self, _request: Request<Incoming>, _: &Connection) -> Response<Body> {
+    async fn handle(&self, _request: Request<RequestBody>, _: &Connection) -> Response<Body> {
         Rejection::NotFound.to_response()
     }
 }

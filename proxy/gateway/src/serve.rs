@@ -19,7 +19,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::{
-    Connection, Front, Standing,
+    Connection, Front, RequestBody, Standing,
     forward::becomes_bytes,
     head_clock::HeadClock,
     idle::{Active, Activity},
@@ -132,6 +132,7 @@ impl Front {
             clock.head_ended(body_follows, next_has_begun);
             let active = Active::new(&activity);
             let connects = request.method() == Method::CONNECT;
+            let request = request.map(|body| RequestBody::new(body, &connection));
             async move {
                 let response = front.handle(request, &connection).await;
                 if becomes_bytes(connects, response.status()) {
@@ -159,10 +160,9 @@ impl Front {
             let (front, connection) = (Arc::clone(self), Arc::clone(connection));
             let active = Active::new(&activity);
             // At once, and not when its task runs: until then the end of another request must not forgive its body.
-            let unread = connection.standing().body();
+            let request = request.map(|body| RequestBody::new(body, &connection));
             async move {
                 let response = front.handle(request, &connection).await;
-                drop(unread);
                 Ok::<_, Infallible>(active.hold(response))
             }
         });

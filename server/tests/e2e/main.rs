@@ -22,6 +22,7 @@ mod cutter;
 mod deployment;
 mod direct;
 mod directory;
+mod early_answers;
 mod flight;
 mod impersonation;
 mod join;

@@ -9,7 +9,7 @@ mod way;
 use std::sync::Arc;
 
 use http::{Method, Request, Response, StatusCode, Version};
-use hyper::{body::Incoming, upgrade::OnUpgrade};
+use hyper::upgrade::OnUpgrade;
 use tracing::Instrument;
 
 use self::{
@@ -17,7 +17,7 @@ use self::{
     way::Way,
 };
 use super::{
-    Connection, Front, Recognised,
+    Connection, Front, Recognised, RequestBody,
     admit::Decisions,
     answer::{note, refuse},
     audit::Record,
@@ -33,7 +33,7 @@ impl Front {
     /// Answers a CONNECT. `ambiguous`: a reason to refuse it, for any target.
     pub(super) async fn handle_connect(
         &self,
-        request: Request<Incoming>,
+        request: Request<RequestBody>,
         connection: &Connection,
         ambiguous: Option<Rejection>,
     ) -> Response<Body> {
@@ -46,7 +46,7 @@ impl Front {
 
     async fn answer_connect(
         &self,
-        mut request: Request<Incoming>,
+        mut request: Request<RequestBody>,
         connection: &Connection,
         id: String,
         ambiguous: Option<Rejection>,
@@ -86,7 +86,7 @@ impl Front {
     /// Rules 4, 5, 8 and 21: decides, and opens the stream.
     async fn open(
         &self,
-        mut request: Request<Incoming>,
+        mut request: Request<RequestBody>,
         connection: &Connection,
         way: Way,
         record: &mut Record,

@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use http::{Request, Response};
 use http_body::Frame;
 use http_body_util::BodyExt;
-use hyper::{body::Incoming, client::conn::http2::SendRequest};
+use hyper::client::conn::http2::SendRequest;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use underpass_authenticate::{AuthenticateError, Authenticated, Authenticator, Caller};
 use underpass_core::{
@@ -19,7 +19,9 @@ use underpass_core::{
 };
 
 use super::*;
-use crate::{Connection, Fallback, Front, FrontConfig, Holder, ServeError, Standing, Strangers};
+use crate::{
+    Connection, Fallback, Front, FrontConfig, Holder, RequestBody, ServeError, Standing, Strangers,
+};
 
 async fn stalls(sendings: &Sendings, within: Duration) -> bool {
     tokio::time::timeout(within, sendings.stalled())
@@ -71,7 +73,11 @@ pub(crate) struct Pages {
 
 #[async_trait]
 impl Fallback for Pages {
-    async fn handle(&self, request: Request<Incoming>, connection: &Connection) -> Response<Body> {
+    async fn handle(
+        &self,
+        request: Request<RequestBody>,
+        connection: &Connection,
+    ) -> Response<Body> {
         Response::new(match request.uri().path() {
             "/known" => {
                 drop(connection.standing().recognise(holder()));

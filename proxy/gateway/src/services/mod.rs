@@ -12,7 +12,6 @@ use std::{
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header};
-use hyper::body::Incoming;
 
 pub use self::tls::{NoServiceRoots, ServiceRoots};
 pub(crate) use self::{
@@ -24,17 +23,13 @@ use self::{
     way::Scheme,
 };
 use super::{
-    Connection, Front,
+    Connection, Front, RequestBody,
     answer::{Answer, Question},
     audit::Record,
     forward::{read_question, within_bounds},
 };
 use underpass_authenticate::Caller;
-use underpass_core::{
-    Body, BoxError, BoxedIo, Rejection,
-    body::{Guard, Guarded},
-    empty,
-};
+use underpass_core::{Body, BoxError, BoxedIo, Rejection, body::Guard, empty};
 use underpass_http::{
     exchange::{self, Answered, Exchange, ExchangeError, Whole},
     pipe::Meter,
@@ -51,7 +46,7 @@ impl Front {
     /// Rules 4, 5, 8, 26 and 27: decides, and asks the service.
     pub(super) async fn ask_service(
         &self,
-        mut request: Request<Incoming>,
+        mut request: Request<RequestBody>,
         connection: &Connection,
         way: Result<ServiceWay, NoService>,
         record: &mut Record,
@@ -84,8 +79,8 @@ impl Front {
         let meter = Arc::new(Meter::default());
         record.piped(Arc::clone(&meter));
         let (parts, body) = request.into_parts();
-        let body = connection.reading(Whole::new(body, parts.version));
-        let body = Guarded::new(body, decisions.clone().until_revoked(Up(meter)));
+        let body = Whole::new(body, parts.version);
+        let body = decisions.guarding(body, Up(meter));
         let asking = async {
             // First of all: a caller without a seat makes no file of CAs be read.
             let seat = self.target_seat(&way.cluster, real).await?;

@@ -8,6 +8,8 @@ use underpass_core::limits;
 pub(super) struct Charge {
     /// Of a stranger: all bytes read from the socket.
     pub(super) strange: usize,
+    /// Of a stranger's bodies: bytes that were read and discarded.
+    discarded: usize,
     /// Of an authenticated HTTP/1.1 connection: those since its last head or its last piece of a body.
     pub(super) ahead: usize,
     frames: Option<Frames>,
@@ -29,6 +31,25 @@ struct Frames {
 }
 
 impl Charge {
+    /// The connection is no stranger's any more. Gives its charge as one.
+    pub(super) fn recognised(&mut self) -> usize {
+        self.discarded = 0;
+        std::mem::take(&mut self.strange)
+    }
+
+    /// So many bytes of a stranger's body were discarded. Gives their part of its charge, which goes, or nothing where there
+    /// were too many.
+    pub(super) fn discarded(&mut self, bytes: usize) -> Option<usize> {
+        self.discarded = self.discarded.saturating_add(bytes);
+        if self.discarded > limits::LINGER_BYTES {
+            return None;
+        }
+        let cost = bytes.saturating_mul(limits::STRANGER_BYTE);
+        let cost = cost.min(self.strange);
+        self.strange -= cost;
+        Some(cost)
+    }
+
     /// From now on frames are charged, and not what is read.
     pub(super) fn by_frames(&mut self) {
         self.frames.get_or_insert_default();

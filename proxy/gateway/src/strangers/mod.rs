@@ -208,6 +208,21 @@ impl Counted {
         true
     }
 
+    /// Bytes of a body that is discarded take no memory. A stranger gets back what they cost, up to a bound for its connection:
+    /// over HTTP/1.1 such a body is its connection's last.
+    fn discarded(&self, bytes: usize) -> bool {
+        let mut charge = self.charge();
+        if self.is_known() {
+            charge.body_read(bytes);
+            return self.settle(&mut charge);
+        }
+        let Some(cost) = charge.discarded(bytes) else {
+            return false;
+        };
+        self.strangers.crowd().refund(self.id, cost);
+        true
+    }
+
     fn is_known(&self) -> bool {
         self.known.load(Ordering::Acquire)
     }
@@ -222,7 +237,7 @@ impl Counted {
         if self.known.swap(true, Ordering::AcqRel) {
             return;
         }
-        let charged = std::mem::take(&mut charge.strange);
+        let charged = charge.recognised();
         if self.asks_for_others() {
             let all = charged.saturating_add(limits::STRANGER_BASE);
             self.strangers.crowd().refund(self.id, all);
@@ -471,6 +486,12 @@ impl UnreadBody {
     /// So much of it was read.
     pub(crate) fn read(&self, bytes: usize) {
         self.0.change(|charge| charge.body_read(bytes));
+    }
+
+    /// So much of it was read and discarded. False: no more of it may be.
+    pub(crate) fn discarded(&self, bytes: usize) -> bool {
+        let counted = self.0.0.as_ref();
+        counted.is_none_or(|counted| counted.discarded(bytes))
     }
 }
 

@@ -2,6 +2,7 @@
 
 use http::{Response, StatusCode};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use underpass_core::limits;
 
 use crate::{
     api::Api,
@@ -68,4 +69,134 @@ async fn an_early_answer_over_http_2_arrives() {
     })
     .await;
     assert_arrives(&api).await;
+}
+
+/// HTTP/2 connections of clients that send all of a body before they look for an answer.
+mod over_http_2 {
+    use bytes::Bytes;
+    use h2::{Reason, SendStream, client::SendRequest};
+    use http::Request;
+    use tokio::net::TcpStream;
+
+    use super::*;
+
+    async fn connect(world: &World) -> SendRequest<Bytes> {
+        let socket = TcpStream::connect(world.http2).await.unwrap();
+        let (sender, connection) = h2::client::handshake(socket).await.unwrap();
+        tokio::spawn(connection);
+        sender
+    }
+
+    type Answer = h2::client::ResponseFuture;
+
+    async fn put(
+        sender: &SendRequest<Bytes>,
+        path: &str,
+        token: &str,
+    ) -> (Answer, SendStream<Bytes>) {
+        let request = Request::put(format!("https://front{path}"))
+            .header("authorization", format!("Bearer {token}"))
+            .body(())
+            .unwrap();
+        let mut sender = sender.clone().ready().await.unwrap();
+        sender.send_request(request, false).unwrap()
+    }
+
+    /// Sends so much; an error is a reset's.
+    async fn send(stream: &mut SendStream<Bytes>, length: usize) -> Result<(), h2::Error> {
+        let piece = Bytes::from(vec![b'x'; 16 * 1024]);
+        for _ in 0..length / piece.len() {
+            stream.reserve_capacity(piece.len());
+            while stream.capacity() < piece.len() {
+                let capacity = std::future::poll_fn(|cx| stream.poll_capacity(cx)).await;
+                match capacity {
+                    Some(capacity) => capacity?,
+                    // The stream was reset.
+                    None => return Err(reset(stream).await.into()),
+                };
+            }
+            stream.send_data(piece.clone(), false)?;
+        }
+        Ok(())
+    }
+
+    async fn reset(stream: &mut SendStream<Bytes>) -> Reason {
+        let reset = std::future::poll_fn(|cx| stream.poll_reset(cx));
+        soon(reset).await.unwrap()
+    }
+
+    /// The whole answer, read after the upload.
+    async fn read(answer: Answer) -> (u16, serde_json::Value) {
+        let answer = soon(answer).await.unwrap();
+        let code = answer.status().as_u16();
+        let (mut body, mut read) = (answer.into_body(), Vec::new());
+        while let Some(piece) = soon(body.data()).await {
+            read.extend_from_slice(&piece.unwrap());
+        }
+        (code, serde_json::from_slice(&read).unwrap())
+    }
+
+    #[tokio::test]
+    async fn a_refused_upload_ends_and_its_answer_arrives() {
+        let api = Api::start(|_| async {
+            let answer = Response::builder().status(StatusCode::PAYLOAD_TOO_LARGE);
+            let answer = answer.header("content-type", "application/json");
+            answer.body(underpass_core::full(TOO_LARGE)).unwrap()
+        })
+        .await;
+        let world = World::new(&api).await;
+        let sender = connect(&world).await;
+        let cluster = |name: &str| format!("/k8s/clusters/{name}{PATH}");
+        for (path, token, expected) in [
+            (cluster("c"), "nobody's", 401),
+            (cluster("c"), &*world.mallory, 403),
+            (cluster("unknown"), &*world.alice, 404),
+            (cluster("no-agent"), &*world.alice, 503),
+            (cluster("vanishing"), &*world.alice, 502),
+            // The API server's own.
+            (cluster("c"), &*world.alice, 413),
+            ("/nowhere".to_owned(), &*world.alice, 404),
+        ] {
+            for _ in 0..8 {
+                let (answer, mut stream) = put(&sender, &path, token).await;
+                soon(send(&mut stream, LENGTH)).await.unwrap();
+                stream.send_data(Bytes::new(), true).unwrap();
+                let (code, status) = read(answer).await;
+                assert_eq!(
+                    (code, status["code"].as_u64()),
+                    (expected, Some(expected.into()))
+                );
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_refused_upload_that_stops_is_reset_without_an_error() {
+        let api = Api::start(|_| async { Response::new(underpass_core::empty()) }).await;
+        let world = World::new(&api).await;
+        let sender = connect(&world).await;
+        let path = format!("/k8s/clusters/c{PATH}");
+        let (answer, mut stream) = put(&sender, &path, "nobody's").await;
+        soon(send(&mut stream, 64 * 1024)).await.unwrap();
+        assert_eq!(read(answer).await.0, 401);
+        assert_eq!(reset(&mut stream).await, Reason::NO_ERROR);
+    }
+
+    /// Neither the bytes of one body nor those of a connection whose caller nobody knows are without a bound.
+    #[tokio::test]
+    async fn rule_23_bodies_that_are_discarded_have_an_end() {
+        let api = Api::start(|_| async { Response::new(underpass_core::empty()) }).await;
+        let world = World::new(&api).await;
+        let path = format!("/k8s/clusters/c{PATH}");
+        let sender = connect(&world).await;
+        let (answer, mut stream) = put(&sender, &path, &world.mallory).await;
+        let most = limits::LINGER_BYTES + limits::FRONT_CONNECTION_WINDOW as usize;
+        let error = soon(send(&mut stream, most)).await.unwrap_err();
+        assert_eq!(error.reason(), Some(Reason::NO_ERROR));
+        assert_eq!(read(answer).await.0, 403);
+        // The connection is as it was: its window was given back.
+        let (answer, mut stream) = put(&sender, &path, &world.mallory).await;
+        soon(send(&mut stream, LENGTH)).await.unwrap();
+        assert_eq!(read(answer).await.0, 403);
+    }
 }

@@ -265,7 +265,8 @@ fn poll_driven<T>(
 pub struct Until<G> {
     inner: G,
     why: &'static str,
-    condition: Condition<BoxError>,
+    /// None that is never met.
+    condition: Option<Condition<BoxError>>,
 }
 
 impl<G: Guard> Until<G> {
@@ -277,7 +278,16 @@ impl<G: Guard> Until<G> {
         Self {
             inner,
             why,
-            condition: Condition::boxed(condition),
+            condition: Some(Condition::boxed(condition)),
+        }
+    }
+
+    /// No condition, for a body that ends where it begins: nothing is allocated.
+    pub fn never(inner: G) -> Self {
+        Self {
+            inner,
+            why: "never",
+            condition: None,
         }
     }
 }
@@ -287,7 +297,10 @@ impl<G: Guard> Guard for Until<G> {
         if let Poll::Ready(error) = self.inner.poll_abort(cx) {
             return Poll::Ready(error);
         }
-        let error = ready!(self.condition.poll(cx));
+        let Some(condition) = &mut self.condition else {
+            return Poll::Pending;
+        };
+        let error = ready!(condition.poll(cx));
         self.inner.failed(self.why);
         Poll::Ready(error)
     }

@@ -68,6 +68,13 @@ impl Spawner {
 pub struct Turns(Weak<Spawned>);
 
 impl Turns {
+    /// Adds a task to the connection's, unless the connection is gone. It is dropped with the connection.
+    pub fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
+        if let Some(spawned) = self.0.upgrade() {
+            spawned.add(Box::pin(work));
+        }
+    }
+
     /// Waits until each task of the connection that was woken before has had a turn. False: the connection is gone.
     ///
     /// # Cancel safety

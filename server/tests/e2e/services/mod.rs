@@ -8,3 +8,5 @@ mod pages;
 mod programs;
 mod refused;
 mod site;
+
+pub(crate) use programs::{curl, output};

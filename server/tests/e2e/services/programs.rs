@@ -22,7 +22,7 @@ pub(super) const WEBSOCKET_KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
 const WEBSOCKET_ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
 
 /// A curl without the settings of this machine.
-pub(super) fn curl<A: AsRef<OsStr>>(arguments: impl IntoIterator<Item = A>) -> Command {
+pub(crate) fn curl<A: AsRef<OsStr>>(arguments: impl IntoIterator<Item = A>) -> Command {
     let mut curl = Command::new("curl");
     curl.env_clear()
         .args(["--disable", "--silent", "--show-error", "--max-time", "30"])
@@ -33,7 +33,7 @@ pub(super) fn curl<A: AsRef<OsStr>>(arguments: impl IntoIterator<Item = A>) -> C
 }
 
 /// Its standard output; it must succeed.
-pub(super) async fn output(mut command: Command) -> String {
+pub(crate) async fn output(mut command: Command) -> String {
     let output = tokio::time::timeout(DEADLINE, command.output()).await;
     let output = output.expect("it ends in time").unwrap();
     let (said, printed) = (

@@ -1,0 +1,120 @@
+//! The body of a client's request, whose rest is discarded for a while where its handler has left it.
+//!
+//! A refusal is often sent before its request's body has come. Over HTTP/2 the stream is reset then (RFC 9113, section 8.1), which
+//! common clients take for a failure: curl 7.88 forgets the complete answer that came before the reset. So the rest is
+//! read as [`linger`](super::linger) reads it over HTTP/1.1, within the same bounds, and the stream is reset behind them. The
+//! client ends its body meanwhile, or has read the answer and gives its request up.
+
+use std::{
+    future::poll_fn,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use tokio::time::{Instant, timeout_at};
+
+use super::{Connection, strangers::UnreadBody};
+use underpass_core::limits;
+use underpass_http::scheduling::in_task::Turns;
+
+/// The body of a request. It tells its connection's budget how much of it is read.
+#[derive(Debug)]
+pub struct RequestBody {
+    unread: Option<Unread>,
+    /// The tasks of its connection, which may discard the rest: over HTTP/2 only.
+    turns: Option<Turns>,
+}
+
+#[derive(Debug)]
+struct Unread {
+    incoming: Incoming,
+    /// None of a request without a body.
+    charged: Option<UnreadBody>,
+}
+
+impl RequestBody {
+    /// Of a request that came on `connection`.
+    pub fn new(incoming: Incoming, connection: &Connection) -> Self {
+        let follows = !incoming.is_end_stream();
+        let charged = follows.then(|| connection.standing().body());
+        let turns = connection.turns.get().filter(|_| follows).cloned();
+        Self {
+            unread: Some(Unread { incoming, charged }),
+            turns,
+        }
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let Some(Unread { incoming, charged }) = &mut self.unread else {
+            return Poll::Ready(None);
+        };
+        let frame = ready!(Pin::new(incoming).poll_frame(cx));
+        match (&frame, charged) {
+            (Some(Ok(frame)), Some(charged)) => {
+                charged.read(frame.data_ref().map_or(0, Bytes::len));
+            }
+            (Some(Ok(_)), None) => {}
+            // The client has given the request up, or has sent all of it.
+            (Some(Err(_)) | None, _) => self.turns = None,
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        let unread = self.unread.as_ref();
+        unread.is_none_or(|unread| unread.incoming.is_end_stream())
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let unread = self.unread.as_ref();
+        unread.map_or_else(
+            || SizeHint::with_exact(0),
+            |unread| unread.incoming.size_hint(),
+        )
+    }
+}
+
+impl Drop for RequestBody {
+    fn drop(&mut self) {
+        let left = self.unread.take().zip(self.turns.take());
+        let left = left.filter(|(unread, _)| !unread.incoming.is_end_stream());
+        if let Some((unread, turns)) = left {
+            turns.spawn(unread.discard());
+        }
+    }
+}
+
+impl Unread {
+    /// Reads what comes, and gives its window back. Its stream is reset when this is dropped.
+    async fn discard(mut self) {
+        let end = Instant::now() + limits::LINGER_TIME;
+        let mut left = limits::LINGER_BYTES;
+        loop {
+            let silence = Instant::now() + limits::LINGER_SILENCE;
+            let came = timeout_at(silence.min(end), frame(&mut self.incoming)).await;
+            let Ok(Some(Ok(frame))) = came else { return };
+            let bytes = frame.data_ref().map_or(0, Bytes::len);
+            let charged = self.charged.as_ref();
+            let may_go_on = charged.is_none_or(|charged| charged.discarded(bytes));
+            left = left.saturating_sub(bytes);
+            if left == 0 || !may_go_on || Instant::now() >= end {
+                return;
+            }
+        }
+    }
+}
+
+async fn frame(incoming: &mut Incoming) -> Option<hyper::Result<Frame<Bytes>>> {
+    poll_fn(|cx| Pin::new(&mut *incoming).poll_frame(cx)).await
+}
