@@ -67,6 +67,20 @@ impl Connector {
         serve: impl FnMut(Session),
         status: impl FnMut(Status<'_>),
     ) -> Infallible {
+        self.run_from(None, serve, status).await
+    }
+
+    /// As [`run`](Self::run), from a session on that [`connect`](Self::connect) has made: for another connector that is to serve
+    /// before this side leaves the one that serves now.
+    ///
+    /// # Cancel safety
+    /// As [`run`](Self::run).
+    pub async fn run_from(
+        &self,
+        session: Option<Session>,
+        serve: impl FnMut(Session),
+        status: impl FnMut(Status<'_>),
+    ) -> Infallible {
         let mut keeper = Keeper {
             connector: self,
             backoff: self.backoff.clone(),
@@ -74,7 +88,10 @@ impl Connector {
             serve,
             status,
         };
-        let mut state = State::Absent;
+        let mut state = match session {
+            Some(session) => keeper.begin(session),
+            None => State::Absent,
+        };
         loop {
             state = match state {
                 State::Absent => keeper.dial().await,
