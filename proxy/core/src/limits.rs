@@ -208,6 +208,12 @@ pub const LINGER_SILENCE: Duration = Duration::from_secs(2);
 /// known.
 pub const LINGER_BYTES: usize = 64 * 1024 * 1024;
 
+/// How long the head of a refusal over HTTP/2 waits for its body, while the body of its request may still come, and for how much of
+/// it: a Status. Pages of errors that take longer begin as any other answer.
+pub const REFUSAL_TIME: Duration = Duration::from_secs(1);
+/// See [`REFUSAL_TIME`].
+pub const REFUSAL_BYTES: usize = 16 * 1024;
+
 /// TCP connections at once, of users, of agents on WebSocket and of silent peers: room for ten thousand agents, twice while
 /// they come back, and as many connections of users; fewer where the system gives the server fewer files. One that is idle
 /// costs some 60 KiB with its TLS and HTTP, 2 GiB in all. Where a new one has no room, strangers give one up if they have more

@@ -25,6 +25,7 @@ mod one_parse;
 #[doc(hidden)]
 pub mod parts;
 pub mod proxy_protocol;
+mod refusal;
 mod request_body;
 mod request_target;
 pub(crate) mod route;

@@ -24,6 +24,7 @@ use super::{
     head_clock::HeadClock,
     idle::{Active, Activity},
     linger::Lingering,
+    refusal,
     request_target::{Heads, Place, Targets},
     strangers::frames,
 };
@@ -159,10 +160,14 @@ impl Front {
         let service = service_fn(|request: Request<Incoming>| {
             let (front, connection) = (Arc::clone(self), Arc::clone(connection));
             let active = Active::new(&activity);
+            let body_follows = !http_body::Body::is_end_stream(request.body());
             // At once, and not when its task runs: until then the end of another request must not forgive its body.
             let request = request.map(|body| RequestBody::new(body, &connection));
             async move {
-                let response = front.handle(request, &connection).await;
+                let mut response = front.handle(request, &connection).await;
+                if body_follows {
+                    response = refusal::with_body(response).await;
+                }
                 Ok::<_, Infallible>(active.hold(response))
             }
         });
