@@ -56,6 +56,14 @@ pub(crate) enum TlsFilesError {
         source: rustls::Error,
     },
     #[error(
+        "the certificate in {path} cannot be used: it has to be of X.509 version 3, without critical extensions that few clients know"
+    )]
+    Unsupported {
+        path: PathBuf,
+        #[source]
+        source: rustls::Error,
+    },
+    #[error(
         "{path} ends with an intermediate certificate, and agents and kubeconfigs would trust that one: the next renewal may be signed by \
          another. Name the root certificate with --tls-ca, or append it to the file"
     )]
@@ -69,7 +77,7 @@ pub(crate) enum TlsFilesError {
     )]
     RootCount { path: PathBuf, count: usize },
     #[error(
-        "the certificate in {path} is not valid for {name}, the server's first --name, up to {}, which has to be its root: agents and \
+        "clients that ask for {name}, the server's first --name, do not accept the certificate in {path} up to {}, which has to be its root: agents and \
          kubeconfigs trust that one", .ca.as_ref().map_or("the last certificate of the file".to_owned(), |ca| ca.display().to_string())
     )]
     Invalid {
@@ -112,10 +120,16 @@ impl TlsFiles {
         let key = underpass_pem::private_key(&key).map_err(|error| unusable(&self.key, error))?;
         let provider = aws_lc_rs::default_provider();
         let served = CertifiedKey::from_der(chain.clone(), key, &provider);
-        let served = served.map_err(|source| TlsFilesError::Pair {
-            certificate: certificate(),
-            key: self.key.clone(),
-            source,
+        let served = served.map_err(|source| match source {
+            rustls::Error::InvalidCertificate(_) => TlsFilesError::Unsupported {
+                path: certificate(),
+                source,
+            },
+            source => TlsFilesError::Pair {
+                certificate: certificate(),
+                key: self.key.clone(),
+                source,
+            },
         })?;
         let invalid = |source| TlsFilesError::Invalid {
             path: certificate(),

@@ -93,6 +93,10 @@ fn tls_trouble(error: &io::Error) -> &'static str {
             CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
                 "its certificate is for another name"
             }
+            // One of webpki's own: most often a critical extension, as of policies, in the chain.
+            CertificateError::Other(_) => {
+                "its certificate chain has something that is not supported here"
+            }
             _ => "its certificate is not valid",
         },
         Some(Error::AlertReceived(_)) => "it refused the TLS handshake",
