@@ -24,6 +24,7 @@ mod one_parse;
 #[cfg(feature = "bench")]
 #[doc(hidden)]
 pub mod parts;
+mod plain_http;
 pub mod proxy_protocol;
 mod request_body;
 mod request_target;
@@ -60,6 +61,7 @@ pub use self::{
     access_review::AccessReviews,
     budget::{BudgetConfig, BudgetConfigError, Budgets, Occupancy},
     idle::{IdleTimeout, IdleTimeoutError},
+    plain_http::refuse_plain_http,
     request_body::RequestBody,
     serve::ServeError,
     services::{NoServiceRoots, ServiceRoots},
