@@ -14,6 +14,7 @@ pub mod attack;
 mod audit;
 mod budget;
 mod connect;
+mod cut;
 mod forward;
 mod head_clock;
 mod idle;
@@ -238,6 +239,8 @@ pub struct Front {
     config: FrontConfig,
     lines: Arc<ClusterLogShare>,
     draining: Draining,
+    /// The drain is over.
+    cut: CancellationToken,
 }
 
 impl Front {
@@ -247,6 +250,7 @@ impl Front {
             config,
             lines: Arc::default(),
             draining: Draining::default(),
+            cut: CancellationToken::new(),
         }
     }
 
@@ -256,5 +260,12 @@ impl Front {
     /// else goes on until it ends or its `serve_connection` is dropped.
     pub fn drain(&self, deadline: Duration) {
         self.draining.begin(deadline);
+    }
+
+    /// Ends connections that have requests still, after [`Front::drain`]. Over HTTP/2 the client has had a GOAWAY, and the connection
+    /// is closed as TLS has it: kubectl says that the server has closed the connection, in the middle of a log. Over HTTP/1.1 the
+    /// answer lacks its end. Upgraded connections are left alone.
+    pub fn cut(&self) {
+        self.cut.cancel();
     }
 }
