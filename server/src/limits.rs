@@ -234,6 +234,10 @@ pub(crate) const BINDINGS_OF_CLUSTERS: usize = underpass_core::limits::OBJECTS /
 /// them on for its availability, several times over while tokens are replaced. Administrators of everything may go on.
 pub(crate) const AGENTS_PER_CLUSTER: usize = 64;
 
+/// Time for users' connections to say what they have to say, and to close, when a drain is over: a round trip or two. The tunnel
+/// is kept as long.
+pub(crate) const CUT_TIME: Duration = Duration::from_secs(1);
+
 /// Time for connections to end when the server stops, before the audit log is written without waiting for them.
 pub(crate) const END_TIME: Duration = Duration::from_secs(2);
 

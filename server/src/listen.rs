@@ -1,68 +1,34 @@
 //! One port: TCP for users and WebSocket agents, UDP for QUIC agents.
 
+mod connections;
+mod door;
+mod handshake;
+mod not_tls;
+mod sockets;
+
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use quinn::Endpoint;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_rustls::TlsAcceptor;
-use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 use underpass_authenticate::CertificateRequest;
-use underpass_core::{ConnectionInfo, Peer, Protocol};
-use underpass_gateway::{Front, Metered, Standing, Strangers};
-use underpass_tunnel::transport::quic::{self, QuicConfig};
+use underpass_core::{ConnectionInfo, Protocol};
+use underpass_gateway::{Front, Standing};
 use underpass_tunnel::transport::tcp;
 use underpass_tunnel::{Acceptor, chain};
 
+use self::door::ConnectionPermit;
+use self::handshake::Handshakes;
+pub(crate) use self::{connections::Connections, door::Door, sockets::Sockets};
 use crate::limits;
 use crate::occasional::Occasional;
 use crate::proxies::TrustedProxies;
-use crate::silence::Silence;
 use crate::supervise::Children;
 use crate::tunnel::Tunnel;
-
-/// How often another port is tried where the system chose one for TCP that is taken for UDP.
-const PORT_ATTEMPTS: usize = 16;
-
-/// The server's sockets.
-pub(crate) struct Sockets {
-    pub(crate) tcp: TcpListener,
-    pub(crate) quic: Endpoint,
-    pub(crate) address: SocketAddr,
-}
-
-impl Sockets {
-    /// Binds both protocols to the same port. Port 0 is one that is free for both.
-    pub(crate) async fn bind(
-        address: SocketAddr,
-        tls: &rustls::ServerConfig,
-        reset_key: &quic::ResetKey,
-        quic_config: &QuicConfig,
-    ) -> Result<Self> {
-        let mut attempts = if address.port() == 0 {
-            PORT_ATTEMPTS
-        } else {
-            1
-        };
-        loop {
-            attempts -= 1;
-            let tcp = TcpListener::bind(address)
-                .await
-                .with_context(|| format!("cannot listen on TCP {address}"))?;
-            let address = tcp.local_addr()?;
-            match quic::server(address, tls.clone(), reset_key, quic_config) {
-                Ok(quic) => return Ok(Self { tcp, quic, address }),
-                Err(_) if attempts > 0 => {}
-                Err(error) => return Err(error).context("cannot listen for QUIC"),
-            }
-        }
-    }
-}
 
 /// Serves QUIC agents until the endpoint is closed.
 pub(crate) async fn serve_quic(endpoint: Endpoint, acceptor: Arc<Acceptor>, tunnel: Tunnel) {
@@ -71,43 +37,6 @@ pub(crate) async fn serve_quic(endpoint: Endpoint, acceptor: Arc<Acceptor>, tunn
         let (acceptor, tunnel) = (Arc::clone(&acceptor), tunnel.clone());
         let remote = incoming.remote_address().ip().to_canonical();
         handshakes.spawn(async move { tunnel.serve(acceptor.accept_quic(incoming).await, remote) });
-    }
-}
-
-/// The open connections over TCP. Each ends by itself, or with the server.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Connections {
-    open: TaskTracker,
-    end: CancellationToken,
-}
-
-impl Connections {
-    fn spawn(&self, serving: impl Future<Output = ()> + Send + 'static) {
-        let end = self.end.clone();
-        self.open.spawn(async move {
-            // The end first: a connection that is woken together with it must not begin another change.
-            tokio::select! {
-                biased;
-                () = end.cancelled() => {}
-                () = serving => {}
-            }
-        });
-    }
-
-    /// How many there are.
-    pub(crate) fn open(&self) -> usize {
-        self.open.len()
-    }
-
-    /// Waits until all have ended. There must not be another one from here on.
-    pub(crate) async fn wait(&self) {
-        self.open.close();
-        self.open.wait().await;
-    }
-
-    /// Ends all of them, and with them their requests and upgraded streams.
-    pub(crate) fn end(&self) {
-        self.end.cancel();
     }
 }
 
@@ -124,6 +53,7 @@ pub(crate) async fn serve_tcp(
     let mut tls = tls;
     tls.alpn_protocols = Protocol::ALPN.map(<[u8]>::to_vec).to_vec();
     let tls = TlsAcceptor::from(Arc::new(tls));
+    let handshakes = Arc::new(Handshakes::new(proxies, tls));
     let refused = Occasional::default();
     loop {
         let accepted = tokio::select! {
@@ -132,9 +62,9 @@ pub(crate) async fn serve_tcp(
         };
         match accepted {
             Ok((tcp, remote, place)) => {
-                let (tls, proxies, front) = (tls.clone(), proxies.clone(), Arc::clone(&front));
+                let (handshakes, front) = (Arc::clone(&handshakes), Arc::clone(&front));
                 connections.spawn(async move {
-                    let served = serve_connection(tcp, remote, place, &proxies, &tls, &front);
+                    let served = serve_connection(tcp, remote, place, &handshakes, &front);
                     if let Err(error) = served.await {
                         tracing::debug!(%remote, "connection ended: {error:#}");
                     }
@@ -156,55 +86,6 @@ pub(crate) async fn serve_tcp(
     }
 }
 
-/// Lets as many clients in as there are places for. A newcomer always finds one: [`Strangers::make_room`] says whose
-/// connection is closed for it.
-pub(crate) struct Door {
-    connections: Arc<Semaphore>,
-    strangers: Strangers,
-}
-
-/// A client's place, given back when it and its socket are dropped.
-struct ConnectionPermit {
-    standing: Standing,
-}
-
-impl Door {
-    pub(crate) fn new(connections: usize, strangers: Strangers) -> Self {
-        Self {
-            connections: Arc::new(Semaphore::new(connections)),
-            strangers,
-        }
-    }
-
-    async fn next(
-        &self,
-        listener: &TcpListener,
-    ) -> io::Result<(TcpStream, SocketAddr, ConnectionPermit)> {
-        let (tcp, client) = listener.accept().await?;
-        let connection = self.place().await?;
-        let place = ConnectionPermit {
-            standing: self.strangers.enter_at(client.ip(), connection),
-        };
-        Ok((tcp, client, place))
-    }
-
-    /// A place for somebody who is here already.
-    async fn place(&self) -> io::Result<OwnedSemaphorePermit> {
-        loop {
-            let connections = Arc::clone(&self.connections);
-            if let Ok(place) = connections.try_acquire_owned() {
-                return Ok(place);
-            }
-            self.strangers.make_room();
-            let freed = Arc::clone(&self.connections).acquire_owned();
-            // The socket may be in use.
-            if let Ok(place) = tokio::time::timeout(limits::ROOM_TIME, freed).await {
-                return place.map_err(io::Error::other);
-            }
-        }
-    }
-}
-
 /// Errors of a connection that was given up before it was accepted: `accept(2)`.
 fn is_of_the_connection(error: &io::Error) -> bool {
     matches!(
@@ -219,15 +100,14 @@ async fn serve_connection(
     socket: TcpStream,
     remote: SocketAddr,
     place: ConnectionPermit,
-    proxies: &TrustedProxies,
-    tls: &TlsAcceptor,
+    handshakes: &Handshakes,
     front: &Arc<Front>,
 ) -> Result<()> {
     // Responses are written whole, and so are an agent's frames.
     tcp::tune(&socket)?;
     let standing = &place.standing;
     tokio::select! {
-        served = serve_stranger(socket, remote, standing, proxies, tls, front) => served,
+        served = serve_stranger(socket, remote, standing, handshakes, front) => served,
         () = standing.closed() => bail!("closed to make room for others"),
     }
 }
@@ -236,11 +116,10 @@ async fn serve_stranger(
     socket: TcpStream,
     remote: SocketAddr,
     standing: &Standing,
-    proxies: &TrustedProxies,
-    tls: &TlsAcceptor,
+    handshakes: &Handshakes,
     front: &Arc<Front>,
 ) -> Result<()> {
-    let (peer, tls) = handshake(socket, remote, standing, proxies, tls).await?;
+    let (peer, tls) = handshakes.shake(socket, remote, standing).await?;
     let protocol = Protocol::from_alpn(tls.get_ref().1.alpn_protocol());
     let shown = tls.get_ref().1.peer_certificates().unwrap_or_default();
     let (certificates, unusable_certificate) = CertificateRequest::shown(shown);
@@ -258,333 +137,5 @@ async fn serve_stranger(
     Ok(())
 }
 
-/// The steps before HTTP: a load balancer's header, where one is due, and TLS.
-async fn handshake(
-    tcp: TcpStream,
-    remote: SocketAddr,
-    standing: &Standing,
-    proxies: &TrustedProxies,
-    tls: &TlsAcceptor,
-) -> Result<(Peer, TlsStream<Metered<Silence>>)> {
-    // Responses are written whole; waiting for more would delay watch events.
-    tcp.set_nodelay(true)?;
-    let tcp = Silence::new(tcp, standing.clone());
-    let mut tcp = Metered::new(tcp, standing.clone());
-    let peer = proxies.peer(&mut tcp, remote).await?;
-    standing.comes_from(&peer);
-    let tls = tokio::time::timeout(limits::TLS_TIME, tls.accept(tcp))
-        .await
-        .context("TLS took too long")?;
-    Ok((peer, tls.context("TLS failed")?))
-}
-
 #[cfg(test)]
-mod tests {
-    mod client_certificates;
-
-    use std::future::poll_fn;
-    use std::net::Ipv4Addr;
-    use std::task::Poll;
-    use std::time::Duration;
-
-    use clap::Parser as _;
-    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-    use tokio::net::TcpSocket;
-    use tokio_rustls::TlsConnector;
-    use underpass_audit::AuditLog;
-    use underpass_authenticate::{
-        AuthenticateError, Authenticated, Authenticator, Caller, Chain, Unowned,
-    };
-    use underpass_core::Nobody;
-    use underpass_core::{BoxedIo, ClusterName, Identity, ImpersonationPolicy, Revocation};
-    use underpass_core::{ClusterDomains, Clusters, ConnectError, Open};
-    use underpass_directory::{Directory, MemoryStore};
-    use underpass_gateway::{
-        Budgets, FrontConfig, IdleTimeout, NoServiceRoots, NotFound, StrangerBounds,
-    };
-
-    use super::*;
-    use crate::cli::{Cli, Command};
-
-    const DEADLINE: Duration = Duration::from_secs(20);
-
-    async fn listener() -> (TcpListener, SocketAddr) {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-        let address = listener.local_addr().unwrap();
-        (listener, address)
-    }
-
-    fn acceptor() -> TlsAcceptor {
-        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
-        let key = made.signing_key.serialize_der().try_into().unwrap();
-        let config = underpass_tunnel::tls::server(vec![made.cert.der().clone()], key).unwrap();
-        TlsAcceptor::from(Arc::new(config))
-    }
-
-    fn door() -> Door {
-        Door::new(1, Strangers::default())
-    }
-
-    /// Nothing is held of anybody.
-    fn is_empty(door: &Door) -> bool {
-        door.connections.available_permits() == 1 && door.strangers.connections() == 0
-    }
-
-    #[tokio::test]
-    async fn connections_beyond_the_limit_wait_outside() {
-        let (listener, address) = listener().await;
-        let door = door();
-        let mut clients = Vec::new();
-        for _ in 0..2 {
-            clients.push(TcpStream::connect(address).await.unwrap());
-        }
-        let (_tcp, _, first) = door.next(&listener).await.unwrap();
-        let mut second = Box::pin(door.next(&listener));
-        let waits = poll_fn(|cx| Poll::Ready(second.as_mut().poll(cx).is_pending())).await;
-        assert!(waits, "a second client was let in");
-        drop(first);
-        let second = tokio::time::timeout(DEADLINE, second).await;
-        second.expect("there is a place again").unwrap();
-    }
-
-    /// A server that knows nobody, and what is served there.
-    async fn nobodys(
-        made: rcgen::CertifiedKey<rcgen::KeyPair>,
-        strangers: &Strangers,
-    ) -> (SocketAddr, Connections, CancellationToken) {
-        let nobody = Arc::new(Chain::new(vec![], Arc::new(Unowned)));
-        serve(made, nobody, Door::new(64, strangers.clone())).await
-    }
-
-    async fn serve(
-        made: rcgen::CertifiedKey<rcgen::KeyPair>,
-        authenticator: Arc<dyn Authenticator>,
-        door: Door,
-    ) -> (SocketAddr, Connections, CancellationToken) {
-        let key = made.signing_key.serialize_der().try_into().unwrap();
-        let tls = underpass_tunnel::tls::server(vec![made.cert.der().clone()], key).unwrap();
-        serve_with(tls, AuditLog::default(), authenticator, door).await
-    }
-
-    async fn serve_with(
-        tls: rustls::ServerConfig,
-        audit: AuditLog,
-        authenticator: Arc<dyn Authenticator>,
-        door: Door,
-    ) -> (SocketAddr, Connections, CancellationToken) {
-        let (listener, address) = listener().await;
-        let front = Front::new(FrontConfig {
-            authenticator,
-            authorizer: Directory::open(Arc::new(MemoryStore::default()))
-                .await
-                .unwrap(),
-            impersonation: Arc::new(Nobody),
-            clusters: Arc::new(NoClusters),
-            domains: ClusterDomains::default(),
-            fallback: Arc::new(NotFound),
-            policy: ImpersonationPolicy::default(),
-            audit,
-            budgets: Budgets::default(),
-            service_roots: Arc::new(NoServiceRoots),
-            idle_timeout: IdleTimeout::default(),
-        });
-        let (connections, stop) = (Connections::default(), CancellationToken::new());
-        let serving = serve_tcp(
-            listener,
-            tls,
-            TrustedProxies::default(),
-            Arc::new(front),
-            door,
-            connections.clone(),
-            stop.clone(),
-        );
-        tokio::spawn(serving);
-        (address, connections, stop)
-    }
-
-    fn client_of(server: &rcgen::Certificate) -> TlsConnector {
-        let mut roots = rustls::RootCertStore::empty();
-        roots.add(server.der().clone()).unwrap();
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let config = rustls::ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        TlsConnector::from(Arc::new(config))
-    }
-
-    struct NoClusters;
-
-    #[async_trait::async_trait]
-    impl Clusters for NoClusters {
-        async fn connect(&self, _: &ClusterName, _: &Open) -> Result<BoxedIo, ConnectError> {
-            Err(ConnectError::UnknownCluster)
-        }
-    }
-
-    /// From another address of this machine.
-    async fn connect_from(from: [u8; 4], to: SocketAddr) -> TcpStream {
-        let socket = TcpSocket::new_v4().unwrap();
-        socket.bind(SocketAddr::from((from, 0))).unwrap();
-        socket.connect(to).await.unwrap()
-    }
-
-    #[tokio::test]
-    async fn rule_23_one_address_that_says_nothing_keeps_nobody_out() {
-        let places = 16;
-        let base = underpass_core::limits::STRANGER_BASE;
-        let strangers = Strangers::new(StrangerBounds {
-            bytes: places * base,
-            unshared: places * base / 2,
-            per_source: places * base / 4,
-            per_connection: 4 * base,
-        });
-        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
-        let client = client_of(&made.cert);
-        let (address, connections, stop) = nobodys(made, &strangers).await;
-        let mut silent = Vec::new();
-        for _ in 0..3 * places {
-            silent.push(connect_from([127, 0, 0, 2], address).await);
-        }
-        // The oldest were closed for the newest.
-        for client in &mut silent[..2 * places] {
-            let read = tokio::time::timeout(DEADLINE, client.read(&mut [0])).await;
-            assert!(matches!(read.expect("closed"), Ok(0) | Err(_)));
-        }
-        assert!(strangers.connections() <= places / 2);
-        // And from elsewhere there is room for a whole handshake, and a request.
-        let tcp = connect_from([127, 0, 0, 1], address).await;
-        let name = "localhost".try_into().unwrap();
-        let mut tls = client.connect(name, tcp).await.unwrap();
-        let answer = &mut [0; 12];
-        tls.write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
-            .await
-            .unwrap();
-        let answered = tokio::time::timeout(DEADLINE, tls.read_exact(answer)).await;
-        answered.expect("an answer").unwrap();
-        assert_eq!(&answer[..], b"HTTP/1.1 404");
-        stop.cancel();
-        drop((silent, tls));
-        let ended = tokio::time::timeout(DEADLINE, connections.wait()).await;
-        ended.expect("every connection has ended");
-        assert_eq!((strangers.bytes(), strangers.connections()), (0, 0));
-    }
-
-    /// Authenticated callers.
-    struct Believing;
-
-    #[async_trait::async_trait]
-    impl Authenticator for Believing {
-        async fn authenticate(
-            &self,
-            caller: &Caller<'_>,
-        ) -> Result<Option<Authenticated>, AuthenticateError> {
-            let name = caller.bearer().map(str::to_owned);
-            let identity = name.map(|name| Identity::new(name, None, vec![], [].into()).unwrap());
-            Ok(identity.map(|identity| Authenticated::new(identity, Revocation::never())))
-        }
-    }
-
-    #[tokio::test]
-    async fn rule_23_one_user_takes_no_connection_of_anybody_else() {
-        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
-        let client = client_of(&made.cert);
-        let places = 8;
-        let strangers = Strangers::within(StrangerBounds::default(), places);
-        let door = Door::new(places, strangers.clone());
-        let (address, connections, stop) = serve(made, Arc::new(Believing), door).await;
-        let ask = async |user: &str| {
-            let tcp = TcpStream::connect(address).await.unwrap();
-            let mut tls = client
-                .connect("localhost".try_into().unwrap(), tcp)
-                .await
-                .unwrap();
-            let head = format!(
-                "GET /k8s/clusters/x/version HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {user}\r\n\r\n"
-            );
-            tls.write_all(head.as_bytes()).await.unwrap();
-            let answer = &mut [0; 12];
-            let answered = tokio::time::timeout(DEADLINE, tls.read_exact(answer)).await;
-            answered.expect("an answer").unwrap();
-            assert_eq!(&answer[..], b"HTTP/1.1 403");
-            tls
-        };
-        let alice = ask("alice").await;
-        let mut mallory = Vec::new();
-        for _ in 0..3 * places {
-            mallory.push(ask("mallory").await);
-        }
-        // Everything is taken, and newcomers find room all the same: nobody's but mallory's is closed for them.
-        let bob = ask("bob").await;
-        let mut open = Vec::new();
-        for mut tls in [alice, bob].into_iter().chain(mallory) {
-            let head = b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
-            let mut answers = Vec::new();
-            let _ = tls.write_all(head).await;
-            // One that was closed may end with a reset.
-            let read = tokio::time::timeout(DEADLINE, tls.read_to_end(&mut answers)).await;
-            let _ = read.expect("an end");
-            open.push(String::from_utf8_lossy(&answers).contains("HTTP/1.1 404"));
-        }
-        assert_eq!(open[..2], [true, true]);
-        let mallory = open[2..].iter().filter(|open| **open).count();
-        assert!((1..=places - 2).contains(&mallory), "{mallory}");
-        stop.cancel();
-        let ended = tokio::time::timeout(DEADLINE, connections.wait()).await;
-        ended.expect("every connection has ended");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_client_that_says_nothing_is_cut_off_and_gives_its_place_back() {
-        let (listener, address) = listener().await;
-        let mut client = TcpStream::connect(address).await.unwrap();
-        let door = door();
-        let (tcp, remote, place) = door.next(&listener).await.unwrap();
-        let start = tokio::time::Instant::now();
-        let (proxies, tls) = (TrustedProxies::default(), acceptor());
-        let handshake = handshake(tcp, remote, &place.standing, &proxies, &tls);
-        let error = handshake.await.unwrap_err();
-        assert_eq!(error.to_string(), "TLS took too long");
-        assert!(start.elapsed() >= limits::TLS_TIME);
-        drop(place);
-        assert!(is_empty(&door));
-        assert_eq!(client.read(&mut [0]).await.unwrap(), 0);
-    }
-
-    #[tokio::test]
-    async fn a_client_that_speaks_something_else_gives_its_place_back() {
-        let (listener, address) = listener().await;
-        let mut client = TcpStream::connect(address).await.unwrap();
-        client.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
-        let door = door();
-        let (tcp, remote, place) = door.next(&listener).await.unwrap();
-        let (proxies, tls) = (TrustedProxies::default(), acceptor());
-        let handshake = handshake(tcp, remote, &place.standing, &proxies, &tls);
-        let error = tokio::time::timeout(DEADLINE, handshake).await.unwrap();
-        assert_eq!(error.unwrap_err().to_string(), "TLS failed");
-        drop(place);
-        assert!(is_empty(&door));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn rule_11_a_load_balancer_that_says_nothing_gives_its_place_back() {
-        let serve = ["x", "serve", "--proxy-protocol-from", "127.0.0.0/8"];
-        let Command::Serve(options) = Cli::parse_from(serve).command else {
-            panic!("it says serve");
-        };
-        let (listener, address) = listener().await;
-        let mut client = TcpStream::connect(address).await.unwrap();
-        let door = door();
-        let (tcp, remote, place) = door.next(&listener).await.unwrap();
-        let (proxy_protocol, http) = options.proxies.networks();
-        let proxies = TrustedProxies::new(proxy_protocol, http);
-        let tls = acceptor();
-        let handshake = handshake(tcp, remote, &place.standing, &proxies, &tls);
-        let error = handshake.await.unwrap_err();
-        assert!(format!("{error:#}").ends_with("did not come in time"));
-        drop(place);
-        assert!(is_empty(&door));
-        assert_eq!(client.read(&mut [0]).await.unwrap(), 0);
-    }
-}
+mod tests;

@@ -41,6 +41,16 @@ impl Silence {
         }
     }
 
+    /// The first byte that has come and is not read; nothing where its peer has ended without one. It stays to be read.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost.
+    pub(crate) async fn first_byte(&self) -> io::Result<Option<u8>> {
+        let mut byte = [0];
+        let count = self.tcp.peek(&mut byte).await?;
+        Ok((count > 0).then_some(byte[0]))
+    }
+
     fn heard(&mut self) {
         if self.check.is_some() {
             self.last = Instant::now();

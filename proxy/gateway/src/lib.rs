@@ -14,6 +14,7 @@ pub mod attack;
 mod audit;
 mod budget;
 mod connect;
+mod cut;
 mod forward;
 mod head_clock;
 mod idle;
@@ -24,6 +25,7 @@ mod one_parse;
 #[cfg(feature = "bench")]
 #[doc(hidden)]
 pub mod parts;
+mod plain_http;
 pub mod proxy_protocol;
 mod refusal;
 mod request_body;
@@ -61,6 +63,7 @@ pub use self::{
     access_review::AccessReviews,
     budget::{BudgetConfig, BudgetConfigError, Budgets, Occupancy},
     idle::{IdleTimeout, IdleTimeoutError},
+    plain_http::refuse_plain_http,
     request_body::RequestBody,
     serve::ServeError,
     services::{NoServiceRoots, ServiceRoots},
@@ -237,6 +240,8 @@ pub struct Front {
     config: FrontConfig,
     lines: Arc<ClusterLogShare>,
     draining: Draining,
+    /// The drain is over.
+    cut: CancellationToken,
 }
 
 impl Front {
@@ -246,6 +251,7 @@ impl Front {
             config,
             lines: Arc::default(),
             draining: Draining::default(),
+            cut: CancellationToken::new(),
         }
     }
 
@@ -255,5 +261,12 @@ impl Front {
     /// else goes on until it ends or its `serve_connection` is dropped.
     pub fn drain(&self, deadline: Duration) {
         self.draining.begin(deadline);
+    }
+
+    /// Ends connections that have requests still, after [`Front::drain`]. Over HTTP/2 the client has had a GOAWAY, and the connection
+    /// is closed as TLS has it: kubectl says that the server has closed the connection, in the middle of a log. Over HTTP/1.1 the
+    /// answer lacks its end. Upgraded connections are left alone.
+    pub fn cut(&self) {
+        self.cut.cancel();
     }
 }

@@ -20,6 +20,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::{
     Connection, Front, RequestBody, Standing,
+    cut::Cuttable,
     forward::becomes_bytes,
     head_clock::HeadClock,
     idle::{Active, Activity},
@@ -123,7 +124,8 @@ impl Front {
             connection.standing().clone(),
         ));
         let place = Place::default();
-        let io = Targets::new(io, place.clone());
+        let cut = Arc::<AtomicBool>::default();
+        let io = Cuttable::new(Targets::new(io, place.clone()), Arc::clone(&cut));
         let builder = http1(clock.clone());
         let service = service_fn(|request: Request<Incoming>| {
             let (front, connection) = (Arc::clone(self), Arc::clone(connection));
@@ -145,7 +147,7 @@ impl Front {
         let serving = builder
             .serve_connection(TokioIo::new(io), service)
             .with_upgrades();
-        finish_or(serving, self.drained_or_idle(&activity)).await
+        self.finish_in_time(serving, &activity, &cut).await
     }
 
     async fn serve_http2<I>(
@@ -172,13 +174,37 @@ impl Front {
             }
         });
         let io = frames::charged(io, connection.standing().clone());
-        let io = Targets::new(io, Heads::default());
+        let cut = Arc::<AtomicBool>::default();
+        let io = Cuttable::new(Targets::new(io, Heads::default()), Arc::clone(&cut));
         let (io, driven) = DeferredFlush::pair(io);
         let spawner = Spawner::default();
         connection.turns.get_or_init(|| spawner.turns());
         let serving = http2(spawner.clone()).serve_connection(TokioIo::new(io), service);
         let serving = Batched::new(driven, InTask::new(serving, spawner));
-        finish_or(serving, self.drained_or_idle(&activity)).await
+        self.finish_in_time(serving, &activity, &cut).await
+    }
+
+    /// Drives a connection. Once the front drains, or nothing has been asked for long, it takes no new requests and ends after those in
+    /// flight, or when it is cut.
+    async fn finish_in_time(
+        &self,
+        serving: impl Graceful,
+        activity: &Activity,
+        cut: &AtomicBool,
+    ) -> hyper::Result<()> {
+        let mut serving = pin!(serving);
+        tokio::select! {
+            served = serving.as_mut() => return served,
+            () = self.drained_or_idle(activity) => serving.as_mut().finish(),
+        }
+        tokio::select! {
+            served = serving.as_mut() => return served,
+            () = self.cut.cancelled() => {}
+        }
+        cut.store(true, Ordering::Release);
+        // It is polled as if it had been woken.
+        serving.as_mut().finish();
+        serving.await
     }
 
     async fn drained_or_idle(&self, activity: &Activity) {
@@ -227,20 +253,6 @@ where
     fn finish(mut self: Pin<&mut Self>) {
         self.speaker().finish();
     }
-}
-
-/// Drives a connection; once `stop` is ready it takes no new requests and ends after those in flight.
-async fn finish_or<C, S>(serving: C, stop: S) -> hyper::Result<()>
-where
-    C: Graceful,
-    S: Future<Output = ()>,
-{
-    let mut serving = pin!(serving);
-    tokio::select! {
-        served = serving.as_mut() => return served,
-        () = stop => serving.as_mut().finish(),
-    }
-    serving.await
 }
 
 fn http1(clock: HeadClock) -> http1::Builder {

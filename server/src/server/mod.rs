@@ -163,11 +163,26 @@ impl Server {
         running.quic.set_server_config(None);
         self.no_more.cancel();
         self.front.drain(deadline);
+        // Users' connections end first, so that they are told of a server that has closed them, and not of a stream that was lost.
         tokio::join!(
-            wait_for(&running.connections, deadline),
-            running.tunnel.drain(deadline)
+            self.finish_connections(deadline),
+            running.tunnel.drain(deadline + limits::CUT_TIME)
         );
         running.quic.wait_idle().await;
+    }
+
+    async fn finish_connections(&self, deadline: Duration) {
+        let connections = &self.running.connections;
+        if tokio::time::timeout(deadline, connections.wait())
+            .await
+            .is_ok()
+        {
+            return;
+        }
+        tracing::warn!(left = connections.open(), "connections are cut off");
+        self.front.cut();
+        // Agents' connections end with their sessions, and shells' with the server.
+        let _ = tokio::time::timeout(limits::CUT_TIME, connections.wait()).await;
     }
 
     /// Ends what is still open, connections and sessions of agents, and writes what is left: uses of tokens, events of the
@@ -189,14 +204,5 @@ impl Server {
         }
         self.directory.write_uses().await;
         self.audit.flush(limits::AUDIT_FLUSH).await;
-    }
-}
-
-async fn wait_for(connections: &Connections, deadline: Duration) {
-    if tokio::time::timeout(deadline, connections.wait())
-        .await
-        .is_err()
-    {
-        tracing::warn!(left = connections.open(), "connections are cut off");
     }
 }

@@ -72,7 +72,14 @@ async fn sigterm_ends_logs_with_an_error_and_watches_cleanly(transport: Transpor
     let logs = InFlight::logs(&client, "server-term").await;
     let watch = InFlight::watch(&client).await;
     deployment.blocking(|u| u.stop_server().unwrap()).await;
-    logs.ended().await.assert_error();
+    let logs = logs.ended().await;
+    logs.assert_error();
+    // It says who has ended it.
+    assert!(
+        logs.stderr
+            .contains("server sent GOAWAY and closed the connection"),
+        "{logs:?}"
+    );
     // Informers go on from a clean end; an error would make every one of them list everything again.
     let watch = watch.ended().await;
     assert!(watch.status.success(), "{watch:?}");

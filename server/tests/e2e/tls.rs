@@ -9,6 +9,7 @@ use underpass_testenv::testing::Wire;
 
 use crate::deployment::Deployment;
 use crate::raw;
+use crate::services::{curl, output};
 
 fn deployment() -> &'static Deployment {
     Deployment::shared(Transport::Quic)
@@ -73,4 +74,25 @@ async fn plain_http_gets_no_answer_and_disturbs_nobody() {
         .admin(Wire::WebSocket)
         .run(&["get", "--raw", "/version"])
         .await;
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_out_tls_is_told() {
+    let deployment = Deployment::shared(Transport::Quic);
+    let url = deployment.url().replace("https://", "http://");
+    let url = format!("{url}/k8s/clusters/x/version");
+    let way = ["--http1.1", "--write-out", " %{http_code}", &url];
+    let answer = output(curl(way)).await;
+    assert!(answer.ends_with(" 400"), "{answer}");
+    assert!(
+        answer.contains("an HTTP request to a port for HTTPS"),
+        "{answer}"
+    );
+    let log = deployment.server_log().unwrap();
+    assert!(log.contains("a connection without TLS is refused"), "{log}");
+    let metrics = deployment.metrics().unwrap();
+    assert!(
+        metrics.contains("underpass_not_tls_total{speaks=\"http\"}"),
+        "{metrics}"
+    );
 }

@@ -4,7 +4,7 @@
 //! and blocks are only read. From then on `h2`'s table is no longer the client's, so that each block is written anew,
 //! without the table.
 
-use std::{io, ops::Range};
+use std::{borrow::Cow, io, ops::Range};
 
 use super::{
     Encode, Others, Part,
@@ -169,7 +169,7 @@ impl Heads {
     }
 
     /// Reads a head. Gives it as it is to be written in its place, if it is to be.
-    fn head(&mut self, head: &Head) -> Result<Option<Vec<u8>>, Unreadable> {
+    fn head(&mut self, head: &Head<'_>) -> Result<Option<Vec<u8>>, Unreadable> {
         let mut lines = self.reader.read(&head.block)?;
         for line in &mut lines {
             if let Some(encoded) = encoded(&line.field) {
@@ -202,21 +202,22 @@ fn encoded(field: &Field) -> Option<Vec<u8>> {
 
 /// A whole head: a frame HEADERS, and all of its CONTINUATION (section 4.3).
 #[derive(Debug)]
-struct Head {
+struct Head<'a> {
     /// Bytes of all its frames.
     length: usize,
     flags: u8,
     stream: [u8; 4],
     /// The fields that [`PRIORITY`] announces, or nothing.
-    priority: Vec<u8>,
-    block: Vec<u8>,
+    priority: &'a [u8],
+    /// Copied where it is in several frames.
+    block: Cow<'a, [u8]>,
 }
 
-impl Head {
+impl Head<'_> {
     /// One that the table makes much larger is malformed instead: its stream is reset, and others go on.
     fn write(&self, lines: &[Line]) -> Vec<u8> {
         let largest = limits::FOLLOWED_HEAD_GROWTH + 2 * self.block.len();
-        let mut payload = self.priority.clone();
+        let mut payload = self.priority.to_vec();
         for line in lines {
             line.write(&mut payload);
             if payload.len() > largest {
@@ -248,12 +249,12 @@ impl Head {
 
 /// The beginning of bytes.
 #[derive(Debug)]
-enum Next {
+enum Next<'a> {
     /// A frame of no head, with so many bytes.
     Passes(usize),
     /// Something that can be told once there are so many bytes.
     Needs(usize),
-    Head(Head),
+    Head(Head<'a>),
     /// Frames that a client does not send.
     Unknown,
 }
@@ -282,7 +283,7 @@ impl Frame {
     }
 }
 
-fn next(bytes: &[u8]) -> Next {
+fn next(bytes: &[u8]) -> Next<'_> {
     let Some(first) = Frame::at(bytes, 0) else {
         return Next::Needs(HEADER);
     };
@@ -301,8 +302,8 @@ fn next(bytes: &[u8]) -> Next {
         length: first.payload.end,
         flags: first.flags,
         stream: first.stream,
-        priority: priority.to_vec(),
-        block: fragment.to_vec(),
+        priority,
+        block: Cow::Borrowed(fragment),
     };
     let mut flags = first.flags;
     let mut frames = 1;
@@ -321,7 +322,7 @@ fn next(bytes: &[u8]) -> Next {
         let Some(fragment) = bytes.get(frame.payload) else {
             return Next::Needs(head.length);
         };
-        head.block.extend_from_slice(fragment);
+        head.block.to_mut().extend_from_slice(fragment);
         flags = frame.flags;
     }
     Next::Head(head)

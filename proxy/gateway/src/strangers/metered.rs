@@ -32,6 +32,11 @@ impl<I> Metered<I> {
         }
     }
 
+    /// The connection itself. Nothing that is read of it is charged.
+    pub fn get_ref(&self) -> &I {
+        &self.io
+    }
+
     fn poll_closed(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
         let closing = self.closing.as_mut();
         if closing.is_some_and(|closing| closing.as_mut().poll(cx).is_ready()) {

@@ -496,6 +496,77 @@ async fn draining_ends_watches_between_events_and_nothing_else() {
     assert_ends(&mut log).await;
 }
 
+/// The end of a drain is no error of the answers that last: the server says that it goes, and closes the connection.
+#[tokio::test]
+async fn a_cut_closes_the_connection_and_resets_no_stream() {
+    const GOAWAY: u8 = 7;
+    const RST_STREAM: u8 = 3;
+    fn frame(kind: u8, flags: u8, stream: u8, payload: &[u8]) -> Vec<u8> {
+        let length = u8::try_from(payload.len()).unwrap();
+        [&[0, 0, length, kind, flags, 0, 0, 0, stream], payload].concat()
+    }
+    fn literal(first: &[u8], value: &str) -> Vec<u8> {
+        let length = u8::try_from(value.len()).unwrap();
+        [first, &[length], value.as_bytes()].concat()
+    }
+    let (api, mut opened) = watches().await;
+    let world = World::new(&api).await;
+    let path = "/k8s/clusters/c/api/v1/namespaces/a/pods/p/log?follow=1";
+    // By their places in the static table: GET, http, :path, :authority, authorization.
+    let fields = [
+        vec![0x82, 0x86],
+        literal(&[0x04], path),
+        literal(&[0x01], "front"),
+        literal(&[0x0f, 8], &format!("Bearer {}", world.alice)),
+    ]
+    .concat();
+    let mut bytes = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+    bytes.extend(frame(4, 0, 0, &[]));
+    bytes.extend(frame(1, 5, 1, &fields));
+    let mut socket = TcpStream::connect(world.http2).await.unwrap();
+    socket.write_all(&bytes).await.unwrap();
+    let lines = soon(opened.recv()).await.unwrap();
+    lines.send(Ok("a line\n".into())).await.unwrap();
+    let mut came = Vec::new();
+    while !came.ends_with(b"a line\n") {
+        assert_ne!(soon(socket.read_buf(&mut came)).await.unwrap(), 0);
+    }
+    world.front.drain(Duration::ZERO);
+    world.front.cut();
+    soon(socket.read_to_end(&mut came)).await.unwrap();
+    soon(lines.closed()).await;
+    let (mut kinds, mut rest) = (Vec::new(), &*came);
+    while let Some((&[_, high, low, kind, ..], payload)) = rest.split_first_chunk::<9>() {
+        let length = usize::from(u16::from_be_bytes([high, low]));
+        let (payload, behind) = payload.split_at(length);
+        if kind == GOAWAY {
+            assert_eq!(payload[4..8], [0; 4], "no error");
+        }
+        kinds.push(kind);
+        rest = behind;
+    }
+    assert!(rest.is_empty(), "{rest:?}");
+    assert!(kinds.contains(&GOAWAY), "{kinds:?}");
+    assert!(!kinds.contains(&RST_STREAM), "{kinds:?}");
+
+    // Over HTTP/1.1 the answer lacks its end.
+    let world = World::new(&api).await;
+    let head = world.head("GET", "/api/v1/namespaces/a/pods/p/log?follow=1", "");
+    let mut socket = TcpStream::connect(world.http1).await.unwrap();
+    socket.write_all(head.as_bytes()).await.unwrap();
+    let lines = soon(opened.recv()).await.unwrap();
+    lines.send(Ok("a line\n".into())).await.unwrap();
+    let mut came = Vec::new();
+    while !came.ends_with(b"a line\n\r\n") {
+        assert_ne!(soon(socket.read_buf(&mut came)).await.unwrap(), 0);
+    }
+    world.front.drain(Duration::ZERO);
+    world.front.cut();
+    soon(socket.read_to_end(&mut came)).await.unwrap();
+    assert!(came.ends_with(b"a line\n\r\n"), "no last chunk");
+    soon(lines.closed()).await;
+}
+
 #[tokio::test]
 async fn answers_without_a_body_keep_their_headers() {
     let api = Api::start(|request: Request<Incoming>| async move {

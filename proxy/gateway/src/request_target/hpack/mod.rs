@@ -11,6 +11,9 @@ use bytes::Bytes;
 pub(super) use table::Field;
 use table::Table;
 
+/// So many lines of a block are expected: more than usual clients send.
+const USUAL_LINES: usize = 16;
+
 /// A block that does not follow RFC 7541.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Malformed {
@@ -41,7 +44,7 @@ pub(super) struct Reader {
 impl Reader {
     /// Reads one block, whole. After an error the reader is of no use.
     pub(super) fn read(&mut self, mut block: &[u8]) -> Result<Vec<Line>, Malformed> {
-        let mut lines = Vec::new();
+        let mut lines = Vec::with_capacity(USUAL_LINES.min(block.len()));
         while let Some(first) = block.first().copied() {
             match first {
                 0b1000_0000.. => {

@@ -434,3 +434,35 @@ async fn rule_12_what_is_taken_back_ends_a_request_to_a_service() {
     assert!(!end.rest().await.1, "a clean end for the service");
     assert!(!other.rest().await.1, "a clean end for the service");
 }
+
+/// A service that reads no more of an upload than it answers, and whose client sends all of it first.
+#[tokio::test]
+async fn a_services_early_answer_to_an_upload_arrives() {
+    let (agent, world) = world().await;
+    let sender = http2(&world).await;
+    let piece = Bytes::from(vec![b'x'; 16 * 1024]);
+    for _ in 0..4 {
+        let (answer, mut upload) = send(&world, &sender, Method::PUT, false).await;
+        let mut end = agent.next_end().await;
+        end.head().await;
+        end.write(
+            "HTTP/1.1 413 Payload Too Large\r\ncontent-length: 2\r\nconnection: close\r\n\r\nno",
+        )
+        .await;
+        end.finish();
+        drop(end);
+        for _ in 0..640 {
+            upload.reserve_capacity(piece.len());
+            while upload.capacity() < piece.len() {
+                let capacity = std::future::poll_fn(|cx| upload.poll_capacity(cx));
+                soon(capacity).await.expect("no reset").unwrap();
+            }
+            upload.send_data(piece.clone(), false).unwrap();
+        }
+        upload.send_data(Bytes::new(), true).unwrap();
+        let answer = soon(answer).await.unwrap();
+        assert_eq!(answer.status(), 413);
+        let mut body = answer.into_body();
+        assert_eq!(rest_of(&mut body).await, (b"no".to_vec(), Ok(())));
+    }
+}

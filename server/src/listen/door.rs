@@ -1,0 +1,60 @@
+//! Places for clients' connections.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use underpass_gateway::{Standing, Strangers};
+
+use crate::limits;
+
+/// Lets as many clients in as there are places for. A newcomer always finds one: [`Strangers::make_room`] says whose
+/// connection is closed for it.
+pub(crate) struct Door {
+    pub(super) connections: Arc<Semaphore>,
+    pub(super) strangers: Strangers,
+}
+
+/// A client's place, given back when it and its socket are dropped.
+pub(super) struct ConnectionPermit {
+    pub(super) standing: Standing,
+}
+
+impl Door {
+    pub(crate) fn new(connections: usize, strangers: Strangers) -> Self {
+        Self {
+            connections: Arc::new(Semaphore::new(connections)),
+            strangers,
+        }
+    }
+
+    pub(super) async fn next(
+        &self,
+        listener: &TcpListener,
+    ) -> io::Result<(TcpStream, SocketAddr, ConnectionPermit)> {
+        let (tcp, client) = listener.accept().await?;
+        let connection = self.place().await?;
+        let place = ConnectionPermit {
+            standing: self.strangers.enter_at(client.ip(), connection),
+        };
+        Ok((tcp, client, place))
+    }
+
+    /// A place for somebody who is here already.
+    async fn place(&self) -> io::Result<OwnedSemaphorePermit> {
+        loop {
+            let connections = Arc::clone(&self.connections);
+            if let Ok(place) = connections.try_acquire_owned() {
+                return Ok(place);
+            }
+            self.strangers.make_room();
+            let freed = Arc::clone(&self.connections).acquire_owned();
+            // The socket may be in use.
+            if let Ok(place) = tokio::time::timeout(limits::ROOM_TIME, freed).await {
+                return place.map_err(io::Error::other);
+            }
+        }
+    }
+}
