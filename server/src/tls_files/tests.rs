@@ -92,7 +92,7 @@ fn files_that_no_client_would_trust_are_refused() {
     assert!(why().contains("does not belong"), "{}", why());
     operator.renew(&["elsewhere.example.org"]);
     assert!(
-        why().contains("not valid for underpass.example.org"),
+        why().contains("clients that ask for underpass.example.org"),
         "{}",
         why()
     );
