@@ -265,5 +265,5 @@ async fn a_certificate_that_cannot_be_used_stops_the_start() {
     config.tls_files = Some(operator.files());
     let error = Server::start(config).await.unwrap_err();
     let error = underpass_tunnel::chain(&error).to_string();
-    assert!(error.contains("not valid for localhost"), "{error}");
+    assert!(error.contains("clients that ask for localhost"), "{error}");
 }
