@@ -2,6 +2,7 @@
 
 mod calls;
 mod keys;
+mod rotation;
 mod shown;
 #[cfg(test)]
 mod tests;
@@ -14,11 +15,15 @@ use futures_util::future::join_all;
 use rand::RngExt;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+use underpass_api::AGENT_KEY;
+use underpass_audit::AuditLog;
 use underpass_core::{AgentRole, ClusterLogShare, ClusterName, NetworkLogShare, Through};
-use underpass_directory::{Cluster, Directory, Snapshot};
+use underpass_directory::{Agent, Cluster, Directory, Snapshot};
 use underpass_tunnel::{AcceptError, Accepted, CloseCode, Registry, ResetCode, Session, chain};
 
 pub(crate) use self::keys::Keys;
+use self::rotation::Rotations;
+pub(crate) use self::rotation::{AskError, ask};
 use crate::occasional::Occasional;
 use crate::stand_in::StandIns;
 
@@ -37,14 +42,16 @@ pub(crate) struct Tunnel {
     overload: Arc<Occasional>,
     refusals: Arc<NetworkLogShare>,
     cluster_lines: Arc<ClusterLogShare>,
+    rotations: Arc<Rotations>,
     ended: CancellationToken,
     /// Streams of this handle never go through a node.
     without_nodes: bool,
 }
 
 impl Tunnel {
-    pub(crate) fn new(directory: Arc<Directory>) -> Self {
+    pub(crate) fn new(directory: Arc<Directory>, audit: AuditLog) -> Self {
         Self {
+            rotations: Arc::new(Rotations::new(Arc::clone(&directory), audit)),
             registry: Registry::new(),
             nodes: Registry::new(),
             stand_ins: Arc::default(),
@@ -68,6 +75,10 @@ impl Tunnel {
 
     /// Takes a session into service, or logs why the peer at `remote` has none.
     pub(crate) fn serve(&self, accepted: Result<Accepted, AcceptError>, remote: IpAddr) {
+        if let Ok(accepted) = &accepted {
+            let info = accepted.info();
+            self.rotations.proved(info.key, Some(remote));
+        }
         let session = match accepted {
             Ok(Accepted::New(session)) => session,
             Ok(Accepted::Resumed(info)) => {
@@ -104,7 +115,12 @@ impl Tunnel {
                 "agent connected"
             );
         }
-        match self.role(&session, &self.directory.snapshot()) {
+        let snapshot = self.directory.snapshot();
+        match role(&session, &snapshot) {
+            // So was its key replaced.
+            Some(_) if !rotation::counts(&session, &snapshot) => {
+                session.close(CloseCode::KeyReplaced, rotation::REPLACED);
+            }
             Some(role) => {
                 self.registry_of(role).insert(session.clone());
                 self.attached.send_replace(());
@@ -118,7 +134,7 @@ impl Tunnel {
         if self.ended.is_cancelled() {
             end(&session);
         }
-        tokio::spawn(watch(session, Arc::clone(&self.cluster_lines)));
+        tokio::spawn(self.clone().watch(session));
     }
 
     fn registry_of(&self, role: AgentRole) -> &Registry {
@@ -128,17 +144,33 @@ impl Tunnel {
         }
     }
 
-    /// The role in which the session's agent may serve the session's cluster; `None` where it may not.
-    fn role(&self, session: &Session, snapshot: &Snapshot) -> Option<AgentRole> {
-        let info = session.info();
-        let (_, agent) = snapshot.agent_with_key(&info.key.to_string())?;
-        (info.agent == agent.cluster.as_str()).then_some(agent.role)
+    /// Ends a session whose agent may no longer serve its cluster in this role. One whose agent has another key now has to prove that.
+    fn enforce(&self, session: &Session, in_role: AgentRole, snapshot: &Snapshot) {
+        if role(session, snapshot) != Some(in_role) {
+            session.close(CloseCode::Revoked, REVOKED);
+        } else if !rotation::counts(session, snapshot) {
+            self.rotations.must_prove_anew(session);
+        }
     }
 
-    /// Ends a session whose agent may no longer serve its cluster in this role.
-    fn enforce(&self, session: &Session, role: AgentRole, snapshot: &Snapshot) {
-        if self.role(session, snapshot) != Some(role) {
-            session.close(CloseCode::Revoked, REVOKED);
+    /// Refuses what the agent opens, but for streams about its key, since nothing here is for agents to reach, and logs the end.
+    async fn watch(self, session: Session) {
+        let error = loop {
+            match session.accept().await {
+                Ok(incoming) if incoming.target() == AGENT_KEY => {
+                    self.rotations.serve(&session, incoming).await;
+                }
+                Ok(incoming) => {
+                    let target = incoming.target().to_owned();
+                    let reason = format!("this server serves no target `{target}`");
+                    incoming.refuse(ResetCode::UnknownTarget, &reason);
+                }
+                Err(error) => break error,
+            }
+        };
+        let info = session.info();
+        if let Some(suppressed) = line_about(&self.cluster_lines, &info.agent) {
+            tracing::info!(suppressed, cluster = info.agent.as_str(), session = %info.id, "agent gone: {}", chain(&error));
         }
     }
 
@@ -208,6 +240,23 @@ impl Tunnel {
     }
 }
 
+/// The agent at the other end of a session, and its id.
+pub(crate) fn agent_of<'a>(
+    session: &Session,
+    snapshot: &'a Snapshot,
+) -> Option<(&'a str, &'a Agent)> {
+    let (id, entry) = snapshot
+        .all::<Agent>()
+        .get_key_value(&session.info().owner)?;
+    Some((id, &entry.object))
+}
+
+/// The role in which the session's agent may serve the session's cluster; `None` where it may not.
+fn role(session: &Session, snapshot: &Snapshot) -> Option<AgentRole> {
+    let (_, agent) = agent_of(session, snapshot)?;
+    (session.info().agent == agent.cluster.as_str()).then_some(agent.role)
+}
+
 /// May agents on nodes serve the cluster's API server?
 fn may_stand_in(cluster: &ClusterName, snapshot: &Snapshot) -> bool {
     let found = snapshot.get::<Cluster>(cluster.as_str());
@@ -216,7 +265,7 @@ fn may_stand_in(cluster: &ClusterName, snapshot: &Snapshot) -> bool {
 
 /// The agent at the other end of a session.
 fn through(session: &Session, snapshot: &Snapshot) -> Option<Through> {
-    let (id, agent) = snapshot.agent_with_key(&session.info().key.to_string())?;
+    let (id, agent) = agent_of(session, snapshot)?;
     Some(Through {
         role: agent.role,
         agent: id.to_owned(),
@@ -235,24 +284,6 @@ fn line_about(cluster_lines: &ClusterLogShare, cluster: &str) -> Option<Option<u
         metrics::counter!("underpass_agent_log_lines_suppressed_total").increment(1);
     }
     suppressed
-}
-
-/// Refuses what the agent opens, since nothing here is for agents to reach, and logs the end.
-async fn watch(session: Session, cluster_lines: Arc<ClusterLogShare>) {
-    let error = loop {
-        match session.accept().await {
-            Ok(incoming) => {
-                let target = incoming.target().to_owned();
-                let reason = format!("this server serves no target `{target}`");
-                incoming.refuse(ResetCode::UnknownTarget, &reason);
-            }
-            Err(error) => break error,
-        }
-    };
-    let info = session.info();
-    if let Some(suppressed) = line_about(&cluster_lines, &info.agent) {
-        tracing::info!(suppressed, cluster = info.agent.as_str(), session = %info.id, "agent gone: {}", chain(&error));
-    }
 }
 
 /// For the agent.

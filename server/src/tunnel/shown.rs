@@ -31,12 +31,21 @@ impl Connected for Tunnel {
             .collect()
     }
 
-    fn by_key(&self) -> HashMap<String, usize> {
-        let mut by_key = HashMap::<_, usize>::new();
+    fn by_agent(&self) -> HashMap<String, usize> {
+        let mut by_agent = HashMap::<_, usize>::new();
         for session in self.sessions() {
-            *by_key.entry(session.info().key.to_string()).or_default() += 1;
+            *by_agent.entry(session.info().owner.clone()).or_default() += 1;
         }
-        by_key
+        by_agent
+    }
+
+    fn of_agent(&self, id: &str) -> Vec<Session> {
+        let mut sessions = self.sessions();
+        sessions.retain(|session| session.info().owner == id && session.is_open());
+        // An agent that died has a session for a while, whose peer says nothing.
+        let is_doubtful = |session: &Session| (!session.is_reachable(), session.is_suspect());
+        sessions.sort_by_key(is_doubtful);
+        sessions
     }
 
     fn of_nodes(&self) -> Vec<Session> {

@@ -1,6 +1,9 @@
+mod rotation;
+
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use underpass_audit::AuditLog;
 use underpass_core::{Clusters, ConnectError, Decline, Open, StreamClass};
 use underpass_directory::{Agent, Draft, Expect, MemoryStore};
 use underpass_tunnel::transport::memory;
@@ -127,7 +130,7 @@ async fn rule_23_a_node_that_never_answers_delays_no_call_beyond_the_agents_retu
         draft.put("other", agent, Expect::Absent)
     };
     directory.change(put).await.unwrap();
-    let tunnel = Tunnel::new(Arc::clone(&directory));
+    let tunnel = Tunnel::new(Arc::clone(&directory), AuditLog::default());
     let here = IpAddr::from([127, 0, 0, 1]);
     // They accept nothing, and are there.
     let mut silent = Vec::new();
@@ -172,7 +175,7 @@ async fn rule_8_an_agent_on_a_node_gets_no_users_request() {
             directory.change(set).await.unwrap();
         }
     };
-    let tunnel = Tunnel::new(Arc::clone(&directory));
+    let tunnel = Tunnel::new(Arc::clone(&directory), AuditLog::default());
     let enforcing = tokio::spawn(tunnel.clone().enforce_access());
     let edge = ClusterName::new("edge").unwrap();
     let here = IpAddr::from([127, 0, 0, 1]);
@@ -188,8 +191,7 @@ async fn rule_8_an_agent_on_a_node_gets_no_users_request() {
     let refused = tunnel.connect(&edge, &open).await;
     assert!(matches!(refused, Err(ConnectError::NoAgent)));
     assert_eq!(tunnel.connected(&edge), 0);
-    let by_key = tunnel.by_key();
-    assert_eq!(by_key.get(&key().public_key().to_string()), Some(&1));
+    assert_eq!(tunnel.by_agent().get(ID), Some(&1));
     // An agent is what it was when its session began, or it has none.
     set_role(AgentRole::Cluster).await;
     tokio::time::timeout(Duration::from_secs(20), node.closed())
@@ -208,7 +210,7 @@ async fn rule_8_an_agent_on_a_node_gets_no_users_request() {
 async fn rule_25_an_agent_that_is_revoked_in_its_handshake_does_not_stay() {
     let key = AgentKey::from_seed([1; 32]).unwrap();
     let directory = directory(&key).await;
-    let tunnel = Tunnel::new(Arc::clone(&directory));
+    let tunnel = Tunnel::new(Arc::clone(&directory), AuditLog::default());
     let enforcing = tokio::spawn(tunnel.clone().enforce_access());
     let (agent, accepted) = session(key, Meanwhile(Arc::clone(&directory))).await;
     // The change was enforced before the registry has the session, and no other change follows.
@@ -225,7 +227,7 @@ async fn rule_25_an_agent_that_is_revoked_in_its_handshake_does_not_stay() {
 async fn connected() -> (Tunnel, Session) {
     let key = AgentKey::from_seed([1; 32]).unwrap();
     let directory = directory(&key).await;
-    let tunnel = Tunnel::new(Arc::clone(&directory));
+    let tunnel = Tunnel::new(Arc::clone(&directory), AuditLog::default());
     let acceptor = Acceptor::new(AcceptorConfig::default(), Arc::new(Keys(directory)));
     let ca = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
     let config = ConnectorConfig::new("localhost", 1, ca.cert.pem().into_bytes(), key);

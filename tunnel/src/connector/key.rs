@@ -17,8 +17,13 @@ impl Connector {
     /// The trust cannot be used; nothing has changed then.
     pub fn renew(&self, trust: &Trust, key: AgentKey) -> Result<(), ConfigError> {
         self.dialer.trust(trust)?;
-        *self.key.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(key);
+        self.renew_key(key);
         Ok(())
+    }
+
+    /// The same, with the trust as it is.
+    pub fn renew_key(&self, key: AgentKey) {
+        *self.key.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(key);
     }
 
     /// The public half of the key that the next handshake proves.

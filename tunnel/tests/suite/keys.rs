@@ -158,6 +158,12 @@ fn a_link_that_stands_by_comes_again_with_another_key() {
         }
         stands_by().await;
         assert_eq!(session.key(), second);
+        // The main link as well, beside the one that stands by.
+        let agent = &renewing.agent;
+        renewing.connector.prove(agent).await.unwrap();
+        until("the main link is another one", || agent.stats().moves == 1).await;
+        chat.goes_on().await;
+        stands_by().await;
         chat.goes_on().await;
         chat.over().await;
         assert_eq!(renewing.agent.stats().resumes, 0);
