@@ -6,12 +6,14 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use anyhow::{Context, Result};
 use underpass_tunnel::{
     AgentKey, AttemptError, CertificateError, ConnectError, Connector, ConnectorConfig, DialError,
-    NoProxy, Proxy, ProxyError, Route, RouteError, ServerAddress, Status, Transports, Trust, chain,
+    NoProxy, Proxy, ProxyError, PublicKey, Route, RouteError, ServerAddress, Status, Transports,
+    Trust, chain,
 };
 
 use zeroize::Zeroizing;
 
 use crate::cli::Cli;
+use crate::key::{KeyRecord, OwnKey};
 use crate::{files, limits};
 
 /// The connector to the server, and the files that it was made of.
@@ -21,13 +23,16 @@ pub(crate) struct Connection {
     files: Mutex<Files>,
     /// The last complaint about files, which costs no line for each failure.
     complaint: Mutex<Option<String>>,
+    /// Keys of the agent's own that the server has refused since it took one.
+    refused: Mutex<Vec<PublicKey>>,
 }
 
 /// The contents of the key's or token's file, of the CA's and of the proxy's.
-#[derive(PartialEq, Eq)]
 pub(crate) struct Files {
     /// The agent's key.
     token: Zeroizing<String>,
+    /// The one that follows it.
+    next: Option<Zeroizing<String>>,
     ca: Option<String>,
     proxy_ca: Option<String>,
 }
@@ -36,6 +41,7 @@ impl Files {
     pub(crate) fn read(cli: &Cli) -> Result<Self> {
         Ok(Self {
             token: cli.key.read()?,
+            next: next_of(cli),
             ca: cli.ca_file.as_deref().map(read).transpose()?,
             proxy_ca: cli.proxy_ca_file.as_deref().map(read).transpose()?,
         })
@@ -63,23 +69,46 @@ impl Connection {
             connector: connector(cli, &files)?,
             files: Mutex::new(files),
             complaint: Mutex::default(),
+            refused: Mutex::default(),
         })
     }
 
-    /// Whether it has another key or trusts another server.
+    /// Whether it has another agent's key or trusts another server. A next key is the same agent's.
     pub(crate) fn differs_from(&self, other: &Self) -> bool {
-        *lock(&self.files) != *lock(&other.files)
+        let (this, other) = (lock(&self.files), lock(&other.files));
+        let same_agent = this.token == other.token || this.next.as_ref() == Some(&other.token);
+        !same_agent || this.ca != other.ca || this.proxy_ca != other.proxy_ca
+    }
+
+    /// Proves this key from the next handshake on. It is the agent's own.
+    pub(crate) fn use_key(&self, key: &OwnKey) -> Result<()> {
+        self.connector.renew_key(key.key()?);
+        lock(&self.files).token = key.text().clone();
+        Ok(())
+    }
+
+    /// Is the key that the next handshake proves one of these?
+    pub(crate) fn uses_one_of(&self, record: &KeyRecord) -> bool {
+        record.own(&self.connector.public_key()).is_some()
     }
 
     /// Goes on with the token and the CA as they are now, where the connection has failed: a handshake needs them, and nothing
-    /// else does. A file that cannot be used changes nothing.
-    pub(crate) fn look(&self, cli: &Cli, status: &Status<'_>) {
+    /// else does. A file that cannot be used changes nothing. Of two keys of the agent's own, another one is tried where the server
+    /// refuses one. Gives whether there is one that the server has not refused.
+    pub(crate) fn look(&self, cli: &Cli, status: &Status<'_>) -> bool {
+        match status {
+            Status::Failed(error, _) if error.is_unknown_key() || error.is_replaced_key() => {
+                lock(&self.refused).push(self.connector.public_key());
+            }
+            Status::Connected(_) | Status::Resumed(_) => lock(&self.refused).clear(),
+            _ => {}
+        }
         let failed = matches!(
             status,
             Status::Failed(..) | Status::Ended(..) | Status::Detached(..)
         );
         if !failed {
-            return;
+            return true;
         }
         let complaint = self.renew(cli).err().map(|error| format!("{error:#}"));
         let mut last = lock(&self.complaint);
@@ -87,11 +116,17 @@ impl Connection {
             tracing::warn!("keeping the last key and CA: {error}");
         }
         *last = complaint;
+        let refused = lock(&self.refused);
+        !refused.contains(&self.connector.public_key())
     }
 
     fn renew(&self, cli: &Cli) -> Result<()> {
-        let found = Files::read(cli)?;
+        let mut found = Files::read(cli)?;
         let mut files = lock(&self.files);
+        if let Some(record) = cli.key.record() {
+            found.token = self.untried(&record, &files.token).text().clone();
+        }
+        files.next.clone_from(&found.next);
         if found.token == files.token && found.ca == files.ca {
             return Ok(());
         }
@@ -100,6 +135,25 @@ impl Connection {
         (files.token, files.ca) = (found.token, found.ca);
         Ok(())
     }
+}
+
+impl Connection {
+    /// The key in use, or else one that the server has not refused, or else the first: where the server refuses all, the agent joins with
+    /// that one.
+    fn untried<'a>(&self, record: &'a KeyRecord, in_use: &str) -> &'a OwnKey {
+        let mut refused = lock(&self.refused);
+        refused.retain(|key| record.own(key).is_some());
+        let open = |key: &&OwnKey| !refused.contains(&key.public());
+        let used = record.keys().filter(open);
+        let used = used.into_iter().find(|key| key.text().as_str() == in_use);
+        used.or_else(|| record.keys().find(open))
+            .unwrap_or(&record.key)
+    }
+}
+
+fn next_of(cli: &Cli) -> Option<Zeroizing<String>> {
+    let next = cli.key.record()?.next?;
+    Some(next.text().clone())
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -205,6 +259,10 @@ pub(crate) fn report(status: Status<'_>) {
 fn advice(error: &ConnectError) -> &'static str {
     match error {
         ConnectError::Dial(error) => dial_advice(error),
+        error if error.is_replaced_key() => {
+            "if another process of the agent has rotated the key, give both the same key file or Secret; else give the agent a new \
+             key, join again, and revoke the old agent"
+        }
         _ => {
             "give --join-token-file a join token that `underpass cluster add` has printed on this server (or \
              --token-file a static token), or bring agent and server to versions that know each other"
@@ -279,6 +337,7 @@ mod tests {
     fn no_files() -> Files {
         Files {
             token: Zeroizing::default(),
+            next: None,
             ca: None,
             proxy_ca: None,
         }

@@ -22,7 +22,7 @@ use zeroize::Zeroizing;
 use crate::cli::Cli;
 use crate::connection::{Files, proxy};
 use crate::files::read;
-use crate::key::KeyOptions;
+use crate::key::{self, KeyOptions};
 use crate::limits;
 
 /// The variable with the join token itself. It is none of the command line's: every user of the machine sees that.
@@ -87,7 +87,7 @@ impl Joining {
         loop {
             let stamps = self.stamps();
             let error = match self.attempt(cli).await {
-                Ok(joined) => return tell(&joined, cli.key.role()),
+                Ok(joined) => return self.keep(cli, &joined).await,
                 Err(NotJoined::Refused(JoinRefusal::KeyKnown, _)) => {
                     return tracing::info!("the agent's key is registered already");
                 }
@@ -111,6 +111,22 @@ impl Joining {
             let pause = backoff.failed(rand::random()).max(error.retry_after());
             tracing::warn!("{} (trying again in {pause:.1?})", chain(&error));
             self.changed(&stamps, pause).await;
+        }
+    }
+
+    /// Keeps the role, and the node, beside the key: the next start knows them.
+    async fn keep(&self, cli: &Cli, joined: &JoinAnswer) {
+        tell(joined, cli.key.role());
+        let node = match (self, joined.role) {
+            // The cluster has said which, to the server alone.
+            (Self::Account(..), _) | (_, AgentRole::Cluster) => None,
+            (Self::File(_) | Self::Given(_), AgentRole::Node) => cli.key.node(),
+        };
+        if let Err(error) = key::joined(cli, joined.role, node).await {
+            tracing::warn!(
+                "the role is not kept beside the key, so give --role {} at the next start: {error:#}",
+                joined.role
+            );
         }
     }
 
@@ -264,11 +280,7 @@ fn tell(joined: &JoinAnswer, role: AgentRole) {
         "joined: the server knows the agent's key, and the join token is needed no more"
     );
     if joined.role != role {
-        tracing::warn!(
-            "the agent has joined in the role {}: start it with --role {}, so that its policy is this role's",
-            joined.role,
-            joined.role
-        );
+        tracing::info!("the agent is in the role {} from now on", joined.role);
     }
 }
 
@@ -293,6 +305,10 @@ fn advice(refusal: JoinRefusal) -> &'static str {
         }
         JoinRefusal::PodHasKey => {
             "keep the key on a volume of the pod's, delete the pod, or revoke the agent with the other key"
+        }
+        JoinRefusal::KeyReplaced => {
+            "give --key-file another file, or delete this one, and a new key is made at the next start; if no other process of this \
+             agent has rotated the key, revoke the agent: a thief has"
         }
         JoinRefusal::NodeTaken => {
             "revoke the agent that the node had, with `underpass agent revoke ID`, or give this one another --node-name"

@@ -53,8 +53,38 @@ pub(crate) const POLICY_AGE: Duration = Duration::from_secs(2);
 /// A file with CAs: `ca-certificates` has 220 KiB with all that browsers trust.
 pub(crate) const CA_FILE_BYTES: u64 = 1024 * 1024;
 
-/// A key file: the key has 52 bytes, and an editor may have added a line's end.
+/// A key file: two keys of 52 bytes, and lines about them, of which a node's name has 253 bytes at the most.
 pub(crate) const KEY_FILE_BYTES: u64 = 1024;
+
+/// The shortest lifetime of a key: a rotation has to end before the next one begins. Less than an hour is for tests.
+pub(crate) const KEY_LIFETIME_LEAST: Duration = Duration::from_secs(1);
+
+/// The longest: ten years are as good as never.
+pub(crate) const KEY_LIFETIME_MOST: Duration = Duration::from_secs(3650 * 86_400);
+
+/// The longest wait before a key that is old enough is rotated: of processes that share it, the first to do so is mostly alone.
+pub(crate) const ROTATE_SPREAD: Duration = Duration::from_secs(60);
+
+/// The longest wait after a rotation that failed once. Doubled by each further failure.
+pub(crate) const ROTATE_AGAIN: Duration = Duration::from_secs(5);
+
+/// The longest of these waits: the key goes on, and an operator reads the log some time.
+pub(crate) const ROTATE_AGAIN_MOST: Duration = Duration::from_secs(3600);
+
+/// The time in which a server answers to a next key: it writes that to its disk.
+pub(crate) const NEXT_KEY_TIME: Duration = Duration::from_secs(15);
+
+/// The time for a handshake with the next key, before the agent goes on with other things: a path may fail meanwhile.
+pub(crate) const PROVE_TIME: Duration = Duration::from_secs(10);
+
+/// The pause between two attempts of it.
+pub(crate) const PROVE_AGAIN: Duration = Duration::from_millis(250);
+
+/// A line about a key on a stream: two keys and two signatures have 300 bytes.
+pub(crate) const KEY_LINE: u64 = 2048;
+
+/// Questions about the key that wait for their turn: each rotation takes a second.
+pub(crate) const KEY_QUESTIONS: usize = 4;
 
 /// A file with a join token, which has 53 bytes.
 pub(crate) const JOIN_TOKEN_FILE_BYTES: u64 = 1024;

@@ -10,6 +10,7 @@ mod key;
 mod limits;
 mod policy;
 mod rbac;
+mod rotation;
 mod serve;
 mod targets;
 mod telemetry;
@@ -19,10 +20,10 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio_util::task::AbortOnDropHandle;
 use underpass_agent_operations::{OpenError, Operations, Retention};
-use underpass_core::process::{Asked, Signals, raise_open_files};
+use underpass_core::process::{self, Signals, raise_open_files};
 use underpass_tunnel::{Status, chain};
 
 use crate::cli::{Cli, LogFormat, Task};
@@ -31,6 +32,7 @@ use crate::join::Joining;
 use crate::key::Origin;
 use crate::policy::{Policies, PolicyCommand};
 use crate::rbac::Rbac;
+use crate::rotation::{Asked, Questions, Rotating, Wake};
 use crate::serve::Sessions;
 use crate::targets::{OwnFiles, Targets};
 
@@ -142,7 +144,9 @@ async fn serve_until_stopped(cli: Cli) -> Result<()> {
     let targets = Targets::new(Arc::clone(&policies), own_files(&cli), open_files)
         .with_operations(operations.clone());
     let (role, targets) = (cli.key.role(), Arc::new(targets));
-    let sessions = Sessions::new(api_server, role, Arc::clone(&policies), targets);
+    let (questions, mut asked) = Questions::new();
+    let policies_of_streams = Arc::clone(&policies);
+    let sessions = Sessions::new(api_server, role, policies_of_streams, targets, questions);
     let following = Arc::clone(&policies);
     let _following = AbortOnDropHandle::new(tokio::spawn(async move { following.follow().await }));
     if let Some(address) = cli.metrics {
@@ -152,16 +156,18 @@ async fn serve_until_stopped(cli: Cli) -> Result<()> {
     if origin == Origin::Made && !join_first(&cli, joining, &mut signals).await {
         return Ok(());
     }
-    while let Some(next) = serve_until_asked(
-        &cli,
-        &sessions,
-        &policies,
-        joining,
-        &connection,
-        &mut signals,
-    )
-    .await
-    {
+    loop {
+        sessions.serve_as(cli.key.role());
+        let serving = Serving {
+            cli: &cli,
+            sessions: &sessions,
+            policies: &policies,
+            joining,
+            connection: &connection,
+        };
+        let Some(next) = serving.until_asked(&mut signals, &mut asked).await else {
+            break;
+        };
         tracing::info!("the agent's key, or what is known of it, has changed: connecting anew");
         connection = next;
         tokio::spawn(sessions.leave(cli.drain));
@@ -229,54 +235,94 @@ async fn join_first(cli: &Cli, joining: Option<&Joining>, signals: &mut Signals)
     }
 }
 
-/// Serves over this connection until a signal asks to stop. Gives another connection where the files of this one have changed, or
-/// where the server knows the agent's key only now.
-async fn serve_until_asked(
-    cli: &Cli,
-    sessions: &Sessions,
-    policies: &Policies,
-    joining: Option<&Joining>,
-    connection: &Connection,
-    signals: &mut Signals,
-) -> Option<Connection> {
-    let serve = |session| sessions.serve(session);
-    let (unknown, is_unknown) = watch::channel(false);
-    let connected = connection.connector.run(serve, |status| {
-        connection.look(cli, &status);
+/// One connection in service.
+struct Serving<'a> {
+    cli: &'a Cli,
+    sessions: &'a Sessions,
+    policies: &'a Policies,
+    joining: Option<&'a Joining>,
+    connection: &'a Connection,
+}
+
+impl Serving<'_> {
+    /// Serves over this connection until a signal asks to stop. Gives another connection where the files of this one have changed, or
+    /// where the server knows the agent's key only now. Rotates the key meanwhile.
+    async fn until_asked(
+        &self,
+        signals: &mut Signals,
+        asked: &mut mpsc::Receiver<Asked>,
+    ) -> Option<Connection> {
+        let &Self {
+            cli,
+            sessions,
+            policies,
+            joining,
+            connection,
+        } = self;
+        let wake = Wake::default();
+        let (unknown, is_unknown) = watch::channel(false);
+        let serve = |session| sessions.serve(session);
+        let connected = connection
+            .connector
+            .run(serve, |status| self.hear(status, &wake, &unknown));
+        let rotating = Rotating {
+            cli,
+            connection,
+            sessions,
+            asked,
+            wake: &wake,
+        };
+        let mut connected = std::pin::pin!(connected);
+        let mut rotated = std::pin::pin!(rotating.run());
+        let mut joined = std::pin::pin!(join_when_unknown(cli, joining, is_unknown));
+        loop {
+            let asked = tokio::select! {
+                never = &mut connected => match never {},
+                never = &mut rotated => match never {},
+                next = &mut joined => return Some(next),
+                asked = signals.next() => asked,
+            };
+            let process::Asked::Reload(signal) = asked else {
+                return None;
+            };
+            tracing::info!(signal, "reading the files again");
+            policies.look();
+            let reloaded = tokio::select! {
+                never = &mut connected => match never {},
+                reloaded = reload(cli, sessions, connection) => reloaded,
+                _ = signals.stop() => return None,
+            };
+            if reloaded.is_some() {
+                return reloaded;
+            }
+        }
+    }
+
+    /// Something has happened to the connection.
+    fn hear(&self, status: Status<'_>, wake: &Wake, unknown: &watch::Sender<bool>) {
+        let has_other_key = self.connection.look(self.cli, &status);
         match &status {
-            // Joining says what comes of it.
-            Status::Failed(error, _) if joining.is_some() && error.is_unknown_key() => {
-                unknown.send_replace(true);
-                return;
+            Status::Failed(error, _) if error.is_unknown_key() || error.is_replaced_key() => {
+                wake.refused.notify_one();
+                if has_other_key {
+                    return tracing::info!(
+                        "the server does not take the agent's key: trying its other one"
+                    );
+                }
+                // Joining says what comes of it.
+                if self.joining.is_some() && error.is_unknown_key() {
+                    unknown.send_replace(true);
+                    return;
+                }
             }
-            Status::Connected(_) => {
+            Status::Connected(_) | Status::Resumed(_) => {
                 unknown.send_replace(false);
+                wake.proved.notify_one();
             }
+            Status::Moved(..) => wake.proved.notify_one(),
             _ => {}
         }
         connection::report(status);
-    });
-    let mut connected = std::pin::pin!(connected);
-    let mut joined = std::pin::pin!(join_when_unknown(cli, joining, is_unknown));
-    loop {
-        let asked = tokio::select! {
-            never = &mut connected => match never {},
-            next = &mut joined => return Some(next),
-            asked = signals.next() => asked,
-        };
-        let Asked::Reload(signal) = asked else {
-            return None;
-        };
-        tracing::info!(signal, "reading the files again");
-        policies.look();
-        let reloaded = tokio::select! {
-            never = &mut connected => match never {},
-            reloaded = reload(cli, sessions, connection) => reloaded,
-            _ = signals.stop() => return None,
-        };
-        if reloaded.is_some() {
-            return reloaded;
-        }
     }
 }
 

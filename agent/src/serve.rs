@@ -4,12 +4,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio_util::task::TaskTracker;
+use underpass_api::AGENT_KEY;
 use underpass_core::{AgentRole, Identity, Target};
 use underpass_tunnel::{IncomingStream, ResetCode, Session, chain};
 use underpass_upstream::{ApiServer, Draining};
 
 use crate::limits;
 use crate::policy::{InForce, Policies};
+use crate::rotation::Questions;
 use crate::targets::Targets;
 
 /// A drained agent does not come back by itself, so that this is only a hint.
@@ -20,9 +22,11 @@ const RETURN_AFTER: Duration = Duration::ZERO;
 pub(crate) struct Sessions {
     /// That of new streams. An agent on a node may have none.
     api_server: Arc<Mutex<Option<Arc<ApiServer>>>>,
-    role: AgentRole,
+    /// It may hear of its role when it joins.
+    role: Arc<Mutex<AgentRole>>,
     policies: Arc<Policies>,
     targets: Arc<Targets>,
+    questions: Questions,
     live: Arc<Mutex<Vec<Live>>>,
     tasks: TaskTracker,
 }
@@ -41,12 +45,14 @@ impl Sessions {
         role: AgentRole,
         policies: Arc<Policies>,
         targets: Arc<Targets>,
+        questions: Questions,
     ) -> Self {
         Self {
             api_server: Arc::new(Mutex::new(api_server)),
-            role,
+            role: Arc::new(Mutex::new(role)),
             policies,
             targets,
+            questions,
             live: Arc::default(),
             tasks: TaskTracker::new(),
         }
@@ -74,6 +80,11 @@ impl Sessions {
     pub(crate) fn use_api_server(&self, api_server: Option<Arc<ApiServer>>) {
         *lock(&self.api_server) = api_server;
         self.targets.forget_services();
+    }
+
+    /// The role that the agent has joined in: for new streams.
+    pub(crate) fn serve_as(&self, role: AgentRole) {
+        *lock(&self.role) = role;
     }
 
     /// Those in service now.
@@ -107,6 +118,9 @@ impl Sessions {
     /// Rule 17: the agent serves only the targets that it knows.
     async fn serve_stream(&self, incoming: IncomingStream, draining: &Draining) {
         let api_server = lock(&self.api_server).clone();
+        if incoming.target() == AGENT_KEY {
+            return self.questions.serve(incoming).await;
+        }
         match incoming.target().parse() {
             Ok(Target::KubeApi) => self.serve_kube_api(incoming, api_server, draining).await,
             Ok(target @ (Target::Tcp(_) | Target::Unix(_) | Target::Operation)) => {
@@ -129,8 +143,8 @@ impl Sessions {
         draining: &Draining,
     ) {
         let header = incoming.header().clone();
-        let policy = self.policies.current();
-        if let Err(denied) = policy.targets.decide_api_server(self.role) {
+        let (policy, role) = (self.policies.current(), *lock(&self.role));
+        if let Err(denied) = policy.targets.decide_api_server(role) {
             tracing::debug!("stream to the API server refused: {denied}");
             return incoming.refuse(ResetCode::Forbidden, &denied.to_string());
         }
@@ -148,7 +162,7 @@ impl Sessions {
         let served = if self.policies.may_change() {
             tokio::select! {
                 served = serving => served,
-                never = self.policies.until(|now| denied(now, &policy, self.role, &header)) => {
+                never = self.policies.until(|now| denied(now, &policy, role, &header)) => {
                     return tracing::info!("the policy ends an open stream: {never}");
                 }
             }

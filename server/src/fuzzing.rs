@@ -40,8 +40,12 @@ impl Connected for NoAgents {
         BTreeSet::new()
     }
 
-    fn by_key(&self) -> HashMap<String, usize> {
+    fn by_agent(&self) -> HashMap<String, usize> {
         HashMap::new()
+    }
+
+    fn of_agent(&self, _: &str) -> Vec<underpass_tunnel::Session> {
+        Vec::new()
     }
 }
 

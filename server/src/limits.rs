@@ -250,6 +250,52 @@ pub(crate) const OPERATION_ARGUMENT_BYTES: usize = 8 * 1024;
 /// The body of a request for an operation: [`OPERATION_ARGUMENT_BYTES`], which JSON may escape.
 pub(crate) const OPERATION_BODY: usize = 64 * 1024;
 
+/// Next keys that one agent registers at once, and then one after each [`NEXT_KEY_PER_AGENT_EVERY`]. Each costs two changes of the
+/// directory, and keys that are rotated each few seconds are for tests.
+pub(crate) const NEXT_KEYS_PER_AGENT: u32 = 5;
+
+/// See [`NEXT_KEYS_PER_AGENT`].
+pub(crate) const NEXT_KEY_PER_AGENT_EVERY: Duration = Duration::from_secs(2);
+
+/// Agents whose pace is remembered.
+pub(crate) const ROTATING_AGENTS: usize = 16 * 1024;
+
+/// The same for all agents of one cluster: 10,000 of them rotate one key in two minutes, in 30 days. A captured agent with many keys does
+/// not keep the directory busy.
+pub(crate) const NEXT_KEYS_PER_CLUSTER: u32 = 30;
+
+/// See [`NEXT_KEYS_PER_CLUSTER`].
+pub(crate) const NEXT_KEY_PER_CLUSTER_EVERY: Duration = Duration::from_millis(200);
+
+/// Clusters whose pace is remembered.
+pub(crate) const ROTATING_CLUSTERS: usize = 4096;
+
+/// The same for all clusters: a half of the changes that others may make.
+pub(crate) const NEXT_KEYS: u32 = 100;
+
+/// See [`NEXT_KEYS`].
+pub(crate) const NEXT_KEY_EVERY: Duration = Duration::from_millis(50);
+
+/// The time for an agent to register its next key, from its stream on: it signs twice.
+pub(crate) const NEXT_KEY_TIME: Duration = Duration::from_secs(10);
+
+/// A line about an agent's key: two keys and two signatures have 300 bytes.
+pub(crate) const NEXT_KEY_LINE: u64 = 2048;
+
+/// The longest wait after a first attempt to write down that a key has taken the place of another one. Doubled by each further one.
+pub(crate) const REPLACE_KEY_AGAIN: Duration = Duration::from_secs(1);
+
+/// The longest of these waits.
+pub(crate) const REPLACE_KEY_AGAIN_MOST: Duration = Duration::from_secs(30);
+
+/// The time for sessions that have proved the old key to prove the new one, once it counts. Another process of the agent's reads the key
+/// from a file or a Secret, and dials. The old key opens no new session meanwhile.
+pub(crate) const REPLACED_KEY_GRACE: Duration = Duration::from_secs(10);
+
+/// The time for an agent to rotate its key when it is asked to: it writes to its disk, asks the server, and dials. Within the time for
+/// an answer of the API.
+pub(crate) const ASK_AGENT_TIME: Duration = Duration::from_secs(15);
+
 /// The time for a node's agent to answer about operations: it writes a record to its disk before it does.
 pub(crate) const NODE_TIME: Duration = Duration::from_secs(10);
 

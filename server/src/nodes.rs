@@ -12,6 +12,7 @@ use underpass_directory::{Agent, Snapshot};
 use underpass_tunnel::{Dialer, DialerError, ResetCode, Session, Stream, StreamError, chain};
 
 use crate::limits;
+use crate::tunnel::agent_of;
 
 /// A node with an agent that is connected.
 #[derive(Debug)]
@@ -59,7 +60,7 @@ pub(crate) fn connected(
         if info.agent != cluster.as_str() || !session.is_open() {
             continue;
         }
-        let Some((id, agent)) = snapshot.agent_with_key(&info.key.to_string()) else {
+        let Some((id, agent)) = agent_of(&session, snapshot) else {
             continue;
         };
         let node = nodes.entry(id.to_owned()).or_insert_with(|| Node {

@@ -37,7 +37,7 @@ use crate::transport::{Transport, TransportError};
 pub struct AcceptorConfig {
     /// Streams that a connector may have open at once.
     pub max_streams: StreamLimit,
-    /// Sessions that one agent's key may have at once: its replicas, and a rollout.
+    /// Sessions that one agent may have at once, by its [owner](Admission::owner): its replicas, and a rollout.
     pub max_sessions_of_agent: usize,
     /// Sessions of all agents of one name, with all of their keys.
     pub max_sessions_of_name: usize,
@@ -112,7 +112,7 @@ pub enum Accepted {
     /// A session that is new.
     New(Session),
     /// A new transport of an existing session; its streams move to it. The [`Info`] has the
-    /// protocol and the address of that transport.
+    /// protocol, the address and the key of that transport.
     Resumed(Box<Info>),
     /// A lane of an existing session, for its streams of the class bulk. The [`Info`] is the lane's.
     Lane(Box<Info>),
@@ -325,7 +325,7 @@ impl Acceptor {
                 self.sessions().insert(&session);
                 Ok(Accepted::New(session))
             }
-            Admitted::Resumed(session, claim) => {
+            Admitted::Resumed(session, claim, key) => {
                 let role = match claim.wish {
                     Wish::Lane => LinkRole::Lane,
                     Wish::Standby => LinkRole::Standby,
@@ -333,7 +333,9 @@ impl Acceptor {
                 };
                 let joining = joining(LinkId(claim.attempt), role, claim.received);
                 session.join(joining).map_err(AcceptError::Resume)?;
+                session.proved(key);
                 let info = Box::new(Info {
+                    key,
                     transport: kind,
                     remote,
                     ..session.info().clone()

@@ -123,6 +123,7 @@ pub use underpass_proto::frame::{Class, GoAway};
 pub use underpass_proto::handshake::{HandshakeError, Proven};
 pub use underpass_proto::join::{JoinProof, JoinProofError};
 pub use underpass_proto::key::{AgentKey, KeyError, PublicKey};
+pub use underpass_proto::rotation::{KeyChange, RotationProof, RotationProofError};
 pub use underpass_proto::session::{Classes, Ending, LinkEnd, LinkRefused, OpenRefused, Violation};
 pub use underpass_proto::settings::{KeepaliveInterval, OutOfRange, ResumeWindow, StreamLimit};
 pub use underpass_proto::stream::OffsetError;

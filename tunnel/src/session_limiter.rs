@@ -1,11 +1,10 @@
-//! Counts and limits sessions, by key and by agent name.
+//! Counts and limits sessions, by the owner of their keys and by agent name.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use thiserror::Error;
-use underpass_proto::key::PublicKey;
 
 use crate::acceptor::Share;
 
@@ -13,7 +12,7 @@ use crate::acceptor::Share;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum NoRoom {
-    /// The key's owner has too many.
+    /// The keys' owner has too many.
     #[error("the agent has {0} sessions already")]
     Agent(usize),
     /// The agents of its name have, with all keys.
@@ -36,7 +35,7 @@ pub(crate) struct SessionLimiter {
 #[derive(Debug, Default)]
 struct Counts {
     all: usize,
-    by_key: HashMap<PublicKey, usize>,
+    by_owner: HashMap<Arc<str>, usize>,
     by_name: HashMap<Arc<str>, usize>,
 }
 
@@ -44,12 +43,12 @@ struct Counts {
 #[derive(Debug)]
 pub(crate) struct Counted {
     session_limiter: SessionLimiter,
-    key: PublicKey,
+    owner: Arc<str>,
     name: Arc<str>,
 }
 
 impl SessionLimiter {
-    /// Counts up to `of_agent` sessions for each key, `of_name` for each name, and `of_all` in all.
+    /// Counts up to `of_agent` sessions for each owner, `of_name` for each name, and `of_all` in all.
     pub(crate) fn new(of_agent: usize, of_name: usize, of_all: usize) -> Self {
         Self {
             of_agent,
@@ -59,8 +58,8 @@ impl SessionLimiter {
         }
     }
 
-    /// Counts a session of `key`'s owner, an agent of this share.
-    pub(crate) fn enter(&self, key: PublicKey, share: &Share) -> Result<Counted, NoRoom> {
+    /// Counts a session of this owner, an agent of this share.
+    pub(crate) fn enter(&self, owner: &str, share: &Share) -> Result<Counted, NoRoom> {
         let of_agent = share.of_agent.unwrap_or(self.of_agent);
         let of_name = share.of_name.unwrap_or(self.of_name);
         let name = share.name.as_str();
@@ -69,8 +68,8 @@ impl SessionLimiter {
             return Err(NoRoom::All(self.of_all));
         }
         if counts
-            .by_key
-            .get(&key)
+            .by_owner
+            .get(owner)
             .is_some_and(|held| *held >= of_agent)
         {
             return Err(NoRoom::Agent(of_agent));
@@ -83,12 +82,13 @@ impl SessionLimiter {
             return Err(NoRoom::Name(of_name));
         }
         let name = Arc::<str>::from(name);
-        *counts.by_key.entry(key).or_default() += 1;
+        let owner = Arc::<str>::from(owner);
+        *counts.by_owner.entry(Arc::clone(&owner)).or_default() += 1;
         *counts.by_name.entry(Arc::clone(&name)).or_default() += 1;
         counts.all += 1;
         Ok(Counted {
             session_limiter: self.clone(),
-            key,
+            owner,
             name,
         })
     }
@@ -103,7 +103,7 @@ impl Drop for Counted {
     fn drop(&mut self) {
         let mut counts = self.session_limiter.lock();
         counts.all -= 1;
-        give_back(counts.by_key.entry(self.key));
+        give_back(counts.by_owner.entry(Arc::clone(&self.owner)));
         give_back(counts.by_name.entry(Arc::clone(&self.name)));
     }
 }
@@ -119,18 +119,12 @@ fn give_back<K>(held: Entry<'_, K, usize>) {
 
 #[cfg(test)]
 mod tests {
-    use underpass_proto::key::AgentKey;
-
     use super::*;
-
-    fn key(seed: u8) -> PublicKey {
-        AgentKey::from_seed([seed; 32]).unwrap().public_key()
-    }
 
     #[test]
     fn an_agent_takes_no_more_than_its_share() {
         let session_limiter = SessionLimiter::new(2, 10, 10);
-        let (one, other) = (key(1), key(2));
+        let (one, other) = ("1", "2");
         let first = session_limiter.enter(one, &Share::of("one")).unwrap();
         let _second = session_limiter.enter(one, &Share::of("one")).unwrap();
         assert_eq!(
@@ -148,7 +142,7 @@ mod tests {
     #[test]
     fn all_together_take_no_more_than_there_is() {
         let session_limiter = SessionLimiter::new(5, 5, 2);
-        let (one, other) = (key(1), key(2));
+        let (one, other) = ("1", "2");
         let sessions =
             [one, other].map(|key| session_limiter.enter(key, &Share::of("edge")).unwrap());
         assert_eq!(
@@ -160,7 +154,7 @@ mod tests {
         drop(sessions);
         assert_eq!(session_limiter.lock().all, 0);
         assert!(
-            session_limiter.lock().by_key.is_empty(),
+            session_limiter.lock().by_owner.is_empty(),
             "nothing is kept of them"
         );
         assert!(
@@ -172,7 +166,7 @@ mod tests {
     #[test]
     fn rule_23_ever_new_keys_of_one_cluster_do_not_take_all_sessions() {
         let session_limiter = SessionLimiter::new(2, 3, 10);
-        let enter = |seed: u8, name: &str| session_limiter.enter(key(seed), &Share::of(name));
+        let enter = |key: u8, name: &str| session_limiter.enter(&key.to_string(), &Share::of(name));
         let held = [1, 2, 3].map(|key| enter(key, "edge").unwrap());
         assert_eq!(enter(4, "edge").unwrap_err(), NoRoom::Name(3));
         let _other = enter(4, "far").unwrap();
@@ -184,7 +178,7 @@ mod tests {
     fn a_share_has_bounds_of_its_own() {
         let session_limiter = SessionLimiter::new(2, 3, 10);
         let nodes = Share::of("edge/node").bounded(1, 5);
-        let enter = |seed: u8| session_limiter.enter(key(seed), &nodes);
+        let enter = |key: u8| session_limiter.enter(&key.to_string(), &nodes);
         let held = [1, 2, 3, 4].map(|seed| enter(seed).unwrap());
         assert_eq!(enter(4).unwrap_err(), NoRoom::Agent(1));
         let last = enter(5).unwrap();

@@ -5,11 +5,14 @@ use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{FlockOperation, flock};
+use tempfile::NamedTempFile;
 use thiserror::Error;
-use underpass_tunnel::{AgentKey, KeyError};
-use zeroize::Zeroizing;
+use time::OffsetDateTime;
+use underpass_tunnel::KeyError;
 
 use super::Origin;
+use super::record::{KeyRecord, OwnKey, RecordError};
 use crate::files::{self, FileError};
 use crate::limits;
 
@@ -34,40 +37,65 @@ pub(super) enum KeyFileError {
         agent: u32,
     },
     #[error("{} holds no key: delete it and join again, or name another file", .0.display())]
-    NoKey(PathBuf, #[source] KeyError),
+    NoKey(PathBuf, #[source] RecordError),
     #[error("cannot make the key file {}: its folder must exist and be writable", .0.display())]
     Make(PathBuf, #[source] io::Error),
+    #[error("cannot write the key file {}: its folder must be writable for the agent", .0.display())]
+    Write(PathBuf, #[source] io::Error),
+    #[error("no key can be made")]
+    Generate(#[source] KeyError),
 }
 
 /// Makes a key in the file, unless there is one. The file appears as a whole, readable by its owner only, and is on the disk
 /// once this returns. Blocks.
 pub(super) fn prepare(path: &Path) -> Result<Origin, KeyFileError> {
-    match check(path) {
+    match read(path) {
         Err(KeyFileError::File(error)) if error.is_missing() => {}
-        checked => return checked.map(|()| Origin::Found),
+        found => return found.map(|_| Origin::Found),
     }
-    match make(path) {
+    let record = KeyRecord::new(OwnKey::generate().map_err(KeyFileError::Generate)?);
+    match make(path, &record) {
         Ok(()) => Ok(Origin::Made),
         // Another process was faster.
-        Err(error) if error.kind() == ErrorKind::AlreadyExists => {
-            check(path).map(|()| Origin::Found)
-        }
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => read(path).map(|_| Origin::Found),
         Err(error) => Err(KeyFileError::Make(path.to_owned(), error)),
     }
 }
 
-fn check(path: &Path) -> Result<(), KeyFileError> {
-    let text = read(path)?;
-    let key: Result<AgentKey, _> = text.parse();
-    key.map(drop)
-        .map_err(|error| KeyFileError::NoKey(path.to_owned(), error))
-}
-
-/// The file's text, unless others can read or replace it, as for ssh's keys. Blocks.
-pub(super) fn read(path: &Path) -> Result<Zeroizing<String>, KeyFileError> {
+/// The file's keys, unless others can read or replace it, as for ssh's keys. A file of an older agent has its own time for the key's.
+/// Blocks.
+pub(super) fn read(path: &Path) -> Result<KeyRecord, KeyFileError> {
     let (file, found) = files::open(path, limits::KEY_FILE_BYTES).map_err(KeyFileError::File)?;
     must_be_private(path, found.mode() & 0o7777, found.uid())?;
-    files::text(file, path, limits::KEY_FILE_BYTES).map_err(KeyFileError::File)
+    let text = files::text(file, path, limits::KEY_FILE_BYTES).map_err(KeyFileError::File)?;
+    let record = KeyRecord::read(&text);
+    let mut record = record.map_err(|error| KeyFileError::NoKey(path.to_owned(), error))?;
+    let modified = || OffsetDateTime::from_unix_timestamp(found.mtime()).ok();
+    record.since = record.since.or_else(modified);
+    Ok(record)
+}
+
+/// Changes the file's keys, unless `change` says that there is nothing to change, and gives them. Processes that share the file take turns.
+/// The file is replaced as a whole, and the change is on the disk once this returns. Blocks.
+pub(super) fn change(
+    path: &Path,
+    change: impl FnOnce(&mut KeyRecord) -> Result<bool, KeyError>,
+) -> Result<KeyRecord, KeyFileError> {
+    let cannot = |error| KeyFileError::Write(path.to_owned(), error);
+    // A link stays one.
+    let real = path.canonicalize().map_err(cannot)?;
+    let folder = File::open(folder_of(&real)).map_err(cannot)?;
+    // The kernel gives it back where the process dies.
+    flock(&folder, FlockOperation::LockExclusive).map_err(|error| cannot(error.into()))?;
+    let mut record = read(&real)?;
+    if change(&mut record).map_err(KeyFileError::Generate)? {
+        let written = write(&real, &record).and_then(|file| {
+            file.persist(&real).map_err(|error| error.error)?;
+            folder.sync_all()
+        });
+        written.map_err(cannot)?;
+    }
+    Ok(record)
 }
 
 fn must_be_private(path: &Path, mode: u32, owner: u32) -> Result<(), KeyFileError> {
@@ -82,18 +110,26 @@ fn must_be_private(path: &Path, mode: u32, owner: u32) -> Result<(), KeyFileErro
     }
 }
 
-fn make(path: &Path) -> io::Result<()> {
-    let folder = match path.parent() {
+fn make(path: &Path, record: &KeyRecord) -> io::Result<()> {
+    let file = write(path, record)?;
+    file.persist_noclobber(path).map_err(|error| error.error)?;
+    File::open(folder_of(path))?.sync_all()
+}
+
+/// A file beside the path, for it to be renamed.
+fn write(path: &Path, record: &KeyRecord) -> io::Result<NamedTempFile> {
+    // Temporary files are made readable by their owner only.
+    let mut file = NamedTempFile::new_in(folder_of(path))?;
+    file.write_all(record.to_text().as_bytes())?;
+    file.as_file().sync_all()?;
+    Ok(file)
+}
+
+fn folder_of(path: &Path) -> &Path {
+    match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),
-    };
-    let key = AgentKey::from_seed(rand::random()).map_err(io::Error::other)?;
-    // Temporary files are made readable by their owner only.
-    let mut file = tempfile::NamedTempFile::new_in(folder)?;
-    file.write_all(key.to_secret_text().as_bytes())?;
-    file.as_file().sync_all()?;
-    file.persist_noclobber(path).map_err(|error| error.error)?;
-    File::open(folder)?.sync_all()
+    }
 }
 
 #[cfg(test)]
@@ -109,7 +145,7 @@ mod tests {
         let path = folder.path().join("agent.key");
         assert_eq!(prepare(&path).unwrap(), Origin::Made);
         let made = read(&path).unwrap();
-        made.parse::<AgentKey>().unwrap();
+        assert!(made.since.is_some());
         let mode = fs::metadata(&path).unwrap().permissions().mode();
         assert_eq!(mode & 0o7777, 0o600);
         assert_eq!(prepare(&path).unwrap(), Origin::Found);
@@ -142,7 +178,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("agent.key");
         prepare(&path).unwrap();
-        let secret = read(&path).unwrap();
+        let secret = read(&path).unwrap().key.text().to_string();
         for mode in [0o644, 0o640, 0o604, 0o660, 0o602] {
             fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
             let error = prepare(&path).unwrap_err();
@@ -196,5 +232,108 @@ mod tests {
         let error = must_be_private(path, 0o600, agent + 1).unwrap_err();
         assert!(matches!(error, KeyFileError::Foreign { .. }), "{error}");
         assert!(error.to_string().contains("agent.key"), "{error}");
+    }
+
+    #[test]
+    fn keys_are_replaced_on_the_disk_as_a_whole() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("agent.key");
+        prepare(&path).unwrap();
+        let before = read(&path).unwrap();
+        let begun = change(&path, KeyRecord::begin).unwrap();
+        assert_eq!(begun.key, before.key);
+        assert_eq!(read(&path).unwrap(), begun);
+        let next = begun.next.clone().unwrap();
+        let done = change(&path, |record| Ok(record.finish(&next.public()))).unwrap();
+        assert_eq!((&done.key, &done.next), (&next, &None));
+        assert_eq!(read(&path).unwrap(), done);
+        let mode = fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o7777, 0o600);
+        let left = fs::read_dir(folder.path()).unwrap().count();
+        assert_eq!(left, 1, "no temporary file stays");
+        let written = fs::metadata(&path).unwrap().ino();
+        change(&path, |_| Ok(false)).unwrap();
+        assert_eq!(
+            fs::metadata(&path).unwrap().ino(),
+            written,
+            "nothing is written"
+        );
+    }
+
+    #[test]
+    fn of_processes_that_share_a_file_one_makes_the_next_key() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("agent.key");
+        prepare(&path).unwrap();
+        let rotating: Vec<_> = (0..8)
+            .map(|_| {
+                let path = path.clone();
+                std::thread::spawn(move || change(&path, KeyRecord::begin).unwrap())
+            })
+            .collect();
+        let next: Vec<_> = rotating
+            .into_iter()
+            .map(|thread| thread.join().unwrap().next)
+            .collect();
+        assert!(next[0].is_some() && next.iter().all(|other| *other == next[0]));
+        // And one puts it into its place. Another one does not take a later next key for it.
+        let public = next[0].as_ref().unwrap().public();
+        change(&path, |record| Ok(record.finish(&public))).unwrap();
+        let later = change(&path, KeyRecord::begin).unwrap();
+        let late = change(&path, |record| Ok(record.finish(&public))).unwrap();
+        assert_eq!(late, later);
+    }
+
+    #[test]
+    fn a_link_to_a_key_file_stays_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, link) = (folder.path().join("agent.key"), folder.path().join("link"));
+        prepare(&path).unwrap();
+        std::os::unix::fs::symlink(&path, &link).unwrap();
+        let begun = change(&link, KeyRecord::begin).unwrap();
+        assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+        assert_eq!(read(&path).unwrap(), begun);
+    }
+
+    #[test]
+    fn a_file_of_an_older_agent_is_as_old_as_its_key() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("agent.key");
+        prepare(&path).unwrap();
+        let key = read(&path).unwrap().key;
+        let mut file = OpenOptions::new()
+            .write(true)
+            .truncate(true)
+            .open(&path)
+            .unwrap();
+        file.write_all(key.text().as_bytes()).unwrap();
+        let day = std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(86_400);
+        file.set_modified(day).unwrap();
+        let since = read(&path).unwrap().since.unwrap();
+        assert_eq!(since.unix_timestamp(), 86_400);
+        // A role that it joins in leaves that as it is.
+        let change_role = |record: &mut KeyRecord| {
+            record.role = Some(underpass_core::AgentRole::Node);
+            Ok(true)
+        };
+        assert_eq!(change(&path, change_role).unwrap().since, Some(since));
+        assert_eq!(read(&path).unwrap().since, Some(since));
+    }
+
+    #[test]
+    fn a_folder_that_takes_no_file_leaves_the_key_as_it_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("agent.key");
+        prepare(&path).unwrap();
+        let before = read(&path).unwrap();
+        fs::set_permissions(folder.path(), Permissions::from_mode(0o500)).unwrap();
+        let changed = change(&path, KeyRecord::begin);
+        fs::set_permissions(folder.path(), Permissions::from_mode(0o700)).unwrap();
+        // Root writes everywhere.
+        if !rustix::process::geteuid().is_root() {
+            let error = changed.unwrap_err();
+            assert!(matches!(error, KeyFileError::Write(..)), "{error}");
+            assert_eq!(read(&path).unwrap(), before);
+        }
     }
 }

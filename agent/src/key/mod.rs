@@ -1,18 +1,21 @@
 //! The agent's key: its own, in a file or in a Secret of its cluster, or one that the server has made.
 
 mod file;
+mod lifetime;
+mod record;
 mod secret;
 
-use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use clap::Args;
 use underpass_core::{AgentRole, ClusterName, NodeName};
-use underpass_tunnel::{Backoff, chain};
+use underpass_tunnel::{Backoff, KeyError, PublicKey, chain};
 use zeroize::Zeroizing;
 
+pub(crate) use self::lifetime::KeyLifetime;
+pub(crate) use self::record::{KeyRecord, OwnKey};
 use self::secret::SecretName;
 use crate::cli::Cli;
 use crate::{cluster, files, limits};
@@ -101,19 +104,18 @@ pub(crate) struct KeyOptions {
         group = "agent_key"
     )]
     pub(crate) token_file: Option<PathBuf>,
-    /// The key of the Secret, once it is known.
+    /// How old a key of the agent's own becomes before a new one takes its place, without a break; half of it at the least, so that
+    /// agents that joined together do not do so together. 1s to 3650d; never, or 0: it stays as it is
+    #[arg(
+        long,
+        env = "UNDERPASS_KEY_LIFETIME",
+        default_value = "30d",
+        value_name = "TIME|never"
+    )]
+    pub(crate) key_lifetime: KeyLifetime,
+    /// The agent's own keys, as they were read last.
     #[arg(skip)]
-    held: Held,
-}
-
-/// A key in memory. It shows nothing of itself.
-#[derive(Default)]
-struct Held(OnceLock<Zeroizing<String>>);
-
-impl fmt::Debug for Held {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Held(…)")
-    }
+    held: Mutex<Option<KeyRecord>>,
 }
 
 impl KeyOptions {
@@ -137,9 +139,41 @@ impl KeyOptions {
         }
     }
 
-    /// The role that the agent takes itself to be in.
+    /// The role that the agent takes itself to be in: the command line's, or else the one that it has joined in.
     pub(crate) fn role(&self) -> AgentRole {
-        self.role.unwrap_or_default()
+        let joined = self.record().and_then(|record| record.role);
+        self.role.or(joined).unwrap_or_default()
+    }
+
+    /// The command line and the keys must not speak of two agents.
+    fn must_agree(&self, record: &KeyRecord) -> Result<()> {
+        let place = self.place();
+        if let (Some(asked), Some(joined)) = (self.role, record.role)
+            && asked != joined
+        {
+            bail!(
+                "the agent has joined in the role {joined}, as {place} says, and --role is {asked}: leave --role out, or give the \
+                 agent another key and join anew"
+            );
+        }
+        if let (Some(asked), Some(joined)) = (&self.node_name, &record.node)
+            && asked != joined
+        {
+            bail!(
+                "the agent has joined as the node {joined}, as {place} says, and --node-name is {asked}: leave --node-name out, or \
+                 give the agent another key and join anew"
+            );
+        }
+        Ok(())
+    }
+
+    fn held(&self) -> MutexGuard<'_, Option<KeyRecord>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The agent's own keys, as they were read last; `None` for a static token.
+    pub(crate) fn record(&self) -> Option<KeyRecord> {
+        self.held().clone()
     }
 
     /// Is it a key of the agent's own?
@@ -157,19 +191,83 @@ impl KeyOptions {
         host.to_ascii_lowercase().parse().ok()
     }
 
-    /// The text of the key. Blocks.
+    /// The text of the key. Blocks. That of a Secret is as it was read last.
     pub(crate) fn read(&self) -> Result<Zeroizing<String>> {
-        if let Some(path) = &self.key_file {
-            return Ok(file::read(path)?);
-        }
         if let Some(path) = &self.token_file {
             return Ok(files::read(path, limits::KEY_FILE_BYTES)?);
         }
-        match self.held.0.get() {
-            Some(text) => Ok(text.clone()),
+        if let Some(path) = &self.key_file {
+            let record = file::read(path)?;
+            *self.held() = Some(record);
+        }
+        match &*self.held() {
+            Some(record) => Ok(record.key.text().clone()),
             None => bail!("there is no key yet"),
         }
     }
+}
+
+/// Reads the agent's own keys again, from their file or their Secret.
+pub(crate) async fn reread(cli: &Cli) -> Result<KeyRecord> {
+    let key = &cli.key;
+    let record = if let Some(name) = &key.key_secret {
+        secret::read(cluster::config(cli).await?, name).await?
+    } else {
+        let path = key.key_file.clone().context(NOT_OWN)?;
+        blocking(move || Ok(file::read(&path)?)).await?
+    };
+    *key.held() = Some(record.clone());
+    Ok(record)
+}
+
+/// Changes the agent's own keys where they are kept, unless `change` says that there is nothing to change. It is called again where
+/// another process was faster.
+async fn change(
+    cli: &Cli,
+    change: impl Fn(&mut KeyRecord) -> Result<bool, KeyError> + Send + 'static,
+) -> Result<KeyRecord> {
+    let key = &cli.key;
+    let record = if let Some(name) = &key.key_secret {
+        secret::change(cluster::config(cli).await?, name, change).await?
+    } else {
+        let path = key.key_file.clone().context(NOT_OWN)?;
+        blocking(move || Ok(file::change(&path, change)?)).await?
+    };
+    *key.held() = Some(record.clone());
+    Ok(record)
+}
+
+/// Makes a next key, and keeps it beside the key, unless there is one.
+pub(crate) async fn begin(cli: &Cli) -> Result<KeyRecord> {
+    change(cli, KeyRecord::begin).await
+}
+
+/// Puts the next key with this public half into the place of the key, if it is still the next one.
+pub(crate) async fn finish(cli: &Cli, next: PublicKey) -> Result<KeyRecord> {
+    change(cli, move |record| Ok(record.finish(&next))).await
+}
+
+/// Keeps the role beside the key, and the name of the node, that the agent has joined in.
+pub(crate) async fn joined(
+    cli: &Cli,
+    role: AgentRole,
+    node: Option<NodeName>,
+) -> Result<KeyRecord> {
+    let note = move |record: &mut KeyRecord| {
+        let (before, node) = ((record.role, record.node.clone()), node.clone());
+        (record.role, record.node) = (Some(role), node);
+        Ok(before != (record.role, record.node.clone()))
+    };
+    change(cli, note).await
+}
+
+const NOT_OWN: &str = "the agent has no key of its own";
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.context("the key was not read or written")?
 }
 
 /// Makes the agent's own key, where it is to have one and has none. Waits for an API server that is away, where the key is in a
@@ -177,7 +275,11 @@ impl KeyOptions {
 pub(crate) async fn prepare(cli: &Cli) -> Result<Origin> {
     let key = &cli.key;
     if let Some(path) = &key.key_file {
-        return Ok(file::prepare(path)?);
+        let origin = file::prepare(path)?;
+        let record = file::read(path)?;
+        key.must_agree(&record)?;
+        *key.held() = Some(record);
+        return Ok(origin);
     }
     let Some(name) = &key.key_secret else {
         return Ok(Origin::Found);
@@ -185,8 +287,9 @@ pub(crate) async fn prepare(cli: &Cli) -> Result<Origin> {
     let mut backoff = Backoff::new(limits::KEY_SECRET_AGAIN, limits::KEY_SECRET_AGAIN_MOST);
     loop {
         match secret::prepare(cluster::config(cli).await?, name).await {
-            Ok((text, origin)) => {
-                let _ = key.held.0.set(text);
+            Ok((record, origin)) => {
+                key.must_agree(&record)?;
+                *key.held() = Some(record);
                 return Ok(origin);
             }
             Err(error) if error.is_transient() => {
@@ -201,12 +304,64 @@ pub(crate) async fn prepare(cli: &Cli) -> Result<Origin> {
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser;
+
     use super::*;
 
+    #[derive(Debug, Parser)]
+    struct Line {
+        #[command(flatten)]
+        key: KeyOptions,
+    }
+
+    fn options(flags: &[&str]) -> KeyOptions {
+        let line = [&["x", "--key-file", "k"][..], flags].concat();
+        Line::try_parse_from(line).unwrap().key
+    }
+
+    fn record(role: Option<AgentRole>, node: Option<&str>) -> KeyRecord {
+        let mut record = KeyRecord::new(OwnKey::generate().unwrap());
+        record.role = role;
+        record.node = node.map(|node| node.parse().unwrap());
+        record
+    }
+
     #[test]
-    fn rule_11_a_key_in_memory_is_not_shown() {
-        let held = Held::default();
-        held.0.set(Zeroizing::new("upa_secret".to_owned())).unwrap();
-        assert_eq!(format!("{held:?}"), "Held(…)");
+    fn an_agent_is_in_the_role_that_it_has_joined_in() {
+        let asked = options(&[]);
+        assert_eq!(asked.role(), AgentRole::Cluster, "before it joins");
+        *asked.held() = Some(record(Some(AgentRole::Node), None));
+        assert_eq!(asked.role(), AgentRole::Node);
+        *asked.held() = Some(record(None, None));
+        assert_eq!(asked.role(), AgentRole::Cluster, "a key of an older agent");
+        let asked = options(&["--role", "node"]);
+        *asked.held() = Some(record(None, None));
+        assert_eq!(asked.role(), AgentRole::Node);
+    }
+
+    #[test]
+    fn another_role_or_node_than_the_keys_is_refused_by_name() {
+        let joined = record(Some(AgentRole::Node), Some("worker-1"));
+        for flags in [
+            &["--role", "node"][..],
+            &["--role", "node", "--node-name", "worker-1"],
+            &[],
+        ] {
+            options(flags).must_agree(&joined).unwrap();
+        }
+        let said = |flags: &[&str]| options(flags).must_agree(&joined).unwrap_err().to_string();
+        let role = said(&["--role", "cluster"]);
+        assert!(
+            role.contains("role node, as k says") && role.contains("--role is cluster"),
+            "{role}"
+        );
+        let node = said(&["--node-name", "worker-2"]);
+        assert!(
+            node.contains("worker-1") && node.contains("--node-name is worker-2"),
+            "{node}"
+        );
+        options(&["--role", "node", "--node-name", "any"])
+            .must_agree(&record(None, None))
+            .unwrap();
     }
 }

@@ -10,15 +10,23 @@ use kube::api::{ObjectMeta, Patch, PatchParams, PostParams};
 use kube::{Api, Client, Config};
 use serde_json::json;
 use thiserror::Error;
+use time::OffsetDateTime;
 use underpass_core::service_account::{is_label, is_subdomain};
-use underpass_tunnel::{AgentKey, KeyError};
+use underpass_tunnel::KeyError;
 use zeroize::Zeroizing;
 
 use super::Origin;
+use super::record::{KeyRecord, OwnKey, RecordError};
 use crate::limits;
 
 /// The entry of the Secret that holds the key.
 const ENTRY: &str = "agent.key";
+
+/// The entry that holds the next one.
+const NEXT_ENTRY: &str = "agent.key.next";
+
+/// The entry with facts about them.
+const FACTS_ENTRY: &str = "agent.key.facts";
 
 /// The Secret of the key, by namespace and name.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -68,7 +76,11 @@ pub(super) enum KeySecretError {
     #[error(
         "the Secret {0} holds no key in its entry {ENTRY}: remove that entry and join again, or name another Secret"
     )]
-    NoKey(SecretName, #[source] KeyError),
+    NoKey(SecretName, #[source] RecordError),
+    #[error("the Secret {0} has no entry {ENTRY} any more: join again")]
+    Gone(SecretName),
+    #[error("no key can be made")]
+    Generate(#[source] KeyError),
     #[error("other agents change the Secret {0} all the time")]
     Busy(SecretName),
 }
@@ -87,7 +99,7 @@ impl KeySecretError {
     }
 }
 
-/// The key's text, which is made and kept in the Secret where there is none. Of several agents that start together, all have the
+/// The Secret's keys. A key is made and kept there where there is none: of several agents that start together, all have the
 /// key of the one that was first.
 ///
 /// # Cancel safety
@@ -95,65 +107,137 @@ impl KeySecretError {
 pub(super) async fn prepare(
     config: Config,
     name: &SecretName,
-) -> Result<(Zeroizing<String>, Origin), KeySecretError> {
-    let client = Client::try_from(config);
-    let client = client.map_err(|error| KeySecretError::Client(name.clone(), Box::new(error)))?;
-    let secrets = Api::<Secret>::namespaced(client, &name.namespace);
+) -> Result<(KeyRecord, Origin), KeySecretError> {
+    let secrets = secrets(config, name)?;
     for _ in 0..limits::KEY_SECRET_ATTEMPTS {
-        let found = secrets.get_opt(&name.name).await;
-        let found = found.map_err(|error| failed(name, error))?;
-        if let Some(text) = found.as_ref().and_then(key_of) {
-            let text = Zeroizing::new(String::from_utf8_lossy(&text).trim().to_owned());
-            let key: Result<AgentKey, _> = text.parse();
-            key.map_err(|error| KeySecretError::NoKey(name.clone(), error))?;
-            return Ok((text, Origin::Found));
+        let found = get(&secrets, name).await?;
+        if let Some(record) = found
+            .as_ref()
+            .map(|found| record_of(found, name))
+            .transpose()?
+            && let Some(record) = record
+        {
+            return Ok((record, Origin::Found));
         }
-        let key = AgentKey::from_seed(rand::random());
-        let key = key.map_err(|error| KeySecretError::NoKey(name.clone(), error))?;
-        let text = key.to_secret_text();
-        match keep(&secrets, name, found, &text).await {
-            Ok(()) => return Ok((text, Origin::Made)),
-            // Another agent was faster.
-            Err(kube::Error::Api(status)) if status.code == 409 => {}
-            Err(error) => return Err(failed(name, error)),
+        let key = OwnKey::generate().map_err(KeySecretError::Generate)?;
+        let record = KeyRecord::new(key);
+        if keep(&secrets, name, found, &record).await? {
+            return Ok((record, Origin::Made));
         }
     }
     Err(KeySecretError::Busy(name.clone()))
 }
 
-fn key_of(secret: &Secret) -> Option<Zeroizing<Vec<u8>>> {
-    let entries = secret.data.as_ref()?;
-    entries.get(ENTRY).map(|key| Zeroizing::new(key.0.clone()))
+/// The Secret's keys.
+pub(super) async fn read(config: Config, name: &SecretName) -> Result<KeyRecord, KeySecretError> {
+    let found = get(&secrets(config, name)?, name).await?;
+    let record = found.map(|found| record_of(&found, name)).transpose()?;
+    let record = record.flatten();
+    record.ok_or_else(|| KeySecretError::Gone(name.clone()))
 }
 
-/// Puts the key into the Secret as it was found, or into a new one.
+/// Changes the Secret's keys, unless `change` says that there is nothing to change, and gives them. It is called again where another agent
+/// was faster.
+///
+/// # Cancel safety
+/// The change may have been made.
+pub(super) async fn change(
+    config: Config,
+    name: &SecretName,
+    change: impl Fn(&mut KeyRecord) -> Result<bool, KeyError>,
+) -> Result<KeyRecord, KeySecretError> {
+    let secrets = secrets(config, name)?;
+    for _ in 0..limits::KEY_SECRET_ATTEMPTS {
+        let found = get(&secrets, name).await?;
+        let gone = || KeySecretError::Gone(name.clone());
+        let found = found.ok_or_else(gone)?;
+        let mut record = record_of(&found, name)?.ok_or_else(gone)?;
+        let changes = change(&mut record).map_err(KeySecretError::Generate)?;
+        if !changes || keep(&secrets, name, Some(found), &record).await? {
+            return Ok(record);
+        }
+    }
+    Err(KeySecretError::Busy(name.clone()))
+}
+
+fn secrets(config: Config, name: &SecretName) -> Result<Api<Secret>, KeySecretError> {
+    let client = Client::try_from(config);
+    let client = client.map_err(|error| KeySecretError::Client(name.clone(), Box::new(error)))?;
+    Ok(Api::namespaced(client, &name.namespace))
+}
+
+async fn get(secrets: &Api<Secret>, name: &SecretName) -> Result<Option<Secret>, KeySecretError> {
+    let found = secrets.get_opt(&name.name).await;
+    found.map_err(|error| failed(name, error))
+}
+
+/// The keys in a Secret; `None` where it has none. Without facts, as an older agent leaves them, the key is as old as the Secret.
+fn record_of(secret: &Secret, name: &SecretName) -> Result<Option<KeyRecord>, KeySecretError> {
+    let no_key = |error| KeySecretError::NoKey(name.clone(), error);
+    let text = |entry: &str| {
+        let entries = secret.data.as_ref()?;
+        let bytes = Zeroizing::new(entries.get(entry)?.0.clone());
+        Some(Zeroizing::new(String::from_utf8_lossy(&bytes).into_owned()))
+    };
+    let own = |text: &str| OwnKey::read(text).map_err(|error| no_key(RecordError::Key(error)));
+    let Some(key) = text(ENTRY) else {
+        return Ok(None);
+    };
+    let mut record = KeyRecord::bare(own(&key)?);
+    let facts = text(FACTS_ENTRY).unwrap_or_default();
+    record.read_facts(&facts, 1).map_err(no_key)?;
+    record.next = text(NEXT_ENTRY).map(|next| own(&next)).transpose()?;
+    let made = secret.metadata.creation_timestamp.as_ref();
+    let made = made.and_then(|made| OffsetDateTime::from_unix_timestamp(made.0.as_second()).ok());
+    record.since = record.since.or(made);
+    Ok(Some(record))
+}
+
+/// Puts the keys into the Secret as it was found, or into a new one. False: another agent was faster.
 async fn keep(
     secrets: &Api<Secret>,
     name: &SecretName,
     found: Option<Secret>,
-    text: &str,
-) -> Result<(), kube::Error> {
-    let key = ByteString(text.as_bytes().to_vec());
-    let Some(found) = found else {
-        let secret = Secret {
-            metadata: ObjectMeta {
-                name: Some(name.name.clone()),
-                ..ObjectMeta::default()
-            },
-            data: Some(BTreeMap::from([(ENTRY.to_owned(), key)])),
-            ..Secret::default()
-        };
-        let created = secrets.create(&PostParams::default(), &secret).await;
-        return created.map(drop);
+    record: &KeyRecord,
+) -> Result<bool, KeySecretError> {
+    let bytes = |text: &str| ByteString(text.as_bytes().to_vec());
+    let (key, facts) = (bytes(record.key.text()), bytes(&record.facts()));
+    let next = record.next.as_ref().map(|next| bytes(next.text()));
+    let kept = match found {
+        None => {
+            let entries = [
+                (ENTRY, Some(key)),
+                (FACTS_ENTRY, Some(facts)),
+                (NEXT_ENTRY, next),
+            ];
+            let entries = entries.into_iter();
+            let entries = entries.filter_map(|(name, value)| Some((name.to_owned(), value?)));
+            let secret = Secret {
+                metadata: ObjectMeta {
+                    name: Some(name.name.clone()),
+                    ..ObjectMeta::default()
+                },
+                data: Some(entries.collect::<BTreeMap<_, _>>()),
+                ..Secret::default()
+            };
+            let created = secrets.create(&PostParams::default(), &secret).await;
+            created.map(drop)
+        }
+        Some(found) => {
+            // With the version that was read, a change since then is a conflict. A null removes an entry.
+            let change = json!({
+                "metadata": { "resourceVersion": found.metadata.resource_version },
+                "data": { ENTRY: key, FACTS_ENTRY: facts, NEXT_ENTRY: next },
+            });
+            let (params, patch) = (PatchParams::default(), Patch::Merge(change));
+            secrets.patch(&name.name, &params, &patch).await.map(drop)
+        }
     };
-    // With the version that was read, a change since then is a conflict.
-    let change = json!({
-        "metadata": { "resourceVersion": found.metadata.resource_version },
-        "data": { ENTRY: key },
-    });
-    let (params, patch) = (PatchParams::default(), Patch::Merge(change));
-    let patched = secrets.patch(&name.name, &params, &patch).await;
-    patched.map(drop)
+    match kept {
+        Ok(()) => Ok(true),
+        Err(kube::Error::Api(status)) if status.code == 409 => Ok(false),
+        Err(error) => Err(failed(name, error)),
+    }
 }
 
 fn failed(name: &SecretName, error: kube::Error) -> KeySecretError {

@@ -103,11 +103,18 @@ pub(crate) enum JoinAccount {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Agent {
-    /// List the agents by their keys, with the join token or ServiceAccount that they have joined by, and their nodes
+    /// List the agents, with the join token or ServiceAccount that they have joined by, their nodes, and since when they have
+    /// their keys
     List {
         /// Only of this cluster
         #[arg(long)]
         cluster: Option<ClusterName>,
+    },
+    /// Have an agent that is connected rotate its key now. Nothing that is open breaks. By itself it does so when its key is old
+    /// enough (`underpass-agent --key-lifetime`)
+    Rotate {
+        /// Id of the agent, from `agent list`; it stays
+        id: String,
     },
     /// Revoke an agent: it is disconnected, and its key counts for nothing. Other agents of the cluster stay
     Revoke {

@@ -5,7 +5,7 @@ use time::OffsetDateTime;
 use underpass_api::client::{ClientError, Match, Server};
 use underpass_api::{
     AgentMade, AgentRequest, AgentView, Client, JoinTokenMade, JoinTokenRequest, JoinTokenView,
-    SERVER, ServerInfo, segment,
+    KeyRotated, SERVER, ServerInfo, segment,
 };
 use underpass_core::{AgentRole, ClusterName};
 use underpass_terminal::{hand_over, say, show};
@@ -300,6 +300,7 @@ pub(super) async fn run_agent(client: &Client, command: Agent) -> Result<()> {
                     agent
                         .node
                         .map_or_else(|| "-".to_owned(), |node| node.to_string()),
+                    key_since(agent.key_since, agent.next_key.is_some())?,
                 ]);
             }
             let header = [
@@ -310,8 +311,18 @@ pub(super) async fn run_agent(client: &Client, command: Agent) -> Result<()> {
                 "CONNECTED",
                 "CREATED",
                 "NODE",
+                "KEY SINCE",
             ];
             print_table(&header, &rows);
+        }
+        Agent::Rotate { id } => {
+            let path = format!("/v1/agents/{}/rotate", segment(&id));
+            let rotated: KeyRotated = client.post(&path, &()).await?;
+            say!(
+                "Agent {} uses the key {} from now on; the old one counts for nothing.",
+                rotated.agent,
+                rotated.key
+            );
         }
         Agent::Revoke { id } => {
             let path = format!("/v1/agents/{}", segment(&id));
@@ -339,6 +350,15 @@ pub(super) async fn run_agent(client: &Client, command: Agent) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Older servers do not say it.
+fn key_since(since: Option<OffsetDateTime>, rotates: bool) -> Result<String> {
+    let since = since.map_or_else(|| Ok("-".to_owned()), timestamp)?;
+    Ok(match rotates {
+        true => format!("{since} (rotating)"),
+        false => since,
+    })
 }
 
 /// The join token that the agent has joined with, where that one lets more agents in.

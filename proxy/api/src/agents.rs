@@ -11,7 +11,7 @@ use zeroize::Zeroizing;
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema), schema(as = Agent))]
 #[serde(rename_all = "camelCase")]
 pub struct AgentView {
-    /// Its id: the beginning of the SHA-256 of its public key.
+    /// Its id: the beginning of the SHA-256 of its first public key. It stays where keys are rotated.
     pub id: String,
     /// Of its last change.
     #[cfg_attr(feature = "openapi", schema(value_type = u64))]
@@ -24,6 +24,16 @@ pub struct AgentView {
     pub cluster: ClusterName,
     /// The public half of the key.
     pub key: String,
+    /// Since when it has that key.
+    #[serde(
+        default,
+        with = "time::serde::rfc3339::option",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub key_since: Option<OffsetDateTime>,
+    /// The public half of a key that is registered, and waits for its first use; both count until then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_key: Option<String>,
     /// Its role.
     #[serde(default)]
     pub role: AgentRole,

@@ -146,11 +146,13 @@ pub enum JoinRefusal {
     CannotReview,
     /// The node has another agent.
     NodeTaken,
+    /// Another key has taken the place of the agent's.
+    KeyReplaced,
 }
 
 impl JoinRefusal {
     /// Every one.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::UnknownToken,
         Self::Expired,
         Self::UsedUp,
@@ -166,6 +168,7 @@ impl JoinRefusal {
         Self::PodHasKey,
         Self::CannotReview,
         Self::NodeTaken,
+        Self::KeyReplaced,
     ];
 
     /// As a problem has it.
@@ -186,6 +189,7 @@ impl JoinRefusal {
             Self::PodHasKey => "pod-has-key",
             Self::CannotReview => "cannot-review",
             Self::NodeTaken => "node-taken",
+            Self::KeyReplaced => "key-replaced",
         }
     }
 }

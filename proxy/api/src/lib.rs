@@ -20,6 +20,7 @@ mod object;
 mod operations;
 mod passwords;
 mod problem;
+mod rotation;
 mod server;
 mod tokens;
 mod users;
@@ -45,6 +46,10 @@ pub use self::{
     },
     passwords::NewPassword,
     problem::{About, Problem},
+    rotation::{
+        AGENT_KEY, KeyAnswer, KeyQuestion, KeyRotated, NextKeyAnswer, NextKeyChallenge,
+        NextKeyRefusal, NextKeyRequest,
+    },
     server::ServerInfo,
     tokens::{TokenMade, TokenRequest, TokenView},
     users::{UserSpec, UserStatus},

@@ -486,7 +486,8 @@ impl Checked for Agent {
             return Err(ChangeError::AgentsAndDirect(cluster.to_owned()));
         }
         let mut others = draft.all::<Self>().iter();
-        match others.find(|(other, agent)| *other != name && agent.object.key == self.key) {
+        let shares = |other: &Self| self.keys().any(|(key, _)| other.has_had(key));
+        match others.find(|(other, agent)| *other != name && shares(&agent.object)) {
             Some((other, _)) => Err(ChangeError::Twice {
                 kind: ObjectKind::Agent,
                 name: other.clone(),

@@ -81,6 +81,11 @@ pub enum PodJoinError {
         /// The agent's id.
         agent: String,
     },
+    /// The agent's key was replaced by another one.
+    #[error(
+        "the agent's key was replaced by another one, and counts for nothing: an agent that has lost the other one needs a new key"
+    )]
+    KeyReplaced,
     /// The directory does not take it.
     #[error(transparent)]
     Change(#[from] ChangeError),
@@ -112,10 +117,13 @@ fn outcome(
     let node = joining.node.cloned();
     let mut own = of_account(snapshot.all(), joining);
     let has_key =
-        own.find(|(_, agent)| agent.pod.as_ref() == Some(&pod) && agent.key != joining.key);
+        own.find(|(_, agent)| agent.pod.as_ref() == Some(&pod) && !agent.holds(joining.key));
     if let Some((agent, _)) = has_key {
         let agent = agent.clone();
         return Err(PodJoinError::PodHasKey { agent });
+    }
+    if snapshot.is_replaced_key(joining.key) {
+        return Err(PodJoinError::KeyReplaced);
     }
     let Some((agent, known)) = snapshot.agent_with_key(joining.key) else {
         return Ok(Outcome::New(Agent {
@@ -239,7 +247,7 @@ impl Draft {
         let own = of_account(self.all(), joining);
         let peers = own.filter(|(_, agent)| is_peer(agent)).count();
         let mut idle: Vec<_> = of_account(self.all(), joining)
-            .filter(|(_, agent)| !is_connected(&agent.key))
+            .filter(|(id, _)| !is_connected(id))
             .map(|(id, agent)| (agent.created, id.clone(), is_peer(agent)))
             .collect();
         idle.sort();

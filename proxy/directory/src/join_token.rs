@@ -141,6 +141,11 @@ pub enum JoinError {
         /// The agent's id.
         agent: String,
     },
+    /// The agent's key was replaced by another one.
+    #[error(
+        "the agent's key was replaced by another one, and counts for nothing: an agent that has lost the other one needs a new key"
+    )]
+    KeyReplaced,
     /// The node has an agent, or the name is an agent's id: another process there, or another bearer of the token, must not take its
     /// place.
     #[error(
@@ -178,6 +183,9 @@ fn outcome<'a>(
         && object.join_token.as_deref() == Some(id)
     {
         return Ok(Outcome::Again(token.joined(id, agent, false)));
+    }
+    if before.is_replaced_key(joining.key) {
+        return Err(JoinError::KeyReplaced);
     }
     token.must_register_more(now)?;
     match known {
@@ -222,13 +230,10 @@ impl Draft {
             return Err(JoinError::NodeTaken { node, agent });
         }
         let agent = Agent {
-            created: self.now(),
-            cluster: token.cluster.clone(),
-            key: joining.key.to_owned(),
             role: token.role,
             join_token: Some(id.clone()),
-            pod: None,
             node: node.cloned(),
+            ..Agent::new(self.now(), token.cluster.clone(), joining.key.to_owned())
         };
         let name = agent.id();
         self.put(&name, agent, Expect::Absent)?;

@@ -8,6 +8,7 @@
 //! writer has written. The server has one in a file of its own; a store that several servers share, such as etcd, fits behind
 //! the same trait: one key with the revision, which each transaction compares and sets.
 
+mod agent_key;
 mod direct;
 mod draft;
 mod effective_roles;
@@ -40,6 +41,7 @@ use time::OffsetDateTime;
 use tokio::sync::watch;
 
 pub use self::{
+    agent_key::{KeyStanding, NextKey, ReplacedKey, Rotated, Rotation, RotationError, Waiting},
     direct::{
         Credential, CredentialError, Direct, Endpoint, EndpointError, OpenCredentialError,
         SealedCredential,

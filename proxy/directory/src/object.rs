@@ -5,7 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use time::OffsetDateTime;
 
-use super::{direct::Direct, join_token::JoinToken};
+use super::{
+    agent_key::{NextKey, ReplacedKey},
+    direct::Direct,
+    join_token::JoinToken,
+};
 use underpass_authenticate::{PasswordHash, TokenHash};
 use underpass_core::service_account::Account;
 use underpass_core::{
@@ -125,6 +129,19 @@ pub struct Agent {
     pub cluster: ClusterName,
     /// The public key, as the tunnel writes it.
     pub key: String,
+    /// Since when it has that key, where that is not its first; `None` is since it was made.
+    #[serde(
+        default,
+        with = "time::serde::rfc3339::option",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub key_since: Option<OffsetDateTime>,
+    /// The key that takes the place of that one once the agent has proved it. Until then both count.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_key: Option<NextKey>,
+    /// Its last keys, the newest first. They count for nothing, and their holders are told so.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub replaced_keys: Vec<ReplacedKey>,
     /// Its work there.
     #[serde(default, skip_serializing_if = "AgentRole::is_default")]
     pub role: AgentRole,
@@ -157,6 +174,9 @@ impl Agent {
             created,
             cluster,
             key,
+            key_since: None,
+            next_key: None,
+            replaced_keys: Vec::new(),
             role: AgentRole::default(),
             join_token: None,
             pod: None,
@@ -164,7 +184,17 @@ impl Agent {
         }
     }
 
-    /// The id of an agent with this key: the beginning of the SHA-256 of the public key's text.
+    /// Since when it has its key.
+    pub fn key_since(&self) -> OffsetDateTime {
+        self.key_since.unwrap_or(self.created)
+    }
+
+    /// Did this server make its key? Then it stays as it is: its copies are files that no agent writes.
+    pub fn has_static_token(&self) -> bool {
+        self.join_token.is_none() && self.pod.is_none()
+    }
+
+    /// The id of an agent whose first key this is: the beginning of the SHA-256 of the public key's text.
     pub fn id(&self) -> String {
         let hash = TokenHash::of(&self.key).to_hex();
         hash.chars().take(16).collect()

@@ -6,6 +6,7 @@ use std::{
 };
 
 use super::{
+    agent_key::KeyStanding,
     join_token::JoinToken,
     object::{
         AccessToken, Agent, Binding, Cluster, Group, Object, ObjectKind, Owner, TokenUse, User,
@@ -69,7 +70,8 @@ impl Tables {
 #[derive(Clone, Debug, Default)]
 struct Index {
     tokens: HashMap<TokenHash, String>,
-    agents: HashMap<String, String>,
+    /// By their keys: the current ones, the next ones, and those that were replaced.
+    agents: HashMap<String, (String, KeyStanding)>,
     join_tokens: HashMap<TokenHash, String>,
     /// The groups of each user, in the order of their names.
     groups: HashMap<String, Vec<String>>,
@@ -186,11 +188,23 @@ impl Snapshot {
         self.agent_with_key(key).map(|(_, agent)| &agent.cluster)
     }
 
-    /// The agent with this public key, and its id.
+    /// The agent whose holder of this public key counts, and its id.
     pub fn agent_with_key(&self, key: &str) -> Option<(&str, &Agent)> {
-        let id = self.index.agents.get(key)?;
+        let (id, agent, standing) = self.standing_of_key(key)?;
+        standing.counts().then_some((id, agent))
+    }
+
+    /// The agent that this public key is or was of, and its id.
+    pub fn standing_of_key(&self, key: &str) -> Option<(&str, &Agent, KeyStanding)> {
+        let (id, standing) = self.index.agents.get(key)?;
         let entry = self.tables.agents.get(id)?;
-        Some((id, &entry.object))
+        Some((id, &entry.object, *standing))
+    }
+
+    /// Has another key taken the place of this one?
+    pub fn is_replaced_key(&self, key: &str) -> bool {
+        let standing = self.standing_of_key(key);
+        standing.is_some_and(|(_, _, standing)| !standing.counts())
     }
 
     /// The join token with this hash, and its id.
@@ -369,7 +383,9 @@ impl Index {
             index.join_tokens.insert(token.object.sha256, id.clone());
         }
         for (id, agent) in &tables.agents {
-            index.agents.insert(agent.object.key.clone(), id.clone());
+            for (key, standing) in agent.object.keys() {
+                index.agents.insert(key.to_owned(), (id.clone(), standing));
+            }
         }
         let by_letters = |name: &String| (letters(name), name.clone());
         index.users_by_letters = tables.users.keys().map(by_letters).collect();

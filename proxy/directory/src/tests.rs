@@ -1,5 +1,6 @@
 //! The directory as its users see it, over a store in memory.
 
+mod agent_key;
 mod full;
 mod join;
 mod join_account;

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query, Request};
 use axum::response::Response;
-use axum::routing::get;
+use axum::routing::{get, post};
 use axum::{Json, Router};
 use http::{HeaderMap, StatusCode};
 use serde::Deserialize;
@@ -17,7 +17,7 @@ use underpass_tunnel::AgentKey;
 use super::page::{Page, tagged};
 use super::problem::Problem;
 use super::requester::{Rights, not_of_the_cluster};
-use super::{Did, Requester, State, body};
+use super::{Did, Requester, State, body, rotate};
 use crate::limits;
 
 #[derive(Debug, Default, Deserialize)]
@@ -32,6 +32,7 @@ pub(super) fn routes() -> Router<State> {
     Router::new()
         .route("/v1/agents", get(list).post(create))
         .route("/v1/agents/{id}", get(read).delete(remove))
+        .route("/v1/agents/{id}/rotate", post(rotate::rotate))
 }
 
 fn view(id: &str, entry: &Entry<Agent>, sessions: &HashMap<String, usize>) -> AgentView {
@@ -42,15 +43,17 @@ fn view(id: &str, entry: &Entry<Agent>, sessions: &HashMap<String, usize>) -> Ag
         created: agent.created,
         cluster: agent.cluster.clone(),
         key: agent.key.clone(),
+        key_since: Some(agent.key_since()),
+        next_key: agent.next_key.as_ref().map(|next| next.key.clone()),
         role: agent.role,
         join_token: agent.join_token.clone(),
         account: agent.pod.as_ref().map(|pod| pod.account.clone()),
         node: agent.node.clone(),
-        connected: sessions.get(&agent.key).copied().unwrap_or_default(),
+        connected: sessions.get(id).copied().unwrap_or_default(),
     }
 }
 
-fn is_visible(rights: &Rights<'_>, agent: &Agent) -> bool {
+pub(super) fn is_visible(rights: &Rights<'_>, agent: &Agent) -> bool {
     rights.administers(&agent.cluster) || rights.is_administrator()
 }
 
@@ -73,7 +76,7 @@ async fn list(
             .is_none_or(|cluster| cluster == agent.cluster.as_str())
     };
     let rights = requester.rights(&snapshot);
-    let sessions = state.sessions.by_key();
+    let sessions = state.sessions.by_agent();
     let shown = page.of(snapshot.all::<Agent>(), |id, entry| {
         (wanted(&entry.object) && is_visible(&rights, &entry.object))
             .then(|| view(id, entry, &sessions))
@@ -92,7 +95,7 @@ async fn read(
         .get::<Agent>(&id)
         .filter(|entry| is_visible(&requester.rights(&snapshot), &entry.object))
         .ok_or_else(|| Problem::not_found("agent", &id))?;
-    let view = view(&id, entry, &state.sessions.by_key());
+    let view = view(&id, entry, &state.sessions.by_agent());
     Ok(tagged(&headers, entry.revision, &view))
 }
 
@@ -138,7 +141,7 @@ async fn create(state: State, requester: Requester, request: Request) -> Result<
 }
 
 /// The audit log's text of an agent.
-fn did(id: &str, cluster: &ClusterName) -> Did {
+pub(super) fn did(id: &str, cluster: &ClusterName) -> Did {
     Did::to("agent", id).subject(format!("cluster:{cluster}"))
 }
 

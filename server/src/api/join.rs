@@ -194,6 +194,7 @@ impl From<JoinError> for Problem {
                 (StatusCode::CONFLICT, JoinRefusal::KeyOfAnotherCluster)
             }
             JoinError::KeyKnown { .. } => (StatusCode::CONFLICT, JoinRefusal::KeyKnown),
+            JoinError::KeyReplaced => (StatusCode::CONFLICT, JoinRefusal::KeyReplaced),
             JoinError::NodeTaken { .. } => (StatusCode::CONFLICT, JoinRefusal::NodeTaken),
             JoinError::Change(error) => return error.into(),
             _ => {

@@ -214,8 +214,8 @@ async fn register(
     })?;
     let register = |draft: &mut Draft| {
         // An agent may have connected while the change waited (rule 25).
-        let sessions = state.sessions.by_key();
-        let is_connected = |key: &str| sessions.contains_key(key);
+        let sessions = state.sessions.by_agent();
+        let is_connected = |id: &str| sessions.contains_key(id);
         Ok(draft.register_pod(&joining, is_connected)?)
     };
     state.write(register).await
@@ -287,6 +287,7 @@ impl From<PodJoinError> for Problem {
             PodJoinError::KeyOfAnotherCluster => {
                 (StatusCode::CONFLICT, JoinRefusal::KeyOfAnotherCluster)
             }
+            PodJoinError::KeyReplaced => (StatusCode::CONFLICT, JoinRefusal::KeyReplaced),
             PodJoinError::KeyKnown { .. } => (StatusCode::CONFLICT, JoinRefusal::KeyKnown),
             PodJoinError::Change(error) => return error.into(),
             _ => {

@@ -30,6 +30,7 @@ mod passwords;
 mod problem;
 mod requester;
 mod resource;
+mod rotate;
 mod server;
 mod share;
 #[cfg(test)]
@@ -161,8 +162,11 @@ pub(crate) trait Connected: Send + Sync {
     /// The agents that serve the cluster's API server.
     fn served_by(&self, cluster: &ClusterName) -> BTreeSet<Through>;
 
-    /// How many sessions there are, by the agents' public keys.
-    fn by_key(&self) -> HashMap<String, usize>;
+    /// How many sessions there are, by the agents' ids.
+    fn by_agent(&self) -> HashMap<String, usize>;
+
+    /// The sessions of an agent with this id, those first that are most likely to answer.
+    fn of_agent(&self, id: &str) -> Vec<Session>;
 
     /// The sessions of agents on nodes, of all clusters.
     fn of_nodes(&self) -> Vec<Session>;

@@ -19,9 +19,9 @@ use utoipa::openapi::{
 
 use underpass_api::{
     AccessGiven, AccessRequest, AgentMade, AgentRequest, AgentView, JOIN, JoinAnswer, JoinRequest,
-    JoinTokenMade, JoinTokenRequest, JoinTokenView, LoginRequest, LoginWays, Myself, NewPassword,
-    NodeList, OperationList, OperationRecord, OperationRequest, OutputPage, Problem, Reachability,
-    SERVER, ServerInfo, TokenMade, TokenRequest, TokenView,
+    JoinTokenMade, JoinTokenRequest, JoinTokenView, KeyRotated, LoginRequest, LoginWays, Myself,
+    NewPassword, NodeList, OperationList, OperationRecord, OperationRequest, OutputPage, Problem,
+    Reachability, SERVER, ServerInfo, TokenMade, TokenRequest, TokenView,
 };
 
 use super::resource::Resource;
@@ -122,6 +122,12 @@ fn operations(schemas: &mut Schemas) -> Vec<Described> {
     all.push(Described::create("/v1/agents", about, wanted, made));
     let about = "An agent";
     all.push(Described::read("/v1/agents/{id}", about, agent));
+    let about = "Has a connected agent rotate its key now; administrators, of their clusters. 409: it is not connected, or cannot";
+    all.push(Described::ask(
+        "/v1/agents/{id}/rotate",
+        about,
+        schemas.of::<KeyRotated>(),
+    ));
     let about = "Revokes an agent: its key counts for nothing, and its sessions end";
     all.push(Described::remove("/v1/agents/{id}", about));
     joins(&mut all, schemas);
@@ -308,6 +314,15 @@ impl Described {
             gives: Some(("201", gives)),
             may_conflict: true,
             ..Self::read(path, about, text().into())
+        }
+    }
+
+    /// It takes nothing, and has something done.
+    fn ask(path: &str, about: &'static str, gives: RefOr<Schema>) -> Self {
+        Self {
+            method: HttpMethod::Post,
+            may_conflict: true,
+            ..Self::read(path, about, gives)
         }
     }
 

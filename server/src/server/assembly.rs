@@ -55,7 +55,7 @@ pub(super) fn assemble(
         info,
         fingerprints,
     } = given;
-    let tunnel = Tunnel::new(Arc::clone(&directory));
+    let tunnel = Tunnel::new(Arc::clone(&directory), config.audit.clone());
     watch_directory(&directory, &tunnel, &direct, tasks);
     let through = |tunnel: Tunnel| -> Arc<dyn Clusters> {
         Arc::new(ClusterRouter {

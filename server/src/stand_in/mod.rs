@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use underpass_core::ClusterName;
 use underpass_tunnel::{
-    OpenError, OpenRequest, PublicKey, Registry, ResetCode, Session, Stream, StreamError, chain,
+    OpenError, OpenRequest, Registry, ResetCode, Session, Stream, StreamError, chain,
 };
 
 pub(crate) use self::stream::WhileAllowed;
@@ -27,7 +27,7 @@ use crate::limits;
 /// The answers of agents on nodes, and the streams that go through them.
 #[derive(Debug, Default)]
 pub(crate) struct StandIns {
-    answers: Mutex<HashMap<PublicKey, Answer>>,
+    answers: Mutex<HashMap<String, Answer>>,
     /// Tokens that end the streams of a cluster once its nodes may not stand in any more.
     allowed: Mutex<HashMap<ClusterName, CancellationToken>>,
 }
@@ -132,14 +132,14 @@ impl StandIns {
         &self,
         nodes: &Registry,
         cluster: &ClusterName,
-        asked: &mut HashSet<PublicKey>,
+        asked: &mut HashSet<String>,
         room: usize,
     ) -> Vec<Session> {
         let mut batch = Vec::new();
         while batch.len() < room && asked.len() < limits::STAND_INS_ASKED {
             let pick = |wanted: &dyn Fn(Option<Answer>) -> bool| {
                 nodes.pick_where(cluster.as_str(), |session| {
-                    !asked.contains(&session.info().key) && wanted(self.answer(session))
+                    !asked.contains(&session.info().owner) && wanted(self.answer(session))
                 })
             };
             let known = pick(&|answer| answer.is_some_and(|answer| answer.serves));
@@ -147,7 +147,7 @@ impl StandIns {
             let Some(session) = known.or_else(|| pick(&|answer| answer.is_none())) else {
                 break;
             };
-            asked.insert(session.info().key);
+            asked.insert(session.info().owner.clone());
             batch.push(session);
             if is_known {
                 break;
@@ -196,7 +196,7 @@ impl StandIns {
     }
 
     fn answer(&self, session: &Session) -> Option<Answer> {
-        let answer = lock(&self.answers).get(&session.info().key).copied();
+        let answer = lock(&self.answers).get(&session.info().owner).copied();
         answer.filter(Answer::counts)
     }
 
@@ -210,7 +210,7 @@ impl StandIns {
         if answers.len() >= limits::STAND_IN_ANSWERS {
             answers.clear();
         }
-        answers.insert(session.info().key, Answer { serves, at });
+        answers.insert(session.info().owner.clone(), Answer { serves, at });
     }
 }
 

@@ -19,20 +19,20 @@ over_both_transports!(
 );
 
 /// The agent that joins, beside the usual one of another cluster.
-const JOINER: &str = "joiner";
+pub(crate) const JOINER: &str = "joiner";
 
 /// The cluster that it joins.
-const JOINED: &str = "joined";
+pub(crate) const JOINED: &str = "joined";
 
 /// A server, and the files of an agent that is to join.
-struct Site {
-    deployment: Deployment,
-    key: PathBuf,
-    token: PathBuf,
+pub(crate) struct Site {
+    pub(crate) deployment: Deployment,
+    pub(crate) key: PathBuf,
+    pub(crate) token: PathBuf,
 }
 
 impl Site {
-    async fn new(transport: Transport) -> Self {
+    pub(crate) async fn new(transport: Transport) -> Self {
         let deployment = Deployment::start(transport).await;
         Self {
             key: deployment.dir().join("joiner.key"),
@@ -42,56 +42,56 @@ impl Site {
     }
 
     /// `underpass`, and its standard output.
-    fn administer(&self, arguments: &[&str]) -> String {
+    pub(crate) fn administer(&self, arguments: &[&str]) -> String {
         self.deployment.administer(arguments).unwrap()
     }
 
     /// A new join token.
-    fn make_token(&self, flags: &[&str]) -> String {
+    pub(crate) fn make_token(&self, flags: &[&str]) -> String {
         let create = ["cluster", "join-token", "create", JOINED];
         self.administer(&[&create[..], flags].concat())
     }
 
     /// Puts a new join token into its file.
-    fn put_token(&self, flags: &[&str]) {
+    pub(crate) fn put_token(&self, flags: &[&str]) {
         fs::write(&self.token, self.make_token(flags)).unwrap();
     }
 
     /// The row of the join token with this description, in `cluster join-token list`.
-    fn token_row(&self, description: &str) -> String {
+    pub(crate) fn token_row(&self, description: &str) -> String {
         let list = self.administer(&["cluster", "join-token", "list", JOINED]);
         let row = list.lines().find(|row| row.ends_with(description));
         row.unwrap().to_owned()
     }
 
-    fn start(&self, more: &[(&str, &str)]) -> PathBuf {
+    pub(crate) fn start(&self, more: &[(&str, &str)]) -> PathBuf {
         let key = self.key.to_str().unwrap();
         self.start_as(JOINER, &[&[("--key-file", key)], more].concat())
     }
 
-    fn start_as(&self, name: &'static str, flags: &[(&str, &str)]) -> PathBuf {
+    pub(crate) fn start_as(&self, name: &'static str, flags: &[(&str, &str)]) -> PathBuf {
         let transport = self.deployment.transport;
         let started = self.deployment.spawn_another_agent(name, transport, flags);
         started.unwrap()
     }
 
-    fn start_with_token(&self) -> PathBuf {
+    pub(crate) fn start_with_token(&self) -> PathBuf {
         self.start(&[("--join-token-file", self.token.to_str().unwrap())])
     }
 
-    fn stop(&self) {
+    pub(crate) fn stop(&self) {
         self.deployment.stop_another_agent(JOINER).unwrap();
     }
 
     /// The rows of `agent list` of the cluster, in cells.
-    fn agents(&self) -> Vec<Vec<String>> {
+    pub(crate) fn agents(&self) -> Vec<Vec<String>> {
         let list = self.administer(&["agent", "list", "--cluster", JOINED]);
         let cells = |row: &str| row.split_whitespace().map(str::to_owned).collect();
         list.lines().skip(1).map(cells).collect()
     }
 
     /// Waits for an agent with a session, and gives its row.
-    async fn connected(&self) -> Vec<String> {
+    pub(crate) async fn connected(&self) -> Vec<String> {
         eventually("an agent is connected", async || {
             let agents = self.agents();
             let connected = agents.iter().find(|cells| cells[4] == "1");
@@ -100,7 +100,7 @@ impl Site {
         .await
     }
 
-    async fn log_says(&self, log: &PathBuf, wanted: &[&str]) {
+    pub(crate) async fn log_says(&self, log: &PathBuf, wanted: &[&str]) {
         eventually(&format!("{wanted:?} in the agent's log"), async || {
             let text = fs::read_to_string(log).unwrap();
             let says = |line: &str| wanted.iter().all(|word| line.contains(word));
@@ -110,7 +110,7 @@ impl Site {
     }
 
     /// The administrator's kubeconfig of the cluster.
-    fn admin(&self) -> PathBuf {
+    pub(crate) fn admin(&self) -> PathBuf {
         self.administer(&["user", "add", ADMIN, "--cluster", JOINED]);
         let usual = self.deployment.admin_kubeconfig();
         let limited = led_to(usual, "joined-admin", CLUSTER_NAME, JOINED);

@@ -36,6 +36,7 @@ mod raw;
 mod rbac;
 mod revoked;
 mod role_table;
+mod rotation;
 mod server_restarted;
 mod services;
 mod stand_in;

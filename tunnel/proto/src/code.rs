@@ -91,6 +91,8 @@ codes! {
         FlowControl = 0x0e, "flow control violated";
         /// This transport is not needed any more; the session goes on.
         TransportLeft = 0x0f, "transport left";
+        /// Another key has taken the place of the connector's.
+        KeyReplaced = 0x10, "key replaced";
     }
 }
 

@@ -168,7 +168,7 @@ fn limits_are_the_documents() {
         ("links of a session", limits::LINKS.to_string()),
         ("gaps among stream ids", limits::STREAM_ID_GAPS.to_string()),
         (
-            "sessions of one key",
+            "sessions of one agent",
             format!("{}, configurable", limits::SESSIONS_OF_AGENT),
         ),
         (

@@ -35,6 +35,7 @@ pub mod keepalive;
 pub mod key;
 pub mod limits;
 pub mod mux;
+pub mod rotation;
 pub mod secret;
 pub mod session;
 pub mod settings;

@@ -13,6 +13,13 @@ pub trait Admission: Send + Sync + 'static {
     /// The name of the agent that `proven` belongs to, or why it is not let in.
     fn admit<'a>(&'a self, proven: &'a Proven) -> BoxFuture<'a, Result<AgentName, Denied>>;
 
+    /// The holder of the key, where one may prove several: sessions of one owner count together, and are carried on with any of its
+    /// keys. The key itself, unless this says otherwise.
+    fn owner(&self, proven: &Proven, agent: &AgentName) -> String {
+        let _ = agent;
+        proven.key.to_string()
+    }
+
     /// The sessions that count together with those of this agent, which was let in under `agent`: those of its name, unless this says
     /// otherwise. Agents with other tasks take no session of its then.
     fn share(&self, proven: &Proven, agent: &AgentName) -> Share {
@@ -27,7 +34,7 @@ pub trait Admission: Send + Sync + 'static {
 pub struct Share {
     /// Sessions with one name count together.
     pub name: String,
-    /// Those of one key; `None` is [`AcceptorConfig::max_sessions_of_agent`](super::AcceptorConfig::max_sessions_of_agent).
+    /// Those of one [owner](Admission::owner); `None` is [`AcceptorConfig::max_sessions_of_agent`](super::AcceptorConfig::max_sessions_of_agent).
     pub of_agent: Option<usize>,
     /// All of them; `None` is [`AcceptorConfig::max_sessions_of_name`](super::AcceptorConfig::max_sessions_of_name).
     pub of_name: Option<usize>,
@@ -43,7 +50,7 @@ impl Share {
         }
     }
 
-    /// With bounds of its own: of one key, and of all.
+    /// With bounds of its own: of one owner, and of all.
     #[must_use]
     pub fn bounded(self, of_agent: usize, of_name: usize) -> Self {
         Self {
@@ -65,6 +72,14 @@ pub struct Denied {
 }
 
 impl Denied {
+    /// Another key has taken the place of this one.
+    pub fn replaced_key(reason: impl Into<String>) -> Self {
+        Self {
+            code: CloseCode::KeyReplaced,
+            reason: reason.into(),
+        }
+    }
+
     /// No agent has the key.
     pub fn unknown_key() -> Self {
         Self {

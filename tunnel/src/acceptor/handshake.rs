@@ -9,6 +9,7 @@ use underpass_proto::agent_name::AgentName;
 use underpass_proto::code::CloseCode;
 use underpass_proto::frame::Wish;
 use underpass_proto::handshake::{self, AwaitHello, Local, Proven, ResumptionClaim};
+use underpass_proto::key::PublicKey;
 use underpass_proto::secret::SessionSecret;
 use underpass_proto::session::Agreed;
 use underpass_proto::settings::ResumeWindow;
@@ -24,7 +25,7 @@ use crate::transport::Transport;
 /// How a handshake goes on, once the connector is known.
 pub(super) enum Admitted {
     New(Agreed, SessionSecret, Info, Counted),
-    Resumed(Arc<Shared>, ResumptionClaim),
+    Resumed(Arc<Shared>, ResumptionClaim, PublicKey),
 }
 
 /// A handshake that failed.
@@ -95,13 +96,14 @@ impl Acceptor {
             .await
             .map_err(AcceptError::Denied)?;
         transport.authenticated();
-        if let Some((session, claim)) = self.resumable(&proven, &agent) {
+        let owner = self.admission.owner(&proven, &agent);
+        if let Some((session, claim)) = self.resumable(&proven, &owner, &agent) {
             claim
                 .verify(session.secret())
                 .map_err(AcceptError::Handshake)?;
             let received = session.core(|core| core.arrived());
             control.send(handshake::resumed(received)).await?;
-            return Ok(Admitted::Resumed(session, claim));
+            return Ok(Admitted::Resumed(session, claim, proven.key));
         }
         if proven
             .resumption
@@ -111,7 +113,7 @@ impl Acceptor {
             return Err(AcceptError::NoSession);
         }
         let share = self.admission.share(&proven, &agent);
-        let counted = self.session_limiter.enter(proven.key, &share)?;
+        let counted = self.session_limiter.enter(&owner, &share)?;
         let (id, secret) = (random(), SessionSecret::new(random()));
         let resume_window = self.config.resume_window.min(proven.resume_window);
         control
@@ -127,6 +129,7 @@ impl Acceptor {
             id: SessionId(id),
             agent,
             key: proven.key,
+            owner,
             instance: proven.instance,
             software: proven.software,
             role: Role::Acceptor,
@@ -137,11 +140,16 @@ impl Acceptor {
     }
 
     /// The session that a connector wants to carry on, if it is there and is the same agent's.
-    fn resumable(&self, proven: &Proven, agent: &str) -> Option<(Arc<Shared>, ResumptionClaim)> {
+    fn resumable(
+        &self,
+        proven: &Proven,
+        owner: &str,
+        agent: &str,
+    ) -> Option<(Arc<Shared>, ResumptionClaim)> {
         let claim = proven.resumption.clone()?;
         let session = self.sessions().find(&claim.session)?;
         let info = session.info();
-        let same = info.key == proven.key && info.agent == agent;
+        let same = info.owner == owner && info.agent == agent;
         let live = !session.core(|core| core.is_closed());
         (same && live).then_some((session, claim))
     }

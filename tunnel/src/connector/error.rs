@@ -60,7 +60,10 @@ impl ConnectError {
             | Self::Transport(TransportError::ClosedByPeer { code, .. }) => {
                 matches!(
                     code,
-                    CloseCode::Unauthenticated | CloseCode::Version | CloseCode::Revoked
+                    CloseCode::Unauthenticated
+                        | CloseCode::Version
+                        | CloseCode::Revoked
+                        | CloseCode::KeyReplaced
                 )
             }
             Self::Handshake(_) => true,
@@ -75,6 +78,16 @@ impl ConnectError {
             Self::Handshake(HandshakeError::ClosedByPeer { code, .. })
             | Self::Transport(TransportError::ClosedByPeer { code, .. })
                 if matches!(code, CloseCode::Unauthenticated | CloseCode::Revoked)
+        )
+    }
+
+    /// Whether the server answered that another key has taken the place of this connector's.
+    pub fn is_replaced_key(&self) -> bool {
+        matches!(
+            self,
+            Self::Handshake(HandshakeError::ClosedByPeer { code, .. })
+            | Self::Transport(TransportError::ClosedByPeer { code, .. })
+                if *code == CloseCode::KeyReplaced
         )
     }
 

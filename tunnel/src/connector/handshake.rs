@@ -7,6 +7,7 @@ use underpass_proto::chain;
 use underpass_proto::code::CloseCode;
 use underpass_proto::frame::{Resumed, Welcome};
 use underpass_proto::handshake::{Ask, AwaitChallenge, Either};
+use underpass_proto::key::{AgentKey, PublicKey};
 
 use super::{ConnectError, Connector};
 use crate::control::HandshakeStream;
@@ -40,6 +41,14 @@ impl Outcome for Either {
     }
 }
 
+/// A good handshake.
+pub(super) struct Agreement<T> {
+    pub(super) outcome: T,
+    pub(super) control: HandshakeStream,
+    /// The key that it has proved.
+    pub(super) key: PublicKey,
+}
+
 /// A handshake that failed.
 struct Failed {
     error: ConnectError,
@@ -53,19 +62,27 @@ impl Connector {
         &self,
         transport: &Arc<dyn Transport>,
         ask: &A,
-    ) -> Result<(A::Outcome, HandshakeStream), ConnectError>
+    ) -> Result<Agreement<A::Outcome>, ConnectError>
     where
         A: Ask<Outcome: Outcome>,
     {
         let begun = Instant::now();
-        let result = self.handshake(transport.as_ref(), ask).await;
+        // It may be renewed meanwhile.
+        let key = self.key();
+        let result = self.handshake(transport.as_ref(), ask, &key).await;
         let outcome = match &result {
             Ok((outcome, _)) => outcome.name(),
             Err(_) => "failed",
         };
         telemetry::handshake(transport.kind(), outcome, begun.elapsed());
         let Failed { error, control } = match result {
-            Ok(established) => return Ok(established),
+            Ok((outcome, control)) => {
+                return Ok(Agreement {
+                    outcome,
+                    control,
+                    key: key.public_key(),
+                });
+            }
             Err(failed) => failed,
         };
         if let (Some(code), Some(control)) = (error.close_code(), control) {
@@ -80,6 +97,7 @@ impl Connector {
         &self,
         transport: &dyn Transport,
         ask: &A,
+        key: &AgentKey,
     ) -> Result<(A::Outcome, HandshakeStream), Failed> {
         let deadline = Instant::now() + limits::HANDSHAKE_TIME;
         let opened = timeout_at(deadline, transport.open()).await;
@@ -92,7 +110,7 @@ impl Connector {
             control: None,
         })?;
         let mut control = HandshakeStream::new(stream);
-        let conversation = timeout_at(deadline, self.converse(&mut control, ask)).await;
+        let conversation = timeout_at(deadline, self.converse(&mut control, ask, key)).await;
         match conversation.unwrap_or(Err(ConnectError::Timeout)) {
             Ok(outcome) => Ok((outcome, control)),
             Err(error) => Err(Failed {
@@ -106,12 +124,12 @@ impl Connector {
         &self,
         control: &mut HandshakeStream,
         ask: &A,
+        key: &AgentKey,
     ) -> Result<A::Outcome, ConnectError> {
-        let key = self.key();
-        let (handshake, hello) = AwaitChallenge::start(&self.local, &key, self.instance, ask);
+        let (handshake, hello) = AwaitChallenge::start(&self.local, key, self.instance, ask);
         control.send(hello).await?;
         let (handshake, proof) = handshake
-            .handle_challenge(control.receive().await?, &key)
+            .handle_challenge(control.receive().await?, key)
             .map_err(ConnectError::Handshake)?;
         control.send(proof).await?;
         handshake

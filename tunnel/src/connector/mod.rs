@@ -5,6 +5,7 @@ mod dial;
 mod error;
 mod handshake;
 mod keep;
+mod key;
 mod lane;
 mod plan;
 mod race;
@@ -13,26 +14,25 @@ mod server;
 mod standby;
 
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use rand::Rng;
 use underpass_proto::backoff::Backoff;
 use underpass_proto::code::CloseCode;
 use underpass_proto::frame::Welcome;
 use underpass_proto::handshake::{Either, EitherSession, Local, NewSession, ThatSession};
-use underpass_proto::key::{AgentKey, PublicKey};
+use underpass_proto::key::AgentKey;
 use underpass_proto::session::{Agreed, LinkId, LinkRole};
 use underpass_proto::settings::{KeepaliveInterval, ResumeWindow};
 use underpass_proto::stream_id::Role;
 
 pub use self::config::{ConfigError, ConnectorConfig, LinkCount, Transports};
 pub use self::error::{AttemptError, ConnectError, DialError, Route, RouteError, Step};
+use self::handshake::Agreement;
 pub use self::keep::Status;
 use self::plan::Plan;
-use crate::control::HandshakeStream;
 use crate::random::random;
 use crate::session::{Info, Joining, MainAsk, Session, SessionId};
-use crate::tls::Trust;
 use crate::transport::Transport;
 pub use underpass_dial::{Resolve, ServerAddress, SystemResolver};
 pub use underpass_http_proxy::{
@@ -84,27 +84,6 @@ impl Connector {
         })
     }
 
-    /// Takes another trust and another key from the next handshake on: a file that they come from has changed. The session
-    /// goes on.
-    ///
-    /// # Errors
-    /// The trust cannot be used; nothing has changed then.
-    pub fn renew(&self, trust: &Trust, key: AgentKey) -> Result<(), ConfigError> {
-        self.dialer.trust(trust)?;
-        *self.key.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(key);
-        Ok(())
-    }
-
-    /// The public half of the key that the next handshake proves.
-    pub fn public_key(&self) -> PublicKey {
-        self.key().public_key()
-    }
-
-    fn key(&self) -> Arc<AgentKey> {
-        let key = self.key.lock();
-        Arc::clone(&key.unwrap_or_else(PoisonError::into_inner))
-    }
-
     /// Dials once. When the session loses its transport, [`reconnect`](Self::reconnect) brings
     /// another one; [`run`](Self::run) does both, for ever.
     ///
@@ -144,8 +123,8 @@ impl Connector {
     /// # Cancel safety
     /// Dropping the future drops the connection.
     pub async fn establish(&self, transport: Arc<dyn Transport>) -> Result<Session, ConnectError> {
-        let (welcome, control) = self.shake_hands(&transport, &NewSession).await?;
-        Ok(self.start(welcome, transport, control))
+        let agreement = self.shake_hands(&transport, &NewSession).await?;
+        Ok(self.start(agreement, transport))
     }
 
     /// Carries on `session` on a transport that was dialled elsewhere.
@@ -176,16 +155,18 @@ impl Connector {
         transport: Arc<dyn Transport>,
         ask: &ThatSession,
     ) -> Result<(), ConnectError> {
-        let (resumed, control) = self.shake_hands(&transport, ask).await?;
+        let agreement = self.shake_hands(&transport, ask).await?;
         let joining = Joining {
             transport,
-            control: control.into(),
+            control: agreement.control.into(),
             link: LinkId(ask.resumption.attempt),
             role: ask.role,
-            peer_has: resumed.received,
+            peer_has: agreement.outcome.received,
         };
         let joined = session.shared().join(joining);
-        joined.map_err(ConnectError::Resume)
+        joined.map_err(ConnectError::Resume)?;
+        session.shared().proved(agreement.key);
+        Ok(())
     }
 
     /// Brings `session` a transport, or starts a new session where the server has lost it.
@@ -196,7 +177,11 @@ impl Connector {
         ask: &EitherSession,
     ) -> Result<Reconnected, ConnectError> {
         let result = self.shake_hands(&transport, ask).await;
-        let (outcome, control) = result.inspect_err(|error| {
+        let Agreement {
+            outcome,
+            control,
+            key,
+        } = result.inspect_err(|error| {
             // Another server than the one that has it may have answered.
             if error.refuses_resumption() {
                 session.close(CloseCode::ResumeRefused, "the server does not resume it");
@@ -213,22 +198,28 @@ impl Connector {
                 };
                 let joined = session.shared().join(joining);
                 joined.map_err(ConnectError::Resume)?;
+                session.shared().proved(key);
                 Ok(Reconnected::Resumed)
             }
             Either::New(welcome) => {
                 let reason = "the server does not have it any more";
                 session.close(CloseCode::ResumeRefused, reason);
-                Ok(Reconnected::New(self.start(welcome, transport, control)))
+                let agreement = Agreement {
+                    outcome: welcome,
+                    control,
+                    key,
+                };
+                Ok(Reconnected::New(self.start(agreement, transport)))
             }
         }
     }
 
-    fn start(
-        &self,
-        welcome: Welcome,
-        transport: Arc<dyn Transport>,
-        control: HandshakeStream,
-    ) -> Session {
+    fn start(&self, agreement: Agreement<Welcome>, transport: Arc<dyn Transport>) -> Session {
+        let Agreement {
+            outcome: welcome,
+            control,
+            key,
+        } = agreement;
         let agreed = Agreed {
             local_streams: welcome.max_streams,
             remote_streams: self.local.max_streams,
@@ -238,7 +229,8 @@ impl Connector {
         let info = Info {
             id: SessionId(welcome.session),
             agent: welcome.peer,
-            key: self.public_key(),
+            key,
+            owner: key.to_string(),
             instance: self.instance,
             software: welcome.software,
             role: Role::Connector,

@@ -58,8 +58,10 @@ pub struct Info {
     pub id: SessionId,
     /// The connector's name, as the acceptor knows it. The same at both ends.
     pub agent: AgentName,
-    /// The key that the connector proved.
+    /// The key that the connector proved first; see [`Session::has_proved`].
     pub key: PublicKey,
+    /// The key's [owner](crate::Admission::owner) at the acceptor; the key itself at the connector.
+    pub owner: String,
     /// The connector's process.
     pub instance: [u8; 16],
     /// Name and version of the peer's software.
@@ -424,6 +426,17 @@ impl Session {
     /// The peer, and the transport to it.
     pub fn info(&self) -> &Info {
         self.shared.info()
+    }
+
+    /// Whether a handshake of the session's has proved this key. Of several keys, which come one after the other, the last two count.
+    pub fn has_proved(&self, key: &PublicKey) -> bool {
+        self.shared.keys().contains(&Some(*key))
+    }
+
+    /// The key that the last handshake of the session's has proved.
+    pub fn key(&self) -> PublicKey {
+        let [newest, _] = self.shared.keys();
+        newest.unwrap_or(self.info().key)
     }
 
     /// Whether both are handles on the same session.

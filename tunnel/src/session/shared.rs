@@ -13,6 +13,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use underpass_proto::code::CloseCode;
 use underpass_proto::frame::{GoAway, Open};
 use underpass_proto::handshake::{EitherSession, Resumption, ThatSession};
+use underpass_proto::key::PublicKey;
 use underpass_proto::secret::SessionSecret;
 use underpass_proto::session::{
     Agreed, Ending, Event, LinkId, LinkRefused, LinkRole, Session as Core, Violation,
@@ -79,6 +80,9 @@ pub(crate) struct Shared {
     links: watch::Sender<Links>,
     secret: SessionSecret,
     info: Info,
+    /// The keys that its handshakes have proved, the newest first. A handshake that begins with an older key may end after one with a
+    /// newer key.
+    keys: Mutex<[Option<PublicKey>; 2]>,
     /// Streams of the peer's that were refused for their first frame.
     refused: AtomicU32,
     /// The target that the peer has refused last, and when.
@@ -222,6 +226,7 @@ impl Shared {
             bulk,
             links,
             secret,
+            keys: Mutex::new([Some(info.key), None]),
             info,
             refused: AtomicU32::new(0),
         });
@@ -690,6 +695,19 @@ impl Shared {
     pub(crate) fn info(&self) -> &Info {
         &self.info
     }
+
+    /// A handshake of the session's has proved this key.
+    pub(crate) fn proved(&self, key: PublicKey) {
+        let mut keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
+        if !keys.contains(&Some(key)) {
+            let [newest, _] = *keys;
+            *keys = [Some(key), newest];
+        }
+    }
+
+    pub(super) fn keys(&self) -> [Option<PublicKey>; 2] {
+        *self.keys.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 #[cfg(test)]
@@ -719,6 +737,7 @@ pub(super) mod tests {
             id: SessionId([1; 16]),
             agent: "edge-1".try_into().unwrap(),
             key: AgentKey::from_seed([1; 32]).unwrap().public_key(),
+            owner: String::new(),
             instance: [1; 16],
             software: String::new(),
             role: Role::Connector,

@@ -44,12 +44,17 @@ pub(crate) fn key(seed: u8) -> AgentKey {
     AgentKey::from_seed([seed; 32]).unwrap()
 }
 
-/// Lets in the one agent whose key it holds.
+/// The second key of the agent that has [`key(1)`](key).
+pub(crate) fn second_key() -> AgentKey {
+    key(101)
+}
+
+/// Lets in the one agent whose key it holds, and which has a [second one](second_key).
 pub(crate) struct OnlyOne(pub(crate) PublicKey);
 
 impl Admission for OnlyOne {
     fn admit<'a>(&'a self, proven: &'a Proven) -> BoxFuture<'a, Result<AgentName, Denied>> {
-        let known = proven.key == self.0;
+        let known = [self.0, second_key().public_key()].contains(&proven.key);
         Box::pin(async move {
             if known {
                 Ok("edge-1".try_into()?)
@@ -57,6 +62,10 @@ impl Admission for OnlyOne {
                 Err(Denied::unknown_key())
             }
         })
+    }
+
+    fn owner(&self, _: &Proven, _: &AgentName) -> String {
+        "the agent".to_owned()
     }
 }
 

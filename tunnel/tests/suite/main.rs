@@ -19,6 +19,7 @@ mod flow;
 mod handshake;
 mod harness;
 mod hostile;
+mod keys;
 mod lanes;
 mod life;
 mod moves;

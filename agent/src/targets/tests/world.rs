@@ -100,6 +100,7 @@ impl World {
             AgentRole::Cluster,
             Arc::clone(&policies),
             Arc::new(targets),
+            crate::rotation::Questions::new().0,
         );
         let (agent, server) = pair().await;
         sessions.serve(agent);

@@ -57,7 +57,7 @@ async fn rule_23_nodes_that_are_gone_do_not_fill_a_cluster() {
         role: None,
     };
     // The two oldest are connected.
-    let is_connected = |key: &str| matches!(key, "k0" | "k1");
+    let is_connected = |id: &str| matches!(id, "a0" | "a1");
     let joined = draft.register_pod(&joining("new"), is_connected).unwrap();
     assert!(joined.is_new);
     let left = draft.all::<Agent>();

@@ -84,8 +84,12 @@ impl Connected for TwoOfProd {
         serves.then(agent).into_iter().collect()
     }
 
-    fn by_key(&self) -> HashMap<String, usize> {
+    fn by_agent(&self) -> HashMap<String, usize> {
         HashMap::from([("k".to_owned(), 2)])
+    }
+
+    fn of_agent(&self, _: &str) -> Vec<underpass_tunnel::Session> {
+        Vec::new()
     }
 
     fn of_nodes(&self) -> Vec<underpass_tunnel::Session> {

@@ -31,8 +31,12 @@ impl Connected for Nodes {
         BTreeSet::new()
     }
 
-    fn by_key(&self) -> HashMap<String, usize> {
+    fn by_agent(&self) -> HashMap<String, usize> {
         HashMap::new()
+    }
+
+    fn of_agent(&self, _: &str) -> Vec<Session> {
+        self.0.clone()
     }
 
     fn of_nodes(&self) -> Vec<Session> {

@@ -1,0 +1,159 @@
+//! Streams to clusters: through an agent of the role `cluster`, else through a node that may stand in.
+
+use async_trait::async_trait;
+use underpass_core::StreamClass;
+use underpass_core::{BoxedIo, ClusterName};
+use underpass_core::{Clusters, ConnectError, Decline, Open, Target};
+use underpass_tunnel::{
+    Class, Dialer, DialerError, OpenError, OpenRequest, ResetCode, Session, Stream, StreamError,
+    chain,
+};
+
+use super::{Tunnel, line_about, may_stand_in, through};
+use crate::stand_in::{NoStandIn, StandIn};
+
+impl Tunnel {
+    /// The stream, once its agent has accepted it.
+    async fn accepted(
+        &self,
+        cluster: &ClusterName,
+        mut stream: Stream,
+    ) -> Result<BoxedIo, ConnectError> {
+        match stream.accepted().await {
+            Ok(()) => Ok(Box::new(stream)),
+            Err(error) => {
+                tracing::debug!(%cluster, "{}", chain(&error));
+                Err(declined(error))
+            }
+        }
+    }
+
+    /// A stream through an agent of the role `cluster`; `None` where none is connected.
+    async fn through_agent(
+        &self,
+        cluster: &ClusterName,
+        request: &OpenRequest,
+    ) -> Result<Option<(Session, Stream)>, ConnectError> {
+        let target = request.target.as_str();
+        let dialer = Dialer::to_agent(self.registry.clone(), cluster.as_str(), target)
+            .header(request.header.clone())
+            .class(request.class);
+        match dialer.dial_session().await {
+            Ok(found) => Ok(Some(found)),
+            Err(DialerError::NotConnected(_)) => Ok(None),
+            Err(DialerError::Open(OpenError::TooLarge { .. })) => Err(ConnectError::HeaderTooLarge),
+            Err(error) => {
+                if let Some(suppressed) = line_about(&self.cluster_lines, cluster.as_str()) {
+                    tracing::warn!(suppressed, %cluster, "{}", chain(&error));
+                }
+                Err(ConnectError::TooManyStreams)
+            }
+        }
+    }
+
+    /// Is an agent of the role `cluster` connected, at this moment, and not silent?
+    fn has_attached(&self, cluster: &ClusterName) -> bool {
+        let attached = |session: &Session| session.transport().is_some() && !session.is_suspect();
+        self.registry
+            .pick_where(cluster.as_str(), attached)
+            .is_some()
+    }
+
+    /// Waits until there is one.
+    async fn until_attached(&self, cluster: &ClusterName) {
+        let mut attached = self.attached.subscribe();
+        // `self` has the sender, so that it does not end.
+        while !self.has_attached(cluster) && attached.changed().await.is_ok() {}
+    }
+
+    /// A stream to the API server through an agent on a node, where one may.
+    async fn through_node(
+        &self,
+        cluster: &ClusterName,
+        open: &Open,
+        request: &OpenRequest,
+    ) -> Result<BoxedIo, ConnectError> {
+        let snapshot = self.directory.snapshot();
+        if !snapshot.has_cluster(cluster) {
+            return Err(ConnectError::UnknownCluster);
+        }
+        let is_for_nodes = open.target == Target::KubeApi && !self.without_nodes;
+        if !is_for_nodes || !may_stand_in(cluster, &snapshot) {
+            return Err(ConnectError::NoAgent);
+        }
+        let connecting = self.stand_ins.connect(&self.nodes, cluster, request).await;
+        let StandIn { session, stream } = connecting.map_err(|none| match none {
+            NoStandIn::NoAgent => ConnectError::NoAgent,
+            NoStandIn::HeaderTooLarge => ConnectError::HeaderTooLarge,
+        })?;
+        let snapshot = self.directory.snapshot();
+        // It may have been forbidden while the agent was asked (rule 25).
+        self.stand_ins
+            .enforce(|cluster| may_stand_in(cluster, &snapshot));
+        if let Some(through) = through(&session, &snapshot) {
+            open.via.set(through);
+        }
+        metrics::counter!("underpass_stand_in_streams_total").increment(1);
+        Ok(Box::new(stream))
+    }
+}
+
+#[async_trait]
+impl Clusters for Tunnel {
+    async fn connect(&self, cluster: &ClusterName, open: &Open) -> Result<BoxedIo, ConnectError> {
+        let class = match open.class {
+            StreamClass::Interactive => Class::Interactive,
+            StreamClass::Bulk => Class::Bulk,
+            _ => Class::Default,
+        };
+        let request = OpenRequest {
+            target: open.target.to_string(),
+            class,
+            header: open.identity.clone(),
+        };
+        // A stream waits in the session of an agent that has lost its transport, which is hardly ever back in time if it was killed.
+        if !self.has_attached(cluster) {
+            let through_node = self.through_node(cluster, open, &request);
+            tokio::select! {
+                answered = through_node => match answered {
+                    Err(ConnectError::NoAgent) => {}
+                    answered => return answered,
+                },
+                () = self.until_attached(cluster) => {}
+            }
+        }
+        let through_agent = self.through_agent(cluster, &request);
+        let Some((session, stream)) = through_agent.await? else {
+            let answered = self.through_node(cluster, open, &request).await;
+            return answered.map_err(|error| match error {
+                ConnectError::NoAgent if self.connected(cluster) > 0 => ConnectError::AgentAway,
+                error => error,
+            });
+        };
+        if let Some(through) = through(&session, &self.directory.snapshot()) {
+            open.via.set(through);
+        }
+        match open.target {
+            Target::KubeApi => Ok(Box::new(stream)),
+            _ => self.accepted(cluster, stream).await,
+        }
+    }
+}
+
+/// The agent's answer, for the client: only that it declined the target, and in its own words, is its own to say.
+fn declined(error: StreamError) -> ConnectError {
+    match error {
+        StreamError::Refused { code, reason } => {
+            let decline = match code {
+                ResetCode::Forbidden => Decline::Forbidden,
+                ResetCode::UnknownTarget | ResetCode::TargetUnreachable => Decline::Unreachable,
+                ResetCode::Overloaded => Decline::Overloaded,
+                ResetCode::GoingAway => return ConnectError::NoAgent,
+                _ => return ConnectError::AgentRefused { reason },
+            };
+            ConnectError::Declined { decline, reason }
+        }
+        error @ StreamError::NoAnswer(_) => ConnectError::NoAnswer(error.into()),
+        error => ConnectError::Lost(error.into()),
+    }
+}

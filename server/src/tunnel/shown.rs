@@ -1,0 +1,54 @@
+//! The sessions as the API shows them.
+
+use std::collections::{BTreeSet, HashMap};
+
+use underpass_core::{ClusterName, Through};
+use underpass_tunnel::{Registry, Session};
+
+use super::{Tunnel, may_stand_in, through};
+use crate::api::Connected;
+
+impl Connected for Tunnel {
+    fn serving(&self, cluster: &ClusterName) -> usize {
+        self.connected(cluster)
+    }
+
+    fn served_by(&self, cluster: &ClusterName) -> BTreeSet<Through> {
+        let snapshot = self.directory.snapshot();
+        let of = |registry: &Registry| {
+            let sessions = registry.sessions().into_iter();
+            sessions.filter(|session| session.info().agent == cluster.as_str())
+        };
+        let agents: BTreeSet<_> = of(&self.registry)
+            .filter_map(|session| through(&session, &snapshot))
+            .collect();
+        if !agents.is_empty() || !may_stand_in(cluster, &snapshot) {
+            return agents;
+        }
+        of(&self.nodes)
+            .filter(|session| self.stand_ins.serves(session))
+            .filter_map(|session| through(&session, &snapshot))
+            .collect()
+    }
+
+    fn by_agent(&self) -> HashMap<String, usize> {
+        let mut by_agent = HashMap::<_, usize>::new();
+        for session in self.sessions() {
+            *by_agent.entry(session.info().owner.clone()).or_default() += 1;
+        }
+        by_agent
+    }
+
+    fn of_agent(&self, id: &str) -> Vec<Session> {
+        let mut sessions = self.sessions();
+        sessions.retain(|session| session.info().owner == id && session.is_open());
+        // An agent that died has a session for a while, whose peer says nothing.
+        let is_doubtful = |session: &Session| (!session.is_reachable(), session.is_suspect());
+        sessions.sort_by_key(is_doubtful);
+        sessions
+    }
+
+    fn of_nodes(&self) -> Vec<Session> {
+        self.nodes.sessions()
+    }
+}

@@ -1,0 +1,286 @@
+//! Keys that give way to others, at the server's end of sessions.
+
+use std::net::Ipv4Addr;
+
+use tokio::io::{AsyncBufReadExt as _, BufStream};
+use underpass_api::{
+    AGENT_KEY, KeyAnswer, KeyQuestion, NextKeyAnswer, NextKeyChallenge, NextKeyRefusal,
+    NextKeyRequest,
+};
+use underpass_tunnel::{ConnectError, Dialer, KeyChange, RotationProof, SessionError};
+
+use super::*;
+use crate::tunnel::{AskError, ask};
+
+const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+
+fn key(seed: u8) -> AgentKey {
+    AgentKey::from_seed([seed; 32]).unwrap()
+}
+
+/// A server's half, and an agent that has joined with the key 1.
+struct World {
+    directory: Arc<Directory>,
+    tunnel: Tunnel,
+    acceptor: Acceptor,
+    _enforcing: tokio_util::task::AbortOnDropHandle<()>,
+}
+
+impl World {
+    async fn new() -> Self {
+        let directory = directory(&key(1)).await;
+        let join = |draft: &mut Draft| {
+            let mut agent = Agent::clone(&draft.get(ID).unwrap().object);
+            agent.join_token = Some("j".to_owned());
+            draft.put(ID, agent, Expect::Present)
+        };
+        directory.change(join).await.unwrap();
+        let tunnel = Tunnel::new(Arc::clone(&directory), AuditLog::default());
+        let enforcing = tokio::spawn(tunnel.clone().enforce_access());
+        tokio::task::yield_now().await;
+        Self {
+            acceptor: Acceptor::new(
+                AcceptorConfig::default(),
+                Arc::new(Keys(Arc::clone(&directory))),
+            ),
+            _enforcing: tokio_util::task::AbortOnDropHandle::new(enforcing),
+            tunnel,
+            directory,
+        }
+    }
+
+    fn connector(&self, key: AgentKey) -> Connector {
+        let ca = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        let config = ConnectorConfig::new("localhost", 1, ca.cert.pem().into_bytes(), key);
+        Connector::new(config).unwrap()
+    }
+
+    async fn connect(&self, connector: &Connector) -> Result<Session, ConnectError> {
+        let (here, there) = memory::pair();
+        let (agent, accepted) = tokio::join!(
+            connector.establish(Arc::new(here)),
+            self.acceptor.accept(Arc::new(there))
+        );
+        self.tunnel.serve(accepted, HERE);
+        agent
+    }
+
+    /// Carries the session on, with the connector's key.
+    async fn resume(&self, connector: &Connector, session: &Session) {
+        let (here, there) = memory::pair();
+        let (resumed, accepted) = tokio::join!(
+            connector.resume(session, Arc::new(here)),
+            self.acceptor.accept(Arc::new(there))
+        );
+        self.tunnel.serve(accepted, HERE);
+        resumed.unwrap();
+    }
+
+    async fn until_key(&self, wanted: &AgentKey) {
+        let mut changes = self.directory.changes();
+        let wanted = wanted.public_key().to_string();
+        let is_key = || {
+            let snapshot = self.directory.snapshot();
+            snapshot.get::<Agent>(ID).unwrap().object.key == wanted
+        };
+        while !is_key() {
+            let change = tokio::time::timeout(Duration::from_secs(20), changes.changed());
+            change.await.expect("the key is replaced").unwrap();
+        }
+    }
+}
+
+async fn register(session: &Session, key: &AgentKey, next: &AgentKey) -> NextKeyAnswer {
+    let dialled = Dialer::new(session.clone(), AGENT_KEY).dial().await;
+    let mut stream = BufStream::new(dialled.unwrap());
+    let mut line = String::new();
+    stream.read_line(&mut line).await.unwrap();
+    let challenge: NextKeyChallenge = serde_json::from_str(&line).unwrap();
+    let change = KeyChange {
+        session: session.info().id.0,
+        challenge: challenge.challenge,
+        key: key.public_key(),
+        next: next.public_key(),
+        agent: &challenge.agent,
+    };
+    let request = NextKeyRequest {
+        key: key.public_key().to_string(),
+        next_key: next.public_key().to_string(),
+        proof: RotationProof::new(key, &change).to_string(),
+        next_proof: RotationProof::new(next, &change).to_string(),
+    };
+    send(&mut stream, &serde_json::to_string(&request).unwrap()).await;
+    line.clear();
+    stream.read_line(&mut line).await.unwrap();
+    serde_json::from_str(&line).unwrap()
+}
+
+/// A stream on which the server waits for a request.
+async fn challenged(session: &Session) -> BufStream<underpass_tunnel::Stream> {
+    let dialled = Dialer::new(session.clone(), AGENT_KEY).dial().await;
+    let mut stream = BufStream::new(dialled.unwrap());
+    let mut challenge = String::new();
+    stream.read_line(&mut challenge).await.unwrap();
+    stream
+}
+
+async fn send(stream: &mut BufStream<underpass_tunnel::Stream>, line: &str) {
+    stream.write_all(line.as_bytes()).await.unwrap();
+    stream.write_all(b"\n").await.unwrap();
+    stream.flush().await.unwrap();
+}
+
+#[track_caller]
+fn assert_refused(answer: NextKeyAnswer, wanted: NextKeyRefusal) {
+    let refused = matches!(&answer, NextKeyAnswer::Refused { reason, .. } if *reason == wanted);
+    assert!(refused, "{answer:?}");
+}
+
+async fn closed(session: &Session) -> CloseCode {
+    let closed = tokio::time::timeout(Duration::from_secs(60), session.closed());
+    let error: SessionError = closed.await.expect("the session ends");
+    error.close_code().unwrap()
+}
+
+/// The questions that the server asks over this session, none of which is answered.
+async fn looks(session: &Session) {
+    let incoming = session.accept().await.unwrap();
+    assert_eq!(incoming.target(), AGENT_KEY);
+    let mut stream = BufStream::new(incoming.accept().await.unwrap());
+    let mut line = String::new();
+    stream.read_line(&mut line).await.unwrap();
+    let question: KeyQuestion = serde_json::from_str(&line).unwrap();
+    assert_eq!(question, KeyQuestion::Look {});
+}
+
+#[tokio::test(start_paused = true)]
+async fn rule_12_a_session_that_does_not_prove_the_new_key_ends() {
+    let world = World::new().await;
+    let connector = world.connector(key(1));
+    let [moves, follows, stays] = [(); 3].map(|()| &connector);
+    let moves = world.connect(moves).await.unwrap();
+    let follows = world.connect(follows).await.unwrap();
+    let stays = world.connect(stays).await.unwrap();
+    let answer = register(&moves, &key(1), &key(2)).await;
+    assert!(matches!(answer, NextKeyAnswer::Registered { is_new: true }));
+    connector.renew_key(key(2));
+    world.resume(&connector, &moves).await;
+    world.until_key(&key(2)).await;
+    // Two other processes of the agent's are asked, and one of them proves the new key.
+    looks(&follows).await;
+    looks(&stays).await;
+    world.resume(&connector, &follows).await;
+    let begun = tokio::time::Instant::now();
+    assert_eq!(closed(&stays).await, CloseCode::KeyReplaced);
+    assert!(begun.elapsed() <= 2 * limits::REPLACED_KEY_GRACE);
+    tokio::time::sleep(10 * limits::REPLACED_KEY_GRACE).await;
+    assert!(moves.is_open() && follows.is_open());
+    assert_eq!(
+        world.tunnel.by_agent().get(ID),
+        Some(&2),
+        "one agent, by its id"
+    );
+}
+
+#[tokio::test]
+async fn rule_25_a_key_that_is_replaced_in_its_handshake_opens_no_session() {
+    let world = World::new().await;
+    let connector = world.connector(key(1));
+    let session = world.connect(&connector).await.unwrap();
+    register(&session, &key(1), &key(2)).await;
+    // It is let in, and before it is anywhere another handshake proves the next key.
+    let (here, there) = memory::pair();
+    let (late, accepted) = tokio::join!(
+        connector.establish(Arc::new(here)),
+        world.acceptor.accept(Arc::new(there))
+    );
+    let late = late.unwrap();
+    world.connect(&world.connector(key(2))).await.unwrap();
+    world.until_key(&key(2)).await;
+    world.tunnel.serve(accepted, HERE);
+    assert_eq!(closed(&late).await, CloseCode::KeyReplaced);
+    // Later ones are refused in the handshake.
+    let refused = world.connect(&connector).await.unwrap_err();
+    assert!(refused.is_replaced_key(), "{refused:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn rule_23_next_keys_of_one_agent_have_a_pace() {
+    let world = World::new().await;
+    let session = world.connect(&world.connector(key(1))).await.unwrap();
+    let most = u8::try_from(limits::NEXT_KEYS_PER_AGENT).unwrap();
+    let begun = world.directory.snapshot().revision();
+    for next in 0..most {
+        let answer = register(&session, &key(1), &key(100 + next)).await;
+        assert!(
+            matches!(answer, NextKeyAnswer::Registered { .. }),
+            "{answer:?}"
+        );
+    }
+    let written = world.directory.snapshot().revision();
+    assert_ne!(begun, written);
+    for next in 0..20 {
+        let answer = register(&session, &key(1), &key(150 + next)).await;
+        assert_refused(answer, NextKeyRefusal::TooSoon);
+    }
+    assert_eq!(world.directory.snapshot().revision(), written);
+    assert!(session.is_open(), "and its session goes on");
+}
+
+#[tokio::test]
+async fn a_registration_that_nothing_proves_changes_nothing() {
+    let world = World::new().await;
+    let session = world.connect(&world.connector(key(1))).await.unwrap();
+    let begun = world.directory.snapshot().revision();
+    // Somebody's key, and not the agent's.
+    let answer = register(&session, &key(9), &key(2)).await;
+    assert_refused(answer, NextKeyRefusal::NotCurrent);
+    for line in ["", "{}", "no JSON"] {
+        let mut stream = challenged(&session).await;
+        send(&mut stream, line).await;
+        let mut answer = String::new();
+        stream.read_line(&mut answer).await.unwrap();
+        let answer = serde_json::from_str(&answer).unwrap();
+        assert_refused(answer, NextKeyRefusal::Malformed);
+    }
+    // More than is read: the server has answered, and has gone, before it has all.
+    let mut stream = challenged(&session).await;
+    let _ = stream.write_all(&[b'x'; 100_000]).await;
+    let _ = stream.flush().await;
+    let mut rest = Vec::new();
+    let _ = stream.read_to_end(&mut rest).await;
+    assert_eq!(world.directory.snapshot().revision(), begun);
+    assert!(session.is_open());
+}
+
+#[tokio::test]
+async fn an_agents_answer_to_a_question_is_one_that_is_understood() {
+    let world = World::new().await;
+    let agent = world.connect(&world.connector(key(1))).await.unwrap();
+    let session = world.tunnel.of_agent(ID).pop().unwrap();
+    let question = KeyQuestion::Rotate {};
+    let answering = async |answer: &str| {
+        let incoming = agent.accept().await.unwrap();
+        let mut stream = BufStream::new(incoming.accept().await.unwrap());
+        let mut line = String::new();
+        stream.read_line(&mut line).await.unwrap();
+        send(&mut stream, answer).await;
+        stream.shutdown().await.unwrap();
+    };
+    let uses = KeyAnswer::Uses { key: "k".into() };
+    let uses = serde_json::to_string(&uses).unwrap();
+    let (asked, ()) = tokio::join!(ask(&session, question), answering(&uses));
+    assert_eq!(asked.unwrap(), "k");
+    let failed = r#"{"failed":{"detail":"the disk is full"}}"#;
+    let (asked, ()) = tokio::join!(ask(&session, question), answering(failed));
+    assert!(matches!(asked, Err(AskError::Failed(detail)) if detail == "the disk is full"));
+    let (asked, ()) = tokio::join!(ask(&session, question), answering("yes"));
+    assert!(matches!(asked, Err(AskError::Unreadable(_))), "{asked:?}");
+    // An agent that knows no such target is of another time.
+    let refusing = async {
+        let incoming = agent.accept().await.unwrap();
+        incoming.refuse(ResetCode::UnknownTarget, "no such target");
+    };
+    let (asked, ()) = tokio::join!(ask(&session, question), refusing);
+    assert!(matches!(asked, Err(AskError::Unknown)), "{asked:?}");
+}
