@@ -6,6 +6,7 @@ mod connection;
 mod descriptors;
 mod files;
 mod join;
+mod keeping;
 mod key;
 mod limits;
 mod policy;
@@ -20,19 +21,19 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use tokio::sync::{mpsc, watch};
 use tokio_util::task::AbortOnDropHandle;
 use underpass_agent_operations::{OpenError, Operations, Retention};
-use underpass_core::process::{self, Signals, raise_open_files};
-use underpass_tunnel::{Status, chain};
+use underpass_core::process::{Signals, raise_open_files};
+use underpass_tunnel::chain;
 
 use crate::cli::{Cli, LogFormat, Task};
 use crate::connection::Connection;
 use crate::join::Joining;
+use crate::keeping::Keeping;
 use crate::key::Origin;
 use crate::policy::{Policies, PolicyCommand};
 use crate::rbac::Rbac;
-use crate::rotation::{Asked, Questions, Rotating, Wake};
+use crate::rotation::Questions;
 use crate::serve::Sessions;
 use crate::targets::{OwnFiles, Targets};
 
@@ -156,20 +157,19 @@ async fn serve_until_stopped(cli: Cli) -> Result<()> {
     if origin == Origin::Made && !join_first(&cli, joining, &mut signals).await {
         return Ok(());
     }
+    let mut session = None;
     loop {
         sessions.serve_as(cli.key.role());
-        let serving = Serving {
+        let keeping = Keeping {
             cli: &cli,
             sessions: &sessions,
             policies: &policies,
             joining,
             connection: &connection,
         };
-        let Some(next) = serving.until_asked(&mut signals, &mut asked).await else {
-            break;
-        };
-        tracing::info!("the agent's key, or what is known of it, has changed: connecting anew");
-        connection = next;
+        let kept = keeping.until_asked(session, &mut signals, &mut asked).await;
+        let Some(next) = kept else { break };
+        (connection, session) = (next.connection, next.session);
         tokio::spawn(sessions.leave(cli.drain));
     }
     tracing::info!(deadline = ?cli.drain, "stopping; the signal again stops at once");
@@ -232,146 +232,5 @@ async fn join_first(cli: &Cli, joining: Option<&Joining>, signals: &mut Signals)
     tokio::select! {
         () = joining.join(cli) => true,
         _ = signals.stop() => false,
-    }
-}
-
-/// One connection in service.
-struct Serving<'a> {
-    cli: &'a Cli,
-    sessions: &'a Sessions,
-    policies: &'a Policies,
-    joining: Option<&'a Joining>,
-    connection: &'a Connection,
-}
-
-impl Serving<'_> {
-    /// Serves over this connection until a signal asks to stop. Gives another connection where the files of this one have changed, or
-    /// where the server knows the agent's key only now. Rotates the key meanwhile.
-    async fn until_asked(
-        &self,
-        signals: &mut Signals,
-        asked: &mut mpsc::Receiver<Asked>,
-    ) -> Option<Connection> {
-        let &Self {
-            cli,
-            sessions,
-            policies,
-            joining,
-            connection,
-        } = self;
-        let wake = Wake::default();
-        let (unknown, is_unknown) = watch::channel(false);
-        let serve = |session| sessions.serve(session);
-        let connected = connection
-            .connector
-            .run(serve, |status| self.hear(status, &wake, &unknown));
-        let rotating = Rotating {
-            cli,
-            connection,
-            sessions,
-            asked,
-            wake: &wake,
-        };
-        let mut connected = std::pin::pin!(connected);
-        let mut rotated = std::pin::pin!(rotating.run());
-        let mut joined = std::pin::pin!(join_when_unknown(cli, joining, is_unknown));
-        loop {
-            let asked = tokio::select! {
-                never = &mut connected => match never {},
-                never = &mut rotated => match never {},
-                next = &mut joined => return Some(next),
-                asked = signals.next() => asked,
-            };
-            let process::Asked::Reload(signal) = asked else {
-                return None;
-            };
-            tracing::info!(signal, "reading the files again");
-            policies.look();
-            let reloaded = tokio::select! {
-                never = &mut connected => match never {},
-                reloaded = reload(cli, sessions, connection) => reloaded,
-                _ = signals.stop() => return None,
-            };
-            if reloaded.is_some() {
-                return reloaded;
-            }
-        }
-    }
-
-    /// Something has happened to the connection.
-    fn hear(&self, status: Status<'_>, wake: &Wake, unknown: &watch::Sender<bool>) {
-        let has_other_key = self.connection.look(self.cli, &status);
-        match &status {
-            Status::Failed(error, _) if error.is_unknown_key() || error.is_replaced_key() => {
-                wake.refused.notify_one();
-                if has_other_key {
-                    return tracing::info!(
-                        "the server does not take the agent's key: trying its other one"
-                    );
-                }
-                // Joining says what comes of it.
-                if self.joining.is_some() && error.is_unknown_key() {
-                    unknown.send_replace(true);
-                    return;
-                }
-            }
-            Status::Connected(_) | Status::Resumed(_) => {
-                unknown.send_replace(false);
-                wake.proved.notify_one();
-            }
-            Status::Moved(..) => wake.proved.notify_one(),
-            _ => {}
-        }
-        connection::report(status);
-    }
-}
-
-/// Joins once the server does not know the key, and gives a connection with which it does.
-async fn join_when_unknown(
-    cli: &Cli,
-    joining: Option<&Joining>,
-    mut is_unknown: watch::Receiver<bool>,
-) -> Connection {
-    let Some(joining) = joining else {
-        return std::future::pending().await;
-    };
-    loop {
-        // The connection that says so lives as long as this.
-        let _ = is_unknown
-            .wait_for(|is_unknown| *is_unknown)
-            .await
-            .map(drop);
-        tracing::warn!("the server does not know the agent's key: joining");
-        let known = async {
-            // Its directory was put back, or an operator has registered the key.
-            let _ = is_unknown
-                .wait_for(|is_unknown| !is_unknown)
-                .await
-                .map(drop);
-        };
-        tokio::select! {
-            () = joining.join_again(cli) => {}
-            () = known => continue,
-        }
-        match Connection::read(cli) {
-            Ok(connection) => return connection,
-            Err(error) => tracing::error!("keeping the connection as it was: {error:#}"),
-        }
-    }
-}
-
-/// Reads the files of the API server and of the connection again. An unusable file changes nothing. Gives the connection where
-/// its files have changed.
-async fn reload(cli: &Cli, sessions: &Sessions, connection: &Connection) -> Option<Connection> {
-    match cluster::api_server_of(cli).await {
-        Ok(api_server) => sessions.use_api_server(api_server.map(Arc::new)),
-        Err(error) => tracing::error!("keeping the API server as it was: {error:#}"),
-    }
-    match Connection::read(cli) {
-        Ok(next) => next.differs_from(connection).then_some(next),
-        Err(error) => {
-            tracing::error!("keeping the connection to the server as it was: {error:#}");
-            None
-        }
     }
 }

@@ -65,11 +65,16 @@ impl Server {
         }
     }
 
+    /// The session that a stream would be opened in now.
+    pub(crate) fn now(&self) -> Option<Session> {
+        self.agents.pick(NAME)
+    }
+
     /// The agent's session, once it is there.
     pub(crate) async fn session(&self) -> Session {
         let connected = async {
             loop {
-                if let Some(session) = self.agents.pick(NAME) {
+                if let Some(session) = self.now() {
                     return session;
                 }
                 tokio::time::sleep(Duration::from_millis(5)).await;

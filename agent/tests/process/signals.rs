@@ -5,6 +5,7 @@ use std::fs;
 use rustix::process::Signal;
 
 use crate::harness::{Agent, write_token};
+use crate::server::{Server, within};
 
 #[test]
 fn signals_that_ask_for_files_to_be_read_end_no_agent() {
@@ -28,6 +29,35 @@ fn signals_that_ask_for_files_to_be_read_end_no_agent() {
     write_token(agent.folder.path(), 2);
     agent.signal(Signal::HUP);
     agent.logs("connecting anew");
+    agent.signal(Signal::TERM);
+    assert!(agent.ended().success(), "{}", agent.log());
+}
+
+/// Make before break: a wrong CA costs nothing, and a right one no moment without a session.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_with_another_ca_connects_before_it_leaves() {
+    let (server, other) = (Server::start(), Server::start());
+    let folder = tempfile::tempdir().unwrap();
+    let ca = folder.path().join("ca.pem");
+    fs::write(&ca, &server.ca_pem).unwrap();
+    let connect = ["--server", &server.url, "--ca-file", "ca.pem"];
+    let flags = [&connect[..], &["--transport", "quic"]].concat();
+    let mut agent = Agent::start_in(folder, &flags);
+    let first = server.session().await;
+    fs::write(&ca, &other.ca_pem).unwrap();
+    agent.signal(Signal::HUP);
+    agent.logs("none can be made with the files as they are now");
+    assert!(first.is_open(), "{}", agent.log());
+    fs::write(&ca, format!("{}{}", other.ca_pem, server.ca_pem)).unwrap();
+    agent.signal(Signal::HUP);
+    within(async {
+        while server.now().expect("one is there").is_same(&first) {
+            tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+        }
+    })
+    .await;
+    within(first.closed()).await;
+    assert!(server.now().is_some());
     agent.signal(Signal::TERM);
     assert!(agent.ended().success(), "{}", agent.log());
 }
