@@ -109,15 +109,16 @@ fn check(claims: &Signed, config: &OidcConfig, now: Duration) -> Result<(), Cred
     Ok(())
 }
 
-/// A NumericDate (RFC 7519, section 2), which may have a fraction.
+/// A NumericDate (RFC 7519, section 2), which may have a fraction. As by kube-apiserver (go-oidc) it is read from a string as well,
+/// a `null` is none, and a time before 1970 is as long ago.
 pub(super) fn time(claims: &Signed, name: &str) -> Result<Option<Duration>, CredentialError> {
-    let Some(value) = claims.get(name) else {
-        return Ok(None);
+    let seconds = match claims.get(name) {
+        None | Some(Value::Null) => return Ok(None),
+        Some(Value::String(text)) => serde_json::from_str::<f64>(text).ok(),
+        Some(value) => value.as_f64(),
     };
-    let seconds = value
-        .as_f64()
-        .and_then(|s| Duration::try_from_secs_f64(s).ok());
     seconds
+        .and_then(|seconds| Duration::try_from_secs_f64(seconds.max(0.0)).ok())
         .map(Some)
         .ok_or(CredentialError::Claim(name.to_owned()))
 }
@@ -150,6 +151,9 @@ mod tests {
             json!({ "exp": NOW - 9 }),
             json!({ "exp": NOW as f64 + 0.5 }),
             json!({ "nbf": NOW + 60 }),
+            json!({ "nbf": null }),
+            json!({ "nbf": -5 }),
+            json!({ "exp": "1000060", "nbf": "1e3" }),
         ] {
             assert_eq!(check_with(good.clone()), Ok(()), "{good}");
         }
@@ -166,8 +170,10 @@ mod tests {
             (json!({ "aud": [["underpass"]] }), CredentialError::Audience),
             (json!({ "exp": NOW - 10 }), CredentialError::Expired),
             (json!({ "exp": 0 }), CredentialError::Expired),
-            (json!({ "exp": -1 }), claim("exp")),
-            (json!({ "exp": "1000060" }), claim("exp")),
+            (json!({ "exp": -1 }), CredentialError::Expired),
+            (json!({ "exp": "1000060s" }), claim("exp")),
+            (json!({ "exp": "" }), claim("exp")),
+            (json!({ "exp": "NaN" }), claim("exp")),
             (json!({ "exp": null }), claim("exp")),
             (json!({ "exp": 1e300 }), claim("exp")),
             (json!({ "nbf": NOW + 61 }), CredentialError::NotYetValid),
