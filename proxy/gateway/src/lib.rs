@@ -37,7 +37,7 @@ mod strangers;
 mod targets;
 
 use std::{
-    sync::{Arc, OnceLock},
+    sync::{Arc, OnceLock, atomic::AtomicBool},
     task::{Context, Poll},
     time::Duration,
 };
@@ -77,6 +77,8 @@ pub struct Connection {
     sendings: Sendings,
     pipes: TaskTracker,
     gone: CancellationToken,
+    /// The server ends it, with its requests.
+    cut: Arc<AtomicBool>,
     activity: Arc<Activity>,
     /// Of the tasks of an HTTP/2 connection.
     turns: OnceLock<Turns>,
@@ -99,6 +101,7 @@ impl Connection {
             standing,
             pipes: TaskTracker::new(),
             gone: CancellationToken::new(),
+            cut: Arc::default(),
             activity: Arc::default(),
             turns: OnceLock::new(),
         }
