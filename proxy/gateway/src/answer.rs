@@ -1,7 +1,10 @@
 //! The client's response: the agent's answer as a stream, or a byte pipe after a validated 101.
 
 use std::{
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     task::{Context, Poll, ready},
 };
 
@@ -178,6 +181,7 @@ impl Answer {
             }),
             watch_end: self.watch_end,
             cluster: self.cluster,
+            cut: Arc::clone(&connection.cut),
         };
         parts.extensions.insert(IsSending);
         let most = match connection.info().protocol {
@@ -268,6 +272,16 @@ struct Audited {
     sending: Option<Arc<Sending>>,
     watch_end: Option<WatchEnd>,
     cluster: ClusterName,
+    /// The server has ended the connection.
+    cut: Arc<AtomicBool>,
+}
+
+impl Drop for Audited {
+    fn drop(&mut self) {
+        if self.cut.load(Ordering::Acquire) {
+            self.record.unless_ended("drained");
+        }
+    }
 }
 
 impl Guard for Audited {

@@ -16,6 +16,9 @@ use underpass_http::pipe::Meter;
 /// The verb of a connection to a target, as in [`Access::verb`](underpass_core::Access::verb).
 const CONNECT: &str = "connect";
 
+/// The outcome of a request that nothing else has ended.
+const CLIENT_GONE: &str = "client gone";
+
 /// One request. Its last event is written when it is dropped, however that happens.
 #[derive(Debug)]
 pub(crate) struct Record {
@@ -78,7 +81,7 @@ impl Record {
             code: None,
             rejection: None,
             admitted: false,
-            outcome: "client gone",
+            outcome: CLIENT_GONE,
             pipe: None,
             body_bytes: 0,
         }
@@ -194,6 +197,13 @@ impl Record {
 
     pub(crate) fn ended(&mut self, outcome: &'static str) {
         self.outcome = outcome;
+    }
+
+    /// The same where nothing else has ended it.
+    pub(crate) fn unless_ended(&mut self, outcome: &'static str) {
+        if self.outcome == CLIENT_GONE {
+            self.outcome = outcome;
+        }
     }
 
     fn milliseconds(&self) -> u64 {

@@ -38,7 +38,7 @@ mod strangers;
 mod targets;
 
 use std::{
-    sync::{Arc, OnceLock},
+    sync::{Arc, OnceLock, atomic::AtomicBool},
     task::{Context, Poll},
     time::Duration,
 };
@@ -78,6 +78,8 @@ pub struct Connection {
     sendings: Sendings,
     pipes: TaskTracker,
     gone: CancellationToken,
+    /// The server ends it, with its requests.
+    cut: Arc<AtomicBool>,
     activity: Arc<Activity>,
     /// Of the tasks of an HTTP/2 connection.
     turns: OnceLock<Turns>,
@@ -100,6 +102,7 @@ impl Connection {
             standing,
             pipes: TaskTracker::new(),
             gone: CancellationToken::new(),
+            cut: Arc::default(),
             activity: Arc::default(),
             turns: OnceLock::new(),
         }

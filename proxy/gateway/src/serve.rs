@@ -124,8 +124,7 @@ impl Front {
             connection.standing().clone(),
         ));
         let place = Place::default();
-        let cut = Arc::<AtomicBool>::default();
-        let io = Cuttable::new(Targets::new(io, place.clone()), Arc::clone(&cut));
+        let io = Cuttable::new(Targets::new(io, place.clone()), Arc::clone(&connection.cut));
         let builder = http1(clock.clone());
         let service = service_fn(|request: Request<Incoming>| {
             let (front, connection) = (Arc::clone(self), Arc::clone(connection));
@@ -147,7 +146,7 @@ impl Front {
         let serving = builder
             .serve_connection(TokioIo::new(io), service)
             .with_upgrades();
-        self.finish_in_time(serving, &activity, &cut).await
+        self.finish_in_time(serving, connection).await
     }
 
     async fn serve_http2<I>(
@@ -174,14 +173,14 @@ impl Front {
             }
         });
         let io = frames::charged(io, connection.standing().clone());
-        let cut = Arc::<AtomicBool>::default();
-        let io = Cuttable::new(Targets::new(io, Heads::default()), Arc::clone(&cut));
+        let io = Targets::new(io, Heads::default());
+        let io = Cuttable::new(io, Arc::clone(&connection.cut));
         let (io, driven) = DeferredFlush::pair(io);
         let spawner = Spawner::default();
         connection.turns.get_or_init(|| spawner.turns());
         let serving = http2(spawner.clone()).serve_connection(TokioIo::new(io), service);
         let serving = Batched::new(driven, InTask::new(serving, spawner));
-        self.finish_in_time(serving, &activity, &cut).await
+        self.finish_in_time(serving, connection).await
     }
 
     /// Drives a connection. Once the front drains, or nothing has been asked for long, it takes no new requests and ends after those in
@@ -189,19 +188,18 @@ impl Front {
     async fn finish_in_time(
         &self,
         serving: impl Graceful,
-        activity: &Activity,
-        cut: &AtomicBool,
+        connection: &Connection,
     ) -> hyper::Result<()> {
         let mut serving = pin!(serving);
         tokio::select! {
             served = serving.as_mut() => return served,
-            () = self.drained_or_idle(activity) => serving.as_mut().finish(),
+            () = self.drained_or_idle(&connection.activity) => serving.as_mut().finish(),
         }
         tokio::select! {
             served = serving.as_mut() => return served,
             () = self.cut.cancelled() => {}
         }
-        cut.store(true, Ordering::Release);
+        connection.cut.store(true, Ordering::Release);
         // It is polled as if it had been woken.
         serving.as_mut().finish();
         serving.await

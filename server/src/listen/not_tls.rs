@@ -48,7 +48,7 @@ impl Speaks {
             if let Some(speaks) = Self::of(&came) {
                 return Ok(speaks);
             }
-            // One at a time: what is behind its beginning may be more than anybody keeps.
+            // One byte at a time, of a few: the rest may be a whole request, which is to be discarded.
             let mut byte = [0];
             if io.read(&mut byte).await? == 0 {
                 return Ok(Self::SomethingElse);

@@ -19,6 +19,7 @@ use tokio::{
     sync::mpsc,
 };
 use tokio_util::task::AbortOnDropHandle;
+use underpass_audit::BackendConfig;
 use underpass_core::{
     Body, BoxedIo, ClusterName, Clusters, ConnectError, ImpersonationPolicy, Open, empty,
 };
@@ -26,6 +27,7 @@ use underpass_upstream::{ApiServer, Draining};
 
 use crate::{
     api::{Api, channel, echo},
+    audit::Taken,
     world::{World, agent, code, soon, until},
 };
 
@@ -510,7 +512,9 @@ async fn a_cut_closes_the_connection_and_resets_no_stream() {
         [first, &[length], value.as_bytes()].concat()
     }
     let (api, mut opened) = watches().await;
-    let world = World::new(&api).await;
+    let taken = Taken::new();
+    let (audit, _) = taken.audit_log(BackendConfig::default());
+    let world = World::audited(&api, audit).await;
     let path = "/k8s/clusters/c/api/v1/namespaces/a/pods/p/log?follow=1";
     // By their places in the static table: GET, http, :path, :authority, authorization.
     let fields = [
@@ -548,6 +552,8 @@ async fn a_cut_closes_the_connection_and_resets_no_stream() {
     assert!(rest.is_empty(), "{rest:?}");
     assert!(kinds.contains(&GOAWAY), "{kinds:?}");
     assert!(!kinds.contains(&RST_STREAM), "{kinds:?}");
+    let events = taken.all(2).await;
+    assert_eq!(events[1]["annotations"]["underpass.dev/outcome"], "drained");
 
     // Over HTTP/1.1 the answer lacks its end.
     let world = World::new(&api).await;
