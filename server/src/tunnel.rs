@@ -17,8 +17,8 @@ use underpass_core::{Clusters, ConnectError, Decline, Open, Target, Through};
 use underpass_directory::{Cluster, Directory, Snapshot};
 use underpass_tunnel::{
     AcceptError, Accepted, Admission, AgentName, Class, CloseCode, Denied, Dialer, DialerError,
-    OpenError, OpenRequest, Proven, Registry, ResetCode, Session, Share, Stream, StreamError,
-    chain,
+    NoRoom, OpenError, OpenRequest, Proven, Registry, ResetCode, Session, Share, Stream,
+    StreamError, chain,
 };
 
 use crate::api::Connected;
@@ -167,7 +167,8 @@ impl Tunnel {
             metrics::counter!("underpass_agents_asked_for_address_total").increment(1);
             return;
         }
-        metrics::counter!("underpass_agents_refused_total").increment(1);
+        metrics::counter!("underpass_agents_refused_total", "reason" => refusal(error))
+            .increment(1);
         let suppressed = match error {
             AcceptError::Overloaded if !self.overload.is_news() => None,
             _ => self.refusals.take(remote),
@@ -259,8 +260,7 @@ impl Tunnel {
         if !snapshot.has_cluster(cluster) {
             return Err(ConnectError::UnknownCluster);
         }
-        let is_for_nodes = open.target == Target::KubeApi && !self.without_nodes;
-        if !is_for_nodes || !may_stand_in(cluster, &snapshot) {
+        if !self.is_for_nodes(cluster, open, &snapshot) {
             return Err(ConnectError::NoAgent);
         }
         let connecting = self.stand_ins.connect(&self.nodes, cluster, request).await;
@@ -279,6 +279,12 @@ impl Tunnel {
         Ok(Box::new(stream))
     }
 
+    /// May a node of the cluster take this stream?
+    fn is_for_nodes(&self, cluster: &ClusterName, open: &Open, snapshot: &Snapshot) -> bool {
+        let is_a_users = open.target == Target::KubeApi && !self.without_nodes;
+        is_a_users && may_stand_in(cluster, snapshot)
+    }
+
     /// How many agents are connected that serve the cluster's API server.
     pub(crate) fn connected(&self, cluster: &ClusterName) -> usize {
         let sessions = self.registry.sessions();
@@ -286,6 +292,11 @@ impl Tunnel {
             .iter()
             .filter(|session| session.info().agent == cluster.as_str());
         of_cluster.count()
+    }
+
+    /// The sessions of agents in this role.
+    pub(crate) fn sessions_in(&self, role: AgentRole) -> Vec<Session> {
+        self.registry_of(role).sessions()
     }
 
     /// All sessions.
@@ -307,16 +318,23 @@ impl Connected for Tunnel {
             let sessions = registry.sessions().into_iter();
             sessions.filter(|session| session.info().agent == cluster.as_str())
         };
-        let agents: BTreeSet<_> = of(&self.registry)
-            .filter_map(|session| through(&session, &snapshot))
-            .collect();
-        if !agents.is_empty() || !may_stand_in(cluster, &snapshot) {
-            return agents;
+        let agents = |sessions: Vec<Session>| -> BTreeSet<_> {
+            let agents = sessions.iter();
+            agents
+                .filter_map(|session| through(session, &snapshot))
+                .collect()
+        };
+        let (there, away): (Vec<_>, Vec<_>) = of(&self.registry).partition(is_there);
+        if !there.is_empty() {
+            return agents(there);
         }
-        of(&self.nodes)
-            .filter(|session| self.stand_ins.serves(session))
-            .filter_map(|session| through(&session, &snapshot))
-            .collect()
+        // Calls take a node before an agent that may never come back.
+        let mut nodes = of(&self.nodes).collect::<Vec<_>>();
+        nodes.retain(|session| self.stand_ins.serves(session));
+        if may_stand_in(cluster, &snapshot) && !nodes.is_empty() {
+            return agents(nodes);
+        }
+        agents(away)
     }
 
     fn by_key(&self) -> HashMap<String, usize> {
@@ -332,6 +350,12 @@ impl Connected for Tunnel {
     }
 }
 
+/// Has the agent a connection, and has it answered lately, as far as is known?
+fn is_there(session: &Session) -> bool {
+    let is_usable = session.is_open() && session.is_reachable() && !session.is_suspect();
+    is_usable && session.transport().is_some()
+}
+
 /// May agents on nodes serve the cluster's API server?
 fn may_stand_in(cluster: &ClusterName, snapshot: &Snapshot) -> bool {
     let found = snapshot.get::<Cluster>(cluster.as_str());
@@ -345,6 +369,23 @@ fn through(session: &Session, snapshot: &Snapshot) -> Option<Through> {
         role: agent.role,
         agent: id.to_owned(),
     })
+}
+
+/// Why a connection has no session, for metrics: none of it is the peer's own text.
+fn refusal(error: &AcceptError) -> &'static str {
+    match error {
+        AcceptError::Overloaded => "overloaded",
+        AcceptError::AddressUnproven => "address not proven",
+        AcceptError::Quic(_) | AcceptError::Transport(_) => "connection lost",
+        AcceptError::Handshake(_) => "bad handshake",
+        AcceptError::Timeout => "timeout",
+        AcceptError::Denied(_) => "not let in",
+        AcceptError::NoRoom(NoRoom::Agent(_)) => "too many sessions of the agent",
+        AcceptError::NoRoom(NoRoom::Name(_)) => "too many sessions of the cluster",
+        AcceptError::NoRoom(_) => "too many sessions",
+        AcceptError::Resume(_) | AcceptError::NoSession => "not resumed",
+        _ => "other",
+    }
 }
 
 fn end(session: &Session) {
@@ -449,7 +490,12 @@ impl Clusters for Tunnel {
         }
         let through_agent = self.through_agent(cluster, &request);
         let Some((session, stream)) = through_agent.await? else {
-            return self.through_node(cluster, open, &request).await;
+            let answered = self.through_node(cluster, open, &request).await;
+            let is_missed = matches!(answered, Err(ConnectError::NoAgent));
+            if is_missed && self.is_for_nodes(cluster, open, &self.directory.snapshot()) {
+                metrics::counter!("underpass_stand_in_misses_total").increment(1);
+            }
+            return answered;
         };
         if let Some(through) = through(&session, &self.directory.snapshot()) {
             open.via.set(through);
