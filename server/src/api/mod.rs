@@ -163,7 +163,7 @@ impl State {
         may_join: u32,
     ) -> Result<Seat, Problem> {
         let place = self.places.take(whose);
-        // Not at once, whoever is next.
+        // In no case at once.
         let wait = || Duration::from_secs(1) + self.for_places.join(cluster, may_join);
         place.map_err(|problem| problem.after(wait()))
     }

@@ -29,7 +29,7 @@ impl WaitingLine {
     }
 
     /// The wait of one more agent of this cluster, of which so many may still join. Agents take a turn as it comes: a place in the line
-    /// is no turn, so that whoever asks often makes others wait for no longer than the line's bounds.
+    /// is no turn, so that an agent which asks often makes others wait for no longer than the line's bounds.
     pub(super) fn join(&self, cluster: &ClusterName, may_join: u32) -> Duration {
         let now = Instant::now();
         let turns = may_join.clamp(1, limits::JOIN_LINE);
@@ -75,7 +75,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn rule_23_whoever_asks_often_makes_the_line_no_longer_than_it_may_be() {
+    async fn rule_23_an_agent_that_asks_often_makes_the_line_no_longer_than_it_may_be() {
         let line = WaitingLine::new(TURN);
         let edge = cluster("edge");
         let asked = (0..10_000).map(|_| line.join(&edge, 3));

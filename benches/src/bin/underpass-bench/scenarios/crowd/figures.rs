@@ -1,4 +1,4 @@
-//! What happens to a crowd over time, read from the server's metrics.
+//! The course of a crowd over time, read from the server's metrics.
 
 use std::time::{Duration, Instant};
 
@@ -11,7 +11,7 @@ pub(super) struct Sample {
     pub(super) connected: f64,
     /// Agents of the role `cluster` that are.
     pub(super) serving: f64,
-    /// Session handshakes that are over, whatever came of them.
+    /// Session handshakes that are over, with any outcome.
     pub(super) handshakes: f64,
     /// Requests to join, and connections, that were refused.
     pub(super) refused: f64,
