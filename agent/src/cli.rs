@@ -170,7 +170,8 @@ impl Task {
         Self::try_parse_from(std::env::args_os()).unwrap_or_else(|error| error.exit())
     }
 
-    fn try_parse_from<I>(arguments: I) -> Result<Self, clap::Error>
+    /// Reads another command line than the process's.
+    pub(crate) fn try_parse_from<I>(arguments: I) -> Result<Self, clap::Error>
     where
         I: IntoIterator,
         I::Item: Into<std::ffi::OsString> + Clone,

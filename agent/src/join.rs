@@ -86,7 +86,9 @@ impl Joining {
         let mut backoff = Backoff::new(limits::JOIN_AGAIN, limits::JOIN_AGAIN_MOST);
         loop {
             let stamps = self.stamps();
-            let error = match self.attempt(cli).await {
+            let attempted = self.attempt(cli).await;
+            count(&attempted);
+            let error = match attempted {
                 Ok(joined) => return self.keep(cli, &joined).await,
                 Err(NotJoined::Refused(JoinRefusal::KeyKnown, _)) => {
                     return tracing::info!("the agent's key is registered already");
@@ -108,7 +110,8 @@ impl Joining {
                 backoff.reset();
                 continue;
             }
-            let pause = backoff.failed(rand::random()).max(error.retry_after());
+            // The wait that the server asks for is the same one for many agents, which must not come back together.
+            let pause = error.retry_after() + backoff.failed(rand::random());
             tracing::warn!("{} (trying again in {pause:.1?})", chain(&error));
             self.changed(&stamps, pause).await;
         }
@@ -272,6 +275,15 @@ impl NotJoined {
         let wait = Duration::from_secs(seconds.unwrap_or_default());
         wait.min(limits::JOIN_REFUSED)
     }
+}
+
+fn count(attempted: &Result<JoinAnswer, NotJoined>) {
+    let outcome = match attempted {
+        Ok(_) | Err(NotJoined::Refused(JoinRefusal::KeyKnown, _)) => "joined",
+        Err(NotJoined::Refused(..)) => "refused",
+        Err(_) => "failed",
+    };
+    metrics::counter!("underpass_agent_join_attempts_total", "outcome" => outcome).increment(1);
 }
 
 fn tell(joined: &JoinAnswer, role: AgentRole) {

@@ -177,6 +177,13 @@ pub(crate) const JOIN_REVIEW_EVERY: Duration = Duration::from_millis(100);
 /// Clusters whose reviews are counted, of some hundred bytes each; only those of the directory are.
 pub(crate) const JOIN_REVIEW_CLUSTERS: usize = 10_000;
 
+/// The time between two agents of a cluster that come again since there was no place for them: a join takes a place for some
+/// milliseconds, on a slow disk for some tens.
+pub(crate) const JOIN_PLACE_EVERY: Duration = Duration::from_millis(20);
+
+/// Turns in the line of agents that wait to join, of one cluster: agents wait for ten minutes at the most, and ask again then.
+pub(crate) const JOIN_LINE: u32 = 600;
+
 /// How long a cluster has for a review.
 pub(crate) const JOIN_REVIEW_TIME: Duration = Duration::from_secs(10);
 

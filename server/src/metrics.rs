@@ -1,6 +1,8 @@
 //! Metrics, at an address of their own: they name clusters and agents, which clients of the public port must
 //! not see.
 
+mod roles;
+
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -61,6 +63,7 @@ impl Metrics {
         for (agent, sessions) in by_agent {
             record_sessions(agent, sessions);
         }
+        roles::record(&self.tunnel);
         self.budgets.record();
         self.strangers.record();
         self.readiness.record();

@@ -12,6 +12,7 @@ use underpass_proto::stream::{RecvEnd, SendEnd};
 use crate::session::{LinkLoss, Session, SessionError};
 use crate::transport::{TransportError, TransportKind};
 
+const DIALS: &str = "underpass_tunnel_dials_total";
 const HANDSHAKE: &str = "underpass_tunnel_handshake_seconds";
 const TRANSPORTS: &str = "underpass_tunnel_transports_total";
 const TRANSPORTS_LOST: &str = "underpass_tunnel_transports_lost_total";
@@ -25,6 +26,10 @@ const STREAMS_ENDED: &str = "underpass_tunnel_streams_ended_total";
 
 /// Describes the tunnel's metrics to the recorder. Call it once the recorder is installed.
 pub fn describe_metrics() {
+    metrics::describe_counter!(
+        DIALS,
+        "Attempts to reach a server, by outcome: connected, or failed"
+    );
     metrics::describe_histogram!(
         HANDSHAKE,
         metrics::Unit::Seconds,
@@ -95,6 +100,12 @@ pub fn record_sessions<'a>(agent: &str, sessions: impl IntoIterator<Item = &'a S
     for (fate, count) in [("sent", sent), ("lost", lost)] {
         metrics::gauge!(PACKETS, "agent" => agent.clone(), "fate" => fate).set(count as f64);
     }
+}
+
+/// An attempt to reach a server is over.
+pub(crate) fn dialled(connected: bool) {
+    let outcome = if connected { "connected" } else { "failed" };
+    metrics::counter!(DIALS, "outcome" => outcome).increment(1);
 }
 
 /// A session handshake is over, `outcome` says how.

@@ -1,6 +1,7 @@
 //! `cargo xtask test`
 
 use std::ffi::OsString;
+use std::num::NonZeroUsize;
 
 use anyhow::Result;
 use xtask::{step, watch};
@@ -13,6 +14,9 @@ const GO: &[(&str, &str)] = &[
     ("testenv/supervise", "./..."),
     ("benches/peers/remotedialer", "./..."),
 ];
+
+/// The variable with the number of tests that run at once.
+const THREADS: &str = "RUST_TEST_THREADS";
 
 pub(crate) const HELP: &str = "\
 Run every test
@@ -55,11 +59,21 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     if everything {
         tests.args(["--workspace", "--no-fail-fast"]);
     }
+    if std::env::var_os(THREADS).is_none() {
+        let processors = std::thread::available_parallelism()?;
+        tests.env(THREADS, threads(processors).to_string());
+    }
     process::run(tests.args(&options.arguments))?;
     if everything {
         test_go()?;
     }
     Ok(())
+}
+
+/// Half as many tests again as there are processors: most of them wait for programs and timers.
+fn threads(processors: NonZeroUsize) -> usize {
+    let processors = processors.get();
+    processors.saturating_add(processors.div_ceil(2))
 }
 
 fn test_go() -> Result<()> {

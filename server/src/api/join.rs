@@ -20,6 +20,7 @@ use underpass_tunnel::{JoinProof, PublicKey};
 use zeroize::Zeroizing;
 
 use super::begun::Begun;
+use super::join_metrics::{self, Method};
 use super::join_tokens::{self, KIND};
 use super::problem::Problem;
 use super::share::Whose;
@@ -50,7 +51,7 @@ async fn join(
     };
     let caller = Caller::read(request.headers(), &info);
     let shown = caller.as_ref().and_then(Caller::bearer);
-    let shown = shown.ok_or_else(unknown_token)?;
+    let shown = shown.ok_or_else(|| not_joined(unknown_token()))?;
     let client = info.peer.client(request.headers());
     if PodReviewer::is_for(shown) {
         let token = Zeroizing::new(shown.to_owned());
@@ -62,10 +63,14 @@ async fn join(
         state.guesses.allow(client).map_err(|wait| {
             let seconds = wait.as_secs().saturating_add(1);
             let detail = "too many wrong join tokens from your network";
-            Problem::later(StatusCode::TOO_MANY_REQUESTS, detail, seconds)
+            not_joined(Problem::later(
+                StatusCode::TOO_MANY_REQUESTS,
+                detail,
+                seconds,
+            ))
         })?;
         state.guesses.count(client);
-        return Err(unknown_token());
+        return Err(not_joined(unknown_token()));
     };
     let secret = Zeroizing::new(shown.to_owned());
     let (id, token) = (id.to_owned(), token.clone());
@@ -76,6 +81,7 @@ async fn join(
     match registered {
         Ok(joined) => Ok(answer(&state, &joined)),
         Err(problem) => {
+            let problem = not_joined(problem);
             if problem.why() == Some(JoinRefusal::BadProof) {
                 state.guesses.count(client);
             }
@@ -95,7 +101,8 @@ async fn register(
     secret: &str,
     request: Request,
 ) -> Result<Joined, Problem> {
-    let by = match token.open_uses(OffsetDateTime::now_utc()) {
+    let may_join = token.open_uses(OffsetDateTime::now_utc());
+    let by = match may_join {
         0 => ENDED,
         _ => AUTHORITY,
     };
@@ -103,7 +110,7 @@ async fn register(
         by: by.to_owned(),
         name: name.to_owned(),
     };
-    let _place = state.places.take(of(by, id))?;
+    let _place = state.take_place(of(by, id), &token.cluster, may_join)?;
     let ready = state.audit_log.ready().await;
     ready.map_err(|_stuck| problem::unwritten())?;
     let (wanted, key) = proven(request, secret).await?;
@@ -122,7 +129,8 @@ async fn register(
     if let Some(joined) = before? {
         return Ok(joined);
     }
-    state.pace.change(&of(AUTHORITY, token.cluster.as_str()))?;
+    let whose = of(AUTHORITY, token.cluster.as_str());
+    state.take_turn(&whose, &token.cluster, may_join)?;
     let register = |draft: &mut Draft| Ok(draft.register(&joining)?);
     state.write(register).await
 }
@@ -141,7 +149,14 @@ pub(super) async fn proven(
     }
 }
 
+/// Counts a refusal.
+fn not_joined(problem: Problem) -> Problem {
+    join_metrics::refused(Method::JoinToken, &problem);
+    problem
+}
+
 fn answer(state: &State, joined: &Joined) -> Response {
+    join_metrics::joined(Method::JoinToken, joined.role, joined.is_new);
     let snapshot = state.directory.snapshot();
     let token = snapshot.get::<JoinToken>(&joined.token);
     let uses = token.map(|entry| join_tokens::uses(&entry.object));

@@ -25,6 +25,7 @@ use zeroize::Zeroizing;
 
 use super::begun::Begun;
 use super::join::proven;
+use super::join_metrics::{self, Method};
 use super::problem::{self, Problem};
 use super::share::Whose;
 use super::{Did, State};
@@ -91,10 +92,15 @@ pub(super) async fn join(
     state.guesses.allow(client).map_err(|wait| {
         let seconds = wait.as_secs().saturating_add(1);
         let detail = "too many wrong tokens from your network";
-        Problem::later(StatusCode::TOO_MANY_REQUESTS, detail, seconds)
+        not_joined(Problem::later(
+            StatusCode::TOO_MANY_REQUESTS,
+            detail,
+            seconds,
+        ))
     })?;
     let uri = request.uri().clone();
-    let (cluster, pod) = review(state, client, &token, &uri).await?;
+    let reviewed = review(state, client, &token, &uri).await;
+    let (cluster, pod) = reviewed.map_err(not_joined)?;
     let begins = begun.is_none_or(|Extension(begun)| begun.begin());
     let registered = match begins {
         true => register(state, &cluster, &pod, &token, request).await,
@@ -104,6 +110,7 @@ pub(super) async fn join(
     match registered {
         Ok(joined) => Ok(answer(&cluster, &pod, joined)),
         Err(problem) => {
+            let problem = not_joined(problem);
             if problem.why().is_some() {
                 state.guesses.count(client);
             }
@@ -114,6 +121,12 @@ pub(super) async fn join(
             Ok(refused.refused(&problem).with(problem.into_response()))
         }
     }
+}
+
+/// Counts a refusal.
+fn not_joined(problem: Problem) -> Problem {
+    join_metrics::refused(Method::ServiceAccount, &problem);
+    problem
 }
 
 /// The cluster that the token is for, and the pod that this one says it belongs to.
@@ -187,7 +200,7 @@ async fn register(
     token: &str,
     request: Request,
 ) -> Result<PodJoined, Problem> {
-    let _place = state.places.take(whose(cluster))?;
+    let _place = state.take_place(whose(cluster), cluster, limits::JOIN_LINE)?;
     let ready = state.audit_log.ready().await;
     ready.map_err(|_stuck| problem::unwritten())?;
     let (wanted, key) = proven(request, token).await?;
@@ -208,10 +221,11 @@ async fn register(
         return Ok(joined);
     }
     // A pod that registers nothing takes no turn, and an account no other's.
-    state.pace.change(&Whose {
+    let of_account = Whose {
         by: KIND.to_owned(),
         name: format!("{cluster}/{}", pod.account),
-    })?;
+    };
+    state.take_turn(&of_account, cluster, limits::JOIN_LINE)?;
     let register = |draft: &mut Draft| {
         // An agent may have connected while the change waited (rule 25).
         let sessions = state.sessions.by_agent();
@@ -222,6 +236,7 @@ async fn register(
 }
 
 fn answer(cluster: &ClusterName, pod: &ReviewedPod, joined: PodJoined) -> Response {
+    join_metrics::joined(Method::ServiceAccount, joined.role, joined.is_new);
     let how = if joined.is_new {
         ""
     } else {

@@ -17,6 +17,7 @@ mod direct;
 mod first;
 mod groups;
 mod join;
+mod join_metrics;
 mod join_pod;
 mod join_tokens;
 mod login;
@@ -37,12 +38,14 @@ mod share;
 mod tests;
 mod tokens;
 mod users;
+mod waiting_line;
 
 use std::collections::{BTreeSet, HashMap};
 use std::convert::Infallible;
 use std::net::{IpAddr, Ipv4Addr};
 use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, FromRequestParts};
@@ -72,7 +75,8 @@ use self::join_pod::Reviews;
 pub(crate) use self::login::Logins;
 use self::problem::Problem;
 pub(crate) use self::requester::Requester;
-use self::share::{Pace, Seats};
+use self::share::{Pace, Seat, Seats, Whose};
+use self::waiting_line::WaitingLine;
 use crate::limits;
 
 /// The status of a request whose client has gone away before its answer, as nginx has it in its log.
@@ -99,6 +103,10 @@ struct State {
     server: Arc<ServerInfo>,
     places: Seats,
     pace: Arc<Pace>,
+    /// Agents that wait for a place to join.
+    for_places: Arc<WaitingLine>,
+    /// The same for a turn among the changes.
+    for_turns: Arc<WaitingLine>,
     /// Wrong join tokens.
     guesses: Arc<Failures>,
     reviews: Arc<Reviews>,
@@ -135,6 +143,30 @@ impl State {
             make(draft)
         })
         .await
+    }
+
+    /// A turn among the changes for an agent that joins; `may_join`, so many of its cluster may, as far as its credential goes.
+    fn take_turn(
+        &self,
+        whose: &Whose,
+        cluster: &ClusterName,
+        may_join: u32,
+    ) -> Result<(), Problem> {
+        let turn = self.pace.change(whose);
+        turn.map_err(|problem| problem.after(self.for_turns.join(cluster, may_join)))
+    }
+
+    /// A place for an agent that joins.
+    fn take_place(
+        &self,
+        whose: Whose,
+        cluster: &ClusterName,
+        may_join: u32,
+    ) -> Result<Seat, Problem> {
+        let place = self.places.take(whose);
+        // In no case at once.
+        let wait = || Duration::from_secs(1) + self.for_places.join(cluster, may_join);
+        place.map_err(|problem| problem.after(wait()))
     }
 
     /// Makes a change, unless the request has taken too long before the change is written. From then on the answer waits for
@@ -197,6 +229,8 @@ impl Api {
             audit_log,
             places: Seats::default(),
             pace: Arc::default(),
+            for_places: Arc::new(WaitingLine::new(limits::JOIN_PLACE_EVERY)),
+            for_turns: Arc::new(WaitingLine::new(limits::CHANGE_PER_USER_EVERY)),
             guesses: Arc::default(),
             commit: Commit::default(),
         })

@@ -1,5 +1,7 @@
 //! Errors of the API, as problem details (RFC 9457).
 
+use std::time::Duration;
+
 use axum::Json;
 use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
 use axum::response::{IntoResponse, Response};
@@ -42,6 +44,11 @@ impl Problem {
         self.0.reason
     }
 
+    /// Does it ask to come again later?
+    pub(super) fn is_for_later(&self) -> bool {
+        self.0.retry_after_seconds.is_some()
+    }
+
     /// With an agent's reason, and the parameter that it is about.
     pub(super) fn of_operation(
         mut self,
@@ -57,11 +64,12 @@ impl Problem {
 
     /// Too many, too fast.
     pub(super) fn later(status: StatusCode, detail: impl Into<String>, seconds: u64) -> Self {
-        Self::new(status, detail).after(Some(seconds))
+        Self::new(status, detail).after(Duration::from_secs(seconds))
     }
 
-    fn after(mut self, seconds: Option<u64>) -> Self {
-        self.0.retry_after_seconds = seconds;
+    /// With another time to come again, in whole seconds.
+    pub(super) fn after(mut self, wait: Duration) -> Self {
+        self.0.retry_after_seconds = Some(wait.as_secs());
         self
     }
 
@@ -156,8 +164,11 @@ impl From<&Rejection> for Problem {
             }
             rejection => rejection.to_string(),
         };
-        let wait = rejection.retry_after().map(|wait| wait.as_secs().max(1));
-        Self::new(rejection.code(), detail).after(wait)
+        let problem = Self::new(rejection.code(), detail);
+        match rejection.retry_after() {
+            Some(wait) => problem.after(wait.max(Duration::from_secs(1))),
+            None => problem,
+        }
     }
 }
 

@@ -4,12 +4,13 @@ use async_trait::async_trait;
 use underpass_core::StreamClass;
 use underpass_core::{BoxedIo, ClusterName};
 use underpass_core::{Clusters, ConnectError, Decline, Open, Target};
+use underpass_directory::Snapshot;
 use underpass_tunnel::{
     Class, Dialer, DialerError, OpenError, OpenRequest, ResetCode, Session, Stream, StreamError,
     chain,
 };
 
-use super::{Tunnel, line_about, may_stand_in, through};
+use super::{Tunnel, is_there, line_about, may_stand_in, through};
 use crate::stand_in::{NoStandIn, StandIn};
 
 impl Tunnel {
@@ -53,9 +54,8 @@ impl Tunnel {
 
     /// Is an agent of the role `cluster` connected, at this moment, and not silent?
     fn has_attached(&self, cluster: &ClusterName) -> bool {
-        let attached = |session: &Session| session.transport().is_some() && !session.is_suspect();
         self.registry
-            .pick_where(cluster.as_str(), attached)
+            .pick_where(cluster.as_str(), is_there)
             .is_some()
     }
 
@@ -77,8 +77,7 @@ impl Tunnel {
         if !snapshot.has_cluster(cluster) {
             return Err(ConnectError::UnknownCluster);
         }
-        let is_for_nodes = open.target == Target::KubeApi && !self.without_nodes;
-        if !is_for_nodes || !may_stand_in(cluster, &snapshot) {
+        if !self.is_for_nodes(cluster, open, &snapshot) {
             return Err(ConnectError::NoAgent);
         }
         let connecting = self.stand_ins.connect(&self.nodes, cluster, request).await;
@@ -95,6 +94,12 @@ impl Tunnel {
         }
         metrics::counter!("underpass_stand_in_streams_total").increment(1);
         Ok(Box::new(stream))
+    }
+
+    /// May a node of the cluster take this stream?
+    fn is_for_nodes(&self, cluster: &ClusterName, open: &Open, snapshot: &Snapshot) -> bool {
+        let is_a_users = open.target == Target::KubeApi && !self.without_nodes;
+        is_a_users && may_stand_in(cluster, snapshot)
     }
 }
 
@@ -125,6 +130,10 @@ impl Clusters for Tunnel {
         let through_agent = self.through_agent(cluster, &request);
         let Some((session, stream)) = through_agent.await? else {
             let answered = self.through_node(cluster, open, &request).await;
+            let is_missed = matches!(answered, Err(ConnectError::NoAgent));
+            if is_missed && self.is_for_nodes(cluster, open, &self.directory.snapshot()) {
+                metrics::counter!("underpass_stand_in_misses_total").increment(1);
+            }
             return answered.map_err(|error| match error {
                 ConnectError::NoAgent if self.connected(cluster) > 0 => ConnectError::AgentAway,
                 error => error,

@@ -19,7 +19,9 @@ use underpass_api::AGENT_KEY;
 use underpass_audit::AuditLog;
 use underpass_core::{AgentRole, ClusterLogShare, ClusterName, NetworkLogShare, Through};
 use underpass_directory::{Agent, Cluster, Directory, Snapshot};
-use underpass_tunnel::{AcceptError, Accepted, CloseCode, Registry, ResetCode, Session, chain};
+use underpass_tunnel::{
+    AcceptError, Accepted, CloseCode, NoRoom, Registry, ResetCode, Session, chain,
+};
 
 pub(crate) use self::keys::Keys;
 use self::rotation::Rotations;
@@ -180,7 +182,8 @@ impl Tunnel {
             metrics::counter!("underpass_agents_asked_for_address_total").increment(1);
             return;
         }
-        metrics::counter!("underpass_agents_refused_total").increment(1);
+        metrics::counter!("underpass_agents_refused_total", "reason" => refusal(error))
+            .increment(1);
         let suppressed = match error {
             AcceptError::Overloaded if !self.overload.is_news() => None,
             _ => self.refusals.take(remote),
@@ -232,6 +235,11 @@ impl Tunnel {
         of_cluster.count()
     }
 
+    /// The sessions of agents in this role.
+    pub(crate) fn sessions_in(&self, role: AgentRole) -> Vec<Session> {
+        self.registry_of(role).sessions()
+    }
+
     /// All sessions.
     pub(crate) fn sessions(&self) -> Vec<Session> {
         let mut sessions = self.registry.sessions();
@@ -261,6 +269,29 @@ fn role(session: &Session, snapshot: &Snapshot) -> Option<AgentRole> {
 fn may_stand_in(cluster: &ClusterName, snapshot: &Snapshot) -> bool {
     let found = snapshot.get::<Cluster>(cluster.as_str());
     found.is_some_and(|entry| entry.object.nodes_may_stand_in)
+}
+
+/// Has the agent a connection, and has it answered lately, as far as is known?
+fn is_there(session: &Session) -> bool {
+    let is_usable = session.is_open() && session.is_reachable() && !session.is_suspect();
+    is_usable && session.transport().is_some()
+}
+
+/// Why a connection has no session, for metrics: none of it is the peer's own text.
+fn refusal(error: &AcceptError) -> &'static str {
+    match error {
+        AcceptError::Overloaded => "overloaded",
+        AcceptError::AddressUnproven => "address not proven",
+        AcceptError::Quic(_) | AcceptError::Transport(_) => "connection lost",
+        AcceptError::Handshake(_) => "bad handshake",
+        AcceptError::Timeout => "timeout",
+        AcceptError::Denied(_) => "not let in",
+        AcceptError::NoRoom(NoRoom::Agent(_)) => "too many sessions of the agent",
+        AcceptError::NoRoom(NoRoom::Name(_)) => "too many sessions of the cluster",
+        AcceptError::NoRoom(_) => "too many sessions",
+        AcceptError::Resume(_) | AcceptError::NoSession => "not resumed",
+        _ => "other",
+    }
 }
 
 /// The agent at the other end of a session.

@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, HashMap};
 use underpass_core::{ClusterName, Through};
 use underpass_tunnel::{Registry, Session};
 
-use super::{Tunnel, may_stand_in, through};
+use super::{Tunnel, is_there, may_stand_in, through};
 use crate::api::Connected;
 
 impl Connected for Tunnel {
@@ -19,16 +19,23 @@ impl Connected for Tunnel {
             let sessions = registry.sessions().into_iter();
             sessions.filter(|session| session.info().agent == cluster.as_str())
         };
-        let agents: BTreeSet<_> = of(&self.registry)
-            .filter_map(|session| through(&session, &snapshot))
-            .collect();
-        if !agents.is_empty() || !may_stand_in(cluster, &snapshot) {
-            return agents;
+        let agents = |sessions: Vec<Session>| -> BTreeSet<_> {
+            let agents = sessions.iter();
+            agents
+                .filter_map(|session| through(session, &snapshot))
+                .collect()
+        };
+        let (there, away): (Vec<_>, Vec<_>) = of(&self.registry).partition(is_there);
+        if !there.is_empty() {
+            return agents(there);
         }
-        of(&self.nodes)
-            .filter(|session| self.stand_ins.serves(session))
-            .filter_map(|session| through(&session, &snapshot))
-            .collect()
+        // Calls take a node before an agent that may never come back.
+        let mut nodes = of(&self.nodes).collect::<Vec<_>>();
+        nodes.retain(|session| self.stand_ins.serves(session));
+        if may_stand_in(cluster, &snapshot) && !nodes.is_empty() {
+            return agents(nodes);
+        }
+        agents(away)
     }
 
     fn by_agent(&self) -> HashMap<String, usize> {

@@ -1,11 +1,14 @@
 //! Relays between an agent and its server, which cut their connections.
 
 use std::collections::HashMap;
+use std::convert::Infallible;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
+use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
 
 const ANY: (Ipv4Addr, u16) = (Ipv4Addr::LOCALHOST, 0);
@@ -137,14 +140,44 @@ impl Forgetful {
     }
 
     /// TCP connections are cut. UDP flows are forgotten: the server's packets go nowhere until the agent has sent
-    /// something, and the server sees another address then.
-    pub(crate) fn forget(&self) {
-        self.tcp.cut();
+    /// something, and the server sees another address then. Gives the number of both.
+    pub(crate) fn forget(&self) -> usize {
+        let mut forgotten = self.tcp.cut();
         for (_, flow) in self.udp.flows.lock().unwrap().drain() {
             if let Flow::Live { back, .. } = flow {
                 back.abort();
+                forgotten += 1;
             }
         }
+        forgotten
+    }
+
+    /// Forgets again and again, and counts how often there was something.
+    pub(crate) async fn forget_each(&self, period: Duration, cuts: &Cuts) -> Infallible {
+        loop {
+            tokio::time::sleep(period).await;
+            if self.forget() > 0 {
+                cuts.0.send_modify(|cuts| *cuts += 1);
+            }
+        }
+    }
+}
+
+/// How often a path has forgotten something.
+#[derive(Clone, Default)]
+pub(crate) struct Cuts(watch::Sender<usize>);
+
+impl Cuts {
+    pub(crate) fn count(&self) -> usize {
+        *self.0.borrow()
+    }
+
+    /// Waits until so many more have been.
+    pub(crate) async fn wait_for(&self, more: usize) {
+        let wanted = self.count() + more;
+        let mut cuts = self.0.subscribe();
+        let reached = cuts.wait_for(|cuts| *cuts >= wanted).await;
+        reached.unwrap();
     }
 }
 

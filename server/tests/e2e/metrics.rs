@@ -8,7 +8,7 @@ use underpass_testenv::testing::{Wire, eventually, spawn};
 use crate::deployment::Deployment;
 
 /// The values of a metric whose line contains each of `labels`.
-fn values(metrics: &str, name: &str, labels: &[&str]) -> Vec<f64> {
+pub(crate) fn values(metrics: &str, name: &str, labels: &[&str]) -> Vec<f64> {
     metrics
         .lines()
         .filter_map(|line| {

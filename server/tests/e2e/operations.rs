@@ -7,9 +7,11 @@ use std::time::Duration;
 
 use serde_json::Value;
 use tokio::process::Command;
+use tokio_util::sync::CancellationToken;
 use underpass_testenv::testing::{alive, eventually, run, spawn, text};
 use underpass_testenv::{Assets, Transport, progress_to_stderr};
 
+use crate::cutter::{Cuts, Forgetful};
 use crate::deployment::{CLUSTER, Deployment, PROGRAMS};
 use crate::over_both_transports;
 
@@ -17,6 +19,7 @@ over_both_transports!(
     rule_8_a_node_runs_what_its_policy_names_for_whom_the_role_lets_in,
     an_agent_that_dies_leaves_an_interrupted_operation_which_is_not_run_again,
     rule_12_a_revoked_user_hears_no_more_of_an_operation,
+    an_agent_joins_and_its_operations_output_arrives_through_cuts,
 );
 
 /// The agent's name, in the test environment.
@@ -40,6 +43,11 @@ operations:
     parameters: [{name: log, longest: 200}]
     timeLimit: 1h
     exclusive: true
+  - name: count
+    command: /bin/sh
+    arguments: [-c, ': > "$1.begun"; i=0; while [ ! -e "$1" ]; do echo $i; i=$((i+1)); sleep 0.05; done; echo end', sh, "{until}"]
+    parameters: [{name: until, longest: 200}]
+    timeLimit: 1h
   - {name: missing, command: /no/such/program, timeLimit: 1m}
 "#;
 
@@ -50,6 +58,8 @@ struct Site {
     token: PathBuf,
     policy: PathBuf,
     state: PathBuf,
+    /// A port that leads to the server, for the agent.
+    through: Option<u16>,
 }
 
 /// How a program ended.
@@ -82,6 +92,13 @@ impl Ended {
 
 impl Site {
     async fn new(transport: Transport, policy: &str) -> Self {
+        let site = Self::without_agent(transport, policy).await;
+        site.start_agent();
+        site.connected().await;
+        site
+    }
+
+    async fn without_agent(transport: Transport, policy: &str) -> Self {
         let deployment = Deployment::start(transport).await;
         let path = |name: &str| deployment.dir().join(name);
         let site = Self {
@@ -89,13 +106,12 @@ impl Site {
             token: path("node.token"),
             policy: path("node-policy.yaml"),
             state: path("node-state"),
+            through: None,
             deployment,
         };
         fs::write(&site.policy, policy).unwrap();
         let token = site.administer(&["cluster", "add", CLUSTER_OF_NODES, "--role", "node"]);
         fs::write(&site.token, token).unwrap();
-        site.start_agent();
-        site.connected().await;
         site
     }
 
@@ -108,7 +124,9 @@ impl Site {
         ];
         let flags = flags.map(|(flag, path)| (flag, path.to_str().unwrap()));
         let more = [("--role", "node"), ("--node-name", NODE)];
-        let flags = [&flags[..], &more].concat();
+        let through = self.through.map(|port| format!("https://localhost:{port}"));
+        let through = through.as_deref().map(|server| ("--server", server));
+        let flags = [&flags[..], &more, through.as_slice()].concat();
         let transport = self.deployment.transport;
         let started = self
             .deployment
@@ -260,6 +278,71 @@ async fn rule_8_a_node_runs_what_its_policy_names_for_whom_the_role_lets_in(tran
         let line = |line: &str| line.contains(words) && line.contains("alice");
         assert!(log.lines().any(line), "{words}: {log}");
     }
+}
+
+#[tokio::test]
+async fn output_arrives_through_cuts_of_both_links() {
+    an_agent_joins_and_its_operations_output_arrives_through_cuts(Transport::Auto).await;
+}
+
+async fn an_agent_joins_and_its_operations_output_arrives_through_cuts(transport: Transport) {
+    let mut site = Site::without_agent(transport, POLICY).await;
+    let port = site.deployment.url().rsplit(':').next().unwrap();
+    let path = Forgetful::start(port.parse().unwrap()).await;
+    site.through = Some(path.port);
+    let cuts = Cuts::default();
+    // Too fast for many a TLS handshake: the first attempts to join are cut.
+    let soon = path.forget_each(Duration::from_millis(10), &cuts);
+    let joining = async {
+        site.start_agent();
+        cuts.wait_for(3).await;
+    };
+    tokio::select! {
+        () = joining => {}
+        never = soon => match never {},
+    }
+    let alice = site.user("alice", "operations");
+    let until = site.deployment.dir().join("enough");
+    let argument = format!("until={}", until.display());
+    // Of a flow that is forgotten while nothing is sent, QUIC by itself learns when the agent next asks whether the server is there. So
+    // its path forgets one that carries output, and one is enough.
+    let enough = CancellationToken::new();
+    let most = match transport {
+        Transport::Quic => 1,
+        _ => 5,
+    };
+    let counting = async {
+        site.connected().await;
+        let arguments = ["count", argument.as_str()];
+        let run = site.run(&alice, &arguments);
+        let ending = async {
+            cuts.wait_for(most).await;
+            enough.cancel();
+            fs::write(&until, "").unwrap();
+        };
+        tokio::join!(run, ending).0
+    };
+    let begun = until.with_extension("begun");
+    let cutting = async {
+        if transport == Transport::Quic {
+            eventually("the command runs", async || fs::metadata(&begun)).await;
+        }
+        tokio::select! {
+            never = path.forget_each(Duration::from_secs(1), &cuts) => match never {},
+            () = enough.cancelled() => std::future::pending().await,
+        }
+    };
+    let counted = tokio::select! {
+        counted = counting => counted,
+        () = cutting => unreachable!("it does not end"),
+    };
+    assert_eq!(counted.code, Some(0), "{counted:?}");
+    let mut lines: Vec<_> = counted.stdout.lines().collect();
+    assert_eq!(lines.pop(), Some("end"), "{counted:?}");
+    for (number, line) in lines.iter().enumerate() {
+        assert_eq!(*line, number.to_string(), "{counted:?}");
+    }
+    assert!(lines.len() >= 10, "{counted:?}");
 }
 
 async fn an_agent_that_dies_leaves_an_interrupted_operation_which_is_not_run_again(

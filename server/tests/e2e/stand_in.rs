@@ -12,6 +12,7 @@ use underpass_testenv::{CLUSTER_NAME, Transport};
 use crate::audit::{one_of_ours, ours};
 use crate::deployment::{Deployment, token_of};
 use crate::flight::{InFlight, assert_end_soon};
+use crate::metrics::values;
 use crate::over_both_transports;
 use crate::raw::{self, Answer};
 
@@ -118,6 +119,14 @@ impl Site {
         answer
     }
 
+    /// Asserts that one series of a metric has the labels, and this value; or that there is none.
+    #[track_caller]
+    fn metric(&self, name: &str, labels: &[&str], value: Option<f64>) {
+        let metrics = self.deployment.metrics().unwrap();
+        let expected = Vec::from_iter(value);
+        assert_eq!(values(&metrics, name, labels), expected, "{metrics}");
+    }
+
     /// The role of the agent that the call has gone through, by the audit log.
     async fn role_behind(&self, answer: &Answer) -> String {
         let id = id(answer);
@@ -140,26 +149,57 @@ async fn rule_17_a_node_stands_in_where_both_sides_say_so(transport: Transport) 
     assert_eq!(site.role_behind(&site.get_is(200).await).await, "cluster");
     site.start(OTHER, None).await;
     site.start(NODE, Some("apiServer: true")).await;
+    for (role, agents) in [("cluster", 1.0), ("node", 2.0)] {
+        let labels = [
+            &format!("cluster=\"{CLUSTER_NAME}\""),
+            &format!("role=\"{role}\""),
+        ];
+        let labels = labels.map(String::as_str);
+        site.metric("underpass_agents_connected", &labels, Some(agents));
+        site.metric("underpass_cluster_sessions", &labels, Some(agents));
+    }
+    let labels = ["method=\"join token\"", "role=\"node\"", "outcome=\"new\""];
+    site.metric("underpass_joins_total", &labels, Some(2.0));
     // Neither of them while the cluster's agent is there.
     assert_eq!(site.role_behind(&site.get_is(200).await).await, "cluster");
     site.stop_agent().await;
     // The server's side does not allow it.
     site.get_is(503).await;
     assert_eq!(site.served_by(), "-");
+    eventually("the cluster's agent is not counted", async || {
+        let metrics = site.deployment.metrics().unwrap();
+        let left = values(
+            &metrics,
+            "underpass_agents_connected",
+            &["role=\"cluster\""],
+        );
+        if left.is_empty() { Ok(()) } else { Err(left) }
+    })
+    .await;
+    site.metric("underpass_stand_in_misses_total", &[], None);
     site.allow("allow");
     assert_eq!(site.role_behind(&site.get_is(200).await).await, "node");
     assert_eq!(site.served_by(), "node");
     // Neither agent is the other: with the one alone whose policy does not say so there is none.
+    site.metric("underpass_stand_in_streams_total", &[], Some(1.0));
     site.deployment.stop_another_agent(NODE).unwrap();
     site.get_is(503).await;
     assert_eq!(site.served_by(), "-");
+    site.metric("underpass_stand_in_misses_total", &[], Some(1.0));
     site.start_agent().await;
     assert_eq!(site.role_behind(&site.get_is(200).await).await, "cluster");
     assert_eq!(site.served_by(), "cluster");
 }
 
-/// One call each 20 ms, and the answers with the time at which each began.
-async fn load(site: &Site, until: impl Future<Output = ()>) -> Vec<(Instant, Answer)> {
+/// A call that is over.
+struct Call {
+    began: Instant,
+    ended: Instant,
+    answer: Answer,
+}
+
+/// One call each 20 ms.
+async fn load(site: &Site, until: impl Future<Output = ()>) -> Vec<Call> {
     let token = token_of(site.deployment.admin_kubeconfig());
     let path = format!("/k8s/clusters/{CLUSTER_NAME}/api/v1/namespaces/default");
     let mut until = std::pin::pin!(until);
@@ -174,38 +214,53 @@ async fn load(site: &Site, until: impl Future<Output = ()>) -> Vec<(Instant, Ans
         let (path, token) = (path.clone(), token.clone());
         let underpass = site.deployment.shared_handle();
         calls.spawn(async move {
-            let at = Instant::now();
-            (at, raw::get(&underpass, &path, Some(&token)).await)
+            let began = Instant::now();
+            let answer = raw::get(&underpass, &path, Some(&token)).await;
+            let ended = Instant::now();
+            Call {
+                began,
+                ended,
+                answer,
+            }
         });
     }
-    let answers = calls.join_all().await;
-    assert_eq!(answers.len(), begun);
-    answers
+    let calls = calls.join_all().await;
+    assert_eq!(calls.len(), begun);
+    calls
 }
 
 fn id(answer: &Answer) -> &str {
     answer.headers["audit-id"].to_str().unwrap()
 }
 
-/// The roles behind these calls, by id. The last ones may not be written yet.
-fn roles(site: &Site, answers: &[(Instant, Answer)]) -> HashMap<String, String> {
-    let ids: HashSet<_> = answers.iter().map(|(_, answer)| id(answer)).collect();
-    let of_a_call = |event: &Value| event["auditID"].as_str().is_some_and(|id| ids.contains(id));
-    let events = ours(&site.deployment, of_a_call);
-    let role = |event: &Value| {
-        let agent = event["annotations"]["underpass.dev/agent"].as_str()?;
-        let role = agent.split('/').next()?.to_owned();
-        Some((event["auditID"].as_str()?.to_owned(), role))
-    };
-    events.iter().filter_map(role).collect()
+/// The roles behind these calls, which have all been answered, by id.
+async fn roles(site: &Site, calls: &[&Call]) -> HashMap<String, String> {
+    let ids: HashSet<_> = calls.iter().map(|call| id(&call.answer)).collect();
+    eventually("each call is in the audit log", async || {
+        let is_one = |event: &Value| event["auditID"].as_str().is_some_and(|id| ids.contains(id));
+        let role = |event: &Value| {
+            let agent = event["annotations"]["underpass.dev/agent"].as_str()?;
+            let role = agent.split('/').next()?.to_owned();
+            Some((event["auditID"].as_str()?.to_owned(), role))
+        };
+        let events = ours(&site.deployment, is_one);
+        let roles: HashMap<_, _> = events.iter().filter_map(role).collect();
+        let missing = ids.len() - roles.len();
+        if missing == 0 {
+            Ok(roles)
+        } else {
+            Err(missing)
+        }
+    })
+    .await
 }
 
 async fn calls_go_on_through_a_node_while_the_clusters_agent_is_away(transport: Transport) {
     let site = Site::new(transport).await;
     site.start(NODE, Some("apiServer: true")).await;
     site.allow("allow");
-    let (mut killed, mut known) = (None, None);
-    let answers = load(&site, async {
+    let (mut killed, mut known, mut returns, mut back) = (None, None, None, None);
+    let calls = load(&site, async {
         let second = Duration::from_secs(1);
         tokio::time::sleep(second).await;
         killed = Some(Instant::now());
@@ -213,37 +268,63 @@ async fn calls_go_on_through_a_node_while_the_clusters_agent_is_away(transport: 
         known = Some(Instant::now());
         // Long enough for a call that is not answered, and some that are.
         tokio::time::sleep(UNANSWERED + second).await;
+        returns = Some(Instant::now());
         site.start_agent().await;
+        back = Some(Instant::now());
         tokio::time::sleep(second).await;
     })
     .await;
     let (killed, known) = (killed.unwrap(), known.unwrap());
+    let (returns, back) = (returns.unwrap(), back.unwrap());
     // A TCP connection says at once that its other end is gone; UDP is silent, and the first call that waits for its answer finds out.
-    let in_flight = match transport {
+    let found_out = match transport {
         Transport::WebSocket => known,
         _ => known + UNANSWERED,
     };
-    let failed: Vec<_> = answers
-        .iter()
-        .filter(|(_, answer)| answer.code != 200)
-        .collect();
-    for (began, answer) in &failed {
-        assert!(*began < in_flight, "{:?}: {answer:?}", *began - killed);
-        assert!(matches!(answer.code, 502..=504), "{answer:?}");
+    // Calls that were, or went, to the agent while it was dead and the server did not know.
+    let is_in_flight = |call: &Call| call.ended >= killed && call.began < found_out;
+    let (failed, answered): (Vec<_>, Vec<_>) =
+        calls.iter().partition(|call| call.answer.code != 200);
+    for Call { began, answer, .. } in &failed {
+        let after = began.saturating_duration_since(killed);
+        assert!(matches!(answer.code, 502..=504), "{after:?}: {answer:?}");
     }
-    // Through the node, and through the cluster's agent once that was back.
-    let roles = roles(&site, &answers);
-    let late: Vec<_> = answers
-        .iter()
-        .filter(|(began, _)| *began > in_flight)
-        .collect();
-    let through = |role: &str| {
-        let ids = late.iter().map(|(_, answer)| id(answer));
-        ids.filter(|id| roles.get(*id).is_some_and(|found| found == role))
-            .count()
+    let others = failed.iter().filter(|call| !is_in_flight(call)).count();
+    let in_flight = calls.iter().filter(|call| is_in_flight(call)).count();
+    assert_eq!(
+        others,
+        0,
+        "{} failed, {in_flight} were in flight",
+        failed.len()
+    );
+    // Before, all went through the cluster's agent; then through the node; and once the former was back, through it again.
+    let roles = roles(&site, &answered).await;
+    let all_through = |role: &str, within: &dyn Fn(&Call) -> bool, at_least: usize| {
+        let calls: Vec<_> = calls.iter().filter(|call| within(call)).collect();
+        let elsewhere: Vec<_> = calls
+            .iter()
+            .filter(|call| {
+                roles
+                    .get(id(&call.answer))
+                    .is_none_or(|found| found != role)
+            })
+            .collect();
+        let first = elsewhere.first().map(|call| &call.answer);
+        assert!(
+            first.is_none(),
+            "{} of {}: {first:?}",
+            elsewhere.len(),
+            calls.len()
+        );
+        assert!(calls.len() >= at_least, "{} calls, {role}", calls.len());
     };
-    assert!(through("node") > 10, "{roles:?}");
-    assert_eq!(site.role_behind(&site.get_is(200).await).await, "cluster");
+    all_through("cluster", &|call| call.ended < killed, 25);
+    all_through(
+        "node",
+        &|call| call.began > found_out && call.ended < returns,
+        10,
+    );
+    all_through("cluster", &|call| call.began > back, 25);
     assert_eq!(site.served_by(), "cluster");
 }
 

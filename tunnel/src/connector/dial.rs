@@ -19,6 +19,7 @@ use super::race::race;
 use super::server::{Rotation, Server};
 use super::{ConfigError, ConnectorConfig, Transports};
 use crate::limits;
+use crate::telemetry;
 use crate::tls::{self, CertificateError, Trust, Witness};
 use crate::transport::quic::{self, QuicConfig, QuicTransport};
 use crate::transport::websocket::{self, Subprotocol};
@@ -93,6 +94,7 @@ impl ServerDialer {
         let turn = self.servers.current();
         // Boxed: it holds handshakes, and an agent rarely dials.
         let dialled = Box::pin(self.dial_server(turn.server, self.transports)).await;
+        telemetry::dialled(dialled.is_ok());
         dialled.map_err(|attempts| {
             self.servers.end(turn);
             DialError {
@@ -106,6 +108,7 @@ impl ServerDialer {
     pub(super) async fn dial_beside(&self, transports: Transports) -> Result<Connected, DialError> {
         let server = self.servers.current().server;
         let dialled = Box::pin(self.dial_server(server, transports)).await;
+        telemetry::dialled(dialled.is_ok());
         dialled.map_err(|attempts| DialError {
             server: server.address.clone(),
             attempts,

@@ -43,7 +43,7 @@ pub(crate) struct Choice {
 pub(crate) struct Options {
     #[command(flatten)]
     pub(crate) choice: Choice,
-    /// Scenarios; all of them without, in a short run all but kube, neighbour and flood
+    /// Scenarios; all of them without, in a short run all but those that build the product: kube, neighbour, forward, crowd, roles and flood
     #[arg(long, value_delimiter = ',', value_enum)]
     pub(crate) scenario: Vec<Scenario>,
     /// Only see that it runs: some seconds, figures that mean nothing, and without peers unless --only
@@ -53,7 +53,7 @@ pub(crate) struct Options {
     /// Repetitions, in place of five
     #[arg(long)]
     pub(crate) repetitions: Option<usize>,
-    /// Agents in a process, in the scenario of idle agents; several numbers make a curve
+    /// Agents in a process, in the scenarios idle and crowd; several numbers make a curve
     #[arg(long, value_delimiter = ',', value_parser = clap::value_parser!(u32).range(2..))]
     pub(crate) agents: Vec<u32>,
     /// The folder for report.json, report.md and plots; it is made

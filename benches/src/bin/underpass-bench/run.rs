@@ -101,7 +101,12 @@ fn scenarios(options: &Options) -> Vec<Scenario> {
         !options.short
             || !matches!(
                 scenario,
-                Scenario::Kube | Scenario::Neighbour | Scenario::Forward | Scenario::Flood
+                Scenario::Kube
+                    | Scenario::Neighbour
+                    | Scenario::Forward
+                    | Scenario::Crowd
+                    | Scenario::Roles
+                    | Scenario::Flood
             )
     })
     .collect()

@@ -434,12 +434,25 @@ async fn rule_23_agents_that_join_have_a_share_of_the_changes() {
         let new = AgentKey::from_seed(rand::random()).unwrap();
         let answer = world.join_with(&many, &new).await;
         if answer.status == 429 {
+            assert_eq!(answer.headers["retry-after"], "1");
             break;
         }
         answer.expect(201);
         joined += 1;
     }
     assert_eq!(joined, limits::CHANGES_PER_USER);
+    // The next ones have a later turn each.
+    for wait in ["2", "3"] {
+        let new = AgentKey::from_seed(rand::random()).unwrap();
+        let answer = world.join_with(&many, &new).await;
+        assert_eq!(
+            (
+                answer.status.as_u16(),
+                answer.headers["retry-after"].to_str().unwrap()
+            ),
+            (429, wait)
+        );
+    }
     let dev = "/v1/clusters/dev/join-tokens";
     let made = world
         .operate(Method::POST, dev, json!({}))

@@ -5,9 +5,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response};
 use rustls::pki_types::PrivateKeyDer;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpListener;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
+use tokio_rustls::client::TlsStream;
 use tokio_util::task::AbortOnDropHandle;
 use underpass_testenv::testing::DEADLINE;
 use underpass_testenv::{CLUSTER_NAME, Transport};
@@ -23,29 +24,39 @@ over_both_transports!(
     a_service_that_speaks_tls_is_verified_by_its_clusters_ca,
 );
 
-async fn soon<F: Future>(what: F) -> F::Output {
+pub(super) async fn soon<F: Future>(what: F) -> F::Output {
     let soon = tokio::time::timeout(DEADLINE, what);
     soon.await.expect("did not happen in time")
 }
 
-async fn a_websocket_passes_the_reverse_proxy(transport: Transport) {
-    let site = Site::start(transport).await;
-    let _serving = serve_pages(site.listen("web", 80).await);
-    let mut socket = raw::connect(&site.deployment, &[b"http/1.1"])
-        .await
-        .unwrap();
-    let (path, token) = (site.path("http", "web", 80, "/live"), site.bearer());
+/// A connection that has become a WebSocket to pages of a service.
+pub(super) async fn websocket(site: &Site, service: &str) -> TlsStream<TcpStream> {
+    let socket = raw::connect(&site.deployment, &[b"http/1.1"]).await;
+    let mut socket = socket.unwrap();
+    let (path, token) = (site.path("http", service, 80, "/live"), site.bearer());
     let request = format!(
         "GET {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {token}\r\nConnection: Upgrade\r\n\
          Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {WEBSOCKET_KEY}\r\n\r\n"
     );
     socket.write_all(request.as_bytes()).await.unwrap();
+    let head = head(&mut socket).await;
+    assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
+    socket
+}
+
+/// The head of an answer, and nothing behind it.
+pub(super) async fn head(socket: &mut (impl AsyncRead + Unpin)) -> String {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         head.push(soon(socket.read_u8()).await.unwrap());
     }
-    let head = String::from_utf8(head).unwrap();
-    assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
+    String::from_utf8(head).unwrap()
+}
+
+async fn a_websocket_passes_the_reverse_proxy(transport: Transport) {
+    let site = Site::start(transport).await;
+    let _serving = serve_pages(site.listen("web", 80).await);
+    let mut socket = websocket(&site, "web").await;
     for size in [1, 1000, 100_000] {
         let sent = vec![b'x'; size];
         let (mut read, mut write) = tokio::io::split(&mut socket);

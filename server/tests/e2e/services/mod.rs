@@ -1,7 +1,9 @@
 //! Connections to services of a cluster, and requests to them, by the programs that people run.
 
 mod calls;
+mod cut;
 mod forward;
+mod grpc;
 mod many;
 mod others;
 mod pages;

@@ -92,6 +92,29 @@ impl Site {
         site
     }
 
+    /// Starts the agent again, with another way to the server: a port of this machine's.
+    pub(super) async fn lead_through(&self, port: u16) {
+        self.deployment.stop_another_agent(AGENT).unwrap();
+        let policy = self.dir().join("policy.yaml");
+        let server = format!("https://localhost:{port}");
+        let flags = [
+            ("--policy", policy.to_str().unwrap()),
+            ("--server", server.as_str()),
+        ];
+        let transport = self.deployment.transport;
+        let started = self
+            .deployment
+            .spawn_another_agent(AGENT, transport, &flags);
+        started.unwrap();
+        self.connected().await;
+    }
+
+    /// The server's port.
+    pub(super) fn server(&self) -> u16 {
+        let port = self.deployment.url().rsplit(':').next().unwrap();
+        port.parse().unwrap()
+    }
+
     /// Waits for the agent: it says that there is no such service.
     async fn connected(&self) {
         let (path, token) = (self.path("http", "none", 80, "/"), self.bearer());

@@ -1,5 +1,6 @@
 //! Other roles of this program: the processes of the floor and of Underpass, and the target.
 
+mod crowd;
 mod firewall;
 mod floor_quic;
 mod floor_tls;
@@ -37,6 +38,8 @@ pub(crate) enum Role {
     UnderpassServer(underpass::ServerOptions),
     /// A stream of a session for each user's connection: beside the target
     UnderpassAgent(underpass::AgentOptions),
+    /// Many of the product's agents on nodes
+    Crowd(crowd::Options),
 }
 
 /// A server's certificate.
@@ -107,6 +110,7 @@ pub(crate) fn run(role: Role) -> Result<()> {
             Role::FloorQuicExit(options) => floor_quic::exit(&options).await,
             Role::UnderpassServer(options) => underpass::server(options).await,
             Role::UnderpassAgent(options) => underpass::agent(options).await,
+            Role::Crowd(options) => crowd::run(options).await,
         }
     })
 }

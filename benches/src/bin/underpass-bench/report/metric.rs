@@ -42,6 +42,20 @@ pub(crate) enum Metric {
     Connected,
     /// Seconds until all agents were back, from the restart of a server that was killed.
     Back,
+    /// Seconds until half of the agents were connected.
+    HalfThere,
+    /// Seconds until 99% of the agents were.
+    NearlyThere,
+    /// Requests to join, for each agent.
+    Joins,
+    /// Attempts to reach the server beside these, for each agent.
+    Dials,
+    /// The most session handshakes that ended at the server within a second.
+    PeakHandshakes,
+    /// Requests to join and connections that the server has refused.
+    RefusedAttempts,
+    /// Processor time of the server since its start, in seconds.
+    ServerCpu,
     /// Microseconds of the median to open a stream to a random agent, and hear an echo on it.
     Opened,
     /// Milliseconds from the cut of a connection until bytes flow again.
@@ -80,6 +94,13 @@ impl Metric {
             Self::IdleCpu => "server idle, % of a core",
             Self::Connected => "all connected, s",
             Self::Back => "all back, s",
+            Self::HalfThere => "p50 connected, s",
+            Self::NearlyThere => "p99 connected, s",
+            Self::Joins => "joins per agent",
+            Self::Dials => "dials per agent",
+            Self::PeakHandshakes => "handshakes in the busiest second",
+            Self::RefusedAttempts => "refused attempts",
+            Self::ServerCpu => "server, CPU s",
             Self::Opened => "stream opened and echoed, p50, µs",
             Self::Flows => "bytes flow after, ms",
             Self::FlowsSinceDial => "of these since the new dial, ms",
@@ -95,6 +116,7 @@ impl Metric {
         match self {
             Self::CpuPerGbit | Self::CpuPerThousand | Self::IdleCpu | Self::Back => 3,
             Self::Throughput | Self::Connected => 2,
+            Self::HalfThere | Self::NearlyThere | Self::Joins | Self::Dials | Self::ServerCpu => 2,
             Self::MedianOverAlone | Self::LateOverAlone => 2,
             Self::Refused => 1,
             Self::ServerPeak | Self::AgentPeak | Self::AgentResident | Self::PerAgent => 1,
@@ -102,6 +124,7 @@ impl Metric {
             Self::Rate | Self::Median | Self::Late | Self::Added => 0,
             Self::FlowsAgain | Self::FlowsAgainLate | Self::Deaths => 0,
             Self::Agents | Self::Opened | Self::Survived => 0,
+            Self::PeakHandshakes | Self::RefusedAttempts => 0,
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The scenarios.
 
 mod bulk;
+mod crowd;
 mod dead_path;
 mod flood;
 mod forward;
@@ -8,9 +9,11 @@ mod idle;
 mod interactive;
 mod kube;
 mod link;
+mod operator;
 mod recovery;
 mod relay;
 mod requests;
+mod stub_api;
 mod turns;
 
 use anyhow::Result;
@@ -45,6 +48,10 @@ pub(crate) enum Scenario {
     DeadPath,
     /// Ports on a user's machine that lead into a cluster, beside `kubectl port-forward` and chisel
     Forward,
+    /// Agents on nodes of one cluster that start at once, join, and lose their server
+    Crowd,
+    /// Memory of an idle agent in each role
+    Roles,
     /// Logins and calls of honest users, and the server's memory, beside one attacker
     Flood,
 }
@@ -83,6 +90,8 @@ impl Scenario {
             Self::Recovery => recovery::run(bench).await,
             Self::DeadPath => dead_path::run(bench).await,
             Self::Forward => forward::run(bench).await,
+            Self::Crowd => crowd::run(bench).await,
+            Self::Roles => crowd::roles::run(bench).await,
             Self::Flood => flood::run(bench).await,
         }
     }

@@ -1,6 +1,5 @@
 //! One attacker against honest users of one server: their work beside a flood, and the server's memory.
 
-mod api;
 mod attack;
 mod door;
 mod honest;

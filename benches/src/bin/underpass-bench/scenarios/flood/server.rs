@@ -2,17 +2,14 @@
 
 use std::ffi::OsStr;
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 use serde::Deserialize;
-use serde_json::json;
 use tempfile::TempDir;
 use underpass_testenv::Programs;
 
-use super::api::Api;
+use super::super::operator::{administer, port};
+use super::super::stub_api::Api;
 use super::door::Door;
 use super::honest;
 use crate::process::Process;
@@ -23,15 +20,6 @@ const PASSWORD: &str = "correct horse battery";
 
 /// The same, as HTTP Basic.
 const LOGIN: &str = "Basic YWxpY2U6Y29ycmVjdCBob3JzZSBiYXR0ZXJ5";
-
-/// The operator's socket in the data directory.
-const SOCKET: &str = "api.sock";
-
-/// How long the server may take to be there.
-const DEADLINE: Duration = Duration::from_secs(20);
-
-/// The pause between two looks.
-const POLL: Duration = Duration::from_millis(20);
 
 /// How long the token of the calls counts.
 const TOKEN_SECONDS: u32 = 3600;
@@ -65,7 +53,7 @@ impl Server {
         let port = port(&data).await?;
         let door = Door::new(port, &data.join("ca.pem"))?;
         let api = Api::start().await?;
-        let kubeconfig = kubeconfig(folder.path(), &api)?;
+        let kubeconfig = api.kubeconfig(folder.path())?;
         for (cluster, _) in [Self::ANSWERS, Self::HANGS] {
             let add = ["cluster", "add", cluster, "--kubeconfig"].map(OsStr::new);
             administer(
@@ -119,52 +107,4 @@ impl Server {
         let usage = Usage::of_tree(self.process.id()).context("the server has ended")?;
         Ok(usage.peak as f64 / f64::from(1024 * 1024))
     }
-}
-
-/// The server writes its URL when it listens, and serves its operator's socket a little later.
-async fn port(data: &Path) -> Result<u16> {
-    let begun = Instant::now();
-    while begun.elapsed() < DEADLINE {
-        let url = fs::read_to_string(data.join("url")).unwrap_or_default();
-        let operators = data.join(SOCKET).exists();
-        if let Some((_, port)) = url.trim().rsplit_once(':')
-            && operators
-        {
-            return Ok(port.parse()?);
-        }
-        tokio::time::sleep(POLL).await;
-    }
-    bail!("the server does not listen")
-}
-
-fn kubeconfig(folder: &Path, api: &Api) -> Result<PathBuf> {
-    let ca = folder.join("api.pem");
-    fs::write(&ca, api.certificate.pem())?;
-    let server = format!("https://localhost:{}", api.address.port());
-    let kubeconfig = json!({
-        "apiVersion": "v1", "kind": "Config", "current-context": "api",
-        "clusters": [{ "name": "api", "cluster": { "server": server, "certificate-authority": ca } }],
-        "users": [{ "name": "api", "user": { "token": "flood" } }],
-        "contexts": [{ "name": "api", "context": { "cluster": "api", "user": "api" } }],
-    });
-    let path = folder.join("kubeconfig");
-    fs::write(&path, kubeconfig.to_string())?;
-    Ok(path)
-}
-
-fn administer<'a>(
-    program: &Path,
-    data: &Path,
-    arguments: impl IntoIterator<Item = &'a OsStr>,
-) -> Result<()> {
-    let mut command = Command::new(program);
-    command
-        .env_clear()
-        .arg("--socket")
-        .arg(data.join(SOCKET))
-        .args(arguments);
-    let done = command.stdin(Stdio::null()).output()?;
-    let said = String::from_utf8_lossy(&done.stderr);
-    ensure!(done.status.success(), "{command:?}: {said}");
-    Ok(())
 }

@@ -1,7 +1,9 @@
 //! An API server that answers at once, or never.
 
 use std::convert::Infallible;
+use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Result;
@@ -11,6 +13,7 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
+use serde_json::json;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
@@ -21,8 +24,8 @@ const HANGS: &str = "/hangs";
 
 /// Listens until it is dropped.
 pub(super) struct Api {
-    pub(super) address: SocketAddr,
-    pub(super) certificate: Certificate,
+    address: SocketAddr,
+    certificate: Certificate,
     listening: JoinHandle<()>,
 }
 
@@ -51,6 +54,25 @@ impl Api {
             certificate,
             listening,
         })
+    }
+
+    /// Writes a kubeconfig that leads here.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub(super) fn kubeconfig(&self, folder: &Path) -> Result<PathBuf> {
+        let ca = folder.join("api.pem");
+        fs::write(&ca, self.certificate.pem())?;
+        let server = format!("https://localhost:{}", self.address.port());
+        let kubeconfig = json!({
+            "apiVersion": "v1", "kind": "Config", "current-context": "api",
+            "clusters": [{ "name": "api", "cluster": { "server": server, "certificate-authority": ca } }],
+            "users": [{ "name": "api", "user": { "token": "stub" } }],
+            "contexts": [{ "name": "api", "context": { "cluster": "api", "user": "api" } }],
+        });
+        let path = folder.join("kubeconfig");
+        fs::write(&path, kubeconfig.to_string())?;
+        Ok(path)
     }
 }
 

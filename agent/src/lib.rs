@@ -1,4 +1,5 @@
-//! The Underpass agent: parse, build, run, drain.
+//! The Underpass agent as a library: parse, build, run, drain. Its program is [`main`]; [`serve`] is one agent among others of a
+//! process.
 
 mod cli;
 mod cluster;
@@ -16,6 +17,7 @@ mod serve;
 mod targets;
 mod telemetry;
 
+use std::ffi::OsString;
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -37,12 +39,8 @@ use crate::rotation::Questions;
 use crate::serve::Sessions;
 use crate::targets::{OwnFiles, Targets};
 
-/// Buffers are filled in one thread and let go in another all the time, which with glibc's allocator costs a sixth of
-/// the throughput (docs/PERFORMANCE.md).
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
-fn main() -> ExitCode {
+/// The program: reads the command line, and does what it says.
+pub fn main() -> ExitCode {
     descriptors::close_inherited();
     let done = match Task::parse() {
         Task::Serve(cli) => {
@@ -64,6 +62,21 @@ fn main() -> ExitCode {
             tracing::error!("{error:#}");
             ExitCode::FAILURE
         }
+    }
+}
+
+/// Runs an agent with these arguments, the program's name among them, until a signal asks the process to stop. It starts neither
+/// threads nor a log, which a process has once for all of its agents.
+///
+/// # Errors
+/// The arguments are wrong or ask for something else than to serve, or a file that they name cannot be used.
+///
+/// # Cancel safety
+/// Dropping the future stops dialling. A session that stands goes on until its server, or this process, ends it.
+pub async fn serve(arguments: impl IntoIterator<Item = OsString>) -> Result<()> {
+    match Task::try_parse_from(arguments)? {
+        Task::Serve(cli) => serve_until_stopped(*cli).await,
+        Task::Rbac(_) | Task::Policy(_) => anyhow::bail!("the arguments ask for no agent"),
     }
 }
 
