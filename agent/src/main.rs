@@ -10,6 +10,7 @@ mod key;
 mod limits;
 mod policy;
 mod rbac;
+mod register;
 mod serve;
 mod targets;
 mod telemetry;
@@ -31,6 +32,7 @@ use crate::join::Joining;
 use crate::key::Origin;
 use crate::policy::{Policies, PolicyCommand};
 use crate::rbac::Rbac;
+use crate::register::Registering;
 use crate::serve::Sessions;
 use crate::targets::{OwnFiles, Targets};
 
@@ -128,6 +130,7 @@ async fn serve_until_stopped(cli: Cli) -> Result<()> {
     };
     let policies = Arc::new(Policies::read(cli.policy.clone(), cli.impersonation())?);
     let joining = Joining::of(&cli)?;
+    let registering = Arc::new(Registering::of(&cli, Arc::clone(&policies))?);
     let origin = tokio::select! {
         prepared = key::prepare(&cli) => prepared?,
         _ = signals.stop() => return Ok(()),
@@ -142,7 +145,8 @@ async fn serve_until_stopped(cli: Cli) -> Result<()> {
     let targets = Targets::new(Arc::clone(&policies), own_files(&cli), open_files)
         .with_operations(operations.clone());
     let (role, targets) = (cli.key.role(), Arc::new(targets));
-    let sessions = Sessions::new(api_server, role, Arc::clone(&policies), targets);
+    let sessions = Sessions::new(api_server, role, Arc::clone(&policies), targets)
+        .with_registering(registering);
     let following = Arc::clone(&policies);
     let _following = AbortOnDropHandle::new(tokio::spawn(async move { following.follow().await }));
     if let Some(address) = cli.metrics {

@@ -56,6 +56,14 @@ pub(crate) struct Rbac {
     /// `underpass-agent --key-secret`
     #[arg(long, value_name = "NAME")]
     key_secret: Option<String>,
+    /// Let the agent request tokens of its own ServiceAccount, for `underpass-agent --register-credentials`. Whoever has such a token
+    /// can request further ones with it, for as long as they like: --registered-account is better
+    #[arg(long, conflicts_with = "registered_account")]
+    register_credentials: bool,
+    /// Make a ServiceAccount of this name, which may impersonate as the agent and nothing else, and let the agent request its
+    /// tokens: for `underpass-agent --register-credentials --registered-account NAMESPACE/NAME`
+    #[arg(long, value_name = "NAME")]
+    registered_account: Option<String>,
     /// Let the server have ServiceAccounts' tokens reviewed, for users of the kind `tokenReview`
     #[arg(long)]
     token_reviewer: bool,
@@ -63,6 +71,9 @@ pub(crate) struct Rbac {
 
 /// The printed text.
 pub(crate) fn manifests(options: Rbac) -> Result<String> {
+    let own = options
+        .register_credentials
+        .then(|| options.service_account.clone());
     let rbac = AgentRbac {
         namespace: options.namespace,
         create_namespace: !options.no_namespace,
@@ -76,6 +87,7 @@ pub(crate) fn manifests(options: Rbac) -> Result<String> {
         token_reviewer: options.token_reviewer,
         services: options.read_services.into_iter().map(Into::into).collect(),
         key_secret: options.key_secret,
+        registered_account: options.registered_account.or(own),
     };
     Ok(rbac.to_yaml()?)
 }

@@ -10,6 +10,7 @@ use underpass_upstream::{ApiServer, Draining};
 
 use crate::limits;
 use crate::policy::{InForce, Policies};
+use crate::register::Registering;
 use crate::targets::Targets;
 
 /// A drained agent does not come back by itself, so that this is only a hint.
@@ -23,6 +24,8 @@ pub(crate) struct Sessions {
     role: AgentRole,
     policies: Arc<Policies>,
     targets: Arc<Targets>,
+    /// Tells the server which credential it may keep.
+    registering: Option<Arc<Registering>>,
     live: Arc<Mutex<Vec<Live>>>,
     tasks: TaskTracker,
 }
@@ -47,8 +50,17 @@ impl Sessions {
             role,
             policies,
             targets,
+            registering: None,
             live: Arc::default(),
             tasks: TaskTracker::new(),
+        }
+    }
+
+    /// The same, and each session's server is told which credential it may keep.
+    pub(crate) fn with_registering(self, registering: Arc<Registering>) -> Self {
+        Self {
+            registering: Some(registering),
+            ..self
         }
     }
 
@@ -61,6 +73,8 @@ impl Sessions {
         });
         let this = self.clone();
         self.tasks.spawn(async move {
+            let registering = this.registering.as_ref();
+            let _registering = registering.map(|registering| registering.start(session.clone()));
             while let Ok(incoming) = session.accept().await {
                 let (this, draining) = (this.clone(), draining.clone());
                 let tasks = this.tasks.clone();

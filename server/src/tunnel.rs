@@ -9,8 +9,9 @@ use async_trait::async_trait;
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, join_all, ready};
 use rand::RngExt;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
+use underpass_api::CREDENTIALS_TARGET;
 use underpass_core::StreamClass;
 use underpass_core::{AgentRole, BoxedIo, ClusterLogShare, ClusterName, NetworkLogShare};
 use underpass_core::{Clusters, ConnectError, Decline, Open, Target, Through};
@@ -24,6 +25,7 @@ use underpass_tunnel::{
 use crate::api::Connected;
 use crate::limits;
 use crate::occasional::Occasional;
+use crate::registrations::Registrations;
 use crate::stand_in::{NoStandIn, StandIn, StandIns};
 
 /// The clusters that agents serve.
@@ -44,6 +46,8 @@ pub(crate) struct Tunnel {
     ended: CancellationToken,
     /// Streams of this handle never go through a node.
     without_nodes: bool,
+    /// Takes credentials from agents, and reaches clusters with them; `None` where streams of this handle go through agents alone.
+    registrations: Option<Arc<Registrations>>,
 }
 
 impl Tunnel {
@@ -59,6 +63,23 @@ impl Tunnel {
             cluster_lines: Arc::default(),
             ended: CancellationToken::new(),
             without_nodes: false,
+            registrations: None,
+        }
+    }
+
+    /// The same, with what agents register.
+    pub(crate) fn with_registrations(self, registrations: Arc<Registrations>) -> Self {
+        Self {
+            registrations: Some(registrations),
+            ..self
+        }
+    }
+
+    /// The same clusters, through their own agents that are connected and nothing else.
+    pub(crate) fn agents_alone(&self) -> Self {
+        Self {
+            registrations: None,
+            ..self.without_nodes()
         }
     }
 
@@ -122,7 +143,12 @@ impl Tunnel {
         if self.ended.is_cancelled() {
             end(&session);
         }
-        tokio::spawn(watch(session, Arc::clone(&self.cluster_lines)));
+        let registrations = self.registrations.clone();
+        tokio::spawn(watch(
+            session,
+            Arc::clone(&self.cluster_lines),
+            registrations,
+        ));
     }
 
     fn registry_of(&self, role: AgentRole) -> &Registry {
@@ -279,6 +305,31 @@ impl Tunnel {
         Ok(Box::new(stream))
     }
 
+    /// A stream where no agent of the role `cluster` is connected: through one on a node, or else to the API server itself, with a
+    /// credential that an agent has registered.
+    async fn without_agent(
+        &self,
+        cluster: &ClusterName,
+        open: &Open,
+        request: &OpenRequest,
+    ) -> Result<BoxedIo, ConnectError> {
+        let answered = self.through_node(cluster, open, request).await;
+        let Some(registrations) = &self.registrations else {
+            return answered;
+        };
+        match answered {
+            Err(ConnectError::NoAgent) => {
+                let connecting = registrations.clusters.connect(cluster, open);
+                let connected = connecting.await.unwrap_or(Err(ConnectError::NoAgent));
+                if connected.is_ok() {
+                    metrics::counter!("underpass_registered_credential_streams_total").increment(1);
+                }
+                connected
+            }
+            answered => answered,
+        }
+    }
+
     /// How many agents are connected that serve the cluster's API server.
     pub(crate) fn connected(&self, cluster: &ClusterName) -> usize {
         let sessions = self.registry.sessions();
@@ -310,13 +361,19 @@ impl Connected for Tunnel {
         let agents: BTreeSet<_> = of(&self.registry)
             .filter_map(|session| through(&session, &snapshot))
             .collect();
-        if !agents.is_empty() || !may_stand_in(cluster, &snapshot) {
+        if !agents.is_empty() {
             return agents;
         }
-        of(&self.nodes)
-            .filter(|session| self.stand_ins.serves(session))
+        let nodes: BTreeSet<_> = of(&self.nodes)
+            .filter(|session| may_stand_in(cluster, &snapshot) && self.stand_ins.serves(session))
             .filter_map(|session| through(&session, &snapshot))
-            .collect()
+            .collect();
+        if !nodes.is_empty() {
+            return nodes;
+        }
+        let registrations = self.registrations.as_ref();
+        let registered = registrations.and_then(|known| known.clusters.through(cluster));
+        registered.into_iter().collect()
     }
 
     fn by_key(&self) -> HashMap<String, usize> {
@@ -344,6 +401,7 @@ fn through(session: &Session, snapshot: &Snapshot) -> Option<Through> {
     Some(Through {
         role: agent.role,
         agent: id.to_owned(),
+        by_credential: false,
     })
 }
 
@@ -361,18 +419,31 @@ fn line_about(cluster_lines: &ClusterLogShare, cluster: &str) -> Option<Option<u
     suppressed
 }
 
-/// Refuses what the agent opens, since nothing here is for agents to reach, and logs the end.
-async fn watch(session: Session, cluster_lines: Arc<ClusterLogShare>) {
+/// Refuses what the agent opens, since nothing here but registrations is for agents to reach, and logs the end.
+async fn watch(
+    session: Session,
+    cluster_lines: Arc<ClusterLogShare>,
+    registrations: Option<Arc<Registrations>>,
+) {
+    let one_registration = Arc::new(Semaphore::new(1));
     let error = loop {
         match session.accept().await {
-            Ok(incoming) => {
-                let target = incoming.target().to_owned();
-                let reason = format!("this server serves no target `{target}`");
-                incoming.refuse(ResetCode::UnknownTarget, &reason);
-            }
+            Ok(incoming) => match &registrations {
+                Some(registrations) if incoming.target() == CREDENTIALS_TARGET => {
+                    registrations.take(&session, &one_registration, incoming);
+                }
+                _ => {
+                    let target = incoming.target().to_owned();
+                    let reason = format!("this server serves no target `{target}`");
+                    incoming.refuse(ResetCode::UnknownTarget, &reason);
+                }
+            },
             Err(error) => break error,
         }
     };
+    if let Some(registrations) = &registrations {
+        registrations.forget(&session);
+    }
     let info = session.info();
     if let Some(suppressed) = line_about(&cluster_lines, &info.agent) {
         tracing::info!(suppressed, cluster = info.agent.as_str(), session = %info.id, "agent gone: {}", chain(&error));
@@ -438,9 +509,9 @@ impl Clusters for Tunnel {
         };
         // A stream waits in the session of an agent that has lost its transport, which is hardly ever back in time if it was killed.
         if !self.has_attached(cluster) {
-            let through_node = self.through_node(cluster, open, &request);
+            let without_agent = self.without_agent(cluster, open, &request);
             tokio::select! {
-                answered = through_node => match answered {
+                answered = without_agent => match answered {
                     Err(ConnectError::NoAgent) => {}
                     answered => return answered,
                 },
@@ -449,7 +520,7 @@ impl Clusters for Tunnel {
         }
         let through_agent = self.through_agent(cluster, &request);
         let Some((session, stream)) = through_agent.await? else {
-            return self.through_node(cluster, open, &request).await;
+            return self.without_agent(cluster, open, &request).await;
         };
         if let Some(through) = through(&session, &self.directory.snapshot()) {
             open.via.set(through);

@@ -20,6 +20,7 @@ mod object;
 mod operations;
 mod passwords;
 mod problem;
+mod registration;
 mod server;
 mod tokens;
 mod users;
@@ -45,6 +46,10 @@ pub use self::{
     },
     passwords::NewPassword,
     problem::{About, Problem},
+    registration::{
+        CREDENTIALS_TARGET, OfferedCredential, REGISTRATION_LINE, RegistrationAnswer,
+        RegistrationRefusal, RegistrationRequest, RegistrationStatus,
+    },
     server::ServerInfo,
     tokens::{TokenMade, TokenRequest, TokenView},
     users::{UserSpec, UserStatus},

@@ -67,6 +67,9 @@ pub enum ConnectError {
     /// The cluster exists, but no agent serves it now.
     #[error("the cluster has no agent connected")]
     NoAgent,
+    /// No agent serves it, and the credential that one has registered counts no more.
+    #[error("the cluster has no agent connected, and its registered credential has expired")]
+    RegisteredExpired,
     /// The agent declined the stream.
     #[error("the agent refused the stream: {reason}")]
     AgentRefused {
@@ -119,6 +122,7 @@ impl ConnectError {
         match self {
             Self::UnknownCluster => Rejection::UnknownCluster(cluster.clone()),
             Self::NoAgent => Rejection::NoAgent(cluster.clone()),
+            Self::RegisteredExpired => Rejection::RegisteredExpired(cluster.clone()),
             Self::AgentRefused { .. } => Rejection::AgentRefused(cluster.clone()),
             Self::Declined { decline, reason } => Rejection::TargetDeclined {
                 cluster: cluster.clone(),

@@ -99,6 +99,11 @@ pub enum Rejection {
     /// The cluster has no agent connected at the moment.
     #[error("cluster \"{0}\" has no agent connected")]
     NoAgent(ClusterName),
+    /// Nor does the server reach it with the credential that an agent has registered.
+    #[error(
+        "cluster \"{0}\" has no agent connected, and the credential that one has registered has expired"
+    )]
+    RegisteredExpired(ClusterName),
     /// The agent does not answer, and whether it acted is not known.
     #[error("the agent of cluster \"{0}\" does not answer")]
     AgentSilent(ClusterName),
@@ -232,9 +237,10 @@ impl Rejection {
             | Self::AggregatedUnauthorized { .. }
             | Self::AgentRefused(_) => StatusCode::FORBIDDEN,
             Self::NotFound | Self::UnknownCluster(_) => StatusCode::NOT_FOUND,
-            Self::NoAgent(_) | Self::AgentSilent(_) | Self::Unavailable => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
+            Self::NoAgent(_)
+            | Self::RegisteredExpired(_)
+            | Self::AgentSilent(_)
+            | Self::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
             Self::AgentLost(_)
             | Self::NoTargets(_)
             | Self::Unusable(_)
@@ -296,6 +302,7 @@ impl Rejection {
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::NoAgent(_)
+            | Self::RegisteredExpired(_)
             | Self::Unavailable
             | Self::TooManyRequests
             | Self::TargetDeclined {
@@ -348,6 +355,7 @@ impl Rejection {
             Self::UnknownCluster(cluster)
             | Self::ImpersonationNotReviewed(cluster)
             | Self::NoAgent(cluster)
+            | Self::RegisteredExpired(cluster)
             | Self::AgentSilent(cluster)
             | Self::AgentRefused(cluster)
             | Self::TargetDeclined { cluster, .. }

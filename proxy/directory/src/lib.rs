@@ -42,7 +42,7 @@ use tokio::sync::watch;
 pub use self::{
     direct::{
         Credential, CredentialError, Direct, Endpoint, EndpointError, OpenCredentialError,
-        SealedCredential,
+        RegisteredToken, RegisteredTokenError, Registration, SealedCredential,
     },
     draft::{Checked, Draft, Expect},
     effective_roles::EffectiveRoles,

@@ -5,11 +5,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use time::OffsetDateTime;
 
-use super::{direct::Direct, join_token::JoinToken};
+use super::{
+    direct::{Direct, Registration},
+    join_token::JoinToken,
+};
 use underpass_authenticate::{PasswordHash, TokenHash};
 use underpass_core::service_account::Account;
 use underpass_core::{
-    AgentRole, Authority, ClusterName, Labels, Name, NodeName, Role, Scope, Selector, Subject,
+    AgentRole, Authority, ClusterName, Labels, Name, NodeName, RegistrationRules, Role, Scope,
+    Selector, Subject,
 };
 
 /// A kind of object.
@@ -31,11 +35,13 @@ pub enum ObjectKind {
     TokenUse,
     /// [`JoinToken`].
     JoinToken,
+    /// [`Registration`].
+    Registration,
 }
 
 impl ObjectKind {
     /// Every kind.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Cluster,
         Self::Agent,
         Self::User,
@@ -44,6 +50,7 @@ impl ObjectKind {
         Self::Binding,
         Self::TokenUse,
         Self::JoinToken,
+        Self::Registration,
     ];
 
     /// As stores and errors write it.
@@ -57,6 +64,7 @@ impl ObjectKind {
             Self::Binding => "binding",
             Self::TokenUse => "token-use",
             Self::JoinToken => "join-token",
+            Self::Registration => "registration",
         }
     }
 
@@ -99,6 +107,9 @@ pub struct Cluster {
     /// Its ServiceAccounts whose pods join as agents, and their roles.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub join_accounts: BTreeMap<Account, AgentRole>,
+    /// The rules by which its agents register a credential for its API server; none may without them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub registrations: Option<RegistrationRules>,
 }
 
 impl Cluster {
@@ -110,6 +121,7 @@ impl Cluster {
             direct: None,
             nodes_may_stand_in: false,
             join_accounts: BTreeMap::new(),
+            registrations: None,
         }
     }
 }
@@ -363,4 +375,5 @@ objects!(
     Binding: Binding,
     TokenUse: TokenUse,
     JoinToken: JoinToken,
+    Registration: Registration,
 );

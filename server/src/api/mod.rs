@@ -28,6 +28,7 @@ mod output_page;
 mod page;
 mod passwords;
 mod problem;
+mod registration;
 mod requester;
 mod resource;
 mod server;
@@ -209,6 +210,7 @@ impl Api {
             .merge(direct::routes())
             .merge(agents::routes())
             .merge(join_tokens::routes())
+            .merge(registration::routes())
             .merge(join::routes())
             .merge(nodes::routes())
             .merge(operations::routes())

@@ -33,6 +33,7 @@ mod names;
 mod operations;
 mod raw;
 mod rbac;
+mod registered;
 mod revoked;
 mod role_table;
 mod server_restarted;
