@@ -512,7 +512,7 @@ impl Clusters for Tunnel {
             let without_agent = self.without_agent(cluster, open, &request);
             tokio::select! {
                 answered = without_agent => match answered {
-                    Err(ConnectError::NoAgent) => {}
+                    Err(ConnectError::NoAgent | ConnectError::RegisteredExpired) => {}
                     answered => return answered,
                 },
                 () = self.until_attached(cluster) => {}

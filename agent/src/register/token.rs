@@ -165,8 +165,9 @@ fn pem(der: &[u8]) -> String {
 /// The ServiceAccount that the agent is, by the word of the API server (KEP-3325).
 async fn own_account(client: Client) -> Result<Account, IssueError> {
     let reviews = Api::<SelfSubjectReview>::all(client);
-    let asked = reviews.create(&PostParams::default(), &SelfSubjectReview::default());
-    let review = asked
+    let (params, question) = (PostParams::default(), SelfSubjectReview::default());
+    let review = reviews
+        .create(&params, &question)
         .await
         .map_err(|error| IssueError::Review(error.into()))?;
     let user = review.status.and_then(|status| status.user_info);
@@ -184,7 +185,8 @@ async fn token_of(client: Client, account: &Account) -> Result<Zeroizing<String>
         },
         ..TokenRequest::default()
     };
-    let asked = accounts.create_token_request(account.name(), &PostParams::default(), &request);
+    let params = PostParams::default();
+    let asked = accounts.create_token_request(account.name(), &params, &request);
     let made = asked.await.map_err(|error| match &error {
         kube::Error::Api(status) if matches!(status.code, 401 | 403) => {
             IssueError::Forbidden(account.clone(), error.into())

@@ -156,16 +156,7 @@ impl Registrations {
         agent: &Agent,
     ) -> Result<RegistrationAnswer, RegistrationAnswer> {
         // First: a registration that is under way finds it.
-        let mut withdrawn = self.lock();
-        let sessions = withdrawn.entry(agent.cluster.clone()).or_default();
-        if !sessions.iter().any(|other| other.is_same(session)) {
-            sessions.push(session.clone());
-        }
-        drop(withdrawn);
-        if !session.is_open() {
-            // Its end may have been noticed before.
-            self.forget(session);
-        }
+        self.note(session, &agent.cluster);
         let removing = self.directory.change(|draft| {
             if draft.get::<Registration>(agent.cluster.as_str()).is_some() {
                 draft.remove::<Registration>(agent.cluster.as_str(), Expect::Anything)?;
@@ -205,6 +196,19 @@ impl Registrations {
         registering.await.map_err(Unchanged::into_answer)?;
         let expires = offer.expires();
         Ok(RegistrationAnswer::Registered { expires })
+    }
+
+    fn note(&self, session: &Session, cluster: &ClusterName) {
+        let mut withdrawn = self.lock();
+        let sessions = withdrawn.entry(cluster.clone()).or_default();
+        if !sessions.iter().any(|other| other.is_same(session)) {
+            sessions.push(session.clone());
+        }
+        drop(withdrawn);
+        if !session.is_open() {
+            // Its end may have been noticed before.
+            self.forget(session);
+        }
     }
 
     /// Of a cluster's connected agents one that wants no credential to be kept is enough.

@@ -189,7 +189,7 @@ async fn rule_9_no_credential_is_read_without_an_administrators_word() {
         said.contains("underpass cluster credentials allow edge"),
         "{said}"
     );
-    assert!(said.starts_with("FORBIDDEN"), "{said}");
+    assert!(said.starts_with("forbidden"), "{said}");
     // That of another cluster is not enough.
     world.allow("far", Some(RegistrationRules::default())).await;
     say(&agent, &register("c2ln")).await.unwrap_err();
