@@ -56,8 +56,8 @@ pub(crate) struct Rbac {
     /// `underpass-agent --key-secret`
     #[arg(long, value_name = "NAME")]
     key_secret: Option<String>,
-    /// Let the agent request tokens of its own ServiceAccount, for `underpass-agent --register-credentials`. Whoever has such a token
-    /// can request further ones with it, for as long as they like: --registered-account is better
+    /// Let the agent request tokens of its own ServiceAccount, for `underpass-agent --register-credentials`. A thief of such a token
+    /// could request further ones with it, without an end: --registered-account is better
     #[arg(long, conflicts_with = "registered_account")]
     register_credentials: bool,
     /// Make a ServiceAccount of this name, which may impersonate as the agent and nothing else, and let the agent request its
@@ -104,5 +104,37 @@ mod tests {
         let matches = command.try_get_matches_from(["rbac"]).unwrap();
         let printed = manifests(Rbac::from_arg_matches(&matches).unwrap()).unwrap();
         assert_eq!(printed, AgentRbac::default().to_yaml().unwrap());
+    }
+
+    #[test]
+    fn rule_9_an_account_for_the_credential_requests_no_tokens() {
+        let printed = |flags: &[&str]| {
+            let command = Rbac::augment_args(Command::new("rbac"));
+            let matches = command.try_get_matches_from([&["rbac"], flags].concat());
+            manifests(Rbac::from_arg_matches(&matches.unwrap()).unwrap()).unwrap()
+        };
+        let usual = printed(&[]);
+        assert!(!usual.contains("serviceaccounts/token"), "{usual}");
+        for (flags, account) in [
+            (&["--register-credentials"][..], "underpass-agent"),
+            (&["--registered-account", "registered"], "registered"),
+        ] {
+            let printed = printed(flags);
+            let mut roles = printed.split("---\n");
+            let role = roles.find(|object| object.contains("serviceaccounts/token"));
+            let role = role.unwrap();
+            assert!(
+                role.contains("kind: Role\n") && role.contains(account),
+                "{role}"
+            );
+            // The right is bound to the agent's account alone.
+            let binding = printed.split("---\n").find(|object| {
+                object.contains("kind: RoleBinding") && object.contains("registered-token")
+            });
+            let binding = binding.unwrap();
+            let subjects = binding.split_once("subjects:").unwrap().1;
+            assert!(subjects.contains("name: underpass-agent"), "{binding}");
+            assert!(!subjects.contains("name: registered\n"), "{binding}");
+        }
     }
 }

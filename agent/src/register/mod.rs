@@ -1,8 +1,8 @@
 //! A credential for the cluster's API server, which the agent hands over where its owner says so (`--register-credentials`), and
 //! says otherwise that none is to be kept.
 //!
-//! A server that has it can pass this agent by. So whatever the agent's owner denies beyond the default keeps the agent from handing
-//! it over: a server that is captured would not heed denials.
+//! A server that has it can pass this agent by. So denials of the agent's owner, beyond the default, keep the agent from handing it
+//! over: a server that is captured would not heed them.
 
 mod exchange;
 #[cfg(test)]
@@ -37,8 +37,8 @@ use crate::policy::{InForce, Policies};
 pub(crate) struct RegisterOptions {
     /// Hand over a credential for the API server, where the server allows it (`underpass cluster credentials allow`): the API server's
     /// address and CA, and a token of a ServiceAccount that counts for an hour and is renewed. The server reaches the API server
-    /// with it while no agent is connected. Whoever captures the server has it then. Refused while the policy denies users, groups or
-    /// the API server. An agent that is started without this flag has the server delete what was handed over
+    /// with it while no agent is connected. An attacker who captures the server has it then. Refused while the policy denies users,
+    /// groups or the API server. An agent that is started without this flag has the server delete what was handed over
     #[arg(long, env = "UNDERPASS_REGISTER_CREDENTIALS")]
     pub(crate) register_credentials: bool,
     /// The API server as the server reaches it; without it, as the kubeconfig has it. An agent in a pod needs it: the API server's
@@ -71,7 +71,7 @@ pub(crate) struct Registering {
     complaint: Mutex<Option<String>>,
 }
 
-/// What the server may keep, by the owner's flags and policy.
+/// The credential that the server may keep, by the owner's flags and policy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Wish {
     /// Nothing, and why that is, where the flag asks for something.
@@ -97,7 +97,7 @@ enum RegisterError {
 }
 
 impl Registering {
-    /// What the command line says. Nothing is asked yet.
+    /// As the command line says. Nothing is asked yet.
     ///
     /// # Errors
     /// The flags ask for what cannot be.

@@ -1,4 +1,4 @@
-//! What a server is told, over a session in memory.
+//! The agent's word to its server, over a session in memory.
 
 use std::path::Path;
 

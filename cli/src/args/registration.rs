@@ -6,7 +6,7 @@ use underpass_core::{ClusterName, Network};
 #[derive(Debug, Subcommand)]
 pub(crate) enum Credentials {
     /// Let the agents of a cluster that are started with --register-credentials hand over a credential for its API server. The
-    /// server reaches it with that while no agent is connected; whoever captures the server has the credential then
+    /// server reaches it with that while no agent is connected; an attacker who captures the server has the credential then
     Allow {
         /// Cluster of the agents
         cluster: ClusterName,

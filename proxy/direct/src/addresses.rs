@@ -150,7 +150,7 @@ mod tests {
 
     #[test]
     fn rule_2_an_address_of_this_machine_is_none_of_an_api_server() {
-        // Whichever it has: the one from which it would reach another machine.
+        // The one from which it would reach another machine.
         let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
         if socket.connect("192.0.2.1:9").is_err() {
             return;

@@ -1,7 +1,7 @@
 //! Clusters that agents serve, reached with the credential that one of them has registered.
 //!
 //! The way lasts as long as the agent, the endpoint, the account and the rules stay: a renewed token replaces the one before for new
-//! streams, and ends none that is open. Whatever else changes ends all of them (rule 12).
+//! streams, and ends none that is open. Any other change ends all of them (rule 12).
 
 use std::{
     collections::HashMap,

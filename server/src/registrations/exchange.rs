@@ -23,7 +23,7 @@ pub(super) enum Unanswered {
 /// Reads the agent's line, and writes what `decide` makes of it; of a line that is none, or too long, it gets `None`.
 ///
 /// # Cancel safety
-/// Dropping the future resets the stream; what was decided stays.
+/// Dropping the future resets the stream; a decision stays.
 pub(super) async fn answer(
     stream: Stream,
     decide: impl AsyncFnOnce(Option<RegistrationRequest>) -> RegistrationAnswer,

@@ -175,7 +175,7 @@ impl Registrations {
     ) -> Result<RegistrationAnswer, RegistrationAnswer> {
         let cluster = &agent.cluster;
         let offer = offer?;
-        // It wants one now, whatever it wanted before.
+        // It wants one now, though it may have withdrawn before.
         self.forget(session);
         self.nobody_withdraws(cluster)?;
         if self.pace.take(cluster.clone()).is_none() {

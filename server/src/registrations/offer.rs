@@ -1,4 +1,4 @@
-//! What an agent offers, once it is read: an endpoint and a token of the right forms.
+//! An agent's offer, once it is read: an endpoint and a token of the right forms.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;

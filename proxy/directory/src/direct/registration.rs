@@ -120,7 +120,7 @@ impl Registration {
         now + limits::REGISTERED_TOKEN_MARGIN < self.expires
     }
 
-    /// Is it the same way to the API server, whatever the token?
+    /// Is it the same way to the API server, with any token?
     pub fn is_same_way(&self, other: &Self) -> bool {
         let way = |of: &Self| {
             let accounts = of.allow_service_accounts.clone();

@@ -93,7 +93,7 @@ async fn rule_12_a_registered_credential_goes_with_what_allows_it() {
         directory.change(change).await.unwrap();
         assert!(!is_kept(&directory), "{what}");
     }
-    // What does not concern it leaves it.
+    // Another change leaves it.
     let directory = registered(&ring()).await;
     let other = |draft: &mut Draft| draft.remove::<Agent>("n", Expect::Present);
     directory.change(other).await.unwrap();
