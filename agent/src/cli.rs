@@ -16,6 +16,7 @@ use url::Url;
 use crate::key::KeyOptions;
 use crate::policy::PolicyCommand;
 use crate::rbac::Rbac;
+use crate::register::RegisterOptions;
 
 const AFTER_HELP: &str = "\
 Proxies: the WebSocket goes through the proxy of HTTPS_PROXY, except to the servers of NO_PROXY and to \
@@ -124,6 +125,8 @@ pub(crate) struct Cli {
     /// cluster-admin
     #[arg(long = "deny-group", value_name = "NAME")]
     pub(crate) denied_groups: Vec<String>,
+    #[command(flatten)]
+    pub(crate) register: RegisterOptions,
     /// Time for requests in flight when the agent is told to stop
     #[arg(long, env = "UNDERPASS_DRAIN", default_value = "30s", value_name = "TIME", value_parser = humantime::parse_duration)]
     pub(crate) drain: Duration,

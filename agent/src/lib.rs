@@ -12,6 +12,7 @@ mod key;
 mod limits;
 mod policy;
 mod rbac;
+mod register;
 mod rotation;
 mod serve;
 mod targets;
@@ -35,6 +36,7 @@ use crate::keeping::Keeping;
 use crate::key::Origin;
 use crate::policy::{Policies, PolicyCommand};
 use crate::rbac::Rbac;
+use crate::register::Registering;
 use crate::rotation::Questions;
 use crate::serve::Sessions;
 use crate::targets::{OwnFiles, Targets};
@@ -144,6 +146,7 @@ async fn serve_until_stopped(cli: Cli) -> Result<()> {
     };
     let policies = Arc::new(Policies::read(cli.policy.clone(), cli.impersonation())?);
     let joining = Joining::of(&cli)?;
+    let registering = Arc::new(Registering::of(&cli, Arc::clone(&policies))?);
     let origin = tokio::select! {
         prepared = key::prepare(&cli) => prepared?,
         _ = signals.stop() => return Ok(()),
@@ -160,7 +163,8 @@ async fn serve_until_stopped(cli: Cli) -> Result<()> {
     let (role, targets) = (cli.key.role(), Arc::new(targets));
     let (questions, mut asked) = Questions::new();
     let policies_of_streams = Arc::clone(&policies);
-    let sessions = Sessions::new(api_server, role, policies_of_streams, targets, questions);
+    let sessions = Sessions::new(api_server, role, policies_of_streams, targets, questions)
+        .with_registering(registering);
     let following = Arc::clone(&policies);
     let _following = AbortOnDropHandle::new(tokio::spawn(async move { following.follow().await }));
     if let Some(address) = cli.metrics {

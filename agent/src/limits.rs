@@ -110,6 +110,25 @@ pub(crate) const JOIN_TOKEN_FILE_AGE: Duration = Duration::from_secs(2);
 /// of all agents in the same moment.
 pub(crate) const JOIN_SPREAD: Duration = Duration::from_secs(1);
 
+/// How long a token counts that is registered at the server, as most clusters give it: a stolen one ends soon, and one that is renewed
+/// every half an hour outlasts an agent that is away for that long.
+pub(crate) const REGISTERED_TOKEN: Duration = Duration::from_secs(60 * 60);
+
+/// The time for such a token: the server waits for 20 s for it.
+pub(crate) const REGISTER_TOKEN_TIME: Duration = Duration::from_secs(10);
+
+/// The time for the server to answer to it: it writes it to its disk.
+pub(crate) const REGISTER_ANSWER_TIME: Duration = Duration::from_secs(10);
+
+/// The server's answer to it: a reason in a few lines.
+pub(crate) const REGISTER_ANSWER_BYTES: usize = 8 * 1024;
+
+/// The longest wait after a token that was not registered, once. Doubled by each further one.
+pub(crate) const REGISTER_AGAIN: Duration = Duration::from_secs(5);
+
+/// The longest of these waits: an administrator has just allowed it, and waits.
+pub(crate) const REGISTER_AGAIN_MOST: Duration = Duration::from_secs(60);
+
 /// Attempts to put a key into a Secret that other agents change: each of them wins once.
 pub(crate) const KEY_SECRET_ATTEMPTS: usize = 8;
 

@@ -56,6 +56,14 @@ pub(crate) struct Rbac {
     /// `underpass-agent --key-secret`
     #[arg(long, value_name = "NAME")]
     key_secret: Option<String>,
+    /// Let the agent request tokens of its own ServiceAccount, for `underpass-agent --register-credentials`. A thief of such a token
+    /// could request further ones with it, without an end: --registered-account is better
+    #[arg(long, conflicts_with = "registered_account")]
+    register_credentials: bool,
+    /// Make a ServiceAccount of this name, which may impersonate as the agent and nothing else, and let the agent request its
+    /// tokens: for `underpass-agent --register-credentials --registered-account NAMESPACE/NAME`
+    #[arg(long, value_name = "NAME")]
+    registered_account: Option<String>,
     /// Let the server have ServiceAccounts' tokens reviewed, for users of the kind `tokenReview`
     #[arg(long)]
     token_reviewer: bool,
@@ -63,6 +71,9 @@ pub(crate) struct Rbac {
 
 /// The printed text.
 pub(crate) fn manifests(options: Rbac) -> Result<String> {
+    let own = options
+        .register_credentials
+        .then(|| options.service_account.clone());
     let rbac = AgentRbac {
         namespace: options.namespace,
         create_namespace: !options.no_namespace,
@@ -76,6 +87,7 @@ pub(crate) fn manifests(options: Rbac) -> Result<String> {
         token_reviewer: options.token_reviewer,
         services: options.read_services.into_iter().map(Into::into).collect(),
         key_secret: options.key_secret,
+        registered_account: options.registered_account.or(own),
     };
     Ok(rbac.to_yaml()?)
 }
@@ -92,5 +104,37 @@ mod tests {
         let matches = command.try_get_matches_from(["rbac"]).unwrap();
         let printed = manifests(Rbac::from_arg_matches(&matches).unwrap()).unwrap();
         assert_eq!(printed, AgentRbac::default().to_yaml().unwrap());
+    }
+
+    #[test]
+    fn rule_9_an_account_for_the_credential_requests_no_tokens() {
+        let printed = |flags: &[&str]| {
+            let command = Rbac::augment_args(Command::new("rbac"));
+            let matches = command.try_get_matches_from([&["rbac"], flags].concat());
+            manifests(Rbac::from_arg_matches(&matches.unwrap()).unwrap()).unwrap()
+        };
+        let usual = printed(&[]);
+        assert!(!usual.contains("serviceaccounts/token"), "{usual}");
+        for (flags, account) in [
+            (&["--register-credentials"][..], "underpass-agent"),
+            (&["--registered-account", "registered"], "registered"),
+        ] {
+            let printed = printed(flags);
+            let mut roles = printed.split("---\n");
+            let role = roles.find(|object| object.contains("serviceaccounts/token"));
+            let role = role.unwrap();
+            assert!(
+                role.contains("kind: Role\n") && role.contains(account),
+                "{role}"
+            );
+            // The right is bound to the agent's account alone.
+            let binding = printed.split("---\n").find(|object| {
+                object.contains("kind: RoleBinding") && object.contains("registered-token")
+            });
+            let binding = binding.unwrap();
+            let subjects = binding.split_once("subjects:").unwrap().1;
+            assert!(subjects.contains("name: underpass-agent"), "{binding}");
+            assert!(!subjects.contains("name: registered\n"), "{binding}");
+        }
     }
 }

@@ -11,6 +11,7 @@ use underpass_upstream::{ApiServer, Draining};
 
 use crate::limits;
 use crate::policy::{InForce, Policies};
+use crate::register::Registering;
 use crate::rotation::Questions;
 use crate::targets::Targets;
 
@@ -27,6 +28,8 @@ pub(crate) struct Sessions {
     policies: Arc<Policies>,
     targets: Arc<Targets>,
     questions: Questions,
+    /// Tells the server which credential it may keep.
+    registering: Option<Arc<Registering>>,
     live: Arc<Mutex<Vec<Live>>>,
     tasks: TaskTracker,
 }
@@ -53,8 +56,17 @@ impl Sessions {
             policies,
             targets,
             questions,
+            registering: None,
             live: Arc::default(),
             tasks: TaskTracker::new(),
+        }
+    }
+
+    /// The same, and each session's server is told which credential it may keep.
+    pub(crate) fn with_registering(self, registering: Arc<Registering>) -> Self {
+        Self {
+            registering: Some(registering),
+            ..self
         }
     }
 
@@ -67,6 +79,8 @@ impl Sessions {
         });
         let this = self.clone();
         self.tasks.spawn(async move {
+            let registering = this.registering.as_ref();
+            let _registering = registering.map(|registering| registering.start(session.clone()));
             while let Ok(incoming) = session.accept().await {
                 let (this, draining) = (this.clone(), draining.clone());
                 let tasks = this.tasks.clone();

@@ -2,6 +2,7 @@
 
 mod join;
 mod node;
+mod registration;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -13,6 +14,7 @@ use underpass_forward::{ListenAddress, Rule};
 
 pub(crate) use self::join::{Agent, FirstAgent, JoinAccount, JoinToken, NewJoinToken, Output};
 pub(crate) use self::node::{Argument, Node, NodeOperations, NodeRun};
+pub(crate) use self::registration::Credentials;
 
 const AFTER_HELP: &str = "\
 Log in once, and kubectl uses the login:
@@ -172,6 +174,9 @@ pub(crate) enum Cluster {
     /// ServiceAccounts of a cluster whose pods join as agents, by their own tokens
     #[command(subcommand)]
     JoinAccount(JoinAccount),
+    /// Credentials for clusters' API servers that agents register, for times at which none is connected
+    #[command(subcommand)]
+    Credentials(Credentials),
     /// List the clusters, and their connections
     List,
     /// Change the labels of a cluster

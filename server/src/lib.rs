@@ -23,6 +23,7 @@ mod pki;
 mod proxies;
 mod readiness;
 mod recover;
+mod registrations;
 mod router;
 mod secrets;
 mod server;

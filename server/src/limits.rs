@@ -190,6 +190,19 @@ pub(crate) const JOIN_REVIEW_TIME: Duration = Duration::from_secs(10);
 /// Seconds after which a pod tries again whose cluster could not be asked: its agent may have been restarted.
 pub(crate) const JOIN_REVIEW_AGAIN: u64 = 5;
 
+/// The time for the line of an agent that registers a credential: it asks its API server for the token once the stream is accepted.
+pub(crate) const REGISTRATION_TIME: Duration = Duration::from_secs(20);
+
+/// Credentials that the agents of a cluster register at once: some agents that start together, and again. Each is a write of the
+/// directory.
+pub(crate) const REGISTRATIONS: u32 = 20;
+
+/// One more after each: an agent registers every half an hour.
+pub(crate) const REGISTRATION_EVERY: Duration = Duration::from_secs(30);
+
+/// Clusters whose registrations are counted, of some hundred bytes each; only those of the directory are.
+pub(crate) const REGISTERING_CLUSTERS: usize = 10_000;
+
 /// How long agents may join with a join token, unless its maker says otherwise: until the command is pasted.
 pub(crate) const JOIN_TOKEN: Duration = Duration::from_secs(60 * 60);
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use thiserror::Error;
 use underpass_core::ClusterName;
 use underpass_directory::seal::{Keyring, SealingKey, SealingKeyError};
-use underpass_directory::{ChangeError, Cluster, Directory, Expect};
+use underpass_directory::{ChangeError, Cluster, Directory, Draft, Expect, Registration};
 use underpass_tunnel::chain;
 use zeroize::Zeroizing;
 
@@ -109,7 +109,7 @@ pub(crate) async fn renew(directory: &Arc<Directory>, keys: &Keyring) -> Result<
                 Err(error) => tracing::error!(%cluster, "not reachable: {}", chain(&error)),
             }
         }
-        Ok::<_, ChangeError>(count)
+        Ok::<_, ChangeError>(count.saturating_add(renew_registrations(draft, keys)?))
     });
     let count = renewed.await?.value;
     if count > 0 {
@@ -119,6 +119,34 @@ pub(crate) async fn renew(directory: &Arc<Directory>, keys: &Keyring) -> Result<
         );
     }
     Ok(())
+}
+
+/// The same for registered credentials. One that does not open goes: its agent registers another one.
+fn renew_registrations(draft: &mut Draft, keys: &Keyring) -> Result<usize, ChangeError> {
+    let all: Vec<_> = draft
+        .all::<Registration>()
+        .iter()
+        .filter_map(|(name, entry)| {
+            let name = ClusterName::new(name).ok()?;
+            let renewed = entry.object.renewed(&name, keys);
+            Some((name, renewed))
+        })
+        .collect();
+    let mut count = 0_usize;
+    for (cluster, renewed) in all {
+        match renewed {
+            Ok(None) => {}
+            Ok(Some(registration)) => {
+                draft.put(cluster.as_str(), registration, Expect::Present)?;
+                count = count.saturating_add(1);
+            }
+            Err(error) => {
+                tracing::warn!(%cluster, "the registered credential is deleted: {}", chain(&error));
+                draft.remove::<Registration>(cluster.as_str(), Expect::Present)?;
+            }
+        }
+    }
+    Ok(count)
 }
 
 #[cfg(test)]

@@ -24,7 +24,7 @@ const CHECK_AGAIN_MAX: Duration = Duration::from_secs(60);
 pub(crate) async fn api_server(cli: &Cli) -> Result<ApiServer> {
     let options = ApiServerOptions {
         policy: cli.impersonation(),
-        insecure: false,
+        ..ApiServerOptions::default()
     };
     let source = Source::of(cli);
     Ok(ApiServer::from_source(Arc::new(source), options).await?)
@@ -41,7 +41,18 @@ pub(crate) async fn api_server_of(cli: &Cli) -> Result<Option<ApiServer>> {
 
 /// The way to the API server, as it is now.
 pub(crate) async fn config(cli: &Cli) -> Result<Config> {
-    let source = Source::of(cli);
+    config_of(cli.kubeconfig.clone(), cli.context.clone()).await
+}
+
+/// The same, by a kubeconfig and a context of it.
+pub(crate) async fn config_of(
+    kubeconfig: Option<PathBuf>,
+    context: Option<String>,
+) -> Result<Config> {
+    let source = Source {
+        kubeconfig,
+        context,
+    };
     let loading = tokio::task::spawn_blocking(move || source.load());
     let loaded = loading.await.context("the kubeconfig was not read")?;
     loaded.map_err(anyhow::Error::from_boxed)

@@ -11,6 +11,9 @@ mod tcp;
 mod tests;
 mod unix;
 
+#[cfg(test)]
+pub(crate) use self::tests::pair;
+
 use std::sync::Arc;
 
 use tokio::net::{TcpStream, UnixStream};

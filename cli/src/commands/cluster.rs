@@ -6,9 +6,10 @@ use futures_util::stream;
 use serde_json::{Map, Value, json};
 use underpass_api::client::Match;
 use underpass_api::{Client, ClusterSpec, ClusterStatus, ServingAgent, View, segment};
+use underpass_core::REGISTERED_CREDENTIAL;
 use underpass_terminal::say;
 
-use super::{direct, join, join_account, print_table};
+use super::{direct, join, join_account, print_table, registration};
 use crate::args::{Cluster, StandIn};
 
 pub(super) type Shown = View<ClusterSpec, ClusterStatus>;
@@ -44,6 +45,7 @@ pub(crate) async fn run(client: &Client, command: Cluster) -> Result<()> {
         }
         Cluster::JoinToken(command) => join::run(client, command).await?,
         Cluster::JoinAccount(command) => join_account::run(client, command).await?,
+        Cluster::Credentials(command) => registration::run(client, command).await?,
         Cluster::List => {
             let clusters: Vec<Shown> = client.list("/v1/clusters").await?;
             let rows = rows(client, &clusters).await;
@@ -112,11 +114,14 @@ fn labels_of(cluster: &Shown) -> String {
     super::list(&labels)
 }
 
-/// As in the audit log: ROLE/AGENT.
+/// As in the audit log: ROLE/AGENT, or registered-credential/AGENT.
 fn served_by(agents: &[ServingAgent]) -> String {
     let agents: Vec<_> = agents
         .iter()
-        .map(|serving| format!("{}/{}", serving.role, serving.agent))
+        .map(|serving| match serving.by_credential {
+            true => format!("{REGISTERED_CREDENTIAL}/{}", serving.agent),
+            false => format!("{}/{}", serving.role, serving.agent),
+        })
         .collect();
     super::list(&agents)
 }

@@ -11,6 +11,7 @@ mod kubeconfig;
 mod login;
 mod manifest;
 pub(crate) mod node;
+mod registration;
 mod token;
 mod user;
 

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use underpass_core::service_account::Account;
-use underpass_core::{AgentRole, Labels};
+use underpass_core::{AgentRole, Labels, RegistrationRules};
 
-use crate::{CredentialStatus, DirectSpec};
+use crate::{CredentialStatus, DirectSpec, RegistrationStatus};
 
 /// A cluster, as clients set it.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -26,6 +26,10 @@ pub struct ClusterSpec {
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     #[cfg_attr(feature = "openapi", schema(value_type = BTreeMap<String, AgentRole>))]
     pub join_accounts: BTreeMap<Account, AgentRole>,
+    /// Lets its agents register a credential for its API server, by these rules: with it this server reaches the API server itself
+    /// while no agent is connected. Only administrators see them. Without them what was registered is deleted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub registrations: Option<RegistrationRules>,
 }
 
 /// The state of a cluster.
@@ -47,6 +51,9 @@ pub struct ClusterStatus {
     /// they have served.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub served_by: Vec<ServingAgent>,
+    /// The credential that an agent has registered, never the secret; only administrators see it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub registration: Option<RegistrationStatus>,
 }
 
 /// An agent that serves a cluster's API server.
@@ -58,4 +65,7 @@ pub struct ServingAgent {
     pub agent: String,
     /// Its role.
     pub role: AgentRole,
+    /// Whether this server reaches the API server itself, with the credential that this agent has registered, and not through it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub by_credential: bool,
 }

@@ -20,6 +20,7 @@ mod object;
 mod operations;
 mod passwords;
 mod problem;
+mod registration;
 mod rotation;
 mod server;
 mod tokens;
@@ -46,6 +47,10 @@ pub use self::{
     },
     passwords::NewPassword,
     problem::{About, Problem},
+    registration::{
+        CREDENTIALS_TARGET, OfferedCredential, REGISTRATION_LINE, RegistrationAnswer,
+        RegistrationRefusal, RegistrationRequest, RegistrationStatus,
+    },
     rotation::{
         AGENT_KEY, KeyAnswer, KeyQuestion, KeyRotated, NextKeyAnswer, NextKeyChallenge,
         NextKeyRefusal, NextKeyRequest,

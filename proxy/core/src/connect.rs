@@ -70,6 +70,9 @@ pub enum ConnectError {
     /// There is an agent, whose connection is lost or silent at the moment.
     #[error("the agent's connection is lost or silent")]
     AgentAway,
+    /// No agent serves it, and the credential that one has registered counts no more.
+    #[error("the cluster has no agent connected, and its registered credential has expired")]
+    RegisteredExpired,
     /// The agent declined the stream.
     #[error("the agent refused the stream: {reason}")]
     AgentRefused {
@@ -123,6 +126,7 @@ impl ConnectError {
             Self::UnknownCluster => Rejection::UnknownCluster(cluster.clone()),
             Self::NoAgent => Rejection::NoAgent(cluster.clone()),
             Self::AgentAway => Rejection::AgentAway(cluster.clone()),
+            Self::RegisteredExpired => Rejection::RegisteredExpired(cluster.clone()),
             Self::AgentRefused { .. } => Rejection::AgentRefused(cluster.clone()),
             Self::Declined { decline, reason } => Rejection::TargetDeclined {
                 cluster: cluster.clone(),

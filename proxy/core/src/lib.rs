@@ -44,6 +44,7 @@ mod network;
 mod node_name;
 mod peer;
 mod provenance;
+mod registration;
 mod rejection;
 pub mod request_info;
 mod revision;
@@ -82,6 +83,7 @@ pub use self::{
     peer::{Peer, X_FORWARDED_FOR, forwarded_for},
     policy::{ImpersonationPolicy, NeverImpersonated},
     provenance::{AuthenticationMethod, Provenance},
+    registration::RegistrationRules,
     rejection::Rejection,
     request_info::{RequestInfo, StreamClass},
     revision::Revision,
@@ -91,5 +93,5 @@ pub use self::{
     selector::Selector,
     subject::{Subject, SubjectKind},
     target::{Target, TargetError, TcpTarget, UnixTarget},
-    via::{Through, Via},
+    via::{REGISTERED_CREDENTIAL, Through, Via},
 };

@@ -102,6 +102,29 @@ pub const JOIN_TOKENS_PER_CLUSTER: usize = 64;
 /// ServiceAccounts of one cluster with which agents join: one for each role, and some while they are renamed.
 pub const JOIN_ACCOUNTS: usize = 16;
 
+/// Networks in which the API server of one cluster may be whose agents register a credential: the few addresses of a control plane,
+/// for each family.
+pub const REGISTRATION_NETWORKS: usize = 16;
+
+/// How long a token that an agent registers may count: agents ask for an hour, and a cloud may give a day. Longer ones outlast what
+/// takes them back at the cluster.
+pub const REGISTERED_TOKEN_LIFE: Duration = Duration::from_secs(25 * 60 * 60);
+
+/// A token that an agent registers: a JWT of some 1,500 bytes, and what else a cluster writes into it.
+pub const REGISTERED_TOKEN_BYTES: usize = 16 * 1024;
+
+/// The CAs beside it: one, and another one while the first is replaced; some clouds have chains.
+pub const REGISTERED_CA_BYTES: usize = 32 * 1024;
+
+/// The URL beside it: a name of 253 bytes, and a path.
+pub const REGISTERED_URL_BYTES: usize = 1024;
+
+/// Namespaces beside it, whose ServiceAccounts may be impersonated: as many as a command line names.
+pub const REGISTERED_NAMESPACES: usize = 64;
+
+/// How long before its end such a token is used for the last time: longer than a request waits for a connection.
+pub const REGISTERED_TOKEN_MARGIN: Duration = Duration::from_secs(30);
+
 /// Agents in the role `cluster` of one ServiceAccount, beyond which those that are not connected make room for a new one: each pod of
 /// each rollout has a key of its own.
 pub const AGENTS_PER_ACCOUNT: usize = 16;

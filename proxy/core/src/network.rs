@@ -8,11 +8,13 @@ use std::{
 };
 
 use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
 
 use crate::limits;
 
 /// One network, or one address: `10.0.0.0/8`, `2001:db8::/32`, `192.0.2.7`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct Network(IpNet);
 
 /// A text is no network.
@@ -55,6 +57,20 @@ impl FromStr for Network {
             return Err(NetworkError::Mapped);
         }
         Ok(Self(network))
+    }
+}
+
+impl TryFrom<String> for Network {
+    type Error = NetworkError;
+
+    fn try_from(text: String) -> Result<Self, NetworkError> {
+        text.parse()
+    }
+}
+
+impl From<Network> for String {
+    fn from(network: Network) -> Self {
+        network.to_string()
     }
 }
 

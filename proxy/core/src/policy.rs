@@ -74,6 +74,16 @@ impl ImpersonationPolicy {
         self
     }
 
+    /// Namespaces whose ServiceAccounts may be impersonated.
+    pub fn service_account_namespaces(&self) -> &BTreeSet<String> {
+        &self.service_account_namespaces
+    }
+
+    /// Does it deny users or groups that the default does not?
+    pub fn has_denials(&self) -> bool {
+        !self.denied_users.is_empty() || !self.denied_groups.is_empty()
+    }
+
     /// May this identity be impersonated?
     ///
     /// # Errors

@@ -104,6 +104,11 @@ pub enum Rejection {
         "the agent of cluster \"{0}\" does not answer at the moment: its connection may be lost"
     )]
     AgentAway(ClusterName),
+    /// Nor does the server reach it with the credential that an agent has registered.
+    #[error(
+        "cluster \"{0}\" has no agent connected, and the credential that one has registered has expired"
+    )]
+    RegisteredExpired(ClusterName),
     /// The agent does not answer, and whether it acted is not known.
     #[error("the agent of cluster \"{0}\" does not answer")]
     AgentSilent(ClusterName),
@@ -237,9 +242,11 @@ impl Rejection {
             | Self::AggregatedUnauthorized { .. }
             | Self::AgentRefused(_) => StatusCode::FORBIDDEN,
             Self::NotFound | Self::UnknownCluster(_) => StatusCode::NOT_FOUND,
-            Self::NoAgent(_) | Self::AgentAway(_) | Self::AgentSilent(_) | Self::Unavailable => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
+            Self::NoAgent(_)
+            | Self::RegisteredExpired(_)
+            | Self::AgentAway(_)
+            | Self::AgentSilent(_)
+            | Self::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
             Self::AgentLost(_)
             | Self::NoTargets(_)
             | Self::Unusable(_)
@@ -302,6 +309,7 @@ impl Rejection {
         match self {
             Self::NoAgent(_)
             | Self::AgentAway(_)
+            | Self::RegisteredExpired(_)
             | Self::Unavailable
             | Self::TooManyRequests
             | Self::TargetDeclined {
@@ -355,6 +363,7 @@ impl Rejection {
             | Self::ImpersonationNotReviewed(cluster)
             | Self::NoAgent(cluster)
             | Self::AgentAway(cluster)
+            | Self::RegisteredExpired(cluster)
             | Self::AgentSilent(cluster)
             | Self::AgentRefused(cluster)
             | Self::TargetDeclined { cluster, .. }

@@ -44,6 +44,16 @@ impl Account {
             name: name.to_owned(),
         })
     }
+
+    /// Its namespace.
+    pub fn namespace(&self) -> &str {
+        &self.namespace
+    }
+
+    /// Its name there.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
 }
 
 impl FromStr for Account {

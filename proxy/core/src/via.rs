@@ -1,9 +1,12 @@
-//! The agent that a stream goes through.
+//! The agent that a stream goes through, or whose credential it uses.
 
 use std::fmt;
 use std::sync::{Arc, OnceLock};
 
 use crate::AgentRole;
+
+/// The place of a role in the text of a [`Through`] whose credential was registered.
+pub const REGISTERED_CREDENTIAL: &str = "registered-credential";
 
 /// An agent, as the server's directory knows it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -12,15 +15,20 @@ pub struct Through {
     pub role: AgentRole,
     /// Its id.
     pub agent: String,
+    /// It has registered the credential with which the server reaches the API server itself: the stream does not go through it.
+    pub by_credential: bool,
 }
 
 impl fmt::Display for Through {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.role, self.agent)
+        match self.by_credential {
+            true => write!(f, "{REGISTERED_CREDENTIAL}/{}", self.agent),
+            false => write!(f, "{}/{}", self.role, self.agent),
+        }
     }
 }
 
-/// The place where [`Clusters::connect`](crate::Clusters::connect) leaves the agent that it has chosen, for the audit log. Clones
+/// The place where [`Clusters::connect`](crate::Clusters::connect) leaves the way that it has chosen, for the audit log. Clones
 /// share their content.
 #[derive(Clone, Debug, Default)]
 pub struct Via(Arc<OnceLock<Through>>);

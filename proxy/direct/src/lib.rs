@@ -2,9 +2,13 @@
 //!
 //! Such a cluster is the agent's half of the proxy in the server's own process: the same cleaning, the same policy, the
 //! same pools. Between the halves is a stream in memory instead of one through a tunnel.
+//!
+//! [`RegisteredClusters`] do the same with a credential that a cluster's agent has registered, while no agent serves.
 
+mod addresses;
 mod config;
 mod plugins;
+mod registered;
 mod stream;
 
 use std::{
@@ -16,7 +20,11 @@ use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
-pub use self::plugins::{KNOWN_VARIABLES, PluginError, Plugins};
+pub use self::{
+    addresses::RegisteredPlaces,
+    plugins::{KNOWN_VARIABLES, PluginError, Plugins},
+    registered::RegisteredClusters,
+};
 use underpass_core::{BoxedIo, ClusterName, ConnectError, Open, Target};
 use underpass_directory::{
     Cluster, Credential, Direct, Directory, OpenCredentialError, seal::Keyring,
@@ -77,6 +85,29 @@ impl Reached {
     }
 }
 
+/// Carries the exchange of a stream to the API server, until its end or until the way to the cluster is over.
+fn serve(server: Arc<ApiServer>, open: &Open, over: CancellationToken) -> BoxedIo {
+    let (front, io) = stream::pair();
+    let identity = open.identity.clone();
+    let serving = async move {
+        // Dropping the stream resets it.
+        let served = tokio::select! {
+            // First: the way may have changed while the credential was opened (rule 25).
+            biased;
+            () = over.cancelled() => return tracing::debug!("the way to the cluster was changed"),
+            served = server.serve_stream(io, &identity) => served,
+        };
+        if let Err(error) = served {
+            tracing::debug!(
+                error = &error as &dyn std::error::Error,
+                "stream ended early"
+            );
+        }
+    };
+    tokio::spawn(serving.in_current_span());
+    Box::new(front)
+}
+
 impl DirectClusters {
     /// Opens credentials with `keys`, and runs `plugins`.
     pub fn new(keys: Arc<Keyring>, plugins: Plugins) -> Self {
@@ -88,7 +119,7 @@ impl DirectClusters {
     }
 
     /// The keys that credentials are sealed with.
-    pub fn keys(&self) -> &Keyring {
+    pub fn keys(&self) -> &Arc<Keyring> {
         &self.keys
     }
 
@@ -119,25 +150,7 @@ impl DirectClusters {
             Ok(server) => server,
             Err(error) => return Some(Err(ConnectError::Unusable(Box::new(error)))),
         };
-        let (front, io) = stream::pair();
-        let (identity, over) = (open.identity.clone(), reached.over.clone());
-        let serving = async move {
-            // Dropping the stream resets it.
-            let served = tokio::select! {
-                // First: the way may have changed while the credential was opened (rule 25).
-                biased;
-                () = over.cancelled() => return tracing::debug!("the way to the cluster was changed"),
-                served = server.serve_stream(io, &identity) => served,
-            };
-            if let Err(error) = served {
-                tracing::debug!(
-                    error = &error as &dyn std::error::Error,
-                    "stream ended early"
-                );
-            }
-        };
-        tokio::spawn(serving.in_current_span());
-        Some(Ok(Box::new(front)))
+        Some(Ok(serve(server, open, reached.over.clone())))
     }
 
     /// Asks the cluster's API server for its version, within
@@ -224,7 +237,7 @@ impl DirectClusters {
         };
         let options = ApiServerOptions {
             policy: direct.policy.impersonation(),
-            insecure: false,
+            ..ApiServerOptions::default()
         };
         let server = ApiServer::with_plugin(config, options, plugin).await?;
         Ok(Arc::new(server))

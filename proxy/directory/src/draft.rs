@@ -8,6 +8,7 @@ use std::{
 use time::OffsetDateTime;
 
 use super::{
+    direct::Registration,
     error::ChangeError,
     join_token::{self, JoinToken},
     object::{
@@ -339,11 +340,26 @@ impl Draft {
         }
     }
 
-    /// Does the change of this object only note that a token was used? That takes nothing back.
+    /// Removes registered credentials that their cluster does not allow any more, or whose agent is gone: once for the whole change.
+    fn sweep_registrations(&mut self) {
+        let concerns = |(kind, _): &Key| matches!(kind, ObjectKind::Cluster | ObjectKind::Agent);
+        if !self.touched.iter().any(concerns) {
+            return;
+        }
+        let all = self.all::<Registration>().iter();
+        let gone = all.filter(|(name, entry)| entry.object.rules(name, self).is_none());
+        let gone: Vec<_> = gone.map(|(name, _)| name.clone()).collect();
+        for name in gone {
+            // It was there a moment ago.
+            let _ = self.remove::<Registration>(&name, Expect::Anything);
+        }
+    }
+
+    /// Does the change of this object only note that a token was used, or renew a credential? That takes nothing back.
     fn is_use(&self, key: &Key) -> bool {
         match key.0 {
             ObjectKind::TokenUse => true,
-            ObjectKind::JoinToken => self.tables.has(key),
+            ObjectKind::JoinToken | ObjectKind::Registration => self.tables.has(key),
             _ => false,
         }
     }
@@ -351,6 +367,7 @@ impl Draft {
     /// The writes to commit; `None` where nothing has changed.
     pub(super) fn finish(mut self) -> Result<Option<Finished>, ChangeError> {
         self.sweep_orphans();
+        self.sweep_registrations();
         let mut writes = Vec::with_capacity(self.touched.len());
         let mut revokes = false;
         for key in std::mem::take(&mut self.touched) {
@@ -364,6 +381,7 @@ impl Draft {
                 ObjectKind::Binding => encode(&self.tables.bindings, &key)?,
                 ObjectKind::TokenUse => encode(&self.tables.uses, &key)?,
                 ObjectKind::JoinToken => encode(&self.tables.join_tokens, &key)?,
+                ObjectKind::Registration => encode(&self.tables.registrations, &key)?,
             };
             writes.push(Write { key, value });
         }
@@ -460,6 +478,13 @@ impl Checked for Cluster {
         }
         if self.join_accounts.len() > limits::JOIN_ACCOUNTS {
             return Err(ChangeError::TooManyJoinAccounts);
+        }
+        let rules = self.registrations.as_ref();
+        if rules.is_some_and(|rules| rules.addresses.len() > limits::REGISTRATION_NETWORKS) {
+            return Err(ChangeError::TooManyRegistrationNetworks);
+        }
+        if rules.is_some() && self.direct.is_some() {
+            return Err(ChangeError::RegistrationsAndDirect(name.to_owned()));
         }
         Ok(())
     }

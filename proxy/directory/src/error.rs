@@ -140,6 +140,18 @@ pub enum ChangeError {
         limits::JOIN_ACCOUNTS
     )]
     TooManyJoinAccounts,
+    /// A cluster with too many networks for its API server's addresses.
+    #[error(
+        "a cluster has at most {} networks in which its registered API server may be",
+        limits::REGISTRATION_NETWORKS
+    )]
+    TooManyRegistrationNetworks,
+    /// A cluster that the server reaches itself would have its agents register a credential.
+    #[error("cluster {0:?} has a direct endpoint, and no agents that register a credential")]
+    RegistrationsAndDirect(String),
+    /// No credential is kept for the cluster, or none of this agent.
+    #[error("cluster {0:?} keeps no credential of this agent")]
+    NoRegistration(String),
     /// A join token for no agent, or for too many.
     #[error("a join token is for 1 to {} agents", limits::JOIN_TOKEN_USES)]
     JoinTokenUses,

@@ -44,7 +44,7 @@ pub use self::{
     agent_key::{KeyStanding, NextKey, ReplacedKey, Rotated, Rotation, RotationError, Waiting},
     direct::{
         Credential, CredentialError, Direct, Endpoint, EndpointError, OpenCredentialError,
-        SealedCredential,
+        RegisteredToken, RegisteredTokenError, Registration, SealedCredential,
     },
     draft::{Checked, Draft, Expect},
     effective_roles::EffectiveRoles,

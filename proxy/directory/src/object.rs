@@ -7,13 +7,14 @@ use time::OffsetDateTime;
 
 use super::{
     agent_key::{NextKey, ReplacedKey},
-    direct::Direct,
+    direct::{Direct, Registration},
     join_token::JoinToken,
 };
 use underpass_authenticate::{PasswordHash, TokenHash};
 use underpass_core::service_account::Account;
 use underpass_core::{
-    AgentRole, Authority, ClusterName, Labels, Name, NodeName, Role, Scope, Selector, Subject,
+    AgentRole, Authority, ClusterName, Labels, Name, NodeName, RegistrationRules, Role, Scope,
+    Selector, Subject,
 };
 
 /// A kind of object.
@@ -35,11 +36,13 @@ pub enum ObjectKind {
     TokenUse,
     /// [`JoinToken`].
     JoinToken,
+    /// [`Registration`].
+    Registration,
 }
 
 impl ObjectKind {
     /// Every kind.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Cluster,
         Self::Agent,
         Self::User,
@@ -48,6 +51,7 @@ impl ObjectKind {
         Self::Binding,
         Self::TokenUse,
         Self::JoinToken,
+        Self::Registration,
     ];
 
     /// As stores and errors write it.
@@ -61,6 +65,7 @@ impl ObjectKind {
             Self::Binding => "binding",
             Self::TokenUse => "token-use",
             Self::JoinToken => "join-token",
+            Self::Registration => "registration",
         }
     }
 
@@ -103,6 +108,9 @@ pub struct Cluster {
     /// Its ServiceAccounts whose pods join as agents, and their roles.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub join_accounts: BTreeMap<Account, AgentRole>,
+    /// The rules by which its agents register a credential for its API server; none may without them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub registrations: Option<RegistrationRules>,
 }
 
 impl Cluster {
@@ -114,6 +122,7 @@ impl Cluster {
             direct: None,
             nodes_may_stand_in: false,
             join_accounts: BTreeMap::new(),
+            registrations: None,
         }
     }
 }
@@ -393,4 +402,5 @@ objects!(
     Binding: Binding,
     TokenUse: TokenUse,
     JoinToken: JoinToken,
+    Registration: Registration,
 );

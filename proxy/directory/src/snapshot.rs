@@ -7,6 +7,7 @@ use std::{
 
 use super::{
     agent_key::KeyStanding,
+    direct::Registration,
     join_token::JoinToken,
     object::{
         AccessToken, Agent, Binding, Cluster, Group, Object, ObjectKind, Owner, TokenUse, User,
@@ -50,6 +51,7 @@ pub struct Tables {
     pub(super) bindings: Table<Binding>,
     pub(super) uses: Table<TokenUse>,
     pub(super) join_tokens: Table<JoinToken>,
+    pub(super) registrations: Table<Registration>,
 }
 
 impl Tables {
@@ -63,6 +65,7 @@ impl Tables {
             ObjectKind::Binding => self.bindings.contains_key(name),
             ObjectKind::TokenUse => self.uses.contains_key(name),
             ObjectKind::JoinToken => self.join_tokens.contains_key(name),
+            ObjectKind::Registration => self.registrations.contains_key(name),
         }
     }
 }
@@ -122,6 +125,7 @@ tabled!(
     Binding: bindings,
     TokenUse: uses,
     JoinToken: join_tokens,
+    Registration: registrations,
 );
 
 /// A right, and the binding that it comes from.
@@ -147,6 +151,7 @@ impl Snapshot {
                 ObjectKind::Binding => read(&mut tables.bindings, key, &record)?,
                 ObjectKind::TokenUse => read(&mut tables.uses, key, &record)?,
                 ObjectKind::JoinToken => read(&mut tables.join_tokens, key, &record)?,
+                ObjectKind::Registration => read(&mut tables.registrations, key, &record)?,
             }
         }
         Ok(Self::new(contents.revision, tables))

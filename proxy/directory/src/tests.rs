@@ -5,6 +5,7 @@ mod full;
 mod join;
 mod join_account;
 mod names;
+mod registration;
 
 use std::collections::BTreeSet;
 

@@ -17,7 +17,11 @@ use tokio_rustls::TlsConnector;
 use underpass_dial::{ADDRESS_DELAY, Resolve, ServerAddress, SystemResolver, staggered};
 use underpass_http_proxy::{ProxyDialer, ProxyError};
 
-use super::{ApiServerError, proxy, tls};
+use super::{
+    ApiServerError,
+    places::{Placed, Places},
+    proxy, tls,
+};
 use underpass_core::{BoxedIo, Rejection, limits};
 
 /// Why there is no connection to the API server.
@@ -161,6 +165,7 @@ impl Endpoint {
     pub(super) fn new(
         config: &kube::Config,
         tls: rustls::ClientConfig,
+        places: Option<&Arc<dyn Places>>,
     ) -> Result<Self, ApiServerError> {
         let base = config.cluster_url.clone();
         let bad = || ApiServerError::Url(base.to_string());
@@ -184,7 +189,10 @@ impl Endpoint {
         let prefix = base.path().trim_end_matches('/').to_owned();
         let version = with_path(&base, format!("{prefix}/version")).map_err(|_| bad())?;
         Ok(Self {
-            resolver: Arc::new(SystemResolver),
+            resolver: match places {
+                None => Arc::new(SystemResolver),
+                Some(places) => Arc::new(Placed::new(Arc::clone(places))),
+            },
             name: plain_host.to_owned(),
             port,
             proxy: proxy::of(config)?,
@@ -409,7 +417,7 @@ mod tests {
         let tls = rustls::ClientConfig::builder()
             .with_root_certificates(rustls::RootCertStore::empty())
             .with_no_client_auth();
-        Endpoint::new(&kube::Config::new(url.parse().unwrap()), tls).unwrap()
+        Endpoint::new(&kube::Config::new(url.parse().unwrap()), tls, None).unwrap()
     }
 
     fn url(endpoint: &Endpoint, target: &str) -> Result<String, Rejection> {

@@ -58,7 +58,7 @@ impl Generation {
             Some(certificate) => tls::showing(&trusting, certificate),
             None => trusting,
         };
-        let endpoint = Arc::new(Endpoint::new(config, tls)?);
+        let endpoint = Arc::new(Endpoint::new(config, tls, options.places.as_ref())?);
         let last = last.map(|last| &last.credential);
         let credential = match plugin {
             Some(plugin) => Credential::exec(plugin.clone(), config),

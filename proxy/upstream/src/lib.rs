@@ -12,6 +12,7 @@ mod generation;
 mod get;
 mod http1;
 mod pinned;
+mod places;
 mod pool;
 mod proxy;
 pub mod rbac;
@@ -39,6 +40,7 @@ pub use self::{
     error::SendError,
     exec::{ExecConfigError, ExecError},
     get::GetError,
+    places::Places,
     reload::ConfigSource,
     serve::ServeStreamError,
     tls::TlsError,
@@ -52,6 +54,8 @@ pub struct ApiServerOptions {
     /// Accepts an API server that is reached without TLS or whose certificate is not verified. For tests: the agent's
     /// credential goes to any server that answers (security rule 10).
     pub insecure: bool,
+    /// The addresses at which the API server may be; any, without it.
+    pub places: Option<Arc<dyn Places>>,
 }
 
 /// One cluster's API server, as its agent reaches it. Cheap to share; its connections live as long as it does.

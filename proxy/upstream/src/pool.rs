@@ -249,7 +249,7 @@ mod tests {
             .with_root_certificates(rustls::RootCertStore::empty())
             .with_no_client_auth();
         let config = kube::Config::new("https://api.invalid".parse().unwrap());
-        let pool = Pool::new(Arc::new(Endpoint::new(&config, tls).unwrap()));
+        let pool = Pool::new(Arc::new(Endpoint::new(&config, tls, None).unwrap()));
         let mut ends = Vec::new();
         for _ in 0..connections {
             let (ours, theirs) = tokio::io::duplex(1 << 20);

@@ -67,7 +67,7 @@ mod tests {
     }
 
     fn endpoint(config: &kube::Config) -> Result<Endpoint, ApiServerError> {
-        Endpoint::new(config, crate::tls::trusting(config).unwrap())
+        Endpoint::new(config, crate::tls::trusting(config).unwrap(), None)
     }
 
     #[tokio::test]

@@ -3,16 +3,29 @@
 use time::OffsetDateTime;
 use underpass_api::{ClusterSpec, ClusterStatus, ServingAgent};
 use underpass_core::{ClusterName, Through};
-use underpass_directory::{Agent, Cluster, Draft, Snapshot};
+use underpass_directory::{Agent, Cluster, Draft, Registration, Snapshot};
 
-use super::direct;
 use super::problem::Problem;
 use super::requester::Rights;
 use super::resource::Resource;
 use super::{Requester, State};
+use super::{direct, registration};
 use crate::limits;
 
 pub(crate) struct Clusters;
+
+fn serving(through: Through) -> ServingAgent {
+    let Through {
+        role,
+        agent,
+        by_credential,
+    } = through;
+    ServingAgent {
+        agent,
+        role,
+        by_credential,
+    }
+}
 
 impl Resource for Clusters {
     type Object = Cluster;
@@ -28,6 +41,7 @@ impl Resource for Clusters {
             direct: cluster.direct.as_ref().map(direct::spec),
             nodes_may_stand_in: cluster.nodes_may_stand_in,
             join_accounts: cluster.join_accounts.clone(),
+            registrations: cluster.registrations.clone(),
         }
     }
 
@@ -38,6 +52,7 @@ impl Resource for Clusters {
             direct: None,
             nodes_may_stand_in: spec.nodes_may_stand_in,
             join_accounts: spec.join_accounts,
+            registrations: spec.registrations,
         }
     }
 
@@ -63,7 +78,9 @@ impl Resource for Clusters {
             spec.direct = None;
             status.credential = None;
             spec.join_accounts.clear();
+            spec.registrations = None;
             status.served_by.clear();
+            status.registration = None;
         }
     }
 
@@ -90,8 +107,11 @@ impl Resource for Clusters {
             served_by: served_by
                 .into_iter()
                 .take(limits::SERVING_SHOWN)
-                .map(|Through { role, agent }| ServingAgent { agent, role })
+                .map(serving)
                 .collect(),
+            registration: snapshot
+                .get::<Registration>(name)
+                .map(|entry| registration::status(&entry.object)),
         }
     }
 

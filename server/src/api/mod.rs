@@ -29,6 +29,7 @@ mod output_page;
 mod page;
 mod passwords;
 mod problem;
+mod registration;
 mod requester;
 mod resource;
 mod rotate;
@@ -247,6 +248,7 @@ impl Api {
             .merge(direct::routes())
             .merge(agents::routes())
             .merge(join_tokens::routes())
+            .merge(registration::routes())
             .merge(join::routes())
             .merge(nodes::routes())
             .merge(operations::routes())

@@ -21,7 +21,7 @@ use underpass_api::{
     AccessGiven, AccessRequest, AgentMade, AgentRequest, AgentView, JOIN, JoinAnswer, JoinRequest,
     JoinTokenMade, JoinTokenRequest, JoinTokenView, KeyRotated, LoginRequest, LoginWays, Myself,
     NewPassword, NodeList, OperationList, OperationRecord, OperationRequest, OutputPage, Problem,
-    Reachability, SERVER, ServerInfo, TokenMade, TokenRequest, TokenView,
+    Reachability, RegistrationStatus, SERVER, ServerInfo, TokenMade, TokenRequest, TokenView,
 };
 
 use super::resource::Resource;
@@ -106,6 +106,12 @@ fn operations(schemas: &mut Schemas) -> Vec<Described> {
     let about = "Whether a direct cluster's API server answers and accepts the credential: it is asked now; administrators only";
     let path = "/v1/clusters/{name}/reachability";
     all.push(Described::read(path, about, reachability));
+    let registration = schemas.of::<RegistrationStatus>();
+    let about = "The credential that an agent has registered, never the token; administrators only";
+    let path = "/v1/clusters/{name}/registration";
+    all.push(Described::read(path, about, registration));
+    let about = "Deletes the registered credential: open streams that use it end. An agent may register another one";
+    all.push(Described::remove(path, about));
     resource::<users::Users>(&mut all, schemas);
     resource::<groups::Groups>(&mut all, schemas);
     resource::<bindings::Bindings>(&mut all, schemas);

@@ -96,7 +96,9 @@ impl From<ChangeError> for Problem {
             ChangeError::NotFound { .. } => StatusCode::NOT_FOUND,
             ChangeError::Exists { .. }
             | ChangeError::Twice { .. }
-            | ChangeError::AgentsAndDirect(_) => StatusCode::CONFLICT,
+            | ChangeError::AgentsAndDirect(_)
+            | ChangeError::RegistrationsAndDirect(_)
+            | ChangeError::NoRegistration(_) => StatusCode::CONFLICT,
             ChangeError::Changed { .. } => StatusCode::PRECONDITION_FAILED,
             ChangeError::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             ChangeError::Name(_)
@@ -111,6 +113,7 @@ impl From<ChangeError> for Problem {
             | ChangeError::EmptyBinding => StatusCode::UNPROCESSABLE_ENTITY,
             ChangeError::TooMany(_)
             | ChangeError::TooManyJoinAccounts
+            | ChangeError::TooManyRegistrationNetworks
             | ChangeError::TooManyTokens { .. }
             | ChangeError::TooManyJoinTokens { .. } => StatusCode::INSUFFICIENT_STORAGE,
             ChangeError::WiderScope => StatusCode::FORBIDDEN,

@@ -17,6 +17,7 @@ use crate::authentication::{Authentication, Fingerprints, Surroundings};
 use crate::http::Http;
 use crate::metrics::Metrics;
 use crate::readiness::Readiness;
+use crate::registrations::Registrations;
 use crate::router::ClusterRouter;
 use crate::service_roots::RootsFolder;
 use crate::supervise::Supervisor;
@@ -55,7 +56,15 @@ pub(super) fn assemble(
         info,
         fingerprints,
     } = given;
-    let tunnel = Tunnel::new(Arc::clone(&directory), config.audit.clone());
+    let registrations = Arc::new(Registrations::new(
+        Arc::clone(&directory),
+        Arc::clone(direct.keys()),
+        config.names.clone(),
+    ));
+    let enforcing = Arc::clone(&registrations.clusters).enforce();
+    tasks.start("enforces changes of registered credentials", enforcing);
+    let tunnel =
+        Tunnel::new(Arc::clone(&directory), config.audit.clone()).with_registrations(registrations);
     watch_directory(&directory, &tunnel, &direct, tasks);
     let through = |tunnel: Tunnel| -> Arc<dyn Clusters> {
         Arc::new(ClusterRouter {
@@ -86,7 +95,7 @@ pub(super) fn assemble(
         Arc::new(logins(&authentication)?),
         info,
         config.audit.clone(),
-        Arc::new(tunnel.without_nodes()),
+        Arc::new(tunnel.agents_alone()),
     );
     let acceptor = Arc::new(Acceptor::new(
         acceptor_config(config.resume_window),

@@ -96,6 +96,31 @@ impl Tunnel {
         Ok(Box::new(stream))
     }
 
+    /// A stream where no agent of the role `cluster` is connected: through one on a node, or else to the API server itself, with a
+    /// credential that an agent has registered.
+    async fn without_agent(
+        &self,
+        cluster: &ClusterName,
+        open: &Open,
+        request: &OpenRequest,
+    ) -> Result<BoxedIo, ConnectError> {
+        let answered = self.through_node(cluster, open, request).await;
+        let Some(registrations) = &self.registrations else {
+            return answered;
+        };
+        match answered {
+            Err(ConnectError::NoAgent) => {
+                let connecting = registrations.clusters.connect(cluster, open);
+                let connected = connecting.await.unwrap_or(Err(ConnectError::NoAgent));
+                if connected.is_ok() {
+                    metrics::counter!("underpass_registered_credential_streams_total").increment(1);
+                }
+                connected
+            }
+            answered => answered,
+        }
+    }
+
     /// May a node of the cluster take this stream?
     fn is_for_nodes(&self, cluster: &ClusterName, open: &Open, snapshot: &Snapshot) -> bool {
         let is_a_users = open.target == Target::KubeApi && !self.without_nodes;
@@ -118,10 +143,10 @@ impl Clusters for Tunnel {
         };
         // A stream waits in the session of an agent that has lost its transport, which is hardly ever back in time if it was killed.
         if !self.has_attached(cluster) {
-            let through_node = self.through_node(cluster, open, &request);
+            let without_agent = self.without_agent(cluster, open, &request);
             tokio::select! {
-                answered = through_node => match answered {
-                    Err(ConnectError::NoAgent) => {}
+                answered = without_agent => match answered {
+                    Err(ConnectError::NoAgent | ConnectError::RegisteredExpired) => {}
                     answered => return answered,
                 },
                 () = self.until_attached(cluster) => {}
@@ -129,7 +154,7 @@ impl Clusters for Tunnel {
         }
         let through_agent = self.through_agent(cluster, &request);
         let Some((session, stream)) = through_agent.await? else {
-            let answered = self.through_node(cluster, open, &request).await;
+            let answered = self.without_agent(cluster, open, &request).await;
             let is_missed = matches!(answered, Err(ConnectError::NoAgent));
             if is_missed && self.is_for_nodes(cluster, open, &self.directory.snapshot()) {
                 metrics::counter!("underpass_stand_in_misses_total").increment(1);

@@ -13,9 +13,9 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use rand::RngExt;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
-use underpass_api::AGENT_KEY;
+use underpass_api::{AGENT_KEY, CREDENTIALS_TARGET};
 use underpass_audit::AuditLog;
 use underpass_core::{AgentRole, ClusterLogShare, ClusterName, NetworkLogShare, Through};
 use underpass_directory::{Agent, Cluster, Directory, Snapshot};
@@ -27,6 +27,7 @@ pub(crate) use self::keys::Keys;
 use self::rotation::Rotations;
 pub(crate) use self::rotation::{AskError, ask};
 use crate::occasional::Occasional;
+use crate::registrations::Registrations;
 use crate::stand_in::StandIns;
 
 /// The clusters that agents serve.
@@ -48,6 +49,8 @@ pub(crate) struct Tunnel {
     ended: CancellationToken,
     /// Streams of this handle never go through a node.
     without_nodes: bool,
+    /// Takes credentials from agents, and reaches clusters with them; `None` where streams of this handle go through agents alone.
+    registrations: Option<Arc<Registrations>>,
 }
 
 impl Tunnel {
@@ -64,6 +67,23 @@ impl Tunnel {
             cluster_lines: Arc::default(),
             ended: CancellationToken::new(),
             without_nodes: false,
+            registrations: None,
+        }
+    }
+
+    /// The same, with what agents register.
+    pub(crate) fn with_registrations(self, registrations: Arc<Registrations>) -> Self {
+        Self {
+            registrations: Some(registrations),
+            ..self
+        }
+    }
+
+    /// The same clusters, through their own agents that are connected and nothing else.
+    pub(crate) fn agents_alone(&self) -> Self {
+        Self {
+            registrations: None,
+            ..self.without_nodes()
         }
     }
 
@@ -155,21 +175,31 @@ impl Tunnel {
         }
     }
 
-    /// Refuses what the agent opens, but for streams about its key, since nothing here is for agents to reach, and logs the end.
+    /// Refuses what the agent opens, but for streams about its key and about a credential that it registers, since nothing here is
+    /// for agents to reach, and logs the end.
     async fn watch(self, session: Session) {
+        let one_registration = Arc::new(Semaphore::new(1));
         let error = loop {
             match session.accept().await {
                 Ok(incoming) if incoming.target() == AGENT_KEY => {
                     self.rotations.serve(&session, incoming).await;
                 }
-                Ok(incoming) => {
-                    let target = incoming.target().to_owned();
-                    let reason = format!("this server serves no target `{target}`");
-                    incoming.refuse(ResetCode::UnknownTarget, &reason);
-                }
+                Ok(incoming) => match &self.registrations {
+                    Some(registrations) if incoming.target() == CREDENTIALS_TARGET => {
+                        registrations.take(&session, &one_registration, incoming);
+                    }
+                    _ => {
+                        let target = incoming.target().to_owned();
+                        let reason = format!("this server serves no target `{target}`");
+                        incoming.refuse(ResetCode::UnknownTarget, &reason);
+                    }
+                },
                 Err(error) => break error,
             }
         };
+        if let Some(registrations) = &self.registrations {
+            registrations.forget(&session);
+        }
         let info = session.info();
         if let Some(suppressed) = line_about(&self.cluster_lines, &info.agent) {
             tracing::info!(suppressed, cluster = info.agent.as_str(), session = %info.id, "agent gone: {}", chain(&error));
@@ -300,6 +330,7 @@ fn through(session: &Session, snapshot: &Snapshot) -> Option<Through> {
     Some(Through {
         role: agent.role,
         agent: id.to_owned(),
+        by_credential: false,
     })
 }
 

@@ -35,7 +35,11 @@ impl Connected for Tunnel {
         if may_stand_in(cluster, &snapshot) && !nodes.is_empty() {
             return agents(nodes);
         }
-        agents(away)
+        let registrations = self.registrations.as_ref();
+        match registrations.and_then(|known| known.clusters.through(cluster)) {
+            Some(registered) => BTreeSet::from([registered]),
+            None => agents(away),
+        }
     }
 
     fn by_agent(&self) -> HashMap<String, usize> {

@@ -72,6 +72,8 @@ const ADMINISTRATOR: &[&str] = &[
     "PATCH /v1/clusters/{name}",
     "DELETE /v1/clusters/{name}",
     "GET /v1/clusters/{name}/reachability",
+    "GET /v1/clusters/{name}/registration",
+    "DELETE /v1/clusters/{name}/registration",
     "POST /v1/users",
     "PUT /v1/users/{name}",
     "PATCH /v1/users/{name}",

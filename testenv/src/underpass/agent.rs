@@ -34,7 +34,7 @@ impl Underpass {
     }
 
     /// Starts one more agent, which differs from the usual one by these flags or has them beside its own, and gives the
-    /// file that it logs to. The name tells it from the others.
+    /// file that it logs to. The name tells it from the others. A flag without a value has an empty one.
     ///
     /// # Errors
     /// The process cannot be started.
@@ -128,7 +128,9 @@ impl Underpass {
         }
         for (flag, value) in changed {
             if !argv.iter().any(|known| known == flag) {
-                argv.extend([(*flag).to_owned(), (*value).to_owned()]);
+                argv.push((*flag).to_owned());
+                // A switch has none.
+                argv.extend((!value.is_empty()).then(|| (*value).to_owned()));
             }
         }
         start(name, argv, &self.dir)

@@ -5,3 +5,5 @@ mod permissions;
 mod services;
 mod streams;
 mod world;
+
+pub(crate) use self::world::pair;

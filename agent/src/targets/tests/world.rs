@@ -149,7 +149,8 @@ pub(super) fn sentence(opened: Result<Stream, StreamError>) -> (ResetCode, Strin
 }
 
 /// The agent's end of a session, and the server's.
-async fn pair() -> (Session, Session) {
+/// Both ends of a session: the agent's, and the server's.
+pub(crate) async fn pair() -> (Session, Session) {
     let key = AgentKey::from_seed([1; 32]).unwrap();
     let known = Arc::new(Known(key.public_key()));
     let acceptor = Acceptor::new(AcceptorConfig::default(), known);

@@ -5,14 +5,20 @@
 
 mod credential;
 mod endpoint;
+mod registered_token;
+mod registration;
 
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use self::credential::Input;
+#[cfg(test)]
+pub(crate) use self::registered_token::testing;
 pub use self::{
     credential::{Credential, CredentialError, SealedCredential},
     endpoint::{Endpoint, EndpointError},
+    registered_token::{RegisteredToken, RegisteredTokenError},
+    registration::Registration,
 };
 use crate::seal::{Keyring, SealError, UnsealError};
 use underpass_core::{ClusterName, ClusterPolicy, Exec};

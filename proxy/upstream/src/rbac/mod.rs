@@ -53,6 +53,9 @@ pub struct AgentRbac {
     pub services: Vec<ServiceNamespace>,
     /// The Secret of the agent's namespace that holds its key. It is made, empty.
     pub key_secret: Option<String>,
+    /// The ServiceAccount of the agent's namespace whose tokens the agent may request, to register them at its server. It is made,
+    /// and may impersonate as the agent, and nothing else, unless it is the agent's own.
+    pub registered_account: Option<String>,
 }
 
 /// Where the agent may look up services.
@@ -89,6 +92,7 @@ impl Default for AgentRbac {
             token_reviewer: false,
             services: Vec::new(),
             key_secret: None,
+            registered_account: None,
         }
     }
 }
@@ -128,10 +132,13 @@ impl AgentRbac {
         if self.create_namespace {
             objects.namespace(&self.namespace)?;
         }
-        objects.account(&self.namespace, &self.service_account)?;
-        objects.cluster_role(&name, rules::impersonation(self), agent)?;
-        for namespace in &self.service_account_namespaces {
-            objects.role(namespace, &name, vec![rules::accounts()], agent)?;
+        self.impersonator(&mut objects, &self.service_account)?;
+        if let Some(account) = &self.registered_account {
+            if *account != self.service_account {
+                self.impersonator(&mut objects, account)?;
+            }
+            let role = format!("{}:registered-token", self.service_account);
+            objects.role(&self.namespace, &role, rules::tokens_of(account), agent)?;
         }
         let role = format!("{name}:services");
         match self.named_services() {
@@ -159,6 +166,18 @@ impl AgentRbac {
         Ok(objects.into())
     }
 
+    /// A ServiceAccount that may impersonate.
+    fn impersonator(&self, objects: &mut Objects, account: &str) -> Result<(), RbacError> {
+        let subject = Subject::Account(&self.namespace, account);
+        let name = format!("{}:{account}", self.namespace);
+        objects.account(&self.namespace, account)?;
+        objects.cluster_role(&name, rules::impersonation(self), subject)?;
+        for namespace in &self.service_account_namespaces {
+            objects.role(namespace, &name, vec![rules::accounts()], subject)?;
+        }
+        Ok(())
+    }
+
     /// The objects as YAML, for `kubectl apply -f -`.
     ///
     /// # Errors
@@ -183,9 +202,10 @@ impl AgentRbac {
                 return Err(RbacError::Namespace(namespace.clone()));
             }
         }
-        if !is_subdomain(&self.service_account) {
-            let name = self.service_account.clone();
-            return Err(RbacError::ServiceAccount(name));
+        let accounts = [&self.service_account].into_iter();
+        let mut accounts = accounts.chain(&self.registered_account);
+        if let Some(name) = accounts.find(|name| !is_subdomain(name)) {
+            return Err(RbacError::ServiceAccount(name.clone()));
         }
         if let Some(secret) = self.key_secret.as_ref().filter(|name| !is_subdomain(name)) {
             return Err(RbacError::Secret(secret.clone()));

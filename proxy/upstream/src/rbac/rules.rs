@@ -78,6 +78,12 @@ pub(super) fn key(secret: &str) -> Vec<PolicyRule> {
     vec![named(existing, vec![secret.to_owned()])]
 }
 
+/// Tokens of one ServiceAccount.
+pub(super) fn tokens_of(account: &str) -> Vec<PolicyRule> {
+    let tokens = rule("", &["serviceaccounts/token"], &["create"]);
+    vec![named(tokens, vec![account.to_owned()])]
+}
+
 fn in_groups(rbac: &AgentRbac) -> Vec<String> {
     let mut groups = rbac.groups.clone();
     if !groups.is_empty() {

@@ -28,6 +28,7 @@ impl Clusters for Reviewing {
         open.via.set(Through {
             role: underpass_core::AgentRole::Cluster,
             agent: "reviewer".to_owned(),
+            by_credential: false,
         });
         let (here, there) = tokio::io::duplex(64 * 1024);
         tokio::spawn(review(there));

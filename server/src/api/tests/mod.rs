@@ -79,6 +79,7 @@ impl Connected for TwoOfProd {
         let agent = || Through {
             role: underpass_core::AgentRole::Cluster,
             agent: "a".to_owned(),
+            by_credential: false,
         };
         let serves = cluster.as_str() == "prod";
         serves.then(agent).into_iter().collect()

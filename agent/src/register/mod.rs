@@ -1,0 +1,282 @@
+//! A credential for the cluster's API server, which the agent hands over where its owner says so (`--register-credentials`), and
+//! says otherwise that none is to be kept.
+//!
+//! A server that has it can pass this agent by. So denials of the agent's owner, beyond the default, keep the agent from handing it
+//! over: a server that is captured would not heed them.
+
+mod exchange;
+#[cfg(test)]
+mod tests;
+mod token;
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use anyhow::{Result, bail};
+use clap::Args;
+use rand::RngExt;
+use thiserror::Error;
+use tokio::time::sleep;
+use tokio_util::task::AbortOnDropHandle;
+use underpass_api::{
+    OfferedCredential, RegistrationAnswer, RegistrationRefusal, RegistrationRequest, Secret,
+};
+use underpass_core::AgentRole;
+use underpass_core::service_account::Account;
+use underpass_tunnel::{Backoff, Session, chain};
+
+use self::exchange::ExchangeError;
+use self::token::{ApiServerAddress, IssueError, Issuer};
+use crate::cli::Cli;
+use crate::limits;
+use crate::policy::{InForce, Policies};
+
+/// Whether the server gets a credential.
+#[derive(Debug, Args)]
+pub(crate) struct RegisterOptions {
+    /// Hand over a credential for the API server, where the server allows it (`underpass cluster credentials allow`): the API server's
+    /// address and CA, and a token of a ServiceAccount that counts for an hour and is renewed. The server reaches the API server
+    /// with it while no agent is connected. An attacker who captures the server has it then. Refused while the policy denies users,
+    /// groups or the API server. An agent that is started without this flag has the server delete what was handed over
+    #[arg(long, env = "UNDERPASS_REGISTER_CREDENTIALS")]
+    pub(crate) register_credentials: bool,
+    /// The API server as the server reaches it; without it, as the kubeconfig has it. An agent in a pod needs it: the API server's
+    /// address in the cluster leads nowhere outside
+    #[arg(
+        long,
+        env = "UNDERPASS_API_SERVER_ADDRESS",
+        value_name = "https://HOST[:PORT]",
+        requires = "register_credentials"
+    )]
+    api_server_address: Option<ApiServerAddress>,
+    /// The ServiceAccount whose token is handed over; without it, the agent's own. One that may impersonate and nothing else cannot
+    /// make itself further tokens: `underpass-agent rbac --registered-account NAME`
+    #[arg(
+        long,
+        env = "UNDERPASS_REGISTERED_ACCOUNT",
+        value_name = "NAMESPACE/NAME",
+        requires = "register_credentials"
+    )]
+    registered_account: Option<Account>,
+}
+
+/// Tells each session's server what it may keep.
+pub(crate) struct Registering {
+    /// `None`: it may keep nothing.
+    issuer: Option<Issuer>,
+    role: AgentRole,
+    policies: Arc<Policies>,
+    /// The last complaint, which costs no line for each attempt.
+    complaint: Mutex<Option<String>>,
+}
+
+/// The credential that the server may keep, by the owner's flags and policy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Wish {
+    /// Nothing, and why that is, where the flag asks for something.
+    Nothing(Option<&'static str>),
+    /// A credential, with which ServiceAccounts of these namespaces may be impersonated as well.
+    Credential(BTreeSet<String>),
+}
+
+/// Why the server has no credential.
+#[derive(Debug, Error)]
+enum RegisterError {
+    #[error("there is no token to register")]
+    Issue(#[from] IssueError),
+    #[error("there is no answer of the server")]
+    Exchange(#[from] ExchangeError),
+    #[error("the server refuses the credential ({reason}): {detail}")]
+    Refused {
+        reason: RegistrationRefusal,
+        detail: String,
+    },
+    #[error("the server answers in a way that this agent does not understand")]
+    Unexpected,
+}
+
+impl Registering {
+    /// As the command line says. Nothing is asked yet.
+    ///
+    /// # Errors
+    /// The flags ask for what cannot be.
+    pub(crate) fn of(cli: &Cli, policies: Arc<Policies>) -> Result<Self> {
+        let options = &cli.register;
+        let role = cli.key.role();
+        let issuer = match options.register_credentials {
+            false => None,
+            true if role != AgentRole::Cluster => {
+                bail!(
+                    "agents of the role node register no credentials: give --register-credentials to those of the role cluster"
+                )
+            }
+            true if cli.kubeconfig.is_none() && options.api_server_address.is_none() => {
+                bail!(
+                    "--register-credentials needs --api-server-address in a pod: the address at which the server reaches the API server"
+                )
+            }
+            true => Some(Issuer::new(
+                cli,
+                options.api_server_address.clone(),
+                options.registered_account.clone(),
+            )),
+        };
+        Ok(Self {
+            issuer,
+            role,
+            policies,
+            complaint: Mutex::default(),
+        })
+    }
+
+    /// Sees to it that the server of a session has what it may keep, for as long as the session lasts.
+    pub(crate) async fn follow(&self, session: Session) {
+        if self.role != AgentRole::Cluster {
+            return;
+        }
+        let following = async {
+            let mut backoff = Backoff::new(limits::REGISTER_AGAIN, limits::REGISTER_AGAIN_MOST);
+            loop {
+                let wish = self.wish(&self.policies.current());
+                let wait = match self.tell(&session, &wish).await {
+                    Ok(Some(expires)) => {
+                        backoff.reset();
+                        Some(renewal(expires))
+                    }
+                    Ok(None) => {
+                        backoff.reset();
+                        None
+                    }
+                    Err(error) => self.again(&wish, &error, &mut backoff),
+                };
+                let changed = self
+                    .policies
+                    .until(|now| (self.wish(now) != wish).then_some(()));
+                match wait {
+                    Some(wait) => tokio::select! {
+                        () = sleep(wait) => {}
+                        () = changed => {}
+                    },
+                    None => changed.await,
+                }
+            }
+        };
+        tokio::select! {
+            never = following => match never {},
+            _ = session.closed() => {}
+        }
+    }
+
+    /// The same in the background. Dropping the handle ends it.
+    pub(crate) fn start(self: &Arc<Self>, session: Session) -> AbortOnDropHandle<()> {
+        let this = Arc::clone(self);
+        AbortOnDropHandle::new(tokio::spawn(async move { this.follow(session).await }))
+    }
+
+    fn wish(&self, policy: &InForce) -> Wish {
+        if self.issuer.is_none() {
+            return Wish::Nothing(None);
+        }
+        if policy.targets.decide_api_server(self.role).is_err() {
+            return Wish::Nothing(Some("the policy denies the API server"));
+        }
+        if policy.impersonation.has_denials() {
+            return Wish::Nothing(Some(
+                "the policy, or the command line, denies users or groups, which a server with the credential could impersonate; \
+                 have the cluster's RBAC keep the account from it, and deny nobody here",
+            ));
+        }
+        let namespaces = policy.impersonation.service_account_namespaces();
+        Wish::Credential(namespaces.clone())
+    }
+
+    /// Says it, and gives when what the server keeps ends.
+    async fn tell(
+        &self,
+        session: &Session,
+        wish: &Wish,
+    ) -> Result<Option<SystemTime>, RegisterError> {
+        let (issuer, namespaces) = match (&self.issuer, wish) {
+            (Some(issuer), Wish::Credential(namespaces)) => (issuer, namespaces),
+            (_, Wish::Nothing(why)) => {
+                if let Some(why) = why {
+                    self.complain(format!("no credential is registered: {why}"));
+                }
+                return self.withdraw(session).await.map(|()| None);
+            }
+            (None, Wish::Credential(_)) => return Ok(None),
+        };
+        // The server has said that it takes one: no token is made, and none leaves the cluster, before.
+        let making = async {
+            let issued = issuer.issue().await?;
+            Ok(RegistrationRequest::Register(OfferedCredential {
+                server: issued.server,
+                certificate_authority: issued.certificate_authority,
+                tls_server_name: issued.tls_server_name,
+                token: Secret(issued.token),
+                allow_service_accounts: namespaces.clone(),
+            }))
+        };
+        match exchange::ask(session, making).await? {
+            RegistrationAnswer::Registered { expires } => {
+                *self
+                    .complaint
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner) = None;
+                tracing::info!(%expires, "the server has a credential for the API server, as --register-credentials asks");
+                Ok(Some(expires.into()))
+            }
+            RegistrationAnswer::Refused { reason, detail } => {
+                Err(RegisterError::Refused { reason, detail })
+            }
+            RegistrationAnswer::Withdrawn {} => Err(RegisterError::Unexpected),
+        }
+    }
+
+    async fn withdraw(&self, session: &Session) -> Result<(), RegisterError> {
+        let nothing = async { Ok(RegistrationRequest::Withdraw {}) };
+        match exchange::ask(session, nothing).await {
+            Ok(RegistrationAnswer::Withdrawn {}) => Ok(()),
+            Ok(RegistrationAnswer::Refused { reason, detail }) => {
+                Err(RegisterError::Refused { reason, detail })
+            }
+            Ok(RegistrationAnswer::Registered { .. }) => Err(RegisterError::Unexpected),
+            // It keeps none, or knows of none.
+            Err(RegisterError::Exchange(ExchangeError::Refused(_))) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Says what is wrong, and when to try again.
+    fn again(&self, wish: &Wish, error: &RegisterError, backoff: &mut Backoff) -> Option<Duration> {
+        let text = match wish {
+            Wish::Credential(_) => format!("no credential is registered: {}", chain(error)),
+            Wish::Nothing(_) => format!(
+                "the server may still have a credential for the API server: {}",
+                chain(error)
+            ),
+        };
+        self.complain(text);
+        Some(backoff.failed(rand::random()))
+    }
+
+    fn complain(&self, text: String) {
+        let mut last = self
+            .complaint
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if last.as_ref() != Some(&text) {
+            tracing::error!("{text}");
+            *last = Some(text);
+        }
+    }
+}
+
+/// The time until a token is renewed: about half of its life, spread, since agents start together.
+fn renewal(expires: SystemTime) -> Duration {
+    let left = expires.duration_since(SystemTime::now());
+    let left = left.unwrap_or_default();
+    left.mul_f64(rand::rng().random_range(0.4..0.6))
+        .max(limits::REGISTER_AGAIN)
+}
