@@ -150,26 +150,28 @@ async fn looks(session: &Session) {
     let mut line = String::new();
     stream.read_line(&mut line).await.unwrap();
     let question: KeyQuestion = serde_json::from_str(&line).unwrap();
-    assert_eq!(question, KeyQuestion::Look {});
+    let key = key(2).public_key().to_string();
+    assert_eq!(question, KeyQuestion::Look { key });
 }
 
 #[tokio::test(start_paused = true)]
 async fn rule_12_a_session_that_does_not_prove_the_new_key_ends() {
     let world = World::new().await;
-    let connector = world.connector(key(1));
-    let [moves, follows, stays] = [(); 3].map(|()| &connector);
-    let moves = world.connect(moves).await.unwrap();
-    let follows = world.connect(follows).await.unwrap();
-    let stays = world.connect(stays).await.unwrap();
+    // Three processes.
+    let [first, second, third] = [(); 3].map(|()| world.connector(key(1)));
+    let moves = world.connect(&first).await.unwrap();
+    let follows = world.connect(&second).await.unwrap();
+    let stays = world.connect(&third).await.unwrap();
     let answer = register(&moves, &key(1), &key(2)).await;
     assert!(matches!(answer, NextKeyAnswer::Registered { is_new: true }));
-    connector.renew_key(key(2));
-    world.resume(&connector, &moves).await;
+    first.renew_key(key(2));
+    world.resume(&first, &moves).await;
     world.until_key(&key(2)).await;
     // Two other processes of the agent's are asked, and one of them proves the new key.
     looks(&follows).await;
     looks(&stays).await;
-    world.resume(&connector, &follows).await;
+    second.renew_key(key(2));
+    world.resume(&second, &follows).await;
     let begun = tokio::time::Instant::now();
     assert_eq!(closed(&stays).await, CloseCode::KeyReplaced);
     assert!(begun.elapsed() <= 2 * limits::REPLACED_KEY_GRACE);
@@ -232,7 +234,7 @@ async fn a_registration_that_nothing_proves_changes_nothing() {
     let world = World::new().await;
     let session = world.connect(&world.connector(key(1))).await.unwrap();
     let begun = world.directory.snapshot().revision();
-    // Somebody's key, and not the agent's.
+    // A key that is not the agent's.
     let answer = register(&session, &key(9), &key(2)).await;
     assert_refused(answer, NextKeyRefusal::NotCurrent);
     for line in ["", "{}", "no JSON"] {
@@ -269,18 +271,18 @@ async fn an_agents_answer_to_a_question_is_one_that_is_understood() {
     };
     let uses = KeyAnswer::Uses { key: "k".into() };
     let uses = serde_json::to_string(&uses).unwrap();
-    let (asked, ()) = tokio::join!(ask(&session, question), answering(&uses));
+    let (asked, ()) = tokio::join!(ask(&session, question.clone()), answering(&uses));
     assert_eq!(asked.unwrap(), "k");
     let failed = r#"{"failed":{"detail":"the disk is full"}}"#;
-    let (asked, ()) = tokio::join!(ask(&session, question), answering(failed));
+    let (asked, ()) = tokio::join!(ask(&session, question.clone()), answering(failed));
     assert!(matches!(asked, Err(AskError::Failed(detail)) if detail == "the disk is full"));
-    let (asked, ()) = tokio::join!(ask(&session, question), answering("yes"));
+    let (asked, ()) = tokio::join!(ask(&session, question.clone()), answering("yes"));
     assert!(matches!(asked, Err(AskError::Unreadable(_))), "{asked:?}");
     // An agent that knows no such target is of another time.
     let refusing = async {
         let incoming = agent.accept().await.unwrap();
         incoming.refuse(ResetCode::UnknownTarget, "no such target");
     };
-    let (asked, ()) = tokio::join!(ask(&session, question), refusing);
+    let (asked, ()) = tokio::join!(ask(&session, question.clone()), refusing);
     assert!(matches!(asked, Err(AskError::Unknown)), "{asked:?}");
 }
