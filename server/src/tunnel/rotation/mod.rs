@@ -144,19 +144,27 @@ impl Rotations {
         tokio::spawn(async move {
             let asking = async {
                 // It may have no transport now, and proves the key when it comes back.
-                if let Err(error) = ask(&session, KeyQuestion::Look { key }).await {
-                    tracing::debug!(session = %id, "{}", chain(&error));
+                match ask(&session, KeyQuestion::Look { key }).await {
+                    Ok(_) if counts(&session, &this.directory.snapshot()) => {}
+                    Ok(_) => std::future::pending().await,
+                    Err(error) => {
+                        tracing::debug!(session = %id, "{}", chain(&error));
+                        std::future::pending().await
+                    }
                 }
-                std::future::pending::<()>().await;
             };
-            tokio::select! {
-                () = asking => {}
-                () = tokio::time::sleep(limits::REPLACED_KEY_GRACE) => {}
-                _ = session.closed() => {}
-            }
+            let proved = tokio::select! {
+                () = asking => true,
+                () = tokio::time::sleep(limits::REPLACED_KEY_GRACE) => false,
+                _ = session.closed() => false,
+            };
             lock(&this.stale).remove(&id);
-            if !counts(&session, &this.directory.snapshot()) {
-                session.close(CloseCode::KeyReplaced, REPLACED);
+            let snapshot = this.directory.snapshot();
+            match counts(&session, &snapshot) {
+                true => {}
+                // The next key followed at once.
+                false if proved => this.must_prove_anew(&session, &snapshot),
+                false => session.close(CloseCode::KeyReplaced, REPLACED),
             }
         });
     }
