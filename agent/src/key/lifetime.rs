@@ -43,8 +43,8 @@ impl KeyLifetime {
     /// The time from now on until the record's key is old enough; `None`: never.
     ///
     /// Its age is measured from the record, by the clock of this machine: a clock that is wrong by the same time then and now changes
-    /// nothing. A key of the future, where the clock was put back, is a new one. From then on the caller measures with a clock that
-    /// nobody puts.
+    /// nothing. A key of the future, where the clock was put back, is a new one. From then on the caller measures with a monotonic
+    /// clock.
     pub(crate) fn left(self, record: &KeyRecord, now: OffsetDateTime) -> Option<Duration> {
         let lifetime = self.0?.mul_f64(share(record));
         let age = record

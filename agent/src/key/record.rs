@@ -147,7 +147,7 @@ impl KeyRecord {
         text
     }
 
-    /// What is no key.
+    /// The facts alone, without a key.
     pub(crate) fn facts(&self) -> String {
         let mut facts = String::new();
         if let Some(since) = self.since.and_then(|since| since.format(&Rfc3339).ok()) {

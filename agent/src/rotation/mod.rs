@@ -3,7 +3,7 @@
 //! ```text
 //!   file or Secret      server              connector
 //!   key                 key                 key          at rest
-//!   key, next           key                 key          the next key is kept before anybody hears of it
+//!   key, next           key                 key          the next key is kept before the server hears of it
 //!   key, next           key, next           key          registered: both count
 //!   key, next           key, next           next         the next handshakes prove the next key
 //!   key, next           next                next         proved: it alone counts
@@ -24,7 +24,7 @@ use time::OffsetDateTime;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, sleep, timeout};
 use underpass_api::{KeyAnswer, KeyQuestion, NextKeyRefusal};
-use underpass_tunnel::{Backoff, ConnectError, KeyError, PublicKey, Session, chain};
+use underpass_tunnel::{Backoff, ConnectError, PublicKey, Session, chain};
 
 pub(crate) use self::questions::{Asked, Questions};
 use self::register::{NotRegistered, register};
@@ -45,8 +45,6 @@ enum NotRotated {
     Files(anyhow::Error),
     #[error("the server does not register the next key")]
     Register(#[source] NotRegistered),
-    #[error("the next key cannot be used")]
-    Key(#[source] KeyError),
     #[error(
         "the server does not know the next key: it was registered by another holder of the key, or its directory was put back"
     )]
@@ -165,7 +163,7 @@ impl Rotating<'_> {
     async fn answer(&mut self, question: KeyQuestion) -> Result<PublicKey, NotRotated> {
         match question {
             KeyQuestion::Rotate {} => self.rotate().await,
-            KeyQuestion::Look {} => self.adopt().await,
+            KeyQuestion::Look { key } => self.adopt(&key).await,
         }
     }
 
@@ -197,29 +195,26 @@ impl Rotating<'_> {
         self.prove(&next).await
     }
 
-    /// Another key has taken the place of the one that a session has proved: another process has the same file, or the same Secret.
-    async fn adopt(&mut self) -> Result<PublicKey, NotRotated> {
+    /// The server says that this public key is the agent's now, and a session has not proved it: another process has the same file, or
+    /// the same Secret.
+    async fn adopt(&mut self, told: &str) -> Result<PublicKey, NotRotated> {
         if !self.cli.key.is_own() {
             return Err(NotRotated::Static);
         }
         let record = self.reread().await?;
         let sessions = self.sessions.live();
-        let is_new = |key: &&OwnKey| {
-            let proved = |session: &Session| session.has_proved(&key.public());
-            sessions.is_empty() || !sessions.iter().all(proved)
-        };
-        let keys: Vec<_> = record.keys().filter(is_new).cloned().collect();
-        for key in keys {
+        let proved = |key: &PublicKey| sessions.iter().all(|session| session.has_proved(key));
+        let keys = record.keys().filter(|key| !proved(&key.public()));
+        for key in keys.cloned().collect::<Vec<_>>() {
             match self.prove(&key).await {
                 Err(NotRotated::Unknown(error)) => tracing::debug!("{}", chain(&error)),
                 done => return done,
             }
         }
-        // This session may have proved it a moment ago.
-        let used = self.connection.connector.public_key();
-        match record.next.is_none() && sessions.iter().all(|session| session.key() == used) {
-            true => Err(NotRotated::Lost),
-            false => Ok(used),
+        // It may have been proved since the server has asked, and another one after it.
+        match told.parse().is_ok_and(|told| proved(&told)) {
+            true => Ok(self.connection.connector.public_key()),
+            false => Err(NotRotated::Lost),
         }
     }
 

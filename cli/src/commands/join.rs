@@ -297,10 +297,10 @@ pub(super) async fn run_agent(client: &Client, command: Agent) -> Result<()> {
                         .unwrap_or_else(|| "-".to_owned()),
                     agent.connected.to_string(),
                     timestamp(agent.created)?,
+                    key_since(agent.key_since, agent.next_key.is_some())?,
                     agent
                         .node
                         .map_or_else(|| "-".to_owned(), |node| node.to_string()),
-                    key_since(agent.key_since, agent.next_key.is_some())?,
                 ]);
             }
             let header = [
@@ -310,8 +310,8 @@ pub(super) async fn run_agent(client: &Client, command: Agent) -> Result<()> {
                 "JOINED BY",
                 "CONNECTED",
                 "CREATED",
-                "NODE",
                 "KEY SINCE",
+                "NODE",
             ];
             print_table(&header, &rows);
         }

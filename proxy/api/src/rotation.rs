@@ -79,13 +79,16 @@ pub enum NextKeyRefusal {
 }
 
 /// The server's line on a stream that it opens.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum KeyQuestion {
     /// Rotate the key now. The answer comes once that is done, or has failed.
     Rotate {},
-    /// Another key has taken the place of the one that this session has proved: prove it, or say that there is none.
-    Look {},
+    /// Another key has taken the place of the one that this session has proved: prove it, or say that it is not there.
+    Look {
+        /// The public key that is the agent's now.
+        key: String,
+    },
 }
 
 /// The agent's line.
@@ -167,10 +170,10 @@ mod tests {
             to_string(&KeyQuestion::Rotate {}).unwrap(),
             r#"{"rotate":{}}"#
         );
-        assert_eq!(
-            from_str::<KeyQuestion>(r#"{"look":{}}"#).unwrap(),
-            KeyQuestion::Look {}
-        );
+        let look = KeyQuestion::Look {
+            key: "k".to_owned(),
+        };
+        assert_eq!(to_string(&look).unwrap(), r#"{"look":{"key":"k"}}"#);
         for bad in [
             r#"{"challenge":"AAAA","agent":"0a"}"#,
             r#"{"challenge":"!","agent":""}"#,

@@ -171,7 +171,7 @@ impl Tunnel {
         if role(session, snapshot) != Some(in_role) {
             session.close(CloseCode::Revoked, REVOKED);
         } else if !rotation::counts(session, snapshot) {
-            self.rotations.must_prove_anew(session);
+            self.rotations.must_prove_anew(session, snapshot);
         }
     }
 

@@ -132,27 +132,39 @@ impl Rotations {
 
     /// The session's agent has another key than those that the session has proved. It is asked to prove that one, and ended where it
     /// does not: of processes that share a key, one rotates it.
-    pub(super) fn must_prove_anew(self: &Arc<Self>, session: &Session) {
+    pub(super) fn must_prove_anew(self: &Arc<Self>, session: &Session, snapshot: &Snapshot) {
         let id = session.info().id;
+        let Some(key) = agent_of(session, snapshot).map(|(_, agent)| agent.key.clone()) else {
+            return;
+        };
         if !lock(&self.stale).insert(id) {
             return;
         }
         let (this, session) = (Arc::clone(self), session.clone());
         tokio::spawn(async move {
-            let waiting = async {
+            let asking = async {
                 // It may have no transport now, and proves the key when it comes back.
-                if let Err(error) = ask(&session, KeyQuestion::Look {}).await {
-                    tracing::debug!(session = %id, "{}", chain(&error));
+                match ask(&session, KeyQuestion::Look { key }).await {
+                    Ok(_) if counts(&session, &this.directory.snapshot()) => {}
+                    Ok(_) => std::future::pending().await,
+                    Err(error) => {
+                        tracing::debug!(session = %id, "{}", chain(&error));
+                        std::future::pending().await
+                    }
                 }
             };
-            let grace = tokio::time::sleep(limits::REPLACED_KEY_GRACE);
-            tokio::select! {
-                ((), ()) = async { tokio::join!(waiting, grace) } => {}
-                _ = session.closed() => {}
-            }
+            let proved = tokio::select! {
+                () = asking => true,
+                () = tokio::time::sleep(limits::REPLACED_KEY_GRACE) => false,
+                _ = session.closed() => false,
+            };
             lock(&this.stale).remove(&id);
-            if !counts(&session, &this.directory.snapshot()) {
-                session.close(CloseCode::KeyReplaced, REPLACED);
+            let snapshot = this.directory.snapshot();
+            match counts(&session, &snapshot) {
+                true => {}
+                // The next key followed at once.
+                false if proved => this.must_prove_anew(&session, &snapshot),
+                false => session.close(CloseCode::KeyReplaced, REPLACED),
             }
         });
     }
@@ -163,12 +175,9 @@ pub(super) fn counts(session: &Session, snapshot: &Snapshot) -> bool {
     let Some((_, agent)) = agent_of(session, snapshot) else {
         return false;
     };
-    let key = session.key().to_string();
     let proved = |key: &str| key.parse().is_ok_and(|key| session.has_proved(&key));
-    agent.holds(&key)
-        || agent
-            .keys()
-            .any(|(key, standing)| standing.counts() && proved(key))
+    let mut keys = agent.keys();
+    keys.any(|(key, standing)| standing.counts() && proved(key))
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -17,7 +17,7 @@ pub(super) struct KeyEvent<'a> {
     pub(super) remote: Option<IpAddr>,
 }
 
-/// What came of it.
+/// Its result.
 pub(super) enum Outcome<'a> {
     /// A next key waits for its first use, and another one does so no more.
     Registered {

@@ -142,34 +142,36 @@ async fn closed(session: &Session) -> CloseCode {
     error.close_code().unwrap()
 }
 
-/// The questions that the server asks over this session, none of which is answered.
-async fn looks(session: &Session) {
+/// The server's question over this session for the key with this seed, which is not answered yet.
+async fn looks(session: &Session, seed: u8) -> BufStream<underpass_tunnel::Stream> {
     let incoming = session.accept().await.unwrap();
     assert_eq!(incoming.target(), AGENT_KEY);
     let mut stream = BufStream::new(incoming.accept().await.unwrap());
     let mut line = String::new();
     stream.read_line(&mut line).await.unwrap();
     let question: KeyQuestion = serde_json::from_str(&line).unwrap();
-    assert_eq!(question, KeyQuestion::Look {});
+    let key = key(seed).public_key().to_string();
+    assert_eq!(question, KeyQuestion::Look { key });
+    stream
 }
 
 #[tokio::test(start_paused = true)]
 async fn rule_12_a_session_that_does_not_prove_the_new_key_ends() {
     let world = World::new().await;
-    let connector = world.connector(key(1));
-    let [moves, follows, stays] = [(); 3].map(|()| &connector);
-    let moves = world.connect(moves).await.unwrap();
-    let follows = world.connect(follows).await.unwrap();
-    let stays = world.connect(stays).await.unwrap();
+    // Three processes.
+    let [first, second, third] = [(); 3].map(|()| world.connector(key(1)));
+    let moves = world.connect(&first).await.unwrap();
+    let follows = world.connect(&second).await.unwrap();
+    let stays = world.connect(&third).await.unwrap();
     let answer = register(&moves, &key(1), &key(2)).await;
     assert!(matches!(answer, NextKeyAnswer::Registered { is_new: true }));
-    connector.renew_key(key(2));
-    world.resume(&connector, &moves).await;
+    first.renew_key(key(2));
+    world.resume(&first, &moves).await;
     world.until_key(&key(2)).await;
     // Two other processes of the agent's are asked, and one of them proves the new key.
-    looks(&follows).await;
-    looks(&stays).await;
-    world.resume(&connector, &follows).await;
+    let _asked = [looks(&follows, 2).await, looks(&stays, 2).await];
+    second.renew_key(key(2));
+    world.resume(&second, &follows).await;
     let begun = tokio::time::Instant::now();
     assert_eq!(closed(&stays).await, CloseCode::KeyReplaced);
     assert!(begun.elapsed() <= 2 * limits::REPLACED_KEY_GRACE);
@@ -180,6 +182,33 @@ async fn rule_12_a_session_that_does_not_prove_the_new_key_ends() {
         Some(&2),
         "one agent, by its id"
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_is_asked_for_each_key_though_they_follow_at_once() {
+    let world = World::new().await;
+    let [first, second] = [(); 2].map(|()| world.connector(key(1)));
+    let rotates = world.connect(&first).await.unwrap();
+    let follows = world.connect(&second).await.unwrap();
+    let begun = tokio::time::Instant::now();
+    for seed in 2..5 {
+        register(&rotates, &key(seed - 1), &key(seed)).await;
+        first.renew_key(key(seed));
+        world.resume(&first, &rotates).await;
+        world.until_key(&key(seed)).await;
+        let mut asked = looks(&follows, seed).await;
+        second.renew_key(key(seed));
+        world.resume(&second, &follows).await;
+        let uses = KeyAnswer::Uses { key: String::new() };
+        send(&mut asked, &serde_json::to_string(&uses).unwrap()).await;
+        // The server's end of the stream goes once it has read the answer.
+        asked.shutdown().await.unwrap();
+        let mut rest = Vec::new();
+        let _ = asked.read_to_end(&mut rest).await;
+    }
+    assert!(begun.elapsed() < limits::REPLACED_KEY_GRACE);
+    tokio::time::sleep(10 * limits::REPLACED_KEY_GRACE).await;
+    assert!(rotates.is_open() && follows.is_open());
 }
 
 #[tokio::test]
@@ -232,7 +261,7 @@ async fn a_registration_that_nothing_proves_changes_nothing() {
     let world = World::new().await;
     let session = world.connect(&world.connector(key(1))).await.unwrap();
     let begun = world.directory.snapshot().revision();
-    // Somebody's key, and not the agent's.
+    // A key that is not the agent's.
     let answer = register(&session, &key(9), &key(2)).await;
     assert_refused(answer, NextKeyRefusal::NotCurrent);
     for line in ["", "{}", "no JSON"] {
@@ -269,18 +298,18 @@ async fn an_agents_answer_to_a_question_is_one_that_is_understood() {
     };
     let uses = KeyAnswer::Uses { key: "k".into() };
     let uses = serde_json::to_string(&uses).unwrap();
-    let (asked, ()) = tokio::join!(ask(&session, question), answering(&uses));
+    let (asked, ()) = tokio::join!(ask(&session, question.clone()), answering(&uses));
     assert_eq!(asked.unwrap(), "k");
     let failed = r#"{"failed":{"detail":"the disk is full"}}"#;
-    let (asked, ()) = tokio::join!(ask(&session, question), answering(failed));
+    let (asked, ()) = tokio::join!(ask(&session, question.clone()), answering(failed));
     assert!(matches!(asked, Err(AskError::Failed(detail)) if detail == "the disk is full"));
-    let (asked, ()) = tokio::join!(ask(&session, question), answering("yes"));
+    let (asked, ()) = tokio::join!(ask(&session, question.clone()), answering("yes"));
     assert!(matches!(asked, Err(AskError::Unreadable(_))), "{asked:?}");
     // An agent that knows no such target is of another time.
     let refusing = async {
         let incoming = agent.accept().await.unwrap();
         incoming.refuse(ResetCode::UnknownTarget, "no such target");
     };
-    let (asked, ()) = tokio::join!(ask(&session, question), refusing);
+    let (asked, ()) = tokio::join!(ask(&session, question.clone()), refusing);
     assert!(matches!(asked, Err(AskError::Unknown)), "{asked:?}");
 }
