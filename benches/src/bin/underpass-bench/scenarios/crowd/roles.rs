@@ -85,8 +85,8 @@ async fn measure(
     // None ends before the last: the server would count it for a while.
     let mut running = Vec::new();
     for agent in agents {
-        let process = agent.start(programs.agent(), &site, transport)?;
-        agent.connected(&mut site, &process).await?;
+        let mut process = agent.start(programs.agent(), &site, transport)?;
+        agent.connected(&mut site, &mut process).await?;
         // Buffers of the beginning are let go.
         tokio::time::sleep(bench.plan.idle).await;
         let usage = Usage::of_tree(process.id()).context("the agent has ended")?;
@@ -124,7 +124,7 @@ impl Agent {
         Process::start(site.folder(), &name, program, arguments)
     }
 
-    async fn connected(&self, site: &mut Site, process: &Process) -> Result<()> {
+    async fn connected(&self, site: &mut Site, process: &mut Process) -> Result<()> {
         let begun = std::time::Instant::now();
         let most = DEADLINE.min(Duration::from_secs(60));
         let is_there = |sample: &super::figures::Sample| match self.role {
@@ -132,7 +132,7 @@ impl Agent {
             _ => sample.connected > self.nodes_before,
         };
         let course = site.watch(begun, most, is_there).await?;
-        process.usage()?;
+        process.check()?;
         match course.last().is_some_and(is_there) {
             true => Ok(()),
             false => bail!("the agent in the role {} is not connected", self.role),
