@@ -35,6 +35,7 @@ mod supervise;
 mod tcp_info;
 mod tls_files;
 mod tunnel;
+mod vanished;
 
 pub use self::server::{Server, ServerConfig, StartError};
 pub use self::supervise::Ended;

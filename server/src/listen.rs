@@ -25,6 +25,7 @@ use crate::proxies::TrustedProxies;
 use crate::silence::Silence;
 use crate::supervise::Children;
 use crate::tunnel::Tunnel;
+use crate::vanished::{self, Upgrades};
 
 /// How often another port is tried where the system chose one for TCP that is taken for UDP.
 const PORT_ATTEMPTS: usize = 16;
@@ -226,21 +227,24 @@ async fn serve_connection(
     // Responses are written whole, and so are an agent's frames.
     tcp::tune(&socket)?;
     let standing = &place.standing;
+    let (upgrades, vanished) = vanished::watch();
+    let accepted = (socket, remote, upgrades);
     tokio::select! {
-        served = serve_stranger(socket, remote, standing, proxies, tls, front) => served,
+        served = serve_stranger(accepted, standing, proxies, tls, front) => served,
+        () = vanished.wait() => bail!("the client is gone, and the target takes nothing of what it has sent"),
         () = standing.closed() => bail!("closed to make room for others"),
     }
 }
 
 async fn serve_stranger(
-    socket: TcpStream,
-    remote: SocketAddr,
+    accepted: (TcpStream, SocketAddr, Upgrades),
     standing: &Standing,
     proxies: &TrustedProxies,
     tls: &TlsAcceptor,
     front: &Arc<Front>,
 ) -> Result<()> {
-    let (peer, tls) = handshake(socket, remote, standing, proxies, tls).await?;
+    let remote = accepted.1;
+    let (peer, tls) = handshake(accepted, standing, proxies, tls).await?;
     let protocol = Protocol::from_alpn(tls.get_ref().1.alpn_protocol());
     let shown = tls.get_ref().1.peer_certificates().unwrap_or_default();
     let (certificates, unusable_certificate) = CertificateRequest::shown(shown);
@@ -260,15 +264,14 @@ async fn serve_stranger(
 
 /// The steps before HTTP: a load balancer's header, where one is due, and TLS.
 async fn handshake(
-    tcp: TcpStream,
-    remote: SocketAddr,
+    (tcp, remote, upgrades): (TcpStream, SocketAddr, Upgrades),
     standing: &Standing,
     proxies: &TrustedProxies,
     tls: &TlsAcceptor,
 ) -> Result<(Peer, TlsStream<Metered<Silence>>)> {
     // Responses are written whole; waiting for more would delay watch events.
     tcp.set_nodelay(true)?;
-    let tcp = Silence::new(tcp, standing.clone());
+    let tcp = Silence::new(tcp, standing.clone(), upgrades);
     let mut tcp = Metered::new(tcp, standing.clone());
     let peer = proxies.peer(&mut tcp, remote).await?;
     standing.comes_from(&peer);
@@ -295,7 +298,7 @@ mod tests {
     use underpass_authenticate::{
         AuthenticateError, Authenticated, Authenticator, Caller, Chain, Unowned,
     };
-    use underpass_core::Nobody;
+    use underpass_core::{Access, AuthorizeError, Authorizer, Nobody};
     use underpass_core::{BoxedIo, ClusterName, Identity, ImpersonationPolicy, Revocation};
     use underpass_core::{ClusterDomains, Clusters, ConnectError, Open};
     use underpass_directory::{Directory, MemoryStore};
@@ -366,14 +369,37 @@ mod tests {
         serve_with(tls, AuditLog::default(), authenticator, door).await
     }
 
-    async fn serve_with(
-        tls: rustls::ServerConfig,
-        audit: AuditLog,
-        authenticator: Arc<dyn Authenticator>,
-        door: Door,
-    ) -> (SocketAddr, Connections, CancellationToken) {
-        let (listener, address) = listener().await;
+    /// A server that lets everybody reach these clusters.
+    async fn serve_clusters(
+        made: rcgen::CertifiedKey<rcgen::KeyPair>,
+        clusters: Arc<dyn Clusters>,
+        budgets: &Budgets,
+    ) -> SocketAddr {
+        let key = made.signing_key.serialize_der().try_into().unwrap();
+        let tls = underpass_tunnel::tls::server(vec![made.cert.der().clone()], key).unwrap();
         let front = Front::new(FrontConfig {
+            authenticator: Arc::new(Believing),
+            authorizer: Arc::new(Believing),
+            clusters,
+            budgets: budgets.clone(),
+            ..nowhere(AuditLog::default(), Arc::new(Believing)).await
+        });
+        let (listener, address) = listener().await;
+        let serving = serve_tcp(
+            listener,
+            tls,
+            TrustedProxies::default(),
+            Arc::new(front),
+            Door::new(64, Strangers::default()),
+            Connections::default(),
+            CancellationToken::new(),
+        );
+        tokio::spawn(serving);
+        address
+    }
+
+    async fn nowhere(audit: AuditLog, authenticator: Arc<dyn Authenticator>) -> FrontConfig {
+        FrontConfig {
             authenticator,
             authorizer: Directory::open(Arc::new(MemoryStore::default()))
                 .await
@@ -387,7 +413,17 @@ mod tests {
             budgets: Budgets::default(),
             service_roots: Arc::new(NoServiceRoots),
             idle_timeout: IdleTimeout::default(),
-        });
+        }
+    }
+
+    async fn serve_with(
+        tls: rustls::ServerConfig,
+        audit: AuditLog,
+        authenticator: Arc<dyn Authenticator>,
+        door: Door,
+    ) -> (SocketAddr, Connections, CancellationToken) {
+        let (listener, address) = listener().await;
+        let front = Front::new(nowhere(audit, authenticator).await);
         let (connections, stop) = (Connections::default(), CancellationToken::new());
         let serving = serve_tcp(
             listener,
@@ -486,6 +522,63 @@ mod tests {
         }
     }
 
+    #[async_trait::async_trait]
+    impl Authorizer for Believing {
+        async fn authorize(&self, _: &Access<'_>) -> Result<Revocation, AuthorizeError> {
+            Ok(Revocation::never())
+        }
+    }
+
+    /// Its targets take nothing, beyond what a pipe holds: this is their end.
+    struct Stalled(tokio::sync::mpsc::UnboundedSender<tokio::io::DuplexStream>);
+
+    #[async_trait::async_trait]
+    impl Clusters for Stalled {
+        async fn connect(&self, _: &ClusterName, _: &Open) -> Result<BoxedIo, ConnectError> {
+            let (near, far) = tokio::io::duplex(1024);
+            self.0.send(far).unwrap();
+            Ok(Box::new(near))
+        }
+    }
+
+    /// Nothing reads its socket then, and so nothing learns of the reset there.
+    #[tokio::test]
+    async fn rule_23_a_connection_ends_whose_client_is_gone_while_its_upload_stalls() {
+        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        let client = client_of(&made.cert);
+        let (sender, mut targets) = tokio::sync::mpsc::unbounded_channel();
+        let budgets = Budgets::default();
+        let address = serve_clusters(made, Arc::new(Stalled(sender)), &budgets).await;
+        let tcp = TcpStream::connect(address).await.unwrap();
+        let name = "localhost".try_into().unwrap();
+        let mut tls = client.connect(name, tcp).await.unwrap();
+        let head = "CONNECT db.prod:5432 HTTP/1.1\r\nHost: db.prod:5432\r\nUnderpass-Cluster: edge\r\n\
+            Proxy-Authorization: Bearer alice\r\n\r\n";
+        tls.write_all(head.as_bytes()).await.unwrap();
+        let mut answer = Vec::new();
+        while !answer.ends_with(b"\r\n\r\n") {
+            let byte = tokio::time::timeout(DEADLINE, tls.read_u8()).await;
+            answer.push(byte.expect("an answer").unwrap());
+        }
+        assert!(answer.starts_with(b"HTTP/1.1 200"));
+        let mut target = targets.recv().await.unwrap();
+        tls.write_all(&[7; 64 * 1024]).await.unwrap();
+        tls.flush().await.unwrap();
+        assert_eq!(target.read_u8().await.unwrap(), 7);
+        tls.get_ref().0.set_zero_linger().unwrap();
+        drop(tls);
+        assert!(!budgets.occupancy().is_empty());
+        // Its seat is free again, though the target neither reads nor writes.
+        let gone = async {
+            while !budgets.occupancy().is_empty() {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        let ended = tokio::time::timeout(DEADLINE, gone).await;
+        ended.expect("the connection has ended");
+        drop(target);
+    }
+
     #[tokio::test]
     async fn rule_23_one_user_takes_no_connection_of_anybody_else() {
         let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
@@ -543,7 +636,12 @@ mod tests {
         let (tcp, remote, place) = door.next(&listener).await.unwrap();
         let start = tokio::time::Instant::now();
         let (proxies, tls) = (TrustedProxies::default(), acceptor());
-        let handshake = handshake(tcp, remote, &place.standing, &proxies, &tls);
+        let handshake = handshake(
+            (tcp, remote, vanished::watch().0),
+            &place.standing,
+            &proxies,
+            &tls,
+        );
         let error = handshake.await.unwrap_err();
         assert_eq!(error.to_string(), "TLS took too long");
         assert!(start.elapsed() >= limits::TLS_TIME);
@@ -560,7 +658,12 @@ mod tests {
         let door = door();
         let (tcp, remote, place) = door.next(&listener).await.unwrap();
         let (proxies, tls) = (TrustedProxies::default(), acceptor());
-        let handshake = handshake(tcp, remote, &place.standing, &proxies, &tls);
+        let handshake = handshake(
+            (tcp, remote, vanished::watch().0),
+            &place.standing,
+            &proxies,
+            &tls,
+        );
         let error = tokio::time::timeout(DEADLINE, handshake).await.unwrap();
         assert_eq!(error.unwrap_err().to_string(), "TLS failed");
         drop(place);
@@ -580,7 +683,12 @@ mod tests {
         let (proxy_protocol, http) = options.proxies.networks();
         let proxies = TrustedProxies::new(proxy_protocol, http);
         let tls = acceptor();
-        let handshake = handshake(tcp, remote, &place.standing, &proxies, &tls);
+        let handshake = handshake(
+            (tcp, remote, vanished::watch().0),
+            &place.standing,
+            &proxies,
+            &tls,
+        );
         let error = handshake.await.unwrap_err();
         assert!(format!("{error:#}").ends_with("did not come in time"));
         drop(place);
