@@ -1,6 +1,7 @@
 //! The acceptor's end of the session handshake, on a transport.
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use bytes::Bytes;
 use tokio::time::Instant;
@@ -129,6 +130,7 @@ impl Acceptor {
             key: proven.key,
             instance: proven.instance,
             software: proven.software,
+            since: SystemTime::now(),
             role: Role::Acceptor,
             transport: transport.kind(),
             remote: transport.remote(),

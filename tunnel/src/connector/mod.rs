@@ -14,6 +14,7 @@ mod standby;
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
 
 use rand::Rng;
 use underpass_proto::backoff::Backoff;
@@ -241,6 +242,7 @@ impl Connector {
             key: self.public_key(),
             instance: self.instance,
             software: welcome.software,
+            since: SystemTime::now(),
             role: Role::Connector,
             transport: transport.kind(),
             remote: transport.remote(),

@@ -721,6 +721,7 @@ pub(super) mod tests {
             key: AgentKey::from_seed([1; 32]).unwrap().public_key(),
             instance: [1; 16],
             software: String::new(),
+            since: std::time::SystemTime::UNIX_EPOCH,
             role: Role::Connector,
             transport: TransportKind::Memory,
             remote: None,
