@@ -17,6 +17,7 @@ mod http;
 mod limits;
 mod listen;
 mod metrics;
+mod node_targets;
 mod nodes;
 mod occasional;
 mod pki;

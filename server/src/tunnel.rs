@@ -13,7 +13,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use underpass_core::StreamClass;
 use underpass_core::{AgentRole, BoxedIo, ClusterLogShare, ClusterName, NetworkLogShare};
-use underpass_core::{Clusters, ConnectError, Decline, Open, Target, Through};
+use underpass_core::{Clusters, ConnectError, Decline, NodeName, Open, Target, Through};
 use underpass_directory::{Cluster, Directory, Snapshot};
 use underpass_tunnel::{
     AcceptError, Accepted, Admission, AgentName, Class, CloseCode, Denied, Dialer, DialerError,
@@ -23,6 +23,7 @@ use underpass_tunnel::{
 
 use crate::api::Connected;
 use crate::limits;
+use crate::node_targets;
 use crate::occasional::Occasional;
 use crate::stand_in::{NoStandIn, StandIn, StandIns};
 
@@ -406,7 +407,7 @@ impl Admission for Keys {
 }
 
 /// The agent's answer, for the client: only that it declined the target, and in its own words, is its own to say.
-fn declined(error: StreamError) -> ConnectError {
+pub(crate) fn declined(error: StreamError) -> ConnectError {
     match error {
         StreamError::Refused { code, reason } => {
             let decline = match code {
@@ -423,19 +424,23 @@ fn declined(error: StreamError) -> ConnectError {
     }
 }
 
+fn request(open: &Open) -> OpenRequest {
+    let class = match open.class {
+        StreamClass::Interactive => Class::Interactive,
+        StreamClass::Bulk => Class::Bulk,
+        _ => Class::Default,
+    };
+    OpenRequest {
+        target: open.target.to_string(),
+        class,
+        header: open.identity.clone(),
+    }
+}
+
 #[async_trait]
 impl Clusters for Tunnel {
     async fn connect(&self, cluster: &ClusterName, open: &Open) -> Result<BoxedIo, ConnectError> {
-        let class = match open.class {
-            StreamClass::Interactive => Class::Interactive,
-            StreamClass::Bulk => Class::Bulk,
-            _ => Class::Default,
-        };
-        let request = OpenRequest {
-            target: open.target.to_string(),
-            class,
-            header: open.identity.clone(),
-        };
+        let request = request(open);
         // A stream waits in the session of an agent that has lost its transport, which is hardly ever back in time if it was killed.
         if !self.has_attached(cluster) {
             let through_node = self.through_node(cluster, open, &request);
@@ -459,10 +464,21 @@ impl Clusters for Tunnel {
             _ => self.accepted(cluster, stream).await,
         }
     }
+
+    async fn connect_node(
+        &self,
+        cluster: &ClusterName,
+        node: &NodeName,
+        open: &Open,
+    ) -> Result<BoxedIo, ConnectError> {
+        let (snapshot, asked) = (self.directory.snapshot(), request(open));
+        let asked = (open, &asked);
+        node_targets::connect(&self.nodes, &snapshot, cluster, node, asked).await
+    }
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use underpass_directory::{Agent, Cluster, Draft, Expect, MemoryStore};
     use underpass_tunnel::transport::memory;
@@ -472,7 +488,7 @@ mod tests {
 
     const ID: &str = "agent";
 
-    async fn directory(key: &AgentKey) -> Arc<Directory> {
+    pub(crate) async fn directory(key: &AgentKey) -> Arc<Directory> {
         let directory = Directory::open(Arc::new(MemoryStore::default()))
             .await
             .unwrap();
@@ -503,7 +519,7 @@ mod tests {
     }
 
     /// Both ends of a session of the agent with this key.
-    async fn session(
+    pub(crate) async fn session(
         key: AgentKey,
         admission: impl Admission,
     ) -> (Session, Result<Accepted, AcceptError>) {

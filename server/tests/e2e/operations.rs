@@ -20,12 +20,12 @@ over_both_transports!(
 );
 
 /// The agent's name, in the test environment.
-const AGENT: &str = "node-agent";
+pub(crate) const AGENT: &str = "node-agent";
 
 /// Its cluster.
-const CLUSTER_OF_NODES: &str = "machines";
+pub(crate) const CLUSTER_OF_NODES: &str = "machines";
 
-const NODE: &str = "worker-1";
+pub(crate) const NODE: &str = "worker-1";
 
 const POLICY: &str = r#"
 operations:
@@ -44,11 +44,11 @@ operations:
 "#;
 
 /// A server, and an agent on a node.
-struct Site {
-    deployment: Deployment,
+pub(crate) struct Site {
+    pub(crate) deployment: Deployment,
     key: PathBuf,
     token: PathBuf,
-    policy: PathBuf,
+    pub(crate) policy: PathBuf,
     state: PathBuf,
 }
 
@@ -81,7 +81,7 @@ impl Ended {
 }
 
 impl Site {
-    async fn new(transport: Transport, policy: &str) -> Self {
+    pub(crate) async fn new(transport: Transport, policy: &str) -> Self {
         let deployment = Deployment::start(transport).await;
         let path = |name: &str| deployment.dir().join(name);
         let site = Self {
@@ -99,7 +99,7 @@ impl Site {
         site
     }
 
-    fn start_agent(&self) {
+    pub(crate) fn start_agent(&self) {
         let flags = [
             ("--key-file", &self.key),
             ("--join-token-file", &self.token),
@@ -107,7 +107,11 @@ impl Site {
             ("--state-dir", &self.state),
         ];
         let flags = flags.map(|(flag, path)| (flag, path.to_str().unwrap()));
-        let more = [("--role", "node"), ("--node-name", NODE)];
+        let more = [
+            ("--role", "node"),
+            ("--node-name", NODE),
+            ("--node-label", "zone=a"),
+        ];
         let flags = [&flags[..], &more].concat();
         let transport = self.deployment.transport;
         let started = self
@@ -116,7 +120,7 @@ impl Site {
         started.unwrap();
     }
 
-    async fn connected(&self) {
+    pub(crate) async fn connected(&self) {
         eventually("the node's agent is connected", async || {
             let list = self.administer(&["node", "list", CLUSTER_OF_NODES]);
             let has = list.lines().skip(1).any(|row| row.starts_with(NODE));
@@ -126,12 +130,12 @@ impl Site {
     }
 
     /// `underpass` as the operator, and its standard output.
-    fn administer(&self, arguments: &[&str]) -> String {
+    pub(crate) fn administer(&self, arguments: &[&str]) -> String {
         self.deployment.administer(arguments).unwrap()
     }
 
     /// The file with a token of a new user.
-    fn user(&self, name: &str, role: &str) -> PathBuf {
+    pub(crate) fn user(&self, name: &str, role: &str) -> PathBuf {
         let add = [
             "user",
             "add",

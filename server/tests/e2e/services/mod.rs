@@ -1,8 +1,9 @@
-//! Connections to services of a cluster, and requests to them, by the programs that people run.
+//! Connections to services of a cluster and to its nodes, and requests to them, by the programs that people run.
 
 mod calls;
 mod forward;
 mod many;
+mod nodes;
 mod others;
 mod pages;
 mod programs;
