@@ -15,7 +15,7 @@ use underpass_api::{
     Client, JOIN, JOIN_TOKEN_PREFIX, JoinAnswer, JoinRefusal, JoinRequest, Problem,
 };
 use underpass_core::files::Stamps;
-use underpass_core::{AgentRole, ClusterName};
+use underpass_core::{AgentRole, ClusterName, Labels};
 use underpass_tunnel::{AgentKey, Backoff, JoinProof, chain, tls};
 use zeroize::Zeroizing;
 
@@ -191,6 +191,7 @@ impl Joining {
                     Self::Account(..) => None,
                     Self::File(_) | Self::Given(_) => cli.key.node(),
                 },
+                labels: cli.key.labels()?,
                 ..request(&key, &token, cli.key.role)
             },
         })
@@ -256,6 +257,7 @@ fn request(key: &AgentKey, token: &str, role: Option<AgentRole>) -> JoinRequest 
         cluster: None,
         role,
         node: None,
+        labels: Labels::default(),
     }
 }
 

@@ -22,7 +22,11 @@ pub(crate) const QUESTION_TIME: Duration = Duration::from_secs(10);
 
 /// Lookups of names and paths that block a thread, at once: the system's resolver asks for 10 s and more, and the threads that are
 /// left (of 512) read the files of the API server's credential.
-pub(crate) const LOOKUPS: usize = 32;
+pub(crate) const LOOKUPS: usize = 128;
+
+/// Those of one user: it takes sixteen users whose lookups all hang, and not one, to hold up another's. A resolver that answers within
+/// 10 ms finds 800 names a second for each.
+pub(crate) const LOOKUPS_OF_USER: usize = 8;
 
 /// Services that are asked for at once. Their answers have [`SERVICE_BYTES`] each at the most.
 pub(crate) const SERVICE_QUESTIONS: usize = 8;

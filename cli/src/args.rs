@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
-use underpass_core::{Authority, ClusterName, Name, Role};
+use underpass_core::{Authority, ClusterName, Name, NodeName, Role};
 use underpass_forward::{ListenAddress, Rule};
 
 pub(crate) use self::join::{Agent, FirstAgent, JoinAccount, JoinToken, NewJoinToken, Output};
@@ -23,6 +23,12 @@ Log in once, and kubectl uses the login:
 
 On the server's machine, its owner needs no login:
   underpass --socket underpass-data/api.sock cluster list";
+
+const AFTER_FORWARD: &str = "\
+Examples:
+  underpass forward edge 8080:grafana.monitoring:80
+  underpass forward edge --node worker-1 ./docker.sock:unix:/run/docker.sock
+  docker -H unix://./docker.sock ps";
 
 /// Reaches Kubernetes clusters through an Underpass server: logs in, writes kubeconfigs, and changes the
 /// server's directory
@@ -74,7 +80,8 @@ pub(crate) enum Command {
     Whoami,
     /// Write a kubeconfig
     Kubeconfig(Kubeconfig),
-    /// Lead ports of this machine to services of a cluster, until Ctrl-C
+    /// Lead ports and sockets of this machine to services of a cluster, or to a node of it, until Ctrl-C
+    #[command(after_help = AFTER_FORWARD)]
     Forward(Forward),
     /// Print the token of a login for kubectl, which runs this as a credential plugin
     Credential,
@@ -111,12 +118,17 @@ pub(crate) struct Forward {
     /// Name of the cluster
     pub(crate) cluster: ClusterName,
     /// Port of this machine, and where in the cluster it leads: HOST:PORT, SERVICE.NAMESPACE:PORT or unix:PATH, with an IPv6 address
-    /// in brackets. Port 0 is any free one; repeat for more. Without an ADDRESS, 127.0.0.1
-    #[arg(value_name = "[ADDRESS:]PORT:TARGET")]
+    /// in brackets. Port 0 is any free one; repeat for more. Without an ADDRESS, 127.0.0.1. In place of a port, the PATH of a Unix
+    /// socket, as in ./docker.sock or /run/user/1000/docker.sock: it is made for your user alone, and removed at the end
+    #[arg(value_name = "[ADDRESS:]PORT:TARGET|PATH:TARGET")]
     pub(crate) rules: Vec<Rule>,
     /// Listen for programs that name their targets themselves, by SOCKS5 or HTTP CONNECT. The cluster resolves the names
     #[arg(long, value_name = "[ADDRESS:]PORT")]
     pub(crate) socks5: Option<ListenAddress>,
+    /// Lead to targets at this node of the cluster, whose own agent connects: its sockets, its ports and its network. `underpass node
+    /// list` shows the nodes
+    #[arg(long, value_name = "NODE")]
+    pub(crate) node: Option<NodeName>,
     /// Print a line for each connection
     #[arg(long, short)]
     pub(crate) verbose: bool,

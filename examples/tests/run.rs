@@ -7,6 +7,7 @@
 
 use std::process::Command;
 
+use underpass_testenv::testing::providers::Postgres;
 use underpass_testenv::{Cluster, ClusterOptions};
 
 fn run(program: &str, arguments: &[&str]) -> String {
@@ -27,6 +28,18 @@ fn echo() {
 fn tcp_behind_nat() {
     let said = run(env!("CARGO_BIN_EXE_tcp-behind-nat"), &[]);
     assert_eq!(said, "hello from a TCP service\n");
+}
+
+/// A real PostgreSQL, and its client library as it is published.
+#[tokio::test]
+async fn postgres() {
+    let postgres = Postgres::start().await;
+    let address = format!("127.0.0.1:{}", postgres.port());
+    let program = env!("CARGO_BIN_EXE_postgres");
+    let asking = tokio::task::spawn_blocking(move || run(program, &[&address, "postgres"]));
+    let said = asking.await.unwrap();
+    assert!(said.starts_with("PostgreSQL 1"), "{said}");
+    assert!(said.ends_with("\n1 1\n2 4\n3 9\n"), "{said}");
 }
 
 /// A real API server, for as long as it is kept.

@@ -17,6 +17,7 @@ mod http;
 mod limits;
 mod listen;
 mod metrics;
+mod node_targets;
 mod nodes;
 mod occasional;
 mod pki;
@@ -36,6 +37,7 @@ mod supervise;
 mod tcp_info;
 mod tls_files;
 mod tunnel;
+mod vanished;
 
 pub use self::server::{Server, ServerConfig, StartError};
 pub use self::supervise::Ended;

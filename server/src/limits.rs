@@ -10,6 +10,10 @@ pub(crate) const SHELL_SILENCE: Duration = Duration::from_secs(60);
 /// Time in which a client that is silent must acknowledge something, be it that it has no room for more.
 pub(crate) const SHELL_UNACKNOWLEDGED: Duration = Duration::from_secs(30);
 
+/// Time that the relay of an upgraded connection has to end by itself once the client's socket has failed: to pass on the bytes that came
+/// before takes a moment, unless the target takes none.
+pub(crate) const VANISHED_GRACE: Duration = Duration::from_secs(5);
+
 /// How often in a row it has not answered then: a packet or two may be lost.
 pub(crate) const SHELL_UNANSWERED: u8 = 3;
 

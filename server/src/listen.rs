@@ -29,6 +29,7 @@ use crate::occasional::Occasional;
 use crate::proxies::TrustedProxies;
 use crate::supervise::Children;
 use crate::tunnel::Tunnel;
+use crate::vanished::{self, Upgrades};
 
 /// Serves QUIC agents until the endpoint is closed.
 pub(crate) async fn serve_quic(endpoint: Endpoint, acceptor: Arc<Acceptor>, tunnel: Tunnel) {
@@ -106,20 +107,23 @@ async fn serve_connection(
     // Responses are written whole, and so are an agent's frames.
     tcp::tune(&socket)?;
     let standing = &place.standing;
+    let (upgrades, vanished) = vanished::watch();
+    let accepted = (socket, remote, upgrades);
     tokio::select! {
-        served = serve_stranger(socket, remote, standing, handshakes, front) => served,
+        served = serve_stranger(accepted, standing, handshakes, front) => served,
+        () = vanished.wait() => bail!("the client is gone, and the target takes nothing of what it has sent"),
         () = standing.closed() => bail!("closed to make room for others"),
     }
 }
 
 async fn serve_stranger(
-    socket: TcpStream,
-    remote: SocketAddr,
+    accepted: (TcpStream, SocketAddr, Upgrades),
     standing: &Standing,
     handshakes: &Handshakes,
     front: &Arc<Front>,
 ) -> Result<()> {
-    let (peer, tls) = handshakes.shake(socket, remote, standing).await?;
+    let remote = accepted.1;
+    let (peer, tls) = handshakes.shake(accepted, standing).await?;
     let protocol = Protocol::from_alpn(tls.get_ref().1.alpn_protocol());
     let shown = tls.get_ref().1.peer_certificates().unwrap_or_default();
     let (certificates, unusable_certificate) = CertificateRequest::shown(shown);

@@ -67,6 +67,7 @@ pub(crate) fn connected(
             view: view(id, agent, &session),
             sessions: Vec::new(),
         });
+        node.view.since = node.view.since.min(session.info().since.into());
         node.sessions.push(session);
     }
     let mut nodes: Vec<_> = nodes.into_values().collect();
@@ -90,6 +91,8 @@ fn view(id: &str, agent: &Agent, session: &Session) -> NodeView {
         agent: id.to_owned(),
         software: info.software.clone(),
         transport: transport.to_string(),
+        since: info.since.into(),
+        labels: agent.labels.clone(),
     }
 }
 

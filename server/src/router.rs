@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use underpass_core::{BoxedIo, ClusterName};
+use underpass_core::{BoxedIo, ClusterName, NodeName};
 use underpass_core::{Clusters, ConnectError, Open};
 use underpass_direct::DirectClusters;
 use underpass_directory::Directory;
@@ -25,5 +25,15 @@ impl Clusters for ClusterRouter {
             Some(connected) => connected,
             None => self.tunnel.connect(cluster, open).await,
         }
+    }
+
+    async fn connect_node(
+        &self,
+        cluster: &ClusterName,
+        node: &NodeName,
+        open: &Open,
+    ) -> Result<BoxedIo, ConnectError> {
+        // The nodes of a direct cluster may have agents, though it has none.
+        self.tunnel.connect_node(cluster, node, open).await
     }
 }

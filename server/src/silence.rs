@@ -18,12 +18,14 @@ use underpass_gateway::Standing;
 use crate::limits;
 #[cfg(target_os = "linux")]
 use crate::tcp_info::Acknowledged;
+use crate::vanished::Upgrades;
 
 /// An accepted connection, which watches for silence once it carries a shell.
 #[derive(Debug)]
 pub(crate) struct Silence {
     tcp: TcpStream,
     standing: Standing,
+    upgrades: Upgrades,
     last: Instant,
     /// When to look again; for shells only.
     check: Option<Pin<Box<Sleep>>>,
@@ -31,10 +33,11 @@ pub(crate) struct Silence {
 }
 
 impl Silence {
-    pub(crate) fn new(tcp: TcpStream, standing: Standing) -> Self {
+    pub(crate) fn new(tcp: TcpStream, standing: Standing, upgrades: Upgrades) -> Self {
         Self {
             tcp,
             standing,
+            upgrades,
             last: Instant::now(),
             check: None,
             ask: is_gone,
@@ -49,6 +52,10 @@ impl Silence {
         let mut byte = [0];
         let count = self.tcp.peek(&mut byte).await?;
         Ok((count > 0).then_some(byte[0]))
+    }
+
+    fn look(&mut self) {
+        self.upgrades.look(&self.tcp, &self.standing);
     }
 
     fn heard(&mut self) {
@@ -109,6 +116,7 @@ impl AsyncRead for Silence {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        self.look();
         let polled = Pin::new(&mut self.tcp).poll_read(cx, buf);
         match &polled {
             Poll::Ready(_) => self.heard(),
@@ -127,6 +135,8 @@ impl AsyncWrite for Silence {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
+        // The answer that upgrades the connection is written once it counts as a shell's.
+        self.look();
         Pin::new(&mut self.tcp).poll_write(cx, buf)
     }
 
@@ -143,6 +153,7 @@ impl AsyncWrite for Silence {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        self.look();
         Pin::new(&mut self.tcp).poll_write_vectored(cx, bufs)
     }
 
@@ -161,6 +172,7 @@ mod tests {
     use underpass_gateway::{Holder, Strangers};
 
     use super::*;
+    use crate::vanished::watch;
 
     /// A shell's connection, and its client.
     async fn shell() -> (Silence, TcpStream) {
@@ -171,7 +183,7 @@ mod tests {
         let standing = Strangers::default().enter(client_address.ip());
         let alice = Holder::User(Authority::Directory, "alice".into());
         standing.recognise(alice).upgraded();
-        (Silence::new(tcp, standing), client)
+        (Silence::new(tcp, standing, watch().0), client)
     }
 
     async fn quiet_for(connection: &mut Silence, time: Duration) {
@@ -227,7 +239,7 @@ mod tests {
         let _client = TcpStream::connect(address).await.unwrap();
         let (tcp, client_address) = listener.accept().await.unwrap();
         let standing = Strangers::default().enter(client_address.ip());
-        let mut connection = Silence::new(tcp, standing);
+        let mut connection = Silence::new(tcp, standing, watch().0);
         connection.ask = |_| true;
         quiet_for(&mut connection, 20 * limits::SHELL_SILENCE).await;
     }

@@ -5,12 +5,13 @@ mod lifetime;
 mod record;
 mod secret;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use underpass_core::{AgentRole, ClusterName, NodeName};
+use underpass_core::{AgentRole, ClusterName, Labels, NodeName};
 use underpass_tunnel::{Backoff, KeyError, PublicKey, chain};
 use zeroize::Zeroizing;
 
@@ -95,6 +96,16 @@ pub(crate) struct KeyOptions {
         conflicts_with = "token_file"
     )]
     node_name: Option<NodeName>,
+    /// A label of the node, which `underpass node list` shows; repeat for more. The agent registers them when it joins
+    #[arg(
+        long = "node-label",
+        env = "UNDERPASS_NODE_LABELS",
+        value_name = "KEY=VALUE",
+        value_delimiter = ',',
+        value_parser = label,
+        conflicts_with = "token_file"
+    )]
+    node_labels: Vec<(String, String)>,
     /// File with a static token, a key that the server has made (`underpass cluster add --static-token` prints one),
     /// instead of a key of the agent's own
     #[arg(
@@ -191,6 +202,12 @@ impl KeyOptions {
         host.to_ascii_lowercase().parse().ok()
     }
 
+    /// The labels of the node.
+    pub(crate) fn labels(&self) -> Result<Labels> {
+        let labels: BTreeMap<_, _> = self.node_labels.iter().cloned().collect();
+        Labels::try_from(labels).context("--node-label")
+    }
+
     /// The text of the key. Blocks. That of a Secret is as it was read last.
     pub(crate) fn read(&self) -> Result<Zeroizing<String>> {
         if let Some(path) = &self.token_file {
@@ -268,6 +285,15 @@ async fn blocking<T: Send + 'static>(
 ) -> Result<T> {
     let done = tokio::task::spawn_blocking(work).await;
     done.context("the key was not read or written")?
+}
+
+fn label(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text
+        .split_once('=')
+        .ok_or_else(|| format!("{text:?} is not KEY=VALUE"))?;
+    let pair = (key.to_owned(), value.to_owned());
+    let checked = Labels::try_from(BTreeMap::from([pair.clone()]));
+    checked.map(|_| pair).map_err(|error| error.to_string())
 }
 
 /// Makes the agent's own key, where it is to have one and has none. Waits for an API server that is away, where the key is in a

@@ -2,8 +2,6 @@
 
 mod command;
 
-use std::fs::File;
-use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -15,6 +13,7 @@ use underpass_core::files::Stamps;
 use underpass_tunnel::chain;
 
 pub(crate) use self::command::PolicyCommand;
+use crate::files::{self, FileError};
 use crate::limits;
 
 /// The rules that count at one moment.
@@ -37,25 +36,18 @@ pub(crate) struct Policies {
 /// Why a policy's file cannot be used.
 #[derive(Debug, Error)]
 pub(crate) enum ReadError {
-    #[error("cannot read the policy {}", .path.display())]
-    Read { path: PathBuf, source: io::Error },
+    #[error("there is no policy to use")]
+    File(#[source] FileError),
     #[error("cannot use {}", .path.display())]
     Invalid { path: PathBuf, source: PolicyError },
     #[error("reading the policy was given up")]
     Task(#[source] tokio::task::JoinError),
 }
 
-/// Reads a policy. Blocks.
+/// Reads a policy. Blocks, but for no other program.
 pub(crate) fn read(path: &Path) -> Result<Policy, ReadError> {
-    let mut text = String::new();
-    // One byte more, so that a file that is too large is not cut.
     let most = u64::try_from(file_limits::POLICY_BYTES).unwrap_or(u64::MAX);
-    let file = File::open(path)
-        .and_then(|file| file.take(most.saturating_add(1)).read_to_string(&mut text));
-    file.map_err(|source| ReadError::Read {
-        path: path.to_owned(),
-        source,
-    })?;
+    let text = files::read(path, most).map_err(ReadError::File)?;
     Policy::from_yaml(&text).map_err(|source| ReadError::Invalid {
         path: path.to_owned(),
         source,
@@ -276,6 +268,29 @@ mod tests {
         check("root").unwrap_err();
         check("mallory").unwrap_err();
         check("alice").unwrap();
+    }
+
+    /// A reader that waited for a writer would keep the policy as it is, and read no later file.
+    #[tokio::test]
+    async fn rule_17_a_pipe_in_the_place_of_the_policy_is_refused_and_not_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("policy.yaml");
+        fs::write(&path, "tcp: [{name: a, addresses: [10.0.0.1]}]").unwrap();
+        let flags = ImpersonationPolicy::default();
+        let policies = Policies::read(Some(path.clone()), flags.clone()).unwrap();
+        fs::remove_file(&path).unwrap();
+        let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+        rustix::fs::mkfifoat(rustix::fs::CWD, &path, mode).unwrap();
+        let error = Policies::read(Some(path.clone()), flags).unwrap_err();
+        let error = chain(&error).to_string();
+        assert!(error.contains("policy.yaml is no regular file"), "{error}");
+        let mut seen = None;
+        policies.look_again(&path, &mut seen, false).await;
+        assert!(allows(&policies.current(), "tcp:10.0.0.1:80"), "as it was");
+        fs::remove_file(&path).unwrap();
+        fs::write(&path, "{}").unwrap();
+        policies.look_again(&path, &mut seen, false).await;
+        assert!(!allows(&policies.current(), "tcp:10.0.0.1:80"), "followed");
     }
 
     #[test]

@@ -4,6 +4,7 @@
 mod audit;
 mod lookups;
 mod operation;
+mod places;
 mod refusal;
 mod services;
 mod tcp;
@@ -17,7 +18,6 @@ pub(crate) use self::tests::pair;
 use std::sync::Arc;
 
 use tokio::net::{TcpStream, UnixStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 use underpass_agent_operations::Operations;
 use underpass_agent_policy::Denied;
@@ -29,6 +29,7 @@ use underpass_upstream::ApiServer;
 use self::audit::Record;
 use self::lookups::Lookups;
 use self::operation::Answers;
+use self::places::{Place, Places};
 use self::refusal::{Reached, Refusal};
 use self::services::Services;
 use self::tcp::Finder;
@@ -41,11 +42,10 @@ use crate::policy::{InForce, Policies};
 pub(crate) struct Targets {
     policies: Arc<Policies>,
     own: OwnFiles,
-    /// How many streams there may be at once.
-    most: usize,
-    places: Arc<Semaphore>,
+    places: Places,
     lookups: Lookups,
-    resolver: Arc<dyn Resolve>,
+    /// In place of the system's.
+    resolver: Option<Arc<dyn Resolve>>,
     services: Services,
     /// `None` where the agent has no state directory.
     operations: Option<Operations>,
@@ -56,7 +56,7 @@ struct Connected {
     connection: Connection,
     reached: Reached,
     rule: Option<Arc<str>>,
-    place: OwnedSemaphorePermit,
+    place: Place,
 }
 
 enum Connection {
@@ -71,14 +71,12 @@ impl Targets {
         let most = files.map_or(limits::TARGET_STREAMS, |files| {
             files.min(limits::TARGET_STREAMS)
         });
-        let lookups = Lookups::default();
         Self {
             policies,
             own,
-            most,
-            places: Arc::new(Semaphore::new(most)),
-            resolver: Arc::new(lookups.clone()),
-            lookups,
+            places: Places::new(most),
+            resolver: None,
+            lookups: Lookups::default(),
             services: Services::default(),
             operations: None,
         }
@@ -145,8 +143,8 @@ impl Targets {
             let refusal = Refusal::Impersonation(never);
             return refuse(incoming, Some(identity), &target, refusal);
         }
-        let Ok(_place) = Arc::clone(&self.places).try_acquire_owned() else {
-            let refusal = Refusal::Overloaded(self.most);
+        let Some(_place) = self.places.take(identity.user()) else {
+            let refusal = Refusal::Overloaded(self.places.all());
             return refuse(incoming, Some(identity), &target, refusal);
         };
         let Some(operations) = &self.operations else {
@@ -175,13 +173,13 @@ impl Targets {
         let deadline = Instant::now() + limits::TARGET_TIME;
         let policy = self.policies.current();
         let rule = permit(&policy, identity, target, None)?;
-        let place = Arc::clone(&self.places).try_acquire_owned();
-        let place = place.map_err(|_| Refusal::Overloaded(self.most))?;
-        let targets = &policy.targets;
+        let place = self.places.take(identity.user());
+        let place = place.ok_or_else(|| Refusal::Overloaded(self.places.all()))?;
+        let (targets, lookups) = (&policy.targets, self.lookups.of(identity.user()));
         let (connection, reached) = match target {
             Target::Tcp(tcp) => {
                 let finder = Finder {
-                    resolver: &*self.resolver,
+                    resolver: self.resolver.as_deref().unwrap_or(&lookups),
                     services: &self.services,
                     api_server,
                 };
@@ -189,9 +187,8 @@ impl Targets {
                 (Connection::Tcp(stream), Reached::Tcp(address))
             }
             Target::Unix(unix) => {
-                let (own, lookups) = (&self.own, &self.lookups);
-                let connected = unix::connect(unix, targets, own, lookups, deadline).await;
-                let (stream, path) = connected?;
+                let connecting = unix::connect(unix, targets, &self.own, &lookups, deadline);
+                let (stream, path) = connecting.await?;
                 (Connection::Unix(stream), Reached::Unix(path))
             }
             other => {

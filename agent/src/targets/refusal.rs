@@ -28,7 +28,8 @@ pub(super) enum Refusal {
     #[error("{0} belongs to the agent itself, and no policy allows it")]
     Own(String),
     #[error(
-        "the agent has {0} streams to targets, which are all that it may have: try again later"
+        "the agent has no room for another stream of yours: it may have {0} streams to targets, and keeps some for other users: try \
+         again later"
     )]
     Overloaded(usize),
     #[error("{target} cannot be reached: the name does not resolve")]
@@ -46,6 +47,12 @@ pub(super) enum Refusal {
     Silent { target: String },
     #[error("{target} cannot be reached: the agent's network has no route to it")]
     NoRoute { target: String, source: io::Error },
+    #[error(
+        "{target} cannot be reached: its path leads elsewhere than when it was looked up, through a symbolic link that was put there"
+    )]
+    Moved { target: String, source: io::Error },
+    #[error("{target} cannot be reached: it is no socket")]
+    OtherFile { target: String },
     #[error("{target} cannot be reached: there is no such socket")]
     NoSocket { target: String, source: io::Error },
     #[error("{target} cannot be reached: the agent's user may not open it")]
@@ -68,6 +75,8 @@ impl Refusal {
             | Self::Refused { .. }
             | Self::Silent { .. }
             | Self::NoRoute { .. }
+            | Self::Moved { .. }
+            | Self::OtherFile { .. }
             | Self::NoSocket { .. }
             | Self::NoPermission { .. }
             | Self::Failed { .. } => ResetCode::TargetUnreachable,

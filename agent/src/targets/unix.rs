@@ -1,14 +1,18 @@
 //! Unix sockets of the agent's file system.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::{Component, Path, PathBuf};
 
+use rustix::fs::{FileType, Mode, OFlags, fstat, open, openat};
+use rustix::io::Errno;
 use tokio::net::UnixStream;
 use tokio::time::{Instant, timeout_at};
 use underpass_agent_policy::Policy;
 use underpass_core::{Target, UnixTarget};
 
-use super::lookups::Lookups;
+use super::lookups::UserLookups;
 use super::refusal::Refusal;
 
 /// Where a pod finds its ServiceAccount's token.
@@ -46,7 +50,7 @@ pub(super) async fn connect(
     target: &UnixTarget,
     policy: &Policy,
     own: &OwnFiles,
-    lookups: &Lookups,
+    lookups: &UserLookups,
     deadline: Instant,
 ) -> Result<(UnixStream, PathBuf), Refusal> {
     let text = || Target::Unix(target.clone()).to_string();
@@ -54,17 +58,32 @@ pub(super) async fn connect(
     let looking = lookups.run(move || {
         let real = fs::canonicalize(&path)?;
         let is_own = own.have(&path, &real);
-        Ok((real, is_own))
+        Ok((pin(&real), real, is_own))
     });
     let looked = timeout_at(deadline, looking).await;
     let looked = looked.map_err(|_| Refusal::LookupTimeout { target: text() })?;
-    let (real, is_own) = looked.map_err(|error| Refusal::connecting(text(), error))?;
+    let (pinned, real, is_own) = looked.map_err(|error| Refusal::connecting(text(), error))?;
     if is_own {
         return Err(Refusal::Own(text()));
     }
     policy.decide_path(target, &real).map_err(Refusal::Policy)?;
-    // The path that was decided on: a link that is put there meanwhile counts for nothing.
-    let connected = timeout_at(deadline, UnixStream::connect(&real)).await;
+    let socket = match pinned {
+        Ok(Some(socket)) => socket,
+        Ok(None) => return Err(Refusal::OtherFile { target: text() }),
+        Err(error)
+            if matches!(
+                Errno::from_io_error(&error),
+                Some(Errno::LOOP | Errno::NOTDIR)
+            ) =>
+        {
+            let (target, source) = (text(), error);
+            return Err(Refusal::Moved { target, source });
+        }
+        Err(error) => return Err(Refusal::connecting(text(), error)),
+    };
+    // The very file that was found at the path that was decided on, though the path may lead elsewhere by now.
+    let file = format!("/proc/self/fd/{}", socket.as_raw_fd());
+    let connected = timeout_at(deadline, UnixStream::connect(file)).await;
     match connected {
         Ok(Ok(stream)) => Ok((stream, real)),
         Ok(Err(error)) => Err(Refusal::connecting(text(), error)),
@@ -72,9 +91,37 @@ pub(super) async fn connect(
     }
 }
 
+/// Holds the socket at an absolute path without symbolic links, which no part of it may have become meanwhile; `None` where it is no
+/// socket. Blocks. One by one, since openat2 (RESOLVE_NO_SYMLINKS) is forbidden in containers of older runtimes.
+fn pin(path: &Path) -> io::Result<Option<OwnedFd>> {
+    let found = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let mut at = open("/", found | OFlags::DIRECTORY, Mode::empty())?;
+    let mut names = path.components().peekable();
+    while let Some(name) = names.next() {
+        let flags = match names.peek() {
+            // A link is no directory: ENOTDIR.
+            Some(_) => found | OFlags::DIRECTORY,
+            None => found,
+        };
+        match name {
+            Component::RootDir => {}
+            Component::Normal(name) => at = openat(&at, name, flags, Mode::empty())?,
+            _ => return Err(io::ErrorKind::InvalidInput.into()),
+        }
+    }
+    match FileType::from_raw_mode(fstat(&at)?.st_mode) {
+        FileType::Socket => Ok(Some(at)),
+        // With O_PATH and O_NOFOLLOW it is the link itself that is opened.
+        FileType::Symlink => Err(Errno::LOOP.into()),
+        _ => Ok(None),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::symlink;
+
+    use std::os::unix::net::UnixListener;
 
     use super::*;
 
@@ -96,5 +143,50 @@ mod tests {
         assert!(has("secrets/token", "link/token"));
         assert!(!has("secrets", "other"));
         assert!(!has("secrets/token", "secrets"));
+    }
+
+    /// The path was decided on, and then a part of it became a link.
+    #[test]
+    fn rule_17_a_path_that_becomes_a_link_is_not_followed() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().canonicalize().unwrap().join(name);
+        fs::create_dir(path("run")).unwrap();
+        fs::create_dir(path("secret")).unwrap();
+        let _allowed = UnixListener::bind(path("run/x.sock")).unwrap();
+        let _secret = UnixListener::bind(path("secret/x.sock")).unwrap();
+        assert!(pin(&path("run/x.sock")).unwrap().is_some());
+        for (moved, becomes, errno) in [
+            ("run/x.sock", "secret/x.sock", Errno::LOOP),
+            ("run", "secret", Errno::NOTDIR),
+        ] {
+            let (now, before) = (path(moved), path("before"));
+            fs::rename(&now, &before).unwrap();
+            symlink(path(becomes), &now).unwrap();
+            let error = pin(&path("run/x.sock")).unwrap_err();
+            assert_eq!(Errno::from_io_error(&error), Some(errno), "{moved}");
+            fs::remove_file(&now).unwrap();
+            fs::rename(&before, &now).unwrap();
+        }
+        fs::write(path("file"), "").unwrap();
+        assert!(pin(&path("file")).unwrap().is_none());
+        assert!(pin(&path("run")).unwrap().is_none());
+    }
+
+    /// A socket that is held is the one that answers, though its path leads to another one by then.
+    #[tokio::test]
+    async fn rule_17_the_socket_that_was_decided_on_is_connected() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().canonicalize().unwrap().join(name);
+        let allowed = UnixListener::bind(path("x.sock")).unwrap();
+        let secret = UnixListener::bind(path("secret.sock")).unwrap();
+        secret.set_nonblocking(true).unwrap();
+        let held = pin(&path("x.sock")).unwrap().unwrap();
+        fs::remove_file(path("x.sock")).unwrap();
+        symlink(path("secret.sock"), path("x.sock")).unwrap();
+        let file = format!("/proc/self/fd/{}", held.as_raw_fd());
+        let _stream = UnixStream::connect(file).await.unwrap();
+        allowed.accept().unwrap();
+        let none = secret.accept().unwrap_err();
+        assert_eq!(none.kind(), io::ErrorKind::WouldBlock);
     }
 }

@@ -1,13 +1,13 @@
 //! `underpass forward`
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 use underpass_core::Target;
-use underpass_forward::{Event, Events, ListenAddress, Listener, State, Tunnel};
+use underpass_forward::{Event, Events, Listen, Listener, State, Tunnel};
 use underpass_terminal::say;
 
 use crate::args::{Forward, Which};
@@ -17,6 +17,7 @@ pub(crate) async fn run(which: &Which, options: Forward) -> Result<()> {
         cluster,
         rules,
         socks5,
+        node,
         verbose,
     } = options;
     if rules.is_empty() && socks5.is_none() {
@@ -26,39 +27,51 @@ pub(crate) async fn run(which: &Which, options: Forward) -> Result<()> {
     let url = server.to_string();
     let states = move |state| tell_state(&url, &state);
     let tunnel = Tunnel::new(server, &cluster, states);
+    let (tunnel, place) = match &node {
+        Some(node) => (
+            tunnel.at_node(node),
+            format!("at node {node} of cluster {cluster}"),
+        ),
+        None => (tunnel, format!("in cluster {cluster}")),
+    };
     let events: Events = Arc::new(move |event| tell(&event, verbose));
     // All or nothing: a port that is taken is noticed before anything is said to be there.
     let mut bound = Vec::new();
     for rule in &rules {
         let listener = Listener::bind(rule, tunnel.clone(), Arc::clone(&events)).await?;
-        bound.push((rule.listen, shown(&rule.target), listener));
+        bound.push((shown(&rule.target), listener));
     }
     if let Some(address) = socks5 {
         let listener = Listener::bind_proxy(address, tunnel.clone(), Arc::clone(&events)).await?;
         let whatever = "any host, by SOCKS5 or HTTP CONNECT,".to_owned();
-        bound.push((address, whatever, listener));
+        bound.push((whatever, listener));
     }
     let mut running = JoinSet::new();
-    for (asked, target, listener) in bound {
-        let address = listener.address().context("the system tells no address")?;
-        say!("{address} leads to {target} in cluster {cluster}");
-        warn_of_others(asked, address);
+    for (target, listener) in bound {
+        let near = listener.place().context("the system tells no address")?;
+        say!("{near} leads to {target} {place}");
+        warn_of_others(&near);
         running.spawn(listener.run());
     }
-    tokio::select! {
+    // Either way sockets are removed, which a signal by itself would leave.
+    let mut terminated = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
+    let ended = tokio::select! {
         interrupted = tokio::signal::ctrl_c() => interrupted.context("cannot wait for Ctrl-C"),
+        _ = terminated.recv() => Ok(()),
         ended = running.join_next() => match ended {
             Some(Err(error)) => Err(error).context("a listener ended"),
-            _ => bail!("a listener ended"),
+            _ => Err(anyhow!("a listener ended")),
         },
-    }
+    };
+    running.shutdown().await;
+    ended
 }
 
 /// A listener asks for no credential: everybody on the network connects as this user.
-fn warn_of_others(asked: ListenAddress, address: SocketAddr) {
-    if !asked.is_local() {
+fn warn_of_others(near: &Listen) {
+    if !near.is_local() {
         say!(
-            "underpass: whoever reaches {address} over the network connects as you, without a password; leave the address out to listen \
+            "underpass: whoever reaches {near} over the network connects as you, without a password; leave the address out to listen \
              for this machine only"
         );
     }

@@ -9,14 +9,14 @@ use anyhow::{Result, bail};
 use thiserror::Error;
 use underpass_api::client::Match;
 use underpass_api::{
-    Client, NodeList, OperationExit, OperationId, OperationList, OperationRecord, OperationRequest,
-    OperationState, OutputPage, OutputStream, segment,
+    Client, NodeList, NodeView, OperationExit, OperationId, OperationList, OperationRecord,
+    OperationRequest, OperationState, OutputPage, OutputStream, segment,
 };
 use underpass_core::ClusterName;
 use underpass_terminal::{relay_to_stderr, relay_to_stdout, say, show};
 
 use self::again::Again;
-use super::{print_table, timestamp};
+use super::{list, print_table, timestamp};
 use crate::args::{Argument, Node, NodeOperations, NodeRun};
 
 /// Seconds that the server waits for output.
@@ -37,12 +37,10 @@ pub(super) async fn run(client: &Client, command: Node) -> Result<()> {
     match command {
         Node::List { cluster } => {
             let nodes: NodeList = client.get(&format!("/v1/clusters/{cluster}/nodes")).await?;
-            let rows = nodes.items.into_iter();
-            let rows = rows.map(|node| vec![node.name, node.agent, node.transport, node.software]);
-            print_table(
-                &["NAME", "AGENT", "TRANSPORT", "SOFTWARE"],
-                &rows.collect::<Vec<_>>(),
-            );
+            let rows = nodes.items.into_iter().map(node_row);
+            let rows = rows.collect::<Result<Vec<_>>>()?;
+            let header = ["NAME", "AGENT", "SINCE", "LABELS", "TRANSPORT", "SOFTWARE"];
+            print_table(&header, &rows);
             Ok(())
         }
         Node::Run(options) => start(client, options).await,
@@ -56,6 +54,21 @@ pub(super) async fn run(client: &Client, command: Node) -> Result<()> {
             Ok(())
         }
     }
+}
+
+fn node_row(node: NodeView) -> Result<Vec<String>> {
+    let labels = node.labels.iter();
+    let labels: Vec<_> = labels
+        .map(|(key, value)| format!("{key}={value}"))
+        .collect();
+    Ok(vec![
+        node.name,
+        node.agent,
+        timestamp(node.since.truncate_to_second())?,
+        list(&labels),
+        node.transport,
+        node.software,
+    ])
 }
 
 fn path(cluster: &ClusterName, node: &str) -> String {

@@ -4,7 +4,7 @@ use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
-use underpass_core::{AgentRole, ClusterName, NodeName, Revision};
+use underpass_core::{AgentRole, ClusterName, Labels, NodeName, Revision};
 use zeroize::Zeroizing;
 
 /// The beginning of each join token.
@@ -93,6 +93,10 @@ pub struct JoinRequest {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "openapi", schema(value_type = Option<String>))]
     pub node: Option<NodeName>,
+    /// Labels of the node, for people. They count for the role `node`.
+    #[serde(default, skip_serializing_if = "Labels::is_empty")]
+    #[cfg_attr(feature = "openapi", schema(value_type = std::collections::BTreeMap<String, String>))]
+    pub labels: Labels,
 }
 
 /// The agent that a key is registered for.

@@ -8,6 +8,7 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use time::OffsetDateTime;
+use underpass_core::Labels;
 
 /// A run of an operation: its name in records, given by its caller.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -385,6 +386,13 @@ pub struct NodeView {
     pub software: String,
     /// The protocol that carries its session.
     pub transport: String,
+    /// Since when it is connected: the beginning of its oldest session.
+    #[serde(with = "time::serde::rfc3339")]
+    pub since: OffsetDateTime,
+    /// The labels that the agent has joined with.
+    #[serde(default, skip_serializing_if = "Labels::is_empty")]
+    #[cfg_attr(feature = "openapi", schema(value_type = BTreeMap<String, String>))]
+    pub labels: Labels,
 }
 
 #[cfg(test)]

@@ -2,13 +2,16 @@
 
 use async_trait::async_trait;
 
-use crate::{BoxError, ClusterName, Identity, Rejection, RequestInfo, Revocation, Target};
+use crate::{
+    BoxError, ClusterName, Identity, NodeName, Rejection, RequestInfo, Revocation, Target,
+};
 
 /// One access to be decided, before a stream is opened (security rules 5 and 8).
 #[derive(Clone, Copy, Debug)]
 pub struct Access<'a> {
     identity: &'a Identity,
     cluster: &'a ClusterName,
+    node: Option<&'a NodeName>,
     target: &'a Target,
     request: Option<&'a RequestInfo>,
 }
@@ -19,6 +22,7 @@ impl<'a> Access<'a> {
         Self {
             identity,
             cluster,
+            node: None,
             target: &Target::KubeApi,
             request: Some(request),
         }
@@ -30,9 +34,16 @@ impl<'a> Access<'a> {
         Self {
             identity,
             cluster,
+            node: None,
             target,
             request: None,
         }
+    }
+
+    /// The same at a node of the cluster, whose own agent connects.
+    #[must_use]
+    pub fn at_node(self, node: Option<&'a NodeName>) -> Self {
+        Self { node, ..self }
     }
 
     /// The authenticated caller; never the user they want to act as.
@@ -43,6 +54,12 @@ impl<'a> Access<'a> {
     /// The cluster.
     pub fn cluster(&self) -> &'a ClusterName {
         self.cluster
+    }
+
+    /// The node whose agent the stream goes to; `None` for the cluster's own agent. A target at a node is another one than the same text
+    /// in the cluster: an authorizer that allows the latter has not allowed the former.
+    pub fn node(&self) -> Option<&'a NodeName> {
+        self.node
     }
 
     /// The stream's target.

@@ -9,6 +9,9 @@ pub const UNDERPASS_CLUSTER: HeaderName = HeaderName::from_static("underpass-clu
 /// Names a target that is no `HOST:PORT`: `unix:PATH`. The request's own target is [`UNIX_AUTHORITY`] then.
 pub const UNDERPASS_TARGET: HeaderName = HeaderName::from_static("underpass-target");
 
+/// Names the node that the target is at. Without it, the target is the cluster's, and its agent of the role `cluster` connects.
+pub const UNDERPASS_NODE: HeaderName = HeaderName::from_static("underpass-node");
+
 /// The request's own target beside [`UNDERPASS_TARGET`]: CONNECT cannot be without one. ICANN has reserved `.internal` for
 /// private use, and no cluster's name is below it.
 pub const UNIX_AUTHORITY: &str = "unix.underpass.internal:80";

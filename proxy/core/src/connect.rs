@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use crate::{BoxError, BoxedIo, ClusterName, Rejection, StreamClass, Target, Via};
+use crate::{BoxError, BoxedIo, ClusterName, NodeName, Rejection, StreamClass, Target, Via};
 
 /// The purpose of a stream.
 #[derive(Clone, Debug)]
@@ -55,6 +55,21 @@ pub trait Clusters: Send + Sync {
     /// # Errors
     /// Why there is no stream.
     async fn connect(&self, cluster: &ClusterName, open: &Open) -> Result<BoxedIo, ConnectError>;
+
+    /// Opens a stream to a target at a node of `cluster`, through the agent of that node and no other. Else it is as
+    /// [`connect`](Self::connect) to a target that is not the API server. Without an implementation there are no targets at nodes.
+    ///
+    /// # Errors
+    /// Why there is no stream.
+    async fn connect_node(
+        &self,
+        cluster: &ClusterName,
+        node: &NodeName,
+        open: &Open,
+    ) -> Result<BoxedIo, ConnectError> {
+        let _ = (cluster, node);
+        Err(ConnectError::NoTarget(open.target.clone()))
+    }
 }
 
 /// Why there is no stream. Sources and reasons go to the log, not to the client.
@@ -73,6 +88,12 @@ pub enum ConnectError {
     /// No agent serves it, and the credential that one has registered counts no more.
     #[error("the cluster has no agent connected, and its registered credential has expired")]
     RegisteredExpired,
+    /// No agent of a node of that name has joined the cluster.
+    #[error("the cluster has no node {0}")]
+    UnknownNode(NodeName),
+    /// The node's agent has no connection now, or does not answer.
+    #[error("the agent of node {0} is not connected")]
+    NodeAway(NodeName),
     /// The agent declined the stream.
     #[error("the agent refused the stream: {reason}")]
     AgentRefused {
@@ -127,9 +148,18 @@ impl ConnectError {
             Self::NoAgent => Rejection::NoAgent(cluster.clone()),
             Self::AgentAway => Rejection::AgentAway(cluster.clone()),
             Self::RegisteredExpired => Rejection::RegisteredExpired(cluster.clone()),
+            Self::UnknownNode(node) => Rejection::UnknownNode {
+                cluster: cluster.clone(),
+                node: node.clone(),
+            },
+            Self::NodeAway(node) => Rejection::NodeAway {
+                cluster: cluster.clone(),
+                node: node.clone(),
+            },
             Self::AgentRefused { .. } => Rejection::AgentRefused(cluster.clone()),
             Self::Declined { decline, reason } => Rejection::TargetDeclined {
                 cluster: cluster.clone(),
+                node: None,
                 decline: *decline,
                 reason: reason.clone(),
             },

@@ -64,7 +64,7 @@ pub use self::{
     authorize::{Access, AuthorizeError, Authorizer, ImpersonationAuthorizer, Nobody},
     body::{Body, BoxError, boxed, empty, full},
     brief::{Brief, brief},
-    by_connect::{UNDERPASS_CLUSTER, UNDERPASS_TARGET, UNIX_AUTHORITY},
+    by_connect::{UNDERPASS_CLUSTER, UNDERPASS_NODE, UNDERPASS_TARGET, UNIX_AUTHORITY},
     cluster::{ClusterName, ClusterNameError},
     cluster_domain::{
         ClusterDomain, ClusterDomainError, ClusterDomains, HostName, NestedDomains, TargetName,

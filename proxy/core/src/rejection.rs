@@ -7,7 +7,7 @@ use std::{borrow::Cow, time::Duration};
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
 
-use crate::{Body, ClusterName, Decline, Impersonated, TcpTarget, full, status::Status};
+use crate::{Body, ClusterName, Decline, Impersonated, NodeName, TcpTarget, full, status::Status};
 
 /// Clients may try again so soon: an agent that lost its transport is back within a second.
 const RETRY_SOON: Duration = Duration::from_secs(1);
@@ -109,6 +109,28 @@ pub enum Rejection {
         "cluster \"{0}\" has no agent connected, and the credential that one has registered has expired"
     )]
     RegisteredExpired(ClusterName),
+    /// No agent of a node of that name has joined the cluster. Only those who may connect to targets at its nodes learn this.
+    #[error(
+        "no agent of a node \"{node}\" has joined cluster \"{cluster}\": `underpass node list {cluster}` shows the nodes whose agents are \
+         connected"
+    )]
+    UnknownNode {
+        /// The cluster.
+        cluster: ClusterName,
+        /// The name that no node has.
+        node: NodeName,
+    },
+    /// The node's agent is not connected at the moment, or silent.
+    #[error(
+        "the agent of node \"{node}\" of cluster \"{cluster}\" is not connected, or does not answer: try again, and look at its log on the node; \
+         `underpass node list {cluster}` shows those that are connected"
+    )]
+    NodeAway {
+        /// The cluster.
+        cluster: ClusterName,
+        /// The node.
+        node: NodeName,
+    },
     /// The agent does not answer, and whether it acted is not known.
     #[error("the agent of cluster \"{0}\" does not answer")]
     AgentSilent(ClusterName),
@@ -116,10 +138,15 @@ pub enum Rejection {
     #[error("the agent of cluster \"{0}\" refused the request")]
     AgentRefused(ClusterName),
     /// The agent declined a connection to a target, in its own words: its policy, or the target itself.
-    #[error("the agent of cluster \"{cluster}\" declined the connection: {reason}")]
+    #[error(
+        "the agent of {}cluster \"{cluster}\" declined the connection: {reason}",
+        of_node(node.as_ref())
+    )]
     TargetDeclined {
         /// The cluster of the agent.
         cluster: ClusterName,
+        /// Its node, where it was asked as that node's agent.
+        node: Option<NodeName>,
         /// The kind of the reason.
         decline: Decline,
         /// In the agent's words.
@@ -210,6 +237,11 @@ pub enum Rejection {
     Unavailable,
 }
 
+fn of_node(node: Option<&NodeName>) -> String {
+    node.map(|node| format!("node \"{node}\" of "))
+        .unwrap_or_default()
+}
+
 fn because(reason: Option<&str>) -> String {
     reason
         .map(|reason| format!(": {reason}"))
@@ -241,10 +273,13 @@ impl Rejection {
             | Self::ImpersonationNotReviewed(_)
             | Self::AggregatedUnauthorized { .. }
             | Self::AgentRefused(_) => StatusCode::FORBIDDEN,
-            Self::NotFound | Self::UnknownCluster(_) => StatusCode::NOT_FOUND,
+            Self::NotFound | Self::UnknownCluster(_) | Self::UnknownNode { .. } => {
+                StatusCode::NOT_FOUND
+            }
             Self::NoAgent(_)
             | Self::RegisteredExpired(_)
             | Self::AgentAway(_)
+            | Self::NodeAway { .. }
             | Self::AgentSilent(_)
             | Self::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
             Self::AgentLost(_)
@@ -310,6 +345,7 @@ impl Rejection {
             Self::NoAgent(_)
             | Self::AgentAway(_)
             | Self::RegisteredExpired(_)
+            | Self::NodeAway { .. }
             | Self::Unavailable
             | Self::TooManyRequests
             | Self::TargetDeclined {
@@ -367,6 +403,8 @@ impl Rejection {
             | Self::AgentSilent(cluster)
             | Self::AgentRefused(cluster)
             | Self::TargetDeclined { cluster, .. }
+            | Self::UnknownNode { cluster, .. }
+            | Self::NodeAway { cluster, .. }
             | Self::NoTargets(cluster)
             | Self::Unusable(cluster)
             | Self::AgentLost(cluster) => status = status.about_cluster(cluster.as_str()),
@@ -534,6 +572,7 @@ mod tests {
         ] {
             let declined = Rejection::TargetDeclined {
                 cluster: ClusterName::new("prod").unwrap(),
+                node: None,
                 decline,
                 reason: "no rule allows tcp:db.prod:5432".to_owned(),
             };
@@ -545,6 +584,42 @@ mod tests {
                 "the agent of cluster \"prod\" declined the connection: no rule allows tcp:db.prod:5432"
             );
             assert_eq!(status["details"]["name"], "prod");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_node_is_named_with_the_remedy() {
+        let cluster = ClusterName::new("prod").unwrap();
+        let node: NodeName = "worker-1".parse().unwrap();
+        let declined = Rejection::TargetDeclined {
+            cluster: cluster.clone(),
+            node: Some(node.clone()),
+            decline: Decline::Forbidden,
+            reason: "no rule".to_owned(),
+        };
+        let unknown = Rejection::UnknownNode {
+            cluster: cluster.clone(),
+            node: node.clone(),
+        };
+        let away = Rejection::NodeAway { cluster, node };
+        for (rejection, code, retries, words) in [
+            (
+                declined,
+                403,
+                false,
+                "the agent of node \"worker-1\" of cluster \"prod\" declined",
+            ),
+            (unknown, 404, false, "`underpass node list prod`"),
+            (away, 503, true, "`underpass node list prod`"),
+        ] {
+            let (response, status) = json(&rejection).await;
+            assert_eq!(response.status(), code);
+            assert_eq!(response.headers().contains_key("retry-after"), retries);
+            let message = status["message"].as_str().unwrap();
+            assert!(
+                message.contains(words) && message.contains("worker-1"),
+                "{message}"
+            );
         }
     }
 

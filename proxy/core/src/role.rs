@@ -9,15 +9,15 @@ use crate::{Access, RequestInfo, Target};
 /// A user's role in a cluster, at this server. A role lets requests reach the cluster; the cluster's own RBAC decides about
 /// them.
 ///
-/// | role | reads | writes | shells | services | operations | administers |
-/// |---|---|---|---|---|---|---|
-/// | view | x | | | | | |
-/// | access | x | x | | | | |
-/// | shell | x | x | x | | | |
-/// | services | x | x | | x | | |
-/// | operate | x | x | x | x | | |
-/// | operations | x | x | | | x | |
-/// | admin | x | x | x | x | x | x |
+/// | role | reads | writes | shells | services | operations | node targets | administers |
+/// |---|---|---|---|---|---|---|---|
+/// | view | x | | | | | | |
+/// | access | x | x | | | | | |
+/// | shell | x | x | x | | | | |
+/// | services | x | x | | x | | | |
+/// | operate | x | x | x | x | | | |
+/// | operations | x | x | | | x | | |
+/// | admin | x | x | x | x | x | x | x |
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "lowercase")]
@@ -54,6 +54,9 @@ pub enum Permission {
     Node,
     /// Operations on nodes, as far as the policies of their agents name them.
     Operations,
+    /// Connections to sockets and ports at a node, as far as the policy of its agent names them. The socket of a container runtime is
+    /// root on the node, and no RBAC of the cluster decides about it.
+    NodeTargets,
     /// The cluster's agents and bindings.
     Administer,
 }
@@ -79,7 +82,7 @@ impl Role {
             Permission::Services => matches!(self, Self::Services | Self::Operate | Self::Admin),
             Permission::Node => matches!(self, Self::Operate | Self::Admin),
             Permission::Operations => matches!(self, Self::Operations | Self::Admin),
-            Permission::Administer => self == Self::Admin,
+            Permission::NodeTargets | Permission::Administer => self == Self::Admin,
         }
     }
 
@@ -122,7 +125,10 @@ impl Permission {
     pub fn needed_by(access: &Access<'_>) -> Option<Self> {
         match access.target() {
             Target::KubeApi => access.request().map(Self::needed_for),
-            Target::Tcp(_) | Target::Unix(_) => Some(Self::Services),
+            Target::Tcp(_) | Target::Unix(_) => Some(match access.node() {
+                Some(_) => Self::NodeTargets,
+                None => Self::Services,
+            }),
             Target::Shell => Some(Self::Shell),
             Target::Operation => Some(Self::Operations),
             // Between the server and its agents.
@@ -157,6 +163,7 @@ impl Permission {
             Self::Services => "a connection to a workload",
             Self::Node => "a connection to a node",
             Self::Operations => "operations on nodes",
+            Self::NodeTargets => "a connection to a socket or a port at a node",
             Self::Administer => "administering",
         }
     }
@@ -190,8 +197,17 @@ mod tests {
             ("kube-api", None),
         ] {
             let target = target.parse().unwrap();
-            let needed = Permission::needed_by(&Access::to(&user, &cluster, &target));
+            let access = Access::to(&user, &cluster, &target);
+            let needed = Permission::needed_by(&access);
             assert_eq!(needed, permission, "{target}");
+            // The same text at a node is another target.
+            let node = "worker-1".parse().unwrap();
+            let needed = Permission::needed_by(&access.at_node(Some(&node)));
+            let permission = match permission {
+                Some(Permission::Services) => Some(Permission::NodeTargets),
+                other => other,
+            };
+            assert_eq!(needed, permission, "{target} at a node");
         }
         let request = RequestInfo::parse(&Method::GET, "/api/v1/pods", None, false);
         let access = Access::new(&user, &cluster, &request);
@@ -325,16 +341,17 @@ mod tests {
             Permission::Services,
             Permission::Node,
             Permission::Operations,
+            Permission::NodeTargets,
             Permission::Administer,
         ];
         let table = [
-            (Role::View, "x......"),
-            (Role::Access, "xx....."),
-            (Role::Shell, "xxx...."),
-            (Role::Services, "xx.x..."),
-            (Role::Operate, "xxxxx.."),
-            (Role::Operations, "xx...x."),
-            (Role::Admin, "xxxxxxx"),
+            (Role::View, "x......."),
+            (Role::Access, "xx......"),
+            (Role::Shell, "xxx....."),
+            (Role::Services, "xx.x...."),
+            (Role::Operate, "xxxxx..."),
+            (Role::Operations, "xx...x.."),
+            (Role::Admin, "xxxxxxxx"),
         ];
         for (role, row) in table {
             let allowed: String = permissions

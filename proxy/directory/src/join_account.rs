@@ -9,7 +9,7 @@ use super::{
 };
 use time::OffsetDateTime;
 use underpass_core::service_account::Account;
-use underpass_core::{AgentRole, ClusterName, NodeName, limits};
+use underpass_core::{AgentRole, ClusterName, Labels, NodeName, limits};
 
 /// A pod that asks to join. Its cluster has vouched for all of it but the key, of which the pod has proven that it holds it.
 #[derive(Clone, Copy)]
@@ -22,6 +22,8 @@ pub struct PodJoining<'a> {
     pub uid: &'a str,
     /// The node that it runs on.
     pub node: Option<&'a NodeName>,
+    /// Labels of that node: its own word.
+    pub labels: Option<&'a Labels>,
     /// Its public key, as the tunnel writes it.
     pub key: &'a str,
     /// The role that it wants, where it says so.
@@ -115,6 +117,8 @@ fn outcome(
         uid: joining.uid.to_owned(),
     };
     let node = joining.node.cloned();
+    let labels = joining.labels.filter(|_| role == AgentRole::Node);
+    let labels = labels.cloned().unwrap_or_default();
     let mut own = of_account(snapshot.all(), joining);
     let has_key =
         own.find(|(_, agent)| agent.pod.as_ref() == Some(&pod) && !agent.holds(joining.key));
@@ -130,6 +134,7 @@ fn outcome(
             role,
             pod: Some(pod),
             node,
+            labels,
             ..Agent::new(now, joining.cluster.clone(), joining.key.to_owned())
         }));
     };
@@ -147,6 +152,7 @@ fn outcome(
     let moved = Agent {
         pod: Some(pod),
         node,
+        labels,
         ..known.clone()
     };
     Ok(Outcome::Moved(agent, moved))

@@ -10,7 +10,7 @@ use super::{
     snapshot::Snapshot,
 };
 use underpass_authenticate::TokenHash;
-use underpass_core::{AgentRole, ClusterName, NodeName, limits};
+use underpass_core::{AgentRole, ClusterName, Labels, NodeName, limits};
 
 /// A join token: never the secret, only its hash. Its holder registers agents of one cluster in one role.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -78,6 +78,8 @@ pub struct Joining<'a> {
     pub role: Option<AgentRole>,
     /// The node that it runs on, where it says so. It counts for agents on nodes.
     pub node: Option<&'a NodeName>,
+    /// Labels of that node.
+    pub labels: Option<&'a Labels>,
 }
 
 /// An agent that has joined.
@@ -229,10 +231,12 @@ impl Draft {
             let node = node.clone();
             return Err(JoinError::NodeTaken { node, agent });
         }
+        let labels = joining.labels.filter(|_| token.role == AgentRole::Node);
         let agent = Agent {
             role: token.role,
             join_token: Some(id.clone()),
             node: node.cloned(),
+            labels: labels.cloned().unwrap_or_default(),
             ..Agent::new(self.now(), token.cluster.clone(), joining.key.to_owned())
         };
         let name = agent.id();

@@ -164,6 +164,9 @@ pub struct Agent {
     /// The node that it runs on: by the cluster's word where it joined by a ServiceAccount, else by its own, where its role is that of nodes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node: Option<NodeName>,
+    /// Labels of the node, by the agent's own word when it joined: for people, and for nothing that is decided.
+    #[serde(default, skip_serializing_if = "Labels::is_empty")]
+    pub labels: Labels,
 }
 
 /// A pod of a cluster that has joined as an agent.
@@ -190,6 +193,7 @@ impl Agent {
             join_token: None,
             pod: None,
             node: None,
+            labels: Labels::default(),
         }
     }
 

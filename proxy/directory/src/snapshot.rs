@@ -17,7 +17,8 @@ use super::{
 };
 use underpass_authenticate::TokenHash;
 use underpass_core::{
-    Authority, ClusterName, Labels, Permission, Revision, Role, Subject, SubjectKind, limits,
+    AgentRole, Authority, ClusterName, Labels, NodeName, Permission, Revision, Role, Subject,
+    SubjectKind, limits,
 };
 
 /// An object, and when it was last changed.
@@ -349,6 +350,24 @@ impl Snapshot {
     /// Is there such a cluster?
     pub fn has_cluster(&self, name: &ClusterName) -> bool {
         self.tables.clusters.contains_key(name.as_str())
+    }
+
+    /// The agents that this name of a node in a cluster stands for: those of the node, else the one with that id, as the list of nodes
+    /// names an agent that has joined without a node's name. A node has two while the pod of its agent is replaced.
+    pub fn agents_of_node(&self, cluster: &ClusterName, node: &NodeName) -> Vec<&Agent> {
+        let agents = self.all::<Agent>().values().map(|entry| &*entry.object);
+        let of_node = agents.filter(|agent| {
+            let is_nodes = agent.role == AgentRole::Node && agent.cluster == *cluster;
+            is_nodes && agent.node.as_ref() == Some(node)
+        });
+        let found: Vec<_> = of_node.collect();
+        if !found.is_empty() {
+            return found;
+        }
+        let by_id = self.get::<Agent>(node.as_str());
+        let by_id = by_id.map(|entry| &*entry.object);
+        let is_nodes = |agent: &&Agent| agent.role == AgentRole::Node && agent.cluster == *cluster;
+        by_id.filter(is_nodes).into_iter().collect()
     }
 
     pub(super) fn labels(&self, cluster: &ClusterName) -> &Labels {

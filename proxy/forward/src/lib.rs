@@ -1,7 +1,7 @@
 //! Connections to services of clusters, through an Underpass server.
 //!
 //! - [`Tunnel`] opens them: HTTP CONNECT over few HTTP/2 connections, which are made anew when they are lost.
-//! - [`Listener`] takes connections on this machine: for one target each ([`Rule`]), or for the targets that their clients name, by
+//! - [`Listener`] takes connections on this machine, at a port or a Unix socket: for one target each ([`Rule`]), or for the targets that their clients name, by
 //!   SOCKS5 or HTTP CONNECT.
 //!
 //! An end of one direction is carried as an end, and a reset as a reset: a transfer that was cut never looks complete.
@@ -11,16 +11,20 @@ mod error;
 mod limits;
 mod listener;
 mod named;
+mod near;
 mod rule;
 mod server;
+mod socket;
 mod stream;
 mod tunnel;
 
 pub use self::{
     error::{DialError, OpenError},
-    listener::{Event, Events, ListenError, Listener},
-    rule::{ListenAddress, Rule, RuleError},
+    listener::{Event, Events, Listener},
+    near::{Client, ListenError},
+    rule::{Listen, ListenAddress, Rule, RuleError},
     server::{Credentials, Server, ServerError},
+    socket::SocketError,
     stream::Stream,
     tunnel::{State, Tunnel},
 };

@@ -1,19 +1,20 @@
-//! Ports of this machine.
+//! Ports and sockets of this machine.
 
-use std::{fmt, io, net::SocketAddr, sync::Arc, time::Duration, time::Instant};
+use std::{fmt, io, sync::Arc, time::Duration, time::Instant};
 
 use tokio::{
     io::{AsyncWriteExt, copy_bidirectional_with_sizes},
-    net::{TcpListener, TcpStream},
     sync::Semaphore,
     task::JoinSet,
 };
+use tokio_util::either::Either;
 use underpass_core::Target;
 
 use crate::{
     error::OpenError,
     limits, named,
-    rule::{ListenAddress, Rule},
+    near::{self, Acceptor, Client, ListenError},
+    rule::{Listen, ListenAddress, Rule},
     stream::Stream,
     tunnel::Tunnel,
 };
@@ -25,14 +26,14 @@ pub enum Event {
     /// A connection has reached its target.
     Opened {
         /// Of this machine's program.
-        client: SocketAddr,
+        client: Client,
         /// The target.
         target: Target,
     },
     /// It has ended.
     Closed {
         /// Of this machine's program.
-        client: SocketAddr,
+        client: Client,
         /// The target.
         target: Target,
         /// Bytes towards the target.
@@ -47,7 +48,7 @@ pub enum Event {
     /// A connection has not reached its target.
     Refused {
         /// Of this machine's program.
-        client: SocketAddr,
+        client: Client,
         /// The target.
         target: Target,
         /// Why not.
@@ -57,15 +58,6 @@ pub enum Event {
 
 /// Hears of connections.
 pub type Events = Arc<dyn Fn(Event) + Send + Sync>;
-
-/// Why no connections are taken.
-#[derive(Debug, thiserror::Error)]
-#[error("cannot listen on {address}")]
-pub struct ListenError {
-    address: ListenAddress,
-    #[source]
-    source: io::Error,
-}
 
 /// Where the connections of a listener go.
 #[derive(Clone, Debug)]
@@ -78,7 +70,7 @@ enum Way {
 
 /// Takes connections on this machine, and carries them to targets of a cluster.
 pub struct Listener {
-    listener: TcpListener,
+    acceptor: Acceptor,
     way: Way,
     tunnel: Tunnel,
     events: Events,
@@ -87,7 +79,7 @@ pub struct Listener {
 impl fmt::Debug for Listener {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Listener")
-            .field("listener", &self.listener)
+            .field("acceptor", &self.acceptor)
             .field("way", &self.way)
             .finish_non_exhaustive()
     }
@@ -97,10 +89,10 @@ impl Listener {
     /// Listens for connections to one target.
     ///
     /// # Errors
-    /// The address cannot be listened on.
+    /// The address or the path cannot be listened on.
     pub async fn bind(rule: &Rule, tunnel: Tunnel, events: Events) -> Result<Self, ListenError> {
         let way = Way::To(rule.target.clone());
-        Self::listen(rule.listen, way, tunnel, events).await
+        Self::listen(&rule.listen, way, tunnel, events).await
     }
 
     /// Listens for clients that name their targets: by SOCKS5 (RFC 1928) without authentication, command CONNECT, or by HTTP
@@ -113,31 +105,30 @@ impl Listener {
         tunnel: Tunnel,
         events: Events,
     ) -> Result<Self, ListenError> {
-        Self::listen(address, Way::Named, tunnel, events).await
+        let listen = Listen::Address(address);
+        Self::listen(&listen, Way::Named, tunnel, events).await
     }
 
     async fn listen(
-        address: ListenAddress,
+        listen: &Listen,
         way: Way,
         tunnel: Tunnel,
         events: Events,
     ) -> Result<Self, ListenError> {
-        let bound = TcpListener::bind(address.0).await;
-        let listener = bound.map_err(|source| ListenError { address, source })?;
         Ok(Self {
-            listener,
+            acceptor: Acceptor::bind(listen).await?,
             way,
             tunnel,
             events,
         })
     }
 
-    /// The address, with the port that a port of 0 has become.
+    /// Where it listens, with the port that a port of 0 has become.
     ///
     /// # Errors
     /// The system does not say.
-    pub fn address(&self) -> io::Result<SocketAddr> {
-        self.listener.local_addr()
+    pub fn place(&self) -> io::Result<Listen> {
+        self.acceptor.place()
     }
 
     /// Carries connections.
@@ -153,10 +144,10 @@ impl Listener {
                 return;
             };
             let accepted = tokio::select! {
-                accepted = self.listener.accept() => accepted,
+                accepted = self.acceptor.accept() => accepted,
                 Some(_) = carried.join_next() => continue,
             };
-            let (tcp, client) = match accepted {
+            let (stream, client) = match accepted {
                 Ok(accepted) => accepted,
                 Err(error) => {
                     tracing::debug!(%error, "no connection");
@@ -172,7 +163,7 @@ impl Listener {
             let way = self.way.clone();
             carried.spawn(async move {
                 let _place = place;
-                one.carry(tcp, way).await;
+                one.carry(stream, way).await;
             });
         }
     }
@@ -180,19 +171,19 @@ impl Listener {
 
 /// One connection of a listener.
 struct One {
-    client: SocketAddr,
+    client: Client,
     tunnel: Tunnel,
     events: Events,
 }
 
 impl One {
-    async fn carry(self, mut tcp: TcpStream, way: Way) {
-        // Nagle's algorithm waits for more keystrokes. Without it the connection works as well.
-        let _ = tcp.set_nodelay(true);
-        let (target, asked) = match way {
-            Way::To(target) => (target, None),
-            Way::Named => {
-                let named = tokio::time::timeout(limits::NAMING, named::read(&mut tcp)).await;
+    async fn carry(self, mut near: near::Stream, way: Way) {
+        let (target, asked) = match (way, &mut near) {
+            (Way::To(target), _) => (target, None),
+            // Clients that name their targets come by TCP.
+            (Way::Named, Either::Right(_)) => return,
+            (Way::Named, Either::Left(tcp)) => {
+                let named = tokio::time::timeout(limits::NAMING, named::read(tcp)).await;
                 match named {
                     Ok(Ok(Some((target, asked)))) => (target, Some(asked)),
                     // It was told why, or says nothing.
@@ -202,25 +193,25 @@ impl One {
             }
         };
         let begun = Instant::now();
-        let opened = self.open(&mut tcp, &target).await;
+        let opened = self.open(&near, &target).await;
         let Some(opened) = opened else { return };
         let answered = match (&opened, asked) {
             (_, None) => Ok(()),
-            (Ok(_), Some(asked)) => asked.accept(&mut tcp).await,
-            (Err(error), Some(asked)) => asked.refuse(&mut tcp, error).await,
+            (Ok(_), Some(asked)) => asked.accept(&mut near).await,
+            (Err(error), Some(asked)) => asked.refuse(&mut near, error).await,
         };
         match opened {
-            Ok(stream) if answered.is_ok() => self.pass(tcp, stream, target, begun).await,
+            Ok(stream) if answered.is_ok() => self.pass(near, stream, target, begun).await,
             Ok(_) => {}
             Err(error) => {
-                let client = self.client;
+                let client = self.client.clone();
                 (self.events)(Event::Refused {
                     client,
                     target,
                     error,
                 });
                 match answered {
-                    Ok(()) => drop(tcp.shutdown().await),
+                    Ok(()) => drop(near.shutdown().await),
                     Err(error) => tracing::debug!(%error, "the client did not hear the refusal"),
                 }
             }
@@ -230,29 +221,35 @@ impl One {
     /// `None`: the client has gone away meanwhile.
     async fn open(
         &self,
-        tcp: &mut TcpStream,
+        near: &near::Stream,
         target: &Target,
     ) -> Option<Result<Stream, OpenError>> {
         tokio::select! {
             opened = self.tunnel.open(target) => Some(opened),
-            () = gone(tcp) => None,
+            () = near::gone(near) => None,
         }
     }
 
-    async fn pass(&self, mut tcp: TcpStream, mut stream: Stream, target: Target, begun: Instant) {
-        let client = self.client;
+    async fn pass(
+        &self,
+        mut near: near::Stream,
+        mut stream: Stream,
+        target: Target,
+        begun: Instant,
+    ) {
+        let client = self.client.clone();
         (self.events)(Event::Opened {
-            client,
+            client: client.clone(),
             target: target.clone(),
         });
         let size = limits::COPY;
-        let copied = copy_bidirectional_with_sizes(&mut tcp, &mut stream, size, size).await;
+        let copied = copy_bidirectional_with_sizes(&mut near, &mut stream, size, size).await;
         if let Err(error) = &copied {
             tracing::debug!(%error, "a connection was cut");
-            // A reset, and no clean end. A socket that is gone needs none.
-            let _ = tcp.set_zero_linger();
+            // A reset, and no clean end.
+            near::cut(&near);
         }
-        drop(tcp);
+        drop(near);
         (self.events)(Event::Closed {
             client,
             target,
@@ -261,15 +258,5 @@ impl One {
             lasted: begun.elapsed(),
             complete: copied.is_ok(),
         });
-    }
-}
-
-/// Waits until the socket is gone. One whose client has only ended its half is not: it waits for an answer.
-async fn gone(tcp: &TcpStream) {
-    if tcp.ready(tokio::io::Interest::ERROR).await.is_err() {
-        return;
-    }
-    if let Ok(None) = tcp.take_error() {
-        std::future::pending::<()>().await;
     }
 }

@@ -5,7 +5,7 @@ mod socks;
 
 use std::io;
 
-use tokio::net::TcpStream;
+use tokio::{io::AsyncWrite, net::TcpStream};
 use underpass_core::Target;
 
 use crate::error::OpenError;
@@ -33,14 +33,18 @@ pub(crate) async fn read(tcp: &mut TcpStream) -> io::Result<Option<(Target, Aske
 }
 
 impl Asked {
-    pub(crate) async fn accept(self, tcp: &mut TcpStream) -> io::Result<()> {
+    pub(crate) async fn accept(self, tcp: &mut (impl AsyncWrite + Unpin)) -> io::Result<()> {
         match self {
             Self::Socks => socks::accept(tcp).await,
             Self::Http => http::accept(tcp).await,
         }
     }
 
-    pub(crate) async fn refuse(self, tcp: &mut TcpStream, error: &OpenError) -> io::Result<()> {
+    pub(crate) async fn refuse(
+        self,
+        tcp: &mut (impl AsyncWrite + Unpin),
+        error: &OpenError,
+    ) -> io::Result<()> {
         match self {
             Self::Socks => socks::refuse(tcp, error).await,
             Self::Http => http::refuse(tcp, error).await,

@@ -1,20 +1,32 @@
-//! `[ADDRESS:]PORT:TARGET`, as people write it.
+//! `[ADDRESS:]PORT:TARGET` and `PATH:TARGET`, as people write them.
 
 use std::{
     fmt,
     net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::Path,
     str::FromStr,
+    sync::Arc,
 };
 
 use underpass_core::Target;
 
-/// A port of this machine, and the target that its connections go to.
+/// A port or a socket of this machine, and the target that its connections go to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rule {
     /// Where connections are taken.
-    pub listen: ListenAddress,
+    pub listen: Listen,
     /// Where they go.
     pub target: Target,
+}
+
+/// Where connections are taken: at an address, or at a Unix socket.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Listen {
+    /// A port.
+    Address(ListenAddress),
+    /// A socket's file, which the listener makes and removes.
+    Socket(Arc<Path>),
 }
 
 /// `[ADDRESS:]PORT`: an address of this machine. Without ADDRESS it is 127.0.0.1, which others cannot reach; port 0 is any free one.
@@ -31,7 +43,9 @@ pub enum RuleError {
     )]
     Listen(String),
     /// There is no second part.
-    #[error("{0:?} is not [ADDRESS:]PORT:TARGET, as in 8080:web.shop:80")]
+    #[error(
+        "{0:?} is not [ADDRESS:]PORT:TARGET or PATH:TARGET, as in 8080:web.shop:80 or ./docker.sock:unix:/run/docker.sock"
+    )]
     Parts(String),
     /// The second part.
     #[error(
@@ -44,6 +58,25 @@ impl ListenAddress {
     /// Can only programs of this machine reach it?
     pub fn is_local(&self) -> bool {
         self.0.ip().is_loopback()
+    }
+}
+
+impl Listen {
+    /// Can only programs of this machine reach it?
+    pub fn is_local(&self) -> bool {
+        match self {
+            Self::Address(address) => address.is_local(),
+            Self::Socket(_) => true,
+        }
+    }
+}
+
+impl fmt::Display for Listen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Address(address) => address.fmt(f),
+            Self::Socket(path) => path.display().fmt(f),
+        }
     }
 }
 
@@ -70,6 +103,17 @@ impl FromStr for Rule {
 
     fn from_str(text: &str) -> Result<Self, RuleError> {
         let parts = || RuleError::Parts(text.to_owned());
+        // No address begins like this.
+        if text.starts_with(['/', '.']) {
+            let (path, target) = text.split_once(':').ok_or_else(parts)?;
+            if path.ends_with('/') {
+                return Err(parts());
+            }
+            return Ok(Self {
+                listen: Listen::Socket(Path::new(path).into()),
+                target: read_target(target)?,
+            });
+        }
         let (host, rest) = match text.strip_prefix('[') {
             Some(bracketed) => {
                 let end = bracketed.find("]:").ok_or_else(parts)?;
@@ -92,7 +136,7 @@ impl FromStr for Rule {
             RuleError::Listen(format!("{host}{port}"))
         })?;
         Ok(Self {
-            listen,
+            listen: Listen::Address(listen),
             target: read_target(target)?,
         })
     }
@@ -150,6 +194,13 @@ mod tests {
                 "unix:/run/x.sock",
             ),
             ("[::1]:9:unix:/a:b", "[::1]:9", "unix:/a:b"),
+            (
+                "./docker.sock:unix:/run/docker.sock",
+                "./docker.sock",
+                "unix:/run/docker.sock",
+            ),
+            ("/tmp/x:web.shop:80", "/tmp/x", "tcp:web.shop:80"),
+            ("../x:unix:/a:b", "../x", "unix:/a:b"),
         ] {
             let rule: Rule = text
                 .parse()
@@ -173,6 +224,11 @@ mod tests {
             "8080:unix:relative",
             "8080:shell",
             "8080:kube-api:80:",
+            "docker.sock:unix:/run/docker.sock",
+            "./docker.sock",
+            "./docker.sock:",
+            "./docker.sock:80",
+            "./folder/:web.shop:80",
         ] {
             assert!(text.parse::<Rule>().is_err(), "{text}");
         }

@@ -1,4 +1,4 @@
-//! Streams to targets of one cluster, over connections to the server that are made when they are needed and made anew when they
+//! Streams to targets of one cluster, or of one node of it, over connections to the server that are made when they are needed and made anew when they
 //! are lost. One task owns the connections.
 
 mod owner;
@@ -11,7 +11,10 @@ use http::{HeaderValue, Method, Request, StatusCode, Uri, header};
 use serde::Deserialize;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::task::AbortOnDropHandle;
-use underpass_core::{ClusterName, Target, UNDERPASS_CLUSTER, UNDERPASS_TARGET, UNIX_AUTHORITY};
+use underpass_core::{
+    ClusterName, NodeName, Target, UNDERPASS_CLUSTER, UNDERPASS_NODE, UNDERPASS_TARGET,
+    UNIX_AUTHORITY,
+};
 use zeroize::Zeroizing;
 
 use self::owner::{Ask, Owner};
@@ -35,10 +38,11 @@ pub enum State {
     Away(Arc<DialError>),
 }
 
-/// Opens streams to targets of one cluster. Clones are the same one; the last one ends its connections.
+/// Opens streams to targets of one cluster, or of one node of it. Clones are the same one; the last one ends its connections.
 #[derive(Clone)]
 pub struct Tunnel {
     cluster: HeaderValue,
+    node: Option<HeaderValue>,
     credentials: Arc<dyn Credentials>,
     asks: mpsc::Sender<Ask>,
     _owner: Arc<AbortOnDropHandle<()>>,
@@ -48,6 +52,7 @@ impl std::fmt::Debug for Tunnel {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Tunnel")
             .field("cluster", &self.cluster)
+            .field("node", &self.node)
             .finish_non_exhaustive()
     }
 }
@@ -73,9 +78,22 @@ impl Tunnel {
             // A cluster's name is always a header.
             cluster: HeaderValue::from_str(cluster.as_str())
                 .unwrap_or_else(|_| HeaderValue::from_static("")),
+            node: None,
             credentials,
             asks,
             _owner: Arc::new(AbortOnDropHandle::new(tokio::spawn(owner))),
+        }
+    }
+
+    /// The same with streams to targets at this node, which its own agent connects.
+    #[must_use]
+    pub fn at_node(self, node: &NodeName) -> Self {
+        // So is a node's. An empty one would be refused.
+        let name = HeaderValue::from_str(node.as_str());
+        let name = name.unwrap_or_else(|_| HeaderValue::from_static(""));
+        Self {
+            node: Some(name),
+            ..self
         }
     }
 
@@ -133,6 +151,10 @@ impl Tunnel {
             .header(header::PROXY_AUTHORIZATION, bearer)
             .header(header::USER_AGENT, agent)
             .header(UNDERPASS_CLUSTER, self.cluster.clone());
+        let request = match &self.node {
+            Some(node) => request.header(UNDERPASS_NODE, node.clone()),
+            None => request,
+        };
         let text = target.to_string();
         let request = match target {
             Target::Tcp(tcp) => request.uri(authority(&tcp.to_string()).map_err(wrong)?),

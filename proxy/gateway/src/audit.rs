@@ -6,10 +6,10 @@ use std::{net::IpAddr, sync::Arc, time::Instant};
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use time::OffsetDateTime;
 
-use super::route::Route;
+use super::{route::Route, targets::Location};
 use underpass_audit::{AuditLog, Call, Event, EventKind, Stage, Told, User, cut};
 use underpass_core::{
-    ClusterName, Identity, Provenance, Rejection, RequestInfo, Target, Via, limits,
+    ClusterName, Identity, NodeName, Provenance, Rejection, RequestInfo, Target, Via, limits,
 };
 use underpass_http::pipe::Meter;
 
@@ -32,6 +32,7 @@ pub(crate) struct Record {
     received: OffsetDateTime,
     started: Instant,
     cluster: Option<ClusterName>,
+    node: Option<NodeName>,
     via: Via,
     user: Option<User>,
     authenticated: Option<String>,
@@ -71,6 +72,7 @@ impl Record {
             received: OffsetDateTime::now_utc(),
             started: Instant::now(),
             cluster: None,
+            node: None,
             via: Via::default(),
             user: None,
             authenticated: None,
@@ -119,9 +121,10 @@ impl Record {
         self.target = kept(route.path.as_str());
     }
 
-    /// A connection to a target in a cluster.
-    pub(crate) fn connects(&mut self, cluster: &ClusterName, target: &Target) {
-        self.cluster = Some(cluster.clone());
+    /// A connection to a target.
+    pub(crate) fn connects(&mut self, location: Location<'_>, target: &Target) {
+        self.cluster = Some(location.cluster.clone());
+        self.node = location.node.cloned();
         self.target = target.to_string();
     }
 
@@ -265,6 +268,9 @@ impl Record {
             if let Some(cluster) = &self.cluster {
                 annotate("underpass.dev/cluster", cluster.to_string());
             }
+            if let Some(node) = &self.node {
+                annotate("underpass.dev/node", node.to_string());
+            }
             if self.asks_service {
                 annotate("underpass.dev/method", self.method.to_string());
             }
@@ -321,6 +327,7 @@ impl Drop for Record {
             method = cut(self.method.as_str(), limits::STRANGER_TEXT_CHARS),
             target = short(&self.target),
             cluster = self.cluster.as_ref().map(ClusterName::as_str),
+            node = self.node.as_ref().map(NodeName::as_str),
             agent = self.via.through().map(tracing::field::display),
             user = self.user.as_ref().map(name),
             authenticated = self.authenticated,

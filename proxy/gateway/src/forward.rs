@@ -17,11 +17,12 @@ use super::{
     budget::{Seat, SeatKind},
     route::{Destination, Route},
     services::{self, NoService, Reply, ServiceWay},
+    targets::Location,
 };
 use underpass_authenticate::adopt_websocket_bearer;
 use underpass_core::{
-    Body, BoxError, BoxedIo, ClusterName, Identity, Open, Rejection, StreamClass, Target,
-    X_FORWARDED_FOR, forwarded_for, limits, list,
+    Body, BoxError, BoxedIo, Identity, Open, Rejection, StreamClass, Target, X_FORWARDED_FOR,
+    forwarded_for, limits, list,
 };
 use underpass_http::{
     call::Asked,
@@ -206,7 +207,7 @@ impl Front {
         };
         let seat = self.config.budgets.seat(caller, cluster, kind).await?;
         let (identity, class) = (&admitted.identity, call.info().class());
-        let connecting = self.connect(cluster, Target::KubeApi, identity, class, record);
+        let connecting = self.connect(cluster.into(), Target::KubeApi, identity, class, record);
         let stream = connecting.await?;
         let answered = exchange::send(stream, outgoing);
         let answered = match kind {
@@ -237,10 +238,10 @@ impl Front {
         Ok((response, exchange, seat, admitted.recognised))
     }
 
-    /// Opens a stream to a target of a cluster, as this identity.
+    /// Opens a stream to a target, as this identity.
     pub(super) async fn connect(
         &self,
-        cluster: &ClusterName,
+        location: Location<'_>,
         target: Target,
         identity: &Identity,
         class: StreamClass,
@@ -250,21 +251,23 @@ impl Front {
         let identity = identity.map_err(|_| Rejection::HeadersTooLarge)?;
         let mut open = Open::new(target, identity, class, record.id());
         open.via = record.via();
-        let connecting = self.config.clusters.connect(cluster, &open);
+        let connecting = location.connect(&*self.config.clusters, &open);
+        let Location { cluster, node } = location;
+        let node = node.map(tracing::field::display);
         match tokio::time::timeout(limits::STREAM_CONNECT_TIMEOUT, connecting).await {
             Ok(Ok(stream)) => Ok(stream),
             Ok(Err(error)) => {
                 if let Some(suppressed) = self.lines.take(cluster.as_str()) {
                     let error = &error as &dyn std::error::Error;
-                    tracing::info!(suppressed, %cluster, error, "no stream");
+                    tracing::info!(suppressed, %cluster, node, error, "no stream");
                 }
-                Err(error.rejection(cluster))
+                Err(location.rejection(&error))
             }
             Err(_) => {
                 if let Some(suppressed) = self.lines.take(cluster.as_str()) {
-                    tracing::info!(suppressed, %cluster, "no stream in time");
+                    tracing::info!(suppressed, %cluster, node, "no stream in time");
                 }
-                Err(Rejection::AgentAway(cluster.clone()))
+                Err(location.too_late())
             }
         }
     }

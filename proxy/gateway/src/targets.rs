@@ -10,8 +10,68 @@ use super::{
     budget::{Seat, SeatKind},
 };
 use underpass_authenticate::Authenticated;
-use underpass_core::{Access, BoxedIo, ClusterName, Identity, Rejection, StreamClass, Target};
+use underpass_core::{
+    Access, BoxedIo, ClusterName, Clusters, ConnectError, Identity, NodeName, Open, Rejection,
+    StreamClass, Target,
+};
 use underpass_http::headers;
+
+/// Where a stream goes: into a cluster, or to a node of it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Location<'a> {
+    pub(super) cluster: &'a ClusterName,
+    /// The node whose agent connects the stream; `None` for the cluster's own agent.
+    pub(super) node: Option<&'a NodeName>,
+}
+
+impl<'a> From<&'a ClusterName> for Location<'a> {
+    fn from(cluster: &'a ClusterName) -> Self {
+        Self {
+            cluster,
+            node: None,
+        }
+    }
+}
+
+impl Location<'_> {
+    pub(super) async fn connect(
+        self,
+        clusters: &dyn Clusters,
+        open: &Open,
+    ) -> Result<BoxedIo, ConnectError> {
+        match self.node {
+            Some(node) => clusters.connect_node(self.cluster, node, open).await,
+            None => clusters.connect(self.cluster, open).await,
+        }
+    }
+
+    /// The answer for the client where there is no stream.
+    pub(super) fn rejection(self, error: &ConnectError) -> Rejection {
+        match error.rejection(self.cluster) {
+            Rejection::TargetDeclined {
+                cluster,
+                decline,
+                reason,
+                ..
+            } => Rejection::TargetDeclined {
+                cluster,
+                node: self.node.cloned(),
+                decline,
+                reason,
+            },
+            rejection => rejection,
+        }
+    }
+
+    /// The answer for the client where there was none in time.
+    pub(super) fn too_late(self) -> Rejection {
+        let cluster = self.cluster.clone();
+        match self.node.cloned() {
+            Some(node) => Rejection::NodeAway { cluster, node },
+            None => Rejection::NoAgent(cluster),
+        }
+    }
+}
 
 impl Front {
     /// Rules 5 and 8: decides about a stream to a target, for a caller who is known. Nothing is opened.
@@ -19,7 +79,7 @@ impl Front {
         &self,
         authenticated: &Authenticated,
         headers: &HeaderMap,
-        cluster: &ClusterName,
+        location: Location<'_>,
         target: &Target,
         record: &mut Record,
     ) -> Result<Decisions, Rejection> {
@@ -28,8 +88,8 @@ impl Front {
                 "a connection is opened as the caller, and as nobody else: leave the Impersonate headers out",
             ));
         }
-        let access = Access::to(authenticated.identity(), cluster, target);
-        let authorized = self.authorize(&access).await?;
+        let access = Access::to(authenticated.identity(), location.cluster, target);
+        let authorized = self.authorize(&access.at_node(location.node)).await?;
         let ready = self.config.audit.ready().await;
         ready.map_err(|_stuck| Rejection::Unavailable)?;
         record.admitted();
@@ -39,14 +99,14 @@ impl Front {
     /// Waits for a seat, and opens the stream. The agent has accepted it.
     pub(super) async fn open_target(
         &self,
-        cluster: &ClusterName,
+        location: Location<'_>,
         target: Target,
         caller: &Identity,
         record: &Record,
     ) -> Result<(Seat, BoxedIo), Rejection> {
-        let seat = self.target_seat(cluster, caller).await?;
-        let stream = self.connect_target(cluster, target, caller, record).await?;
-        Ok((seat, stream))
+        let seat = self.target_seat(location.cluster, caller).await?;
+        let stream = self.connect_target(location, target, caller, record);
+        Ok((seat, stream.await?))
     }
 
     /// Waits for the seat of a stream.
@@ -63,12 +123,12 @@ impl Front {
     /// Opens the stream of a caller who has a seat.
     pub(super) async fn connect_target(
         &self,
-        cluster: &ClusterName,
+        location: Location<'_>,
         target: Target,
         caller: &Identity,
         record: &Record,
     ) -> Result<BoxedIo, Rejection> {
         let class = StreamClass::Default;
-        self.connect(cluster, target, caller, class, record).await
+        self.connect(location, target, caller, class, record).await
     }
 }

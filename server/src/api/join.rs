@@ -120,6 +120,7 @@ async fn register(
         cluster: wanted.cluster.as_ref(),
         role: wanted.role,
         node: wanted.node.as_ref(),
+        labels: Some(&wanted.labels),
     };
     let before = state.directory.snapshot().joined_before(&joining);
     // Each answer is written into the audit log.

@@ -204,7 +204,7 @@ async fn register(
     let ready = state.audit_log.ready().await;
     ready.map_err(|_stuck| problem::unwritten())?;
     let (wanted, key) = proven(request, token).await?;
-    if let Some(other) = wanted.cluster.filter(|wanted| wanted != cluster) {
+    if let Some(other) = wanted.cluster.as_ref().filter(|wanted| *wanted != cluster) {
         let detail =
             format!("the token is for the cluster {cluster}, and the agent asks for {other}");
         return Err(Problem::new(StatusCode::FORBIDDEN, detail).reason(JoinRefusal::OtherCluster));
@@ -214,6 +214,7 @@ async fn register(
         account: &pod.account,
         uid: &pod.uid,
         node: pod.node.as_ref(),
+        labels: Some(&wanted.labels),
         key: &key,
         role: wanted.role,
     };

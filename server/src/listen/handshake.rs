@@ -14,6 +14,7 @@ use crate::limits;
 use crate::occasional::Occasional;
 use crate::proxies::TrustedProxies;
 use crate::silence::Silence;
+use crate::vanished::Upgrades;
 
 /// The first byte of a TLS connection: a record of the type handshake (RFC 8446, section 5.1).
 const HANDSHAKE: u8 = 22;
@@ -45,13 +46,12 @@ impl Handshakes {
     /// One failed, or took too long. A client that speaks HTTP without TLS has been told.
     pub(super) async fn shake(
         &self,
-        tcp: TcpStream,
-        remote: SocketAddr,
+        (tcp, remote, upgrades): (TcpStream, SocketAddr, Upgrades),
         standing: &Standing,
     ) -> Result<(Peer, TlsStream<Socket>)> {
         // Responses are written whole; waiting for more would delay watch events.
         tcp.set_nodelay(true)?;
-        let tcp = Silence::new(tcp, standing.clone());
+        let tcp = Silence::new(tcp, standing.clone(), upgrades);
         let mut tcp = Metered::new(tcp, standing.clone());
         let peer = self.proxies.peer(&mut tcp, remote).await?;
         standing.comes_from(&peer);

@@ -13,7 +13,7 @@ use underpass_audit::AuditLog;
 use underpass_authenticate::{
     AuthenticateError, Authenticated, Authenticator, Caller, Chain, Unowned,
 };
-use underpass_core::Nobody;
+use underpass_core::{Access, AuthorizeError, Authorizer, Nobody};
 use underpass_core::{BoxedIo, ClusterName, Identity, ImpersonationPolicy, Revocation};
 use underpass_core::{ClusterDomains, Clusters, ConnectError, Open};
 use underpass_directory::{Directory, MemoryStore};
@@ -84,14 +84,37 @@ async fn serve(
     serve_with(tls, AuditLog::default(), authenticator, door).await
 }
 
-async fn serve_with(
-    tls: rustls::ServerConfig,
-    audit: AuditLog,
-    authenticator: Arc<dyn Authenticator>,
-    door: Door,
-) -> (SocketAddr, Connections, CancellationToken) {
-    let (listener, address) = listener().await;
+/// A server that lets everybody reach these clusters.
+async fn serve_clusters(
+    made: rcgen::CertifiedKey<rcgen::KeyPair>,
+    clusters: Arc<dyn Clusters>,
+    budgets: &Budgets,
+) -> SocketAddr {
+    let key = made.signing_key.serialize_der().try_into().unwrap();
+    let tls = underpass_tunnel::tls::server(vec![made.cert.der().clone()], key).unwrap();
     let front = Front::new(FrontConfig {
+        authenticator: Arc::new(Believing),
+        authorizer: Arc::new(Believing),
+        clusters,
+        budgets: budgets.clone(),
+        ..nowhere(AuditLog::default(), Arc::new(Believing)).await
+    });
+    let (listener, address) = listener().await;
+    let serving = serve_tcp(
+        listener,
+        tls,
+        TrustedProxies::default(),
+        Arc::new(front),
+        Door::new(64, Strangers::default()),
+        Connections::default(),
+        CancellationToken::new(),
+    );
+    tokio::spawn(serving);
+    address
+}
+
+async fn nowhere(audit: AuditLog, authenticator: Arc<dyn Authenticator>) -> FrontConfig {
+    FrontConfig {
         authenticator,
         authorizer: Directory::open(Arc::new(MemoryStore::default()))
             .await
@@ -105,7 +128,17 @@ async fn serve_with(
         budgets: Budgets::default(),
         service_roots: Arc::new(NoServiceRoots),
         idle_timeout: IdleTimeout::default(),
-    });
+    }
+}
+
+async fn serve_with(
+    tls: rustls::ServerConfig,
+    audit: AuditLog,
+    authenticator: Arc<dyn Authenticator>,
+    door: Door,
+) -> (SocketAddr, Connections, CancellationToken) {
+    let (listener, address) = listener().await;
+    let front = Front::new(nowhere(audit, authenticator).await);
     let (connections, stop) = (Connections::default(), CancellationToken::new());
     let serving = serve_tcp(
         listener,
@@ -204,6 +237,63 @@ impl Authenticator for Believing {
     }
 }
 
+#[async_trait::async_trait]
+impl Authorizer for Believing {
+    async fn authorize(&self, _: &Access<'_>) -> Result<Revocation, AuthorizeError> {
+        Ok(Revocation::never())
+    }
+}
+
+/// Its targets take nothing, beyond what a pipe holds: this is their end.
+struct Stalled(tokio::sync::mpsc::UnboundedSender<tokio::io::DuplexStream>);
+
+#[async_trait::async_trait]
+impl Clusters for Stalled {
+    async fn connect(&self, _: &ClusterName, _: &Open) -> Result<BoxedIo, ConnectError> {
+        let (near, far) = tokio::io::duplex(1024);
+        self.0.send(far).unwrap();
+        Ok(Box::new(near))
+    }
+}
+
+/// Nothing reads its socket then, and so nothing learns of the reset there.
+#[tokio::test]
+async fn rule_23_a_connection_ends_whose_client_is_gone_while_its_upload_stalls() {
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let client = client_of(&made.cert);
+    let (sender, mut targets) = tokio::sync::mpsc::unbounded_channel();
+    let budgets = Budgets::default();
+    let address = serve_clusters(made, Arc::new(Stalled(sender)), &budgets).await;
+    let tcp = TcpStream::connect(address).await.unwrap();
+    let name = "localhost".try_into().unwrap();
+    let mut tls = client.connect(name, tcp).await.unwrap();
+    let head = "CONNECT db.prod:5432 HTTP/1.1\r\nHost: db.prod:5432\r\nUnderpass-Cluster: edge\r\n\
+        Proxy-Authorization: Bearer alice\r\n\r\n";
+    tls.write_all(head.as_bytes()).await.unwrap();
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"\r\n\r\n") {
+        let byte = tokio::time::timeout(DEADLINE, tls.read_u8()).await;
+        answer.push(byte.expect("an answer").unwrap());
+    }
+    assert!(answer.starts_with(b"HTTP/1.1 200"));
+    let mut target = targets.recv().await.unwrap();
+    tls.write_all(&[7; 64 * 1024]).await.unwrap();
+    tls.flush().await.unwrap();
+    assert_eq!(target.read_u8().await.unwrap(), 7);
+    tls.get_ref().0.set_zero_linger().unwrap();
+    drop(tls);
+    assert!(!budgets.occupancy().is_empty());
+    // Its seat is free again, though the target neither reads nor writes.
+    let gone = async {
+        while !budgets.occupancy().is_empty() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let ended = tokio::time::timeout(DEADLINE, gone).await;
+    ended.expect("the connection has ended");
+    drop(target);
+}
+
 #[tokio::test]
 async fn rule_23_one_user_takes_no_connection_of_anybody_else() {
     let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
@@ -261,7 +351,7 @@ async fn a_client_that_says_nothing_is_cut_off_and_gives_its_place_back() {
     let (tcp, remote, place) = door.next(&listener).await.unwrap();
     let start = tokio::time::Instant::now();
     let handshakes = Handshakes::new(TrustedProxies::default(), acceptor());
-    let handshake = handshakes.shake(tcp, remote, &place.standing);
+    let handshake = handshakes.shake((tcp, remote, vanished::watch().0), &place.standing);
     let error = handshake.await.unwrap_err();
     assert_eq!(error.to_string(), "TLS took too long");
     assert!(start.elapsed() >= limits::TLS_TIME);
@@ -333,7 +423,7 @@ async fn a_client_that_speaks_something_else_is_closed_at_once() {
         let door = door();
         let (tcp, remote, place) = door.next(&listener).await.unwrap();
         let handshakes = Handshakes::new(TrustedProxies::default(), acceptor());
-        let handshake = handshakes.shake(tcp, remote, &place.standing);
+        let handshake = handshakes.shake((tcp, remote, vanished::watch().0), &place.standing);
         let error = tokio::time::timeout(DEADLINE, handshake).await.unwrap();
         let error = error.unwrap_err().to_string();
         assert!(
@@ -359,7 +449,7 @@ async fn rule_11_a_client_without_tls_has_no_more_time_than_one_with_it() {
         let start = tokio::time::Instant::now();
         let handshakes = Handshakes::new(TrustedProxies::default(), acceptor());
         handshakes
-            .shake(tcp, remote, &place.standing)
+            .shake((tcp, remote, vanished::watch().0), &place.standing)
             .await
             .unwrap_err();
         assert!(start.elapsed() <= limits::TLS_TIME + Duration::from_secs(1));
@@ -381,7 +471,7 @@ async fn rule_11_a_load_balancer_that_says_nothing_gives_its_place_back() {
     let (proxy_protocol, http) = options.proxies.networks();
     let proxies = TrustedProxies::new(proxy_protocol, http);
     let handshakes = Handshakes::new(proxies, acceptor());
-    let handshake = handshakes.shake(tcp, remote, &place.standing);
+    let handshake = handshakes.shake((tcp, remote, vanished::watch().0), &place.standing);
     let error = handshake.await.unwrap_err();
     assert!(format!("{error:#}").ends_with("did not come in time"));
     drop(place);

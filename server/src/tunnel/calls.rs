@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use underpass_core::StreamClass;
 use underpass_core::{BoxedIo, ClusterName};
-use underpass_core::{Clusters, ConnectError, Decline, Open, Target};
+use underpass_core::{Clusters, ConnectError, Decline, NodeName, Open, Target};
 use underpass_directory::Snapshot;
 use underpass_tunnel::{
     Class, Dialer, DialerError, OpenError, OpenRequest, ResetCode, Session, Stream, StreamError,
@@ -11,6 +11,7 @@ use underpass_tunnel::{
 };
 
 use super::{Tunnel, is_there, line_about, may_stand_in, through};
+use crate::node_targets;
 use crate::stand_in::{NoStandIn, StandIn};
 
 impl Tunnel {
@@ -128,19 +129,23 @@ impl Tunnel {
     }
 }
 
+fn request(open: &Open) -> OpenRequest {
+    let class = match open.class {
+        StreamClass::Interactive => Class::Interactive,
+        StreamClass::Bulk => Class::Bulk,
+        _ => Class::Default,
+    };
+    OpenRequest {
+        target: open.target.to_string(),
+        class,
+        header: open.identity.clone(),
+    }
+}
+
 #[async_trait]
 impl Clusters for Tunnel {
     async fn connect(&self, cluster: &ClusterName, open: &Open) -> Result<BoxedIo, ConnectError> {
-        let class = match open.class {
-            StreamClass::Interactive => Class::Interactive,
-            StreamClass::Bulk => Class::Bulk,
-            _ => Class::Default,
-        };
-        let request = OpenRequest {
-            target: open.target.to_string(),
-            class,
-            header: open.identity.clone(),
-        };
+        let request = request(open);
         // A stream waits in the session of an agent that has lost its transport, which is hardly ever back in time if it was killed.
         if !self.has_attached(cluster) {
             let without_agent = self.without_agent(cluster, open, &request);
@@ -172,10 +177,21 @@ impl Clusters for Tunnel {
             _ => self.accepted(cluster, stream).await,
         }
     }
+
+    async fn connect_node(
+        &self,
+        cluster: &ClusterName,
+        node: &NodeName,
+        open: &Open,
+    ) -> Result<BoxedIo, ConnectError> {
+        let (snapshot, asked) = (self.directory.snapshot(), request(open));
+        let asked = (open, &asked);
+        node_targets::connect(&self.nodes, &snapshot, cluster, node, asked).await
+    }
 }
 
 /// The agent's answer, for the client: only that it declined the target, and in its own words, is its own to say.
-fn declined(error: StreamError) -> ConnectError {
+pub(crate) fn declined(error: StreamError) -> ConnectError {
     match error {
         StreamError::Refused { code, reason } => {
             let decline = match code {

@@ -5,7 +5,7 @@ mod keys;
 mod rotation;
 mod shown;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -23,6 +23,7 @@ use underpass_tunnel::{
     AcceptError, Accepted, CloseCode, NoRoom, Registry, ResetCode, Session, chain,
 };
 
+pub(crate) use self::calls::declined;
 pub(crate) use self::keys::Keys;
 use self::rotation::Rotations;
 pub(crate) use self::rotation::{AskError, ask};

@@ -19,7 +19,7 @@ use super::*;
 
 const ID: &str = "agent";
 
-async fn directory(key: &AgentKey) -> Arc<Directory> {
+pub(crate) async fn directory(key: &AgentKey) -> Arc<Directory> {
     let directory = Directory::open(Arc::new(MemoryStore::default()))
         .await
         .unwrap();
@@ -50,7 +50,7 @@ impl Admission for Meanwhile {
 }
 
 /// Both ends of a session of the agent with this key.
-async fn session(
+pub(crate) async fn session(
     key: AgentKey,
     admission: impl Admission,
 ) -> (Session, Result<Accepted, AcceptError>) {

@@ -23,12 +23,12 @@ over_both_transports!(
 );
 
 /// The agent's name, in the test environment.
-const AGENT: &str = "node-agent";
+pub(crate) const AGENT: &str = "node-agent";
 
 /// Its cluster.
-const CLUSTER_OF_NODES: &str = "machines";
+pub(crate) const CLUSTER_OF_NODES: &str = "machines";
 
-const NODE: &str = "worker-1";
+pub(crate) const NODE: &str = "worker-1";
 
 const POLICY: &str = r#"
 operations:
@@ -52,11 +52,11 @@ operations:
 "#;
 
 /// A server, and an agent on a node.
-struct Site {
-    deployment: Deployment,
+pub(crate) struct Site {
+    pub(crate) deployment: Deployment,
     key: PathBuf,
     token: PathBuf,
-    policy: PathBuf,
+    pub(crate) policy: PathBuf,
     state: PathBuf,
     /// A port that leads to the server, for the agent.
     through: Option<u16>,
@@ -91,7 +91,7 @@ impl Ended {
 }
 
 impl Site {
-    async fn new(transport: Transport, policy: &str) -> Self {
+    pub(crate) async fn new(transport: Transport, policy: &str) -> Self {
         let site = Self::without_agent(transport, policy).await;
         site.start_agent();
         site.connected().await;
@@ -115,7 +115,7 @@ impl Site {
         site
     }
 
-    fn start_agent(&self) {
+    pub(crate) fn start_agent(&self) {
         let flags = [
             ("--key-file", &self.key),
             ("--join-token-file", &self.token),
@@ -123,7 +123,11 @@ impl Site {
             ("--state-dir", &self.state),
         ];
         let flags = flags.map(|(flag, path)| (flag, path.to_str().unwrap()));
-        let more = [("--role", "node"), ("--node-name", NODE)];
+        let more = [
+            ("--role", "node"),
+            ("--node-name", NODE),
+            ("--node-label", "zone=a"),
+        ];
         let through = self.through.map(|port| format!("https://localhost:{port}"));
         let through = through.as_deref().map(|server| ("--server", server));
         let flags = [&flags[..], &more, through.as_slice()].concat();
@@ -134,7 +138,7 @@ impl Site {
         started.unwrap();
     }
 
-    async fn connected(&self) {
+    pub(crate) async fn connected(&self) {
         eventually("the node's agent is connected", async || {
             let list = self.administer(&["node", "list", CLUSTER_OF_NODES]);
             let has = list.lines().skip(1).any(|row| row.starts_with(NODE));
@@ -144,12 +148,12 @@ impl Site {
     }
 
     /// `underpass` as the operator, and its standard output.
-    fn administer(&self, arguments: &[&str]) -> String {
+    pub(crate) fn administer(&self, arguments: &[&str]) -> String {
         self.deployment.administer(arguments).unwrap()
     }
 
     /// The file with a token of a new user.
-    fn user(&self, name: &str, role: &str) -> PathBuf {
+    pub(crate) fn user(&self, name: &str, role: &str) -> PathBuf {
         let add = [
             "user",
             "add",

@@ -1,6 +1,7 @@
 //! The acceptor's end of the session handshake, on a transport.
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use bytes::Bytes;
 use tokio::time::Instant;
@@ -132,6 +133,7 @@ impl Acceptor {
             owner,
             instance: proven.instance,
             software: proven.software,
+            since: SystemTime::now(),
             role: Role::Acceptor,
             transport: transport.kind(),
             remote: transport.remote(),

@@ -15,6 +15,7 @@ mod standby;
 
 use std::fmt;
 use std::sync::{Arc, Mutex};
+use std::time::SystemTime;
 
 use rand::Rng;
 use underpass_proto::backoff::Backoff;
@@ -233,6 +234,7 @@ impl Connector {
             owner: key.to_string(),
             instance: self.instance,
             software: welcome.software,
+            since: SystemTime::now(),
             role: Role::Connector,
             transport: transport.kind(),
             remote: transport.remote(),

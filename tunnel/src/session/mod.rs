@@ -15,7 +15,7 @@ use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use thiserror::Error;
@@ -66,6 +66,8 @@ pub struct Info {
     pub instance: [u8; 16],
     /// Name and version of the peer's software.
     pub software: String,
+    /// When it began, by this end's clock. It stays the same while the session changes its transports.
+    pub since: SystemTime,
     /// Which end this is.
     pub role: Role,
     /// The protocol that carried the session first; see [`Session::transport`].

@@ -740,6 +740,7 @@ pub(super) mod tests {
             owner: String::new(),
             instance: [1; 16],
             software: String::new(),
+            since: std::time::SystemTime::UNIX_EPOCH,
             role: Role::Connector,
             transport: TransportKind::Memory,
             remote: None,

@@ -87,7 +87,7 @@ impl World {
         let targets = Targets::new(Arc::clone(&policies), own, differs.open_files);
         let mut targets = targets.with_operations(differs.operations);
         if let Some(resolver) = differs.resolver {
-            targets.resolver = resolver;
+            targets.resolver = Some(resolver);
         }
         let config = kube::Config::new(differs.api_server.parse().unwrap());
         let options = ApiServerOptions {

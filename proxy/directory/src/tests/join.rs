@@ -1,9 +1,12 @@
 //! Join tokens, and the agents that they register.
 
+use std::collections::BTreeMap;
+
 use time::Duration as Span;
 
 use super::*;
 use underpass_authenticate::{JoinSecret, TokenHash};
+use underpass_core::Labels;
 
 /// A directory with a join token for `prod`, and the token's secret.
 struct Joins {
@@ -83,6 +86,7 @@ async fn join_with(
         cluster,
         role,
         node: None,
+        labels: None,
     };
     let registered = directory.change(|draft| draft.register(&joining)).await?;
     Ok(registered.value)
@@ -313,17 +317,25 @@ fn an_agent_without_a_role_serves_the_cluster() {
     assert_eq!(serde_json::to_string(&agent).unwrap(), text);
 }
 
+fn zone_a() -> Labels {
+    BTreeMap::from([("zone".to_owned(), "a".to_owned())])
+        .try_into()
+        .unwrap()
+}
+
 #[tokio::test]
 async fn rule_22_a_nodes_name_is_one_agents() {
     let joins = Joins::new(9).await;
     let on = async |key: &str, node: &str| {
         let (sha256, node) = (joins.secret.hash(), node.parse().unwrap());
+        let labels = zone_a();
         let joining = Joining {
             sha256: &sha256,
             key,
             cluster: None,
             role: None,
             node: Some(&node),
+            labels: Some(&labels),
         };
         let registered = joins
             .directory
@@ -336,12 +348,18 @@ async fn rule_22_a_nodes_name_is_one_agents() {
         let node = &snapshot.get::<Agent>(id).unwrap().object.node;
         node.as_ref().map(ToString::to_string)
     };
+    let labels_of = |id: &str| {
+        let snapshot = joins.directory.snapshot();
+        snapshot.get::<Agent>(id).unwrap().object.labels.clone()
+    };
     // An agent of another role has no node.
     let cluster = on("k0", "worker-1").await.unwrap();
     assert_eq!(node_of(&cluster.agent), None);
+    assert!(labels_of(&cluster.agent).is_empty());
     joins.change(|token, _| token.role = AgentRole::Node).await;
     let first = on("k1", "worker-1").await.unwrap();
     assert_eq!(node_of(&first.agent).as_deref(), Some("worker-1"));
+    assert_eq!(labels_of(&first.agent), zone_a());
     let left = joins.uses_left();
     match on("k2", "worker-1").await {
         Err(JoinError::NodeTaken { node, agent }) => {

@@ -53,6 +53,7 @@ async fn rule_23_nodes_that_are_gone_do_not_fill_a_cluster() {
         account: &account,
         uid: key,
         node: Some(&node),
+        labels: None,
         key,
         role: None,
     };
@@ -82,6 +83,7 @@ async fn a_join_that_changes_nothing_is_known_without_a_change() {
         account: &account,
         uid: "u",
         node: Some(&node),
+        labels: None,
         key: "k",
         role: None,
     };

@@ -4,7 +4,7 @@ use std::io;
 
 use ::http::StatusCode;
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::TcpStream,
 };
 use underpass_core::Target;
@@ -59,12 +59,15 @@ async fn read_head(tcp: &mut TcpStream) -> io::Result<Option<Vec<u8>>> {
     Ok(Some(head))
 }
 
-pub(super) async fn accept(tcp: &mut TcpStream) -> io::Result<()> {
+pub(super) async fn accept(tcp: &mut (impl AsyncWrite + Unpin)) -> io::Result<()> {
     tcp.write_all(b"HTTP/1.1 200 Connection established\r\n\r\n")
         .await
 }
 
-pub(super) async fn refuse(tcp: &mut TcpStream, error: &OpenError) -> io::Result<()> {
+pub(super) async fn refuse(
+    tcp: &mut (impl AsyncWrite + Unpin),
+    error: &OpenError,
+) -> io::Result<()> {
     let code = match error {
         // 407 would be about a credential of this listener, which asks for none.
         OpenError::Refused { code, .. } if *code == StatusCode::PROXY_AUTHENTICATION_REQUIRED => {
@@ -77,7 +80,11 @@ pub(super) async fn refuse(tcp: &mut TcpStream, error: &OpenError) -> io::Result
     answer(tcp, code, &error.to_string()).await
 }
 
-async fn answer(tcp: &mut TcpStream, code: StatusCode, words: &str) -> io::Result<()> {
+async fn answer(
+    tcp: &mut (impl AsyncWrite + Unpin),
+    code: StatusCode,
+    words: &str,
+) -> io::Result<()> {
     let reason = code.canonical_reason().unwrap_or_default();
     let answer = format!(
         "HTTP/1.1 {} {reason}\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: {}\r\n\

@@ -7,7 +7,7 @@ use std::{
 
 use ::http::StatusCode;
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::TcpStream,
 };
 use underpass_core::Target;
@@ -76,11 +76,14 @@ pub(super) async fn read(tcp: &mut TcpStream) -> io::Result<Option<Target>> {
     Ok(target)
 }
 
-pub(super) async fn accept(tcp: &mut TcpStream) -> io::Result<()> {
+pub(super) async fn accept(tcp: &mut (impl AsyncWrite + Unpin)) -> io::Result<()> {
     answer(tcp, Reply::Succeeded).await
 }
 
-pub(super) async fn refuse(tcp: &mut TcpStream, error: &OpenError) -> io::Result<()> {
+pub(super) async fn refuse(
+    tcp: &mut (impl AsyncWrite + Unpin),
+    error: &OpenError,
+) -> io::Result<()> {
     let reply = match error {
         OpenError::Refused { code, .. } => match *code {
             StatusCode::FORBIDDEN | StatusCode::PROXY_AUTHENTICATION_REQUIRED => Reply::NotAllowed,
@@ -94,7 +97,7 @@ pub(super) async fn refuse(tcp: &mut TcpStream, error: &OpenError) -> io::Result
 }
 
 /// The address of the other end is not told: it is in the cluster's network.
-async fn answer(tcp: &mut TcpStream, reply: Reply) -> io::Result<()> {
+async fn answer(tcp: &mut (impl AsyncWrite + Unpin), reply: Reply) -> io::Result<()> {
     let (reply, kind_of_address) = (reply as u8, 1);
     let nowhere = [0; 6];
     let head = [VERSION, reply, 0, kind_of_address];

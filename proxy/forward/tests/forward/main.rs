@@ -6,5 +6,6 @@ mod carried;
 mod lost;
 #[cfg(test)]
 mod named;
+mod node;
 #[cfg(test)]
 mod world;

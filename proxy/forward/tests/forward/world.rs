@@ -2,6 +2,7 @@
 
 use std::{
     net::SocketAddr,
+    path::Path,
     sync::{
         Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
@@ -23,10 +24,10 @@ use underpass_authenticate::{
 };
 use underpass_core::{
     Access, AuthorizeError, Authorizer, BoxError, BoxedIo, ClusterDomains, ClusterName, Clusters,
-    ConnectError, ConnectionInfo, Decline, Identity, ImpersonationPolicy, Nobody, Open, Protocol,
-    Revocation, Target,
+    ConnectError, ConnectionInfo, Decline, Identity, ImpersonationPolicy, Nobody, NodeName, Open,
+    Protocol, Revocation, Target,
 };
-use underpass_forward::{Credentials, Event, Events, Listener, Server, State, Tunnel};
+use underpass_forward::{Credentials, Event, Events, Listen, Listener, Server, State, Tunnel};
 use underpass_gateway::{
     BudgetConfig, Budgets, Front, FrontConfig, IdleTimeout, NoServiceRoots, NotFound,
 };
@@ -88,6 +89,9 @@ impl Authorizer for Everybody {
 #[derive(Default)]
 struct Agent(Mutex<Vec<String>>);
 
+/// The agent of this node, and of no other.
+pub(crate) const NODE: &str = "worker-1";
+
 #[async_trait]
 impl Clusters for Agent {
     async fn connect(&self, cluster: &ClusterName, open: &Open) -> Result<BoxedIo, ConnectError> {
@@ -107,6 +111,23 @@ impl Clusters for Agent {
                 }
             }
             _ => declined(Decline::Forbidden, "no rule allows \u{1b}[2Jthis"),
+        }
+    }
+
+    async fn connect_node(
+        &self,
+        cluster: &ClusterName,
+        node: &NodeName,
+        open: &Open,
+    ) -> Result<BoxedIo, ConnectError> {
+        let asked = format!("{cluster}/{node} {}", open.target);
+        self.0.lock().unwrap().push(asked);
+        match &open.target {
+            Target::Tcp(tcp) if node.as_str() == NODE => {
+                let tcp = TcpStream::connect(("127.0.0.1", tcp.port())).await;
+                Ok(Box::new(Honest(tcp.unwrap())))
+            }
+            _ => Err(ConnectError::NodeAway(node.clone())),
         }
     }
 }
@@ -283,6 +304,19 @@ impl World {
         run(listener.await.unwrap())
     }
 
+    /// A socket of this machine that leads to this target at a node.
+    pub(crate) async fn socket_to(
+        &self,
+        path: &Path,
+        node: &str,
+        target: &str,
+    ) -> AbortOnDropHandle<()> {
+        let rule = format!("{}:{target}", path.display()).parse().unwrap();
+        let tunnel = self.tunnel().at_node(&node.parse().unwrap());
+        let listener = Listener::bind(&rule, tunnel, self.events());
+        AbortOnDropHandle::new(tokio::spawn(listener.await.unwrap().run()))
+    }
+
     /// A port for clients that name their targets.
     pub(crate) async fn proxy(&self) -> (SocketAddr, AbortOnDropHandle<()>) {
         let address = "0".parse().unwrap();
@@ -314,9 +348,11 @@ impl World {
 }
 
 fn run(listener: Listener) -> (SocketAddr, AbortOnDropHandle<()>) {
-    let address = listener.address().unwrap();
+    let Listen::Address(address) = listener.place().unwrap() else {
+        panic!("no address");
+    };
     let running = tokio::spawn(listener.run());
-    (address, AbortOnDropHandle::new(running))
+    (address.0, AbortOnDropHandle::new(running))
 }
 
 /// A target in the cluster.

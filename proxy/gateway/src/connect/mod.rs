@@ -1,4 +1,4 @@
-//! HTTP CONNECT: a connection to a target in a cluster (RFC 9110, section 9.3.6; RFC 9113, section 8.5). The steps are those of a
+//! HTTP CONNECT: a connection to a target in a cluster, or at a node of one (RFC 9110, section 9.3.6; RFC 9113, section 8.5). The steps are those of a
 //! request to the API server: authenticate, authorize, wait for a seat, open a stream, and keep all of it until the stream ends.
 
 mod client;
@@ -24,6 +24,7 @@ use super::{
     budget::Seat,
     forward::AUDIT_ID,
     idle::Active,
+    targets::Location,
 };
 use underpass_authenticate::{Caller, adopt_proxy_authorization};
 use underpass_core::{Body, BoxedIo, Rejection, empty};
@@ -91,7 +92,15 @@ impl Front {
         way: Way,
         record: &mut Record,
     ) -> Result<Opened, Rejection> {
-        let Way { cluster, target } = way;
+        let Way {
+            cluster,
+            node,
+            target,
+        } = way;
+        let location = Location {
+            cluster: &cluster,
+            node: node.as_ref(),
+        };
         let adopted = adopt_proxy_authorization(request.headers_mut());
         adopted.map_err(|_| Rejection::Unauthorized)?;
         let caller = Caller::read(request.headers(), connection.info());
@@ -100,14 +109,14 @@ impl Front {
         let (authenticated, recognised) = authenticating.await?;
         let real = authenticated.identity();
         record.known(real);
-        record.connects(&cluster, &target);
+        record.connects(location, &target);
         let headers = request.headers();
-        let admitting = self.admit_to_target(&authenticated, headers, &cluster, &target, record);
+        let admitting = self.admit_to_target(&authenticated, headers, location, &target, record);
         let decisions = admitting.await?;
         let (seat, stream) = tokio::select! {
             biased;
             revoked = decisions.clone().revoked() => return Err(revoked.into()),
-            opened = self.open_target(&cluster, target, real, record) => opened?,
+            opened = self.open_target(location, target, real, record) => opened?,
         };
         Ok(Opened {
             stream,

@@ -1,11 +1,11 @@
-//! The meaning of a CONNECT request: a target, and the one cluster that it is in (security rules 6, 8 and 26). This is the one place
-//! where that is decided.
+//! The meaning of a CONNECT request: a target, the one cluster that it is in, and the node where it is at one (security rules 6, 8 and
+//! 26). This is the one place where that is decided.
 
 use http::{HeaderName, HeaderValue, Request, Version, header, uri::Authority};
 
 use underpass_core::{
-    ClusterDomains, ClusterName, HostName, Rejection, Target, TargetName, UNDERPASS_CLUSTER,
-    UNDERPASS_TARGET, UNIX_AUTHORITY,
+    ClusterDomains, ClusterName, HostName, NodeName, Rejection, Target, TargetName,
+    UNDERPASS_CLUSTER, UNDERPASS_NODE, UNDERPASS_TARGET, UNIX_AUTHORITY,
 };
 
 /// Why there is no cluster, for clients.
@@ -16,6 +16,8 @@ const UNNAMED_CLUSTER: &str = "CONNECT needs a cluster: a proxy URL with the clu
      HOST.CLUSTER.clusters.underpass.internal:PORT, or the header Underpass-Cluster";
 const BAD_CLUSTER: &str =
     "the header Underpass-Cluster is one cluster's name, once: 1 to 63 of a-z, 0-9 and '-'";
+const BAD_NODE: &str =
+    "the header Underpass-Node is the name of one node, once, as `underpass node list` shows it";
 const CLUSTER_ITSELF: &str = "the target is a cluster itself: ask this server for its API without CONNECT, or name a host in it, as in \
      web.shop.CLUSTER.clusters.underpass.internal:80";
 const BAD_TARGET: &str = "the target of CONNECT is not HOST:PORT, with an IPv6 address in brackets and a port of 1 to 65535";
@@ -29,10 +31,11 @@ const BODY: &str = "a CONNECT request has no body, and no header of one";
 const UPGRADE: &str = "a CONNECT request asks for no upgrade";
 const VERSION: &str = "CONNECT needs HTTP/1.1 or HTTP/2";
 
-/// A target of one cluster.
+/// A target of one cluster, or of one node of it.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Way {
     pub(super) cluster: ClusterName,
+    pub(super) node: Option<NodeName>,
     pub(super) target: Target,
 }
 
@@ -54,6 +57,9 @@ impl Way {
         let in_header = in_header.map(ClusterName::new);
         let in_header = in_header.transpose();
         let in_header = in_header.map_err(|_| Rejection::BadRequest(BAD_CLUSTER))?;
+        let node = one(request, &UNDERPASS_NODE, BAD_NODE)?;
+        let node = node.map(str::parse).transpose();
+        let node = node.map_err(|_| Rejection::BadRequest(BAD_NODE))?;
         let (in_target, target) = match one(request, &UNDERPASS_TARGET, BAD_UNIX)? {
             Some(unix) => (None, read_unix(unix, authority)?),
             None => read_tcp(authority, domains)?,
@@ -64,7 +70,11 @@ impl Way {
         if named.any(|other| other != cluster) {
             return Err(Rejection::Misdirected(OTHER_CLUSTER));
         }
-        Ok(Self { cluster, target })
+        Ok(Self {
+            cluster,
+            node,
+            target,
+        })
     }
 }
 

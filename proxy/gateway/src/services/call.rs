@@ -8,7 +8,9 @@ use http::{
 
 use super::way::{Scheme, ServiceWay};
 use crate::{audit::Record, forward::AUDIT_ID};
-use underpass_core::{Rejection, Target, X_FORWARDED_FOR, forwarded_for, list::has_token};
+use underpass_core::{
+    Rejection, Target, UNDERPASS_NODE, X_FORWARDED_FOR, forwarded_for, list::has_token,
+};
 use underpass_http::{
     call::{Asked, check_method},
     headers::{self, ServicePlace},
@@ -24,6 +26,10 @@ const X_FORWARDED_PREFIX: HeaderName = HeaderName::from_static("x-forwarded-pref
 
 const NO_UPGRADE: &str =
     "an upgrade needs a service that speaks HTTP/1.1: write http or https in place of h2c";
+
+/// To leave the header out of consideration would be to connect elsewhere than its client says.
+const NO_NODE: &str = "a service is its cluster's, and at no node: leave the header Underpass-Node out, or connect to a port of the node \
+     with CONNECT";
 
 /// One request to a service, without its body.
 #[derive(Clone, Debug)]
@@ -49,6 +55,9 @@ impl ServiceCall {
             return Err(Rejection::BadRequest(NO_UPGRADE));
         }
         let headers = request.headers();
+        if headers.contains_key(UNDERPASS_NODE) {
+            return Err(Rejection::BadRequest(NO_NODE));
+        }
         let in_header = || headers.get(header::HOST)?.to_str().ok();
         let authority = request.uri().authority().map(Authority::as_str);
         Ok(Self {

@@ -69,8 +69,13 @@ impl Front {
             return Err(Rejection::ForeignNavigation);
         }
         let headers = request.headers();
-        let admitting =
-            self.admit_to_target(&authenticated, headers, &way.cluster, &target, record);
+        let admitting = self.admit_to_target(
+            &authenticated,
+            headers,
+            (&way.cluster).into(),
+            &target,
+            record,
+        );
         let decisions = admitting.await?;
         let reads = matches!(*request.method(), Method::GET | Method::HEAD);
         if way.lacks_slash && reads && call.upgrade().is_none() {
@@ -90,7 +95,7 @@ impl Front {
                 Scheme::Https => Some(Tls::of(&call, roots, &self.lines).await?),
                 Scheme::Http | Scheme::H2c => None,
             };
-            let opening = self.connect_target(&way.cluster, target, real, record);
+            let opening = self.connect_target((&way.cluster).into(), target, real, record);
             let stream = opening.await?;
             let asked = self.exchange_with(&call, (stream, tls), parts.headers, body, record);
             let (response, exchange) = asked.await?;

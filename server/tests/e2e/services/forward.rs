@@ -19,6 +19,15 @@ pub(super) struct Forward {
 
 impl Forward {
     pub(super) fn start(deployment: &Deployment, token: &Path, arguments: &[&str]) -> Self {
+        Self::start_in(CLUSTER_NAME, deployment, token, arguments)
+    }
+
+    pub(super) fn start_in(
+        cluster: &str,
+        deployment: &Deployment,
+        token: &Path,
+        arguments: &[&str],
+    ) -> Self {
         let mut command = Command::new(PROGRAMS.cli());
         command
             .env_clear()
@@ -26,7 +35,7 @@ impl Forward {
             .arg(deployment.ca_file())
             .arg("--api-token-file")
             .arg(token)
-            .args(["forward", CLUSTER_NAME])
+            .args(["forward", cluster])
             .args(arguments)
             .stderr(Stdio::piped())
             .kill_on_drop(true);

@@ -1,10 +1,11 @@
-//! Connections to services of a cluster, and requests to them, by the programs that people run.
+//! Connections to services of a cluster and to its nodes, and requests to them, by the programs that people run.
 
 mod calls;
 mod cut;
 mod forward;
 mod grpc;
 mod many;
+mod nodes;
 mod others;
 mod pages;
 mod programs;

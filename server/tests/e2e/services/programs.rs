@@ -10,7 +10,8 @@ use http_body_util::{BodyExt as _, Full, StreamBody, combinators::UnsyncBoxBody}
 use hyper::body::{Frame, Incoming};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpListener;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, UnixListener};
 use tokio::process::Command;
 use tokio_util::task::AbortOnDropHandle;
 use underpass_testenv::testing::DEADLINE;
@@ -48,12 +49,25 @@ pub(crate) async fn output(mut command: Command) -> String {
 pub(super) fn serve_pages(listener: TcpListener) -> AbortOnDropHandle<()> {
     AbortOnDropHandle::new(tokio::spawn(async move {
         while let Ok((tcp, _)) = listener.accept().await {
-            let serving = hyper::server::conn::http1::Builder::new()
-                .serve_connection(TokioIo::new(tcp), service_fn(page))
-                .with_upgrades();
-            tokio::spawn(serving);
+            serve_page(tcp);
         }
     }))
+}
+
+/// The same at a socket, as container runtimes serve their API.
+pub(super) fn serve_pages_at(listener: UnixListener) -> AbortOnDropHandle<()> {
+    AbortOnDropHandle::new(tokio::spawn(async move {
+        while let Ok((unix, _)) = listener.accept().await {
+            serve_page(unix);
+        }
+    }))
+}
+
+fn serve_page(io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
+    let serving = hyper::server::conn::http1::Builder::new()
+        .serve_connection(TokioIo::new(io), service_fn(page))
+        .with_upgrades();
+    tokio::spawn(serving);
 }
 
 async fn page(mut request: Request<Incoming>) -> Result<Response<Body>, http::Error> {

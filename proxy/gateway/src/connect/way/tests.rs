@@ -25,6 +25,11 @@ fn request(target: &str, lines: &[(&str, &str)]) -> Request<Full<&'static [u8]>>
 /// `CLUSTER TARGET`, or the status.
 fn read(server_name: Option<&str>, target: &str, lines: &[(&str, &str)]) -> String {
     match Way::read(&request(target, lines), server_name, &domains()) {
+        Ok(Way {
+            cluster,
+            node: Some(node),
+            target,
+        }) => format!("{cluster}/{node} {target}"),
         Ok(way) => format!("{} {}", way.cluster, way.target),
         Err(rejection) => rejection.code().as_str().to_owned(),
     }
@@ -140,6 +145,31 @@ fn rule_26_a_target_has_one_meaning() {
         assert_eq!(read(None, "web.shop:80", &lines), "400", "{name}");
     }
     assert_eq!(edge("web.shop:80", &[("underpass-cluster", "edge")]), "400");
+}
+
+/// A node is named by its header alone: nothing else in a request can be taken for one, and the cluster is named as ever.
+#[test]
+fn rule_6_a_connection_is_to_one_node_or_to_the_cluster() {
+    let node = ("underpass-node", "worker-1.example.org");
+    let cluster = ("underpass-cluster", "edge");
+    let to = |sni, target, lines: &[_]| read(sni, target, lines);
+    let there = "edge/worker-1.example.org tcp:127.0.0.1:9000";
+    assert_eq!(to(None, "127.0.0.1:9000", &[cluster, node]), there);
+    assert_eq!(to(Some(TLS), "127.0.0.1:9000", &[node]), there);
+    let named = "127.0.0.1.edge.k8s.example.org:9000";
+    assert_eq!(to(None, named, &[node]), there);
+    let unix = ("underpass-target", "unix:/run/x.sock");
+    let there = "edge/worker-1.example.org unix:/run/x.sock";
+    assert_eq!(to(None, UNIX, &[cluster, node, unix]), there);
+    // A node is no cluster, and two clusters stay two.
+    assert_eq!(to(None, "web.shop:80", &[node]), "400");
+    assert_eq!(to(Some(OTHER), "web.shop:80", &[cluster, node]), "421");
+    for bad in ["", "Worker-1", "a b", "a,b", "../a", "a/b", "*", "a."] {
+        let lines = [cluster, ("underpass-node", bad)];
+        assert_eq!(to(None, "web.shop:80", &lines), "400", "{bad}");
+    }
+    let twice = [cluster, node, node];
+    assert_eq!(to(None, "web.shop:80", &twice), "400");
 }
 
 #[test]

@@ -17,7 +17,9 @@ use tokio::{
     sync::{Semaphore, mpsc},
 };
 use tokio_util::io::StreamReader;
-use underpass_core::{BoxedIo, ClusterName, Clusters, ConnectError, Decline, Identity, Open};
+use underpass_core::{
+    BoxedIo, ClusterName, Clusters, ConnectError, Decline, Identity, NodeName, Open,
+};
 
 use crate::world::soon;
 
@@ -107,7 +109,7 @@ impl AsyncWrite for Noting {
 }
 
 impl Agent {
-    /// `CLUSTER TARGET USER` of each stream that was asked for.
+    /// `CLUSTER TARGET USER`, or `CLUSTER/NODE TARGET USER`, of each stream that was asked for.
     pub(crate) fn opened(&self) -> Vec<String> {
         let opened = self.opened.lock().unwrap();
         let text = |(cluster, target, user): &(String, String, String)| {
@@ -147,16 +149,36 @@ impl Agent {
 #[async_trait]
 impl Clusters for Agent {
     async fn connect(&self, cluster: &ClusterName, open: &Open) -> Result<BoxedIo, ConnectError> {
+        self.open(cluster.as_str(), open).await
+    }
+
+    async fn connect_node(
+        &self,
+        cluster: &ClusterName,
+        node: &NodeName,
+        open: &Open,
+    ) -> Result<BoxedIo, ConnectError> {
+        match node.as_str() {
+            "away" => Err(ConnectError::NodeAway(node.clone())),
+            "unknown" => Err(ConnectError::UnknownNode(node.clone())),
+            _ => self.open(&format!("{cluster}/{node}"), open).await,
+        }
+    }
+}
+
+impl Agent {
+    /// `place` is `CLUSTER` or `CLUSTER/NODE`.
+    async fn open(&self, place: &str, open: &Open) -> Result<BoxedIo, ConnectError> {
         let identity = Identity::decode(&open.identity).unwrap();
         let target = open.target.to_string();
-        let (cluster, user) = (cluster.to_string(), identity.user().to_owned());
-        let opened = (cluster.clone(), target.clone(), user);
+        let user = identity.user().to_owned();
+        let opened = (place.to_owned(), target.clone(), user);
         self.opened.lock().unwrap().push(opened);
         let declined = |decline| {
             let reason = format!("no rule allows {target}\u{1b}[2J");
             Err(ConnectError::Declined { decline, reason })
         };
-        match (cluster.as_str(), target.as_str()) {
+        match (place, target.as_str()) {
             ("no-agent", _) => Err(ConnectError::NoAgent),
             ("missing", _) => Err(ConnectError::UnknownCluster),
             ("direct", _) => Err(ConnectError::NoTarget(open.target.clone())),

@@ -85,10 +85,19 @@ fn front(directory: &Arc<Directory>, agent: &Arc<Agent>) -> Arc<Front> {
 }
 
 async fn ask(address: std::net::SocketAddr, token: &Token, cluster: &str) -> String {
+    ask_with(address, token, cluster, "").await
+}
+
+async fn ask_with(
+    address: std::net::SocketAddr,
+    token: &Token,
+    cluster: &str,
+    more: &str,
+) -> String {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     let lines = format!(
-        "Proxy-Authorization: Bearer {}\r\nUnderpass-Cluster: {cluster}\r\n",
+        "Proxy-Authorization: Bearer {}\r\nUnderpass-Cluster: {cluster}\r\n{more}",
         token.expose()
     );
     let mut socket = tokio::net::TcpStream::connect(address).await.unwrap();
@@ -155,6 +164,54 @@ async fn rule_8_a_connection_needs_the_role_services() {
         }
     }
     assert_eq!(agent.opened().len(), 4);
+}
+
+/// A node's socket may be its container runtime's, which is root on the node.
+#[tokio::test]
+async fn rule_8_a_connection_to_a_node_needs_the_role_admin() {
+    let everything = || Scope::default();
+    let reading = Scope {
+        read_only: true,
+        ..Scope::default()
+    };
+    let mut holders: Vec<_> = Role::ALL.map(|role| Holder::new(role, everything())).into();
+    holders.push(Holder::new(Role::Admin, reading));
+    let agent = Arc::<Agent>::default();
+    let directory = directory(&holders).await;
+    let front = front(&directory, &agent);
+    let (address, _listening) = listen(&front, Protocol::Http1, &Networks::default()).await;
+    let asked = async |holder: &Holder, node: &str| {
+        let line = format!("Underpass-Node: {node}\r\n");
+        let answer = ask_with(address, &holder.token, "c", &line).await;
+        let message = status(&answer)["message"].as_str().unwrap().to_owned();
+        (code(&answer), message)
+    };
+    for holder in &holders {
+        let may = holder.role == Role::Admin && !holder.scope.read_only;
+        let (code, message) = asked(holder, "n1").await;
+        assert_eq!(code, 403, "{message}");
+        let by_agent = message.contains("the agent of node \"n1\" of cluster \"c\" declined");
+        assert_eq!(by_agent, may, "{:?}: {message}", holder.role);
+        let by_role =
+            message.contains("does not include a connection to a socket or a port at a node");
+        assert_eq!(
+            by_role,
+            holder.role != Role::Admin,
+            "{:?}: {message}",
+            holder.role
+        );
+        // A caller who may not connect does not learn which nodes there are.
+        for (node, told) in [("away", 503), ("unknown", 404)] {
+            let (code, message) = asked(holder, node).await;
+            assert_eq!(code, if may { told } else { 403 }, "{message}");
+            assert_eq!(
+                message.contains("`underpass node list c`"),
+                may,
+                "{message}"
+            );
+        }
+    }
+    assert_eq!(agent.opened(), ["c/n1 tcp:forbidden:1 admin"]);
 }
 
 #[tokio::test]

@@ -99,6 +99,31 @@ async fn rule_15_a_connection_is_written_when_it_begins_and_with_its_bytes_when_
 }
 
 #[tokio::test]
+async fn rule_15_a_connection_to_a_node_is_written_with_the_nodes_name() {
+    let agent = Arc::<Agent>::default();
+    let taken = Taken::new();
+    let (audit, _) = taken.audit_log(BackendConfig::default());
+    let world = World::bounded_over(Arc::clone(&agent) as _, audit, BudgetConfig::default()).await;
+    let lines = format!(
+        "Proxy-Authorization: Bearer {}\r\nUnderpass-Cluster: c\r\nUnderpass-Node: n1\r\n",
+        world.alice
+    );
+    let answer = world.raw(&head("forbidden:1", &lines)).await;
+    assert_eq!(code(&answer), 403, "{answer}");
+    let away = lines.replace("n1", "away");
+    let answer = world.raw(&head("held:1", &away)).await;
+    assert_eq!(code(&answer), 503, "{answer}");
+    let events = taken.all(2).await;
+    for (event, node) in events.iter().zip(["n1", "away"]) {
+        assert_eq!(event["annotations"]["underpass.dev/cluster"], "c");
+        assert_eq!(event["annotations"]["underpass.dev/node"], node);
+        let message = event["responseStatus"]["message"].as_str().unwrap();
+        assert!(message.contains(&format!("node \"{node}\"")), "{message}");
+    }
+    assert_eq!(agent.opened(), ["c/n1 tcp:forbidden:1 alice"]);
+}
+
+#[tokio::test]
 async fn rule_12_revoking_ends_a_connection_over_http_1() {
     let agent = Arc::<Agent>::default();
     let taken = Taken::new();

@@ -122,6 +122,11 @@ async fn rule_8_nobody_reaches_a_service_without_a_right() {
         message.contains("leave the Impersonate headers out"),
         "{message}"
     );
+    // A service is at no node: the request would reach another place than its client says.
+    let at_node = close(&world, "GET", &path, "Underpass-Node: n1\r\n");
+    let (code, message) = refused(&world, &at_node).await;
+    assert_eq!(code, 400);
+    assert!(message.contains("Underpass-Node"), "{message}");
     assert_eq!(agent.opened(), [""; 0]);
 }
 

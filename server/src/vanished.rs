@@ -1,0 +1,92 @@
+//! Upgraded connections whose client is gone while their upload stalls.
+//!
+//! A target that takes no more bytes stops the relay from reading its client, and a socket that is not read reports no reset and no failed
+//! keepalive to anybody. So the socket's error is waited for beside the relay, through a descriptor of its own: one more open file for each
+//! connection that was upgraded over HTTP/1.1, and none for others. HTTP/2 has no such stall, since its connections are always read.
+
+use std::future::pending;
+use std::os::fd::{AsFd, OwnedFd};
+
+use tokio::io::Interest;
+use tokio::net::TcpStream;
+use tokio::sync::oneshot;
+use tokio_util::sync::{CancellationToken, DropGuard};
+use underpass_gateway::Standing;
+
+use crate::limits;
+
+/// The connection's end of the watch. The watch ends with it.
+#[derive(Debug)]
+pub(crate) struct Upgrades {
+    socket: Option<oneshot::Sender<OwnedFd>>,
+    _life: DropGuard,
+}
+
+/// The watcher's.
+#[derive(Debug)]
+pub(crate) struct Vanished {
+    socket: oneshot::Receiver<OwnedFd>,
+    /// The connection was closed here.
+    closed: CancellationToken,
+}
+
+/// A watch of a connection that is accepted.
+pub(crate) fn watch() -> (Upgrades, Vanished) {
+    let (sender, socket) = oneshot::channel();
+    let closed = CancellationToken::new();
+    let upgrades = Upgrades {
+        socket: Some(sender),
+        _life: closed.clone().drop_guard(),
+    };
+    (upgrades, Vanished { socket, closed })
+}
+
+impl Upgrades {
+    /// Begins to watch the connection once it is upgraded.
+    pub(crate) fn look(&mut self, tcp: &TcpStream, standing: &Standing) {
+        if self.socket.is_none() || !standing.is_shell() {
+            return;
+        }
+        match (self.socket.take(), tcp.as_fd().try_clone_to_owned()) {
+            // The watcher may have ended with its connection.
+            (Some(watcher), Ok(socket)) => drop(watcher.send(socket)),
+            (_, Err(error)) => tracing::debug!(%error, "an upgraded connection is not watched"),
+            (None, Ok(_)) => {}
+        }
+    }
+}
+
+impl Vanished {
+    /// Waits until the client is gone, and the relay has had [`limits::VANISHED_GRACE`] to notice it by itself: it may have bytes left
+    /// to pass on. Never ready for a connection that is not upgraded, or that was closed here.
+    ///
+    /// # Cancel safety
+    /// May be dropped.
+    pub(crate) async fn wait(self) {
+        let Self { socket, closed } = self;
+        let vanished = async {
+            let Ok(socket) = socket.await else {
+                return false;
+            };
+            // Non-blocking as the connection's own descriptor, whose flags it shares.
+            let failed = match TcpStream::from_std(socket.into()) {
+                Ok(socket) => socket.ready(Interest::ERROR).await.is_ok(),
+                Err(error) => {
+                    tracing::debug!(%error, "an upgraded connection is not watched");
+                    false
+                }
+            };
+            if failed {
+                tokio::time::sleep(limits::VANISHED_GRACE).await;
+            }
+            failed
+        };
+        let vanished = tokio::select! {
+            vanished = vanished => vanished,
+            () = closed.cancelled() => false,
+        };
+        if !vanished {
+            pending().await
+        }
+    }
+}
