@@ -3,7 +3,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 
-use underpass_core::{Network, Networks, RegistrationRules};
+use underpass_core::{Networks, RegistrationRules};
 use underpass_upstream::Places;
 
 /// The rules of one cluster.
@@ -13,8 +13,8 @@ pub struct RegisteredPlaces(Option<Networks>);
 impl RegisteredPlaces {
     /// Those of an administrator: their networks and nothing else, or else anywhere but where no API server has a reason to be.
     pub fn new(rules: &RegistrationRules) -> Self {
-        let networks = rules.addresses.iter().copied().collect::<Vec<Network>>();
-        Self((!networks.is_empty()).then(|| networks.into_iter().collect()))
+        let networks: Networks = rules.addresses.iter().copied().collect();
+        Self((!rules.addresses.is_empty()).then_some(networks))
     }
 
     /// May the API server be at this address?
