@@ -26,7 +26,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 use tokio_util::task::AbortOnDropHandle;
 use underpass_agent_operations::{OpenError, Operations, Retention};
-use underpass_core::process::{Signals, raise_open_files};
+use underpass_core::process::{self, Signals, raise_open_files};
 use underpass_tunnel::chain;
 
 use crate::cli::{Cli, LogFormat, Task};
@@ -116,6 +116,7 @@ fn start_logging(filter: &str, format: LogFormat) {
 }
 
 fn run(cli: Cli) -> Result<()> {
+    process::can_have_threads().context("cannot start threads")?;
     let mut runtime = match cli.threads.get() {
         // Its tasks run in the order in which they were woken: the one that moves bytes on finds those of many others.
         1 => tokio::runtime::Builder::new_current_thread(),
@@ -127,9 +128,13 @@ fn run(cli: Cli) -> Result<()> {
     };
     let runtime = runtime
         .enable_all()
+        .thread_keep_alive(process::BLOCKING_THREAD_IDLE)
         .build()
         .context("cannot start threads")?;
-    runtime.block_on(serve_until_stopped(cli))
+    runtime.block_on(async {
+        let _keeping = AbortOnDropHandle::new(tokio::spawn(process::keep_blocking_thread()));
+        serve_until_stopped(cli).await
+    })
 }
 
 async fn serve_until_stopped(cli: Cli) -> Result<()> {

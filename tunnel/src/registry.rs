@@ -105,6 +105,11 @@ impl Registry {
         of_two.cloned().or(away)
     }
 
+    /// How many sessions `agent` has.
+    pub fn count(&self, agent: &str) -> usize {
+        self.lock().get(agent).map_or(0, Vec::len)
+    }
+
     /// All sessions.
     pub fn sessions(&self) -> Vec<Session> {
         self.lock().values().flatten().cloned().collect()

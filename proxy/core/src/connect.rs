@@ -56,6 +56,13 @@ pub trait Clusters: Send + Sync {
     /// Why there is no stream.
     async fn connect(&self, cluster: &ClusterName, open: &Open) -> Result<BoxedIo, ConnectError>;
 
+    /// Is there more than one way to the cluster's API server, so that a stream which nobody has taken may find another? Without an
+    /// implementation there is not.
+    fn has_another_way(&self, cluster: &ClusterName) -> bool {
+        let _ = cluster;
+        false
+    }
+
     /// Opens a stream to a target at a node of `cluster`, through the agent of that node and no other. Else it is as
     /// [`connect`](Self::connect) to a target that is not the API server. Without an implementation there are no targets at nodes.
     ///

@@ -22,7 +22,7 @@ use super::{
 use underpass_authenticate::adopt_websocket_bearer;
 use underpass_core::{
     Body, BoxError, BoxedIo, Identity, Open, Rejection, StreamClass, Target, X_FORWARDED_FOR,
-    forwarded_for, limits, list,
+    empty, forwarded_for, limits, list,
 };
 use underpass_http::{
     call::Asked,
@@ -199,8 +199,11 @@ impl Front {
         } = &admitted;
         headers::clean_request(&mut parts.headers, call.info());
         write_headers(&mut parts.headers, record)?;
+        let safe = call.method().is_safe() && call.upgrade().is_none();
+        let may_be_sent_again = safe && body.is_end_stream();
+        let again = (may_be_sent_again && self.config.clusters.has_another_way(cluster))
+            .then(|| parts.headers.clone());
         let outgoing = within_bounds(call.request(parts.headers, body))?;
-        let safe = call.method().is_safe();
         let kind = match call.is_long() {
             true => SeatKind::Stream,
             false => SeatKind::Request,
@@ -209,14 +212,14 @@ impl Front {
         let (identity, class) = (&admitted.identity, call.info().class());
         let connecting = self.connect(cluster.into(), Target::KubeApi, identity, class, record);
         let stream = connecting.await?;
-        let answered = exchange::send(stream, outgoing);
-        let answered = match kind {
-            SeatKind::Stream => answered.await,
-            SeatKind::Request => {
-                let limit = tokio::time::timeout(limits::RESPONSE_HEAD_TIMEOUT, answered).await;
-                limit.map_err(|_| Rejection::Timeout("the agent's answer"))?
-            }
-        };
+        let mut answered = in_time(kind, exchange::send(stream, outgoing)).await?;
+        if let (Err(ExchangeError::NotTaken(_)), Some(headers)) = (&answered, again) {
+            // The agent has died, most likely, and is passed over from now on.
+            let outgoing = within_bounds(call.request(headers, empty()))?;
+            let connecting = self.connect(cluster.into(), Target::KubeApi, identity, class, record);
+            let stream = connecting.await?;
+            answered = in_time(kind, exchange::send(stream, outgoing)).await?;
+        }
         let (response, exchange) = answered.map_err(|error| {
             if let Some(suppressed) = self.lines.take(cluster.as_str()) {
                 tracing::warn!(
@@ -269,6 +272,17 @@ impl Front {
                 }
                 Err(location.too_late())
             }
+        }
+    }
+}
+
+/// The answer, within the time that a request of its kind has for it.
+async fn in_time<T>(kind: SeatKind, answered: impl Future<Output = T>) -> Result<T, Rejection> {
+    match kind {
+        SeatKind::Stream => Ok(answered.await),
+        SeatKind::Request => {
+            let limit = tokio::time::timeout(limits::RESPONSE_HEAD_TIMEOUT, answered).await;
+            limit.map_err(|_| Rejection::Timeout("the agent's answer"))
         }
     }
 }

@@ -7,7 +7,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use metrics_util::MetricKindMask;
-use underpass_core::process::{Asked, Signals};
+use tokio_util::task::AbortOnDropHandle;
+use underpass_core::process::{self, Asked, Signals};
 use underpass_direct::Plugins;
 use underpass_https::Proxy;
 use underpass_terminal::Lines;
@@ -21,10 +22,13 @@ use crate::tls_files::TlsFiles;
 
 pub(crate) fn run(data: &Path, options: Serve) -> Result<()> {
     start_logging(&options.log, options.log_format);
+    process::can_have_threads().context("cannot start threads")?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
+        .thread_keep_alive(process::BLOCKING_THREAD_IDLE)
         .build()?;
     runtime.block_on(async {
+        let _keeping = AbortOnDropHandle::new(tokio::spawn(process::keep_blocking_thread()));
         let (drain, audit) = (options.drain, options.audit.clone());
         serve(config(data, options)?, drain, audit).await
     })

@@ -178,6 +178,10 @@ impl Clusters for Tunnel {
         }
     }
 
+    fn has_another_way(&self, cluster: &ClusterName) -> bool {
+        self.registry.count(cluster.as_str()) > 1
+    }
+
     async fn connect_node(
         &self,
         cluster: &ClusterName,

@@ -259,11 +259,7 @@ impl Tunnel {
 
     /// How many agents are connected that serve the cluster's API server.
     pub(crate) fn connected(&self, cluster: &ClusterName) -> usize {
-        let sessions = self.registry.sessions();
-        let of_cluster = sessions
-            .iter()
-            .filter(|session| session.info().agent == cluster.as_str());
-        of_cluster.count()
+        self.registry.count(cluster.as_str())
     }
 
     /// The sessions of agents in this role.

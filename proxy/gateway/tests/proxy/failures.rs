@@ -54,6 +54,25 @@ async fn each_failure_of_the_tunnel_is_a_status() {
     }
 }
 
+/// Of two agents one has died: what changes nothing and has no body is asked of the other one.
+#[tokio::test]
+async fn a_request_that_a_dead_agent_has_not_taken_goes_to_another_one() {
+    let api = Api::start(ok).await;
+    let world = World::new(&api).await;
+    let ask = async |method: &str, body: &'static str| {
+        let body = underpass_core::body::boxed(http_body_util::Full::from(body));
+        let mut request = world.request(method, "/api", body);
+        *request.uri_mut() = "http://front/k8s/clusters/two/api".parse().unwrap();
+        let answered = soon(world.http2().await.send_request(request)).await;
+        answered.unwrap().status().as_u16()
+    };
+    assert_eq!(ask("GET", "").await, 200);
+    // The agent may have heard it, and the answer may be lost.
+    assert_eq!(ask("POST", "").await, 503);
+    assert_eq!(ask("POST", "").await, 200);
+    assert_eq!(ask("GET", "{}").await, 503);
+}
+
 #[tokio::test]
 async fn discovery_is_not_told_to_try_again() {
     let api = Api::start(ok).await;

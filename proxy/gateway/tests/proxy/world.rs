@@ -1,6 +1,15 @@
 //! A front on sockets, an agent, and everything between.
 
-use std::{collections::HashMap, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    io,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use http::Request;
@@ -116,16 +125,30 @@ impl ImpersonationAuthorizer for AliceAsBob {
     }
 }
 
-/// Cluster `c` has an agent; the others fail in a way that their name tells.
-struct Tunnel(Arc<ApiServer>);
+/// Cluster `c` has an agent, and `two` has another one, which has died; the others fail in a way that their name tells.
+struct Tunnel {
+    agent: Arc<ApiServer>,
+    /// Streams to the cluster `two` that nobody has taken.
+    not_taken: AtomicUsize,
+}
+
+impl Tunnel {
+    fn new(agent: Arc<ApiServer>) -> Arc<Self> {
+        let not_taken = AtomicUsize::new(0);
+        Arc::new(Self { agent, not_taken })
+    }
+}
 
 #[async_trait]
 impl Clusters for Tunnel {
     async fn connect(&self, cluster: &ClusterName, open: &Open) -> Result<BoxedIo, ConnectError> {
         match cluster.as_str() {
-            "c" => {
+            "two" if self.not_taken.fetch_add(1, Ordering::Relaxed) % 2 == 0 => {
+                Ok(failing(io::ErrorKind::NotConnected))
+            }
+            "c" | "two" => {
                 let (server, client) = tokio::io::duplex(64 * 1024);
-                let (agent, identity) = (Arc::clone(&self.0), open.identity.clone());
+                let (agent, identity) = (Arc::clone(&self.agent), open.identity.clone());
                 tokio::spawn(async move { agent.serve_stream(client, &identity).await });
                 Ok(Box::new(server))
             }
@@ -148,6 +171,10 @@ impl Clusters for Tunnel {
             }
             _ => Err(ConnectError::UnknownCluster),
         }
+    }
+
+    fn has_another_way(&self, cluster: &ClusterName) -> bool {
+        cluster.as_str() == "two"
     }
 }
 
@@ -228,7 +255,7 @@ impl World {
     /// One in which the cluster says who may act as whom.
     pub(crate) async fn reviewed(api: &Api, groups: Vec<String>) -> Self {
         let agent = agent(api).await;
-        let reviews = AccessReviews::new(Arc::new(Tunnel(Arc::clone(&agent))));
+        let reviews = AccessReviews::new(Tunnel::new(Arc::clone(&agent)));
         let setup = Setup {
             groups,
             impersonation: Arc::new(reviews),
@@ -303,7 +330,7 @@ impl World {
     }
 
     async fn set_up(agent: Arc<ApiServer>, setup: Setup) -> Self {
-        Self::assemble(Arc::new(Tunnel(agent)), setup).await
+        Self::assemble(Tunnel::new(agent), setup).await
     }
 
     async fn assemble(clusters: Arc<dyn Clusters>, setup: Setup) -> Self {
