@@ -143,7 +143,12 @@ impl Tunnel {
 impl Clusters for Tunnel {
     async fn connect(&self, cluster: &ClusterName, open: &Open) -> Result<BoxedIo, ConnectError> {
         match cluster.as_str() {
-            "two" if self.not_taken.fetch_add(1, Ordering::Relaxed) % 2 == 0 => {
+            "two"
+                if self
+                    .not_taken
+                    .fetch_add(1, Ordering::Relaxed)
+                    .is_multiple_of(2) =>
+            {
                 Ok(failing(io::ErrorKind::NotConnected))
             }
             "c" | "two" => {
