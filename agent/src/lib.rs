@@ -1,4 +1,4 @@
-//! The Underpass agent as a library: parse, build, run, drain. Its program is [`main`]; [`serve`] is one agent among others of a
+//! The Underpass agent as a library: parse, build, run, drain. Its program is [`main`]; [`serve()`] is one agent among others of a
 //! process.
 
 mod cli;

@@ -138,8 +138,8 @@ pub(crate) const PROBLEM_CHARS: usize = 2048;
 pub(crate) const LOGIN_BODY: usize = 4 * 1024;
 
 /// The body of an agent that joins (*unauthenticated*, but for the join token in its head, which is looked up first): a key, a
-/// signature, the name of a cluster and a role, twice.
-pub(crate) const JOIN_BODY: usize = 1024;
+/// signature, the names of a cluster and of a node, a role, and a node's labels with the quotes around them.
+pub(crate) const JOIN_BODY: usize = 2048 + 2 * underpass_core::limits::NODE_LABELS_BYTES;
 
 /// Agents on nodes that one call may ask whether they serve the API server, since each question is a stream. The next call asks other
 /// agents of the cluster.

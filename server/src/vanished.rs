@@ -47,11 +47,11 @@ impl Upgrades {
         if self.socket.is_none() || !standing.is_shell() {
             return;
         }
-        match (self.socket.take(), tcp.as_fd().try_clone_to_owned()) {
+        match tcp.as_fd().try_clone_to_owned() {
             // The watcher may have ended with its connection.
-            (Some(watcher), Ok(socket)) => drop(watcher.send(socket)),
-            (_, Err(error)) => tracing::debug!(%error, "an upgraded connection is not watched"),
-            (None, Ok(_)) => {}
+            Ok(socket) => drop(self.socket.take().map(|watcher| watcher.send(socket))),
+            // No file is free: the next look tries again.
+            Err(error) => tracing::debug!(%error, "an upgraded connection is not watched yet"),
         }
     }
 }

@@ -11,6 +11,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
+use underpass_core::limits::NODE_LABELS_BYTES;
 use underpass_core::{AgentRole, ClusterName, Labels, NodeName};
 use underpass_tunnel::{Backoff, KeyError, PublicKey, chain};
 use zeroize::Zeroizing;
@@ -205,6 +206,13 @@ impl KeyOptions {
     /// The labels of the node.
     pub(crate) fn labels(&self) -> Result<Labels> {
         let labels: BTreeMap<_, _> = self.node_labels.iter().cloned().collect();
+        let bytes: usize = labels
+            .iter()
+            .map(|(key, value)| key.len() + value.len())
+            .sum();
+        if bytes > NODE_LABELS_BYTES {
+            bail!("--node-label: the labels have {bytes} bytes, and {NODE_LABELS_BYTES} may be");
+        }
         Labels::try_from(labels).context("--node-label")
     }
 

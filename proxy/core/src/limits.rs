@@ -65,6 +65,10 @@ pub const OBJECT_NAME_BYTES: usize = 512;
 /// Labels of one cluster, or of one selector.
 pub const LABELS: usize = 64;
 
+/// Bytes of a node's labels, which its agent sends when it joins: some fifty of the usual ones. The directory holds those of 10,000
+/// nodes.
+pub const NODE_LABELS_BYTES: usize = 4096;
+
 /// One object of the directory, as JSON: a group of ten thousand users.
 pub const OBJECT_BYTES: usize = 512 * 1024;
 

@@ -226,16 +226,47 @@ impl Draft {
             Outcome::Again(joined) => Ok(joined),
             Outcome::Moved(id, agent) => {
                 let role = agent.role;
+                self.take_name(&agent)?;
                 self.put(&id, agent, Expect::Present)?;
                 Ok(PodJoined::of(id, role, false))
             }
             Outcome::New(agent) => {
                 let (id, role) = (agent.id(), agent.role);
                 self.make_room_for(joining, role, is_connected)?;
+                self.take_name(&agent)?;
                 self.put(&id, agent, Expect::Absent)?;
                 Ok(PodJoined::of(id, role, true))
             }
         }
+    }
+
+    /// The cluster says which node the pod is on. Agents that have taken the node's name by their own word lose it: somebody with a
+    /// join token would be the node otherwise, to those who connect to it.
+    fn take_name(&mut self, pods: &Agent) -> Result<(), PodJoinError> {
+        let Some(node) = &pods.node else {
+            return Ok(());
+        };
+        let agents = self.all::<Agent>().iter();
+        let claim = agents.filter(|(_, entry)| {
+            let agent = &entry.object;
+            agent.cluster == pods.cluster
+                && agent.pod.is_none()
+                && agent.node.as_ref() == Some(node)
+        });
+        let claimed: Vec<_> = claim
+            .map(|(id, entry)| (id.clone(), Agent::clone(&entry.object)))
+            .collect();
+        for (id, agent) in claimed {
+            self.put(
+                &id,
+                Agent {
+                    node: None,
+                    ..agent
+                },
+                Expect::Present,
+            )?;
+        }
+        Ok(())
     }
 
     fn make_room_for(

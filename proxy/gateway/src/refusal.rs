@@ -93,7 +93,9 @@ impl http_body::Body for Gathered {
         let rest = rest.unwrap_or_else(|| SizeHint::with_exact(0));
         let mut all = SizeHint::new();
         all.set_lower(rest.lower().saturating_add(begun));
-        if let Some(upper) = rest.upper() {
+        // One that breaks off is no whole body of the bytes that came.
+        let breaks_off = self.begun.iter().any(Result::is_err);
+        if let Some(upper) = rest.upper().filter(|_| !breaks_off) {
             all.set_upper(upper.saturating_add(begun));
         }
         all
@@ -172,6 +174,11 @@ mod tests {
         let mut response = Response::new(body);
         *response.status_mut() = StatusCode::BAD_GATEWAY;
         let mut body = with_body(response).await.into_body();
+        assert_eq!(
+            body.size_hint().exact(),
+            None,
+            "nobody announces its length"
+        );
         let first = body.frame().await.unwrap().unwrap();
         assert_eq!(first.into_data().unwrap(), "half");
         let error = body.frame().await.unwrap().unwrap_err();

@@ -172,8 +172,13 @@ impl Connector {
         transport: Arc<dyn Transport>,
     ) -> Result<LinkId, ConnectError> {
         let ask = session.shared().ask_for_standby();
-        self.add(session, transport, &ask).await?;
-        Ok(LinkId(ask.resumption.attempt))
+        let added = self.add(session, transport, &ask).await;
+        if added.as_ref().is_err_and(ConnectError::refuses_resumption) {
+            // The server may be another one than before, and the path of the other link may be the only one that has not said so.
+            let now = crate::session::now();
+            session.shared().with(|core| core.doubt(now));
+        }
+        added.map(|()| LinkId(ask.resumption.attempt))
     }
 
     /// Gives `session` a transport that was dialled elsewhere, which stands by: it takes over when the peer no longer

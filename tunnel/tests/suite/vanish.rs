@@ -17,7 +17,7 @@ use underpass_tunnel::{
 
 use crate::bytes::{open, stream, target};
 use crate::harness::{acceptor_config, connector_config, fails, run, until, within};
-use crate::peer::{RawStream, let_in};
+use crate::peer::{PING, RawStream, let_in};
 use crate::server::{Pki, Server};
 
 /// Stands between agent and server, and can stop forwarding.
@@ -128,7 +128,7 @@ async fn a_peer_that_takes_streams_and_never_answers() {
     assert!(agent.is_suspect());
     assert!(agent.is_open(), "it may recover");
     // It is asked at once whether it is there.
-    assert_eq!(control.must().await.kind, crate::peer::PING);
+    assert_eq!(control.must().await.kind, PING);
     let error = agent.closed().await;
     assert!(
         matches!(

@@ -24,6 +24,38 @@ async fn with_account() -> Arc<Directory> {
 }
 
 #[tokio::test]
+async fn rule_17_a_node_by_the_clusters_word_takes_its_name_from_who_only_says_so() {
+    let directory = with_account().await;
+    let node: NodeName = "worker-9".parse().unwrap();
+    let mut draft = Draft::new(directory.snapshot(), OffsetDateTime::now_utc());
+    let impostor = Agent {
+        role: AgentRole::Node,
+        node: Some(node.clone()),
+        ..Agent::new(draft.now(), cluster("prod"), "impostor".to_owned())
+    };
+    draft.put("a", impostor, Expect::Absent).unwrap();
+    let (prod, account) = (cluster("prod"), account());
+    let joining = PodJoining {
+        cluster: &prod,
+        account: &account,
+        uid: "uid",
+        node: Some(&node),
+        labels: None,
+        key: "pods",
+        role: None,
+    };
+    let joined = draft.register_pod(&joining, |_| true).unwrap();
+    let named: Vec<_> = draft
+        .all::<Agent>()
+        .iter()
+        .filter(|(_, entry)| entry.object.node.as_ref() == Some(&node))
+        .map(|(id, _)| id.clone())
+        .collect();
+    assert_eq!(named, [joined.agent]);
+    assert!(draft.all::<Agent>()["a"].object.node.is_none());
+}
+
+#[tokio::test]
 async fn rule_23_nodes_that_are_gone_do_not_fill_a_cluster() {
     let directory = with_account().await;
     let mut draft = Draft::new(directory.snapshot(), OffsetDateTime::now_utc());

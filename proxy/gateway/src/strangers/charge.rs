@@ -40,6 +40,7 @@ impl Charge {
     /// So many bytes of a stranger's body were discarded. Gives their part of its charge, which goes, or nothing where there
     /// were too many.
     pub(super) fn discarded(&mut self, bytes: usize) -> Option<usize> {
+        self.body_read(bytes);
         self.discarded = self.discarded.saturating_add(bytes);
         if self.discarded > limits::LINGER_BYTES {
             return None;

@@ -417,6 +417,22 @@ mod tests {
         assert_eq!(asked - later, limits::PROBE_ANSWER, "patience as at first");
     }
 
+    /// Nothing waits for the peer, and the next keepalive is seconds away.
+    #[test]
+    fn a_link_in_doubt_is_asked_at_once() {
+        for role in [Role::Connector, Role::Acceptor] {
+            let (mut session, now) = measured_links(role);
+            session.doubt(now);
+            let asked = said(&mut session, MAIN);
+            assert!(matches!(asked.last(), Some(Control::Ping(_))), "{asked:?}");
+            // A second doubt is no second question.
+            session.doubt(now + Duration::from_millis(10));
+            let later = wait(&mut session, now);
+            assert!(session.is_silent(MAIN));
+            assert!(later - now <= limits::PROBE_ANSWER, "{:?}", later - now);
+        }
+    }
+
     #[test]
     fn old_news_do_not_make_a_silent_link_answer() {
         let (mut session, now) = two_links(Role::Acceptor);

@@ -167,6 +167,14 @@ impl Session {
         }
     }
 
+    /// There is a reason to doubt that the peer has this session: asks it on the primary link, at the scale of the path.
+    pub fn doubt(&mut self, now: Instant) {
+        if !matches!(self.probe, Probe::Asked { .. }) {
+            self.ask_primary(now);
+            self.changed = true;
+        }
+    }
+
     /// Asks on the primary link, which has just become that.
     pub(super) fn ask_primary(&mut self, now: Instant) {
         if let Some(primary) = self.primary {
