@@ -80,7 +80,7 @@ fn rule_17_an_agent_whose_policy_has_a_mistake_does_not_start() {
     for (policy, says) in [
         (Some("tcp: [{name: a, adresses: [10.0.0.0/8]}]"), "adresses"),
         (Some(""), "the policy is empty"),
-        (None, "cannot read the policy"),
+        (None, "there is no policy to use: cannot read policy.yaml"),
     ] {
         let folder = tempfile::tempdir().unwrap();
         if let Some(policy) = policy {
