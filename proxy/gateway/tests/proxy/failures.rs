@@ -54,7 +54,7 @@ async fn each_failure_of_the_tunnel_is_a_status() {
     }
 }
 
-/// Of two agents one has died: what changes nothing and has no body is asked of the other one.
+/// Of two agents one has died: a request that changes nothing and has no body is asked of the other one.
 #[tokio::test]
 async fn a_request_that_a_dead_agent_has_not_taken_goes_to_another_one() {
     let api = Api::start(ok).await;
