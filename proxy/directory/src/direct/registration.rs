@@ -2,7 +2,7 @@
 //!
 //! One of a cluster, which the last agent to register has put there. It counts while the cluster's administrators allow it and
 //! its agent may serve the cluster in the role `cluster`: a change that ends either removes it
-//! ([`Draft`](crate::Draft) sees to that).
+//! ([`Draft`] sees to that).
 
 use std::collections::BTreeSet;
 
