@@ -227,8 +227,10 @@ async fn calls_go_on_with_the_registered_credential_while_no_agent_is_connected(
     assert_end_soon([watch]).await;
     let answer = site.get().await;
     answer.assert_status(503, "ServiceUnavailable");
+    // Its session may still wait for it.
+    let said = ["no agent connected", "its connection may be lost"];
     assert!(
-        answer.message().contains("no agent connected"),
+        said.iter().any(|said| answer.message().contains(said)),
         "{answer:?}"
     );
     site.assert_no_token();

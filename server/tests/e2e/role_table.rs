@@ -44,6 +44,7 @@ const CLUSTER_ADMIN: &[&str] = &[
     "DELETE /v1/bindings/{name}",
     "POST /v1/agents",
     "DELETE /v1/agents/{id}",
+    "POST /v1/agents/{id}/rotate",
     "GET /v1/clusters/{name}/join-tokens",
     "POST /v1/clusters/{name}/join-tokens",
     "GET /v1/clusters/{name}/join-tokens/{id}",

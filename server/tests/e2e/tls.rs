@@ -59,24 +59,6 @@ async fn quic_with_an_unknown_alpn_protocol_is_refused_with_an_alert() {
 }
 
 #[tokio::test]
-async fn plain_http_gets_no_answer_and_disturbs_nobody() {
-    let mut tcp = tokio::net::TcpStream::connect(raw::authority(deployment()))
-        .await
-        .unwrap();
-    tcp.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
-        .await
-        .unwrap();
-    let mut answer = Vec::new();
-    // A TLS alert, or nothing at all.
-    let _ = tcp.read_to_end(&mut answer).await;
-    assert!(!answer.starts_with(b"HTTP/"), "{answer:?}");
-    deployment()
-        .admin(Wire::WebSocket)
-        .run(&["get", "--raw", "/version"])
-        .await;
-}
-
-#[tokio::test]
 async fn a_client_that_leaves_out_tls_is_told() {
     let deployment = Deployment::shared(Transport::Quic);
     let url = deployment.url().replace("https://", "http://");
