@@ -201,7 +201,10 @@ where
         }
         // Twice, if the speaker has yet to hear that it is no use.
         for _ in 0..2 {
-            this.io.wake_writer();
+            // Only then: a writer that was woken for nothing would wake this task, which woke it again.
+            if this.io.has_waiting_writer() && this.io.poll_empty(cx).is_ready() {
+                this.io.wake_writer();
+            }
             if this.ended.is_none()
                 && let Poll::Ready(ended) = this.speaker.as_mut().poll(cx)
             {
@@ -227,7 +230,11 @@ where
 
 #[cfg(test)]
 mod tests {
-    use std::future::poll_fn;
+    use std::{
+        future::poll_fn,
+        sync::atomic::{AtomicUsize, Ordering},
+        task::Wake,
+    };
 
     use futures_util::FutureExt as _;
     use tokio::{
@@ -246,6 +253,8 @@ mod tests {
     struct State {
         written: Vec<usize>,
         blocked: bool,
+        /// So many more writes until it is blocked.
+        room: Option<usize>,
         broken: bool,
         /// The last one that was told that it is blocked, as a socket has it.
         waits: Option<Waker>,
@@ -292,10 +301,20 @@ mod tests {
                 return Poll::Pending;
             }
             state.written.push(buf.len());
+            if let Some(room) = &mut state.room {
+                *room -= 1;
+                state.blocked = *room == 0;
+            }
             Poll::Ready(Ok(buf.len()))
         }
 
-        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        /// As TLS has it, whose own bytes wait where the socket is full.
+        fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            let mut state = self.0.lock().unwrap();
+            if state.blocked {
+                state.waits = Some(cx.waker().clone());
+                return Poll::Pending;
+            }
             Poll::Ready(Ok(()))
         }
 
@@ -374,6 +393,52 @@ mod tests {
         ended.expect("it goes on").unwrap();
         let written: usize = wire.written().iter().sum();
         assert_eq!(written, 8 * limits::FRONT_WRITE_BUFFER);
+    }
+
+    /// A client that reads slowly: the connection is driven when there is room, and not all the time until then.
+    #[test]
+    fn a_connection_that_waits_for_room_sleeps() {
+        for size in [512, 4 * limits::FRONT_WRITE_BUFFER] {
+            let wire = Wire::default();
+            let mut speaking = batched(wire.clone(), |mut io| {
+                let mut speaker = OnWake::new(Box::pin(async move {
+                    loop {
+                        io.write_all(&vec![1; size]).await.unwrap();
+                    }
+                }));
+                poll_fn(move |cx| speaker.poll(cx))
+            });
+            let wakes = Arc::new(Wakes::default());
+            let waker = Waker::from(Arc::clone(&wakes));
+            let mut drive = || {
+                let polled = Pin::new(&mut speaking).poll(&mut Context::from_waker(&waker));
+                assert!(matches!(polled, Poll::<()>::Pending));
+                wakes.0.swap(0, Ordering::Relaxed)
+            };
+            wire.set(|state| state.blocked = true);
+            drive();
+            for _ in 0..2 * BURST.0 {
+                // A burst is the only reason left.
+                std::thread::sleep(2 * BURST.1);
+                assert_eq!(drive(), 0, "{size}");
+            }
+            let before = wire.written().len();
+            wire.set(|state| state.blocked = false);
+            assert!(wakes.0.load(Ordering::Relaxed) > 0, "there is room");
+            std::thread::sleep(2 * BURST.1);
+            wire.set(|state| state.room = Some(3));
+            drive();
+            assert_eq!(wire.written().len(), before + 3);
+        }
+    }
+
+    #[derive(Default)]
+    struct Wakes(AtomicUsize);
+
+    impl Wake for Wakes {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     #[tokio::test]
