@@ -133,6 +133,9 @@ pub(crate) const REGISTER_AGAIN: Duration = Duration::from_secs(5);
 /// The longest of these waits: an administrator has just allowed it, and waits.
 pub(crate) const REGISTER_AGAIN_MOST: Duration = Duration::from_secs(60);
 
+/// How long after a rotation the agent registers a credential under its new key, at the latest: the server has deleted the one from before.
+pub(crate) const REGISTER_KEY_AGE: Duration = Duration::from_secs(5);
+
 /// Attempts to put a key into a Secret that other agents change: each of them wins once.
 pub(crate) const KEY_SECRET_ATTEMPTS: usize = 8;
 

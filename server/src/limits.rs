@@ -197,6 +197,14 @@ pub(crate) const JOIN_REVIEW_AGAIN: u64 = 5;
 /// The time for the line of an agent that registers a credential: it asks its API server for the token once the stream is accepted.
 pub(crate) const REGISTRATION_TIME: Duration = Duration::from_secs(20);
 
+/// How often a call that would go by a registered credential looks whether the cluster's agent may still be on its way back: for two
+/// seconds, each look a few sessions' locks.
+pub(crate) const AGENT_AWAY_LOOK: Duration = Duration::from_millis(100);
+
+/// Streams of a session about its cluster's credential at once: the one that its agent has given up, which may be seen later than the one
+/// that follows it.
+pub(crate) const REGISTRATION_STREAMS: usize = 2;
+
 /// Credentials that the agents of a cluster register at once: some agents that start together, and again. Each is a write of the
 /// directory.
 pub(crate) const REGISTRATIONS: u32 = 20;

@@ -8,7 +8,7 @@ use tokio::time::timeout;
 use underpass_api::{
     CREDENTIALS_TARGET, REGISTRATION_LINE, RegistrationAnswer, RegistrationRequest,
 };
-use underpass_tunnel::{OpenError, OpenRequest, Session, Stream, StreamError};
+use underpass_tunnel::{OpenError, OpenRequest, ResetCode, Session, Stream, StreamError};
 use zeroize::Zeroizing;
 
 use super::RegisterError;
@@ -19,8 +19,8 @@ use crate::limits;
 pub(super) enum ExchangeError {
     #[error("there is no stream to the server")]
     Open(#[source] OpenError),
-    #[error("the server takes no credential: {0}")]
-    Refused(String),
+    #[error("the server takes no credential: {reason}")]
+    Refused { code: ResetCode, reason: String },
     #[error("the stream ended")]
     Stream(#[source] StreamError),
     #[error("the stream ended")]
@@ -31,6 +31,17 @@ pub(super) enum ExchangeError {
     Timeout,
     #[error("the server's answer cannot be read")]
     Unreadable,
+}
+
+impl ExchangeError {
+    /// Does the server keep no credential of this agent's cluster, by its own word? Any other refusal may be over in a moment, and says
+    /// nothing of a credential that is there.
+    pub(super) fn is_none_kept(&self) -> bool {
+        let Self::Refused { code, .. } = self else {
+            return false;
+        };
+        matches!(code, ResetCode::Forbidden | ResetCode::UnknownTarget)
+    }
 }
 
 /// Says what `making` gives, once the server has said that it listens.
@@ -48,8 +59,8 @@ pub(super) async fn ask(
     let mut stream = session.open(request).await.map_err(ExchangeError::Open)?;
     match stream.accepted().await {
         Ok(()) => {}
-        Err(StreamError::Refused { reason, .. }) => {
-            return Err(ExchangeError::Refused(reason).into());
+        Err(StreamError::Refused { code, reason }) => {
+            return Err(ExchangeError::Refused { code, reason }.into());
         }
         Err(error) => return Err(ExchangeError::Stream(error).into()),
     }

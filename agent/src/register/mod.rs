@@ -10,7 +10,7 @@ mod tests;
 mod token;
 
 use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Result, bail};
@@ -24,7 +24,7 @@ use underpass_api::{
 };
 use underpass_core::AgentRole;
 use underpass_core::service_account::Account;
-use underpass_tunnel::{Backoff, Session, chain};
+use underpass_tunnel::{Backoff, PublicKey, Session, chain};
 
 use self::exchange::ExchangeError;
 use self::token::{ApiServerAddress, IssueError, Issuer};
@@ -50,8 +50,9 @@ pub(crate) struct RegisterOptions {
         requires = "register_credentials"
     )]
     api_server_address: Option<ApiServerAddress>,
-    /// The ServiceAccount whose token is handed over; without it, the agent's own. One that may impersonate and nothing else cannot
-    /// make itself further tokens: `underpass-agent rbac --registered-account NAME`
+    /// The ServiceAccount whose token is handed over; without it, the agent's own. One that may impersonate
+    /// some users or groups and nothing else cannot make itself further tokens: `underpass-agent rbac --registered-account NAME` with
+    /// `--groups` or `--constrained`
     #[arg(
         long,
         env = "UNDERPASS_REGISTERED_ACCOUNT",
@@ -67,8 +68,37 @@ pub(crate) struct Registering {
     issuer: Option<Issuer>,
     role: AgentRole,
     policies: Arc<Policies>,
+    /// A bound of what the server has, as far as this process knows.
+    kept: Mutex<Kept>,
     /// The last complaint, which costs no line for each attempt.
     complaint: Mutex<Option<String>>,
+}
+
+/// The namespaces whose ServiceAccounts may be impersonated with the credential that the server has: no others.
+#[derive(Debug, Default)]
+enum Kept {
+    /// An agent that ran before this one may have registered any.
+    #[default]
+    Unknown,
+    /// These, or fewer, or there is no credential.
+    Within(BTreeSet<String>),
+}
+
+impl Kept {
+    /// May the server have a credential that is good for more than this?
+    fn may_exceed(&self, namespaces: &BTreeSet<String>) -> bool {
+        match self {
+            Self::Unknown => true,
+            Self::Within(kept) => !kept.is_subset(namespaces),
+        }
+    }
+
+    /// The server may hear of this from now on, and whether it has is not known.
+    fn may_get(&mut self, namespaces: &BTreeSet<String>) {
+        if let Self::Within(kept) = self {
+            kept.extend(namespaces.iter().cloned());
+        }
+    }
 }
 
 /// The credential that the server may keep, by the owner's flags and policy.
@@ -94,6 +124,10 @@ enum RegisterError {
     },
     #[error("the server answers in a way that this agent does not understand")]
     Unexpected,
+    #[error("the policy has changed while the token was made")]
+    Changed,
+    #[error("{}; and the server may still have one from before, which may be good for more", chain(.0))]
+    NotReplaced(Box<Self>, #[source] Box<Self>),
 }
 
 impl Registering {
@@ -126,6 +160,7 @@ impl Registering {
             issuer,
             role,
             policies,
+            kept: Mutex::default(),
             complaint: Mutex::default(),
         })
     }
@@ -138,8 +173,21 @@ impl Registering {
         let following = async {
             let mut backoff = Backoff::new(limits::REGISTER_AGAIN, limits::REGISTER_AGAIN_MOST);
             loop {
-                let wish = self.wish(&self.policies.current());
-                let wait = match self.tell(&session, &wish).await {
+                let (wish, key) = (self.wish(&self.policies.current()), session.key());
+                let changed = || {
+                    let is_other = |now: &Arc<InForce>| (self.wish(now) != wish).then_some(());
+                    self.policies.until(is_other)
+                };
+                let told = match &wish {
+                    Wish::Nothing(_) => self.tell(&session, &wish).await,
+                    // A denial resets a stream on which a token might still go out.
+                    Wish::Credential(_) => tokio::select! {
+                        biased;
+                        () = changed() => continue,
+                        told = self.tell(&session, &wish) => told,
+                    },
+                };
+                let wait = match told {
                     Ok(Some(expires)) => {
                         backoff.reset();
                         Some(renewal(expires))
@@ -148,17 +196,19 @@ impl Registering {
                         backoff.reset();
                         None
                     }
-                    Err(error) => self.again(&wish, &error, &mut backoff),
+                    Err(RegisterError::Changed) => continue,
+                    Err(error) => {
+                        let error = self.not_registered(&session, &wish, error).await;
+                        Some(self.again(&wish, &error, &mut backoff))
+                    }
                 };
-                let changed = self
-                    .policies
-                    .until(|now| (self.wish(now) != wish).then_some(()));
                 match wait {
                     Some(wait) => tokio::select! {
                         () = sleep(wait) => {}
-                        () = changed => {}
+                        () = changed() => {}
+                        () = has_proved_another(&session, key) => {}
                     },
-                    None => changed.await,
+                    None => changed().await,
                 }
             }
         };
@@ -210,6 +260,11 @@ impl Registering {
         // The server has said that it takes one: no token is made, and none leaves the cluster, before.
         let making = async {
             let issued = issuer.issue().await?;
+            // It was decided on before the API server was asked (rule 25).
+            if self.wish(&self.policies.current()) != *wish {
+                return Err(RegisterError::Changed);
+            }
+            lock(&self.kept).may_get(namespaces);
             Ok(RegistrationRequest::Register(OfferedCredential {
                 server: issued.server,
                 certificate_authority: issued.certificate_authority,
@@ -220,10 +275,8 @@ impl Registering {
         };
         match exchange::ask(session, making).await? {
             RegistrationAnswer::Registered { expires } => {
-                *self
-                    .complaint
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner) = None;
+                *lock(&self.kept) = Kept::Within(namespaces.clone());
+                *lock(&self.complaint) = None;
                 tracing::info!(%expires, "the server has a credential for the API server, as --register-credentials asks");
                 Ok(Some(expires.into()))
             }
@@ -237,19 +290,52 @@ impl Registering {
     async fn withdraw(&self, session: &Session) -> Result<(), RegisterError> {
         let nothing = async { Ok(RegistrationRequest::Withdraw {}) };
         match exchange::ask(session, nothing).await {
-            Ok(RegistrationAnswer::Withdrawn {}) => Ok(()),
+            Ok(RegistrationAnswer::Withdrawn {}) => {}
             Ok(RegistrationAnswer::Refused { reason, detail }) => {
-                Err(RegisterError::Refused { reason, detail })
+                return Err(RegisterError::Refused { reason, detail });
             }
-            Ok(RegistrationAnswer::Registered { .. }) => Err(RegisterError::Unexpected),
-            // It keeps none, or knows of none.
-            Err(RegisterError::Exchange(ExchangeError::Refused(_))) => Ok(()),
-            Err(error) => Err(error),
+            Ok(RegistrationAnswer::Registered { .. }) => return Err(RegisterError::Unexpected),
+            Err(RegisterError::Exchange(error)) if error.is_none_kept() => {}
+            Err(error) => return Err(error),
+        }
+        *lock(&self.kept) = Kept::Within(BTreeSet::new());
+        Ok(())
+    }
+
+    /// Withdraws a credential from before that allows more than the owner's flags and policy do now, where none with less could take
+    /// its place. Gives the error to complain of.
+    ///
+    /// # Cancel safety
+    /// The server may have heard it.
+    async fn not_registered(
+        &self,
+        session: &Session,
+        wish: &Wish,
+        error: RegisterError,
+    ) -> RegisterError {
+        if let RegisterError::Exchange(refused) = &error
+            && refused.is_none_kept()
+        {
+            *lock(&self.kept) = Kept::Within(BTreeSet::new());
+        }
+        let exceeds = match wish {
+            Wish::Credential(namespaces) => lock(&self.kept).may_exceed(namespaces),
+            Wish::Nothing(_) => false,
+        };
+        if !exceeds {
+            return error;
+        }
+        match self.withdraw(session).await {
+            Ok(()) => {
+                tracing::debug!("the server has no credential that was registered before");
+                error
+            }
+            Err(unheard) => RegisterError::NotReplaced(Box::new(error), Box::new(unheard)),
         }
     }
 
     /// Says what is wrong, and when to try again.
-    fn again(&self, wish: &Wish, error: &RegisterError, backoff: &mut Backoff) -> Option<Duration> {
+    fn again(&self, wish: &Wish, error: &RegisterError, backoff: &mut Backoff) -> Duration {
         let text = match wish {
             Wish::Credential(_) => format!("no credential is registered: {}", chain(error)),
             Wish::Nothing(_) => format!(
@@ -258,19 +344,27 @@ impl Registering {
             ),
         };
         self.complain(text);
-        Some(backoff.failed(rand::random()))
+        backoff.failed(rand::random())
     }
 
     fn complain(&self, text: String) {
-        let mut last = self
-            .complaint
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut last = lock(&self.complaint);
         if last.as_ref() != Some(&text) {
             tracing::error!("{text}");
             *last = Some(text);
         }
     }
+}
+
+/// Waits until the session has proved another key: at the server, what was registered under the old one goes with it.
+async fn has_proved_another(session: &Session, key: PublicKey) {
+    while session.key() == key {
+        sleep(limits::REGISTER_KEY_AGE).await;
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The time until a token is renewed: about half of its life, spread, since agents start together.

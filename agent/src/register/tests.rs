@@ -4,12 +4,12 @@ use std::path::Path;
 
 use bytes::Bytes;
 use clap::Parser as _;
-use tokio::io::AsyncReadExt as _;
-use tokio::net::TcpListener;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 use underpass_agent_policy::Policy;
 use underpass_api::CREDENTIALS_TARGET;
-use underpass_tunnel::ResetCode;
+use underpass_tunnel::{ResetCode, Stream};
 
 use super::*;
 use crate::targets::pair;
@@ -111,12 +111,16 @@ fn a_token_is_renewed_at_about_half_of_its_life() {
 
 /// A kubeconfig of an API server that nobody may ask.
 fn kubeconfig(path: &Path, listener: &TcpListener) {
+    kubeconfig_of(path, "https", listener);
+}
+
+fn kubeconfig_of(path: &Path, scheme: &str, listener: &TcpListener) {
     let server = listener.local_addr().unwrap();
     let ca = rcgen::generate_simple_self_signed(["x".to_owned()]).unwrap();
     let ca_file = path.with_file_name("ca");
     std::fs::write(&ca_file, ca.cert.pem()).unwrap();
     let text = format!(
-        "clusters: [{{name: c, cluster: {{server: 'https://{server}', certificate-authority: ca}}}}]\n\
+        "clusters: [{{name: c, cluster: {{server: '{scheme}://{server}', certificate-authority: ca}}}}]\n\
          contexts: [{{name: x, context: {{cluster: c, user: u}}}}]\ncurrent-context: x\n\
          users: [{{name: u, user: {{token: t}}}}]\n"
     );
@@ -203,4 +207,182 @@ async fn rule_17_denials_that_come_later_withdraw_the_credential() {
         .unwrap()
         .unwrap();
     assert_eq!(read, b"{\"withdraw\":");
+}
+
+/// An agent that registers, and the API server that it asks for tokens.
+struct Site {
+    folder: tempfile::TempDir,
+    api: TcpListener,
+    registering: Arc<Registering>,
+}
+
+impl Site {
+    async fn new(policy: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("config");
+        let api = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        kubeconfig_of(&path, "http", &api);
+        let flags = [
+            "--register-credentials",
+            "--registered-account",
+            "a/b",
+            "--kubeconfig",
+            path.to_str().unwrap(),
+        ];
+        Self {
+            registering: Arc::new(registering(&flags, policy)),
+            folder,
+            api,
+        }
+    }
+
+    fn enforce(&self, policy: &str) {
+        let policy = Policy::from_yaml(policy).unwrap();
+        self.registering.policies.enforce(policy);
+    }
+
+    /// A request for a token, which has no answer yet.
+    async fn asked(&self) -> TcpStream {
+        let asking = async {
+            let (mut connection, _) = self.api.accept().await.unwrap();
+            let mut head = Vec::new();
+            while !head.windows(4).any(|end| end == b"\r\n\r\n") {
+                assert_ne!(connection.read_buf(&mut head).await.unwrap(), 0);
+            }
+            let head = String::from_utf8_lossy(&head);
+            let path = "POST /api/v1/namespaces/a/serviceaccounts/b/token";
+            assert!(head.starts_with(path), "{head}");
+            connection
+        };
+        timeout(SOON, asking).await.unwrap()
+    }
+}
+
+/// A connection that is closed already has no use for it.
+async fn answer(mut connection: TcpStream, status: &str, body: &str) {
+    let length = body.len();
+    let text = format!(
+        "HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{body}"
+    );
+    let _ = connection.write_all(text.as_bytes()).await;
+}
+
+async fn answer_with_a_token(connection: TcpStream) {
+    let body = r#"{"metadata":{},"spec":{"audiences":[]},"status":{"token":"t","expirationTimestamp":"2100-01-01T00:00:00Z"}}"#;
+    answer(connection, "201 Created", body).await;
+}
+
+async fn answer_that_it_may_not(connection: TcpStream) {
+    let body = r#"{"kind":"Status","apiVersion":"v1","metadata":{},"status":"Failure","message":"no","reason":"Forbidden","code":403}"#;
+    answer(connection, "403 Forbidden", body).await;
+}
+
+/// The agent's next stream, once the server listens.
+async fn listen(server: &Session) -> Stream {
+    let incoming = timeout(SOON, server.accept()).await.unwrap().unwrap();
+    assert_eq!(incoming.target(), CREDENTIALS_TARGET);
+    incoming.accept().await.unwrap()
+}
+
+async fn line(stream: &mut Stream) -> String {
+    let mut line = Vec::new();
+    while !line.ends_with(b"\n") {
+        let read = timeout(SOON, stream.read_buf(&mut line)).await.unwrap();
+        assert_ne!(read.unwrap(), 0, "the stream ended");
+    }
+    String::from_utf8(line).unwrap()
+}
+
+async fn assert_reset_without_a_byte(mut stream: Stream) {
+    let mut read = Vec::new();
+    let end = timeout(SOON, stream.read_to_end(&mut read)).await.unwrap();
+    assert!(end.is_err(), "{read:?}");
+    assert_eq!(read, b"");
+}
+
+const WITHDRAW: &str = "{\"withdraw\":{}}\n";
+
+#[tokio::test]
+async fn rule_17_a_server_that_is_busy_hears_of_a_denial_again() {
+    let site = Site::new("{}").await;
+    let (agent, server) = pair().await;
+    let _following = site.registering.start(agent);
+    let stream = listen(&server).await;
+    site.enforce("impersonation: {deniedUsers: [root]}");
+    assert_reset_without_a_byte(stream).await;
+    let busy = timeout(SOON, server.accept()).await.unwrap().unwrap();
+    busy.refuse(ResetCode::Overloaded, "another registration is under way");
+    assert_eq!(line(&mut listen(&server).await).await, WITHDRAW);
+}
+
+#[tokio::test]
+async fn rule_17_a_denial_while_the_token_is_made_keeps_it_in_the_cluster() {
+    let site = Site::new("{}").await;
+    let (agent, server) = pair().await;
+    let _following = site.registering.start(agent);
+    let stream = listen(&server).await;
+    let held = site.asked().await;
+    site.enforce("impersonation: {deniedUsers: [root]}");
+    answer_with_a_token(held).await;
+    assert_reset_without_a_byte(stream).await;
+    assert_eq!(line(&mut listen(&server).await).await, WITHDRAW);
+}
+
+#[tokio::test]
+async fn rule_17_a_token_that_is_good_for_more_than_the_policy_is_withdrawn_where_no_other_follows()
+{
+    let site = Site::new("impersonation: {serviceAccountNamespaces: [ci, qa]}").await;
+    let (agent, server) = pair().await;
+    let _following = site.registering.start(agent);
+    let mut stream = listen(&server).await;
+    answer_with_a_token(site.asked().await).await;
+    let said = line(&mut stream).await;
+    assert!(
+        said.starts_with("{\"register\":") && said.contains("[\"ci\",\"qa\"]"),
+        "{said}"
+    );
+    let expires = "{\"registered\":{\"expires\":\"2100-01-01T00:00:00Z\"}}\n";
+    stream.write_all(expires.as_bytes()).await.unwrap();
+    let known = async {
+        while matches!(*lock(&site.registering.kept), Kept::Unknown) {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(SOON, known).await.unwrap();
+    // More is no reason to take back what is there.
+    site.enforce("impersonation: {serviceAccountNamespaces: [ci, qa, shop]}");
+    let more = listen(&server).await;
+    answer_that_it_may_not(site.asked().await).await;
+    assert_reset_without_a_byte(more).await;
+    site.enforce("impersonation: {serviceAccountNamespaces: [ci]}");
+    let less = listen(&server).await;
+    answer_that_it_may_not(site.asked().await).await;
+    assert_reset_without_a_byte(less).await;
+    assert_eq!(line(&mut listen(&server).await).await, WITHDRAW);
+}
+
+#[tokio::test]
+async fn rule_17_an_agent_that_has_just_started_withdraws_what_it_cannot_replace() {
+    let site = Site::new("{}").await;
+    let (agent, server) = pair().await;
+    let _following = site.registering.start(agent);
+    let stream = listen(&server).await;
+    answer_that_it_may_not(site.asked().await).await;
+    assert_reset_without_a_byte(stream).await;
+    assert_eq!(line(&mut listen(&server).await).await, WITHDRAW);
+}
+
+#[tokio::test]
+async fn a_proxy_on_the_way_to_the_api_server_is_named_as_the_reason() {
+    let site = Site::new("{}").await;
+    let path = site.folder.path().join("config");
+    let text = std::fs::read_to_string(&path).unwrap();
+    let text = text.replace(
+        "certificate-authority",
+        "proxy-url: 'http://127.0.0.1:1', certificate-authority",
+    );
+    std::fs::write(&path, text).unwrap();
+    let issuer = site.registering.issuer.as_ref().unwrap();
+    let error = issuer.issue().await.err().unwrap();
+    assert!(matches!(error, IssueError::Proxy), "{error:?}");
 }

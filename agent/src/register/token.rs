@@ -71,6 +71,10 @@ pub(super) enum IssueError {
         "the way to the API server names no CA, without which the server could not tell whom it reaches"
     )]
     NoCa,
+    #[error(
+        "the kubeconfig names a proxy (proxy-url), through which the agent requests no tokens: give it one that reaches the API server without"
+    )]
+    Proxy,
     #[error("the API server's CA cannot be read")]
     Ca(#[source] std::io::Error),
     #[error("the API server cannot be asked")]
@@ -119,6 +123,9 @@ impl Issuer {
     async fn issue_now(&self) -> Result<Issued, IssueError> {
         let loading = cluster::config_of(self.kubeconfig.clone(), self.context.clone());
         let config = loading.await.map_err(IssueError::Config)?;
+        if config.proxy_url.is_some() {
+            return Err(IssueError::Proxy);
+        }
         let server = match &self.address {
             Some(address) => address.0.clone(),
             None => config

@@ -16,10 +16,11 @@ pub(super) async fn run(client: &Client, command: Credentials) -> Result<()> {
     match command {
         Credentials::Allow { cluster, addresses } => {
             let rules = json!({ "addresses": addresses });
-            change(client, &cluster, rules).await?;
+            let changed = change(client, &cluster, rules).await?;
+            let places = places(&networks(&changed));
             say!(
                 "Agents of cluster {cluster} that are started with --register-credentials register one. \
-                 `underpass-agent rbac --register-credentials` prints the rights that they need."
+                 `underpass-agent rbac --register-credentials` prints the rights that they need. The server connects {places}."
             );
         }
         Credentials::Deny { cluster } => {
@@ -68,14 +69,27 @@ async fn change(client: &Client, cluster: &ClusterName, rules: Value) -> Result<
         .await?)
 }
 
+/// The networks in which the API server has to be; none where no network was named.
+fn networks(cluster: &Shown) -> Vec<String> {
+    let rules = cluster.spec.registrations.iter();
+    let networks = rules.flat_map(|rules| &rules.addresses);
+    networks.map(ToString::to_string).collect()
+}
+
+/// `allow` replaces the networks that counted before, and says which count now.
+fn places(networks: &[String]) -> String {
+    match networks.is_empty() {
+        true => {
+            "to any address but its machine's and those of clouds' metadata: --address bounds it"
+                .to_owned()
+        }
+        false => format!("to {} and nowhere else", list(networks)),
+    }
+}
+
 fn row(cluster: &Shown) -> Result<Vec<String>> {
     let none = || "-".to_owned();
-    let rules = cluster.spec.registrations.as_ref();
-    let networks: Vec<_> = rules
-        .into_iter()
-        .flat_map(|rules| &rules.addresses)
-        .map(ToString::to_string)
-        .collect();
+    let networks = networks(cluster);
     let allowed = match networks.is_empty() {
         true => "anywhere".to_owned(),
         false => list(&networks),
@@ -104,4 +118,21 @@ fn row(cluster: &Shown) -> Result<Vec<String>> {
         agent.clone(),
         allowed,
     ])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn allowing_says_where_the_server_connects_then() {
+        let networks = ["10.0.0.0/8".to_owned(), "2001:db8::1".to_owned()];
+        let said = places(&networks);
+        assert!(
+            said.contains("10.0.0.0/8") && said.contains("nowhere else"),
+            "{said}"
+        );
+        let said = places(&[]);
+        assert!(said.contains("any address but"), "{said}");
+    }
 }

@@ -202,7 +202,8 @@ mod tests {
     use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
     use underpass_core::StreamClass;
     use underpass_directory::{
-        Agent, ChangeError, Draft, Endpoint, Expect, MemoryStore, RegisteredToken, seal::SealingKey,
+        Agent, ChangeError, Draft, Endpoint, Expect, MemoryStore, RegisteredToken, Registrant,
+        seal::SealingKey,
     };
 
     use super::*;
@@ -259,7 +260,10 @@ mod tests {
                 let namespaces = BTreeSet::new();
                 let registration = Registration::new(
                     &edge(),
-                    "agent",
+                    Registrant {
+                        agent: "agent",
+                        key: "key",
+                    },
                     endpoint.clone(),
                     namespaces,
                     &token,

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
 use super::{
+    Registration,
     draft::{Draft, Expect},
     error::ChangeError,
     object::Agent,
@@ -165,7 +166,8 @@ impl Draft {
         })
     }
 
-    /// Makes a next key, which its holder has proved, the only key of its agent. `None`: no agent has this next key (any more).
+    /// Makes a next key, which its holder has proved, the only key of its agent, and removes a credential that the agent has registered
+    /// with another one: that may have been a thief. `None`: no agent has this next key (any more).
     ///
     /// # Errors
     /// The directory does not take it.
@@ -185,6 +187,14 @@ impl Draft {
         object.replaced_keys.insert(0, replaced);
         object.replaced_keys.truncate(limits::REPLACED_KEYS);
         self.put(&agent, object.clone(), Expect::Present)?;
+        let cluster = object.cluster.as_str();
+        let registered = self.get::<Registration>(cluster);
+        let is_by_another_key = registered.is_some_and(|entry| {
+            entry.object.agent == agent && entry.object.key.as_deref() != Some(next)
+        });
+        if is_by_another_key {
+            self.remove::<Registration>(cluster, Expect::Present)?;
+        }
         Ok(Some(Rotated { agent, object, old }))
     }
 }

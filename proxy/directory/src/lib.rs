@@ -44,7 +44,7 @@ pub use self::{
     agent_key::{KeyStanding, NextKey, ReplacedKey, Rotated, Rotation, RotationError, Waiting},
     direct::{
         Credential, CredentialError, Direct, Endpoint, EndpointError, OpenCredentialError,
-        RegisteredToken, RegisteredTokenError, Registration, SealedCredential,
+        RegisteredToken, RegisteredTokenError, Registrant, Registration, SealedCredential,
     },
     draft::{Checked, Draft, Expect},
     effective_roles::EffectiveRoles,

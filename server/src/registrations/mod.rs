@@ -8,27 +8,36 @@ mod exchange;
 mod offer;
 #[cfg(test)]
 mod tests;
+mod told;
+mod turns;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use time::OffsetDateTime;
-use tokio::sync::Semaphore;
 use underpass_api::{RegistrationAnswer, RegistrationRefusal, RegistrationRequest};
+use underpass_audit::AuditLog;
 use underpass_core::rate::{Rate, RateLimiter};
 use underpass_core::{AgentRole, ClusterLogShare, ClusterName};
 use underpass_direct::RegisteredClusters;
 use underpass_directory::seal::Keyring;
-use underpass_directory::{ChangeError, Cluster, Directory, Expect, Registration, Snapshot};
+use underpass_directory::{
+    Agent as Entry, ChangeError, Cluster, Directory, Draft, Expect, Registrant, Registration,
+    Snapshot,
+};
 use underpass_tunnel::{IncomingStream, ResetCode, Session, chain};
 
 use self::offer::Offer;
+use self::told::{Outcome, RegistrationEvent};
+use self::turns::Turn;
+pub(crate) use self::turns::Turns;
 use crate::{limits, tunnel};
 
 /// Takes credentials from agents.
 pub(crate) struct Registrations {
     directory: Arc<Directory>,
     keys: Arc<Keyring>,
+    audit: AuditLog,
     /// The clusters as they are reached with what was registered.
     pub(crate) clusters: Arc<RegisteredClusters>,
     /// This server's names and addresses.
@@ -45,12 +54,32 @@ struct Agent {
     id: String,
 }
 
-/// Why nothing is read of a stream: for the agent's log.
-struct NotTaken(String);
+impl Agent {
+    fn event(&self, session: &Session) -> RegistrationEvent<'_> {
+        RegistrationEvent {
+            agent: &self.id,
+            cluster: &self.cluster,
+            remote: session.remote().map(|remote| remote.ip()),
+        }
+    }
+}
+
+/// Why nothing is read of a stream: the text is for the agent's log.
+enum NotTaken {
+    /// The agent may not register, and nothing is kept that it has registered.
+    Forbidden(String),
+    /// The session's agent has another key now.
+    KeyReplaced,
+}
 
 impl Registrations {
-    /// Keeps what agents register in the directory, sealed with `keys`.
-    pub(crate) fn new(directory: Arc<Directory>, keys: Arc<Keyring>, own: Vec<String>) -> Self {
+    /// Keeps what agents register in the directory, sealed with `keys`, and writes it down in `audit`.
+    pub(crate) fn new(
+        directory: Arc<Directory>,
+        keys: Arc<Keyring>,
+        own: Vec<String>,
+        audit: AuditLog,
+    ) -> Self {
         Self {
             clusters: Arc::new(RegisteredClusters::new(
                 Arc::clone(&directory),
@@ -58,6 +87,7 @@ impl Registrations {
             )),
             directory,
             keys,
+            audit,
             own,
             withdrawn: Mutex::default(),
             pace: RateLimiter::new(Rate {
@@ -69,21 +99,19 @@ impl Registrations {
         }
     }
 
-    /// Serves a stream of an agent in the background. Of a session, one at a time.
+    /// Serves a stream of an agent in the background. Of a session, the last one's word counts.
     pub(crate) fn take(
         self: &Arc<Self>,
         session: &Session,
-        one: &Arc<Semaphore>,
+        turns: &Arc<Turns>,
         incoming: IncomingStream,
     ) {
-        let Ok(place) = Arc::clone(one).try_acquire_owned() else {
-            return incoming.refuse(ResetCode::Overloaded, "another registration is under way");
+        let Some(turn) = turns.next() else {
+            let why = "other registrations are under way: try again";
+            return incoming.refuse(ResetCode::Overloaded, why);
         };
         let (this, session) = (Arc::clone(self), session.clone());
-        tokio::spawn(async move {
-            this.serve(&session, incoming).await;
-            drop(place);
-        });
+        tokio::spawn(async move { this.serve(&session, &turn, incoming).await });
     }
 
     /// Forgets that the agent of a session wanted no credential to be kept: the session has ended.
@@ -94,16 +122,21 @@ impl Registrations {
         });
     }
 
-    async fn serve(&self, session: &Session, incoming: IncomingStream) {
+    async fn serve(&self, session: &Session, turn: &Turn, incoming: IncomingStream) {
         let agent = match agent_of(session, &self.directory.snapshot()) {
             Ok(agent) => agent,
-            Err(NotTaken(why)) => return incoming.refuse(ResetCode::Forbidden, &why),
+            Err(NotTaken::Forbidden(why)) => return incoming.refuse(ResetCode::Forbidden, &why),
+            // The session may prove that key yet, and what is kept is another holder's.
+            Err(NotTaken::KeyReplaced) => {
+                return incoming.refuse(ResetCode::Overloaded, KEY_REPLACED);
+            }
         };
         let stream = match incoming.accept().await {
             Ok(stream) => stream,
             Err(error) => return tracing::debug!("stream gone: {}", chain(&error)),
         };
-        let answering = exchange::answer(stream, |request| self.answer(session, &agent, request));
+        let deciding = |request| self.decide(session, turn, &agent, request);
+        let answering = exchange::answer(stream, deciding);
         match answering.await {
             Ok(answer) => self.tell(&agent, &answer),
             Err(error) => {
@@ -128,6 +161,21 @@ impl Registrations {
                 suppressed, %cluster, agent = id, %reason, "a credential of an agent is refused: {detail}"
             ),
         }
+    }
+
+    /// Answers where no later stream of the session was answered.
+    async fn decide(
+        &self,
+        session: &Session,
+        turn: &Turn,
+        agent: &Agent,
+        request: Option<RegistrationRequest>,
+    ) -> RegistrationAnswer {
+        let Some(_deciding) = turn.decide().await else {
+            let why = "a later stream of this session has had its answer";
+            return refusal(RegistrationRefusal::Unavailable, why);
+        };
+        self.answer(session, agent, request).await
     }
 
     async fn answer(
@@ -157,13 +205,22 @@ impl Registrations {
     ) -> Result<RegistrationAnswer, RegistrationAnswer> {
         // First: a registration that is under way finds it.
         self.note(session, &agent.cluster);
+        let ready = self.audit.ready_to_revoke().await;
+        ready.map_err(|_stuck| unwritten())?;
         let removing = self.directory.change(|draft| {
-            if draft.get::<Registration>(agent.cluster.as_str()).is_some() {
+            let found = draft.get::<Entry>(&agent.id);
+            key_of(session, found.map(|found| found.object.as_ref()))?;
+            let there = kept(draft, &agent.cluster);
+            if there.is_some() {
                 draft.remove::<Registration>(agent.cluster.as_str(), Expect::Anything)?;
             }
-            Ok::<_, ChangeError>(())
+            Ok::<_, Unchanged>(there)
         });
-        removing.await.map_err(|error| not_changed(&error))?;
+        let removed = removing.await.map_err(Unchanged::into_answer)?.value;
+        if let Some(removed) = &removed {
+            let event = agent.event(session);
+            event.write(&self.audit, &Outcome::Withdrawn(removed));
+        }
         Ok(RegistrationAnswer::Withdrawn {})
     }
 
@@ -182,18 +239,31 @@ impl Registrations {
             let why = "the cluster's agents register too often: try again in some minutes";
             return Err(refusal(RegistrationRefusal::TooOften, why));
         }
+        let ready = self.audit.ready().await;
+        ready.map_err(|_stuck| unwritten())?;
         let registering = self.directory.change(|draft| {
             self.nobody_withdraws(cluster)?;
-            // Its role, and the cluster's rules, as they are now (rule 25).
+            // Its key and role, and the cluster's rules, as they are now (rule 25).
+            let found = draft.get::<Entry>(&agent.id);
+            let key = key_of(session, found.map(|found| found.object.as_ref()))?;
             let found = draft.get::<Cluster>(cluster.as_str());
             let rules = found.and_then(|found| found.object.registrations.as_ref());
             let rules = rules.ok_or_else(|| not_allowed(cluster))?;
             offer.check_place(rules, &self.own)?;
-            let registration = offer.seal(cluster, &agent.id, draft.now(), &self.keys)?;
-            let put = draft.put(cluster.as_str(), registration, Expect::Anything);
-            put.map_err(Unchanged::from)
+            let by = Registrant {
+                agent: &agent.id,
+                key: &key,
+            };
+            let registration = offer.seal(cluster, by, draft.now(), &self.keys)?;
+            let before = kept(draft, cluster);
+            draft.put(cluster.as_str(), registration.clone(), Expect::Anything)?;
+            Ok::<_, Unchanged>((registration, before))
         });
-        registering.await.map_err(Unchanged::into_answer)?;
+        let changed = registering.await.map_err(Unchanged::into_answer)?;
+        let (now, before) = &changed.value;
+        let before = before.as_ref();
+        let event = agent.event(session);
+        event.write(&self.audit, &Outcome::Registered { now, before });
         let expires = offer.expires();
         Ok(RegistrationAnswer::Registered { expires })
     }
@@ -232,21 +302,37 @@ impl Registrations {
 fn agent_of(session: &Session, snapshot: &Snapshot) -> Result<Agent, NotTaken> {
     let info = session.info();
     let found = tunnel::agent_of(session, snapshot);
-    let (id, agent) = found.ok_or_else(|| NotTaken("this agent was revoked".to_owned()))?;
+    let (id, agent) =
+        found.ok_or_else(|| NotTaken::Forbidden("this agent was revoked".to_owned()))?;
     if agent.role != AgentRole::Cluster || info.agent != agent.cluster.as_str() {
         let why =
             "agents of the role node register no credentials: only those of the role cluster do";
-        return Err(NotTaken(why.to_owned()));
+        return Err(NotTaken::Forbidden(why.to_owned()));
     }
     let cluster = snapshot.get::<Cluster>(agent.cluster.as_str());
     if cluster.is_none_or(|cluster| cluster.object.registrations.is_none()) {
-        return Err(NotTaken(not_allowed_text(&agent.cluster)));
+        return Err(NotTaken::Forbidden(not_allowed_text(&agent.cluster)));
+    }
+    // A key that was stolen opens nothing after its rotation, though its session lasts for a while.
+    if tunnel::proved_key(session, agent).is_none() {
+        return Err(NotTaken::KeyReplaced);
     }
     Ok(Agent {
         cluster: agent.cluster.clone(),
         id: id.to_owned(),
     })
 }
+
+/// The key with which the session's agent says something: one that counts.
+fn key_of(session: &Session, agent: Option<&Entry>) -> Result<String, RegistrationAnswer> {
+    let key = agent.and_then(|agent| tunnel::proved_key(session, agent));
+    let key = key.ok_or_else(|| refusal(RegistrationRefusal::Unavailable, KEY_REPLACED))?;
+    Ok(key.to_owned())
+}
+
+/// For the agent.
+const KEY_REPLACED: &str =
+    "another key has taken the place of the one that this session has proved: prove that one first";
 
 fn not_allowed_text(cluster: &ClusterName) -> String {
     format!(
@@ -262,6 +348,16 @@ fn not_allowed(cluster: &ClusterName) -> RegistrationAnswer {
 fn refusal(reason: RegistrationRefusal, detail: impl Into<String>) -> RegistrationAnswer {
     let detail = detail.into();
     RegistrationAnswer::Refused { reason, detail }
+}
+
+fn unwritten() -> RegistrationAnswer {
+    let why = "the server's audit log takes no event now: try again later";
+    refusal(RegistrationRefusal::Unavailable, why)
+}
+
+fn kept(draft: &Draft, cluster: &ClusterName) -> Option<Registration> {
+    let entry = draft.get::<Registration>(cluster.as_str())?;
+    Some(Registration::clone(&entry.object))
 }
 
 /// For the agent. The log has the rest.

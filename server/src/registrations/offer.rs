@@ -10,7 +10,7 @@ use underpass_core::service_account::is_label;
 use underpass_core::{ClusterName, RegistrationRules, limits};
 use underpass_direct::RegisteredPlaces;
 use underpass_directory::seal::Keyring;
-use underpass_directory::{Endpoint, RegisteredToken, Registration};
+use underpass_directory::{Endpoint, RegisteredToken, Registrant, Registration};
 use underpass_tunnel::chain;
 
 use super::refusal;
@@ -93,12 +93,12 @@ impl Offer {
     pub(super) fn seal(
         &self,
         cluster: &ClusterName,
-        agent: &str,
+        by: Registrant<'_>,
         now: OffsetDateTime,
         keys: &Keyring,
     ) -> Result<Registration, RegistrationAnswer> {
         let (endpoint, accounts) = (self.endpoint.clone(), self.allow_service_accounts.clone());
-        let sealed = Registration::new(cluster, agent, endpoint, accounts, &self.token, now, keys);
+        let sealed = Registration::new(cluster, by, endpoint, accounts, &self.token, now, keys);
         sealed.map_err(|error| {
             tracing::error!(%cluster, "not sealed: {}", chain(&error));
             let why = "the credential cannot be encrypted";

@@ -4,16 +4,21 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use bytes::Bytes;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::timeout;
-use underpass_audit::AuditLog;
-use underpass_core::RegistrationRules;
+use underpass_api::OfferedCredential;
+use underpass_audit::{AuditLog, Backend, BackendConfig, Policy, Sink};
+use underpass_core::{
+    BoxError, Clusters, ConnectError, Open, RegistrationRules, StreamClass, Target,
+};
 use underpass_directory::seal::SealingKey;
-use underpass_directory::{Agent, Draft, MemoryStore};
-use underpass_tunnel::transport::memory;
+use underpass_directory::{Agent, Draft, MemoryStore, Rotation};
+use underpass_tunnel::transport::{Transport, memory};
 use underpass_tunnel::{
     Acceptor, AcceptorConfig, AgentKey, CloseCode, Connector, ConnectorConfig, OpenRequest,
     StreamError,
@@ -29,11 +34,47 @@ const CLUSTER: u8 = 1;
 const SECOND: u8 = 2;
 const NODE: u8 = 3;
 const OTHERS: u8 = 4;
+/// The next key of the first one.
+const NEXT: u8 = 5;
 
 struct World {
     directory: Arc<Directory>,
     tunnel: Tunnel,
+    registrations: Arc<Registrations>,
     acceptor: Acceptor,
+    events: Events,
+}
+
+/// The audit log.
+#[derive(Clone, Default)]
+struct Events(Arc<Mutex<Vec<Value>>>);
+
+#[async_trait]
+impl Sink for Events {
+    async fn write(&mut self, events: &[Bytes]) -> Result<(), BoxError> {
+        let events = events
+            .iter()
+            .map(|event| serde_json::from_slice(event).unwrap());
+        self.0.lock().unwrap().extend(events);
+        Ok(())
+    }
+}
+
+impl Events {
+    /// Waits for so many, and gives the last.
+    async fn nth(&self, count: usize) -> Value {
+        let waiting = async {
+            loop {
+                let events = self.0.lock().unwrap().clone();
+                assert!(events.len() <= count, "{events:?}");
+                if events.len() == count {
+                    return events.last().unwrap().clone();
+                }
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout(SOON, waiting).await.expect("an event")
+    }
 }
 
 fn key(seed: u8) -> AgentKey {
@@ -59,6 +100,7 @@ impl World {
                 let cluster = ClusterName::new(cluster).unwrap();
                 let agent = Agent {
                     role,
+                    join_token: Some("j".to_owned()),
                     ..Agent::new(draft.now(), cluster, key(seed).public_key().to_string())
                 };
                 draft.put(&format!("agent{seed}"), agent, Expect::Absent)?;
@@ -69,15 +111,21 @@ impl World {
         let sealing = SealingKey::generate().unwrap();
         let keys = Keyring::new(SealingKey::from_text(&sealing).unwrap(), vec![]);
         let own = vec!["localhost".to_owned()];
-        let registrations = Registrations::new(Arc::clone(&directory), Arc::new(keys), own);
+        let events = Events::default();
+        let backend = Backend::start("events", Box::new(events.clone()), BackendConfig::default());
+        let audit = AuditLog::new(Policy::everything(), vec![backend]);
+        let registrations = Registrations::new(Arc::clone(&directory), Arc::new(keys), own, audit);
+        let registrations = Arc::new(registrations);
         let tunnel = Tunnel::new(Arc::clone(&directory), AuditLog::default())
-            .with_registrations(Arc::new(registrations));
+            .with_registrations(Arc::clone(&registrations));
         let keys = Keys(Arc::clone(&directory));
         let acceptor = Acceptor::new(AcceptorConfig::default(), Arc::new(keys));
         Self {
             directory,
             tunnel,
+            registrations,
             acceptor,
+            events,
         }
     }
 
@@ -100,16 +148,29 @@ impl World {
     }
 
     async fn connect(&self, seed: u8) -> Session {
+        self.connect_over(seed).await.0
+    }
+
+    /// With the agent's end of the connection.
+    async fn connect_over(&self, seed: u8) -> (Session, Arc<dyn Transport>) {
         let ca = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
         let config = ConnectorConfig::new("localhost", 1, ca.cert.pem().into_bytes(), key(seed));
         let connector = Connector::new(config).unwrap();
         let (here, there) = memory::pair();
+        let here: Arc<dyn Transport> = Arc::new(here);
         let (agent, accepted) = tokio::join!(
-            connector.establish(Arc::new(here)),
+            connector.establish(Arc::clone(&here)),
             self.acceptor.accept(Arc::new(there))
         );
         self.tunnel.serve(accepted, IpAddr::from([127, 0, 0, 1]));
-        agent.unwrap()
+        (agent.unwrap(), here)
+    }
+
+    /// The server's end of an agent's session.
+    fn served(&self, agent: &Session) -> Session {
+        let sessions = self.tunnel.sessions().into_iter();
+        let mut same = sessions.filter(|session| session.info().id == agent.info().id);
+        same.next().unwrap()
     }
 
     fn kept(&self, cluster: &str) -> Option<Registration> {
@@ -335,4 +396,184 @@ async fn rule_9_a_renewed_token_takes_the_place_of_the_one_before() {
     assert_ne!(first, second);
     let all = world.directory.snapshot().all::<Registration>().len();
     assert_eq!(all, 1);
+}
+
+#[tokio::test]
+async fn rule_12_a_replaced_key_registers_nothing_and_what_it_has_registered_goes() {
+    let world = World::allowing().await;
+    let agent = world.connect(CLUSTER).await;
+    registered(&say(&agent, &register("c2ln")).await);
+    let old = key(CLUSTER).public_key().to_string();
+    assert_eq!(world.kept("edge").unwrap().key, Some(old.clone()));
+    let next = key(NEXT).public_key().to_string();
+    let rotate = |draft: &mut Draft| {
+        let rotation = Rotation {
+            agent: "agent1",
+            key: &old,
+            next: &next,
+        };
+        draft.register_next_key(&rotation)
+    };
+    world.directory.change(rotate).await.unwrap();
+    let held = world.directory.snapshot();
+    let replace = |draft: &mut Draft| draft.replace_key(&next);
+    world.directory.change(replace).await.unwrap();
+    assert!(world.kept("edge").is_none());
+    // The session goes on for a while, as the agent may prove the next key in it.
+    assert!(agent.is_open());
+    for line in [register("c2ln"), withdraw()] {
+        let said = say(&agent, &line).await.unwrap_err();
+        assert!(said.starts_with("overloaded"), "{said}");
+        assert!(said.contains("another key"), "{said}");
+    }
+    assert!(world.kept("edge").is_none());
+    // A decision from before the rotation is looked at again (rule 25).
+    let by_before = agent_of(&world.served(&agent), &held);
+    let Ok(before) = by_before else {
+        panic!("it counted before");
+    };
+    let offered: OfferedCredential = serde_json::from_value(offer("c2ln")).unwrap();
+    let offer = Offer::read(offered, OffsetDateTime::now_utc());
+    let session = world.served(&agent);
+    let registering = world.registrations.register(&session, &before, offer);
+    assert!(registering.await.is_err());
+    assert!(world.kept("edge").is_none());
+    // With the next key it registers anew.
+    let next = world.connect(NEXT).await;
+    registered(&say(&next, &register("c2ln")).await);
+}
+
+/// A stream that is accepted, and says nothing yet.
+async fn begun(session: &Session) -> underpass_tunnel::Stream {
+    let request = OpenRequest {
+        target: underpass_api::CREDENTIALS_TARGET.to_owned(),
+        ..OpenRequest::default()
+    };
+    let mut stream = session.open(request).await.unwrap();
+    stream.accepted().await.unwrap();
+    stream
+}
+
+#[tokio::test]
+async fn rule_17_an_agent_withdraws_while_its_registration_is_under_way() {
+    let world = World::allowing().await;
+    let agent = world.connect(CLUSTER).await;
+    let mut first = begun(&agent).await;
+    assert_eq!(
+        say(&agent, &withdraw()).await,
+        Ok(RegistrationAnswer::Withdrawn {})
+    );
+    // The later word counts.
+    first.write_all(&register("c2ln")).await.unwrap();
+    let mut answer = Vec::new();
+    let reading = timeout(SOON, first.read_to_end(&mut answer)).await;
+    reading.unwrap().unwrap();
+    let answer = serde_json::from_slice(&answer).unwrap();
+    assert_eq!(refused(Ok(answer)), RegistrationRefusal::Unavailable);
+    assert!(world.kept("edge").is_none());
+    // Streams of a session have a bound.
+    let held = [begun(&agent).await, begun(&agent).await];
+    let said = say(&agent, &withdraw()).await.unwrap_err();
+    assert!(said.starts_with("overloaded"), "{said}");
+    drop(held);
+}
+
+#[tokio::test]
+async fn rule_17_a_registered_credential_vouches_for_no_user() {
+    let world = World::allowing().await;
+    let agent = world.connect(CLUSTER).await;
+    registered(&say(&agent, &register("c2ln")).await);
+    agent.close(CloseCode::Shutdown, "done");
+    let edge = ClusterName::new("edge").unwrap();
+    let connect = async |tunnel: Tunnel| {
+        let open = Open::new(
+            Target::KubeApi,
+            Default::default(),
+            StreamClass::Default,
+            "id",
+        );
+        let connected = tunnel.connect(&edge, &open).await;
+        connected.map(|_| ())
+    };
+    let gone = async {
+        while world.tunnel.connected(&edge) > 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(SOON, gone).await.unwrap();
+    connect(world.tunnel.clone()).await.unwrap();
+    connect(world.tunnel.without_nodes()).await.unwrap();
+    let refused = connect(world.tunnel.agents_alone()).await.unwrap_err();
+    assert!(matches!(refused, ConnectError::NoAgent), "{refused:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_registered_credential_waits_for_an_agent_that_may_come_back() {
+    let world = World::allowing().await;
+    let edge = ClusterName::new("edge").unwrap();
+    let open = || {
+        Open::new(
+            Target::KubeApi,
+            Default::default(),
+            StreamClass::Default,
+            "id",
+        )
+    };
+    let lost = async |seed| {
+        let (agent, wire) = world.connect_over(seed).await;
+        registered(&say(&agent, &register("c2ln")).await);
+        let served = world.served(&agent);
+        wire.close(CloseCode::Shutdown, "");
+        timeout(SOON, served.detached()).await.unwrap();
+        assert!(served.is_reachable());
+        (agent, served)
+    };
+    let (_agent, served) = lost(CLUSTER).await;
+    let call = open();
+    world.tunnel.connect(&edge, &call).await.unwrap();
+    assert!(!served.is_reachable());
+    assert!(call.via.through().unwrap().by_credential);
+    // One that is back in time serves the call.
+    let (_agent, _served) = lost(SECOND).await;
+    let call = open();
+    let (connected, _back) =
+        tokio::join!(world.tunnel.connect(&edge, &call), world.connect(SECOND));
+    connected.unwrap();
+    assert!(!call.via.through().unwrap().by_credential);
+}
+
+#[tokio::test]
+async fn rule_15_what_an_agent_registers_and_withdraws_is_written_down() {
+    let world = World::allowing().await;
+    let agent = world.connect(CLUSTER).await;
+    let text = |event: &Value, name: &str| {
+        assert!(!event.to_string().contains("c2ln"), "{event}");
+        assert_eq!(event["user"]["username"], "underpass:agent:agent1");
+        let found = event["annotations"][format!("underpass.dev/{name}")].as_str();
+        found.unwrap_or_default().to_owned()
+    };
+    let what = "a/b at https://10.255.0.1:6443 until ";
+    registered(&say(&agent, &register("c2ln")).await);
+    let made = world.events.nth(1).await;
+    assert_eq!(made["verb"], "create");
+    assert!(text(&made, "grant").starts_with(what), "{made}");
+    assert_eq!(text(&made, "subject"), "cluster:edge");
+    registered(&say(&agent, &register("b3RoZXI")).await);
+    let renewed = world.events.nth(2).await;
+    assert_eq!(renewed["verb"], "update");
+    assert!(
+        text(&renewed, "change").starts_with(&format!("replaced: {what}")),
+        "{renewed}"
+    );
+    say(&agent, &withdraw()).await.unwrap();
+    let withdrawn = world.events.nth(3).await;
+    assert_eq!(withdrawn["verb"], "delete");
+    assert!(
+        text(&withdrawn, "change").starts_with(&format!("removed: {what}")),
+        "{withdrawn}"
+    );
+    // Nothing is removed again.
+    say(&agent, &withdraw()).await.unwrap();
+    registered(&say(&agent, &register("c2ln")).await);
+    assert_eq!(world.events.nth(4).await["verb"], "create");
 }

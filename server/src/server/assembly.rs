@@ -60,6 +60,7 @@ pub(super) fn assemble(
         Arc::clone(&directory),
         Arc::clone(direct.keys()),
         config.names.clone(),
+        config.audit.clone(),
     ));
     let enforcing = Arc::clone(&registrations.clusters).enforce();
     tasks.start("enforces changes of registered credentials", enforcing);
@@ -75,11 +76,13 @@ pub(super) fn assemble(
     };
     let clusters = through(tunnel.clone());
     // A node's administrator vouches for nobody: rights in other clusters, and calls once the cluster's agent is back, can rest on
-    // these answers.
-    let vouching = through(tunnel.without_nodes());
+    // these answers. Nor does a credential: its agent has named the address for as long as it is kept.
+    let vouching = through(tunnel.agents_alone());
+    // These answers are for calls that go the same way.
+    let access_reviews = AccessReviews::new(through(tunnel.without_nodes()));
     let surroundings = Surroundings {
         directory: Arc::clone(&directory),
-        clusters: Arc::clone(&vouching),
+        clusters: vouching,
         proxy: config.proxy.clone(),
         own: config.authenticators.clone(),
         fingerprints,
@@ -120,7 +123,7 @@ pub(super) fn assemble(
     let front = Arc::new(Front::new(FrontConfig {
         authenticator: authentication.chain(),
         authorizer: directory,
-        impersonation: Arc::new(AccessReviews::new(vouching)),
+        impersonation: Arc::new(access_reviews),
         clusters,
         domains: config.domains()?,
         fallback: Arc::new(http),

@@ -1,16 +1,19 @@
 //! Streams to clusters: through an agent of the role `cluster`, else through a node that may stand in.
 
 use async_trait::async_trait;
+use tokio::time::{sleep, timeout};
 use underpass_core::StreamClass;
 use underpass_core::{BoxedIo, ClusterName};
 use underpass_core::{Clusters, ConnectError, Decline, NodeName, Open, Target};
 use underpass_directory::Snapshot;
+use underpass_tunnel::limits::AWAY_GRACE;
 use underpass_tunnel::{
     Class, Dialer, DialerError, OpenError, OpenRequest, ResetCode, Session, Stream, StreamError,
     chain,
 };
 
 use super::{Tunnel, is_there, line_about, may_stand_in, through};
+use crate::limits;
 use crate::node_targets;
 use crate::stand_in::{NoStandIn, StandIn};
 
@@ -67,6 +70,18 @@ impl Tunnel {
         while !self.has_attached(cluster) && attached.changed().await.is_ok() {}
     }
 
+    /// Waits until no agent of the role `cluster` may be on its way back, which takes as long as a session's grace at the most.
+    async fn until_given_up(&self, cluster: &ClusterName) {
+        let may_come_back = || self.registry.pick_where(cluster.as_str(), |_| true);
+        let given_up = async {
+            while may_come_back().is_some() {
+                sleep(limits::AGENT_AWAY_LOOK).await;
+            }
+        };
+        // One that flaps delays a call no longer.
+        let _ = timeout(AWAY_GRACE + limits::AGENT_AWAY_LOOK, given_up).await;
+    }
+
     /// A stream to the API server through an agent on a node, where one may.
     async fn through_node(
         &self,
@@ -111,7 +126,13 @@ impl Tunnel {
         };
         match answered {
             Err(ConnectError::NoAgent) => {
-                let connecting = registrations.clusters.connect(cluster, open);
+                let clusters = &registrations.clusters;
+                let is_api = open.target == Target::KubeApi;
+                if is_api && clusters.through(cluster).is_some() {
+                    // Nothing is connected at first, so that this answer would win over an agent that is back in a moment.
+                    self.until_given_up(cluster).await;
+                }
+                let connecting = clusters.connect(cluster, open);
                 let connected = connecting.await.unwrap_or(Err(ConnectError::NoAgent));
                 if connected.is_ok() {
                     metrics::counter!("underpass_registered_credential_streams_total").increment(1);

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use rand::RngExt;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use underpass_api::{AGENT_KEY, CREDENTIALS_TARGET};
 use underpass_audit::AuditLog;
@@ -28,7 +28,7 @@ pub(crate) use self::keys::Keys;
 use self::rotation::Rotations;
 pub(crate) use self::rotation::{AskError, ask};
 use crate::occasional::Occasional;
-use crate::registrations::Registrations;
+use crate::registrations::{Registrations, Turns};
 use crate::stand_in::StandIns;
 
 /// The clusters that agents serve.
@@ -179,7 +179,7 @@ impl Tunnel {
     /// Refuses what the agent opens, but for streams about its key and about a credential that it registers, since nothing here is
     /// for agents to reach, and logs the end.
     async fn watch(self, session: Session) {
-        let one_registration = Arc::new(Semaphore::new(1));
+        let turns = Arc::new(Turns::default());
         let error = loop {
             match session.accept().await {
                 Ok(incoming) if incoming.target() == AGENT_KEY => {
@@ -187,7 +187,7 @@ impl Tunnel {
                 }
                 Ok(incoming) => match &self.registrations {
                     Some(registrations) if incoming.target() == CREDENTIALS_TARGET => {
-                        registrations.take(&session, &one_registration, incoming);
+                        registrations.take(&session, &turns, incoming);
                     }
                     _ => {
                         let target = incoming.target().to_owned();
@@ -284,6 +284,17 @@ pub(crate) fn agent_of<'a>(
         .all::<Agent>()
         .get_key_value(&session.info().owner)?;
     Some((id, &entry.object))
+}
+
+/// The key of the agent's that the session has proved, as the directory has it: the one that follows, where it has proved both. `None`
+/// where no key counts that it has proved.
+pub(crate) fn proved_key<'a>(session: &Session, agent: &'a Agent) -> Option<&'a str> {
+    let proved = |key: &str| key.parse().is_ok_and(|key| session.has_proved(&key));
+    let counting = agent.keys().filter(|(_, standing)| standing.counts());
+    counting
+        .map(|(key, _)| key)
+        .filter(|key| proved(key))
+        .last()
 }
 
 /// The role in which the session's agent may serve the session's cluster; `None` where it may not.

@@ -18,7 +18,7 @@ pub use self::{
     credential::{Credential, CredentialError, SealedCredential},
     endpoint::{Endpoint, EndpointError},
     registered_token::{RegisteredToken, RegisteredTokenError},
-    registration::Registration,
+    registration::{Registrant, Registration},
 };
 use crate::seal::{Keyring, SealError, UnsealError};
 use underpass_core::{ClusterName, ClusterPolicy, Exec};

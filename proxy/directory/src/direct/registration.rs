@@ -1,7 +1,7 @@
 //! Credentials for clusters' API servers that agents have registered.
 //!
 //! One of a cluster, which the last agent to register has put there. It counts while the cluster's administrators allow it and
-//! its agent may serve the cluster in the role `cluster`: a change that ends either removes it
+//! its agent may serve the cluster in the role `cluster`, with the key that it had: a change that ends either removes it
 //! ([`Draft`] sees to that).
 
 use std::collections::BTreeSet;
@@ -29,6 +29,10 @@ pub struct Registration {
     pub created: OffsetDateTime,
     /// The agent that has, by id.
     pub agent: String,
+    /// The key with which it has, as the tunnel writes it: the registration ends where another key takes its place. `None`: a server
+    /// that did not write it down has taken the registration.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
     /// Where the API server is.
     pub endpoint: Endpoint,
     /// Namespaces whose ServiceAccounts may be impersonated there, by the agent's policy.
@@ -39,8 +43,17 @@ pub struct Registration {
     /// When the token ends.
     #[serde(with = "time::serde::rfc3339")]
     pub expires: OffsetDateTime,
-    /// The token. Its seal is for all of the above but `created`.
+    /// The token. Its seal is for all of the above but `created` and `key`.
     token: Sealed,
+}
+
+/// An agent that registers.
+#[derive(Clone, Copy, Debug)]
+pub struct Registrant<'a> {
+    /// Its id.
+    pub agent: &'a str,
+    /// Its key, which it has proved, as the tunnel writes it.
+    pub key: &'a str,
 }
 
 impl Registration {
@@ -50,7 +63,7 @@ impl Registration {
     /// It cannot be encrypted.
     pub fn new(
         cluster: &ClusterName,
-        agent: &str,
+        Registrant { agent, key }: Registrant<'_>,
         endpoint: Endpoint,
         allow_service_accounts: BTreeSet<String>,
         token: &RegisteredToken,
@@ -70,6 +83,7 @@ impl Registration {
         Ok(Self {
             created: now,
             agent: agent.to_owned(),
+            key: Some(key.to_owned()),
             token: keys.seal(token.as_str().as_bytes(), &place)?,
             endpoint,
             allow_service_accounts,

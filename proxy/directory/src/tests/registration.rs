@@ -22,13 +22,18 @@ fn token(life: i64) -> RegisteredToken {
     RegisteredToken::new(text, now).unwrap()
 }
 
+/// With the key that the agent has.
 fn registration(agent: &str, keys: &Keyring) -> Registration {
+    registration_by(Registrant { agent, key: agent }, keys)
+}
+
+fn registration_by(by: Registrant<'_>, keys: &Keyring) -> Registration {
     let endpoint = Endpoint::new("https://10.0.0.1:6443".to_owned(), None, None).unwrap();
     let namespaces = BTreeSet::from(["ci".to_owned()]);
     let now = OffsetDateTime::now_utc();
     Registration::new(
         &cluster("prod"),
-        agent,
+        by,
         endpoint,
         namespaces,
         &token(3600),
@@ -212,4 +217,46 @@ fn rule_17_a_registered_credential_becomes_nobody_whom_no_agent_becomes() {
     assert!(!check("alice", &["system:masters"]));
     assert!(!check("system:node:n1", &[]));
     assert!(!check("system:serviceaccount:kube-system:x", &[]));
+}
+
+#[tokio::test]
+async fn rule_12_a_registration_ends_with_the_key_that_made_it() {
+    let keys = ring();
+    let directory = registered(&keys).await;
+    // Keys of static tokens are not rotated.
+    let joined = |draft: &mut Draft| {
+        let mut agent = Agent::clone(&draft.get("a").unwrap().object);
+        agent.join_token = Some("j".to_owned());
+        draft.put("a", agent, Expect::Present)
+    };
+    directory.change(joined).await.unwrap();
+    let register_next = |draft: &mut Draft| {
+        draft.register_next_key(&Rotation {
+            agent: "a",
+            key: "a",
+            next: "b",
+        })
+    };
+    directory.change(register_next).await.unwrap();
+    assert!(directory.snapshot().get::<Registration>("prod").is_some());
+    let replace = |next: &'static str| move |draft: &mut Draft| draft.replace_key(next);
+    directory.change(replace("b")).await.unwrap();
+    assert!(directory.snapshot().get::<Registration>("prod").is_none());
+    // One by the key that follows stays.
+    let register_next = |draft: &mut Draft| {
+        draft.register_next_key(&Rotation {
+            agent: "a",
+            key: "b",
+            next: "c",
+        })
+    };
+    directory.change(register_next).await.unwrap();
+    let by = Registrant {
+        agent: "a",
+        key: "c",
+    };
+    let put = |draft: &mut Draft| draft.put("prod", registration_by(by, &keys), Expect::Absent);
+    directory.change(put).await.unwrap();
+    directory.change(replace("c")).await.unwrap();
+    assert!(directory.snapshot().get::<Registration>("prod").is_some());
 }
