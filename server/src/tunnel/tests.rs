@@ -17,7 +17,7 @@ use crate::limits;
 
 use super::*;
 
-const ID: &str = "agent";
+pub(crate) const ID: &str = "agent";
 
 pub(crate) async fn directory(key: &AgentKey) -> Arc<Directory> {
     let directory = Directory::open(Arc::new(MemoryStore::default()))

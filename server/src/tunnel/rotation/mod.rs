@@ -16,7 +16,8 @@ use underpass_core::rate::{Rate, UserLimiter};
 use underpass_directory::{Directory, KeyStanding, Rotated, Snapshot};
 use underpass_tunnel::{Backoff, CloseCode, PublicKey, Session, SessionId, chain};
 
-pub(crate) use self::ask::{AskError, ask};
+pub(super) use self::ask::ask;
+pub(crate) use self::ask::{AskError, have_rotated};
 use self::told::{KeyEvent, Outcome};
 use super::agent_of;
 use crate::limits;

@@ -10,7 +10,8 @@ use underpass_api::{
 use underpass_tunnel::{ConnectError, Dialer, KeyChange, RotationProof, SessionError};
 
 use super::*;
-use crate::tunnel::{AskError, ask};
+use crate::tunnel::rotation::ask;
+use crate::tunnel::{AskError, have_rotated};
 
 const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
@@ -282,28 +283,101 @@ async fn a_registration_that_nothing_proves_changes_nothing() {
     assert!(session.is_open());
 }
 
+/// Answers the server's next question over this session.
+async fn answers(agent: &Session, answer: impl AsRef<str>) {
+    let incoming = agent.accept().await.unwrap();
+    let mut stream = BufStream::new(incoming.accept().await.unwrap());
+    let mut line = String::new();
+    stream.read_line(&mut line).await.unwrap();
+    send(&mut stream, answer.as_ref()).await;
+    stream.shutdown().await.unwrap();
+}
+
+fn uses(key: &str) -> String {
+    let uses = KeyAnswer::Uses { key: key.into() };
+    serde_json::to_string(&uses).unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn rule_12_an_agents_word_is_no_proof_that_its_old_key_is_gone() {
+    let world = World::new().await;
+    let connector = world.connector(key(1));
+    let agent = world.connect(&connector).await.unwrap();
+    let session = world.tunnel.of_agent(ID).pop().unwrap();
+    let [first, second, other] = [1, 2, 9].map(|seed| key(seed).public_key().to_string());
+    let rotate = async |answer: &str| {
+        let asking = have_rotated(&session, &world.directory, ID, &first);
+        tokio::join!(asking, answers(&agent, uses(answer))).0
+    };
+    // Neither a text nor a key that nothing was heard of is one.
+    for untrue in ["k", &other, &second] {
+        let rotated = rotate(untrue).await;
+        assert!(matches!(rotated, Err(AskError::Untrue)), "{rotated:?}");
+    }
+    let kept = rotate(&first).await;
+    assert!(matches!(kept, Err(AskError::Kept)), "{kept:?}");
+    // Both count until the next one is proved.
+    register(&agent, &key(1), &key(2)).await;
+    let begun = tokio::time::Instant::now();
+    let unproved = rotate(&second).await;
+    assert!(matches!(unproved, Err(AskError::NotYet)), "{unproved:?}");
+    assert!(begun.elapsed() <= limits::ASK_AGENT_TIME + Duration::from_secs(1));
+    connector.renew_key(key(2));
+    let (rotated, ()) = tokio::join!(rotate(&second), world.resume(&connector, &agent));
+    assert_eq!(rotated.unwrap(), key(2).public_key());
+    let snapshot = world.directory.snapshot();
+    assert_eq!(snapshot.get::<Agent>(ID).unwrap().object.key, second);
+}
+
+#[tokio::test]
+async fn a_node_is_reached_after_its_agents_key_was_rotated() {
+    let world = World::new().await;
+    let node: underpass_core::NodeName = "n1".parse().unwrap();
+    let put = |draft: &mut Draft| {
+        let mut agent = Agent::clone(&draft.get(ID).unwrap().object);
+        agent.role = AgentRole::Node;
+        agent.node = Some(node.clone());
+        draft.put(ID, agent, Expect::Present)
+    };
+    world.directory.change(put).await.unwrap();
+    let connector = world.connector(key(1));
+    let agent = world.connect(&connector).await.unwrap();
+    register(&agent, &key(1), &key(2)).await;
+    connector.renew_key(key(2));
+    world.resume(&connector, &agent).await;
+    world.until_key(&key(2)).await;
+    let edge = ClusterName::new("edge").unwrap();
+    let target = "unix:/run/docker.sock".parse().unwrap();
+    let open = Open::new(target, "who".into(), StreamClass::Default, "id");
+    let declining = async {
+        let incoming = agent.accept().await.unwrap();
+        incoming.refuse(ResetCode::Forbidden, "no rule");
+    };
+    let connecting = world.tunnel.connect_node(&edge, &node, &open);
+    let connecting = tokio::time::timeout(Duration::from_secs(20), connecting);
+    let connected = tokio::select! {
+        connected = connecting => connected.expect("an answer"),
+        connected = async { declining.await; std::future::pending().await } => connected,
+    };
+    let error = connected.err().unwrap();
+    assert!(
+        matches!(error, underpass_core::ConnectError::Declined { .. }),
+        "{error}"
+    );
+}
+
 #[tokio::test]
 async fn an_agents_answer_to_a_question_is_one_that_is_understood() {
     let world = World::new().await;
     let agent = world.connect(&world.connector(key(1))).await.unwrap();
     let session = world.tunnel.of_agent(ID).pop().unwrap();
     let question = KeyQuestion::Rotate {};
-    let answering = async |answer: &str| {
-        let incoming = agent.accept().await.unwrap();
-        let mut stream = BufStream::new(incoming.accept().await.unwrap());
-        let mut line = String::new();
-        stream.read_line(&mut line).await.unwrap();
-        send(&mut stream, answer).await;
-        stream.shutdown().await.unwrap();
-    };
-    let uses = KeyAnswer::Uses { key: "k".into() };
-    let uses = serde_json::to_string(&uses).unwrap();
-    let (asked, ()) = tokio::join!(ask(&session, question.clone()), answering(&uses));
+    let (asked, ()) = tokio::join!(ask(&session, question.clone()), answers(&agent, uses("k")));
     assert_eq!(asked.unwrap(), "k");
     let failed = r#"{"failed":{"detail":"the disk is full"}}"#;
-    let (asked, ()) = tokio::join!(ask(&session, question.clone()), answering(failed));
+    let (asked, ()) = tokio::join!(ask(&session, question.clone()), answers(&agent, failed));
     assert!(matches!(asked, Err(AskError::Failed(detail)) if detail == "the disk is full"));
-    let (asked, ()) = tokio::join!(ask(&session, question.clone()), answering("yes"));
+    let (asked, ()) = tokio::join!(ask(&session, question.clone()), answers(&agent, "yes"));
     assert!(matches!(asked, Err(AskError::Unreadable(_))), "{asked:?}");
     // An agent that knows no such target is of another time.
     let refusing = async {
