@@ -179,7 +179,12 @@ impl Rotating<'_> {
             // Another process has rotated it.
             return self.prove(&record.key).await;
         }
-        let record = key::begin(self.cli).await.map_err(NotRotated::Files)?;
+        let read = record.key.public();
+        let begun = key::begin(self.cli, read).await;
+        let record = begun.map_err(NotRotated::Files)?;
+        if record.key.public() != read {
+            return self.prove(&record.key).await;
+        }
         let Some(next) = record.next.clone() else {
             return Ok(record.key.public());
         };
