@@ -87,6 +87,11 @@ impl Connection {
         Ok(())
     }
 
+    /// The key that the next handshake proves, where the agent has one of its own.
+    pub(crate) fn own_key(&self) -> Option<OwnKey> {
+        OwnKey::read(&lock(&self.files).token).ok()
+    }
+
     /// Is the key that the next handshake proves one of these?
     pub(crate) fn uses_one_of(&self, record: &KeyRecord) -> bool {
         record.own(&self.connector.public_key()).is_some()
