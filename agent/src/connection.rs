@@ -87,6 +87,11 @@ impl Connection {
         Ok(())
     }
 
+    /// The key that the next handshake proves, where the agent has one of its own.
+    pub(crate) fn own_key(&self) -> Option<OwnKey> {
+        OwnKey::read(&lock(&self.files).token).ok()
+    }
+
     /// Is the key that the next handshake proves one of these?
     pub(crate) fn uses_one_of(&self, record: &KeyRecord) -> bool {
         record.own(&self.connector.public_key()).is_some()
@@ -94,11 +99,15 @@ impl Connection {
 
     /// Goes on with the token and the CA as they are now, where the connection has failed: a handshake needs them, and nothing
     /// else does. A file that cannot be used changes nothing. Of two keys of the agent's own, another one is tried where the server
-    /// refuses one. Gives whether there is one that the server has not refused.
+    /// refuses one, and once it has refused both they take turns: a server may know one of them later. Gives whether there is one that the
+    /// server has not refused.
     pub(crate) fn look(&self, cli: &Cli, status: &Status<'_>) -> bool {
         match status {
             Status::Failed(error, _) if error.is_unknown_key() || error.is_replaced_key() => {
-                lock(&self.refused).push(self.connector.public_key());
+                let (mut refused, key) = (lock(&self.refused), self.connector.public_key());
+                if !refused.contains(&key) {
+                    refused.push(key);
+                }
             }
             Status::Connected(_) | Status::Resumed(_) => lock(&self.refused).clear(),
             _ => {}
@@ -116,8 +125,7 @@ impl Connection {
             tracing::warn!("keeping the last key and CA: {error}");
         }
         *last = complaint;
-        let refused = lock(&self.refused);
-        !refused.contains(&self.connector.public_key())
+        !lock(&self.refused).contains(&self.connector.public_key())
     }
 
     fn renew(&self, cli: &Cli) -> Result<()> {
@@ -139,15 +147,19 @@ impl Connection {
 
 impl Connection {
     /// The key in use, or else one that the server has not refused, or else the first: where the server refuses all, the agent joins with
-    /// that one.
+    /// that one. The other one has its turn after that one's next refusal.
     fn untried<'a>(&self, record: &'a KeyRecord, in_use: &str) -> &'a OwnKey {
         let mut refused = lock(&self.refused);
         refused.retain(|key| record.own(key).is_some());
         let open = |key: &&OwnKey| !refused.contains(&key.public());
         let used = record.keys().filter(open);
         let used = used.into_iter().find(|key| key.text().as_str() == in_use);
-        used.or_else(|| record.keys().find(open))
-            .unwrap_or(&record.key)
+        if let Some(key) = used.or_else(|| record.keys().find(open)) {
+            return key;
+        }
+        // The first one counts as refused until it is tried again.
+        refused.retain(|key| *key == record.key.public());
+        &record.key
     }
 }
 
@@ -316,6 +328,8 @@ fn route_advice(route: &Route, error: &RouteError) -> Option<&'static str> {
 #[cfg(test)]
 mod tests {
     use clap::Parser;
+    use underpass_tunnel::CloseCode;
+    use underpass_tunnel::transport::TransportError;
 
     use super::*;
 
@@ -402,6 +416,62 @@ mod tests {
         assert_eq!(key(), second.public_key());
         // A signal that asks for the files to be read finds nothing new.
         assert!(!Connection::read(&cli).unwrap().differs_from(&connection));
+    }
+
+    fn replaced() -> ConnectError {
+        ConnectError::Transport(TransportError::ClosedByPeer {
+            code: CloseCode::KeyReplaced,
+            reason: String::new(),
+        })
+    }
+
+    #[test]
+    fn two_keys_that_the_server_refuses_take_turns() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("agent.key");
+        let [first, next] = [1, 2].map(|byte| AgentKey::from_seed([byte; 32]).unwrap());
+        let text = format!(
+            "{}\nnext {}\n",
+            first.to_secret_text().as_str(),
+            next.to_secret_text().as_str()
+        );
+        std::fs::write(&path, text).unwrap();
+        let private = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+        std::fs::set_permissions(&path, private).unwrap();
+        let line = ["underpass-agent", "--server", "https://a", "--key-file"];
+        let pin = format!("sha256:{}", "0".repeat(64));
+        let rest = [path.to_str().unwrap(), "--ca-pin", &pin];
+        let cli = Cli::try_parse_from(line.iter().chain(&rest)).unwrap();
+        let connection = Connection::read(&cli).unwrap();
+        let error = replaced();
+        assert!(error.is_replaced_key());
+        let failed = Status::Failed(&error, std::time::Duration::ZERO);
+        let mut tried = Vec::new();
+        for _ in 0..6 {
+            let key = connection.connector.public_key();
+            let has_other = connection.look(&cli, &failed);
+            tried.push((key == first.public_key(), has_other));
+            assert!(lock(&connection.refused).len() <= 2);
+        }
+        let turns = [(true, true), (false, false)].repeat(3);
+        assert_eq!(tried, turns);
+    }
+
+    #[test]
+    fn a_key_that_is_refused_for_long_is_remembered_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("token");
+        let key = AgentKey::from_seed([1; 32]).unwrap();
+        std::fs::write(&path, key.to_secret_text().as_str()).unwrap();
+        let mut cli = cli(&[]);
+        cli.key.token_file = Some(path);
+        let connection = Connection::read(&cli).unwrap();
+        let error = replaced();
+        let failed = Status::Failed(&error, std::time::Duration::ZERO);
+        for _ in 0..100 {
+            assert!(!connection.look(&cli, &failed));
+        }
+        assert_eq!(*lock(&connection.refused), [key.public_key()]);
     }
 
     #[test]

@@ -64,21 +64,25 @@ impl Keeping<'_> {
         let mut rotated = std::pin::pin!(rotating.run());
         let mut joined = std::pin::pin!(join_when_unknown(cli, joining, is_unknown));
         loop {
-            let asked = tokio::select! {
+            let mut asked = tokio::select! {
                 never = &mut connected => match never {},
                 never = &mut rotated => match never {},
                 connection = &mut joined => return Some(Next { connection, session: None }),
                 asked = signals.next() => asked,
             };
-            let process::Asked::Reload(signal) = asked else {
-                return None;
-            };
-            tracing::info!(signal, "reading the files again");
-            policies.look();
-            let replaced = tokio::select! {
-                never = &mut connected => match never {},
-                replaced = self.replace() => replaced,
-                _ = signals.stop() => return None,
+            let replaced = loop {
+                let process::Asked::Reload(signal) = asked else {
+                    return None;
+                };
+                tracing::info!(signal, "reading the files again");
+                policies.look();
+                // A key that cannot join holds that up for ever: another signal begins it anew, with the files as they are then.
+                tokio::select! {
+                    never = &mut connected => match never {},
+                    never = &mut rotated => match never {},
+                    replaced = self.replace() => break replaced,
+                    again = signals.next() => asked = again,
+                }
             };
             if replaced.is_some() {
                 return replaced;

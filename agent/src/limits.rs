@@ -60,6 +60,13 @@ pub(crate) const CA_FILE_BYTES: u64 = 1024 * 1024;
 /// A key file: two keys of 52 bytes, and lines about them, of which a node's name has 253 bytes at the most.
 pub(crate) const KEY_FILE_BYTES: u64 = 1024;
 
+/// The time for other processes of the agent to write a key file that they share: each replaces it within some milliseconds, on a slow disk
+/// within a second.
+pub(crate) const KEY_LOCK_TIME: Duration = Duration::from_secs(3);
+
+/// How often its lock is tried meanwhile.
+pub(crate) const KEY_LOCK_AGAIN: Duration = Duration::from_millis(20);
+
 /// The shortest lifetime of a key: a rotation has to end before the next one begins. Less than an hour is for tests.
 pub(crate) const KEY_LIFETIME_LEAST: Duration = Duration::from_secs(1);
 

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use underpass_core::{AgentRole, BoxedIo, ClusterName, ConnectError, NodeName, Open, Through};
 use underpass_directory::Snapshot;
-use underpass_tunnel::{OpenError, OpenRequest, PublicKey, Registry, Session, StreamError, chain};
+use underpass_tunnel::{OpenError, OpenRequest, Registry, Session, StreamError, chain};
 
 use crate::tunnel::{agent_of, declined};
 
@@ -26,19 +26,16 @@ pub(crate) async fn connect(
     if !snapshot.has_cluster(cluster) {
         return Err(ConnectError::UnknownCluster);
     }
+    // By their ids: an agent's key changes, and its sessions go on.
     let agents = snapshot.agents_of_node(cluster, node);
-    let keys: HashSet<PublicKey> = agents
-        .iter()
-        .filter_map(|agent| agent.key.parse().ok())
-        .collect();
-    if keys.is_empty() {
+    if agents.is_empty() {
         return Err(ConnectError::UnknownNode(node.clone()));
     }
     let mut asked = HashSet::new();
     loop {
         let next = |session: &Session| {
             let info = session.info();
-            keys.contains(&info.key) && !asked.contains(&info.id)
+            agents.contains(&info.owner.as_str()) && !asked.contains(&info.id)
         };
         let Some(session) = nodes.pick_where(cluster.as_str(), next) else {
             return Err(ConnectError::NodeAway(node.clone()));

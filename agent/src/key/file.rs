@@ -1,11 +1,14 @@
 //! The file of a key that the agent has made itself.
 
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind, Write};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::thread::sleep;
+use std::time::Instant;
 
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{FlockOperation, OFlags, flock};
+use rustix::io::Errno;
 use tempfile::NamedTempFile;
 use thiserror::Error;
 use time::OffsetDateTime;
@@ -42,6 +45,16 @@ pub(super) enum KeyFileError {
     Make(PathBuf, #[source] io::Error),
     #[error("cannot write the key file {}: its folder must be writable for the agent", .0.display())]
     Write(PathBuf, #[source] io::Error),
+    #[error(
+        "another process has held the lock of the key file, {}, for {} s: end the process that hangs (`fuser` names it)",
+        .0.display(), limits::KEY_LOCK_TIME.as_secs()
+    )]
+    Locked(PathBuf),
+    #[error(
+        "others can open {}, the lock of the key file, and so hold it: delete it, and the agent makes another one",
+        .0.display()
+    )]
+    OpenLock(PathBuf),
     #[error("no key can be made")]
     Generate(#[source] KeyError),
 }
@@ -79,23 +92,55 @@ pub(super) fn read(path: &Path) -> Result<KeyRecord, KeyFileError> {
 /// The file is replaced as a whole, and the change is on the disk once this returns. Blocks.
 pub(super) fn change(
     path: &Path,
-    change: impl FnOnce(&mut KeyRecord) -> Result<bool, KeyError>,
+    change: impl Fn(&mut KeyRecord) -> Result<bool, KeyError>,
 ) -> Result<KeyRecord, KeyFileError> {
     let cannot = |error| KeyFileError::Write(path.to_owned(), error);
     // A link stays one.
     let real = path.canonicalize().map_err(cannot)?;
-    let folder = File::open(folder_of(&real)).map_err(cannot)?;
-    // The kernel gives it back where the process dies.
-    flock(&folder, FlockOperation::LockExclusive).map_err(|error| cannot(error.into()))?;
+    let mut record = read(&real)?;
+    if !change(&mut record).map_err(KeyFileError::Generate)? {
+        return Ok(record);
+    }
+    let _turn = take_turn(&real)?;
     let mut record = read(&real)?;
     if change(&mut record).map_err(KeyFileError::Generate)? {
         let written = write(&real, &record).and_then(|file| {
             file.persist(&real).map_err(|error| error.error)?;
-            folder.sync_all()
+            File::open(folder_of(&real))?.sync_all()
         });
         written.map_err(cannot)?;
     }
     Ok(record)
+}
+
+/// Locks a file beside the key's, which stays: whoever can open a file can lock it, and nobody but the agent's user can open this one. The
+/// kernel gives the lock back where the process dies. Blocks.
+fn take_turn(key: &Path) -> Result<File, KeyFileError> {
+    let mut path = key.as_os_str().to_owned();
+    path.push(".lock");
+    let path = PathBuf::from(path);
+    let cannot = |error| KeyFileError::Write(key.to_owned(), error);
+    let file = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .mode(0o600)
+        .custom_flags(OFlags::NOFOLLOW.bits().cast_signed())
+        .open(&path)
+        .map_err(cannot)?;
+    let found = file.metadata().map_err(cannot)?;
+    if must_be_private(&path, found.mode() & 0o7777, found.uid()).is_err() {
+        return Err(KeyFileError::OpenLock(path));
+    }
+    let end = Instant::now() + limits::KEY_LOCK_TIME;
+    loop {
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(file),
+            Err(Errno::WOULDBLOCK) if Instant::now() < end => sleep(limits::KEY_LOCK_AGAIN),
+            Err(Errno::WOULDBLOCK) => return Err(KeyFileError::Locked(path)),
+            Err(error) => return Err(cannot(error.into())),
+        }
+    }
 }
 
 fn must_be_private(path: &Path, mode: u32, owner: u32) -> Result<(), KeyFileError> {
@@ -134,8 +179,8 @@ fn folder_of(path: &Path) -> &Path {
 
 #[cfg(test)]
 mod tests {
-    use std::fs::{self, OpenOptions, Permissions};
-    use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+    use std::fs::{self, Permissions};
+    use std::os::unix::fs::PermissionsExt;
 
     use super::*;
 
@@ -250,7 +295,7 @@ mod tests {
         let mode = fs::metadata(&path).unwrap().permissions().mode();
         assert_eq!(mode & 0o7777, 0o600);
         let left = fs::read_dir(folder.path()).unwrap().count();
-        assert_eq!(left, 1, "no temporary file stays");
+        assert_eq!(left, 2, "the lock, and no temporary file");
         let written = fs::metadata(&path).unwrap().ino();
         change(&path, |_| Ok(false)).unwrap();
         assert_eq!(
@@ -282,6 +327,48 @@ mod tests {
         let later = change(&path, KeyRecord::begin).unwrap();
         let late = change(&path, |record| Ok(record.finish(&public))).unwrap();
         assert_eq!(late, later);
+    }
+
+    #[test]
+    fn a_process_that_comes_after_a_whole_rotation_begins_no_other_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("agent.key");
+        prepare(&path).unwrap();
+        let read = read(&path).unwrap().key.public();
+        let begin = |record: &mut KeyRecord| record.begin_after(&read);
+        let next = change(&path, begin).unwrap().next.unwrap();
+        change(&path, |record| Ok(record.finish(&next.public()))).unwrap();
+        let late = change(&path, begin).unwrap();
+        assert_eq!((late.key, late.next), (next, None));
+    }
+
+    #[test]
+    fn rule_14_no_other_user_holds_up_a_change_of_the_key_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("agent.key");
+        prepare(&path).unwrap();
+        // Each user who can read the folder can lock it.
+        let others = File::open(folder.path()).unwrap();
+        flock(&others, FlockOperation::LockExclusive).unwrap();
+        let begun = change(&path, KeyRecord::begin).unwrap();
+        let lock = folder.path().join("agent.key.lock");
+        let mode = fs::metadata(&lock).unwrap().permissions().mode();
+        assert_eq!(mode & 0o7777, 0o600);
+        // A process of the agent's own that hangs costs a moment, and is named.
+        let own = File::open(&lock).unwrap();
+        flock(&own, FlockOperation::LockExclusive).unwrap();
+        let finish =
+            |record: &mut KeyRecord| Ok(record.finish(&begun.next.as_ref().unwrap().public()));
+        let error = change(&path, finish).unwrap_err();
+        assert!(matches!(error, KeyFileError::Locked(_)), "{error}");
+        assert!(error.to_string().contains("agent.key.lock"), "{error}");
+        assert_eq!(read(&path).unwrap(), begun);
+        drop(own);
+        assert_eq!(Some(change(&path, finish).unwrap().key), begun.next);
+        // A lock that others can open is theirs as well.
+        fs::set_permissions(&lock, Permissions::from_mode(0o644)).unwrap();
+        let error = change(&path, KeyRecord::begin).unwrap_err();
+        assert!(matches!(error, KeyFileError::OpenLock(_)), "{error}");
     }
 
     #[test]

@@ -262,9 +262,10 @@ async fn change(
     Ok(record)
 }
 
-/// Makes a next key, and keeps it beside the key, unless there is one.
-pub(crate) async fn begin(cli: &Cli) -> Result<KeyRecord> {
-    change(cli, KeyRecord::begin).await
+/// Makes a next key, and keeps it beside the key with this public half, unless there is one or that key has gone: another process was
+/// faster.
+pub(crate) async fn begin(cli: &Cli, key: PublicKey) -> Result<KeyRecord> {
+    change(cli, move |record| record.begin_after(&key)).await
 }
 
 /// Puts the next key with this public half into the place of the key, if it is still the next one.

@@ -172,6 +172,14 @@ impl KeyRecord {
         self.keys().find(|key| key.public == *public)
     }
 
+    /// Puts a next key beside this key, unless there is one, or another key has taken its place meanwhile.
+    pub(crate) fn begin_after(&mut self, key: &PublicKey) -> Result<bool, KeyError> {
+        match self.key.public == *key {
+            true => self.begin(),
+            false => Ok(false),
+        }
+    }
+
     /// Puts a next key beside the key, unless there is one.
     pub(crate) fn begin(&mut self) -> Result<bool, KeyError> {
         if self.next.is_some() {

@@ -175,11 +175,17 @@ impl Rotating<'_> {
         let session = self.sessions.live().pop().ok_or(NotRotated::NotConnected)?;
         let known = self.cli.key.record();
         let record = self.reread().await?;
-        if known.is_some_and(|known| known.key != record.key) {
-            // Another process has rotated it.
+        let is_known = known.is_some_and(|known| known.key == record.key);
+        if !is_known || !self.connection.uses_one_of(&record) {
+            // Another process has rotated it, or somebody has put another key there.
             return self.prove(&record.key).await;
         }
-        let record = key::begin(self.cli).await.map_err(NotRotated::Files)?;
+        let read = record.key.public();
+        let begun = key::begin(self.cli, read).await;
+        let record = begun.map_err(NotRotated::Files)?;
+        if record.key.public() != read {
+            return self.prove(&record.key).await;
+        }
         let Some(next) = record.next.clone() else {
             return Ok(record.key.public());
         };
@@ -238,16 +244,24 @@ impl Rotating<'_> {
 
     /// Has each session prove this key. Streams move, and none breaks.
     async fn prove(&mut self, key: &OwnKey) -> Result<PublicKey, NotRotated> {
-        let before = self.cli.key.record();
-        let before = before.filter(|before| before.key != *key);
-        self.uses(key)?;
         let public = key.public();
+        // That of the file may be another agent's by now, unless this one stands beside it.
+        let beside = || {
+            self.cli
+                .key
+                .record()
+                .filter(|record| record.own(&public).is_some())
+        };
+        let before = self.connection.own_key().filter(|before| before != key);
+        let before = before.or_else(|| beside().map(|record| record.key));
+        let before = before.filter(|before| before != key);
+        self.uses(key)?;
         for session in self.sessions.live() {
             match timeout(limits::PROVE_TIME, self.prove_over(&session, &public)).await {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => {
                     if let Some(before) = before {
-                        self.uses(&before.key)?;
+                        self.uses(&before)?;
                     }
                     return Err(NotRotated::Unknown(error));
                 }

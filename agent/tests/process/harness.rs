@@ -43,6 +43,11 @@ impl Agent {
 
     /// One in a folder that may have a kubeconfig and other files, with these flags beside those of the token and the API server.
     pub(crate) fn start_in(folder: tempfile::TempDir, flags: &[&str]) -> Self {
+        Self::start_with(folder, &["--token-file", "token"], flags)
+    }
+
+    /// The same, with these flags for its key.
+    pub(crate) fn start_with(folder: tempfile::TempDir, key: &[&str], flags: &[&str]) -> Self {
         write_token(folder.path(), 1);
         let kubeconfig = folder.path().join("kubeconfig");
         if !kubeconfig.exists() {
@@ -56,7 +61,8 @@ impl Agent {
                 "ulimit -S -n 64; exec 9</etc/passwd; exec \"$0\" \"$@\"",
             ])
             .arg(env!("CARGO_BIN_EXE_underpass-agent"))
-            .args(["--token-file", "token", "--kubeconfig", "kubeconfig"])
+            .args(key)
+            .args(["--kubeconfig", "kubeconfig"])
             .args(flags)
             .current_dir(folder.path())
             .env_remove("UNDERPASS_LOG")

@@ -1,10 +1,11 @@
 //! Signals, and the limit of open files.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 
 use rustix::process::Signal;
 
-use crate::harness::{Agent, write_token};
+use crate::harness::{Agent, key, write_token};
 use crate::server::{Server, within};
 
 #[test]
@@ -58,6 +59,35 @@ async fn an_agent_with_another_ca_connects_before_it_leaves() {
     .await;
     within(first.closed()).await;
     assert!(server.now().is_some());
+    agent.signal(Signal::TERM);
+    assert!(agent.ended().success(), "{}", agent.log());
+}
+
+/// A key that cannot join holds up no later signal, though the join is tried for ever.
+#[tokio::test(flavor = "multi_thread")]
+async fn another_signal_begins_the_replacement_of_the_key_anew() {
+    let (server, other) = (Server::start(), Server::start());
+    let folder = tempfile::tempdir().unwrap();
+    let [path, ca] = ["agent.key", "ca.pem"].map(|name| folder.path().join(name));
+    let write_key = |seed| fs::write(&path, key(seed).to_secret_text().as_str()).unwrap();
+    write_key(1);
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+    fs::write(&ca, &server.ca_pem).unwrap();
+    fs::write(folder.path().join("join"), "no join token").unwrap();
+    let own = ["--key-file", "agent.key", "--join-token-file", "join"];
+    let connect = ["--server", &server.url, "--ca-file", "ca.pem"];
+    let flags = [&connect[..], &["--transport", "quic"]].concat();
+    let mut agent = Agent::start_with(folder, &own, &flags);
+    let first = server.session().await;
+    write_key(2);
+    agent.signal(Signal::HUP);
+    agent.logs("cannot join");
+    assert!(first.is_open(), "{}", agent.log());
+    write_key(1);
+    fs::write(&ca, format!("{}{}", other.ca_pem, server.ca_pem)).unwrap();
+    agent.signal(Signal::HUP);
+    within(first.closed()).await;
+    assert!(server.now().is_some(), "{}", agent.log());
     agent.signal(Signal::TERM);
     assert!(agent.ended().success(), "{}", agent.log());
 }

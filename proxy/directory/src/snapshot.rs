@@ -352,22 +352,21 @@ impl Snapshot {
         self.tables.clusters.contains_key(name.as_str())
     }
 
-    /// The agents that this name of a node in a cluster stands for: those of the node, else the one with that id, as the list of nodes
-    /// names an agent that has joined without a node's name. A node has two while the pod of its agent is replaced.
-    pub fn agents_of_node(&self, cluster: &ClusterName, node: &NodeName) -> Vec<&Agent> {
-        let agents = self.all::<Agent>().values().map(|entry| &*entry.object);
-        let of_node = agents.filter(|agent| {
-            let is_nodes = agent.role == AgentRole::Node && agent.cluster == *cluster;
-            is_nodes && agent.node.as_ref() == Some(node)
+    /// The ids of the agents that this name of a node in a cluster stands for: those of the node, else the one with that id, as the list
+    /// of nodes names an agent that has joined without a node's name. A node has two while the pod of its agent is replaced.
+    pub fn agents_of_node(&self, cluster: &ClusterName, node: &NodeName) -> Vec<&str> {
+        let is_nodes = |agent: &Agent| agent.role == AgentRole::Node && agent.cluster == *cluster;
+        let agents = self.all::<Agent>();
+        let of_node = agents.iter().filter(|(_, entry)| {
+            is_nodes(&entry.object) && entry.object.node.as_ref() == Some(node)
         });
-        let found: Vec<_> = of_node.collect();
+        let found: Vec<_> = of_node.map(|(id, _)| id.as_str()).collect();
         if !found.is_empty() {
             return found;
         }
-        let by_id = self.get::<Agent>(node.as_str());
-        let by_id = by_id.map(|entry| &*entry.object);
-        let is_nodes = |agent: &&Agent| agent.role == AgentRole::Node && agent.cluster == *cluster;
-        by_id.filter(is_nodes).into_iter().collect()
+        let by_id = agents.get_key_value(node.as_str());
+        let by_id = by_id.filter(|(_, entry)| is_nodes(&entry.object));
+        by_id.map(|(id, _)| id.as_str()).into_iter().collect()
     }
 
     pub(super) fn labels(&self, cluster: &ClusterName) -> &Labels {

@@ -4,14 +4,14 @@ use axum::Json;
 use axum::extract::Path;
 use axum::response::Response;
 use http::StatusCode;
-use underpass_api::{KeyQuestion, KeyRotated};
+use underpass_api::KeyRotated;
 use underpass_directory::Agent;
 use underpass_tunnel::chain;
 
 use super::agents::{did, is_visible};
 use super::problem::{self, Problem};
 use super::{Requester, State};
-use crate::tunnel::{AskError, ask};
+use crate::tunnel::{AskError, have_rotated};
 
 pub(super) async fn rotate(
     state: State,
@@ -40,12 +40,9 @@ pub(super) async fn rotate(
     if !state.commit.begin() {
         return Err(problem::too_slow());
     }
-    let asked = ask(session, KeyQuestion::Rotate {}).await;
-    let key = asked.inspect_err(|error| tracing::debug!(agent = id, "{}", chain(error)))?;
-    if key == agent.key {
-        let detail = "the agent goes on with the key that it had; its log says why";
-        return Err(Problem::new(StatusCode::CONFLICT, detail));
-    }
+    let rotated = have_rotated(session, &state.directory, &id, &agent.key).await;
+    let key = rotated.inspect_err(|error| tracing::debug!(agent = id, "{}", chain(error)))?;
+    let key = key.to_string();
     let did = did(&id, &agent.cluster).grant(format!("key {key}"));
     Ok(did.with(Json(KeyRotated { agent: id, key })))
 }
@@ -58,10 +55,12 @@ fn not_connected() -> Problem {
 impl From<AskError> for Problem {
     fn from(error: AskError) -> Self {
         let status = match error {
-            AskError::Unknown | AskError::Failed(_) => StatusCode::CONFLICT,
-            AskError::Gone(_) => StatusCode::SERVICE_UNAVAILABLE,
+            AskError::Unknown | AskError::Failed(_) | AskError::Kept | AskError::Revoked => {
+                StatusCode::CONFLICT
+            }
+            AskError::Gone(_) | AskError::NotYet => StatusCode::SERVICE_UNAVAILABLE,
             AskError::Timeout => StatusCode::GATEWAY_TIMEOUT,
-            AskError::Unreadable(_) => StatusCode::BAD_GATEWAY,
+            AskError::Unreadable(_) | AskError::Untrue => StatusCode::BAD_GATEWAY,
         };
         Self::new(status, error.to_string())
     }

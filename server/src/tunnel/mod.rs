@@ -26,7 +26,7 @@ use underpass_tunnel::{
 pub(crate) use self::calls::declined;
 pub(crate) use self::keys::Keys;
 use self::rotation::Rotations;
-pub(crate) use self::rotation::{AskError, ask};
+pub(crate) use self::rotation::{AskError, have_rotated};
 use crate::occasional::Occasional;
 use crate::registrations::{Registrations, Turns};
 use crate::stand_in::StandIns;

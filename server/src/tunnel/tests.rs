@@ -5,7 +5,7 @@ use futures_util::future::BoxFuture;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use underpass_audit::AuditLog;
 use underpass_core::{Clusters, ConnectError, Decline, Open, StreamClass};
-use underpass_directory::{Agent, Draft, Expect, MemoryStore};
+use underpass_directory::{Agent, Draft, Expect, MemoryStore, Store};
 use underpass_tunnel::transport::memory;
 use underpass_tunnel::{
     Acceptor, AcceptorConfig, Admission, AgentKey, AgentName, Connector, ConnectorConfig, Denied,
@@ -17,12 +17,14 @@ use crate::limits;
 
 use super::*;
 
-const ID: &str = "agent";
+pub(crate) const ID: &str = "agent";
 
 pub(crate) async fn directory(key: &AgentKey) -> Arc<Directory> {
-    let directory = Directory::open(Arc::new(MemoryStore::default()))
-        .await
-        .unwrap();
+    directory_over(Arc::<MemoryStore>::default(), key).await
+}
+
+async fn directory_over(store: Arc<dyn Store>, key: &AgentKey) -> Arc<Directory> {
+    let directory = Directory::open(store).await.unwrap();
     let put = |draft: &mut Draft| {
         let cluster = Cluster::new(draft.now());
         draft.put("edge", cluster, Expect::Absent)?;

@@ -4,8 +4,10 @@ use std::io;
 
 use thiserror::Error;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::time::Instant;
 use underpass_api::{AGENT_KEY, KeyAnswer, KeyQuestion};
-use underpass_tunnel::{Dialer, DialerError, ResetCode, Session, StreamError};
+use underpass_directory::{Agent, Directory};
+use underpass_tunnel::{Dialer, DialerError, PublicKey, ResetCode, Session, StreamError};
 
 use crate::limits;
 
@@ -24,6 +26,19 @@ pub(crate) enum AskError {
     Timeout,
     #[error("the agent does not answer in a way that this server understands")]
     Unreadable(#[source] serde_json::Error),
+    #[error("the agent goes on with the key that it had; its log says why")]
+    Kept,
+    #[error(
+        "the agent names a key that is not registered for it; `underpass agent list` shows whether it has rotated its key"
+    )]
+    Untrue,
+    #[error(
+        "the agent's next key is registered, and its old key still counts until the agent has proved the next one and the server has \
+         written that down; `underpass agent list` shows it"
+    )]
+    NotYet,
+    #[error("the agent was revoked while it was asked")]
+    Revoked,
 }
 
 /// How the stream went.
@@ -48,6 +63,42 @@ pub(crate) async fn ask(session: &Session, question: KeyQuestion) -> Result<Stri
         KeyAnswer::Uses { key } => Ok(key),
         KeyAnswer::Failed { detail } => Err(AskError::Failed(detail)),
     }
+}
+
+/// Has the agent with this id rotate the key that it has in `before`, and waits until the directory has the new one as its only key: an
+/// agent that says so alone proves nothing. Gives the new key.
+///
+/// # Cancel safety
+/// The agent may do it all the same.
+pub(crate) async fn have_rotated(
+    session: &Session,
+    directory: &Directory,
+    id: &str,
+    before: &str,
+) -> Result<PublicKey, AskError> {
+    let end = Instant::now() + limits::ASK_AGENT_TIME;
+    let answered = ask(session, KeyQuestion::Rotate {}).await?;
+    let key: PublicKey = answered.parse().map_err(|_| AskError::Untrue)?;
+    let text = key.to_string();
+    if text == before {
+        return Err(AskError::Kept);
+    }
+    let mut changes = directory.changes();
+    let replaced = async {
+        loop {
+            let snapshot = directory.snapshot();
+            let agent = snapshot.get::<Agent>(id).ok_or(AskError::Revoked)?;
+            if agent.object.key == text {
+                return Ok(key);
+            }
+            if !agent.object.holds(&text) {
+                return Err(AskError::Untrue);
+            }
+            changes.changed().await.map_err(|_gone| AskError::NotYet)?;
+        }
+    };
+    let replaced = tokio::time::timeout_at(end, replaced).await;
+    replaced.unwrap_or(Err(AskError::NotYet))
 }
 
 async fn exchange(session: &Session, question: KeyQuestion) -> Result<Vec<u8>, AskError> {

@@ -13,10 +13,11 @@ use metrics::counter;
 use underpass_api::KeyQuestion;
 use underpass_audit::AuditLog;
 use underpass_core::rate::{Rate, UserLimiter};
-use underpass_directory::{Directory, KeyStanding, Rotated, Snapshot};
+use underpass_directory::{ChangeError, Directory, KeyStanding, Rotated, Snapshot};
 use underpass_tunnel::{Backoff, CloseCode, PublicKey, Session, SessionId, chain};
 
-pub(crate) use self::ask::{AskError, ask};
+pub(super) use self::ask::ask;
+pub(crate) use self::ask::{AskError, have_rotated};
 use self::told::{KeyEvent, Outcome};
 use super::agent_of;
 use crate::limits;
@@ -86,6 +87,7 @@ impl Rotations {
     async fn replace(&self, key: PublicKey, remote: Option<IpAddr>) {
         let mut backoff = Backoff::new(limits::REPLACE_KEY_AGAIN, limits::REPLACE_KEY_AGAIN_MOST);
         let key = key.to_string();
+        let mut unsure = false;
         loop {
             let ready = self.audit.ready_to_revoke().await;
             let error = match ready {
@@ -94,12 +96,16 @@ impl Rotations {
                     let replacing = self.directory.change(|draft| draft.replace_key(&key));
                     match replacing.await {
                         Ok(changed) => {
-                            if let Some(rotated) = changed.value {
+                            let done = || unsure.then(|| self.replaced(&key)).flatten();
+                            if let Some(rotated) = changed.value.or_else(done) {
                                 self.tell_replaced(&rotated, remote);
                             }
                             return;
                         }
-                        Err(error) => chain(&error),
+                        Err(error) => {
+                            unsure |= matches!(error, ChangeError::Unknown(_));
+                            chain(&error)
+                        }
                     }
                 }
             };
@@ -111,6 +117,26 @@ impl Rotations {
             );
             tokio::time::sleep(wait).await;
         }
+    }
+
+    /// A next key is being written down as its agent's only one.
+    fn is_replacing(&self, next: &str) -> bool {
+        let replacing = lock(&self.replacing);
+        next.parse().is_ok_and(|next| replacing.contains(&next))
+    }
+
+    /// The replacement by this key, where an earlier attempt has written it and its outcome was not known.
+    fn replaced(&self, key: &str) -> Option<Rotated> {
+        let snapshot = self.directory.snapshot();
+        let standing = snapshot.standing_of_key(key)?;
+        let (agent, object, KeyStanding::Current) = standing else {
+            return None;
+        };
+        Some(Rotated {
+            agent: agent.to_owned(),
+            object: object.clone(),
+            old: object.replaced_keys.first()?.key.clone(),
+        })
     }
 
     fn tell_replaced(&self, rotated: &Rotated, remote: Option<IpAddr>) {

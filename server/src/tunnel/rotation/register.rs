@@ -7,9 +7,10 @@ use metrics::counter;
 use serde::Serialize;
 use thiserror::Error;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufStream};
+use tokio::task::JoinError;
 use underpass_api::{NextKeyAnswer, NextKeyChallenge, NextKeyRefusal, NextKeyRequest};
 use underpass_core::ClusterName;
-use underpass_directory::{ChangeError, Rotation, RotationError};
+use underpass_directory::{Agent, ChangeError, Rotation, RotationError};
 use underpass_tunnel::{
     IncomingStream, KeyChange, PublicKey, RotationProof, Session, StreamError, chain,
 };
@@ -27,6 +28,10 @@ enum Unanswered {
     Io(#[from] io::Error),
     #[error("the session's agent was revoked")]
     Revoked,
+    #[error("the agent took too long to register its next key")]
+    Timeout,
+    #[error("the answer was given up")]
+    GivenUp(#[from] JoinError),
 }
 
 /// Why the next key is not registered. The text is for the agent.
@@ -40,6 +45,8 @@ enum Refused {
     TooSoon,
     #[error("the audit log takes no event now: try again later")]
     Unwritten,
+    #[error("the agent has proved its next key just now, which becomes its key: try again later")]
+    Proved,
     #[error(transparent)]
     Rotation(#[from] RotationError),
 }
@@ -56,7 +63,7 @@ impl Refused {
             Self::Malformed => NextKeyRefusal::Malformed,
             Self::BadProof => NextKeyRefusal::BadProof,
             Self::TooSoon => NextKeyRefusal::TooSoon,
-            Self::Unwritten => NextKeyRefusal::Unavailable,
+            Self::Unwritten | Self::Proved => NextKeyRefusal::Unavailable,
             Self::Rotation(error) => match error {
                 RotationError::NoAgent => NextKeyRefusal::Revoked,
                 RotationError::StaticToken => NextKeyRefusal::StaticToken,
@@ -78,6 +85,14 @@ impl Refused {
     }
 }
 
+/// An agent's line about its next key.
+struct Asked {
+    session: Session,
+    challenge: NextKeyChallenge,
+    cluster: ClusterName,
+    line: Vec<u8>,
+}
+
 impl Rotations {
     /// Answers one stream, whose session has one at a time.
     pub(in crate::tunnel) async fn serve(
@@ -85,15 +100,8 @@ impl Rotations {
         session: &Session,
         incoming: IncomingStream,
     ) {
-        let answering = self.answer(session, incoming);
-        let answered = tokio::time::timeout(limits::NEXT_KEY_TIME, answering).await;
-        let id = session.info().id;
-        match answered {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::debug!(session = %id, "{}", chain(&error)),
-            Err(_) => {
-                tracing::debug!(session = %id, "an agent took too long to register its next key")
-            }
+        if let Err(error) = self.answer(session, incoming).await {
+            tracing::debug!(session = %session.info().id, "{}", chain(&error));
         }
     }
 
@@ -104,25 +112,35 @@ impl Rotations {
     ) -> Result<(), Unanswered> {
         let snapshot = self.directory.snapshot();
         let (agent, object) = super::agent_of(session, &snapshot).ok_or(Unanswered::Revoked)?;
-        let cluster = object.cluster.clone();
         let challenge = NextKeyChallenge {
             challenge: rand::random(),
             agent: agent.to_owned(),
         };
-        let mut stream = BufStream::new(incoming.accept().await?);
-        write(&mut stream, &challenge).await?;
-        let mut line = Vec::new();
-        let mut bounded = (&mut stream).take(limits::NEXT_KEY_LINE);
-        bounded.read_until(b'\n', &mut line).await?;
+        let (mut stream, line) = in_time(challenged(incoming, &challenge)).await?;
+        let asked = Asked {
+            session: session.clone(),
+            challenge,
+            cluster: object.cluster.clone(),
+            line,
+        };
+        // A slow disk, or an agent that goes away, keeps no change from its event.
+        let this = Arc::clone(self);
+        let answer = tokio::spawn(async move { this.decide(&asked).await }).await?;
+        in_time(async {
+            write(&mut stream, &answer).await?;
+            Ok(stream.shutdown().await?)
+        })
+        .await
+    }
+
+    async fn decide(&self, asked: &Asked) -> NextKeyAnswer {
+        let agent = asked.challenge.agent.as_str();
         let event = KeyEvent {
             agent,
-            cluster: &cluster,
-            remote: session.remote().map(|remote| remote.ip()),
+            cluster: &asked.cluster,
+            remote: asked.session.remote().map(|remote| remote.ip()),
         };
-        let answer = match self
-            .register(session, &challenge, &cluster, &line, &event)
-            .await
-        {
+        match self.register(asked, &event).await {
             Ok(is_new) => {
                 counter!("underpass_agent_key_rotations_total", "outcome" => "registered")
                     .increment(1);
@@ -138,27 +156,17 @@ impl Rotations {
                     detail: refused.detail(),
                 }
             }
-        };
-        write(&mut stream, &answer).await?;
-        stream.shutdown().await?;
-        Ok(())
+        }
     }
 
     /// Gives whether it is registered now, and not before.
-    async fn register(
-        self: &Arc<Self>,
-        session: &Session,
-        challenge: &NextKeyChallenge,
-        cluster: &ClusterName,
-        line: &[u8],
-        event: &KeyEvent<'_>,
-    ) -> Result<bool, Refused> {
-        let agent = challenge.agent.as_str();
-        let may = self.pace.take(cluster.as_str(), agent);
+    async fn register(&self, asked: &Asked, event: &KeyEvent<'_>) -> Result<bool, Refused> {
+        let agent = asked.challenge.agent.as_str();
+        let may = self.pace.take(asked.cluster.as_str(), agent);
         may.ok_or(Refused::TooSoon)?;
         let wanted: NextKeyRequest =
-            serde_json::from_slice(line).map_err(|_| Refused::Malformed)?;
-        let (key, next) = proven(&wanted, session, challenge)?;
+            serde_json::from_slice(&asked.line).map_err(|_| Refused::Malformed)?;
+        let (key, next) = proven(&wanted, &asked.session, &asked.challenge)?;
         let (key, next) = (key.to_string(), next.to_string());
         let ready = self.audit.ready().await;
         ready.map_err(|_stuck| Refused::Unwritten)?;
@@ -167,17 +175,59 @@ impl Rotations {
             key: &key,
             next: &next,
         };
-        let change = self
-            .directory
-            .change(|draft| draft.register_next_key(&rotation));
-        let waiting = change.await?.value;
-        if waiting.is_new {
-            let instead_of = waiting.instead_of.as_deref();
+        let mut before = None;
+        let change = self.directory.change(|draft| {
+            let waits = draft
+                .get::<Agent>(agent)
+                .and_then(|agent| agent.object.next_key.clone());
+            before = waits.map(|waits| waits.key);
+            // Its holder has proved it, and has heard that: nothing displaces it any more.
+            if let Some(waits) = before.as_ref().filter(|waits| **waits != next)
+                && self.is_replacing(waits)
+            {
+                return Err(Refused::Proved);
+            }
+            Ok(draft.register_next_key(&rotation)?)
+        });
+        let (is_new, instead_of) = match change.await {
+            Ok(changed) => (changed.value.is_new, changed.value.instead_of),
+            // The directory has read again what the store has.
+            Err(Refused::Rotation(RotationError::Change(ChangeError::Unknown(error)))) => {
+                let snapshot = self.directory.snapshot();
+                let standing = snapshot.standing_of_key(&next);
+                if !matches!(standing, Some((holder, _, _)) if holder == agent) {
+                    event.write(&self.audit, Outcome::Unsure { next: &next });
+                    return Err(ChangeError::Unknown(error).into());
+                }
+                (true, before.filter(|waited| *waited != next))
+            }
+            Err(refused) => return Err(refused),
+        };
+        if is_new {
+            let instead_of = instead_of.as_deref();
             let next = next.as_str();
             event.write(&self.audit, Outcome::Registered { next, instead_of });
         }
-        Ok(waiting.is_new)
+        Ok(is_new)
     }
+}
+
+/// The agent's line, once it has the challenge.
+async fn challenged(
+    incoming: IncomingStream,
+    challenge: &NextKeyChallenge,
+) -> Result<(BufStream<underpass_tunnel::Stream>, Vec<u8>), Unanswered> {
+    let mut stream = BufStream::new(incoming.accept().await?);
+    write(&mut stream, challenge).await?;
+    let mut line = Vec::new();
+    let mut bounded = (&mut stream).take(limits::NEXT_KEY_LINE);
+    bounded.read_until(b'\n', &mut line).await?;
+    Ok((stream, line))
+}
+
+async fn in_time<T>(work: impl Future<Output = Result<T, Unanswered>>) -> Result<T, Unanswered> {
+    let worked = tokio::time::timeout(limits::NEXT_KEY_TIME, work).await;
+    worked.map_err(|_| Unanswered::Timeout)?
 }
 
 /// The current key and the next one, which the agent has proved to hold.

@@ -24,6 +24,8 @@ pub(super) enum Outcome<'a> {
         next: &'a str,
         instead_of: Option<&'a str>,
     },
+    /// It may: the store does not say.
+    Unsure { next: &'a str },
     /// It does not.
     Refused(NextKeyRefusal),
     /// It has taken the place of the other one.
@@ -35,6 +37,7 @@ impl KeyEvent<'_> {
     pub(super) fn write(&self, audit: &AuditLog, outcome: Outcome<'_>) {
         let (method, path, code) = match &outcome {
             Outcome::Registered { .. } => (Method::POST, "next-key", 201),
+            Outcome::Unsure { .. } => (Method::POST, "next-key", 500),
             Outcome::Refused(NextKeyRefusal::TooSoon) => (Method::POST, "next-key", 429),
             Outcome::Refused(NextKeyRefusal::Unavailable) => (Method::POST, "next-key", 503),
             Outcome::Refused(_) => (Method::POST, "next-key", 403),
@@ -54,6 +57,10 @@ impl KeyEvent<'_> {
             Outcome::Registered { next, instead_of } => {
                 details.push(("underpass.dev/grant".into(), format!("next key {next}")));
                 instead_of.map(|old| format!("instead of the next key {old}"))
+            }
+            Outcome::Unsure { next } => {
+                details.push(("underpass.dev/grant".into(), format!("next key {next}")));
+                Some("the store does not say whether it is written".to_owned())
             }
             Outcome::Refused(reason) => Some(format!("refused: {}", text(reason))),
             Outcome::Replaced { key, old } => {

@@ -1,16 +1,23 @@
 //! Keys that give way to others, at the server's end of sessions.
 
 use std::net::Ipv4Addr;
+use std::sync::Mutex;
 
+use async_trait::async_trait;
+use bytes::Bytes;
 use tokio::io::{AsyncBufReadExt as _, BufStream};
 use underpass_api::{
     AGENT_KEY, KeyAnswer, KeyQuestion, NextKeyAnswer, NextKeyChallenge, NextKeyRefusal,
     NextKeyRequest,
 };
+use underpass_audit::{Backend, BackendConfig, Policy, Sink};
+use underpass_core::BoxError;
+use underpass_directory::{CommitError, Contents, Revision, StoreError, Write};
 use underpass_tunnel::{ConnectError, Dialer, KeyChange, RotationProof, SessionError};
 
 use super::*;
-use crate::tunnel::{AskError, ask};
+use crate::tunnel::rotation::ask;
+use crate::tunnel::{AskError, have_rotated};
 
 const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
@@ -28,14 +35,18 @@ struct World {
 
 impl World {
     async fn new() -> Self {
-        let directory = directory(&key(1)).await;
+        Self::over(Arc::<MemoryStore>::default(), AuditLog::default()).await
+    }
+
+    async fn over(store: Arc<dyn Store>, audit: AuditLog) -> Self {
+        let directory = directory_over(store, &key(1)).await;
         let join = |draft: &mut Draft| {
             let mut agent = Agent::clone(&draft.get(ID).unwrap().object);
             agent.join_token = Some("j".to_owned());
             draft.put(ID, agent, Expect::Present)
         };
         directory.change(join).await.unwrap();
-        let tunnel = Tunnel::new(Arc::clone(&directory), AuditLog::default());
+        let tunnel = Tunnel::new(Arc::clone(&directory), audit);
         let enforcing = tokio::spawn(tunnel.clone().enforce_access());
         tokio::task::yield_now().await;
         Self {
@@ -91,6 +102,16 @@ impl World {
 }
 
 async fn register(session: &Session, key: &AgentKey, next: &AgentKey) -> NextKeyAnswer {
+    register_after(session, key, next, Duration::ZERO).await
+}
+
+/// The same, with a pause before the agent's line.
+async fn register_after(
+    session: &Session,
+    key: &AgentKey,
+    next: &AgentKey,
+    pause: Duration,
+) -> NextKeyAnswer {
     let dialled = Dialer::new(session.clone(), AGENT_KEY).dial().await;
     let mut stream = BufStream::new(dialled.unwrap());
     let mut line = String::new();
@@ -109,6 +130,7 @@ async fn register(session: &Session, key: &AgentKey, next: &AgentKey) -> NextKey
         proof: RotationProof::new(key, &change).to_string(),
         next_proof: RotationProof::new(next, &change).to_string(),
     };
+    tokio::time::sleep(pause).await;
     send(&mut stream, &serde_json::to_string(&request).unwrap()).await;
     line.clear();
     stream.read_line(&mut line).await.unwrap();
@@ -282,28 +304,101 @@ async fn a_registration_that_nothing_proves_changes_nothing() {
     assert!(session.is_open());
 }
 
+/// Answers the server's next question over this session.
+async fn answers(agent: &Session, answer: impl AsRef<str>) {
+    let incoming = agent.accept().await.unwrap();
+    let mut stream = BufStream::new(incoming.accept().await.unwrap());
+    let mut line = String::new();
+    stream.read_line(&mut line).await.unwrap();
+    send(&mut stream, answer.as_ref()).await;
+    stream.shutdown().await.unwrap();
+}
+
+fn uses(key: &str) -> String {
+    let uses = KeyAnswer::Uses { key: key.into() };
+    serde_json::to_string(&uses).unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn rule_12_an_agents_word_is_no_proof_that_its_old_key_is_gone() {
+    let world = World::new().await;
+    let connector = world.connector(key(1));
+    let agent = world.connect(&connector).await.unwrap();
+    let session = world.tunnel.of_agent(ID).pop().unwrap();
+    let [first, second, other] = [1, 2, 9].map(|seed| key(seed).public_key().to_string());
+    let rotate = async |answer: &str| {
+        let asking = have_rotated(&session, &world.directory, ID, &first);
+        tokio::join!(asking, answers(&agent, uses(answer))).0
+    };
+    // Neither a text nor a key that nothing was heard of is one.
+    for untrue in ["k", &other, &second] {
+        let rotated = rotate(untrue).await;
+        assert!(matches!(rotated, Err(AskError::Untrue)), "{rotated:?}");
+    }
+    let kept = rotate(&first).await;
+    assert!(matches!(kept, Err(AskError::Kept)), "{kept:?}");
+    // Both count until the next one is proved.
+    register(&agent, &key(1), &key(2)).await;
+    let begun = tokio::time::Instant::now();
+    let unproved = rotate(&second).await;
+    assert!(matches!(unproved, Err(AskError::NotYet)), "{unproved:?}");
+    assert!(begun.elapsed() <= limits::ASK_AGENT_TIME + Duration::from_secs(1));
+    connector.renew_key(key(2));
+    let (rotated, ()) = tokio::join!(rotate(&second), world.resume(&connector, &agent));
+    assert_eq!(rotated.unwrap(), key(2).public_key());
+    let snapshot = world.directory.snapshot();
+    assert_eq!(snapshot.get::<Agent>(ID).unwrap().object.key, second);
+}
+
+#[tokio::test]
+async fn a_node_is_reached_after_its_agents_key_was_rotated() {
+    let world = World::new().await;
+    let node: underpass_core::NodeName = "n1".parse().unwrap();
+    let put = |draft: &mut Draft| {
+        let mut agent = Agent::clone(&draft.get(ID).unwrap().object);
+        agent.role = AgentRole::Node;
+        agent.node = Some(node.clone());
+        draft.put(ID, agent, Expect::Present)
+    };
+    world.directory.change(put).await.unwrap();
+    let connector = world.connector(key(1));
+    let agent = world.connect(&connector).await.unwrap();
+    register(&agent, &key(1), &key(2)).await;
+    connector.renew_key(key(2));
+    world.resume(&connector, &agent).await;
+    world.until_key(&key(2)).await;
+    let edge = ClusterName::new("edge").unwrap();
+    let target = "unix:/run/docker.sock".parse().unwrap();
+    let open = Open::new(target, "who".into(), StreamClass::Default, "id");
+    let declining = async {
+        let incoming = agent.accept().await.unwrap();
+        incoming.refuse(ResetCode::Forbidden, "no rule");
+    };
+    let connecting = world.tunnel.connect_node(&edge, &node, &open);
+    let connecting = tokio::time::timeout(Duration::from_secs(20), connecting);
+    let connected = tokio::select! {
+        connected = connecting => connected.expect("an answer"),
+        connected = async { declining.await; std::future::pending().await } => connected,
+    };
+    let error = connected.err().unwrap();
+    assert!(
+        matches!(error, underpass_core::ConnectError::Declined { .. }),
+        "{error}"
+    );
+}
+
 #[tokio::test]
 async fn an_agents_answer_to_a_question_is_one_that_is_understood() {
     let world = World::new().await;
     let agent = world.connect(&world.connector(key(1))).await.unwrap();
     let session = world.tunnel.of_agent(ID).pop().unwrap();
     let question = KeyQuestion::Rotate {};
-    let answering = async |answer: &str| {
-        let incoming = agent.accept().await.unwrap();
-        let mut stream = BufStream::new(incoming.accept().await.unwrap());
-        let mut line = String::new();
-        stream.read_line(&mut line).await.unwrap();
-        send(&mut stream, answer).await;
-        stream.shutdown().await.unwrap();
-    };
-    let uses = KeyAnswer::Uses { key: "k".into() };
-    let uses = serde_json::to_string(&uses).unwrap();
-    let (asked, ()) = tokio::join!(ask(&session, question.clone()), answering(&uses));
+    let (asked, ()) = tokio::join!(ask(&session, question.clone()), answers(&agent, uses("k")));
     assert_eq!(asked.unwrap(), "k");
     let failed = r#"{"failed":{"detail":"the disk is full"}}"#;
-    let (asked, ()) = tokio::join!(ask(&session, question.clone()), answering(failed));
+    let (asked, ()) = tokio::join!(ask(&session, question.clone()), answers(&agent, failed));
     assert!(matches!(asked, Err(AskError::Failed(detail)) if detail == "the disk is full"));
-    let (asked, ()) = tokio::join!(ask(&session, question.clone()), answering("yes"));
+    let (asked, ()) = tokio::join!(ask(&session, question.clone()), answers(&agent, "yes"));
     assert!(matches!(asked, Err(AskError::Unreadable(_))), "{asked:?}");
     // An agent that knows no such target is of another time.
     let refusing = async {
@@ -312,4 +407,140 @@ async fn an_agents_answer_to_a_question_is_one_that_is_understood() {
     };
     let (asked, ()) = tokio::join!(ask(&session, question.clone()), refusing);
     assert!(matches!(asked, Err(AskError::Unknown)), "{asked:?}");
+}
+
+/// A store that takes its time, or fails, or does not say what it has done.
+#[derive(Default)]
+struct Disk {
+    store: MemoryStore,
+    fault: Mutex<Fault>,
+}
+
+#[derive(Clone, Copy, Default)]
+enum Fault {
+    #[default]
+    None,
+    Slow,
+    Full,
+    Unsure,
+}
+
+#[async_trait]
+impl Store for Disk {
+    async fn load(&self) -> Result<Contents, StoreError> {
+        self.store.load().await
+    }
+
+    async fn commit(&self, at: Revision, writes: Vec<Write>) -> Result<Revision, CommitError> {
+        let fault = *self.fault.lock().unwrap();
+        match fault {
+            Fault::None => {}
+            Fault::Slow => tokio::time::sleep(Duration::from_secs(2)).await,
+            Fault::Full => return Err(CommitError::Store(StoreError("the disk is full".into()))),
+            Fault::Unsure => {
+                self.fails(Fault::None);
+                self.store.commit(at, writes).await?;
+                return Err(CommitError::Unknown("the disk says nothing".into()));
+            }
+        }
+        self.store.commit(at, writes).await
+    }
+
+    async fn changed(&self, after: Revision) -> Result<(), StoreError> {
+        self.store.changed(after).await
+    }
+}
+
+impl Disk {
+    fn fails(&self, fault: Fault) {
+        *self.fault.lock().unwrap() = fault;
+    }
+}
+
+/// Events, as they are written.
+#[derive(Clone, Default)]
+struct Kept(Arc<Mutex<Vec<String>>>);
+
+#[async_trait]
+impl Sink for Kept {
+    async fn write(&mut self, events: &[Bytes]) -> Result<(), BoxError> {
+        let events = events
+            .iter()
+            .map(|event| String::from_utf8_lossy(event).into_owned());
+        self.0.lock().unwrap().extend(events);
+        Ok(())
+    }
+}
+
+impl Kept {
+    fn log(&self) -> AuditLog {
+        let backend = Backend::start("kept", Box::new(self.clone()), BackendConfig::default());
+        AuditLog::new(Policy::everything(), vec![backend])
+    }
+
+    /// Waits for an event with this text.
+    async fn says(&self, text: &str) {
+        let said = async {
+            while !self
+                .0
+                .lock()
+                .unwrap()
+                .iter()
+                .any(|event| event.contains(text))
+            {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let said = tokio::time::timeout(Duration::from_secs(60), said).await;
+        said.unwrap_or_else(|_| panic!("no {text:?}: {:?}", self.0.lock().unwrap()));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn rule_15_no_next_key_is_registered_without_its_event() {
+    let (disk, kept) = (Arc::<Disk>::default(), Kept::default());
+    let world = World::over(Arc::clone(&disk) as _, kept.log()).await;
+    let connector = world.connector(key(1));
+    let session = world.connect(&connector).await.unwrap();
+    let next_key = |seed| format!("next key {}", key(seed).public_key());
+    // In time, and written after that.
+    disk.fails(Fault::Slow);
+    let late = Duration::from_secs(9);
+    let answer = register_after(&session, &key(1), &key(2), late).await;
+    assert!(matches!(answer, NextKeyAnswer::Registered { is_new: true }));
+    kept.says(&next_key(2)).await;
+    // Written, and the disk does not say so.
+    disk.fails(Fault::Unsure);
+    let answer = register(&session, &key(1), &key(3)).await;
+    assert!(matches!(answer, NextKeyAnswer::Registered { is_new: true }));
+    kept.says(&format!("instead of the {}", next_key(2))).await;
+    // Nor when the next key takes the place of the other one.
+    disk.fails(Fault::Unsure);
+    connector.renew_key(key(3));
+    world.resume(&connector, &session).await;
+    world.until_key(&key(3)).await;
+    kept.says(&format!("replaced: key {}", key(1).public_key()))
+        .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn rule_14_a_next_key_that_was_proved_is_displaced_by_no_other_one() {
+    let disk = Arc::<Disk>::default();
+    let world = World::over(Arc::clone(&disk) as _, AuditLog::default()).await;
+    let connector = world.connector(key(1));
+    let session = world.connect(&connector).await.unwrap();
+    register(&session, &key(1), &key(2)).await;
+    // It is proved, and cannot be written down.
+    disk.fails(Fault::Full);
+    connector.renew_key(key(2));
+    world.resume(&connector, &session).await;
+    let other = register(&session, &key(1), &key(3)).await;
+    assert_refused(other, NextKeyRefusal::Unavailable);
+    let same = register(&session, &key(1), &key(2)).await;
+    assert!(
+        matches!(same, NextKeyAnswer::Registered { is_new: false }),
+        "{same:?}"
+    );
+    disk.fails(Fault::None);
+    world.until_key(&key(2)).await;
 }
