@@ -113,7 +113,7 @@ pub(super) fn change(
     Ok(record)
 }
 
-/// Locks a file beside the key's, which stays: whoever can open a file can lock it, and nobody but the agent's user can open this one. The
+/// Locks a file beside the key's, which stays. Each user who can open a file can lock it, and this one is private to the agent's user. The
 /// kernel gives the lock back where the process dies. Blocks.
 fn take_turn(key: &Path) -> Result<File, KeyFileError> {
     let mut path = key.as_os_str().to_owned();
