@@ -27,6 +27,10 @@ impl Clusters for ClusterRouter {
         }
     }
 
+    fn has_another_way(&self, cluster: &ClusterName) -> bool {
+        self.tunnel.has_another_way(cluster)
+    }
+
     async fn connect_node(
         &self,
         cluster: &ClusterName,

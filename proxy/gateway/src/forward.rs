@@ -213,8 +213,12 @@ impl Front {
         let connecting = self.connect(cluster.into(), Target::KubeApi, identity, class, record);
         let stream = connecting.await?;
         let mut answered = in_time(kind, exchange::send(stream, outgoing)).await?;
-        if let (Err(ExchangeError::NotTaken(_)), Some(headers)) = (&answered, again) {
-            // The agent has died, most likely, and is passed over from now on.
+        let has_died = matches!(
+            answered,
+            Err(ExchangeError::NotTaken(_) | ExchangeError::Lost(_))
+        );
+        if let Some(headers) = again.filter(|_| has_died) {
+            // The agent is passed over from now on.
             let outgoing = within_bounds(call.request(headers, empty()))?;
             let connecting = self.connect(cluster.into(), Target::KubeApi, identity, class, record);
             let stream = connecting.await?;

@@ -1,7 +1,10 @@
 //! The agent goes away, and comes back.
 
+use std::fs;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use underpass_testenv::testing::{Wire, within};
 use underpass_testenv::{CLUSTER_NAME, Transport};
 
@@ -14,6 +17,7 @@ over_both_transports!(
     sigterm_ends_what_is_in_flight_and_the_next_call_is_a_503,
     sigkill_ends_what_is_in_flight_and_the_next_call_is_a_503,
     kubectl_waits_for_an_agent_that_comes_back,
+    of_two_agents_one_that_is_killed_costs_no_read,
 );
 
 /// Less than the three seconds that an agent's answer is waited for: nothing was.
@@ -89,6 +93,44 @@ async fn sigkill_ends_what_is_in_flight_and_the_next_call_is_a_503(transport: Tr
     // The last event is a Status.
     let watch = watch.ended().await;
     assert!(watch.has_status(), "{watch:?}");
+}
+
+/// Half of the calls are at the one that is killed, or come to it before its silence is noticed.
+async fn of_two_agents_one_that_is_killed_costs_no_read(transport: Transport) {
+    let deployment = Deployment::start(transport).await;
+    let log = deployment
+        .spawn_another_agent("second", transport, &[])
+        .unwrap();
+    within(BACK, "the second agent connects", async || {
+        let said = fs::read_to_string(&log).unwrap();
+        said.contains(" connected ").then_some(()).ok_or(said)
+    })
+    .await;
+    let (killed, answered) = (AtomicBool::new(false), AtomicUsize::new(0));
+    let calls = || async {
+        loop {
+            let last = killed.load(Ordering::Relaxed);
+            let answer = version(&deployment).await;
+            assert_eq!(answer.code, 200, "{answer:?}");
+            answered.fetch_add(1, Ordering::Relaxed);
+            if last {
+                return;
+            }
+        }
+    };
+    let kill = async {
+        within(BACK, "both agents serve", async || {
+            let count = answered.load(Ordering::Relaxed);
+            (count >= 100).then_some(()).ok_or(count)
+        })
+        .await;
+        deployment
+            .blocking(|u| u.kill_another_agent("second").unwrap())
+            .await;
+        killed.store(true, Ordering::Relaxed);
+    };
+    let calls = join_all((0..8).map(|_| calls()));
+    tokio::join!(calls, kill);
 }
 
 /// It retries on the 503's Retry-After: its user notices nothing but the wait.

@@ -26,13 +26,29 @@ async fn main() -> ExitCode {
     ExitCode::FAILURE
 }
 
+const HELP: &str = "\
+Start a real kube-apiserver with etcd, say how to use it, and end it on Ctrl-C
+
+Usage: underpass-testenv [--prepare]
+
+      --prepare  Only get and build the cluster's programs
+  -h, --help     Print this";
+
 async fn run() -> Result<(), Box<dyn Error>> {
+    let arguments: Vec<_> = std::env::args().skip(1).collect();
+    let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
+    let only_prepare = match arguments[..] {
+        [] => false,
+        ["--prepare"] => true,
+        ["-h" | "--help"] => {
+            println!("{HELP}");
+            return Ok(());
+        }
+        _ => return Err(format!("unknown arguments {arguments:?}; see --help").into()),
+    };
     let mut terminate = signal(SignalKind::terminate())?;
     let assets = Assets::ensure(progress_to_stderr)?;
-    if std::env::args()
-        .nth(1)
-        .is_some_and(|only| only == "--prepare")
-    {
+    if only_prepare {
         return Ok(());
     }
     let kubectl = assets.kubectl().to_owned();

@@ -400,7 +400,8 @@ async fn rule_23_nothing_of_a_strangers_join_is_read() {
     }
     let long = json!({"publicKey": "x".repeat(limits::JOIN_BODY), "proof": ""});
     let answer = world.join(&token, &long).await.expect(413);
-    assert_eq!(answer["detail"], "a key to join has at most 1024 bytes");
+    let most = format!("a key to join has at most {} bytes", limits::JOIN_BODY);
+    assert_eq!(answer["detail"], most);
     // The operator's socket takes no agents.
     let body = request(&key(1), &token);
     let answer = world.operate(Method::POST, underpass_api::JOIN, body).await;
