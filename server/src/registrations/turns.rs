@@ -1,7 +1,7 @@
 //! The streams of one session about its cluster's credential.
 //!
 //! An agent that changes its mind resets its stream and opens another one. The server may have read the first one's line already, so
-//! that the later stream's word counts, in whichever order the two lines are decided on.
+//! that the later stream's word counts, also where it is decided on first.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
