@@ -2,11 +2,11 @@
 
 use std::collections::HashSet;
 
-use underpass_core::{AgentRole, BoxedIo, ClusterName, ConnectError, NodeName, Open, Through};
+use underpass_core::{BoxedIo, ClusterName, ConnectError, NodeName, Open};
 use underpass_directory::Snapshot;
 use underpass_tunnel::{OpenError, OpenRequest, Registry, Session, StreamError, chain};
 
-use crate::tunnel::{agent_of, declined};
+use crate::tunnel::{self, declined};
 
 /// Opens a stream through the node's agent, which has accepted it. Of the agent's sessions, the next one is asked where one turns out to
 /// be gone, or its peer to be silent: nothing was asked of the target yet.
@@ -95,12 +95,8 @@ async fn through(session: &Session, request: &OpenRequest) -> Result<BoxedIo, Fa
 
 /// Leaves the agent for the audit log.
 fn note(session: &Session, snapshot: &Snapshot, open: &Open) {
-    if let Some((id, _)) = agent_of(session, snapshot) {
-        open.via.set(Through {
-            by_credential: false,
-            role: AgentRole::Node,
-            agent: id.to_owned(),
-        });
+    if let Some(through) = tunnel::through(session, snapshot) {
+        open.via.set(through);
     }
 }
 
@@ -110,7 +106,7 @@ mod tests {
     use std::sync::Arc;
 
     use underpass_audit::AuditLog;
-    use underpass_core::{Clusters, Decline, StreamClass};
+    use underpass_core::{AgentRole, Clusters, Decline, StreamClass};
     use underpass_directory::{Agent, Cluster, Directory, Draft, Expect};
     use underpass_tunnel::{AgentKey, CloseCode, ResetCode};
 

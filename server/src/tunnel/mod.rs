@@ -333,7 +333,7 @@ fn refusal(error: &AcceptError) -> &'static str {
 }
 
 /// The agent at the other end of a session.
-fn through(session: &Session, snapshot: &Snapshot) -> Option<Through> {
+pub(crate) fn through(session: &Session, snapshot: &Snapshot) -> Option<Through> {
     let (id, agent) = agent_of(session, snapshot)?;
     Some(Through {
         role: agent.role,
