@@ -216,6 +216,9 @@ pub enum Rejection {
     /// The request's headers are larger than any API server reads.
     #[error("the request's headers are too large")]
     HeadersTooLarge,
+    /// The request's target is longer than a URI may be here.
+    #[error("the request's target is longer than 65534 bytes")]
+    TargetTooLong,
     /// The caller, or all callers together, ask too much.
     #[error("too many requests, please try again later")]
     TooManyRequests,
@@ -295,6 +298,7 @@ impl Rejection {
             Self::BadRequest(_) | Self::BadPath(_) => StatusCode::BAD_REQUEST,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::Misdirected(_) => StatusCode::MISDIRECTED_REQUEST,
+            Self::TargetTooLong => StatusCode::URI_TOO_LONG,
             Self::HeadersTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::TooManyRequests | Self::TooManyFailures(_) | Self::OverBudget { .. } => {
                 StatusCode::TOO_MANY_REQUESTS
@@ -324,6 +328,7 @@ impl Rejection {
             403 => "Forbidden",
             404 => "NotFound",
             405 => "MethodNotAllowed",
+            414 => "URITooLong",
             407 => "ProxyAuthenticationRequired",
             421 => "MisdirectedRequest",
             429 => "TooManyRequests",

@@ -59,6 +59,8 @@ pub(super) struct Activity(Mutex<InFlight>);
 #[derive(Debug)]
 struct InFlight {
     requests: usize,
+    /// How many there ever were.
+    begun: u64,
     /// When there last was none.
     idle_since: Instant,
 }
@@ -67,6 +69,7 @@ impl Default for Activity {
     fn default() -> Self {
         Self(Mutex::new(InFlight {
             requests: 0,
+            begun: 0,
             idle_since: Instant::now(),
         }))
     }
@@ -75,6 +78,12 @@ impl Default for Activity {
 impl Activity {
     fn lock(&self) -> MutexGuard<'_, InFlight> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How many requests there were, where all of them have been answered.
+    pub(super) fn all_answered(&self) -> Option<u64> {
+        let now = self.lock();
+        (now.requests == 0).then_some(now.begun)
     }
 
     /// Waits until there was no request for this time. It looks again when that may be so: to be told of each request would be a turn for each.
@@ -98,6 +107,7 @@ impl Active {
     pub(super) fn new(activity: &Arc<Activity>) -> Self {
         let mut now = activity.lock();
         now.requests = now.requests.saturating_add(1);
+        now.begun = now.begun.saturating_add(1);
         drop(now);
         Self(Arc::clone(activity))
     }

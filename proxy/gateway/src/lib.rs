@@ -36,6 +36,8 @@ mod serve;
 mod services;
 mod strangers;
 mod targets;
+mod unreadable;
+mod written;
 
 use std::{
     sync::{Arc, OnceLock, atomic::AtomicBool},

@@ -1,13 +1,11 @@
 //! An answer to a client that speaks HTTP where TLS is due.
 
-use std::{future::poll_fn, io, pin::Pin, sync::Arc};
+use std::{io, sync::Arc};
 
-use bytes::Bytes;
-use http_body::Body as _;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 
-use super::{Standing, linger::Lingering};
-use underpass_core::{Body, Rejection};
+use super::{Standing, linger::Lingering, written};
+use underpass_core::Rejection;
 
 /// Go's servers say the same, without a Status.
 const WHY: Rejection = Rejection::BadRequest(
@@ -27,34 +25,8 @@ where
     I: AsyncRead + AsyncWrite + Unpin,
 {
     let mut io = Lingering::new(io, Arc::default(), standing);
-    io.write_all(&answer(head).await).await?;
+    io.write_all(&written::refusal(&WHY, head)).await?;
     io.shutdown().await
-}
-
-async fn answer(head: bool) -> Vec<u8> {
-    let (parts, body) = WHY.to_response().into_parts();
-    let body = bytes(body).await;
-    let mut answer = format!("HTTP/1.1 {}\r\n", parts.status).into_bytes();
-    for (name, value) in &parts.headers {
-        for part in [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"] {
-            answer.extend_from_slice(part);
-        }
-    }
-    let length = body.len();
-    let framing = format!("content-length: {length}\r\nconnection: close\r\n\r\n");
-    answer.extend_from_slice(framing.as_bytes());
-    if !head {
-        answer.extend_from_slice(&body);
-    }
-    answer
-}
-
-/// Those of a body that is at hand.
-async fn bytes(mut body: Body) -> Bytes {
-    let frame = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await;
-    let data = frame.and_then(Result::ok);
-    data.and_then(|frame| frame.into_data().ok())
-        .unwrap_or_default()
 }
 
 #[cfg(test)]

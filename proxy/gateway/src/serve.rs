@@ -28,6 +28,7 @@ use super::{
     refusal,
     request_target::{Heads, Place, Targets},
     strangers::frames,
+    unreadable::Explained,
 };
 use underpass_core::{Body, BoxError, ConnectionInfo, Protocol, limits};
 use underpass_http::scheduling::{
@@ -125,6 +126,7 @@ impl Front {
         ));
         let place = Place::default();
         let io = Cuttable::new(Targets::new(io, place.clone()), Arc::clone(&connection.cut));
+        let io = Explained::new(io, Arc::clone(&activity), Arc::clone(&upgraded));
         let builder = http1(clock.clone());
         let service = service_fn(|request: Request<Incoming>| {
             let (front, connection) = (Arc::clone(self), Arc::clone(connection));
@@ -258,8 +260,7 @@ fn http1(clock: HeadClock) -> http1::Builder {
     builder
         .timer(clock)
         .header_read_timeout(limits::HEADER_READ_TIMEOUT)
-        // A little more than passes: we refuse a small excess, with a Status,
-        // and hyper only a large one, without.
+        // A little more than passes: we refuse a small excess, and hyper only a large one.
         .max_headers(2 * limits::HEADER_COUNT)
         .max_header_size(limits::HTTP1_BUFFER_BYTES)
         // A copy of the bytes to be sent would not keep their seat.
@@ -283,4 +284,4 @@ fn http2(spawner: Spawner) -> http2::Builder<Spawner> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

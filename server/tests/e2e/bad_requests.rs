@@ -9,6 +9,7 @@ use underpass_testenv::{CLUSTER_NAME, Transport};
 
 use crate::deployment::{Deployment, led_to, token_of};
 use crate::raw;
+use crate::services::{curl, output};
 
 /// Less than the three seconds that an agent's answer is waited for: nothing was.
 const AT_ONCE: Duration = Duration::from_secs(2);
@@ -147,4 +148,21 @@ async fn rule_11_oversized_headers_are_a_431() {
     // Nobody else notices.
     let admin = deployment().admin(Wire::WebSocket);
     admin.run(&["get", "--raw", "/version"]).await;
+}
+
+/// hyper refuses such heads before anybody sees a request.
+#[tokio::test]
+async fn a_head_that_cannot_be_read_gets_a_status() {
+    let deployment = deployment();
+    let (url, ca) = (deployment.url(), deployment.ca_file());
+    for wrong in [
+        ["--request-target", "/version of what"],
+        ["--header", "x-a : b"],
+    ] {
+        let way = ["--http1.1", "--cacert", ca.to_str().unwrap(), &url];
+        let answer = output(curl([&wrong[..], &way[..]].concat())).await;
+        let status: serde_json::Value = serde_json::from_str(&answer).unwrap();
+        assert_eq!(status["kind"], "Status", "{answer}");
+        assert_eq!(status["code"], 400, "{answer}");
+    }
 }

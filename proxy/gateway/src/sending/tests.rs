@@ -7,7 +7,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use http::{Request, Response};
+use http::{Request, Response, StatusCode};
 use http_body::Frame;
 use http_body_util::BodyExt;
 use hyper::client::conn::http2::SendRequest;
@@ -82,6 +82,11 @@ impl Fallback for Pages {
             "/known" => {
                 drop(connection.standing().recognise(holder()));
                 underpass_core::empty()
+            }
+            "/refused" => {
+                let mut refused = Response::new(underpass_core::empty());
+                *refused.status_mut() = StatusCode::BAD_REQUEST;
+                return refused;
             }
             "/hangs" => std::future::pending().await,
             "/crumbs" => underpass_core::boxed(Crumbs(Arc::clone(&self.taken))),

@@ -15,7 +15,7 @@ use crate::{
 const GET: &[u8] = b"GET /page HTTP/1.1\r\nHost: front\r\n\r\n";
 
 /// A client of a front whose idle timeout is the default, or this.
-fn client(protocol: Protocol, idle_timeout: IdleTimeout) -> DuplexStream {
+pub(crate) fn client(protocol: Protocol, idle_timeout: IdleTimeout) -> DuplexStream {
     let (client, server) = duplex(64 * 1024);
     let front = Arc::new(Front::new(FrontConfig {
         idle_timeout,

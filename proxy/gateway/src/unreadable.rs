@@ -1,0 +1,148 @@
+//! A Status for a client whose head hyper cannot read.
+//!
+//! hyper answers such a head by itself over HTTP/1.1, with a code and no body, and ends the connection. Its answer is known by its
+//! moment, and not by its bytes, which an API server may have sent as well: no request is unanswered, and since the last one was
+//! answered, hyper has flushed everything that it had. Where a client reads so slowly that its last answer is still on its way, the code
+//! goes without a body.
+
+use std::{
+    io,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll, ready},
+};
+
+use bytes::{Buf, Bytes};
+use http::StatusCode;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::{idle::Activity, written};
+use underpass_core::Rejection;
+
+const WHY: Rejection = Rejection::BadRequest(
+    "its head cannot be read as HTTP/1.1 (RFC 9112); look for a space in the target (write %20), a space before a header's colon, a \
+     header folded over two lines, or a version other than HTTP/1.0 and HTTP/1.1",
+);
+
+/// A connection over HTTP/1.1 on which hyper's own answers get a body.
+pub(super) struct Explained<I> {
+    io: I,
+    activity: Arc<Activity>,
+    upgraded: Arc<AtomicBool>,
+    /// So many requests had come when hyper last had flushed the answers to all of them.
+    flushed: Option<u64>,
+    /// What is left of the answer in the place of hyper's.
+    answer: Bytes,
+}
+
+impl<I> Explained<I> {
+    /// `activity` hears of each request before anything is written for it, and of its end once all of its answer is in hyper's buffers.
+    /// `upgraded` is set before another protocol's bytes are written.
+    pub(super) fn new(io: I, activity: Arc<Activity>, upgraded: Arc<AtomicBool>) -> Self {
+        Self {
+            io,
+            flushed: activity.all_answered(),
+            activity,
+            upgraded,
+            answer: Bytes::new(),
+        }
+    }
+
+    /// The answer in the place of these bytes, where they are hyper's own.
+    fn explains(&self, bytes: &[u8]) -> Option<Bytes> {
+        let why = why(bytes)?;
+        let own = self.flushed.is_some() && self.flushed == self.activity.all_answered();
+        if !own || self.upgraded.load(Ordering::Acquire) {
+            return None;
+        }
+        tracing::debug!("a head cannot be read: {}", why.code());
+        Some(written::refusal(&why, false).into())
+    }
+}
+
+/// The reason behind an answer of hyper's own.
+fn why(bytes: &[u8]) -> Option<Rejection> {
+    let code = bytes.strip_prefix(b"HTTP/1.1 ")?.get(..3)?;
+    match StatusCode::from_bytes(code).ok()? {
+        StatusCode::BAD_REQUEST => Some(WHY),
+        StatusCode::URI_TOO_LONG => Some(Rejection::TargetTooLong),
+        StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => Some(Rejection::HeadersTooLarge),
+        _ => None,
+    }
+}
+
+impl<I: AsyncWrite + Unpin> Explained<I> {
+    /// Writes what is left of the answer.
+    fn poll_answer(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.answer.is_empty() {
+            match ready!(Pin::new(&mut self.io).poll_write(cx, &self.answer))? {
+                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                count => self.answer.advance(count),
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<I: AsyncRead + Unpin> AsyncRead for Explained<I> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_read(cx, buf)
+    }
+}
+
+impl<I: AsyncWrite + Unpin> AsyncWrite for Explained<I> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        ready!(self.poll_answer(cx))?;
+        if let Some(answer) = self.explains(buf) {
+            self.answer = answer;
+            return Poll::Ready(Ok(buf.len()));
+        }
+        Pin::new(&mut self.io).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        ready!(self.poll_answer(cx))?;
+        let first = bufs.iter().find(|buf| !buf.is_empty());
+        if let Some(answer) = first.and_then(|buf| self.explains(buf)) {
+            self.answer = answer;
+            // All of it is one answer.
+            return Poll::Ready(Ok(bufs.iter().map(|buf| buf.len()).sum()));
+        }
+        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_answer(cx))?;
+        ready!(Pin::new(&mut self.io).poll_flush(cx))?;
+        // hyper flushes when it has handed over all it had.
+        self.flushed = self.activity.all_answered();
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_answer(cx))?;
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests;
