@@ -23,8 +23,8 @@ use super::{idle::Activity, written};
 use underpass_core::Rejection;
 
 const WHY: Rejection = Rejection::BadRequest(
-    "its head cannot be read as HTTP/1.1 (RFC 9112); look for a space in the target (write %20), a space before a header's colon, a \
-     header folded over two lines, or a version other than HTTP/1.0 and HTTP/1.1",
+    "its head is not as RFC 9112 has it; look for a space in the target (write %20), a space before a header's colon, a header \
+     folded over two lines, a control character, or a version of HTTP other than 1.0 and 1.1",
 );
 
 /// A connection over HTTP/1.1 on which hyper's own answers get a body.

@@ -106,6 +106,8 @@ pub(super) struct Link {
     pub(super) keepalive: Keepalive,
     pub(super) health: PathHealth,
     pub(super) round_trip: Option<Duration>,
+    /// The peer has sent a frame there: the link has joined at its side as well.
+    pub(super) heard: bool,
     /// See [`Session::queue_is_short`].
     queue_is_short: bool,
     /// See [`Session::keeps_itself_alive`].
@@ -153,7 +155,9 @@ impl Session {
         if self.is_closed() {
             return Err(LinkRefused::Closed);
         }
-        if let Some(latest) = self.latest.filter(|latest| link <= *latest) {
+        let in_use = self.links.contains_key(&link).then_some(link);
+        let later = self.latest(role).filter(|latest| link <= *latest);
+        if let Some(latest) = later.or(in_use) {
             return Err(LinkRefused::Late { late: link, latest });
         }
         if role != LinkRole::Main && self.primary.is_none() {
@@ -173,6 +177,7 @@ impl Session {
             keepalive: Keepalive::new(self.role, self.keepalive, limits::KEEPALIVE_ANSWER, now),
             health,
             round_trip: None,
+            heard: false,
             queue_is_short: false,
             keeps_itself_alive: false,
             queue: BytesMut::new(),
@@ -183,7 +188,10 @@ impl Session {
             over: false,
         };
         self.links.insert(link, Box::new(joined));
-        self.latest = Some(link);
+        match role {
+            LinkRole::Main | LinkRole::Standby => self.latest = Some(link),
+            LinkRole::Lane => self.latest_lane = Some(link),
+        }
         self.flush_now = true;
         match role {
             LinkRole::Main => {
@@ -301,9 +309,13 @@ impl Session {
         self.links.values().filter(|link| !link.over).count()
     }
 
-    /// The latest link that there ever was.
-    pub fn latest(&self) -> Option<LinkId> {
-        self.latest
+    /// The latest link that there ever was, of those that a link of this role must come after: lanes do not come in the way of
+    /// the others, which may be dialled at the same time.
+    pub fn latest(&self, role: LinkRole) -> Option<LinkId> {
+        match role {
+            LinkRole::Main | LinkRole::Standby => self.latest,
+            LinkRole::Lane => self.latest_lane,
+        }
     }
 
     /// Since when the session has no transport.
@@ -435,6 +447,9 @@ impl Session {
             Control::Pong(Pong(opaque)) => link.keepalive.pong(*opaque, now),
             _ => None,
         };
+        if !std::mem::replace(&mut link.heard, true) {
+            self.leave_behind();
+        }
         if frame.is_an_answer() {
             self.path_answers(id, now);
         }

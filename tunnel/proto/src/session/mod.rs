@@ -110,8 +110,9 @@ pub struct Session {
     primary: Option<LinkId>,
     /// The link for streams of the class bulk, where there is one beside: the latest lane.
     lane: Option<LinkId>,
-    /// The latest link that there ever was.
+    /// The latest link that there ever was, but for lanes.
     latest: Option<LinkId>,
+    latest_lane: Option<LinkId>,
     outbox: Outbox,
     /// The peer's lasting frames that arrived, and those that it knows of.
     arrived: u64,
@@ -288,6 +289,7 @@ impl Session {
             primary: None,
             lane: None,
             latest: None,
+            latest_lane: None,
             outbox: Outbox::default(),
             arrived: 0,
             acknowledged: 0,

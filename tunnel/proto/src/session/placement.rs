@@ -258,18 +258,24 @@ impl Session {
     }
 
     /// The connector leaves links that carry nothing any more, now that there is a later one; and a lane
-    /// that nothing needs.
+    /// that nothing needs. A main link stays until the peer has sent something on the later one: the end of the earlier one may
+    /// arrive before the later one has joined there, and would be the loss of the peer's only transport.
     pub(super) fn leave_behind(&mut self) {
         if self.links.len() < 2 || self.role != Role::Connector {
             return;
         }
+        let primary = self.primary.and_then(|primary| self.links.get(&primary));
+        let heard = primary.is_some_and(|primary| primary.heard);
         let idle: Vec<_> = self
             .links
             .iter()
             .filter(|(_, link)| link.streams == 0 && !link.over)
             .map(|(id, link)| (*id, link.role))
             .filter(|(id, role)| Some(*id) != self.primary && *role != LinkRole::Standby)
-            .filter(|(id, _)| Some(*id) != self.lane || self.streams.classes().bulk == 0)
+            .filter(|(id, role)| match role {
+                LinkRole::Lane => Some(*id) != self.lane || self.streams.classes().bulk == 0,
+                LinkRole::Main | LinkRole::Standby => heard,
+            })
             .collect();
         for (id, role) in idle {
             let reason = match role {
@@ -425,6 +431,31 @@ mod tests {
         );
         // A refused link does not use up its number.
         session.link_up(LinkId(2), LinkRole::Main, 0, now).unwrap();
+    }
+
+    /// A lane and a later main link are dialled at the same time, and the two sides may see them in different orders.
+    #[test]
+    fn a_lane_and_a_main_link_do_not_come_in_each_others_way() {
+        let (mut session, now) = session(Role::Acceptor);
+        session.link_up(LinkId(2), LinkRole::Lane, 0, now).unwrap();
+        session.link_up(LinkId(1), LinkRole::Main, 0, now).unwrap();
+        session.link_up(LinkId(5), LinkRole::Main, 0, now).unwrap();
+        session.link_up(LinkId(4), LinkRole::Lane, 0, now).unwrap();
+        assert_eq!(session.primary(), Some(LinkId(5)));
+        assert_eq!(session.lane(), Some(LinkId(4)));
+        // Of each kind the later one counts, and no two links have one number.
+        for (link, role) in [
+            (3, LinkRole::Lane),
+            (4, LinkRole::Main),
+            (4, LinkRole::Standby),
+            (5, LinkRole::Lane),
+        ] {
+            let refused = session.link_up(LinkId(link), role, 0, now);
+            assert!(
+                matches!(refused, Err(LinkRefused::Late { .. })),
+                "{link} {role:?}: {refused:?}"
+            );
+        }
     }
 
     #[test]

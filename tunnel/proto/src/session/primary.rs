@@ -468,9 +468,28 @@ mod tests {
         let (mut session, now) = two_links(Role::Connector);
         session.prefer(STANDBY, now);
         session.retire(MAIN);
-        let left = std::iter::from_fn(|| session.poll_event())
-            .any(|event| event == super::super::Event::LinkEnded(MAIN, LinkEnd::Left));
-        assert!(left);
+        assert!(
+            !main_is_left(&mut session),
+            "the peer may not have the other"
+        );
+        hear(&mut session, STANDBY, &Control::Ack(Ack(0)), now);
+        assert!(main_is_left(&mut session));
         assert_eq!(session.standby(), None);
+    }
+
+    /// Its end may overtake the later link's beginning at the peer, which would lose its only transport.
+    #[test]
+    fn an_earlier_link_stays_until_the_peer_has_the_later_one() {
+        let (mut session, now) = session(Role::Connector);
+        session.link_up(STANDBY, LinkRole::Main, 0, now).unwrap();
+        hear(&mut session, MAIN, &Control::Ack(Ack(0)), now);
+        assert!(!main_is_left(&mut session));
+        hear(&mut session, STANDBY, &Control::Ping(Ping([0; 8])), now);
+        assert!(main_is_left(&mut session));
+    }
+
+    fn main_is_left(session: &mut Session) -> bool {
+        std::iter::from_fn(|| session.poll_event())
+            .any(|event| event == super::super::Event::LinkEnded(MAIN, LinkEnd::Left))
     }
 }

@@ -258,7 +258,7 @@ impl<'a> World<'a> {
         let session = &mut self.ends[end].session;
         if let Err(refused) = session.link_up(link, role, peer_has, now) {
             let known = match refused {
-                LinkRefused::Late { .. } => session.latest() > Some(link),
+                LinkRefused::Late { .. } => session.latest(role) > Some(link),
                 LinkRefused::Alone => role != LinkRole::Main && session.primary().is_none(),
                 _ => false,
             };
