@@ -34,7 +34,7 @@ pub(super) struct Explained<I> {
     upgraded: Arc<AtomicBool>,
     /// So many requests had come when hyper last had flushed the answers to all of them.
     flushed: Option<u64>,
-    /// What is left of the answer in the place of hyper's.
+    /// The rest of the answer in the place of hyper's.
     answer: Bytes,
 }
 

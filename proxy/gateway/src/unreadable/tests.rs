@@ -107,7 +107,7 @@ async fn behind_other_requests_as_well() {
     }
 }
 
-/// What an API server, or a stream behind an upgrade, says in hyper's words stays as it is.
+/// An API server, or a stream behind an upgrade, may say the same as hyper: that stays as it is.
 #[tokio::test]
 async fn answers_of_others_are_not_touched() {
     const OTHERS: &[u8] = b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n";
