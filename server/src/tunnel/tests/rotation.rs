@@ -423,6 +423,8 @@ enum Fault {
     Slow,
     Full,
     Unsure,
+    /// As unsure, and nothing is written.
+    Lost,
 }
 
 #[async_trait]
@@ -433,6 +435,7 @@ impl Store for Disk {
 
     async fn commit(&self, at: Revision, writes: Vec<Write>) -> Result<Revision, CommitError> {
         let fault = *self.fault.lock().unwrap();
+        let unknown = || CommitError::Unknown("the disk says nothing".into());
         match fault {
             Fault::None => {}
             Fault::Slow => tokio::time::sleep(Duration::from_secs(2)).await,
@@ -440,8 +443,9 @@ impl Store for Disk {
             Fault::Unsure => {
                 self.fails(Fault::None);
                 self.store.commit(at, writes).await?;
-                return Err(CommitError::Unknown("the disk says nothing".into()));
+                return Err(unknown());
             }
+            Fault::Lost => return Err(unknown()),
         }
         self.store.commit(at, writes).await
     }
@@ -479,20 +483,21 @@ impl Kept {
     }
 
     /// Waits for an event with this text.
-    async fn says(&self, text: &str) {
+    async fn says(&self, text: &str) -> String {
+        let find = || {
+            let events = self.0.lock().unwrap();
+            events.iter().find(|event| event.contains(text)).cloned()
+        };
         let said = async {
-            while !self
-                .0
-                .lock()
-                .unwrap()
-                .iter()
-                .any(|event| event.contains(text))
-            {
-                tokio::time::sleep(Duration::from_millis(5)).await;
+            loop {
+                match find() {
+                    Some(event) => break event,
+                    None => tokio::time::sleep(Duration::from_millis(5)).await,
+                }
             }
         };
         let said = tokio::time::timeout(Duration::from_secs(60), said).await;
-        said.unwrap_or_else(|_| panic!("no {text:?}: {:?}", self.0.lock().unwrap()));
+        said.unwrap_or_else(|_| panic!("no {text:?}: {:?}", self.0.lock().unwrap()))
     }
 }
 
@@ -521,6 +526,26 @@ async fn rule_15_no_next_key_is_registered_without_its_event() {
     world.until_key(&key(3)).await;
     kept.says(&format!("replaced: key {}", key(1).public_key()))
         .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn rule_15_a_next_key_of_which_the_store_says_nothing_is_written_down_as_unsure() {
+    let (disk, kept) = (Arc::<Disk>::default(), Kept::default());
+    let world = World::over(Arc::clone(&disk) as _, kept.log()).await;
+    let session = world.connect(&world.connector(key(1))).await.unwrap();
+    disk.fails(Fault::Lost);
+    let answer = register(&session, &key(1), &key(2)).await;
+    assert_refused(answer, NextKeyRefusal::Unavailable);
+    let unsure = "the store does not say whether it is written";
+    let event = kept.says(unsure).await;
+    let next = format!("next key {}", key(2).public_key());
+    assert!(event.contains(&next), "{event}");
+    let event: serde_json::Value = serde_json::from_str(&event).unwrap();
+    assert_eq!(event["responseStatus"]["code"], 500);
+    // A store that speaks again registers it.
+    disk.fails(Fault::None);
+    let answer = register(&session, &key(1), &key(2)).await;
+    assert!(matches!(answer, NextKeyAnswer::Registered { .. }));
 }
 
 #[tokio::test(start_paused = true)]
