@@ -58,7 +58,7 @@ async fn proves_the_next_key(session: &Session, agent: &Agent) {
     proves.unwrap_or_else(|_| panic!("it does not: {}", agent.log()));
 }
 
-/// What was open goes on to its end.
+/// A stream that is open goes on to its end.
 async fn ends_well(mut stream: Stream) {
     let mut answer = String::new();
     within(async {

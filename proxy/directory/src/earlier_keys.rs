@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use underpass_core::limits;
 
 /// The first bytes of the SHA-256 of a public key's text. Nothing is decided by it but the words to the key's holder: two keys with one
-/// digest cost nobody a right.
+/// digest cost no right.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct KeyDigest([u8; 8]);
 

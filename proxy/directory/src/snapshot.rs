@@ -210,8 +210,8 @@ impl Snapshot {
         Some((id, &entry.object, *standing))
     }
 
-    /// Without an index, which each change would make anew: those who ask hold a key that no agent has, and each of them has cost a
-    /// handshake, or a turn among the joins.
+    /// Without an index, which each change would make anew: the key is no agent's current one, and its holder has paid with a handshake,
+    /// or with a turn among the joins.
     fn agent_of_earlier_key(&self, key: &str) -> Option<(&str, &Agent, KeyStanding)> {
         let (agents, digest) = (&self.tables.agents, KeyDigest::of(key));
         // An agent's first key is the one that its id is of.

@@ -52,7 +52,7 @@ pub(super) async fn all(client: &Client, cluster: &ClusterName) -> Result<()> {
     }
 }
 
-/// What came of an agent.
+/// The outcome of one agent.
 enum Outcome {
     /// It uses this key.
     Rotated(String),
