@@ -37,7 +37,7 @@ use crate::key::Origin;
 use crate::policy::{Policies, PolicyCommand};
 use crate::rbac::Rbac;
 use crate::register::Registering;
-use crate::rotation::Questions;
+use crate::rotation::{Questions, Rotating, Wake};
 use crate::serve::Sessions;
 use crate::targets::{OwnFiles, Targets};
 
@@ -195,8 +195,16 @@ async fn serve_until_stopped(cli: Cli) -> Result<()> {
         tokio::spawn(sessions.leave(cli.drain));
     }
     tracing::info!(deadline = ?cli.drain, "stopping; the signal again stops at once");
+    let following = Rotating {
+        cli: &cli,
+        connection: &connection,
+        sessions: &sessions,
+        asked: &mut asked,
+        wake: &Wake::default(),
+    };
     tokio::select! {
         () = sessions.drain(cli.drain) => {}
+        never = following.follow() => match never {},
         _ = signals.stop() => {}
     }
     if let Some(operations) = operations {

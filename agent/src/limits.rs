@@ -91,6 +91,9 @@ pub(crate) const PROVE_TIME: Duration = Duration::from_secs(10);
 /// The pause between two attempts of it.
 pub(crate) const PROVE_AGAIN: Duration = Duration::from_millis(250);
 
+/// How often an agent that drains reads its key again: well within the ten seconds for which the server waits for a proof.
+pub(crate) const FOLLOW_KEY: Duration = Duration::from_secs(2);
+
 /// A line about a key on a stream: two keys and two signatures have 300 bytes.
 pub(crate) const KEY_LINE: u64 = 2048;
 

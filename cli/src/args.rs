@@ -12,7 +12,9 @@ use clap_complete::Shell;
 use underpass_core::{Authority, ClusterName, Name, NodeName, Role};
 use underpass_forward::{ListenAddress, Rule};
 
-pub(crate) use self::join::{Agent, FirstAgent, JoinAccount, JoinToken, NewJoinToken, Output};
+pub(crate) use self::join::{
+    Agent, AgentsToRotate, FirstAgent, JoinAccount, JoinToken, NewJoinToken, Output,
+};
 pub(crate) use self::node::{Argument, Node, NodeOperations, NodeRun};
 pub(crate) use self::registration::Credentials;
 

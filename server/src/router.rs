@@ -11,10 +11,45 @@ use underpass_directory::Directory;
 use crate::tunnel::Tunnel;
 
 /// Every cluster of the directory.
-pub(crate) struct ClusterRouter {
-    pub(crate) directory: Arc<Directory>,
-    pub(crate) direct: Arc<DirectClusters>,
-    pub(crate) tunnel: Tunnel,
+struct ClusterRouter {
+    directory: Arc<Directory>,
+    direct: Arc<DirectClusters>,
+    tunnel: Tunnel,
+}
+
+/// The ways to the clusters, by the trust that an answer needs.
+pub(crate) struct Ways {
+    /// Calls of users: every way.
+    pub(crate) calls: Arc<dyn Clusters>,
+    /// Reviews of impersonation. The answers are for calls that go the same way.
+    pub(crate) reviews: Arc<dyn Clusters>,
+    /// Authenticators. A node's administrator vouches for nobody: rights in other clusters, and calls once the cluster's agent is back,
+    /// can rest on these answers. Nor does a credential: its agent has named the address for as long as it is kept.
+    pub(crate) vouching: Arc<dyn Clusters>,
+    /// Pods that join. Through agents alone, for the same reasons; a direct cluster has none.
+    pub(crate) joining: Arc<dyn Clusters>,
+}
+
+impl Ways {
+    pub(crate) fn new(
+        directory: &Arc<Directory>,
+        direct: &Arc<DirectClusters>,
+        tunnel: &Tunnel,
+    ) -> Self {
+        let through = |tunnel: Tunnel| -> Arc<dyn Clusters> {
+            Arc::new(ClusterRouter {
+                directory: Arc::clone(directory),
+                direct: Arc::clone(direct),
+                tunnel,
+            })
+        };
+        Self {
+            calls: through(tunnel.clone()),
+            reviews: through(tunnel.without_nodes()),
+            vouching: through(tunnel.agents_alone()),
+            joining: Arc::new(tunnel.agents_alone()),
+        }
+    }
 }
 
 #[async_trait]

@@ -173,6 +173,10 @@ impl Registering {
         let following = async {
             let mut backoff = Backoff::new(limits::REGISTER_AGAIN, limits::REGISTER_AGAIN_MOST);
             loop {
+                // While it drains it opens no stream, and another session tells the server.
+                if !session.is_open() {
+                    return std::future::pending().await;
+                }
                 let (wish, key) = (self.wish(&self.policies.current()), session.key());
                 let changed = || {
                     let is_other = |now: &Arc<InForce>| (self.wish(now) != wish).then_some(());

@@ -9,10 +9,10 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 use underpass_agent_policy::Policy;
 use underpass_api::CREDENTIALS_TARGET;
-use underpass_tunnel::{ResetCode, Stream};
+use underpass_tunnel::{OpenRequest, ResetCode, Stream};
 
 use super::*;
-use crate::targets::pair;
+use crate::targets::{Ends, pair};
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -370,6 +370,45 @@ async fn rule_17_an_agent_that_has_just_started_withdraws_what_it_cannot_replace
     answer_that_it_may_not(site.asked().await).await;
     assert_reset_without_a_byte(stream).await;
     assert_eq!(line(&mut listen(&server).await).await, WITHDRAW);
+}
+
+/// The server has deleted what was registered under the old one.
+#[tokio::test]
+async fn a_session_that_has_proved_another_key_registers_anew() {
+    let site = Site::new("{}").await;
+    let ends = Ends::new().await;
+    let _following = site.registering.start(ends.agent.clone());
+    let expires = "{\"registered\":{\"expires\":\"2100-01-01T00:00:00Z\"}}\n";
+    for _ in 0..2 {
+        let mut stream = listen(&ends.server).await;
+        answer_with_a_token(site.asked().await).await;
+        let said = line(&mut stream).await;
+        assert!(said.starts_with("{\"register\":"), "{said}");
+        stream.write_all(expires.as_bytes()).await.unwrap();
+        stream.flush().await.unwrap();
+        if ends.agent.key() == ends.agent.info().key {
+            ends.prove_another_key().await;
+        }
+    }
+}
+
+/// Another session has taken its place, or the agent stops.
+#[tokio::test(start_paused = true)]
+async fn a_session_that_drains_registers_nothing() {
+    let site = Site::new("{}").await;
+    let (agent, server) = pair().await;
+    let _there = server.open(OpenRequest::default()).await.unwrap();
+    let _here = agent.accept().await.unwrap().accept().await.unwrap();
+    let hour = Duration::from_secs(3600);
+    let draining = agent.clone();
+    let draining = tokio::spawn(async move { draining.drain(hour, hour, "test").await });
+    while agent.is_open() {
+        tokio::task::yield_now().await;
+    }
+    let _following = site.registering.start(agent);
+    sleep(10 * limits::REGISTER_AGAIN_MOST).await;
+    assert_eq!(*lock(&site.registering.complaint), None);
+    assert!(!draining.is_finished());
 }
 
 #[tokio::test]

@@ -12,8 +12,11 @@
 //! A process that ends anywhere finds its way from the first column alone: it tries the key, and where the server refuses that the next
 //! one ([`Connection::look`]), and does the steps that are left.
 
+mod prove;
 mod questions;
 mod register;
+#[cfg(test)]
+mod tests;
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -22,7 +25,7 @@ use metrics::counter;
 use thiserror::Error;
 use time::OffsetDateTime;
 use tokio::sync::{Notify, mpsc};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::Instant;
 use underpass_api::{KeyAnswer, KeyQuestion, NextKeyRefusal};
 use underpass_tunnel::{Backoff, ConnectError, PublicKey, Session, chain};
 
@@ -172,7 +175,9 @@ impl Rotating<'_> {
         if !self.cli.key.is_own() {
             return Err(NotRotated::Static);
         }
-        let session = self.sessions.live().pop().ok_or(NotRotated::NotConnected)?;
+        let mut live = self.sessions.live().into_iter();
+        let session = live.find(Session::is_open);
+        let session = session.ok_or(NotRotated::NotConnected)?;
         let known = self.cli.key.record();
         let record = self.reread().await?;
         let is_known = known.is_some_and(|known| known.key == record.key);
@@ -180,7 +185,15 @@ impl Rotating<'_> {
             // Another process has rotated it, or somebody has put another key there.
             return self.prove(&record.key).await;
         }
-        let read = record.key.public();
+        self.rotate_from(record.key.public(), &session).await
+    }
+
+    /// The same from this key on, which was there a moment ago. Another process may be faster, and somebody may put another key there.
+    async fn rotate_from(
+        &mut self,
+        read: PublicKey,
+        session: &Session,
+    ) -> Result<PublicKey, NotRotated> {
         let begun = key::begin(self.cli, read).await;
         let record = begun.map_err(NotRotated::Files)?;
         if record.key.public() != read {
@@ -189,7 +202,7 @@ impl Rotating<'_> {
         let Some(next) = record.next.clone() else {
             return Ok(record.key.public());
         };
-        match register(&session, &record.key, &next).await {
+        match register(session, &record.key, &next).await {
             // Where the next key has become the only one, and the agent has not heard of it, the handshake tells.
             Ok(_)
             | Err(NotRegistered::Refused {
@@ -240,52 +253,6 @@ impl Rotating<'_> {
     fn uses(&self, key: &OwnKey) -> Result<(), NotRotated> {
         let used = self.connection.use_key(key);
         used.map_err(NotRotated::Files)
-    }
-
-    /// Has each session prove this key. Streams move, and none breaks.
-    async fn prove(&mut self, key: &OwnKey) -> Result<PublicKey, NotRotated> {
-        let public = key.public();
-        // That of the file may be another agent's by now, unless this one stands beside it.
-        let beside = || {
-            self.cli
-                .key
-                .record()
-                .filter(|record| record.own(&public).is_some())
-        };
-        let before = self.connection.own_key().filter(|before| before != key);
-        let before = before.or_else(|| beside().map(|record| record.key));
-        let before = before.filter(|before| before != key);
-        self.uses(key)?;
-        for session in self.sessions.live() {
-            match timeout(limits::PROVE_TIME, self.prove_over(&session, &public)).await {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => {
-                    if let Some(before) = before {
-                        self.uses(&before)?;
-                    }
-                    return Err(NotRotated::Unknown(error));
-                }
-                Err(_) => return Err(NotRotated::Unproved),
-            }
-        }
-        tracing::info!(key = %public, "this process has proved the agent's new key");
-        self.settle().await
-    }
-
-    /// Until the session has proved it, or has ended; the error is of a server that refuses the key.
-    async fn prove_over(&self, session: &Session, key: &PublicKey) -> Result<(), ConnectError> {
-        while session.is_open() && !session.has_proved(key) {
-            match self.connection.connector.prove(session).await {
-                Ok(()) => return Ok(()),
-                Err(error) if error.is_unknown_key() || error.is_replaced_key() => {
-                    return Err(error);
-                }
-                // Without a transport, it proves the key when it gets the next one.
-                Err(error) => tracing::debug!("the next key is not proved: {}", chain(&error)),
-            }
-            sleep(limits::PROVE_AGAIN).await;
-        }
-        Ok(())
     }
 
     /// Puts a next key into its place that the server has seen: it knows no other one then.

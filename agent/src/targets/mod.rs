@@ -13,7 +13,7 @@ mod tests;
 mod unix;
 
 #[cfg(test)]
-pub(crate) use self::tests::pair;
+pub(crate) use self::tests::{Ends, pair};
 
 use std::sync::Arc;
 

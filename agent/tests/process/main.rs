@@ -11,6 +11,7 @@ mod harness;
 mod kubeconfig;
 mod operations;
 mod policy;
+mod rotation;
 mod server;
 mod services;
 mod signals;

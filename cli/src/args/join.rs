@@ -101,6 +101,18 @@ pub(crate) enum JoinAccount {
     },
 }
 
+/// Agents whose keys are to be rotated.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+pub(crate) struct AgentsToRotate {
+    /// Id of the agent, from `agent list`; it stays
+    pub(crate) id: Option<String>,
+    /// All agents of this cluster that are connected, four each second at the most. Each has a line on standard output. One that fails
+    /// stops none of the others, and gives the exit status 1; those that are not connected, and those with static tokens, are skipped
+    #[arg(long, value_name = "CLUSTER")]
+    pub(crate) all: Option<ClusterName>,
+}
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum Agent {
     /// List the agents, with the join token or ServiceAccount that they have joined by, their nodes, and since when they have
@@ -110,12 +122,9 @@ pub(crate) enum Agent {
         #[arg(long)]
         cluster: Option<ClusterName>,
     },
-    /// Have an agent that is connected rotate its key now. Nothing that is open breaks. By itself it does so when its key is old
-    /// enough (`underpass-agent --key-lifetime`)
-    Rotate {
-        /// Id of the agent, from `agent list`; it stays
-        id: String,
-    },
+    /// Have an agent that is connected, or all of a cluster, rotate its key now. Nothing that is open breaks. By itself an agent does so
+    /// when its key is old enough (`underpass-agent --key-lifetime`)
+    Rotate(AgentsToRotate),
     /// Revoke an agent: it is disconnected, and its key counts for nothing. Other agents of the cluster stay
     Revoke {
         /// Id of the agent, from `agent list`
@@ -131,6 +140,20 @@ mod tests {
 
     fn parses(line: &[&str]) -> bool {
         Cli::try_parse_from([&["underpass", "cluster"], line].concat()).is_ok()
+    }
+
+    #[test]
+    fn one_agent_is_rotated_or_all_of_a_cluster() {
+        let parses = |line: &[&str]| {
+            let line = [&["underpass", "agent", "rotate"], line].concat();
+            Cli::try_parse_from(line).is_ok()
+        };
+        for good in [&["0123"][..], &["--all", "edge"]] {
+            assert!(parses(good), "{good:?}");
+        }
+        for bad in [&[][..], &["--all"], &["0123", "--all", "edge"], &["a", "b"]] {
+            assert!(!parses(bad), "{bad:?}");
+        }
     }
 
     #[test]

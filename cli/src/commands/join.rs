@@ -1,18 +1,18 @@
-//! `underpass cluster join-token`, `underpass agent`, and the agent of `underpass cluster add`.
+//! `underpass cluster join-token`, and the agent of `underpass cluster add`.
 
 use anyhow::{Context, Result, bail};
 use time::OffsetDateTime;
 use underpass_api::client::{ClientError, Match, Server};
 use underpass_api::{
-    AgentMade, AgentRequest, AgentView, Client, JoinTokenMade, JoinTokenRequest, JoinTokenView,
-    KeyRotated, SERVER, ServerInfo, segment,
+    AgentMade, AgentRequest, Client, JoinTokenMade, JoinTokenRequest, JoinTokenView, SERVER,
+    ServerInfo, segment,
 };
 use underpass_core::{AgentRole, ClusterName};
 use underpass_terminal::{hand_over, say, show};
 use zeroize::Zeroizing;
 
 use super::{manifest, print_table, timestamp};
-use crate::args::{Agent, FirstAgent, JoinToken, NewJoinToken, Output};
+use crate::args::{FirstAgent, JoinToken, NewJoinToken, Output};
 use crate::paste;
 use crate::secret_file::SecretFile;
 
@@ -180,7 +180,7 @@ impl Added {
     }
 }
 
-fn path(cluster: &ClusterName) -> String {
+pub(super) fn path(cluster: &ClusterName) -> String {
     format!("/v1/clusters/{cluster}/join-tokens")
 }
 
@@ -275,98 +275,6 @@ fn row(token: &JoinTokenView) -> Result<Vec<String>> {
         expires,
         token.description.clone(),
     ])
-}
-
-pub(super) async fn run_agent(client: &Client, command: Agent) -> Result<()> {
-    match command {
-        Agent::List { cluster } => {
-            let path = match &cluster {
-                Some(cluster) => format!("/v1/agents?cluster={cluster}"),
-                None => "/v1/agents".to_owned(),
-            };
-            let agents: Vec<AgentView> = client.list(&path).await?;
-            let mut rows = Vec::new();
-            for agent in agents {
-                rows.push(vec![
-                    agent.id,
-                    agent.cluster.to_string(),
-                    agent.role.to_string(),
-                    agent
-                        .join_token
-                        .or_else(|| agent.account.map(|account| account.to_string()))
-                        .unwrap_or_else(|| "-".to_owned()),
-                    agent.connected.to_string(),
-                    timestamp(agent.created)?,
-                    key_since(agent.key_since, agent.next_key.is_some())?,
-                    agent
-                        .node
-                        .map_or_else(|| "-".to_owned(), |node| node.to_string()),
-                ]);
-            }
-            let header = [
-                "ID",
-                "CLUSTER",
-                "ROLE",
-                "JOINED BY",
-                "CONNECTED",
-                "CREATED",
-                "KEY SINCE",
-                "NODE",
-            ];
-            print_table(&header, &rows);
-        }
-        Agent::Rotate { id } => {
-            let path = format!("/v1/agents/{}/rotate", segment(&id));
-            let rotated: KeyRotated = client.post(&path, &()).await?;
-            say!(
-                "Agent {} uses the key {} from now on; the old one counts for nothing.",
-                rotated.agent,
-                rotated.key
-            );
-        }
-        Agent::Revoke { id } => {
-            let path = format!("/v1/agents/{}", segment(&id));
-            let agent: AgentView = client.get(&path).await?;
-            client.delete(&path, Match::Anything).await?;
-            say!(
-                "Agent {id} of cluster {} is revoked, and disconnected.",
-                agent.cluster
-            );
-            if let Some(account) = &agent.account {
-                say!(
-                    "Its pod joins again by itself, unless it is deleted or the account is: `underpass cluster join-account delete {} {account}` first, then revoke the agent once more.",
-                    agent.cluster
-                );
-            }
-            if let Some(token) = open_token(client, &agent).await {
-                say!(
-                    "It joins again by itself: its join token has {} uses left. Delete that first, and revoke the agent once more: `underpass cluster join-token delete {} {}`, then `underpass agent revoke {}`.",
-                    token.uses_left,
-                    token.cluster,
-                    paste::word(&token.id).unwrap_or("ID"),
-                    paste::word(&agent.id).unwrap_or("ID")
-                );
-            }
-        }
-    }
-    Ok(())
-}
-
-/// Older servers do not say it.
-fn key_since(since: Option<OffsetDateTime>, rotates: bool) -> Result<String> {
-    let since = since.map_or_else(|| Ok("-".to_owned()), timestamp)?;
-    Ok(match rotates {
-        true => format!("{since} (rotating)"),
-        false => since,
-    })
-}
-
-/// The join token that the agent has joined with, where that one lets more agents in.
-async fn open_token(client: &Client, agent: &AgentView) -> Option<JoinTokenView> {
-    let id = agent.join_token.as_deref()?;
-    let path = format!("{}/{}", path(&agent.cluster), segment(id));
-    let token: JoinTokenView = client.get(&path).await.ok()?;
-    (token.uses_left > 0 && token.expires > OffsetDateTime::now_utc()).then_some(token)
 }
 
 #[cfg(test)]

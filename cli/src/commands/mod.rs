@@ -1,5 +1,6 @@
 //! The commands.
 
+mod agent;
 mod binding;
 mod cluster;
 mod completion;
@@ -33,7 +34,7 @@ pub(crate) async fn run(cli: Cli) -> Result<()> {
         Command::Forward(options) => forward::run(which, options).await,
         Command::Kubeconfig(options) => kubeconfig::run(which, options).await,
         Command::Cluster(command) => cluster::run(&which.client().await?, command).await,
-        Command::Agent(command) => join::run_agent(&which.client().await?, command).await,
+        Command::Agent(command) => agent::run(&which.client().await?, command).await,
         Command::Node(command) => node::run(&which.client().await?, command).await,
         Command::User(command) => user::run(&which.client().await?, command).await,
         Command::Group(command) => user::run_group(&which.client().await?, command).await,

@@ -136,9 +136,12 @@ pub const AGENTS_PER_ACCOUNT: usize = 16;
 /// Agents that one join token registers: a DaemonSet of a large cluster. A token that leaks registers no more.
 pub const JOIN_TOKEN_USES: u32 = 1000;
 
-/// Keys of an agent that others have taken the place of, and that are remembered, so that their holders hear of that and not of an
-/// unknown key: some 100 bytes each. The holder of an older one has been away for so many lifetimes of keys.
+/// Keys of an agent that others have taken the place of, and that are remembered with their times, so that their holders hear of that and
+/// not of an unknown key: some 100 bytes each.
 pub const REPLACED_KEYS: usize = 4;
+
+/// Those before, of which the beginning of a hash is kept: 11 bytes each. With the usual lifetime of keys they are those of eight years.
+pub const EARLIER_KEYS: usize = 128;
 
 /// Users in one group of the directory.
 pub const GROUP_MEMBERS: usize = 10_000;

@@ -41,8 +41,8 @@ pub enum KeyStanding {
     Current,
     /// It counts as well, and becomes the agent's with its first use.
     Next,
-    /// It counts for nothing, since then.
-    Replaced(OffsetDateTime),
+    /// It counts for nothing, since then; `None` is a time before those that are remembered.
+    Replaced(Option<OffsetDateTime>),
 }
 
 impl KeyStanding {
@@ -56,13 +56,14 @@ impl KeyStanding {
 }
 
 impl Agent {
-    /// Its keys, as they stand.
+    /// Its keys, as they stand, but for the [earlier ones](Self::earlier_keys).
     pub fn keys(&self) -> impl Iterator<Item = (&str, KeyStanding)> {
         let current = std::iter::once((self.key.as_str(), KeyStanding::Current));
         let next = self.next_key.iter();
         let next = next.map(|next| (next.key.as_str(), KeyStanding::Next));
         let replaced = self.replaced_keys.iter();
-        let replaced = replaced.map(|old| (old.key.as_str(), KeyStanding::Replaced(old.replaced)));
+        let replaced =
+            replaced.map(|old| (old.key.as_str(), KeyStanding::Replaced(Some(old.replaced))));
         current.chain(next).chain(replaced)
     }
 
@@ -72,7 +73,7 @@ impl Agent {
             .any(|(own, standing)| own == key && standing.counts())
     }
 
-    /// Is the key one of its own, or was it, as far as that is remembered?
+    /// Is the key one of its own, or was it not long ago?
     pub(super) fn has_had(&self, key: &str) -> bool {
         self.keys().any(|(own, _)| own == key)
     }
@@ -185,7 +186,11 @@ impl Draft {
             replaced: self.now(),
         };
         object.replaced_keys.insert(0, replaced);
-        object.replaced_keys.truncate(limits::REPLACED_KEYS);
+        while object.replaced_keys.len() > limits::REPLACED_KEYS
+            && let Some(earlier) = object.replaced_keys.pop()
+        {
+            object.earlier_keys.add(&earlier.key);
+        }
         self.put(&agent, object.clone(), Expect::Present)?;
         let cluster = object.cluster.as_str();
         let registered = self.get::<Registration>(cluster);

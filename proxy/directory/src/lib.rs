@@ -11,6 +11,7 @@
 mod agent_key;
 mod direct;
 mod draft;
+mod earlier_keys;
 mod effective_roles;
 mod error;
 mod grants;
@@ -47,6 +48,7 @@ pub use self::{
         RegisteredToken, RegisteredTokenError, Registrant, Registration, SealedCredential,
     },
     draft::{Checked, Draft, Expect},
+    earlier_keys::{EarlierKeys, EarlierKeysError},
     effective_roles::EffectiveRoles,
     error::{ChangeError, OpenError},
     join_account::{PodJoinError, PodJoined, PodJoining},

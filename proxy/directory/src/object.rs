@@ -8,6 +8,7 @@ use time::OffsetDateTime;
 use super::{
     agent_key::{NextKey, ReplacedKey},
     direct::{Direct, Registration},
+    earlier_keys::EarlierKeys,
     join_token::JoinToken,
 };
 use underpass_authenticate::{PasswordHash, TokenHash};
@@ -151,6 +152,9 @@ pub struct Agent {
     /// Its last keys, the newest first. They count for nothing, and their holders are told so.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub replaced_keys: Vec<ReplacedKey>,
+    /// Those before.
+    #[serde(default, skip_serializing_if = "EarlierKeys::is_empty")]
+    pub earlier_keys: EarlierKeys,
     /// Its work there.
     #[serde(default, skip_serializing_if = "AgentRole::is_default")]
     pub role: AgentRole,
@@ -189,6 +193,7 @@ impl Agent {
             key_since: None,
             next_key: None,
             replaced_keys: Vec::new(),
+            earlier_keys: EarlierKeys::default(),
             role: AgentRole::default(),
             join_token: None,
             pod: None,
@@ -209,7 +214,11 @@ impl Agent {
 
     /// The id of an agent whose first key this is: the beginning of the SHA-256 of the public key's text.
     pub fn id(&self) -> String {
-        let hash = TokenHash::of(&self.key).to_hex();
+        Self::id_of(&self.key)
+    }
+
+    pub(super) fn id_of(first_key: &str) -> String {
+        let hash = TokenHash::of(first_key).to_hex();
         hash.chars().take(16).collect()
     }
 }

@@ -8,6 +8,7 @@ use std::{
 use super::{
     agent_key::KeyStanding,
     direct::Registration,
+    earlier_keys::KeyDigest,
     join_token::JoinToken,
     object::{
         AccessToken, Agent, Binding, Cluster, Group, Object, ObjectKind, Owner, TokenUse, User,
@@ -200,11 +201,24 @@ impl Snapshot {
         standing.counts().then_some((id, agent))
     }
 
-    /// The agent that this public key is or was of, and its id.
+    /// The agent that this public key is or was of, and its id, as far as that is remembered.
     pub fn standing_of_key(&self, key: &str) -> Option<(&str, &Agent, KeyStanding)> {
-        let (id, standing) = self.index.agents.get(key)?;
+        let Some((id, standing)) = self.index.agents.get(key) else {
+            return self.agent_of_earlier_key(key);
+        };
         let entry = self.tables.agents.get(id)?;
         Some((id, &entry.object, *standing))
+    }
+
+    /// Without an index, which each change would make anew: the key is no agent's current one, and its holder has paid with a handshake,
+    /// or with a turn among the joins.
+    fn agent_of_earlier_key(&self, key: &str) -> Option<(&str, &Agent, KeyStanding)> {
+        let (agents, digest) = (&self.tables.agents, KeyDigest::of(key));
+        // An agent's first key is the one that its id is of.
+        let first = agents.get_key_value(&Agent::id_of(key));
+        let has_had = |entry: &Entry<Agent>| entry.object.earlier_keys.contains(digest);
+        let (id, entry) = first.or_else(|| agents.iter().find(|(_, entry)| has_had(entry)))?;
+        Some((id, &entry.object, KeyStanding::Replaced(None)))
     }
 
     /// Has another key taken the place of this one?

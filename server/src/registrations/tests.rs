@@ -16,6 +16,7 @@ use underpass_audit::{AuditLog, Backend, BackendConfig, Policy, Sink};
 use underpass_core::{
     BoxError, Clusters, ConnectError, Open, RegistrationRules, StreamClass, Target,
 };
+use underpass_direct::{DirectClusters, Plugins};
 use underpass_directory::seal::SealingKey;
 use underpass_directory::{Agent, Draft, MemoryStore, Rotation};
 use underpass_tunnel::transport::{Transport, memory};
@@ -25,6 +26,7 @@ use underpass_tunnel::{
 };
 
 use super::*;
+use crate::router::Ways;
 use crate::tunnel::{Keys, Tunnel};
 
 const SOON: Duration = Duration::from_secs(20);
@@ -485,14 +487,14 @@ async fn rule_17_a_registered_credential_vouches_for_no_user() {
     registered(&say(&agent, &register("c2ln")).await);
     agent.close(CloseCode::Shutdown, "done");
     let edge = ClusterName::new("edge").unwrap();
-    let connect = async |tunnel: Tunnel| {
+    let connect = async |way: &dyn Clusters| {
         let open = Open::new(
             Target::KubeApi,
             Default::default(),
             StreamClass::Default,
             "id",
         );
-        let connected = tunnel.connect(&edge, &open).await;
+        let connected = way.connect(&edge, &open).await;
         connected.map(|_| ())
     };
     let gone = async {
@@ -501,10 +503,17 @@ async fn rule_17_a_registered_credential_vouches_for_no_user() {
         }
     };
     timeout(SOON, gone).await.unwrap();
-    connect(world.tunnel.clone()).await.unwrap();
-    connect(world.tunnel.without_nodes()).await.unwrap();
-    let refused = connect(world.tunnel.agents_alone()).await.unwrap_err();
-    assert!(matches!(refused, ConnectError::NoAgent), "{refused:?}");
+    // As the server is put together.
+    let sealing = SealingKey::from_text(&SealingKey::generate().unwrap()).unwrap();
+    let keys = Arc::new(Keyring::new(sealing, vec![]));
+    let direct = Arc::new(DirectClusters::new(keys, Plugins::default()));
+    let ways = Ways::new(&world.directory, &direct, &world.tunnel);
+    connect(&*ways.calls).await.unwrap();
+    connect(&*ways.reviews).await.unwrap();
+    for way in [&ways.vouching, &ways.joining] {
+        let refused = connect(&**way).await.unwrap_err();
+        assert!(matches!(refused, ConnectError::NoAgent), "{refused:?}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use anyhow::Result;
 use underpass_api::ServerInfo;
 use underpass_authenticate::Passwords;
-use underpass_core::{Clusters, ImpersonationPolicy};
+use underpass_core::ImpersonationPolicy;
 use underpass_direct::DirectClusters;
 use underpass_directory::Directory;
 use underpass_gateway::{AccessReviews, Budgets, Front, FrontConfig, NoServiceRoots, Strangers};
@@ -18,7 +18,7 @@ use crate::http::Http;
 use crate::metrics::Metrics;
 use crate::readiness::Readiness;
 use crate::registrations::Registrations;
-use crate::router::ClusterRouter;
+use crate::router::Ways;
 use crate::service_roots::RootsFolder;
 use crate::supervise::Supervisor;
 use crate::tunnel::{Keys, Tunnel};
@@ -67,22 +67,10 @@ pub(super) fn assemble(
     let tunnel =
         Tunnel::new(Arc::clone(&directory), config.audit.clone()).with_registrations(registrations);
     watch_directory(&directory, &tunnel, &direct, tasks);
-    let through = |tunnel: Tunnel| -> Arc<dyn Clusters> {
-        Arc::new(ClusterRouter {
-            directory: Arc::clone(&directory),
-            direct: Arc::clone(&direct),
-            tunnel,
-        })
-    };
-    let clusters = through(tunnel.clone());
-    // A node's administrator vouches for nobody: rights in other clusters, and calls once the cluster's agent is back, can rest on
-    // these answers. Nor does a credential: its agent has named the address for as long as it is kept.
-    let vouching = through(tunnel.agents_alone());
-    // These answers are for calls that go the same way.
-    let access_reviews = AccessReviews::new(through(tunnel.without_nodes()));
+    let ways = Ways::new(&directory, &direct, &tunnel);
     let surroundings = Surroundings {
         directory: Arc::clone(&directory),
-        clusters: vouching,
+        clusters: ways.vouching,
         proxy: config.proxy.clone(),
         own: config.authenticators.clone(),
         fingerprints,
@@ -98,7 +86,7 @@ pub(super) fn assemble(
         Arc::new(logins(&authentication)?),
         info,
         config.audit.clone(),
-        Arc::new(tunnel.agents_alone()),
+        ways.joining,
     );
     let acceptor = Arc::new(Acceptor::new(
         acceptor_config(config.resume_window),
@@ -123,8 +111,8 @@ pub(super) fn assemble(
     let front = Arc::new(Front::new(FrontConfig {
         authenticator: authentication.chain(),
         authorizer: directory,
-        impersonation: Arc::new(access_reviews),
-        clusters,
+        impersonation: Arc::new(AccessReviews::new(ways.reviews)),
+        clusters: ways.calls,
         domains: config.domains()?,
         fallback: Arc::new(http),
         policy: ImpersonationPolicy::default(),

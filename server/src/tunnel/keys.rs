@@ -19,7 +19,7 @@ impl Admission for Keys {
         let snapshot = self.0.snapshot();
         let standing = snapshot.standing_of_key(&proven.key.to_string());
         let admitted = standing.map_or_else(
-            || Err(Denied::unknown_key()),
+            || Err(unknown()),
             |(_, agent, standing)| match standing {
                 KeyStanding::Current | KeyStanding::Next => {
                     Ok(agent.cluster.as_str().try_into()?)
@@ -49,11 +49,22 @@ impl Admission for Keys {
     }
 }
 
+/// For the holder of a key that no agent has: which of these it is cannot be known.
+fn unknown() -> Denied {
+    Denied {
+        reason: "this agent's key is not known here: it has not joined, or its agent was revoked, or it was replaced by others so \
+                 long ago that it is forgotten"
+            .to_owned(),
+        ..Denied::unknown_key()
+    }
+}
+
 /// For the holder of a key that another one has taken the place of: it is this agent, whose other process has rotated its key, or it is
 /// not, or one of both is a thief.
-fn replaced(at: OffsetDateTime) -> Denied {
+fn replaced(at: Option<OffsetDateTime>) -> Denied {
+    let when = at.map_or_else(|| "long ago".to_owned(), |at| format!("at {at}"));
     Denied::replaced_key(format!(
-        "this key was replaced by another one at {at}; if no process of this agent has done that, a thief of the key has: revoke \
+        "this key was replaced by another one {when}; if no process of this agent has done that, a thief of the key has: revoke \
          the agent, and join again with a new key"
     ))
 }

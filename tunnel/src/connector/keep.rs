@@ -12,8 +12,9 @@ use underpass_proto::chain;
 use underpass_proto::frame::GoAway;
 
 use super::plan::{Move, Moves};
+use super::revive::wait_for;
 use super::{ConnectError, Connector, Reconnected, Transports};
-use crate::session::{Info, Session, now};
+use crate::session::{Info, LinkState, Session, now};
 use crate::transport::TransportKind;
 
 /// The progress of a connector.
@@ -277,15 +278,32 @@ impl Connector {
         session: &Session,
         status: &mut impl FnMut(Status<'_>),
     ) -> Infallible {
+        let mut links = session.shared().watch_links();
         loop {
-            let Some(kind) = session.transport() else {
+            let Some(LinkState { id, kind, .. }) = links.borrow_and_update().primary else {
                 // The caller hears of the loss, too.
                 return std::future::pending().await;
             };
             let mut moves = self.plan.begin(kind, now(), rand::rng().next_u32());
-            while let Err(()) = self.try_move(session, &mut moves).await {}
-            status(Status::Moved(session, kind));
+            let is_other = |primary: LinkState| primary.id != id;
+            tokio::select! {
+                // Its own move changes the links as well.
+                biased;
+                () = self.make_move(session, &mut moves) => status(Status::Moved(session, kind)),
+                // A key was proved, or a silent link replaced, over any protocol that got through: the plan is another one.
+                () = wait_for(&mut links, |links| links.primary.is_none_or(is_other)) => {
+                    let now = links.borrow().primary.map(|primary| primary.kind);
+                    if now.is_some_and(|now| now != kind) {
+                        status(Status::Moved(session, kind));
+                    }
+                }
+            }
         }
+    }
+
+    /// Until one of them succeeds.
+    async fn make_move(&self, session: &Session, moves: &mut Moves) {
+        while let Err(()) = self.try_move(session, moves).await {}
     }
 
     /// Waits until something is due, and tries it.

@@ -6,13 +6,14 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use underpass_tunnel::transport::TransportKind;
 use underpass_tunnel::{
-    Accepted, CloseCode, ConnectError, Connector, ConnectorConfig, ResumeWindow, Session, Status,
-    Transports,
+    Accepted, CloseCode, ConnectError, Connector, ConnectorConfig, LinkCount, ResumeWindow,
+    Session, Status, Transports,
 };
 
+use crate::dial;
 use crate::harness::{
-    Kind, acceptor_config, connector_config, key, released, run, second_key, transports, until,
-    within,
+    Kind, acceptor_config, connector_config, key, offers, released, run, second_key, transports,
+    until, within,
 };
 use crate::moves::Chat;
 use crate::server::{Pki, Server};
@@ -102,6 +103,34 @@ fn a_session_goes_on_with_another_key_of_its_agent() {
     }
 }
 
+/// By another connector than the one that has made it: that of the agent's next connection.
+#[test]
+fn a_session_that_drains_proves_another_key_and_its_streams_go_on() {
+    for kind in [Kind::Quic, Kind::WebSocket] {
+        run(async move {
+            let pki = Pki::new();
+            let mut server = Server::start(&pki, acceptor_config()).await;
+            let connector = || Connector::new(config(&server, &pki, transports(kind))).unwrap();
+            let (first, next) = (connector(), connector());
+            let (agent, session) = tokio::join!(first.connect(), server.session());
+            let agent = agent.unwrap();
+            let chat = Chat::start(&session, &agent).await;
+            let draining = agent.clone();
+            let hour = Duration::from_secs(3600);
+            let drained = tokio::spawn(async move { draining.drain(hour, hour, "test").await });
+            until("both ends know", || !agent.is_open() && !session.is_open()).await;
+            next.renew_key(second_key());
+            next.prove(&agent).await.unwrap();
+            let second = second_key().public_key();
+            until("the server knows", || session.has_proved(&second)).await;
+            chat.goes_on().await;
+            chat.over().await;
+            within("its last stream ends it", drained).await.unwrap();
+            within("the server hears of the end", session.closed()).await;
+        });
+    }
+}
+
 #[test]
 fn a_session_is_not_carried_on_with_the_key_of_another_agent() {
     for kind in [Kind::Quic, Kind::WebSocket] {
@@ -167,6 +196,37 @@ fn a_link_that_stands_by_comes_again_with_another_key() {
         chat.goes_on().await;
         chat.over().await;
         assert_eq!(renewing.agent.stats().resumes, 0);
+        renewing.over(&session).await;
+    });
+}
+
+/// QUIC has not answered within its head start, and gets through all the same.
+#[test]
+fn a_session_of_one_link_that_proves_a_key_over_websocket_returns_to_quic() {
+    run(async {
+        let pki = Pki::new();
+        let mut server = Server::start(&pki, acceptor_config()).await;
+        let one = ConnectorConfig {
+            links: LinkCount::One,
+            quic_probe: Duration::from_millis(20),
+            ..config(&server, &pki, Transports::Auto)
+        };
+        let renewing = Renewing::start(one).await;
+        let session = server.session().await;
+        let agent = &renewing.agent;
+        assert_eq!(agent.transport(), Some(TransportKind::Quic));
+        let chat = Chat::start(&session, agent).await;
+        for round in 1..=2 {
+            let trust = pki.ca_pem.clone().into();
+            renewing.connector.renew(&trust, second_key()).unwrap();
+            let slower = dial::websocket(&pki, server.port, offers(Kind::WebSocket)).await;
+            renewing.connector.resume(agent, slower).await.unwrap();
+            let moves = || agent.stats().moves;
+            until("it has moved, and returned", || moves() == 2 * round).await;
+            assert_eq!(agent.transport(), Some(TransportKind::Quic));
+            chat.goes_on().await;
+        }
+        chat.over().await;
         renewing.over(&session).await;
     });
 }

@@ -6,4 +6,4 @@ mod services;
 mod streams;
 mod world;
 
-pub(crate) use self::world::pair;
+pub(crate) use self::world::{Ends, pair};

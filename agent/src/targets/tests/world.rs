@@ -29,16 +29,21 @@ pub(super) async fn within<F: Future>(what: F) -> F::Output {
     tokio::time::timeout(SOON, what).await.expect("in time")
 }
 
-struct Known(PublicKey);
+/// An agent, by two keys.
+struct Known([PublicKey; 2]);
 
 impl Admission for Known {
     fn admit<'a>(&'a self, proven: &'a Proven) -> BoxFuture<'a, Result<AgentName, Denied>> {
         Box::pin(async {
-            match proven.key == self.0 {
+            match self.0.contains(&proven.key) {
                 true => Ok("edge".try_into()?),
                 false => Err(Denied::unknown_key()),
             }
         })
+    }
+
+    fn owner(&self, _: &Proven, _: &AgentName) -> String {
+        "the agent".to_owned()
     }
 }
 
@@ -148,21 +153,56 @@ pub(super) fn sentence(opened: Result<Stream, StreamError>) -> (ResetCode, Strin
     }
 }
 
-/// The agent's end of a session, and the server's.
+fn key(seed: u8) -> AgentKey {
+    AgentKey::from_seed([seed; 32]).unwrap()
+}
+
 /// Both ends of a session: the agent's, and the server's.
 pub(crate) async fn pair() -> (Session, Session) {
-    let key = AgentKey::from_seed([1; 32]).unwrap();
-    let known = Arc::new(Known(key.public_key()));
-    let acceptor = Acceptor::new(AcceptorConfig::default(), known);
-    let ca = rcgen::generate_simple_self_signed(["x".to_owned()]).unwrap();
-    let ca = ca.cert.pem().into_bytes();
-    let connector = Connector::new(ConnectorConfig::new("x", 1, ca, key)).unwrap();
-    let (here, there) = memory::pair();
-    let (agent, server) = tokio::join!(
-        connector.establish(Arc::new(here)),
-        acceptor.accept(Arc::new(there))
-    );
-    (agent.unwrap(), server.unwrap().into_session().unwrap())
+    let Ends { agent, server, .. } = Ends::new().await;
+    (agent, server)
+}
+
+/// Both ends of a session, whose agent has another key as well.
+pub(crate) struct Ends {
+    pub(crate) agent: Session,
+    pub(crate) server: Session,
+    connector: Connector,
+    acceptor: Acceptor,
+}
+
+impl Ends {
+    pub(crate) async fn new() -> Self {
+        let known = Arc::new(Known([1, 2].map(|seed| key(seed).public_key())));
+        let acceptor = Acceptor::new(AcceptorConfig::default(), known);
+        let ca = rcgen::generate_simple_self_signed(["x".to_owned()]).unwrap();
+        let ca = ca.cert.pem().into_bytes();
+        let connector = Connector::new(ConnectorConfig::new("x", 1, ca, key(1))).unwrap();
+        let (here, there) = memory::pair();
+        let (agent, server) = tokio::join!(
+            connector.establish(Arc::new(here)),
+            acceptor.accept(Arc::new(there))
+        );
+        Self {
+            agent: agent.unwrap(),
+            server: server.unwrap().into_session().unwrap(),
+            connector,
+            acceptor,
+        }
+    }
+
+    /// The session proves the other key.
+    pub(crate) async fn prove_another_key(&self) {
+        self.connector.renew_key(key(2));
+        let (here, there) = memory::pair();
+        let (resumed, accepted) = tokio::join!(
+            self.connector.resume(&self.agent, Arc::new(here)),
+            self.acceptor.accept(Arc::new(there))
+        );
+        resumed.unwrap();
+        accepted.unwrap();
+        assert_eq!(self.agent.key(), key(2).public_key());
+    }
 }
 
 pub(super) const OWN: &str = "tcp: [{name: own, addresses: [127.0.0.0/8]}]";

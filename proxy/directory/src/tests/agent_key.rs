@@ -133,18 +133,55 @@ async fn no_agent_has_a_key_that_another_one_has_had() {
 }
 
 #[tokio::test]
-async fn rule_23_few_keys_that_were_replaced_are_remembered() {
+async fn an_agents_first_key_is_told_from_an_unknown_one_for_ever() {
     let directory = with_agent(true).await;
-    let mut key = "k1".to_owned();
-    for number in 0..3 * limits::REPLACED_KEYS {
+    let put = directory.change(|draft| {
+        let mut agent = Agent::clone(&draft.get(ID).unwrap().object);
+        draft.remove::<Agent>(ID, Expect::Present)?;
+        let id = agent.id();
+        // All between are forgotten.
+        agent.key = "k2".to_owned();
+        draft.put(&id, agent, Expect::Absent)?;
+        Ok::<_, ChangeError>(id)
+    });
+    let id = put.await.unwrap().value;
+    let snapshot = directory.snapshot();
+    let (agent, _, standing) = snapshot.standing_of_key("k1").unwrap();
+    assert_eq!(
+        (agent, standing),
+        (id.as_str(), KeyStanding::Replaced(None))
+    );
+    assert!(snapshot.agent_with_key("k1").is_none());
+}
+
+#[tokio::test]
+async fn rule_23_as_many_keys_that_were_replaced_are_remembered_as_there_is_room_for() {
+    let directory = with_agent(true).await;
+    let mut keys = vec!["k1".to_owned()];
+    let most = limits::REPLACED_KEYS + limits::EARLIER_KEYS;
+    for number in 0..=most {
         let next = format!("n{number}");
-        register(&directory, &key, &next).await.unwrap();
+        register(&directory, &keys[number], &next).await.unwrap();
         replace(&directory, &next).await.unwrap();
-        key = next;
+        keys.push(next);
     }
     let snapshot = directory.snapshot();
     let agent = &snapshot.get::<Agent>(ID).unwrap().object;
     assert_eq!(agent.replaced_keys.len(), limits::REPLACED_KEYS);
-    assert!(!snapshot.is_replaced_key("k1"), "it is forgotten");
-    assert!(snapshot.agent_with_key("k1").is_none());
+    assert!(!snapshot.is_replaced_key(&keys[0]), "it is forgotten");
+    let current = keys.pop().unwrap();
+    for old in &keys[1..] {
+        assert!(snapshot.is_replaced_key(old), "{old}");
+        assert!(snapshot.agent_with_key(old).is_none(), "{old}");
+    }
+    // Without a time, and by the store's text as well.
+    let text = serde_json::to_string(&**agent).unwrap();
+    assert_eq!(serde_json::from_str::<Agent>(&text).unwrap(), **agent);
+    let (id, _, standing) = snapshot.standing_of_key(&keys[1]).unwrap();
+    assert_eq!((id, standing), (ID, KeyStanding::Replaced(None)));
+    // None of them comes back.
+    let refused = register(&directory, &current, &keys[1]).await;
+    assert!(matches!(refused, Err(RotationError::KeyKnown)));
+    let known = register(&directory, &keys[1], "new").await;
+    assert!(matches!(known, Err(RotationError::NotCurrent)));
 }
