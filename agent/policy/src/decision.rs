@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
+use crate::shell::ShellKind;
 use crate::special::SpecialAddress;
 
 /// A target that the policy allows.
@@ -94,6 +95,12 @@ pub enum Denied {
     /// The operation is for other callers.
     #[error("rule `{0}` of the agent's policy allows the operation to others only")]
     Caller(Arc<str>),
+    /// The policy has no shells of this kind.
+    #[error("the agent's policy allows no {0} shell (`shells.{0}` would)")]
+    NoShell(ShellKind),
+    /// Shells of this kind are for other callers.
+    #[error("`shells.{0}` of the agent's policy allows the shell to others only")]
+    ShellCaller(ShellKind),
     /// No policy can allow it.
     #[error("this agent serves no target `{0}`")]
     NotServed(String),

@@ -11,6 +11,7 @@ use crate::impersonation::Impersonation;
 use crate::operation::{Entry, OperationError};
 use crate::ports::Ports;
 use crate::rule::{TcpRule, UnixRule};
+use crate::shell::Shells;
 use crate::values::{Address, List, Parsed, RuleName, SocketPath, list, present, values};
 use crate::{Policy, limits};
 
@@ -67,6 +68,8 @@ struct File {
     unix: Option<List<Unix>>,
     #[serde(default, deserialize_with = "present")]
     operations: Option<List<Entry>>,
+    #[serde(default, deserialize_with = "present")]
+    shells: Option<Shells>,
     #[serde(default)]
     impersonation: Impersonation,
 }
@@ -133,6 +136,7 @@ impl File {
         };
         let mut policy = Policy {
             api_server: self.api_server,
+            shells: self.shells.map(Shells::into_rules).unwrap_or_default(),
             impersonation: self.impersonation,
             ..Policy::default()
         };
@@ -182,6 +186,7 @@ mod tests {
                 "tcp: [{name: a, adresses: [10.0.0.0/8]}]",
                 &["tcp[0]", "adresses", "line 1"][..],
             ),
+            ("commands: []", &["commands", "line 1"]),
             ("shells: []", &["shells", "line 1"]),
             (
                 "tcp:\n- name: a\n  addresses: [10.0.0.0/8]\n  addresses: [::1]\n",

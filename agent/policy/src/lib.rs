@@ -3,10 +3,12 @@
 //!
 //! [`Policy::from_yaml`] reads the file, and [`Policy::decide`] decides about a target. Names, services and paths lead somewhere:
 //! once that is known, [`Policy::decide_address`] and [`Policy::decide_path`] decide about it. [`Policy::decide_operation`] gives the
-//! [`Operation`] that a caller may run. The crate resolves, connects and runs nothing.
+//! [`Operation`] that a caller may run, and [`Policy::decide_shell`] the [`ShellRule`] of a shell that a caller may open. The crate
+//! resolves, connects and runs nothing.
 
 pub mod limits;
 
+mod command;
 mod decision;
 mod file;
 mod host;
@@ -14,6 +16,7 @@ mod impersonation;
 mod operation;
 mod ports;
 mod rule;
+mod shell;
 mod special;
 mod values;
 
@@ -27,6 +30,7 @@ pub use self::decision::{Allowed, Denied, Remaining};
 pub use self::file::PolicyError;
 pub use self::host::{Host, Service};
 pub use self::operation::{ArgumentError, Operation, OperationError, ValueError};
+pub use self::shell::{Protection, ShellKind, ShellResources, ShellRule, UnknownShellKind};
 pub use self::special::SpecialAddress;
 
 use self::impersonation::Impersonation;
@@ -41,13 +45,14 @@ pub struct Policy {
     tcp: Vec<TcpRule>,
     unix: Vec<UnixRule>,
     operations: Vec<Arc<Operation>>,
+    shells: Vec<Arc<ShellRule>>,
     impersonation: Impersonation,
 }
 
 /// A rule, for people.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Line {
-    /// `tcp`, `unix`, `operation` or the field of `impersonation`.
+    /// `tcp`, `unix`, `operation`, `shell` or the field of `impersonation`.
     pub kind: &'static str,
     /// The rule's name; empty where it has none.
     pub name: String,
@@ -200,6 +205,24 @@ impl Policy {
         }
     }
 
+    /// The words about shells of this kind, for a caller of this name and these groups.
+    ///
+    /// # Errors
+    /// There are none, or they are for others.
+    pub fn decide_shell(
+        &self,
+        kind: ShellKind,
+        user: &str,
+        groups: &[String],
+    ) -> Result<Arc<ShellRule>, Denied> {
+        let rule = self.shells.iter().find(|rule| rule.kind() == kind);
+        let rule = rule.ok_or(Denied::NoShell(kind))?;
+        match rule.is_for(user, groups) {
+            true => Ok(Arc::clone(rule)),
+            false => Err(Denied::ShellCaller(kind)),
+        }
+    }
+
     /// Its operations, in the file's order.
     pub fn operations(&self) -> &[Arc<Operation>] {
         &self.operations
@@ -228,13 +251,19 @@ impl Policy {
             name: operation.name().to_string(),
             content: operation.describe(),
         });
+        let shells = self.shells.iter().map(|rule| Line {
+            kind: "shell",
+            name: rule.kind().to_string(),
+            content: rule.describe(),
+        });
         let api_server = self.api_server.map(|serves| Line {
             kind: "apiServer",
             name: String::new(),
             content: serves.to_string(),
         });
         let targets = api_server.into_iter().chain(tcp).chain(unix);
-        targets.chain(operations).chain(self.impersonation.lines())
+        let commands = operations.chain(shells);
+        targets.chain(commands).chain(self.impersonation.lines())
     }
 }
 

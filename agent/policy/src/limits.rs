@@ -1,5 +1,6 @@
 //! Every bound of this crate, each with its reason.
 
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 /// The policy's file. Ten thousand addresses take a quarter of it; a larger file is not what it should be.
@@ -37,3 +38,39 @@ pub const OUTPUT_BYTES: u64 = 1024 * 1024 * 1024;
 
 /// The same where an operation says nothing: a long build's log.
 pub const OUTPUT_BYTES_DEFAULT: u64 = 16 * 1024 * 1024;
+
+/// The memory of a shell where its rule says nothing: kubectl with a large list, and an editor.
+pub const SHELL_MEMORY: u64 = 512 * 1024 * 1024;
+
+/// The memory that a rule may give a shell. With less than 16 MiB no shell starts.
+pub const SHELL_MEMORY_RANGE: RangeInclusive<u64> = 16 * 1024 * 1024..=1024 * 1024 * 1024 * 1024;
+
+/// Processes and threads of a shell where its rule says nothing: a few pipelines of kubectl, each of which has a dozen threads.
+pub const SHELL_PROCESSES: u32 = 256;
+
+/// The processes that a rule may give a shell. A shell that pipes one program into another has three.
+pub const SHELL_PROCESSES_RANGE: RangeInclusive<u32> = 4..=100_000;
+
+/// Processor time of a shell where its rule says nothing: one processor.
+pub const SHELL_CPU_MILLIS: u32 = 1000;
+
+/// The processor time that a rule may give a shell: Linux takes no less than a hundredth of a processor.
+pub const SHELL_CPU_RANGE: RangeInclusive<u32> = 10..=1_024_000;
+
+/// The time without input and output after which a shell ends, where its rule says nothing: a meeting, and no night.
+pub const SHELL_IDLE: Duration = Duration::from_secs(3600);
+
+/// The life of a shell without a viewer, where its rule says nothing: a laptop that is carried from one place to another.
+pub const SHELL_DETACHED: Duration = Duration::from_secs(15 * 60);
+
+/// The times that a rule may give a shell. Less than a second is a mistake, and a week is long enough to come back.
+pub const SHELL_TIME_RANGE: RangeInclusive<Duration> = Duration::from_secs(1)..=TIME_LIMIT;
+
+/// Shells of one kind that a user may have, where the rule says nothing: some terminals, and one that was forgotten.
+pub const SHELLS_OF_USER: usize = 4;
+
+/// Shells of one kind on a node, where the rule says nothing.
+pub const SHELLS_OF_NODE: usize = 16;
+
+/// The most that a rule may give either: each takes some MiB of the agent's memory.
+pub const SHELLS: usize = 64;

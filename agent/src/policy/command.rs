@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::{Args, Subcommand};
-use underpass_agent_policy::{Denied, Host, Line, Policy, Remaining};
+use underpass_agent_policy::{Denied, Host, Line, Policy, Remaining, ShellKind};
 use underpass_core::{AgentRole, Target};
 
 const AFTER_EXPLAIN: &str = "\
@@ -32,7 +32,7 @@ pub(crate) struct Check {
 
 #[derive(Debug, Args)]
 pub(crate) struct Explain {
-    /// As in `tcp:postgres.prod:5432`, `tcp:10.0.0.1:22`, `unix:/run/containerd/containerd.sock` or `operation:etcd-snapshot`
+    /// As in `tcp:postgres.prod:5432`, `tcp:10.0.0.1:22`, `unix:/run/containerd/containerd.sock`, `operation:etcd-snapshot` or `shell:kubectl`
     #[arg(value_name = "TARGET", value_parser = asked)]
     target: Asked,
     /// The policy
@@ -40,11 +40,12 @@ pub(crate) struct Explain {
     policy: PathBuf,
 }
 
-/// The target in question. An operation's name is no part of a stream's target.
+/// The target in question. An operation's name and a shell's kind are no part of a stream's target.
 #[derive(Debug, Clone)]
 enum Asked {
     Target(Target),
     Operation(String),
+    Shell(ShellKind),
 }
 
 /// The answer to a command.
@@ -69,6 +70,7 @@ impl PolicyCommand {
                 Ok(match &explain.target {
                     Asked::Target(target) => explanation(&policy, target),
                     Asked::Operation(name) => operation(&policy, name),
+                    Asked::Shell(kind) => shell(&policy, *kind),
                 })
             }
         }
@@ -76,10 +78,14 @@ impl PolicyCommand {
 }
 
 fn asked(text: &str) -> Result<Asked, String> {
-    match text.strip_prefix("operation:") {
-        Some(name) => Ok(Asked::Operation(name.to_owned())),
-        None => target(text).map(Asked::Target),
+    if let Some(name) = text.strip_prefix("operation:") {
+        return Ok(Asked::Operation(name.to_owned()));
     }
+    if let Some(kind) = text.strip_prefix("shell:") {
+        let kind = kind.parse().map(Asked::Shell);
+        return kind.map_err(|error| format!("{error}"));
+    }
+    target(text).map(Asked::Target)
 }
 
 fn target(text: &str) -> Result<Target, String> {
@@ -87,20 +93,27 @@ fn target(text: &str) -> Result<Target, String> {
 }
 
 fn operation(policy: &Policy, name: &str) -> Answer {
+    let denied = Denied::NoOperation(name.to_owned());
+    named(policy, "operation", name, &denied)
+}
+
+fn shell(policy: &Policy, kind: ShellKind) -> Answer {
+    named(policy, "shell", kind.name(), &Denied::NoShell(kind))
+}
+
+/// About the rule of this kind and name: it may have callers of its own, and `explain` knows none.
+fn named(policy: &Policy, kind: &str, name: &str, denied: &Denied) -> Answer {
     let mut lines = policy.lines();
-    let line = lines.find(|line| line.kind == "operation" && line.name == name);
+    let line = lines.find(|line| line.kind == kind && line.name == name);
     match line {
         Some(line) => Answer {
-            text: format!("operation:{name}: allowed: {}\n", line.content),
+            text: format!("{kind}:{name}: allowed: {}\n", line.content),
             yes: true,
         },
-        None => {
-            let denied = Denied::NoOperation(name.to_owned());
-            Answer {
-                text: format!("operation:{name}: denied: {denied}\n"),
-                yes: false,
-            }
-        }
+        None => Answer {
+            text: format!("{kind}:{name}: denied: {denied}\n"),
+            yes: false,
+        },
     }
 }
 
@@ -237,6 +250,25 @@ deniedGroups              admins
         let Answer { text, yes } = operation(&backup, "restore");
         assert!(!yes && text.contains("no operation `restore`"), "{text}");
         assert!(matches!(asked("operation:a"), Ok(Asked::Operation(_))));
+        let kubectl = "shells: {kubectl: {program: /bin/bash, perUser: 2, groups: [ops]}}";
+        let kubectl = Policy::from_yaml(kubectl).unwrap();
+        let Answer { text, yes } = shell(&kubectl, ShellKind::Kubectl);
+        assert!(
+            yes && text.contains("/bin/bash") && text.contains("2 for each user"),
+            "{text}"
+        );
+        assert!(text.ends_with(", for ops\n"), "{text}");
+        let Answer { text, yes } = shell(&kubectl, ShellKind::Node);
+        assert!(!yes && text.contains("no node shell"), "{text}");
+        assert!(matches!(
+            asked("shell:node"),
+            Ok(Asked::Shell(ShellKind::Node))
+        ));
+        assert!(
+            asked("shell:root")
+                .unwrap_err()
+                .contains("kubectl and node")
+        );
         assert!(
             target("postgres.prod:5432")
                 .unwrap_err()

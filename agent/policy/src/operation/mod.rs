@@ -16,6 +16,7 @@ pub use self::parameter::ValueError;
 pub(crate) use self::read::Entry;
 pub use self::read::OperationError;
 pub(crate) use self::template::Template;
+use crate::command::Callers;
 
 /// A command that callers may run.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,21 +33,6 @@ pub struct Operation {
     pub(crate) output_limit: u64,
     pub(crate) is_exclusive: bool,
     pub(crate) callers: Callers,
-}
-
-/// The callers of an operation: all, where both lists are empty.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Callers {
-    pub(crate) users: Vec<String>,
-    pub(crate) groups: Vec<String>,
-}
-
-impl Callers {
-    fn have(&self, user: &str, groups: &[String]) -> bool {
-        (self.users.is_empty() && self.groups.is_empty())
-            || self.users.iter().any(|own| own == user)
-            || self.groups.iter().any(|own| groups.contains(own))
-    }
 }
 
 /// Why arguments do not fit an operation's parameters: a sentence for the caller, who gets to know the parameter by its name.
@@ -243,11 +229,7 @@ impl Operation {
         if self.is_exclusive {
             text.push_str(", one at a time");
         }
-        let Callers { users, groups } = &self.callers;
-        let callers: Vec<_> = users.iter().chain(groups).map(String::as_str).collect();
-        if !callers.is_empty() {
-            text.push_str(&format!(", for {}", callers.join(", ")));
-        }
+        text.push_str(&self.callers.describe());
         text
     }
 }

@@ -1,8 +1,7 @@
 //! The file's form of operations.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fmt;
-use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +10,8 @@ use serde::Deserialize;
 use thiserror::Error;
 
 use super::parameter::{Pattern, Schema};
-use super::{Callers, Operation, Parameter, Template};
+use super::{Operation, Parameter, Template};
+use crate::command::{AbsolutePath, Callers, Environment, UserName};
 use crate::limits;
 use crate::values::{List, Parsed, RuleName, Subject, list, present, values};
 
@@ -66,15 +66,6 @@ struct Range {
     to: i64,
 }
 
-#[derive(Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Environment {
-    #[serde(default, deserialize_with = "present")]
-    pass: Option<List<Parsed<Variable>>>,
-    #[serde(default)]
-    set: BTreeMap<Variable, String>,
-}
-
 /// A mistake in an operation that no single value of it has.
 #[derive(Debug, PartialEq, Eq, Error)]
 pub enum OperationError {
@@ -126,14 +117,7 @@ impl Entry {
         if let Some(unused) = names.iter().find(|name| !used.contains(name.as_str())) {
             return Err(OperationError::Unused(unused.clone()));
         }
-        let environment = self.environment.unwrap_or_default();
-        let subjects = |subjects| {
-            let subjects = values::<Subject>(subjects).into_iter();
-            subjects
-                .map(|subject| subject.as_ref().to_owned())
-                .collect()
-        };
-        let set = environment.set.into_iter();
+        let (pass, set) = self.environment.unwrap_or_default().into_parts();
         let output_limit = self.output_limit.map(|limit| limit.0.0);
         Ok(Operation {
             name,
@@ -142,15 +126,12 @@ impl Entry {
             parameters,
             user: self.user.map(|user| user.0.0),
             directory: self.directory.map_or_else(|| "/".into(), |path| path.0.0),
-            pass: values(environment.pass).into_iter().map(|v| v.0).collect(),
-            set: set.map(|(variable, value)| (variable.0, value)).collect(),
+            pass,
+            set,
             time_limit: self.time_limit.0.0,
             output_limit: output_limit.unwrap_or(limits::OUTPUT_BYTES_DEFAULT),
             is_exclusive: self.exclusive,
-            callers: Callers {
-                users: subjects(self.users),
-                groups: subjects(self.groups),
-            },
+            callers: Callers::new(self.users, self.groups),
         })
     }
 }
@@ -197,63 +178,6 @@ impl FromStr for Pattern {
 
     fn from_str(text: &str) -> Result<Self, String> {
         Self::new(text).map_err(|error| format!("{text:?} is no pattern: {error}"))
-    }
-}
-
-struct AbsolutePath(PathBuf);
-
-impl FromStr for AbsolutePath {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let plain = |segment: &str| !matches!(segment, "" | "." | "..");
-        let is_root = text == "/";
-        let plain = text
-            .strip_prefix('/')
-            .is_some_and(|rest| rest.split('/').all(plain));
-        match (is_root || plain) && !text.chars().any(char::is_control) {
-            true => Ok(Self(text.into())),
-            false => Err(format!("{text:?} is not an absolute path without . and ..")),
-        }
-    }
-}
-
-/// As useradd has them, and no uid: a number could be a name.
-struct UserName(String);
-
-impl FromStr for UserName {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-        let begins = text.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_');
-        match begins && text.len() <= limits::USER_BYTES && text.chars().all(legal) {
-            true => Ok(Self(text.to_owned())),
-            false => Err(format!("{text:?} is no name of a user of the system")),
-        }
-    }
-}
-
-/// A variable of the environment.
-#[derive(PartialEq, Eq, PartialOrd, Ord)]
-struct Variable(String);
-
-impl FromStr for Variable {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let legal = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
-        let begins = text.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_');
-        match begins && text.len() <= limits::RULE_NAME_BYTES && text.bytes().all(legal) {
-            true => Ok(Self(text.to_owned())),
-            false => Err(format!("{text:?} is no name of a variable")),
-        }
-    }
-}
-
-impl<'de> Deserialize<'de> for Variable {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Parsed::deserialize(deserializer).map(|Parsed(variable)| variable)
     }
 }
 

@@ -1,0 +1,202 @@
+//! The life of a shell, from its program's start to the end of its last process.
+
+use std::os::unix::process::ExitStatusExt as _;
+use std::process::ExitStatus;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::process::Signal;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, sleep_until};
+
+use crate::limits;
+use crate::processes::Processes;
+use crate::pty::Master;
+use crate::record::{Cause, End, Exit};
+use crate::shell::Shell;
+use crate::start::Process;
+
+/// Sees a shell to its end.
+pub(crate) async fn attend(shell: &Arc<Shell>, process: Process, master: &Master) -> End {
+    let (over, is_over) = watch::channel(None);
+    let ending = async {
+        let end = end(shell, process).await;
+        over.send_replace(Some(end.cause));
+        end
+    };
+    let (end, ()) = tokio::join!(ending, read(shell, master, is_over));
+    end
+}
+
+/// Reads the output, for as long as there is some, and never more than viewers have room for.
+async fn read(shell: &Arc<Shell>, master: &Master, mut is_over: watch::Receiver<Option<Cause>>) {
+    let mut buffer = vec![0; limits::PIECE_BYTES];
+    loop {
+        let room = tokio::select! {
+            room = room(shell) => room.min(limits::PIECE_BYTES),
+            () = given_up(&mut is_over) => return,
+        };
+        let Some(piece) = buffer.get_mut(..room) else {
+            return;
+        };
+        let read = tokio::select! {
+            read = master.read(piece) => read,
+            () = rest(&mut is_over) => return,
+        };
+        let read = match read {
+            Ok(0) => return,
+            Ok(read) => read,
+            Err(error) => {
+                tracing::warn!(id = %shell.id, "the terminal of a shell fails: {error}");
+                return;
+            }
+        };
+        shell.push(piece.get(..read).unwrap_or_default());
+        show(shell).await;
+    }
+}
+
+/// Waits until there is room for output. Viewers that keep the program waiting for too long are dismissed.
+async fn room(shell: &Shell) -> usize {
+    loop {
+        let (room, patience) = {
+            let audience = shell.audience();
+            (audience.room(), audience.patience())
+        };
+        if room > 0 {
+            return room;
+        }
+        tokio::select! {
+            () = shell.took.notified() => {}
+            () = until(patience) => {
+                shell.audience().dismiss(Instant::now());
+                tracing::info!(id = %shell.id, "a viewer of a shell takes nothing, and is detached");
+                shell.left.notify_one();
+                shell.heard.notify_waiters();
+            }
+        }
+    }
+}
+
+async fn until(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => sleep_until(moment).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Waits for the end of the program, and a little longer.
+async fn rest(is_over: &mut watch::Receiver<Option<Cause>>) {
+    if is_over.wait_for(Option::is_some).await.is_err() {
+        std::future::pending::<()>().await;
+    }
+    sleep(limits::REST_TIME).await;
+}
+
+/// Waits for an end that waits for no viewer.
+async fn given_up(is_over: &mut watch::Receiver<Option<Cause>>) {
+    let at_once = |cause: &Option<Cause>| matches!(cause, Some(Cause::Revoked | Cause::Stopping));
+    if is_over.wait_for(at_once).await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
+
+/// Keeps the model of the screen up to date, on a thread of its own: there is output whose screen takes long to make.
+async fn show(shell: &Arc<Shell>) {
+    let showing = Arc::clone(shell);
+    let took = tokio::task::spawn_blocking(move || showing.show()).await;
+    let took = took.unwrap_or_default();
+    if took > limits::SCREEN_TIME {
+        sleep(took.saturating_mul(limits::SCREEN_PAUSE)).await;
+    }
+}
+
+/// Waits until the program ends or has to, and ends all of its processes.
+async fn end(shell: &Shell, mut process: Process) -> End {
+    let cause = tokio::select! {
+        () = process.ended() => Cause::Program,
+        cause = shell.end_asked() => cause,
+        cause = expired(shell) => cause,
+    };
+    hang_up(shell, &process.all, grace(cause)).await;
+    // Only now: until it is reaped, the session's number is its own.
+    let status = process.child.wait().await;
+    End {
+        exit: status.map_or(Exit::Unknown, exit),
+        cause,
+    }
+}
+
+/// Waits until it has been without input and output, or without viewers, for as long as its rule allows.
+async fn expired(shell: &Shell) -> Cause {
+    loop {
+        let (active, detached) = {
+            let audience = shell.audience();
+            (audience.active(), audience.detached())
+        };
+        let now = Instant::now();
+        let idle = active + shell.rule.idle_limit();
+        let detached = detached.map(|since| since + shell.rule.detached_lifetime());
+        if detached.is_some_and(|detached| detached <= now) {
+            return Cause::Detached;
+        }
+        if idle <= now {
+            return Cause::Idle;
+        }
+        tokio::select! {
+            () = sleep_until(detached.map_or(idle, |detached| detached.min(idle))) => {}
+            () = shell.left.notified() => {}
+        }
+    }
+}
+
+fn grace(cause: Cause) -> Duration {
+    match cause {
+        Cause::Revoked => limits::REVOKED_GRACE,
+        _ => limits::HANGUP_GRACE,
+    }
+}
+
+/// Ends every process of a shell: SIGHUP, which tells a shell to end its jobs, and SIGKILL for those that are left.
+async fn hang_up(shell: &Shell, all: &Processes, grace: Duration) {
+    let deadline = Instant::now() + grace;
+    let mut left = signal(all, Some(Signal::HUP)).await;
+    // A process that is stopped takes no signal but this one and SIGKILL.
+    if left > 0 {
+        signal(all, Some(Signal::CONT)).await;
+    }
+    while left > 0 && Instant::now() < deadline {
+        sleep(limits::HANGUP_AGAIN).await;
+        left = signal(all, None).await;
+    }
+    for _ in 0..limits::SEARCHES {
+        if signal(all, Some(Signal::KILL)).await == 0 {
+            return;
+        }
+        sleep(limits::SEARCH_AGAIN).await;
+    }
+    tracing::error!(id = %shell.id, "processes of a shell that has ended do not end");
+}
+
+/// Sends a signal, or none, to every process of a shell, and gives their number.
+async fn signal(all: &Processes, signal: Option<Signal>) -> usize {
+    let all = all.clone();
+    let sending = tokio::task::spawn_blocking(move || match signal {
+        Some(signal) => all.signal(signal),
+        None => all.count(),
+    });
+    match sending.await {
+        Ok(Ok(number)) => number,
+        Ok(Err(error)) => {
+            tracing::error!("processes of a shell cannot be searched for: {error}");
+            0
+        }
+        Err(_gone) => 0,
+    }
+}
+
+fn exit(status: ExitStatus) -> Exit {
+    let code = status.code().map(Exit::Status);
+    let exit = code.or_else(|| status.signal().map(Exit::Signal));
+    exit.unwrap_or(Exit::Unknown)
+}

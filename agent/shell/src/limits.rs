@@ -1,0 +1,80 @@
+//! Every bound of this crate, each with its reason. The policy bounds how many shells there are, and how long each lives.
+
+use std::time::Duration;
+
+/// Output of a shell that is kept. A viewer may be so far behind before the program waits, or come back so much later and go on at
+/// its byte: a second of a fast program over a slow path, and some screens of text.
+pub const OUTPUT_BYTES: usize = 256 * 1024;
+
+/// Bytes of output that are read and handed on at once: the kernel's terminal has 4 KiB to 64 KiB.
+pub const PIECE_BYTES: usize = 16 * 1024;
+
+/// Columns, and rows, of a terminal. More are a mistake, or a trial.
+pub const SIDE: u16 = 1000;
+
+/// Cells of a terminal, each of which takes 16 bytes on each of two screens. A 4K display with letters of 6 x 11 pixels has 125,000.
+/// A terminal that would have more gets fewer rows.
+pub const CELLS: u32 = 128 * 1024;
+
+/// The size of a terminal that does not know its own.
+pub const USUAL_SIZE: (u16, u16) = (80, 24);
+
+/// Viewers of one shell at once: all of them are its owner's.
+pub const VIEWERS: usize = 16;
+
+/// Changes of the size that viewers have yet to hear of. Later ones take the place of the newest.
+pub const SIZES: usize = 256;
+
+/// How long a viewer may keep the program waiting without taking a byte. The tunnel's sessions resume for as long by default, so that
+/// a path that comes back in time costs the viewer nothing.
+pub const STALLED: Duration = Duration::from_secs(60);
+
+/// The time between SIGHUP and SIGKILL. An editor writes its swap file in less.
+pub const HANGUP_GRACE: Duration = Duration::from_secs(5);
+
+/// The same where the permission for the shell was taken back: everything of it is gone within a second.
+pub const REVOKED_GRACE: Duration = Duration::from_millis(300);
+
+/// How often processes are looked for meanwhile: a node may have thousands.
+pub const HANGUP_AGAIN: Duration = Duration::from_millis(100);
+
+/// The wait between two attempts to kill what is left.
+pub const SEARCH_AGAIN: Duration = Duration::from_millis(20);
+
+/// How often processes are killed until none is left, since they may make others: a second in all.
+pub const SEARCHES: usize = 50;
+
+/// The wait for further output once the program has ended. Only a process that was not found holds the terminal longer.
+pub const REST_TIME: Duration = Duration::from_millis(200);
+
+/// The time for a shell's helper to become its program.
+pub const START_TIME: Duration = Duration::from_secs(10);
+
+/// The plan of a program, which is the policy's: a thousand arguments of 4 KiB, escaped.
+pub const PLAN_BYTES: u64 = 16 * 1024 * 1024;
+
+/// A helper's report: a step and a number.
+pub const REPORT_BYTES: u64 = 1024;
+
+/// The name of a terminal's kind, as in `xterm-256color`.
+pub const TERM_BYTES: usize = 64;
+
+/// Shells that have ended and can still be asked about, each with its output and its screen.
+pub const ENDED: usize = 32;
+
+/// Those of one user: no user displaces all of another's.
+pub const ENDED_OF_USER: usize = 8;
+
+/// How long they can be asked about: a viewer whose path was cut hears the exit status when it comes back.
+pub const ENDED_AGE: Duration = Duration::from_secs(5 * 60);
+
+/// The environment of a process, of which the mark of its shell is searched for: Linux allows a quarter of the stack.
+pub const ENVIRONMENT_BYTES: u64 = 2 * 1024 * 1024;
+
+/// Processor time of the screen's model for one piece of output that is nothing. Ordinary output takes less than a millisecond; there
+/// are sequences of a few bytes that scroll a thousand lines.
+pub const SCREEN_TIME: Duration = Duration::from_millis(10);
+
+/// A model that has taken longer waits so many times as long before the next piece: a program has the agent spend a quarter of a
+/// processor on its screen at the most.
+pub const SCREEN_PAUSE: u32 = 3;

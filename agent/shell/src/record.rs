@@ -1,0 +1,136 @@
+//! The facts about a shell that callers see.
+
+use std::fmt;
+use std::str::FromStr;
+
+use time::OffsetDateTime;
+use underpass_agent_policy::{Protection, ShellKind};
+
+use crate::size::Size;
+
+/// The id of a shell: random, and never that of another one.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ShellId(String);
+
+/// Not the id of a shell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the id of a shell has {} letters from a to f and digits",
+    ShellId::BYTES
+)]
+pub struct BadShellId;
+
+impl ShellId {
+    /// Its length.
+    pub const BYTES: usize = 32;
+
+    pub(crate) fn random() -> Self {
+        Self(format!("{:032x}", rand::random::<u128>()))
+    }
+
+    /// Its text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for ShellId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl FromStr for ShellId {
+    type Err = BadShellId;
+
+    fn from_str(text: &str) -> Result<Self, BadShellId> {
+        let legal = |byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
+        match text.len() == Self::BYTES && text.bytes().all(legal) {
+            true => Ok(Self(text.to_owned())),
+            false => Err(BadShellId),
+        }
+    }
+}
+
+/// The user of a shell. No other one sees that there is the shell.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Owner {
+    /// Their name.
+    pub user: String,
+    /// Their uid, where there is one.
+    pub uid: Option<String>,
+}
+
+/// The way in which a program ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// It exited, with this status.
+    Status(i32),
+    /// This signal ended it.
+    Signal(i32),
+    /// The system did not say.
+    Unknown,
+}
+
+/// The reason that a shell ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Cause {
+    /// Its program ended by itself.
+    Program,
+    /// Its owner had it end.
+    Owner,
+    /// The owner's access ended, or the policy's permission.
+    Revoked,
+    /// There was neither input nor output for as long as its rule allows.
+    Idle,
+    /// No viewer came back for as long as its rule allows.
+    Detached,
+    /// The agent stops.
+    Stopping,
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Program => "its program ended",
+            Self::Owner => "its owner had it end",
+            Self::Revoked => "the permission for it was taken back",
+            Self::Idle => "it was idle for too long",
+            Self::Detached => "nobody attached to it for too long",
+            Self::Stopping => "the agent stopped",
+        })
+    }
+}
+
+/// The end of a shell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct End {
+    /// How its program ended.
+    pub exit: Exit,
+    /// Why.
+    pub cause: Cause,
+}
+
+/// A shell as it is at one moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ShellRecord {
+    /// Its id.
+    pub id: ShellId,
+    /// Its kind.
+    pub kind: ShellKind,
+    /// Its user.
+    pub owner: Owner,
+    /// When it was opened.
+    pub created: OffsetDateTime,
+    /// The size of its terminal.
+    pub size: Size,
+    /// Bytes that its program has written.
+    pub output: u64,
+    /// Viewers.
+    pub viewers: usize,
+    /// Protections that shells of its kind should have, and that this one does not: its rule allows that.
+    pub missing: Vec<Protection>,
+    /// `None` while it runs.
+    pub end: Option<End>,
+}

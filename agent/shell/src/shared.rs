@@ -1,0 +1,216 @@
+//! The shells of a node: which there are, and how many there may be.
+
+use std::collections::{HashMap, VecDeque};
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use tokio::sync::Semaphore;
+use tokio_util::task::TaskTracker;
+use underpass_agent_policy::ShellRule;
+
+use crate::error::{AttachError, OpenError, UnknownShell};
+use crate::helper::Helper;
+use crate::record::{Cause, Owner, ShellId, ShellRecord};
+use crate::shell::{Shell, lock};
+use crate::viewer::Viewer;
+use crate::{Attach, Terminal, life, limits, protection, pty, start};
+
+#[derive(Debug)]
+pub(crate) struct Shared {
+    helper: Helper,
+    table: Mutex<Table>,
+    /// One screen is written down at a time: the sequences of a large one take some ten MiB.
+    screens: Semaphore,
+    tasks: TaskTracker,
+}
+
+#[derive(Debug, Default)]
+struct Table {
+    by_id: HashMap<ShellId, Arc<Shell>>,
+    /// In the order of their ends.
+    ended: VecDeque<ShellId>,
+    is_stopping: bool,
+}
+
+impl Shared {
+    pub(crate) fn new(helper: Helper) -> Arc<Self> {
+        Arc::new(Self {
+            helper,
+            table: Mutex::default(),
+            screens: Semaphore::new(1),
+            tasks: TaskTracker::new(),
+        })
+    }
+
+    fn table(&self) -> MutexGuard<'_, Table> {
+        lock(&self.table)
+    }
+
+    pub(crate) fn find(&self, id: &ShellId, owner: &Owner) -> Result<Arc<Shell>, UnknownShell> {
+        let found = self.table().by_id.get(id).cloned();
+        found
+            .filter(|shell| shell.owner == *owner)
+            .ok_or(UnknownShell)
+    }
+
+    pub(crate) fn all(&self) -> Vec<Arc<Shell>> {
+        self.table().by_id.values().cloned().collect()
+    }
+
+    pub(crate) async fn open(
+        self: &Arc<Self>,
+        rule: &Arc<ShellRule>,
+        owner: Owner,
+        terminal: Terminal,
+    ) -> Result<ShellRecord, OpenError> {
+        check_term(&terminal.term)?;
+        let missing = protection::missing(rule)?;
+        let (master, slave) = pty::open(terminal.size).map_err(OpenError::NoTerminal)?;
+        let shell = Shell::new(rule, owner, terminal.size, master, missing);
+        self.enter(&shell)?;
+        let shared = Arc::clone(self);
+        let starting = self.tasks.spawn(async move {
+            let environment = start::environment(&shell.rule, &shell.id, &terminal.term);
+            let rule = &shell.rule;
+            let started = start::start(&shared.helper, rule, environment, &shell.id, slave).await;
+            match (started, shell.terminal()) {
+                (Ok(process), Some(master)) => {
+                    let record = shell.record();
+                    tracing::info!(
+                        target: "underpass::audit", id = %shell.id, kind = %rule.kind(), user = shell.owner.user,
+                        missing = ?record.missing, "a shell begins"
+                    );
+                    let attending = Arc::clone(&shared);
+                    shared.tasks.spawn(async move {
+                        attending.attend(&shell, process, &master).await;
+                    });
+                    Ok(record)
+                }
+                (Ok(_), None) => Err(OpenError::Stopping),
+                (Err(error), _) => {
+                    shared.table().by_id.remove(&shell.id);
+                    Err(error)
+                }
+            }
+        });
+        let started = starting.await;
+        started.unwrap_or_else(|gone| Err(OpenError::Helper(io::Error::other(gone))))
+    }
+
+    /// Takes a place for a new shell, where there is one.
+    fn enter(&self, shell: &Arc<Shell>) -> Result<(), OpenError> {
+        let mut table = self.table();
+        if table.is_stopping {
+            return Err(OpenError::Stopping);
+        }
+        let kind = shell.rule.kind();
+        let (mut of_user, mut of_node) = (0_usize, 0_usize);
+        for other in table.by_id.values() {
+            if other.rule.kind() == kind && !other.has_ended() {
+                of_node = of_node.saturating_add(1);
+                of_user = of_user.saturating_add(usize::from(other.owner == shell.owner));
+            }
+        }
+        if of_user >= shell.rule.per_user() {
+            let most = shell.rule.per_user();
+            return Err(OpenError::TooManyOfUser { kind, most });
+        }
+        if of_node >= shell.rule.per_node() {
+            let most = shell.rule.per_node();
+            return Err(OpenError::TooManyOfNode { kind, most });
+        }
+        table.by_id.insert(shell.id.clone(), Arc::clone(shell));
+        Ok(())
+    }
+
+    async fn attend(
+        self: &Arc<Self>,
+        shell: &Arc<Shell>,
+        process: start::Process,
+        master: &pty::Master,
+    ) {
+        let end = life::attend(shell, process, master).await;
+        shell.finish(end);
+        let ShellRecord { id, output, .. } = shell.record();
+        tracing::info!(
+            target: "underpass::audit", %id, kind = %shell.rule.kind(), user = shell.owner.user, output,
+            exit = ?end.exit, cause = %end.cause, "a shell ended"
+        );
+        self.table().note_end(shell);
+        let shared = Arc::downgrade(self);
+        tokio::spawn(async move {
+            tokio::time::sleep(limits::ENDED_AGE).await;
+            if let Some(shared) = shared.upgrade() {
+                shared.table().forget(&id);
+            }
+        });
+    }
+
+    pub(crate) async fn attach(
+        self: &Arc<Self>,
+        id: &ShellId,
+        owner: &Owner,
+        attach: Attach,
+    ) -> Result<Viewer, AttachError> {
+        let shell = self.find(id, owner)?;
+        let permit = self.screens.acquire().await;
+        let _permit = permit.map_err(|_closed| AttachError::Stopping)?;
+        let admitting = Arc::clone(&shell);
+        let Attach { writes, size, had } = attach;
+        let admitted = tokio::task::spawn_blocking(move || {
+            let admitted = admitting.admit(writes, size, had)?;
+            // Here, so that a caller that has gone away leaves no viewer behind.
+            Ok(Viewer::new(admitting, admitted))
+        });
+        admitted.await.unwrap_or(Err(AttachError::Stopping))
+    }
+
+    pub(crate) async fn stop(&self) {
+        let all = {
+            let mut table = self.table();
+            table.is_stopping = true;
+            table.by_id.values().cloned().collect::<Vec<_>>()
+        };
+        all.iter().for_each(|shell| shell.ask_end(Cause::Stopping));
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+}
+
+impl Table {
+    /// A shell has ended: the oldest of those that have make room for it.
+    fn note_end(&mut self, shell: &Shell) {
+        self.ended.push_back(shell.id.clone());
+        let of_user = |table: &Self, id: &ShellId| {
+            let found = table.by_id.get(id);
+            found.is_some_and(|other| other.owner == shell.owner)
+        };
+        let own: Vec<_> = self
+            .ended
+            .iter()
+            .filter(|id| of_user(self, id))
+            .cloned()
+            .collect();
+        let surplus = own.len().saturating_sub(limits::ENDED_OF_USER);
+        own.iter().take(surplus).for_each(|id| self.forget(id));
+        while self.ended.len() > limits::ENDED {
+            if let Some(oldest) = self.ended.pop_front() {
+                self.by_id.remove(&oldest);
+            }
+        }
+    }
+
+    fn forget(&mut self, id: &ShellId) {
+        self.ended.retain(|other| other != id);
+        self.by_id.remove(id);
+    }
+}
+
+fn check_term(term: &str) -> Result<(), OpenError> {
+    let legal = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'+' | b'_' | b'.');
+    let short = (1..=limits::TERM_BYTES).contains(&term.len());
+    match short && term.bytes().all(legal) {
+        true => Ok(()),
+        false => Err(OpenError::Term),
+    }
+}

@@ -1,0 +1,250 @@
+//! One shell: its terminal, its viewers, its screen.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use rustix::time::{ClockId, clock_gettime};
+use time::OffsetDateTime;
+use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
+use underpass_agent_policy::{Protection, ShellRule};
+
+use crate::audience::{Audience, Next, Place, ViewerId, Writes};
+use crate::error::{AttachError, InputError};
+use crate::pty::Master;
+use crate::record::{Cause, End, Owner, ShellId, ShellRecord};
+use crate::screen::Screen;
+use crate::size::Size;
+
+#[derive(Debug)]
+pub(crate) struct Shell {
+    pub(crate) id: ShellId,
+    pub(crate) rule: Arc<ShellRule>,
+    pub(crate) owner: Owner,
+    created: OffsetDateTime,
+    missing: Vec<Protection>,
+    /// `None` once it has ended.
+    terminal: Mutex<Option<Arc<Master>>>,
+    audience: Mutex<Audience>,
+    /// Locked by threads that may block alone, and before the audience.
+    screen: Mutex<Screen>,
+    /// There is something to hear for viewers, or another writer.
+    pub(crate) heard: Notify,
+    /// A viewer has taken something, or left.
+    pub(crate) took: Notify,
+    /// The last viewer has left.
+    pub(crate) left: Notify,
+    asked: watch::Sender<Option<Cause>>,
+}
+
+/// A viewer that has just been let in.
+pub(crate) struct Admitted {
+    pub(crate) viewer: ViewerId,
+    pub(crate) at: u64,
+    pub(crate) size: Size,
+    pub(crate) redraw: Option<Vec<u8>>,
+    pub(crate) is_writer: bool,
+}
+
+impl Shell {
+    pub(crate) fn new(
+        rule: &Arc<ShellRule>,
+        owner: Owner,
+        size: Size,
+        master: Master,
+        missing: Vec<Protection>,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            id: ShellId::random(),
+            rule: Arc::clone(rule),
+            owner,
+            created: OffsetDateTime::now_utc(),
+            missing,
+            terminal: Mutex::new(Some(Arc::new(master))),
+            audience: Mutex::new(Audience::new(size, Instant::now())),
+            screen: Mutex::new(Screen::new(size)),
+            heard: Notify::new(),
+            took: Notify::new(),
+            left: Notify::new(),
+            asked: watch::Sender::new(None),
+        })
+    }
+
+    pub(crate) fn audience(&self) -> MutexGuard<'_, Audience> {
+        lock(&self.audience)
+    }
+
+    pub(crate) fn terminal(&self) -> Option<Arc<Master>> {
+        lock(&self.terminal).clone()
+    }
+
+    pub(crate) fn record(&self) -> ShellRecord {
+        let audience = self.audience();
+        ShellRecord {
+            id: self.id.clone(),
+            kind: self.rule.kind(),
+            owner: self.owner.clone(),
+            created: self.created,
+            size: audience.size(),
+            output: audience.output(),
+            viewers: audience.viewers(),
+            missing: self.missing.clone(),
+            end: audience.end(),
+        }
+    }
+
+    pub(crate) fn has_ended(&self) -> bool {
+        self.audience().end().is_some()
+    }
+
+    /// Has it end. The first to ask says why.
+    pub(crate) fn ask_end(&self, cause: Cause) {
+        self.asked.send_if_modified(|asked| {
+            let is_first = asked.is_none();
+            if is_first {
+                *asked = Some(cause);
+            }
+            is_first
+        });
+    }
+
+    /// Waits until its end is asked for.
+    pub(crate) async fn end_asked(&self) -> Cause {
+        let mut asked = self.asked.subscribe();
+        let cause = asked.wait_for(Option::is_some).await;
+        match cause.ok().and_then(|cause| *cause) {
+            Some(cause) => cause,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// It has ended, and all of its output is there.
+    pub(crate) fn finish(&self, end: End) {
+        self.audience().finish(end);
+        *lock(&self.terminal) = None;
+        self.heard.notify_waiters();
+    }
+
+    pub(crate) fn push(&self, bytes: &[u8]) {
+        self.audience().push(bytes, Instant::now());
+        self.heard.notify_waiters();
+    }
+
+    /// Shows on the screen's model all output that there is. Gives the processor time that it took. Blocks.
+    pub(crate) fn show(&self) -> Duration {
+        let before = processor_time();
+        drop(self.shown());
+        processor_time().saturating_sub(before)
+    }
+
+    /// The screen with all output so far. Output that comes from now on is not on it while it is held.
+    fn shown(&self) -> MutexGuard<'_, Screen> {
+        let mut screen = lock(&self.screen);
+        loop {
+            let next = self.audience().model_next();
+            match next {
+                Next::Output(data) => screen.feed(&data),
+                Next::Resized(size) => screen.resize(size),
+                Next::Nothing => return screen,
+            }
+        }
+    }
+
+    /// Lets a viewer in: behind the bytes that it has had already, or with the screen as it is. Blocks.
+    pub(crate) fn admit(
+        &self,
+        writes: Writes,
+        size: Option<Size>,
+        had: Option<u64>,
+    ) -> Result<Admitted, AttachError> {
+        let will_write = self.audience().would_write(writes)?;
+        if let Some(size) = size.filter(|_| will_write) {
+            self.resize(size);
+        }
+        let resumed = {
+            let mut audience = self.audience();
+            let place = had.and_then(|byte| audience.place_at(byte));
+            place.map(|place| self.seat(&mut audience, place, writes, None))
+        };
+        match resumed {
+            Some(resumed) => resumed,
+            None => {
+                let mut screen = self.shown();
+                let redraw = screen.redraw();
+                let mut audience = self.audience();
+                // The bytes of a character that has only begun come once more, and then whole.
+                let place = audience.model_place().before(screen.begun());
+                self.seat(&mut audience, place, writes, Some((redraw, screen.size())))
+            }
+        }
+    }
+
+    fn seat(
+        &self,
+        audience: &mut Audience,
+        place: Place,
+        writes: Writes,
+        screen: Option<(Vec<u8>, Size)>,
+    ) -> Result<Admitted, AttachError> {
+        let viewer = audience.attach(place, writes, Instant::now())?;
+        // The viewer that wrote before may be told now.
+        self.heard.notify_waiters();
+        let (redraw, size) = match screen {
+            Some((redraw, size)) => (Some(redraw), size),
+            None => (None, audience.size()),
+        };
+        Ok(Admitted {
+            viewer,
+            at: place.byte,
+            size,
+            redraw,
+            is_writer: audience.is_writer(viewer),
+        })
+    }
+
+    pub(crate) fn leave(&self, viewer: ViewerId) {
+        self.audience().leave(viewer, Instant::now());
+        self.took.notify_one();
+        self.left.notify_one();
+        self.heard.notify_waiters();
+    }
+
+    /// Gives the terminal another size.
+    fn resize(&self, size: Size) {
+        let mut audience = self.audience();
+        audience.resize(size);
+        let resized = lock(&self.terminal)
+            .as_ref()
+            .map(|master| master.resize(size));
+        drop(audience);
+        if let Some(Err(error)) = resized {
+            tracing::debug!(id = %self.id, "a terminal takes no other size: {error}");
+        }
+        self.heard.notify_waiters();
+    }
+
+    pub(crate) fn resize_by(&self, viewer: ViewerId, size: Size) -> Result<(), InputError> {
+        self.audience().check_writer(viewer)?;
+        self.resize(size);
+        Ok(())
+    }
+
+    pub(crate) fn take_over(&self, viewer: ViewerId, size: Option<Size>) -> Result<(), InputError> {
+        self.audience().take_over(viewer)?;
+        self.heard.notify_waiters();
+        if let Some(size) = size {
+            self.resize(size);
+        }
+        Ok(())
+    }
+}
+
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Of this thread.
+fn processor_time() -> Duration {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    Duration::try_from(time).unwrap_or_default()
+}
