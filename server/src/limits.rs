@@ -28,8 +28,9 @@ pub(crate) const SERVICE_CA_READINGS: usize = 8;
 /// Time for a client's TLS handshake: two round trips, no human.
 pub(crate) const TLS_TIME: Duration = Duration::from_secs(10);
 
-/// Files that are no clients' connections: the directory, logs, the sockets of QUIC, connections to direct clusters and to
-/// identity providers, the operator's socket. Where the system gives few, half of them.
+/// Files that are no clients' connections, and no second ones of upgraded connections, which have places as well: the directory, logs, the
+/// sockets of QUIC, connections to direct clusters and to identity providers, the operator's socket. Where the system gives few, half of
+/// them.
 pub(crate) const OTHER_FILES: u64 = 1024;
 
 /// Room on the disk that the directory's file keeps beyond its length, at the least: a revocation writes some ten pages of

@@ -111,7 +111,7 @@ async fn serve_connection(
     let accepted = (socket, remote, upgrades);
     tokio::select! {
         served = serve_stranger(accepted, standing, handshakes, front) => served,
-        () = vanished.wait() => bail!("the client is gone, and the target takes nothing of what it has sent"),
+        () = vanished.wait(Arc::clone(&place.places)) => bail!("the client is gone, and the target takes nothing of what it has sent"),
         () = standing.closed() => bail!("closed to make room for others"),
     }
 }

@@ -42,6 +42,7 @@ mod log_share;
 mod name;
 mod network;
 mod node_name;
+mod pass_on;
 mod peer;
 mod provenance;
 mod registration;

@@ -85,6 +85,8 @@ pub struct Connection {
     activity: Arc<Activity>,
     /// Of the tasks of an HTTP/2 connection.
     turns: OnceLock<Turns>,
+    /// Of the streams of an HTTP/2 connection.
+    resets: connect::Resets,
 }
 
 impl Connection {
@@ -107,6 +109,7 @@ impl Connection {
             cut: Arc::default(),
             activity: Arc::default(),
             turns: OnceLock::new(),
+            resets: connect::Resets::default(),
         }
     }
 

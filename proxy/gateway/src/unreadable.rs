@@ -17,7 +17,7 @@ use std::{
 
 use bytes::{Buf, Bytes};
 use http::StatusCode;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::{idle::Activity, written};
 use underpass_core::Rejection;
@@ -88,16 +88,12 @@ impl<I: AsyncWrite + Unpin> Explained<I> {
 }
 
 impl<I: AsyncRead + Unpin> AsyncRead for Explained<I> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_read(cx, buf)
-    }
+    underpass_core::pass_on!(io: poll_read);
 }
 
 impl<I: AsyncWrite + Unpin> AsyncWrite for Explained<I> {
+    underpass_core::pass_on!(io: is_write_vectored);
+
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -124,10 +120,6 @@ impl<I: AsyncWrite + Unpin> AsyncWrite for Explained<I> {
             return Poll::Ready(Ok(bufs.iter().map(|buf| buf.len()).sum()));
         }
         Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.io.is_write_vectored()
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -121,6 +121,8 @@ impl<T: AsyncRead + Unpin> AsyncRead for Metered<'_, T> {
 }
 
 impl<T: AsyncWrite + Unpin> AsyncWrite for Metered<'_, T> {
+    underpass_core::pass_on!(io: poll_flush, poll_shutdown);
+
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -129,13 +131,5 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Metered<'_, T> {
         let written = ready!(Pin::new(&mut self.io).poll_write(cx, buffer))?;
         self.meter.down.fetch_add(written as u64, Ordering::Relaxed);
         Poll::Ready(Ok(written))
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(cx)
     }
 }

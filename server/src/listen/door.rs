@@ -20,6 +20,8 @@ pub(crate) struct Door {
 /// A client's place, given back when it and its socket are dropped.
 pub(super) struct ConnectionPermit {
     pub(super) standing: Standing,
+    /// All of the port's.
+    pub(super) places: Arc<Semaphore>,
 }
 
 impl Door {
@@ -38,6 +40,7 @@ impl Door {
         let connection = self.place().await?;
         let place = ConnectionPermit {
             standing: self.strangers.enter_at(client.ip(), connection),
+            places: Arc::clone(&self.connections),
         };
         Ok((tcp, client, place))
     }

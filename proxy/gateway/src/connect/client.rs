@@ -1,8 +1,8 @@
 //! The client's end of a connection to a target, over both versions of HTTP.
 //!
-//! HTTP/2's streams end cleanly or are reset. hyper gives a stream that its client reset (CANCEL) to the reader as a clean end, and
-//! writes a clean end where its own user drops the stream. Through either, a transfer that was cut would look complete. So both are
-//! told apart here.
+//! HTTP/2's streams end cleanly or are reset. hyper gives a stream whose connection its client leaves with GOAWAY to the reader as a
+//! clean end, and writes a clean end where its own user drops the stream. Through either, a transfer that was cut would look complete. So
+//! both are told apart here. (A stream that was reset alone hyper is told of by another code than the client's; see `request_target`.)
 
 use std::{
     convert::Infallible,
@@ -24,6 +24,7 @@ use tokio::{
     sync::oneshot,
 };
 
+use super::resets::Reset;
 use crate::strangers::UnreadBody;
 use underpass_http::scheduling::in_task::{self, Child, Turns};
 
@@ -53,11 +54,13 @@ pub(super) struct Presence {
     /// hyper's writer of the stream ends with a reset, and with the connection.
     writer: Option<oneshot::Receiver<Infallible>>,
     closing: Arc<AtomicBool>,
+    /// The client's reset by its frames; `None` where its head could not be read.
+    reset: Option<Reset>,
 }
 
 impl Presence {
-    /// Waits until the client has reset the stream, or its connection is gone. Never ready once the server's half is being ended:
-    /// the writer ends with it.
+    /// Waits until the client has reset the stream; or until its connection is gone, unless the server's half is being ended: the
+    /// writer ends with it, and the client may have sent all.
     pub(super) async fn ended(self) {
         if let Some(writer) = self.writer {
             // It sends nothing; an error is its end.
@@ -66,13 +69,20 @@ impl Presence {
                 return;
             }
         }
-        pending().await
+        match self.reset {
+            Some(reset) => reset.came().await,
+            None => pending().await,
+        }
     }
 }
 
 impl StreamEnds {
     /// Those of the stream whose request this task answers. It has to return the answer before it waits for anything.
-    pub(super) fn of_this_task(turns: Turns, unread: UnreadBody) -> (Self, Presence) {
+    pub(super) fn of_this_task(
+        turns: Turns,
+        unread: UnreadBody,
+        reset: Option<Reset>,
+    ) -> (Self, Presence) {
         let (handle, ended) = match in_task::next_child() {
             Some(Child { handle, ended }) => (Some(handle), Some(ended)),
             None => (None, None),
@@ -81,6 +91,7 @@ impl StreamEnds {
         let presence = Presence {
             writer: ended,
             closing: Arc::clone(&closing),
+            reset,
         };
         let ends = Self {
             writer: handle,
@@ -187,17 +198,7 @@ impl AsyncRead for Client {
 }
 
 impl AsyncWrite for Client {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(cx, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
-    }
+    underpass_core::pass_on!(io: poll_write, poll_flush);
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if let Ends::Stream(ends) = &self.ends {

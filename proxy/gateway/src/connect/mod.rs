@@ -2,6 +2,7 @@
 //! request to the API server: authenticate, authorize, wait for a seat, open a stream, and keep all of it until the stream ends.
 
 mod client;
+mod resets;
 #[cfg(test)]
 mod tests;
 mod way;
@@ -12,8 +13,10 @@ use http::{Method, Request, Response, StatusCode, Version};
 use hyper::upgrade::OnUpgrade;
 use tracing::Instrument;
 
+pub(crate) use self::resets::Resets;
 use self::{
     client::{Answered, Ends, StreamEnds},
+    resets::Reset,
     way::Way,
 };
 use super::{
@@ -24,6 +27,7 @@ use super::{
     budget::Seat,
     forward::AUDIT_ID,
     idle::Active,
+    request_target::Heads,
     targets::Location,
 };
 use underpass_authenticate::{Caller, adopt_proxy_authorization};
@@ -58,6 +62,7 @@ impl Front {
         let mut record = Record::new(audit_log, id, peer, method, &asked, fields);
         let id_header = record.id_header();
         let is_connection = request.version() <= Version::HTTP_11;
+        let stream = Heads::stream(request.headers());
         let client = hyper::upgrade::on(&mut request);
         let server_name = connection.info().server_name.as_deref();
         let way = match ambiguous {
@@ -70,7 +75,10 @@ impl Front {
         };
         let mut response = match opened {
             // Nothing is awaited from here on.
-            Ok(opened) => opened.pipe(client, record, connection),
+            Ok(opened) => {
+                let reset = stream.map(|stream| connection.resets.of(stream));
+                opened.pipe(client, reset, record, connection)
+            }
             Err(rejection) => {
                 if is_connection {
                     connection.pipes.spawn(pipe::close(client));
@@ -141,6 +149,7 @@ impl Opened {
     fn pipe(
         self,
         client: OnUpgrade,
+        reset: Option<Reset>,
         mut record: Record,
         connection: &Connection,
     ) -> Response<Body> {
@@ -150,7 +159,7 @@ impl Opened {
         let (ends, presence) = match connection.turns.get() {
             Some(turns) => {
                 let unread = connection.standing().body();
-                let (ends, presence) = StreamEnds::of_this_task(turns.clone(), unread);
+                let (ends, presence) = StreamEnds::of_this_task(turns.clone(), unread, reset);
                 (Ends::Stream(ends), Some(presence))
             }
             None => {

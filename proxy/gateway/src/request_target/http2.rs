@@ -1,15 +1,22 @@
-//! The same over HTTP/2 (RFC 9113): the value of `:path` in header blocks.
+//! The same over HTTP/2 (RFC 9113): the value of `:path` in header blocks. Resets of streams are read here as well.
 //!
 //! Blocks depend on those before them, by the table of RFC 7541. Until a path has to be changed, all bytes are passed on as they came,
 //! and blocks are only read. From then on `h2`'s table is no longer the client's, so that each block is written anew,
 //! without the table.
+//!
+//! hyper tells the reader of a stream that its client has reset with CANCEL or NO_ERROR that it has ended, so that a transfer that was
+//! cut looks complete. It is given another code, of which hyper makes an error. And a CONNECT's stream gets its own number into its
+//! head: hyper does not tell it, and looks at no reset once its own half has ended. See [`Resets`].
 
 use std::{borrow::Cow, io, ops::Range};
+
+use http::HeaderMap;
 
 use super::{
     Encode, Others, Part,
     hpack::{Field, Line, Malformed, Reader},
 };
+use crate::connect::Resets;
 use underpass_core::limits;
 
 /// Length of a client's connection preface (section 3.4).
@@ -22,6 +29,7 @@ const HEADER: usize = 9;
 const PAYLOAD: usize = 16 * 1024;
 
 const HEADERS: u8 = 1;
+const RST_STREAM: u8 = 3;
 const PUSH_PROMISE: u8 = 5;
 const CONTINUATION: u8 = 9;
 
@@ -31,6 +39,18 @@ const PRIORITY: u8 = 0x20;
 
 /// Length of the fields that [`PRIORITY`] announces.
 const PRIORITY_FIELDS: usize = 5;
+
+/// Length of the frame [`RST_STREAM`] (section 6.4).
+const RESET: usize = HEADER + 4;
+
+/// NO_ERROR and CANCEL (section 7).
+const CLEAN: [[u8; 4]; 2] = [[0; 4], [0, 0, 0, 8]];
+
+/// CONNECT_ERROR: a connection was reset.
+const CUT: [u8; 4] = [0, 0, 0, 10];
+
+/// The number of a CONNECT's stream, in its head.
+const STREAM: &str = "underpass-stream";
 
 /// A block with `:status`, which no request has (section 8.3): `h2` resets the stream and nothing else. As trailers it is none.
 const MALFORMED: &[u8] = &[0x88];
@@ -46,6 +66,7 @@ pub(in super::super) struct Heads {
     kept: Vec<u8>,
     /// So many of them are worth another look.
     enough: usize,
+    resets: Resets,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,7 +75,7 @@ enum Mode {
     Reads,
     /// Blocks are written anew.
     Writes,
-    /// Nothing is looked at any more.
+    /// No head is looked at any more.
     Lost,
 }
 
@@ -66,6 +87,7 @@ impl Default for Heads {
             passing: PREFACE,
             kept: Vec::new(),
             enough: 0,
+            resets: Resets::default(),
         }
     }
 }
@@ -87,9 +109,6 @@ impl From<Unreadable> for io::Error {
 
 impl Encode for Heads {
     fn came(&mut self, bytes: &[u8]) -> io::Result<Option<Vec<u8>>> {
-        if self.mode == Mode::Lost {
-            return Ok(None);
-        }
         if self.kept.is_empty() {
             return self.follow(bytes);
         }
@@ -108,6 +127,20 @@ impl Encode for Heads {
 }
 
 impl Heads {
+    /// Those of a connection on which resets are waited for.
+    pub(in super::super) fn new(resets: Resets) -> Self {
+        Self {
+            resets,
+            ..Self::default()
+        }
+    }
+
+    /// The number of the stream of a CONNECT with these fields, where its head was read. A line of the client's own comes before.
+    pub(in super::super) fn stream(fields: &HeaderMap) -> Option<u32> {
+        let line = fields.get_all(STREAM).iter().next_back()?;
+        line.to_str().ok()?.parse().ok()
+    }
+
     /// Follows bytes that begin where the last ones that were passed on have ended. Gives others in their place, or nothing
     /// where they pass as they are. An unfinished head at their end is kept.
     fn follow(&mut self, bytes: &[u8]) -> io::Result<Option<Vec<u8>>> {
@@ -121,18 +154,26 @@ impl Heads {
             if rest.is_empty() {
                 break;
             }
-            match next(rest) {
+            let next = match self.mode {
+                Mode::Lost => next_beside_heads(rest),
+                Mode::Reads | Mode::Writes => next(rest),
+            };
+            match next {
                 Next::Passes(length) => self.passing = length,
+                Next::Reset { stream, code } => {
+                    self.resets.came(stream);
+                    if CLEAN.contains(&code) {
+                        others.replace(bytes, at + HEADER..at + RESET, &CUT);
+                    }
+                    at += RESET;
+                }
                 Next::Needs(length) if length <= self.largest() => {
                     self.kept = rest.to_vec();
                     self.enough = length;
                     others.replace(bytes, at..bytes.len(), &[]);
                     break;
                 }
-                Next::Needs(_) | Next::Unknown => {
-                    self.lose(Unreadable::Frames)?;
-                    break;
-                }
+                Next::Needs(_) | Next::Unknown => self.lose(Unreadable::Frames)?,
                 Next::Head(head) => {
                     let range = at..at + head.length;
                     match self.head(&head) {
@@ -140,7 +181,7 @@ impl Heads {
                         Ok(Some(written)) => others.replace(bytes, range.clone(), &written),
                         Err(why) => {
                             self.lose(why)?;
-                            break;
+                            continue;
                         }
                     }
                     at = range.end;
@@ -177,9 +218,21 @@ impl Heads {
                 self.mode = Mode::Writes;
             }
         }
-        match self.mode {
-            Mode::Reads | Mode::Lost => Ok(None),
-            Mode::Writes => Ok(Some(head.write(&lines))),
+        let is_connect = |field: &Field| field.name == ":method" && field.value == "CONNECT";
+        let connects = lines.iter().any(|line| is_connect(&line.field));
+        let number = connects.then(|| Line::new(STREAM, number(head.stream).to_string()));
+        match (self.mode, number) {
+            (Mode::Writes, number) => {
+                lines.extend(number);
+                Ok(Some(head.write(&lines)))
+            }
+            // One that does not use the table is read behind any block.
+            (Mode::Reads | Mode::Lost, Some(number)) => {
+                let mut payload = [head.priority, &head.block].concat();
+                number.write(&mut payload);
+                Ok(Some(head.frames(&payload)))
+            }
+            (Mode::Reads | Mode::Lost, None) => Ok(None),
         }
     }
 }
@@ -226,10 +279,15 @@ impl Head<'_> {
                 break;
             }
         }
+        self.frames(&payload)
+    }
+
+    /// The frames with this payload, of this head's stream.
+    fn frames(&self, payload: &[u8]) -> Vec<u8> {
         let mut frames = Vec::with_capacity(payload.len() + HEADER);
         let mut kind = HEADERS;
         let mut flags = self.flags & !(PADDED | END_HEADERS);
-        let mut rest = &*payload;
+        let mut rest = payload;
         loop {
             let (fragment, behind) = rest.split_at(rest.len().min(PAYLOAD));
             if behind.is_empty() {
@@ -252,6 +310,10 @@ impl Head<'_> {
 enum Next<'a> {
     /// A frame of no head, with so many bytes.
     Passes(usize),
+    Reset {
+        stream: u32,
+        code: [u8; 4],
+    },
     /// Something that can be told once there are so many bytes.
     Needs(usize),
     Head(Head<'a>),
@@ -283,6 +345,28 @@ impl Frame {
     }
 }
 
+/// A stream's number, in 31 bits.
+fn number(stream: [u8; 4]) -> u32 {
+    u32::from_be_bytes(stream) & (u32::MAX >> 1)
+}
+
+/// The same where nothing is a head.
+fn next_beside_heads(bytes: &[u8]) -> Next<'_> {
+    let Some(first) = Frame::at(bytes, 0) else {
+        return Next::Needs(HEADER);
+    };
+    if first.kind != RST_STREAM || first.payload.end != RESET {
+        return Next::Passes(first.payload.end);
+    }
+    match bytes.get(HEADER..).and_then(<[u8]>::first_chunk) {
+        Some(code) => Next::Reset {
+            stream: number(first.stream),
+            code: *code,
+        },
+        None => Next::Needs(RESET),
+    }
+}
+
 fn next(bytes: &[u8]) -> Next<'_> {
     let Some(first) = Frame::at(bytes, 0) else {
         return Next::Needs(HEADER);
@@ -290,7 +374,7 @@ fn next(bytes: &[u8]) -> Next<'_> {
     match first.kind {
         HEADERS => {}
         PUSH_PROMISE | CONTINUATION => return Next::Unknown,
-        _ => return Next::Passes(first.payload.end),
+        _ => return next_beside_heads(bytes),
     }
     let Some(payload) = bytes.get(first.payload.clone()) else {
         return Next::Needs(first.payload.end);

@@ -87,6 +87,8 @@ impl<I: AsyncRead + Unpin> AsyncRead for Metered<I> {
 }
 
 impl<I: AsyncWrite + Unpin> AsyncWrite for Metered<I> {
+    underpass_core::pass_on!(io: is_write_vectored, poll_shutdown);
+
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -101,10 +103,6 @@ impl<I: AsyncWrite + Unpin> AsyncWrite for Metered<I> {
         self.or_closed(cx, polled)
     }
 
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(cx)
-    }
-
     fn poll_write_vectored(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -112,10 +110,6 @@ impl<I: AsyncWrite + Unpin> AsyncWrite for Metered<I> {
     ) -> Poll<io::Result<usize>> {
         let polled = Pin::new(&mut self.io).poll_write_vectored(cx, bufs);
         self.or_closed(cx, polled)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.io.is_write_vectored()
     }
 }
 

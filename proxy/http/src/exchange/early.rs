@@ -9,7 +9,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::sync::CancellationToken;
 
 /// A connection to an HTTP/1.1 server whose answer is read also where the server takes no more of the request.
@@ -72,16 +72,12 @@ fn is_stop(error: &io::Error) -> bool {
 }
 
 impl<I: AsyncRead + Unpin> AsyncRead for EarlyAnswer<I> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_read(cx, buf)
-    }
+    underpass_core::pass_on!(io: poll_read);
 }
 
 impl<I: AsyncWrite + Unpin> AsyncWrite for EarlyAnswer<I> {
+    underpass_core::pass_on!(io: is_write_vectored);
+
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -120,10 +116,6 @@ impl<I: AsyncWrite + Unpin> AsyncWrite for EarlyAnswer<I> {
         }
         let written = Pin::new(&mut self.io).poll_write_vectored(cx, bufs);
         self.written(written)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.io.is_write_vectored()
     }
 }
 

@@ -92,6 +92,17 @@ impl Reader {
 }
 
 impl Line {
+    pub(super) fn new(name: &'static str, value: String) -> Self {
+        let field = Field {
+            name: Bytes::from_static(name.as_bytes()),
+            value: value.into(),
+        };
+        Self {
+            field,
+            never_indexed: true,
+        }
+    }
+
     /// Writes it without the table, which stays as it is.
     pub(super) fn write(&self, block: &mut Vec<u8>) {
         block.push(u8::from(self.never_indexed) << 4);

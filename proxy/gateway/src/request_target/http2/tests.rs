@@ -39,24 +39,29 @@ fn came(heads: &mut Heads, bytes: &[u8], size: usize) -> io::Result<Vec<u8>> {
     Ok(all)
 }
 
-/// The paths in what was written.
-fn paths(bytes: &[u8]) -> Vec<String> {
-    let (mut reader, mut at, mut paths) = (Reader::default(), PREFACE, Vec::new());
+/// The heads in what was written.
+fn heads(bytes: &[u8]) -> Vec<Vec<Line>> {
+    let (mut reader, mut at, mut heads) = (Reader::default(), PREFACE, Vec::new());
     while at < bytes.len() {
         match next(&bytes[at..]) {
             Next::Passes(length) => at += length,
             Next::Head(head) => {
                 at += head.length;
-                let lines = reader.read(&head.block).unwrap();
-                let values = lines.iter().filter(|line| line.field.name == ":path");
-                paths.extend(
-                    values.map(|line| String::from_utf8_lossy(&line.field.value).into_owned()),
-                );
+                heads.push(reader.read(&head.block).unwrap());
             }
             other => panic!("{other:?}"),
         }
     }
-    paths
+    heads
+}
+
+/// The paths in what was written.
+fn paths(bytes: &[u8]) -> Vec<String> {
+    let lines = heads(bytes).into_iter().flatten();
+    let values = lines.filter(|line| line.field.name == ":path");
+    values
+        .map(|line| String::from_utf8_lossy(&line.field.value).into_owned())
+        .collect()
 }
 
 #[test]
@@ -149,6 +154,73 @@ fn rule_3_a_block_is_read_for_certain_or_nothing_is_changed() {
             let failed = came(&mut Heads::default(), &bytes, size).unwrap_err();
             assert_eq!(failed.kind(), io::ErrorKind::InvalidData);
         }
+    }
+}
+
+#[test]
+fn a_reset_has_a_code_that_is_no_clean_end() {
+    let reset = |code| frame(RST_STREAM, 0, &[0, 0, 0, code]);
+    for lost in [false, true] {
+        let mut before = preface();
+        if lost {
+            before.extend(frame(PUSH_PROMISE, END_HEADERS, &[]));
+        }
+        // One that is too long is left to `h2`, which refuses it.
+        let behind = frame(RST_STREAM, 0, &[0, 0, 0, 8, 0]);
+        let with = |codes: [u8; 4]| {
+            let resets = codes.into_iter().flat_map(reset);
+            [&before[..], &Vec::from_iter(resets), &behind].concat()
+        };
+        for size in [1, 5, 9, 12, 13, 1000] {
+            let all = came(&mut Heads::default(), &with([0, 8, 2, 13]), size);
+            assert_eq!(all.unwrap(), with([10, 10, 2, 13]), "{lost} {size}");
+        }
+    }
+}
+
+/// The table goes on behind it.
+#[test]
+fn a_connect_has_its_streams_number() {
+    let field = |name: &[u8], value: &[u8]| {
+        let length = |bytes: &[u8]| vec![u8::try_from(bytes.len()).unwrap()];
+        [&[0x40][..], &length(name), name, &length(value), value].concat()
+    };
+    let connect = [
+        field(b":method", b"CONNECT"),
+        field(b"underpass-stream", b"3"),
+    ]
+    .concat();
+    for first in [&[0x82, 0x84][..], &path(true, b"/<")] {
+        let mut bytes = preface();
+        bytes.extend(frame(HEADERS, END_HEADERS, first));
+        let mut payload = vec![2];
+        payload.extend_from_slice(&connect);
+        payload.extend([0; 2]);
+        bytes.extend(frame(HEADERS, END_HEADERS | PADDED, &payload));
+        // The client's own two lines, by their indices.
+        bytes.extend(frame(HEADERS, 0, &[0xbf]));
+        bytes.extend(frame(CONTINUATION, END_HEADERS, &[0xbe]));
+        bytes.extend(frame(HEADERS, END_HEADERS, &[0xbe]));
+        for size in [1, 7, 1000] {
+            let all = came(&mut Heads::default(), &bytes, size).unwrap();
+            let heads = heads(&all);
+            let numbers = heads.iter().map(|lines| {
+                let numbers = lines.iter().filter(|line| line.field.name == STREAM);
+                Vec::from_iter(numbers.map(|line| line.field.value.clone()))
+            });
+            let expected: [&[&str]; 4] = [&[], &["3", "1"], &["3", "1"], &["3"]];
+            assert_eq!(Vec::from_iter(numbers), expected, "{size}");
+        }
+    }
+}
+
+#[test]
+fn the_number_of_a_stream_is_the_last_line() {
+    let mut fields = HeaderMap::new();
+    assert_eq!(Heads::stream(&fields), None);
+    for (value, expected) in [("3", Some(3)), ("x", None), ("4294967295", Some(u32::MAX))] {
+        fields.append(STREAM, value.parse().unwrap());
+        assert_eq!(Heads::stream(&fields), expected);
     }
 }
 

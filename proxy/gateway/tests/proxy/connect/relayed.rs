@@ -189,6 +189,25 @@ async fn a_clients_reset_is_no_clean_end() {
     until(|| world.budgets.occupancy().is_empty()).await;
 }
 
+/// The same once the target has ended its half, when hyper looks at no reset any more.
+#[tokio::test]
+async fn a_clients_reset_behind_its_targets_end_is_no_clean_end() {
+    let (agent, world) = world().await;
+    let connection = Http2::new(&world).await;
+    for reason in [Reason::CANCEL, Reason::NO_ERROR, Reason::INTERNAL_ERROR] {
+        let mut stream = connection.connect(&world, "held:1").await;
+        let mut end = agent.end();
+        end.finish();
+        assert_eq!(stream.rest().await, (Vec::new(), Ok(())));
+        stream.write("half of");
+        assert_eq!(end.read(7).await, b"half of");
+        stream.send.send_reset(reason);
+        let (_, clean) = end.rest().await;
+        assert!(!clean, "{reason:?} was a clean end");
+    }
+    until(|| world.budgets.occupancy().is_empty()).await;
+}
+
 /// GOAWAY says NO_ERROR, which hyper takes for a clean end as well.
 #[tokio::test]
 async fn a_client_that_says_goodbye_in_the_middle_is_no_clean_end() {
@@ -240,10 +259,17 @@ async fn a_client_that_vanishes_resets_its_connections() {
 #[tokio::test]
 async fn rule_23_a_client_that_leaves_while_its_target_stands_still_leaves_nothing() {
     let (agent, world) = world().await;
-    for (stalled, loses_all) in [(true, false), (true, true), (false, false), (false, true)] {
+    let ways = [(true, false), (true, true), (false, false), (false, true)];
+    let ways = ways.map(|(stalled, loses_all)| (false, stalled, loses_all));
+    let behind_its_end = [(true, true, false), (true, true, true)];
+    for (target_ended, stalled, loses_all) in ways.into_iter().chain(behind_its_end) {
         let connection = Http2::new(&world).await;
         let mut stream = connection.connect(&world, "held:1").await;
         let mut end = agent.end();
+        if target_ended {
+            end.finish();
+            assert_eq!(stream.rest().await, (Vec::new(), Ok(())));
+        }
         if stalled {
             stream.write(many(2 * 1024 * 1024));
             // Beyond all buffers on the way; the target reads no more.
