@@ -198,8 +198,12 @@ pub(crate) const JOIN_REVIEW_AGAIN: u64 = 5;
 /// The time for the line of an agent that registers a credential: it asks its API server for the token once the stream is accepted.
 pub(crate) const REGISTRATION_TIME: Duration = Duration::from_secs(20);
 
+/// How long an agent that has taken a call is away before the call is made again by another way, where it may be: as long as an agent's
+/// answer to the stream is waited for, and longer than an agent takes that only changes its transport.
+pub(crate) const CALL_ELSEWHERE: Duration = Duration::from_secs(3);
+
 /// How often a call that would go by a registered credential looks whether the cluster's agent may still be on its way back: for two
-/// seconds, each look a few sessions' locks.
+/// seconds, each look a few sessions' locks. Also how often one whose agent is away looks for another way, for as long as it waits.
 pub(crate) const AGENT_AWAY_LOOK: Duration = Duration::from_millis(100);
 
 /// Streams of a session about its cluster's credential at once: the one that its agent has given up, which may be seen later than the one

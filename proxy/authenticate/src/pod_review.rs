@@ -124,7 +124,7 @@ impl PodReviewer {
         let asked = reviewer.ask_via::<Answer>(cluster, &question, via.clone());
         let status = asked.await.map_err(unreviewed)?.status;
         Ok(ReviewedPod {
-            vouched_by: via.through().cloned(),
+            vouched_by: via.through(),
             ..self.pod(status)?
         })
     }

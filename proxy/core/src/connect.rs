@@ -19,6 +19,9 @@ pub struct Open {
     pub audit_id: String,
     /// The agent that it goes through, once that is known.
     pub via: Via,
+    /// It carries one call, which may be made again. Before the first byte of the answer, such a stream fails once its agent has been
+    /// away for some seconds and there is another way, instead of waiting for the agent's return.
+    pub may_be_repeated: bool,
 }
 
 impl Open {
@@ -35,6 +38,7 @@ impl Open {
             class,
             audit_id: audit_id.into(),
             via: Via::default(),
+            may_be_repeated: false,
         }
     }
 }
@@ -56,8 +60,8 @@ pub trait Clusters: Send + Sync {
     /// Why there is no stream.
     async fn connect(&self, cluster: &ClusterName, open: &Open) -> Result<BoxedIo, ConnectError>;
 
-    /// Is there more than one way to the cluster's API server, so that a stream which nobody has taken may find another? Without an
-    /// implementation there is not.
+    /// Is there more than one way to the cluster's API server, so that a call which is left without an answer may find another? Without
+    /// an implementation there is not.
     fn has_another_way(&self, cluster: &ClusterName) -> bool {
         let _ = cluster;
         false

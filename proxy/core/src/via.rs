@@ -1,7 +1,7 @@
 //! The agent that a stream goes through, or whose credential it uses.
 
 use std::fmt;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::AgentRole;
 
@@ -31,16 +31,21 @@ impl fmt::Display for Through {
 /// The place where [`Clusters::connect`](crate::Clusters::connect) leaves the way that it has chosen, for the audit log. Clones
 /// share their content.
 #[derive(Clone, Debug, Default)]
-pub struct Via(Arc<OnceLock<Through>>);
+pub struct Via(Arc<Mutex<Option<Through>>>);
 
 impl Via {
-    /// The stream goes through this agent. The first call counts.
+    /// The stream goes through this agent. The last call counts: a call that an agent leaves unanswered may have another stream.
     pub fn set(&self, through: Through) {
-        let _ = self.0.set(through);
+        *self.lock() = Some(through);
     }
 
     /// The agent; `None` where there is none, or none yet.
-    pub fn through(&self) -> Option<&Through> {
-        self.0.get()
+    pub fn through(&self) -> Option<Through> {
+        self.lock().clone()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Through>> {
+        // Nothing under the lock leaves it half-changed.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

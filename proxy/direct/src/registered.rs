@@ -299,7 +299,7 @@ mod tests {
             .await
             .unwrap()
             .unwrap();
-        assert_eq!(way.via.through(), Some(&through));
+        assert_eq!(way.via.through(), Some(through));
     }
 
     #[tokio::test]

@@ -21,8 +21,8 @@ use super::{
 };
 use underpass_authenticate::adopt_websocket_bearer;
 use underpass_core::{
-    Body, BoxError, BoxedIo, Identity, Open, Rejection, StreamClass, Target, X_FORWARDED_FOR,
-    empty, forwarded_for, limits, list,
+    Body, BoxError, BoxedIo, ClusterName, Identity, Open, Rejection, StreamClass, Target,
+    X_FORWARDED_FOR, empty, forwarded_for, limits, list,
 };
 use underpass_http::{
     call::Asked,
@@ -209,56 +209,73 @@ impl Front {
             false => SeatKind::Request,
         };
         let seat = self.config.budgets.seat(caller, cluster, kind).await?;
-        let (identity, class) = (&admitted.identity, call.info().class());
-        let connecting = self.connect(cluster.into(), Target::KubeApi, identity, class, record);
-        let stream = connecting.await?;
-        let mut answered = in_time(kind, exchange::send(stream, outgoing)).await?;
+        let class = call.info().class();
+        let mut open = open(Target::KubeApi, &admitted.identity, class, record)?;
+        open.may_be_repeated = again.is_some();
+        let mut answered = self.send(cluster, &open, kind, outgoing).await?;
         let has_died = matches!(
             answered,
             Err(ExchangeError::NotTaken(_) | ExchangeError::Lost(_))
         );
         if let Some(headers) = again.filter(|_| has_died) {
-            // The agent is passed over from now on.
-            let outgoing = within_bounds(call.request(headers, empty()))?;
-            let connecting = self.connect(cluster.into(), Target::KubeApi, identity, class, record);
-            let stream = connecting.await?;
-            answered = in_time(kind, exchange::send(stream, outgoing)).await?;
+            // Once. The agent is passed over from now on.
+            open.may_be_repeated = false;
+            let outgoing = call.request(headers, empty());
+            answered = self.send(cluster, &open, kind, outgoing).await?;
         }
-        let (response, exchange) = answered.map_err(|error| {
-            if let Some(suppressed) = self.lines.take(cluster.as_str()) {
-                tracing::warn!(
-                    suppressed, %cluster,
-                    error = &error as &dyn std::error::Error, "no answer through the tunnel"
-                );
-            }
-            let cluster = cluster.clone();
-            match error {
-                ExchangeError::Malformed(_) => Rejection::BadAnswer("not HTTP/1.1"),
-                // The agent may have heard what we did not hear it answer: only what changes nothing may
-                // be asked for again.
-                ExchangeError::NotTaken(_) if safe => Rejection::AgentAway(cluster),
-                ExchangeError::NotTaken(_) => Rejection::AgentSilent(cluster),
-                ExchangeError::Declined(_) => Rejection::AgentRefused(cluster),
-                ExchangeError::Lost(_) => Rejection::AgentLost(cluster),
-            }
-        })?;
+        let (response, exchange) =
+            answered.map_err(|error| self.no_answer(&error, cluster, safe))?;
         Ok((response, exchange, seat, admitted.recognised))
     }
 
-    /// Opens a stream to a target, as this identity.
+    /// Opens a stream to the API server, sends the request there, and waits for the answer's head within the time that requests of this
+    /// kind have for it.
+    async fn send<B>(
+        &self,
+        cluster: &ClusterName,
+        open: &Open,
+        kind: SeatKind,
+        request: Request<B>,
+    ) -> Result<Result<(Response<Answered>, Exchange), ExchangeError>, Rejection>
+    where
+        B: http_body::Body<Data = Bytes, Error = BoxError> + Send + 'static,
+    {
+        let stream = self.connect(cluster.into(), open).await?;
+        let answered = exchange::send(stream, request);
+        match kind {
+            SeatKind::Stream => Ok(answered.await),
+            SeatKind::Request => {
+                let limit = tokio::time::timeout(limits::RESPONSE_HEAD_TIMEOUT, answered).await;
+                limit.map_err(|_| Rejection::Timeout("the agent's answer"))
+            }
+        }
+    }
+
+    /// Says why a call to the API server has no answer. `safe`: it changes nothing.
+    fn no_answer(&self, error: &ExchangeError, cluster: &ClusterName, safe: bool) -> Rejection {
+        if let Some(suppressed) = self.lines.take(cluster.as_str()) {
+            let error = error as &dyn std::error::Error;
+            tracing::warn!(suppressed, %cluster, error, "no answer through the tunnel");
+        }
+        let cluster = cluster.clone();
+        match error {
+            ExchangeError::Malformed(_) => Rejection::BadAnswer("not HTTP/1.1"),
+            // The agent may have heard what we did not hear it answer: only what changes nothing may
+            // be asked for again.
+            ExchangeError::NotTaken(_) if safe => Rejection::AgentAway(cluster),
+            ExchangeError::NotTaken(_) => Rejection::AgentSilent(cluster),
+            ExchangeError::Declined(_) => Rejection::AgentRefused(cluster),
+            ExchangeError::Lost(_) => Rejection::AgentLost(cluster),
+        }
+    }
+
+    /// Opens a stream.
     pub(super) async fn connect(
         &self,
         location: Location<'_>,
-        target: Target,
-        identity: &Identity,
-        class: StreamClass,
-        record: &Record,
+        open: &Open,
     ) -> Result<BoxedIo, Rejection> {
-        let identity = identity.encode();
-        let identity = identity.map_err(|_| Rejection::HeadersTooLarge)?;
-        let mut open = Open::new(target, identity, class, record.id());
-        open.via = record.via();
-        let connecting = location.connect(&*self.config.clusters, &open);
+        let connecting = location.connect(&*self.config.clusters, open);
         let Location { cluster, node } = location;
         let node = node.map(tracing::field::display);
         match tokio::time::timeout(limits::STREAM_CONNECT_TIMEOUT, connecting).await {
@@ -280,15 +297,18 @@ impl Front {
     }
 }
 
-/// The answer, within the time that a request of its kind has for it.
-async fn in_time<T>(kind: SeatKind, answered: impl Future<Output = T>) -> Result<T, Rejection> {
-    match kind {
-        SeatKind::Stream => Ok(answered.await),
-        SeatKind::Request => {
-            let limit = tokio::time::timeout(limits::RESPONSE_HEAD_TIMEOUT, answered).await;
-            limit.map_err(|_| Rejection::Timeout("the agent's answer"))
-        }
-    }
+/// The opening of a stream to a target, as this identity, for the request of this record.
+pub(super) fn open(
+    target: Target,
+    identity: &Identity,
+    class: StreamClass,
+    record: &Record,
+) -> Result<Open, Rejection> {
+    let identity = identity.encode();
+    let identity = identity.map_err(|_| Rejection::HeadersTooLarge)?;
+    let mut open = Open::new(target, identity, class, record.id());
+    open.via = record.via();
+    Ok(open)
 }
 
 /// Do raw bytes follow an answer of this status, to a CONNECT or to another request? (RFC 9110, sections 9.3.6 and 15.2.2.)

@@ -8,6 +8,7 @@ use super::{
     admit::Decisions,
     audit::Record,
     budget::{Seat, SeatKind},
+    forward::open,
 };
 use underpass_authenticate::Authenticated;
 use underpass_core::{
@@ -128,7 +129,7 @@ impl Front {
         caller: &Identity,
         record: &Record,
     ) -> Result<BoxedIo, Rejection> {
-        let class = StreamClass::Default;
-        self.connect(location, target, caller, class, record).await
+        let open = open(target, caller, StreamClass::Default, record)?;
+        self.connect(location, &open).await
     }
 }

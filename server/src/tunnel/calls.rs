@@ -1,6 +1,9 @@
 //! Streams to clusters: through an agent of the role `cluster`, else through a node that may stand in.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{sleep, timeout};
 use underpass_core::StreamClass;
 use underpass_core::{BoxedIo, ClusterName};
@@ -12,6 +15,7 @@ use underpass_tunnel::{
     chain,
 };
 
+use super::repeatable::{Repeatable, Ways};
 use super::{Tunnel, is_there, line_about, may_stand_in, through};
 use crate::limits;
 use crate::node_targets;
@@ -109,7 +113,30 @@ impl Tunnel {
             open.via.set(through);
         }
         metrics::counter!("underpass_stand_in_streams_total").increment(1);
-        Ok(Box::new(stream))
+        Ok(self.until_better(cluster, open, session, stream))
+    }
+
+    /// The stream, in this session, of a call to the API server.
+    fn until_better<S>(
+        &self,
+        cluster: &ClusterName,
+        open: &Open,
+        session: Session,
+        stream: S,
+    ) -> BoxedIo
+    where
+        S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        if !open.may_be_repeated {
+            return Box::new(stream);
+        }
+        let by_nodes = self.is_for_nodes(cluster, open, &self.directory.snapshot());
+        let ways = Ways {
+            cluster: cluster.clone(),
+            agents: self.registry.clone(),
+            nodes: by_nodes.then(|| (self.nodes.clone(), Arc::clone(&self.stand_ins))),
+        };
+        Box::new(Repeatable::new(stream, session, ways))
     }
 
     /// A stream where no agent of the role `cluster` is connected: through one on a node, or else to the API server itself, with a
@@ -194,13 +221,18 @@ impl Clusters for Tunnel {
             open.via.set(through);
         }
         match open.target {
-            Target::KubeApi => Ok(Box::new(stream)),
+            Target::KubeApi => Ok(self.until_better(cluster, open, session, stream)),
             _ => self.accepted(cluster, stream).await,
         }
     }
 
     fn has_another_way(&self, cluster: &ClusterName) -> bool {
-        self.registry.count(cluster.as_str()) > 1
+        let agents = self.registry.count(cluster.as_str());
+        let with_nodes = || {
+            let may = !self.without_nodes && may_stand_in(cluster, &self.directory.snapshot());
+            may && agents + self.nodes.count(cluster.as_str()) > 1
+        };
+        agents > 1 || with_nodes()
     }
 
     async fn connect_node(

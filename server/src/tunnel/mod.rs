@@ -2,6 +2,7 @@
 
 mod calls;
 mod keys;
+mod repeatable;
 mod rotation;
 mod shown;
 #[cfg(test)]

@@ -1,3 +1,4 @@
+mod repeatable;
 mod rotation;
 
 use futures_util::FutureExt;

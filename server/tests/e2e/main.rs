@@ -42,6 +42,7 @@ mod server_restarted;
 mod services;
 mod stand_in;
 mod survive;
+mod taken;
 mod tls;
 mod tunnelled;
 mod verbs;

@@ -230,7 +230,7 @@ pub const CHANGE_TIME: Duration = Duration::from_millis(500);
 /// the next one does not arrive, where no link stands by or that one has died as well.
 pub const LIVELY_TIME: Duration = Duration::from_secs(10);
 
-/// How often it looks.
+/// How often it looks, and an acceptor whose caller wants to know when the connector is away.
 pub const LIVELY_ASK: Duration = Duration::from_millis(500);
 
 /// The shortest keepalive that a peer may ask of this side: a shorter one would be load.

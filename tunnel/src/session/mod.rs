@@ -383,6 +383,32 @@ impl Session {
         })
     }
 
+    /// Waits until the peer has been away for `time` without a break: it does not answer, or the session has no transport. Ready as
+    /// well once the session has ended.
+    ///
+    /// The peer is asked each half second of silence meanwhile. An acceptor leaves that to the keepalive otherwise.
+    ///
+    /// # Cancel safety
+    /// The time begins anew.
+    pub async fn away_for(&self, time: Duration) {
+        let _attention = Attention::to(&self.shared);
+        let mut links = self.shared.watch_links();
+        let is_away = |links: &Links| links.primary.is_none_or(|primary| primary.silent);
+        let away = async {
+            // `self` has the sender, so that no wait fails.
+            while links.wait_for(is_away).await.is_ok() {
+                let back = links.wait_for(|links| !is_away(links));
+                if tokio::time::timeout(time, back).await.is_err() {
+                    return;
+                }
+            }
+        };
+        tokio::select! {
+            () = away => {}
+            _ = self.closed() => {}
+        }
+    }
+
     /// Waits until the session has no transport, or has ended.
     ///
     /// # Cancel safety
@@ -461,6 +487,22 @@ fn check(request: &OpenRequest) -> Result<(), OpenError> {
         (len, _) if len > limits::TARGET => too_large("target", len, limits::TARGET),
         (_, len) if len > limits::OPEN_HEADER => too_large("open header", len, limits::OPEN_HEADER),
         _ => Ok(()),
+    }
+}
+
+/// The peer is asked often for as long as this is there.
+struct Attention(Arc<Shared>);
+
+impl Attention {
+    fn to(shared: &Arc<Shared>) -> Self {
+        shared.with(|core| core.attend());
+        Self(Arc::clone(shared))
+    }
+}
+
+impl Drop for Attention {
+    fn drop(&mut self) {
+        self.0.with(|core| core.leave_be());
     }
 }
 

@@ -11,14 +11,16 @@ use tokio::task::JoinSet;
 use underpass_proto::session::LinkEnd;
 use underpass_tunnel::transport::{Transport, memory};
 use underpass_tunnel::{
-    AcceptorConfig, Connector, ConnectorConfig, LinkLoss, OpenError, OpenRequest, SessionError,
-    StreamError, Transports,
+    AcceptorConfig, CloseCode, Connector, ConnectorConfig, LinkLoss, OpenError, OpenRequest,
+    SessionError, StreamError, Transports,
 };
 
 use crate::bytes::{open, stream, target};
 use crate::harness::{acceptor_config, connector_config, fails, run, until, within};
 use crate::peer::{PING, RawStream, let_in};
 use crate::server::{Pki, Server};
+
+const TWO_SECONDS: Duration = Duration::from_secs(2);
 
 /// Stands between agent and server, and can stop forwarding.
 struct Relay {
@@ -64,6 +66,36 @@ async fn forward(front: Arc<UdpSocket>, back: Arc<UdpSocket>, silent: Arc<Atomic
             }
         }
     }
+}
+
+/// Nothing waits for it but a caller, and the keepalive asks after fifteen seconds.
+#[test]
+fn an_agent_that_vanishes_is_away_soon_for_a_caller_that_waits() {
+    run(async {
+        let pki = Pki::new();
+        let mut server = Server::start(&pki, acceptor_config()).await;
+        let relay = Relay::start(server.port).await;
+        let connector = Connector::new(ConnectorConfig {
+            transports: Transports::Quic,
+            ..connector_config(relay.port, &pki)
+        })
+        .unwrap();
+        let (agent, session) = tokio::join!(connector.connect(), server.session());
+        let agent = agent.unwrap();
+        let there = || tokio::time::timeout(TWO_SECONDS, session.away_for(Duration::ZERO));
+        assert!(there().await.is_err(), "it answers");
+
+        relay.silent.store(true, Ordering::Relaxed);
+        let away = tokio::time::timeout(2 * TWO_SECONDS, session.away_for(TWO_SECONDS / 2));
+        away.await.expect("it is away");
+        relay.silent.store(false, Ordering::Relaxed);
+        until("it answers again", || !session.is_suspect()).await;
+        let back = there().await;
+        assert!(back.is_err(), "it is back");
+
+        agent.close(CloseCode::Shutdown, "test over");
+        within("its end counts", session.away_for(Duration::MAX)).await;
+    });
 }
 
 #[test]

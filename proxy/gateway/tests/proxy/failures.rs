@@ -59,18 +59,37 @@ async fn each_failure_of_the_tunnel_is_a_status() {
 async fn a_request_that_a_dead_agent_has_not_taken_goes_to_another_one() {
     let api = Api::start(ok).await;
     let world = World::new(&api).await;
-    let ask = async |method: &str, body: &'static str| {
-        let body = underpass_core::body::boxed(http_body_util::Full::from(body));
-        let mut request = world.request(method, "/api", body);
-        *request.uri_mut() = "http://front/k8s/clusters/two/api".parse().unwrap();
-        let answered = soon(world.http2().await.send_request(request)).await;
-        answered.unwrap().status().as_u16()
-    };
+    let ask = async |method, body| code_of(&world, "two", method, body).await;
     assert_eq!(ask("GET", "").await, 200);
     // The agent may have heard it, and the answer may be lost.
     assert_eq!(ask("POST", "").await, 503);
     assert_eq!(ask("POST", "").await, 200);
     assert_eq!(ask("GET", "{}").await, 503);
+}
+
+/// One that the dead agent has taken as well, once.
+#[tokio::test]
+async fn a_request_that_an_agent_has_taken_is_repeated_where_it_may_be() {
+    let api = Api::start(ok).await;
+    let world = World::new(&api).await;
+    let ask = async |method, body| code_of(&world, "away", method, body).await;
+    for method in ["GET", "OPTIONS"] {
+        assert_eq!(ask(method, "").await, 200, "{method}");
+    }
+    for (method, body) in [("POST", ""), ("DELETE", ""), ("PUT", "{}"), ("GET", "{}")] {
+        assert_eq!(ask(method, body).await, 502, "{method} {body}");
+    }
+    assert_eq!(api.seen().len(), 2);
+}
+
+/// The status of a request to this cluster.
+async fn code_of(world: &World, cluster: &str, method: &str, body: &'static str) -> u16 {
+    let body = underpass_core::body::boxed(http_body_util::Full::from(body));
+    let mut request = world.request(method, "/api", body);
+    let uri = format!("http://front/k8s/clusters/{cluster}/api");
+    *request.uri_mut() = uri.parse().unwrap();
+    let answered = soon(world.http2().await.send_request(request)).await;
+    answered.unwrap().status().as_u16()
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -125,17 +125,22 @@ impl ImpersonationAuthorizer for AliceAsBob {
     }
 }
 
-/// Cluster `c` has an agent, and `two` has another one, which has died; the others fail in a way that their name tells.
+/// Cluster `c` has an agent, and `two` and `away` have another one, which has died; the others fail in a way that their name tells.
 struct Tunnel {
     agent: Arc<ApiServer>,
     /// Streams to the cluster `two` that nobody has taken.
     not_taken: AtomicUsize,
+    /// A stream to the cluster `away` has failed, and the next one has not come yet.
+    has_failed: AtomicBool,
 }
 
 impl Tunnel {
     fn new(agent: Arc<ApiServer>) -> Arc<Self> {
-        let not_taken = AtomicUsize::new(0);
-        Arc::new(Self { agent, not_taken })
+        Arc::new(Self {
+            agent,
+            not_taken: AtomicUsize::default(),
+            has_failed: AtomicBool::default(),
+        })
     }
 }
 
@@ -151,7 +156,15 @@ impl Clusters for Tunnel {
             {
                 Ok(failing(io::ErrorKind::NotConnected))
             }
-            "c" | "two" => {
+            // As the server's: the stream of a call that may be repeated fails, and the next one is another agent's.
+            "away" if open.may_be_repeated => {
+                self.has_failed.store(true, Ordering::Relaxed);
+                Ok(failing(io::ErrorKind::ConnectionAborted))
+            }
+            "away" if !self.has_failed.swap(false, Ordering::Relaxed) => {
+                Ok(failing(io::ErrorKind::ConnectionAborted))
+            }
+            "c" | "two" | "away" => {
                 let (server, client) = tokio::io::duplex(64 * 1024);
                 let (agent, identity) = (Arc::clone(&self.agent), open.identity.clone());
                 tokio::spawn(async move { agent.serve_stream(client, &identity).await });
@@ -179,7 +192,7 @@ impl Clusters for Tunnel {
     }
 
     fn has_another_way(&self, cluster: &ClusterName) -> bool {
-        cluster.as_str() == "two"
+        matches!(cluster.as_str(), "two" | "away")
     }
 }
 

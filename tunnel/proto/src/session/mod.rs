@@ -127,6 +127,8 @@ pub struct Session {
     suspect: bool,
     /// The watch over the primary link.
     probe: Probe,
+    /// How many callers want to know at once when the peer is away.
+    attentive: usize,
     /// The standby that is to be the primary link again once it has answered a PING of this time.
     returning: Option<(LinkId, Instant)>,
     /// When the peer opened a stream last.
@@ -305,6 +307,7 @@ impl Session {
             suspect: false,
             probe: Probe::Idle,
             returning: None,
+            attentive: 0,
             opened: None,
             change: 0,
             next_change: None,

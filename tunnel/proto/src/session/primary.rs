@@ -433,6 +433,33 @@ mod tests {
         }
     }
 
+    /// An acceptor on which nothing waits leaves it to the keepalive.
+    #[test]
+    fn a_peer_that_is_attended_to_is_asked_soon() {
+        let (mut session, now) = measured_links(Role::Acceptor);
+        let calm = session.next_timeout(Part::Link(MAIN), now).unwrap();
+        assert!(calm - now >= limits::KEEPALIVE, "{:?}", calm - now);
+        session.take_changed();
+        session.attend();
+        assert!(session.take_changed(), "its driver looks at the clock");
+        let later = wait(&mut session, now);
+        assert_eq!(session.primary(), Some(STANDBY));
+        let soon = limits::LIVELY_ASK + limits::PROBE_ANSWER;
+        assert!(later - now <= soon, "{:?}", later - now);
+
+        let (mut session, now) = measured_links(Role::Acceptor);
+        for _ in 0..2 {
+            session.attend();
+        }
+        session.leave_be();
+        session.next_timeout(Part::Link(MAIN), now);
+        let asked = session.next_timeout(Part::Link(MAIN), now).unwrap();
+        assert_eq!(asked - now, limits::LIVELY_ASK, "for the other caller");
+        session.leave_be();
+        let asked = session.next_timeout(Part::Link(MAIN), now).unwrap();
+        assert!(asked - now >= limits::KEEPALIVE, "{:?}", asked - now);
+    }
+
     #[test]
     fn old_news_do_not_make_a_silent_link_answer() {
         let (mut session, now) = two_links(Role::Acceptor);

@@ -134,6 +134,20 @@ impl PathHealth {
 }
 
 impl Session {
+    /// A caller wants to know soon when the peer is away, until as many calls of [`leave_be`](Self::leave_be): the peer is asked at the
+    /// pace of a lively session, though nothing waits for it.
+    pub fn attend(&mut self) {
+        self.attentive = self.attentive.saturating_add(1);
+        if self.probe == Probe::Idle {
+            self.await_answer();
+        }
+    }
+
+    /// A caller of [`attend`](Self::attend) wants to know no more.
+    pub fn leave_be(&mut self) {
+        self.attentive = self.attentive.saturating_sub(1);
+    }
+
     /// Something waits for the peer's answer from now on.
     pub(super) fn await_answer(&mut self) {
         let watched = match self.probe {
@@ -230,12 +244,13 @@ impl Session {
         self.streams.unacked() > 0 || self.streams.unacked_ends() > 0 || self.outbox.len() > 0
     }
 
-    /// Whether the connector asks often all the same: the acceptor may have something to say and no way to tell, where its
-    /// links have died together. Only the connector can dial others.
+    /// Whether this side asks often all the same. A caller may want to know. And the acceptor may have something to say and no way to
+    /// tell, where its links have died together: only the connector can dial others.
     fn is_lively(&self, now: Instant) -> bool {
         let recent = |at: Instant| now.saturating_duration_since(at) < limits::LIVELY_TIME;
-        self.role == Role::Connector
-            && (self.streams.classes().interactive > 0 || self.opened.is_some_and(recent))
+        let may_be_called = self.role == Role::Connector
+            && (self.streams.classes().interactive > 0 || self.opened.is_some_and(recent));
+        self.attentive > 0 || may_be_called
     }
 
     /// The time after which the peer is asked.
