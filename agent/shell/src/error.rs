@@ -84,7 +84,7 @@ fn names(protections: &[Protection]) -> String {
     names.join(", ")
 }
 
-/// There is no such shell, or it is another user's: nobody learns which.
+/// There is no such shell, or it is another user's: the caller does not learn which.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[error("you have no shell of this id on this node")]
 pub struct UnknownShell;

@@ -3,7 +3,6 @@
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::ExitStatus;
 use std::sync::Arc;
-use std::time::Duration;
 
 use rustix::process::Signal;
 use tokio::sync::watch;
@@ -13,15 +12,15 @@ use crate::limits;
 use crate::processes::Processes;
 use crate::pty::Master;
 use crate::record::{Cause, End, Exit};
-use crate::shell::Shell;
+use crate::shell::{Shell, Shown};
 use crate::start::Process;
 
 /// Sees a shell to its end.
 pub(crate) async fn attend(shell: &Arc<Shell>, process: Process, master: &Master) -> End {
-    let (over, is_over) = watch::channel(None);
+    let (over, is_over) = watch::channel(false);
     let ending = async {
         let end = end(shell, process).await;
-        over.send_replace(Some(end.cause));
+        over.send_replace(true);
         end
     };
     let (end, ()) = tokio::join!(ending, read(shell, master, is_over));
@@ -29,12 +28,12 @@ pub(crate) async fn attend(shell: &Arc<Shell>, process: Process, master: &Master
 }
 
 /// Reads the output, for as long as there is some, and never more than viewers have room for.
-async fn read(shell: &Arc<Shell>, master: &Master, mut is_over: watch::Receiver<Option<Cause>>) {
+async fn read(shell: &Arc<Shell>, master: &Master, mut is_over: watch::Receiver<bool>) {
     let mut buffer = vec![0; limits::PIECE_BYTES];
     loop {
         let room = tokio::select! {
             room = room(shell) => room.min(limits::PIECE_BYTES),
-            () = given_up(&mut is_over) => return,
+            () = given_up(shell, &mut is_over) => return,
         };
         let Some(piece) = buffer.get_mut(..room) else {
             return;
@@ -52,7 +51,10 @@ async fn read(shell: &Arc<Shell>, master: &Master, mut is_over: watch::Receiver<
             }
         };
         shell.push(piece.get(..read).unwrap_or_default());
-        show(shell).await;
+        tokio::select! {
+            () = show(shell) => {}
+            () = given_up(shell, &mut is_over) => return,
+        }
     }
 }
 
@@ -86,28 +88,38 @@ async fn until(moment: Option<Instant>) {
 }
 
 /// Waits for the end of the program, and a little longer.
-async fn rest(is_over: &mut watch::Receiver<Option<Cause>>) {
-    if is_over.wait_for(Option::is_some).await.is_err() {
-        std::future::pending::<()>().await;
-    }
+async fn rest(is_over: &mut watch::Receiver<bool>) {
+    over(is_over).await;
     sleep(limits::REST_TIME).await;
 }
 
-/// Waits for an end that waits for no viewer.
-async fn given_up(is_over: &mut watch::Receiver<Option<Cause>>) {
-    let at_once = |cause: &Option<Cause>| matches!(cause, Some(Cause::Revoked | Cause::Stopping));
-    if is_over.wait_for(at_once).await.is_err() {
+/// Waits for the end of the program.
+async fn over(is_over: &mut watch::Receiver<bool>) {
+    if is_over.wait_for(|over| *over).await.is_err() {
         std::future::pending::<()>().await;
     }
+}
+
+/// Waits for the end of a shell that waits for no viewer, and for no screen.
+async fn given_up(shell: &Shell, is_over: &mut watch::Receiver<bool>) {
+    over(is_over).await;
+    shell.hurry.cancelled().await;
 }
 
 /// Keeps the model of the screen up to date, on a thread of its own: there is output whose screen takes long to make.
 async fn show(shell: &Arc<Shell>) {
-    let showing = Arc::clone(shell);
-    let took = tokio::task::spawn_blocking(move || showing.show()).await;
-    let took = took.unwrap_or_default();
-    if took > limits::SCREEN_TIME {
-        sleep(took.saturating_mul(limits::SCREEN_PAUSE)).await;
+    loop {
+        let showing = Arc::clone(shell);
+        let shown = tokio::task::spawn_blocking(move || showing.show()).await;
+        let Ok(Shown { is_all, took }) = shown else {
+            return;
+        };
+        if took > limits::SCREEN_TIME {
+            sleep(took.saturating_mul(limits::SCREEN_PAUSE)).await;
+        }
+        if is_all {
+            return;
+        }
     }
 }
 
@@ -118,7 +130,7 @@ async fn end(shell: &Shell, mut process: Process) -> End {
         cause = shell.end_asked() => cause,
         cause = expired(shell) => cause,
     };
-    hang_up(shell, &process.all, grace(cause)).await;
+    hang_up(shell, &process.all).await;
     // Only now: until it is reaped, the session's number is its own.
     let status = process.child.wait().await;
     End {
@@ -150,22 +162,20 @@ async fn expired(shell: &Shell) -> Cause {
     }
 }
 
-fn grace(cause: Cause) -> Duration {
-    match cause {
-        Cause::Revoked => limits::REVOKED_GRACE,
-        _ => limits::HANGUP_GRACE,
-    }
-}
-
 /// Ends every process of a shell: SIGHUP, which tells a shell to end its jobs, and SIGKILL for those that are left.
-async fn hang_up(shell: &Shell, all: &Processes, grace: Duration) {
-    let deadline = Instant::now() + grace;
+async fn hang_up(shell: &Shell, all: &Processes) {
+    let mut deadline = Instant::now() + limits::HANGUP_GRACE;
+    let mut was_revoked = false;
     let mut left = signal(all, Some(Signal::HUP)).await;
     // A process that is stopped takes no signal but this one and SIGKILL.
     if left > 0 {
         signal(all, Some(Signal::CONT)).await;
     }
     while left > 0 && Instant::now() < deadline {
+        if shell.revoked.is_cancelled() && !was_revoked {
+            was_revoked = true;
+            deadline = deadline.min(Instant::now() + limits::REVOKED_GRACE);
+        }
         sleep(limits::HANGUP_AGAIN).await;
         left = signal(all, None).await;
     }

@@ -71,9 +71,16 @@ pub const ENDED_AGE: Duration = Duration::from_secs(5 * 60);
 /// The environment of a process, of which the mark of its shell is searched for: Linux allows a quarter of the stack.
 pub const ENVIRONMENT_BYTES: u64 = 2 * 1024 * 1024;
 
-/// Processor time of the screen's model for one piece of output that is nothing. Ordinary output takes less than a millisecond; there
+/// Processor time of the screen's model, for one piece of output, that does not count. Ordinary output takes less than a millisecond; there
 /// are sequences of a few bytes that scroll a thousand lines.
 pub const SCREEN_TIME: Duration = Duration::from_millis(10);
+
+/// Bytes that the model is fed at once. There are sequences of nine bytes that print 65,535 characters: some of them in a row take a
+/// second.
+pub const SCREEN_PIECE_BYTES: usize = 128;
+
+/// Processor time after which the model lets others have its screen.
+pub const SCREEN_TURN: Duration = Duration::from_millis(100);
 
 /// A model that has taken longer waits so many times as long before the next piece: a program has the agent spend a quarter of a
 /// processor on its screen at the most.

@@ -97,7 +97,7 @@ impl fmt::Display for Cause {
             Self::Owner => "its owner had it end",
             Self::Revoked => "the permission for it was taken back",
             Self::Idle => "it was idle for too long",
-            Self::Detached => "nobody attached to it for too long",
+            Self::Detached => "no viewer attached to it for too long",
             Self::Stopping => "the agent stopped",
         })
     }

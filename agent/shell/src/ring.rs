@@ -31,12 +31,12 @@ impl Ring {
         self.start = self.start.saturating_add(length(surplus));
     }
 
-    /// Bytes from a place on, and before another one: [`limits::PIECE_BYTES`] at the most. None where the place is not kept.
-    pub(crate) fn read(&self, from: u64, before: u64) -> Vec<u8> {
+    /// Bytes from a place on, and before another one: so many at the most. None where the place is not kept.
+    pub(crate) fn read(&self, from: u64, before: u64, most: usize) -> Vec<u8> {
         let skipped = from.checked_sub(self.start);
         let skipped = skipped.and_then(|skipped| usize::try_from(skipped).ok());
         let wanted = usize::try_from(before.saturating_sub(from)).unwrap_or(usize::MAX);
-        let wanted = wanted.min(limits::PIECE_BYTES);
+        let wanted = wanted.min(most);
         match skipped.filter(|skipped| *skipped <= self.bytes.len()) {
             Some(skipped) => {
                 let end = self.bytes.len().min(skipped.saturating_add(wanted));
@@ -66,11 +66,12 @@ mod tests {
         let all = length(limits::OUTPUT_BYTES) + 8;
         assert_eq!((ring.start(), ring.end()), (8, all));
         assert_eq!(ring.bytes.len(), limits::OUTPUT_BYTES);
-        assert_eq!(ring.read(all - 3, u64::MAX), b"end");
-        assert_eq!(ring.read(all - 3, all - 1), b"en");
-        assert_eq!(ring.read(8, u64::MAX).len(), limits::PIECE_BYTES);
-        assert_eq!(ring.read(7, u64::MAX), b"");
-        assert_eq!(ring.read(all, u64::MAX), b"");
-        assert_eq!(ring.read(all + 1, u64::MAX), b"");
+        let read = |from, before| ring.read(from, before, limits::PIECE_BYTES);
+        assert_eq!(read(all - 3, u64::MAX), b"end");
+        assert_eq!(read(all - 3, all - 1), b"en");
+        assert_eq!(read(8, u64::MAX).len(), limits::PIECE_BYTES);
+        assert_eq!(read(7, u64::MAX), b"");
+        assert_eq!(read(all, u64::MAX), b"");
+        assert_eq!(read(all + 1, u64::MAX), b"");
     }
 }

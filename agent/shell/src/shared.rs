@@ -4,7 +4,6 @@ use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 use underpass_agent_policy::ShellRule;
 
@@ -19,8 +18,7 @@ use crate::{Attach, Terminal, life, limits, protection, pty, start};
 pub(crate) struct Shared {
     helper: Helper,
     table: Mutex<Table>,
-    /// One screen is written down at a time: the sequences of a large one take some ten MiB.
-    screens: Semaphore,
+    redrawing: Arc<Mutex<()>>,
     tasks: TaskTracker,
 }
 
@@ -37,7 +35,7 @@ impl Shared {
         Arc::new(Self {
             helper,
             table: Mutex::default(),
-            screens: Semaphore::new(1),
+            redrawing: Arc::default(),
             tasks: TaskTracker::new(),
         })
     }
@@ -153,12 +151,11 @@ impl Shared {
         attach: Attach,
     ) -> Result<Viewer, AttachError> {
         let shell = self.find(id, owner)?;
-        let permit = self.screens.acquire().await;
-        let _permit = permit.map_err(|_closed| AttachError::Stopping)?;
-        let admitting = Arc::clone(&shell);
-        let Attach { writes, size, had } = attach;
+        // One thread of each shell, however many viewers wait: a program can have its screen take seconds.
+        let _turn = shell.turn.lock().await;
+        let (admitting, redrawing) = (Arc::clone(&shell), Arc::clone(&self.redrawing));
         let admitted = tokio::task::spawn_blocking(move || {
-            let admitted = admitting.admit(writes, size, had)?;
+            let admitted = admitting.admit(attach, &redrawing)?;
             // Here, so that a caller that has gone away leaves no viewer behind.
             Ok(Viewer::new(admitting, admitted))
         });

@@ -7,6 +7,7 @@ use rustix::time::{ClockId, clock_gettime};
 use time::OffsetDateTime;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use underpass_agent_policy::{Protection, ShellRule};
 
 use crate::audience::{Audience, Next, Place, ViewerId, Writes};
@@ -15,6 +16,7 @@ use crate::pty::Master;
 use crate::record::{Cause, End, Owner, ShellId, ShellRecord};
 use crate::screen::Screen;
 use crate::size::Size;
+use crate::{Attach, limits};
 
 #[derive(Debug)]
 pub(crate) struct Shell {
@@ -35,6 +37,21 @@ pub(crate) struct Shell {
     /// The last viewer has left.
     pub(crate) left: Notify,
     asked: watch::Sender<Option<Cause>>,
+    /// The permission for it was taken back.
+    pub(crate) revoked: CancellationToken,
+    /// It is to end without waiting for viewers.
+    pub(crate) hurry: CancellationToken,
+    /// Held by the viewer that is let in.
+    pub(crate) turn: tokio::sync::Mutex<()>,
+}
+
+/// The work of one turn of the screen's model.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Shown {
+    /// Whether the model shows all output that there is.
+    pub(crate) is_all: bool,
+    /// Processor time.
+    pub(crate) took: Duration,
 }
 
 /// A viewer that has just been let in.
@@ -67,6 +84,9 @@ impl Shell {
             took: Notify::new(),
             left: Notify::new(),
             asked: watch::Sender::new(None),
+            revoked: CancellationToken::new(),
+            hurry: CancellationToken::new(),
+            turn: tokio::sync::Mutex::default(),
         })
     }
 
@@ -99,6 +119,12 @@ impl Shell {
 
     /// Has it end. The first to ask says why.
     pub(crate) fn ask_end(&self, cause: Cause) {
+        if cause == Cause::Revoked {
+            self.revoked.cancel();
+        }
+        if matches!(cause, Cause::Revoked | Cause::Stopping) {
+            self.hurry.cancel();
+        }
         self.asked.send_if_modified(|asked| {
             let is_first = asked.is_none();
             if is_first {
@@ -130,33 +156,38 @@ impl Shell {
         self.heard.notify_waiters();
     }
 
-    /// Shows on the screen's model all output that there is. Gives the processor time that it took. Blocks.
-    pub(crate) fn show(&self) -> Duration {
-        let before = processor_time();
-        drop(self.shown());
-        processor_time().saturating_sub(before)
+    /// Brings the screen's model nearer to the output that there is. Blocks.
+    pub(crate) fn show(&self) -> Shown {
+        let mut screen = lock(&self.screen);
+        self.catch_up(&mut screen)
     }
 
-    /// The screen with all output so far. Output that comes from now on is not on it while it is held.
-    fn shown(&self) -> MutexGuard<'_, Screen> {
-        let mut screen = lock(&self.screen);
+    /// The same, for one turn.
+    fn catch_up(&self, screen: &mut Screen) -> Shown {
+        let before = processor_time();
         loop {
             let next = self.audience().model_next();
+            let is_all = next == Next::Nothing;
             match next {
                 Next::Output(data) => screen.feed(&data),
                 Next::Resized(size) => screen.resize(size),
-                Next::Nothing => return screen,
+                Next::Nothing => {}
+            }
+            let took = processor_time().saturating_sub(before);
+            if is_all || took >= limits::SCREEN_TURN {
+                return Shown { is_all, took };
             }
         }
     }
 
-    /// Lets a viewer in: behind the bytes that it has had already, or with the screen as it is. Blocks.
+    /// Lets a viewer in: behind the bytes that it has had already, or with the screen as it is. One screen of all shells is redrawn
+    /// at a time: the sequences of a large one take some ten MiB. Blocks.
     pub(crate) fn admit(
         &self,
-        writes: Writes,
-        size: Option<Size>,
-        had: Option<u64>,
+        attach: Attach,
+        redrawing: &Mutex<()>,
     ) -> Result<Admitted, AttachError> {
+        let Attach { writes, size, had } = attach;
         let will_write = self.audience().would_write(writes)?;
         if let Some(size) = size.filter(|_| will_write) {
             self.resize(size);
@@ -169,8 +200,13 @@ impl Shell {
         match resumed {
             Some(resumed) => resumed,
             None => {
-                let mut screen = self.shown();
-                let redraw = screen.redraw();
+                let mut screen = lock(&self.screen);
+                // Output that the model does not show after its turn comes as output.
+                self.catch_up(&mut screen);
+                let redraw = {
+                    let _one = lock(redrawing);
+                    screen.redraw()
+                };
                 let mut audience = self.audience();
                 // The bytes of a character that has only begun come once more, and then whole.
                 let place = audience.model_place().before(screen.begun());

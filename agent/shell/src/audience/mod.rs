@@ -1,6 +1,6 @@
 //! The viewers of a shell, and each one's place in its output. Knows no clock and no terminal.
 //!
-//! The output is kept once, in a [`Ring`], and each viewer is a place in it: nothing is queued for anybody. The ring has room for so
+//! The output is kept once, in a [`Ring`], and each viewer is a place in it: no viewer has a queue. The ring has room for so
 //! much as the viewer that is furthest behind has taken, and for all of it where there is no viewer.
 
 #[cfg(test)]
@@ -236,8 +236,8 @@ impl Audience {
         }
     }
 
-    /// The next thing at a place, and the place behind it.
-    fn next_at(&self, place: Place) -> (Next, Place) {
+    /// The next thing at a place, with so many bytes at the most, and the place behind it.
+    fn next_at(&self, place: Place, most: usize) -> (Next, Place) {
         let change = self
             .changes
             .iter()
@@ -253,7 +253,7 @@ impl Audience {
             }
             change => {
                 let before = change.map_or(u64::MAX, |change| change.at);
-                let data = self.ring.read(place.byte, before);
+                let data = self.ring.read(place.byte, before, most);
                 if data.is_empty() {
                     return (Next::Nothing, place);
                 }
@@ -265,12 +265,12 @@ impl Audience {
 
     /// The next thing for the screen's model to show.
     pub(crate) fn model_next(&mut self) -> Next {
-        let (next, behind) = self.next_at(self.model);
+        let (next, behind) = self.next_at(self.model, limits::SCREEN_PIECE_BYTES);
         self.model = behind;
         next
     }
 
-    /// The model's place. Call it once there is [nothing](Next::Nothing) left for it.
+    /// The model's place.
     pub(crate) fn model_place(&self) -> Place {
         self.model
     }
@@ -378,7 +378,7 @@ impl Audience {
         let (next, behind) = match was_taken_over {
             // At once: its keys do nothing any more.
             true => (Next::Nothing, at),
-            false => self.next_at(at),
+            false => self.next_at(at, limits::PIECE_BYTES),
         };
         if let Some(seat) = self.seats.get_mut(&viewer) {
             if seat.place.byte != behind.byte {

@@ -60,7 +60,7 @@ fn a_viewer_that_blocks_is_dismissed_and_one_that_is_slow_is_not() {
     assert_eq!(audience.patience(), Some(later + limits::STALLED));
     audience.dismiss(over + limits::STALLED);
     assert_eq!(audience.detached(), Some(over + limits::STALLED));
-    assert!(audience.room() > 0, "nobody is waited for");
+    assert!(audience.room() > 0, "no viewer is waited for");
 }
 
 #[test]

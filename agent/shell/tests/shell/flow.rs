@@ -102,3 +102,31 @@ async fn input_does_not_wait_for_output_that_nobody_takes() {
     let mut seen = seen;
     assert_eq!(seen.end().await.exit, Exit::Status(3));
 }
+
+/// Nine bytes that print a character 65,535 times.
+#[tokio::test]
+async fn rule_19_output_whose_screen_takes_long_holds_up_no_other_shell_and_no_end() {
+    let world = World::new();
+    let repeats = "stty -opost; printf x; yes \"$(printf '\\033[65535b')\"";
+    let id = world.open(&script(repeats, "")).await;
+    let piece = u64::try_from(limits::PIECE_BYTES).unwrap();
+    eventually("its screen is made", || {
+        world.record(&id).output >= piece / 4
+    })
+    .await;
+    let mut other = world.run(&rule("program: /bin/cat")).await;
+    other.type_in("here\n").await;
+    other.until("here\r\nhere\r\n").await;
+    // A viewer gets the screen that there is, and the rest as output.
+    let mut seen = world.attach(&id, Attach::default()).await;
+    assert!(matches!(seen.event().await, Some(Event::Attached { .. })));
+    assert!(matches!(seen.event().await, Some(Event::Output { .. })));
+    let before = std::time::Instant::now();
+    world.shells.stop().await;
+    // A single piece of output takes half a minute.
+    assert!(
+        before.elapsed() < Duration::from_secs(15),
+        "{:?}",
+        before.elapsed()
+    );
+}
