@@ -190,6 +190,8 @@ async fn relay_udp(socket: Arc<UdpSocket>, server: u16, flows: Flows) {
             let upstream = Arc::new(UdpSocket::bind(ANY).await.unwrap());
             let server = (Ipv4Addr::LOCALHOST, server);
             upstream.connect(server).await.unwrap();
+            // Else it takes no datagram yet, and a flow that lives for a second would lose its first, and its only one.
+            upstream.writable().await.unwrap();
             let back = send_back(Arc::clone(&upstream), Arc::clone(&socket), agent);
             let flow = Flow::Live {
                 upstream,

@@ -15,7 +15,7 @@ use underpass_tunnel::{
 };
 
 use crate::audit::one_of_ours;
-use crate::cutter::Cutter;
+use crate::cutter::{Cuts, Forgetful};
 use crate::deployment::agent_account;
 use crate::flight::{InFlight, assert_end_soon};
 use crate::join::{JOINED, JOINER, Site};
@@ -23,6 +23,7 @@ use crate::over_both_transports;
 
 over_both_transports!(
     keys_rotate_by_themselves_and_nothing_breaks,
+    keys_rotate_though_the_connection_is_cut_each_second,
     an_agent_rotates_its_key_when_it_is_asked_to,
     a_rotation_that_was_broken_off_anywhere_ends_well,
     rule_12_a_revoked_agent_has_neither_of_its_keys,
@@ -253,6 +254,20 @@ async fn an_agent_rotates_its_key_when_it_is_asked_to(transport: Transport) {
         .as_str()
         .unwrap();
     assert!(change.contains(&public(&first)), "{replaced}");
+    // All of a cluster's, and those that cannot be are named.
+    let all = site.administer(&["agent", "rotate", "--all", JOINED]);
+    let third = KeyFile::read(&site.key).key;
+    assert_ne!(second, third);
+    let wanted = format!(
+        "Agent {} uses the key {} from now on",
+        agent[0],
+        public(&third)
+    );
+    assert!(all.contains(&wanted) && all.lines().count() == 1, "{all}");
+    let all = site.administer(&["agent", "rotate", "--all", CLUSTER_NAME]);
+    assert!(all.contains("is skipped: it has a static token"), "{all}");
+    let none = ["agent", "rotate", "--all", "none"];
+    assert!(site.deployment.administer(&none).is_err());
     // A key that cannot be rotated.
     let refused = |id: &str| {
         let error = site
@@ -283,6 +298,8 @@ async fn an_agent_rotates_its_key_when_it_is_asked_to(transport: Transport) {
     .await;
     let said = refused(&agent[0]);
     assert!(said.contains("not connected"), "{said}");
+    let all = site.administer(&["agent", "rotate", "--all", JOINED]);
+    assert!(all.contains("is skipped: it is not connected"), "{all}");
 }
 
 /// The states in which a process can end, each with a restart of the server: before the next key is registered, before it is proved,
@@ -505,37 +522,42 @@ async fn agents_that_share_a_secret_rotate_its_key_together() {
 }
 
 #[tokio::test]
-async fn keys_rotate_though_the_connection_is_cut_each_second() {
-    let (site, _) = joined(Transport::WebSocket, &[NEVER]).await;
+async fn keys_rotate_though_both_links_are_cut_each_second() {
+    keys_rotate_though_the_connection_is_cut_each_second(Transport::Auto).await;
+}
+
+async fn keys_rotate_though_the_connection_is_cut_each_second(transport: Transport) {
+    // The rest of a pod's name does not tell both links from QUIC.
+    let pod = match transport {
+        Transport::Auto => "rotates-cut-both",
+        _ => "rotates-cut",
+    };
+    let (site, _) = joined(transport, &[NEVER]).await;
     site.stop();
     let port = site.deployment.url().rsplit(':').next().unwrap();
-    let cutter = Cutter::start(port.parse().unwrap()).await;
-    let through = format!("https://localhost:{}", cutter.port);
+    let path = Forgetful::start(port.parse().unwrap()).await;
+    let through = format!("https://localhost:{}", path.port);
     let log = site.start(&[("--server", &through), SHORT]);
     let agent = site.connected().await;
     let admin = site.admin();
     let client = site.deployment.client(&admin, Wire::WebSocket);
     let open = [
         InFlight::watch(&client).await,
-        InFlight::shell(&client, "rotates-cut").await,
+        InFlight::shell(&client, pod).await,
     ];
     let mut keys = BTreeSet::from([KeyFile::read(&site.key).key]);
-    let (mut cut, mut every) = (0, tokio::time::interval(Duration::from_secs(1)));
-    while keys.len() < 5 {
-        let rotating = rotated(&site, &keys);
-        let cutting = async {
-            loop {
-                every.tick().await;
-                cut += cutter.cut();
-            }
-        };
-        let key = tokio::select! {
-            key = rotating => key,
-            never = cutting => never,
-        };
-        keys.insert(key);
+    let cuts = Cuts::default();
+    let rotating = async {
+        while keys.len() < 5 {
+            let key = rotated(&site, &keys).await;
+            keys.insert(key);
+        }
+    };
+    tokio::select! {
+        () = rotating => {}
+        never = path.forget_each(Duration::from_secs(1), &cuts) => match never {},
     }
-    assert!(cut > 0, "nothing was cut");
+    assert!(cuts.count() >= 3, "{} cuts", cuts.count());
     client.run(&["get", "--raw", "/version"]).await;
     for open in open {
         assert!(open.goes_on());
