@@ -115,7 +115,9 @@ const NOT_TAKEN: Duration = Duration::from_secs(4);
 
 impl Site {
     async fn new(transport: Transport) -> Self {
-        let deployment = Deployment::start(transport).await;
+        let account = AGENT_KUBECONFIG.to_path_buf();
+        let flags = ["--resume-window", "60s"];
+        let deployment = Deployment::start_as_with(transport, account, &flags).await;
         let (mut kubeconfig, server) = kubeconfig();
         let gate = Gate::before(server).await;
         let through = format!("https://127.0.0.1:{}", gate.port);
@@ -201,16 +203,12 @@ async fn a_read_that_a_killed_agent_has_taken_is_asked_again_and_nothing_else_is
     site.deployment
         .blocking(|u| u.kill_another_agent(SECOND).unwrap())
         .await;
-    // A session is kept for a minute, and a dead one is found out after half a minute at the latest.
+    // Its session is kept for a minute.
     let answer = tokio::time::timeout(Duration::from_secs(20), read).await;
     let answer = answer.expect("by the other agent, soon").unwrap();
     assert_eq!(answer.code, 200, "{answer:?}");
     assert!(answer.body["gitVersion"].is_string(), "{answer:?}");
-    // It may have been done: it waits for its agent, or fails with the agent's session.
-    if write.is_finished() {
-        let answer = write.await.unwrap();
-        assert_eq!(answer.code, 502, "{answer:?}");
-    } else {
-        write.abort();
-    }
+    // It may have been done, and waits for its agent.
+    assert!(!write.is_finished());
+    write.abort();
 }

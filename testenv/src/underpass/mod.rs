@@ -382,11 +382,13 @@ fn server(programs: &Programs, dir: &Path, listen: &str, flags: &[&str]) -> Star
         "TOKEN",
         "--drain",
         "5s",
-        // Streams of an agent that was killed end after that.
-        "--resume-window",
-        "5s",
     ];
-    let argv = argv.iter().chain(flags).map(|&word| word.to_owned());
+    // Streams of an agent that was killed end after that.
+    let window = ["--resume-window", "5s"];
+    let is_usual = !flags.contains(&"--resume-window");
+    let window = window.iter().filter(|_| is_usual);
+    let argv = argv.iter().chain(window).chain(flags);
+    let argv = argv.map(|&word| word.to_owned());
     start("server", argv.collect(), dir)
 }
 
