@@ -2,9 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use underpass_agent_shell::{Attach, Event, Exit, Writes, limits};
+use underpass_agent_shell::{Attach, Event, Exit, Size, Terminal, Writes, limits};
 
-use crate::world::{World, eventually, rule, script};
+use crate::world::{World, alice, eventually, rule, script, terminal};
 
 fn full() -> u64 {
     u64::try_from(limits::OUTPUT_BYTES).unwrap()
@@ -108,12 +108,17 @@ async fn input_does_not_wait_for_output_that_nobody_takes() {
 async fn rule_19_output_whose_screen_takes_long_holds_up_no_other_shell_and_no_end() {
     let world = World::new();
     let repeats = "stty -opost; printf x; yes \"$(printf '\\033[65535b')\"";
-    let id = world.open(&script(repeats, "")).await;
-    let piece = u64::try_from(limits::PIECE_BYTES).unwrap();
-    eventually("its screen is made", || {
-        world.record(&id).output >= piece / 4
-    })
-    .await;
+    // Each of them scrolls a terminal of one column.
+    let narrow = Terminal {
+        size: Size::fit(1, 1000),
+        ..terminal()
+    };
+    let opened = world
+        .shells
+        .open(&script(repeats, ""), alice(), narrow)
+        .await;
+    let id = opened.unwrap().id;
+    eventually("its screen is made", || world.record(&id).output > 128).await;
     let mut other = world.run(&rule("program: /bin/cat")).await;
     other.type_in("here\n").await;
     other.until("here\r\nhere\r\n").await;
