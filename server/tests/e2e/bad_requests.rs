@@ -159,7 +159,7 @@ async fn a_head_that_cannot_be_read_gets_a_status() {
         ["--request-target", "/version of what"],
         ["--header", "x-a : b"],
     ] {
-        let way = ["--http1.1", "--cacert", ca.to_str().unwrap(), &url];
+        let way = ["--http1.1", "--cacert", ca.to_str().unwrap(), url];
         let answer = output(curl([&wrong[..], &way[..]].concat())).await;
         let status: serde_json::Value = serde_json::from_str(&answer).unwrap();
         assert_eq!(status["kind"], "Status", "{answer}");
