@@ -18,13 +18,50 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 #[derive(Clone, Debug, Default)]
 pub struct Revocation {
     decisions: Vec<CancellationToken>,
-    deadline: Option<Instant>,
+    deadline: Option<Deadline>,
     /// Tells the maker of the decision when nothing depends on it any longer.
     rests: Vec<Arc<DropGuard>>,
 }
 
 /// Timers do not reach further.
 const FAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
+/// How often a waiter looks at the system's clock.
+const LOOK: Duration = Duration::from_secs(10);
+
+/// A moment by the timer, which a clock that is put back does not move, and by the system's clock, which goes on while a machine
+/// sleeps. The first of the two counts.
+#[derive(Clone, Copy, Debug)]
+struct Deadline {
+    timer: Instant,
+    clock: SystemTime,
+}
+
+impl Deadline {
+    fn at(clock: SystemTime) -> Self {
+        let left = clock.duration_since(SystemTime::now()).unwrap_or_default();
+        let timer = Instant::now() + left.min(FAR);
+        Self { timer, clock }
+    }
+
+    fn first(self, other: Self) -> Self {
+        Self {
+            timer: self.timer.min(other.timer),
+            clock: self.clock.min(other.clock),
+        }
+    }
+
+    fn is_over(self) -> bool {
+        self.timer <= Instant::now() || self.clock <= SystemTime::now()
+    }
+
+    async fn over(self) {
+        while !self.is_over() {
+            let look = Instant::now() + LOOK;
+            tokio::time::sleep_until(self.timer.min(look)).await;
+        }
+    }
+}
 
 impl Revocation {
     /// A decision that stands until the process ends.
@@ -40,13 +77,12 @@ impl Revocation {
         }
     }
 
-    /// The same decision, which ends at `end` at the latest.
+    /// The same decision, which ends at `end` at the latest: a clock that is put back gives it no more time. Where one is put forward,
+    /// or the machine has slept, those who wait hear of it within 10 s.
     #[must_use]
     pub fn until(mut self, end: SystemTime) -> Self {
-        // The time that is left does not change when the clock is set.
-        let left = end.duration_since(SystemTime::now()).unwrap_or_default();
-        let end = Instant::now() + left.min(FAR);
-        self.deadline = Some(self.deadline.map_or(end, |deadline| deadline.min(end)));
+        let end = Deadline::at(end);
+        self.deadline = Some(self.deadline.map_or(end, |deadline| deadline.first(end)));
         self
     }
 
@@ -64,7 +100,7 @@ impl Revocation {
         self.decisions.extend(other.decisions);
         self.rests.extend(other.rests);
         self.deadline = match (self.deadline, other.deadline) {
-            (Some(one), Some(two)) => Some(one.min(two)),
+            (Some(one), Some(two)) => Some(one.first(two)),
             (one, two) => one.or(two),
         };
         self
@@ -85,10 +121,11 @@ impl Revocation {
         };
         match self.deadline {
             None => taken_back.await,
-            Some(deadline) => {
-                // A waiter sees no difference between an expired and a revoked decision.
-                let _ = tokio::time::timeout_at(deadline, taken_back).await;
-            }
+            // A waiter sees no difference between an expired and a revoked decision.
+            Some(deadline) => tokio::select! {
+                () = taken_back => {}
+                () = deadline.over() => {}
+            },
         }
     }
 
@@ -96,8 +133,7 @@ impl Revocation {
     pub fn is_revoked(&self) -> bool {
         let mut decisions = self.decisions.iter();
         let taken_back = decisions.any(CancellationToken::is_cancelled);
-        let now = Instant::now();
-        taken_back || self.deadline.is_some_and(|deadline| deadline <= now)
+        taken_back || self.deadline.is_some_and(Deadline::is_over)
     }
 }
 
@@ -114,6 +150,22 @@ mod tests {
         decision.clone().revoked().await;
         assert!(start.elapsed() <= Duration::from_secs(61));
         assert!(decision.is_revoked());
+    }
+
+    /// The timer has a year left, of which some seconds pass while the clock goes on for a moment.
+    #[tokio::test(start_paused = true)]
+    async fn rule_12_a_clock_that_goes_ahead_of_the_timer_ends_a_decision() {
+        let timer = Instant::now() + FAR;
+        let clock = SystemTime::now() + Duration::from_millis(20);
+        let deadline = Some(Deadline { timer, clock });
+        let decision = Revocation {
+            deadline,
+            ..Revocation::never()
+        };
+        assert!(!decision.is_revoked());
+        decision.clone().revoked().await;
+        assert!(decision.is_revoked());
+        assert!(Instant::now() < timer);
     }
 
     #[tokio::test]

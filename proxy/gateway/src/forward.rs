@@ -253,7 +253,9 @@ impl Front {
 
     /// Says why a call to the API server has no answer. `safe`: it changes nothing.
     fn no_answer(&self, error: &ExchangeError, cluster: &ClusterName, safe: bool) -> Rejection {
-        if let Some(suppressed) = self.lines.take(cluster.as_str()) {
+        // That is the caller's doing, who could fill the log with it.
+        let is_ours = !matches!(error, ExchangeError::Body(_));
+        if is_ours && let Some(suppressed) = self.lines.take(cluster.as_str()) {
             let error = error as &dyn std::error::Error;
             tracing::warn!(suppressed, %cluster, error, "no answer through the tunnel");
         }
@@ -266,6 +268,7 @@ impl Front {
             ExchangeError::NotTaken(_) => Rejection::AgentSilent(cluster),
             ExchangeError::Declined(_) => Rejection::AgentRefused(cluster),
             ExchangeError::Lost(_) => Rejection::AgentLost(cluster),
+            ExchangeError::Body(_) => BAD_BODY,
         }
     }
 
@@ -296,6 +299,10 @@ impl Front {
         }
     }
 }
+
+/// Something of the request may have been done.
+pub(super) const BAD_BODY: Rejection =
+    Rejection::BadRequest("its body breaks off, or is not framed as RFC 9112 has it");
 
 /// The opening of a stream to a target, as this identity, for the request of this record.
 pub(super) fn open(

@@ -65,7 +65,12 @@ impl<I> Explained<I> {
 
 /// The reason behind an answer of hyper's own.
 fn why(bytes: &[u8]) -> Option<Rejection> {
-    let code = bytes.strip_prefix(b"HTTP/1.1 ")?.get(..3)?;
+    // hyper answers in the version of the connection's last head.
+    let versions = [b"HTTP/1.1 ", b"HTTP/1.0 "];
+    let code = versions
+        .iter()
+        .find_map(|version| bytes.strip_prefix(*version))?
+        .get(..3)?;
     match StatusCode::from_bytes(code).ok()? {
         StatusCode::BAD_REQUEST => Some(WHY),
         StatusCode::URI_TOO_LONG => Some(Rejection::TargetTooLong),

@@ -325,6 +325,7 @@ impl Generation {
                         ExchangeError::Malformed(_) => Rejection::BadAnswer("not HTTP/1.1"),
                         ExchangeError::NotTaken(_)
                         | ExchangeError::Declined(_)
+                        | ExchangeError::Body(_)
                         | ExchangeError::Lost(_) => {
                             Rejection::ApiServerUnreachable("the connection was lost")
                         }

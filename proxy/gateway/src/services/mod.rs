@@ -26,7 +26,7 @@ use super::{
     Connection, Front, RequestBody,
     answer::{Answer, Question},
     audit::Record,
-    forward::{read_question, within_bounds},
+    forward::{BAD_BODY, read_question, within_bounds},
 };
 use underpass_authenticate::Caller;
 use underpass_core::{Body, BoxError, BoxedIo, Rejection, body::Guard, empty};
@@ -143,7 +143,8 @@ impl Front {
         };
         answered.map_err(|error| {
             let (cluster, service) = (&call.way().cluster, &call.way().service);
-            if let Some(suppressed) = self.lines.take(cluster.as_str()) {
+            let is_ours = !matches!(error, ExchangeError::Body(_));
+            if is_ours && let Some(suppressed) = self.lines.take(cluster.as_str()) {
                 let error = &error as &dyn std::error::Error;
                 tracing::info!(suppressed, %cluster, %service, error, "no answer of a service");
             }
@@ -153,6 +154,7 @@ impl Front {
                     Scheme::Https => "the service does not speak HTTP above its TLS",
                     Scheme::H2c => "the service does not speak HTTP/2 without TLS; http is for HTTP/1.1",
                 }),
+                ExchangeError::Body(_) => BAD_BODY,
                 _ => Rejection::ServiceLost(service.clone()),
             }
         })

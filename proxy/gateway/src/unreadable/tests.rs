@@ -7,6 +7,7 @@ use underpass_core::{Protocol, limits};
 const PAGE: &str = "GET /page HTTP/1.1\r\nHost: front\r\n\r\n";
 /// To it the front answers as hyper answers to a head that it cannot read.
 const REFUSED: &str = "POST /refused HTTP/1.1\r\nHost: front\r\nContent-Length: 4\r\n\r\nbody";
+const PAGE_1_0: &str = "GET /page HTTP/1.0\r\nHost: front\r\nConnection: keep-alive\r\n\r\n";
 const FOLDED: &str = "GET / HTTP/1.1\r\nHost: front\r\nX-A: b\r\n c\r\n\r\n";
 
 /// Heads that hyper cannot read.
@@ -78,7 +79,7 @@ async fn a_head_that_is_too_large_gets_a_status() {
 /// One after the other, and sent ahead.
 #[tokio::test]
 async fn behind_other_requests_as_well() {
-    for before in [PAGE, REFUSED] {
+    for before in [PAGE, PAGE_1_0, REFUSED] {
         let ahead = answers(&[before, before, FOLDED].concat()).await;
         let mut client = client(Protocol::Http1, IdleTimeout::default());
         let mut one_by_one = String::new();
@@ -86,8 +87,8 @@ async fn behind_other_requests_as_well() {
             client.write_all(before.as_bytes()).await.unwrap();
             let mut answer = Vec::new();
             let whole = |answer: &[u8]| match before {
-                PAGE => answer.ends_with(&[b'x'; 4096]),
-                _ => answer.ends_with(b"\r\n\r\n"),
+                REFUSED => answer.ends_with(b"\r\n\r\n"),
+                _ => answer.ends_with(&[b'x'; 4096]),
             };
             while !whole(&answer) {
                 assert_ne!(client.read_buf(&mut answer).await.unwrap(), 0);
@@ -101,7 +102,7 @@ async fn behind_other_requests_as_well() {
             let (before_it, last) = came.split_at(last);
             explains(last);
             // The answers before it are as they were.
-            assert_eq!(before_it.matches("HTTP/1.1 ").count(), 2);
+            assert_eq!(before_it.matches("HTTP/1.").count(), 2);
             assert!(!before_it.contains("Status"), "{before_it}");
         }
     }

@@ -53,6 +53,22 @@ async fn rule_3_malformed_framing_is_refused() {
     }
 }
 
+/// The cluster, which has not answered yet, has nothing to do with it.
+#[tokio::test]
+async fn rule_3_a_body_that_is_not_framed_is_its_senders_fault() {
+    for body in [
+        "zz\r\nabc",
+        "5\r\nhelloX0\r\n\r\n",
+        "5\r\nhello\r\nfffffffffffffffff\r\nhello",
+    ] {
+        let chunked = "Transfer-Encoding: chunked\r\n";
+        let request = |world: &World| world.head("POST", "/api", chunked) + body + SMUGGLED;
+        let (_, answer) = attack(request).await;
+        assert_eq!(code(&answer), 400, "{body:?}: {answer}");
+        assert!(answer.contains("its body breaks off"), "{answer}");
+    }
+}
+
 #[tokio::test]
 async fn rule_4_bare_line_feeds_hide_no_header() {
     let api = Api::start(ok).await;

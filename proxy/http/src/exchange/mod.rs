@@ -45,6 +45,9 @@ pub enum ExchangeError {
     /// The other side declined the stream: nothing was done.
     #[error("the stream was declined")]
     Declined(#[source] hyper::Error),
+    /// The caller's own body is not framed as it has to be, or has broken off. Something may have been done.
+    #[error("the request's body failed")]
+    Body(#[source] hyper::Error),
     /// The stream ended or failed before the response's head. Something may have been done.
     #[error("the stream was lost before the answer")]
     Lost(#[source] hyper::Error),
@@ -55,6 +58,9 @@ impl From<hyper::Error> for ExchangeError {
         if error.is_parse() {
             return Self::Malformed(error);
         }
+        if is_of_the_body(&error) {
+            return Self::Body(error);
+        }
         match io_kind(&error) {
             Some(io::ErrorKind::InvalidData) => Self::Malformed(error),
             Some(io::ErrorKind::NotConnected) => Self::NotTaken(error),
@@ -62,6 +68,13 @@ impl From<hyper::Error> for ExchangeError {
             _ => Self::Lost(error),
         }
     }
+}
+
+/// The request's body has failed where it was read: another reason to end it, such as a right that was taken back, is no error of
+/// hyper's.
+fn is_of_the_body(error: &hyper::Error) -> bool {
+    let source = std::error::Error::source(error);
+    error.is_user() && source.is_some_and(|source| source.is::<hyper::Error>())
 }
 
 /// The stream's own error, if the stream failed.
