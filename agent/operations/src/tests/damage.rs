@@ -7,7 +7,7 @@ use std::time::Duration;
 use rustix::process::geteuid;
 use underpass_api::OperationState;
 
-use super::world::{Story, World, alice, all, edit, id, make_running, request, script};
+use super::world::{Story, World, alice, all, edit, id, make_running, open_again, request, script};
 use crate::{OpenError, Operations, Retention};
 
 #[tokio::test]
@@ -21,7 +21,7 @@ async fn output_that_is_damaged_keeps_no_agent_from_starting() {
             make_running(&state.join("1.json"));
         }
         fs::write(state.join("1.places"), [b'a'; 4000]).unwrap();
-        let operations = Operations::open(&state, Retention::default()).unwrap();
+        let operations = open_again(&state, Retention::default());
         let record = operations.read(&id("1")).unwrap();
         assert_eq!(record.output.kept, 12);
         let follower = operations.follow(&id("1"), 0, true).unwrap();
@@ -30,7 +30,7 @@ async fn output_that_is_damaged_keeps_no_agent_from_starting() {
         drop(operations);
         // The end of it is missing.
         fs::write(state.join("1.output"), "hel").unwrap();
-        let operations = Operations::open(&state, Retention::default()).unwrap();
+        let operations = open_again(&state, Retention::default());
         let follower = operations.follow(&id("1"), 0, true).unwrap();
         let story = Story::of(follower).await;
         assert_eq!(story.text(), "hel");
@@ -50,7 +50,7 @@ async fn a_disk_without_room_keeps_no_agent_from_starting() {
     make_running(&path);
     let on_disk = || fs::read_to_string(&path).unwrap();
     let open = || {
-        let operations = Operations::open(&state, Retention::default()).unwrap();
+        let operations = open_again(&state, Retention::default());
         let record = operations.read(&id("1")).unwrap();
         assert_eq!(record.state, OperationState::Interrupted);
         assert_eq!(record.output.kept, 6);
@@ -80,7 +80,7 @@ async fn a_clock_that_was_set_lets_no_id_run_again() {
             fields.insert("ended".to_owned(), "2040-01-01T00:00:00Z".into());
         });
     }
-    let operations = Operations::open(&state, keeps_two).unwrap();
+    let operations = open_again(&state, keeps_two);
     let run = async |run| {
         let asked = operations.run(&request(run, None), &once, &alice()).await;
         let asking = asked.unwrap();
@@ -114,7 +114,7 @@ async fn rule_19_old_output_goes_and_its_record_stays() {
         let (_folder, state) = world.stop().await;
         let left = |run: &str| state.join(format!("{run}.output")).exists();
         assert!(!left("1") && left("2"));
-        let operations = Operations::open(&state, retention).unwrap();
+        let operations = open_again(&state, retention);
         let asked = operations.run(&request("1", None), &once, &alice()).await;
         let asking = asked.unwrap();
         assert!(!asking.is_new);

@@ -5,7 +5,9 @@ use std::process::Stdio;
 
 use underpass_api::{OperationExit, OperationState, OutputStream};
 
-use super::world::{Story, World, alice, all, id, make_running, operation, request, script};
+use super::world::{
+    Story, World, alice, all, id, make_running, open_again, operation, request, script,
+};
 use crate::remains::MARK;
 use crate::{Caller, OpenError, Operations, RecordError, Retention, RunError};
 
@@ -66,7 +68,7 @@ async fn the_same_id_is_the_same_run() {
     let folder = world.path("state");
     world.operations.stop().await;
     drop(world.operations);
-    let operations = Operations::open(&folder, Retention::default()).unwrap();
+    let operations = open_again(&folder, Retention::default());
     let again = operations.run(&request, &once, &alice()).await.unwrap();
     assert!(!again.is_new);
     assert_eq!(Story::of(again.follower).await.text(), "hello\n");
@@ -91,7 +93,7 @@ async fn a_run_whose_agent_died_is_interrupted_and_its_processes_are_killed() {
     };
     let [mut left, mut other, mut anothers] = marks.each_ref().map(sleep);
 
-    let operations = Operations::open(&state, Retention::default()).unwrap();
+    let operations = open_again(&state, Retention::default());
     assert!(!left.wait().unwrap().success(), "killed");
     for another in [&mut other, &mut anothers] {
         assert_eq!(another.try_wait().unwrap(), None, "another's");
@@ -119,7 +121,7 @@ async fn a_record_that_cannot_be_read_is_not_run_again() {
     world.operations.stop().await;
     drop(world.operations);
     fs::write(state.join("1.json"), "{").unwrap();
-    let operations = Operations::open(&state, Retention::default()).unwrap();
+    let operations = open_again(&state, Retention::default());
     let record = operations.read(&id("1")).unwrap();
     assert_eq!(record.state, OperationState::Interrupted);
     let request = request("1", None);

@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tempfile::TempDir;
 use underpass_agent_policy::{Operation, Policy};
 use underpass_api::{OperationEvent, OperationId, OperationRecord, OperationRequest, OutputStream};
 
-use crate::{Asking, Caller, Follower, Operations, Retention, RunError};
+use crate::{Asking, Caller, Follower, OpenError, Operations, Retention, RunError};
 
 pub(super) struct World {
     pub(super) folder: TempDir,
@@ -84,6 +85,20 @@ pub(super) fn lives(pid: &str) -> bool {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let state = status.lines().find_map(|line| line.strip_prefix("State:"));
     state.is_some_and(|state| !state.trim().starts_with(['Z', 'X']))
+}
+
+/// The operations of an agent that is started again. A child of another test's has a copy of the lock's descriptor until it runs its
+/// program, so that the lock is waited for.
+pub(super) fn open_again(state: &Path, retention: Retention) -> Operations {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    loop {
+        match Operations::open(state, retention) {
+            Err(OpenError::InUse(_)) if Instant::now() < deadline => {
+                std::thread::sleep(Duration::from_millis(2));
+            }
+            opened => return opened.unwrap(),
+        }
+    }
 }
 
 impl World {

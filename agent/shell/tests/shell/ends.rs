@@ -62,7 +62,8 @@ async fn every_process_of_a_shell_ends_with_it() {
 #[tokio::test]
 async fn a_program_that_ignores_the_hangup_is_killed() {
     let world = World::new();
-    let stubborn = "trap '' HUP TERM; sh -c 'echo $$; while :; do sleep 1000; done'; exit 0";
+    // Neither ends where the other is killed first.
+    let stubborn = "trap '' HUP TERM; sh -c 'echo $$; while :; do sleep 1000; done'; while :; do sleep 1000; done";
     let mut seen = world.run(&script(stubborn, "")).await;
     let child = seen.until("\n").await.trim().to_owned();
     world.shells.end(&seen.id(), &alice()).unwrap();
