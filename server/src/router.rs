@@ -23,8 +23,8 @@ pub(crate) struct Ways {
     pub(crate) calls: Arc<dyn Clusters>,
     /// Reviews of impersonation. The answers are for calls that go the same way.
     pub(crate) reviews: Arc<dyn Clusters>,
-    /// Authenticators. A node's administrator vouches for nobody: rights in other clusters, and calls once the cluster's agent is back,
-    /// can rest on these answers. Nor does a credential: its agent has named the address for as long as it is kept.
+    /// Authenticators: through agents of clusters, and to direct clusters. A node's administrator could invent users, for whom rights in
+    /// other clusters count. So could the agent that has registered a credential, since it names the address.
     pub(crate) vouching: Arc<dyn Clusters>,
     /// Pods that join. Through agents alone, for the same reasons; a direct cluster has none.
     pub(crate) joining: Arc<dyn Clusters>,

@@ -92,7 +92,7 @@ pub fn run() -> ExitCode {
         Ok(about) if FileType::from_raw_mode(about.st_mode) == FileType::Socket => {
             fcntl_dupfd_cloexec(stderr(), 3)
         }
-        // Somebody has typed the command.
+        // A person has run the command: an agent gives a socket.
         _ => return ExitCode::from(2),
     };
     let Ok(talk) = talk else {

@@ -188,7 +188,8 @@ impl Rotating<'_> {
         self.rotate_from(record.key.public(), &session).await
     }
 
-    /// The same from this key on, which was there a moment ago. Another process may be faster, and somebody may put another key there.
+    /// The same from this key on, which was in the file or Secret a moment ago. By now another process may have rotated it, or an operator
+    /// may have put another key there.
     async fn rotate_from(
         &mut self,
         read: PublicKey,

@@ -87,7 +87,7 @@ async fn a_key_that_was_replaced_meanwhile_is_used_and_not_rotated() {
     for next in [None, Some(8)] {
         let mut world = World::new(1, None);
         let connection = Connection::read(&world.cli).unwrap();
-        // Somebody has put another key there since it was read.
+        // The agent has read its key, and an operator puts another one there.
         write(&world.path, 7, next);
         let (agent, server) = pair().await;
         let mut rotating = world.rotating(&connection);

@@ -253,7 +253,7 @@ impl Front {
 
     /// Says why a call to the API server has no answer. `safe`: it changes nothing.
     fn no_answer(&self, error: &ExchangeError, cluster: &ClusterName, safe: bool) -> Rejection {
-        // That is the caller's doing, who could fill the log with it.
+        // A caller that breaks its own body gets no line of the log: it could fill it.
         let is_ours = !matches!(error, ExchangeError::Body(_));
         if is_ours && let Some(suppressed) = self.lines.take(cluster.as_str()) {
             let error = error as &dyn std::error::Error;

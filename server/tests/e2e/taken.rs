@@ -102,7 +102,7 @@ fn kubeconfig() -> (Value, String) {
     (kubeconfig, address)
 }
 
-/// A deployment with a second agent, whose API server's answers can be held back.
+/// A deployment with two agents. The gate holds back the API server's answers to one of them.
 struct Site {
     deployment: Deployment,
     gate: Gate,

@@ -12,7 +12,7 @@ use underpass_proto::session::LinkEnd;
 use underpass_tunnel::transport::{Transport, memory};
 use underpass_tunnel::{
     AcceptorConfig, CloseCode, Connector, ConnectorConfig, LinkLoss, OpenError, OpenRequest,
-    SessionError, StreamError, Transports,
+    Session, SessionError, StreamError, Transports,
 };
 
 use crate::bytes::{open, stream, target};
@@ -47,6 +47,34 @@ impl Relay {
     }
 }
 
+/// An agent that has a session over QUIC, by a relay.
+struct Connected {
+    agent: Session,
+    session: Session,
+    relay: Relay,
+    _kept: (Server, Connector),
+}
+
+impl Connected {
+    async fn start(config: AcceptorConfig) -> Self {
+        let pki = Pki::new();
+        let mut server = Server::start(&pki, config).await;
+        let relay = Relay::start(server.port).await;
+        let connector = Connector::new(ConnectorConfig {
+            transports: Transports::Quic,
+            ..connector_config(relay.port, &pki)
+        })
+        .unwrap();
+        let (agent, session) = tokio::join!(connector.connect(), server.session());
+        Self {
+            agent: agent.unwrap(),
+            session,
+            relay,
+            _kept: (server, connector),
+        }
+    }
+}
+
 async fn forward(front: Arc<UdpSocket>, back: Arc<UdpSocket>, silent: Arc<AtomicBool>) {
     let mut client = None;
     let (mut up, mut down) = (vec![0; 65536], vec![0; 65536]);
@@ -72,16 +100,13 @@ async fn forward(front: Arc<UdpSocket>, back: Arc<UdpSocket>, silent: Arc<Atomic
 #[test]
 fn an_agent_that_vanishes_is_away_soon_for_a_caller_that_waits() {
     run(async {
-        let pki = Pki::new();
-        let mut server = Server::start(&pki, acceptor_config()).await;
-        let relay = Relay::start(server.port).await;
-        let connector = Connector::new(ConnectorConfig {
-            transports: Transports::Quic,
-            ..connector_config(relay.port, &pki)
-        })
-        .unwrap();
-        let (agent, session) = tokio::join!(connector.connect(), server.session());
-        let agent = agent.unwrap();
+        let connected = Connected::start(acceptor_config()).await;
+        let Connected {
+            agent,
+            session,
+            relay,
+            ..
+        } = &connected;
         let there = || tokio::time::timeout(TWO_SECONDS, session.away_for(Duration::ZERO));
         assert!(there().await.is_err(), "it answers");
 
@@ -101,24 +126,21 @@ fn an_agent_that_vanishes_is_away_soon_for_a_caller_that_waits() {
 #[test]
 fn an_agent_that_vanishes_is_suspect_at_once_and_lost_soon() {
     run(async {
-        let pki = Pki::new();
         let config = AcceptorConfig {
             keepalive: Duration::from_secs(1).try_into().unwrap(),
             ..acceptor_config()
         };
-        let mut server = Server::start(&pki, config).await;
-        let relay = Relay::start(server.port).await;
-        let connector = Connector::new(ConnectorConfig {
-            transports: Transports::Quic,
-            ..connector_config(relay.port, &pki)
-        })
-        .unwrap();
-        let (agent, session) = tokio::join!(connector.connect(), server.session());
-        let agent = agent.unwrap();
-        let (mut here, there) = stream(&session, &agent).await;
+        let connected = Connected::start(config).await;
+        let Connected {
+            agent,
+            session,
+            relay,
+            ..
+        } = &connected;
+        let (mut here, there) = stream(session, agent).await;
 
         relay.silent.store(true, Ordering::Relaxed);
-        let mut unanswered = open(&session).await;
+        let mut unanswered = open(session).await;
         let error = fails("nobody answers", unanswered.accepted()).await;
         assert!(matches!(error, StreamError::NoAnswer(_)), "{error:?}");
         assert!(session.is_suspect());

@@ -163,7 +163,7 @@ pub(crate) async fn pair() -> (Session, Session) {
     (agent, server)
 }
 
-/// Both ends of a session, whose agent has another key as well.
+/// Both ends of a session. The agent has another key as well.
 pub(crate) struct Ends {
     pub(crate) agent: Session,
     pub(crate) server: Session,

@@ -89,7 +89,7 @@ fn outcomes<'a>(
 
 fn reason_to_skip(agent: &AgentView) -> Option<&'static str> {
     if agent.join_token.is_none() && agent.account.is_none() {
-        Some("it has a static token, whose key is not rotated")
+        Some("it has a static token, and such keys are not rotated")
     } else if agent.connected == 0 {
         Some("it is not connected, and rotates its key by itself when that is old enough")
     } else {

@@ -152,17 +152,7 @@ impl Session {
         peer_has: u64,
         now: Instant,
     ) -> Result<(), LinkRefused> {
-        if self.is_closed() {
-            return Err(LinkRefused::Closed);
-        }
-        let in_use = self.links.contains_key(&link).then_some(link);
-        let later = self.latest(role).filter(|latest| link <= *latest);
-        if let Some(latest) = later.or(in_use) {
-            return Err(LinkRefused::Late { late: link, latest });
-        }
-        if role != LinkRole::Main && self.primary.is_none() {
-            return Err(LinkRefused::Alone);
-        }
+        self.check_place(link, role)?;
         if self.outbox.acknowledge(peer_has).is_err() {
             return Err(LinkRefused::Frames(peer_has));
         }
@@ -188,13 +178,10 @@ impl Session {
             over: false,
         };
         self.links.insert(link, Box::new(joined));
-        match role {
-            LinkRole::Main | LinkRole::Standby => self.latest = Some(link),
-            LinkRole::Lane => self.latest_lane = Some(link),
-        }
         self.flush_now = true;
         match role {
             LinkRole::Main => {
+                self.latest = Some(link);
                 let before = self.primary.replace(link);
                 self.leave_lane_beside(before);
                 self.timers.resume = None;
@@ -206,8 +193,12 @@ impl Session {
                 self.say_primary_beside_a_standby();
                 self.ping(now);
             }
-            LinkRole::Lane => self.lane = Some(link),
+            LinkRole::Lane => {
+                self.latest_lane = Some(link);
+                self.lane = Some(link);
+            }
             LinkRole::Standby => {
+                self.latest = Some(link);
                 self.ask(link, now);
                 if self.primary.is_some_and(|primary| self.is_silent(primary)) {
                     self.use_standby(now);
@@ -218,6 +209,22 @@ impl Session {
         self.bound_links();
         self.rehome();
         self.leave_behind();
+        Ok(())
+    }
+
+    /// Whether there is a place for a link with this number and role.
+    fn check_place(&self, link: LinkId, role: LinkRole) -> Result<(), LinkRefused> {
+        if self.is_closed() {
+            return Err(LinkRefused::Closed);
+        }
+        let in_use = self.links.contains_key(&link).then_some(link);
+        let later = self.latest(role).filter(|latest| link <= *latest);
+        if let Some(latest) = later.or(in_use) {
+            return Err(LinkRefused::Late { late: link, latest });
+        }
+        if role != LinkRole::Main && self.primary.is_none() {
+            return Err(LinkRefused::Alone);
+        }
         Ok(())
     }
 
