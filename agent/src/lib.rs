@@ -26,6 +26,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 use tokio_util::task::AbortOnDropHandle;
 use underpass_agent_operations::{OpenError, Operations, Retention};
+use underpass_agent_shell::{Helper, helper};
 use underpass_core::process::{self, Signals, raise_open_files};
 use underpass_tunnel::chain;
 
@@ -39,11 +40,20 @@ use crate::rbac::Rbac;
 use crate::register::Registering;
 use crate::rotation::{Questions, Rotating, Wake};
 use crate::serve::Sessions;
-use crate::targets::{OwnFiles, Targets};
+use crate::targets::{AgentShells, OwnFiles, Targets};
+
+/// The first argument of a process that becomes a shell's program. No flag and no command of the agent's is like it.
+const SHELL_HELPER: &str = "__shell-helper";
 
 /// The program: reads the command line, and does what it says.
 pub fn main() -> ExitCode {
     descriptors::close_inherited();
+    if std::env::args_os()
+        .nth(1)
+        .is_some_and(|first| first == SHELL_HELPER)
+    {
+        return helper::run();
+    }
     let done = match Task::parse() {
         Task::Serve(cli) => {
             start_logging(&cli.log, cli.log_format);
@@ -77,7 +87,8 @@ pub fn main() -> ExitCode {
 /// Dropping the future stops dialling. A session that stands goes on until its server, or this process, ends it.
 pub async fn serve(arguments: impl IntoIterator<Item = OsString>) -> Result<()> {
     match Task::try_parse_from(arguments)? {
-        Task::Serve(cli) => serve_until_stopped(*cli).await,
+        // The process's program is another one, which becomes no shell.
+        Task::Serve(cli) => serve_until_stopped(*cli, None).await,
         Task::Rbac(_) | Task::Policy(_) => anyhow::bail!("the arguments ask for no agent"),
     }
 }
@@ -133,11 +144,12 @@ fn run(cli: Cli) -> Result<()> {
         .context("cannot start threads")?;
     runtime.block_on(async {
         let _keeping = AbortOnDropHandle::new(tokio::spawn(process::keep_blocking_thread()));
-        serve_until_stopped(cli).await
+        let helper = Helper::of_this_program([SHELL_HELPER]);
+        serve_until_stopped(cli, Some(helper)).await
     })
 }
 
-async fn serve_until_stopped(cli: Cli) -> Result<()> {
+async fn serve_until_stopped(cli: Cli, helper: Option<Helper>) -> Result<()> {
     let mut signals = Signals::listen()?;
     let open_files = match raise_open_files() {
         Ok(files) => {
@@ -163,8 +175,14 @@ async fn serve_until_stopped(cli: Cli) -> Result<()> {
         AbortOnDropHandle::new(tokio::spawn(reporting))
     });
     let operations = operations(&cli).await?;
+    let shells = helper.map(|helper| Arc::new(AgentShells::new(helper, Arc::clone(&policies))));
     let targets = Targets::new(Arc::clone(&policies), own_files(&cli), open_files)
-        .with_operations(operations.clone());
+        .with_operations(operations.clone())
+        .with_shells(shells.clone());
+    let _enforcing = shells.clone().map(|shells| {
+        let enforcing = async move { shells.enforce().await };
+        AbortOnDropHandle::new(tokio::spawn(enforcing))
+    });
     let (role, targets) = (cli.key.role(), Arc::new(targets));
     let (questions, mut asked) = Questions::new();
     let policies_of_streams = Arc::clone(&policies);
@@ -206,6 +224,12 @@ async fn serve_until_stopped(cli: Cli) -> Result<()> {
         () = sessions.drain(cli.drain) => {}
         never = following.follow() => match never {},
         _ = signals.stop() => {}
+    }
+    if let Some(shells) = shells {
+        tokio::select! {
+            () = shells.stop() => {}
+            _ = signals.stop() => {}
+        }
     }
     if let Some(operations) = operations {
         // A disk that hangs keeps a run from being written down.

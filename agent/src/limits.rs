@@ -154,3 +154,15 @@ pub(crate) const KEY_SECRET_AGAIN: Duration = Duration::from_secs(1);
 
 /// The longest.
 pub(crate) const KEY_SECRET_AGAIN_MOST: Duration = Duration::from_secs(30);
+
+/// Bytes that are read of a viewer's WebSocket at once, and that wait to be written to it: some screens of text.
+pub(crate) const VIEWER_BUFFER_BYTES: usize = 64 * 1024;
+
+/// A message of a viewer's: a front end may send what was pasted as one.
+pub(crate) const VIEWER_MESSAGE_BYTES: usize = 1024 * 1024;
+
+/// Output in one message to a viewer.
+pub(crate) const VIEWER_PIECE_BYTES: usize = 16 * 1024;
+
+/// The time for a viewer to answer the end of its WebSocket.
+pub(crate) const VIEWER_CLOSING_TIME: Duration = Duration::from_secs(5);

@@ -137,7 +137,13 @@ impl Sessions {
         }
         match incoming.target().parse() {
             Ok(Target::KubeApi) => self.serve_kube_api(incoming, api_server, draining).await,
-            Ok(target @ (Target::Tcp(_) | Target::Unix(_) | Target::Operation)) => {
+            Ok(
+                target @ (Target::Tcp(_)
+                | Target::Unix(_)
+                | Target::Operation
+                | Target::Shells(_)
+                | Target::Shell(..)),
+            ) => {
                 let api_server = api_server.as_deref();
                 self.targets.serve(incoming, target, api_server).await;
             }

@@ -136,6 +136,19 @@ impl Shells {
         Ok(shell.record())
     }
 
+    /// Waits until a shell of this owner has ended, with all of its processes.
+    ///
+    /// # Errors
+    /// There is none.
+    ///
+    /// # Cancel safety
+    /// May be dropped.
+    pub async fn ended(&self, id: &ShellId, owner: &Owner) -> Result<ShellRecord, UnknownShell> {
+        let shell = self.0.find(id, owner)?;
+        shell.until_ended().await;
+        Ok(shell.record())
+    }
+
     /// Has the shells end that are not allowed any more.
     pub fn revoke(&self, fits: impl Fn(&ShellRecord) -> bool) {
         let all = self.0.all();

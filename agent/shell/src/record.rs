@@ -1,56 +1,12 @@
 //! The facts about a shell that callers see.
 
 use std::fmt;
-use std::str::FromStr;
 
 use time::OffsetDateTime;
 use underpass_agent_policy::{Protection, ShellKind};
+pub use underpass_core::{BadShellId, ShellId};
 
 use crate::size::Size;
-
-/// The id of a shell: random, and never that of another one.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct ShellId(String);
-
-/// Not the id of a shell.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "the id of a shell has {} letters from a to f and digits",
-    ShellId::BYTES
-)]
-pub struct BadShellId;
-
-impl ShellId {
-    /// Its length.
-    pub const BYTES: usize = 32;
-
-    pub(crate) fn random() -> Self {
-        Self(format!("{:032x}", rand::random::<u128>()))
-    }
-
-    /// Its text.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Display for ShellId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl FromStr for ShellId {
-    type Err = BadShellId;
-
-    fn from_str(text: &str) -> Result<Self, BadShellId> {
-        let legal = |byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
-        match text.len() == Self::BYTES && text.bytes().all(legal) {
-            true => Ok(Self(text.to_owned())),
-            false => Err(BadShellId),
-        }
-    }
-}
 
 /// The user of a shell. No other one sees that there is the shell.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

@@ -117,6 +117,18 @@ impl Shell {
         self.audience().end().is_some()
     }
 
+    /// Waits until it has ended.
+    pub(crate) async fn until_ended(&self) {
+        loop {
+            let mut heard = std::pin::pin!(self.heard.notified());
+            heard.as_mut().enable();
+            if self.has_ended() {
+                return;
+            }
+            heard.await;
+        }
+    }
+
     /// Has it end. The first to ask says why.
     pub(crate) fn ask_end(&self, cause: Cause) {
         if cause == Cause::Revoked {

@@ -2,11 +2,13 @@
 //! policy ends it.
 
 mod audit;
+mod lines;
 mod lookups;
 mod operation;
 mod places;
 mod refusal;
 mod services;
+mod shell;
 mod tcp;
 #[cfg(test)]
 mod tests;
@@ -32,6 +34,7 @@ use self::operation::Answers;
 use self::places::{Place, Places};
 use self::refusal::{Reached, Refusal};
 use self::services::Services;
+pub(crate) use self::shell::AgentShells;
 use self::tcp::Finder;
 pub(crate) use self::unix::OwnFiles;
 use crate::limits;
@@ -49,6 +52,8 @@ pub(crate) struct Targets {
     services: Services,
     /// `None` where the agent has no state directory.
     operations: Option<Operations>,
+    /// `None` where the program has no way to start them.
+    shells: Option<Arc<AgentShells>>,
 }
 
 /// A connection to a target, and the facts that its permission rests on.
@@ -79,7 +84,13 @@ impl Targets {
             lookups: Lookups::default(),
             services: Services::default(),
             operations: None,
+            shells: None,
         }
+    }
+
+    /// With shells of this agent.
+    pub(crate) fn with_shells(self, shells: Option<Arc<AgentShells>>) -> Self {
+        Self { shells, ..self }
     }
 
     /// With operations of the node.
@@ -106,8 +117,12 @@ impl Targets {
             Ok(identity) => identity,
             Err(error) => return refuse(incoming, None, &target, Refusal::Identity(error)),
         };
-        if target == Target::Operation {
-            return self.serve_operation(incoming, &identity).await;
+        match target {
+            Target::Operation => return self.serve_operation(incoming, &identity).await,
+            Target::Shells(_) | Target::Shell(..) => {
+                return self.serve_shell(incoming, identity, &target).await;
+            }
+            _ => {}
         }
         let connected = match self.connect(&identity, &target, api_server).await {
             Ok(connected) => connected,
@@ -161,6 +176,28 @@ impl Targets {
         };
         if let Err(error) = served {
             tracing::debug!("an answer about operations ended early: {}", chain(&error));
+        }
+    }
+
+    /// Answers a question about shells, or lets a viewer watch one. The policy decides about the shell.
+    async fn serve_shell(&self, incoming: IncomingStream, identity: Identity, target: &Target) {
+        let Some(_place) = self.places.take(identity.user()) else {
+            let refusal = Refusal::Overloaded(self.places.all());
+            return refuse(incoming, Some(&identity), target, refusal);
+        };
+        let Some(shells) = &self.shells else {
+            return refuse(incoming, Some(&identity), target, Refusal::NoShells);
+        };
+        if let Target::Shell(kind, id) = target {
+            let attached = shells.attach(incoming, &identity, *kind, id).await;
+            if let Err((incoming, refusal)) = attached {
+                refuse(incoming, Some(&identity), target, refusal);
+            }
+        } else if let Target::Shells(kind) = target {
+            let answered = shells.answer(incoming, identity, *kind).await;
+            if let Err(error) = answered {
+                tracing::debug!("an answer about shells ended early: {}", chain(&error));
+            }
         }
     }
 

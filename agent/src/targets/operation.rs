@@ -3,9 +3,7 @@
 
 use std::pin::pin;
 
-use thiserror::Error;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::time::timeout;
 use underpass_agent_operations::{Caller, Follower, Operations, RunError};
 use underpass_agent_policy::Denied;
 use underpass_api::{
@@ -13,23 +11,11 @@ use underpass_api::{
     OperationRefusal, OperationRequest,
 };
 use underpass_core::Identity;
-use underpass_tunnel::{ReadHalf, ResetCode, Stream, StreamError, WriteHalf, chain};
+use underpass_tunnel::{ResetCode, Stream, WriteHalf, chain};
 
+use super::lines::{self, Unanswered, write};
 use crate::limits;
 use crate::policy::{InForce, Policies};
-
-/// Why a question was not answered to its end.
-#[derive(Debug, Error)]
-pub(super) enum Unanswered {
-    #[error("the stream ended")]
-    Stream(#[from] StreamError),
-    #[error("the stream ended")]
-    Io(#[from] std::io::Error),
-    #[error("the question did not come within {} s", limits::QUESTION_TIME.as_secs())]
-    Silent,
-    #[error("the policy ends the stream")]
-    Policy,
-}
 
 /// The answers to one caller.
 pub(super) struct Answers<'a> {
@@ -53,18 +39,11 @@ impl Answers<'_> {
     /// Dropping the future resets the stream.
     pub(super) async fn serve(&self, stream: Stream) -> Result<(), Unanswered> {
         let (mut from, mut to) = stream.into_split();
-        let question = match timeout(limits::QUESTION_TIME, line(&mut from)).await {
-            Ok(read) => read?,
-            Err(_) => return Err(Unanswered::Silent),
-        };
-        let read = question
-            .as_deref()
-            .map(serde_json::from_slice::<OperationQuestion>);
+        let question = lines::question(&mut from).await?;
         let answering = async {
-            match read {
-                Some(Ok(question)) => self.answer(question, &mut to).await?,
-                Some(Err(error)) => refuse(&mut to, malformed(&error.to_string())).await?,
-                None => refuse(&mut to, malformed("it has no end, or is too long")).await?,
+            match question {
+                Ok(question) => self.answer(question, &mut to).await?,
+                Err(why) => refuse(&mut to, malformed(&why)).await?,
             }
             to.shutdown().await?;
             Ok(())
@@ -246,32 +225,6 @@ impl Answers<'_> {
             }
         }
     }
-}
-
-/// The bytes before the first line feed; `None` where the stream ends before it, or where there are too many.
-async fn line(from: &mut ReadHalf) -> Result<Option<Vec<u8>>, Unanswered> {
-    let mut line = Vec::new();
-    let mut piece = [0; 1024];
-    loop {
-        let read = from.read(&mut piece).await?;
-        let piece = piece.get(..read).unwrap_or_default();
-        if let Some(end) = piece.iter().position(|byte| *byte == b'\n') {
-            line.extend(piece.get(..end).unwrap_or_default());
-            return Ok((line.len() <= limits::QUESTION_BYTES).then_some(line));
-        }
-        line.extend(piece);
-        if piece.is_empty() || line.len() > limits::QUESTION_BYTES {
-            return Ok(None);
-        }
-    }
-}
-
-async fn write(to: &mut WriteHalf, event: &OperationEvent) -> Result<(), Unanswered> {
-    let mut line = serde_json::to_vec(event).map_err(std::io::Error::from)?;
-    line.push(b'\n');
-    to.write_all(&line).await?;
-    to.flush().await?;
-    Ok(())
 }
 
 async fn refuse(to: &mut WriteHalf, problem: OperationProblem) -> Result<(), Unanswered> {

@@ -25,6 +25,10 @@ pub(super) enum Refusal {
         "the agent keeps no records of operations, and runs none: it needs --state-dir, and a folder there that it can use"
     )]
     NoRecords,
+    #[error("this agent opens no shells")]
+    NoShells,
+    #[error("there is no such shell of yours at this agent")]
+    NoShell,
     #[error("{0} belongs to the agent itself, and no policy allows it")]
     Own(String),
     #[error(
@@ -66,10 +70,13 @@ impl Refusal {
     pub(super) fn code(&self) -> ResetCode {
         match self {
             Self::Identity(_) => ResetCode::HeaderInvalid,
-            Self::Policy(Denied::NotServed(_)) | Self::NoRecords => ResetCode::UnknownTarget,
+            Self::Policy(Denied::NotServed(_)) | Self::NoRecords | Self::NoShells => {
+                ResetCode::UnknownTarget
+            }
             Self::Impersonation(_) | Self::Policy(_) | Self::Own(_) => ResetCode::Forbidden,
             Self::Overloaded(_) => ResetCode::Overloaded,
             Self::Unresolved { .. }
+            | Self::NoShell
             | Self::Service { .. }
             | Self::LookupTimeout { .. }
             | Self::Refused { .. }

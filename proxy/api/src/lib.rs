@@ -23,6 +23,7 @@ mod problem;
 mod registration;
 mod rotation;
 mod server;
+mod shells;
 mod tokens;
 mod users;
 
@@ -56,6 +57,11 @@ pub use self::{
         NextKeyRefusal, NextKeyRequest,
     },
     server::ServerInfo,
+    shells::{
+        AttachQuery, BadAttachQuery, CHANNEL_PROTOCOL, SHELL_PROTOCOL, ShellAnswer, ShellChannel,
+        ShellEnd, ShellEvent, ShellExit, ShellList, ShellProblem, ShellQuestion, ShellRefusal,
+        ShellRequest, ShellView, TerminalSize, ViewerRequest, ViewerWrites,
+    },
     tokens::{TokenMade, TokenRequest, TokenView},
     users::{UserSpec, UserStatus},
 };

@@ -53,6 +53,7 @@ mod revocation;
 mod role;
 mod scope;
 mod selector;
+mod shell;
 mod status;
 mod subject;
 mod target;
@@ -92,6 +93,7 @@ pub use self::{
     role::{Permission, Role, UnknownRole},
     scope::{OutOfScope, Scope},
     selector::Selector,
+    shell::{BadShellId, ShellId, ShellKind, UnknownShellKind},
     subject::{Subject, SubjectKind},
     target::{Target, TargetError, TcpTarget, UnixTarget},
     via::{REGISTERED_CREDENTIAL, Through, Via},

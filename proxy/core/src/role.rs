@@ -4,12 +4,12 @@ use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Access, RequestInfo, Target};
+use crate::{Access, RequestInfo, ShellKind, Target};
 
 /// A user's role in a cluster, at this server. A role lets requests reach the cluster; the cluster's own RBAC decides about
 /// them.
 ///
-/// | role | reads | writes | shells | services | operations | node targets | administers |
+/// | role | reads | writes | shells | services | operations | node targets and shells | administers |
 /// |---|---|---|---|---|---|---|---|
 /// | view | x | | | | | | |
 /// | access | x | x | | | | | |
@@ -46,8 +46,11 @@ pub enum Permission {
     Read,
     /// Every other request to the API server itself.
     Write,
-    /// exec and attach, and every upgrade of which nothing better is known (KubeVirt's `console` and `vnc`).
+    /// exec and attach, every upgrade of which nothing better is known (KubeVirt's `console` and `vnc`), and shells at agents in which
+    /// kubectl is the caller.
     Shell,
+    /// Shells of a node itself, as far as the policy of its agent allows them.
+    NodeShell,
     /// Connections to workloads: port-forward, and the API server's proxy.
     Services,
     /// The API server's proxy to a node, whose kubelet runs commands and reads every log.
@@ -82,7 +85,9 @@ impl Role {
             Permission::Services => matches!(self, Self::Services | Self::Operate | Self::Admin),
             Permission::Node => matches!(self, Self::Operate | Self::Admin),
             Permission::Operations => matches!(self, Self::Operations | Self::Admin),
-            Permission::NodeTargets | Permission::Administer => self == Self::Admin,
+            Permission::NodeShell | Permission::NodeTargets | Permission::Administer => {
+                self == Self::Admin
+            }
         }
     }
 
@@ -129,7 +134,10 @@ impl Permission {
                 Some(_) => Self::NodeTargets,
                 None => Self::Services,
             }),
-            Target::Shell => Some(Self::Shell),
+            Target::Shells(kind) | Target::Shell(kind, _) => Some(match kind {
+                ShellKind::Kubectl => Self::Shell,
+                ShellKind::Node => Self::NodeShell,
+            }),
             Target::Operation => Some(Self::Operations),
             // Between the server and its agents.
             _ => None,
@@ -160,6 +168,7 @@ impl Permission {
             Self::Read => "reading",
             Self::Write => "changing anything",
             Self::Shell => "a shell",
+            Self::NodeShell => "a shell of a node",
             Self::Services => "a connection to a workload",
             Self::Node => "a connection to a node",
             Self::Operations => "operations on nodes",
@@ -191,6 +200,15 @@ mod tests {
             ("tcp:db.prod:5432", Some(Permission::Services)),
             ("unix:/run/x.sock", Some(Permission::Services)),
             ("shell", Some(Permission::Shell)),
+            (
+                "shell:0123456789abcdef0123456789abcdef",
+                Some(Permission::Shell),
+            ),
+            ("node-shell", Some(Permission::NodeShell)),
+            (
+                "node-shell:0123456789abcdef0123456789abcdef",
+                Some(Permission::NodeShell),
+            ),
             ("operation", Some(Permission::Operations)),
             ("state", None),
             // No stream to the API server without a request.
@@ -342,16 +360,17 @@ mod tests {
             Permission::Node,
             Permission::Operations,
             Permission::NodeTargets,
+            Permission::NodeShell,
             Permission::Administer,
         ];
         let table = [
-            (Role::View, "x......."),
-            (Role::Access, "xx......"),
-            (Role::Shell, "xxx....."),
-            (Role::Services, "xx.x...."),
-            (Role::Operate, "xxxxx..."),
-            (Role::Operations, "xx...x.."),
-            (Role::Admin, "xxxxxxxx"),
+            (Role::View, "x........"),
+            (Role::Access, "xx......."),
+            (Role::Shell, "xxx......"),
+            (Role::Services, "xx.x....."),
+            (Role::Operate, "xxxxx...."),
+            (Role::Operations, "xx...x..."),
+            (Role::Admin, "xxxxxxxxx"),
         ];
         for (role, row) in table {
             let allowed: String = permissions

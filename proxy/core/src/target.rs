@@ -2,6 +2,8 @@
 
 use std::{fmt, net::IpAddr, str::FromStr};
 
+use crate::{BadShellId, ShellId, ShellKind};
+
 /// A stream's target at an agent. Its text is the `target` of the tunnel's OPEN frame (docs/PROTOCOL.md): so it has at most
 /// [`Target::BYTES`] bytes. Each target has roles that allow it, and the agent's own policy is asked again.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -15,8 +17,10 @@ pub enum Target {
     Tcp(TcpTarget),
     /// `unix:PATH`: a socket of the agent's file system, by an absolute path.
     Unix(UnixTarget),
-    /// `shell`: a shell at the agent.
-    Shell,
+    /// `shell`, or `node-shell` of [`ShellKind::Node`]: a question about the agent's shells of this kind, and its answer.
+    Shells(ShellKind),
+    /// `shell:ID`, or `node-shell:ID`: one shell at the agent, for a viewer.
+    Shell(ShellKind, ShellId),
     /// `operation`: an operation on the agent's node.
     Operation,
     /// `state`: the state that the server wants of the cluster, and the agent's reports.
@@ -46,7 +50,9 @@ pub struct UnixTarget(String);
 #[non_exhaustive]
 pub enum TargetError {
     /// No kind of target begins like this.
-    #[error("{0:?} is no target: kube-api, tcp:HOST:PORT, unix:PATH, shell, operation or state")]
+    #[error(
+        "{0:?} is no target: kube-api, tcp:HOST:PORT, unix:PATH, shell, shell:ID, node-shell, node-shell:ID, operation or state"
+    )]
     Unknown(String),
     /// Not `HOST:PORT`.
     #[error("{0:?} is not HOST:PORT, with an IPv6 address in brackets and a port of 1 to 65535")]
@@ -54,6 +60,9 @@ pub enum TargetError {
     /// Not an absolute path, or one with `..`, `.` or control characters in it.
     #[error("{0:?} is not an absolute path without . and ..")]
     Unix(String),
+    /// Not the id of a shell.
+    #[error(transparent)]
+    Shell(#[from] BadShellId),
     /// The text has more than [`Target::BYTES`] bytes.
     #[error("a target has at most {most} bytes, and this one {0}", most = Target::BYTES)]
     TooLong(usize),
@@ -62,6 +71,13 @@ pub enum TargetError {
 impl Target {
     /// The largest text, in bytes, of an OPEN frame.
     pub const BYTES: usize = 300;
+}
+
+fn shell_text(kind: ShellKind) -> &'static str {
+    match kind {
+        ShellKind::Kubectl => "shell",
+        ShellKind::Node => "node-shell",
+    }
 }
 
 impl TcpTarget {
@@ -100,7 +116,8 @@ impl fmt::Display for Target {
             Self::KubeApi => f.write_str("kube-api"),
             Self::Tcp(tcp) => write!(f, "tcp:{tcp}"),
             Self::Unix(unix) => write!(f, "unix:{}", unix.0),
-            Self::Shell => f.write_str("shell"),
+            Self::Shells(kind) => f.write_str(shell_text(*kind)),
+            Self::Shell(kind, id) => write!(f, "{}:{id}", shell_text(*kind)),
             Self::Operation => f.write_str("operation"),
             Self::State => f.write_str("state"),
         }
@@ -117,9 +134,12 @@ impl FromStr for Target {
         match text.split_once(':') {
             Some(("tcp", address)) => Ok(Self::Tcp(address.parse()?)),
             Some(("unix", path)) => Ok(Self::Unix(path.parse()?)),
+            Some(("shell", id)) => Ok(Self::Shell(ShellKind::Kubectl, id.parse()?)),
+            Some(("node-shell", id)) => Ok(Self::Shell(ShellKind::Node, id.parse()?)),
             _ => match text {
                 "kube-api" => Ok(Self::KubeApi),
-                "shell" => Ok(Self::Shell),
+                "shell" => Ok(Self::Shells(ShellKind::Kubectl)),
+                "node-shell" => Ok(Self::Shells(ShellKind::Node)),
                 "operation" => Ok(Self::Operation),
                 "state" => Ok(Self::State),
                 _ => Err(TargetError::Unknown(text.to_owned())),
@@ -207,6 +227,9 @@ mod tests {
             "tcp:db.prod:5432",
             "tcp:_metrics._tcp.db.prod.svc.cluster.local:9090",
             "unix:/run/containerd/containerd.sock",
+            "shell:0123456789abcdef0123456789abcdef",
+            "node-shell",
+            "node-shell:0123456789abcdef0123456789abcdef",
         ] {
             let target: Target = text.parse().unwrap();
             assert_eq!(target.to_string(), text);
@@ -254,6 +277,10 @@ mod tests {
             "unix:/run/./x.sock",
             "unix:/run/",
             "unix:/run/a\nb",
+            "shell:",
+            "shell:0123456789ABCDEF0123456789abcdef",
+            "shell:0123456789abcdef0123456789abcde",
+            "shell:../3456789abcdef0123456789abcdef",
             &long,
         ] {
             assert!(text.parse::<Target>().is_err(), "{text:?}");

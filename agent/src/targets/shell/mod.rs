@@ -1,0 +1,154 @@
+//! The targets `shell` and `node-shell`: questions about this agent's shells, and viewers of them (PROTOCOL.md, "Shells").
+
+mod question;
+mod view;
+mod viewer;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use underpass_agent_policy::Denied;
+use underpass_agent_shell::{Helper, Owner, ShellRecord, Shells};
+use underpass_core::{Identity, ShellId, ShellKind};
+use underpass_tunnel::{IncomingStream, ReadHalf, ResetCode, StreamError};
+
+use self::question::Answers;
+use self::viewer::watch;
+use super::lines::Unanswered;
+use super::refusal::Refusal;
+use crate::policy::{InForce, Policies};
+
+/// The shells of this agent, and the callers for whom they were opened.
+#[derive(Debug)]
+pub(crate) struct AgentShells {
+    shells: Shells,
+    policies: Arc<Policies>,
+    callers: Mutex<HashMap<ShellId, Arc<Identity>>>,
+}
+
+impl AgentShells {
+    pub(crate) fn new(helper: Helper, policies: Arc<Policies>) -> Self {
+        Self {
+            shells: Shells::new(helper),
+            policies,
+            callers: Mutex::default(),
+        }
+    }
+
+    fn callers(&self) -> MutexGuard<'_, HashMap<ShellId, Arc<Identity>>> {
+        self.callers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Answers a question about the caller's shells of a kind. What the caller has not is not there for them.
+    ///
+    /// # Cancel safety
+    /// Dropping the future resets the stream. The shells go on.
+    pub(super) async fn answer(
+        self: &Arc<Self>,
+        incoming: IncomingStream,
+        identity: Identity,
+        kind: ShellKind,
+    ) -> Result<(), Unanswered> {
+        let answers = Answers {
+            all: Arc::clone(self),
+            identity: Arc::new(identity),
+            kind,
+        };
+        answers.serve(incoming.accept().await?).await
+    }
+
+    /// Lets a viewer watch one shell. What the caller has not is not there for them.
+    pub(super) async fn attach(
+        &self,
+        incoming: IncomingStream,
+        identity: &Identity,
+        kind: ShellKind,
+        id: &ShellId,
+    ) -> Result<(), (IncomingStream, Refusal)> {
+        let owner = owner(identity);
+        let found = self.shells.read(id, &owner);
+        let of_kind = found.ok().filter(|record| view::kind(record) == kind);
+        if of_kind.is_none() {
+            return Err((incoming, Refusal::NoShell));
+        }
+        if let Some(denied) = denied(&self.policies.current(), identity, kind) {
+            return Err((incoming, denied));
+        }
+        let given_up = self.policies.until(|now| denied(now, identity, kind));
+        tokio::select! {
+            watched = watch(&self.shells, incoming, id, &owner) => {
+                if let Err(error) = watched {
+                    tracing::debug!(%id, "a viewer of a shell is gone: {error}");
+                }
+            }
+            denied = given_up => tracing::info!(%id, "the policy ends the stream of a viewer: {denied}"),
+        }
+        Ok(())
+    }
+
+    /// Ends the shells that the policy does not allow any more, whenever it changes.
+    ///
+    /// # Cancel safety
+    /// May be dropped and called again.
+    pub(crate) async fn enforce(&self) {
+        let never = self.policies.until::<std::convert::Infallible>(|now| {
+            self.revoke_denied(now);
+            None
+        });
+        match never.await {}
+    }
+
+    /// Ends the shells that these rules do not allow.
+    fn revoke_denied(&self, now: &InForce) {
+        let mut callers = self.callers();
+        callers.retain(|id, caller| self.shells.read(id, &owner(caller)).is_ok());
+        self.shells.revoke(|record| {
+            let caller = callers.get(&record.id);
+            // One without a caller is being opened, and is decided on anew as soon as it has one.
+            caller.is_some_and(|caller| denied(now, caller, view::kind(record)).is_some())
+        });
+    }
+
+    /// Ends every shell, and waits until all have ended.
+    pub(crate) async fn stop(&self) {
+        self.shells.stop().await;
+    }
+
+    /// Remembers for whom a shell was opened. The rules may have changed meanwhile (security rule 25).
+    fn opened(&self, record: &ShellRecord, caller: &Arc<Identity>) {
+        let id = record.id.clone();
+        self.callers().insert(id, Arc::clone(caller));
+        self.revoke_denied(&self.policies.current());
+    }
+}
+
+fn owner(identity: &Identity) -> Owner {
+    Owner {
+        user: identity.user().to_owned(),
+        uid: identity.uid().map(str::to_owned),
+    }
+}
+
+/// The reason that these rules let the caller have no shell of this kind, if they do not.
+fn denied(now: &InForce, caller: &Identity, kind: ShellKind) -> Option<Refusal> {
+    if let Err(never) = now.impersonation.check(caller) {
+        return Some(Refusal::Impersonation(never));
+    }
+    let decided = now
+        .targets
+        .decide_shell(view::of_policy(kind), caller.user(), caller.groups());
+    let denied: Denied = decided.err()?;
+    Some(Refusal::Policy(denied))
+}
+
+/// Waits until the server gives a stream up, and says whether it took the permission back.
+async fn given_up(from: &mut ReadHalf) -> bool {
+    loop {
+        match from.read_bytes().await {
+            // Nothing is expected: it is not read.
+            Ok(Some(_)) => {}
+            Ok(None) => return false,
+            Err(error) => return matches!(error, StreamError::Reset(ResetCode::Forbidden)),
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! Questions about shells, and the answers to them.
+
+use std::io;
+use std::sync::Arc;
+
+use tokio::io::AsyncWriteExt as _;
+use underpass_agent_shell::{OpenError, ShellRecord, Size, Terminal};
+use underpass_api::{ShellAnswer, ShellProblem, ShellQuestion, ShellRefusal, ShellRequest};
+use underpass_core::{Identity, ShellId, ShellKind};
+use underpass_tunnel::{ReadHalf, Stream, WriteHalf, chain};
+
+use super::super::lines::{self, Unanswered, write};
+use super::super::refusal::Refusal;
+use super::{AgentShells, denied, given_up, owner, view};
+
+/// The answers to one caller, about shells of one kind.
+pub(super) struct Answers {
+    pub(super) all: Arc<AgentShells>,
+    pub(super) identity: Arc<Identity>,
+    pub(super) kind: ShellKind,
+}
+
+impl Answers {
+    /// Answers the one question of a stream.
+    ///
+    /// # Cancel safety
+    /// Dropping the future resets the stream.
+    pub(super) async fn serve(&self, stream: Stream) -> Result<(), Unanswered> {
+        let (mut from, mut to) = stream.into_split();
+        match lines::question(&mut from).await? {
+            Ok(ShellQuestion::Open(request)) => {
+                return self.open(request, &mut from, to).await;
+            }
+            Ok(ShellQuestion::List {}) => {
+                let own = owner(&self.identity);
+                let is_own =
+                    |record: &ShellRecord| record.owner == own && view::kind(record) == self.kind;
+                for record in self.all.shells.list(is_own) {
+                    write(&mut to, &ShellAnswer::Shell(view::of_record(&record))).await?;
+                }
+            }
+            Ok(ShellQuestion::Read { id }) => self.tell(self.find(&id), &mut to).await?,
+            Ok(ShellQuestion::End { id }) => {
+                let ended = self.find(&id).and_then(|_| self.end(&id));
+                self.tell(ended, &mut to).await?;
+            }
+            Err(why) => {
+                let detail = format!("the agent cannot read the question: {why}");
+                let reason = ShellRefusal::Malformed;
+                self.tell(Err(ShellProblem { reason, detail }), &mut to)
+                    .await?;
+            }
+        }
+        to.shutdown().await?;
+        Ok(())
+    }
+
+    async fn tell(
+        &self,
+        found: Result<ShellRecord, ShellProblem>,
+        to: &mut WriteHalf,
+    ) -> Result<(), Unanswered> {
+        let answer = match found {
+            Ok(record) => ShellAnswer::Shell(view::of_record(&record)),
+            Err(problem) => ShellAnswer::Refused(problem),
+        };
+        write(to, &answer).await
+    }
+
+    /// The caller's shell of this id, where it is of the kind that the stream is about.
+    fn find(&self, id: &ShellId) -> Result<ShellRecord, ShellProblem> {
+        let found = self.all.shells.read(id, &owner(&self.identity));
+        let found = found.ok().filter(|record| view::kind(record) == self.kind);
+        found.ok_or_else(|| ShellProblem {
+            reason: ShellRefusal::NotFound,
+            detail: Refusal::NoShell.to_string(),
+        })
+    }
+
+    fn end(&self, id: &ShellId) -> Result<ShellRecord, ShellProblem> {
+        let ended = self.all.shells.end(id, &owner(&self.identity));
+        ended.map_err(|unknown| ShellProblem {
+            reason: ShellRefusal::NotFound,
+            detail: unknown.to_string(),
+        })
+    }
+
+    /// Opens a shell, and keeps the stream for as long as the shell lives: by it, the server takes the permission back, and hears of the
+    /// shell's end. A stream that is lost ends no shell.
+    async fn open(
+        &self,
+        request: ShellRequest,
+        from: &mut ReadHalf,
+        mut to: WriteHalf,
+    ) -> Result<(), Unanswered> {
+        let record = match self.opened(request).await {
+            Ok(record) => record,
+            Err(problem) => {
+                self.tell(Err(problem), &mut to).await?;
+                to.shutdown().await?;
+                return Ok(());
+            }
+        };
+        let (id, own) = (record.id.clone(), owner(&self.identity));
+        self.tell(Ok(record), &mut to).await?;
+        let ended = tokio::select! {
+            ended = self.all.shells.ended(&id, &own) => ended,
+            taken_back = given_up(from) => {
+                if taken_back {
+                    tracing::info!(%id, "the server takes the permission for a shell back");
+                    self.all.shells.revoke(|record| record.id == id);
+                }
+                return Ok(());
+            }
+        };
+        if let Ok(record) = ended {
+            self.tell(Ok(record), &mut to).await?;
+        }
+        to.shutdown().await?;
+        Ok(())
+    }
+
+    async fn opened(&self, request: ShellRequest) -> Result<ShellRecord, ShellProblem> {
+        let ShellRequest {
+            kind,
+            columns,
+            rows,
+            term,
+        } = request;
+        if kind != self.kind {
+            return Err(ShellProblem {
+                reason: ShellRefusal::Malformed,
+                detail: format!("a shell of the kind {kind} is another target"),
+            });
+        }
+        let policy = self.all.policies.current();
+        if let Some(denied) = denied(&policy, &self.identity, kind) {
+            tracing::info!(
+                target: "underpass::audit", user = self.identity.user(), %kind, reason = %denied, "a shell is refused"
+            );
+            return Err(ShellProblem {
+                reason: ShellRefusal::Forbidden,
+                detail: denied.to_string(),
+            });
+        }
+        let (user, groups) = (self.identity.user(), self.identity.groups());
+        let decided = policy
+            .targets
+            .decide_shell(view::of_policy(kind), user, groups);
+        let rule = decided.map_err(|denied| ShellProblem {
+            reason: ShellRefusal::Forbidden,
+            detail: denied.to_string(),
+        })?;
+        let terminal = Terminal {
+            size: Size::fit(columns, rows),
+            term,
+        };
+        let (all, caller) = (Arc::clone(&self.all), Arc::clone(&self.identity));
+        // By itself, so that no shell is without its caller where the stream ends meanwhile.
+        let opening = tokio::spawn(async move {
+            let record = all.shells.open(&rule, owner(&caller), terminal).await?;
+            all.opened(&record, &caller);
+            Ok(record)
+        });
+        let gone = |gone| Err(OpenError::Helper(io::Error::other(gone)));
+        opening.await.unwrap_or_else(gone).map_err(|error| {
+            tracing::info!(
+                target: "underpass::audit", user = self.identity.user(), %kind, reason = %chain(&error),
+                "a shell is refused"
+            );
+            view::not_opened(&error)
+        })
+    }
+}

@@ -1,0 +1,80 @@
+//! Shells as their callers see them.
+
+use underpass_agent_policy as policy;
+use underpass_agent_shell::{AttachError, Cause, End, Exit, OpenError, ShellRecord, Size};
+use underpass_api::{ShellEnd, ShellExit, ShellProblem, ShellRefusal, ShellView, TerminalSize};
+use underpass_core::ShellKind;
+
+pub(super) fn of_policy(kind: ShellKind) -> policy::ShellKind {
+    match kind {
+        ShellKind::Kubectl => policy::ShellKind::Kubectl,
+        ShellKind::Node => policy::ShellKind::Node,
+    }
+}
+
+pub(super) fn kind(record: &ShellRecord) -> ShellKind {
+    match record.kind {
+        policy::ShellKind::Node => ShellKind::Node,
+        _ => ShellKind::Kubectl,
+    }
+}
+
+pub(super) fn of_record(record: &ShellRecord) -> ShellView {
+    ShellView {
+        id: record.id.clone(),
+        kind: kind(record),
+        user: record.owner.user.clone(),
+        created: record.created,
+        columns: record.size.columns(),
+        rows: record.size.rows(),
+        output: record.output,
+        viewers: u64::try_from(record.viewers).unwrap_or(u64::MAX),
+        missing: record.missing.iter().map(ToString::to_string).collect(),
+        end: record.end.map(of_end),
+    }
+}
+
+pub(super) fn of_end(end: End) -> ShellEnd {
+    ShellEnd {
+        exit: match end.exit {
+            Exit::Status(status) => Some(ShellExit::Status(status)),
+            Exit::Signal(signal) => Some(ShellExit::Signal(signal)),
+            Exit::Unknown => None,
+        },
+        cause: end.cause.to_string(),
+        by_itself: end.cause == Cause::Program,
+    }
+}
+
+pub(super) fn of_size(size: Size) -> TerminalSize {
+    TerminalSize {
+        columns: size.columns(),
+        rows: size.rows(),
+    }
+}
+
+pub(super) fn not_opened(error: &OpenError) -> ShellProblem {
+    let reason = match error {
+        OpenError::TooManyOfUser { .. } | OpenError::TooManyOfNode { .. } => ShellRefusal::TooMany,
+        OpenError::Unprotected { .. } => ShellRefusal::Unprotected,
+        OpenError::Term => ShellRefusal::Malformed,
+        OpenError::Stopping => ShellRefusal::Stopping,
+        _ => ShellRefusal::Unusable,
+    };
+    ShellProblem {
+        reason,
+        detail: error.to_string(),
+    }
+}
+
+pub(super) fn not_attached(error: &AttachError) -> ShellProblem {
+    let reason = match error {
+        AttachError::Unknown(_) => ShellRefusal::NotFound,
+        AttachError::TooManyViewers => ShellRefusal::TooMany,
+        _ => ShellRefusal::Stopping,
+    };
+    ShellProblem {
+        reason,
+        detail: error.to_string(),
+    }
+}
