@@ -13,7 +13,9 @@ use underpass_audit::AuditLog;
 use underpass_authenticate::{
     Authenticator as _, Caller, Chain, Passwords, Token, TokenAuthenticator, Unowned,
 };
-use underpass_core::{BoxedIo, ClusterName, Clusters, ConnectError, ConnectionInfo, Open};
+use underpass_core::{
+    AgentRole, BoxedIo, ClusterName, Clusters, ConnectError, ConnectionInfo, Open,
+};
 use underpass_core::{Protocol, Through};
 use underpass_direct::{DirectClusters, Plugins};
 use underpass_directory::seal::{Keyring, SealingKey};
@@ -28,7 +30,7 @@ use crate::api::{Api, Connected, Logins, Requester};
 struct NoAgents;
 
 impl Connected for NoAgents {
-    fn of_nodes(&self) -> Vec<underpass_tunnel::Session> {
+    fn in_role(&self, _: AgentRole) -> Vec<underpass_tunnel::Session> {
         Vec::new()
     }
 

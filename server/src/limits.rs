@@ -357,3 +357,9 @@ pub(crate) const OUTPUT_WAIT: Duration = Duration::from_secs(15);
 
 /// The time in which output is gathered once there is some: a command that prints a line at a time is asked ten times a second.
 pub(crate) const OUTPUT_GATHER: Duration = Duration::from_millis(100);
+
+/// The body of a request for a shell: the kind and the size of a terminal.
+pub(crate) const SHELL_BODY: usize = 4096;
+
+/// Shells of one caller at one agent, in a list: each takes a process there.
+pub(crate) const SHELL_LIST: usize = 100;

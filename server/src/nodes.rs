@@ -1,17 +1,14 @@
-//! Agents on nodes: those that are connected, and questions to them about operations.
+//! Agents on nodes that are connected, and questions to them about operations.
 
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use thiserror::Error;
-use tokio::io::AsyncWriteExt as _;
-use tokio::task::yield_now;
 use underpass_api::{NodeView, OperationEvent, OperationQuestion};
 use underpass_core::{ClusterName, Target};
 use underpass_directory::{Agent, Snapshot};
-use underpass_tunnel::{Dialer, DialerError, ResetCode, Session, Stream, StreamError, chain};
+use underpass_tunnel::{Session, chain};
 
-use crate::limits;
+use crate::questions::{Answer, AskError, ask};
 use crate::tunnel::agent_of;
 
 /// A node with an agent that is connected.
@@ -19,33 +16,6 @@ use crate::tunnel::agent_of;
 pub(crate) struct Node {
     pub(crate) view: NodeView,
     sessions: Vec<Session>,
-}
-
-/// Why a node gives no answer. The text is for the caller, and the source for the log.
-#[derive(Debug, Error)]
-pub(crate) enum NodeError {
-    #[error("the node's agent is not connected any more")]
-    Gone,
-    #[error("the node's agent refuses: {reason}")]
-    Refused { code: ResetCode, reason: String },
-    #[error("there is no stream to the node's agent: try again later")]
-    Dial(#[source] DialerError),
-    #[error("the node's agent went away, or did not answer in time; it may have the question")]
-    Lost(#[source] StreamError),
-    #[error("the node's agent went away while it was asked; it may have the question")]
-    Unasked(#[source] std::io::Error),
-    #[error("the node's agent does not answer in a way that this server understands")]
-    Unreadable,
-}
-
-/// An answer, as it comes.
-#[derive(Debug)]
-pub(crate) struct Answer {
-    stream: Stream,
-    /// Bytes that were read, from the next line on or in its midst.
-    read: Bytes,
-    /// The beginning of the next line, which was read before them.
-    begun: Vec<u8>,
 }
 
 /// The nodes of a cluster whose agents have these sessions, by name.
@@ -97,7 +67,7 @@ fn view(id: &str, agent: &Agent, session: &Session) -> NodeView {
 }
 
 impl Node {
-    /// Asks the node's agent, as the caller whose encoded identity this is.
+    /// Asks the node's agent about operations, as the caller whose encoded identity this is.
     ///
     /// # Errors
     /// The agent did not take the question.
@@ -108,94 +78,23 @@ impl Node {
         &self,
         identity: &Bytes,
         question: &OperationQuestion,
-    ) -> Result<Answer, NodeError> {
-        let mut line = serde_json::to_vec(question).map_err(|_| NodeError::Unreadable)?;
-        line.push(b'\n');
-        let mut failed = NodeError::Gone;
+    ) -> Result<Answer<OperationEvent>, AskError> {
+        let mut failed = AskError::Gone;
         for session in &self.sessions {
-            let dialer = Dialer::new(session.clone(), Target::Operation.to_string());
-            match open(&dialer.header(identity.clone())).await {
-                Ok(stream) => return Answer::to(stream, &line).await,
-                Err(refused @ NodeError::Refused { .. }) => return Err(refused),
+            match ask(session, &Target::Operation, identity, question).await {
                 // Nothing was asked yet: another session may do.
-                Err(error) => {
+                Err(error @ (AskError::Gone | AskError::Dial(_))) => {
                     tracing::debug!(node = self.view.name, "{}", chain(&error));
                     failed = error;
                 }
+                asked => return asked,
             }
         }
         Err(failed)
     }
-}
 
-/// A stream that the agent has accepted.
-async fn open(dialer: &Dialer) -> Result<Stream, NodeError> {
-    let mut stream = dialer.dial().await.map_err(NodeError::Dial)?;
-    stream.accepted().await?;
-    Ok(stream)
-}
-
-impl Answer {
-    async fn to(mut stream: Stream, question: &[u8]) -> Result<Self, NodeError> {
-        let asked = async {
-            stream.write_all(question).await?;
-            stream.flush().await
-        };
-        asked.await.map_err(NodeError::Unasked)?;
-        Ok(Self {
-            stream,
-            read: Bytes::new(),
-            begun: Vec::new(),
-        })
-    }
-
-    /// The next event; `None` where the agent has no more to say.
-    ///
-    /// # Errors
-    /// The agent is gone, or says something else.
-    ///
-    /// # Cancel safety
-    /// Nothing is lost.
-    pub(crate) async fn next(&mut self) -> Result<Option<OperationEvent>, NodeError> {
-        loop {
-            let end = self.read.iter().position(|byte| *byte == b'\n');
-            let length = end.unwrap_or(self.read.len());
-            if self.begun.len().saturating_add(length) > limits::NODE_LINE {
-                return Err(NodeError::Unreadable);
-            }
-            if let Some(end) = end {
-                let line = self.read.split_to(end.saturating_add(1));
-                return match self.begun.is_empty() {
-                    true => event(&line),
-                    false => {
-                        self.begun.extend_from_slice(&line);
-                        event(&std::mem::take(&mut self.begun))
-                    }
-                };
-            }
-            self.begun.extend_from_slice(&self.read);
-            self.read.clear();
-            // An agent that sends faster than its lines are read would keep other tasks, and the time of this one, waiting.
-            yield_now().await;
-            match self.stream.read_bytes().await? {
-                Some(bytes) => self.read = bytes,
-                None if self.begun.is_empty() => return Ok(None),
-                None => return Err(NodeError::Unreadable),
-            }
-        }
-    }
-}
-
-fn event(line: &[u8]) -> Result<Option<OperationEvent>, NodeError> {
-    let event = serde_json::from_slice(line);
-    event.map(Some).map_err(|_| NodeError::Unreadable)
-}
-
-impl From<StreamError> for NodeError {
-    fn from(error: StreamError) -> Self {
-        match error {
-            StreamError::Refused { code, reason } => Self::Refused { code, reason },
-            error => Self::Lost(error),
-        }
+    /// Its agent's sessions, those first that are most likely to answer.
+    pub(crate) fn into_sessions(self) -> Vec<Session> {
+        self.sessions
     }
 }

@@ -6,7 +6,7 @@ use http::HeaderName;
 /// Names the cluster, for clients that name it neither in TLS nor in the request's target.
 pub const UNDERPASS_CLUSTER: HeaderName = HeaderName::from_static("underpass-cluster");
 
-/// Names a target that is no `HOST:PORT`: `unix:PATH`. The request's own target is [`UNIX_AUTHORITY`] then.
+/// Names a target that is no `HOST:PORT`: `unix:PATH`, or `shell:ID` or `node-shell:ID`. The request's own target is [`UNIX_AUTHORITY`] then.
 pub const UNDERPASS_TARGET: HeaderName = HeaderName::from_static("underpass-target");
 
 /// Names the node that the target is at. Without it, the target is the cluster's, and its agent of the role `cluster` connects.

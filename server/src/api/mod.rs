@@ -35,6 +35,7 @@ mod resource;
 mod rotate;
 mod server;
 mod share;
+mod shells;
 #[cfg(test)]
 mod tests;
 mod tokens;
@@ -62,7 +63,7 @@ use underpass_api::ServerInfo;
 use underpass_audit::{AuditLog, OwnCall, OwnCaller, cut};
 use underpass_authenticate::{Caller, Failures};
 use underpass_core::ConnectionInfo;
-use underpass_core::{Body, ClusterName, Clusters, Rejection, Through};
+use underpass_core::{AgentRole, Body, ClusterName, Clusters, Rejection, Through};
 use underpass_direct::DirectClusters;
 use underpass_directory::{Directory, Draft};
 use underpass_tunnel::Session;
@@ -201,8 +202,8 @@ pub(crate) trait Connected: Send + Sync {
     /// The sessions of an agent with this id, those first that are most likely to answer.
     fn of_agent(&self, id: &str) -> Vec<Session>;
 
-    /// The sessions of agents on nodes, of all clusters.
-    fn of_nodes(&self) -> Vec<Session>;
+    /// The sessions of agents in a role, of all clusters.
+    fn in_role(&self, role: AgentRole) -> Vec<Session>;
 }
 
 /// One for all requests.
@@ -252,6 +253,7 @@ impl Api {
             .merge(join::routes())
             .merge(nodes::routes())
             .merge(operations::routes())
+            .merge(shells::routes())
             .merge(tokens::routes())
             .merge(access::routes())
             .merge(myself::routes())

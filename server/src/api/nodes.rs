@@ -7,13 +7,15 @@ use axum::{Json, Router};
 use http::StatusCode;
 use underpass_api::{NodeList, OperationProblem, OperationRefusal};
 use underpass_core::{
-    Access, AuthorizeError, Authorizer, ClusterName, Identity, Revocation, Target,
+    Access, AgentRole, AuthorizeError, Authorizer, ClusterName, Identity, Revocation, ShellKind,
+    Target,
 };
 use underpass_tunnel::{ResetCode, chain};
 
 use super::problem::Problem;
 use super::{Requester, State};
-use crate::nodes::{self, Node, NodeError};
+use crate::nodes::{self, Node};
+use crate::questions::AskError;
 
 pub(super) fn routes() -> Router<State> {
     Router::new().route("/v1/clusters/{name}/nodes", get(list))
@@ -24,13 +26,14 @@ async fn list(
     requester: Requester,
     Path(cluster): Path<String>,
 ) -> Result<Response, Problem> {
-    let permit = permit(&state, &requester, &cluster).await?;
+    let permit = permit(&state, &requester, &cluster, &Wanted::OPERATIONS).await?;
     let nodes = connected(&state, &permit.cluster);
     let items = nodes.into_iter().map(|node| node.view).collect();
     Ok(Json(NodeList { items }).into_response())
 }
 
-/// The permission to ask the agents on a cluster's nodes about operations.
+/// A permission to ask a cluster's agents.
+#[derive(Clone)]
 pub(super) struct Permit {
     pub(super) cluster: ClusterName,
     /// The life of the permission.
@@ -39,13 +42,41 @@ pub(super) struct Permit {
     pub(super) identity: Identity,
 }
 
+/// The permission that a request needs.
+pub(super) struct Wanted {
+    pub(super) target: Target,
+    /// The roles that give it, for people.
+    pub(super) roles: &'static str,
+}
+
+impl Wanted {
+    /// To ask about operations.
+    pub(super) const OPERATIONS: Self = Self {
+        target: Target::Operation,
+        roles: "operations or admin",
+    };
+
+    /// To ask about shells of this kind.
+    pub(super) const fn shells(kind: ShellKind) -> Self {
+        Self {
+            target: Target::Shells(kind),
+            roles: match kind {
+                ShellKind::Kubectl => "shell, operate or admin",
+                ShellKind::Node => "admin",
+            },
+        }
+    }
+}
+
 /// Rule 8: the role is asked about before anything is looked up.
 pub(super) async fn permit(
     state: &State,
     requester: &Requester,
     cluster: &str,
+    wanted: &Wanted,
 ) -> Result<Permit, Problem> {
-    let denied = || Problem::forbidden("this needs the role operations or admin on the cluster");
+    let Wanted { target, roles } = wanted;
+    let denied = || Problem::forbidden(format!("this needs the role {roles} on the cluster"));
     let cluster = match ClusterName::new(cluster) {
         Ok(cluster) => cluster,
         Err(_) if requester.is_administrator(&state.directory.snapshot()) => {
@@ -66,12 +97,12 @@ pub(super) async fn permit(
             if !requester.scope().includes(&cluster) {
                 return Err(denied());
             }
-            let access = Access::to(identity, &cluster, &Target::Operation);
+            let access = Access::to(identity, &cluster, target);
             let right = match state.directory.authorize(&access).await {
                 Ok(right) => right,
                 Err(AuthorizeError::Denied { .. }) => return Err(denied()),
                 Err(error) => {
-                    tracing::error!("no decision about operations: {}", chain(&error));
+                    tracing::error!("no decision about {target}: {}", chain(&error));
                     let detail = "the server cannot decide now: try again";
                     return Err(Problem::later(StatusCode::SERVICE_UNAVAILABLE, detail, 1));
                 }
@@ -91,7 +122,7 @@ pub(super) async fn permit(
 }
 
 fn connected(state: &State, cluster: &ClusterName) -> Vec<Node> {
-    let sessions = state.sessions.of_nodes();
+    let sessions = state.sessions.in_role(AgentRole::Node);
     nodes::connected(sessions, &state.directory.snapshot(), cluster)
 }
 
@@ -106,23 +137,23 @@ pub(super) fn find(state: &State, cluster: &ClusterName, name: &str) -> Result<N
     })
 }
 
-impl From<NodeError> for Problem {
-    fn from(error: NodeError) -> Self {
+impl From<AskError> for Problem {
+    fn from(error: AskError) -> Self {
         tracing::debug!("a node gives no answer: {}", chain(&error));
         let status = match &error {
-            NodeError::Refused { code, .. } => match code {
+            AskError::Refused { code, .. } => match code {
                 ResetCode::Forbidden => StatusCode::FORBIDDEN,
                 ResetCode::UnknownTarget => StatusCode::NOT_IMPLEMENTED,
                 _ => StatusCode::SERVICE_UNAVAILABLE,
             },
-            NodeError::Gone | NodeError::Dial(_) => {
+            AskError::Gone | AskError::Dial(_) => {
                 return Self::later(StatusCode::SERVICE_UNAVAILABLE, error.to_string(), 1);
             }
             // A 503 says that nothing was begun, and its event may be left out.
-            NodeError::Lost(_) | NodeError::Unasked(_) => {
+            AskError::Lost(_) | AskError::Unasked(_) => {
                 return Self::later(StatusCode::GATEWAY_TIMEOUT, error.to_string(), 1);
             }
-            NodeError::Unreadable => StatusCode::BAD_GATEWAY,
+            AskError::Unreadable => StatusCode::BAD_GATEWAY,
         };
         Self::new(status, error.to_string())
     }

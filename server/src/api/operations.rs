@@ -20,12 +20,13 @@ use underpass_api::{
     OperationRequest, OutputPage,
 };
 
-use super::nodes::{Permit, find, permit};
+use super::nodes::{Permit, Wanted, find, permit};
 use super::output_page::Pieces;
 use super::problem::{self, Problem};
 use super::{Did, Requester, State, body};
 use crate::limits;
-use crate::nodes::{Answer, Node, NodeError};
+use crate::nodes::Node;
+use crate::questions::{Answer, AskError};
 
 const KIND: &str = "operation";
 
@@ -61,7 +62,7 @@ impl Asking {
         cluster: &str,
         node: &str,
     ) -> Result<Self, Problem> {
-        let permit = permit(state, requester, cluster).await?;
+        let permit = permit(state, requester, cluster, &Wanted::OPERATIONS).await?;
         let node = find(state, &permit.cluster, node)?;
         Ok(Self { permit, node })
     }
@@ -78,7 +79,7 @@ impl Asking {
         }
     }
 
-    async fn ask(&self, question: &OperationQuestion) -> Result<Answer, Problem> {
+    async fn ask(&self, question: &OperationQuestion) -> Result<Answer<OperationEvent>, Problem> {
         let identity = self.permit.identity.encode();
         let identity = identity.map_err(|error| Problem::invalid(error.to_string()))?;
         Ok(self.node.ask(&identity, question).await?)
@@ -100,7 +101,7 @@ impl Asking {
                         }
                     }
                     Some(OperationEvent::Refused(problem)) => return Err(problem.into()),
-                    Some(OperationEvent::Output(_)) => return Err(NodeError::Unreadable.into()),
+                    Some(OperationEvent::Output(_)) => return Err(AskError::Unreadable.into()),
                     None => return Ok(()),
                 }
             }
@@ -122,7 +123,7 @@ impl Asking {
         };
         self.records(question, take).await?;
         let record = first.filter(|record: &OperationRecord| record.id == *id);
-        record.ok_or_else(|| NodeError::Unreadable.into())
+        record.ok_or_else(|| AskError::Unreadable.into())
     }
 
     fn did(&self, id: &OperationId) -> Did {
@@ -138,7 +139,7 @@ enum Room {
 }
 
 fn silent() -> Problem {
-    let detail = "the node's agent did not answer in time; it may have the question";
+    let detail = "the agent did not answer in time; it may have the question";
     Problem::later(StatusCode::GATEWAY_TIMEOUT, detail, 1)
 }
 
@@ -196,7 +197,7 @@ impl Items {
         };
         self.text.extend_from_slice(before);
         let written = serde_json::to_writer(&mut self.text, record);
-        written.map_err(|_| NodeError::Unreadable)?;
+        written.map_err(|_| AskError::Unreadable)?;
         self.count = self.count.saturating_add(1);
         let is_full =
             self.count >= limits::OPERATION_LIST || self.text.len() >= limits::API_PAGE_BYTES;
@@ -306,7 +307,7 @@ async fn page(asking: &Asking, id: &OperationId, part: &Part) -> Result<OutputPa
     let mut record = match first {
         Some(OperationEvent::Record(record)) if record.id == *id => record,
         Some(OperationEvent::Refused(problem)) => return Err(problem.into()),
-        _ => return Err(NodeError::Unreadable.into()),
+        _ => return Err(AskError::Unreadable.into()),
     };
     let wait = Duration::from_secs(part.wait).min(limits::OUTPUT_WAIT);
     let mut gathered = Pieces::from(part.from);
@@ -331,7 +332,7 @@ async fn page(asking: &Asking, id: &OperationId, part: &Part) -> Result<OutputPa
                 break;
             }
             Some(OperationEvent::Refused(problem)) => return Err(problem.into()),
-            _ => return Err(NodeError::Unreadable.into()),
+            _ => return Err(AskError::Unreadable.into()),
         }
     }
     let (pieces, next) = gathered.into_parts();

@@ -4,7 +4,7 @@
 use underpass_api::OutputPiece;
 
 use crate::limits;
-use crate::nodes::NodeError;
+use crate::questions::AskError;
 
 /// Pieces from a byte on, those of one stream joined.
 #[derive(Debug)]
@@ -37,13 +37,13 @@ impl Pieces {
     ///
     /// # Errors
     /// It is empty, too long, or not the next one.
-    pub(super) fn add(&mut self, piece: OutputPiece) -> Result<(), NodeError> {
+    pub(super) fn add(&mut self, piece: OutputPiece) -> Result<(), AskError> {
         let length = piece.data.len();
         let is_next = piece.offset == self.next && (1..=limits::OUTPUT_PIECE).contains(&length);
         let behind = u64::try_from(length).ok();
         let behind = behind.and_then(|length| self.next.checked_add(length));
         let (Some(behind), true) = (behind, is_next) else {
-            return Err(NodeError::Unreadable);
+            return Err(AskError::Unreadable);
         };
         self.next = behind;
         self.bytes = self.bytes.saturating_add(length);

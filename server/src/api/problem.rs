@@ -73,7 +73,7 @@ impl Problem {
         self
     }
 
-    pub(super) fn forbidden(what: &str) -> Self {
+    pub(super) fn forbidden(what: impl Into<String>) -> Self {
         Self::new(StatusCode::FORBIDDEN, what)
     }
 

@@ -18,8 +18,8 @@ use underpass_tunnel::{
 use super::repeatable::{Repeatable, Ways};
 use super::{Tunnel, is_there, line_about, may_stand_in, through};
 use crate::limits;
-use crate::node_targets;
 use crate::stand_in::{NoStandIn, StandIn};
+use crate::targets;
 
 impl Tunnel {
     /// The stream, once its agent has accepted it.
@@ -194,6 +194,10 @@ fn request(open: &Open) -> OpenRequest {
 impl Clusters for Tunnel {
     async fn connect(&self, cluster: &ClusterName, open: &Open) -> Result<BoxedIo, ConnectError> {
         let request = request(open);
+        if let Target::Shell(..) = open.target {
+            let snapshot = self.directory.snapshot();
+            return targets::at_cluster(&self.registry, &snapshot, cluster, (open, &request)).await;
+        }
         // A stream waits in the session of an agent that has lost its transport, which is hardly ever back in time if it was killed.
         if !self.has_attached(cluster) {
             let without_agent = self.without_agent(cluster, open, &request);
@@ -243,7 +247,7 @@ impl Clusters for Tunnel {
     ) -> Result<BoxedIo, ConnectError> {
         let (snapshot, asked) = (self.directory.snapshot(), request(open));
         let asked = (open, &asked);
-        node_targets::connect(&self.nodes, &snapshot, cluster, node, asked).await
+        targets::at_node(&self.nodes, &snapshot, cluster, node, asked).await
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use underpass_core::{ClusterName, Through};
+use underpass_core::{AgentRole, ClusterName, Through};
 use underpass_tunnel::{Registry, Session};
 
 use super::{Tunnel, is_there, may_stand_in, through};
@@ -59,7 +59,7 @@ impl Connected for Tunnel {
         sessions
     }
 
-    fn of_nodes(&self) -> Vec<Session> {
-        self.nodes.sessions()
+    fn in_role(&self, role: AgentRole) -> Vec<Session> {
+        self.sessions_in(role)
     }
 }

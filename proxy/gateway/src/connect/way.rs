@@ -22,8 +22,8 @@ const CLUSTER_ITSELF: &str = "the target is a cluster itself: ask this server fo
      web.shop.CLUSTER.clusters.underpass.internal:80";
 const BAD_TARGET: &str = "the target of CONNECT is not HOST:PORT, with an IPv6 address in brackets and a port of 1 to 65535";
 const OTHER_HOST: &str = "the Host of a CONNECT request is its target";
-const BAD_UNIX: &str =
-    "the header Underpass-Target is unix:PATH, once, with an absolute path without . and ..";
+const BAD_NAMED: &str = "the header Underpass-Target is unix:PATH, with an absolute path without . and .., or shell:ID or node-shell:ID, \
+     once";
 const TWO_TARGETS: &str =
     "beside the header Underpass-Target the target of CONNECT is unix.underpass.internal:80";
 const NO_UNIX: &str = "the target unix.underpass.internal:80 needs the header Underpass-Target";
@@ -60,8 +60,8 @@ impl Way {
         let node = one(request, &UNDERPASS_NODE, BAD_NODE)?;
         let node = node.map(str::parse).transpose();
         let node = node.map_err(|_| Rejection::BadRequest(BAD_NODE))?;
-        let (in_target, target) = match one(request, &UNDERPASS_TARGET, BAD_UNIX)? {
-            Some(unix) => (None, read_unix(unix, authority)?),
+        let (in_target, target) = match one(request, &UNDERPASS_TARGET, BAD_NAMED)? {
+            Some(named) => (None, read_named(named, authority)?),
             None => read_tcp(authority, domains)?,
         };
         let mut named = [connected, in_header, in_target].into_iter().flatten();
@@ -140,13 +140,13 @@ fn one<'r, B>(
     }
 }
 
-fn read_unix(text: &str, authority: &Authority) -> Result<Target, Rejection> {
+fn read_named(text: &str, authority: &Authority) -> Result<Target, Rejection> {
     if authority.as_str() != UNIX_AUTHORITY {
         return Err(Rejection::BadRequest(TWO_TARGETS));
     }
     match text.parse() {
-        Ok(target @ Target::Unix(_)) => Ok(target),
-        _ => Err(Rejection::BadRequest(BAD_UNIX)),
+        Ok(target @ (Target::Unix(_) | Target::Shell(..))) => Ok(target),
+        _ => Err(Rejection::BadRequest(BAD_NAMED)),
     }
 }
 

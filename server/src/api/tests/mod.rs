@@ -8,7 +8,7 @@ use http_body_util::{BodyExt, Full};
 use serde_json::{Value, json};
 use underpass_api::LOGIN;
 use underpass_authenticate::{Authenticator, Caller, Chain, Passwords, Step, TokenAuthenticator};
-use underpass_core::Protocol;
+use underpass_core::{AgentRole, Protocol};
 use underpass_direct::Plugins;
 use underpass_directory::seal::{Keyring, SealingKey};
 use underpass_directory::{MemoryStore, Role, Store, Subject};
@@ -77,7 +77,7 @@ impl Connected for TwoOfProd {
 
     fn served_by(&self, cluster: &ClusterName) -> BTreeSet<Through> {
         let agent = || Through {
-            role: underpass_core::AgentRole::Cluster,
+            role: AgentRole::Cluster,
             agent: "a".to_owned(),
             by_credential: false,
         };
@@ -93,7 +93,7 @@ impl Connected for TwoOfProd {
         Vec::new()
     }
 
-    fn of_nodes(&self) -> Vec<underpass_tunnel::Session> {
+    fn in_role(&self, _: AgentRole) -> Vec<underpass_tunnel::Session> {
         Vec::new()
     }
 }

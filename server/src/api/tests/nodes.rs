@@ -39,7 +39,7 @@ impl Connected for Nodes {
         self.0.clone()
     }
 
-    fn of_nodes(&self) -> Vec<Session> {
+    fn in_role(&self, _: AgentRole) -> Vec<Session> {
         self.0.clone()
     }
 }

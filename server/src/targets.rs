@@ -1,8 +1,8 @@
-//! Streams to targets at nodes, each through the agent of that node.
+//! Streams to targets at particular agents: through the agent of a node, or through that agent of a cluster which has the target.
 
 use std::collections::HashSet;
 
-use underpass_core::{BoxedIo, ClusterName, ConnectError, NodeName, Open};
+use underpass_core::{BoxedIo, ClusterName, ConnectError, Decline, NodeName, Open, Target};
 use underpass_directory::Snapshot;
 use underpass_tunnel::{OpenError, OpenRequest, Registry, Session, StreamError, chain};
 
@@ -16,7 +16,7 @@ use crate::tunnel::{self, declined};
 ///
 /// # Cancel safety
 /// Dropping the future cancels the stream.
-pub(crate) async fn connect(
+pub(crate) async fn at_node(
     nodes: &Registry,
     snapshot: &Snapshot,
     cluster: &ClusterName,
@@ -31,23 +31,57 @@ pub(crate) async fn connect(
     if agents.is_empty() {
         return Err(ConnectError::UnknownNode(node.clone()));
     }
+    let is_nodes = |session: &Session| agents.contains(&session.info().owner.as_str());
+    let connecting = first(nodes, snapshot, cluster, (open, request), is_nodes).await?;
+    connecting.ok_or_else(|| ConnectError::NodeAway(node.clone()))
+}
+
+/// Opens a stream through the cluster's agent that has the target, a shell, and has accepted it.
+///
+/// # Errors
+/// Why there is no stream.
+///
+/// # Cancel safety
+/// Dropping the future cancels the stream.
+pub(crate) async fn at_cluster(
+    agents: &Registry,
+    snapshot: &Snapshot,
+    cluster: &ClusterName,
+    asked: (&Open, &OpenRequest),
+) -> Result<BoxedIo, ConnectError> {
+    if !snapshot.has_cluster(cluster) {
+        return Err(ConnectError::UnknownCluster);
+    }
+    let connecting = first(agents, snapshot, cluster, asked, |_| true).await?;
+    connecting.ok_or(ConnectError::NoAgent)
+}
+
+/// A stream in the first of the sessions that fit whose agent takes it; `None` where no agent is there.
+async fn first(
+    registry: &Registry,
+    snapshot: &Snapshot,
+    cluster: &ClusterName,
+    (open, request): (&Open, &OpenRequest),
+    fits: impl Fn(&Session) -> bool,
+) -> Result<Option<BoxedIo>, ConnectError> {
     let mut asked = HashSet::new();
+    let mut elsewhere = None;
     loop {
-        let next = |session: &Session| {
-            let info = session.info();
-            agents.contains(&info.owner.as_str()) && !asked.contains(&info.id)
-        };
-        let Some(session) = nodes.pick_where(cluster.as_str(), next) else {
-            return Err(ConnectError::NodeAway(node.clone()));
+        let next = |session: &Session| fits(session) && !asked.contains(&session.info().id);
+        let Some(session) = registry.pick_where(cluster.as_str(), next) else {
+            return elsewhere.map_or(Ok(None), Err);
         };
         asked.insert(session.info().id);
         match through(&session, request).await {
             Ok(stream) => {
                 note(&session, snapshot, open);
-                return Ok(stream);
+                return Ok(Some(stream));
             }
             Err(Failed::Gone) => {
-                tracing::debug!(%cluster, %node, "a session of the node's agent is gone")
+                tracing::debug!(%cluster, session = %session.info().id, "an agent's session is gone");
+            }
+            Err(Failed::Refused(error)) if is_elsewhere(&open.target, &error) => {
+                elsewhere = Some(error);
             }
             Err(Failed::Refused(error)) => {
                 note(&session, snapshot, open);
@@ -55,6 +89,18 @@ pub(crate) async fn connect(
             }
         }
     }
+}
+
+/// May another agent have the target? A shell is at one of them.
+fn is_elsewhere(target: &Target, error: &ConnectError) -> bool {
+    let declined = matches!(
+        error,
+        ConnectError::Declined {
+            decline: Decline::Unreachable,
+            ..
+        }
+    );
+    declined && matches!(target, Target::Shell(..))
 }
 
 /// Why a session has no stream.
@@ -106,7 +152,7 @@ mod tests {
     use std::sync::Arc;
 
     use underpass_audit::AuditLog;
-    use underpass_core::{AgentRole, Clusters, Decline, StreamClass};
+    use underpass_core::{AgentRole, Clusters, StreamClass};
     use underpass_directory::{Agent, Cluster, Directory, Draft, Expect};
     use underpass_tunnel::{AgentKey, CloseCode, ResetCode};
 

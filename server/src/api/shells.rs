@@ -1,0 +1,285 @@
+//! `/v1/clusters/{name}/shells` and `/v1/clusters/{name}/nodes/{node}/shells`: the caller's shells at agents. A shell is its agent's, and
+//! no other user sees that it is there. Viewers attach by a WebSocket, which is the gateway's.
+
+use std::collections::HashMap;
+
+use axum::extract::{Path, Request};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Json, Router};
+use bytes::Bytes;
+use http::StatusCode;
+use time::OffsetDateTime;
+use underpass_api::{
+    ShellList, ShellProblem, ShellQuestion, ShellRefusal, ShellRequest, ShellView,
+};
+use underpass_audit::{OwnCall, OwnCaller};
+use underpass_core::{AgentRole, BadShellId, ShellId, ShellKind};
+
+use super::nodes::{Permit, Wanted, find, permit};
+use super::problem::Problem;
+use super::{Did, Requester, State, body, problem};
+use crate::limits;
+use crate::shells::{Agents, Ended, Opened, ShellError};
+
+const KIND: &str = "shell";
+
+pub(super) fn routes() -> Router<State> {
+    Router::new()
+        .route("/v1/clusters/{name}/shells", get(list).post(open))
+        .route("/v1/clusters/{name}/shells/{id}", get(read).delete(end))
+        .route(
+            "/v1/clusters/{name}/nodes/{node}/shells",
+            get(list).post(open),
+        )
+        .route(
+            "/v1/clusters/{name}/nodes/{node}/shells/{id}",
+            get(read).delete(end),
+        )
+}
+
+/// The names in a path: of a cluster, of a node, of a shell.
+type Names = HashMap<String, String>;
+
+/// The agents of a path, and who asks them for shells of a kind.
+struct Asking {
+    permit: Permit,
+    identity: Bytes,
+    agents: Agents,
+    kind: ShellKind,
+    /// `cluster:NAME`, or `node:CLUSTER/NAME`.
+    place: String,
+}
+
+impl Asking {
+    async fn new(
+        state: &State,
+        requester: &Requester,
+        names: &Names,
+        kind: ShellKind,
+    ) -> Result<Self, Problem> {
+        let name = |key: &str| names.get(key).map(String::as_str);
+        let cluster = name("name").unwrap_or_default();
+        let permit = permit(state, requester, cluster, &Wanted::shells(kind)).await?;
+        let cluster = &permit.cluster;
+        let (sessions, place) = match name("node") {
+            Some(node) => {
+                let node = find(state, cluster, node)?;
+                let place = format!("node:{cluster}/{}", node.view.name);
+                (node.into_sessions(), place)
+            }
+            None => {
+                let mut sessions = state.sessions.in_role(AgentRole::Cluster);
+                sessions.retain(|session| session.info().agent == cluster.as_str());
+                if sessions.is_empty() {
+                    let detail = format!(
+                        "no agent of the cluster {cluster} is connected that serves it as a whole: ask an agent of a node"
+                    );
+                    return Err(Problem::later(StatusCode::SERVICE_UNAVAILABLE, detail, 1));
+                }
+                (sessions, format!("cluster:{cluster}"))
+            }
+        };
+        let identity = permit.identity.encode();
+        Ok(Self {
+            identity: identity.map_err(|error| Problem::invalid(error.to_string()))?,
+            permit,
+            agents: Agents::with(sessions),
+            kind,
+            place,
+        })
+    }
+
+    /// Begins a change at the agent: from here on it is not taken back, and its event says what it was (rules 15, 25).
+    fn begin(&self, state: &State, requester: &Requester) -> Result<(), Problem> {
+        requester.must_count()?;
+        if self.permit.revocation.is_revoked() {
+            return Err(Problem::forbidden(
+                "the permission was taken back meanwhile",
+            ));
+        }
+        match state.commit.begin() {
+            true => Ok(()),
+            false => Err(problem::too_slow()),
+        }
+    }
+
+    fn did(&self, id: &ShellId) -> Did {
+        Did::to(KIND, id.as_str()).subject(&self.place)
+    }
+}
+
+/// The shell that a path names, with the agents to ask about it. Callers name an id alone: it may be of either kind, of which one may
+/// be forbidden to them.
+async fn named(
+    state: &State,
+    requester: &Requester,
+    names: &Names,
+) -> Result<(Asking, ShellView), Problem> {
+    let id = names.get("id").map(String::as_str).unwrap_or_default();
+    let id: ShellId = id
+        .parse()
+        .map_err(|error: BadShellId| Problem::invalid(error.to_string()))?;
+    let mut first = None;
+    for kind in ShellKind::ALL {
+        let question = ShellQuestion::Read { id: id.clone() };
+        let found = match Asking::new(state, requester, names, kind).await {
+            Ok(asking) => {
+                let about = asking.agents.about(kind, &asking.identity, &question).await;
+                about.map(|view| (asking, view)).map_err(Problem::from)
+            }
+            Err(problem) => Err(problem),
+        };
+        match found {
+            Ok(found) => return Ok(found),
+            Err(problem) => first = first.or(Some(problem)),
+        }
+    }
+    Err(first.unwrap_or_else(|| Problem::not_found(KIND, id.as_str())))
+}
+
+async fn list(
+    state: State,
+    requester: Requester,
+    Path(names): Path<Names>,
+) -> Result<Response, Problem> {
+    let mut items = Vec::new();
+    for kind in ShellKind::ALL {
+        let asking = match (kind, Asking::new(&state, &requester, &names, kind).await) {
+            (_, Ok(asking)) => asking,
+            (ShellKind::Kubectl, Err(problem)) => return Err(problem),
+            // They may have shells of the other kind alone.
+            (_, Err(_)) => continue,
+        };
+        items.extend(asking.agents.list(kind, &asking.identity).await?);
+    }
+    items.sort_by_key(|view: &ShellView| std::cmp::Reverse(view.created));
+    Ok(Json(ShellList { items }).into_response())
+}
+
+async fn open(
+    state: State,
+    requester: Requester,
+    Path(names): Path<Names>,
+    request: Request,
+) -> Result<Response, Problem> {
+    let wanted: ShellRequest = body::read(request, "a shell", limits::SHELL_BODY).await?;
+    let asking = Asking::new(&state, &requester, &names, wanted.kind).await?;
+    asking.begin(&state, &requester)?;
+    let question = ShellQuestion::Open(wanted);
+    let opening = asking.agents.open(asking.kind, &asking.identity, &question);
+    let opened = match opening.await {
+        Ok(opened) => opened,
+        Err(error) => {
+            let problem = Problem::from(error);
+            let did = Did::to(KIND, "").subject(&asking.place);
+            return Ok(did.refused(&problem).with(problem.into_response()));
+        }
+    };
+    let view = opened.view.clone();
+    let mut grant = view.kind.to_string();
+    if !view.missing.is_empty() {
+        grant.push_str(&format!(", without {}", view.missing.join(", ")));
+    }
+    let did = asking.did(&view.id).grant(grant);
+    tokio::spawn(keep(state, asking, opened));
+    Ok(did.with((StatusCode::CREATED, Json(view))))
+}
+
+async fn read(
+    state: State,
+    requester: Requester,
+    Path(names): Path<Names>,
+) -> Result<Response, Problem> {
+    let (_, view) = named(&state, &requester, &names).await?;
+    Ok(Json(view).into_response())
+}
+
+async fn end(
+    state: State,
+    requester: Requester,
+    Path(names): Path<Names>,
+) -> Result<Response, Problem> {
+    let (asking, ShellView { id, .. }) = named(&state, &requester, &names).await?;
+    asking.begin(&state, &requester)?;
+    let question = ShellQuestion::End { id: id.clone() };
+    let ending = asking
+        .agents
+        .about(asking.kind, &asking.identity, &question);
+    let (ended, did) = (ending.await, asking.did(&id));
+    Ok(match ended {
+        Ok(_) => did.removed().with(StatusCode::NO_CONTENT),
+        Err(error) => did.with(Problem::from(error).into_response()),
+    })
+}
+
+/// Ends the shell with the permission for it, and writes its end down (rule 15).
+async fn keep(state: State, asking: Asking, opened: Opened) {
+    let (received, view) = (OffsetDateTime::now_utc(), opened.view.clone());
+    let ended = opened.until_ended(asking.permit.revocation.clone()).await;
+    let (outcome, output) = match &ended {
+        Ended::Told(view) => {
+            let end = view.end.as_ref();
+            let exit = end.and_then(|end| end.exit).map(|exit| format!(", {exit}"));
+            let cause = end.map(|end| end.cause.as_str()).unwrap_or_default();
+            (
+                format!("{cause}{}", exit.unwrap_or_default()),
+                Some(view.output),
+            )
+        }
+        Ended::Revoked => ("revoked".to_owned(), None),
+        Ended::Lost => ("its agent is not heard of any more".to_owned(), None),
+    };
+    let lasted = OffsetDateTime::now_utc() - received;
+    let mut details = vec![
+        ("underpass.dev/object".into(), format!("{KIND}/{}", view.id)),
+        ("underpass.dev/subject".into(), asking.place.clone()),
+        ("underpass.dev/outcome".into(), outcome),
+        (
+            "underpass.dev/milliseconds".into(),
+            lasted.whole_milliseconds().to_string(),
+        ),
+    ];
+    details.extend(output.map(|bytes| ("underpass.dev/bytes-down".into(), bytes.to_string())));
+    let path = format!("/v1/clusters/{}/shells/{}", asking.permit.cluster, view.id);
+    state.audit_log.own_call(&OwnCall {
+        caller: OwnCaller::Identity(&asking.permit.identity),
+        client: None,
+        method: &http::Method::DELETE,
+        path: &path,
+        user_agent: "",
+        received,
+        code: StatusCode::OK.as_u16(),
+        details: &details,
+    });
+}
+
+impl From<ShellError> for Problem {
+    fn from(error: ShellError) -> Self {
+        match error {
+            ShellError::Ask(error) => error.into(),
+            ShellError::Refused(problem) => problem.into(),
+            ShellError::Silent => {
+                let detail = "the agent did not answer in time; it may have the question";
+                Self::later(StatusCode::GATEWAY_TIMEOUT, detail, 1)
+            }
+        }
+    }
+}
+
+/// An agent's own words.
+impl From<ShellProblem> for Problem {
+    fn from(problem: ShellProblem) -> Self {
+        let status = match problem.reason {
+            ShellRefusal::Malformed => StatusCode::UNPROCESSABLE_ENTITY,
+            ShellRefusal::Forbidden | ShellRefusal::Unprotected => StatusCode::FORBIDDEN,
+            ShellRefusal::NotFound => StatusCode::NOT_FOUND,
+            ShellRefusal::TooMany => StatusCode::CONFLICT,
+            ShellRefusal::Stopping => {
+                return Self::later(StatusCode::SERVICE_UNAVAILABLE, problem.detail, 1);
+            }
+            _ => StatusCode::BAD_GATEWAY,
+        };
+        Self::new(status, problem.detail)
+    }
+}
