@@ -3,12 +3,12 @@
 mod join;
 mod node;
 mod registration;
+mod shell;
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use clap_complete::Shell;
 use underpass_core::{Authority, ClusterName, Name, NodeName, Role};
 use underpass_forward::{ListenAddress, Rule};
 
@@ -17,6 +17,7 @@ pub(crate) use self::join::{
 };
 pub(crate) use self::node::{Argument, Node, NodeOperations, NodeRun};
 pub(crate) use self::registration::Credentials;
+pub(crate) use self::shell::{AFTER_SHELL, At, Shell, ShellCommand};
 
 const AFTER_HELP: &str = "\
 Log in once, and kubectl uses the login:
@@ -85,6 +86,9 @@ pub(crate) enum Command {
     /// Lead ports and sockets of this machine to services of a cluster, or to a node of it, until Ctrl-C
     #[command(after_help = AFTER_FORWARD)]
     Forward(Forward),
+    /// Open a shell at an agent of a cluster, or attach to one
+    #[command(after_help = AFTER_SHELL)]
+    Shell(Shell),
     /// Print the token of a login for kubectl, which runs this as a credential plugin
     Credential,
     /// Clusters, and join tokens for their agents
@@ -111,7 +115,7 @@ pub(crate) enum Command {
     /// Print a script that completes commands and flags in a shell
     Completion {
         /// The shell
-        shell: Shell,
+        shell: clap_complete::Shell,
     },
 }
 

@@ -230,6 +230,10 @@ async fn keep(state: State, asking: Asking, opened: Opened) {
         Ended::Revoked => ("revoked".to_owned(), None),
         Ended::Lost => ("its agent is not heard of any more".to_owned(), None),
     };
+    tracing::info!(
+        target: "underpass::audit", user = asking.permit.identity.user(), id = %view.id, kind = %view.kind,
+        place = asking.place, output, "a shell ended: {outcome}"
+    );
     let lasted = OffsetDateTime::now_utc() - received;
     let mut details = vec![
         ("underpass.dev/object".into(), format!("{KIND}/{}", view.id)),

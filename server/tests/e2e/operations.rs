@@ -170,7 +170,7 @@ impl Site {
         path
     }
 
-    fn command(&self, token: &Path, arguments: &[&str]) -> Command {
+    pub(crate) fn command(&self, token: &Path, arguments: &[&str]) -> Command {
         let mut command = Command::new(PROGRAMS.cli());
         command
             .env_clear()

@@ -1,10 +1,13 @@
 //! A viewer of a shell, at the other end of a WebSocket (RFC 6455) that speaks Kubernetes's channels (KEP-4006).
 
+mod handshake;
+
 use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{SinkExt as _, StreamExt as _};
 use serde::Serialize;
 use serde_json::{Value, json};
 use thiserror::Error;
+use tokio::io::AsyncWriteExt as _;
 use tokio::time::timeout;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Error as SocketError;
@@ -22,8 +25,6 @@ use underpass_tunnel::{IncomingStream, Stream, StreamError};
 
 use super::view;
 use crate::limits;
-
-mod handshake;
 
 use self::handshake::{Asked, Dialect};
 
@@ -92,9 +93,15 @@ pub(super) async fn watch(
     };
     // The peer may be gone already.
     let closing = async {
-        if to.send(Message::Close(Some(close))).await.is_ok() {
-            while let Some(Ok(_)) = from.next().await {}
-        }
+        let _ = to.send(Message::Close(Some(close))).await;
+        while let Some(Ok(_)) = from.next().await {}
+        let Ok(mut socket) = to.reunite(from) else {
+            return;
+        };
+        // The end of the stream is clean in both directions.
+        let stream = socket.get_mut();
+        let _ = stream.shutdown().await;
+        while let Ok(Some(_)) = stream.read_bytes().await {}
     };
     let _ = timeout(limits::VIEWER_CLOSING_TIME, closing).await;
     watched

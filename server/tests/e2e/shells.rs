@@ -1,0 +1,174 @@
+//! Shells at an agent, by the program that people run, at a terminal.
+
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use serde_json::Value;
+use underpass_testenv::Transport;
+use underpass_testenv::testing::{eventually, run, text};
+
+use crate::operations::{CLUSTER_OF_NODES, NODE, Site};
+use crate::over_both_transports;
+use crate::terminal::Terminal;
+
+over_both_transports!(
+    a_shell_outlives_its_viewers,
+    rule_12_a_shell_ends_with_the_permission_for_it,
+);
+
+/// Kernels differ in the protections that they give to tests.
+const POLICY: &str = "
+shells:
+  node:
+    program: /bin/sh
+    environment: {set: {PS1: '$ ', PATH: /usr/bin:/bin}}
+    mayBeMissing: [cgroup]
+";
+
+const SIZE: (u16, u16) = (80, 24);
+
+fn shell(site: &Site, token: &Path, more: &[&str]) -> Terminal {
+    let shell = ["shell", CLUSTER_OF_NODES, "--node", NODE];
+    Terminal::start(&site.command(token, &[&shell[..], more].concat()), SIZE)
+}
+
+async fn listed(site: &Site, token: &Path) -> String {
+    let list = ["shell", "list", CLUSTER_OF_NODES, "--node", NODE];
+    let listed = run(&mut site.command(token, &list), b"").await;
+    assert!(listed.status.success(), "{listed:?}");
+    text(&listed.stdout)
+}
+
+/// The id that a viewer is told when it detaches.
+fn id(text: &str) -> String {
+    let (_, id) = text.rsplit_once("--attach ").unwrap();
+    id[..32].to_owned()
+}
+
+async fn a_shell_outlives_its_viewers(transport: Transport) {
+    let site = Site::new(transport, POLICY).await;
+    let alice = site.user("alice", "admin");
+    let mut first = shell(&site, &alice, &["--kind", "node"]);
+    first.shows("$ ").await;
+    first.press("echo $((6*7)) $TERM; tty\r");
+    first.shows("42 xterm-256color").await;
+    first.shows("/dev/pts/").await;
+    first.resize(100, 30);
+    eventually("the shell has the terminal's size", async || {
+        first.press("stty size\r");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        let text = first.text();
+        match text.contains("30 100") {
+            true => Ok(()),
+            false => Err(text),
+        }
+    })
+    .await;
+    // Something with colours, that a fresh terminal would not show.
+    first.press("clear; printf '\\033[31mred\\033[0m end\\n'\r");
+    first.shows("red\u{1b}[0m end").await;
+    first.press("\r~.");
+    let (status, said) = first.ended().await;
+    assert_eq!(status, Some(0), "{said}");
+    let id = id(&said);
+    let row = listed(&site, &alice).await;
+    assert!(row.contains(&id) && row.contains("running"), "{row}");
+
+    let second = shell(&site, &alice, &["--attach", &id]);
+    second.shows("red").await;
+    let mut third = shell(&site, &alice, &["--attach", &id]);
+    third.shows("another viewer writes").await;
+    eventually("both viewers show the same screen", async || {
+        let screens = [second.screen(), third.screen()];
+        match screens[0] == screens[1] || third.text().contains("red") {
+            true => Ok(()),
+            false => Err(screens),
+        }
+    })
+    .await;
+    third.press("~t");
+    second
+        .shows("another viewer writes to this shell now")
+        .await;
+    third.press("exit 7\r");
+    for viewer in [second, third] {
+        let (status, said) = viewer.ended().await;
+        assert_eq!(status, Some(7), "{said}");
+    }
+    let row = listed(&site, &alice).await;
+    assert!(row.contains("exit status 7"), "{row}");
+    // Rule 15: the server's audit log has its beginning and its end.
+    let log = site.deployment.server_log().unwrap();
+    let told = log.lines().filter(|line| line.contains(&id));
+    let outcomes: Vec<_> = told
+        .filter(|line| line.contains("its program ended, exit status 7"))
+        .collect();
+    assert_eq!(outcomes.len(), 1, "{log}");
+    // No viewer was lost.
+    assert!(!log.contains(r#"outcome="lost""#), "{log}");
+}
+
+async fn rule_12_a_shell_ends_with_the_permission_for_it(transport: Transport) {
+    let site = Site::new(transport, POLICY).await;
+    let alice = site.user("alice", "admin");
+    let mark = site.deployment.dir().join("pid");
+    let mut viewer = shell(&site, &alice, &["--kind", "node"]);
+    viewer.shows("$ ").await;
+    // It would outlive its terminal.
+    viewer.press(&format!(
+        "trap '' HUP; setsid sleep 1000 & echo $! > {}; echo be\"\"gun\r",
+        mark.display()
+    ));
+    viewer.shows("begun").await;
+    // Nobody else sees it.
+    let bob = site.user("bob", "admin");
+    assert_eq!(listed(&site, &bob).await.lines().count(), 1);
+    let own = listed(&site, &alice).await;
+    let id = own.lines().nth(1).unwrap().split_whitespace().next();
+    let id = id.unwrap().to_owned();
+    let (status, said) = shell(&site, &bob, &["--attach", &id]).ended().await;
+    assert_eq!(status, Some(1), "{said}");
+    assert!(said.contains("no such shell"), "{said}");
+    // Nor does a role that lets nobody onto nodes.
+    let carol = site.user("carol", "shell");
+    let (status, said) = shell(&site, &carol, &["--kind", "node"]).ended().await;
+    assert_eq!(status, Some(1), "{said}");
+    assert!(said.contains("role admin"), "{said}");
+
+    let bindings = site.administer(&["binding", "list"]);
+    let binding = bindings
+        .lines()
+        .find(|line| line.contains("alice"))
+        .unwrap();
+    let binding = binding.split_whitespace().next().unwrap();
+    site.administer(&["binding", "remove", binding]);
+    let (status, said) = viewer.ended().await;
+    assert_eq!(status, Some(1), "{said}");
+    let marked = fs::read_to_string(&mark).unwrap();
+    eventually("nothing of the shell is left", async || {
+        match Path::new(&format!("/proc/{}", marked.trim())).exists() {
+            true => Err(marked.clone()),
+            false => Ok(()),
+        }
+    })
+    .await;
+    // Rule 15.
+    let audit = site.deployment.dir().join("data/audit.log");
+    eventually("the audit log has the end", async || {
+        let log = fs::read_to_string(&audit).unwrap();
+        let events = log
+            .lines()
+            .map(|line| serde_json::from_str::<Value>(line).unwrap());
+        let object = format!("shell/{id}");
+        let mut outcomes = events
+            .map(|event| event["annotations"].clone())
+            .filter(|told| told["underpass.dev/object"] == object)
+            .filter_map(|told| told["underpass.dev/outcome"].as_str().map(str::to_owned));
+        match outcomes.next().as_deref() {
+            Some("revoked") => Ok(()),
+            _ => Err(log),
+        }
+    })
+    .await;
+}
