@@ -20,6 +20,7 @@ use super::{
     budget::Seat,
     sending::Sending,
     services::ServiceCall,
+    shells::ShellCall,
 };
 use underpass_core::{
     Body, BoxError, ClusterLogShare, ClusterName, Protocol, Rejection,
@@ -74,6 +75,8 @@ pub(super) enum Question {
     },
     /// To a service.
     Service(Arc<ServiceCall>),
+    /// To a shell.
+    Shell(Arc<ShellCall>),
 }
 
 impl Question {
@@ -81,6 +84,7 @@ impl Question {
         match self {
             Self::Api { call, .. } => call.upgrade(),
             Self::Service(call) => call.upgrade(),
+            Self::Shell(call) => Some(call.upgrade()),
         }
     }
 
@@ -88,7 +92,7 @@ impl Question {
     fn is_workloads(&self) -> bool {
         match self {
             Self::Api { call, .. } => call.info().is_proxied(),
-            Self::Service(_) => true,
+            Self::Service(_) | Self::Shell(_) => true,
         }
     }
 
@@ -96,7 +100,7 @@ impl Question {
     fn is_long(&self) -> bool {
         match self {
             Self::Api { call, .. } => call.is_long(),
-            Self::Service(_) => true,
+            Self::Service(_) | Self::Shell(_) => true,
         }
     }
 
@@ -108,6 +112,7 @@ impl Question {
                 headers::clean_response(parts.status, &mut parts.headers, call, hop)
             }
             Self::Service(call) => call.clean(parts.status, &mut parts.headers),
+            Self::Shell(call) => call.clean(parts),
         }
     }
 }

@@ -17,6 +17,7 @@ use super::{
     budget::{Seat, SeatKind},
     route::{Destination, Route},
     services::{self, NoService, Reply, ServiceWay},
+    shells::ShellWay,
     targets::Location,
 };
 use underpass_authenticate::adopt_websocket_bearer;
@@ -39,6 +40,8 @@ enum Way {
     Api(Option<Route>),
     /// To a service of it.
     Service(Result<ServiceWay, NoService>),
+    /// To a shell at an agent of it.
+    Shell(ShellWay),
     /// Nowhere.
     Nowhere(Rejection),
 }
@@ -86,6 +89,7 @@ impl Front {
             }
             Destination::Cluster(route) => Way::Api(route),
             Destination::Service(way) => Way::Service(way),
+            Destination::Shell(way) => Way::Shell(way),
             Destination::Nowhere(rejection) => Way::Nowhere(rejection),
         };
         let id = underpass_core::new_audit_id();
@@ -122,6 +126,10 @@ impl Front {
             Way::Service(way) => {
                 let asking = self.ask_service(request, connection, way, &mut record);
                 asking.await
+            }
+            Way::Shell(way) => {
+                let viewing = self.view_shell(request, connection, way, &mut record);
+                viewing.await.map(Box::new).map(Reply::Answer)
             }
             Way::Nowhere(rejection) => Err(rejection),
         };

@@ -34,6 +34,7 @@ pub(crate) mod route;
 mod sending;
 mod serve;
 mod services;
+mod shells;
 mod strangers;
 mod targets;
 mod unreadable;

@@ -1,5 +1,5 @@
 //! Where a request goes: to the server itself, or to one cluster, by `/k8s/clusters/{cluster}/…` or by a name of the cluster's own, or
-//! to a service of one, by `/v1/clusters/{cluster}/services/…` (security rules 6 and 8). This is the one place where that is decided.
+//! to a service of one, by `/v1/clusters/{cluster}/services/…`, or to a shell at an agent (security rules 6 and 8). This is the one place where that is decided.
 
 use bytes::Bytes;
 use http::{
@@ -7,7 +7,10 @@ use http::{
     uri::{Authority, PathAndQuery, Scheme},
 };
 
-use super::services::{NoService, ServiceWay};
+use super::{
+    services::{NoService, ServiceWay},
+    shells::ShellWay,
+};
 use underpass_core::{ClusterDomains, ClusterName, HostName, Rejection};
 
 /// The prefix of clusters' paths, at a name of the server's.
@@ -32,6 +35,8 @@ pub(crate) enum Destination {
     Cluster(Option<Route>),
     /// A service of a cluster; or the reason that there is none, for a caller who is known.
     Service(Result<ServiceWay, NoService>),
+    /// A shell at an agent, for a viewer.
+    Shell(ShellWay),
     /// Nothing: its names do not belong together. No credential changes that.
     Nowhere(Rejection),
 }
@@ -103,9 +108,15 @@ impl Destination {
             }
             // Not before: an absolute target that has a cluster's path means that.
             _ if asks_a_proxy(request) => Self::Nowhere(Rejection::BadRequest(NO_FORWARD_PROXY)),
-            target => target
-                .and_then(ServiceWay::read)
-                .map_or(Self::Server, Self::Service),
+            None => Self::Server,
+            Some(target) => {
+                // Only a WebSocket is the gateway's.
+                let shell = request.headers().contains_key(header::UPGRADE);
+                let shell = shell.then(|| ShellWay::read(target)).flatten();
+                let service = || ServiceWay::read(target).map(Self::Service);
+                let found = shell.map(Self::Shell).or_else(service);
+                found.unwrap_or(Self::Server)
+            }
         }
     }
 }
@@ -194,6 +205,7 @@ mod tests {
             Destination::Server => "server".to_owned(),
             Destination::Cluster(None) => "no cluster".to_owned(),
             Destination::Cluster(Some(route)) => format!("{} {}", route.cluster, route.path),
+            Destination::Shell(way) => format!("{} {}", way.cluster, way.target),
             Destination::Service(Ok(way)) => format!("{} {}", way.cluster, way.service),
             Destination::Service(Err(NoService { rejection, .. }))
             | Destination::Nowhere(rejection) => rejection.code().as_str().to_owned(),

@@ -115,6 +115,11 @@ impl UpgradeRequest {
         }))
     }
 
+    /// Is it one to a WebSocket?
+    pub fn is_websocket(&self) -> bool {
+        self.protocol == Protocol::WebSocket
+    }
+
     /// Writes exactly `Connection: Upgrade` and one `Upgrade` header onto cleaned headers.
     pub fn write(&self, headers: &mut HeaderMap) {
         headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));

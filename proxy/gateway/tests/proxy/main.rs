@@ -34,6 +34,7 @@ mod pool;
 mod redirects;
 #[cfg(test)]
 mod services;
+mod shells;
 #[cfg(test)]
 mod smuggling;
 #[cfg(test)]

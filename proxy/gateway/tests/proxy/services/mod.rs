@@ -9,7 +9,7 @@ mod grpc;
 #[cfg(test)]
 mod requests;
 #[cfg(test)]
-mod site;
+pub(crate) mod site;
 #[cfg(test)]
 mod tls;
 #[cfg(test)]

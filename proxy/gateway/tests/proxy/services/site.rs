@@ -40,12 +40,19 @@ pub(crate) async fn answered(
     lines: &str,
     answer: &str,
 ) -> (String, String) {
-    let request = head(
-        world,
-        "GET",
-        &format!("{WEB}{path}"),
-        &format!("{lines}Connection: close\r\n"),
-    );
+    let lines = format!("{lines}Connection: close\r\n");
+    answered_at(agent, world, &format!("{WEB}{path}"), &lines, answer).await
+}
+
+/// A GET as alice of this path, which `answer` is the answer to.
+pub(crate) async fn answered_at(
+    agent: &Agent,
+    world: &World,
+    path: &str,
+    lines: &str,
+    answer: &str,
+) -> (String, String) {
+    let request = head(world, "GET", path, lines);
     let serving = async {
         let mut end = agent.next_end().await;
         let asked = end.head().await;
