@@ -21,7 +21,8 @@ use underpass_api::{
     AccessGiven, AccessRequest, AgentMade, AgentRequest, AgentView, JOIN, JoinAnswer, JoinRequest,
     JoinTokenMade, JoinTokenRequest, JoinTokenView, KeyRotated, LoginRequest, LoginWays, Myself,
     NewPassword, NodeList, OperationList, OperationRecord, OperationRequest, OutputPage, Problem,
-    Reachability, RegistrationStatus, SERVER, ServerInfo, TokenMade, TokenRequest, TokenView,
+    Reachability, RegistrationStatus, SERVER, ServerInfo, ShellList, ShellRequest, ShellView,
+    TokenMade, TokenRequest, TokenView,
 };
 
 use super::resource::Resource;
@@ -138,6 +139,7 @@ fn operations(schemas: &mut Schemas) -> Vec<Described> {
     all.push(Described::remove("/v1/agents/{id}", about));
     joins(&mut all, schemas);
     nodes(&mut all, schemas);
+    shells(&mut all, schemas);
 
     let token = schemas.of::<TokenView>();
     let list = schemas.list(token.clone(), "TokenList");
@@ -239,6 +241,34 @@ fn nodes(all: &mut Vec<Described>, schemas: &mut Schemas) {
     let mut output = Described::read(path, about, page);
     output.filters = &["from", "wait"];
     all.push(output);
+}
+
+/// Shells at agents.
+fn shells(all: &mut Vec<Described>, schemas: &mut Schemas) {
+    let (wanted, list) = (schemas.of::<ShellRequest>(), schemas.of::<ShellList>());
+    let view = schemas.of::<ShellView>();
+    for (list_about, open_about, many, one) in [
+        (
+            "The caller's shells at the cluster's agent; needs the role shell on the cluster, as all that follows",
+            "Opens a shell at the cluster's agent, as its policy allows; one of the kind node needs the role admin",
+            "/v1/clusters/{name}/shells",
+            "/v1/clusters/{name}/shells/{id}",
+        ),
+        (
+            "The caller's shells at the node's agent",
+            "Opens a shell at the node's agent",
+            "/v1/clusters/{name}/nodes/{node}/shells",
+            "/v1/clusters/{name}/nodes/{node}/shells/{id}",
+        ),
+    ] {
+        all.push(Described::read(many, list_about, list.clone()));
+        let opening = Described::create(many, open_about, wanted.clone(), view.clone());
+        all.push(opening);
+        let about = "A shell; with the header Upgrade: websocket, a viewer attaches to it";
+        all.push(Described::read(one, about, view.clone()));
+        let about = "Ends a shell, with all of its processes";
+        all.push(Described::remove(one, about));
+    }
 }
 
 fn resource<R: Resource>(all: &mut Vec<Described>, schemas: &mut Schemas) {

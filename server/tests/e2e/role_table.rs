@@ -62,6 +62,18 @@ const OPERATIONS: &[&str] = &[
     "GET /v1/clusters/{name}/nodes/{node}/operations/{id}/output",
 ];
 
+/// The further requests of a user with the role `shell` in a cluster, which its administrators may make as well.
+const SHELLS: &[&str] = &[
+    "GET /v1/clusters/{name}/shells",
+    "POST /v1/clusters/{name}/shells",
+    "GET /v1/clusters/{name}/shells/{id}",
+    "DELETE /v1/clusters/{name}/shells/{id}",
+    "GET /v1/clusters/{name}/nodes/{node}/shells",
+    "POST /v1/clusters/{name}/nodes/{node}/shells",
+    "GET /v1/clusters/{name}/nodes/{node}/shells/{id}",
+    "DELETE /v1/clusters/{name}/nodes/{node}/shells/{id}",
+];
+
 /// The request of an agent with a join token, and of nobody else.
 const JOINING: &[&str] = &["POST /v1/join"];
 
@@ -201,7 +213,7 @@ fn operator() -> Vec<&'static str> {
 
 /// The requests of a cluster's administrator.
 fn keeper() -> Vec<&'static str> {
-    [USER, CLUSTER_ADMIN, OPERATIONS].concat()
+    [USER, CLUSTER_ADMIN, OPERATIONS, SHELLS].concat()
 }
 
 /// The requests of an administrator of everything.

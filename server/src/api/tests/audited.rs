@@ -35,7 +35,18 @@ impl Kept {
 
     /// Waits for the event about this object.
     pub(super) async fn about(&self, object: &str) -> Value {
-        let is_it = |event: &&Value| event["annotations"]["underpass.dev/object"] == object;
+        self.first(|told| told["underpass.dev/object"] == object)
+            .await
+    }
+
+    /// Waits for an event that has this annotation.
+    pub(super) async fn with(&self, annotation: &str) -> Value {
+        self.first(|told| !told[annotation].is_null()).await
+    }
+
+    /// Waits for the first event with annotations like these.
+    async fn first(&self, is_it: impl Fn(&Value) -> bool) -> Value {
+        let is_it = |event: &&Value| is_it(&event["annotations"]);
         let waiting = async {
             loop {
                 let found = self.0.lock().unwrap().iter().find(is_it).cloned();

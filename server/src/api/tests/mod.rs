@@ -26,6 +26,7 @@ mod names;
 mod nodes;
 mod objects;
 mod rights;
+mod shells;
 
 /// The only program that may be run.
 const PLUGIN: &str = "/opt/plugin";

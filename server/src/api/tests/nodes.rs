@@ -45,11 +45,11 @@ impl Connected for Nodes {
 }
 
 /// An API with an agent on the node `worker-1` of `prod`, and the agent's end of the session.
-async fn world() -> (World, Session) {
+pub(super) async fn world() -> (World, Session) {
     audited(AuditLog::default()).await
 }
 
-async fn audited(audit_log: AuditLog) -> (World, Session) {
+pub(super) async fn audited(audit_log: AuditLog) -> (World, Session) {
     let (world, mut agents) = world_of(audit_log, &[("node", "worker-1")]).await;
     (world, agents.remove(0))
 }

@@ -1,0 +1,239 @@
+//! Shells, and the words of their agents.
+
+use std::sync::Arc;
+
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use underpass_core::Identity;
+use underpass_tunnel::{ResetCode, Session, Stream, StreamError};
+
+use super::audited::Kept;
+use super::nodes::{audited, world};
+use super::*;
+
+const ALL: &str = "/v1/clusters/prod/nodes/worker-1/shells";
+const ID: &str = "0123456789abcdef0123456789abcdef";
+
+fn shell(id: &str, more: Value) -> Value {
+    let mut shell = json!({
+        "id": id, "kind": "kubectl", "user": "alice", "created": "2026-01-01T00:00:00Z", "columns": 80, "rows": 24,
+        "output": 0, "viewers": 0,
+    });
+    let more = more.as_object().cloned().unwrap_or_default();
+    shell.as_object_mut().unwrap().extend(more);
+    json!({ "shell": shell })
+}
+
+fn refused(reason: &str) -> Value {
+    json!({"refused": {"reason": reason, "detail": "no"}})
+}
+
+/// A question that an agent was asked.
+struct Asked {
+    target: String,
+    user: String,
+    question: Value,
+    stream: BufReader<Stream>,
+}
+
+impl Asked {
+    async fn of(agent: &Session) -> Self {
+        let incoming = agent.accept().await.unwrap();
+        let target = incoming.target().to_owned();
+        let user = Identity::decode(incoming.header()).unwrap();
+        let mut stream = BufReader::new(incoming.accept().await.unwrap());
+        let mut question = String::new();
+        stream.read_line(&mut question).await.unwrap();
+        Self {
+            target,
+            user: user.user().to_owned(),
+            question: serde_json::from_str(&question).unwrap(),
+            stream,
+        }
+    }
+
+    async fn answer(&mut self, lines: &[Value]) {
+        for line in lines {
+            let line = format!("{line}\n");
+            self.stream.write_all(line.as_bytes()).await.unwrap();
+        }
+        self.stream.flush().await.unwrap();
+    }
+
+    async fn end(mut self, lines: &[Value]) -> (String, Value) {
+        self.answer(lines).await;
+        self.stream.shutdown().await.unwrap();
+        (self.target, self.question)
+    }
+
+    /// Why the server has ended the stream.
+    async fn given_up(&mut self) -> Option<ResetCode> {
+        let mut rest = Vec::new();
+        let error = self.stream.read_to_end(&mut rest).await.err()?;
+        let error = error.into_inner()?.downcast::<StreamError>().ok()?;
+        match *error {
+            StreamError::Reset(code) => Some(code),
+            _ => None,
+        }
+    }
+}
+
+async fn answered(agent: &Session, lines: &[Value]) -> (String, Value) {
+    Asked::of(agent).await.end(lines).await
+}
+
+async fn alice(world: &World, role: &str) -> Requester {
+    let rights = json!({"clusters": ["prod"], "role": role});
+    world.user("alice", rights).await
+}
+
+#[tokio::test]
+async fn rule_12_a_shell_ends_at_its_agent_with_the_permission() {
+    let kept = Kept::default();
+    let (world, agent) = audited(kept.audit_log()).await;
+    let alice = alice(&world, "shell").await;
+    let wanted = json!({"columns": 100, "rows": 30, "term": "vt100"});
+    let opening = world.ask(&alice, Method::POST, ALL, &wanted, &[]);
+    let opened = async {
+        let mut asked = Asked::of(&agent).await;
+        asked
+            .answer(&[shell(ID, json!({"missing": ["cgroup"]}))])
+            .await;
+        asked
+    };
+    let (answer, mut asked) = tokio::join!(opening, opened);
+    let view = answer.expect(201);
+    assert_eq!((&view["id"], &view["viewers"]), (&json!(ID), &json!(0)));
+    assert_eq!(
+        (asked.target.as_str(), asked.user.as_str()),
+        ("shell", "alice")
+    );
+    let question =
+        json!({"open": {"kind": "kubectl", "columns": 100, "rows": 30, "term": "vt100"}});
+    assert_eq!(asked.question, question);
+    let begun = kept.about(&format!("shell/{ID}")).await;
+    let told = &begun["annotations"];
+    assert_eq!(told["underpass.dev/grant"], "kubectl, without cgroup");
+    assert_eq!(told["underpass.dev/subject"], "node:prod/worker-1");
+    let binding = "/v1/bindings/user-alice-shell";
+    let removed = world.operate(Method::DELETE, binding, Value::Null).await;
+    removed.expect(204);
+    let given_up = tokio::time::timeout(Duration::from_secs(10), asked.given_up());
+    assert_eq!(given_up.await.unwrap(), Some(ResetCode::Forbidden));
+}
+
+#[tokio::test]
+async fn a_shells_end_is_written_down_with_its_status() {
+    let kept = Kept::default();
+    let (world, agent) = audited(kept.audit_log()).await;
+    let alice = alice(&world, "shell").await;
+    let wanted = json!({});
+    let opening = world.ask(&alice, Method::POST, ALL, &wanted, &[]);
+    let end = json!({"exit": {"status": 3}, "cause": "its program ended", "byItself": true});
+    let ended = shell(ID, json!({"end": end, "output": 42}));
+    let lines = [shell(ID, json!({})), ended];
+    let (answer, _) = tokio::join!(opening, answered(&agent, &lines));
+    answer.expect(201);
+    let told = kept.with("underpass.dev/outcome").await;
+    let told = &told["annotations"];
+    assert_eq!(told["underpass.dev/object"], format!("shell/{ID}"));
+    assert_eq!(
+        told["underpass.dev/outcome"],
+        "its program ended, exit status 3"
+    );
+    assert_eq!(told["underpass.dev/bytes-down"], "42");
+}
+
+#[tokio::test]
+async fn rule_8_each_kind_of_shell_needs_its_role() {
+    let (world, agent) = world().await;
+    for (role, kubectl, node) in [
+        ("view", 403, 403),
+        ("access", 403, 403),
+        ("services", 403, 403),
+        ("operations", 403, 403),
+        ("shell", 201, 403),
+        ("operate", 201, 403),
+        ("admin", 201, 201),
+    ] {
+        let name = format!("u-{role}");
+        let rights = json!({"clusters": ["prod"], "role": role});
+        let user = world.user(&name, rights).await;
+        for (kind, status) in [("kubectl", kubectl), ("node", node)] {
+            let wanted = json!({"kind": kind});
+            let asking = world.ask(&user, Method::POST, ALL, &wanted, &[]);
+            let answering = async {
+                if status == 201 {
+                    answered(&agent, &[shell(ID, json!({"kind": kind}))]).await;
+                }
+            };
+            let (answer, ()) = tokio::join!(asking, answering);
+            answer.expect(status);
+        }
+    }
+    let nobody = world.user("nobody", json!({})).await;
+    for path in [ALL.to_owned(), format!("{ALL}/{ID}")] {
+        let answer = world.ask(&nobody, Method::GET, &path, &Value::Null, &[]);
+        answer.await.expect(403);
+    }
+}
+
+#[tokio::test]
+async fn rule_20_the_server_reads_an_agents_words_about_shells_strictly() {
+    let (world, agent) = world().await;
+    let alice = alice(&world, "shell").await;
+    let path = format!("{ALL}/{ID}");
+    for (line, status) in [
+        (shell(ID, json!({})), 200),
+        (shell(ID, json!({"kind": "node"})), 502),
+        (json!({}), 502),
+        (refused("not-found"), 404),
+        (refused("forbidden"), 403),
+        (refused("unprotected"), 403),
+        (refused("too-many"), 409),
+        (refused("unusable"), 502),
+        (refused("stopping"), 503),
+        (refused("of a newer version"), 502),
+    ] {
+        let lines = [line];
+        let asking = world.ask(&alice, Method::GET, &path, &Value::Null, &[]);
+        let (answer, (target, question)) = tokio::join!(asking, answered(&agent, &lines));
+        answer.expect(status);
+        assert_eq!(target, "shell");
+        assert_eq!(question, json!({"read": {"id": ID}}));
+    }
+    let asking = world.ask(&alice, Method::GET, ALL, &Value::Null, &[]);
+    let lines = [
+        shell(ID, json!({"created": "2026-01-02T00:00:00Z"})),
+        shell(
+            &ID.replace('0', "1"),
+            json!({"created": "2026-01-03T00:00:00Z"}),
+        ),
+        shell(ID, json!({})),
+    ];
+    let (answer, (_, question)) = tokio::join!(asking, answered(&agent, &lines));
+    assert_eq!(question, json!({"list": {}}));
+    let list = answer.expect(200);
+    let created: Vec<_> = list["items"].as_array().unwrap().iter().collect();
+    assert_eq!(created[0]["created"], "2026-01-03T00:00:00Z", "{list}");
+    for bad in ["x", "0123456789ABCDEF0123456789abcdef", "..%2Fx"] {
+        let path = format!("{ALL}/{bad}");
+        let answer = world.ask(&alice, Method::GET, &path, &Value::Null, &[]);
+        answer.await.expect(422);
+    }
+}
+
+#[tokio::test]
+async fn a_shell_is_ended_at_its_agent() {
+    let (world, agent) = world().await;
+    let alice = alice(&world, "shell").await;
+    let path = format!("{ALL}/{ID}");
+    let asking = world.ask(&alice, Method::DELETE, &path, &Value::Null, &[]);
+    let agent = Arc::new(agent);
+    let answering = async {
+        answered(&agent, &[shell(ID, json!({}))]).await;
+        answered(&agent, &[shell(ID, json!({}))]).await.1
+    };
+    let (answer, question) = tokio::join!(asking, answering);
+    answer.expect(204);
+    assert_eq!(question, json!({"end": {"id": ID}}));
+}
