@@ -59,7 +59,7 @@ pub(crate) struct Site {
     pub(crate) policy: PathBuf,
     state: PathBuf,
     /// A port that leads to the server, for the agent.
-    through: Option<u16>,
+    pub(crate) through: Option<u16>,
 }
 
 /// How a program ended.
@@ -98,7 +98,7 @@ impl Site {
         site
     }
 
-    async fn without_agent(transport: Transport, policy: &str) -> Self {
+    pub(crate) async fn without_agent(transport: Transport, policy: &str) -> Self {
         let deployment = Deployment::start(transport).await;
         let path = |name: &str| deployment.dir().join(name);
         let site = Self {
@@ -138,6 +138,12 @@ impl Site {
         started.unwrap();
     }
 
+    /// The server's port.
+    pub(crate) fn port(&self) -> u16 {
+        let port = self.deployment.url().rsplit(':').next().unwrap();
+        port.parse().unwrap()
+    }
+
     pub(crate) async fn connected(&self) {
         eventually("the node's agent is connected", async || {
             let list = self.administer(&["node", "list", CLUSTER_OF_NODES]);
@@ -171,10 +177,15 @@ impl Site {
     }
 
     pub(crate) fn command(&self, token: &Path, arguments: &[&str]) -> Command {
+        self.command_at(self.deployment.url(), token, arguments)
+    }
+
+    /// The same at another address of the server.
+    pub(crate) fn command_at(&self, url: &str, token: &Path, arguments: &[&str]) -> Command {
         let mut command = Command::new(PROGRAMS.cli());
         command
             .env_clear()
-            .args(["--api", self.deployment.url(), "--api-ca-file"])
+            .args(["--api", url, "--api-ca-file"])
             .arg(self.deployment.ca_file())
             .arg("--api-token-file")
             .arg(token)
@@ -291,8 +302,7 @@ async fn output_arrives_through_cuts_of_both_links() {
 
 async fn an_agent_joins_and_its_operations_output_arrives_through_cuts(transport: Transport) {
     let mut site = Site::without_agent(transport, POLICY).await;
-    let port = site.deployment.url().rsplit(':').next().unwrap();
-    let path = Forgetful::start(port.parse().unwrap()).await;
+    let path = Forgetful::start(site.port()).await;
     site.through = Some(path.port);
     let cuts = Cuts::default();
     // Too fast for many a TLS handshake: the first attempts to join are cut.

@@ -8,6 +8,7 @@ use serde_json::Value;
 use underpass_testenv::Transport;
 use underpass_testenv::testing::{eventually, run, text};
 
+use crate::cutter::{Cuts, Cutter, Forgetful};
 use crate::operations::{CLUSTER_OF_NODES, NODE, Site};
 use crate::over_both_transports;
 use crate::terminal::Terminal;
@@ -15,6 +16,8 @@ use crate::terminal::Terminal;
 over_both_transports!(
     a_shell_outlives_its_viewers,
     rule_12_a_shell_ends_with_the_permission_for_it,
+    what_is_pasted_arrives_whole_through_cuts_of_the_agents_connection,
+    a_viewer_comes_back_at_the_byte_when_its_connection_is_cut,
 );
 
 /// Kernels differ in the protections that they give to tests.
@@ -107,6 +110,80 @@ async fn a_shell_outlives_its_viewers(transport: Transport) {
     assert_eq!(outcomes.len(), 1, "{log}");
     // No viewer was lost.
     assert!(!log.contains(r#"outcome="lost""#), "{log}");
+}
+
+async fn what_is_pasted_arrives_whole_through_cuts_of_the_agents_connection(transport: Transport) {
+    let mut site = Site::without_agent(transport, POLICY).await;
+    let path = Forgetful::start(site.port()).await;
+    site.through = Some(path.port);
+    site.start_agent();
+    site.connected().await;
+    let alice = site.user("alice", "admin");
+    let into = site.deployment.dir().join("pasted");
+    let mut viewer = shell(&site, &alice, &["--kind", "node"]);
+    viewer.shows("$ ").await;
+    let (pieces, piece) = (3, vec![b'x'; 60_000]);
+    let all = pieces * piece.len();
+    viewer.press(&format!(
+        "stty raw -echo; echo rea\"\"dy; head -c {all} > {}; stty sane; echo do\"\"ne\r",
+        into.display()
+    ));
+    viewer.shows("ready").await;
+    let cuts = Cuts::default();
+    let pasting = async {
+        for number in 0..pieces {
+            let letter = b'a' + u8::try_from(number).unwrap();
+            viewer.paste(vec![letter; piece.len()]).await;
+            cuts.wait_for(1).await;
+        }
+        viewer.shows("done").await;
+    };
+    tokio::select! {
+        () = pasting => {}
+        never = path.forget_each(Duration::from_secs(1), &cuts) => match never {},
+    }
+    let pasted = fs::read(&into).unwrap();
+    let letters: Vec<_> = pasted.chunk_by(|one, other| one == other).collect();
+    let letters: Vec<_> = letters
+        .iter()
+        .map(|run| (run[0] as char, run.len()))
+        .collect();
+    let expected: Vec<_> = X.map(|letter| (letter, piece.len())).collect();
+    assert_eq!(letters, expected);
+}
+
+async fn a_viewer_comes_back_at_the_byte_when_its_connection_is_cut(transport: Transport) {
+    let site = Site::new(transport, POLICY).await;
+    let alice = site.user("alice", "admin");
+    let path = Cutter::start(site.port()).await;
+    let url = format!("https://localhost:{}", path.port);
+    let open = ["shell", CLUSTER_OF_NODES, "--node", NODE, "--kind", "node"];
+    let mut viewer = Terminal::start(&site.command_at(&url, &alice, &open), SIZE);
+    viewer.shows("$ ").await;
+    viewer.press("i=0; while :; do echo $i; i=$((i+1)); sleep 0.01; done\r");
+    for cut in 1..=3 {
+        viewer.shows(&format!("\n{}0\r", cut * 5)).await;
+        path.cut();
+        eventually("the viewer is back", async || {
+            let text = viewer.text();
+            match text.matches("connected again").count() >= cut {
+                true => Ok(()),
+                false => Err(text),
+            }
+        })
+        .await;
+    }
+    viewer.shows("\n250\r").await;
+    viewer.press("\u{3}");
+    viewer.press("exit 5\r");
+    let (status, said) = viewer.ended().await;
+    assert_eq!(status, Some(5), "{said}");
+    let numbers = said
+        .lines()
+        .filter_map(|line| line.trim().parse::<u32>().ok());
+    let numbers: Vec<_> = numbers.collect();
+    let all: Vec<_> = (0..).take(numbers.len()).collect();
+    assert_eq!(numbers, all, "{said}");
 }
 
 async fn rule_12_a_shell_ends_with_the_permission_for_it(transport: Transport) {
