@@ -30,6 +30,10 @@ use crate::api::{Api, Connected, Logins, Requester};
 struct NoAgents;
 
 impl Connected for NoAgents {
+    fn keepers(&self) -> Arc<crate::shells::Keepers> {
+        Arc::default()
+    }
+
     fn in_role(&self, _: AgentRole) -> Vec<underpass_tunnel::Session> {
         Vec::new()
     }

@@ -22,7 +22,7 @@ pub(crate) async fn at_node(
     cluster: &ClusterName,
     node: &NodeName,
     (open, request): (&Open, &OpenRequest),
-) -> Result<BoxedIo, ConnectError> {
+) -> Result<(Session, BoxedIo), ConnectError> {
     if !snapshot.has_cluster(cluster) {
         return Err(ConnectError::UnknownCluster);
     }
@@ -48,7 +48,7 @@ pub(crate) async fn at_cluster(
     snapshot: &Snapshot,
     cluster: &ClusterName,
     asked: (&Open, &OpenRequest),
-) -> Result<BoxedIo, ConnectError> {
+) -> Result<(Session, BoxedIo), ConnectError> {
     if !snapshot.has_cluster(cluster) {
         return Err(ConnectError::UnknownCluster);
     }
@@ -63,7 +63,7 @@ async fn first(
     cluster: &ClusterName,
     (open, request): (&Open, &OpenRequest),
     fits: impl Fn(&Session) -> bool,
-) -> Result<Option<BoxedIo>, ConnectError> {
+) -> Result<Option<(Session, BoxedIo)>, ConnectError> {
     let mut asked = HashSet::new();
     let mut elsewhere = None;
     loop {
@@ -75,7 +75,7 @@ async fn first(
         match through(&session, request).await {
             Ok(stream) => {
                 note(&session, snapshot, open);
-                return Ok(Some(stream));
+                return Ok(Some((session, stream)));
             }
             Err(Failed::Gone) => {
                 tracing::debug!(%cluster, session = %session.info().id, "an agent's session is gone");

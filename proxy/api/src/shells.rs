@@ -178,6 +178,11 @@ impl fmt::Display for ShellExit {
 pub enum ShellQuestion {
     /// Open a shell. The stream stays open behind the answer for as long as the shell lives: see [`ShellAnswer`].
     Open(ShellRequest),
+    /// Keep the stream open for as long as a shell lives, as behind the answer to [`ShellQuestion::Open`].
+    Keep {
+        /// The shell.
+        id: ShellId,
+    },
     /// The caller's shells.
     List {},
     /// One of them.
@@ -192,7 +197,7 @@ pub enum ShellQuestion {
     },
 }
 
-/// A line of an answer. Behind the first one to [`ShellQuestion::Open`] there is one more, once the shell has ended.
+/// A line of an answer. Behind the first one to [`ShellQuestion::Open`] and [`ShellQuestion::Keep`] there is one more, once the shell has ended.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum ShellAnswer {
@@ -375,6 +380,7 @@ mod tests {
         for text in [
             r#"{"open":{"kind":"kubectl","columns":80,"rows":24,"term":"vt100"}}"#.to_owned(),
             r#"{"list":{}}"#.to_owned(),
+            format!(r#"{{"keep":{{"id":"{id}"}}}}"#),
             format!(r#"{{"read":{{"id":"{id}"}}}}"#),
             format!(r#"{{"end":{{"id":"{id}"}}}}"#),
         ] {

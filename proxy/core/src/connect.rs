@@ -3,7 +3,9 @@
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use crate::{BoxError, BoxedIo, ClusterName, NodeName, Rejection, StreamClass, Target, Via};
+use crate::{
+    BoxError, BoxedIo, ClusterName, NodeName, Rejection, Revocation, StreamClass, Target, Via,
+};
 
 /// The purpose of a stream.
 #[derive(Clone, Debug)]
@@ -22,6 +24,9 @@ pub struct Open {
     /// It carries one call, which may be made again. Before the first byte of the answer, such a stream fails once its agent has been
     /// away for some seconds and there is another way, instead of waiting for the agent's return.
     pub may_be_repeated: bool,
+    /// The life of the permission for it. The front ends the stream with it; a target that outlives its streams, a shell, has to end by
+    /// itself.
+    pub permission: Revocation,
 }
 
 impl Open {
@@ -39,6 +44,7 @@ impl Open {
             audit_id: audit_id.into(),
             via: Via::default(),
             may_be_repeated: false,
+            permission: Revocation::never(),
         }
     }
 }

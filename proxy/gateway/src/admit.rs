@@ -49,6 +49,12 @@ impl Decisions {
         Self([caller, authorized, Revocation::never()])
     }
 
+    /// All of them as one.
+    pub(super) fn together(&self) -> Revocation {
+        let [caller, access, acting] = self.0.clone();
+        caller.and(access).and(acting)
+    }
+
     /// Puts `guard` over a body, which also aborts once one of them is taken back. Both bodies of an exchange need one: hyper asks
     /// neither while its own reader or writer waits. A body without a byte needs none, and most requests have no other.
     pub(super) fn guarding<B, T>(&self, body: B, guard: T) -> Guarded<B, Until<T>>

@@ -103,11 +103,13 @@ impl Front {
         location: Location<'_>,
         target: Target,
         caller: &Identity,
+        decisions: &Decisions,
         record: &Record,
     ) -> Result<(Seat, BoxedIo), Rejection> {
         let seat = self.target_seat(location.cluster, caller).await?;
-        let stream = self.connect_target(location, target, caller, record);
-        Ok((seat, stream.await?))
+        let mut open = open(target, caller, StreamClass::Default, record)?;
+        open.permission = decisions.together();
+        Ok((seat, self.connect(location, &open).await?))
     }
 
     /// Waits for the seat of a stream.

@@ -80,6 +80,7 @@ pub(crate) use self::requester::Requester;
 use self::share::{Pace, Seat, Seats, Whose};
 use self::waiting_line::WaitingLine;
 use crate::limits;
+use crate::shells::Keepers;
 
 /// The status of a request whose client has gone away before its answer, as nginx has it in its log.
 const CLIENT_GONE: u16 = 499;
@@ -201,6 +202,9 @@ pub(crate) trait Connected: Send + Sync {
 
     /// The sessions of an agent with this id, those first that are most likely to answer.
     fn of_agent(&self, id: &str) -> Vec<Session>;
+
+    /// The shells whose ends are waited for.
+    fn keepers(&self) -> Arc<Keepers>;
 
     /// The sessions of agents in a role, of all clusters.
     fn in_role(&self, role: AgentRole) -> Vec<Session>;

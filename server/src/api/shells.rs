@@ -9,18 +9,16 @@ use axum::routing::get;
 use axum::{Json, Router};
 use bytes::Bytes;
 use http::StatusCode;
-use time::OffsetDateTime;
 use underpass_api::{
     ShellList, ShellProblem, ShellQuestion, ShellRefusal, ShellRequest, ShellView,
 };
-use underpass_audit::{OwnCall, OwnCaller};
 use underpass_core::{AgentRole, BadShellId, ShellId, ShellKind};
 
 use super::nodes::{Permit, Wanted, find, permit};
 use super::problem::Problem;
 use super::{Did, Requester, State, body, problem};
 use crate::limits;
-use crate::shells::{Agents, Ended, Opened, ShellError};
+use crate::shells::{Agents, Keeping, ShellError};
 
 const KIND: &str = "shell";
 
@@ -104,6 +102,21 @@ impl Asking {
         }
     }
 
+    fn into_keeping(self, state: &State) -> Keeping {
+        let Permit {
+            cluster,
+            revocation,
+            identity,
+        } = self.permit;
+        Keeping {
+            identity,
+            cluster,
+            place: self.place,
+            permission: revocation,
+            audit: state.audit_log.clone(),
+        }
+    }
+
     fn did(&self, id: &ShellId) -> Did {
         Did::to(KIND, id.as_str()).subject(&self.place)
     }
@@ -182,7 +195,10 @@ async fn open(
         grant.push_str(&format!(", without {}", view.missing.join(", ")));
     }
     let did = asking.did(&view.id).grant(grant);
-    tokio::spawn(keep(state, asking, opened));
+    state
+        .sessions
+        .keepers()
+        .keep(opened, asking.into_keeping(&state));
     Ok(did.with((StatusCode::CREATED, Json(view))))
 }
 
@@ -213,60 +229,12 @@ async fn end(
     })
 }
 
-/// Ends the shell with the permission for it, and writes its end down (rule 15).
-async fn keep(state: State, asking: Asking, opened: Opened) {
-    let (received, view) = (OffsetDateTime::now_utc(), opened.view.clone());
-    let ended = opened.until_ended(asking.permit.revocation.clone()).await;
-    let (outcome, output) = match &ended {
-        Ended::Told(view) => {
-            let end = view.end.as_ref();
-            let exit = end.and_then(|end| end.exit).map(|exit| format!(", {exit}"));
-            let cause = end.map(|end| end.cause.as_str()).unwrap_or_default();
-            (
-                format!("{cause}{}", exit.unwrap_or_default()),
-                Some(view.output),
-            )
-        }
-        Ended::Revoked => ("revoked".to_owned(), None),
-        Ended::Lost => ("its agent is not heard of any more".to_owned(), None),
-    };
-    tracing::info!(
-        target: "underpass::audit", user = asking.permit.identity.user(), id = %view.id, kind = %view.kind,
-        place = asking.place, output, "a shell ended: {outcome}"
-    );
-    let lasted = OffsetDateTime::now_utc() - received;
-    let mut details = vec![
-        ("underpass.dev/object".into(), format!("{KIND}/{}", view.id)),
-        ("underpass.dev/subject".into(), asking.place.clone()),
-        ("underpass.dev/outcome".into(), outcome),
-        (
-            "underpass.dev/milliseconds".into(),
-            lasted.whole_milliseconds().to_string(),
-        ),
-    ];
-    details.extend(output.map(|bytes| ("underpass.dev/bytes-down".into(), bytes.to_string())));
-    let path = format!("/v1/clusters/{}/shells/{}", asking.permit.cluster, view.id);
-    state.audit_log.own_call(&OwnCall {
-        caller: OwnCaller::Identity(&asking.permit.identity),
-        client: None,
-        method: &http::Method::DELETE,
-        path: &path,
-        user_agent: "",
-        received,
-        code: StatusCode::OK.as_u16(),
-        details: &details,
-    });
-}
-
 impl From<ShellError> for Problem {
     fn from(error: ShellError) -> Self {
         match error {
             ShellError::Ask(error) => error.into(),
             ShellError::Refused(problem) => problem.into(),
-            ShellError::Silent => {
-                let detail = "the agent did not answer in time; it may have the question";
-                Self::later(StatusCode::GATEWAY_TIMEOUT, detail, 1)
-            }
+            ShellError::Silent => Self::later(StatusCode::GATEWAY_TIMEOUT, error.to_string(), 1),
         }
     }
 }

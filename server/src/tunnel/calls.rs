@@ -7,7 +7,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{sleep, timeout};
 use underpass_core::StreamClass;
 use underpass_core::{BoxedIo, ClusterName};
-use underpass_core::{Clusters, ConnectError, Decline, NodeName, Open, Target};
+use underpass_core::{Clusters, ConnectError, Decline, Identity, NodeName, Open, Target};
 use underpass_directory::Snapshot;
 use underpass_tunnel::limits::AWAY_GRACE;
 use underpass_tunnel::{
@@ -18,6 +18,7 @@ use underpass_tunnel::{
 use super::repeatable::{Repeatable, Ways};
 use super::{Tunnel, is_there, line_about, may_stand_in, through};
 use crate::limits;
+use crate::shells::Keeping;
 use crate::stand_in::{NoStandIn, StandIn};
 use crate::targets;
 
@@ -170,6 +171,33 @@ impl Tunnel {
         }
     }
 
+    /// Ends a shell that has a viewer with the viewer's permission, where nothing else does.
+    fn keep_shell(
+        &self,
+        session: &Session,
+        cluster: &ClusterName,
+        node: Option<&NodeName>,
+        open: &Open,
+    ) {
+        let Target::Shell(kind, id) = &open.target else {
+            return;
+        };
+        let Ok(identity) = Identity::decode(&open.identity) else {
+            return;
+        };
+        let keeping = Keeping {
+            identity,
+            cluster: cluster.clone(),
+            place: match node {
+                Some(node) => format!("node:{cluster}/{node}"),
+                None => format!("cluster:{cluster}"),
+            },
+            permission: open.permission.clone(),
+            audit: self.audit.clone(),
+        };
+        self.keepers.keep_viewed(session, *kind, id, keeping);
+    }
+
     /// May a node of the cluster take this stream?
     fn is_for_nodes(&self, cluster: &ClusterName, open: &Open, snapshot: &Snapshot) -> bool {
         let is_a_users = open.target == Target::KubeApi && !self.without_nodes;
@@ -195,8 +223,11 @@ impl Clusters for Tunnel {
     async fn connect(&self, cluster: &ClusterName, open: &Open) -> Result<BoxedIo, ConnectError> {
         let request = request(open);
         if let Target::Shell(..) = open.target {
-            let snapshot = self.directory.snapshot();
-            return targets::at_cluster(&self.registry, &snapshot, cluster, (open, &request)).await;
+            let (snapshot, asked) = (self.directory.snapshot(), (open, &request));
+            let connecting = targets::at_cluster(&self.registry, &snapshot, cluster, asked);
+            let (session, stream) = connecting.await?;
+            self.keep_shell(&session, cluster, None, open);
+            return Ok(stream);
         }
         // A stream waits in the session of an agent that has lost its transport, which is hardly ever back in time if it was killed.
         if !self.has_attached(cluster) {
@@ -247,7 +278,10 @@ impl Clusters for Tunnel {
     ) -> Result<BoxedIo, ConnectError> {
         let (snapshot, asked) = (self.directory.snapshot(), request(open));
         let asked = (open, &asked);
-        targets::at_node(&self.nodes, &snapshot, cluster, node, asked).await
+        let connecting = targets::at_node(&self.nodes, &snapshot, cluster, node, asked);
+        let (session, stream) = connecting.await?;
+        self.keep_shell(&session, cluster, Some(node), open);
+        Ok(stream)
     }
 }
 

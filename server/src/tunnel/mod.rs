@@ -30,6 +30,7 @@ use self::rotation::Rotations;
 pub(crate) use self::rotation::{AskError, have_rotated};
 use crate::occasional::Occasional;
 use crate::registrations::{Registrations, Turns};
+use crate::shells::Keepers;
 use crate::stand_in::StandIns;
 
 /// The clusters that agents serve.
@@ -48,6 +49,8 @@ pub(crate) struct Tunnel {
     refusals: Arc<NetworkLogShare>,
     cluster_lines: Arc<ClusterLogShare>,
     rotations: Arc<Rotations>,
+    keepers: Arc<Keepers>,
+    audit: AuditLog,
     ended: CancellationToken,
     /// Streams of this handle never go through a node.
     without_nodes: bool,
@@ -58,7 +61,9 @@ pub(crate) struct Tunnel {
 impl Tunnel {
     pub(crate) fn new(directory: Arc<Directory>, audit: AuditLog) -> Self {
         Self {
-            rotations: Arc::new(Rotations::new(Arc::clone(&directory), audit)),
+            rotations: Arc::new(Rotations::new(Arc::clone(&directory), audit.clone())),
+            keepers: Arc::default(),
+            audit,
             registry: Registry::new(),
             nodes: Registry::new(),
             stand_ins: Arc::default(),

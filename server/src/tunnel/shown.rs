@@ -1,12 +1,14 @@
 //! The sessions as the API shows them.
 
 use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
 
 use underpass_core::{AgentRole, ClusterName, Through};
 use underpass_tunnel::{Registry, Session};
 
 use super::{Tunnel, is_there, may_stand_in, through};
 use crate::api::Connected;
+use crate::shells::Keepers;
 
 impl Connected for Tunnel {
     fn serving(&self, cluster: &ClusterName) -> usize {
@@ -57,6 +59,10 @@ impl Connected for Tunnel {
         let is_doubtful = |session: &Session| (!session.is_reachable(), session.is_suspect());
         sessions.sort_by_key(is_doubtful);
         sessions
+    }
+
+    fn keepers(&self) -> Arc<Keepers> {
+        Arc::clone(&self.keepers)
     }
 
     fn in_role(&self, role: AgentRole) -> Vec<Session> {

@@ -18,6 +18,7 @@ over_both_transports!(
     rule_12_a_shell_ends_with_the_permission_for_it,
     what_is_pasted_arrives_whole_through_cuts_of_the_agents_connection,
     a_viewer_comes_back_at_the_byte_when_its_connection_is_cut,
+    rule_12_a_shell_survives_its_server_and_ends_with_its_viewers_permission,
 );
 
 /// Kernels differ in the protections that they give to tests.
@@ -148,7 +149,7 @@ async fn what_is_pasted_arrives_whole_through_cuts_of_the_agents_connection(tran
         .iter()
         .map(|run| (run[0] as char, run.len()))
         .collect();
-    let expected: Vec<_> = X.map(|letter| (letter, piece.len())).collect();
+    let expected: Vec<_> = ('a'..'d').map(|letter| (letter, piece.len())).collect();
     assert_eq!(letters, expected);
 }
 
@@ -201,9 +202,7 @@ async fn rule_12_a_shell_ends_with_the_permission_for_it(transport: Transport) {
     // Nobody else sees it.
     let bob = site.user("bob", "admin");
     assert_eq!(listed(&site, &bob).await.lines().count(), 1);
-    let own = listed(&site, &alice).await;
-    let id = own.lines().nth(1).unwrap().split_whitespace().next();
-    let id = id.unwrap().to_owned();
+    let id = first_listed(&site, &alice).await;
     let (status, said) = shell(&site, &bob, &["--attach", &id]).ended().await;
     assert_eq!(status, Some(1), "{said}");
     assert!(said.contains("no such shell"), "{said}");
@@ -213,16 +212,64 @@ async fn rule_12_a_shell_ends_with_the_permission_for_it(transport: Transport) {
     assert_eq!(status, Some(1), "{said}");
     assert!(said.contains("role admin"), "{said}");
 
-    let bindings = site.administer(&["binding", "list"]);
-    let binding = bindings
-        .lines()
-        .find(|line| line.contains("alice"))
-        .unwrap();
-    let binding = binding.split_whitespace().next().unwrap();
-    site.administer(&["binding", "remove", binding]);
+    remove_binding(&site);
     let (status, said) = viewer.ended().await;
     assert_eq!(status, Some(1), "{said}");
-    let marked = fs::read_to_string(&mark).unwrap();
+    nothing_is_left(&mark).await;
+    // Rule 15.
+    was_revoked(&site, &id).await;
+}
+
+async fn rule_12_a_shell_survives_its_server_and_ends_with_its_viewers_permission(
+    transport: Transport,
+) {
+    let site = Site::new(transport, POLICY).await;
+    let alice = site.user("alice", "admin");
+    let mark = site.deployment.dir().join("pid");
+    let mut viewer = shell(&site, &alice, &["--kind", "node"]);
+    viewer.shows("$ ").await;
+    viewer.press(&format!(
+        "trap '' HUP; kept=yes; sleep 1000 & echo $! > {}; echo be\"\"gun\r",
+        mark.display()
+    ));
+    viewer.shows("begun").await;
+    let id = first_listed(&site, &alice).await;
+    site.deployment
+        .blocking(|underpass| {
+            underpass.kill_server().unwrap();
+            underpass.restart_server().unwrap();
+        })
+        .await;
+    viewer.shows("connected again").await;
+    viewer.press("echo still $kept\r");
+    viewer.shows("still yes").await;
+    // The server that has the permission now is not the one that opened the shell.
+    remove_binding(&site);
+    let (status, said) = viewer.ended().await;
+    assert_eq!(status, Some(1), "{said}");
+    nothing_is_left(&mark).await;
+    was_revoked(&site, &id).await;
+}
+
+/// The id of the newest shell.
+async fn first_listed(site: &Site, token: &Path) -> String {
+    let list = listed(site, token).await;
+    let row = list.lines().nth(1).expect("a shell");
+    row.split_whitespace().next().unwrap().to_owned()
+}
+
+/// Takes alice's permission back.
+fn remove_binding(site: &Site) {
+    let bindings = site.administer(&["binding", "list"]);
+    let mut bindings = bindings.lines();
+    let binding = bindings.find(|line| line.contains("alice")).unwrap();
+    let binding = binding.split_whitespace().next().unwrap();
+    site.administer(&["binding", "remove", binding]);
+}
+
+/// Waits until the process is gone whose number is in a file.
+async fn nothing_is_left(mark: &Path) {
+    let marked = fs::read_to_string(mark).unwrap();
     eventually("nothing of the shell is left", async || {
         match Path::new(&format!("/proc/{}", marked.trim())).exists() {
             true => Err(marked.clone()),
@@ -230,7 +277,10 @@ async fn rule_12_a_shell_ends_with_the_permission_for_it(transport: Transport) {
         }
     })
     .await;
-    // Rule 15.
+}
+
+/// Waits for the event of a shell's end.
+async fn was_revoked(site: &Site, id: &str) {
     let audit = site.deployment.dir().join("data/audit.log");
     eventually("the audit log has the end", async || {
         let log = fs::read_to_string(&audit).unwrap();
@@ -242,9 +292,9 @@ async fn rule_12_a_shell_ends_with_the_permission_for_it(transport: Transport) {
             .map(|event| event["annotations"].clone())
             .filter(|told| told["underpass.dev/object"] == object)
             .filter_map(|told| told["underpass.dev/outcome"].as_str().map(str::to_owned));
-        match outcomes.next().as_deref() {
-            Some("revoked") => Ok(()),
-            _ => Err(log),
+        match outcomes.any(|outcome| outcome == "revoked") {
+            true => Ok(()),
+            false => Err(log),
         }
     })
     .await;

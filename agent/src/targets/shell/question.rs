@@ -29,7 +29,11 @@ impl Answers {
         let (mut from, mut to) = stream.into_split();
         match lines::question(&mut from).await? {
             Ok(ShellQuestion::Open(request)) => {
-                return self.open(request, &mut from, to).await;
+                let opened = self.opened(request).await;
+                return self.keep(opened, &mut from, to).await;
+            }
+            Ok(ShellQuestion::Keep { id }) => {
+                return self.keep(self.find(&id), &mut from, to).await;
             }
             Ok(ShellQuestion::List {}) => {
                 let own = owner(&self.identity);
@@ -85,15 +89,15 @@ impl Answers {
         })
     }
 
-    /// Opens a shell, and keeps the stream for as long as the shell lives: by it, the server takes the permission back, and hears of the
-    /// shell's end. A stream that is lost ends no shell.
-    async fn open(
+    /// Keeps the stream for as long as a shell lives: by it, the server takes the permission back, and hears of the shell's end. A stream
+    /// that is lost ends no shell.
+    async fn keep(
         &self,
-        request: ShellRequest,
+        kept: Result<ShellRecord, ShellProblem>,
         from: &mut ReadHalf,
         mut to: WriteHalf,
     ) -> Result<(), Unanswered> {
-        let record = match self.opened(request).await {
+        let record = match kept {
             Ok(record) => record,
             Err(problem) => {
                 self.tell(Err(problem), &mut to).await?;

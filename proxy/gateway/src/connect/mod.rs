@@ -124,7 +124,7 @@ impl Front {
         let (seat, stream) = tokio::select! {
             biased;
             revoked = decisions.clone().revoked() => return Err(revoked.into()),
-            opened = self.open_target(location, target, real, record) => opened?,
+            opened = self.open_target(location, target, real, &decisions, record) => opened?,
         };
         Ok(Opened {
             stream,

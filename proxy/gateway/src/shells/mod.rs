@@ -110,7 +110,8 @@ impl Front {
         *outgoing.uri_mut() = way.path.clone().into();
         *outgoing.headers_mut() = headers;
         let asking = async {
-            let (seat, stream) = self.open_target(location, target, real, record).await?;
+            let opening = self.open_target(location, target, real, &decisions, record);
+            let (seat, stream) = opening.await?;
             let answered = exchange::send(stream, outgoing).await;
             let (response, exchange) = answered.map_err(|error| {
                 tracing::debug!(

@@ -94,6 +94,10 @@ impl Connected for TwoOfProd {
         Vec::new()
     }
 
+    fn keepers(&self) -> Arc<crate::shells::Keepers> {
+        Arc::default()
+    }
+
     fn in_role(&self, _: AgentRole) -> Vec<underpass_tunnel::Session> {
         Vec::new()
     }

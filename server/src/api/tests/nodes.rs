@@ -39,6 +39,10 @@ impl Connected for Nodes {
         self.0.clone()
     }
 
+    fn keepers(&self) -> Arc<crate::shells::Keepers> {
+        Arc::default()
+    }
+
     fn in_role(&self, _: AgentRole) -> Vec<Session> {
         self.0.clone()
     }

@@ -1,11 +1,15 @@
 //! Shells at agents: which agents to ask, and the life of those that were opened here.
 
+mod keeper;
+
 use bytes::Bytes;
 use serde::Serialize;
+use thiserror::Error;
 use underpass_api::{ShellAnswer, ShellProblem, ShellQuestion, ShellView};
 use underpass_core::{Revocation, ShellKind, Target};
 use underpass_tunnel::{ResetCode, Session, chain};
 
+pub(crate) use self::keeper::{Keepers, Keeping};
 use crate::limits;
 use crate::questions::{Answer, AskError, ask};
 
@@ -14,20 +18,15 @@ use crate::questions::{Answer, AskError, ask};
 pub(crate) struct Agents(Vec<Session>);
 
 /// Why an agent does not do what it was asked.
-#[derive(Debug)]
+#[derive(Debug, Error)]
 pub(crate) enum ShellError {
-    /// It gives no answer.
-    Ask(AskError),
+    #[error(transparent)]
+    Ask(#[from] AskError),
     /// It says why.
-    Refused(ShellProblem),
-    /// It did not answer in time.
+    #[error(transparent)]
+    Refused(#[from] ShellProblem),
+    #[error("the agent did not answer in time; it may have the question")]
     Silent,
-}
-
-impl From<AskError> for ShellError {
-    fn from(error: AskError) -> Self {
-        Self::Ask(error)
-    }
 }
 
 /// A shell that was just opened, which its agent tells the end of.
@@ -58,7 +57,7 @@ impl Agents {
         Self(sessions)
     }
 
-    /// Opens a shell at the first agent that takes the question.
+    /// Opens a shell at the first agent that takes the question, or asks it to keep one.
     ///
     /// # Errors
     /// There is no shell that the caller hears of.

@@ -1,0 +1,153 @@
+//! The life of shells, as far as this server sees to it: each ends with the permission for it, and its end is written down (rules 12, 15).
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use http::{Method, StatusCode};
+use time::OffsetDateTime;
+use underpass_api::{ShellQuestion, ShellView};
+use underpass_audit::{AuditLog, OwnCall, OwnCaller};
+use underpass_core::{ClusterName, Identity, Revocation, ShellId, ShellKind};
+use underpass_tunnel::Session;
+
+use super::{Agents, Ended, Opened};
+
+/// The shells whose ends are waited for here.
+#[derive(Debug, Default)]
+pub(crate) struct Keepers(Mutex<HashSet<ShellId>>);
+
+/// A shell's user, its place, and the permission for it.
+pub(crate) struct Keeping {
+    pub(crate) identity: Identity,
+    pub(crate) cluster: ClusterName,
+    /// `cluster:NAME`, or `node:CLUSTER/NAME`.
+    pub(crate) place: String,
+    pub(crate) permission: Revocation,
+    pub(crate) audit: AuditLog,
+}
+
+/// A shell that is kept, until it is dropped.
+struct Kept {
+    keepers: Arc<Keepers>,
+    id: ShellId,
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        self.keepers.lock().remove(&self.id);
+    }
+}
+
+impl Keepers {
+    fn lock(&self) -> MutexGuard<'_, HashSet<ShellId>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// `None` where it is kept already.
+    fn take(self: &Arc<Self>, id: &ShellId) -> Option<Kept> {
+        self.lock().insert(id.clone()).then(|| Kept {
+            keepers: Arc::clone(self),
+            id: id.clone(),
+        })
+    }
+
+    /// Keeps a shell that was just opened.
+    pub(crate) fn keep(self: &Arc<Self>, opened: Opened, keeping: Keeping) {
+        let Some(kept) = self.take(&opened.view.id) else {
+            return;
+        };
+        tokio::spawn(async move {
+            keeping.until_ended(opened).await;
+            drop(kept);
+        });
+    }
+
+    /// Keeps a shell that has a viewer: the server may have been started again since it was opened, or not have heard of its agent for a
+    /// while.
+    pub(crate) fn keep_viewed(
+        self: &Arc<Self>,
+        session: &Session,
+        kind: ShellKind,
+        id: &ShellId,
+        keeping: Keeping,
+    ) {
+        let Some(kept) = self.take(id) else {
+            return;
+        };
+        let agents = Agents::with(vec![session.clone()]);
+        tokio::spawn(async move {
+            let question = ShellQuestion::Keep {
+                id: kept.id.clone(),
+            };
+            let identity = keeping.identity.encode();
+            let identity = identity.unwrap_or_else(|_| Bytes::new());
+            match agents.open(kind, &identity, &question).await {
+                Ok(opened) => keeping.until_ended(opened).await,
+                // Its viewers end with their permission all the same, and it by itself some time later.
+                Err(error) => tracing::warn!(id = %kept.id, "a shell is not kept: {error}"),
+            }
+        });
+    }
+}
+
+impl Keeping {
+    async fn until_ended(self, opened: Opened) {
+        let (received, view) = (OffsetDateTime::now_utc(), opened.view.clone());
+        let ended = opened.until_ended(self.permission.clone()).await;
+        let lasted = OffsetDateTime::now_utc() - received;
+        self.tell(&view, received, lasted, &ended);
+    }
+
+    fn tell(
+        &self,
+        view: &ShellView,
+        received: OffsetDateTime,
+        lasted: time::Duration,
+        ended: &Ended,
+    ) {
+        let (outcome, output) = match ended {
+            Ended::Told(view) => (reason(view), Some(view.output)),
+            Ended::Revoked => ("revoked".to_owned(), None),
+            Ended::Lost => ("its agent is not heard of any more".to_owned(), None),
+        };
+        let Self {
+            identity, place, ..
+        } = self;
+        tracing::info!(
+            target: "underpass::audit", user = identity.user(), id = %view.id, kind = %view.kind, place, output,
+            "a shell ended: {outcome}"
+        );
+        let mut details = vec![
+            ("underpass.dev/object".into(), format!("shell/{}", view.id)),
+            ("underpass.dev/subject".into(), place.clone()),
+            ("underpass.dev/outcome".into(), outcome),
+            (
+                "underpass.dev/milliseconds".into(),
+                lasted.whole_milliseconds().to_string(),
+            ),
+        ];
+        details.extend(output.map(|bytes| ("underpass.dev/bytes-down".into(), bytes.to_string())));
+        let path = format!("/v1/clusters/{}/shells/{}", self.cluster, view.id);
+        self.audit.own_call(&OwnCall {
+            caller: OwnCaller::Identity(identity),
+            client: None,
+            method: &Method::DELETE,
+            path: &path,
+            user_agent: "",
+            received,
+            code: StatusCode::OK.as_u16(),
+            details: &details,
+        });
+    }
+}
+
+/// In the agent's words.
+fn reason(view: &ShellView) -> String {
+    let end = view.end.as_ref();
+    let cause = end.map(|end| end.cause.as_str()).unwrap_or_default();
+    match end.and_then(|end| end.exit) {
+        Some(exit) => format!("{cause}, {exit}"),
+        None => cause.to_owned(),
+    }
+}
