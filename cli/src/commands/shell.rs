@@ -106,10 +106,7 @@ async fn enter(which: &Which, options: Shell) -> Result<()> {
         _ => ViewerWrites::Free,
     };
     let viewing = Viewing::new(tunnel, Target::Shell(view.kind, view.id.clone()), writes);
-    let left = viewing.run(&terminal).await;
-    // The terminal is its own again before anything is said.
-    drop(terminal);
-    match left? {
+    match viewing.run(&terminal).await? {
         Left::Detached => {
             let at = options.at.node.map(|node| format!(" --node {node}"));
             say!(

@@ -34,6 +34,7 @@ mod pool;
 mod redirects;
 #[cfg(test)]
 mod services;
+#[cfg(test)]
 mod shells;
 #[cfg(test)]
 mod smuggling;
