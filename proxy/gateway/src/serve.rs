@@ -9,7 +9,7 @@ use std::{
     },
 };
 
-use http::{Method, Request, Version};
+use http::{HeaderValue, Method, Request, Version, header};
 use http_body::Body as _;
 use hyper::{
     body::Incoming,
@@ -143,10 +143,17 @@ impl Front {
             let active = Active::new(&activity);
             let connects = request.method() == Method::CONNECT;
             let chunks = request.version() == Version::HTTP_11;
-            let request = request.map(|body| RequestBody::new(body, &connection));
+            let expects = request.headers().contains_key(header::EXPECT);
+            let (parts, body) = request.into_parts();
+            let (body, rest) = RequestBody::new(body, &connection).followed();
+            let request = Request::from_parts(parts, body);
             let sender = &sender;
             async move {
-                let response = front.handle(request, &connection).await;
+                let mut response = front.handle(request, &connection).await;
+                if rest.ends_its_connection(expects).await {
+                    let close = HeaderValue::from_static("close");
+                    response.headers_mut().insert(header::CONNECTION, close);
+                }
                 let framed = chunks || response.body().size_hint().exact().is_some();
                 let response = sender.answer(response, framed, is_revoked);
                 if becomes_bytes(connects, response.status()) {
@@ -159,11 +166,13 @@ impl Front {
             .serve_connection(TokioIo::new(io), service)
             .with_upgrades();
         let served = self.finish_in_time(serving, connection).await;
-        if served.is_err()
-            && let Some(mut io) = sender.broken_off()
-        {
-            // An error means that the client is gone.
-            let _ = io.shutdown().await;
+        if let Err(error) = &served {
+            // An error of the connection means that the client is gone.
+            if let Some(mut io) = sender.broken_off() {
+                let _ = io.shutdown().await;
+            } else if let Some(io) = sender.left().filter(|_| error.is_parse()) {
+                let _ = io.refuse_http2().await;
+            }
         }
         served
     }
