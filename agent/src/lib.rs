@@ -28,6 +28,7 @@ use tokio_util::task::AbortOnDropHandle;
 use underpass_agent_operations::{OpenError, Operations, Retention};
 use underpass_core::process::{self, Signals, raise_open_files};
 use underpass_tunnel::chain;
+use underpass_upstream::ApiServer;
 
 use crate::cli::{Cli, LogFormat, Task};
 use crate::connection::Connection;
@@ -131,10 +132,13 @@ fn run(cli: Cli) -> Result<()> {
         .thread_keep_alive(process::BLOCKING_THREAD_IDLE)
         .build()
         .context("cannot start threads")?;
-    runtime.block_on(async {
+    let ended = runtime.block_on(async {
         let _keeping = AbortOnDropHandle::new(tokio::spawn(process::keep_blocking_thread()));
         serve_until_stopped(cli).await
-    })
+    });
+    // A file system that hangs, or a pipe in the place of a file, keeps no process.
+    runtime.shutdown_timeout(process::LAST_TASKS);
+    ended
 }
 
 async fn serve_until_stopped(cli: Cli) -> Result<()> {
@@ -149,20 +153,26 @@ async fn serve_until_stopped(cli: Cli) -> Result<()> {
             None
         }
     };
-    let policies = Arc::new(Policies::read(cli.policy.clone(), cli.impersonation())?);
-    let joining = Joining::of(&cli)?;
-    let registering = Arc::new(Registering::of(&cli, Arc::clone(&policies))?);
-    let origin = tokio::select! {
-        prepared = key::prepare(&cli) => prepared?,
-        _ = signals.stop() => return Ok(()),
+    let prepared = tokio::select! {
+        prepared = Prepared::of(&cli) => prepared?,
+        signal = signals.stop() => {
+            tracing::info!(signal, "stopped before it had started");
+            return Ok(());
+        }
     };
-    let mut connection = Connection::read(&cli)?;
-    let api_server = cluster::api_server_of(&cli).await?.map(Arc::new);
+    let Prepared {
+        policies,
+        joining,
+        registering,
+        origin,
+        mut connection,
+        api_server,
+        operations,
+    } = prepared;
     let _asking = api_server.clone().map(|asked| {
         let reporting = async move { cluster::report(&asked).await };
         AbortOnDropHandle::new(tokio::spawn(reporting))
     });
-    let operations = operations(&cli).await?;
     let targets = Targets::new(Arc::clone(&policies), own_files(&cli), open_files)
         .with_operations(operations.clone());
     let (role, targets) = (cli.key.role(), Arc::new(targets));
@@ -216,6 +226,35 @@ async fn serve_until_stopped(cli: Cli) -> Result<()> {
     }
     tracing::info!("stopped");
     Ok(())
+}
+
+/// The state of an agent that has read its files.
+struct Prepared {
+    policies: Arc<Policies>,
+    joining: Option<Joining>,
+    registering: Arc<Registering>,
+    origin: Origin,
+    connection: Connection,
+    api_server: Option<Arc<ApiServer>>,
+    operations: Option<Operations>,
+}
+
+impl Prepared {
+    async fn of(cli: &Cli) -> Result<Self> {
+        let policies = Arc::new(Policies::read(cli.policy.clone(), cli.impersonation())?);
+        let joining = Joining::of(cli)?;
+        let registering = Arc::new(Registering::of(cli, Arc::clone(&policies))?);
+        let origin = key::prepare(cli).await?;
+        Ok(Self {
+            policies,
+            joining,
+            registering,
+            origin,
+            connection: Connection::read(cli)?,
+            api_server: cluster::api_server_of(cli).await?.map(Arc::new),
+            operations: operations(cli).await?,
+        })
+    }
 }
 
 /// The records of operations, where the agent has a state directory. One that cannot be used costs the node its operations, and not
