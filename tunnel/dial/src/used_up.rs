@@ -47,7 +47,7 @@ mod tests {
     #[tokio::test]
     async fn a_used_up_resource_is_known_by_the_systems_error() {
         // No machine has the address, as it has no port left of an address whose ports are used up.
-        let foreign = TcpListener::bind((Ipv4Addr::new(192, 0, 2, 1), 0)).unwrap_err();
+        let foreign = TcpListener::bind((Ipv4Addr::new(203, 0, 113, 77), 0)).unwrap_err();
         assert_eq!(UsedUp::of(&foreign), Some(UsedUp::Ports));
         for files in [Errno::MFILE, Errno::NFILE] {
             assert_eq!(UsedUp::of(&files.into()), Some(UsedUp::Files));
